@@ -1,1 +1,28 @@
+//! The seams of anonmem: what the memory manager takes as given, and what it asks of the world.
+//!
+//! Two traits, both small. [`Arch`] is *facts*: how a page-table entry is laid out. It is pure, so every
+//! architecture is tested on every host. [`Machine`] is *effects*: physical memory, translation caches,
+//! scheduling, the clock, and the bytes behind private mappings. Everything above is generic over
+//! `M: Machine`; there is no other way out of the memory manager.
+//!
+//! [`Probe`] is the third seam and normally absent: a machine that simulates sees every shared access
+//! before it happens and decides what it returns.
+//!
+//! No policy lives here, and no `alloc`.
 #![no_std]
+
+pub mod addr;
+pub mod arch;
+pub mod cpu;
+pub mod machine;
+pub mod probe;
+pub mod pte;
+
+pub use addr::{MAX_ORDER, NrPages, Order, PAGE_SHIFT, PAGE_SIZE, Pfn, Va, VaRange};
+pub use arch::Arch;
+pub use cpu::{CpuId, CpuSet, MAX_CPUS};
+pub use machine::{
+    Clock, FlushRange, HeldLocks, Machine, Mmu, PhysMem, Sched, SourceError, SourceId, Sources,
+};
+pub use probe::{LockMode, NoProbe, Probe};
+pub use pte::{Entry, Marker, MigrationKind, Present, Protection, Pte, SoftLeaf, SwapEntry};

@@ -1,0 +1,228 @@
+//! x86-64, four levels, 4 KiB granule.
+//!
+//! Source: Intel SDM volume 3A, sections 5.5 (4-level paging) and 5.7 (access rights); AMD APM volume 2, 5.3.
+//!
+//! | bit | present | not present |
+//! |---|---|---|
+//! | 0 | P = 1 | 0 |
+//! | 1 | R/W | PROT_NONE: 1, the entry is a page that traps |
+//! | 2 | U/S | kind, low bit |
+//! | 3, 4 | PWT, PCD (0) | kind, high bits |
+//! | 5 | accessed | flag 0 |
+//! | 6 | dirty | flag 1 |
+//! | 7 | PS (levels 1, 2) | flag 2 |
+//! | 9 | software: special | device, low bit |
+//! | 10 | software: uffd write protected | device |
+//! | 12-51 | frame | device (10-13), offset or frame from bit 14 |
+//! | 63 | no-execute | 0 |
+//!
+//! A `PROT_NONE` page keeps its frame and flags with P = 0 and bit 1 set, which no other not-present
+//! entry has. Its frame number is stored inverted, as is a swap offset, so that a processor which
+//! speculates past the missing P bit (L1TF) finds an address beyond memory.
+
+use super::Arch;
+use crate::{
+    addr::{Pfn, Va},
+    pte::{Entry, Marker, MigrationKind, Present, Protection, Pte, SoftLeaf, SwapEntry},
+};
+
+/// x86-64 with four levels of tables.
+#[derive(Debug)]
+pub enum X86_64 {}
+
+const P: u64 = 1;
+const RW: u64 = 1 << 1;
+const US: u64 = 1 << 2;
+const A: u64 = 1 << 5;
+const D: u64 = 1 << 6;
+const PS: u64 = 1 << 7;
+const SPECIAL: u64 = 1 << 9;
+const UFFD_WP: u64 = 1 << 10;
+const NX: u64 = 1 << 63;
+const FRAME: u64 = 0x000f_ffff_ffff_f000;
+
+// Not-present forms. Bit 1 clear: bits 2-4 kind, 5-7 flags, 9-13 device, 14-62 value (inverted).
+// Bit 1 set: a PROT_NONE page; bit 2 carries the write bit that the hardware must not see.
+const PROTNONE: u64 = 1 << 1;
+const KIND_SHIFT: u32 = 2;
+const FLAG_SHIFT: u32 = 5;
+const DEVICE_SHIFT: u32 = 9;
+const VALUE_SHIFT: u32 = 14;
+const VALUE_MASK: u64 = (1 << 49) - 1;
+const KIND_SWAP: u64 = 1;
+const KIND_MIGRATION: u64 = 2;
+const KIND_MARKER: u64 = 3;
+
+const fn bit(on: bool, mask: u64) -> u64 {
+    if on { mask } else { 0 }
+}
+
+fn encode_present(p: Present) -> u64 {
+    let soft = bit(p.young, A) | bit(p.dirty, D) | bit(p.special, SPECIAL) | bit(p.uffd_wp, UFFD_WP);
+    let soft = soft | bit(!p.prot.exec, NX);
+    let frame = p.pfn.phys();
+    debug_assert_eq!(frame & !FRAME, 0, "frame beyond the physical address space");
+    if p.prot.read || p.prot.write || p.prot.exec {
+        P | US | bit(p.prot.write, RW) | soft | frame
+    } else {
+        PROTNONE | soft | (!frame & FRAME)
+    }
+}
+
+fn decode_present(raw: u64) -> Present {
+    let accessible = raw & P != 0;
+    let frame = if accessible { raw } else { !raw } & FRAME;
+    Present {
+        pfn: Pfn(frame >> 12),
+        prot: Protection {
+            read: accessible,
+            write: accessible && raw & RW != 0,
+            exec: accessible && raw & NX == 0,
+        },
+        young: raw & A != 0,
+        dirty: raw & D != 0,
+        special: raw & SPECIAL != 0,
+        uffd_wp: raw & UFFD_WP != 0,
+    }
+}
+
+fn encode_soft(leaf: SoftLeaf) -> u64 {
+    let pack = |kind: u64, flags: u64, device: u64, value: u64| {
+        debug_assert!(value <= VALUE_MASK && device < 32 && flags < 8);
+        kind << KIND_SHIFT
+            | flags << FLAG_SHIFT
+            | device << DEVICE_SHIFT
+            | (!value & VALUE_MASK) << VALUE_SHIFT
+    };
+    match leaf {
+        SoftLeaf::Swap { entry, exclusive, uffd_wp } => pack(
+            KIND_SWAP,
+            u64::from(exclusive) | u64::from(uffd_wp) << 1,
+            u64::from(entry.device),
+            entry.offset,
+        ),
+        SoftLeaf::Migration { pfn, kind } => {
+            let kind = match kind {
+                MigrationKind::Read => 0,
+                MigrationKind::ReadExclusive => 1,
+                MigrationKind::Write => 2,
+            };
+            pack(KIND_MIGRATION, kind, 0, pfn.0)
+        }
+        SoftLeaf::Marker(marker) => {
+            let which = match marker {
+                Marker::UffdWp => 0,
+                Marker::Poisoned => 1,
+                Marker::Guard => 2,
+            };
+            pack(KIND_MARKER, which, 0, 0)
+        }
+    }
+}
+
+fn decode_soft(raw: u64) -> SoftLeaf {
+    let flags = raw >> FLAG_SHIFT & 7;
+    let value = !(raw >> VALUE_SHIFT) & VALUE_MASK;
+    match raw >> KIND_SHIFT & 7 {
+        KIND_SWAP => SoftLeaf::Swap {
+            entry: SwapEntry { device: (raw >> DEVICE_SHIFT & 31) as u8, offset: value },
+            exclusive: flags & 1 != 0,
+            uffd_wp: flags & 2 != 0,
+        },
+        KIND_MIGRATION => SoftLeaf::Migration {
+            pfn: Pfn(value),
+            kind: match flags {
+                0 => MigrationKind::Read,
+                1 => MigrationKind::ReadExclusive,
+                2 => MigrationKind::Write,
+                _ => panic!("page-table entry {raw:#x}: unknown migration kind"),
+            },
+        },
+        KIND_MARKER => SoftLeaf::Marker(match flags {
+            0 => Marker::UffdWp,
+            1 => Marker::Poisoned,
+            2 => Marker::Guard,
+            _ => panic!("page-table entry {raw:#x}: unknown marker"),
+        }),
+        _ => panic!("page-table entry {raw:#x} is neither present nor a known software entry"),
+    }
+}
+
+impl Arch for X86_64 {
+    const LEVELS: u32 = 4;
+    const INDEX_BITS: u32 = 9;
+    // One page short of the canonical hole, so that no instruction can end there (Linux: TASK_SIZE_MAX).
+    const USER_END: Va = Va((1 << 47) - 4096);
+
+    #[inline]
+    fn encode_pte(pte: Pte) -> u64 {
+        match pte {
+            Pte::None => 0,
+            Pte::Present(p) => encode_present(p),
+            Pte::Soft(leaf) => encode_soft(leaf),
+        }
+    }
+
+    #[inline]
+    fn decode_pte(raw: u64) -> Pte {
+        if raw == 0 {
+            Pte::None
+        } else if raw & (P | PROTNONE) != 0 {
+            Pte::Present(decode_present(raw))
+        } else {
+            Pte::Soft(decode_soft(raw))
+        }
+    }
+
+    #[inline]
+    fn encode_entry(entry: Entry, level: u32) -> u64 {
+        debug_assert!(level > 0 && level < Self::LEVELS);
+        match entry {
+            Entry::None => 0,
+            // The hardware ands the permissions of all levels: the leaf decides.
+            Entry::Table(pfn) => pfn.phys() | P | RW | US,
+            Entry::Leaf(p) => {
+                debug_assert!(level <= 2 && p.prot.read, "no such leaf");
+                encode_present(p) | PS
+            }
+        }
+    }
+
+    #[inline]
+    fn decode_entry(raw: u64, _level: u32) -> Entry {
+        if raw & P == 0 {
+            Entry::None
+        } else if raw & PS != 0 {
+            Entry::Leaf(decode_present(raw))
+        } else {
+            Entry::Table(Pfn((raw & FRAME) >> 12))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::arch::toy::tests::every_entry_round_trips;
+
+    #[test]
+    fn every_x86_64_entry_round_trips() {
+        every_entry_round_trips::<X86_64>(&[0, 1, 0x1234, (1 << 40) - 1]);
+    }
+
+    #[test]
+    fn the_hardware_bits_are_where_the_manual_says() {
+        let p = Present {
+            pfn: Pfn(0x42),
+            prot: Protection::RW,
+            young: true,
+            dirty: false,
+            special: false,
+            uffd_wp: false,
+        };
+        assert_eq!(X86_64::encode_pte(Pte::Present(p)), 1 << 63 | 0x42000 | 0b10_0111);
+        assert_eq!(X86_64::encode_entry(Entry::Table(Pfn(7)), 1), 0x7007);
+        let none = Present { prot: Protection::NONE, ..p };
+        assert_eq!(X86_64::encode_pte(Pte::Present(none)) & P, 0, "PROT_NONE must trap");
+    }
+}

@@ -1,0 +1,74 @@
+//! CPUs and sets of them.
+
+/// The most CPUs that a machine may have.
+pub const MAX_CPUS: usize = 64;
+
+/// A CPU: a small dense number below [`MAX_CPUS`].
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct CpuId(pub u32);
+
+impl CpuId {
+    /// The number as an array index.
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// A set of CPUs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct CpuSet(pub u64);
+
+impl CpuSet {
+    /// No CPU.
+    pub const EMPTY: Self = Self(0);
+
+    /// Only `cpu`.
+    pub const fn one(cpu: CpuId) -> Self {
+        Self(1 << cpu.0)
+    }
+
+    /// Whether `cpu` is a member.
+    pub const fn contains(self, cpu: CpuId) -> bool {
+        self.0 >> cpu.0 & 1 == 1
+    }
+
+    /// This set without `cpu`.
+    #[must_use]
+    pub const fn without(self, cpu: CpuId) -> Self {
+        Self(self.0 & !(1 << cpu.0))
+    }
+
+    /// Whether the set has no member.
+    pub const fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// The number of members.
+    pub const fn len(self) -> u32 {
+        self.0.count_ones()
+    }
+
+    /// The members, ascending.
+    pub fn iter(self) -> impl Iterator<Item = CpuId> {
+        let mut left = self.0;
+        core::iter::from_fn(move || {
+            (left != 0).then(|| {
+                let cpu = left.trailing_zeros();
+                left &= left - 1;
+                CpuId(cpu)
+            })
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn members_come_out_in_order() {
+        let set = CpuSet(0b1010_0001);
+        assert!(set.iter().eq([0, 5, 7].map(CpuId)));
+        assert_eq!(set.without(CpuId(5)).len(), 2);
+    }
+}

@@ -1,0 +1,156 @@
+//! What the memory manager asks of the world, as a handful of small traits.
+//!
+//! Methods with a `self` act on one machine's memory; the associated functions of [`Sched`] need no value,
+//! because locks are typed by the machine and do not store it.
+
+use crate::{
+    addr::{Order, Pfn, Va, VaRange},
+    arch::Arch,
+    cpu::{CpuId, CpuSet},
+    probe::Probe,
+};
+use core::{num::NonZeroU64, ptr::NonNull};
+
+/// The world that a memory manager runs on.
+pub trait Machine: PhysMem + Mmu + Sched + Clock + Sources + Sized + Send + Sync + 'static {
+    /// Its page-table format.
+    type Arch: Arch;
+    /// Its observer of shared accesses; [`crate::NoProbe`] unless it simulates.
+    type Probe: Probe;
+    /// Whether the lock order and other run-time rules are checked. Off in benches.
+    const CHECKED: bool;
+}
+
+/// Physical memory, by frame.
+///
+/// User bytes are only ever moved by these calls: there is no `&mut [u8]` to a page that a program may
+/// be writing to.
+///
+/// # Safety
+/// - Frames `base_pfn() .. base_pfn() + nr_frames()` belong to the one memory manager that was made from
+///   this value, for as long as it lives, and nobody else touches them except through page tables.
+/// - [`direct_map`](Self::direct_map) returns a page-aligned pointer to the frame's bytes, valid for reads
+///   and writes for that time, at the same address every time; consecutive frames are adjacent.
+/// - [`memmap`](Self::memmap) points to `nr_frames() * 32` zeroed bytes, aligned to 64, that belong to the
+///   memory manager alone.
+pub unsafe trait PhysMem {
+    /// The first frame.
+    fn base_pfn(&self) -> Pfn;
+    /// The number of frames, at most 2^26 (256 GiB).
+    fn nr_frames(&self) -> u64;
+    /// The array of frame metadata, 32 bytes a frame.
+    fn memmap(&self) -> NonNull<u8>;
+    /// Where the kernel sees the frame.
+    fn direct_map(&self, pfn: Pfn) -> NonNull<u8>;
+    /// Zeroes a block of frames.
+    fn zero(&self, pfn: Pfn, order: Order);
+    /// Copies a block of frames; programs may be writing to `src`.
+    fn copy(&self, dst: Pfn, src: Pfn, order: Order);
+
+    /// Asked before every allocation: `false` makes it fail. Tests inject failures here; a hypervisor may
+    /// keep a balloon.
+    #[inline]
+    fn admit(&self) -> bool {
+        true
+    }
+    /// Told that a block left the allocator. Tests check that its poison is intact.
+    #[inline]
+    fn allocated(&self, _pfn: Pfn, _order: Order) {}
+    /// Told that a block came back. Tests poison it.
+    #[inline]
+    fn freed(&self, _pfn: Pfn, _order: Order) {}
+}
+
+/// Which translations to forget.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FlushRange {
+    /// Those of the pages in a range.
+    Range(VaRange),
+    /// All of the address space.
+    All,
+}
+
+/// Address spaces and the caches of their translations.
+pub trait Mmu {
+    /// Fills the kernel's part of a new top-level table, which is zeroed.
+    fn init_root(&self, root: Pfn);
+    /// Makes every CPU of `cpus` forget translations of the address space `root`, those that it cached from
+    /// intermediate tables included, and returns once all have.
+    ///
+    /// The caller's own CPU may be a member. Called without spin locks whose holders could block an
+    /// acknowledgement; page-table locks may be held.
+    fn flush(&self, cpus: CpuSet, root: Pfn, what: FlushRange);
+    /// Makes this CPU forget one translation of its current address space (after a fault that turned out
+    /// spurious).
+    fn flush_local(&self, root: Pfn, va: Va);
+}
+
+/// The lock ranks that one task holds, for the lock-order checker. Plain data; `anonmem-sync` has the rules.
+#[derive(Clone, Debug)]
+pub struct HeldLocks {
+    /// Rank and address of each lock held, oldest first.
+    pub entries: [(u16, usize); 24],
+    /// How many of them are in use.
+    pub len: usize,
+}
+
+impl HeldLocks {
+    /// Nothing held.
+    pub const NONE: Self = Self { entries: [(0, 0); 24], len: 0 };
+}
+
+impl Default for HeldLocks {
+    fn default() -> Self {
+        Self::NONE
+    }
+}
+
+/// Tasks and CPUs.
+///
+/// A task stays on its CPU until it parks or yields: kernel code is not preempted. (A hosted machine pins
+/// each thread to one simulated CPU.)
+pub trait Sched {
+    /// The CPU that runs this.
+    fn current_cpu() -> CpuId;
+    /// The number of CPUs; their ids are below it.
+    fn nr_cpus() -> usize;
+    /// Sleeps until an [`unpark`](Self::unpark) of `key`, unless `keep_waiting()` is already false.
+    ///
+    /// The check and the enqueueing are one step with respect to `unpark` of the same key. May return
+    /// early: callers loop.
+    fn park(key: usize, keep_waiting: &dyn Fn() -> bool);
+    /// Wakes up to `n` tasks parked on `key`.
+    fn unpark(key: usize, n: usize);
+    /// Waits a moment while a spin lock is contended; lets TLB shootdowns be answered.
+    fn relax();
+    /// Runs `f` on the list of locks that the current task holds. Called only if [`Machine::CHECKED`].
+    fn with_held_locks(f: &mut dyn FnMut(&mut HeldLocks));
+}
+
+/// Time.
+pub trait Clock {
+    /// Nanoseconds since some fixed point, never going back.
+    fn now_ns(&self) -> u64;
+}
+
+/// Names what a private mapping is filled from: a file, an ELF segment, a blob. The machine gives it its meaning.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[repr(transparent)]
+pub struct SourceId(pub NonZeroU64);
+
+/// The bytes behind private mappings that do not start as zeroes.
+pub trait Sources {
+    /// Fills frame `dst` with the page of `source` at byte `offset`, zeroes beyond its end. May sleep.
+    ///
+    /// # Errors
+    /// [`SourceError`] if there is no such page or it cannot be read: the access is a SIGBUS.
+    fn fill(&self, source: SourceId, offset: u64, dst: Pfn) -> Result<(), SourceError>;
+    /// A VMA more refers to `source`.
+    fn dup(&self, source: SourceId);
+    /// A VMA less refers to `source`.
+    fn release(&self, source: SourceId);
+}
+
+/// The page of a source cannot be had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SourceError;
