@@ -1,1 +1,43 @@
+//! Shared state, typed by the machine it lives on.
+//!
+//! [`Atomic`] and [`Plain`] are the only words that several CPUs may touch, and the locks of this crate
+//! are the only way to order them. Each access passes through the machine's [`Probe`]: nothing on a real
+//! machine, a scheduling point in the lab. The layout is that of `core`'s atomics.
+//!
+//! - [`order`]: the lock order, one list.
+//! - [`lockdep`]: the checker that every test and the lab run under.
+//! - [`spin`], [`rwsem`]: spin locks and sleeping reader/writer locks.
+//! - [`seqcount`], [`rcu`]: reading without locks.
+//! - [`wait`]: waiting for a condition.
+//!
+//! `unsafe` is allowed here.
+//!
+//! [`Probe`]: anonmem_hal::Probe
 #![no_std]
+
+#[cfg(test)]
+extern crate std;
+
+pub mod atomic;
+pub mod lockdep;
+pub mod order;
+pub mod percpu;
+pub mod plain;
+pub mod rcu;
+pub mod rwsem;
+pub mod seqcount;
+pub mod spin;
+#[cfg(test)]
+mod testing;
+pub mod wait;
+
+pub use atomic::{Atomic, Word, fence};
+pub use core::sync::atomic::Ordering;
+pub use order::Level;
+pub use percpu::PerCpu;
+pub use plain::Plain;
+pub use rcu::{Rcu, RcuGuard};
+pub use rwsem::{RwSem, RwSemReadGuard, RwSemWriteGuard};
+pub use seqcount::SeqCount;
+pub use spin::{RawSpin, Spin, SpinGuard};
+pub use wait::{WaitQueue, spin_until};

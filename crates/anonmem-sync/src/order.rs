@@ -1,0 +1,101 @@
+//! The lock order: the one list, outermost first. `docs/locking.md` says what each lock protects.
+//!
+//! A lock may be taken only if its rank exceeds that of every lock held; a try-lock is exempt, because it
+//! cannot wait. All sleeping locks come before all spin locks, so none is taken under one.
+//! [`crate::lockdep`] checks it.
+//!
+//! Linux: the comments at the top of mm/rmap.c and mm/filemap.c.
+
+/// A place in the lock order.
+pub trait Level: Send + Sync + 'static {
+    /// Its rank; the low four bits are for several locks of one level.
+    const RANK: u16;
+    /// Its name in messages.
+    const NAME: &'static str;
+    /// Whether the lock sleeps.
+    const SLEEPS: bool;
+}
+
+macro_rules! levels {
+    ($($(#[$doc:meta])* $name:ident: $kind:ident,)*) => {
+        #[repr(u16)]
+        enum Place { $($name),* }
+        $(
+            $(#[$doc])*
+            #[derive(Debug)]
+            pub enum $name {}
+            impl Level for $name {
+                const RANK: u16 = (Place::$name as u16 + 1) << 4;
+                const NAME: &'static str = stringify!($name);
+                const SLEEPS: bool = levels!(@ $kind);
+            }
+        )*
+        /// The name of the level with `rank`.
+        pub fn name_of(rank: u16) -> &'static str {
+            const NAMES: &[&str] = &[$(stringify!($name)),*];
+            NAMES[(rank >> 4) as usize - 1]
+        }
+        /// Whether the level with `rank` sleeps.
+        pub fn sleeps(rank: u16) -> bool {
+            const SLEEPS: &[bool] = &[$(levels!(@ $kind)),*];
+            SLEEPS[(rank >> 4) as usize - 1]
+        }
+    };
+    (@ sleeping) => { true };
+    (@ spin) => { false };
+}
+
+levels! {
+    /// `Mm::mmap_lock`. Two at once only in fork: parent, then child (subclass 1).
+    MmapLock: sleeping,
+    /// A folio's lock bit (`PG_locked`).
+    FolioLock: sleeping,
+    /// A VMA's lock, for writing.
+    VmaLock: sleeping,
+    /// The lock of an anon_vma's root. A child's tree is never locked apart from its root.
+    AnonVmaRoot: sleeping,
+    /// A table above the last level (Linux: `pmd_lock`).
+    Pmd: spin,
+    /// A last-level table. Two at once by address: the lower first, the other as subclass 1.
+    Ptl: spin,
+    /// A cluster of swap slots.
+    SwapCluster: spin,
+    /// A swap device.
+    SwapDevice: spin,
+    /// Reclaim's position in the frame array and its lists.
+    Lru: spin,
+    /// The list of page tables that wait for a grace period.
+    RcuList: spin,
+    /// The free list of a type-stable slab.
+    Slab: spin,
+    /// A CPU's list of free pages.
+    Pcp: spin,
+    /// The buddy allocator.
+    Zone: spin,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_order_is_the_one_of_the_design() {
+        let ranks = [
+            MmapLock::RANK,
+            FolioLock::RANK,
+            VmaLock::RANK,
+            AnonVmaRoot::RANK,
+            Pmd::RANK,
+            Ptl::RANK,
+            SwapCluster::RANK,
+            SwapDevice::RANK,
+            Lru::RANK,
+            Slab::RANK,
+            Pcp::RANK,
+            Zone::RANK,
+        ];
+        assert!(ranks.is_sorted());
+        assert_eq!(name_of(Ptl::RANK + 1), "Ptl");
+        assert!((1..=13).map(|place| !sleeps(place << 4)).is_sorted(), "a sleeping lock after a spin lock");
+    }
+}

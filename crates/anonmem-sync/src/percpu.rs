@@ -1,0 +1,37 @@
+//! One value per CPU, each on cache lines of its own.
+
+use anonmem_hal::{CpuId, MAX_CPUS, Machine};
+use core::marker::PhantomData;
+
+#[repr(align(128))]
+struct Padded<T>(T);
+
+/// One `T` per CPU.
+pub struct PerCpu<T, M> {
+    values: [Padded<T>; MAX_CPUS],
+    _machine: PhantomData<fn() -> M>,
+}
+
+impl<T, M: Machine> PerCpu<T, M> {
+    /// `make(cpu)` for every CPU.
+    pub fn new(mut make: impl FnMut(CpuId) -> T) -> Self {
+        Self { values: core::array::from_fn(|i| Padded(make(CpuId(i as u32)))), _machine: PhantomData }
+    }
+
+    /// The current CPU's. It stays ours until the task parks or yields.
+    #[inline]
+    pub fn this(&self) -> &T {
+        &self.values[M::current_cpu().index()].0
+    }
+
+    /// That of `cpu`.
+    #[inline]
+    pub fn of(&self, cpu: CpuId) -> &T {
+        &self.values[cpu.index()].0
+    }
+
+    /// Those of all CPUs that the machine has.
+    pub fn iter(&self) -> impl Iterator<Item = &T> {
+        self.values[..M::nr_cpus()].iter().map(|p| &p.0)
+    }
+}

@@ -1,0 +1,332 @@
+//! Sleeping reader/writer locks.
+//!
+//! State table of the word:
+//!
+//! | WRITER | PARKED | readers | meaning |
+//! |---|---|---|---|
+//! | 0 | 0 | 0 | free |
+//! | 0 | 0 | n | n readers |
+//! | 1 | 0 | 0 | a writer |
+//! | any | 1 | any | as above, and somebody sleeps: new readers sleep too, so that writers are not starved; the last one out clears the bit and wakes all |
+//!
+//! Linux: kernel/locking/rwsem.c. Differs: no optimistic spinning on the owner, no hand-off.
+
+use crate::{
+    atomic::Atomic,
+    lockdep::{self, Acquire},
+    order::Level,
+};
+use anonmem_hal::{LockMode, Machine, Probe};
+use core::{
+    cell::UnsafeCell,
+    fmt,
+    marker::PhantomData,
+    ops::{Deref, DerefMut},
+    sync::atomic::Ordering,
+};
+
+const WRITER: u32 = 1 << 31;
+const PARKED: u32 = 1 << 30;
+const READERS: u32 = PARKED - 1;
+
+/// A sleeping reader/writer lock around a value, at level `L` of the lock order.
+pub struct RwSem<M, L, T> {
+    state: Atomic<u32, M>,
+    value: UnsafeCell<T>,
+    _level: PhantomData<fn() -> L>,
+}
+
+// SAFETY: readers get `&T`, a writer is alone: the usual bounds of a reader/writer lock.
+unsafe impl<M: Machine, L: Level, T: Send + Sync> Sync for RwSem<M, L, T> {}
+
+impl<M: Machine, L: Level, T> RwSem<M, L, T> {
+    /// A free lock around `value`.
+    pub const fn new(value: T) -> Self {
+        Self { state: Atomic::new(0), value: UnsafeCell::new(value), _level: PhantomData }
+    }
+
+    /// Takes the lock for reading; sleeps while a writer has it or waits.
+    #[inline]
+    #[track_caller]
+    pub fn read(&self) -> RwSemReadGuard<'_, M, L, T> {
+        lockdep::acquire::<M>(L::RANK, self.state.addr(), Acquire::Blocking);
+        if M::Probe::ACTIVE {
+            M::Probe::lock(self.state.addr(), LockMode::Shared);
+        }
+        if !self.try_add_reader() {
+            self.read_slow();
+        }
+        RwSemReadGuard { lock: self }
+    }
+
+    /// Takes the lock for reading if that needs no waiting. Exempt from the lock order.
+    #[inline]
+    #[track_caller]
+    pub fn try_read(&self) -> Option<RwSemReadGuard<'_, M, L, T>> {
+        if M::Probe::ACTIVE && !M::Probe::try_lock(self.state.addr(), LockMode::Shared) {
+            return None;
+        }
+        self.try_add_reader().then(|| {
+            lockdep::acquire::<M>(L::RANK, self.state.addr(), Acquire::Try);
+            RwSemReadGuard { lock: self }
+        })
+    }
+
+    /// Takes the lock for writing; sleeps while anybody else has it.
+    #[inline]
+    #[track_caller]
+    pub fn write(&self) -> RwSemWriteGuard<'_, M, L, T> {
+        self.write_nested(0)
+    }
+
+    /// Takes the lock for writing as the `subclass`-th one of its level.
+    #[inline]
+    #[track_caller]
+    pub fn write_nested(&self, subclass: u16) -> RwSemWriteGuard<'_, M, L, T> {
+        let rank = L::RANK + subclass;
+        lockdep::acquire::<M>(rank, self.state.addr(), Acquire::Blocking);
+        if M::Probe::ACTIVE {
+            M::Probe::lock(self.state.addr(), LockMode::Exclusive);
+        }
+        // Acquire pairs with the Release of the previous holders' unlocks.
+        if self.state.raw_compare_exchange(0, WRITER, Ordering::Acquire).is_err() {
+            self.write_slow();
+        }
+        RwSemWriteGuard { lock: self, rank }
+    }
+
+    /// Takes the lock for writing if that needs no waiting. Exempt from the lock order.
+    #[inline]
+    #[track_caller]
+    pub fn try_write(&self) -> Option<RwSemWriteGuard<'_, M, L, T>> {
+        if M::Probe::ACTIVE && !M::Probe::try_lock(self.state.addr(), LockMode::Exclusive) {
+            return None;
+        }
+        // Acquire pairs with the Release of the previous holders' unlocks.
+        self.state.raw_compare_exchange(0, WRITER, Ordering::Acquire).ok()?;
+        lockdep::acquire::<M>(L::RANK, self.state.addr(), Acquire::Try);
+        Some(RwSemWriteGuard { lock: self, rank: L::RANK })
+    }
+
+    /// Whether anybody holds the lock, for assertions.
+    pub fn is_locked(&self) -> bool {
+        self.state.peek() & (WRITER | READERS) != 0
+    }
+
+    /// Whether a writer holds the lock, for assertions.
+    pub fn is_write_locked(&self) -> bool {
+        self.state.peek() & WRITER != 0
+    }
+
+    #[inline]
+    fn try_add_reader(&self) -> bool {
+        let mut state = self.state.peek();
+        while state & (WRITER | PARKED) == 0 {
+            assert!(state < READERS, "too many readers of one lock");
+            // Acquire pairs with the Release of the last writer's unlock.
+            match self.state.raw_compare_exchange(state, state + 1, Ordering::Acquire) {
+                Ok(_) => return true,
+                Err(found) => state = found,
+            }
+        }
+        false
+    }
+
+    #[cold]
+    fn read_slow(&self) {
+        while !self.try_add_reader() {
+            self.park_while(WRITER | PARKED);
+        }
+    }
+
+    #[cold]
+    fn write_slow(&self) {
+        loop {
+            let state = self.state.peek();
+            if state & (WRITER | READERS) == 0 {
+                // Acquire pairs with the Release of the previous holders' unlocks.
+                if self.state.raw_compare_exchange(state, state | WRITER, Ordering::Acquire).is_ok() {
+                    return;
+                }
+            } else {
+                self.park_while(WRITER | READERS);
+            }
+        }
+    }
+
+    /// Sleeps if any bit of `busy` is set and the lock is held, having set PARKED.
+    fn park_while(&self, busy: u32) {
+        let state = self.state.peek();
+        if state & (WRITER | READERS) == 0 {
+            // Nobody is there to wake us: a stale PARKED bit is cleared by whoever gets the lock next.
+            if state == PARKED {
+                let _ = self.state.raw_compare_exchange(PARKED, 0, Ordering::Relaxed);
+            }
+            return;
+        }
+        if state & busy == 0 {
+            return;
+        }
+        if state & PARKED != 0
+            || self.state.raw_compare_exchange(state, state | PARKED, Ordering::Relaxed).is_ok()
+        {
+            M::park(self.state.addr(), &|| {
+                let state = self.state.peek();
+                state & PARKED != 0 && state & (WRITER | READERS) != 0
+            });
+        }
+    }
+
+    #[inline]
+    fn release_read(&self) {
+        // Release pairs with the Acquire of the next writer.
+        let old = self.state.raw_fetch_add(u32::MAX, Ordering::Release);
+        if old & (READERS | PARKED) == 1 | PARKED {
+            self.wake();
+        }
+    }
+
+    #[inline]
+    fn release_write(&self) {
+        // Release pairs with the Acquire of the next holder.
+        if self.state.raw_compare_exchange(WRITER, 0, Ordering::Release).is_err() {
+            // Release as above.
+            self.state.raw_fetch_and(!WRITER, Ordering::Release);
+            self.wake();
+        }
+    }
+
+    #[cold]
+    fn wake(&self) {
+        self.state.raw_fetch_and(!PARKED, Ordering::Relaxed);
+        M::unpark(self.state.addr(), usize::MAX);
+    }
+}
+
+impl<M: Machine, L: Level, T> fmt::Debug for RwSem<M, L, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "RwSem<{}>({:#x})", L::NAME, self.state.peek())
+    }
+}
+
+/// Holds an [`RwSem`] for reading.
+#[must_use = "the lock is released when the guard drops"]
+pub struct RwSemReadGuard<'a, M: Machine, L: Level, T> {
+    lock: &'a RwSem<M, L, T>,
+}
+
+impl<M: Machine, L: Level, T> RwSemReadGuard<'_, M, L, T> {
+    /// Whether this is a guard of `lock`.
+    pub fn guards(&self, lock: &RwSem<M, L, T>) -> bool {
+        core::ptr::eq(self.lock, lock)
+    }
+}
+
+impl<M: Machine, L: Level, T> Deref for RwSemReadGuard<'_, M, L, T> {
+    type Target = T;
+    #[inline]
+    fn deref(&self) -> &T {
+        // SAFETY: while a reader is counted there is no writer, so no `&mut T`.
+        unsafe { &*self.lock.value.get() }
+    }
+}
+
+impl<M: Machine, L: Level, T> Drop for RwSemReadGuard<'_, M, L, T> {
+    #[inline]
+    fn drop(&mut self) {
+        lockdep::release::<M>(L::RANK, self.lock.state.addr());
+        if M::Probe::ACTIVE {
+            M::Probe::unlock(self.lock.state.addr(), LockMode::Shared);
+        }
+        self.lock.release_read();
+    }
+}
+
+/// Holds an [`RwSem`] for writing.
+#[must_use = "the lock is released when the guard drops"]
+pub struct RwSemWriteGuard<'a, M: Machine, L: Level, T> {
+    lock: &'a RwSem<M, L, T>,
+    rank: u16,
+}
+
+impl<M: Machine, L: Level, T> RwSemWriteGuard<'_, M, L, T> {
+    /// Whether this is a guard of `lock`.
+    pub fn guards(&self, lock: &RwSem<M, L, T>) -> bool {
+        core::ptr::eq(self.lock, lock)
+    }
+}
+
+impl<M: Machine, L: Level, T> Deref for RwSemWriteGuard<'_, M, L, T> {
+    type Target = T;
+    #[inline]
+    fn deref(&self) -> &T {
+        // SAFETY: the only guard.
+        unsafe { &*self.lock.value.get() }
+    }
+}
+
+impl<M: Machine, L: Level, T> DerefMut for RwSemWriteGuard<'_, M, L, T> {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut T {
+        // SAFETY: the only guard, borrowed mutably.
+        unsafe { &mut *self.lock.value.get() }
+    }
+}
+
+impl<M: Machine, L: Level, T> Drop for RwSemWriteGuard<'_, M, L, T> {
+    #[inline]
+    fn drop(&mut self) {
+        lockdep::release::<M>(self.rank, self.lock.state.addr());
+        if M::Probe::ACTIVE {
+            M::Probe::unlock(self.lock.state.addr(), LockMode::Exclusive);
+        }
+        self.lock.release_write();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{order::MmapLock, testing::TestMachine};
+    use std::{sync::Arc, thread, vec::Vec};
+
+    type Lock = RwSem<TestMachine, MmapLock, u64>;
+
+    #[test]
+    fn readers_share_and_a_writer_is_alone() {
+        let lock = Lock::new(0);
+        let reader = lock.try_read().unwrap();
+        assert!(lock.try_read().is_some());
+        assert!(lock.try_write().is_none());
+        drop(reader);
+        let writer = lock.try_write().unwrap();
+        assert!(lock.try_read().is_none());
+        drop(writer);
+        assert!(!lock.is_locked());
+    }
+
+    #[test]
+    fn sleepers_wake_and_no_increment_is_lost() {
+        let lock = Arc::new(Lock::new(0));
+        let threads: Vec<_> = (0..4)
+            .map(|i| {
+                let lock = lock.clone();
+                thread::spawn(move || {
+                    for n in 0..20_000 {
+                        if (n + i) % 3 == 0 {
+                            let seen = *lock.read();
+                            assert!(seen <= 80_000);
+                        } else {
+                            *lock.write() += 1;
+                        }
+                    }
+                })
+            })
+            .collect();
+        threads.into_iter().for_each(|t| t.join().unwrap());
+        let expected =
+            (0..4u64).map(|i| (0..20_000).filter(|n| (n + i) % 3 != 0).count() as u64).sum::<u64>();
+        assert_eq!(*lock.read(), expected);
+        assert_eq!(lock.state.peek() & !1, 0, "no stale bits");
+    }
+}

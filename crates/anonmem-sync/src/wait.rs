@@ -1,0 +1,69 @@
+//! Waiting for a condition.
+
+use crate::{atomic::Atomic, lockdep};
+use anonmem_hal::{Machine, Probe};
+use core::sync::atomic::Ordering;
+
+/// Spins until `ready` holds; for what another CPU brings about in a bounded time.
+#[inline]
+#[track_caller]
+pub fn spin_until<M: Machine>(ready: &dyn Fn() -> bool) {
+    if M::Probe::ACTIVE {
+        M::Probe::wait_until(ready);
+    }
+    while !ready() {
+        M::relax();
+    }
+}
+
+/// Tasks that sleep until a condition, which somebody else makes true, is announced.
+///
+/// The word counts sleepers, so that announcing to nobody costs one load.
+pub struct WaitQueue<M> {
+    sleepers: Atomic<u32, M>,
+}
+
+impl<M: Machine> WaitQueue<M> {
+    /// A queue without sleepers.
+    pub const fn new() -> Self {
+        Self { sleepers: Atomic::new(0) }
+    }
+
+    /// Sleeps until `ready()`.
+    #[doc(alias = "wait_event")]
+    #[track_caller]
+    pub fn wait_until(&self, ready: &dyn Fn() -> bool) {
+        lockdep::might_sleep::<M>();
+        if M::Probe::ACTIVE {
+            M::Probe::wait_until(ready);
+        }
+        if ready() {
+            return;
+        }
+        // SeqCst pairs with the fence in `wake_all`: either the waker sees this sleeper, or `ready` sees
+        // what the waker did.
+        self.sleepers.fetch_add(1, Ordering::SeqCst);
+        while !ready() {
+            M::park(self.sleepers.addr(), &|| !ready());
+        }
+        self.sleepers.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Wakes all sleepers; call it after making their condition true.
+    #[doc(alias = "wake_up_all")]
+    #[inline]
+    #[track_caller]
+    pub fn wake_all(&self) {
+        // SeqCst pairs with the increment in `wait_until`.
+        crate::fence::<M>(Ordering::SeqCst);
+        if self.sleepers.load(Ordering::Relaxed) != 0 {
+            M::unpark(self.sleepers.addr(), usize::MAX);
+        }
+    }
+}
+
+impl<M: Machine> Default for WaitQueue<M> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
