@@ -1,0 +1,249 @@
+//! Structures of the Linux ABI as bytes: what system calls copy to user memory.
+
+use crate::vfs::FileType;
+use alloc::vec::Vec;
+
+/// Puts little-endian numbers one after another.
+#[derive(Clone, Debug, Default)]
+pub struct Packer(pub Vec<u8>);
+
+impl Packer {
+    /// Starts with nothing.
+    pub fn new() -> Self {
+        Packer(Vec::with_capacity(256))
+    }
+
+    /// Adds two bytes.
+    pub fn u16(mut self, value: u16) -> Self {
+        self.0.extend_from_slice(&value.to_le_bytes());
+        self
+    }
+
+    /// Adds four bytes.
+    pub fn u32(mut self, value: u32) -> Self {
+        self.0.extend_from_slice(&value.to_le_bytes());
+        self
+    }
+
+    /// Adds four bytes of a signed number.
+    pub fn i32(self, value: i32) -> Self {
+        self.u32(value as u32)
+    }
+
+    /// Adds eight bytes.
+    pub fn u64(mut self, value: u64) -> Self {
+        self.0.extend_from_slice(&value.to_le_bytes());
+        self
+    }
+
+    /// Adds zeros up to `len` bytes in all.
+    pub fn zeros_to(mut self, len: usize) -> Self {
+        self.0.resize(len.max(self.0.len()), 0);
+        self
+    }
+
+    /// Adds a time as seconds and nanoseconds, eight bytes each.
+    pub fn timespec(self, ns: u64) -> Self {
+        self.u64(ns / NS).u64(ns % NS)
+    }
+
+    /// Adds a time as seconds and microseconds, eight bytes each.
+    pub fn timeval(self, ns: u64) -> Self {
+        self.u64(ns / NS).u64(ns % NS / 1000)
+    }
+
+    /// Adds a string of a fixed size, cut so that a NUL follows it.
+    pub fn fixed(mut self, text: &[u8], size: usize) -> Self {
+        let end = self.0.len() + size;
+        self.0.extend_from_slice(&text[..text.len().min(size - 1)]);
+        self.0.resize(end, 0);
+        self
+    }
+}
+
+const NS: u64 = 1_000_000_000;
+
+/// What `stat` and `statx` tell.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Stat {
+    /// Device that holds the inode.
+    pub dev: u64,
+    /// Inode number.
+    pub ino: u64,
+    /// Number of names.
+    pub nlink: u32,
+    /// Type and permissions.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Device number of a device.
+    pub rdev: u64,
+    /// Size in bytes.
+    pub size: u64,
+    /// Memory in units of 512 bytes.
+    pub blocks: u64,
+    /// Last access, nanoseconds since 1970.
+    pub atime_ns: u64,
+    /// Last change of the bytes.
+    pub mtime_ns: u64,
+    /// Last change of anything.
+    pub ctime_ns: u64,
+}
+
+/// Gives a device number from its parts, as far as small parts go.
+pub const fn makedev(major: u32, minor: u32) -> u64 {
+    (major as u64) << 8 | (minor as u64 & 0xff) | (minor as u64 & !0xff) << 12
+}
+
+impl Stat {
+    /// Gives `struct stat`.
+    pub fn stat(&self) -> Vec<u8> {
+        Packer::new()
+            .u64(self.dev)
+            .u64(self.ino)
+            .u64(self.nlink.into())
+            .u32(self.mode)
+            .u32(self.uid)
+            .u32(self.gid)
+            .u32(0)
+            .u64(self.rdev)
+            .u64(self.size)
+            .u64(4096)
+            .u64(self.blocks)
+            .timespec(self.atime_ns)
+            .timespec(self.mtime_ns)
+            .timespec(self.ctime_ns)
+            .zeros_to(144)
+            .0
+    }
+
+    /// Gives `struct statx` with the basic fields.
+    pub fn statx(&self) -> Vec<u8> {
+        const STATX_BASIC_STATS: u32 = 0x7ff;
+        let time = |p: Packer, ns: u64| p.u64(ns / NS).u32((ns % NS) as u32).u32(0);
+        let device =
+            |p: Packer, dev: u64| p.u32((dev >> 8) as u32 & 0xfff).u32((dev & 0xff) as u32);
+        let mut p = Packer::new()
+            .u32(STATX_BASIC_STATS)
+            .u32(4096)
+            .u64(0)
+            .u32(self.nlink)
+            .u32(self.uid)
+            .u32(self.gid)
+            .u16(self.mode as u16)
+            .u16(0)
+            .u64(self.ino)
+            .u64(self.size)
+            .u64(self.blocks)
+            .u64(0);
+        for ns in [self.atime_ns, 0, self.ctime_ns, self.mtime_ns] {
+            p = time(p, ns);
+        }
+        device(device(p, self.rdev), self.dev).zeros_to(256).0
+    }
+}
+
+/// Appends one `struct linux_dirent64` to `out` unless it would grow over `limit`; says whether it fit.
+pub fn dirent64(
+    out: &mut Vec<u8>,
+    limit: usize,
+    ino: u64,
+    next: u64,
+    kind: FileType,
+    name: &[u8],
+) -> bool {
+    let len = (19 + name.len() + 1).next_multiple_of(8);
+    if out.len() + len > limit {
+        return false;
+    }
+    let end = out.len() + len;
+    out.extend_from_slice(&ino.to_le_bytes());
+    out.extend_from_slice(&next.to_le_bytes());
+    out.extend_from_slice(&(len as u16).to_le_bytes());
+    out.push(kind as u8);
+    out.extend_from_slice(name);
+    out.resize(end, 0);
+    true
+}
+
+/// Reads numbers from bytes that came from user memory.
+#[derive(Clone, Copy, Debug)]
+pub struct Fields<'a>(pub &'a [u8]);
+
+impl Fields<'_> {
+    /// Gives the two bytes at `at`; zero past the end.
+    pub fn u16(&self, at: usize) -> u16 {
+        self.0
+            .get(at..at + 2)
+            .map_or(0, |b| u16::from_le_bytes([b[0], b[1]]))
+    }
+
+    /// Gives the four bytes at `at`; zero past the end.
+    pub fn u32(&self, at: usize) -> u32 {
+        u32::from(self.u16(at)) | u32::from(self.u16(at + 2)) << 16
+    }
+
+    /// Gives the four bytes at `at` as a signed number.
+    pub fn i32(&self, at: usize) -> i32 {
+        self.u32(at) as i32
+    }
+
+    /// Gives the eight bytes at `at`; zero past the end.
+    pub fn u64(&self, at: usize) -> u64 {
+        u64::from(self.u32(at)) | u64::from(self.u32(at + 4)) << 32
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stat_has_the_fields_where_linux_has_them() {
+        let stat = Stat {
+            dev: 1,
+            ino: 2,
+            nlink: 3,
+            mode: 4,
+            rdev: makedev(1, 3),
+            size: 7,
+            mtime_ns: 8_000_000_009,
+            ..Stat::default()
+        };
+        let bytes = stat.stat();
+        let f = Fields(&bytes);
+        assert_eq!(bytes.len(), 144);
+        assert_eq!(
+            (
+                f.u64(0),
+                f.u64(8),
+                f.u64(16),
+                f.u32(24),
+                f.u64(40),
+                f.u64(48)
+            ),
+            (1, 2, 3, 4, 0x103, 7)
+        );
+        assert_eq!((f.u64(88), f.u64(96)), (8, 9));
+        let bytes = stat.statx();
+        let f = Fields(&bytes);
+        assert_eq!(bytes.len(), 256);
+        assert_eq!((f.u32(16), f.u16(28), f.u64(32), f.u64(40)), (3, 4, 2, 7));
+        assert_eq!(
+            (f.u64(112), f.u32(120), f.u32(128), f.u32(132)),
+            (8, 9, 1, 3)
+        );
+    }
+
+    #[test]
+    fn directory_entries_are_aligned_and_bounded() {
+        let mut out = Vec::new();
+        assert!(dirent64(&mut out, 64, 9, 1, FileType::Regular, b"abcd"));
+        assert_eq!(out.len(), 24);
+        assert_eq!((out[16], out[18], out[23]), (24, 8, 0));
+        assert!(dirent64(&mut out, 64, 9, 2, FileType::Regular, b"abcde"));
+        assert!(!dirent64(&mut out, 64, 9, 3, FileType::Regular, b"x"));
+    }
+}

@@ -1,0 +1,107 @@
+//! The memory bill as JSON.
+
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt::Write;
+
+/// What a run cost, as the command line is told.
+#[derive(Clone, Debug, Default)]
+pub struct Bill {
+    /// Numbers at the top level, by name, in order.
+    pub numbers: Vec<(&'static str, u64)>,
+    /// The lock mode.
+    pub lock_mode: String,
+    /// Faults of each kind.
+    pub faults_by_kind: Vec<(&'static str, u64)>,
+    /// Faults that each CPU took.
+    pub faults_by_cpu: Vec<u64>,
+    /// Translation flushes.
+    pub tlb: Vec<(&'static str, u64)>,
+    /// `ok`, or the first violation that the check found.
+    pub validate: String,
+    /// System calls that this kernel does not have: `name(number)`.
+    pub unknown_syscalls: Vec<String>,
+}
+
+impl Bill {
+    /// Gives the JSON text.
+    pub fn json(&self) -> String {
+        let mut out = String::from("{\"version\":1");
+        text(&mut out, "lock_mode", &self.lock_mode);
+        for &(name, value) in &self.numbers {
+            let _ = write!(out, ",\"{name}\":{value}");
+        }
+        let total: u64 = self.faults_by_cpu.iter().sum();
+        let cpus: Vec<String> = self.faults_by_cpu.iter().map(|n| format!("{n}")).collect();
+        let _ = write!(
+            out,
+            ",\"faults\":{{\"total\":{total},\"by_kind\":{},\"by_cpu\":[{}]}},\"tlb\":{}",
+            object(&self.faults_by_kind),
+            cpus.join(","),
+            object(&self.tlb)
+        );
+        text(&mut out, "validate", &self.validate);
+        out.push_str(",\"unknown_syscalls\":[");
+        for (i, name) in self.unknown_syscalls.iter().enumerate() {
+            out.push_str(if i == 0 { "" } else { "," });
+            string(&mut out, name);
+        }
+        out.push_str("]}");
+        out
+    }
+}
+
+fn object(pairs: &[(&str, u64)]) -> String {
+    let fields: Vec<String> = pairs
+        .iter()
+        .map(|(name, value)| format!("\"{name}\":{value}"))
+        .collect();
+    format!("{{{}}}", fields.join(","))
+}
+
+fn text(out: &mut String, name: &str, value: &str) {
+    let _ = write!(out, ",\"{name}\":");
+    string(out, value);
+}
+
+fn string(out: &mut String, value: &str) {
+    out.push('"');
+    for c in value.chars() {
+        match c {
+            '"' | '\\' => {
+                out.push('\\');
+                out.push(c);
+            }
+            c if (c as u32) < 0x20 => {
+                let _ = write!(out, "\\u{:04x}", c as u32);
+            }
+            c => out.push(c),
+        }
+    }
+    out.push('"');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bill_is_json_even_with_odd_strings() {
+        let bill = Bill {
+            numbers: [("cpus", 2)].into(),
+            lock_mode: "mmap".into(),
+            faults_by_kind: [("anon", 3), ("segv", 0)].into(),
+            faults_by_cpu: [1, 2].into(),
+            tlb: [("ipis", 1)].into(),
+            validate: "a \"bad\"\nline".into(),
+            unknown_syscalls: ["keyctl(250)".into(), "x(999)".into()].into(),
+        };
+        assert_eq!(
+            bill.json(),
+            "{\"version\":1,\"lock_mode\":\"mmap\",\"cpus\":2,\"faults\":{\"total\":3,\"by_kind\":{\"anon\":3,\"segv\":0},\
+             \"by_cpu\":[1,2]},\"tlb\":{\"ipis\":1},\"validate\":\"a \\\"bad\\\"\\u000aline\",\
+             \"unknown_syscalls\":[\"keyctl(250)\",\"x(999)\"]}"
+        );
+    }
+}

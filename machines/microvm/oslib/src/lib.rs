@@ -1,0 +1,26 @@
+//! What an operating system needs and no hardware: the archive, the RAM file system, pipes' rings,
+//! ELF files, the layouts of the Linux ABI, and the texts of `/proc`.
+//!
+//! The microVM kernel stands on this crate; because nothing here touches a machine, all of it is
+//! tested on the host with `cargo test`.
+#![no_std]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+#[cfg(test)]
+extern crate std;
+
+pub mod abi;
+pub mod bill;
+pub mod cpio;
+pub mod elf;
+pub mod errno;
+pub mod ring;
+pub mod runfile;
+pub mod sigframe;
+pub mod signal;
+pub mod stack;
+pub mod text;
+pub mod vfs;
+
+pub use errno::{Errno, Result};

@@ -1,0 +1,82 @@
+//! `.anonmem/run`: what the command line asks the kernel to run.
+//!
+//! NUL-terminated records `key=value`. The keys: `ram`, `cpus`, `cwd`, `exe`, `arg` (repeated), `env`
+//! (repeated), `poison`, `lock`. Unknown keys are kept, so that the kernel can name them on its log.
+
+use alloc::vec::Vec;
+
+/// A parsed run file. All slices point into it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RunFile<'a> {
+    /// Bytes that the memory manager manages; zero if not stated.
+    pub ram: u64,
+    /// CPUs that the command line asked for; zero if not stated.
+    pub cpus: u32,
+    /// Working directory of the program.
+    pub cwd: &'a [u8],
+    /// Absolute path of the program inside the archive.
+    pub exe: &'a [u8],
+    /// Arguments, the zeroth first.
+    pub args: Vec<&'a [u8]>,
+    /// Environment, `NAME=VALUE` each.
+    pub env: Vec<&'a [u8]>,
+    /// Whether freed frames are poisoned.
+    pub poison: bool,
+    /// Lock mode of the memory manager.
+    pub lock: &'a [u8],
+    /// Records that this kernel does not know.
+    pub unknown: Vec<&'a [u8]>,
+}
+
+impl<'a> RunFile<'a> {
+    /// Parses `bytes`. A record that cannot be read counts as unknown.
+    pub fn parse(bytes: &'a [u8]) -> Self {
+        let mut run = RunFile {
+            cwd: b"/",
+            lock: b"mmap",
+            ..RunFile::default()
+        };
+        for record in bytes.split(|&b| b == 0).filter(|r| !r.is_empty()) {
+            if run.record(record).is_none() {
+                run.unknown.push(record);
+            }
+        }
+        run
+    }
+
+    fn record(&mut self, record: &'a [u8]) -> Option<()> {
+        let eq = record.iter().position(|&b| b == b'=')?;
+        let (key, value) = (&record[..eq], &record[eq + 1..]);
+        match key {
+            b"ram" => self.ram = number(value)?,
+            b"cpus" => self.cpus = number(value)?.try_into().ok()?,
+            b"cwd" => self.cwd = value,
+            b"exe" => self.exe = value,
+            b"arg" => self.args.push(value),
+            b"env" => self.env.push(value),
+            b"poison" => self.poison = number(value)? != 0,
+            b"lock" => self.lock = value,
+            _ => return None,
+        }
+        Some(())
+    }
+}
+
+fn number(text: &[u8]) -> Option<u64> {
+    core::str::from_utf8(text).ok()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_are_read_and_unknown_ones_are_named() {
+        let run = RunFile::parse(b"ram=1048576\0cpus=2\0exe=/bin/sh\0arg=sh\0arg=-c\0arg=\0env=A=B=C\0poison=1\0colour=red\0ram=x\0");
+        assert_eq!((run.ram, run.cpus, run.poison), (1 << 20, 2, true));
+        assert_eq!(run.args, [&b"sh"[..], b"-c", b""]);
+        assert_eq!(run.env, [&b"A=B=C"[..]]);
+        assert_eq!(run.cwd, b"/");
+        assert_eq!(run.unknown, [&b"colour=red"[..], b"ram=x"]);
+    }
+}

@@ -1,0 +1,289 @@
+//! A file's bytes.
+//!
+//! A file of the archive is not copied: its bytes are read in place until they are written, and then
+//! page by page. Pages that were never written read as zero. Once somebody maps the file shared,
+//! its bytes move into a [`SharedStore`] of the memory manager, which then is the only copy: what
+//! is stored through a mapping and what is written through a descriptor are the same bytes.
+
+use crate::errno::{EFBIG, ENOSPC, Result};
+use alloc::collections::BTreeMap;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::fmt;
+
+/// Bytes in a page of file data.
+pub const PAGE: usize = 4096;
+/// The largest offset plus one.
+const LIMIT: u64 = 1 << 40;
+
+/// Memory that can be mapped shared and holds a file's bytes.
+pub trait SharedStore: Send + Sync {
+    /// Reads bytes; what was never written is zero.
+    fn read(&self, offset: u64, to: &mut [u8]) -> Result<()>;
+    /// Writes bytes.
+    fn write(&self, offset: u64, from: &[u8]) -> Result<()>;
+    /// Makes everything from `size` on read as zero.
+    fn truncate(&self, size: u64) -> Result<()>;
+    /// Gives the object itself, for the kernel that maps it.
+    fn as_any(&self) -> &(dyn core::any::Any + Send + Sync);
+}
+
+/// The bytes of one file.
+#[derive(Default)]
+pub struct FileData {
+    /// Bytes of the archive that hold where no page does.
+    base: &'static [u8],
+    /// Pages that were written, by number; each of `PAGE` bytes.
+    pages: BTreeMap<u64, Vec<u8>>,
+    size: u64,
+    store: Option<Arc<dyn SharedStore>>,
+}
+
+impl fmt::Debug for FileData {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FileData")
+            .field("size", &self.size)
+            .field("pages", &self.pages.len())
+            .finish()
+    }
+}
+
+impl FileData {
+    /// Makes a file of bytes that are referenced in place.
+    pub fn in_place(bytes: &'static [u8]) -> Self {
+        FileData {
+            base: bytes,
+            size: bytes.len() as u64,
+            ..FileData::default()
+        }
+    }
+
+    /// Gives the size in bytes.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Gives the memory that the file's pages take, in units of 512 bytes.
+    pub fn blocks(&self) -> u64 {
+        (self.pages.len() as u64 + (self.base.len() as u64).div_ceil(PAGE as u64)) * 8
+    }
+
+    /// Says whether all bytes still are those of the archive.
+    pub fn is_pristine(&self) -> bool {
+        self.pages.is_empty()
+            && self.store.is_none()
+            && self.size == self.base.len() as u64
+            && self.size > 0
+    }
+
+    /// Gives the store that holds the bytes, once the file was mapped shared.
+    pub fn store(&self) -> Option<Arc<dyn SharedStore>> {
+        self.store.clone()
+    }
+
+    /// Moves the bytes into `store`.
+    ///
+    /// # Errors
+    /// The store's; the file is then as before.
+    pub fn move_to(&mut self, store: Arc<dyn SharedStore>) -> Result<()> {
+        let mut page = [0; PAGE];
+        let base_pages = (self.base.len() as u64).div_ceil(PAGE as u64);
+        for number in (0..base_pages).chain(self.pages.range(base_pages..).map(|(&n, _)| n)) {
+            let n = self.read(number * PAGE as u64, &mut page)?;
+            store.write(number * PAGE as u64, &page[..n])?;
+        }
+        self.base = &[];
+        self.pages.clear();
+        self.store = Some(store);
+        Ok(())
+    }
+
+    /// Reads at `offset`; gives how many bytes there were.
+    ///
+    /// # Errors
+    /// A store's.
+    pub fn read(&self, offset: u64, to: &mut [u8]) -> Result<usize> {
+        let n = (to.len() as u64).min(self.size.saturating_sub(offset)) as usize;
+        if let Some(store) = &self.store {
+            store.read(offset, &mut to[..n])?;
+            return Ok(n);
+        }
+        for (at, piece) in pieces(offset, n) {
+            self.read_piece(at, &mut to[piece]);
+        }
+        Ok(n)
+    }
+
+    /// Reads within one page.
+    fn read_piece(&self, at: u64, to: &mut [u8]) {
+        let within = (at % PAGE as u64) as usize;
+        if let Some(page) = self.pages.get(&(at / PAGE as u64)) {
+            to.copy_from_slice(&page[within..within + to.len()]);
+            return;
+        }
+        let base = self.base.get(at as usize..).unwrap_or(&[]);
+        let n = base.len().min(to.len());
+        to[..n].copy_from_slice(&base[..n]);
+        to[n..].fill(0);
+    }
+
+    /// Writes at `offset`, growing the file if it must; gives how many bytes were written.
+    ///
+    /// # Errors
+    /// `ENOSPC` if not even one byte found memory, `EFBIG` beyond the largest offset.
+    pub fn write(&mut self, offset: u64, from: &[u8]) -> Result<usize> {
+        if from.is_empty() {
+            return Ok(0);
+        }
+        if offset.saturating_add(from.len() as u64) > LIMIT {
+            return Err(EFBIG);
+        }
+        let mut done = 0;
+        if let Some(store) = &self.store {
+            store.write(offset, from)?;
+            done = from.len();
+        } else {
+            for (at, piece) in pieces(offset, from.len()) {
+                let Some(page) = self.page_mut(at / PAGE as u64) else {
+                    break;
+                };
+                let within = (at % PAGE as u64) as usize;
+                page[within..within + piece.len()].copy_from_slice(&from[piece.clone()]);
+                done = piece.end;
+            }
+        }
+        if done == 0 {
+            return Err(ENOSPC);
+        }
+        self.size = self.size.max(offset + done as u64);
+        Ok(done)
+    }
+
+    /// Gives page `number` for writing; `None` if the heap has no room.
+    fn page_mut(&mut self, number: u64) -> Option<&mut Vec<u8>> {
+        if !self.pages.contains_key(&number) {
+            let mut page = Vec::new();
+            page.try_reserve_exact(PAGE).ok()?;
+            page.resize(PAGE, 0);
+            self.read_piece(number * PAGE as u64, &mut page);
+            self.pages.insert(number, page);
+        }
+        self.pages.get_mut(&number)
+    }
+
+    /// Sets the size. What is cut off reads as zero if the file grows again.
+    ///
+    /// # Errors
+    /// `EFBIG` beyond the largest offset; a store's.
+    pub fn truncate(&mut self, size: u64) -> Result<()> {
+        if size > LIMIT {
+            return Err(EFBIG);
+        }
+        if size < self.size {
+            match &self.store {
+                Some(store) => store.truncate(size)?,
+                None => self.cut(size),
+            }
+        }
+        self.size = size;
+        Ok(())
+    }
+
+    fn cut(&mut self, size: u64) {
+        self.base = &self.base[..self.base.len().min(size as usize)];
+        drop(self.pages.split_off(&size.div_ceil(PAGE as u64)));
+        if let Some(page) = self.pages.get_mut(&(size / PAGE as u64)) {
+            page[(size % PAGE as u64) as usize..].fill(0);
+        }
+    }
+}
+
+/// Cuts `len` bytes at `offset` at page boundaries: file offset and range within the buffer.
+fn pieces(offset: u64, len: usize) -> impl Iterator<Item = (u64, core::ops::Range<usize>)> {
+    let mut done = 0;
+    core::iter::from_fn(move || {
+        (done < len).then(|| {
+            let at = offset + done as u64;
+            let n = (PAGE - (at % PAGE as u64) as usize).min(len - done);
+            done += n;
+            (at, done - n..done)
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use spin::Mutex;
+    use std::boxed::Box;
+    use std::vec;
+    use std::vec::Vec;
+
+    struct Heap(Mutex<Vec<u8>>);
+
+    impl SharedStore for Heap {
+        fn read(&self, offset: u64, to: &mut [u8]) -> Result<()> {
+            let bytes = self.0.lock();
+            for (i, b) in to.iter_mut().enumerate() {
+                *b = bytes.get(offset as usize + i).copied().unwrap_or(0);
+            }
+            Ok(())
+        }
+        fn write(&self, offset: u64, from: &[u8]) -> Result<()> {
+            let mut bytes = self.0.lock();
+            let end = offset as usize + from.len();
+            if bytes.len() < end {
+                bytes.resize(end, 0);
+            }
+            bytes[offset as usize..end].copy_from_slice(from);
+            Ok(())
+        }
+        fn truncate(&self, size: u64) -> Result<()> {
+            self.0.lock().truncate(size as usize);
+            Ok(())
+        }
+        fn as_any(&self) -> &(dyn core::any::Any + Send + Sync) {
+            self
+        }
+    }
+
+    /// A file behaves like a vector of bytes, with and without a store, from any archive bytes.
+    #[test]
+    fn a_file_is_a_vector_of_bytes() {
+        let mut seed = 1u64;
+        let mut random = move |n: usize| {
+            seed = seed
+                .wrapping_mul(6364136223846793005)
+                .wrapping_add(1442695040888963407);
+            (seed >> 33) as usize % n
+        };
+        for round in 0..300 {
+            let base: Vec<u8> = (0..random(3 * PAGE)).map(|i| i as u8 | 1).collect();
+            let mut model = base.clone();
+            let mut file = FileData::in_place(Box::leak(base.into_boxed_slice()));
+            for step in 0..20 {
+                let offset = random(4 * PAGE);
+                match random(4) {
+                    0 => {
+                        file.truncate(offset as u64).unwrap();
+                        model.resize(offset, 0);
+                    }
+                    1 if round % 2 == 0 && step > 10 && file.store().is_none() => {
+                        file.move_to(Arc::new(Heap(Mutex::default()))).unwrap();
+                    }
+                    _ => {
+                        let bytes = vec![step as u8 + 2; random(2 * PAGE) + 1];
+                        assert_eq!(file.write(offset as u64, &bytes), Ok(bytes.len()));
+                        if model.len() < offset + bytes.len() {
+                            model.resize(offset + bytes.len(), 0);
+                        }
+                        model[offset..offset + bytes.len()].copy_from_slice(&bytes);
+                    }
+                }
+                let mut all = vec![0xff; model.len() + 10];
+                assert_eq!(file.read(0, &mut all), Ok(model.len()));
+                assert_eq!(&all[..model.len()], &model[..]);
+            }
+        }
+    }
+}
