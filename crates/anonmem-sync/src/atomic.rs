@@ -232,6 +232,13 @@ impl<T: Word, M: Machine> Atomic<T, M> {
         let value = value.to_bits();
         T::from_bits(core_op!(self, a => widen(a.fetch_and(value as _, order))))
     }
+
+    /// Ors without the probe seeing it: used by locks, which report themselves.
+    #[inline(always)]
+    pub(crate) fn raw_fetch_or(&self, value: T, order: Ordering) -> T {
+        let value = value.to_bits();
+        T::from_bits(core_op!(self, a => widen(a.fetch_or(value as _, order))))
+    }
 }
 
 #[inline(always)]

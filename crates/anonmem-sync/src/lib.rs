@@ -6,7 +6,7 @@
 //!
 //! - [`order`]: the lock order, one list.
 //! - [`lockdep`]: the checker that every test and the lab run under.
-//! - [`spin`], [`rwsem`]: spin locks and sleeping reader/writer locks.
+//! - [`spin`], [`rwsem`], [`bitlock`]: spin locks, sleeping reader/writer locks, a lock in one bit.
 //! - [`seqcount`], [`rcu`]: reading without locks.
 //! - [`wait`]: waiting for a condition.
 //!
@@ -19,6 +19,7 @@
 extern crate std;
 
 pub mod atomic;
+pub mod bitlock;
 pub mod lockdep;
 pub mod order;
 pub mod percpu;
@@ -32,6 +33,7 @@ mod testing;
 pub mod wait;
 
 pub use atomic::{Atomic, Word, fence};
+pub use bitlock::{BitGuard, BitLock};
 pub use core::sync::atomic::Ordering;
 pub use order::Level;
 pub use percpu::PerCpu;

@@ -123,8 +123,7 @@ impl Stat {
     pub fn statx(&self) -> Vec<u8> {
         const STATX_BASIC_STATS: u32 = 0x7ff;
         let time = |p: Packer, ns: u64| p.u64(ns / NS).u32((ns % NS) as u32).u32(0);
-        let device =
-            |p: Packer, dev: u64| p.u32((dev >> 8) as u32 & 0xfff).u32((dev & 0xff) as u32);
+        let device = |p: Packer, dev: u64| p.u32((dev >> 8) as u32 & 0xfff).u32((dev & 0xff) as u32);
         let mut p = Packer::new()
             .u32(STATX_BASIC_STATS)
             .u32(4096)
@@ -146,14 +145,7 @@ impl Stat {
 }
 
 /// Appends one `struct linux_dirent64` to `out` unless it would grow over `limit`; says whether it fit.
-pub fn dirent64(
-    out: &mut Vec<u8>,
-    limit: usize,
-    ino: u64,
-    next: u64,
-    kind: FileType,
-    name: &[u8],
-) -> bool {
+pub fn dirent64(out: &mut Vec<u8>, limit: usize, ino: u64, next: u64, kind: FileType, name: &[u8]) -> bool {
     let len = (19 + name.len() + 1).next_multiple_of(8);
     if out.len() + len > limit {
         return false;
@@ -175,9 +167,7 @@ pub struct Fields<'a>(pub &'a [u8]);
 impl Fields<'_> {
     /// Gives the two bytes at `at`; zero past the end.
     pub fn u16(&self, at: usize) -> u16 {
-        self.0
-            .get(at..at + 2)
-            .map_or(0, |b| u16::from_le_bytes([b[0], b[1]]))
+        self.0.get(at..at + 2).map_or(0, |b| u16::from_le_bytes([b[0], b[1]]))
     }
 
     /// Gives the four bytes at `at`; zero past the end.
@@ -215,26 +205,13 @@ mod tests {
         let bytes = stat.stat();
         let f = Fields(&bytes);
         assert_eq!(bytes.len(), 144);
-        assert_eq!(
-            (
-                f.u64(0),
-                f.u64(8),
-                f.u64(16),
-                f.u32(24),
-                f.u64(40),
-                f.u64(48)
-            ),
-            (1, 2, 3, 4, 0x103, 7)
-        );
+        assert_eq!((f.u64(0), f.u64(8), f.u64(16), f.u32(24), f.u64(40), f.u64(48)), (1, 2, 3, 4, 0x103, 7));
         assert_eq!((f.u64(88), f.u64(96)), (8, 9));
         let bytes = stat.statx();
         let f = Fields(&bytes);
         assert_eq!(bytes.len(), 256);
         assert_eq!((f.u32(16), f.u16(28), f.u64(32), f.u64(40)), (3, 4, 2, 7));
-        assert_eq!(
-            (f.u64(112), f.u32(120), f.u32(128), f.u32(132)),
-            (8, 9, 1, 3)
-        );
+        assert_eq!((f.u64(112), f.u32(120), f.u32(128), f.u32(132)), (8, 9, 1, 3));
     }
 
     #[test]

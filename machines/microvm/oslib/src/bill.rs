@@ -53,10 +53,7 @@ impl Bill {
 }
 
 fn object(pairs: &[(&str, u64)]) -> String {
-    let fields: Vec<String> = pairs
-        .iter()
-        .map(|(name, value)| format!("\"{name}\":{value}"))
-        .collect();
+    let fields: Vec<String> = pairs.iter().map(|(name, value)| format!("\"{name}\":{value}")).collect();
     format!("{{{}}}", fields.join(","))
 }
 

@@ -40,11 +40,7 @@ const HEADER: usize = 110;
 impl<'a> Archive<'a> {
     /// Reads the archive in `bytes`.
     pub fn new(bytes: &'a [u8]) -> Self {
-        Archive {
-            bytes,
-            at: 0,
-            done: false,
-        }
+        Archive { bytes, at: 0, done: false }
     }
 
     fn entry(&mut self) -> Option<Entry<'a>> {
@@ -98,9 +94,7 @@ fn align4(n: usize) -> usize {
 }
 
 fn hex(digits: &[u8]) -> Option<u32> {
-    digits
-        .iter()
-        .try_fold(0u32, |n, &d| Some(n << 4 | (d as char).to_digit(16)?))
+    digits.iter().try_fold(0u32, |n, &d| Some(n << 4 | (d as char).to_digit(16)?))
 }
 
 #[cfg(test)]
@@ -137,10 +131,7 @@ pub(crate) mod tests {
         let bytes = pack(&[("bin", 1, 0o040755, b""), ("bin/sh", 2, 0o100755, b"hello")]);
         let all: Vec<_> = Archive::new(&bytes).map(Result::unwrap).collect();
         assert_eq!(all.len(), 2);
-        assert_eq!(
-            (all[1].name, all[1].data, all[1].mtime),
-            (&b"bin/sh"[..], &b"hello"[..], 7)
-        );
+        assert_eq!((all[1].name, all[1].data, all[1].mtime), (&b"bin/sh"[..], &b"hello"[..], 7));
     }
 
     #[test]

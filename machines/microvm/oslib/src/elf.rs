@@ -88,11 +88,7 @@ impl Image {
                     if ph.p_align.is_power_of_two() {
                         image.align = image.align.max(ph.p_align);
                     }
-                    if image
-                        .segments
-                        .last()
-                        .is_some_and(|last| last.vaddr + last.mem_size > segment.vaddr)
-                    {
+                    if image.segments.last().is_some_and(|last| last.vaddr + last.mem_size > segment.vaddr) {
                         return Err(EINVAL);
                     }
                     image.segments.push(segment);
@@ -100,11 +96,7 @@ impl Image {
                 _ => {}
             }
         }
-        if image.segments.is_empty() {
-            Err(ENOEXEC)
-        } else {
-            Ok(image)
-        }
+        if image.segments.is_empty() { Err(ENOEXEC) } else { Ok(image) }
     }
 
     /// Gives the page-aligned range that all segments span, before the load bias.
@@ -120,10 +112,7 @@ fn file_header(head: &[u8]) -> Result<FileHeader<LittleEndian>> {
     let start = head.get(..FILE_HEADER).ok_or(ENOEXEC)?;
     let ident = parse_ident::<LittleEndian>(start).map_err(bad)?;
     let header = FileHeader::parse_tail(ident, &start[abi::EI_NIDENT..]).map_err(bad)?;
-    if header.class != Class::ELF64
-        || header.e_machine != abi::EM_X86_64
-        || header.e_phentsize != 56
-    {
+    if header.class != Class::ELF64 || header.e_machine != abi::EM_X86_64 || header.e_phentsize != 56 {
         return Err(ENOEXEC);
     }
     Ok(header)
@@ -131,17 +120,12 @@ fn file_header(head: &[u8]) -> Result<FileHeader<LittleEndian>> {
 
 fn program_headers<'a>(head: &'a [u8], header: &FileHeader<LittleEndian>) -> Result<&'a [u8]> {
     let start = usize::try_from(header.e_phoff).map_err(|_| ENOEXEC)?;
-    let end = start
-        .checked_add(usize::from(header.e_phnum) * 56)
-        .ok_or(ENOEXEC)?;
+    let end = start.checked_add(usize::from(header.e_phnum) * 56).ok_or(ENOEXEC)?;
     head.get(start..end).ok_or(ENOEXEC)
 }
 
 fn segment(ph: &elf::segment::ProgramHeader) -> Result<Segment> {
-    let end = ph
-        .p_vaddr
-        .checked_add(ph.p_memsz)
-        .filter(|&end| end <= USER_END);
+    let end = ph.p_vaddr.checked_add(ph.p_memsz).filter(|&end| end <= USER_END);
     let congruent = ph.p_vaddr % PAGE == ph.p_offset % PAGE;
     if end.is_none()
         || !congruent
@@ -174,11 +158,7 @@ pub fn script(head: &[u8]) -> core::result::Result<(Vec<u8>, Option<Vec<u8>>), E
         Some(at) => (&line[..at], Some(line[at..].trim_ascii().to_vec())),
         None => (line, None),
     };
-    if interpreter.is_empty() {
-        Err(ENOEXEC)
-    } else {
-        Ok((interpreter.to_vec(), argument))
-    }
+    if interpreter.is_empty() { Err(ENOEXEC) } else { Ok((interpreter.to_vec(), argument)) }
 }
 
 #[cfg(test)]
@@ -191,10 +171,7 @@ mod tests {
         let bytes = fs::read("/proc/self/exe").unwrap();
         let image = Image::parse(&bytes[..HEAD]).unwrap();
         assert!(
-            image
-                .segments
-                .iter()
-                .any(|s| s.exec && (s.vaddr..s.vaddr + s.mem_size).contains(&image.entry))
+            image.segments.iter().any(|s| s.exec && (s.vaddr..s.vaddr + s.mem_size).contains(&image.entry))
         );
         assert!(image.span().contains(&image.phdr));
         if let Some((at, len)) = image.interp {
@@ -222,10 +199,7 @@ mod tests {
 
     #[test]
     fn a_script_names_an_interpreter_and_one_argument() {
-        assert_eq!(
-            script(b"#! /bin/sh -e -x \necho"),
-            Ok((b"/bin/sh".to_vec(), Some(b"-e -x".to_vec())))
-        );
+        assert_eq!(script(b"#! /bin/sh -e -x \necho"), Ok((b"/bin/sh".to_vec(), Some(b"-e -x".to_vec()))));
         assert_eq!(script(b"#!/bin/sh"), Ok((b"/bin/sh".to_vec(), None)));
         assert_eq!(script(b"#!\n"), Err(ENOEXEC));
     }

@@ -20,11 +20,7 @@ impl Ring {
         let mut bytes = Vec::new();
         bytes.try_reserve_exact(capacity).map_err(|_| ENOMEM)?;
         bytes.resize(capacity, 0);
-        Ok(Ring {
-            bytes,
-            head: 0,
-            len: 0,
-        })
+        Ok(Ring { bytes, head: 0, len: 0 })
     }
 
     /// Gives the number of bytes that wait to be read.

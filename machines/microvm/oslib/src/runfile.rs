@@ -31,11 +31,7 @@ pub struct RunFile<'a> {
 impl<'a> RunFile<'a> {
     /// Parses `bytes`. A record that cannot be read counts as unknown.
     pub fn parse(bytes: &'a [u8]) -> Self {
-        let mut run = RunFile {
-            cwd: b"/",
-            lock: b"mmap",
-            ..RunFile::default()
-        };
+        let mut run = RunFile { cwd: b"/", lock: b"mmap", ..RunFile::default() };
         for record in bytes.split(|&b| b == 0).filter(|r| !r.is_empty()) {
             if run.record(record).is_none() {
                 run.unknown.push(record);

@@ -97,16 +97,8 @@ impl SigInfo {
     /// Reads what `rt_sigqueueinfo` was given.
     pub fn from_bytes(signal: u32, bytes: &[u8]) -> SigInfo {
         let f = Fields(bytes);
-        let detail = Detail::Sender {
-            pid: f.u32(16),
-            uid: f.u32(20),
-            value: f.u64(24),
-        };
-        SigInfo {
-            signal,
-            code: f.i32(8),
-            detail,
-        }
+        let detail = Detail::Sender { pid: f.u32(16), uid: f.u32(20), value: f.u64(24) };
+        SigInfo { signal, code: f.i32(8), detail }
     }
 }
 
@@ -128,11 +120,7 @@ pub const SS_DISABLE: u32 = 2;
 
 impl AltStack {
     /// No alternate stack.
-    pub const NONE: AltStack = AltStack {
-        sp: 0,
-        flags: SS_DISABLE,
-        size: 0,
-    };
+    pub const NONE: AltStack = AltStack { sp: 0, flags: SS_DISABLE, size: 0 };
 
     /// Says whether `sp` is on it.
     pub fn contains(&self, sp: u64) -> bool {
@@ -141,22 +129,13 @@ impl AltStack {
 
     /// Gives `stack_t`.
     pub fn to_bytes(&self) -> Vec<u8> {
-        Packer::new()
-            .u64(self.sp)
-            .u32(self.flags)
-            .u32(0)
-            .u64(self.size)
-            .0
+        Packer::new().u64(self.sp).u32(self.flags).u32(0).u64(self.size).0
     }
 
     /// Reads `stack_t`.
     pub fn from_bytes(bytes: &[u8]) -> AltStack {
         let f = Fields(bytes);
-        AltStack {
-            sp: f.u64(0),
-            flags: f.u32(8),
-            size: f.u64(16),
-        }
+        AltStack { sp: f.u64(0), flags: f.u32(8), size: f.u64(16) }
     }
 }
 
@@ -227,18 +206,13 @@ impl Frame {
         let mut p = Packer::new().u64(restorer).u64(UC_FLAGS).u64(0);
         p.0.extend_from_slice(&saved.altstack.to_bytes());
         for value in [
-            r.r8, r.r9, r.r10, r.r11, r.r12, r.r13, r.r14, r.r15, r.rdi, r.rsi, r.rbp, r.rbx,
-            r.rdx, r.rax, r.rcx, r.rsp, r.rip, r.rflags,
+            r.r8, r.r9, r.r10, r.r11, r.r12, r.r13, r.r14, r.r15, r.rdi, r.rsi, r.rbp, r.rbx, r.rdx, r.rax,
+            r.rcx, r.rsp, r.rip, r.rflags,
         ] {
             p = p.u64(value);
         }
         p = p.u16(USER_CS).u16(0).u16(0).u16(USER_SS);
-        p = p
-            .u64(trap.error)
-            .u64(trap.number)
-            .u64(saved.mask.0)
-            .u64(trap.cr2)
-            .u64(fp_at);
+        p = p.u64(trap.error).u64(trap.number).u64(saved.mask.0).u64(trap.cr2).u64(fp_at);
         let mut bytes = p.zeros_to(SIGMASK).u64(saved.mask.0).0;
         bytes.extend_from_slice(&info.to_bytes());
         Frame { sp, bytes, fp_at }
@@ -295,14 +269,7 @@ pub fn restore(bytes: &[u8]) -> (Saved, u64) {
     };
     let altstack = AltStack::from_bytes(bytes.get(16..40).unwrap_or(&[]));
     let mask = SigSet(f.u64(SIGMASK - UCONTEXT)) & !SigSet::UNBLOCKABLE;
-    (
-        Saved {
-            regs,
-            mask,
-            altstack,
-        },
-        m(23),
-    )
+    (Saved { regs, mask, altstack }, m(23))
 }
 
 /// Bytes that [`restore`] wants.
@@ -323,35 +290,12 @@ mod tests {
             rflags: 0x246,
             ..Registers::default()
         };
-        let altstack = AltStack {
-            sp: 0x1000,
-            flags: 0,
-            size: 0x2000,
-        };
-        let saved = Saved {
-            regs,
-            mask: SigSet::of(SIGINT),
-            altstack,
-        };
-        let info = SigInfo {
-            signal: SIGSEGV,
-            code: code::SEGV_MAPERR,
-            detail: Detail::Fault { addr: 0xdead },
-        };
-        let trap = Trap {
-            error: 4,
-            number: 14,
-            cr2: 0xdead,
-        };
-        let frame = Frame::build(
-            regs.rsp,
-            StackKind::Interrupted,
-            512,
-            0x9999,
-            &info,
-            &saved,
-            trap,
-        );
+        let altstack = AltStack { sp: 0x1000, flags: 0, size: 0x2000 };
+        let saved = Saved { regs, mask: SigSet::of(SIGINT), altstack };
+        let info =
+            SigInfo { signal: SIGSEGV, code: code::SEGV_MAPERR, detail: Detail::Fault { addr: 0xdead } };
+        let trap = Trap { error: 4, number: 14, cr2: 0xdead };
+        let frame = Frame::build(regs.rsp, StackKind::Interrupted, 512, 0x9999, &info, &saved, trap);
         assert_eq!(frame.bytes.len(), FRAME);
         // At a function's entry the stack is 8 below a multiple of 16.
         assert_eq!(frame.sp % 16, 8);
@@ -364,9 +308,6 @@ mod tests {
         assert_eq!(f.u64(8 + 40 + 16 * 8), 0x1234);
         // REG_CR2 is gregs[22].
         assert_eq!(f.u64(8 + 40 + 22 * 8), 0xdead);
-        assert_eq!(
-            (f.u32(INFO), f.i32(INFO + 8), f.u64(INFO + 16)),
-            (11, 1, 0xdead)
-        );
+        assert_eq!((f.u32(INFO), f.i32(INFO + 8), f.u64(INFO + 16)), (11, 1, 0xdead));
     }
 }

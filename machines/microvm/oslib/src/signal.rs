@@ -95,11 +95,7 @@ impl SigSet {
             | SigSet::of(SIGTRAP).0
             | SigSet::of(SIGFPE).0
             | SigSet::of(SIGSYS).0;
-        let pick = if self.0 & SYNCHRONOUS != 0 {
-            self.0 & SYNCHRONOUS
-        } else {
-            self.0
-        };
+        let pick = if self.0 & SYNCHRONOUS != 0 { self.0 & SYNCHRONOUS } else { self.0 };
         (pick != 0).then(|| pick.trailing_zeros() + 1)
     }
 }
@@ -151,9 +147,9 @@ pub fn default_action(signal: u32) -> DefaultAction {
 /// Gives a signal's name for messages.
 pub fn name(signal: u32) -> &'static str {
     const NAMES: [&str; 32] = [
-        "0", "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV",
-        "USR2", "PIPE", "ALRM", "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU",
-        "URG", "XCPU", "XFSZ", "VTALRM", "PROF", "WINCH", "IO", "PWR", "SYS",
+        "0", "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2",
+        "PIPE", "ALRM", "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU",
+        "XFSZ", "VTALRM", "PROF", "WINCH", "IO", "PWR", "SYS",
     ];
     NAMES.get(signal as usize).copied().unwrap_or("RT")
 }

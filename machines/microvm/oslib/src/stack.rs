@@ -56,9 +56,7 @@ pub fn build(top: u64, content: &Content<'_>) -> Result<Stack> {
     let random_at = strings_at - 16;
     let sp = (random_at - pointers as u64) & !15;
     let mut bytes = Vec::new();
-    bytes
-        .try_reserve_exact((top - sp) as usize)
-        .map_err(|_| ENOMEM)?;
+    bytes.try_reserve_exact((top - sp) as usize).map_err(|_| ENOMEM)?;
 
     let mut at = strings_at;
     let mut next = |s: &[u8]| {
@@ -66,11 +64,7 @@ pub fn build(top: u64, content: &Content<'_>) -> Result<Stack> {
         at += s.len() as u64 + 1;
         start
     };
-    let args_len = content
-        .args
-        .iter()
-        .map(|arg| arg.len() as u64 + 1)
-        .sum::<u64>();
+    let args_len = content.args.iter().map(|arg| arg.len() as u64 + 1).sum::<u64>();
     let env_at = strings_at + args_len;
     let mut word = |value: u64| bytes.extend_from_slice(&value.to_le_bytes());
     word(content.args.len() as u64);
@@ -84,12 +78,7 @@ pub fn build(top: u64, content: &Content<'_>) -> Result<Stack> {
         word(key);
         word(value);
     }
-    for pair in [
-        (AT_RANDOM, random_at),
-        (AT_EXECFN, path_at),
-        (AT_PLATFORM, platform_at),
-        (0, 0),
-    ] {
+    for pair in [(AT_RANDOM, random_at), (AT_EXECFN, path_at), (AT_PLATFORM, platform_at), (0, 0)] {
         word(pair.0);
         word(pair.1);
     }
@@ -100,24 +89,14 @@ pub fn build(top: u64, content: &Content<'_>) -> Result<Stack> {
         bytes.push(0);
     }
     bytes.resize((top - sp) as usize, 0);
-    Ok(Stack {
-        sp,
-        bytes,
-        arg_range: (strings_at, env_at),
-        env_range: (env_at, path_at),
-    })
+    Ok(Stack { sp, bytes, arg_range: (strings_at, env_at), env_range: (env_at, path_at) })
 }
 
 const PLATFORM: &[u8] = b"x86_64";
 
 fn strings<'a>(content: &'a Content<'_>) -> impl Iterator<Item = &'a [u8]> {
     let tail: [&'a [u8]; 2] = [content.path, PLATFORM];
-    content
-        .args
-        .iter()
-        .chain(content.env)
-        .map(|s| &s[..])
-        .chain(tail)
+    content.args.iter().chain(content.env).map(|s| &s[..]).chain(tail)
 }
 
 #[cfg(test)]
@@ -130,18 +109,11 @@ mod tests {
         let env = [b"A=1".to_vec(), b"BB=22".to_vec()];
         for extra in 0..3 {
             let auxv: Vec<(u64, u64)> = (0..extra).map(|i| (100 + i, i)).collect();
-            let content = Content {
-                args: &args,
-                env: &env,
-                path: b"/bin/sh",
-                auxv: &auxv,
-                random: [7; 16],
-            };
+            let content = Content { args: &args, env: &env, path: b"/bin/sh", auxv: &auxv, random: [7; 16] };
             let stack = build(0x7fff_0000, &content).unwrap();
             assert_eq!(stack.sp % 16, 0);
             assert_eq!(stack.sp + stack.bytes.len() as u64, 0x7fff_0000);
-            let word =
-                |i: usize| u64::from_le_bytes(stack.bytes[8 * i..8 * i + 8].try_into().unwrap());
+            let word = |i: usize| u64::from_le_bytes(stack.bytes[8 * i..8 * i + 8].try_into().unwrap());
             let string = |at: u64| {
                 let from = &stack.bytes[(at - stack.sp) as usize..];
                 from[..from.iter().position(|&b| b == 0).unwrap()].to_vec()
@@ -150,13 +122,7 @@ mod tests {
             assert_eq!([string(word(1)), string(word(2)), string(word(3))], args);
             assert_eq!((word(4), word(7)), (0, 0));
             assert_eq!([string(word(5)), string(word(6))], env);
-            let aux = |key| {
-                (0..)
-                    .map(|i| 8 + 2 * i)
-                    .find(|&i| word(i) == key)
-                    .map(|i| word(i + 1))
-                    .unwrap()
-            };
+            let aux = |key| (0..).map(|i| 8 + 2 * i).find(|&i| word(i) == key).map(|i| word(i + 1)).unwrap();
             assert_eq!(string(aux(AT_EXECFN)), b"/bin/sh");
             assert_eq!(string(aux(AT_PLATFORM)), b"x86_64");
             let random = (aux(AT_RANDOM) - stack.sp) as usize;
@@ -169,13 +135,7 @@ mod tests {
     #[test]
     fn too_many_arguments_are_refused() {
         let args = [std::vec![b'x'; ARG_MAX]];
-        let content = Content {
-            args: &args,
-            env: &[],
-            path: b"",
-            auxv: &[],
-            random: [0; 16],
-        };
+        let content = Content { args: &args, env: &[], path: b"", auxv: &[], random: [0; 16] };
         assert_eq!(build(0x7fff_0000, &content).unwrap_err(), E2BIG);
     }
 }

@@ -75,13 +75,9 @@ pub fn smaps_entry(out: &mut String, m: &Mapping<'_>) {
     smaps_sums(out, m);
     let _ = writeln!(out, "THPeligible:           0");
     out.push_str("VmFlags:");
-    for (on, name) in [
-        (m.read, "rd"),
-        (m.write, "wr"),
-        (m.exec, "ex"),
-        (m.shared, "sh"),
-        (m.locked > 0, "lo"),
-    ] {
+    for (on, name) in
+        [(m.read, "rd"), (m.write, "wr"), (m.exec, "ex"), (m.shared, "sh"), (m.locked > 0, "lo")]
+    {
         if on {
             let _ = write!(out, " {name}");
         }
@@ -91,13 +87,7 @@ pub fn smaps_entry(out: &mut String, m: &Mapping<'_>) {
 
 /// Appends `smaps_rollup` for the sums in `m`.
 pub fn smaps_rollup(out: &mut String, m: &Mapping<'_>) {
-    maps_line(
-        out,
-        &Mapping {
-            name: "[rollup]",
-            ..*m
-        },
-    );
+    maps_line(out, &Mapping { name: "[rollup]", ..*m });
     smaps_sums(out, m);
 }
 
@@ -124,12 +114,7 @@ fn smaps_sums(out: &mut String, m: &Mapping<'_>) {
 
 /// Appends `Name:   123 kB` with the number in column 25, as smaps and status have it.
 pub fn field(out: &mut String, name: &str, bytes: u64) {
-    let _ = writeln!(
-        out,
-        "{:<16}{:>8} kB",
-        alloc::format!("{name}:"),
-        bytes / 1024
-    );
+    let _ = writeln!(out, "{:<16}{:>8} kB", alloc::format!("{name}:"), bytes / 1024);
 }
 
 /// What `/proc/PID/stat` tells. Times in clock ticks, sizes as named.
@@ -197,20 +182,9 @@ mod tests {
             ..Mapping::default()
         };
         maps_line(&mut out, &m);
-        assert_eq!(
-            out,
-            "00400000-00401000 r-xp 00000000 00:01 7                                  /bin/sh\n"
-        );
+        assert_eq!(out, "00400000-00401000 r-xp 00000000 00:01 7                                  /bin/sh\n");
         let mut out = String::new();
-        maps_line(
-            &mut out,
-            &Mapping {
-                name: "",
-                ino: 0,
-                shared: true,
-                ..m
-            },
-        );
+        maps_line(&mut out, &Mapping { name: "", ino: 0, shared: true, ..m });
         assert_eq!(out, "00400000-00401000 r-xs 00000000 00:00 0\n");
         let mut out = String::new();
         field(&mut out, "Rss", 8192);
@@ -219,12 +193,7 @@ mod tests {
 
     #[test]
     fn stat_has_fifty_two_fields() {
-        let line = stat_line(&StatLine {
-            pid: 1,
-            comm: "init",
-            state: 'R',
-            ..StatLine::default()
-        });
+        let line = stat_line(&StatLine { pid: 1, comm: "init", state: 'R', ..StatLine::default() });
         assert_eq!(line.split_whitespace().count(), 52);
     }
 }

@@ -111,12 +111,7 @@ pub fn start(_task: &Arc<Task>) {
 }
 
 /// `Task::new_user` and `start` in one.
-pub fn spawn(
-    thread: Arc<Thread>,
-    mm: Mm,
-    frame: &TrapFrame,
-    fs_base: u64,
-) -> Result<Arc<Task>, OutOfMemory> {
+pub fn spawn(thread: Arc<Thread>, mm: Mm, frame: &TrapFrame, fs_base: u64) -> Result<Arc<Task>, OutOfMemory> {
     let task = Task::new_user(thread, mm, frame, fs_base)?;
     start(&task);
     Ok(task)

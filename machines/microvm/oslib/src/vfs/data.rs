@@ -41,21 +41,14 @@ pub struct FileData {
 
 impl fmt::Debug for FileData {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("FileData")
-            .field("size", &self.size)
-            .field("pages", &self.pages.len())
-            .finish()
+        f.debug_struct("FileData").field("size", &self.size).field("pages", &self.pages.len()).finish()
     }
 }
 
 impl FileData {
     /// Makes a file of bytes that are referenced in place.
     pub fn in_place(bytes: &'static [u8]) -> Self {
-        FileData {
-            base: bytes,
-            size: bytes.len() as u64,
-            ..FileData::default()
-        }
+        FileData { base: bytes, size: bytes.len() as u64, ..FileData::default() }
     }
 
     /// Gives the size in bytes.
@@ -70,10 +63,7 @@ impl FileData {
 
     /// Says whether all bytes still are those of the archive.
     pub fn is_pristine(&self) -> bool {
-        self.pages.is_empty()
-            && self.store.is_none()
-            && self.size == self.base.len() as u64
-            && self.size > 0
+        self.pages.is_empty() && self.store.is_none() && self.size == self.base.len() as u64 && self.size > 0
     }
 
     /// Gives the store that holds the bytes, once the file was mapped shared.
@@ -252,9 +242,7 @@ mod tests {
     fn a_file_is_a_vector_of_bytes() {
         let mut seed = 1u64;
         let mut random = move |n: usize| {
-            seed = seed
-                .wrapping_mul(6364136223846793005)
-                .wrapping_add(1442695040888963407);
+            seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
             (seed >> 33) as usize % n
         };
         for round in 0..300 {

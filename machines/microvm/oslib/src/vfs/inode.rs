@@ -137,10 +137,7 @@ pub struct Inode {
 
 impl fmt::Debug for Inode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Inode")
-            .field("ino", &self.ino)
-            .field("kind", &self.kind())
-            .finish()
+        f.debug_struct("Inode").field("ino", &self.ino).field("kind", &self.kind()).finish()
     }
 }
 
@@ -155,12 +152,7 @@ impl Inode {
             ctime_ns: now_ns,
             ..Meta::default()
         };
-        Arc::new(Inode {
-            ino,
-            body,
-            meta: Mutex::new(meta),
-            parent: Mutex::new(Weak::new()),
-        })
+        Arc::new(Inode { ino, body, meta: Mutex::new(meta), parent: Mutex::new(Weak::new()) })
     }
 
     /// Makes an empty directory.
@@ -265,28 +257,20 @@ impl Inode {
     ///
     /// # Errors
     /// `ENOTDIR` if this is none.
-    pub fn list(
-        &self,
-        after: Option<&[u8]>,
-        limit: usize,
-    ) -> Result<Vec<(Vec<u8>, u64, FileType)>> {
+    pub fn list(&self, after: Option<&[u8]>, limit: usize) -> Result<Vec<(Vec<u8>, u64, FileType)>> {
         use core::ops::Bound::{Excluded, Unbounded};
         let from = after.map_or(Unbounded, Excluded);
         match &self.body {
             Body::Directory(dir) => {
                 let dir = dir.lock();
                 let range = dir.entries.range::<[u8], _>((from, Unbounded)).take(limit);
-                Ok(range
-                    .map(|(name, inode)| (name.to_vec(), inode.ino, inode.kind()))
-                    .collect())
+                Ok(range.map(|(name, inode)| (name.to_vec(), inode.ino, inode.kind())).collect())
             }
             Body::Synthetic(entry) => {
                 let mut all = entry.list()?;
                 all.sort_by(|a, b| a.0.cmp(&b.0));
-                let later = all
-                    .into_iter()
-                    .filter(|(name, _)| after.is_none_or(|a| &name[..] > a))
-                    .take(limit);
+                let later =
+                    all.into_iter().filter(|(name, _)| after.is_none_or(|a| &name[..] > a)).take(limit);
                 Ok(later.map(|(name, kind)| (name, self.ino, kind)).collect())
             }
             _ => Err(ENOTDIR),

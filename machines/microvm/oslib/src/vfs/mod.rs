@@ -36,12 +36,7 @@ impl Vfs {
     pub fn new(clock: fn() -> u64) -> Self {
         let root = Inode::directory(1, 0o755, clock());
         root.set_parent(&root);
-        Vfs {
-            root,
-            next_ino: AtomicU64::new(2),
-            clock,
-            tree: Mutex::new(()),
-        }
+        Vfs { root, next_ino: AtomicU64::new(2), clock, tree: Mutex::new(()) }
     }
 
     /// Gives the root directory.

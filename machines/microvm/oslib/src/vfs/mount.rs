@@ -23,11 +23,7 @@ impl Vfs {
         Ok(())
     }
 
-    fn unpack_entry(
-        &self,
-        entry: Entry<'static>,
-        links: &mut BTreeMap<u32, Arc<Inode>>,
-    ) -> Result<()> {
+    fn unpack_entry(&self, entry: Entry<'static>, links: &mut BTreeMap<u32, Arc<Inode>>) -> Result<()> {
         let name = entry.name.strip_prefix(b"./").unwrap_or(entry.name);
         if name.is_empty() || name == b"." {
             return Ok(());
@@ -46,9 +42,7 @@ impl Vfs {
         let body = match entry.mode >> 12 {
             t if t == FileType::Directory as u32 => Body::Directory(Mutex::default()),
             t if t == FileType::Symlink as u32 => Body::Symlink(entry.data.into()),
-            t if t == FileType::Regular as u32 => {
-                Body::File(Mutex::new(FileData::in_place(entry.data)))
-            }
+            t if t == FileType::Regular as u32 => Body::File(Mutex::new(FileData::in_place(entry.data))),
             _ => return Ok(()),
         };
         let inode = match self.create(&place, entry.mode, body) {
@@ -132,9 +126,7 @@ mod tests {
     }
 
     fn read(inode: &Inode) -> Vec<u8> {
-        let Body::File(data) = &inode.body else {
-            panic!("not a file")
-        };
+        let Body::File(data) = &inode.body else { panic!("not a file") };
         let mut out = std::vec![0; inode.size() as usize];
         data.lock().read(0, &mut out).unwrap();
         out
@@ -158,10 +150,7 @@ mod tests {
         assert_eq!(find(&vfs, "/bin/busybox/x").unwrap_err(), ENOTDIR);
         assert_eq!(find(&vfs, "/bin/none").unwrap_err(), ENOENT);
         assert_eq!(find(&vfs, "").unwrap_err(), ENOENT);
-        assert_eq!(
-            find(&vfs, "/../../bin").unwrap().ino,
-            find(&vfs, "/bin").unwrap().ino
-        );
+        assert_eq!(find(&vfs, "/../../bin").unwrap().ino, find(&vfs, "/bin").unwrap().ino);
         let link = vfs.lookup(vfs.root(), b"/bin/sh", Follow::No).unwrap();
         assert_eq!(link.kind(), FileType::Symlink);
     }
@@ -178,14 +167,10 @@ mod tests {
     #[test]
     fn rename_replaces_files_and_empty_directories_only() {
         let vfs = vfs();
-        let dir = |path: &str| {
-            vfs.put(path.as_bytes(), 0o755, Body::Directory(Mutex::default()))
-                .unwrap()
-        };
+        let dir = |path: &str| vfs.put(path.as_bytes(), 0o755, Body::Directory(Mutex::default())).unwrap();
         dir("/a/b");
         dir("/c");
-        let rename =
-            |from: &str, to: &str| vfs.rename(&place(&vfs, from), &place(&vfs, to), Replace::Yes);
+        let rename = |from: &str, to: &str| vfs.rename(&place(&vfs, from), &place(&vfs, to), Replace::Yes);
         assert_eq!(rename("/a", "/a/b/d"), Err(EINVAL));
         assert_eq!(rename("/a", "/bin"), Err(ENOTEMPTY));
         assert_eq!(rename("/a", "/bin/busybox"), Err(ENOTDIR));
@@ -206,22 +191,14 @@ mod tests {
     fn a_listing_survives_removal_between_two_calls() {
         let vfs = vfs();
         for name in ["x1", "x2", "x3", "x4"] {
-            vfs.put(
-                std::format!("/d/{name}").as_bytes(),
-                0o644,
-                Body::File(Mutex::default()),
-            )
-            .unwrap();
+            vfs.put(std::format!("/d/{name}").as_bytes(), 0o644, Body::File(Mutex::default())).unwrap();
         }
         let dir = find(&vfs, "/d").unwrap();
         let two = dir.list(None, 2).unwrap();
         vfs.unlink(&place(&vfs, "/d/x1")).unwrap();
         vfs.unlink(&place(&vfs, "/d/x2")).unwrap();
         let rest = dir.list(Some(&two[1].0), 9).unwrap();
-        assert_eq!(
-            rest.iter().map(|e| &e.0[..]).collect::<Vec<_>>(),
-            [b"x3", b"x4"]
-        );
+        assert_eq!(rest.iter().map(|e| &e.0[..]).collect::<Vec<_>>(), [b"x3", b"x4"]);
     }
 
     #[test]
@@ -230,11 +207,7 @@ mod tests {
         vfs.make_dirs(b"/gone").unwrap();
         let inside = place(&vfs, "/gone/file");
         vfs.rmdir(&place(&vfs, "/gone")).unwrap();
-        assert_eq!(
-            vfs.create(&inside, 0o644, Body::File(Mutex::default()))
-                .unwrap_err(),
-            ENOENT
-        );
+        assert_eq!(vfs.create(&inside, 0o644, Body::File(Mutex::default())).unwrap_err(), ENOENT);
         assert_eq!(vfs.rmdir(&place(&vfs, "/bin")), Err(ENOTEMPTY));
     }
 }

@@ -168,11 +168,7 @@ fn entries(dir: &Inode) -> Result<MutexGuard<'_, Directory>> {
     match &dir.body {
         Body::Directory(entries) => {
             let entries = entries.lock();
-            if entries.removed {
-                Err(ENOENT)
-            } else {
-                Ok(entries)
-            }
+            if entries.removed { Err(ENOENT) } else { Ok(entries) }
         }
         Body::Synthetic(_) => Err(EPERM),
         _ => Err(ENOTDIR),

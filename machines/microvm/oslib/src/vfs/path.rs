@@ -47,10 +47,7 @@ impl Vfs {
             return Err(ENOENT);
         }
         let end = path.iter().rposition(|&b| b != b'/').ok_or(EINVAL)? + 1;
-        let start = path[..end]
-            .iter()
-            .rposition(|&b| b == b'/')
-            .map_or(0, |i| i + 1);
+        let start = path[..end].iter().rposition(|&b| b == b'/').map_or(0, |i| i + 1);
         let name = &path[start..end];
         if name == b"." || name == b".." {
             return Err(EINVAL);
@@ -58,44 +55,23 @@ impl Vfs {
         if name.len() > NAME_MAX {
             return Err(ENAMETOOLONG);
         }
-        let dir = if start == 0 {
-            at.clone()
-        } else {
-            self.lookup(at, &path[..start], Follow::Yes)?
-        };
+        let dir = if start == 0 { at.clone() } else { self.lookup(at, &path[..start], Follow::Yes)? };
         if !dir.is_dir() {
             return Err(ENOTDIR);
         }
-        Ok(Place {
-            dir,
-            name: name.to_vec(),
-            wants_dir: end < path.len(),
-        })
+        Ok(Place { dir, name: name.to_vec(), wants_dir: end < path.len() })
     }
 
-    fn walk(
-        &self,
-        at: &Arc<Inode>,
-        path: &[u8],
-        follow: Follow,
-        links: &mut usize,
-    ) -> Result<Arc<Inode>> {
+    fn walk(&self, at: &Arc<Inode>, path: &[u8], follow: Follow, links: &mut usize) -> Result<Arc<Inode>> {
         if path.is_empty() {
             return Err(ENOENT);
         }
         if path.len() >= PATH_MAX {
             return Err(ENAMETOOLONG);
         }
-        let mut here = if path[0] == b'/' {
-            self.root().clone()
-        } else {
-            at.clone()
-        };
+        let mut here = if path[0] == b'/' { self.root().clone() } else { at.clone() };
         let wants_dir = path.ends_with(b"/");
-        let mut names = path
-            .split(|&b| b == b'/')
-            .filter(|name| !name.is_empty())
-            .peekable();
+        let mut names = path.split(|&b| b == b'/').filter(|name| !name.is_empty()).peekable();
         while let Some(name) = names.next() {
             if !here.is_dir() {
                 return Err(ENOTDIR);
@@ -163,8 +139,5 @@ impl Vfs {
 fn name_in(dir: &Arc<Inode>, inode: &Arc<Inode>) -> Result<Vec<u8>> {
     let all = dir.list(None, usize::MAX)?;
     let same = |name: &[u8]| dir.child(name).is_ok_and(|child| child.ino == inode.ino);
-    all.into_iter()
-        .map(|(name, ..)| name)
-        .find(|name| same(name))
-        .ok_or(ENOENT)
+    all.into_iter().map(|(name, ..)| name).find(|name| same(name)).ok_or(ENOENT)
 }

@@ -1,0 +1,259 @@
+//! The metadata of one frame: 32 bytes, all atomic, so that a stale look at it is never undefined.
+//!
+//! What the words mean depends on the frame's [`Kind`], which only the allocator changes:
+//!
+//! | word | folio (head) | tail of a folio | free block (head) | page table | slab |
+//! |---|---|---|---|---|---|
+//! | `flags` | lock, state, kind, order | exclusive bit, kind | kind, order | kind | kind, slab id |
+//! | `aux` | index, low half | - | - | its lock | frame's live slots |
+//! | `counts` | [`Counts`] | 0 | 0 | entries in use | next slab frame |
+//! | `mapping` | [`Mapping`] | head | list links | deferred-free link | - |
+//! | `private` | swap entry | - | - | - | - |
+//!
+//! Linux: include/linux/mm_types.h `struct folio`, `struct ptdesc`, `struct slab`. Differs: half the size;
+//! no list links in a folio, because reclaim sweeps the frame array itself (ARCHITECTURE.md); the three
+//! counts share one word, so that mapping a page is one atomic addition.
+
+use crate::handle::RawHandle;
+use anonmem_hal::{Machine, Order};
+use anonmem_sync::Atomic;
+use core::fmt;
+
+/// The metadata slot of one frame.
+#[repr(C)]
+pub(crate) struct Meta<M> {
+    /// Lock bit, state bits, kind and order: see [`flags`].
+    pub(crate) flags: Atomic<u32, M>,
+    /// Half a word whose meaning depends on the kind.
+    pub(crate) aux: Atomic<u32, M>,
+    /// [`Counts`] of a folio.
+    pub(crate) counts: Atomic<u64, M>,
+    /// [`Mapping`] of a folio.
+    pub(crate) mapping: Atomic<u64, M>,
+    /// Swap entry of a folio.
+    pub(crate) private: Atomic<u64, M>,
+}
+
+/// The size of a metadata slot in bytes.
+pub const META_BYTES: usize = 32;
+
+/// The bits of [`Meta::flags`].
+pub(crate) mod flags {
+    /// The folio lock (`PG_locked`).
+    pub(crate) const LOCKED: u32 = 1 << 0;
+    /// Somebody sleeps on the folio lock (`PG_waiters`).
+    pub(crate) const WAITERS: u32 = 1 << 1;
+    /// This page is mapped once and was never shared since (`PageAnonExclusive`). One bit per page, also in tails.
+    pub(crate) const EXCLUSIVE: u32 = 1 << 2;
+    /// May be dropped instead of swapped unless written (`MADV_FREE`; Linux: not `PG_swapbacked`).
+    pub(crate) const LAZYFREE: u32 = 1 << 3;
+    /// Written since it was last clean, beyond what the page-table entries say (`PG_dirty`).
+    pub(crate) const DIRTY: u32 = 1 << 4;
+    /// Seen referenced once (`PG_referenced`).
+    pub(crate) const REFERENCED: u32 = 1 << 5;
+
+    /// Where the [`super::Kind`] starts.
+    pub(crate) const KIND_SHIFT: u32 = 24;
+    /// Where the order starts.
+    pub(crate) const ORDER_SHIFT: u32 = 28;
+}
+
+/// What a frame is used for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
+pub enum Kind {
+    /// Not the allocator's: before boot, or a hole.
+    Reserved = 0,
+    /// First frame of a free block in the buddy allocator.
+    Buddy = 1,
+    /// A frame of a free block that is not its first.
+    BuddyTail = 2,
+    /// Free, on a CPU's list.
+    Pcp = 3,
+    /// Allocated, and nobody else can see it yet.
+    New = 4,
+    /// First frame of a folio.
+    Folio = 5,
+    /// A frame of a folio that is not its first.
+    Tail = 6,
+    /// A page table.
+    Table = 7,
+    /// Slots of a type-stable slab.
+    Slab = 8,
+    /// The kernel's own: its heap, its stacks.
+    Kernel = 9,
+}
+
+impl Kind {
+    pub(crate) fn of(bits: u32) -> Self {
+        const ALL: [Kind; 10] = [
+            Kind::Reserved,
+            Kind::Buddy,
+            Kind::BuddyTail,
+            Kind::Pcp,
+            Kind::New,
+            Kind::Folio,
+            Kind::Tail,
+            Kind::Table,
+            Kind::Slab,
+            Kind::Kernel,
+        ];
+        ALL[(bits >> flags::KIND_SHIFT & 15) as usize]
+    }
+
+    pub(crate) const fn bits(self, order: Order) -> u32 {
+        (self as u32) << flags::KIND_SHIFT | (order.get() as u32) << flags::ORDER_SHIFT
+    }
+}
+
+impl<M: Machine> Meta<M> {
+    /// What the frame is used for; stable only for whoever owns a count of it.
+    #[inline]
+    pub(crate) fn kind(&self) -> Kind {
+        Kind::of(self.flags.peek())
+    }
+
+    /// The order of the block that starts here.
+    #[inline]
+    pub(crate) fn order(&self) -> Order {
+        Order::new((self.flags.peek() >> flags::ORDER_SHIFT) as u8)
+    }
+}
+
+/// The three counts of a folio, in one word so that they change together.
+///
+/// | bits | count | owner type |
+/// |---|---|---|
+/// | 0-27 | page-table mappings | [`Exclusive`](crate::Exclusive), [`Shared`](crate::Shared), [`ShmMap`](crate::ShmMap) |
+/// | 28-47 | references that are not mappings | [`FolioRef`](crate::FolioRef) |
+/// | 48-63 | long-term pins | [`FolioPin`](crate::FolioPin) |
+///
+/// Linux's refcount is the sum of the three; 0 is free or frozen. Every increment checks for the limit and
+/// fails before it is reached, so no count overflows: 2^28 mappings, 2^20 references, 2^16 pins.
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counts(pub(crate) u64);
+
+impl Counts {
+    /// One mapping.
+    pub(crate) const MAP: u64 = 1;
+    /// One reference.
+    pub(crate) const REF: u64 = 1 << 28;
+    /// One pin.
+    pub(crate) const PIN: u64 = 1 << 48;
+    // Headroom: every CPU may overshoot by a batch before it notices.
+    const MAX_MAPS: u64 = (1 << 28) - (1 << 16);
+    const MAX_REFS: u64 = (1 << 20) - (1 << 12);
+    const MAX_PINS: u64 = (1 << 16) - (1 << 8);
+
+    /// Page-table mappings.
+    pub const fn maps(self) -> u64 {
+        self.0 & (Self::REF - 1)
+    }
+
+    /// References that are neither mappings nor pins.
+    pub const fn refs(self) -> u64 {
+        self.0 >> 28 & ((1 << 20) - 1)
+    }
+
+    /// Long-term pins.
+    pub const fn pins(self) -> u64 {
+        self.0 >> 48
+    }
+
+    /// All of them: Linux's `folio_ref_count`.
+    pub const fn total(self) -> u64 {
+        self.maps() + self.refs() + self.pins()
+    }
+
+    /// Whether another mapping, reference and pin still fit.
+    pub(crate) const fn has_room(self) -> bool {
+        self.maps() < Self::MAX_MAPS && self.refs() < Self::MAX_REFS && self.pins() < Self::MAX_PINS
+    }
+}
+
+impl fmt::Debug for Counts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} maps, {} refs, {} pins", self.maps(), self.refs(), self.pins())
+    }
+}
+
+/// What a folio belongs to: the mapping word, decoded.
+///
+/// | bits | meaning |
+/// |---|---|
+/// | 0-1 | 0 nothing, 1 anon_vma, 2 shared object, 3 KSM stable node |
+/// | 2-17 | high half of the index |
+/// | 32-63 | handle |
+///
+/// The word is read as one, which is what lock-and-recheck compares (Linux: `folio->mapping` with
+/// `FOLIO_MAPPING_FLAGS`). The low 32 bits of the index are beside it; whoever uses the index has the
+/// anon_vma or folio lock.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mapping {
+    /// Nothing (yet, or any more).
+    None,
+    /// Anonymous: the anon_vma whose tree finds every mapping.
+    Anon(RawHandle),
+    /// A page of a shared anonymous object.
+    Shm(RawHandle),
+    /// Merged by KSM: the stable node.
+    Ksm(RawHandle),
+}
+
+/// A mapping word as it was read: compare it to find out whether anything changed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct MappingWord(pub(crate) u64);
+
+impl MappingWord {
+    /// Encodes; `index` is in pages, below 2^48.
+    pub(crate) fn encode(mapping: Mapping, index: u64) -> Self {
+        let (kind, handle) = match mapping {
+            Mapping::None => return Self(0),
+            Mapping::Anon(h) => (1, h),
+            Mapping::Shm(h) => (2, h),
+            Mapping::Ksm(h) => (3, h),
+        };
+        debug_assert!(index < 1 << 48);
+        Self(kind | (index >> 32) << 2 | u64::from(handle.get()) << 32)
+    }
+
+    /// What it says.
+    pub fn decode(self) -> Mapping {
+        let Some(handle) = RawHandle::new((self.0 >> 32) as u32) else { return Mapping::None };
+        match self.0 & 3 {
+            0 => Mapping::None,
+            1 => Mapping::Anon(handle),
+            2 => Mapping::Shm(handle),
+            _ => Mapping::Ksm(handle),
+        }
+    }
+
+    pub(crate) fn index_high(self) -> u64 {
+        (self.0 >> 2 & 0xffff) << 32
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mapping_word_holds_every_handle_and_index() {
+        for (handle, index) in [(1, 0), (u32::MAX, (1 << 48) - 1), (77, 1 << 35)] {
+            let handle = RawHandle::new(handle).unwrap();
+            for mapping in [Mapping::Anon(handle), Mapping::Shm(handle), Mapping::Ksm(handle)] {
+                let word = MappingWord::encode(mapping, index);
+                assert_eq!(word.decode(), mapping);
+                assert_eq!(word.index_high() | index & 0xffff_ffff, index);
+            }
+        }
+    }
+
+    #[test]
+    fn counts_do_not_run_into_each_other() {
+        let c = Counts(Counts::MAP * 3 + Counts::REF * 5 + Counts::PIN * 7);
+        assert_eq!((c.maps(), c.refs(), c.pins(), c.total()), (3, 5, 7, 15));
+        assert!(c.has_room());
+        assert!(!Counts(Counts::MAP * Counts::MAX_MAPS).has_room());
+    }
+}
