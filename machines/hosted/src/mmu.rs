@@ -1,0 +1,391 @@
+//! A software MMU: walks the page tables that are in the arena, and keeps a TLB per CPU.
+//!
+//! It may be as wrong as hardware may:
+//!
+//! - A translation stays cached, with the permissions it had, until it is flushed on *this* CPU or evicted.
+//!   Tables above the last level's entries are cached too, so a table that is freed without a flush is
+//!   walked after its death. Entries are tagged by address space, as with PCIDs: switching flushes nothing.
+//! - A walk sets accessed, and dirty for a store, by compare-exchange on the entry: at any moment between
+//!   two instructions of the kernel. A store through a clean cached translation walks again to set dirty.
+//! - A CPU speculates: now and then it loads the translation of a neighbouring page unasked, and sets
+//!   accessed there.
+//!
+//! **Flushes.** Translating and accessing are one step under the lock of the CPU's TLB, and
+//! [`Mmu::flush`] takes that lock for each target and removes the entries itself. So when it returns, no
+//! access through an old translation is still on its way: what an acknowledged interrupt means. Between two
+//! accesses a target takes the flush at any point, which is where hardware would deliver the interrupt;
+//! waiting for a target that is deep in kernel code would add no behaviour, because there it uses no user
+//! translation.
+//!
+//! A checked machine also knows the state of every frame: a walk through a freed table, or an access to a
+//! freed page, panics and names address and frame.
+//!
+//! Source: Intel SDM volume 3A, 5.10 (caching translation information).
+
+use crate::{
+    Config, Hosted,
+    arena::{Arena, next_random},
+};
+use anonmem_hal::{Arch, CpuId, CpuSet, Entry, FlushRange, Mmu, Pfn, Present, Pte, Va, VaRange};
+use std::{
+    fmt,
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
+
+const SETS: usize = 64;
+const WAYS: usize = 4;
+/// Last-level tables that a CPU remembers.
+const TABLES: usize = 16;
+/// One in this many accesses loads a neighbour's translation.
+const SPECULATE_ONE_IN: u64 = 32;
+/// One in this many flushes is held up, so that the window between unmapping and flushing is wide.
+const DELAY_ONE_IN: u64 = 8;
+
+/// What a program does with an address.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Access {
+    /// A load.
+    Read,
+    /// A store, or an atomic instruction.
+    Write,
+    /// An instruction fetch.
+    Exec,
+}
+
+/// A cached translation of one page.
+#[derive(Clone, Copy)]
+struct Translation {
+    root: Pfn,
+    page: u64,
+    to: Present,
+}
+
+/// A cached pointer to the table that maps `span` (the address shifted by what the table covers).
+#[derive(Clone, Copy)]
+struct CachedTable {
+    root: Pfn,
+    span: u64,
+    table: Pfn,
+}
+
+/// What one CPU remembers.
+struct Tlb {
+    sets: [[Option<Translation>; WAYS]; SETS],
+    tables: [Option<CachedTable>; TABLES],
+    random: u64,
+}
+
+/// The translation caches of a machine, and counters of what became of them.
+pub struct TlbModel {
+    cpus: Box<[Mutex<Tlb>]>,
+    flushes: AtomicU64,
+    remote: AtomicU64,
+    pages: AtomicU64,
+    held_up: AtomicU64,
+}
+
+/// What the MMU has done so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MmuStats {
+    /// Calls of `flush`.
+    pub flushes: u64,
+    /// CPUs other than the caller's that had to be told, summed over all flushes.
+    pub interrupts: u64,
+    /// Pages of the flushed ranges; a whole address space counts as none.
+    pub pages: u64,
+}
+
+impl TlbModel {
+    pub(crate) fn new(nr_cpus: usize) -> Self {
+        let tlb = |cpu: usize| Tlb { sets: [[None; WAYS]; SETS], tables: [None; TABLES], random: cpu as u64 };
+        Self {
+            cpus: (0..nr_cpus).map(|cpu| Mutex::new(tlb(cpu))).collect(),
+            flushes: AtomicU64::new(0),
+            remote: AtomicU64::new(0),
+            pages: AtomicU64::new(0),
+            held_up: AtomicU64::new(0),
+        }
+    }
+
+    /// The counters.
+    pub fn stats(&self) -> MmuStats {
+        MmuStats {
+            flushes: self.flushes.load(Relaxed),
+            interrupts: self.remote.load(Relaxed),
+            pages: self.pages.load(Relaxed),
+        }
+    }
+
+    /// Whether `cpu` has a translation of `va` cached, right or not.
+    pub fn caches(&self, cpu: CpuId, root: Pfn, va: Va) -> bool {
+        self.lock(cpu).find(root, va.page()).is_some()
+    }
+
+    /// Makes `cpu` forget everything about `root`: what loading another root without a PCID does.
+    pub(crate) fn forget(&self, cpu: CpuId, root: Pfn) {
+        self.lock(cpu).drop_all(root);
+    }
+
+    fn lock(&self, cpu: CpuId) -> MutexGuard<'_, Tlb> {
+        self.cpus[cpu.index()].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn count(&self, targets: CpuSet, here: CpuId, what: FlushRange) {
+        self.flushes.fetch_add(1, Relaxed);
+        self.remote.fetch_add(u64::from(targets.without(here).len()), Relaxed);
+        if let FlushRange::Range(range) = what {
+            self.pages.fetch_add(range.pages().0, Relaxed);
+        }
+    }
+}
+
+impl Tlb {
+    fn find(&mut self, root: Pfn, page: u64) -> Option<&mut Translation> {
+        let set = &mut self.sets[page as usize % SETS];
+        set.iter_mut().flatten().find(|t| t.root == root && t.page == page)
+    }
+
+    fn insert(&mut self, new: Translation) {
+        let victim = next_random(&mut self.random) as usize % WAYS;
+        let set = &mut self.sets[new.page as usize % SETS];
+        let same = set.iter().position(|t| t.is_some_and(|t| t.root == new.root && t.page == new.page));
+        let way = same.or_else(|| set.iter().position(Option::is_none)).unwrap_or(victim);
+        set[way] = Some(new);
+    }
+
+    fn drop_page(&mut self, root: Pfn, page: u64) {
+        for slot in &mut self.sets[page as usize % SETS] {
+            if slot.is_some_and(|t| t.root == root && t.page == page) {
+                *slot = None;
+            }
+        }
+    }
+
+    fn drop_tables(&mut self, root: Pfn) {
+        for slot in &mut self.tables {
+            if slot.is_some_and(|t| t.root == root) {
+                *slot = None;
+            }
+        }
+    }
+
+    fn drop_all(&mut self, root: Pfn) {
+        self.drop_tables(root);
+        for slot in self.sets.as_flattened_mut() {
+            if slot.is_some_and(|t| t.root == root) {
+                *slot = None;
+            }
+        }
+    }
+
+    fn flush(&mut self, root: Pfn, what: FlushRange) {
+        match what {
+            FlushRange::All => self.drop_all(root),
+            FlushRange::Range(range) => {
+                // Like INVLPG: whatever the range, no table of the address space stays cached.
+                self.drop_tables(root);
+                self.drop_range(root, range);
+            }
+        }
+    }
+
+    fn drop_range(&mut self, root: Pfn, range: VaRange) {
+        let pages = range.start.page()..range.end.page_up().unwrap_or(range.end).page();
+        if pages.end - pages.start <= SETS as u64 {
+            pages.for_each(|page| self.drop_page(root, page));
+            return;
+        }
+        for slot in self.sets.as_flattened_mut() {
+            if slot.is_some_and(|t| t.root == root && pages.contains(&t.page)) {
+                *slot = None;
+            }
+        }
+    }
+
+    fn one_in(&mut self, n: u64) -> bool {
+        next_random(&mut self.random).is_multiple_of(n)
+    }
+}
+
+/// Who reached a frame, for messages.
+struct Reached {
+    what: &'static str,
+    root: Pfn,
+    va: Va,
+}
+
+impl fmt::Display for Reached {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of {:?} in the address space of root {:#x}", self.what, self.va, self.root.0)
+    }
+}
+
+fn allows(to: Present, access: Access) -> bool {
+    match access {
+        Access::Read => to.prot.read,
+        Access::Write => to.prot.write,
+        Access::Exec => to.prot.exec,
+    }
+}
+
+/// The entry as the hardware leaves it after the access.
+fn touched(to: Present, access: Access) -> Present {
+    Present { young: true, dirty: to.dirty || access == Access::Write, ..to }
+}
+
+impl<C: Config, A: Arch> Hosted<C, A> {
+    /// Does one access to bytes of one page: translates `va` on `cpu` and runs `f(arena, frame)` before any
+    /// flush can come between. `None` is a page fault; nothing was accessed.
+    pub(crate) fn access<R>(
+        &self,
+        cpu: CpuId,
+        root: Pfn,
+        va: Va,
+        access: Access,
+        f: impl FnOnce(&Arena, Pfn) -> R,
+    ) -> Option<R> {
+        if !C::CHECKED {
+            let to = self.walk(root, va, access, None)?;
+            return Some(f(&self.arena, to.pfn));
+        }
+        let mut tlb = self.tlbs.lock(cpu);
+        let to = self.translate(&mut tlb, root, va, access)?;
+        self.arena.assert_allocated(to.pfn, &Reached { what: "a translation", root, va });
+        let result = f(&self.arena, to.pfn);
+        if tlb.one_in(SPECULATE_ONE_IN) {
+            self.speculate(&mut tlb, root, va);
+        }
+        Some(result)
+    }
+
+    fn translate(&self, tlb: &mut Tlb, root: Pfn, va: Va, access: Access) -> Option<Present> {
+        if let Some(cached) = tlb.find(root, va.page())
+            && allows(cached.to, access)
+            && (access != Access::Write || cached.to.dirty)
+        {
+            return Some(cached.to);
+        }
+        // A miss; or a store through a clean translation; or a denial, which hardware confirms by a walk.
+        tlb.drop_page(root, va.page());
+        let to = self.walk(root, va, access, Some(tlb))?;
+        tlb.insert(Translation { root, page: va.page(), to });
+        Some(to)
+    }
+
+    /// Loads the translation of a neighbouring page, as a processor may at any time.
+    fn speculate(&self, tlb: &mut Tlb, root: Pfn, va: Va) {
+        let neighbour = if tlb.one_in(2) { Va(va.0 ^ 0x1000) } else { Va(va.0.wrapping_add(0x1000)) };
+        if neighbour < A::USER_END && tlb.find(root, neighbour.page()).is_none() {
+            let page = neighbour.page();
+            if let Some(to) = self.walk(root, neighbour, Access::Read, Some(tlb)) {
+                tlb.insert(Translation { root, page, to });
+            }
+        }
+    }
+
+    /// Walks the tables and sets accessed and dirty. The result names the frame of `va`'s own page.
+    fn walk(&self, root: Pfn, va: Va, access: Access, mut tlb: Option<&mut Tlb>) -> Option<Present> {
+        if va >= A::USER_END {
+            return None;
+        }
+        let mut level = A::LEVELS - 1;
+        let mut table = root;
+        let span = va.0 >> A::shift(1);
+        if let Some(tlb) = &tlb
+            && let Some(cached) = tlb.tables.iter().flatten().find(|t| t.root == root && t.span == span)
+        {
+            (level, table) = (0, cached.table);
+        }
+        while level > 0 {
+            match self.walk_entry(root, table, va, level, access)? {
+                Entry::Table(next) => table = next,
+                Entry::Leaf(leaf) => {
+                    let within = (va.0 & ((1 << A::shift(level)) - 1)) >> A::shift(0);
+                    return Some(Present { pfn: leaf.pfn.offset(within), ..leaf });
+                }
+                Entry::None => return None,
+            }
+            level -= 1;
+            if level == 0
+                && let Some(tlb) = &mut tlb
+            {
+                let slot = next_random(&mut tlb.random) as usize % TABLES;
+                tlb.tables[slot] = Some(CachedTable { root, span, table });
+            }
+        }
+        self.walk_last(root, table, va, access)
+    }
+
+    /// An entry above the last level; a leaf is marked as touched.
+    fn walk_entry(&self, root: Pfn, table: Pfn, va: Va, level: u32, access: Access) -> Option<Entry> {
+        let word = self.entry(root, table, va, level);
+        loop {
+            let raw = word.load(Relaxed);
+            let Entry::Leaf(leaf) = A::decode_entry(raw, level) else {
+                return Some(A::decode_entry(raw, level));
+            };
+            if !allows(leaf, access) {
+                return None;
+            }
+            let new = Entry::Leaf(touched(leaf, access));
+            if new == Entry::Leaf(leaf)
+                || word.compare_exchange(raw, A::encode_entry(new, level), Relaxed, Relaxed).is_ok()
+            {
+                return Some(new);
+            }
+        }
+    }
+
+    /// A last-level entry, marked as touched.
+    fn walk_last(&self, root: Pfn, table: Pfn, va: Va, access: Access) -> Option<Present> {
+        let word = self.entry(root, table, va, 0);
+        loop {
+            let raw = word.load(Relaxed);
+            let Pte::Present(to) = A::decode_pte(raw) else { return None };
+            if !allows(to, access) {
+                return None;
+            }
+            let new = touched(to, access);
+            if new == to
+                || word.compare_exchange(raw, A::encode_pte(Pte::Present(new)), Relaxed, Relaxed).is_ok()
+            {
+                return Some(new);
+            }
+        }
+    }
+
+    fn entry(&self, root: Pfn, table: Pfn, va: Va, level: u32) -> &AtomicU64 {
+        if C::CHECKED {
+            self.arena.assert_allocated(table, &Reached { what: "a walk", root, va });
+        }
+        &self.arena.words(table)[A::index(va, level)]
+    }
+}
+
+impl<C: Config, A: Arch> Mmu for Hosted<C, A> {
+    /// Does nothing: the hosted kernel is not mapped.
+    fn init_root(&self, _root: Pfn) {}
+
+    fn flush(&self, cpus: CpuSet, root: Pfn, what: FlushRange) {
+        self.tlbs.count(cpus, <Self as anonmem_hal::Sched>::current_cpu(), what);
+        if !C::CHECKED {
+            return;
+        }
+        if self.tlbs.held_up.fetch_add(1, Relaxed).is_multiple_of(DELAY_ONE_IN) {
+            std::thread::yield_now();
+        }
+        for cpu in cpus.iter() {
+            self.tlbs.lock(cpu).flush(root, what);
+        }
+    }
+
+    fn flush_local(&self, root: Pfn, va: Va) {
+        if C::CHECKED {
+            let cpu = <Self as anonmem_hal::Sched>::current_cpu();
+            self.tlbs.lock(cpu).flush(root, FlushRange::Range(VaRange::page(va)));
+        }
+    }
+}
