@@ -1,1 +1,32 @@
-fn main() {}
+//! The `anonmem` command: parses the command line, runs it, turns its end into an exit status.
+
+use std::process::ExitCode;
+
+use anonmem_cli::args::{Cli, Command};
+use anonmem_cli::error::{EXIT_USAGE, one_line};
+use anonmem_cli::run;
+use clap::Parser;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) if error.use_stderr() => {
+            eprintln!(
+                "anonmem: {}; see anonmem run --help",
+                one_line(&error.to_string())
+            );
+            return ExitCode::from(EXIT_USAGE);
+        }
+        Err(help) => help.exit(),
+    };
+    let outcome = match &cli.command {
+        Command::Run(options) => run::run(options),
+    };
+    match outcome {
+        Ok(status) => ExitCode::from(status),
+        Err(error) => {
+            eprintln!("anonmem: {error}");
+            ExitCode::from(error.exit_status())
+        }
+    }
+}

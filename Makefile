@@ -1,0 +1,42 @@
+# anonmem: build, demonstrate, test. `make help` lists the targets.
+
+CARGO ?= cargo
+ANONMEM = target/release/anonmem
+KERNEL = target/microvm/anonmem-microvm
+
+# Everything is built below ./target, whatever the environment says: the command looks for the kernel there.
+export CARGO_TARGET_DIR := $(CURDIR)/target
+
+.DEFAULT_GOAL := help
+.PHONY: help deps kernel build demo test lint doc clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+deps: ## Install what is missing (QEMU, a static busybox, a C compiler), through apt-get
+	@scripts/install-deps
+
+kernel: ## Build the microVM kernel
+	$(CARGO) build --locked --package anonmem-microvm --profile microvm
+
+build: kernel ## Build the kernel and the command
+	$(CARGO) build --locked --package anonmem-cli --release
+
+demo: deps build ## Run a shell script that forks pipelines in the microVM, and print its memory bill
+	@scripts/demo $(ANONMEM)
+
+test: deps kernel ## Run all tests: unit, property, bounded stress, compile-fail, microVM
+	@scripts/test
+
+lint: ## Check formatting, clippy, documentation and the rules of style
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+	$(CARGO) clippy --locked --package anonmem-microvm --profile microvm -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --document-private-items
+	$(CARGO) xtask tidy
+
+doc: ## Build the documentation
+	$(CARGO) doc --locked --no-deps
+
+clean: ## Remove everything that was built
+	$(CARGO) clean

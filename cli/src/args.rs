@@ -1,0 +1,290 @@
+//! The command line: options, their help and their examples.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::size::parse_ram;
+
+const TOP_EXAMPLES: &str = "\
+Examples:
+  anonmem run -- busybox sh -c 'echo hello | md5sum'
+  anonmem run -- python3 -c 'print(sum(i*i for i in range(10**5)))'
+  printf 'b\\na\\n' | anonmem run -- sort
+  anonmem run --ram 64M --cpus 4 --bill json --bill-file bill.json -- ./my-program --its option
+
+`anonmem run --help` says what is packed, what passes through and what the bill counts.";
+
+const RUN_HELP: &str = "\
+Runs an unmodified Linux program on the anonmem memory manager: real x86-64 page tables and TLBs, in
+a microVM. Standard input, output and error pass through as they are, and so does the exit status
+(128+N for a signal). When the program is through, the kernel tears everything down, checks its books
+and reports the memory bill.";
+
+const RUN_EXAMPLES: &str = "\
+Examples:
+  A shell that forks pipelines, then the bill:
+    anonmem run -- sh -c 'for i in 1 2 3; do echo $i | md5sum; done'
+  Python with its standard library:
+    anonmem run --cpus 4 -- python3 -c 'import threading, multiprocessing; print(\"ok\")'
+  A script of yours, packed at the same path as on the host, or elsewhere:
+    anonmem run --file \"$PWD/job.py\" -- python3 \"$PWD/job.py\"
+    anonmem run --file job.py:/root/job.py -- python3 job.py
+  Too little memory: the largest process is killed and named, the status is 137:
+    anonmem run --ram 64M -- python3 -c 'x = bytearray(200 << 20)'
+  The bill for a program to read:
+    anonmem run --bill json --bill-file bill.json -- ./a.out
+
+What is packed:
+  The program, at its path on the host, with its ELF interpreter and every shared library that it
+  needs (DT_NEEDED, with RPATH, RUNPATH, $ORIGIN and the host's ld.so.cache). A script comes with the
+  interpreter that its first line names. A version manager's shim is followed to the real program.
+  python comes with its standard library, without test suites, idlelib, tkinter and site-packages.
+  If the host has a static busybox, it is packed too, with a link in /bin for each of its applets, so
+  that shells, system() and pipelines find the usual commands; the program's own files win over them.
+  Without one, a shell is packed together with the host's own sort, grep, md5sum and so on.
+  What else the program opens must be named with --file.
+
+What the program sees:
+  user root, /tmp, /root, /dev, /proc and a minimal /etc; changes to files live in memory and end with
+  the run. The environment is PATH, HOME, TERM and LANG, plus --env; nothing else comes from the host.
+
+Exit status:
+  the program's own, 128+N if signal N ended it, 137 if memory ran out;
+  2    the command line cannot be carried out (one line says why)
+  70   the microVM ended without telling the program's status (its last log lines are shown)
+  124  --timeout ran out";
+
+/// Anonymous memory management as a library: run programs on it.
+#[derive(Debug, Parser)]
+#[command(name = "anonmem", version, after_help = TOP_EXAMPLES, max_term_width = 100)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run a Linux program on anonmem in a microVM, then print its memory bill
+    #[command(long_about = RUN_HELP, after_long_help = RUN_EXAMPLES)]
+    Run(RunOptions),
+}
+
+/// Options of `anonmem run`.
+#[derive(Debug, Args)]
+pub struct RunOptions {
+    /// Memory for the program: what the memory manager manages
+    #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = parse_ram)]
+    pub ram: u64,
+
+    /// Number of CPUs
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub cpus: u32,
+
+    /// How the CPUs are made; auto takes KVM if a one-second probe boots under it
+    #[arg(long, value_enum, default_value_t = Accel::Auto)]
+    pub accel: Accel,
+
+    /// Set a variable in the program's environment (repeat for more)
+    #[arg(long = "env", value_name = "K=V", value_parser = parse_env)]
+    pub envs: Vec<OsString>,
+
+    /// Add a file, or a directory with all that is in it (repeat for more)
+    #[arg(long = "file", value_name = "HOST[:GUEST]", value_parser = parse_file)]
+    pub files: Vec<FileMapping>,
+
+    /// Directory in the guest that the program starts in; made if it does not exist
+    #[arg(long, value_name = "DIR", default_value = "/root", value_parser = parse_guest_path)]
+    pub cwd: PathBuf,
+
+    /// Stop the microVM after this many seconds and exit with 124
+    #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
+    pub timeout: Option<f64>,
+
+    /// How the memory bill is written; it goes to standard error unless --bill-file says otherwise
+    #[arg(long, value_enum, default_value_t = BillFormat::Text)]
+    pub bill: BillFormat,
+
+    /// Write the memory bill to this file
+    #[arg(long, value_name = "PATH")]
+    pub bill_file: Option<PathBuf>,
+
+    /// Show the kernel's log on standard error
+    #[arg(long, short)]
+    pub verbose: bool,
+
+    /// Do not fill freed frames with a pattern (faster; the pattern catches uses after free)
+    #[arg(long)]
+    pub no_poison: bool,
+
+    /// The microVM kernel to boot
+    #[arg(long, value_name = "PATH", env = "ANONMEM_KERNEL", hide = true)]
+    pub kernel: Option<PathBuf>,
+
+    /// The QEMU to boot it with
+    #[arg(long, value_name = "PATH", env = "ANONMEM_QEMU", hide = true)]
+    pub qemu: Option<PathBuf>,
+
+    /// The program, a path or a name on PATH, and its arguments
+    #[arg(required = true, last = true, value_name = "PROGRAM [ARGS]")]
+    pub program: Vec<OsString>,
+}
+
+/// How the guest's CPUs are made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Accel {
+    /// KVM if it boots, else TCG
+    Auto,
+    /// QEMU's translator: works everywhere
+    Tcg,
+    /// The processor's own virtualisation
+    Kvm,
+}
+
+/// How the memory bill is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum BillFormat {
+    /// A table for people
+    Text,
+    /// One JSON object
+    Json,
+    /// Not at all
+    None,
+}
+
+/// One `--file`: what to pack and where it goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileMapping {
+    /// The file or directory on the host.
+    pub host: PathBuf,
+    /// Its absolute path in the guest; the host's own absolute path if not given.
+    pub guest: Option<PathBuf>,
+}
+
+fn parse_env(text: &str) -> Result<OsString, String> {
+    match text.split_once('=') {
+        Some((name, _)) if !name.is_empty() => Ok(text.into()),
+        _ => Err(format!(
+            "\"{text}\" is not K=V; write for example --env DEBUG=1"
+        )),
+    }
+}
+
+fn parse_file(text: &str) -> Result<FileMapping, String> {
+    let (host, guest) = match text.rsplit_once(':') {
+        Some((host, guest)) => (host, Some(parse_guest_path(guest)?)),
+        None => (text, None),
+    };
+    if host.is_empty() {
+        return Err(format!(
+            "\"{text}\" names no file of the host; write HOST or HOST:GUEST"
+        ));
+    }
+    Ok(FileMapping {
+        host: host.into(),
+        guest,
+    })
+}
+
+fn parse_guest_path(text: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(text);
+    if !path.is_absolute() {
+        return Err(format!("\"{text}\" is not an absolute path in the guest"));
+    }
+    Ok(path)
+}
+
+fn parse_seconds(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) if seconds > 0.0 && seconds < 1e9 => Ok(seconds),
+        _ => Err(format!("\"{text}\" is not a number of seconds above zero")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn run_options(line: &[&str]) -> RunOptions {
+        let Command::Run(options) = Cli::try_parse_from(line).unwrap().command;
+        options
+    }
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn defaults_are_what_the_help_says() {
+        let options = run_options(&["anonmem", "run", "--", "true"]);
+        assert_eq!(
+            (options.ram, options.cpus, options.accel),
+            (256 << 20, 2, Accel::Auto)
+        );
+        assert_eq!((options.bill, options.timeout), (BillFormat::Text, None));
+        assert_eq!(options.program, ["true"]);
+    }
+
+    #[test]
+    fn everything_after_the_dashes_belongs_to_the_program() {
+        let options = run_options(&[
+            "anonmem", "run", "--ram", "64M", "--", "ls", "--ram", "--", "-x",
+        ]);
+        assert_eq!(options.ram, 64 << 20);
+        assert_eq!(options.program, ["ls", "--ram", "--", "-x"]);
+    }
+
+    #[test]
+    fn a_file_may_name_its_place_in_the_guest() {
+        let options = run_options(&[
+            "anonmem",
+            "run",
+            "--file",
+            "a.py:/root/a.py",
+            "--file",
+            "/b",
+            "--",
+            "x",
+        ]);
+        assert_eq!(
+            options.files[0],
+            FileMapping {
+                host: "a.py".into(),
+                guest: Some("/root/a.py".into())
+            }
+        );
+        assert_eq!(
+            options.files[1],
+            FileMapping {
+                host: "/b".into(),
+                guest: None
+            }
+        );
+    }
+
+    #[test]
+    fn bad_values_are_refused() {
+        for bad in [
+            ["--ram", "lots"],
+            ["--cpus", "0"],
+            ["--env", "=x"],
+            ["--env", "x"],
+            ["--file", ":/x"],
+            ["--file", "x:y"],
+            ["--timeout", "0"],
+            ["--cwd", "here"],
+        ] {
+            let line = ["anonmem", "run", bad[0], bad[1], "--", "true"];
+            assert_eq!(
+                Cli::try_parse_from(line).unwrap_err().exit_code(),
+                2,
+                "{bad:?}"
+            );
+        }
+    }
+}

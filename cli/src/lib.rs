@@ -1,0 +1,16 @@
+//! What the `anonmem` command is made of.
+//!
+//! `anonmem run` takes four steps, one module each: [`pack`] finds what the program needs and writes
+//! the initial archive; [`vm`] finds the kernel and QEMU, chooses the accelerator and boots;
+//! [`channel`] carries the standard streams, signals, the exit status and the bill; [`bill`] prints
+//! the memory bill. [`run`] puts them together.
+
+pub mod args;
+pub mod bill;
+pub mod channel;
+pub mod error;
+pub mod pack;
+pub mod progress;
+pub mod run;
+pub mod size;
+pub mod vm;

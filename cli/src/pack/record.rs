@@ -1,0 +1,109 @@
+//! The start record, the archive's first entry: `key=value` fields, each ended by a zero byte.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use crate::error::{Error, Result};
+
+/// What the kernel is to start, and with what.
+#[derive(Debug)]
+pub struct RunRecord<'a> {
+    /// Bytes that the memory manager manages.
+    pub ram: u64,
+    /// Number of CPUs.
+    pub cpus: u32,
+    /// Whether freed frames are filled with a pattern.
+    pub poison: Poison,
+    /// The directory to start in.
+    pub cwd: &'a Path,
+    /// The program's file in the guest.
+    pub exe: &'a Path,
+    /// Its arguments, the name first.
+    pub args: &'a [OsString],
+    /// Its environment, `K=V` each.
+    pub env: &'a [OsString],
+}
+
+/// Whether freed frames are filled with a pattern.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Poison {
+    /// They are: a use after free shows.
+    On,
+    /// They are not: frees are cheaper.
+    Off,
+}
+
+impl RunRecord<'_> {
+    /// Writes the record as the kernel reads it.
+    ///
+    /// # Errors
+    ///
+    /// A value holds a zero byte, which no argument or path can.
+    pub fn to_bytes(&self) -> Result<Vec<u8>> {
+        let mut out = Vec::new();
+        let mut field = |key: &str, value: &OsStr| {
+            if value.as_bytes().contains(&0) {
+                return Err(Error::usage(format_args!(
+                    "{key}={} holds a zero byte",
+                    value.to_string_lossy()
+                )));
+            }
+            out.extend_from_slice(key.as_bytes());
+            out.push(b'=');
+            out.extend_from_slice(value.as_bytes());
+            out.push(0);
+            Ok(())
+        };
+        field("ram", OsStr::new(&self.ram.to_string()))?;
+        field("cpus", OsStr::new(&self.cpus.to_string()))?;
+        field("lock", OsStr::new("mmap"))?;
+        let poison = match self.poison {
+            Poison::On => "1",
+            Poison::Off => "0",
+        };
+        field("poison", OsStr::new(poison))?;
+        field("cwd", self.cwd.as_os_str())?;
+        field("exe", self.exe.as_os_str())?;
+        for arg in self.args {
+            field("arg", arg)?;
+        }
+        for env in self.env {
+            field("env", env)?;
+        }
+        Ok(out)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_are_ended_by_zero_bytes() {
+        let record = RunRecord {
+            ram: 4096,
+            cpus: 2,
+            poison: Poison::On,
+            cwd: Path::new("/root"),
+            exe: Path::new("/bin/x"),
+            args: &["x".into(), "".into(), "a=b".into()],
+            env: &["K=V".into()],
+        };
+        let expected = "ram=4096\0cpus=2\0lock=mmap\0poison=1\0cwd=/root\0exe=/bin/x\0arg=x\0arg=\0arg=a=b\0env=K=V\0";
+        assert_eq!(
+            String::from_utf8(record.to_bytes().unwrap()).unwrap(),
+            expected
+        );
+        let bad = RunRecord {
+            args: &["a\0b".into()],
+            ..record
+        };
+        assert!(
+            bad.to_bytes()
+                .unwrap_err()
+                .to_string()
+                .contains("zero byte")
+        );
+    }
+}

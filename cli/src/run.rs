@@ -1,0 +1,211 @@
+//! `anonmem run`: packs, boots, carries the streams, prints the bill.
+
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::args::{BillFormat, RunOptions};
+use crate::bill;
+use crate::channel::session::{
+    Connection, End, LogLevel, Outcome, Session, own_streams, wait_for_connection,
+};
+use crate::channel::signals::Signals;
+use crate::error::{Error, Result};
+use crate::pack::cpio::write_archive;
+use crate::pack::record::{Poison, RunRecord};
+use crate::pack::{self, Package};
+use crate::progress::Progress;
+use crate::vm::machine::{Machine, Spec, describe};
+use crate::vm::{accel, kernel, qemu};
+
+/// How long QEMU may take to end once the kernel has powered off.
+const QEMU_GRACE: Duration = Duration::from_secs(5);
+
+/// Runs a program in a microVM and returns the status to exit with.
+///
+/// # Errors
+///
+/// See [`Error`]; each has its exit status.
+pub fn run(options: &RunOptions) -> Result<u8> {
+    if options.bill == BillFormat::None && options.bill_file.is_some() {
+        return Err(Error::usage(
+            "--bill none writes no bill; leave out --bill-file, or choose text or json",
+        ));
+    }
+    let search_path = std::env::var_os("PATH").unwrap_or_default();
+    let mut progress = Progress::new();
+    let package = pack::pack(options, &search_path, &mut progress)?;
+    let qemu = qemu::find(options.qemu.as_deref(), &search_path)?;
+    let kernel = kernel::find(options.kernel.as_deref())?;
+    let mut signals = Signals::new().map_err(|e| on_host("cannot watch for signals", e))?;
+    let accelerator = accel::choose(options.accel, &qemu, &kernel, &mut signals, &mut progress)?;
+
+    let dir = tempfile::Builder::new().prefix("anonmem-").tempdir();
+    let dir = dir.map_err(|e| on_host("cannot make a temporary directory", e))?;
+    let archive = dir.path().join("archive");
+    write_package(options, &package, &archive, &mut progress)?;
+    progress.step("booting");
+    let spec = Spec {
+        qemu: &qemu,
+        kernel: &kernel,
+        archive: &archive,
+        ram: options.ram,
+        cpus: options.cpus,
+        accelerator,
+    };
+    let machine = Machine::boot(&spec, dir.path());
+    let machine = machine.map_err(|e| on_host(&format!("cannot start {}", qemu.display()), e))?;
+    let (machine, outcome) = converse(options, machine, &mut signals, &mut progress)?;
+    finish(options, machine, outcome)
+}
+
+fn on_host(what: &str, error: io::Error) -> Error {
+    Error::usage(format_args!("{what}: {error}"))
+}
+
+/// Writes the initial archive.
+fn write_package(
+    options: &RunOptions,
+    package: &Package,
+    archive: &Path,
+    progress: &mut Progress,
+) -> Result<()> {
+    let record = RunRecord {
+        ram: options.ram,
+        cpus: options.cpus,
+        poison: if options.no_poison {
+            Poison::Off
+        } else {
+            Poison::On
+        },
+        cwd: &options.cwd,
+        exe: &package.program.exe,
+        args: &package.program.args,
+        env: &package.env,
+    };
+    let record = record.to_bytes()?;
+    let write = |progress: &mut Progress| -> io::Result<()> {
+        let mut out = BufWriter::with_capacity(1 << 20, File::create(archive)?);
+        write_archive(&mut out, &record, &package.tree, |_| progress.tick())?;
+        out.flush()
+    };
+    write(progress).map_err(|e| on_host("cannot write the initial archive", e))
+}
+
+/// Waits for the kernel and talks with it until the end.
+fn converse(
+    options: &RunOptions,
+    machine: Machine,
+    signals: &mut Signals,
+    progress: &mut Progress,
+) -> Result<(Machine, Outcome)> {
+    let deadline = options
+        .timeout
+        .map(|seconds| Instant::now() + Duration::from_secs_f64(seconds));
+    let on_channel = |e: io::Error| on_host("the channel to the microVM failed", e);
+    let (listener, gone) = (machine.listener().as_fd(), machine.gone().as_fd());
+    let connection = wait_for_connection(listener, gone, signals, progress, deadline);
+    let end = match connection.map_err(on_channel)? {
+        Connection::Ready => {
+            let channel = machine.accept().map_err(on_channel)?;
+            let log_level = if options.verbose {
+                LogLevel::All
+            } else {
+                LogLevel::Warnings
+            };
+            let session = Session::new(
+                &channel,
+                own_streams(),
+                signals,
+                progress,
+                log_level,
+                deadline,
+            );
+            let outcome = session.and_then(Session::run).map_err(on_channel)?;
+            return Ok((machine, outcome));
+        }
+        Connection::Gone => End::Died,
+        Connection::Timeout => End::Timeout,
+        Connection::Interrupted => End::Interrupted,
+    };
+    progress.finish();
+    Ok((
+        machine,
+        Outcome {
+            end,
+            bill: Vec::new(),
+            log: Vec::new(),
+        },
+    ))
+}
+
+/// Turns the end of the conversation into the command's own: the bill, the status, or what went wrong.
+fn finish(options: &RunOptions, mut machine: Machine, outcome: Outcome) -> Result<u8> {
+    let died = |machine: &Machine, how: String, log: Vec<String>| {
+        let mut lines = log;
+        lines.extend(machine.last_words());
+        Err(Error::GuestDied { how, log: lines })
+    };
+    match outcome.end {
+        End::Exit(status) => {
+            machine
+                .wait(QEMU_GRACE)
+                .map_err(|e| on_host("cannot wait for QEMU", e))?;
+            write_bill(options, &outcome.bill)?;
+            Ok(u8::try_from(status & 0xff).unwrap_or(u8::MAX))
+        }
+        End::Died => {
+            let status = machine
+                .wait(QEMU_GRACE)
+                .map_err(|e| on_host("cannot wait for QEMU", e))?;
+            let how = format!(
+                "the microVM died before the program ended ({}); its last words:",
+                describe(status)
+            );
+            died(&machine, how, outcome.log)
+        }
+        End::Broken(error) => died(
+            &machine,
+            format!("the microVM sent {error}; its last words:"),
+            outcome.log,
+        ),
+        End::Timeout => Err(Error::Timeout(options.timeout.unwrap_or_default())),
+        End::Interrupted => Err(Error::Interrupted),
+    }
+}
+
+/// Prints the bill where the user wants it; leaks and wrong books are said in any case.
+fn write_bill(options: &RunOptions, bytes: &[u8]) -> Result<()> {
+    let parsed: Option<Value> = serde_json::from_slice(bytes).ok();
+    if let Some(complaint) = parsed.as_ref().and_then(bill::complaint) {
+        eprintln!("anonmem: {complaint}; this is a bug of anonmem, please report it");
+    }
+    if options.bill == BillFormat::None {
+        return Ok(());
+    }
+    let Some(parsed) = parsed else {
+        eprintln!("anonmem: the kernel sent no memory bill that can be read");
+        return Ok(());
+    };
+    let text = match options.bill {
+        BillFormat::Json => format!("{parsed}\n"),
+        BillFormat::Text | BillFormat::None => bill::render_text(&parsed),
+    };
+    match &options.bill_file {
+        Some(path) => std::fs::write(path, text).map_err(|e| {
+            Error::usage(format_args!(
+                "cannot write the memory bill to {}: {e}",
+                path.display()
+            ))
+        }),
+        None => {
+            // A closed standard error is the user's choice.
+            let _ = io::stderr().write_all(text.as_bytes());
+            Ok(())
+        }
+    }
+}

@@ -1,0 +1,7 @@
+//! The microVM from the host's side: [`kernel`] and [`qemu`] find the two files and make the command
+//! line, [`machine`] starts it and owns it, [`accel`] chooses how its CPUs are made.
+
+pub mod accel;
+pub mod kernel;
+pub mod machine;
+pub mod qemu;

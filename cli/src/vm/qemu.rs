@@ -1,0 +1,172 @@
+//! QEMU: finding it, and the command line that the kernel expects (machines/microvm/README.md).
+
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result};
+use crate::pack::program::find_on_path;
+
+/// The emulator's name.
+pub const QEMU_NAME: &str = "qemu-system-x86_64";
+
+/// What the kernel itself needs beside the memory that it manages: its image, heap and stacks.
+const KERNEL_RESERVE: u64 = 48 << 20;
+
+/// How the CPUs are made, decided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Accelerator {
+    /// QEMU's translator, one host thread for each CPU.
+    Tcg,
+    /// Hardware virtualisation.
+    Kvm,
+}
+
+/// One boot.
+#[derive(Debug)]
+pub struct Boot<'a> {
+    /// The kernel's ELF file.
+    pub kernel: &'a Path,
+    /// The initial archive.
+    pub archive: &'a Path,
+    /// The archive's length in bytes.
+    pub archive_len: u64,
+    /// The unix socket to connect to.
+    pub socket: &'a Path,
+    /// Where the serial line's text goes.
+    pub serial: &'a Path,
+    /// Bytes that the memory manager manages.
+    pub ram: u64,
+    /// Number of CPUs.
+    pub cpus: u32,
+    /// How the CPUs are made.
+    pub accelerator: Accelerator,
+}
+
+/// Finds QEMU: as named, or on PATH.
+///
+/// # Errors
+///
+/// One line that says what to install.
+pub fn find(named: Option<&Path>, search_path: &OsStr) -> Result<PathBuf> {
+    if let Some(path) = named {
+        return path
+            .is_file()
+            .then(|| path.to_path_buf())
+            .ok_or_else(|| Error::usage(format_args!("there is no QEMU at {}", path.display())));
+    }
+    find_on_path(OsStr::new(QEMU_NAME), search_path).ok_or_else(|| {
+        Error::usage(format_args!(
+            "{QEMU_NAME} is not on PATH; install it (Debian, Ubuntu: apt-get install qemu-system-x86) or run: make deps"
+        ))
+    })
+}
+
+impl Boot<'_> {
+    /// Tells how much memory the machine has: what is managed, 1/32 of it for metadata and the direct
+    /// map, the archive, and the kernel's reserve; in whole MiB.
+    #[must_use]
+    pub fn memory_mib(&self) -> u64 {
+        let bytes = self.ram + self.ram / 32 + self.archive_len + KERNEL_RESERVE;
+        bytes.div_ceil(1 << 20)
+    }
+
+    /// Makes QEMU's arguments.
+    #[must_use]
+    pub fn arguments(&self) -> Vec<OsString> {
+        let (accel, cpu) = match self.accelerator {
+            Accelerator::Tcg => ("tcg,thread=multi", "max"),
+            Accelerator::Kvm => ("kvm", "host"),
+        };
+        let mut args: Vec<OsString> = Vec::new();
+        let mut add = |words: &[&str]| args.extend(words.iter().map(OsString::from));
+        add(&["-machine", "q35", "-accel", accel, "-cpu", cpu]);
+        add(&[
+            "-smp",
+            &self.cpus.to_string(),
+            "-m",
+            &format!("{}M", self.memory_mib()),
+        ]);
+        add(&[
+            "-nodefaults",
+            "-no-user-config",
+            "-display",
+            "none",
+            "-no-reboot",
+        ]);
+        add(&["-device", "isa-debug-exit,iobase=0xf4,iosize=0x04"]);
+        add(&[
+            "-device",
+            "virtio-serial-pci,id=vs0",
+            "-device",
+            "virtserialport,bus=vs0.0,chardev=ch0,name=anonmem",
+        ]);
+        let with_path = |before: &str, path: &Path| {
+            let mut word = OsString::from(before);
+            word.push(escape_commas(path));
+            word
+        };
+        args.extend([
+            "-chardev".into(),
+            with_path("socket,id=ch0,path=", self.socket),
+        ]);
+        args.extend(["-serial".into(), with_path("file:", self.serial)]);
+        args.extend([
+            "-kernel".into(),
+            self.kernel.into(),
+            "-initrd".into(),
+            self.archive.into(),
+        ]);
+        args
+    }
+}
+
+/// Doubles commas, as QEMU's option syntax wants it.
+fn escape_commas(path: &Path) -> String {
+    path.to_string_lossy().replace(',', ",,")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn boot(accelerator: Accelerator) -> Boot<'static> {
+        Boot {
+            kernel: Path::new("/k"),
+            archive: Path::new("/a"),
+            archive_len: 1,
+            socket: Path::new("/x,y/s"),
+            serial: Path::new("/x/serial"),
+            ram: 64 << 20,
+            cpus: 4,
+            accelerator,
+        }
+    }
+
+    #[test]
+    fn the_machine_has_room_for_the_kernel_and_the_archive() {
+        assert_eq!(boot(Accelerator::Tcg).memory_mib(), 64 + 2 + 48 + 1);
+    }
+
+    #[test]
+    fn paths_with_commas_survive() {
+        let args = boot(Accelerator::Tcg).arguments();
+        let has = |arg: &str| args.iter().any(|a| a == arg);
+        assert!(
+            has("socket,id=ch0,path=/x,,y/s") && has("4") && has("tcg,thread=multi"),
+            "{args:?}"
+        );
+        assert!(
+            boot(Accelerator::Kvm)
+                .arguments()
+                .iter()
+                .any(|a| a == "host")
+        );
+    }
+
+    #[test]
+    fn a_missing_qemu_says_what_to_install() {
+        let error = find(None, OsStr::new("/nowhere")).unwrap_err();
+        assert!(error.to_string().contains("qemu-system-x86"));
+        assert!(find(Some(Path::new("/no/qemu")), OsStr::new("")).is_err());
+    }
+}
