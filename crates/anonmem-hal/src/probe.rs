@@ -29,10 +29,11 @@ pub trait Probe: Send + Sync + 'static {
         read()
     }
 
-    /// A store; `write` performs it.
+    /// A store; `write` performs it on memory, `old` returns what memory holds. A simulated machine may
+    /// leave out the `write`: of a store that another one has already overtaken.
     #[inline(always)]
     #[track_caller]
-    fn store(_at: usize, _order: Ordering, _value: u64, write: impl FnOnce()) {
+    fn store(_at: usize, _order: Ordering, _value: u64, _old: impl FnOnce() -> u64, write: impl FnOnce()) {
         write();
     }
 

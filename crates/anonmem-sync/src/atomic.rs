@@ -117,8 +117,9 @@ impl<T: Word, M: Machine> Atomic<T, M> {
     #[inline(always)]
     #[track_caller]
     pub fn store(&self, value: T, order: Ordering) {
-        let value = value.to_bits();
-        M::Probe::store(self.addr(), order, value, || core_op!(self, a => a.store(value as _, order)));
+        let bits = value.to_bits();
+        let old = || self.peek().to_bits();
+        M::Probe::store(self.addr(), order, bits, old, || core_op!(self, a => a.store(bits as _, order)));
     }
 
     /// Stores `value`, returns what was there.

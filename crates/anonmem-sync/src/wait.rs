@@ -34,9 +34,6 @@ impl<M: Machine> WaitQueue<M> {
     #[track_caller]
     pub fn wait_until(&self, ready: &dyn Fn() -> bool) {
         lockdep::might_sleep::<M>();
-        if M::Probe::ACTIVE {
-            M::Probe::wait_until(ready);
-        }
         if ready() {
             return;
         }
