@@ -1,8 +1,12 @@
 //! Frames: their metadata, who owns which count, how they are allocated, and slabs made of them.
 //!
 //! - [`meta`]: 32 bytes per frame, and what they mean.
+//! - [`frames`]: the allocator's front: blocks of frames, page tables, the kernel's own.
+//! - `buddy`, `pcp`: its two layers, free blocks and each CPU's list of free pages.
+//! - [`usage`]: what memory is used for, and the watermarks.
+//! - [`validate`]: recounting all of it.
+//! - [`slab`]: type-stable objects, and [`handle`]: their names.
 //! - [`folio`]: the owner types. A count has one owner type and none stands in for another.
-//! - [`handle`]: names of slots in type-stable slabs.
 //!
 //! `unsafe` is allowed here; there is no `alloc`.
 #![no_std]
@@ -10,8 +14,19 @@
 #[cfg(test)]
 extern crate std;
 
+mod buddy;
+pub mod frames;
 pub mod handle;
+mod memmap;
 pub mod meta;
+mod pcp;
+pub mod slab;
+pub mod usage;
+pub mod validate;
 
+pub use frames::{Frames, FramesError, MAX_FRAMES, OutOfMemory};
 pub use handle::{Handle, Link, RawHandle};
 pub use meta::{Counts, Kind, META_BYTES, Mapping, MappingWord};
+pub use slab::{Slab, SlabItem};
+pub use usage::{Usage, Watermarks};
+pub use validate::Inconsistency;

@@ -2,13 +2,15 @@
 //!
 //! What the words mean depends on the frame's [`Kind`], which only the allocator changes:
 //!
-//! | word | folio (head) | tail of a folio | free block (head) | page table | slab |
+//! | word | folio (head) | tail of a folio | free (head) | page table | slab |
 //! |---|---|---|---|---|---|
 //! | `flags` | lock, state, kind, order | exclusive bit, kind | kind, order | kind | kind, slab id |
-//! | `aux` | index, low half | - | - | its lock | frame's live slots |
+//! | `aux` | index, low half | - | - | its lock | - |
 //! | `counts` | [`Counts`] | 0 | 0 | entries in use | next slab frame |
-//! | `mapping` | [`Mapping`] | head | list links | deferred-free link | - |
-//! | `private` | swap entry | - | - | - | - |
+//! | `mapping` | [`Mapping`] | head | 0 | deferred-free link | type of the slots |
+//! | `private` | swap entry | - | list links | - | - |
+//!
+//! A frame of a free block that is not its first says whatever it said last, but is no head.
 //!
 //! Linux: include/linux/mm_types.h `struct folio`, `struct ptdesc`, `struct slab`. Differs: half the size;
 //! no list links in a folio, because reclaim sweeps the frame array itself (ARCHITECTURE.md); the three
@@ -101,6 +103,11 @@ impl Kind {
         ALL[(bits >> flags::KIND_SHIFT & 15) as usize]
     }
 
+    /// The order in `bits`.
+    pub(crate) const fn order_of(bits: u32) -> u8 {
+        (bits >> flags::ORDER_SHIFT) as u8
+    }
+
     pub(crate) const fn bits(self, order: Order) -> u32 {
         (self as u32) << flags::KIND_SHIFT | (order.get() as u32) << flags::ORDER_SHIFT
     }
@@ -116,7 +123,7 @@ impl<M: Machine> Meta<M> {
     /// The order of the block that starts here.
     #[inline]
     pub(crate) fn order(&self) -> Order {
-        Order::new((self.flags.peek() >> flags::ORDER_SHIFT) as u8)
+        Order::new(Kind::order_of(self.flags.peek()))
     }
 }
 

@@ -1,0 +1,139 @@
+//! Free blocks of 2^order frames: split on the way out, merged on the way in.
+//!
+//! Only the first frame of a free block is marked ([`Kind::Buddy`] and its order) and linked; both take
+//! O(order). What the other frames of a free block say is left over: never a head, because a head that is
+//! merged into a block is marked [`Kind::BuddyTail`], so a look at a block's buddy is never misled.
+//!
+//! Locks: the caller holds the zone lock, which is how it has a `&mut Buddy`.
+//!
+//! Linux: mm/page_alloc.c `__rmqueue_smallest`, `expand`, `__free_one_page`. Differs: no migrate types.
+
+use crate::{
+    memmap::{Memmap, NO_LINK},
+    meta::Kind,
+};
+use anonmem_hal::{MAX_ORDER, Machine, Order};
+use anonmem_sync::Ordering::Relaxed;
+
+const ORDERS: usize = MAX_ORDER as usize + 1;
+
+/// The free lists.
+pub(crate) struct Buddy {
+    /// Link of the first block of each order.
+    heads: [u32; ORDERS],
+    /// The number of blocks of each order.
+    blocks: [u32; ORDERS],
+    /// Bit `n`: there is a block of order `n`.
+    nonempty: u32,
+    /// The number of frames in all blocks.
+    free: u32,
+}
+
+impl Buddy {
+    /// Lists without a block.
+    pub(crate) const fn new() -> Self {
+        Self { heads: [NO_LINK; ORDERS], blocks: [0; ORDERS], nonempty: 0, free: 0 }
+    }
+
+    /// Makes all frames free, as the largest aligned blocks that there are.
+    ///
+    /// From the end, so that the lowest block is taken first.
+    pub(crate) fn insert_all<M: Machine>(&mut self, map: &Memmap<M>) {
+        let mut end = map.nr();
+        while end > 0 {
+            let aligned = map.pfn(end).0.trailing_zeros();
+            let order = aligned.min(end.ilog2()).min(u32::from(MAX_ORDER)) as u8;
+            end -= 1 << order;
+            self.push(map, end, order);
+            self.free += 1 << order;
+        }
+    }
+
+    /// The number of free frames.
+    pub(crate) const fn free(&self) -> u32 {
+        self.free
+    }
+
+    /// The number of free blocks of `order`.
+    pub(crate) const fn blocks(&self, order: Order) -> u32 {
+        self.blocks[order.get() as usize]
+    }
+
+    /// The first free block of `order`, as a link.
+    pub(crate) const fn head(&self, order: Order) -> u32 {
+        self.heads[order.get() as usize]
+    }
+
+    /// Takes a block of `order` and stores `flags` in its first frame, which ends its being free.
+    #[doc(alias = "__rmqueue_smallest")]
+    pub(crate) fn take<M: Machine>(&mut self, map: &Memmap<M>, order: Order, flags: u32) -> Option<u32> {
+        let order = order.get();
+        let candidates = self.nonempty >> order;
+        if candidates == 0 {
+            return None;
+        }
+        let mut have = order + candidates.trailing_zeros() as u8;
+        let index = self.heads[usize::from(have)] - 1;
+        self.unlink(map, index, have);
+        while have > order {
+            have -= 1;
+            self.push(map, index + (1 << have), have);
+        }
+        self.free -= 1 << order;
+        map.at(index).flags.store(flags, Relaxed);
+        Some(index)
+    }
+
+    /// Puts a block back and merges it with its buddy as long as that is free too.
+    #[doc(alias = "__free_one_page")]
+    pub(crate) fn put<M: Machine>(&mut self, map: &Memmap<M>, mut index: u32, order: Order) {
+        let mut order = order.get();
+        self.free += 1 << order;
+        while order < MAX_ORDER {
+            let Some(buddy) = map.buddy_of(index, order) else { break };
+            // The zone lock makes this exact: nobody else turns a frame into a free block or back.
+            if map.at(buddy).flags.load(Relaxed) != Kind::Buddy.bits(Order::new(order)) {
+                break;
+            }
+            self.unlink(map, buddy, order);
+            map.at(index.max(buddy)).flags.store(Kind::BuddyTail.bits(Order::ZERO), Relaxed);
+            index = index.min(buddy);
+            order += 1;
+        }
+        self.push(map, index, order);
+    }
+
+    fn push<M: Machine>(&mut self, map: &Memmap<M>, index: u32, order: u8) {
+        let list = usize::from(order);
+        let next = self.heads[list];
+        let meta = map.at(index);
+        meta.flags.store(Kind::Buddy.bits(Order::new(order)), Relaxed);
+        meta.set_links(next, NO_LINK);
+        if next != NO_LINK {
+            let meta = map.at(next - 1);
+            meta.set_links(meta.links().0, index + 1);
+        }
+        self.heads[list] = index + 1;
+        self.blocks[list] += 1;
+        self.nonempty |= 1 << order;
+    }
+
+    fn unlink<M: Machine>(&mut self, map: &Memmap<M>, index: u32, order: u8) {
+        let list = usize::from(order);
+        let (next, prev) = map.at(index).links();
+        if next != NO_LINK {
+            let meta = map.at(next - 1);
+            meta.set_links(meta.links().0, prev);
+        }
+        if prev != NO_LINK {
+            let meta = map.at(prev - 1);
+            meta.set_links(next, meta.links().1);
+        } else {
+            self.heads[list] = next;
+        }
+        self.blocks[list] -= 1;
+        if self.heads[list] == NO_LINK {
+            self.nonempty &= !(1 << order);
+        }
+    }
+}

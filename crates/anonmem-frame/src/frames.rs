@@ -1,0 +1,394 @@
+//! The frames of a machine: who has which, and the ways to get one.
+//!
+//! | you want | call | in the end |
+//! |---|---|---|
+//! | memory for a program | `alloc` | drop the owner |
+//! | a page table | [`alloc_table`](Frames::alloc_table) | [`free_table`](Frames::free_table) |
+//! | many small objects | [`Slab::alloc`](crate::Slab::alloc) | [`Slab::free`](crate::Slab::free) |
+//! | memory for the kernel's own heap | [`alloc_kernel`](Frames::alloc_kernel) | [`free_kernel`](Frames::free_kernel) |
+//!
+//! Single pages pass through a list of the current CPU ([`pcp`](crate::pcp)); larger blocks, and batches of
+//! pages, come from the buddy lists ([`buddy`](crate::buddy)). A frame's metadata may be looked at by
+//! anybody at any time, even while it is free: `flags` changes as a whole when the kind does, and the
+//! counts of whatever is not a folio admit no reference, so a stale look can only fail.
+//!
+//! Locks: a CPU's list, then the zone; none is held on return.
+//!
+//! Linux: mm/page_alloc.c. Differs: one zone; no reclaim from inside an allocation.
+
+use crate::{
+    buddy::Buddy,
+    memmap::Memmap,
+    meta::{Kind, META_BYTES, Meta},
+    pcp::{CpuPages, PcpLimits},
+    usage::{Class, Counters, Watermarks},
+};
+use anonmem_hal::{Machine, Order, Pfn};
+use anonmem_sync::{
+    Atomic, Level,
+    Ordering::{Acquire, Relaxed},
+    PerCpu, Plain, RawSpin, Spin,
+    order::Zone,
+};
+use core::fmt;
+
+/// There is no free memory that the caller may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OutOfMemory;
+
+impl fmt::Display for OutOfMemory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("out of memory")
+    }
+}
+
+impl core::error::Error for OutOfMemory {}
+
+/// Why a machine's memory cannot be managed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FramesError {
+    /// It has more frames than a handle can name.
+    TooMany {
+        /// How many.
+        frames: u64,
+    },
+    /// The array of metadata does not start at a multiple of 64.
+    UnalignedMemmap {
+        /// Where it starts.
+        address: usize,
+    },
+}
+
+impl fmt::Display for FramesError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TooMany { frames } => write!(
+                f,
+                "{frames} frames are more than can be managed; give it at most {MAX_FRAMES} (256 GiB)"
+            ),
+            Self::UnalignedMemmap { address } => {
+                write!(f, "the frame metadata starts at {address:#x}; align it to {MEMMAP_ALIGN} bytes")
+            }
+        }
+    }
+}
+
+impl core::error::Error for FramesError {}
+
+/// The most frames of a machine.
+pub const MAX_FRAMES: u64 = 1 << 26;
+/// The alignment of the metadata: a cache line, so that none holds parts of two slots' neighbours.
+const MEMMAP_ALIGN: usize = 64;
+
+const _: () = assert!(size_of::<Meta<()>>() == META_BYTES, "metadata is 32 bytes a frame");
+const _: () = assert!(MEMMAP_ALIGN.is_multiple_of(align_of::<Meta<()>>()));
+
+/// The frames of one machine. The root of everything that is allocated on it.
+pub struct Frames<M: Machine> {
+    pub(crate) memmap: Memmap<M>,
+    pub(crate) watermarks: Watermarks,
+    pub(crate) pcp_limits: PcpLimits,
+    pub(crate) pcp: PerCpu<CpuPages<M>, M>,
+    buddy: Spin<M, Zone, Buddy>,
+    /// Frames on the buddy lists. Under the zone lock.
+    pub(crate) buddy_free: Plain<u64, M>,
+    /// Pages in blocks larger than one page. Under the zone lock.
+    pub(crate) used_large: Counters<M>,
+    /// The most pages in use so far. Under the zone lock.
+    pub(crate) peak: Plain<u64, M>,
+    next_slab_id: Atomic<u32, M>,
+    machine: M,
+}
+
+impl<M: Machine> Frames<M> {
+    /// Takes over the memory of `machine`, all of it free.
+    ///
+    /// # Errors
+    /// If there is more than [`MAX_FRAMES`], or its metadata is not aligned.
+    pub fn new(machine: M) -> Result<Self, FramesError> {
+        let (frames, slots) = (machine.nr_frames(), machine.memmap());
+        if frames > MAX_FRAMES {
+            return Err(FramesError::TooMany { frames });
+        }
+        let address = slots.as_ptr() as usize;
+        if !address.is_multiple_of(MEMMAP_ALIGN) {
+            return Err(FramesError::UnalignedMemmap { address });
+        }
+        let nr = frames as u32;
+        // SAFETY: `PhysMem` promises that many zeroed slots to us alone while the machine, which we now
+        // own, lives; alignment was just checked.
+        let memmap = unsafe { Memmap::new(slots.cast(), machine.base_pfn(), nr) };
+        let mut buddy = Buddy::new();
+        buddy.insert_all(&memmap);
+        Ok(Self {
+            memmap,
+            watermarks: Watermarks::for_frames(frames),
+            pcp_limits: PcpLimits::for_frames(nr),
+            pcp: PerCpu::new(|_| CpuPages::new()),
+            buddy: Spin::new(buddy),
+            buddy_free: Plain::new(frames),
+            used_large: Counters::new(),
+            peak: Plain::new(0),
+            next_slab_id: Atomic::new(1),
+            machine,
+        })
+    }
+
+    /// The machine whose frames these are.
+    #[inline(always)]
+    pub const fn machine(&self) -> &M {
+        &self.machine
+    }
+
+    /// The metadata of a frame.
+    ///
+    /// # Panics
+    /// If the frame is not one of these.
+    #[inline(always)]
+    #[track_caller]
+    pub(crate) fn meta(&self, pfn: Pfn) -> &Meta<M> {
+        self.memmap.at(self.memmap.index(pfn))
+    }
+
+    /// Whether the frame is one of these.
+    #[inline]
+    pub fn contains(&self, pfn: Pfn) -> bool {
+        self.memmap.find(pfn).is_some()
+    }
+
+    /// A number that no other slab of these frames has, from 1.
+    pub(crate) fn new_slab_id(&self) -> u32 {
+        self.next_slab_id.fetch_add(1, Relaxed)
+    }
+
+    /// Allocates 2^order frames as `kind`, unless the machine refuses.
+    ///
+    /// The bytes are whatever they were. The metadata of the first frame is 0 but for kind and order; the
+    /// others are [`Kind::Tail`] with the first frame's number in `mapping`.
+    #[inline]
+    pub(crate) fn alloc_block(&self, order: Order, kind: Kind) -> Result<Pfn, OutOfMemory> {
+        if self.machine.admit() { self.alloc_admitted(order, kind) } else { Err(OutOfMemory) }
+    }
+
+    /// [`alloc_block`](Self::alloc_block) for who has asked the machine already.
+    #[inline]
+    pub(crate) fn alloc_admitted(&self, order: Order, kind: Kind) -> Result<Pfn, OutOfMemory> {
+        let class = Class::of(kind).expect("only an allocated kind is allocated");
+        let index = match self.take(order, kind, class) {
+            Some(index) => index,
+            None => self.take_hard(order, kind, class)?,
+        };
+        let pfn = self.memmap.pfn(index);
+        self.machine.allocated(pfn, order);
+        self.memmap.at(index).reset(kind.bits(order));
+        if order != Order::ZERO {
+            self.init_tails(index, order);
+        }
+        Ok(pfn)
+    }
+
+    #[inline(always)]
+    fn take(&self, order: Order, kind: Kind, class: Class) -> Option<u32> {
+        if order == Order::ZERO { self.take_page(class) } else { self.take_block(order, kind, class) }
+    }
+
+    /// Tries again with what the CPUs keep for themselves.
+    #[cold]
+    #[inline(never)]
+    fn take_hard(&self, order: Order, kind: Kind, class: Class) -> Result<u32, OutOfMemory> {
+        self.drain_pcp();
+        self.take(order, kind, class).ok_or(OutOfMemory)
+    }
+
+    fn take_block(&self, order: Order, kind: Kind, class: Class) -> Option<u32> {
+        let floor = if class.may_use_reserve() { 0 } else { self.watermarks.min.0 };
+        self.with_buddy(|buddy| {
+            if u64::from(buddy.free()) < floor + order.pages() {
+                return None;
+            }
+            let index = buddy.take(&self.memmap, order, kind.bits(order))?;
+            self.used_large.add(class, order.pages() as i64);
+            self.note_peak(buddy, 0);
+            Some(index)
+        })
+    }
+
+    fn init_tails(&self, head: u32, order: Order) {
+        let head_pfn = self.memmap.pfn(head).0;
+        for index in head + 1..head + order.pages() as u32 {
+            let tail = self.memmap.at(index);
+            // Not a tail while it does not say of what.
+            tail.reset(Kind::BuddyTail.bits(Order::ZERO));
+            tail.mapping.store(head_pfn, Relaxed);
+            tail.flags.store(Kind::Tail.bits(Order::ZERO), Relaxed);
+        }
+    }
+
+    /// Frees the 2^order frames from `pfn` on, which the caller owns.
+    ///
+    /// # Panics
+    /// If no block of that order is allocated there.
+    #[inline]
+    #[track_caller]
+    pub(crate) fn free_block(&self, pfn: Pfn, order: Order) {
+        let index = self.memmap.index(pfn);
+        let meta = self.memmap.at(index);
+        let flags = meta.flags.load(Relaxed);
+        let Some(class) = Class::of(Kind::of(flags)).filter(|_| Kind::order_of(flags) == order.get()) else {
+            not_allocated(pfn, order, flags)
+        };
+        self.machine.freed(pfn, order);
+        meta.mapping.store(0, Relaxed);
+        if order == Order::ZERO {
+            self.put_page(index, class);
+        } else {
+            self.put_block(index, order, class);
+        }
+    }
+
+    fn put_block(&self, index: u32, order: Order, class: Class) {
+        self.with_buddy(|buddy| {
+            buddy.put(&self.memmap, index, order);
+            self.used_large.add(class, -(order.pages() as i64));
+        });
+    }
+
+    /// Runs `f` under the zone lock.
+    pub(crate) fn with_buddy<R>(&self, f: impl FnOnce(&mut Buddy) -> R) -> R {
+        let mut buddy = self.buddy.lock();
+        let result = f(&mut buddy);
+        self.buddy_free.set(u64::from(buddy.free()));
+        result
+    }
+
+    /// Allocates 2^order frames for the kernel's own use, from the reserve if need be. Not zeroed.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`] if there is no free block of that size.
+    pub fn alloc_kernel(&self, order: Order) -> Result<Pfn, OutOfMemory> {
+        self.alloc_block(order, Kind::Kernel)
+    }
+
+    /// Frees what [`alloc_kernel`](Self::alloc_kernel) gave.
+    ///
+    /// # Panics
+    /// If it did not, with that order, or it was freed before.
+    #[track_caller]
+    pub fn free_kernel(&self, pfn: Pfn, order: Order) {
+        self.reclaim_kind(pfn, order, Kind::Kernel);
+        self.free_block(pfn, order);
+    }
+
+    /// Allocates a page table, all zeroes, from the reserve if need be.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`] if there is no free frame.
+    #[doc(alias = "pte_alloc_one")]
+    pub fn alloc_table(&self) -> Result<Pfn, OutOfMemory> {
+        let pfn = self.alloc_block(Order::ZERO, Kind::Table)?;
+        self.machine.zero(pfn, Order::ZERO);
+        Ok(pfn)
+    }
+
+    /// Frees a page table that nothing refers to any more.
+    ///
+    /// # Panics
+    /// If it is none.
+    #[doc(alias = "pte_free")]
+    #[track_caller]
+    pub fn free_table(&self, pfn: Pfn) {
+        self.reclaim_kind(pfn, Order::ZERO, Kind::Table);
+        self.free_block(pfn, Order::ZERO);
+    }
+
+    /// Makes the caller the one who frees the block: these two are safe to call twice, and the second,
+    /// perhaps on another CPU, must not free the frame from under its next owner.
+    #[track_caller]
+    fn reclaim_kind(&self, pfn: Pfn, order: Order, kind: Kind) {
+        // Acquire: no more than the lock that the caller frees under gave; it pairs with nothing.
+        let (from, to) = (kind.bits(order), kind.bits(order) | FREEING);
+        if let Err(flags) = self.meta(pfn).flags.compare_exchange(from, to, Acquire) {
+            not_allocated(pfn, order, flags)
+        }
+    }
+
+    #[track_caller]
+    fn table_meta(&self, table: Pfn) -> &Meta<M> {
+        let meta = self.meta(table);
+        assert!(meta.kind() == Kind::Table, "frame {:#x} is no page table but {:?}", table.0, meta.kind());
+        meta
+    }
+
+    /// The lock of a page table, [`Pmd`](anonmem_sync::order::Pmd) or [`Ptl`](anonmem_sync::order::Ptl).
+    ///
+    /// # Panics
+    /// If the frame is no page table.
+    #[doc(alias = "pte_lockptr")]
+    #[inline]
+    #[track_caller]
+    pub fn table_lock<L: Level>(&self, table: Pfn) -> &RawSpin<M, L> {
+        let word: *const Atomic<u32, M> = &self.table_meta(table).aux;
+        // SAFETY: a `RawSpin` is such a word and nothing else, and every value of it is a valid one.
+        unsafe { &*word.cast() }
+    }
+
+    /// The number of entries of a page table that are in use; under the table's lock.
+    ///
+    /// # Panics
+    /// If the frame is no page table.
+    #[inline]
+    #[track_caller]
+    pub fn table_used(&self, table: Pfn) -> &Plain<u64, M> {
+        let word: *const Atomic<u64, M> = &self.table_meta(table).counts;
+        // SAFETY: a `Plain` is such a word and nothing else.
+        unsafe { &*word.cast() }
+    }
+
+    /// A word of a page table for the list of those that wait to be freed.
+    ///
+    /// # Panics
+    /// If the frame is no page table.
+    #[inline]
+    #[track_caller]
+    pub fn table_link(&self, table: Pfn) -> &Atomic<u64, M> {
+        &self.table_meta(table).mapping
+    }
+
+    /// Calls `f` with the first frame, kind and order of every block, free ones included, in ascending order.
+    ///
+    /// A snapshot only if nothing is being allocated or freed.
+    pub fn for_each_frame(&self, mut f: impl FnMut(Pfn, Kind, Order)) {
+        let mut index = 0;
+        while let Some(meta) = self.memmap.get(index) {
+            let (kind, order) = (meta.kind(), meta.order());
+            if kind == Kind::Buddy || kind == Kind::Pcp || Class::of(kind).is_some() {
+                f(self.memmap.pfn(index), kind, order);
+                index += order.pages() as u32;
+            } else {
+                index += 1;
+            }
+        }
+    }
+}
+
+impl<M: Machine> fmt::Debug for Frames<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Frames").field("usage", &self.usage()).finish_non_exhaustive()
+    }
+}
+
+/// In `flags` of a frame that is being freed.
+const FREEING: u32 = 1;
+
+#[cold]
+#[inline(never)]
+#[track_caller]
+fn not_allocated(pfn: Pfn, order: Order, flags: u32) -> ! {
+    panic!(
+        "freeing 2^{} frames at {:#x}, which is {:?} of 2^{}: freed twice, or never allocated like that",
+        order.get(),
+        pfn.0,
+        Kind::of(flags),
+        Kind::order_of(flags),
+    )
+}

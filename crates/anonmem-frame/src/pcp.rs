@@ -1,0 +1,210 @@
+//! Free pages that a CPU keeps for itself, so that most allocations touch nothing shared.
+//!
+//! Two stacks of single pages: allocation pops from `hot`, free pushes to it. An empty `hot` is exchanged
+//! with `cold`, and if that is empty too a batch comes from the buddy lists; a full `hot` becomes `cold`,
+//! and the old `cold`, untouched for longest, goes back. So two transitions in a row never both reach the
+//! zone lock, whatever the pattern.
+//!
+//! Locks: each CPU's list has a lock, because [`Frames::drain_pcp`] empties all of them; nobody else
+//! contends. The zone lock is taken inside.
+//!
+//! Linux: mm/page_alloc.c `rmqueue_bulk`, `free_unref_page`, `drain_all_pages`. Differs: single pages only;
+//! magazines (Bonwick and Adams, 2001) instead of one list with a cold end.
+
+use crate::{
+    buddy::Buddy,
+    frames::Frames,
+    memmap::{Memmap, NO_LINK},
+    meta::Kind,
+    usage::{Class, Counters},
+};
+use anonmem_hal::{Machine, Order};
+use anonmem_sync::{Spin, order::Pcp};
+
+/// The most pages that move between a CPU's list and the buddy lists in one go on refill.
+const MAX_BATCH: u32 = 31;
+
+/// How many pages move and stay, from the size of memory.
+#[derive(Clone, Copy)]
+pub(crate) struct PcpLimits {
+    /// Pages to fetch when a list is empty.
+    batch: u32,
+    /// Pages in one of the two stacks.
+    full: u32,
+}
+
+impl PcpLimits {
+    /// 31 to fetch and 186 to keep from 64 MiB on, less below.
+    pub(crate) fn for_frames(nr: u32) -> Self {
+        let batch = (nr / 512).clamp(1, MAX_BATCH);
+        Self { batch, full: batch * 3 }
+    }
+}
+
+/// A CPU's part of the allocator.
+pub(crate) struct CpuPages<M: Machine> {
+    lists: Spin<M, Pcp, PcpLists>,
+    /// What this CPU allocated minus what it freed, in pages, of single pages. Under the lock of `lists`.
+    pub(crate) used: Counters<M>,
+}
+
+/// A CPU's free pages.
+pub(crate) struct PcpLists {
+    hot: Stack,
+    cold: Stack,
+}
+
+/// Pages linked through their `private` words.
+#[derive(Clone, Copy)]
+struct Stack {
+    head: u32,
+    len: u32,
+}
+
+impl Stack {
+    const EMPTY: Self = Self { head: NO_LINK, len: 0 };
+
+    #[inline(always)]
+    fn push<M: Machine>(&mut self, map: &Memmap<M>, index: u32) {
+        map.at(index).set_links(self.head, NO_LINK);
+        self.head = index + 1;
+        self.len += 1;
+    }
+
+    #[inline(always)]
+    fn pop<M: Machine>(&mut self, map: &Memmap<M>) -> Option<u32> {
+        let index = self.head.checked_sub(1)?;
+        self.head = map.at(index).links().0;
+        self.len -= 1;
+        Some(index)
+    }
+}
+
+impl<M: Machine> CpuPages<M> {
+    /// A CPU without pages.
+    pub(crate) fn new() -> Self {
+        Self { lists: Spin::new(PcpLists { hot: Stack::EMPTY, cold: Stack::EMPTY }), used: Counters::new() }
+    }
+
+    /// Calls `f` with every page on this CPU's list, up to `limit`, and returns how many there should be.
+    pub(crate) fn for_each_free(&self, map: &Memmap<M>, limit: u32, mut f: impl FnMut(u32)) -> u32 {
+        let lists = self.lists.lock();
+        let mut left = limit;
+        for stack in [lists.hot, lists.cold] {
+            let mut link = stack.head;
+            while let Some(index) = link.checked_sub(1).filter(|_| left > 0) {
+                f(index);
+                left -= 1;
+                link = map.get(index).map_or(NO_LINK, |meta| meta.links().0);
+            }
+        }
+        lists.hot.len + lists.cold.len
+    }
+}
+
+/// The mark of a page on a CPU's list.
+const ON_PCP: u32 = Kind::Pcp.bits(Order::ZERO);
+
+impl<M: Machine> Frames<M> {
+    /// Takes a page from this CPU's list; `None` if it is empty and the buddy lists give nothing.
+    #[inline]
+    pub(crate) fn take_page(&self, class: Class) -> Option<u32> {
+        let cpu = self.pcp.this();
+        let mut lists = cpu.lists.lock();
+        let index = match lists.hot.pop(&self.memmap) {
+            Some(index) => index,
+            None => self.refill(&mut lists, class)?,
+        };
+        cpu.used.add(class, 1);
+        Some(index)
+    }
+
+    /// Puts a page on this CPU's list.
+    #[doc(alias = "free_unref_page")]
+    #[inline]
+    pub(crate) fn put_page(&self, index: u32, class: Class) {
+        let cpu = self.pcp.this();
+        let mut lists = cpu.lists.lock();
+        self.memmap.at(index).flags.store(ON_PCP, anonmem_sync::Ordering::Relaxed);
+        if lists.hot.len >= self.pcp_limits.full {
+            self.spill(&mut lists);
+        }
+        lists.hot.push(&self.memmap, index);
+        cpu.used.add(class, -1);
+    }
+
+    /// Fills the empty `hot` stack and takes a page of it.
+    #[doc(alias = "rmqueue_bulk")]
+    #[cold]
+    #[inline(never)]
+    fn refill(&self, lists: &mut PcpLists, class: Class) -> Option<u32> {
+        if lists.cold.len == 0 {
+            lists.hot = self.with_buddy(|buddy| {
+                let stack = self.fetch(buddy, class);
+                self.note_peak(buddy, stack.len);
+                stack
+            });
+        } else {
+            core::mem::swap(&mut lists.hot, &mut lists.cold);
+        }
+        lists.hot.pop(&self.memmap)
+    }
+
+    /// Takes up to a batch of pages, the first one on top.
+    fn fetch(&self, buddy: &mut Buddy, class: Class) -> Stack {
+        let above_min = u64::from(buddy.free()).saturating_sub(self.watermarks.min.0);
+        // A page of the reserve is for whoever asks, not for this CPU's list.
+        let want = match above_min {
+            0 if class.may_use_reserve() => 1,
+            above => above.min(u64::from(self.pcp_limits.batch)) as u32,
+        };
+        let mut stack = Stack::EMPTY;
+        let mut last = None;
+        while stack.len < want {
+            let Some(index) = buddy.take(&self.memmap, Order::ZERO, ON_PCP) else { break };
+            match last.replace(index) {
+                None => stack.head = index + 1,
+                Some(last) => self.memmap.at(last).set_links(index + 1, NO_LINK),
+            }
+            stack.len += 1;
+        }
+        if let Some(last) = last {
+            self.memmap.at(last).set_links(NO_LINK, NO_LINK);
+        }
+        stack
+    }
+
+    /// Makes room in the full `hot` stack.
+    #[cold]
+    #[inline(never)]
+    fn spill(&self, lists: &mut PcpLists) {
+        let mut old = core::mem::replace(&mut lists.cold, lists.hot);
+        lists.hot = Stack::EMPTY;
+        if old.len > 0 {
+            self.with_buddy(|buddy| self.give_back(buddy, &mut old));
+        }
+    }
+
+    fn give_back(&self, buddy: &mut Buddy, stack: &mut Stack) {
+        while let Some(index) = stack.pop(&self.memmap) {
+            buddy.put(&self.memmap, index, Order::ZERO);
+        }
+    }
+
+    /// Returns the pages on all CPUs' lists to the buddy lists, where they can merge.
+    ///
+    /// # Locks
+    /// Takes each CPU's list lock and, inside, the zone lock.
+    #[doc(alias = "drain_all_pages")]
+    #[cold]
+    #[inline(never)]
+    pub fn drain_pcp(&self) {
+        for cpu in self.pcp.iter() {
+            let mut lists = cpu.lists.lock();
+            let PcpLists { hot, cold } = &mut *lists;
+            if hot.len + cold.len > 0 {
+                self.with_buddy(|buddy| [hot, cold].map(|stack| self.give_back(buddy, stack)));
+            }
+        }
+    }
+}
