@@ -167,9 +167,7 @@ pub struct FileMapping {
 fn parse_env(text: &str) -> Result<OsString, String> {
     match text.split_once('=') {
         Some((name, _)) if !name.is_empty() => Ok(text.into()),
-        _ => Err(format!(
-            "\"{text}\" is not K=V; write for example --env DEBUG=1"
-        )),
+        _ => Err(format!("\"{text}\" is not K=V; write for example --env DEBUG=1")),
     }
 }
 
@@ -179,14 +177,9 @@ fn parse_file(text: &str) -> Result<FileMapping, String> {
         None => (text, None),
     };
     if host.is_empty() {
-        return Err(format!(
-            "\"{text}\" names no file of the host; write HOST or HOST:GUEST"
-        ));
+        return Err(format!("\"{text}\" names no file of the host; write HOST or HOST:GUEST"));
     }
-    Ok(FileMapping {
-        host: host.into(),
-        guest,
-    })
+    Ok(FileMapping { host: host.into(), guest })
 }
 
 fn parse_guest_path(text: &str) -> Result<PathBuf, String> {
@@ -222,49 +215,24 @@ mod tests {
     #[test]
     fn defaults_are_what_the_help_says() {
         let options = run_options(&["anonmem", "run", "--", "true"]);
-        assert_eq!(
-            (options.ram, options.cpus, options.accel),
-            (256 << 20, 2, Accel::Auto)
-        );
+        assert_eq!((options.ram, options.cpus, options.accel), (256 << 20, 2, Accel::Auto));
         assert_eq!((options.bill, options.timeout), (BillFormat::Text, None));
         assert_eq!(options.program, ["true"]);
     }
 
     #[test]
     fn everything_after_the_dashes_belongs_to_the_program() {
-        let options = run_options(&[
-            "anonmem", "run", "--ram", "64M", "--", "ls", "--ram", "--", "-x",
-        ]);
+        let options = run_options(&["anonmem", "run", "--ram", "64M", "--", "ls", "--ram", "--", "-x"]);
         assert_eq!(options.ram, 64 << 20);
         assert_eq!(options.program, ["ls", "--ram", "--", "-x"]);
     }
 
     #[test]
     fn a_file_may_name_its_place_in_the_guest() {
-        let options = run_options(&[
-            "anonmem",
-            "run",
-            "--file",
-            "a.py:/root/a.py",
-            "--file",
-            "/b",
-            "--",
-            "x",
-        ]);
-        assert_eq!(
-            options.files[0],
-            FileMapping {
-                host: "a.py".into(),
-                guest: Some("/root/a.py".into())
-            }
-        );
-        assert_eq!(
-            options.files[1],
-            FileMapping {
-                host: "/b".into(),
-                guest: None
-            }
-        );
+        let options =
+            run_options(&["anonmem", "run", "--file", "a.py:/root/a.py", "--file", "/b", "--", "x"]);
+        assert_eq!(options.files[0], FileMapping { host: "a.py".into(), guest: Some("/root/a.py".into()) });
+        assert_eq!(options.files[1], FileMapping { host: "/b".into(), guest: None });
     }
 
     #[test]
@@ -280,11 +248,7 @@ mod tests {
             ["--cwd", "here"],
         ] {
             let line = ["anonmem", "run", bad[0], bad[1], "--", "true"];
-            assert_eq!(
-                Cli::try_parse_from(line).unwrap_err().exit_code(),
-                2,
-                "{bad:?}"
-            );
+            assert_eq!(Cli::try_parse_from(line).unwrap_err().exit_code(), 2, "{bad:?}");
         }
     }
 }

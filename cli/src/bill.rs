@@ -77,10 +77,7 @@ pub fn render_text(bill: &Value) -> String {
 /// Tells what is wrong with the books, if anything is: leaked frames or a violated invariant.
 #[must_use]
 pub fn complaint(bill: &Value) -> Option<String> {
-    let leaked = bill
-        .get("frames_leaked")
-        .and_then(Value::as_u64)
-        .unwrap_or(0);
+    let leaked = bill.get("frames_leaked").and_then(Value::as_u64).unwrap_or(0);
     let verdict = bill.get("validate").and_then(Value::as_str).unwrap_or("ok");
     if verdict != "ok" {
         return Some(format!("the memory manager's books are wrong: {verdict}"));
@@ -108,23 +105,11 @@ fn render_line(out: &mut String, name: &str, value: &Value, style: &Style) {
         (Style::Parts, Value::Object(parts)) => render_parts(out, name, parts),
         (Style::Frames, Value::Number(n)) => {
             let frames = n.as_u64().unwrap_or(0);
-            line(
-                out,
-                name,
-                &format!(
-                    "{} ({} frames)",
-                    human_size(frames * PAGE),
-                    thousands(frames)
-                ),
-            );
+            line(out, name, &format!("{} ({} frames)", human_size(frames * PAGE), thousands(frames)));
         }
         (Style::Bytes, Value::Number(n)) => line(out, name, &human_size(n.as_u64().unwrap_or(0))),
         (Style::Millis, Value::Number(n)) => {
-            line(
-                out,
-                name,
-                &format!("{:.3} s", n.as_f64().unwrap_or(0.0) / 1000.0),
-            );
+            line(out, name, &format!("{:.3} s", n.as_f64().unwrap_or(0.0) / 1000.0));
         }
         (Style::Verdict, Value::String(verdict)) if verdict != "ok" => {
             line(out, name, &format!("WRONG: {verdict}"));
@@ -138,9 +123,7 @@ fn render_line(out: &mut String, name: &str, value: &Value, style: &Style) {
 fn render_parts(out: &mut String, name: &str, parts: &Map<String, Value>) {
     let scalars: Vec<String> = parts
         .iter()
-        .filter(|(key, value)| {
-            *key != "total" && !value.is_object() && !value.is_array() && !is_zero(value)
-        })
+        .filter(|(key, value)| *key != "total" && !value.is_object() && !value.is_array() && !is_zero(value))
         .map(|(key, value)| format!("{} {}", words(key), plain(value)))
         .collect();
     match parts.get("total") {

@@ -62,10 +62,7 @@ impl fmt::Display for Error {
                 Ok(())
             }
             Self::Timeout(seconds) => {
-                write!(
-                    f,
-                    "timed out after {seconds} s; the microVM was stopped (--timeout)"
-                )
+                write!(f, "timed out after {seconds} s; the microVM was stopped (--timeout)")
             }
             Self::Interrupted => f.write_str("interrupted; the microVM was stopped"),
         }
@@ -77,10 +74,7 @@ impl std::error::Error for Error {}
 /// Makes one line of a parser's message: its first paragraph, without the word "error".
 #[must_use]
 pub fn one_line(message: &str) -> String {
-    let lines = message
-        .lines()
-        .map(str::trim)
-        .take_while(|line| !line.is_empty());
+    let lines = message.lines().map(str::trim).take_while(|line| !line.is_empty());
     let line = lines.collect::<Vec<_>>().join(" ");
     line.strip_prefix("error: ").unwrap_or(&line).to_string()
 }
@@ -95,18 +89,12 @@ mod tests {
     #[test]
     fn a_parsers_message_becomes_one_line() {
         let message = "error: the following were not provided:\n  <PROGRAM>\n\nUsage: x\n";
-        assert_eq!(
-            one_line(message),
-            "the following were not provided: <PROGRAM>"
-        );
+        assert_eq!(one_line(message), "the following were not provided: <PROGRAM>");
     }
 
     #[test]
     fn the_last_words_are_set_off() {
-        let error = Error::GuestDied {
-            how: "gone".into(),
-            log: vec!["a".into(), "b".into()],
-        };
+        let error = Error::GuestDied { how: "gone".into(), log: vec!["a".into(), "b".into()] };
         assert_eq!(error.to_string(), "gone\n  | a\n  | b");
         assert_eq!(error.exit_status(), 70);
         assert_eq!(Error::Timeout(1.5).exit_status(), 124);

@@ -11,10 +11,7 @@ fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) if error.use_stderr() => {
-            eprintln!(
-                "anonmem: {}; see anonmem run --help",
-                one_line(&error.to_string())
-            );
+            eprintln!("anonmem: {}; see anonmem run --help", one_line(&error.to_string()));
             return ExitCode::from(EXIT_USAGE);
         }
         Err(help) => help.exit(),

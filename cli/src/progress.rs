@@ -52,8 +52,7 @@ impl Progress {
             bar.tick();
         } else if self.start.elapsed() >= PATIENCE {
             let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-            if let Ok(style) = ProgressStyle::with_template("{spinner} anonmem: {msg} ({elapsed})")
-            {
+            if let Ok(style) = ProgressStyle::with_template("{spinner} anonmem: {msg} ({elapsed})") {
                 bar.set_style(style);
             }
             bar.set_elapsed(self.start.elapsed());

@@ -77,11 +77,7 @@ fn write_package(
     let record = RunRecord {
         ram: options.ram,
         cpus: options.cpus,
-        poison: if options.no_poison {
-            Poison::Off
-        } else {
-            Poison::On
-        },
+        poison: if options.no_poison { Poison::Off } else { Poison::On },
         cwd: &options.cwd,
         exe: &package.program.exe,
         args: &package.program.args,
@@ -103,28 +99,15 @@ fn converse(
     signals: &mut Signals,
     progress: &mut Progress,
 ) -> Result<(Machine, Outcome)> {
-    let deadline = options
-        .timeout
-        .map(|seconds| Instant::now() + Duration::from_secs_f64(seconds));
+    let deadline = options.timeout.map(|seconds| Instant::now() + Duration::from_secs_f64(seconds));
     let on_channel = |e: io::Error| on_host("the channel to the microVM failed", e);
     let (listener, gone) = (machine.listener().as_fd(), machine.gone().as_fd());
     let connection = wait_for_connection(listener, gone, signals, progress, deadline);
     let end = match connection.map_err(on_channel)? {
         Connection::Ready => {
             let channel = machine.accept().map_err(on_channel)?;
-            let log_level = if options.verbose {
-                LogLevel::All
-            } else {
-                LogLevel::Warnings
-            };
-            let session = Session::new(
-                &channel,
-                own_streams(),
-                signals,
-                progress,
-                log_level,
-                deadline,
-            );
+            let log_level = if options.verbose { LogLevel::All } else { LogLevel::Warnings };
+            let session = Session::new(&channel, own_streams(), signals, progress, log_level, deadline);
             let outcome = session.and_then(Session::run).map_err(on_channel)?;
             return Ok((machine, outcome));
         }
@@ -133,14 +116,7 @@ fn converse(
         Connection::Interrupted => End::Interrupted,
     };
     progress.finish();
-    Ok((
-        machine,
-        Outcome {
-            end,
-            bill: Vec::new(),
-            log: Vec::new(),
-        },
-    ))
+    Ok((machine, Outcome { end, bill: Vec::new(), log: Vec::new() }))
 }
 
 /// Turns the end of the conversation into the command's own: the bill, the status, or what went wrong.
@@ -152,27 +128,19 @@ fn finish(options: &RunOptions, mut machine: Machine, outcome: Outcome) -> Resul
     };
     match outcome.end {
         End::Exit(status) => {
-            machine
-                .wait(QEMU_GRACE)
-                .map_err(|e| on_host("cannot wait for QEMU", e))?;
+            machine.wait(QEMU_GRACE).map_err(|e| on_host("cannot wait for QEMU", e))?;
             write_bill(options, &outcome.bill)?;
             Ok(u8::try_from(status & 0xff).unwrap_or(u8::MAX))
         }
         End::Died => {
-            let status = machine
-                .wait(QEMU_GRACE)
-                .map_err(|e| on_host("cannot wait for QEMU", e))?;
-            let how = format!(
-                "the microVM died before the program ended ({}); its last words:",
-                describe(status)
-            );
+            let status = machine.wait(QEMU_GRACE).map_err(|e| on_host("cannot wait for QEMU", e))?;
+            let how =
+                format!("the microVM died before the program ended ({}); its last words:", describe(status));
             died(&machine, how, outcome.log)
         }
-        End::Broken(error) => died(
-            &machine,
-            format!("the microVM sent {error}; its last words:"),
-            outcome.log,
-        ),
+        End::Broken(error) => {
+            died(&machine, format!("the microVM sent {error}; its last words:"), outcome.log)
+        }
         End::Timeout => Err(Error::Timeout(options.timeout.unwrap_or_default())),
         End::Interrupted => Err(Error::Interrupted),
     }
@@ -197,10 +165,7 @@ fn write_bill(options: &RunOptions, bytes: &[u8]) -> Result<()> {
     };
     match &options.bill_file {
         Some(path) => std::fs::write(path, text).map_err(|e| {
-            Error::usage(format_args!(
-                "cannot write the memory bill to {}: {e}",
-                path.display()
-            ))
+            Error::usage(format_args!("cannot write the memory bill to {}: {e}", path.display()))
         }),
         None => {
             // A closed standard error is the user's choice.

@@ -11,14 +11,9 @@
 pub fn parse_size(text: &str) -> Result<u64, String> {
     let bad = || format!("\"{text}\" is not a size; write for example 64M, 256M or 1G");
     let lower = text.trim().to_ascii_lowercase();
-    let digits = lower
-        .find(|c: char| !c.is_ascii_digit() && c != '.')
-        .unwrap_or(lower.len());
+    let digits = lower.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(lower.len());
     let (number, suffix) = lower.split_at(digits);
-    let suffix = suffix
-        .strip_suffix("ib")
-        .or(suffix.strip_suffix('b'))
-        .unwrap_or(suffix);
+    let suffix = suffix.strip_suffix("ib").or(suffix.strip_suffix('b')).unwrap_or(suffix);
     let unit: u64 = match suffix {
         "" => 1,
         "k" => 1 << 10,
@@ -37,9 +32,7 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
         value as u64
     };
     if bytes == 0 {
-        return Err(format!(
-            "\"{text}\" is no memory at all; write for example 64M, 256M or 1G"
-        ));
+        return Err(format!("\"{text}\" is no memory at all; write for example 64M, 256M or 1G"));
     }
     Ok(bytes)
 }
@@ -106,18 +99,8 @@ mod tests {
 
     #[test]
     fn what_is_no_size_is_refused_with_an_example() {
-        for text in [
-            "",
-            "M",
-            "12Q",
-            "-1M",
-            "1..5G",
-            "0",
-            "0M",
-            "99999999999999999999",
-            "16777216T",
-            "64 M B",
-        ] {
+        for text in ["", "M", "12Q", "-1M", "1..5G", "0", "0M", "99999999999999999999", "16777216T", "64 M B"]
+        {
             let error = parse_size(text).unwrap_err();
             assert!(error.contains("64M"), "{text}: {error}");
         }

@@ -93,12 +93,7 @@ impl GuestFrame {
     }
 
     fn decode(kind: u8, payload: &[u8]) -> Result<Self, FrameError> {
-        let word = || {
-            payload.try_into().map_err(|_| FrameError::BadPayload {
-                kind,
-                len: payload.len(),
-            })
-        };
+        let word = || payload.try_into().map_err(|_| FrameError::BadPayload { kind, len: payload.len() });
         Ok(match kind {
             1 => Self::Stdout(payload.to_vec()),
             2 => Self::Stderr(payload.to_vec()),
@@ -182,8 +177,8 @@ mod tests {
         assert_eq!(
             out,
             [
-                16, 0, 0, 0, 2, 0, 0, 0, b'a', b'b', 17, 0, 0, 0, 0, 0, 0, 0, 18, 0, 0, 0, 4, 0, 0,
-                0, 2, 0, 0, 0
+                16, 0, 0, 0, 2, 0, 0, 0, b'a', b'b', 17, 0, 0, 0, 0, 0, 0, 0, 18, 0, 0, 0, 4, 0, 0, 0, 2, 0,
+                0, 0
             ]
         );
     }
@@ -196,15 +191,9 @@ mod tests {
             decoder.next_frame().unwrap_err()
         };
         assert_eq!(fails(&[9, 0, 0, 0, 0, 0, 0, 0]), FrameError::UnknownType(9));
-        assert!(matches!(
-            fails(&[1, 0, 1, 0, 0, 0, 0, 0]),
-            FrameError::BadHeader(_)
-        ));
+        assert!(matches!(fails(&[1, 0, 1, 0, 0, 0, 0, 0]), FrameError::BadHeader(_)));
         assert_eq!(fails(&[1, 0, 0, 0, 1, 0, 1, 0]), FrameError::TooLong(65537));
-        assert_eq!(
-            fails(&[3, 0, 0, 0, 1, 0, 0, 0, 7]),
-            FrameError::BadPayload { kind: 3, len: 1 }
-        );
+        assert_eq!(fails(&[3, 0, 0, 0, 1, 0, 0, 0, 7]), FrameError::BadPayload { kind: 3, len: 1 });
     }
 
     fn any_frame() -> impl Strategy<Value = GuestFrame> {

@@ -159,11 +159,7 @@ impl<'a> Session<'a> {
             }
         };
         self.progress.finish();
-        Ok(Outcome {
-            end,
-            bill: self.bill,
-            log: self.log,
-        })
+        Ok(Outcome { end, bill: self.bill, log: self.log })
     }
 
     fn step(&mut self) -> io::Result<Option<End>> {
@@ -193,34 +189,23 @@ impl<'a> Session<'a> {
 
     /// Waits for something to do, at most until the next moment that matters.
     fn wait(&self, now: Instant) -> io::Result<Readiness> {
-        let deadline = self
-            .status
-            .map(|(_, since)| since + POWER_OFF_GRACE)
-            .or(self.deadline);
+        let deadline = self.status.map(|(_, since)| since + POWER_OFF_GRACE).or(self.deadline);
         let until = deadline.map(|deadline| deadline.saturating_duration_since(now));
-        let timeout = if self.progress.is_wanted() {
-            Some(until.map_or(TICK, |u| u.min(TICK)))
-        } else {
-            until
-        };
+        let timeout =
+            if self.progress.is_wanted() { Some(until.map_or(TICK, |u| u.min(TICK))) } else { until };
         let timeout = timeout.map(|t| Timespec {
             tv_sec: t.as_secs().try_into().unwrap_or(i64::MAX),
             tv_nsec: t.subsec_nanos().into(),
         });
 
-        let wants_stdin = self.stdin_open == StdinState::Open
-            && self.credit > 0
-            && self.unsent.len() < MAX_UNSENT;
+        let wants_stdin =
+            self.stdin_open == StdinState::Open && self.credit > 0 && self.unsent.len() < MAX_UNSENT;
         let mut channel_events = PollFlags::IN;
         if !self.unsent.is_empty() {
             channel_events |= PollFlags::OUT;
         }
         let mut fds = vec![PollFd::new(self.channel, channel_events)];
-        fds.extend(
-            self.signals
-                .fds()
-                .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)),
-        );
+        fds.extend(self.signals.fds().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
         let signals_end = fds.len();
         if wants_stdin {
             fds.push(PollFd::from_borrowed_fd(self.streams.stdin, PollFlags::IN));
@@ -231,12 +216,8 @@ impl<'a> Session<'a> {
         }
         Ok(Readiness {
             channel_in: fds[0].revents() & (PollFlags::IN | PollFlags::HUP | PollFlags::ERR),
-            signals: fds[1..signals_end]
-                .iter()
-                .fold(PollFlags::empty(), |all, fd| all | fd.revents()),
-            stdin: fds
-                .get(signals_end)
-                .map_or(PollFlags::empty(), PollFd::revents),
+            signals: fds[1..signals_end].iter().fold(PollFlags::empty(), |all, fd| all | fd.revents()),
+            stdin: fds.get(signals_end).map_or(PollFlags::empty(), PollFd::revents),
         })
     }
 
@@ -248,12 +229,7 @@ impl<'a> Session<'a> {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 // The microVM has gone; reading says so, after what it still had to say.
-                Err(e)
-                    if matches!(
-                        e.kind(),
-                        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset
-                    ) =>
-                {
+                Err(e) if matches!(e.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => {
                     self.unsent.clear();
                 }
                 Err(e) => return Err(e),
@@ -296,11 +272,7 @@ impl<'a> Session<'a> {
         match (&mut &*self.channel).read(&mut buffer) {
             Ok(0) => return Ok(Some(self.closed())),
             Ok(count) => self.decoder.push(&buffer[..count]),
-            Err(e)
-                if matches!(
-                    e.kind(),
-                    io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
-                ) => {}
+            Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
             Err(e) if e.kind() == io::ErrorKind::ConnectionReset => return Ok(Some(self.closed())),
             Err(e) => return Err(e),
         }
@@ -314,8 +286,7 @@ impl<'a> Session<'a> {
     }
 
     fn closed(&self) -> End {
-        self.status
-            .map_or(End::Died, |(status, _)| End::Exit(status))
+        self.status.map_or(End::Died, |(status, _)| End::Exit(status))
     }
 
     fn act(&mut self, frame: GuestFrame) -> io::Result<()> {
@@ -380,15 +351,11 @@ impl<'a> Session<'a> {
 /// kernel log: `<4>text`; warnings are 4 and below. Running out of memory is always one.
 fn split_level(line: &str) -> (bool, &str) {
     let leveled = line.strip_prefix('<').and_then(|rest| rest.split_once('>'));
-    let (level, text) =
-        match leveled.and_then(|(level, text)| Some((level.parse::<u8>().ok()?, text))) {
-            Some((level, text)) => (level, text),
-            None => (6, line),
-        };
-    (
-        level <= 4 || text.to_ascii_lowercase().contains("out of memory"),
-        text,
-    )
+    let (level, text) = match leveled.and_then(|(level, text)| Some((level.parse::<u8>().ok()?, text))) {
+        Some((level, text)) => (level, text),
+        None => (6, line),
+    };
+    (level <= 4 || text.to_ascii_lowercase().contains("out of memory"), text)
 }
 
 /// Waits until the microVM connects, the microVM ends (`gone`), time runs out or the user interrupts.
@@ -409,19 +376,9 @@ pub fn wait_for_connection(
         if deadline.is_some_and(|deadline| now >= deadline) {
             return Ok(Connection::Timeout);
         }
-        let mut fds = vec![
-            PollFd::new(&listener, PollFlags::IN),
-            PollFd::new(&gone, PollFlags::IN),
-        ];
-        fds.extend(
-            signals
-                .fds()
-                .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)),
-        );
-        let tick = Timespec {
-            tv_sec: 0,
-            tv_nsec: TICK.subsec_nanos().into(),
-        };
+        let mut fds = vec![PollFd::new(&listener, PollFlags::IN), PollFd::new(&gone, PollFlags::IN)];
+        fds.extend(signals.fds().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
+        let tick = Timespec { tv_sec: 0, tv_nsec: TICK.subsec_nanos().into() };
         match poll(&mut fds, Some(&tick)) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.into()),
@@ -463,16 +420,8 @@ pub fn own_streams() -> Streams<'static> {
 }
 
 /// Borrows any file descriptors as the streams (for tests).
-pub fn streams<'a>(
-    stdin: &'a impl AsFd,
-    stdout: &'a impl AsFd,
-    stderr: &'a impl AsFd,
-) -> Streams<'a> {
-    Streams {
-        stdin: stdin.as_fd(),
-        stdout: stdout.as_fd(),
-        stderr: stderr.as_fd(),
-    }
+pub fn streams<'a>(stdin: &'a impl AsFd, stdout: &'a impl AsFd, stderr: &'a impl AsFd) -> Streams<'a> {
+    Streams { stdin: stdin.as_fd(), stdout: stdout.as_fd(), stderr: stderr.as_fd() }
 }
 
 #[cfg(test)]

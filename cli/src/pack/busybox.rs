@@ -66,8 +66,7 @@ const SHELLS: [&str; 7] = ["sh", "bash", "dash", "ash", "ksh", "zsh", "busybox"]
 /// Tells whether a program is a shell by its name.
 #[must_use]
 pub fn is_shell(exe: &Path) -> bool {
-    exe.file_name()
-        .is_some_and(|name| SHELLS.iter().any(|shell| name == *shell))
+    exe.file_name().is_some_and(|name| SHELLS.iter().any(|shell| name == *shell))
 }
 
 /// Finds a busybox that needs no library.
@@ -77,9 +76,7 @@ pub fn find_static(search_path: &OsStr) -> Option<PathBuf> {
     let found = find_on_path(OsStr::new("busybox"), search_path)
         .or_else(|| find_on_path(OsStr::new("busybox"), standard))?;
     match file_kind(&found) {
-        Ok(FileKind::Elf(info)) if info.interpreter.is_none() && info.needed.is_empty() => {
-            Some(found)
-        }
+        Ok(FileKind::Elf(info)) if info.interpreter.is_none() && info.needed.is_empty() => Some(found),
         _ => None,
     }
 }
@@ -91,22 +88,14 @@ pub fn find_static(search_path: &OsStr) -> Option<PathBuf> {
 /// The file cannot be read.
 pub fn pack_applets(tree: &mut Tree, busybox: &Path) -> io::Result<()> {
     let target = tree.mirror(busybox)?;
-    let output = Command::new(busybox)
-        .arg("--list")
-        .stdin(Stdio::null())
-        .output()?;
+    let output = Command::new(busybox).arg("--list").stdin(Stdio::null()).output()?;
     for applet in String::from_utf8_lossy(&output.stdout).lines() {
         if applet.is_empty() || applet.contains('/') || applet == "busybox" {
             continue;
         }
         let link = Path::new("/bin").join(applet);
         if tree.place(&link)? != target {
-            tree.add_new(
-                &link,
-                Node::Link {
-                    target: target.clone(),
-                },
-            )?;
+            tree.add_new(&link, Node::Link { target: target.clone() })?;
         }
     }
     Ok(())
@@ -117,11 +106,7 @@ pub fn pack_applets(tree: &mut Tree, busybox: &Path) -> io::Result<()> {
 /// # Errors
 ///
 /// A file cannot be read.
-pub fn pack_host_commands(
-    tree: &mut Tree,
-    libraries: &mut Libraries,
-    search_path: &OsStr,
-) -> io::Result<()> {
+pub fn pack_host_commands(tree: &mut Tree, libraries: &mut Libraries, search_path: &OsStr) -> io::Result<()> {
     for command in COMMANDS {
         if let Some(path) = find_on_path(OsStr::new(command), search_path) {
             libraries.pack(tree, &path, Missing::Skip)?;
@@ -143,26 +128,10 @@ mod tests {
         fs::write(&busybox, "#!/bin/sh\nprintf 'busybox\\nsort\\nsh\\n'\n").unwrap();
         fs::set_permissions(&busybox, fs::Permissions::from_mode(0o755)).unwrap();
         let mut tree = Tree::new();
-        tree.add_new(
-            Path::new("/bin/sh"),
-            Node::Link {
-                target: "dash".into(),
-            },
-        )
-        .unwrap();
+        tree.add_new(Path::new("/bin/sh"), Node::Link { target: "dash".into() }).unwrap();
         pack_applets(&mut tree, &busybox).unwrap();
-        assert_eq!(
-            tree.get(Path::new("/bin/sh")),
-            Some(&Node::Link {
-                target: "dash".into()
-            })
-        );
-        assert_eq!(
-            tree.get(Path::new("/bin/sort")),
-            Some(&Node::Link {
-                target: busybox.clone()
-            })
-        );
+        assert_eq!(tree.get(Path::new("/bin/sh")), Some(&Node::Link { target: "dash".into() }));
+        assert_eq!(tree.get(Path::new("/bin/sort")), Some(&Node::Link { target: busybox.clone() }));
         assert!(tree.get(&busybox).is_some());
     }
 

@@ -29,12 +29,7 @@ pub fn write_archive(
     mut on_entry: impl FnMut(&Path),
 ) -> io::Result<()> {
     let mut cpio = Cpio { out, next_inode: 1 };
-    cpio.entry(
-        RUN_ENTRY.as_bytes(),
-        S_IFREG | 0o400,
-        0,
-        run_record.len() as u64,
-    )?;
+    cpio.entry(RUN_ENTRY.as_bytes(), S_IFREG | 0o400, 0, run_record.len() as u64)?;
     cpio.data(run_record)?;
     for (path, node) in tree.iter() {
         on_entry(path);
@@ -51,11 +46,7 @@ struct Cpio<'a, W: Write> {
 
 impl<W: Write> Cpio<'_, W> {
     fn node(&mut self, path: &Path, node: &Node) -> io::Result<()> {
-        let name = path
-            .strip_prefix("/")
-            .unwrap_or(path)
-            .as_os_str()
-            .as_bytes();
+        let name = path.strip_prefix("/").unwrap_or(path).as_os_str().as_bytes();
         match node {
             Node::Dir { mode } => self.entry(name, S_IFDIR | mode, 0, 0),
             Node::Link { target } => {
@@ -63,21 +54,13 @@ impl<W: Write> Cpio<'_, W> {
                 self.entry(name, S_IFLNK | 0o777, 0, target.len() as u64)?;
                 self.data(target)
             }
-            Node::File {
-                content: Content::Bytes(bytes),
-                mode,
-                mtime,
-            } => {
+            Node::File { content: Content::Bytes(bytes), mode, mtime } => {
                 self.entry(name, S_IFREG | mode, *mtime, bytes.len() as u64)?;
                 self.data(bytes)
             }
-            Node::File {
-                content: Content::Host(host),
-                mode,
-                mtime,
-            } => self
-                .host_file(name, host, *mode, *mtime)
-                .map_err(|e| named(host, e)),
+            Node::File { content: Content::Host(host), mode, mtime } => {
+                self.host_file(name, host, *mode, *mtime).map_err(|e| named(host, e))
+            }
         }
     }
 
@@ -87,10 +70,7 @@ impl<W: Write> Cpio<'_, W> {
         self.entry(name, S_IFREG | mode, mtime, len)?;
         let copied = io::copy(&mut io::Read::take(&mut file, len), self.out)?;
         if copied != len {
-            return Err(io::Error::new(
-                io::ErrorKind::UnexpectedEof,
-                "the file shrank while it was packed",
-            ));
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file shrank while it was packed"));
         }
         self.pad(len)
     }
@@ -105,21 +85,7 @@ impl<W: Write> Cpio<'_, W> {
         let inode = self.next_inode;
         self.next_inode += u32::from(inode != 0);
         let mtime = u32::try_from(mtime).unwrap_or(0);
-        let fields = [
-            inode,
-            mode,
-            0,
-            0,
-            1,
-            mtime,
-            len,
-            0,
-            0,
-            0,
-            0,
-            name.len() as u32 + 1,
-            0,
-        ];
+        let fields = [inode, mode, 0, 0, 1, mtime, len, 0, 0, 0, 0, name.len() as u32 + 1, 0];
         self.out.write_all(b"070701")?;
         for field in fields {
             write!(self.out, "{field:08x}")?;
@@ -156,11 +122,9 @@ pub(crate) mod tests {
             assert_eq!(&bytes[at..at + 6], b"070701");
             let field = |n: usize| {
                 let from = at + 6 + 8 * n;
-                u32::from_str_radix(std::str::from_utf8(&bytes[from..from + 8]).unwrap(), 16)
-                    .unwrap()
+                u32::from_str_radix(std::str::from_utf8(&bytes[from..from + 8]).unwrap(), 16).unwrap()
             };
-            let (mode, mtime, len, name_len) =
-                (field(1), field(5), field(6) as usize, field(11) as usize);
+            let (mode, mtime, len, name_len) = (field(1), field(5), field(6) as usize, field(11) as usize);
             let name_at = at + 110;
             assert_eq!(bytes[name_at + name_len - 1], 0);
             let name = String::from_utf8(bytes[name_at..name_at + name_len - 1].to_vec()).unwrap();
@@ -181,18 +145,8 @@ pub(crate) mod tests {
         std::fs::write(&host, "12345").unwrap();
         let mut tree = Tree::new();
         tree.add_dir(Path::new("/tmp"), 0o1777).unwrap();
-        tree.add_new(
-            Path::new("/bin/x"),
-            Node::Link {
-                target: "/tmp/five".into(),
-            },
-        )
-        .unwrap();
-        let file = Node::File {
-            content: Content::Host(host),
-            mode: 0o755,
-            mtime: 77,
-        };
+        tree.add_new(Path::new("/bin/x"), Node::Link { target: "/tmp/five".into() }).unwrap();
+        let file = Node::File { content: Content::Host(host), mode: 0o755, mtime: 77 };
         tree.add_new(Path::new("/tmp/five"), file).unwrap();
 
         let mut out = Vec::new();
@@ -203,10 +157,7 @@ pub(crate) mod tests {
         assert_eq!(names, [".anonmem/run", "bin", "bin/x", "tmp", "tmp/five"]);
         assert_eq!(seen, 4);
         assert_eq!(entries[0].3, b"ram=1\0");
-        assert_eq!(
-            (entries[2].1, entries[2].3.as_slice()),
-            (0o120_777, b"/tmp/five".as_slice())
-        );
+        assert_eq!((entries[2].1, entries[2].3.as_slice()), (0o120_777, b"/tmp/five".as_slice()));
         assert_eq!(entries[3].1, 0o041_777);
         assert_eq!(
             (entries[4].1, entries[4].2, entries[4].3.as_slice()),
@@ -218,15 +169,7 @@ pub(crate) mod tests {
     fn a_file_that_vanished_is_named() {
         let mut tree = Tree::new();
         let content = Content::Host("/nonexistent/file".into());
-        tree.add_new(
-            Path::new("/x"),
-            Node::File {
-                content,
-                mode: 0,
-                mtime: 0,
-            },
-        )
-        .unwrap();
+        tree.add_new(Path::new("/x"), Node::File { content, mode: 0, mtime: 0 }).unwrap();
         let error = write_archive(&mut Vec::new(), b"", &tree, |_| {}).unwrap_err();
         assert!(error.to_string().contains("/nonexistent/file"), "{error}");
     }

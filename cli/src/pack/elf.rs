@@ -73,12 +73,7 @@ fn parse_elf(bytes: &[u8]) -> FileKind {
         return FileKind::Other;
     }
     let split = |paths: &[&str]| -> Vec<String> {
-        paths
-            .iter()
-            .flat_map(|p| p.split(':'))
-            .filter(|p| !p.is_empty())
-            .map(String::from)
-            .collect()
+        paths.iter().flat_map(|p| p.split(':')).filter(|p| !p.is_empty()).map(String::from).collect()
     };
     FileKind::Elf(ElfInfo {
         interpreter: elf.interpreter.map(PathBuf::from),
@@ -89,11 +84,7 @@ fn parse_elf(bytes: &[u8]) -> FileKind {
 }
 
 fn parse_shebang(head: &[u8]) -> Option<Shebang> {
-    let line = head
-        .strip_prefix(b"#!")?
-        .split(|b| *b == b'\n')
-        .next()?
-        .trim_ascii();
+    let line = head.strip_prefix(b"#!")?.split(|b| *b == b'\n').next()?.trim_ascii();
     let (interpreter, argument) = match line.iter().position(u8::is_ascii_whitespace) {
         Some(at) => (&line[..at], line[at..].trim_ascii()),
         None => (line, &line[line.len()..]),
@@ -115,17 +106,11 @@ mod tests {
     fn a_first_line_has_an_interpreter_and_at_most_one_argument() {
         let parse = |text: &str| parse_shebang(text.as_bytes());
         let some = |interpreter: &str, argument: Option<&str>| {
-            Some(Shebang {
-                interpreter: interpreter.into(),
-                argument: argument.map(String::from),
-            })
+            Some(Shebang { interpreter: interpreter.into(), argument: argument.map(String::from) })
         };
         assert_eq!(parse("#!/bin/sh\necho"), some("/bin/sh", None));
         assert_eq!(parse("#! /bin/sh -e \nx"), some("/bin/sh", Some("-e")));
-        assert_eq!(
-            parse("#!/usr/bin/env -S a b\n"),
-            some("/usr/bin/env", Some("-S a b"))
-        );
+        assert_eq!(parse("#!/usr/bin/env -S a b\n"), some("/usr/bin/env", Some("-S a b")));
         assert_eq!(parse("#!/bin/sh"), some("/bin/sh", None));
         assert_eq!(parse("#!\n"), None);
     }
@@ -136,10 +121,7 @@ mod tests {
             panic!("not an ELF file");
         };
         assert!(info.interpreter.is_some());
-        assert!(
-            info.needed.iter().any(|n| n.starts_with("libc.")),
-            "{info:?}"
-        );
+        assert!(info.needed.iter().any(|n| n.starts_with("libc.")), "{info:?}");
     }
 
     #[test]

@@ -32,17 +32,14 @@ pub fn parse(bytes: &[u8]) -> HashMap<String, PathBuf> {
             u32_at(bytes, entry + 16),
             u32_at(bytes, entry + 20),
         );
-        let (Some(flags), Some(key), Some(value), Some(hwcap_low), Some(hwcap_high)) = fields
-        else {
+        let (Some(flags), Some(key), Some(value), Some(hwcap_low), Some(hwcap_high)) = fields else {
             break;
         };
         if flags != FLAGS_X86_64 || hwcap_low != 0 || hwcap_high != 0 {
             continue;
         }
         if let (Some(name), Some(path)) = (text_at(bytes, key), text_at(bytes, value)) {
-            names
-                .entry(name.to_string())
-                .or_insert_with(|| PathBuf::from(path));
+            names.entry(name.to_string()).or_insert_with(|| PathBuf::from(path));
         }
     }
     names
@@ -56,18 +53,12 @@ fn new_format(bytes: &[u8]) -> Option<&[u8]> {
         return None;
     }
     let count = u32_at(bytes, OLD_MAGIC.len())? as usize;
-    let at = (OLD_MAGIC.len() + 4)
-        .checked_add(count.checked_mul(12)?)?
-        .next_multiple_of(8);
+    let at = (OLD_MAGIC.len() + 4).checked_add(count.checked_mul(12)?)?.next_multiple_of(8);
     bytes.get(at..).filter(|rest| rest.starts_with(MAGIC))
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
-    bytes
-        .get(at..at + 4)?
-        .try_into()
-        .ok()
-        .map(u32::from_le_bytes)
+    bytes.get(at..at + 4)?.try_into().ok().map(u32::from_le_bytes)
 }
 
 fn text_at(bytes: &[u8], at: u32) -> Option<&str> {
@@ -105,12 +96,7 @@ mod tests {
     fn plain_x86_64_entries_count() {
         let bytes = cache(&[
             ("libx.so.1", "/lib32/libx.so.1", 0x0803, 0),
-            (
-                "libx.so.1",
-                "/lib/glibc-hwcaps/x86-64-v3/libx.so.1",
-                0x0303,
-                1 << 62,
-            ),
+            ("libx.so.1", "/lib/glibc-hwcaps/x86-64-v3/libx.so.1", 0x0303, 1 << 62),
             ("libx.so.1", "/lib/libx.so.1", 0x0303, 0),
             ("libx.so.1", "/second/libx.so.1", 0x0303, 0),
         ]);
@@ -128,10 +114,7 @@ mod tests {
 
     #[test]
     fn a_cut_cache_is_a_shorter_cache() {
-        let bytes = cache(&[
-            ("a.so", "/a.so", FLAGS_X86_64, 0),
-            ("b.so", "/b.so", FLAGS_X86_64, 0),
-        ]);
+        let bytes = cache(&[("a.so", "/a.so", FLAGS_X86_64, 0), ("b.so", "/b.so", FLAGS_X86_64, 0)]);
         for len in 0..bytes.len() {
             assert!(parse(&bytes[..len]).len() <= 2);
         }

@@ -15,14 +15,8 @@ use super::ldcache;
 use super::tree::Tree;
 
 /// Where every loader looks without being told.
-pub const STANDARD_DIRS: [&str; 6] = [
-    "/lib/x86_64-linux-gnu",
-    "/usr/lib/x86_64-linux-gnu",
-    "/lib64",
-    "/usr/lib64",
-    "/lib",
-    "/usr/lib",
-];
+pub const STANDARD_DIRS: [&str; 6] =
+    ["/lib/x86_64-linux-gnu", "/usr/lib/x86_64-linux-gnu", "/lib64", "/usr/lib64", "/lib", "/usr/lib"];
 
 /// Libraries that glibc opens by itself when it needs them: unwinding a cancelled thread.
 const OPENED_BY_LIBC: &str = "libgcc_s.so.1";
@@ -57,15 +51,8 @@ impl Libraries {
     /// Makes a finder with this host's ld.so.cache; `library_path` is the guest's LD_LIBRARY_PATH.
     #[must_use]
     pub fn new(library_path: Vec<PathBuf>) -> Self {
-        let cache = fs::read("/etc/ld.so.cache")
-            .map(|bytes| ldcache::parse(&bytes))
-            .unwrap_or_default();
-        Self {
-            cache,
-            library_path,
-            packed: HashSet::new(),
-            extra_dirs: BTreeSet::new(),
-        }
+        let cache = fs::read("/etc/ld.so.cache").map(|bytes| ldcache::parse(&bytes)).unwrap_or_default();
+        Self { cache, library_path, packed: HashSet::new(), extra_dirs: BTreeSet::new() }
     }
 
     /// Visits the directories that the guest's loader must be told of, in LD_LIBRARY_PATH.
@@ -96,17 +83,12 @@ impl Libraries {
         let real = path.canonicalize()?;
         let interpreter = info.interpreter.clone();
         if let Some(interpreter) = &interpreter {
-            tree.mirror(interpreter)
-                .map_err(|_| not_found(path, &interpreter.display().to_string()))?;
+            tree.mirror(interpreter).map_err(|_| not_found(path, &interpreter.display().to_string()))?;
         }
         let origin = real.parent().unwrap_or(Path::new("/")).to_path_buf();
         let mut loaded = HashSet::new();
-        let mut queue = VecDeque::from([Object {
-            path: path.to_path_buf(),
-            origin,
-            info,
-            loader_rpaths: Rc::default(),
-        }]);
+        let mut queue =
+            VecDeque::from([Object { path: path.to_path_buf(), origin, info, loader_rpaths: Rc::default() }]);
         while let Some(object) = queue.pop_front() {
             let rpaths = Rc::new(object.rpath_chain());
             for name in &object.info.needed {
@@ -115,9 +97,7 @@ impl Libraries {
                 }
                 if let Some(found) = self.find(name, &object, &rpaths) {
                     queue.extend(self.load(tree, found, &rpaths)?);
-                } else if missing == Missing::Refuse
-                    && !provided_by_loader(name, interpreter.as_deref())
-                {
+                } else if missing == Missing::Refuse && !provided_by_loader(name, interpreter.as_deref()) {
                     return Err(not_found(&object.path, name));
                 }
                 if name == "libc.so.6"
@@ -148,52 +128,28 @@ impl Libraries {
         let FileKind::Elf(info) = file_kind(&found.path)? else {
             return Ok(None);
         };
-        Ok(Some(Object {
-            path: found.path,
-            origin: dir,
-            info,
-            loader_rpaths: Rc::clone(rpaths),
-        }))
+        Ok(Some(Object { path: found.path, origin: dir, info, loader_rpaths: Rc::clone(rpaths) }))
     }
 
     fn find(&self, name: &str, object: &Object, rpaths: &[PathBuf]) -> Option<Found> {
         if name.contains('/') {
             let path = object.expand(name);
-            return usable(&path).then_some(Found {
-                path,
-                by: FoundBy::Directory,
-            });
+            return usable(&path).then_some(Found { path, by: FoundBy::Directory });
         }
         let runpath = object.info.runpath.iter().map(|p| object.expand(p));
         let standard = STANDARD_DIRS.iter().map(PathBuf::from);
         let in_dirs = |dirs: &mut dyn Iterator<Item = PathBuf>| {
             dirs.map(|dir| dir.join(name))
                 .find(|p| usable(p))
-                .map(|path| Found {
-                    path,
-                    by: FoundBy::Directory,
-                })
+                .map(|path| Found { path, by: FoundBy::Directory })
         };
-        let own_rpaths: &[PathBuf] = if object.info.runpath.is_empty() {
-            rpaths
-        } else {
-            &[]
-        };
-        in_dirs(
-            &mut own_rpaths
-                .iter()
-                .chain(&self.library_path)
-                .cloned()
-                .chain(runpath),
-        )
-        .or_else(|| {
-            let path = self.cache.get(name).filter(|p| usable(p))?.clone();
-            Some(Found {
-                path,
-                by: FoundBy::Cache,
+        let own_rpaths: &[PathBuf] = if object.info.runpath.is_empty() { rpaths } else { &[] };
+        in_dirs(&mut own_rpaths.iter().chain(&self.library_path).cloned().chain(runpath))
+            .or_else(|| {
+                let path = self.cache.get(name).filter(|p| usable(p))?.clone();
+                Some(Found { path, by: FoundBy::Cache })
             })
-        })
-        .or_else(|| in_dirs(&mut { standard }))
+            .or_else(|| in_dirs(&mut { standard }))
     }
 }
 
@@ -211,29 +167,17 @@ struct Found {
 impl Object {
     /// DT_RPATH of this object, then of those that loaded it.
     fn rpath_chain(&self) -> Vec<PathBuf> {
-        let own = if self.info.runpath.is_empty() {
-            self.info.rpath.as_slice()
-        } else {
-            &[]
-        };
-        own.iter()
-            .map(|p| self.expand(p))
-            .chain(self.loader_rpaths.iter().cloned())
-            .collect()
+        let own = if self.info.runpath.is_empty() { self.info.rpath.as_slice() } else { &[] };
+        own.iter().map(|p| self.expand(p)).chain(self.loader_rpaths.iter().cloned()).collect()
     }
 
     /// Replaces the loader's tokens: $ORIGIN, $LIB, $PLATFORM.
     fn expand(&self, path: &str) -> PathBuf {
         let origin = self.origin.to_string_lossy();
         let mut path = path.to_string();
-        for (token, value) in [
-            ("ORIGIN", &*origin),
-            ("LIB", "lib/x86_64-linux-gnu"),
-            ("PLATFORM", "x86_64"),
-        ] {
-            path = path
-                .replace(&format!("${{{token}}}"), value)
-                .replace(&format!("${token}"), value);
+        for (token, value) in [("ORIGIN", &*origin), ("LIB", "lib/x86_64-linux-gnu"), ("PLATFORM", "x86_64")]
+        {
+            path = path.replace(&format!("${{{token}}}"), value).replace(&format!("${token}"), value);
         }
         path.into()
     }
@@ -245,9 +189,7 @@ fn usable(path: &Path) -> bool {
 
 /// musl's loader is its libc.
 fn provided_by_loader(name: &str, interpreter: Option<&Path>) -> bool {
-    let loader = interpreter
-        .and_then(Path::file_name)
-        .map(|n| n.to_string_lossy());
+    let loader = interpreter.and_then(Path::file_name).map(|n| n.to_string_lossy());
     loader.is_some_and(|loader| {
         *loader == *name || (loader.starts_with("ld-musl") && name.starts_with("libc."))
     })
@@ -271,12 +213,7 @@ mod tests {
     /// Compiles a library or a program with the host's compiler.
     fn cc(dir: &Path, args: &[&str], source: &str) {
         fs::write(dir.join("source.c"), source).unwrap();
-        let status = Command::new("cc")
-            .current_dir(dir)
-            .arg("source.c")
-            .args(args)
-            .status()
-            .unwrap();
+        let status = Command::new("cc").current_dir(dir).arg("source.c").args(args).status().unwrap();
         assert!(status.success(), "cc {args:?}");
     }
 
@@ -289,11 +226,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path().canonicalize().unwrap();
         fs::create_dir_all(root.join("lib/inner")).unwrap();
-        cc(
-            &root,
-            &["-shared", "-fPIC", "-o", "lib/inner/libinner.so"],
-            "int inner(void) { return 1; }",
-        );
+        cc(&root, &["-shared", "-fPIC", "-o", "lib/inner/libinner.so"], "int inner(void) { return 1; }");
         cc(
             &root,
             &[
@@ -311,28 +244,14 @@ mod tests {
         fs::create_dir(root.join("bin")).unwrap();
         cc(
             &root,
-            &[
-                "-o",
-                "bin/prog",
-                "-Llib",
-                "-louter",
-                "-Wl,-rpath,$ORIGIN/../lib",
-                "-Wl,-rpath-link,lib/inner",
-            ],
+            &["-o", "bin/prog", "-Llib", "-louter", "-Wl,-rpath,$ORIGIN/../lib", "-Wl,-rpath-link,lib/inner"],
             "int outer(void); int main(void) { return outer(); }",
         );
 
         let mut tree = Tree::new();
         let mut libraries = Libraries::new(Vec::new());
-        libraries
-            .pack(&mut tree, &root.join("bin/prog"), Missing::Refuse)
-            .unwrap();
-        for file in [
-            "bin/prog",
-            "lib/libouter.so",
-            "lib/libouter.so.1",
-            "lib/inner/libinner.so",
-        ] {
+        libraries.pack(&mut tree, &root.join("bin/prog"), Missing::Refuse).unwrap();
+        for file in ["bin/prog", "lib/libouter.so", "lib/libouter.so.1", "lib/inner/libinner.so"] {
             assert!(packed(&tree, &root.join(file)), "{file}");
         }
         assert!(packed(&tree, Path::new("/lib64/ld-linux-x86-64.so.2")));
@@ -341,13 +260,9 @@ mod tests {
 
         fs::remove_file(root.join("lib/inner/libinner.so")).unwrap();
         let mut libraries = Libraries::new(Vec::new());
-        let error = libraries
-            .pack(&mut Tree::new(), &root.join("bin/prog"), Missing::Refuse)
-            .unwrap_err();
+        let error = libraries.pack(&mut Tree::new(), &root.join("bin/prog"), Missing::Refuse).unwrap_err();
         assert!(error.to_string().contains("needs libinner.so"), "{error}");
-        libraries
-            .pack(&mut Tree::new(), &root.join("bin/prog"), Missing::Skip)
-            .unwrap();
+        libraries.pack(&mut Tree::new(), &root.join("bin/prog"), Missing::Skip).unwrap();
     }
 
     #[test]
@@ -355,11 +270,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path().canonicalize().unwrap();
         fs::create_dir_all(root.join("a")).unwrap();
-        cc(
-            &root,
-            &["-shared", "-fPIC", "-o", "a/libleaf.so"],
-            "int leaf(void) { return 1; }",
-        );
+        cc(&root, &["-shared", "-fPIC", "-o", "a/libleaf.so"], "int leaf(void) { return 1; }");
         cc(
             &root,
             &["-shared", "-fPIC", "-o", "a/libmid.so", "-La", "-lleaf"],
@@ -367,33 +278,17 @@ mod tests {
         );
         let program = "int mid(void); int main(void) { return mid(); }";
         let rpath = format!("-Wl,--disable-new-dtags,-rpath,{}/a", root.display());
-        cc(
-            &root,
-            &["-o", "with", "-La", "-lmid", "-Wl,-rpath-link,a", &rpath],
-            program,
-        );
-        cc(
-            &root,
-            &["-o", "without", "-La", "-lmid", "-Wl,-rpath-link,a"],
-            program,
-        );
+        cc(&root, &["-o", "with", "-La", "-lmid", "-Wl,-rpath-link,a", &rpath], program);
+        cc(&root, &["-o", "without", "-La", "-lmid", "-Wl,-rpath-link,a"], program);
 
         let mut tree = Tree::new();
-        Libraries::new(Vec::new())
-            .pack(&mut tree, &root.join("with"), Missing::Refuse)
-            .unwrap();
+        Libraries::new(Vec::new()).pack(&mut tree, &root.join("with"), Missing::Refuse).unwrap();
         assert!(packed(&tree, &root.join("a/libleaf.so")));
 
         let without = root.join("without");
-        assert!(
-            Libraries::new(Vec::new())
-                .pack(&mut Tree::new(), &without, Missing::Refuse)
-                .is_err()
-        );
+        assert!(Libraries::new(Vec::new()).pack(&mut Tree::new(), &without, Missing::Refuse).is_err());
         let mut tree = Tree::new();
-        Libraries::new(vec![root.join("a")])
-            .pack(&mut tree, &without, Missing::Refuse)
-            .unwrap();
+        Libraries::new(vec![root.join("a")]).pack(&mut tree, &without, Missing::Refuse).unwrap();
         assert!(packed(&tree, &root.join("a/libleaf.so")));
     }
 
@@ -401,19 +296,9 @@ mod tests {
     fn a_static_program_needs_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path().canonicalize().unwrap();
-        cc(
-            &root,
-            &["-static", "-o", "prog"],
-            "int main(void) { return 0; }",
-        );
+        cc(&root, &["-static", "-o", "prog"], "int main(void) { return 0; }");
         let mut tree = Tree::new();
-        Libraries::new(Vec::new())
-            .pack(&mut tree, &root.join("prog"), Missing::Refuse)
-            .unwrap();
-        assert!(
-            !tree
-                .iter()
-                .any(|(p, _)| p.to_string_lossy().contains(".so"))
-        );
+        Libraries::new(Vec::new()).pack(&mut tree, &root.join("prog"), Missing::Refuse).unwrap();
+        assert!(!tree.iter().any(|(p, _)| p.to_string_lossy().contains(".so")));
     }
 }

@@ -56,15 +56,12 @@ pub struct Package {
 pub fn pack(options: &RunOptions, search_path: &OsStr, progress: &mut Progress) -> Result<Package> {
     let program = program::resolve(&options.program, search_path)?;
     progress.step(format!("packing {}", program.exe.display()));
-    let fail =
-        |e: io::Error| Error::usage(format_args!("cannot pack {}: {e}", program.exe.display()));
+    let fail = |e: io::Error| Error::usage(format_args!("cannot pack {}: {e}", program.exe.display()));
 
     let mut tree = Tree::new();
     let mut libraries = Libraries::new(library_path(&options.envs));
     add_merged_dirs(&mut tree).map_err(fail)?;
-    libraries
-        .pack(&mut tree, &program.exe, Missing::Refuse)
-        .map_err(Error::usage)?;
+    libraries.pack(&mut tree, &program.exe, Missing::Refuse).map_err(Error::usage)?;
     for script in &program.scripts {
         tree.mirror(script).map_err(fail)?;
     }
@@ -95,12 +92,7 @@ fn add_merged_dirs(tree: &mut Tree) -> io::Result<()> {
 
 /// Adds what every Linux program may expect. The user's own files have gone in before and stay.
 fn add_base(tree: &mut Tree, cwd: &Path) -> io::Result<()> {
-    for (dir, mode) in [
-        ("/tmp", 0o1777),
-        ("/dev/shm", 0o1777),
-        ("/var/tmp", 0o1777),
-        ("/root", 0o700),
-    ] {
+    for (dir, mode) in [("/tmp", 0o1777), ("/dev/shm", 0o1777), ("/var/tmp", 0o1777), ("/root", 0o700)] {
         tree.add_dir(Path::new(dir), mode)?;
     }
     for dir in ["/bin", "/usr/bin", "/etc", "/dev", "/proc", "/run"] {
@@ -114,10 +106,7 @@ fn add_base(tree: &mut Tree, cwd: &Path) -> io::Result<()> {
     tree.add_text("/etc/group", "root:x:0:\nnogroup:x:65534:\n")?;
     tree.add_text("/etc/hosts", "127.0.0.1 localhost\n::1 localhost\n")?;
     tree.add_text("/etc/hostname", "anonmem\n")?;
-    tree.add_text(
-        "/etc/nsswitch.conf",
-        "passwd: files\ngroup: files\nhosts: files\n",
-    )?;
+    tree.add_text("/etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files\n")?;
     add_locale(tree, Path::new(LOCALE_DIR))
 }
 
@@ -131,13 +120,8 @@ fn add_locale(tree: &mut Tree, dir: &Path) -> io::Result<()> {
 
 /// LD_LIBRARY_PATH as the user sets it for the guest.
 fn library_path(envs: &[OsString]) -> Vec<PathBuf> {
-    let value = envs
-        .iter()
-        .rev()
-        .find_map(|env| env.as_bytes().strip_prefix(b"LD_LIBRARY_PATH="));
-    value
-        .map(|v| std::env::split_paths(OsStr::from_bytes(v)).collect())
-        .unwrap_or_default()
+    let value = envs.iter().rev().find_map(|env| env.as_bytes().strip_prefix(b"LD_LIBRARY_PATH="));
+    value.map(|v| std::env::split_paths(OsStr::from_bytes(v)).collect()).unwrap_or_default()
 }
 
 /// Makes the guest's environment: four variables of our own, and the user's over them.
@@ -186,11 +170,7 @@ mod tests {
     fn pack_line(line: &[&str]) -> Result<Package> {
         let line = ["anonmem", "run"].iter().chain(line);
         let Command::Run(options) = Cli::try_parse_from(line).unwrap().command;
-        pack(
-            &options,
-            &std::env::var_os("PATH").unwrap_or_default(),
-            &mut Progress::new(),
-        )
+        pack(&options, &std::env::var_os("PATH").unwrap_or_default(), &mut Progress::new())
     }
 
     #[test]
@@ -198,13 +178,7 @@ mod tests {
         let package = pack_line(&["--cwd", "/work/here", "--", "sort"]).unwrap();
         let has = |path: &str| package.tree.get(Path::new(path)).is_some();
         assert!(package.tree.iter().any(|(p, _)| p.ends_with("libc.so.6")));
-        for path in [
-            "/etc/passwd",
-            "/tmp",
-            "/dev/shm",
-            "/work/here",
-            "/lib64/ld-linux-x86-64.so.2",
-        ] {
+        for path in ["/etc/passwd", "/tmp", "/dev/shm", "/work/here", "/lib64/ld-linux-x86-64.so.2"] {
             assert!(has(path), "{path}");
         }
         assert!(has(package.program.exe.to_str().unwrap()));
@@ -215,10 +189,7 @@ mod tests {
         let package = pack_line(&["--env", "HOME=/x", "--env", "A=b=c", "--", "sort"]).unwrap();
         let path = format!("PATH={GUEST_PATH}");
         let env: Vec<_> = package.env.iter().map(|e| e.to_str().unwrap()).collect();
-        assert_eq!(
-            env,
-            [&path, "TERM=linux", "LANG=C.UTF-8", "HOME=/x", "A=b=c"]
-        );
+        assert_eq!(env, [&path, "TERM=linux", "LANG=C.UTF-8", "HOME=/x", "A=b=c"]);
     }
 
     #[test]

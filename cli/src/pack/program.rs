@@ -36,8 +36,8 @@ pub fn resolve(command: &[OsString], search_path: &OsStr) -> Result<Program> {
     let mut args = command.to_vec();
     let mut scripts = Vec::new();
     while scripts.len() <= MAX_SCRIPTS {
-        let kind = file_kind(&exe)
-            .map_err(|e| Error::usage(format_args!("cannot read {}: {e}", exe.display())))?;
+        let kind =
+            file_kind(&exe).map_err(|e| Error::usage(format_args!("cannot read {}: {e}", exe.display())))?;
         match kind {
             FileKind::Elf(_) => return Ok(Program { exe, args, scripts }),
             FileKind::Script(shebang) => {
@@ -65,10 +65,7 @@ pub fn resolve(command: &[OsString], search_path: &OsStr) -> Result<Program> {
             }
         }
     }
-    Err(Error::usage(format_args!(
-        "{}: scripts that interpret scripts go on for too long",
-        exe.display()
-    )))
+    Err(Error::usage(format_args!("{}: scripts that interpret scripts go on for too long", exe.display())))
 }
 
 /// Finds a program as a shell would: a path as it is, a name on the search path.
@@ -83,29 +80,21 @@ pub fn find(name: &OsStr, search_path: &OsStr) -> Result<PathBuf> {
     }
     if !shown.contains('/') {
         return find_on_path(name, search_path).ok_or_else(|| {
-            Error::usage(format_args!(
-                "no program named \"{shown}\" on PATH; give its path or install it"
-            ))
+            Error::usage(format_args!("no program named \"{shown}\" on PATH; give its path or install it"))
         });
     }
-    let path =
-        std::path::absolute(name).map_err(|e| Error::usage(format_args!("\"{shown}\": {e}")))?;
+    let path = std::path::absolute(name).map_err(|e| Error::usage(format_args!("\"{shown}\": {e}")))?;
     match fs::metadata(&path) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Err(Error::usage(format_args!(
-            "there is no program {}",
-            path.display()
-        ))),
-        Err(e) => Err(Error::usage(format_args!(
-            "cannot use {}: {e}",
-            path.display()
-        ))),
-        Ok(metadata) if !metadata.is_file() => Err(Error::usage(format_args!(
-            "{} is not a file",
-            path.display()
-        ))),
-        Ok(metadata) if metadata.permissions().mode() & 0o111 == 0 => Err(Error::usage(
-            format_args!("{} is not executable; chmod +x it", path.display()),
-        )),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            Err(Error::usage(format_args!("there is no program {}", path.display())))
+        }
+        Err(e) => Err(Error::usage(format_args!("cannot use {}: {e}", path.display()))),
+        Ok(metadata) if !metadata.is_file() => {
+            Err(Error::usage(format_args!("{} is not a file", path.display())))
+        }
+        Ok(metadata) if metadata.permissions().mode() & 0o111 == 0 => {
+            Err(Error::usage(format_args!("{} is not executable; chmod +x it", path.display())))
+        }
         Ok(_) => Ok(path),
     }
 }
@@ -116,9 +105,7 @@ pub fn find_on_path(name: &OsStr, search_path: &OsStr) -> Option<PathBuf> {
     std::env::split_paths(search_path)
         .filter(|dir| dir.is_absolute())
         .map(|dir| dir.join(name))
-        .find(|path| {
-            fs::metadata(path).is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0)
-        })
+        .find(|path| fs::metadata(path).is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0))
 }
 
 /// Replaces a script by its interpreter: rewrites the arguments, returns the interpreter's path.
@@ -149,8 +136,7 @@ fn interpreter(
     } else {
         find(shebang.interpreter.as_os_str(), search_path)
     };
-    let exe =
-        exe.map_err(|e| Error::usage(format_args!("{}: its #! line: {e}", script.display())))?;
+    let exe = exe.map_err(|e| Error::usage(format_args!("{}: its #! line: {e}", script.display())))?;
     words.insert(0, exe.clone().into());
     args.splice(0..0, words);
     Ok(exe)
@@ -160,8 +146,7 @@ fn interpreter(
 #[must_use]
 pub fn is_python(exe: &Path) -> bool {
     let name = exe.file_name().unwrap_or_default().to_string_lossy();
-    name.strip_prefix("python")
-        .is_some_and(|rest| rest.chars().all(|c| c.is_ascii_digit() || c == '.'))
+    name.strip_prefix("python").is_some_and(|rest| rest.chars().all(|c| c.is_ascii_digit() || c == '.'))
 }
 
 /// Version managers that put a script in place of each program and know the real one.
@@ -169,10 +154,7 @@ const SHIM_MANAGERS: [&str; 5] = ["pyenv", "rbenv", "nodenv", "goenv", "asdf"];
 
 /// Finds the program behind a version manager's shim; none if the script is no shim.
 fn behind_shim(script: &Path) -> Result<Option<PathBuf>> {
-    let in_shims = script
-        .parent()
-        .and_then(Path::file_name)
-        .is_some_and(|dir| dir == "shims");
+    let in_shims = script.parent().and_then(Path::file_name).is_some_and(|dir| dir == "shims");
     let answer = if is_python(script) {
         ask(Command::new(script).args(["-c", "import sys; print(sys.executable)"]))
     } else if in_shims {
@@ -197,21 +179,13 @@ fn shim_manager(script: &Path) -> Option<String> {
     let words = text.split(|c: char| c.is_whitespace() || c == '"' || c == '\'');
     words
         .filter(|word| !word.is_empty())
-        .find(|word| {
-            SHIM_MANAGERS
-                .iter()
-                .any(|m| Path::new(word).file_name().is_some_and(|n| n == *m))
-        })
+        .find(|word| SHIM_MANAGERS.iter().any(|m| Path::new(word).file_name().is_some_and(|n| n == *m)))
         .map(String::from)
 }
 
 /// Runs a command that prints one path.
 fn ask(command: &mut Command) -> Option<PathBuf> {
-    let output = command
-        .stdin(Stdio::null())
-        .stderr(Stdio::null())
-        .output()
-        .ok()?;
+    let output = command.stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
     let line = String::from_utf8(output.stdout).ok()?;
     let path = PathBuf::from(line.trim_end());
     (output.status.success() && path.is_absolute()).then_some(path)
@@ -246,14 +220,7 @@ mod tests {
         let exe = elf_named(dir.path(), "bin/tool");
         let path = dir.path().join("bin");
         let program = resolve(&words(&["tool", "a"]), path.as_os_str()).unwrap();
-        assert_eq!(
-            program,
-            Program {
-                exe,
-                args: words(&["tool", "a"]),
-                scripts: vec![]
-            }
-        );
+        assert_eq!(program, Program { exe, args: words(&["tool", "a"]), scripts: vec![] });
     }
 
     #[test]
@@ -261,30 +228,15 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let shell = elf_named(dir.path(), "bin/mysh");
         let path = dir.path().join("bin");
-        let direct = script(
-            dir.path(),
-            "bin/direct",
-            &format!("#!{} -e x\n", shell.display()),
-        );
+        let direct = script(dir.path(), "bin/direct", &format!("#!{} -e x\n", shell.display()));
         let program = resolve(&words(&["direct", "arg"]), path.as_os_str()).unwrap();
         assert_eq!(program.exe, shell);
-        assert_eq!(
-            program.args,
-            words(&[
-                shell.to_str().unwrap(),
-                "-e x",
-                direct.to_str().unwrap(),
-                "arg"
-            ])
-        );
+        assert_eq!(program.args, words(&[shell.to_str().unwrap(), "-e x", direct.to_str().unwrap(), "arg"]));
         assert_eq!(program.scripts, [direct]);
 
         let by_env = script(dir.path(), "bin/byenv", "#!/usr/bin/env -S mysh -u\n");
         let program = resolve(&words(&["byenv"]), path.as_os_str()).unwrap();
-        assert_eq!(
-            program.args,
-            words(&[shell.to_str().unwrap(), "-u", by_env.to_str().unwrap()])
-        );
+        assert_eq!(program.args, words(&[shell.to_str().unwrap(), "-u", by_env.to_str().unwrap()]));
     }
 
     #[test]
@@ -304,27 +256,13 @@ mod tests {
     fn another_shim_asks_its_manager() {
         let dir = tempfile::tempdir().unwrap();
         let real = elf_named(dir.path(), "versions/tool");
-        let manager = script(
-            dir.path(),
-            "libexec/pyenv",
-            &format!("#!/bin/sh\necho {}\n", real.display()),
-        );
-        let shim = format!(
-            "#!/bin/sh\nexec \"{}\" exec \"$program\" \"$@\"\n",
-            manager.display()
-        );
+        let manager = script(dir.path(), "libexec/pyenv", &format!("#!/bin/sh\necho {}\n", real.display()));
+        let shim = format!("#!/bin/sh\nexec \"{}\" exec \"$program\" \"$@\"\n", manager.display());
         script(dir.path(), "shims/tool", &shim);
         let path = dir.path().join("shims");
-        assert_eq!(
-            resolve(&words(&["tool"]), path.as_os_str()).unwrap().exe,
-            real
-        );
+        assert_eq!(resolve(&words(&["tool"]), path.as_os_str()).unwrap().exe, real);
 
-        script(
-            dir.path(),
-            "shims/dead",
-            "#!/bin/sh\nexec pyenv-that-is-not-there\n",
-        );
+        script(dir.path(), "shims/dead", "#!/bin/sh\nexec pyenv-that-is-not-there\n");
         let error = resolve(&words(&["dead"]), path.as_os_str()).unwrap_err();
         assert!(error.to_string().contains("shim"), "{error}");
     }

@@ -66,17 +66,9 @@ pub fn pack_stdlib(
     let answer = ask(exe)?;
     let stdlib = answer.roots();
     if stdlib.is_empty() {
-        return Err(Error::usage(format_args!(
-            "{} has no standard library on this host",
-            exe.display()
-        )));
+        return Err(Error::usage(format_args!("{} has no standard library on this host", exe.display())));
     }
-    let fail = |e: io::Error| {
-        Error::usage(format_args!(
-            "cannot pack the library of {}: {e}",
-            exe.display()
-        ))
-    };
+    let fail = |e: io::Error| Error::usage(format_args!("cannot pack the library of {}: {e}", exe.display()));
     for root in &stdlib {
         let real = tree.mirror(root).map_err(fail)?;
         pack_dir(tree, libraries, &real, &answer.cache_tag, &mut tick).map_err(fail)?;
@@ -98,12 +90,7 @@ fn ask(exe: &Path) -> Result<Answer> {
         .args(["-I", "-S", "-c", QUESTION])
         .stdin(Stdio::null())
         .output()
-        .map_err(|e| {
-            Error::usage(format_args!(
-                "cannot ask {} for its library: {e}",
-                exe.display()
-            ))
-        })?;
+        .map_err(|e| Error::usage(format_args!("cannot ask {} for its library: {e}", exe.display())))?;
     if !output.status.success() {
         let words = String::from_utf8_lossy(&output.stderr);
         let last = words.lines().last().unwrap_or("it said nothing");
@@ -112,12 +99,8 @@ fn ask(exe: &Path) -> Result<Answer> {
             exe.display()
         )));
     }
-    serde_json::from_slice(&output.stdout).map_err(|e| {
-        Error::usage(format_args!(
-            "{} does not say where its library is: {e}",
-            exe.display()
-        ))
-    })
+    serde_json::from_slice(&output.stdout)
+        .map_err(|e| Error::usage(format_args!("{} does not say where its library is: {e}", exe.display())))
 }
 
 impl Answer {
@@ -135,8 +118,7 @@ impl Answer {
 }
 
 fn is_site_dir(path: &Path) -> bool {
-    path.file_name()
-        .is_some_and(|name| name == "site-packages" || name == "dist-packages")
+    path.file_name().is_some_and(|name| name == "site-packages" || name == "dist-packages")
 }
 
 fn pack_dir(
@@ -150,10 +132,7 @@ fn pack_dir(
     tree.add_dir(dir, 0o755)?;
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
-        let (path, name) = (
-            entry.path(),
-            entry.file_name().to_string_lossy().into_owned(),
-        );
+        let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
         let kind = entry.file_type()?;
         if kind.is_dir() {
             if !SKIPPED_DIRS.contains(&name.as_str()) && !name.starts_with("config-") {
@@ -173,8 +152,7 @@ fn pack_dir(
 }
 
 fn wanted(path: &Path, name: &str, cache_tag: &str) -> bool {
-    if name.starts_with("_tkinter") || name.starts_with("_test") || name.starts_with("_ctypes_test")
-    {
+    if name.starts_with("_tkinter") || name.starts_with("_test") || name.starts_with("_ctypes_test") {
         return false;
     }
     match name.rsplit_once('.') {
@@ -190,29 +168,17 @@ fn wanted(path: &Path, name: &str, cache_tag: &str) -> bool {
 /// Tells whether python would take this byte code: right version, and made from the source as it is.
 /// Python: Lib/importlib/_bootstrap_external.py, `_validate_timestamp_pyc`.
 fn byte_code_is_valid(pyc: &Path, cache_dir: &Path, stem: &str, cache_tag: &str) -> bool {
-    let Some(module) = stem
-        .strip_suffix(cache_tag)
-        .and_then(|m| m.strip_suffix('.'))
-    else {
+    let Some(module) = stem.strip_suffix(cache_tag).and_then(|m| m.strip_suffix('.')) else {
         return false;
     };
-    let Some(source) = cache_dir
-        .parent()
-        .map(|dir| dir.join(format!("{module}.py")))
-    else {
+    let Some(source) = cache_dir.parent().map(|dir| dir.join(format!("{module}.py"))) else {
         return false;
     };
     let (Ok(source), Ok(head)) = (fs::metadata(source), read_head(pyc)) else {
         return false;
     };
-    let word = |n: usize| {
-        u32::from_le_bytes([
-            head[4 * n],
-            head[4 * n + 1],
-            head[4 * n + 2],
-            head[4 * n + 3],
-        ])
-    };
+    let word =
+        |n: usize| u32::from_le_bytes([head[4 * n], head[4 * n + 1], head[4 * n + 2], head[4 * n + 3]]);
     let by_hash = word(1) & 1 != 0;
     by_hash || (word(2) == source.mtime() as u32 && word(3) == source.size() as u32)
 }
@@ -250,14 +216,7 @@ mod tests {
         let pyc = cache.join("m.cpython-311.pyc");
         let write = |flags: u32, mtime: u32, size: u32| {
             let words = [0x0a0d_0da7, flags, mtime, size];
-            fs::write(
-                &pyc,
-                words
-                    .iter()
-                    .flat_map(|w| w.to_le_bytes())
-                    .collect::<Vec<u8>>(),
-            )
-            .unwrap();
+            fs::write(&pyc, words.iter().flat_map(|w| w.to_le_bytes()).collect::<Vec<u8>>()).unwrap();
         };
         let valid = |name: &str| wanted(&cache.join(name), name, "cpython-311");
         write(0, mtime, 6);

@@ -202,14 +202,7 @@ impl Tree {
     /// As [`Tree::add_new`].
     pub fn add_text(&mut self, path: &str, text: &str) -> io::Result<()> {
         let content = Content::Bytes(text.as_bytes().to_vec());
-        self.add_new(
-            Path::new(path),
-            Node::File {
-                content,
-                mode: 0o644,
-                mtime: 0,
-            },
-        )?;
+        self.add_new(Path::new(path), Node::File { content, mode: 0o644, mtime: 0 })?;
         Ok(())
     }
 
@@ -314,17 +307,11 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     fn link(target: &str) -> Node {
-        Node::Link {
-            target: target.into(),
-        }
+        Node::Link { target: target.into() }
     }
 
     fn file(text: &str) -> Node {
-        Node::File {
-            content: Content::Bytes(text.into()),
-            mode: 0o644,
-            mtime: 0,
-        }
+        Node::File { content: Content::Bytes(text.into()), mode: 0o644, mtime: 0 }
     }
 
     #[test]
@@ -336,23 +323,14 @@ mod tests {
         let paths: Vec<_> = tree.iter().map(|(p, _)| p.display().to_string()).collect();
         assert_eq!(paths, ["/bin", "/usr", "/usr/bin", "/usr/bin/sh"]);
         assert_eq!(tree.get(Path::new("/bin/sh")), Some(&file("sh")));
-        assert_eq!(
-            tree.resolve(Path::new("/bin/../bin/sh")).unwrap(),
-            Path::new("/usr/bin/sh")
-        );
+        assert_eq!(tree.resolve(Path::new("/bin/../bin/sh")).unwrap(), Path::new("/usr/bin/sh"));
     }
 
     #[test]
     fn the_first_one_stays_unless_it_is_replaced() {
         let mut tree = Tree::new();
-        assert_eq!(
-            tree.add_new(Path::new("/a"), file("1")).unwrap(),
-            Added::New
-        );
-        assert_eq!(
-            tree.add_new(Path::new("/a"), file("2")).unwrap(),
-            Added::AlreadyThere
-        );
+        assert_eq!(tree.add_new(Path::new("/a"), file("1")).unwrap(), Added::New);
+        assert_eq!(tree.add_new(Path::new("/a"), file("2")).unwrap(), Added::AlreadyThere);
         assert_eq!(tree.get(Path::new("/a")), Some(&file("1")));
         tree.replace(Path::new("/a"), file("3")).unwrap();
         assert_eq!(tree.get(Path::new("/a")), Some(&file("3")));
@@ -382,10 +360,7 @@ mod tests {
         let end = tree.mirror(&root.join("alias/lib/x.so.1")).unwrap();
         assert_eq!(end, root.join("real/lib/x.so.1.2"));
         assert_eq!(tree.get(&root.join("alias")), Some(&link("real")));
-        assert_eq!(
-            tree.get(&root.join("alias/lib/x.so.1")),
-            Some(&link("x.so.1.2"))
-        );
+        assert_eq!(tree.get(&root.join("alias/lib/x.so.1")), Some(&link("x.so.1.2")));
         assert!(matches!(tree.get(&end), Some(Node::File { .. })));
         assert!(tree.mirror(&root.join("nothing")).is_err());
     }

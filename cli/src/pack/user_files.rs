@@ -59,12 +59,7 @@ pub fn add_dir(
             if kind.is_dir() {
                 pending.push((from, to));
             } else if kind.is_symlink() {
-                tree.replace(
-                    &to,
-                    Node::Link {
-                        target: fs::read_link(&from)?,
-                    },
-                )?;
+                tree.replace(&to, Node::Link { target: fs::read_link(&from)? })?;
             } else {
                 tree.replace(&to, host_file(&from, &entry.metadata()?)?)?;
                 on_file(tree, &from)?;
@@ -84,37 +79,17 @@ mod tests {
         fs::create_dir_all(dir.path().join("d/sub")).unwrap();
         fs::write(dir.path().join("d/sub/f"), "x").unwrap();
         std::os::unix::fs::symlink("sub/f", dir.path().join("d/link")).unwrap();
-        let mapping = FileMapping {
-            host: dir.path().join("d"),
-            guest: Some("/data".into()),
-        };
+        let mapping = FileMapping { host: dir.path().join("d"), guest: Some("/data".into()) };
         let mut tree = Tree::new();
         add(&mut tree, &mut Libraries::new(Vec::new()), &mapping, || {}).unwrap();
-        assert!(matches!(
-            tree.get(Path::new("/data/sub/f")),
-            Some(Node::File { .. })
-        ));
-        assert_eq!(
-            tree.get(Path::new("/data/link")),
-            Some(&Node::Link {
-                target: "sub/f".into()
-            })
-        );
+        assert!(matches!(tree.get(Path::new("/data/sub/f")), Some(Node::File { .. })));
+        assert_eq!(tree.get(Path::new("/data/link")), Some(&Node::Link { target: "sub/f".into() }));
     }
 
     #[test]
     fn a_pipe_cannot_be_packed() {
-        let mapping = FileMapping {
-            host: "/dev/null".into(),
-            guest: None,
-        };
-        let error = add(
-            &mut Tree::new(),
-            &mut Libraries::new(Vec::new()),
-            &mapping,
-            || {},
-        )
-        .unwrap_err();
+        let mapping = FileMapping { host: "/dev/null".into(), guest: None };
+        let error = add(&mut Tree::new(), &mut Libraries::new(Vec::new()), &mapping, || {}).unwrap_err();
         assert!(error.to_string().contains("neither a file"), "{error}");
     }
 }

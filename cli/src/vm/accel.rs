@@ -68,31 +68,16 @@ pub fn choose(
 }
 
 fn open_kvm() -> io::Result<()> {
-    fs::OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open(KVM_DEVICE)
-        .map(drop)
+    fs::OpenOptions::new().read(true).write(true).open(KVM_DEVICE).map(drop)
 }
 
 /// Boots under KVM; tells whether the kernel was ready in time.
-fn probe(
-    qemu: &Path,
-    kernel: &Path,
-    signals: &mut Signals,
-    progress: &mut Progress,
-) -> io::Result<bool> {
+fn probe(qemu: &Path, kernel: &Path, signals: &mut Signals, progress: &mut Progress) -> io::Result<bool> {
     let dir = tempfile::tempdir()?;
     let archive = dir.path().join("archive");
     fs::write(&archive, probe_archive()?)?;
-    let spec = Spec {
-        qemu,
-        kernel,
-        archive: &archive,
-        ram: PROBE_RAM,
-        cpus: 1,
-        accelerator: Accelerator::Kvm,
-    };
+    let spec =
+        Spec { qemu, kernel, archive: &archive, ram: PROBE_RAM, cpus: 1, accelerator: Accelerator::Kvm };
     let deadline = Instant::now() + PROBE_TIME;
     let machine = Machine::boot(&spec, dir.path())?;
     let listener = std::os::fd::AsFd::as_fd(machine.listener());
@@ -115,11 +100,7 @@ fn ready_before(mut channel: &UnixStream, deadline: Instant) -> io::Result<bool>
         match channel.read(&mut buffer) {
             Ok(0) => return Ok(false),
             Ok(count) => decoder.push(&buffer[..count]),
-            Err(e)
-                if matches!(
-                    e.kind(),
-                    io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
-                ) => {}
+            Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
             Err(e) => return Err(e),
         }
         while let Ok(Some(frame)) = decoder.next_frame() {
@@ -133,11 +114,7 @@ fn ready_before(mut channel: &UnixStream, deadline: Instant) -> io::Result<bool>
 /// An archive whose program exits at once.
 fn probe_archive() -> io::Result<Vec<u8>> {
     let mut tree = Tree::new();
-    let node = Node::File {
-        content: Content::Bytes(exit_program()),
-        mode: 0o755,
-        mtime: 0,
-    };
+    let node = Node::File { content: Content::Bytes(exit_program()), mode: 0o755, mtime: 0 };
     tree.add_new(Path::new("/probe"), node)?;
     let record = RunRecord {
         ram: PROBE_RAM,
@@ -165,15 +142,7 @@ pub fn exit_program() -> Vec<u8> {
     let mut out = vec![0x7f, b'E', b'L', b'F', 2, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0];
     let mut put = |value: u64, bytes: usize| out.extend_from_slice(&value.to_le_bytes()[..bytes]);
     // ET_EXEC, EM_X86_64, version, entry, program headers at 64, no sections, no flags.
-    for (value, bytes) in [
-        (2, 2),
-        (62, 2),
-        (1, 4),
-        (BASE + HEADERS, 8),
-        (64, 8),
-        (0, 8),
-        (0, 4),
-    ] {
+    for (value, bytes) in [(2, 2), (62, 2), (1, 4), (BASE + HEADERS, 8), (64, 8), (0, 8), (0, 4)] {
         put(value, bytes);
     }
     // Sizes: ELF header, program header, one of them; no sections.
@@ -181,16 +150,7 @@ pub fn exit_program() -> Vec<u8> {
         put(value, bytes);
     }
     // PT_LOAD, R+X, the whole file at BASE.
-    for (value, bytes) in [
-        (1, 4),
-        (5, 4),
-        (0, 8),
-        (BASE, 8),
-        (BASE, 8),
-        (len, 8),
-        (len, 8),
-        (4096, 8),
-    ] {
+    for (value, bytes) in [(1, 4), (5, 4), (0, 8), (BASE, 8), (BASE, 8), (len, 8), (len, 8), (4096, 8)] {
         put(value, bytes);
     }
     out.extend_from_slice(&CODE);
@@ -216,18 +176,10 @@ impl Memory {
         let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
         let stamp = |path: &Path| {
             let metadata = fs::metadata(path).ok()?;
-            Some(format!(
-                "{} {} {}",
-                path.display(),
-                metadata.len(),
-                metadata.mtime()
-            ))
+            Some(format!("{} {} {}", path.display(), metadata.len(), metadata.mtime()))
         };
         let key = format!("{}\n{}\n{}", boot_id.trim(), stamp(qemu)?, stamp(kernel)?);
-        Some(Self {
-            file: cache.join("anonmem/accel"),
-            key,
-        })
+        Some(Self { file: cache.join("anonmem/accel"), key })
     }
 
     fn recall(&self) -> Option<Accelerator> {
@@ -264,12 +216,7 @@ mod tests {
         fs::write(&path, exit_program()).unwrap();
         fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
         assert!(matches!(file_kind(&path).unwrap(), FileKind::Elf(_)));
-        assert!(
-            std::process::Command::new(&path)
-                .status()
-                .unwrap()
-                .success()
-        );
+        assert!(std::process::Command::new(&path).status().unwrap().success());
     }
 
     #[test]

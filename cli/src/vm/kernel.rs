@@ -23,23 +23,15 @@ pub fn find(named: Option<&Path>) -> Result<PathBuf> {
             path.display()
         )));
     }
-    let exe = std::env::current_exe()
-        .and_then(|exe| exe.canonicalize())
-        .unwrap_or_default();
-    candidates(&exe)
-        .into_iter()
-        .find(|path| path.is_file())
-        .ok_or_else(|| {
-            Error::usage(
-                "the microVM kernel is not built; run: make kernel (or name it in ANONMEM_KERNEL)",
-            )
-        })
+    let exe = std::env::current_exe().and_then(|exe| exe.canonicalize()).unwrap_or_default();
+    candidates(&exe).into_iter().find(|path| path.is_file()).ok_or_else(|| {
+        Error::usage("the microVM kernel is not built; run: make kernel (or name it in ANONMEM_KERNEL)")
+    })
 }
 
 fn candidates(exe: &Path) -> Vec<PathBuf> {
     let dirs = exe.ancestors().skip(1).take(3);
-    dirs.flat_map(|dir| [dir.join(KERNEL_NAME), dir.join("microvm").join(KERNEL_NAME)])
-        .collect()
+    dirs.flat_map(|dir| [dir.join(KERNEL_NAME), dir.join("microvm").join(KERNEL_NAME)]).collect()
 }
 
 #[cfg(test)]

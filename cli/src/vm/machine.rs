@@ -63,10 +63,7 @@ impl Machine {
             accelerator: spec.accelerator,
         };
         let mut command = Command::new(spec.qemu);
-        command
-            .args(boot.arguments())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null());
+        command.args(boot.arguments()).stdin(Stdio::null()).stdout(Stdio::null());
         // Its own process group: an interrupt from the terminal goes to the program, through us.
         command.stderr(File::create(&errors)?).process_group(0);
         // SAFETY: between fork and exec only one system call is made, which allocates nothing.
@@ -76,13 +73,7 @@ impl Machine {
         let mut child = command.spawn()?;
         let pid = Pid::from_child(&child);
         match pidfd_open(pid, PidfdFlags::empty()) {
-            Ok(pidfd) => Ok(Self {
-                child,
-                pidfd,
-                listener,
-                serial,
-                errors,
-            }),
+            Ok(pidfd) => Ok(Self { child, pidfd, listener, serial, errors }),
             Err(error) => {
                 child.kill()?;
                 child.wait()?;
@@ -128,10 +119,7 @@ impl Machine {
                 self.kill()?;
                 return self.child.wait();
             }
-            let timeout = Timespec {
-                tv_sec: left.as_secs() as i64,
-                tv_nsec: left.subsec_nanos().into(),
-            };
+            let timeout = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
             let fd = self.pidfd.as_fd();
             match poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&timeout)) {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
@@ -179,15 +167,8 @@ pub fn describe(status: ExitStatus) -> String {
 fn tail(path: &Path, count: usize) -> Vec<String> {
     let text = std::fs::read(path).unwrap_or_default();
     let text = String::from_utf8_lossy(&text);
-    let lines: Vec<&str> = text
-        .lines()
-        .map(str::trim_end)
-        .filter(|line| !line.is_empty())
-        .collect();
-    lines[lines.len().saturating_sub(count)..]
-        .iter()
-        .map(ToString::to_string)
-        .collect()
+    let lines: Vec<&str> = text.lines().map(str::trim_end).filter(|line| !line.is_empty()).collect();
+    lines[lines.len().saturating_sub(count)..].iter().map(ToString::to_string).collect()
 }
 
 #[cfg(test)]
@@ -210,8 +191,7 @@ mod tests {
         std::fs::write(&archive, "").unwrap();
         let qemu = dir.path().join("qemu.sh");
         std::fs::write(&qemu, "#!/bin/sh\nexec tail -f /dev/null\n").unwrap();
-        std::fs::set_permissions(&qemu, std::os::unix::fs::PermissionsExt::from_mode(0o755))
-            .unwrap();
+        std::fs::set_permissions(&qemu, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
         let spec = Spec {
             qemu: &qemu,
             kernel: Path::new("/k"),

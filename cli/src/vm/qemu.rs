@@ -80,19 +80,8 @@ impl Boot<'_> {
         let mut args: Vec<OsString> = Vec::new();
         let mut add = |words: &[&str]| args.extend(words.iter().map(OsString::from));
         add(&["-machine", "q35", "-accel", accel, "-cpu", cpu]);
-        add(&[
-            "-smp",
-            &self.cpus.to_string(),
-            "-m",
-            &format!("{}M", self.memory_mib()),
-        ]);
-        add(&[
-            "-nodefaults",
-            "-no-user-config",
-            "-display",
-            "none",
-            "-no-reboot",
-        ]);
+        add(&["-smp", &self.cpus.to_string(), "-m", &format!("{}M", self.memory_mib())]);
+        add(&["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
         add(&["-device", "isa-debug-exit,iobase=0xf4,iosize=0x04"]);
         add(&[
             "-device",
@@ -105,17 +94,9 @@ impl Boot<'_> {
             word.push(escape_commas(path));
             word
         };
-        args.extend([
-            "-chardev".into(),
-            with_path("socket,id=ch0,path=", self.socket),
-        ]);
+        args.extend(["-chardev".into(), with_path("socket,id=ch0,path=", self.socket)]);
         args.extend(["-serial".into(), with_path("file:", self.serial)]);
-        args.extend([
-            "-kernel".into(),
-            self.kernel.into(),
-            "-initrd".into(),
-            self.archive.into(),
-        ]);
+        args.extend(["-kernel".into(), self.kernel.into(), "-initrd".into(), self.archive.into()]);
         args
     }
 }
@@ -151,16 +132,8 @@ mod tests {
     fn paths_with_commas_survive() {
         let args = boot(Accelerator::Tcg).arguments();
         let has = |arg: &str| args.iter().any(|a| a == arg);
-        assert!(
-            has("socket,id=ch0,path=/x,,y/s") && has("4") && has("tcg,thread=multi"),
-            "{args:?}"
-        );
-        assert!(
-            boot(Accelerator::Kvm)
-                .arguments()
-                .iter()
-                .any(|a| a == "host")
-        );
+        assert!(has("socket,id=ch0,path=/x,,y/s") && has("4") && has("tcg,thread=multi"), "{args:?}");
+        assert!(boot(Accelerator::Kvm).arguments().iter().any(|a| a == "host"));
     }
 
     #[test]

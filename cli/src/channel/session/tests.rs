@@ -49,11 +49,7 @@ fn converse(
     drop((near, stdin, stdout, stderr));
     guest.join().unwrap();
     feeder.join().unwrap();
-    Result {
-        outcome,
-        stdout: stdout_reader.join().unwrap(),
-        stderr: stderr_reader.join().unwrap(),
-    }
+    Result { outcome, stdout: stdout_reader.join().unwrap(), stderr: stderr_reader.join().unwrap() }
 }
 
 fn say(channel: &mut UnixStream, frames: &[GuestFrame]) {
@@ -124,9 +120,7 @@ fn input_never_exceeds_the_credit() {
 #[test]
 fn a_guest_that_goes_without_a_word_has_died() {
     let result = converse(b"", None, |mut channel| {
-        let lines: Vec<_> = (0..50)
-            .map(|n| GuestFrame::Log(format!("line {n}")))
-            .collect();
+        let lines: Vec<_> = (0..50).map(|n| GuestFrame::Log(format!("line {n}"))).collect();
         say(&mut channel, &lines);
     });
     assert!(matches!(result.outcome.end, End::Died));
@@ -149,10 +143,7 @@ fn warnings_are_shown() {
         );
     });
     let stderr = String::from_utf8(result.stderr).unwrap();
-    assert_eq!(
-        stderr,
-        "anonmem: kernel: loud\nanonmem: kernel: Out of memory: killed process 3 (hog)\n"
-    );
+    assert_eq!(stderr, "anonmem: kernel: loud\nanonmem: kernel: Out of memory: killed process 3 (hog)\n");
     assert_eq!(result.outcome.log[0], "quiet");
 }
 
@@ -162,11 +153,7 @@ fn garbage_breaks_the_conversation_and_silence_times_out() {
         channel.write_all(b"BIOS says hello").unwrap();
         let _ = hear(&mut channel);
     });
-    assert!(
-        matches!(result.outcome.end, End::Broken(FrameError::BadHeader(_))),
-        "{:?}",
-        result.outcome.end
-    );
+    assert!(matches!(result.outcome.end, End::Broken(FrameError::BadHeader(_))), "{:?}", result.outcome.end);
 
     let result = converse(b"", Some(Duration::from_millis(50)), |mut channel| {
         assert_eq!(hear(&mut channel), None);
@@ -180,10 +167,7 @@ fn a_reader_that_left_means_sigpipe_for_the_program() {
     let guest = thread::spawn(move || {
         say(&mut far, &[GuestFrame::Stdout(vec![b'y'; MAX_PAYLOAD])]);
         let heard = hear(&mut far);
-        say(
-            &mut far,
-            &[GuestFrame::Stdout(b"more".to_vec()), GuestFrame::Exit(141)],
-        );
+        say(&mut far, &[GuestFrame::Stdout(b"more".to_vec()), GuestFrame::Exit(141)]);
         heard
     });
     let (stdin, _stdin_far) = UnixStream::pair().unwrap();
@@ -192,18 +176,7 @@ fn a_reader_that_left_means_sigpipe_for_the_program() {
     let mut signals = Signals::new().unwrap();
     let mut progress = Progress::new();
     let all = streams(&stdin, &stdout, &stdout);
-    let session = Session::new(
-        &near,
-        all,
-        &mut signals,
-        &mut progress,
-        LogLevel::Warnings,
-        None,
-    )
-    .unwrap();
+    let session = Session::new(&near, all, &mut signals, &mut progress, LogLevel::Warnings, None).unwrap();
     assert!(matches!(session.run().unwrap().end, End::Exit(141)));
-    assert_eq!(
-        guest.join().unwrap(),
-        Some((18, 13_u32.to_le_bytes().to_vec()))
-    );
+    assert_eq!(guest.join().unwrap(), Some((18, 13_u32.to_le_bytes().to_vec())));
 }

@@ -1,0 +1,273 @@
+//! Unmodified Linux programs in the microVM, compared with what they do on the host.
+//!
+//! Skipped with a line where the kernel or QEMU is missing; `make test` insists on both.
+
+mod common;
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use common::{Linked, Vm, compile, vm_is_there};
+
+fn host(program: &[&str]) -> String {
+    let output = Command::new(program[0]).args(&program[1..]).output().unwrap();
+    assert!(output.status.success(), "{program:?} on the host: {output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Runs a test program on the host, then in the microVM with 1, 2 and 4 CPUs, and compares.
+fn same_as_host(name: &str, linked: Linked, options: &[&str]) {
+    if !vm_is_there() {
+        return;
+    }
+    let program = compile(name, linked);
+    let expected = host(&[program.to_str().unwrap()]);
+    assert_eq!(expected.lines().count(), 1);
+    for cpus in ["1", "2", "4"] {
+        let vm = Vm::new().options(&["--cpus", cpus]).options(options);
+        let ran = vm.run(&[&program]).expect_status(0);
+        assert_eq!(ran.stdout, expected, "{cpus} CPUs");
+        assert_eq!(ran.bill["cpus"].to_string(), cpus);
+    }
+}
+
+#[test]
+fn a_thousand_children_share_a_page() {
+    same_as_host("share1000", Linked::Static, &[]);
+}
+
+#[test]
+fn a_fork_tree_ten_deep_writes_at_every_level() {
+    same_as_host("forktree", Linked::Static, &[]);
+}
+
+#[test]
+fn every_byte_is_right_after_copy_on_write() {
+    same_as_host("cowcheck", Linked::Static, &[]);
+}
+
+#[test]
+fn a_secret_is_never_seen_again() {
+    same_as_host("secrethunt", Linked::Static, &["--ram", "128M"]);
+}
+
+#[test]
+fn threads_churn_mappings() {
+    same_as_host("churn", Linked::Dynamic, &[]);
+}
+
+#[test]
+fn handlers_repair_faults() {
+    same_as_host("signals", Linked::Dynamic, &[]);
+    same_as_host("signals", Linked::Static, &[]);
+}
+
+#[test]
+fn relatives_share_memory() {
+    same_as_host("shared", Linked::Dynamic, &[]);
+}
+
+#[test]
+fn mappings_move_take_advice_and_are_described() {
+    same_as_host("advice", Linked::Dynamic, &[]);
+}
+
+#[test]
+fn the_stack_grows() {
+    same_as_host("stack", Linked::Dynamic, &[]);
+}
+
+#[test]
+fn programs_execute_programs() {
+    same_as_host("execchain", Linked::Static, &[]);
+    same_as_host("execchain", Linked::Dynamic, &[]);
+}
+
+#[test]
+fn a_null_pointer_is_139() {
+    if !vm_is_there() {
+        return;
+    }
+    for linked in [Linked::Static, Linked::Dynamic] {
+        let ran = Vm::new().run(&[compile("nullderef", linked)]).expect_status(139);
+        assert_eq!(ran.stdout, "nullderef: about to\n");
+    }
+}
+
+#[test]
+fn out_of_memory_kills_the_largest_and_says_so() {
+    if !vm_is_there() {
+        return;
+    }
+    let program = compile("touch", Linked::Static);
+    let args = [program, PathBuf::from("200")];
+    let ran = Vm::new().options(&["--ram", "64M"]).run(&args).expect_status(137);
+    assert!(ran.stdout.contains("touch: 32 MiB") && !ran.stdout.contains("done"), "{}", ran.stdout);
+    assert!(ran.stderr.to_lowercase().contains("out of memory"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("touch"), "{}", ran.stderr);
+    assert_ne!(ran.bill["oom_kills"], 0);
+
+    let ran = Vm::new().options(&["--ram", "256M"]).run(&args).expect_status(0);
+    assert!(ran.stdout.ends_with("touch: done\n"));
+}
+
+#[test]
+fn a_shell_survives_the_out_of_memory_of_its_child() {
+    if !vm_is_there() {
+        return;
+    }
+    let program = compile("touch", Linked::Static);
+    let file = format!("{}:/root/touch", program.display());
+    let script = "./touch 200 >/dev/null; echo status $?; echo still here | sort";
+    let ran = Vm::new()
+        .options(&["--ram", "64M", "--file", &file])
+        .run(&["busybox", "sh", "-c", script])
+        .expect_status(0);
+    assert_eq!(ran.stdout, "status 137\nstill here\n");
+}
+
+#[test]
+fn three_hundred_pipelines() {
+    if !vm_is_there() {
+        return;
+    }
+    let script = "i=0; while [ $i -lt 300 ]; do echo $i | md5sum >/dev/null; i=$((i+1)); done; echo done";
+    let ran = Vm::new().run(&["busybox", "sh", "-c", script]).expect_status(0);
+    assert_eq!(ran.stdout, "done\n");
+    assert!(ran.bill["forks"].as_u64().unwrap() >= 600, "{}", ran.bill);
+}
+
+#[test]
+fn input_reaches_a_dynamic_program() {
+    if !vm_is_there() {
+        return;
+    }
+    let ran = Vm::new().input(b"b\na\n").run(&["sort"]).expect_status(0);
+    assert_eq!(ran.stdout, "a\nb\n");
+
+    let input: Vec<u8> =
+        (0..40_000_u32).flat_map(|n| format!("{}\n", n * 7919 % 40_000).into_bytes()).collect();
+    let ran = Vm::new().input(&input).run(&["sort", "-n"]).expect_status(0);
+    let expected: String = (0..40_000).map(|n| format!("{n}\n")).collect();
+    assert_eq!(ran.stdout.len(), expected.len());
+    assert!(ran.stdout == expected);
+}
+
+#[test]
+fn the_status_passes_through() {
+    if !vm_is_there() {
+        return;
+    }
+    Vm::new().run(&["sh", "-c", "exit 7"]).expect_status(7);
+    let ran = Vm::new().run(&["sh", "-c", "echo out; echo err >&2; kill -TERM $$"]).expect_status(143);
+    assert_eq!((ran.stdout.as_str(), ran.stderr.as_str()), ("out\n", "err\n"));
+}
+
+#[test]
+fn files_environment_and_directory_are_as_asked() {
+    if !vm_is_there() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("d")).unwrap();
+    std::fs::write(dir.path().join("d/f"), "from a file\n").unwrap();
+    let file = format!("{}:/data", dir.path().join("d").display());
+    let script =
+        "pwd; cat /data/f; echo $GREETING; echo x >new && cat new; env | sort | cut -d= -f1 | tr '\\n' ' '";
+    let ran = Vm::new()
+        .options(&["--file", &file, "--env", "GREETING=hello there", "--cwd", "/work"])
+        .run(&["busybox", "sh", "-c", script])
+        .expect_status(0);
+    assert!(ran.stdout.starts_with("/work\nfrom a file\nhello there\nx\n"), "{}", ran.stdout);
+    let names = ran.stdout.lines().last().unwrap();
+    for name in names.split_whitespace() {
+        assert!(
+            ["GREETING", "HOME", "LANG", "OLDPWD", "PATH", "PWD", "SHLVL", "TERM", "_"].contains(&name),
+            "{names}"
+        );
+    }
+}
+
+#[test]
+fn a_script_with_a_first_line_runs() {
+    if !vm_is_there() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let script = dir.path().join("script");
+    std::fs::write(&script, "#!/bin/sh -e\necho \"$0 $1\" | sed 's,.*/,,'\n").unwrap();
+    std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let ran = Vm::new().run(&[script.to_str().unwrap(), "argument"]).expect_status(0);
+    assert_eq!(ran.stdout, "script argument\n");
+}
+
+const PYTHON_SUM: &str = "print(sum(i*i for i in range(10**5)))";
+
+const PYTHON_THREADS: &str = "
+import threading, multiprocessing, hashlib, json
+def work(n, out):
+    out[n] = hashlib.sha256(bytes(range(256)) * (n + 1) * 50).hexdigest()
+out = {}
+threads = [threading.Thread(target=work, args=(n, out)) for n in range(4)]
+[t.start() for t in threads]
+[t.join() for t in threads]
+def child(queue, data):
+    data[0] = 99
+    queue.put(sum(data))
+data = list(range(1000))
+queue = multiprocessing.get_context('fork').SimpleQueue()
+process = multiprocessing.get_context('fork').Process(target=child, args=(queue, data))
+process.start()
+total = queue.get()
+process.join()
+print(json.dumps([out[n][:12] for n in range(4)]), total, data[0], process.exitcode)
+";
+
+#[test]
+fn python_prints_what_the_host_prints() {
+    if !vm_is_there() {
+        return;
+    }
+    for (script, cpus) in [(PYTHON_SUM, "2"), (PYTHON_THREADS, "2"), (PYTHON_THREADS, "4")] {
+        let expected = host(&["python3", "-c", script]);
+        let ran = Vm::new().options(&["--cpus", cpus]).run(&["python3", "-c", script]).expect_status(0);
+        assert_eq!(ran.stdout, expected);
+    }
+}
+
+#[test]
+fn the_bill_counts_what_happened() {
+    if !vm_is_there() {
+        return;
+    }
+    let program = compile("share1000", Linked::Static);
+    let args = [program, PathBuf::from("20")];
+    let ran = Vm::new().run(&args).expect_status(0);
+    let count = |pointer: &str| {
+        ran.bill.pointer(pointer).and_then(serde_json::Value::as_u64).unwrap_or_else(|| {
+            panic!("{pointer} in {}", ran.bill);
+        })
+    };
+    assert_eq!(count("/forks"), 20);
+    assert!(count("/cow_copies") >= 20);
+    let by_cpu: u64 =
+        ran.bill["faults"]["by_cpu"].as_array().unwrap().iter().filter_map(|n| n.as_u64()).sum();
+    assert_eq!(by_cpu, count("/faults/total"));
+    let by_kind: u64 =
+        ran.bill["faults"]["by_kind"].as_object().unwrap().values().filter_map(|n| n.as_u64()).sum();
+    assert_eq!(by_kind, count("/faults/total"));
+    assert!(count("/peak_frames") > 0 && count("/peak_page_table_bytes") > 0 && count("/peak_anon_vmas") > 0);
+}
+
+#[test]
+fn a_run_that_takes_too_long_is_stopped() {
+    if !vm_is_there() {
+        return;
+    }
+    let output = common::anonmem()
+        .args(["run", "--timeout", "4", "--", "busybox", "sleep", "1000"])
+        .stdin(std::process::Stdio::null())
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(124), "{output:?}");
+}
