@@ -1,2 +1,8 @@
+//! Anonymous memory management.
 #![no_std]
 #![forbid(unsafe_code)]
+
+#[cfg(test)]
+extern crate std;
+
+pub mod vma;

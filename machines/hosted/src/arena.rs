@@ -97,6 +97,7 @@ impl Arena {
     }
 
     /// Whether `pfn` is one of this memory's frames.
+    #[inline]
     pub fn contains(&self, pfn: Pfn) -> bool {
         pfn >= BASE_PFN && pfn.0 - BASE_PFN.0 < self.nr_frames
     }
@@ -113,11 +114,13 @@ impl Arena {
         self.states[self.index(pfn)].load(Relaxed)
     }
 
+    #[inline]
     fn index(&self, pfn: Pfn) -> usize {
         assert!(self.contains(pfn), "frame {:#x} does not exist", pfn.0);
         (pfn.0 - BASE_PFN.0) as usize
     }
 
+    #[inline]
     fn frame(&self, pfn: Pfn) -> NonNull<u8> {
         let offset = self.index(pfn) * PAGE_SIZE;
         // SAFETY: `index` has checked that the frame lies within the mapping.

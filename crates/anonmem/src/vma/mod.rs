@@ -1,0 +1,3 @@
+//! Virtual memory areas.
+
+pub mod tree;
