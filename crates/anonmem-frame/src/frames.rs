@@ -47,6 +47,8 @@ impl core::error::Error for OutOfMemory {}
 /// Why a machine's memory cannot be managed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FramesError {
+    /// It has no frame at all.
+    None,
     /// It has more frames than a handle can name.
     TooMany {
         /// How many.
@@ -62,6 +64,7 @@ pub enum FramesError {
 impl fmt::Display for FramesError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::None => f.write_str("there is no frame to manage; give it at least one"),
             Self::TooMany { frames } => write!(
                 f,
                 "{frames} frames are more than can be managed; give it at most {MAX_FRAMES} (256 GiB)"
@@ -97,6 +100,7 @@ pub struct Frames<M: Machine> {
     /// The most pages in use so far. Under the zone lock.
     pub(crate) peak: Plain<u64, M>,
     next_slab_id: Atomic<u32, M>,
+    zero_page: Pfn,
     machine: M,
 }
 
@@ -120,7 +124,7 @@ impl<M: Machine> Frames<M> {
         let memmap = unsafe { Memmap::new(slots.cast(), machine.base_pfn(), nr) };
         let mut buddy = Buddy::new();
         buddy.insert_all(&memmap);
-        Ok(Self {
+        let mut this = Self {
             memmap,
             watermarks: Watermarks::for_frames(frames),
             pcp_limits: PcpLimits::for_frames(nr),
@@ -130,8 +134,20 @@ impl<M: Machine> Frames<M> {
             used_large: Counters::new(),
             peak: Plain::new(0),
             next_slab_id: Atomic::new(1),
+            zero_page: Pfn(0),
             machine,
-        })
+        };
+        let zero_page = this.alloc_admitted(Order::ZERO, Kind::Kernel);
+        this.zero_page = zero_page.map_err(|OutOfMemory| FramesError::None)?;
+        this.machine.zero(this.zero_page, Order::ZERO);
+        Ok(this)
+    }
+
+    /// The page of zeroes that first reads are mapped to. It is never freed and nobody counts its mappings.
+    #[doc(alias = "ZERO_PAGE")]
+    #[inline]
+    pub const fn zero_page(&self) -> Pfn {
+        self.zero_page
     }
 
     /// The machine whose frames these are.
@@ -339,7 +355,7 @@ impl<M: Machine> Frames<M> {
     #[inline]
     #[track_caller]
     pub fn table_used(&self, table: Pfn) -> &Plain<u64, M> {
-        let word: *const Atomic<u64, M> = &self.table_meta(table).counts;
+        let word: *const Atomic<u64, M> = &self.table_meta(table).private;
         // SAFETY: a `Plain` is such a word and nothing else.
         unsafe { &*word.cast() }
     }

@@ -15,6 +15,7 @@
 extern crate std;
 
 mod buddy;
+pub mod folio;
 pub mod frames;
 pub mod handle;
 mod memmap;
@@ -24,6 +25,10 @@ pub mod slab;
 pub mod usage;
 pub mod validate;
 
+pub use folio::{
+    DupError, Exclusive, ExclusiveRef, Folio, FolioGuard, FolioPin, FolioRef, FrozenFolio, NewFolio, Shared,
+    SharedRef, ShmMap, TooManySharers,
+};
 pub use frames::{Frames, FramesError, MAX_FRAMES, OutOfMemory};
 pub use handle::{Handle, Link, RawHandle};
 pub use meta::{Counts, Kind, META_BYTES, Mapping, MappingWord};

@@ -6,11 +6,12 @@
 //! |---|---|---|---|---|---|
 //! | `flags` | lock, state, kind, order | exclusive bit, kind | kind, order | kind | kind, slab id |
 //! | `aux` | index, low half | - | - | its lock | - |
-//! | `counts` | [`Counts`] | 0 | 0 | entries in use | next slab frame |
+//! | `counts` | [`Counts`] | 0 | 0 | 0 | 0 |
 //! | `mapping` | [`Mapping`] | head | 0 | deferred-free link | type of the slots |
-//! | `private` | swap entry | - | list links | - | - |
+//! | `private` | swap entry | - | list links | entries in use | next slab frame |
 //!
-//! A frame of a free block that is not its first says whatever it said last, but is no head.
+//! A frame of a free block that is not its first says whatever it said last, but is no head. `counts` is 0
+//! in everything that is not a folio: a late `try_get` that takes the frame for the folio it was must fail.
 //!
 //! Linux: include/linux/mm_types.h `struct folio`, `struct ptdesc`, `struct slab`. Differs: half the size;
 //! no list links in a folio, because reclaim sweeps the frame array itself (ARCHITECTURE.md); the three
@@ -49,10 +50,6 @@ pub(crate) mod flags {
     pub(crate) const EXCLUSIVE: u32 = 1 << 2;
     /// May be dropped instead of swapped unless written (`MADV_FREE`; Linux: not `PG_swapbacked`).
     pub(crate) const LAZYFREE: u32 = 1 << 3;
-    /// Written since it was last clean, beyond what the page-table entries say (`PG_dirty`).
-    pub(crate) const DIRTY: u32 = 1 << 4;
-    /// Seen referenced once (`PG_referenced`).
-    pub(crate) const REFERENCED: u32 = 1 << 5;
 
     /// Where the [`super::Kind`] starts.
     pub(crate) const KIND_SHIFT: u32 = 24;

@@ -84,7 +84,7 @@ struct CpuSlots<M: Machine> {
 
 struct Central {
     free: FreeList,
-    /// The newest frame as an index plus one; the others follow by their `counts` words.
+    /// The newest frame as an index plus one; the others follow by their `private` words.
     last_frame: u32,
 }
 
@@ -330,7 +330,7 @@ impl<M: Machine, T: SlabItem<M>> Slab<M, T> {
             unsafe { Self::slot_in(frames, index, place).write(slot) };
         }
         let meta = frames.memmap.at(index);
-        meta.counts.store(u64::from(previous), Relaxed);
+        meta.private.store(u64::from(previous), Relaxed);
         meta.mapping.store(self.type_word, Relaxed);
         // Release pairs with the Acquire of `slot`: the slots are made.
         meta.flags.store(self.flags, Release);
@@ -394,7 +394,7 @@ impl<M: Machine, T: SlabItem<M>> Slab<M, T> {
                     None => self.not_ours(name),
                 }
             }
-            link = frames.memmap.at(index).counts.load(Relaxed) as u32;
+            link = frames.memmap.at(index).private.load(Relaxed) as u32;
         }
     }
 

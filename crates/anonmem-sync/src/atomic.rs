@@ -203,6 +203,12 @@ impl<T: Word, M: Machine> Atomic<T, M> {
         T::from_bits(core_op!(self, a => widen(a.load(Ordering::Relaxed))))
     }
 
+    /// Adds with a load and a store, without the probe seeing it: for statistics that one CPU writes.
+    #[inline(always)]
+    pub fn add_unobserved(&self, value: u64) {
+        self.raw_store(T::from_bits(self.peek().to_bits().wrapping_add(value)), Ordering::Relaxed);
+    }
+
     /// Stores without the probe seeing it: used by locks, which report themselves.
     #[inline(always)]
     pub(crate) fn raw_store(&self, value: T, order: Ordering) {

@@ -1,0 +1,81 @@
+//! The folio lock, and folios whose counts are frozen.
+
+use super::Folio;
+use crate::{
+    Frames,
+    handle::RawHandle,
+    meta::{Counts, Mapping, flags},
+};
+use anonmem_hal::{Machine, Pfn};
+use anonmem_sync::{BitGuard, BitLock, Ordering, order::FolioLock};
+
+type Guard<'f, M> = BitGuard<'f, M, FolioLock, { flags::LOCKED }, { flags::WAITERS }>;
+
+/// Holds the folio lock. While it is held, `mapping`, `index` and the swap entry do not change, except by the holder.
+#[must_use = "the lock is released when the guard drops"]
+pub struct FolioGuard<'f, M: Machine> {
+    folio: Folio<'f, M>,
+    _guard: Guard<'f, M>,
+}
+
+impl<'f, M: Machine> FolioGuard<'f, M> {
+    pub(super) fn lock(folio: Folio<'f, M>) -> Self {
+        let guard = BitLock::of(&folio.meta().flags).lock();
+        Self { folio, _guard: guard }
+    }
+
+    pub(super) fn try_lock(folio: Folio<'f, M>) -> Option<Self> {
+        let guard = BitLock::of(&folio.meta().flags).try_lock()?;
+        Some(Self { folio, _guard: guard })
+    }
+
+    /// The folio that is locked.
+    pub fn folio(&self) -> Folio<'f, M> {
+        self.folio
+    }
+
+    /// Moves an exclusive page to another anon_vma and index (UFFDIO_MOVE). The caller also holds the locks of the
+    /// destination anon_vma, for writing, and of the page-table entry.
+    pub fn move_anon(&self, anon_vma: RawHandle, index: u64) {
+        debug_assert!(matches!(self.folio.mapping(), Mapping::Anon(_)));
+        self.folio.set_mapping(Mapping::Anon(anon_vma), index);
+    }
+
+    /// Takes all references, if there are exactly `expected` of them: nobody can get the folio any more.
+    ///
+    /// # Errors
+    /// The counts found.
+    #[doc(alias = "folio_ref_freeze")]
+    pub fn freeze(&self, expected: Counts) -> Result<FrozenFolio<'f, M>, Counts> {
+        // AcqRel pairs with the Releases of everybody who had a count.
+        self.folio.meta().counts.compare_exchange(expected.0, 0, Ordering::AcqRel).map_err(Counts)?;
+        Ok(FrozenFolio { frames: self.folio.frames, head: self.folio.head, counts: expected })
+    }
+}
+
+/// A folio whose counts are frozen at 0. Dropping it gives them back.
+#[must_use = "the counts come back when it drops"]
+pub struct FrozenFolio<'f, M: Machine> {
+    frames: &'f Frames<M>,
+    head: Pfn,
+    counts: Counts,
+}
+
+impl<M: Machine> FrozenFolio<'_, M> {
+    /// The first frame.
+    pub fn pfn(&self) -> Pfn {
+        self.head
+    }
+
+    /// Lets go of the folio, with other counts than it had.
+    pub fn unfreeze(mut self, counts: Counts) {
+        self.counts = counts;
+    }
+}
+
+impl<M: Machine> Drop for FrozenFolio<'_, M> {
+    fn drop(&mut self) {
+        // Release pairs with the Acquire of the next `try_get`.
+        self.frames.meta(self.head).counts.store(self.counts.0, Ordering::Release);
+    }
+}

@@ -1,0 +1,403 @@
+//! Folios and what one may hold of them. Each count has exactly one owner type.
+//!
+//! | you hold | type | it owns | comes from | ends by |
+//! |---|---|---|---|---|
+//! | a page nobody else can see | [`NewFolio`] | the frames | allocator | `into_*`, drop = free |
+//! | a reference | [`FolioRef`] | 1 reference | `try_get`, clone, `unmap` | drop = put |
+//! | a long-term pin | [`FolioPin`] | 1 pin | `pin` on an [`Exclusive`] page | drop = unpin |
+//! | a mapping | [`Exclusive`], [`Shared`], [`ShmMap`] | 1 mapping | the adds of [`rmap`] | installed into an entry, or `unmap` |
+//! | the folio lock | [`FolioGuard`] | `PG_locked` | `lock`, `try_lock` | drop |
+//! | the counts frozen at 0 | [`FrozenFolio`] | all references | `freeze(expected)` | `unfreeze`, drop = free |
+//!
+//! A [`Folio`] is a look at the metadata and owns nothing: what it says may be old by the time it is used.
+//!
+//! Linux: include/linux/mm.h `folio_get`, `folio_put`; include/linux/rmap.h.
+
+mod lock;
+mod rmap;
+
+pub use lock::{FolioGuard, FrozenFolio};
+pub use rmap::{DupError, Exclusive, ExclusiveRef, Shared, SharedRef, ShmMap, TooManySharers};
+
+use crate::{
+    Frames, OutOfMemory,
+    handle::RawHandle,
+    meta::{Counts, Kind, Mapping, MappingWord, Meta, flags},
+};
+use anonmem_hal::{Machine, NrPages, Order, Pfn};
+use anonmem_sync::Ordering;
+use core::{fmt, mem::ManuallyDrop};
+
+/// A look at the folio that holds a frame. Owns no count.
+pub struct Folio<'f, M: Machine> {
+    frames: &'f Frames<M>,
+    head: Pfn,
+}
+
+impl<M: Machine> Clone for Folio<'_, M> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<M: Machine> Copy for Folio<'_, M> {}
+
+impl<M: Machine> PartialEq for Folio<'_, M> {
+    fn eq(&self, other: &Self) -> bool {
+        self.head == other.head
+    }
+}
+
+impl<M: Machine> Frames<M> {
+    /// The folio that `pfn` is a page of, if the frame belongs to one just now.
+    #[doc(alias = "page_folio")]
+    #[inline]
+    pub fn folio(&self, pfn: Pfn) -> Option<Folio<'_, M>> {
+        let meta = self.meta(pfn);
+        match meta.kind() {
+            Kind::Folio => Some(Folio { frames: self, head: pfn }),
+            Kind::Tail => Some(Folio { frames: self, head: self.head_of_tail(meta) }),
+            Kind::Reserved
+            | Kind::Buddy
+            | Kind::BuddyTail
+            | Kind::Pcp
+            | Kind::New
+            | Kind::Table
+            | Kind::Slab
+            | Kind::Kernel => None,
+        }
+    }
+
+    fn head_of_tail(&self, tail: &Meta<M>) -> Pfn {
+        Pfn(tail.mapping.load(Ordering::Relaxed))
+    }
+
+    /// The folio of a page that somebody owns a count of, so that it cannot go away.
+    #[inline]
+    fn folio_of_owned(&self, page: Pfn) -> Folio<'_, M> {
+        let meta = self.meta(page);
+        let head = if meta.kind() == Kind::Tail { self.head_of_tail(meta) } else { page };
+        debug_assert_eq!(self.meta(head).kind(), Kind::Folio, "an owner of a frame that is no folio");
+        Folio { frames: self, head }
+    }
+
+    /// Whether the page is marked exclusive (Linux: `PageAnonExclusive`).
+    #[inline]
+    pub fn page_is_exclusive(&self, page: Pfn) -> bool {
+        self.meta(page).flags.load(Ordering::Relaxed) & flags::EXCLUSIVE != 0
+    }
+
+    /// Takes a reference to the folio of `page`, if it has an owner.
+    #[doc(alias = "folio_try_get")]
+    pub fn try_get(&self, page: Pfn) -> Option<FolioRef<'_, M>> {
+        let folio = self.folio(page)?;
+        // Acquire pairs with the Release with which the folio was published: its fields are seen.
+        let got = folio
+            .meta()
+            .counts
+            .fetch_update(Ordering::Acquire, |c| (c != 0 && Counts(c).has_room()).then(|| c + Counts::REF));
+        got.ok()?;
+        let reference = FolioRef { frames: self, head: folio.head };
+        // The frame may have been freed and become part of another folio before the count was taken.
+        (self.folio(page) == Some(folio)).then_some(reference)
+    }
+
+    /// Frees a folio whose counts reached 0. The caller is the one who brought them there.
+    #[cold]
+    #[inline(never)]
+    fn free_folio(&self, head: Pfn) {
+        let meta = self.meta(head);
+        debug_assert_eq!(meta.kind(), Kind::Folio);
+        debug_assert_eq!(meta.flags.peek() & flags::LOCKED, 0, "freeing a locked folio");
+        debug_assert_eq!(meta.private.peek(), 0, "freeing a folio in the swap cache");
+        self.free_block(head, meta.order());
+    }
+}
+
+impl<M: Machine> Frames<M> {
+    /// Allocates 2^order frames for a folio. Their bytes are whatever they were.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`].
+    #[doc(alias = "folio_alloc")]
+    #[inline]
+    pub fn alloc(&self, order: Order) -> Result<NewFolio<'_, M>, OutOfMemory> {
+        Ok(NewFolio::from_block(self, self.alloc_block(order, Kind::New)?))
+    }
+}
+
+impl<'f, M: Machine> Folio<'f, M> {
+    #[inline]
+    fn meta(&self) -> &'f Meta<M> {
+        self.frames.meta(self.head)
+    }
+
+    /// The allocator that the folio is from.
+    pub fn frames(&self) -> &'f Frames<M> {
+        self.frames
+    }
+
+    /// Its first frame.
+    pub fn pfn(&self) -> Pfn {
+        self.head
+    }
+
+    /// Its size.
+    pub fn order(&self) -> Order {
+        self.meta().order()
+    }
+
+    /// Its size in pages.
+    pub fn nr_pages(&self) -> NrPages {
+        NrPages(self.order().pages())
+    }
+
+    /// Its counts.
+    #[inline]
+    pub fn counts(&self) -> Counts {
+        Counts(self.meta().counts.load(Ordering::Relaxed))
+    }
+
+    /// Whether any page of it is mapped. Acquire pairs with the Release of the adds of `rmap`, so that
+    /// a `mapping` word loaded afterwards is at least as new as the mapping that was seen (the order that
+    /// `folio_lock_anon_vma_read` needs).
+    #[doc(alias = "folio_mapped")]
+    #[inline]
+    pub fn is_mapped(&self) -> bool {
+        Counts(self.meta().counts.load(Ordering::Acquire)).maps() != 0
+    }
+
+    /// Whether it may be pinned. Exact if the caller holds the page-table lock of its only mapping and
+    /// has closed the door to GUP-fast.
+    #[doc(alias = "folio_maybe_dma_pinned")]
+    pub fn maybe_pinned(&self) -> bool {
+        self.counts().pins() != 0
+    }
+
+    /// The mapping word as it is now, for lock-and-recheck.
+    #[inline]
+    pub fn mapping_word(&self) -> MappingWord {
+        // Acquire pairs with the Release of `set_mapping`: the object named is seen initialised.
+        MappingWord(self.meta().mapping.load(Ordering::Acquire))
+    }
+
+    /// What it belongs to, as of now.
+    pub fn mapping(&self) -> Mapping {
+        self.mapping_word().decode()
+    }
+
+    /// Its index in pages (for anonymous memory: the linear page index in its anon_vma). Stable under the
+    /// anon_vma lock or the folio lock.
+    pub fn index(&self) -> u64 {
+        self.mapping_word().index_high() | u64::from(self.meta().aux.load(Ordering::Relaxed))
+    }
+
+    /// Whether it may be dropped instead of swapped (`MADV_FREE`) unless written since.
+    pub fn is_lazyfree(&self) -> bool {
+        self.meta().flags.load(Ordering::Relaxed) & flags::LAZYFREE != 0
+    }
+
+    /// Marks it for lazy freeing, or takes that back.
+    pub fn set_lazyfree(&self) {
+        self.meta().flags.fetch_or(flags::LAZYFREE, Ordering::Relaxed);
+    }
+
+    /// Takes the folio lock; sleeps while it is held. The caller keeps the folio alive.
+    #[doc(alias = "folio_lock")]
+    pub fn lock(self) -> FolioGuard<'f, M> {
+        FolioGuard::lock(self)
+    }
+
+    /// Takes the folio lock if it is free; allowed under a page-table lock.
+    #[doc(alias = "folio_trylock")]
+    pub fn try_lock(self) -> Option<FolioGuard<'f, M>> {
+        FolioGuard::try_lock(self)
+    }
+
+    fn set_mapping(&self, mapping: Mapping, index: u64) {
+        let meta = self.meta();
+        meta.aux.store(index as u32, Ordering::Relaxed);
+        // Release pairs with the Acquire of `mapping_word`.
+        meta.mapping.store(MappingWord::encode(mapping, index).0, Ordering::Release);
+    }
+}
+
+impl<M: Machine> fmt::Debug for Folio<'_, M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "folio {:#x} ({:?}, {:?})", self.head.0, self.counts(), self.mapping())
+    }
+}
+
+/// Frames that nobody else can see. Dropping it frees them.
+pub struct NewFolio<'f, M: Machine> {
+    frames: &'f Frames<M>,
+    head: Pfn,
+}
+
+impl<'f, M: Machine> NewFolio<'f, M> {
+    /// Takes over a block of kind [`Kind::New`].
+    pub(crate) fn from_block(frames: &'f Frames<M>, head: Pfn) -> Self {
+        debug_assert_eq!(frames.meta(head).kind(), Kind::New);
+        Self { frames, head }
+    }
+
+    /// The first frame.
+    pub fn pfn(&self) -> Pfn {
+        self.head
+    }
+
+    /// The size.
+    pub fn order(&self) -> Order {
+        self.frames.meta(self.head).order()
+    }
+
+    /// Fills it with zeroes.
+    pub fn zero(&self) {
+        self.frames.machine().zero(self.head, self.order());
+    }
+
+    /// Copies one page of another folio, whose owner may be writing to it meanwhile.
+    pub fn copy_from(&self, page: Pfn) {
+        debug_assert_eq!(self.order(), Order::ZERO);
+        self.frames.machine().copy(self.head, page, Order::ZERO);
+    }
+
+    /// Makes it an anonymous page, mapped once and exclusive: `folio_add_new_anon_rmap`.
+    ///
+    /// `anon_vma` finds the mapping that is about to be installed; `index` is the page's linear index in it.
+    #[doc(alias = "folio_add_new_anon_rmap")]
+    #[inline]
+    pub fn into_exclusive_anon(self, anon_vma: RawHandle, index: u64) -> Exclusive<'f, M> {
+        debug_assert_eq!(self.order(), Order::ZERO);
+        let (frames, head) = self.publish(Mapping::Anon(anon_vma), index, flags::EXCLUSIVE, Counts::MAP);
+        Exclusive { frames, page: head }
+    }
+
+    /// Makes it a page of a shared object.
+    pub fn into_shm(self, object: RawHandle, index: u64) -> FolioRef<'f, M> {
+        let (frames, head) = self.publish(Mapping::Shm(object), index, 0, Counts::REF);
+        FolioRef { frames, head }
+    }
+
+    /// Makes it a page that belongs to nothing, held by one reference: the zero page.
+    pub fn into_reference(self) -> FolioRef<'f, M> {
+        let (frames, head) = self.publish(Mapping::None, 0, 0, Counts::REF);
+        FolioRef { frames, head }
+    }
+
+    #[inline]
+    fn publish(self, mapping: Mapping, index: u64, extra: u32, counts: u64) -> (&'f Frames<M>, Pfn) {
+        let this = ManuallyDrop::new(self);
+        let folio = Folio { frames: this.frames, head: this.head };
+        let meta = folio.meta();
+        meta.flags.store(Kind::Folio.bits(meta.order()) | extra, Ordering::Relaxed);
+        folio.set_mapping(mapping, index);
+        // Release pairs with the Acquire of `try_get` and of `is_mapped`: whoever finds the folio alive
+        // finds it complete.
+        meta.counts.store(counts, Ordering::Release);
+        (this.frames, this.head)
+    }
+}
+
+impl<M: Machine> Drop for NewFolio<'_, M> {
+    fn drop(&mut self) {
+        self.frames.free_block(self.head, self.order());
+    }
+}
+
+/// One reference to a folio.
+pub struct FolioRef<'f, M: Machine> {
+    frames: &'f Frames<M>,
+    head: Pfn,
+}
+
+impl<'f, M: Machine> FolioRef<'f, M> {
+    /// The folio.
+    #[inline]
+    pub fn folio(&self) -> Folio<'f, M> {
+        Folio { frames: self.frames, head: self.head }
+    }
+
+    /// Its first frame.
+    pub fn pfn(&self) -> Pfn {
+        self.head
+    }
+
+    /// Gives up the type; [`from_raw`](Self::from_raw) takes the reference back.
+    pub fn into_raw(self) -> Pfn {
+        ManuallyDrop::new(self).head
+    }
+
+    /// Takes back a reference that [`into_raw`](Self::into_raw) gave up.
+    ///
+    /// # Safety
+    /// `head` came from `into_raw` of the same `frames`, and is taken back once.
+    pub unsafe fn from_raw(frames: &'f Frames<M>, head: Pfn) -> Self {
+        Self { frames, head }
+    }
+
+    /// Adds a mapping of a shared object's page, for an entry to own.
+    ///
+    /// # Errors
+    /// [`TooManySharers`] before the count would overflow.
+    pub fn map_shm(&self) -> Result<ShmMap<'f, M>, TooManySharers> {
+        debug_assert!(matches!(self.folio().mapping(), Mapping::Shm(_)));
+        rmap::add_map(self.folio())?;
+        Ok(ShmMap { frames: self.frames, page: self.head })
+    }
+}
+
+impl<M: Machine> Clone for FolioRef<'_, M> {
+    fn clone(&self) -> Self {
+        let old = Counts(self.folio().meta().counts.fetch_add(Counts::REF, Ordering::Relaxed));
+        assert!(old.has_room(), "2^20 references to one folio");
+        Self { ..*self }
+    }
+}
+
+impl<M: Machine> Drop for FolioRef<'_, M> {
+    #[inline]
+    fn drop(&mut self) {
+        // AcqRel pairs with itself: whoever brings the word to 0 sees all that the others did.
+        let old = self.folio().meta().counts.fetch_sub(Counts::REF, Ordering::AcqRel);
+        debug_assert!(Counts(old).refs() > 0, "a reference too many was dropped");
+        if old == Counts::REF {
+            self.frames.free_folio(self.head);
+        }
+    }
+}
+
+impl<M: Machine> fmt::Debug for FolioRef<'_, M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.folio().fmt(f)
+    }
+}
+
+/// One long-term pin: the page's bytes may be read or written by a device at any time. Exists only of pages
+/// that were exclusive when it was taken; while it exists, fork copies and reclaim leaves the page alone.
+pub struct FolioPin<'f, M: Machine> {
+    frames: &'f Frames<M>,
+    page: Pfn,
+}
+
+impl<'f, M: Machine> FolioPin<'f, M> {
+    /// The pinned page.
+    pub fn pfn(&self) -> Pfn {
+        self.page
+    }
+
+    /// The folio that holds it.
+    pub fn folio(&self) -> Folio<'f, M> {
+        self.frames.folio_of_owned(self.page)
+    }
+}
+
+impl<M: Machine> Drop for FolioPin<'_, M> {
+    fn drop(&mut self) {
+        let folio = self.folio();
+        // AcqRel as for a reference; the Release also pairs with the pin check of fork.
+        let old = folio.meta().counts.fetch_sub(Counts::PIN, Ordering::AcqRel);
+        if old == Counts::PIN {
+            self.frames.free_folio(folio.head);
+        }
+    }
+}

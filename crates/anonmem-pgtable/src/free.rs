@@ -1,0 +1,134 @@
+//! Freeing page tables.
+
+use crate::{
+    gather::MmuGather,
+    space::{AddressSpace, next_table},
+    table::{entries, span},
+};
+use anonmem_frame::Frames;
+use anonmem_hal::{Arch, Machine, Pfn, Va, VaRange};
+use anonmem_sync::{Ordering, order::Pmd};
+
+impl<M: Machine> AddressSpace<M> {
+    /// Unlinks the tables that only `range` used and gives them to `gather`.
+    ///
+    /// `limits` is what the neighbours leave: from the end of the VMA below (0 if there is none) to the start of
+    /// the VMA above (`u64::MAX` if there is none). A table goes if all that it covers lies within the limits; a
+    /// neighbour's faults may be filling any other.
+    /// The caller holds the mmap lock for writing, the range's VMAs are out of the tree and unlinked from their
+    /// anon_vmas, and all entries are cleared.
+    ///
+    /// # Panics
+    /// If an entry of a table that goes is in use.
+    #[doc(alias = "free_pgtables")]
+    pub fn free_tables(
+        &self,
+        gather: &mut MmuGather<'_, M>,
+        frames: &Frames<M>,
+        range: VaRange,
+        limits: VaRange,
+    ) {
+        debug_assert!(limits.covers(range));
+        self.free_below(gather, frames, self.root(), M::Arch::LEVELS - 1, Va(0), range, limits);
+    }
+
+    /// Frees the tables below the entries of `table` (at `level`, covering from `base`) that `range` touches.
+    #[allow(clippy::too_many_arguments)]
+    fn free_below(
+        &self,
+        gather: &mut MmuGather<'_, M>,
+        frames: &Frames<M>,
+        table: Pfn,
+        level: u32,
+        base: Va,
+        range: VaRange,
+        limits: VaRange,
+    ) {
+        let size = 1u64 << M::Arch::shift(level);
+        let first = (range.start.0.max(base.0) - base.0) / size;
+        let end = (range.end.0 - base.0).div_ceil(size).min(M::Arch::ENTRIES as u64);
+        for i in first..end {
+            let at = Va(base.0 + i * size);
+            let Some(next) = next_table::<M>(frames, table, at, level) else { continue };
+            let covered = VaRange { start: at, end: Va(at.0.saturating_add(size)) };
+            if level > 1 {
+                self.free_below(gather, frames, next, level - 1, at, range, limits);
+            }
+            if limits.start <= covered.start && covered.end <= limits.end {
+                self.unlink_table(gather, frames, table, next, at, level);
+            }
+        }
+    }
+
+    fn unlink_table(
+        &self,
+        gather: &mut MmuGather<'_, M>,
+        frames: &Frames<M>,
+        upper: Pfn,
+        table: Pfn,
+        at: Va,
+        level: u32,
+    ) {
+        debug_assert!(span::<M>() <= 1 << M::Arch::shift(level));
+        let used = frames.table_used(table).peek();
+        assert_eq!(used, 0, "a table at {at:?} is freed with {used} entries in use");
+        {
+            let _guard = frames.table_lock::<Pmd>(upper).lock();
+            entries(frames, upper)[M::Arch::index(at, level)].store(0, Ordering::Relaxed);
+            frames.table_used(upper).update(|n| n - 1);
+        }
+        gather.table(at, table);
+    }
+
+    /// Moves a whole last-level table from the addresses at `from` to those at `to`, both aligned to what a
+    /// table covers (mremap). Returns whether it could: there was a table at `from` and none at `to`.
+    ///
+    /// The caller holds the mmap lock for writing and the rmap locks of the VMA, so that no walk meets the
+    /// pages at neither address, and owes the old addresses a flush before it lets go of them.
+    #[doc(alias = "move_normal_pmd")]
+    pub fn move_table(
+        &self,
+        frames: &Frames<M>,
+        from: Va,
+        to: Va,
+    ) -> Result<bool, anonmem_frame::OutOfMemory> {
+        debug_assert!(from.0.is_multiple_of(span::<M>()) && to.0.is_multiple_of(span::<M>()));
+        let Some(source) = self.upper(frames, from) else { return Ok(false) };
+        let Some(table) = next_table::<M>(frames, source, from, 1) else { return Ok(false) };
+        let target = self.upper_alloc(frames, to)?;
+        if next_table::<M>(frames, target, to, 1).is_some() {
+            return Ok(false);
+        }
+        let (source_lock, target_lock) = (frames.table_lock::<Pmd>(source), frames.table_lock::<Pmd>(target));
+        // By address; the same table is locked once.
+        let _first = if source <= target { source_lock.lock() } else { target_lock.lock() };
+        let _second = match source.cmp(&target) {
+            core::cmp::Ordering::Less => Some(target_lock.lock_nested(1)),
+            core::cmp::Ordering::Equal => None,
+            core::cmp::Ordering::Greater => Some(source_lock.lock_nested(1)),
+        };
+        let raw = entries(frames, source)[M::Arch::index(from, 1)].swap(0, Ordering::Relaxed);
+        frames.table_used(source).update(|n| n - 1);
+        debug_assert_eq!(M::Arch::decode_entry(raw, 1), anonmem_hal::Entry::Table(table));
+        // Release as in `add_table`.
+        entries(frames, target)[M::Arch::index(to, 1)].store(raw, Ordering::Release);
+        frames.table_used(target).update(|n| n + 1);
+        Ok(true)
+    }
+
+    /// The level-1 table for `va`.
+    fn upper(&self, frames: &Frames<M>, va: Va) -> Option<Pfn> {
+        (2..M::Arch::LEVELS)
+            .rev()
+            .try_fold(self.root(), |table, level| next_table::<M>(frames, table, va, level))
+    }
+
+    fn upper_alloc(&self, frames: &Frames<M>, va: Va) -> Result<Pfn, anonmem_frame::OutOfMemory> {
+        (2..M::Arch::LEVELS).rev().try_fold(self.root(), |table, level| {
+            match next_table::<M>(frames, table, va, level) {
+                Some(next) => Ok(next),
+                None => self.add_table(frames, table, va, level),
+            }
+        })
+    }
+}

@@ -1,0 +1,171 @@
+//! What was unmapped, until no translation to it is left.
+//!
+//! Linux: mm/mmu_gather.c `tlb_gather_mmu`, `tlb_finish_mmu`. Differs: a fixed batch on the stack instead of
+//! pages of pointers; when it is full, it is flushed and freed, and filling goes on.
+
+use crate::{dead::DeadTables, space::AddressSpace};
+use anonmem_frame::{FolioRef, Frames};
+use anonmem_hal::{FlushRange, Machine, Pfn, Va, VaRange};
+use anonmem_sync::Rcu;
+
+/// Pages a batch holds.
+const BATCH: usize = 512;
+
+/// How much of an address space is being torn down.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Teardown {
+    /// A range of one that lives on.
+    Range,
+    /// All of one that no CPU runs and none will run again.
+    WholeSpace,
+}
+
+/// Owns the pages and tables that were unmapped until every CPU has forgotten them.
+#[must_use = "finish() flushes and frees"]
+pub struct MmuGather<'f, M: Machine> {
+    frames: &'f Frames<M>,
+    space: &'f AddressSpace<M>,
+    rcu: &'f Rcu<M>,
+    dead: &'f DeadTables<M>,
+    teardown: Teardown,
+    /// What must be flushed: empty if nothing.
+    range: VaRange,
+    /// Raw references, as frame numbers relative to the first.
+    pages: [u32; BATCH],
+    nr_pages: usize,
+    /// Tables that were unlinked, linked through their metadata.
+    tables: u64,
+    nr_tables: u64,
+}
+
+impl<'f, M: Machine> MmuGather<'f, M> {
+    /// Starts gathering from `space`.
+    #[doc(alias = "tlb_gather_mmu")]
+    pub fn new(
+        frames: &'f Frames<M>,
+        space: &'f AddressSpace<M>,
+        rcu: &'f Rcu<M>,
+        dead: &'f DeadTables<M>,
+        teardown: Teardown,
+    ) -> Self {
+        Self {
+            frames,
+            space,
+            rcu,
+            dead,
+            teardown,
+            range: VaRange::default(),
+            pages: [0; BATCH],
+            nr_pages: 0,
+            tables: 0,
+            nr_tables: 0,
+        }
+    }
+
+    /// The address space.
+    pub fn space(&self) -> &'f AddressSpace<M> {
+        self.space
+    }
+
+    /// Notes that the translation of the page at `va` must be flushed.
+    #[inline]
+    pub fn note(&mut self, va: Va) {
+        let page = VaRange::page(va);
+        self.range = if self.range.is_empty() {
+            page
+        } else {
+            VaRange { start: self.range.start.min(page.start), end: self.range.end.max(page.end) }
+        };
+    }
+
+    /// Takes the page that was unmapped from `va`.
+    #[doc(alias = "tlb_remove_page")]
+    #[inline]
+    pub fn page(&mut self, va: Va, page: FolioRef<'f, M>) {
+        self.note(va);
+        let base = self.frames.machine().base_pfn();
+        self.pages[self.nr_pages] = (page.into_raw().0 - base.0) as u32;
+        self.nr_pages += 1;
+    }
+
+    /// Whether the next page would not fit: call [`flush`](Self::flush) once no page-table lock is held.
+    #[inline]
+    pub fn is_full(&self) -> bool {
+        self.nr_pages == BATCH
+    }
+
+    /// How many more pages fit.
+    #[inline]
+    pub fn room(&self) -> usize {
+        BATCH - self.nr_pages
+    }
+
+    /// Takes a table that was unlinked from where `va` is.
+    pub(crate) fn table(&mut self, va: Va, table: Pfn) {
+        self.note(va);
+        self.frames.table_link(table).store(self.tables, anonmem_sync::Ordering::Relaxed);
+        self.tables = table.0;
+        self.nr_tables += 1;
+    }
+
+    /// Flushes what was noted, without freeing: before a page-table lock is dropped under which entries lost
+    /// permissions that others rely on.
+    #[doc(alias = "tlb_flush_mmu_tlbonly")]
+    pub fn flush_tlb(&mut self) {
+        if self.range.is_empty() {
+            return;
+        }
+        // Unlinked tables may be cached for addresses that have no page: forget everything.
+        let what = if self.nr_tables > 0 { FlushRange::All } else { FlushRange::Range(self.range) };
+        match self.teardown {
+            Teardown::Range => self.space.flush(self.frames, what),
+            Teardown::WholeSpace => debug_assert!(self.space.cpus().is_empty(), "torn down while it runs"),
+        }
+        self.range = VaRange::default();
+    }
+
+    /// Flushes, then frees what was gathered.
+    #[doc(alias = "tlb_flush_mmu")]
+    pub fn flush(&mut self) {
+        self.flush_tlb();
+        let base = self.frames.machine().base_pfn();
+        for &page in &self.pages[..self.nr_pages] {
+            // SAFETY: `page` took the reference apart with `into_raw`; each is taken back once, because
+            // `nr_pages` is reset below.
+            drop(unsafe { FolioRef::from_raw(self.frames, base.offset(u64::from(page))) });
+        }
+        self.nr_pages = 0;
+        self.free_tables();
+    }
+
+    fn free_tables(&mut self) {
+        let mut at = core::mem::take(&mut self.tables);
+        self.space.forget_tables(core::mem::take(&mut self.nr_tables));
+        while at != 0 {
+            let table = Pfn(at);
+            at = self.frames.table_link(table).load(anonmem_sync::Ordering::Relaxed);
+            match self.teardown {
+                Teardown::Range => self.dead.push(self.frames, self.rcu, table),
+                // Nobody can be walking: walks without locks are those of the space's own threads.
+                Teardown::WholeSpace => self.frames.free_table(table),
+            }
+        }
+    }
+
+    /// Flushes, frees, and ends the gathering.
+    #[doc(alias = "tlb_finish_mmu")]
+    pub fn finish(mut self) {
+        self.flush();
+    }
+}
+
+impl<M: Machine> Drop for MmuGather<'_, M> {
+    fn drop(&mut self) {
+        assert!(
+            self.nr_pages == 0 && self.nr_tables == 0 && self.range.is_empty(),
+            "a gather was dropped with {} pages and {} tables unflushed",
+            self.nr_pages,
+            self.nr_tables
+        );
+    }
+}

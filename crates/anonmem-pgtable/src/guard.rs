@@ -1,0 +1,285 @@
+//! A locked last-level table: the only place where entries change.
+
+use crate::{
+    owned::{Cleared, MapOwner, Mapped},
+    table::{CanInstall, PteTable, StableVma},
+};
+use anonmem_hal::{Arch, Machine, Marker, Present, Protection, Pte, SoftLeaf, Va};
+use anonmem_sync::{Ordering, order::Ptl, spin::RawSpinGuard};
+
+/// What an entry says beside the page it maps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attrs {
+    /// The hardware's permissions.
+    pub prot: Protection,
+    /// Born accessed, because a fault is about to access it.
+    pub young: bool,
+    /// Born dirty, because a fault is about to write it.
+    pub dirty: bool,
+    /// Write-protected on behalf of userfaultfd.
+    pub uffd_wp: bool,
+}
+
+impl From<Present> for Attrs {
+    fn from(p: Present) -> Self {
+        Self { prot: p.prot, young: p.young, dirty: p.dirty, uffd_wp: p.uffd_wp }
+    }
+}
+
+/// A last-level table whose lock is held. `G` is the guard that keeps the VMA stable.
+#[must_use = "the page-table lock is released when the guard drops"]
+pub struct PteGuard<'a, M: Machine, G> {
+    table: PteTable<'a, M, G>,
+    _lock: RawSpinGuard<'a, M, Ptl>,
+}
+
+impl<'a, M: Machine, G: StableVma> PteGuard<'a, M, G> {
+    pub(crate) fn new(table: PteTable<'a, M, G>, lock: RawSpinGuard<'a, M, Ptl>) -> Self {
+        Self { table, _lock: lock }
+    }
+
+    /// The table that is locked.
+    pub fn table(&self) -> PteTable<'a, M, G> {
+        self.table
+    }
+
+    /// The entry for `va`.
+    #[doc(alias = "ptep_get")]
+    #[inline]
+    pub fn get(&self, va: Va) -> Pte {
+        self.table.peek(va)
+    }
+
+    /// The entry for `va`, with a view of what it owns.
+    #[inline]
+    pub fn mapped(&self, va: Va) -> Mapped<'_, M> {
+        // SAFETY: the lock of this table is held for the life of the returned value.
+        unsafe { Mapped::of_bits(self.table.frames, self.get(va)) }
+    }
+
+    /// Whether no entry of the table is in use.
+    pub fn is_empty(&self) -> bool {
+        self.table.frames.table_used(self.table.table).get() == 0
+    }
+
+    /// The number of entries in use.
+    pub fn used(&self) -> u64 {
+        self.table.frames.table_used(self.table.table).get()
+    }
+
+    /// Clears the entry and returns what it owned. The caller owes the TLB a flush if it was present: give
+    /// what comes out to an [`MmuGather`](crate::MmuGather), or flush before it is used.
+    #[doc(alias = "ptep_get_and_clear")]
+    #[inline]
+    pub fn clear(&mut self, va: Va) -> Cleared<'a, M> {
+        let word = self.table.word(va);
+        // An empty entry stays empty under the lock; and a swap costs more than a load.
+        if word.load(Ordering::Relaxed) == 0 {
+            return Cleared::None;
+        }
+        // A swap, because the hardware may be setting the accessed or dirty bit just now.
+        let old = M::Arch::decode_pte(word.swap(0, Ordering::Relaxed));
+        self.count_used(-1);
+        // SAFETY: the entry was part of this live table and is cleared; nobody else clears it under the lock.
+        unsafe { Cleared::from_bits(self.table.frames, old) }
+    }
+
+    /// Removes write permission from a present entry. The caller owes the TLB a flush if it was writable.
+    #[doc(alias = "ptep_set_wrprotect")]
+    #[inline]
+    pub fn write_protect(&mut self, va: Va) {
+        self.change(va, |p| p.write_protected());
+    }
+
+    /// Clears the accessed bit of a present entry and returns what it was. Without a flush: a translation
+    /// that is cached may hide later accesses, which costs precision and nothing else.
+    #[doc(alias = "ptep_clear_young_notify")]
+    pub fn test_and_clear_young(&mut self, va: Va) -> bool {
+        let mut was = false;
+        self.change(va, |p| {
+            was = p.young;
+            Present { young: false, ..p }
+        });
+        was
+    }
+
+    /// Clears the dirty bit of a present entry. The caller owes the TLB a flush, so that a later store sets it again.
+    pub fn clear_dirty(&mut self, va: Va) {
+        self.change(va, |p| Present { dirty: false, ..p });
+    }
+
+    /// Changes the permissions of a present entry to no more than the VMA's `prot`. Write permission is
+    /// given only to a page whose owner may write and which is dirty already or was writable: anything else is left to the next write fault.
+    /// Returns whether the TLB must be flushed.
+    #[doc(alias = "ptep_modify_prot_start")]
+    pub fn change_protection(&mut self, va: Va, prot: Protection) -> bool {
+        let may_write = match self.mapped(va) {
+            Mapped::Exclusive(..) | Mapped::Shm(_) => prot.write,
+            Mapped::Zero(_) | Mapped::Shared(..) | Mapped::None | Mapped::Soft(_) => false,
+        };
+        let mut less = false;
+        self.change(va, |p| {
+            let write = may_write && !p.uffd_wp && (p.dirty || p.prot.write);
+            let new = Protection { write, ..prot };
+            less = (p.prot.read && !new.read) || (p.prot.write && !new.write) || (p.prot.exec && !new.exec);
+            Present { prot: new, ..p }
+        });
+        less
+    }
+
+    /// Drops the lock; the snapshot is the only way back.
+    #[inline]
+    pub fn unlock(self, va: Va) -> PteSnapshot<'a, M, G> {
+        let raw = self.table.word(va).load(Ordering::Relaxed);
+        PteSnapshot { table: self.table, va, raw }
+    }
+
+    /// Changes a present entry, keeping what the hardware sets meanwhile.
+    #[inline]
+    fn change(&mut self, va: Va, mut f: impl FnMut(Present) -> Present) {
+        let word = self.table.word(va);
+        // Relaxed: the lock orders this with other software; a compare-exchange, because the hardware may
+        // be setting the accessed or dirty bit just now.
+        let _ = word.fetch_update(Ordering::Relaxed, |raw| match M::Arch::decode_pte(raw) {
+            Pte::Present(p) => {
+                let new = M::Arch::encode_pte(Pte::Present(f(p)));
+                (new != raw).then_some(new)
+            }
+            Pte::None | Pte::Soft(_) => None,
+        });
+    }
+
+    #[inline]
+    fn count_used(&mut self, by: i64) {
+        self.table.frames.table_used(self.table.table).update(|n| n.wrapping_add_signed(by));
+    }
+
+    #[inline]
+    fn fill(&mut self, va: Va, pte: Pte) {
+        let word = self.table.word(va);
+        debug_assert_eq!(word.load(Ordering::Relaxed), 0, "the entry for {va:?} is in use");
+        // Release: the page's contents come before its mapping (pairs with the hardware's walk and with
+        // walks without the lock).
+        word.store(M::Arch::encode_pte(pte), Ordering::Release);
+        self.count_used(1);
+    }
+
+    /// Moves an entry to another table (or within this one, with `to` = `None`) and a new address. The
+    /// caller owes the old address a flush before it lets go of the locks.
+    #[doc(alias = "move_ptes")]
+    pub fn move_entry(&mut self, from: Va, to: Option<&mut Self>, va: Va) -> Pte {
+        let raw = self.table.word(from).swap(0, Ordering::Relaxed);
+        let pte = M::Arch::decode_pte(raw);
+        if raw != 0 {
+            self.count_used(-1);
+            match to {
+                Some(to) => to.fill(va, pte),
+                None => self.fill(va, pte),
+            }
+        }
+        pte
+    }
+}
+
+impl<M: Machine, G: CanInstall> PteGuard<'_, M, G> {
+    /// Fills the empty entry: the mapping belongs to the page table from now on.
+    ///
+    /// # Panics
+    /// If the owner may not be mapped writable and `attrs` says so.
+    #[doc(alias = "set_pte_at")]
+    #[inline]
+    pub fn install<O: MapOwner>(&mut self, va: Va, owner: O, attrs: Attrs) {
+        assert!(O::MAY_WRITE || !attrs.prot.write, "a shared page mapped writable");
+        let Attrs { prot, young, dirty, uffd_wp } = attrs;
+        let pfn = owner.into_entry();
+        self.fill(va, Pte::Present(Present { pfn, prot, young, dirty, special: false, uffd_wp }));
+    }
+
+    /// Fills the empty entry with the zero page, read-only. It owns nothing.
+    #[inline]
+    pub fn install_zero(&mut self, va: Va, prot: Protection) {
+        let present = Present {
+            pfn: self.table.frames.zero_page(),
+            prot: prot.write_protected(),
+            young: true,
+            dirty: false,
+            special: true,
+            uffd_wp: false,
+        };
+        self.fill(va, Pte::Present(present));
+    }
+
+    /// Fills the empty entry with a marker.
+    pub fn install_marker(&mut self, va: Va, marker: Marker) {
+        self.fill(va, Pte::Soft(SoftLeaf::Marker(marker)));
+    }
+
+    /// Makes a present entry accessed and, for a write to a page whose owner allows it, dirty and writable.
+    /// Returns whether anything changed; if not, the fault was spurious.
+    #[doc(alias = "ptep_set_access_flags")]
+    pub fn upgrade(&mut self, va: Va, dirty_and_writable: Dirty) -> bool {
+        if dirty_and_writable == Dirty::Yes {
+            debug_assert!(matches!(self.mapped(va), Mapped::Exclusive(..) | Mapped::Shm(_)));
+        }
+        let mut changed = false;
+        self.change(va, |p| {
+            let mut new = Present { young: true, ..p };
+            if dirty_and_writable == Dirty::Yes {
+                new.dirty = true;
+                new.prot.write = true;
+            }
+            changed = new != p;
+            new
+        });
+        changed
+    }
+}
+
+/// Whether an access writes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Dirty {
+    /// It writes.
+    Yes,
+    /// It only reads.
+    No,
+}
+
+/// What an entry was when its lock was dropped. [`lock_if_same`](Self::lock_if_same) is the only way back to
+/// a guard, and consumes it.
+#[must_use = "an entry that was unlocked must be locked again through its snapshot, or the fault retried"]
+pub struct PteSnapshot<'a, M: Machine, G> {
+    table: PteTable<'a, M, G>,
+    va: Va,
+    raw: u64,
+}
+
+impl<'a, M: Machine, G: StableVma> PteSnapshot<'a, M, G> {
+    /// What the entry was.
+    pub fn pte(&self) -> Pte {
+        M::Arch::decode_pte(self.raw)
+    }
+
+    /// Locks the table again, if the entry is still the same but for the accessed and dirty bits, which
+    /// the hardware sets on its own.
+    ///
+    /// That it compares equal does not say that nothing happened in between: the page may have left and
+    /// another come back under the same number. What must hold besides is the caller's to re-check.
+    ///
+    /// # Errors
+    /// What the entry is now: the fault retries.
+    #[doc(alias = "pte_same")]
+    #[inline]
+    pub fn lock_if_same(self) -> Result<PteGuard<'a, M, G>, Pte> {
+        let guard = self.table.lock();
+        let now = guard.get(self.va);
+        if same_but_for_hardware(self.pte(), now) { Ok(guard) } else { Err(now) }
+    }
+}
+
+fn same_but_for_hardware(a: Pte, b: Pte) -> bool {
+    let still = |p: Present| Present { young: false, dirty: false, ..p };
+    match (a, b) {
+        (Pte::Present(a), Pte::Present(b)) => still(a) == still(b),
+        (a, b) => a == b,
+    }
+}

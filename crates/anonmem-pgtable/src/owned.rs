@@ -1,0 +1,148 @@
+//! Owners as bits and bits as owners: the one place.
+
+use anonmem_frame::{Exclusive, ExclusiveRef, FolioRef, Frames, Mapping, Shared, SharedRef, ShmMap};
+use anonmem_hal::{Machine, Pfn, Present, Pte, SoftLeaf};
+
+/// A mapping that an entry can own.
+pub trait MapOwner {
+    /// Whether an entry that owns it may be writable.
+    const MAY_WRITE: bool;
+    /// Gives the mapping to an entry for the page returned.
+    fn into_entry(self) -> Pfn;
+}
+
+impl<M: Machine> MapOwner for Exclusive<'_, M> {
+    const MAY_WRITE: bool = true;
+    fn into_entry(self) -> Pfn {
+        Exclusive::into_entry(self)
+    }
+}
+
+impl<M: Machine> MapOwner for Shared<'_, M> {
+    const MAY_WRITE: bool = false;
+    fn into_entry(self) -> Pfn {
+        Shared::into_entry(self)
+    }
+}
+
+impl<M: Machine> MapOwner for ShmMap<'_, M> {
+    const MAY_WRITE: bool = true;
+    fn into_entry(self) -> Pfn {
+        ShmMap::into_entry(self)
+    }
+}
+
+/// What a cleared entry was, with what it owned.
+#[must_use = "what the entry owned has to go somewhere"]
+pub enum Cleared<'f, M: Machine> {
+    /// Nothing.
+    None,
+    /// The zero page; it owned nothing.
+    Zero(Present),
+    /// An exclusive page.
+    Exclusive(Exclusive<'f, M>, Present),
+    /// A page that may be shared.
+    Shared(Shared<'f, M>, Present),
+    /// A page of a shared object.
+    Shm(ShmMap<'f, M>, Present),
+    /// A software entry.
+    Soft(SoftLeaf),
+}
+
+impl<'f, M: Machine> Cleared<'f, M> {
+    /// Takes back what the entry with the bits `pte` owned.
+    ///
+    /// # Safety
+    /// The entry held `pte`, is part of a live table of `frames`, and was cleared by the caller.
+    #[inline]
+    pub(crate) unsafe fn from_bits(frames: &'f Frames<M>, pte: Pte) -> Self {
+        let present = match pte {
+            Pte::None => return Self::None,
+            Pte::Soft(leaf) => return Self::Soft(leaf),
+            Pte::Present(p) if p.special => return Self::Zero(p),
+            Pte::Present(p) => p,
+        };
+        match kind_of(frames, present.pfn) {
+            // SAFETY: the entry owned a mapping of this kind and no longer exists.
+            Owned::Exclusive => {
+                Self::Exclusive(unsafe { Exclusive::from_entry(frames, present.pfn) }, present)
+            }
+            // SAFETY: as above.
+            Owned::Shared => Self::Shared(unsafe { Shared::from_entry(frames, present.pfn) }, present),
+            // SAFETY: as above.
+            Owned::Shm => Self::Shm(unsafe { ShmMap::from_entry(frames, present.pfn) }, present),
+        }
+    }
+
+    /// Uncounts the mapping; the reference is to be put after the flush. `None` if there was no page.
+    #[inline]
+    pub fn unmap(self) -> Option<FolioRef<'f, M>> {
+        match self {
+            Self::None | Self::Zero(_) | Self::Soft(_) => None,
+            Self::Exclusive(map, _) => Some(map.unmap()),
+            Self::Shared(map, _) => Some(map.unmap()),
+            Self::Shm(map, _) => Some(map.unmap()),
+        }
+    }
+}
+
+/// A look at what a locked entry is and owns.
+pub enum Mapped<'a, M: Machine> {
+    /// Nothing.
+    None,
+    /// The zero page.
+    Zero(Present),
+    /// An exclusive page.
+    Exclusive(ExclusiveRef<'a, M>, Present),
+    /// A page that may be shared.
+    Shared(SharedRef<'a, M>, Present),
+    /// A page of a shared object.
+    Shm(Present),
+    /// A software entry.
+    Soft(SoftLeaf),
+}
+
+impl<'a, M: Machine> Mapped<'a, M> {
+    /// The view of an entry that holds `pte`.
+    ///
+    /// # Safety
+    /// The entry is part of a live table of `frames` and its lock is held for `'a`.
+    #[inline]
+    pub(crate) unsafe fn of_bits(frames: &'a Frames<M>, pte: Pte) -> Self {
+        let present = match pte {
+            Pte::None => return Self::None,
+            Pte::Soft(leaf) => return Self::Soft(leaf),
+            Pte::Present(p) if p.special => return Self::Zero(p),
+            Pte::Present(p) => p,
+        };
+        match kind_of(frames, present.pfn) {
+            // SAFETY: the entry owns an exclusive mapping and cannot change while it is locked.
+            Owned::Exclusive => {
+                Self::Exclusive(unsafe { ExclusiveRef::of_entry(frames, present.pfn) }, present)
+            }
+            // SAFETY: as above, shared.
+            Owned::Shared => Self::Shared(unsafe { SharedRef::of_entry(frames, present.pfn) }, present),
+            Owned::Shm => Self::Shm(present),
+        }
+    }
+}
+
+enum Owned {
+    Exclusive,
+    Shared,
+    Shm,
+}
+
+/// The kind of mapping that an entry for `page` owns: the exclusive bit is changed only under the lock of
+/// the only entry, and a folio never changes between anonymous and shared object.
+#[inline]
+fn kind_of<M: Machine>(frames: &Frames<M>, page: Pfn) -> Owned {
+    if frames.page_is_exclusive(page) {
+        return Owned::Exclusive;
+    }
+    match frames.folio(page).expect("an entry maps a frame that is no folio").mapping() {
+        Mapping::Anon(_) | Mapping::Ksm(_) => Owned::Shared,
+        Mapping::Shm(_) => Owned::Shm,
+        Mapping::None => panic!("an entry maps page {:#x}, which belongs to nothing", page.0),
+    }
+}

@@ -1,0 +1,224 @@
+//! An address space: a root table, the tables below it, and the CPUs that may hold its translations.
+
+use crate::table::{CanInstall, PteTable, StableVma, entries, span};
+use anonmem_frame::{Frames, OutOfMemory};
+use anonmem_hal::{Arch, CpuId, CpuSet, Entry, FlushRange, Machine, Pfn, Va, VaRange};
+use anonmem_sync::{Atomic, Ordering, fence, order::Pmd};
+use core::marker::PhantomData;
+
+/// The tables of one address space. Part of a type-stable object: all words are atomic, and a root of 0
+/// means that there are no tables.
+pub struct AddressSpace<M> {
+    root: Atomic<u64, M>,
+    /// Frames used by tables, the root included.
+    nr_tables: Atomic<u64, M>,
+    /// The CPUs that run it.
+    cpus: Atomic<u64, M>,
+}
+
+impl<M: Machine> AddressSpace<M> {
+    /// One without tables.
+    pub const fn new() -> Self {
+        Self { root: Atomic::new(0), nr_tables: Atomic::new(0), cpus: Atomic::new(0) }
+    }
+
+    /// Allocates the root and lets the machine fill in the kernel's part.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`].
+    #[doc(alias = "pgd_alloc")]
+    pub fn alloc_root(&self, frames: &Frames<M>) -> Result<(), OutOfMemory> {
+        debug_assert_eq!(self.root.peek(), 0);
+        let root = frames.alloc_table()?;
+        frames.machine().init_root(root);
+        self.nr_tables.store(1, Ordering::Relaxed);
+        self.cpus.store(0, Ordering::Relaxed);
+        // Release pairs with the Acquire of `root`.
+        self.root.store(root.0, Ordering::Release);
+        Ok(())
+    }
+
+    /// Frees the root. The other tables are gone and no CPU runs the address space.
+    ///
+    /// # Panics
+    /// If a table is left or a CPU still runs it.
+    #[doc(alias = "pgd_free")]
+    pub fn free_root(&self, frames: &Frames<M>) {
+        assert_eq!(
+            self.nr_tables.load(Ordering::Relaxed),
+            1,
+            "page tables left at the end of an address space"
+        );
+        assert!(self.cpus().is_empty(), "CPUs {:?} still run an address space that ends", self.cpus());
+        let root = self.root();
+        self.nr_tables.store(0, Ordering::Relaxed);
+        self.root.store(0, Ordering::Relaxed);
+        frames.free_table(root);
+    }
+
+    /// The top-level table: what CR3 takes.
+    #[inline]
+    pub fn root(&self) -> Pfn {
+        // Acquire pairs with the Release of `alloc_root`.
+        Pfn(self.root.load(Ordering::Acquire))
+    }
+
+    /// The number of frames that the tables use.
+    pub fn nr_tables(&self) -> u64 {
+        self.nr_tables.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn forget_tables(&self, n: u64) {
+        self.nr_tables.fetch_sub(n, Ordering::Relaxed);
+    }
+
+    /// Notes that `cpu` is about to load the root. From here on flushes reach it.
+    #[doc(alias = "switch_mm")]
+    pub fn activate(&self, cpu: CpuId) {
+        // SeqCst pairs with the fence in `flush`: either the flusher sees this CPU, or this CPU's walks
+        // see the cleared entry.
+        self.cpus.fetch_or(CpuSet::one(cpu).0, Ordering::SeqCst);
+    }
+
+    /// Notes that `cpu` has loaded another root and dropped all translations of this one.
+    pub fn deactivate(&self, cpu: CpuId) {
+        // Release: the translations are gone before the bit is.
+        self.cpus.fetch_and(!CpuSet::one(cpu).0, Ordering::Release);
+    }
+
+    /// The CPUs that may hold translations.
+    pub fn cpus(&self) -> CpuSet {
+        // Acquire pairs with the Release of `deactivate`.
+        CpuSet(self.cpus.load(Ordering::Acquire))
+    }
+
+    /// Makes every CPU forget the translations of `what`; they are gone when it returns.
+    #[doc(alias = "flush_tlb_mm_range")]
+    pub fn flush(&self, frames: &Frames<M>, what: FlushRange) {
+        // SeqCst pairs with `activate`.
+        fence::<M>(Ordering::SeqCst);
+        let cpus = self.cpus();
+        if !cpus.is_empty() {
+            frames.machine().flush(cpus, self.root(), what);
+        }
+    }
+
+    /// The last-level table for `va`, if there is one.
+    #[doc(alias = "pte_offset_map")]
+    #[inline]
+    pub fn walk<'a, G: StableVma>(
+        &self,
+        frames: &'a Frames<M>,
+        _stable: &'a G,
+        va: Va,
+    ) -> Option<PteTable<'a, M, G>> {
+        let mut table = self.root();
+        for level in (1..M::Arch::LEVELS).rev() {
+            table = next_table::<M>(frames, table, va, level)?;
+        }
+        Some(PteTable { frames, table, base: va.align_down(span::<M>()), stable: PhantomData })
+    }
+
+    /// The last-level table for `va`, adding what is missing on the way.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`]; tables that were added stay, empty, until their range is unmapped.
+    #[doc(alias = "pte_alloc")]
+    #[inline]
+    pub fn walk_alloc<'a, G: CanInstall>(
+        &self,
+        frames: &'a Frames<M>,
+        _stable: &'a G,
+        va: Va,
+    ) -> Result<PteTable<'a, M, G>, OutOfMemory> {
+        let mut table = self.root();
+        for level in (1..M::Arch::LEVELS).rev() {
+            table = match next_table::<M>(frames, table, va, level) {
+                Some(next) => next,
+                None => self.add_table(frames, table, va, level)?,
+            };
+        }
+        Ok(PteTable { frames, table, base: va.align_down(span::<M>()), stable: PhantomData })
+    }
+
+    /// Puts a new table into the empty entry for `va` of `upper`, or finds that somebody else has.
+    #[cold]
+    pub(crate) fn add_table(
+        &self,
+        frames: &Frames<M>,
+        upper: Pfn,
+        va: Va,
+        level: u32,
+    ) -> Result<Pfn, OutOfMemory> {
+        let new = frames.alloc_table()?;
+        let guard = frames.table_lock::<Pmd>(upper).lock();
+        if let Some(found) = next_table::<M>(frames, upper, va, level) {
+            drop(guard);
+            frames.free_table(new);
+            return Ok(found);
+        }
+        let word = &entries(frames, upper)[M::Arch::index(va, level)];
+        // Release: the table is empty before it can be walked (pairs with the Acquire of `next_table`).
+        word.store(M::Arch::encode_entry(Entry::Table(new), level), Ordering::Release);
+        frames.table_used(upper).update(|n| n + 1);
+        self.nr_tables.fetch_add(1, Ordering::Relaxed);
+        Ok(new)
+    }
+
+    /// The last-level tables that exist for `range`, ascending, each with the part of the range that it covers.
+    pub fn tables<'a, G: StableVma>(
+        &'a self,
+        frames: &'a Frames<M>,
+        _stable: &'a G,
+        range: VaRange,
+    ) -> impl Iterator<Item = (PteTable<'a, M, G>, VaRange)> {
+        let mut va = range.start;
+        core::iter::from_fn(move || {
+            while va < range.end {
+                let (found, next) = self.walk_or_skip(frames, _stable, va);
+                let part = VaRange { start: va, end: next.min(range.end) };
+                va = next;
+                if let Some(table) = found {
+                    return Some((table, part));
+                }
+            }
+            None
+        })
+    }
+
+    /// The last-level table for `va`, and the first address that it, or the hole that is there instead, does not cover.
+    fn walk_or_skip<'a, G: StableVma>(
+        &self,
+        frames: &'a Frames<M>,
+        _stable: &'a G,
+        va: Va,
+    ) -> (Option<PteTable<'a, M, G>>, Va) {
+        let end_of = |level: u32| Va((va.0 | ((1 << M::Arch::shift(level)) - 1)).saturating_add(1));
+        let mut table = self.root();
+        for level in (1..M::Arch::LEVELS).rev() {
+            match next_table::<M>(frames, table, va, level) {
+                Some(next) => table = next,
+                None => return (None, end_of(level)),
+            }
+        }
+        (Some(PteTable { frames, table, base: va.align_down(span::<M>()), stable: PhantomData }), end_of(1))
+    }
+}
+
+impl<M: Machine> Default for AddressSpace<M> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// The table that the entry for `va` of `table`, at `level`, points to.
+#[inline]
+pub(crate) fn next_table<M: Machine>(frames: &Frames<M>, table: Pfn, va: Va, level: u32) -> Option<Pfn> {
+    // Acquire pairs with the Release of `add_table`.
+    let raw = entries(frames, table)[M::Arch::index(va, level)].load(Ordering::Acquire);
+    match M::Arch::decode_entry(raw, level) {
+        Entry::None => None,
+        Entry::Table(next) => Some(next),
+        Entry::Leaf(_) => unreachable!("a large leaf: none is ever installed"),
+    }
+}

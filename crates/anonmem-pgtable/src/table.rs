@@ -1,0 +1,94 @@
+//! Tables as arrays of words, and the last-level table that a walk ends at.
+
+use crate::guard::PteGuard;
+use anonmem_frame::Frames;
+use anonmem_hal::{Arch, Machine, Pfn, Pte, Va, VaRange};
+use anonmem_sync::{Atomic, Ordering, order::Ptl};
+use core::{marker::PhantomData, slice};
+
+/// A guard that keeps a VMA, and so its page tables, from going away.
+///
+/// Implemented by the guards of `anonmem`: mmap lock, VMA lock, anon_vma lock.
+pub trait StableVma {}
+
+/// A guard under which empty entries of the VMA may be filled: the mmap or the VMA lock, never an rmap lock.
+pub trait CanInstall: StableVma {}
+
+/// The entries of the table in frame `table`.
+#[inline]
+pub(crate) fn entries<M: Machine>(frames: &Frames<M>, table: Pfn) -> &[Atomic<u64, M>] {
+    let first = frames.machine().direct_map(table).cast::<Atomic<u64, M>>();
+    // SAFETY: `table` was allocated by `alloc_table` and is reached from a root or from a guard that keeps
+    // it allocated (or is read inside an RCU section, before which it is not freed). The direct map is
+    // valid for the frame, aligned to a page, and the words are only accessed atomically.
+    unsafe { slice::from_raw_parts(first.as_ptr(), M::Arch::ENTRIES) }
+}
+
+/// Bytes of address space that a last-level table covers.
+pub(crate) fn span<M: Machine>() -> u64 {
+    1 << M::Arch::shift(1)
+}
+
+/// A last-level table, not locked. `G` is what keeps it allocated.
+pub struct PteTable<'a, M: Machine, G> {
+    pub(crate) frames: &'a Frames<M>,
+    pub(crate) table: Pfn,
+    /// The first address that the table covers.
+    pub(crate) base: Va,
+    pub(crate) stable: PhantomData<&'a G>,
+}
+
+impl<M: Machine, G> Clone for PteTable<'_, M, G> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<M: Machine, G> Copy for PteTable<'_, M, G> {}
+
+impl<'a, M: Machine, G: StableVma> PteTable<'a, M, G> {
+    /// The addresses that the table covers.
+    pub fn range(&self) -> VaRange {
+        VaRange { start: self.base, end: Va(self.base.0.saturating_add(span::<M>())) }
+    }
+
+    /// What the entry says just now, without the lock.
+    #[doc(alias = "ptep_get_lockless")]
+    #[inline]
+    pub fn peek(&self, va: Va) -> Pte {
+        M::Arch::decode_pte(self.word(va).load(Ordering::Relaxed))
+    }
+
+    /// Locks the table.
+    #[doc(alias = "pte_offset_map_lock")]
+    #[inline]
+    #[track_caller]
+    pub fn lock(self) -> PteGuard<'a, M, G> {
+        PteGuard::new(self, self.frames.table_lock::<Ptl>(self.table).lock())
+    }
+
+    /// Locks the table while another one is locked: the child's in fork, the second by address in a move.
+    #[inline]
+    #[track_caller]
+    pub fn lock_nested(self) -> PteGuard<'a, M, G> {
+        PteGuard::new(self, self.frames.table_lock::<Ptl>(self.table).lock_nested(1))
+    }
+
+    /// Locks this and another table, in the order of their addresses; the same one is locked once.
+    pub fn lock_two(self, other: Self) -> (PteGuard<'a, M, G>, Option<PteGuard<'a, M, G>>) {
+        if self.table == other.table {
+            (self.lock(), None)
+        } else if self.table < other.table {
+            let first = self.lock();
+            (first, Some(other.lock_nested()))
+        } else {
+            let second = other.lock();
+            (self.lock_nested(), Some(second))
+        }
+    }
+
+    #[inline]
+    pub(crate) fn word(&self, va: Va) -> &'a Atomic<u64, M> {
+        debug_assert!(self.range().contains(va), "an address of another table");
+        &entries(self.frames, self.table)[M::Arch::index(va, 0)]
+    }
+}
