@@ -1,0 +1,71 @@
+//! The interrupt descriptor table: one for all CPUs, the stacks differ by each CPU's TSS.
+
+use core::cell::UnsafeCell;
+
+use x86_64::VirtAddr;
+use x86_64::instructions::tables::lidt;
+use x86_64::structures::DescriptorTablePointer;
+
+use super::entry::trap_stubs;
+use super::gdt::{IST_COMMON, IST_DOUBLE_FAULT, IST_NMI, KERNEL_CS};
+
+/// Vectors of this kernel. The first 32 are the CPU's.
+pub mod vector {
+    #![allow(missing_docs, reason = "the names of the exceptions")]
+    pub const NMI: u64 = 2;
+    pub const DOUBLE_FAULT: u64 = 8;
+    pub const PAGE_FAULT: u64 = 14;
+    pub const MACHINE_CHECK: u64 = 18;
+    pub const FIRST_INTERRUPT: u64 = 32;
+    /// All pins of the I/O APICs: the virtio transports.
+    pub const DEVICE: u64 = 0x40;
+    pub const TIMER: u64 = 0xf0;
+    pub const RESCHEDULE: u64 = 0xf1;
+    pub const SHOOTDOWN: u64 = 0xf2;
+    pub const SPURIOUS: u64 = 0xff;
+}
+
+#[repr(C, align(16))]
+struct Idt(UnsafeCell<[u128; 256]>);
+
+// SAFETY: written once by the first CPU before interrupts and other CPUs are on, then read by hardware.
+unsafe impl Sync for Idt {}
+
+static IDT: Idt = Idt(UnsafeCell::new([0; 256]));
+
+/// Fills the table. First CPU, once.
+pub fn fill() {
+    let stubs = trap_stubs as *const () as u64;
+    for vector in 0..256u64 {
+        let ist = match vector {
+            vector::DOUBLE_FAULT => IST_DOUBLE_FAULT,
+            vector::NMI | vector::MACHINE_CHECK => IST_NMI,
+            _ => IST_COMMON,
+        };
+        // Breakpoint and overflow may be raised by user code.
+        let dpl = if matches!(vector, 3 | 4) { 3 } else { 0 };
+        let gate = gate(stubs + 16 * vector, ist, dpl);
+        // SAFETY: only this CPU runs, the table is not loaded yet.
+        unsafe { (*IDT.0.get())[vector as usize] = gate };
+    }
+}
+
+fn gate(handler: u64, ist: u8, dpl: u128) -> u128 {
+    let handler = u128::from(handler);
+    (handler & 0xffff)
+        | u128::from(KERNEL_CS) << 16
+        | u128::from(ist) << 32
+        | (0x8e | dpl << 5) << 40
+        | (handler >> 16 & 0xffff) << 48
+        | (handler >> 32) << 64
+}
+
+/// Loads the table on this CPU.
+pub fn load() {
+    let pointer = DescriptorTablePointer {
+        limit: (size_of::<Idt>() - 1) as u16,
+        base: VirtAddr::new(IDT.0.get() as u64),
+    };
+    // SAFETY: the table is a static, filled with gates to existing stubs.
+    unsafe { lidt(&pointer) };
+}

@@ -1,0 +1,164 @@
+//! What the machine half can test of itself (`-append selftest`): boots, runs the tests on all CPUs, powers
+//! off with status 0x10, or panics.
+
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+
+use crate::arch::{power, random, time, tlb};
+use crate::sched::{self, Interruptible, Mutex, Task, Wake};
+use crate::{boot, console, heap, klog};
+
+/// The exit code of success; QEMU's status is `(0x10 << 1) | 1 = 33`.
+const PASSED: u8 = 0x10;
+
+static DONE: AtomicUsize = AtomicUsize::new(0);
+static COUNTER: Mutex<u64> = Mutex::new(0);
+static TURN: AtomicUsize = AtomicUsize::new(0);
+
+/// Runs all tests.
+pub(super) fn run(_: usize) {
+    for (name, test) in [
+        ("time", test_time as fn()),
+        ("heap", test_heap),
+        ("mutex", test_mutex),
+        ("ping-pong", test_ping_pong),
+        ("deadlines", test_deadlines),
+        ("shootdown", test_shootdown),
+        ("tasks", test_many_tasks),
+    ] {
+        let start = time::now_ns();
+        test();
+        klog!("selftest {name}: ok, {} us", (time::now_ns() - start) / 1000);
+    }
+    klog!("selftest passed, tlb {:?}, heap {:?}", tlb::counters(), heap::counters());
+    console::flush();
+    power::off(PASSED)
+}
+
+fn done_key() -> usize {
+    core::ptr::from_ref(&DONE) as usize
+}
+
+/// Runs `count` kernel tasks and waits for them.
+fn run_tasks(count: usize, entry: fn(usize)) {
+    DONE.store(0, SeqCst);
+    for argument in 0..count {
+        let task = Task::new_kernel(entry, argument).expect("memory for a task");
+        sched::start(&task);
+    }
+    while DONE.load(SeqCst) < count {
+        sched::park(done_key(), &|| DONE.load(SeqCst) < count, None, Interruptible::No);
+    }
+}
+
+fn done() {
+    DONE.fetch_add(1, SeqCst);
+    sched::unpark(done_key(), 1);
+}
+
+fn test_time() {
+    let wall = time::wall_ns() / 1_000_000_000;
+    assert!(wall > 1_600_000_000, "the wall clock says {wall}");
+    let mut last = 0;
+    for _ in 0..1000 {
+        let now = time::now_ns();
+        assert!(now >= last);
+        last = now;
+    }
+    assert_ne!(random::random_u64(), random::random_u64());
+}
+
+fn test_heap() {
+    run_tasks(boot::cpu_count() * 2, |seed| {
+        let mut live: Vec<Box<[usize]>> = Vec::new();
+        for turn in 0..2000 {
+            let len = (seed * 31 + turn * 7) % 700;
+            live.push((0..len).map(|i| i ^ turn).collect());
+            if turn % 3 == 0 {
+                let at = turn % live.len();
+                live.swap_remove(at);
+            }
+            if live.len() > 64 {
+                live.clear();
+            }
+        }
+        for block in &live {
+            let Some(first) = block.first() else { continue };
+            assert!(
+                block.iter().enumerate().all(|(i, value)| value ^ i == *first),
+                "the heap mixed blocks up"
+            );
+        }
+        drop(live);
+        done();
+    });
+}
+
+fn test_mutex() {
+    run_tasks(8, |_| {
+        for _ in 0..2000 {
+            let mut counter = COUNTER.lock();
+            let value = *counter;
+            if value % 64 == 0 {
+                sched::yield_now();
+            }
+            *counter = value + 1;
+        }
+        done();
+    });
+    assert_eq!(*COUNTER.lock(), 16_000);
+}
+
+fn test_ping_pong() {
+    run_tasks(2, |me| {
+        let key = core::ptr::from_ref(&TURN) as usize;
+        for _ in 0..5000 {
+            while TURN.load(SeqCst) != me {
+                sched::park(key, &|| TURN.load(SeqCst) != me, None, Interruptible::No);
+            }
+            TURN.store(1 - me, SeqCst);
+            sched::unpark(key, 1);
+        }
+        done();
+    });
+}
+
+fn test_deadlines() {
+    run_tasks(16, |me| {
+        for turn in 1..10u64 {
+            let deadline = time::now_ns() + 1_000_000 * (turn * 7 % 5 + me as u64 % 3);
+            assert_eq!(sched::sleep_until(deadline, Interruptible::Yes), Wake::TimedOut);
+            assert!(time::now_ns() >= deadline, "woken before its deadline");
+        }
+        done();
+    });
+}
+
+/// Every CPU shoots at all others at once, while others spin on a lock with interrupts off.
+fn test_shootdown() {
+    static SPUN: crate::arch::lock::IrqLock<u64> = crate::arch::lock::IrqLock::new(0);
+    run_tasks(boot::cpu_count() * 2, |me| {
+        for turn in 0..500 {
+            if me % 2 == 0 {
+                let start = 0xffff_c8ff_0000_0000;
+                tlb::flush_kernel(start, start + 4096 * (1 + turn % 40));
+            } else {
+                *SPUN.lock() += 1;
+            }
+            if turn % 16 == 0 {
+                sched::yield_now();
+            }
+        }
+        done();
+    });
+}
+
+fn test_many_tasks() {
+    for _ in 0..4 {
+        run_tasks(200, |_| {
+            sched::yield_now();
+            done();
+        });
+    }
+}

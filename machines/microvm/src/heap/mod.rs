@@ -1,0 +1,145 @@
+//! The kernel heap: the global allocator, and single pages for the kernel's own tables and stacks.
+//!
+//! Up to 2016 bytes come from pages that are cut into objects of one size (`small`); more comes as
+//! whole pages. Pages come from the memory manager's frames, so that they are counted there; before it
+//! exists, and when it has none left, from a reserve of the kernel's own (`reserve`).
+//!
+//! The largest allocation is 4 MiB (order 10). Running out is a panic in Rust's collections, so code that
+//! allocates on behalf of programs asks [`is_short`] first and uses `try_reserve` for anything big.
+//!
+//! Locks: a `SpinLock` per size class and one for the reserve; not for interrupt handlers.
+
+mod reserve;
+mod small;
+
+use core::alloc::{GlobalAlloc, Layout};
+use core::ops::Range;
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
+
+use crate::arch::mem::{PAGE, PhysAddr, direct, phys_of};
+use crate::machine;
+
+/// The largest block of pages: 2^10, as in the frame allocator.
+const MAX_ORDER: u32 = 10;
+/// With fewer pages left in the reserve, memory is short.
+const SHORT_PAGES: usize = 512;
+
+static FRAMES_READY: AtomicBool = AtomicBool::new(false);
+static FRAME_PAGES: AtomicUsize = AtomicUsize::new(0);
+
+/// What the heap consists of, in pages.
+#[derive(Debug, Clone, Copy)]
+pub struct HeapCounters {
+    /// Pages that came from the memory manager's frames.
+    pub frames: usize,
+    /// Pages of the reserve in use.
+    pub reserve_used: usize,
+    /// Pages of the reserve not in use.
+    pub reserve_free: usize,
+}
+
+/// Gives the heap its reserve.
+pub fn init(reserve: Range<PhysAddr>) {
+    reserve::init(reserve);
+}
+
+/// From now on pages come from the memory manager.
+pub fn use_frames() {
+    FRAMES_READY.store(true, Release);
+}
+
+/// The heap's size.
+pub fn counters() -> HeapCounters {
+    let (used, free) = reserve::counters();
+    HeapCounters { frames: FRAME_PAGES.load(Relaxed), reserve_used: used, reserve_free: free }
+}
+
+/// Whether the heap lives on its reserve and that is running out: refuse what programs ask for.
+pub fn is_short() -> bool {
+    reserve::counters().1 < SHORT_PAGES
+}
+
+/// A block of 2^`order` pages, not zeroed.
+pub fn alloc_pages(order: u32) -> Option<PhysAddr> {
+    if order > MAX_ORDER {
+        return None;
+    }
+    if FRAMES_READY.load(Acquire) {
+        if let Some(block) = machine::alloc_frames(order) {
+            FRAME_PAGES.fetch_add(1 << order, Relaxed);
+            return Some(block);
+        }
+    }
+    reserve::alloc(order)
+}
+
+/// Gives a block back.
+pub fn free_pages(block: PhysAddr, order: u32) {
+    if !reserve::free(block, order) {
+        FRAME_PAGES.fetch_sub(1 << order, Relaxed);
+        machine::free_frames(block, order);
+    }
+}
+
+/// A zeroed page.
+pub fn alloc_page() -> Option<PhysAddr> {
+    let page = alloc_pages(0)?;
+    // SAFETY: the page is RAM in the direct map and nobody else has it.
+    unsafe { core::ptr::write_bytes(direct(page), 0, PAGE as usize) };
+    Some(page)
+}
+
+/// Gives a page back.
+pub fn free_page(page: PhysAddr) {
+    free_pages(page, 0);
+}
+
+struct Heap;
+
+#[global_allocator]
+static HEAP: Heap = Heap;
+
+fn order_of(layout: Layout) -> u32 {
+    let pages = layout.size().div_ceil(PAGE as usize).next_power_of_two();
+    let align = layout.align().div_ceil(PAGE as usize).next_power_of_two();
+    pages.max(align).trailing_zeros()
+}
+
+// SAFETY: blocks are disjoint, large enough and aligned: small objects by their class, pages by their
+// order (blocks of frames are naturally aligned).
+unsafe impl GlobalAlloc for Heap {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        match small::class_of(layout) {
+            Some(class) => small::alloc(class),
+            None => alloc_pages(order_of(layout)).map_or(core::ptr::null_mut(), direct),
+        }
+    }
+
+    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
+        match small::class_of(layout) {
+            Some(class) => small::free(class, ptr),
+            None => free_pages(phys_of(ptr), order_of(layout)),
+        }
+    }
+
+    unsafe fn realloc(&self, ptr: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
+        let new_layout = Layout::from_size_align(new_size, layout.align()).expect("the caller's promise");
+        let same = match (small::class_of(layout), small::class_of(new_layout)) {
+            (Some(old), Some(new)) => old == new,
+            (None, None) => order_of(layout) == order_of(new_layout),
+            _ => false,
+        };
+        if same {
+            return ptr;
+        }
+        // SAFETY: the caller's promise: the size is not zero.
+        let new = unsafe { self.alloc(new_layout) };
+        if !new.is_null() {
+            // SAFETY: both blocks are at least this long and distinct.
+            unsafe { core::ptr::copy_nonoverlapping(ptr, new, layout.size().min(new_size)) };
+            // SAFETY: the caller's promise: `ptr` was allocated with `layout`.
+            unsafe { self.dealloc(ptr, layout) };
+        }
+        new
+    }
+}
