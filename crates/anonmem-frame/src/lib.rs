@@ -17,11 +17,17 @@ extern crate std;
 mod buddy;
 pub mod folio;
 pub mod frames;
+#[cfg(test)]
+mod frames_tests;
 pub mod handle;
 mod memmap;
 pub mod meta;
 mod pcp;
 pub mod slab;
+#[cfg(test)]
+mod slab_tests;
+#[cfg(test)]
+mod testing;
 pub mod usage;
 pub mod validate;
 

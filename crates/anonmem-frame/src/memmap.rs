@@ -112,10 +112,10 @@ impl<M: Machine> Meta<M> {
         self.flags.store(flags, Relaxed);
     }
 
-    /// The links (next, previous) of a frame on a free list.
+    /// The links (next, previous) of a frame on a free list, under that list's lock.
     #[inline(always)]
     pub(crate) fn links(&self) -> (u32, u32) {
-        let word = self.private.load(Relaxed);
+        let word = self.private.peek();
         (word as u32, (word >> 32) as u32)
     }
 

@@ -27,7 +27,7 @@ use crate::{
 use anonmem_hal::{Machine, Order, PAGE_SIZE, Pfn};
 use anonmem_sync::{
     Atomic,
-    Ordering::{Acquire, Relaxed, Release},
+    Ordering::{Relaxed, Release},
     PerCpu, Plain, Spin,
     order::Slab as SlabLevel,
 };
@@ -267,7 +267,8 @@ impl<M: Machine, T: SlabItem<M>> Slab<M, T> {
         let (index, place) = (name >> SLOT_BITS, name & ((1 << SLOT_BITS) - 1));
         let meta = frames.memmap.get(index)?;
         // Acquire pairs with the Release of `grow`: a name may be guessed, so the slots must be seen made.
-        if meta.flags.load(Acquire) != self.flags || meta.mapping.load(Relaxed) != self.type_word {
+        // The words are final once they say so, hence nothing for a probe to steer.
+        if meta.flags.peek_acquire() != self.flags || meta.mapping.peek() != self.type_word {
             return None;
         }
         if place >= Self::SLOTS {
@@ -308,7 +309,7 @@ impl<M: Machine, T: SlabItem<M>> Slab<M, T> {
         let mut central = self.central.lock_nested(1);
         if central.free.len == 0 {
             central.free = self.grow(frames, central.last_frame)?;
-            central.last_frame = (central.free.head - 1 >> SLOT_BITS) + 1;
+            central.last_frame = ((central.free.head - 1) >> SLOT_BITS) + 1;
             self.frames.update(|n| n + 1);
         }
         let batch = self.split(frames, &mut central.free, BATCH);
@@ -398,11 +399,17 @@ impl<M: Machine, T: SlabItem<M>> Slab<M, T> {
         }
     }
 
+    /// Overwrites a slot's state, to see what `validate` says.
+    #[cfg(test)]
+    pub(crate) fn plant_state(&self, frames: &Frames<M>, h: Handle<T>, state: u32) {
+        self.slot(frames, h.raw()).expect("a slot").state.store(state, Relaxed);
+    }
+
     /// Follows a list; returns its length.
     fn check_list(&self, frames: &Frames<M>, list: FreeList) -> Result<u64, Inconsistency> {
         let (mut link, mut len) = (list.head, 0);
         while let Some(name) = RawHandle::new(link) {
-            let pfn = frames.memmap.pfn(name.get() - 1 >> SLOT_BITS);
+            let pfn = frames.memmap.pfn((name.get() - 1) >> SLOT_BITS);
             let Some(slot) = self.slot(frames, name) else {
                 return Err(Inconsistency { pfn, what: "a slab's list leads to what is not its own" });
             };

@@ -209,6 +209,14 @@ impl<T: Word, M: Machine> Atomic<T, M> {
         self.raw_store(T::from_bits(self.peek().to_bits().wrapping_add(value)), Ordering::Relaxed);
     }
 
+    /// [`peek`](Self::peek) that acquires: for words that never change again once they hold the value
+    /// that is looked for.
+    #[inline(always)]
+    pub fn peek_acquire(&self) -> T {
+        // Acquire pairs with whatever Release store made the word final.
+        T::from_bits(core_op!(self, a => widen(a.load(Ordering::Acquire))))
+    }
+
     /// Stores without the probe seeing it: used by locks, which report themselves.
     #[inline(always)]
     pub(crate) fn raw_store(&self, value: T, order: Ordering) {

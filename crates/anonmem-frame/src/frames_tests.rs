@@ -1,0 +1,415 @@
+//! The allocator against models of it.
+
+use crate::{
+    Frames, FramesError, Kind, OutOfMemory,
+    buddy::Buddy,
+    memmap::Memmap,
+    meta::Meta,
+    testing::{CPUS, Rng, TestMachine, run_on},
+};
+use anonmem_hal::{MAX_ORDER, NrPages, Order, Pfn, PhysMem};
+use anonmem_sync::{Ordering::Relaxed, order::Ptl};
+use core::ptr::NonNull;
+use std::{collections::VecDeque, format, thread, vec::Vec};
+
+type M = TestMachine;
+
+fn frames(base: u64, nr: u64) -> Frames<M> {
+    Frames::new(TestMachine::new(base, nr)).unwrap()
+}
+
+/// Takes everything that an ordinary allocation may have.
+fn exhaust(frames: &Frames<M>, order: Order) -> Vec<Pfn> {
+    core::iter::from_fn(|| frames.alloc_block(order, Kind::New).ok()).collect()
+}
+
+/// A buddy allocator without memory behind it.
+struct Bare {
+    slots: Vec<[u64; 4]>,
+    base: u64,
+}
+
+impl Bare {
+    fn map(&mut self) -> Memmap<M> {
+        let slots = NonNull::new(self.slots.as_mut_ptr()).unwrap().cast::<Meta<M>>();
+        // SAFETY: zeroed slots of the right size and alignment, which the caller keeps.
+        unsafe { Memmap::new(slots, Pfn(self.base), self.slots.len() as u32) }
+    }
+}
+
+/// The free blocks as (index, order), ascending.
+fn free_blocks(map: &Memmap<M>, buddy: &Buddy) -> Vec<(u32, u8)> {
+    let mut blocks = Vec::new();
+    for order in 0..=MAX_ORDER {
+        let mut link = buddy.head(Order::new(order));
+        while let Some(index) = link.checked_sub(1) {
+            blocks.push((index, order));
+            link = map.at(index).links().0;
+        }
+    }
+    blocks.sort_unstable();
+    blocks
+}
+
+/// The one set of maximal blocks that a set of free frames has.
+fn maximal_blocks(base: u64, free: &[bool]) -> Vec<(u32, u8)> {
+    let (mut blocks, mut index) = (Vec::new(), 0);
+    while index < free.len() {
+        let fits = |order: &u8| {
+            (base + index as u64).is_multiple_of(1 << order)
+                && free.get(index..index + (1 << order)).is_some_and(|f| f.iter().all(|f| *f))
+        };
+        match (0..=MAX_ORDER).rev().find(fits) {
+            Some(order) => {
+                blocks.push((index as u32, order));
+                index += 1 << order;
+            }
+            None => index += 1,
+        }
+    }
+    blocks
+}
+
+#[test]
+fn every_small_memory_starts_as_maximal_blocks() {
+    for base in 0..40 {
+        for nr in 0..80 {
+            let mut bare = Bare { slots: std::vec![[0; 4]; nr], base };
+            let (map, mut buddy) = (bare.map(), Buddy::new());
+            buddy.insert_all(&map);
+            assert_eq!(free_blocks(&map, &buddy), maximal_blocks(base, &std::vec![true; nr]));
+            assert_eq!(buddy.free(), nr as u32);
+        }
+    }
+}
+
+#[test]
+fn every_order_of_freeing_eight_pages_merges_all_that_can() {
+    // All 8! orders, from a memory that starts in the middle of a block.
+    let mut orders = Vec::from([VecDeque::<u32>::new()]);
+    for n in 0..8 {
+        orders = orders
+            .iter()
+            .flat_map(|o| {
+                (0..=o.len()).map(move |at| {
+                    let mut o = o.clone();
+                    o.insert(at, n);
+                    o
+                })
+            })
+            .collect();
+    }
+    for (i, order) in orders.iter().enumerate() {
+        let base = i as u64 % 8;
+        let mut bare = Bare { slots: std::vec![[0; 4]; 8], base };
+        let (map, mut buddy) = (bare.map(), Buddy::new());
+        buddy.insert_all(&map);
+        for _ in 0..8 {
+            buddy.take(&map, Order::ZERO, Kind::New.bits(Order::ZERO)).unwrap();
+        }
+        let mut free = [false; 8];
+        for &index in order {
+            buddy.put(&map, index, Order::ZERO);
+            free[index as usize] = true;
+            assert_eq!(free_blocks(&map, &buddy), maximal_blocks(base, &free), "{order:?} from {base}");
+        }
+    }
+}
+
+#[test]
+fn the_lowest_frames_go_first() {
+    let frames = frames(64, 4096);
+    let pages: Vec<_> = (0..40).map(|_| frames.alloc_block(Order::ZERO, Kind::New).unwrap()).collect();
+    assert!(pages.iter().map(|p| p.0).eq(64..104));
+}
+
+#[test]
+fn a_page_freed_is_the_next_one_allocated() {
+    let frames = frames(0, 1024);
+    let page = frames.alloc_block(Order::ZERO, Kind::New).unwrap();
+    frames.free_block(page, Order::ZERO);
+    assert_eq!(frames.alloc_block(Order::ZERO, Kind::New), Ok(page));
+}
+
+#[test]
+fn a_block_is_aligned_in_the_machines_numbers_and_its_tails_know_it() {
+    let frames = frames(1000, 3000);
+    for order in (1..=MAX_ORDER).map(Order::new) {
+        let head = frames.alloc_block(order, Kind::New).unwrap();
+        assert!(head.0.is_multiple_of(order.pages()));
+        assert_eq!((frames.meta(head).kind(), frames.meta(head).order()), (Kind::New, order));
+        for i in 1..order.pages() {
+            let tail = frames.meta(head.offset(i));
+            assert_eq!((tail.kind(), tail.mapping.peek()), (Kind::Tail, head.0));
+        }
+        assert_eq!(frames.validate(), Ok(()));
+    }
+}
+
+#[test]
+fn all_comes_back_as_it_was() {
+    let frames = frames(77, 5000);
+    let before = frames.with_buddy(|buddy| free_blocks(&frames.memmap, buddy));
+    let pages = exhaust(&frames, Order::ZERO);
+    assert_eq!(pages.len() as u64, 5000 - frames.watermarks().min.0);
+    assert_eq!(frames.validate(), Ok(()));
+    assert_eq!(frames.usage().free, frames.watermarks().min);
+    pages.iter().rev().for_each(|&page| frames.free_block(page, Order::ZERO));
+    assert_eq!(frames.validate(), Ok(()));
+    frames.drain_pcp();
+    assert_eq!(frames.validate(), Ok(()));
+    assert_eq!(frames.with_buddy(|buddy| free_blocks(&frames.memmap, buddy)), before);
+    assert_eq!((frames.usage().used(), frames.machine().owned()), (NrPages(0), 0));
+}
+
+#[test]
+fn below_the_min_watermark_only_the_kernel_and_page_tables_allocate() {
+    let frames = frames(0, 2048);
+    exhaust(&frames, Order::ZERO);
+    assert!(frames.below_low());
+    assert_eq!(frames.alloc_block(Order::new(3), Kind::New), Err(OutOfMemory));
+    let mut reserve = 0;
+    while frames.alloc_table().is_ok() {
+        reserve += 1;
+        assert_eq!(frames.alloc_block(Order::ZERO, Kind::New), Err(OutOfMemory), "after {reserve}");
+        reserve += u64::from(frames.alloc_kernel(Order::ZERO).is_ok());
+    }
+    assert_eq!(NrPages(reserve), frames.watermarks().min);
+    assert_eq!(frames.usage().free, NrPages(0));
+    assert_eq!(frames.validate(), Ok(()));
+}
+
+#[test]
+fn what_other_cpus_keep_is_found_before_giving_up() {
+    let frames = frames(0, 4096);
+    let pages = exhaust(&frames, Order::ZERO);
+    for (i, page) in pages.iter().enumerate().take(64) {
+        run_on(i as u32 % CPUS as u32);
+        frames.free_block(*page, Order::ZERO);
+    }
+    run_on(0);
+    assert_eq!(exhaust(&frames, Order::ZERO).len(), 64);
+    assert_eq!(frames.validate(), Ok(()));
+}
+
+#[test]
+fn a_large_block_is_made_of_pages_that_cpus_keep() {
+    let frames = frames(0, 1024);
+    let pages: Vec<_> = (0..1024).map(|_| frames.alloc_kernel(Order::ZERO).unwrap()).collect();
+    for page in pages {
+        run_on(page.0 as u32 % CPUS as u32);
+        frames.free_kernel(page, Order::ZERO);
+    }
+    run_on(0);
+    let block = frames.alloc_kernel(Order::MAX).unwrap();
+    assert_eq!(frames.usage().kernel, NrPages(1024));
+    frames.free_kernel(block, Order::MAX);
+    assert_eq!(frames.validate(), Ok(()));
+}
+
+#[test]
+fn a_refusal_leaves_nothing_behind() {
+    let frames = frames(0, 256);
+    frames.machine().admit_only(2);
+    let page = frames.alloc_block(Order::ZERO, Kind::New).unwrap();
+    let block = frames.alloc_block(Order::new(2), Kind::New).unwrap();
+    assert_eq!(frames.alloc_block(Order::ZERO, Kind::New), Err(OutOfMemory));
+    assert_eq!(frames.alloc_kernel(Order::new(1)), Err(OutOfMemory));
+    assert_eq!(frames.alloc_table(), Err(OutOfMemory));
+    assert_eq!((frames.usage().used(), frames.validate()), (NrPages(5), Ok(())));
+    assert_eq!(frames.machine().asked.load(Relaxed), 5);
+    frames.free_block(page, Order::ZERO);
+    frames.free_block(block, Order::new(2));
+    assert_eq!(frames.usage().used(), NrPages(0));
+}
+
+#[test]
+fn a_table_is_zero_and_its_words_start_at_zero() {
+    let frames = frames(16, 256);
+    let table = frames.alloc_table().unwrap();
+    // SAFETY: the table is ours and nobody else's.
+    let bytes = unsafe { frames.machine().direct_map(table).cast::<[u8; 4096]>().as_ref() };
+    assert!(bytes.iter().all(|b| *b == 0));
+    let lock = frames.table_lock::<Ptl>(table);
+    let guard = lock.lock();
+    assert!(frames.table_lock::<Ptl>(table).is_locked());
+    frames.table_used(table).set(3);
+    drop(guard);
+    frames.table_link(table).store(9, Relaxed);
+    frames.free_table(table);
+    let table = frames.alloc_table().unwrap();
+    assert_eq!((frames.table_used(table).get(), frames.table_link(table).peek()), (0, 0));
+    assert_eq!(frames.usage().tables, NrPages(1));
+}
+
+#[test]
+#[should_panic(expected = "is no page table but Kernel")]
+fn only_tables_have_a_tables_lock() {
+    let frames = frames(0, 64);
+    frames.table_lock::<Ptl>(frames.alloc_kernel(Order::ZERO).unwrap());
+}
+
+#[test]
+#[should_panic(expected = "freed twice, or never allocated like that")]
+fn freeing_twice_panics() {
+    let frames = frames(0, 64);
+    let page = frames.alloc_kernel(Order::ZERO).unwrap();
+    frames.free_kernel(page, Order::ZERO);
+    frames.free_kernel(page, Order::ZERO);
+}
+
+#[test]
+#[should_panic(expected = "which is Kernel of 2^2")]
+fn freeing_part_of_a_block_panics() {
+    let frames = frames(0, 64);
+    let block = frames.alloc_kernel(Order::new(2)).unwrap();
+    frames.free_kernel(block, Order::new(1));
+}
+
+#[test]
+#[should_panic(expected = "frame 0x3f is not managed")]
+fn frames_of_nobody_panic() {
+    frames(64, 64).meta(Pfn(63));
+}
+
+#[test]
+fn a_machine_too_large_or_badly_aligned_is_refused() {
+    let mut machine: M = TestMachine::new(0, 4);
+    machine.nr = 1 << 27;
+    let error = Frames::new(machine).unwrap_err();
+    assert_eq!(error, FramesError::TooMany { frames: 1 << 27 });
+    assert!(format!("{error}").contains("at most 67108864"));
+    let mut machine: M = TestMachine::new(0, 4);
+    machine.memmap_skew = 32;
+    let error = Frames::new(machine).unwrap_err();
+    assert!(format!("{error}").contains("align it to 64 bytes"));
+}
+
+#[test]
+fn a_machine_without_memory_has_none() {
+    let machine: M = TestMachine::new(0, 0);
+    let frames = Frames::new(machine).unwrap();
+    assert_eq!(frames.alloc_block(Order::ZERO, Kind::New), Err(OutOfMemory));
+    assert_eq!(frames.validate(), Ok(()));
+}
+
+#[test]
+fn the_peak_stays() {
+    let frames = frames(0, 4096);
+    let pages: Vec<_> = (0..1000).map(|_| frames.alloc_block(Order::ZERO, Kind::New).unwrap()).collect();
+    assert_eq!(frames.usage().peak, NrPages(1000));
+    pages.into_iter().for_each(|page| frames.free_block(page, Order::ZERO));
+    let peak = frames.usage().peak.0;
+    assert!((1000 - 31..=1000).contains(&peak), "{peak}");
+    let block = frames.alloc_block(Order::MAX, Kind::New).unwrap();
+    frames.free_block(block, Order::MAX);
+    assert_eq!(frames.usage().peak, NrPages(1024));
+}
+
+#[test]
+fn for_each_frame_sees_each_block_once() {
+    let frames = frames(8, 1016);
+    let block = frames.alloc_block(Order::new(4), Kind::New).unwrap();
+    let table = frames.alloc_table().unwrap();
+    let (mut seen, mut pages, mut next) = (Vec::new(), 0, 8);
+    frames.for_each_frame(|pfn, kind, order| {
+        assert_eq!(pfn.0, next);
+        next += order.pages();
+        pages += order.pages();
+        seen.push((pfn, kind));
+    });
+    assert_eq!(pages, 1016);
+    assert!(seen.contains(&(block, Kind::New)) && seen.contains(&(table, Kind::Table)));
+}
+
+/// Each planted corruption must be found.
+#[test]
+fn validate_finds_what_was_planted() {
+    let plant = |what: fn(&Frames<M>, Pfn), expected: &str| {
+        let frames = frames(0, 1024);
+        let page = frames.alloc_block(Order::ZERO, Kind::New).unwrap();
+        let block = frames.alloc_block(Order::new(3), Kind::New).unwrap();
+        assert_eq!(frames.validate(), Ok(()));
+        what(&frames, page);
+        let found = frames.validate().expect_err(expected);
+        assert!(found.what.contains(expected), "found {found}, expected {expected}");
+        frames.meta(block);
+    };
+    plant(|f, p| f.meta(p).flags.store(Kind::Table.bits(Order::ZERO), Relaxed), "folio pages is wrong");
+    plant(|f, p| f.meta(p).flags.store(Kind::Pcp.bits(Order::ZERO), Relaxed), "every free page");
+    plant(|f, p| f.meta(p).flags.store(Kind::Tail.bits(Order::ZERO), Relaxed), "no block starts");
+    plant(|f, p| f.meta(p.offset(1)).flags.store(Kind::New.bits(Order::ZERO), Relaxed), "but not free");
+    plant(|f, p| f.meta(p).flags.store(Kind::New.bits(Order::new(1)), Relaxed), "not a tail inside");
+    plant(|f, p| f.meta(p).flags.store(15 << 28, Relaxed), "out of range");
+    plant(|f, _| f.meta(Pfn(513)).flags.store(Kind::New.bits(Order::ZERO), Relaxed), "inside a free block");
+    plant(|f, _| f.meta(Pfn(512)).set_links(0, 17), "backward link");
+    plant(|f, _| f.meta(Pfn(512)).set_links(5000, 0), "longer than it says");
+    plant(|f, _| f.meta(Pfn(512)).flags.store(Kind::Buddy.bits(Order::new(8)), Relaxed), "no block starts");
+    plant(|f, _| f.used_large.add(crate::usage::Class::Slab, 1), "slab pages is wrong");
+}
+
+fn churn(frames: &Frames<M>, seed: u64, steps: u64) -> Vec<(Pfn, Order, Kind)> {
+    let (mut rng, mut held) = (Rng::new(seed), Vec::new());
+    for _ in 0..steps {
+        if rng.below(100) < 52 {
+            let order = Order::new(if rng.below(4) == 0 { rng.below(7) as u8 } else { 0 });
+            let kind = [Kind::New, Kind::Kernel, Kind::Table][rng.below(3) as usize];
+            let order = if kind == Kind::Table { Order::ZERO } else { order };
+            if let Ok(pfn) = frames.alloc_block(order, kind) {
+                held.push((pfn, order, kind));
+            }
+        } else if !held.is_empty() {
+            let (pfn, order, _) = held.swap_remove(rng.below(held.len() as u64) as usize);
+            frames.free_block(pfn, order);
+        }
+    }
+    held
+}
+
+fn check_usage(frames: &Frames<M>, held: &[(Pfn, Order, Kind)]) {
+    let usage = frames.usage();
+    let pages = |kind| NrPages(held.iter().filter(|h| h.2 == kind).map(|h| h.1.pages()).sum());
+    assert_eq!(usage.folios, pages(Kind::New));
+    assert_eq!(usage.kernel, pages(Kind::Kernel));
+    assert_eq!(usage.tables, pages(Kind::Table));
+    assert_eq!(frames.machine().owned(), usage.used().0);
+    assert_eq!(frames.validate(), Ok(()));
+}
+
+#[test]
+fn random_blocks_never_overlap_and_always_add_up() {
+    for seed in 0..20 {
+        let frames = frames(seed * 37, 1500);
+        let mut held = Vec::new();
+        for round in 0..10 {
+            run_on(round as u32 % CPUS as u32);
+            held.extend(churn(&frames, seed * 100 + round, 500));
+            check_usage(&frames, &held);
+        }
+        run_on(0);
+        held.drain(..).for_each(|(pfn, order, _)| frames.free_block(pfn, order));
+        frames.drain_pcp();
+        check_usage(&frames, &[]);
+        let blocks = frames.with_buddy(|buddy| free_blocks(&frames.memmap, buddy));
+        assert_eq!(blocks, maximal_blocks(seed * 37, &[true; 1500]));
+    }
+}
+
+#[test]
+fn threads_on_all_cpus_never_get_the_same_frame() {
+    let frames = frames(5, 3000);
+    let held: Vec<_> = thread::scope(|scope| {
+        let threads: Vec<_> = (0..CPUS as u32 + 2)
+            .map(|i| {
+                let frames = &frames;
+                scope.spawn(move || {
+                    // Two threads share a CPU: its lists' locks must hold.
+                    run_on(i % CPUS as u32);
+                    churn(frames, 1000 + u64::from(i), 20_000)
+                })
+            })
+            .collect();
+        threads.into_iter().flat_map(|t| t.join().unwrap()).collect()
+    });
+    check_usage(&frames, &held);
+}
