@@ -238,7 +238,7 @@ pub fn write_user<T: Pod>(dst: u64, value: T) -> Result<(), Fault> {
 /// # Errors
 /// [`Fault`] if the page is not there at the moment, or the address is wrong.
 pub fn read_user_nofault(src: u64) -> Result<u32, Fault> {
-    if src % 4 != 0 {
+    if !src.is_multiple_of(4) {
         return Err(Fault);
     }
     let cpu = this_cpu();
@@ -255,7 +255,7 @@ pub fn read_user_nofault(src: u64) -> Result<u32, Fault> {
 /// [`Fault`] if it cannot be written, or is not aligned.
 pub fn cmpxchg_user(addr: u64, old: u32, new: u32) -> Result<u32, Fault> {
     check(addr, 4)?;
-    if addr % 4 != 0 {
+    if !addr.is_multiple_of(4) {
         return Err(Fault);
     }
     let mut found = 0;

@@ -32,6 +32,7 @@ pub struct Inbox(AtomicU64);
 
 impl Inbox {
     /// No requests.
+    #[allow(clippy::new_without_default, reason = "must be const")]
     pub const fn new() -> Inbox {
         Inbox(AtomicU64::new(0))
     }

@@ -57,10 +57,11 @@ pub fn init(layout: &Layout) {
 
 /// Fills the kernel's half of a new top-level table.
 pub fn copy_kernel_half(root: PhysAddr) {
-    let (from, to) = (direct(kernel_root()).cast::<u64>(), direct(root).cast::<u64>());
+    const HALF: u64 = PAGE / 2;
+    let (from, to) = (direct(kernel_root() + HALF), direct(root + HALF));
     // SAFETY: both are top-level tables of 512 entries; the new one is not in use yet, the upper
     // half of the kernel's does not change after boot.
-    unsafe { core::ptr::copy_nonoverlapping(from.add(256), to.add(256), 256) };
+    unsafe { core::ptr::copy_nonoverlapping(from, to, HALF as usize) };
 }
 
 fn map_physical_memory(root: PhysAddr, ram_end: PhysAddr) {
@@ -81,7 +82,7 @@ fn map_image(root: PhysAddr) {
     for (range, flags) in [(image::text(), TEXT), (image::rodata(), READ_ONLY), (image::data(), DATA)] {
         let Range { start, end } = range;
         for va in (start..page_up(end)).step_by(PAGE as usize) {
-            set(slot(root, va, 0, &mut || Some(early::page())), va - KERNEL_VMA | flags);
+            set(slot(root, va, 0, &mut || Some(early::page())), (va - KERNEL_VMA) | flags);
         }
     }
 }

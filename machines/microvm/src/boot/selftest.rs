@@ -26,6 +26,7 @@ pub(super) fn run(_: usize) {
         ("deadlines", test_deadlines),
         ("shootdown", test_shootdown),
         ("tasks", test_many_tasks),
+        ("channel", test_channel),
     ] {
         let start = time::now_ns();
         test();
@@ -100,7 +101,7 @@ fn test_mutex() {
         for _ in 0..2000 {
             let mut counter = COUNTER.lock();
             let value = *counter;
-            if value % 64 == 0 {
+            if value.is_multiple_of(64) {
                 sched::yield_now();
             }
             *counter = value + 1;
@@ -161,4 +162,13 @@ fn test_many_tasks() {
             done();
         });
     }
+}
+
+/// More than the device has buffers for, and a frame in several pieces.
+fn test_channel() {
+    let line = [b'x'; 10_000];
+    for _ in 0..20 {
+        console::send(console::to_host::STDOUT, &line);
+    }
+    console::send(console::to_host::STDOUT, &[]);
 }

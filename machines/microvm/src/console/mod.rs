@@ -163,8 +163,9 @@ fn fill_buffer(device: &Device, index: usize, head: &[u8], body: &[u8]) {
     let buffer = device.tx.buffer(index);
     // SAFETY: the buffer is a page that the device does not have; head and body fit (the callers' chunks).
     unsafe { core::ptr::copy_nonoverlapping(head.as_ptr(), buffer, head.len()) };
+    let rest = buffer.wrapping_add(head.len());
     // SAFETY: as above.
-    unsafe { core::ptr::copy_nonoverlapping(body.as_ptr(), buffer.add(head.len()), body.len()) };
+    unsafe { core::ptr::copy_nonoverlapping(body.as_ptr(), rest, body.len()) };
 }
 
 fn wait_for_tx() {

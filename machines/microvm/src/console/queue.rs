@@ -2,6 +2,7 @@
 //!
 //! Virtio 1.2, section 2.7.
 
+use core::mem::offset_of;
 use core::sync::atomic::{Ordering::SeqCst, fence};
 
 use crate::arch::mem::{PhysAddr, direct, phys_of};
@@ -79,7 +80,7 @@ impl Queue {
     pub(super) fn addresses(&self) -> [PhysAddr; 3] {
         let base = phys_of(self.shared);
         let at = |offset: usize| base + offset as u64;
-        [base, at(core::mem::offset_of!(Shared, avail_flags)), at(core::mem::offset_of!(Shared, used_flags))]
+        [base, at(offset_of!(Shared, avail_flags)), at(offset_of!(Shared, used_flags))]
     }
 
     /// A buffer that the device does not have; it stays the caller's until [`submit`](Self::submit).
@@ -102,27 +103,35 @@ impl Queue {
         direct(self.buffers[index])
     }
 
+    /// A field of the shared memory.
+    fn field<T>(&self, offset: usize) -> *mut T {
+        self.shared.wrapping_byte_add(offset).cast()
+    }
+
     /// Gives a buffer to the device: `len` bytes to read, or room for as many.
     pub(super) fn submit(&mut self, index: usize, len: usize) {
         let flags = if self.direction == Direction::FromDevice { DEVICE_WRITES } else { 0 };
         let descriptor = Descriptor { addr: self.buffers[index], len: len as u32, flags, next: 0 };
         let slot = self.avail as usize % SIZE;
         self.avail = self.avail.wrapping_add(1);
-        let shared = self.shared;
+        let at = self.field::<Descriptor>(offset_of!(Shared, descriptors) + index * size_of::<Descriptor>());
         // SAFETY: the device does not read this descriptor before the index below says so.
-        unsafe { (&raw mut (*shared).descriptors[index]).write_volatile(descriptor) };
+        unsafe { at.write_volatile(descriptor) };
+        let at = self.field::<u16>(offset_of!(Shared, avail_ring) + slot * 2);
         // SAFETY: as above.
-        unsafe { (&raw mut (*shared).avail_ring[slot]).write_volatile(index as u16) };
+        unsafe { at.write_volatile(index as u16) };
         fence(SeqCst);
+        let at = self.field::<u16>(offset_of!(Shared, avail_index));
         // SAFETY: only the driver writes the index.
-        unsafe { (&raw mut (*shared).avail_index).write_volatile(self.avail) };
+        unsafe { at.write_volatile(self.avail) };
         fence(SeqCst);
     }
 
     /// Whether the device has returned a buffer.
     pub(super) fn has_used(&self) -> bool {
+        let at = self.field::<u16>(offset_of!(Shared, used_index));
         // SAFETY: the device writes it; volatile.
-        let index = unsafe { (&raw const (*self.shared).used_index).read_volatile() };
+        let index = unsafe { at.read_volatile() };
         index != self.last_used
     }
 
@@ -133,8 +142,9 @@ impl Queue {
         }
         fence(SeqCst);
         let slot = self.last_used as usize % SIZE;
+        let at = self.field::<UsedElement>(offset_of!(Shared, used_ring) + slot * size_of::<UsedElement>());
         // SAFETY: the device wrote the element before the index.
-        let element = unsafe { (&raw const (*self.shared).used_ring[slot]).read_volatile() };
+        let element = unsafe { at.read_volatile() };
         self.last_used = self.last_used.wrapping_add(1);
         let index = element.id as usize % SIZE;
         Some((index, element.len as usize))
@@ -150,8 +160,9 @@ impl Queue {
     /// Asks the device to interrupt, or not, when it returns a buffer.
     pub(super) fn want_interrupts(&mut self, want: Interrupts) {
         let flags = if want == Interrupts::Wanted { 0 } else { NO_INTERRUPT };
+        let at = self.field::<u16>(offset_of!(Shared, avail_flags));
         // SAFETY: only the driver writes the flags.
-        unsafe { (&raw mut (*self.shared).avail_flags).write_volatile(flags) };
+        unsafe { at.write_volatile(flags) };
         fence(SeqCst);
     }
 }

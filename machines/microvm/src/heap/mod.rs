@@ -64,11 +64,11 @@ pub fn alloc_pages(order: u32) -> Option<PhysAddr> {
     if order > MAX_ORDER {
         return None;
     }
-    if FRAMES_READY.load(Acquire) {
-        if let Some(block) = machine::alloc_frames(order) {
-            FRAME_PAGES.fetch_add(1 << order, Relaxed);
-            return Some(block);
-        }
+    if FRAMES_READY.load(Acquire)
+        && let Some(block) = machine::alloc_frames(order)
+    {
+        FRAME_PAGES.fetch_add(1 << order, Relaxed);
+        return Some(block);
     }
     reserve::alloc(order)
 }

@@ -45,7 +45,7 @@ pub(super) fn class_of(layout: Layout) -> Option<usize> {
         return None;
     }
     let start = SIZES.partition_point(|size| *size < layout.size());
-    (start..SIZES.len()).find(|class| SIZES[*class] % layout.align() == 0)
+    (start..SIZES.len()).find(|class| SIZES[*class].is_multiple_of(layout.align()))
 }
 
 fn capacity(class: usize) -> usize {
