@@ -175,10 +175,10 @@ fn files_environment_and_directory_are_as_asked() {
     let script =
         "pwd; cat /data/f; echo $GREETING; echo x >new && cat new; env | sort | cut -d= -f1 | tr '\\n' ' '";
     let ran = Vm::new()
-        .options(&["--file", &file, "--env", "GREETING=hello there", "--cwd", "/work"])
+        .options(&["--file", &file, "--env", "GREETING=hello there", "--cwd", "/job"])
         .run(&["busybox", "sh", "-c", script])
         .expect_status(0);
-    assert!(ran.stdout.starts_with("/work\nfrom a file\nhello there\nx\n"), "{}", ran.stdout);
+    assert!(ran.stdout.starts_with("/job\nfrom a file\nhello there\nx\n"), "{}", ran.stdout);
     let names = ran.stdout.lines().last().unwrap();
     for name in names.split_whitespace() {
         assert!(

@@ -175,10 +175,10 @@ mod tests {
 
     #[test]
     fn sort_comes_with_libc_and_a_minimal_system() {
-        let package = pack_line(&["--cwd", "/work/here", "--", "sort"]).unwrap();
+        let package = pack_line(&["--cwd", "/job/here", "--", "sort"]).unwrap();
         let has = |path: &str| package.tree.get(Path::new(path)).is_some();
         assert!(package.tree.iter().any(|(p, _)| p.ends_with("libc.so.6")));
-        for path in ["/etc/passwd", "/tmp", "/dev/shm", "/work/here", "/lib64/ld-linux-x86-64.so.2"] {
+        for path in ["/etc/passwd", "/tmp", "/dev/shm", "/job/here", "/lib64/ld-linux-x86-64.so.2"] {
             assert!(has(path), "{path}");
         }
         assert!(has(package.program.exe.to_str().unwrap()));

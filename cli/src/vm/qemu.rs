@@ -12,6 +12,11 @@ pub const QEMU_NAME: &str = "qemu-system-x86_64";
 /// What the kernel itself needs beside the memory that it manages: its image, heap and stacks.
 const KERNEL_RESERVE: u64 = 48 << 20;
 
+/// Where memory below the devices ends.
+const LOW_MEMORY: u64 = 3 << 30;
+/// What fits there beside the kernel.
+const LOW_MEMORY_LIMIT: u64 = (29 << 30) / 10 - KERNEL_RESERVE;
+
 /// How the CPUs are made, decided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Accelerator {
@@ -63,10 +68,13 @@ pub fn find(named: Option<&Path>, search_path: &OsStr) -> Result<PathBuf> {
 
 impl Boot<'_> {
     /// Tells how much memory the machine has: what is managed, 1/32 of it for metadata and the direct
-    /// map, the archive, and the kernel's reserve; in whole MiB.
+    /// map, the archive, and the kernel's reserve; in whole MiB. The managed block is contiguous and low
+    /// memory ends at 3 GiB: what does not fit there lies above 4 GiB, behind low memory.
     #[must_use]
     pub fn memory_mib(&self) -> u64 {
-        let bytes = self.ram + self.ram / 32 + self.archive_len + KERNEL_RESERVE;
+        let managed = self.ram + self.archive_len;
+        let below = if managed > LOW_MEMORY_LIMIT { LOW_MEMORY } else { 0 };
+        let bytes = below + managed + self.ram / 32 + KERNEL_RESERVE;
         bytes.div_ceil(1 << 20)
     }
 
@@ -79,16 +87,13 @@ impl Boot<'_> {
         };
         let mut args: Vec<OsString> = Vec::new();
         let mut add = |words: &[&str]| args.extend(words.iter().map(OsString::from));
-        add(&["-machine", "q35", "-accel", accel, "-cpu", cpu]);
+        add(&["-M", "microvm,acpi=on,rtc=on,pit=on,pic=off,isa-serial=on,auto-kernel-cmdline=off"]);
+        add(&["-accel", accel, "-cpu", cpu]);
         add(&["-smp", &self.cpus.to_string(), "-m", &format!("{}M", self.memory_mib())]);
         add(&["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
+        add(&["-global", "virtio-mmio.force-legacy=false", "-device", "virtio-serial-device,max_ports=2"]);
+        add(&["-device", "virtserialport,chardev=ch0,nr=1"]);
         add(&["-device", "isa-debug-exit,iobase=0xf4,iosize=0x04"]);
-        add(&[
-            "-device",
-            "virtio-serial-pci,id=vs0",
-            "-device",
-            "virtserialport,bus=vs0.0,chardev=ch0,name=anonmem",
-        ]);
         let with_path = |before: &str, path: &Path| {
             let mut word = OsString::from(before);
             word.push(escape_commas(path));
@@ -126,6 +131,8 @@ mod tests {
     #[test]
     fn the_machine_has_room_for_the_kernel_and_the_archive() {
         assert_eq!(boot(Accelerator::Tcg).memory_mib(), 64 + 2 + 48 + 1);
+        let large = Boot { ram: 4 << 30, ..boot(Accelerator::Tcg) };
+        assert_eq!(large.memory_mib(), 3 * 1024 + 4096 + 128 + 48 + 1);
     }
 
     #[test]

@@ -1,0 +1,89 @@
+//! The rules of style that a program can check.
+//!
+//! [`source`] splits a Rust file into code and comments, so that a rule never stumbles over a string;
+//! [`rules`] has one function for each rule over one file; [`manifests`] checks what depends on what.
+//! A finding names its file and line and says what to do.
+
+mod manifests;
+mod matches;
+mod rules;
+mod source;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+/// One violation of one rule.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Finding {
+    pub(crate) path: PathBuf,
+    /// Counted from 1.
+    pub(crate) line: usize,
+    pub(crate) rule: &'static str,
+    /// What is wrong and what to do.
+    pub(crate) message: String,
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}: {}: {}", self.path.display(), self.line, self.rule, self.message)
+    }
+}
+
+/// Checks the repository and prints what it finds.
+pub(crate) fn run(root: &Path) -> ExitCode {
+    let files = match files_of(root) {
+        Ok(files) => files,
+        Err(error) => {
+            eprintln!("tidy: cannot list the repository's files: {error}");
+            return ExitCode::from(2);
+        }
+    };
+    let mut findings = Vec::new();
+    for path in &files {
+        // What is not text is none of our business; what is listed and gone is being deleted.
+        let Ok(text) = std::fs::read_to_string(root.join(path)) else {
+            continue;
+        };
+        findings.extend(check_file(path, &text));
+    }
+    findings.sort();
+    for finding in &findings {
+        println!("{finding}");
+    }
+    if findings.is_empty() {
+        println!("tidy: {} files, nothing to say", files.len());
+        ExitCode::SUCCESS
+    } else {
+        println!("tidy: {} findings in {} files", findings.len(), files.len());
+        ExitCode::FAILURE
+    }
+}
+
+/// Applies every rule that a file's path calls for.
+pub(crate) fn check_file(path: &Path, text: &str) -> Vec<Finding> {
+    let mut findings = rules::check_text(path, text);
+    if path.extension().is_some_and(|e| e == "rs") {
+        findings.extend(rules::check_rust(path, text));
+    } else if path.file_name().is_some_and(|n| n == "Cargo.toml") {
+        findings.extend(manifests::check(path, text));
+    }
+    findings
+}
+
+/// Lists the files that git tracks or would track.
+fn files_of(root: &Path) -> Result<Vec<PathBuf>, String> {
+    let output = Command::new("git")
+        .current_dir(root)
+        .args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"])
+        .output()
+        .map_err(|e| format!("git: {e}"))?;
+    if !output.status.success() {
+        return Err(String::from_utf8_lossy(&output.stderr).trim().to_string());
+    }
+    let names = String::from_utf8_lossy(&output.stdout);
+    let mut files: Vec<PathBuf> = names.split('\0').filter(|n| !n.is_empty()).map(PathBuf::from).collect();
+    files.sort();
+    files.dedup();
+    Ok(files)
+}

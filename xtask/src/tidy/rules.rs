@@ -1,0 +1,334 @@
+//! The rules over one file.
+
+use std::path::Path;
+
+use super::Finding;
+use super::matches::{all_matches, is_word};
+use super::source::{Line, Source};
+
+/// A file longer than this asks to be cut.
+const MAX_LINES: usize = 700;
+/// How far above (and below) a strong ordering its comment may stand.
+const PAIRING_ABOVE: usize = 10;
+const PAIRING_BELOW: usize = 2;
+/// How far above an `unsafe` block its reason may stand, past the statement that it is part of.
+const SAFETY_ABOVE: usize = 8;
+
+/// Crates that live below the heap.
+const BELOW_THE_HEAP: [&str; 5] = [
+    "crates/anonmem/src/",
+    "crates/anonmem-hal/src/",
+    "crates/anonmem-sync/src/",
+    "crates/anonmem-frame/src/",
+    "crates/anonmem-pgtable/src/",
+];
+
+/// Enums whose every variant must be considered wherever they are matched.
+const TOTAL_ENUMS: [&str; 12] = [
+    "Pte",
+    "PteView",
+    "PteEntry",
+    "Entry",
+    "SoftLeaf",
+    "SwapEntry",
+    "Pmd",
+    "FaultOutcome",
+    "FaultKind",
+    "FaultAccess",
+    "FaultResult",
+    "Fault",
+];
+
+/// Paths of somebody's machine; in pieces, so that this file does not hold them.
+const MACHINE_PATHS: [&str; 5] = [
+    concat!("/ho", "me/"),
+    concat!("/Us", "ers/"),
+    concat!("/wo", "rk/"),
+    concat!("/root/", "."),
+    concat!("/tmp", "/wt"),
+];
+
+/// Checks what holds for every text file.
+pub(crate) fn check_text(path: &Path, text: &str) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for (number, line) in text.lines().enumerate() {
+        for machine_path in MACHINE_PATHS {
+            if line.contains(machine_path) {
+                let message =
+                    format!("\"{machine_path}\" is a path of one machine; make it relative or general");
+                findings.push(finding(path, number, "machine-path", message));
+            }
+        }
+    }
+    findings
+}
+
+/// Checks a Rust file.
+pub(crate) fn check_rust(path: &Path, text: &str) -> Vec<Finding> {
+    let source = Source::parse(text);
+    let place = Place::of(path);
+    let mut findings = Vec::new();
+    let mut rule = |found: Vec<(usize, String)>, name: &'static str| {
+        findings.extend(found.into_iter().map(|(line, message)| finding(path, line, name, message)));
+    };
+    if !place.is_fixture {
+        rule(module_doc(text), "module-doc");
+    }
+    rule(length(text), "length");
+    rule(leftovers(&source), "leftover");
+    if !place.is_test && !place.is_fixture {
+        rule(safety_comments(&source), "safety-comment");
+        if place.is_core {
+            rule(
+                word_found(&source, "unsafe", "anonmem is safe Rust; move this into a crate below it"),
+                "unsafe",
+            );
+        }
+        if place.is_below_heap {
+            rule(heap(&source), "below-the-heap");
+            rule(statics(&source), "static");
+            rule(pairings(&source), "ordering");
+        }
+        if place.is_crate {
+            rule(wildcards(&source), "wildcard");
+            rule(bool_parameters(&source), "bool-parameter");
+        }
+        if !place.may_know_architecture {
+            rule(architecture(&source), "architecture");
+        }
+    }
+    findings
+}
+
+/// Where a file stands decides which rules it meets.
+struct Place {
+    is_crate: bool,
+    is_core: bool,
+    is_below_heap: bool,
+    /// Code of tests: by directory or by name.
+    is_test: bool,
+    /// A file that is data of a test: compile-fail cases and the like.
+    is_fixture: bool,
+    may_know_architecture: bool,
+}
+
+impl Place {
+    fn of(path: &Path) -> Self {
+        let text = path.to_string_lossy().replace('\\', "/");
+        let below_tests = text.split_once("/tests/").map(|(_, rest)| rest);
+        let name = path.file_name().unwrap_or_default();
+        Self {
+            is_crate: text.starts_with("crates/"),
+            is_core: text.starts_with("crates/anonmem/src/"),
+            is_below_heap: BELOW_THE_HEAP.iter().any(|dir| text.starts_with(dir)),
+            is_test: below_tests.is_some()
+                || name == "tests.rs"
+                || name == "testing.rs"
+                || text.contains("/benches/"),
+            is_fixture: below_tests.is_some_and(|rest| rest.contains('/') && name != "mod.rs"),
+            may_know_architecture: text.starts_with("crates/anonmem-hal/") || text.starts_with("machines/"),
+        }
+    }
+}
+
+fn finding(path: &Path, line: usize, rule: &'static str, message: String) -> Finding {
+    Finding { path: path.into(), line: line + 1, rule, message }
+}
+
+type Found = Vec<(usize, String)>;
+
+fn module_doc(text: &str) -> Found {
+    let first = text.lines().next().unwrap_or_default();
+    if first.starts_with("//!") {
+        return Vec::new();
+    }
+    vec![(0, "start the file with //! and what it is for".to_string())]
+}
+
+fn length(text: &str) -> Found {
+    let lines = text.lines().count();
+    if lines <= MAX_LINES {
+        return Vec::new();
+    }
+    vec![(MAX_LINES, format!("{lines} lines; over {MAX_LINES} a file does more than one thing: cut it"))]
+}
+
+fn leftovers(source: &Source) -> Found {
+    let mut found = Vec::new();
+    for (number, line) in source.lines.iter().enumerate() {
+        for name in ["todo!", "unimplemented!", "dbg!"] {
+            if find_word(&line.code, name.trim_end_matches('!')).any(|at| line.code[at..].starts_with(name)) {
+                found.push((number, format!("{name} is unfinished work; finish or remove it")));
+            }
+        }
+        for name in [concat!("FIX", "ME"), concat!("TO", "DO"), concat!("XX", "X")] {
+            if find_word(&line.comment, name).next().is_some() {
+                found.push((number, format!("{name} is unfinished work; do it, or say what holds instead")));
+            }
+        }
+    }
+    found
+}
+
+/// Every line of code outside tests that has a word.
+fn word_found(source: &Source, word: &str, message: &str) -> Found {
+    code_lines(source)
+        .filter(|(_, line)| find_word(&line.code, word).next().is_some())
+        .map(|(number, _)| (number, message.to_string()))
+        .collect()
+}
+
+fn heap(source: &Source) -> Found {
+    let mut found = Vec::new();
+    for (number, line) in code_lines(source) {
+        for crate_name in ["alloc", "std"] {
+            let uses = find_word(&line.code, crate_name).any(|at| {
+                let after = &line.code[at + crate_name.len()..];
+                let before = line.code[..at].trim_end();
+                let is_path = after.starts_with("::") && !before.ends_with("::") && !before.ends_with('.');
+                is_path || before.ends_with("extern crate")
+            });
+            if uses {
+                found.push((
+                    number,
+                    format!("{crate_name} stands on a heap; this crate is below it: use core and slabs"),
+                ));
+            }
+        }
+    }
+    found
+}
+
+fn statics(source: &Source) -> Found {
+    let mut found = Vec::new();
+    for (number, line) in code_lines(source) {
+        let code = line.code.trim_start();
+        let item =
+            code.strip_prefix("pub").map_or(code, |rest| rest.trim_start_matches("(crate)").trim_start());
+        if item.starts_with("static ") || code.starts_with("thread_local!") {
+            found.push((number, "the world is a value: put this into the Vm or the machine".to_string()));
+        }
+    }
+    found
+}
+
+fn architecture(source: &Source) -> Found {
+    word_found(source, "target_arch", "only hal and the machines know the architecture; ask Arch")
+}
+
+/// `unsafe` blocks and impls need a `// SAFETY:` just above them or beside them.
+fn safety_comments(source: &Source) -> Found {
+    let mut found = Vec::new();
+    for (number, line) in code_lines(source) {
+        let needs = find_word(&line.code, "unsafe").any(|at| {
+            let after = line.code[at + "unsafe".len()..].trim_start();
+            after.starts_with('{') || after.starts_with("impl") || after.is_empty()
+        });
+        let from = number.saturating_sub(SAFETY_ABOVE);
+        if needs && !source.lines[from..=number].iter().any(|l| l.comment.contains("SAFETY:")) {
+            found
+                .push((number, "write // SAFETY: above it, with the invariant that it leans on".to_string()));
+        }
+    }
+    found
+}
+
+/// Orderings stronger than Relaxed say what they pair with.
+fn pairings(source: &Source) -> Found {
+    let mut found = Vec::new();
+    for (number, line) in code_lines(source) {
+        let code = &line.code;
+        if code.trim_start().starts_with("use ") || code.trim_start().starts_with("pub use ") {
+            continue;
+        }
+        let strong = ["Acquire", "Release", "AcqRel", "SeqCst"]
+            .into_iter()
+            .find(|name| find_word(code, name).any(|at| is_argument(code, at, at + name.len())));
+        let Some(strong) = strong else {
+            continue;
+        };
+        let from = number.saturating_sub(PAIRING_ABOVE);
+        let to = (number + PAIRING_BELOW).min(source.lines.len() - 1);
+        let comment: String =
+            source.lines[from..=to].iter().map(|l| l.comment.to_lowercase() + " ").collect();
+        let says_so = ["pairs with", "pair with", "as above"].iter().any(|words| comment.contains(words));
+        if !says_so {
+            found.push((number, format!("{strong}: say what it pairs with, in a comment beside it")));
+        }
+    }
+    found
+}
+
+/// Tells whether an ordering's name is passed to something, not matched on, compared or declared.
+fn is_argument(code: &str, start: usize, end: usize) -> bool {
+    let before = code[..start].trim_end_matches("Ordering::");
+    let after = code[end..].trim_start();
+    let in_a_path = before.ends_with("::");
+    let declared_or_compared = before.trim_end().ends_with([':', '=', '!']) || code.contains("matches!");
+    let alone_on_its_line = before.trim().is_empty() && after == ",";
+    let in_a_call =
+        before.matches('(').count() > before.matches(')').count() && after.starts_with([')', ',']);
+    !in_a_path && !declared_or_compared && !code.contains("=>") && (in_a_call || alone_on_its_line)
+}
+
+/// `_ =>` hides the variant that somebody adds tomorrow.
+fn wildcards(source: &Source) -> Found {
+    let code = source.code();
+    let mut found = Vec::new();
+    for arms in all_matches(&code) {
+        let total = arms.iter().find_map(|arm| {
+            TOTAL_ENUMS.iter().find(|name| {
+                let path = format!("{name}::");
+                arm.pattern.match_indices(&path).any(|(at, _)| is_word(&arm.pattern, at, at + name.len()))
+            })
+        });
+        let Some(name) = total else {
+            continue;
+        };
+        for arm in arms.iter().filter(|arm| arm.pattern == "_" || arm.pattern.starts_with("_ if")) {
+            let line = code[..arm.offset].matches('\n').count();
+            if !source.lines[line].in_test {
+                found.push((line, format!("a match on {name} is total: name the variants instead of _")));
+            }
+        }
+    }
+    found
+}
+
+/// A `bool` parameter says nothing where it is passed.
+fn bool_parameters(source: &Source) -> Found {
+    let code = source.code();
+    let mut found = Vec::new();
+    for at in find_word(&code, "fn").collect::<Vec<_>>() {
+        let rest = &code[at..];
+        let end = rest.find(['{', ';']).unwrap_or(rest.len());
+        let signature = &rest[..end];
+        let parameters = signature.split("->").next().unwrap_or(signature);
+        if !parameters.contains('(') || parameters.contains("fn(") && parameters.starts_with("fn(") {
+            continue;
+        }
+        for bool_at in find_word(parameters, "bool") {
+            let before = parameters[..bool_at].trim_end();
+            let line = code[..at + bool_at].matches('\n').count();
+            if before.ends_with(':') && !source.lines[line].in_test {
+                found.push((
+                    line,
+                    "a bool says nothing where it is passed: make it an enum of two".to_string(),
+                ));
+            }
+        }
+    }
+    found
+}
+
+fn code_lines(source: &Source) -> impl Iterator<Item = (usize, &Line)> {
+    source.lines.iter().enumerate().filter(|(_, line)| !line.in_test)
+}
+
+/// Finds where a word stands by itself.
+fn find_word<'a>(text: &'a str, word: &'a str) -> impl Iterator<Item = usize> + 'a {
+    text.match_indices(word).map(|(at, _)| at).filter(move |at| is_word(text, *at, at + word.len()))
+}
+
+#[cfg(test)]
+mod tests;
