@@ -105,10 +105,10 @@ pub struct Frames<M: Machine> {
 }
 
 impl<M: Machine> Frames<M> {
-    /// Takes over the memory of `machine`, all of it free.
+    /// Takes over the memory of `machine`, all of it free but for the zero page.
     ///
     /// # Errors
-    /// If there is more than [`MAX_FRAMES`], or its metadata is not aligned.
+    /// If there is none, or more than [`MAX_FRAMES`], or its metadata is not aligned.
     pub fn new(machine: M) -> Result<Self, FramesError> {
         let (frames, slots) = (machine.nr_frames(), machine.memmap());
         if frames > MAX_FRAMES {
@@ -124,23 +124,25 @@ impl<M: Machine> Frames<M> {
         let memmap = unsafe { Memmap::new(slots.cast(), machine.base_pfn(), nr) };
         let mut buddy = Buddy::new();
         buddy.insert_all(&memmap);
-        let mut this = Self {
+        // Reserved: it is never freed, and no leak.
+        let reserved = Kind::Reserved.bits(Order::ZERO);
+        let zero_page = buddy.take(&memmap, Order::ZERO, reserved).ok_or(FramesError::None)?;
+        let zero_page = memmap.pfn(zero_page);
+        machine.allocated(zero_page, Order::ZERO);
+        machine.zero(zero_page, Order::ZERO);
+        Ok(Self {
             memmap,
             watermarks: Watermarks::for_frames(frames),
             pcp_limits: PcpLimits::for_frames(nr),
             pcp: PerCpu::new(|_| CpuPages::new()),
+            buddy_free: Plain::new(u64::from(buddy.free())),
             buddy: Spin::new(buddy),
-            buddy_free: Plain::new(frames),
             used_large: Counters::new(),
             peak: Plain::new(0),
             next_slab_id: Atomic::new(1),
-            zero_page: Pfn(0),
+            zero_page,
             machine,
-        };
-        let zero_page = this.alloc_admitted(Order::ZERO, Kind::Kernel);
-        this.zero_page = zero_page.map_err(|OutOfMemory| FramesError::None)?;
-        this.machine.zero(this.zero_page, Order::ZERO);
-        Ok(this)
+        })
     }
 
     /// The page of zeroes that first reads are mapped to. It is never freed and nobody counts its mappings.

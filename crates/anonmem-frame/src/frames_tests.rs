@@ -120,7 +120,7 @@ fn every_order_of_freeing_eight_pages_merges_all_that_can() {
 fn the_lowest_frames_go_first() {
     let frames = frames(64, 4096);
     let pages: Vec<_> = (0..40).map(|_| frames.alloc_block(Order::ZERO, Kind::New).unwrap()).collect();
-    assert!(pages.iter().map(|p| p.0).eq(64..104));
+    assert!(pages.iter().map(|p| p.0).eq(65..105));
 }
 
 #[test]
@@ -151,7 +151,7 @@ fn all_comes_back_as_it_was() {
     let frames = frames(77, 5000);
     let before = frames.with_buddy(|buddy| free_blocks(&frames.memmap, buddy));
     let pages = exhaust(&frames, Order::ZERO);
-    assert_eq!(pages.len() as u64, 5000 - frames.watermarks().min.0);
+    assert_eq!(pages.len() as u64, 4999 - frames.watermarks().min.0);
     assert_eq!(frames.validate(), Ok(()));
     assert_eq!(frames.usage().free, frames.watermarks().min);
     pages.iter().rev().for_each(|&page| frames.free_block(page, Order::ZERO));
@@ -159,7 +159,7 @@ fn all_comes_back_as_it_was() {
     frames.drain_pcp();
     assert_eq!(frames.validate(), Ok(()));
     assert_eq!(frames.with_buddy(|buddy| free_blocks(&frames.memmap, buddy)), before);
-    assert_eq!((frames.usage().used(), frames.machine().owned()), (NrPages(0), 0));
+    assert_eq!((frames.usage().used(), frames.machine().owned()), (NrPages(0), 1));
 }
 
 #[test]
@@ -194,8 +194,8 @@ fn what_other_cpus_keep_is_found_before_giving_up() {
 
 #[test]
 fn a_large_block_is_made_of_pages_that_cpus_keep() {
-    let frames = frames(0, 1024);
-    let pages: Vec<_> = (0..1024).map(|_| frames.alloc_kernel(Order::ZERO).unwrap()).collect();
+    let frames = frames(0, 2048);
+    let pages: Vec<_> = (0..2047).map(|_| frames.alloc_kernel(Order::ZERO).unwrap()).collect();
     for page in pages {
         run_on(page.0 as u32 % CPUS as u32);
         frames.free_kernel(page, Order::ZERO);
@@ -288,8 +288,10 @@ fn a_machine_too_large_or_badly_aligned_is_refused() {
 #[test]
 fn a_machine_without_memory_has_none() {
     let machine: M = TestMachine::new(0, 0);
-    let frames = Frames::new(machine).unwrap();
-    assert_eq!(frames.alloc_block(Order::ZERO, Kind::New), Err(OutOfMemory));
+    assert_eq!(Frames::new(machine).unwrap_err(), FramesError::None);
+    let frames = frames(9, 1);
+    assert_eq!(frames.zero_page(), Pfn(9));
+    assert_eq!(frames.alloc_table(), Err(OutOfMemory));
     assert_eq!(frames.validate(), Ok(()));
 }
 
@@ -313,12 +315,13 @@ fn for_each_frame_sees_each_block_once() {
     let table = frames.alloc_table().unwrap();
     let (mut seen, mut pages, mut next) = (Vec::new(), 0, 8);
     frames.for_each_frame(|pfn, kind, order| {
+        next += u64::from(next == frames.zero_page().0);
         assert_eq!(pfn.0, next);
         next += order.pages();
         pages += order.pages();
         seen.push((pfn, kind));
     });
-    assert_eq!(pages, 1016);
+    assert_eq!(pages, 1015);
     assert!(seen.contains(&(block, Kind::New)) && seen.contains(&(table, Kind::Table)));
 }
 
@@ -326,7 +329,7 @@ fn for_each_frame_sees_each_block_once() {
 #[test]
 fn validate_finds_what_was_planted() {
     let plant = |what: fn(&Frames<M>, Pfn), expected: &str| {
-        let frames = frames(0, 1024);
+        let frames = frames(1, 1023);
         let page = frames.alloc_block(Order::ZERO, Kind::New).unwrap();
         let block = frames.alloc_block(Order::new(3), Kind::New).unwrap();
         assert_eq!(frames.validate(), Ok(()));
@@ -372,7 +375,7 @@ fn check_usage(frames: &Frames<M>, held: &[(Pfn, Order, Kind)]) {
     assert_eq!(usage.folios, pages(Kind::New));
     assert_eq!(usage.kernel, pages(Kind::Kernel));
     assert_eq!(usage.tables, pages(Kind::Table));
-    assert_eq!(frames.machine().owned(), usage.used().0);
+    assert_eq!(frames.machine().owned(), usage.used().0 + 1, "the zero page and what is used");
     assert_eq!(frames.validate(), Ok(()));
 }
 
@@ -391,7 +394,9 @@ fn random_blocks_never_overlap_and_always_add_up() {
         frames.drain_pcp();
         check_usage(&frames, &[]);
         let blocks = frames.with_buddy(|buddy| free_blocks(&frames.memmap, buddy));
-        assert_eq!(blocks, maximal_blocks(seed * 37, &[true; 1500]));
+        let mut free = [true; 1500];
+        free[(frames.zero_page().0 - seed * 37) as usize] = false;
+        assert_eq!(blocks, maximal_blocks(seed * 37, &free));
     }
 }
 

@@ -58,7 +58,7 @@ impl<M: Machine> Counters<M> {
 /// How much of memory is used for what. Exact when nothing is being allocated or freed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Usage {
-    /// All frames.
+    /// All frames but the zero page.
     pub total: NrPages,
     /// Free, on the buddy lists or on a CPU's.
     pub free: NrPages,
@@ -115,12 +115,15 @@ const fn least(a: u64, b: u64) -> u64 {
     if a < b { a } else { b }
 }
 
+/// Frames that are neither free nor in use.
+const ZERO_PAGES: u32 = 1;
+
 impl<M: Machine> Frames<M> {
     /// Tells how much of memory is used for what.
     pub fn usage(&self) -> Usage {
         let [folios, tables, slabs, kernel] = Class::ALL.map(|class| self.used(class));
         let used = folios + tables + slabs + kernel;
-        let total = u64::from(self.memmap.nr());
+        let total = u64::from(self.memmap.nr() - ZERO_PAGES);
         Usage {
             total: NrPages(total),
             free: NrPages(total.saturating_sub(used)),
@@ -141,7 +144,7 @@ impl<M: Machine> Frames<M> {
 
     /// Raises the peak if need be. `idle` of the pages that left the buddy lists are known to be unused.
     pub(crate) fn note_peak(&self, buddy: &Buddy, idle: u32) {
-        let at_most = u64::from(self.memmap.nr() - buddy.free() - idle);
+        let at_most = u64::from(self.memmap.nr() - ZERO_PAGES - buddy.free() - idle);
         if at_most > self.peak.get() {
             let used = Class::ALL.map(|class| self.used(class)).iter().sum::<u64>();
             self.peak.set(used.max(self.peak.get()));

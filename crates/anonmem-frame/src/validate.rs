@@ -82,6 +82,9 @@ impl<M: Machine> Frames<M> {
                     census.blocks[usize::from(order.get())] += 1;
                     census.buddy += order.pages();
                 }
+                None if pfn == self.zero_page() => {
+                    check!(kind == Kind::Reserved, pfn, "the zero page is used for something else");
+                }
                 None => {
                     check!(kind == Kind::Pcp && order == Order::ZERO, pfn, "no block starts where one must");
                     census.pcp += 1;

@@ -55,7 +55,7 @@ impl<M: Machine> Frames<M> {
         let meta = self.meta(pfn);
         match meta.kind() {
             Kind::Folio => Some(Folio { frames: self, head: pfn }),
-            Kind::Tail => Some(Folio { frames: self, head: self.head_of_tail(meta) }),
+            Kind::Tail => self.folio_of_tail(pfn, meta),
             Kind::Reserved
             | Kind::Buddy
             | Kind::BuddyTail
@@ -65,6 +65,15 @@ impl<M: Machine> Frames<M> {
             | Kind::Slab
             | Kind::Kernel => None,
         }
+    }
+
+    /// The folio of a tail that nobody holds. What a tail says outlives its folio, and its words may change
+    /// one by one under this look, so the head has to agree.
+    fn folio_of_tail(&self, pfn: Pfn, tail: &Meta<M>) -> Option<Folio<'_, M>> {
+        let head = self.head_of_tail(tail);
+        let meta = self.memmap.get(self.memmap.find(head)?)?;
+        let inside = meta.kind() == Kind::Folio && pfn.0.wrapping_sub(head.0) < meta.order().pages();
+        inside.then_some(Folio { frames: self, head })
     }
 
     fn head_of_tail(&self, tail: &Meta<M>) -> Pfn {
