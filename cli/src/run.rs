@@ -121,10 +121,12 @@ fn converse(
 
 /// Turns the end of the conversation into the command's own: the bill, the status, or what went wrong.
 fn finish(options: &RunOptions, mut machine: Machine, outcome: Outcome) -> Result<u8> {
-    let died = |machine: &Machine, how: String, log: Vec<String>| {
-        let mut lines = log;
-        lines.extend(machine.last_words());
-        Err(Error::GuestDied { how, log: lines })
+    let died = |machine: &Machine, how: String, mut log: Vec<String>| {
+        let last = machine.last_words();
+        // The serial line has most of the log as well.
+        log.retain(|line| !last.iter().any(|other| other.contains(line.as_str())));
+        log.extend(last);
+        Err(Error::GuestDied { how, log })
     };
     match outcome.end {
         End::Exit(status) => {

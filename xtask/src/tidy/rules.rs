@@ -122,13 +122,16 @@ impl Place {
             is_core: text.starts_with("crates/anonmem/src/"),
             is_below_heap: BELOW_THE_HEAP.iter().any(|dir| text.starts_with(dir)),
             is_test: below_tests.is_some()
-                || name == "tests.rs"
-                || name == "testing.rs"
+                || is_tests_file(&name.to_string_lossy())
                 || text.contains("/benches/"),
             is_fixture: below_tests.is_some_and(|rest| rest.contains('/') && name != "mod.rs"),
             may_know_architecture: text.starts_with("crates/anonmem-hal/") || text.starts_with("machines/"),
         }
     }
+}
+
+fn is_tests_file(name: &str) -> bool {
+    name == "tests.rs" || name == "testing.rs" || name.ends_with("_tests.rs")
 }
 
 fn finding(path: &Path, line: usize, rule: &'static str, message: String) -> Finding {
@@ -251,7 +254,8 @@ fn pairings(source: &Source) -> Found {
         let to = (number + PAIRING_BELOW).min(source.lines.len() - 1);
         let comment: String =
             source.lines[from..=to].iter().map(|l| l.comment.to_lowercase() + " ").collect();
-        let says_so = ["pairs with", "pair with", "as above"].iter().any(|words| comment.contains(words));
+        let says_so =
+            ["pairs with", "pair with", "as above", "as in"].iter().any(|words| comment.contains(words));
         if !says_so {
             found.push((number, format!("{strong}: say what it pairs with, in a comment beside it")));
         }
@@ -295,11 +299,15 @@ fn wildcards(source: &Source) -> Found {
     found
 }
 
-/// A `bool` parameter says nothing where it is passed.
+/// A `bool` parameter says nothing where it is passed; a private helper is read beside its calls.
 fn bool_parameters(source: &Source) -> Found {
     let code = source.code();
     let mut found = Vec::new();
     for at in find_word(&code, "fn").collect::<Vec<_>>() {
+        let line_start = code[..at].rfind('\n').map_or(0, |newline| newline + 1);
+        if !code[line_start..at].trim_start().starts_with("pub") {
+            continue;
+        }
         let rest = &code[at..];
         let end = rest.find(['{', ';']).unwrap_or(rest.len());
         let signature = &rest[..end];

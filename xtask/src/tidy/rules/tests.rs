@@ -105,15 +105,18 @@ fn nothing_unfinished_is_left() {
 #[test]
 fn a_bool_parameter_is_an_enum() {
     assert_eq!(
-        findings(CORE, "//! x\nfn f(a: u32, write: bool) -> bool { a == 1 }\n"),
+        findings(CORE, "//! x\npub fn f(a: u32, write: bool) -> bool { a == 1 }\n"),
         [("bool-parameter", 2)]
     );
     assert_eq!(
-        findings(CORE, "//! x\nfn f(\n    a: u32,\n    write: bool,\n) {}\n"),
+        findings(CORE, "//! x\npub(crate) fn f(\n    a: u32,\n    write: bool,\n) {}\n"),
         [("bool-parameter", 4)]
     );
     assert_eq!(
-        findings(CORE, "//! x\nfn f(g: &mut dyn FnMut(bool)) -> bool { true }\nstruct S { b: bool }\n"),
+        findings(
+            CORE,
+            "//! x\nfn h(on: bool) {}\npub fn f(g: &mut dyn FnMut(bool)) -> bool { true }\nstruct S { b: bool }\n"
+        ),
         []
     );
 }
