@@ -28,9 +28,11 @@ const POISON_WORD: u64 = u64::from_ne_bytes([POISON; 8]);
 const METADATA_BYTES: usize = 32;
 const WORDS: usize = PAGE_SIZE / 8;
 
-/// State of a frame in a checked arena.
-const FREE: u8 = 0;
+/// State of a frame in a checked arena. What was never used is still zero, so that memory which a test
+/// does not need costs nothing; it is poisoned when it is first allocated.
+const NEVER_USED: u8 = 0;
 const ALLOCATED: u8 = 1;
+const FREE: u8 = 2;
 
 /// A private anonymous mapping of the host.
 struct Mapping {
@@ -77,18 +79,13 @@ impl Arena {
     pub(crate) fn new(nr_frames: u64, checked: bool) -> Self {
         assert!(nr_frames > 0, "a machine needs memory");
         let n = usize::try_from(nr_frames).expect("more frames than the host can address");
-        let arena = Self {
+        Self {
             frames: Mapping::new(n * PAGE_SIZE),
             memmap: Mapping::new(n * METADATA_BYTES),
             nr_frames,
-            states: (0..if checked { n } else { 0 }).map(|_| AtomicU8::new(FREE)).collect(),
+            states: (0..if checked { n } else { 0 }).map(|_| AtomicU8::new(NEVER_USED)).collect(),
             allocated: AtomicU64::new(0),
-        };
-        if checked {
-            // SAFETY: the mapping is `n` pages long, and nobody else knows it yet.
-            unsafe { ptr::write_bytes(arena.frames.start.as_ptr(), POISON, n * PAGE_SIZE) };
         }
-        arena
     }
 
     /// The number of frames that are allocated now; 0 in an unchecked arena.
@@ -201,9 +198,10 @@ impl Arena {
         self.words(pfn).iter().for_each(|word| word.store(POISON_WORD, Relaxed));
     }
 
-    fn check_poison(&self, pfn: Pfn) {
+    /// Checks that a free frame holds what it was left with.
+    fn check_untouched(&self, pfn: Pfn, wanted: u64) {
         let words = self.words(pfn);
-        if let Some(i) = words.iter().position(|word| word.load(Relaxed) != POISON_WORD) {
+        if let Some(i) = words.iter().position(|word| word.load(Relaxed) != wanted) {
             let found = words[i].load(Relaxed);
             panic!("frame {:#x} was written while it was free: {found:#018x} at byte {}", pfn.0, i * 8);
         }
@@ -212,9 +210,14 @@ impl Arena {
     fn mark_allocated(&self, pfn: Pfn, order: Order) {
         self.allocated.fetch_add(order.pages(), Relaxed);
         for pfn in (0..order.pages()).map(|i| pfn.offset(i)) {
-            self.check_poison(pfn);
-            let was = self.states[self.index(pfn)].swap(ALLOCATED, Relaxed);
-            assert!(was == FREE, "frame {:#x} is allocated twice", pfn.0);
+            match self.states[self.index(pfn)].swap(ALLOCATED, Relaxed) {
+                FREE => self.check_untouched(pfn, POISON_WORD),
+                NEVER_USED => {
+                    self.check_untouched(pfn, 0);
+                    self.poison(pfn);
+                }
+                _ => panic!("frame {:#x} is allocated twice", pfn.0),
+            }
         }
     }
 

@@ -17,7 +17,11 @@
 
 pub mod arena;
 pub mod clock;
+pub mod generate;
 pub mod mmu;
+pub mod ops;
+pub mod oracle;
+pub mod runner;
 pub mod sched;
 pub mod sources;
 pub mod user;

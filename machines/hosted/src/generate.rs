@@ -1,0 +1,166 @@
+//! Random operations that get in each other's way.
+//!
+//! Most addresses come from a window of [`WINDOW_PAGES`] pages or from the borders of areas that exist, so
+//! that nearly every call meets something. A few arguments are wrong on purpose.
+
+use crate::{
+    arena::next_random,
+    ops::{Advise, At, Backing, Op, Place, Remap, Rights, SPACES, WINDOW, WINDOW_PAGES},
+    oracle::Oracle,
+};
+use anonmem_hal::PAGE_SIZE;
+
+const P: u64 = PAGE_SIZE as u64;
+/// Above this many pages an address space mostly unmaps.
+const CROWDED: usize = 256;
+
+/// A source of operations: the same seed gives the same ones.
+#[derive(Clone, Debug)]
+pub struct Generator {
+    state: u64,
+}
+
+impl Generator {
+    /// The generator with this seed.
+    pub fn new(seed: u64) -> Self {
+        Self { state: seed }
+    }
+
+    /// A number below `n`.
+    pub fn below(&mut self, n: u64) -> u64 {
+        next_random(&mut self.state) % n
+    }
+
+    /// True once in `n`.
+    pub fn one_in(&mut self, n: u64) -> bool {
+        self.below(n) == 0
+    }
+
+    fn pick<T: Copy>(&mut self, of: &[T]) -> T {
+        of[self.below(of.len() as u64) as usize]
+    }
+
+    /// An operation that is interesting after those that made `oracle` what it is.
+    pub fn op(&mut self, oracle: &Oracle) -> Op {
+        let living: Vec<usize> = (0..SPACES).filter(|&s| oracle.space(s).is_some()).collect();
+        if living.is_empty() {
+            return Op::Spawn(0);
+        }
+        let space = self.pick(&living);
+        let crowded = oracle.space(space).is_some_and(|s| s.pages.len() > CROWDED);
+        match self.below(if crowded { 140 } else { 100 }) {
+            0 => Op::Spawn(self.below(SPACES as u64) as usize),
+            1..=4 => Op::Fork { parent: space, child: self.below(SPACES as u64) as usize },
+            5..=7 => Op::Exit(space),
+            8..=21 => self.mmap(space, oracle),
+            22..=28 => Op::Munmap(self.range(space, oracle)),
+            29..=36 => Op::Mprotect(self.range(space, oracle), self.rights()),
+            37..=44 => self.mremap(space, oracle),
+            45..=46 => Op::Brk(At { space, addr: 0, len: self.below(12 * P) }),
+            47..=58 => Op::Madvise(self.range(space, oracle), self.pick(&Advise::ALL)),
+            59..=60 => Op::Mlock(self.range(space, oracle)),
+            61..=62 => Op::Munlock(self.range(space, oracle)),
+            63..=65 => Op::Mincore(self.range(space, oracle)),
+            66..=77 => Op::Read(self.bytes(space, oracle)),
+            78 => Op::Fetch(self.bytes(space, oracle)),
+            79..=99 => Op::Write(self.bytes(space, oracle), self.below(1 << 32) as u32),
+            _ => Op::Munmap(self.large_area(space, oracle)),
+        }
+    }
+
+    fn mmap(&mut self, space: usize, oracle: &Oracle) -> Op {
+        let at = self.range(space, oracle);
+        let place = match self.below(20) {
+            0..=10 => Place::Fixed(at.addr),
+            11..=13 => Place::NoReplace(at.addr),
+            14..=16 => Place::Hint(at.addr),
+            _ => Place::Anywhere,
+        };
+        let backing = match self.below(16) {
+            0..=8 => Backing::Private,
+            9 => Backing::NoReserve,
+            10 => Backing::Stack,
+            11..=12 => Backing::Shared,
+            _ => Backing::Source(self.below(16)),
+        };
+        Op::Mmap(at, place, self.rights(), backing)
+    }
+
+    fn mremap(&mut self, space: usize, oracle: &Oracle) -> Op {
+        let at = self.range(space, oracle);
+        let to = self.addr(space, oracle);
+        let new_len = if self.one_in(3) { at.len } else { self.len() };
+        match self.below(16) {
+            0..=3 => Op::Mremap(at, new_len, Remap::InPlace),
+            4..=8 => Op::Mremap(at, new_len, Remap::MayMove),
+            9..=12 => Op::Mremap(at, new_len, Remap::Fixed(to)),
+            13 => Op::Mremap(at, at.len, Remap::DontUnmap),
+            14 => Op::Mremap(at, at.len, Remap::DontUnmapFixed(to)),
+            _ => Op::Mremap(at, new_len, Remap::DontUnmapFixed(to)),
+        }
+    }
+
+    fn rights(&mut self) -> Rights {
+        use Rights as R;
+        self.pick(&[R::RW, R::RW, R::RW, R::RW, R::R, R::R, R::NONE, R::RX, R::RWX])
+    }
+
+    fn addr(&mut self, space: usize, oracle: &Oracle) -> u64 {
+        let page = match self.below(100) {
+            0..=64 => WINDOW + self.below(WINDOW_PAGES) * P,
+            65..=97 => self.near_an_area(space, oracle),
+            98 => self.pick(&[0, P, 1 << 46, (1 << 47) - 2 * P, u64::MAX - P + 1]),
+            _ => return WINDOW + self.below(WINDOW_PAGES * P),
+        };
+        if self.one_in(200) { page + 1 } else { page }
+    }
+
+    fn near_an_area(&mut self, space: usize, oracle: &Oracle) -> u64 {
+        let areas = oracle.space(space).map(|s| s.areas()).unwrap_or_default();
+        if areas.is_empty() {
+            return WINDOW;
+        }
+        let area = self.pick(&areas);
+        match self.below(4) {
+            0 => area.start,
+            1 => area.end - P,
+            2 => area.start.saturating_sub(P),
+            _ => area.start + self.below((area.end - area.start) / P) * P,
+        }
+    }
+
+    fn len(&mut self) -> u64 {
+        match self.below(100) {
+            0 => 0,
+            1 => self.below(4 * P),
+            2 => self.pick(&[1 << 47, u64::MAX, u64::MAX - P]),
+            3..=12 => (1 + self.below(40)) * P,
+            _ => (1 + self.below(7)) * P,
+        }
+    }
+
+    fn range(&mut self, space: usize, oracle: &Oracle) -> At {
+        At { space, addr: self.addr(space, oracle), len: self.len() }
+    }
+
+    fn bytes(&mut self, space: usize, oracle: &Oracle) -> At {
+        let addr = self.addr(space, oracle).saturating_add(if self.one_in(2) { self.below(P) } else { 0 });
+        let len = match self.below(8) {
+            0 => 1,
+            1..=4 => 1 + self.below(64),
+            5..=6 => P,
+            _ => 1 + self.below(4 * P),
+        };
+        At { space, addr, len }
+    }
+
+    fn large_area(&mut self, space: usize, oracle: &Oracle) -> At {
+        let areas = oracle.space(space).map(|s| s.areas()).unwrap_or_default();
+        let largest = areas.iter().max_by_key(|a| a.end - a.start);
+        largest.map_or(At { space, addr: WINDOW, len: P }, |a| At {
+            space,
+            addr: a.start,
+            len: a.end - a.start,
+        })
+    }
+}

@@ -1,0 +1,168 @@
+//! A plain model of address spaces: what every call returns and what every load reads.
+//!
+//! It is written from the manual pages and shares nothing with the memory manager: no areas that split and
+//! merge, no page tables, no copy-on-write. An address space is a map from page number to [`Page`], and
+//! each page has its own rights and its own bytes. Areas are derived where they are compared.
+//!
+//! Where Linux leaves a choice (the address of a new mapping, whether a page after `MADV_FREE` is old or
+//! zero) the model follows what really happened, if that was allowed. So an operation is not predicted but
+//! *judged*: [`Oracle::judge`] takes operation and outcome, says what is wrong, or takes the step.
+//!
+//! - [`page`]: one page. - [`space`]: one address space. - `calls`: the system calls. - `remap`: `mremap`.
+//! - `access`: loads, stores, stack growth.
+
+mod access;
+mod calls;
+pub mod page;
+mod remap;
+pub mod space;
+#[cfg(test)]
+mod tests;
+
+use crate::ops::{Op, Outcome, SPACES};
+use page::{Bytes, Page};
+use space::Space;
+use std::{collections::BTreeMap, sync::Arc};
+
+/// What is wrong with an outcome.
+pub type Verdict = Result<(), String>;
+
+/// A shared memory object.
+#[derive(Clone, Debug, Default)]
+pub struct Object {
+    /// Its size in pages.
+    pub pages: u64,
+    /// The pages that were written.
+    pub written: BTreeMap<u64, Arc<Bytes>>,
+}
+
+/// The limits that the oracle needs to know.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// One past the highest user address.
+    pub user_end: u64,
+    /// The lowest address that may be mapped.
+    pub min_addr: u64,
+    /// Where the heap of a new address space starts.
+    pub heap_start: u64,
+    /// How far a stack may reach from its end, in bytes.
+    pub stack: u64,
+}
+
+/// All address spaces, as they should be.
+#[derive(Clone)]
+pub struct Oracle {
+    spaces: [Option<Space>; SPACES],
+    objects: Vec<Object>,
+    source: Arc<[u8]>,
+    limits: Limits,
+}
+
+impl Oracle {
+    /// No address space; private mappings of a source read `source`.
+    pub fn new(source: impl Into<Arc<[u8]>>, limits: Limits) -> Self {
+        Self { spaces: Default::default(), objects: Vec::new(), source: source.into(), limits }
+    }
+
+    /// The address space in slot `space`.
+    pub fn space(&self, space: usize) -> Option<&Space> {
+        self.spaces[space].as_ref()
+    }
+
+    /// Checks that `op` may come to `outcome`, and does it.
+    ///
+    /// `area_end` is where the real area that holds the operation's first byte ends; areas that could
+    /// be merged need not be, and `mremap` refuses to cross their border.
+    ///
+    /// # Errors
+    /// What should have happened.
+    pub fn judge(&mut self, op: &Op, outcome: &Outcome, area_end: Option<u64>) -> Verdict {
+        match *op {
+            Op::Spawn(space) => {
+                self.spaces[space] = Some(Space::new(self.limits.heap_start));
+                expect(outcome, &Outcome::Done)
+            }
+            Op::Exit(space) => {
+                let was = self.spaces[space].take();
+                expect(outcome, if was.is_some() { &Outcome::Done } else { &Outcome::Skipped })
+            }
+            Op::Fork { parent, child } => self.fork(parent, child, outcome),
+            _ if self.spaces[op.space()].is_none() => expect(outcome, &Outcome::Skipped),
+            Op::Mmap(at, place, rights, backing) => self.mmap(at, place, rights, backing, outcome),
+            Op::Munmap(at) => self.munmap(at, outcome),
+            Op::Mprotect(at, rights) => self.mprotect(at, rights, outcome),
+            Op::Mremap(at, new_len, how) => self.mremap(at, new_len, how, outcome, area_end),
+            Op::Brk(at) => self.brk(at, outcome),
+            Op::Madvise(at, advice) => self.madvise(at, advice, outcome),
+            Op::Mlock(at) => self.mlock(at, true, outcome),
+            Op::Munlock(at) => self.mlock(at, false, outcome),
+            Op::Mincore(at) => self.mincore(at, outcome),
+            Op::Read(at) => self.read(at, outcome),
+            Op::Write(at, tag) => self.write(at, tag, outcome),
+            Op::Fetch(at) => self.fetch(at, outcome),
+        }
+    }
+
+    /// Takes note that `op` ran out of memory after `outcome`'s bytes: what it may have done anyway.
+    ///
+    /// Every state that is allowed, the most likely one first. A failed call changes nothing, with the
+    /// exceptions that Linux has: the calls that work through a range stop where they are.
+    pub fn after_failure(&self, op: &Op, outcome: &Outcome) -> Vec<Self> {
+        let mut base = self.clone();
+        base.blur_residency(op);
+        match *op {
+            Op::Read(at) | Op::Write(at, _) | Op::Fetch(at) => base.stopped_access(op, at, outcome),
+            Op::Mlock(at) | Op::Munlock(at) | Op::Mprotect(at, _) | Op::Madvise(at, _) => {
+                let shorter = (1..=space::numbers(at.addr, at.len).count() as u64).map(|pages| {
+                    let mut state = base.clone();
+                    let op = op.with_len(pages * anonmem_hal::PAGE_SIZE as u64);
+                    // The verdict is about an outcome that nobody saw; only the effect counts.
+                    let _ = state.judge(&op, &Outcome::Done, None);
+                    state.blur_residency(&op);
+                    state
+                });
+                std::iter::once(base.clone()).chain(shorter).collect()
+            }
+            _ => vec![base],
+        }
+    }
+
+    /// What a call did to residency before it failed is not known.
+    fn blur_residency(&mut self, op: &Op) {
+        let Some(space) = &mut self.spaces[op.space()] else { return };
+        for page in space.pages.values_mut() {
+            if page.resident == page::Residency::No {
+                page.resident = page::Residency::Maybe;
+            }
+        }
+    }
+
+    fn fork(&mut self, parent: usize, child: usize, outcome: &Outcome) -> Verdict {
+        let Some(space) = &self.spaces[parent] else { return expect(outcome, &Outcome::Skipped) };
+        if parent == child {
+            return expect(outcome, &Outcome::Skipped);
+        }
+        self.spaces[child] = Some(space.fork());
+        expect(outcome, &Outcome::Done)
+    }
+
+    /// The bytes of a page that nobody wrote, or `None` if it has none and an access is a SIGBUS.
+    pub fn fresh(&self, number: u64, page: &Page) -> Option<Arc<Bytes>> {
+        page.attrs.kind.fresh(number, &self.source, &self.objects)
+    }
+
+    /// Whether frame contents `bytes` are right for page `number`, which is `page`.
+    pub fn accepts(&self, number: u64, page: &Page, bytes: &Bytes) -> bool {
+        match page.attrs.kind.object_page(number) {
+            Some(_) => self.fresh(number, page).is_some_and(|b| *b == *bytes),
+            None => page.contents.candidates.iter().any(|candidate| match candidate {
+                Some(written) => **written == *bytes,
+                None => self.fresh(number, page).is_some_and(|b| *b == *bytes),
+            }),
+        }
+    }
+}
+
+fn expect(found: &Outcome, wanted: &Outcome) -> Verdict {
+    if found == wanted { Ok(()) } else { Err(format!("expected {wanted:?}, got {found:?}")) }
+}

@@ -1,0 +1,163 @@
+//! `mremap` of the model.
+
+use super::{
+    Oracle, Verdict,
+    calls::{EFAULT, EINVAL, ENOMEM},
+    expect,
+    page::{Attrs, Kind, Page, Residency},
+    space::{Space, aligned, numbers, page_up},
+};
+use crate::ops::{At, Outcome, Place, Remap};
+use anonmem_hal::PAGE_SHIFT;
+
+/// The arguments, rounded to pages.
+#[derive(Clone, Copy)]
+struct Request {
+    space: usize,
+    old: u64,
+    old_len: u64,
+    new_len: u64,
+    how: Remap,
+}
+
+impl Request {
+    fn fixed(self) -> Option<u64> {
+        match self.how {
+            Remap::Fixed(to) | Remap::DontUnmapFixed(to) => Some(to),
+            Remap::InPlace | Remap::MayMove | Remap::DontUnmap => None,
+        }
+    }
+
+    fn keeps_old(self) -> bool {
+        matches!(self.how, Remap::DontUnmap | Remap::DontUnmapFixed(_))
+    }
+}
+
+impl Oracle {
+    pub(super) fn mremap(
+        &mut self,
+        at: At,
+        new_len: u64,
+        how: Remap,
+        outcome: &Outcome,
+        area_end: Option<u64>,
+    ) -> Verdict {
+        let request = match self.check_request(at, new_len, how) {
+            Ok(request) => request,
+            Err(error) => return expect(outcome, &error),
+        };
+        let Some(area_end) = area_end else { return expect(outcome, &EFAULT) };
+        let moves = request.fixed().is_some() || request.keeps_old();
+        if request.old_len == 0 && !self.is_shared(request) {
+            return expect(outcome, &EINVAL);
+        }
+        let crosses = request.old + request.old_len > area_end;
+        if !moves && request.new_len <= request.old_len {
+            // The same length over several areas: Linux has answered both ways.
+            if crosses && request.new_len == request.old_len && *outcome == EFAULT {
+                return Ok(());
+            }
+            let (keep, tail) = (request.old + request.new_len, request.old_len - request.new_len);
+            self.space_mut(request.space).clear(numbers(keep, tail));
+            return expect(outcome, &Outcome::Address(request.old));
+        }
+        if crosses {
+            return expect(outcome, &EFAULT);
+        }
+        if !moves && self.expands_in_place(request, area_end) {
+            self.extend(request);
+            return expect(outcome, &Outcome::Address(request.old));
+        }
+        if how == Remap::InPlace {
+            return expect(outcome, &ENOMEM);
+        }
+        self.relocate(request, outcome)
+    }
+
+    fn check_request(&self, at: At, new_len: u64, how: Remap) -> Result<Request, Outcome> {
+        let user_end = self.limits.user_end;
+        let (old_len, new_len) = (page_up(at.len).unwrap_or(0), page_up(new_len).unwrap_or(0));
+        let request = Request { space: at.space, old: at.addr, old_len, new_len, how };
+        if !aligned(at.addr) || new_len == 0 || new_len > user_end {
+            return Err(EINVAL);
+        }
+        if request.keeps_old() && old_len != new_len {
+            return Err(EINVAL);
+        }
+        if let Some(to) = request.fixed() {
+            let overlaps = at.addr < to + new_len && to < at.addr + old_len;
+            if !aligned(to) || to > user_end - new_len || overlaps {
+                return Err(EINVAL);
+            }
+        }
+        Ok(request)
+    }
+
+    fn is_shared(&self, request: Request) -> bool {
+        let space = self.spaces[request.space].as_ref().expect("checked");
+        matches!(space[request.old >> PAGE_SHIFT].attrs.kind, Kind::Shared { .. })
+    }
+
+    fn expands_in_place(&self, request: Request, area_end: u64) -> bool {
+        let space = self.spaces[request.space].as_ref().expect("checked");
+        let end = request.old + request.new_len;
+        request.old + request.old_len == area_end
+            && request.old_len > 0
+            && end <= self.limits.user_end
+            && space.is_free(numbers(area_end, end - area_end))
+    }
+
+    fn extend(&mut self, request: Request) {
+        let space = self.space_mut(request.space);
+        let end = (request.old + request.old_len) >> PAGE_SHIFT;
+        let attrs = space[end - 1].attrs;
+        fill(space, end, (request.new_len - request.old_len) >> PAGE_SHIFT, attrs);
+    }
+
+    fn relocate(&mut self, request: Request, outcome: &Outcome) -> Verdict {
+        let Outcome::Address(to) = *outcome else {
+            return Err(format!("expected an address, got {outcome:?}"));
+        };
+        let place = request.fixed().map_or(Place::Anywhere, Place::Fixed);
+        self.check_new_place(request.space, to, request.new_len, place)?;
+        let space = self.space_mut(request.space);
+        space.clear(numbers(to, request.new_len));
+        let (from, to) = (request.old >> PAGE_SHIFT, to >> PAGE_SHIFT);
+        let (old, new) = (request.old_len >> PAGE_SHIFT, request.new_len >> PAGE_SHIFT);
+        for i in 0..old.min(new) {
+            move_page(space, from + i, to + i, request.keeps_old());
+        }
+        if !request.keeps_old() {
+            space.clear(from..from + old);
+        }
+        let last = space.pages.get(&(to + old.min(new)).wrapping_sub(1)).map(|page| page.attrs);
+        if new > old {
+            let duplicate = || Attrs { kind: space[from].attrs.kind.moved(from, to), ..space[from].attrs };
+            let attrs = if old == 0 { duplicate() } else { last.expect("just moved") };
+            fill(space, to + old, new - old, attrs);
+        }
+        Ok(())
+    }
+}
+
+fn fill(space: &mut Space, first: u64, pages: u64, attrs: Attrs) {
+    space.pages.extend((first..first + pages).map(|number| {
+        let resident = if attrs.locked { Residency::Maybe } else { Residency::No };
+        (number, Page { resident, ..Page::new(attrs) })
+    }));
+}
+
+fn move_page(space: &mut Space, from: u64, to: u64, keep_old: bool) {
+    let mut page = space[from].clone();
+    page.attrs.kind = page.attrs.kind.moved(from, to);
+    if page.attrs.locked {
+        page.resident = Residency::Maybe;
+    }
+    space.pages.insert(to, page);
+    if keep_old {
+        let old = space.pages.get_mut(&from).expect("was there");
+        old.discard();
+        old.guard = false;
+        old.attrs.locked = false;
+    }
+}
