@@ -1,0 +1,3 @@
+//! Reverse mapping: from a page to the places that map it.
+
+pub mod interval_tree;
