@@ -14,6 +14,7 @@ use crate::{
 };
 use anonmem_hal::{MAX_ORDER, Machine, Order};
 use anonmem_sync::Ordering::Relaxed;
+use core::ops::Range;
 
 const ORDERS: usize = MAX_ORDER as usize + 1;
 
@@ -69,19 +70,44 @@ impl Buddy {
     pub(crate) fn take<M: Machine>(&mut self, map: &Memmap<M>, order: Order, flags: u32) -> Option<u32> {
         let order = order.get();
         let candidates = self.nonempty >> order;
-        if candidates == 0 {
-            return None;
-        }
-        let mut have = order + candidates.trailing_zeros() as u8;
-        let index = self.heads[usize::from(have)] - 1;
-        self.unlink(map, index, have);
-        while have > order {
-            have -= 1;
-            self.push(map, index + (1 << have), have);
-        }
-        self.free -= 1 << order;
+        let have = (candidates != 0).then(|| order + candidates.trailing_zeros() as u8)?;
+        let index = self.split(map, have, order);
         map.at(index).flags.store(flags, Relaxed);
         Some(index)
+    }
+
+    /// Takes up to `most` adjacent pages, at least 1: those that taking pages one by one would give. The
+    /// caller marks them, all of them, before it lets go of the lock.
+    pub(crate) fn take_run<M: Machine>(&mut self, map: &Memmap<M>, most: u32) -> Option<Range<u32>> {
+        let have = (self.nonempty != 0).then(|| self.nonempty.trailing_zeros() as u8)?;
+        let order = have.min(most.ilog2() as u8);
+        let index = self.split(map, have, order);
+        Some(index..index + (1 << order))
+    }
+
+    /// Takes the first block of order `have`, which there is, and gives back all but its first 2^order frames.
+    #[doc(alias = "expand")]
+    fn split<M: Machine>(&mut self, map: &Memmap<M>, have: u8, order: u8) -> u32 {
+        let index = self.heads[usize::from(have)] - 1;
+        self.unlink(map, index, have);
+        for half in (order..have).rev() {
+            self.push(map, index + (1 << half), half);
+        }
+        self.free -= 1 << order;
+        index
+    }
+
+    /// Puts adjacent pages back, in the largest blocks that they make. Nobody else looks at their marks.
+    pub(crate) fn put_run<M: Machine>(&mut self, map: &Memmap<M>, mut run: Range<u32>) {
+        for index in run.clone() {
+            map.at(index).flags.store(Kind::BuddyTail.bits(Order::ZERO), Relaxed);
+        }
+        while !run.is_empty() {
+            let aligned = map.pfn(run.start).0.trailing_zeros();
+            let order = aligned.min(run.len().ilog2()).min(u32::from(MAX_ORDER)) as u8;
+            self.put(map, run.start, Order::new(order));
+            run.start += 1 << order;
+        }
     }
 
     /// Puts a block back and merges it with its buddy as long as that is free too.

@@ -198,7 +198,7 @@ impl<M: Machine> Frames<M> {
         };
         let pfn = self.memmap.pfn(index);
         self.machine.allocated(pfn, order);
-        self.memmap.at(index).reset(kind.bits(order));
+        self.memmap.at(index).reset(kind.bits(order), 0);
         if order != Order::ZERO {
             self.init_tails(index, order);
         }
@@ -234,11 +234,7 @@ impl<M: Machine> Frames<M> {
     fn init_tails(&self, head: u32, order: Order) {
         let head_pfn = self.memmap.pfn(head).0;
         for index in head + 1..head + order.pages() as u32 {
-            let tail = self.memmap.at(index);
-            // Not a tail while it does not say of what.
-            tail.reset(Kind::BuddyTail.bits(Order::ZERO));
-            tail.mapping.store(head_pfn, Relaxed);
-            tail.flags.store(Kind::Tail.bits(Order::ZERO), Relaxed);
+            self.memmap.at(index).reset(Kind::Tail.bits(Order::ZERO), head_pfn);
         }
     }
 

@@ -117,6 +117,40 @@ fn every_order_of_freeing_eight_pages_merges_all_that_can() {
 }
 
 #[test]
+fn a_run_is_what_taking_its_pages_one_by_one_gives() {
+    let mut rng = Rng::new(3);
+    for round in 0..300 {
+        let (base, nr) = (rng.below(64), 16 + rng.below(200) as usize);
+        let mut pair = [0; 2].map(|_| Bare { slots: std::vec![[0; 4]; nr], base });
+        let [mut a, mut b] = [Buddy::new(), Buddy::new()];
+        let [map_a, map_b] = pair.each_mut().map(|bare| bare.map());
+        a.insert_all(&map_a);
+        b.insert_all(&map_b);
+        let mut free = std::vec![true; nr];
+        for _ in 0..20 {
+            if let Some(run) = a.take_run(&map_a, 1 + rng.below(40) as u32) {
+                for index in run {
+                    let mark = Kind::Pcp.bits(Order::ZERO);
+                    map_a.at(index).flags.store(mark, Relaxed);
+                    assert_eq!(b.take(&map_b, Order::ZERO, mark), Some(index));
+                    free[index as usize] = false;
+                }
+            }
+            // Puts back a run of used pages, in one and one by one.
+            let start = rng.below(nr as u64) as usize;
+            let len = free[start..].iter().take(1 + rng.below(30) as usize).take_while(|f| !**f).count();
+            let run = start as u32..(start + len) as u32;
+            a.put_run(&map_a, run.clone());
+            run.for_each(|index| b.put(&map_b, index, Order::ZERO));
+            free[start..start + len].fill(true);
+            let blocks = maximal_blocks(base, &free);
+            assert_eq!(free_blocks(&map_a, &a), blocks, "round {round}");
+            assert_eq!(free_blocks(&map_b, &b), blocks, "round {round}");
+        }
+    }
+}
+
+#[test]
 fn the_lowest_frames_go_first() {
     let frames = frames(64, 4096);
     let pages: Vec<_> = (0..40).map(|_| frames.alloc_block(Order::ZERO, Kind::New).unwrap()).collect();

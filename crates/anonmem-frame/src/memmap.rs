@@ -102,12 +102,14 @@ impl<M: Machine> Memmap<M> {
 }
 
 impl<M: Machine> Meta<M> {
-    /// Makes the slot that of a frame newly allocated: `flags`, and everything else 0.
+    /// Makes the slot that of a frame newly allocated: `flags`, `mapping`, and everything else 0.
+    ///
+    /// `flags` last: what a late look took the frame for holds until it is what it is now.
     #[inline(always)]
-    pub(crate) fn reset(&self, flags: u32) {
+    pub(crate) fn reset(&self, flags: u32, mapping: u64) {
         self.aux.store(0, Relaxed);
         self.counts.store(0, Relaxed);
-        self.mapping.store(0, Relaxed);
+        self.mapping.store(mapping, Relaxed);
         self.private.store(0, Relaxed);
         self.flags.store(flags, Relaxed);
     }

@@ -9,7 +9,7 @@
 //! contends. The zone lock is taken inside.
 //!
 //! Linux: mm/page_alloc.c `rmqueue_bulk`, `free_unref_page`, `drain_all_pages`. Differs: single pages only;
-//! magazines (Bonwick and Adams, 2001) instead of one list with a cold end.
+//! magazines (Bonwick and Adams, 2001) instead of one list with a cold end; adjacent pages move together.
 
 use crate::{
     buddy::Buddy,
@@ -19,7 +19,7 @@ use crate::{
     usage::{Class, Counters},
 };
 use anonmem_hal::{Machine, Order};
-use anonmem_sync::{Spin, order::Pcp};
+use anonmem_sync::{Ordering::Relaxed, Spin, order::Pcp};
 
 /// The most pages that move between a CPU's list and the buddy lists in one go on refill.
 const MAX_BATCH: u32 = 31;
@@ -125,7 +125,7 @@ impl<M: Machine> Frames<M> {
     pub(crate) fn put_page(&self, index: u32, class: Class) {
         let cpu = self.pcp.this();
         let mut lists = cpu.lists.lock();
-        self.memmap.at(index).flags.store(ON_PCP, anonmem_sync::Ordering::Relaxed);
+        self.memmap.at(index).flags.store(ON_PCP, Relaxed);
         if lists.hot.len >= self.pcp_limits.full {
             self.spill(&mut lists);
         }
@@ -159,16 +159,23 @@ impl<M: Machine> Frames<M> {
             above => above.min(u64::from(self.pcp_limits.batch)) as u32,
         };
         let mut stack = Stack::EMPTY;
-        let mut last = None;
+        // Link of the page that the next one goes under.
+        let mut last = NO_LINK;
         while stack.len < want {
-            let Some(index) = buddy.take(&self.memmap, Order::ZERO, ON_PCP) else { break };
-            match last.replace(index) {
-                None => stack.head = index + 1,
-                Some(last) => self.memmap.at(last).set_links(index + 1, NO_LINK),
+            let Some(run) = buddy.take_run(&self.memmap, want - stack.len) else { break };
+            stack.len += run.len() as u32;
+            match last.checked_sub(1) {
+                None => stack.head = run.start + 1,
+                Some(last) => self.memmap.at(last).set_links(run.start + 1, NO_LINK),
             }
-            stack.len += 1;
+            last = run.end;
+            for index in run {
+                let meta = self.memmap.at(index);
+                meta.flags.store(ON_PCP, Relaxed);
+                meta.set_links(index + 2, NO_LINK);
+            }
         }
-        if let Some(last) = last {
+        if let Some(last) = last.checked_sub(1) {
             self.memmap.at(last).set_links(NO_LINK, NO_LINK);
         }
         stack
@@ -185,10 +192,20 @@ impl<M: Machine> Frames<M> {
         }
     }
 
+    /// Empties a stack. What was freed in order of address comes out adjacent and is merged right here.
     fn give_back(&self, buddy: &mut Buddy, stack: &mut Stack) {
+        let mut run = 0..0;
         while let Some(index) = stack.pop(&self.memmap) {
-            buddy.put(&self.memmap, index, Order::ZERO);
+            if index + 1 == run.start {
+                run.start = index;
+            } else if index == run.end && !run.is_empty() {
+                run.end += 1;
+            } else {
+                buddy.put_run(&self.memmap, run);
+                run = index..index + 1;
+            }
         }
+        buddy.put_run(&self.memmap, run);
     }
 
     /// Returns the pages on all CPUs' lists to the buddy lists, where they can merge.
