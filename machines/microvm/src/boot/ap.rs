@@ -7,6 +7,8 @@
 use core::arch::global_asm;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
 
+use x86_64::instructions::interrupts;
+
 use super::acpi::Platform;
 use super::{early, paging};
 use crate::arch::gdt::IST_SIZE;
@@ -139,6 +141,9 @@ fn wait(ns: u64, done: &dyn Fn() -> bool) -> bool {
 /// Lets the started CPUs take tasks.
 pub fn release() {
     GO.store(true, Release);
+    for id in 1..super::cpu_count() {
+        apic::send_ipi(cpu(id).apic_id.load(Relaxed), idt::vector::RESCHEDULE);
+    }
 }
 
 /// What every CPU sets up for itself, the first one included.
@@ -161,8 +166,8 @@ extern "C" fn ap_entry() -> ! {
     this_cpu().online.store(true, Release);
     STARTED.store(true, Release);
     while !GO.load(Acquire) {
-        tlb::answer();
-        core::hint::spin_loop();
+        interrupts::enable_and_hlt();
+        interrupts::disable();
     }
     sched::run_scheduler()
 }
