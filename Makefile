@@ -32,7 +32,7 @@ lint: ## Check formatting, clippy, documentation and the rules of style
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	$(CARGO) clippy --locked --package anonmem-microvm --profile microvm -- -D warnings
-	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --document-private-items
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps
 	$(CARGO) xtask tidy
 
 doc: ## Build the documentation

@@ -71,19 +71,52 @@ pub(crate) fn check_file(path: &Path, text: &str) -> Vec<Finding> {
     findings
 }
 
-/// Lists the files that git tracks or would track.
-fn files_of(root: &Path) -> Result<Vec<PathBuf>, String> {
+/// Lists the files that git tracks or would track; without git, all files but what is built.
+fn files_of(root: &Path) -> std::io::Result<Vec<PathBuf>> {
     let output = Command::new("git")
         .current_dir(root)
         .args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"])
-        .output()
-        .map_err(|e| format!("git: {e}"))?;
-    if !output.status.success() {
-        return Err(String::from_utf8_lossy(&output.stderr).trim().to_string());
-    }
-    let names = String::from_utf8_lossy(&output.stdout);
-    let mut files: Vec<PathBuf> = names.split('\0').filter(|n| !n.is_empty()).map(PathBuf::from).collect();
+        .output();
+    let mut files: Vec<PathBuf> = match output {
+        Ok(output) if output.status.success() => {
+            let names = String::from_utf8_lossy(&output.stdout);
+            names.split('\0').filter(|n| !n.is_empty()).map(PathBuf::from).collect()
+        }
+        Ok(_) | Err(_) => walk(root)?,
+    };
     files.sort();
     files.dedup();
     Ok(files)
+}
+
+fn walk(root: &Path) -> std::io::Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    let mut dirs = vec![root.to_path_buf()];
+    while let Some(dir) = dirs.pop() {
+        for entry in std::fs::read_dir(dir)? {
+            let entry = entry?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if entry.file_type()?.is_dir() {
+                if name != ".git" && !name.starts_with("target") {
+                    dirs.push(entry.path());
+                }
+            } else if let Ok(path) = entry.path().strip_prefix(root) {
+                files.push(path.to_path_buf());
+            }
+        }
+    }
+    Ok(files)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_file_is_found_with_git_and_without() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+        let here = PathBuf::from("xtask/src/tidy/mod.rs");
+        assert!(files_of(root).unwrap().contains(&here));
+        assert!(walk(root).unwrap().contains(&here));
+    }
 }
