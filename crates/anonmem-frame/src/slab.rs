@@ -8,7 +8,7 @@
 //!
 //! | `state` | meaning |
 //! |---|---|
-//! | [`LIVE`] | allocated |
+//! | `LIVE` | allocated |
 //! | 0 | free, last on its list |
 //! | else | free, and the name of the next one |
 //!

@@ -5,7 +5,7 @@
 //! | a page nobody else can see | [`NewFolio`] | the frames | allocator | `into_*`, drop = free |
 //! | a reference | [`FolioRef`] | 1 reference | `try_get`, clone, `unmap` | drop = put |
 //! | a long-term pin | [`FolioPin`] | 1 pin | `pin` on an [`Exclusive`] page | drop = unpin |
-//! | a mapping | [`Exclusive`], [`Shared`], [`ShmMap`] | 1 mapping | the adds of [`rmap`] | installed into an entry, or `unmap` |
+//! | a mapping | [`Exclusive`], [`Shared`], [`ShmMap`] | 1 mapping | the adds of `rmap` | installed into an entry, or `unmap` |
 //! | the folio lock | [`FolioGuard`] | `PG_locked` | `lock`, `try_lock` | drop |
 //! | the counts frozen at 0 | [`FrozenFolio`] | all references | `freeze(expected)` | `unfreeze`, drop = free |
 //!
