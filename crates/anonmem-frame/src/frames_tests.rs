@@ -227,6 +227,26 @@ fn what_other_cpus_keep_is_found_before_giving_up() {
 }
 
 #[test]
+fn a_cpu_keeps_only_so_many_pages() {
+    let frames = frames(0, 16_384);
+    let pages = exhaust(&frames, Order::ZERO);
+    pages.into_iter().for_each(|page| frames.free_block(page, Order::ZERO));
+    let kept = frames.usage().free.0 - frames.buddy_free.peek();
+    assert!((94..=186).contains(&kept), "{kept}");
+}
+
+#[test]
+fn a_free_frame_belongs_to_nothing() {
+    let frames = frames(0, 256);
+    for order in [0, 3].map(Order::new) {
+        let head = frames.alloc_block(order, Kind::New).unwrap();
+        frames.meta(head).mapping.store(u64::MAX, Relaxed);
+        frames.free_block(head, order);
+        assert_eq!((frames.meta(head).mapping.peek(), frames.meta(head).counts.peek()), (0, 0));
+    }
+}
+
+#[test]
 fn a_large_block_is_made_of_pages_that_cpus_keep() {
     let frames = frames(0, 2048);
     let pages: Vec<_> = (0..2047).map(|_| frames.alloc_kernel(Order::ZERO).unwrap()).collect();
