@@ -64,13 +64,14 @@ pub fn alloc_pages(order: u32) -> Option<PhysAddr> {
     if order > MAX_ORDER {
         return None;
     }
-    if FRAMES_READY.load(Acquire)
-        && let Some(block) = machine::alloc_frames(order)
-    {
-        FRAME_PAGES.fetch_add(1 << order, Relaxed);
-        return Some(block);
-    }
-    reserve::alloc(order)
+    let frames = if FRAMES_READY.load(Acquire) { alloc_frames(order) } else { None };
+    frames.or_else(|| reserve::alloc(order))
+}
+
+fn alloc_frames(order: u32) -> Option<PhysAddr> {
+    let block = machine::alloc_frames(order)?;
+    FRAME_PAGES.fetch_add(1 << order, Relaxed);
+    Some(block)
 }
 
 /// Gives a block back.
@@ -81,9 +82,9 @@ pub fn free_pages(block: PhysAddr, order: u32) {
     }
 }
 
-/// A zeroed page.
+/// A zeroed page for what programs cause (kernel stacks, their tables): not from the reserve.
 pub fn alloc_page() -> Option<PhysAddr> {
-    let page = alloc_pages(0)?;
+    let page = if FRAMES_READY.load(Acquire) { alloc_frames(0)? } else { reserve::alloc(0)? };
     // SAFETY: the page is RAM in the direct map and nobody else has it.
     unsafe { core::ptr::write_bytes(direct(page), 0, PAGE as usize) };
     Some(page)
