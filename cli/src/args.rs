@@ -53,7 +53,8 @@ What the program sees:
 Exit status:
   the program's own, 128+N if signal N ended it, 137 if memory ran out;
   2    the command line cannot be carried out (one line says why)
-  70   the microVM ended without telling the program's status (its last log lines are shown)
+  70   the microVM ended without telling the program's status (its last log lines are shown), or
+       its input or output failed
   124  --timeout ran out";
 
 /// Anonymous memory management as a library: run programs on it.

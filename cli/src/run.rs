@@ -100,7 +100,8 @@ fn converse(
     progress: &mut Progress,
 ) -> Result<(Machine, Outcome)> {
     let deadline = options.timeout.map(|seconds| Instant::now() + Duration::from_secs_f64(seconds));
-    let on_channel = |e: io::Error| on_host("the channel to the microVM failed", e);
+    let on_channel =
+        |e: io::Error| Error::GuestDied { how: format!("input or output failed: {e}"), log: Vec::new() };
     let (listener, gone) = (machine.listener().as_fd(), machine.gone().as_fd());
     let connection = wait_for_connection(listener, gone, signals, progress, deadline);
     let end = match connection.map_err(on_channel)? {
