@@ -3,7 +3,7 @@
 //! Interrupt gates switch to an interrupt stack with interrupts off. `trap_common` takes the hardware's
 //! frame from there to the stack where the work is done: the task's kernel stack if user code was
 //! interrupted; below the red zone of the interrupted stack if kernel code was. There it completes a
-//! [`TrapFrame`](super::trap::TrapFrame). So the interrupt stack is free again before anything can
+//! [`TrapFrame`]. So the interrupt stack is free again before anything can
 //! nest, and a page fault of a user copy may sleep.
 //!
 //! A double fault stays on its own stack: the kernel stack may be what is broken.

@@ -1,7 +1,7 @@
 //! Tasks, and who runs where.
 //!
 //! A [`Task`] is one thread of execution with its own kernel stack: a user thread (it carries the
-//! system side's [`Thread`] and, while it lives, an address space) or a kernel thread. The scheduler
+//! system side's [`crate::proc::Thread`] and, while it lives, an address space) or a kernel thread. The scheduler
 //! owns one reference to every started task until the task has exited.
 //!
 //! Waiting is by key, like a futex: [`park`] sleeps on a number (an address, an id) if a check under

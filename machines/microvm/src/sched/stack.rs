@@ -1,15 +1,15 @@
 //! Kernel stacks: in slots of their own with unmapped space below, so that an overflow faults instead
 //! of writing into somebody's memory.
 //!
-//! A slot stays mapped when its task is gone, for the next task, up to [`CACHED`] of them; beyond that,
-//! stacks are unmapped and all CPUs flushed.
+//! A slot stays mapped when its task is gone, for the next task. When there are [`CACHED`] of them, some are
+//! unmapped together: the flush of all CPUs is what costs.
 
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use super::task::OutOfMemory;
 use crate::arch::lock::SpinLock;
-use crate::arch::mem::{PAGE, STACK_AREA};
+use crate::arch::mem::{PAGE, PhysAddr, STACK_AREA};
 use crate::arch::tlb;
 use crate::boot::paging;
 use crate::heap;
@@ -17,7 +17,10 @@ use crate::heap;
 const SLOT: u64 = 64 * 1024;
 const STACK: u64 = 32 * 1024;
 const MAX_SLOTS: u64 = 1 << 16;
-const CACHED: usize = 32;
+const PAGES_EACH: u64 = STACK / PAGE;
+/// With as many unused stacks, [`BATCH`] of them are unmapped.
+const CACHED: usize = 64;
+const BATCH: usize = 32;
 const CANARY: u64 = 0x5ac3_57ac_ca4a_12e9;
 
 struct Slots {
@@ -34,7 +37,7 @@ static PAGES: AtomicUsize = AtomicUsize::new(0);
 /// Prepares the stack area. Once, before the first task and before the first address space.
 pub fn init() {
     let mut slots = SLOTS.lock();
-    slots.cached.reserve_exact(CACHED + 1);
+    slots.cached.reserve_exact(CACHED);
 }
 
 /// The number of pages in kernel stacks.
@@ -88,15 +91,18 @@ impl KernelStack {
 
 impl Drop for KernelStack {
     fn drop(&mut self) {
+        let mut surplus = [0; BATCH];
         {
             let mut slots = SLOTS.lock();
+            slots.cached.push(self.slot);
             if slots.cached.len() < CACHED {
-                slots.cached.push(self.slot);
                 return;
             }
+            for slot in &mut surplus {
+                *slot = slots.cached.pop().expect("the cache is larger than a batch");
+            }
         }
-        unmap(self.slot, STACK / PAGE);
-        give_empty_slot(self.slot);
+        unmap(&surplus);
     }
 }
 
@@ -120,18 +126,24 @@ fn give_empty_slot(slot: u64) {
     SLOTS.lock().empty.push(slot);
 }
 
+fn bottom(slot: u64) -> u64 {
+    slot_base(slot) + SLOT - STACK
+}
+
 fn map(slot: u64) -> Result<(), OutOfMemory> {
-    let bottom = slot_base(slot) + SLOT - STACK;
-    for index in 0..STACK / PAGE {
+    for index in 0..PAGES_EACH {
         let mapped = heap::alloc_page().is_some_and(|page| {
-            let done = paging::map_page(bottom + index * PAGE, page);
+            let done = paging::map_page(bottom(slot) + index * PAGE, page);
             if !done {
                 heap::free_page(page);
             }
             done
         });
         if !mapped {
-            unmap(slot, index);
+            // Nobody has touched the pages: no translation of them is cached.
+            for index in 0..index {
+                free(paging::unmap_page(bottom(slot) + index * PAGE));
+            }
             return Err(OutOfMemory);
         }
         PAGES.fetch_add(1, Relaxed);
@@ -139,16 +151,20 @@ fn map(slot: u64) -> Result<(), OutOfMemory> {
     Ok(())
 }
 
-/// Takes the first `count` pages of a stack away: unmap, flush everywhere, then free.
-fn unmap(slot: u64, count: u64) {
-    let bottom = slot_base(slot) + SLOT - STACK;
-    let mut pages = [0; (STACK / PAGE) as usize];
-    for index in 0..count {
-        pages[index as usize] = paging::unmap_page(bottom + index * PAGE);
+/// Takes the pages of unused stacks away: unmap all, flush everywhere once, then free.
+fn unmap(stacks: &[u64; BATCH]) {
+    let mut pages = [[0; PAGES_EACH as usize]; BATCH];
+    for (slot, pages) in stacks.iter().zip(&mut pages) {
+        for (index, page) in pages.iter_mut().enumerate() {
+            *page = paging::unmap_page(bottom(*slot) + index as u64 * PAGE);
+        }
     }
-    tlb::flush_kernel(bottom, bottom + count * PAGE);
-    for page in &pages[..count as usize] {
-        heap::free_page(*page);
-        PAGES.fetch_sub(1, Relaxed);
-    }
+    tlb::flush_kernel(STACK_AREA, STACK_AREA + MAX_SLOTS * SLOT);
+    pages.iter().flatten().for_each(|page| free(*page));
+    stacks.iter().for_each(|slot| give_empty_slot(*slot));
+}
+
+fn free(page: PhysAddr) {
+    heap::free_page(page);
+    PAGES.fetch_sub(1, Relaxed);
 }

@@ -17,6 +17,7 @@ use crate::arch::percpu::{set_user_gs_base, this_cpu};
 use crate::arch::trap::TrapFrame;
 use crate::arch::{time, tlb};
 use crate::boot::paging;
+use crate::heap;
 use crate::machine::{self, HeldLocks, Mm};
 use crate::proc::Thread;
 use crate::usercopy::USER_END;
@@ -90,6 +91,10 @@ impl Task {
         frame: &TrapFrame,
         fs_base: u64,
     ) -> Result<Arc<Task>, OutOfMemory> {
+        // What follows allocates on the heap, whose reserve is not for programs.
+        if heap::is_short() {
+            return Err(OutOfMemory);
+        }
         let stack = KernelStack::new()?;
         let mut fpu = FpuState::new()?;
         let mut gs_base = 0;
