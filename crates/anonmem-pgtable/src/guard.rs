@@ -52,7 +52,7 @@ impl<'a, M: Machine, G: StableVma> PteGuard<'a, M, G> {
 
     /// The entry for `va`, with a view of what it owns.
     #[inline]
-    pub fn mapped(&self, va: Va) -> Mapped<'_, M> {
+    pub fn mapped(&self, va: Va) -> Mapped<'_, 'a, M> {
         // SAFETY: the lock of this table is held for the life of the returned value.
         unsafe { Mapped::of_bits(self.table.frames, self.get(va)) }
     }

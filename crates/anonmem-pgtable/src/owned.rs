@@ -87,28 +87,28 @@ impl<'f, M: Machine> Cleared<'f, M> {
 }
 
 /// A look at what a locked entry is and owns.
-pub enum Mapped<'a, M: Machine> {
+pub enum Mapped<'e, 'f, M: Machine> {
     /// Nothing.
     None,
     /// The zero page.
     Zero(Present),
     /// An exclusive page.
-    Exclusive(ExclusiveRef<'a, M>, Present),
+    Exclusive(ExclusiveRef<'e, 'f, M>, Present),
     /// A page that may be shared.
-    Shared(SharedRef<'a, M>, Present),
+    Shared(SharedRef<'e, 'f, M>, Present),
     /// A page of a shared object.
     Shm(Present),
     /// A software entry.
     Soft(SoftLeaf),
 }
 
-impl<'a, M: Machine> Mapped<'a, M> {
+impl<'f, M: Machine> Mapped<'_, 'f, M> {
     /// The view of an entry that holds `pte`.
     ///
     /// # Safety
-    /// The entry is part of a live table of `frames` and its lock is held for `'a`.
+    /// The entry is part of a live table of `frames` and its lock is held for `'e`.
     #[inline]
-    pub(crate) unsafe fn of_bits(frames: &'a Frames<M>, pte: Pte) -> Self {
+    pub(crate) unsafe fn of_bits(frames: &'f Frames<M>, pte: Pte) -> Self {
         let present = match pte {
             Pte::None => return Self::None,
             Pte::Soft(leaf) => return Self::Soft(leaf),

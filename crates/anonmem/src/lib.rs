@@ -1,9 +1,34 @@
-//! Anonymous memory management.
+//! Anonymous memory management: the part of an operating system behind `malloc`, `fork` and swap.
+//!
+//! Three doors lead in. *A fault comes in*: [`Mm::handle_fault`], and `fault/mod.rs` draws what happens. *A system
+//! call comes in*: the methods of [`Mm`], one file each. *Memory is short*: nothing is reclaimed yet; operations fail with
+//! [`Error::OutOfMemory`] and leave nothing behind.
+//!
+//! Everything is reached from one [`Vm`], which is made over a machine's memory ([`anonmem_hal::Machine`]). There is
+//! no heap below this crate, no global state, and no `unsafe` in it.
+//!
+//! The folder listing is the table of contents; names are Linux's where the job is the same.
 #![no_std]
 #![forbid(unsafe_code)]
 
 #[cfg(test)]
 extern crate std;
 
+pub mod error;
+pub mod events;
+mod exit;
+pub mod fault;
+mod fork;
+pub mod mm;
 pub mod rmap;
+pub mod shm;
+pub mod vm;
 pub mod vma;
+mod zap;
+
+pub use error::Error;
+pub use events::Event;
+pub use fault::{FaultAccess, FaultOutcome};
+pub use mm::{Mm, MmCounters};
+pub use vm::{Config, Overcommit, Stats, Vm};
+pub use vma::VmFlags;

@@ -22,7 +22,7 @@ use crate::{
 };
 use anonmem_hal::{Machine, Pfn};
 use anonmem_sync::Ordering;
-use core::mem::ManuallyDrop;
+use core::{marker::PhantomData, mem::ManuallyDrop};
 
 /// A page has as many mappings as can be counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,18 +127,20 @@ impl<'f, M: Machine> Exclusive<'f, M> {
 }
 
 /// A look at an exclusive mapping that a locked entry owns.
-pub struct ExclusiveRef<'a, M: Machine> {
-    frames: &'a Frames<M>,
+pub struct ExclusiveRef<'e, 'f, M: Machine> {
+    frames: &'f Frames<M>,
     page: Pfn,
+    /// The lock of the entry.
+    _entry: PhantomData<&'e ()>,
 }
 
-impl<'a, M: Machine> ExclusiveRef<'a, M> {
+impl<'e, 'f, M: Machine> ExclusiveRef<'e, 'f, M> {
     /// The owner in the entry for `page`, for as long as the page-table lock is held.
     ///
     /// # Safety
-    /// A present entry under a page-table lock that is held for `'a` owns an exclusive mapping of `page`.
-    pub unsafe fn of_entry(frames: &'a Frames<M>, page: Pfn) -> Self {
-        Self { frames, page }
+    /// A present entry under a page-table lock that is held for `'e` owns an exclusive mapping of `page`.
+    pub unsafe fn of_entry(frames: &'f Frames<M>, page: Pfn) -> Self {
+        Self { frames, page, _entry: PhantomData }
     }
 
     /// The page.
@@ -147,7 +149,7 @@ impl<'a, M: Machine> ExclusiveRef<'a, M> {
     }
 
     /// Its folio.
-    pub fn folio(&self) -> Folio<'a, M> {
+    pub fn folio(&self) -> Folio<'f, M> {
         self.frames.folio_of_owned(self.page)
     }
 
@@ -158,7 +160,7 @@ impl<'a, M: Machine> ExclusiveRef<'a, M> {
     /// [`DupError::MaybePinned`]: copy the page for the child. [`DupError::TooManySharers`].
     #[doc(alias = "folio_try_dup_anon_rmap_pte")]
     #[inline]
-    pub fn try_dup(self) -> Result<Shared<'a, M>, DupError> {
+    pub fn try_dup(self) -> Result<Shared<'f, M>, DupError> {
         let folio = self.folio();
         if folio.maybe_pinned() {
             return Err(DupError::MaybePinned);
@@ -172,7 +174,7 @@ impl<'a, M: Machine> ExclusiveRef<'a, M> {
     ///
     /// # Errors
     /// [`TooManySharers`] if it is pinned 2^16 times already.
-    pub fn pin(&self) -> Result<FolioPin<'a, M>, TooManySharers> {
+    pub fn pin(&self) -> Result<FolioPin<'f, M>, TooManySharers> {
         let folio = self.folio();
         // Relaxed: the page-table lock orders this with fork and unmap.
         let old = Counts(folio.meta().counts.fetch_add(Counts::PIN, Ordering::Relaxed));
@@ -181,7 +183,7 @@ impl<'a, M: Machine> ExclusiveRef<'a, M> {
     }
 
     /// Takes a reference, to keep the page while the page-table lock is dropped.
-    pub fn get(&self) -> FolioRef<'a, M> {
+    pub fn get(&self) -> FolioRef<'f, M> {
         get(self.frames, self.page)
     }
 }
@@ -196,18 +198,20 @@ pub enum DupError {
 }
 
 /// A look at a shared mapping that a locked entry owns.
-pub struct SharedRef<'a, M: Machine> {
-    frames: &'a Frames<M>,
+pub struct SharedRef<'e, 'f, M: Machine> {
+    frames: &'f Frames<M>,
     page: Pfn,
+    /// The lock of the entry.
+    _entry: PhantomData<&'e ()>,
 }
 
-impl<'a, M: Machine> SharedRef<'a, M> {
+impl<'e, 'f, M: Machine> SharedRef<'e, 'f, M> {
     /// The owner in the entry for `page`, for as long as the page-table lock is held.
     ///
     /// # Safety
-    /// A present entry under a page-table lock that is held for `'a` owns a shared mapping of `page`.
-    pub unsafe fn of_entry(frames: &'a Frames<M>, page: Pfn) -> Self {
-        Self { frames, page }
+    /// A present entry under a page-table lock that is held for `'e` owns a shared mapping of `page`.
+    pub unsafe fn of_entry(frames: &'f Frames<M>, page: Pfn) -> Self {
+        Self { frames, page, _entry: PhantomData }
     }
 
     /// The page.
@@ -216,7 +220,7 @@ impl<'a, M: Machine> SharedRef<'a, M> {
     }
 
     /// Its folio.
-    pub fn folio(&self) -> Folio<'a, M> {
+    pub fn folio(&self) -> Folio<'f, M> {
         self.frames.folio_of_owned(self.page)
     }
 
@@ -225,13 +229,13 @@ impl<'a, M: Machine> SharedRef<'a, M> {
     /// # Errors
     /// [`TooManySharers`].
     #[inline]
-    pub fn try_dup(self) -> Result<Shared<'a, M>, TooManySharers> {
+    pub fn try_dup(self) -> Result<Shared<'f, M>, TooManySharers> {
         add_map(self.folio())?;
         Ok(Shared { frames: self.frames, page: self.page })
     }
 
     /// Takes a reference, to keep the page while the page-table lock is dropped.
-    pub fn get(&self) -> FolioRef<'a, M> {
+    pub fn get(&self) -> FolioRef<'f, M> {
         get(self.frames, self.page)
     }
 
@@ -252,7 +256,7 @@ impl<'a, M: Machine> SharedRef<'a, M> {
     /// `Err(())`: others have a count.
     #[doc(alias = "folio_move_anon_rmap")]
     #[allow(clippy::result_unit_err)]
-    pub fn reuse(self, lock: &FolioGuard<'_, M>, anon_vma: RawHandle) -> Result<ExclusiveRef<'a, M>, ()> {
+    pub fn reuse(&self, lock: &FolioGuard<'_, M>, anon_vma: RawHandle) -> Result<(), ()> {
         let folio = self.folio();
         assert!(lock.folio() == folio, "reuse under another folio's lock");
         // Acquire pairs with the Release of the last `unmap`: what the former sharers did is over.
@@ -262,7 +266,7 @@ impl<'a, M: Machine> SharedRef<'a, M> {
         }
         folio.set_mapping(Mapping::Anon(anon_vma), folio.index());
         self.frames.meta(self.page).flags.fetch_or(flags::EXCLUSIVE, Ordering::Relaxed);
-        Ok(ExclusiveRef { frames: self.frames, page: self.page })
+        Ok(())
     }
 }
 

@@ -1,3 +1,223 @@
-//! Virtual memory areas.
+//! Virtual memory areas: what a range of an address space is for.
+//!
+//! A [`Vma`] lives in a type-stable slab: a slot may be freed and become another VMA, of another address space, while
+//! somebody still looks at it. Its words are atomic for that reason, and what is decided from them is decided
+//! under a lock that keeps the VMA, or decided again.
+//!
+//! - [`tree`]: the ordered map from addresses to VMAs.
+//! - `range`, `split`, `merge`: a VMA changes its range, becomes two, two become one.
+//!
+//! Locks: fields are written under the mmap lock for writing, and the ones that rmap walks read
+//! (`start`, `end`, `pgoff`) also under the lock of its anon_vma's root. `anon_vma` goes from none to some under the
+//! mmap lock for reading (`anon_vma_prepare`).
+//!
+//! Linux: include/linux/mm_types.h `struct vm_area_struct`.
 
+pub mod flags;
+mod merge;
+mod range;
 pub mod tree;
+
+pub use flags::VmFlags;
+pub(crate) use merge::anon_vma_compatible;
+
+use crate::{
+    mm::MmSlot,
+    rmap::anon_vma::{AnonVma, AnonVmaChain},
+    shm::ShmObject,
+};
+use anonmem_frame::{Handle, Link, SlabItem};
+use anonmem_hal::{Machine, PAGE_SHIFT, Protection, SourceId, Va, VaRange};
+use anonmem_sync::{
+    Atomic,
+    Ordering::{self, Relaxed},
+    Plain,
+};
+use core::num::NonZeroU64;
+
+/// Names a VMA's slot.
+pub type VmaId<M> = Handle<Vma<M>>;
+
+/// What the pages of a VMA are before anybody writes to them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Backing<M: Machine> {
+    /// Zeroes.
+    Anonymous,
+    /// The bytes of a source from offset `pgoff`; a page is filled at its first touch and anonymous from then on.
+    Source(SourceId),
+    /// The pages of a shared object from index `pgoff`.
+    Shared(Handle<ShmObject<M>>),
+}
+
+/// A range of an address space with one set of attributes.
+pub struct Vma<M: Machine> {
+    mm: Atomic<Link<MmSlot<M>>, M>,
+    start: Atomic<u64, M>,
+    end: Atomic<u64, M>,
+    /// Page index of `start`: in the source or object, else the page number of the address where the VMA was
+    /// created. `pgoff` and the address of a page move together, so that rmap finds it.
+    pgoff: Atomic<u64, M>,
+    flags: Atomic<u64, M>,
+    source: Atomic<u64, M>,
+    shared: Atomic<Link<ShmObject<M>>, M>,
+    /// The anon_vma that new pages belong to.
+    anon_vma: Atomic<Link<AnonVma<M>>, M>,
+    /// First of the chains that link this VMA to its anon_vmas, newest first. Under the mmap lock for
+    /// writing, or for reading by whoever sets `anon_vma`.
+    chains: Plain<Link<AnonVmaChain<M>>, M>,
+}
+
+impl<M: Machine> SlabItem<M> for Vma<M> {
+    const NAME: &'static str = "vm_area_struct";
+    fn new() -> Self {
+        Self {
+            mm: Atomic::new(Link::NONE),
+            start: Atomic::new(0),
+            end: Atomic::new(0),
+            pgoff: Atomic::new(0),
+            flags: Atomic::new(0),
+            source: Atomic::new(0),
+            shared: Atomic::new(Link::NONE),
+            anon_vma: Atomic::new(Link::NONE),
+            chains: Plain::new(Link::NONE),
+        }
+    }
+}
+
+impl<M: Machine> Vma<M> {
+    /// Fills a slot that was just allocated: no anon_vma yet.
+    pub(crate) fn init(
+        &self,
+        mm: Handle<MmSlot<M>>,
+        range: VaRange,
+        pgoff: u64,
+        flags: VmFlags,
+        backing: Backing<M>,
+    ) {
+        self.mm.store(mm.into(), Relaxed);
+        self.set_range(range, pgoff);
+        self.set_flags(flags);
+        let (source, shared) = match backing {
+            Backing::Anonymous => (0, Link::NONE),
+            Backing::Source(id) => (id.0.get(), Link::NONE),
+            Backing::Shared(object) => (0, object.into()),
+        };
+        self.source.store(source, Relaxed);
+        self.shared.store(shared, Relaxed);
+        self.anon_vma.store(Link::NONE, Relaxed);
+        self.chains.set(Link::NONE);
+    }
+
+    /// The address space it belongs to.
+    #[inline]
+    pub fn mm(&self) -> Option<Handle<MmSlot<M>>> {
+        self.mm.load(Relaxed).get()
+    }
+
+    /// The addresses it covers.
+    #[inline]
+    pub fn range(&self) -> VaRange {
+        VaRange { start: Va(self.start.load(Relaxed)), end: Va(self.end.load(Relaxed)) }
+    }
+
+    /// First byte.
+    #[inline]
+    pub fn start(&self) -> Va {
+        Va(self.start.load(Relaxed))
+    }
+
+    /// One past the last byte.
+    #[inline]
+    pub fn end(&self) -> Va {
+        Va(self.end.load(Relaxed))
+    }
+
+    /// Page index of the first page.
+    #[inline]
+    pub fn pgoff(&self) -> u64 {
+        self.pgoff.load(Relaxed)
+    }
+
+    /// Sets the range. The caller has taken the VMA out of the interval trees that its key is in.
+    pub(crate) fn set_range(&self, range: VaRange, pgoff: u64) {
+        self.start.store(range.start.0, Relaxed);
+        self.end.store(range.end.0, Relaxed);
+        self.pgoff.store(pgoff, Relaxed);
+    }
+
+    /// Its attributes.
+    #[inline]
+    pub fn flags(&self) -> VmFlags {
+        VmFlags::from_bits_retain(self.flags.load(Relaxed))
+    }
+
+    pub(crate) fn set_flags(&self, flags: VmFlags) {
+        self.flags.store(flags.bits(), Relaxed);
+    }
+
+    /// What its pages are before anybody writes to them.
+    pub fn backing(&self) -> Backing<M> {
+        if let Some(object) = self.shared.load(Relaxed).get() {
+            return Backing::Shared(object);
+        }
+        match NonZeroU64::new(self.source.load(Relaxed)) {
+            Some(id) => Backing::Source(SourceId(id)),
+            None => Backing::Anonymous,
+        }
+    }
+
+    /// The linear index of the page at `va`: what a folio's `index` is.
+    #[doc(alias = "linear_page_index")]
+    #[inline]
+    pub fn index_of(&self, va: Va) -> u64 {
+        self.pgoff() + ((va.0 - self.start().0) >> PAGE_SHIFT)
+    }
+
+    /// The address of the page with linear index `index`, if the VMA covers it.
+    #[doc(alias = "vma_address")]
+    #[inline]
+    pub fn address_of(&self, index: u64) -> Option<Va> {
+        let page = index.checked_sub(self.pgoff())?;
+        let va = Va(self.start().0.checked_add(page << PAGE_SHIFT)?);
+        (va < self.end()).then_some(va)
+    }
+
+    /// The hardware's permissions for a page that may be written without asking.
+    #[doc(alias = "vm_page_prot")]
+    #[inline]
+    pub fn protection(&self) -> Protection {
+        self.flags().protection()
+    }
+
+    /// The anon_vma that new pages of this VMA belong to, if it has one yet.
+    #[inline]
+    pub fn anon_vma(&self) -> Option<Handle<AnonVma<M>>> {
+        // Acquire pairs with the Release with which `anon_vma_prepare` publishes it.
+        self.anon_vma.load(Ordering::Acquire).get()
+    }
+
+    pub(crate) fn set_anon_vma(&self, anon_vma: Option<Handle<AnonVma<M>>>) {
+        // Release pairs with the Acquire of `anon_vma`.
+        self.anon_vma.store(anon_vma.into(), Ordering::Release);
+    }
+
+    /// Sets the anon_vma if there is none; returns whether it did.
+    pub(crate) fn try_set_anon_vma(&self, anon_vma: Handle<AnonVma<M>>) -> bool {
+        // Release pairs with the Acquire of `anon_vma`.
+        self.anon_vma.compare_exchange(Link::NONE, anon_vma.into(), Ordering::AcqRel).is_ok()
+    }
+
+    pub(crate) fn chains(&self) -> Link<AnonVmaChain<M>> {
+        self.chains.get()
+    }
+
+    pub(crate) fn set_chains(&self, first: Link<AnonVmaChain<M>>) {
+        self.chains.set(first);
+    }
+
+    /// Forgets what it was, before its slot is freed.
+    pub(crate) fn retire(&self) {
+        debug_assert!(self.anon_vma().is_none() && self.chains() == Link::NONE, "a VMA freed while linked");
+        self.mm.store(Link::NONE, Relaxed);
+    }
+}

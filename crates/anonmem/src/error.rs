@@ -1,0 +1,67 @@
+//! Errors as values, and the one place where they become numbers.
+
+use anonmem_frame::OutOfMemory;
+use core::fmt;
+
+/// Why an operation was refused. Nothing has changed when one is returned.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Error {
+    /// No frame could be had, or the commit limit is reached.
+    OutOfMemory,
+    /// An argument makes no sense; the text names it.
+    Invalid(&'static str),
+    /// Part of the range is not mapped.
+    NotMapped,
+    /// The range asked for with `MAP_FIXED_NOREPLACE` is in use.
+    Exists,
+    /// The protection is not allowed for this mapping.
+    AccessDenied,
+    /// The operation is not allowed for this mapping.
+    NotPermitted,
+    /// An address is outside the address space, or not mapped where it must be.
+    BadAddress,
+    /// A limit on locked memory or a temporary shortage; may work later.
+    Again,
+    /// Not supported by this memory manager; the text names it.
+    Unsupported(&'static str),
+}
+
+impl Error {
+    /// The Linux error number (positive).
+    pub const fn errno(self) -> i32 {
+        match self {
+            Self::NotPermitted => 1,
+            Self::Again => 11,
+            Self::OutOfMemory | Self::NotMapped => 12,
+            Self::AccessDenied => 13,
+            Self::BadAddress => 14,
+            Self::Exists => 17,
+            Self::Invalid(_) => 22,
+            Self::Unsupported(_) => 95,
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::OutOfMemory => f.write_str("out of memory"),
+            Self::Invalid(what) => write!(f, "invalid argument: {what}"),
+            Self::NotMapped => f.write_str("part of the range is not mapped"),
+            Self::Exists => f.write_str("the range is in use"),
+            Self::AccessDenied => f.write_str("the protection is not allowed for this mapping"),
+            Self::NotPermitted => f.write_str("the operation is not allowed for this mapping"),
+            Self::BadAddress => f.write_str("bad address"),
+            Self::Again => f.write_str("a limit is reached; try again later"),
+            Self::Unsupported(what) => write!(f, "not supported: {what}"),
+        }
+    }
+}
+
+impl core::error::Error for Error {}
+
+impl From<OutOfMemory> for Error {
+    fn from(OutOfMemory: OutOfMemory) -> Self {
+        Self::OutOfMemory
+    }
+}

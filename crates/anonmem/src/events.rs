@@ -1,0 +1,99 @@
+//! Counters of what happened, one set per CPU. Linux: /proc/vmstat.
+
+use anonmem_hal::{CpuId, Machine};
+use anonmem_sync::{Atomic, PerCpu};
+
+macro_rules! events {
+    ($($(#[$doc:meta])* $name:ident => $label:literal,)*) => {
+        /// Something that is counted.
+        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        #[repr(usize)]
+        pub enum Event { $($(#[$doc])* $name,)* }
+
+        impl Event {
+            /// All of them.
+            pub const ALL: &'static [Self] = &[$(Self::$name),*];
+
+            /// Its name in /proc/vmstat and in the memory bill.
+            pub const fn label(self) -> &'static str {
+                match self { $(Self::$name => $label,)* }
+            }
+        }
+    };
+}
+
+events! {
+    /// A fault of any kind.
+    Fault => "pgfault",
+    /// A fresh page for a first write.
+    FaultAnon => "fault_anon",
+    /// The zero page for a first read.
+    FaultZeroPage => "fault_zero_page",
+    /// A fresh page for a write over the zero page.
+    FaultZeroUpgrade => "fault_zero_upgrade",
+    /// A copy, because the page may be shared.
+    FaultCowCopy => "fault_cow_copy",
+    /// No copy, because the page was ours alone.
+    FaultCowReuse => "fault_cow_reuse",
+    /// A page filled from a source.
+    FaultSource => "fault_source",
+    /// A page of a shared object.
+    FaultShared => "fault_shared",
+    /// Nothing was to be done: another CPU had done it.
+    FaultSpurious => "fault_spurious",
+    /// The stack grew.
+    FaultStackGrowth => "fault_stack_growth",
+    /// No mapping, or not allowed.
+    FaultSegv => "fault_segv",
+    /// The bytes could not be had.
+    FaultBus => "fault_bus",
+    /// No memory.
+    FaultOom => "fault_oom",
+    /// The fault was done again from the start.
+    FaultRetry => "fault_retry",
+    /// Address spaces duplicated.
+    Fork => "fork",
+    /// Pages copied at fork, because they may be pinned.
+    ForkCopied => "fork_copied",
+    /// Flushes asked for by the memory manager.
+    TlbFlush => "tlb_flush",
+    /// VMAs split.
+    VmaSplit => "vma_split",
+    /// VMAs merged.
+    VmaMerge => "vma_merge",
+}
+
+/// The number of events.
+pub const NR_EVENTS: usize = Event::ALL.len();
+
+/// The counters of a `Vm`.
+pub(crate) struct Events<M> {
+    cpus: PerCpu<[Atomic<u64, M>; NR_EVENTS], M>,
+}
+
+impl<M: Machine> Events<M> {
+    pub(crate) fn new() -> Self {
+        Self { cpus: PerCpu::new(|_| [const { Atomic::new(0) }; NR_EVENTS]) }
+    }
+
+    /// Counts one event on this CPU.
+    #[inline]
+    pub(crate) fn count(&self, event: Event) {
+        self.add(event, 1);
+    }
+
+    /// Counts `n` events on this CPU. No read-modify-write: only this CPU writes its counters.
+    #[inline]
+    pub(crate) fn add(&self, event: Event, n: u64) {
+        let word = &self.cpus.this()[event as usize];
+        word.add_unobserved(n);
+    }
+
+    pub(crate) fn on(&self, cpu: CpuId, event: Event) -> u64 {
+        self.cpus.of(cpu)[event as usize].peek()
+    }
+
+    pub(crate) fn total(&self, event: Event) -> u64 {
+        self.cpus.iter().map(|c| c[event as usize].peek()).sum()
+    }
+}

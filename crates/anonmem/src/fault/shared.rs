@@ -1,0 +1,33 @@
+//! Faults of shared anonymous memory: the object's page is mapped, made if need be.
+//!
+//! Linux: mm/memory.c `do_shared_fault`; mm/shmem.c `shmem_fault`.
+
+use super::{FaultGuard, FaultResult, VmFault};
+use crate::{error::Error, events::Event, shm::ShmId};
+use anonmem_frame::TooManySharers;
+use anonmem_hal::{Machine, Pte};
+
+/// Fills the empty entry of a VMA that maps a shared object.
+pub(super) fn do_shared_fault<M: Machine, G: FaultGuard<M>>(
+    fault: &VmFault<'_, M, G>,
+    object: ShmId<M>,
+) -> Result<FaultResult, FaultResult> {
+    let table = fault.table()?;
+    let page = match fault.vm.shm_page(object, fault.vma.index_of(fault.va)) {
+        Ok(page) => page,
+        Err(Error::BadAddress) => return Err(FaultResult::Bus),
+        Err(_) => return Err(FaultResult::Oom),
+    };
+    let map = page.map_shm().map_err(|TooManySharers| FaultResult::Oom)?;
+    let mut entries = table.lock();
+    if entries.get(fault.va) != Pte::None {
+        // Counts may not be put under the page-table lock for nothing: `map` and `page` drop after it.
+        drop(entries);
+        return Err(FaultResult::Reload);
+    }
+    entries.install(fault.va, map, fault.attrs());
+    drop(entries);
+    fault.slot.add_shared(1);
+    fault.vm.count(Event::FaultShared);
+    Ok(FaultResult::Done)
+}

@@ -1,0 +1,35 @@
+//! The first touch of a page that is filled from a source: a file, an ELF segment.
+//!
+//! From then on the page is anonymous like any other, and exclusive.
+//!
+//! Locks: the fault's guard. Filling may sleep; it happens before the page-table lock is taken.
+//!
+//! Linux: mm/memory.c `do_cow_fault`, `do_read_fault`. Differs: no page cache, so that reading gives every
+//! process a page of its own.
+
+use super::{FaultGuard, FaultResult, VmFault};
+use crate::events::Event;
+use anonmem_hal::{Machine, PAGE_SHIFT, Pte, SourceError, SourceId};
+
+/// Fills the empty entry of a VMA with a source.
+pub(super) fn do_source_fault<M: Machine, G: FaultGuard<M>>(
+    fault: &VmFault<'_, M, G>,
+    source: SourceId,
+) -> Result<FaultResult, FaultResult> {
+    let anon_vma = fault.anon_vma()?;
+    let table = fault.table()?;
+    let new = fault.alloc()?;
+    let index = fault.vma.index_of(fault.va);
+    let filled = fault.vm.machine().fill(source, index << PAGE_SHIFT, new.pfn());
+    filled.map_err(|SourceError| FaultResult::Bus)?;
+    let mut entries = table.lock();
+    if entries.get(fault.va) != Pte::None {
+        return Err(FaultResult::Reload);
+    }
+    let page = new.into_exclusive_anon(anon_vma.raw(), index);
+    entries.install(fault.va, page, fault.attrs());
+    drop(entries);
+    fault.slot.add_anon(1);
+    fault.vm.count(Event::FaultSource);
+    Ok(FaultResult::Done)
+}

@@ -1,0 +1,83 @@
+//! Stacks that grow.
+//!
+//! An access in the hole just below a growing VMA makes it reach down to the page that was accessed, if its limit
+//! and the gap that must stay below it allow that.
+//!
+//! Locks: the mmap lock for writing, because a VMA changes; the anon_vma's for the interval tree, whose key
+//! changes.
+//!
+//! Linux: mm/vma.c `expand_downwards`, mm/mmap_lock.c `lock_mm_and_find_vma`.
+
+use super::{FaultAccess, FaultOutcome};
+use crate::{
+    error::Error,
+    events::Event,
+    mm::{Mm, MmapWriteGuard},
+    vma::{VmFlags, VmaId},
+};
+use anonmem_hal::{Machine, PAGE_SHIFT, Va, VaRange};
+
+impl<M: Machine> Mm<'_, M> {
+    /// Resolves a fault that was in the hole below a stack a moment ago.
+    pub(super) fn fault_below_stack(&self, va: Va, access: FaultAccess) -> FaultOutcome {
+        let slot = self.slot();
+        let guard = slot.write();
+        let Some((range, id)) = slot.tree.find(self.vm.nodes(), va) else { return FaultOutcome::SegvMaperr };
+        if range.start > va {
+            if !self.vm.vma(id).flags().contains(VmFlags::GROWSDOWN) {
+                return FaultOutcome::SegvMaperr;
+            }
+            match self.expand_downwards(&guard, id, va.page_down()) {
+                Ok(()) => self.vm.count(Event::FaultStackGrowth),
+                Err(Error::OutOfMemory) => return FaultOutcome::Oom,
+                Err(_) => return FaultOutcome::SegvMaperr,
+            }
+        }
+        self.fault_in_vma(&guard, id, va, access)
+    }
+
+    /// Makes the stack VMA `id` start at `start`, a page below its present start.
+    ///
+    /// # Errors
+    /// [`Error::NotMapped`] if a limit or the guard gap forbids it, [`Error::OutOfMemory`] if the commit limit does.
+    pub(crate) fn expand_downwards(
+        &self,
+        guard: &MmapWriteGuard<'_, M>,
+        id: VmaId<M>,
+        start: Va,
+    ) -> Result<(), Error> {
+        let (vm, slot, vma) = (self.vm, guard.slot(), self.vm.vma(id));
+        let old = vma.range();
+        let new = VaRange { start, end: old.end };
+        let grow = (old.start.0 - start.0) >> PAGE_SHIFT;
+        let gap_ok = match slot.tree.prev(vm.nodes(), old.start) {
+            // Two stacks may touch; anything else keeps its distance, unless nobody can use it anyway.
+            Some((below, near)) => {
+                let flags = vm.vma(near).flags();
+                let apart = start.0.checked_sub(below.end.0);
+                let needs = if flags.contains(VmFlags::GROWSDOWN) || !flags.intersects(VmFlags::ACCESS) {
+                    0
+                } else {
+                    vm.config.stack_guard_gap
+                };
+                apart.is_some_and(|apart| apart >= needs)
+            }
+            None => true,
+        };
+        let fits = new.len() <= slot.stack_limit.get()
+            && start.0 >= vm.config.mmap_min_addr
+            && (slot.counts.total.get() + grow) << PAGE_SHIFT <= slot.space_limit.get()
+            && grow <= vma.pgoff();
+        if !gap_ok || !fits {
+            return Err(Error::NotMapped);
+        }
+        let accounted = vma.flags().contains(VmFlags::ACCOUNT);
+        if accounted {
+            vm.commit(grow)?;
+        }
+        let pgoff = vma.pgoff() - grow;
+        self.change_range(guard, id, new, pgoff);
+        slot.counts.add_vma(vma.flags(), grow as i64);
+        Ok(())
+    }
+}

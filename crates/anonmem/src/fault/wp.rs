@@ -1,0 +1,119 @@
+//! Write faults on present, write-protected pages.
+//!
+//! `do_wp_page` either reuses the page (it is ours alone) or copies it; `wp_can_reuse_anon_folio` decides which.
+//!
+//! Locks: entered with the page-table lock held on the faulting entry. Drops it to allocate and copy; then the entry is
+//! re-checked (`lock_if_same`), and so is what the entry alone cannot say: that the page did not become exclusive
+//! meanwhile. An exclusive page is never replaced: somebody may have pinned it, or be writing to it.
+//!
+//! Linux: mm/memory.c `do_wp_page`, `wp_page_copy`, `wp_page_reuse`. Differs: no file mappings, no soft-dirty.
+
+use super::{FaultGuard, FaultResult, VmFault};
+use crate::events::Event;
+use anonmem_frame::{FolioRef, SharedRef};
+use anonmem_hal::{FlushRange, Machine, Pte, VaRange};
+use anonmem_pgtable::{Dirty, Mapped, PteGuard};
+
+/// What is to be done about a write to a read-only entry.
+enum Verdict<'a, M: Machine> {
+    /// Nobody else has the page: make the entry writable.
+    Reuse,
+    /// It is the zero page: a page of zeroes will do.
+    Zero,
+    /// Others may have it: copy. The reference keeps it meanwhile, and keeps others from reusing it.
+    Copy(FolioRef<'a, M>),
+    /// The entry is no longer what trapped.
+    Gone,
+}
+
+/// Resolves a write to a page whose entry is present and read-only, in a VMA that allows writing.
+pub(super) fn do_wp_page<'a, M: Machine, G: FaultGuard<M>>(
+    fault: &VmFault<'a, M, G>,
+    mut entries: PteGuard<'a, M, G>,
+) -> Result<FaultResult, FaultResult> {
+    match judge(fault, &entries) {
+        Verdict::Reuse => {
+            entries.upgrade(fault.va, Dirty::Yes);
+            // CPUs that keep the read-only translation trap, and find this entry.
+            fault.vm.count(Event::FaultCowReuse);
+            Ok(FaultResult::Done)
+        }
+        Verdict::Zero => wp_page_copy(fault, entries, None),
+        Verdict::Copy(old) => wp_page_copy(fault, entries, Some(old)),
+        Verdict::Gone => Err(FaultResult::Reload),
+    }
+}
+
+fn judge<'a, M: Machine, G: FaultGuard<M>>(
+    fault: &VmFault<'a, M, G>,
+    entries: &PteGuard<'a, M, G>,
+) -> Verdict<'a, M> {
+    match entries.mapped(fault.va) {
+        Mapped::Zero(_) => Verdict::Zero,
+        // A shared object's page is read-only only until it is written through this entry.
+        Mapped::Exclusive(..) | Mapped::Shm(_) => Verdict::Reuse,
+        Mapped::Shared(page, _) => {
+            if page.looks_reusable() && wp_can_reuse_anon_folio(fault, &page) {
+                Verdict::Reuse
+            } else {
+                Verdict::Copy(page.get())
+            }
+        }
+        Mapped::None | Mapped::Soft(_) => Verdict::Gone,
+    }
+}
+
+/// Makes the page exclusive if this entry is all that is left of its sharers. The folio lock may only be tried
+/// under a page-table lock; if it is taken, copying is always right.
+fn wp_can_reuse_anon_folio<M: Machine, G: FaultGuard<M>>(
+    fault: &VmFault<'_, M, G>,
+    page: &SharedRef<'_, '_, M>,
+) -> bool {
+    let Some(lock) = page.folio().try_lock() else { return false };
+    let anon_vma = fault.vma.anon_vma().expect("a VMA that maps an anonymous page has an anon_vma");
+    page.reuse(&lock, anon_vma.raw()).is_ok()
+}
+
+/// Replaces the page by a copy of our own.
+///
+/// Other CPUs of this address space may read the old page through a cached translation until the flush; the new
+/// entry is installed after it, so that nobody sees the old page once somebody has written the new one.
+fn wp_page_copy<'a, M: Machine, G: FaultGuard<M>>(
+    fault: &VmFault<'a, M, G>,
+    entries: PteGuard<'a, M, G>,
+    old: Option<FolioRef<'a, M>>,
+) -> Result<FaultResult, FaultResult> {
+    let page = match entries.get(fault.va) {
+        Pte::Present(present) => present.pfn,
+        Pte::None | Pte::Soft(_) => return Err(FaultResult::Reload),
+    };
+    let snapshot = entries.unlock(fault.va);
+    let anon_vma = fault.anon_vma()?;
+    let new = fault.alloc()?;
+    match &old {
+        Some(_) => new.copy_from(page),
+        None => new.zero(),
+    }
+    let mut entries = snapshot.lock_if_same().map_err(|_| FaultResult::Reload)?;
+    let still = match entries.mapped(fault.va) {
+        Mapped::Shared(..) => old.is_some(),
+        Mapped::Zero(_) => old.is_none(),
+        Mapped::Exclusive(..) | Mapped::Shm(_) | Mapped::None | Mapped::Soft(_) => false,
+    };
+    if !still {
+        return Err(FaultResult::Reload);
+    }
+    let replaced = entries.clear(fault.va);
+    fault.slot.space.flush(&fault.vm.frames, FlushRange::Range(VaRange::page(fault.va)));
+    fault.vm.count(Event::TlbFlush);
+    let new = new.into_exclusive_anon(anon_vma.raw(), fault.vma.index_of(fault.va));
+    entries.install(fault.va, new, fault.attrs());
+    drop(entries);
+    if replaced.unmap().is_some() {
+        fault.vm.count(Event::FaultCowCopy);
+    } else {
+        fault.slot.add_anon(1);
+        fault.vm.count(Event::FaultZeroUpgrade);
+    }
+    Ok(FaultResult::Done)
+}

@@ -1,0 +1,288 @@
+//! Duplicating an address space.
+//!
+//! The child gets copies of the VMAs, linked to all anon_vmas that the parent's are linked to, and shares the
+//! pages: an exclusive page becomes shared, and both entries read-only. A page that may be pinned is copied for the
+//! child instead, so that the parent keeps the one that a device is using.
+//!
+//! All or nothing: if memory runs out, the child is torn down like any address space, and pages that were shared
+//! with it are taken back.
+//!
+//! Locks: the parent's mmap lock for writing, then the child's (nobody knows it yet); a page-table lock of the parent and,
+//! inside, one of the child. No fault of the parent runs while its entries are changed, and the flush comes before
+//! the mmap lock is let go.
+//!
+//! Linux: kernel/fork.c `dup_mmap`; mm/memory.c `copy_page_range`, `copy_present_ptes`. Differs: no swap entries, no
+//! shared page tables.
+
+use crate::{
+    error::Error,
+    events::Event,
+    exit::free_vma,
+    mm::{Mm, MmapWriteGuard},
+    rmap::anon_vma::{anon_vma_fork, unlink_anon_vmas},
+    vm::Vm,
+    vma::{Backing, VmFlags, VmaId},
+};
+use anonmem_frame::{DupError, NewFolio, TooManySharers};
+use anonmem_hal::{
+    FlushRange, Machine, Marker, NrPages, Present, Protection, SoftLeaf, Va, VaRange,
+};
+use anonmem_pgtable::{Attrs, Mapped, PteGuard, PteTable};
+
+impl<'v, M: Machine> Mm<'v, M> {
+    /// Makes a copy of this address space.
+    ///
+    /// # Locks
+    /// The mmap lock, for writing. Sleeps.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`]: nothing is left of the attempt.
+    #[doc(alias = "dup_mm")]
+    pub fn fork(&self) -> Result<Mm<'v, M>, Error> {
+        let child = self.vm.new_mm()?;
+        let parent = self.slot().write();
+        let copied = {
+            let target = child.slot().write_nested();
+            dup_mmap(self.vm, &parent, &child, &target)
+        };
+        // Before any fault of the parent runs again: its entries have lost write permission.
+        parent.slot().space.flush(&self.vm.frames, FlushRange::All);
+        self.vm.count(Event::TlbFlush);
+        drop(parent);
+        match copied {
+            Ok(()) => {
+                self.vm.count(Event::Fork);
+                Ok(child)
+            }
+            Err(e) => {
+                drop(child);
+                take_back(self.vm, &self.slot().write());
+                Err(e)
+            }
+        }
+    }
+}
+
+fn dup_mmap<M: Machine>(
+    vm: &Vm<M>,
+    parent: &MmapWriteGuard<'_, M>,
+    child: &Mm<'_, M>,
+    target: &MmapWriteGuard<'_, M>,
+) -> Result<(), Error> {
+    let (from, to) = (parent.slot(), target.slot());
+    for (old, new) in [
+        (&from.start_brk, &to.start_brk),
+        (&from.brk, &to.brk),
+        (&from.mmap_base, &to.mmap_base),
+        (&from.locked_limit, &to.locked_limit),
+        (&from.stack_limit, &to.stack_limit),
+        (&from.data_limit, &to.data_limit),
+        (&from.space_limit, &to.space_limit),
+    ] {
+        new.set(old.get());
+    }
+    let mut vmas = from.tree.cursor(VaRange { start: Va(0), end: Va(u64::MAX & !0xfff) });
+    while let Some((_, id)) = vmas.next(&from.tree, vm.nodes()) {
+        let flags = vm.vma(id).flags();
+        if flags.contains(VmFlags::DONTCOPY) {
+            continue;
+        }
+        let vma = dup_vma(vm, child, target, id)?;
+        // Without an anon_vma there is nothing but zero pages and shared objects, which faults bring back.
+        if vm.vma(id).anon_vma().is_some() && !flags.contains(VmFlags::WIPEONFORK) {
+            Copying { vm, parent, child: target, vma }.copy_page_range()?;
+        }
+    }
+    Ok(())
+}
+
+/// Gives the child a copy of VMA `id`, without pages.
+fn dup_vma<M: Machine>(
+    vm: &Vm<M>,
+    child: &Mm<'_, M>,
+    target: &MmapWriteGuard<'_, M>,
+    id: VmaId<M>,
+) -> Result<VmaId<M>, Error> {
+    let (old, slot) = (vm.vma(id), target.slot());
+    let (range, pages) = (old.range(), old.range().pages().0);
+    // A child's memory is not locked (mlock(2)).
+    let flags = old.flags().difference(VmFlags::LOCKED | VmFlags::LOCKONFAULT);
+    let mut nodes = slot.tree.prealloc(vm.nodes(), 1)?;
+    let accounted = if flags.contains(VmFlags::ACCOUNT) { pages } else { 0 };
+    vm.commit(accounted)?;
+    let new = match vm.vmas.alloc(&vm.frames) {
+        Ok(new) => new,
+        Err(e) => {
+            vm.uncommit(accounted);
+            return Err(e.into());
+        }
+    };
+    let backing = old.backing();
+    match backing {
+        Backing::Anonymous => {}
+        Backing::Source(source) => vm.machine().dup(source),
+        Backing::Shared(object) => vm.shm_get(object),
+    }
+    vm.vma(new).init(child.id, range, old.pgoff(), flags, backing);
+    let linked = if flags.contains(VmFlags::WIPEONFORK) { Ok(()) } else { anon_vma_fork(vm, new, id) };
+    if let Err(e) = linked {
+        unlink_anon_vmas(vm, new);
+        free_vma(vm, new);
+        vm.uncommit(accounted);
+        return Err(e.into());
+    }
+    let gap = if flags.contains(VmFlags::GROWSDOWN) { vm.stack_guard_pages() } else { NrPages(0) };
+    nodes.write().insert_guarded(range, new, gap);
+    slot.counts.add_vma(flags, pages as i64);
+    Ok(new)
+}
+
+/// A VMA of the parent whose pages are being shared with its copy in the child.
+struct Copying<'a, M: Machine> {
+    vm: &'a Vm<M>,
+    parent: &'a MmapWriteGuard<'a, M>,
+    child: &'a MmapWriteGuard<'a, M>,
+    /// The child's VMA.
+    vma: VmaId<M>,
+}
+
+type Table<'a, M> = PteTable<'a, M, MmapWriteGuard<'a, M>>;
+
+impl<'a, M: Machine> Copying<'a, M> {
+    /// Shares all pages of the VMA.
+    fn copy_page_range(&self) -> Result<(), Error> {
+        let (vm, from, to) = (self.vm, self.parent.slot(), self.child.slot());
+        let mut spare = None;
+        for (source, part) in from.space.tables(&vm.frames, self.parent, vm.vma(self.vma).range()) {
+            if source.lock().is_empty() {
+                continue;
+            }
+            let target = to.space.walk_alloc(&vm.frames, self.child, part.start)?;
+            let mut rest = part;
+            loop {
+                rest.start = self.copy_pte_range(source, target, rest, &mut spare);
+                if rest.is_empty() {
+                    break;
+                }
+                // Stopped at a page that must be copied: that happens under the locks, getting memory not.
+                spare = Some(vm.alloc_page()?);
+            }
+        }
+        Ok(())
+    }
+
+    /// Shares the pages of `part`, which is in one table; stops where it needs a `spare` page, and says where.
+    fn copy_pte_range(
+        &self,
+        source: Table<'a, M>,
+        target: Table<'a, M>,
+        part: VaRange,
+        spare: &mut Option<NewFolio<'a, M>>,
+    ) -> Va {
+        let mut from = source.lock();
+        let mut to = target.lock_nested();
+        let mut copied = 0;
+        let mut va = part.start;
+        while va < part.end {
+            let (shared, present) = match from.mapped(va) {
+                Mapped::Exclusive(page, present) => (page.try_dup(), present),
+                Mapped::Shared(page, present) => {
+                    (page.try_dup().map_err(|TooManySharers| DupError::TooManySharers), present)
+                }
+                Mapped::None => {
+                    va = va.next_page();
+                    continue;
+                }
+                Mapped::Zero(present) => {
+                    to.install_zero(va, present.prot);
+                    va = va.next_page();
+                    continue;
+                }
+                Mapped::Soft(leaf) => {
+                    copy_nonpresent(&mut to, va, leaf);
+                    va = va.next_page();
+                    continue;
+                }
+                Mapped::Shm(present) => unreachable!("{present:?} of a shared object in a private mapping"),
+            };
+            match shared {
+                Ok(shared) => {
+                    if present.prot.write {
+                        from.write_protect(va);
+                    }
+                    to.install(va, shared, child_attrs(present, present.prot.write_protected()));
+                }
+                Err(DupError::MaybePinned | DupError::TooManySharers) => {
+                    let Some(new) = spare.take() else { break };
+                    self.copy_present_page(&mut to, va, present, new);
+                }
+            }
+            copied += 1;
+            va = va.next_page();
+        }
+        drop(to);
+        drop(from);
+        self.child.slot().add_anon(copied);
+        va
+    }
+
+    /// Gives the child a copy of a page that the parent must keep for itself.
+    fn copy_present_page(
+        &self,
+        to: &mut PteGuard<'a, M, MmapWriteGuard<'a, M>>,
+        va: Va,
+        present: Present,
+        new: NewFolio<'a, M>,
+    ) {
+        let vma = self.vm.vma(self.vma);
+        let anon_vma = vma.anon_vma().expect("the copy of a VMA with pages has an anon_vma");
+        new.copy_from(present.pfn);
+        let page = new.into_exclusive_anon(anon_vma.raw(), vma.index_of(va));
+        to.install(va, page, child_attrs(present, present.prot));
+        self.vm.count(Event::ForkCopied);
+    }
+}
+
+fn copy_nonpresent<M: Machine>(to: &mut PteGuard<'_, M, MmapWriteGuard<'_, M>>, va: Va, leaf: SoftLeaf) {
+    match leaf {
+        SoftLeaf::Marker(marker @ (Marker::Guard | Marker::Poisoned)) => to.install_marker(va, marker),
+        // userfaultfd does not follow into the child.
+        SoftLeaf::Marker(Marker::UffdWp) => {}
+        SoftLeaf::Swap { .. } | SoftLeaf::Migration { .. } => {
+            unreachable!("{leaf:?}: nothing swaps or migrates")
+        }
+    }
+}
+
+/// What the child's entry says: as the parent's, but not yet accessed.
+fn child_attrs(parent: Present, prot: Protection) -> Attrs {
+    Attrs { prot, young: false, ..parent.into() }
+}
+
+/// After a fork that failed: pages that are the parent's alone again become exclusive again, and writable.
+fn take_back<M: Machine>(vm: &Vm<M>, guard: &MmapWriteGuard<'_, M>) {
+    let slot = guard.slot();
+    slot.tree.for_each(vm.nodes(), |range, id| {
+        let vma = vm.vma(id);
+        let Some(anon_vma) = vma.anon_vma() else { return };
+        for (table, part) in slot.space.tables(&vm.frames, guard, range) {
+            let mut entries = table.lock();
+            for va in part.iter_pages() {
+                let ours = match entries.mapped(va) {
+                    Mapped::Shared(page, _) if page.looks_reusable() => {
+                        page.folio().try_lock().is_some_and(|lock| page.reuse(&lock, anon_vma.raw()).is_ok())
+                    }
+                    Mapped::Shared(..)
+                    | Mapped::None
+                    | Mapped::Zero(_)
+                    | Mapped::Exclusive(..)
+                    | Mapped::Shm(_)
+                    | Mapped::Soft(_) => false,
+                };
+                if ours {
+                    entries.change_protection(va, vma.protection());
+                }
+            }
+        }
+    });
+}

@@ -1,0 +1,84 @@
+//! From a folio to the lock of its anon_vma: finding and locking what may be unmapped, freed and reused.
+//!
+//! Nothing keeps a folio's anon_vma but the VMAs that map it. So the handle in the mapping word may name a slot
+//! that was freed, and reused for another family, before its lock is taken. The slot is type-stable, so locking it is harmless; and after
+//! locking, everything is asked again, in this order:
+//!
+//! 1. *Is the folio mapped?* Acquire. If not, whatever the mapping word says is history.
+//! 2. *Does the mapping word still say the same?* If the folio is mapped because somebody mapped it
+//!    anew, (1) has seen that mapping, and so (2) sees the word that was written before it.
+//! 3. *Is the root still the one that was locked?* The slot may have been freed and reused twice, with the folio
+//!    following it back.
+//!
+//! If all three hold, a mapping existed while the lock was held. `unlink_anon_vmas` of the VMA that has it takes the
+//! lock for writing after unmapping, so the anon_vma lives until the lock is dropped.
+//!
+//! The order of (1) and (2) matters only without the folio lock: with it nobody can give the folio another anon_vma, and
+//! either order will do. `folio_referenced` comes without.
+//!
+//! Linux: mm/rmap.c `folio_lock_anon_vma_read`, `folio_get_anon_vma`. Differs: step 3; a
+//! waiter needs no reference, because the slot and its lock are type-stable for ever.
+
+use super::anon_vma::{AnonVma, AnonVmaId, AnonVmaReadGuard};
+use crate::vm::Vm;
+use anonmem_frame::{Folio, Mapping, MappingWord};
+use anonmem_hal::Machine;
+
+/// What came of looking again.
+enum Recheck {
+    /// The anon_vma is the folio's and lives while the lock is held.
+    Right,
+    /// The folio is not mapped: there is nothing to walk.
+    Unmapped,
+    /// Something changed: start over.
+    Changed,
+}
+
+/// Locks the root of the folio's anon_vma for reading; `None` if the folio is not anonymous or not mapped.
+///
+/// # Locks
+/// The caller has a reference to the folio, and may or may not hold its lock. Sleeps.
+pub fn folio_lock_anon_vma_read<'v, M: Machine>(
+    vm: &'v Vm<M>,
+    folio: Folio<'_, M>,
+) -> Option<AnonVmaReadGuard<'v, M>> {
+    loop {
+        let word = folio.mapping_word();
+        let id = anon_vma_of(vm, word)?;
+        if !folio.is_mapped() {
+            return None;
+        }
+        let anon_vma = vm.anon_vma(id);
+        let Some(root) = anon_vma.root() else { continue };
+        // What the slot is by the time that the lock is ours is asked below.
+        let guard = vm.anon_vma(root).lock().read();
+        match recheck(folio, word, anon_vma, root) {
+            Recheck::Right => return Some(AnonVmaReadGuard { vm, anon_vma: id, _root: guard }),
+            Recheck::Unmapped => return None,
+            Recheck::Changed => drop(guard),
+        }
+    }
+}
+
+/// The anon_vma that a mapping word names.
+fn anon_vma_of<M: Machine>(vm: &Vm<M>, word: MappingWord) -> Option<AnonVmaId<M>> {
+    match word.decode() {
+        Mapping::Anon(raw) => vm.anon_vmas.resolve(&vm.frames, raw),
+        Mapping::None | Mapping::Shm(_) | Mapping::Ksm(_) => None,
+    }
+}
+
+fn recheck<M: Machine>(
+    folio: Folio<'_, M>,
+    word: MappingWord,
+    anon_vma: &AnonVma<M>,
+    root: AnonVmaId<M>,
+) -> Recheck {
+    if !folio.is_mapped() {
+        Recheck::Unmapped
+    } else if folio.mapping_word() != word || anon_vma.root() != Some(root) {
+        Recheck::Changed
+    } else {
+        Recheck::Right
+    }
+}

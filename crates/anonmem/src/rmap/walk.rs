@@ -1,0 +1,112 @@
+//! Walking all mappings of a folio.
+//!
+//! Linux: mm/rmap.c `rmap_walk_anon`, `folio_referenced`; mm/page_vma_mapped.c `page_vma_mapped_walk`.
+
+use super::{anon_vma::AnonVmaReadGuard, folio::folio_lock_anon_vma_read};
+use crate::{mm::MmSlot, vm::Vm, vma::VmaId};
+use anonmem_frame::Folio;
+use anonmem_hal::{Machine, Pfn, Pte, Va};
+use anonmem_pgtable::PteGuard;
+use core::ops::ControlFlow;
+
+/// One mapping that a walk met, with its page table locked.
+pub struct RmapHit<'a, 'v, M: Machine> {
+    /// The VMA that maps the page.
+    pub vma: VmaId<M>,
+    /// Where.
+    pub va: Va,
+    /// The page: one of the folio's.
+    pub page: Pfn,
+    /// The address space.
+    pub(crate) slot: &'a MmSlot<M>,
+    /// The table that the entry is in, locked. An rmap lock lets it be changed and cleared, not filled.
+    pub entries: PteGuard<'a, M, AnonVmaReadGuard<'v, M>>,
+}
+
+/// Calls `f` for every entry that maps a page of `folio`, until it breaks.
+///
+/// Every mapping that exists for the whole walk is met, a page that moves meanwhile (mremap) at least once.
+///
+/// # Locks
+/// The guard is that of the folio's anon_vma. Takes one page-table lock at a time.
+pub fn rmap_walk_anon<'v, M: Machine, B>(
+    guard: &AnonVmaReadGuard<'v, M>,
+    folio: Folio<'_, M>,
+    mut f: impl FnMut(RmapHit<'_, 'v, M>) -> ControlFlow<B>,
+) -> ControlFlow<B> {
+    let vm = guard.vm();
+    let first = folio.index();
+    let last = first + folio.nr_pages().0 - 1;
+    let tree = vm.anon_vma(guard.anon_vma()).tree();
+    let mut at = tree.first_overlap(vm, first, last);
+    while let Some(chain) = at {
+        let id = vm.chain(chain).vma();
+        for index in first..=last {
+            if let Some(hit) = find_mapping(vm, guard, id, folio, index) {
+                f(hit)?;
+            }
+        }
+        at = tree.next_overlap(vm, chain, first, last);
+    }
+    ControlFlow::Continue(())
+}
+
+/// The entry of VMA `id` for page `index`, if it maps `folio`.
+#[doc(alias = "page_vma_mapped_walk")]
+fn find_mapping<'a, 'v, M: Machine>(
+    vm: &'a Vm<M>,
+    guard: &'a AnonVmaReadGuard<'v, M>,
+    id: VmaId<M>,
+    folio: Folio<'_, M>,
+    index: u64,
+) -> Option<RmapHit<'a, 'v, M>> {
+    let vma = vm.vma(id);
+    let va = vma.address_of(index)?;
+    let slot = vm.mm_slot(vma.mm()?);
+    let table = slot.space.walk(&vm.frames, guard, va)?;
+    let maps = |pte| matches!(pte, Pte::Present(p) if !p.special && vm.frames.folio(p.pfn) == Some(folio));
+    // Without the lock first: most of a family's VMAs do not map the page.
+    if !maps(table.peek(va)) {
+        return None;
+    }
+    let entries = table.lock();
+    match entries.get(va) {
+        Pte::Present(p) if maps(Pte::Present(p)) => Some(RmapHit { vma: id, va, page: p.pfn, slot, entries }),
+        Pte::Present(_) | Pte::None | Pte::Soft(_) => None,
+    }
+}
+
+/// What `folio_referenced` found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Referenced {
+    /// Entries that were accessed since last asked.
+    pub young: u64,
+    /// Entries in all.
+    pub mappings: u64,
+    /// Whether a locked VMA maps it.
+    pub locked: bool,
+}
+
+/// Counts the mappings through which the folio was accessed since it was last asked, and clears their accessed
+/// bits. The TLB is not flushed: a stale "accessed" costs precision and nothing else.
+///
+/// # Locks
+/// The caller has a reference to the folio; its lock is not needed.
+pub fn folio_referenced<M: Machine>(vm: &Vm<M>, folio: Folio<'_, M>) -> Referenced {
+    let mut found = Referenced::default();
+    let Some(guard) = folio_lock_anon_vma_read(vm, folio) else { return found };
+    let _ = rmap_walk_anon(&guard, folio, |mut hit| {
+        found.mappings += 1;
+        found.young += u64::from(hit.entries.test_and_clear_young(hit.va));
+        found.locked |= vm.vma(hit.vma).flags().contains(crate::vma::VmFlags::LOCKED);
+        ControlFlow::<()>::Continue(())
+    });
+    found
+}
+
+impl<M: Machine> RmapHit<'_, '_, M> {
+    /// The number of mapped pages of the address space that has it.
+    pub fn mm_rss(&self) -> u64 {
+        self.slot.rss()
+    }
+}

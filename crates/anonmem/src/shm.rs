@@ -1,0 +1,184 @@
+//! Shared anonymous memory: an object of pages that several address spaces map.
+//!
+//! An object is a page table of its own: the entry for offset `i` owns one *mapping* of page `i`, so that the
+//! machinery of entries, locks and walks serves here too. No CPU ever loads it. Pages stay until the
+//! last VMA that maps the object is gone; they are neither swapped nor found by rmap.
+//!
+//! Linux: mm/shmem.c `shmem_zero_setup`. Differs: no file, no swap, no resize.
+
+use crate::{error::Error, vm::Vm};
+use anonmem_frame::{FolioRef, Handle, SlabItem};
+use anonmem_hal::{Arch, Machine, PAGE_SHIFT, Protection, Va, VaRange};
+use anonmem_pgtable::{AddressSpace, Attrs, CanInstall, Cleared, Mapped, StableVma, Teardown};
+use anonmem_sync::{Atomic, Ordering};
+
+/// Names a shared object's slot.
+pub type ShmId<M> = Handle<ShmObject<M>>;
+
+/// Pages shared by all VMAs that map the object.
+pub struct ShmObject<M> {
+    /// VMAs, and handles held by the machine.
+    users: Atomic<u32, M>,
+    /// Page `i` is at address `i << PAGE_SHIFT` of this space.
+    space: AddressSpace<M>,
+    /// Its length in pages: what was promised for it.
+    pages: Atomic<u64, M>,
+}
+
+impl<M: Machine> SlabItem<M> for ShmObject<M> {
+    const NAME: &'static str = "shm_object";
+    fn new() -> Self {
+        Self { users: Atomic::new(0), space: AddressSpace::new(), pages: Atomic::new(0) }
+    }
+}
+
+/// Keeps an object's tables: its user count. The object's pages are filled under it.
+struct ShmUser;
+impl StableVma for ShmUser {}
+impl CanInstall for ShmUser {}
+
+impl<M: Machine> ShmObject<M> {
+    pub(crate) fn users(&self) -> u32 {
+        self.users.peek()
+    }
+
+    pub(crate) fn space(&self) -> &AddressSpace<M> {
+        &self.space
+    }
+}
+
+fn offset(index: u64) -> Va {
+    Va(index << PAGE_SHIFT)
+}
+
+impl<M: Machine> Vm<M> {
+    pub(crate) fn shm(&self, id: ShmId<M>) -> &ShmObject<M> {
+        self.shm_objects.get(&self.frames, id)
+    }
+
+    /// Makes an object of `pages` pages, with one user; they are promised, not allocated.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`], [`Error::Invalid`] if it is larger than the page-table format can name.
+    #[doc(alias = "shmem_zero_setup")]
+    pub fn shm_new(&self, pages: u64) -> Result<ShmId<M>, Error> {
+        if pages > M::Arch::USER_END.page() {
+            return Err(Error::Invalid("a shared object larger than an address space"));
+        }
+        self.commit(pages)?;
+        let made = self.shm_alloc();
+        match made {
+            Ok(id) => {
+                let object = self.shm(id);
+                object.pages.store(pages, Ordering::Relaxed);
+                object.users.store(1, Ordering::Release);
+                Ok(id)
+            }
+            Err(e) => {
+                self.uncommit(pages);
+                Err(e)
+            }
+        }
+    }
+
+    fn shm_alloc(&self) -> Result<ShmId<M>, Error> {
+        let id = self.shm_objects.alloc(&self.frames)?;
+        match self.shm(id).space.alloc_root(&self.frames) {
+            Ok(()) => Ok(id),
+            Err(e) => {
+                self.shm_objects.free(&self.frames, id);
+                Err(e.into())
+            }
+        }
+    }
+
+    /// Adds a user of an object that the caller uses.
+    pub fn shm_get(&self, id: ShmId<M>) {
+        self.shm(id).users.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Drops a user; the last one frees the pages. No entry maps them any more.
+    pub fn shm_put(&self, id: ShmId<M>) {
+        let object = self.shm(id);
+        // AcqRel: the last user sees all that the others did.
+        if object.users.fetch_sub(1, Ordering::AcqRel) != 1 {
+            return;
+        }
+        let pages = object.pages.load(Ordering::Relaxed);
+        let all = VaRange { start: Va(0), end: offset(pages) };
+        let mut gather = self.gather(&object.space, Teardown::WholeSpace);
+        for (table, part) in object.space.tables(&self.frames, &ShmUser, all) {
+            let mut entries = table.lock();
+            for va in part.iter_pages() {
+                if let Some(page) = entries.clear(va).unmap() {
+                    // Nobody translates through this space: no need to gather.
+                    drop(page);
+                }
+            }
+        }
+        object.space.free_tables(&mut gather, &self.frames, all, VaRange { start: Va(0), end: Va(u64::MAX) });
+        gather.finish();
+        object.space.free_root(&self.frames);
+        self.uncommit(pages);
+        self.shm_objects.free(&self.frames, id);
+    }
+
+    /// The page with index `index` of an object that the caller uses, allocating it if there is none.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`]; [`Error::BadAddress`] beyond the object's end (a SIGBUS).
+    #[doc(alias = "shmem_get_folio")]
+    pub(crate) fn shm_page(&self, id: ShmId<M>, index: u64) -> Result<FolioRef<'_, M>, Error> {
+        let object = self.shm(id);
+        if index >= object.pages.load(Ordering::Relaxed) {
+            return Err(Error::BadAddress);
+        }
+        let va = offset(index);
+        if let Some(page) = self.shm_find(object, va) {
+            return Ok(page);
+        }
+        let new = self.alloc_page()?;
+        new.zero();
+        let table = object.space.walk_alloc(&self.frames, &ShmUser, va)?;
+        let mut entries = table.lock();
+        if let Mapped::Shm(present) = entries.mapped(va) {
+            // Somebody was faster; `new` is freed.
+            return Ok(self.frames.try_get(present.pfn).expect("the object's entry owns the page"));
+        }
+        let page = new.into_shm(id.raw(), index);
+        let map = page.map_shm().map_err(|_| Error::OutOfMemory)?;
+        entries.install(va, map, Attrs { prot: Protection::RW, young: false, dirty: false, uffd_wp: false });
+        Ok(page)
+    }
+
+    fn shm_find<'a>(&'a self, object: &'a ShmObject<M>, va: Va) -> Option<FolioRef<'a, M>> {
+        let table = object.space.walk(&self.frames, &ShmUser, va)?;
+        let entries = table.lock();
+        match entries.mapped(va) {
+            Mapped::Shm(present) => self.frames.try_get(present.pfn),
+            Mapped::None | Mapped::Zero(_) | Mapped::Exclusive(..) | Mapped::Shared(..) | Mapped::Soft(_) => {
+                None
+            }
+        }
+    }
+
+    /// Drops the pages of a range of an object (`MADV_REMOVE`). Mappings of them keep theirs until they
+    /// are unmapped.
+    pub(crate) fn shm_punch(&self, id: ShmId<M>, first: u64, pages: u64) {
+        let object = self.shm(id);
+        let range = VaRange { start: offset(first), end: offset(first + pages) };
+        for (table, part) in object.space.tables(&self.frames, &ShmUser, range) {
+            let mut entries = table.lock();
+            for va in part.iter_pages() {
+                match entries.clear(va) {
+                    Cleared::Shm(map, _) => drop(map.unmap()),
+                    Cleared::None
+                    | Cleared::Zero(_)
+                    | Cleared::Exclusive(..)
+                    | Cleared::Shared(..)
+                    | Cleared::Soft(_) => {}
+                }
+            }
+        }
+    }
+}

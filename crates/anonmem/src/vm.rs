@@ -1,0 +1,261 @@
+//! The root value: a memory manager over one machine's frames.
+//!
+//! There is no global state: a test makes a [`Vm`], uses it, drops it, and what leaked shows. All address
+//! spaces, VMAs, anon_vmas and frames belong to one `Vm` and are reached through it.
+
+use crate::{
+    error::Error,
+    events::{Event, Events, NR_EVENTS},
+    mm::MmSlot,
+    rmap::anon_vma::{AnonVma, AnonVmaChain},
+    shm::ShmObject,
+    vma::{
+        Vma, VmaId,
+        tree::{Nodes, TreeNode},
+    },
+};
+use anonmem_frame::{Frames, FramesError, NewFolio, OutOfMemory, Slab};
+use anonmem_hal::{CpuId, Machine, NrPages, Order, PAGE_SHIFT};
+use anonmem_pgtable::{AddressSpace, DeadTables, MmuGather, Teardown};
+use anonmem_sync::{Atomic, Ordering, Rcu};
+
+/// How much may be promised. Linux: /proc/sys/vm/overcommit_memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Overcommit {
+    /// 0: refuse only what could never fit.
+    Heuristic,
+    /// 1: promise everything.
+    Always,
+    /// 2: never promise more than `percent` of memory.
+    Never {
+        /// `overcommit_ratio`: 50 on Linux.
+        percent: u8,
+    },
+}
+
+/// What a [`Vm`] is made with.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Config {
+    /// How much may be promised.
+    pub overcommit: Overcommit,
+    /// The most mappings of one address space. Linux: /proc/sys/vm/max_map_count.
+    pub max_map_count: u32,
+    /// The lowest address that may be mapped. Linux: /proc/sys/vm/mmap_min_addr.
+    pub mmap_min_addr: u64,
+    /// Bytes that are left free below a stack. Linux: the boot parameter `stack_guard_gap`.
+    pub stack_guard_gap: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            overcommit: Overcommit::Heuristic,
+            max_map_count: 65_530,
+            mmap_min_addr: 65_536,
+            stack_guard_gap: 256 * 4096,
+        }
+    }
+}
+
+/// A memory manager.
+pub struct Vm<M: Machine> {
+    pub(crate) frames: Frames<M>,
+    pub(crate) rcu: Rcu<M>,
+    pub(crate) dead_tables: DeadTables<M>,
+    pub(crate) mms: Slab<M, MmSlot<M>>,
+    pub(crate) vmas: Slab<M, Vma<M>>,
+    pub(crate) tree_nodes: Slab<M, TreeNode<M>>,
+    pub(crate) anon_vmas: Slab<M, AnonVma<M>>,
+    pub(crate) chains: Slab<M, AnonVmaChain<M>>,
+    pub(crate) shm_objects: Slab<M, ShmObject<M>>,
+    pub(crate) events: Events<M>,
+    pub(crate) config: Config,
+    /// Pages promised to all address spaces and shared objects.
+    pub(crate) committed: Atomic<i64, M>,
+}
+
+impl<M: Machine> Vm<M> {
+    /// Takes over the memory of `machine`.
+    ///
+    /// # Errors
+    /// If there is no frame or too many ([`FramesError`]).
+    pub fn new(machine: M, config: Config) -> Result<Self, FramesError> {
+        let frames = Frames::new(machine)?;
+        Ok(Self {
+            rcu: Rcu::new(),
+            dead_tables: DeadTables::new(),
+            mms: Slab::new(&frames),
+            vmas: Slab::new(&frames),
+            tree_nodes: Slab::new(&frames),
+            anon_vmas: Slab::new(&frames),
+            chains: Slab::new(&frames),
+            shm_objects: Slab::new(&frames),
+            events: Events::new(),
+            committed: Atomic::new(0),
+            frames,
+            config,
+        })
+    }
+
+    /// The machine.
+    pub fn machine(&self) -> &M {
+        self.frames.machine()
+    }
+
+    /// The frames, for the kernel's own needs.
+    pub fn frames(&self) -> &Frames<M> {
+        &self.frames
+    }
+
+    /// What it was made with.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    #[inline]
+    pub(crate) fn nodes(&self) -> Nodes<'_, M> {
+        Nodes { slab: &self.tree_nodes, frames: &self.frames }
+    }
+
+    /// Pages that are left free below a stack.
+    pub(crate) fn stack_guard_pages(&self) -> NrPages {
+        NrPages(self.config.stack_guard_gap >> PAGE_SHIFT)
+    }
+
+    /// The slot of a VMA; it may be another use of it.
+    #[inline]
+    pub(crate) fn vma(&self, id: VmaId<M>) -> &Vma<M> {
+        self.vmas.get(&self.frames, id)
+    }
+
+    #[inline]
+    pub(crate) fn count(&self, event: Event) {
+        self.events.count(event);
+    }
+
+    /// Starts gathering what is unmapped from `space`.
+    pub(crate) fn gather<'a>(&'a self, space: &'a AddressSpace<M>, teardown: Teardown) -> MmuGather<'a, M> {
+        MmuGather::new(&self.frames, space, &self.rcu, &self.dead_tables, teardown)
+    }
+
+    /// A page for user memory, its bytes whatever they were.
+    #[inline]
+    pub(crate) fn alloc_page(&self) -> Result<NewFolio<'_, M>, OutOfMemory> {
+        self.frames.alloc(Order::ZERO)
+    }
+
+    /// Frees page tables whose grace period has passed; for idle time and before giving up.
+    pub fn reap(&self) {
+        self.dead_tables.reap(&self.frames, &self.rcu);
+    }
+
+    /// Waits until all page tables that were unlinked are free.
+    pub fn drain(&self) {
+        self.dead_tables.drain(&self.frames, &self.rcu);
+    }
+
+    /// Pages that may be promised in all (`CommitLimit`).
+    pub fn commit_limit(&self) -> u64 {
+        let all = self.machine().nr_frames();
+        match self.config.overcommit {
+            Overcommit::Heuristic | Overcommit::Always => all,
+            Overcommit::Never { percent } => all * u64::from(percent) / 100,
+        }
+    }
+
+    /// Promises `pages` more.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] if the overcommit mode forbids it.
+    #[doc(alias = "__vm_enough_memory")]
+    pub(crate) fn commit(&self, pages: u64) -> Result<(), Error> {
+        let before = self.committed.fetch_add(pages as i64, Ordering::Relaxed).max(0) as u64;
+        let fits = match self.config.overcommit {
+            Overcommit::Always => true,
+            Overcommit::Heuristic => pages <= self.commit_limit(),
+            Overcommit::Never { .. } => before + pages <= self.commit_limit(),
+        };
+        if fits {
+            return Ok(());
+        }
+        self.uncommit(pages);
+        Err(Error::OutOfMemory)
+    }
+
+    /// Takes back a promise of `pages`.
+    #[doc(alias = "vm_unacct_memory")]
+    pub(crate) fn uncommit(&self, pages: u64) {
+        self.committed.fetch_sub(pages as i64, Ordering::Relaxed);
+    }
+
+    /// A snapshot of all counters.
+    pub fn stats(&self) -> Stats {
+        let usage = self.frames.usage();
+        Stats {
+            events: core::array::from_fn(|i| self.events.total(Event::ALL[i])),
+            frames: self.machine().nr_frames(),
+            free: usage.free.0,
+            peak_used: usage.peak.0,
+            user: usage.folios.0,
+            tables: usage.tables.0,
+            slabs: usage.slabs.0,
+            kernel: usage.kernel.0,
+            committed: self.committed.load(Ordering::Relaxed).max(0) as u64,
+            mms: self.mms.live(),
+            vmas: self.vmas.live(),
+            anon_vmas: self.anon_vmas.live(),
+            chains: self.chains.live(),
+            shared_objects: self.shm_objects.live(),
+            peak_anon_vmas: self.anon_vmas.peak(),
+            peak_chains: self.chains.peak(),
+        }
+    }
+
+    /// How often `event` happened on `cpu`.
+    pub fn events_on(&self, cpu: CpuId, event: Event) -> u64 {
+        self.events.on(cpu, event)
+    }
+}
+
+/// Counters of a [`Vm`] at one time. Frames and pages are base pages.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Stats {
+    events: [u64; NR_EVENTS],
+    /// All frames.
+    pub frames: u64,
+    /// Free frames.
+    pub free: u64,
+    /// The most frames in use at once.
+    pub peak_used: u64,
+    /// Frames that hold user pages.
+    pub user: u64,
+    /// Frames of page tables.
+    pub tables: u64,
+    /// Frames of slabs.
+    pub slabs: u64,
+    /// Frames that the kernel took for itself.
+    pub kernel: u64,
+    /// Pages promised (`Committed_AS`).
+    pub committed: u64,
+    /// Address spaces.
+    pub mms: u64,
+    /// VMAs.
+    pub vmas: u64,
+    /// anon_vmas.
+    pub anon_vmas: u64,
+    /// Links between VMAs and anon_vmas.
+    pub chains: u64,
+    /// Shared objects.
+    pub shared_objects: u64,
+    /// The most anon_vmas at once.
+    pub peak_anon_vmas: u64,
+    /// The most links at once.
+    pub peak_chains: u64,
+}
+
+impl Stats {
+    /// How often `event` happened.
+    pub const fn event(&self, event: Event) -> u64 {
+        self.events[event as usize]
+    }
+}

@@ -1,0 +1,78 @@
+//! The attributes of a VMA.
+
+use anonmem_hal::Protection;
+
+bitflags::bitflags! {
+    /// Attributes of a VMA. Linux: include/linux/mm.h `VM_*`.
+    #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+    pub struct VmFlags: u64 {
+        /// Loads are allowed.
+        const READ = 1 << 0;
+        /// Stores are allowed.
+        const WRITE = 1 << 1;
+        /// Instruction fetches are allowed.
+        const EXEC = 1 << 2;
+        /// `MAP_SHARED`.
+        const SHARED = 1 << 3;
+        /// `mprotect` may allow loads.
+        const MAYREAD = 1 << 4;
+        /// `mprotect` may allow stores.
+        const MAYWRITE = 1 << 5;
+        /// `mprotect` may allow instruction fetches.
+        const MAYEXEC = 1 << 6;
+        /// A stack: an access just below makes it grow.
+        const GROWSDOWN = 1 << 8;
+        /// `mlock`: its pages stay.
+        const LOCKED = 1 << 13;
+        /// `mlock2(MLOCK_ONFAULT)`: pages stay once they are there.
+        const LOCKONFAULT = 1 << 14;
+        /// `MADV_DONTFORK`: a child does not get it.
+        const DONTCOPY = 1 << 17;
+        /// `mremap` may not grow it.
+        const DONTEXPAND = 1 << 18;
+        /// Counts towards the commit limit.
+        const ACCOUNT = 1 << 20;
+        /// `MAP_NORESERVE`: does not count.
+        const NORESERVE = 1 << 21;
+        /// `MADV_WIPEONFORK`: a child gets it empty.
+        const WIPEONFORK = 1 << 25;
+        /// `MADV_HUGEPAGE`.
+        const HUGEPAGE = 1 << 29;
+        /// `MADV_NOHUGEPAGE`.
+        const NOHUGEPAGE = 1 << 30;
+        /// `MADV_MERGEABLE`.
+        const MERGEABLE = 1 << 31;
+    }
+}
+
+impl VmFlags {
+    /// The three that an access is checked against.
+    pub const ACCESS: Self = Self::READ.union(Self::WRITE).union(Self::EXEC);
+
+    /// The hardware's permissions. x86 cannot express write or execute without read.
+    pub const fn protection(self) -> Protection {
+        Protection {
+            read: self.intersects(Self::ACCESS),
+            write: self.contains(Self::WRITE),
+            exec: self.contains(Self::EXEC),
+        }
+    }
+
+    /// Whether pages of the VMA are copied on write: a private mapping that may become writable.
+    #[doc(alias = "is_cow_mapping")]
+    pub const fn is_cow(self) -> bool {
+        !self.contains(Self::SHARED) && self.contains(Self::MAYWRITE)
+    }
+
+    /// Whether it is private and writable, so that its pages cost memory that nothing else backs.
+    #[doc(alias = "accountable_mapping")]
+    pub const fn is_accountable(self) -> bool {
+        self.contains(Self::WRITE) && !self.contains(Self::SHARED) && !self.contains(Self::NORESERVE)
+    }
+
+    /// Whether it counts as data: private and writable, and no stack.
+    #[doc(alias = "is_data_mapping")]
+    pub const fn is_data(self) -> bool {
+        self.contains(Self::WRITE) && !self.intersects(Self::SHARED.union(Self::GROWSDOWN))
+    }
+}

@@ -1,0 +1,27 @@
+//! Changing the range of a VMA: in the tree, in the VMA, and in the interval trees that it is a key of.
+//!
+//! Linux: mm/vma.c `vma_prepare`, `vma_complete`.
+
+use super::VmaId;
+use crate::mm::{Mm, MmapWriteGuard};
+use anonmem_hal::{Machine, VaRange};
+
+impl<M: Machine> Mm<'_, M> {
+    /// Gives VMA `id` another range, which overlaps no other VMA. Rmap walks see the old or the new one.
+    ///
+    /// # Locks
+    /// The mmap lock for writing; takes the lock of the VMA's anon_vma.
+    pub(crate) fn change_range(&self, guard: &MmapWriteGuard<'_, M>, id: VmaId<M>, new: VaRange, pgoff: u64) {
+        let (vm, vma) = (self.vm, self.vm.vma(id));
+        let tree = &guard.slot().tree;
+        let lock = vma.anon_vma().map(|anon_vma| vm.anon_vma_lock_write(anon_vma));
+        if let Some(lock) = &lock {
+            lock.rekey_begin(id);
+        }
+        tree.prealloc_none(vm.nodes()).write().resize(vma.range(), new);
+        vma.set_range(new, pgoff);
+        if let Some(lock) = &lock {
+            lock.rekey_end(id);
+        }
+    }
+}
