@@ -81,7 +81,7 @@ impl<M: Machine> DeadTables<M> {
 
     /// Waits for grace periods until the list is empty. The caller is in no read section and holds no spin lock.
     pub fn drain(&self, frames: &Frames<M>, rcu: &Rcu<M>) {
-        while self.len() > 0 {
+        while !self.is_empty() {
             rcu.synchronize();
             self.reap(frames, rcu);
         }

@@ -22,6 +22,7 @@ mod free;
 mod gather;
 mod guard;
 mod owned;
+mod recount;
 mod space;
 mod table;
 
@@ -29,5 +30,6 @@ pub use dead::DeadTables;
 pub use gather::{MmuGather, Teardown};
 pub use guard::{Attrs, Dirty, PteGuard, PteSnapshot};
 pub use owned::{Cleared, MapOwner, Mapped};
+pub use recount::Miscounted;
 pub use space::AddressSpace;
 pub use table::{CanInstall, PteTable, StableVma};

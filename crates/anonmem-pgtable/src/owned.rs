@@ -63,8 +63,8 @@ impl<'f, M: Machine> Cleared<'f, M> {
             Pte::Present(p) => p,
         };
         match kind_of(frames, present.pfn) {
-            // SAFETY: the entry owned a mapping of this kind and no longer exists.
             Owned::Exclusive => {
+                // SAFETY: the entry owned a mapping of this kind and no longer exists.
                 Self::Exclusive(unsafe { Exclusive::from_entry(frames, present.pfn) }, present)
             }
             // SAFETY: as above.
@@ -116,8 +116,8 @@ impl<'f, M: Machine> Mapped<'_, 'f, M> {
             Pte::Present(p) => p,
         };
         match kind_of(frames, present.pfn) {
-            // SAFETY: the entry owns an exclusive mapping and cannot change while it is locked.
             Owned::Exclusive => {
+                // SAFETY: the entry owns an exclusive mapping and cannot change while it is locked.
                 Self::Exclusive(unsafe { ExclusiveRef::of_entry(frames, present.pfn) }, present)
             }
             // SAFETY: as above, shared.

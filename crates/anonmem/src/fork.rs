@@ -24,9 +24,7 @@ use crate::{
     vma::{Backing, VmFlags, VmaId},
 };
 use anonmem_frame::{DupError, NewFolio, TooManySharers};
-use anonmem_hal::{
-    FlushRange, Machine, Marker, NrPages, Present, Protection, SoftLeaf, Va, VaRange,
-};
+use anonmem_hal::{FlushRange, Machine, Marker, NrPages, Present, Protection, SoftLeaf, Va, VaRange};
 use anonmem_pgtable::{Attrs, Mapped, PteGuard, PteTable};
 
 impl<'v, M: Machine> Mm<'v, M> {
@@ -81,7 +79,7 @@ fn dup_mmap<M: Machine>(
     ] {
         new.set(old.get());
     }
-    let mut vmas = from.tree.cursor(VaRange { start: Va(0), end: Va(u64::MAX & !0xfff) });
+    let mut vmas = from.tree.cursor(VaRange { start: Va(0), end: Va(!0xfff) });
     while let Some((_, id)) = vmas.next(&from.tree, vm.nodes()) {
         let flags = vm.vma(id).flags();
         if flags.contains(VmFlags::DONTCOPY) {

@@ -22,6 +22,7 @@ mod fork;
 pub mod mm;
 pub mod rmap;
 pub mod shm;
+pub mod validate;
 pub mod vm;
 pub mod vma;
 mod zap;

@@ -8,7 +8,7 @@
 
 use crate::{error::Error, vm::Vm};
 use anonmem_frame::{FolioRef, Handle, SlabItem};
-use anonmem_hal::{Arch, Machine, PAGE_SHIFT, Protection, Va, VaRange};
+use anonmem_hal::{Arch, Machine, PAGE_SHIFT, Protection, Pte, Va, VaRange};
 use anonmem_pgtable::{AddressSpace, Attrs, CanInstall, Cleared, Mapped, StableVma, Teardown};
 use anonmem_sync::{Atomic, Ordering};
 
@@ -44,6 +44,11 @@ impl<M: Machine> ShmObject<M> {
 
     pub(crate) fn space(&self) -> &AddressSpace<M> {
         &self.space
+    }
+
+    /// Its length in pages.
+    pub(crate) fn pages(&self) -> u64 {
+        self.pages.load(Ordering::Relaxed)
     }
 }
 
@@ -160,6 +165,16 @@ impl<M: Machine> Vm<M> {
                 None
             }
         }
+    }
+
+    /// The number of pages that an object has.
+    pub(crate) fn shm_resident(&self, id: ShmId<M>) -> u64 {
+        let object = self.shm(id);
+        let all = VaRange { start: Va(0), end: offset(object.pages()) };
+        let pages = object.space.tables(&self.frames, &ShmUser, all);
+        pages
+            .map(|(table, part)| part.iter_pages().filter(|&va| table.peek(va) != Pte::None).count() as u64)
+            .sum()
     }
 
     /// Drops the pages of a range of an object (`MADV_REMOVE`). Mappings of them keep theirs until they

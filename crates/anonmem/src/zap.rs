@@ -25,6 +25,7 @@ pub(crate) fn zap_range<'v, M: Machine, G: StableVma>(
     gather: &mut MmuGather<'v, M>,
     range: VaRange,
 ) {
+    slot.note_peak();
     for (table, part) in slot.space.tables(&vm.frames, stable, range) {
         let mut rest = part;
         while !rest.is_empty() {

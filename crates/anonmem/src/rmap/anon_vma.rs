@@ -115,7 +115,7 @@ impl<M: Machine> AnonVma<M> {
     }
 
     /// The links to its VMAs. Under the root's lock.
-    pub(super) fn tree(&self) -> &IntervalTree<M, AnonVmaChain<M>> {
+    pub(crate) fn tree(&self) -> &IntervalTree<M, AnonVmaChain<M>> {
         &self.tree
     }
 

@@ -1,0 +1,53 @@
+//! Counting the tables and entries of an address space again.
+
+use crate::{space::AddressSpace, table::entries};
+use anonmem_frame::Frames;
+use anonmem_hal::{Arch, Entry, Machine, Pfn, Va};
+use anonmem_sync::Ordering;
+
+/// A table whose count of entries in use is wrong.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Miscounted {
+    /// The table.
+    pub table: Pfn,
+    /// What its count says.
+    pub counted: u64,
+    /// What is in it.
+    pub found: u64,
+}
+
+impl<M: Machine> AddressSpace<M> {
+    /// Counts the tables that are reachable, and checks every table's count of entries in use. At rest.
+    ///
+    /// # Errors
+    /// The first table that is wrong.
+    pub fn recount(&self, frames: &Frames<M>) -> Result<u64, Miscounted> {
+        let top = M::Arch::LEVELS - 1;
+        // Above the user's part, the root holds the kernel's entries, which are nobody's here.
+        let user = M::Arch::index(Va(M::Arch::USER_END.0 - 1), top) + 1;
+        recount_table(frames, self.root(), top, user)
+    }
+}
+
+fn recount_table<M: Machine>(
+    frames: &Frames<M>,
+    table: Pfn,
+    level: u32,
+    nr_entries: usize,
+) -> Result<u64, Miscounted> {
+    let (mut tables, mut found) = (1, 0);
+    for word in &entries(frames, table)[..nr_entries] {
+        let raw = word.load(Ordering::Relaxed);
+        if raw == 0 {
+            continue;
+        }
+        found += 1;
+        if level > 0
+            && let Entry::Table(next) = M::Arch::decode_entry(raw, level)
+        {
+            tables += recount_table(frames, next, level - 1, M::Arch::ENTRIES)?;
+        }
+    }
+    let counted = frames.table_used(table).peek();
+    if counted == found { Ok(tables) } else { Err(Miscounted { table, counted, found }) }
+}

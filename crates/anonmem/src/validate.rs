@@ -1,0 +1,343 @@
+//! Counting the world again.
+//!
+//! No memory is needed for it. That a folio's mapcount equals its entries follows from two counts: rmap finds as
+//! many entries as the folio counts, for every folio; and over all folios the counts add up to the entries that
+//! walking all page tables finds. An entry that rmap misses, or a count without an entry, breaks one of the two.
+//!
+//! At rest only: nobody else is at work on the `Vm`.
+
+use crate::{
+    mm::{MmSlot, MmapReadGuard},
+    rmap::{folio::folio_lock_anon_vma_read, walk::rmap_walk_anon},
+    vm::Vm,
+    vma::{Backing, VmFlags, Vma, VmaId},
+};
+use anonmem_frame::{Folio, Inconsistency, Kind, Mapping};
+use anonmem_hal::{Arch, Machine, Pte, SoftLeaf, Va, VaRange};
+use anonmem_pgtable::{Mapped, Miscounted};
+use core::{fmt, ops::ControlFlow};
+
+/// A rule that does not hold.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Violation {
+    /// The rule.
+    pub rule: &'static str,
+    /// Where: an address, a frame number or a handle, as the rule says.
+    pub at: u64,
+    /// What was recounted.
+    pub expected: u64,
+    /// What is recorded.
+    pub found: u64,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { rule, at, expected, found } = self;
+        write!(f, "{rule} (at {at:#x}): recounted {expected}, recorded {found}")
+    }
+}
+
+impl core::error::Error for Violation {}
+
+impl From<Inconsistency> for Violation {
+    fn from(e: Inconsistency) -> Self {
+        Self { rule: e.what, at: e.pfn.0, expected: 0, found: 0 }
+    }
+}
+
+impl From<Miscounted> for Violation {
+    fn from(e: Miscounted) -> Self {
+        Self { rule: "entries in use of page table", at: e.table.0, expected: e.found, found: e.counted }
+    }
+}
+
+type Check = Result<(), Violation>;
+
+fn expect(rule: &'static str, at: u64, expected: u64, found: u64) -> Check {
+    if expected == found { Ok(()) } else { Err(Violation { rule, at, expected, found }) }
+}
+
+/// What the address spaces add up to.
+#[derive(Default)]
+struct Totals {
+    anon_entries: u64,
+    shared_entries: u64,
+    vmas: u64,
+    vmas_with_anon_vma: u64,
+    chains: u64,
+    tree_nodes: u64,
+    tables: u64,
+    committed: u64,
+    mms: u64,
+}
+
+/// What the VMAs and entries of one address space add up to.
+#[derive(Default)]
+struct Recount {
+    anon: u64,
+    shared: u64,
+    total: u64,
+    data: u64,
+    stack: u64,
+    locked: u64,
+    committed: u64,
+}
+
+impl<M: Machine> Vm<M> {
+    /// Recounts everything that is counted, and checks every rule that can be checked at rest.
+    ///
+    /// # Errors
+    /// The first rule that does not hold.
+    pub fn validate(&self) -> Check {
+        self.drain();
+        let mut totals = Totals::default();
+        let mut result = Ok(());
+        self.mms.for_each_live(&self.frames, |_, slot| {
+            if result.is_ok() {
+                result = self.validate_mm(slot, &mut totals);
+            }
+        });
+        result?;
+        self.validate_objects(&mut totals)?;
+        self.validate_anon_vmas(&totals)?;
+        self.validate_folios(&totals)?;
+        expect("address spaces", 0, totals.mms, self.mms.live())?;
+        expect("VMAs", 0, totals.vmas, self.vmas.live())?;
+        expect("nodes of VMA trees", 0, totals.tree_nodes, self.tree_nodes.live())?;
+        expect("page tables", 0, totals.tables, self.frames.usage().tables.0)?;
+        expect("pages promised", 0, totals.committed, self.stats().committed)?;
+        self.vmas.validate(&self.frames)?;
+        self.anon_vmas.validate(&self.frames)?;
+        self.chains.validate(&self.frames)?;
+        self.frames.validate()?;
+        Ok(())
+    }
+
+    fn validate_mm(&self, slot: &MmSlot<M>, totals: &mut Totals) -> Check {
+        let guard = slot.read();
+        let root = slot.space.root().0;
+        totals.mms += 1;
+        expect("an address space in use has users", root, 1, u64::from(slot.users() > 0))?;
+        totals.tree_nodes += slot.tree.validate(self.nodes()).map_err(|_| Violation {
+            rule: "the tree of VMAs is in order",
+            at: root,
+            expected: 0,
+            found: 0,
+        })?;
+        let tables = slot.space.recount(&self.frames)?;
+        expect("page tables of an address space", root, tables, slot.space.nr_tables())?;
+        totals.tables += tables;
+
+        let mut count = Recount::default();
+        let mut result = Ok(());
+        slot.tree.for_each(self.nodes(), |range, id| {
+            if result.is_ok() {
+                result = self.validate_vma(&guard, range, id, &mut count, totals);
+            }
+        });
+        result?;
+        let c = &slot.counts;
+        let rss = |counter: &anonmem_sync::Atomic<i64, M>| counter.peek() as u64;
+        expect("mapped anonymous pages", root, count.anon, rss(&c.anon))?;
+        expect("mapped shared pages", root, count.shared, rss(&c.shared))?;
+        expect("pages of mappings", root, count.total, c.total.peek())?;
+        expect("pages of data", root, count.data, c.data.peek())?;
+        expect("pages of stacks", root, count.stack, c.stack.peek())?;
+        expect("pages locked", root, count.locked, c.locked.peek())?;
+        expect("pages promised to an address space", root, count.committed, c.committed.peek())?;
+        let in_vmas = count.anon + count.shared;
+        expect("pages outside of VMAs", root, in_vmas, self.entries_in_all_tables(&guard))?;
+        totals.anon_entries += count.anon;
+        totals.shared_entries += count.shared;
+        totals.committed += count.committed;
+        Ok(())
+    }
+
+    /// Mapped pages by page tables alone, VMAs ignored.
+    fn entries_in_all_tables(&self, guard: &MmapReadGuard<'_, M>) -> u64 {
+        let all = VaRange { start: Va(0), end: M::Arch::USER_END };
+        let space = &guard.slot().space;
+        let pages = |(table, part): (anonmem_pgtable::PteTable<'_, M, _>, VaRange)| {
+            part.iter_pages().filter(|&va| matches!(table.peek(va), Pte::Present(p) if !p.special)).count()
+                as u64
+        };
+        space.tables(&self.frames, guard, all).map(pages).sum()
+    }
+
+    fn validate_vma(
+        &self,
+        guard: &MmapReadGuard<'_, M>,
+        range: VaRange,
+        id: VmaId<M>,
+        count: &mut Recount,
+        totals: &mut Totals,
+    ) -> Check {
+        let (vma, at) = (self.vma(id), range.start.0);
+        expect("a VMA in a tree is live", at, 1, u64::from(self.vmas.is_live(&self.frames, id)))?;
+        expect("start of a VMA", at, range.start.0, vma.start().0)?;
+        expect("end of a VMA", at, range.end.0, vma.end().0)?;
+        let owner = vma.mm().map_or(0, |mm| self.mm_slot(mm).space.root().0);
+        expect("address space of a VMA", at, guard.slot().space.root().0, owner)?;
+        let (flags, pages) = (vma.flags(), range.pages().0);
+        let when = |on: bool| if on { pages } else { 0 };
+        count.total += pages;
+        count.data += when(flags.is_data());
+        count.stack += when(flags.contains(VmFlags::GROWSDOWN));
+        count.locked += when(flags.contains(VmFlags::LOCKED));
+        count.committed += when(flags.contains(VmFlags::ACCOUNT));
+        totals.vmas += 1;
+        self.validate_chains(vma, at, totals)?;
+        for (table, part) in guard.slot().space.tables(&self.frames, guard, range) {
+            let entries = table.lock();
+            for va in part.iter_pages() {
+                self.validate_entry(vma, va, entries.mapped(va), count)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn validate_entry(&self, vma: &Vma<M>, va: Va, entry: Mapped<'_, '_, M>, count: &mut Recount) -> Check {
+        let flags = vma.flags();
+        let (present, folio) = match entry {
+            Mapped::None | Mapped::Soft(SoftLeaf::Marker(_)) => return Ok(()),
+            Mapped::Soft(SoftLeaf::Swap { .. } | SoftLeaf::Migration { .. }) => {
+                return expect("nothing swaps or migrates", va.0, 0, 1);
+            }
+            Mapped::Zero(present) => {
+                return expect("the zero page is never writable", va.0, 0, u64::from(present.prot.write));
+            }
+            Mapped::Exclusive(page, present) => {
+                expect("an exclusive page has one mapping", va.0, 1, page.folio().counts().maps())?;
+                (present, page.folio())
+            }
+            Mapped::Shared(page, present) => {
+                expect("a shared page is not writable", va.0, 0, u64::from(present.prot.write))?;
+                (present, page.folio())
+            }
+            Mapped::Shm(present) => {
+                count.shared += 1;
+                let shared = matches!(vma.backing(), Backing::Shared(_));
+                expect("a shared object's page is in a mapping of it", va.0, 1, u64::from(shared))?;
+                return allowed(flags, va, present.prot.write);
+            }
+        };
+        count.anon += 1;
+        expect(
+            "an anonymous page is in a private mapping",
+            va.0,
+            0,
+            u64::from(flags.contains(VmFlags::SHARED)),
+        )?;
+        expect("index of a page", va.0, vma.index_of(va), folio.index())?;
+        allowed(flags, va, present.prot.write)
+    }
+
+    /// Every chain is of one family, and one of them is for the VMA's own anon_vma.
+    fn validate_chains(&self, vma: &Vma<M>, at: u64, totals: &mut Totals) -> Check {
+        let own = vma.anon_vma();
+        let mut found_own = own.is_none();
+        let mut next = vma.chains();
+        while let Some(chain) = next.get() {
+            totals.chains += 1;
+            let id = self.chain(chain).anon_vma();
+            expect("a linked anon_vma is live", at, 1, u64::from(self.anon_vmas.is_live(&self.frames, id)))?;
+            let same = own.is_some_and(|own| self.anon_vma(own).root() == self.anon_vma(id).root());
+            expect("chains are of one family", at, 1, u64::from(same))?;
+            found_own |= own == Some(id);
+            next = self.chain(chain).next();
+        }
+        totals.vmas_with_anon_vma += u64::from(own.is_some());
+        expect("a VMA is linked to its anon_vma", at, 1, u64::from(found_own))
+    }
+
+    fn validate_objects(&self, totals: &mut Totals) -> Check {
+        let mut result = Ok(());
+        self.shm_objects.for_each_live(&self.frames, |id, object| {
+            let mut check = || {
+                let tables = object.space().recount(&self.frames)?;
+                expect("page tables of a shared object", 0, tables, object.space().nr_tables())?;
+                totals.tables += tables;
+                totals.committed += object.pages();
+                totals.shared_entries += self.shm_resident(id);
+                expect("a shared object has users", 0, 1, u64::from(object.users() > 0))
+            };
+            if result.is_ok() {
+                result = check();
+            }
+        });
+        result
+    }
+
+    fn validate_anon_vmas(&self, totals: &Totals) -> Check {
+        let (mut live, mut refs, mut children, mut vmas, mut chains, mut not_roots) = (0, 0, 0, 0, 0, 0);
+        let mut result = Ok(());
+        self.anon_vmas.for_each_live(&self.frames, |id, anon_vma| {
+            let (refcount, nr_children, nr_vmas) = anon_vma.counts();
+            live += 1;
+            refs += u64::from(refcount);
+            children += nr_children;
+            vmas += nr_vmas;
+            not_roots += u64::from(anon_vma.root() != Some(id));
+            let parent_lives = anon_vma.parent().is_some_and(|p| self.anon_vmas.is_live(&self.frames, p));
+            match anon_vma.tree().validate(self) {
+                Ok(n) if n > 0 && parent_lives => chains += n,
+                Ok(n) => result = expect("an anon_vma has VMAs and a parent", id.raw().get().into(), 1, n),
+                Err(_) => result = expect("an interval tree is in order", id.raw().get().into(), 1, 0),
+            }
+        });
+        result?;
+        expect("VMAs that anon_vmas count", 0, totals.vmas_with_anon_vma, vmas)?;
+        expect("children that anon_vmas count", 0, live, children)?;
+        expect("references to anon_vmas", 0, live + not_roots, refs)?;
+        expect("chains in interval trees", 0, totals.chains, chains)?;
+        expect("chains of VMAs", 0, totals.chains, self.chains.live())
+    }
+
+    fn validate_folios(&self, totals: &Totals) -> Check {
+        let (mut anon, mut shared) = (0, 0);
+        let mut result = Ok(());
+        self.frames.for_each_frame(|pfn, kind, _| {
+            if result.is_err() || kind != Kind::Folio {
+                return;
+            }
+            let folio = self.frames.folio(pfn).expect("a frame of kind folio");
+            match folio.mapping() {
+                Mapping::Anon(_) => {
+                    anon += folio.counts().maps();
+                    result = self.validate_rmap(folio);
+                }
+                Mapping::Shm(_) => shared += folio.counts().maps(),
+                Mapping::None | Mapping::Ksm(_) => {
+                    result = expect("a folio belongs to something", pfn.0, 1, 0)
+                }
+            }
+            if result.is_ok() {
+                result = expect("references at rest", pfn.0, 0, folio.counts().refs());
+            }
+        });
+        result?;
+        expect("mappings of anonymous pages", 0, totals.anon_entries, anon)?;
+        expect("mappings of shared pages", 0, totals.shared_entries, shared)
+    }
+
+    /// Rmap finds as many entries as the folio counts.
+    fn validate_rmap(&self, folio: Folio<'_, M>) -> Check {
+        let mut found = 0;
+        if let Some(guard) = folio_lock_anon_vma_read(self, folio) {
+            let _ = rmap_walk_anon(&guard, folio, |_| {
+                found += 1;
+                ControlFlow::<()>::Continue(())
+            });
+        }
+        expect("entries that rmap finds", folio.pfn().0, found, folio.counts().maps())
+    }
+}
+
+fn allowed(flags: VmFlags, va: Va, writable: bool) -> Check {
+    expect(
+        "a writable entry in a VMA that is not",
+        va.0,
+        0,
+        u64::from(writable && !flags.contains(VmFlags::WRITE)),
+    )
+}
