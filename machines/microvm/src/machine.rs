@@ -1,32 +1,248 @@
-//! What the memory manager sees of this machine.
+//! What the memory manager sees of this machine: the parts of [`anonmem_hal::Machine`].
+
+use alloc::boxed::Box;
+use core::ptr::NonNull;
+use core::sync::atomic::{AtomicPtr, Ordering::Acquire, Ordering::Release};
 
 pub use anonmem_hal::HeldLocks;
+use anonmem_hal::arch::X86_64;
+use anonmem_hal::{
+    Clock, CpuId, CpuSet, FlushRange, Machine, Mmu, NoProbe, Order, PAGE_SIZE, Pfn, PhysMem, Sched,
+    SourceError, SourceId, Sources, Va,
+};
 
-use crate::arch::mem::PhysAddr;
+use crate::arch::lock;
+use crate::arch::mem::{PAGE, PhysAddr, direct};
+use crate::arch::percpu::this_cpu;
+use crate::arch::{time, tlb};
+use crate::boot::config::Poison;
 use crate::boot::memory::Layout;
+use crate::boot::{self, paging};
+use crate::heap;
+use crate::sched::{self, Interruptible};
 
-/// An address space of this kernel.
-#[derive(Clone, Debug)]
-pub struct Mm;
+/// The kernel's memory manager.
+pub type Vm = anonmem::Vm<Kernel>;
+/// An address space of this kernel; a clone is another use of it.
+pub type Mm = anonmem::Mm<'static, Kernel>;
 
-/// Makes the memory manager.
-pub fn init(_layout: &Layout) {}
+/// This machine, as the memory manager holds it.
+#[derive(Debug)]
+pub struct Kernel {
+    base: Pfn,
+    frames: u64,
+    memmap: NonNull<u8>,
+    poison: Poison,
+}
+
+// SAFETY: `memmap` points to memory that belongs to this value alone for as long as the machine runs.
+unsafe impl Send for Kernel {}
+// SAFETY: as above; the memory manager synchronises its use.
+unsafe impl Sync for Kernel {}
+
+/// What a freed frame is filled with under `poison=1`.
+const POISON: u64 = 0x5a5a_dead_f4a3_e5a5;
+
+static VM: AtomicPtr<Vm> = AtomicPtr::new(core::ptr::null_mut());
+
+/// The memory manager. Panics before `boot` made it.
+pub fn vm() -> &'static Vm {
+    // Acquire pairs with the Release in `init`.
+    let vm = VM.load(Acquire);
+    assert!(!vm.is_null(), "the memory manager is used before it is made");
+    // SAFETY: `init` leaked it.
+    unsafe { &*vm }
+}
+
+/// Makes the memory manager over the frames of `layout`, and lets the heap draw from it.
+pub fn init(layout: &Layout, poison: Poison) {
+    let frames = (layout.frames.end - layout.frames.start) / PAGE;
+    let aligned = layout.metadata.start.next_multiple_of(64);
+    let memmap = NonNull::new(direct(aligned)).expect("the direct map is not at 0");
+    // SAFETY: the range is RAM, in the direct map, given to nobody else, 32 bytes for each frame.
+    unsafe { core::ptr::write_bytes(memmap.as_ptr(), 0, (layout.metadata.end - aligned) as usize) };
+    let kernel = Kernel { base: Pfn(layout.frames.start / PAGE), frames, memmap, poison };
+    kernel.poison_all();
+    let vm = match Vm::new(kernel, anonmem::Config::default()) {
+        Ok(vm) => Box::leak(Box::new(vm)),
+        Err(error) => panic!("the memory manager does not take this memory: {error:?}"),
+    };
+    // Release pairs with the Acquire in `vm`.
+    VM.store(vm, Release);
+    heap::use_frames();
+}
 
 /// The top-level table of an address space.
-pub fn root_of(_mm: &Mm) -> PhysAddr {
-    0
+pub fn root_of(mm: &Mm) -> PhysAddr {
+    mm.root().0 * PAGE
 }
 
 /// This CPU is about to use the address space.
-pub fn activate(_mm: &Mm, _cpu: usize) {}
+pub fn activate(mm: &Mm, cpu: usize) {
+    mm.activate(CpuId(cpu as u32));
+}
 
 /// This CPU has left the address space.
-pub fn deactivate(_mm: &Mm, _cpu: usize) {}
+pub fn deactivate(mm: &Mm, cpu: usize) {
+    mm.deactivate(CpuId(cpu as u32));
+}
 
 /// A block of frames for the kernel heap.
-pub fn alloc_frames(_order: u32) -> Option<PhysAddr> {
-    None
+pub fn alloc_frames(order: u32) -> Option<PhysAddr> {
+    let pfn = vm().frames().alloc_kernel(Order::new(order as u8)).ok()?;
+    Some(pfn.0 * PAGE)
 }
 
 /// Gives a block back.
-pub fn free_frames(_block: PhysAddr, _order: u32) {}
+pub fn free_frames(block: PhysAddr, order: u32) {
+    vm().frames().free_kernel(Pfn(block / PAGE), Order::new(order as u8));
+}
+
+impl Kernel {
+    fn bytes(&self, pfn: Pfn) -> *mut u8 {
+        debug_assert!((self.base.0..self.base.0 + self.frames).contains(&pfn.0), "not a frame: {pfn:?}");
+        direct(pfn.0 * PAGE)
+    }
+
+    /// So that the check of frames that were never used before holds too.
+    fn poison_all(&self) {
+        if self.poison == Poison::On {
+            for pfn in self.base.0..self.base.0 + self.frames {
+                self.fill_with_poison(Pfn(pfn));
+            }
+        }
+    }
+
+    fn words(&self, pfn: Pfn) -> *mut [u64; PAGE_SIZE / 8] {
+        self.bytes(pfn).cast()
+    }
+
+    fn fill_with_poison(&self, pfn: Pfn) {
+        // SAFETY: a frame that nobody owns, or whose owner asks.
+        unsafe { self.words(pfn).write([POISON; PAGE_SIZE / 8]) };
+    }
+
+    fn check_poison(&self, pfn: Pfn) {
+        // SAFETY: a free frame: nobody writes to it.
+        let words = unsafe { &*self.words(pfn) };
+        if let Some(at) = words.iter().position(|word| *word != POISON) {
+            panic!("free frame {:#x} was written at {:#x}: {:#x}", pfn.0, at * 8, words[at]);
+        }
+    }
+}
+
+impl Machine for Kernel {
+    type Arch = X86_64;
+    type Probe = NoProbe;
+    const CHECKED: bool = cfg!(feature = "lock-order");
+}
+
+// SAFETY: the frames are a contiguous block of RAM that `Layout::divide` gives to nobody else, mapped in the
+// direct map at their address; `init` zeroed the metadata, 64-aligned and long enough.
+unsafe impl PhysMem for Kernel {
+    fn base_pfn(&self) -> Pfn {
+        self.base
+    }
+
+    fn nr_frames(&self) -> u64 {
+        self.frames
+    }
+
+    fn memmap(&self) -> NonNull<u8> {
+        self.memmap
+    }
+
+    #[inline]
+    fn direct_map(&self, pfn: Pfn) -> NonNull<u8> {
+        NonNull::new(self.bytes(pfn)).expect("the direct map is not at 0")
+    }
+
+    fn zero(&self, pfn: Pfn, order: Order) {
+        // SAFETY: the caller owns the frames.
+        unsafe { core::ptr::write_bytes(self.bytes(pfn), 0, PAGE_SIZE << order.get()) };
+    }
+
+    fn copy(&self, dst: Pfn, src: Pfn, order: Order) {
+        // SAFETY: the caller owns `dst` and keeps `src`; they are different frames. Programs may write
+        // to `src` meanwhile: the copy is assembly and takes whatever bytes are there.
+        unsafe { core::ptr::copy_nonoverlapping(self.bytes(src), self.bytes(dst), PAGE_SIZE << order.get()) };
+    }
+
+    fn allocated(&self, pfn: Pfn, order: Order) {
+        if self.poison == Poison::On {
+            (0..1 << order.get()).for_each(|i| self.check_poison(Pfn(pfn.0 + i)));
+        }
+    }
+
+    fn freed(&self, pfn: Pfn, order: Order) {
+        if self.poison == Poison::On {
+            (0..1 << order.get()).for_each(|i| self.fill_with_poison(Pfn(pfn.0 + i)));
+        }
+    }
+}
+
+impl Mmu for Kernel {
+    fn init_root(&self, root: Pfn) {
+        paging::copy_kernel_half(root.0 * PAGE);
+    }
+
+    fn flush(&self, cpus: CpuSet, root: Pfn, what: FlushRange) {
+        let (start, end) = match what {
+            FlushRange::Range(range) => (range.start.0, range.end.0),
+            FlushRange::All => (0, u64::MAX),
+        };
+        tlb::flush(cpus.0, root.0 * PAGE, start, end);
+    }
+
+    fn flush_local(&self, root: Pfn, va: Va) {
+        tlb::flush_local(root.0 * PAGE, va.0);
+    }
+}
+
+impl Sched for Kernel {
+    #[inline]
+    fn current_cpu() -> CpuId {
+        CpuId(this_cpu().id() as u32)
+    }
+
+    fn nr_cpus() -> usize {
+        boot::cpu_count()
+    }
+
+    fn park(key: usize, keep_waiting: &dyn Fn() -> bool) {
+        sched::park(key, keep_waiting, None, Interruptible::No);
+    }
+
+    fn unpark(key: usize, n: usize) {
+        sched::unpark(key, n);
+    }
+
+    fn relax() {
+        lock::relax();
+    }
+
+    fn with_held_locks(f: &mut dyn FnMut(&mut HeldLocks)) {
+        sched::with_held_locks(f);
+    }
+}
+
+impl Clock for Kernel {
+    fn now_ns(&self) -> u64 {
+        time::now_ns()
+    }
+}
+
+impl Sources for Kernel {
+    fn fill(&self, source: SourceId, offset: u64, dst: Pfn) -> Result<(), SourceError> {
+        let _ = (source, offset, dst);
+        Err(SourceError)
+    }
+
+    fn dup(&self, source: SourceId) {
+        let _ = source;
+    }
+
+    fn release(&self, source: SourceId) {
+        let _ = source;
+    }
+}

@@ -15,15 +15,19 @@ use core::sync::atomic::{
 };
 
 use x86_64::VirtAddr;
-use x86_64::instructions::tlb;
+use x86_64::instructions::{interrupts, tlb};
 use x86_64::registers::control::{Cr3, Cr4, Cr4Flags};
 
 use super::mem::PAGE;
 use super::percpu::{MAX_CPUS, cpu, this_cpu};
-use super::{apic, idt};
+use super::{apic, idt, time};
 
 /// Above this many pages the whole TLB goes (Linux: tlb_single_page_flush_ceiling).
 const SINGLE_PAGE_CEILING: u64 = 33;
+/// How long to spin for answers.
+const SPIN_NS: u64 = 20_000;
+/// The longest nap after that; any interrupt ends it.
+const NAP_NS: u64 = 50_000;
 /// `root` of a request for kernel mappings, which all address spaces share.
 const KERNEL_ROOT: u64 = u64::MAX;
 
@@ -114,10 +118,35 @@ fn shoot(cpus: u64, root: u64, start: u64, end: u64) {
     if cpus & my_bit != 0 {
         flush_here(root, start, end);
     }
-    // Acquire pairs with the Release in `answer`: their flushes come before our return.
-    while others != 0 && request.pending.load(Acquire) != 0 {
-        super::lock::relax();
+    if others != 0 {
+        wait_for_answers(request);
     }
+}
+
+/// Spins for a moment, then sleeps in short naps: where CPUs are threads of a busy host, the one that shall
+/// answer may be waiting for the core that spins.
+fn wait_for_answers(request: &Request) {
+    let may_nap = interrupts::are_enabled();
+    let spin_end = time::now_ns() + SPIN_NS;
+    // Acquire pairs with the Release in `answer`: their flushes come before our return.
+    while request.pending.load(Acquire) != 0 {
+        if may_nap && time::now_ns() > spin_end {
+            nap(request);
+        } else {
+            super::lock::relax();
+        }
+    }
+}
+
+fn nap(request: &Request) {
+    interrupts::disable();
+    answer();
+    if request.pending.load(Acquire) == 0 {
+        interrupts::enable();
+        return;
+    }
+    time::arm(time::now_ns() + NAP_NS);
+    interrupts::enable_and_hlt();
 }
 
 /// Answers the requests to this CPU, if there are any. Any context.

@@ -105,7 +105,7 @@ boot_pd:      .skip 4096 * 4
 
     .section .bss.boot_stack, "aw", @nobits
     .balign 4096
-boot_stack:   .skip 65536
+boot_stack:   .skip 0x80000
 boot_stack_top:
     "#,
     options(att_syntax)

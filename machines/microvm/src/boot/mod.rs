@@ -21,6 +21,7 @@ use crate::arch::mem::{PhysAddr, direct};
 use crate::arch::{apic, idt, percpu, serial, time, tlb};
 use crate::{console, heap, klog, machine, sched};
 use acpi::Platform;
+use config::Config;
 use info::BootInfo;
 use memory::Layout;
 
@@ -52,7 +53,8 @@ extern "C" fn kernel_entry(start_info: PhysAddr) -> ! {
     let info = BootInfo::read(start_info);
     INITRD_START.store(info.initrd.start, Relaxed);
     INITRD_LEN.store(info.initrd.end - info.initrd.start, Relaxed);
-    let layout = Layout::divide(&info, image::physical(), config::ram_bytes(initrd()));
+    let config = Config::read(initrd());
+    let layout = Layout::divide(&info, image::physical(), config.ram);
     early::init(layout.kernel.clone());
     idt::fill();
     paging::init(&layout);
@@ -73,7 +75,7 @@ extern "C" fn kernel_entry(start_info: PhysAddr) -> ! {
         initrd().len() >> 10,
         time::now_ns() / 1_000_000
     );
-    machine::init(&layout);
+    machine::init(&layout, config.poison);
     console::init(&platform, apic_id);
     sched::init_reaper();
     let main: fn(usize) = if info.has_word("selftest") { selftest::run } else { kernel_main };
