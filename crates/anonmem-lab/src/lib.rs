@@ -1,1 +1,33 @@
+//! The lab: every interleaving of the production code, and the columns when a rule breaks.
+//!
+//! A [`Scenario`] builds a world, gives each CPU something to do with it, and checks it at the end. The
+//! code that the CPUs run is production code, typed by the simulated machine [`Sim`]: every access to shared
+//! state comes here first, and [`explore`] decides who goes next and, under [`Model::C11`], which value a
+//! load returns. `docs/lab.md` tells how to write a case for your own protocol, and what a verdict means.
+//!
+//! - [`explorer`]: the searches, replay and minimisation.
+//! - [`memory`]: the memory models.
+//! - [`sim`]: the simulated machine.
+//! - [`trace`]: the columns.
+//! - [`litmus`], [`selfcheck`]: what the explorer is trusted for.
+//! - [`cases`]: the catalogue.
+//!
+//! `unsafe` is allowed here: coroutines, an arena, and worlds that are copied back.
 
+pub mod cases;
+pub mod explorer;
+pub mod litmus;
+pub mod memory;
+pub mod scenario;
+pub mod selfcheck;
+pub mod sim;
+pub mod trace;
+
+pub use explorer::{
+    Config, Failure, FailureKind, Found, Inject, Report, Search, explore, explore_bounded, replay,
+    representative,
+};
+pub use memory::Model;
+pub use scenario::{Program, Scenario};
+pub use sim::{Sim, choose};
+pub use trace::{Names, Trace};

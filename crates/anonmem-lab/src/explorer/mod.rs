@@ -1,0 +1,366 @@
+//! The explorer: runs a scenario in every way that matters, or in as many as asked for.
+//!
+//! - [`Search::Dpor`] exhausts a scenario: one execution for each class of equivalent ones ([`dpor`]).
+//! - [`Search::Bounded`] tries all executions with at most so many preemptions.
+//! - [`Search::Random`], [`Search::Pct`] sample.
+//! - [`Search::Plain`] tries everything without reduction; the self-check compares with it.
+//!
+//! [`explore`] returns a [`Report`] that says what was done, and the failure if there was one: minimised
+//! ([`minimise`]), with its trace and a replay id ([`replay`]).
+
+pub(crate) mod dpor;
+pub(crate) mod engine;
+pub mod failure;
+pub mod minimise;
+pub(crate) mod objects;
+pub mod op;
+pub(crate) mod panics;
+pub mod random;
+pub mod replay;
+pub mod report;
+pub(crate) mod step;
+
+pub use engine::{Counters, Guide, MAX_CPUS};
+pub use failure::{Failure, FailureKind};
+pub use op::Broken;
+pub use report::{Found, Report};
+
+use crate::{memory::Model, scenario::Program, trace::Recorder};
+use core::time::Duration;
+use engine::{Engine, install, with};
+use std::time::Instant;
+use step::Stacks;
+
+/// Addresses that stand for things that have none.
+pub(crate) mod address {
+    /// The order of sequentially consistent events.
+    pub(crate) const SC: usize = 8;
+    /// The wake-up flag of CPU 0; the others follow.
+    pub(crate) const WAKE: usize = 64;
+    /// The translations of CPU 0; the others follow.
+    pub(crate) const TLB: usize = 128;
+    /// The lock of the queue of those parked on `key`.
+    pub(crate) const fn queue(key: usize) -> usize {
+        key | 1
+    }
+}
+
+/// How to search.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Search {
+    /// All executions, one of each class of equivalent ones.
+    Dpor,
+    /// All executions, one by one.
+    Plain,
+    /// All executions with at most so many preemptions.
+    Bounded {
+        /// Times that a CPU is interrupted although it could go on.
+        preemptions: u32,
+    },
+    /// Random walks.
+    Random {
+        /// Where the generator starts.
+        seed: u64,
+        /// How many.
+        executions: u64,
+    },
+    /// Probabilistic concurrency testing.
+    Pct {
+        /// Where the generator starts.
+        seed: u64,
+        /// How many ordering constraints the failure may need.
+        depth: u32,
+        /// How many executions.
+        executions: u64,
+    },
+    /// One execution, as a [`Guide`] says.
+    Guided,
+}
+
+impl Search {
+    pub(crate) fn seed(self) -> u64 {
+        match self {
+            Self::Random { seed, .. } | Self::Pct { seed, .. } => seed,
+            Self::Dpor | Self::Plain | Self::Bounded { .. } | Self::Guided => 1,
+        }
+    }
+
+    /// Its name in reports, with the bound.
+    pub fn name(self) -> String {
+        match self {
+            Self::Dpor => "dpor".into(),
+            Self::Plain => "plain".into(),
+            Self::Bounded { preemptions } => format!("preemptions<={preemptions}"),
+            Self::Random { seed, .. } => format!("random(seed {seed})"),
+            Self::Pct { seed, depth, .. } => format!("pct(depth {depth}, seed {seed})"),
+            Self::Guided => "replay".into(),
+        }
+    }
+}
+
+/// What the environment may do apart from scheduling. Everything is off by default, because each multiplies
+/// the executions.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Inject {
+    /// At most this many of the following per execution.
+    pub at_most: u32,
+    /// An allocation of frames may fail.
+    pub allocation: bool,
+    /// A try-lock may fail although the lock is free.
+    pub try_lock: bool,
+    /// A parked task may wake up without being woken.
+    pub wake_up: bool,
+    /// A user access may fault although its translation allows it.
+    pub fault: bool,
+    /// The MMU may drop a translation, or set accessed and dirty bits, at any user access.
+    pub mmu: bool,
+}
+
+/// How to explore.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Config {
+    /// The search.
+    pub search: Search,
+    /// The memory model.
+    pub model: Model,
+    /// What the environment may do.
+    pub inject: Inject,
+    /// More steps than this in one execution are a livelock.
+    pub max_steps: usize,
+    /// Stop after so many executions.
+    pub max_executions: u64,
+    /// Stop after so much time.
+    pub budget: Duration,
+    /// How long to look for a shorter trace of a failure.
+    pub minimise: Duration,
+    /// Test only: explore with a wrong independence relation.
+    #[doc(hidden)]
+    pub broken: Broken,
+    /// Test only: a deadlock is an end like any other.
+    #[doc(hidden)]
+    pub deadlock_is_an_end: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            search: Search::Dpor,
+            model: Model::Sc,
+            inject: Inject::default(),
+            max_steps: 5_000,
+            max_executions: u64::MAX,
+            budget: Duration::from_secs(60),
+            minimise: Duration::from_secs(3),
+            broken: Broken::Not,
+            deadlock_is_an_end: false,
+        }
+    }
+}
+
+impl Config {
+    /// The same with another search.
+    #[must_use]
+    pub fn search(self, search: Search) -> Self {
+        Self { search, ..self }
+    }
+
+    /// The same under another memory model.
+    #[must_use]
+    pub fn model(self, model: Model) -> Self {
+        Self { model, ..self }
+    }
+}
+
+/// What a search came to.
+pub(crate) struct Outcome {
+    pub(crate) counters: Counters,
+    pub(crate) exhausted: bool,
+    pub(crate) failure: Option<(Failure, Guide)>,
+    pub(crate) elapsed: Duration,
+    pub(crate) recorder: Option<Recorder>,
+}
+
+/// Explores `program` as `config` says, until it is exhausted, something fails, or the budget is spent.
+pub fn explore(program: &dyn Program, config: &Config) -> Report {
+    let outcome = search(program, config, Guide::default(), false, &mut |_| ());
+    let found = outcome.failure.clone().map(|first| minimise::shorten(program, config, first));
+    Report::new(program, config, &outcome, found)
+}
+
+/// Raises the preemption bound from 0 to `most`, until something fails or the budget is spent. The report is
+/// that of the last bound; its executions are those of all.
+pub fn explore_bounded(program: &dyn Program, config: &Config, most: u32) -> Report {
+    let start = Instant::now();
+    let mut before = Counters::default();
+    let mut last: Option<Report> = None;
+    for preemptions in 0..=most {
+        let budget = config.budget.saturating_sub(start.elapsed());
+        let config = Config { budget, ..config.search(Search::Bounded { preemptions }) };
+        let mut report = explore(program, &config);
+        report.executions += before.executions;
+        report.steps += before.steps;
+        (before.executions, before.steps) = (report.executions, report.steps);
+        report.elapsed = start.elapsed();
+        if !report.exhausted && report.found.is_none() {
+            // Say what is known: the last bound that was exhausted, if there is one.
+            return match last {
+                Some(done) => Report {
+                    executions: report.executions,
+                    steps: report.steps,
+                    elapsed: report.elapsed,
+                    ..done
+                },
+                None => report,
+            };
+        }
+        if report.found.is_some() {
+            return report;
+        }
+        last = Some(report);
+    }
+    last.expect("at least bound 0")
+}
+
+/// Runs the execution that `id` names.
+///
+/// # Errors
+/// Why the id cannot be replayed: it belongs to another scenario or version, or is malformed.
+pub fn replay(program: &dyn Program, config: &Config, id: &str) -> Result<Report, String> {
+    let (model, guide) = replay::decode(program, id)?;
+    let config = config.search(Search::Guided).model(model);
+    let outcome = search(program, &config, guide.clone(), true, &mut |_| ());
+    let found = match &outcome.failure {
+        Some((failure, guide)) => Some(Found {
+            failure: failure.clone(),
+            replay: replay::encode(program, model, guide),
+            trace: outcome.recorder.as_ref().map(|r| r.trace(program, Some(failure))).unwrap_or_default(),
+            preemptions: None,
+        }),
+        None => None,
+    };
+    let mut report = Report::new(program, &config, &outcome, found);
+    report.representative = outcome.recorder.map(|r| r.trace(program, None));
+    Ok(report)
+}
+
+/// Runs one execution without preemptions and returns its trace: a representative schedule.
+pub fn representative(program: &dyn Program, config: &Config) -> crate::trace::Trace {
+    let outcome = search(program, &config.search(Search::Guided), Guide::default(), true, &mut |_| ());
+    let failure = outcome.failure.as_ref().map(|f| &f.0);
+    outcome.recorder.map(|r| r.trace(program, failure)).unwrap_or_default()
+}
+
+struct Shared<'a>(&'a dyn Program, &'a mut dyn FnMut(&Engine));
+// SAFETY: the thread that made it waits until the one that got it has ended.
+unsafe impl Send for Shared<'_> {}
+
+/// Searches on a thread of its own. `each` is shown the engine after every execution that came to its end.
+pub(crate) fn search(
+    program: &dyn Program,
+    config: &Config,
+    guide: Guide,
+    record: bool,
+    each: &mut dyn FnMut(&Engine),
+) -> Outcome {
+    panics::install_hook();
+    let shared = Shared(program, each);
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(move || {
+            let shared = shared;
+            search_here(shared.0, config, guide, record, shared.1)
+        });
+        match thread.join() {
+            Ok(outcome) => outcome,
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    })
+}
+
+fn search_here(
+    program: &dyn Program,
+    config: &Config,
+    guide: Guide,
+    record: bool,
+    each: &mut dyn FnMut(&Engine),
+) -> Outcome {
+    let start = Instant::now();
+    let nr_cpus = program.nr_cpus();
+    let mut stacks = Stacks::new(nr_cpus);
+    let mut engine = Engine::new(config, nr_cpus);
+    engine.guide = guide;
+    engine.recorder = record.then(Recorder::default);
+    let (exhausted, failure) = install(&mut engine, || {
+        let mut contended = 0;
+        loop {
+            step::run(program, &mut stacks);
+            if let Some(failure) = judge(program) {
+                return (false, Some((failure, with(|e| path(e)))));
+            }
+            with(|e| {
+                if !e.redundant {
+                    each(e);
+                }
+            });
+            if !with(|e| next_path(e, config, &mut contended)) {
+                return (with(|e| is_exhaustive(e)), None);
+            }
+            let executions = with(|e| e.counters.executions);
+            if executions >= config.max_executions
+                || executions & 127 == 0 && start.elapsed() >= config.budget
+                || panics::poisoned()
+            {
+                return (false, None);
+            }
+        }
+    });
+    let Engine { counters, recorder, .. } = engine;
+    Outcome { counters, exhausted, failure, elapsed: start.elapsed(), recorder }
+}
+
+/// The failure of the execution that ran, the scenario's own check included.
+fn judge(program: &dyn Program) -> Option<Failure> {
+    let (failure, ended) = with(|e| (e.failure.take(), e.ended && !e.redundant));
+    if failure.is_some() || !ended {
+        return failure;
+    }
+    match panics::quietly(|| program.check()) {
+        Ok(Ok(())) => None,
+        Ok(Err(message)) => Some(Failure { kind: FailureKind::Check, message, cpu: None, at: None }),
+        Err((message, at)) => {
+            Some(Failure { kind: FailureKind::Check, message, cpu: None, at: (!at.is_empty()).then_some(at) })
+        }
+    }
+}
+
+/// The schedule of the execution that ran.
+pub(crate) fn path(e: &Engine) -> Guide {
+    Guide {
+        cpus: e.nodes[..e.depth.min(e.nodes.len())].iter().map(|n| n.cpu).collect(),
+        choices: e.choices[..e.choice.min(e.choices.len())].iter().map(|c| c.value).collect(),
+    }
+}
+
+/// Prepares the next execution; `false` if there is none.
+fn next_path(e: &mut Engine, config: &Config, contended: &mut usize) -> bool {
+    match config.search {
+        Search::Dpor | Search::Plain => e.backtrack(),
+        Search::Bounded { .. } => {
+            if e.backtrack() {
+                return true;
+            }
+            // What is contended was learned on the way: again, until nothing new is.
+            let known = e.objects.contended();
+            core::mem::replace(contended, known) != known
+        }
+        Search::Random { executions, .. } | Search::Pct { executions, .. } => {
+            e.nodes.clear();
+            e.choices.clear();
+            e.counters.executions < executions
+        }
+        Search::Guided => false,
+    }
+}
+
+fn is_exhaustive(e: &Engine) -> bool {
+    matches!(e.search, Search::Dpor | Search::Plain | Search::Bounded { .. })
+}

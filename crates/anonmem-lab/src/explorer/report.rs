@@ -1,0 +1,134 @@
+//! What an exploration says about itself.
+
+use super::{Config, Failure, Outcome, engine::Engine, op::Kind};
+use crate::{scenario::Program, trace::Trace};
+use core::{fmt, time::Duration};
+
+/// A failure, and how to see it again.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// What went wrong.
+    pub failure: Failure,
+    /// Names the execution; see [`super::replay()`].
+    pub replay: String,
+    /// The execution, as columns.
+    pub trace: Trace,
+    /// With how many preemptions it was found, if a bounded search found it.
+    pub preemptions: Option<u32>,
+}
+
+/// The verdict of an exploration: what was explored, and what came of it.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// The scenario.
+    pub scenario: String,
+    /// Its version.
+    pub version: u64,
+    /// The memory model.
+    pub model: &'static str,
+    /// The search and its bound.
+    pub search: String,
+    /// How many CPUs acted.
+    pub nr_cpus: usize,
+    /// How many executions were tried.
+    pub executions: u64,
+    /// How many of them ran to their end.
+    pub complete: u64,
+    /// How many were given up as redundant.
+    pub redundant: u64,
+    /// Steps in all.
+    pub steps: u64,
+    /// Steps of the longest execution.
+    pub longest: usize,
+    /// Whether everything within the bound was tried.
+    pub exhausted: bool,
+    /// How long it took.
+    pub elapsed: Duration,
+    /// The failure, if one was found.
+    pub found: Option<Found>,
+    /// The trace of a replay that did not fail.
+    pub representative: Option<Trace>,
+}
+
+impl Report {
+    pub(crate) fn new(
+        program: &dyn Program,
+        config: &Config,
+        outcome: &Outcome,
+        found: Option<Found>,
+    ) -> Self {
+        Self {
+            scenario: program.name().into(),
+            version: program.version(),
+            model: config.model.name(),
+            search: config.search.name(),
+            nr_cpus: program.nr_cpus(),
+            executions: outcome.counters.executions,
+            complete: outcome.counters.complete,
+            redundant: outcome.counters.redundant,
+            steps: outcome.counters.steps,
+            longest: outcome.counters.longest,
+            exhausted: outcome.exhausted,
+            elapsed: outcome.elapsed,
+            found,
+            representative: None,
+        }
+    }
+
+    /// Executions per second.
+    pub fn rate(&self) -> f64 {
+        self.executions as f64 / self.elapsed.as_secs_f64().max(1e-9)
+    }
+
+    /// Panics with the failure and its columns, if there is one; for tests.
+    ///
+    /// # Panics
+    /// If something was found.
+    #[track_caller]
+    pub fn assert_passed(&self) {
+        if let Some(found) = &self.found {
+            panic!("{self}\n{}", found.trace);
+        }
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{}: {} CPUs, {}, {}: {} executions ({} redundant), {} steps, longest {}, {:.3} s, {:.0}/s, {}",
+            self.scenario,
+            self.nr_cpus,
+            self.model,
+            self.search,
+            self.executions,
+            self.redundant,
+            self.steps,
+            self.longest,
+            self.elapsed.as_secs_f64(),
+            self.rate(),
+            if self.exhausted { "exhausted" } else { "not exhausted" },
+        )?;
+        match &self.found {
+            Some(found) => write!(f, "\n  {}\n  replay {}", found.failure, found.replay),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Says who waits for what.
+pub(crate) fn deadlock(e: &Engine) -> String {
+    let waits = (0..e.nr_cpus).filter_map(|cpu| {
+        let op = e.cpus[cpu].pending?;
+        let what = match op.kind {
+            Kind::Lock | Kind::LockShared => match e.objects.get(op.object).writer {
+                0 => "for a lock that readers hold".into(),
+                holder => format!("for a lock that CPU{} holds", holder - 1),
+            },
+            Kind::Wait => "for something that nobody brings about any more".into(),
+            other => format!("at {other:?}"),
+        };
+        Some(format!("CPU{cpu} waits {what} ({}:{})", op.at.file(), op.at.line()))
+    });
+    waits.collect::<Vec<_>>().join("; ")
+}

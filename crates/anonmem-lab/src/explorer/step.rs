@@ -1,0 +1,349 @@
+//! One execution: CPUs take turns, one operation at a time.
+//!
+//! A CPU that reaches an operation announces it and asks who goes next. If it is itself, it just goes on;
+//! otherwise it hands over to the loop in [`run`], which resumes the one that was chosen. An operation takes
+//! effect after its CPU was chosen, and nothing else happens until that CPU announces its next one.
+
+use super::{
+    Search, dpor,
+    engine::{Engine, MAX_CPUS, Node, Phase, Waiting, phase, set_phase, with},
+    failure::FailureKind,
+    op::{Footprint, Kind, NONE, Op},
+    random,
+};
+use crate::scenario::Program;
+use core::panic::AssertUnwindSafe;
+use corosensei::{Coroutine, CoroutineResult, Yielder, stack::DefaultStack};
+use std::panic::catch_unwind;
+
+type Task = Coroutine<(), (), (), DefaultStack>;
+
+/// Stack of a CPU in bytes.
+const STACK: usize = 256 * 1024;
+
+/// The stacks of an exploration's CPUs, used again for every execution.
+pub(crate) struct Stacks(Vec<DefaultStack>);
+
+impl Stacks {
+    /// One for each CPU.
+    pub(crate) fn new(nr_cpus: usize) -> Self {
+        Self((0..nr_cpus).map(|_| DefaultStack::new(STACK).expect("memory for a stack")).collect())
+    }
+}
+
+/// Announces `op` of the CPU that runs; returns when it is its turn.
+#[inline]
+pub(crate) fn visible(op: Op) {
+    with(|e| e.cpus[e.current].pending = Some(op));
+    if phase() == Phase::Starting {
+        switch();
+        return;
+    }
+    let me = with(|e| e.current);
+    if select() != Some(me) {
+        switch();
+    }
+}
+
+/// Gives up the rest of the execution, after a failure was noted.
+pub(crate) fn stop() -> ! {
+    with(|e| e.next = None);
+    switch();
+    unreachable!("a stopped CPU was resumed");
+}
+
+/// Switches to the loop of [`run`].
+fn switch() {
+    let yielder = with(|e| e.cpus[e.current].yielder);
+    // SAFETY: the coroutine of the current CPU set this pointer to its own yielder, which lives as long as
+    // the coroutine; this runs on that coroutine.
+    unsafe { &*yielder }.suspend(());
+}
+
+/// Decides who makes the next step, and commits it.
+fn select() -> Option<usize> {
+    let (mut enabled, conditions) = with(ready);
+    let mut left = conditions;
+    while left != 0 {
+        let cpu = left.trailing_zeros() as usize;
+        left &= left - 1;
+        if condition_holds(cpu) {
+            enabled |= 1 << cpu;
+        }
+    }
+    with(|e| {
+        e.next = if e.failure.is_some() { None } else { choose_cpu(e, enabled) };
+        e.next
+    })
+}
+
+/// The CPUs that can make their step, and those of whom a condition has to be asked.
+fn ready(e: &mut Engine) -> (u16, u16) {
+    let (mut enabled, mut conditions) = (0, 0);
+    for index in 0..e.nr_cpus {
+        let cpu = &e.cpus[index];
+        let Some(op) = &cpu.pending else { continue };
+        let able = match op.kind {
+            Kind::Lock => matches!(e.objects.get(op.object), o if o.writer == 0 && o.readers == 0),
+            Kind::LockShared => e.objects.get(op.object).writer == 0,
+            Kind::Wait => match cpu.waiting {
+                Waiting::Nothing => true,
+                Waiting::Unpark => cpu.woken,
+                Waiting::Change => cpu.spin.list().is_none_or(|reads| {
+                    reads.iter().any(|&(o, version)| e.objects.get(o).version != version)
+                }),
+                Waiting::Condition(_) => {
+                    conditions |= 1 << index;
+                    false
+                }
+            },
+            _ => true,
+        };
+        if able {
+            enabled |= 1 << index;
+        }
+    }
+    (enabled, conditions)
+}
+
+/// Evaluates the condition that `cpu` waits for, and notes what it reads.
+///
+/// If the first read alone says that it does not hold, the CPU is blocked until that object changes: so the
+/// step is a read of that object. A condition that reads more is not evaluated in one step by real code; then
+/// the CPU goes on and evaluates it itself, access by access.
+fn condition_holds(cpu: usize) -> bool {
+    let (condition, current, outer) = with(|e| {
+        let Waiting::Condition(condition) = e.cpus[cpu].waiting else { unreachable!("no condition") };
+        e.footprint = Footprint::EMPTY;
+        e.reads = 0;
+        (condition, core::mem::replace(&mut e.current, cpu), phase())
+    });
+    set_phase(Phase::Predicate);
+    // SAFETY: the closure lives in the frame of `wait_until` of `cpu`, which cannot return before the
+    // operation that is pending has been made.
+    let holds = catch_unwind(AssertUnwindSafe(|| unsafe { (*condition)() }));
+    set_phase(outer);
+    if holds.is_err() {
+        super::panics::note();
+    }
+    with(|e| {
+        e.current = current;
+        let footprint = e.footprint;
+        e.cpus[cpu].pending.as_mut().expect("it waits").footprint = footprint;
+        !matches!(holds, Ok(false)) || e.reads != 1
+    })
+}
+
+/// Follows the path, or extends it by a step.
+fn choose_cpu(e: &mut Engine, enabled: u16) -> Option<usize> {
+    e.enabled = enabled;
+    let depth = e.depth;
+    if depth >= e.max_steps {
+        let message = format!("no end after {depth} steps");
+        e.fail(FailureKind::Livelock, message, None);
+        return None;
+    }
+    let cpu = if depth < e.nodes.len() {
+        let node = &e.nodes[depth];
+        let cpu = usize::from(node.cpu);
+        if node.enabled != enabled || enabled >> cpu & 1 == 0 {
+            let message = format!(
+                "step {depth}: CPUs {:#b} could run before, now {enabled:#b}; a scenario must do the same each time",
+                node.enabled
+            );
+            e.fail(FailureKind::Nondeterminism, message, None);
+            return None;
+        }
+        e.sleep = node.sleep | (node.done & !(1 << cpu));
+        cpu
+    } else {
+        if enabled == 0 {
+            return None;
+        }
+        let Some((cpu, backtrack)) = extend(e, enabled) else {
+            e.redundant = true;
+            return None;
+        };
+        let op = e.cpus[cpu].pending.expect("enabled");
+        e.nodes.push(Node {
+            cpu: cpu as u8,
+            op,
+            clock: crate::memory::Clock::ZERO,
+            enabled,
+            backtrack,
+            done: 0,
+            sleep: e.sleep,
+            first_choice: e.choice,
+        });
+        cpu
+    };
+    commit(e, cpu);
+    Some(cpu)
+}
+
+/// Who makes a step that no path prescribes, and who else shall be tried here.
+fn extend(e: &mut Engine, enabled: u16) -> Option<(usize, u16)> {
+    let current = e.current;
+    let goes_on = enabled >> current & 1 == 1;
+    let stay = |candidates: u16| {
+        if candidates >> current & 1 == 1 { current } else { candidates.trailing_zeros() as usize }
+    };
+    Some(match e.search {
+        Search::Dpor => {
+            let candidates = enabled & !e.sleep;
+            if candidates == 0 {
+                return None;
+            }
+            let cpu = stay(candidates);
+            (cpu, 1 << cpu)
+        }
+        Search::Plain => (stay(enabled), enabled),
+        Search::Bounded { preemptions } => {
+            let free = !goes_on || e.depth == 0;
+            let may = free || e.preemptions < preemptions && contended(e, current);
+            (stay(enabled), if may { enabled } else { 1 << current })
+        }
+        Search::Random { .. } => (random::walk(e, enabled), 0),
+        Search::Pct { .. } => (random::pct(e, enabled), 0),
+        Search::Guided => {
+            let wanted = e.guide.cpus.get(e.depth).map(|c| usize::from(*c));
+            (wanted.filter(|c| enabled >> c & 1 == 1).unwrap_or_else(|| stay(enabled)), 0)
+        }
+    })
+}
+
+/// Whether somebody else could notice when `cpu` makes its next step.
+fn contended(e: &Engine, cpu: usize) -> bool {
+    e.cpus[cpu].pending.is_some_and(|op| match op.kind {
+        Kind::Choice => false,
+        Kind::Wait => true,
+        Kind::Fence => e.objects.get(e.sc_object).ever.contended(),
+        _ if op.reads != NONE => true,
+        _ => {
+            e.objects.get(op.object).ever.contended() || op.sc && e.objects.get(e.sc_object).ever.contended()
+        }
+    })
+}
+
+/// Makes `cpu` the one that runs; its pending operation is now its step.
+fn commit(e: &mut Engine, cpu: usize) {
+    let op = e.cpus[cpu].pending.take().expect("only a CPU with an operation is chosen");
+    let depth = e.depth;
+    if depth > 0 && cpu != e.current && e.enabled >> e.current & 1 == 1 {
+        e.preemptions += 1;
+    }
+    if e.search == Search::Dpor || e.sign {
+        if e.search == Search::Dpor && depth + 1 >= e.replay {
+            dpor::races(e, depth, cpu, &op);
+        }
+        let clock = dpor::advance(e, cpu, &op);
+        let node = &mut e.nodes[depth];
+        (node.clock, node.op) = (clock, op);
+        e.sleep = dpor::still_asleep(e, e.sleep, cpu, &op);
+    } else if matches!(e.search, Search::Bounded { .. }) {
+        note_sharing(e, cpu, &op);
+    }
+    e.depth += 1;
+    e.current = cpu;
+    e.counters.steps += 1;
+}
+
+fn note_sharing(e: &mut Engine, cpu: usize, op: &Op) {
+    let object = if op.kind == Kind::Fence || op.sc { e.sc_object } else { op.object };
+    let second = (op.reads != NONE).then_some(op.reads);
+    for id in op.footprint.iter().chain([object, op.object]).chain(second) {
+        let ever = &mut e.objects.touch(id).ever;
+        ever.cpus |= 1 << cpu;
+        ever.written |= id == object && op.totally_ordered() || op.kind == Kind::Fence;
+    }
+    if op.totally_ordered() {
+        e.objects.touch(op.object).ever.written = true;
+    }
+}
+
+/// Runs one execution of `program` from its beginning to its end, or as far as it is worth.
+pub(crate) fn run(program: &dyn Program, stacks: &mut Stacks) {
+    set_phase(Phase::Idle);
+    program.reset(with(|e| e.ended));
+    let nr_cpus = with(|e| {
+        e.begin();
+        e.nr_cpus
+    });
+    let mut tasks: [Option<Task>; MAX_CPUS] = Default::default();
+    for (cpu, task) in tasks[..nr_cpus].iter_mut().enumerate() {
+        let stack = stacks.0.pop().expect("one for each CPU");
+        *task = Some(new_task(program, cpu, stack));
+        with(|e| e.current = cpu);
+        set_phase(Phase::Starting);
+        resume(task.as_mut().expect("just made"));
+    }
+    with(|e| e.current = 0);
+    set_phase(Phase::Running);
+    let mut next = select();
+    while let Some(cpu) = next {
+        let done = resume(tasks[cpu].as_mut().expect("running"));
+        set_phase(Phase::Running);
+        next = if done { select() } else { with(|e| e.next) };
+    }
+    for task in tasks.into_iter().flatten() {
+        stacks.0.push(abandon(task));
+    }
+    set_phase(Phase::Idle);
+    with(finish);
+}
+
+fn new_task(program: &dyn Program, cpu: usize, stack: DefaultStack) -> Task {
+    // SAFETY: only the lifetime changes; the coroutine ends before `run` returns, and `run` borrows it.
+    let program = unsafe { core::mem::transmute::<&dyn Program, &'static dyn Program>(program) };
+    Coroutine::with_stack(stack, move |yielder: &Yielder<(), ()>, ()| {
+        with(|e| e.cpus[cpu].yielder = yielder);
+        program.run(cpu);
+    })
+}
+
+/// Resumes a task; `true` if it has ended.
+fn resume(task: &mut Task) -> bool {
+    match catch_unwind(AssertUnwindSafe(|| task.resume(()))) {
+        Ok(CoroutineResult::Yield(())) => false,
+        Ok(CoroutineResult::Return(())) => true,
+        Err(_) => {
+            super::panics::note();
+            true
+        }
+    }
+}
+
+/// Takes the stack of a task back, whether it has ended or not.
+fn abandon(mut task: Task) -> DefaultStack {
+    if !task.done() {
+        // SAFETY: what lives on the stack is leaked, not dropped: guards and owners whose world is
+        // put back or dropped as a whole. `Program` forbids anything that must be dropped.
+        unsafe { task.force_reset() };
+    }
+    task.into_stack()
+}
+
+/// Closes an execution: a deadlock, the races of steps that were never made, the counters.
+fn finish(e: &mut Engine) {
+    e.counters.longest = e.counters.longest.max(e.depth);
+    if e.search == Search::Dpor {
+        for cpu in 0..e.nr_cpus {
+            if let Some(op) = e.cpus[cpu].pending {
+                dpor::races(e, e.depth, cpu, &op);
+            }
+        }
+    }
+    e.ended = e.cpus[..e.nr_cpus].iter().all(|c| c.pending.is_none()) && e.failure.is_none();
+    if e.redundant {
+        e.counters.redundant += 1;
+        return;
+    }
+    if e.failure.is_none() && !e.deadlock_is_an_end && e.cpus[..e.nr_cpus].iter().any(|c| c.pending.is_some())
+    {
+        let message = super::report::deadlock(e);
+        e.fail(FailureKind::Deadlock, message, None);
+    }
+    if e.failure.is_none() {
+        e.counters.complete += 1;
+    }
+}

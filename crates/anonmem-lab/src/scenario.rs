@@ -1,0 +1,200 @@
+//! Scenarios: a world, the CPUs that act on it, and what must hold in the end.
+//!
+//! ```
+//! use anonmem_lab::{Config, Scenario, Sim, explore};
+//! use anonmem_sync::{Atomic, Ordering::Relaxed};
+//!
+//! let lost_update = Scenario::new("lost-update", 1, || Atomic::<u64, Sim>::new(0))
+//!     .cpu("increments", |n| n.store(n.load(Relaxed) + 1, Relaxed))
+//!     .cpu("increments", |n| n.store(n.load(Relaxed) + 1, Relaxed))
+//!     .check(|n| match n.peek() {
+//!         2 => Ok(()),
+//!         other => Err(format!("two increments made {other}")),
+//!     });
+//! let report = explore(&lost_update, &Config::default());
+//! assert!(report.found.is_some());
+//! ```
+
+use crate::trace::Names;
+use core::cell::{Cell, UnsafeCell};
+
+/// What the explorer runs.
+///
+/// An execution that is given up leaves its CPUs in the middle: what lives on their stacks is neither
+/// dropped nor used again. So a CPU's code must not own what has to be dropped (memory on the heap leaks).
+pub trait Program {
+    /// The name, as on the command line.
+    fn name(&self) -> &str;
+    /// Changes whenever a replay id of an older version would mean something else.
+    fn version(&self) -> u64;
+    /// How many CPUs act.
+    fn nr_cpus(&self) -> usize;
+    /// What a CPU does, in a word or two.
+    fn caption(&self, cpu: usize) -> &str;
+    /// Puts the world back to its beginning. `ended`: whether all CPUs of the last execution came to their end.
+    fn reset(&self, ended: bool);
+    /// Acts as CPU number `cpu`.
+    fn run(&self, cpu: usize);
+    /// Checks the world after all CPUs are done.
+    ///
+    /// # Errors
+    /// The rule that does not hold.
+    fn check(&self) -> Result<(), String>;
+    /// Names objects of the world.
+    fn names(&self, names: &mut Names);
+}
+
+type Body<W> = Box<dyn Fn(&W)>;
+type Check<W> = Box<dyn Fn(&W) -> Result<(), String>>;
+type Naming<W> = Box<dyn Fn(&W, &mut Names)>;
+type Region = (*mut u8, usize);
+
+/// How the world gets back to its beginning.
+enum Renewal<W> {
+    /// It is built anew.
+    Build,
+    /// The bytes of these regions are copied back.
+    Restore { regions: fn(&W, &mut Vec<Region>), saved: UnsafeCell<Saved> },
+}
+
+#[derive(Default)]
+struct Saved {
+    regions: Vec<Region>,
+    bytes: Vec<Vec<u8>>,
+}
+
+/// A [`Program`] made of closures.
+pub struct Scenario<W> {
+    name: String,
+    version: u64,
+    build: Box<dyn Fn() -> W>,
+    renewal: Renewal<W>,
+    cpus: Vec<(String, Body<W>)>,
+    check: Check<W>,
+    names: Naming<W>,
+    world: UnsafeCell<Option<Box<W>>>,
+    built: Cell<bool>,
+}
+
+impl<W> Scenario<W> {
+    /// A scenario without CPUs yet. Raise `version` when you change what the CPUs do.
+    pub fn new(name: impl Into<String>, version: u64, build: impl Fn() -> W + 'static) -> Self {
+        Self {
+            name: name.into(),
+            version,
+            build: Box::new(build),
+            renewal: Renewal::Build,
+            cpus: Vec::new(),
+            check: Box::new(|_| Ok(())),
+            names: Box::new(|_, _| {}),
+            world: UnsafeCell::new(None),
+            built: Cell::new(false),
+        }
+    }
+
+    /// Adds a CPU that does `body`.
+    #[must_use]
+    pub fn cpu(mut self, caption: impl Into<String>, body: impl Fn(&W) + 'static) -> Self {
+        self.cpus.push((caption.into(), Box::new(body)));
+        self
+    }
+
+    /// Checks the world after each execution.
+    #[must_use]
+    pub fn check(mut self, check: impl Fn(&W) -> Result<(), String> + 'static) -> Self {
+        self.check = Box::new(check);
+        self
+    }
+
+    /// Names the objects that the columns show.
+    #[must_use]
+    pub fn names(mut self, names: impl Fn(&W, &mut Names) + 'static) -> Self {
+        self.names = Box::new(names);
+        self
+    }
+
+    /// Builds the world once, and copies it back before every execution: for worlds that are dear to build.
+    /// `regions` lists what the CPUs may change, apart from `W` itself.
+    ///
+    /// # Safety
+    /// Copying `W` and the regions back must undo all that the CPUs did: no memory of the heap is allocated or
+    /// freed by them, and nothing outside changes. The regions stay valid and in place as long as `W` lives.
+    #[must_use]
+    pub unsafe fn restored_by_copy(mut self, regions: fn(&W, &mut Vec<Region>)) -> Self {
+        self.renewal = Renewal::Restore { regions, saved: UnsafeCell::default() };
+        self
+    }
+
+    fn world(&self) -> &W {
+        // SAFETY: the world is only replaced in `reset`, when no CPU runs and no borrow of it is left.
+        let world = unsafe { &*self.world.get() };
+        world.as_ref().expect("reset comes first")
+    }
+
+    fn rebuild(&self, ended: bool) {
+        // SAFETY: `reset` is called when no CPU runs; nobody else has a reference to the world.
+        let slot = unsafe { &mut *self.world.get() };
+        match slot {
+            // In place, so that addresses stay the same.
+            Some(world) if ended => **world = (self.build)(),
+            Some(world) => {
+                // What abandoned CPUs were in the middle of cannot be dropped.
+                // SAFETY: the old value is forgotten, the new one is written over it.
+                unsafe { core::ptr::write(&raw mut **world, (self.build)()) };
+            }
+            None => *slot = Some(Box::new((self.build)())),
+        }
+    }
+}
+
+impl<W> Program for Scenario<W> {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn version(&self) -> u64 {
+        self.version
+    }
+
+    fn nr_cpus(&self) -> usize {
+        self.cpus.len()
+    }
+
+    fn caption(&self, cpu: usize) -> &str {
+        &self.cpus[cpu].0
+    }
+
+    fn reset(&self, ended: bool) {
+        let Renewal::Restore { regions, saved } = &self.renewal else { return self.rebuild(ended) };
+        // SAFETY: only `reset` touches it, and it does not call itself.
+        let saved = unsafe { &mut *saved.get() };
+        if self.built.replace(true) {
+            for (&(start, len), bytes) in saved.regions.iter().zip(&saved.bytes) {
+                // SAFETY: the region is valid for `len` bytes and nobody borrows from it: no CPU runs.
+                unsafe { core::ptr::copy_nonoverlapping(bytes.as_ptr(), start, len) };
+            }
+            return;
+        }
+        self.rebuild(true);
+        let world = self.world();
+        saved.regions.push(((&raw const *world).cast_mut().cast(), size_of::<W>()));
+        regions(world, &mut saved.regions);
+        for &(start, len) in &saved.regions {
+            // SAFETY: as above; the bytes may be padding, which is copied as it is.
+            let bytes = unsafe { core::slice::from_raw_parts(start, len) };
+            saved.bytes.push(bytes.to_vec());
+        }
+    }
+
+    fn run(&self, cpu: usize) {
+        (self.cpus[cpu].1)(self.world());
+    }
+
+    fn check(&self) -> Result<(), String> {
+        (self.check)(self.world())
+    }
+
+    fn names(&self, names: &mut Names) {
+        (self.names)(self.world(), names);
+    }
+}

@@ -1,0 +1,421 @@
+//! The probe of the simulated machine: every access is a step of the explorer.
+
+use super::Sim;
+use crate::{
+    explorer::{
+        engine::{Phase, SpinReads, Waiting, op, phase, with},
+        failure::FailureKind,
+        op::{Kind, NONE, Op},
+        step::{stop, visible},
+    },
+    memory::{Model, View, sc},
+    trace::{Action, Event},
+};
+use anonmem_hal::{LockMode, Probe};
+use core::{panic::Location, sync::atomic::Ordering};
+
+/// Hands every access to the explorer of this thread. Outside an execution accesses pass through.
+#[derive(Debug)]
+pub enum SimProbe {}
+
+/// Whether a CPU of a scenario is running.
+#[inline]
+pub(crate) fn running() -> bool {
+    matches!(phase(), Phase::Running | Phase::Starting)
+}
+
+/// Notes what the condition of a waiting CPU reads.
+#[cold]
+fn note_footprint(at: usize) {
+    if phase() == Phase::Predicate {
+        with(|e| {
+            if e.reads == 0 {
+                let object = e.objects.id(at);
+                e.footprint.add(object);
+            }
+            e.reads += 1;
+        });
+    }
+}
+
+fn name(order: Ordering) -> &'static str {
+    match order {
+        Ordering::Acquire => "acquire",
+        Ordering::Release => "release",
+        Ordering::AcqRel => "acq-rel",
+        Ordering::SeqCst => "seq-cst",
+        _ => "",
+    }
+}
+
+/// Announces an atomic access and waits for its turn. Returns the object.
+#[inline]
+fn access(kind: Kind, at: usize, order: Ordering, caller: &'static Location<'static>) -> u32 {
+    let op = with(|e| Op {
+        kind,
+        sc: order == Ordering::SeqCst && e.model == Model::C11,
+        order,
+        object: e.objects.id(at),
+        at: caller,
+        reads: NONE,
+        footprint: Default::default(),
+    });
+    visible(op);
+    op.object
+}
+
+impl Probe for SimProbe {
+    const ACTIVE: bool = true;
+
+    #[inline]
+    #[track_caller]
+    fn load(at: usize, order: Ordering, read: impl FnOnce() -> u64) -> u64 {
+        if !running() {
+            note_footprint(at);
+            return read();
+        }
+        let caller = Location::caller();
+        let id = access(Kind::Load, at, order, caller);
+        with(|e| {
+            let me = e.current;
+            let (value, age) = match e.model {
+                Model::Sc => {
+                    let message = e.objects.touch(id).message;
+                    sc::load(&mut e.cpus[me].views, &message, order);
+                    (read(), 0)
+                }
+                Model::C11 => {
+                    let history = &mut e.objects.touch(id).history;
+                    if history.is_empty() {
+                        history.init(read());
+                    }
+                    let choices = history.choices(&e.cpus[me].views, order, &e.sc);
+                    let age = e.pick(choices);
+                    let loaded = e.objects.touch(id).history.load(me, &mut e.cpus[me].views, order, age);
+                    (loaded.value, loaded.age)
+                }
+            };
+            let version = e.objects.get(id).version;
+            e.cpus[me].spin.add(id, version.wrapping_sub(age as u32));
+            e.record(|e| Event::new(e, Some(at), name(order), Action::Load { value, age }, caller));
+            e.tick();
+            value
+        })
+    }
+
+    #[inline]
+    #[track_caller]
+    fn store(at: usize, order: Ordering, value: u64, old: impl FnOnce() -> u64, write: impl FnOnce()) {
+        if !running() {
+            return write();
+        }
+        let caller = Location::caller();
+        let id = access(Kind::Store, at, order, caller);
+        with(|e| {
+            let me = e.current;
+            let late = match e.model {
+                Model::Sc => {
+                    let message = sc::store(&e.cpus[me].views, order);
+                    e.objects.touch(id).message = message;
+                    0
+                }
+                Model::C11 => {
+                    let history = &mut e.objects.touch(id).history;
+                    if history.is_empty() {
+                        history.init(old());
+                    }
+                    let places = history.places(&e.cpus[me].views, order, &e.sc);
+                    let late = places.distance(e.pick(places.count()));
+                    let history = &mut e.objects.touch(id).history;
+                    history.store(me, &e.cpus[me].views, order, &mut e.sc, value, late);
+                    late
+                }
+            };
+            if late == 0 {
+                write();
+            }
+            e.objects.touch(id).version += 1;
+            e.cpus[me].spin = SpinReads::default();
+            e.record(|e| Event::new(e, Some(at), name(order), Action::Store { value, late }, caller));
+            e.tick();
+        });
+    }
+
+    #[inline]
+    #[track_caller]
+    fn rmw(at: usize, order: Ordering, op: impl FnOnce() -> (u64, Option<u64>)) -> (u64, Option<u64>) {
+        if !running() {
+            note_footprint(at);
+            return op();
+        }
+        let caller = Location::caller();
+        let id = access(Kind::Rmw, at, order, caller);
+        with(|e| {
+            let me = e.current;
+            let (old, new) = op();
+            match e.model {
+                Model::Sc => {
+                    let message = e.objects.touch(id).message;
+                    if let Some(next) = sc::rmw(&mut e.cpus[me].views, &message, order, new.is_some()) {
+                        e.objects.touch(id).message = next;
+                    }
+                }
+                Model::C11 => {
+                    let history = &mut e.objects.touch(id).history;
+                    if history.is_empty() {
+                        history.init(old);
+                    }
+                    history.rmw(me, &mut e.cpus[me].views, order, &mut e.sc, new);
+                }
+            }
+            if new.is_some() {
+                e.objects.touch(id).version += 1;
+                e.cpus[me].spin = SpinReads::default();
+            } else {
+                let version = e.objects.get(id).version;
+                e.cpus[me].spin.add(id, version);
+            }
+            e.record(|e| Event::new(e, Some(at), name(order), Action::Rmw { old, new }, caller));
+            e.tick();
+            (old, new)
+        })
+    }
+
+    #[track_caller]
+    fn fence(order: Ordering) {
+        if !running() {
+            return;
+        }
+        let caller = Location::caller();
+        let visible_fence = order == Ordering::SeqCst && with(|e| e.model == Model::C11);
+        if visible_fence {
+            let object = with(|e| e.sc_object);
+            visible(Op {
+                kind: Kind::Fence,
+                sc: true,
+                order,
+                object,
+                reads: NONE,
+                at: caller,
+                footprint: Default::default(),
+            });
+        }
+        with(|e| {
+            let me = e.current;
+            match e.model {
+                Model::Sc => sc::fence(&mut e.cpus[me].views, order),
+                Model::C11 => e.sc.fence(&mut e.cpus[me].views, order),
+            }
+            e.record(|e| Event::new(e, None, name(order), Action::Word("fence".into()), caller));
+            if visible_fence {
+                e.tick();
+            }
+        });
+    }
+
+    #[track_caller]
+    fn plain_read(at: usize) {
+        plain(at, false, Location::caller());
+    }
+
+    #[track_caller]
+    fn plain_write(at: usize) {
+        plain(at, true, Location::caller());
+    }
+
+    #[track_caller]
+    fn lock(at: usize, mode: LockMode) {
+        lock(at, mode, Location::caller());
+    }
+
+    #[track_caller]
+    fn try_lock(at: usize, mode: LockMode) -> bool {
+        try_lock(at, mode, Location::caller())
+    }
+
+    #[track_caller]
+    fn unlock(at: usize, mode: LockMode) {
+        unlock(at, mode, Location::caller());
+    }
+
+    #[track_caller]
+    fn wait_until(ready: &dyn Fn() -> bool) {
+        // Under c11 a condition may hold for stale values: the loop that follows reads them one by one.
+        if !running() || with(|e| e.model == Model::C11) {
+            return;
+        }
+        let ready: *const (dyn Fn() -> bool + '_) = ready;
+        // SAFETY: only the lifetime changes. The pointer is used while the wait below is pending, during
+        // which this frame lives.
+        let ready: *const (dyn Fn() -> bool + 'static) = unsafe { core::mem::transmute(ready) };
+        wait(Waiting::Condition(ready), Default::default(), Location::caller());
+        with(|e| {
+            let me = e.current;
+            e.cpus[me].spin = SpinReads::default();
+        });
+    }
+}
+
+/// Waits as a step of the current CPU.
+pub(crate) fn wait(
+    waiting: Waiting,
+    footprint: crate::explorer::op::Footprint,
+    at: &'static Location<'static>,
+) {
+    let op = Op {
+        kind: Kind::Wait,
+        sc: false,
+        order: Ordering::Relaxed,
+        object: with(|e| {
+            e.cpus[e.current].waiting = waiting;
+            e.sc_object
+        }),
+        reads: NONE,
+        at,
+        footprint,
+    };
+    visible(op);
+    with(|e| {
+        let me = e.current;
+        e.cpus[me].waiting = Waiting::Nothing;
+        e.tick();
+    });
+}
+
+fn plain(at: usize, write: bool, caller: &'static Location<'static>) {
+    match phase() {
+        Phase::Predicate => return unevaluable(),
+        Phase::Idle | Phase::Unwinding => return,
+        Phase::Starting | Phase::Running => {}
+    }
+    let race = with(|e| {
+        let id = e.objects.id(at);
+        let (me, now) = (e.current, e.now());
+        let plain = &mut e.objects.touch(id).plain;
+        if write { plain.write(me, &now.hb, caller) } else { plain.read(me, &now.hb, caller) }
+    });
+    if let Some(race) = race {
+        let (mine, theirs) =
+            (if write { "write" } else { "read" }, if race.wrote { "write" } else { "read" });
+        let (file, line) = (race.at.file(), race.at.line());
+        with(|e| {
+            let message =
+                format!("a {mine} that nothing orders with the {theirs} of CPU{} at {file}:{line}", race.cpu);
+            let word = format!("plain {mine}");
+            e.record(|e| Event::new(e, Some(at), "", Action::Word(word), caller));
+            e.fail(FailureKind::DataRace, message, Some(caller));
+        });
+        stop();
+    }
+}
+
+fn kind(mode: LockMode, exclusive: Kind, shared: Kind) -> Kind {
+    match mode {
+        LockMode::Exclusive => exclusive,
+        LockMode::Shared => shared,
+    }
+}
+
+/// Takes the lock at `at`; the CPU waits until it is free.
+pub(crate) fn lock(at: usize, mode: LockMode, caller: &'static Location<'static>) {
+    if !running() {
+        return unevaluable();
+    }
+    let op = op(kind(mode, Kind::Lock, Kind::LockShared), at, caller);
+    visible(op);
+    with(|e| {
+        acquired(e, op.object, mode);
+        let word = kind_word(mode, "lock", "lock shared");
+        e.record(|e| Event::new(e, Some(at), "", Action::Word(word), caller));
+        e.tick();
+    });
+}
+
+fn kind_word(mode: LockMode, exclusive: &str, shared: &str) -> String {
+    match mode {
+        LockMode::Exclusive => exclusive.into(),
+        LockMode::Shared => shared.into(),
+    }
+}
+
+/// A lock or a plain word in the condition of a spin loop: it is not evaluated from outside.
+#[cold]
+fn unevaluable() {
+    if phase() == Phase::Predicate {
+        with(|e| e.reads += 2);
+    }
+}
+
+fn acquired(e: &mut crate::explorer::engine::Engine, id: u32, mode: LockMode) {
+    let me = e.current;
+    let object = e.objects.touch(id);
+    match mode {
+        LockMode::Exclusive => object.writer = me as u8 + 1,
+        LockMode::Shared => object.readers += 1,
+    }
+    let mut known: View = object.unlocked;
+    if mode == LockMode::Exclusive {
+        known.join(&object.unlocked_shared);
+    }
+    e.cpus[me].views.now.join(&known);
+}
+
+fn try_lock(at: usize, mode: LockMode, caller: &'static Location<'static>) -> bool {
+    if !running() {
+        unevaluable();
+        return true;
+    }
+    let op = op(kind(mode, Kind::TryLock, Kind::TryLockShared), at, caller);
+    visible(op);
+    let spurious = with(|e| e.inject.try_lock) && super::inject(2) == 1;
+    with(|e| {
+        let object = e.objects.touch(op.object);
+        let free = object.writer == 0 && (mode == LockMode::Shared || object.readers == 0);
+        let taken = free && !spurious;
+        if taken {
+            acquired(e, op.object, mode);
+        }
+        e.record(|e| {
+            let word = match (taken, free) {
+                (true, _) => kind_word(mode, "trylock", "trylock shared"),
+                (false, true) => "trylock fails for no reason".into(),
+                (false, false) => "trylock fails".into(),
+            };
+            Event::new(e, Some(at), "", Action::Word(word), caller)
+        });
+        e.tick();
+        taken
+    })
+}
+
+/// Releases the lock at `at`.
+pub(crate) fn unlock(at: usize, mode: LockMode, caller: &'static Location<'static>) {
+    if !running() {
+        return;
+    }
+    let op = op(kind(mode, Kind::Unlock, Kind::UnlockShared), at, caller);
+    visible(op);
+    with(|e| {
+        let now = e.now();
+        let object = e.objects.touch(op.object);
+        match mode {
+            LockMode::Exclusive => {
+                object.writer = 0;
+                object.unlocked = now;
+            }
+            LockMode::Shared => {
+                object.readers -= 1;
+                object.unlocked_shared.join(&now);
+            }
+        }
+        e.record(|e| Event::new(e, Some(at), "", Action::Word("unlock".into()), caller));
+        e.tick();
+    });
+}
+
+impl Sim {
+    /// Whether the calling code runs as a CPU of an execution that is being explored.
+    pub fn is_exploring() -> bool {
+        running()
+    }
+}

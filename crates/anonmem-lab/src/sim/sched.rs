@@ -1,0 +1,150 @@
+//! Tasks of the simulated machine: one on each CPU, which sleeps and wakes as steps of the explorer.
+//!
+//! A park takes the lock of the key's queue, asks whether to wait, access by access, enqueues itself and
+//! releases the lock; an unpark takes the same lock. So a wake-up that comes too early, or is never sent,
+//! shows as a deadlock.
+
+use super::{
+    Sim, misfortune,
+    probe::{self, running, wait},
+};
+use crate::{
+    explorer::{
+        address,
+        engine::{Phase, SpinReads, Waiting, installed, op, phase, with},
+        op::{Footprint, Kind},
+        step::visible,
+    },
+    trace::{Action, Event},
+};
+use anonmem_hal::{CpuId, HeldLocks, LockMode, Sched};
+use core::panic::Location;
+
+impl Sched for Sim {
+    #[inline]
+    fn current_cpu() -> CpuId {
+        if installed() { with(|e| CpuId(e.current as u32)) } else { CpuId(0) }
+    }
+
+    fn nr_cpus() -> usize {
+        if installed() { with(|e| e.nr_cpus) } else { 1 }
+    }
+
+    #[track_caller]
+    fn park(key: usize, keep_waiting: &dyn Fn() -> bool) {
+        if !running() {
+            return;
+        }
+        let at = Location::caller();
+        let queue = address::queue(key);
+        probe::lock(queue, LockMode::Exclusive, at);
+        if !keep_waiting() {
+            return probe::unlock(queue, LockMode::Exclusive, at);
+        }
+        with(|e| {
+            let me = e.current;
+            e.unparks += 1;
+            e.cpus[me].parked = Some((key, e.unparks));
+            e.cpus[me].woken = false;
+        });
+        probe::unlock(queue, LockMode::Exclusive, at);
+        if with(|e| e.inject.wake_up) && misfortune("wakes up for no reason") {
+            return leave_queue();
+        }
+        let flag = with(|e| e.objects.id(address::WAKE + e.current));
+        let mut footprint = Footprint::EMPTY;
+        footprint.add(flag);
+        wait(Waiting::Unpark, footprint, at);
+        with(|e| {
+            let me = e.current;
+            let message = e.objects.touch(flag).message;
+            e.cpus[me].views.now.join(&message);
+            e.record(|e| Event::new(e, Some(key), "", Action::Word("wakes up".into()), at));
+        });
+    }
+
+    #[track_caller]
+    fn unpark(key: usize, n: usize) {
+        if !running() {
+            return;
+        }
+        let at = Location::caller();
+        let queue = address::queue(key);
+        probe::lock(queue, LockMode::Exclusive, at);
+        let mut left = n;
+        while left > 0
+            && let Some(cpu) = first_parked(key)
+        {
+            left -= 1;
+            let flag = op(Kind::Rmw, address::WAKE + cpu, at);
+            visible(flag);
+            with(|e| {
+                let now = e.now();
+                e.cpus[cpu].woken = true;
+                e.cpus[cpu].parked = None;
+                let object = e.objects.touch(flag.object);
+                object.version += 1;
+                object.message = now;
+                e.record(|e| Event::new(e, Some(key), "", Action::Word(format!("wakes CPU{cpu}")), at));
+                e.tick();
+            });
+        }
+        probe::unlock(queue, LockMode::Exclusive, at);
+    }
+
+    /// Waits until something that this CPU has read since its last turn changes.
+    #[track_caller]
+    fn relax() {
+        if !running() {
+            return;
+        }
+        let footprint = with(|e| {
+            let mut footprint = Footprint::EMPTY;
+            if let Some(reads) = e.cpus[e.current].spin.list() {
+                reads.iter().for_each(|r| footprint.add(r.0));
+            }
+            footprint
+        });
+        wait(Waiting::Change, footprint, Location::caller());
+        with(|e| {
+            let me = e.current;
+            let spin = core::mem::take(&mut e.cpus[me].spin);
+            for &(object, _) in spin.list().unwrap_or_default() {
+                e.objects.touch(object).history.catch_up(me, &e.cpus[me].views);
+            }
+            e.cpus[me].spin = SpinReads::default();
+            e.tick();
+        });
+    }
+
+    fn with_held_locks(f: &mut dyn FnMut(&mut HeldLocks)) {
+        if !installed() {
+            return f(&mut HeldLocks::default());
+        }
+        let held: *mut HeldLocks = with(|e| match phase() {
+            Phase::Idle => &raw mut e.setup_held,
+            Phase::Starting | Phase::Running | Phase::Predicate | Phase::Unwinding => {
+                let me = e.current;
+                &raw mut e.cpus[me].held
+            }
+        });
+        // SAFETY: the engine outlives the call, and the checker does nothing but look at the list.
+        f(unsafe { &mut *held });
+    }
+}
+
+/// The CPU that has been parked on `key` for the longest.
+fn first_parked(key: usize) -> Option<usize> {
+    with(|e| {
+        let parked = e.cpus[..e.nr_cpus].iter().enumerate();
+        let waiting = parked.filter_map(|(cpu, c)| c.parked.filter(|p| p.0 == key).map(|p| (p.1, cpu)));
+        waiting.min().map(|(_, cpu)| cpu)
+    })
+}
+
+fn leave_queue() {
+    with(|e| {
+        let me = e.current;
+        e.cpus[me].parked = None;
+    });
+}

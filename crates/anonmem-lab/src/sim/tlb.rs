@@ -1,0 +1,330 @@
+//! What programs do: loads and stores through translations, which every CPU caches.
+//!
+//! A translation stays until it is flushed, whatever happens to the page table: a flush that is missing or
+//! late shows as a stale access. A walk reads the entries one by one and sets accessed and dirty bits with a
+//! compare-exchange; a flush that arrives during a walk discards it, as hardware does. A user access and the
+//! look-up that allows it are one step, because a flush is acknowledged between instructions.
+//!
+//! A flush reaches the CPUs one after the other, in every order, and other steps may come in between: that
+//! is how late interrupts are explored.
+
+use super::{
+    Sim, choose, misfortune,
+    phys::broken,
+    probe::{SimProbe, running},
+};
+use crate::{
+    explorer::{
+        address,
+        engine::{op, with},
+        failure::FailureKind,
+        op::Kind,
+        step::visible,
+    },
+    trace::{Action, Event},
+};
+use anonmem_hal::{
+    Arch, CpuId, CpuSet, Entry, FlushRange, Mmu, Order, Pfn, PhysMem, Present, Probe, Pte, Sched, Va,
+    arch::Toy,
+};
+use core::{
+    ops::Range,
+    panic::Location,
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+/// How a program accesses a page.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Access {
+    /// A load.
+    Read,
+    /// A store.
+    Write,
+}
+
+/// The access needs the memory manager: call `handle_fault` and try again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Trap {
+    /// The address.
+    pub va: Va,
+    /// What was tried.
+    pub access: Access,
+}
+
+const WAYS: usize = 8;
+
+/// One cached translation.
+#[derive(Clone, Copy, Debug)]
+struct Translation {
+    root: Pfn,
+    va: Va,
+    pfn: Pfn,
+    write: bool,
+    dirty: bool,
+}
+
+/// The translations that a CPU has cached.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Tlb {
+    entries: [Option<Translation>; WAYS],
+    next: u8,
+    flushes: u32,
+}
+
+impl Tlb {
+    pub(super) const EMPTY: Self = Self { entries: [None; WAYS], next: 0, flushes: 0 };
+
+    /// The address that is translated to a frame of `block`, if there is one.
+    pub(super) fn translation_to(&self, block: &Range<u64>) -> Option<Va> {
+        self.entries.iter().flatten().find(|t| block.contains(&t.pfn.0)).map(|t| t.va)
+    }
+
+    fn find(&self, root: Pfn, va: Va) -> Option<Translation> {
+        self.entries.iter().flatten().find(|t| t.root == root && t.va == va).copied()
+    }
+
+    fn insert(&mut self, new: Translation) {
+        self.drop_where(|t| t.root == new.root && t.va == new.va);
+        let free = self.entries.iter().position(Option::is_none);
+        let way = free.unwrap_or_else(|| {
+            self.next = (self.next + 1) % WAYS as u8;
+            self.next.into()
+        });
+        self.entries[way] = Some(new);
+    }
+
+    fn drop_where(&mut self, gone: impl Fn(&Translation) -> bool) {
+        for entry in &mut self.entries {
+            if entry.as_ref().is_some_and(&gone) {
+                *entry = None;
+            }
+        }
+    }
+
+    fn flush(&mut self, root: Pfn, what: FlushRange) {
+        self.flushes += 1;
+        self.drop_where(|t| {
+            t.root == root
+                && match what {
+                    FlushRange::All => true,
+                    FlushRange::Range(range) => range.contains(t.va),
+                }
+        });
+    }
+}
+
+impl Sim {
+    /// Loads the word at `va` of the address space `root`, as a program on the current CPU.
+    ///
+    /// # Errors
+    /// [`Trap`]: the access needs the memory manager.
+    #[track_caller]
+    pub fn user_load(&self, root: Pfn, va: Va) -> Result<u64, Trap> {
+        self.user_access(root, va, Access::Read, 0, Location::caller())
+    }
+
+    /// Stores `value` at `va` of the address space `root`, as a program on the current CPU.
+    ///
+    /// # Errors
+    /// [`Trap`]: the access needs the memory manager.
+    #[track_caller]
+    pub fn user_store(&self, root: Pfn, va: Va, value: u64) -> Result<(), Trap> {
+        self.user_access(root, va, Access::Write, value, Location::caller()).map(|_| ())
+    }
+
+    fn user_access(
+        &self,
+        root: Pfn,
+        va: Va,
+        access: Access,
+        value: u64,
+        at: &'static Location<'static>,
+    ) -> Result<u64, Trap> {
+        let trap = Trap { va, access };
+        let (page, me) = (va.page_down(), Self::current_cpu().index());
+        if running() && with(|e| e.inject.fault) && misfortune("a fault for no reason") {
+            return Err(trap);
+        }
+        if running() && with(|e| e.inject.mmu) && misfortune("the TLB drops the translation") {
+            self.arena.state(|s| s.tlbs[me].drop_where(|t| t.root == root && t.va == page));
+        }
+        loop {
+            let flushes = self.arena.state(|s| s.tlbs[me].flushes);
+            let cached = self.arena.state(|s| s.tlbs[me].find(root, page));
+            let usable = |t: &Translation| access == Access::Read || t.write && t.dirty;
+            let translation = match cached {
+                Some(t) if usable(&t) => t,
+                Some(t) if access == Access::Write && !t.write => {
+                    // A permission fault drops the translation: it may be out of date.
+                    self.arena.state(|s| s.tlbs[me].drop_where(|e| e.root == root && e.va == page));
+                    match self.walk(root, page, access) {
+                        Some(walked) => walked,
+                        None => return Err(trap),
+                    }
+                }
+                _ => match self.walk(root, page, access) {
+                    Some(walked) => walked,
+                    None => return Err(trap),
+                },
+            };
+            if let Some(word) = self.access_through(me, translation, flushes, va, access, value, at) {
+                return Ok(word);
+            }
+        }
+    }
+
+    /// The access itself, one step with the look-up. `None` if a flush came in between.
+    #[expect(clippy::too_many_arguments, reason = "one access, as the hardware sees it")]
+    fn access_through(
+        &self,
+        me: usize,
+        translation: Translation,
+        flushes: u32,
+        va: Va,
+        access: Access,
+        value: u64,
+        at: &'static Location<'static>,
+    ) -> Option<u64> {
+        let frame = self.arena.data_address(translation.pfn);
+        if running() {
+            let kind = if access == Access::Write { Kind::Store } else { Kind::Load };
+            let mut step = op(kind, frame, at);
+            step.reads = with(|e| e.objects.id(address::TLB + me));
+            visible(step);
+        }
+        if self.arena.state(|s| s.tlbs[me].flushes) != flushes {
+            return None;
+        }
+        self.arena.state(|s| s.tlbs[me].insert(translation));
+        if self.arena.is_free(translation.pfn) {
+            let message = format!("CPU{me} reaches the free frame {} through {va:?}", translation.pfn.0);
+            broken(FailureKind::StaleTranslation, message, at);
+        }
+        let offset = va.page_offset();
+        let word = match access {
+            Access::Read => self.arena.read(translation.pfn, offset),
+            Access::Write => {
+                self.arena.write(translation.pfn, offset, value);
+                value
+            }
+        };
+        if running() {
+            with(|e| {
+                let verb = if access == Access::Write { "program stores" } else { "program loads" };
+                let word = format!("{verb} {word} at {va:?}");
+                e.record(|e| Event::new(e, Some(frame), "", Action::Word(word), at));
+                e.tick();
+            });
+        }
+        Some(word)
+    }
+
+    /// Walks the tables for `va` as hardware does. `None`: not allowed.
+    fn walk(&self, root: Pfn, va: Va, access: Access) -> Option<Translation> {
+        'again: loop {
+            let mut table = root;
+            for level in (1..Toy::LEVELS).rev() {
+                match Toy::decode_entry(self.entry(table, va, level), level) {
+                    Entry::None => return None,
+                    Entry::Table(next) => table = next,
+                    Entry::Leaf(leaf) => return Self::large(root, va, leaf, level, access),
+                }
+            }
+            let raw = self.entry(table, va, 0);
+            let Pte::Present(present) = Toy::decode_pte(raw) else { return None };
+            if !allows(present, access) || !self.arena.has(present.pfn) {
+                return None;
+            }
+            let marked = Present { young: true, dirty: present.dirty || access == Access::Write, ..present };
+            if marked != present && !self.exchange(table, va, raw, Toy::encode_pte(Pte::Present(marked))) {
+                continue 'again;
+            }
+            let (write, dirty) = (marked.prot.write, marked.dirty);
+            return Some(Translation { root, va, pfn: marked.pfn, write, dirty });
+        }
+    }
+
+    fn large(root: Pfn, va: Va, leaf: Present, level: u32, access: Access) -> Option<Translation> {
+        let page = va.page() & ((1 << (Toy::shift(level) - Toy::shift(0))) - 1);
+        allows(leaf, access).then_some(Translation {
+            root,
+            va,
+            pfn: leaf.pfn.offset(page),
+            write: leaf.prot.write,
+            dirty: true,
+        })
+    }
+
+    fn slot(&self, table: Pfn, va: Va, level: u32) -> &AtomicU64 {
+        let slot = self.direct_map(table).cast::<u64>();
+        // SAFETY: an index is below the number of entries, and a table fits its frame.
+        let slot = unsafe { slot.add(Toy::index(va, level)) };
+        // SAFETY: the entries of a table are only accessed as atomics; the arena outlives `self`.
+        unsafe { AtomicU64::from_ptr(slot.as_ptr()) }
+    }
+
+    fn entry(&self, table: Pfn, va: Va, level: u32) -> u64 {
+        let slot = self.slot(table, va, level);
+        // Acquire: a walker depends on what it read, which orders its next read after it.
+        SimProbe::load(slot.as_ptr().addr(), Ordering::Acquire, || slot.load(Ordering::Acquire))
+    }
+
+    fn exchange(&self, table: Pfn, va: Va, old: u64, new: u64) -> bool {
+        let slot = self.slot(table, va, 0);
+        let exchange = || match slot.compare_exchange(old, new, Ordering::AcqRel, Ordering::Acquire) {
+            Ok(found) => (found, Some(new)),
+            Err(found) => (found, None),
+        };
+        SimProbe::rmw(slot.as_ptr().addr(), Ordering::AcqRel, exchange).1.is_some()
+    }
+}
+
+fn allows(present: Present, access: Access) -> bool {
+    match access {
+        Access::Read => present.prot.read,
+        Access::Write => present.prot.read && present.prot.write,
+    }
+}
+
+impl Mmu for Sim {
+    fn init_root(&self, root: Pfn) {
+        self.zero(root, Order::ZERO);
+    }
+
+    #[track_caller]
+    fn flush(&self, cpus: CpuSet, root: Pfn, what: FlushRange) {
+        let at = Location::caller();
+        let nr_cpus = Self::nr_cpus() as u32;
+        let mut left: Vec<CpuId> = cpus.iter().filter(|c| c.0 < nr_cpus).collect();
+        while !left.is_empty() {
+            let next = left.remove(choose(left.len(), "the next CPU to answer the flush"));
+            let tlb = address::TLB + next.index();
+            if running() {
+                visible(op(Kind::Store, tlb, at));
+            }
+            self.arena.state(|s| s.tlbs[next.index()].flush(root, what));
+            if running() {
+                with(|e| {
+                    let word = format!("flush {what:?}");
+                    e.record(|e| Event::new(e, Some(tlb), "", Action::Word(word), at));
+                    // The interrupt and its answer order both sides.
+                    let (mine, me) = (e.now(), e.current);
+                    let theirs = core::mem::replace(&mut e.cpus[next.index()].views.now, mine);
+                    e.cpus[me].views.now.join(&theirs);
+                    e.cpus[next.index()].views.now = e.cpus[me].views.now;
+                    e.tick();
+                });
+            }
+        }
+    }
+
+    #[track_caller]
+    fn flush_local(&self, root: Pfn, va: Va) {
+        let me = Self::current_cpu().index();
+        if running() {
+            visible(op(Kind::Store, address::TLB + me, Location::caller()));
+        }
+        let page = va.page_down();
+        self.arena.state(|s| s.tlbs[me].drop_where(|t| t.root == root && t.va == page));
+    }
+}
