@@ -18,6 +18,7 @@ use crate::arch::{time, tlb};
 use crate::boot::config::Poison;
 use crate::boot::memory::Layout;
 use crate::boot::{self, paging};
+use crate::fs::sources;
 use crate::heap;
 use crate::sched::{self, Interruptible};
 
@@ -234,15 +235,16 @@ impl Clock for Kernel {
 
 impl Sources for Kernel {
     fn fill(&self, source: SourceId, offset: u64, dst: Pfn) -> Result<(), SourceError> {
-        let _ = (source, offset, dst);
-        Err(SourceError)
+        // SAFETY: the caller owns the frame and nobody else sees it yet.
+        let page = unsafe { core::slice::from_raw_parts_mut(self.bytes(dst), PAGE_SIZE) };
+        if sources::fill(source.0.get(), offset, page) { Ok(()) } else { Err(SourceError) }
     }
 
     fn dup(&self, source: SourceId) {
-        let _ = source;
+        sources::dup(source.0.get());
     }
 
     fn release(&self, source: SourceId) {
-        let _ = source;
+        sources::release(source.0.get());
     }
 }

@@ -15,12 +15,16 @@
 extern crate alloc;
 
 pub mod arch;
+pub mod bill;
 pub mod boot;
 pub mod console;
+pub mod elf;
+pub mod fs;
 pub mod heap;
 pub mod log;
 pub mod machine;
 pub mod proc;
+pub mod procfs;
 pub mod sched;
 pub mod syscall;
 pub mod usercopy;

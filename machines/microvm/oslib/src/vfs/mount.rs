@@ -91,6 +91,14 @@ impl Vfs {
         Ok(here)
     }
 
+    /// Drops everything below the root, so that what still lives is held by somebody else.
+    pub fn clear(&self) {
+        if let Body::Directory(dir) = &self.root().body {
+            let all = core::mem::take(&mut dir.lock().entries);
+            drop(all);
+        }
+    }
+
     /// Puts `body` at `path`, making the directories that it needs.
     ///
     /// # Errors

@@ -1,0 +1,129 @@
+//! Opening: from a path and `O_*` to an open file description.
+
+use super::device::Device;
+use super::file::{Cursor, OpenFile, Target};
+use super::pipe::{self, Pipe};
+use super::vfs;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use anonmem_oslib::Result;
+use anonmem_oslib::errno::{EEXIST, EINVAL, EISDIR, ELOOP, ENOENT, ENOTDIR, ENXIO};
+use anonmem_oslib::vfs::path::Follow;
+use anonmem_oslib::vfs::{Body, FileData, FileType, Inode};
+use linux_raw_sys::general as abi;
+use spin::Mutex;
+
+/// Opens `path` relative to `at`, creating the file if `O_CREAT` says so.
+///
+/// # Errors
+/// Those of open(2).
+pub fn open(at: &Arc<Inode>, path: &[u8], flags: u32, mode: u32) -> Result<Arc<OpenFile>> {
+    let inode = find_or_create(at, path, flags, mode)?;
+    open_inode(&inode, &absolute(at, path), flags)
+}
+
+fn find_or_create(at: &Arc<Inode>, path: &[u8], flags: u32, mode: u32) -> Result<Arc<Inode>> {
+    const TMPFILE: u32 = abi::__O_TMPFILE;
+    let nofollow =
+        flags & abi::O_NOFOLLOW != 0 || flags & (abi::O_CREAT | abi::O_EXCL) == abi::O_CREAT | abi::O_EXCL;
+    let follow = if nofollow { Follow::No } else { Follow::Yes };
+    if flags & TMPFILE != 0 {
+        let dir = vfs().lookup(at, path, Follow::Yes)?;
+        let file = vfs().inode(mode, Body::File(Mutex::new(FileData::default())));
+        file.update(|meta| meta.nlink = 0);
+        return if dir.is_dir() { Ok(file) } else { Err(ENOTDIR) };
+    }
+    if flags & abi::O_CREAT == 0 {
+        return vfs().lookup(at, path, follow);
+    }
+    match vfs().lookup(at, path, follow) {
+        Ok(_) if flags & abi::O_EXCL != 0 => Err(EEXIST),
+        Ok(inode) if inode.is_dir() => Err(EISDIR),
+        Err(ENOENT) => create(at, path, mode, 0),
+        found => found,
+    }
+}
+
+/// Creates a file where nothing is; a dangling link's target if the path names one.
+fn create(at: &Arc<Inode>, path: &[u8], mode: u32, links: usize) -> Result<Arc<Inode>> {
+    if path.ends_with(b"/") {
+        return Err(if path.is_empty() { ENOENT } else { EISDIR });
+    }
+    let place = vfs().lookup_place(at, path)?;
+    if let Ok(there) = place.dir.child(&place.name)
+        && let Body::Symlink(target) = &there.body
+    {
+        return if links < 40 { create(&place.dir, target, mode, links + 1) } else { Err(ELOOP) };
+    }
+    match vfs().create(&place, mode, Body::File(Mutex::default())) {
+        // Somebody else created it between the look and now.
+        Err(EEXIST) => place.dir.child(&place.name),
+        made => made,
+    }
+}
+
+/// Opens an inode.
+///
+/// # Errors
+/// `EISDIR`, `ENOTDIR`, `ELOOP`, `ENXIO`; what generating a text gives.
+pub fn open_inode(inode: &Arc<Inode>, path: &[u8], flags: u32) -> Result<Arc<OpenFile>> {
+    let writes = flags & abi::O_ACCMODE != abi::O_RDONLY;
+    let kind = inode.kind();
+    if flags & abi::O_DIRECTORY != 0 && kind != FileType::Directory && flags & abi::__O_TMPFILE == 0 {
+        return Err(ENOTDIR);
+    }
+    if flags & abi::O_PATH != 0 {
+        return Ok(OpenFile::new(inode.clone(), Target::Path, path, flags));
+    }
+    let target = match (kind, &inode.body) {
+        (FileType::Directory, _) if writes => return Err(EISDIR),
+        (FileType::Directory, _) => Target::Directory(Mutex::new(Cursor::default())),
+        (FileType::Symlink, _) => return Err(ELOOP),
+        (_, Body::File(data)) => {
+            if writes && flags & abi::O_TRUNC != 0 {
+                data.lock().truncate(0)?;
+                inode.touch(vfs().now_ns());
+            }
+            Target::File
+        }
+        (_, Body::Synthetic(entry)) => match entry.read_at(0, &mut []) {
+            Some(_) => Target::Pieces,
+            None if flags & abi::O_ACCMODE == abi::O_WRONLY => Target::Text(Vec::new()),
+            None => Target::Text(entry.content()?),
+        },
+        (_, Body::Special { .. }) => return open_special(inode, path, flags),
+        (_, Body::Directory(_) | Body::Symlink(_)) => return Err(EINVAL),
+    };
+    Ok(OpenFile::new(inode.clone(), target, path, flags))
+}
+
+fn open_special(inode: &Arc<Inode>, path: &[u8], flags: u32) -> Result<Arc<OpenFile>> {
+    if let Some(device) = inode.object::<Device>() {
+        return Ok(OpenFile::new(inode.clone(), Target::Object(device), path, flags));
+    }
+    match inode.object::<Pipe>() {
+        Some(pipe) => pipe::open_fifo(inode, pipe, path, flags),
+        None => Err(ENXIO),
+    }
+}
+
+/// Makes a path absolute for display; what cannot be found stays as it was given.
+pub fn absolute(at: &Arc<Inode>, path: &[u8]) -> Vec<u8> {
+    if path.starts_with(b"/") {
+        return path.to_vec();
+    }
+    let mut whole = vfs().path_of(at).unwrap_or_default();
+    for name in path.split(|&b| b == b'/') {
+        match name {
+            b"" | b"." => {}
+            b".." => whole.truncate(whole.iter().rposition(|&b| b == b'/').unwrap_or(0)),
+            _ => {
+                if !whole.ends_with(b"/") {
+                    whole.push(b'/');
+                }
+                whole.extend_from_slice(name);
+            }
+        }
+    }
+    whole
+}

@@ -1,0 +1,80 @@
+//! Files as the memory manager's sources: what private mappings are filled from.
+//!
+//! A source is a file that at least one VMA maps. It stays readable while it is mapped, even if its
+//! name is gone.
+
+use super::file::read_inode;
+use alloc::collections::BTreeMap;
+use alloc::string::String;
+use alloc::sync::Arc;
+use anonmem_oslib::vfs::Inode;
+use spin::Mutex;
+
+struct Source {
+    inode: Arc<Inode>,
+    path: String,
+    users: usize,
+}
+
+static SOURCES: Mutex<BTreeMap<u64, Source>> = Mutex::new(BTreeMap::new());
+
+/// Notes that `inode` is about to be mapped; gives the number of the source. Holds a use of it, which
+/// [`release`] gives back.
+pub fn register(inode: &Arc<Inode>, path: &[u8]) -> u64 {
+    let mut sources = SOURCES.lock();
+    let source = sources.entry(inode.ino).or_insert_with(|| Source {
+        inode: inode.clone(),
+        path: String::from_utf8_lossy(path).into_owned(),
+        users: 0,
+    });
+    source.users += 1;
+    inode.ino
+}
+
+/// One more mapping of source `id`.
+pub fn dup(id: u64) {
+    if let Some(source) = SOURCES.lock().get_mut(&id) {
+        source.users += 1;
+    }
+}
+
+/// One mapping less of source `id`.
+pub fn release(id: u64) {
+    let mut sources = SOURCES.lock();
+    let gone = match sources.get_mut(&id) {
+        Some(source) if source.users == 1 => sources.remove(&id),
+        Some(source) => {
+            source.users -= 1;
+            None
+        }
+        None => None,
+    };
+    drop(sources);
+    drop(gone);
+}
+
+/// Fills `page` with the bytes of source `id` at `offset`, zeros beyond the end. `false` if the whole page
+/// is beyond the end.
+pub fn fill(id: u64, offset: u64, page: &mut [u8]) -> bool {
+    let inode = match SOURCES.lock().get(&id) {
+        Some(source) => source.inode.clone(),
+        None => return false,
+    };
+    match read_inode(&inode, offset, page) {
+        Ok(0) | Err(_) => false,
+        Ok(n) => {
+            page[n..].fill(0);
+            true
+        }
+    }
+}
+
+/// Gives the path by which source `id` was mapped first.
+pub fn path(id: u64) -> Option<String> {
+    SOURCES.lock().get(&id).map(|source| source.path.clone())
+}
+
+/// Gives the number of sources in use: zero when no process is left.
+pub fn count() -> usize {
+    SOURCES.lock().len()
+}

@@ -1,0 +1,199 @@
+//! Running another program. Linux: fs/exec.c, fs/binfmt_elf.c, fs/binfmt_script.c.
+
+use super::mm::{self, Backing, Map, Space};
+use super::thread::{Thread, comm_of};
+use super::{deliver, exit};
+use crate::arch::fpu;
+use crate::arch::trap::TrapFrame;
+use crate::elf::{self, Loaded, Program};
+use crate::fs::{FsContext, device, open, vfs};
+use crate::sched;
+use crate::usercopy;
+use alloc::sync::Arc;
+use alloc::vec;
+use alloc::vec::Vec;
+use anonmem_oslib::errno::{EINTR, ELOOP, ENOENT};
+use anonmem_oslib::sigframe::AltStack;
+use anonmem_oslib::stack::{self, Content};
+use anonmem_oslib::vfs::Inode;
+use anonmem_oslib::vfs::path::Follow;
+use anonmem_oslib::{Result, elf as format, sigframe};
+use linux_raw_sys::general as abi;
+
+/// The end of the stack: one page below the end of user addresses.
+const STACK_TOP: u64 = usercopy::USER_END - 4096;
+/// Bytes of stack that are mapped at first; it grows on demand.
+const STACK_FIRST: u64 = 132 << 10;
+/// Scripts that may be interpreters of scripts.
+const SCRIPTS: usize = 4;
+
+/// A program that can be run: found and read, nothing done yet.
+#[derive(Debug)]
+pub struct Prepared {
+    program: Program,
+    /// The path that was asked for (`AT_EXECFN`).
+    path: Vec<u8>,
+    args: Vec<Vec<u8>>,
+    env: Vec<Vec<u8>>,
+}
+
+/// Finds the program at `path`, follows scripts to their interpreters.
+///
+/// # Errors
+/// `ENOENT`, `EACCES`, `ENOEXEC`, `ELOOP`.
+pub fn prepare(
+    fs: &FsContext,
+    at: &Arc<Inode>,
+    path: &[u8],
+    args: Vec<Vec<u8>>,
+    env: Vec<Vec<u8>>,
+) -> Result<Prepared> {
+    let inode = vfs().lookup(at, path, Follow::Yes)?;
+    let absolute = open::absolute(at, path);
+    prepare_inode(fs, &inode, &absolute, path, args, env)
+}
+
+/// As [`prepare`], of a file that was found already.
+///
+/// # Errors
+/// As [`prepare`].
+pub fn prepare_inode(
+    fs: &FsContext,
+    inode: &Arc<Inode>,
+    absolute: &[u8],
+    path: &[u8],
+    mut args: Vec<Vec<u8>>,
+    env: Vec<Vec<u8>>,
+) -> Result<Prepared> {
+    let (mut inode, mut absolute, mut script) = (inode.clone(), absolute.to_vec(), path.to_vec());
+    for _ in 0..=SCRIPTS {
+        let head = elf::head(&inode)?;
+        if !head.starts_with(b"#!") {
+            let program = Program::read(&inode, &absolute, &head)?;
+            return Ok(Prepared { program, path: path.to_vec(), args, env });
+        }
+        let (interpreter, argument) = format::script(&head)?;
+        let rest = args.split_off(args.len().min(1));
+        args = core::iter::once(interpreter.clone()).chain(argument).chain([script]).chain(rest).collect();
+        inode = vfs().lookup(&fs.cwd(), &interpreter, Follow::Yes)?;
+        absolute = open::absolute(&fs.cwd(), &interpreter);
+        script = interpreter;
+    }
+    Err(ELOOP)
+}
+
+/// Replaces the running thread's program.
+///
+/// # Errors
+/// `ENOMEM`, `EINTR` if the process is to end. What fails later than that ends the process.
+pub fn exec(thread: &Arc<Thread>, frame: &mut TrapFrame, prepared: &Prepared) -> Result<()> {
+    let space = mm::new()?;
+    let files = Arc::new(thread.files().fork()?);
+    if !exit::end_other_threads(thread) {
+        return Err(EINTR);
+    }
+    // From here on the old program is gone.
+    let old = thread.process.set_space(Some(space.clone()));
+    sched::set_current_mm(Some(space.clone()));
+    drop(old);
+    exit::release_vfork_parent(thread);
+    forget_old_program(thread);
+    files.close_on_exec();
+    thread.set_files(files);
+    let result = install(thread, &space, prepared);
+    drop(space);
+    match result {
+        Ok((start, sp)) => {
+            *frame = TrapFrame::user(start, sp);
+            fpu::reset_user(frame);
+            let task = sched::current();
+            task.set_fs_base(0);
+            task.set_gs_base(0);
+            Ok(())
+        }
+        Err(error) => {
+            deliver::kill_self();
+            Err(error)
+        }
+    }
+}
+
+fn forget_old_program(thread: &Thread) {
+    let timers = core::mem::take(&mut *thread.process.timers.lock());
+    timers.values().for_each(|timer| timer.disarm());
+    thread.process.signals.lock().exec();
+    thread.signals.lock().altstack = AltStack::NONE;
+    *thread.user.lock() = super::thread::UserAddresses::default();
+    *thread.restart.lock() = None;
+}
+
+/// Fills the address space, which must be the running task's, with the program and its stack; gives where to
+/// start and the stack pointer.
+///
+/// # Errors
+/// `ENOMEM`, `E2BIG`, what loading gives.
+pub fn install(thread: &Thread, space: &Space, prepared: &Prepared) -> Result<(u64, u64)> {
+    let loaded = prepared.program.load(space)?;
+    mm::set_brk(space, loaded.end)?;
+    let flags = abi::MAP_FIXED | abi::MAP_PRIVATE | abi::MAP_ANONYMOUS | abi::MAP_GROWSDOWN | abi::MAP_STACK;
+    let stack = build_stack(prepared, &loaded)?;
+    let first = (stack.bytes.len() as u64 + STACK_FIRST).next_multiple_of(4096);
+    let map = Map { addr: STACK_TOP - first, len: first, prot: abi::PROT_READ | abi::PROT_WRITE, flags };
+    mm::mmap(space, map, Backing::Anonymous)?;
+    usercopy::copy_to_user(stack.sp, &stack.bytes)?;
+
+    let main = &prepared.program.main;
+    let name = prepared.path.rsplit(|&b| b == b'/').next().unwrap_or(&prepared.path);
+    *thread.comm.lock() = comm_of(name);
+    *thread.process.program.lock() = super::process::Program {
+        inode: Some(main.inode.clone()),
+        path: main.path.clone(),
+        args: stack.arg_range,
+        env: stack.env_range,
+        brk: loaded.end,
+        stack: stack.sp,
+    };
+    Ok((loaded.start, stack.sp))
+}
+
+fn build_stack(prepared: &Prepared, loaded: &Loaded) -> Result<stack::Stack> {
+    let mut random = [0; 16];
+    device::fill_random(&mut random);
+    let auxv = [
+        (abi::AT_HWCAP, u64::from(cpu_features())),
+        (abi::AT_PAGESZ, 4096),
+        (abi::AT_CLKTCK, 100),
+        (abi::AT_PHDR, loaded.phdr),
+        (abi::AT_PHENT, 56),
+        (abi::AT_PHNUM, u64::from(loaded.phnum)),
+        (abi::AT_BASE, loaded.base),
+        (abi::AT_FLAGS, 0),
+        (abi::AT_ENTRY, loaded.entry),
+        (abi::AT_UID, 0),
+        (abi::AT_EUID, 0),
+        (abi::AT_GID, 0),
+        (abi::AT_EGID, 0),
+        (abi::AT_SECURE, 0),
+        (abi::AT_HWCAP2, 0),
+        (AT_MINSIGSTKSZ, (sigframe::FRAME + fpu::image_size() + 256) as u64),
+    ]
+    .map(|(key, value)| (u64::from(key), value));
+    let args = if prepared.args.is_empty() { vec![Vec::new()] } else { prepared.args.clone() };
+    let content = Content { args: &args, env: &prepared.env, path: &prepared.path, auxv: &auxv, random };
+    stack::build(STACK_TOP, &content)
+}
+
+const AT_MINSIGSTKSZ: u32 = 51;
+
+/// The feature bits that `AT_HWCAP` shows: EDX of CPUID leaf 1.
+fn cpu_features() -> u32 {
+    core::arch::x86_64::__cpuid(1).edx
+}
+
+/// The error that a shell shows for a program that cannot be started, as its exit code.
+pub fn shell_code(error: anonmem_oslib::Errno) -> i32 {
+    match error {
+        ENOENT => 127,
+        _ => 126,
+    }
+}

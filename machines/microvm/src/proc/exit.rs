@@ -1,0 +1,156 @@
+//! The end of threads and processes.
+//!
+//! A thread ends on its way back to user code, where no kernel stack frame owns anything any more: the
+//! system calls only ask for it. Linux: kernel/exit.c.
+
+use super::process::{ExitStatus, Process};
+use super::signal::{self, SIG_IGN};
+use super::{Thread, futex, table};
+use crate::fs::FsContext;
+use crate::fs::table::FdTable;
+use crate::sched;
+use alloc::sync::Arc;
+use anonmem_oslib::sigframe::{Detail, SigInfo};
+use anonmem_oslib::signal::{SIGCHLD, code};
+use core::sync::atomic::Ordering::SeqCst;
+use linux_raw_sys::general as abi;
+use spin::Mutex;
+
+/// Threads that are to end alone, with their status.
+static REQUESTS: Mutex<alloc::collections::BTreeMap<u32, ExitStatus>> =
+    Mutex::new(alloc::collections::BTreeMap::new());
+
+/// Asks that one thread ends.
+pub fn request(thread: &Thread, status: ExitStatus) {
+    REQUESTS.lock().insert(thread.tid, status);
+    thread.kick();
+}
+
+/// Gives the status if the thread is to end, alone or with its group.
+pub fn requested(thread: &Thread) -> Option<ExitStatus> {
+    thread.process.ending().or_else(|| REQUESTS.lock().get(&thread.tid).copied())
+}
+
+/// Takes the running thread apart. Afterwards only its task is left.
+pub fn thread(status: ExitStatus) {
+    let thread = sched::current_thread();
+    let process = thread.process.clone();
+    REQUESTS.lock().remove(&thread.tid);
+    futex::release_robust_list(&thread);
+    clear_child_tid(&thread);
+    sched::set_current_mm(None);
+    release_vfork_parent(&thread);
+    thread.set_files(Arc::new(FdTable::default()));
+    thread.set_fs(Arc::new(FsContext::new(crate::fs::vfs().root().clone())));
+
+    process.dead_threads_ns.fetch_add(thread.cpu_time_ns(), SeqCst);
+    process.dead_threads_faults.fetch_add(thread.faults.load(SeqCst), SeqCst);
+    table::lock().threads.remove(&thread.tid);
+    let last = {
+        let mut life = process.life.lock();
+        life.threads.retain(|t| t.tid != thread.tid);
+        life.threads.is_empty()
+    };
+    thread.set_task(None);
+    if last {
+        end_process(&process, process.ending().unwrap_or(status));
+    } else {
+        process.changed.notify();
+    }
+}
+
+fn clear_child_tid(thread: &Thread) {
+    let at = core::mem::take(&mut thread.user.lock().clear_child_tid);
+    if at != 0 && crate::usercopy::copy_to_user(at, &0u32.to_le_bytes()).is_ok() {
+        futex::wake_address(at, 1);
+    }
+}
+
+/// Lets a parent that called `vfork` go on: the child has left its memory.
+pub fn release_vfork_parent(thread: &Thread) {
+    let released = thread.vfork.lock().take();
+    if let Some(released) = released {
+        released.release();
+    }
+}
+
+/// What is left to do when the last thread is gone.
+fn end_process(process: &Arc<Process>, status: ExitStatus) {
+    let alarm = process.alarm.lock().take();
+    let timers = core::mem::take(&mut *process.timers.lock());
+    alarm.iter().chain(timers.values()).for_each(|timer| timer.disarm());
+    drop((alarm, timers));
+    // The address space goes before anybody can learn of the end.
+    drop(process.set_space(None));
+
+    let orphans = give_children_to_init(process.pid);
+    let told = bury(process, status);
+    if orphans && let Some(init) = table::process(table::INIT) {
+        init.changed.notify();
+    }
+    if told {
+        let killed = status.0 & 0x7f;
+        let (why, value) =
+            if killed == 0 { (code::CLD_EXITED, status.0 >> 8) } else { (code::CLD_KILLED, killed) };
+        tell_parent(process, why, value as i32);
+    }
+}
+
+/// Says whether init got a zombie.
+fn give_children_to_init(pid: u32) -> bool {
+    let table = table::lock();
+    let children = table.processes.values().filter(|p| p.parent.load(SeqCst) == pid);
+    children.fold(false, |any, child| {
+        child.parent.store(table::INIT, SeqCst);
+        any | child.life.lock().zombie.is_some()
+    })
+}
+
+/// Makes the process a zombie, or removes it if its parent does not care. Says whether the parent is told.
+fn bury(process: &Arc<Process>, status: ExitStatus) -> bool {
+    let mut table = table::lock();
+    let parent = table.processes.get(&process.parent.load(SeqCst)).cloned();
+    let ignored = parent.as_ref().is_some_and(|parent| {
+        let action = parent.signals.lock().action(SIGCHLD);
+        action.handler == SIG_IGN || action.flags & u64::from(abi::SA_NOCLDWAIT) != 0
+    });
+    let gone = if ignored { table.processes.remove(&process.pid) } else { None };
+    process.life.lock().zombie = Some(status);
+    drop(table);
+    drop(gone);
+    if ignored && let Some(parent) = parent {
+        parent.changed.notify();
+    }
+    !ignored
+}
+
+/// Tells the parent of a change: SIGCHLD, and whoever waits.
+pub fn tell_parent(process: &Process, why: i32, status: i32) {
+    let Some(parent) = table::process(process.parent.load(SeqCst)) else { return };
+    let signal = process.exit_signal.load(SeqCst);
+    let no_stops = parent.signals.lock().action(SIGCHLD).flags & u64::from(abi::SA_NOCLDSTOP) != 0;
+    let is_end = why == code::CLD_EXITED || why == code::CLD_KILLED;
+    if signal != 0 && (is_end || !no_stops) {
+        signal::send(
+            &parent,
+            SigInfo { signal, code: why, detail: Detail::Child { pid: process.pid, status } },
+        );
+    }
+    parent.changed.notify();
+}
+
+/// Ends all other threads of the running thread's process (execve); waits until they are gone.
+///
+/// Gives false if the process is ending as a whole.
+pub fn end_other_threads(thread: &Thread) -> bool {
+    let process = &thread.process;
+    // Asked at every look: a thread that is asked may have started another before it saw it.
+    let alone = || {
+        let threads = process.threads();
+        threads.iter().filter(|t| t.tid != thread.tid).for_each(|t| request(t, ExitStatus::exited(0)));
+        (threads.len() == 1 || process.ending().is_some()).then_some(())
+    };
+    // Without a deadline and not interruptible it cannot fail.
+    let _ = process.changed.wait(None, sched::Interruptible::No, alone);
+    process.ending().is_none()
+}

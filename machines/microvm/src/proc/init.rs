@@ -1,0 +1,157 @@
+//! The kernel's own process: starts the program, takes in orphans, and accounts for everything at the end.
+
+use super::process::{ExitStatus, Process};
+use super::thread::{Thread, comm_of};
+use super::{exec, mm, table, timer, wait};
+use crate::arch::trap::TrapFrame;
+use crate::arch::{power, time};
+use crate::console::{self, to_host};
+use crate::fs::table::{FdTable, OnExec};
+use crate::fs::{self, FsContext};
+use crate::klog;
+use crate::sched::{self, Task};
+use alloc::format;
+use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::vec;
+use alloc::vec::Vec;
+use anonmem_oslib::Result;
+use anonmem_oslib::errno::{ENOENT, ENOMEM};
+use anonmem_oslib::runfile::RunFile;
+use anonmem_oslib::signal::SIGKILL;
+use anonmem_oslib::vfs::path::Follow;
+
+/// The number of the program that init starts, and of its process group.
+pub const PROGRAM: u32 = 2;
+/// Where the archive says what to run.
+const RUN_FILE: &[u8] = b"/.anonmem/run";
+/// Bytes of a file or of the bill that are moved at once.
+const BLOCK: usize = 32 << 10;
+
+/// Runs the machine from the first task to the end.
+pub fn run() -> ! {
+    let status = run_program().unwrap_or_else(|failure| {
+        console::send(to_host::STDERR, format!("anonmem: {}\n", failure.message).as_bytes());
+        failure.code
+    });
+    finish(status)
+}
+
+/// Why the program did not run.
+struct Failure {
+    message: String,
+    code: i32,
+}
+
+impl Failure {
+    fn new(what: &str, error: anonmem_oslib::Errno) -> Self {
+        Failure { message: format!("{what}: {error:?}"), code: exec::shell_code(error) }
+    }
+}
+
+/// Starts the program and waits for its end; gives its status.
+fn run_program() -> core::result::Result<i32, Failure> {
+    fs::init(crate::boot::initrd()).map_err(|e| Failure::new("the initial archive cannot be unpacked", e))?;
+    timer::init().map_err(|e| Failure::new("no timer task", e))?;
+    let bytes = read_file(RUN_FILE).map_err(|e| Failure::new("the archive has no /.anonmem/run", e))?;
+    let run = RunFile::parse(&bytes);
+    for record in &run.unknown {
+        klog!("run file: record \"{}\" is not known and ignored", String::from_utf8_lossy(record));
+    }
+    let number = table::number().map_err(|e| Failure::new("no process number", e))?;
+    debug_assert_eq!(number, table::INIT);
+    let init = Process::new(table::INIT, None);
+    table::lock().processes.insert(table::INIT, init.clone());
+
+    let name = String::from_utf8_lossy(run.exe).into_owned();
+    start(&init, &run).map_err(|e| Failure::new(&format!("cannot run {name}"), e))?;
+    Ok(reap_until(&init, PROGRAM).shell_code())
+}
+
+fn read_file(path: &[u8]) -> Result<Vec<u8>> {
+    let inode = fs::vfs().lookup(fs::vfs().root(), path, Follow::Yes)?;
+    let mut bytes = vec![0; (inode.size() as usize).min(64 * BLOCK)];
+    let n = fs::file::read_inode(&inode, 0, &mut bytes)?;
+    bytes.truncate(n);
+    Ok(bytes)
+}
+
+/// Starts the program as process [`PROGRAM`], leader of a session of its own.
+fn start(init: &Arc<Process>, run: &RunFile<'_>) -> Result<()> {
+    let vfs = fs::vfs();
+    let cwd = match vfs.lookup(vfs.root(), run.cwd, Follow::Yes) {
+        Err(ENOENT) => vfs.make_dirs(run.cwd)?,
+        found => found?,
+    };
+    let context = Arc::new(FsContext::new(cwd.clone()));
+    let owned = |list: &[&[u8]]| list.iter().map(|s| s.to_vec()).collect::<Vec<_>>();
+    let args = if run.args.is_empty() { vec![run.exe.to_vec()] } else { owned(&run.args) };
+    let prepared = exec::prepare(&context, &cwd, run.exe, args, owned(&run.env))?;
+
+    let files = FdTable::default();
+    for file in fs::standard_streams() {
+        files.insert(file, OnExec::Keep, 0)?;
+    }
+    let pid = table::number()?;
+    let process = Process::new(pid, Some(init));
+    process.pgid.store(pid, core::sync::atomic::Ordering::SeqCst);
+    process.sid.store(pid, core::sync::atomic::Ordering::SeqCst);
+    let thread = Thread::new(pid, process.clone(), context, Arc::new(files), comm_of(b"init"));
+
+    // The stack and the zeros after the data are written through this task's own page tables.
+    let space = mm::new()?;
+    sched::set_current_mm(Some(space.clone()));
+    let installed = exec::install(&thread, &space, &prepared);
+    sched::set_current_mm(None);
+    let (start, sp) = installed?;
+    drop(process.set_space(Some(space.clone())));
+    let task = Task::new_user(thread.clone(), space, &TrapFrame::user(start, sp), 0).map_err(|_| ENOMEM)?;
+    thread.set_task(Some(task.clone()));
+    table::enter(&thread);
+    console::send(to_host::READY, &[]);
+    sched::start(&task);
+    Ok(())
+}
+
+/// Takes in the dead until `pid` is among them.
+fn reap_until(init: &Process, pid: u32) -> ExitStatus {
+    loop {
+        match wait::wait_as_init(init) {
+            Some(found) if found.pid == pid => {
+                if let wait::Change::Ended(status) = found.change {
+                    return status;
+                }
+            }
+            Some(_) => {}
+            None => return ExitStatus::killed(SIGKILL),
+        }
+    }
+}
+
+/// Ends what is left, accounts, tells the host and powers off.
+fn finish(status: i32) -> ! {
+    let run_ns = time::now_ns();
+    end_everybody();
+    sched::wait_for_reaper();
+    fs::vfs().clear();
+    let bill = crate::bill::collect(run_ns);
+    for part in bill.as_bytes().chunks(BLOCK) {
+        console::send(to_host::BILL, part);
+    }
+    console::send(to_host::EXIT, &status.to_le_bytes());
+    console::flush();
+    power::off(0)
+}
+
+fn end_everybody() {
+    let Some(init) = table::process(table::INIT) else { return };
+    loop {
+        // Again each time: who was killed may have forked before it saw it.
+        for process in table::processes() {
+            process.end(ExitStatus::killed(SIGKILL));
+        }
+        if wait::wait_as_init(&init).is_none() {
+            break;
+        }
+    }
+}

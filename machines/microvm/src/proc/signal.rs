@@ -1,0 +1,306 @@
+//! Signals: what is pending, what is blocked, what shall be done; and sending them.
+//!
+//! Linux: kernel/signal.c. Delivery to user code is in [`super::deliver`].
+
+use super::Thread;
+use super::process::{ExitStatus, Process};
+use super::table;
+use crate::sched;
+use alloc::collections::VecDeque;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use anonmem_oslib::sigframe::{AltStack, Detail, SigInfo};
+use anonmem_oslib::signal::{
+    self, DefaultAction, SIGCONT, SIGKILL, SIGSTOP, SIGTSTP, SIGTTIN, SIGTTOU, SigSet, code,
+};
+use core::sync::atomic::Ordering::SeqCst;
+use linux_raw_sys::general as abi;
+
+/// `SIG_DFL`.
+pub const SIG_DFL: u64 = 0;
+/// `SIG_IGN`.
+pub const SIG_IGN: u64 = 1;
+
+const STOPS: SigSet =
+    SigSet(SigSet::of(SIGSTOP).0 | SigSet::of(SIGTSTP).0 | SigSet::of(SIGTTIN).0 | SigSet::of(SIGTTOU).0);
+
+/// What to do with a signal (`struct sigaction` of the kernel).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Action {
+    /// The handler, [`SIG_DFL`] or [`SIG_IGN`].
+    pub handler: u64,
+    /// `SA_*`.
+    pub flags: u64,
+    /// Where a handler returns to.
+    pub restorer: u64,
+    /// Signals that are blocked while the handler runs.
+    pub mask: SigSet,
+}
+
+/// Signals that wait to be delivered.
+#[derive(Debug, Default)]
+pub struct Pending {
+    queue: VecDeque<SigInfo>,
+}
+
+impl Pending {
+    /// Gives which signals wait.
+    pub fn set(&self) -> SigSet {
+        self.queue.iter().fold(SigSet::EMPTY, |set, info| set | SigSet::of(info.signal))
+    }
+
+    /// Adds a signal; a standard one only once.
+    fn add(&mut self, info: SigInfo) {
+        if info.signal >= 32 || !self.set().has(info.signal) {
+            self.queue.push_back(info);
+        }
+    }
+
+    /// Takes the first deliverable signal of `set`.
+    pub fn take(&mut self, set: SigSet) -> Option<SigInfo> {
+        let first = (self.set() & set).first()?;
+        let at = self.queue.iter().position(|info| info.signal == first)?;
+        self.queue.remove(at)
+    }
+
+    fn remove(&mut self, set: SigSet) {
+        self.queue.retain(|info| !set.has(info.signal));
+    }
+}
+
+/// A process's signals.
+pub struct ProcessSignals {
+    /// What to do, by number less one.
+    pub actions: [Action; signal::SIGNALS as usize],
+    /// What waits for any thread.
+    pub shared: Pending,
+}
+
+impl ProcessSignals {
+    /// Everything as default.
+    pub fn new() -> Self {
+        ProcessSignals { actions: [Action::default(); signal::SIGNALS as usize], shared: Pending::default() }
+    }
+
+    /// The same actions, nothing pending.
+    pub fn fork(&self) -> Self {
+        ProcessSignals { actions: self.actions, shared: Pending::default() }
+    }
+
+    /// Gives what to do with `signal`.
+    pub fn action(&self, signal: u32) -> Action {
+        self.actions[signal as usize - 1]
+    }
+
+    /// What execve does: handlers are gone, ignored signals stay ignored.
+    pub fn exec(&mut self) {
+        for action in &mut self.actions {
+            let handler = if action.handler == SIG_IGN { SIG_IGN } else { SIG_DFL };
+            *action = Action { handler, ..Action::default() };
+        }
+    }
+
+    fn ignores(&self, signal: u32) -> bool {
+        match self.action(signal).handler {
+            SIG_IGN => true,
+            SIG_DFL => signal::default_action(signal) == DefaultAction::Ignore,
+            _ => false,
+        }
+    }
+}
+
+impl Default for ProcessSignals {
+    fn default() -> Self {
+        ProcessSignals::new()
+    }
+}
+
+/// A thread's signals.
+#[derive(Debug)]
+pub struct ThreadSignals {
+    /// What is blocked.
+    pub mask: SigSet,
+    /// What waits for this thread alone.
+    pub pending: Pending,
+    /// The alternate stack.
+    pub altstack: AltStack,
+    /// The mask to go back to after `sigsuspend`, `ppoll` and the like.
+    pub saved_mask: Option<SigSet>,
+    /// What `sigtimedwait` waits for: wakes the thread although it is blocked.
+    pub waiting_for: SigSet,
+}
+
+impl Default for ThreadSignals {
+    fn default() -> Self {
+        ThreadSignals {
+            mask: SigSet::EMPTY,
+            pending: Pending::default(),
+            altstack: AltStack::NONE,
+            saved_mask: None,
+            waiting_for: SigSet::EMPTY,
+        }
+    }
+}
+
+impl Thread {
+    /// Sets the mask. SIGKILL and SIGSTOP stay unblocked.
+    pub fn set_mask(&self, mask: SigSet) {
+        self.signals.lock().mask = mask & !SigSet::UNBLOCKABLE;
+        // Something may have become deliverable.
+        self.note_work();
+    }
+
+    /// Gives which signals wait, for it or for its process.
+    pub fn pending(&self) -> SigSet {
+        let shared = self.process.signals.lock().shared.set();
+        shared | self.signals.lock().pending.set()
+    }
+
+    /// Says whether there is a reason to leave a wait.
+    pub fn has_deliverable(&self) -> bool {
+        let process = &self.process;
+        if process.ending().is_some() || process.stopped.load(SeqCst) {
+            return true;
+        }
+        let pending = self.pending();
+        let signals = self.signals.lock();
+        !(pending & !(signals.mask & !signals.waiting_for)).is_empty()
+    }
+
+    /// Takes the next signal to deliver and what to do with it.
+    pub fn next_signal(&self) -> Option<(SigInfo, Action)> {
+        let mut process = self.process.signals.lock();
+        let mut own = self.signals.lock();
+        let open = !own.mask;
+        let own_first = (own.pending.set() & open).first();
+        let info = match own_first {
+            Some(_) => own.pending.take(open),
+            None => process.shared.take(open),
+        }?;
+        let action = process.action(info.signal);
+        if action.handler > SIG_IGN && action.flags & u64::from(abi::SA_RESETHAND) != 0 {
+            process.actions[info.signal as usize - 1].handler = SIG_DFL;
+        }
+        Some((info, action))
+    }
+}
+
+/// Whether the running thread's interrupted wait is over: a signal is there. Else the wait goes on.
+pub fn wait_was_interrupted() -> bool {
+    // Cleared before looking: what comes after the look sets it again.
+    sched::clear_interrupt();
+    let thread = sched::current_thread();
+    let over = thread.has_deliverable();
+    if over {
+        thread.note_work();
+    }
+    over
+}
+
+/// Sends a signal to a process: any thread that does not block it takes it.
+pub fn send(process: &Arc<Process>, info: SigInfo) {
+    let threads = process.threads();
+    let Some(first) = threads.first() else { return };
+    if info.signal == SIGKILL {
+        process.end(ExitStatus::killed(SIGKILL));
+        return;
+    }
+    let wake: Vec<Arc<Thread>> = {
+        let mut signals = process.signals.lock();
+        prepare(process, &mut signals, &threads, info.signal);
+        let wants = |t: &Arc<Thread>| {
+            let s = t.signals.lock();
+            !s.mask.has(info.signal) || s.waiting_for.has(info.signal)
+        };
+        let blocked = first.signals.lock().mask.has(info.signal);
+        if signals.ignores(info.signal) && !blocked {
+            return after_continue(process, info.signal);
+        }
+        signals.shared.add(info);
+        threads.iter().find(|t| wants(t)).cloned().into_iter().collect()
+    };
+    after_continue(process, info.signal);
+    wake.iter().for_each(|thread| thread.kick());
+}
+
+/// Sends a signal to one thread.
+pub fn send_to_thread(thread: &Arc<Thread>, info: SigInfo) {
+    let process = &thread.process;
+    if info.signal == SIGKILL {
+        process.end(ExitStatus::killed(SIGKILL));
+        return;
+    }
+    let threads = process.threads();
+    {
+        let mut signals = process.signals.lock();
+        prepare(process, &mut signals, &threads, info.signal);
+        let mut own = thread.signals.lock();
+        if signals.ignores(info.signal) && !own.mask.has(info.signal) {
+            drop(own);
+            drop(signals);
+            return after_continue(process, info.signal);
+        }
+        own.pending.add(info);
+    }
+    after_continue(process, info.signal);
+    thread.kick();
+}
+
+/// SIGCONT takes pending stops away, a stop takes pending SIGCONTs away.
+fn prepare(_process: &Process, signals: &mut ProcessSignals, threads: &[Arc<Thread>], signal: u32) {
+    let gone = match signal {
+        SIGCONT => STOPS,
+        s if STOPS.has(s) => SigSet::of(SIGCONT),
+        _ => return,
+    };
+    signals.shared.remove(gone);
+    threads.iter().for_each(|t| t.signals.lock().pending.remove(gone));
+}
+
+/// SIGCONT makes a stopped process go on even if it is blocked or ignored.
+fn after_continue(process: &Arc<Process>, signal: u32) {
+    if signal == SIGCONT && process.stopped.swap(false, SeqCst) {
+        {
+            let mut life = process.life.lock();
+            life.stop_report = None;
+            life.continue_report = true;
+        }
+        process.continued.notify();
+        super::exit::tell_parent(process, code::CLD_CONTINUED, SIGCONT as i32);
+    }
+}
+
+/// Raises a signal in the running thread, as the kernel (SIGPIPE).
+pub fn raise(signal: u32) {
+    let thread = sched::current_thread();
+    send_to_thread(&thread, SigInfo { signal, code: code::SI_KERNEL, detail: Detail::None });
+}
+
+/// Raises a signal that the running thread cannot escape: blocked or ignored, it ends the process.
+pub fn force(info: SigInfo) {
+    let thread = sched::current_thread();
+    {
+        let mut signals = thread.process.signals.lock();
+        let mut own = thread.signals.lock();
+        let action = &mut signals.actions[info.signal as usize - 1];
+        if own.mask.has(info.signal) || action.handler == SIG_IGN {
+            action.handler = SIG_DFL;
+            own.mask.remove(info.signal);
+        }
+        own.pending.add(info);
+    }
+    thread.note_work();
+}
+
+/// Sends a signal to every process of a group; says whether there was one.
+pub fn send_to_group(pgid: u32, info: SigInfo) -> bool {
+    let members: Vec<Arc<Process>> =
+        table::processes().into_iter().filter(|p| p.pgid.load(SeqCst) == pgid).collect();
+    members.iter().for_each(|p| send(p, info));
+    !members.is_empty()
+}
+
+/// A signal that the host sends: for the group of the program that init started.
+pub fn from_host(signal: u32) {
+    send_to_group(super::init::PROGRAM, SigInfo { signal, code: code::SI_KERNEL, detail: Detail::None });
+}

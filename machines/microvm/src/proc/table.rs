@@ -1,0 +1,95 @@
+//! Who exists: processes and threads by number.
+
+use super::Thread;
+use super::process::Process;
+use alloc::collections::BTreeMap;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use anonmem_oslib::Result;
+use anonmem_oslib::errno::EAGAIN;
+use core::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use spin::{Mutex, MutexGuard};
+
+/// The number of the kernel's own process, which takes in orphans.
+pub const INIT: u32 = 1;
+/// Numbers are below this (`/proc/sys/kernel/pid_max`).
+pub const PID_MAX: u32 = 1 << 22;
+/// Processes and threads at most.
+const TASKS_MAX: usize = 16384;
+
+/// Processes and threads by number.
+pub struct Table {
+    /// Processes, zombies included.
+    pub processes: BTreeMap<u32, Arc<Process>>,
+    /// Threads that have not ended.
+    pub threads: BTreeMap<u32, Arc<Thread>>,
+    next: u32,
+}
+
+static TABLE: Mutex<Table> =
+    Mutex::new(Table { processes: BTreeMap::new(), threads: BTreeMap::new(), next: INIT });
+static FORKS: AtomicU64 = AtomicU64::new(0);
+
+/// Locks the table.
+pub fn lock() -> MutexGuard<'static, Table> {
+    TABLE.lock()
+}
+
+impl Table {
+    /// Gives a number that nobody has.
+    ///
+    /// # Errors
+    /// `EAGAIN` if there are too many.
+    pub fn number(&mut self) -> Result<u32> {
+        if self.processes.len() + self.threads.len() >= 2 * TASKS_MAX {
+            return Err(EAGAIN);
+        }
+        loop {
+            let number = self.next;
+            self.next = if number + 1 >= PID_MAX { 300 } else { number + 1 };
+            if !self.processes.contains_key(&number) && !self.threads.contains_key(&number) {
+                FORKS.fetch_add(1, SeqCst);
+                return Ok(number);
+            }
+        }
+    }
+}
+
+/// Gives a number that nobody has.
+///
+/// # Errors
+/// `EAGAIN` if there are too many processes and threads.
+pub fn number() -> Result<u32> {
+    lock().number()
+}
+
+/// Gives how many numbers have been given out.
+pub fn numbers_given() -> u64 {
+    FORKS.load(SeqCst)
+}
+
+/// Finds a process.
+pub fn process(pid: u32) -> Option<Arc<Process>> {
+    lock().processes.get(&pid).cloned()
+}
+
+/// Finds a thread.
+pub fn thread(tid: u32) -> Option<Arc<Thread>> {
+    lock().threads.get(&tid).cloned()
+}
+
+/// Gives all processes but the kernel's own.
+pub fn processes() -> Vec<Arc<Process>> {
+    lock().processes.values().filter(|p| p.pid != INIT).cloned().collect()
+}
+
+/// Enters a thread, and its process if it is its first.
+pub fn enter(thread: &Arc<Thread>) {
+    let process = &thread.process;
+    let mut table = lock();
+    table.threads.insert(thread.tid, thread.clone());
+    if thread.tid == process.pid {
+        table.processes.insert(process.pid, process.clone());
+    }
+    process.life.lock().threads.push(thread.clone());
+}

@@ -1,0 +1,189 @@
+//! `/proc` and the few files of `/sys` that programs look at.
+//!
+//! Everything is generated when it is opened: [`system`] has what concerns the machine, [`pid`] what concerns a
+//! process.
+
+pub mod pid;
+pub mod system;
+
+use crate::proc::table;
+use crate::sched;
+use alloc::format;
+use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use anonmem_oslib::Result;
+use anonmem_oslib::errno::{EACCES, ENOENT};
+use anonmem_oslib::vfs::{Body, FileType, Inode, LinkTarget, Synthetic, Vfs};
+
+/// A generated file: a function that writes its text.
+pub struct Text(pub fn() -> String);
+
+impl Synthetic for Text {
+    fn kind(&self) -> FileType {
+        FileType::Regular
+    }
+    fn content(&self) -> Result<Vec<u8>> {
+        Ok((self.0)().into_bytes())
+    }
+    fn write(&self, _bytes: &[u8]) -> Result<()> {
+        Err(EACCES)
+    }
+}
+
+/// `/proc` itself: the named files, and a directory for each process.
+struct Root {
+    inode: spin::Once<alloc::sync::Weak<Inode>>,
+}
+
+/// Inode numbers of `/proc`: a process's directory is this plus its number times [`PER_PROCESS`].
+const FIRST_INO: u64 = 1 << 32;
+/// Inode numbers of one process.
+const PER_PROCESS: u64 = 1 << 16;
+
+impl Root {
+    fn file(&self, index: usize, text: fn() -> String) -> Result<Arc<Inode>> {
+        let parent = self.inode.get().and_then(alloc::sync::Weak::upgrade).ok_or(ENOENT)?;
+        Ok(Inode::synthetic(FIRST_INO + index as u64, 0o444, now(), &parent, Arc::new(Text(text))))
+    }
+}
+
+/// The time that generated files show.
+fn now() -> u64 {
+    crate::arch::time::wall_ns()
+}
+
+impl Synthetic for Root {
+    fn kind(&self) -> FileType {
+        FileType::Directory
+    }
+
+    fn lookup(&self, name: &[u8]) -> Result<Arc<Inode>> {
+        let parent = self.inode.get().and_then(alloc::sync::Weak::upgrade).ok_or(ENOENT)?;
+        let text = core::str::from_utf8(name).or(Err(ENOENT))?;
+        if let Some(index) = system::FILES.iter().position(|(file, _)| *file == text) {
+            return self.file(index, system::FILES[index].1);
+        }
+        let (process, target) = match text {
+            "self" => (None, format!("{}", current_pid()?)),
+            "thread-self" => (None, format!("{0}/task/{0}", current_pid()?)),
+            "mounts" => (None, "self/mounts".into()),
+            "sys" => {
+                let dir = Arc::new(Branch { prefix: "", ino: FIRST_INO + 200, me: spin::Once::new() });
+                return Ok(dir.inode(&parent));
+            }
+            number => (table::process(number.parse().or(Err(ENOENT))?), String::new()),
+        };
+        match process {
+            Some(process) => Ok(pid::directory(process, &parent)),
+            None if target.is_empty() => Err(ENOENT),
+            None => Ok(Inode::synthetic(FIRST_INO + 100, 0o777, now(), &parent, Arc::new(Link(target)))),
+        }
+    }
+
+    fn list(&self) -> Result<Vec<(Vec<u8>, FileType)>> {
+        let files = system::FILES.iter().map(|(name, _)| (name.as_bytes().to_vec(), FileType::Regular));
+        let fixed = [
+            (b"self".to_vec(), FileType::Symlink),
+            (b"thread-self".to_vec(), FileType::Symlink),
+            (b"mounts".to_vec(), FileType::Symlink),
+            (b"sys".to_vec(), FileType::Directory),
+        ];
+        let processes =
+            table::processes().into_iter().map(|p| (format!("{}", p.pid).into_bytes(), FileType::Directory));
+        Ok(files.chain(fixed).chain(processes).collect())
+    }
+}
+
+fn current_pid() -> Result<u32> {
+    sched::current().thread().map(|thread| thread.process.pid).ok_or(ENOENT)
+}
+
+/// A symbolic link to a path.
+struct Link(String);
+
+impl Synthetic for Link {
+    fn kind(&self) -> FileType {
+        FileType::Symlink
+    }
+    fn target(&self) -> Result<LinkTarget> {
+        Ok(LinkTarget::Path(self.0.clone().into_bytes()))
+    }
+}
+
+/// A directory of `/proc/sys`: those of [`system::SYSCTLS`] that start with its prefix.
+struct Branch {
+    prefix: &'static str,
+    ino: u64,
+    me: spin::Once<alloc::sync::Weak<Inode>>,
+}
+
+impl Branch {
+    fn inode(self: Arc<Self>, parent: &Arc<Inode>) -> Arc<Inode> {
+        let inode = Inode::synthetic(self.ino, 0o555, now(), parent, self.clone());
+        self.me.call_once(|| Arc::downgrade(&inode));
+        inode
+    }
+
+    /// What follows the prefix in the paths below this directory, with the place in the list.
+    fn below(&self) -> impl Iterator<Item = (usize, &'static str)> + '_ {
+        system::SYSCTLS
+            .iter()
+            .enumerate()
+            .filter_map(|(i, (path, _))| path.strip_prefix(self.prefix).map(|rest| (i, rest)))
+    }
+}
+
+impl Synthetic for Branch {
+    fn kind(&self) -> FileType {
+        FileType::Directory
+    }
+
+    fn lookup(&self, name: &[u8]) -> Result<Arc<Inode>> {
+        let me = self.me.get().and_then(alloc::sync::Weak::upgrade).ok_or(ENOENT)?;
+        for (i, rest) in self.below() {
+            let (path, text) = system::SYSCTLS[i];
+            if rest.as_bytes() == name {
+                let ino = FIRST_INO + 300 + i as u64;
+                return Ok(Inode::synthetic(ino, 0o644, now(), &me, Arc::new(system::Sysctl { path, text })));
+            }
+            if let Some((first, _)) = rest.split_once('/')
+                && first.as_bytes() == name
+            {
+                let prefix = &path[..self.prefix.len() + first.len() + 1];
+                let dir = Branch { prefix, ino: FIRST_INO + 201 + i as u64, me: spin::Once::new() };
+                return Ok(Arc::new(dir).inode(&me));
+            }
+        }
+        Err(ENOENT)
+    }
+
+    fn list(&self) -> Result<Vec<(Vec<u8>, FileType)>> {
+        let mut all: Vec<(Vec<u8>, FileType)> = self
+            .below()
+            .map(|(_, rest)| match rest.split_once('/') {
+                Some((first, _)) => (first.as_bytes().to_vec(), FileType::Directory),
+                None => (rest.as_bytes().to_vec(), FileType::Regular),
+            })
+            .collect();
+        all.dedup();
+        Ok(all)
+    }
+}
+
+/// Puts `/proc` and `/sys` into the tree.
+///
+/// # Errors
+/// `ENOTDIR` if the archive has put files in their place.
+pub fn init(vfs: &Vfs) -> Result<()> {
+    let root = Arc::new(Root { inode: spin::Once::new() });
+    // An archive may bring an empty directory along; what is generated takes its place.
+    let place = vfs.make_place(b"/proc")?;
+    vfs.rmdir(&place)?;
+    let inode = vfs.create(&place, 0o555, Body::Synthetic(root.clone()))?;
+    root.inode.call_once(|| Arc::downgrade(&inode));
+    for (path, text) in system::SYS_FILES {
+        vfs.put(path.as_bytes(), 0o444, Body::Synthetic(Arc::new(Text(*text))))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,455 @@
+//! `/proc/PID`.
+
+use super::{FIRST_INO, PER_PROCESS, now};
+use crate::fs::file::{GONE, OpenFile};
+use crate::proc::Thread;
+use crate::proc::mm::{self, Space, Vma};
+use crate::proc::process::Process;
+use crate::usercopy;
+use alloc::collections::BTreeMap;
+use alloc::format;
+use alloc::string::String;
+use alloc::sync::{Arc, Weak};
+use alloc::vec::Vec;
+use anonmem_oslib::Result;
+use anonmem_oslib::errno::{EINVAL, ENOENT};
+use anonmem_oslib::text::{self, Mapping, StatLine};
+use anonmem_oslib::vfs::{FileType, Inode, LinkTarget, Synthetic};
+use core::fmt::Write;
+use core::sync::atomic::Ordering::SeqCst;
+
+/// What a file of a process shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Cmdline,
+    Comm,
+    Environ,
+    Limits,
+    Maps,
+    Mounts,
+    OomScore,
+    OomScoreAdj,
+    Pagemap,
+    Smaps,
+    SmapsRollup,
+    Stat,
+    Statm,
+    Status,
+    Cwd,
+    Exe,
+    Root,
+    Fd,
+    Task,
+}
+
+const FILES: &[(&str, Kind, FileType)] = &[
+    ("cmdline", Kind::Cmdline, FileType::Regular),
+    ("comm", Kind::Comm, FileType::Regular),
+    ("cwd", Kind::Cwd, FileType::Symlink),
+    ("environ", Kind::Environ, FileType::Regular),
+    ("exe", Kind::Exe, FileType::Symlink),
+    ("fd", Kind::Fd, FileType::Directory),
+    ("limits", Kind::Limits, FileType::Regular),
+    ("maps", Kind::Maps, FileType::Regular),
+    ("mounts", Kind::Mounts, FileType::Regular),
+    ("oom_score", Kind::OomScore, FileType::Regular),
+    ("oom_score_adj", Kind::OomScoreAdj, FileType::Regular),
+    ("pagemap", Kind::Pagemap, FileType::Regular),
+    ("root", Kind::Root, FileType::Symlink),
+    ("smaps", Kind::Smaps, FileType::Regular),
+    ("smaps_rollup", Kind::SmapsRollup, FileType::Regular),
+    ("stat", Kind::Stat, FileType::Regular),
+    ("statm", Kind::Statm, FileType::Regular),
+    ("status", Kind::Status, FileType::Regular),
+    ("task", Kind::Task, FileType::Directory),
+];
+
+/// `/proc/PID` or `/proc/PID/task/TID`, which has the same files.
+struct Directory {
+    process: Arc<Process>,
+    ino: u64,
+    me: spin::Once<Weak<Inode>>,
+}
+
+/// Gives the directory of a process.
+pub fn directory(process: Arc<Process>, parent: &Arc<Inode>) -> Arc<Inode> {
+    let ino = FIRST_INO + u64::from(process.pid) * PER_PROCESS;
+    make(process, ino, parent)
+}
+
+fn make(process: Arc<Process>, ino: u64, parent: &Arc<Inode>) -> Arc<Inode> {
+    let dir = Arc::new(Directory { process, ino, me: spin::Once::new() });
+    let inode = Inode::synthetic(ino, 0o555, now(), parent, dir.clone());
+    dir.me.call_once(|| Arc::downgrade(&inode));
+    inode
+}
+
+impl Synthetic for Directory {
+    fn kind(&self) -> FileType {
+        FileType::Directory
+    }
+
+    fn lookup(&self, name: &[u8]) -> Result<Arc<Inode>> {
+        let at = FILES.iter().position(|(file, ..)| file.as_bytes() == name).ok_or(ENOENT)?;
+        let me = self.me.get().and_then(Weak::upgrade).ok_or(ENOENT)?;
+        let ino = self.ino + 1 + at as u64;
+        let mode = match FILES[at].2 {
+            FileType::Directory => 0o555,
+            FileType::Symlink => 0o777,
+            _ => 0o644,
+        };
+        let entry = Entry { process: self.process.clone(), kind: FILES[at].1, ino, me: spin::Once::new() };
+        let entry = Arc::new(entry);
+        let inode = Inode::synthetic(ino, mode, now(), &me, entry.clone());
+        entry.me.call_once(|| Arc::downgrade(&inode));
+        Ok(inode)
+    }
+
+    fn list(&self) -> Result<Vec<(Vec<u8>, FileType)>> {
+        Ok(FILES.iter().map(|(name, _, kind)| (name.as_bytes().to_vec(), *kind)).collect())
+    }
+}
+
+/// A file of a process.
+struct Entry {
+    process: Arc<Process>,
+    kind: Kind,
+    ino: u64,
+    me: spin::Once<Weak<Inode>>,
+}
+
+impl Synthetic for Entry {
+    fn kind(&self) -> FileType {
+        FILES.iter().find(|(_, kind, _)| *kind == self.kind).map_or(FileType::Regular, |(.., kind)| *kind)
+    }
+
+    fn content(&self) -> Result<Vec<u8>> {
+        let p = &*self.process;
+        let text = match self.kind {
+            Kind::Cmdline => return Ok(user_strings(p, p.program.lock().args)),
+            Kind::Environ => return Ok(user_strings(p, p.program.lock().env)),
+            Kind::Comm => format!("{}\n", p.name()),
+            Kind::Limits => limits(p),
+            Kind::Maps => mappings(p, text::maps_line),
+            Kind::Smaps => mappings(p, text::smaps_entry),
+            Kind::SmapsRollup => rollup(p),
+            Kind::Mounts => "tmpfs / tmpfs rw 0 0\nproc /proc proc rw 0 0\n".into(),
+            Kind::OomScore => format!("{}\n", oom_score(p)),
+            Kind::OomScoreAdj => format!("{}\n", p.oom_score_adj.load(SeqCst)),
+            Kind::Stat => stat(p),
+            Kind::Statm => statm(p),
+            Kind::Status => status(p),
+            Kind::Pagemap | Kind::Cwd | Kind::Exe | Kind::Root | Kind::Fd | Kind::Task => return Err(EINVAL),
+        };
+        Ok(text.into_bytes())
+    }
+
+    fn read_at(&self, offset: u64, to: &mut [u8]) -> Option<Result<usize>> {
+        (self.kind == Kind::Pagemap).then(|| pagemap(&self.process, offset, to))
+    }
+
+    fn write(&self, bytes: &[u8]) -> Result<()> {
+        let text = core::str::from_utf8(bytes.trim_ascii()).or(Err(EINVAL))?;
+        match self.kind {
+            Kind::OomScoreAdj => {
+                let adj: i32 = text.parse().or(Err(EINVAL))?;
+                if !(-1000..=1000).contains(&adj) {
+                    return Err(EINVAL);
+                }
+                self.process.oom_score_adj.store(adj, SeqCst);
+                Ok(())
+            }
+            Kind::Comm => {
+                self.process.threads().first().ok_or(GONE)?.set_name(text.as_bytes());
+                Ok(())
+            }
+            _ => Err(EINVAL),
+        }
+    }
+
+    fn target(&self) -> Result<LinkTarget> {
+        match self.kind {
+            Kind::Exe => {
+                let program = self.process.program.lock().clone();
+                program.inode.map(|inode| LinkTarget::Inode(inode, program.path)).ok_or(ENOENT)
+            }
+            Kind::Cwd => {
+                let cwd = first_thread(&self.process)?.fs().cwd();
+                let path = crate::fs::vfs().path_of(&cwd)?;
+                Ok(LinkTarget::Inode(cwd, path))
+            }
+            Kind::Root => Ok(LinkTarget::Path(b"/".to_vec())),
+            _ => Err(EINVAL),
+        }
+    }
+
+    fn lookup(&self, name: &[u8]) -> Result<Arc<Inode>> {
+        let me = self.me.get().and_then(Weak::upgrade).ok_or(ENOENT)?;
+        let number: u32 = core::str::from_utf8(name).ok().and_then(|n| n.parse().ok()).ok_or(ENOENT)?;
+        match self.kind {
+            Kind::Fd => {
+                let file = first_thread(&self.process)?.files().get(number).or(Err(ENOENT))?;
+                let ino = self.ino + 256 + u64::from(number);
+                Ok(Inode::synthetic(ino, 0o700, now(), &me, Arc::new(FdLink(file))))
+            }
+            Kind::Task => {
+                let exists = self.process.threads().iter().any(|t| t.tid == number);
+                let ino = FIRST_INO + u64::from(number) * PER_PROCESS + PER_PROCESS / 2;
+                if exists { Ok(make(self.process.clone(), ino, &me)) } else { Err(ENOENT) }
+            }
+            _ => Err(ENOENT),
+        }
+    }
+
+    fn list(&self) -> Result<Vec<(Vec<u8>, FileType)>> {
+        let name = |n: u32| format!("{n}").into_bytes();
+        match self.kind {
+            Kind::Fd => {
+                let numbers = first_thread(&self.process)?.files().numbers();
+                Ok(numbers.into_iter().map(|n| (name(n), FileType::Symlink)).collect())
+            }
+            Kind::Task => {
+                Ok(self.process.threads().iter().map(|t| (name(t.tid), FileType::Directory)).collect())
+            }
+            _ => Err(EINVAL),
+        }
+    }
+}
+
+/// `/proc/PID/fd/N`: leads to the file itself, whatever its name is now.
+struct FdLink(Arc<OpenFile>);
+
+impl Synthetic for FdLink {
+    fn kind(&self) -> FileType {
+        FileType::Symlink
+    }
+    fn target(&self) -> Result<LinkTarget> {
+        Ok(LinkTarget::Inode(self.0.inode.clone(), self.0.path.to_vec()))
+    }
+}
+
+fn first_thread(process: &Process) -> Result<Arc<Thread>> {
+    process.threads().first().cloned().ok_or(GONE)
+}
+
+/// The strings of the stack, for the running process itself; of another only its name can be told.
+fn user_strings(process: &Process, range: (u64, u64)) -> Vec<u8> {
+    let own = crate::sched::current().thread().is_some_and(|t| t.process.pid == process.pid);
+    if !own {
+        return [process.name().as_bytes(), b"\0"].concat();
+    }
+    let mut bytes = alloc::vec![0; (range.1.saturating_sub(range.0) as usize).min(1 << 20)];
+    match usercopy::copy_from_user(&mut bytes, range.0) {
+        Ok(()) => bytes,
+        Err(_) => Vec::new(),
+    }
+}
+
+fn vmas(space: &Space) -> Vec<Vma> {
+    let mut all = Vec::new();
+    mm::for_each_vma(space, &mut |vma| all.push(vma));
+    all
+}
+
+/// Names and adds up what the memory manager tells about each mapping.
+fn mapping<'a>(
+    vma: &Vma,
+    process: &Process,
+    space: &Space,
+    names: &'a mut BTreeMap<u64, String>,
+) -> Mapping<'a> {
+    let program = process.program.lock();
+    let name = if let Some(path) = &vma.path {
+        path.clone()
+    } else if (vma.start..vma.end).contains(&program.stack) || vma.grows_down {
+        "[stack]".into()
+    } else if vma.end > program.brk && vma.start < mm::brk_end(space) && !vma.shared {
+        "[heap]".into()
+    } else if vma.shared {
+        "/dev/zero (deleted)".into()
+    } else {
+        String::new()
+    };
+    drop(program);
+    let name = names.entry(vma.start).or_insert(name);
+    Mapping {
+        start: vma.start,
+        end: vma.end,
+        read: vma.read,
+        write: vma.write,
+        exec: vma.exec,
+        shared: vma.shared,
+        offset: vma.offset,
+        ino: vma.ino,
+        name,
+        rss: vma.rss,
+        pss: vma.pss,
+        anonymous: vma.anonymous,
+        shared_dirty: vma.shared_pages,
+        private_dirty: vma.private_pages,
+        swap: 0,
+        locked: if vma.locked { vma.rss } else { 0 },
+    }
+}
+
+fn mappings(process: &Process, line: fn(&mut String, &Mapping<'_>)) -> String {
+    let mut out = String::new();
+    let Some(space) = process.space() else { return out };
+    for vma in vmas(&space) {
+        line(&mut out, &mapping(&vma, process, &space, &mut BTreeMap::new()));
+    }
+    out
+}
+
+fn rollup(process: &Process) -> String {
+    let mut out = String::new();
+    let Some(space) = process.space() else { return out };
+    let all = vmas(&space);
+    let (Some(first), Some(last)) = (all.first(), all.last()) else { return out };
+    let sum = |pick: fn(&Vma) -> u64| all.iter().map(pick).sum::<u64>();
+    let total = Mapping {
+        start: first.start,
+        end: last.end,
+        rss: sum(|v| v.rss),
+        pss: sum(|v| v.pss),
+        anonymous: sum(|v| v.anonymous),
+        shared_dirty: sum(|v| v.shared_pages),
+        private_dirty: sum(|v| v.private_pages),
+        locked: sum(|v| if v.locked { v.rss } else { 0 }),
+        ..Mapping::default()
+    };
+    text::smaps_rollup(&mut out, &total);
+    out
+}
+
+/// Eight bytes a page: bit 63 present, bit 62 swapped, bit 56 exclusive, bits 0 to 54 the frame.
+fn pagemap(process: &Process, offset: u64, to: &mut [u8]) -> Result<usize> {
+    if !offset.is_multiple_of(8) || !to.len().is_multiple_of(8) {
+        return Err(EINVAL);
+    }
+    let Some(space) = process.space() else { return Ok(0) };
+    let last = usercopy::USER_END / 4096;
+    let first = offset / 8;
+    let count = (to.len() as u64 / 8).min(last.saturating_sub(first));
+    for (i, word) in to.chunks_exact_mut(8).take(count as usize).enumerate() {
+        word.copy_from_slice(&mm::pagemap(&space, (first + i as u64) * 4096).to_le_bytes());
+    }
+    Ok(count as usize * 8)
+}
+
+fn state(process: &Process) -> char {
+    let zombie = process.life.lock().zombie.is_some();
+    match zombie {
+        true => 'Z',
+        false if process.stopped.load(SeqCst) => 'T',
+        false => 'R',
+    }
+}
+
+fn counters(process: &Process) -> mm::Counters {
+    process.space().map(|space| mm::counters(&space)).unwrap_or_default()
+}
+
+fn oom_score(process: &Process) -> u64 {
+    let c = counters(process);
+    (c.rss + c.page_tables) * 1000 / mm::memory().total_bytes.max(1)
+}
+
+fn stat(process: &Process) -> String {
+    let c = counters(process);
+    let ticks = |ns: u64| ns / crate::syscall::TICK_NS;
+    text::stat_line(&StatLine {
+        pid: process.pid,
+        comm: &process.name(),
+        state: state(process),
+        ppid: process.parent.load(SeqCst),
+        pgrp: process.pgid.load(SeqCst),
+        session: process.sid.load(SeqCst),
+        min_flt: process.faults(),
+        utime: ticks(process.cpu_time_ns()),
+        stime: 0,
+        num_threads: process.threads().len() as u32,
+        starttime: ticks(process.start_ns),
+        vsize_bytes: c.total_vm,
+        rss_pages: c.rss / 4096,
+        start_stack: process.program.lock().stack,
+    })
+}
+
+fn statm(process: &Process) -> String {
+    let c = counters(process);
+    format!("{} {} {} 0 0 {} 0\n", c.total_vm / 4096, c.rss / 4096, c.shared / 4096, c.data / 4096)
+}
+
+fn status(process: &Process) -> String {
+    let c = counters(process);
+    let state = match state(process) {
+        'Z' => "Z (zombie)",
+        'T' => "T (stopped)",
+        _ => "R (running)",
+    };
+    let mut out = String::new();
+    let _ = write!(
+        out,
+        "Name:\t{}\nUmask:\t0022\nState:\t{state}\nTgid:\t{1}\nNgid:\t0\nPid:\t{1}\nPPid:\t{2}\nTracerPid:\t0\n\
+         Uid:\t0\t0\t0\t0\nGid:\t0\t0\t0\t0\nFDSize:\t64\nGroups:\t0\n",
+        process.name(),
+        process.pid,
+        process.parent.load(SeqCst)
+    );
+    for (name, bytes) in [
+        ("VmPeak", c.total_vm),
+        ("VmSize", c.total_vm),
+        ("VmLck", c.locked),
+        ("VmPin", 0),
+        ("VmHWM", c.hiwater_rss),
+        ("VmRSS", c.rss),
+        ("RssAnon", c.rss - c.shared),
+        ("RssFile", 0),
+        ("RssShmem", c.shared),
+        ("VmData", c.data),
+        ("VmStk", c.stack),
+        ("VmExe", 0),
+        ("VmLib", 0),
+        ("VmPTE", c.page_tables),
+        ("VmSwap", 0),
+    ] {
+        let _ = writeln!(out, "{name}:\t{:8} kB", bytes / 1024);
+    }
+    let threads = process.threads();
+    let _ = writeln!(out, "Threads:\t{}", threads.len());
+    if let Some(thread) = threads.first() {
+        let (pending, mask) = (thread.pending(), thread.signals.lock().mask);
+        let _ = write!(out, "SigPnd:\t{:016x}\nSigBlk:\t{:016x}\n", pending.0, mask.0);
+    }
+    let cpus = crate::boot::cpu_count();
+    let _ = write!(out, "Cpus_allowed:\t{:x}\nCpus_allowed_list:\t0-{}\n", (1u128 << cpus) - 1, cpus - 1);
+    out
+}
+
+fn limits(process: &Process) -> String {
+    const NAMES: [(&str, &str); 16] = [
+        ("Max cpu time", "seconds"),
+        ("Max file size", "bytes"),
+        ("Max data size", "bytes"),
+        ("Max stack size", "bytes"),
+        ("Max core file size", "bytes"),
+        ("Max resident set", "bytes"),
+        ("Max processes", "processes"),
+        ("Max open files", "files"),
+        ("Max locked memory", "bytes"),
+        ("Max address space", "bytes"),
+        ("Max file locks", "locks"),
+        ("Max pending signals", "signals"),
+        ("Max msgqueue size", "bytes"),
+        ("Max nice priority", ""),
+        ("Max realtime priority", ""),
+        ("Max realtime timeout", "us"),
+    ];
+    let mut out = format!("{:<26}{:<21}{:<21}{:<10}\n", "Limit", "Soft Limit", "Hard Limit", "Units");
+    let show = |n: u64| if n == u64::MAX { "unlimited".into() } else { format!("{n}") };
+    for ((name, unit), (soft, hard)) in NAMES.iter().zip(*process.limits.lock()) {
+        let _ = writeln!(out, "{name:<26}{:<21}{:<21}{unit:<10}", show(soft), show(hard));
+    }
+    out
+}

@@ -1,0 +1,179 @@
+//! `/proc` files about the machine, `/proc/sys`, and the CPU lists of `/sys`.
+
+use crate::arch::time;
+use crate::boot;
+use crate::proc::{mm, table};
+use crate::syscall::system::{RELEASE, VERSION};
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+use anonmem_oslib::Result;
+use anonmem_oslib::errno::{EACCES, EINVAL};
+use anonmem_oslib::text::field;
+use anonmem_oslib::vfs::{FileType, Synthetic};
+use core::fmt::Write;
+
+/// A file's name and its text.
+pub type File = (&'static str, fn() -> String);
+
+/// The files of `/proc`.
+pub const FILES: &[File] = &[
+    ("cpuinfo", cpuinfo),
+    ("filesystems", || "nodev\tproc\nnodev\ttmpfs\n".into()),
+    ("loadavg", loadavg),
+    ("meminfo", meminfo),
+    ("stat", stat),
+    ("swaps", || "Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n".into()),
+    ("uptime", uptime),
+    ("version", || format!("Linux version {RELEASE} (anonmem) {VERSION}\n")),
+    ("vmstat", vmstat),
+];
+
+/// The files of `/proc/sys`, in the order of their paths.
+pub const SYSCTLS: &[File] = &[
+    ("kernel/hostname", || "anonmem\n".into()),
+    ("kernel/osrelease", || format!("{RELEASE}\n")),
+    ("kernel/ostype", || "Linux\n".into()),
+    ("kernel/pid_max", || format!("{}\n", table::PID_MAX)),
+    ("kernel/randomize_va_space", || "0\n".into()),
+    ("kernel/threads-max", || "16384\n".into()),
+    ("kernel/version", || format!("{VERSION}\n")),
+    ("vm/max_map_count", || format!("{}\n", mm::max_map_count())),
+    ("vm/mmap_min_addr", || format!("{}\n", mm::mmap_min_addr())),
+    ("vm/overcommit_memory", || format!("{}\n", mm::overcommit_mode())),
+    ("vm/overcommit_ratio", || "50\n".into()),
+    ("vm/swappiness", || "60\n".into()),
+];
+
+/// The files of `/sys`.
+pub const SYS_FILES: &[File] = &[
+    ("/sys/devices/system/cpu/online", cpu_list),
+    ("/sys/devices/system/cpu/possible", cpu_list),
+    ("/sys/devices/system/cpu/present", cpu_list),
+    ("/sys/devices/system/node/online", || "0\n".into()),
+    ("/sys/kernel/mm/transparent_hugepage/enabled", || "always madvise [never]\n".into()),
+];
+
+/// A file of `/proc/sys`. Writing what it already says is fine; nothing can be changed while programs run.
+pub struct Sysctl {
+    /// Its path below `/proc/sys`.
+    pub path: &'static str,
+    /// Its text.
+    pub text: fn() -> String,
+}
+
+impl Synthetic for Sysctl {
+    fn kind(&self) -> FileType {
+        FileType::Regular
+    }
+
+    fn content(&self) -> Result<Vec<u8>> {
+        Ok((self.text)().into_bytes())
+    }
+
+    fn write(&self, bytes: &[u8]) -> Result<()> {
+        match bytes.trim_ascii() == (self.text)().as_bytes().trim_ascii() {
+            true => Ok(()),
+            false if self.path.starts_with("kernel/") => Err(EACCES),
+            false => Err(EINVAL),
+        }
+    }
+}
+
+fn cpu_list() -> String {
+    match boot::cpu_count() {
+        1 => "0\n".into(),
+        n => format!("0-{}\n", n - 1),
+    }
+}
+
+fn cpuinfo() -> String {
+    (0..boot::cpu_count()).fold(String::new(), |mut out, cpu| {
+        let _ = write!(
+            out,
+            "processor\t: {cpu}\nvendor_id\t: anonmem\nmodel name\t: anonmem virtual CPU\ncpu MHz\t\t: 1000.000\n\
+             cpu cores\t: {}\nflags\t\t: fpu tsc msr pae cx8 apic sep cmov fxsr sse sse2 syscall nx lm\n\n",
+            boot::cpu_count()
+        );
+        out
+    })
+}
+
+fn running() -> usize {
+    table::processes().iter().map(|p| p.threads().len()).sum()
+}
+
+fn loadavg() -> String {
+    let last = table::numbers_given();
+    format!("0.00 0.00 0.00 {}/{} {last}\n", boot::cpu_count().min(running().max(1)), running().max(1))
+}
+
+fn uptime() -> String {
+    let hundredths = time::now_ns() / 10_000_000;
+    format!("{}.{:02} 0.00\n", hundredths / 100, hundredths % 100)
+}
+
+fn stat() -> String {
+    let mut out = String::new();
+    let ticks: u64 = table::processes().iter().map(|p| p.cpu_time_ns() / 10_000_000).sum();
+    let uptime = time::now_ns() / 10_000_000 * boot::cpu_count() as u64;
+    let line = |name: String| format!("{name} {ticks} 0 0 {} 0 0 0 0 0 0\n", uptime.saturating_sub(ticks));
+    out.push_str(&line("cpu ".into()));
+    for cpu in 0..boot::cpu_count() {
+        out.push_str(&line(format!("cpu{cpu}")));
+    }
+    let boot_time = (time::wall_ns() - time::now_ns()) / 1_000_000_000;
+    let _ = write!(out, "intr 0\nctxt 0\nbtime {boot_time}\nprocesses {}\n", table::numbers_given());
+    let _ = write!(out, "procs_running {}\nprocs_blocked 0\n", running());
+    out
+}
+
+fn meminfo() -> String {
+    let m = mm::memory();
+    let mut out = String::new();
+    for (name, bytes) in [
+        ("MemTotal", m.total_bytes),
+        ("MemFree", m.free_bytes),
+        ("MemAvailable", m.free_bytes),
+        ("Buffers", 0),
+        ("Cached", 0),
+        ("SwapCached", 0),
+        ("Active", m.user_bytes),
+        ("Inactive", 0),
+        ("SwapTotal", 0),
+        ("SwapFree", 0),
+        ("Dirty", 0),
+        ("AnonPages", m.user_bytes),
+        ("Mapped", 0),
+        ("Shmem", 0),
+        ("Slab", m.slab_bytes),
+        ("KernelStack", 0),
+        ("PageTables", m.table_bytes),
+        ("CommitLimit", m.commit_limit_bytes),
+        ("Committed_AS", m.committed_bytes),
+        ("VmallocTotal", 0),
+        ("VmallocUsed", m.kernel_bytes),
+        ("AnonHugePages", 0),
+        ("HugePages_Total", 0),
+    ] {
+        field(&mut out, name, bytes);
+    }
+    out
+}
+
+fn vmstat() -> String {
+    let m = mm::memory();
+    let mut out = String::new();
+    for (name, bytes) in [
+        ("nr_free_pages", m.free_bytes),
+        ("nr_anon_pages", m.user_bytes),
+        ("nr_page_table_pages", m.table_bytes),
+    ] {
+        let _ = writeln!(out, "{name} {}", bytes / 4096);
+    }
+    for (name, count) in mm::event_counts() {
+        let _ = writeln!(out, "{name} {count}");
+    }
+    let _ = writeln!(out, "oom_kill {}", crate::proc::oom::kills());
+    out
+}

@@ -1,0 +1,293 @@
+//! Processes and threads: making, replacing, ending, naming, grouping.
+
+use super::file::base;
+use super::{Call, user};
+use crate::arch::trap::TrapFrame;
+use crate::boot;
+use crate::fs::open::absolute;
+use crate::proc::clone::{self, Request};
+use crate::proc::process::{ExitStatus, Process};
+use crate::proc::{exec, exit as exiting, table};
+use crate::sched;
+use alloc::sync::Arc;
+use anonmem_oslib::Result;
+use anonmem_oslib::abi::{Fields, Packer};
+use anonmem_oslib::errno::{EINVAL, ENOENT, EPERM, ESRCH};
+use core::sync::atomic::Ordering::SeqCst;
+use linux_raw_sys::general as abi;
+
+fn do_clone(c: &mut Call<'_>, request: Request) -> Result<usize> {
+    let frame: &TrapFrame = c.frame;
+    Ok(clone::clone(&c.thread, frame, &request)? as usize)
+}
+
+pub(super) fn clone(c: &mut Call<'_>) -> Result<usize> {
+    let [flags, stack, parent_tid, child_tid, tls, _] = c.args;
+    let exit_signal = flags as u32 & 0xff;
+    do_clone(c, Request { flags: flags & 0xffff_ff00, stack, parent_tid, child_tid, tls, exit_signal })
+}
+
+pub(super) fn clone3(c: &mut Call<'_>) -> Result<usize> {
+    let size = c.len(1);
+    if !(64..=4096).contains(&size) {
+        return Err(EINVAL);
+    }
+    let bytes = user::read(c.args[0], size.min(88))?;
+    let f = Fields(&bytes);
+    let (stack, stack_size) = (f.u64(40), f.u64(48));
+    // Numbers that are asked for are not given.
+    if f.u64(64) != 0 || f.u64(32) > 64 || (stack == 0) != (stack_size == 0) {
+        return Err(EINVAL);
+    }
+    let stack = stack.checked_add(stack_size).ok_or(EINVAL)?;
+    do_clone(
+        c,
+        Request {
+            flags: f.u64(0),
+            stack,
+            parent_tid: f.u64(24),
+            child_tid: f.u64(16),
+            tls: f.u64(56),
+            exit_signal: f.u64(32) as u32,
+        },
+    )
+}
+
+pub(super) fn fork(c: &mut Call<'_>) -> Result<usize> {
+    do_clone(c, Request { exit_signal: anonmem_oslib::signal::SIGCHLD, ..Request::default() })
+}
+
+pub(super) fn vfork(c: &mut Call<'_>) -> Result<usize> {
+    let flags = u64::from(abi::CLONE_VM | abi::CLONE_VFORK);
+    do_clone(c, Request { flags, exit_signal: anonmem_oslib::signal::SIGCHLD, ..Request::default() })
+}
+
+pub(super) fn execve(c: &mut Call<'_>) -> Result<usize> {
+    let (path, args, env) = (user::path(c.args[0])?, user::strings(c.args[1])?, user::strings(c.args[2])?);
+    if path.is_empty() {
+        return Err(ENOENT);
+    }
+    let fs = c.thread.fs();
+    let prepared = exec::prepare(&fs, &fs.cwd(), &path, args, env)?;
+    exec::exec(&c.thread, c.frame, &prepared)?;
+    Ok(0)
+}
+
+pub(super) fn execveat(c: &mut Call<'_>) -> Result<usize> {
+    let (path, args, env) = (user::path(c.args[1])?, user::strings(c.args[2])?, user::strings(c.args[3])?);
+    let fs = c.thread.fs();
+    let prepared = if path.is_empty() && c.u32(4) & abi::AT_EMPTY_PATH != 0 {
+        let file = c.thread.files().get(c.u32(0))?;
+        let name = alloc::format!("/dev/fd/{}", c.u32(0)).into_bytes();
+        exec::prepare_inode(&fs, &file.inode, &file.path, &name, args, env)?
+    } else {
+        let at = base(c, c.i32(0), &path)?;
+        exec::prepare(&fs, &at, &absolute(&at, &path), args, env)?
+    };
+    exec::exec(&c.thread, c.frame, &prepared)?;
+    Ok(0)
+}
+
+pub(super) fn exit(c: &mut Call<'_>) -> Result<usize> {
+    exiting::request(&c.thread, ExitStatus::exited(c.i32(0)));
+    Ok(0)
+}
+
+pub(super) fn exit_group(c: &mut Call<'_>) -> Result<usize> {
+    c.thread.process.end(ExitStatus::exited(c.i32(0)));
+    c.thread.note_work();
+    Ok(0)
+}
+
+pub(super) fn getppid(c: &mut Call<'_>) -> Result<usize> {
+    Ok(c.thread.process.parent.load(SeqCst) as usize)
+}
+
+/// Gives the process that a number argument means; zero is the caller's.
+fn process_of(c: &Call<'_>, pid: i32) -> Result<Arc<Process>> {
+    match pid {
+        0 => Ok(c.thread.process.clone()),
+        pid if pid > 0 => table::process(pid as u32).ok_or(ESRCH),
+        _ => Err(EINVAL),
+    }
+}
+
+pub(super) fn getpgrp(c: &mut Call<'_>) -> Result<usize> {
+    Ok(c.thread.process.pgid.load(SeqCst) as usize)
+}
+
+pub(super) fn getpgid(c: &mut Call<'_>) -> Result<usize> {
+    Ok(process_of(c, c.i32(0))?.pgid.load(SeqCst) as usize)
+}
+
+pub(super) fn setpgid(c: &mut Call<'_>) -> Result<usize> {
+    let process = process_of(c, c.i32(0))?;
+    let own = &c.thread.process;
+    if process.pid != own.pid && process.parent.load(SeqCst) != own.pid {
+        return Err(ESRCH);
+    }
+    let sid = own.sid.load(SeqCst);
+    if process.sid.load(SeqCst) != sid || process.pid == sid {
+        return Err(EPERM);
+    }
+    let pgid = match c.i32(1) {
+        0 => process.pid,
+        pgid if pgid > 0 => pgid as u32,
+        _ => return Err(EINVAL),
+    };
+    let in_session = |p: &Arc<Process>| p.pgid.load(SeqCst) == pgid && p.sid.load(SeqCst) == sid;
+    if pgid != process.pid && !table::processes().iter().any(in_session) {
+        return Err(EPERM);
+    }
+    process.pgid.store(pgid, SeqCst);
+    Ok(0)
+}
+
+pub(super) fn getsid(c: &mut Call<'_>) -> Result<usize> {
+    Ok(process_of(c, c.i32(0))?.sid.load(SeqCst) as usize)
+}
+
+pub(super) fn setsid(c: &mut Call<'_>) -> Result<usize> {
+    let process = &c.thread.process;
+    if process.pgid.load(SeqCst) == process.pid {
+        return Err(EPERM);
+    }
+    process.pgid.store(process.pid, SeqCst);
+    process.sid.store(process.pid, SeqCst);
+    Ok(process.pid as usize)
+}
+
+/// Everybody is root: becoming root is fine, becoming somebody else is accepted and changes nothing.
+pub(super) fn set_ids(_c: &mut Call<'_>) -> Result<usize> {
+    Ok(0)
+}
+
+pub(super) fn get_ids(c: &mut Call<'_>) -> Result<usize> {
+    for i in 0..3 {
+        user::write(c.args[i], &0u32.to_le_bytes())?;
+    }
+    Ok(0)
+}
+
+/// All capabilities of version 3.
+pub(super) fn capget(c: &mut Call<'_>) -> Result<usize> {
+    const VERSION_3: u32 = 0x2008_0522;
+    user::write(c.args[0], &VERSION_3.to_le_bytes())?;
+    let (all, high) = (u32::MAX, 0x1ff);
+    let sets = Packer::new().u32(all).u32(all).u32(0).u32(high).u32(high).u32(0);
+    user::write_unless_null(c.args[1], &sets.0)?;
+    Ok(0)
+}
+
+pub(super) fn prctl(c: &mut Call<'_>) -> Result<usize> {
+    use linux_raw_sys::prctl as p;
+    match c.u32(0) {
+        p::PR_SET_NAME => {
+            let name: [u8; 16] = user::read_array(c.args[1])?;
+            let len = name.iter().position(|&b| b == 0).unwrap_or(name.len());
+            c.thread.set_name(&name[..len]);
+            Ok(0)
+        }
+        p::PR_GET_NAME => {
+            let name = *c.thread.comm.lock();
+            user::write(c.args[1], &name)?;
+            Ok(0)
+        }
+        p::PR_GET_DUMPABLE => Ok(1),
+        p::PR_SET_PDEATHSIG
+        | p::PR_SET_DUMPABLE
+        | p::PR_SET_CHILD_SUBREAPER
+        | p::PR_SET_NO_NEW_PRIVS
+        | p::PR_SET_TIMERSLACK
+        | p::PR_SET_KEEPCAPS
+        | p::PR_CAPBSET_READ => Ok(0),
+        p::PR_GET_TIMERSLACK => Ok(50_000),
+        p::PR_GET_NO_NEW_PRIVS | p::PR_GET_KEEPCAPS | p::PR_GET_SECCOMP => Ok(0),
+        _ => Err(EINVAL),
+    }
+}
+
+pub(super) fn arch_prctl(c: &mut Call<'_>) -> Result<usize> {
+    const ARCH_SET_GS: u32 = 0x1001;
+    const ARCH_SET_FS: u32 = 0x1002;
+    const ARCH_GET_FS: u32 = 0x1003;
+    const ARCH_GET_GS: u32 = 0x1004;
+    let task = sched::current();
+    let base = c.args[1];
+    let user_address = |base: u64| if base < crate::usercopy::USER_END { Ok(base) } else { Err(EPERM) };
+    match c.u32(0) {
+        ARCH_SET_FS => task.set_fs_base(user_address(base)?),
+        ARCH_SET_GS => task.set_gs_base(user_address(base)?),
+        ARCH_GET_FS => user::write(base, &task.fs_base().to_le_bytes())?,
+        ARCH_GET_GS => user::write(base, &task.gs_base().to_le_bytes())?,
+        _ => return Err(EINVAL),
+    }
+    Ok(0)
+}
+
+pub(super) fn set_tid_address(c: &mut Call<'_>) -> Result<usize> {
+    c.thread.user.lock().clear_child_tid = c.args[0];
+    Ok(c.thread.tid as usize)
+}
+
+/// Bytes of `struct robust_list_head`.
+const ROBUST_HEAD: usize = 24;
+
+pub(super) fn set_robust_list(c: &mut Call<'_>) -> Result<usize> {
+    if c.len(1) != ROBUST_HEAD {
+        return Err(EINVAL);
+    }
+    c.thread.user.lock().robust_list = c.args[0];
+    Ok(0)
+}
+
+pub(super) fn get_robust_list(c: &mut Call<'_>) -> Result<usize> {
+    let thread = match c.u32(0) {
+        0 => c.thread.clone(),
+        tid => table::thread(tid).ok_or(ESRCH)?,
+    };
+    let head = thread.user.lock().robust_list;
+    user::write(c.args[1], &head.to_le_bytes())?;
+    user::write(c.args[2], &(ROBUST_HEAD as u64).to_le_bytes())?;
+    Ok(0)
+}
+
+pub(super) fn sched_yield(_c: &mut Call<'_>) -> Result<usize> {
+    sched::yield_now();
+    Ok(0)
+}
+
+/// A mask of all CPUs: threads run anywhere.
+pub(super) fn sched_getaffinity(c: &mut Call<'_>) -> Result<usize> {
+    if c.len(1) < 8 {
+        return Err(EINVAL);
+    }
+    let cpus = boot::cpu_count();
+    let mask = if cpus >= 64 { u64::MAX } else { (1 << cpus) - 1 };
+    user::write(c.args[2], &mask.to_le_bytes())?;
+    Ok(8)
+}
+
+pub(super) fn sched_setaffinity(c: &mut Call<'_>) -> Result<usize> {
+    let len = c.len(1).min(8);
+    let mut mask = [0; 8];
+    mask[..len].copy_from_slice(&user::read(c.args[2], len)?);
+    let cpus = boot::cpu_count().min(64) as u32;
+    // A mask with a CPU that exists is accepted as advice.
+    if u64::from_le_bytes(mask).trailing_zeros() < cpus { Ok(0) } else { Err(EINVAL) }
+}
+
+pub(super) fn sched_getparam(c: &mut Call<'_>) -> Result<usize> {
+    user::write(c.args[1], &0u32.to_le_bytes())?;
+    Ok(0)
+}
+
+pub(super) fn sched_priority(c: &mut Call<'_>, number: u32) -> Result<usize> {
+    const SCHED_FIFO: u32 = 1;
+    const SCHED_RR: u32 = 2;
+    match (c.u32(0), number) {
+        (SCHED_FIFO | SCHED_RR, abi::__NR_sched_get_priority_max) => Ok(99),
+        (SCHED_FIFO | SCHED_RR, _) => Ok(1),
+        _ => Ok(0),
+    }
+}

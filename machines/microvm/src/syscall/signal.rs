@@ -1,0 +1,234 @@
+//! Signals: actions, masks, waiting, sending.
+
+use super::{Call, user};
+use crate::arch::time;
+use crate::fs::event::wait_for_anything;
+use crate::proc::restart::{ERESTARTNOHAND, ERESTARTSYS};
+use crate::proc::signal::{self, Action, SIG_IGN};
+use crate::proc::{deliver, table};
+use anonmem_oslib::Result;
+use anonmem_oslib::abi::{Fields, Packer};
+use anonmem_oslib::errno::{EAGAIN, EINTR, EINVAL, ENOMEM, EPERM, ESRCH, ETIMEDOUT};
+use anonmem_oslib::sigframe::{AltStack, Detail, SIGINFO, SS_DISABLE, SS_ONSTACK, SigInfo};
+use anonmem_oslib::signal::{SIGNALS, SigSet, code};
+use linux_raw_sys::general as abi;
+
+/// Fails unless `signal` is a signal.
+fn check(signal: u32) -> Result<u32> {
+    if (1..=SIGNALS).contains(&signal) { Ok(signal) } else { Err(EINVAL) }
+}
+
+/// Fails unless the ABI's size of a set is the real one.
+fn check_size(size: u64) -> Result<()> {
+    if size == 8 { Ok(()) } else { Err(EINVAL) }
+}
+
+pub(super) fn sigreturn(c: &mut Call<'_>) {
+    deliver::sigreturn(&c.thread, c.frame);
+}
+
+pub(super) fn rt_sigaction(c: &mut Call<'_>) -> Result<usize> {
+    let number = check(c.u32(0))?;
+    check_size(c.args[3])?;
+    let new = match c.args[1] {
+        0 => None,
+        at => {
+            let bytes: [u8; 32] = user::read_array(at)?;
+            let f = Fields(&bytes);
+            let mask = SigSet(f.u64(24)) & !SigSet::UNBLOCKABLE;
+            Some(Action { handler: f.u64(0), flags: f.u64(8), restorer: f.u64(16), mask })
+        }
+    };
+    if new.is_some() && SigSet::UNBLOCKABLE.has(number) {
+        return Err(EINVAL);
+    }
+    let old = {
+        let mut signals = c.thread.process.signals.lock();
+        let old = signals.action(number);
+        if let Some(new) = new {
+            signals.actions[number as usize - 1] = new;
+            if new.handler == SIG_IGN {
+                while signals.shared.take(SigSet::of(number)).is_some() {}
+            }
+        }
+        old
+    };
+    let packed = Packer::new().u64(old.handler).u64(old.flags).u64(old.restorer).u64(old.mask.0);
+    user::write_unless_null(c.args[2], &packed.0)?;
+    Ok(0)
+}
+
+pub(super) fn rt_sigprocmask(c: &mut Call<'_>) -> Result<usize> {
+    check_size(c.args[3])?;
+    let old = c.thread.signals.lock().mask;
+    if c.args[1] != 0 {
+        let set = SigSet(user::read_u64(c.args[1])?);
+        let new = match c.u32(0) {
+            abi::SIG_BLOCK => old | set,
+            abi::SIG_UNBLOCK => old & !set,
+            abi::SIG_SETMASK => set,
+            _ => return Err(EINVAL),
+        };
+        c.thread.set_mask(new);
+    }
+    user::write_unless_null(c.args[2], &old.0.to_le_bytes())?;
+    Ok(0)
+}
+
+pub(super) fn rt_sigpending(c: &mut Call<'_>) -> Result<usize> {
+    check_size(c.args[1])?;
+    let pending = c.thread.pending() & c.thread.signals.lock().mask;
+    user::write(c.args[0], &pending.0.to_le_bytes())?;
+    Ok(0)
+}
+
+/// Sets the mask until the call ends or a handler has run.
+pub(super) fn set_temporary_mask(c: &Call<'_>, mask: SigSet) {
+    {
+        let mut signals = c.thread.signals.lock();
+        let old = signals.mask;
+        signals.saved_mask.get_or_insert(old);
+    }
+    c.thread.set_mask(mask);
+}
+
+/// Goes back to the mask of before, when no signal ended the call.
+pub(super) fn end_temporary_mask(c: &Call<'_>) {
+    let saved = c.thread.signals.lock().saved_mask.take();
+    if let Some(mask) = saved {
+        c.thread.set_mask(mask);
+    }
+}
+
+fn wait_for_signal() -> Result<usize> {
+    match wait_for_anything::<()>(None, || None) {
+        Err(ERESTARTSYS) => Err(ERESTARTNOHAND),
+        Err(error) => Err(error),
+        Ok(()) => Ok(0),
+    }
+}
+
+pub(super) fn pause(_c: &mut Call<'_>) -> Result<usize> {
+    wait_for_signal()
+}
+
+pub(super) fn rt_sigsuspend(c: &mut Call<'_>) -> Result<usize> {
+    check_size(c.args[1])?;
+    set_temporary_mask(c, SigSet(user::read_u64(c.args[0])?));
+    wait_for_signal()
+}
+
+pub(super) fn rt_sigtimedwait(c: &mut Call<'_>) -> Result<usize> {
+    check_size(c.args[3])?;
+    let set = SigSet(user::read_u64(c.args[0])?) & !SigSet::UNBLOCKABLE;
+    let deadline = match c.args[2] {
+        0 => None,
+        at => Some(time::now_ns().saturating_add(user::timespec(at)?)),
+    };
+    let thread = &c.thread;
+    let take = || {
+        let mut process = thread.process.signals.lock();
+        let own = thread.signals.lock().pending.take(set);
+        own.or_else(|| process.shared.take(set))
+    };
+    thread.signals.lock().waiting_for = set;
+    let result = wait_for_anything(deadline, take);
+    thread.signals.lock().waiting_for = SigSet::EMPTY;
+    let info = result.map_err(|error| match error {
+        ETIMEDOUT => EAGAIN,
+        ERESTARTSYS => EINTR,
+        other => other,
+    })?;
+    user::write_unless_null(c.args[1], &info.to_bytes())?;
+    Ok(info.signal as usize)
+}
+
+pub(super) fn sigaltstack(c: &mut Call<'_>) -> Result<usize> {
+    const SS_AUTODISARM: u32 = 1 << 31;
+    let old = c.thread.signals.lock().altstack;
+    let on_it = old.contains(c.frame.rsp);
+    if c.args[0] != 0 {
+        let bytes: [u8; 24] = user::read_array(c.args[0])?;
+        let new = AltStack::from_bytes(&bytes);
+        if on_it {
+            return Err(EPERM);
+        }
+        if new.flags & !(SS_DISABLE | SS_ONSTACK | SS_AUTODISARM) != 0 {
+            return Err(EINVAL);
+        }
+        let new = if new.flags & SS_DISABLE != 0 { AltStack::NONE } else { AltStack { flags: 0, ..new } };
+        if new != AltStack::NONE && new.size < u64::from(abi::MINSIGSTKSZ) {
+            return Err(ENOMEM);
+        }
+        c.thread.signals.lock().altstack = new;
+    }
+    let shown = AltStack { flags: if on_it { SS_ONSTACK } else { old.flags }, ..old };
+    user::write_unless_null(c.args[1], &shown.to_bytes())?;
+    Ok(0)
+}
+
+/// What a signal of the caller's says about where it comes from.
+fn from_caller(c: &Call<'_>, signal: u32, code: i32) -> SigInfo {
+    SigInfo { signal, code, detail: Detail::Sender { pid: c.thread.process.pid, uid: 0, value: 0 } }
+}
+
+pub(super) fn kill(c: &mut Call<'_>) -> Result<usize> {
+    let signal = c.u32(1);
+    if signal > SIGNALS {
+        return Err(EINVAL);
+    }
+    let pid = c.i32(0);
+    let all = table::processes();
+    let own = &c.thread.process;
+    let own_group = own.pgid.load(core::sync::atomic::Ordering::SeqCst);
+    let targets = all.iter().filter(|p| {
+        let pgid = p.pgid.load(core::sync::atomic::Ordering::SeqCst);
+        match pid {
+            0 => pgid == own_group,
+            -1 => p.pid != own.pid,
+            pid if pid > 0 => p.pid == pid as u32,
+            _ => pgid == pid.unsigned_abs(),
+        }
+    });
+    let mut any = false;
+    for process in targets {
+        any = true;
+        if signal != 0 {
+            signal::send(process, from_caller(c, signal, code::SI_USER));
+        }
+    }
+    if any { Ok(0) } else { Err(ESRCH) }
+}
+
+fn to_thread(c: &Call<'_>, tgid: Option<u32>, tid: u32, signal: u32) -> Result<usize> {
+    if signal > SIGNALS {
+        return Err(EINVAL);
+    }
+    let thread = table::thread(tid).filter(|t| tgid.is_none_or(|tgid| t.process.pid == tgid)).ok_or(ESRCH)?;
+    if signal != 0 {
+        signal::send_to_thread(&thread, from_caller(c, signal, code::SI_TKILL));
+    }
+    Ok(0)
+}
+
+pub(super) fn tkill(c: &mut Call<'_>) -> Result<usize> {
+    to_thread(c, None, c.u32(0), c.u32(1))
+}
+
+pub(super) fn tgkill(c: &mut Call<'_>) -> Result<usize> {
+    to_thread(c, Some(c.u32(0)), c.u32(1), c.u32(2))
+}
+
+pub(super) fn rt_sigqueueinfo(c: &mut Call<'_>) -> Result<usize> {
+    let info = SigInfo::from_bytes(check(c.u32(1))?, &user::read_array::<SIGINFO>(c.args[2])?);
+    let process = table::process(c.u32(0)).ok_or(ESRCH)?;
+    signal::send(&process, info);
+    Ok(0)
+}
+
+pub(super) fn rt_tgsigqueueinfo(c: &mut Call<'_>) -> Result<usize> {
+    let info = SigInfo::from_bytes(check(c.u32(2))?, &user::read_array::<SIGINFO>(c.args[3])?);
+    let thread = table::thread(c.u32(1)).filter(|t| t.process.pid == c.u32(0)).ok_or(ESRCH)?;
+    signal::send_to_thread(&thread, info);
+    Ok(0)
+}

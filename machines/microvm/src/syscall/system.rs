@@ -1,0 +1,101 @@
+//! The system: its name, memory, limits, random numbers.
+
+use super::{Call, only, user};
+use crate::fs::device::fill_random;
+use crate::proc::{mm, table, wait};
+use anonmem_oslib::Result;
+use anonmem_oslib::abi::{Fields, Packer};
+use anonmem_oslib::errno::{EINVAL, EPERM, ESRCH};
+use core::sync::atomic::Ordering::{Relaxed, SeqCst};
+use linux_raw_sys::general as abi;
+
+/// The release that programs are told; the system calls are those of about this one.
+pub(crate) const RELEASE: &str = "6.1.0-anonmem";
+/// The version string that programs are told.
+pub(crate) const VERSION: &str = "#1 SMP PREEMPT";
+
+pub(super) fn uname(c: &mut Call<'_>) -> Result<usize> {
+    let fields = ["Linux", "anonmem", RELEASE, VERSION, "x86_64", "(none)"];
+    let packed = fields.iter().fold(Packer::new(), |p, field| p.fixed(field.as_bytes(), 65));
+    user::write(c.args[0], &packed.0)?;
+    Ok(0)
+}
+
+pub(super) fn sysinfo(c: &mut Call<'_>) -> Result<usize> {
+    let memory = mm::memory();
+    let processes = table::processes().len() as u16;
+    let p = Packer::new().u64(crate::arch::time::now_ns() / 1_000_000_000).u64(0).u64(0).u64(0);
+    let p = p.u64(memory.total_bytes).u64(memory.free_bytes).u64(0).u64(0).u64(0).u64(0);
+    user::write(c.args[0], &p.u16(processes).zeros_to(104).u32(1).zeros_to(112).0)?;
+    Ok(0)
+}
+
+pub(super) fn getrandom(c: &mut Call<'_>) -> Result<usize> {
+    only(c.u32(2), abi::GRND_NONBLOCK | abi::GRND_RANDOM | abi::GRND_INSECURE)?;
+    let len = c.len(1).min(32 << 20);
+    let mut buffer = user::buffer(len.min(user::PIECE))?;
+    for at in (0..len).step_by(user::PIECE) {
+        let piece = &mut buffer[..(len - at).min(user::PIECE)];
+        fill_random(piece);
+        user::write(c.args[0] + at as u64, piece)?;
+    }
+    Ok(len)
+}
+
+pub(super) fn getcpu(c: &mut Call<'_>) -> Result<usize> {
+    let cpu = mm::current_cpu() as u32;
+    user::write_unless_null(c.args[0], &cpu.to_le_bytes())?;
+    user::write_unless_null(c.args[1], &0u32.to_le_bytes())?;
+    Ok(0)
+}
+
+pub(super) fn getrusage(c: &mut Call<'_>) -> Result<usize> {
+    const SELF: i32 = 0;
+    const CHILDREN: i32 = -1;
+    const THREAD: i32 = 1;
+    let process = &c.thread.process;
+    let (cpu_ns, faults, max_rss) = match c.i32(0) {
+        SELF => (process.cpu_time_ns(), process.faults(), wait::hiwater(process)),
+        CHILDREN => (process.children_ns.load(SeqCst), 0, 0),
+        THREAD => (c.thread.cpu_time_ns(), c.thread.faults.load(Relaxed), wait::hiwater(process)),
+        _ => return Err(EINVAL),
+    };
+    let p = Packer::new().timeval(cpu_ns).timeval(0).u64(max_rss / 1024).u64(0).u64(0).u64(0).u64(faults);
+    user::write(c.args[1], &p.zeros_to(144).0)?;
+    Ok(0)
+}
+
+/// Limits are kept and told. Descriptors have their own fixed limit, and nothing else is enforced.
+fn limits(c: &Call<'_>, pid: i32, resource: u32, new: u64, old: u64) -> Result<usize> {
+    let process = match pid {
+        0 => c.thread.process.clone(),
+        pid => table::process(pid as u32).ok_or(ESRCH)?,
+    };
+    let resource = resource as usize;
+    let before = *process.limits.lock().get(resource).ok_or(EINVAL)?;
+    if new != 0 {
+        let bytes: [u8; 16] = user::read_array(new)?;
+        let (soft, hard) = (Fields(&bytes).u64(0), Fields(&bytes).u64(8));
+        if soft > hard {
+            return Err(EINVAL);
+        }
+        if resource == abi::RLIMIT_NOFILE as usize && hard > crate::fs::table::LIMIT as u64 {
+            return Err(EPERM);
+        }
+        process.limits.lock()[resource] = (soft, hard);
+    }
+    user::write_unless_null(old, &Packer::new().u64(before.0).u64(before.1).0)?;
+    Ok(0)
+}
+
+pub(super) fn getrlimit(c: &mut Call<'_>) -> Result<usize> {
+    limits(c, 0, c.u32(0), 0, c.args[1])
+}
+
+pub(super) fn setrlimit(c: &mut Call<'_>) -> Result<usize> {
+    limits(c, 0, c.u32(0), c.args[1], 0)
+}
+
+pub(super) fn prlimit64(c: &mut Call<'_>) -> Result<usize> {
+    limits(c, c.i32(0), c.u32(1), c.args[2], c.args[3])
+}

@@ -1,0 +1,141 @@
+//! Arguments that point to user memory.
+
+use crate::usercopy::{self, Fault};
+use alloc::vec::Vec;
+use anonmem_oslib::abi::Fields;
+use anonmem_oslib::errno::{E2BIG, EFAULT, EINVAL, ENAMETOOLONG, ENOMEM};
+use anonmem_oslib::stack::ARG_MAX;
+use anonmem_oslib::{Errno, Result};
+
+impl From<Fault> for Errno {
+    fn from(Fault: Fault) -> Errno {
+        EFAULT
+    }
+}
+
+/// The largest piece that is moved between user and kernel memory at once.
+pub const PIECE: usize = 64 << 10;
+
+/// Makes a kernel buffer.
+///
+/// # Errors
+/// `ENOMEM`.
+pub fn buffer(len: usize) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    bytes.try_reserve_exact(len).map_err(|_| ENOMEM)?;
+    bytes.resize(len, 0);
+    Ok(bytes)
+}
+
+/// Reads `len` bytes at `address`.
+///
+/// # Errors
+/// `EFAULT`, `ENOMEM`.
+pub fn read(address: u64, len: usize) -> Result<Vec<u8>> {
+    let mut bytes = buffer(len)?;
+    usercopy::copy_from_user(&mut bytes, address)?;
+    Ok(bytes)
+}
+
+/// Reads `N` bytes at `address`.
+///
+/// # Errors
+/// `EFAULT`.
+pub fn read_array<const N: usize>(address: u64) -> Result<[u8; N]> {
+    let mut bytes = [0; N];
+    usercopy::copy_from_user(&mut bytes, address)?;
+    Ok(bytes)
+}
+
+/// Reads four bytes at `address`.
+///
+/// # Errors
+/// `EFAULT`.
+pub fn read_u32(address: u64) -> Result<u32> {
+    Ok(u32::from_le_bytes(read_array(address)?))
+}
+
+/// Reads eight bytes at `address`.
+///
+/// # Errors
+/// `EFAULT`.
+pub fn read_u64(address: u64) -> Result<u64> {
+    Ok(u64::from_le_bytes(read_array(address)?))
+}
+
+/// Writes bytes at `address`.
+///
+/// # Errors
+/// `EFAULT`.
+pub fn write(address: u64, bytes: &[u8]) -> Result<()> {
+    Ok(usercopy::copy_to_user(address, bytes)?)
+}
+
+/// Writes bytes at `address` unless it is null.
+///
+/// # Errors
+/// `EFAULT`.
+pub fn write_unless_null(address: u64, bytes: &[u8]) -> Result<()> {
+    if address == 0 { Ok(()) } else { write(address, bytes) }
+}
+
+/// Reads a path.
+///
+/// # Errors
+/// `EFAULT`, `ENAMETOOLONG`.
+pub fn path(address: u64) -> Result<Vec<u8>> {
+    usercopy::read_cstr(address, 4096)?.ok_or(ENAMETOOLONG)
+}
+
+/// Reads a null-terminated array of strings; none if the pointer is null.
+///
+/// # Errors
+/// `EFAULT`, `E2BIG`.
+pub fn strings(address: u64) -> Result<Vec<Vec<u8>>> {
+    let mut all = Vec::new();
+    let mut room = ARG_MAX;
+    if address == 0 {
+        return Ok(all);
+    }
+    for i in 0.. {
+        let pointer = read_u64(address.wrapping_add(8 * i))?;
+        if pointer == 0 {
+            break;
+        }
+        let string = usercopy::read_cstr(pointer, room)?.ok_or(E2BIG)?;
+        room = room.checked_sub(string.len() + 9).ok_or(E2BIG)?;
+        all.push(string);
+    }
+    Ok(all)
+}
+
+/// Reads `struct timespec` as nanoseconds.
+///
+/// # Errors
+/// `EFAULT`, `EINVAL` if it is negative or no normal form.
+pub fn timespec(address: u64) -> Result<u64> {
+    let bytes: [u8; 16] = read_array(address)?;
+    time_of(Fields(&bytes), 0, 1_000_000_000, 1)
+}
+
+/// Reads `struct timeval` as nanoseconds.
+///
+/// # Errors
+/// `EFAULT`, `EINVAL` if it is negative or no normal form.
+pub fn timeval(address: u64) -> Result<u64> {
+    let bytes: [u8; 16] = read_array(address)?;
+    time_of(Fields(&bytes), 0, 1_000_000, 1000)
+}
+
+/// Reads seconds and fractions at `at` as nanoseconds.
+///
+/// # Errors
+/// `EINVAL` if it is negative or no normal form.
+pub fn time_of(fields: Fields<'_>, at: usize, fractions: u64, ns: u64) -> Result<u64> {
+    let (seconds, fraction) = (fields.u64(at), fields.u64(at + 8));
+    if seconds as i64 >= 0 && fraction < fractions {
+        Ok(seconds.saturating_mul(1_000_000_000).saturating_add(fraction * ns))
+    } else {
+        Err(EINVAL)
+    }
+}
