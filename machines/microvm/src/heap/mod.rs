@@ -68,6 +68,12 @@ pub fn alloc_pages(order: u32) -> Option<PhysAddr> {
     frames.or_else(|| reserve::alloc(order))
 }
 
+/// As [`alloc_pages`], but the end of the reserve is for small objects: their users cannot cope with failure,
+/// those of large blocks (file contents, buffers) can.
+fn alloc_large(order: u32) -> Option<PhysAddr> {
+    if FRAMES_READY.load(Acquire) && is_short() { alloc_frames(order) } else { alloc_pages(order) }
+}
+
 fn alloc_frames(order: u32) -> Option<PhysAddr> {
     let block = machine::alloc_frames(order)?;
     FRAME_PAGES.fetch_add(1 << order, Relaxed);
@@ -112,7 +118,7 @@ unsafe impl GlobalAlloc for Heap {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         match small::class_of(layout) {
             Some(class) => small::alloc(class),
-            None => alloc_pages(order_of(layout)).map_or(core::ptr::null_mut(), direct),
+            None => alloc_large(order_of(layout)).map_or(core::ptr::null_mut(), direct),
         }
     }
 
