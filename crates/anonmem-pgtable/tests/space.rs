@@ -1,0 +1,210 @@
+//! Tables, guards and the gather on a hosted machine.
+
+use anonmem_frame::{Frames, RawHandle};
+use anonmem_hal::{CpuId, Order, Protection, Pte, Va, VaRange};
+use anonmem_hosted::{Checked, Hosted};
+use anonmem_pgtable::{
+    AddressSpace, Attrs, CanInstall, Cleared, DeadTables, Dirty, Mapped, MmuGather, PteGuard, StableVma,
+    Teardown,
+};
+use anonmem_sync::Rcu;
+
+type M = Hosted<Checked>;
+
+struct Mmap;
+impl StableVma for Mmap {}
+impl CanInstall for Mmap {}
+
+struct World {
+    frames: Frames<M>,
+    space: AddressSpace<M>,
+    rcu: Rcu<M>,
+    dead: DeadTables<M>,
+}
+
+const RW: Attrs = Attrs { prot: Protection::RW, young: true, dirty: true, uffd_wp: false };
+
+impl World {
+    fn new() -> Box<Self> {
+        let frames = Frames::new(M::new(256)).unwrap();
+        let space = AddressSpace::new();
+        space.alloc_root(&frames).unwrap();
+        Box::new(Self { frames, space, rcu: Rcu::new(), dead: DeadTables::new() })
+    }
+
+    fn gather(&self) -> MmuGather<'_, M> {
+        MmuGather::new(&self.frames, &self.space, &self.rcu, &self.dead, Teardown::Range)
+    }
+
+    fn lock(&self, va: Va) -> PteGuard<'_, M, Mmap> {
+        self.space.walk_alloc(&self.frames, &Mmap, va).unwrap().lock()
+    }
+
+    fn map(&self, va: Va) {
+        let page = self.frames.alloc(Order::ZERO).unwrap();
+        let page = page.into_exclusive_anon(RawHandle::new(1).unwrap(), va.page());
+        self.lock(va).install(va, page, RW);
+    }
+
+    fn end(&self, range: VaRange) {
+        let mut gather = self.gather();
+        for (table, part) in self.space.tables(&self.frames, &Mmap, range) {
+            let mut entries = table.lock();
+            for va in part.iter_pages() {
+                if let Some(page) = entries.clear(va).unmap() {
+                    gather.page(va, page);
+                }
+            }
+        }
+        self.space.free_tables(&mut gather, &self.frames, range, VaRange::new(Va(0), Va(u64::MAX)));
+        gather.finish();
+        self.dead.drain(&self.frames, &self.rcu);
+        self.space.free_root(&self.frames);
+        assert_eq!(self.frames.usage().used().0, 0, "frames leaked");
+        self.frames.validate().unwrap();
+    }
+}
+
+fn on_cpu<R>(f: impl FnOnce() -> R) -> R {
+    let machine = M::new(1);
+    machine.cpus().run_on(CpuId(0), f)
+}
+
+#[test]
+fn every_count_returns_to_where_it_was() {
+    on_cpu(|| {
+        let w = World::new();
+        let pages = [Va(0x1000), Va(0x2000), Va(1 << 30), Va((1 << 47) - 0x2000)];
+        pages.iter().for_each(|&va| w.map(va));
+        assert_eq!(w.space.recount(&w.frames), Ok(w.space.nr_tables()));
+        assert_eq!(
+            w.space.nr_tables(),
+            1 + 3 + 3 + 2,
+            "root; a leaf each, and what is above it, shared where it can be"
+        );
+        w.end(VaRange::new(Va(0x1000), Va((1 << 47) - 0x1000)));
+    });
+}
+
+#[test]
+fn tables_that_a_neighbour_uses_stay() {
+    on_cpu(|| {
+        let w = World::new();
+        let (a, b) = (VaRange::new(Va(0x1000), Va(0x3000)), VaRange::new(Va(0x3000), Va(0x5000)));
+        w.map(a.start);
+        w.map(b.start);
+        let before = w.space.nr_tables();
+        let mut gather = w.gather();
+        if let Some(page) = w.lock(a.start).clear(a.start).unmap() {
+            gather.page(a.start, page);
+        }
+        w.space.free_tables(&mut gather, &w.frames, a, VaRange::new(Va(0), b.start));
+        gather.finish();
+        assert_eq!(w.space.nr_tables(), before);
+        w.end(b);
+    });
+}
+
+#[test]
+fn a_snapshot_that_still_matches_leads_back() {
+    on_cpu(|| {
+        let w = World::new();
+        let va = Va(0x5000);
+        w.map(va);
+        let mut entries = w.lock(va).unlock(va).lock_if_same().expect("nothing changed");
+        assert!(entries.test_and_clear_young(va));
+        let snapshot = entries.unlock(va);
+        assert!(w.lock(va).upgrade(va, Dirty::No), "the accessed bit comes back");
+        let entries = snapshot.lock_if_same().expect("accessed and dirty do not count");
+        let snapshot = entries.unlock(va);
+        w.lock(va).write_protect(va);
+        assert!(matches!(snapshot.lock_if_same(), Err(Pte::Present(p)) if !p.prot.write));
+        w.end(VaRange::page(va));
+    });
+}
+
+#[test]
+fn a_page_shared_by_fork_is_reused_when_it_is_alone_again() {
+    on_cpu(|| {
+        let w = World::new();
+        let (parent, child) = (Va(0x1000), Va(0x40_0000));
+        w.map(parent);
+        let to = w.space.walk_alloc(&w.frames, &Mmap, child).unwrap();
+        let mut from = w.lock(parent);
+        let mut to = to.lock_nested();
+        let Mapped::Exclusive(page, present) = from.mapped(parent) else { panic!("mapped exclusive") };
+        let shared = page.try_dup().unwrap();
+        from.write_protect(parent);
+        to.install(child, shared, Attrs::from(present.write_protected()));
+        let Mapped::Shared(page, _) = from.mapped(parent) else { panic!("shared now") };
+        assert_eq!(page.folio().counts().maps(), 2);
+        let lock = page.folio().try_lock().unwrap();
+        assert!(page.reuse(&lock, RawHandle::new(2).unwrap()).is_err(), "the child still has it");
+        let reference = to.clear(child).unmap().unwrap();
+        assert!(page.reuse(&lock, RawHandle::new(2).unwrap()).is_err(), "somebody has a reference");
+        drop(reference);
+        page.reuse(&lock, RawHandle::new(2).unwrap()).unwrap();
+        drop(lock);
+        assert!(matches!(from.mapped(parent), Mapped::Exclusive(..)));
+        drop((to, from));
+        w.end(VaRange::new(Va(0x1000), Va(0x80_0000)));
+    });
+}
+
+#[test]
+fn a_pinned_page_cannot_be_shared() {
+    on_cpu(|| {
+        let w = World::new();
+        let va = Va(0x1000);
+        w.map(va);
+        let mut entries = w.lock(va);
+        let Mapped::Exclusive(page, _) = entries.mapped(va) else { panic!("mapped exclusive") };
+        let pin = page.pin().unwrap();
+        assert!(page.try_dup().is_err());
+        let Cleared::Exclusive(page, present) = entries.clear(va) else { panic!("was exclusive") };
+        let page = page.try_share().err().expect("pinned pages do not become shared");
+        entries.install(va, page, present.into());
+        drop(entries);
+        drop(pin);
+        w.end(VaRange::page(va));
+    });
+}
+
+#[test]
+#[should_panic(expected = "a gather was dropped with 1 pages")]
+fn a_gather_that_is_dropped_full_panics() {
+    on_cpu(|| {
+        let w = World::new();
+        w.map(Va(0x1000));
+        let mut gather = w.gather();
+        let page = w.lock(Va(0x1000)).clear(Va(0x1000)).unmap().unwrap();
+        gather.page(Va(0x1000), page);
+    });
+}
+
+#[test]
+#[should_panic(expected = "a shared page mapped writable")]
+fn a_shared_page_is_never_mapped_writable() {
+    on_cpu(|| {
+        let w = World::new();
+        w.map(Va(0x1000));
+        let mut entries = w.lock(Va(0x1000));
+        let Mapped::Exclusive(page, _) = entries.mapped(Va(0x1000)) else { panic!("mapped exclusive") };
+        let shared = page.try_dup().unwrap();
+        entries.install(Va(0x2000), shared, RW);
+    });
+}
+
+#[test]
+fn a_whole_table_moves() {
+    on_cpu(|| {
+        let w = World::new();
+        let (from, to) = (Va(0), Va(1 << 30));
+        w.map(Va(0x3000));
+        assert_eq!(w.space.move_table(&w.frames, from, to), Ok(true));
+        assert!(matches!(w.lock(Va(to.0 + 0x3000)).mapped(Va(to.0 + 0x3000)), Mapped::Exclusive(..)));
+        assert_eq!(w.space.move_table(&w.frames, from, to), Ok(false), "there is none any more");
+        assert_eq!(w.space.recount(&w.frames), Ok(w.space.nr_tables()));
+        w.end(VaRange::new(Va(0), Va(2 << 30)));
+    });
+}
