@@ -301,7 +301,7 @@ impl<'a> Session<'a> {
                 self.bill.extend_from_slice(&bytes);
                 Ok(())
             }
-            GuestFrame::Log(line) => self.log_line(line),
+            GuestFrame::Log(text) => text.lines().try_for_each(|line| self.log_line(line)),
             GuestFrame::Ready => {
                 self.progress.finish();
                 Ok(())
@@ -334,8 +334,8 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    fn log_line(&mut self, line: String) -> io::Result<()> {
-        let (is_warning, line) = split_level(&line);
+    fn log_line(&mut self, line: &str) -> io::Result<()> {
+        let (is_warning, line) = split_level(line);
         if self.log.len() == LOG_LINES_KEPT {
             self.log.remove(0);
         }

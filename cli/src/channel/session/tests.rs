@@ -135,7 +135,7 @@ fn warnings_are_shown() {
         say(
             &mut channel,
             &[
-                GuestFrame::Log("<6>quiet".into()),
+                GuestFrame::Log("<6>quiet\nand calm".into()),
                 GuestFrame::Log("<3>loud".into()),
                 GuestFrame::Log("Out of memory: killed process 3 (hog)".into()),
                 GuestFrame::Exit(137),
@@ -144,7 +144,7 @@ fn warnings_are_shown() {
     });
     let stderr = String::from_utf8(result.stderr).unwrap();
     assert_eq!(stderr, "anonmem: kernel: loud\nanonmem: kernel: Out of memory: killed process 3 (hog)\n");
-    assert_eq!(result.outcome.log[0], "quiet");
+    assert_eq!(result.outcome.log[..2], ["quiet", "and calm"]);
 }
 
 #[test]
