@@ -9,6 +9,7 @@ use crate::{
     oracle::Oracle,
 };
 use anonmem_hal::PAGE_SIZE;
+use std::ops::Range;
 
 const P: u64 = PAGE_SIZE as u64;
 /// Above this many pages an address space mostly unmaps.
@@ -18,12 +19,30 @@ const CROWDED: usize = 256;
 #[derive(Clone, Debug)]
 pub struct Generator {
     state: u64,
+    window: Range<u64>,
 }
 
 impl Generator {
     /// The generator with this seed.
     pub fn new(seed: u64) -> Self {
-        Self { state: seed }
+        Self { state: seed, window: WINDOW..WINDOW + WINDOW_PAGES * P }
+    }
+
+    /// A generator with another window, for [`Self::op_within`].
+    #[must_use]
+    pub fn with_window(self, window: Range<u64>) -> Self {
+        Self { window, ..self }
+    }
+
+    /// An operation that changes, or looks at, nothing outside of the window: for threads that share an
+    /// address space and own a window each.
+    pub fn op_within(&mut self, space: usize, oracle: &Oracle) -> Op {
+        loop {
+            let op = self.op_in(space, oracle);
+            if let Some(op) = confine(op, &self.window) {
+                return op;
+            }
+        }
     }
 
     /// A number below `n`.
@@ -47,6 +66,10 @@ impl Generator {
             return Op::Spawn(0);
         }
         let space = self.pick(&living);
+        self.op_in(space, oracle)
+    }
+
+    fn op_in(&mut self, space: usize, oracle: &Oracle) -> Op {
         let crowded = oracle.space(space).is_some_and(|s| s.pages.len() > CROWDED);
         match self.below(if crowded { 140 } else { 100 }) {
             0 => Op::Spawn(self.below(SPACES as u64) as usize),
@@ -100,6 +123,10 @@ impl Generator {
         }
     }
 
+    fn window_pages(&self) -> u64 {
+        (self.window.end - self.window.start) / P
+    }
+
     fn rights(&mut self) -> Rights {
         use Rights as R;
         self.pick(&[R::RW, R::RW, R::RW, R::RW, R::R, R::R, R::NONE, R::RX, R::RWX])
@@ -107,10 +134,10 @@ impl Generator {
 
     fn addr(&mut self, space: usize, oracle: &Oracle) -> u64 {
         let page = match self.below(100) {
-            0..=64 => WINDOW + self.below(WINDOW_PAGES) * P,
+            0..=64 => self.window.start + self.below(self.window_pages()) * P,
             65..=97 => self.near_an_area(space, oracle),
             98 => self.pick(&[0, P, 1 << 46, (1 << 47) - 2 * P, u64::MAX - P + 1]),
-            _ => return WINDOW + self.below(WINDOW_PAGES * P),
+            _ => return self.window.start + self.below(self.window_pages() * P),
         };
         if self.one_in(200) { page + 1 } else { page }
     }
@@ -118,7 +145,7 @@ impl Generator {
     fn near_an_area(&mut self, space: usize, oracle: &Oracle) -> u64 {
         let areas = oracle.space(space).map(|s| s.areas()).unwrap_or_default();
         if areas.is_empty() {
-            return WINDOW;
+            return self.window.start;
         }
         let area = self.pick(&areas);
         match self.below(4) {
@@ -157,10 +184,55 @@ impl Generator {
     fn large_area(&mut self, space: usize, oracle: &Oracle) -> At {
         let areas = oracle.space(space).map(|s| s.areas()).unwrap_or_default();
         let largest = areas.iter().max_by_key(|a| a.end - a.start);
-        largest.map_or(At { space, addr: WINDOW, len: P }, |a| At {
+        largest.map_or(At { space, addr: self.window.start, len: P }, |a| At {
             space,
             addr: a.start,
             len: a.end - a.start,
         })
     }
+}
+
+/// The operation moved into the window, or `None` if it cannot be.
+fn confine(op: Op, window: &Range<u64>) -> Option<Op> {
+    let into = |addr: u64| window.start + addr % (window.end - window.start);
+    let cut = |addr: u64, len: u64| len.min(window.end - addr);
+    let at = |at: At| {
+        let addr = into(at.addr);
+        At { addr, len: cut(addr, at.len), ..at }
+    };
+    Some(match op {
+        Op::Spawn(_) | Op::Fork { .. } | Op::Exit(_) | Op::Brk(_) => return None,
+        Op::Mmap(_, Place::Anywhere, ..) => return None,
+        Op::Mmap(range, Place::Hint(to) | Place::NoReplace(to), rights, backing) => {
+            let to = into(to);
+            Op::Mmap(At { len: cut(to, range.len), ..range }, Place::NoReplace(to), rights, backing)
+        }
+        Op::Mmap(range, Place::Fixed(to), rights, backing) => {
+            let to = into(to);
+            Op::Mmap(At { len: cut(to, range.len), ..range }, Place::Fixed(to), rights, backing)
+        }
+        Op::Mremap(range, len, how) => {
+            let range = at(range);
+            let to = match how {
+                Remap::InPlace => range.addr,
+                Remap::Fixed(to) | Remap::DontUnmapFixed(to) => into(to),
+                Remap::MayMove | Remap::DontUnmap => return None,
+            };
+            let how = match how {
+                Remap::DontUnmapFixed(_) => Remap::DontUnmapFixed(to),
+                Remap::Fixed(_) => Remap::Fixed(to),
+                Remap::InPlace | Remap::MayMove | Remap::DontUnmap => Remap::InPlace,
+            };
+            Op::Mremap(range, cut(to, len), how)
+        }
+        Op::Munmap(range) => Op::Munmap(at(range)),
+        Op::Mprotect(range, rights) => Op::Mprotect(at(range), rights),
+        Op::Madvise(range, advice) => Op::Madvise(at(range), advice),
+        Op::Mlock(range) => Op::Mlock(at(range)),
+        Op::Munlock(range) => Op::Munlock(at(range)),
+        Op::Mincore(range) => Op::Mincore(at(range)),
+        Op::Read(range) => Op::Read(at(range)),
+        Op::Write(range, tag) => Op::Write(at(range), tag),
+        Op::Fetch(range) => Op::Fetch(at(range)),
+    })
 }

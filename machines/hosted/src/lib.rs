@@ -18,6 +18,7 @@
 pub mod arena;
 pub mod clock;
 pub mod generate;
+pub mod inspect;
 pub mod mmu;
 pub mod ops;
 pub mod oracle;

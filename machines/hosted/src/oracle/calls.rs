@@ -91,11 +91,11 @@ impl Oracle {
 
     /// The address that a hint leads to, unless it is taken or near a stack, which keeps others away.
     fn usable_hint(&self, space: &Space, hint: u64, len: u64) -> Option<u64> {
-        let hint = page_up(hint)?.max(self.limits.min_addr);
+        let hint = Some(hint & !(PAGE_SIZE as u64 - 1)).filter(|&hint| hint != 0)?.max(self.limits.min_addr);
         let end = hint.checked_add(len).filter(|&end| end <= self.limits.user_end)?;
         let near_stack =
             space.pages.range(end >> PAGE_SHIFT..).next().is_some_and(|(_, p)| p.attrs.grows_down);
-        (hint != 0 && !near_stack && space.is_free(numbers(hint, len))).then_some(hint)
+        (!near_stack && space.is_free(numbers(hint, len))).then_some(hint)
     }
 
     fn new_attrs(&mut self, rights: Rights, backing: Backing, len: u64) -> Attrs {
@@ -133,7 +133,13 @@ impl Oracle {
 
     pub(super) fn mprotect(&mut self, at: At, rights: Rights, outcome: &Outcome) -> Verdict {
         let wanted = match checked(at, ENOMEM) {
-            Ok(range) => self.change_mapped(at, range, |page| page.attrs.rights = rights),
+            Ok(range) => self.change_mapped(at, range, |page| {
+                page.attrs.rights = rights;
+                if page.attrs.locked && page.resident == Residency::No {
+                    // Locked pages that become writable are faulted in.
+                    page.resident = Residency::Maybe;
+                }
+            }),
             Err(early) => early,
         };
         expect(outcome, &wanted)
@@ -257,7 +263,7 @@ impl Oracle {
 fn advise(page: &mut Page, advice: Advise) -> bool {
     let private = page.attrs.kind == Kind::Private;
     match advice {
-        Advise::DontNeed if page.attrs.locked => return false,
+        Advise::DontNeed | Advise::Free if page.attrs.locked => return false,
         Advise::DontNeed => page.discard(),
         Advise::Free if !private => return false,
         Advise::Free => page.contents.free_lazily(),
@@ -266,6 +272,7 @@ fn advise(page: &mut Page, advice: Advise) -> bool {
         Advise::WipeOnFork if !private => return false,
         Advise::WipeOnFork => page.attrs.wipe_on_fork = true,
         Advise::KeepOnFork => page.attrs.wipe_on_fork = false,
+        Advise::Cold if page.attrs.locked => return false,
         Advise::Cold => {}
         Advise::GuardInstall if page.attrs.locked => return false,
         Advise::GuardInstall => {

@@ -51,7 +51,11 @@ impl Oracle {
         if request.old_len == 0 && !self.is_shared(request) {
             return expect(outcome, &EINVAL);
         }
-        let crosses = request.old + request.old_len > area_end;
+        let old_end = request.old.checked_add(request.old_len);
+        if request.new_len < request.old_len && old_end.is_none_or(|end| end > self.limits.user_end) {
+            return expect(outcome, &EINVAL);
+        }
+        let crosses = request.old_len > area_end - request.old;
         if !moves && request.new_len <= request.old_len {
             // The same length over several areas: Linux has answered both ways.
             if crosses && request.new_len == request.old_len && *outcome == EFAULT {
@@ -61,8 +65,15 @@ impl Oracle {
             self.space_mut(request.space).clear(numbers(keep, tail));
             return expect(outcome, &Outcome::Address(request.old));
         }
-        if crosses {
-            return expect(outcome, &EFAULT);
+        // A tail that the move cuts off may lie anywhere.
+        if request.old_len.min(request.new_len) > area_end - request.old {
+            // A move that does not resize may take several areas along, holes included, since Linux 6.17.
+            let all = request.fixed().is_some() && request.new_len == request.old_len;
+            return if all && *outcome != EFAULT {
+                self.relocate(request, outcome)
+            } else {
+                expect(outcome, &EFAULT)
+            };
         }
         if !moves && self.expands_in_place(request, area_end) {
             self.extend(request);
@@ -84,8 +95,9 @@ impl Oracle {
         if request.keeps_old() && old_len != new_len {
             return Err(EINVAL);
         }
-        if let Some(to) = request.fixed() {
-            let overlaps = at.addr < to + new_len && to < at.addr + old_len;
+        // MREMAP_DONTUNMAP alone takes the unset destination, address 0, through the same checks.
+        if let Some(to) = request.fixed().or(request.keeps_old().then_some(0)) {
+            let overlaps = at.addr < to.wrapping_add(new_len) && to < at.addr.wrapping_add(old_len);
             if !aligned(to) || to > user_end - new_len || overlaps {
                 return Err(EINVAL);
             }
@@ -121,7 +133,9 @@ impl Oracle {
         let place = request.fixed().map_or(Place::Anywhere, Place::Fixed);
         self.check_new_place(request.space, to, request.new_len, place)?;
         let space = self.space_mut(request.space);
-        space.clear(numbers(to, request.new_len));
+        if request.new_len != request.old_len {
+            space.clear(numbers(to, request.new_len));
+        }
         let (from, to) = (request.old >> PAGE_SHIFT, to >> PAGE_SHIFT);
         let (old, new) = (request.old_len >> PAGE_SHIFT, request.new_len >> PAGE_SHIFT);
         for i in 0..old.min(new) {
@@ -147,8 +161,9 @@ fn fill(space: &mut Space, first: u64, pages: u64, attrs: Attrs) {
     }));
 }
 
+/// Moves one page over what was there; a hole leaves the destination as it was.
 fn move_page(space: &mut Space, from: u64, to: u64, keep_old: bool) {
-    let mut page = space[from].clone();
+    let Some(mut page) = space.pages.get(&from).cloned() else { return };
     page.attrs.kind = page.attrs.kind.moved(from, to);
     if page.attrs.locked {
         page.resident = Residency::Maybe;

@@ -1,6 +1,9 @@
 //! One address space of the model: a map of pages.
 
-use super::page::{Attrs, Kind, Page, Residency};
+use super::{
+    Verdict,
+    page::{Attrs, Kind, Page, Residency},
+};
 use anonmem_hal::{PAGE_SHIFT, PAGE_SIZE};
 use std::{collections::BTreeMap, ops::Range};
 
@@ -13,6 +16,45 @@ pub struct Area {
     pub end: u64,
     /// What all of its pages have.
     pub attrs: Attrs,
+}
+
+impl Area {
+    /// Whether `addr` lies in it.
+    pub fn contains(&self, addr: u64) -> bool {
+        self.start <= addr && addr < self.end
+    }
+}
+
+/// Compares the areas of a real address space with the model's, both ascending.
+///
+/// Neighbours that could be one count as one, and shared objects are not told apart: a real system need
+/// not merge all it could, and does not number its objects as the model does.
+///
+/// # Errors
+/// What is only on one side.
+pub fn compare_areas(found: &[Area], wanted: &[Area]) -> Verdict {
+    let (found, wanted) = (merged(found), merged(wanted));
+    if found == wanted {
+        return Ok(());
+    }
+    let only = |a: &[Area], b: &[Area]| a.iter().filter(|x| !b.contains(x)).copied().collect::<Vec<_>>();
+    Err(format!("areas differ: expected {:x?}, got {:x?}", only(&wanted, &found), only(&found, &wanted)))
+}
+
+fn merged(areas: &[Area]) -> Vec<Area> {
+    let mut merged: Vec<Area> = Vec::new();
+    for &area in areas {
+        let kind = match area.attrs.kind {
+            Kind::Shared { first, .. } => Kind::Shared { object: 0, first },
+            other => other,
+        };
+        let area = Area { attrs: Attrs { kind, ..area.attrs }, ..area };
+        match merged.last_mut() {
+            Some(last) if last.end == area.start && last.attrs == area.attrs => last.end = area.end,
+            _ => merged.push(area),
+        }
+    }
+    merged
 }
 
 /// An address space.
