@@ -11,12 +11,13 @@ use anonmem_hal::{
     SourceError, SourceId, Sources, Va,
 };
 
+use anonmem_oslib::memory::Layout;
+
 use crate::arch::lock;
 use crate::arch::mem::{PAGE, PhysAddr, direct};
 use crate::arch::percpu::this_cpu;
 use crate::arch::{time, tlb};
 use crate::boot::config::Poison;
-use crate::boot::memory::Layout;
 use crate::boot::{self, paging};
 use crate::fs::sources;
 use crate::heap;

@@ -1,4 +1,4 @@
-//! What an operating system needs and no hardware: the archive, the RAM file system, pipes' rings,
+//! What an operating system needs and no hardware: the division of memory, the archive, the RAM file system, pipes' rings,
 //! ELF files, the layouts of the Linux ABI, and the texts of `/proc`.
 //!
 //! The microVM kernel stands on this crate; because nothing here touches a machine, all of it is
@@ -15,6 +15,7 @@ pub mod bill;
 pub mod cpio;
 pub mod elf;
 pub mod errno;
+pub mod memory;
 pub mod ring;
 pub mod runfile;
 pub mod sigframe;

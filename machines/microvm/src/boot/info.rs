@@ -2,12 +2,12 @@
 
 use core::ops::Range;
 
+use anonmem_oslib::memory::MAX_RANGES;
+
 use crate::arch::mem::{PhysAddr, direct};
 
 const START_MAGIC: u32 = 0x336e_c578;
 const MEMMAP_RAM: u32 = 1;
-/// The most memory-map entries that are looked at.
-pub const MAX_RANGES: usize = 32;
 
 #[repr(C)]
 #[derive(Clone, Copy)]

@@ -11,7 +11,6 @@ pub mod early;
 pub mod entry;
 pub mod image;
 pub mod info;
-pub mod memory;
 pub mod paging;
 mod selftest;
 
@@ -21,9 +20,9 @@ use crate::arch::mem::{PhysAddr, direct};
 use crate::arch::{apic, idt, percpu, serial, time, tlb};
 use crate::{console, heap, klog, machine, sched};
 use acpi::Platform;
+use anonmem_oslib::memory::Layout;
 use config::Config;
 use info::BootInfo;
-use memory::Layout;
 
 static INITRD_START: AtomicU64 = AtomicU64::new(0);
 static INITRD_LEN: AtomicU64 = AtomicU64::new(0);
@@ -54,7 +53,8 @@ extern "C" fn kernel_entry(start_info: PhysAddr) -> ! {
     INITRD_START.store(info.initrd.start, Relaxed);
     INITRD_LEN.store(info.initrd.end - info.initrd.start, Relaxed);
     let config = Config::read(initrd());
-    let layout = Layout::divide(&info, image::physical(), config.ram);
+    let layout = Layout::divide(info.ram(), image::physical(), info.initrd.clone(), config.ram)
+        .expect("not enough memory for the kernel: give QEMU a larger -m");
     early::init(layout.kernel.clone());
     idt::fill();
     paging::init(&layout);

@@ -6,7 +6,8 @@
 use core::ops::Range;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use super::memory::Layout;
+use anonmem_oslib::memory::Layout;
+
 use super::{early, image};
 use crate::arch::cpu::has_gigabyte_pages;
 use crate::arch::lock::SpinLock;
