@@ -8,8 +8,8 @@
 
 use crate::{error::Error, vm::Vm};
 use anonmem_frame::{FolioRef, Handle, SlabItem};
-use anonmem_hal::{Arch, Machine, PAGE_SHIFT, Protection, Pte, Va, VaRange};
-use anonmem_pgtable::{AddressSpace, Attrs, CanInstall, Cleared, Mapped, StableVma, Teardown};
+use anonmem_hal::{Arch, Machine, Order, PAGE_SHIFT, Protection, Pte, Va, VaRange};
+use anonmem_pgtable::{AddressSpace, Attrs, CanInstall, Mapped, StableVma, Teardown};
 use anonmem_sync::{Atomic, Ordering};
 
 /// Names a shared object's slot.
@@ -177,21 +177,26 @@ impl<M: Machine> Vm<M> {
             .sum()
     }
 
-    /// Drops the pages of a range of an object (`MADV_REMOVE`). Mappings of them keep theirs until they
-    /// are unmapped.
+    /// Whether the object has a page with this index.
+    pub(crate) fn shm_has_page(&self, id: ShmId<M>, index: u64) -> bool {
+        self.shm_find(self.shm(id), offset(index)).is_some()
+    }
+
+    /// Makes a range of an object read as zeroes (`MADV_REMOVE`). Pages that only the object has are freed; those that
+    /// somebody maps, or holds, are zeroed in place, because nothing finds their mappers.
     pub(crate) fn shm_punch(&self, id: ShmId<M>, first: u64, pages: u64) {
         let object = self.shm(id);
         let range = VaRange { start: offset(first), end: offset(first + pages) };
         for (table, part) in object.space.tables(&self.frames, &ShmUser, range) {
             let mut entries = table.lock();
             for va in part.iter_pages() {
-                match entries.clear(va) {
-                    Cleared::Shm(map, _) => drop(map.unmap()),
-                    Cleared::None
-                    | Cleared::Zero(_)
-                    | Cleared::Exclusive(..)
-                    | Cleared::Shared(..)
-                    | Cleared::Soft(_) => {}
+                let Mapped::Shm(present) = entries.mapped(va) else { continue };
+                let folio = self.frames.folio(present.pfn).expect("the object's entry owns the page");
+                // New mappings start with a reference that is taken under this lock, so being the only one lasts.
+                if folio.counts().total() == 1 {
+                    drop(entries.clear(va).unmap());
+                } else {
+                    self.machine().zero(present.pfn, Order::ZERO);
                 }
             }
         }

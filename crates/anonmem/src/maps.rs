@@ -1,0 +1,436 @@
+//! What an address space looks like from outside: its mappings, what they cost, and single pages.
+//!
+//! Locks: the mmap lock for reading, for the whole call; a page-table lock for one table at a time. What is called
+//! back runs under the mmap lock: it may not touch memory of this address space, nor sleep on anything that does.
+//!
+//! Linux: fs/proc/task_mmu.c `show_map_vma`, `smaps_pte_range`, `pagemap_pmd_range`. Differs: no swap and no file
+//! pages, because there are none.
+
+use crate::{
+    mm::{Mm, MmSlot, MmapReadGuard},
+    shm::ShmId,
+    vma::{Backing, VmFlags, VmaId},
+};
+use anonmem_frame::{Folio, RawHandle};
+use anonmem_hal::{Machine, Marker, PAGE_SHIFT, PAGE_SIZE, Pfn, Present, SoftLeaf, SourceId, Va, VaRange};
+use anonmem_pgtable::Mapped;
+
+/// What a mapping is a mapping of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum MapKind {
+    /// Zeroes.
+    Anonymous,
+    /// The bytes of a source.
+    Source(SourceId),
+    /// The pages of a shared object; its name is stable while the mapping lives.
+    Shared(RawHandle),
+}
+
+/// What a mapping is used for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum MapUse {
+    /// `[heap]`: where `brk` moves.
+    Heap,
+    /// `[stack]`: it grows down.
+    Stack,
+    /// Anything else.
+    Other,
+}
+
+/// A mapping, as /proc/PID/maps shows it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct VmaInfo {
+    /// The addresses it covers.
+    pub range: VaRange,
+    /// Its attributes.
+    pub flags: VmFlags,
+    /// The page of the source or object that its first page maps; means nothing for anonymous memory.
+    pub pgoff: u64,
+    /// What it maps.
+    pub kind: MapKind,
+    /// What it is for.
+    pub purpose: MapUse,
+}
+
+/// What the present pages of a mapping cost, in bytes. Linux: /proc/PID/smaps.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct VmaUsage {
+    /// Present pages; the zero page does not count.
+    pub rss: u64,
+    /// The same, each page divided by the number of its mappers.
+    pub pss: u64,
+    /// The dirty part of `pss`.
+    pub pss_dirty: u64,
+    /// Mapped more than once and not written since it was mapped.
+    pub shared_clean: u64,
+    /// Mapped more than once and written.
+    pub shared_dirty: u64,
+    /// Mapped here alone and not written since it was mapped.
+    pub private_clean: u64,
+    /// Mapped here alone and written.
+    pub private_dirty: u64,
+    /// Accessed since the accessed bits were last cleared.
+    pub referenced: u64,
+    /// Anonymous pages.
+    pub anonymous: u64,
+    /// Anonymous pages after `MADV_FREE` that were not written since.
+    pub lazy_free: u64,
+    /// Pages in swap: none, there is no swap.
+    pub swap: u64,
+    /// The part of `pss` that is locked.
+    pub locked: u64,
+}
+
+impl VmaUsage {
+    /// The sum of two, for smaps_rollup.
+    #[must_use]
+    pub const fn plus(self, other: Self) -> Self {
+        Self {
+            rss: self.rss + other.rss,
+            pss: self.pss + other.pss,
+            pss_dirty: self.pss_dirty + other.pss_dirty,
+            shared_clean: self.shared_clean + other.shared_clean,
+            shared_dirty: self.shared_dirty + other.shared_dirty,
+            private_clean: self.private_clean + other.private_clean,
+            private_dirty: self.private_dirty + other.private_dirty,
+            referenced: self.referenced + other.referenced,
+            anonymous: self.anonymous + other.anonymous,
+            lazy_free: self.lazy_free + other.lazy_free,
+            swap: self.swap + other.swap,
+            locked: self.locked + other.locked,
+        }
+    }
+}
+
+/// One page of an address space. Linux: /proc/PID/pagemap.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct PagemapEntry {
+    /// Its frame, if it is present.
+    pub pfn: Option<Pfn>,
+    /// It is in swap: never, there is no swap.
+    pub swapped: bool,
+    /// It is a page of a shared object.
+    pub shared: bool,
+    /// Nobody else maps it.
+    pub exclusive: bool,
+    /// The accessed bit.
+    pub young: bool,
+    /// The dirty bit.
+    pub dirty: bool,
+    /// `MADV_GUARD_INSTALL`.
+    pub guard: bool,
+}
+
+impl PagemapEntry {
+    /// Whether it is in memory.
+    pub const fn present(&self) -> bool {
+        self.pfn.is_some()
+    }
+
+    /// The word that /proc/PID/pagemap has for it (Documentation/admin-guide/mm/pagemap.rst). Soft-dirty is not
+    /// tracked.
+    pub fn bits(&self) -> u64 {
+        let bit = |on: bool, n: u32| u64::from(on) << n;
+        self.pfn.map_or(0, |pfn| pfn.0)
+            | bit(self.exclusive, 56)
+            | bit(self.guard, 58)
+            | bit(self.shared, 61)
+            | bit(self.swapped, 62)
+            | bit(self.present(), 63)
+    }
+}
+
+/// Fractional bits of a sum of shares (Linux: `PSS_SHIFT`).
+const PSS_SHIFT: u32 = 12;
+const PAGE: u64 = PAGE_SIZE as u64;
+
+impl<M: Machine> Mm<'_, M> {
+    /// Calls `f` with every mapping, in ascending order.
+    ///
+    /// # Locks
+    /// The mmap lock for reading, also while `f` runs.
+    #[doc(alias = "show_map")]
+    pub fn for_each_vma(&self, f: &mut dyn FnMut(&VmaInfo)) {
+        let guard = self.slot().read();
+        guard.slot().tree.for_each(self.vm.nodes(), |_, id| f(&self.info_of(guard.slot(), id)));
+    }
+
+    /// Calls `f` with every mapping and what it costs, in ascending order. Looks at every present page.
+    ///
+    /// # Locks
+    /// The mmap lock for reading, also while `f` runs.
+    #[doc(alias = "show_smap")]
+    pub fn for_each_vma_usage(&self, f: &mut dyn FnMut(&VmaInfo, &VmaUsage)) {
+        let guard = self.slot().read();
+        guard.slot().tree.for_each(self.vm.nodes(), |_, id| {
+            f(&self.info_of(guard.slot(), id), &self.usage_of(&guard, id));
+        });
+    }
+
+    /// The mapping that contains `va`.
+    #[doc(alias = "find_vma")]
+    pub fn vma_at(&self, va: Va) -> Option<VmaInfo> {
+        let guard = self.slot().read();
+        let (_, id) = guard.slot().tree.find_containing(self.vm.nodes(), va)?;
+        Some(self.info_of(guard.slot(), id))
+    }
+
+    /// Whether mappings cover all of the `len` bytes from `start`.
+    pub fn is_mapped(&self, start: Va, len: u64) -> bool {
+        let Some(range) = VaRange::of(start, len) else { return false };
+        let guard = self.slot().read();
+        let mut at = range.start;
+        while at < range.end {
+            match guard.slot().tree.find_containing(self.vm.nodes(), at) {
+                Some((found, _)) => at = found.end,
+                None => return false,
+            }
+        }
+        true
+    }
+
+    /// The shared object and the index in it of the page that is mapped at `va`: what a futex between processes is
+    /// known by.
+    pub fn shared_at(&self, va: Va) -> Option<(ShmId<M>, u64)> {
+        let guard = self.slot().read();
+        let (_, id) = guard.slot().tree.find_containing(self.vm.nodes(), va)?;
+        let vma = self.vm.vma(id);
+        match vma.backing() {
+            Backing::Shared(object) => Some((object, vma.index_of(va.page_down()))),
+            Backing::Anonymous | Backing::Source(_) => None,
+        }
+    }
+
+    fn info_of(&self, slot: &MmSlot<M>, id: VmaId<M>) -> VmaInfo {
+        let vma = self.vm.vma(id);
+        let (range, flags) = (vma.range(), vma.flags());
+        let kind = match vma.backing() {
+            Backing::Anonymous => MapKind::Anonymous,
+            Backing::Source(source) => MapKind::Source(source),
+            Backing::Shared(object) => MapKind::Shared(object.raw()),
+        };
+        let (start_brk, brk) = (slot.start_brk.get(), slot.brk.get());
+        let heap = kind == MapKind::Anonymous && range.start.0 < brk && start_brk < range.end.0;
+        let purpose = if flags.contains(VmFlags::GROWSDOWN) {
+            MapUse::Stack
+        } else if heap {
+            MapUse::Heap
+        } else {
+            MapUse::Other
+        };
+        VmaInfo { range, flags, pgoff: vma.pgoff(), kind, purpose }
+    }
+
+    fn usage_of(&self, guard: &MmapReadGuard<'_, M>, id: VmaId<M>) -> VmaUsage {
+        let (vma, mut sums) = (self.vm.vma(id), Sums::default());
+        for (table, part) in guard.slot().space.tables(&self.vm.frames, guard, vma.range()) {
+            let entries = table.lock();
+            let mut left = entries.used();
+            for va in part.iter_pages() {
+                if left == 0 {
+                    break;
+                }
+                left -= 1;
+                match entries.mapped(va) {
+                    Mapped::None => left += 1,
+                    Mapped::Exclusive(page, present) => sums.add_anon(page.folio(), present),
+                    Mapped::Shared(page, present) => sums.add_anon(page.folio(), present),
+                    Mapped::Shm(present) => {
+                        let folio = self.vm.frames.folio(present.pfn).expect("a mapped page is a folio's");
+                        // The object's own mapping is none of a program's.
+                        sums.add(folio.counts().maps() - 1, present);
+                    }
+                    // The zero page is nobody's; a marker is no page.
+                    Mapped::Zero(_) | Mapped::Soft(_) => {}
+                }
+            }
+        }
+        sums.into_usage(vma.flags().contains(VmFlags::LOCKED))
+    }
+
+    /// What the page at `va` is; nothing if there is no mapping.
+    #[doc(alias = "pte_to_pagemap_entry")]
+    pub fn pagemap(&self, va: Va) -> PagemapEntry {
+        let mut entry = PagemapEntry::default();
+        self.for_each_page(VaRange::page(va), &mut |_, found| entry = *found);
+        entry
+    }
+
+    /// Calls `f` with what is at every address of `range` (whole pages) that a page table covers; at all others
+    /// there is nothing.
+    ///
+    /// # Locks
+    /// The mmap lock for reading and a page-table lock, also while `f` runs: it may not sleep.
+    pub fn for_each_page(&self, range: VaRange, f: &mut dyn FnMut(Va, &PagemapEntry)) {
+        let slot = self.slot();
+        let guard = slot.read();
+        let mut vmas = slot.tree.cursor(range);
+        while let Some((mapped, _)) = vmas.next(&slot.tree, self.vm.nodes()) {
+            let Some(part) = mapped.intersect(range) else { continue };
+            for (table, part) in slot.space.tables(&self.vm.frames, &guard, part) {
+                let entries = table.lock();
+                for va in part.iter_pages() {
+                    f(va, &self.page_of(entries.mapped(va)));
+                }
+            }
+        }
+    }
+
+    fn page_of(&self, mapped: Mapped<'_, '_, M>) -> PagemapEntry {
+        let page = |present: Present, shared, mappers| PagemapEntry {
+            pfn: Some(present.pfn),
+            shared,
+            exclusive: mappers == 1,
+            young: present.young,
+            dirty: present.dirty,
+            ..PagemapEntry::default()
+        };
+        match mapped {
+            Mapped::None => PagemapEntry::default(),
+            Mapped::Zero(present) => page(present, false, 0),
+            Mapped::Exclusive(_, present) => page(present, false, 1),
+            Mapped::Shared(at, present) => page(present, false, at.folio().counts().maps()),
+            Mapped::Shm(present) => {
+                let folio = self.vm.frames.folio(present.pfn).expect("a mapped page is a folio's");
+                page(present, true, folio.counts().maps() - 1)
+            }
+            Mapped::Soft(leaf) => PagemapEntry {
+                guard: leaf == SoftLeaf::Marker(Marker::Guard),
+                swapped: matches!(leaf, SoftLeaf::Swap { .. }),
+                ..PagemapEntry::default()
+            },
+        }
+    }
+}
+
+/// Counts of pages, and shares of pages with [`PSS_SHIFT`] fractional bits.
+#[derive(Default)]
+struct Sums {
+    usage: VmaUsage,
+    pss: u64,
+    pss_dirty: u64,
+}
+
+impl Sums {
+    fn add_anon<M: Machine>(&mut self, folio: Folio<'_, M>, present: Present) {
+        self.usage.anonymous += PAGE;
+        if folio.is_lazyfree() && !present.dirty {
+            self.usage.lazy_free += PAGE;
+        }
+        self.add(folio.counts().maps(), present);
+    }
+
+    /// Adds a page with this many mappers.
+    #[doc(alias = "smaps_account")]
+    fn add(&mut self, mappers: u64, present: Present) {
+        let usage = &mut self.usage;
+        usage.rss += PAGE;
+        if present.young {
+            usage.referenced += PAGE;
+        }
+        // A mapper that is just leaving may have been the last but us.
+        let share = (PAGE << PSS_SHIFT) / mappers.max(1);
+        self.pss += share;
+        if present.dirty {
+            self.pss_dirty += share;
+        }
+        *match (mappers > 1, present.dirty) {
+            (true, false) => &mut usage.shared_clean,
+            (true, true) => &mut usage.shared_dirty,
+            (false, false) => &mut usage.private_clean,
+            (false, true) => &mut usage.private_dirty,
+        } += PAGE;
+    }
+
+    fn into_usage(self, locked: bool) -> VmaUsage {
+        let pss = self.pss >> PSS_SHIFT;
+        VmaUsage {
+            pss,
+            pss_dirty: self.pss_dirty >> PSS_SHIFT,
+            locked: if locked { pss } else { 0 },
+            ..self.usage
+        }
+    }
+}
+
+const _: () = assert!(PAGE_SHIFT + PSS_SHIFT < 32, "a share of a page has room to be summed");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{P, RW, World, pages};
+    use std::{vec, vec::Vec};
+
+    fn usage_of(mm: &Mm<'_, crate::testing::M>) -> Vec<VmaUsage> {
+        let mut all = vec![];
+        mm.for_each_vma_usage(&mut |_, usage| all.push(*usage));
+        all
+    }
+
+    #[test]
+    fn the_cost_of_a_page_is_shared_by_its_mappers() {
+        World::run(|w| {
+            let mm = w.vm.new_mm().unwrap();
+            mm.map_raw(pages(16, 4), RW, Backing::Anonymous);
+            mm.store(16 * P, 1).unwrap();
+            mm.store(17 * P, 1).unwrap();
+            assert_eq!(mm.load(18 * P), Ok(0));
+            let alone = usage_of(&mm)[0];
+            assert_eq!((alone.rss, alone.pss, alone.private_dirty), (2 * P, 2 * P, 2 * P));
+            let child = mm.fork().unwrap();
+            child.store(17 * P, 2).unwrap();
+            let (parents, childs) = (usage_of(&mm)[0], usage_of(&child)[0]);
+            assert_eq!((parents.rss, parents.pss), (2 * P, P + P / 2));
+            assert_eq!((childs.shared_dirty, childs.private_dirty), (P, P));
+            assert_eq!(childs.anonymous, 2 * P);
+        });
+    }
+
+    #[test]
+    fn pages_of_a_shared_object_are_not_anonymous() {
+        World::run(|w| {
+            let mm = w.vm.new_mm().unwrap();
+            let object = w.vm.shm_new(4).unwrap();
+            mm.map_raw(pages(16, 4), RW | VmFlags::SHARED, Backing::Shared(object));
+            w.vm.shm_put(object);
+            mm.store(17 * P, 1).unwrap();
+            let usage = usage_of(&mm)[0];
+            assert_eq!((usage.rss, usage.anonymous, usage.private_dirty), (P, 0, P));
+            assert_eq!(mm.shared_at(Va(18 * P + 5)), Some((object, 2)));
+            let entry = mm.pagemap(Va(17 * P));
+            assert!(entry.present() && entry.shared && entry.exclusive);
+        });
+    }
+
+    #[test]
+    fn pagemap_has_linux_bits() {
+        World::run(|w| {
+            let mm = w.vm.new_mm().unwrap();
+            mm.map_raw(pages(16, 4), RW, Backing::Anonymous);
+            mm.store(16 * P, 1).unwrap();
+            assert_eq!(mm.load(17 * P), Ok(0));
+            let written = mm.pagemap(Va(16 * P));
+            assert!(written.dirty && written.exclusive);
+            assert_eq!(written.bits() >> 55, 0b1_0000_0010, "present, exclusive");
+            assert_eq!(mm.pagemap(Va(17 * P)).bits() >> 55, 0b1_0000_0000, "the zero page: present");
+            assert_eq!(mm.pagemap(Va(18 * P)).bits(), 0);
+            assert_eq!(mm.pagemap(Va(99 * P)).bits(), 0, "no mapping");
+        });
+    }
+
+    #[test]
+    fn heap_and_stack_are_told_apart() {
+        World::run(|w| {
+            let mm = w.vm.new_mm().unwrap();
+            mm.map_raw(pages(16, 4), RW, Backing::Anonymous);
+            mm.map_raw(pages(600, 4), RW | VmFlags::GROWSDOWN, Backing::Anonymous);
+            mm.slot().start_brk.set(16 * P);
+            mm.slot().brk.set(18 * P + 3);
+            let purpose = |page: u64| mm.vma_at(Va(page * P)).map(|vma| vma.purpose);
+            assert_eq!(purpose(17), Some(MapUse::Heap));
+            assert_eq!(purpose(601), Some(MapUse::Stack));
+            assert_eq!(purpose(20), None);
+            assert!(mm.is_mapped(Va(16 * P), 4 * P) && !mm.is_mapped(Va(16 * P), 4 * P + 1));
+        });
+    }
+}

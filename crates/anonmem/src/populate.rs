@@ -1,0 +1,253 @@
+//! Faulting pages in before they are touched.
+//!
+//! | who | stops at | says |
+//! |---|---|---|
+//! | `MAP_POPULATE`, `mlockall` | nothing | nothing |
+//! | `mlock` | the first page that cannot be had | [`Stop`] |
+//! | `MADV_POPULATE_READ`, `MADV_POPULATE_WRITE` | the first page that cannot be had, or hole | [`Stop`] |
+//!
+//! Every page goes through `handle_mm_fault`, as if it were touched.
+//!
+//! Locks: the mmap lock for reading, let go after every batch of pages, so that writers are not kept waiting for a
+//! large range. VMAs may change meanwhile: what is there is looked up anew.
+//!
+//! Linux: mm/gup.c `__mm_populate`, `populate_vma_page_range`, `faultin_page_range`. Differs: a caller that
+//! wants to be interrupted asks for a part of its range at a time.
+
+use crate::{
+    error::Error,
+    fault::{FaultAccess, FaultOutcome},
+    mm::{Mm, MmapReadGuard},
+    vma::{VmFlags, VmaId},
+};
+use anonmem_hal::{Machine, PAGE_SIZE, Pte, Va, VaRange};
+
+/// Pages that are faulted in before the mmap lock is let go for a moment.
+const BATCH: u64 = 256;
+
+/// How `MADV_POPULATE_*` wants pages to be there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Populate {
+    /// Readable: the zero page, or a shared one, will do.
+    Read,
+    /// Writable: copy-on-write is over and done with.
+    Write,
+}
+
+/// Why populating stopped.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Stop {
+    /// Nothing is mapped there.
+    Hole,
+    /// The mapping does not allow the access.
+    Denied,
+    /// An access would get a signal: the bytes cannot be had, or there is a guard.
+    Signal,
+    /// No memory.
+    Oom,
+}
+
+impl From<Stop> for Error {
+    fn from(stop: Stop) -> Self {
+        match stop {
+            Stop::Hole => Self::NotMapped,
+            Stop::Denied => Self::Invalid("populating pages that the mapping does not allow to be accessed"),
+            Stop::Signal => Self::BadAddress,
+            Stop::Oom => Self::OutOfMemory,
+        }
+    }
+}
+
+/// What to do about a part of the range.
+enum Plan {
+    /// Fault it in.
+    Fault(FaultAccess),
+    /// Nothing, for this VMA.
+    Skip,
+}
+
+impl<M: Machine> Mm<'_, M> {
+    /// Faults in the pages of `range` (whole pages), as `MADV_POPULATE_READ` and `MADV_POPULATE_WRITE` do.
+    ///
+    /// # Locks
+    /// The mmap lock for reading, again and again. Sleeps.
+    ///
+    /// # Errors
+    /// The first page that cannot be had ends it: [`Error::NotMapped`] in a hole, [`Error::Invalid`] if the mapping
+    /// does not allow the access, [`Error::BadAddress`] if it would be a signal, [`Error::OutOfMemory`]. The pages
+    /// before it are there.
+    #[doc(alias("madvise_populate", "faultin_page_range"))]
+    pub fn populate(&self, range: VaRange, how: Populate) -> Result<(), Error> {
+        self.populate_with(range, |flags| match how {
+            Populate::Read if flags.contains(VmFlags::READ) => Ok(Plan::Fault(FaultAccess::Read)),
+            Populate::Write if flags.contains(VmFlags::WRITE) => Ok(Plan::Fault(FaultAccess::Write)),
+            Populate::Read | Populate::Write => Err(Stop::Denied),
+        })?;
+        Ok(())
+    }
+
+    /// Faults in what is to be there at once of `range`: for writing where private memory is writable, so that no
+    /// fault is left for later; not in mappings that are locked on fault. Holes are passed over.
+    ///
+    /// # Errors
+    /// The first page that cannot be had ends it.
+    #[doc(alias("__mm_populate", "populate_vma_page_range"))]
+    pub(crate) fn mm_populate(&self, range: VaRange) -> Result<(), Stop> {
+        let mut rest = range;
+        while let Some(part) = self.next_mapped(rest) {
+            self.populate_with(part, plan_of)?;
+            rest.start = part.end;
+        }
+        Ok(())
+    }
+
+    /// The same, but what cannot be had ends only its VMA and is not told (`MAP_POPULATE`, `mlockall`).
+    pub(crate) fn mm_populate_ignoring_errors(&self, range: VaRange) {
+        let mut rest = range;
+        while let Some(part) = self.next_mapped(rest) {
+            let _ = self.populate_with(part, plan_of);
+            rest.start = part.end;
+        }
+    }
+
+    /// The first mapped part of `range`: that of one VMA.
+    fn next_mapped(&self, range: VaRange) -> Option<VaRange> {
+        let guard = self.slot().read();
+        let (found, _) = guard.slot().tree.find(self.vm.nodes(), range.start)?;
+        found.intersect(range)
+    }
+
+    fn populate_with(
+        &self,
+        range: VaRange,
+        plan: impl Fn(VmFlags) -> Result<Plan, Stop>,
+    ) -> Result<(), Stop> {
+        let mut rest = range;
+        while !rest.is_empty() {
+            let guard = self.slot().read();
+            let found = guard.slot().tree.find_containing(self.vm.nodes(), rest.start);
+            let (mapped, id) = found.ok_or(Stop::Hole)?;
+            let part = VaRange { start: rest.start, end: rest.end.min(mapped.end) };
+            rest.start = match plan(self.vm.vma(id).flags())? {
+                Plan::Skip => part.end,
+                Plan::Fault(access) => self.populate_batch(&guard, id, part, access)?,
+            };
+        }
+        Ok(())
+    }
+
+    /// Faults in the first pages of `part`; returns where it stopped.
+    fn populate_batch(
+        &self,
+        guard: &MmapReadGuard<'_, M>,
+        id: VmaId<M>,
+        part: VaRange,
+        access: FaultAccess,
+    ) -> Result<Va, Stop> {
+        let end = Va(part.start.0.saturating_add(BATCH * PAGE_SIZE as u64)).min(part.end);
+        for va in (VaRange { start: part.start, end }).iter_pages() {
+            if self.has_page(guard, va, access) {
+                continue;
+            }
+            match self.fault_in_vma(guard, id, va, access) {
+                FaultOutcome::Done => {}
+                FaultOutcome::Oom => return Err(Stop::Oom),
+                FaultOutcome::SegvAccerr => return Err(Stop::Denied),
+                FaultOutcome::SegvMaperr | FaultOutcome::Bus => return Err(Stop::Signal),
+            }
+        }
+        Ok(end)
+    }
+
+    /// Whether an access would find what it needs.
+    #[doc(alias = "follow_page_mask")]
+    fn has_page(&self, guard: &MmapReadGuard<'_, M>, va: Va, access: FaultAccess) -> bool {
+        let table = guard.slot().space.walk(&self.vm.frames, guard, va);
+        match table.map_or(Pte::None, |table| table.peek(va)) {
+            Pte::Present(present) => access != FaultAccess::Write || present.prot.write,
+            Pte::None | Pte::Soft(_) => false,
+        }
+    }
+}
+
+/// How the pages of a VMA are faulted in when nobody said how.
+fn plan_of(flags: VmFlags) -> Result<Plan, Stop> {
+    if flags.contains(VmFlags::LOCKONFAULT) {
+        return Ok(Plan::Skip);
+    }
+    let private_writable = flags.contains(VmFlags::WRITE) && !flags.contains(VmFlags::SHARED);
+    if private_writable {
+        Ok(Plan::Fault(FaultAccess::Write))
+    } else if flags.intersects(VmFlags::ACCESS) {
+        Ok(Plan::Fault(FaultAccess::Read))
+    } else {
+        Err(Stop::Denied)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        testing::{P, RW, World, pages},
+        vma::Backing,
+    };
+    use anonmem_hosted::FailurePlan;
+
+    #[test]
+    fn populating_for_writing_ends_copy_on_write() {
+        World::run(|w| {
+            let mm = w.vm.new_mm().unwrap();
+            mm.map_raw(pages(500, 600), RW, Backing::Anonymous);
+            mm.store(501 * P, 7).unwrap();
+            let child = mm.fork().unwrap();
+            child.populate(pages(500, 600), Populate::Write).unwrap();
+            assert_eq!(child.counters().anon.0, 600);
+            assert!(child.pagemap(Va(501 * P)).exclusive);
+            assert_eq!(child.load(501 * P), Ok(7));
+            mm.populate(pages(500, 600), Populate::Read).unwrap();
+            assert_eq!(mm.counters().anon.0, 1, "the zero page costs nothing");
+        });
+    }
+
+    #[test]
+    fn populating_stops_where_a_page_cannot_be_had() {
+        World::run(|w| {
+            let mm = w.vm.new_mm().unwrap();
+            mm.map_raw(pages(16, 2), RW, Backing::Anonymous);
+            mm.map_raw(pages(18, 2), RW - VmFlags::WRITE, Backing::Anonymous);
+            mm.map_raw(pages(20, 2), RW - VmFlags::ACCESS, Backing::Anonymous);
+            let source = w.sources.register([1; 5000].as_slice());
+            mm.map_raw(pages(32, 3), RW, Backing::Source(source));
+            let read = |range| mm.populate(range, Populate::Read);
+            let write = |range| mm.populate(range, Populate::Write);
+            assert_eq!(read(pages(16, 4)), Ok(()));
+            assert!(matches!(read(pages(16, 6)), Err(Error::Invalid(_))));
+            assert!(matches!(write(pages(16, 4)), Err(Error::Invalid(_))));
+            assert_eq!(mm.counters().anon.0, 2);
+            assert_eq!(write(pages(15, 4)), Err(Error::NotMapped));
+            assert_eq!(write(pages(32, 3)), Err(Error::BadAddress), "beyond the end of the source");
+            w.failures.set(FailurePlan::From(1));
+            assert_eq!(write(pages(34, 1)), Err(Error::OutOfMemory));
+            w.failures.set(FailurePlan::Off);
+        });
+    }
+
+    #[test]
+    fn what_is_populated_unasked_depends_on_the_mapping() {
+        World::run(|w| {
+            let mm = w.vm.new_mm().unwrap();
+            let object = w.vm.shm_new(2).unwrap();
+            mm.map_raw(pages(16, 2), RW, Backing::Anonymous);
+            mm.map_raw(pages(18, 2), RW - VmFlags::ACCESS, Backing::Anonymous);
+            mm.map_raw(pages(20, 2), RW | VmFlags::SHARED, Backing::Shared(object));
+            mm.map_raw(pages(24, 2), RW | VmFlags::LOCKONFAULT, Backing::Anonymous);
+            w.vm.shm_put(object);
+            assert_eq!(mm.mm_populate(pages(16, 16)), Err(Stop::Denied));
+            assert_eq!(mm.counters().rss().0, 2);
+            mm.mm_populate_ignoring_errors(pages(0, 64));
+            assert_eq!((mm.counters().anon.0, mm.counters().shared.0), (2, 2));
+            assert!(!mm.pagemap(Va(20 * P)).dirty);
+        });
+    }
+}

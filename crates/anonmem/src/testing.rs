@@ -1,0 +1,172 @@
+//! What the unit tests of this crate share: a machine, a memory manager, and programs that touch memory.
+
+use crate::{
+    Config, Error, FaultAccess, FaultOutcome, Mm, Vm, VmFlags,
+    vma::{Backing, VmaId},
+};
+use anonmem_hal::{CpuId, PAGE_SHIFT, PAGE_SIZE, Pfn, Va, VaRange};
+use anonmem_hosted::{
+    Access, AddressSpace, Checked, FailurePlan, Failures, Handled, Hosted, SourceTable, Trap, UserCpu,
+};
+use std::{sync::Arc, vec, vec::Vec};
+
+/// The machine of the tests.
+pub(crate) type M = Hosted<Checked>;
+
+/// A page in bytes.
+pub(crate) const P: u64 = PAGE_SIZE as u64;
+/// A private writable mapping.
+pub(crate) const RW: VmFlags = VmFlags::READ
+    .union(VmFlags::WRITE)
+    .union(VmFlags::MAYREAD)
+    .union(VmFlags::MAYWRITE)
+    .union(VmFlags::MAYEXEC)
+    .union(VmFlags::ACCOUNT);
+
+/// A memory manager on a machine of its own.
+pub(crate) struct World {
+    pub(crate) vm: Vm<M>,
+    pub(crate) failures: Arc<Failures>,
+    pub(crate) sources: Arc<SourceTable>,
+}
+
+impl World {
+    /// Runs `f` on CPU 0 of a machine with 4096 frames; afterwards nothing may be left.
+    pub(crate) fn run(f: impl FnOnce(&Self)) {
+        Self::run_with(Config::default(), f);
+    }
+
+    /// The same with another configuration.
+    pub(crate) fn run_with(config: Config, f: impl FnOnce(&Self)) {
+        let machine = M::new(4096);
+        let (cpus, failures, sources) =
+            (machine.cpus().clone(), machine.failures().clone(), machine.sources().clone());
+        let world = Self { vm: Vm::new(machine, config).unwrap(), failures, sources };
+        cpus.run_on(CpuId(0), || {
+            f(&world);
+            world.assert_nothing_left();
+        });
+    }
+
+    fn assert_nothing_left(&self) {
+        self.vm.drain();
+        self.vm.validate().unwrap();
+        let s = self.vm.stats();
+        let left = [s.mms, s.vmas, s.anon_vmas, s.chains, s.shared_objects, s.user, s.tables, s.committed];
+        assert_eq!(left, [0; 8], "mms, vmas, anon_vmas, chains, objects, pages, tables, promises left");
+        self.sources.assert_unused();
+    }
+
+    /// Does `f` with its first allocation failing, then its second, and so on until it succeeds; each time on
+    /// what `make` makes. Returns how many attempts failed.
+    pub(crate) fn fail_each_allocation<'a, T, R>(
+        &'a self,
+        make: impl Fn() -> T,
+        f: impl Fn(&T) -> Result<R, Error>,
+        after_failure: impl Fn(&T, Error),
+    ) -> u64
+    where
+        T: 'a,
+    {
+        for nth in 1.. {
+            let made = make();
+            self.failures.set(FailurePlan::Nth(nth));
+            let result = f(&made);
+            let failed = self.failures.refused() > 0;
+            self.failures.set(FailurePlan::Off);
+            match result {
+                Err(e) => after_failure(&made, e),
+                Ok(_) if !failed => return nth - 1,
+                Ok(_) => {}
+            }
+        }
+        unreachable!()
+    }
+}
+
+/// An address space as the machine's CPUs see it.
+pub(crate) struct Space<'a>(pub(crate) &'a Mm<'a, M>);
+
+impl AddressSpace for Space<'_> {
+    fn root(&self) -> Pfn {
+        self.0.root()
+    }
+    fn activate(&self, cpu: CpuId) {
+        self.0.activate(cpu);
+    }
+    fn deactivate(&self, cpu: CpuId) {
+        self.0.deactivate(cpu);
+    }
+    fn handle_fault(&self, va: Va, access: Access) -> Handled {
+        let access = match access {
+            Access::Read => FaultAccess::Read,
+            Access::Write => FaultAccess::Write,
+            Access::Exec => FaultAccess::Exec,
+        };
+        match self.0.handle_fault(va, access) {
+            FaultOutcome::Done => Handled::Retry,
+            FaultOutcome::Oom => Handled::Trap(Trap::Oom),
+            FaultOutcome::SegvMaperr => Handled::Trap(Trap::Unmapped),
+            FaultOutcome::SegvAccerr => Handled::Trap(Trap::Denied),
+            FaultOutcome::Bus => Handled::Trap(Trap::Bus),
+        }
+    }
+}
+
+/// What tests do with an address space.
+impl Mm<'_, M> {
+    /// A thread of a program, on this CPU. Its translations stay cached until it is dropped.
+    pub(crate) fn user(&self) -> UserCpu<'_, Checked, anonmem_hal::arch::X86_64, Space<'_>> {
+        UserCpu::new(self.vm.machine(), Space(self))
+    }
+
+    /// Makes a mapping as it is, without merging it.
+    pub(crate) fn map_raw(&self, range: VaRange, flags: VmFlags, backing: Backing<M>) -> VmaId<M> {
+        let (vm, guard) = (self.vm, self.slot().write());
+        let slot = guard.slot();
+        let mut nodes = slot.tree.prealloc(vm.nodes(), 1).unwrap();
+        if flags.contains(VmFlags::ACCOUNT) {
+            vm.commit(range.pages().0).unwrap();
+        }
+        let id = vm.vmas.alloc(&vm.frames).unwrap();
+        let pgoff = match backing {
+            Backing::Anonymous => range.start.0 >> PAGE_SHIFT,
+            Backing::Source(source) => {
+                anonmem_hal::Sources::dup(vm.machine(), source);
+                0
+            }
+            Backing::Shared(object) => {
+                vm.shm_get(object);
+                0
+            }
+        };
+        vm.vma(id).init(self.id, range, pgoff, flags, backing);
+        nodes.write().insert(range, id);
+        slot.counts.add_vma(flags, range.pages().0 as i64);
+        id
+    }
+
+    /// The flags and ranges of all mappings.
+    pub(crate) fn layout(&self) -> Vec<(VaRange, VmFlags)> {
+        let mut all = vec![];
+        self.for_each_vma(&mut |vma| all.push((vma.range, vma.flags)));
+        all
+    }
+
+    /// The byte at `va`, through a CPU.
+    pub(crate) fn load(&self, va: u64) -> Result<u8, Trap> {
+        let mut byte = [0];
+        self.user().load(Va(va), &mut byte)?;
+        Ok(byte[0])
+    }
+
+    /// Sets the byte at `va`, through a CPU.
+    pub(crate) fn store(&self, va: u64, byte: u8) -> Result<(), Trap> {
+        self.user().store(Va(va), &[byte])
+    }
+}
+
+/// `pages` pages from page number `page`.
+pub(crate) fn pages(page: u64, pages: u64) -> VaRange {
+    VaRange::of(Va(page * P), pages * P).unwrap()
+}
