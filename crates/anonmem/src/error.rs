@@ -22,6 +22,8 @@ pub enum Error {
     BadAddress,
     /// A limit on locked memory or a temporary shortage; may work later.
     Again,
+    /// An offset is too large to be counted in pages.
+    Overflow,
     /// Not supported by this memory manager; the text names it.
     Unsupported(&'static str),
 }
@@ -37,6 +39,7 @@ impl Error {
             Self::BadAddress => 14,
             Self::Exists => 17,
             Self::Invalid(_) => 22,
+            Self::Overflow => 75,
             Self::Unsupported(_) => 95,
         }
     }
@@ -53,6 +56,7 @@ impl fmt::Display for Error {
             Self::NotPermitted => f.write_str("the operation is not allowed for this mapping"),
             Self::BadAddress => f.write_str("bad address"),
             Self::Again => f.write_str("a limit is reached; try again later"),
+            Self::Overflow => f.write_str("an offset is too large"),
             Self::Unsupported(what) => write!(f, "not supported: {what}"),
         }
     }

@@ -14,14 +14,19 @@
 #[cfg(test)]
 extern crate std;
 
+mod brk;
 pub mod error;
 pub mod events;
 mod exit;
 pub mod fault;
 mod fork;
+pub mod limits;
 pub mod maps;
 mod mincore;
 pub mod mm;
+pub mod mmap;
+mod mprotect;
+mod munmap;
 pub mod populate;
 pub mod rmap;
 pub mod shm;
@@ -35,8 +40,10 @@ mod zap;
 pub use error::Error;
 pub use events::Event;
 pub use fault::{FaultAccess, FaultOutcome};
+pub use limits::Limits;
 pub use maps::{MapKind, MapUse, PagemapEntry, VmaInfo, VmaUsage};
 pub use mm::{Mm, MmCounters};
+pub use mmap::{MapBacking, MapFlags, MmapRequest, Prot};
 pub use populate::Populate;
 pub use vm::{Config, Overcommit, Stats, Vm};
 pub use vma::VmFlags;

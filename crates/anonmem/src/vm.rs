@@ -10,7 +10,7 @@ use crate::{
     rmap::anon_vma::{AnonVma, AnonVmaChain},
     shm::ShmObject,
     vma::{
-        Vma, VmaId,
+        VmFlags, Vma, VmaId,
         tree::{Nodes, TreeNode},
     },
 };
@@ -120,6 +120,11 @@ impl<M: Machine> Vm<M> {
     /// Pages that are left free below a stack.
     pub(crate) fn stack_guard_pages(&self) -> NrPages {
         NrPages(self.config.stack_guard_gap >> PAGE_SHIFT)
+    }
+
+    /// Pages that are left free below a VMA with these attributes.
+    pub(crate) fn guard_below(&self, flags: VmFlags) -> NrPages {
+        if flags.contains(VmFlags::GROWSDOWN) { self.stack_guard_pages() } else { NrPages(0) }
     }
 
     /// The slot of a VMA; it may be another use of it.

@@ -6,6 +6,7 @@
 //!
 //! - [`tree`]: the ordered map from addresses to VMAs.
 //! - `range`, `split`, `merge`: a VMA changes its range, becomes two, two become one.
+//! - `modify`: part of a VMA changes its attributes.
 //!
 //! Locks: fields are written under the mmap lock for writing, and the ones that rmap walks read
 //! (`start`, `end`, `pgoff`) also under the lock of its anon_vma's root. `anon_vma` goes from none to some under the
@@ -15,11 +16,13 @@
 
 pub mod flags;
 mod merge;
+mod modify;
 mod range;
+mod split;
 pub mod tree;
 
 pub use flags::VmFlags;
-pub(crate) use merge::anon_vma_compatible;
+pub(crate) use merge::{NewArea, anon_vma_compatible};
 
 use crate::{
     mm::MmSlot,
@@ -39,7 +42,7 @@ use core::num::NonZeroU64;
 pub type VmaId<M> = Handle<Vma<M>>;
 
 /// What the pages of a VMA are before anybody writes to them.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Debug)]
 pub enum Backing<M: Machine> {
     /// Zeroes.
     Anonymous,
@@ -48,6 +51,26 @@ pub enum Backing<M: Machine> {
     /// The pages of a shared object from index `pgoff`.
     Shared(Handle<ShmObject<M>>),
 }
+
+// By hand: a machine need not be any of these.
+impl<M: Machine> Clone for Backing<M> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<M: Machine> Copy for Backing<M> {}
+
+impl<M: Machine> PartialEq for Backing<M> {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Anonymous, Self::Anonymous) => true,
+            (Self::Source(a), Self::Source(b)) => a == b,
+            (Self::Shared(a), Self::Shared(b)) => a == b,
+            (Self::Anonymous | Self::Source(_) | Self::Shared(_), _) => false,
+        }
+    }
+}
+impl<M: Machine> Eq for Backing<M> {}
 
 /// A range of an address space with one set of attributes.
 pub struct Vma<M: Machine> {
@@ -65,6 +88,8 @@ pub struct Vma<M: Machine> {
     /// First of the chains that link this VMA to its anon_vmas, newest first. Under the mmap lock for
     /// writing, or for reading by whoever sets `anon_vma`.
     chains: Plain<Link<AnonVmaChain<M>>, M>,
+    /// The next VMA of a list of those that were taken out of the tree. Under the mmap lock for writing.
+    next_detached: Plain<Link<Self>, M>,
 }
 
 impl<M: Machine> SlabItem<M> for Vma<M> {
@@ -80,6 +105,7 @@ impl<M: Machine> SlabItem<M> for Vma<M> {
             shared: Atomic::new(Link::NONE),
             anon_vma: Atomic::new(Link::NONE),
             chains: Plain::new(Link::NONE),
+            next_detached: Plain::new(Link::NONE),
         }
     }
 }
@@ -213,6 +239,14 @@ impl<M: Machine> Vma<M> {
 
     pub(crate) fn set_chains(&self, first: Link<AnonVmaChain<M>>) {
         self.chains.set(first);
+    }
+
+    pub(crate) fn next_detached(&self) -> Link<Self> {
+        self.next_detached.get()
+    }
+
+    pub(crate) fn set_next_detached(&self, next: Link<Self>) {
+        self.next_detached.set(next);
     }
 
     /// Forgets what it was, before its slot is freed.

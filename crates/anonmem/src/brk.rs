@@ -1,0 +1,92 @@
+//! The heap of a program: one mapping whose end moves.
+//!
+//! Linux: mm/mmap.c `brk`, mm/vma.c `do_brk_flags`.
+
+use crate::{
+    error::Error,
+    mm::{Mm, MmapWriteGuard},
+    mmap::{MapFlags, Object},
+    vma::{Backing, NewArea, VmFlags},
+};
+use anonmem_hal::{Machine, PAGE_SIZE, Va, VaRange};
+
+/// The attributes of a heap.
+const HEAP: VmFlags = VmFlags::READ
+    .union(VmFlags::WRITE)
+    .union(VmFlags::MAYREAD)
+    .union(VmFlags::MAYWRITE)
+    .union(VmFlags::MAYEXEC);
+
+impl<M: Machine> Mm<'_, M> {
+    /// Puts the heap, empty, at `va`: behind the program, when it is loaded.
+    pub fn set_brk_start(&self, va: Va) {
+        let guard = self.slot().write();
+        guard.slot().start_brk.set(va.0);
+        guard.slot().brk.set(va.0);
+    }
+
+    /// Moves the end of the heap to `new`; returns where it is then. If that is not `new`, it cannot be moved there.
+    ///
+    /// # Locks
+    /// The mmap lock, for writing. Sleeps.
+    #[doc(alias = "sys_brk")]
+    pub fn brk(&self, new: Va) -> Va {
+        let guard = self.slot().write();
+        let slot = guard.slot();
+        let old = Va(slot.brk.get());
+        if self.move_brk(&guard, new).is_err() {
+            return old;
+        }
+        slot.brk.set(new.0);
+        let locked = VmFlags::from_bits_retain(slot.def_flags.get()).contains(VmFlags::LOCKED);
+        drop(guard);
+        if let (Some(from), Some(to)) = (old.page_up(), new.page_up())
+            && locked
+            && from < to
+        {
+            self.mm_populate_ignoring_errors(VaRange { start: from, end: to });
+        }
+        new
+    }
+
+    fn move_brk(&self, guard: &MmapWriteGuard<'_, M>, new: Va) -> Result<(), Error> {
+        let slot = guard.slot();
+        let start = Va(slot.start_brk.get());
+        if new < start || new.0 - start.0 > slot.data_limit.get() {
+            return Err(Error::OutOfMemory);
+        }
+        let old_end = Va(slot.brk.get()).page_up().ok_or(Error::OutOfMemory)?;
+        let new_end = new.page_up().ok_or(Error::OutOfMemory)?;
+        if new_end < old_end {
+            let rest = VaRange { start: new_end, end: old_end };
+            return if self.is_mapped(guard, rest) {
+                self.do_munmap(guard, rest)
+            } else {
+                Err(Error::NotMapped)
+            };
+        }
+        if new_end > old_end {
+            return self.grow_heap(guard, VaRange { start: old_end, end: new_end });
+        }
+        Ok(())
+    }
+
+    /// Maps `range`, behind the heap.
+    #[doc(alias = "do_brk_flags")]
+    fn grow_heap(&self, guard: &MmapWriteGuard<'_, M>, range: VaRange) -> Result<(), Error> {
+        self.get_unmapped_area(guard, range.start, range.len(), MapFlags::FIXED)?;
+        let flags = HEAP | VmFlags::from_bits_retain(guard.slot().def_flags.get());
+        self.check_locked(guard, flags, range.pages().0)?;
+        // One page more stays free, so that the heap does not run into its neighbour.
+        let with_distance = VaRange { start: range.start, end: Va(range.end.0 + PAGE_SIZE as u64) };
+        if !self.is_hole(guard, with_distance) {
+            return Err(Error::OutOfMemory);
+        }
+        if guard.slot().tree.len() > u64::from(self.vm.config.max_map_count) {
+            return Err(Error::OutOfMemory);
+        }
+        let pgoff = range.start.page();
+        let area = NewArea { range, pgoff, flags, backing: Backing::Anonymous, copied_from: None };
+        self.mmap_region(guard, area, Object::Given)
+    }
+}

@@ -1,0 +1,367 @@
+//! Mapping memory.
+//!
+//! [`Mm::mmap`] finds a place, checks limits and takes the promise of memory; then either a neighbour covers the new
+//! range too, or a VMA is made for it. No page is allocated: faults do that.
+//!
+//! `MapFlags::FIXED` replaces what is there. All that can fail comes first: the VMAs at the edges are split, the VMA and tree nodes
+//! allocated, memory promised; then the old is unmapped. An operation that fails joins the edges again.
+//!
+//! Locks: the mmap lock for writing.
+//!
+//! Linux: mm/mmap.c `do_mmap`, `__get_unmapped_area`; mm/vma.c `mmap_region`. Differs: no files but *sources*, which are
+//! private; a shared object is promised in full whatever `NORESERVE` says; no `MAP_32BIT`.
+
+use crate::{
+    error::Error,
+    mm::{Mm, MmapWriteGuard},
+    shm::ShmId,
+    vm::Overcommit,
+    vma::{Backing, NewArea, VmFlags},
+};
+use anonmem_hal::{Arch, Machine, NrPages, PAGE_SHIFT, PAGE_SIZE, SourceId, Va, VaRange};
+
+bitflags::bitflags! {
+    /// What a program may do with a mapping. The values are those of Linux's `PROT_*`.
+    #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+    pub struct Prot: u32 {
+        /// Loads.
+        const READ = 1 << 0;
+        /// Stores.
+        const WRITE = 1 << 1;
+        /// Instruction fetches.
+        const EXEC = 1 << 2;
+        /// Atomic operations: accepted, and means nothing.
+        const SEM = 1 << 3;
+        /// `mprotect`: from the start of the stack on.
+        const GROWSDOWN = 1 << 24;
+        /// `mprotect`: to the end of a stack that grows up. There is none.
+        const GROWSUP = 1 << 25;
+    }
+}
+
+impl Prot {
+    /// The three as attributes of a VMA.
+    #[doc(alias = "calc_vm_prot_bits")]
+    pub const fn vm_flags(self) -> VmFlags {
+        VmFlags::from_bits_retain(self.bits() as u64).intersection(VmFlags::ACCESS)
+    }
+}
+
+bitflags::bitflags! {
+    /// How to map. The values are those of Linux's `MAP_*`; whether a mapping is private follows from its backing.
+    #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+    pub struct MapFlags: u32 {
+        /// Exactly at the address, in place of what is there.
+        const FIXED = 0x10;
+        /// A stack: it grows down.
+        const GROWSDOWN = 0x100;
+        /// Locked, and filled at once.
+        const LOCKED = 0x2000;
+        /// Does not count towards the commit limit, unless nothing may be promised that cannot be kept.
+        const NORESERVE = 0x4000;
+        /// Filled at once.
+        const POPULATE = 0x8000;
+        /// For a thread's stack: no large pages.
+        const STACK = 0x2_0000;
+        /// Exactly at the address, if nothing is there.
+        const FIXED_NOREPLACE = 0x10_0000;
+    }
+}
+
+/// What is mapped.
+#[derive(Debug)]
+pub enum MapBacking<M: Machine> {
+    /// Zeroes (`MAP_PRIVATE | MAP_ANONYMOUS`).
+    Anonymous,
+    /// The bytes of a source, private. The mapping counts as a reference of its own.
+    Source {
+        /// Which one.
+        id: SourceId,
+        /// The offset of the first byte; a multiple of the page size.
+        offset: u64,
+    },
+    /// A shared object that is made for it (`MAP_SHARED | MAP_ANONYMOUS`).
+    SharedNew,
+    /// A shared object that the caller uses. The mapping becomes a user of its own.
+    Shared {
+        /// Which one.
+        object: ShmId<M>,
+        /// Index of the first page.
+        first: u64,
+    },
+}
+
+// By hand: a machine need not be `Clone`.
+impl<M: Machine> Clone for MapBacking<M> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<M: Machine> Copy for MapBacking<M> {}
+
+/// The arguments of [`Mm::mmap`].
+#[derive(Debug)]
+pub struct MmapRequest<M: Machine> {
+    /// Where, if it is free; or where exactly, by the flags. 0 for anywhere.
+    pub addr: Va,
+    /// Length in bytes; rounded up to pages.
+    pub len: u64,
+    /// What a program may do with it.
+    pub prot: Prot,
+    /// How.
+    pub flags: MapFlags,
+    /// What.
+    pub backing: MapBacking<M>,
+}
+
+impl<M: Machine> Clone for MmapRequest<M> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<M: Machine> Copy for MmapRequest<M> {}
+
+/// Whether a new mapping brings its shared object with it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Object {
+    /// One of so many pages is to be made.
+    New(u64),
+    /// The backing says all.
+    Given,
+}
+
+impl<M: Machine> Mm<'_, M> {
+    /// Maps memory; returns where.
+    ///
+    /// # Locks
+    /// The mmap lock, for writing. Sleeps.
+    ///
+    /// # Errors
+    /// As `mmap(2)`, and nothing has changed: [`Error::Invalid`] for arguments that make no sense, [`Error::OutOfMemory`] without
+    /// memory or room or beyond a limit, [`Error::Exists`] (`FIXED_NOREPLACE`), [`Error::NotPermitted`] (below the
+    /// lowest address, or nothing may be locked), [`Error::Again`] (too much is locked), [`Error::Overflow`].
+    #[doc(alias("vm_mmap_pgoff", "ksys_mmap_pgoff"))]
+    pub fn mmap(&self, request: MmapRequest<M>) -> Result<Va, Error> {
+        let guard = self.slot().write();
+        let start = self.do_mmap(&guard, &request)?;
+        let locked = VmFlags::from_bits_retain(guard.slot().def_flags.get()).contains(VmFlags::LOCKED);
+        drop(guard);
+        if locked || request.flags.intersects(MapFlags::LOCKED | MapFlags::POPULATE) {
+            let len = NrPages::containing(request.len).bytes();
+            self.mm_populate_ignoring_errors(VaRange { start, end: Va(start.0 + len) });
+        }
+        Ok(start)
+    }
+
+    /// As [`mmap`](Self::mmap), under the caller's lock; nothing is filled.
+    pub(crate) fn do_mmap(
+        &self,
+        guard: &MmapWriteGuard<'_, M>,
+        request: &MmapRequest<M>,
+    ) -> Result<Va, Error> {
+        if request.len == 0 {
+            return Err(Error::Invalid("a mapping of no bytes"));
+        }
+        let len = Va(request.len).page_up().ok_or(Error::OutOfMemory)?.0;
+        let (backing, object, first) = resolve(request.backing, len >> PAGE_SHIFT)?;
+        if guard.slot().tree.len() > u64::from(self.vm.config.max_map_count) {
+            return Err(Error::OutOfMemory);
+        }
+        let start = self.get_unmapped_area(guard, request.addr, len, request.flags)?;
+        let range = VaRange { start, end: Va(start.0 + len) };
+        if request.flags.contains(MapFlags::FIXED_NOREPLACE) && self.is_mapped(guard, range) {
+            return Err(Error::Exists);
+        }
+        let flags = self.new_flags(guard, request)?;
+        self.check_locked(guard, flags, range.pages().0)?;
+        let private_anonymous = matches!(request.backing, MapBacking::Anonymous);
+        if flags.contains(VmFlags::GROWSDOWN) && !private_anonymous {
+            return Err(Error::Invalid("only private anonymous memory grows down"));
+        }
+        let pgoff = first.unwrap_or(start.page());
+        self.mmap_region(guard, NewArea { range, pgoff, flags, backing, copied_from: None }, object)?;
+        Ok(start)
+    }
+
+    /// The attributes of a new mapping.
+    fn new_flags(&self, guard: &MmapWriteGuard<'_, M>, request: &MmapRequest<M>) -> Result<VmFlags, Error> {
+        let slot = guard.slot();
+        let mut flags = request.prot.vm_flags()
+            | VmFlags::from_bits_retain(slot.def_flags.get())
+            | VmFlags::MAYREAD
+            | VmFlags::MAYWRITE
+            | VmFlags::MAYEXEC;
+        if request.flags.contains(MapFlags::LOCKED) {
+            if slot.locked_limit.get() == 0 {
+                return Err(Error::NotPermitted);
+            }
+            flags |= VmFlags::LOCKED;
+        }
+        let never = matches!(self.vm.config.overcommit, Overcommit::Never { .. });
+        flags.set(VmFlags::NORESERVE, request.flags.contains(MapFlags::NORESERVE) && !never);
+        flags.set(VmFlags::GROWSDOWN, request.flags.contains(MapFlags::GROWSDOWN));
+        flags.set(VmFlags::NOHUGEPAGE, request.flags.contains(MapFlags::STACK));
+        flags.set(
+            VmFlags::SHARED,
+            matches!(request.backing, MapBacking::SharedNew | MapBacking::Shared { .. }),
+        );
+        Ok(flags)
+    }
+
+    pub(crate) fn is_mapped(&self, guard: &MmapWriteGuard<'_, M>, range: VaRange) -> bool {
+        let found = guard.slot().tree.find(self.vm.nodes(), range.start);
+        found.is_some_and(|(vma, _)| vma.start < range.end)
+    }
+
+    /// A place for `len` bytes (a multiple of the page size): `hint` if it is fixed or free, else the highest hole below
+    /// the mmap base, else the lowest hole in the upper part of the address space.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] if there is no place; of a fixed one, [`Error::Invalid`] if it does not start at a page and
+    /// [`Error::NotPermitted`] below the lowest address.
+    #[doc(alias("__get_unmapped_area", "arch_get_unmapped_area_topdown"))]
+    pub(crate) fn get_unmapped_area(
+        &self,
+        guard: &MmapWriteGuard<'_, M>,
+        hint: Va,
+        len: u64,
+        flags: MapFlags,
+    ) -> Result<Va, Error> {
+        let end = M::Arch::USER_END;
+        let last = end.0.checked_sub(len).ok_or(Error::OutOfMemory)?;
+        if flags.intersects(MapFlags::FIXED | MapFlags::FIXED_NOREPLACE) {
+            return match hint {
+                _ if hint.0 > last => Err(Error::OutOfMemory),
+                _ if !hint.is_page_aligned() => Err(Error::Invalid("a fixed address is not at a page")),
+                _ if hint.0 < self.vm.config.mmap_min_addr => Err(Error::NotPermitted),
+                _ => Ok(hint),
+            };
+        }
+        let (vm, slot) = (self.vm, guard.slot());
+        let low = Va(vm.config.mmap_min_addr.max(PAGE_SIZE as u64)).page_up().unwrap_or(end);
+        let hint = hint.page_down();
+        if hint.0 != 0 && hint.0.max(low.0) <= last {
+            let wanted = VaRange { start: hint.max(low), end: Va(hint.max(low).0 + len) };
+            if self.is_hole(guard, wanted) {
+                return Ok(wanted.start);
+            }
+        }
+        let base = Va(slot.mmap_base.get()).page_down();
+        let pages = NrPages(len >> PAGE_SHIFT);
+        // Where mappings start that grow upwards, as in Linux's legacy layout.
+        let legacy = Va(end.0 / 3).page_down().min(base).max(low);
+        let topdown = || {
+            let window = VaRange { start: low, end: base };
+            (low < base).then(|| slot.tree.gap_topdown(vm.nodes(), pages, window, NrPages(1)))?
+        };
+        let bottomup = || {
+            let window = VaRange { start: legacy, end };
+            (legacy < end).then(|| slot.tree.gap_bottomup(vm.nodes(), pages, window, NrPages(1)))?
+        };
+        topdown().or_else(bottomup).ok_or(Error::OutOfMemory)
+    }
+
+    /// Whether nothing is mapped in `range`, and it leaves a stack above it room to grow.
+    pub(crate) fn is_hole(&self, guard: &MmapWriteGuard<'_, M>, range: VaRange) -> bool {
+        let Some((vma, id)) = guard.slot().tree.find(self.vm.nodes(), range.start) else { return true };
+        let guard_gap = self.vm.guard_below(self.vm.vma(id).flags()).bytes();
+        range.end.0 <= vma.start.0.saturating_sub(guard_gap)
+    }
+
+    /// Maps `area`, in place of what is there, if limits and the commit limit allow it.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`]; nothing has changed.
+    pub(crate) fn mmap_region(
+        &self,
+        guard: &MmapWriteGuard<'_, M>,
+        mut area: NewArea<M>,
+        object: Object,
+    ) -> Result<(), Error> {
+        let vm = self.vm;
+        self.cut_edges(guard, area.range)?;
+        let (old, pages) = (self.covered(guard, area.range), area.range.pages().0);
+        let mut charged = None;
+        if area.flags.is_accountable() {
+            // What is replaced has its promise already.
+            charged = Some(pages - old.accounted);
+            area.flags |= VmFlags::ACCOUNT;
+        }
+        let mapped = if self.may_expand(guard, area.flags, pages - old.pages) {
+            vm.commit(charged.unwrap_or(0)).and_then(|()| {
+                self.replace(guard, &area, object).inspect_err(|_| vm.uncommit(charged.unwrap_or(0)))
+            })
+        } else {
+            Err(Error::OutOfMemory)
+        };
+        match mapped {
+            Ok(()) => {
+                if charged.is_none() {
+                    vm.uncommit(old.accounted);
+                }
+                guard.slot().counts.add_vma(area.flags, pages as i64);
+                Ok(())
+            }
+            Err(e) => {
+                self.rejoin_edges(guard, area.range);
+                Err(e)
+            }
+        }
+    }
+
+    /// Unmaps what is in the range of `area`, none of which reaches over its edges, and maps the area.
+    fn replace(&self, guard: &MmapWriteGuard<'_, M>, area: &NewArea<M>, object: Object) -> Result<(), Error> {
+        let (vm, slot, range) = (self.vm, guard.slot(), area.range);
+        let is_hole = !self.is_mapped(guard, range);
+        // The usual case: no memory is needed.
+        if object == Object::Given && is_hole && self.merge_new(guard, area).is_some() {
+            return Ok(());
+        }
+        let mut nodes = slot.tree.prealloc(vm.nodes(), 1)?;
+        let new = vm.vmas.alloc(&vm.frames)?;
+        let backing = match object {
+            Object::Given => area.backing,
+            Object::New(pages) => match vm.shm_new(pages) {
+                Ok(made) => Backing::Shared(made),
+                Err(e) => {
+                    vm.vmas.free(&vm.frames, new);
+                    return Err(e);
+                }
+            },
+        };
+        if !is_hole {
+            self.unmap_cut(guard, range);
+            if object == Object::Given && self.merge_new(guard, area).is_some() {
+                vm.vmas.free(&vm.frames, new);
+                return Ok(());
+            }
+        }
+        if object == Object::Given {
+            vm.backing_get(backing);
+        }
+        vm.vma(new).init(self.id, range, area.pgoff, area.flags, backing);
+        nodes.write().insert_guarded(range, new, vm.guard_below(area.flags));
+        Ok(())
+    }
+}
+
+/// The backing, whether its object is to be made, and the index of its first page (none: that of the address).
+fn resolve<M: Machine>(
+    backing: MapBacking<M>,
+    pages: u64,
+) -> Result<(Backing<M>, Object, Option<u64>), Error> {
+    let checked = |first: u64| first.checked_add(pages).map(|_| first).ok_or(Error::Overflow);
+    Ok(match backing {
+        MapBacking::Anonymous => (Backing::Anonymous, Object::Given, None),
+        MapBacking::Source { offset, .. } if !Va(offset).is_page_aligned() => {
+            return Err(Error::Invalid("an offset is no multiple of the page size"));
+        }
+        MapBacking::Source { id, offset } => {
+            (Backing::Source(id), Object::Given, Some(checked(offset >> PAGE_SHIFT)?))
+        }
+        MapBacking::SharedNew => (Backing::Anonymous, Object::New(pages), Some(0)),
+        MapBacking::Shared { object, first } => {
+            (Backing::Shared(object), Object::Given, Some(checked(first)?))
+        }
+    })
+}

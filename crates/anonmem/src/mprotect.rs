@@ -1,0 +1,196 @@
+//! Changing what a program may do with a mapping.
+//!
+//! VMA by VMA: checks, then the promise of memory for what becomes writable, then the attributes (which may split and merge), then the
+//! entries. Entries may lose permissions that TLBs still have; those are flushed once, before the mmap lock is let go.
+//!
+//! Locks: the mmap lock for writing; one page-table lock at a time.
+//!
+//! Linux: mm/mprotect.c `do_mprotect_pkey`, `mprotect_fixup`, `change_protection`.
+
+use crate::{
+    error::Error,
+    events::Event,
+    fault::{FaultAccess, FaultOutcome},
+    mm::{Mm, MmapWriteGuard},
+    mmap::Prot,
+    vma::{Backing, VmFlags, VmaId},
+};
+use anonmem_hal::{FlushRange, Machine, Protection, Pte, Va, VaRange};
+
+impl<M: Machine> Mm<'_, M> {
+    /// Lets a program do `prot` with the pages of `range`, and no more; the end of the range is rounded up.
+    ///
+    /// # Locks
+    /// The mmap lock, for writing. Sleeps.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for arguments that make no sense; nothing has changed. [`Error::NotMapped`] for a hole,
+    /// [`Error::AccessDenied`] for a mapping that does not allow it, [`Error::OutOfMemory`]: the mappings before have
+    /// been changed.
+    #[doc(alias = "do_mprotect_pkey")]
+    pub fn mprotect(&self, range: VaRange, prot: Prot) -> Result<(), Error> {
+        if prot.contains(Prot::GROWSDOWN | Prot::GROWSUP) {
+            return Err(Error::Invalid("a stack grows one way"));
+        }
+        if !range.start.is_page_aligned() {
+            return Err(Error::Invalid("the start of a range to protect is not at a page"));
+        }
+        if range.is_empty() {
+            return Ok(());
+        }
+        let end = range.end.page_up().filter(|&end| end > range.start).ok_or(Error::NotMapped)?;
+        if !Prot::all().contains(prot) {
+            return Err(Error::Invalid("unknown bits in a protection"));
+        }
+        let guard = self.slot().write();
+        let start = self.first_to_protect(&guard, VaRange { start: range.start, end }, prot)?;
+        let mut flush = VaRange { start, end: start };
+        let result = self.protect_vmas(&guard, VaRange { start, end }, prot, &mut flush);
+        if !flush.is_empty() {
+            guard.slot().space.flush(&self.vm.frames, FlushRange::Range(flush));
+            self.vm.count(Event::TlbFlush);
+        }
+        result
+    }
+
+    /// Where to begin: at the start of the range, or of the stack.
+    fn first_to_protect(
+        &self,
+        guard: &MmapWriteGuard<'_, M>,
+        range: VaRange,
+        prot: Prot,
+    ) -> Result<Va, Error> {
+        let (vma, id) = guard.slot().tree.find(self.vm.nodes(), range.start).ok_or(Error::NotMapped)?;
+        if prot.contains(Prot::GROWSDOWN) {
+            if vma.start >= range.end {
+                return Err(Error::NotMapped);
+            }
+            if !self.vm.vma(id).flags().contains(VmFlags::GROWSDOWN) {
+                return Err(Error::Invalid("no stack that grows down"));
+            }
+            return Ok(vma.start);
+        }
+        if vma.start > range.start {
+            return Err(Error::NotMapped);
+        }
+        if prot.contains(Prot::GROWSUP) {
+            return Err(Error::Invalid("no stack grows up"));
+        }
+        Ok(range.start)
+    }
+
+    /// Changes VMA by VMA; adds to `flush` what must be flushed, in any case.
+    fn protect_vmas(
+        &self,
+        guard: &MmapWriteGuard<'_, M>,
+        range: VaRange,
+        prot: Prot,
+        flush: &mut VaRange,
+    ) -> Result<(), Error> {
+        let (vm, tree) = (self.vm, &guard.slot().tree);
+        let mut rest = range;
+        while !rest.is_empty() {
+            let (vma, id) = tree.find_containing(vm.nodes(), rest.start).ok_or(Error::NotMapped)?;
+            let part = VaRange { start: rest.start, end: vma.end.min(range.end) };
+            let old = vm.vma(id).flags();
+            let new = old.difference(VmFlags::ACCESS) | prot.vm_flags();
+            if !may_flags(old).contains(prot.vm_flags()) {
+                return Err(Error::AccessDenied);
+            }
+            if new != old {
+                self.mprotect_fixup(guard, id, part, new, flush)?;
+            }
+            rest.start = part.end;
+        }
+        Ok(())
+    }
+
+    /// Gives `part` of VMA `id` the attributes `new`, which differ from its old ones in its permissions.
+    fn mprotect_fixup(
+        &self,
+        guard: &MmapWriteGuard<'_, M>,
+        id: VmaId<M>,
+        part: VaRange,
+        mut new: VmFlags,
+        flush: &mut VaRange,
+    ) -> Result<(), Error> {
+        let (vm, vma, pages) = (self.vm, self.vm.vma(id), part.pages().0);
+        let old = vma.flags();
+        let mut charged = 0;
+        if new.contains(VmFlags::WRITE) {
+            // What is data already may stay beyond a limit that was lowered.
+            if !self.may_expand(guard, new, pages) && self.may_expand(guard, old, pages) {
+                return Err(Error::OutOfMemory);
+            }
+            let promised = VmFlags::ACCOUNT | VmFlags::WRITE | VmFlags::SHARED | VmFlags::NORESERVE;
+            if !old.intersects(promised) {
+                charged = pages;
+                vm.commit(charged)?;
+                new |= VmFlags::ACCOUNT;
+            }
+        } else if vma.backing() == Backing::Anonymous && vma.anon_vma().is_none() {
+            // No page was ever written: nothing needs the promise.
+            new -= VmFlags::ACCOUNT;
+        }
+        self.modify_vma(guard, id, part, new).inspect_err(|_| vm.uncommit(charged))?;
+        self.change_protection(guard, part, new.protection(), flush);
+        if old.contains(VmFlags::ACCOUNT) && !new.contains(VmFlags::ACCOUNT) {
+            vm.uncommit(pages);
+        }
+        let became_writable = new.contains(VmFlags::WRITE) && !old.contains(VmFlags::WRITE);
+        if became_writable
+            && new.contains(VmFlags::LOCKED)
+            && !new.intersects(VmFlags::SHARED | VmFlags::LOCKONFAULT)
+        {
+            self.write_to_locked(guard, part);
+        }
+        Ok(())
+    }
+
+    /// Changes the entries of `range` to no more than `prot`.
+    fn change_protection(
+        &self,
+        guard: &MmapWriteGuard<'_, M>,
+        range: VaRange,
+        prot: Protection,
+        flush: &mut VaRange,
+    ) {
+        for (table, part) in guard.slot().space.tables(&self.vm.frames, guard, range) {
+            let mut entries = table.lock();
+            // Entries in use: a sparse table is left early, an empty one at once.
+            let mut left = entries.used();
+            for va in part.iter_pages() {
+                if left == 0 {
+                    break;
+                }
+                if entries.get(va) == Pte::None {
+                    continue;
+                }
+                left -= 1;
+                if entries.change_protection(va, prot) {
+                    flush.start = if flush.is_empty() { va } else { flush.start };
+                    flush.end = va.next_page();
+                }
+            }
+        }
+    }
+
+    /// Copies now what the first writes would copy: locked memory does not fault.
+    #[doc(alias = "populate_vma_page_range")]
+    fn write_to_locked(&self, guard: &MmapWriteGuard<'_, M>, range: VaRange) {
+        for va in range.iter_pages() {
+            let Some((_, id)) = guard.slot().tree.find_containing(self.vm.nodes(), va) else { return };
+            if self.fault_in_vma(guard, id, va, FaultAccess::Write) != FaultOutcome::Done {
+                return;
+            }
+        }
+    }
+}
+
+/// The permissions that a VMA may be given.
+fn may_flags(flags: VmFlags) -> VmFlags {
+    let may = |may: VmFlags, is: VmFlags| if flags.contains(may) { is } else { VmFlags::empty() };
+    may(VmFlags::MAYREAD, VmFlags::READ)
+        | may(VmFlags::MAYWRITE, VmFlags::WRITE)
+        | may(VmFlags::MAYEXEC, VmFlags::EXEC)
+}

@@ -1,0 +1,180 @@
+//! Unmapping a range.
+//!
+//! VMAs that reach over an edge of the range are split there, which can fail; then nothing can any more: the VMAs leave the
+//! tree together, their pages are unmapped, they are unlinked from their anon_vmas, page tables that nobody else uses are
+//! freed, the TLBs flushed, and at last the VMAs freed.
+//!
+//! Locks: the mmap lock for writing.
+//!
+//! Linux: mm/vma.c `do_vmi_munmap`, `vms_gather_munmap_vmas`, `vms_complete_munmap_vmas`.
+
+use crate::{
+    error::Error,
+    exit::free_vma,
+    mm::{Mm, MmapWriteGuard},
+    rmap::anon_vma::unlink_anon_vmas,
+    vma::{VmFlags, Vma, VmaId},
+    zap::zap_range,
+};
+use anonmem_frame::Link;
+use anonmem_hal::{Arch, Machine, Va, VaRange};
+use anonmem_pgtable::Teardown;
+
+/// VMAs that were taken out of the tree, the lowest first.
+struct Detached<M: Machine> {
+    first: Link<Vma<M>>,
+    /// From the start of the first to the end of the last.
+    hull: VaRange,
+}
+
+/// What the VMAs of a range count.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Covered {
+    /// Their pages in the range.
+    pub(crate) pages: u64,
+    /// Those that count towards the commit limit.
+    pub(crate) accounted: u64,
+}
+
+impl<M: Machine> Mm<'_, M> {
+    /// Unmaps the pages of `range`; its end is rounded up. Holes in it do not matter.
+    ///
+    /// # Locks
+    /// The mmap lock for writing. Sleeps.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if the range is empty, does not start at a page or leaves the address space;
+    /// [`Error::OutOfMemory`] if a VMA would have to be split and cannot. Nothing has changed.
+    #[doc(alias("__vm_munmap", "do_vmi_munmap"))]
+    pub fn munmap(&self, range: VaRange) -> Result<(), Error> {
+        let guard = self.slot().write();
+        self.do_munmap(&guard, range)
+    }
+
+    /// As [`munmap`](Self::munmap), under the caller's lock.
+    #[doc(alias = "do_vmi_align_munmap")]
+    pub(crate) fn do_munmap(&self, guard: &MmapWriteGuard<'_, M>, range: VaRange) -> Result<(), Error> {
+        if !range.start.is_page_aligned() {
+            return Err(Error::Invalid("the start of a range to unmap is not at a page"));
+        }
+        let end = range.end.page_up().filter(|&end| end <= M::Arch::USER_END);
+        let Some(end) = end else {
+            return Err(Error::Invalid("a range to unmap leaves the address space"));
+        };
+        if end <= range.start {
+            return Err(Error::Invalid("an empty range cannot be unmapped"));
+        }
+        let range = VaRange { start: range.start, end };
+        self.cut_edges(guard, range)?;
+        let covered = self.unmap_cut(guard, range);
+        self.vm.uncommit(covered.accounted);
+        Ok(())
+    }
+
+    /// Splits the VMAs that reach over an edge of `range`.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`]; nothing has changed.
+    #[doc(alias = "vms_gather_munmap_vmas")]
+    pub(crate) fn cut_edges(&self, guard: &MmapWriteGuard<'_, M>, range: VaRange) -> Result<(), Error> {
+        let (vm, tree) = (self.vm, &guard.slot().tree);
+        let inside = |va: Va| tree.find_containing(vm.nodes(), va).filter(|(vma, _)| vma.start < va);
+        let mut was_cut = false;
+        if let Some((vma, id)) = inside(range.start) {
+            // Only what punches a hole into a VMA leaves one more than there was.
+            if range.end < vma.end {
+                self.check_map_count(guard)?;
+            }
+            self.split_vma(guard, id, range.start)?;
+            was_cut = true;
+        }
+        if let Some((_, id)) = inside(range.end)
+            && let Err(e) = self.split_vma(guard, id, range.end)
+        {
+            if was_cut {
+                self.rejoin(guard, range.start);
+            }
+            return Err(e);
+        }
+        Ok(())
+    }
+
+    /// Undoes [`cut_edges`](Self::cut_edges).
+    pub(crate) fn rejoin_edges(&self, guard: &MmapWriteGuard<'_, M>, range: VaRange) {
+        self.rejoin(guard, range.start);
+        self.rejoin(guard, range.end);
+    }
+
+    /// What is mapped in `range`.
+    pub(crate) fn covered(&self, guard: &MmapWriteGuard<'_, M>, range: VaRange) -> Covered {
+        let (vm, tree) = (self.vm, &guard.slot().tree);
+        let (mut covered, mut vmas) = (Covered::default(), tree.cursor(range));
+        while let Some((vma, id)) = vmas.next(tree, vm.nodes()) {
+            let pages = vma.intersect(range).map_or(0, |part| part.pages().0);
+            covered.pages += pages;
+            if vm.vma(id).flags().contains(VmFlags::ACCOUNT) {
+                covered.accounted += pages;
+            }
+        }
+        covered
+    }
+
+    /// Unmaps all VMAs of `range`, none of which reaches over its edges. What they were promised stays promised: it is
+    /// the caller's to take back, or to use for what it maps there.
+    #[doc(alias = "vms_complete_munmap_vmas")]
+    pub(crate) fn unmap_cut(&self, guard: &MmapWriteGuard<'_, M>, range: VaRange) -> Covered {
+        let (vm, slot) = (self.vm, guard.slot());
+        let Some(detached) = self.detach(guard, range) else { return Covered::default() };
+        slot.note_peak();
+        let mut gather = vm.gather(&slot.space, Teardown::Range);
+        self.for_each_detached(&detached, |id| zap_range(vm, slot, guard, &mut gather, vm.vma(id).range()));
+        self.for_each_detached(&detached, |id| unlink_anon_vmas(vm, id));
+        let limits = VaRange {
+            start: slot.tree.prev(vm.nodes(), detached.hull.start).map_or(Va(0), |(below, _)| below.end),
+            end: slot.tree.find(vm.nodes(), detached.hull.end).map_or(Va(u64::MAX), |(above, _)| above.start),
+        };
+        slot.space.free_tables(&mut gather, &vm.frames, detached.hull, limits);
+        gather.finish();
+        let mut covered = Covered::default();
+        self.for_each_detached(&detached, |id| {
+            let (flags, pages) = (vm.vma(id).flags(), vm.vma(id).range().pages().0);
+            covered.pages += pages;
+            covered.accounted += if flags.contains(VmFlags::ACCOUNT) { pages } else { 0 };
+            slot.counts.add_vma(flags, -(pages as i64));
+            free_vma(vm, id);
+        });
+        covered
+    }
+
+    /// Takes all VMAs of `range` out of the tree in one step.
+    fn detach(&self, guard: &MmapWriteGuard<'_, M>, range: VaRange) -> Option<Detached<M>> {
+        let (vm, tree) = (self.vm, &guard.slot().tree);
+        let (hull, first) = tree.find(vm.nodes(), range.start).filter(|(vma, _)| vma.start < range.end)?;
+        debug_assert!(range.covers(hull), "{hull:?} reaches over the edge of {range:?}");
+        let mut detached = Detached { first: first.into(), hull };
+        let mut nodes = tree.prealloc_none(vm.nodes());
+        let mut writer = nodes.write();
+        let (mut vmas, mut last) = (tree.cursor(range), None::<VmaId<M>>);
+        while let Some((vma, id)) = vmas.next(tree, vm.nodes()) {
+            writer.erase(vma);
+            vm.vma(id).set_next_detached(Link::NONE);
+            if let Some(last) = last.replace(id) {
+                vm.vma(last).set_next_detached(id.into());
+            }
+            detached.hull.end = vma.end;
+        }
+        Some(detached)
+    }
+
+    /// Calls `f` for each VMA, which may free it.
+    fn for_each_detached(&self, detached: &Detached<M>, mut f: impl FnMut(VmaId<M>)) {
+        let mut at = detached.first;
+        while let Some(id) = at.get() {
+            at = self.vm.vma(id).next_detached();
+            f(id);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,99 @@
+//! Part of a VMA changes its attributes: mprotect, mlock, madvise.
+//!
+//! If a neighbour has the new attributes, it takes the part over; otherwise the part is split off. Nothing that is
+//! refused has changed anything.
+//!
+//! Linux: mm/vma.c `vma_modify_flags`.
+
+use super::{VmFlags, Vma, VmaId};
+use crate::{
+    error::Error,
+    mm::{Mm, MmapWriteGuard},
+};
+use anonmem_hal::{Machine, VaRange};
+
+impl<M: Machine> Mm<'_, M> {
+    /// Gives `range`, which lies in VMA `id`, the attributes `flags`; returns the VMA that covers it then, which may
+    /// reach further. What the address space counts follows; the commit charge is the caller's.
+    ///
+    /// # Locks
+    /// The mmap lock for writing.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`], also if there would be too many mappings; nothing has changed.
+    #[doc(alias = "vma_modify_flags")]
+    pub(crate) fn modify_vma(
+        &self,
+        guard: &MmapWriteGuard<'_, M>,
+        id: VmaId<M>,
+        range: VaRange,
+        flags: VmFlags,
+    ) -> Result<VmaId<M>, Error> {
+        let old = self.vm.vma(id).flags();
+        if old == flags {
+            return Ok(id);
+        }
+        debug_assert_eq!((old ^ flags) & VmFlags::GROWSDOWN, VmFlags::empty(), "a stack is made by mmap");
+        let modified = match self.merge_existing(guard, id, range, flags) {
+            Some(neighbour) => neighbour,
+            None => {
+                let part = self.split_off(guard, id, range)?;
+                self.vm.vma(part).set_flags(flags);
+                part
+            }
+        };
+        let (counts, pages) = (&guard.slot().counts, range.pages().0 as i64);
+        counts.add_vma(old, -pages);
+        counts.add_vma(flags, pages);
+        Ok(modified)
+    }
+
+    /// Makes `range`, which lies in VMA `id`, a VMA of its own.
+    fn split_off(
+        &self,
+        guard: &MmapWriteGuard<'_, M>,
+        id: VmaId<M>,
+        range: VaRange,
+    ) -> Result<VmaId<M>, Error> {
+        let whole = self.vm.vma(id).range();
+        let mut part = id;
+        if whole.start < range.start {
+            self.check_map_count(guard)?;
+            part = self.split_vma(guard, id, range.start)?;
+        }
+        if range.end < whole.end {
+            let split = self.check_map_count(guard).and_then(|()| self.split_vma(guard, part, range.end));
+            if let Err(e) = split {
+                self.rejoin(guard, range.start);
+                return Err(e);
+            }
+        }
+        Ok(part)
+    }
+
+    /// Gives every VMA of `range`, or its part that lies in the range, the attributes that `change` returns for it.
+    ///
+    /// # Locks
+    /// The mmap lock for writing.
+    ///
+    /// # Errors
+    /// [`Error::NotMapped`] at the first hole, what `change` returns, [`Error::OutOfMemory`]. What lies before has been
+    /// changed.
+    pub(crate) fn modify_range(
+        &self,
+        guard: &MmapWriteGuard<'_, M>,
+        range: VaRange,
+        mut change: impl FnMut(&Vma<M>) -> Result<VmFlags, Error>,
+    ) -> Result<(), Error> {
+        let (vm, tree) = (self.vm, &guard.slot().tree);
+        let mut rest = range;
+        while !rest.is_empty() {
+            let (vma, id) = tree.find_containing(vm.nodes(), rest.start).ok_or(Error::NotMapped)?;
+            let part = VaRange { start: rest.start, end: vma.end.min(range.end) };
+            let flags = change(vm.vma(id))?;
+            self.modify_vma(guard, id, part, flags)?;
+            rest.start = part.end;
+        }
+        Ok(())
+    }
+}
