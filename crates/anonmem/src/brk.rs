@@ -59,7 +59,7 @@ impl<M: Machine> Mm<'_, M> {
         let new_end = new.page_up().ok_or(Error::OutOfMemory)?;
         if new_end < old_end {
             let rest = VaRange { start: new_end, end: old_end };
-            return if self.is_mapped(guard, rest) {
+            return if self.overlaps(guard, rest) {
                 self.do_munmap(guard, rest)
             } else {
                 Err(Error::NotMapped)

@@ -169,7 +169,7 @@ impl<M: Machine> Mm<'_, M> {
         }
         let start = self.get_unmapped_area(guard, request.addr, len, request.flags)?;
         let range = VaRange { start, end: Va(start.0 + len) };
-        if request.flags.contains(MapFlags::FIXED_NOREPLACE) && self.is_mapped(guard, range) {
+        if request.flags.contains(MapFlags::FIXED_NOREPLACE) && self.overlaps(guard, range) {
             return Err(Error::Exists);
         }
         let flags = self.new_flags(guard, request)?;
@@ -208,7 +208,9 @@ impl<M: Machine> Mm<'_, M> {
         Ok(flags)
     }
 
-    pub(crate) fn is_mapped(&self, guard: &MmapWriteGuard<'_, M>, range: VaRange) -> bool {
+    /// Whether anything is mapped in `range`.
+    #[doc(alias = "find_vma_intersection")]
+    pub(crate) fn overlaps(&self, guard: &MmapWriteGuard<'_, M>, range: VaRange) -> bool {
         let found = guard.slot().tree.find(self.vm.nodes(), range.start);
         found.is_some_and(|(vma, _)| vma.start < range.end)
     }
@@ -312,7 +314,7 @@ impl<M: Machine> Mm<'_, M> {
     /// Unmaps what is in the range of `area`, none of which reaches over its edges, and maps the area.
     fn replace(&self, guard: &MmapWriteGuard<'_, M>, area: &NewArea<M>, object: Object) -> Result<(), Error> {
         let (vm, slot, range) = (self.vm, guard.slot(), area.range);
-        let is_hole = !self.is_mapped(guard, range);
+        let is_hole = !self.overlaps(guard, range);
         // The usual case: no memory is needed.
         if object == Object::Given && is_hole && self.merge_new(guard, area).is_some() {
             return Ok(());
