@@ -51,6 +51,28 @@ events! {
     FaultOom => "fault_oom",
     /// The fault was done again from the start.
     FaultRetry => "fault_retry",
+    /// Faults that were resolved without any VMA lock.
+    FaultSpeculative => "fault_speculative",
+    /// Faults that were resolved under the VMA's lock.
+    FaultVmaLock => "fault_vma_lock",
+    /// Faults that were resolved, or refused, under the mmap lock.
+    FaultMmapLock => "fault_mmap_lock",
+    /// Not without the mmap lock: the tree of VMAs was being changed.
+    RefusedTreeBusy => "refused_tree_busy",
+    /// Not without the mmap lock: no VMA was there.
+    RefusedNoVma => "refused_no_vma",
+    /// Not without the mmap lock: the VMA was being changed.
+    RefusedWriteLocked => "refused_write_locked",
+    /// Not without the mmap lock: the VMA was another one by the time it was locked.
+    RefusedRecycled => "refused_recycled",
+    /// Not without the mmap lock: the VMA's first anonymous page.
+    RefusedNoAnonVma => "refused_no_anon_vma",
+    /// Not speculatively: the page table was missing.
+    RefusedNoTable => "refused_no_table",
+    /// Not speculatively: the page comes from a source or a shared object.
+    RefusedBacking => "refused_backing",
+    /// Not speculatively: the VMA was changed meanwhile.
+    RefusedChanged => "refused_changed",
     /// Address spaces duplicated.
     Fork => "fork",
     /// Pages copied at fork, because they may be pinned.

@@ -24,7 +24,10 @@ pub(crate) fn exit_mmap<M: Machine>(vm: &Vm<M>, slot: &MmSlot<M>) {
     slot.tree.for_each(vm.nodes(), |_, id| unlink_anon_vmas(vm, id));
     slot.tree.for_each(vm.nodes(), |range, _| slot.space.free_tables(&mut gather, &vm.frames, range, all));
     gather.finish();
-    slot.tree.for_each(vm.nodes(), |_, id| free_vma(vm, id));
+    slot.tree.for_each(vm.nodes(), |_, id| {
+        vm.vma(id).detach(&guard);
+        free_vma(vm, id);
+    });
     slot.tree.clear(vm.nodes());
     vm.uncommit(slot.counts.committed.get());
     let counts = &slot.counts;

@@ -82,6 +82,8 @@ fn dup_mmap<M: Machine>(
     let mut vmas = from.tree.cursor(VaRange { start: Va(0), end: Va(!0xfff) });
     while let Some((_, id)) = vmas.next(&from.tree, vm.nodes()) {
         let flags = vm.vma(id).flags();
+        // No fault of this VMA upgrades an entry that was copied.
+        let _ = vm.vma(id).start_write(parent);
         if flags.contains(VmFlags::DONTCOPY) {
             continue;
         }
@@ -130,6 +132,7 @@ fn dup_vma<M: Machine>(
         return Err(e.into());
     }
     let gap = if flags.contains(VmFlags::GROWSDOWN) { vm.stack_guard_pages() } else { NrPages(0) };
+    vm.vma(new).attach(target);
     nodes.write().insert_guarded(range, new, gap);
     slot.counts.add_vma(flags, pages as i64);
     Ok(new)

@@ -45,5 +45,5 @@ pub use maps::{MapKind, MapUse, PagemapEntry, VmaInfo, VmaUsage};
 pub use mm::{Mm, MmCounters};
 pub use mmap::{MapBacking, MapFlags, MmapRequest, Prot};
 pub use populate::Populate;
-pub use vm::{Config, Overcommit, Stats, Vm};
+pub use vm::{Config, LockMode, Overcommit, Stats, Vm};
 pub use vma::VmFlags;

@@ -26,6 +26,8 @@ pub struct MmSlot<M: Machine> {
     /// Owners; 0 means free, or ending.
     users: Atomic<u32, M>,
     pub(crate) mmap_lock: RwSem<M, MmapLock, ()>,
+    /// Odd while the mmap lock is held for writing; a VMA whose `seq` equals it is write-locked.
+    lock_seq: Atomic<u32, M>,
     pub(crate) space: AddressSpace<M>,
     pub(crate) tree: VmaTree<M, Vma<M>>,
     pub(crate) counts: MmCounts<M>,
@@ -90,6 +92,7 @@ impl<M: Machine> SlabItem<M> for MmSlot<M> {
         Self {
             users: Atomic::new(0),
             mmap_lock: RwSem::new(()),
+            lock_seq: Atomic::new(0),
             space: AddressSpace::new(),
             tree: VmaTree::new(),
             counts: MmCounts {
@@ -180,13 +183,21 @@ impl<M: Machine> MmSlot<M> {
     #[inline]
     #[track_caller]
     pub(crate) fn write(&self) -> MmapWriteGuard<'_, M> {
-        MmapWriteGuard { slot: self, _lock: self.mmap_lock.write() }
+        MmapWriteGuard::new(self, self.mmap_lock.write())
     }
 
     /// The mmap lock of a child that nobody else knows, under its parent's.
     #[track_caller]
     pub(crate) fn write_nested(&self) -> MmapWriteGuard<'_, M> {
-        MmapWriteGuard { slot: self, _lock: self.mmap_lock.write_nested(1) }
+        MmapWriteGuard::new(self, self.mmap_lock.write_nested(1))
+    }
+
+    /// The sequence of the VMA locks.
+    #[doc(alias = "mm_lock_seq")]
+    #[inline]
+    pub(crate) fn lock_seq(&self) -> u32 {
+        // Acquire pairs with the Release of `MmapWriteGuard`'s drop: if it moved on, what the writer wrote is seen.
+        self.lock_seq.load(Ordering::Acquire)
     }
 }
 
@@ -211,10 +222,27 @@ impl<'a, M: Machine> MmapReadGuard<'a, M> {
 }
 
 impl<'a, M: Machine> MmapWriteGuard<'a, M> {
+    fn new(slot: &'a MmSlot<M>, lock: RwSemWriteGuard<'a, M, MmapLock, ()>) -> Self {
+        let seq = slot.lock_seq.load(Ordering::Relaxed);
+        debug_assert!(seq.is_multiple_of(2), "two writers of one address space");
+        slot.lock_seq.store(seq.wrapping_add(1), Ordering::Relaxed);
+        Self { slot, _lock: lock }
+    }
+
     /// The address space.
     #[inline]
     pub(crate) fn slot(&self) -> &'a MmSlot<M> {
         self.slot
+    }
+}
+
+impl<M: Machine> Drop for MmapWriteGuard<'_, M> {
+    /// Unlocks all VMAs at once, then the mmap lock.
+    #[doc(alias = "vma_end_write_all")]
+    fn drop(&mut self) {
+        let seq = self.slot.lock_seq.load(Ordering::Relaxed);
+        // Release pairs with the Acquire of `lock_seq`.
+        self.slot.lock_seq.store(seq.wrapping_add(1), Ordering::Release);
     }
 }
 

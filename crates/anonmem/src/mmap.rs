@@ -342,6 +342,7 @@ impl<M: Machine> Mm<'_, M> {
             vm.backing_get(backing);
         }
         vm.vma(new).init(self.id, range, area.pgoff, area.flags, backing);
+        vm.vma(new).attach(guard);
         nodes.write().insert_guarded(range, new, vm.guard_below(area.flags));
         Ok(())
     }

@@ -152,6 +152,11 @@ impl<M: Machine> Mm<'_, M> {
         let (hull, first) = tree.find(vm.nodes(), range.start).filter(|(vma, _)| vma.start < range.end)?;
         debug_assert!(range.covers(hull), "{hull:?} reaches over the edge of {range:?}");
         let mut detached = Detached { first: first.into(), hull };
+        // Faults that hold a VMA's lock finish first; that may take a while, so lookups are not kept out yet.
+        let mut vmas = tree.cursor(range);
+        while let Some((_, id)) = vmas.next(tree, vm.nodes()) {
+            let _ = vm.vma(id).start_write(guard);
+        }
         let mut nodes = tree.prealloc_none(vm.nodes());
         let mut writer = nodes.write();
         let (mut vmas, mut last) = (tree.cursor(range), None::<VmaId<M>>);
@@ -163,6 +168,8 @@ impl<M: Machine> Mm<'_, M> {
             }
             detached.hull.end = vma.end;
         }
+        drop(writer);
+        self.for_each_detached(&detached, |id| vm.vma(id).detach(guard));
         Some(detached)
     }
 

@@ -141,6 +141,7 @@ impl Mm<'_, M> {
             }
         };
         vm.vma(id).init(self.id, range, pgoff, flags, backing);
+        vm.vma(id).attach(&guard);
         nodes.write().insert(range, id);
         slot.counts.add_vma(flags, range.pages().0 as i64);
         id

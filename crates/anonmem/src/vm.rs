@@ -33,9 +33,23 @@ pub enum Overcommit {
     },
 }
 
+/// What a fault holds. Each mode falls back to the next stronger one, and counts why.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum LockMode {
+    /// The mmap lock.
+    #[default]
+    Mmap,
+    /// The VMA's own lock; else the mmap lock.
+    Vma,
+    /// No VMA lock at all: what was read is checked when the page is installed. Else the VMA's lock.
+    Speculative,
+}
+
 /// What a [`Vm`] is made with.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Config {
+    /// What a fault holds.
+    pub lock_mode: LockMode,
     /// How much may be promised.
     pub overcommit: Overcommit,
     /// The most mappings of one address space. Linux: /proc/sys/vm/max_map_count.
@@ -49,6 +63,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
+            lock_mode: LockMode::Mmap,
             overcommit: Overcommit::Heuristic,
             max_map_count: 65_530,
             mmap_min_addr: 65_536,

@@ -24,11 +24,11 @@ pub(super) fn do_anonymous_page<M: Machine, G: FaultGuard<M>>(
 fn map_zero_page<M: Machine, G: FaultGuard<M>>(
     fault: &VmFault<'_, M, G>,
 ) -> Result<FaultResult, FaultResult> {
-    let mut entries = fault.table()?.lock();
+    let mut entries = fault.lock(fault.table()?)?;
     if entries.get(fault.va) != Pte::None {
         return Err(FaultResult::Reload);
     }
-    entries.install_zero(fault.va, fault.vma.protection());
+    entries.install_zero(fault.va, fault.flags.protection());
     fault.vm.count(Event::FaultZeroPage);
     Ok(FaultResult::Done)
 }
@@ -38,11 +38,11 @@ fn map_new_page<M: Machine, G: FaultGuard<M>>(fault: &VmFault<'_, M, G>) -> Resu
     let table = fault.table()?;
     let new = fault.alloc()?;
     new.zero();
-    let mut entries = table.lock();
+    let mut entries = fault.lock(table)?;
     if entries.get(fault.va) != Pte::None {
         return Err(FaultResult::Reload);
     }
-    let page = new.into_exclusive_anon(anon_vma.raw(), fault.vma.index_of(fault.va));
+    let page = new.into_exclusive_anon(anon_vma.raw(), fault.index);
     entries.install(fault.va, page, fault.attrs());
     drop(entries);
     fault.slot.add_anon(1);

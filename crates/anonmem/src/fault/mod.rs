@@ -23,6 +23,7 @@
 mod anon;
 mod shared;
 mod source;
+mod speculative;
 mod stack;
 mod wp;
 
@@ -30,12 +31,13 @@ use crate::{
     events::Event,
     mm::{Mm, MmSlot, MmapHeld, MmapReadGuard, MmapWriteGuard},
     rmap::anon_vma::{AnonVmaId, anon_vma_prepare},
-    vm::Vm,
-    vma::{Backing, VmFlags, Vma, VmaId},
+    vm::{LockMode, Vm},
+    vma::{Backing, Refusal, VmFlags, VmaId, VmaReadGuard},
 };
 use anonmem_frame::{NewFolio, OutOfMemory};
 use anonmem_hal::{Machine, Marker, Present, Pte, SoftLeaf, Va};
-use anonmem_pgtable::{Attrs, CanInstall, Dirty, Mapped, PteTable};
+use anonmem_pgtable::{Attrs, CanInstall, Dirty, Mapped, PteGuard, PteSnapshot, PteTable};
+use speculative::Speculation;
 
 /// What an access does.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -82,8 +84,8 @@ pub(crate) enum FaultResult {
     Done,
     /// The entry changed meanwhile: look again. The guard is still held.
     Reload,
-    /// Only the mmap lock will do. The guard is still held.
-    NeedMmapLock,
+    /// Not under this guard, which is still held: try a stronger one.
+    Refused(Refusal),
     /// No memory.
     Oom,
     /// The address has a guard marker.
@@ -98,10 +100,32 @@ impl From<OutOfMemory> for FaultResult {
     }
 }
 
-/// A guard that a fault may run under: it keeps the VMA as it is and lets entries be filled.
+impl From<Refusal> for FaultResult {
+    fn from(why: Refusal) -> Self {
+        Self::Refused(why)
+    }
+}
+
+/// A guard that a fault may run under: it keeps the VMA as it is and lets entries be filled, or can tell
+/// under the page-table lock whether the VMA is still as it was.
 pub(crate) trait FaultGuard<M: Machine>: CanInstall {
     /// The mmap lock, if that is what is held; without it a VMA cannot be given its first anon_vma.
     fn mmap(&self) -> Option<MmapHeld<'_, M>>;
+
+    /// Whether page tables may be added.
+    fn adds_tables(&self) -> Result<(), Refusal> {
+        Ok(())
+    }
+
+    /// Whether the fault may sleep.
+    fn sleeps(&self) -> Result<(), Refusal> {
+        Ok(())
+    }
+
+    /// Whether what was read of the VMA still holds; asked under the page-table lock, before anything is changed.
+    fn still_holds(&self) -> Result<(), Refusal> {
+        Ok(())
+    }
 }
 
 impl<M: Machine> FaultGuard<M> for MmapReadGuard<'_, M> {
@@ -116,17 +140,26 @@ impl<M: Machine> FaultGuard<M> for MmapWriteGuard<'_, M> {
     }
 }
 
-/// One fault that is being resolved.
+impl<M: Machine> FaultGuard<M> for VmaReadGuard<'_, M> {
+    fn mmap(&self) -> Option<MmapHeld<'_, M>> {
+        None
+    }
+}
+
+/// One fault that is being resolved, with what it needs to know of its VMA, read once.
 pub(crate) struct VmFault<'a, M: Machine, G> {
     pub(crate) vm: &'a Vm<M>,
     pub(crate) slot: &'a MmSlot<M>,
-    /// What keeps the VMA.
+    /// What keeps the VMA, or tells whether it is still the same.
     pub(crate) guard: &'a G,
-    pub(crate) id: VmaId<M>,
-    pub(crate) vma: &'a Vma<M>,
+    id: VmaId<M>,
     /// The page's address.
     pub(crate) va: Va,
     pub(crate) access: FaultAccess,
+    flags: VmFlags,
+    /// The page's linear index.
+    index: u64,
+    anon_vma: Option<AnonVmaId<M>>,
 }
 
 impl<'a, M: Machine, G: FaultGuard<M>> VmFault<'a, M, G> {
@@ -138,15 +171,17 @@ impl<'a, M: Machine, G: FaultGuard<M>> VmFault<'a, M, G> {
         va: Va,
         access: FaultAccess,
     ) -> Self {
-        Self { vm, slot, guard, id, vma: vm.vma(id), va: va.page_down(), access }
+        let (vma, va) = (vm.vma(id), va.page_down());
+        let (flags, index, anon_vma) = (vma.flags(), vma.index_of(va), vma.anon_vma());
+        Self { vm, slot, guard, id, va, access, flags, index, anon_vma }
     }
 
     /// The anon_vma that a new page will belong to.
     fn anon_vma(&self) -> Result<AnonVmaId<M>, FaultResult> {
-        if let Some(anon_vma) = self.vma.anon_vma() {
+        if let Some(anon_vma) = self.anon_vma {
             return Ok(anon_vma);
         }
-        let mmap = self.guard.mmap().ok_or(FaultResult::NeedMmapLock)?;
+        let mmap = self.guard.mmap().ok_or(Refusal::NoAnonVma)?;
         anon_vma_prepare(self.vm, mmap, self.id).map_err(|OutOfMemory| FaultResult::Oom)
     }
 
@@ -157,13 +192,32 @@ impl<'a, M: Machine, G: FaultGuard<M>> VmFault<'a, M, G> {
 
     /// The last-level table, made if need be.
     fn table(&self) -> Result<PteTable<'a, M, G>, FaultResult> {
+        if let Some(table) = self.slot.space.walk(&self.vm.frames, self.guard, self.va) {
+            return Ok(table);
+        }
+        self.guard.adds_tables()?;
         Ok(self.slot.space.walk_alloc(&self.vm.frames, self.guard, self.va)?)
+    }
+
+    /// Locks the table, if what was read of the VMA still holds under the lock.
+    #[inline]
+    fn lock(&self, table: PteTable<'a, M, G>) -> Result<PteGuard<'a, M, G>, FaultResult> {
+        let entries = table.lock();
+        self.guard.still_holds()?;
+        Ok(entries)
+    }
+
+    /// Locks the table again if the entry is the same, and what was read of the VMA still holds.
+    fn relock(&self, snapshot: PteSnapshot<'a, M, G>) -> Result<PteGuard<'a, M, G>, FaultResult> {
+        let entries = snapshot.lock_if_same().map_err(|_| FaultResult::Reload)?;
+        self.guard.still_holds()?;
+        Ok(entries)
     }
 
     /// What an entry for a page of ours alone says: accessed, and for a write also dirty.
     fn attrs(&self) -> Attrs {
         let dirty = self.access == FaultAccess::Write;
-        Attrs { prot: self.vma.protection(), young: true, dirty, uffd_wp: false }
+        Attrs { prot: self.flags.protection(), young: true, dirty, uffd_wp: false }
     }
 }
 
@@ -177,7 +231,7 @@ pub(crate) fn handle_mm_fault<M: Machine, G: FaultGuard<M>>(fault: &VmFault<'_, 
         match result {
             FaultResult::Reload => fault.vm.count(Event::FaultRetry),
             FaultResult::Done
-            | FaultResult::NeedMmapLock
+            | FaultResult::Refused(_)
             | FaultResult::Oom
             | FaultResult::Segv
             | FaultResult::Bus => return result,
@@ -191,7 +245,7 @@ fn handle_pte_fault<M: Machine, G: FaultGuard<M>>(
 ) -> Result<FaultResult, FaultResult> {
     let table = fault.slot.space.walk(&fault.vm.frames, fault.guard, fault.va);
     match table.map_or(Pte::None, |table| table.peek(fault.va)) {
-        Pte::None => match fault.vma.backing() {
+        Pte::None => match fault.vm.vma(fault.id).backing() {
             Backing::Anonymous => anon::do_anonymous_page(fault),
             Backing::Source(source) => source::do_source_fault(fault, source),
             Backing::Shared(object) => shared::do_shared_fault(fault, object),
@@ -210,7 +264,7 @@ fn do_present<M: Machine, G: FaultGuard<M>>(
     fault: &VmFault<'_, M, G>,
     seen: Present,
 ) -> Result<FaultResult, FaultResult> {
-    let mut entries = fault.table()?.lock();
+    let mut entries = fault.lock(fault.table()?)?;
     let Pte::Present(present) = entries.get(fault.va) else { return Err(FaultResult::Reload) };
     if present.pfn != seen.pfn {
         return Err(FaultResult::Reload);
@@ -238,7 +292,7 @@ impl<M: Machine> Mm<'_, M> {
     #[doc(alias = "do_user_addr_fault")]
     pub fn handle_fault(&self, va: Va, access: FaultAccess) -> FaultOutcome {
         self.vm.count(Event::Fault);
-        let outcome = self.fault_under_mmap_lock(va, access);
+        let outcome = self.fault_by_mode(va, access);
         match outcome {
             FaultOutcome::Done => {}
             FaultOutcome::Oom => self.vm.count(Event::FaultOom),
@@ -246,6 +300,42 @@ impl<M: Machine> Mm<'_, M> {
             FaultOutcome::Bus => self.vm.count(Event::FaultBus),
         }
         outcome
+    }
+
+    /// Tries what the lock mode says, then the next stronger ways, and counts why.
+    fn fault_by_mode(&self, va: Va, access: FaultAccess) -> FaultOutcome {
+        let mode = self.vm.config.lock_mode;
+        if mode == LockMode::Speculative {
+            match self.fault_speculatively(va, access) {
+                Ok(outcome) => return outcome,
+                Err(why) => self.vm.count(why.event()),
+            }
+        }
+        if mode != LockMode::Mmap {
+            match self.fault_under_vma_lock(va, access) {
+                Ok(outcome) => return outcome,
+                Err(why) => self.vm.count(why.event()),
+            }
+        }
+        self.vm.count(Event::FaultMmapLock);
+        self.fault_under_mmap_lock(va, access)
+    }
+
+    fn fault_speculatively(&self, va: Va, access: FaultAccess) -> Result<FaultOutcome, Refusal> {
+        let (guard, id) = Speculation::begin(self.vm, self.slot(), self.id, va)?;
+        let fault = VmFault::new(self.vm, self.slot(), &guard, id, va, access);
+        guard.read_whole(va)?;
+        let outcome = resolve(&fault)?;
+        self.vm.count(Event::FaultSpeculative);
+        Ok(outcome)
+    }
+
+    fn fault_under_vma_lock(&self, va: Va, access: FaultAccess) -> Result<FaultOutcome, Refusal> {
+        let guard = self.vm.lock_vma(self.slot(), self.id, va)?;
+        let fault = VmFault::new(self.vm, self.slot(), &guard, guard.id(), va, access);
+        let outcome = resolve(&fault)?;
+        self.vm.count(Event::FaultVmaLock);
+        Ok(outcome)
     }
 
     fn fault_under_mmap_lock(&self, va: Va, access: FaultAccess) -> FaultOutcome {
@@ -261,7 +351,7 @@ impl<M: Machine> Mm<'_, M> {
         }
     }
 
-    /// Checks the access against the VMA and resolves it.
+    /// Checks the access against the VMA and resolves it, under the mmap lock.
     pub(crate) fn fault_in_vma<G: FaultGuard<M>>(
         &self,
         guard: &G,
@@ -269,16 +359,22 @@ impl<M: Machine> Mm<'_, M> {
         va: Va,
         access: FaultAccess,
     ) -> FaultOutcome {
-        if !self.vm.vma(id).flags().intersects(access.needs()) {
-            return FaultOutcome::SegvAccerr;
-        }
         let fault = VmFault::new(self.vm, self.slot(), guard, id, va, access);
-        match handle_mm_fault(&fault) {
-            FaultResult::Done => FaultOutcome::Done,
-            FaultResult::Oom => FaultOutcome::Oom,
-            FaultResult::Segv => FaultOutcome::SegvMaperr,
-            FaultResult::Bus => FaultOutcome::Bus,
-            FaultResult::Reload | FaultResult::NeedMmapLock => unreachable!("the mmap lock is held"),
-        }
+        resolve(&fault).unwrap_or_else(|why| unreachable!("{why:?} under the mmap lock"))
+    }
+}
+
+/// Checks the access against the VMA and resolves it.
+fn resolve<M: Machine, G: FaultGuard<M>>(fault: &VmFault<'_, M, G>) -> Result<FaultOutcome, Refusal> {
+    if !fault.flags.intersects(fault.access.needs()) {
+        return Ok(FaultOutcome::SegvAccerr);
+    }
+    match handle_mm_fault(fault) {
+        FaultResult::Done => Ok(FaultOutcome::Done),
+        FaultResult::Oom => Ok(FaultOutcome::Oom),
+        FaultResult::Segv => Ok(FaultOutcome::SegvMaperr),
+        FaultResult::Bus => Ok(FaultOutcome::Bus),
+        FaultResult::Refused(why) => Err(why),
+        FaultResult::Reload => unreachable!("handle_mm_fault tries again by itself"),
     }
 }

@@ -12,14 +12,15 @@ pub(super) fn do_shared_fault<M: Machine, G: FaultGuard<M>>(
     fault: &VmFault<'_, M, G>,
     object: ShmId<M>,
 ) -> Result<FaultResult, FaultResult> {
+    fault.guard.sleeps()?;
     let table = fault.table()?;
-    let page = match fault.vm.shm_page(object, fault.vma.index_of(fault.va)) {
+    let page = match fault.vm.shm_page(object, fault.index) {
         Ok(page) => page,
         Err(Error::BadAddress) => return Err(FaultResult::Bus),
         Err(_) => return Err(FaultResult::Oom),
     };
     let map = page.map_shm().map_err(|TooManySharers| FaultResult::Oom)?;
-    let mut entries = table.lock();
+    let mut entries = fault.lock(table)?;
     if entries.get(fault.va) != Pte::None {
         // Counts may not be put under the page-table lock for nothing: `map` and `page` drop after it.
         drop(entries);

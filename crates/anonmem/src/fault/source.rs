@@ -16,17 +16,17 @@ pub(super) fn do_source_fault<M: Machine, G: FaultGuard<M>>(
     fault: &VmFault<'_, M, G>,
     source: SourceId,
 ) -> Result<FaultResult, FaultResult> {
+    fault.guard.sleeps()?;
     let anon_vma = fault.anon_vma()?;
     let table = fault.table()?;
     let new = fault.alloc()?;
-    let index = fault.vma.index_of(fault.va);
-    let filled = fault.vm.machine().fill(source, index << PAGE_SHIFT, new.pfn());
+    let filled = fault.vm.machine().fill(source, fault.index << PAGE_SHIFT, new.pfn());
     filled.map_err(|SourceError| FaultResult::Bus)?;
-    let mut entries = table.lock();
+    let mut entries = fault.lock(table)?;
     if entries.get(fault.va) != Pte::None {
         return Err(FaultResult::Reload);
     }
-    let page = new.into_exclusive_anon(anon_vma.raw(), index);
+    let page = new.into_exclusive_anon(anon_vma.raw(), fault.index);
     entries.install(fault.va, page, fault.attrs());
     drop(entries);
     fault.slot.add_anon(1);

@@ -70,7 +70,8 @@ fn wp_can_reuse_anon_folio<M: Machine, G: FaultGuard<M>>(
     page: &SharedRef<'_, '_, M>,
 ) -> bool {
     let Some(lock) = page.folio().try_lock() else { return false };
-    let anon_vma = fault.vma.anon_vma().expect("a VMA that maps an anonymous page has an anon_vma");
+    // A VMA that maps a shared page has an anon_vma; only what was read of it may be older.
+    let Some(anon_vma) = fault.anon_vma else { return false };
     page.reuse(&lock, anon_vma.raw()).is_ok()
 }
 
@@ -94,7 +95,7 @@ fn wp_page_copy<'a, M: Machine, G: FaultGuard<M>>(
         Some(_) => new.copy_from(page),
         None => new.zero(),
     }
-    let mut entries = snapshot.lock_if_same().map_err(|_| FaultResult::Reload)?;
+    let mut entries = fault.relock(snapshot)?;
     let still = match entries.mapped(fault.va) {
         Mapped::Shared(..) => old.is_some(),
         Mapped::Zero(_) => old.is_none(),
@@ -106,7 +107,7 @@ fn wp_page_copy<'a, M: Machine, G: FaultGuard<M>>(
     let replaced = entries.clear(fault.va);
     fault.slot.space.flush(&fault.vm.frames, FlushRange::Range(VaRange::page(fault.va)));
     fault.vm.count(Event::TlbFlush);
-    let new = new.into_exclusive_anon(anon_vma.raw(), fault.vma.index_of(fault.va));
+    let new = new.into_exclusive_anon(anon_vma.raw(), fault.index);
     entries.install(fault.va, new, fault.attrs());
     drop(entries);
     if replaced.unmap().is_some() {

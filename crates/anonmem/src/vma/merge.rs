@@ -21,7 +21,7 @@
 //! Linux: mm/vma.c `vma_merge_new_range`, `vma_merge_existing_range`, `can_vma_merge_before`, `is_mergeable_anon_vma`,
 //! `anon_vma_compatible`, `dup_anon_vma`, `commit_merge`.
 
-use super::{Backing, VmFlags, Vma, VmaId};
+use super::{Backing, VmFlags, Vma, VmaId, lock::VmaWrite};
 use crate::{
     events::Event,
     exit::free_vma,
@@ -145,8 +145,12 @@ impl<M: Machine> Mm<'_, M> {
 
     fn commit_merge(&self, guard: &MmapWriteGuard<'_, M>, merge: &Merge<M>) -> Option<VmaId<M>> {
         let vm = self.vm;
-        dup_anon_vma(vm, merge)?;
         let target = vm.vma(merge.target);
+        let write = target.start_write(guard);
+        for id in merge.eaten.into_iter().flatten() {
+            let _ = vm.vma(id).start_write(guard);
+        }
+        dup_anon_vma(vm, merge)?;
         let lock = target.anon_vma().map(|anon_vma| vm.anon_vma_lock_write(anon_vma));
         // Those that keep a part; what goes away altogether stays in the interval trees until it is unlinked.
         let rests = merge.eaten.map(|id| id.and_then(|id| Some((id, rest_of(vm, id, merge.range)?))));
@@ -161,20 +165,21 @@ impl<M: Machine> Mm<'_, M> {
                 match (*id, rest) {
                     (_, Some((id, rest))) => {
                         writer.resize(vm.vma(id).range(), rest);
-                        set_range(vm.vma(id), rest);
+                        set_range(vm.vma(id), &vm.vma(id).start_write(guard), rest);
                     }
                     (Some(id), None) => drop(writer.erase(vm.vma(id).range())),
                     (None, None) => {}
                 }
             }
             writer.resize(target.range(), merge.range);
-            set_range(target, merge.range);
+            set_range(target, &write, merge.range);
         }
         if let Some(lock) = &lock {
             moved().for_each(|id| lock.rekey_end(id));
         }
         drop(lock);
         for id in merge.eaten.iter().zip(rests).filter_map(|(id, rest)| id.filter(|_| rest.is_none())) {
+            vm.vma(id).detach(guard);
             unlink_anon_vmas(vm, id);
             free_vma(vm, id);
         }
@@ -245,7 +250,7 @@ fn rest_of<M: Machine>(vm: &Vm<M>, id: VmaId<M>, taken: VaRange) -> Option<VaRan
 }
 
 /// Gives a VMA another range; each address keeps its page index.
-fn set_range<M: Machine>(vma: &Vma<M>, new: VaRange) {
+fn set_range<M: Machine>(vma: &Vma<M>, write: &VmaWrite<'_, M>, new: VaRange) {
     let moved = (new.start.0 as i64 - vma.start().0 as i64) >> PAGE_SHIFT;
-    vma.set_range(new, vma.pgoff().wrapping_add_signed(moved));
+    write.set_range(new, vma.pgoff().wrapping_add_signed(moved));
 }

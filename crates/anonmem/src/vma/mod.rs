@@ -8,13 +8,16 @@
 //! - `range`, `split`, `merge`: a VMA changes its range, becomes two, two become one.
 //! - `modify`: part of a VMA changes its attributes.
 //!
-//! Locks: fields are written under the mmap lock for writing, and the ones that rmap walks read
+//! - [`lock`]: the lock that a fault takes instead of the mmap lock.
+//!
+//! Locks: fields are written under the mmap lock for writing with the VMA write-locked (`VmaWrite`), and the ones that rmap walks read
 //! (`start`, `end`, `pgoff`) also under the lock of its anon_vma's root. `anon_vma` goes from none to some under the
 //! mmap lock for reading (`anon_vma_prepare`).
 //!
 //! Linux: include/linux/mm_types.h `struct vm_area_struct`.
 
 pub mod flags;
+pub mod lock;
 mod merge;
 mod modify;
 mod range;
@@ -22,6 +25,8 @@ mod split;
 pub mod tree;
 
 pub use flags::VmFlags;
+pub use lock::Refusal;
+pub(crate) use lock::VmaReadGuard;
 pub(crate) use merge::{NewArea, anon_vma_compatible};
 
 use crate::{
@@ -37,6 +42,7 @@ use anonmem_sync::{
     Plain,
 };
 use core::num::NonZeroU64;
+use lock::VmaLock;
 
 /// Names a VMA's slot.
 pub type VmaId<M> = Handle<Vma<M>>;
@@ -90,6 +96,7 @@ pub struct Vma<M: Machine> {
     chains: Plain<Link<AnonVmaChain<M>>, M>,
     /// The next VMA of a list of those that were taken out of the tree. Under the mmap lock for writing.
     next_detached: Plain<Link<Self>, M>,
+    pub(crate) lock: VmaLock<M>,
 }
 
 impl<M: Machine> SlabItem<M> for Vma<M> {
@@ -106,6 +113,7 @@ impl<M: Machine> SlabItem<M> for Vma<M> {
             anon_vma: Atomic::new(Link::NONE),
             chains: Plain::new(Link::NONE),
             next_detached: Plain::new(Link::NONE),
+            lock: VmaLock::new(),
         }
     }
 }
@@ -122,7 +130,7 @@ impl<M: Machine> Vma<M> {
     ) {
         self.mm.store(mm.into(), Relaxed);
         self.set_range(range, pgoff);
-        self.set_flags(flags);
+        self.flags.store(flags.bits(), Relaxed);
         let (source, shared) = match backing {
             Backing::Anonymous => (0, Link::NONE),
             Backing::Source(id) => (id.0.get(), Link::NONE),
@@ -164,8 +172,7 @@ impl<M: Machine> Vma<M> {
         self.pgoff.load(Relaxed)
     }
 
-    /// Sets the range. The caller has taken the VMA out of the interval trees that its key is in.
-    pub(crate) fn set_range(&self, range: VaRange, pgoff: u64) {
+    fn set_range(&self, range: VaRange, pgoff: u64) {
         self.start.store(range.start.0, Relaxed);
         self.end.store(range.end.0, Relaxed);
         self.pgoff.store(pgoff, Relaxed);
@@ -175,10 +182,6 @@ impl<M: Machine> Vma<M> {
     #[inline]
     pub fn flags(&self) -> VmFlags {
         VmFlags::from_bits_retain(self.flags.load(Relaxed))
-    }
-
-    pub(crate) fn set_flags(&self, flags: VmFlags) {
-        self.flags.store(flags.bits(), Relaxed);
     }
 
     /// What its pages are before anybody writes to them.
@@ -251,6 +254,7 @@ impl<M: Machine> Vma<M> {
 
     /// Forgets what it was, before its slot is freed.
     pub(crate) fn retire(&self) {
+        debug_assert!(!self.lock.is_attached(), "a VMA freed while a tree has it");
         debug_assert!(self.anon_vma().is_none() && self.chains() == Link::NONE, "a VMA freed while linked");
         self.mm.store(Link::NONE, Relaxed);
     }

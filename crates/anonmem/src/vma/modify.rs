@@ -38,7 +38,7 @@ impl<M: Machine> Mm<'_, M> {
             Some(neighbour) => neighbour,
             None => {
                 let part = self.split_off(guard, id, range)?;
-                self.vm.vma(part).set_flags(flags);
+                self.vm.vma(part).start_write(guard).set_flags(flags);
                 part
             }
         };

@@ -13,13 +13,14 @@ impl<M: Machine> Mm<'_, M> {
     /// The mmap lock for writing; takes the lock of the VMA's anon_vma.
     pub(crate) fn change_range(&self, guard: &MmapWriteGuard<'_, M>, id: VmaId<M>, new: VaRange, pgoff: u64) {
         let (vm, vma) = (self.vm, self.vm.vma(id));
+        let write = vma.start_write(guard);
         let tree = &guard.slot().tree;
         let lock = vma.anon_vma().map(|anon_vma| vm.anon_vma_lock_write(anon_vma));
         if let Some(lock) = &lock {
             lock.rekey_begin(id);
         }
         tree.prealloc_none(vm.nodes()).write().resize(vma.range(), new);
-        vma.set_range(new, pgoff);
+        write.set_range(new, pgoff);
         if let Some(lock) = &lock {
             lock.rekey_end(id);
         }

@@ -38,6 +38,8 @@ impl<M: Machine> Mm<'_, M> {
         let (low, high) = (VaRange::new(whole.start, at), VaRange::new(at, whole.end));
         let mut nodes = slot.tree.prealloc(vm.nodes(), 1)?;
         let upper = self.copy_upper(id, high)?;
+        let write = vma.start_write(guard);
+        vm.vma(upper).attach(guard);
         let lock = vma.anon_vma().map(|anon_vma| vm.anon_vma_lock_write(anon_vma));
         if let Some(lock) = &lock {
             lock.rekey_begin(id);
@@ -46,7 +48,7 @@ impl<M: Machine> Mm<'_, M> {
             let mut writer = nodes.write();
             writer.resize(whole, low);
             writer.insert_guarded(high, upper, vm.guard_below(vma.flags()));
-            vma.set_range(low, vma.pgoff());
+            write.set_range(low, vma.pgoff());
         }
         if let Some(lock) = &lock {
             lock.rekey_end(id);

@@ -1,0 +1,94 @@
+//! Faults that hold no VMA lock at all.
+//!
+//! What a fault needs to know of its VMA is read once, with the version of the VMA's write lock ([`Speculation`]). Page tables are
+//! walked in an RCU section, so a table that is unlinked meanwhile stays a table. The page is made; then, under the
+//! page-table lock and before the entry is filled, two things are asked again: is the version the same, and is this
+//! still the table for the address?
+//!
+//! Why that is enough. Whoever changes the VMA write-locks it first, which changes the version, and afterwards takes the
+//! lock of every page table in it. If our check comes first, our entry is there when the writer takes the page-table
+//! lock, and it is cleared, moved or write-protected like any other. If the writer's section under the page-table lock came first, our
+//! taking the same lock makes its new version visible, and we refuse. In particular the anon_vma that was
+//! read is one that the VMA is linked to when the page is installed, so every rmap walk for the page reaches it;
+//! that the address still lies in the VMA is implied, and asserted only there.
+//!
+//! Refused, to the VMA's lock: no VMA at the address (a stack may grow), a VMA that is being changed, no anon_vma yet, a missing
+//! table, pages that come from a source or a shared object.
+//!
+//! Linux: the series "Speculative page faults" (v9, 2018), never merged. Differs: the version is that of the per-VMA lock.
+
+use super::FaultGuard;
+use crate::{
+    mm::{MmSlot, MmapHeld},
+    vm::Vm,
+    vma::{Refusal, Vma, VmaId},
+};
+use anonmem_frame::Handle;
+use anonmem_hal::{Machine, Va};
+use anonmem_pgtable::{CanInstall, StableVma};
+use anonmem_sync::{Ordering, RcuGuard, fence};
+
+/// A VMA as it was read, and the version that must still hold when a page is installed.
+pub(crate) struct Speculation<'a, M: Machine> {
+    vma: &'a Vma<M>,
+    version: u32,
+    /// Keeps the page tables that are walked.
+    _rcu: RcuGuard<'a, M>,
+}
+
+// Both are true from the check under the page-table lock on (`FaultGuard::still_holds`), and page tables are
+// changed only then: `VmFault::lock` and `VmFault::relock` are the only ways to a guard.
+impl<M: Machine> StableVma for Speculation<'_, M> {}
+impl<M: Machine> CanInstall for Speculation<'_, M> {}
+
+impl<M: Machine> FaultGuard<M> for Speculation<'_, M> {
+    fn mmap(&self) -> Option<MmapHeld<'_, M>> {
+        None
+    }
+
+    fn adds_tables(&self) -> Result<(), Refusal> {
+        Err(Refusal::NoTable)
+    }
+
+    fn sleeps(&self) -> Result<(), Refusal> {
+        Err(Refusal::Backing)
+    }
+
+    fn still_holds(&self) -> Result<(), Refusal> {
+        if self.vma.lock.version() == self.version { Ok(()) } else { Err(Refusal::Changed) }
+    }
+}
+
+impl<'a, M: Machine> Speculation<'a, M> {
+    /// Reads the VMA of `slot` that covers `va`, without any lock.
+    pub(super) fn begin(
+        vm: &'a Vm<M>,
+        slot: &'a MmSlot<M>,
+        mm: Handle<MmSlot<M>>,
+        va: Va,
+    ) -> Result<(Self, VmaId<M>), Refusal> {
+        let rcu = vm.rcu.read_lock();
+        let found = slot.tree.try_find_containing(vm.nodes(), va).map_err(|_| Refusal::TreeBusy)?;
+        let (_, id) = found.ok_or(Refusal::NoVma)?;
+        let vma = vm.vma(id);
+        let version = vma.lock.version();
+        if vma.mm() != Some(mm) || !vma.lock.is_attached() {
+            return Err(Refusal::Recycled);
+        }
+        if vma.lock.is_write_locked(slot) {
+            return Err(Refusal::WriteLocked);
+        }
+        Ok((Self { vma, version, _rcu: rcu }, id))
+    }
+
+    /// Whether what was read of the VMA since [`begin`](Self::begin) is of one piece.
+    pub(super) fn read_whole(&self, va: Va) -> Result<(), Refusal> {
+        if !self.vma.range().contains(va) {
+            return Err(Refusal::Recycled);
+        }
+        // Pairs with the Release fence of the writer's new version: if we saw anything that it wrote, we
+        // see the version too.
+        fence::<M>(Ordering::Acquire);
+        self.still_holds()
+    }
+}

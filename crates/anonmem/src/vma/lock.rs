@@ -1,0 +1,268 @@
+//! The lock of a VMA: faults take it for reading instead of the mmap lock.
+//!
+//! A reader counts itself in `refcount`. A writer holds the mmap lock for writing, waits until it is alone, and writes the
+//! address space's lock sequence into `seq`: the VMA is write-locked for as long as the two are equal, so all VMAs are
+//! unlocked at once when the mmap lock is let go and its sequence moves on.
+//!
+//! | `refcount` | meaning |
+//! |---|---|
+//! | 0 | detached: not in a tree; nobody may read-lock it |
+//! | 1 | attached |
+//! | 1 + n | attached, n readers (some of them about to find out that it is write-locked) |
+//! | + `WRITER` | a writer waits for the readers; no new ones |
+//!
+//! A slot is type-stable: between finding a VMA in the tree and locking it, it may have become another VMA, of another
+//! address space. So after locking, owner, sequence and bounds are asked. A recycled slot whose `seq` happens to equal
+//! the sequence of its new address space looks locked: that costs a fallback, never more.
+//!
+//! `version` counts the write locks that a slot has seen. Speculative faults take no lock; they remember it.
+//!
+//! Linux: include/linux/mmap_lock.h `vma_start_read`, `__vma_start_write`, mm/mmap_lock.c `lock_vma_under_rcu` (6.15).
+//! Differs: `version`; lookups need no RCU because nodes and VMAs are type-stable.
+
+use super::{VmFlags, Vma, VmaId};
+use crate::{
+    events::Event,
+    mm::{MmSlot, MmapWriteGuard},
+    vm::Vm,
+};
+use anonmem_frame::Handle;
+use anonmem_hal::{Machine, Va, VaRange};
+use anonmem_pgtable::{CanInstall, StableVma};
+use anonmem_sync::{
+    Atomic, Level, Ordering, WaitQueue, fence,
+    lockdep::{self, Acquire},
+    order::VmaLock as VmaLevel,
+    spin_until,
+};
+use core::marker::PhantomData;
+
+const WRITER: u32 = 1 << 30;
+
+/// The words of a VMA's lock.
+pub(crate) struct VmaLock<M> {
+    refcount: Atomic<u32, M>,
+    seq: Atomic<u32, M>,
+    version: Atomic<u32, M>,
+    writer: WaitQueue<M>,
+}
+
+/// Why a fault could not go ahead without the mmap lock, or without the VMA's.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Refusal {
+    /// The tree was being changed at every try.
+    TreeBusy,
+    /// No VMA is there: a stack may have to grow, or it is a SIGSEGV.
+    NoVma,
+    /// The VMA is write-locked.
+    WriteLocked,
+    /// The slot left the tree, or serves another address space or address by now.
+    Recycled,
+    /// The VMA has no anon_vma yet; only under the mmap lock can it be given one.
+    NoAnonVma,
+    /// The page table is missing; a speculative fault adds none.
+    NoTable,
+    /// The page comes from a source or a shared object; a speculative fault does not sleep.
+    Backing,
+    /// The VMA was changed before a speculative fault could commit.
+    Changed,
+}
+
+impl Refusal {
+    /// The counter of faults refused for this reason.
+    pub const fn event(self) -> Event {
+        match self {
+            Self::TreeBusy => Event::RefusedTreeBusy,
+            Self::NoVma => Event::RefusedNoVma,
+            Self::WriteLocked => Event::RefusedWriteLocked,
+            Self::Recycled => Event::RefusedRecycled,
+            Self::NoAnonVma => Event::RefusedNoAnonVma,
+            Self::NoTable => Event::RefusedNoTable,
+            Self::Backing => Event::RefusedBacking,
+            Self::Changed => Event::RefusedChanged,
+        }
+    }
+}
+
+impl<M: Machine> VmaLock<M> {
+    pub(super) const fn new() -> Self {
+        Self {
+            refcount: Atomic::new(0),
+            seq: Atomic::new(0),
+            version: Atomic::new(0),
+            writer: WaitQueue::new(),
+        }
+    }
+
+    /// Whether a tree has it.
+    pub(crate) fn is_attached(&self) -> bool {
+        self.refcount.peek() & !WRITER != 0
+    }
+
+    /// The number of write locks that the slot has seen.
+    pub(crate) fn version(&self) -> u32 {
+        // Acquire pairs with the Release in `start_write`: with a new version comes its `seq`.
+        self.version.load(Ordering::Acquire)
+    }
+
+    /// Whether a writer of `slot` has it.
+    pub(crate) fn is_write_locked(&self, slot: &MmSlot<M>) -> bool {
+        // The mm's sequence is loaded with Acquire: if it has moved on, what the writer wrote is seen.
+        self.seq.load(Ordering::Relaxed) == slot.lock_seq()
+    }
+
+    /// Writers exclude one another, so a load and a store will do.
+    fn next_version(&self) {
+        let next = self.version.load(Ordering::Relaxed).wrapping_add(1);
+        // Release pairs with the Acquire of `version`.
+        self.version.store(next, Ordering::Release);
+        // What the writer changes comes after the version: pairs with the check of a speculative fault,
+        // which looks at the version after whatever it read.
+        fence::<M>(Ordering::Release);
+    }
+
+    fn put(&self) {
+        // Release pairs with the Acquire of the writer that waits: our section is over.
+        if self.refcount.fetch_sub(1, Ordering::Release) & WRITER != 0 {
+            self.writer.wake_all();
+        }
+    }
+}
+
+impl<M: Machine> Vma<M> {
+    /// Read-locks the VMA if it is `slot`'s and no writer has it or waits for it.
+    #[doc(alias = "vma_start_read")]
+    fn start_read(&self, slot: &MmSlot<M>, mm: Handle<MmSlot<M>>) -> Result<(), Refusal> {
+        let lock = &self.lock;
+        // A first look saves the counting; the second, when we are counted, decides.
+        if lock.is_write_locked(slot) {
+            return Err(Refusal::WriteLocked);
+        }
+        // Acquire pairs with the Release with which a writer takes its count back: its `seq` is seen.
+        let counted =
+            lock.refcount.fetch_update(Ordering::Acquire, |n| (n != 0 && n & WRITER == 0).then(|| n + 1));
+        match counted {
+            Err(0) => return Err(Refusal::Recycled),
+            Err(_) => return Err(Refusal::WriteLocked),
+            Ok(_) => {}
+        }
+        let refusal = if self.mm() != Some(mm) {
+            Refusal::Recycled
+        } else if lock.is_write_locked(slot) {
+            Refusal::WriteLocked
+        } else {
+            lockdep::acquire::<M>(VmaLevel::RANK, lock.refcount.addr(), Acquire::Try);
+            return Ok(());
+        };
+        lock.put();
+        Err(refusal)
+    }
+
+    /// Makes the VMA one that can be found and, once the mmap lock is let go, locked. What it says is complete.
+    #[doc(alias = "vma_mark_attached")]
+    pub(crate) fn attach(&self, guard: &MmapWriteGuard<'_, M>) {
+        debug_assert!(!self.lock.is_attached(), "attached twice");
+        self.lock.seq.store(guard.slot().lock_seq(), Ordering::Relaxed);
+        self.lock.next_version();
+        // Release pairs with the Acquire in `start_read`: whoever counts himself finds it complete, and locked.
+        self.lock.refcount.store(1, Ordering::Release);
+    }
+
+    /// Ends that. The VMA is write-locked and out of the tree; waits for those who found it before and are about to
+    /// learn that it is locked.
+    #[doc(alias = "vma_mark_detached")]
+    pub(crate) fn detach(&self, guard: &MmapWriteGuard<'_, M>) {
+        let _ = self.start_write(guard);
+        self.lock.refcount.fetch_sub(1, Ordering::Relaxed);
+        // Acquire pairs with the Release of `put`.
+        spin_until::<M>(&|| self.lock.refcount.load(Ordering::Acquire) == 0);
+    }
+
+    /// Write-locks the VMA until the mmap lock is let go: no fault of it runs, and none that runs without its lock commits.
+    ///
+    /// Must come before anything that a fault reads is changed: fields, and page-table entries other than by
+    /// the rules that rmap walks keep.
+    #[doc(alias = "vma_start_write")]
+    pub(crate) fn start_write<'a>(&'a self, guard: &'a MmapWriteGuard<'_, M>) -> VmaWrite<'a, M> {
+        let (lock, seq) = (&self.lock, guard.slot().lock_seq());
+        let token = VmaWrite { vma: self, _mmap: PhantomData };
+        if lock.seq.load(Ordering::Relaxed) == seq {
+            return token;
+        }
+        lockdep::acquire::<M>(VmaLevel::RANK, lock.seq.addr(), Acquire::Blocking);
+        let attached = lock.refcount.load(Ordering::Relaxed) != 0;
+        if attached {
+            // Acquire pairs with the Release of `put`: the readers' sections are over.
+            lock.refcount.fetch_add(WRITER, Ordering::Acquire);
+            lock.writer.wait_until(&|| lock.refcount.load(Ordering::Acquire) == WRITER + 1);
+        }
+        lock.seq.store(seq, Ordering::Relaxed);
+        lock.next_version();
+        if attached {
+            // Release pairs with the Acquire in `start_read`.
+            lock.refcount.fetch_sub(WRITER, Ordering::Release);
+        }
+        lockdep::release::<M>(VmaLevel::RANK, lock.seq.addr());
+        token
+    }
+}
+
+/// A VMA that is write-locked until the mmap lock is let go: what a fault reads may be changed.
+pub(crate) struct VmaWrite<'a, M: Machine> {
+    vma: &'a Vma<M>,
+    /// For as long as the mmap lock is held.
+    _mmap: PhantomData<&'a ()>,
+}
+
+impl<M: Machine> VmaWrite<'_, M> {
+    /// Sets the range. The VMA is out of the interval trees that its key is in.
+    pub(crate) fn set_range(&self, range: VaRange, pgoff: u64) {
+        self.vma.set_range(range, pgoff);
+    }
+
+    /// Sets the attributes.
+    pub(crate) fn set_flags(&self, flags: VmFlags) {
+        self.vma.flags.store(flags.bits(), Ordering::Relaxed);
+    }
+}
+
+/// A VMA, locked for reading: it stays as it is, and its entries may be filled.
+pub(crate) struct VmaReadGuard<'a, M: Machine> {
+    vma: &'a Vma<M>,
+    id: VmaId<M>,
+}
+
+impl<M: Machine> VmaReadGuard<'_, M> {
+    pub(crate) fn id(&self) -> VmaId<M> {
+        self.id
+    }
+}
+
+impl<M: Machine> StableVma for VmaReadGuard<'_, M> {}
+impl<M: Machine> CanInstall for VmaReadGuard<'_, M> {}
+
+impl<M: Machine> Drop for VmaReadGuard<'_, M> {
+    fn drop(&mut self) {
+        lockdep::release::<M>(VmaLevel::RANK, self.vma.lock.refcount.addr());
+        self.vma.lock.put();
+    }
+}
+
+impl<M: Machine> Vm<M> {
+    /// Finds the VMA of `slot` that covers `va`, without any lock, and read-locks it.
+    #[doc(alias = "lock_vma_under_rcu")]
+    pub(crate) fn lock_vma<'a>(
+        &'a self,
+        slot: &'a MmSlot<M>,
+        mm: Handle<MmSlot<M>>,
+        va: Va,
+    ) -> Result<VmaReadGuard<'a, M>, Refusal> {
+        let found = slot.tree.try_find_containing(self.nodes(), va).map_err(|_| Refusal::TreeBusy)?;
+        let (_, id) = found.ok_or(Refusal::NoVma)?;
+        let vma = self.vma(id);
+        vma.start_read(slot, mm)?;
+        let guard = VmaReadGuard { vma, id };
+        // All that was decided from the tree is decided again: the VMA may have moved before it was locked.
+        if guard.vma.range().contains(va) { Ok(guard) } else { Err(Refusal::Recycled) }
+    }
+}
