@@ -133,7 +133,7 @@ impl<M: Machine> Vm<M> {
     /// # Errors
     /// [`Error::OutOfMemory`]; [`Error::BadAddress`] beyond the object's end (a SIGBUS).
     #[doc(alias = "shmem_get_folio")]
-    pub(crate) fn shm_page(&self, id: ShmId<M>, index: u64) -> Result<FolioRef<'_, M>, Error> {
+    pub fn shm_page(&self, id: ShmId<M>, index: u64) -> Result<FolioRef<'_, M>, Error> {
         let object = self.shm(id);
         if index >= object.pages.load(Ordering::Relaxed) {
             return Err(Error::BadAddress);
@@ -178,13 +178,13 @@ impl<M: Machine> Vm<M> {
     }
 
     /// Whether the object has a page with this index.
-    pub(crate) fn shm_has_page(&self, id: ShmId<M>, index: u64) -> bool {
+    pub fn shm_has_page(&self, id: ShmId<M>, index: u64) -> bool {
         self.shm_find(self.shm(id), offset(index)).is_some()
     }
 
     /// Makes a range of an object read as zeroes (`MADV_REMOVE`). Pages that only the object has are freed; those that
     /// somebody maps, or holds, are zeroed in place, because nothing finds their mappers.
-    pub(crate) fn shm_punch(&self, id: ShmId<M>, first: u64, pages: u64) {
+    pub fn shm_punch(&self, id: ShmId<M>, first: u64, pages: u64) {
         let object = self.shm(id);
         let range = VaRange { start: offset(first), end: offset(first + pages) };
         for (table, part) in object.space.tables(&self.frames, &ShmUser, range) {

@@ -25,8 +25,6 @@ mod shared;
 mod source;
 mod speculative;
 mod stack;
-#[cfg(test)]
-mod tests;
 mod wp;
 
 use crate::{

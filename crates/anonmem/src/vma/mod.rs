@@ -22,8 +22,6 @@ mod merge;
 mod modify;
 mod range;
 mod split;
-#[cfg(test)]
-mod tests;
 pub mod tree;
 
 pub use flags::VmFlags;

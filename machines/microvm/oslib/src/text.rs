@@ -24,19 +24,25 @@ pub struct Mapping<'a> {
     pub ino: u64,
     /// Path, or `[heap]`, `[stack]`.
     pub name: &'a str,
-    /// Present pages.
+    /// What its pages cost.
+    pub usage: Usage,
+}
+
+/// What the present pages of a mapping cost, in bytes, with the names of `smaps`.
+#[derive(Clone, Copy, Debug, Default)]
+#[allow(missing_docs, reason = "the names are those of the lines")]
+pub struct Usage {
     pub rss: u64,
-    /// Present pages, shared ones in proportion.
     pub pss: u64,
-    /// Anonymous pages.
-    pub anonymous: u64,
-    /// Pages that others map too.
+    pub pss_dirty: u64,
+    pub shared_clean: u64,
     pub shared_dirty: u64,
-    /// Pages that only this process maps.
+    pub private_clean: u64,
     pub private_dirty: u64,
-    /// Pages in swap.
+    pub referenced: u64,
+    pub anonymous: u64,
+    pub lazy_free: u64,
     pub swap: u64,
-    /// Locked pages.
     pub locked: u64,
 }
 
@@ -76,7 +82,7 @@ pub fn smaps_entry(out: &mut String, m: &Mapping<'_>) {
     let _ = writeln!(out, "THPeligible:           0");
     out.push_str("VmFlags:");
     for (on, name) in
-        [(m.read, "rd"), (m.write, "wr"), (m.exec, "ex"), (m.shared, "sh"), (m.locked > 0, "lo")]
+        [(m.read, "rd"), (m.write, "wr"), (m.exec, "ex"), (m.shared, "sh"), (m.usage.locked > 0, "lo")]
     {
         if on {
             let _ = write!(out, " {name}");
@@ -92,21 +98,22 @@ pub fn smaps_rollup(out: &mut String, m: &Mapping<'_>) {
 }
 
 fn smaps_sums(out: &mut String, m: &Mapping<'_>) {
+    let u = &m.usage;
     for (name, bytes) in [
-        ("Rss", m.rss),
-        ("Pss", m.pss),
-        ("Pss_Dirty", m.pss),
-        ("Shared_Clean", 0),
-        ("Shared_Dirty", m.shared_dirty),
-        ("Private_Clean", 0),
-        ("Private_Dirty", m.private_dirty),
-        ("Referenced", m.rss),
-        ("Anonymous", m.anonymous),
-        ("LazyFree", 0),
+        ("Rss", u.rss),
+        ("Pss", u.pss),
+        ("Pss_Dirty", u.pss_dirty),
+        ("Shared_Clean", u.shared_clean),
+        ("Shared_Dirty", u.shared_dirty),
+        ("Private_Clean", u.private_clean),
+        ("Private_Dirty", u.private_dirty),
+        ("Referenced", u.referenced),
+        ("Anonymous", u.anonymous),
+        ("LazyFree", u.lazy_free),
         ("AnonHugePages", 0),
-        ("Swap", m.swap),
-        ("SwapPss", m.swap),
-        ("Locked", m.locked),
+        ("Swap", u.swap),
+        ("SwapPss", u.swap),
+        ("Locked", u.locked),
     ] {
         field(out, name, bytes);
     }

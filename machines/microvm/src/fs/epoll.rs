@@ -72,42 +72,43 @@ impl Epoll {
     /// Gives up to `max` ready interests: events and data. Consumes edges and one-shots.
     pub fn collect(&self, max: usize) -> Vec<(u32, u64)> {
         let mut ready = Vec::new();
-        // The files are dropped after the lock: the last reference to one may notify.
-        let mut held = Vec::new();
-        let mut interests = self.interests.lock();
-        interests.retain(|_, interest| interest.file.strong_count() > 0);
-        for interest in interests.values_mut() {
+        for (fd, file, events) in self.watched() {
             if ready.len() == max {
                 break;
             }
-            let Some(file) = interest.file.upgrade() else { continue };
-            let now = interest.now(&file);
-            held.push(file);
-            let report = if interest.events & abi::EPOLLET != 0 { now & !interest.seen } else { now };
-            interest.seen = now;
-            if report != 0 {
-                ready.push((now, interest.data));
-                if interest.events & abi::EPOLLONESHOT != 0 {
-                    interest.events = 0;
-                }
-            }
+            // Looked at without the lock: a file may do something to find out.
+            let now = if events == 0 { 0 } else { file.ready() & (events | abi::POLLERR | abi::POLLHUP) };
+            ready.extend(self.report(fd, now));
         }
-        drop(interests);
         ready
     }
-}
 
-impl Interest {
-    fn now(&self, file: &OpenFile) -> Ready {
-        if self.events == 0 { 0 } else { file.ready() & (self.events | abi::POLLERR | abi::POLLHUP) }
+    /// Gives what is watched: number, file, events. Forgets files that were closed.
+    fn watched(&self) -> Vec<(u32, Arc<OpenFile>, u32)> {
+        let mut interests = self.interests.lock();
+        interests.retain(|_, interest| interest.file.strong_count() > 0);
+        interests.iter().filter_map(|(&fd, i)| Some((fd, i.file.upgrade()?, i.events))).collect()
+    }
+
+    /// Gives what is to be told about an interest that is `now` ready like this.
+    fn report(&self, fd: u32, now: Ready) -> Option<(u32, u64)> {
+        let mut interests = self.interests.lock();
+        let interest = interests.get_mut(&fd)?;
+        let news = if interest.events & abi::EPOLLET != 0 { now & !interest.seen } else { now };
+        interest.seen = now;
+        if news == 0 {
+            return None;
+        }
+        if interest.events & abi::EPOLLONESHOT != 0 {
+            interest.events = 0;
+        }
+        Some((now, interest.data))
     }
 }
 
 impl Object for Epoll {
     fn ready(&self) -> Ready {
-        let files: Vec<(Option<Arc<OpenFile>>, u32)> =
-            self.interests.lock().values().map(|i| (i.file.upgrade(), i.events)).collect();
-        let any = files.iter().any(|(file, events)| file.as_ref().is_some_and(|f| f.ready() & events != 0));
+        let any = self.watched().into_iter().any(|(_, file, events)| file.ready() & events != 0);
         if any { IN } else { 0 }
     }
 

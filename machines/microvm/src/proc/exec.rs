@@ -93,6 +93,7 @@ pub fn exec(thread: &Arc<Thread>, frame: &mut TrapFrame, prepared: &Prepared) ->
         return Err(EINTR);
     }
     // From here on the old program is gone.
+    mm::note_peak();
     let old = thread.process.set_space(Some(space.clone()));
     sched::set_current_mm(Some(space.clone()));
     drop(old);
@@ -134,7 +135,7 @@ fn forget_old_program(thread: &Thread) {
 /// `ENOMEM`, `E2BIG`, what loading gives.
 pub fn install(thread: &Thread, space: &Space, prepared: &Prepared) -> Result<(u64, u64)> {
     let loaded = prepared.program.load(space)?;
-    mm::set_brk(space, loaded.end)?;
+    mm::set_brk(space, loaded.end);
     let flags = abi::MAP_FIXED | abi::MAP_PRIVATE | abi::MAP_ANONYMOUS | abi::MAP_GROWSDOWN | abi::MAP_STACK;
     let stack = build_stack(prepared, &loaded)?;
     let first = (stack.bytes.len() as u64 + STACK_FIRST).next_multiple_of(4096);

@@ -5,7 +5,7 @@
 
 use super::process::{ExitStatus, Process};
 use super::signal::{self, SIG_IGN};
-use super::{Thread, futex, table};
+use super::{Thread, futex, mm, table};
 use crate::fs::FsContext;
 use crate::fs::table::FdTable;
 use crate::sched;
@@ -38,6 +38,7 @@ pub fn thread(status: ExitStatus) {
     REQUESTS.lock().remove(&thread.tid);
     futex::release_robust_list(&thread);
     clear_child_tid(&thread);
+    mm::note_peak();
     sched::set_current_mm(None);
     release_vfork_parent(&thread);
     thread.set_files(Arc::new(FdTable::default()));

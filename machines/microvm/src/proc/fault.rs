@@ -60,9 +60,8 @@ fn resolve(va: u64, error_code: u64) -> Result<(), End> {
     loop {
         match mm::handle_fault(&mm, va, access(error_code)) {
             Outcome::Done => return Ok(()),
-            Outcome::Retry => {}
-            Outcome::Maperr => return Err(End::Signal(SIGSEGV, code::SEGV_MAPERR)),
-            Outcome::Accerr => return Err(End::Signal(SIGSEGV, code::SEGV_ACCERR)),
+            Outcome::SegvMaperr => return Err(End::Signal(SIGSEGV, code::SEGV_MAPERR)),
+            Outcome::SegvAccerr => return Err(End::Signal(SIGSEGV, code::SEGV_ACCERR)),
             Outcome::Bus => return Err(End::Signal(SIGBUS, code::BUS_ADRERR)),
             Outcome::Oom => oom::make_room().map_err(|oom::Chosen| End::Killed)?,
         }

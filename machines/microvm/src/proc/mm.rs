@@ -1,14 +1,24 @@
 //! The memory manager as the system side calls it: numbers of the ABI on one side, types on the other.
 
-use crate::fs::store::Store;
+use crate::arch::percpu::this_cpu;
+use crate::fs::sources;
+use crate::fs::store::{self, Store};
+use crate::machine;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use anonmem_oslib::Result;
+use anonmem::mmap::{MapBacking, MapFlags, MmapRequest, Prot};
+use anonmem::{Event, FaultAccess, FaultOutcome, MapKind, MapUse, Overcommit, VmFlags, VmaInfo, VmaUsage};
+use anonmem_hal::{NrPages, PAGE_SHIFT, SourceId, Va, VaRange};
+use anonmem_oslib::errno::{EINVAL, ENOMEM};
 use anonmem_oslib::vfs::Inode;
+use anonmem_oslib::{Errno, Result};
+use core::num::NonZeroU64;
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use linux_raw_sys::general as abi;
 
 /// A use of an address space.
-pub type Space = crate::machine::Mm;
+pub type Space = machine::Mm;
 
 /// What `mmap` is asked for, in the ABI's numbers.
 #[derive(Clone, Copy, Debug)]
@@ -25,7 +35,7 @@ pub struct Map {
 
 /// What is behind a mapping.
 pub enum Backing<'a> {
-    /// Zeros.
+    /// Zeros: private or shared, as the flags say.
     Anonymous,
     /// A file's bytes, copied at first touch.
     File {
@@ -39,43 +49,16 @@ pub enum Backing<'a> {
     /// A file's bytes, shared.
     Store {
         /// The memory that holds them.
-        store: &'a Arc<Store>,
-        /// The file.
-        inode: &'a Arc<Inode>,
-        /// Its path, for the maps.
-        path: &'a [u8],
+        store: &'a Store,
         /// Where to start.
         offset: u64,
     },
 }
 
-/// What a fault wanted to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Access {
-    /// Load.
-    Read,
-    /// Store.
-    Write,
-    /// Instruction fetch.
-    Exec,
-}
-
 /// What became of a fault.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// The access can be tried again.
-    Done,
-    /// The fault must be handled again.
-    Retry,
-    /// No memory.
-    Oom,
-    /// Nothing is mapped there.
-    Maperr,
-    /// The mapping forbids it.
-    Accerr,
-    /// There is nothing behind the mapping there.
-    Bus,
-}
+pub type Outcome = FaultOutcome;
+/// What a fault wanted to do.
+pub type Access = FaultAccess;
 
 /// When locked pages are filled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,131 +72,333 @@ pub enum Populate {
 /// What an address space uses, in bytes.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Counters {
+    /// Present pages.
     pub rss: u64,
+    /// Those of shared objects.
     pub shared: u64,
+    /// The most that was present.
     pub hiwater_rss: u64,
+    /// Page tables.
     pub page_tables: u64,
+    /// Mapped addresses.
     pub total_vm: u64,
+    /// Private writable mappings.
     pub data: u64,
+    /// Stacks.
     pub stack: u64,
+    /// Locked mappings.
     pub locked: u64,
 }
 
 /// What the machine's memory is used for, in bytes.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Memory {
+    /// All that the memory manager has.
     pub total_bytes: u64,
+    /// Free.
     pub free_bytes: u64,
+    /// Pages of programs.
     pub user_bytes: u64,
+    /// Page tables.
     pub table_bytes: u64,
+    /// The memory manager's own objects.
     pub slab_bytes: u64,
+    /// The kernel heap.
     pub kernel_bytes: u64,
+    /// Promised to programs.
     pub committed_bytes: u64,
+    /// What may be promised.
     pub commit_limit_bytes: u64,
 }
 
 /// One mapping.
 #[derive(Clone, Debug)]
 pub struct Vma {
-    pub start: u64,
-    pub end: u64,
-    pub read: bool,
-    pub write: bool,
-    pub exec: bool,
-    pub shared: bool,
-    pub grows_down: bool,
-    pub locked: bool,
-    pub offset: u64,
+    /// What the memory manager knows.
+    pub info: VmaInfo,
+    /// What its pages cost.
+    pub usage: VmaUsage,
+    /// Number of the file, zero if there is none.
     pub ino: u64,
-    pub path: Option<String>,
-    pub rss: u64,
-    pub pss: u64,
-    pub anonymous: u64,
-    pub shared_pages: u64,
-    pub private_pages: u64,
+    /// The file's path, or what the mapping is for.
+    pub name: String,
 }
 
+fn errno(error: anonmem::Error) -> Errno {
+    Errno(error.errno())
+}
+
+/// Makes an address space.
+///
+/// # Errors
+/// `ENOMEM`.
 pub fn new() -> Result<Space> {
-    todo!()
+    machine::vm().new_mm().map_err(errno)
 }
-pub fn fork(_mm: &Space) -> Result<Space> {
-    todo!()
+
+/// Makes a copy of an address space.
+///
+/// # Errors
+/// `ENOMEM`.
+pub fn fork(mm: &Space) -> Result<Space> {
+    mm.fork().map_err(errno)
 }
-pub fn id(_mm: &Space) -> u64 {
-    todo!()
+
+/// Gives a number that no other address space has while this one lives.
+pub fn id(mm: &Space) -> u64 {
+    mm.root().0
 }
-pub fn mmap(_mm: &Space, _map: Map, _backing: Backing<'_>) -> Result<u64> {
-    todo!()
+
+/// Maps memory; gives where.
+///
+/// # Errors
+/// Those of mmap(2).
+pub fn mmap(mm: &Space, map: Map, backing: Backing<'_>) -> Result<u64> {
+    let shared = match map.flags & abi::MAP_TYPE {
+        abi::MAP_SHARED | abi::MAP_SHARED_VALIDATE => true,
+        abi::MAP_PRIVATE => false,
+        _ => return Err(EINVAL),
+    };
+    let mut source = None;
+    let backing = match backing {
+        Backing::Anonymous if shared => MapBacking::SharedNew,
+        Backing::Anonymous => MapBacking::Anonymous,
+        Backing::File { inode, path, offset } => {
+            let id = sources::register(inode, path);
+            source = Some(id);
+            let id = NonZeroU64::new(id).ok_or(EINVAL)?;
+            MapBacking::Source { id: SourceId(id), offset }
+        }
+        Backing::Store { store, offset } => {
+            MapBacking::Shared { object: store.object(), first: offset >> PAGE_SHIFT }
+        }
+    };
+    let request = MmapRequest {
+        addr: Va(map.addr),
+        len: map.len,
+        prot: Prot::from_bits_truncate(map.prot),
+        flags: MapFlags::from_bits_truncate(map.flags),
+        backing,
+    };
+    let mapped = mm.mmap(request).map_err(errno);
+    if let Some(id) = source {
+        // The mapping has a use of its own.
+        sources::release(id);
+    }
+    mapped.map(|va| va.0)
 }
-pub fn munmap(_mm: &Space, _addr: u64, _len: u64) -> Result<()> {
-    todo!()
+
+/// Gives the range of `len` bytes at `addr`, whole pages.
+fn range(addr: u64, len: u64) -> Result<VaRange> {
+    let start = Va(addr);
+    let end = start.checked_add(len).and_then(Va::page_up).ok_or(ENOMEM)?;
+    if start.is_page_aligned() { Ok(VaRange { start, end }) } else { Err(EINVAL) }
 }
-pub fn mprotect(_mm: &Space, _addr: u64, _len: u64, _prot: u32) -> Result<()> {
-    todo!()
+
+/// Unmaps a range.
+///
+/// # Errors
+/// `EINVAL`, `ENOMEM`.
+pub fn munmap(mm: &Space, addr: u64, len: u64) -> Result<()> {
+    note_peak();
+    if len == 0 {
+        return Err(EINVAL);
+    }
+    mm.munmap(range(addr, len).or(Err(EINVAL))?).map_err(errno)
 }
-pub fn mremap(_mm: &Space, _old: u64, _old_len: u64, _new_len: u64, _flags: u32, _new: u64) -> Result<u64> {
-    todo!()
+
+/// Changes what a program may do with a range.
+///
+/// # Errors
+/// `EINVAL`, `ENOMEM`, `EACCES`.
+pub fn mprotect(mm: &Space, addr: u64, len: u64, prot: u32) -> Result<()> {
+    let prot = Prot::from_bits(prot).ok_or(EINVAL)?;
+    mm.mprotect(range(addr, len)?, prot).map_err(errno)
 }
-pub fn brk(_mm: &Space, _addr: u64) -> u64 {
-    todo!()
+
+/// Moves or resizes a mapping; gives where it is.
+///
+/// # Errors
+/// Those of mremap(2).
+pub fn mremap(mm: &Space, old: u64, old_len: u64, new_len: u64, flags: u32, new: u64) -> Result<u64> {
+    note_peak();
+    let _ = (mm, old, old_len, new_len, flags, new);
+    Err(anonmem_oslib::errno::ENOSYS)
 }
-pub fn brk_end(_mm: &Space) -> u64 {
-    todo!()
+
+/// Moves the end of the heap; gives where it is then.
+pub fn brk(mm: &Space, addr: u64) -> u64 {
+    note_peak();
+    mm.brk(Va(addr)).0
 }
-pub fn set_brk(_mm: &Space, _addr: u64) -> Result<()> {
-    todo!()
+
+/// Puts the heap behind the program.
+pub fn set_brk(mm: &Space, addr: u64) {
+    mm.set_brk_start(Va(addr));
 }
-pub fn madvise(_mm: &Space, _addr: u64, _len: u64, _advice: u32) -> Result<()> {
-    todo!()
+
+/// Tells what a program will do with a range.
+///
+/// # Errors
+/// Those of madvise(2).
+pub fn madvise(mm: &Space, addr: u64, len: u64, advice: u32) -> Result<()> {
+    let _ = (mm, addr, len, advice);
+    Err(anonmem_oslib::errno::ENOSYS)
 }
-pub fn mincore(_mm: &Space, _addr: u64, _len: u64, _f: &mut dyn FnMut(bool)) -> Result<()> {
-    todo!()
+
+/// Tells for each page of a range whether it is there.
+///
+/// # Errors
+/// `ENOMEM`, `EINVAL`.
+pub fn mincore(mm: &Space, addr: u64, len: u64, tell: &mut dyn FnMut(bool)) -> Result<()> {
+    mm.mincore(Va(addr), len, tell).map_err(errno)
 }
-pub fn is_mapped(_mm: &Space, _addr: u64, _len: u64) -> bool {
-    todo!()
+
+/// Says whether all of a range is mapped.
+pub fn is_mapped(mm: &Space, addr: u64, len: u64) -> bool {
+    mm.is_mapped(Va(addr), len)
 }
+
+/// Resolves a fault.
+pub fn handle_fault(mm: &Space, va: u64, access: Access) -> Outcome {
+    mm.handle_fault(Va(va), access)
+}
+
+/// Gives the shared object that is mapped at `va`, by number, and the offset in it.
+pub fn shared_at(mm: &Space, va: u64) -> Option<(u64, u64)> {
+    let (object, index) = mm.shared_at(Va(va))?;
+    Some((store::number(object.raw()), index << PAGE_SHIFT | Va(va).page_offset() as u64))
+}
+
+/// Whether to look at the pages of mappings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Detail {
+    /// Only at the mappings.
+    Ranges,
+    /// At every page.
+    Pages,
+}
+
+/// Gives all mappings.
+pub fn vmas(mm: &Space, detail: Detail) -> Vec<Vma> {
+    let mut all = Vec::new();
+    match detail {
+        Detail::Ranges => mm.for_each_vma(&mut |info| all.push((*info, VmaUsage::default()))),
+        Detail::Pages => mm.for_each_vma_usage(&mut |info, usage| all.push((*info, *usage))),
+    }
+    all.into_iter().map(|(info, usage)| named(info, usage)).collect()
+}
+
+fn named(info: VmaInfo, usage: VmaUsage) -> Vma {
+    let (ino, name) = match (info.kind, info.purpose) {
+        (MapKind::Source(id), _) => (id.0.get(), sources::path(id.0.get()).unwrap_or_default()),
+        (MapKind::Shared(object), _) => {
+            store::name(store::number(object)).unwrap_or_else(|| (1, "/dev/zero (deleted)".into()))
+        }
+        (MapKind::Anonymous, MapUse::Heap) => (0, "[heap]".into()),
+        (MapKind::Anonymous, MapUse::Stack) => (0, "[stack]".into()),
+        (MapKind::Anonymous, MapUse::Other) => (0, String::new()),
+    };
+    Vma { info, usage, ino, name }
+}
+
+impl Vma {
+    /// Says whether stores are seen by others.
+    pub fn is_shared(&self) -> bool {
+        self.info.flags.contains(VmFlags::SHARED)
+    }
+}
+
+/// Calls `tell` with the words of `/proc/PID/pagemap` for those of `count` pages from `va` that a page table covers.
+pub fn pagemap(mm: &Space, va: u64, count: u64, tell: &mut dyn FnMut(u64, u64)) {
+    let Some(range) = VaRange::of(Va(va), count << PAGE_SHIFT) else { return };
+    mm.for_each_page(range, &mut |at, entry| tell(at.0, entry.bits()));
+}
+
+/// Gives what an address space uses.
+pub fn counters(mm: &Space) -> Counters {
+    let c = mm.counters();
+    Counters {
+        rss: c.rss().bytes(),
+        shared: c.shared.bytes(),
+        hiwater_rss: c.peak.bytes(),
+        page_tables: c.tables.bytes(),
+        total_vm: c.total.bytes(),
+        data: c.data.bytes(),
+        stack: c.stack.bytes(),
+        locked: c.locked.bytes(),
+    }
+}
+
+/// Gives what the machine's memory is used for.
+pub fn memory() -> Memory {
+    let vm = machine::vm();
+    let s = vm.stats();
+    let bytes = |pages: u64| NrPages(pages).bytes();
+    Memory {
+        total_bytes: bytes(s.frames),
+        free_bytes: bytes(s.free),
+        user_bytes: bytes(s.user),
+        table_bytes: bytes(s.tables),
+        slab_bytes: bytes(s.slabs),
+        kernel_bytes: bytes(s.kernel),
+        committed_bytes: bytes(s.committed),
+        commit_limit_bytes: bytes(vm.commit_limit()),
+    }
+}
+
+/// Gives what the memory manager counts, with the names of `/proc/vmstat`.
+pub fn event_counts() -> Vec<(&'static str, u64)> {
+    let stats = machine::vm().stats();
+    Event::ALL.iter().map(|&event| (event.label(), stats.event(event))).collect()
+}
+
+static PEAK_TABLES: AtomicU64 = AtomicU64::new(0);
+
+/// Remembers how many page tables there are, before some may be freed.
+pub fn note_peak() {
+    PEAK_TABLES.fetch_max(machine::vm().stats().tables, Relaxed);
+}
+
+/// Gives the most page tables that there were.
+pub fn peak_tables() -> u64 {
+    note_peak();
+    PEAK_TABLES.load(Relaxed)
+}
+
+/// Gives the CPU that runs the caller.
+pub fn current_cpu() -> usize {
+    this_cpu().id()
+}
+
+/// Gives the most mappings that an address space may have.
+pub fn max_map_count() -> u64 {
+    machine::vm().config().max_map_count.into()
+}
+
+/// Gives the lowest address that may be mapped.
+pub fn mmap_min_addr() -> u64 {
+    machine::vm().config().mmap_min_addr
+}
+
+/// Gives the number of the overcommit mode.
+pub fn overcommit_mode() -> u32 {
+    match machine::vm().config().overcommit {
+        Overcommit::Heuristic => 0,
+        Overcommit::Always => 1,
+        Overcommit::Never { .. } => 2,
+    }
+}
+
 pub fn mlock(_mm: &Space, _addr: u64, _len: u64, _when: Populate) -> Result<()> {
-    todo!()
+    Err(anonmem_oslib::errno::ENOSYS)
 }
 pub fn munlock(_mm: &Space, _addr: u64, _len: u64) -> Result<()> {
-    todo!()
+    Err(anonmem_oslib::errno::ENOSYS)
 }
 pub fn mlockall(_mm: &Space, _flags: u32) -> Result<()> {
-    todo!()
+    Err(anonmem_oslib::errno::ENOSYS)
 }
 pub fn munlockall(_mm: &Space) -> Result<()> {
-    todo!()
-}
-pub fn handle_fault(_mm: &Space, _va: u64, _access: Access) -> Outcome {
-    todo!()
-}
-pub fn shared_at(_mm: &Space, _va: u64) -> Option<(u64, u64)> {
-    todo!()
-}
-pub fn for_each_vma(_mm: &Space, _f: &mut dyn FnMut(Vma)) {
-    todo!()
-}
-pub fn pagemap(_mm: &Space, _va: u64) -> u64 {
-    todo!()
-}
-pub fn counters(_mm: &Space) -> Counters {
-    todo!()
-}
-pub fn memory() -> Memory {
-    todo!()
-}
-pub fn event_counts() -> Vec<(&'static str, u64)> {
-    todo!()
-}
-pub fn current_cpu() -> usize {
-    todo!()
-}
-pub fn max_map_count() -> u64 {
-    todo!()
-}
-pub fn mmap_min_addr() -> u64 {
-    todo!()
-}
-pub fn overcommit_mode() -> u32 {
-    todo!()
+    Err(anonmem_oslib::errno::ENOSYS)
 }

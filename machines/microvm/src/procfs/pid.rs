@@ -3,14 +3,15 @@
 use super::{FIRST_INO, PER_PROCESS, now};
 use crate::fs::file::{GONE, OpenFile};
 use crate::proc::Thread;
-use crate::proc::mm::{self, Space, Vma};
+use crate::proc::mm::{self, Detail, Vma};
 use crate::proc::process::Process;
 use crate::usercopy;
-use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::String;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
+use anonmem::{VmFlags, VmaInfo, VmaUsage};
+use anonmem_hal::VaRange;
 use anonmem_oslib::Result;
 use anonmem_oslib::errno::{EINVAL, ENOENT};
 use anonmem_oslib::text::{self, Mapping, StatLine};
@@ -130,8 +131,8 @@ impl Synthetic for Entry {
             Kind::Environ => return Ok(user_strings(p, p.program.lock().env)),
             Kind::Comm => format!("{}\n", p.name()),
             Kind::Limits => limits(p),
-            Kind::Maps => mappings(p, text::maps_line),
-            Kind::Smaps => mappings(p, text::smaps_entry),
+            Kind::Maps => mappings(p, Detail::Ranges, text::maps_line),
+            Kind::Smaps => mappings(p, Detail::Pages, text::smaps_entry),
             Kind::SmapsRollup => rollup(p),
             Kind::Mounts => "tmpfs / tmpfs rw 0 0\nproc /proc proc rw 0 0\n".into(),
             Kind::OomScore => format!("{}\n", oom_score(p)),
@@ -245,58 +246,42 @@ fn user_strings(process: &Process, range: (u64, u64)) -> Vec<u8> {
     }
 }
 
-fn vmas(space: &Space) -> Vec<Vma> {
-    let mut all = Vec::new();
-    mm::for_each_vma(space, &mut |vma| all.push(vma));
-    all
-}
-
-/// Names and adds up what the memory manager tells about each mapping.
-fn mapping<'a>(
-    vma: &Vma,
-    process: &Process,
-    space: &Space,
-    names: &'a mut BTreeMap<u64, String>,
-) -> Mapping<'a> {
-    let program = process.program.lock();
-    let name = if let Some(path) = &vma.path {
-        path.clone()
-    } else if (vma.start..vma.end).contains(&program.stack) || vma.grows_down {
-        "[stack]".into()
-    } else if vma.end > program.brk && vma.start < mm::brk_end(space) && !vma.shared {
-        "[heap]".into()
-    } else if vma.shared {
-        "/dev/zero (deleted)".into()
-    } else {
-        String::new()
-    };
-    drop(program);
-    let name = names.entry(vma.start).or_insert(name);
+/// Puts what the memory manager tells about a mapping into the words of `/proc`.
+fn mapping(vma: &Vma) -> Mapping<'_> {
+    let (info, usage) = (&vma.info, &vma.usage);
+    let anonymous = vma.ino == 0;
     Mapping {
-        start: vma.start,
-        end: vma.end,
-        read: vma.read,
-        write: vma.write,
-        exec: vma.exec,
-        shared: vma.shared,
-        offset: vma.offset,
+        start: info.range.start.0,
+        end: info.range.end.0,
+        read: info.flags.contains(VmFlags::READ),
+        write: info.flags.contains(VmFlags::WRITE),
+        exec: info.flags.contains(VmFlags::EXEC),
+        shared: vma.is_shared(),
+        offset: if anonymous { 0 } else { info.pgoff * 4096 },
         ino: vma.ino,
-        name,
-        rss: vma.rss,
-        pss: vma.pss,
-        anonymous: vma.anonymous,
-        shared_dirty: vma.shared_pages,
-        private_dirty: vma.private_pages,
-        swap: 0,
-        locked: if vma.locked { vma.rss } else { 0 },
+        name: &vma.name,
+        usage: text::Usage {
+            rss: usage.rss,
+            pss: usage.pss,
+            pss_dirty: usage.pss_dirty,
+            shared_clean: usage.shared_clean,
+            shared_dirty: usage.shared_dirty,
+            private_clean: usage.private_clean,
+            private_dirty: usage.private_dirty,
+            referenced: usage.referenced,
+            anonymous: usage.anonymous,
+            lazy_free: usage.lazy_free,
+            swap: usage.swap,
+            locked: usage.locked,
+        },
     }
 }
 
-fn mappings(process: &Process, line: fn(&mut String, &Mapping<'_>)) -> String {
+fn mappings(process: &Process, detail: Detail, line: fn(&mut String, &Mapping<'_>)) -> String {
     let mut out = String::new();
     let Some(space) = process.space() else { return out };
-    for vma in vmas(&space) {
-        line(&mut out, &mapping(&vma, process, &space, &mut BTreeMap::new()));
+    for vma in mm::vmas(&space, detail) {
+        line(&mut out, &mapping(&vma));
     }
     out
 }
@@ -304,21 +289,15 @@ fn mappings(process: &Process, line: fn(&mut String, &Mapping<'_>)) -> String {
 fn rollup(process: &Process) -> String {
     let mut out = String::new();
     let Some(space) = process.space() else { return out };
-    let all = vmas(&space);
+    let all = mm::vmas(&space, Detail::Pages);
     let (Some(first), Some(last)) = (all.first(), all.last()) else { return out };
-    let sum = |pick: fn(&Vma) -> u64| all.iter().map(pick).sum::<u64>();
-    let total = Mapping {
-        start: first.start,
-        end: last.end,
-        rss: sum(|v| v.rss),
-        pss: sum(|v| v.pss),
-        anonymous: sum(|v| v.anonymous),
-        shared_dirty: sum(|v| v.shared_pages),
-        private_dirty: sum(|v| v.private_pages),
-        locked: sum(|v| if v.locked { v.rss } else { 0 }),
-        ..Mapping::default()
+    let usage = all.iter().fold(VmaUsage::default(), |sum, vma| sum.plus(vma.usage));
+    let info = VmaInfo {
+        range: VaRange { end: last.info.range.end, ..first.info.range },
+        flags: VmFlags::empty(),
+        ..first.info
     };
-    text::smaps_rollup(&mut out, &total);
+    text::smaps_rollup(&mut out, &mapping(&Vma { info, usage, ino: 0, name: String::new() }));
     out
 }
 
@@ -331,9 +310,11 @@ fn pagemap(process: &Process, offset: u64, to: &mut [u8]) -> Result<usize> {
     let last = usercopy::USER_END / 4096;
     let first = offset / 8;
     let count = (to.len() as u64 / 8).min(last.saturating_sub(first));
-    for (i, word) in to.chunks_exact_mut(8).take(count as usize).enumerate() {
-        word.copy_from_slice(&mm::pagemap(&space, (first + i as u64) * 4096).to_le_bytes());
-    }
+    to.fill(0);
+    mm::pagemap(&space, first * 4096, count, &mut |va, bits| {
+        let at = (va / 4096 - first) as usize * 8;
+        to[at..at + 8].copy_from_slice(&bits.to_le_bytes());
+    });
     Ok(count as usize * 8)
 }
 

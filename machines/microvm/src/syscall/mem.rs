@@ -59,12 +59,8 @@ fn map_file(space: &Space, map: Map, file: &OpenFile, offset: u64) -> Result<u64
     // What nobody can write cannot be told apart from a private mapping.
     let pristine = data.lock().is_pristine();
     if shared && !(pristine && !writable && file.check_writable().is_err()) {
-        let store = store::of_file(&file.inode)?;
-        return mm::mmap(
-            space,
-            map,
-            Backing::Store { store: &store, inode: &file.inode, path: &file.path, offset },
-        );
+        let store = store::of_file(&file.inode, &file.path)?;
+        return mm::mmap(space, map, Backing::Store { store: &store, offset });
     }
     let flags = map.flags & !abi::MAP_TYPE | abi::MAP_PRIVATE;
     let backing = Backing::File { inode: &file.inode, path: &file.path, offset };

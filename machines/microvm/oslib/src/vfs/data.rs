@@ -25,7 +25,7 @@ pub trait SharedStore: Send + Sync {
     /// Makes everything from `size` on read as zero.
     fn truncate(&self, size: u64) -> Result<()>;
     /// Gives the object itself, for the kernel that maps it.
-    fn as_any(&self) -> &(dyn core::any::Any + Send + Sync);
+    fn as_any(self: Arc<Self>) -> Arc<dyn core::any::Any + Send + Sync>;
 }
 
 /// The bytes of one file.
@@ -232,7 +232,7 @@ mod tests {
             self.0.lock().truncate(size as usize);
             Ok(())
         }
-        fn as_any(&self) -> &(dyn core::any::Any + Send + Sync) {
+        fn as_any(self: Arc<Self>) -> Arc<dyn core::any::Any + Send + Sync> {
             self
         }
     }

@@ -71,7 +71,7 @@ impl Vfs {
     /// # Errors
     /// `ENOENT`, `EISDIR`.
     pub fn unlink(&self, place: &Place) -> Result<()> {
-        let _tree = self.tree.lock();
+        let tree = self.tree.lock();
         let inode = place.dir.child(&place.name)?;
         if inode.is_dir() {
             return Err(EISDIR);
@@ -82,6 +82,8 @@ impl Vfs {
         let gone = entries(&place.dir)?.entries.remove(&place.name[..]);
         inode.update(|meta| meta.nlink -= 1);
         self.changed(&place.dir, 0);
+        // The last user of a file frees its memory: not under the lock.
+        drop(tree);
         drop(gone);
         Ok(())
     }
@@ -105,7 +107,7 @@ impl Vfs {
     /// # Errors
     /// `ENOENT`, `EEXIST`, `ENOTEMPTY`, `EISDIR`, `ENOTDIR`, `EINVAL` if a directory would go into itself.
     pub fn rename(&self, from: &Place, to: &Place, replace: Replace) -> Result<()> {
-        let _tree = self.tree.lock();
+        let tree = self.tree.lock();
         let inode = from.dir.child(&from.name)?;
         let is_dir = inode.is_dir();
         if (from.wants_dir || to.wants_dir) && !is_dir {
@@ -139,6 +141,7 @@ impl Vfs {
         let gone = entries(&from.dir)?.entries.remove(&from.name[..]);
         self.changed(&from.dir, -i32::from(is_dir));
         self.changed(&to.dir, i32::from(is_dir));
+        drop(tree);
         drop((gone, old));
         Ok(())
     }
