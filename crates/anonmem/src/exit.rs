@@ -19,16 +19,13 @@ pub(crate) fn exit_mmap<M: Machine>(vm: &Vm<M>, slot: &MmSlot<M>) {
     let guard = slot.write();
     assert!(slot.space.cpus().is_empty(), "an address space ends while CPUs {:?} run it", slot.space.cpus());
     let mut gather = vm.gather(&slot.space, Teardown::WholeSpace);
-    let all = VaRange { start: Va(0), end: Va(u64::MAX) };
     slot.tree.for_each(vm.nodes(), |range, _| zap_range(vm, slot, &guard, &mut gather, range));
     slot.tree.for_each(vm.nodes(), |_, id| unlink_anon_vmas(vm, id));
-    // All at once: tables of the upper levels serve several VMAs.
-    let mut hull: Option<VaRange> = None;
-    slot.tree.for_each(vm.nodes(), |range, _| {
-        hull = Some(VaRange { start: hull.map_or(range.start, |hull| hull.start), end: range.end });
-    });
-    if let Some(hull) = hull {
-        slot.space.free_tables(&mut gather, &vm.frames, hull, all);
+    // All at once: an upper table goes with the last of its VMAs, which may be several.
+    let all = VaRange { start: Va(0), end: Va(u64::MAX) };
+    let lowest = slot.tree.find(vm.nodes(), Va(0)).map(|(range, _)| range.start);
+    if let (Some(start), Some((last, _))) = (lowest, slot.tree.last(vm.nodes())) {
+        slot.space.free_tables(&mut gather, &vm.frames, VaRange { start, end: last.end }, all);
     }
     gather.finish();
     slot.tree.for_each(vm.nodes(), |_, id| {

@@ -25,6 +25,8 @@ mod shared;
 mod source;
 mod speculative;
 mod stack;
+#[cfg(test)]
+mod tests;
 mod wp;
 
 use crate::{

@@ -14,4 +14,6 @@
 pub mod anon_vma;
 pub mod folio;
 pub mod interval_tree;
+#[cfg(test)]
+mod tests;
 pub mod walk;

@@ -83,7 +83,10 @@ impl<M: Machine> Mm<'_, M> {
     #[doc(alias = "vma_merge_new_range")]
     pub(crate) fn merge_new(&self, guard: &MmapWriteGuard<'_, M>, area: &NewArea<M>) -> Option<VmaId<M>> {
         let (vm, slot) = (self.vm, guard.slot());
-        let fits = |near: VmaId<M>| area.copied_from.is_none_or(|from| anon_vmas_merge(vm, near, from));
+        let fits = |near: VmaId<M>| match area.copied_from {
+            Some(from) => anon_vmas_merge(vm, near, from),
+            None => vm.vma(near).anon_vma().is_none() || is_singular(vm, near),
+        };
         let prev = below(vm, slot, area.range.start).filter(|&p| area.follows(vm.vma(p)) && fits(p));
         let next = above(vm, slot, area.range.end).filter(|&n| area.precedes(vm.vma(n)) && fits(n));
         let merge = |target: VmaId<M>, eaten: Option<VmaId<M>>| {
@@ -207,16 +210,19 @@ fn dup_anon_vma<M: Machine>(vm: &Vm<M>, merge: &Merge<M>) -> Option<()> {
 /// another one to all of those would make the walks of all their pages longer.)
 #[doc(alias = "is_mergeable_anon_vma")]
 fn anon_vmas_merge<M: Machine>(vm: &Vm<M>, a: VmaId<M>, b: VmaId<M>) -> bool {
-    let singular = |id: VmaId<M>| {
-        let first = vm.vma(id).chains().get();
-        first.is_some_and(|chain| vm.chain(chain).next() == Link::NONE)
-    };
     match (vm.vma(a).anon_vma(), vm.vma(b).anon_vma()) {
         (None, None) => true,
         (Some(of_a), Some(of_b)) => of_a == of_b,
-        (Some(_), None) => singular(a),
-        (None, Some(_)) => singular(b),
+        (Some(_), None) => is_singular(vm, a),
+        (None, Some(_)) => is_singular(vm, b),
     }
+}
+
+/// Whether a VMA is linked to one anon_vma only.
+#[doc(alias = "list_is_singular")]
+fn is_singular<M: Machine>(vm: &Vm<M>, id: VmaId<M>) -> bool {
+    let first = vm.vma(id).chains().get();
+    first.is_some_and(|chain| vm.chain(chain).next() == Link::NONE)
 }
 
 /// The VMA that ends at `va`.

@@ -22,6 +22,8 @@ mod merge;
 mod modify;
 mod range;
 mod split;
+#[cfg(test)]
+mod tests;
 pub mod tree;
 
 pub use flags::VmFlags;

@@ -1,0 +1,125 @@
+//! Which anon_vma a page belongs to, and that every mapping is found.
+
+use super::walk::folio_referenced;
+use crate::{
+    MapBacking, MapFlags, Mm, MmapRequest, Prot, Vm,
+    testing::{M, P, World},
+};
+use anonmem_hal::{Va, VaRange};
+use std::vec::Vec;
+
+fn map(mm: &Mm<'_, M>, pages: u64) -> Va {
+    let prot = Prot::READ | Prot::WRITE;
+    let request = MmapRequest {
+        addr: Va(0),
+        len: pages * P,
+        prot,
+        flags: MapFlags::empty(),
+        backing: MapBacking::Anonymous,
+    };
+    mm.mmap(request).unwrap()
+}
+
+fn referenced(vm: &Vm<M>, mm: &Mm<'_, M>, va: Va) -> (u64, u64) {
+    let page = vm.frames.try_get(mm.pagemap(va).pfn.unwrap()).unwrap();
+    let found = folio_referenced(vm, page.folio());
+    (found.mappings, found.young)
+}
+
+#[test]
+fn every_sharer_is_found_and_asked_once() {
+    World::run(|w| {
+        let parent = w.vm.new_mm().unwrap();
+        let va = map(&parent, 1);
+        parent.store(va.0, 1).unwrap();
+        let children: Vec<_> = (0..5).map(|_| parent.fork().unwrap()).collect();
+        assert_eq!(referenced(&w.vm, &parent, va), (6, 1), "a child has not accessed it yet");
+        assert_eq!(referenced(&w.vm, &parent, va), (6, 0), "the bits were cleared");
+        children.iter().for_each(|c| assert_eq!(c.load(va.0), Ok(1)));
+        assert_eq!(referenced(&w.vm, &parent, va), (6, 5));
+    });
+}
+
+#[test]
+fn a_copy_belongs_to_the_child_alone() {
+    World::run(|w| {
+        let parent = w.vm.new_mm().unwrap();
+        let va = map(&parent, 1);
+        parent.store(va.0, 1).unwrap();
+        let child = parent.fork().unwrap();
+        child.store(va.0, 2).unwrap();
+        assert_eq!((referenced(&w.vm, &child, va).0, referenced(&w.vm, &parent, va).0), (1, 1));
+        let grandchild = child.fork().unwrap();
+        assert_eq!(referenced(&w.vm, &grandchild, va).0, 2, "the child's page is in the grandchild too");
+    });
+}
+
+#[test]
+fn a_page_that_outlives_the_process_that_made_it_is_still_found() {
+    World::run(|w| {
+        let parent = w.vm.new_mm().unwrap();
+        let va = map(&parent, 1);
+        parent.store(va.0, 1).unwrap();
+        let child = parent.fork().unwrap();
+        drop(parent);
+        assert_eq!(referenced(&w.vm, &child, va).0, 1);
+        w.vm.validate().unwrap();
+    });
+}
+
+#[test]
+fn a_chain_of_forks_does_not_grow_without_end() {
+    World::run(|w| {
+        let mut mm = w.vm.new_mm().unwrap();
+        let va = map(&mm, 1);
+        mm.store(va.0, 1).unwrap();
+        for generation in 0..50 {
+            let child = mm.fork().unwrap();
+            child.store(va.0, generation).unwrap();
+            mm = child;
+        }
+        let stats = w.vm.stats();
+        assert!(
+            stats.anon_vmas <= 3 && stats.chains <= 3,
+            "{} anon_vmas, {} chains",
+            stats.anon_vmas,
+            stats.chains
+        );
+        w.vm.validate().unwrap();
+    });
+}
+
+#[test]
+fn an_anon_vma_that_a_vma_uses_is_not_given_to_a_child() {
+    // One counter for VMAs and children would say 1 here, and the second child would get what the
+    // first one's VMA still uses.
+    World::run(|w| {
+        let parent = w.vm.new_mm().unwrap();
+        let va = map(&parent, 2);
+        parent.store(va.0, 1).unwrap();
+        parent.mprotect(VaRange::page(va), Prot::READ).unwrap();
+        let first = parent.fork().unwrap();
+        parent.munmap(VaRange::page(va)).unwrap();
+        let second = parent.fork().unwrap();
+        first.store(va.0 + P, 2).unwrap();
+        second.store(va.0 + P, 3).unwrap();
+        parent.store(va.0 + P, 4).unwrap();
+        w.vm.validate().unwrap();
+        assert_eq!([&first, &second, &parent].map(|mm| mm.load(va.0 + P).unwrap()), [2, 3, 4]);
+    });
+}
+
+#[test]
+fn both_halves_of_a_split_are_found() {
+    World::run(|w| {
+        let mm = w.vm.new_mm().unwrap();
+        let va = map(&mm, 4);
+        (0..4).for_each(|i| mm.store(va.0 + i * P, 1).unwrap());
+        mm.mprotect(VaRange::new(Va(va.0 + P), Va(va.0 + 2 * P)), Prot::READ).unwrap();
+        assert_eq!(mm.counters().vmas, 3);
+        for i in 0..4 {
+            assert_eq!(referenced(&w.vm, &mm, Va(va.0 + i * P)).0, 1);
+        }
+        w.vm.validate().unwrap();
+    });
+}
