@@ -6,6 +6,7 @@
 //! - [`usage`]: what memory is used for, and the watermarks.
 //! - [`validate`]: recounting all of it.
 //! - [`slab`]: type-stable objects, and [`handle`]: their names.
+//! - [`array`]: arrays of words made of frames.
 //! - [`folio`]: the owner types. A count has one owner type and none stands in for another.
 //!
 //! `unsafe` is allowed here; there is no `alloc`.
@@ -14,6 +15,7 @@
 #[cfg(test)]
 extern crate std;
 
+pub mod array;
 mod buddy;
 pub mod folio;
 pub mod frames;
@@ -31,6 +33,7 @@ mod testing;
 pub mod usage;
 pub mod validate;
 
+pub use array::FrameArray;
 pub use folio::{
     DupError, Exclusive, ExclusiveRef, Folio, FolioGuard, FolioPin, FolioRef, FrozenFolio, NewFolio, Shared,
     SharedRef, ShmMap, TooManySharers,

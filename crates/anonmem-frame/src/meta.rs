@@ -50,6 +50,8 @@ pub(crate) mod flags {
     pub(crate) const EXCLUSIVE: u32 = 1 << 2;
     /// May be dropped instead of swapped unless written (`MADV_FREE`; Linux: not `PG_swapbacked`).
     pub(crate) const LAZYFREE: u32 = 1 << 3;
+    /// Where the two bits start that count the sweeps of reclaim that found the folio unused.
+    pub(crate) const IDLE_SHIFT: u32 = 8;
 
     /// Where the [`super::Kind`] starts.
     pub(crate) const KIND_SHIFT: u32 = 24;

@@ -204,6 +204,8 @@ impl<const CHECKED: bool> Clock for TestMachine<CHECKED> {
     }
 }
 
+impl<const CHECKED: bool> anonmem_hal::SwapIo for TestMachine<CHECKED> {}
+
 impl<const CHECKED: bool> Sources for TestMachine<CHECKED> {
     fn fill(&self, _: SourceId, _: u64, _: Pfn) -> Result<(), SourceError> {
         Err(SourceError)

@@ -22,7 +22,8 @@ pub use addr::{MAX_ORDER, NrPages, Order, PAGE_SHIFT, PAGE_SIZE, Pfn, Va, VaRang
 pub use arch::Arch;
 pub use cpu::{CpuId, CpuSet, MAX_CPUS};
 pub use machine::{
-    Clock, FlushRange, HeldLocks, Machine, Mmu, PhysMem, Sched, SourceError, SourceId, Sources,
+    Clock, FlushRange, FrameAlloc, HeldLocks, IoError, Machine, Mmu, PhysMem, Sched, SourceError, SourceId,
+    Sources, SwapIo,
 };
 pub use probe::{LockMode, NoProbe, Probe};
 pub use pte::{Entry, Marker, MigrationKind, Present, Protection, Pte, SoftLeaf, SwapEntry};

@@ -12,7 +12,7 @@ use crate::{
 use core::{num::NonZeroU64, ptr::NonNull};
 
 /// The world that a memory manager runs on.
-pub trait Machine: PhysMem + Mmu + Sched + Clock + Sources + Sized + Send + Sync + 'static {
+pub trait Machine: PhysMem + Mmu + Sched + Clock + Sources + SwapIo + Sized + Send + Sync + 'static {
     /// Its page-table format.
     type Arch: Arch;
     /// Its observer of shared accesses; [`crate::NoProbe`] unless it simulates.
@@ -46,6 +46,12 @@ pub unsafe trait PhysMem {
     fn zero(&self, pfn: Pfn, order: Order);
     /// Copies a block of frames; programs may be writing to `src`.
     fn copy(&self, dst: Pfn, src: Pfn, order: Order);
+
+    /// Whether the frame's bytes are all 0. `false` is always a right answer.
+    #[inline]
+    fn is_zero(&self, _pfn: Pfn) -> bool {
+        false
+    }
 
     /// Asked before every allocation: `false` makes it fail. Tests inject failures here; a hypervisor may
     /// keep a balloon.
@@ -154,3 +160,45 @@ pub trait Sources {
 /// The page of a source cannot be had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SourceError;
+
+/// Frames for a swap device that keeps its pages in memory. Implemented by the memory manager.
+pub trait FrameAlloc {
+    /// A frame, from the reserve if need be; `None` if there is none.
+    fn alloc_frame(&self) -> Option<Pfn>;
+    /// Gives one back.
+    fn free_frame(&self, pfn: Pfn);
+}
+
+/// A page could not be read from or written to a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IoError;
+
+/// Where pages go that leave memory. Devices are numbered by whoever adds them to the memory manager.
+///
+/// A machine without swap implements none of it.
+pub trait SwapIo {
+    /// Writes frame `src` to `slot` of `device`. Returns when the frame may be reused. May sleep.
+    ///
+    /// # Errors
+    /// [`IoError`]: the page stays in memory.
+    fn swap_write(
+        &self,
+        _device: u8,
+        _slot: u64,
+        _src: Pfn,
+        _frames: &dyn FrameAlloc,
+    ) -> Result<(), IoError> {
+        Err(IoError)
+    }
+
+    /// Reads `slot` of `device` into frame `dst`. May sleep.
+    ///
+    /// # Errors
+    /// [`IoError`]: the page is lost; whoever needs it gets a SIGBUS.
+    fn swap_read(&self, _device: u8, _slot: u64, _dst: Pfn) -> Result<(), IoError> {
+        Err(IoError)
+    }
+
+    /// Told that nobody needs the contents of `slot` any more. Does not sleep.
+    fn swap_discard(&self, _device: u8, _slot: u64, _frames: &dyn FrameAlloc) {}
+}

@@ -127,6 +127,26 @@ impl<'a, M: Machine, G: StableVma> PteGuard<'a, M, G> {
         less
     }
 
+    /// Replaces a software entry by another one: what it owns is the caller's to account for.
+    pub fn replace_soft(&mut self, va: Va, leaf: SoftLeaf) {
+        let word = self.table.word(va);
+        debug_assert!(matches!(self.get(va), Pte::Soft(_)), "only a software entry is replaced by another");
+        word.store(M::Arch::encode_pte(Pte::Soft(leaf)), Ordering::Release);
+    }
+
+    /// Puts a software entry where a present one was cleared under this hold of the lock: unmapping to swap. That
+    /// fills no entry that was empty, so an rmap lock is enough.
+    #[doc(alias = "try_to_unmap_one")]
+    pub fn leave_soft(&mut self, va: Va, leaf: SoftLeaf) {
+        self.fill(va, Pte::Soft(leaf));
+    }
+
+    /// Puts back a mapping that was cleared under this hold of the lock, as it was.
+    pub fn put_back<O: MapOwner>(&mut self, va: Va, owner: O, was: Present) {
+        let pfn = owner.into_entry();
+        self.fill(va, Pte::Present(Present { pfn, ..was }));
+    }
+
     /// Drops the lock; the snapshot is the only way back.
     #[inline]
     pub fn unlock(self, va: Va) -> PteSnapshot<'a, M, G> {

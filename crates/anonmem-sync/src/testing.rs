@@ -84,6 +84,8 @@ impl Clock for TestMachine {
     }
 }
 
+impl anonmem_hal::SwapIo for TestMachine {}
+
 impl Sources for TestMachine {
     fn fill(&self, _: SourceId, _: u64, _: Pfn) -> Result<(), SourceError> {
         match *self {}

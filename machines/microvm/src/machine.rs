@@ -234,6 +234,8 @@ impl Clock for Kernel {
     }
 }
 
+impl anonmem_hal::SwapIo for Kernel {}
+
 impl Sources for Kernel {
     fn fill(&self, source: SourceId, offset: u64, dst: Pfn) -> Result<(), SourceError> {
         // SAFETY: the caller owns the frame and nobody else sees it yet.

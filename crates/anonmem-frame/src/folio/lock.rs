@@ -1,12 +1,12 @@
 //! The folio lock, and folios whose counts are frozen.
 
-use super::Folio;
+use super::{Exclusive, Folio, Shared, TooManySharers, rmap::add_map};
 use crate::{
     Frames,
     handle::RawHandle,
     meta::{Counts, Mapping, flags},
 };
-use anonmem_hal::{Machine, Pfn};
+use anonmem_hal::{Machine, Pfn, SwapEntry};
 use anonmem_sync::{BitGuard, BitLock, Ordering, order::FolioLock};
 
 type Guard<'f, M> = BitGuard<'f, M, FolioLock, { flags::LOCKED }, { flags::WAITERS }>;
@@ -39,6 +39,43 @@ impl<'f, M: Machine> FolioGuard<'f, M> {
     pub fn move_anon(&self, anon_vma: RawHandle, index: u64) {
         debug_assert!(matches!(self.folio.mapping(), Mapping::Anon(_)));
         self.folio.set_mapping(Mapping::Anon(anon_vma), index);
+    }
+
+    /// Makes it the cached page of a swap slot, or takes that back. The slot's word is the caller's.
+    #[doc(alias = "folio_set_swapcache")]
+    pub fn set_swap_entry(&self, entry: Option<SwapEntry>) {
+        let word = entry.map_or(0, |e| 1 << 63 | u64::from(e.device) << 48 | e.offset);
+        // Release pairs with the Acquire of `swap_entry`.
+        self.folio.meta().private.store(word, Ordering::Release);
+    }
+
+    /// Maps a page that was swapped in and that nobody else has: exclusive from the start, and found through
+    /// `anon_vma` alone.
+    ///
+    /// # Panics
+    /// If it is mapped already.
+    #[doc(alias = "folio_add_anon_rmap_pte")]
+    pub fn map_exclusive(&self, anon_vma: RawHandle, index: u64) -> Exclusive<'f, M> {
+        let folio = self.folio;
+        assert_eq!(folio.counts().maps(), 0, "an exclusive mapping of a page that is mapped");
+        folio.set_mapping(Mapping::Anon(anon_vma), index);
+        folio.meta().flags.fetch_or(flags::EXCLUSIVE, Ordering::Relaxed);
+        add_map(folio).expect("the first mapping");
+        Exclusive { frames: folio.frames, page: folio.head }
+    }
+
+    /// Maps a page that was swapped in and that others may have, in memory or in their swap entries. A page that
+    /// was just read belongs to `root`, the oldest anon_vma of the family, which finds all of them.
+    ///
+    /// # Errors
+    /// [`TooManySharers`].
+    pub fn map_shared(&self, root: RawHandle, index: u64) -> Result<Shared<'f, M>, TooManySharers> {
+        let folio = self.folio;
+        if matches!(folio.mapping(), Mapping::None) {
+            folio.set_mapping(Mapping::Anon(root), index);
+        }
+        add_map(folio)?;
+        Ok(Shared { frames: folio.frames, page: folio.head })
     }
 
     /// Takes all references, if there are exactly `expected` of them: nobody can get the folio any more.

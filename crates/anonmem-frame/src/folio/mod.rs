@@ -24,7 +24,7 @@ use crate::{
     handle::RawHandle,
     meta::{Counts, Kind, Mapping, MappingWord, Meta, flags},
 };
-use anonmem_hal::{Machine, NrPages, Order, Pfn};
+use anonmem_hal::{Machine, NrPages, Order, Pfn, SwapEntry};
 use anonmem_sync::Ordering;
 use core::{fmt, mem::ManuallyDrop};
 
@@ -198,6 +198,33 @@ impl<'f, M: Machine> Folio<'f, M> {
     /// anon_vma lock or the folio lock.
     pub fn index(&self) -> u64 {
         self.mapping_word().index_high() | u64::from(self.meta().aux.load(Ordering::Relaxed))
+    }
+
+    /// The swap slot that it is the cached page of, if any. Stable under the folio lock.
+    #[doc(alias = "folio_test_swapcache")]
+    #[inline]
+    pub fn swap_entry(&self) -> Option<SwapEntry> {
+        // Acquire pairs with the Release of `FolioGuard::set_swap_entry`.
+        let word = self.meta().private.load(Ordering::Acquire);
+        (word != 0).then(|| SwapEntry { device: (word >> 48 & 31) as u8, offset: word & ((1 << 40) - 1) })
+    }
+
+    /// How many sweeps of reclaim in a row found it unused, up to 3.
+    pub fn idle(&self) -> u32 {
+        self.meta().flags.load(Ordering::Relaxed) >> flags::IDLE_SHIFT & 3
+    }
+
+    /// Sets that number.
+    pub fn set_idle(&self, sweeps: u32) {
+        let set = sweeps.min(3) << flags::IDLE_SHIFT;
+        let word = &self.meta().flags;
+        word.fetch_and(!(3 << flags::IDLE_SHIFT), Ordering::Relaxed);
+        word.fetch_or(set, Ordering::Relaxed);
+    }
+
+    /// Takes back the mark for lazy freeing: the page was written.
+    pub fn clear_lazyfree(&self) {
+        self.meta().flags.fetch_and(!flags::LAZYFREE, Ordering::Relaxed);
     }
 
     /// Whether it may be dropped instead of swapped (`MADV_FREE`) unless written since.

@@ -63,6 +63,8 @@ impl Clock for Sim {
 }
 
 /// Every page of a source starts with the source's number and the offset; the rest is zero.
+impl anonmem_hal::SwapIo for Sim {}
+
 impl Sources for Sim {
     fn fill(&self, source: SourceId, offset: u64, dst: Pfn) -> Result<(), SourceError> {
         self.arena.write_words(dst, &[source.0.get(), offset]);

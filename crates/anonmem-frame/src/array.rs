@@ -1,0 +1,134 @@
+//! Arrays of atomic words made of frames: what a swap device knows of each slot.
+//!
+//! Two levels of directory frames, so that no allocation is larger than a page: element `i` is word `i % 512` of leaf
+//! `i / 512`, and the leaf's frame number is in the directory.
+
+use crate::{Frames, OutOfMemory, meta::Kind};
+use anonmem_hal::{Machine, Order, PAGE_SIZE, Pfn};
+use anonmem_sync::{Atomic, Ordering};
+
+/// Words of a frame.
+const WORDS: u64 = (PAGE_SIZE / 8) as u64;
+
+/// An array of words, all 0 at first.
+///
+/// Part of something type-stable: an array without frames has length 0.
+pub struct FrameArray<M> {
+    /// Frame of the root directory plus one.
+    root: Atomic<u64, M>,
+    len: Atomic<u64, M>,
+}
+
+impl<M: Machine> FrameArray<M> {
+    /// An array of length 0.
+    pub const fn new() -> Self {
+        Self { root: Atomic::new(0), len: Atomic::new(0) }
+    }
+
+    /// The most words that an array can have.
+    pub const MAX_LEN: u64 = WORDS * WORDS * WORDS;
+
+    /// Its length.
+    pub fn len(&self) -> u64 {
+        // Acquire pairs with the Release of `alloc`.
+        self.len.load(Ordering::Acquire)
+    }
+
+    /// Whether its length is 0.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Gives an empty array `len` words of 0.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`]; the array is still empty.
+    ///
+    /// # Panics
+    /// If it is not empty, or `len` exceeds [`MAX_LEN`](Self::MAX_LEN).
+    pub fn alloc(&self, frames: &Frames<M>, len: u64) -> Result<(), OutOfMemory> {
+        assert!(self.is_empty() && len <= Self::MAX_LEN, "an array is made once, of at most 2^27 words");
+        self.root.store(alloc_words(frames)?.0 + 1, Ordering::Relaxed);
+        let leaves = len.div_ceil(WORDS);
+        for leaf in 0..leaves {
+            if let Err(e) = self.add_leaf(frames, leaf) {
+                self.free_frames(frames);
+                return Err(e);
+            }
+        }
+        // Release pairs with the Acquire of `len`.
+        self.len.store(len, Ordering::Release);
+        Ok(())
+    }
+
+    fn add_leaf(&self, frames: &Frames<M>, leaf: u64) -> Result<(), OutOfMemory> {
+        let root = words(frames, self.root_frame().expect("just allocated"));
+        let slot = &root[(leaf / WORDS) as usize];
+        if slot.load(Ordering::Relaxed) == 0 {
+            slot.store(alloc_words(frames)?.0 + 1, Ordering::Relaxed);
+        }
+        let directory = words(frames, Pfn(slot.load(Ordering::Relaxed) - 1));
+        directory[(leaf % WORDS) as usize].store(alloc_words(frames)?.0 + 1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn root_frame(&self) -> Option<Pfn> {
+        self.root.load(Ordering::Relaxed).checked_sub(1).map(Pfn)
+    }
+
+    /// The word at `index`.
+    ///
+    /// # Panics
+    /// If `index` is not below the length.
+    #[inline]
+    pub fn get<'f>(&self, frames: &'f Frames<M>, index: u64) -> &'f Atomic<u64, M> {
+        assert!(index < self.len(), "word {index} of an array of {}", self.len());
+        let (leaf, word) = (index / WORDS, (index % WORDS) as usize);
+        let root = words(frames, self.root_frame().expect("an array of some length has frames"));
+        let directory = words(frames, Pfn(root[(leaf / WORDS) as usize].load(Ordering::Relaxed) - 1));
+        &words(frames, Pfn(directory[(leaf % WORDS) as usize].load(Ordering::Relaxed) - 1))[word]
+    }
+
+    /// Empties the array and frees its frames. Nobody is using it.
+    pub fn free(&self, frames: &Frames<M>) {
+        self.len.store(0, Ordering::Relaxed);
+        self.free_frames(frames);
+    }
+
+    fn free_frames(&self, frames: &Frames<M>) {
+        let Some(root) = self.root_frame() else { return };
+        self.root.store(0, Ordering::Relaxed);
+        for directory in words(frames, root).iter().filter_map(frame_in) {
+            for leaf in words(frames, directory).iter().filter_map(frame_in) {
+                frames.free_kernel(leaf, Order::ZERO);
+            }
+            frames.free_kernel(directory, Order::ZERO);
+        }
+        frames.free_kernel(root, Order::ZERO);
+    }
+}
+
+impl<M: Machine> Default for FrameArray<M> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+fn frame_in<M: Machine>(word: &Atomic<u64, M>) -> Option<Pfn> {
+    word.load(Ordering::Relaxed).checked_sub(1).map(Pfn)
+}
+
+fn alloc_words<M: Machine>(frames: &Frames<M>) -> Result<Pfn, OutOfMemory> {
+    let pfn = frames.alloc_kernel(Order::ZERO)?;
+    frames.machine().zero(pfn, Order::ZERO);
+    Ok(pfn)
+}
+
+/// The words of a frame of an array.
+fn words<M: Machine>(frames: &Frames<M>, pfn: Pfn) -> &[Atomic<u64, M>] {
+    assert!(frames.meta(pfn).kind() == Kind::Kernel, "frame {:#x} is no part of an array", pfn.0);
+    let first = frames.machine().direct_map(pfn).cast::<Atomic<u64, M>>();
+    // SAFETY: the frame is the kernel's and one of an array's, whose words are only accessed atomically; it
+    // is freed only by `free`, when nobody uses the array.
+    unsafe { core::slice::from_raw_parts(first.as_ptr(), WORDS as usize) }
+}
