@@ -90,3 +90,6 @@ impl<M: Machine> Mm<'_, M> {
         self.mmap_region(guard, area, Object::Given)
     }
 }
+
+#[cfg(test)]
+mod tests;

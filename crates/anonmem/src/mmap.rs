@@ -13,10 +13,12 @@
 
 use crate::{
     error::Error,
+    exit::free_vma,
     mm::{Mm, MmapWriteGuard},
+    munmap::Covered,
     shm::ShmId,
     vm::Overcommit,
-    vma::{Backing, NewArea, VmFlags},
+    vma::{Backing, NewArea, VmFlags, VmaId},
 };
 use anonmem_hal::{Arch, Machine, NrPages, PAGE_SHIFT, PAGE_SIZE, SourceId, Va, VaRange};
 
@@ -280,71 +282,87 @@ impl<M: Machine> Mm<'_, M> {
         mut area: NewArea<M>,
         object: Object,
     ) -> Result<(), Error> {
-        let vm = self.vm;
+        if !self.overlaps(guard, area.range) {
+            return self.charge_and_map(guard, &mut area, object, Covered::default());
+        }
         self.cut_edges(guard, area.range)?;
-        let (old, pages) = (self.covered(guard, area.range), area.range.pages().0);
-        let mut charged = None;
-        if area.flags.is_accountable() {
-            // What is replaced has its promise already.
-            charged = Some(pages - old.accounted);
-            area.flags |= VmFlags::ACCOUNT;
-        }
-        let mapped = if self.may_expand(guard, area.flags, pages - old.pages) {
-            vm.commit(charged.unwrap_or(0)).and_then(|()| {
-                self.replace(guard, &area, object).inspect_err(|_| vm.uncommit(charged.unwrap_or(0)))
-            })
-        } else {
-            Err(Error::OutOfMemory)
-        };
-        match mapped {
-            Ok(()) => {
-                if charged.is_none() {
-                    vm.uncommit(old.accounted);
-                }
-                guard.slot().counts.add_vma(area.flags, pages as i64);
-                Ok(())
-            }
-            Err(e) => {
-                self.rejoin_edges(guard, area.range);
-                Err(e)
-            }
-        }
+        let old = self.covered(guard, area.range);
+        self.charge_and_map(guard, &mut area, object, old).inspect_err(|_| {
+            self.rejoin(guard, area.range.start);
+            self.rejoin(guard, area.range.end);
+        })
     }
 
-    /// Unmaps what is in the range of `area`, none of which reaches over its edges, and maps the area.
-    fn replace(&self, guard: &MmapWriteGuard<'_, M>, area: &NewArea<M>, object: Object) -> Result<(), Error> {
+    /// Checks limits, charges for `area`, and maps it in place of `old`, none of which reaches over its edges.
+    fn charge_and_map(
+        &self,
+        guard: &MmapWriteGuard<'_, M>,
+        area: &mut NewArea<M>,
+        object: Object,
+        old: Covered,
+    ) -> Result<(), Error> {
+        let (vm, pages) = (self.vm, area.range.pages().0);
+        if !self.may_expand(guard, area.flags, pages - old.pages) {
+            return Err(Error::OutOfMemory);
+        }
+        if area.flags.is_accountable() {
+            area.flags |= VmFlags::ACCOUNT;
+            // What is replaced has its promise already.
+            let charge = pages - old.accounted;
+            vm.commit(charge)?;
+            self.replace(guard, area, object, old).inspect_err(|_| vm.uncommit(charge))?;
+        } else {
+            self.replace(guard, area, object, old)?;
+            vm.uncommit(old.accounted);
+        }
+        guard.slot().counts.add_vma(area.flags, pages as i64);
+        Ok(())
+    }
+
+    /// Unmaps `old`, which is what the range of `area` has, and maps the area.
+    fn replace(
+        &self,
+        guard: &MmapWriteGuard<'_, M>,
+        area: &NewArea<M>,
+        object: Object,
+        old: Covered,
+    ) -> Result<(), Error> {
         let (vm, slot, range) = (self.vm, guard.slot(), area.range);
-        let is_hole = !self.overlaps(guard, range);
-        // The usual case: no memory is needed.
-        if object == Object::Given && is_hole && self.merge_new(guard, area).is_some() {
+        let merge = || object == Object::Given && self.merge_new(guard, area).is_some();
+        // The usual case: nothing is there, and no memory is needed.
+        if old.pages == 0 && merge() {
             return Ok(());
         }
         let mut nodes = slot.tree.prealloc(vm.nodes(), 1)?;
-        let new = vm.vmas.alloc(&vm.frames)?;
-        let backing = match object {
-            Object::Given => area.backing,
-            Object::New(pages) => match vm.shm_new(pages) {
-                Ok(made) => Backing::Shared(made),
-                Err(e) => {
-                    vm.vmas.free(&vm.frames, new);
-                    return Err(e);
-                }
-            },
-        };
-        if !is_hole {
+        let new = self.new_vma(area, object)?;
+        if old.pages > 0 {
             self.unmap_cut(guard, range);
-            if object == Object::Given && self.merge_new(guard, area).is_some() {
-                vm.vmas.free(&vm.frames, new);
+            if merge() {
+                free_vma(vm, new);
                 return Ok(());
             }
         }
-        if object == Object::Given {
-            vm.backing_get(backing);
-        }
-        vm.vma(new).init(self.id, range, area.pgoff, area.flags, backing);
         vm.vma(new).attach(guard);
         nodes.write().insert_guarded(range, new, vm.guard_below(area.flags));
         Ok(())
+    }
+
+    /// A VMA for `area` that is not in the tree yet.
+    fn new_vma(&self, area: &NewArea<M>, object: Object) -> Result<VmaId<M>, Error> {
+        let vm = self.vm;
+        let new = vm.vmas.alloc(&vm.frames)?;
+        let backing = match object {
+            Object::Given => {
+                vm.backing_get(area.backing);
+                area.backing
+            }
+            Object::New(pages) => {
+                let made = vm.shm_new(pages).inspect_err(|_| vm.vmas.free(&vm.frames, new))?;
+                Backing::Shared(made)
+            }
+        };
+        vm.vma(new).init(self.id, area.range, area.pgoff, area.flags, backing);
+        Ok(new)
     }
 }
 
@@ -368,3 +386,6 @@ fn resolve<M: Machine>(
         }
     })
 }
+
+#[cfg(test)]
+mod tests;

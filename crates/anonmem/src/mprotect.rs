@@ -194,3 +194,6 @@ fn may_flags(flags: VmFlags) -> VmFlags {
         | may(VmFlags::MAYWRITE, VmFlags::WRITE)
         | may(VmFlags::MAYEXEC, VmFlags::EXEC)
 }
+
+#[cfg(test)]
+mod tests;

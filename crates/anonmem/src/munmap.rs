@@ -99,12 +99,6 @@ impl<M: Machine> Mm<'_, M> {
         Ok(())
     }
 
-    /// Undoes [`cut_edges`](Self::cut_edges).
-    pub(crate) fn rejoin_edges(&self, guard: &MmapWriteGuard<'_, M>, range: VaRange) {
-        self.rejoin(guard, range.start);
-        self.rejoin(guard, range.end);
-    }
-
     /// What is mapped in `range`.
     pub(crate) fn covered(&self, guard: &MmapWriteGuard<'_, M>, range: VaRange) -> Covered {
         let (vm, tree) = (self.vm, &guard.slot().tree);

@@ -1,0 +1,281 @@
+use crate::{
+    Config, Error, Limits, MapBacking, MapFlags, Mm, MmapRequest, Overcommit, Prot, Vm, VmFlags,
+    testing::{M, P, World, pages},
+};
+use anonmem_hal::{Arch, PAGE_SIZE, Va, VaRange, arch::X86_64};
+use anonmem_hosted::Trap;
+use std::vec;
+
+const END: u64 = X86_64::USER_END.0;
+const RW: Prot = Prot::READ.union(Prot::WRITE);
+
+/// Private writable zeroes, anywhere.
+fn anywhere(n: u64) -> MmapRequest<M> {
+    MmapRequest {
+        addr: Va(0),
+        len: n * P,
+        prot: RW,
+        flags: MapFlags::empty(),
+        backing: MapBacking::Anonymous,
+    }
+}
+
+fn at(page: u64, n: u64, flags: MapFlags) -> MmapRequest<M> {
+    MmapRequest { addr: Va(page * P), flags, ..anywhere(n) }
+}
+
+fn fixed(page: u64, n: u64) -> MmapRequest<M> {
+    at(page, n, MapFlags::FIXED)
+}
+
+fn shared(n: u64) -> MmapRequest<M> {
+    MmapRequest { backing: MapBacking::SharedNew, ..anywhere(n) }
+}
+
+fn committed(vm: &Vm<M>) -> u64 {
+    vm.stats().committed
+}
+
+#[test]
+fn arguments_that_make_no_sense_get_linux_error_numbers() {
+    World::run(|world| {
+        let mm = world.vm.new_mm().unwrap();
+        let source = world.sources.register(vec![1; PAGE_SIZE]);
+        let of_source = |offset| MapBacking::Source { id: source, offset };
+        let sized = |len| MmapRequest { len, ..anywhere(1) };
+        mm.mmap(fixed(100, 1)).unwrap();
+        let cases = [
+            ("no length", sized(0), 22),
+            ("a length that cannot be rounded up", sized(u64::MAX), 12),
+            ("more than there is", sized(END + P), 12),
+            ("fixed, beyond the end", fixed(END / P - 1, 2), 12),
+            ("fixed, not at a page", MmapRequest { addr: Va(P * 200 + 1), ..fixed(200, 1) }, 22),
+            ("fixed, too low", fixed(1, 1), 1),
+            ("fixed, taken", at(100, 1, MapFlags::FIXED_NOREPLACE), 17),
+            ("fixed, taken at its end", at(99, 2, MapFlags::FIXED | MapFlags::FIXED_NOREPLACE), 17),
+            ("an odd offset", MmapRequest { backing: of_source(1), ..anywhere(1) }, 22),
+            (
+                "a stack of a source",
+                MmapRequest { backing: of_source(0), ..at(0, 1, MapFlags::GROWSDOWN) },
+                22,
+            ),
+            ("a shared stack", MmapRequest { flags: MapFlags::GROWSDOWN, ..shared(1) }, 22),
+        ];
+        for (what, request, errno) in cases {
+            assert_eq!(mm.mmap(request).map_err(Error::errno), Err(errno), "{what}");
+            assert_eq!((mm.counters().vmas, committed(&world.vm)), (1, 1), "{what}");
+        }
+        let object = world.vm.shm_new(1).unwrap();
+        let far = MapBacking::Shared { object, first: u64::MAX };
+        assert_eq!(mm.mmap(MmapRequest { backing: far, ..anywhere(1) }), Err(Error::Overflow));
+        world.vm.shm_put(object);
+    });
+}
+
+#[test]
+fn places_are_found_from_the_top_down_then_from_below() {
+    World::run(|world| {
+        let mm = world.vm.new_mm().unwrap();
+        let base = mm.slot().mmap_base.peek();
+        let a = mm.mmap(anywhere(2)).unwrap();
+        assert_eq!(a.0, base - 2 * P);
+        // Another kind of mapping goes right below; a hole that it fits into is used first.
+        let b = mm.mmap(MmapRequest { prot: Prot::READ, ..anywhere(2) }).unwrap();
+        assert_eq!(b.0, a.0 - 2 * P);
+        mm.munmap(VaRange::of(a, P).unwrap()).unwrap();
+        assert_eq!(mm.mmap(MmapRequest { prot: Prot::EXEC, ..anywhere(1) }), Ok(a));
+        // All that is below the base is taken.
+        let low = Va(65_536);
+        let all = MmapRequest { prot: Prot::empty(), flags: MapFlags::FIXED, addr: low, ..anywhere(1) };
+        mm.mmap(MmapRequest { len: b.0 - low.0, ..all }).unwrap();
+        assert_eq!(mm.mmap(anywhere(1)), Ok(Va(base)), "above the base");
+        mm.mmap(MmapRequest { addr: Va(base + P), len: END - base - P, ..all }).unwrap();
+        assert_eq!(mm.mmap(anywhere(1)), Err(Error::OutOfMemory));
+        mm.munmap(VaRange::of(low, P).unwrap()).unwrap();
+        assert_eq!(mm.mmap(anywhere(1)), Ok(low), "the lowest page that may be mapped");
+    });
+}
+
+#[test]
+fn a_hint_is_honoured_if_it_is_free() {
+    World::run(|world| {
+        let mm = world.vm.new_mm().unwrap();
+        let hint = |addr, n| mm.mmap(MmapRequest { addr: Va(addr), ..anywhere(n) });
+        assert_eq!(hint(200 * P + 5, 2), Ok(Va(200 * P)), "rounded down to a page");
+        assert_eq!(hint(P, 1), Ok(Va(65_536)), "raised to the lowest address");
+        assert!(hint(199 * P, 2).unwrap().0 > 1 << 40, "taken");
+        assert!(hint(END - P, 2).unwrap().0 < END - P, "beyond the end");
+        assert_eq!(hint(END - P, 1), Ok(Va(END - P)));
+    });
+}
+
+#[test]
+fn a_stack_keeps_others_away() {
+    World::run(|world| {
+        let mm = world.vm.new_mm().unwrap();
+        let gap = world.vm.config().stack_guard_gap / P;
+        mm.mmap(at(5000, 4, MapFlags::FIXED | MapFlags::GROWSDOWN)).unwrap();
+        assert_ne!(mm.mmap(at(5000 - gap, 1, MapFlags::empty())), Ok(Va((5000 - gap) * P)));
+        assert_eq!(mm.mmap(at(4999 - gap, 1, MapFlags::empty())), Ok(Va((4999 - gap) * P)));
+        mm.mmap(fixed(4999 - gap, 1)).unwrap();
+        // Its upper part is a stack, too, once it is split.
+        mm.mprotect(pages(5002, 2), Prot::READ).unwrap();
+        mm.munmap(pages(5000, 2)).unwrap();
+        assert_ne!(mm.mmap(at(5001, 1, MapFlags::empty())), Ok(Va(5001 * P)));
+        assert_eq!(mm.counters().stack.0, 2);
+    });
+}
+
+#[test]
+fn a_fixed_mapping_replaces_what_is_there() {
+    World::run(|world| {
+        let mm = world.vm.new_mm().unwrap();
+        mm.mmap(fixed(100, 6)).unwrap();
+        (100..106).for_each(|page| mm.store(page * P, 7).unwrap());
+        let read_only = MmapRequest { prot: Prot::READ, ..fixed(102, 2) };
+        mm.mmap(read_only).unwrap();
+        assert_eq!(mm.load(102 * P), Ok(0));
+        assert_eq!((mm.load(101 * P), mm.load(104 * P)), (Ok(7), Ok(7)));
+        assert_eq!(mm.store(103 * P, 1), Err(Trap::Denied));
+        assert_eq!((mm.counters().vmas, mm.counters().anon.0), (3, 4));
+        assert_eq!(committed(&world.vm), 4, "what is read-only needs no promise");
+        world.vm.validate().unwrap();
+    });
+}
+
+#[test]
+fn promises_follow_the_overcommit_mode() {
+    let config = Config { overcommit: Overcommit::Never { percent: 1 }, ..Config::default() };
+    World::run_with(config, |world| {
+        let (mm, limit) = (world.vm.new_mm().unwrap(), world.vm.commit_limit());
+        assert_eq!(mm.mmap(anywhere(limit + 1)), Err(Error::OutOfMemory));
+        let none = MmapRequest { prot: Prot::READ, ..anywhere(limit + 1) };
+        let read_only = mm.mmap(none).unwrap();
+        assert_eq!(committed(&world.vm), 0);
+        let reserved = MmapRequest { flags: MapFlags::NORESERVE, ..anywhere(limit + 1) };
+        assert_eq!(mm.mmap(reserved), Err(Error::OutOfMemory), "no such thing in this mode");
+        mm.mmap(fixed(100, limit)).unwrap();
+        assert_eq!(mm.mmap(shared(1)), Err(Error::OutOfMemory));
+        mm.mmap(fixed(100, limit)).unwrap();
+        assert_eq!(committed(&world.vm), limit, "what replaces a promise takes it over");
+        let range = VaRange::of(read_only, P).unwrap();
+        assert_eq!(mm.mprotect(range, RW), Err(Error::OutOfMemory));
+        mm.munmap(pages(100, 1)).unwrap();
+        assert_eq!(mm.mprotect(range, RW), Ok(()));
+        assert_eq!(committed(&world.vm), limit);
+        mm.mprotect(range, Prot::READ).unwrap();
+        assert_eq!(committed(&world.vm), limit - 1, "never written: taken back");
+    });
+    World::run(|world| {
+        let mm = world.vm.new_mm().unwrap();
+        let reserved = MmapRequest { flags: MapFlags::NORESERVE, ..anywhere(1 << 20) };
+        assert!(mm.mmap(reserved).is_ok());
+        assert_eq!(committed(&world.vm), 0);
+        assert_eq!(mm.mmap(anywhere(1 << 20)), Err(Error::OutOfMemory), "could never fit");
+    });
+}
+
+#[test]
+fn limits_are_those_of_setrlimit() {
+    World::run(|world| {
+        let mm = world.vm.new_mm().unwrap();
+        let none = Limits { stack: u64::MAX, data: u64::MAX, space: u64::MAX, locked: u64::MAX };
+        let locked = |n| MmapRequest { flags: MapFlags::LOCKED, ..anywhere(n) };
+        mm.set_limits(Limits { space: 10 * P, data: 4 * P, locked: 2 * P, ..none });
+        assert_eq!(mm.limits().locked, 2 * P);
+        assert_eq!(mm.mmap(anywhere(5)), Err(Error::OutOfMemory), "data");
+        assert_eq!(mm.mmap(MmapRequest { prot: Prot::READ, ..anywhere(11) }), Err(Error::OutOfMemory));
+        assert_eq!(mm.mmap(locked(3)), Err(Error::Again));
+        let start = mm.mmap(locked(2)).unwrap();
+        assert_eq!((mm.counters().anon.0, mm.counters().locked.0), (2, 2), "locked pages are there at once");
+        assert_eq!(mm.mmap(locked(1)), Err(Error::Again));
+        assert_eq!(mm.mmap(fixed(100, 2)).map(|_| ()), Ok(()));
+        assert_eq!(mm.mmap(fixed(100, 2)).map(|_| ()), Ok(()), "in place of as much");
+        mm.mmap(MmapRequest { prot: Prot::READ, ..fixed(200, 2) }).unwrap();
+        assert_eq!(mm.mprotect(pages(200, 2), RW), Err(Error::OutOfMemory), "data");
+        mm.set_limits(Limits { locked: 0, ..none });
+        assert_eq!(mm.mmap(locked(1)), Err(Error::NotPermitted));
+        mm.munmap(VaRange::of(start, 2 * P).unwrap()).unwrap();
+        assert_eq!(mm.counters().locked.0, 0);
+    });
+}
+
+#[test]
+fn mappings_count_as_users_of_their_source_or_object() {
+    World::run(|world| {
+        let mm = world.vm.new_mm().unwrap();
+        let source = world.sources.register(vec![5; 8 * PAGE_SIZE]);
+        let of = |page: u64, n, first: u64| MmapRequest {
+            backing: MapBacking::Source { id: source, offset: first * P },
+            ..fixed(page, n)
+        };
+        mm.mmap(of(100, 2, 0)).unwrap();
+        mm.mmap(of(102, 2, 2)).unwrap();
+        assert_eq!((mm.counters().vmas, world.sources.users(source)), (1, 1), "it goes on");
+        mm.mmap(of(104, 2, 6)).unwrap();
+        assert_eq!((mm.counters().vmas, world.sources.users(source)), (2, 2), "it does not");
+        assert_eq!((mm.load(103 * P), mm.load(105 * P)), (Ok(5), Ok(5)));
+        mm.munmap(pages(101, 1)).unwrap();
+        assert_eq!(world.sources.users(source), 3);
+        assert_eq!(mm.load(103 * P), Ok(5));
+        mm.munmap(pages(100, 10)).unwrap();
+        assert_eq!(world.sources.users(source), 0);
+
+        let start = mm.mmap(shared(3)).unwrap();
+        assert_eq!(committed(&world.vm), 3);
+        mm.store(start.0, 9).unwrap();
+        let child = mm.fork().unwrap();
+        child.store(start.0 + P, 8).unwrap();
+        assert_eq!(mm.load(start.0 + P), Ok(8));
+        mm.munmap(VaRange::of(start, 2 * P).unwrap()).unwrap();
+        mm.munmap(VaRange::of(start, 3 * P).unwrap()).unwrap();
+        assert_eq!((child.load(start.0), world.vm.stats().shared_objects), (Ok(9), 1));
+        drop(child);
+        assert_eq!((world.vm.stats().shared_objects, committed(&world.vm)), (0, 0));
+    });
+}
+
+#[test]
+fn what_is_mapped_to_be_filled_is_filled() {
+    World::run(|world| {
+        let mm = world.vm.new_mm().unwrap();
+        mm.mmap(MmapRequest { flags: MapFlags::POPULATE, len: 3 * P - 1, ..anywhere(1) }).unwrap();
+        assert_eq!(mm.counters().anon.0, 3);
+        mm.slot().def_flags.set((VmFlags::LOCKED | VmFlags::LOCKONFAULT).bits());
+        mm.mmap(anywhere(2)).unwrap();
+        assert_eq!((mm.counters().anon.0, mm.counters().locked.0), (3, 2));
+        mm.slot().def_flags.set(VmFlags::LOCKED.bits());
+        mm.mmap(anywhere(2)).unwrap();
+        assert_eq!((mm.counters().anon.0, mm.counters().locked.0), (5, 4));
+    });
+}
+
+#[test]
+fn mapping_fails_without_a_trace_at_every_allocation() {
+    World::run(|world| {
+        let source = world.sources.register(vec![5; 8 * PAGE_SIZE]);
+        let backings =
+            [MapBacking::Anonymous, MapBacking::SharedNew, MapBacking::Source { id: source, offset: 0 }];
+        let make = || {
+            let mm = world.vm.new_mm().unwrap();
+            mm.mmap(fixed(100, 6)).unwrap();
+            (100..106).for_each(|page| mm.store(page * P, page as u8).unwrap());
+            mm
+        };
+        let mut failed = 0;
+        for backing in backings {
+            failed += world.fail_each_allocation(
+                make,
+                |mm: &Mm<'_, M>| mm.mmap(MmapRequest { backing, prot: Prot::READ, ..fixed(102, 2) }),
+                |mm, error| {
+                    assert_eq!(error, Error::OutOfMemory);
+                    assert_eq!((mm.counters().vmas, committed(&world.vm)), (1, 6));
+                    (100..106).for_each(|page| assert_eq!(mm.load(page * P), Ok(page as u8)));
+                    assert_eq!((world.vm.stats().shared_objects, world.sources.users(source)), (0, 0));
+                    world.vm.validate().unwrap();
+                },
+            );
+        }
+        assert!(failed >= 12, "only {failed} allocations failed");
+    });
+}
