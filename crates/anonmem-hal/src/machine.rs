@@ -19,6 +19,12 @@ pub trait Machine: PhysMem + Mmu + Sched + Clock + Sources + SwapIo + Sized + Se
     type Probe: Probe;
     /// Whether the lock order and other run-time rules are checked. Off in benches.
     const CHECKED: bool;
+
+    /// Whether a panic is unwinding: an owner that asserts something when it is dropped keeps quiet then.
+    #[inline(always)]
+    fn unwinding() -> bool {
+        false
+    }
 }
 
 /// Physical memory, by frame.

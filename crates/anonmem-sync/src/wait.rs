@@ -37,9 +37,11 @@ impl<M: Machine> WaitQueue<M> {
         if ready() {
             return;
         }
+        self.sleepers.fetch_add(1, Ordering::Relaxed);
         // SeqCst pairs with the fence in `wake_all`: either the waker sees this sleeper, or `ready` sees
-        // what the waker did.
-        self.sleepers.fetch_add(1, Ordering::SeqCst);
+        // what the waker did. An increment that is SeqCst itself would not do: the loads of `ready` could
+        // still pass it.
+        crate::fence::<M>(Ordering::SeqCst);
         while !ready() {
             M::park(self.sleepers.addr(), &|| !ready());
         }
@@ -51,7 +53,7 @@ impl<M: Machine> WaitQueue<M> {
     #[inline]
     #[track_caller]
     pub fn wake_all(&self) {
-        // SeqCst pairs with the increment in `wait_until`.
+        // SeqCst pairs with the fence in `wait_until`.
         crate::fence::<M>(Ordering::SeqCst);
         if self.sleepers.load(Ordering::Relaxed) != 0 {
             M::unpark(self.sleepers.addr(), usize::MAX);

@@ -1,1 +1,200 @@
-//! placeholder
+//! The catalogue: how anonymous memory breaks, one file for each case.
+//!
+//! A [`Case`] says what happened where, in facts; which CPUs act and which locks their callers hold; the
+//! rule; and the mutants that must be caught. `program` builds the scenario, whose CPUs run production
+//! code. A mutant is either a patch of the production source (`mutants/`), or, where the case carries a
+//! small model of its own, a variant of that model.
+
+pub mod anon_vma_2010;
+pub mod sync_rcu;
+pub mod sync_seqcount;
+pub mod sync_wait_queue;
+
+use crate::{Config, Inject, Model, Program, Report, Search, explore, explore_bounded};
+use core::time::Duration;
+
+/// One case.
+#[derive(Debug)]
+pub struct Case {
+    /// Its name on the command line.
+    pub name: &'static str,
+    /// One line.
+    pub title: &'static str,
+    /// What happened, where, when.
+    pub happened: &'static str,
+    /// Which locks the callers hold, and who may run: part of the verdict.
+    pub environment: &'static str,
+    /// What must hold.
+    pub rule: &'static str,
+    /// The bugs that the case must find.
+    pub mutants: &'static [Mutant],
+    /// How it is explored.
+    pub runs: &'static [Run],
+    /// Builds the scenario: as it is, or with a [`Mutant::Variant`].
+    pub program: fn(variant: Option<&str>) -> Box<dyn Program>,
+}
+
+/// A planted bug.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mutant {
+    /// `mutants/NAME.patch`, against the production source.
+    Patch {
+        /// The file's name without `.patch`.
+        name: &'static str,
+        /// The bug in one line.
+        what: &'static str,
+    },
+    /// A variant of the case's own model.
+    Variant {
+        /// Its name, as given to [`Case::program`].
+        name: &'static str,
+        /// The bug in one line.
+        what: &'static str,
+        /// The memory models under which it shows.
+        shows_under: &'static [Model],
+    },
+}
+
+impl Mutant {
+    /// Its name.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Patch { name, .. } | Self::Variant { name, .. } => name,
+        }
+    }
+
+    /// The bug in one line.
+    pub const fn what(&self) -> &'static str {
+        match self {
+            Self::Patch { what, .. } | Self::Variant { what, .. } => what,
+        }
+    }
+}
+
+/// How far to search.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Extent {
+    /// Everything.
+    Exhaust,
+    /// Everything with at most so many preemptions, raised from zero.
+    Bound(u32),
+    /// So many executions of probabilistic concurrency testing.
+    Sample(u64),
+}
+
+/// One way in which a case is explored.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Run {
+    /// The memory model.
+    pub model: Model,
+    /// How far.
+    pub extent: Extent,
+    /// What the environment may do.
+    pub inject: Inject,
+}
+
+impl Run {
+    /// A run without misfortune.
+    pub const fn new(model: Model, extent: Extent) -> Self {
+        let inject = Inject {
+            at_most: 0,
+            allocation: false,
+            try_lock: false,
+            wake_up: false,
+            fault: false,
+            mmu: false,
+        };
+        Self { model, extent, inject }
+    }
+
+    /// The same where the environment may misbehave.
+    #[must_use]
+    pub const fn with(self, inject: Inject) -> Self {
+        Self { inject, ..self }
+    }
+
+    /// Explores `program` within `budget`.
+    pub fn explore(&self, program: &dyn Program, budget: Duration) -> Report {
+        let config = Config { model: self.model, inject: self.inject, budget, ..Config::default() };
+        match self.extent {
+            Extent::Exhaust => explore(program, &config.search(Search::Dpor)),
+            Extent::Bound(most) => explore_bounded(program, &config, most),
+            Extent::Sample(executions) => {
+                explore(program, &config.search(Search::Pct { seed: 1, depth: 3, executions }))
+            }
+        }
+    }
+}
+
+impl Case {
+    /// Explores the case in all its ways, `budget` for each; stops at the first failure.
+    pub fn check(&self, variant: Option<&str>, budget: Duration) -> Vec<Report> {
+        let program = (self.program)(variant);
+        let mut reports = Vec::new();
+        for run in self.runs {
+            reports.push(run.explore(&*program, budget));
+            if reports.last().is_some_and(|r| r.found.is_some()) {
+                break;
+            }
+        }
+        reports
+    }
+}
+
+/// The catalogue, in the order in which it is listed.
+pub fn all() -> &'static [&'static Case] {
+    static ALL: [&Case; 4] =
+        [&anon_vma_2010::CASE, &sync_seqcount::CASE, &sync_rcu::CASE, &sync_wait_queue::CASE];
+    &ALL
+}
+
+/// The case called `name`.
+pub fn find(name: &str) -> Option<&'static Case> {
+    all().iter().find(|c| c.name == name).copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    const BUDGET: Duration = Duration::from_secs(20);
+
+    #[test]
+    fn every_case_passes() {
+        for case in all() {
+            for report in case.check(None, BUDGET) {
+                println!("{report}");
+                report.assert_passed();
+                assert!(report.exhausted, "{report}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_variant_is_caught_under_the_models_it_names_and_no_other() {
+        for case in all() {
+            for mutant in case.mutants {
+                let Mutant::Variant { name, shows_under, .. } = mutant else { continue };
+                let program = (case.program)(Some(name));
+                for run in case.runs {
+                    let report = run.explore(&*program, BUDGET);
+                    println!("{name}: {report}");
+                    assert_eq!(report.found.is_some(), shows_under.contains(&run.model), "{name}: {report}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn names_are_unique_and_pages_complete() {
+        let mut names = HashSet::new();
+        for case in all() {
+            assert!(names.insert(case.name), "{} twice", case.name);
+            assert!(!case.mutants.is_empty(), "{} has no mutant", case.name);
+            for text in [case.title, case.happened, case.environment, case.rule] {
+                assert!(!text.is_empty(), "{} is silent", case.name);
+            }
+        }
+    }
+}

@@ -32,7 +32,7 @@ pub(crate) enum Phase {
     Running,
     /// The condition of a waiting CPU is being evaluated: accesses pass through and are noted.
     Predicate,
-    /// A panic unwinds: accesses pass through.
+    /// A panic unwinds: the next access ends the execution.
     Unwinding,
 }
 

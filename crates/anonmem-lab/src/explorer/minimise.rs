@@ -88,10 +88,7 @@ fn shortest_here(
                     deadline = deadline.min(Instant::now() + patience);
                 }
             }
-            if super::panics::poisoned()
-                || Instant::now() >= deadline
-                || !with(|e| next_path(e, config, &mut contended))
-            {
+            if Instant::now() >= deadline || !with(|e| next_path(e, config, &mut contended)) {
                 break;
             }
         }

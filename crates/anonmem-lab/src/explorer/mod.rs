@@ -307,7 +307,6 @@ fn search_here(
             let executions = with(|e| e.counters.executions);
             if executions >= config.max_executions
                 || executions & 127 == 0 && start.elapsed() >= config.budget
-                || panics::poisoned()
             {
                 return (false, None);
             }

@@ -128,6 +128,12 @@ impl Op {
         matches!(self.kind, Kind::Store | Kind::Rmw)
     }
 
+    /// Whether both may be the same step of two executions.
+    #[inline]
+    pub fn looks_like(&self, other: &Self) -> bool {
+        self.kind == other.kind && core::ptr::eq(self.at, other.at)
+    }
+
     /// Whether all operations on one object that come before are ordered with this one.
     #[inline]
     pub fn totally_ordered(&self) -> bool {

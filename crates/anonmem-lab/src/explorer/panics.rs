@@ -1,8 +1,8 @@
-//! Panics of code under test: noted as failures, not printed.
+//! Panics of code under test: noted as failures, not printed, and hardly unwound.
 //!
-//! The process's panic hook is wrapped once. A panic while another one unwinds (an owner that asserts it is
-//! empty when dropped, say) would abort the process; the hook gets out of it by never returning to the
-//! coroutine. The thread's panic count is then off for good, so such an exploration moves to a fresh thread.
+//! Unwinding would run destructors of production code, which take locks that other CPUs hold in the middle of
+//! their turns. So the first destructor that touches the machine ends the execution: [`escape`] switches
+//! away from the coroutine for good.
 
 use super::{
     engine::{Phase, installed, phase, set_phase, with},
@@ -16,7 +16,6 @@ use std::{
 
 thread_local! {
     static LAST: RefCell<Option<(String, String)>> = const { RefCell::new(None) };
-    static POISONED: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Installs the hook, once.
@@ -61,13 +60,19 @@ fn hook(info: &PanicHookInfo<'_>) {
     remember(info);
     match phase() {
         Phase::Unwinding => {
-            note();
-            POISONED.set(true);
-            super::step::stop();
+            // A destructor that asserts without asking `Machine::unwinding`: the process will abort.
+            let (message, at) = LAST.take().unwrap_or_default();
+            eprintln!("a panic during the panic \"{message}\" at {at}: {info}");
         }
         Phase::Predicate => {}
         Phase::Idle | Phase::Starting | Phase::Running => set_phase(Phase::Unwinding),
     }
+}
+
+/// Ends the execution in the middle of unwinding, without running further destructors.
+pub(crate) fn escape() -> ! {
+    note();
+    super::step::stop();
 }
 
 /// Turns the panic that was caught last into this execution's failure.
@@ -81,9 +86,4 @@ pub(crate) fn note() {
         e.failure.get_or_insert(Failure { kind, message, cpu, at: (!at.is_empty()).then_some(at) });
         e.next = None;
     });
-}
-
-/// Whether this thread's panic count is off.
-pub(crate) fn poisoned() -> bool {
-    POISONED.get()
 }

@@ -146,10 +146,16 @@ fn choose_cpu(e: &mut Engine, enabled: u16) -> Option<usize> {
     let cpu = if depth < e.nodes.len() {
         let node = &e.nodes[depth];
         let cpu = usize::from(node.cpu);
-        if node.enabled != enabled || enabled >> cpu & 1 == 0 {
+        let same = node.enabled == enabled && enabled >> cpu & 1 == 1;
+        // The last step of the path may be new; those before it have been made like this.
+        let made = depth + 1 < e.replay;
+        if !same || made && e.cpus[cpu].pending.is_none_or(|op| !op.looks_like(&node.op)) {
             let message = format!(
-                "step {depth}: CPUs {:#b} could run before, now {enabled:#b}; a scenario must do the same each time",
-                node.enabled
+                "step {depth}: CPUs {:#b} could run, CPU{cpu} would make {:?}; now {enabled:#b}, {:?}: a scenario \
+                 must do the same each time",
+                node.enabled,
+                node.op.kind,
+                e.cpus[cpu].pending.map(|op| op.kind)
             );
             e.fail(FailureKind::Nondeterminism, message, None);
             return None;
@@ -229,6 +235,7 @@ fn contended(e: &Engine, cpu: usize) -> bool {
 fn commit(e: &mut Engine, cpu: usize) {
     let op = e.cpus[cpu].pending.take().expect("only a CPU with an operation is chosen");
     let depth = e.depth;
+    e.nodes[depth].op = op;
     if depth > 0 && cpu != e.current && e.enabled >> e.current & 1 == 1 {
         e.preemptions += 1;
     }
@@ -237,8 +244,7 @@ fn commit(e: &mut Engine, cpu: usize) {
             dpor::races(e, depth, cpu, &op);
         }
         let clock = dpor::advance(e, cpu, &op);
-        let node = &mut e.nodes[depth];
-        (node.clock, node.op) = (clock, op);
+        e.nodes[depth].clock = clock;
         e.sleep = dpor::still_asleep(e, e.sleep, cpu, &op);
     } else if matches!(e.search, Search::Bounded { .. }) {
         note_sharing(e, cpu, &op);

@@ -54,6 +54,11 @@ impl Machine for Sim {
     type Arch = Toy;
     type Probe = SimProbe;
     const CHECKED: bool = true;
+
+    fn unwinding() -> bool {
+        probe::ended();
+        false
+    }
 }
 
 impl Clock for Sim {

@@ -6,6 +6,7 @@ use crate::{
         engine::{Phase, SpinReads, Waiting, op, phase, with},
         failure::FailureKind,
         op::{Kind, NONE, Op},
+        panics::escape,
         step::{stop, visible},
     },
     memory::{Model, View, sc},
@@ -24,17 +25,19 @@ pub(crate) fn running() -> bool {
     matches!(phase(), Phase::Running | Phase::Starting)
 }
 
-/// Notes what the condition of a waiting CPU reads.
+/// An access while no CPU runs: notes what the condition of a waiting CPU reads, and ends unwinding.
 #[cold]
-fn note_footprint(at: usize) {
-    if phase() == Phase::Predicate {
-        with(|e| {
+fn outside(at: usize) {
+    match phase() {
+        Phase::Predicate => with(|e| {
             if e.reads == 0 {
                 let object = e.objects.id(at);
                 e.footprint.add(object);
             }
             e.reads += 1;
-        });
+        }),
+        Phase::Unwinding => escape(),
+        Phase::Idle | Phase::Starting | Phase::Running => {}
     }
 }
 
@@ -71,7 +74,7 @@ impl Probe for SimProbe {
     #[track_caller]
     fn load(at: usize, order: Ordering, read: impl FnOnce() -> u64) -> u64 {
         if !running() {
-            note_footprint(at);
+            outside(at);
             return read();
         }
         let caller = Location::caller();
@@ -107,6 +110,7 @@ impl Probe for SimProbe {
     #[track_caller]
     fn store(at: usize, order: Ordering, value: u64, old: impl FnOnce() -> u64, write: impl FnOnce()) {
         if !running() {
+            outside(at);
             return write();
         }
         let caller = Location::caller();
@@ -145,7 +149,7 @@ impl Probe for SimProbe {
     #[track_caller]
     fn rmw(at: usize, order: Ordering, op: impl FnOnce() -> (u64, Option<u64>)) -> (u64, Option<u64>) {
         if !running() {
-            note_footprint(at);
+            outside(at);
             return op();
         }
         let caller = Location::caller();
@@ -184,7 +188,7 @@ impl Probe for SimProbe {
     #[track_caller]
     fn fence(order: Ordering) {
         if !running() {
-            return;
+            return ended();
         }
         let caller = Location::caller();
         let visible_fence = order == Ordering::SeqCst && with(|e| e.model == Model::C11);
@@ -284,8 +288,8 @@ pub(crate) fn wait(
 
 fn plain(at: usize, write: bool, caller: &'static Location<'static>) {
     match phase() {
-        Phase::Predicate => return unevaluable(),
-        Phase::Idle | Phase::Unwinding => return,
+        Phase::Predicate | Phase::Unwinding => return unevaluable(),
+        Phase::Idle => return,
         Phase::Starting | Phase::Running => {}
     }
     let race = with(|e| {
@@ -344,6 +348,15 @@ fn unevaluable() {
     if phase() == Phase::Predicate {
         with(|e| e.reads += 2);
     }
+    ended();
+}
+
+/// Ends the execution if a panic unwinds.
+#[inline]
+pub(crate) fn ended() {
+    if phase() == Phase::Unwinding {
+        escape();
+    }
 }
 
 fn acquired(e: &mut crate::explorer::engine::Engine, id: u32, mode: LockMode) {
@@ -391,7 +404,7 @@ fn try_lock(at: usize, mode: LockMode, caller: &'static Location<'static>) -> bo
 /// Releases the lock at `at`.
 pub(crate) fn unlock(at: usize, mode: LockMode, caller: &'static Location<'static>) {
     if !running() {
-        return;
+        return ended();
     }
     let op = op(kind(mode, Kind::Unlock, Kind::UnlockShared), at, caller);
     visible(op);

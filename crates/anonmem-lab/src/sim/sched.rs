@@ -33,7 +33,7 @@ impl Sched for Sim {
     #[track_caller]
     fn park(key: usize, keep_waiting: &dyn Fn() -> bool) {
         if !running() {
-            return;
+            return probe::ended();
         }
         let at = Location::caller();
         let queue = address::queue(key);
@@ -66,7 +66,7 @@ impl Sched for Sim {
     #[track_caller]
     fn unpark(key: usize, n: usize) {
         if !running() {
-            return;
+            return probe::ended();
         }
         let at = Location::caller();
         let queue = address::queue(key);
@@ -96,7 +96,7 @@ impl Sched for Sim {
     #[track_caller]
     fn relax() {
         if !running() {
-            return;
+            return probe::ended();
         }
         let footprint = with(|e| {
             let mut footprint = Footprint::EMPTY;
@@ -121,9 +121,10 @@ impl Sched for Sim {
         if !installed() {
             return f(&mut HeldLocks::default());
         }
+        probe::ended();
         let held: *mut HeldLocks = with(|e| match phase() {
             Phase::Idle => &raw mut e.setup_held,
-            Phase::Starting | Phase::Running | Phase::Predicate | Phase::Unwinding => {
+            _ => {
                 let me = e.current;
                 &raw mut e.cpus[me].held
             }

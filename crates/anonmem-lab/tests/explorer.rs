@@ -1,0 +1,267 @@
+//! What the explorer finds, says and repeats.
+
+use anonmem_hal::{Machine, Sched};
+use anonmem_lab::{
+    Config, FailureKind, Inject, Model, Program, Report, Scenario, Search, Sim, choose, explore,
+    explore_bounded, replay,
+};
+use anonmem_sync::{
+    Atomic,
+    Ordering::Relaxed,
+    Plain, RawSpin, RwSem,
+    order::{MmapLock, Ptl, Zone},
+};
+
+fn kind_of(report: &Report) -> Option<FailureKind> {
+    report.found.as_ref().map(|f| f.failure.kind)
+}
+
+fn lost_update() -> Scenario<Atomic<u64, Sim>> {
+    let increment = |n: &Atomic<u64, Sim>| n.store(n.load(Relaxed) + 1, Relaxed);
+    Scenario::new("lost-update", 3, || Atomic::new(0))
+        .cpu("increments", increment)
+        .cpu("increments", increment)
+        .cpu("looks", |n| _ = n.load(Relaxed))
+        .check(|n| (n.peek() == 2).then_some(()).ok_or_else(|| format!("two increments made {}", n.peek())))
+        .names(|n, names| names.add(n, "counter"))
+}
+
+#[test]
+fn every_search_finds_a_lost_update_and_the_trace_is_short() {
+    let searches = [
+        Search::Dpor,
+        Search::Plain,
+        Search::Bounded { preemptions: 1 },
+        Search::Random { seed: 1, executions: 1000 },
+        Search::Pct { seed: 1, depth: 2, executions: 1000 },
+    ];
+    for search in searches {
+        let report = explore(&lost_update(), &Config::default().search(search));
+        let found = report.found.as_ref().unwrap_or_else(|| panic!("{report}"));
+        assert_eq!(found.preemptions, Some(1), "{search:?}");
+        assert_eq!(found.trace.lines.len(), 5, "{}", found.trace);
+        assert!(found.trace.to_string().contains("counter"), "{}", found.trace);
+    }
+}
+
+#[test]
+fn no_preemption_is_not_enough_for_a_lost_update() {
+    let report = explore(&lost_update(), &Config::default().search(Search::Bounded { preemptions: 0 }));
+    assert!(report.exhausted && report.found.is_none(), "{report}");
+    let report = explore_bounded(&lost_update(), &Config::default(), 3);
+    assert!(report.search.contains("<=1") && report.found.is_some(), "{report}");
+}
+
+#[test]
+fn a_replay_repeats_the_failure_and_refuses_a_foreign_id() {
+    let program = lost_update();
+    let id = explore(&program, &Config::default()).found.expect("a lost update").replay;
+    let again = replay(&program, &Config::default(), &id).expect("our own id");
+    assert_eq!(again.executions, 1);
+    assert_eq!(kind_of(&again), Some(FailureKind::Check));
+    assert_eq!(again.found.expect("it fails again").replay, id);
+
+    let newer = Scenario::new("lost-update", 4, || ()).cpu("increments", |()| ());
+    let refused = replay(&newer, &Config::default(), &id).expect_err("another version");
+    assert!(refused.contains("the id is of lost-update.3~"), "{refused}");
+    let broken = id.replace(":sc:", ":sc:7x3.");
+    assert!(replay(&program, &Config::default(), &broken).expect_err("CPU 7").contains("7x3"));
+}
+
+#[test]
+fn opposite_lock_orders_deadlock_only_if_nested() {
+    type Locks = [RwSem<Sim, MmapLock, ()>; 2];
+    let nested = |a: usize, b: usize| {
+        move |l: &Locks| {
+            let _first = l[a].write();
+            // The second is only tried, so the lock order allows it; waiting for it is a spin loop.
+            while l[b].try_read().is_none() {
+                Sim::relax();
+            }
+        }
+    };
+    let both = || [RwSem::new(()), RwSem::new(())];
+    let same = Scenario::new("same-order", 1, both).cpu("a, b", nested(0, 1)).cpu("a, b", nested(0, 1));
+    let opposite = Scenario::new("opposite", 1, both).cpu("a, b", nested(0, 1)).cpu("b, a", nested(1, 0));
+    let config = Config { max_steps: 200, ..Config::default() };
+    explore(&same, &config).assert_passed();
+    let report = explore(&opposite, &config);
+    assert!(matches!(kind_of(&report), Some(FailureKind::Livelock | FailureKind::Deadlock)), "{report}");
+}
+
+#[test]
+fn the_declared_lock_order_is_checked() {
+    type Locks = (RawSpin<Sim, Ptl>, RawSpin<Sim, Zone>);
+    let scenario = Scenario::new("order", 1, Locks::default).cpu("zone, then page table", |l| {
+        let _zone = l.1.lock();
+        let _ptl = l.0.lock();
+    });
+    let report = explore(&scenario, &Config::default());
+    assert_eq!(kind_of(&report), Some(FailureKind::LockOrder), "{report}");
+}
+
+#[test]
+fn a_plain_word_without_its_lock_is_a_data_race() {
+    type World = (RawSpin<Sim, Ptl>, Plain<u64, Sim>);
+    let world = || (RawSpin::new(), Plain::new(0));
+    let locked = |w: &World| {
+        let _guard = w.0.lock();
+        w.1.update(|v| v + 1);
+    };
+    let good = Scenario::new("locked", 1, world).cpu("a", locked).cpu("b", locked);
+    explore(&good, &Config::default()).assert_passed();
+    let bad = Scenario::new("unlocked", 1, world).cpu("a", locked).cpu("b", |w| w.1.set(7));
+    let report = explore(&bad, &Config::default());
+    assert_eq!(kind_of(&report), Some(FailureKind::DataRace), "{report}");
+}
+
+#[test]
+fn a_relaxed_flag_orders_nothing_even_under_sc() {
+    type World = (Plain<u64, Sim>, Atomic<u32, Sim>);
+    let scenario = Scenario::new("relaxed-flag", 1, || World::from((Plain::new(0), Atomic::new(0))))
+        .cpu("writes", |w| {
+            w.0.set(1);
+            w.1.store(1, Relaxed);
+        })
+        .cpu("reads", |w| {
+            if w.1.load(Relaxed) == 1 {
+                w.0.get();
+            }
+        });
+    assert_eq!(kind_of(&explore(&scenario, &Config::default())), Some(FailureKind::DataRace));
+}
+
+#[test]
+fn a_spin_loop_that_nobody_ends_is_a_deadlock() {
+    let scenario = Scenario::new("spins", 1, || Atomic::<u32, Sim>::new(0))
+        .cpu("spins", |w| {
+            while w.load(Relaxed) != 2 {
+                Sim::relax();
+            }
+        })
+        .cpu("stores something else", |w| w.store(1, Relaxed));
+    assert_eq!(kind_of(&explore(&scenario, &Config::default())), Some(FailureKind::Deadlock));
+}
+
+#[test]
+fn an_endless_loop_is_a_livelock() {
+    let scenario = Scenario::new("loops", 1, || Atomic::<u32, Sim>::new(0)).cpu("loops", |w| {
+        loop {
+            w.store(1, Relaxed);
+        }
+    });
+    let config = Config { max_steps: 100, ..Config::default() };
+    assert_eq!(kind_of(&explore(&scenario, &config)), Some(FailureKind::Livelock));
+}
+
+/// Asserts something when dropped, as owners do.
+struct MustBeEmpty<'a>(&'a Atomic<u32, Sim>);
+
+impl Drop for MustBeEmpty<'_> {
+    fn drop(&mut self) {
+        assert!(Sim::unwinding() || self.0.load(Relaxed) == 0, "dropped while not empty");
+    }
+}
+
+#[test]
+fn a_panic_does_not_run_destructors_that_would_panic_too() {
+    let scenario = Scenario::new("two-panics", 1, || Atomic::<u32, Sim>::new(0)).cpu("panics", |w| {
+        w.store(1, Relaxed);
+        let _owner = MustBeEmpty(w);
+        panic!("the first one");
+    });
+    let report = explore(&scenario, &Config::default());
+    assert_eq!(kind_of(&report), Some(FailureKind::Panic));
+    assert!(report.found.expect("found").failure.message.contains("the first one"));
+}
+
+#[test]
+fn all_choices_are_explored() {
+    let scenario = Scenario::new("choices", 1, || Atomic::<u64, Sim>::new(0)).cpu("chooses", |w| {
+        let (tens, ones) = (choose(3, "tens"), choose(4, "ones"));
+        w.store((tens * 10 + ones) as u64, Relaxed);
+        assert!(tens != 2 || ones != 3, "the last of twelve");
+    });
+    let report = explore(&scenario, &Config::default());
+    assert_eq!(report.executions, 12, "{report}");
+    let replay_id = report.found.expect("the last one fails").replay;
+    assert!(replay_id.ends_with(":2.3"), "{replay_id}");
+}
+
+#[test]
+fn a_try_lock_fails_for_no_reason_only_if_allowed() {
+    let scenario = Scenario::new("try", 1, RawSpin::<Sim, Ptl>::new)
+        .cpu("tries", |l| assert!(l.try_lock().is_some(), "nobody has the lock"));
+    explore(&scenario, &Config::default()).assert_passed();
+    let inject = Inject { at_most: 1, try_lock: true, ..Inject::default() };
+    let report = explore(&scenario, &Config { inject, ..Config::default() });
+    assert_eq!(kind_of(&report), Some(FailureKind::Panic), "{report}");
+}
+
+#[test]
+fn a_panic_under_a_lock_that_its_destructors_need_ends_the_execution() {
+    type World = (RawSpin<Sim, Zone>, Atomic<u32, Sim>);
+    struct TakesTheLock<'a>(&'a World);
+    impl Drop for TakesTheLock<'_> {
+        fn drop(&mut self) {
+            let _guard = self.0.0.lock();
+        }
+    }
+    let scenario = Scenario::new("locked-drop", 1, World::default)
+        .cpu("holds the lock", |w| {
+            let _guard = w.0.lock();
+            w.1.store(1, Relaxed);
+            w.1.store(2, Relaxed);
+        })
+        .cpu("panics", |w| {
+            let _owner = TakesTheLock(w);
+            assert!(w.1.load(Relaxed) != 1, "in the middle");
+        });
+    let report = explore(&scenario, &Config::default());
+    assert_eq!(kind_of(&report), Some(FailureKind::Panic), "{report}");
+}
+
+#[test]
+fn a_scenario_that_does_not_repeat_itself_is_refused() {
+    let runs = std::cell::Cell::new(0);
+    let scenario = Scenario::new("moody", 1, || Atomic::<u32, Sim>::new(0))
+        .cpu("now this, now that", move |w| {
+            runs.set(runs.get() + 1);
+            if runs.get() % 2 == 1 {
+                w.store(1, Relaxed);
+            }
+            w.load(Relaxed);
+            w.store(2, Relaxed);
+        })
+        .cpu("reads", |w| _ = (w.load(Relaxed), w.load(Relaxed)));
+    // The second of two executions that share a beginning goes another way.
+    let report = explore(&scenario, &Config { minimise: std::time::Duration::ZERO, ..Config::default() });
+    assert_eq!(kind_of(&report), Some(FailureKind::Nondeterminism), "{report}");
+}
+
+#[test]
+fn a_snapshot_world_is_put_back_before_every_execution() {
+    let scenario = Scenario::new("snapshot", 1, || Atomic::<u64, Sim>::new(0))
+        .cpu("adds", |n| _ = n.fetch_add(1, Relaxed))
+        .cpu("adds", |n| _ = n.fetch_add(1, Relaxed))
+        .check(|n| (n.peek() == 2).then_some(()).ok_or_else(|| n.peek().to_string()));
+    // SAFETY: the world is one word and owns nothing.
+    let scenario = unsafe { scenario.restored_by_copy(|_, _| ()) };
+    let report = explore(&scenario, &Config::default());
+    report.assert_passed();
+    assert_eq!(report.complete, 2);
+    assert_eq!(scenario.nr_cpus(), 2);
+}
+
+#[test]
+fn c11_shows_what_sc_does_not() {
+    type World = [Atomic<u32, Sim>; 2];
+    let scenario = Scenario::new("store-buffering", 1, World::default)
+        .cpu("x, then y", |w| {
+            w[0].store(1, Relaxed);
+            w[1].fetch_add(10 * (1 - w[0].load(Relaxed)), Relaxed);
+        })
+        .cpu("reads", |w| assert!(w[1].load(Relaxed) < 10));
+    explore(&scenario, &Config::default()).assert_passed();
+    explore(&scenario, &Config::default().model(Model::C11)).assert_passed();
+}
