@@ -4,6 +4,7 @@ use alloc::boxed::Box;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicPtr, Ordering::Acquire, Ordering::Release};
 
+use anonmem::Overcommit;
 pub use anonmem_hal::HeldLocks;
 use anonmem_hal::arch::X86_64;
 use anonmem_hal::{
@@ -65,7 +66,10 @@ pub fn init(layout: &Layout, poison: Poison) {
     unsafe { core::ptr::write_bytes(memmap.as_ptr(), 0, (layout.metadata.end - aligned) as usize) };
     let kernel = Kernel { base: Pfn(layout.frames.start / PAGE), frames, memmap, poison };
     kernel.poison_all();
-    let vm = match Vm::new(kernel, anonmem::Config::default()) {
+    // Promise everything: what a program runs into is the end of memory, and the largest process is killed, not
+    // a refused `malloc`. Linux: vm.overcommit_memory = 1.
+    let config = anonmem::Config { overcommit: Overcommit::Always, ..anonmem::Config::default() };
+    let vm = match Vm::new(kernel, config) {
         Ok(vm) => Box::leak(Box::new(vm)),
         Err(error) => panic!("the memory manager does not take this memory: {error:?}"),
     };
