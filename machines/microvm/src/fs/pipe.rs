@@ -21,10 +21,20 @@ const PIPE_BUF: usize = 4096;
 /// A pipe.
 pub struct Pipe {
     state: Mutex<State>,
+    meeting: Meeting,
     /// Something was written, or the last writer left, or came.
     filled: Event,
     /// Something was read, or the last reader left, or came.
     drained: Event,
+}
+
+/// Whether an open waits for the other kind of end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Meeting {
+    /// It does: a named pipe.
+    Awaited,
+    /// It does not: a pipe that `pipe` made, opened again through `/proc`.
+    Skipped,
 }
 
 struct State {
@@ -41,10 +51,10 @@ impl Pipe {
     ///
     /// # Errors
     /// `ENOMEM`.
-    pub fn new() -> Result<Arc<Pipe>> {
+    pub fn new(meeting: Meeting) -> Result<Arc<Pipe>> {
         let ring = Ring::new(CAPACITY)?;
         let state = State { ring, readers: 0, writers: 0, readers_ever: 0, writers_ever: 0 };
-        Ok(Arc::new(Pipe { state: Mutex::new(state), filled: Event::new(), drained: Event::new() }))
+        Ok(Arc::new(Pipe { state: Mutex::new(state), meeting, filled: Event::new(), drained: Event::new() }))
     }
 
     /// Moves waiting bytes to `to`. Nothing there and no writer left: zero.
@@ -180,7 +190,7 @@ impl Object for PipeEnd {
 /// # Errors
 /// `ENOMEM`.
 pub fn pipe(flags: u32) -> Result<(Arc<OpenFile>, Arc<OpenFile>)> {
-    let pipe = Pipe::new()?;
+    let pipe = Pipe::new(Meeting::Skipped)?;
     let body = Body::Special { kind: FileType::Fifo, rdev: 0, object: pipe.clone() };
     let inode = super::vfs().inode(0o600, body);
     let name = alloc::format!("pipe:[{}]", inode.ino);
@@ -208,6 +218,7 @@ pub fn open_fifo(inode: &Arc<Inode>, pipe: Arc<Pipe>, path: &[u8], flags: u32) -
     };
     let end = PipeEnd::new(pipe.clone(), direction);
     let met = match direction {
+        _ if pipe.meeting == Meeting::Skipped => Ok(()),
         Direction::Both => Ok(()),
         Direction::Read => block_on(&pipe.filled, wait, || {
             let state = pipe.state.lock();

@@ -1,7 +1,7 @@
 //! Pairs of connected Unix sockets: two rings, one each way.
 
 use super::file::{HUP, IN, OUT, Object, OpenFile, Ready, Wait};
-use super::pipe::{Direction, Pipe, PipeEnd};
+use super::pipe::{Direction, Meeting, Pipe, PipeEnd};
 use alloc::sync::Arc;
 use anonmem_oslib::Result;
 use anonmem_oslib::vfs::FileType;
@@ -67,7 +67,7 @@ impl Object for Socket {
 /// # Errors
 /// `ENOMEM`.
 pub fn pair(flags: u32) -> Result<(Arc<OpenFile>, Arc<OpenFile>)> {
-    let (there, back) = (Pipe::new()?, Pipe::new()?);
+    let (there, back) = (Pipe::new(Meeting::Skipped)?, Pipe::new(Meeting::Skipped)?);
     let end = |pipe: &Arc<Pipe>, direction| PipeEnd::new(pipe.clone(), direction);
     let a = Socket::new(end(&back, Direction::Read), end(&there, Direction::Write));
     let b = Socket::new(end(&there, Direction::Read), end(&back, Direction::Write));

@@ -3,7 +3,7 @@
 use super::file::{base, directory, find, not_empty};
 use super::{Call, user};
 use crate::fs::file::Target;
-use crate::fs::pipe::Pipe;
+use crate::fs::pipe::{Meeting, Pipe};
 use crate::fs::vfs;
 use alloc::vec::Vec;
 use anonmem_oslib::Result;
@@ -81,7 +81,7 @@ fn do_mknod(c: &Call<'_>, dirfd: i32, path: u64, mode: u32) -> Result<usize> {
     let place = place(c, dirfd, path)?;
     let body = match mode & abi::S_IFMT {
         0 | abi::S_IFREG => Body::File(Mutex::default()),
-        abi::S_IFIFO => Body::Special { kind: FileType::Fifo, rdev: 0, object: Pipe::new()? },
+        abi::S_IFIFO => Body::Special { kind: FileType::Fifo, rdev: 0, object: Pipe::new(Meeting::Awaited)? },
         _ => return Err(EPERM),
     };
     vfs().create(&place, mode & 0o7777 & !c.thread.fs().umask(), body)?;

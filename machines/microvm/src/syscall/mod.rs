@@ -200,6 +200,10 @@ fn dispatch(c: &mut Call<'_>, number: u64) -> Result<usize> {
         abi::__NR_recvmsg => socket::recvmsg(c),
         abi::__NR_shutdown => socket::shutdown(c),
         abi::__NR_getsockopt | abi::__NR_setsockopt => socket::sockopt(c),
+        abi::__NR_getsockname | abi::__NR_getpeername => socket::name(c),
+        abi::__NR_bind | abi::__NR_connect | abi::__NR_listen | abi::__NR_accept | abi::__NR_accept4 => {
+            socket::unconnected(c)
+        }
 
         abi::__NR_poll => poll::poll(c),
         abi::__NR_ppoll => poll::ppoll(c),

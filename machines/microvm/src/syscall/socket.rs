@@ -97,6 +97,21 @@ pub(super) fn shutdown(c: &mut Call<'_>) -> Result<usize> {
     Ok(0)
 }
 
+/// A pair has no names: only the family is told.
+pub(super) fn name(c: &mut Call<'_>) -> Result<usize> {
+    socket_file(c)?;
+    let room = user::read_u32(c.args[2])?.min(2) as usize;
+    user::write(c.args[1], &(AF_UNIX as u16).to_le_bytes()[..room])?;
+    user::write(c.args[2], &2u32.to_le_bytes())?;
+    Ok(0)
+}
+
+/// Sockets come in connected pairs: there is nothing to connect.
+pub(super) fn unconnected(c: &mut Call<'_>) -> Result<usize> {
+    socket_file(c)?;
+    Err(EOPNOTSUPP)
+}
+
 /// Options are accepted and ignored; asked for, they are zero.
 pub(super) fn sockopt(c: &mut Call<'_>) -> Result<usize> {
     socket_file(c)?;
