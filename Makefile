@@ -8,7 +8,7 @@ KERNEL = target/microvm/anonmem-microvm
 export CARGO_TARGET_DIR := $(CURDIR)/target
 
 .DEFAULT_GOAL := help
-.PHONY: help deps kernel build demo test lint doc clean
+.PHONY: help deps kernel build demo test planted lint doc clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,6 +27,9 @@ demo: deps build ## Run a shell script that forks pipelines in the microVM, and 
 
 test: deps kernel ## Run all tests: unit, property, bounded stress, compile-fail, microVM
 	@scripts/test
+
+planted: ## Plant bugs in a copy of the tree and show that the tests find them
+	@machines/hosted/tests/planted/run
 
 lint: ## Check formatting, clippy, documentation and the rules of style
 	$(CARGO) fmt --all --check

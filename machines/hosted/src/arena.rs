@@ -10,7 +10,7 @@
 
 use crate::{Config, Hosted};
 use anonmem_hal::{Arch, Order, PAGE_SIZE, Pfn, PhysMem};
-use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
 use std::{
     ptr::{self, NonNull},
     sync::{
@@ -54,6 +54,12 @@ impl Mapping {
         let start = start.unwrap_or_else(|e| panic!("the host refuses {len} bytes of memory: {e}"));
         Self { start: NonNull::new(start.cast()).expect("the host mapped page 0"), len }
     }
+
+    /// Asks the host for large pages, as a kernel maps its memory; otherwise its TLB misses are measured.
+    fn prefer_large_pages(&self) {
+        // SAFETY: advice on a mapping of ours; it changes no bytes. Refusing it is the host's right.
+        let _ = unsafe { madvise(self.start.as_ptr().cast(), self.len, Advice::LinuxHugepage) };
+    }
 }
 
 impl Drop for Mapping {
@@ -79,8 +85,12 @@ impl Arena {
     pub(crate) fn new(nr_frames: u64, checked: bool) -> Self {
         assert!(nr_frames > 0, "a machine needs memory");
         let n = usize::try_from(nr_frames).expect("more frames than the host can address");
+        let frames = Mapping::new(n * PAGE_SIZE);
+        if !checked {
+            frames.prefer_large_pages();
+        }
         Self {
-            frames: Mapping::new(n * PAGE_SIZE),
+            frames,
             memmap: Mapping::new(n * METADATA_BYTES),
             nr_frames,
             states: (0..if checked { n } else { 0 }).map(|_| AtomicU8::new(NEVER_USED)).collect(),

@@ -16,6 +16,7 @@
 //! holds a CPU: [`sched::Cpus::enter`].
 
 pub mod arena;
+pub mod calls;
 pub mod clock;
 pub mod generate;
 pub mod inspect;
@@ -25,6 +26,7 @@ pub mod oracle;
 pub mod runner;
 pub mod sched;
 pub mod sources;
+pub mod system;
 pub mod user;
 
 pub use arena::{Arena, FailurePlan, Failures};
@@ -124,4 +126,8 @@ impl<C: Config, A: Arch> Machine for Hosted<C, A> {
     type Arch = A;
     type Probe = NoProbe;
     const CHECKED: bool = C::CHECKED;
+
+    fn unwinding() -> bool {
+        std::thread::panicking()
+    }
 }

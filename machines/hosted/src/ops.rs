@@ -366,9 +366,14 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    /// Whether it ran out of memory.
-    pub fn is_out_of_memory(&self) -> bool {
-        matches!(self, Self::Errno(errno::ENOMEM | errno::EAGAIN) | Self::Signal(Signal::Oom, _))
+    /// Whether this is how `op` says that it ran out of memory, or may be.
+    pub fn is_out_of_memory(&self, op: &Op) -> bool {
+        match self {
+            Self::Errno(errno::ENOMEM | errno::EAGAIN) | Self::Signal(Signal::Oom, _) => true,
+            // `brk` returns the old end.
+            Self::Address(_) => matches!(op, Op::Brk(_)),
+            _ => false,
+        }
     }
 }
 

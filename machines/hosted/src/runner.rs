@@ -87,7 +87,7 @@ impl<S: System> Run<S> {
             let outcome = self.system.apply(&op);
             let failed = self.system.allocation_failed();
             self.system.fail_allocation(0);
-            if !(failed && outcome.is_out_of_memory()) {
+            if !(failed && outcome.is_out_of_memory(&op)) {
                 self.oracle.judge(&op, &outcome, area_end).map_err(label)?;
                 break;
             }

@@ -9,7 +9,7 @@ use anonmem_hal::{PAGE_SHIFT, PAGE_SIZE};
 use std::{iter, sync::Arc};
 
 /// Pages that stay free below a stack (Linux: `stack_guard_gap`).
-const STACK_GUARD_GAP: u64 = 256;
+pub(super) const STACK_GUARD_GAP: u64 = 256;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Need {
@@ -113,7 +113,9 @@ impl Oracle {
         if right {
             Ok(())
         } else {
-            Err(format!("wrong bytes at {addr:#x}: {}", excerpt(bytes, &fresh[offset..])))
+            let page = &self.spaces[space].as_ref().expect("checked")[number];
+            let wanted = page.contents.candidates[0].as_ref().unwrap_or(&fresh);
+            Err(format!("wrong bytes at {addr:#x}: {}", excerpt(bytes, &wanted[offset..])))
         }
     }
 
@@ -195,5 +197,6 @@ pub(super) fn pieces(at: At) -> impl Iterator<Item = (u64, usize)> {
 
 fn excerpt(found: &[u8], wanted: &[u8]) -> String {
     let i = found.iter().zip(wanted).position(|(f, w)| f != w).unwrap_or(0);
-    format!("found {:02x?} at +{i}, nothing allows that", &found[i..found.len().min(i + 8)])
+    let end = found.len().min(i + 8);
+    format!("found {:02x?} at +{i:#x}, expected {:02x?}", &found[i..end], &wanted[i..end])
 }

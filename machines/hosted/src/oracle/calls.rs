@@ -2,7 +2,7 @@
 
 use super::{
     Object, Oracle, Verdict,
-    access::Need,
+    access::{Need, STACK_GUARD_GAP},
     expect,
     page::{Attrs, Kind, Page, Residency},
     space::{Space, aligned, numbers, page_up},
@@ -206,14 +206,22 @@ impl Oracle {
         if new_end > old_end {
             // One page more stays free, so that the heap does not run into its neighbour.
             let grown = numbers(old_end, new_end - old_end);
-            let next_is_stack =
-                space.pages.range(grown.end..).next().is_some_and(|(_, p)| p.attrs.grows_down);
-            if next_is_stack || !space.is_free(grown.start..grown.end + 1) {
+            let next = space.pages.range(grown.end..).next();
+            let near = next.is_some_and(|(&n, page)| {
+                let gap = if page.attrs.grows_down { STACK_GUARD_GAP } else { 0 };
+                n.saturating_sub(gap) < grown.end + 1
+            });
+            if near || !space.is_free(grown.clone()) {
                 return expect(outcome, &Outcome::Address(space.heap_end));
             }
             space.map(grown, Attrs::new(Rights::RW, Kind::Private));
-        } else {
-            space.clear(numbers(new_end, old_end - new_end));
+        } else if new_end < old_end {
+            // What was unmapped by hand is not the heap's to give back.
+            let rest = numbers(new_end, old_end - new_end);
+            if target < space.heap_start || space.is_free(rest.clone()) {
+                return expect(outcome, &Outcome::Address(space.heap_end));
+            }
+            space.clear(rest);
         }
         space.heap_end = target;
         expect(outcome, &Outcome::Address(target))

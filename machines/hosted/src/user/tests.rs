@@ -15,15 +15,15 @@ use std::{
 };
 
 /// A kernel of a hundred lines: maps fresh zeroed frames, in an address space of its own.
-struct Tiny<A: Arch> {
-    machine: Hosted<Checked, A>,
+struct Tiny<A: Arch, C: Config = Checked> {
+    machine: Hosted<C, A>,
     root: Pfn,
     next: AtomicU64,
     active: AtomicU64,
     fault: Mutex<Option<Protection>>,
 }
 
-impl<A: Arch> Tiny<A> {
+impl<A: Arch, C: Config> Tiny<A, C> {
     /// An address space that maps what is touched with `on_fault`, or nothing.
     fn new(on_fault: Option<Protection>) -> Self {
         let machine = Hosted::new(64);
@@ -84,7 +84,7 @@ impl<A: Arch> Tiny<A> {
         );
     }
 
-    fn run<R>(&self, cpu: u32, f: impl FnOnce(&UserCpu<'_, Checked, A, &Self>) -> R) -> R {
+    fn run<R>(&self, cpu: u32, f: impl FnOnce(&UserCpu<'_, C, A, &Self>) -> R) -> R {
         self.machine.cpus().run_on(CpuId(cpu), || f(&UserCpu::new(&self.machine, self)))
     }
 }
@@ -93,7 +93,7 @@ fn page(pfn: Pfn, prot: Protection) -> Present {
     Present { pfn, prot, young: false, dirty: false, special: false, uffd_wp: false }
 }
 
-impl<A: Arch> AddressSpace for Tiny<A> {
+impl<A: Arch, C: Config> AddressSpace for Tiny<A, C> {
     fn root(&self) -> Pfn {
         self.root
     }
@@ -117,8 +117,8 @@ impl<A: Arch> AddressSpace for Tiny<A> {
 const P0: Va = Va(0);
 const P1: Va = Va(0x1000);
 
-fn bytes_cross_pages<A: Arch>() {
-    let tiny = Tiny::<A>::new(Some(Protection::RW));
+fn bytes_cross_pages<A: Arch, C: Config>() {
+    let tiny = Tiny::<A, C>::new(Some(Protection::RW));
     tiny.run(0, |user| {
         user.store(Va(0xffd), b"abcdef").unwrap();
         let mut buf = [0; 8];
@@ -129,8 +129,9 @@ fn bytes_cross_pages<A: Arch>() {
 
 #[test]
 fn bytes_cross_pages_in_both_formats() {
-    bytes_cross_pages::<Toy>();
-    bytes_cross_pages::<X86_64>();
+    bytes_cross_pages::<Toy, Checked>();
+    bytes_cross_pages::<X86_64, Checked>();
+    bytes_cross_pages::<X86_64, crate::Fast>();
 }
 
 #[test]

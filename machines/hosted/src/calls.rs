@@ -1,0 +1,198 @@
+//! The operations as calls of anonmem: the one place that knows its interface.
+
+use crate::{
+    Access, AddressSpace, Config, Handled, Hosted, Trap, UserCpu,
+    ops::{At, Backing, Op, Outcome, Place, Rights, Signal, pattern},
+    oracle::{
+        page::{Attrs, Kind},
+        space::Area,
+    },
+    system::HEAP_START,
+};
+use anonmem::{
+    Error, FaultAccess, FaultOutcome, MapBacking, MapFlags, MapKind, Mm, MmapRequest, Prot, VmFlags,
+};
+use anonmem_hal::{Arch, CpuId, PAGE_SHIFT, PAGE_SIZE, Pfn, SourceId, Va, VaRange};
+
+impl<C: Config, A: Arch> AddressSpace for Mm<'_, Hosted<C, A>> {
+    fn root(&self) -> Pfn {
+        Mm::root(self)
+    }
+
+    fn activate(&self, cpu: CpuId) {
+        Mm::activate(self, cpu);
+    }
+
+    fn deactivate(&self, cpu: CpuId) {
+        Mm::deactivate(self, cpu);
+    }
+
+    fn handle_fault(&self, va: Va, access: Access) -> Handled {
+        let access = match access {
+            Access::Read => FaultAccess::Read,
+            Access::Write => FaultAccess::Write,
+            Access::Exec => FaultAccess::Exec,
+        };
+        match Mm::handle_fault(self, va, access) {
+            FaultOutcome::Done => Handled::Retry,
+            FaultOutcome::Oom => Handled::Trap(Trap::Oom),
+            FaultOutcome::SegvMaperr => Handled::Trap(Trap::Unmapped),
+            FaultOutcome::SegvAccerr => Handled::Trap(Trap::Denied),
+            FaultOutcome::Bus => Handled::Trap(Trap::Bus),
+        }
+    }
+}
+
+/// Applies an operation to the address space of `users`; loads and stores go through the CPU of `user`.
+/// Operations on whole address spaces are not for here.
+pub fn apply<'v, C: Config, A: Arch>(
+    user: &UserCpu<'_, C, A, Mm<'v, Hosted<C, A>>>,
+    source: SourceId,
+    op: &Op,
+) -> Outcome {
+    let mm = user.space();
+    match *op {
+        Op::Read(at) => read(user, at),
+        Op::Write(at, tag) => write(user, at, tag),
+        Op::Fetch(at) => fetch(user, at),
+        Op::Mmap(at, place, rights, backing) => mmap(mm, at, place, rights, backing, source),
+        Op::Munmap(at) => done(mm.munmap(range(at))),
+        Op::Mprotect(at, rights) => done(mm.mprotect(range(at), prot(rights))),
+        Op::Brk(at) => Outcome::Address(mm.brk(Va(HEAP_START.saturating_add(at.len))).0),
+        Op::Mremap(..) | Op::Madvise(..) | Op::Mlock(_) | Op::Munlock(_) => unreachable!(),
+        Op::Mincore(at) => mincore(mm, at),
+        Op::Spawn(_) | Op::Fork { .. } | Op::Exit(_) => {
+            unreachable!("{op:?} is not within one address space")
+        }
+    }
+}
+
+/// The range of a call; one that wraps around ends where no range can.
+fn range(at: At) -> VaRange {
+    VaRange { start: Va(at.addr), end: Va(at.addr.saturating_add(at.len)) }
+}
+
+fn prot(rights: Rights) -> Prot {
+    Prot::from_bits_truncate(rights.0.into())
+}
+
+fn mmap<C: Config, A: Arch>(
+    mm: &Mm<'_, Hosted<C, A>>,
+    at: At,
+    place: Place,
+    rights: Rights,
+    backing: Backing,
+    source: SourceId,
+) -> Outcome {
+    let (addr, place) = match place {
+        Place::Anywhere => (0, MapFlags::empty()),
+        Place::Hint(addr) => (addr, MapFlags::empty()),
+        Place::Fixed(addr) => (addr, MapFlags::FIXED),
+        Place::NoReplace(addr) => (addr, MapFlags::FIXED_NOREPLACE),
+    };
+    let (backing, kind) = match backing {
+        Backing::Private => (MapBacking::Anonymous, MapFlags::empty()),
+        Backing::NoReserve => (MapBacking::Anonymous, MapFlags::NORESERVE),
+        Backing::Stack => (MapBacking::Anonymous, MapFlags::GROWSDOWN),
+        Backing::Shared => (MapBacking::SharedNew, MapFlags::empty()),
+        Backing::Source(page) => {
+            (MapBacking::Source { id: source, offset: page << PAGE_SHIFT }, MapFlags::empty())
+        }
+    };
+    let (addr, prot) = (Va(addr), prot(rights));
+    address(mm.mmap(MmapRequest { addr, len: at.len, prot, flags: place | kind, backing }))
+}
+
+fn address(result: Result<Va, Error>) -> Outcome {
+    result.map_or_else(|e| Outcome::Errno(e.errno()), |va| Outcome::Address(va.0))
+}
+
+fn done(result: Result<(), Error>) -> Outcome {
+    result.map_or_else(|e| Outcome::Errno(e.errno()), |()| Outcome::Done)
+}
+
+fn signal(trap: Trap, done: u64) -> Outcome {
+    let signal = match trap {
+        Trap::Unmapped => Signal::Unmapped,
+        Trap::Denied => Signal::Denied,
+        Trap::Bus => Signal::Bus,
+        Trap::Oom => Signal::Oom,
+    };
+    Outcome::Signal(signal, done as usize)
+}
+
+/// The parts of an access that lie in one page each: offset from its start, address, length.
+fn pieces(at: At) -> impl Iterator<Item = (u64, Va, usize)> {
+    let mut next = 0;
+    std::iter::from_fn(move || {
+        let done = next;
+        let va = Va(at.addr.wrapping_add(done));
+        let n = (PAGE_SIZE - va.page_offset()).min((at.len - done) as usize);
+        next += n as u64;
+        (n > 0).then_some((done, va, n))
+    })
+}
+
+fn read<C: Config, A: Arch, S: AddressSpace>(user: &UserCpu<'_, C, A, S>, at: At) -> Outcome {
+    let mut bytes = vec![0; at.len as usize];
+    for (done, va, n) in pieces(at) {
+        if let Err(trap) = user.load(va, &mut bytes[done as usize..][..n]) {
+            return signal(trap, done);
+        }
+    }
+    Outcome::Bytes(bytes)
+}
+
+fn write<C: Config, A: Arch, S: AddressSpace>(user: &UserCpu<'_, C, A, S>, at: At, tag: u32) -> Outcome {
+    let bytes = pattern(tag, at.len as usize);
+    for (done, va, n) in pieces(at) {
+        if let Err(trap) = user.store(va, &bytes[done as usize..][..n]) {
+            return signal(trap, done);
+        }
+    }
+    Outcome::Done
+}
+
+fn fetch<C: Config, A: Arch, S: AddressSpace>(user: &UserCpu<'_, C, A, S>, at: At) -> Outcome {
+    user.fetch(Va(at.addr)).map_or_else(|trap| signal(trap, 0), |byte| Outcome::Bytes(vec![byte]))
+}
+
+/// The areas of an address space, as the oracle would have them.
+pub fn areas<C: Config, A: Arch>(mm: &Mm<'_, Hosted<C, A>>) -> Vec<Area> {
+    let mut areas = Vec::new();
+    mm.for_each_vma(&mut |info| {
+        let (start, end) = (info.range.start.0, info.range.end.0);
+        let first = (info.pgoff as i64).wrapping_sub((start >> PAGE_SHIFT) as i64);
+        let kind = match info.kind {
+            MapKind::Anonymous => Kind::Private,
+            MapKind::Source(_) => Kind::Source { first },
+            MapKind::Shared(_) => Kind::Shared { object: 0, first },
+        };
+        let flag = |flag| info.flags.contains(flag);
+        let rights = u8::from(flag(VmFlags::READ))
+            | u8::from(flag(VmFlags::WRITE)) << 1
+            | u8::from(flag(VmFlags::EXEC)) << 2;
+        areas.push(Area {
+            start,
+            end,
+            attrs: Attrs {
+                rights: Rights(rights),
+                kind,
+                locked: flag(VmFlags::LOCKED),
+                no_reserve: flag(VmFlags::NORESERVE),
+                grows_down: flag(VmFlags::GROWSDOWN),
+                dont_fork: flag(VmFlags::DONTCOPY),
+                wipe_on_fork: flag(VmFlags::WIPEONFORK),
+            },
+        });
+    });
+    areas
+}
+
+fn mincore<C: Config, A: Arch>(mm: &Mm<'_, Hosted<C, A>>, at: At) -> Outcome {
+    let mut pages = Vec::new();
+    match mm.mincore(Va(at.addr), at.len, &mut |present| pages.push(present)) {
+        Ok(()) => Outcome::Resident(pages),
+        Err(e) => Outcome::Errno(e.errno()),
+    }
+}

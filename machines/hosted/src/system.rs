@@ -1,0 +1,255 @@
+//! anonmem as something that operations are applied to.
+//!
+//! One thread plays four CPUs. Each address space is active on all of them, and each access runs on another
+//! one, so that every flush has four TLBs to reach; and a failing run repeats exactly.
+
+use crate::{
+    Checked, CpuGuard, FailurePlan, Failures, Hosted, SourceTable, UserCpu, calls,
+    ops::{Op, Outcome, SPACES},
+    oracle::{
+        Limits, Oracle, Verdict,
+        page::Bytes,
+        space::{Space, compare_areas},
+    },
+    runner::System,
+};
+use anonmem::{Config, LockMode, Mm, Vm};
+use anonmem_hal::{Arch, CpuId, PAGE_SIZE, Present, SourceId, Va, arch::X86_64};
+use std::{collections::BTreeMap, mem::ManuallyDrop, sync::Arc};
+
+/// The machine under the memory manager.
+pub type Machine = Hosted<Checked>;
+
+/// Where heaps start: in the window, so that they meet other areas.
+pub const HEAP_START: u64 = 0x4001_8000;
+
+/// The CPUs that an address space is active on.
+const CPUS: u32 = 4;
+/// Frames of the machine: more than the operations can use.
+const FRAMES: u64 = 16_384;
+/// Length of the source that is mapped, in bytes: not a multiple of pages.
+const SOURCE_BYTES: usize = 6 * PAGE_SIZE + 100;
+
+type User = UserCpu<'static, Checked, X86_64, Mm<'static, Machine>>;
+
+/// One address space and its programs, one on each CPU.
+struct Process {
+    users: Vec<User>,
+    mm: Mm<'static, Machine>,
+}
+
+/// A memory manager that operations are applied to.
+///
+/// Dropping it leaks it: after a failure it may be in any state. [`System::finish`] takes it down.
+pub struct Anonmem {
+    spaces: ManuallyDrop<[Option<Process>; SPACES]>,
+    vm: &'static Vm<Machine>,
+    failures: Arc<Failures>,
+    sources: Arc<SourceTable>,
+    source: SourceId,
+    turn: u32,
+    /// The CPU that the thread is on; `None` only while it changes.
+    cpu: Option<CpuGuard>,
+}
+
+/// The bytes of the source that the operations map.
+pub fn source() -> Vec<u8> {
+    (0..SOURCE_BYTES).map(|i| (i * 7 + i / 256 + 3) as u8).collect()
+}
+
+/// What the oracle has to know of anonmem.
+pub fn limits() -> Limits {
+    let config = Config::default();
+    Limits {
+        user_end: X86_64::USER_END.0,
+        min_addr: config.mmap_min_addr,
+        heap_start: HEAP_START,
+        stack: 8 << 20,
+    }
+}
+
+impl Anonmem {
+    /// A fresh memory manager, whose faults hold what `lock_mode` says, and the oracle that goes with it.
+    ///
+    /// # Panics
+    /// If the machine is too small, which it is not.
+    pub fn start(lock_mode: LockMode) -> (Self, Oracle) {
+        let machine = Machine::new(FRAMES);
+        let (failures, sources) = (machine.failures().clone(), machine.sources().clone());
+        let cpu = machine.cpus().enter(CpuId(0));
+        let source_id = sources.register(source());
+        let config = Config { lock_mode, ..Config::default() };
+        let vm = Vm::new(machine, config).expect("enough memory for a memory manager");
+        let system = Self {
+            spaces: ManuallyDrop::new(Default::default()),
+            vm: Box::leak(Box::new(vm)),
+            failures,
+            sources,
+            source: source_id,
+            turn: 0,
+            cpu: Some(cpu),
+        };
+        (system, Oracle::new(source(), limits()))
+    }
+
+    /// The memory manager.
+    pub fn vm(&self) -> &'static Vm<Machine> {
+        self.vm
+    }
+
+    /// Moves the thread to another CPU.
+    fn run_on(&mut self, cpu: u32) {
+        self.cpu = None;
+        self.cpu = Some(self.vm.machine().cpus().enter(CpuId(cpu)));
+    }
+
+    /// Starts a program on each CPU.
+    fn process(&mut self, mm: Mm<'static, Machine>) -> Process {
+        let mut users = Vec::new();
+        for cpu in 0..CPUS {
+            self.run_on(cpu);
+            users.push(UserCpu::new(self.vm.machine(), mm.clone()));
+        }
+        Process { users, mm }
+    }
+
+    fn spawn(&mut self, space: usize) -> Outcome {
+        match self.vm.new_mm() {
+            Ok(mm) => {
+                mm.set_brk_start(Va(HEAP_START));
+                self.spaces[space] = Some(self.process(mm));
+                Outcome::Done
+            }
+            Err(e) => Outcome::Errno(e.errno()),
+        }
+    }
+
+    fn fork(&mut self, parent: usize, child: usize) -> Outcome {
+        let Some(process) = self.spaces[parent].as_ref().filter(|_| parent != child) else {
+            return Outcome::Skipped;
+        };
+        match process.mm.fork() {
+            Ok(mm) => {
+                self.spaces[child] = Some(self.process(mm));
+                Outcome::Done
+            }
+            Err(e) => Outcome::Errno(e.errno()),
+        }
+    }
+
+    /// Compares every mapped page of one address space.
+    fn check_pages(&self, space: usize, oracle: &Oracle) -> Verdict {
+        let (Some(process), Some(model)) = (&self.spaces[space], oracle.space(space)) else { return Ok(()) };
+        let mut present = BTreeMap::new();
+        let machine = self.vm.machine();
+        machine.for_each_present(process.mm.root(), &mut |va, entry| {
+            present.insert(va.page(), entry);
+        });
+        for (&number, &entry) in &present {
+            check_entry(model, number, entry).map_err(|why| format!("space {space}, {why}"))?;
+            if !oracle.accepts(number, &model[number], &machine.frame_bytes(entry.pfn)) {
+                let bytes = wrong_bytes(oracle, model, number, &machine.frame_bytes(entry.pfn));
+                return Err(format!("space {space}, page {number:#x}: {bytes}"));
+            }
+        }
+        let lost = model
+            .pages
+            .iter()
+            .find(|(number, page)| page.contents.is_written() && !present.contains_key(number));
+        lost.map_or(Ok(()), |(n, _)| Err(format!("space {space}: the page {n:#x} was written and is gone")))
+    }
+}
+
+/// Checks that the hardware may not do more than the area allows.
+fn check_entry(model: &Space, number: u64, entry: Present) -> Verdict {
+    let Some(page) = model.pages.get(&number) else {
+        return Err(format!("page {number:#x} is mapped in the tables, but not at all"));
+    };
+    let (rights, prot) = (page.attrs.rights, entry.prot);
+    if page.guard
+        || prot.read && !rights.any()
+        || prot.write && !rights.write()
+        || prot.exec && !rights.exec()
+    {
+        return Err(format!("page {number:#x}: the entry allows {prot:?}, the area {rights:?}"));
+    }
+    Ok(())
+}
+
+fn wrong_bytes(oracle: &Oracle, model: &Space, number: u64, found: &Bytes) -> String {
+    let page = &model[number];
+    let fresh = oracle.fresh(number, page);
+    let wanted = page.contents.candidates[0].as_deref().or(fresh.as_deref());
+    let differs = |wanted: &Bytes| (0..PAGE_SIZE).find(|&i| wanted[i] != found[i]).unwrap_or(0);
+    let i = wanted.map_or(0, differs);
+    let end = (i + 8).min(PAGE_SIZE);
+    let wanted = wanted.map(|w| &w[i..end]);
+    format!("at byte {i:#x} found {:02x?}, expected {wanted:02x?}", &found[i..end])
+}
+
+impl System for Anonmem {
+    fn supports(&self, op: &Op) -> bool {
+        !matches!(op, Op::Mremap(..) | Op::Madvise(..) | Op::Mlock(_) | Op::Munlock(_))
+    }
+
+    fn apply(&mut self, op: &Op) -> Outcome {
+        match *op {
+            Op::Spawn(space) => return self.spawn(space),
+            Op::Fork { parent, child } => return self.fork(parent, child),
+            Op::Exit(space) => {
+                let was = self.spaces[space].take();
+                return if was.is_some() { Outcome::Done } else { Outcome::Skipped };
+            }
+            _ => {}
+        }
+        self.turn = (self.turn + 1) % CPUS;
+        self.run_on(self.turn);
+        match &self.spaces[op.space()] {
+            Some(process) => calls::apply(&process.users[self.turn as usize], self.source, op),
+            None => Outcome::Skipped,
+        }
+    }
+
+    fn area_end(&mut self, space: usize, addr: u64) -> Option<u64> {
+        let areas = calls::areas(&self.spaces[space].as_ref()?.mm);
+        areas.iter().find(|a| a.start <= addr && addr < a.end).map(|a| a.end)
+    }
+
+    fn check_areas(&mut self, space: usize, oracle: &Oracle) -> Verdict {
+        match (&self.spaces[space], oracle.space(space)) {
+            (None, None) => Ok(()),
+            (Some(process), Some(model)) => compare_areas(&calls::areas(&process.mm), &model.areas()),
+            _ => Err(format!("one side has no address space {space}")),
+        }
+    }
+
+    fn check_all(&mut self, oracle: &Oracle) -> Verdict {
+        for space in 0..SPACES {
+            self.check_areas(space, oracle)?;
+            self.check_pages(space, oracle)?;
+        }
+        self.vm.validate().map_err(|violation| format!("validate: {violation}"))
+    }
+
+    fn fail_allocation(&mut self, nth: u64) {
+        self.failures.set(if nth == 0 { FailurePlan::Off } else { FailurePlan::Nth(nth) });
+    }
+
+    fn allocation_failed(&self) -> bool {
+        self.failures.refused() > 0
+    }
+
+    fn finish(mut self) -> Verdict {
+        self.spaces.iter_mut().for_each(|space| *space = None);
+        self.vm.validate().map_err(|violation| format!("validate, after all exits: {violation}"))?;
+        let stats = self.vm.stats();
+        let left = [stats.user, stats.tables, stats.mms, stats.vmas, stats.anon_vmas, stats.shared_objects];
+        if left != [0; 6] {
+            return Err(format!("leaked: {stats:?}"));
+        }
+        self.sources.assert_unused();
+        // SAFETY: it came from `Box::leak` in `start`, and the address spaces that borrowed it are gone.
+        drop(unsafe { Box::from_raw(std::ptr::from_ref(self.vm).cast_mut()) });
+        Ok(())
+    }
+}
