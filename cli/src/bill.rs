@@ -118,8 +118,11 @@ fn render_line(out: &mut String, name: &str, value: &Value, style: &Style) {
     }
 }
 
-/// Renders an object of counters: its total beside the name, the other parts that are not zero below,
-/// lists and nested objects on lines of their own.
+/// A table with more parts than this leaves out the zeros.
+const SHORT_TABLE: usize = 6;
+
+/// Renders an object of counters: its total beside the name, the other parts below (of a long table
+/// those that are not zero), lists and nested objects on lines of their own.
 fn render_parts(out: &mut String, name: &str, parts: &Map<String, Value>) {
     let scalars: Vec<String> = parts
         .iter()
@@ -195,11 +198,13 @@ mod tests {
             "version": 1, "lock_mode": "mmap", "cpus": 2, "ram_bytes": 268_435_456_u64,
             "faults": {
                 "total": 12345,
-                "by_kind": {"anon": 12000, "zero_page": 0, "cow_copy": 345},
+                "by_kind": {
+                    "anon": 12000, "zero_page": 0, "cow_copy": 345, "shared": 0, "segv": 0, "bus": 0, "oom": 0,
+                },
                 "by_cpu": [12000, 345],
             },
             "forks": 3, "cow_copies": 345, "cow_reuses": 2, "zero_page_hits": 0,
-            "tlb": {"shootdowns": 5, "ipis": 4, "pages_flushed": 1_234_567},
+            "tlb": {"shootdowns": 0, "ipis": 4, "pages_flushed": 1_234_567},
             "peak_frames": 1000, "peak_page_table_bytes": 65536, "peak_anon_vmas": 9, "peak_anon_vma_chains": 12,
             "frames_leaked": 0, "validate": "ok", "oom_kills": 0, "wall_ms": 1250, "unknown_syscalls": [],
         });
@@ -212,7 +217,7 @@ memory bill (256 MiB, 2 CPUs, mmap lock)
   pages copied on write  345
   pages reused on write  2
   zero page mapped       0
-  TLB                    shootdowns 5, ipis 4, pages flushed 1 234 567
+  TLB                    shootdowns 0, ipis 4, pages flushed 1 234 567
   peak memory            3.9 MiB (1 000 frames)
   peak page tables       64 KiB
   peak anon_vmas         9
