@@ -124,9 +124,11 @@ const SHORT_TABLE: usize = 6;
 /// Renders an object of counters: its total beside the name, the other parts below (of a long table
 /// those that are not zero), lists and nested objects on lines of their own.
 fn render_parts(out: &mut String, name: &str, parts: &Map<String, Value>) {
+    let short = parts.len() <= SHORT_TABLE;
     let scalars: Vec<String> = parts
         .iter()
-        .filter(|(key, value)| *key != "total" && !value.is_object() && !value.is_array() && !is_zero(value))
+        .filter(|(key, value)| *key != "total" && !value.is_object() && !value.is_array())
+        .filter(|(_, value)| short || !is_zero(value))
         .map(|(key, value)| format!("{} {}", words(key), plain(value)))
         .collect();
     match parts.get("total") {
