@@ -2,7 +2,7 @@ use crate::{
     Config, Error, Limits, MapBacking, MapFlags, Mm, MmapRequest, Overcommit, Prot, Vm, VmFlags,
     testing::{M, P, World, pages},
 };
-use anonmem_hal::{Arch, PAGE_SIZE, Va, VaRange, arch::X86_64};
+use anonmem_hal::{Arch, NrPages, PAGE_SIZE, Va, VaRange, arch::X86_64};
 use anonmem_hosted::Trap;
 use std::vec;
 
@@ -122,6 +122,9 @@ fn a_stack_keeps_others_away() {
         mm.mprotect(pages(5002, 2), Prot::READ).unwrap();
         mm.munmap(pages(5000, 2)).unwrap();
         assert_ne!(mm.mmap(at(5001, 1, MapFlags::empty())), Ok(Va(5001 * P)));
+        let below = VaRange::new(Va(4000 * P), Va(5002 * P));
+        let found = mm.slot().tree.gap_topdown(world.vm.nodes(), NrPages(1), below, NrPages(1));
+        assert_eq!(found, Some(Va((5001 - gap) * P)));
         assert_eq!(mm.counters().stack.0, 2);
     });
 }

@@ -23,6 +23,8 @@ mod modify;
 mod range;
 mod split;
 #[cfg(test)]
+mod stress;
+#[cfg(test)]
 mod tests;
 pub mod tree;
 

@@ -226,6 +226,8 @@ const CASES: &[(&str, Op, Range<usize>, &str)] = &[
     ("RR..RR", Op::Map(RW), 2..4, "AABBCC"),
     ("WW..RR", Op::Map(RW), 2..4, "AAAABB"),
     ("RRRRRR", Op::Map(RW), 2..4, "AABBCC"),
+    ("..RRRR", Op::Map(RW), 0..4, "AAAABB"),
+    ("RRRR..", Op::Map(RW), 2..6, "AABBBB"),
     ("WWWWWW", Op::Map(RW), 2..4, "AAAAAA"),
     ("RWRWRW", Op::Map(RW), 0..6, "AAAAAA"),
     // Neighbours that were written to: one anon_vma for all, unless both have their own.
