@@ -104,9 +104,9 @@ impl<M: Machine> Mm<'_, M> {
     }
 
     fn uncut(&self, guard: &MmapWriteGuard<'_, M>, work: &Move) {
-        self.rejoin_edges(guard, work.to);
-        self.rejoin_edges(guard, work.from);
-        self.rejoin_edges(guard, work.tail);
+        for at in [work.to.start, work.to.end, work.from.start, work.tail.start, work.tail.end] {
+            self.rejoin(guard, at);
+        }
     }
 
     /// The VMA that contains `start`.
