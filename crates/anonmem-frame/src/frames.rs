@@ -168,6 +168,15 @@ impl<M: Machine> Frames<M> {
         self.memmap.at(self.memmap.index(pfn))
     }
 
+    /// What a frame is used for, as of now.
+    ///
+    /// # Panics
+    /// If the frame is not one of these.
+    #[inline]
+    pub fn kind(&self, pfn: Pfn) -> Kind {
+        self.meta(pfn).kind()
+    }
+
     /// Whether the frame is one of these.
     #[inline]
     pub fn contains(&self, pfn: Pfn) -> bool {

@@ -5,6 +5,7 @@
 //! - `buddy`, `pcp`: its two layers, free blocks and each CPU's list of free pages.
 //! - [`usage`]: what memory is used for, and the watermarks.
 //! - [`validate`]: recounting all of it.
+//! - [`swap`]: swap slots, which are the swap cache too.
 //! - [`slab`]: type-stable objects, and [`handle`]: their names.
 //! - [`array`]: arrays of words made of frames.
 //! - [`folio`]: the owner types. A count has one owner type and none stands in for another.
@@ -28,6 +29,7 @@ mod pcp;
 pub mod slab;
 #[cfg(test)]
 mod slab_tests;
+pub mod swap;
 #[cfg(test)]
 mod testing;
 pub mod usage;
@@ -42,5 +44,6 @@ pub use frames::{Frames, FramesError, MAX_FRAMES, OutOfMemory};
 pub use handle::{Handle, Link, RawHandle};
 pub use meta::{Counts, Kind, META_BYTES, Mapping, MappingWord};
 pub use slab::{Slab, SlabItem};
+pub use swap::{SlotCountOverflow, SlotPut, SlotState, Stored, SwapSlots};
 pub use usage::{Usage, Watermarks};
 pub use validate::Inconsistency;

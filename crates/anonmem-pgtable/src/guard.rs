@@ -134,6 +134,13 @@ impl<'a, M: Machine, G: StableVma> PteGuard<'a, M, G> {
         word.store(M::Arch::encode_pte(Pte::Soft(leaf)), Ordering::Release);
     }
 
+    /// Clears a software entry: what it owned is the caller's.
+    pub fn clear_soft(&mut self, va: Va, leaf: SoftLeaf) {
+        debug_assert_eq!(self.get(va), Pte::Soft(leaf), "not the entry that was looked at");
+        self.table.word(va).store(0, Ordering::Relaxed);
+        self.count_used(-1);
+    }
+
     /// Puts a software entry where a present one was cleared under this hold of the lock: unmapping to swap. That
     /// fills no entry that was empty, so an rmap lock is enough.
     #[doc(alias = "try_to_unmap_one")]

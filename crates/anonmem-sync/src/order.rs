@@ -48,10 +48,10 @@ macro_rules! levels {
 levels! {
     /// `Mm::mmap_lock`. Two at once only in fork: parent, then child (subclass 1).
     MmapLock: sleeping,
+    /// A VMA's lock. A fault that holds it may wait for a folio's.
+    VmaLock: sleeping,
     /// A folio's lock bit (`PG_locked`).
     FolioLock: sleeping,
-    /// A VMA's lock, for writing.
-    VmaLock: sleeping,
     /// The lock of an anon_vma's root. A child's tree is never locked apart from its root.
     AnonVmaRoot: sleeping,
     /// A table above the last level (Linux: `pmd_lock`).
@@ -82,8 +82,8 @@ mod tests {
     fn the_order_is_the_one_of_the_design() {
         let ranks = [
             MmapLock::RANK,
-            FolioLock::RANK,
             VmaLock::RANK,
+            FolioLock::RANK,
             AnonVmaRoot::RANK,
             Pmd::RANK,
             Ptl::RANK,

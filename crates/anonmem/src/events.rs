@@ -49,6 +49,8 @@ events! {
     FaultBus => "fault_bus",
     /// No memory.
     FaultOom => "fault_oom",
+    /// A page came back from swap.
+    FaultSwap => "fault_swap",
     /// The fault was done again from the start.
     FaultRetry => "fault_retry",
     /// Faults that were resolved without any VMA lock.
@@ -73,6 +75,28 @@ events! {
     RefusedBacking => "refused_backing",
     /// Not speculatively: the VMA was changed meanwhile.
     RefusedChanged => "refused_changed",
+    /// Not speculatively: the fault would have to wait.
+    RefusedWouldSleep => "refused_would_sleep",
+    /// Pages read from swap.
+    SwapIn => "pswpin",
+    /// Pages written to swap.
+    SwapOut => "pswpout",
+    /// Faults that found their page still in memory.
+    SwapCacheHit => "swap_cache_hit",
+    /// Pages swapped out that were all zeroes.
+    SwapZero => "swap_zero",
+    /// Pages that could not be written to swap.
+    SwapWriteError => "swap_write_error",
+    /// Folios that reclaim looked at.
+    ReclaimScan => "pgscan",
+    /// Pages that reclaim freed.
+    ReclaimSteal => "pgsteal",
+    /// Times the background task was woken.
+    KswapdWake => "kswapd_wake",
+    /// Pages dropped that a program had said it may lose.
+    LazyFree => "pglazyfreed",
+    /// Allocations that had to reclaim for themselves.
+    DirectReclaim => "allocstall",
     /// Address spaces duplicated.
     Fork => "fork",
     /// Pages copied at fork, because they may be pinned.

@@ -11,7 +11,7 @@
 //! inside, one of the child. No fault of the parent runs while its entries are changed, and the flush comes before
 //! the mmap lock is let go.
 //!
-//! Linux: kernel/fork.c `dup_mmap`; mm/memory.c `copy_page_range`, `copy_present_ptes`. Differs: no swap entries, no
+//! Linux: kernel/fork.c `dup_mmap`; mm/memory.c `copy_page_range`, `copy_present_ptes`. Differs: no
 //! shared page tables.
 
 use crate::{
@@ -23,7 +23,7 @@ use crate::{
     vm::Vm,
     vma::{Backing, VmFlags, VmaId},
 };
-use anonmem_frame::{DupError, NewFolio, TooManySharers};
+use anonmem_frame::{DupError, NewFolio, SlotCountOverflow, TooManySharers};
 use anonmem_hal::{FlushRange, Machine, Marker, NrPages, Present, Protection, SoftLeaf, Va, VaRange};
 use anonmem_pgtable::{Attrs, Mapped, PteGuard, PteTable};
 
@@ -37,6 +37,16 @@ impl<'v, M: Machine> Mm<'v, M> {
     /// [`Error::OutOfMemory`]: nothing is left of the attempt.
     #[doc(alias = "dup_mm")]
     pub fn fork(&self) -> Result<Mm<'v, M>, Error> {
+        loop {
+            match self.try_fork() {
+                // Pages that leave make room for tables and links as well. No lock is held here.
+                Err(Error::OutOfMemory) if self.vm.reclaim_some() => {}
+                result => return result,
+            }
+        }
+    }
+
+    fn try_fork(&self) -> Result<Mm<'v, M>, Error> {
         let child = self.vm.new_mm()?;
         let parent = self.slot().write();
         let copied = {
@@ -147,6 +157,7 @@ struct Copying<'a, M: Machine> {
     vma: VmaId<M>,
 }
 
+type Entries<'a, M> = PteGuard<'a, M, MmapWriteGuard<'a, M>>;
 type Table<'a, M> = PteTable<'a, M, MmapWriteGuard<'a, M>>;
 
 impl<'a, M: Machine> Copying<'a, M> {
@@ -161,7 +172,7 @@ impl<'a, M: Machine> Copying<'a, M> {
             let target = to.space.walk_alloc(&vm.frames, self.child, part.start)?;
             let mut rest = part;
             loop {
-                rest.start = self.copy_pte_range(source, target, rest, &mut spare);
+                rest.start = self.copy_pte_range(source, target, rest, &mut spare)?;
                 if rest.is_empty() {
                     break;
                 }
@@ -179,7 +190,7 @@ impl<'a, M: Machine> Copying<'a, M> {
         target: Table<'a, M>,
         part: VaRange,
         spare: &mut Option<NewFolio<'a, M>>,
-    ) -> Va {
+    ) -> Result<Va, Error> {
         let mut from = source.lock();
         let mut to = target.lock_nested();
         let mut copied = 0;
@@ -200,15 +211,11 @@ impl<'a, M: Machine> Copying<'a, M> {
                     continue;
                 }
                 Mapped::Soft(leaf) => {
-                    copy_nonpresent(&mut to, va, leaf);
+                    self.copy_nonpresent(&mut from, &mut to, va, leaf)?;
                     va = va.next_page();
                     continue;
                 }
-                // The child's faults bring pages of shared objects back; only markers are copied.
-                Mapped::Shm(_) => {
-                    va = va.next_page();
-                    continue;
-                }
+                Mapped::Shm(present) => unreachable!("{present:?} of a shared object in a private mapping"),
             };
             match shared {
                 Ok(shared) => {
@@ -228,7 +235,33 @@ impl<'a, M: Machine> Copying<'a, M> {
         drop(to);
         drop(from);
         self.child.slot().add_anon(copied);
-        va
+        Ok(va)
+    }
+
+    /// Shares what is in swap, and copies markers. Neither the parent's swap entry nor the child's is exclusive any more.
+    #[doc(alias = "copy_nonpresent_pte")]
+    fn copy_nonpresent(
+        &self,
+        from: &mut Entries<'a, M>,
+        to: &mut Entries<'a, M>,
+        va: Va,
+        leaf: SoftLeaf,
+    ) -> Result<(), Error> {
+        match leaf {
+            SoftLeaf::Marker(marker @ (Marker::Guard | Marker::Poisoned)) => to.install_marker(va, marker),
+            // userfaultfd does not follow into the child.
+            SoftLeaf::Marker(Marker::UffdWp) => {}
+            SoftLeaf::Swap { entry, exclusive, uffd_wp } => {
+                let count = self.vm.swap_dup(entry).map_err(|SlotCountOverflow| Error::OutOfMemory)?;
+                to.leave_soft(va, count.into_leaf(false));
+                if exclusive {
+                    from.replace_soft(va, SoftLeaf::Swap { entry, exclusive: false, uffd_wp });
+                }
+                self.child.slot().add_swap(1);
+            }
+            SoftLeaf::Migration { .. } => unreachable!("{leaf:?}: nothing migrates"),
+        }
+        Ok(())
     }
 
     /// Gives the child a copy of a page that the parent must keep for itself.
@@ -245,17 +278,6 @@ impl<'a, M: Machine> Copying<'a, M> {
         let page = new.into_exclusive_anon(anon_vma.raw(), vma.index_of(va));
         to.install(va, page, child_attrs(present, present.prot));
         self.vm.count(Event::ForkCopied);
-    }
-}
-
-fn copy_nonpresent<M: Machine>(to: &mut PteGuard<'_, M, MmapWriteGuard<'_, M>>, va: Va, leaf: SoftLeaf) {
-    match leaf {
-        SoftLeaf::Marker(marker @ (Marker::Guard | Marker::Poisoned)) => to.install_marker(va, marker),
-        // userfaultfd does not follow into the child.
-        SoftLeaf::Marker(Marker::UffdWp) => {}
-        SoftLeaf::Swap { .. } | SoftLeaf::Migration { .. } => {
-            unreachable!("{leaf:?}: nothing swaps or migrates")
-        }
     }
 }
 

@@ -55,6 +55,8 @@ pub(crate) struct MmCounts<M> {
     pub(crate) anon: Atomic<i64, M>,
     /// Mapped pages of shared objects (`MM_SHMEMPAGES`).
     pub(crate) shared: Atomic<i64, M>,
+    /// Pages in swap (`MM_SWAPENTS`).
+    pub(crate) swap: Atomic<i64, M>,
     /// The most pages mapped so far, as far as it was looked at.
     pub(crate) peak: Atomic<u64, M>,
     /// Pages covered by VMAs. Under the mmap lock, as are the following.
@@ -98,6 +100,7 @@ impl<M: Machine> SlabItem<M> for MmSlot<M> {
             counts: MmCounts {
                 anon: Atomic::new(0),
                 shared: Atomic::new(0),
+                swap: Atomic::new(0),
                 peak: Atomic::new(0),
                 total: Plain::new(0),
                 data: Plain::new(0),
@@ -157,6 +160,11 @@ impl<M: Machine> MmSlot<M> {
     #[inline]
     pub(crate) fn add_shared(&self, pages: i64) {
         self.counts.shared.fetch_add(pages, Ordering::Relaxed);
+    }
+
+    /// Counts pages in swap.
+    pub(crate) fn add_swap(&self, pages: i64) {
+        self.counts.swap.fetch_add(pages, Ordering::Relaxed);
     }
 
     /// Remembers the number of mapped pages before it falls (Linux: `update_hiwater_rss`).
@@ -289,8 +297,18 @@ impl<M: Machine> Vm<M> {
             return Err(e.into());
         }
         slot.init();
-        slot.users.store(1, Ordering::Relaxed);
+        // Release pairs with the Acquire of `try_user`.
+        slot.users.store(1, Ordering::Release);
         Ok(Mm { vm: self, id })
+    }
+
+    /// Becomes a user of an address space, unless it has none any more.
+    #[doc(alias = "mmget_not_zero")]
+    pub(crate) fn try_user(&self, id: Handle<MmSlot<M>>) -> Option<Mm<'_, M>> {
+        // Acquire pairs with the Release of `new_mm`.
+        let more = |n| (n != 0).then_some(n + 1);
+        self.mm_slot(id).users.fetch_update(Ordering::Acquire, more).ok()?;
+        Some(Mm { vm: self, id })
     }
 
     /// The slot of an address space; it may be another use of it.
@@ -339,6 +357,7 @@ impl<'v, M: Machine> Mm<'v, M> {
         MmCounters {
             anon: NrPages(counts.anon.load(Ordering::Relaxed).max(0) as u64),
             shared: NrPages(counts.shared.load(Ordering::Relaxed).max(0) as u64),
+            swap: NrPages(counts.swap.load(Ordering::Relaxed).max(0) as u64),
             peak: NrPages(counts.peak.load(Ordering::Relaxed).max(rss)),
             tables: NrPages(slot.space.nr_tables()),
             total: NrPages(counts.total.peek()),
@@ -358,6 +377,8 @@ pub struct MmCounters {
     pub anon: NrPages,
     /// Mapped pages of shared objects (`RssShmem`).
     pub shared: NrPages,
+    /// Pages in swap (`VmSwap`).
+    pub swap: NrPages,
     /// The most pages mapped at once (`VmHWM`).
     pub peak: NrPages,
     /// Frames of page tables (`VmPTE`).

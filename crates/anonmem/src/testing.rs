@@ -6,7 +6,8 @@ use crate::{
 };
 use anonmem_hal::{CpuId, PAGE_SHIFT, PAGE_SIZE, Pfn, Va, VaRange};
 use anonmem_hosted::{
-    Access, AddressSpace, Checked, FailurePlan, Failures, Handled, Hosted, SourceTable, Trap, UserCpu,
+    Access, AddressSpace, Checked, FailurePlan, Failures, Handled, Hosted, SourceTable, SwapTable, Trap,
+    UserCpu,
 };
 use std::{sync::Arc, vec, vec::Vec};
 
@@ -28,6 +29,7 @@ pub(crate) struct World {
     pub(crate) vm: Vm<M>,
     pub(crate) failures: Arc<Failures>,
     pub(crate) sources: Arc<SourceTable>,
+    pub(crate) swap: Arc<SwapTable>,
 }
 
 impl World {
@@ -41,7 +43,8 @@ impl World {
         let machine = M::new(4096);
         let (cpus, failures, sources) =
             (machine.cpus().clone(), machine.failures().clone(), machine.sources().clone());
-        let world = Self { vm: Vm::new(machine, config).unwrap(), failures, sources };
+        let swap = machine.swap().clone();
+        let world = Self { vm: Vm::new(machine, config).unwrap(), failures, sources, swap };
         cpus.run_on(CpuId(0), || {
             f(&world);
             world.assert_nothing_left();

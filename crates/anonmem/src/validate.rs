@@ -13,7 +13,7 @@ use crate::{
     vma::{Backing, VmFlags, Vma, VmaId},
 };
 use anonmem_frame::{Folio, Inconsistency, Kind, Mapping};
-use anonmem_hal::{Arch, Machine, Pte, SoftLeaf, Va, VaRange};
+use anonmem_hal::{Arch, Machine, Pte, SoftLeaf, SwapEntry, Va, VaRange};
 use anonmem_pgtable::{Mapped, Miscounted};
 use core::{fmt, ops::ControlFlow};
 
@@ -62,6 +62,7 @@ fn expect(rule: &'static str, at: u64, expected: u64, found: u64) -> Check {
 struct Totals {
     anon_entries: u64,
     shared_entries: u64,
+    swap_entries: u64,
     vmas: u64,
     vmas_with_anon_vma: u64,
     chains: u64,
@@ -76,6 +77,7 @@ struct Totals {
 struct Recount {
     anon: u64,
     shared: u64,
+    swap: u64,
     total: u64,
     data: u64,
     stack: u64,
@@ -100,7 +102,8 @@ impl<M: Machine> Vm<M> {
         result?;
         self.validate_objects(&mut totals)?;
         self.validate_anon_vmas(&totals)?;
-        self.validate_folios(&totals)?;
+        let cached = self.validate_swap(&totals)?;
+        self.validate_folios(&totals, cached)?;
         expect("address spaces", 0, totals.mms, self.mms.live())?;
         expect("VMAs", 0, totals.vmas, self.vmas.live())?;
         expect("nodes of VMA trees", 0, totals.tree_nodes, self.tree_nodes.live())?;
@@ -140,6 +143,7 @@ impl<M: Machine> Vm<M> {
         let rss = |counter: &anonmem_sync::Atomic<i64, M>| counter.peek() as u64;
         expect("mapped anonymous pages", root, count.anon, rss(&c.anon))?;
         expect("mapped shared pages", root, count.shared, rss(&c.shared))?;
+        expect("pages in swap", root, count.swap, rss(&c.swap))?;
         expect("pages of mappings", root, count.total, c.total.peek())?;
         expect("pages of data", root, count.data, c.data.peek())?;
         expect("pages of stacks", root, count.stack, c.stack.peek())?;
@@ -149,6 +153,7 @@ impl<M: Machine> Vm<M> {
         expect("pages outside of VMAs", root, in_vmas, self.entries_in_all_tables(&guard))?;
         totals.anon_entries += count.anon;
         totals.shared_entries += count.shared;
+        totals.swap_entries += count.swap;
         totals.committed += count.committed;
         Ok(())
     }
@@ -200,9 +205,12 @@ impl<M: Machine> Vm<M> {
         let flags = vma.flags();
         let (present, folio) = match entry {
             Mapped::None | Mapped::Soft(SoftLeaf::Marker(_)) => return Ok(()),
-            Mapped::Soft(SoftLeaf::Swap { .. } | SoftLeaf::Migration { .. }) => {
-                return expect("nothing swaps or migrates", va.0, 0, 1);
+            Mapped::Soft(SoftLeaf::Swap { entry, .. }) => {
+                count.swap += 1;
+                let needed = self.swap.get(entry).slots().state(&self.frames, entry.offset).count > 0;
+                return expect("a swap entry owns a count of its slot", va.0, 1, u64::from(needed));
             }
+            Mapped::Soft(SoftLeaf::Migration { .. }) => return expect("nothing migrates", va.0, 0, 1),
             Mapped::Zero(present) => {
                 return expect("the zero page is never writable", va.0, 0, u64::from(present.prot.write));
             }
@@ -293,8 +301,29 @@ impl<M: Machine> Vm<M> {
         expect("chains of VMAs", 0, totals.chains, self.chains.live())
     }
 
-    fn validate_folios(&self, totals: &Totals) -> Check {
-        let (mut anon, mut shared) = (0, 0);
+    /// Counts of slots, and their free ones. Returns the number of cached pages.
+    fn validate_swap(&self, totals: &Totals) -> Result<u64, Violation> {
+        let (mut counts, mut cached) = (0, 0);
+        for (device, slots, free) in self.swap.slots_in_use() {
+            let mut unused = 0;
+            for slot in 0..slots.len() {
+                let state = slots.state(&self.frames, slot);
+                unused += u64::from(slots.is_free(&self.frames, slot));
+                counts += state.count;
+                let Some(page) = state.cached else { continue };
+                cached += 1;
+                let of = self.frames.folio(page).and_then(|folio| folio.swap_entry());
+                let right = of == Some(SwapEntry { device, offset: slot });
+                expect("a cached page knows its slot", page.0, 1, u64::from(right))?;
+            }
+            expect("free slots of a swap device", device.into(), unused, free)?;
+        }
+        expect("counts of swap slots", 0, totals.swap_entries, counts)?;
+        Ok(cached)
+    }
+
+    fn validate_folios(&self, totals: &Totals, cached: u64) -> Check {
+        let (mut anon, mut shared, mut in_cache) = (0, 0, 0);
         let mut result = Ok(());
         self.frames.for_each_frame(|pfn, kind, _| {
             if result.is_err() || kind != Kind::Folio {
@@ -307,15 +336,20 @@ impl<M: Machine> Vm<M> {
                     result = self.validate_rmap(folio);
                 }
                 Mapping::Shm(_) => shared += folio.counts().maps(),
+                // Read from swap, and not mapped yet.
+                Mapping::None if folio.swap_entry().is_some() => {}
                 Mapping::None | Mapping::Ksm(_) => {
-                    result = expect("a folio belongs to something", pfn.0, 1, 0)
+                    result = expect("a folio belongs to something", pfn.0, 1, 0);
                 }
             }
             if result.is_ok() {
-                result = expect("references at rest", pfn.0, 0, folio.counts().refs());
+                let refs = u64::from(folio.swap_entry().is_some());
+                in_cache += refs;
+                result = expect("references at rest", pfn.0, refs, folio.counts().refs());
             }
         });
         result?;
+        expect("pages in the swap cache", 0, cached, in_cache)?;
         expect("mappings of anonymous pages", 0, totals.anon_entries, anon)?;
         expect("mappings of shared pages", 0, totals.shared_entries, shared)
     }

@@ -7,8 +7,10 @@ use crate::{
     error::Error,
     events::{Event, Events, NR_EVENTS},
     mm::MmSlot,
+    reclaim::{ClockHand, Kswapd},
     rmap::anon_vma::{AnonVma, AnonVmaChain},
     shm::ShmObject,
+    swap::SwapDevices,
     vma::{
         VmFlags, Vma, VmaId,
         tree::{Nodes, TreeNode},
@@ -18,6 +20,9 @@ use anonmem_frame::{Frames, FramesError, NewFolio, OutOfMemory, Slab};
 use anonmem_hal::{CpuId, Machine, NrPages, Order, PAGE_SHIFT};
 use anonmem_pgtable::{AddressSpace, DeadTables, MmuGather, Teardown};
 use anonmem_sync::{Atomic, Ordering, Rcu};
+
+/// Pages that an allocation without memory frees before it tries again (`SWAP_CLUSTER_MAX`).
+const RECLAIM_BATCH: u64 = 32;
 
 /// How much may be promised. Linux: /proc/sys/vm/overcommit_memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -83,6 +88,11 @@ pub struct Vm<M: Machine> {
     pub(crate) anon_vmas: Slab<M, AnonVma<M>>,
     pub(crate) chains: Slab<M, AnonVmaChain<M>>,
     pub(crate) shm_objects: Slab<M, ShmObject<M>>,
+    pub(crate) swap: SwapDevices<M>,
+    pub(crate) clock: ClockHand<M>,
+    pub(crate) kswapd: Kswapd<M>,
+    /// Whether any page was ever marked for lazy freeing.
+    pub(crate) lazyfree_used: Atomic<u32, M>,
     pub(crate) events: Events<M>,
     pub(crate) config: Config,
     /// Pages promised to all address spaces and shared objects.
@@ -105,6 +115,10 @@ impl<M: Machine> Vm<M> {
             anon_vmas: Slab::new(&frames),
             chains: Slab::new(&frames),
             shm_objects: Slab::new(&frames),
+            swap: SwapDevices::new(),
+            clock: ClockHand::new(),
+            kswapd: Kswapd::new(),
+            lazyfree_used: Atomic::new(0),
             events: Events::new(),
             committed: Atomic::new(0),
             frames,
@@ -158,10 +172,42 @@ impl<M: Machine> Vm<M> {
         MmuGather::new(&self.frames, space, &self.rcu, &self.dead_tables, teardown)
     }
 
-    /// A page for user memory, its bytes whatever they were.
+    /// A page for user memory, its bytes whatever they were; without waiting.
+    #[inline]
+    pub(crate) fn try_alloc_page(&self) -> Result<NewFolio<'_, M>, OutOfMemory> {
+        let page = self.frames.alloc(Order::ZERO);
+        self.wake_kswapd();
+        page
+    }
+
+    /// A page for user memory, its bytes whatever they were. If there is none, makes others leave. Sleeps.
+    ///
+    /// # Locks
+    /// The caller may hold the mmap lock; no folio, anon_vma or spin lock.
     #[inline]
     pub(crate) fn alloc_page(&self) -> Result<NewFolio<'_, M>, OutOfMemory> {
+        match self.try_alloc_page() {
+            Ok(page) => Ok(page),
+            Err(OutOfMemory) => self.alloc_page_slow(),
+        }
+    }
+
+    #[cold]
+    #[doc(alias = "__alloc_pages_slowpath")]
+    fn alloc_page_slow(&self) -> Result<NewFolio<'_, M>, OutOfMemory> {
+        self.count(Event::DirectReclaim);
+        while self.reclaim_some() {
+            if let Ok(page) = self.frames.alloc(Order::ZERO) {
+                return Ok(page);
+            }
+        }
         self.frames.alloc(Order::ZERO)
+    }
+
+    /// Frees some memory if any can be freed; returns whether some was.
+    pub(crate) fn reclaim_some(&self) -> bool {
+        self.reap();
+        self.shrink(RECLAIM_BATCH) > 0
     }
 
     /// Frees page tables whose grace period has passed; for idle time and before giving up.
@@ -177,9 +223,10 @@ impl<M: Machine> Vm<M> {
     /// Pages that may be promised in all (`CommitLimit`).
     pub fn commit_limit(&self) -> u64 {
         let all = self.machine().nr_frames();
+        let swap: u64 = self.swap_devices().map(|device| device.pages).sum();
         match self.config.overcommit {
-            Overcommit::Heuristic | Overcommit::Always => all,
-            Overcommit::Never { percent } => all * u64::from(percent) / 100,
+            Overcommit::Heuristic | Overcommit::Always => all + swap,
+            Overcommit::Never { percent } => all * u64::from(percent) / 100 + swap,
         }
     }
 

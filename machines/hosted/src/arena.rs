@@ -322,6 +322,10 @@ unsafe impl<C: Config, A: Arch> PhysMem for Hosted<C, A> {
         copy_words(self.arena.frame(dst), self.arena.frame(src), order.bytes() / 8);
     }
 
+    fn is_zero(&self, pfn: Pfn) -> bool {
+        self.arena.words(pfn).iter().all(|word| word.load(Relaxed) == 0)
+    }
+
     #[inline]
     fn admit(&self) -> bool {
         !C::CHECKED || self.failures.admit()

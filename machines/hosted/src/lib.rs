@@ -26,6 +26,7 @@ pub mod oracle;
 pub mod runner;
 pub mod sched;
 pub mod sources;
+pub mod swap;
 pub mod system;
 pub mod user;
 
@@ -33,6 +34,7 @@ pub use arena::{Arena, FailurePlan, Failures};
 pub use mmu::{Access, MmuStats, TlbModel};
 pub use sched::{CpuGuard, Cpus};
 pub use sources::SourceTable;
+pub use swap::SwapTable;
 pub use user::{AddressSpace, Handled, Trap, UserCpu};
 
 use anonmem_hal::{Arch, Machine, NoProbe, Pfn, arch::X86_64};
@@ -72,6 +74,7 @@ pub struct Hosted<C: Config = Checked, A: Arch = X86_64> {
     tlbs: TlbModel,
     sources: Arc<SourceTable>,
     failures: Arc<Failures>,
+    swap: Arc<SwapTable>,
     started: Instant,
     _kind: PhantomData<fn() -> (C, A)>,
 }
@@ -88,6 +91,7 @@ impl<C: Config, A: Arch> Hosted<C, A> {
             tlbs: TlbModel::new(C::CPUS),
             sources: Arc::new(SourceTable::default()),
             failures: Arc::new(Failures::default()),
+            swap: Arc::new(SwapTable::default()),
             started: Instant::now(),
             _kind: PhantomData,
         }
@@ -106,6 +110,11 @@ impl<C: Config, A: Arch> Hosted<C, A> {
     /// The plan of injected allocation failures.
     pub fn failures(&self) -> &Arc<Failures> {
         &self.failures
+    }
+
+    /// Its swap devices.
+    pub fn swap(&self) -> &Arc<SwapTable> {
+        &self.swap
     }
 
     /// Its physical memory.

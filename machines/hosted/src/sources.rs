@@ -78,8 +78,6 @@ impl SourceTable {
     }
 }
 
-impl<C: Config, A: Arch> anonmem_hal::SwapIo for Hosted<C, A> {}
-
 impl<C: Config, A: Arch> Sources for Hosted<C, A> {
     fn fill(&self, source: SourceId, offset: u64, dst: Pfn) -> Result<(), SourceError> {
         let page = self.sources.page(source, offset)?;

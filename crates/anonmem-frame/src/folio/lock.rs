@@ -5,6 +5,7 @@ use crate::{
     Frames,
     handle::RawHandle,
     meta::{Counts, Mapping, flags},
+    swap::encode_entry,
 };
 use anonmem_hal::{Machine, Pfn, SwapEntry};
 use anonmem_sync::{BitGuard, BitLock, Ordering, order::FolioLock};
@@ -41,12 +42,11 @@ impl<'f, M: Machine> FolioGuard<'f, M> {
         self.folio.set_mapping(Mapping::Anon(anon_vma), index);
     }
 
-    /// Makes it the cached page of a swap slot, or takes that back. The slot's word is the caller's.
+    /// Notes which swap slot it is the cached page of. The slot's word is the caller's.
     #[doc(alias = "folio_set_swapcache")]
-    pub fn set_swap_entry(&self, entry: Option<SwapEntry>) {
-        let word = entry.map_or(0, |e| 1 << 63 | u64::from(e.device) << 48 | e.offset);
+    pub fn set_swap_entry(&self, entry: SwapEntry) {
         // Release pairs with the Acquire of `swap_entry`.
-        self.folio.meta().private.store(word, Ordering::Release);
+        self.folio.meta().private.store(encode_entry(entry), Ordering::Release);
     }
 
     /// Maps a page that was swapped in and that nobody else has: exclusive from the start, and found through

@@ -23,6 +23,7 @@ use crate::{
     Frames, OutOfMemory,
     handle::RawHandle,
     meta::{Counts, Kind, Mapping, MappingWord, Meta, flags},
+    swap::decode_entry,
 };
 use anonmem_hal::{Machine, NrPages, Order, Pfn, SwapEntry};
 use anonmem_sync::Ordering;
@@ -136,7 +137,7 @@ impl<M: Machine> Frames<M> {
 
 impl<'f, M: Machine> Folio<'f, M> {
     #[inline]
-    fn meta(&self) -> &'f Meta<M> {
+    pub(crate) fn meta(&self) -> &'f Meta<M> {
         self.frames.meta(self.head)
     }
 
@@ -200,13 +201,11 @@ impl<'f, M: Machine> Folio<'f, M> {
         self.mapping_word().index_high() | u64::from(self.meta().aux.load(Ordering::Relaxed))
     }
 
-    /// The swap slot that it is the cached page of, if any. Stable under the folio lock.
-    #[doc(alias = "folio_test_swapcache")]
+    /// The swap slot that it is or was the cached page of; the slot's word says which.
     #[inline]
     pub fn swap_entry(&self) -> Option<SwapEntry> {
         // Acquire pairs with the Release of `FolioGuard::set_swap_entry`.
-        let word = self.meta().private.load(Ordering::Acquire);
-        (word != 0).then(|| SwapEntry { device: (word >> 48 & 31) as u8, offset: word & ((1 << 40) - 1) })
+        decode_entry(self.meta().private.load(Ordering::Acquire))
     }
 
     /// How many sweeps of reclaim in a row found it unused, up to 3.

@@ -12,7 +12,8 @@
 //!         │                         └─ write ────────────▶                      a page of zeroes, exclusive
 //!         ├─ present ─┬─ a write, and it is read-only ───▶ do_wp_page           reuse or copy
 //!         │           └─ else ───────────────────────────▶ accessed, dirty; spurious
-//!         └─ software entry ─────────────────────────────▶ guard marker: SIGSEGV; poison: SIGBUS
+//!         ├─ swap entry ─────────────────────────────────▶ do_swap_page         found, or read
+//!         └─ marker ─────────────────────────────────────▶ guard: SIGSEGV; poison: SIGBUS
 //! ```
 //!
 //! A fault comes in with a guard that keeps its VMA, and every path is generic over which one it is
@@ -25,6 +26,7 @@ mod shared;
 mod source;
 mod speculative;
 mod stack;
+mod swap;
 #[cfg(test)]
 mod tests;
 mod wp;
@@ -63,6 +65,9 @@ impl FaultAccess {
         }
     }
 }
+
+/// How often a fault without memory reclaims and tries again before it gives up.
+const OOM_RETRIES: u32 = 16;
 
 /// What came of an access that trapped.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -189,7 +194,10 @@ impl<'a, M: Machine, G: FaultGuard<M>> VmFault<'a, M, G> {
 
     /// A page for the fault's bytes, before any spin lock is taken.
     fn alloc(&self) -> Result<NewFolio<'a, M>, FaultResult> {
-        Ok(self.vm.alloc_page()?)
+        match self.guard.sleeps() {
+            Ok(()) => Ok(self.vm.alloc_page()?),
+            Err(_) => self.vm.try_alloc_page().map_err(|OutOfMemory| Refusal::WouldSleep.into()),
+        }
     }
 
     /// The last-level table, made if need be.
@@ -255,9 +263,10 @@ fn handle_pte_fault<M: Machine, G: FaultGuard<M>>(
         Pte::Present(present) => do_present(fault, present),
         Pte::Soft(SoftLeaf::Marker(Marker::Guard)) => Err(FaultResult::Segv),
         Pte::Soft(SoftLeaf::Marker(Marker::Poisoned)) => Err(FaultResult::Bus),
-        Pte::Soft(
-            leaf @ (SoftLeaf::Swap { .. } | SoftLeaf::Migration { .. } | SoftLeaf::Marker(Marker::UffdWp)),
-        ) => unreachable!("{leaf:?}: nothing makes such an entry"),
+        Pte::Soft(SoftLeaf::Swap { entry, .. }) => swap::do_swap_page(fault, entry),
+        Pte::Soft(leaf @ (SoftLeaf::Migration { .. } | SoftLeaf::Marker(Marker::UffdWp))) => {
+            unreachable!("{leaf:?}: nothing makes such an entry")
+        }
     }
 }
 
@@ -294,7 +303,14 @@ impl<M: Machine> Mm<'_, M> {
     #[doc(alias = "do_user_addr_fault")]
     pub fn handle_fault(&self, va: Va, access: FaultAccess) -> FaultOutcome {
         self.vm.count(Event::Fault);
-        let outcome = self.fault_by_mode(va, access);
+        let mut outcome = self.fault_by_mode(va, access);
+        // Whatever could not be had (a table, a chain) may be had when pages have left; no lock is held here.
+        for _ in 0..OOM_RETRIES {
+            if outcome != FaultOutcome::Oom || !self.vm.reclaim_some() {
+                break;
+            }
+            outcome = self.fault_by_mode(va, access);
+        }
         match outcome {
             FaultOutcome::Done => {}
             FaultOutcome::Oom => self.vm.count(Event::FaultOom),

@@ -16,4 +16,5 @@ pub mod folio;
 pub mod interval_tree;
 #[cfg(test)]
 mod tests;
+pub(crate) mod unmap;
 pub mod walk;

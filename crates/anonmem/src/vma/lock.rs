@@ -66,6 +66,8 @@ pub enum Refusal {
     Backing,
     /// The VMA was changed before a speculative fault could commit.
     Changed,
+    /// A speculative fault does not wait: for memory, a device or a folio lock.
+    WouldSleep,
 }
 
 impl Refusal {
@@ -80,6 +82,7 @@ impl Refusal {
             Self::NoTable => Event::RefusedNoTable,
             Self::Backing => Event::RefusedBacking,
             Self::Changed => Event::RefusedChanged,
+            Self::WouldSleep => Event::RefusedWouldSleep,
         }
     }
 }

@@ -1,0 +1,306 @@
+//! Swap slots: one word each says who needs the slot and which folio is its page in memory.
+//!
+//! | bits | meaning |
+//! |---|---|
+//! | 0-27 | entries (and other owners of a slot count) that need the contents |
+//! | 28-55 | the cached page: frame, relative to the first, plus one; 0 if none |
+//! | 56 | the contents are zeroes: nothing was written |
+//! | 57 | the device has something to discard |
+//! | 58 | being freed: the device is told, then the word becomes 0 |
+//!
+//! 0 is a free slot. The swap cache *is* these words: membership of a folio is decided by its slot's word, and the entry in
+//! the folio's metadata only says which word that is. Count and cached page change together, so the last one to need a slot
+//! takes the page out of the cache with the same compare-exchange that frees the slot; no lock is needed for that.
+//!
+//! A cached page owns one reference, which is the word's. Three rules keep the races out:
+//!
+//! - *One reader per slot.* A page that is to be read is put into the word first, locked; others find it and wait.
+//! - *Whoever writes a slot owns a count of it*, so that it cannot be freed and reused under the write.
+//! - *Under the page-table lock, the word is asked again.* An entry that compares equal after a sleep may be a later use of
+//!   the same slot (ABA); then another page is cached, or none.
+//!
+//! Linux: mm/swapfile.c `swap_map`, mm/swap_state.c. Differs: count and cache in one word; 2^28 owners instead of a chain of
+//! continuation pages.
+
+use crate::{Folio, FolioRef, FrameArray, Frames, OutOfMemory};
+use anonmem_hal::{Machine, Pfn, SwapEntry};
+use anonmem_sync::{Atomic, Ordering};
+
+const COUNT: u64 = (1 << 28) - 1;
+const CACHE_SHIFT: u32 = 28;
+const CACHE: u64 = COUNT << CACHE_SHIFT;
+const ZERO: u64 = 1 << 56;
+const STORED: u64 = 1 << 57;
+const FREEING: u64 = 1 << 58;
+
+/// A slot's word, decoded.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SlotState {
+    /// Who needs the contents.
+    pub count: u64,
+    /// The page in memory.
+    pub cached: Option<Pfn>,
+    /// The contents are zeroes.
+    pub zero: bool,
+    /// The device has the contents, or had them.
+    pub stored: bool,
+}
+
+/// The slot has as many owners as can be counted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SlotCountOverflow;
+
+/// What is left of a slot when a count of it was dropped.
+#[must_use = "a slot that is free must be finished"]
+pub enum SlotPut<'f, M: Machine> {
+    /// Others need it.
+    InUse,
+    /// Nobody does: tell the device, drop the page, then [`SwapSlots::finish_free`].
+    Free {
+        /// Whether the device has something to discard.
+        stored: bool,
+        /// The cache's reference, if a page was cached.
+        page: Option<FolioRef<'f, M>>,
+    },
+}
+
+/// The slots of one device.
+pub struct SwapSlots<M> {
+    words: FrameArray<M>,
+}
+
+impl<M: Machine> SwapSlots<M> {
+    /// No slots.
+    pub const fn new() -> Self {
+        Self { words: FrameArray::new() }
+    }
+
+    /// Makes `len` free slots.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`].
+    pub fn alloc(&self, frames: &Frames<M>, len: u64) -> Result<(), OutOfMemory> {
+        self.words.alloc(frames, len)
+    }
+
+    /// Frees the words. All slots are free and nobody looks.
+    pub fn free(&self, frames: &Frames<M>) {
+        self.words.free(frames);
+    }
+
+    /// The number of slots.
+    pub fn len(&self) -> u64 {
+        self.words.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn word<'f>(&self, frames: &'f Frames<M>, slot: u64) -> &'f Atomic<u64, M> {
+        self.words.get(frames, slot)
+    }
+
+    fn cached(frames: &Frames<M>, word: u64) -> Option<Pfn> {
+        let relative = (word & CACHE) >> CACHE_SHIFT;
+        relative.checked_sub(1).map(|r| frames.machine().base_pfn().offset(r))
+    }
+
+    fn cache_bits(frames: &Frames<M>, page: Pfn) -> u64 {
+        (page.0 - frames.machine().base_pfn().0 + 1) << CACHE_SHIFT
+    }
+
+    /// What the slot's word says now.
+    pub fn state(&self, frames: &Frames<M>, slot: u64) -> SlotState {
+        // Acquire pairs with the Releases below.
+        let word = self.word(frames, slot).load(Ordering::Acquire);
+        SlotState {
+            count: word & COUNT,
+            cached: Self::cached(frames, word),
+            zero: word & ZERO != 0,
+            stored: word & STORED != 0,
+        }
+    }
+
+    /// Whether the slot is free.
+    pub fn is_free(&self, frames: &Frames<M>, slot: u64) -> bool {
+        self.word(frames, slot).load(Ordering::Relaxed) == 0
+    }
+
+    /// Takes the slot if it is free, for the page of `page`, which becomes its cached page and owns one count (the caller's).
+    ///
+    /// # Errors
+    /// The reference, if the slot is not free.
+    pub fn claim<'f>(
+        &self,
+        frames: &'f Frames<M>,
+        slot: u64,
+        page: FolioRef<'f, M>,
+    ) -> Result<(), FolioRef<'f, M>> {
+        let word = Self::cache_bits(frames, page.pfn()) | 1;
+        // AcqRel: the former use of the slot is over; whoever finds the page finds it complete.
+        match self.word(frames, slot).compare_exchange(0, word, Ordering::AcqRel) {
+            Ok(_) => {
+                page.into_raw();
+                Ok(())
+            }
+            Err(_) => Err(page),
+        }
+    }
+
+    /// Makes `page` the cached page of a slot that is needed and has none: it is going to be read.
+    ///
+    /// # Errors
+    /// The reference, if somebody was faster or nobody needs the slot any more.
+    pub fn cache<'f>(
+        &self,
+        frames: &'f Frames<M>,
+        slot: u64,
+        page: FolioRef<'f, M>,
+    ) -> Result<(), FolioRef<'f, M>> {
+        let bits = Self::cache_bits(frames, page.pfn());
+        // AcqRel: as in `claim`.
+        let cached = self.word(frames, slot).fetch_update(Ordering::AcqRel, |word| {
+            (word & COUNT != 0 && word & (CACHE | FREEING) == 0).then_some(word | bits)
+        });
+        match cached {
+            Ok(_) => {
+                page.into_raw();
+                Ok(())
+            }
+            Err(_) => Err(page),
+        }
+    }
+
+    /// The cached page of the slot, with a reference of the caller's own.
+    #[doc(alias = "swap_cache_get_folio")]
+    pub fn lookup<'f>(&self, frames: &'f Frames<M>, slot: u64) -> Option<FolioRef<'f, M>> {
+        loop {
+            let page = self.state(frames, slot).cached?;
+            // Fails while the page is being taken out and its counts are frozen: then the word changes.
+            let found = frames.try_get(page);
+            if self.state(frames, slot).cached == Some(page)
+                && let Some(found) = found
+            {
+                return Some(found);
+            }
+        }
+    }
+
+    /// Whether `page` is the slot's cached page.
+    pub fn caches(&self, frames: &Frames<M>, slot: u64, page: Pfn) -> bool {
+        self.state(frames, slot).cached == Some(page)
+    }
+
+    /// Counts one more owner of a slot that is needed.
+    ///
+    /// # Errors
+    /// [`SlotCountOverflow`] before the count would overflow.
+    #[doc(alias = "swap_duplicate")]
+    pub fn dup(&self, frames: &Frames<M>, slot: u64) -> Result<(), SlotCountOverflow> {
+        let counted = self.word(frames, slot).fetch_update(Ordering::Relaxed, |word| {
+            debug_assert!(word & COUNT != 0, "a count added to a slot that nobody needs");
+            (word & COUNT < COUNT).then_some(word + 1)
+        });
+        counted.map(drop).map_err(|_| SlotCountOverflow)
+    }
+
+    /// Counts one more owner, if `page` is the slot's cached page and somebody needs it.
+    pub fn dup_if_cached(&self, frames: &Frames<M>, slot: u64, page: Pfn) -> bool {
+        let bits = Self::cache_bits(frames, page);
+        let counted = self.word(frames, slot).fetch_update(Ordering::Relaxed, |word| {
+            let fits = word & CACHE == bits && word & FREEING == 0 && (1..COUNT).contains(&(word & COUNT));
+            fits.then_some(word + 1)
+        });
+        counted.is_ok()
+    }
+
+    /// Notes what was written: the contents, or that they are zeroes. The caller owns a count.
+    pub fn set_stored(&self, frames: &Frames<M>, slot: u64, contents: Stored) {
+        let (clear, set) = match contents {
+            Stored::OnDevice => (ZERO, STORED),
+            Stored::Zeroes => (0, ZERO),
+        };
+        let word = self.word(frames, slot);
+        word.fetch_and(!clear, Ordering::Relaxed);
+        // Release pairs with the Acquire of `state`: the contents are there.
+        word.fetch_or(set, Ordering::Release);
+    }
+
+    /// Drops a count. The last one takes the page out of the cache.
+    #[doc(alias = "swap_free")]
+    pub fn put<'f>(&self, frames: &'f Frames<M>, slot: u64) -> SlotPut<'f, M> {
+        // AcqRel: the last one sees what the others did.
+        let old = self.word(frames, slot).fetch_update(Ordering::AcqRel, |word| {
+            debug_assert!(word & COUNT != 0 && word & FREEING == 0, "a count too many was dropped");
+            Some(if word & COUNT == 1 { word & STORED | FREEING } else { word - 1 })
+        });
+        let old = old.unwrap_or_else(|word| word);
+        if old & COUNT != 1 {
+            return SlotPut::InUse;
+        }
+        let page = Self::cached(frames, old).map(|pfn| {
+            // SAFETY: `claim` or `cache` took the reference apart; the word that owned it was replaced by
+            // ours, which does not, and only one compare-exchange can do that.
+            unsafe { FolioRef::from_raw(frames, pfn) }
+        });
+        SlotPut::Free { stored: old & STORED != 0, page }
+    }
+
+    /// Ends the freeing of a slot: it may be claimed again.
+    pub fn finish_free(&self, frames: &Frames<M>, slot: u64) {
+        debug_assert_eq!(self.word(frames, slot).peek() & !STORED, FREEING);
+        // Release pairs with the Acquire of `claim`.
+        self.word(frames, slot).store(0, Ordering::Release);
+    }
+
+    /// Takes `page` out of the cache if it is the slot's page; the slot stays for those who need it. Returns the
+    /// cache's reference.
+    #[doc(alias = "__delete_from_swap_cache")]
+    pub fn uncache<'f>(&self, frames: &'f Frames<M>, slot: u64, page: Pfn) -> Option<FolioRef<'f, M>> {
+        let bits = Self::cache_bits(frames, page);
+        // AcqRel: as in `put`.
+        let taken = self.word(frames, slot).fetch_update(Ordering::AcqRel, |word| {
+            (word & CACHE == bits && word & FREEING == 0).then_some(word & !CACHE)
+        });
+        taken.ok()?;
+        // SAFETY: as in `put`.
+        Some(unsafe { FolioRef::from_raw(frames, page) })
+    }
+}
+
+impl<M: Machine> Default for SwapSlots<M> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// What became of the contents of a slot.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Stored {
+    /// They are on the device.
+    OnDevice,
+    /// They are zeroes, and were not written.
+    Zeroes,
+}
+
+impl<M: Machine> Folio<'_, M> {
+    /// Forgets `entry` after its slot's word has let go of the page; not one that the page was given since.
+    pub fn forget_swap_entry(&self, entry: SwapEntry) {
+        let _ = self.meta().private.compare_exchange(encode_entry(entry), 0, Ordering::Relaxed);
+    }
+}
+
+/// An entry as a folio's metadata holds it; 0 is none.
+pub(crate) const fn encode_entry(entry: SwapEntry) -> u64 {
+    1 << 63 | (entry.device as u64) << 48 | entry.offset
+}
+
+/// The inverse of [`encode_entry`].
+pub(crate) const fn decode_entry(word: u64) -> Option<SwapEntry> {
+    if word == 0 {
+        return None;
+    }
+    Some(SwapEntry { device: (word >> 48 & 31) as u8, offset: word & ((1 << 40) - 1) })
+}

@@ -1,0 +1,137 @@
+//! Faults on pages that were swapped out.
+//!
+//! The page is found in the swap cache or read into it; then, with the folio lock and the page-table lock held, everything is asked
+//! again: is the entry the same, and is this folio still the cached page of its slot? The entry alone does not say: while
+//! the fault slept, another thread may have swapped the page in, changed it, and had it swapped out to the same slot
+//! again. Then the slot has another cached page, or none.
+//!
+//! A page comes back exclusive if its entry says so, or if this entry is all that needs it. If nobody else does, it leaves
+//! the swap cache and its slot is freed; it is dirty then, because memory is the only place that has it.
+//!
+//! Locks: the fault's guard; takes the folio lock, then the page-table lock.
+//!
+//! Linux: mm/memory.c `do_swap_page`, `should_try_to_free_swap`. Differs: no read-ahead (docs/swap.md has the measurement); the slot is freed as soon as its
+//! last entry is gone.
+
+use super::{FaultGuard, FaultResult, VmFault};
+use crate::{
+    events::Event,
+    swap::{SwapRef, cache::SwapIn},
+    vma::Refusal,
+};
+use anonmem_frame::{FolioGuard, FolioRef, TooManySharers};
+use anonmem_hal::{IoError, Machine, Marker, Protection, Pte, SoftLeaf, SwapEntry};
+use anonmem_pgtable::{Attrs, PteGuard};
+
+/// Brings back the page of a swap entry.
+pub(super) fn do_swap_page<M: Machine, G: FaultGuard<M>>(
+    fault: &VmFault<'_, M, G>,
+    entry: SwapEntry,
+) -> Result<FaultResult, FaultResult> {
+    // Without it the device could go away, and its slots with it, while we look.
+    let _user = fault.vm.swap.get(entry).get_user().ok_or(FaultResult::Reload)?;
+    let page = get_page(fault, entry)?;
+    let lock = lock_page(fault, &page)?;
+    if !fault.vm.swap_caches(entry, lock.folio()) {
+        return Err(FaultResult::Reload);
+    }
+    let anon_vma = fault.anon_vma()?;
+    let mut entries = fault.lock(fault.table()?)?;
+    let Pte::Soft(leaf @ SoftLeaf::Swap { entry: now, exclusive, .. }) = entries.get(fault.va) else {
+        return Err(FaultResult::Reload);
+    };
+    // Under both locks: our entry owns a count, so what the slot's word says of the page stays true.
+    if now != entry || !fault.vm.swap_caches(entry, lock.folio()) {
+        return Err(FaultResult::Reload);
+    }
+    let alone = exclusive || nobody_else_has(fault, entry, &page);
+    if alone {
+        let map = lock.map_exclusive(anon_vma.raw(), fault.index);
+        entries.clear_soft(fault.va, leaf);
+        entries.install(fault.va, map, attrs(fault, fault.flags.protection()));
+    } else {
+        let root = fault.vm.anon_vma(anon_vma).root().unwrap_or(anon_vma);
+        let map = lock.map_shared(root.raw(), fault.index).map_err(|TooManySharers| FaultResult::Oom)?;
+        entries.clear_soft(fault.va, leaf);
+        entries.install(fault.va, map, attrs(fault, fault.flags.protection().write_protected()));
+    }
+    finish(fault, entries, entry, &page);
+    Ok(FaultResult::Done)
+}
+
+/// The page in the swap cache, read if need be.
+fn get_page<'a, M: Machine, G: FaultGuard<M>>(
+    fault: &VmFault<'a, M, G>,
+    entry: SwapEntry,
+) -> Result<FolioRef<'a, M>, FaultResult> {
+    if let Some(page) = fault.vm.swap_cache_get(entry) {
+        fault.vm.count(Event::SwapCacheHit);
+        return Ok(page);
+    }
+    fault.guard.sleeps()?;
+    let new = fault.alloc()?;
+    match fault.vm.swap_read(entry, new) {
+        Ok(SwapIn::Page(page)) => {
+            fault.vm.count(Event::SwapIn);
+            Ok(page)
+        }
+        Ok(SwapIn::Changed) => Err(FaultResult::Reload),
+        Err(IoError) => Err(FaultResult::Bus),
+    }
+}
+
+fn lock_page<'f, M: Machine, G: FaultGuard<M>>(
+    fault: &VmFault<'_, M, G>,
+    page: &FolioRef<'f, M>,
+) -> Result<FolioGuard<'f, M>, FaultResult> {
+    match fault.guard.sleeps() {
+        Ok(()) => Ok(page.folio().lock()),
+        Err(_) => page.folio().try_lock().ok_or(FaultResult::Refused(Refusal::WouldSleep)),
+    }
+}
+
+/// Whether our entry is the only one that needs the slot, and the cache and we the only ones that have the page. Nobody
+/// can come: the folio lock keeps other faults out, and only our own entry could be duplicated.
+fn nobody_else_has<M: Machine, G: FaultGuard<M>>(
+    fault: &VmFault<'_, M, G>,
+    entry: SwapEntry,
+    page: &FolioRef<'_, M>,
+) -> bool {
+    let slot = fault.vm.swap.get(entry).slots().state(&fault.vm.frames, entry.offset);
+    let counts = page.folio().counts();
+    slot.count == 1 && counts.maps() == 0 && counts.refs() == 2 && counts.pins() == 0
+}
+
+/// What the entry says of a page whose only copy is in memory now.
+fn attrs<M: Machine, G: FaultGuard<M>>(fault: &VmFault<'_, M, G>, prot: Protection) -> Attrs {
+    Attrs { prot, young: true, dirty: true, ..fault.attrs() }
+}
+
+/// Drops our entry's count of the slot; the last one takes the page out of the cache.
+fn finish<M: Machine, G: FaultGuard<M>>(
+    fault: &VmFault<'_, M, G>,
+    entries: PteGuard<'_, M, G>,
+    entry: SwapEntry,
+    page: &FolioRef<'_, M>,
+) {
+    drop(SwapRef::of_leaf(fault.vm, entry));
+    drop(entries);
+    page.folio().set_idle(0);
+    fault.slot.add_anon(1);
+    fault.slot.add_swap(-1);
+    fault.vm.count(Event::FaultSwap);
+}
+
+impl<M: Machine, G: FaultGuard<M>> VmFault<'_, M, G> {
+    /// Replaces a swap entry whose page cannot be read by a marker that says so.
+    pub(crate) fn poison(&self, entry: SwapEntry) {
+        let Ok(table) = self.table() else { return };
+        let mut entries = table.lock();
+        if matches!(entries.get(self.va), Pte::Soft(SoftLeaf::Swap { entry: now, .. }) if now == entry) {
+            entries.replace_soft(self.va, SoftLeaf::Marker(Marker::Poisoned));
+            drop(SwapRef::of_leaf(self.vm, entry));
+            drop(entries);
+            self.slot.add_swap(-1);
+        }
+    }
+}

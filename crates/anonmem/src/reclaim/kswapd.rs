@@ -1,0 +1,67 @@
+//! The background task that keeps some memory free.
+//!
+//! The machine gives it a task and calls [`Vm::kswapd`] there; allocations that leave less than the low watermark wake it.
+//!
+//! Linux: mm/vmscan.c `kswapd`, `wakeup_kswapd`.
+
+use crate::{events::Event, vm::Vm};
+use anonmem_hal::Machine;
+use anonmem_sync::{Atomic, Ordering, WaitQueue};
+
+/// Pages that one round frees at most before it looks at the watermarks again.
+const BATCH: u64 = 32;
+
+/// The background task's mailbox.
+pub(crate) struct Kswapd<M> {
+    /// 0: sleep, 1: work, 2: end.
+    state: Atomic<u32, M>,
+    queue: WaitQueue<M>,
+}
+
+const SLEEP: u32 = 0;
+const WORK: u32 = 1;
+const END: u32 = 2;
+
+impl<M: Machine> Kswapd<M> {
+    pub(crate) const fn new() -> Self {
+        Self { state: Atomic::new(SLEEP), queue: WaitQueue::new() }
+    }
+}
+
+impl<M: Machine> Vm<M> {
+    /// Reclaims in the background until [`kswapd_stop`](Self::kswapd_stop). The task that calls this is its own.
+    pub fn kswapd(&self) {
+        loop {
+            let mailbox = &self.kswapd;
+            mailbox.queue.wait_until(&|| mailbox.state.load(Ordering::Acquire) != SLEEP);
+            if mailbox.state.load(Ordering::Acquire) == END {
+                return;
+            }
+            let _ = mailbox.state.compare_exchange(WORK, SLEEP, Ordering::AcqRel);
+            self.count(Event::KswapdWake);
+            self.reap();
+            // Without progress it would spin: whoever allocates then reclaims for himself.
+            while !self.frames.above_high() && self.shrink(BATCH) > 0 {}
+        }
+    }
+
+    /// Ends the background task.
+    pub fn kswapd_stop(&self) {
+        self.kswapd.state.store(END, Ordering::Release);
+        self.kswapd.queue.wake_all();
+    }
+
+    /// Wakes the background task if memory runs low.
+    #[doc(alias = "wakeup_kswapd")]
+    #[inline]
+    pub(crate) fn wake_kswapd(&self) {
+        if self.frames.below_low() && self.swap.any_open() {
+            let mailbox = &self.kswapd;
+            if mailbox.state.load(Ordering::Relaxed) == SLEEP
+                && mailbox.state.compare_exchange(SLEEP, WORK, Ordering::AcqRel).is_ok()
+            {
+                mailbox.queue.wake_all();
+            }
+        }
+    }
+}

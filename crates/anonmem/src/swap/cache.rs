@@ -1,0 +1,78 @@
+//! From a swap entry to its page in memory.
+//!
+//! Linux: mm/swap_state.c `swap_cache_get_folio`, `read_swap_cache_async`, `free_swap_cache`; mm/page_io.c `swap_read_folio`.
+
+use super::SwapRef;
+use crate::vm::Vm;
+use anonmem_frame::{Folio, FolioGuard, FolioRef, NewFolio};
+use anonmem_hal::{IoError, Machine, SwapEntry};
+
+/// What came of asking for the page of an entry.
+pub(crate) enum SwapIn<'v, M: Machine> {
+    /// It is in memory; it may still be being read: lock it and ask whether it is cached.
+    Page(FolioRef<'v, M>),
+    /// The slot is not what it was: look at the entry again.
+    Changed,
+}
+
+impl<M: Machine> Vm<M> {
+    /// The page of `entry`, if it is in the swap cache.
+    pub(crate) fn swap_cache_get(&self, entry: SwapEntry) -> Option<FolioRef<'_, M>> {
+        self.swap.get(entry).slots().lookup(&self.frames, entry.offset)
+    }
+
+    /// Whether the folio is the cached page of `entry`.
+    pub(crate) fn swap_caches(&self, entry: SwapEntry, folio: Folio<'_, M>) -> bool {
+        self.swap.get(entry).slots().caches(&self.frames, entry.offset, folio.pfn())
+    }
+
+    /// Makes `new` the cached page of `entry` and fills it. It is in the cache, locked, before it is read: there is one
+    /// reader per slot, and others wait for the lock. The caller keeps the device.
+    ///
+    /// # Errors
+    /// [`IoError`]; the page is out of the cache again.
+    pub(crate) fn swap_read<'v>(
+        &'v self,
+        entry: SwapEntry,
+        new: NewFolio<'v, M>,
+    ) -> Result<SwapIn<'v, M>, IoError> {
+        let slots = self.swap.get(entry).slots();
+        let page = new.into_reference();
+        let lock = page.folio().lock();
+        lock.set_swap_entry(entry);
+        if slots.cache(&self.frames, entry.offset, page.clone()).is_err() {
+            page.folio().forget_swap_entry(entry);
+            return Ok(SwapIn::Changed);
+        }
+        let read = if slots.state(&self.frames, entry.offset).zero {
+            self.machine().zero(page.pfn(), anonmem_hal::Order::ZERO);
+            Ok(())
+        } else {
+            self.machine().swap_read(entry.device, entry.offset, page.pfn())
+        };
+        if read.is_err() {
+            self.swap_uncache(entry, &lock);
+        }
+        drop(lock);
+        read.map(|()| SwapIn::Page(page))
+    }
+
+    /// Takes a locked page out of the cache of `entry`, if it is there.
+    pub(crate) fn swap_uncache(&self, entry: SwapEntry, lock: &FolioGuard<'_, M>) -> bool {
+        let folio = lock.folio();
+        let taken = self.swap.get(entry).slots().uncache(&self.frames, entry.offset, folio.pfn());
+        if taken.is_some() {
+            folio.forget_swap_entry(entry);
+        }
+        taken.is_some()
+    }
+
+    /// A count of the slot that a locked folio is the cached page of, if it is one.
+    pub(crate) fn swap_dup_cached(&self, lock: &FolioGuard<'_, M>) -> Option<SwapRef<'_, M>> {
+        let entry = lock.folio().swap_entry()?;
+        let slots = self.swap.get(entry).slots();
+        slots
+            .dup_if_cached(&self.frames, entry.offset, lock.folio().pfn())
+            .then(|| SwapRef::of_leaf(self, entry))
+    }
+}

@@ -1,0 +1,164 @@
+//! Allocating swap slots, and owning them.
+//!
+//! Each CPU allocates from a cluster of its own, so that CPUs do not meet and pages that leave together lie together. A free slot is
+//! taken by a compare-exchange on its word; the device's lock is taken only to find another cluster.
+//!
+//! Linux: mm/swapfile.c `folio_alloc_swap`, `swap_range_free`. Differs: clusters are counted, not listed.
+
+use super::device::{CLUSTER, SwapDevice};
+use crate::vm::Vm;
+use anonmem_frame::{FolioRef, SlotCountOverflow, SlotPut};
+use anonmem_hal::{Machine, SoftLeaf, SwapEntry};
+use anonmem_sync::Ordering;
+use core::mem::ManuallyDrop;
+
+/// One count of a swap slot. A swap entry in a page table owns one.
+pub(crate) struct SwapRef<'v, M: Machine> {
+    vm: &'v Vm<M>,
+    entry: SwapEntry,
+}
+
+impl<'v, M: Machine> SwapRef<'v, M> {
+    /// Takes back the count that a swap entry, which was cleared or replaced, owned.
+    pub(crate) fn of_leaf(vm: &'v Vm<M>, entry: SwapEntry) -> Self {
+        Self { vm, entry }
+    }
+
+    /// Gives the count to a swap entry.
+    pub(crate) fn into_leaf(self, exclusive: bool) -> SoftLeaf {
+        SoftLeaf::Swap { entry: ManuallyDrop::new(self).entry, exclusive, uffd_wp: false }
+    }
+
+    /// The slot.
+    pub(crate) fn entry(&self) -> SwapEntry {
+        self.entry
+    }
+
+    /// Another count.
+    ///
+    /// # Errors
+    /// [`SlotCountOverflow`].
+    #[doc(alias = "swap_duplicate")]
+    pub(crate) fn try_dup(&self) -> Result<Self, SlotCountOverflow> {
+        self.vm.swap_dup(self.entry)
+    }
+}
+
+impl<M: Machine> Drop for SwapRef<'_, M> {
+    #[doc(alias = "swap_free")]
+    fn drop(&mut self) {
+        let (vm, entry) = (self.vm, self.entry);
+        let device = vm.swap.get(entry);
+        let SlotPut::Free { stored, page } = device.slots.put(&vm.frames, entry.offset) else { return };
+        if let Some(page) = page {
+            page.folio().forget_swap_entry(entry);
+        }
+        if stored {
+            vm.machine().swap_discard(entry.device, entry.offset, vm);
+        }
+        device.slots.finish_free(&vm.frames, entry.offset);
+        device.cluster_free.get(&vm.frames, entry.offset / CLUSTER).fetch_add(1, Ordering::Relaxed);
+        device.nr_free.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl<M: Machine> Vm<M> {
+    /// Another count of a slot that a locked swap entry keeps.
+    ///
+    /// # Errors
+    /// [`SlotCountOverflow`].
+    pub(crate) fn swap_dup(&self, entry: SwapEntry) -> Result<SwapRef<'_, M>, SlotCountOverflow> {
+        self.swap.get(entry).slots().dup(&self.frames, entry.offset)?;
+        Ok(SwapRef { vm: self, entry })
+    }
+
+    /// Takes a free slot for the page of `page`, which is locked: the page is in the swap cache from now on. The count that
+    /// is returned keeps the slot.
+    ///
+    /// # Errors
+    /// The reference, if all devices are full.
+    #[doc(alias = "folio_alloc_swap")]
+    pub(crate) fn swap_claim<'v>(
+        &'v self,
+        mut page: FolioRef<'v, M>,
+    ) -> Result<SwapRef<'v, M>, FolioRef<'v, M>> {
+        let mut below = None;
+        while let Some((device, index)) = self.next_device(below) {
+            match self.claim_on(device, page) {
+                Ok(offset) => return Ok(SwapRef { vm: self, entry: SwapEntry { device: index, offset } }),
+                Err(back) => page = back,
+            }
+            below = Some((device.priority(), index));
+        }
+        Err(page)
+    }
+
+    /// The open device that comes after `last`: by priority, then by number.
+    fn next_device(&self, last: Option<(i32, u8)>) -> Option<(&SwapDevice<M>, u8)> {
+        let open = self.swap.devices.iter().zip(0u8..).filter(|(d, _)| d.is_open_for_alloc());
+        let after = open.filter(|(d, i)| {
+            last.is_none_or(|(priority, index)| {
+                d.priority() < priority || (d.priority() == priority && *i > index)
+            })
+        });
+        after.max_by_key(|(d, i)| (d.priority(), core::cmp::Reverse(*i)))
+    }
+
+    fn claim_on<'v>(
+        &'v self,
+        device: &SwapDevice<M>,
+        mut page: FolioRef<'v, M>,
+    ) -> Result<u64, FolioRef<'v, M>> {
+        loop {
+            let cursor = device.cursor.this();
+            let Some(mut slot) = cursor.load(Ordering::Relaxed).checked_sub(1) else {
+                if !self.next_cluster(device) {
+                    return Err(page);
+                }
+                continue;
+            };
+            let end = ((slot / CLUSTER + 1) * CLUSTER).min(device.slots.len());
+            while slot < end {
+                let this = slot;
+                slot += 1;
+                if !device.slots.is_free(&self.frames, this) {
+                    continue;
+                }
+                cursor.store(if slot < end { slot + 1 } else { 0 }, Ordering::Relaxed);
+                match device.slots.claim(&self.frames, this, page) {
+                    Ok(()) => {
+                        device.cluster_free.get(&self.frames, this / CLUSTER).fetch_sub(1, Ordering::Relaxed);
+                        device.nr_free.fetch_sub(1, Ordering::Relaxed);
+                        return Ok(this);
+                    }
+                    Err(back) => page = back,
+                }
+            }
+            cursor.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// Gives this CPU a cluster with free slots; `false` if there is none.
+    fn next_cluster(&self, device: &SwapDevice<M>) -> bool {
+        let mut next = device.next_cluster.lock();
+        if !device.is_open() || device.nr_free.load(Ordering::Relaxed) <= 0 {
+            return false;
+        }
+        let clusters = device.slots.len().div_ceil(CLUSTER);
+        for i in 0..clusters {
+            let cluster = (*next + i) % clusters;
+            if device.cluster_free.get(&self.frames, cluster).load(Ordering::Relaxed) > 0 {
+                *next = (cluster + 1) % clusters;
+                device.cursor.this().store(cluster * CLUSTER + 1, Ordering::Relaxed);
+                return true;
+            }
+        }
+        false
+    }
+}
+
+impl<M: Machine> SwapDevice<M> {
+    fn is_open_for_alloc(&self) -> bool {
+        self.open.load(Ordering::Acquire) == 1
+    }
+}
