@@ -36,8 +36,9 @@ pub fn make_room() -> Result<(), Chosen> {
         return Err(Chosen);
     }
     let processes = table::processes();
-    // One at a time: a victim that is on its way out gives memory back soon.
-    let dying = processes.iter().any(|p| p.oom_victim.load(SeqCst) && p.mm.lock().is_some());
+    // One at a time: a victim on its way out gives memory back soon. It becomes a zombie (or vanishes) when
+    // its address space is torn down, not when it lets go of it.
+    let dying = processes.iter().any(|p| p.oom_victim.load(SeqCst) && p.life.lock().zombie.is_none());
     if !dying {
         let victim =
             processes.iter().filter_map(|p| Some((badness(p)?, p))).max_by_key(|(points, _)| *points);
