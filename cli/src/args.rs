@@ -57,6 +57,19 @@ Exit status:
        its input or output failed
   124  --timeout ran out";
 
+const BENCH_HELP: &str = "\
+Does the same work three times, in turns: by anonmem, hosted in this process with page tables in memory
+and folios that are really zeroed and copied; by the Linux kernel of this machine, through system calls
+and page faults; and by the hardware alone, zeroing or copying the same bytes. Prints medians, spreads and
+ratios. The default table takes a few minutes; keep the machine quiet meanwhile.";
+
+const BENCH_EXAMPLES: &str = "\
+Examples:
+  anonmem bench
+  anonmem bench fork cow --runs 15
+  anonmem bench --json bench.json --csv bench.csv --svg bench.svg
+  anonmem bench --list";
+
 /// Anonymous memory management as a library: run programs on it.
 #[derive(Debug, Parser)]
 #[command(name = "anonmem", version, after_help = TOP_EXAMPLES, max_term_width = 100)]
@@ -72,6 +85,10 @@ pub enum Command {
     /// Run a Linux program on anonmem in a microVM, then print its memory bill
     #[command(long_about = RUN_HELP, after_long_help = RUN_EXAMPLES)]
     Run(RunOptions),
+
+    /// Measure anonmem beside the Linux of this machine and the physical limit, row by row
+    #[command(long_about = BENCH_HELP, after_long_help = BENCH_EXAMPLES)]
+    Bench(anonmem_bench::Options),
 }
 
 /// Options of `anonmem run`.
@@ -204,8 +221,10 @@ mod tests {
     use clap::CommandFactory;
 
     fn run_options(line: &[&str]) -> RunOptions {
-        let Command::Run(options) = Cli::try_parse_from(line).unwrap().command;
-        options
+        match Cli::try_parse_from(line).unwrap().command {
+            Command::Run(options) => options,
+            Command::Bench(_) => panic!("{line:?} is no run"),
+        }
     }
 
     #[test]

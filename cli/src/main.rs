@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use anonmem_cli::args::{Cli, Command};
-use anonmem_cli::error::{EXIT_USAGE, one_line};
+use anonmem_cli::error::{EXIT_USAGE, Error, one_line};
 use anonmem_cli::run;
 use clap::Parser;
 
@@ -11,13 +11,14 @@ fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) if error.use_stderr() => {
-            eprintln!("anonmem: {}; see anonmem run --help", one_line(&error.to_string()));
+            eprintln!("anonmem: {}; see anonmem --help", one_line(&error.to_string()));
             return ExitCode::from(EXIT_USAGE);
         }
         Err(help) => help.exit(),
     };
     let outcome = match &cli.command {
         Command::Run(options) => run::run(options),
+        Command::Bench(options) => anonmem_bench::bench(options).map(|()| 0).map_err(Error::usage),
     };
     match outcome {
         Ok(status) => ExitCode::from(status),

@@ -9,7 +9,7 @@
 use crate::{
     mm::{Mm, MmSlot, MmapReadGuard},
     shm::ShmId,
-    vma::{Backing, VmFlags, VmaId},
+    vma::{Backing, VmFlags, VmaId, tree::Busy},
 };
 use anonmem_frame::{Folio, RawHandle};
 use anonmem_hal::{Machine, Marker, PAGE_SHIFT, PAGE_SIZE, Pfn, Present, SoftLeaf, SourceId, Va, VaRange};
@@ -173,6 +173,18 @@ impl<M: Machine> Mm<'_, M> {
         let guard = self.slot().read();
         let (_, id) = guard.slot().tree.find_containing(self.vm.nodes(), va)?;
         Some(self.info_of(guard.slot(), id))
+    }
+
+    /// The addresses of the mapping that contains `va`, without a lock: it was there at one moment of the call, and may
+    /// be gone by now.
+    ///
+    /// # Errors
+    /// [`Busy`] if mappings were being changed each time it looked: ask [`vma_at`](Self::vma_at).
+    #[doc(alias = "lock_vma_under_rcu")]
+    #[inline]
+    pub fn try_vma_range(&self, va: Va) -> Result<Option<VaRange>, Busy> {
+        let found = self.slot().tree.try_find_containing(self.vm.nodes(), va)?;
+        Ok(found.map(|(range, _)| range))
     }
 
     /// Whether mappings cover all of the `len` bytes from `start`.

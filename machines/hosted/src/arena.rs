@@ -55,10 +55,14 @@ impl Mapping {
         Self { start: NonNull::new(start.cast()).expect("the host mapped page 0"), len }
     }
 
-    /// Asks the host for large pages, as a kernel maps its memory; otherwise its TLB misses are measured.
-    fn prefer_large_pages(&self) {
-        // SAFETY: advice on a mapping of ours; it changes no bytes. Refusing it is the host's right.
-        let _ = unsafe { madvise(self.start.as_ptr().cast(), self.len, Advice::LinuxHugepage) };
+    /// Mapped by large pages where the host can, as a kernel maps its memory (otherwise the host's TLB misses are
+    /// measured), and not handed on to children of this process. Refusing is the host's right.
+    fn like_a_direct_map(self) -> Self {
+        for advice in [Advice::LinuxHugepage, Advice::LinuxDontFork] {
+            // SAFETY: the mapping is ours; neither advice changes its bytes.
+            let _ = unsafe { madvise(self.start.as_ptr().cast(), self.len, advice) };
+        }
+        self
     }
 }
 
@@ -85,13 +89,14 @@ impl Arena {
     pub(crate) fn new(nr_frames: u64, checked: bool) -> Self {
         assert!(nr_frames > 0, "a machine needs memory");
         let n = usize::try_from(nr_frames).expect("more frames than the host can address");
-        let frames = Mapping::new(n * PAGE_SIZE);
-        if !checked {
-            frames.prefer_large_pages();
-        }
+        let mapping = |len| {
+            let mapping = Mapping::new(len);
+            // A checked machine is for tests, which touch little of it.
+            if checked { mapping } else { mapping.like_a_direct_map() }
+        };
         Self {
-            frames,
-            memmap: Mapping::new(n * METADATA_BYTES),
+            frames: mapping(n * PAGE_SIZE),
+            memmap: mapping(n * METADATA_BYTES),
             nr_frames,
             states: (0..if checked { n } else { 0 }).map(|_| AtomicU8::new(NEVER_USED)).collect(),
             allocated: AtomicU64::new(0),

@@ -1,0 +1,103 @@
+//! One thread faults while another maps and unmaps in the same address space.
+
+use super::{Experiment, threads::two};
+use crate::{
+    PAGE, REGION, REGION_PAGES,
+    clock::wall_ns,
+    host::{
+        Region, cpus,
+        region::{self, Pages},
+    },
+    ours::{Active, fault_all, map_anywhere, map_region},
+    run::{Bench, Samples, Side},
+};
+use anonmem::{FaultAccess, LockMode};
+use anonmem_hal::{Va, VaRange};
+use std::{
+    io,
+    sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+};
+
+pub(super) const EXPERIMENT: Experiment = Experiment {
+    name: "faults during maps",
+    rows: &["threads-churn", "threads-churn.vma", "threads-churn.spec"],
+    threads: 2,
+    ours: Some(ours),
+    host: Some(host),
+};
+
+const SMALL: usize = 16 * PAGE;
+
+/// Runs `faults` on the first CPU while `pair` is repeated on the second; the nanoseconds of `faults`.
+fn disturbed<G>(prepare: impl Fn(u32) -> G + Sync, faults: impl Fn() + Sync, pair: impl Fn() + Sync) -> f64 {
+    let (done, took) = (AtomicBool::new(false), AtomicU64::new(0));
+    two(prepare, |i| {
+        if i == 0 {
+            let start = wall_ns();
+            faults();
+            took.store(wall_ns() - start, Relaxed);
+            done.store(true, Relaxed);
+        } else {
+            while !done.load(Relaxed) {
+                pair();
+            }
+        }
+    });
+    took.load(Relaxed) as f64
+}
+
+const MODES: [(&str, LockMode); 3] = [
+    ("threads-churn", LockMode::Mmap),
+    ("threads-churn.vma", LockMode::Vma),
+    ("threads-churn.spec", LockMode::Speculative),
+];
+
+fn ours(bench: &Bench, samples: &mut Samples) {
+    for (row, mode) in MODES {
+        let world = bench.world_in(mode);
+        let (mm, range) = {
+            let _cpu = world.enter(0);
+            world.warm();
+            let mm = world.new_mm();
+            let range = map_region(&mm, 0, REGION);
+            (mm, range)
+        };
+        {
+            let _active = [Active::on(&mm, 0), Active::on(&mm, 1)];
+            let ns = disturbed(
+                |cpu| world.enter_pinned(cpu, &bench.cpus),
+                || fault_all(&mm, range, FaultAccess::Write),
+                || {
+                    let start = map_anywhere(&mm, SMALL);
+                    mm.munmap(VaRange { start, end: Va(start.0 + SMALL as u64) }).expect("mapped");
+                },
+            );
+            samples.add(row, Side::Ours, ns / REGION_PAGES as f64);
+        }
+        let _cpu = world.enter(0);
+        drop(mm);
+    }
+}
+
+fn host(bench: &Bench, samples: &mut Samples) -> io::Result<()> {
+    Region::warm(REGION, Pages::Base)?;
+    let region = Region::new(REGION, Pages::Base)?;
+    let start = region.start() as usize;
+    let ns = disturbed(
+        |cpu| cpus::pin(bench.cpus[cpu as usize]),
+        || {
+            for page in 0..REGION_PAGES {
+                let at = (start + page * PAGE) as *mut u8;
+                // SAFETY: in the region, which only this thread touches.
+                unsafe { at.write_volatile(1) };
+            }
+        },
+        || {
+            if let Ok(at) = region::map_anywhere(SMALL) {
+                let _ = region::unmap(at, SMALL);
+            }
+        },
+    );
+    MODES.iter().for_each(|(row, _)| samples.add(row, Side::Host, ns / REGION_PAGES as f64));
+    Ok(())
+}

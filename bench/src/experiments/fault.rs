@@ -1,0 +1,65 @@
+//! One fault after the other: first writes, first reads, and writes over the zero page.
+
+use super::Experiment;
+use crate::{
+    PAGE, REGION, REGION_PAGES,
+    clock::time,
+    host::{Region, region::Pages},
+    ours::{Active, fault_all, map_region},
+    run::{Bench, Samples, Side},
+};
+use anonmem::{FaultAccess, LockMode};
+use std::io;
+
+pub(super) const EXPERIMENT: Experiment = Experiment {
+    name: "faults",
+    rows: &["fault-write", "fault-write.vma", "fault-write.spec", "fault-read", "fault-zero-write"],
+    threads: 1,
+    ours: Some(ours),
+    host: Some(host),
+};
+
+const PAGES: f64 = REGION_PAGES as f64;
+
+/// The row of a write fault in each lock mode.
+const MODES: [(&str, LockMode); 3] = [
+    ("fault-write", LockMode::Mmap),
+    ("fault-write.vma", LockMode::Vma),
+    ("fault-write.spec", LockMode::Speculative),
+];
+
+fn ours(bench: &Bench, samples: &mut Samples) {
+    for (row, mode) in MODES {
+        let world = bench.world_in(mode);
+        let _cpu = world.enter(0);
+        let mm = world.new_mm();
+        let _active = Active::on(&mm, 0);
+        world.warm();
+        let range = map_region(&mm, 0, REGION);
+        samples.add(row, Side::Ours, time(|| fault_all(&mm, range, FaultAccess::Write)) / PAGES);
+    }
+    let world = &bench.world;
+    let _cpu = world.enter(0);
+    let mm = world.new_mm();
+    let _active = Active::on(&mm, 0);
+    world.warm();
+    let range = map_region(&mm, 0, REGION);
+    let mut add = |row, ns: f64| samples.add(row, Side::Ours, ns / PAGES);
+    add("fault-read", time(|| fault_all(&mm, range, FaultAccess::Read)));
+    add("fault-zero-write", time(|| fault_all(&mm, range, FaultAccess::Write)));
+}
+
+fn host(_bench: &Bench, samples: &mut Samples) -> io::Result<()> {
+    let mut add = |row, ns: f64| samples.add(row, Side::Host, ns / PAGES);
+    Region::warm(REGION, Pages::Base)?;
+    let region = Region::new(REGION, Pages::Base)?;
+    let ns = time(|| region.touch_write(0, PAGE));
+    MODES.iter().for_each(|(row, _)| add(row, ns));
+    drop(region);
+
+    Region::warm(REGION, Pages::Base)?;
+    let region = Region::new(REGION, Pages::Base)?;
+    add("fault-read", time(|| region.touch_read()));
+    add("fault-zero-write", time(|| region.touch_write(0, PAGE)));
+    Ok(())
+}

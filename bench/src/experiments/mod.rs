@@ -1,0 +1,71 @@
+//! The experiments: one file each, both sides next to one another so that they can be compared by eye.
+
+mod churn;
+mod fault;
+mod fork;
+mod limits;
+mod lookup;
+mod metadata;
+mod populate;
+mod protect;
+mod threads;
+mod vma;
+
+use crate::{
+    rows::Row,
+    run::{Bench, Samples},
+};
+use std::io;
+
+/// A few rows that share their setup.
+pub struct Experiment {
+    /// Its name, for the progress bar.
+    pub name: &'static str,
+    /// The rows that it fills.
+    pub rows: &'static [&'static str],
+    /// CPUs that it needs.
+    pub threads: usize,
+    /// Does our side's work once.
+    pub ours: Option<fn(&Bench, &mut Samples)>,
+    /// Does the host's side's work once.
+    pub host: Option<fn(&Bench, &mut Samples) -> io::Result<()>>,
+}
+
+impl Experiment {
+    /// Whether any of `rows` is one of its own, or has its limit or its aim in it.
+    pub fn is_needed_for(&self, rows: &[&Row]) -> bool {
+        rows.iter().any(|row| {
+            self.rows.contains(&row.id) || row.limit.is_some_and(|limit| self.rows.contains(&limit.row()))
+        })
+    }
+}
+
+/// All of them, in the order in which they run.
+pub const EXPERIMENTS: &[Experiment] = &[
+    limits::EXPERIMENT,
+    populate::EXPERIMENT,
+    fault::EXPERIMENT,
+    threads::EXPERIMENT,
+    churn::EXPERIMENT,
+    vma::EXPERIMENT,
+    fork::EXPERIMENT,
+    protect::EXPERIMENT,
+    lookup::EXPERIMENT,
+    metadata::EXPERIMENT,
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rows::{self, ROWS};
+
+    #[test]
+    fn every_row_is_filled_by_one_experiment() {
+        for row in ROWS {
+            assert_eq!(EXPERIMENTS.iter().filter(|e| e.rows.contains(&row.id)).count(), 1, "{}", row.id);
+        }
+        for id in EXPERIMENTS.iter().flat_map(|e| e.rows) {
+            assert!(rows::find(id).is_some(), "{id}");
+        }
+    }
+}

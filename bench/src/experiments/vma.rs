@@ -1,0 +1,76 @@
+//! Calls that change VMAs and touch no page.
+
+use super::Experiment;
+use crate::{
+    PAGE,
+    clock::time_per,
+    host::{
+        Region,
+        region::{self, Pages},
+    },
+    ours::{Active, map_anywhere, map_region},
+    run::{Bench, Samples, Side},
+};
+use anonmem::mmap::Prot;
+use anonmem_hal::{Va, VaRange};
+use std::io;
+
+pub(super) const EXPERIMENT: Experiment = Experiment {
+    name: "mmap, mprotect",
+    rows: &["mmap-munmap", "mprotect-split"],
+    threads: 1,
+    ours: Some(ours),
+    host: Some(host),
+};
+
+const PAIRS: u32 = 20_000;
+const SMALL: usize = 16 * PAGE;
+const WHOLE: usize = 64 * PAGE;
+/// Offset and length of the part in the middle.
+const PART: usize = 8 * PAGE;
+
+fn ours(bench: &Bench, samples: &mut Samples) {
+    let world = &bench.world;
+    let _cpu = world.enter(0);
+    let mm = world.new_mm();
+    let _active = Active::on(&mm, 0);
+    let pair = || {
+        let start = map_anywhere(&mm, SMALL);
+        mm.munmap(VaRange { start, end: Va(start.0 + SMALL as u64) }).expect("mapped");
+    };
+    samples.add("mmap-munmap", Side::Ours, time_per(PAIRS, pair));
+
+    let whole = map_region(&mm, 0, WHOLE);
+    let start = Va(whole.start.0 + PART as u64);
+    let part = VaRange { start, end: Va(start.0 + PART as u64) };
+    let pair = || {
+        mm.mprotect(part, Prot::READ).expect("mapped");
+        mm.mprotect(part, Prot::READ | Prot::WRITE).expect("mapped");
+    };
+    samples.add("mprotect-split", Side::Ours, time_per(PAIRS, pair));
+}
+
+fn host(_bench: &Bench, samples: &mut Samples) -> io::Result<()> {
+    let mut result = Ok(());
+    let pair = || {
+        if let Err(e) = region::map_anywhere(SMALL).and_then(|at| region::unmap(at, SMALL)) {
+            result = Err(e);
+        }
+    };
+    let ns = time_per(PAIRS, pair);
+    result?;
+    samples.add("mmap-munmap", Side::Host, ns);
+
+    let region = Region::new(WHOLE, Pages::Base)?;
+    let mut result = Ok(());
+    let pair = || {
+        let both = [libc::PROT_READ, libc::PROT_READ | libc::PROT_WRITE];
+        if let Err(e) = both.into_iter().try_for_each(|prot| region.protect_part(PART, PART, prot)) {
+            result = Err(e);
+        }
+    };
+    let ns = time_per(PAIRS, pair);
+    result?;
+    samples.add("mprotect-split", Side::Host, ns);
+    Ok(())
+}

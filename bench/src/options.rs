@@ -1,0 +1,45 @@
+//! The command line of `anonmem bench`.
+
+use clap::{Args, ValueEnum};
+use std::path::PathBuf;
+
+/// Options of `anonmem bench`.
+#[derive(Debug, Clone, Args)]
+pub struct Options {
+    /// Rows to measure, by name or part of one (default: all)
+    #[arg(value_name = "ROW")]
+    pub rows: Vec<String>,
+
+    /// What to measure beside anonmem
+    #[arg(long, value_enum, default_value_t = Against::Host)]
+    pub against: Against,
+
+    /// Samples of each side of each row, after one that warms up
+    #[arg(long, value_name = "N", default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub runs: u32,
+
+    /// Write everything, samples included, as JSON
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+
+    /// Write the table as CSV
+    #[arg(long, value_name = "FILE")]
+    pub csv: Option<PathBuf>,
+
+    /// Write a figure: the ratio to the host of each row
+    #[arg(long, value_name = "FILE")]
+    pub svg: Option<PathBuf>,
+
+    /// List the rows and what each side of them does, and measure nothing
+    #[arg(long)]
+    pub list: bool,
+}
+
+/// The peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Against {
+    /// The Linux kernel of this machine
+    Host,
+    /// Nobody: only anonmem and the physical limit
+    None,
+}

@@ -1,0 +1,7 @@
+//! What was found out, in the forms that people and programs read.
+
+pub mod csv;
+pub mod json;
+pub mod line;
+pub mod svg;
+pub mod table;

@@ -1,0 +1,282 @@
+//! Running the experiments: sides take turns, run after run.
+
+use crate::{
+    PAGE,
+    experiments::{EXPERIMENTS, Experiment},
+    host::{
+        about::Machine,
+        child::Blackboard,
+        cpus,
+        entry::Entry,
+        load::{Load, LoadWatch},
+        settings::Settings,
+    },
+    options::{Against, Options},
+    ours::World,
+    report,
+    rows::{self, Row},
+    series::Series,
+};
+use anonmem::LockMode;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::{
+    collections::BTreeMap,
+    fmt, io,
+    io::IsTerminal,
+    path::{Path, PathBuf},
+    sync::OnceLock,
+};
+
+/// Why a bench could not be done.
+#[derive(Debug)]
+pub enum Error {
+    /// No row has such a name.
+    NoSuchRow(String),
+    /// A report could not be written.
+    Write(PathBuf, io::Error),
+    /// The host refused something that every row needs.
+    Host(io::Error),
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoSuchRow(name) => {
+                write!(f, "no row is called \"{name}\"; anonmem bench --list names them")
+            }
+            Self::Write(path, e) => write!(f, "cannot write {}: {e}", path.display()),
+            Self::Host(e) => write!(f, "the host refuses: {e}"),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// Who was measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Side {
+    /// anonmem.
+    Ours,
+    /// The host's Linux.
+    Host,
+}
+
+/// Samples by row and side.
+#[derive(Debug, Default)]
+pub struct Samples {
+    series: BTreeMap<(&'static str, Side), Series>,
+    warming: bool,
+}
+
+impl Samples {
+    /// Adds a sample, in the row's unit.
+    pub fn add(&mut self, row: &'static str, side: Side, value: f64) {
+        debug_assert!(rows::find(row).is_some(), "no row {row}");
+        if !self.warming {
+            self.series.entry((row, side)).or_default().0.push(value);
+        }
+    }
+
+    /// The samples of one side of a row.
+    pub fn of(&self, row: &'static str, side: Side) -> Option<&Series> {
+        self.series.get(&(row, side))
+    }
+}
+
+/// What the sides work with.
+pub struct Bench {
+    /// Our memory manager and its memory, in lock mode mmap.
+    pub world: World,
+    /// The same in the other lock modes, made when they are first wanted.
+    modes: [OnceLock<World>; 2],
+    /// Where children of this process leave their times.
+    pub board: Blackboard,
+    /// Host CPUs that may be used.
+    pub cpus: Vec<usize>,
+}
+
+impl Bench {
+    fn new(cpus: Vec<usize>) -> io::Result<Self> {
+        let modes = [OnceLock::new(), OnceLock::new()];
+        Ok(Self { world: World::new(), modes, board: Blackboard::new()?, cpus })
+    }
+
+    /// The world whose faults hold what `mode` says.
+    pub fn world_in(&self, mode: LockMode) -> &World {
+        let other = match mode {
+            LockMode::Mmap => return &self.world,
+            LockMode::Vma => &self.modes[0],
+            LockMode::Speculative => &self.modes[1],
+        };
+        other.get_or_init(|| World::in_mode(mode))
+    }
+}
+
+/// Everything that was found out.
+pub struct Outcome {
+    /// The machine.
+    pub machine: Machine,
+    /// What the host's entries cost.
+    pub entry: Entry,
+    /// How many samples were asked for.
+    pub runs: u32,
+    /// The rows that were measured, in order.
+    pub rows: Vec<&'static Row>,
+    /// The rows that wait for something.
+    pub not_yet: Vec<&'static rows::NotYet>,
+    /// The samples.
+    pub samples: Samples,
+    /// Why a side of a row was not measured.
+    pub cannot: BTreeMap<(&'static str, Side), String>,
+    /// What others did meanwhile.
+    pub load: Load,
+    /// Seconds that it took.
+    pub seconds: f64,
+}
+
+/// Measures what the options ask for and reports it.
+///
+/// # Errors
+/// [`Error`].
+pub fn bench(options: &Options) -> Result<(), Error> {
+    if options.list {
+        print!("{}", report::table::list());
+        return Ok(());
+    }
+    let wanted = select(&options.rows)?;
+    let outcome = measure(options, &wanted).map_err(Error::Host)?;
+    print!("{}", report::table::text(&outcome));
+    write(options.json.as_deref(), || report::json::text(&outcome))?;
+    write(options.csv.as_deref(), || report::csv::text(&outcome))?;
+    write(options.svg.as_deref(), || report::svg::text(&outcome))
+}
+
+fn write(path: Option<&Path>, text: impl FnOnce() -> String) -> Result<(), Error> {
+    match path {
+        Some(path) => std::fs::write(path, text()).map_err(|e| Error::Write(path.into(), e)),
+        None => Ok(()),
+    }
+}
+
+/// Which rows are asked for.
+struct Wanted {
+    rows: Vec<&'static Row>,
+    not_yet: Vec<&'static rows::NotYet>,
+}
+
+fn select(names: &[String]) -> Result<Wanted, Error> {
+    let matches = |id: &str| {
+        names.is_empty() || names.iter().any(|n| n == id || (!is_exact(n) && id.contains(n.as_str())))
+    };
+    for name in names {
+        if !all_ids().any(|id| id.contains(name.as_str())) {
+            return Err(Error::NoSuchRow(name.clone()));
+        }
+    }
+    Ok(Wanted {
+        rows: rows::ROWS.iter().filter(|row| matches(row.id)).collect(),
+        not_yet: rows::NOT_YET.iter().filter(|row| matches(row.id)).collect(),
+    })
+}
+
+fn all_ids() -> impl Iterator<Item = &'static str> {
+    rows::ROWS.iter().map(|r| r.id).chain(rows::NOT_YET.iter().map(|r| r.id))
+}
+
+/// Whether a name is that of a row, and not only a part of some.
+fn is_exact(name: &str) -> bool {
+    all_ids().any(|id| id == name)
+}
+
+fn measure(options: &Options, wanted: &Wanted) -> io::Result<Outcome> {
+    let _settings = Settings::guard()?;
+    let cpus = cpus::allowed()?;
+    let watch = (LoadWatch::start(), std::time::Instant::now());
+    let machine = Machine::describe(cpus.len());
+    let entry = Entry::measure(cpus[0]);
+    let bench = Bench::new(cpus)?;
+    let chosen: Vec<_> = EXPERIMENTS.iter().filter(|e| e.is_needed_for(&wanted.rows)).collect();
+    let mut samples = Samples::default();
+    let mut cannot = BTreeMap::new();
+    let progress = progress(chosen.len() as u64 * u64::from(options.runs + 1));
+    for experiment in chosen {
+        progress.set_message(experiment.name);
+        run(experiment, options, &bench, &mut samples, &mut cannot, &progress);
+    }
+    progress.finish_and_clear();
+    Ok(Outcome {
+        machine,
+        entry,
+        runs: options.runs,
+        rows: wanted.rows.clone(),
+        not_yet: wanted.not_yet.clone(),
+        samples,
+        cannot,
+        load: watch.0.load(),
+        seconds: watch.1.elapsed().as_secs_f64(),
+    })
+}
+
+/// One experiment: the limit, ours, the host; and again.
+fn run(
+    experiment: &Experiment,
+    options: &Options,
+    bench: &Bench,
+    samples: &mut Samples,
+    cannot: &mut BTreeMap<(&'static str, Side), String>,
+    progress: &ProgressBar,
+) {
+    let _ = cpus::pin(bench.cpus[0]);
+    let mut host = if options.against == Against::Host { experiment.host } else { None };
+    let mut ours = experiment.ours;
+    if experiment.threads > bench.cpus.len() {
+        let why = format!("needs {} CPUs", experiment.threads);
+        for side in [Side::Ours, Side::Host] {
+            cannot.extend(experiment.rows.iter().map(|row| ((*row, side), why.clone())));
+        }
+        (host, ours) = (None, None);
+    }
+    for turn in 0..=options.runs {
+        samples.warming = turn == 0;
+        if let Some(ours) = ours {
+            ours(bench, samples);
+        }
+        if let Some(side) = host
+            && let Err(e) = side(bench, samples)
+        {
+            cannot.extend(experiment.rows.iter().map(|row| ((*row, Side::Host), e.to_string())));
+            host = None;
+        }
+        progress.inc(1);
+    }
+}
+
+/// A bar on standard error, if that is a terminal.
+fn progress(steps: u64) -> ProgressBar {
+    let target =
+        if io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+    let bar = ProgressBar::with_draw_target(Some(steps), target);
+    if let Ok(style) = ProgressStyle::with_template("{bar:32} {pos}/{len} {msg} ({elapsed}, {eta} left)") {
+        bar.set_style(style);
+    }
+    bar
+}
+
+const _: () = assert!(PAGE == anonmem_hal::PAGE_SIZE);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_of_a_name_selects_all_that_have_it_and_a_name_only_itself() {
+        let ids = |names: &[&str]| -> Vec<_> {
+            let names: Vec<_> = names.iter().map(ToString::to_string).collect();
+            select(&names).unwrap().rows.iter().map(|row| row.id).collect()
+        };
+        assert_eq!(ids(&["fork"]), ["fork"]);
+        assert_eq!(ids(&["lookup"]), ["lookup-10", "lookup-1000", "lookup-100000"]);
+        assert_eq!(ids(&[]).len(), rows::ROWS.len());
+        assert!(matches!(select(&["nonsense".into()]), Err(Error::NoSuchRow(_))));
+    }
+}
