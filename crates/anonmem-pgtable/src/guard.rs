@@ -113,10 +113,12 @@ impl<'a, M: Machine, G: StableVma> PteGuard<'a, M, G> {
     /// Returns whether the TLB must be flushed.
     #[doc(alias = "ptep_modify_prot_start")]
     pub fn change_protection(&mut self, va: Va, prot: Protection) -> bool {
-        let may_write = match self.mapped(va) {
-            Mapped::Exclusive(..) | Mapped::Shm(_) => prot.write,
-            Mapped::Zero(_) | Mapped::Shared(..) | Mapped::None | Mapped::Soft(_) => false,
-        };
+        // Asking the page costs a look at its metadata: only if it matters.
+        let may_write = prot.write
+            && match self.mapped(va) {
+                Mapped::Exclusive(..) | Mapped::Shm(_) => true,
+                Mapped::Zero(_) | Mapped::Shared(..) | Mapped::None | Mapped::Soft(_) => false,
+            };
         let mut less = false;
         self.change(va, |p| {
             let write = may_write && !p.uffd_wp && (p.dirty || p.prot.write);

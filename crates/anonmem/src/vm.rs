@@ -168,6 +168,7 @@ impl<M: Machine> Vm<M> {
     }
 
     /// Starts gathering what is unmapped from `space`.
+    #[inline]
     pub(crate) fn gather<'a>(&'a self, space: &'a AddressSpace<M>, teardown: Teardown) -> MmuGather<'a, M> {
         MmuGather::new(&self.frames, space, &self.rcu, &self.dead_tables, teardown)
     }
