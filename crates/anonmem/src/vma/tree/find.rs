@@ -163,10 +163,10 @@ impl<M: Machine, V> VmaTree<M, V> {
         Cursor { left: range }
     }
 
-    /// The way down to the first entry that ends above `page`; if none does, to the end of the last leaf.
-    pub(super) fn path<'a>(&self, nodes: Nodes<'a, M>, page: u64) -> Option<Path<'a, M>> {
-        let (mut handle, height) = self.root()?;
-        let mut path = Path::EMPTY;
+    /// Fills in the way down to the first entry that ends above `page`; if none does, to the end of the last leaf.
+    /// Returns whether there is any. (A path is too large to be returned.)
+    pub(super) fn walk<'a>(&self, nodes: Nodes<'a, M>, page: u64, path: &mut Path<'a, M>) -> bool {
+        let Some((mut handle, height)) = self.root() else { return false };
         for level in (0..height).rev() {
             let node = nodes.get(handle);
             let rank = node.rank(page);
@@ -179,7 +179,7 @@ impl<M: Machine, V> VmaTree<M, V> {
                 }
             }
         }
-        Some(path)
+        true
     }
 }
 

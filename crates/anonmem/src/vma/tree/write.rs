@@ -54,12 +54,13 @@ impl<'a, 'p, M: Machine, V> TreeWriter<'a, 'p, M, V> {
         let slot = Slot { start, end, gap: guard.0, link: value.raw().get() };
         let tree = self.tree();
         tree.len.fetch_add(1, Relaxed);
-        let Some(mut path) = tree.path(self.prealloc.nodes, start) else {
+        let mut path = Path::EMPTY;
+        if !tree.walk(self.prealloc.nodes, start, &mut path) {
             let root = self.prealloc.take();
             self.prealloc.nodes.get(root).insert(0, slot);
             tree.set_root(root.into(), 1);
             return;
-        };
+        }
         let leaf = path.at(0);
         assert!(
             leaf.slot == leaf.node.len() || end <= leaf.node.start(leaf.slot),
@@ -128,15 +129,21 @@ impl<'a, 'p, M: Machine, V> TreeWriter<'a, 'p, M, V> {
     }
 
     /// The way down to the entry with exactly this range.
+    #[inline(always)]
     fn path_to(&self, range: VaRange) -> Path<'a, M> {
+        let mut path = Path::EMPTY;
+        self.walk_to(range, &mut path);
+        path
+    }
+
+    fn walk_to(&self, range: VaRange, path: &mut Path<'a, M>) {
         let (start, end) = to_pages(range);
-        let path = self.tree().path(self.prealloc.nodes, start);
-        path.filter(|path| {
+        let found = self.tree().walk(self.prealloc.nodes, start, path) && {
             let leaf = path.at(0);
             leaf.slot < leaf.node.len()
                 && (leaf.node.start(leaf.slot), leaf.node.end(leaf.slot)) == (start, end)
-        })
-        .unwrap_or_else(|| panic!("no entry {range:?}"))
+        };
+        assert!(found, "no entry {range:?}");
     }
 
     fn assert_only_one_in(&self, old: VaRange, new: VaRange) {
