@@ -16,11 +16,11 @@ pub mod store;
 pub mod table;
 
 use crate::arch::time;
-use crate::proc::signal;
+use crate::proc::{mm, signal};
 use alloc::sync::Arc;
 use anonmem_oslib::Result;
 use anonmem_oslib::abi::makedev;
-use anonmem_oslib::vfs::{Body, FileType, Inode, Vfs};
+use anonmem_oslib::vfs::{Body, FileType, Inode, Vfs, data};
 use device::Device;
 use linux_raw_sys::general as abi;
 use spin::{Mutex, Once};
@@ -62,6 +62,8 @@ pub fn init(archive: &'static [u8]) -> Result<()> {
         let target = alloc::format!("/proc/self/fd{target}").into_bytes();
         missing_ok(vfs.put(alloc::format!("/dev/{name}").as_bytes(), 0o777, Body::Symlink(target.into())))?;
     }
+    // Half of memory, as tmpfs has it.
+    data::set_page_limit(mm::memory().total_bytes / data::PAGE as u64 / 2);
     device::init_stdin()?;
     crate::procfs::init(vfs)
 }

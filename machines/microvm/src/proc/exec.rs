@@ -88,6 +88,7 @@ pub fn prepare_inode(
 /// `ENOMEM`, `EINTR` if the process is to end. What fails later than that ends the process.
 pub fn exec(thread: &Arc<Thread>, frame: &mut TrapFrame, prepared: &Prepared) -> Result<()> {
     let space = mm::new()?;
+    mm::set_limits(&space, &{ *thread.process.limits.lock() });
     let files = Arc::new(thread.files().fork()?);
     if !exit::end_other_threads(thread) {
         return Err(EINTR);

@@ -8,7 +8,9 @@ use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use anonmem::mmap::{MapBacking, MapFlags, MmapRequest, Prot};
-use anonmem::{Event, FaultAccess, FaultOutcome, MapKind, MapUse, Overcommit, VmFlags, VmaInfo, VmaUsage};
+use anonmem::{
+    Event, FaultAccess, FaultOutcome, Limits, MapKind, MapUse, Overcommit, VmFlags, VmaInfo, VmaUsage,
+};
 use anonmem_hal::{NrPages, PAGE_SHIFT, SourceId, Va, VaRange};
 use anonmem_oslib::errno::{EINVAL, ENOMEM};
 use anonmem_oslib::vfs::Inode;
@@ -364,6 +366,17 @@ pub fn note_peak() {
 pub fn peak_tables() -> u64 {
     note_peak();
     PEAK_TABLES.load(Relaxed)
+}
+
+/// Makes an address space keep to the limits of a process.
+pub fn set_limits(mm: &Space, limits: &[(u64, u64); 16]) {
+    let soft = |resource: u32| limits[resource as usize].0;
+    mm.set_limits(Limits {
+        stack: soft(abi::RLIMIT_STACK),
+        data: soft(abi::RLIMIT_DATA),
+        space: soft(abi::RLIMIT_AS),
+        locked: soft(abi::RLIMIT_MEMLOCK),
+    });
 }
 
 /// Gives the CPU that runs the caller.

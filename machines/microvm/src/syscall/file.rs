@@ -11,7 +11,7 @@ use anonmem_oslib::Result;
 use anonmem_oslib::abi::{Fields, Packer};
 use anonmem_oslib::errno::{EACCES, EINVAL, EISDIR, ENODEV, ENOENT, ENOTDIR, EOPNOTSUPP};
 use anonmem_oslib::vfs::path::Follow;
-use anonmem_oslib::vfs::{Body, FileType, Inode};
+use anonmem_oslib::vfs::{Body, FileType, Inode, data};
 use linux_raw_sys::general as abi;
 
 /// Gives the directory that `dirfd` means for `path`.
@@ -248,8 +248,8 @@ pub(super) fn fallocate(c: &mut Call<'_>) -> Result<usize> {
 
 fn put_statfs(to: u64) -> Result<usize> {
     const TMPFS_MAGIC: u64 = 0x0102_1994;
-    let memory = mm::memory();
-    let (total, free) = (memory.total_bytes / 4096, memory.free_bytes / 4096);
+    let (used, total) = data::page_usage();
+    let free = total.saturating_sub(used).min(mm::memory().free_bytes / 4096);
     let p = Packer::new().u64(TMPFS_MAGIC).u64(4096).u64(total).u64(free).u64(free).u64(1 << 20).u64(1 << 19);
     user::write(to, &p.u64(0).u64(255).u64(4096).u64(0x20).zeros_to(120).0)?;
     Ok(0)

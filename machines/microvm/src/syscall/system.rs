@@ -65,7 +65,7 @@ pub(super) fn getrusage(c: &mut Call<'_>) -> Result<usize> {
     Ok(0)
 }
 
-/// Limits are kept and told. Descriptors have their own fixed limit, and nothing else is enforced.
+/// The memory manager keeps to those of memory; descriptors have a fixed limit; others are only kept and told.
 fn limits(c: &Call<'_>, pid: i32, resource: u32, new: u64, old: u64) -> Result<usize> {
     let process = match pid {
         0 => c.thread.process.clone(),
@@ -82,7 +82,14 @@ fn limits(c: &Call<'_>, pid: i32, resource: u32, new: u64, old: u64) -> Result<u
         if resource == abi::RLIMIT_NOFILE as usize && hard > crate::fs::table::LIMIT as u64 {
             return Err(EPERM);
         }
-        process.limits.lock()[resource] = (soft, hard);
+        let limits = {
+            let mut limits = process.limits.lock();
+            limits[resource] = (soft, hard);
+            *limits
+        };
+        if let Some(space) = process.space() {
+            mm::set_limits(&space, &limits);
+        }
     }
     user::write_unless_null(old, &Packer::new().u64(before.0).u64(before.1).0)?;
     Ok(0)

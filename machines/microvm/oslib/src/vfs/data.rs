@@ -10,11 +10,47 @@ use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// Bytes in a page of file data.
 pub const PAGE: usize = 4096;
 /// The largest offset plus one.
 const LIMIT: u64 = 1 << 40;
+
+/// Pages of all files that were written, and how many there may be. Linux: the `size=` of tmpfs.
+static PAGES: AtomicU64 = AtomicU64::new(0);
+static PAGES_MAX: AtomicU64 = AtomicU64::new(u64::MAX);
+
+/// Limits the pages of all files together; what is in the archive does not count.
+pub fn set_page_limit(pages: u64) {
+    PAGES_MAX.store(pages, Relaxed);
+}
+
+/// Gives the pages of all files, and how many there may be.
+pub fn page_usage() -> (u64, u64) {
+    (PAGES.load(Relaxed), PAGES_MAX.load(Relaxed))
+}
+
+/// A page of a file; it counts as long as it lives.
+struct Page(Vec<u8>);
+
+impl Page {
+    /// Makes a page of zeros; `None` if there are too many, or the heap has no room.
+    fn new() -> Option<Page> {
+        let may = |n| (n < PAGES_MAX.load(Relaxed)).then_some(n + 1);
+        PAGES.fetch_update(Relaxed, Relaxed, may).ok()?;
+        let mut page = Page(Vec::new());
+        page.0.try_reserve_exact(PAGE).ok()?;
+        page.0.resize(PAGE, 0);
+        Some(page)
+    }
+}
+
+impl Drop for Page {
+    fn drop(&mut self) {
+        PAGES.fetch_sub(1, Relaxed);
+    }
+}
 
 /// Memory that can be mapped shared and holds a file's bytes.
 pub trait SharedStore: Send + Sync {
@@ -34,7 +70,7 @@ pub struct FileData {
     /// Bytes of the archive that hold where no page does.
     base: &'static [u8],
     /// Pages that were written, by number; each of `PAGE` bytes.
-    pages: BTreeMap<u64, Vec<u8>>,
+    pages: BTreeMap<u64, Page>,
     size: u64,
     store: Option<Arc<dyn SharedStore>>,
 }
@@ -108,7 +144,7 @@ impl FileData {
     fn read_piece(&self, at: u64, to: &mut [u8]) {
         let within = (at % PAGE as u64) as usize;
         if let Some(page) = self.pages.get(&(at / PAGE as u64)) {
-            to.copy_from_slice(&page[within..within + to.len()]);
+            to.copy_from_slice(&page.0[within..within + to.len()]);
             return;
         }
         let base = self.base.get(at as usize..).unwrap_or(&[]);
@@ -152,13 +188,11 @@ impl FileData {
     /// Gives page `number` for writing; `None` if the heap has no room.
     fn page_mut(&mut self, number: u64) -> Option<&mut Vec<u8>> {
         if !self.pages.contains_key(&number) {
-            let mut page = Vec::new();
-            page.try_reserve_exact(PAGE).ok()?;
-            page.resize(PAGE, 0);
-            self.read_piece(number * PAGE as u64, &mut page);
+            let mut page = Page::new()?;
+            self.read_piece(number * PAGE as u64, &mut page.0);
             self.pages.insert(number, page);
         }
-        self.pages.get_mut(&number)
+        self.pages.get_mut(&number).map(|page| &mut page.0)
     }
 
     /// Sets the size. What is cut off reads as zero if the file grows again.
@@ -183,7 +217,7 @@ impl FileData {
         self.base = &self.base[..self.base.len().min(size as usize)];
         drop(self.pages.split_off(&size.div_ceil(PAGE as u64)));
         if let Some(page) = self.pages.get_mut(&(size / PAGE as u64)) {
-            page[(size % PAGE as u64) as usize..].fill(0);
+            page.0[(size % PAGE as u64) as usize..].fill(0);
         }
     }
 }
