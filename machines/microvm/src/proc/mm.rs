@@ -359,7 +359,7 @@ static PEAK_TABLES: AtomicU64 = AtomicU64::new(0);
 
 /// Remembers how many page tables there are, before some may be freed.
 pub fn note_peak() {
-    PEAK_TABLES.fetch_max(machine::vm().stats().tables, Relaxed);
+    PEAK_TABLES.fetch_max(machine::vm().frames().usage().tables.0, Relaxed);
 }
 
 /// Gives the most page tables that there were.

@@ -90,4 +90,11 @@ fn kill(victim: &Arc<Process>) {
         victim.oom_score_adj.load(SeqCst)
     );
     victim.end(ExitStatus::killed(SIGKILL));
+    // The memory comes back when all who use it are gone: a vfork parent waits for its child.
+    let Some(space) = victim.space() else { return };
+    for other in table::processes() {
+        if other.space().is_some_and(|mm| mm.is(&space)) {
+            other.end(ExitStatus::killed(SIGKILL));
+        }
+    }
 }

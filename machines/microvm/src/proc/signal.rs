@@ -146,8 +146,10 @@ impl Thread {
     /// Sets the mask. SIGKILL and SIGSTOP stay unblocked.
     pub fn set_mask(&self, mask: SigSet) {
         self.signals.lock().mask = mask & !SigSet::UNBLOCKABLE;
-        // Something may have become deliverable.
-        self.note_work();
+        // What has become deliverable ends a wait that the caller is about to begin.
+        if self.has_deliverable() {
+            self.kick();
+        }
     }
 
     /// Gives which signals wait, for it or for its process.
@@ -159,7 +161,7 @@ impl Thread {
     /// Says whether there is a reason to leave a wait.
     pub fn has_deliverable(&self) -> bool {
         let process = &self.process;
-        if process.ending().is_some() || process.stopped.load(SeqCst) {
+        if super::exit::requested(self).is_some() || process.stopped.load(SeqCst) {
             return true;
         }
         let pending = self.pending();

@@ -182,6 +182,9 @@ pub fn init(vfs: &Vfs) -> Result<()> {
     vfs.rmdir(&place)?;
     let inode = vfs.create(&place, 0o555, Body::Synthetic(root.clone()))?;
     root.inode.call_once(|| Arc::downgrade(&inode));
+    for cpu in 0..crate::boot::cpu_count() {
+        vfs.make_dirs(format!("/sys/devices/system/cpu/cpu{cpu}").as_bytes())?;
+    }
     for (path, text) in system::SYS_FILES {
         vfs.put(path.as_bytes(), 0o444, Body::Synthetic(Arc::new(Text(*text))))?;
     }

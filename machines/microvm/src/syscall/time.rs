@@ -8,7 +8,7 @@ use crate::fs::event::Event;
 use crate::fs::file::OpenFile;
 use crate::proc::restart::{ERESTART_RESTARTBLOCK, ERESTARTSYS};
 use crate::proc::signal;
-use crate::proc::timer::{Setting, Timer};
+use crate::proc::timer::{Effect, Setting, Timer};
 use crate::sched::Interruptible;
 use alloc::boxed::Box;
 use alloc::sync::Arc;
@@ -220,58 +220,74 @@ fn put_itimerspec(address: u64, setting: Setting) -> Result<()> {
     )
 }
 
-pub(super) fn timer_create(c: &mut Call<'_>) -> Result<usize> {
+/// What a POSIX timer does when it is due (`struct sigevent`).
+#[derive(Clone, Copy, Debug)]
+enum Notify {
+    Nothing,
+    Process(u32),
+    Thread(u32, u32),
+}
+
+/// Reads `struct sigevent`; a null one means SIGALRM. Gives the value that goes along, if there is one.
+fn sigevent(address: u64) -> Result<(Notify, Option<u64>)> {
     const SIGEV_SIGNAL: u32 = 0;
     const SIGEV_NONE: u32 = 1;
     const SIGEV_THREAD_ID: u32 = 4;
+    if address == 0 {
+        return Ok((Notify::Process(SIGALRM), None));
+    }
+    let bytes: [u8; 20] = user::read_array(address)?;
+    let event = Fields(&bytes);
+    let number = event.u32(8);
+    let notify = match event.u32(12) {
+        SIGEV_NONE => Notify::Nothing,
+        _ if !(1..=SIGNALS).contains(&number) => return Err(EINVAL),
+        SIGEV_SIGNAL => Notify::Process(number),
+        SIGEV_THREAD_ID => Notify::Thread(number, event.u32(16)),
+        _ => return Err(EINVAL),
+    };
+    Ok((notify, Some(event.u64(0))))
+}
+
+pub(super) fn timer_create(c: &mut Call<'_>) -> Result<usize> {
     const TIMERS_MAX: usize = 256;
     let clock = c.u32(0);
     boot_time(clock, 0)?;
+    let (notify, value) = sigevent(c.args[1])?;
     let process = &c.thread.process;
-    let mut timers = process.timers.lock();
-    let id = (0..).find(|id| !timers.contains_key(id)).unwrap_or(0);
-    if timers.len() >= TIMERS_MAX {
-        return Err(EAGAIN);
-    }
-    drop(timers);
-    let event: [u8; 20] = if c.args[1] == 0 { [0; 20] } else { user::read_array(c.args[1])? };
-    let event = Fields(&event);
-    let (value, number, notify) = match c.args[1] {
-        0 => (u64::from(id), SIGALRM, SIGEV_SIGNAL),
-        _ => (event.u64(0), event.u32(8), event.u32(12)),
-    };
-    if notify != SIGEV_NONE && !(1..=SIGNALS).contains(&number) {
-        return Err(EINVAL);
-    }
-    let info = SigInfo { signal: number, code: code::SI_TIMER, detail: Detail::Timer { id, value } };
-    let weak = Arc::downgrade(process);
-    let timer = match notify {
-        SIGEV_NONE => Timer::new(clock, Box::new(|_| {})),
-        SIGEV_SIGNAL => Timer::new(
-            clock,
-            Box::new(move |_| {
-                if let Some(process) = weak.upgrade() {
-                    signal::send(&process, info);
-                }
-            }),
-        ),
-        SIGEV_THREAD_ID => {
-            let tid = event.u32(16);
-            Timer::new(
-                clock,
-                Box::new(move |_| {
-                    if let Some(thread) = crate::proc::table::thread(tid) {
-                        signal::send_to_thread(&thread, info);
-                    }
-                }),
-            )
+    let id = {
+        let mut timers = process.timers.lock();
+        if timers.len() >= TIMERS_MAX {
+            return Err(EAGAIN);
         }
-        _ => return Err(EINVAL),
+        let id = (0..).find(|id| !timers.contains_key(id)).unwrap_or(0);
+        let info = |signal| {
+            let detail = Detail::Timer { id, value: value.unwrap_or(u64::from(id)) };
+            SigInfo { signal, code: code::SI_TIMER, detail }
+        };
+        let weak = Arc::downgrade(process);
+        let effect: Effect = match notify {
+            Notify::Nothing => Box::new(|_| {}),
+            Notify::Process(number) => {
+                let info = info(number);
+                Box::new(move |_| weak.upgrade().into_iter().for_each(|process| signal::send(&process, info)))
+            }
+            Notify::Thread(number, tid) => {
+                let info = info(number);
+                let thread = move || crate::proc::table::thread(tid);
+                Box::new(move |_| {
+                    thread().into_iter().for_each(|thread| signal::send_to_thread(&thread, info))
+                })
+            }
+        };
+        timers.insert(id, Timer::new(clock, effect));
+        id
     };
-    user::write(c.args[2], &id.to_le_bytes())?;
-    timers = process.timers.lock();
-    timers.insert(id, timer);
-    Ok(0)
+    let told = user::write(c.args[2], &id.to_le_bytes());
+    if told.is_err() {
+        process.timers.lock().remove(&id);
+    }
+    told.map(|()| 0)
 }
 
 fn posix_timer(c: &Call<'_>) -> Result<Arc<Timer>> {
