@@ -2,7 +2,7 @@
 
 use alloc::boxed::Box;
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicPtr, Ordering::Acquire, Ordering::Release};
+use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
 
 use anonmem::Overcommit;
 pub use anonmem_hal::HeldLocks;
@@ -35,7 +35,8 @@ pub struct Kernel {
     base: Pfn,
     frames: u64,
     memmap: NonNull<u8>,
-    poison: Poison,
+    /// Under `poison=1` a bit per frame, set once it holds the poison; else empty.
+    poisoned: Box<[AtomicU64]>,
 }
 
 // SAFETY: `memmap` points to memory that belongs to this value alone for as long as the machine runs.
@@ -64,8 +65,9 @@ pub fn init(layout: &Layout, poison: Poison) {
     let memmap = NonNull::new(direct(aligned)).expect("the direct map is not at 0");
     // SAFETY: the range is RAM, in the direct map, given to nobody else, 32 bytes for each frame.
     unsafe { core::ptr::write_bytes(memmap.as_ptr(), 0, (layout.metadata.end - aligned) as usize) };
-    let kernel = Kernel { base: Pfn(layout.frames.start / PAGE), frames, memmap, poison };
-    kernel.poison_all();
+    let bits = if poison == Poison::On { frames.div_ceil(64) } else { 0 };
+    let poisoned = (0..bits).map(|_| AtomicU64::new(0)).collect();
+    let kernel = Kernel { base: Pfn(layout.frames.start / PAGE), frames, memmap, poisoned };
     // Promise everything: what a program runs into is the end of memory, and the largest process is killed, not
     // a refused `malloc`. Linux: vm.overcommit_memory = 1.
     let config = anonmem::Config { overcommit: Overcommit::Always, ..anonmem::Config::default() };
@@ -110,13 +112,10 @@ impl Kernel {
         direct(pfn.0 * PAGE)
     }
 
-    /// So that the check of frames that were never used before holds too.
-    fn poison_all(&self) {
-        if self.poison == Poison::On {
-            for pfn in self.base.0..self.base.0 + self.frames {
-                self.fill_with_poison(Pfn(pfn));
-            }
-        }
+    /// The word of `poisoned` for a frame, and its bit.
+    fn poison_bit(&self, pfn: Pfn) -> Option<(&AtomicU64, u64)> {
+        let index = pfn.0 - self.base.0;
+        Some((self.poisoned.get((index / 64) as usize)?, 1 << (index % 64)))
     }
 
     fn words(&self, pfn: Pfn) -> *mut [u64; PAGE_SIZE / 8] {
@@ -124,12 +123,18 @@ impl Kernel {
     }
 
     fn fill_with_poison(&self, pfn: Pfn) {
-        // SAFETY: a frame that nobody owns, or whose owner asks.
+        let Some((word, bit)) = self.poison_bit(pfn) else { return };
+        // SAFETY: a frame that is on its way to the allocator: nobody else touches it.
         unsafe { self.words(pfn).write([POISON; PAGE_SIZE / 8]) };
+        word.fetch_or(bit, Relaxed);
     }
 
+    /// A frame that was not freed before holds what the loader left.
     fn check_poison(&self, pfn: Pfn) {
-        // SAFETY: a free frame: nobody writes to it.
+        if !self.poison_bit(pfn).is_some_and(|(word, bit)| word.load(Relaxed) & bit != 0) {
+            return;
+        }
+        // SAFETY: the frame is still the allocator's: nobody writes to it.
         let words = unsafe { &*self.words(pfn) };
         if let Some(at) = words.iter().position(|word| *word != POISON) {
             panic!("free frame {:#x} was written at {:#x}: {:#x}", pfn.0, at * 8, words[at]);
@@ -175,15 +180,11 @@ unsafe impl PhysMem for Kernel {
     }
 
     fn allocated(&self, pfn: Pfn, order: Order) {
-        if self.poison == Poison::On {
-            (0..1 << order.get()).for_each(|i| self.check_poison(Pfn(pfn.0 + i)));
-        }
+        (0..order.pages()).for_each(|i| self.check_poison(Pfn(pfn.0 + i)));
     }
 
     fn freed(&self, pfn: Pfn, order: Order) {
-        if self.poison == Poison::On {
-            (0..1 << order.get()).for_each(|i| self.fill_with_poison(Pfn(pfn.0 + i)));
-        }
+        (0..order.pages()).for_each(|i| self.fill_with_poison(Pfn(pfn.0 + i)));
     }
 }
 
