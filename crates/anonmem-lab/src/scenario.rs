@@ -147,6 +147,15 @@ impl<W> Scenario<W> {
     }
 }
 
+impl<W> Drop for Scenario<W> {
+    fn drop(&mut self) {
+        // A world that is copied back may have been left in the middle of an execution: it is not dropped.
+        if let (Renewal::Restore { .. }, Some(world)) = (&self.renewal, self.world.get_mut().take()) {
+            core::mem::forget(world);
+        }
+    }
+}
+
 impl<W> Program for Scenario<W> {
     fn name(&self) -> &str {
         &self.name

@@ -149,7 +149,7 @@ impl Line {
 impl fmt::Display for Trace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let columns = self.captions.len().max(1);
-        let width = self.lines.iter().map(|l| l.text().chars().count()).max().unwrap_or(8).clamp(8, 56) + 2;
+        let width = self.lines.iter().map(|l| l.text().chars().count()).max().unwrap_or(8).clamp(8, 44) + 2;
         for (cpu, caption) in self.captions.iter().enumerate() {
             write!(
                 f,

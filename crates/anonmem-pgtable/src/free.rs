@@ -3,11 +3,14 @@
 use crate::{
     gather::MmuGather,
     space::{AddressSpace, next_table},
-    table::{entries, span},
+    table::{CanInstall, entries, span},
 };
-use anonmem_frame::Frames;
-use anonmem_hal::{Arch, Machine, Pfn, Va, VaRange};
-use anonmem_sync::{Ordering, order::Pmd};
+use anonmem_frame::{Frames, OutOfMemory};
+use anonmem_hal::{Arch, FlushRange, Machine, Pfn, Va, VaRange};
+use anonmem_sync::{
+    Ordering,
+    order::{Pmd, Ptl},
+};
 
 impl<M: Machine> AddressSpace<M> {
     /// Unlinks the tables that only `range` used and gives them to `gather`.
@@ -80,18 +83,34 @@ impl<M: Machine> AddressSpace<M> {
         gather.table(at, table);
     }
 
+    /// Makes the tables above the last level that [`move_table`](Self::move_table) to `to` needs, so that it cannot
+    /// fail any more.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`]; tables that were added stay, empty, until their range is unmapped.
+    #[doc(alias = "alloc_new_pmd")]
+    pub fn prepare_move_table<G: CanInstall>(
+        &self,
+        frames: &Frames<M>,
+        _stable: &G,
+        to: Va,
+    ) -> Result<(), OutOfMemory> {
+        self.upper_alloc(frames, to).map(drop)
+    }
+
     /// Moves a whole last-level table from the addresses at `from` to those at `to`, both aligned to what a
     /// table covers (mremap). Returns whether it could: there was a table at `from` and none at `to`.
     ///
+    /// The old addresses are flushed before the locks of the table and of those above are let go, so that nobody who finds the
+    /// pages at their new addresses can take them away while an old translation lives.
+    ///
     /// The caller holds the mmap lock for writing and the rmap locks of the VMA, so that no walk meets the
-    /// pages at neither address, and owes the old addresses a flush before it lets go of them.
+    /// pages at neither address.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`], unless [`prepare_move_table`](Self::prepare_move_table) came before.
     #[doc(alias = "move_normal_pmd")]
-    pub fn move_table(
-        &self,
-        frames: &Frames<M>,
-        from: Va,
-        to: Va,
-    ) -> Result<bool, anonmem_frame::OutOfMemory> {
+    pub fn move_table(&self, frames: &Frames<M>, from: Va, to: Va) -> Result<bool, OutOfMemory> {
         debug_assert!(from.0.is_multiple_of(span::<M>()) && to.0.is_multiple_of(span::<M>()));
         let Some(source) = self.upper(frames, from) else { return Ok(false) };
         let Some(table) = next_table::<M>(frames, source, from, 1) else { return Ok(false) };
@@ -107,12 +126,16 @@ impl<M: Machine> AddressSpace<M> {
             core::cmp::Ordering::Equal => None,
             core::cmp::Ordering::Greater => Some(source_lock.lock_nested(1)),
         };
+        // A speculative fault that has checked its VMA fills its entry first; one that has not finds it changed.
+        let _entries = frames.table_lock::<Ptl>(table).lock();
         let raw = entries(frames, source)[M::Arch::index(from, 1)].swap(0, Ordering::Relaxed);
         frames.table_used(source).update(|n| n - 1);
         debug_assert_eq!(M::Arch::decode_entry(raw, 1), anonmem_hal::Entry::Table(table));
         // Release as in `add_table`.
         entries(frames, target)[M::Arch::index(to, 1)].store(raw, Ordering::Release);
         frames.table_used(target).update(|n| n + 1);
+        let old = VaRange { start: from, end: Va(from.0.saturating_add(span::<M>())) };
+        self.flush(frames, FlushRange::Range(old));
         Ok(true)
     }
 
@@ -123,7 +146,7 @@ impl<M: Machine> AddressSpace<M> {
             .try_fold(self.root(), |table, level| next_table::<M>(frames, table, va, level))
     }
 
-    fn upper_alloc(&self, frames: &Frames<M>, va: Va) -> Result<Pfn, anonmem_frame::OutOfMemory> {
+    fn upper_alloc(&self, frames: &Frames<M>, va: Va) -> Result<Pfn, OutOfMemory> {
         (2..M::Arch::LEVELS).rev().try_fold(self.root(), |table, level| {
             match next_table::<M>(frames, table, va, level) {
                 Some(next) => Ok(next),

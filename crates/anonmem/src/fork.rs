@@ -215,7 +215,11 @@ impl<'a, M: Machine> Copying<'a, M> {
                     va = va.next_page();
                     continue;
                 }
-                Mapped::Shm(present) => unreachable!("{present:?} of a shared object in a private mapping"),
+                // The child's faults bring pages of shared objects back; only markers are copied.
+                Mapped::Shm(_) => {
+                    va = va.next_page();
+                    continue;
+                }
             };
             match shared {
                 Ok(shared) => {

@@ -27,6 +27,15 @@ struct Detached<M: Machine> {
     hull: VaRange,
 }
 
+/// What becomes of the page tables of a range that is unmapped.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Tables {
+    /// Those that nobody else uses are freed.
+    Free,
+    /// They stay, empty: the caller maps something there at once.
+    Keep,
+}
+
 /// What the VMAs of a range count.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Covered {
@@ -117,17 +126,26 @@ impl<M: Machine> Mm<'_, M> {
     /// the caller's to take back, or to use for what it maps there.
     #[doc(alias = "vms_complete_munmap_vmas")]
     pub(crate) fn unmap_cut(&self, guard: &MmapWriteGuard<'_, M>, range: VaRange) -> Covered {
+        self.unmap_cut_and(guard, range, Tables::Free)
+    }
+
+    /// As [`unmap_cut`](Self::unmap_cut), but says what becomes of the page tables.
+    pub(crate) fn unmap_cut_and(
+        &self,
+        guard: &MmapWriteGuard<'_, M>,
+        range: VaRange,
+        tables: Tables,
+    ) -> Covered {
         let (vm, slot) = (self.vm, guard.slot());
         let Some(detached) = self.detach(guard, range) else { return Covered::default() };
         slot.note_peak();
         let mut gather = vm.gather(&slot.space, Teardown::Range);
         self.for_each_detached(&detached, |id| zap_range(vm, slot, guard, &mut gather, vm.vma(id).range()));
         self.for_each_detached(&detached, |id| unlink_anon_vmas(vm, id));
-        let limits = VaRange {
-            start: slot.tree.prev(vm.nodes(), detached.hull.start).map_or(Va(0), |(below, _)| below.end),
-            end: slot.tree.find(vm.nodes(), detached.hull.end).map_or(Va(u64::MAX), |(above, _)| above.start),
-        };
-        slot.space.free_tables(&mut gather, &vm.frames, detached.hull, limits);
+        if tables == Tables::Free {
+            let limits = self.limits_of(guard, detached.hull);
+            slot.space.free_tables(&mut gather, &vm.frames, detached.hull, limits);
+        }
         gather.finish();
         let mut covered = Covered::default();
         self.for_each_detached(&detached, |id| {
@@ -138,6 +156,34 @@ impl<M: Machine> Mm<'_, M> {
             free_vma(vm, id);
         });
         covered
+    }
+
+    /// Frees the tables that cover nothing but holes, of those that holes of `range` are in: what a move left behind, or
+    /// made in vain. They are empty.
+    pub(crate) fn free_unused_tables(&self, guard: &MmapWriteGuard<'_, M>, range: VaRange) {
+        let (vm, slot) = (self.vm, guard.slot());
+        let mut gather = vm.gather(&slot.space, Teardown::Range);
+        let mut rest = range;
+        while !rest.is_empty() {
+            let above = slot.tree.find(vm.nodes(), rest.start).map(|(above, _)| above);
+            let hole = VaRange { start: rest.start, end: above.map_or(rest.end, |a| a.start.min(rest.end)) };
+            if let Some(above) = above.filter(|above| above.start <= rest.start) {
+                rest.start = above.end.min(rest.end);
+                continue;
+            }
+            slot.space.free_tables(&mut gather, &vm.frames, hole, self.limits_of(guard, hole));
+            rest.start = hole.end;
+        }
+        gather.finish();
+    }
+
+    /// What the neighbours of a hole leave: from the end of the one below to the start of the one above.
+    fn limits_of(&self, guard: &MmapWriteGuard<'_, M>, hole: VaRange) -> VaRange {
+        let (tree, nodes) = (&guard.slot().tree, self.vm.nodes());
+        VaRange {
+            start: tree.prev(nodes, hole.start).map_or(Va(0), |(below, _)| below.end),
+            end: tree.find(nodes, hole.end).map_or(Va(u64::MAX), |(above, _)| above.start),
+        }
     }
 
     /// Takes all VMAs of `range` out of the tree in one step.

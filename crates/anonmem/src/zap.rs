@@ -6,18 +6,42 @@
 //! Linux: mm/memory.c `unmap_page_range`, `zap_pte_range`, `unmap_vmas`.
 
 use crate::{mm::MmSlot, swap::SwapRef, vm::Vm};
-use anonmem_hal::{Machine, SoftLeaf, Va, VaRange};
-use anonmem_pgtable::{Cleared, MmuGather, PteTable, StableVma};
+use anonmem_hal::{Machine, Marker, Pte, SoftLeaf, Va, VaRange};
+use anonmem_pgtable::{Cleared, MmuGather, PteGuard, PteTable, StableVma};
 
 /// Pages that were unmapped, by the count that they are in.
 #[derive(Default)]
-struct Zapped {
+pub(crate) struct Zapped {
     anon: i64,
     shared: i64,
     swap: i64,
 }
 
-/// Clears every entry of `range`.
+impl Zapped {
+    /// Takes them off the address space's counts.
+    pub(crate) fn uncount<M: Machine>(self, slot: &MmSlot<M>) {
+        if self.anon != 0 {
+            slot.add_anon(-self.anon);
+        }
+        if self.shared != 0 {
+            slot.add_shared(-self.shared);
+        }
+        if self.swap != 0 {
+            slot.add_swap(-self.swap);
+        }
+    }
+}
+
+/// What becomes of guard markers (Linux: `ZAP_FLAG_DROP_MARKER`).
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Guards {
+    /// They stay: only the contents go.
+    Keep,
+    /// They go with the mapping.
+    Drop,
+}
+
+/// Clears every entry of `range`, which is no longer mapped.
 #[doc(alias = "unmap_page_range")]
 pub(crate) fn zap_range<'v, M: Machine, G: StableVma>(
     vm: &'v Vm<M>,
@@ -26,11 +50,34 @@ pub(crate) fn zap_range<'v, M: Machine, G: StableVma>(
     gather: &mut MmuGather<'v, M>,
     range: VaRange,
 ) {
+    zap(vm, slot, stable, gather, range, Guards::Drop);
+}
+
+/// Drops the contents of `range`, which stays mapped; so do guard markers.
+#[doc(alias = "zap_page_range_single")]
+pub(crate) fn discard_range<'v, M: Machine, G: StableVma>(
+    vm: &'v Vm<M>,
+    slot: &'v MmSlot<M>,
+    stable: &'v G,
+    gather: &mut MmuGather<'v, M>,
+    range: VaRange,
+) {
+    zap(vm, slot, stable, gather, range, Guards::Keep);
+}
+
+fn zap<'v, M: Machine, G: StableVma>(
+    vm: &'v Vm<M>,
+    slot: &'v MmSlot<M>,
+    stable: &'v G,
+    gather: &mut MmuGather<'v, M>,
+    range: VaRange,
+    guards: Guards,
+) {
     slot.note_peak();
     for (table, part) in slot.space.tables(&vm.frames, stable, range) {
         let mut rest = part;
         while !rest.is_empty() {
-            rest.start = zap_table(vm, slot, table, gather, rest);
+            rest.start = zap_table(vm, table, gather, rest, guards, slot);
             if gather.is_full() {
                 gather.flush();
             }
@@ -42,10 +89,11 @@ pub(crate) fn zap_range<'v, M: Machine, G: StableVma>(
 #[doc(alias = "zap_pte_range")]
 fn zap_table<'v, M: Machine, G: StableVma>(
     vm: &'v Vm<M>,
-    slot: &MmSlot<M>,
     table: PteTable<'v, M, G>,
     gather: &mut MmuGather<'v, M>,
     part: VaRange,
+    guards: Guards,
+    slot: &MmSlot<M>,
 ) -> Va {
     let mut zapped = Zapped::default();
     let mut entries = table.lock();
@@ -53,29 +101,13 @@ fn zap_table<'v, M: Machine, G: StableVma>(
     let mut left = entries.used();
     let mut va = part.start;
     while va < part.end && left > 0 && !gather.is_full() {
-        left -= 1;
-        match entries.clear(va) {
-            Cleared::None => left += 1,
-            Cleared::Zero(_) => gather.note(va),
-            Cleared::Exclusive(map, _) => {
-                zapped.anon += 1;
-                gather.page(va, map.unmap());
+        match entries.get(va) {
+            Pte::None => {}
+            Pte::Soft(SoftLeaf::Marker(Marker::Guard)) if guards == Guards::Keep => left -= 1,
+            Pte::Present(_) | Pte::Soft(_) => {
+                left -= 1;
+                zap_entry(vm, &mut entries, va, gather, &mut zapped);
             }
-            Cleared::Shared(map, _) => {
-                zapped.anon += 1;
-                gather.page(va, map.unmap());
-            }
-            Cleared::Shm(map, _) => {
-                zapped.shared += 1;
-                gather.page(va, map.unmap());
-            }
-            Cleared::Soft(SoftLeaf::Swap { entry, .. }) => {
-                zapped.swap += 1;
-                drop(SwapRef::of_leaf(vm, entry));
-            }
-            // A marker owns nothing.
-            Cleared::Soft(SoftLeaf::Marker(_)) => {}
-            Cleared::Soft(leaf @ SoftLeaf::Migration { .. }) => unreachable!("{leaf:?}: nothing migrates"),
         }
         va = va.next_page();
     }
@@ -83,14 +115,40 @@ fn zap_table<'v, M: Machine, G: StableVma>(
         va = part.end;
     }
     drop(entries);
-    if zapped.anon != 0 {
-        slot.add_anon(-zapped.anon);
-    }
-    if zapped.swap != 0 {
-        slot.add_swap(-zapped.swap);
-    }
-    if zapped.shared != 0 {
-        slot.add_shared(-zapped.shared);
-    }
+    zapped.uncount(slot);
     va
+}
+
+/// Clears one entry. The gather has room.
+#[inline]
+pub(crate) fn zap_entry<'v, M: Machine, G: StableVma>(
+    vm: &'v Vm<M>,
+    entries: &mut PteGuard<'v, M, G>,
+    va: Va,
+    gather: &mut MmuGather<'v, M>,
+    zapped: &mut Zapped,
+) {
+    match entries.clear(va) {
+        Cleared::None => {}
+        Cleared::Zero(_) => gather.note(va),
+        Cleared::Exclusive(map, _) => {
+            zapped.anon += 1;
+            gather.page(va, map.unmap());
+        }
+        Cleared::Shared(map, _) => {
+            zapped.anon += 1;
+            gather.page(va, map.unmap());
+        }
+        Cleared::Shm(map, _) => {
+            zapped.shared += 1;
+            gather.page(va, map.unmap());
+        }
+        Cleared::Soft(SoftLeaf::Swap { entry, .. }) => {
+            zapped.swap += 1;
+            drop(SwapRef::of_leaf(vm, entry));
+        }
+        // A marker owns nothing.
+        Cleared::Soft(SoftLeaf::Marker(_)) => {}
+        Cleared::Soft(leaf @ SoftLeaf::Migration { .. }) => unreachable!("{leaf:?}: nothing migrates"),
+    }
 }

@@ -6,6 +6,14 @@
 //! small model of its own, a variant of that model.
 
 pub mod anon_vma_2010;
+pub mod fault_pairs;
+pub mod fork_fails;
+pub mod fork_late_flush;
+pub mod fork_of_cow;
+pub(crate) mod kernel;
+pub mod rmap_family;
+pub mod seed_001;
+pub mod seed_004;
 pub mod sync_rcu;
 pub mod sync_seqcount;
 pub mod sync_wait_queue;
@@ -143,9 +151,30 @@ impl Case {
 
 /// The catalogue, in the order in which it is listed.
 pub fn all() -> &'static [&'static Case] {
-    static ALL: [&Case; 4] =
-        [&anon_vma_2010::CASE, &sync_seqcount::CASE, &sync_rcu::CASE, &sync_wait_queue::CASE];
-    &ALL
+    static ALL: &[&Case] = &[
+        &anon_vma_2010::CASE,
+        &fault_pairs::SPLIT_SPECULATIVE,
+        &seed_001::CASE,
+        &fault_pairs::MUNMAP_SPECULATIVE,
+        &seed_004::CASE,
+        &rmap_family::YOUNGEST,
+        &rmap_family::DOUBLE_REUSE,
+        &fault_pairs::FORK_VMA,
+        &fault_pairs::PUBLISHED,
+        &fork_late_flush::CASE,
+        &fork_fails::CASE,
+        &fork_of_cow::CASE,
+        &fault_pairs::FAULT,
+        &fault_pairs::MUNMAP,
+        &fault_pairs::MUNMAP_VMA,
+        &fault_pairs::MPROTECT,
+        &fault_pairs::MPROTECT_VMA,
+        &fault_pairs::FORK,
+        &sync_seqcount::CASE,
+        &sync_rcu::CASE,
+        &sync_wait_queue::CASE,
+    ];
+    ALL
 }
 
 /// The case called `name`.

@@ -147,7 +147,7 @@ impl Default for Config {
             search: Search::Dpor,
             model: Model::Sc,
             inject: Inject::default(),
-            max_steps: 5_000,
+            max_steps: 20_000,
             max_executions: u64::MAX,
             budget: Duration::from_secs(60),
             minimise: Duration::from_secs(3),

@@ -132,6 +132,15 @@ impl Sim {
         self.user_access(root, va, Access::Write, value, Location::caller()).map(|_| ())
     }
 
+    /// Makes `cpu` forget the address space `root`, as it does when it loads another one.
+    #[track_caller]
+    pub fn leave(&self, cpu: CpuId, root: Pfn) {
+        if running() {
+            visible(op(Kind::Store, address::TLB + cpu.index(), Location::caller()));
+        }
+        self.arena.state(|s| s.tlbs[cpu.index()].flush(root, FlushRange::All));
+    }
+
     fn user_access(
         &self,
         root: Pfn,

@@ -150,6 +150,11 @@ impl<'v, M: Machine> AnonVmaReadGuard<'v, M> {
     pub fn vm(&self) -> &'v Vm<M> {
         self.vm
     }
+
+    /// Whether the anon_vma is in use. It always is, while the lock is held; for assertions.
+    pub fn is_live(&self) -> bool {
+        self.vm.anon_vmas.is_live(&self.vm.frames, self.anon_vma)
+    }
 }
 
 /// The lock of an anon_vma's root, held for writing: the set of VMAs may be changed.

@@ -65,9 +65,10 @@ const FILES: &[(&str, Kind, FileType)] = &[
     ("task", Kind::Task, FileType::Directory),
 ];
 
-/// `/proc/PID` or `/proc/PID/task/TID`, which has the same files.
+/// `/proc/PID`, or `/proc/PID/task/TID`, which has the same files without `task`.
 struct Directory {
     process: Arc<Process>,
+    files: &'static [(&'static str, Kind, FileType)],
     ino: u64,
     me: spin::Once<Weak<Inode>>,
 }
@@ -75,11 +76,21 @@ struct Directory {
 /// Gives the directory of a process.
 pub fn directory(process: Arc<Process>, parent: &Arc<Inode>) -> Arc<Inode> {
     let ino = FIRST_INO + u64::from(process.pid) * PER_PROCESS;
-    make(process, ino, parent)
+    make(process, FILES, ino, parent)
 }
 
-fn make(process: Arc<Process>, ino: u64, parent: &Arc<Inode>) -> Arc<Inode> {
-    let dir = Arc::new(Directory { process, ino, me: spin::Once::new() });
+/// What a thread's directory holds: all but the last, the list of threads.
+fn of_thread() -> &'static [(&'static str, Kind, FileType)] {
+    &FILES[..FILES.len() - 1]
+}
+
+fn make(
+    process: Arc<Process>,
+    files: &'static [(&'static str, Kind, FileType)],
+    ino: u64,
+    parent: &Arc<Inode>,
+) -> Arc<Inode> {
+    let dir = Arc::new(Directory { process, files, ino, me: spin::Once::new() });
     let inode = Inode::synthetic(ino, 0o555, now(), parent, dir.clone());
     dir.me.call_once(|| Arc::downgrade(&inode));
     inode
@@ -91,15 +102,16 @@ impl Synthetic for Directory {
     }
 
     fn lookup(&self, name: &[u8]) -> Result<Arc<Inode>> {
-        let at = FILES.iter().position(|(file, ..)| file.as_bytes() == name).ok_or(ENOENT)?;
+        let at = self.files.iter().position(|(file, ..)| file.as_bytes() == name).ok_or(ENOENT)?;
         let me = self.me.get().and_then(Weak::upgrade).ok_or(ENOENT)?;
         let ino = self.ino + 1 + at as u64;
-        let mode = match FILES[at].2 {
+        let (_, kind, file_type) = self.files[at];
+        let mode = match file_type {
             FileType::Directory => 0o555,
             FileType::Symlink => 0o777,
             _ => 0o644,
         };
-        let entry = Entry { process: self.process.clone(), kind: FILES[at].1, ino, me: spin::Once::new() };
+        let entry = Entry { process: self.process.clone(), kind, ino, me: spin::Once::new() };
         let entry = Arc::new(entry);
         let inode = Inode::synthetic(ino, mode, now(), &me, entry.clone());
         entry.me.call_once(|| Arc::downgrade(&inode));
@@ -107,7 +119,7 @@ impl Synthetic for Directory {
     }
 
     fn list(&self) -> Result<Vec<(Vec<u8>, FileType)>> {
-        Ok(FILES.iter().map(|(name, _, kind)| (name.as_bytes().to_vec(), *kind)).collect())
+        Ok(self.files.iter().map(|(name, _, kind)| (name.as_bytes().to_vec(), *kind)).collect())
     }
 }
 
@@ -196,7 +208,7 @@ impl Synthetic for Entry {
             Kind::Task => {
                 let exists = self.process.threads().iter().any(|t| t.tid == number);
                 let ino = FIRST_INO + u64::from(number) * PER_PROCESS + PER_PROCESS / 2;
-                if exists { Ok(make(self.process.clone(), ino, &me)) } else { Err(ENOENT) }
+                if exists { Ok(make(self.process.clone(), of_thread(), ino, &me)) } else { Err(ENOENT) }
             }
             _ => Err(ENOENT),
         }

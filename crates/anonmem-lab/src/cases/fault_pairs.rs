@@ -1,0 +1,233 @@
+//! A fault against everything that changes an address space under it: in all three lock modes.
+
+use super::{
+    Case, Extent, Mutant, Run,
+    kernel::{Kernel, boxed, page, pages, scenario},
+};
+use crate::{Model, Program};
+use anonmem::{FaultOutcome, LockMode, MapBacking, MapFlags, MmapRequest, Prot};
+
+const RUNS: &[Run] = &[Run::new(Model::Sc, Extent::Bound(2))];
+const RW: Prot = Prot::READ.union(Prot::WRITE);
+const ENVIRONMENT: &str = "Two threads of one address space. The fault holds what its lock mode says: the mmap lock for \
+                           reading, the VMA's lock, or nothing; the other side holds the mmap lock for writing.";
+
+macro_rules! pair {
+    ($name:ident, $id:literal, $mode:expr, $title:literal, $rule:literal, $mutant:literal, $what:literal, $other:expr) => {
+        /// The page of the case.
+        pub static $name: Case = Case {
+            name: $id,
+            title: $title,
+            happened: "The ordinary life of a program with threads; each of its steps has been wrong in some kernel.",
+            environment: ENVIRONMENT,
+            rule: $rule,
+            mutants: &[Mutant::Patch { name: $mutant, what: $what }],
+            runs: RUNS,
+            program: |_| against($id, $mode, $other),
+        };
+    };
+}
+
+pair!(
+    MUNMAP,
+    "fault-vs-munmap",
+    LockMode::Mmap,
+    "a page is filled in while its mapping goes",
+    "The store happened before, or is a segmentation fault; nothing is left mapped.",
+    "zap-no-flush",
+    "what was unmapped is freed without a flush",
+    BY_MUNMAP
+);
+pair!(
+    MUNMAP_VMA,
+    "fault-vs-munmap-vma-lock",
+    LockMode::Vma,
+    "a page is filled in under the VMA's lock while the VMA goes",
+    "As with the mmap lock.",
+    "munmap-no-vma-lock",
+    "munmap does not write-lock the VMAs that it removes",
+    BY_MUNMAP
+);
+pair!(
+    MUNMAP_SPECULATIVE,
+    "seed-002-page-table-vanishes",
+    LockMode::Speculative,
+    "a speculative fault walks tables that munmap frees",
+    "Tables are freed after a grace period; the entry is installed only if nothing has changed.",
+    "speculative-no-recheck",
+    "the sequence is not compared under the page-table lock",
+    BY_MUNMAP
+);
+pair!(
+    SPLIT_SPECULATIVE,
+    "seed-000-vma-split-under-fault",
+    LockMode::Speculative,
+    "a speculative fault uses a VMA that is split meanwhile",
+    "The anon_vma used is one that every walk for the page reaches.",
+    "speculative-no-recheck",
+    "the sequence is not compared under the page-table lock",
+    BY_SPLIT
+);
+pair!(
+    MPROTECT,
+    "fault-vs-mprotect",
+    LockMode::Mmap,
+    "a page is made writable while its mapping is made read-only",
+    "After mprotect has returned no store succeeds.",
+    "mprotect-no-flush",
+    "mprotect leaves writable translations behind",
+    BY_MPROTECT
+);
+pair!(
+    MPROTECT_VMA,
+    "fault-vs-mprotect-vma-lock",
+    LockMode::Vma,
+    "a page is made writable under the VMA's lock while its mapping is made read-only",
+    "After mprotect has returned no store succeeds.",
+    "mprotect-no-vma-lock",
+    "mprotect does not write-lock the VMAs that it changes",
+    BY_MPROTECT
+);
+pair!(
+    FORK,
+    "fault-vs-fork",
+    LockMode::Mmap,
+    "a page is filled in while the address space is copied",
+    "The child has what was there when fork returned.",
+    "fork-no-flush",
+    "the parent's translations are not flushed",
+    BY_FORK
+);
+pair!(
+    FORK_VMA,
+    "vma-lock-not-taken-by-fork",
+    LockMode::Vma,
+    "a fault under the VMA's lock makes a page writable that fork has copied (Linux 6.4)",
+    "While tables are copied no fault upgrades an entry of that VMA.",
+    "fork-no-vma-lock",
+    "fork does not write-lock the VMAs that it copies",
+    BY_FORK
+);
+pair!(
+    FAULT,
+    "fault-vs-fault",
+    LockMode::Mmap,
+    "two threads fault the same page in",
+    "One page is installed, and neither store is lost.",
+    "anon-install-without-recheck",
+    "the entry is filled without looking whether it still is empty",
+    BY_FAULT
+);
+pair!(
+    PUBLISHED,
+    "vma-published-too-early",
+    LockMode::Vma,
+    "a fault finds a VMA that mmap has not finished (Linux 6.5)",
+    "A fault finds nothing, or a complete VMA.",
+    "mmap-publish-early",
+    "the VMA is in the tree before it is complete",
+    BY_MAP
+);
+
+/// What the other CPU does: its caption, its code, and what must hold at the end.
+type Other = (&'static str, fn(&Kernel), fn(&Kernel) -> Result<(), String>);
+
+fn against(name: &str, mode: LockMode, other: Other) -> Box<dyn Program> {
+    let (caption, body, check) = other;
+    let world = move || {
+        let kernel = Kernel::new(48, mode);
+        kernel.spawn(0, &[0, 1]);
+        kernel.map(0, 0, 2, RW);
+        kernel
+    };
+    boxed(
+        scenario(name, 1, world)
+            .cpu("stores", |k| {
+                let outcome = k.store(0, 1, 7);
+                assert!(
+                    matches!(outcome, Ok(()) | Err(FaultOutcome::SegvMaperr | FaultOutcome::SegvAccerr)),
+                    "{outcome:?}"
+                );
+                k.notes[0].set(outcome.is_ok().into());
+            })
+            .cpu(caption, body)
+            .check(move |k| {
+                check(k)?;
+                k.check()
+            }),
+    )
+}
+
+/// What page 1 says at the end, if it is mapped.
+fn finally(k: &Kernel) -> Option<u64> {
+    k.load(0, 1).ok()
+}
+
+const BY_MUNMAP: Other = (
+    "munmap",
+    |k| {
+        k.mm(0).munmap(pages(0, 2)).expect("frames");
+        assert_eq!(k.load(0, 1), Err(FaultOutcome::SegvMaperr), "mapped after munmap");
+    },
+    |k| finally(k).map_or(Ok(()), |v| Err(format!("page 1 still holds {v}"))),
+);
+
+const BY_SPLIT: Other = (
+    "splits the VMA",
+    |k| k.mm(0).munmap(pages(0, 1)).expect("frames"),
+    |k| match finally(k) {
+        Some(7) => Ok(()),
+        other => Err(format!("7 was stored, found {other:?}")),
+    },
+);
+
+const BY_MPROTECT: Other = (
+    "mprotect",
+    |k| {
+        k.mm(0).mprotect(pages(0, 2), Prot::READ).expect("frames");
+        k.notes[1].set(k.load(0, 1).expect("readable"));
+    },
+    |k| match (finally(k), k.notes[1].get()) {
+        (Some(now), then) if now == then => Ok(()),
+        (now, then) => Err(format!("{then} was read after mprotect, now it is {now:?}")),
+    },
+);
+
+const BY_FORK: Other = (
+    "forks",
+    |k| {
+        k.fork(0, 1, &[1]).expect("frames");
+        k.notes[1].set(k.load(1, 1).expect("the child has the mapping"));
+    },
+    |k| match (k.load(1, 1), k.notes[1].get(), finally(k)) {
+        (Ok(now), then, Some(7)) if now == then => Ok(()),
+        found => Err(format!("child now, child then, parent: {found:?}")),
+    },
+);
+
+const BY_FAULT: Other = (
+    "stores too",
+    |k| assert_eq!(k.store_word(0, 1, 1, 8), Ok(())),
+    |k| match (finally(k), k.load_word(0, 1, 1)) {
+        (Some(7), Ok(8)) => Ok(()),
+        found => Err(format!("7 and 8 were stored, found {found:?}")),
+    },
+);
+
+const BY_MAP: Other = (
+    "maps anew",
+    |k| {
+        let request = MmapRequest {
+            addr: page(1),
+            len: super::kernel::P,
+            prot: RW,
+            flags: MapFlags::FIXED,
+            backing: MapBacking::Anonymous,
+        };
+        k.mm(0).mmap(request).expect("frames");
+    },
+    |k| match finally(k) {
+        Some(0 | 7) => Ok(()),
+        other => Err(format!("neither empty nor stored to: {other:?}")),
+    },
+);

@@ -1,0 +1,263 @@
+//! The world of the cases: a memory manager on the simulated machine, and programs that use it.
+//!
+//! The tables have eight entries, so an address space has 64 pages and a whole world fits in a few dozen
+//! frames. It is built once for each scenario and copied back before every execution. At the end everybody
+//! is gone from the CPUs, and [`Vm::validate`] recounts the world.
+
+use crate::{
+    Program, Scenario, Sim,
+    sim::{Access, Trap},
+    trace::Names,
+};
+use anonmem::rmap::{folio::folio_lock_anon_vma_read, walk::rmap_walk_anon};
+use anonmem::{Config, FaultAccess, FaultOutcome, LockMode, MapBacking, MapFlags, Mm, MmapRequest, Prot, Vm};
+use anonmem_frame::{Folio, FolioRef};
+use anonmem_hal::{CpuId, CpuSet, PAGE_SIZE, PhysMem, Va, VaRange};
+use core::{
+    cell::{Cell, Ref, RefCell},
+    ops::ControlFlow,
+};
+
+/// The most address spaces of a case.
+const MMS: usize = 4;
+/// A page in bytes.
+pub(crate) const P: u64 = PAGE_SIZE as u64;
+
+/// A memory manager, its machine and its programs.
+pub(crate) struct Kernel {
+    pub(crate) sim: Sim,
+    pub(crate) vm: &'static Vm<Sim>,
+    mms: [RefCell<Option<Mm<'static, Sim>>>; MMS],
+    /// The CPUs that each one runs on.
+    active: [Cell<CpuSet>; MMS],
+    /// A folio to which the case holds a reference, as reclaim would.
+    folio: RefCell<Option<FolioRef<'static, Sim>>>,
+    /// What CPUs want to tell the check at the end.
+    pub(crate) notes: [Cell<u64>; 4],
+}
+
+/// A page of the world: page 16 is the first that a case uses, in the middle of the address space.
+pub(crate) const fn page(n: u64) -> Va {
+    Va((16 + n) * P)
+}
+
+/// `n` pages from `first` on.
+pub(crate) const fn pages(first: u64, n: u64) -> VaRange {
+    VaRange { start: page(first), end: page(first + n) }
+}
+
+impl Kernel {
+    /// A machine with `nr_frames` frames and no program.
+    pub(crate) fn new(nr_frames: u64, lock_mode: LockMode) -> Self {
+        let sim = Sim::new(nr_frames);
+        let config = Config { lock_mode, mmap_min_addr: P, stack_guard_gap: P, ..Config::default() };
+        let vm = Vm::new(sim.clone(), config).expect("frames for the memory manager");
+        // Worlds are as many as scenarios, and they are copied in place: they live for ever.
+        let vm = Box::leak(Box::new(vm));
+        Self {
+            sim,
+            vm,
+            mms: Default::default(),
+            active: Default::default(),
+            folio: RefCell::new(None),
+            notes: Default::default(),
+        }
+    }
+
+    /// Makes address space `i`, which runs on `cpus`.
+    pub(crate) fn spawn(&self, i: usize, cpus: &[u32]) {
+        let mm = self.vm.new_mm().expect("frames for an address space");
+        self.run_on(i, mm, cpus);
+    }
+
+    /// Makes address space `child` a copy of `parent`, which runs on `cpus`.
+    pub(crate) fn fork(&self, parent: usize, child: usize, cpus: &[u32]) -> Result<(), anonmem::Error> {
+        let mm = self.mm(parent).fork()?;
+        self.run_on(child, mm, cpus);
+        Ok(())
+    }
+
+    fn run_on(&self, i: usize, mm: Mm<'static, Sim>, cpus: &[u32]) {
+        cpus.iter().for_each(|cpu| mm.activate(CpuId(*cpu)));
+        self.active[i].set(CpuSet(cpus.iter().fold(0, |set, cpu| set | 1 << cpu)));
+        *self.mms[i].borrow_mut() = Some(mm);
+    }
+
+    /// Address space `i`.
+    pub(crate) fn mm(&self, i: usize) -> Ref<'_, Mm<'static, Sim>> {
+        Ref::map(self.mms[i].borrow(), |mm| mm.as_ref().expect("the address space has not ended"))
+    }
+
+    /// Ends address space `i`: its CPUs leave it, then its last user is gone.
+    pub(crate) fn exit(&self, i: usize) {
+        let Some(mm) = self.mms[i].borrow_mut().take() else { return };
+        for cpu in self.active[i].replace(CpuSet::EMPTY).iter() {
+            self.sim.leave(cpu, mm.root());
+            mm.deactivate(cpu);
+        }
+        drop(mm);
+    }
+
+    /// Maps `n` private pages from page `first` on.
+    pub(crate) fn map(&self, i: usize, first: u64, n: u64, prot: Prot) {
+        let request = MmapRequest {
+            addr: page(first),
+            len: n * P,
+            prot,
+            flags: MapFlags::FIXED,
+            backing: MapBacking::Anonymous,
+        };
+        let at = self.mm(i).mmap(request).expect("memory for a mapping");
+        assert_eq!(at, page(first));
+    }
+
+    /// Loads the first word of page `n` as the program of address space `i`.
+    pub(crate) fn load(&self, i: usize, n: u64) -> Result<u64, FaultOutcome> {
+        self.load_word(i, n, 0)
+    }
+
+    /// Loads a word of page `n`.
+    pub(crate) fn load_word(&self, i: usize, n: u64, word: u64) -> Result<u64, FaultOutcome> {
+        self.access(i, || self.sim.user_load(self.mm(i).root(), Va(page(n).0 + 8 * word)))
+    }
+
+    /// Stores to the first word of page `n` as the program of address space `i`.
+    pub(crate) fn store(&self, i: usize, n: u64, value: u64) -> Result<(), FaultOutcome> {
+        self.store_word(i, n, 0, value)
+    }
+
+    /// Stores to a word of page `n`.
+    pub(crate) fn store_word(&self, i: usize, n: u64, word: u64, value: u64) -> Result<(), FaultOutcome> {
+        self.access(i, || self.sim.user_store(self.mm(i).root(), Va(page(n).0 + 8 * word), value))
+    }
+
+    /// Tries `access` until it succeeds or the fault cannot be resolved. While the world is built or checked, the
+    /// first CPU of the address space does it.
+    fn access<T>(&self, i: usize, access: impl Fn() -> Result<T, Trap>) -> Result<T, FaultOutcome> {
+        let attempt = || {
+            loop {
+                match access() {
+                    Ok(value) => return Ok(value),
+                    Err(trap) => fault(&self.mm(i), trap)?,
+                }
+            }
+        };
+        match self.active[i].get().iter().next() {
+            Some(cpu) if !Sim::is_exploring() => Sim::on_cpu(cpu.index(), attempt),
+            Some(_) | None => attempt(),
+        }
+    }
+
+    /// Takes a reference to the folio of page `n` of address space `i`.
+    pub(crate) fn hold(&self, i: usize, n: u64) {
+        let pfn = self.mm(i).pagemap(page(n)).pfn.expect("the page is present");
+        *self.folio.borrow_mut() = self.vm.frames().try_get(pfn);
+    }
+
+    /// The folio of [`hold`](Self::hold).
+    pub(crate) fn folio(&self) -> Folio<'static, Sim> {
+        self.folio.borrow().as_ref().expect("held").folio()
+    }
+
+    /// Walks the mappings of the folio of [`hold`](Self::hold), as reclaim does without the folio lock. Returns how
+    /// many there are.
+    pub(crate) fn walk_rmap(&self) -> u64 {
+        let Some(guard) = folio_lock_anon_vma_read(self.vm, self.folio()) else { return 0 };
+        assert!(guard.is_live(), "the anon_vma that was locked is free");
+        let mut mappings = 0;
+        let _ = rmap_walk_anon(&guard, self.folio(), |_| {
+            mappings += 1;
+            ControlFlow::<()>::Continue(())
+        });
+        assert!(guard.is_live(), "the anon_vma was freed during the walk");
+        mappings
+    }
+
+    /// Recounts the world, then lets all programs end, and recounts it again: nothing may be left.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        drop(self.folio.borrow_mut().take());
+        self.vm.validate().map_err(|v| v.to_string())?;
+        for mm in 0..MMS {
+            self.exit(mm);
+        }
+        self.vm.drain();
+        self.vm.validate().map_err(|v| format!("after all programs ended: {v}"))?;
+        let s = self.vm.stats();
+        let left = [s.mms, s.vmas, s.anon_vmas, s.chains, s.user, s.tables];
+        match left {
+            [0, 0, 0, 0, 0, 0] => Ok(()),
+            _ => Err(format!("left behind: {left:?} (mms, vmas, anon_vmas, chains, pages, tables)")),
+        }
+    }
+
+    /// Names what a case shows most.
+    pub(crate) fn names(&self, names: &mut Names) {
+        names.add(self.vm, "vm");
+        let base = self.sim.base_pfn();
+        for i in 0..self.sim.nr_frames() {
+            let pfn = base.offset(i);
+            names.range(self.sim.direct_map(pfn).as_ptr().addr(), PAGE_SIZE, format!("frame{}", pfn.0));
+            names.range(self.sim.memmap().as_ptr().addr() + i as usize * 32, 32, format!("folio{}", pfn.0));
+        }
+    }
+}
+
+fn fault(mm: &Mm<'static, Sim>, trap: Trap) -> Result<(), FaultOutcome> {
+    let access = match trap.access {
+        Access::Read => FaultAccess::Read,
+        Access::Write => FaultAccess::Write,
+    };
+    match mm.handle_fault(trap.va, access) {
+        FaultOutcome::Done => Ok(()),
+        outcome => Err(outcome),
+    }
+}
+
+/// A scenario over a kernel.
+pub(crate) fn scenario(name: &str, version: u64, build: impl Fn() -> Kernel + 'static) -> Scenario<Kernel> {
+    let scenario = Scenario::new(name, version, build).names(Kernel::names).check(Kernel::check);
+    // SAFETY: nothing below `Kernel` uses the heap; what CPUs change is the kernel itself, the memory manager
+    // and its machine, all of which stay where they are.
+    unsafe {
+        scenario.restored_by_copy(|kernel, regions| {
+            kernel.sim.regions(regions);
+            regions.push((core::ptr::from_ref(kernel.vm).cast_mut().cast(), size_of::<Vm<Sim>>()));
+        })
+    }
+}
+
+/// Boxes a scenario.
+pub(crate) fn boxed(scenario: Scenario<Kernel>) -> Box<dyn Program> {
+    Box::new(scenario)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Config as Search, explore};
+
+    #[test]
+    fn one_program_touches_forks_and_ends() {
+        println!("size of Vm<Sim>: {}", size_of::<Vm<Sim>>());
+        let scenario = scenario("kernel-smoke", 1, || {
+            let kernel = Kernel::new(40, LockMode::Mmap);
+            kernel.spawn(0, &[0]);
+            kernel.map(0, 0, 2, Prot::READ | Prot::WRITE);
+            kernel
+        })
+        .cpu("touches, forks, writes", |k| {
+            assert_eq!(k.load(0, 0), Ok(0));
+            assert_eq!(k.store(0, 0, 7), Ok(()));
+            k.fork(0, 1, &[0]).expect("frames");
+            assert_eq!(k.load(1, 0), Ok(7));
+            assert_eq!(k.store(0, 0, 8), Ok(()));
+            assert_eq!(k.load(1, 0), Ok(7));
+            assert_eq!(k.load(0, 0), Ok(8));
+            k.exit(0);
+            assert_eq!(k.store(1, 0, 9), Ok(()));
+        });
+        let report = explore(&scenario, &Search::default());
+        println!("{report}");
+        report.assert_passed();
+    }
+}

@@ -1,0 +1,94 @@
+//! Families of anon_vmas: who is stamped on a shared page, and which anon_vma is reused.
+
+use super::{
+    Case, Extent, Mutant, Run,
+    kernel::{Kernel, boxed, scenario},
+};
+use crate::{Model, Program};
+use anonmem::{LockMode, Prot};
+
+/// The page of the case.
+pub static YOUNGEST: Case = Case {
+    name: "rmap-youngest-stamp",
+    title: "a page that others still map carries an anon_vma that dies first",
+    happened: "Linux, 2010, the bug behind seed-001: a child's fault stamped a page, which the parent still had, with \
+               the child's own anon_vma; the child exited, and the page pointed to freed memory.",
+    environment: "Parent and child share a page. The child writes, then exits; the parent writes; a walker comes by.",
+    rule: "A page that is not exclusive carries an anon_vma that all its mappers are linked to: a walk during which \
+           the mappings stand still finds them all.",
+    mutants: &[Mutant::Patch {
+        name: "wp-reuse-shared",
+        what: "a shared page is taken for the writer's own",
+    }],
+    runs: &[Run::new(Model::Sc, Extent::Bound(1))],
+    program: youngest,
+};
+
+/// The page of the case.
+pub static DOUBLE_REUSE: Case = Case {
+    name: "rmap-double-reuse",
+    title: "fork gives the child an anon_vma that still serves another VMA",
+    happened: "Linux, CVE-2022-42703: one counter held both children and VMAs, so that an anon_vma with one child and \
+               one VMA looked like one with two children less; it was reused, then freed too early.",
+    environment: "One CPU. Forks, splits by munmap, exits, forks again.",
+    rule: "An anon_vma is reused only if no VMA uses it and it has at most one child.",
+    mutants: &[Mutant::Patch { name: "anon-vma-reuse-in-use", what: "reuse does not look for VMAs" }],
+    runs: &[Run::new(Model::Sc, Extent::Exhaust)],
+    program: double_reuse,
+};
+
+fn youngest(_: Option<&str>) -> Box<dyn Program> {
+    let world = || {
+        let kernel = Kernel::new(64, LockMode::Mmap);
+        kernel.spawn(0, &[0]);
+        kernel.map(0, 0, 1, Prot::READ | Prot::WRITE);
+        kernel.store(0, 0, 7).expect("frames");
+        kernel.fork(0, 1, &[1]).expect("frames");
+        kernel.hold(0, 0);
+        kernel
+    };
+    boxed(
+        scenario("rmap-youngest-stamp", 1, world)
+            .cpu("the parent writes", |k| assert_eq!(k.store_word(0, 0, 1, 1), Ok(())))
+            .cpu("the child writes, exits", |k| {
+                assert_eq!(k.store_word(1, 0, 1, 2), Ok(()));
+                k.exit(1);
+            })
+            .cpu("walks the rmap", |k| assert!(k.walk_rmap() <= 2))
+            .check(|k| match k.load_word(0, 0, 1) {
+                Ok(1) => k.check(),
+                other => Err(format!("the parent stored 1, found {other:?}")),
+            }),
+    )
+}
+
+fn double_reuse(_: Option<&str>) -> Box<dyn Program> {
+    let world = || {
+        let kernel = Kernel::new(96, LockMode::Mmap);
+        kernel.spawn(0, &[0]);
+        kernel.map(0, 0, 3, Prot::READ | Prot::WRITE);
+        (0..3).for_each(|n| kernel.store(0, n, 7).expect("frames"));
+        kernel
+    };
+    boxed(scenario("rmap-double-reuse", 1, world).cpu("forks and exits", |k| {
+        let validate = || k.vm.validate().unwrap_or_else(|v| panic!("{v}"));
+        k.fork(0, 1, &[0]).expect("frames");
+        // The middle goes: two VMAs use one anon_vma.
+        k.mm(1).munmap(super::kernel::pages(1, 1)).expect("frames");
+        validate();
+        k.fork(1, 2, &[0]).expect("frames");
+        assert_eq!(k.store(1, 0, 8), Ok(()));
+        k.exit(1);
+        validate();
+        k.fork(2, 1, &[0]).expect("frames");
+        k.fork(1, 3, &[0]).expect("frames");
+        validate();
+        k.exit(2);
+        assert_eq!(k.store(3, 2, 9), Ok(()));
+        validate();
+        k.exit(0);
+        k.exit(1);
+        validate();
+        assert_eq!(k.load(3, 0), Ok(7));
+    }))
+}

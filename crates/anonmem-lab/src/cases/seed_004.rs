@@ -1,0 +1,49 @@
+//! A write fault decides to copy a page that becomes its own meanwhile.
+
+use super::{
+    Case, Extent, Mutant, Run,
+    kernel::{Kernel, boxed, scenario},
+};
+use crate::{Model, Program};
+use anonmem::{LockMode, Prot};
+
+/// The page of the case.
+pub static CASE: Case = Case {
+    name: "seed-004-copy-after-reuse",
+    title: "a page is copied although it was reused, and written, in between",
+    happened: "Linux, 2023, the thread on anonymous large folios: thread A1 sees a shared page, decides to copy and \
+               drops the page-table lock; B, the other sharer, exits; thread A2 reuses the page as its own and writes; \
+               A1 takes the lock again and installs its copy over A2's store.",
+    environment: "A1 and A2 are threads of one address space, each with the mmap lock for reading; B ends.",
+    rule: "No store is lost: the entry differs, or the copy is abandoned.",
+    mutants: &[Mutant::Patch {
+        name: "wp-copy-without-recheck",
+        what: "the copy is installed without comparing the entry with the one that was seen",
+    }],
+    runs: &[Run::new(Model::Sc, Extent::Bound(2)), Run::new(Model::C11, Extent::Bound(1))],
+    program,
+};
+
+fn program(_: Option<&str>) -> Box<dyn Program> {
+    let world = || {
+        let kernel = Kernel::new(40, LockMode::Mmap);
+        kernel.spawn(0, &[0, 2]);
+        kernel.map(0, 0, 1, Prot::READ | Prot::WRITE);
+        kernel.store(0, 0, 7).expect("frames");
+        kernel.fork(0, 1, &[1]).expect("frames");
+        kernel
+    };
+    boxed(
+        scenario("seed-004-copy-after-reuse", 1, world)
+            .cpu("A1 stores", |k| assert_eq!(k.store_word(0, 0, 1, 1), Ok(())))
+            .cpu("B exits", |k| k.exit(1))
+            .cpu("A2 stores", |k| assert_eq!(k.store_word(0, 0, 2, 2), Ok(())))
+            .check(|k| {
+                let words: Vec<_> = (0..3).map(|w| k.load_word(0, 0, w).ok()).collect();
+                match words[..] {
+                    [Some(7), Some(1), Some(2)] => k.check(),
+                    _ => Err(format!("stored 7, 1 and 2, found {words:?}")),
+                }
+            }),
+    )
+}

@@ -1,0 +1,248 @@
+//! Advice about memory: some is a hint, some changes what a program sees.
+//!
+//! | advice | effect |
+//! |---|---|
+//! | `DONTNEED`, `DONTNEED_LOCKED` | pages are dropped; the next touch starts afresh |
+//! | `FREE` | pages may be dropped unless they are written again |
+//! | `REMOVE` | a shared object's pages are dropped: they read as zeroes for everybody |
+//! | `GUARD_INSTALL`, `GUARD_REMOVE` | every access traps, without a mapping of its own |
+//! | `POPULATE_READ`, `POPULATE_WRITE` | pages are faulted in |
+//! | `DONTFORK`, `DOFORK`, `WIPEONFORK`, `KEEPONFORK` | what a child gets |
+//! | `HUGEPAGE`, `NOHUGEPAGE` | remembered for large folios |
+//! | `COLD`, `PAGEOUT` | accessed bits are cleared; nothing is written out, because there is no swap |
+//! | `NORMAL`, `RANDOM`, `SEQUENTIAL`, `WILLNEED`, `DONTDUMP`, `DODUMP` | none: nothing is read ahead or dumped |
+//! | `MERGEABLE`, `UNMERGEABLE` | refused, as by a kernel without KSM |
+//!
+//! Locks: the mmap lock, for writing where a VMA's attributes change, else for reading; a page-table lock for one
+//! table at a time.
+//!
+//! Linux: mm/madvise.c.
+
+mod guard;
+mod pages;
+#[cfg(test)]
+mod tests;
+
+use crate::{
+    error::Error,
+    mm::{Mm, MmSlot},
+    populate::Populate,
+    vma::{Backing, VmFlags, Vma, VmaId},
+};
+use anonmem_hal::{Machine, Va, VaRange};
+
+/// What `madvise` is told. The numbers are Linux's.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
+pub enum Advice {
+    /// No particular use is expected.
+    Normal = 0,
+    /// Accesses will be in no order.
+    Random = 1,
+    /// Accesses will be in ascending order.
+    Sequential = 2,
+    /// Accesses will come soon.
+    WillNeed = 3,
+    /// The contents are not needed any more.
+    DontNeed = 4,
+    /// The contents are not needed unless they are written again.
+    Free = 8,
+    /// The contents of the shared object are not needed any more.
+    Remove = 9,
+    /// A child does not get the mapping.
+    DontFork = 10,
+    /// A child gets the mapping.
+    DoFork = 11,
+    /// Equal pages may be merged.
+    Mergeable = 12,
+    /// Equal pages stay apart.
+    Unmergeable = 13,
+    /// Large folios are welcome.
+    HugePage = 14,
+    /// Large folios are not welcome.
+    NoHugePage = 15,
+    /// A core dump leaves it out.
+    DontDump = 16,
+    /// A core dump has it.
+    DoDump = 17,
+    /// A child gets the mapping empty.
+    WipeOnFork = 18,
+    /// A child gets the contents.
+    KeepOnFork = 19,
+    /// Reclaim these pages first.
+    Cold = 20,
+    /// Reclaim these pages now.
+    PageOut = 21,
+    /// Fault pages in for reading.
+    PopulateRead = 22,
+    /// Fault pages in for writing.
+    PopulateWrite = 23,
+    /// `DontNeed`, locked mappings too.
+    DontNeedLocked = 24,
+    /// Every access traps.
+    GuardInstall = 102,
+    /// Accesses do not trap any more.
+    GuardRemove = 103,
+}
+
+impl Advice {
+    /// All of them.
+    pub const ALL: [Self; 24] = [
+        Self::Normal,
+        Self::Random,
+        Self::Sequential,
+        Self::WillNeed,
+        Self::DontNeed,
+        Self::Free,
+        Self::Remove,
+        Self::DontFork,
+        Self::DoFork,
+        Self::Mergeable,
+        Self::Unmergeable,
+        Self::HugePage,
+        Self::NoHugePage,
+        Self::DontDump,
+        Self::DoDump,
+        Self::WipeOnFork,
+        Self::KeepOnFork,
+        Self::Cold,
+        Self::PageOut,
+        Self::PopulateRead,
+        Self::PopulateWrite,
+        Self::DontNeedLocked,
+        Self::GuardInstall,
+        Self::GuardRemove,
+    ];
+
+    /// The advice with Linux's number `MADV_*`; `None` if it is unknown, which `madvise` answers with `EINVAL`.
+    pub fn from_number(number: u32) -> Option<Self> {
+        Self::ALL.into_iter().find(|&advice| advice as u32 == number)
+    }
+}
+
+/// What an advice comes down to.
+enum Action {
+    /// Nothing but a look for holes.
+    None,
+    /// The attributes of VMAs change.
+    Attributes,
+    /// Pages or entries change.
+    Pages,
+    Populate(Populate),
+    Refuse(Error),
+}
+
+impl Advice {
+    const fn action(self) -> Action {
+        match self {
+            Self::Normal | Self::Random | Self::Sequential | Self::WillNeed => Action::None,
+            Self::DontDump | Self::DoDump => Action::None,
+            Self::DontFork
+            | Self::DoFork
+            | Self::WipeOnFork
+            | Self::KeepOnFork
+            | Self::HugePage
+            | Self::NoHugePage => Action::Attributes,
+            Self::DontNeed
+            | Self::DontNeedLocked
+            | Self::Free
+            | Self::Remove
+            | Self::Cold
+            | Self::PageOut
+            | Self::GuardInstall
+            | Self::GuardRemove => Action::Pages,
+            Self::PopulateRead => Action::Populate(Populate::Read),
+            Self::PopulateWrite => Action::Populate(Populate::Write),
+            Self::Mergeable | Self::Unmergeable => {
+                Action::Refuse(Error::Invalid("advice about merging pages: there is no KSM"))
+            }
+        }
+    }
+}
+
+impl<M: Machine> Mm<'_, M> {
+    /// Takes advice about the `len` bytes from `start`, rounded up to pages.
+    ///
+    /// # Locks
+    /// The mmap lock, one way or the other. Sleeps.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if `start` is not page aligned, the range wraps around, or a mapping does not allow the
+    /// advice; [`Error::NotMapped`] if there are holes: the rest has been advised; [`Error::Again`] if there was no
+    /// memory to split a mapping; [`Error::AccessDenied`] for `REMOVE` of a private mapping of a source;
+    /// [`Error::BadAddress`] and [`Error::OutOfMemory`] from populating and `GUARD_INSTALL`.
+    /// What comes before the place of an error has been advised.
+    #[doc(alias = "do_madvise")]
+    pub fn madvise(&self, start: Va, len: u64, advice: Advice) -> Result<(), Error> {
+        if !start.is_page_aligned() {
+            return Err(Error::Invalid("advice about an address that is not page aligned"));
+        }
+        let action = advice.action();
+        if let Action::Refuse(error) = action {
+            return Err(error);
+        }
+        let end = Va(len).page_up().and_then(|len| start.checked_add(len.0));
+        let Some(end) = end else { return Err(Error::Invalid("advice about a range that wraps around")) };
+        let range = VaRange { start, end };
+        match action {
+            Action::None => self.for_each_part(self.slot().read().slot(), range, |_, _| Ok(())),
+            Action::Attributes => self.madvise_attributes(range, advice),
+            Action::Pages => self.madvise_pages(range, advice),
+            Action::Populate(how) => self.populate(range, how),
+            Action::Refuse(error) => Err(error),
+        }
+    }
+
+    /// Calls `f` for the part of each VMA that is in `range`; `f` may change the VMA. The caller holds the mmap
+    /// lock.
+    ///
+    /// # Errors
+    /// The first error of `f` ends it. [`Error::NotMapped`] at the end if there were holes.
+    #[doc(alias = "madvise_walk_vmas")]
+    fn for_each_part(
+        &self,
+        slot: &MmSlot<M>,
+        range: VaRange,
+        mut f: impl FnMut(VmaId<M>, VaRange) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let (mut rest, mut mapped) = (range, 0);
+        while let Some((vma, id)) = slot.tree.find(self.vm.nodes(), rest.start) {
+            // A VMA that merged with the one before starts earlier than what is left.
+            let Some(part) = vma.intersect(rest) else { break };
+            f(id, part)?;
+            mapped += part.len();
+            rest.start = part.end;
+        }
+        if mapped == range.len() { Ok(()) } else { Err(Error::NotMapped) }
+    }
+
+    #[doc(alias = "madvise_vma_behavior")]
+    fn madvise_attributes(&self, range: VaRange, advice: Advice) -> Result<(), Error> {
+        let guard = self.slot().write();
+        self.for_each_part(guard.slot(), range, |id, part| {
+            let flags = attributes(self.vm.vma(id), advice)?;
+            match self.modify_vma(&guard, id, part, flags) {
+                Ok(_) => Ok(()),
+                Err(Error::OutOfMemory) => Err(Error::Again),
+                Err(e) => Err(e),
+            }
+        })
+    }
+}
+
+/// The attributes of a VMA after the advice.
+fn attributes<M: Machine>(vma: &Vma<M>, advice: Advice) -> Result<VmFlags, Error> {
+    let flags = vma.flags();
+    Ok(match advice {
+        Advice::DontFork => flags | VmFlags::DONTCOPY,
+        Advice::DoFork => flags - VmFlags::DONTCOPY,
+        Advice::WipeOnFork if vma.backing() != Backing::Anonymous => {
+            return Err(Error::Invalid("only private anonymous memory can be wiped in a child"));
+        }
+        Advice::WipeOnFork => flags | VmFlags::WIPEONFORK,
+        Advice::KeepOnFork => flags - VmFlags::WIPEONFORK,
+        Advice::HugePage => (flags | VmFlags::HUGEPAGE) - VmFlags::NOHUGEPAGE,
+        Advice::NoHugePage => (flags | VmFlags::NOHUGEPAGE) - VmFlags::HUGEPAGE,
+        other => unreachable!("{other:?} changes no attributes"),
+    })
+}

@@ -1,0 +1,92 @@
+//! Guard regions: addresses that trap, without a VMA for each.
+//!
+//! A marker in the page table takes the place of the page. It survives `MADV_DONTNEED`; unmapping the range, or
+//! `MADV_GUARD_REMOVE`, ends it. A child inherits it, so the VMA gets an anon_vma: fork copies the tables of those
+//! that have one.
+//!
+//! Linux: mm/madvise.c `madvise_guard_install`, `madvise_guard_remove`. Differs: pages that are in the way are
+//! unmapped in the same step, so nothing has to be tried again.
+
+use crate::{
+    error::Error,
+    mm::{Mm, MmSlot, MmapHeld, MmapReadGuard},
+    rmap::anon_vma::anon_vma_prepare,
+    vm::Vm,
+    vma::VmaId,
+    zap::{Zapped, zap_entry},
+};
+use anonmem_hal::{Machine, Marker, Pte, SoftLeaf, Va, VaRange};
+use anonmem_pgtable::{Cleared, MmuGather, PteTable, Teardown};
+
+const GUARD: Pte = Pte::Soft(SoftLeaf::Marker(Marker::Guard));
+
+impl<M: Machine> Mm<'_, M> {
+    /// Makes every access to `part` of VMA `id` trap, and drops its pages.
+    pub(super) fn guard_install(
+        &self,
+        guard: &MmapReadGuard<'_, M>,
+        id: VmaId<M>,
+        part: VaRange,
+    ) -> Result<(), Error> {
+        let (vm, slot) = (self.vm, guard.slot());
+        anon_vma_prepare(vm, MmapHeld::Read(guard), id)?;
+        slot.note_peak();
+        let mut gather = vm.gather(&slot.space, Teardown::Range);
+        let (mut rest, mut result) = (part, Ok(()));
+        while !rest.is_empty() {
+            match slot.space.walk_alloc(&vm.frames, guard, rest.start) {
+                Ok(table) => rest.start = install_in_table(self.vm, slot, table, &mut gather, rest),
+                Err(e) => {
+                    result = Err(e.into());
+                    break;
+                }
+            }
+            if gather.is_full() {
+                gather.flush();
+            }
+        }
+        gather.finish();
+        result
+    }
+
+    /// Takes the markers out of `part`: the next access faults.
+    pub(super) fn guard_remove(&self, guard: &MmapReadGuard<'_, M>, part: VaRange) {
+        for (table, part) in guard.slot().space.tables(&self.vm.frames, guard, part) {
+            let mut entries = table.lock();
+            if entries.is_empty() {
+                continue;
+            }
+            for va in part.iter_pages() {
+                if entries.get(va) == GUARD {
+                    // A marker owns nothing, and no TLB knows it.
+                    let Cleared::Soft(_) = entries.clear(va) else { unreachable!("it was a marker") };
+                }
+            }
+        }
+    }
+}
+
+/// Installs markers in the first part of `range`, until its table ends or the gather is full; returns where it
+/// stopped.
+fn install_in_table<'v, M: Machine>(
+    vm: &'v Vm<M>,
+    slot: &MmSlot<M>,
+    table: PteTable<'v, M, MmapReadGuard<'v, M>>,
+    gather: &mut MmuGather<'v, M>,
+    range: VaRange,
+) -> Va {
+    let end = table.range().end.min(range.end);
+    let mut zapped = Zapped::default();
+    let mut entries = table.lock();
+    let mut va = range.start;
+    while va < end && !gather.is_full() {
+        if entries.get(va) != GUARD {
+            zap_entry(vm, &mut entries, va, gather, &mut zapped);
+            entries.install_marker(va, Marker::Guard);
+        }
+        va = va.next_page();
+    }
+    drop(entries);
+    zapped.uncount(slot);
+    va
+}

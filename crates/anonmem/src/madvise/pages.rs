@@ -1,0 +1,129 @@
+//! Advice that changes pages: dropping them, freeing them lazily, punching holes into objects, cooling them down.
+
+use super::Advice;
+use crate::{
+    error::Error,
+    mm::{Mm, MmapReadGuard},
+    vma::{Backing, VmFlags, VmaId},
+    zap::discard_range,
+};
+use anonmem_hal::{Machine, VaRange};
+use anonmem_pgtable::{Mapped, MmuGather, Teardown};
+
+impl<M: Machine> Mm<'_, M> {
+    pub(super) fn madvise_pages(&self, range: VaRange, advice: Advice) -> Result<(), Error> {
+        let guard = self.slot().read();
+        self.for_each_part(guard.slot(), range, |id, part| {
+            let locked = self.vm.vma(id).flags().contains(VmFlags::LOCKED);
+            match advice {
+                Advice::DontNeedLocked | Advice::GuardRemove => {}
+                _ if locked => return Err(Error::Invalid("the pages of a locked mapping stay as they are")),
+                _ => {}
+            }
+            match advice {
+                Advice::DontNeed | Advice::DontNeedLocked => self.dont_need(&guard, part),
+                Advice::Free => self.madvise_free(&guard, id, part)?,
+                Advice::Remove => self.madvise_remove(&guard, id, part)?,
+                Advice::Cold | Advice::PageOut => self.madvise_cold(&guard, part),
+                Advice::GuardInstall => self.guard_install(&guard, id, part)?,
+                Advice::GuardRemove => self.guard_remove(&guard, part),
+                other => unreachable!("{other:?} changes no pages"),
+            }
+            Ok(())
+        })
+    }
+
+    /// Drops the pages; markers stay.
+    #[doc(alias = "madvise_dontneed_single_vma")]
+    fn dont_need(&self, guard: &MmapReadGuard<'_, M>, part: VaRange) {
+        let slot = guard.slot();
+        let mut gather = self.vm.gather(&slot.space, Teardown::Range);
+        discard_range(self.vm, slot, guard, &mut gather, part);
+        gather.finish();
+    }
+
+    /// Marks pages that nobody else maps as free to be dropped, and clean: a store from now on makes its page dirty,
+    /// which takes the mark's effect back. Reclaim drops a page only if it is marked *and* clean.
+    #[doc(alias = "madvise_free_pte_range")]
+    fn madvise_free(&self, guard: &MmapReadGuard<'_, M>, id: VmaId<M>, part: VaRange) -> Result<(), Error> {
+        if self.vm.vma(id).backing() != Backing::Anonymous {
+            return Err(Error::Invalid("only private anonymous memory can be freed lazily"));
+        }
+        // Without the flush a store through a cached dirty translation would not set the bit again.
+        self.change_present(guard, part, |mapped| {
+            let folio = match mapped {
+                Mapped::Exclusive(page, _) => page.folio(),
+                Mapped::Shared(page, _) => page.folio(),
+                Mapped::None | Mapped::Zero(_) | Mapped::Shm(_) | Mapped::Soft(_) => return Change::None,
+            };
+            if folio.counts().maps() != 1 {
+                return Change::None;
+            }
+            self.vm.mark_lazyfree(folio);
+            Change::CleanAndOld
+        });
+        Ok(())
+    }
+
+    /// Clears accessed bits, so that reclaim comes here first.
+    #[doc(alias = "madvise_cold_or_pageout_pte_range")]
+    fn madvise_cold(&self, guard: &MmapReadGuard<'_, M>, part: VaRange) {
+        self.change_present(guard, part, |mapped| match mapped {
+            Mapped::Exclusive(..) | Mapped::Shared(..) | Mapped::Shm(_) => Change::Old,
+            Mapped::None | Mapped::Zero(_) | Mapped::Soft(_) => Change::None,
+        });
+    }
+
+    /// Changes entries as `f` says, and flushes what was changed.
+    fn change_present(
+        &self,
+        guard: &MmapReadGuard<'_, M>,
+        part: VaRange,
+        f: impl Fn(Mapped<'_, '_, M>) -> Change,
+    ) {
+        let slot = guard.slot();
+        let mut gather: MmuGather<'_, M> = self.vm.gather(&slot.space, Teardown::Range);
+        for (table, part) in slot.space.tables(&self.vm.frames, guard, part) {
+            let mut entries = table.lock();
+            if entries.is_empty() {
+                continue;
+            }
+            for va in part.iter_pages() {
+                match f(entries.mapped(va)) {
+                    Change::None => continue,
+                    Change::Old => {}
+                    Change::CleanAndOld => entries.clear_dirty(va),
+                }
+                entries.test_and_clear_young(va);
+                gather.note(va);
+            }
+            // Before the lock goes: reclaim may take a page that looks clean and old.
+            gather.flush_tlb();
+        }
+        gather.finish();
+    }
+
+    /// Drops pages of the shared object, here and in the object.
+    fn madvise_remove(&self, guard: &MmapReadGuard<'_, M>, id: VmaId<M>, part: VaRange) -> Result<(), Error> {
+        let vma = self.vm.vma(id);
+        match vma.backing() {
+            Backing::Anonymous => Err(Error::Invalid("there is no object behind private memory")),
+            Backing::Source(_) => Err(Error::AccessDenied),
+            Backing::Shared(_) if !vma.flags().contains(VmFlags::MAYWRITE) => Err(Error::AccessDenied),
+            Backing::Shared(object) => {
+                self.dont_need(guard, part);
+                self.vm.shm_punch(object, vma.index_of(part.start), part.pages().0);
+                Ok(())
+            }
+        }
+    }
+}
+
+/// What to do to a present entry.
+enum Change {
+    None,
+    /// Clear the accessed bit.
+    Old,
+    /// Clear the dirty bit too.
+    CleanAndOld,
+}

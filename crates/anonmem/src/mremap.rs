@@ -1,0 +1,267 @@
+//! Growing, shrinking and moving a mapping.
+//!
+//! ```text
+//!  no shorter than before?
+//!    ├─ shorter ──────────────────────────────▶ the tail is unmapped
+//!    ├─ longer, and a hole follows ───────────▶ the VMA grows where it is
+//!    ├─ else, if it may move ─────────────────▶ move_vma: a place is found, the VMA moves there with its pages
+//!    └─ FIXED or DONTUNMAP ───────────────────▶ move_vma, in any case
+//! ```
+//!
+//! A VMA that moves stays the same VMA: it gets another range, and its page-table entries go to the new addresses
+//! (`move_vma`, `page_tables`). All that can fail comes before the first change, so an operation that fails has changed
+//! nothing, what was mapped at a fixed destination included.
+//!
+//! Locks: the mmap lock for writing; the lock of the anon_vma for writing during the move.
+//!
+//! Linux: mm/mremap.c `do_mremap`, `expand_vma`, `move_vma`. Differs: the VMA moves instead of being copied; a failure
+//! leaves everything as it was.
+
+mod move_vma;
+mod page_tables;
+#[cfg(test)]
+mod tests;
+
+use crate::{
+    error::Error,
+    mm::{Mm, MmapWriteGuard},
+    mmap::{MapFlags, Object},
+    vma::{NewArea, VmFlags, VmaId},
+};
+use anonmem_hal::{Arch, Machine, PAGE_SHIFT, Va, VaRange};
+
+bitflags::bitflags! {
+    /// How `mremap` may go about it. The values are those of Linux's `MREMAP_*`.
+    #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+    pub struct RemapFlags: u32 {
+        /// The mapping may move.
+        const MAYMOVE = 1;
+        /// It moves to the address given, in place of what is there.
+        const FIXED = 2;
+        /// It moves, and an empty mapping like it stays behind.
+        const DONTUNMAP = 4;
+    }
+}
+
+/// The arguments, checked and rounded to pages.
+#[derive(Clone, Copy)]
+struct Request {
+    old: VaRange,
+    new_len: u64,
+    flags: RemapFlags,
+    new_addr: Va,
+}
+
+impl Request {
+    #[doc(alias = "check_mremap_params")]
+    fn check<A: Arch>(
+        old: Va,
+        old_len: u64,
+        new_len: u64,
+        flags: RemapFlags,
+        new_addr: Va,
+    ) -> Result<Self, Error> {
+        // A length that wraps around is 0, as on Linux.
+        let round = |len| Va(len).page_up().map_or(0, |len| len.0);
+        let (old_len, new_len) = (round(old_len), round(new_len));
+        let end = Va(old.0.saturating_add(old_len)).page_down();
+        let request = Self { old: VaRange { start: old, end: end.max(old) }, new_len, flags, new_addr };
+        let invalid = |what| Err(Error::Invalid(what));
+        if !RemapFlags::all().contains(flags) {
+            return invalid("unknown flags of mremap");
+        }
+        if request.moves() && !flags.contains(RemapFlags::MAYMOVE) {
+            return invalid("a mapping that must move but may not");
+        }
+        if !old.is_page_aligned() {
+            return invalid("a mapping to resize does not start at a page");
+        }
+        if new_len == 0 || new_len > A::USER_END.0 {
+            return invalid("a new length of nothing, or more than the address space");
+        }
+        if request.keeps_old() && old_len != new_len {
+            return invalid("what stays behind must be as long as what moves");
+        }
+        if !request.moves() {
+            return Ok(request);
+        }
+        if !new_addr.is_page_aligned() || new_addr.0 > A::USER_END.0 - new_len {
+            return invalid("the new address is not at a page, or too high");
+        }
+        if request.old.overlaps(VaRange { start: new_addr, end: Va(new_addr.0 + new_len) }) {
+            return invalid("the old and the new place overlap");
+        }
+        Ok(request)
+    }
+
+    /// Whether it moves in any case.
+    fn moves(&self) -> bool {
+        self.flags.intersects(RemapFlags::FIXED | RemapFlags::DONTUNMAP)
+    }
+
+    fn keeps_old(&self) -> bool {
+        self.flags.contains(RemapFlags::DONTUNMAP)
+    }
+}
+
+impl<M: Machine> Mm<'_, M> {
+    /// Makes the mapping of the `old_len` bytes from `old` one of `new_len` bytes, and moves it if the flags say so, or if
+    /// they allow it and it cannot grow where it is; returns where it is. Lengths are rounded up to pages.
+    ///
+    /// With an `old_len` of 0 a shared mapping is duplicated.
+    ///
+    /// # Locks
+    /// The mmap lock, for writing. Sleeps.
+    ///
+    /// # Errors
+    /// As `mremap(2)`, and nothing has changed: [`Error::Invalid`] for arguments that make no sense, [`Error::BadAddress`] if
+    /// the old range is not of one mapping or may not grow, [`Error::OutOfMemory`] without memory or room or beyond a
+    /// limit, [`Error::Again`] if too much would be locked, [`Error::NotPermitted`] below the lowest address.
+    #[doc(alias = "do_mremap")]
+    pub fn mremap(
+        &self,
+        old: Va,
+        old_len: u64,
+        new_len: u64,
+        flags: RemapFlags,
+        new_addr: Va,
+    ) -> Result<Va, Error> {
+        let request = Request::check::<M::Arch>(old, old_len, new_len, flags, new_addr)?;
+        let guard = self.slot().write();
+        let start = self.do_mremap(&guard, &request)?;
+        let moved = guard.slot().tree.find_containing(self.vm.nodes(), start);
+        let locked = moved.is_some_and(|(_, id)| self.vm.vma(id).flags().contains(VmFlags::LOCKED));
+        drop(guard);
+        if locked && request.new_len > request.old.len() {
+            let grown =
+                VaRange { start: Va(start.0 + request.old.len()), end: Va(start.0 + request.new_len) };
+            self.mm_populate_ignoring_errors(grown);
+        }
+        Ok(start)
+    }
+
+    fn do_mremap(&self, guard: &MmapWriteGuard<'_, M>, request: &Request) -> Result<Va, Error> {
+        let Request { old, new_len, flags, .. } = *request;
+        let found = guard.slot().tree.find_containing(self.vm.nodes(), old.start);
+        let (range, id) = found.ok_or(Error::BadAddress)?;
+        if old.is_empty() && !self.vm.vma(id).flags().contains(VmFlags::SHARED) {
+            return Err(Error::Invalid("only a shared mapping can be duplicated"));
+        }
+        if !request.moves() && new_len <= old.len() {
+            if new_len < old.len() {
+                self.do_munmap(guard, VaRange { start: Va(old.start.0 + new_len), end: old.end })?;
+            }
+            return Ok(old.start);
+        }
+        if old.end > range.end {
+            return Err(Error::BadAddress);
+        }
+        self.check_resize(guard, id, request)?;
+        if !request.moves() && self.expand_in_place(guard, id, request)? {
+            return Ok(old.start);
+        }
+        if !flags.contains(RemapFlags::MAYMOVE) {
+            return Err(Error::OutOfMemory);
+        }
+        let start = self.new_place(guard, request)?;
+        let to = VaRange { start, end: Va(start.0 + new_len) };
+        if old.is_empty() {
+            self.duplicate(guard, id, old.start, to)?;
+        } else {
+            self.move_vma(guard, old, to, flags)?;
+        }
+        Ok(start)
+    }
+
+    /// Checks that the mapping may become as long as it is to be.
+    #[doc(alias("check_prep_vma", "vma_to_resize"))]
+    fn check_resize(
+        &self,
+        guard: &MmapWriteGuard<'_, M>,
+        id: VmaId<M>,
+        request: &Request,
+    ) -> Result<(), Error> {
+        let (vma, pages) = (self.vm.vma(id), request.new_len >> PAGE_SHIFT);
+        let flags = vma.flags();
+        let fixed_size = flags.contains(VmFlags::DONTEXPAND);
+        if request.keeps_old() {
+            if fixed_size {
+                return Err(Error::Invalid("a mapping that may not grow cannot be had twice"));
+            }
+            return if self.may_expand(guard, flags, pages) { Ok(()) } else { Err(Error::OutOfMemory) };
+        }
+        let grown = pages.saturating_sub(request.old.pages().0);
+        if grown == 0 {
+            return Ok(());
+        }
+        if vma.index_of(request.old.start).checked_add(pages).is_none() {
+            return Err(Error::Invalid("the offset of the last page is too large"));
+        }
+        if fixed_size {
+            return Err(Error::BadAddress);
+        }
+        self.check_locked(guard, flags, grown)?;
+        if self.may_expand(guard, flags, grown) { Ok(()) } else { Err(Error::OutOfMemory) }
+    }
+
+    /// Lets the VMA grow where it is, if it ends with the old range and a hole follows; returns whether it did.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] if the commit limit forbids it; nothing has changed.
+    #[doc(alias("vma_expandable", "vma_merge_extend"))]
+    fn expand_in_place(
+        &self,
+        guard: &MmapWriteGuard<'_, M>,
+        id: VmaId<M>,
+        request: &Request,
+    ) -> Result<bool, Error> {
+        let (vm, vma) = (self.vm, self.vm.vma(id));
+        let (range, flags) = (vma.range(), vma.flags());
+        let end = Va(request.old.start.0 + request.new_len);
+        if request.old.is_empty() || request.old.end != range.end || end > M::Arch::USER_END {
+            return Ok(false);
+        }
+        let grown = VaRange { start: range.end, end };
+        if self.overlaps(guard, grown) {
+            return Ok(false);
+        }
+        if flags.contains(VmFlags::ACCOUNT) {
+            vm.commit(grown.pages().0)?;
+        }
+        self.change_range(guard, id, VaRange { start: range.start, end }, vma.pgoff());
+        guard.slot().counts.add_vma(flags, grown.pages().0 as i64);
+        self.rejoin(guard, end);
+        Ok(true)
+    }
+
+    /// Where the mapping is to move.
+    fn new_place(&self, guard: &MmapWriteGuard<'_, M>, request: &Request) -> Result<Va, Error> {
+        let (hint, flags) = if request.flags.contains(RemapFlags::FIXED) {
+            (request.new_addr, MapFlags::FIXED)
+        } else if request.keeps_old() {
+            (request.new_addr, MapFlags::empty())
+        } else {
+            (Va(0), MapFlags::empty())
+        };
+        self.get_unmapped_area(guard, hint, request.new_len, flags)
+    }
+
+    /// Maps at `to` what the shared mapping `id` maps from `old` on.
+    fn duplicate(
+        &self,
+        guard: &MmapWriteGuard<'_, M>,
+        id: VmaId<M>,
+        old: Va,
+        to: VaRange,
+    ) -> Result<(), Error> {
+        let vma = self.vm.vma(id);
+        let area = NewArea {
+            range: to,
+            pgoff: vma.index_of(old),
+            flags: vma.flags(),
+            backing: vma.backing(),
+            copied_from: None,
+        };
+        self.mmap_region(guard, area, Object::Given)
+    }
+}

@@ -1,0 +1,229 @@
+//! A VMA moves to another place, with its pages.
+//!
+//! First what can fail: the VMA is cut to what moves, and what is at the destination to the destination; memory is
+//! promised; tree nodes, page tables and, for `DONTUNMAP`, a VMA that stays behind are allocated. Then what cannot:
+//!
+//! ```text
+//!   1. what is at the destination is unmapped; its page tables stay
+//!   2. the VMA's anon_vma is locked for writing: no rmap walk runs
+//!   3.   entries go to their new addresses, each table flushed before its lock is let go
+//!   4.   the VMA gets its new range, in the tree and in the interval trees
+//!   5. the lock is let go: walks find the pages where they are now
+//!   6. the tail is unmapped, tables that are left over are freed, neighbours merge
+//! ```
+//!
+//! A walk that could run between 3 and 4 might visit the destination before a page came and the source after it left,
+//! and miss it (CVE-2022-41222). Without the flush in 3 a page could be freed through its new address and written through
+//! its old one (CVE-2018-18281).
+//!
+//! A page keeps its index and its anon_vma: `pgoff` goes along with the address. Only a VMA without an anon_vma, which
+//! has no page that knows its index, takes the number of its new address, so that it can merge there.
+//!
+//! Linux: mm/mremap.c `move_vma`, `copy_vma_and_data`; mm/vma.c `copy_vma`.
+
+use super::RemapFlags;
+use crate::{
+    error::Error,
+    mm::{Mm, MmapWriteGuard},
+    munmap::Tables,
+    vma::{Backing, VmFlags, Vma, VmaId, tree::Prealloc},
+};
+use anonmem_hal::{Machine, Va, VaRange};
+
+/// What a move is about.
+struct Move {
+    /// What moves.
+    from: VaRange,
+    /// The rest of the old range, which is unmapped.
+    tail: VaRange,
+    /// The new range; longer than `from` if the mapping grows.
+    to: VaRange,
+    left: Left,
+}
+
+/// What is left at the old place.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Left {
+    Hole,
+    /// A mapping like the one that moved, empty.
+    Mapping,
+}
+
+/// The memory that a move needs.
+struct Prepared<'a, M: Machine> {
+    nodes: Prealloc<'a, M, Vma<M>>,
+    /// The VMA that stays behind.
+    fresh: Option<VmaId<M>>,
+    /// Promised for the move, on top of what the destination had.
+    charged: u64,
+}
+
+impl<M: Machine> Mm<'_, M> {
+    /// Moves the mapping of `old`, which lies in one VMA, to `to`, whose length it gets.
+    ///
+    /// # Locks
+    /// The mmap lock for writing; takes the lock of the VMA's anon_vma.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`], also if there would be too many mappings; nothing has changed.
+    pub(super) fn move_vma(
+        &self,
+        guard: &MmapWriteGuard<'_, M>,
+        old: VaRange,
+        to: VaRange,
+        flags: RemapFlags,
+    ) -> Result<(), Error> {
+        let middle = Va(old.start.0 + old.len().min(to.len()));
+        let work = Move {
+            from: VaRange { start: old.start, end: middle },
+            tail: VaRange { start: middle, end: old.end },
+            to,
+            left: if flags.contains(RemapFlags::DONTUNMAP) { Left::Mapping } else { Left::Hole },
+        };
+        // Linux keeps this distance, for splits at either end and the VMA that is new.
+        if guard.slot().tree.len() + 3 >= u64::from(self.vm.config.max_map_count) {
+            return Err(Error::OutOfMemory);
+        }
+        self.cut(guard, &work)?;
+        let prepared = self.prepare(guard, &work).inspect_err(|_| self.uncut(guard, &work))?;
+        self.commit_move(guard, &work, prepared);
+        Ok(())
+    }
+
+    /// Makes VMAs begin and end where the ranges of the move do.
+    fn cut(&self, guard: &MmapWriteGuard<'_, M>, work: &Move) -> Result<(), Error> {
+        let whole = VaRange { start: work.from.start, end: work.tail.end };
+        let cut = || {
+            self.cut_edges(guard, whole)?;
+            if !work.tail.is_empty() {
+                self.split_vma(guard, self.vma_from(guard, whole.start), work.tail.start)?;
+            }
+            self.cut_edges(guard, work.to)
+        };
+        cut().inspect_err(|_| self.uncut(guard, work))
+    }
+
+    fn uncut(&self, guard: &MmapWriteGuard<'_, M>, work: &Move) {
+        for at in [work.to.start, work.to.end, work.from.start, work.tail.start, work.tail.end] {
+            self.rejoin(guard, at);
+        }
+    }
+
+    /// The VMA that contains `start`.
+    fn vma_from(&self, guard: &MmapWriteGuard<'_, M>, start: Va) -> VmaId<M> {
+        let found = guard.slot().tree.find_containing(self.vm.nodes(), start);
+        found.expect("the mapping that moves is there").1
+    }
+
+    fn prepare<'a>(
+        &'a self,
+        guard: &'a MmapWriteGuard<'a, M>,
+        work: &Move,
+    ) -> Result<Prepared<'a, M>, Error> {
+        let (vm, slot) = (self.vm, guard.slot());
+        let vma = vm.vma(self.vma_from(guard, work.from.start));
+        // From here on no fault fills an entry that moves, or adds a table for one.
+        let _ = vma.start_write(guard);
+        let charged = promise(work, vma.flags()).saturating_sub(self.covered(guard, work.to).accounted);
+        vm.commit(charged)?;
+        let prepare = || {
+            let insertions = if work.left == Left::Mapping { 2 } else { 1 };
+            let nodes = slot.tree.prealloc(vm.nodes(), insertions)?;
+            self.alloc_new_tables(guard, work.from, work.to.start)?;
+            let fresh = match work.left {
+                Left::Hole => None,
+                Left::Mapping => Some(vm.vmas.alloc(&vm.frames)?),
+            };
+            Ok(Prepared { nodes, fresh, charged })
+        };
+        prepare().inspect_err(|_| {
+            self.free_unused_tables(guard, work.to);
+            vm.uncommit(charged);
+        })
+    }
+
+    /// Does what was prepared. Nothing can fail.
+    fn commit_move(&self, guard: &MmapWriteGuard<'_, M>, work: &Move, prepared: Prepared<'_, M>) {
+        let (vm, slot) = (self.vm, guard.slot());
+        let Prepared { nodes, fresh, charged } = prepared;
+        let replaced = self.unmap_cut_and(guard, work.to, Tables::Keep);
+        let id = self.vma_from(guard, work.from.start);
+        let flags = vm.vma(id).flags();
+        if let Some(fresh) = fresh {
+            self.leave_behind(guard, id, fresh);
+        }
+        self.relocate(guard, id, work, nodes, fresh);
+        let grown = work.to.pages().0 as i64 - work.from.pages().0 as i64;
+        slot.counts.add_vma(flags, grown);
+        if let Some(fresh) = fresh {
+            slot.counts.add_vma(vm.vma(fresh).flags(), work.from.pages().0 as i64);
+        }
+        let mut freed = charged + replaced.accounted - promise(work, flags);
+        if !work.tail.is_empty() {
+            freed += self.unmap_cut(guard, work.tail).accounted;
+        }
+        vm.uncommit(freed);
+        self.free_unused_tables(guard, work.from);
+        self.rejoin(guard, work.to.start);
+        if fresh.is_some() {
+            self.rejoin(guard, work.from.start);
+        }
+    }
+
+    /// Makes `fresh` a VMA like `id`, without pages and unlocked.
+    fn leave_behind(&self, guard: &MmapWriteGuard<'_, M>, id: VmaId<M>, fresh: VmaId<M>) {
+        let (vm, vma) = (self.vm, self.vm.vma(id));
+        let flags = vma.flags() - (VmFlags::LOCKED | VmFlags::LOCKONFAULT);
+        vm.backing_get(vma.backing());
+        vm.vma(fresh).init(self.id, vma.range(), vma.pgoff(), flags, vma.backing());
+        vm.vma(fresh).attach(guard);
+    }
+
+    /// Gives VMA `id` its new range, and its pages their new addresses.
+    #[doc(alias("copy_vma", "move_page_tables"))]
+    fn relocate(
+        &self,
+        guard: &MmapWriteGuard<'_, M>,
+        id: VmaId<M>,
+        work: &Move,
+        mut nodes: Prealloc<'_, M, Vma<M>>,
+        fresh: Option<VmaId<M>>,
+    ) {
+        let (vm, vma) = (self.vm, self.vm.vma(id));
+        let gap = vm.guard_below(vma.flags());
+        let pgoff = new_pgoff(vma, work.to.start);
+        let write = vma.start_write(guard);
+        let lock = vma.anon_vma().map(|anon_vma| vm.anon_vma_lock_write(anon_vma));
+        if let Some(lock) = &lock {
+            lock.rekey_begin(id);
+        }
+        self.move_page_tables(guard, work.from, work.to.start);
+        {
+            let mut writer = nodes.write();
+            writer.erase(work.from);
+            writer.insert_guarded(work.to, id, gap);
+            if let Some(fresh) = fresh {
+                writer.insert_guarded(work.from, fresh, gap);
+            }
+            write.set_range(work.to, pgoff);
+        }
+        if let Some(lock) = &lock {
+            lock.rekey_end(id);
+        }
+    }
+}
+
+/// Pages that must be promised for a move beyond what the VMA has.
+fn promise(work: &Move, flags: VmFlags) -> u64 {
+    let grown = work.to.pages().0 - work.from.pages().0;
+    match (flags.contains(VmFlags::ACCOUNT), work.left) {
+        (false, _) => 0,
+        (true, Left::Hole) => grown,
+        (true, Left::Mapping) => grown + work.from.pages().0,
+    }
+}
+
+/// The page index of the VMA's first page once it starts at `start`.
+fn new_pgoff<M: Machine>(vma: &Vma<M>, start: Va) -> u64 {
+    if vma.backing() == Backing::Anonymous && vma.anon_vma().is_none() { start.page() } else { vma.pgoff() }
+}

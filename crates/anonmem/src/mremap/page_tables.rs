@@ -1,0 +1,124 @@
+//! Entries go to other addresses.
+//!
+//! Where the old and the new addresses are aligned to what a last-level table covers, the table itself moves; else
+//! entry by entry, under the locks of both tables.
+//!
+//! Locks: the mmap lock for writing with the VMA write-locked, and the lock of its anon_vma for writing. Both tables of a
+//! moving entry, by address. Old translations are flushed before these are let go.
+//!
+//! Linux: mm/mremap.c `move_page_tables`, `move_ptes`, `move_normal_pmd`.
+
+use crate::{
+    error::Error,
+    events::Event,
+    mm::{Mm, MmapWriteGuard},
+};
+use anonmem_hal::{FlushRange, Machine, PAGE_SIZE, Pte, Va, VaRange};
+use anonmem_pgtable::PteTable;
+
+type Table<'a, M> = PteTable<'a, M, MmapWriteGuard<'a, M>>;
+
+impl<M: Machine> Mm<'_, M> {
+    /// Makes the tables that moving the entries of `from` to `to` needs.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`]; tables that were made stay.
+    #[doc(alias = "alloc_new_pmd")]
+    pub(super) fn alloc_new_tables<'a>(
+        &'a self,
+        guard: &'a MmapWriteGuard<'a, M>,
+        from: VaRange,
+        to: Va,
+    ) -> Result<(), Error> {
+        let (frames, space) = (&self.vm.frames, &guard.slot().space);
+        for (table, part) in space.tables(frames, guard, from) {
+            // Speculative faults that had checked the VMA before it was write-locked are done when the lock is ours.
+            if table.lock().is_empty() {
+                continue;
+            }
+            let target = image(from, to, part.start);
+            if is_whole(table, part, target) {
+                space.prepare_move_table(frames, guard, target)?;
+            } else {
+                // The image of a part of one table is in two at most.
+                space.walk_alloc(frames, guard, target)?;
+                space.walk_alloc(frames, guard, Va(target.0 + part.len() - PAGE_SIZE as u64))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves all entries of `from` to the addresses from `to` on. The tables are there
+    /// ([`alloc_new_tables`](Self::alloc_new_tables)).
+    pub(super) fn move_page_tables<'a>(&'a self, guard: &'a MmapWriteGuard<'a, M>, from: VaRange, to: Va) {
+        let (frames, space) = (&self.vm.frames, &guard.slot().space);
+        for (table, part) in space.tables(frames, guard, from) {
+            if table.lock().is_empty() {
+                continue;
+            }
+            let target = image(from, to, part.start);
+            let whole = is_whole(table, part, target);
+            if whole && space.move_table(frames, part.start, target).expect("the tables above are there") {
+                self.vm.count(Event::TlbFlush);
+                continue;
+            }
+            self.move_ptes(guard, table, part, target);
+        }
+    }
+
+    /// Moves the entries of `part`, which is in one table.
+    fn move_ptes<'a>(
+        &'a self,
+        guard: &'a MmapWriteGuard<'a, M>,
+        table: Table<'a, M>,
+        part: VaRange,
+        target: Va,
+    ) {
+        let space = &guard.slot().space;
+        let mut rest = part;
+        while !rest.is_empty() {
+            let to = image(part, target, rest.start);
+            let dest = space.walk(&self.vm.frames, guard, to).expect("the table was made");
+            let room = dest.range().end.0 - to.0;
+            let piece = VaRange { start: rest.start, end: Va(rest.start.0 + room.min(rest.len())) };
+            self.move_piece(guard, table, dest, piece, to);
+            rest.start = piece.end;
+        }
+    }
+
+    /// Moves the entries of `piece`, which go from one table to one table.
+    fn move_piece<'a>(
+        &'a self,
+        guard: &'a MmapWriteGuard<'a, M>,
+        table: Table<'a, M>,
+        dest: Table<'a, M>,
+        piece: VaRange,
+        to: Va,
+    ) {
+        let (mut source, mut dest) = table.lock_two(dest);
+        let mut flush = false;
+        for va in piece.iter_pages() {
+            match source.get(va) {
+                Pte::None => continue,
+                Pte::Present(_) => flush = true,
+                Pte::Soft(_) => {}
+            }
+            source.move_entry(va, dest.as_mut(), image(piece, to, va));
+        }
+        if flush {
+            guard.slot().space.flush(&self.vm.frames, FlushRange::Range(piece));
+            self.vm.count(Event::TlbFlush);
+        }
+    }
+}
+
+/// Where `va` of `from` goes.
+fn image(from: VaRange, to: Va, va: Va) -> Va {
+    Va(to.0 + (va.0 - from.start.0))
+}
+
+/// Whether the table can move as a whole.
+fn is_whole<M: Machine>(table: Table<'_, M>, part: VaRange, target: Va) -> bool {
+    let covered = table.range();
+    part == covered && target.0.is_multiple_of(covered.len())
+}
