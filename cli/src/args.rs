@@ -221,10 +221,10 @@ mod tests {
     use clap::CommandFactory;
 
     fn run_options(line: &[&str]) -> RunOptions {
-        match Cli::try_parse_from(line).unwrap().command {
-            Command::Run(options) => options,
-            Command::Bench(_) => panic!("{line:?} is no run"),
-        }
+        let Command::Run(options) = Cli::try_parse_from(line).unwrap().command else {
+            panic!("{line:?} is no run");
+        };
+        options
     }
 
     #[test]

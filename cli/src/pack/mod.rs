@@ -169,7 +169,9 @@ mod tests {
 
     fn pack_line(line: &[&str]) -> Result<Package> {
         let line = ["anonmem", "run"].iter().chain(line);
-        let Command::Run(options) = Cli::try_parse_from(line).unwrap().command;
+        let Command::Run(options) = Cli::try_parse_from(line).unwrap().command else {
+            panic!("not a run");
+        };
         pack(&options, &std::env::var_os("PATH").unwrap_or_default(), &mut Progress::new())
     }
 
