@@ -2,7 +2,7 @@
 
 use crate::{
     Access, AddressSpace, Config, Handled, Hosted, Trap, UserCpu,
-    ops::{At, Backing, Op, Outcome, Place, Rights, Signal, pattern},
+    ops::{Advise, At, Backing, Op, Outcome, Place, Remap, Rights, Signal, pattern},
     oracle::{
         page::{Attrs, Kind},
         space::Area,
@@ -10,7 +10,8 @@ use crate::{
     system::HEAP_START,
 };
 use anonmem::{
-    Error, FaultAccess, FaultOutcome, MapBacking, MapFlags, MapKind, Mm, MmapRequest, Prot, VmFlags,
+    Advice, Error, FaultAccess, FaultOutcome, MapBacking, MapFlags, MapKind, Mm, MmapRequest, Prot,
+    RemapFlags, VmFlags,
 };
 use anonmem_hal::{Arch, CpuId, PAGE_SHIFT, PAGE_SIZE, Pfn, SourceId, Va, VaRange};
 
@@ -59,7 +60,10 @@ pub fn apply<'v, C: Config, A: Arch>(
         Op::Munmap(at) => done(mm.munmap(range(at))),
         Op::Mprotect(at, rights) => done(mm.mprotect(range(at), prot(rights))),
         Op::Brk(at) => Outcome::Address(mm.brk(Va(HEAP_START.saturating_add(at.len))).0),
-        Op::Mremap(..) | Op::Madvise(..) | Op::Mlock(_) | Op::Munlock(_) => unreachable!(),
+        Op::Mremap(at, new_len, how) => mremap(mm, at, new_len, how),
+        Op::Madvise(at, advice) => done(mm.madvise(Va(at.addr), at.len, advise(advice))),
+        Op::Mlock(at) => done(mm.mlock(Va(at.addr), at.len)),
+        Op::Munlock(at) => done(mm.munlock(Va(at.addr), at.len)),
         Op::Mincore(at) => mincore(mm, at),
         Op::Spawn(_) | Op::Fork { .. } | Op::Exit(_) => {
             unreachable!("{op:?} is not within one address space")
@@ -101,6 +105,34 @@ fn mmap<C: Config, A: Arch>(
     };
     let (addr, prot) = (Va(addr), prot(rights));
     address(mm.mmap(MmapRequest { addr, len: at.len, prot, flags: place | kind, backing }))
+}
+
+fn mremap<C: Config, A: Arch>(mm: &Mm<'_, Hosted<C, A>>, at: At, new_len: u64, how: Remap) -> Outcome {
+    let keep = RemapFlags::MAYMOVE | RemapFlags::DONTUNMAP;
+    let (flags, to) = match how {
+        Remap::InPlace => (RemapFlags::empty(), 0),
+        Remap::MayMove => (RemapFlags::MAYMOVE, 0),
+        Remap::Fixed(to) => (RemapFlags::MAYMOVE | RemapFlags::FIXED, to),
+        Remap::DontUnmap => (keep, 0),
+        Remap::DontUnmapFixed(to) => (keep | RemapFlags::FIXED, to),
+    };
+    address(mm.mremap(Va(at.addr), at.len, new_len, flags, Va(to)))
+}
+
+fn advise(advice: Advise) -> Advice {
+    match advice {
+        Advise::DontNeed => Advice::DontNeed,
+        Advise::Free => Advice::Free,
+        Advise::PopulateRead => Advice::PopulateRead,
+        Advise::PopulateWrite => Advice::PopulateWrite,
+        Advise::DontFork => Advice::DontFork,
+        Advise::DoFork => Advice::DoFork,
+        Advise::WipeOnFork => Advice::WipeOnFork,
+        Advise::KeepOnFork => Advice::KeepOnFork,
+        Advise::Cold => Advice::Cold,
+        Advise::GuardInstall => Advice::GuardInstall,
+        Advise::GuardRemove => Advice::GuardRemove,
+    }
 }
 
 fn address(result: Result<Va, Error>) -> Outcome {

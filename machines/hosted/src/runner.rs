@@ -77,7 +77,8 @@ struct Run<S> {
 impl<S: System> Run<S> {
     fn step(&mut self, op: Op, inject: bool) -> Verdict {
         self.done.push(op);
-        let label = |why: String| format!("step {}, {op:?}: {why}", self.done.len());
+        let step = self.done.len();
+        let label = |why: String| format!("step {step}, {op:?}: {why}");
         for nth in 1.. {
             let area_end = match op {
                 Op::Mremap(at, ..) => self.system.area_end(at.space, at.addr),
@@ -91,15 +92,8 @@ impl<S: System> Run<S> {
                 self.oracle.judge(&op, &outcome, area_end).map_err(label)?;
                 break;
             }
-            let after = self.oracle.after_failure(&op, &outcome);
-            let fits = |o: &Oracle| self.system.check_areas(op.space(), o).is_ok();
-            let Some(state) = after.into_iter().find(fits) else {
-                let diff = self.system.check_areas(op.space(), &self.oracle);
-                return Err(label(format!("{outcome:?} (allocation {nth} failed), yet {diff:?}")));
-            };
-            self.oracle = state;
-            let clean = self.system.check_all(&self.oracle);
-            clean.map_err(|why| label(format!("after {outcome:?} (allocation {nth} failed): {why}")))?;
+            self.accept_failure(&op, &outcome)
+                .map_err(|why| label(format!("{outcome:?} (allocation {nth} failed), yet {why}")))?;
         }
         let checked = if self.done.len().is_multiple_of(FULL_CHECK_EVERY) {
             self.system.check_all(&self.oracle)
@@ -107,6 +101,22 @@ impl<S: System> Run<S> {
             self.system.check_areas(op.space(), &self.oracle)
         };
         checked.map_err(label)
+    }
+
+    /// Finds the state, among those that are allowed, in which an operation without memory left everything.
+    fn accept_failure(&mut self, op: &Op, outcome: &Outcome) -> Verdict {
+        let mut first = None;
+        for state in self.oracle.after_failure(op, outcome) {
+            let areas = self.system.check_areas(op.space(), &state);
+            match areas.and_then(|()| self.system.check_all(&state)) {
+                Ok(()) => {
+                    self.oracle = state;
+                    return Ok(());
+                }
+                Err(why) => first = first.or(Some(why)),
+            }
+        }
+        Err(first.unwrap_or_default())
     }
 
     fn finish(mut self) -> Verdict {

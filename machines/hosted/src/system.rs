@@ -14,7 +14,7 @@ use crate::{
     runner::System,
 };
 use anonmem::{Config, LockMode, Mm, Vm};
-use anonmem_hal::{Arch, CpuId, PAGE_SIZE, Present, SourceId, Va, arch::X86_64};
+use anonmem_hal::{Arch, CpuId, PAGE_SHIFT, PAGE_SIZE, Present, SourceId, Va, arch::X86_64};
 use std::{collections::BTreeMap, mem::ManuallyDrop, sync::Arc};
 
 /// The machine under the memory manager.
@@ -152,6 +152,15 @@ impl Anonmem {
                 return Err(format!("space {space}, page {number:#x}: {bytes}"));
             }
         }
+        for (&number, page) in &model.pages {
+            let guard = process.mm.pagemap(Va(number << PAGE_SHIFT)).guard;
+            if guard != page.guard {
+                return Err(format!(
+                    "space {space}, page {number:#x}: guarded is {guard}, not {}",
+                    page.guard
+                ));
+            }
+        }
         let lost = model
             .pages
             .iter()
@@ -188,10 +197,6 @@ fn wrong_bytes(oracle: &Oracle, model: &Space, number: u64, found: &Bytes) -> St
 }
 
 impl System for Anonmem {
-    fn supports(&self, op: &Op) -> bool {
-        !matches!(op, Op::Mremap(..) | Op::Madvise(..) | Op::Mlock(_) | Op::Munlock(_))
-    }
-
     fn apply(&mut self, op: &Op) -> Outcome {
         match *op {
             Op::Spawn(space) => return self.spawn(space),

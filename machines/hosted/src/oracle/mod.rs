@@ -113,9 +113,11 @@ impl Oracle {
         match *op {
             Op::Read(at) | Op::Write(at, _) | Op::Fetch(at) => base.stopped_access(op, at, outcome),
             Op::Mlock(at) | Op::Munlock(at) | Op::Mprotect(at, _) | Op::Madvise(at, _) => {
-                let shorter = (1..=space::numbers(at.addr, at.len).count() as u64).map(|pages| {
+                let Some(space) = self.space(at.space) else { return vec![base] };
+                let ends = space.pages.range(space::numbers(at.addr, at.len)).map(|(number, _)| number + 1);
+                let shorter = ends.map(|end| {
                     let mut state = base.clone();
-                    let op = op.with_len(pages * anonmem_hal::PAGE_SIZE as u64);
+                    let op = op.with_len((end * anonmem_hal::PAGE_SIZE as u64 - at.addr).min(at.len));
                     // The verdict is about an outcome that nobody saw; only the effect counts.
                     let _ = state.judge(&op, &Outcome::Done, None);
                     state.blur_residency(&op);

@@ -7,7 +7,7 @@ use super::{
     page::{Attrs, Kind, Page, Residency},
     space::{Space, aligned, numbers, page_up},
 };
-use crate::ops::{At, Outcome, Place, Remap};
+use crate::ops::{At, Outcome, Place, Remap, errno};
 use anonmem_hal::PAGE_SHIFT;
 
 /// The arguments, rounded to pages.
@@ -46,16 +46,21 @@ impl Oracle {
             Ok(request) => request,
             Err(error) => return expect(outcome, &error),
         };
+        // A range that wraps around may be found to overlap the new one, or to be too long for the area.
+        if page_up(at.len).and_then(|len| at.addr.checked_add(len)).is_none() && *outcome == EINVAL {
+            return Ok(());
+        }
         let Some(area_end) = area_end else { return expect(outcome, &EFAULT) };
         let moves = request.fixed().is_some() || request.keeps_old();
         if request.old_len == 0 && !self.is_shared(request) {
             return expect(outcome, &EINVAL);
         }
+        let crosses = request.old_len > area_end - request.old;
         let old_end = request.old.checked_add(request.old_len);
         if request.new_len < request.old_len && old_end.is_none_or(|end| end > self.limits.user_end) {
-            return expect(outcome, &EINVAL);
+            let either = moves && *outcome == EFAULT;
+            return if either { Ok(()) } else { expect(outcome, &EINVAL) };
         }
-        let crosses = request.old_len > area_end - request.old;
         if !moves && request.new_len <= request.old_len {
             // The same length over several areas: Linux has answered both ways.
             if crosses && request.new_len == request.old_len && *outcome == EFAULT {
@@ -65,7 +70,10 @@ impl Oracle {
             self.space_mut(request.space).clear(numbers(keep, tail));
             return expect(outcome, &Outcome::Address(request.old));
         }
-        // A tail that the move cuts off may lie anywhere.
+        // Linux lets the tail that a move cuts off lie anywhere; anonmem wants one mapping, tail included.
+        if crosses && *outcome == EFAULT {
+            return Ok(());
+        }
         if request.old_len.min(request.new_len) > area_end - request.old {
             // A move that does not resize may take several areas along, holes included, since Linux 6.17.
             let all = request.fixed().is_some() && request.new_len == request.old_len;
@@ -127,6 +135,9 @@ impl Oracle {
     }
 
     fn relocate(&mut self, request: Request, outcome: &Outcome) -> Verdict {
+        if request.fixed().is_some_and(|to| to < self.limits.min_addr) {
+            return expect(outcome, &Outcome::Errno(errno::EPERM));
+        }
         let Outcome::Address(to) = *outcome else {
             return Err(format!("expected an address, got {outcome:?}"));
         };

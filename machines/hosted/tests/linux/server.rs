@@ -221,8 +221,7 @@ fn serve(name: &[u8], listener: RawFd, buffer: *mut u8) -> ! {
                     unsafe { libc::syscall(number as libc::c_long, a[0], a[1], a[2], a[3], a[4], a[5]) };
                 reply.value = value as u64;
                 if value == -1 {
-                    // SAFETY: the thread's own errno.
-                    reply.errno = unsafe { *libc::__errno_location() };
+                    reply.errno = std::io::Error::last_os_error().raw_os_error().unwrap_or(0);
                 }
             }
         }
