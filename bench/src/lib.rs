@@ -16,6 +16,7 @@
 pub mod clock;
 pub mod experiments;
 pub mod host;
+pub mod instructions;
 pub mod options;
 pub mod ours;
 pub mod report;

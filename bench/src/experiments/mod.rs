@@ -4,7 +4,7 @@ mod churn;
 mod fault;
 mod fork;
 mod limits;
-mod lookup;
+pub(crate) mod lookup;
 mod metadata;
 mod populate;
 mod protect;

@@ -1,0 +1,258 @@
+//! The hot paths: what each one prepares and what is counted.
+
+use super::counted;
+use crate::{
+    PAGE,
+    experiments::lookup::{addresses, map_many},
+    ours::{Active, Machine, World, fault_all, map_anywhere, map_region},
+};
+use anonmem::{FaultAccess, LockMode, Mm, Populate, mmap::Prot, rmap::walk::folio_referenced};
+use anonmem_hal::{Order, PhysMem, Va, VaRange};
+use std::hint::black_box;
+
+/// Bytes that a page of the case's work must zero or copy whoever manages the memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Bytes {
+    /// None.
+    Untouched,
+    /// A page is zeroed.
+    Zeroed,
+    /// A page is copied.
+    Copied,
+}
+
+/// One hot path.
+pub struct Case {
+    /// Its name.
+    pub name: &'static str,
+    /// What is counted.
+    pub what: &'static str,
+    /// What is left out.
+    pub bytes: Bytes,
+    /// Prepares, runs the path under [`counted`], and returns how many units it did.
+    pub run: fn(&World) -> u64,
+}
+
+const fn case(name: &'static str, what: &'static str, bytes: Bytes, run: fn(&World) -> u64) -> Case {
+    Case { name, what, bytes, run }
+}
+
+/// All of them.
+pub const CASES: &[Case] = &[
+    case("zero", "zeroing a page: left out of the others", Bytes::Untouched, zero),
+    case("copy", "copying a page: left out of the others", Bytes::Untouched, copy),
+    case("fault-anon", "a first write", Bytes::Zeroed, |w| faults(w, FaultAccess::Write)),
+    case("fault-zero-page", "a first read", Bytes::Untouched, |w| faults(w, FaultAccess::Read)),
+    case("fault-zero-write", "a write over the zero page", Bytes::Zeroed, zero_write),
+    case("populate", "populate, per page", Bytes::Zeroed, populate),
+    case("cow-copy", "a COW fault that copies", Bytes::Copied, cow_copy),
+    case("cow-reuse", "a COW fault that reuses", Bytes::Untouched, cow_reuse),
+    case("fork", "fork, per exclusive page", Bytes::Untouched, |w| fork(w, Times::First)),
+    case("fork-again", "fork, per shared page", Bytes::Untouched, |w| fork(w, Times::Again)),
+    case("exit", "exit of a child, per shared page", Bytes::Untouched, exit),
+    case("zap", "munmap, per page", Bytes::Untouched, zap),
+    case("mprotect-ro", "mprotect RW to RO, per page", Bytes::Untouched, |w| protect(w, Prot::READ)),
+    case("mprotect-rw", "mprotect RO to RW, per page", Bytes::Untouched, |w| {
+        protect(w, Prot::READ | Prot::WRITE)
+    }),
+    case("mmap-munmap", "mmap + munmap, untouched", Bytes::Untouched, mmap_munmap),
+    case("mprotect-split", "mprotect that splits + one that merges", Bytes::Untouched, mprotect_split),
+    case("lookup-10", "a VMA among 10", Bytes::Untouched, |w| lookup(w, 10)),
+    case("lookup-1000", "a VMA among 1,000", Bytes::Untouched, |w| lookup(w, 1000)),
+    case("lookup-100000", "a VMA among 100,000", Bytes::Untouched, |w| lookup(w, 100_000)),
+    case("rmap-1", "folio_referenced of a page with 1 mapping", Bytes::Untouched, |w| rmap(w, 1)),
+    case("rmap-10", "folio_referenced of a page with 10 mappings", Bytes::Untouched, |w| rmap(w, 10)),
+    case("rmap-1000", "folio_referenced of a page with 1,000 mappings", Bytes::Untouched, |w| rmap(w, 1000)),
+];
+
+/// Pages of a case that works on many: four last-level tables.
+const PAGES: usize = 2048;
+const REGION: usize = PAGES * PAGE;
+/// Repetitions of a case that works on few.
+const REPEAT: u64 = 1000;
+
+/// A world large enough for every case.
+pub fn world() -> World {
+    World::with(40_000, LockMode::Mmap)
+}
+
+/// The case of that name.
+pub fn find(name: &str) -> Option<&'static Case> {
+    CASES.iter().find(|case| case.name == name)
+}
+
+fn zero(world: &World) -> u64 {
+    let pages: Vec<_> = world.block(REGION).frames().collect();
+    let machine = world.vm.machine();
+    counted(&mut || pages.iter().for_each(|&page| machine.zero(page, Order::ZERO)));
+    pages.len() as u64
+}
+
+fn copy(world: &World) -> u64 {
+    let pages: Vec<_> = world.block(REGION).frames().collect();
+    let machine = world.vm.machine();
+    counted(&mut || pages[1..].iter().for_each(|&page| machine.copy(page, pages[0], Order::ZERO)));
+    pages.len() as u64 - 1
+}
+
+/// Runs `f` on an address space with a region, `pages` of which are there.
+fn with_region(world: &World, filled: Filled, f: impl FnOnce(&Mm<'_, Machine>, VaRange)) -> u64 {
+    let mm = world.new_mm();
+    let _active = Active::on(&mm, 0);
+    let range = map_region(&mm, 0, REGION);
+    // The first fault makes the anon_vma.
+    fault_all(&mm, VaRange::page(range.start), FaultAccess::Write);
+    match filled {
+        Filled::Written => mm.populate(range, Populate::Write).expect("memory"),
+        Filled::Read => mm.populate(range, Populate::Read).expect("memory"),
+        Filled::Empty => {}
+    }
+    f(&mm, range);
+    PAGES as u64
+}
+
+/// What a region holds before the case.
+enum Filled {
+    /// One page, so that it has an anon_vma.
+    Empty,
+    /// The zero page.
+    Read,
+    /// Pages of its own.
+    Written,
+}
+
+fn faults(world: &World, access: FaultAccess) -> u64 {
+    with_region(world, Filled::Empty, |mm, range| {
+        let rest = VaRange { start: range.start.next_page(), end: range.end };
+        counted(&mut || fault_all(mm, rest, access));
+    }) - 1
+}
+
+fn zero_write(world: &World) -> u64 {
+    with_region(world, Filled::Read, |mm, range| {
+        let rest = VaRange { start: range.start.next_page(), end: range.end };
+        counted(&mut || fault_all(mm, rest, FaultAccess::Write));
+    }) - 1
+}
+
+fn populate(world: &World) -> u64 {
+    with_region(world, Filled::Empty, |mm, range| {
+        let rest = VaRange { start: range.start.next_page(), end: range.end };
+        counted(&mut || mm.populate(rest, Populate::Write).expect("memory"));
+    }) - 1
+}
+
+fn cow_copy(world: &World) -> u64 {
+    with_region(world, Filled::Written, |mm, range| {
+        let child = mm.fork().expect("memory");
+        {
+            let _active = Active::on(&child, 0);
+            counted(&mut || fault_all(&child, range, FaultAccess::Write));
+        }
+    })
+}
+
+fn cow_reuse(world: &World) -> u64 {
+    with_region(world, Filled::Written, |mm, range| {
+        drop(mm.fork().expect("memory"));
+        counted(&mut || fault_all(mm, range, FaultAccess::Write));
+    })
+}
+
+/// Whether the pages have been shared before.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Times {
+    /// All are exclusive.
+    First,
+    /// All are shared and write-protected.
+    Again,
+}
+
+fn fork(world: &World, times: Times) -> u64 {
+    with_region(world, Filled::Written, |mm, _| {
+        let before = (times == Times::Again).then(|| mm.fork().expect("memory"));
+        let mut child = None;
+        counted(&mut || child = mm.fork().ok());
+        assert!(child.is_some(), "memory");
+        drop((before, child));
+    })
+}
+
+fn exit(world: &World) -> u64 {
+    with_region(world, Filled::Written, |mm, _| {
+        let mut child = mm.fork().ok();
+        counted(&mut || drop(child.take()));
+    })
+}
+
+fn zap(world: &World) -> u64 {
+    with_region(world, Filled::Written, |mm, range| {
+        counted(&mut || mm.munmap(range).expect("mapped"));
+    })
+}
+
+fn protect(world: &World, prot: Prot) -> u64 {
+    with_region(world, Filled::Written, |mm, range| {
+        if prot.contains(Prot::WRITE) {
+            mm.mprotect(range, Prot::READ).expect("mapped");
+        }
+        counted(&mut || mm.mprotect(range, prot).expect("mapped"));
+    })
+}
+
+fn mmap_munmap(world: &World) -> u64 {
+    let len = 16 * PAGE;
+    with_region(world, Filled::Empty, |mm, _| {
+        counted(&mut || {
+            for _ in 0..REPEAT {
+                let start = map_anywhere(mm, len);
+                mm.munmap(VaRange { start, end: Va(start.0 + len as u64) }).expect("mapped");
+            }
+        });
+    });
+    REPEAT
+}
+
+fn mprotect_split(world: &World) -> u64 {
+    let mm = world.new_mm();
+    let whole = map_region(&mm, 0, 64 * PAGE);
+    let start = Va(whole.start.0 + 8 * PAGE as u64);
+    let part = VaRange { start, end: Va(start.0 + 8 * PAGE as u64) };
+    counted(&mut || {
+        for _ in 0..REPEAT {
+            mm.mprotect(part, Prot::READ).expect("mapped");
+            mm.mprotect(part, Prot::READ | Prot::WRITE).expect("mapped");
+        }
+    });
+    REPEAT
+}
+
+fn lookup(world: &World, n: u64) -> u64 {
+    let mm = world.new_mm();
+    map_many(&mm, n);
+    let wanted = addresses(n, REPEAT as usize);
+    counted(&mut || {
+        for &va in &wanted {
+            assert!(black_box(mm.try_vma_range(va)).is_ok_and(|found| found.is_some()));
+        }
+    });
+    REPEAT
+}
+
+fn rmap(world: &World, mappings: usize) -> u64 {
+    let parent = world.new_mm();
+    let range = map_region(&parent, 0, PAGE);
+    fault_all(&parent, range, FaultAccess::Write);
+    let children: Vec<_> = (1..mappings).map(|_| parent.fork().expect("memory")).collect();
+    let pfn = parent.pagemap(range.start).pfn.expect("present");
+    let page = world.vm.frames().try_get(pfn).expect("in use");
+    let repeat = (REPEAT / mappings as u64).max(10);
+    counted(&mut || {
+        for _ in 0..repeat {
+            let found = folio_referenced(&world.vm, page.folio());
+            assert!(found.mappings == mappings as u64, "{found:?}");
+        }
+    });
+    drop((page, children));
+    repeat
+}
