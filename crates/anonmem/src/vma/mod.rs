@@ -23,8 +23,6 @@ mod modify;
 mod range;
 mod split;
 #[cfg(test)]
-mod stress;
-#[cfg(test)]
 mod tests;
 pub mod tree;
 

@@ -3,6 +3,8 @@
 //! One character is one page: `.` is a hole, `R` may be read, `W` written; in lower case every page was written to, so that
 //! its VMA has an anon_vma. What came of it is text too: one letter per VMA, in order.
 
+mod stress;
+
 use super::VmFlags;
 use crate::{
     Error, Event, MapBacking, MapFlags, MmapRequest, Prot,
