@@ -1,3 +1,5 @@
+//! The heap: growing, shrinking, limits, and no memory.
+
 use crate::{
     Limits, MapBacking, MapFlags, MmapRequest, Prot,
     testing::{P, World},

@@ -1,3 +1,5 @@
+//! Mapping: arguments, places, promises, limits, and failure at every allocation.
+
 use crate::{
     Config, Error, Limits, MapBacking, MapFlags, Mm, MmapRequest, Overcommit, Prot, Vm, VmFlags,
     testing::{M, P, World, pages},

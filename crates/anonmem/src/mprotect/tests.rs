@@ -1,3 +1,5 @@
+//! Protecting: what programs may do afterwards, through TLBs that knew otherwise.
+
 use crate::{
     Error, Event, MapBacking, MapFlags, MmapRequest, Prot, VmFlags,
     testing::{M, P, World, pages},

@@ -1,3 +1,5 @@
+//! Unmapping: what is left, which tables go, and what CPUs still know.
+
 use crate::{
     Error, Event, MapBacking, MapFlags, MmapRequest, Prot,
     testing::{M, P, World, pages},
