@@ -9,7 +9,8 @@
 //! | `POPULATE_READ`, `POPULATE_WRITE` | pages are faulted in |
 //! | `DONTFORK`, `DOFORK`, `WIPEONFORK`, `KEEPONFORK` | what a child gets |
 //! | `HUGEPAGE`, `NOHUGEPAGE` | remembered for large folios |
-//! | `COLD`, `PAGEOUT` | accessed bits are cleared; nothing is written out, because there is no swap |
+//! | `COLD` | accessed bits are cleared: reclaim comes here first |
+//! | `PAGEOUT` | pages that nobody else maps go to swap |
 //! | `NORMAL`, `RANDOM`, `SEQUENTIAL`, `WILLNEED`, `DONTDUMP`, `DODUMP` | none: nothing is read ahead or dumped |
 //! | `MERGEABLE`, `UNMERGEABLE` | refused, as by a kernel without KSM |
 //!

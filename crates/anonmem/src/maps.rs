@@ -3,8 +3,8 @@
 //! Locks: the mmap lock for reading, for the whole call; a page-table lock for one table at a time. What is called
 //! back runs under the mmap lock: it may not touch memory of this address space, nor sleep on anything that does.
 //!
-//! Linux: fs/proc/task_mmu.c `show_map_vma`, `smaps_pte_range`, `pagemap_pmd_range`. Differs: no swap and no file
-//! pages, because there are none.
+//! Linux: fs/proc/task_mmu.c `show_map_vma`, `smaps_pte_range`, `pagemap_pmd_range`. Differs: no file pages, because there
+//! are none.
 
 use crate::{
     mm::{Mm, MmSlot, MmapReadGuard},
@@ -75,7 +75,7 @@ pub struct VmaUsage {
     pub anonymous: u64,
     /// Anonymous pages after `MADV_FREE` that were not written since.
     pub lazy_free: u64,
-    /// Pages in swap: none, there is no swap.
+    /// Pages in swap.
     pub swap: u64,
     /// The part of `pss` that is locked.
     pub locked: u64,
@@ -107,7 +107,7 @@ impl VmaUsage {
 pub struct PagemapEntry {
     /// Its frame, if it is present.
     pub pfn: Option<Pfn>,
-    /// It is in swap: never, there is no swap.
+    /// It is in swap.
     pub swapped: bool,
     /// It is a page of a shared object.
     pub shared: bool,
@@ -252,6 +252,7 @@ impl<M: Machine> Mm<'_, M> {
                         // The object's own mapping is none of a program's.
                         sums.add(folio.counts().maps() - 1, present);
                     }
+                    Mapped::Soft(SoftLeaf::Swap { .. }) => sums.usage.swap += PAGE,
                     // The zero page is nobody's; a marker is no page.
                     Mapped::Zero(_) | Mapped::Soft(_) => {}
                 }

@@ -153,7 +153,11 @@ impl<M: Machine> Mm<'_, M> {
             }
             return Ok(old.start);
         }
-        if old.end > range.end {
+        if new_len < old.len() && old.end > M::Arch::USER_END {
+            return Err(Error::Invalid("the tail to unmap leaves the address space"));
+        }
+        // What moves is of one mapping; the tail that is cut off may lie anywhere.
+        if old.start.0 + old.len().min(new_len) > range.end.0 {
             return Err(Error::BadAddress);
         }
         self.check_resize(guard, id, request)?;

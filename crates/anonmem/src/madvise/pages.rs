@@ -4,10 +4,11 @@ use super::Advice;
 use crate::{
     error::Error,
     mm::{Mm, MmapReadGuard},
+    reclaim::shrink::Age,
     vma::{Backing, VmFlags, VmaId},
-    zap::discard_range,
+    zap::{Zapped, discard_range, zap_entry},
 };
-use anonmem_hal::{Machine, VaRange};
+use anonmem_hal::{Machine, Pte, SoftLeaf, VaRange};
 use anonmem_pgtable::{Mapped, MmuGather, Teardown};
 
 impl<M: Machine> Mm<'_, M> {
@@ -24,7 +25,8 @@ impl<M: Machine> Mm<'_, M> {
                 Advice::DontNeed | Advice::DontNeedLocked => self.dont_need(&guard, part),
                 Advice::Free => self.madvise_free(&guard, id, part)?,
                 Advice::Remove => self.madvise_remove(&guard, id, part)?,
-                Advice::Cold | Advice::PageOut => self.madvise_cold(&guard, part),
+                Advice::Cold => self.madvise_cold(&guard, part),
+                Advice::PageOut => self.madvise_pageout(&guard, part),
                 Advice::GuardInstall => self.guard_install(&guard, id, part)?,
                 Advice::GuardRemove => self.guard_remove(&guard, part),
                 other => unreachable!("{other:?} changes no pages"),
@@ -42,21 +44,24 @@ impl<M: Machine> Mm<'_, M> {
         gather.finish();
     }
 
-    /// Marks pages that nobody else maps as free to be dropped, and clean: a store from now on makes its page dirty,
-    /// which takes the mark's effect back. Reclaim drops a page only if it is marked *and* clean.
+    /// Marks pages that nobody else has as free to be dropped, and clean: a store from now on makes its page dirty,
+    /// which takes the mark's effect back. Reclaim drops a page only if it is marked *and* clean. What is in swap is
+    /// dropped at once.
     #[doc(alias = "madvise_free_pte_range")]
     fn madvise_free(&self, guard: &MmapReadGuard<'_, M>, id: VmaId<M>, part: VaRange) -> Result<(), Error> {
         if self.vm.vma(id).backing() != Backing::Anonymous {
             return Err(Error::Invalid("only private anonymous memory can be freed lazily"));
         }
         // Without the flush a store through a cached dirty translation would not set the bit again.
-        self.change_present(guard, part, |mapped| {
+        self.change_entries(guard, part, |mapped| {
             let folio = match mapped {
                 Mapped::Exclusive(page, _) => page.folio(),
                 Mapped::Shared(page, _) => page.folio(),
+                Mapped::Soft(SoftLeaf::Swap { .. }) => return Change::Drop,
                 Mapped::None | Mapped::Zero(_) | Mapped::Shm(_) | Mapped::Soft(_) => return Change::None,
             };
-            if folio.counts().maps() != 1 {
+            // In the swap cache it may be another's, whose entry is a swap entry just now.
+            if folio.counts().total() != 1 {
                 return Change::None;
             }
             self.vm.mark_lazyfree(folio);
@@ -68,20 +73,41 @@ impl<M: Machine> Mm<'_, M> {
     /// Clears accessed bits, so that reclaim comes here first.
     #[doc(alias = "madvise_cold_or_pageout_pte_range")]
     fn madvise_cold(&self, guard: &MmapReadGuard<'_, M>, part: VaRange) {
-        self.change_present(guard, part, |mapped| match mapped {
+        self.change_entries(guard, part, |mapped| match mapped {
             Mapped::Exclusive(..) | Mapped::Shared(..) | Mapped::Shm(_) => Change::Old,
             Mapped::None | Mapped::Zero(_) | Mapped::Soft(_) => Change::None,
         });
     }
 
+    /// Makes pages leave that nobody else maps, as far as there is a place for them to go.
+    #[doc(alias = "madvise_cold_or_pageout_pte_range")]
+    fn madvise_pageout(&self, guard: &MmapReadGuard<'_, M>, part: VaRange) {
+        for (table, part) in guard.slot().space.tables(&self.vm.frames, guard, part) {
+            for va in part.iter_pages().filter(|&va| matches!(table.peek(va), Pte::Present(_))) {
+                let entries = table.lock();
+                let page = match entries.mapped(va) {
+                    Mapped::Exclusive(page, _) => page.get(),
+                    Mapped::Shared(page, _) if page.folio().counts().maps() == 1 => page.get(),
+                    Mapped::Shared(..)
+                    | Mapped::None
+                    | Mapped::Zero(_)
+                    | Mapped::Shm(_)
+                    | Mapped::Soft(_) => continue,
+                };
+                drop(entries);
+                self.vm.shrink_folio(page, Age::Any);
+            }
+        }
+    }
+
     /// Changes entries as `f` says, and flushes what was changed.
-    fn change_present(
+    fn change_entries(
         &self,
         guard: &MmapReadGuard<'_, M>,
         part: VaRange,
         f: impl Fn(Mapped<'_, '_, M>) -> Change,
     ) {
-        let slot = guard.slot();
+        let (slot, mut zapped) = (guard.slot(), Zapped::default());
         let mut gather: MmuGather<'_, M> = self.vm.gather(&slot.space, Teardown::Range);
         for (table, part) in slot.space.tables(&self.vm.frames, guard, part) {
             let mut entries = table.lock();
@@ -91,6 +117,10 @@ impl<M: Machine> Mm<'_, M> {
             for va in part.iter_pages() {
                 match f(entries.mapped(va)) {
                     Change::None => continue,
+                    Change::Drop => {
+                        zap_entry(self.vm, &mut entries, va, &mut gather, &mut zapped);
+                        continue;
+                    }
                     Change::Old => {}
                     Change::CleanAndOld => entries.clear_dirty(va),
                 }
@@ -101,6 +131,7 @@ impl<M: Machine> Mm<'_, M> {
             gather.flush_tlb();
         }
         gather.finish();
+        zapped.uncount(slot);
     }
 
     /// Drops pages of the shared object, here and in the object.
@@ -119,9 +150,11 @@ impl<M: Machine> Mm<'_, M> {
     }
 }
 
-/// What to do to a present entry.
+/// What to do to an entry.
 enum Change {
     None,
+    /// Clear it. It is a swap entry: there is no page for the gather.
+    Drop,
     /// Clear the accessed bit.
     Old,
     /// Clear the dirty bit too.

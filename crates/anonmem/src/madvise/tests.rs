@@ -162,6 +162,41 @@ fn cold_pages_are_not_young() {
 }
 
 #[test]
+fn pages_that_are_sent_away_come_back_and_those_in_swap_are_freed_at_once() {
+    World::run(|w| {
+        w.vm.swap_on(0, 64, 0).unwrap();
+        let mm = w.vm.new_mm().unwrap();
+        written(&mm, pages(16, 4));
+        let child = mm.fork().unwrap();
+        child.store(17 * P, 5).unwrap();
+        advise(&child, 16, 4, Advice::PageOut).unwrap();
+        assert_eq!(child.counters().swap.0, 1, "what the parent maps, too, stays");
+        let mut swapped = 0;
+        child.for_each_vma_usage(&mut |_, usage| swapped += usage.swap);
+        assert_eq!(swapped, P);
+        assert_eq!(child.load(17 * P), Ok(5));
+        advise(&child, 17, 1, Advice::PageOut).unwrap();
+        advise(&child, 17, 1, Advice::Free).unwrap();
+        assert_eq!((child.counters().swap.0, child.load(17 * P)), (0, Ok(0)));
+        drop((mm, child));
+        w.vm.swap_off(0).unwrap();
+        assert_eq!(w.swap.stored(), 0);
+    });
+}
+
+#[test]
+fn a_freed_page_is_dropped_by_reclaim_unless_it_was_written() {
+    World::run(|w| {
+        let mm = w.vm.new_mm().unwrap();
+        written(&mm, pages(16, 2));
+        advise(&mm, 16, 2, Advice::Free).unwrap();
+        mm.store(16 * P, 2).unwrap();
+        advise(&mm, 16, 2, Advice::PageOut).unwrap();
+        assert_eq!([16, 17].map(|page| mm.load(page * P)), [Ok(2), Ok(0)]);
+    });
+}
+
+#[test]
 fn populating_is_advice_with_errors_of_its_own() {
     World::run(|w| {
         let mm = w.vm.new_mm().unwrap();

@@ -34,7 +34,7 @@ use anonmem_hal::{Machine, Va, VaRange};
 struct Move {
     /// What moves.
     from: VaRange,
-    /// The rest of the old range, which is unmapped.
+    /// The rest of the old range, which is unmapped, whatever is there.
     tail: VaRange,
     /// The new range; longer than `from` if the mapping grows.
     to: VaRange,
@@ -59,7 +59,7 @@ struct Prepared<'a, M: Machine> {
 }
 
 impl<M: Machine> Mm<'_, M> {
-    /// Moves the mapping of `old`, which lies in one VMA, to `to`, whose length it gets.
+    /// Moves the mapping of `old`, as much of it as fits, to `to`, whose length it gets. What moves lies in one VMA.
     ///
     /// # Locks
     /// The mmap lock for writing; takes the lock of the VMA's anon_vma.
@@ -92,11 +92,10 @@ impl<M: Machine> Mm<'_, M> {
 
     /// Makes VMAs begin and end where the ranges of the move do.
     fn cut(&self, guard: &MmapWriteGuard<'_, M>, work: &Move) -> Result<(), Error> {
-        let whole = VaRange { start: work.from.start, end: work.tail.end };
         let cut = || {
-            self.cut_edges(guard, whole)?;
+            self.cut_edges(guard, work.from)?;
             if !work.tail.is_empty() {
-                self.split_vma(guard, self.vma_from(guard, whole.start), work.tail.start)?;
+                self.cut_edges(guard, work.tail)?;
             }
             self.cut_edges(guard, work.to)
         };

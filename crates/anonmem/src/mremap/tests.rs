@@ -151,12 +151,13 @@ fn whole_tables_move_in_one_piece_with_one_flush_each() {
     });
 }
 
+/// The neighbours keep the old tables from being freed, which would flush, too.
 #[test]
 fn no_translation_of_the_old_place_outlives_the_move() {
-    for (from, to) in [(16, 32), (4 * TABLE, 8 * TABLE), (4 * TABLE - 2, 8 * TABLE + 1)] {
+    for (from, to) in [(20, 32), (4 * TABLE, 8 * TABLE), (4 * TABLE - 2, 8 * TABLE + 1)] {
         World::run(|w| {
             let mm = w.vm.new_mm().unwrap();
-            map(&mm, pages(from, TABLE));
+            map(&mm, pages(from - 1, TABLE + 2));
             fill(&mm, pages(from, TABLE));
             let user = mm.user();
             let mut byte = [0];
@@ -222,6 +223,59 @@ fn guards_go_with_the_mapping() {
         let to = remap(&mm, 16, 4, 4, KEEP, 0).unwrap();
         assert_eq!(mm.load((to + 1) * P), Err(Trap::Unmapped));
         assert_eq!((mm.load(17 * P), mm.load(to * P)), (Ok(0), Ok(byte_of(16))));
+    });
+}
+
+#[test]
+fn what_is_at_a_fixed_destination_goes_and_its_tables_serve_again() {
+    World::run(|w| {
+        let mm = w.vm.new_mm().unwrap();
+        for (from, to) in [(20, 4 * TABLE + 9), (8 * TABLE, 6 * TABLE)] {
+            map(&mm, pages(from, TABLE));
+            fill(&mm, pages(from, TABLE));
+            map(&mm, pages(to, 3));
+            fill(&mm, pages(to, 3));
+            assert_eq!(remap(&mm, from, TABLE, TABLE, FIXED, to), Ok(to));
+            w.vm.validate().unwrap();
+            assert_eq!((mm.load(to * P), mm.load((to + 2) * P)), (Ok(byte_of(from)), Ok(byte_of(from + 2))));
+        }
+        assert_eq!(mm.counters().anon.0, 2 * TABLE);
+    });
+}
+
+#[test]
+fn the_tail_that_a_move_cuts_off_may_be_anything() {
+    World::run(|w| {
+        let mm = w.vm.new_mm().unwrap();
+        map(&mm, pages(16, 4));
+        fill(&mm, pages(16, 4));
+        map(&mm, pages(24, 4));
+        fill(&mm, pages(24, 4));
+        assert_eq!(remap(&mm, 17, 9, 2, FIXED, 40), Ok(40));
+        assert_eq!(ranges(&mm), [(16, 1), (26, 2), (40, 2)]);
+        assert_eq!((mm.load(41 * P), mm.load(26 * P)), (Ok(byte_of(18)), Ok(byte_of(26))));
+        w.vm.validate().unwrap();
+        assert!(matches!(remap(&mm, 26, 1 << 36, 1, FIXED, 18), Err(Error::Invalid(_))));
+    });
+}
+
+#[test]
+fn what_is_in_swap_moves_as_well() {
+    World::run(|w| {
+        w.vm.swap_on(0, 64, 0).unwrap();
+        let mm = w.vm.new_mm().unwrap();
+        map(&mm, pages(20, 8));
+        fill(&mm, pages(20, 8));
+        let child = mm.fork().unwrap();
+        mm.store(20 * P, 99).unwrap();
+        mm.madvise(Va(20 * P), 8 * P, Advice::PageOut).unwrap();
+        child.madvise(Va(20 * P), P, Advice::PageOut).unwrap();
+        assert_eq!((mm.counters().swap.0, child.counters().swap.0), (1, 1));
+        assert_eq!(remap(&mm, 20, 8, 9, FIXED, 4 * TABLE - 3), Ok(4 * TABLE - 3));
+        w.vm.validate().unwrap();
+        assert_eq!((mm.load((4 * TABLE - 3) * P), child.load(20 * P)), (Ok(99), Ok(byte_of(20))));
+        drop((mm, child));
+        w.vm.swap_off(0).unwrap();
     });
 }
 
