@@ -34,7 +34,7 @@ pair!(
     LockMode::Mmap,
     "a page is filled in while its mapping goes",
     "The store happened before, or is a segmentation fault; nothing is left mapped.",
-    "zap-no-flush",
+    "gather-no-flush",
     "what was unmapped is freed without a flush",
     BY_MUNMAP
 );
@@ -44,19 +44,49 @@ pair!(
     LockMode::Vma,
     "a page is filled in under the VMA's lock while the VMA goes",
     "As with the mmap lock.",
-    "munmap-no-vma-lock",
-    "munmap does not write-lock the VMAs that it removes",
+    "vma-write-lock-no-wait",
+    "write-locking a VMA does not wait for its readers",
     BY_MUNMAP
 );
 pair!(
-    MUNMAP_SPECULATIVE,
+    TABLE_SPECULATIVE,
     "seed-002-page-table-vanishes",
     LockMode::Speculative,
     "a speculative fault walks tables that munmap frees",
     "Tables are freed after a grace period; the entry is installed only if nothing has changed.",
     "speculative-no-recheck",
-    "the sequence is not compared under the page-table lock",
+    "the version is not compared under the page-table lock",
+    BY_MUNMAP_ALL
+);
+pair!(
+    MUNMAP_SPECULATIVE,
+    "fault-vs-munmap-speculative",
+    LockMode::Speculative,
+    "a page is filled in without any lock while its mapping goes",
+    "As with the mmap lock.",
+    "speculative-no-recheck",
+    "the version is not compared under the page-table lock",
     BY_MUNMAP
+);
+pair!(
+    FORK_SPECULATIVE,
+    "fault-vs-fork-speculative",
+    LockMode::Speculative,
+    "a page is filled in without any lock while the address space is copied",
+    "As with the mmap lock.",
+    "vma-version-stays",
+    "write-locking a VMA does not change its version",
+    BY_FORK
+);
+pair!(
+    MPROTECT_SPECULATIVE,
+    "fault-vs-mprotect-speculative",
+    LockMode::Speculative,
+    "a page is made writable without any lock while its mapping is made read-only",
+    "After mprotect has returned no store succeeds.",
+    "vma-version-stays",
+    "write-locking a VMA does not change its version",
+    BY_MPROTECT
 );
 pair!(
     SPLIT_SPECULATIVE,
@@ -84,8 +114,8 @@ pair!(
     LockMode::Vma,
     "a page is made writable under the VMA's lock while its mapping is made read-only",
     "After mprotect has returned no store succeeds.",
-    "mprotect-no-vma-lock",
-    "mprotect does not write-lock the VMAs that it changes",
+    "vma-write-lock-no-wait",
+    "write-locking a VMA does not wait for its readers",
     BY_MPROTECT
 );
 pair!(
@@ -124,8 +154,8 @@ pair!(
     LockMode::Vma,
     "a fault finds a VMA that mmap has not finished (Linux 6.5)",
     "A fault finds nothing, or a complete VMA.",
-    "mmap-publish-early",
-    "the VMA is in the tree before it is complete",
+    "vma-attach-unlocked",
+    "a new VMA can be read-locked at once",
     BY_MAP
 );
 
@@ -138,6 +168,10 @@ fn against(name: &str, mode: LockMode, other: Other) -> Box<dyn Program> {
         let kernel = Kernel::new(48, mode);
         kernel.spawn(0, &[0, 1]);
         kernel.map(0, 0, 2, RW);
+        kernel.map(0, 5, 1, RW);
+        // There is an anon_vma and a page table: a fault needs no mmap lock.
+        kernel.store(0, 0, 1).expect("frames");
+        kernel.store(0, 5, 1).expect("frames");
         kernel
     };
     boxed(
@@ -169,6 +203,13 @@ const BY_MUNMAP: Other = (
         k.mm(0).munmap(pages(0, 2)).expect("frames");
         assert_eq!(k.load(0, 1), Err(FaultOutcome::SegvMaperr), "mapped after munmap");
     },
+    |k| finally(k).map_or(Ok(()), |v| Err(format!("page 1 still holds {v}"))),
+);
+
+/// The table goes too.
+const BY_MUNMAP_ALL: Other = (
+    "munmap of all",
+    |k| k.mm(0).munmap(pages(0, 6)).expect("frames"),
     |k| finally(k).map_or(Ok(()), |v| Err(format!("page 1 still holds {v}"))),
 );
 

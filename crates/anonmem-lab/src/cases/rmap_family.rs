@@ -32,7 +32,7 @@ pub static DOUBLE_REUSE: Case = Case {
                one VMA looked like one with two children less; it was reused, then freed too early.",
     environment: "One CPU. Forks, splits by munmap, exits, forks again.",
     rule: "An anon_vma is reused only if no VMA uses it and it has at most one child.",
-    mutants: &[Mutant::Patch { name: "anon-vma-reuse-in-use", what: "reuse does not look for VMAs" }],
+    mutants: &[Mutant::Patch { name: "anon-vma-children-uncounted", what: "children are not counted" }],
     runs: &[Run::new(Model::Sc, Extent::Exhaust)],
     program: double_reuse,
 };
