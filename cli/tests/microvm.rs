@@ -57,6 +57,11 @@ fn threads_churn_mappings() {
 }
 
 #[test]
+fn everything_happens_at_once() {
+    same_as_host("everything", Linked::Dynamic, &[]);
+}
+
+#[test]
 fn handlers_repair_faults() {
     same_as_host("signals", Linked::Dynamic, &[]);
     same_as_host("signals", Linked::Static, &[]);
