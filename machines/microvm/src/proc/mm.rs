@@ -8,6 +8,7 @@ use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use anonmem::mmap::{MapBacking, MapFlags, MmapRequest, Prot};
+use anonmem::{Advice, MlockAll, RemapFlags};
 use anonmem::{
     Event, FaultAccess, FaultOutcome, Limits, MapKind, MapUse, Overcommit, VmFlags, VmaInfo, VmaUsage,
 };
@@ -224,8 +225,8 @@ pub fn mprotect(mm: &Space, addr: u64, len: u64, prot: u32) -> Result<()> {
 /// Those of mremap(2).
 pub fn mremap(mm: &Space, old: u64, old_len: u64, new_len: u64, flags: u32, new: u64) -> Result<u64> {
     note_peak();
-    let _ = (mm, old, old_len, new_len, flags, new);
-    Err(anonmem_oslib::errno::ENOSYS)
+    let flags = RemapFlags::from_bits(flags).ok_or(EINVAL)?;
+    mm.mremap(Va(old), old_len, new_len, flags, Va(new)).map(|va| va.0).map_err(errno)
 }
 
 /// Moves the end of the heap; gives where it is then.
@@ -244,8 +245,9 @@ pub fn set_brk(mm: &Space, addr: u64) {
 /// # Errors
 /// Those of madvise(2).
 pub fn madvise(mm: &Space, addr: u64, len: u64, advice: u32) -> Result<()> {
-    let _ = (mm, addr, len, advice);
-    Err(anonmem_oslib::errno::ENOSYS)
+    note_peak();
+    let advice = Advice::from_number(advice).ok_or(EINVAL)?;
+    mm.madvise(Va(addr), len, advice).map_err(errno)
 }
 
 /// Tells for each page of a range whether it is there.
@@ -403,15 +405,35 @@ pub fn overcommit_mode() -> u32 {
     }
 }
 
-pub fn mlock(_mm: &Space, _addr: u64, _len: u64, _when: Populate) -> Result<()> {
-    Err(anonmem_oslib::errno::ENOSYS)
+/// Locks a range.
+///
+/// # Errors
+/// Those of mlock(2).
+pub fn mlock(mm: &Space, addr: u64, len: u64, when: Populate) -> Result<()> {
+    match when {
+        Populate::Now => mm.mlock(Va(addr), len),
+        Populate::OnFault => mm.mlock_onfault(Va(addr), len),
+    }
+    .map_err(errno)
 }
-pub fn munlock(_mm: &Space, _addr: u64, _len: u64) -> Result<()> {
-    Err(anonmem_oslib::errno::ENOSYS)
+
+/// Unlocks a range.
+///
+/// # Errors
+/// Those of munlock(2).
+pub fn munlock(mm: &Space, addr: u64, len: u64) -> Result<()> {
+    mm.munlock(Va(addr), len).map_err(errno)
 }
-pub fn mlockall(_mm: &Space, _flags: u32) -> Result<()> {
-    Err(anonmem_oslib::errno::ENOSYS)
+
+/// Locks everything, as `MCL_*` says.
+///
+/// # Errors
+/// Those of mlockall(2).
+pub fn mlockall(mm: &Space, flags: u32) -> Result<()> {
+    mm.mlockall(MlockAll::from_bits(flags).ok_or(EINVAL)?).map_err(errno)
 }
-pub fn munlockall(_mm: &Space) -> Result<()> {
-    Err(anonmem_oslib::errno::ENOSYS)
+
+/// Unlocks everything.
+pub fn munlockall(mm: &Space) {
+    mm.munlockall();
 }
