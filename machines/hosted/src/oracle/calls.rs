@@ -171,6 +171,9 @@ impl Oracle {
         if !aligned(at.addr) {
             return expect(outcome, &EINVAL);
         }
+        if at.addr.checked_add(at.len).is_none_or(|end| end > self.limits.user_end) {
+            return expect(outcome, &ENOMEM);
+        }
         let range = numbers(at.addr, at.len);
         let space = self.space_mut(at.space);
         if space.mapped_until(range.clone()) < range.end {

@@ -144,21 +144,22 @@ impl Oracle {
         let place = request.fixed().map_or(Place::Anywhere, Place::Fixed);
         self.check_new_place(request.space, to, request.new_len, place)?;
         let space = self.space_mut(request.space);
-        if request.new_len != request.old_len {
-            space.clear(numbers(to, request.new_len));
-        }
         let (from, to) = (request.old >> PAGE_SHIFT, to >> PAGE_SHIFT);
         let (old, new) = (request.old_len >> PAGE_SHIFT, request.new_len >> PAGE_SHIFT);
+        let first = space[from].attrs;
+        if new != old {
+            space.clear(to..to + new);
+        }
         for i in 0..old.min(new) {
             move_page(space, from + i, to + i, request.keeps_old());
         }
         if !request.keeps_old() {
             space.clear(from..from + old);
         }
-        let last = space.pages.get(&(to + old.min(new)).wrapping_sub(1)).map(|page| page.attrs);
         if new > old {
-            let duplicate = || Attrs { kind: space[from].attrs.kind.moved(from, to), ..space[from].attrs };
-            let attrs = if old == 0 { duplicate() } else { last.expect("just moved") };
+            // The rest continues the last page, or, if there is none, is the first one again.
+            let duplicate = Attrs { kind: first.kind.moved(from, to), ..first };
+            let attrs = if old == 0 { duplicate } else { space[to + old - 1].attrs };
             fill(space, to + old, new - old, attrs);
         }
         Ok(())
