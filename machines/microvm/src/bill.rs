@@ -8,6 +8,7 @@ use crate::{klog, syscall};
 use alloc::format;
 use alloc::string::String;
 use anonmem::Event;
+use anonmem::vm::LockMode;
 use anonmem_hal::{CpuId, PAGE_SIZE};
 use anonmem_oslib::bill::Bill;
 
@@ -52,7 +53,12 @@ pub fn collect(run_ns: u64) -> String {
     let flushes = tlb::counters();
     let cpus = boot::cpu_count();
     Bill {
-        lock_mode: "mmap".into(),
+        lock_mode: match vm.config().lock_mode {
+            LockMode::Mmap => "mmap",
+            LockMode::Vma => "vma",
+            LockMode::Speculative => "speculative",
+        }
+        .into(),
         numbers: [
             ("cpus", cpus as u64),
             ("ram_bytes", stats.frames * PAGE_SIZE as u64),

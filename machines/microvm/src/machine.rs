@@ -5,6 +5,7 @@ use core::ptr::NonNull;
 use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
 
 use anonmem::Overcommit;
+use anonmem::vm::LockMode;
 pub use anonmem_hal::HeldLocks;
 use anonmem_hal::arch::X86_64;
 use anonmem_hal::{
@@ -59,7 +60,7 @@ pub fn vm() -> &'static Vm {
 }
 
 /// Makes the memory manager over the frames of `layout`, and lets the heap draw from it.
-pub fn init(layout: &Layout, poison: Poison) {
+pub fn init(layout: &Layout, poison: Poison, lock_mode: LockMode) {
     let frames = (layout.frames.end - layout.frames.start) / PAGE;
     let aligned = layout.metadata.start.next_multiple_of(64);
     let memmap = NonNull::new(direct(aligned)).expect("the direct map is not at 0");
@@ -70,7 +71,7 @@ pub fn init(layout: &Layout, poison: Poison) {
     let kernel = Kernel { base: Pfn(layout.frames.start / PAGE), frames, memmap, poisoned };
     // Promise everything: what a program runs into is the end of memory, and the largest process is killed, not
     // a refused `malloc`. Linux: vm.overcommit_memory = 1.
-    let config = anonmem::Config { overcommit: Overcommit::Always, ..anonmem::Config::default() };
+    let config = anonmem::Config { lock_mode, overcommit: Overcommit::Always, ..anonmem::Config::default() };
     let vm = match Vm::new(kernel, config) {
         Ok(vm) => Box::leak(Box::new(vm)),
         Err(error) => panic!("the memory manager does not take this memory: {error:?}"),
@@ -131,7 +132,7 @@ impl Kernel {
 
     /// A frame that was not freed before holds what the loader left.
     fn check_poison(&self, pfn: Pfn) {
-        if !self.poison_bit(pfn).is_some_and(|(word, bit)| word.load(Relaxed) & bit != 0) {
+        if self.poison_bit(pfn).is_none_or(|(word, bit)| word.load(Relaxed) & bit == 0) {
             return;
         }
         // SAFETY: the frame is still the allocator's: nobody writes to it.

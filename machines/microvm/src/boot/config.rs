@@ -2,6 +2,7 @@
 //!
 //! The archive's first entry, `.anonmem/run`, holds NUL-terminated `key=value` records.
 
+use anonmem::vm::LockMode;
 use anonmem_oslib::cpio::Archive;
 
 const RUN_FILE: &[u8] = b".anonmem/run";
@@ -22,6 +23,8 @@ pub struct Config {
     pub ram: Option<u64>,
     /// `poison=`.
     pub poison: Poison,
+    /// `lock=`: `mmap`, `vma` or `speculative`.
+    pub lock_mode: LockMode,
 }
 
 impl Config {
@@ -30,7 +33,12 @@ impl Config {
         let first = Archive::new(archive).next().and_then(Result::ok);
         let text = first.filter(|entry| entry.name == RUN_FILE).map_or(&[][..], |entry| entry.data);
         let poison = if value(text, b"poison=") == Some("1") { Poison::On } else { Poison::Off };
-        Config { ram: value(text, b"ram=").and_then(|ram| ram.parse().ok()), poison }
+        let lock_mode = match value(text, b"lock=") {
+            Some("vma") => LockMode::Vma,
+            Some("speculative") => LockMode::Speculative,
+            _ => LockMode::Mmap,
+        };
+        Config { ram: value(text, b"ram=").and_then(|ram| ram.parse().ok()), poison, lock_mode }
     }
 }
 

@@ -75,7 +75,7 @@ extern "C" fn kernel_entry(start_info: PhysAddr) -> ! {
         initrd().len() >> 10,
         time::now_ns() / 1_000_000
     );
-    machine::init(&layout, config.poison);
+    machine::init(&layout, config.poison, config.lock_mode);
     console::init(&platform, apic_id);
     sched::init_reaper();
     let main: fn(usize) = if info.has_word("selftest") { selftest::run } else { kernel_main };
