@@ -68,6 +68,11 @@ fn handlers_repair_faults() {
 }
 
 #[test]
+fn signals_threads_descriptors_and_files_are_as_on_linux() {
+    same_as_host("abi", Linked::Dynamic, &[]);
+}
+
+#[test]
 fn relatives_share_memory() {
     same_as_host("shared", Linked::Dynamic, &[]);
 }
