@@ -133,6 +133,7 @@ impl<'a, M: Machine, G: StableVma> PteGuard<'a, M, G> {
     pub fn replace_soft(&mut self, va: Va, leaf: SoftLeaf) {
         let word = self.table.word(va);
         debug_assert!(matches!(self.get(va), Pte::Soft(_)), "only a software entry is replaced by another");
+        // Release pairs with the Acquire of walkers without the lock, as in the other changes of entries.
         word.store(M::Arch::encode_pte(Pte::Soft(leaf)), Ordering::Release);
     }
 

@@ -76,6 +76,7 @@ impl<M: Machine> Vm<M> {
             Ok(id) => {
                 let object = self.shm(id);
                 object.pages.store(pages, Ordering::Relaxed);
+                // Release pairs with the AcqRel of the last user, who frees what this object holds.
                 object.users.store(1, Ordering::Release);
                 Ok(id)
             }

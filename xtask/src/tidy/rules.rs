@@ -88,10 +88,10 @@ pub(crate) fn check_rust(path: &Path, text: &str) -> Vec<Finding> {
             rule(heap(&source), "below-the-heap");
             rule(statics(&source), "static");
             rule(pairings(&source), "ordering");
+            rule(bool_parameters(&source), "bool-parameter");
         }
         if place.is_crate {
             rule(wildcards(&source), "wildcard");
-            rule(bool_parameters(&source), "bool-parameter");
         }
         if !place.may_know_architecture {
             rule(architecture(&source), "architecture");
@@ -236,7 +236,7 @@ fn safety_comments(source: &Source) -> Found {
     found
 }
 
-/// Orderings stronger than Relaxed say what they pair with.
+/// Orderings stronger than Relaxed say what they pair with, or what they order: `// AcqRel: ...`.
 fn pairings(source: &Source) -> Found {
     let mut found = Vec::new();
     for (number, line) in code_lines(source) {
@@ -254,8 +254,9 @@ fn pairings(source: &Source) -> Found {
         let to = (number + PAIRING_BELOW).min(source.lines.len() - 1);
         let comment: String =
             source.lines[from..=to].iter().map(|l| l.comment.to_lowercase() + " ").collect();
-        let says_so =
-            ["pairs with", "pair with", "as above", "as in"].iter().any(|words| comment.contains(words));
+        let named = format!("{}:", strong.to_lowercase());
+        let words = ["pairs with", "pair with", "as above", "as in", named.as_str()];
+        let says_so = words.iter().any(|words| comment.contains(words));
         if !says_so {
             found.push((number, format!("{strong}: say what it pairs with, in a comment beside it")));
         }
@@ -305,7 +306,7 @@ fn bool_parameters(source: &Source) -> Found {
     let mut found = Vec::new();
     for at in find_word(&code, "fn").collect::<Vec<_>>() {
         let line_start = code[..at].rfind('\n').map_or(0, |newline| newline + 1);
-        if !code[line_start..at].trim_start().starts_with("pub") {
+        if !code[line_start..at].trim_start().starts_with("pub ") {
             continue;
         }
         let rest = &code[at..];

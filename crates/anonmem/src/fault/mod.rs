@@ -285,7 +285,7 @@ fn do_present<M: Machine, G: FaultGuard<M>>(
     }
     let dirty = match (fault.access, entries.mapped(fault.va)) {
         (FaultAccess::Write, Mapped::Exclusive(..) | Mapped::Shm(_)) => Dirty::Yes,
-        _ => Dirty::No,
+        (FaultAccess::Read | FaultAccess::Write | FaultAccess::Exec, _) => Dirty::No,
     };
     entries.upgrade(fault.va, dirty);
     drop(entries);

@@ -1,3 +1,5 @@
+//! Advice, one kind after another, on the hosted testing machine.
+
 use super::Advice;
 use crate::{
     Error, MapBacking, MapFlags, Mm, MmapRequest, Populate, Prot, VmFlags,

@@ -1,3 +1,5 @@
+//! Growing, shrinking and moving mappings on the hosted testing machine.
+
 use super::RemapFlags;
 use crate::{
     Advice, Config, Error, Event, LockMode, MapBacking, MapFlags, Mm, MmapRequest, Overcommit, Prot, VmFlags,

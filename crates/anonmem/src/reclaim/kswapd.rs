@@ -33,10 +33,12 @@ impl<M: Machine> Vm<M> {
     pub fn kswapd(&self) {
         loop {
             let mailbox = &self.kswapd;
+            // Acquire pairs with the release of whoever wakes or ends us: what it did is seen.
             mailbox.queue.wait_until(&|| mailbox.state.load(Ordering::Acquire) != SLEEP);
             if mailbox.state.load(Ordering::Acquire) == END {
                 return;
             }
+            // AcqRel pairs with the waker's: a wake-up after this sees memory as this round finds it.
             let _ = mailbox.state.compare_exchange(WORK, SLEEP, Ordering::AcqRel);
             self.count(Event::KswapdWake);
             self.reap();
@@ -47,6 +49,7 @@ impl<M: Machine> Vm<M> {
 
     /// Ends the background task.
     pub fn kswapd_stop(&self) {
+        // Release pairs with the task's Acquire above.
         self.kswapd.state.store(END, Ordering::Release);
         self.kswapd.queue.wake_all();
     }
@@ -57,6 +60,7 @@ impl<M: Machine> Vm<M> {
     pub(crate) fn wake_kswapd(&self) {
         if self.frames.below_low() && self.swap.any_open() {
             let mailbox = &self.kswapd;
+            // AcqRel pairs with the task's: it works on the memory that made us wake it.
             if mailbox.state.load(Ordering::Relaxed) == SLEEP
                 && mailbox.state.compare_exchange(SLEEP, WORK, Ordering::AcqRel).is_ok()
             {

@@ -159,7 +159,8 @@ impl<M: Machine> Vm<M> {
         if pages == 0 || pages > FrameArray::<M>::MAX_LEN {
             return Err(Error::Invalid("a swap device has between 1 and 2^27 pages"));
         }
-        // Taken by whoever makes it -1; `users` stays 0 until it is complete.
+        // Taken by whoever makes it 2; `users` stays 0 until it is complete. Acquire pairs with the
+        // release of whoever gave the place back.
         if place.is_on() || place.open.compare_exchange(0, 2, Ordering::Acquire).is_err() {
             return Err(Error::Invalid("the swap device is in use"));
         }
@@ -167,6 +168,7 @@ impl<M: Machine> Vm<M> {
             place.slots.alloc(&self.frames, pages).inspect_err(|_| place.cluster_free.free(&self.frames))
         });
         if let Err(e) = made {
+            // Release pairs with the Acquire of the next one who takes the place: it finds it empty.
             place.open.store(0, Ordering::Release);
             return Err(e.into());
         }
@@ -192,6 +194,7 @@ impl<M: Machine> Vm<M> {
     pub fn swap_off(&self, device: u8) -> Result<(), Error> {
         let place = self.swap.devices.get(usize::from(device)).filter(|place| place.is_on());
         let place = place.ok_or(Error::Invalid("the swap device is not in use"))?;
+        // Acquire pairs with the release that opened it: all of the device is seen.
         if place.open.compare_exchange(1, 2, Ordering::Acquire).is_err() {
             return Err(Error::Invalid("the swap device is being taken out of use already"));
         }
@@ -199,6 +202,7 @@ impl<M: Machine> Vm<M> {
             cpu.store(0, Ordering::Relaxed);
         }
         if let Err(e) = self.try_to_unuse(device) {
+            // Release pairs with the Acquire of whoever looks for an open device.
             place.open.store(1, Ordering::Release);
             return Err(e);
         }

@@ -159,6 +159,7 @@ impl<M: Machine> Vm<M> {
 
 impl<M: Machine> SwapDevice<M> {
     fn is_open_for_alloc(&self) -> bool {
+        // Pairs with the release that opened it: its arrays are seen complete.
         self.open.load(Ordering::Acquire) == 1
     }
 }

@@ -109,7 +109,7 @@ fn a_bool_parameter_is_an_enum() {
         [("bool-parameter", 2)]
     );
     assert_eq!(
-        findings(CORE, "//! x\npub(crate) fn f(\n    a: u32,\n    write: bool,\n) {}\n"),
+        findings(CORE, "//! x\npub const fn f(\n    a: u32,\n    write: bool,\n) {}\n"),
         [("bool-parameter", 4)]
     );
     assert_eq!(
