@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::lab::{CheckOptions, RaceOptions};
 use crate::size::parse_ram;
 
 const TOP_EXAMPLES: &str = "\
@@ -57,6 +58,31 @@ Exit status:
        its input or output failed
   124  --timeout ran out";
 
+const CHECK_HELP: &str = "\
+Explores the interleavings of the memory manager's own code, case by case: each CPU of a case calls
+production functions on a simulated machine, and a rule says what must hold. A verdict says what was
+explored: the memory model, the search and its bound, the executions, whether all were tried. \"holds\" is
+said only of what was exhausted; it is no proof beyond the case's CPUs, and says nothing about Linux.";
+
+const CHECK_EXAMPLES: &str = "\
+Examples:
+  anonmem check                                   everything, in about a minute
+  anonmem check seed-001-page-lock-anon-vma       one case
+  anonmem check --model c11 --budget 600 --json verdicts.json
+
+Exit status: 0 if no rule broke, 1 if one did, 2 if the command line cannot be carried out";
+
+const RACE_HELP: &str = "\
+Draws one execution of a case as columns, one a CPU, a line for each shared access: function, object, value,
+ordering, locks held. If a rule breaks, it is the execution that breaks it, made as short as possible, and
+the line is marked; otherwise it is one that shows how it goes well.";
+
+const RACE_EXAMPLES: &str = "\
+Examples:
+  anonmem race seed-004-copy-after-reuse --svg race.svg
+  anonmem race anon-vma-2010 --mutant no-recheck          a bug of 2010, found again
+  anonmem race CASE --replay ID                           exactly the execution that a verdict names";
+
 const BENCH_HELP: &str = "\
 Does the same work three times, in turns: by anonmem, hosted in this process with page tables in memory
 and folios that are really zeroed and copied; by the Linux kernel of this machine, through system calls
@@ -89,6 +115,17 @@ pub enum Command {
     /// Measure anonmem beside the Linux of this machine and the physical limit, row by row
     #[command(long_about = BENCH_HELP, after_long_help = BENCH_EXAMPLES)]
     Bench(anonmem_bench::Options),
+
+    /// List the cases of the catalogue: races and bugs that anonymous memory has had elsewhere
+    Cases,
+
+    /// Explore the catalogue against the production code: no root, no VM
+    #[command(long_about = CHECK_HELP, after_long_help = CHECK_EXAMPLES)]
+    Check(CheckOptions),
+
+    /// Draw one case as columns, CPU by CPU
+    #[command(long_about = RACE_HELP, after_long_help = RACE_EXAMPLES)]
+    Race(RaceOptions),
 }
 
 /// Options of `anonmem run`.

@@ -9,6 +9,7 @@ pub mod args;
 pub mod bill;
 pub mod channel;
 pub mod error;
+pub mod lab;
 pub mod pack;
 pub mod progress;
 pub mod run;

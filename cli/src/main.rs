@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anonmem_cli::args::{Cli, Command};
 use anonmem_cli::error::{EXIT_USAGE, Error, one_line};
-use anonmem_cli::run;
+use anonmem_cli::{lab, run};
 use clap::Parser;
 
 fn main() -> ExitCode {
@@ -18,6 +18,9 @@ fn main() -> ExitCode {
     };
     let outcome = match &cli.command {
         Command::Run(options) => run::run(options),
+        Command::Cases => Ok(lab::list()),
+        Command::Check(options) => lab::check(options),
+        Command::Race(options) => lab::race(options),
         Command::Bench(options) => anonmem_bench::bench(options).map(|()| 0).map_err(Error::usage),
     };
     match outcome {

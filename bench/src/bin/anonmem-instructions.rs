@@ -63,7 +63,9 @@ fn check(file: &str) -> Result<ExitCode, String> {
         println!("The table was made with {}, this is {}: record it anew.", before.rustc, now.rustc);
     }
     if changes.iter().any(anonmem_bench::instructions::table::Change::is_too_much) {
-        println!("A hot path grew by more than {LIMIT_PERCENT} %, or is not in the table. If it must, say why and record.");
+        println!(
+            "A hot path grew by more than {LIMIT_PERCENT} %, or is not in the table. If it must, say why and record."
+        );
         return Ok(ExitCode::FAILURE);
     }
     Ok(ExitCode::SUCCESS)

@@ -1,0 +1,109 @@
+//! `anonmem cases`, `anonmem check`, `anonmem race`: the catalogue, explored and drawn.
+//!
+//! The explorer and the cases are `anonmem-lab`; here they get a command line, tables and pictures.
+
+mod check;
+mod draw;
+mod race;
+
+use std::path::PathBuf;
+
+use anonmem_lab::Model;
+use anonmem_lab::cases::{self, Case};
+use clap::{Args, ValueEnum};
+
+pub use check::check;
+pub use race::race;
+
+use crate::error::Error;
+
+/// A memory model, as an option.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ModelOption {
+    /// Sequential consistency.
+    Sc,
+    /// Store histories in the spirit of C11.
+    C11,
+}
+
+impl ModelOption {
+    fn is(option: Option<Self>, model: Model) -> bool {
+        match option {
+            None => true,
+            Some(Self::Sc) => model == Model::Sc,
+            Some(Self::C11) => model == Model::C11,
+        }
+    }
+}
+
+/// Options of `anonmem check`.
+#[derive(Debug, Args)]
+pub struct CheckOptions {
+    /// Cases to explore; all of them if none is named (`anonmem cases` lists them)
+    #[arg(value_name = "CASE")]
+    pub cases: Vec<String>,
+    /// Only under this memory model
+    #[arg(long)]
+    pub model: Option<ModelOption>,
+    /// Seconds for everything together
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    pub budget: u64,
+    /// Explorations at a time [default: one a CPU]
+    #[arg(long, value_name = "N")]
+    pub jobs: Option<usize>,
+    /// Write the verdicts as JSON, too
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Write the verdicts as JUnit XML, too
+    #[arg(long, value_name = "FILE")]
+    pub junit: Option<PathBuf>,
+}
+
+/// Options of `anonmem race`.
+#[derive(Debug, Args)]
+pub struct RaceOptions {
+    /// The case to draw
+    pub case: String,
+    /// With this planted bug, a variant of the case's own model
+    #[arg(long, value_name = "NAME")]
+    pub mutant: Option<String>,
+    /// Under this memory model [default: the case's first]
+    #[arg(long)]
+    pub model: Option<ModelOption>,
+    /// Exactly the execution that this id names
+    #[arg(long, value_name = "ID")]
+    pub replay: Option<String>,
+    /// Seconds for the search
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    pub budget: u64,
+    /// Draw the columns into an SVG file, too
+    #[arg(long, value_name = "FILE")]
+    pub svg: Option<PathBuf>,
+    /// Draw the columns into an HTML file, too
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+}
+
+/// Lists the catalogue.
+pub fn list() -> u8 {
+    for case in cases::all() {
+        println!("{}\n    {}", case.name, case.title);
+        for mutant in case.mutants {
+            println!("    mutant {}: {}", mutant.name(), mutant.what());
+        }
+    }
+    0
+}
+
+/// The case called `name`, or an error that names the nearest ones.
+fn find(name: &str) -> Result<&'static Case, Error> {
+    cases::find(name).ok_or_else(|| {
+        let near: Vec<_> = cases::all().iter().filter(|c| c.name.contains(name)).map(|c| c.name).collect();
+        let hint = if near.is_empty() { "`anonmem cases` lists them".into() } else { near.join(", ") };
+        Error::usage(format!("there is no case {name:?}; {hint}"))
+    })
+}
+
+fn write(path: &std::path::Path, text: &str) -> Result<(), Error> {
+    std::fs::write(path, text).map_err(|e| Error::usage(format!("cannot write {}: {e}", path.display())))
+}

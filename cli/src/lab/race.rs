@@ -1,0 +1,72 @@
+//! `anonmem race`: one case as columns, CPU by CPU, like the mails draw it.
+
+use std::time::Duration;
+
+use anonmem_lab::cases::{Case, Mutant, Run};
+use anonmem_lab::explorer::{Report, replay, representative};
+use anonmem_lab::{Config, Trace};
+
+use super::{ModelOption, RaceOptions, draw, find, write};
+use crate::error::Error;
+
+/// Searches, replays or shows one execution, and draws it. The exit status is 1 if a rule broke that should hold, or a planted bug was not found.
+pub fn race(options: &RaceOptions) -> Result<u8, Error> {
+    let case = find(&options.case)?;
+    let variant = variant(case, options.mutant.as_deref())?;
+    let run = case.runs.iter().find(|run| ModelOption::is(options.model, run.model));
+    let run =
+        run.ok_or_else(|| Error::usage(format!("{} is not explored under that memory model", case.name)))?;
+    println!("{}: {}\n", case.name, case.title);
+    println!(
+        "  what happened  {}\n  locks held     {}\n  rule           {}\n",
+        case.happened, case.environment, case.rule
+    );
+    let report = explore(case, run, variant, options)?;
+    let trace = trace_of(case, run, variant, &report);
+    println!("{trace}");
+    println!("{report}");
+    if let Some(path) = &options.svg {
+        write(path, &draw::svg(case.name, &trace))?;
+    }
+    if let Some(path) = &options.html {
+        write(path, &draw::html(case.name, case.title, &trace))?;
+    }
+    Ok(u8::from(report.found.is_some() != variant.is_some() && options.replay.is_none()))
+}
+
+/// The variant of the case's model that a mutant is.
+fn variant(case: &Case, mutant: Option<&str>) -> Result<Option<&'static str>, Error> {
+    let Some(wanted) = mutant else { return Ok(None) };
+    match case.mutants.iter().find(|m| m.name() == wanted) {
+        Some(Mutant::Variant { name, .. }) => Ok(Some(name)),
+        Some(Mutant::Patch { name, what }) => Err(Error::usage(format!(
+            "{name} ({what}) is a patch of the production source, which this program was not built from"
+        ))),
+        None => {
+            let names: Vec<_> = case.mutants.iter().map(Mutant::name).collect();
+            Err(Error::usage(format!("{} has no mutant {wanted:?}; it has {}", case.name, names.join(", "))))
+        }
+    }
+}
+
+fn explore(case: &Case, run: &Run, variant: Option<&str>, options: &RaceOptions) -> Result<Report, Error> {
+    let program = (case.program)(variant);
+    match &options.replay {
+        Some(id) => {
+            replay(&*program, &Config { model: run.model, inject: run.inject, ..Config::default() }, id)
+                .map_err(Error::usage)
+        }
+        None => Ok(run.explore(&*program, Duration::from_secs(options.budget.max(1)))),
+    }
+}
+
+/// The execution that failed, the one that was replayed, or one that shows how it goes well.
+fn trace_of(case: &Case, run: &Run, variant: Option<&str>, report: &Report) -> Trace {
+    if let Some(found) = &report.found {
+        return found.trace.clone();
+    }
+    report.representative.clone().unwrap_or_else(|| {
+        let config = Config { model: run.model, inject: run.inject, ..Config::default() };
+        representative(&*(case.program)(variant), &config)
+    })
+}
