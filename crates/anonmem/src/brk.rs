@@ -86,7 +86,7 @@ impl<M: Machine> Mm<'_, M> {
             return Err(Error::OutOfMemory);
         }
         let pgoff = range.start.page();
-        let area = NewArea { range, pgoff, flags, backing: Backing::Anonymous, copied_from: None };
+        let area = NewArea { range, pgoff, flags, backing: Backing::Anonymous };
         self.mmap_region(guard, area, Object::Given)
     }
 }

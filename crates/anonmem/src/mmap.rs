@@ -181,7 +181,7 @@ impl<M: Machine> Mm<'_, M> {
             return Err(Error::Invalid("only private anonymous memory grows down"));
         }
         let pgoff = first.unwrap_or(start.page());
-        self.mmap_region(guard, NewArea { range, pgoff, flags, backing, copied_from: None }, object)?;
+        self.mmap_region(guard, NewArea { range, pgoff, flags, backing }, object)?;
         Ok(start)
     }
 

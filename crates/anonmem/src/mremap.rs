@@ -259,13 +259,8 @@ impl<M: Machine> Mm<'_, M> {
         to: VaRange,
     ) -> Result<(), Error> {
         let vma = self.vm.vma(id);
-        let area = NewArea {
-            range: to,
-            pgoff: vma.index_of(old),
-            flags: vma.flags(),
-            backing: vma.backing(),
-            copied_from: None,
-        };
+        let area =
+            NewArea { range: to, pgoff: vma.index_of(old), flags: vma.flags(), backing: vma.backing() };
         self.mmap_region(guard, area, Object::Given)
     }
 }

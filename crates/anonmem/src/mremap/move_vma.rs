@@ -26,7 +26,7 @@ use crate::{
     error::Error,
     mm::{Mm, MmapWriteGuard},
     munmap::Tables,
-    vma::{Backing, VmFlags, Vma, VmaId, tree::Prealloc},
+    vma::{Backing, VmFlags, Vma, VmaId, lock::VmaWrite, tree::Prealloc},
 };
 use anonmem_hal::{Machine, Va, VaRange};
 
@@ -51,6 +51,8 @@ enum Left {
 
 /// The memory that a move needs.
 struct Prepared<'a, M: Machine> {
+    /// The VMA that moves, write-locked since before its tables were looked at.
+    write: VmaWrite<'a, M>,
     nodes: Prealloc<'a, M, Vma<M>>,
     /// The VMA that stays behind.
     fresh: Option<VmaId<M>>,
@@ -122,36 +124,38 @@ impl<M: Machine> Mm<'_, M> {
         let (vm, slot) = (self.vm, guard.slot());
         let vma = vm.vma(self.vma_from(guard, work.from.start));
         // From here on no fault fills an entry that moves, or adds a table for one.
-        let _ = vma.start_write(guard);
+        let write = vma.start_write(guard);
         let charged = promise(work, vma.flags()).saturating_sub(self.covered(guard, work.to).accounted);
         vm.commit(charged)?;
         let prepare = || {
             let insertions = if work.left == Left::Mapping { 2 } else { 1 };
             let nodes = slot.tree.prealloc(vm.nodes(), insertions)?;
-            self.alloc_new_tables(guard, work.from, work.to.start)?;
+            self.alloc_new_tables(guard, &write, work.from, work.to.start)?;
             let fresh = match work.left {
                 Left::Hole => None,
                 Left::Mapping => Some(vm.vmas.alloc(&vm.frames)?),
             };
-            Ok(Prepared { nodes, fresh, charged })
+            Ok((nodes, fresh))
         };
-        prepare().inspect_err(|_| {
+        let prepared: Result<_, Error> = prepare().inspect_err(|_| {
             self.free_unused_tables(guard, work.to);
             vm.uncommit(charged);
-        })
+        });
+        let (nodes, fresh) = prepared?;
+        Ok(Prepared { write, nodes, fresh, charged })
     }
 
     /// Does what was prepared. Nothing can fail.
     fn commit_move(&self, guard: &MmapWriteGuard<'_, M>, work: &Move, prepared: Prepared<'_, M>) {
         let (vm, slot) = (self.vm, guard.slot());
-        let Prepared { nodes, fresh, charged } = prepared;
+        let (fresh, charged) = (prepared.fresh, prepared.charged);
         let replaced = self.unmap_cut_and(guard, work.to, Tables::Keep);
         let id = self.vma_from(guard, work.from.start);
         let flags = vm.vma(id).flags();
         if let Some(fresh) = fresh {
             self.leave_behind(guard, id, fresh);
         }
-        self.relocate(guard, id, work, nodes, fresh);
+        self.relocate(guard, id, work, prepared);
         let grown = work.to.pages().0 as i64 - work.from.pages().0 as i64;
         slot.counts.add_vma(flags, grown);
         if let Some(fresh) = fresh {
@@ -180,23 +184,16 @@ impl<M: Machine> Mm<'_, M> {
 
     /// Gives VMA `id` its new range, and its pages their new addresses.
     #[doc(alias("copy_vma", "move_page_tables"))]
-    fn relocate(
-        &self,
-        guard: &MmapWriteGuard<'_, M>,
-        id: VmaId<M>,
-        work: &Move,
-        mut nodes: Prealloc<'_, M, Vma<M>>,
-        fresh: Option<VmaId<M>>,
-    ) {
+    fn relocate(&self, guard: &MmapWriteGuard<'_, M>, id: VmaId<M>, work: &Move, prepared: Prepared<'_, M>) {
+        let Prepared { write, mut nodes, fresh, charged: _ } = prepared;
         let (vm, vma) = (self.vm, self.vm.vma(id));
         let gap = vm.guard_below(vma.flags());
         let pgoff = new_pgoff(vma, work.to.start);
-        let write = vma.start_write(guard);
         let lock = vma.anon_vma().map(|anon_vma| vm.anon_vma_lock_write(anon_vma));
         if let Some(lock) = &lock {
             lock.rekey_begin(id);
         }
-        self.move_page_tables(guard, work.from, work.to.start);
+        self.move_page_tables(guard, &write, work.from, work.to.start);
         {
             let mut writer = nodes.write();
             writer.erase(work.from);

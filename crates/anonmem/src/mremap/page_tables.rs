@@ -12,6 +12,7 @@ use crate::{
     error::Error,
     events::Event,
     mm::{Mm, MmapWriteGuard},
+    vma::lock::VmaWrite,
 };
 use anonmem_hal::{FlushRange, Machine, PAGE_SIZE, Pte, Va, VaRange};
 use anonmem_pgtable::PteTable;
@@ -27,6 +28,7 @@ impl<M: Machine> Mm<'_, M> {
     pub(super) fn alloc_new_tables<'a>(
         &'a self,
         guard: &'a MmapWriteGuard<'a, M>,
+        _write: &VmaWrite<'_, M>,
         from: VaRange,
         to: Va,
     ) -> Result<(), Error> {
@@ -50,7 +52,13 @@ impl<M: Machine> Mm<'_, M> {
 
     /// Moves all entries of `from` to the addresses from `to` on. The tables are there
     /// ([`alloc_new_tables`](Self::alloc_new_tables)).
-    pub(super) fn move_page_tables<'a>(&'a self, guard: &'a MmapWriteGuard<'a, M>, from: VaRange, to: Va) {
+    pub(super) fn move_page_tables<'a>(
+        &'a self,
+        guard: &'a MmapWriteGuard<'a, M>,
+        _write: &VmaWrite<'_, M>,
+        from: VaRange,
+        to: Va,
+    ) {
         let (frames, space) = (&self.vm.frames, &guard.slot().space);
         for (table, part) in space.tables(frames, guard, from) {
             if table.lock().is_empty() {

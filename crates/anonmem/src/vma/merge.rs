@@ -51,8 +51,6 @@ pub(crate) struct NewArea<M: Machine> {
     pub(crate) pgoff: u64,
     pub(crate) flags: VmFlags,
     pub(crate) backing: Backing<M>,
-    /// The VMA whose pages will move there (mremap): whoever takes the area over is linked to its anon_vmas.
-    pub(crate) copied_from: Option<VmaId<M>>,
 }
 
 impl<M: Machine> NewArea<M> {
@@ -75,7 +73,6 @@ struct Merge<M: Machine> {
     range: VaRange,
     /// VMAs of the range, which lose all or some of theirs.
     eaten: [Option<VmaId<M>>; 2],
-    copied_from: Option<VmaId<M>>,
 }
 
 impl<M: Machine> Mm<'_, M> {
@@ -83,18 +80,12 @@ impl<M: Machine> Mm<'_, M> {
     #[doc(alias = "vma_merge_new_range")]
     pub(crate) fn merge_new(&self, guard: &MmapWriteGuard<'_, M>, area: &NewArea<M>) -> Option<VmaId<M>> {
         let (vm, slot) = (self.vm, guard.slot());
-        let fits = |near: VmaId<M>| match area.copied_from {
-            Some(from) => anon_vmas_merge(vm, near, from),
-            None => vm.vma(near).anon_vma().is_none() || is_singular(vm, near),
-        };
+        let fits = |near: VmaId<M>| vm.vma(near).anon_vma().is_none() || is_singular(vm, near);
         let prev = below(vm, slot, area.range.start).filter(|&p| area.follows(vm.vma(p)) && fits(p));
         let next = above(vm, slot, area.range.end).filter(|&n| area.precedes(vm.vma(n)) && fits(n));
         let merge = |target: VmaId<M>, eaten: Option<VmaId<M>>| {
             let range = hull(hull(vm.vma(target).range(), area.range), range_of(vm, eaten, area.range));
-            self.commit_merge(
-                guard,
-                &Merge { target, range, eaten: [eaten, None], copied_from: area.copied_from },
-            )
+            self.commit_merge(guard, &Merge { target, range, eaten: [eaten, None] })
         };
         if let (Some(prev), Some(next)) = (prev, next)
             && anon_vmas_merge(vm, prev, next)
@@ -127,7 +118,7 @@ impl<M: Machine> Mm<'_, M> {
         let next = next.filter(|&n| fits(n, vma, vm.vma(n)));
         let merge = |target: VmaId<M>, eaten: Option<VmaId<M>>| {
             let range = hull(hull(vm.vma(target).range(), range), range_of(vm, eaten, range));
-            self.commit_merge(guard, &Merge { target, range, eaten: [Some(id), eaten], copied_from: None })
+            self.commit_merge(guard, &Merge { target, range, eaten: [Some(id), eaten] })
         };
         if let (Some(prev), Some(next)) = (prev, next)
             && anon_vmas_merge(vm, prev, next)
@@ -199,7 +190,7 @@ fn dup_anon_vma<M: Machine>(vm: &Vm<M>, merge: &Merge<M>) -> Option<()> {
     if target.anon_vma().is_some() {
         return Some(());
     }
-    let sources = merge.eaten.into_iter().chain([merge.copied_from]).flatten();
+    let sources = merge.eaten.into_iter().flatten();
     let Some(source) = sources.filter(|&id| vm.vma(id).anon_vma().is_some()).last() else { return Some(()) };
     target.set_anon_vma(vm.vma(source).anon_vma());
     anon_vma_clone(vm, merge.target, source).ok()
