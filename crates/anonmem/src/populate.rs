@@ -3,8 +3,8 @@
 //! | who | stops at | says |
 //! |---|---|---|
 //! | `MAP_POPULATE`, `mlockall` | nothing | nothing |
-//! | `mlock` | the first page that cannot be had | [`Stop`] |
-//! | `MADV_POPULATE_READ`, `MADV_POPULATE_WRITE` | the first page that cannot be had, or hole | [`Stop`] |
+//! | `mlock` | the first page that cannot be had | `Stop` |
+//! | `MADV_POPULATE_READ`, `MADV_POPULATE_WRITE` | the first page that cannot be had, or hole | `Stop` |
 //!
 //! Every page goes through `handle_mm_fault`, as if it were touched.
 //!

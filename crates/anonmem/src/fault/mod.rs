@@ -17,7 +17,7 @@
 //! ```
 //!
 //! A fault comes in with a guard that keeps its VMA, and every path is generic over which one it is
-//! ([`FaultGuard`]). What a path may still assume when it is done is its result.
+//! (`FaultGuard`). What a path may still assume when it is done is its result.
 //!
 //! Linux: mm/memory.c `handle_mm_fault`, `handle_pte_fault`; arch/x86/mm/fault.c `do_user_addr_fault`.
 

@@ -8,8 +8,8 @@
 //! ```
 //!
 //! - [`device`]: devices, their slots, swapon and swapoff.
-//! - [`slot`]: allocating slots; [`SwapRef`], the owner of one count of a slot.
-//! - [`cache`]: from an entry to the page in memory, and reading it if it is not there.
+//! - `slot`: allocating slots; `SwapRef`, the owner of one count of a slot.
+//! - `cache`: from an entry to the page in memory, and reading it if it is not there.
 //! - the protocol of a slot's word is `anonmem_frame::swap`; the fault is `fault/swap.rs`.
 //!
 //! Linux: mm/swapfile.c, mm/swap_state.c, mm/page_io.c.
