@@ -125,6 +125,7 @@ fn page_down(addr: u64) -> u64 {
 }
 
 #[cfg(test)]
+#[allow(clippy::single_range_in_vec_init, reason = "one range of memory is a list of one")]
 mod tests {
     use super::*;
 
