@@ -122,6 +122,7 @@ fn default_limits() -> [(u64, u64); 16] {
     let mut limits = [(INFINITY, INFINITY); 16];
     limits[abi::RLIMIT_STACK as usize] = (8 << 20, INFINITY);
     limits[abi::RLIMIT_NOFILE as usize] = (1024, 1024);
+    limits[abi::RLIMIT_MEMLOCK as usize] = (8 << 20, 8 << 20);
     limits[abi::RLIMIT_CORE as usize] = (0, INFINITY);
     limits
 }
