@@ -21,6 +21,50 @@ pub static CASE: Case = Case {
     program,
 };
 
+/// The page of the case.
+pub static VMA_LOCK: Case = Case {
+    name: "vma-lock-not-taken-by-fork",
+    title: "a fault under the VMA's lock copies a page that fork has write-protected but not flushed",
+    happened: "Linux 6.4: fork held the mmap lock, which faults no longer took. One thread's fault replaced a page by \
+               a copy while another thread still wrote to the old one through its translation.",
+    environment: "CPU0 forks with the mmap lock for writing. CPU1 and CPU2 are other threads of the parent; their faults \
+                  take the VMA's lock.",
+    rule: "No store of the parent is lost: no fault runs in a VMA from before its entries are copied until after the \
+           flush.",
+    mutants: &[
+        Mutant::Patch { name: "fork-no-vma-lock", what: "fork does not write-lock the VMAs that it copies" },
+        Mutant::Patch {
+            name: "vma-write-lock-no-wait",
+            what: "write-locking a VMA does not wait for its readers",
+        },
+    ],
+    // It takes two preemptions, which three CPUs of this length do not let exhaust.
+    runs: &[Run::new(Model::Sc, Extent::Bound(1)), Run::new(Model::Sc, Extent::Sample(20_000))],
+    program: vma_lock,
+};
+
+fn vma_lock(_: Option<&str>) -> Box<dyn Program> {
+    let world = || {
+        let kernel = Kernel::new(48, LockMode::Vma);
+        kernel.spawn(0, &[0, 1, 2]);
+        kernel.map(0, 0, 1, Prot::READ | Prot::WRITE);
+        for cpu in 1..3 {
+            crate::Sim::on_cpu(cpu, || kernel.store_here(0, 0, 0, 7)).expect("frames");
+        }
+        kernel
+    };
+    boxed(
+        scenario("vma-lock-not-taken-by-fork", 1, world)
+            .cpu("forks", |k| k.fork(0, 1, &[0]).expect("frames"))
+            .cpu("writes", |k| assert_eq!(k.store_word(0, 0, 1, 1), Ok(())))
+            .cpu("writes", |k| assert_eq!(k.store_word(0, 0, 2, 2), Ok(())))
+            .check(|k| match (k.load_word(0, 0, 1), k.load_word(0, 0, 2)) {
+                (Ok(1), Ok(2)) => k.check(),
+                found => Err(format!("1 and 2 were stored, found {found:?}")),
+            }),
+    )
+}
+
 fn program(_: Option<&str>) -> Box<dyn Program> {
     let world = || {
         let kernel = Kernel::new(48, LockMode::Mmap);

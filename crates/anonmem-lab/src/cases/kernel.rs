@@ -131,20 +131,26 @@ impl Kernel {
         self.access(i, || self.sim.user_store(self.mm(i).root(), Va(page(n).0 + 8 * word), value))
     }
 
+    /// Stores to a word of page `n` on the CPU that runs this, while the world is built too.
+    pub(crate) fn store_here(&self, i: usize, n: u64, word: u64, value: u64) -> Result<(), FaultOutcome> {
+        self.retry(i, || self.sim.user_store(self.mm(i).root(), Va(page(n).0 + 8 * word), value))
+    }
+
     /// Tries `access` until it succeeds or the fault cannot be resolved. While the world is built or checked, the
     /// first CPU of the address space does it.
     fn access<T>(&self, i: usize, access: impl Fn() -> Result<T, Trap>) -> Result<T, FaultOutcome> {
-        let attempt = || {
-            loop {
-                match access() {
-                    Ok(value) => return Ok(value),
-                    Err(trap) => fault(&self.mm(i), trap)?,
-                }
-            }
-        };
         match self.active[i].get().iter().next() {
-            Some(cpu) if !Sim::is_exploring() => Sim::on_cpu(cpu.index(), attempt),
-            Some(_) | None => attempt(),
+            Some(cpu) if !Sim::is_exploring() => Sim::on_cpu(cpu.index(), || self.retry(i, access)),
+            Some(_) | None => self.retry(i, access),
+        }
+    }
+
+    fn retry<T>(&self, i: usize, access: impl Fn() -> Result<T, Trap>) -> Result<T, FaultOutcome> {
+        loop {
+            match access() {
+                Ok(value) => return Ok(value),
+                Err(trap) => fault(&self.mm(i), trap)?,
+            }
         }
     }
 

@@ -159,7 +159,7 @@ pub fn all() -> &'static [&'static Case] {
         &seed_004::CASE,
         &rmap_family::YOUNGEST,
         &rmap_family::DOUBLE_REUSE,
-        &fault_pairs::FORK_VMA,
+        &fork_late_flush::VMA_LOCK,
         &fault_pairs::PUBLISHED,
         &fork_late_flush::CASE,
         &fork_fails::CASE,
@@ -195,10 +195,10 @@ mod tests {
     #[test]
     fn every_case_passes() {
         for case in all() {
-            for report in case.check(None, BUDGET) {
+            for (report, run) in case.check(None, BUDGET).iter().zip(case.runs) {
                 println!("{report}");
                 report.assert_passed();
-                assert!(report.exhausted, "{report}");
+                assert!(report.exhausted || matches!(run.extent, Extent::Sample(_)), "{report}");
             }
         }
     }
