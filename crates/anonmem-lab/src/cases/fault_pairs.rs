@@ -92,11 +92,11 @@ pair!(
     SPLIT_SPECULATIVE,
     "seed-000-vma-split-under-fault",
     LockMode::Speculative,
-    "a speculative fault uses a VMA that is split meanwhile",
+    "a speculative fault uses a VMA that is split or merged meanwhile",
     "The anon_vma used is one that every walk for the page reaches.",
     "speculative-no-recheck",
     "the sequence is not compared under the page-table lock",
-    BY_SPLIT
+    BY_MERGE
 );
 pair!(
     MPROTECT,
@@ -149,11 +149,14 @@ pair!(
     BY_MAP
 );
 
-/// What the other CPU does: its caption, its code, and what must hold at the end.
-type Other = (&'static str, fn(&Kernel), fn(&Kernel) -> Result<(), String>);
+/// What the other CPU does: its caption, what the world needs for it, its code, and what must hold at the end.
+type Other = (&'static str, fn(&Kernel), fn(&Kernel), fn(&Kernel) -> Result<(), String>);
+
+/// The world as it is.
+const UNPREPARED: fn(&Kernel) = |_| ();
 
 fn against(name: &str, mode: LockMode, other: Other) -> Box<dyn Program> {
-    let (caption, body, check) = other;
+    let (caption, prepare, body, check) = other;
     let world = move || {
         let kernel = Kernel::new(48, mode);
         kernel.spawn(0, &[0, 1]);
@@ -162,6 +165,7 @@ fn against(name: &str, mode: LockMode, other: Other) -> Box<dyn Program> {
         // There is an anon_vma and a page table: a fault needs no mmap lock.
         kernel.store(0, 0, 1).expect("frames");
         kernel.store(0, 5, 1).expect("frames");
+        prepare(&kernel);
         kernel
     };
     boxed(
@@ -197,6 +201,7 @@ fn finally(k: &Kernel) -> Option<u64> {
 
 const BY_MUNMAP: Other = (
     "munmap",
+    UNPREPARED,
     |k| {
         k.mm(0).munmap(pages(0, 2)).expect("frames");
         assert_eq!(k.load(0, 1), Err(FaultOutcome::SegvMaperr), "mapped after munmap");
@@ -207,13 +212,16 @@ const BY_MUNMAP: Other = (
 /// The table goes too.
 const BY_MUNMAP_ALL: Other = (
     "munmap of all",
+    UNPREPARED,
     |k| k.mm(0).munmap(pages(0, 6)).expect("frames"),
     |k| finally(k).map_or(Ok(()), |v| Err(format!("page 1 still holds {v}"))),
 );
 
-const BY_SPLIT: Other = (
-    "splits the VMA",
-    |k| k.mm(0).munmap(pages(0, 1)).expect("frames"),
+/// The VMA's start and its first index change, one after the other.
+const BY_MERGE: Other = (
+    "moves the VMA's start",
+    |k| k.mm(0).mprotect(pages(0, 1), Prot::READ).expect("frames"),
+    |k| k.mm(0).mprotect(pages(0, 1), RW).expect("frames"),
     |k| match finally(k) {
         Some(7) => Ok(()),
         other => Err(format!("7 was stored, found {other:?}")),
@@ -222,6 +230,7 @@ const BY_SPLIT: Other = (
 
 const BY_MPROTECT: Other = (
     "mprotect",
+    UNPREPARED,
     |k| {
         k.mm(0).mprotect(pages(0, 2), Prot::READ).expect("frames");
         k.notes[1].set(k.load(0, 1).expect("readable"));
@@ -234,6 +243,7 @@ const BY_MPROTECT: Other = (
 
 const BY_FORK: Other = (
     "forks",
+    UNPREPARED,
     |k| {
         k.fork(0, 1, &[1]).expect("frames");
         for word in 0..2 {
@@ -252,6 +262,7 @@ const BY_FORK: Other = (
 
 const BY_FAULT: Other = (
     "stores too",
+    UNPREPARED,
     |k| assert_eq!(k.store_word(0, 1, 2, 9), Ok(())),
     |k| match (finally(k), k.load_word(0, 1, 1), k.load_word(0, 1, 2)) {
         (Some(7), Ok(8), Ok(9)) => Ok(()),
@@ -261,6 +272,7 @@ const BY_FAULT: Other = (
 
 const BY_MAP: Other = (
     "maps anew",
+    UNPREPARED,
     |k| {
         let request = MmapRequest {
             addr: page(1),
