@@ -8,7 +8,7 @@ KERNEL = target/microvm/anonmem-microvm
 export CARGO_TARGET_DIR := $(CURDIR)/target
 
 .DEFAULT_GOAL := help
-.PHONY: help deps kernel build demo test stress planted lint doc clean
+.PHONY: help deps kernel build demo test stress mutants planted lint doc clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,6 +31,9 @@ test: deps kernel ## Run all tests: unit, property, bounded stress, compile-fail
 stress: ## Run the threaded stress for ten minutes and a million random operations against the oracle
 	ANONMEM_STRESS_SECONDS=600 $(CARGO) test --locked --package anonmem-hosted --test stress
 	ANONMEM_RUNS=2000 $(CARGO) test --locked --package anonmem-hosted --test oracle
+
+mutants: ## Plant bugs in a copy of the tree and show that the cases of the lab find them (NAME=... for one)
+	@mutants/run $(NAME)
 
 planted: ## Plant bugs in a copy of the tree and show that the tests find them
 	@machines/hosted/tests/planted/run

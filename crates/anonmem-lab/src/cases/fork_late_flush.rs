@@ -31,13 +31,10 @@ pub static VMA_LOCK: Case = Case {
                   take the VMA's lock.",
     rule: "No store of the parent is lost: no fault runs in a VMA from before its entries are copied until after the \
            flush.",
-    mutants: &[
-        Mutant::Patch { name: "fork-no-vma-lock", what: "fork does not write-lock the VMAs that it copies" },
-        Mutant::Patch {
-            name: "vma-write-lock-no-wait",
-            what: "write-locking a VMA does not wait for its readers",
-        },
-    ],
+    mutants: &[Mutant::Patch {
+        name: "fork-no-vma-lock",
+        what: "fork does not write-lock the VMAs that it copies",
+    }],
     // It takes two preemptions, which three CPUs of this length do not let exhaust.
     runs: &[Run::new(Model::Sc, Extent::Bound(1)), Run::new(Model::Sc, Extent::Sample(20_000))],
     program: vma_lock,

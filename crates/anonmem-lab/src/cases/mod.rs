@@ -218,6 +218,26 @@ mod tests {
         }
     }
 
+    /// `mutants/run` plants them; here only that the folder and the catalogue agree.
+    #[test]
+    fn every_patch_names_its_cases_and_is_named_by_them() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../mutants");
+        let mut named = HashSet::new();
+        for case in all() {
+            for mutant in case.mutants {
+                let Mutant::Patch { name, .. } = mutant else { continue };
+                let patch = std::fs::read_to_string(format!("{folder}/{name}.patch")).expect(name);
+                let cases = patch.lines().find_map(|l| l.strip_prefix("cases: ")).expect("a line of cases");
+                assert!(cases.split(' ').any(|c| c == case.name), "{name}.patch does not name {}", case.name);
+                named.insert(format!("{name}.patch"));
+            }
+        }
+        for file in std::fs::read_dir(folder).expect("mutants/") {
+            let file = file.expect("readable").file_name().into_string().expect("UTF-8");
+            assert!(file == "run" || named.contains(&file), "no case names {file}");
+        }
+    }
+
     #[test]
     fn names_are_unique_and_pages_complete() {
         let mut names = HashSet::new();

@@ -17,6 +17,7 @@ pub static CASE: Case = Case {
     environment: "One writer, readers inside read sections; no lock.",
     rule: "What a reader found inside a section is not freed before the section ends.",
     mutants: &[
+        Mutant::Patch { name: "rcu-no-fence", what: "entering a read section has no fence" },
         Mutant::Variant {
             name: "announce-without-fence",
             what: "the reader's announcement is not ordered before its loads",

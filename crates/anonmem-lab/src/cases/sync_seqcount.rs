@@ -18,6 +18,7 @@ pub static CASE: Case = Case {
     environment: "One writer at a time (a lock of its own); any number of readers, no lock.",
     rule: "A reader that does not retry saw all words of one write.",
     mutants: &[
+        Mutant::Patch { name: "seqcount-no-fence", what: "the second look at the count has no fence" },
         Mutant::Variant {
             name: "reader-without-fence",
             what: "the second look at the count is not ordered after the data",

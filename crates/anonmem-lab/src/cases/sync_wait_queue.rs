@@ -18,6 +18,10 @@ pub static CASE: Case = Case {
     environment: "One sleeper, one waker; no lock.",
     rule: "Whoever waits for a condition that becomes true goes on.",
     mutants: &[
+        Mutant::Patch {
+            name: "wait-queue-no-fence",
+            what: "the increment of the sleepers is not followed by a fence",
+        },
         Mutant::Variant {
             name: "no-wake-up",
             what: "the condition is made true and nobody is told",
