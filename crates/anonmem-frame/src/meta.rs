@@ -53,6 +53,8 @@ pub(crate) mod flags {
     /// Where the two bits start that count the sweeps of reclaim that found the folio unused.
     pub(crate) const IDLE_SHIFT: u32 = 8;
 
+    /// All that is neither kind nor order.
+    pub(crate) const STATE: u32 = (1 << KIND_SHIFT) - 1;
     /// Where the [`super::Kind`] starts.
     pub(crate) const KIND_SHIFT: u32 = 24;
     /// Where the order starts.

@@ -15,11 +15,11 @@ use crate::{
     buddy::Buddy,
     frames::Frames,
     memmap::{Memmap, NO_LINK},
-    meta::Kind,
+    meta::{Kind, flags::STATE as STATE_FLAGS},
     usage::{Class, Counters},
 };
-use anonmem_hal::{Machine, Order};
-use anonmem_sync::{Ordering::Relaxed, Spin, order::Pcp};
+use anonmem_hal::{Machine, Order, Pfn};
+use anonmem_sync::{Ordering::Relaxed, Spin, SpinGuard, order::Pcp};
 
 /// The most pages that move between a CPU's list and the buddy lists in one go on refill.
 const MAX_BATCH: u32 = 31;
@@ -102,6 +102,42 @@ impl<M: Machine> CpuPages<M> {
     }
 }
 
+/// Folios that are being freed. This CPU's list is locked from the first page on: nothing else is allocated or freed
+/// by whoever holds this.
+pub(crate) struct FreeMany<'f, M: Machine> {
+    frames: &'f Frames<M>,
+    cpu: &'f CpuPages<M>,
+    lists: Option<SpinGuard<'f, M, Pcp, PcpLists>>,
+    /// How many pages, for the CPU's counter.
+    pages: i64,
+}
+
+impl<M: Machine> FreeMany<'_, M> {
+    /// Frees the folio at `head`.
+    #[inline]
+    pub(crate) fn add(&mut self, head: Pfn) {
+        let frames = self.frames;
+        let index = frames.memmap.index(head);
+        let meta = frames.memmap.at(index);
+        if meta.flags.load(Relaxed) & !STATE_FLAGS != Kind::Folio.bits(Order::ZERO) {
+            return frames.free_block(head, meta.order());
+        }
+        frames.machine().freed(head, Order::ZERO);
+        meta.mapping.store(0, Relaxed);
+        let lists = self.lists.get_or_insert_with(|| self.cpu.lists.lock());
+        frames.put_on(lists, index);
+        self.pages += 1;
+    }
+}
+
+impl<M: Machine> Drop for FreeMany<'_, M> {
+    fn drop(&mut self) {
+        if self.lists.is_some() {
+            self.cpu.used.add(Class::Folio, -self.pages);
+        }
+    }
+}
+
 /// The mark of a page on a CPU's list.
 const ON_PCP: u32 = Kind::Pcp.bits(Order::ZERO);
 
@@ -124,13 +160,25 @@ impl<M: Machine> Frames<M> {
     #[inline]
     pub(crate) fn put_page(&self, index: u32, class: Class) {
         let cpu = self.pcp.this();
-        let mut lists = cpu.lists.lock();
-        self.memmap.at(index).flags.store(ON_PCP, Relaxed);
+        self.put_on(&mut cpu.lists.lock(), index);
+        cpu.used.add(class, -1);
+    }
+
+    #[inline]
+    fn put_on(&self, lists: &mut PcpLists, index: u32) {
+        let meta = self.memmap.at(index);
+        meta.flags.store(ON_PCP, Relaxed);
         if lists.hot.len >= self.pcp_limits.full {
-            self.spill(&mut lists);
+            self.spill(lists);
         }
         lists.hot.push(&self.memmap, index);
-        cpu.used.add(class, -1);
+    }
+
+    /// Starts freeing folios, the single pages among them under one hold of this CPU's list.
+    #[doc(alias = "free_unref_folios")]
+    #[inline]
+    pub(crate) fn free_many(&self) -> FreeMany<'_, M> {
+        FreeMany { frames: self, cpu: self.pcp.this(), lists: None, pages: 0 }
     }
 
     /// Fills the empty `hot` stack and takes a page of it.

@@ -49,7 +49,7 @@ pub trait Probe: Send + Sync + 'static {
     #[inline(always)]
     #[track_caller]
     fn fence(order: Ordering) {
-        core::sync::atomic::fence(order);
+        fence(order);
     }
 
     /// An access to a cell that a lock protects: a race is a bug.
@@ -79,6 +79,26 @@ pub trait Probe: Send + Sync + 'static {
     /// About to wait for `ready`; returns when it holds. Only called if [`ACTIVE`](Self::ACTIVE).
     #[track_caller]
     fn wait_until(_ready: &dyn Fn() -> bool) {}
+}
+
+/// A fence. A full one is a locked instruction on the top of the stack, which x86 orders like `MFENCE` (Intel SDM
+/// volume 3A, 10.2.5) and does in a quarter of the time. Linux: `__smp_mb`.
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+#[inline(always)]
+fn fence(order: Ordering) {
+    if order == Ordering::SeqCst {
+        // SAFETY: or with 0 changes no byte; the stack is writable. Not `nomem`, so the compiler orders memory too.
+        unsafe { core::arch::asm!("lock or dword ptr [rsp], 0", options(nostack)) };
+    } else {
+        core::sync::atomic::fence(order);
+    }
+}
+
+/// A fence.
+#[cfg(not(all(target_arch = "x86_64", not(miri))))]
+#[inline(always)]
+fn fence(order: Ordering) {
+    core::sync::atomic::fence(order);
 }
 
 /// Observes nothing: the probe of every real machine.

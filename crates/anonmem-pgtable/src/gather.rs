@@ -3,7 +3,7 @@
 //! Linux: mm/mmu_gather.c `tlb_gather_mmu`, `tlb_finish_mmu`. Differs: a fixed batch on the stack instead of
 //! pages of pointers; when it is full, it is flushed and freed, and filling goes on.
 
-use crate::{dead::DeadTables, space::AddressSpace};
+use crate::{dead::DeadTables, owned::Unmap, space::AddressSpace};
 use anonmem_frame::{FolioRef, Frames};
 use anonmem_hal::{FlushRange, Machine, Pfn, Va, VaRange};
 use anonmem_sync::Rcu;
@@ -89,6 +89,21 @@ impl<'f, M: Machine> MmuGather<'f, M> {
         self.nr_pages += 1;
     }
 
+    /// Takes the mapping that the entry for `va` owned.
+    #[doc(alias = "tlb_remove_page")]
+    #[inline]
+    pub fn mapping(&mut self, va: Va, map: impl Unmap<'f, M>) {
+        match self.teardown {
+            Teardown::Range => self.page(va, map.unmap()),
+            // No CPU runs it and none will: there is nothing to be flushed.
+            Teardown::WholeSpace => {
+                if let Some(page) = map.unmap_untranslated() {
+                    self.page(va, page);
+                }
+            }
+        }
+    }
+
     /// Whether the next page would not fit: call [`flush`](Self::flush) once no page-table lock is held.
     #[inline]
     pub fn is_full(&self) -> bool {
@@ -130,11 +145,10 @@ impl<'f, M: Machine> MmuGather<'f, M> {
     pub fn flush(&mut self) {
         self.flush_tlb();
         let base = self.frames.machine().base_pfn();
-        for &page in &self.pages[..self.nr_pages] {
-            // SAFETY: `page` took the reference apart with `into_raw`; each is taken back once, because
-            // `nr_pages` is reset below.
-            drop(unsafe { FolioRef::from_raw(self.frames, base.offset(u64::from(page))) });
-        }
+        let pages = self.pages[..self.nr_pages].iter().map(|&page| base.offset(u64::from(page)));
+        // SAFETY: `page` took the references apart with `into_raw`; each is taken back once, because
+        // `nr_pages` is reset below.
+        unsafe { self.frames.put_many(pages) };
         self.nr_pages = 0;
         self.free_tables();
     }

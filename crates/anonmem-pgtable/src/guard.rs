@@ -4,8 +4,9 @@ use crate::{
     owned::{Cleared, MapOwner, Mapped},
     table::{CanInstall, PteTable, StableVma},
 };
+use anonmem_frame::{DupError, TooManySharers};
 use anonmem_hal::{Arch, Machine, Marker, Present, Protection, Pte, SoftLeaf, Va};
-use anonmem_sync::{Ordering, order::Ptl, spin::RawSpinGuard};
+use anonmem_sync::{Atomic, Ordering, Plain, order::Ptl, spin::RawSpinGuard};
 
 /// What an entry says beside the page it maps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,12 +31,14 @@ impl From<Present> for Attrs {
 #[must_use = "the page-table lock is released when the guard drops"]
 pub struct PteGuard<'a, M: Machine, G> {
     table: PteTable<'a, M, G>,
+    /// Entries in use.
+    used: &'a Plain<u64, M>,
     _lock: RawSpinGuard<'a, M, Ptl>,
 }
 
 impl<'a, M: Machine, G: StableVma> PteGuard<'a, M, G> {
     pub(crate) fn new(table: PteTable<'a, M, G>, lock: RawSpinGuard<'a, M, Ptl>) -> Self {
-        Self { table, _lock: lock }
+        Self { table, used: table.frames.table_used(table.table), _lock: lock }
     }
 
     /// The table that is locked.
@@ -45,50 +48,62 @@ impl<'a, M: Machine, G: StableVma> PteGuard<'a, M, G> {
 
     /// The entry for `va`.
     #[doc(alias = "ptep_get")]
-    #[inline]
+    #[inline(always)]
     pub fn get(&self, va: Va) -> Pte {
         self.table.peek(va)
     }
 
     /// The entry for `va`, with a view of what it owns.
-    #[inline]
+    #[inline(always)]
     pub fn mapped(&self, va: Va) -> Mapped<'_, 'a, M> {
         // SAFETY: the lock of this table is held for the life of the returned value.
-        unsafe { Mapped::of_bits(self.table.frames, self.get(va)) }
+        unsafe { Mapped::of_bits(self.table.frames, self.table.word(va).load(Ordering::Relaxed)) }
+    }
+
+    /// Whether the entry for `va` is empty.
+    #[doc(alias = "pte_none")]
+    #[inline(always)]
+    pub fn is_none(&self, va: Va) -> bool {
+        self.table.word(va).load(Ordering::Relaxed) == 0
     }
 
     /// Whether no entry of the table is in use.
     pub fn is_empty(&self) -> bool {
-        self.table.frames.table_used(self.table.table).get() == 0
+        self.used.get() == 0
     }
 
     /// The number of entries in use.
     pub fn used(&self) -> u64 {
-        self.table.frames.table_used(self.table.table).get()
+        self.used.get()
     }
 
     /// Clears the entry and returns what it owned. The caller owes the TLB a flush if it was present: give
     /// what comes out to an [`MmuGather`](crate::MmuGather), or flush before it is used.
     #[doc(alias = "ptep_get_and_clear")]
-    #[inline]
+    #[inline(always)]
     pub fn clear(&mut self, va: Va) -> Cleared<'a, M> {
         let word = self.table.word(va);
-        // An empty entry stays empty under the lock; and a swap costs more than a load.
-        if word.load(Ordering::Relaxed) == 0 {
+        // An empty entry stays empty under the lock.
+        let mut raw = word.load(Ordering::Relaxed);
+        if raw == 0 {
             return Cleared::None;
         }
-        // A swap, because the hardware may be setting the accessed or dirty bit just now.
-        let old = M::Arch::decode_pte(word.swap(0, Ordering::Relaxed));
+        if M::Arch::pte_settled(raw) {
+            word.store(0, Ordering::Relaxed);
+        } else {
+            // A swap, because the hardware may be setting the accessed or dirty bit just now.
+            raw = word.swap(0, Ordering::Relaxed);
+        }
         self.count_used(-1);
         // SAFETY: the entry was part of this live table and is cleared; nobody else clears it under the lock.
-        unsafe { Cleared::from_bits(self.table.frames, old) }
+        unsafe { Cleared::from_bits(self.table.frames, raw) }
     }
 
     /// Removes write permission from a present entry. The caller owes the TLB a flush if it was writable.
     #[doc(alias = "ptep_set_wrprotect")]
-    #[inline]
+    #[inline(always)]
     pub fn write_protect(&mut self, va: Va) {
-        self.change(va, |p| p.write_protected());
+        self.change_bits(va, M::Arch::pte_wrprotect);
     }
 
     /// Clears the accessed bit of a present entry and returns what it was. Without a flush: a translation
@@ -112,21 +127,18 @@ impl<'a, M: Machine, G: StableVma> PteGuard<'a, M, G> {
     /// given only to a page whose owner may write and which is dirty already or was writable: anything else is left to the next write fault.
     /// Returns whether the TLB must be flushed.
     #[doc(alias = "ptep_modify_prot_start")]
+    #[inline(always)]
     pub fn change_protection(&mut self, va: Va, prot: Protection) -> bool {
         // Asking the page costs a look at its metadata: only if it matters.
         let may_write = prot.write
             && match self.mapped(va) {
-                Mapped::Exclusive(..) | Mapped::Shm(_) => true,
+                Mapped::Exclusive(_, p) | Mapped::Shm(p) => !p.uffd_wp && (p.dirty || p.prot.write),
                 Mapped::Zero(_) | Mapped::Shared(..) | Mapped::None | Mapped::Soft(_) => false,
             };
-        let mut less = false;
-        self.change(va, |p| {
-            let write = may_write && !p.uffd_wp && (p.dirty || p.prot.write);
-            let new = Protection { write, ..prot };
-            less = (p.prot.read && !new.read) || (p.prot.write && !new.write) || (p.prot.exec && !new.exec);
-            Present { prot: new, ..p }
-        });
-        less
+        let prot = Protection { write: may_write, ..prot };
+        // What the hardware may set meanwhile is no permission: the entry as it was seen tells.
+        let (old, new) = self.change_bits(va, |raw| M::Arch::pte_modify(raw, prot));
+        M::Arch::pte_reduced(old, new)
     }
 
     /// Replaces a software entry by another one: what it owns is the caller's to account for.
@@ -165,32 +177,52 @@ impl<'a, M: Machine, G: StableVma> PteGuard<'a, M, G> {
     }
 
     /// Changes a present entry, keeping what the hardware sets meanwhile.
-    #[inline]
+    #[inline(always)]
     fn change(&mut self, va: Va, mut f: impl FnMut(Present) -> Present) {
-        let word = self.table.word(va);
-        // Relaxed: the lock orders this with other software; a compare-exchange, because the hardware may
-        // be setting the accessed or dirty bit just now.
-        let _ = word.fetch_update(Ordering::Relaxed, |raw| match M::Arch::decode_pte(raw) {
-            Pte::Present(p) => {
-                let new = M::Arch::encode_pte(Pte::Present(f(p)));
-                (new != raw).then_some(new)
-            }
-            Pte::None | Pte::Soft(_) => None,
+        self.change_bits(va, |raw| match M::Arch::decode_pte(raw) {
+            Pte::Present(p) => M::Arch::encode_pte(Pte::Present(f(p))),
+            Pte::None | Pte::Soft(_) => raw,
         });
+    }
+
+    /// Changes an entry, if it is present, keeping what the hardware sets meanwhile; returns what it was and what
+    /// `f` made of that.
+    #[inline(always)]
+    fn change_bits(&mut self, va: Va, mut f: impl FnMut(u64) -> u64) -> (u64, u64) {
+        let word = self.table.word(va);
+        // Relaxed: the lock orders this with other software.
+        let raw = word.load(Ordering::Relaxed);
+        if !M::Arch::pte_present(raw) {
+            return (raw, raw);
+        }
+        let new = f(raw);
+        if new != raw {
+            if M::Arch::pte_settled(raw) {
+                word.store(new, Ordering::Relaxed);
+            } else {
+                change_racing(word, &mut f);
+            }
+        }
+        (raw, new)
     }
 
     #[inline]
     fn count_used(&mut self, by: i64) {
-        self.table.frames.table_used(self.table.table).update(|n| n.wrapping_add_signed(by));
+        self.used.update(|n| n.wrapping_add_signed(by));
     }
 
-    #[inline]
+    #[inline(always)]
     fn fill(&mut self, va: Va, pte: Pte) {
+        self.fill_bits(va, M::Arch::encode_pte(pte));
+    }
+
+    #[inline(always)]
+    fn fill_bits(&mut self, va: Va, raw: u64) {
         let word = self.table.word(va);
         debug_assert_eq!(word.load(Ordering::Relaxed), 0, "the entry for {va:?} is in use");
         // Release: the page's contents come before its mapping (pairs with the hardware's walk and with
         // walks without the lock).
-        word.store(M::Arch::encode_pte(pte), Ordering::Release);
+        word.store(raw, Ordering::Release);
         self.count_used(1);
     }
 
@@ -217,12 +249,38 @@ impl<M: Machine, G: CanInstall> PteGuard<'_, M, G> {
     /// # Panics
     /// If the owner may not be mapped writable and `attrs` says so.
     #[doc(alias = "set_pte_at")]
-    #[inline]
+    #[inline(always)]
     pub fn install<O: MapOwner>(&mut self, va: Va, owner: O, attrs: Attrs) {
         assert!(O::MAY_WRITE || !attrs.prot.write, "a shared page mapped writable");
         let Attrs { prot, young, dirty, uffd_wp } = attrs;
         let pfn = owner.into_entry();
         self.fill(va, Pte::Present(Present { pfn, prot, young, dirty, special: false, uffd_wp }));
+    }
+
+    /// Shares the page of the parent's entry for `va` with the empty entry for the same address: fork. Both are shared and
+    /// without write permission from now on; the child's is not yet accessed. The caller owes the parent's TLBs a flush.
+    ///
+    /// # Errors
+    /// Why the page is not shared; nothing has changed.
+    #[doc(alias = "copy_present_ptes")]
+    #[inline(always)]
+    pub fn share_from(&mut self, parent: &mut Self, va: Va) -> Result<(), NotShared> {
+        let shared = match parent.mapped(va) {
+            Mapped::Exclusive(page, _) => page.try_dup().map_err(NotShared::Refused)?,
+            Mapped::Shared(page, _) => {
+                let shared = page.try_dup();
+                shared.map_err(|TooManySharers| NotShared::Refused(DupError::TooManySharers))?
+            }
+            Mapped::None | Mapped::Zero(_) | Mapped::Shm(_) | Mapped::Soft(_) => {
+                return Err(NotShared::NoPage);
+            }
+        };
+        parent.change_bits(va, M::Arch::pte_wrprotect);
+        let raw = parent.table.word(va).load(Ordering::Relaxed);
+        // The mapping that was added belongs to the entry that is filled now.
+        shared.into_entry();
+        self.fill_bits(va, M::Arch::pte_inherited(raw));
+        Ok(())
     }
 
     /// Fills the empty entry with the zero page, read-only. It owns nothing.
@@ -247,6 +305,7 @@ impl<M: Machine, G: CanInstall> PteGuard<'_, M, G> {
     /// Makes a present entry accessed and, for a write to a page whose owner allows it, dirty and writable.
     /// Returns whether anything changed; if not, the fault was spurious.
     #[doc(alias = "ptep_set_access_flags")]
+    #[inline]
     pub fn upgrade(&mut self, va: Va, dirty_and_writable: Dirty) -> bool {
         if dirty_and_writable == Dirty::Yes {
             debug_assert!(matches!(self.mapped(va), Mapped::Exclusive(..) | Mapped::Shm(_)));
@@ -263,6 +322,21 @@ impl<M: Machine, G: CanInstall> PteGuard<'_, M, G> {
         });
         changed
     }
+}
+
+/// Changes an entry whose accessed or dirty bit the hardware may be setting just now.
+#[inline(never)]
+fn change_racing<M: Machine>(word: &Atomic<u64, M>, f: &mut dyn FnMut(u64) -> u64) {
+    let _ = word.fetch_update(Ordering::Relaxed, |raw| Some(f(raw)));
+}
+
+/// Why a page is not shared with a child.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotShared {
+    /// There is no anonymous page.
+    NoPage,
+    /// There is one, and it cannot be shared: copy it.
+    Refused(DupError),
 }
 
 /// Whether an access writes.

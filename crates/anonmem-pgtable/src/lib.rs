@@ -28,8 +28,8 @@ mod table;
 
 pub use dead::DeadTables;
 pub use gather::{MmuGather, Teardown};
-pub use guard::{Attrs, Dirty, PteGuard, PteSnapshot};
-pub use owned::{Cleared, MapOwner, Mapped};
+pub use guard::{Attrs, Dirty, NotShared, PteGuard, PteSnapshot};
+pub use owned::{Cleared, MapOwner, Mapped, Unmap};
 pub use recount::Miscounted;
 pub use space::AddressSpace;
 pub use table::{CanInstall, PteTable, StableVma};

@@ -1,7 +1,7 @@
 //! Owners as bits and bits as owners: the one place.
 
 use anonmem_frame::{Exclusive, ExclusiveRef, FolioRef, Frames, Mapping, Shared, SharedRef, ShmMap};
-use anonmem_hal::{Machine, Pfn, Present, Pte, SoftLeaf};
+use anonmem_hal::{Arch, Machine, Pfn, Present, Pte, SoftLeaf};
 
 /// A mapping that an entry can own.
 pub trait MapOwner {
@@ -11,26 +11,39 @@ pub trait MapOwner {
     fn into_entry(self) -> Pfn;
 }
 
-impl<M: Machine> MapOwner for Exclusive<'_, M> {
-    const MAY_WRITE: bool = true;
-    fn into_entry(self) -> Pfn {
-        Exclusive::into_entry(self)
-    }
+/// A mapping whose entry was cleared.
+pub trait Unmap<'f, M: Machine> {
+    /// Uncounts it; the reference that remains is to be put after the flush.
+    fn unmap(self) -> FolioRef<'f, M>;
+    /// Uncounts it where no TLB has a translation of it; `None` if others have the page.
+    fn unmap_untranslated(self) -> Option<FolioRef<'f, M>>;
 }
 
-impl<M: Machine> MapOwner for Shared<'_, M> {
-    const MAY_WRITE: bool = false;
-    fn into_entry(self) -> Pfn {
-        Shared::into_entry(self)
-    }
-}
+macro_rules! map_owner {
+    ($name:ident, $may_write:literal) => {
+        impl<M: Machine> MapOwner for $name<'_, M> {
+            const MAY_WRITE: bool = $may_write;
+            #[inline(always)]
+            fn into_entry(self) -> Pfn {
+                $name::into_entry(self)
+            }
+        }
 
-impl<M: Machine> MapOwner for ShmMap<'_, M> {
-    const MAY_WRITE: bool = true;
-    fn into_entry(self) -> Pfn {
-        ShmMap::into_entry(self)
-    }
+        impl<'f, M: Machine> Unmap<'f, M> for $name<'f, M> {
+            #[inline(always)]
+            fn unmap(self) -> FolioRef<'f, M> {
+                $name::unmap(self)
+            }
+            #[inline(always)]
+            fn unmap_untranslated(self) -> Option<FolioRef<'f, M>> {
+                $name::unmap_untranslated(self)
+            }
+        }
+    };
 }
+map_owner!(Exclusive, true);
+map_owner!(Shared, false);
+map_owner!(ShmMap, true);
 
 /// What a cleared entry was, with what it owned.
 #[must_use = "what the entry owned has to go somewhere"]
@@ -50,13 +63,13 @@ pub enum Cleared<'f, M: Machine> {
 }
 
 impl<'f, M: Machine> Cleared<'f, M> {
-    /// Takes back what the entry with the bits `pte` owned.
+    /// Takes back what the entry with the bits `raw` owned.
     ///
     /// # Safety
-    /// The entry held `pte`, is part of a live table of `frames`, and was cleared by the caller.
-    #[inline]
-    pub(crate) unsafe fn from_bits(frames: &'f Frames<M>, pte: Pte) -> Self {
-        let present = match pte {
+    /// The entry held `raw`, is part of a live table of `frames`, and was cleared by the caller.
+    #[inline(always)]
+    pub(crate) unsafe fn from_bits(frames: &'f Frames<M>, raw: u64) -> Self {
+        let present = match M::Arch::decode_pte(raw) {
             Pte::None => return Self::None,
             Pte::Soft(leaf) => return Self::Soft(leaf),
             Pte::Present(p) if p.special => return Self::Zero(p),
@@ -103,13 +116,13 @@ pub enum Mapped<'e, 'f, M: Machine> {
 }
 
 impl<'f, M: Machine> Mapped<'_, 'f, M> {
-    /// The view of an entry that holds `pte`.
+    /// The view of an entry that holds `raw`.
     ///
     /// # Safety
     /// The entry is part of a live table of `frames` and its lock is held for `'e`.
-    #[inline]
-    pub(crate) unsafe fn of_bits(frames: &'f Frames<M>, pte: Pte) -> Self {
-        let present = match pte {
+    #[inline(always)]
+    pub(crate) unsafe fn of_bits(frames: &'f Frames<M>, raw: u64) -> Self {
+        let present = match M::Arch::decode_pte(raw) {
             Pte::None => return Self::None,
             Pte::Soft(leaf) => return Self::Soft(leaf),
             Pte::Present(p) if p.special => return Self::Zero(p),
@@ -135,7 +148,7 @@ enum Owned {
 
 /// The kind of mapping that an entry for `page` owns: the exclusive bit is changed only under the lock of
 /// the only entry, and a folio never changes between anonymous and shared object.
-#[inline]
+#[inline(always)]
 fn kind_of<M: Machine>(frames: &Frames<M>, page: Pfn) -> Owned {
     if frames.page_is_exclusive(page) {
         return Owned::Exclusive;

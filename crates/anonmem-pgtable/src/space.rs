@@ -1,10 +1,9 @@
 //! An address space: a root table, the tables below it, and the CPUs that may hold its translations.
 
-use crate::table::{CanInstall, PteTable, StableVma, entries, span};
+use crate::table::{CanInstall, PteTable, StableVma, entries};
 use anonmem_frame::{Frames, OutOfMemory};
 use anonmem_hal::{Arch, CpuId, CpuSet, Entry, FlushRange, Machine, Pfn, Va, VaRange};
 use anonmem_sync::{Atomic, Ordering, fence, order::Pmd};
-use core::marker::PhantomData;
 
 /// The tables of one address space. Part of a type-stable object: all words are atomic, and a root of 0
 /// means that there are no tables.
@@ -116,7 +115,7 @@ impl<M: Machine> AddressSpace<M> {
         for level in (1..M::Arch::LEVELS).rev() {
             table = next_table::<M>(frames, table, va, level)?;
         }
-        Some(PteTable { frames, table, base: va.align_down(span::<M>()), stable: PhantomData })
+        Some(PteTable::new(frames, table, va))
     }
 
     /// The last-level table for `va`, adding what is missing on the way.
@@ -138,7 +137,7 @@ impl<M: Machine> AddressSpace<M> {
                 None => self.add_table(frames, table, va, level)?,
             };
         }
-        Ok(PteTable { frames, table, base: va.align_down(span::<M>()), stable: PhantomData })
+        Ok(PteTable::new(frames, table, va))
     }
 
     /// Puts a new table into the empty entry for `va` of `upper`, or finds that somebody else has.
@@ -201,7 +200,7 @@ impl<M: Machine> AddressSpace<M> {
                 None => return (None, end_of(level)),
             }
         }
-        (Some(PteTable { frames, table, base: va.align_down(span::<M>()), stable: PhantomData }), end_of(1))
+        (Some(PteTable::new(frames, table, va)), end_of(1))
     }
 }
 

@@ -33,9 +33,10 @@ pub(crate) fn span<M: Machine>() -> u64 {
 pub struct PteTable<'a, M: Machine, G> {
     pub(crate) frames: &'a Frames<M>,
     pub(crate) table: Pfn,
+    words: &'a [Atomic<u64, M>],
     /// The first address that the table covers.
-    pub(crate) base: Va,
-    pub(crate) stable: PhantomData<&'a G>,
+    base: Va,
+    stable: PhantomData<&'a G>,
 }
 
 impl<M: Machine, G> Clone for PteTable<'_, M, G> {
@@ -46,6 +47,13 @@ impl<M: Machine, G> Clone for PteTable<'_, M, G> {
 impl<M: Machine, G> Copy for PteTable<'_, M, G> {}
 
 impl<'a, M: Machine, G: StableVma> PteTable<'a, M, G> {
+    /// The table in frame `table`, which covers `va`.
+    #[inline]
+    pub(crate) fn new(frames: &'a Frames<M>, table: Pfn, va: Va) -> Self {
+        let (words, base) = (entries(frames, table), va.align_down(span::<M>()));
+        Self { frames, table, words, base, stable: PhantomData }
+    }
+
     /// The addresses that the table covers.
     pub fn range(&self) -> VaRange {
         VaRange { start: self.base, end: Va(self.base.0.saturating_add(span::<M>())) }
@@ -53,7 +61,7 @@ impl<'a, M: Machine, G: StableVma> PteTable<'a, M, G> {
 
     /// What the entry says just now, without the lock.
     #[doc(alias = "ptep_get_lockless")]
-    #[inline]
+    #[inline(always)]
     pub fn peek(&self, va: Va) -> Pte {
         M::Arch::decode_pte(self.word(va).load(Ordering::Relaxed))
     }
@@ -86,9 +94,9 @@ impl<'a, M: Machine, G: StableVma> PteTable<'a, M, G> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     pub(crate) fn word(&self, va: Va) -> &'a Atomic<u64, M> {
         debug_assert!(self.range().contains(va), "an address of another table");
-        &entries(self.frames, self.table)[M::Arch::index(va, 0)]
+        &self.words[M::Arch::index(va, 0)]
     }
 }

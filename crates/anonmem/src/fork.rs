@@ -23,9 +23,9 @@ use crate::{
     vm::Vm,
     vma::{Backing, VmFlags, VmaId},
 };
-use anonmem_frame::{DupError, NewFolio, SlotCountOverflow, TooManySharers};
-use anonmem_hal::{FlushRange, Machine, Marker, NrPages, Present, Protection, SoftLeaf, Va, VaRange};
-use anonmem_pgtable::{Attrs, Mapped, PteGuard, PteTable};
+use anonmem_frame::{NewFolio, SlotCountOverflow};
+use anonmem_hal::{FlushRange, Machine, Marker, NrPages, Present, Protection, Pte, SoftLeaf, Va, VaRange};
+use anonmem_pgtable::{Attrs, Mapped, NotShared, PteGuard, PteTable};
 
 impl<'v, M: Machine> Mm<'v, M> {
     /// Makes a copy of this address space.
@@ -196,50 +196,33 @@ impl<'a, M: Machine> Copying<'a, M> {
         let mut copied = 0;
         let mut va = part.start;
         while va < part.end {
-            let (shared, present) = match from.mapped(va) {
-                Mapped::Exclusive(page, present) => (page.try_dup(), present),
-                Mapped::Shared(page, present) => {
-                    (page.try_dup().map_err(|TooManySharers| DupError::TooManySharers), present)
-                }
-                Mapped::None => {
-                    va = va.next_page();
-                    continue;
-                }
-                Mapped::Zero(present) => {
-                    to.install_zero(va, present.prot);
-                    va = va.next_page();
-                    continue;
-                }
-                Mapped::Soft(leaf) => {
-                    self.copy_nonpresent(&mut from, &mut to, va, leaf)?;
-                    va = va.next_page();
-                    continue;
-                }
-                // The child's faults bring pages of shared objects back; only markers are copied.
-                Mapped::Shm(_) => {
-                    va = va.next_page();
-                    continue;
-                }
-            };
-            match shared {
-                Ok(shared) => {
-                    if present.prot.write {
-                        from.write_protect(va);
-                    }
-                    to.install(va, shared, child_attrs(present, present.prot.write_protected()));
-                }
-                Err(DupError::MaybePinned | DupError::TooManySharers) => {
+            match to.share_from(&mut from, va) {
+                Ok(()) => copied += 1,
+                Err(NotShared::NoPage) => self.copy_other(&mut from, &mut to, va)?,
+                Err(NotShared::Refused(_)) => {
                     let Some(new) = spare.take() else { break };
-                    self.copy_present_page(&mut to, va, present, new);
+                    self.copy_present_page(&from, &mut to, va, new);
+                    copied += 1;
                 }
             }
-            copied += 1;
             va = va.next_page();
         }
         drop(to);
         drop(from);
         self.child.slot().add_anon(copied);
         Ok(va)
+    }
+
+    /// Copies what is no anonymous page.
+    fn copy_other(&self, from: &mut Entries<'a, M>, to: &mut Entries<'a, M>, va: Va) -> Result<(), Error> {
+        match from.mapped(va) {
+            Mapped::Zero(present) => to.install_zero(va, present.prot),
+            Mapped::Soft(leaf) => self.copy_nonpresent(from, to, va, leaf)?,
+            // The child's faults bring pages of shared objects back.
+            Mapped::None | Mapped::Shm(_) => {}
+            Mapped::Exclusive(..) | Mapped::Shared(..) => unreachable!("pages are shared or copied"),
+        }
+        Ok(())
     }
 
     /// Shares what is in swap, and copies markers. Neither the parent's swap entry nor the child's is exclusive any more.
@@ -271,11 +254,12 @@ impl<'a, M: Machine> Copying<'a, M> {
     /// Gives the child a copy of a page that the parent must keep for itself.
     fn copy_present_page(
         &self,
-        to: &mut PteGuard<'a, M, MmapWriteGuard<'a, M>>,
+        from: &Entries<'a, M>,
+        to: &mut Entries<'a, M>,
         va: Va,
-        present: Present,
         new: NewFolio<'a, M>,
     ) {
+        let Pte::Present(present) = from.get(va) else { unreachable!("the page was just looked at") };
         let vma = self.vm.vma(self.vma);
         let anon_vma = vma.anon_vma().expect("the copy of a VMA with pages has an anon_vma");
         new.copy_from(present.pfn);

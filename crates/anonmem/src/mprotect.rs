@@ -15,7 +15,7 @@ use crate::{
     mmap::Prot,
     vma::{Backing, VmFlags, VmaId},
 };
-use anonmem_hal::{FlushRange, Machine, Protection, Pte, Va, VaRange};
+use anonmem_hal::{FlushRange, Machine, Protection, Va, VaRange};
 
 impl<M: Machine> Mm<'_, M> {
     /// Lets a program do `prot` with the pages of `range`, and no more; the end of the range is rounded up.
@@ -163,7 +163,7 @@ impl<M: Machine> Mm<'_, M> {
                 if left == 0 {
                     break;
                 }
-                if entries.get(va) == Pte::None {
+                if entries.is_none(va) {
                     continue;
                 }
                 left -= 1;

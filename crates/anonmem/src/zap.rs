@@ -32,6 +32,8 @@ impl Zapped {
     }
 }
 
+const GUARD: Pte = Pte::Soft(SoftLeaf::Marker(Marker::Guard));
+
 /// What becomes of guard markers (Linux: `ZAP_FLAG_DROP_MARKER`).
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Guards {
@@ -101,11 +103,10 @@ fn zap_table<'v, M: Machine, G: StableVma>(
     let mut left = entries.used();
     let mut va = part.start;
     while va < part.end && left > 0 && !gather.is_full() {
-        match entries.get(va) {
-            Pte::None => {}
-            Pte::Soft(SoftLeaf::Marker(Marker::Guard)) if guards == Guards::Keep => left -= 1,
-            Pte::Present(_) | Pte::Soft(_) => {
-                left -= 1;
+        if !entries.is_none(va) {
+            left -= 1;
+            let stays = guards == Guards::Keep && entries.get(va) == GUARD;
+            if !stays {
                 zap_entry(vm, &mut entries, va, gather, &mut zapped);
             }
         }
@@ -133,15 +134,15 @@ pub(crate) fn zap_entry<'v, M: Machine, G: StableVma>(
         Cleared::Zero(_) => gather.note(va),
         Cleared::Exclusive(map, _) => {
             zapped.anon += 1;
-            gather.page(va, map.unmap());
+            gather.mapping(va, map);
         }
         Cleared::Shared(map, _) => {
             zapped.anon += 1;
-            gather.page(va, map.unmap());
+            gather.mapping(va, map);
         }
         Cleared::Shm(map, _) => {
             zapped.shared += 1;
-            gather.page(va, map.unmap());
+            gather.mapping(va, map);
         }
         Cleared::Soft(SoftLeaf::Swap { entry, .. }) => {
             zapped.swap += 1;

@@ -112,15 +112,41 @@ impl<M: Machine> Frames<M> {
     }
 
     /// Frees a folio whose counts reached 0. The caller is the one who brought them there.
-    #[cold]
     #[inline(never)]
     fn free_folio(&self, head: Pfn) {
         let meta = self.meta(head);
-        debug_assert_eq!(meta.kind(), Kind::Folio);
-        debug_assert_eq!(meta.flags.peek() & flags::LOCKED, 0, "freeing a locked folio");
-        debug_assert_eq!(meta.private.peek(), 0, "freeing a folio in the swap cache");
+        assert_freeable(meta);
         self.free_block(head, meta.order());
     }
+}
+
+impl<M: Machine> Frames<M> {
+    /// Puts many references at once. What that frees goes to this CPU's list under one hold of its lock.
+    ///
+    /// # Safety
+    /// Each of `heads` came from [`FolioRef::into_raw`] of the same `frames`, and is taken back once.
+    #[doc(alias = "free_pages_and_swap_cache")]
+    pub unsafe fn put_many(&self, heads: impl Iterator<Item = Pfn>) {
+        let mut freed = self.free_many();
+        for head in heads {
+            let meta = self.meta(head);
+            // AcqRel as for a single reference.
+            let old = meta.counts.fetch_sub(Counts::REF, Ordering::AcqRel);
+            debug_assert!(Counts(old).refs() > 0, "a reference too many was dropped");
+            if old == Counts::REF {
+                assert_freeable(meta);
+                freed.add(head);
+            }
+        }
+    }
+}
+
+/// What must hold of a folio whose counts have reached 0.
+#[inline]
+fn assert_freeable<M: Machine>(meta: &Meta<M>) {
+    debug_assert_eq!(meta.kind(), Kind::Folio);
+    debug_assert_eq!(meta.flags.peek() & flags::LOCKED, 0, "freeing a locked folio");
+    debug_assert_eq!(meta.private.peek(), 0, "freeing a folio in the swap cache");
 }
 
 impl<M: Machine> Frames<M> {

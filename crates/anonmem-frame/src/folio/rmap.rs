@@ -89,6 +89,27 @@ macro_rules! mapping_owner {
             }
         }
 
+        impl<'f, M: Machine> $name<'f, M> {
+            /// [`unmap`](Self::unmap) for where no translation to the page is left in any TLB, and none can be made:
+            /// if others have the page, the mapping goes in one step. `None` then; else the reference.
+            #[inline]
+            pub fn unmap_untranslated(self) -> Option<FolioRef<'f, M>> {
+                let folio = self.folio();
+                // Only a hint: whoever else had it may let go just now, and then we are the last.
+                if folio.counts().total() == 1 {
+                    return Some(self.unmap());
+                }
+                let this = ManuallyDrop::new(self);
+                // AcqRel as for a reference: whoever brings the counts to 0 sees all that the others did.
+                let old = folio.meta().counts.fetch_sub(Counts::MAP, Ordering::AcqRel);
+                debug_assert!(Counts(old).maps() > 0, "a mapping too many was removed");
+                if old == Counts::MAP {
+                    this.frames.free_folio(folio.head);
+                }
+                None
+            }
+        }
+
         impl<M: Machine> Drop for $name<'_, M> {
             fn drop(&mut self) {
                 // Not installed after all: no translation was ever made.

@@ -8,7 +8,7 @@ pub use x86_64::X86_64;
 
 use crate::{
     addr::{PAGE_SHIFT, Va},
-    pte::{Entry, Pte},
+    pte::{Entry, Present, Protection, Pte},
 };
 
 /// Facts about one MMU: the shape of its tables and the layout of their entries.
@@ -32,6 +32,42 @@ pub trait Arch: Send + Sync + 'static {
     /// The entry of level `level` (1 and up) with these raw bits.
     fn decode_entry(raw: u64, level: u32) -> Entry;
 
+    /// Whether the hardware has set all that it ever sets (accessed and dirty), or does not use the last-level entry: it
+    /// will not write to it, so that the holder of the page-table lock may change it with a plain store.
+    ///
+    /// This and the following functions say of raw bits what decoding and encoding them says, for paths that do
+    /// little else.
+    fn pte_settled(raw: u64) -> bool {
+        match Self::decode_pte(raw) {
+            Pte::Present(p) => !p.prot.read || p.young && p.dirty,
+            Pte::None | Pte::Soft(_) => true,
+        }
+    }
+    /// Whether the entry is [`Pte::Present`].
+    fn pte_present(raw: u64) -> bool {
+        matches!(Self::decode_pte(raw), Pte::Present(_))
+    }
+    /// A present entry without write permission and accessed bit: what a child gets. Linux: `pte_wrprotect`, `pte_mkold`.
+    fn pte_inherited(raw: u64) -> u64 {
+        change_present::<Self>(raw, |p| Present { young: false, ..p.write_protected() })
+    }
+    /// A present entry without write permission. Linux: `pte_wrprotect`.
+    fn pte_wrprotect(raw: u64) -> u64 {
+        change_present::<Self>(raw, Present::write_protected)
+    }
+    /// Whether a present entry has a permission that another one for the same page has not: a TLB may still have it.
+    fn pte_reduced(old: u64, new: u64) -> bool {
+        let (Pte::Present(old), Pte::Present(new)) = (Self::decode_pte(old), Self::decode_pte(new)) else {
+            return false;
+        };
+        let (old, new) = (old.prot, new.prot);
+        (old.read && !new.read) || (old.write && !new.write) || (old.exec && !new.exec)
+    }
+    /// A present entry with other permissions. Linux: `pte_modify`.
+    fn pte_modify(raw: u64, prot: Protection) -> u64 {
+        change_present::<Self>(raw, |p| Present { prot, ..p })
+    }
+
     /// The number of entries of a table.
     const ENTRIES: usize = 1 << Self::INDEX_BITS;
 
@@ -43,5 +79,13 @@ pub trait Arch: Send + Sync + 'static {
     /// The index of `va` in a table of `level`.
     fn index(va: Va, level: u32) -> usize {
         (va.0 >> Self::shift(level)) as usize & (Self::ENTRIES - 1)
+    }
+}
+
+#[inline(always)]
+fn change_present<A: Arch + ?Sized>(raw: u64, f: impl FnOnce(Present) -> Present) -> u64 {
+    match A::decode_pte(raw) {
+        Pte::Present(p) => A::encode_pte(Pte::Present(f(p))),
+        Pte::None | Pte::Soft(_) => raw,
     }
 }

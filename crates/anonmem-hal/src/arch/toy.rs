@@ -153,10 +153,32 @@ pub(super) mod tests {
         for pte in all {
             let raw = A::encode_pte(pte);
             assert_eq!(A::decode_pte(raw), pte, "{raw:#x}");
+            raw_facts_are_those_of_the_entry::<A>(raw, pte);
             assert!(seen.insert(raw), "{pte:?} shares its bits {raw:#x} with another entry");
         }
         for entry in [Entry::None, Entry::Table(Pfn(3))] {
             assert_eq!(A::decode_entry(A::encode_entry(entry, 1), 1), entry);
+        }
+    }
+
+    /// What is said of raw bits is what is said of the entry.
+    fn raw_facts_are_those_of_the_entry<A: Arch>(raw: u64, pte: Pte) {
+        let Pte::Present(p) = pte else {
+            assert!(A::pte_settled(raw) && !A::pte_present(raw), "{pte:?}");
+            assert_eq!([A::pte_inherited(raw), A::pte_wrprotect(raw)], [raw, raw], "{pte:?}");
+            return;
+        };
+        assert!(A::pte_present(raw), "{pte:?}");
+        assert_eq!(A::pte_settled(raw), !p.prot.read || p.young && p.dirty, "{pte:?}");
+        let is = |raw: u64, wanted: Present| assert_eq!(A::decode_pte(raw), Pte::Present(wanted));
+        is(A::pte_inherited(raw), Present { young: false, ..p.write_protected() });
+        is(A::pte_wrprotect(raw), p.write_protected());
+        for prot in [Protection::NONE, Protection::R, Protection::RW, Protection::RX] {
+            let modified = A::pte_modify(raw, prot);
+            is(modified, Present { prot, ..p });
+            let old = p.prot;
+            let reduced = (old.read && !prot.read) || (old.write && !prot.write) || (old.exec && !prot.exec);
+            assert_eq!(A::pte_reduced(raw, modified), reduced, "{p:?} to {prot:?}");
         }
     }
 

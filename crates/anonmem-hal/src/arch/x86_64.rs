@@ -53,10 +53,12 @@ const KIND_SWAP: u64 = 1;
 const KIND_MIGRATION: u64 = 2;
 const KIND_MARKER: u64 = 3;
 
+#[inline(always)]
 const fn bit(on: bool, mask: u64) -> u64 {
     if on { mask } else { 0 }
 }
 
+#[inline(always)]
 fn encode_present(p: Present) -> u64 {
     let soft = bit(p.young, A) | bit(p.dirty, D) | bit(p.special, SPECIAL) | bit(p.uffd_wp, UFFD_WP);
     let soft = soft | bit(!p.prot.exec, NX);
@@ -69,6 +71,8 @@ fn encode_present(p: Present) -> u64 {
     }
 }
 
+// Inlined wherever it is used: what is not asked of the entry is then not computed.
+#[inline(always)]
 fn decode_present(raw: u64) -> Present {
     let accessible = raw & P != 0;
     let frame = if accessible { raw } else { !raw } & FRAME;
@@ -86,6 +90,7 @@ fn decode_present(raw: u64) -> Present {
     }
 }
 
+#[cold]
 fn encode_soft(leaf: SoftLeaf) -> u64 {
     let pack = |kind: u64, flags: u64, device: u64, value: u64| {
         debug_assert!(value <= VALUE_MASK && device < 32 && flags < 8);
@@ -120,6 +125,7 @@ fn encode_soft(leaf: SoftLeaf) -> u64 {
     }
 }
 
+#[cold]
 fn decode_soft(raw: u64) -> SoftLeaf {
     let flags = raw >> FLAG_SHIFT & 7;
     let value = !(raw >> VALUE_SHIFT) & VALUE_MASK;
@@ -154,7 +160,7 @@ impl Arch for X86_64 {
     // One page short of the canonical hole, so that no instruction can end there (Linux: TASK_SIZE_MAX).
     const USER_END: Va = Va((1 << 47) - 4096);
 
-    #[inline]
+    #[inline(always)]
     fn encode_pte(pte: Pte) -> u64 {
         match pte {
             Pte::None => 0,
@@ -163,7 +169,7 @@ impl Arch for X86_64 {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn decode_pte(raw: u64) -> Pte {
         if raw == 0 {
             Pte::None
@@ -174,7 +180,47 @@ impl Arch for X86_64 {
         }
     }
 
-    #[inline]
+    #[inline(always)]
+    fn pte_settled(raw: u64) -> bool {
+        raw & P == 0 || raw & (A | D) == A | D
+    }
+
+    #[inline(always)]
+    fn pte_present(raw: u64) -> bool {
+        raw & (P | PROTNONE) != 0
+    }
+
+    #[inline(always)]
+    fn pte_inherited(raw: u64) -> u64 {
+        if raw & P != 0 {
+            raw & !(RW | A)
+        } else {
+            super::change_present::<Self>(raw, |p| Present { young: false, ..p.write_protected() })
+        }
+    }
+
+    #[inline(always)]
+    fn pte_wrprotect(raw: u64) -> u64 {
+        // Without P there is no write permission; bit 1 says that the entry is a page.
+        if raw & P != 0 { raw & !RW } else { raw }
+    }
+
+    #[inline(always)]
+    fn pte_reduced(old: u64, new: u64) -> bool {
+        // Without P there are no permissions to lose.
+        old & P != 0 && (old & !new & (P | RW) != 0 || !old & new & NX != 0)
+    }
+
+    #[inline(always)]
+    fn pte_modify(raw: u64, prot: Protection) -> u64 {
+        if raw & P != 0 && prot.read {
+            raw & !(RW | NX) | bit(prot.write, RW) | bit(!prot.exec, NX)
+        } else {
+            super::change_present::<Self>(raw, |p| Present { prot, ..p })
+        }
+    }
+
+    #[inline(always)]
     fn encode_entry(entry: Entry, level: u32) -> u64 {
         debug_assert!(level > 0 && level < Self::LEVELS);
         match entry {
@@ -188,7 +234,7 @@ impl Arch for X86_64 {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn decode_entry(raw: u64, _level: u32) -> Entry {
         if raw & P == 0 {
             Entry::None
