@@ -143,6 +143,10 @@ pub struct RunOptions {
     #[arg(long, value_enum, default_value_t = Accel::Auto)]
     pub accel: Accel,
 
+    /// How page faults are kept apart from changes of the mappings
+    #[arg(long, value_enum, default_value_t = Lock::Mmap)]
+    pub lock: Lock,
+
     /// Set a variable in the program's environment (repeat for more)
     #[arg(long = "env", value_name = "K=V", value_parser = parse_env)]
     pub envs: Vec<OsString>,
@@ -197,6 +201,29 @@ pub enum Accel {
     Tcg,
     /// The processor's own virtualisation
     Kvm,
+}
+
+/// How page faults are kept apart from changes of the mappings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Lock {
+    /// One lock for the address space
+    Mmap,
+    /// A lock for each mapping, the one above as a fallback
+    Vma,
+    /// No lock until the end, the two above as fallbacks
+    Speculative,
+}
+
+impl Lock {
+    /// The mode's name, as the kernel reads and reports it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Mmap => "mmap",
+            Self::Vma => "vma",
+            Self::Speculative => "speculative",
+        }
+    }
 }
 
 /// How the memory bill is written.

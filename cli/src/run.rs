@@ -77,6 +77,7 @@ fn write_package(
     let record = RunRecord {
         ram: options.ram,
         cpus: options.cpus,
+        lock: options.lock,
         poison: if options.no_poison { Poison::Off } else { Poison::On },
         cwd: &options.cwd,
         exe: &package.program.exe,

@@ -62,6 +62,14 @@ fn everything_happens_at_once() {
 }
 
 #[test]
+fn every_lock_mode_gives_the_same() {
+    for mode in ["mmap", "vma", "speculative"] {
+        same_as_host("churn", Linked::Static, &["--lock", mode]);
+        same_as_host("cowcheck", Linked::Static, &["--lock", mode]);
+    }
+}
+
+#[test]
 fn handlers_repair_faults() {
     same_as_host("signals", Linked::Dynamic, &[]);
     same_as_host("signals", Linked::Static, &[]);

@@ -4,6 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use crate::args::Lock;
 use crate::error::{Error, Result};
 
 /// What the kernel is to start, and with what.
@@ -13,6 +14,8 @@ pub struct RunRecord<'a> {
     pub ram: u64,
     /// Number of CPUs.
     pub cpus: u32,
+    /// How page faults are kept apart from changes of the mappings.
+    pub lock: Lock,
     /// Whether freed frames are filled with a pattern.
     pub poison: Poison,
     /// The directory to start in.
@@ -57,7 +60,7 @@ impl RunRecord<'_> {
         };
         field("ram", OsStr::new(&self.ram.to_string()))?;
         field("cpus", OsStr::new(&self.cpus.to_string()))?;
-        field("lock", OsStr::new("mmap"))?;
+        field("lock", OsStr::new(self.lock.name()))?;
         let poison = match self.poison {
             Poison::On => "1",
             Poison::Off => "0",
@@ -84,6 +87,7 @@ mod tests {
         let record = RunRecord {
             ram: 4096,
             cpus: 2,
+            lock: Lock::Vma,
             poison: Poison::On,
             cwd: Path::new("/root"),
             exe: Path::new("/bin/x"),
@@ -91,7 +95,7 @@ mod tests {
             env: &["K=V".into()],
         };
         let expected =
-            "ram=4096\0cpus=2\0lock=mmap\0poison=1\0cwd=/root\0exe=/bin/x\0arg=x\0arg=\0arg=a=b\0env=K=V\0";
+            "ram=4096\0cpus=2\0lock=vma\0poison=1\0cwd=/root\0exe=/bin/x\0arg=x\0arg=\0arg=a=b\0env=K=V\0";
         assert_eq!(String::from_utf8(record.to_bytes().unwrap()).unwrap(), expected);
         let bad = RunRecord { args: &["a\0b".into()], ..record };
         assert!(bad.to_bytes().unwrap_err().to_string().contains("zero byte"));

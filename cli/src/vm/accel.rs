@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use super::machine::{Machine, Spec};
 use super::qemu::Accelerator;
-use crate::args::Accel;
+use crate::args::{Accel, Lock};
 use crate::channel::frame::{Decoder, GuestFrame};
 use crate::channel::session::{Connection, wait_for_connection};
 use crate::channel::signals::Signals;
@@ -119,6 +119,7 @@ fn probe_archive() -> io::Result<Vec<u8>> {
     let record = RunRecord {
         ram: PROBE_RAM,
         cpus: 1,
+        lock: Lock::Mmap,
         poison: Poison::Off,
         cwd: Path::new("/"),
         exe: Path::new("/probe"),
