@@ -4,16 +4,16 @@ use crate::arch::tlb;
 use crate::boot;
 use crate::machine;
 use crate::proc::{mm, oom};
-use crate::{klog, syscall};
+use crate::{klog, swap, syscall};
 use alloc::format;
 use alloc::string::String;
-use anonmem::Event;
-use anonmem::vm::LockMode;
+use alloc::vec::Vec;
+use anonmem::{Event, LockMode, Stats};
 use anonmem_hal::{CpuId, PAGE_SIZE};
 use anonmem_oslib::bill::Bill;
 
 /// Names of the kinds of faults in the bill.
-const KINDS: [(&str, Event); 12] = [
+const KINDS: [(&str, Event); 13] = [
     ("anon", Event::FaultAnon),
     ("zero_page", Event::FaultZeroPage),
     ("zero_upgrade", Event::FaultZeroUpgrade),
@@ -26,7 +26,95 @@ const KINDS: [(&str, Event); 12] = [
     ("segv", Event::FaultSegv),
     ("bus", Event::FaultBus),
     ("oom", Event::FaultOom),
+    ("swap", Event::FaultSwap),
 ];
+
+/// What the locks were that faults took, and how often they started again.
+const LOCKS: [(&str, Event); 4] = [
+    ("mmap", Event::FaultMmapLock),
+    ("vma", Event::FaultVmaLock),
+    ("speculative", Event::FaultSpeculative),
+    ("retries", Event::FaultRetry),
+];
+
+/// Why faults took a stronger lock than the mode's.
+const REFUSALS: [Event; 9] = [
+    Event::RefusedTreeBusy,
+    Event::RefusedNoVma,
+    Event::RefusedWriteLocked,
+    Event::RefusedRecycled,
+    Event::RefusedNoAnonVma,
+    Event::RefusedNoTable,
+    Event::RefusedBacking,
+    Event::RefusedChanged,
+    Event::RefusedWouldSleep,
+];
+
+/// What reclaim did.
+const RECLAIM: [(&str, Event); 5] = [
+    ("scans", Event::ReclaimScan),
+    ("steals", Event::ReclaimSteal),
+    ("direct", Event::DirectReclaim),
+    ("kswapd_wakes", Event::KswapdWake),
+    ("lazy_frees", Event::LazyFree),
+];
+
+type Group = (&'static str, Vec<(&'static str, u64)>);
+
+/// Counters that belong together.
+fn groups(stats: &Stats) -> Vec<Group> {
+    let named = |events: &[(&'static str, Event)]| -> Vec<_> {
+        events.iter().map(|&(name, event)| (name, stats.event(event))).collect()
+    };
+    let flushes = tlb::counters();
+    let mut groups: Vec<Group> = [
+        (
+            "tlb",
+            [
+                ("shootdowns", flushes.shootdowns),
+                ("ipis", flushes.ipis),
+                ("pages_flushed", flushes.pages_flushed),
+            ]
+            .into(),
+        ),
+        ("fault_locks", named(&LOCKS)),
+    ]
+    .into();
+    if machine::vm().config().lock_mode != LockMode::Mmap {
+        groups.push(("refusals", REFUSALS.iter().map(|e| (e.label(), stats.event(*e))).collect()));
+    }
+    if swap::is_configured() {
+        groups.push(("swap", swap_counters(stats)));
+    }
+    if swap::is_configured() || stats.event(Event::LazyFree) > 0 {
+        groups.push(("reclaim", named(&RECLAIM)));
+    }
+    groups
+}
+
+fn swap_counters(stats: &Stats) -> Vec<(&'static str, u64)> {
+    let usage = swap::usage();
+    [
+        ("outs", stats.event(Event::SwapOut)),
+        ("ins", stats.event(Event::SwapIn)),
+        ("cache_hits", stats.event(Event::SwapCacheHit)),
+        ("zero_pages", stats.event(Event::SwapZero)),
+        ("write_errors", stats.event(Event::SwapWriteError)),
+        ("bytes_compressed", usage.bytes_in),
+        ("bytes_kept", usage.bytes_kept),
+        ("kept_whole", usage.whole),
+        ("peak_device_frames", usage.peak_frames),
+    ]
+    .into()
+}
+
+fn lock_mode() -> &'static str {
+    match machine::vm().config().lock_mode {
+        LockMode::Mmap => "mmap",
+        LockMode::Vma => "vma",
+        LockMode::Speculative => "spec",
+    }
+}
 
 /// Checks the memory manager and writes the bill, after all processes are gone.
 pub fn collect(run_ns: u64) -> String {
@@ -50,15 +138,10 @@ pub fn collect(run_ns: u64) -> String {
             crate::fs::sources::count()
         );
     }
-    let flushes = tlb::counters();
+    let usage = swap::usage();
     let cpus = boot::cpu_count();
     Bill {
-        lock_mode: match vm.config().lock_mode {
-            LockMode::Mmap => "mmap",
-            LockMode::Vma => "vma",
-            LockMode::Speculative => "speculative",
-        }
-        .into(),
+        lock_mode: lock_mode().into(),
         numbers: [
             ("cpus", cpus as u64),
             ("ram_bytes", stats.frames * PAGE_SIZE as u64),
@@ -77,12 +160,8 @@ pub fn collect(run_ns: u64) -> String {
         .into(),
         faults_by_kind: KINDS.iter().map(|(name, event)| (*name, stats.event(*event))).collect(),
         faults_by_cpu: (0..cpus).map(|cpu| vm.events_on(CpuId(cpu as u32), Event::Fault)).collect(),
-        tlb: [
-            ("shootdowns", flushes.shootdowns),
-            ("ipis", flushes.ipis),
-            ("pages_flushed", flushes.pages_flushed),
-        ]
-        .into(),
+        groups: groups(&stats),
+        compression: (usage.bytes_kept > 0).then_some((usage.bytes_in, usage.bytes_kept)),
         validate,
         unknown_syscalls: syscall::unknown_names(),
     }

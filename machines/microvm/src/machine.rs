@@ -66,7 +66,7 @@ pub fn init(layout: &Layout, poison: Poison, lock_mode: LockMode) {
     let memmap = NonNull::new(direct(aligned)).expect("the direct map is not at 0");
     // SAFETY: the range is RAM, in the direct map, given to nobody else, 32 bytes for each frame.
     unsafe { core::ptr::write_bytes(memmap.as_ptr(), 0, (layout.metadata.end - aligned) as usize) };
-    let bits = if poison == Poison::On { frames.div_ceil(64) } else { 0 };
+    let bits = if run.poison == Poison::On { frames.div_ceil(64) } else { 0 };
     let poisoned = (0..bits).map(|_| AtomicU64::new(0)).collect();
     let kernel = Kernel { base: Pfn(layout.frames.start / PAGE), frames, memmap, poisoned };
     // Promise everything: what a program runs into is the end of memory, and the largest process is killed, not
@@ -180,6 +180,12 @@ unsafe impl PhysMem for Kernel {
         unsafe { core::ptr::copy_nonoverlapping(self.bytes(src), self.bytes(dst), PAGE_SIZE << order.get()) };
     }
 
+    fn is_zero(&self, pfn: Pfn) -> bool {
+        // SAFETY: the caller has the page unmapped: nobody writes to it.
+        let words = unsafe { &*self.words(pfn) };
+        words.iter().all(|word| *word == 0)
+    }
+
     fn allocated(&self, pfn: Pfn, order: Order) {
         (0..order.pages()).for_each(|i| self.check_poison(Pfn(pfn.0 + i)));
     }
@@ -239,8 +245,6 @@ impl Clock for Kernel {
         time::now_ns()
     }
 }
-
-impl anonmem_hal::SwapIo for Kernel {}
 
 impl Sources for Kernel {
     fn fill(&self, source: SourceId, offset: u64, dst: Pfn) -> Result<(), SourceError> {

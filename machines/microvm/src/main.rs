@@ -26,5 +26,6 @@ pub mod machine;
 pub mod proc;
 pub mod procfs;
 pub mod sched;
-pub mod syscall;
+pub mod swap;
+mod syscall;
 pub mod usercopy;

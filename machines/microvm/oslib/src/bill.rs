@@ -16,8 +16,10 @@ pub struct Bill {
     pub faults_by_kind: Vec<(&'static str, u64)>,
     /// Faults that each CPU took.
     pub faults_by_cpu: Vec<u64>,
-    /// Translation flushes.
-    pub tlb: Vec<(&'static str, u64)>,
+    /// Groups of counters: translation flushes, swap, reclaim, locks.
+    pub groups: Vec<(&'static str, Vec<(&'static str, u64)>)>,
+    /// Bytes that were to be compressed, and what was kept of them.
+    pub compression: Option<(u64, u64)>,
     /// `ok`, or the first violation that the check found.
     pub validate: String,
     /// System calls that this kernel does not have: `name(number)`.
@@ -36,11 +38,17 @@ impl Bill {
         let cpus: Vec<String> = self.faults_by_cpu.iter().map(|n| format!("{n}")).collect();
         let _ = write!(
             out,
-            ",\"faults\":{{\"total\":{total},\"by_kind\":{},\"by_cpu\":[{}]}},\"tlb\":{}",
+            ",\"faults\":{{\"total\":{total},\"by_kind\":{},\"by_cpu\":[{}]}}",
             object(&self.faults_by_kind),
-            cpus.join(","),
-            object(&self.tlb)
+            cpus.join(",")
         );
+        for (name, group) in &self.groups {
+            let _ = write!(out, ",\"{name}\":{}", object(group));
+        }
+        if let Some((from, to)) = self.compression {
+            let hundredths = from * 100 / to.max(1);
+            let _ = write!(out, ",\"compression_ratio\":{}.{:02}", hundredths / 100, hundredths % 100);
+        }
         text(&mut out, "validate", &self.validate);
         out.push_str(",\"unknown_syscalls\":[");
         for (i, name) in self.unknown_syscalls.iter().enumerate() {
@@ -90,14 +98,15 @@ mod tests {
             lock_mode: "mmap".into(),
             faults_by_kind: [("anon", 3), ("segv", 0)].into(),
             faults_by_cpu: [1, 2].into(),
-            tlb: [("ipis", 1)].into(),
+            groups: [("tlb", [("ipis", 1)].into())].into(),
+            compression: Some((4096, 3000)),
             validate: "a \"bad\"\nline".into(),
             unknown_syscalls: ["keyctl(250)".into(), "x(999)".into()].into(),
         };
         assert_eq!(
             bill.json(),
             "{\"version\":1,\"lock_mode\":\"mmap\",\"cpus\":2,\"faults\":{\"total\":3,\"by_kind\":{\"anon\":3,\"segv\":0},\
-             \"by_cpu\":[1,2]},\"tlb\":{\"ipis\":1},\"validate\":\"a \\\"bad\\\"\\u000aline\",\
+             \"by_cpu\":[1,2]},\"tlb\":{\"ipis\":1},\"compression_ratio\":1.36,\"validate\":\"a \\\"bad\\\"\\u000aline\",\
              \"unknown_syscalls\":[\"keyctl(250)\",\"x(999)\"]}"
         );
     }

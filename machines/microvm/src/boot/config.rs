@@ -23,7 +23,7 @@ pub struct Config {
     pub ram: Option<u64>,
     /// `poison=`.
     pub poison: Poison,
-    /// `lock=`: `mmap`, `vma` or `speculative`.
+    /// `lock=`: `mmap`, `vma` or `spec`.
     pub lock_mode: LockMode,
 }
 
@@ -35,7 +35,7 @@ impl Config {
         let poison = if value(text, b"poison=") == Some("1") { Poison::On } else { Poison::Off };
         let lock_mode = match value(text, b"lock=") {
             Some("vma") => LockMode::Vma,
-            Some("speculative") => LockMode::Speculative,
+            Some("spec" | "speculative") => LockMode::Speculative,
             _ => LockMode::Mmap,
         };
         Config { ram: value(text, b"ram=").and_then(|ram| ram.parse().ok()), poison, lock_mode }

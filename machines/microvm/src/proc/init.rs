@@ -10,6 +10,7 @@ use crate::fs::table::{FdTable, OnExec};
 use crate::fs::{self, FsContext};
 use crate::klog;
 use crate::sched::{self, Task};
+use crate::swap;
 use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
@@ -58,6 +59,7 @@ fn run_program() -> core::result::Result<i32, Failure> {
     for record in &run.unknown {
         klog!("run file: record \"{}\" is not known and ignored", String::from_utf8_lossy(record));
     }
+    swap::init(&run).map_err(|e| Failure::new("the swap device cannot be made", e))?;
     let number = table::number().map_err(|e| Failure::new("no process number", e))?;
     debug_assert_eq!(number, table::INIT);
     let init = Process::new(table::INIT, None);
@@ -134,6 +136,7 @@ fn finish(status: i32) -> ! {
     end_everybody();
     sched::wait_for_reaper();
     fs::vfs().clear();
+    swap::finish();
     let bill = crate::bill::collect(run_ns);
     for part in bill.as_bytes().chunks(BLOCK) {
         console::send(to_host::BILL, part);

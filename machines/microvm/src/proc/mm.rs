@@ -81,6 +81,8 @@ pub struct Counters {
     pub shared: u64,
     /// The most that was present.
     pub hiwater_rss: u64,
+    /// Pages in swap.
+    pub swap: u64,
     /// Page tables.
     pub page_tables: u64,
     /// Mapped addresses.
@@ -326,6 +328,7 @@ pub fn counters(mm: &Space) -> Counters {
         rss: c.rss().bytes(),
         shared: c.shared.bytes(),
         hiwater_rss: c.peak.bytes(),
+        swap: c.swap.bytes(),
         page_tables: c.tables.bytes(),
         total_vm: c.total.bytes(),
         data: c.data.bytes(),

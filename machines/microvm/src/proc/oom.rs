@@ -64,7 +64,7 @@ fn is_ending() -> bool {
     task.thread().is_some_and(|thread| thread.process.ending().is_some())
 }
 
-/// How much would be gained: resident bytes, adjusted. `None` if it must not be killed.
+/// How much would be gained: bytes in memory and in swap, adjusted. `None` if it must not be killed.
 fn badness(process: &Arc<Process>) -> Option<i64> {
     let adj = i64::from(process.oom_score_adj.load(SeqCst));
     if adj == -1000 || process.ending().is_some() {
@@ -73,7 +73,7 @@ fn badness(process: &Arc<Process>) -> Option<i64> {
     let mm = process.space()?;
     let counters = mm::counters(&mm);
     let total = mm::memory().total_bytes as i64;
-    Some((counters.rss + counters.page_tables) as i64 + adj * (total / 1000))
+    Some((counters.rss + counters.swap + counters.page_tables) as i64 + adj * (total / 1000))
 }
 
 fn kill(victim: &Arc<Process>) {

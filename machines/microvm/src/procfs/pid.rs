@@ -405,7 +405,7 @@ fn status(process: &Process) -> String {
         ("VmExe", 0),
         ("VmLib", 0),
         ("VmPTE", c.page_tables),
-        ("VmSwap", 0),
+        ("VmSwap", c.swap),
     ] {
         let _ = writeln!(out, "{name}:\t{:8} kB", bytes / 1024);
     }

@@ -3,6 +3,7 @@
 use crate::arch::time;
 use crate::boot;
 use crate::proc::{mm, table};
+use crate::swap;
 use crate::syscall::system::{RELEASE, VERSION};
 use alloc::format;
 use alloc::string::String;
@@ -23,7 +24,7 @@ pub const FILES: &[File] = &[
     ("loadavg", loadavg),
     ("meminfo", meminfo),
     ("stat", stat),
-    ("swaps", || "Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n".into()),
+    ("swaps", swap::table),
     ("uptime", uptime),
     ("version", || format!("Linux version {RELEASE} (anonmem) {VERSION}\n")),
     ("vmstat", vmstat),
@@ -130,6 +131,7 @@ fn stat() -> String {
 
 fn meminfo() -> String {
     let m = mm::memory();
+    let (swap_total, swap_free) = swap::space();
     let mut out = String::new();
     for (name, bytes) in [
         ("MemTotal", m.total_bytes),
@@ -140,8 +142,8 @@ fn meminfo() -> String {
         ("SwapCached", 0),
         ("Active", m.user_bytes),
         ("Inactive", 0),
-        ("SwapTotal", 0),
-        ("SwapFree", 0),
+        ("SwapTotal", swap_total),
+        ("SwapFree", swap_free),
         ("Dirty", 0),
         ("AnonPages", m.user_bytes),
         ("Mapped", 0),

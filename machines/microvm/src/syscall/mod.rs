@@ -319,6 +319,8 @@ fn dispatch(c: &mut Call<'_>, number: u64) -> Result<usize> {
 
         abi::__NR_uname => system::uname(c),
         abi::__NR_sysinfo => system::sysinfo(c),
+        abi::__NR_swapon => system::swapon(c),
+        abi::__NR_swapoff => system::swapoff(c),
         abi::__NR_getrandom => system::getrandom(c),
         abi::__NR_getcpu => system::getcpu(c),
         abi::__NR_getrusage => system::getrusage(c),

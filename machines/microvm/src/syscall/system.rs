@@ -3,6 +3,7 @@
 use super::{Call, only, user};
 use crate::fs::device::fill_random;
 use crate::proc::{mm, table, wait};
+use crate::swap;
 use anonmem_oslib::Result;
 use anonmem_oslib::abi::{Fields, Packer};
 use anonmem_oslib::errno::{EINVAL, EPERM, ESRCH};
@@ -25,8 +26,19 @@ pub(super) fn sysinfo(c: &mut Call<'_>) -> Result<usize> {
     let memory = mm::memory();
     let processes = table::processes().len() as u16;
     let p = Packer::new().u64(crate::arch::time::now_ns() / 1_000_000_000).u64(0).u64(0).u64(0);
-    let p = p.u64(memory.total_bytes).u64(memory.free_bytes).u64(0).u64(0).u64(0).u64(0);
+    let (swap_total, swap_free) = swap::space();
+    let p = p.u64(memory.total_bytes).u64(memory.free_bytes).u64(0).u64(0).u64(swap_total).u64(swap_free);
     user::write(c.args[0], &p.u16(processes).zeros_to(104).u32(1).zeros_to(112).0)?;
+    Ok(0)
+}
+
+pub(super) fn swapon(c: &mut Call<'_>) -> Result<usize> {
+    swap::swapon(&user::path(c.args[0])?, c.u32(1))?;
+    Ok(0)
+}
+
+pub(super) fn swapoff(c: &mut Call<'_>) -> Result<usize> {
+    swap::swapoff(&user::path(c.args[0])?)?;
     Ok(0)
 }
 

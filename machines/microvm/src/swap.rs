@@ -1,0 +1,196 @@
+//! Swap: the compressed-memory device, the background task, `swapon` and `swapoff`.
+//!
+//! There is at most one device, `/dev/zram0`, as large as the run file's `swap=` says. What it keeps lies in
+//! frames of the memory manager, whose reserve is open to it: pages can leave when no frame is free for programs.
+//!
+//! Linux: mm/swapfile.c `swapon`, `swapoff`; drivers/block/zram.
+
+use crate::arch::percpu::this_cpu;
+use crate::boot;
+use crate::klog;
+use crate::machine::{self, Kernel};
+use crate::sched::{self, Interruptible, Mutex, Task};
+use alloc::string::String;
+use anonmem_hal::{FrameAlloc, IoError, PAGE_SHIFT, PAGE_SIZE, Pfn, SwapIo};
+use anonmem_oslib::errno::{EBUSY, EINVAL, ENOENT, ENOMEM};
+use anonmem_oslib::runfile::RunFile;
+use anonmem_oslib::{Errno, Result};
+use anonmem_zram::{Usage, Zram};
+use core::fmt::Write;
+use core::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use spin::Once;
+
+/// The device's path.
+const PATH: &[u8] = b"/dev/zram0";
+/// Its number in the memory manager.
+const DEVICE: u8 = 0;
+/// What Linux gives the first device that asks for no priority.
+const DEFAULT_PRIORITY: i32 = -2;
+
+struct Device {
+    zram: Zram,
+    pages: u64,
+}
+
+static ZRAM: Once<Device> = Once::new();
+/// Held over `swapon` and `swapoff`, which give the device's tables memory and take it away.
+static SWAPON: Mutex<()> = Mutex::new(());
+/// 1 while the background task runs.
+static KSWAPD: AtomicUsize = AtomicUsize::new(0);
+
+fn device() -> Option<&'static Device> {
+    ZRAM.get()
+}
+
+/// Makes the device that the run file asks for, and swaps to it.
+///
+/// # Errors
+/// `EINVAL` if this kernel does not have the back end; `ENOMEM`.
+pub fn init(run: &RunFile<'_>) -> Result<()> {
+    let pages = run.swap >> PAGE_SHIFT;
+    if pages == 0 {
+        return Ok(());
+    }
+    if run.swap_backend != b"lz4" {
+        return Err(EINVAL);
+    }
+    let frames = machine::vm().stats().frames;
+    let zram = Zram::new(pages, frames, boot::cpu_count()).map_err(|_| ENOMEM)?;
+    ZRAM.call_once(|| Device { zram, pages });
+    machine::vm().swap_on(DEVICE, pages, DEFAULT_PRIORITY).map_err(errno)?;
+    let task = Task::new_kernel(kswapd, 0).map_err(|_| ENOMEM)?;
+    KSWAPD.store(1, SeqCst);
+    sched::start(&task);
+    klog!("swap: {} MiB of compressed memory", run.swap >> 20);
+    Ok(())
+}
+
+fn errno(error: anonmem::Error) -> Errno {
+    Errno(error.errno())
+}
+
+fn kswapd_key() -> usize {
+    core::ptr::from_ref(&KSWAPD) as usize
+}
+
+fn kswapd(_: usize) {
+    machine::vm().kswapd();
+    KSWAPD.store(0, SeqCst);
+    sched::unpark(kswapd_key(), usize::MAX);
+}
+
+/// Ends swapping after all processes are gone: from here on the memory manager does nothing by itself.
+pub fn finish() {
+    let Some(device) = device() else { return };
+    machine::vm().kswapd_stop();
+    while KSWAPD.load(SeqCst) != 0 {
+        sched::park(kswapd_key(), &|| KSWAPD.load(SeqCst) != 0, None, Interruptible::No);
+    }
+    // Nobody is left who could bring back what is left.
+    let left: u64 = machine::vm().swap_devices().map(|info| info.used).sum();
+    if left > 0 {
+        klog!("leaked: {left} swap slots");
+        return;
+    }
+    if machine::vm().swap_off(DEVICE).is_ok() {
+        device.zram.clear(machine::vm());
+    }
+}
+
+/// Starts swapping to the device at `path`, with Linux's flags.
+///
+/// # Errors
+/// Those of swapon(2).
+pub fn swapon(path: &[u8], flags: u32) -> Result<()> {
+    const PREFER: u32 = 0x8000;
+    const PRIORITY: u32 = 0x7fff;
+    const DISCARD: u32 = 0x7_0000;
+    if flags & !(PREFER | PRIORITY | DISCARD) != 0 {
+        return Err(EINVAL);
+    }
+    let device = named(path)?;
+    let _turn = SWAPON.lock();
+    if is_on() {
+        return Err(EBUSY);
+    }
+    let priority = if flags & PREFER != 0 { (flags & PRIORITY) as i32 } else { DEFAULT_PRIORITY };
+    machine::vm().swap_on(DEVICE, device.pages, priority).map_err(errno)
+}
+
+/// Brings everything back from the device at `path` and stops swapping to it.
+///
+/// # Errors
+/// Those of swapoff(2).
+pub fn swapoff(path: &[u8]) -> Result<()> {
+    let device = named(path)?;
+    let _turn = SWAPON.lock();
+    machine::vm().swap_off(DEVICE).map_err(errno)?;
+    device.zram.clear(machine::vm());
+    Ok(())
+}
+
+/// The device with that name. Any other file is no swap device.
+fn named(path: &[u8]) -> Result<&'static Device> {
+    match device() {
+        Some(device) if path == PATH => Ok(device),
+        Some(_) | None if path == PATH => Err(ENOENT),
+        Some(_) | None => {
+            let vfs = crate::fs::vfs();
+            vfs.lookup(vfs.root(), path, anonmem_oslib::vfs::path::Follow::Yes)?;
+            Err(EINVAL)
+        }
+    }
+}
+
+/// Says whether a swap device was asked for.
+pub fn is_configured() -> bool {
+    device().is_some()
+}
+
+fn is_on() -> bool {
+    machine::vm().swap_devices().next().is_some()
+}
+
+/// Gives the bytes of all devices in use, and those of them that are free.
+pub fn space() -> (u64, u64) {
+    machine::vm().swap_devices().fold((0, 0), |(total, free), info| {
+        (total + (info.pages << PAGE_SHIFT), free + ((info.pages - info.used) << PAGE_SHIFT))
+    })
+}
+
+/// Gives the text of `/proc/swaps`.
+pub fn table() -> String {
+    let mut out = String::from("Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n");
+    for info in machine::vm().swap_devices() {
+        let (size, used) = (info.pages * PAGE_SIZE as u64 / 1024, info.used * PAGE_SIZE as u64 / 1024);
+        let _ = writeln!(out, "/dev/zram{:<31}partition\t{size}\t\t{used}\t\t{}", info.device, info.priority);
+    }
+    out
+}
+
+/// Gives what the device was used for; zeroes if there is none.
+pub fn usage() -> Usage {
+    device().map(|device| device.zram.usage()).unwrap_or_default()
+}
+
+impl SwapIo for Kernel {
+    fn swap_write(
+        &self,
+        _: u8,
+        slot: u64,
+        src: Pfn,
+        frames: &dyn FrameAlloc,
+    ) -> core::result::Result<(), IoError> {
+        device().ok_or(IoError)?.zram.write(self, this_cpu().id(), slot, src, frames)
+    }
+
+    fn swap_read(&self, _: u8, slot: u64, dst: Pfn) -> core::result::Result<(), IoError> {
+        device().ok_or(IoError)?.zram.read(self, this_cpu().id(), slot, dst)
+    }
+
+    fn swap_discard(&self, _: u8, slot: u64, frames: &dyn FrameAlloc) {
+        if let Some(device) = device() {
+            device.zram.discard(self, slot, frames);
+        }
+    }
+}

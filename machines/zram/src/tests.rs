@@ -1,0 +1,173 @@
+//! What was put into a slot comes out of it, and all frames come back.
+
+use crate::Zram;
+use anonmem_hal::{FrameAlloc, IoError, Order, PAGE_SIZE, Pfn, PhysMem};
+use core::ptr::NonNull;
+use std::{alloc::Layout, sync::Mutex, vec::Vec};
+
+/// Memory of a few frames, of which [`FRAMES`] can be allocated; the rest are the tests' pages.
+struct Memory {
+    base: NonNull<u8>,
+    free: Mutex<Vec<Pfn>>,
+}
+
+const FRAMES: u64 = 64;
+const PAGES: u64 = 4;
+
+// SAFETY: the memory is this value's, and each test uses it from one thread.
+unsafe impl PhysMem for Memory {
+    fn base_pfn(&self) -> Pfn {
+        Pfn(0)
+    }
+    fn nr_frames(&self) -> u64 {
+        FRAMES + PAGES
+    }
+    fn memmap(&self) -> NonNull<u8> {
+        unreachable!("a device needs no metadata")
+    }
+    fn direct_map(&self, pfn: Pfn) -> NonNull<u8> {
+        assert!(pfn.0 < FRAMES + PAGES);
+        // SAFETY: in the block.
+        unsafe { self.base.add(pfn.0 as usize * PAGE_SIZE) }
+    }
+    fn zero(&self, pfn: Pfn, _: Order) {
+        // SAFETY: one frame.
+        unsafe { self.direct_map(pfn).write_bytes(0, PAGE_SIZE) };
+    }
+    fn copy(&self, _: Pfn, _: Pfn, _: Order) {
+        unreachable!("pages are copied as bytes")
+    }
+}
+
+impl FrameAlloc for Memory {
+    fn alloc_frame(&self) -> Option<Pfn> {
+        self.free.lock().unwrap().pop()
+    }
+    fn free_frame(&self, pfn: Pfn) {
+        self.free.lock().unwrap().push(pfn);
+    }
+}
+
+impl Memory {
+    fn layout() -> Layout {
+        Layout::from_size_align((FRAMES + PAGES) as usize * PAGE_SIZE, PAGE_SIZE).unwrap()
+    }
+
+    fn new() -> Self {
+        // SAFETY: the size is not 0.
+        let base = NonNull::new(unsafe { std::alloc::alloc_zeroed(Self::layout()) }).unwrap();
+        Self { base, free: Mutex::new((0..FRAMES).map(Pfn).collect()) }
+    }
+
+    fn free(&self) -> u64 {
+        self.free.lock().unwrap().len() as u64
+    }
+
+    /// A copy of one of the tests' pages.
+    fn page(&self, index: u64) -> Vec<u8> {
+        let place = self.direct_map(Pfn(FRAMES + index));
+        // SAFETY: the test's own page.
+        unsafe { core::slice::from_raw_parts(place.as_ptr(), PAGE_SIZE) }.to_vec()
+    }
+
+    /// Fills the first of the tests' pages so that it compresses more or less well: `noise` of 64 bytes are random.
+    fn fill(&self, seed: u64, noise: usize) {
+        let place = self.direct_map(Pfn(FRAMES));
+        // SAFETY: the test's own page.
+        let page = unsafe { core::slice::from_raw_parts_mut(place.as_ptr(), PAGE_SIZE) };
+        let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+        for (i, byte) in page.iter_mut().enumerate() {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            *byte = if i % 64 < noise { state as u8 } else { seed as u8 };
+        }
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        // SAFETY: allocated so in `new`.
+        unsafe { std::alloc::dealloc(self.base.as_ptr(), Self::layout()) };
+    }
+}
+
+fn device() -> Zram {
+    Zram::new(2048, FRAMES, 1).unwrap()
+}
+
+#[test]
+fn pages_of_every_kind_come_back() {
+    let (memory, zram) = (Memory::new(), device());
+    for noise in 0..=64 {
+        memory.fill(noise as u64, noise);
+        zram.write(&memory, 0, 700, Pfn(FRAMES), &memory).unwrap();
+        memory.zero(Pfn(FRAMES + 1), Order::ZERO);
+        zram.read(&memory, 0, 700, Pfn(FRAMES + 1)).unwrap();
+        assert!(memory.page(0) == memory.page(1), "{noise} of 64 bytes are random");
+    }
+    let usage = zram.usage();
+    assert_eq!((usage.bytes_in, usage.refused), (65 * PAGE_SIZE as u64, 0));
+    assert!(usage.whole > 10 && usage.bytes_kept < usage.bytes_in);
+    zram.discard(&memory, 700, &memory);
+    assert_eq!(zram.read(&memory, 0, 700, Pfn(FRAMES + 1)), Err(IoError));
+    zram.clear(&memory);
+    assert_eq!((memory.free(), zram.usage().frames), (FRAMES, 0));
+}
+
+#[test]
+fn many_pages_share_frames_and_slots_are_reused() {
+    let (memory, zram) = (Memory::new(), device());
+    let mut random = 1_u64;
+    let mut seeds = std::vec![None; 200];
+    for round in 0..20_000_u64 {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let slot = (random >> 33) % 200;
+        match (random >> 20) % 3 {
+            0 => {
+                zram.discard(&memory, slot, &memory);
+                seeds[slot as usize] = None;
+            }
+            1 => {
+                memory.fill(round, (random >> 45) as usize % 16);
+                zram.write(&memory, 0, slot, Pfn(FRAMES), &memory).unwrap();
+                seeds[slot as usize] = Some((round, (random >> 45) as usize % 16));
+            }
+            _ => {
+                let read = zram.read(&memory, 0, slot, Pfn(FRAMES + 1));
+                assert_eq!(read.is_ok(), seeds[slot as usize].is_some());
+                if let Some((seed, noise)) = seeds[slot as usize] {
+                    memory.fill(seed, noise);
+                    assert!(memory.page(0) == memory.page(1), "slot {slot} in round {round}");
+                }
+            }
+        }
+    }
+    (0..200).for_each(|slot| zram.discard(&memory, slot, &memory));
+    zram.clear(&memory);
+    assert_eq!(memory.free(), FRAMES);
+}
+
+#[test]
+fn without_a_frame_a_page_is_refused_and_nothing_is_lost() {
+    let (memory, zram) = (Memory::new(), device());
+    let mut stored = 0;
+    loop {
+        memory.fill(stored, 64);
+        if zram.write(&memory, 0, stored, Pfn(FRAMES), &memory).is_err() {
+            break;
+        }
+        stored += 1;
+    }
+    assert_eq!(memory.free(), 0);
+    assert!(stored > FRAMES - 4, "{stored} of {FRAMES}");
+    assert_eq!(zram.usage().refused, 1);
+    for slot in 0..stored {
+        zram.read(&memory, 0, slot, Pfn(FRAMES + 1)).unwrap();
+        memory.fill(slot, 64);
+        assert!(memory.page(0) == memory.page(1));
+        zram.discard(&memory, slot, &memory);
+    }
+    zram.clear(&memory);
+    assert_eq!(memory.free(), FRAMES);
+}
