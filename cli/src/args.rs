@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::lab::{CheckOptions, RaceOptions};
-use crate::size::parse_ram;
+use crate::size::{parse_ram, parse_swap};
 
 const TOP_EXAMPLES: &str = "\
 Examples:
@@ -34,6 +34,8 @@ Examples:
     anonmem run --file job.py:/root/job.py -- python3 job.py
   Too little memory: the largest process is killed and named, the status is 137:
     anonmem run --ram 64M -- python3 -c 'x = bytearray(200 << 20)'
+  More than fits: what was not used lately is compressed:
+    anonmem run --ram 64M --swap 512M -- python3 -c 'x = b\"x\" * (200 << 20)'
   The bill for a program to read:
     anonmem run --bill json --bill-file bill.json -- ./a.out
 
@@ -135,6 +137,14 @@ pub struct RunOptions {
     #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = parse_ram)]
     pub ram: u64,
 
+    /// Swap space: pages that were not used lately go there when memory is short; 0 for none
+    #[arg(long, value_name = "SIZE", default_value = "0", value_parser = parse_swap)]
+    pub swap: u64,
+
+    /// What the swap space is made of
+    #[arg(long, value_enum, default_value_t = SwapBackend::Lz4)]
+    pub swap_backend: SwapBackend,
+
     /// Number of CPUs
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64))]
     pub cpus: u32,
@@ -203,6 +213,15 @@ pub enum Accel {
     Kvm,
 }
 
+/// What swap space is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum SwapBackend {
+    /// Compressed memory: part of --ram holds the compressed pages
+    Lz4,
+    /// A file of the host
+    Disk,
+}
+
 /// How page faults are kept apart from changes of the mappings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Lock {
@@ -211,6 +230,7 @@ pub enum Lock {
     /// A lock for each mapping, the one above as a fallback
     Vma,
     /// No lock until the end, the two above as fallbacks
+    #[value(alias = "spec")]
     Speculative,
 }
 
@@ -301,6 +321,7 @@ mod tests {
         let options = run_options(&["anonmem", "run", "--", "true"]);
         assert_eq!((options.ram, options.cpus, options.accel), (256 << 20, 2, Accel::Auto));
         assert_eq!((options.bill, options.timeout), (BillFormat::Text, None));
+        assert_eq!((options.swap, options.swap_backend), (0, SwapBackend::Lz4));
         assert_eq!(options.program, ["true"]);
     }
 
@@ -324,6 +345,8 @@ mod tests {
         for bad in [
             ["--ram", "lots"],
             ["--cpus", "0"],
+            ["--swap", "much"],
+            ["--lock", "none"],
             ["--env", "=x"],
             ["--env", "x"],
             ["--file", ":/x"],

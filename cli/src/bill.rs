@@ -32,14 +32,18 @@ enum Style {
 }
 
 /// The known keys in the order in which they are shown.
-const LINES: [(&str, &str, Style); 16] = [
+const LINES: [(&str, &str, Style); 20] = [
     ("faults", "faults", Style::Parts),
     ("forks", "forks", Style::Count),
     ("cow_copies", "pages copied on write", Style::Count),
     ("cow_reuses", "pages reused on write", Style::Count),
     ("zero_page_hits", "zero page mapped", Style::Count),
     ("tlb", "TLB", Style::Parts),
+    ("fault_locks", "faults by lock", Style::Parts),
+    ("refusals", "fault refusals", Style::Parts),
     ("swap", "swap", Style::Parts),
+    ("compression_ratio", "compression ratio", Style::Count),
+    ("reclaim", "reclaim", Style::Parts),
     ("peak_frames", "peak memory", Style::Frames),
     ("peak_page_table_bytes", "peak page tables", Style::Bytes),
     ("peak_anon_vmas", "peak anon_vmas", Style::Count),

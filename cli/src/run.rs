@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::args::{BillFormat, RunOptions};
+use crate::args::{BillFormat, RunOptions, SwapBackend};
 use crate::bill;
 use crate::channel::session::{
     Connection, End, LogLevel, Outcome, Session, own_streams, wait_for_connection,
@@ -34,6 +34,11 @@ pub fn run(options: &RunOptions) -> Result<u8> {
     if options.bill == BillFormat::None && options.bill_file.is_some() {
         return Err(Error::usage(
             "--bill none writes no bill; leave out --bill-file, or choose text or json",
+        ));
+    }
+    if options.swap != 0 && options.swap_backend == SwapBackend::Disk {
+        return Err(Error::usage(
+            "--swap-backend disk is not there yet; leave it out to swap to compressed memory (lz4)",
         ));
     }
     let search_path = std::env::var_os("PATH").unwrap_or_default();
@@ -77,6 +82,7 @@ fn write_package(
     let record = RunRecord {
         ram: options.ram,
         cpus: options.cpus,
+        swap: options.swap,
         lock: options.lock,
         poison: if options.no_poison { Poison::Off } else { Poison::On },
         cwd: &options.cwd,

@@ -59,6 +59,28 @@ pub fn parse_ram(text: &str) -> Result<u64, String> {
     Ok(bytes & !4095)
 }
 
+/// The most swap space that a run may ask for: the memory manager's largest device.
+pub const MAX_SWAP: u64 = 512 << 30;
+
+/// Reads the value of `--swap`: 0, or a size of at least a page and at most [`MAX_SWAP`], in whole pages.
+///
+/// # Errors
+///
+/// One line that says which values are possible.
+pub fn parse_swap(text: &str) -> Result<u64, String> {
+    if text.trim() == "0" {
+        return Ok(0);
+    }
+    let bytes = parse_size(text)?;
+    if !(4096..=MAX_SWAP).contains(&bytes) {
+        return Err(format!(
+            "\"{text}\" is out of range; 0, or from 4 KiB to {} is possible",
+            human_size(MAX_SWAP)
+        ));
+    }
+    Ok(bytes & !4095)
+}
+
 /// Writes a size for people: the largest binary unit that keeps it at least 1, one decimal unless whole.
 #[must_use]
 pub fn human_size(bytes: u64) -> String {

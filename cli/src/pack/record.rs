@@ -14,6 +14,8 @@ pub struct RunRecord<'a> {
     pub ram: u64,
     /// Number of CPUs.
     pub cpus: u32,
+    /// Bytes of swap space, in compressed memory; 0 for none.
+    pub swap: u64,
     /// How page faults are kept apart from changes of the mappings.
     pub lock: Lock,
     /// Whether freed frames are filled with a pattern.
@@ -61,6 +63,10 @@ impl RunRecord<'_> {
         field("ram", OsStr::new(&self.ram.to_string()))?;
         field("cpus", OsStr::new(&self.cpus.to_string()))?;
         field("lock", OsStr::new(self.lock.name()))?;
+        if self.swap != 0 {
+            field("swap", OsStr::new(&self.swap.to_string()))?;
+            field("swap_backend", OsStr::new("lz4"))?;
+        }
         let poison = match self.poison {
             Poison::On => "1",
             Poison::Off => "0",
@@ -87,6 +93,7 @@ mod tests {
         let record = RunRecord {
             ram: 4096,
             cpus: 2,
+            swap: 8192,
             lock: Lock::Vma,
             poison: Poison::On,
             cwd: Path::new("/root"),
@@ -95,7 +102,7 @@ mod tests {
             env: &["K=V".into()],
         };
         let expected =
-            "ram=4096\0cpus=2\0lock=vma\0poison=1\0cwd=/root\0exe=/bin/x\0arg=x\0arg=\0arg=a=b\0env=K=V\0";
+            "ram=4096\0cpus=2\0lock=vma\0swap=8192\0swap_backend=lz4\0poison=1\0cwd=/root\0exe=/bin/x\0arg=x\0arg=\0arg=a=b\0env=K=V\0";
         assert_eq!(String::from_utf8(record.to_bytes().unwrap()).unwrap(), expected);
         let bad = RunRecord { args: &["a\0b".into()], ..record };
         assert!(bad.to_bytes().unwrap_err().to_string().contains("zero byte"));

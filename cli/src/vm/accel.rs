@@ -119,6 +119,7 @@ fn probe_archive() -> io::Result<Vec<u8>> {
     let record = RunRecord {
         ram: PROBE_RAM,
         cpus: 1,
+        swap: 0,
         lock: Lock::Mmap,
         poison: Poison::Off,
         cwd: Path::new("/"),

@@ -66,7 +66,7 @@ pub fn init(layout: &Layout, poison: Poison, lock_mode: LockMode) {
     let memmap = NonNull::new(direct(aligned)).expect("the direct map is not at 0");
     // SAFETY: the range is RAM, in the direct map, given to nobody else, 32 bytes for each frame.
     unsafe { core::ptr::write_bytes(memmap.as_ptr(), 0, (layout.metadata.end - aligned) as usize) };
-    let bits = if run.poison == Poison::On { frames.div_ceil(64) } else { 0 };
+    let bits = if poison == Poison::On { frames.div_ceil(64) } else { 0 };
     let poisoned = (0..bits).map(|_| AtomicU64::new(0)).collect();
     let kernel = Kernel { base: Pfn(layout.frames.start / PAGE), frames, memmap, poisoned };
     // Promise everything: what a program runs into is the end of memory, and the largest process is killed, not
