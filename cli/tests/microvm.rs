@@ -130,6 +130,78 @@ fn out_of_memory_kills_the_largest_and_says_so() {
 }
 
 #[test]
+fn three_times_the_memory_swaps_and_every_byte_is_right() {
+    if !vm_is_there() {
+        return;
+    }
+    let program = compile("swapcheck", Linked::Static);
+    let args = [program.as_os_str(), "48".as_ref(), "1".as_ref()];
+    for lock in ["mmap", "vma", "spec"] {
+        let options = ["--ram", "16M", "--swap", "128M", "--cpus", "4", "--lock", lock];
+        let ran = Vm::new().options(&options).run(&args).expect_status(0);
+        assert_eq!(ran.stdout, "swapcheck: 48 MiB, 1 rounds, 0 wrong\n");
+        assert_eq!((ran.bill["lock_mode"].as_str(), &ran.bill["oom_kills"]), (Some(lock), &0.into()));
+        let count = |pointer: &str| ran.bill.pointer(pointer).and_then(serde_json::Value::as_u64).unwrap();
+        // Two thirds of the pages do not fit.
+        assert!(count("/swap/outs") > 8192 && count("/swap/ins") > 8192, "{}", ran.bill);
+        assert!(ran.bill["compression_ratio"].as_f64().unwrap() > 2.0, "{}", ran.bill);
+        assert!(count("/reclaim/steals") <= count("/reclaim/scans"), "{}", ran.bill);
+        // The mode's own lock does most of the work.
+        let own = count(if lock == "mmap" { "/fault_locks/mmap" } else { "/fault_locks/vma" });
+        let speculative = count("/fault_locks/speculative");
+        assert!(own + speculative > 9 * count("/faults/total") / 10, "{}", ran.bill);
+        assert_eq!(speculative > 0, lock == "spec", "{}", ran.bill);
+    }
+}
+
+#[test]
+fn when_swap_is_full_the_largest_is_killed() {
+    if !vm_is_there() {
+        return;
+    }
+    let program = compile("swapcheck", Linked::Static);
+    let args = [program.as_os_str(), "48".as_ref(), "1".as_ref()];
+    let ran = Vm::new().options(&["--ram", "16M", "--swap", "16M"]).run(&args).expect_status(137);
+    assert_ne!(ran.bill["oom_kills"], 0);
+    assert!(ran.bill["swap"]["outs"].as_u64().unwrap() >= 4096, "{}", ran.bill);
+}
+
+#[test]
+fn python_has_more_than_fits() {
+    if !vm_is_there() {
+        return;
+    }
+    let script =
+        "x=[bytes([i%251])*4096 for i in range(20000)]; print(sum(b[0] for b in x), sum(map(len, x)))";
+    let options = ["--ram", "64M", "--swap", "512M"];
+    let ran = Vm::new().options(&options).run(&["python3", "-c", script]).expect_status(0);
+    assert_eq!(ran.stdout, host(&["python3", "-c", script]));
+    assert!(ran.bill["swap"]["outs"].as_u64().unwrap() > 0, "{}", ran.bill);
+}
+
+#[test]
+fn swap_is_described_and_can_be_switched_off_and_on() {
+    if !vm_is_there() {
+        return;
+    }
+    let script = "cat /proc/swaps; grep Swap /proc/meminfo; swapoff /dev/zram0; cat /proc/swaps; swapon /dev/zram0; \
+                  tail -1 /proc/swaps";
+    let options = ["--ram", "64M", "--swap", "32M"];
+    let ran = Vm::new().options(&options).run(&["busybox", "sh", "-c", script]).expect_status(0);
+    let words: Vec<_> = ran.stdout.split_whitespace().collect();
+    let header = ["Filename", "Type", "Size", "Used", "Priority"];
+    let expected: Vec<_> = [
+        &header[..],
+        &["/dev/zram0", "partition", "32768", "0", "-2"],
+        &["SwapCached:", "0", "kB", "SwapTotal:", "32768", "kB", "SwapFree:", "32768", "kB"],
+        &header[..],
+        &["/dev/zram0", "partition", "32768", "0", "-2"],
+    ]
+    .concat();
+    assert_eq!(words, expected, "{}\n{}", ran.stdout, ran.stderr);
+}
+
+#[test]
 fn a_shell_survives_the_out_of_memory_of_its_child() {
     if !vm_is_there() {
         return;

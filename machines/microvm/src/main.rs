@@ -27,5 +27,5 @@ pub mod proc;
 pub mod procfs;
 pub mod sched;
 pub mod swap;
-mod syscall;
+pub mod syscall;
 pub mod usercopy;

@@ -11,9 +11,12 @@ use crate::klog;
 use crate::machine::{self, Kernel};
 use crate::sched::{self, Interruptible, Mutex, Task};
 use alloc::string::String;
+use alloc::sync::Arc;
 use anonmem_hal::{FrameAlloc, IoError, PAGE_SHIFT, PAGE_SIZE, Pfn, SwapIo};
+use anonmem_oslib::abi::makedev;
 use anonmem_oslib::errno::{EBUSY, EINVAL, ENOENT, ENOMEM};
 use anonmem_oslib::runfile::RunFile;
+use anonmem_oslib::vfs::{Body, FileType};
 use anonmem_oslib::{Errno, Result};
 use anonmem_zram::{Usage, Zram};
 use core::fmt::Write;
@@ -26,6 +29,9 @@ const PATH: &[u8] = b"/dev/zram0";
 const DEVICE: u8 = 0;
 /// What Linux gives the first device that asks for no priority.
 const DEFAULT_PRIORITY: i32 = -2;
+
+/// The major number that Linux gave zram here.
+const ZRAM_MAJOR: u32 = 252;
 
 struct Device {
     zram: Zram,
@@ -58,6 +64,9 @@ pub fn init(run: &RunFile<'_>) -> Result<()> {
     let zram = Zram::new(pages, frames, boot::cpu_count()).map_err(|_| ENOMEM)?;
     ZRAM.call_once(|| Device { zram, pages });
     machine::vm().swap_on(DEVICE, pages, DEFAULT_PRIORITY).map_err(errno)?;
+    // What is kept can only be had through swap: the node has no other use.
+    let body = Body::Special { kind: FileType::Block, rdev: makedev(ZRAM_MAJOR, 0), object: Arc::new(()) };
+    crate::fs::vfs().put(PATH, 0o660, body)?;
     let task = Task::new_kernel(kswapd, 0).map_err(|_| ENOMEM)?;
     KSWAPD.store(1, SeqCst);
     sched::start(&task);
