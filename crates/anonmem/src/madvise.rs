@@ -9,9 +9,10 @@
 //! | `POPULATE_READ`, `POPULATE_WRITE` | pages are faulted in |
 //! | `DONTFORK`, `DOFORK`, `WIPEONFORK`, `KEEPONFORK` | what a child gets |
 //! | `HUGEPAGE`, `NOHUGEPAGE` | remembered for large folios |
-//! | `COLD` | accessed bits are cleared: reclaim comes here first |
+//! | `COLD` | pages count as unused for long: reclaim takes them first |
 //! | `PAGEOUT` | pages that nobody else maps go to swap |
-//! | `NORMAL`, `RANDOM`, `SEQUENTIAL`, `WILLNEED`, `DONTDUMP`, `DODUMP` | none: nothing is read ahead or dumped |
+//! | `WILLNEED` | pages come back from swap |
+//! | `NORMAL`, `RANDOM`, `SEQUENTIAL`, `DONTDUMP`, `DODUMP` | none: nothing is read ahead or dumped |
 //! | `MERGEABLE`, `UNMERGEABLE` | refused, as by a kernel without KSM |
 //!
 //! Locks: the mmap lock, for writing where a VMA's attributes change, else for reading; a page-table lock for one
@@ -136,7 +137,7 @@ enum Action {
 impl Advice {
     const fn action(self) -> Action {
         match self {
-            Self::Normal | Self::Random | Self::Sequential | Self::WillNeed => Action::None,
+            Self::Normal | Self::Random | Self::Sequential => Action::None,
             Self::DontDump | Self::DoDump => Action::None,
             Self::DontFork
             | Self::DoFork
@@ -148,6 +149,7 @@ impl Advice {
             | Self::DontNeedLocked
             | Self::Free
             | Self::Remove
+            | Self::WillNeed
             | Self::Cold
             | Self::PageOut
             | Self::GuardInstall

@@ -10,7 +10,7 @@ use crate::{
     mm::{Mm, MmapReadGuard},
     vma::{Backing, VmaId},
 };
-use anonmem_hal::{Arch, Machine, Pte, Va, VaRange};
+use anonmem_hal::{Arch, Machine, Pte, SoftLeaf, Va, VaRange};
 
 impl<M: Machine> Mm<'_, M> {
     /// Tells for each page of the `len` bytes from `start`, in order, whether an access would find it in memory.
@@ -50,6 +50,7 @@ impl<M: Machine> Mm<'_, M> {
             let table = space.walk(&self.vm.frames, guard, va);
             let present = match table.map_or(Pte::None, |table| table.peek(va)) {
                 Pte::Present(_) => true,
+                Pte::Soft(SoftLeaf::Swap { entry, .. }) => self.vm.swap_has_page(entry),
                 Pte::None | Pte::Soft(_) => match vma.backing() {
                     Backing::Shared(object) => self.vm.shm_has_page(object, vma.index_of(va)),
                     Backing::Anonymous | Backing::Source(_) => false,

@@ -3,6 +3,7 @@
 use super::Advice;
 use crate::{
     error::Error,
+    fault::{FaultAccess, FaultResult, VmFault, handle_mm_fault},
     mm::{Mm, MmapReadGuard},
     reclaim::shrink::Age,
     vma::{Backing, VmFlags, VmaId},
@@ -11,13 +12,16 @@ use crate::{
 use anonmem_hal::{Machine, Pte, SoftLeaf, VaRange};
 use anonmem_pgtable::{Mapped, MmuGather, Teardown};
 
+/// As long unused as a folio can count: two bits of sweeps.
+const MAX_IDLE: u32 = 3;
+
 impl<M: Machine> Mm<'_, M> {
     pub(super) fn madvise_pages(&self, range: VaRange, advice: Advice) -> Result<(), Error> {
         let guard = self.slot().read();
         self.for_each_part(guard.slot(), range, |id, part| {
             let locked = self.vm.vma(id).flags().contains(VmFlags::LOCKED);
             match advice {
-                Advice::DontNeedLocked | Advice::GuardRemove => {}
+                Advice::DontNeedLocked | Advice::GuardRemove | Advice::WillNeed => {}
                 _ if locked => return Err(Error::Invalid("the pages of a locked mapping stay as they are")),
                 _ => {}
             }
@@ -25,6 +29,7 @@ impl<M: Machine> Mm<'_, M> {
                 Advice::DontNeed | Advice::DontNeedLocked => self.dont_need(&guard, part),
                 Advice::Free => self.madvise_free(&guard, id, part)?,
                 Advice::Remove => self.madvise_remove(&guard, id, part)?,
+                Advice::WillNeed => self.madvise_willneed(&guard, id, part),
                 Advice::Cold => self.madvise_cold(&guard, part),
                 Advice::PageOut => self.madvise_pageout(&guard, part),
                 Advice::GuardInstall => self.guard_install(&guard, id, part)?,
@@ -70,12 +75,38 @@ impl<M: Machine> Mm<'_, M> {
         Ok(())
     }
 
-    /// Clears accessed bits, so that reclaim comes here first.
+    /// Brings pages back from swap. A page that cannot be had stays where it is: this is advice.
+    ///
+    /// Linux's only fills the swap cache. Here the pages are mapped: one that is only cached would be nobody's to reclaim.
+    #[doc(alias = "swapin_walk_pmd_entry")]
+    fn madvise_willneed(&self, guard: &MmapReadGuard<'_, M>, id: VmaId<M>, part: VaRange) {
+        let slot = guard.slot();
+        for (table, part) in slot.space.tables(&self.vm.frames, guard, part) {
+            for va in part.iter_pages() {
+                if !matches!(table.peek(va), Pte::Soft(SoftLeaf::Swap { .. })) {
+                    continue;
+                }
+                let fault = VmFault::new(self.vm, slot, guard, id, va, FaultAccess::Read);
+                if matches!(handle_mm_fault(&fault), FaultResult::Oom) {
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Clears accessed bits and makes the pages count as unused for long, so that reclaim comes here first.
     #[doc(alias = "madvise_cold_or_pageout_pte_range")]
     fn madvise_cold(&self, guard: &MmapReadGuard<'_, M>, part: VaRange) {
-        self.change_entries(guard, part, |mapped| match mapped {
-            Mapped::Exclusive(..) | Mapped::Shared(..) | Mapped::Shm(_) => Change::Old,
-            Mapped::None | Mapped::Zero(_) | Mapped::Soft(_) => Change::None,
+        self.change_entries(guard, part, |mapped| {
+            match mapped {
+                Mapped::Exclusive(page, _) => page.folio().set_idle(MAX_IDLE),
+                Mapped::Shared(page, _) if page.folio().counts().maps() == 1 => {
+                    page.folio().set_idle(MAX_IDLE)
+                }
+                Mapped::Shared(..) | Mapped::Shm(_) => {}
+                Mapped::None | Mapped::Zero(_) | Mapped::Soft(_) => return Change::None,
+            }
+            Change::Old
         });
     }
 

@@ -21,6 +21,13 @@ impl<M: Machine> Vm<M> {
         self.swap.get(entry).slots().lookup(&self.frames, entry.offset)
     }
 
+    /// Whether the page of `entry` is in memory, for whoever has only read the entry.
+    pub(crate) fn swap_has_page(&self, entry: SwapEntry) -> bool {
+        let device = self.swap.get(entry);
+        let user = device.get_user();
+        user.is_some() && device.slots().state(&self.frames, entry.offset).cached.is_some()
+    }
+
     /// Whether the folio is the cached page of `entry`.
     pub(crate) fn swap_caches(&self, entry: SwapEntry, folio: Folio<'_, M>) -> bool {
         self.swap.get(entry).slots().caches(&self.frames, entry.offset, folio.pfn())

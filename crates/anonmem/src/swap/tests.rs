@@ -1,7 +1,7 @@
 //! Pages leave and return, in each lock mode.
 
 use crate::{
-    Config, Event, LockMode, MapBacking, MapFlags, Mm, MmapRequest, Prot,
+    Advice, Config, Event, LockMode, MapBacking, MapFlags, Mm, MmapRequest, Prot,
     reclaim::shrink::{Age, Shrunk},
     testing::{M, P, World},
 };
@@ -187,5 +187,52 @@ fn a_write_error_keeps_the_page() {
         w.swap.fail_every_write(0);
         assert_eq!(w.vm.stats().event(Event::SwapCacheHit), 1);
         w.vm.validate().unwrap();
+    });
+}
+
+#[test]
+fn advice_brings_pages_back_and_mincore_knows() {
+    in_every_mode(|w| {
+        let mm = w.vm.new_mm().unwrap();
+        let va = map(&mm, 4);
+        (0..4).for_each(|i| mm.store(va + i * P, i as u8 + 1).unwrap());
+        mm.madvise(Va(va), 4 * P, Advice::PageOut).unwrap();
+        let in_memory = || {
+            let mut told = Vec::new();
+            mm.mincore(Va(va), 4 * P, &mut |is| told.push(is)).unwrap();
+            told
+        };
+        assert_eq!((mm.counters().swap.0, in_memory()), (4, [false; 4].into()));
+        mm.madvise(Va(va + P), 2 * P, Advice::WillNeed).unwrap();
+        assert_eq!((mm.counters().swap.0, in_memory()), (2, [false, true, true, false].into()));
+        assert!((0..4).all(|i| mm.load(va + i * P) == Ok(i as u8 + 1)));
+        w.vm.validate().unwrap();
+    });
+}
+
+#[test]
+fn a_page_that_could_not_be_written_counts_as_in_memory() {
+    in_every_mode(|w| {
+        let mm = w.vm.new_mm().unwrap();
+        let va = map(&mm, 1);
+        mm.store(va, 1).unwrap();
+        w.swap.fail_every_write(1);
+        page_out(w, &mm, va);
+        w.swap.fail_every_write(0);
+        assert!(mm.pagemap(Va(va)).swapped);
+        mm.mincore(Va(va), P, &mut |is| assert!(is)).unwrap();
+        assert_eq!(mm.load(va), Ok(1));
+    });
+}
+
+#[test]
+fn cold_pages_leave_first() {
+    in_every_mode(|w| {
+        let mm = w.vm.new_mm().unwrap();
+        let va = map(&mm, 64);
+        (0..64).for_each(|i| mm.store(va + i * P, 1).unwrap());
+        mm.madvise(Va(va + 32 * P), 32 * P, Advice::Cold).unwrap();
+        assert_eq!(w.vm.shrink(32), 32);
+        assert!((0..64).all(|i| mm.pagemap(Va(va + i * P)).swapped == (i >= 32)));
     });
 }
