@@ -136,7 +136,7 @@ fn three_times_the_memory_swaps_and_every_byte_is_right() {
     }
     let program = compile("swapcheck", Linked::Static);
     let args = [program.as_os_str(), "48".as_ref(), "1".as_ref()];
-    for lock in ["mmap", "vma", "spec"] {
+    for lock in ["mmap", "vma", "speculative"] {
         let options = ["--ram", "16M", "--swap", "128M", "--cpus", "4", "--lock", lock];
         let ran = Vm::new().options(&options).run(&args).expect_status(0);
         assert_eq!(ran.stdout, "swapcheck: 48 MiB, 1 rounds, 0 wrong\n");
@@ -150,7 +150,7 @@ fn three_times_the_memory_swaps_and_every_byte_is_right() {
         let own = count(if lock == "mmap" { "/fault_locks/mmap" } else { "/fault_locks/vma" });
         let speculative = count("/fault_locks/speculative");
         assert!(own + speculative > 9 * count("/faults/total") / 10, "{}", ran.bill);
-        assert_eq!(speculative > 0, lock == "spec", "{}", ran.bill);
+        assert_eq!(speculative > 0, lock == "speculative", "{}", ran.bill);
     }
 }
 

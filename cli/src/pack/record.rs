@@ -101,8 +101,7 @@ mod tests {
             args: &["x".into(), "".into(), "a=b".into()],
             env: &["K=V".into()],
         };
-        let expected =
-            "ram=4096\0cpus=2\0lock=vma\0swap=8192\0swap_backend=lz4\0poison=1\0cwd=/root\0exe=/bin/x\0arg=x\0arg=\0arg=a=b\0env=K=V\0";
+        let expected = "ram=4096\0cpus=2\0lock=vma\0swap=8192\0swap_backend=lz4\0poison=1\0cwd=/root\0exe=/bin/x\0arg=x\0arg=\0arg=a=b\0env=K=V\0";
         assert_eq!(String::from_utf8(record.to_bytes().unwrap()).unwrap(), expected);
         let bad = RunRecord { args: &["a\0b".into()], ..record };
         assert!(bad.to_bytes().unwrap_err().to_string().contains("zero byte"));

@@ -112,7 +112,7 @@ fn lock_mode() -> &'static str {
     match machine::vm().config().lock_mode {
         LockMode::Mmap => "mmap",
         LockMode::Vma => "vma",
-        LockMode::Speculative => "spec",
+        LockMode::Speculative => "speculative",
     }
 }
 
