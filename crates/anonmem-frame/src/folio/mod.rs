@@ -130,7 +130,7 @@ impl<M: Machine> Frames<M> {
         let mut freed = self.free_many();
         for head in heads {
             let meta = self.meta(head);
-            // AcqRel as for a single reference.
+            // AcqRel as for a single reference: pairs with the other drops, so that the last one sees what they did.
             let old = meta.counts.fetch_sub(Counts::REF, Ordering::AcqRel);
             debug_assert!(Counts(old).refs() > 0, "a reference too many was dropped");
             if old == Counts::REF {

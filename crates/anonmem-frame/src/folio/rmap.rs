@@ -100,7 +100,7 @@ macro_rules! mapping_owner {
                     return Some(self.unmap());
                 }
                 let this = ManuallyDrop::new(self);
-                // AcqRel as for a reference: whoever brings the counts to 0 sees all that the others did.
+                // AcqRel as for a reference: pairs with the other drops, so that the last one sees what they did.
                 let old = folio.meta().counts.fetch_sub(Counts::MAP, Ordering::AcqRel);
                 debug_assert!(Counts(old).maps() > 0, "a mapping too many was removed");
                 if old == Counts::MAP {
