@@ -8,12 +8,13 @@ KERNEL = target/microvm/anonmem-microvm
 export CARGO_TARGET_DIR := $(CURDIR)/target
 
 .DEFAULT_GOAL := help
-.PHONY: help deps kernel build demo test stress mutants planted lint doc clean
+.PHONY: help deps kernel build demo test stress mutants planted lint doc clean \
+	bench bench-instructions bench-instructions-record bench-instructions-planted
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-26s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-deps: ## Install what is missing (QEMU, a static busybox, a C compiler), through apt-get
+deps: ## Install what is missing (QEMU, a static busybox, a C compiler, valgrind), through apt-get
 	@scripts/install-deps
 
 kernel: ## Build the microVM kernel
@@ -37,6 +38,21 @@ mutants: ## Plant bugs in a copy of the tree and show that the cases of the lab 
 
 planted: ## Plant bugs in a copy of the tree and show that the tests find them
 	@machines/hosted/tests/planted/run
+
+bench: ## Measure beside the host's Linux; the table, target/bench.json, .csv and .svg
+	$(CARGO) run --locked --quiet --release --package anonmem-cli -- bench \
+		--json target/bench.json --csv target/bench.csv --svg target/bench.svg
+
+INSTRUCTIONS = $(CARGO) run --locked --quiet --release --package anonmem-bench --bin anonmem-instructions --
+
+bench-instructions: deps ## Count the hot paths' instructions; fail if one grew by more than 5 %
+	$(INSTRUCTIONS) check bench/instructions.toml
+
+bench-instructions-record: deps ## Count them and write bench/instructions.toml
+	$(INSTRUCTIONS) record bench/instructions.toml
+
+bench-instructions-planted: deps ## Take away an optimisation and show that the count fails
+	@bench/planted/run
 
 lint: ## Check formatting, clippy, documentation and the rules of style
 	$(CARGO) fmt --all --check

@@ -217,13 +217,13 @@ pub const ROWS: &[Row] = &[
     },
     Row {
         aim: Some(Aim::Most(30.0)),
-        ours: "munmap of 256 MiB populated; frames go back, TLB flush is a counter",
+        ours: "munmap of 256 MiB populated; frames go back, no TLB to flush",
         host: "munmap of 256 MiB populated; frames go back, TLB is flushed",
         ..row("munmap", "munmap of populated memory", NsPerPage)
     },
     Row {
         aim: Some(Aim::Most(30.0)),
-        ours: "madvise(DONTNEED) of 256 MiB populated; TLB flush is a counter",
+        ours: "madvise(DONTNEED) of 256 MiB populated; no TLB to flush",
         host: "MADV_DONTNEED of 256 MiB populated; TLB is flushed",
         ..row("dontneed", "MADV_DONTNEED of populated memory", NsPerPage)
     },
@@ -262,7 +262,7 @@ pub const ROWS: &[Row] = &[
     },
     Row {
         aim: Some(Aim::Most(5.0)),
-        ours: "mprotect(R) of 256 MiB populated; TLB flush is a counter",
+        ours: "mprotect(R) of 256 MiB populated; no TLB to flush",
         host: "mprotect(R) of 256 MiB populated; TLB is flushed",
         ..row("mprotect-ro", "mprotect RW to RO", NsPerPage)
     },
@@ -271,6 +271,18 @@ pub const ROWS: &[Row] = &[
         ours: "mprotect(RW) of the same",
         host: "mprotect(RW) of the same",
         ..row("mprotect-rw", "mprotect RO to RW", NsPerPage)
+    },
+    Row {
+        aim: Some(Aim::Most(1.3)),
+        ours: "mremap of 256 MiB populated to where whole page tables fit; no TLB to flush",
+        host: "mremap of 256 MiB populated to where whole page tables fit; TLB is flushed",
+        ..row("mremap-tables", "mremap that moves tables", NsPerPage)
+    },
+    Row {
+        aim: Some(Aim::Most(10.0)),
+        ours: "the same, one page off: entry by entry",
+        host: "the same, one page off: entry by entry",
+        ..row("mremap-entries", "mremap that moves entries", NsPerPage)
     },
     Row {
         aim: Some(Aim::Most(60.0)),

@@ -8,6 +8,7 @@ pub(crate) mod lookup;
 mod metadata;
 mod populate;
 mod protect;
+mod remap;
 mod threads;
 mod vma;
 
@@ -50,6 +51,7 @@ pub const EXPERIMENTS: &[Experiment] = &[
     vma::EXPERIMENT,
     fork::EXPERIMENT,
     protect::EXPERIMENT,
+    remap::EXPERIMENT,
     lookup::EXPERIMENT,
     metadata::EXPERIMENT,
 ];

@@ -8,7 +8,7 @@ use crate::{
     ours::{Active, map_region},
     run::{Bench, Samples, Side},
 };
-use anonmem::Populate;
+use anonmem::{Advice, Populate};
 use std::io;
 
 pub(super) const EXPERIMENT: Experiment = Experiment {
@@ -32,6 +32,9 @@ fn ours(bench: &Bench, samples: &mut Samples) {
     world.warm();
     let range = map_region(&mm, 0, REGION);
     add("populate-4k", time(|| populate(range)));
+    let dont_need = || mm.madvise(range.start, range.len(), Advice::DontNeed).expect("mapped");
+    add("dontneed", time(dont_need));
+    populate(range);
     add("munmap", time(|| mm.munmap(range).expect("mapped")));
 }
 

@@ -335,10 +335,11 @@ impl<M: Machine> Frames<M> {
         }
     }
 
+    #[inline(always)]
     #[track_caller]
     fn table_meta(&self, table: Pfn) -> &Meta<M> {
         let meta = self.meta(table);
-        assert!(meta.kind() == Kind::Table, "frame {:#x} is no page table but {:?}", table.0, meta.kind());
+        assert!(meta.is(Kind::Table), "frame {:#x} is no page table but {:?}", table.0, meta.kind());
         meta
     }
 

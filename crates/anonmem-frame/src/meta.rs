@@ -121,6 +121,12 @@ impl<M: Machine> Meta<M> {
         Kind::of(self.flags.peek())
     }
 
+    /// Whether the frame is used for that: cheaper than [`kind`](Self::kind), which decodes.
+    #[inline(always)]
+    pub(crate) fn is(&self, kind: Kind) -> bool {
+        self.flags.peek() >> flags::KIND_SHIFT & 15 == kind as u32
+    }
+
     /// The order of the block that starts here.
     #[inline]
     pub(crate) fn order(&self) -> Order {
@@ -174,7 +180,15 @@ impl Counts {
     }
 
     /// Whether another mapping, reference and pin still fit.
+    #[inline(always)]
     pub(crate) const fn has_room(self) -> bool {
+        // The top bit of each count: below it there is room, and that is all that is ever asked in practice.
+        const HALF: u64 = Counts::REF >> 1 | Counts::PIN >> 1 | 1 << 63;
+        self.0 & HALF == 0 || self.has_room_near_the_limit()
+    }
+
+    #[cold]
+    const fn has_room_near_the_limit(self) -> bool {
         self.maps() < Self::MAX_MAPS && self.refs() < Self::MAX_REFS && self.pins() < Self::MAX_PINS
     }
 }

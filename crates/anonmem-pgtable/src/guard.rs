@@ -5,7 +5,7 @@ use crate::{
     table::{CanInstall, PteTable, StableVma},
 };
 use anonmem_frame::{DupError, TooManySharers};
-use anonmem_hal::{Arch, Machine, Marker, Present, Protection, Pte, SoftLeaf, Va};
+use anonmem_hal::{Arch, Machine, Marker, Present, Protection, Pte, SoftLeaf, Va, VaRange};
 use anonmem_sync::{Atomic, Ordering, Plain, order::Ptl, spin::RawSpinGuard};
 
 /// What an entry says beside the page it maps.
@@ -129,16 +129,43 @@ impl<'a, M: Machine, G: StableVma> PteGuard<'a, M, G> {
     #[doc(alias = "ptep_modify_prot_start")]
     #[inline(always)]
     pub fn change_protection(&mut self, va: Va, prot: Protection) -> bool {
-        // Asking the page costs a look at its metadata: only if it matters.
-        let may_write = prot.write
+        let flush = self.change_protection_range(VaRange::page(va), prot);
+        !flush.is_empty()
+    }
+
+    /// The same for all present entries of `range`; returns what must be flushed.
+    #[doc(alias = "change_pte_range")]
+    pub fn change_protection_range(&mut self, range: VaRange, prot: Protection) -> VaRange {
+        let mut flush = VaRange { start: range.start, end: range.start };
+        // Entries in use: a sparse table is left early, an empty one at once.
+        let mut left = self.used();
+        let mut va = range.start;
+        while va < range.end && left > 0 {
+            if !self.is_none(va) {
+                left -= 1;
+                // Asking the page costs a look at its metadata: only if it matters.
+                let write = prot.write && self.may_write(va);
+                // What the hardware may set meanwhile is no permission: the entry as it was seen tells.
+                let (old, new) =
+                    self.change_bits(va, |raw| M::Arch::pte_modify(raw, Protection { write, ..prot }));
+                if M::Arch::pte_reduced(old, new) {
+                    flush.start = if flush.is_empty() { va } else { flush.start };
+                    flush.end = va.next_page();
+                }
+            }
+            va = va.next_page();
+        }
+        flush
+    }
+
+    /// Whether the owner of the entry may write without another fault.
+    #[inline(always)]
+    fn may_write(&self, va: Va) -> bool {
+        M::Arch::pte_can_mkwrite(self.table.word(va).load(Ordering::Relaxed))
             && match self.mapped(va) {
-                Mapped::Exclusive(_, p) | Mapped::Shm(p) => !p.uffd_wp && (p.dirty || p.prot.write),
+                Mapped::Exclusive(..) | Mapped::Shm(_) => true,
                 Mapped::Zero(_) | Mapped::Shared(..) | Mapped::None | Mapped::Soft(_) => false,
-            };
-        let prot = Protection { write: may_write, ..prot };
-        // What the hardware may set meanwhile is no permission: the entry as it was seen tells.
-        let (old, new) = self.change_bits(va, |raw| M::Arch::pte_modify(raw, prot));
-        M::Arch::pte_reduced(old, new)
+            }
     }
 
     /// Replaces a software entry by another one: what it owns is the caller's to account for.
@@ -310,17 +337,11 @@ impl<M: Machine, G: CanInstall> PteGuard<'_, M, G> {
         if dirty_and_writable == Dirty::Yes {
             debug_assert!(matches!(self.mapped(va), Mapped::Exclusive(..) | Mapped::Shm(_)));
         }
-        let mut changed = false;
-        self.change(va, |p| {
-            let mut new = Present { young: true, ..p };
-            if dirty_and_writable == Dirty::Yes {
-                new.dirty = true;
-                new.prot.write = true;
-            }
-            changed = new != p;
-            new
-        });
-        changed
+        let (old, new) = match dirty_and_writable {
+            Dirty::Yes => self.change_bits(va, M::Arch::pte_mkwritten),
+            Dirty::No => self.change_bits(va, M::Arch::pte_mkyoung),
+        };
+        old != new
     }
 }
 

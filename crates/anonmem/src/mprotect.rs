@@ -156,21 +156,10 @@ impl<M: Machine> Mm<'_, M> {
         flush: &mut VaRange,
     ) {
         for (table, part) in guard.slot().space.tables(&self.vm.frames, guard, range) {
-            let mut entries = table.lock();
-            // Entries in use: a sparse table is left early, an empty one at once.
-            let mut left = entries.used();
-            for va in part.iter_pages() {
-                if left == 0 {
-                    break;
-                }
-                if entries.is_none(va) {
-                    continue;
-                }
-                left -= 1;
-                if entries.change_protection(va, prot) {
-                    flush.start = if flush.is_empty() { va } else { flush.start };
-                    flush.end = va.next_page();
-                }
+            let changed = table.lock().change_protection_range(part, prot);
+            if !changed.is_empty() {
+                flush.start = if flush.is_empty() { changed.start } else { flush.start };
+                flush.end = changed.end;
             }
         }
     }

@@ -6,7 +6,8 @@
 //! | `mlock` | the first page that cannot be had | `Stop` |
 //! | `MADV_POPULATE_READ`, `MADV_POPULATE_WRITE` | the first page that cannot be had, or hole | `Stop` |
 //!
-//! Every page goes through `handle_mm_fault`, as if it were touched.
+//! Every page goes through `handle_mm_fault`, as if it were touched; but a run of pages of zeroes is made at once
+//! (`fill_run`).
 //!
 //! Locks: the mmap lock for reading, let go after every batch of pages, so that writers are not kept waiting for a
 //! large range. VMAs may change meanwhile: what is there is looked up anew.
@@ -16,9 +17,9 @@
 
 use crate::{
     error::Error,
-    fault::{FaultAccess, FaultOutcome},
+    fault::{FaultAccess, FaultOutcome, FaultResult, VmFault, anon::fill_run},
     mm::{Mm, MmapReadGuard},
-    vma::{VmFlags, VmaId},
+    vma::{Backing, VmFlags, VmaId},
 };
 use anonmem_hal::{Machine, PAGE_SIZE, Pte, Va, VaRange};
 
@@ -145,18 +146,55 @@ impl<M: Machine> Mm<'_, M> {
         access: FaultAccess,
     ) -> Result<Va, Stop> {
         let end = Va(part.start.0.saturating_add(BATCH * PAGE_SIZE as u64)).min(part.end);
-        for va in (VaRange { start: part.start, end }).iter_pages() {
-            if self.has_page(guard, va, access) {
-                continue;
-            }
-            match self.fault_in_vma(guard, id, va, access) {
-                FaultOutcome::Done => {}
-                FaultOutcome::Oom => return Err(Stop::Oom),
-                FaultOutcome::SegvAccerr => return Err(Stop::Denied),
-                FaultOutcome::SegvMaperr | FaultOutcome::Bus => return Err(Stop::Signal),
-            }
+        let mut va = part.start;
+        while va < end {
+            va = match self.populate_run(guard, id, VaRange { start: va, end }, access)? {
+                0 => self.populate_page(guard, id, va, access)?,
+                pages => Va(va.0 + pages * PAGE_SIZE as u64),
+            };
         }
         Ok(end)
+    }
+
+    /// Fills the empty entries at the start of `part` together, where they are to be pages of zeroes; returns how many.
+    fn populate_run(
+        &self,
+        guard: &MmapReadGuard<'_, M>,
+        id: VmaId<M>,
+        part: VaRange,
+        access: FaultAccess,
+    ) -> Result<u64, Stop> {
+        let vma = self.vm.vma(id);
+        let writable = access == FaultAccess::Write && vma.flags().contains(VmFlags::WRITE);
+        if !writable || vma.backing() != Backing::Anonymous {
+            return Ok(0);
+        }
+        let fault = VmFault::new(self.vm, self.slot(), guard, id, part.start, access);
+        match fill_run(&fault, part.end) {
+            Ok(pages) => Ok(pages),
+            Err(FaultResult::Oom) => Err(Stop::Oom),
+            // A fault of the page itself will tell.
+            Err(_) => Ok(0),
+        }
+    }
+
+    /// Faults in one page, unless it is there; returns where the next one is.
+    fn populate_page(
+        &self,
+        guard: &MmapReadGuard<'_, M>,
+        id: VmaId<M>,
+        va: Va,
+        access: FaultAccess,
+    ) -> Result<Va, Stop> {
+        if self.has_page(guard, va, access) {
+            return Ok(va.next_page());
+        }
+        match self.fault_in_vma(guard, id, va, access) {
+            FaultOutcome::Done => Ok(va.next_page()),
+            FaultOutcome::Oom => Err(Stop::Oom),
+            FaultOutcome::SegvAccerr => Err(Stop::Denied),
+            FaultOutcome::SegvMaperr | FaultOutcome::Bus => Err(Stop::Signal),
+        }
     }
 
     /// Whether an access would find what it needs.

@@ -85,7 +85,7 @@ impl<M: Machine> Frames<M> {
     #[inline]
     fn folio_of_owned(&self, page: Pfn) -> Folio<'_, M> {
         let meta = self.meta(page);
-        let head = if meta.kind() == Kind::Tail { self.head_of_tail(meta) } else { page };
+        let head = if meta.is(Kind::Tail) { self.head_of_tail(meta) } else { page };
         debug_assert_eq!(self.meta(head).kind(), Kind::Folio, "an owner of a frame that is no folio");
         Folio { frames: self, head }
     }

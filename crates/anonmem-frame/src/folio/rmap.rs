@@ -90,6 +90,24 @@ macro_rules! mapping_owner {
         }
 
         impl<'f, M: Machine> $name<'f, M> {
+            /// Uncounts the mapping and puts a reference to the same folio, in one step: no translation to the page is
+            /// left that came from this mapping.
+            ///
+            /// # Panics
+            /// If the reference is to another folio.
+            #[inline]
+            pub fn unmap_and_put(self, reference: FolioRef<'f, M>) {
+                let folio = self.folio();
+                assert!(reference.folio() == folio, "a mapping and a reference of two folios");
+                let (this, _reference) = (ManuallyDrop::new(self), ManuallyDrop::new(reference));
+                // AcqRel as for a reference: whoever brings the counts to 0 sees all that the others did.
+                let old = folio.meta().counts.fetch_sub(Counts::MAP + Counts::REF, Ordering::AcqRel);
+                debug_assert!(Counts(old).maps() > 0 && Counts(old).refs() > 0, "a count too many was removed");
+                if old == Counts::MAP + Counts::REF {
+                    this.frames.free_folio(folio.head);
+                }
+            }
+
             /// [`unmap`](Self::unmap) for where no translation to the page is left in any TLB, and none can be made:
             /// if others have the page, the mapping goes in one step. `None` then; else the reference.
             #[inline]

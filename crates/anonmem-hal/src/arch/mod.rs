@@ -55,6 +55,21 @@ pub trait Arch: Send + Sync + 'static {
     fn pte_wrprotect(raw: u64) -> u64 {
         change_present::<Self>(raw, Present::write_protected)
     }
+    /// Whether a present entry may be made writable without a fault, if its owner may write: it was written or
+    /// writable, is not the zero page, and userfaultfd does not mind. Linux: `can_change_pte_writable`.
+    fn pte_can_mkwrite(raw: u64) -> bool {
+        matches!(Self::decode_pte(raw),
+            Pte::Present(p) if !p.special && !p.uffd_wp && (p.dirty || p.prot.write))
+    }
+    /// A present entry, accessed. Linux: `pte_mkyoung`.
+    fn pte_mkyoung(raw: u64) -> u64 {
+        change_present::<Self>(raw, |p| Present { young: true, ..p })
+    }
+    /// A present entry that allows to be read, accessed, written and writable. Linux: `pte_mkwrite`, `pte_mkdirty`.
+    fn pte_mkwritten(raw: u64) -> u64 {
+        let write = |p: Present| Protection { write: p.prot.read, ..p.prot };
+        change_present::<Self>(raw, |p| Present { young: true, dirty: true, prot: write(p), ..p })
+    }
     /// Whether a present entry has a permission that another one for the same page has not: a TLB may still have it.
     fn pte_reduced(old: u64, new: u64) -> bool {
         let (Pte::Present(old), Pte::Present(new)) = (Self::decode_pte(old), Self::decode_pte(new)) else {

@@ -173,6 +173,11 @@ pub(super) mod tests {
         let is = |raw: u64, wanted: Present| assert_eq!(A::decode_pte(raw), Pte::Present(wanted));
         is(A::pte_inherited(raw), Present { young: false, ..p.write_protected() });
         is(A::pte_wrprotect(raw), p.write_protected());
+        let can_mkwrite = !p.special && !p.uffd_wp && (p.dirty || p.prot.write);
+        assert_eq!(A::pte_can_mkwrite(raw), can_mkwrite, "{pte:?}");
+        is(A::pte_mkyoung(raw), Present { young: true, ..p });
+        let prot = Protection { write: p.prot.read, ..p.prot };
+        is(A::pte_mkwritten(raw), Present { young: true, dirty: true, prot, ..p });
         for prot in [Protection::NONE, Protection::R, Protection::RW, Protection::RX] {
             let modified = A::pte_modify(raw, prot);
             is(modified, Present { prot, ..p });

@@ -206,6 +206,23 @@ impl Arch for X86_64 {
     }
 
     #[inline(always)]
+    fn pte_can_mkwrite(raw: u64) -> bool {
+        // Without P, bit 1 says that the entry is a page, not that it is writable.
+        let written = D | if raw & P != 0 { RW } else { 0 };
+        raw & (SPECIAL | UFFD_WP) == 0 && raw & written != 0
+    }
+
+    #[inline(always)]
+    fn pte_mkyoung(raw: u64) -> u64 {
+        raw | A
+    }
+
+    #[inline(always)]
+    fn pte_mkwritten(raw: u64) -> u64 {
+        raw | A | D | bit(raw & P != 0, RW)
+    }
+
+    #[inline(always)]
     fn pte_reduced(old: u64, new: u64) -> bool {
         // Without P there are no permissions to lose.
         old & P != 0 && (old & !new & (P | RW) != 0 || !old & new & NX != 0)

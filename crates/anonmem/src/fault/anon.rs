@@ -5,27 +5,34 @@
 //! Locks: the fault's guard. Memory is allocated and zeroed before the page-table lock is taken; then the entry must
 //! still be empty, or somebody else was faster.
 //!
-//! Linux: mm/memory.c `do_anonymous_page`. Differs: no userfaultfd, one page at a time.
+//! Linux: mm/memory.c `do_anonymous_page`. Differs: no userfaultfd; populating makes pages in runs.
 
 use super::{FaultAccess, FaultGuard, FaultResult, VmFault};
 use crate::events::Event;
-use anonmem_hal::{Machine, Pte};
+use anonmem_frame::{NewFolio, OutOfMemory};
+use anonmem_hal::{Machine, PAGE_SHIFT, Pte, Va};
+use anonmem_pgtable::PteTable;
 
-/// Fills the empty entry of an anonymous VMA.
-pub(super) fn do_anonymous_page<M: Machine, G: FaultGuard<M>>(
-    fault: &VmFault<'_, M, G>,
+/// The most pages that [`fill_run`] makes at once.
+const RUN: usize = 16;
+
+/// Fills the empty entry of an anonymous VMA, in `table` if the walk found one.
+pub(super) fn do_anonymous_page<'a, M: Machine, G: FaultGuard<M>>(
+    fault: &VmFault<'a, M, G>,
+    table: Option<PteTable<'a, M, G>>,
 ) -> Result<FaultResult, FaultResult> {
     match fault.access {
-        FaultAccess::Read | FaultAccess::Exec => map_zero_page(fault),
-        FaultAccess::Write => map_new_page(fault),
+        FaultAccess::Read | FaultAccess::Exec => map_zero_page(fault, table),
+        FaultAccess::Write => map_new_page(fault, table),
     }
 }
 
-fn map_zero_page<M: Machine, G: FaultGuard<M>>(
-    fault: &VmFault<'_, M, G>,
+fn map_zero_page<'a, M: Machine, G: FaultGuard<M>>(
+    fault: &VmFault<'a, M, G>,
+    table: Option<PteTable<'a, M, G>>,
 ) -> Result<FaultResult, FaultResult> {
-    let mut entries = fault.lock(fault.table()?)?;
-    if entries.get(fault.va) != Pte::None {
+    let mut entries = fault.lock(fault.found_or_made(table)?)?;
+    if !entries.is_none(fault.va) {
         return Err(FaultResult::Reload);
     }
     entries.install_zero(fault.va, fault.flags.protection());
@@ -33,13 +40,16 @@ fn map_zero_page<M: Machine, G: FaultGuard<M>>(
     Ok(FaultResult::Done)
 }
 
-fn map_new_page<M: Machine, G: FaultGuard<M>>(fault: &VmFault<'_, M, G>) -> Result<FaultResult, FaultResult> {
+fn map_new_page<'a, M: Machine, G: FaultGuard<M>>(
+    fault: &VmFault<'a, M, G>,
+    table: Option<PteTable<'a, M, G>>,
+) -> Result<FaultResult, FaultResult> {
     let anon_vma = fault.anon_vma()?;
-    let table = fault.table()?;
+    let table = fault.found_or_made(table)?;
     let new = fault.alloc()?;
     new.zero();
     let mut entries = fault.lock(table)?;
-    if entries.get(fault.va) != Pte::None {
+    if !entries.is_none(fault.va) {
         return Err(FaultResult::Reload);
     }
     let page = new.into_exclusive_anon(anon_vma.raw(), fault.index);
@@ -48,4 +58,54 @@ fn map_new_page<M: Machine, G: FaultGuard<M>>(fault: &VmFault<'_, M, G>) -> Resu
     fault.slot.add_anon(1);
     fault.vm.count(Event::FaultAnon);
     Ok(FaultResult::Done)
+}
+
+/// Does at once what write faults of the following pages would do one by one: fills empty entries from the fault's
+/// address on, as far as they are in one table, before `end` and at most [`RUN`]. Returns how many pages that were; 0 if
+/// the first entry is in use, or somebody else was faster.
+///
+/// All pages are allocated before any is zeroed: a locked instruction waits for the stores before it.
+///
+/// # Errors
+/// As a fault, if not even one page can be had.
+pub(crate) fn fill_run<M: Machine, G: FaultGuard<M>>(
+    fault: &VmFault<'_, M, G>,
+    end: Va,
+) -> Result<u64, FaultResult> {
+    let anon_vma = fault.anon_vma()?;
+    let table = fault.table()?;
+    let end = end.min(table.range().end);
+    let address = |i: usize| Va(fault.va.0 + ((i as u64) << PAGE_SHIFT));
+    let is_free = |i: usize| address(i) < end && table.peek(address(i)) == Pte::None;
+    let wanted = (0..RUN).take_while(|&i| is_free(i)).count();
+    let mut pages: [Option<NewFolio<'_, M>>; RUN] = [const { None }; RUN];
+    for page in &mut pages[..wanted] {
+        match fault.alloc() {
+            Ok(new) => *page = Some(new),
+            Err(FaultResult::Oom) => break,
+            Err(other) => return Err(other),
+        }
+    }
+    if wanted > 0 && pages[0].is_none() {
+        return Err(OutOfMemory.into());
+    }
+    pages.iter().flatten().for_each(NewFolio::zero);
+    let mut entries = fault.lock(table)?;
+    let mut filled = 0;
+    for (i, page) in pages.iter_mut().enumerate() {
+        if page.is_none() || !entries.is_none(address(i)) {
+            break;
+        }
+        if let Some(page) = page.take() {
+            let page = page.into_exclusive_anon(anon_vma.raw(), fault.index + i as u64);
+            entries.install(address(i), page, fault.attrs());
+            filled += 1;
+        }
+    }
+    drop(entries);
+    if filled > 0 {
+        fault.slot.add_anon(filled as i64);
+        fault.vm.events.add(Event::FaultAnon, filled);
+    }
+    Ok(filled)
 }

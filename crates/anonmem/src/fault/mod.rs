@@ -21,7 +21,7 @@
 //!
 //! Linux: mm/memory.c `handle_mm_fault`, `handle_pte_fault`; arch/x86/mm/fault.c `do_user_addr_fault`.
 
-mod anon;
+pub(crate) mod anon;
 mod shared;
 mod source;
 mod speculative;
@@ -170,6 +170,7 @@ pub(crate) struct VmFault<'a, M: Machine, G> {
 }
 
 impl<'a, M: Machine, G: FaultGuard<M>> VmFault<'a, M, G> {
+    #[inline]
     pub(crate) fn new(
         vm: &'a Vm<M>,
         slot: &'a MmSlot<M>,
@@ -207,6 +208,15 @@ impl<'a, M: Machine, G: FaultGuard<M>> VmFault<'a, M, G> {
         }
         self.guard.adds_tables()?;
         Ok(self.slot.space.walk_alloc(&self.vm.frames, self.guard, self.va)?)
+    }
+
+    /// The table that a walk found, or else one that is made.
+    #[inline(always)]
+    fn found_or_made(&self, found: Option<PteTable<'a, M, G>>) -> Result<PteTable<'a, M, G>, FaultResult> {
+        match found {
+            Some(table) => Ok(table),
+            None => self.table(),
+        }
     }
 
     /// Locks the table, if what was read of the VMA still holds under the lock.
@@ -256,11 +266,11 @@ fn handle_pte_fault<M: Machine, G: FaultGuard<M>>(
     let table = fault.slot.space.walk(&fault.vm.frames, fault.guard, fault.va);
     match table.map_or(Pte::None, |table| table.peek(fault.va)) {
         Pte::None => match fault.vm.vma(fault.id).backing() {
-            Backing::Anonymous => anon::do_anonymous_page(fault),
+            Backing::Anonymous => anon::do_anonymous_page(fault, table),
             Backing::Source(source) => source::do_source_fault(fault, source),
             Backing::Shared(object) => shared::do_shared_fault(fault, object),
         },
-        Pte::Present(present) => do_present(fault, present),
+        Pte::Present(present) => do_present(fault, fault.found_or_made(table)?, present),
         Pte::Soft(SoftLeaf::Marker(Marker::Guard)) => Err(FaultResult::Segv),
         Pte::Soft(SoftLeaf::Marker(Marker::Poisoned)) => Err(FaultResult::Bus),
         Pte::Soft(SoftLeaf::Swap { entry, .. }) => swap::do_swap_page(fault, entry),
@@ -271,11 +281,12 @@ fn handle_pte_fault<M: Machine, G: FaultGuard<M>>(
 }
 
 /// The page is there: a write to a read-only entry, or bits to set.
-fn do_present<M: Machine, G: FaultGuard<M>>(
-    fault: &VmFault<'_, M, G>,
+fn do_present<'a, M: Machine, G: FaultGuard<M>>(
+    fault: &VmFault<'a, M, G>,
+    table: PteTable<'a, M, G>,
     seen: Present,
 ) -> Result<FaultResult, FaultResult> {
-    let mut entries = fault.lock(fault.table()?)?;
+    let mut entries = fault.lock(table)?;
     let Pte::Present(present) = entries.get(fault.va) else { return Err(FaultResult::Reload) };
     if present.pfn != seen.pfn {
         return Err(FaultResult::Reload);

@@ -12,7 +12,7 @@ use super::{FaultGuard, FaultResult, VmFault};
 use crate::events::Event;
 use anonmem_frame::{FolioRef, SharedRef};
 use anonmem_hal::{FlushRange, Machine, Pte, VaRange};
-use anonmem_pgtable::{Dirty, Mapped, PteGuard};
+use anonmem_pgtable::{Cleared, Dirty, Mapped, PteGuard};
 
 /// What is to be done about a write to a read-only entry.
 enum Verdict<'a, M: Machine> {
@@ -110,11 +110,16 @@ fn wp_page_copy<'a, M: Machine, G: FaultGuard<M>>(
     let new = new.into_exclusive_anon(anon_vma.raw(), fault.index);
     entries.install(fault.va, new, fault.attrs());
     drop(entries);
-    if replaced.unmap().is_some() {
-        fault.vm.count(Event::FaultCowCopy);
-    } else {
-        fault.slot.add_anon(1);
-        fault.vm.count(Event::FaultZeroUpgrade);
+    match (replaced, old) {
+        (Cleared::Shared(map, _), Some(old)) => {
+            map.unmap_and_put(old);
+            fault.vm.count(Event::FaultCowCopy);
+        }
+        // It was the zero page: nothing else was possible under the lock.
+        _ => {
+            fault.slot.add_anon(1);
+            fault.vm.count(Event::FaultZeroUpgrade);
+        }
     }
     Ok(FaultResult::Done)
 }
