@@ -7,7 +7,7 @@
 //! - [`validate`]: recounting all of it.
 //! - [`swap`]: swap slots, which are the swap cache too.
 //! - [`slab`]: type-stable objects, and [`handle`]: their names.
-//! - [`array`]: arrays of words made of frames.
+//! - [`mod@array`]: arrays of words made of frames.
 //! - [`folio`]: the owner types. A count has one owner type and none stands in for another.
 //!
 //! `unsafe` is allowed here; there is no `alloc`.

@@ -1,6 +1,6 @@
 //! The columns: what each CPU did, line by line, as one would draw it in a mail.
 //!
-//! While an execution is recorded, every operation adds an [`Event`] with raw addresses. [`Trace`] is the
+//! While an execution is recorded, every operation adds an `Event` with raw addresses. [`Trace`] is the
 //! readable form: objects by name, functions by name, values formatted, the locks that were held.
 
 use crate::{

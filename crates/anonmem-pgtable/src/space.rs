@@ -77,6 +77,8 @@ impl<M: Machine> AddressSpace<M> {
         // SeqCst pairs with the fence in `flush`: either the flusher sees this CPU, or this CPU's walks
         // see the cleared entry.
         self.cpus.fetch_or(CpuSet::one(cpu).0, Ordering::SeqCst);
+        // The read-modify-write alone orders nothing after it; this pairs with the fence in `flush`, too.
+        fence::<M>(Ordering::SeqCst);
     }
 
     /// Notes that `cpu` has loaded another root and dropped all translations of this one.

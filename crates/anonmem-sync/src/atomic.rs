@@ -11,7 +11,7 @@ use core::{
 /// A value that an [`Atomic`] can hold: 32 or 64 bits without padding.
 ///
 /// # Safety
-/// `Self` has the size and alignment of [`Self::Core`]'s value and every bit pattern that is stored
+/// `Self` has the size and alignment of `core`'s atomic of that width and every bit pattern that is stored
 /// through [`to_bits`](Self::to_bits) is read back through [`from_bits`](Self::from_bits).
 pub unsafe trait Word: Copy {
     /// Whether the word has 64 bits (32 otherwise).

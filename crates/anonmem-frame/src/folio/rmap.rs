@@ -100,7 +100,7 @@ macro_rules! mapping_owner {
                 let folio = self.folio();
                 assert!(reference.folio() == folio, "a mapping and a reference of two folios");
                 let (this, _reference) = (ManuallyDrop::new(self), ManuallyDrop::new(reference));
-                // AcqRel as for a reference: whoever brings the counts to 0 sees all that the others did.
+                // AcqRel as for a reference: pairs with the other drops, so that the last one sees what they did.
                 let old = folio.meta().counts.fetch_sub(Counts::MAP + Counts::REF, Ordering::AcqRel);
                 debug_assert!(Counts(old).maps() > 0 && Counts(old).refs() > 0, "a count too many was removed");
                 if old == Counts::MAP + Counts::REF {

@@ -1,12 +1,12 @@
 //! The explorer: runs a scenario in every way that matters, or in as many as asked for.
 //!
-//! - [`Search::Dpor`] exhausts a scenario: one execution for each class of equivalent ones ([`dpor`]).
+//! - [`Search::Dpor`] exhausts a scenario: one execution for each class of equivalent ones (`dpor.rs`).
 //! - [`Search::Bounded`] tries all executions with at most so many preemptions.
 //! - [`Search::Random`], [`Search::Pct`] sample.
 //! - [`Search::Plain`] tries everything without reduction; the self-check compares with it.
 //!
 //! [`explore`] returns a [`Report`] that says what was done, and the failure if there was one: minimised
-//! ([`minimise`]), with its trace and a replay id ([`replay`]).
+//! ([`minimise`]), with its trace and a replay id ([`replay()`]).
 
 pub(crate) mod dpor;
 pub(crate) mod engine;
