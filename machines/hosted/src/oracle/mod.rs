@@ -109,7 +109,7 @@ impl Oracle {
     /// exceptions that Linux has: the calls that work through a range stop where they are.
     pub fn after_failure(&self, op: &Op, outcome: &Outcome) -> Vec<Self> {
         let mut base = self.clone();
-        base.blur_residency(op);
+        base.blur_residency(op, self);
         match *op {
             Op::Read(at) | Op::Write(at, _) | Op::Fetch(at) => base.stopped_access(op, at, outcome),
             Op::Mlock(at) | Op::Munlock(at) | Op::Mprotect(at, _) | Op::Madvise(at, _) => {
@@ -120,7 +120,7 @@ impl Oracle {
                     let op = op.with_len((end * anonmem_hal::PAGE_SIZE as u64 - at.addr).min(at.len));
                     // The verdict is about an outcome that nobody saw; only the effect counts.
                     let _ = state.judge(&op, &Outcome::Done, None);
-                    state.blur_residency(&op);
+                    state.blur_residency(&op, self);
                     state
                 });
                 std::iter::once(base.clone()).chain(shorter).collect()
@@ -129,11 +129,12 @@ impl Oracle {
         }
     }
 
-    /// What a call did to residency before it failed is not known.
-    fn blur_residency(&mut self, op: &Op) {
+    /// What a call did to residency before it failed is not known: only what was in memory `before` it still is for certain.
+    fn blur_residency(&mut self, op: &Op, before: &Self) {
         let Some(space) = &mut self.spaces[op.space()] else { return };
-        for page in space.pages.values_mut() {
-            if page.resident == page::Residency::No {
+        for (number, page) in &mut space.pages {
+            let old = before.spaces[op.space()].as_ref().and_then(|space| space.pages.get(number));
+            if page.resident == page::Residency::No || old.is_none_or(|old| old.resident != page.resident) {
                 page.resident = page::Residency::Maybe;
             }
         }

@@ -123,3 +123,20 @@ fn a_stack_grows_down_but_not_close_to_others() {
         .ok(Op::Write(at(0, A + 757 * P, 1), 1), Outcome::Done);
     assert_eq!(run.0.space(0).unwrap().pages.len(), 268 + 1);
 }
+
+#[test]
+fn a_lock_that_ran_out_of_memory_may_have_faulted_in_any_number_of_pages() {
+    let mut run = Run::new();
+    run.map(A, 3, Rights::RW, Backing::Private).ok(Op::Write(at(0, A + P, 1), 1), Outcome::Done);
+    let (mlock, mincore) = (Op::Mlock(at(0, A, 3)), Op::Mincore(at(0, A, 3)));
+    let states = run.0.after_failure(&mlock, &Outcome::Errno(errno::EAGAIN));
+    assert_eq!(states.len(), 4, "none, one, two or three pages are locked");
+    for state in states {
+        for (first, last) in [(false, false), (true, false), (true, true)] {
+            let told = Outcome::Resident(vec![first, true, last]);
+            state.clone().judge(&mincore, &told, None).unwrap();
+        }
+        let lost = Outcome::Resident(vec![true, false, true]);
+        state.clone().judge(&mincore, &lost, None).unwrap_err();
+    }
+}
