@@ -130,6 +130,7 @@ fn advise(advice: Advise) -> Advice {
         Advise::WipeOnFork => Advice::WipeOnFork,
         Advise::KeepOnFork => Advice::KeepOnFork,
         Advise::Cold => Advice::Cold,
+        Advise::PageOut => Advice::PageOut,
         Advise::GuardInstall => Advice::GuardInstall,
         Advise::GuardRemove => Advice::GuardRemove,
     }

@@ -20,12 +20,14 @@ const CROWDED: usize = 256;
 pub struct Generator {
     state: u64,
     window: Range<u64>,
+    /// Where the last store or load went: the next one goes there too, now and then, on another CPU.
+    recent: Option<(u64, u64)>,
 }
 
 impl Generator {
     /// The generator with this seed.
     pub fn new(seed: u64) -> Self {
-        Self { state: seed, window: WINDOW..WINDOW + WINDOW_PAGES * P }
+        Self { state: seed, window: WINDOW..WINDOW + WINDOW_PAGES * P, recent: None }
     }
 
     /// A generator with another window, for [`Self::op_within`].
@@ -71,22 +73,22 @@ impl Generator {
 
     fn op_in(&mut self, space: usize, oracle: &Oracle) -> Op {
         let crowded = oracle.space(space).is_some_and(|s| s.pages.len() > CROWDED);
-        match self.below(if crowded { 140 } else { 100 }) {
+        match self.below(if crowded { 260 } else { 200 }) {
             0 => Op::Spawn(self.below(SPACES as u64) as usize),
-            1..=4 => Op::Fork { parent: space, child: self.below(SPACES as u64) as usize },
-            5..=7 => Op::Exit(space),
-            8..=21 => self.mmap(space, oracle),
-            22..=28 => Op::Munmap(self.range(space, oracle)),
-            29..=36 => Op::Mprotect(self.range(space, oracle), self.rights()),
-            37..=44 => self.mremap(space, oracle),
-            45..=46 => Op::Brk(At { space, addr: 0, len: self.below(12 * P) }),
-            47..=58 => Op::Madvise(self.range(space, oracle), self.pick(&Advise::ALL)),
-            59..=60 => Op::Mlock(self.range(space, oracle)),
-            61..=62 => Op::Munlock(self.range(space, oracle)),
-            63..=65 => Op::Mincore(self.range(space, oracle)),
-            66..=77 => Op::Read(self.bytes(space, oracle)),
-            78 => Op::Fetch(self.bytes(space, oracle)),
-            79..=99 => Op::Write(self.bytes(space, oracle), self.below(1 << 32) as u32),
+            1..=8 => Op::Fork { parent: space, child: self.below(SPACES as u64) as usize },
+            9..=11 => Op::Exit(space),
+            12..=39 => self.mmap(space, oracle),
+            40..=50 => Op::Munmap(self.range(space, oracle)),
+            51..=65 => Op::Mprotect(self.range(space, oracle), self.rights()),
+            66..=81 => self.mremap(space, oracle),
+            82..=84 => Op::Brk(At { space, addr: 0, len: self.below(12 * P) }),
+            85..=104 => Op::Madvise(self.range(space, oracle), self.pick(&Advise::ALL)),
+            105..=107 => Op::Mlock(self.range(space, oracle)),
+            108..=110 => Op::Munlock(self.range(space, oracle)),
+            111..=115 => Op::Mincore(self.range(space, oracle)),
+            116..=145 => Op::Read(self.bytes(space, oracle)),
+            146..=147 => Op::Fetch(self.bytes(space, oracle)),
+            148..=199 => Op::Write(self.bytes(space, oracle), self.below(1 << 32) as u32),
             _ => Op::Munmap(self.large_area(space, oracle)),
         }
     }
@@ -129,7 +131,7 @@ impl Generator {
 
     fn rights(&mut self) -> Rights {
         use Rights as R;
-        self.pick(&[R::RW, R::RW, R::RW, R::RW, R::R, R::R, R::NONE, R::RX, R::RWX])
+        self.pick(&[R::RW, R::RW, R::RW, R::RW, R::RW, R::RW, R::R, R::R, R::NONE, R::RX, R::RWX])
     }
 
     fn addr(&mut self, space: usize, oracle: &Oracle) -> u64 {
@@ -171,13 +173,19 @@ impl Generator {
     }
 
     fn bytes(&mut self, space: usize, oracle: &Oracle) -> At {
+        if let Some((addr, len)) = self.recent
+            && self.one_in(3)
+        {
+            return At { space, addr, len };
+        }
         let addr = self.addr(space, oracle).saturating_add(if self.one_in(2) { self.below(P) } else { 0 });
         let len = match self.below(8) {
             0 => 1,
             1..=4 => 1 + self.below(64),
             5..=6 => P,
-            _ => 1 + self.below(4 * P),
+            _ => 1 + self.below(12 * P),
         };
+        self.recent = Some((addr, len));
         At { space, addr, len }
     }
 

@@ -9,7 +9,9 @@
 //! - [`sched`]: threads that hold a CPU while they run and give it up while they sleep.
 //! - [`mmu`]: walks the page tables in the arena, caches translations, answers flushes.
 //! - [`user`]: what a program does: loads, stores, atomic instructions, faults.
-//! - [`sources`], [`clock`]: the bytes behind private mappings; time.
+//! - [`sources`], [`swap`], [`clock`]: the bytes behind private mappings; swap devices; time.
+//! - [`oracle`], [`ops`], [`generate`], [`runner`], [`system`]: random operations on anonmem and on a plain
+//!   model of it, side by side; [`calls`] and [`inspect`] serve them.
 //!
 //! A test makes the machine, takes what it wants to keep a hold on ([`Hosted::cpus`], [`Hosted::sources`],
 //! [`Hosted::failures`]), and gives it to the memory manager. Every thread that calls the memory manager

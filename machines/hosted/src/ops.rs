@@ -123,6 +123,8 @@ pub enum Advise {
     KeepOnFork,
     /// Advice without a visible effect.
     Cold,
+    /// Reclaims now; no visible effect either.
+    PageOut,
     /// Makes every access trap.
     GuardInstall,
     /// Undoes `GuardInstall`.
@@ -131,7 +133,7 @@ pub enum Advise {
 
 impl Advise {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::DontNeed,
         Self::Free,
         Self::PopulateRead,
@@ -141,6 +143,7 @@ impl Advise {
         Self::WipeOnFork,
         Self::KeepOnFork,
         Self::Cold,
+        Self::PageOut,
         Self::GuardInstall,
         Self::GuardRemove,
     ];
@@ -296,6 +299,7 @@ impl fmt::Debug for Advise {
             Self::WipeOnFork => "WipeOnFork",
             Self::KeepOnFork => "KeepOnFork",
             Self::Cold => "Cold",
+            Self::PageOut => "PageOut",
             Self::GuardInstall => "GuardInstall",
             Self::GuardRemove => "GuardRemove",
         };

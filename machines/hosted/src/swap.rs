@@ -92,10 +92,13 @@ fn checksum(page: &Page) -> u64 {
 
 impl<C: Config, A: Arch> SwapIo for Hosted<C, A> {
     fn swap_write(&self, device: u8, slot: u64, src: Pfn, _frames: &dyn FrameAlloc) -> Result<(), IoError> {
+        // A device takes its time: others run meanwhile.
+        std::thread::yield_now();
         self.swap().write((device, slot), self.arena(), src)
     }
 
     fn swap_read(&self, device: u8, slot: u64, dst: Pfn) -> Result<(), IoError> {
+        std::thread::yield_now();
         self.swap().read((device, slot), self.arena(), dst)
     }
 

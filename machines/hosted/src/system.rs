@@ -4,11 +4,11 @@
 //! one, so that every flush has four TLBs to reach; and a failing run repeats exactly.
 
 use crate::{
-    Checked, CpuGuard, FailurePlan, Failures, Hosted, SourceTable, UserCpu, calls,
+    Checked, CpuGuard, FailurePlan, Failures, Hosted, SourceTable, Trap, UserCpu, calls,
     ops::{Op, Outcome, SPACES},
     oracle::{
         Limits, Oracle, Verdict,
-        page::Bytes,
+        page::{Bytes, Page},
         space::{Space, compare_areas},
     },
     runner::System,
@@ -25,12 +25,29 @@ pub const HEAP_START: u64 = 0x4001_8000;
 
 /// The CPUs that an address space is active on.
 const CPUS: u32 = 4;
-/// Frames of the machine: more than the operations can use.
-const FRAMES: u64 = 16_384;
+/// Frames of a machine that has more than the operations can use.
+const PLENTY: u64 = 16_384;
+/// Frames of a machine that has to swap.
+const FEW: u64 = 88;
+/// Pages of its swap device.
+const SWAP_PAGES: u64 = 1_024;
+/// Every this many operations the device is taken away, and comes back.
+const SWAP_CYCLE: u32 = 97;
+/// Every this many writes to it one fails.
+const FAIL_WRITES: u64 = 13;
 /// Length of the source that is mapped, in bytes: not a multiple of pages.
 const SOURCE_BYTES: usize = 6 * PAGE_SIZE + 100;
 
 type User = UserCpu<'static, Checked, X86_64, Mm<'static, Machine>>;
+
+/// How much memory there is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Memory {
+    /// More than the operations can use; nothing is swapped.
+    Plenty,
+    /// Less than they use, and a swap device.
+    Short,
+}
 
 /// One address space and its programs, one on each CPU.
 struct Process {
@@ -47,6 +64,7 @@ pub struct Anonmem {
     failures: Arc<Failures>,
     sources: Arc<SourceTable>,
     source: SourceId,
+    memory: Memory,
     turn: u32,
     /// The CPU that the thread is on; `None` only while it changes.
     cpu: Option<CpuGuard>,
@@ -58,13 +76,14 @@ pub fn source() -> Vec<u8> {
 }
 
 /// What the oracle has to know of anonmem.
-pub fn limits() -> Limits {
+pub fn limits(memory: Memory) -> Limits {
     let config = Config::default();
     Limits {
         user_end: X86_64::USER_END.0,
         min_addr: config.mmap_min_addr,
         heap_start: HEAP_START,
         stack: 8 << 20,
+        swap: memory == Memory::Short,
     }
 }
 
@@ -73,23 +92,28 @@ impl Anonmem {
     ///
     /// # Panics
     /// If the machine is too small, which it is not.
-    pub fn start(lock_mode: LockMode) -> (Self, Oracle) {
-        let machine = Machine::new(FRAMES);
+    pub fn start(lock_mode: LockMode, memory: Memory) -> (Self, Oracle) {
+        let machine = Machine::new(if memory == Memory::Short { FEW } else { PLENTY });
         let (failures, sources) = (machine.failures().clone(), machine.sources().clone());
         let cpu = machine.cpus().enter(CpuId(0));
         let source_id = sources.register(source());
         let config = Config { lock_mode, ..Config::default() };
         let vm = Vm::new(machine, config).expect("enough memory for a memory manager");
+        if memory == Memory::Short {
+            vm.swap_on(0, SWAP_PAGES, 0).expect("enough memory for a swap device");
+            vm.machine().swap().fail_every_write(FAIL_WRITES);
+        }
         let system = Self {
             spaces: ManuallyDrop::new(Default::default()),
             vm: Box::leak(Box::new(vm)),
             failures,
             sources,
             source: source_id,
+            memory,
             turn: 0,
             cpu: Some(cpu),
         };
-        (system, Oracle::new(source(), limits()))
+        (system, Oracle::new(source(), limits(memory)))
     }
 
     /// The memory manager.
@@ -161,11 +185,36 @@ impl Anonmem {
                 ));
             }
         }
-        let lost = model
-            .pages
-            .iter()
-            .find(|(number, page)| page.contents.is_written() && !present.contains_key(number));
-        lost.map_or(Ok(()), |(n, _)| Err(format!("space {space}: the page {n:#x} was written and is gone")))
+        let absent =
+            |(number, page): &(&u64, &Page)| page.contents.is_written() && !present.contains_key(number);
+        model.pages.iter().filter(absent).try_for_each(|(&number, page)| {
+            self.check_absent(process, oracle, number, page).map_err(|why| format!("space {space}, {why}"))
+        })
+    }
+
+    /// A page that was written and is not in memory must be in swap: brings it back.
+    fn check_absent(&self, process: &Process, oracle: &Oracle, number: u64, page: &Page) -> Verdict {
+        if self.memory == Memory::Plenty {
+            return Err(format!("page {number:#x} was written and is gone"));
+        }
+        let mut bytes = [0; PAGE_SIZE];
+        let loaded = process.users[0].load(Va(number << PAGE_SHIFT), &mut bytes);
+        match loaded {
+            Ok(()) if oracle.accepts(number, page, &bytes) => Ok(()),
+            Ok(()) => Err(format!("page {number:#x} came back from swap with other bytes")),
+            // Nobody may read it, or there is no room for it now.
+            Err(Trap::Denied | Trap::Oom) => Ok(()),
+            Err(trap) => Err(format!("page {number:#x} does not come back from swap: {trap:?}")),
+        }
+    }
+
+    /// Takes the swap device away and gives it back, if all that is on it fits into memory.
+    fn cycle_swap(&self) {
+        let is_off = self.vm.swap_off(0).is_ok() || self.vm.swap_devices().next().is_none();
+        if is_off {
+            // Without memory for it there is none until the next time.
+            let _ = self.vm.swap_on(0, SWAP_PAGES, 0);
+        }
     }
 }
 
@@ -207,10 +256,14 @@ impl System for Anonmem {
             }
             _ => {}
         }
-        self.turn = (self.turn + 1) % CPUS;
-        self.run_on(self.turn);
+        self.turn += 1;
+        let cpu = self.turn % CPUS;
+        self.run_on(cpu);
+        if self.memory == Memory::Short && self.turn.is_multiple_of(SWAP_CYCLE) {
+            self.cycle_swap();
+        }
         match &self.spaces[op.space()] {
-            Some(process) => calls::apply(&process.users[self.turn as usize], self.source, op),
+            Some(process) => calls::apply(&process.users[cpu as usize], self.source, op),
             None => Outcome::Skipped,
         }
     }
@@ -244,6 +297,10 @@ impl System for Anonmem {
         self.failures.refused() > 0
     }
 
+    fn may_run_short(&self) -> bool {
+        self.memory == Memory::Short
+    }
+
     fn finish(mut self) -> Verdict {
         self.spaces.iter_mut().for_each(|space| *space = None);
         self.vm.validate().map_err(|violation| format!("validate, after all exits: {violation}"))?;
@@ -253,6 +310,10 @@ impl System for Anonmem {
             return Err(format!("leaked: {stats:?}"));
         }
         self.sources.assert_unused();
+        let stored = self.vm.machine().swap().stored();
+        if stored != 0 {
+            return Err(format!("{stored} pages are left on the swap device"));
+        }
         // SAFETY: it came from `Box::leak` in `start`, and the address spaces that borrowed it are gone.
         drop(unsafe { Box::from_raw(std::ptr::from_ref(self.vm).cast_mut()) });
         Ok(())

@@ -1,14 +1,14 @@
 //! Random operations on anonmem and on the oracle, side by side.
 //!
-//! `ANONMEM_SEED` sets the first seed, `ANONMEM_RUNS` the number of runs; each has its own machine and 500 operations.
+//! `ANONMEM_SEED` sets the first seed, `ANONMEM_RUNS` the number of runs; each has its own machine and a thousand operations.
 
 use anonmem::LockMode;
 use anonmem_hosted::{
     runner::{Inject, run_random},
-    system::Anonmem,
+    system::{Anonmem, Memory},
 };
 
-const STEPS: usize = 500;
+const STEPS: usize = 1_000;
 
 fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |v| v.parse().unwrap_or_else(|_| panic!("{name} is not a number")))
@@ -16,23 +16,33 @@ fn number(name: &str, default: u64) -> u64 {
 
 /// In every lock mode: one thread sees no difference, but the code does.
 #[track_caller]
-fn run(default_runs: u64, inject: Inject) {
+fn run(default_runs: u64, memory: Memory, inject: Inject) {
     let first = number("ANONMEM_SEED", 1);
     for seed in first..first + number("ANONMEM_RUNS", default_runs) {
         let modes = [LockMode::Mmap, LockMode::Vma, LockMode::Speculative];
         let mode = modes[(seed % 3) as usize];
-        if let Err(failure) = run_random(&|| Anonmem::start(mode), seed, STEPS, inject) {
+        if let Err(failure) = run_random(&|| Anonmem::start(mode, memory), seed, STEPS, inject) {
             panic!("seed {seed}, {mode:?}: {failure:?}");
         }
     }
 }
 
 #[test]
-fn a_hundred_thousand_operations_do_what_the_oracle_says() {
-    run(220, Inject::Nothing);
+fn two_hundred_thousand_operations_do_what_the_oracle_says() {
+    run(200, Memory::Plenty, Inject::Nothing);
 }
 
 #[test]
 fn an_operation_without_memory_fails_cleanly_at_every_allocation() {
-    run(40, Inject::EveryAllocation { one_in: 3 });
+    run(20, Memory::Plenty, Inject::EveryAllocation { one_in: 3 });
+}
+
+#[test]
+fn pages_that_were_swapped_out_are_what_they_were() {
+    run(40, Memory::Short, Inject::Nothing);
+}
+
+#[test]
+fn operations_fail_cleanly_while_memory_is_short() {
+    run(10, Memory::Short, Inject::EveryAllocation { one_in: 10 });
 }

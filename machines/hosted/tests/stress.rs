@@ -88,7 +88,7 @@ fn map(user: &User, source: SourceId, addr: u64, pages: u64, rights: Rights, bac
 
 impl<'a> Worker<'a> {
     fn new(id: u64, world: &'a World, root: &Mm<'static, Machine>, seed: u64) -> Self {
-        let mut oracle = Oracle::new(system::source(), system::limits());
+        let mut oracle = Oracle::new(system::source(), system::limits(system::Memory::Plenty));
         oracle.judge(&Op::Spawn(0), &Outcome::Done, None).expect("a fresh oracle");
         let mut spaces = [const { None }; SPACES];
         spaces[0] = Some(root.clone());

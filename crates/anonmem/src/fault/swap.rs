@@ -13,7 +13,7 @@
 //! Linux: mm/memory.c `do_swap_page`, `should_try_to_free_swap`. Differs: no read-ahead (docs/swap.md has the measurement); the slot is freed as soon as its
 //! last entry is gone.
 
-use super::{FaultGuard, FaultResult, VmFault};
+use super::{FaultAccess, FaultGuard, FaultResult, VmFault};
 use crate::{
     events::Event,
     swap::{SwapRef, cache::SwapIn},
@@ -56,6 +56,11 @@ pub(super) fn do_swap_page<M: Machine, G: FaultGuard<M>>(
         entries.install(fault.va, map, attrs(fault, fault.flags.protection().write_protected()));
     }
     finish(fault, entries, entry, &page);
+    if fault.access == FaultAccess::Write && !alone {
+        // On to `do_wp_page` in the same fault: a write that came back to find the page gone again, because bringing
+        // it back and copying it take more memory than there is, would go on for ever instead of failing.
+        return Err(FaultResult::Reload);
+    }
     Ok(FaultResult::Done)
 }
 

@@ -105,11 +105,21 @@ impl<M: Machine> Vm<M> {
         }
         // Somebody who has it locked is using it; besides, the caller may be below a fault that has.
         let Some(lock) = folio.try_lock() else { return Shrunk::Kept };
+        if self.is_in_use(folio) {
+            return Shrunk::Kept;
+        }
         if folio.is_lazyfree() && try_to_unmap(self, &lock, &UnmapTo::Nothing) == Unmapped::All {
             self.count(Event::LazyFree);
             return Shrunk::Freed;
         }
         self.pageout(page, lock)
+    }
+
+    /// Whether somebody else holds a reference, such as a fault that is copying the page: its frame would not
+    /// become free, and the fault would find its page gone, bring it back, and ask for memory again, for ever.
+    fn is_in_use(&self, folio: Folio<'_, M>) -> bool {
+        let cached = folio.swap_entry().is_some_and(|entry| self.swap_caches(entry, folio));
+        folio.counts().refs() > 1 + u64::from(cached)
     }
 
     /// Whether the folio was used since the hand came by last, or the hand must come by once more.
@@ -132,7 +142,9 @@ impl<M: Machine> Vm<M> {
     fn pageout<'v>(&'v self, page: FolioRef<'v, M>, lock: FolioGuard<'v, M>) -> Shrunk {
         // Our own count keeps the slot while it is written: an exiting program may drop all others.
         let swap = match self.swap_dup_cached(&lock) {
-            Some(swap) => swap,
+            Some(swap) if self.swap.get(swap.entry()).is_open() => swap,
+            // Swapoff has just brought it back, and would again.
+            Some(_) => return Shrunk::Kept,
             None => match self.swap_claim(page.clone()) {
                 Ok(swap) => {
                     lock.set_swap_entry(swap.entry());

@@ -30,7 +30,7 @@ pub(crate) const CLUSTER: u64 = 256;
 pub(crate) struct SwapDevice<M: Machine> {
     users: Atomic<u32, M>,
     idle: WaitQueue<M>,
-    /// Whether slots may be allocated.
+    /// 0: there is no device; 1: slots may be allocated; 2: it comes or goes.
     pub(super) open: Atomic<u32, M>,
     priority: Atomic<i32, M>,
     pub(super) slots: SwapSlots<M>,
@@ -119,8 +119,9 @@ impl<M: Machine> SwapDevice<M> {
         &self.slots
     }
 
-    pub(super) fn is_open(&self) -> bool {
-        self.open.load(Ordering::Relaxed) != 0
+    /// Whether pages may go there: not while swapoff brings back those that did.
+    pub(crate) fn is_open(&self) -> bool {
+        self.open.load(Ordering::Relaxed) == 1
     }
 
     pub(super) fn priority(&self) -> i32 {

@@ -174,7 +174,7 @@ impl Oracle {
         if at.addr.checked_add(at.len).is_none_or(|end| end > self.limits.user_end) {
             return expect(outcome, &ENOMEM);
         }
-        let range = numbers(at.addr, at.len);
+        let (range, swap) = (numbers(at.addr, at.len), self.limits.swap);
         let space = self.space_mut(at.space);
         if space.mapped_until(range.clone()) < range.end {
             return expect(outcome, &ENOMEM);
@@ -186,7 +186,7 @@ impl Oracle {
             let page = &space[number];
             let private = page.attrs.kind == Kind::Private && !page.contents.lazy;
             let wrong = match page.resident {
-                Residency::Yes => !found,
+                Residency::Yes => !found && !swap,
                 Residency::No => *found,
                 Residency::Maybe => false,
             };
@@ -283,8 +283,8 @@ fn advise(page: &mut Page, advice: Advise) -> bool {
         Advise::WipeOnFork if !private => return false,
         Advise::WipeOnFork => page.attrs.wipe_on_fork = true,
         Advise::KeepOnFork => page.attrs.wipe_on_fork = false,
-        Advise::Cold if page.attrs.locked => return false,
-        Advise::Cold => {}
+        Advise::Cold | Advise::PageOut if page.attrs.locked => return false,
+        Advise::Cold | Advise::PageOut => {}
         Advise::GuardInstall if page.attrs.locked => return false,
         Advise::GuardInstall => {
             page.discard();

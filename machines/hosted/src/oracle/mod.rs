@@ -47,6 +47,8 @@ pub struct Limits {
     pub heap_start: u64,
     /// How far a stack may reach from its end, in bytes.
     pub stack: u64,
+    /// Whether pages may leave memory without being dropped.
+    pub swap: bool,
 }
 
 /// All address spaces, as they should be.
@@ -130,7 +132,7 @@ impl Oracle {
     }
 
     /// What a call did to residency before it failed is not known: only what was in memory `before` it still is for certain.
-    fn blur_residency(&mut self, op: &Op, before: &Self) {
+    pub(crate) fn blur_residency(&mut self, op: &Op, before: &Self) {
         let Some(space) = &mut self.spaces[op.space()] else { return };
         for (number, page) in &mut space.pages {
             let old = before.spaces[op.space()].as_ref().and_then(|space| space.pages.get(number));

@@ -4,7 +4,8 @@ use super::*;
 use crate::ops::{Advise, At, Backing, Place, Remap, Rights, Signal, errno, pattern};
 
 const P: u64 = 4096;
-const LIMITS: Limits = Limits { user_end: 1 << 40, min_addr: 1 << 16, heap_start: 1 << 24, stack: 8 << 20 };
+const LIMITS: Limits =
+    Limits { user_end: 1 << 40, min_addr: 1 << 16, heap_start: 1 << 24, stack: 8 << 20, swap: false };
 
 struct Run(Oracle);
 

@@ -35,7 +35,8 @@ impl Linux {
         let (listener, address) = server::listen();
         let shared = Shared::new(&source());
         let linux = Self { listener, address, shared, spaces: Default::default() };
-        let limits = Limits { user_end: (1 << 47) - P, min_addr: MIN_ADDR, heap_start: 0, stack: 8 << 20 };
+        let limits =
+            Limits { user_end: (1 << 47) - P, min_addr: MIN_ADDR, heap_start: 0, stack: 8 << 20, swap: true };
         (linux, Oracle::new(source(), limits))
     }
 
@@ -163,6 +164,7 @@ impl System for Linux {
                     Advise::WipeOnFork => 18,
                     Advise::KeepOnFork => 19,
                     Advise::Cold => 20,
+                    Advise::PageOut => 21,
                     Advise::GuardInstall => 102,
                     Advise::GuardRemove => 103,
                 };
