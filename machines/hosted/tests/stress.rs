@@ -6,6 +6,9 @@
 //! keeps write-protecting, and one of shared memory. No increment may be lost, and none may happen while
 //! the page is read-only.
 //!
+//! Then the same where memory is short: pages leave for two swap devices and return, in the background and by whoever
+//! needs memory, while one device goes and comes back and, in some rounds, fails to write or to read.
+//!
 //! `ANONMEM_STRESS_SECONDS` (default 10) is how long it runs; `ANONMEM_SEED` what it does.
 
 use anonmem::{Config, LockMode, Mm, Vm};
@@ -13,20 +16,23 @@ use anonmem_hal::{CpuId, SourceId, Va, arch::X86_64};
 use anonmem_hosted::{
     Checked, FailurePlan, Trap, UserCpu, calls,
     generate::Generator,
-    ops::{Advise, At, Backing, Op, Outcome, Place, Rights, SPACES},
+    ops::{Advise, At, Backing, Op, Outcome, Place, Rights, SPACES, Signal, errno},
     oracle::{
         Oracle,
         space::{Area, compare_areas},
     },
-    system::{self, Machine},
+    system::{self, Machine, Memory},
 };
 use std::{
     io::{Write, stderr},
     mem::ManuallyDrop,
     ops::Range,
-    sync::atomic::{
-        AtomicBool, AtomicU64,
-        Ordering::{Relaxed, SeqCst},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{
+            AtomicBool, AtomicU64,
+            Ordering::{Relaxed, SeqCst},
+        },
     },
     thread,
     time::{Duration, Instant},
@@ -43,6 +49,11 @@ const REGIONS: u64 = 0x3ffe_8000;
 const PRIVATE_COUNTERS: u64 = 0x7000_0000;
 const SHARED_COUNTERS: u64 = 0x7800_0000;
 const COUNTERS: u64 = 64;
+/// Frames of a machine that has more than the threads can use, and of one that has to swap.
+const PLENTY: u64 = 32_768;
+const FEW: u64 = 1_600;
+/// Pages of each swap device.
+const SWAP_PAGES: u64 = 8_192;
 /// A phase ends with `validate()` on a machine at rest.
 const PHASE: Duration = Duration::from_millis(700);
 const STUCK_AFTER: Duration = Duration::from_secs(60);
@@ -61,6 +72,9 @@ struct World {
     stop: AtomicBool,
     /// Allocations fail now and then.
     injecting: AtomicBool,
+    /// Reads of the swap device fail now and then.
+    reads_fail: AtomicBool,
+    memory: Memory,
 }
 
 /// One thread and the address spaces that it runs in; the first is everybody's.
@@ -88,7 +102,7 @@ fn map(user: &User, source: SourceId, addr: u64, pages: u64, rights: Rights, bac
 
 impl<'a> Worker<'a> {
     fn new(id: u64, world: &'a World, root: &Mm<'static, Machine>, seed: u64) -> Self {
-        let mut oracle = Oracle::new(system::source(), system::limits(system::Memory::Plenty));
+        let mut oracle = Oracle::new(system::source(), system::limits(world.memory));
         oracle.judge(&Op::Spawn(0), &Outcome::Done, None).expect("a fresh oracle");
         let mut spaces = [const { None }; SPACES];
         spaces[0] = Some(root.clone());
@@ -118,6 +132,7 @@ impl<'a> Worker<'a> {
             5..=14 => self.count(users[space].as_ref().expect("living"), space),
             15..=19 if space == 0 => self.look(users[0].as_ref().expect("living")),
             20 if self.id == 0 => self.freeze(users[0].as_ref().expect("everybody's")),
+            20 if self.id == 1 && self.world.memory == Memory::Short => self.cycle_swap(),
             15..=16 if space != 0 => self.disturb(users[space].as_ref().expect("living"), space),
             _ => self.operate(users[space].as_ref().expect("living"), space),
         }
@@ -136,10 +151,14 @@ impl<'a> Worker<'a> {
         };
         // How much of such a call is done when it runs out of memory cannot be seen from the areas.
         let drops = |advice| matches!(advice, Advise::DontNeed | Advise::GuardInstall | Advise::GuardRemove);
-        if self.world.injecting.load(Relaxed) && matches!(op, Op::Madvise(_, advice) if drops(advice)) {
+        let may_fail = self.world.injecting.load(Relaxed) || self.world.memory == Memory::Short;
+        if may_fail && matches!(op, Op::Madvise(_, advice) if drops(advice)) {
             return;
         }
-        let outcome = calls::apply(user, self.world.source, &op);
+        let mut outcome = calls::apply(user, self.world.source, &op);
+        if self.world.reads_fail.load(Relaxed) {
+            outcome = outcome_without_page(outcome);
+        }
         let before = outcome.is_out_of_memory(&op).then(|| self.oracle.clone());
         let verdict = self.oracle.judge(&op, &outcome, area_end).and_then(|()| self.check_areas(user, space));
         let Err(why) = verdict else { return };
@@ -153,6 +172,15 @@ impl<'a> Worker<'a> {
         }
         let (id, areas) = (self.id, self.areas(user));
         panic!("thread {id}, space {space}, {op:?} came to {outcome:?}: {why}; its areas are {areas:x?}");
+    }
+
+    /// Takes a swap device away, while others fault on what is there, and gives it back.
+    fn cycle_swap(&self) {
+        let vm = self.world.vm;
+        let _ = vm.swap_off(0);
+        if !vm.swap_devices().any(|device| device.device == 0) {
+            let _ = vm.swap_on(0, SWAP_PAGES, 1);
+        }
     }
 
     fn areas(&self, user: &User) -> Vec<Area> {
@@ -190,12 +218,24 @@ impl<'a> Worker<'a> {
         for _ in 0..8 {
             let counter = self.generator.below(COUNTERS);
             let shared = user.fetch_add_u64(Va(SHARED_COUNTERS + counter * 8), 1);
-            self.world.shared_total.fetch_add(u64::from(expect_counted(shared).is_some()), Relaxed);
+            let counted = self.expect_counted(shared).is_some();
+            self.world.shared_total.fetch_add(u64::from(counted), Relaxed);
             let private = user.fetch_add_u64(Va(PRIVATE_COUNTERS + counter * 8), 1);
-            if let (Some(old), 0) = (expect_counted(private), space) {
+            if let (Some(old), 0) = (self.expect_counted(private), space) {
                 self.world.private_total.fetch_add(1, Relaxed);
                 self.world.floors[counter as usize].fetch_max(old + 1, SeqCst);
             }
+        }
+    }
+
+    /// What was there before, if an increment took place.
+    fn expect_counted(&self, result: Result<u64, Trap>) -> Option<u64> {
+        match result {
+            Ok(old) => Some(old),
+            // Read-only for the moment; or no memory.
+            Err(Trap::Denied | Trap::Oom) => None,
+            Err(Trap::Bus) if self.world.reads_fail.load(Relaxed) => None,
+            Err(trap @ (Trap::Unmapped | Trap::Bus)) => panic!("a counter is gone: {trap:?}"),
         }
     }
 
@@ -240,13 +280,12 @@ impl<'a> Worker<'a> {
     }
 }
 
-/// What was there before, if an increment took place.
-fn expect_counted(result: Result<u64, Trap>) -> Option<u64> {
-    match result {
-        Ok(old) => Some(old),
-        // Read-only for the moment; or an injected failure.
-        Err(Trap::Denied | Trap::Oom) => None,
-        Err(trap @ (Trap::Unmapped | Trap::Bus)) => panic!("a counter is gone: {trap:?}"),
+/// What an error of the swap device came to, as if memory had been lacking: as little was done.
+fn outcome_without_page(outcome: Outcome) -> Outcome {
+    match outcome {
+        Outcome::Signal(Signal::Bus, done) => Outcome::Signal(Signal::Oom, done),
+        Outcome::Errno(errno::EFAULT) => Outcome::Errno(errno::ENOMEM),
+        other => other,
     }
 }
 
@@ -282,25 +321,61 @@ fn phase(world: &World, workers: &mut [Worker<'_>]) {
 
 #[test]
 fn threads_on_four_cpus_lose_nothing() {
+    in_all_modes(Memory::Plenty);
+}
+
+#[test]
+fn threads_on_four_cpus_lose_nothing_while_memory_is_short() {
+    in_all_modes(Memory::Short);
+}
+
+/// Half the time for each of the two tests.
+fn in_all_modes(memory: Memory) {
     let seed = number("ANONMEM_SEED", 1);
-    let time = Duration::from_secs(number("ANONMEM_STRESS_SECONDS", 10)) / 3;
+    let time = Duration::from_secs(number("ANONMEM_STRESS_SECONDS", 10)) / 6;
+    // One test after the other: their threads are meant for CPUs of their own.
+    static ONE: Mutex<()> = Mutex::new(());
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
     for mode in [LockMode::Mmap, LockMode::Vma, LockMode::Speculative] {
-        println!("{mode:?}, seed {seed}:");
-        stress(mode, time, seed);
+        println!("{mode:?}, {memory:?}, seed {seed}:");
+        stress(mode, memory, time, seed);
     }
 }
 
-fn stress(lock_mode: LockMode, time: Duration, seed: u64) {
+/// What fails in a round.
+fn inject(world: &World, round: u64, seed: u64) {
+    let machine = world.vm.machine();
+    let allocations = round.is_multiple_of(3);
+    world.injecting.store(allocations, Relaxed);
+    let plan = FailurePlan::Random { one_in: 500, seed: seed + round };
+    machine.failures().set(if allocations { plan } else { FailurePlan::Off });
+    machine.swap().fail_every_write(if round % 4 == 1 { 13 } else { 0 });
+    world.reads_fail.store(round % 5 == 2, Relaxed);
+    machine.swap().fail_every_read(if round % 5 == 2 { 17 } else { 0 });
+}
+
+fn inject_nothing(world: &World) {
+    let machine = world.vm.machine();
+    machine.failures().set(FailurePlan::Off);
+    machine.swap().fail_every_write(0);
+    machine.swap().fail_every_read(0);
+}
+
+fn stress(lock_mode: LockMode, memory: Memory, time: Duration, seed: u64) {
     let end = Instant::now() + time;
-    let machine = Machine::new(32_768);
-    let (cpus, failures, sources) =
-        (machine.cpus().clone(), machine.failures().clone(), machine.sources().clone());
+    let machine = Machine::new(if memory == Memory::Short { FEW } else { PLENTY });
+    let (cpus, sources) = (machine.cpus().clone(), machine.sources().clone());
     let source = sources.register(system::source());
     let cpu = cpus.enter(CpuId(7));
     let config = Config { lock_mode, ..Config::default() };
     let vm = Vm::new(machine, config).expect("enough memory");
     // After a failure everything stays as it is: it may be in any state, and is not to be taken down.
     let vm: &'static Vm<Machine> = Box::leak(Box::new(vm));
+    let kswapd = (memory == Memory::Short).then(|| {
+        vm.swap_on(0, SWAP_PAGES, 1).expect("enough memory");
+        vm.swap_on(1, SWAP_PAGES, 0).expect("enough memory");
+        thread::spawn(|| vm.machine().cpus().run_on(CpuId(6), || vm.kswapd()))
+    });
     let root = ManuallyDrop::new(vm.new_mm().expect("enough memory"));
     let user = ManuallyDrop::new(User::new(vm.machine(), (*root).clone()));
     map(&user, source, PRIVATE_COUNTERS, 1, Rights::RW, Backing::Private);
@@ -316,6 +391,8 @@ fn stress(lock_mode: LockMode, time: Duration, seed: u64) {
         steps: AtomicU64::new(0),
         stop: AtomicBool::new(false),
         injecting: AtomicBool::new(false),
+        reads_fail: AtomicBool::new(false),
+        memory,
     };
     let workers: Vec<_> = (0..THREADS).map(|id| Worker::new(id, &world, &root, seed)).collect();
     let mut workers = ManuallyDrop::new(workers);
@@ -323,11 +400,9 @@ fn stress(lock_mode: LockMode, time: Duration, seed: u64) {
     let mut round = 0;
     while Instant::now() < end {
         round += 1;
-        let plan = FailurePlan::Random { one_in: 500, seed: seed + round };
-        world.injecting.store(round % 3 == 0, Relaxed);
-        failures.set(if round % 3 == 0 { plan } else { FailurePlan::Off });
+        inject(&world, round, seed);
         phase(&world, &mut workers);
-        failures.set(FailurePlan::Off);
+        inject_nothing(&world);
         let _cpu = cpus.enter(CpuId(7));
         vm.validate().unwrap_or_else(|violation| panic!("seed {seed}, round {round}: {violation}"));
         assert_eq!(
@@ -341,11 +416,21 @@ fn stress(lock_mode: LockMode, time: Duration, seed: u64) {
     assert!(steps > 1_000, "only {steps} steps in {round} rounds");
     let _cpu = cpus.enter(CpuId(7));
     drop((ManuallyDrop::into_inner(workers), ManuallyDrop::into_inner(user), ManuallyDrop::into_inner(root)));
+    if let Some(kswapd) = kswapd {
+        vm.kswapd_stop();
+        kswapd.join().expect("the background task ends");
+    }
     vm.validate().unwrap_or_else(|violation| panic!("seed {seed}, at the end: {violation}"));
     let stats = vm.stats();
     assert_eq!((stats.user, stats.tables, stats.mms, stats.vmas, stats.shared_objects), (0, 0, 0, 0, 0));
     sources.assert_unused();
-    println!("{steps} steps, {round} rounds, {:?}", vm.machine().tlbs().stats());
+    let (reads, writes) = vm.machine().swap().transfers();
+    assert_eq!(vm.machine().swap().stored(), 0, "pages are left on the swap devices");
+    assert!(memory == Memory::Plenty || reads > 100, "only {reads} pages came back from swap");
+    println!(
+        "{steps} steps, {round} rounds, {writes} pages out, {reads} in, {:?}",
+        vm.machine().tlbs().stats()
+    );
     // SAFETY: it came from `Box::leak` above, and nothing borrows it any more.
     drop(unsafe { Box::from_raw(std::ptr::from_ref(vm).cast_mut()) });
 }
