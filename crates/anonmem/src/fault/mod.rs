@@ -124,8 +124,8 @@ pub(crate) trait FaultGuard<M: Machine>: CanInstall {
         Ok(())
     }
 
-    /// Whether the fault may sleep.
-    fn sleeps(&self) -> Result<(), Refusal> {
+    /// Whether the fault may sleep; if not, it is refused for `why`.
+    fn sleeps(&self, _why: Refusal) -> Result<(), Refusal> {
         Ok(())
     }
 
@@ -195,9 +195,9 @@ impl<'a, M: Machine, G: FaultGuard<M>> VmFault<'a, M, G> {
 
     /// A page for the fault's bytes, before any spin lock is taken.
     fn alloc(&self) -> Result<NewFolio<'a, M>, FaultResult> {
-        match self.guard.sleeps() {
+        match self.guard.sleeps(Refusal::WouldSleep) {
             Ok(()) => Ok(self.vm.alloc_page()?),
-            Err(_) => self.vm.try_alloc_page().map_err(|OutOfMemory| Refusal::WouldSleep.into()),
+            Err(refusal) => self.vm.try_alloc_page().map_err(|OutOfMemory| refusal.into()),
         }
     }
 

@@ -3,7 +3,7 @@
 //! Linux: mm/memory.c `do_shared_fault`; mm/shmem.c `shmem_fault`.
 
 use super::{FaultGuard, FaultResult, VmFault};
-use crate::{error::Error, events::Event, shm::ShmId};
+use crate::{error::Error, events::Event, shm::ShmId, vma::Refusal};
 use anonmem_frame::TooManySharers;
 use anonmem_hal::{Machine, Pte};
 
@@ -12,7 +12,7 @@ pub(super) fn do_shared_fault<M: Machine, G: FaultGuard<M>>(
     fault: &VmFault<'_, M, G>,
     object: ShmId<M>,
 ) -> Result<FaultResult, FaultResult> {
-    fault.guard.sleeps()?;
+    fault.guard.sleeps(Refusal::Backing)?;
     let table = fault.table()?;
     let page = match fault.vm.shm_page(object, fault.index) {
         Ok(page) => page,

@@ -8,7 +8,7 @@
 //! process a page of its own.
 
 use super::{FaultGuard, FaultResult, VmFault};
-use crate::events::Event;
+use crate::{events::Event, vma::Refusal};
 use anonmem_hal::{Machine, PAGE_SHIFT, Pte, SourceError, SourceId};
 
 /// Fills the empty entry of a VMA with a source.
@@ -16,7 +16,7 @@ pub(super) fn do_source_fault<M: Machine, G: FaultGuard<M>>(
     fault: &VmFault<'_, M, G>,
     source: SourceId,
 ) -> Result<FaultResult, FaultResult> {
-    fault.guard.sleeps()?;
+    fault.guard.sleeps(Refusal::Backing)?;
     let anon_vma = fault.anon_vma()?;
     let table = fault.table()?;
     let new = fault.alloc()?;

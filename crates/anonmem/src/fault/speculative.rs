@@ -13,7 +13,8 @@
 //! that the address still lies in the VMA is implied, and asserted only there.
 //!
 //! Refused, to the VMA's lock: no VMA at the address (a stack may grow), a VMA that is being changed, no anon_vma yet, a missing
-//! table, pages that come from a source or a shared object.
+//! table, pages that come from a source or a shared object; and whatever would have to wait: for a swap device, for memory, for a
+//! folio's lock.
 //!
 //! Linux: the series "Speculative page faults" (v9, 2018), never merged. Differs: the version is that of the per-VMA lock.
 
@@ -50,8 +51,8 @@ impl<M: Machine> FaultGuard<M> for Speculation<'_, M> {
         Err(Refusal::NoTable)
     }
 
-    fn sleeps(&self) -> Result<(), Refusal> {
-        Err(Refusal::Backing)
+    fn sleeps(&self, why: Refusal) -> Result<(), Refusal> {
+        Err(why)
     }
 
     fn still_holds(&self) -> Result<(), Refusal> {

@@ -73,7 +73,7 @@ fn get_page<'a, M: Machine, G: FaultGuard<M>>(
         fault.vm.count(Event::SwapCacheHit);
         return Ok(page);
     }
-    fault.guard.sleeps()?;
+    fault.guard.sleeps(Refusal::WouldSleep)?;
     let new = fault.alloc()?;
     match fault.vm.swap_read(entry, new) {
         Ok(SwapIn::Page(page)) => {
@@ -89,9 +89,9 @@ fn lock_page<'f, M: Machine, G: FaultGuard<M>>(
     fault: &VmFault<'_, M, G>,
     page: &FolioRef<'f, M>,
 ) -> Result<FolioGuard<'f, M>, FaultResult> {
-    match fault.guard.sleeps() {
+    match fault.guard.sleeps(Refusal::WouldSleep) {
         Ok(()) => Ok(page.folio().lock()),
-        Err(_) => page.folio().try_lock().ok_or(FaultResult::Refused(Refusal::WouldSleep)),
+        Err(refusal) => page.folio().try_lock().ok_or(refusal.into()),
     }
 }
 

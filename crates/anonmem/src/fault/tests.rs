@@ -1,11 +1,12 @@
 //! Faults, in each lock mode.
 
 use crate::{
-    Config, Event, LockMode, MapBacking, MapFlags, Mm, MmapRequest, Prot,
-    testing::{M, P, World},
+    Advice, Config, Event, LockMode, MapBacking, MapFlags, Mm, MmapRequest, Prot,
+    testing::{M, P, RW, World, pages},
+    vma::Backing,
 };
-use anonmem_hal::{Va, VaRange};
-use anonmem_hosted::Trap;
+use anonmem_hal::{CpuId, Va, VaRange};
+use anonmem_hosted::{FailurePlan, Trap};
 use std::{vec, vec::Vec};
 
 const MODES: [LockMode; 3] = [LockMode::Mmap, LockMode::Vma, LockMode::Speculative];
@@ -237,5 +238,107 @@ fn every_refusal_is_counted_and_the_next_stronger_way_is_taken() {
         let shared = map_as(&mm, 1, MapFlags::empty(), MapBacking::SharedNew).0;
         mm.store(shared, 1).unwrap();
         assert_eq!((count(Event::RefusedBacking), count(Event::FaultVmaLock)), (1, 2));
+    });
+}
+
+/// Runs `fault` on another CPU, under `hold` until `has_come` says that it met that.
+fn meanwhile<H>(w: &World, fault: impl FnOnce() + Send, hold: H, has_come: impl Fn() -> bool) {
+    let cpus = w.vm.machine().cpus().clone();
+    std::thread::scope(|scope| {
+        let faulting = scope.spawn(move || cpus.run_on(CpuId(1), fault));
+        while !has_come() {
+            assert!(!faulting.is_finished(), "the fault did not meet what it was to meet");
+            std::thread::yield_now();
+        }
+        drop(hold);
+    });
+}
+
+#[test]
+fn a_fault_meets_a_writer_of_the_vma_or_of_the_tree() {
+    for lock_mode in [LockMode::Vma, LockMode::Speculative] {
+        World::run_with(Config { lock_mode, ..Config::default() }, |w| {
+            let mm = w.vm.new_mm().unwrap();
+            let id = mm.map_raw(pages(16, 4), RW, Backing::Anonymous);
+            mm.store(16 * P, 1).unwrap();
+            let count = |e| w.vm.stats().event(e);
+
+            let guard = mm.slot().write();
+            let _ = w.vm.vma(id).start_write(&guard);
+            let fault = || mm.store(17 * P, 1).unwrap();
+            meanwhile(w, fault, guard, || count(Event::RefusedWriteLocked) > 0);
+            // By the speculative fault and by the one that would lock the VMA.
+            let times = if lock_mode == LockMode::Vma { 1 } else { 2 };
+            assert_eq!(count(Event::RefusedWriteLocked), times);
+
+            let guard = mm.slot().write();
+            let mut nodes = mm.slot().tree.prealloc_none(w.vm.nodes());
+            let hold = (nodes.write(), guard);
+            let fault = || mm.store(18 * P, 1).unwrap();
+            meanwhile(w, fault, hold, || count(Event::RefusedTreeBusy) > 0);
+            assert_eq!(count(Event::RefusedTreeBusy), times);
+            drop(nodes);
+            assert_eq!(mm.load(18 * P), Ok(1));
+        });
+    }
+}
+
+#[test]
+fn a_fault_finds_a_vma_that_has_left_the_tree() {
+    for lock_mode in [LockMode::Vma, LockMode::Speculative] {
+        World::run_with(Config { lock_mode, ..Config::default() }, |w| {
+            let mm = w.vm.new_mm().unwrap();
+            let id = mm.map_raw(pages(16, 4), RW, Backing::Anonymous);
+            mm.store(16 * P, 1).unwrap();
+            w.vm.vma(id).detach(&mm.slot().write());
+            mm.store(17 * P, 1).unwrap();
+            assert!(w.vm.stats().event(Event::RefusedRecycled) > 0);
+            w.vm.vma(id).attach(&mm.slot().write());
+        });
+    }
+}
+
+#[test]
+fn a_speculative_fault_does_not_commit_to_a_vma_that_was_changed() {
+    World::run_with(Config { lock_mode: LockMode::Speculative, ..Config::default() }, |w| {
+        let mm = w.vm.new_mm().unwrap();
+        let id = mm.map_raw(pages(16, 4), RW, Backing::Anonymous);
+        mm.store(16 * P, 1).unwrap();
+        let guard = mm.slot().read();
+        let table = mm.slot().space.walk(&w.vm.frames, &guard, Va(17 * P)).unwrap();
+        let entries = table.lock();
+        let before = w.vm.stats().user;
+        // It has its page, and waits for the page-table lock.
+        let has_page = || {
+            w.vm.stats().user > before && {
+                w.vm.vma(id).lock.next_version();
+                true
+            }
+        };
+        meanwhile(w, || mm.store(17 * P, 7).unwrap(), entries, has_page);
+        drop(guard);
+        assert_eq!((w.vm.stats().event(Event::RefusedChanged), mm.load(17 * P)), (1, Ok(7)));
+        assert_eq!(w.vm.stats().event(Event::FaultVmaLock), 1, "the VMA's lock did");
+    });
+}
+
+#[test]
+fn a_speculative_fault_waits_for_nothing() {
+    World::run_with(Config { lock_mode: LockMode::Speculative, ..Config::default() }, |w| {
+        let mm = w.vm.new_mm().unwrap();
+        let va = map(&mm, 4).0;
+        mm.store(va, 1).unwrap();
+        let sleeps = || w.vm.stats().event(Event::RefusedWouldSleep);
+
+        w.failures.set(FailurePlan::Nth(1));
+        mm.store(va + P, 1).unwrap();
+        w.failures.set(FailurePlan::Off);
+        assert_eq!(sleeps(), 1, "for memory");
+
+        w.vm.swap_on(0, 64, 0).unwrap();
+        mm.madvise(Va(va), P, Advice::PageOut).unwrap();
+        assert_eq!((mm.load(va), sleeps()), (Ok(1), 2), "for the device");
+        assert_eq!(w.vm.stats().event(Event::FaultSwap), 1);
+        w.vm.swap_off(0).unwrap();
     });
 }

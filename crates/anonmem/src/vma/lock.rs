@@ -115,7 +115,7 @@ impl<M: Machine> VmaLock<M> {
     }
 
     /// Writers exclude one another, so a load and a store will do.
-    fn next_version(&self) {
+    pub(crate) fn next_version(&self) {
         let next = self.version.load(Ordering::Relaxed).wrapping_add(1);
         // Release pairs with the Acquire of `version`.
         self.version.store(next, Ordering::Release);
