@@ -145,6 +145,11 @@ pub struct RunOptions {
     #[arg(long, value_enum, default_value_t = SwapBackend::Lz4)]
     pub swap_backend: SwapBackend,
 
+    /// The file or block device to swap to with --swap-backend disk; a file is made if need be, and what it held is lost.
+    /// Without this, a temporary file
+    #[arg(long, value_name = "PATH")]
+    pub swap_file: Option<PathBuf>,
+
     /// Number of CPUs
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64))]
     pub cpus: u32,
@@ -218,8 +223,19 @@ pub enum Accel {
 pub enum SwapBackend {
     /// Compressed memory: part of --ram holds the compressed pages
     Lz4,
-    /// A file of the host
+    /// A file of the host, as a disk of the microVM
     Disk,
+}
+
+impl SwapBackend {
+    /// The back end's name, as the kernel reads it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Lz4 => "lz4",
+            Self::Disk => "disk",
+        }
+    }
 }
 
 /// How page faults are kept apart from changes of the mappings.

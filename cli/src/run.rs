@@ -1,9 +1,10 @@
 //! `anonmem run`: packs, boots, carries the streams, prints the bill.
 
 use std::fs::File;
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 use std::os::fd::AsFd;
-use std::path::Path;
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -36,10 +37,11 @@ pub fn run(options: &RunOptions) -> Result<u8> {
             "--bill none writes no bill; leave out --bill-file, or choose text or json",
         ));
     }
-    if options.swap != 0 && options.swap_backend == SwapBackend::Disk {
-        return Err(Error::usage(
-            "--swap-backend disk is not there yet; leave it out to swap to compressed memory (lz4)",
-        ));
+    if options.swap_file.is_some() && options.swap_backend != SwapBackend::Disk {
+        return Err(Error::usage("--swap-file is for --swap-backend disk; add that, or leave the file out"));
+    }
+    if options.swap_backend == SwapBackend::Disk && options.swap == 0 {
+        return Err(Error::usage("--swap-backend disk needs to know how much: add --swap SIZE"));
     }
     let search_path = std::env::var_os("PATH").unwrap_or_default();
     let mut progress = Progress::new();
@@ -53,11 +55,13 @@ pub fn run(options: &RunOptions) -> Result<u8> {
     let dir = dir.map_err(|e| on_host("cannot make a temporary directory", e))?;
     let archive = dir.path().join("archive");
     write_package(options, &package, &archive, &mut progress)?;
+    let disk = swap_disk(options, dir.path())?;
     progress.step("booting");
     let spec = Spec {
         qemu: &qemu,
         kernel: &kernel,
         archive: &archive,
+        disk: disk.as_deref(),
         ram: options.ram,
         cpus: options.cpus,
         accelerator,
@@ -72,6 +76,31 @@ fn on_host(what: &str, error: io::Error) -> Error {
     Error::usage(format_args!("{what}: {error}"))
 }
 
+/// Makes the file that is swapped to, if one is wanted: as long as the swap space, without blocks until they are written.
+fn swap_disk(options: &RunOptions, dir: &Path) -> Result<Option<PathBuf>> {
+    if options.swap == 0 || options.swap_backend != SwapBackend::Disk {
+        return Ok(None);
+    }
+    let path = options.swap_file.clone().unwrap_or_else(|| dir.join("swap"));
+    let failed = |e: io::Error| on_host(&format!("cannot swap to {}", path.display()), e);
+    let file =
+        File::options().read(true).write(true).create(true).truncate(false).open(&path).map_err(failed)?;
+    let kind = file.metadata().map_err(failed)?.file_type();
+    if kind.is_block_device() {
+        let len = (&file).seek(SeekFrom::End(0)).map_err(failed)?;
+        if len < options.swap {
+            let path = path.display();
+            return Err(Error::usage(format_args!("{path} has {len} bytes, fewer than --swap asks for")));
+        }
+    } else if kind.is_file() {
+        file.set_len(options.swap).map_err(failed)?;
+    } else {
+        let path = path.display();
+        return Err(Error::usage(format_args!("{path} is neither a file nor a block device to swap to")));
+    }
+    Ok(Some(path))
+}
+
 /// Writes the initial archive.
 fn write_package(
     options: &RunOptions,
@@ -83,6 +112,7 @@ fn write_package(
         ram: options.ram,
         cpus: options.cpus,
         swap: options.swap,
+        swap_backend: options.swap_backend,
         lock: options.lock,
         poison: if options.no_poison { Poison::Off } else { Poison::On },
         cwd: &options.cwd,

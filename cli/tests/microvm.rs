@@ -159,6 +159,31 @@ fn three_times_the_memory_swaps_and_every_byte_is_right() {
 }
 
 #[test]
+fn a_file_of_the_host_is_swapped_to() {
+    if !vm_is_there() {
+        return;
+    }
+    let program = compile("swapcheck", Linked::Static);
+    let args = [program.as_os_str(), "48".as_ref(), "1".as_ref()];
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("swap, with a comma");
+    let disk = ["--swap", "128M", "--swap-backend", "disk", "--swap-file", file.to_str().unwrap()];
+    let options = [&["--ram", "16M", "--cpus", "4", "--lock", "speculative"], &disk[..]].concat();
+    let ran = Vm::new().options(&options).run(&args).expect_status(0);
+    assert_eq!(ran.stdout, "swapcheck: 48 MiB, 1 rounds, 0 wrong\n");
+    let count = |pointer: &str| ran.bill.pointer(pointer).and_then(serde_json::Value::as_u64).unwrap();
+    assert!(count("/swap/outs") > 8192 && count("/swap/ins") > 8192, "{}", ran.bill);
+    assert_eq!(file.metadata().unwrap().len(), 128 << 20);
+    // Noise does not compress, and goes to a disk all the same.
+    let script = "import os; x=[os.urandom(4096) for i in range(6000)]; y=[hash(p) for p in x]; \
+                  print(all(hash(p) == h for p, h in zip(x, y)))";
+    let options = [&["--ram", "24M"], &disk[..]].concat();
+    let ran = Vm::new().options(&options).run(&["python3", "-c", script]).expect_status(0);
+    assert_eq!(ran.stdout, "True\n");
+    assert!(ran.bill["swap"]["outs"].as_u64().unwrap() > 1000, "{}", ran.bill);
+}
+
+#[test]
 fn when_swap_is_full_the_largest_is_killed() {
     if !vm_is_there() {
         return;

@@ -4,7 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use crate::args::Lock;
+use crate::args::{Lock, SwapBackend};
 use crate::error::{Error, Result};
 
 /// What the kernel is to start, and with what.
@@ -14,8 +14,10 @@ pub struct RunRecord<'a> {
     pub ram: u64,
     /// Number of CPUs.
     pub cpus: u32,
-    /// Bytes of swap space, in compressed memory; 0 for none.
+    /// Bytes of swap space; 0 for none.
     pub swap: u64,
+    /// What it is made of.
+    pub swap_backend: SwapBackend,
     /// How page faults are kept apart from changes of the mappings.
     pub lock: Lock,
     /// Whether freed frames are filled with a pattern.
@@ -65,7 +67,7 @@ impl RunRecord<'_> {
         field("lock", OsStr::new(self.lock.name()))?;
         if self.swap != 0 {
             field("swap", OsStr::new(&self.swap.to_string()))?;
-            field("swap_backend", OsStr::new("lz4"))?;
+            field("swap_backend", OsStr::new(self.swap_backend.name()))?;
         }
         let poison = match self.poison {
             Poison::On => "1",
@@ -94,6 +96,7 @@ mod tests {
             ram: 4096,
             cpus: 2,
             swap: 8192,
+            swap_backend: SwapBackend::Disk,
             lock: Lock::Vma,
             poison: Poison::On,
             cwd: Path::new("/root"),
@@ -101,7 +104,7 @@ mod tests {
             args: &["x".into(), "".into(), "a=b".into()],
             env: &["K=V".into()],
         };
-        let expected = "ram=4096\0cpus=2\0lock=vma\0swap=8192\0swap_backend=lz4\0poison=1\0cwd=/root\0exe=/bin/x\0arg=x\0arg=\0arg=a=b\0env=K=V\0";
+        let expected = "ram=4096\0cpus=2\0lock=vma\0swap=8192\0swap_backend=disk\0poison=1\0cwd=/root\0exe=/bin/x\0arg=x\0arg=\0arg=a=b\0env=K=V\0";
         assert_eq!(String::from_utf8(record.to_bytes().unwrap()).unwrap(), expected);
         let bad = RunRecord { args: &["a\0b".into()], ..record };
         assert!(bad.to_bytes().unwrap_err().to_string().contains("zero byte"));

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use super::machine::{Machine, Spec};
 use super::qemu::Accelerator;
-use crate::args::{Accel, Lock};
+use crate::args::{Accel, Lock, SwapBackend};
 use crate::channel::frame::{Decoder, GuestFrame};
 use crate::channel::session::{Connection, wait_for_connection};
 use crate::channel::signals::Signals;
@@ -76,8 +76,15 @@ fn probe(qemu: &Path, kernel: &Path, signals: &mut Signals, progress: &mut Progr
     let dir = tempfile::tempdir()?;
     let archive = dir.path().join("archive");
     fs::write(&archive, probe_archive()?)?;
-    let spec =
-        Spec { qemu, kernel, archive: &archive, ram: PROBE_RAM, cpus: 1, accelerator: Accelerator::Kvm };
+    let spec = Spec {
+        qemu,
+        kernel,
+        archive: &archive,
+        disk: None,
+        ram: PROBE_RAM,
+        cpus: 1,
+        accelerator: Accelerator::Kvm,
+    };
     let deadline = Instant::now() + PROBE_TIME;
     let machine = Machine::boot(&spec, dir.path())?;
     let listener = std::os::fd::AsFd::as_fd(machine.listener());
@@ -120,6 +127,7 @@ fn probe_archive() -> io::Result<Vec<u8>> {
         ram: PROBE_RAM,
         cpus: 1,
         swap: 0,
+        swap_backend: SwapBackend::Lz4,
         lock: Lock::Mmap,
         poison: Poison::Off,
         cwd: Path::new("/"),

@@ -23,6 +23,8 @@ pub struct Spec<'a> {
     pub kernel: &'a Path,
     /// The initial archive.
     pub archive: &'a Path,
+    /// What the disk that is swapped to is made of, if there is one.
+    pub disk: Option<&'a Path>,
     /// Bytes that the memory manager manages.
     pub ram: u64,
     /// Number of CPUs.
@@ -58,6 +60,7 @@ impl Machine {
             archive_len: spec.archive.metadata()?.len(),
             socket: &socket,
             serial: &serial,
+            disk: spec.disk,
             ram: spec.ram,
             cpus: spec.cpus,
             accelerator: spec.accelerator,
@@ -196,6 +199,7 @@ mod tests {
             qemu: &qemu,
             kernel: Path::new("/k"),
             archive: &archive,
+            disk: None,
             ram: 1 << 20,
             cpus: 1,
             accelerator: Accelerator::Tcg,

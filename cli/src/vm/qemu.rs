@@ -39,6 +39,8 @@ pub struct Boot<'a> {
     pub socket: &'a Path,
     /// Where the serial line's text goes.
     pub serial: &'a Path,
+    /// What the disk that is swapped to is made of, if there is one.
+    pub disk: Option<&'a Path>,
     /// Bytes that the memory manager manages.
     pub ram: u64,
     /// Number of CPUs.
@@ -101,6 +103,11 @@ impl Boot<'_> {
         };
         args.extend(["-chardev".into(), with_path("socket,id=ch0,path=", self.socket)]);
         args.extend(["-serial".into(), with_path("file:", self.serial)]);
+        if let Some(disk) = self.disk {
+            // What is swapped out need not outlive the machine: nothing is ever flushed.
+            let drive = with_path("if=none,id=swap,format=raw,cache=unsafe,file=", disk);
+            args.extend(["-drive".into(), drive, "-device".into(), "virtio-blk-device,drive=swap".into()]);
+        }
         args.extend(["-kernel".into(), self.kernel.into(), "-initrd".into(), self.archive.into()]);
         args
     }
@@ -121,6 +128,7 @@ mod tests {
             archive: Path::new("/a"),
             archive_len: 1,
             socket: Path::new("/x,y/s"),
+            disk: None,
             serial: Path::new("/x/serial"),
             ram: 64 << 20,
             cpus: 4,

@@ -29,3 +29,4 @@ pub mod sched;
 pub mod swap;
 pub mod syscall;
 pub mod usercopy;
+pub mod virtio;

@@ -1,20 +1,22 @@
-//! Swap: the compressed-memory device, the background task, `swapon` and `swapoff`.
+//! Swap: the device, the background task, `swapon` and `swapoff`.
 //!
-//! There is at most one device, `/dev/zram0`, as large as the run file's `swap=` says. What it keeps lies in
-//! frames of the memory manager, whose reserve is open to it: pages can leave when no frame is free for programs.
+//! There is at most one device, as large as the run file's `swap=` says: `/dev/zram0`, compressed memory, or `/dev/vda`, a disk.
+//! What compressed memory keeps lies in frames of the memory manager, whose reserve is open to it: pages can leave
+//! when no frame is free for programs.
 //!
-//! Linux: mm/swapfile.c `swapon`, `swapoff`; drivers/block/zram.
+//! Linux: mm/swapfile.c `swapon`, `swapoff`; drivers/block/zram, drivers/block/virtio_blk.c.
 
 use crate::arch::percpu::this_cpu;
 use crate::boot;
 use crate::klog;
 use crate::machine::{self, Kernel};
 use crate::sched::{self, Interruptible, Mutex, Task};
+use crate::virtio::block::{self, Disk, Request};
 use alloc::string::String;
 use alloc::sync::Arc;
 use anonmem_hal::{FrameAlloc, IoError, PAGE_SHIFT, PAGE_SIZE, Pfn, SwapIo};
 use anonmem_oslib::abi::makedev;
-use anonmem_oslib::errno::{EBUSY, EINVAL, ENOENT, ENOMEM};
+use anonmem_oslib::errno::{EBUSY, EINVAL, ENODEV, ENOMEM};
 use anonmem_oslib::runfile::RunFile;
 use anonmem_oslib::vfs::{Body, FileType};
 use anonmem_oslib::{Errno, Result};
@@ -23,54 +25,83 @@ use core::fmt::Write;
 use core::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use spin::Once;
 
-/// The device's path.
-const PATH: &[u8] = b"/dev/zram0";
 /// Its number in the memory manager.
-const DEVICE: u8 = 0;
+const NUMBER: u8 = 0;
 /// What Linux gives the first device that asks for no priority.
 const DEFAULT_PRIORITY: i32 = -2;
 
-/// The major number that Linux gave zram here.
-const ZRAM_MAJOR: u32 = 252;
+/// Where pages are kept.
+enum Store {
+    Zram(Zram),
+    Disk(&'static Disk),
+}
 
 struct Device {
-    zram: Zram,
+    store: Store,
     pages: u64,
 }
 
-static ZRAM: Once<Device> = Once::new();
+impl Store {
+    fn path(&self) -> &'static str {
+        match self {
+            Self::Zram(_) => "/dev/zram0",
+            Self::Disk(_) => "/dev/vda",
+        }
+    }
+
+    /// The device number, with the majors that Linux gave these here.
+    fn rdev(&self) -> u64 {
+        match self {
+            Self::Zram(_) => makedev(252, 0),
+            Self::Disk(_) => makedev(254, 0),
+        }
+    }
+
+    /// Gives back what is kept, when nobody needs it any more.
+    fn clear(&self) {
+        match self {
+            Self::Zram(zram) => zram.clear(machine::vm()),
+            Self::Disk(_) => {}
+        }
+    }
+}
+
+static DEVICE: Once<Device> = Once::new();
 /// Held over `swapon` and `swapoff`, which give the device's tables memory and take it away.
 static SWAPON: Mutex<()> = Mutex::new(());
 /// 1 while the background task runs.
 static KSWAPD: AtomicUsize = AtomicUsize::new(0);
 
 fn device() -> Option<&'static Device> {
-    ZRAM.get()
+    DEVICE.get()
 }
 
 /// Makes the device that the run file asks for, and swaps to it.
 ///
 /// # Errors
-/// `EINVAL` if this kernel does not have the back end; `ENOMEM`.
+/// `EINVAL` if this kernel does not have the back end, `ENODEV` if the machine has no disk as large as that; `ENOMEM`.
 pub fn init(run: &RunFile<'_>) -> Result<()> {
     let pages = run.swap >> PAGE_SHIFT;
     if pages == 0 {
         return Ok(());
     }
-    if run.swap_backend != b"lz4" {
-        return Err(EINVAL);
-    }
-    let frames = machine::vm().stats().frames;
-    let zram = Zram::new(pages, frames, boot::cpu_count()).map_err(|_| ENOMEM)?;
-    ZRAM.call_once(|| Device { zram, pages });
-    machine::vm().swap_on(DEVICE, pages, DEFAULT_PRIORITY).map_err(errno)?;
+    let store = match run.swap_backend {
+        b"lz4" => {
+            let frames = machine::vm().stats().frames;
+            Store::Zram(Zram::new(pages, frames, boot::cpu_count()).map_err(|_| ENOMEM)?)
+        }
+        b"disk" => Store::Disk(block::disk().filter(|disk| disk.pages() >= pages).ok_or(ENODEV)?),
+        _ => return Err(EINVAL),
+    };
+    let store = &DEVICE.call_once(|| Device { store, pages }).store;
+    machine::vm().swap_on(NUMBER, pages, DEFAULT_PRIORITY).map_err(errno)?;
     // What is kept can only be had through swap: the node has no other use.
-    let body = Body::Special { kind: FileType::Block, rdev: makedev(ZRAM_MAJOR, 0), object: Arc::new(()) };
-    crate::fs::vfs().put(PATH, 0o660, body)?;
+    let body = Body::Special { kind: FileType::Block, rdev: store.rdev(), object: Arc::new(()) };
+    crate::fs::vfs().put(store.path().as_bytes(), 0o660, body)?;
     let task = Task::new_kernel(kswapd, 0).map_err(|_| ENOMEM)?;
     KSWAPD.store(1, SeqCst);
     sched::start(&task);
-    klog!("swap: {} MiB of compressed memory", run.swap >> 20);
+    klog!("swap: {} MiB on {}", run.swap >> 20, store.path());
     Ok(())
 }
 
@@ -101,8 +132,8 @@ pub fn finish() {
         klog!("leaked: {left} swap slots");
         return;
     }
-    if machine::vm().swap_off(DEVICE).is_ok() {
-        device.zram.clear(machine::vm());
+    if machine::vm().swap_off(NUMBER).is_ok() {
+        device.store.clear();
     }
 }
 
@@ -123,7 +154,7 @@ pub fn swapon(path: &[u8], flags: u32) -> Result<()> {
         return Err(EBUSY);
     }
     let priority = if flags & PREFER != 0 { (flags & PRIORITY) as i32 } else { DEFAULT_PRIORITY };
-    machine::vm().swap_on(DEVICE, device.pages, priority).map_err(errno)
+    machine::vm().swap_on(NUMBER, device.pages, priority).map_err(errno)
 }
 
 /// Brings everything back from the device at `path` and stops swapping to it.
@@ -133,16 +164,15 @@ pub fn swapon(path: &[u8], flags: u32) -> Result<()> {
 pub fn swapoff(path: &[u8]) -> Result<()> {
     let device = named(path)?;
     let _turn = SWAPON.lock();
-    machine::vm().swap_off(DEVICE).map_err(errno)?;
-    device.zram.clear(machine::vm());
+    machine::vm().swap_off(NUMBER).map_err(errno)?;
+    device.store.clear();
     Ok(())
 }
 
 /// The device with that name. Any other file is no swap device.
 fn named(path: &[u8]) -> Result<&'static Device> {
     match device() {
-        Some(device) if path == PATH => Ok(device),
-        Some(_) | None if path == PATH => Err(ENOENT),
+        Some(device) if path == device.store.path().as_bytes() => Ok(device),
         Some(_) | None => {
             let vfs = crate::fs::vfs();
             vfs.lookup(vfs.root(), path, anonmem_oslib::vfs::path::Follow::Yes)?;
@@ -172,14 +202,18 @@ pub fn table() -> String {
     let mut out = String::from("Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n");
     for info in machine::vm().swap_devices() {
         let (size, used) = (info.pages * PAGE_SIZE as u64 / 1024, info.used * PAGE_SIZE as u64 / 1024);
-        let _ = writeln!(out, "/dev/zram{:<31}partition\t{size}\t\t{used}\t\t{}", info.device, info.priority);
+        let path = device().map_or("", |device| device.store.path());
+        let _ = writeln!(out, "{path:<40}partition\t{size}\t\t{used}\t\t{}", info.priority);
     }
     out
 }
 
-/// Gives what the device was used for; zeroes if there is none.
+/// Gives what the compressed memory was used for; zeroes if there is none.
 pub fn usage() -> Usage {
-    device().map(|device| device.zram.usage()).unwrap_or_default()
+    match device().map(|device| &device.store) {
+        Some(Store::Zram(zram)) => zram.usage(),
+        Some(Store::Disk(_)) | None => Usage::default(),
+    }
 }
 
 impl SwapIo for Kernel {
@@ -190,16 +224,22 @@ impl SwapIo for Kernel {
         src: Pfn,
         frames: &dyn FrameAlloc,
     ) -> core::result::Result<(), IoError> {
-        device().ok_or(IoError)?.zram.write(self, this_cpu().id(), slot, src, frames)
+        match &device().ok_or(IoError)?.store {
+            Store::Zram(zram) => zram.write(self, this_cpu().id(), slot, src, frames),
+            Store::Disk(disk) => disk.transfer(Request::Write, slot, src),
+        }
     }
 
     fn swap_read(&self, _: u8, slot: u64, dst: Pfn) -> core::result::Result<(), IoError> {
-        device().ok_or(IoError)?.zram.read(self, this_cpu().id(), slot, dst)
+        match &device().ok_or(IoError)?.store {
+            Store::Zram(zram) => zram.read(self, this_cpu().id(), slot, dst),
+            Store::Disk(disk) => disk.transfer(Request::Read, slot, dst),
+        }
     }
 
     fn swap_discard(&self, _: u8, slot: u64, frames: &dyn FrameAlloc) {
-        if let Some(device) = device() {
-            device.zram.discard(self, slot, frames);
+        if let Some(Store::Zram(zram)) = device().map(|device| &device.store) {
+            zram.discard(self, slot, frames);
         }
     }
 }

@@ -11,7 +11,7 @@ use super::trap::{TrapFrame, USER_CS, USER_SS};
 use super::{apic, cpu, time, tlb};
 use crate::proc::hooks::{self, TickOrigin};
 use crate::usercopy::{self, USER_END};
-use crate::{console, sched};
+use crate::{console, sched, virtio};
 
 /// General protection: what a return to an address outside of user space counts as.
 const GENERAL_PROTECTION: u64 = 13;
@@ -90,6 +90,7 @@ fn interrupt(frame: &mut TrapFrame) {
         vector::DEVICE => {
             apic::eoi();
             console::interrupt();
+            virtio::block::interrupt();
         }
         vector::SPURIOUS => {}
         _ => apic::eoi(),
