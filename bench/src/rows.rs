@@ -38,6 +38,8 @@ pub enum Limit {
     Zeroing,
     /// Copying the same pages, one by one, in memory that no cache holds.
     Copying,
+    /// Compressing the same pages and decompressing them, one by one.
+    Compressing,
 }
 
 impl Limit {
@@ -46,6 +48,7 @@ impl Limit {
         match self {
             Self::Zeroing => "limit-zeroing",
             Self::Copying => "limit-copying",
+            Self::Compressing => "limit-compressing",
         }
     }
 }
@@ -152,6 +155,7 @@ const fn mode(id: &'static str, title: &'static str) -> Row {
 
 use Unit::{BytesPerFrame, NsPerCall, NsPerPage, NsPerPair};
 
+const NO_SWAP: &str = "a swap device of the host would have to be set up for it: not done";
 const FAULT_CALL: &str = "handle_fault for each page in turn; no exception, no access, no TLB";
 const TOUCH: &str = "one store to each page in turn: exception, fault, return";
 const FORK_HOST: &str =
@@ -285,6 +289,23 @@ pub const ROWS: &[Row] = &[
         ..row("mremap-entries", "mremap that moves entries", NsPerPage)
     },
     Row {
+        ours: "madvise(PAGEOUT) of 32 MiB that compress to about a third, to compressed memory",
+        host: NO_SWAP,
+        ..row("swap-out", "page-out to compressed memory", NsPerPage)
+    },
+    Row {
+        ours: "handle_fault for each of these pages in turn",
+        host: NO_SWAP,
+        ..row("swap-in", "swap-in from compressed memory", NsPerPage)
+    },
+    Row {
+        limit: Some(Limit::Compressing),
+        aim: Some(Aim::Limit(1.3, 0.0)),
+        ours: "the two rows above, added",
+        host: NO_SWAP,
+        ..row("swap-out-in", "page-out and swap-in together", NsPerPage)
+    },
+    Row {
         aim: Some(Aim::Most(60.0)),
         ours: "the VMA of a random address, without a lock",
         host: "no call of the host only looks up a VMA",
@@ -324,6 +345,10 @@ pub const ROWS: &[Row] = &[
         ours: "the same 16 pages to the same 16 pages again and again",
         ..row("limit-copying-cached", "limit: copying, in cache", NsPerPage)
     },
+    Row {
+        ours: "LZ4 of the 32 MiB of the swap rows, page by page, into memory and back",
+        ..row("limit-compressing", "limit: compressing and decompressing", NsPerPage)
+    },
 ];
 
 /// The rows that wait for something.
@@ -333,8 +358,6 @@ pub const NOT_YET: &[NotYet] = &[
     NotYet { id: "uffd-move", title: "UFFDIO_MOVE, whole region and page by page", needs: "userfaultfd" },
     NotYet { id: "uffd-copy", title: "UFFDIO_COPY, whole region and page by page", needs: "userfaultfd" },
     NotYet { id: "gup-fast", title: "GUP-fast, 256 pages a call", needs: "GUP" },
-    NotYet { id: "swap-out", title: "page-out to compressed memory", needs: "swap" },
-    NotYet { id: "swap-in", title: "swap-in from compressed memory", needs: "swap" },
     NotYet { id: "ksm", title: "KSM, per freed page", needs: "KSM" },
     NotYet { id: "compact", title: "compaction, per migrated page", needs: "migration and compaction" },
 ];

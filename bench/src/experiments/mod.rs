@@ -9,6 +9,7 @@ mod metadata;
 mod populate;
 mod protect;
 mod remap;
+mod swap;
 mod threads;
 mod vma;
 
@@ -52,6 +53,7 @@ pub const EXPERIMENTS: &[Experiment] = &[
     fork::EXPERIMENT,
     protect::EXPERIMENT,
     remap::EXPERIMENT,
+    swap::EXPERIMENT,
     lookup::EXPERIMENT,
     metadata::EXPERIMENT,
 ];

@@ -36,7 +36,7 @@ pub use arena::{Arena, FailurePlan, Failures};
 pub use mmu::{Access, MmuStats, TlbModel};
 pub use sched::{CpuGuard, Cpus};
 pub use sources::SourceTable;
-pub use swap::SwapTable;
+pub use swap::{Caching, SwapTable};
 pub use user::{AddressSpace, Handled, Trap, UserCpu};
 
 use anonmem_hal::{Arch, Machine, NoProbe, Pfn, arch::X86_64};

@@ -1,30 +1,59 @@
-//! Swap devices of a process: pages in the host's memory, with checksums, and errors on demand.
+//! Swap devices of a process: pages in the host's memory or in a file, with checksums, and errors on demand; or in compressed
+//! memory, without them.
 //!
 //! What is read must be what was written last: each slot remembers a checksum of its page, taken when it was
 //! written.
 
 use crate::{Arena, Config, Hosted};
-use anonmem_hal::{Arch, FrameAlloc, IoError, PAGE_SIZE, Pfn, SwapIo};
+use anonmem_hal::{Arch, FrameAlloc, IoError, PAGE_SIZE, Pfn, Sched, SwapIo};
+use anonmem_zram::Zram;
+use rustix::fs::OFlags;
 use std::{
     collections::HashMap,
+    fs::File,
     hash::{DefaultHasher, Hash, Hasher},
+    io,
+    os::unix::fs::{FileExt, OpenOptionsExt},
+    path::Path,
     sync::{
-        Mutex, MutexGuard, PoisonError,
+        Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
 };
 
-type Page = [u8; PAGE_SIZE];
+/// A page where direct I/O may read and write it.
+#[repr(align(4096))]
+struct Page([u8; PAGE_SIZE]);
 
 struct Stored {
-    page: Box<Page>,
+    /// `None` if it is in the file.
+    page: Option<Box<Page>>,
     checksum: u64,
+}
+
+/// Where pages are kept, if not one by one in the host's memory.
+enum Store {
+    File(File),
+    Zram(Zram),
+}
+
+/// Slots with the same number of so many devices follow one another in the file.
+const DEVICES: u64 = 32;
+
+/// Whether the host's cache lies between a file and its disk.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Caching {
+    /// It does not (`O_DIRECT`).
+    Direct,
+    /// It does: the file system can do nothing else.
+    Cached,
 }
 
 /// All swap devices of a machine. Any number is a device; the memory manager is told how large it is.
 #[derive(Default)]
 pub struct SwapTable {
     slots: Mutex<HashMap<(u8, u64), Stored>>,
+    store: OnceLock<Store>,
     /// Every n-th read fails; 0 for none.
     fail_reads: AtomicU64,
     /// Every n-th write fails; 0 for none.
@@ -34,6 +63,57 @@ pub struct SwapTable {
 }
 
 impl SwapTable {
+    /// Keeps pages in the file at `path` from now on, with direct I/O where that can be.
+    ///
+    /// # Errors
+    /// What the host says of the file.
+    ///
+    /// # Panics
+    /// If it was decided before where pages are kept.
+    pub fn keep_in_file(&self, path: &Path) -> io::Result<Caching> {
+        let open = |flags: OFlags| {
+            let mut options = File::options();
+            options.read(true).write(true).create(true).truncate(false);
+            options.custom_flags(flags.bits().cast_signed()).open(path)
+        };
+        let (file, caching) = match open(OFlags::DIRECT) {
+            Err(e) if e.kind() == io::ErrorKind::InvalidInput => (open(OFlags::empty())?, Caching::Cached),
+            file => (file?, Caching::Direct),
+        };
+        assert!(self.store.set(Store::File(file)).is_ok(), "pages are kept somewhere already");
+        Ok(caching)
+    }
+
+    /// Keeps the `slots` pages of device 0 in compressed memory from now on, in frames of the memory manager.
+    ///
+    /// # Panics
+    /// If it was decided before where pages are kept, or the host has no memory for its tables.
+    pub fn keep_compressed(&self, slots: u64, nr_frames: u64, nr_cpus: usize) {
+        let zram = Zram::new(slots, nr_frames, nr_cpus).expect("memory for the tables");
+        assert!(self.store.set(Store::Zram(zram)).is_ok(), "pages are kept somewhere already");
+    }
+
+    /// Gives back the frames of compressed memory's tables, once no page is kept there.
+    pub fn clear(&self, frames: &dyn FrameAlloc) {
+        if let Some(zram) = self.zram() {
+            zram.clear(frames);
+        }
+    }
+
+    fn zram(&self) -> Option<&Zram> {
+        match self.store.get()? {
+            Store::Zram(zram) => Some(zram),
+            Store::File(_) => None,
+        }
+    }
+
+    fn file(&self) -> Option<&File> {
+        match self.store.get()? {
+            Store::File(file) => Some(file),
+            Store::Zram(_) => None,
+        }
+    }
+
     /// Makes every `n`-th read fail from now on, 0 for none.
     pub fn fail_every_read(&self, n: u64) {
         self.fail_reads.store(n, Relaxed);
@@ -60,22 +140,46 @@ impl SwapTable {
 
     fn write(&self, at: (u8, u64), arena: &Arena, src: Pfn) -> Result<(), IoError> {
         count_and_fail(&self.writes, &self.fail_writes)?;
-        let mut page = Box::new([0; PAGE_SIZE]);
-        arena.read(src, 0, &mut page[..]);
+        let mut page = Box::new(Page([0; PAGE_SIZE]));
+        arena.read(src, 0, &mut page.0);
         let checksum = checksum(&page);
+        let page = match self.file() {
+            Some(file) => {
+                file.write_all_at(&page.0, offset(at)).map_err(|_| IoError)?;
+                None
+            }
+            None => Some(page),
+        };
         self.lock().insert(at, Stored { page, checksum });
         Ok(())
     }
 
     fn read(&self, at: (u8, u64), arena: &Arena, dst: Pfn) -> Result<(), IoError> {
         count_and_fail(&self.reads, &self.fail_reads)?;
-        let slots = self.lock();
-        // A reader that was late may ask for a slot that was freed: what it gets is thrown away.
-        let Some(stored) = slots.get(&at) else { return Err(IoError) };
-        assert_eq!(checksum(&stored.page), stored.checksum, "swap slot {at:?} changed on the device");
-        arena.write(dst, 0, &stored.page[..]);
+        let mut page = Page([0; PAGE_SIZE]);
+        let wanted = {
+            let slots = self.lock();
+            // A reader that was late may ask for a slot that was freed: what it gets is thrown away.
+            let stored = slots.get(&at).ok_or(IoError)?;
+            if let Some(kept) = &stored.page {
+                page.0 = kept.0;
+            }
+            stored.checksum
+        };
+        if let Some(file) = self.file() {
+            file.read_exact_at(&mut page.0, offset(at)).map_err(|_| IoError)?;
+        }
+        // A slot that was freed meanwhile may hold another page by now.
+        let is_current = self.lock().get(&at).is_some_and(|stored| stored.checksum == wanted);
+        assert!(!is_current || checksum(&page) == wanted, "swap slot {at:?} changed on the device");
+        arena.write(dst, 0, &page.0);
         Ok(())
     }
+}
+
+/// Where a slot is in the file.
+fn offset((device, slot): (u8, u64)) -> u64 {
+    (slot * DEVICES + u64::from(device)) * PAGE_SIZE as u64
 }
 
 fn count_and_fail(count: &AtomicU64, fail: &AtomicU64) -> Result<(), IoError> {
@@ -86,23 +190,72 @@ fn count_and_fail(count: &AtomicU64, fail: &AtomicU64) -> Result<(), IoError> {
 
 fn checksum(page: &Page) -> u64 {
     let mut hasher = DefaultHasher::new();
-    page.hash(&mut hasher);
+    page.0.hash(&mut hasher);
     hasher.finish()
 }
 
 impl<C: Config, A: Arch> SwapIo for Hosted<C, A> {
-    fn swap_write(&self, device: u8, slot: u64, src: Pfn, _frames: &dyn FrameAlloc) -> Result<(), IoError> {
+    fn swap_write(&self, device: u8, slot: u64, src: Pfn, frames: &dyn FrameAlloc) -> Result<(), IoError> {
+        if let Some(zram) = self.swap().zram() {
+            return zram.write(self, Self::current_cpu().index(), slot, src, frames);
+        }
         // A device takes its time: others run meanwhile.
         std::thread::yield_now();
         self.swap().write((device, slot), self.arena(), src)
     }
 
     fn swap_read(&self, device: u8, slot: u64, dst: Pfn) -> Result<(), IoError> {
+        if let Some(zram) = self.swap().zram() {
+            return zram.read(self, Self::current_cpu().index(), slot, dst);
+        }
         std::thread::yield_now();
         self.swap().read((device, slot), self.arena(), dst)
     }
 
-    fn swap_discard(&self, device: u8, slot: u64, _frames: &dyn FrameAlloc) {
-        self.swap().lock().remove(&(device, slot));
+    fn swap_discard(&self, device: u8, slot: u64, frames: &dyn FrameAlloc) {
+        match self.swap().zram() {
+            Some(zram) => zram.discard(self, slot, frames),
+            None => drop(self.swap().lock().remove(&(device, slot))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Checked;
+    use anonmem_hal::{CpuId, arch::X86_64};
+
+    struct NoFrames;
+
+    impl FrameAlloc for NoFrames {
+        fn alloc_frame(&self) -> Option<Pfn> {
+            None
+        }
+        fn free_frame(&self, _: Pfn) {}
+    }
+
+    #[test]
+    fn a_file_keeps_pages_and_says_which_were_changed() {
+        let path = std::env::temp_dir().join(format!("anonmem-swap-{}", std::process::id()));
+        let machine = Hosted::<Checked, X86_64>::new(16);
+        let caching = machine.swap().keep_in_file(&path).unwrap();
+        let frame = Hosted::<Checked, X86_64>::BASE_PFN;
+        machine.cpus().clone().run_on(CpuId(0), || {
+            for (device, byte) in [(0, 7), (1, 9)] {
+                machine.arena().write(frame, 0, &[byte; PAGE_SIZE]);
+                machine.swap_write(device, 3, frame, &NoFrames).unwrap();
+            }
+            let mut bytes = [0; PAGE_SIZE];
+            machine.swap_read(0, 3, frame).unwrap();
+            machine.arena().read(frame, 0, &mut bytes);
+            assert_eq!(bytes, [7; PAGE_SIZE], "{caching:?}");
+            assert_eq!((machine.swap_read(0, 4, frame), machine.swap().stored()), (Err(IoError), 2));
+            File::options().write(true).open(&path).unwrap().write_all_at(&[1], offset((1, 3))).unwrap();
+            let read =
+                std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| machine.swap_read(1, 3, frame)));
+            assert!(read.is_err(), "the page was changed on the device");
+        });
+        std::fs::remove_file(path).unwrap();
     }
 }

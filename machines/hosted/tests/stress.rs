@@ -371,7 +371,15 @@ fn stress(lock_mode: LockMode, memory: Memory, time: Duration, seed: u64) {
     let vm = Vm::new(machine, config).expect("enough memory");
     // After a failure everything stays as it is: it may be in any state, and is not to be taken down.
     let vm: &'static Vm<Machine> = Box::leak(Box::new(vm));
+    let file = std::env::temp_dir().join(format!("anonmem-stress-{}", std::process::id()));
     let kswapd = (memory == Memory::Short).then(|| {
+        // In one mode the devices are a real file, with direct I/O where that can be.
+        if lock_mode == LockMode::Vma {
+            let caching = vm.machine().swap().keep_in_file(&file).expect("a temporary file");
+            println!("swap in a file: {caching:?}");
+            // It lives as long as it is open.
+            std::fs::remove_file(&file).expect("just made");
+        }
         vm.swap_on(0, SWAP_PAGES, 1).expect("enough memory");
         vm.swap_on(1, SWAP_PAGES, 0).expect("enough memory");
         thread::spawn(|| vm.machine().cpus().run_on(CpuId(6), || vm.kswapd()))
