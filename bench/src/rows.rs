@@ -115,7 +115,10 @@ const fn row(id: &'static str, title: &'static str, unit: Unit) -> Row {
 }
 
 const NO_SLOWER: Option<Aim> = Some(Aim::Row(1.0, "fault-write"));
-const UNDISTURBED: Option<Aim> = Some(Aim::Row(1.2, "fault-write"));
+/// Within a fifth of the same work with the other thread in an address space of its own.
+const fn undisturbed(apart: &'static str) -> Option<Aim> {
+    Some(Aim::Row(1.2, apart))
+}
 
 /// Two threads fault at once.
 const fn two_threads(id: &'static str, title: &'static str, aim: Option<Aim>) -> Row {
@@ -137,6 +140,16 @@ const fn churn(id: &'static str, title: &'static str, aim: Option<Aim>) -> Row {
         entries: FAULT,
         ours: "as fault-write, while a thread on another CPU maps and unmaps 16 pages without pause; time on the wall",
         host: "as fault-write, while a thread on another CPU maps and unmaps 16 pages without pause; time on the wall",
+        ..row(id, title, NsPerPage)
+    }
+}
+
+/// One thread faults, another one maps and unmaps in an address space of its own.
+const fn apart(id: &'static str, title: &'static str) -> Row {
+    Row {
+        limit: Some(Limit::Zeroing),
+        ours: "as threads-churn, but the other thread maps and unmaps in an address space of its own",
+        host: "not done: threads-churn is the host's own comparison with fault-write",
         ..row(id, title, NsPerPage)
     }
 }
@@ -203,8 +216,11 @@ pub const ROWS: &[Row] = &[
     two_threads("threads-one-vma.spec", "2 threads, one VMA; speculative", NO_SLOWER),
     two_threads("threads-own-mm", "2 threads, a process each", NO_SLOWER),
     churn("threads-churn", "faults while another thread maps", None),
-    churn("threads-churn.vma", "faults while another maps; per-VMA locks", UNDISTURBED),
-    churn("threads-churn.spec", "faults while another maps; speculative", UNDISTURBED),
+    churn("threads-churn.vma", "faults while another maps; per-VMA locks", undisturbed("threads-apart.vma")),
+    churn("threads-churn.spec", "faults while another maps; speculative", undisturbed("threads-apart.spec")),
+    apart("threads-apart", "the same, in another address space"),
+    apart("threads-apart.vma", "the same, in another; per-VMA locks"),
+    apart("threads-apart.spec", "the same, in another; speculative"),
     Row {
         aim: Some(Aim::Most(400.0)),
         entries: PAIR,

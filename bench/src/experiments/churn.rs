@@ -1,4 +1,6 @@
-//! One thread faults while another maps and unmaps in the same address space.
+//! One thread faults while another maps and unmaps, in the same address space or in one of its own.
+//!
+//! The second is what the first is compared with: both threads do the same work and share nothing but the machine.
 
 use super::{Experiment, threads::two};
 use crate::{
@@ -20,7 +22,14 @@ use std::{
 
 pub(super) const EXPERIMENT: Experiment = Experiment {
     name: "faults during maps",
-    rows: &["threads-churn", "threads-churn.vma", "threads-churn.spec"],
+    rows: &[
+        "threads-churn",
+        "threads-churn.vma",
+        "threads-churn.spec",
+        "threads-apart",
+        "threads-apart.vma",
+        "threads-apart.spec",
+    ],
     threads: 2,
     ours: Some(ours),
     host: Some(host),
@@ -46,37 +55,52 @@ fn disturbed<G>(prepare: impl Fn(u32) -> G + Sync, faults: impl Fn() + Sync, pai
     took.load(Relaxed) as f64
 }
 
-const MODES: [(&str, LockMode); 3] = [
-    ("threads-churn", LockMode::Mmap),
-    ("threads-churn.vma", LockMode::Vma),
-    ("threads-churn.spec", LockMode::Speculative),
+/// The lock mode, its row, and its row with the second thread in another address space.
+const MODES: [(LockMode, &str, &str); 3] = [
+    (LockMode::Mmap, "threads-churn", "threads-apart"),
+    (LockMode::Vma, "threads-churn.vma", "threads-apart.vma"),
+    (LockMode::Speculative, "threads-churn.spec", "threads-apart.spec"),
 ];
 
 fn ours(bench: &Bench, samples: &mut Samples) {
-    for (row, mode) in MODES {
-        let world = bench.world_in(mode);
-        let (mm, range) = {
-            let _cpu = world.enter(0);
-            world.warm();
-            let mm = world.new_mm();
-            let range = map_region(&mm, 0, REGION);
-            (mm, range)
-        };
-        {
-            let _active = [Active::on(&mm, 0), Active::on(&mm, 1)];
-            let ns = disturbed(
-                |cpu| world.enter_pinned(cpu, &bench.cpus),
-                || fault_all(&mm, range, FaultAccess::Write),
-                || {
-                    let start = map_anywhere(&mm, SMALL);
-                    mm.munmap(VaRange { start, end: Va(start.0 + SMALL as u64) }).expect("mapped");
-                },
-            );
-            samples.add(row, Side::Ours, ns / REGION_PAGES as f64);
-        }
-        let _cpu = world.enter(0);
-        drop(mm);
+    for (mode, same, apart) in MODES {
+        samples.add(same, Side::Ours, ours_with(bench, mode, Where::Same));
+        samples.add(apart, Side::Ours, ours_with(bench, mode, Where::Apart));
     }
+}
+
+/// Where the second thread maps and unmaps.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Where {
+    Same,
+    Apart,
+}
+
+/// Nanoseconds per page.
+fn ours_with(bench: &Bench, mode: LockMode, place: Where) -> f64 {
+    let world = bench.world_in(mode);
+    let (mm, other, range) = {
+        let _cpu = world.enter(0);
+        world.warm();
+        let mm = world.new_mm();
+        let other = if place == Where::Same { mm.clone() } else { world.new_mm() };
+        let range = map_region(&mm, 0, REGION);
+        (mm, other, range)
+    };
+    let ns = {
+        let _active = [Active::on(&mm, 0), Active::on(&other, 1)];
+        disturbed(
+            |cpu| world.enter_pinned(cpu, &bench.cpus),
+            || fault_all(&mm, range, FaultAccess::Write),
+            || {
+                let start = map_anywhere(&other, SMALL);
+                other.munmap(VaRange { start, end: Va(start.0 + SMALL as u64) }).expect("mapped");
+            },
+        )
+    };
+    let _cpu = world.enter(0);
+    drop((mm, other));
+    ns / REGION_PAGES as f64
 }
 
 fn host(bench: &Bench, samples: &mut Samples) -> io::Result<()> {
@@ -98,6 +122,6 @@ fn host(bench: &Bench, samples: &mut Samples) -> io::Result<()> {
             }
         },
     );
-    MODES.iter().for_each(|(row, _)| samples.add(row, Side::Host, ns / REGION_PAGES as f64));
+    MODES.iter().for_each(|(_, same, _)| samples.add(same, Side::Host, ns / REGION_PAGES as f64));
     Ok(())
 }
