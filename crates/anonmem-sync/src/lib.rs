@@ -36,7 +36,7 @@ pub use atomic::{Atomic, Word, fence};
 pub use bitlock::{BitGuard, BitLock};
 pub use core::sync::atomic::Ordering;
 pub use order::Level;
-pub use percpu::PerCpu;
+pub use percpu::{CachePadded, PerCpu};
 pub use plain::Plain;
 pub use rcu::{Rcu, RcuGuard};
 pub use rwsem::{RwSem, RwSemReadGuard, RwSemWriteGuard};

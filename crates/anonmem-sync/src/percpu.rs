@@ -1,21 +1,33 @@
-//! One value per CPU, each on cache lines of its own.
+//! Values on cache lines of their own; one such value per CPU.
 
 use anonmem_hal::{CpuId, MAX_CPUS, Machine};
-use core::marker::PhantomData;
+use core::{marker::PhantomData, ops::Deref};
 
+/// A value that shares its cache lines with nothing: what others write nearby does not slow its readers down. Two lines, because CPUs
+/// fetch them in pairs.
+#[doc(alias = "____cacheline_aligned")]
 #[repr(align(128))]
-struct Padded<T>(T);
+pub struct CachePadded<T>(pub T);
+
+impl<T> Deref for CachePadded<T> {
+    type Target = T;
+
+    #[inline]
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
 
 /// One `T` per CPU.
 pub struct PerCpu<T, M> {
-    values: [Padded<T>; MAX_CPUS],
+    values: [CachePadded<T>; MAX_CPUS],
     _machine: PhantomData<fn() -> M>,
 }
 
 impl<T, M: Machine> PerCpu<T, M> {
     /// `make(cpu)` for every CPU.
     pub fn new(mut make: impl FnMut(CpuId) -> T) -> Self {
-        Self { values: core::array::from_fn(|i| Padded(make(CpuId(i as u32)))), _machine: PhantomData }
+        Self { values: core::array::from_fn(|i| CachePadded(make(CpuId(i as u32)))), _machine: PhantomData }
     }
 
     /// The current CPU's. It stays ours until the task parks or yields.

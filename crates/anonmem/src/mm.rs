@@ -18,17 +18,22 @@ use anonmem_frame::{Handle, SlabItem};
 use anonmem_hal::{Arch, CpuId, Machine, NrPages, PAGE_SIZE, Pfn};
 use anonmem_pgtable::{AddressSpace, CanInstall, StableVma};
 use anonmem_sync::{
-    Atomic, Ordering, Plain, RwSem, RwSemReadGuard, RwSemWriteGuard, lockdep, order::MmapLock,
+    Atomic, CachePadded, Ordering, Plain, RwSem, RwSemReadGuard, RwSemWriteGuard, lockdep, order::MmapLock,
 };
 
 /// An address space's slot.
+///
+/// What every fault changes ([`MmPages`]) and what it only reads (`space`) lie apart from what changing a mapping writes, so that faults are
+/// not slowed down by a thread that maps, beyond the two words that tell them of it (`lock_seq`, the tree's sequence).
 pub struct MmSlot<M: Machine> {
     /// Owners; 0 means free, or ending.
     users: Atomic<u32, M>,
     pub(crate) mmap_lock: RwSem<M, MmapLock, ()>,
     /// Odd while the mmap lock is held for writing; a VMA whose `seq` equals it is write-locked.
     lock_seq: Atomic<u32, M>,
-    pub(crate) space: AddressSpace<M>,
+    pub(crate) space: CachePadded<AddressSpace<M>>,
+    /// Pages in use.
+    pub(crate) pages: CachePadded<MmPages<M>>,
     pub(crate) tree: VmaTree<M, Vma<M>>,
     pub(crate) counts: MmCounts<M>,
     /// First byte of the heap. Under the mmap lock.
@@ -49,8 +54,8 @@ pub struct MmSlot<M: Machine> {
     pub(crate) space_limit: Plain<u64, M>,
 }
 
-/// What an address space uses, in pages.
-pub(crate) struct MmCounts<M> {
+/// Pages that an address space has.
+pub(crate) struct MmPages<M> {
     /// Mapped anonymous pages (`MM_ANONPAGES`).
     pub(crate) anon: Atomic<i64, M>,
     /// Mapped pages of shared objects (`MM_SHMEMPAGES`).
@@ -59,6 +64,10 @@ pub(crate) struct MmCounts<M> {
     pub(crate) swap: Atomic<i64, M>,
     /// The most pages mapped so far, as far as it was looked at.
     pub(crate) peak: Atomic<u64, M>,
+}
+
+/// What an address space's VMAs come to, in pages.
+pub(crate) struct MmCounts<M> {
     /// Pages covered by VMAs. Under the mmap lock, as are the following.
     pub(crate) total: Plain<u64, M>,
     /// Those of private writable VMAs.
@@ -95,13 +104,15 @@ impl<M: Machine> SlabItem<M> for MmSlot<M> {
             users: Atomic::new(0),
             mmap_lock: RwSem::new(()),
             lock_seq: Atomic::new(0),
-            space: AddressSpace::new(),
-            tree: VmaTree::new(),
-            counts: MmCounts {
+            space: CachePadded(AddressSpace::new()),
+            pages: CachePadded(MmPages {
                 anon: Atomic::new(0),
                 shared: Atomic::new(0),
                 swap: Atomic::new(0),
                 peak: Atomic::new(0),
+            }),
+            tree: VmaTree::new(),
+            counts: MmCounts {
                 total: Plain::new(0),
                 data: Plain::new(0),
                 stack: Plain::new(0),
@@ -141,36 +152,36 @@ impl<M: Machine> MmSlot<M> {
         for unlimited in [&self.locked_limit, &self.data_limit, &self.space_limit] {
             unlimited.set(u64::MAX);
         }
-        self.counts.peak.store(0, Ordering::Relaxed);
+        self.pages.peak.store(0, Ordering::Relaxed);
     }
 
     /// Mapped pages.
     pub(crate) fn rss(&self) -> u64 {
-        let sum = self.counts.anon.load(Ordering::Relaxed) + self.counts.shared.load(Ordering::Relaxed);
+        let sum = self.pages.anon.load(Ordering::Relaxed) + self.pages.shared.load(Ordering::Relaxed);
         sum.max(0) as u64
     }
 
     /// Counts mapped anonymous pages.
     #[inline]
     pub(crate) fn add_anon(&self, pages: i64) {
-        self.counts.anon.fetch_add(pages, Ordering::Relaxed);
+        self.pages.anon.fetch_add(pages, Ordering::Relaxed);
     }
 
     /// Counts mapped pages of shared objects.
     #[inline]
     pub(crate) fn add_shared(&self, pages: i64) {
-        self.counts.shared.fetch_add(pages, Ordering::Relaxed);
+        self.pages.shared.fetch_add(pages, Ordering::Relaxed);
     }
 
     /// Counts pages in swap.
     pub(crate) fn add_swap(&self, pages: i64) {
-        self.counts.swap.fetch_add(pages, Ordering::Relaxed);
+        self.pages.swap.fetch_add(pages, Ordering::Relaxed);
     }
 
     /// Remembers the number of mapped pages before it falls (Linux: `update_hiwater_rss`).
     pub(crate) fn note_peak(&self) {
         let rss = self.rss();
-        let _ = self.counts.peak.fetch_update(Ordering::Relaxed, |peak| (peak < rss).then_some(rss));
+        let _ = self.pages.peak.fetch_update(Ordering::Relaxed, |peak| (peak < rss).then_some(rss));
     }
 
     /// Owners, for `validate`.
@@ -355,10 +366,10 @@ impl<'v, M: Machine> Mm<'v, M> {
         let counts = &slot.counts;
         let rss = slot.rss();
         MmCounters {
-            anon: NrPages(counts.anon.load(Ordering::Relaxed).max(0) as u64),
-            shared: NrPages(counts.shared.load(Ordering::Relaxed).max(0) as u64),
-            swap: NrPages(counts.swap.load(Ordering::Relaxed).max(0) as u64),
-            peak: NrPages(counts.peak.load(Ordering::Relaxed).max(rss)),
+            anon: NrPages(slot.pages.anon.load(Ordering::Relaxed).max(0) as u64),
+            shared: NrPages(slot.pages.shared.load(Ordering::Relaxed).max(0) as u64),
+            swap: NrPages(slot.pages.swap.load(Ordering::Relaxed).max(0) as u64),
+            peak: NrPages(slot.pages.peak.load(Ordering::Relaxed).max(rss)),
             tables: NrPages(slot.space.nr_tables()),
             total: NrPages(counts.total.peek()),
             data: NrPages(counts.data.peek()),

@@ -141,9 +141,9 @@ impl<M: Machine> Vm<M> {
         result?;
         let c = &slot.counts;
         let rss = |counter: &anonmem_sync::Atomic<i64, M>| counter.peek() as u64;
-        expect("mapped anonymous pages", root, count.anon, rss(&c.anon))?;
-        expect("mapped shared pages", root, count.shared, rss(&c.shared))?;
-        expect("pages in swap", root, count.swap, rss(&c.swap))?;
+        expect("mapped anonymous pages", root, count.anon, rss(&slot.pages.anon))?;
+        expect("mapped shared pages", root, count.shared, rss(&slot.pages.shared))?;
+        expect("pages in swap", root, count.swap, rss(&slot.pages.swap))?;
         expect("pages of mappings", root, count.total, c.total.peek())?;
         expect("pages of data", root, count.data, c.data.peek())?;
         expect("pages of stacks", root, count.stack, c.stack.peek())?;

@@ -19,7 +19,7 @@ use crate::{
 use anonmem_frame::{Frames, FramesError, NewFolio, OutOfMemory, Slab};
 use anonmem_hal::{CpuId, Machine, NrPages, Order, PAGE_SHIFT};
 use anonmem_pgtable::{AddressSpace, DeadTables, MmuGather, Teardown};
-use anonmem_sync::{Atomic, Ordering, Rcu};
+use anonmem_sync::{Atomic, CachePadded, Ordering, Rcu};
 
 /// Pages that an allocation without memory frees before it tries again (`SWAP_CLUSTER_MAX`).
 const RECLAIM_BATCH: u64 = 32;
@@ -96,7 +96,7 @@ pub struct Vm<M: Machine> {
     pub(crate) events: Events<M>,
     pub(crate) config: Config,
     /// Pages promised to all address spaces and shared objects.
-    pub(crate) committed: Atomic<i64, M>,
+    pub(crate) committed: CachePadded<Atomic<i64, M>>,
 }
 
 impl<M: Machine> Vm<M> {
@@ -120,7 +120,7 @@ impl<M: Machine> Vm<M> {
             kswapd: Kswapd::new(),
             lazyfree_used: Atomic::new(0),
             events: Events::new(),
-            committed: Atomic::new(0),
+            committed: CachePadded(Atomic::new(0)),
             frames,
             config,
         })
