@@ -190,7 +190,8 @@ impl<M: Machine> SwapSlots<M> {
 
     /// Whether `page` is the slot's cached page.
     pub fn caches(&self, frames: &Frames<M>, slot: u64, page: Pfn) -> bool {
-        self.state(frames, slot).cached == Some(page)
+        // A folio's entry may be older than the device that has its number now.
+        slot < self.len() && self.state(frames, slot).cached == Some(page)
     }
 
     /// Counts one more owner of a slot that is needed.
@@ -208,6 +209,9 @@ impl<M: Machine> SwapSlots<M> {
 
     /// Counts one more owner, if `page` is the slot's cached page and somebody needs it.
     pub fn dup_if_cached(&self, frames: &Frames<M>, slot: u64, page: Pfn) -> bool {
+        if slot >= self.len() {
+            return false;
+        }
         let bits = Self::cache_bits(frames, page);
         let counted = self.word(frames, slot).fetch_update(Ordering::Relaxed, |word| {
             let fits = word & CACHE == bits && word & FREEING == 0 && (1..COUNT).contains(&(word & COUNT));

@@ -16,10 +16,10 @@ use crate::{
         tree::{Nodes, TreeNode},
     },
 };
-use anonmem_frame::{Frames, FramesError, NewFolio, OutOfMemory, Slab};
+use anonmem_frame::{Frames, FramesError, Link, NewFolio, OutOfMemory, Slab};
 use anonmem_hal::{CpuId, Machine, NrPages, Order, PAGE_SHIFT};
 use anonmem_pgtable::{AddressSpace, DeadTables, MmuGather, Teardown};
-use anonmem_sync::{Atomic, CachePadded, Ordering, Rcu};
+use anonmem_sync::{Atomic, CachePadded, Ordering, PerCpu, Rcu};
 
 /// Pages that an allocation without memory frees before it tries again (`SWAP_CLUSTER_MAX`).
 const RECLAIM_BATCH: u64 = 32;
@@ -94,6 +94,8 @@ pub struct Vm<M: Machine> {
     /// Whether any page was ever marked for lazy freeing.
     pub(crate) lazyfree_used: Atomic<u32, M>,
     pub(crate) events: Events<M>,
+    /// The VMA that each CPU found last without the mmap lock.
+    pub(crate) last_vma: PerCpu<Atomic<Link<Vma<M>>, M>, M>,
     pub(crate) config: Config,
     /// Pages promised to all address spaces and shared objects.
     pub(crate) committed: CachePadded<Atomic<i64, M>>,
@@ -119,6 +121,7 @@ impl<M: Machine> Vm<M> {
             clock: ClockHand::new(),
             kswapd: Kswapd::new(),
             lazyfree_used: Atomic::new(0),
+            last_vma: PerCpu::new(|_| Atomic::new(Link::NONE)),
             events: Events::new(),
             committed: CachePadded(Atomic::new(0)),
             frames,

@@ -176,6 +176,10 @@ impl<'a> Worker<'a> {
 
     /// Takes a swap device away, while others fault on what is there, and gives it back.
     fn cycle_swap(&self) {
+        if self.world.reads_fail.load(Relaxed) {
+            // What cannot be read when the device goes is lost for ever.
+            return;
+        }
         let vm = self.world.vm;
         let _ = vm.swap_off(0);
         if !vm.swap_devices().any(|device| device.device == 0) {
@@ -295,10 +299,13 @@ fn sum(user: &User, source: SourceId, page: u64) -> u64 {
     bytes.chunks_exact(8).map(|b| u64::from_ne_bytes(b.try_into().expect("8 bytes"))).sum()
 }
 
-/// Runs all workers for one phase.
+/// Runs all workers for one phase, and the background task beside them where memory is short.
 fn phase(world: &World, workers: &mut [Worker<'_>]) {
     world.stop.store(false, Relaxed);
     thread::scope(|scope| {
+        let vm = world.vm;
+        let kswapd = (world.memory == Memory::Short)
+            .then(|| scope.spawn(|| vm.machine().cpus().run_on(CpuId(6), || vm.kswapd())));
         let threads: Vec<_> = workers.iter_mut().map(|worker| scope.spawn(|| worker.run())).collect();
         let end = Instant::now() + PHASE;
         let mut last = (world.steps.load(Relaxed), Instant::now());
@@ -315,6 +322,11 @@ fn phase(world: &World, workers: &mut [Worker<'_>]) {
                 let _ = writeln!(stderr(), "no thread has finished a step for {STUCK_AFTER:?}: deadlock");
                 std::process::abort();
             }
+        }
+        // The machine must be at rest for `validate()`.
+        if kswapd.is_some() {
+            let _cpu = vm.machine().cpus().enter(CpuId(7));
+            vm.kswapd_stop();
         }
     });
 }
@@ -372,7 +384,7 @@ fn stress(lock_mode: LockMode, memory: Memory, time: Duration, seed: u64) {
     // After a failure everything stays as it is: it may be in any state, and is not to be taken down.
     let vm: &'static Vm<Machine> = Box::leak(Box::new(vm));
     let file = std::env::temp_dir().join(format!("anonmem-stress-{}", std::process::id()));
-    let kswapd = (memory == Memory::Short).then(|| {
+    if memory == Memory::Short {
         // In one mode the devices are a real file, with direct I/O where that can be.
         if lock_mode == LockMode::Vma {
             let caching = vm.machine().swap().keep_in_file(&file).expect("a temporary file");
@@ -382,8 +394,7 @@ fn stress(lock_mode: LockMode, memory: Memory, time: Duration, seed: u64) {
         }
         vm.swap_on(0, SWAP_PAGES, 1).expect("enough memory");
         vm.swap_on(1, SWAP_PAGES, 0).expect("enough memory");
-        thread::spawn(|| vm.machine().cpus().run_on(CpuId(6), || vm.kswapd()))
-    });
+    }
     let root = ManuallyDrop::new(vm.new_mm().expect("enough memory"));
     let user = ManuallyDrop::new(User::new(vm.machine(), (*root).clone()));
     map(&user, source, PRIVATE_COUNTERS, 1, Rights::RW, Backing::Private);
@@ -424,10 +435,6 @@ fn stress(lock_mode: LockMode, memory: Memory, time: Duration, seed: u64) {
     assert!(steps > 1_000, "only {steps} steps in {round} rounds");
     let _cpu = cpus.enter(CpuId(7));
     drop((ManuallyDrop::into_inner(workers), ManuallyDrop::into_inner(user), ManuallyDrop::into_inner(root)));
-    if let Some(kswapd) = kswapd {
-        vm.kswapd_stop();
-        kswapd.join().expect("the background task ends");
-    }
     vm.validate().unwrap_or_else(|violation| panic!("seed {seed}, at the end: {violation}"));
     let stats = vm.stats();
     assert_eq!((stats.user, stats.tables, stats.mms, stats.vmas, stats.shared_objects), (0, 0, 0, 0, 0));

@@ -69,8 +69,7 @@ impl<'a, M: Machine> Speculation<'a, M> {
         va: Va,
     ) -> Result<(Self, VmaId<M>), Refusal> {
         let rcu = vm.rcu.read_lock();
-        let found = slot.tree.try_find_containing(vm.nodes(), va).map_err(|_| Refusal::TreeBusy)?;
-        let (_, id) = found.ok_or(Refusal::NoVma)?;
+        let id = vm.find_vma_unlocked(slot, mm, va)?;
         let vma = vm.vma(id);
         let version = vma.lock.version();
         if vma.mm() != Some(mm) || !vma.lock.is_attached() {

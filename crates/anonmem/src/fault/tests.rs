@@ -271,14 +271,16 @@ fn a_fault_meets_a_writer_of_the_vma_or_of_the_tree() {
             let times = if lock_mode == LockMode::Vma { 1 } else { 2 };
             assert_eq!(count(Event::RefusedWriteLocked), times);
 
+            // Not the VMA that this CPU found last: that one is not looked for in the tree.
+            mm.map_raw(pages(40, 1), RW, Backing::Anonymous);
             let guard = mm.slot().write();
             let mut nodes = mm.slot().tree.prealloc_none(w.vm.nodes());
             let hold = (nodes.write(), guard);
-            let fault = || mm.store(18 * P, 1).unwrap();
+            let fault = || mm.store(40 * P, 1).unwrap();
             meanwhile(w, fault, hold, || count(Event::RefusedTreeBusy) > 0);
             assert_eq!(count(Event::RefusedTreeBusy), times);
             drop(nodes);
-            assert_eq!(mm.load(18 * P), Ok(1));
+            assert_eq!(mm.load(40 * P), Ok(1));
         });
     }
 }

@@ -36,6 +36,8 @@ impl<M: Machine> Vm<M> {
             // Acquire pairs with the release of whoever wakes or ends us: what it did is seen.
             mailbox.queue.wait_until(&|| mailbox.state.load(Ordering::Acquire) != SLEEP);
             if mailbox.state.load(Ordering::Acquire) == END {
+                // Another task may start it again.
+                mailbox.state.store(SLEEP, Ordering::Relaxed);
                 return;
             }
             // AcqRel pairs with the waker's: a wake-up after this sees memory as this round finds it.

@@ -105,7 +105,9 @@ impl<M: Machine> Vm<M> {
         }
         // Somebody who has it locked is using it; besides, the caller may be below a fault that has.
         let Some(lock) = folio.try_lock() else { return Shrunk::Kept };
-        if self.is_in_use(folio) {
+        // A folio that leaves the swap cache without the lock forgets its entry a moment later, and the device may go meanwhile.
+        let device = folio.swap_entry().map(|entry| self.swap.get(entry).get_user());
+        if matches!(device, Some(None)) || self.is_in_use(folio) {
             return Shrunk::Kept;
         }
         if folio.is_lazyfree() && try_to_unmap(self, &lock, &UnmapTo::Nothing) == Unmapped::All {

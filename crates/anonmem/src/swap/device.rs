@@ -133,7 +133,8 @@ impl<M: Machine> SwapDevice<M> {
     }
 
     fn used(&self) -> u64 {
-        self.slots.len() - self.nr_free.load(Ordering::Relaxed).max(0) as u64
+        // Acquire pairs with the Release of whoever frees a slot: he is done with it.
+        self.slots.len() - self.nr_free.load(Ordering::Acquire).max(0) as u64
     }
 }
 
@@ -202,14 +203,22 @@ impl<M: Machine> Vm<M> {
         for cpu in place.cursor.iter() {
             cpu.store(0, Ordering::Relaxed);
         }
-        if let Err(e) = self.try_to_unuse(device) {
-            // Release pairs with the Acquire of whoever looks for an open device.
-            place.open.store(1, Ordering::Release);
-            return Err(e);
+        loop {
+            if let Err(e) = self.try_to_unuse(device) {
+                // Release pairs with the Acquire of whoever looks for an open device.
+                place.open.store(1, Ordering::Release);
+                return Err(e);
+            }
+            // Acquire pairs with the Release of the users' drops.
+            place.users.fetch_sub(1, Ordering::AcqRel);
+            place.idle.wait_until(&|| place.users.load(Ordering::Acquire) == 0);
+            // Without users none can come; but one that found the device open may have claimed a slot since we looked.
+            if place.used() == 0 {
+                break;
+            }
+            // Release pairs with the Acquire of `get_user`.
+            place.users.store(1, Ordering::Release);
         }
-        // Acquire pairs with the Release of the users' drops.
-        place.users.fetch_sub(1, Ordering::AcqRel);
-        place.idle.wait_until(&|| place.users.load(Ordering::Acquire) == 0);
         place.slots.free(&self.frames);
         place.cluster_free.free(&self.frames);
         place.open.store(0, Ordering::Release);

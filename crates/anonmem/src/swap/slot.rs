@@ -58,7 +58,8 @@ impl<M: Machine> Drop for SwapRef<'_, M> {
         }
         device.slots.finish_free(&vm.frames, entry.offset);
         device.cluster_free.get(&vm.frames, entry.offset / CLUSTER).fetch_add(1, Ordering::Relaxed);
-        device.nr_free.fetch_add(1, Ordering::Relaxed);
+        // Release pairs with the Acquire of `used`: swapoff frees the arrays only after we are done with them.
+        device.nr_free.fetch_add(1, Ordering::Release);
     }
 }
 
@@ -84,9 +85,14 @@ impl<M: Machine> Vm<M> {
     ) -> Result<SwapRef<'v, M>, FolioRef<'v, M>> {
         let mut below = None;
         while let Some((device, index)) = self.next_device(below) {
-            match self.claim_on(device, page) {
-                Ok(offset) => return Ok(SwapRef { vm: self, entry: SwapEntry { device: index, offset } }),
-                Err(back) => page = back,
+            // Races with swapoff, which looks for slots in use once more when there is no user left.
+            if let Some(_user) = device.get_user() {
+                match self.claim_on(device, page) {
+                    Ok(offset) => {
+                        return Ok(SwapRef { vm: self, entry: SwapEntry { device: index, offset } });
+                    }
+                    Err(back) => page = back,
+                }
             }
             below = Some((device.priority(), index));
         }
@@ -109,7 +115,7 @@ impl<M: Machine> Vm<M> {
         device: &SwapDevice<M>,
         mut page: FolioRef<'v, M>,
     ) -> Result<u64, FolioRef<'v, M>> {
-        loop {
+        while device.is_open() {
             let cursor = device.cursor.this();
             let Some(mut slot) = cursor.load(Ordering::Relaxed).checked_sub(1) else {
                 if !self.next_cluster(device) {
@@ -136,6 +142,7 @@ impl<M: Machine> Vm<M> {
             }
             cursor.store(0, Ordering::Relaxed);
         }
+        Err(page)
     }
 
     /// Gives this CPU a cluster with free slots; `false` if there is none.

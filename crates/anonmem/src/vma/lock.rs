@@ -99,7 +99,7 @@ impl<M: Machine> VmaLock<M> {
 
     /// Whether a tree has it.
     pub(crate) fn is_attached(&self) -> bool {
-        self.refcount.peek() & !WRITER != 0
+        self.refcount.load(Ordering::Relaxed) & !WRITER != 0
     }
 
     /// The number of write locks that the slot has seen.
@@ -260,12 +260,35 @@ impl<M: Machine> Vm<M> {
         mm: Handle<MmSlot<M>>,
         va: Va,
     ) -> Result<VmaReadGuard<'a, M>, Refusal> {
-        let found = slot.tree.try_find_containing(self.nodes(), va).map_err(|_| Refusal::TreeBusy)?;
-        let (_, id) = found.ok_or(Refusal::NoVma)?;
+        let id = self.find_vma_unlocked(slot, mm, va)?;
         let vma = self.vma(id);
         vma.start_read(slot, mm)?;
         let guard = VmaReadGuard { vma, id };
-        // All that was decided from the tree is decided again: the VMA may have moved before it was locked.
+        // All that led here is decided again: the VMA may have moved before it was locked.
         if guard.vma.range().contains(va) { Ok(guard) } else { Err(Refusal::Recycled) }
+    }
+
+    /// The VMA that covers `va`, or did a moment ago: all of it must be asked again when the VMA is held.
+    ///
+    /// The one that this CPU found last comes first. A thread that maps changes the tree, and a fault that looks into the tree
+    /// waits for the cache lines that it wrote; a VMA that is not changed is only asked whether it is the one.
+    #[doc(alias = "vmacache_find")]
+    pub(crate) fn find_vma_unlocked(
+        &self,
+        slot: &MmSlot<M>,
+        mm: Handle<MmSlot<M>>,
+        va: Va,
+    ) -> Result<VmaId<M>, Refusal> {
+        let last = self.last_vma.this();
+        if let Some(id) = last.load(Ordering::Relaxed).get() {
+            let vma = self.vma(id);
+            if vma.mm() == Some(mm) && vma.lock.is_attached() && vma.range().contains(va) {
+                return Ok(id);
+            }
+        }
+        let found = slot.tree.try_find_containing(self.nodes(), va).map_err(|_| Refusal::TreeBusy)?;
+        let (_, id) = found.ok_or(Refusal::NoVma)?;
+        last.store(id.into(), Ordering::Relaxed);
+        Ok(id)
     }
 }
