@@ -6,13 +6,17 @@ use anonmem_lab::cases::{Case, Mutant, Run};
 use anonmem_lab::explorer::{Report, replay, representative};
 use anonmem_lab::{Config, Trace};
 
-use super::{ModelOption, RaceOptions, draw, find, write};
+use super::{ModelOption, RaceOptions, draw, find, mutant, write};
 use crate::error::Error;
 
 /// Searches, replays or shows one execution, and draws it. The exit status is 1 if a rule broke that should hold, or a planted bug was not found.
 pub fn race(options: &RaceOptions) -> Result<u8, Error> {
     let case = find(&options.case)?;
-    let variant = variant(case, options.mutant.as_deref())?;
+    let variant = match planted(case, options.mutant.as_deref())? {
+        Planted::No => None,
+        Planted::Variant(name) => Some(name),
+        Planted::Patch(name) => return mutant::race(options, name),
+    };
     let run = case.runs.iter().find(|run| ModelOption::is(options.model, run.model));
     let run =
         run.ok_or_else(|| Error::usage(format!("{} is not explored under that memory model", case.name)))?;
@@ -34,14 +38,21 @@ pub fn race(options: &RaceOptions) -> Result<u8, Error> {
     Ok(u8::from(report.found.is_some() != variant.is_some() && options.replay.is_none()))
 }
 
-/// The variant of the case's model that a mutant is.
-fn variant(case: &Case, mutant: Option<&str>) -> Result<Option<&'static str>, Error> {
-    let Some(wanted) = mutant else { return Ok(None) };
+/// What a mutant is.
+enum Planted {
+    /// None is wanted.
+    No,
+    /// A variant of the case's own model.
+    Variant(&'static str),
+    /// A patch of the production source.
+    Patch(&'static str),
+}
+
+fn planted(case: &Case, mutant: Option<&str>) -> Result<Planted, Error> {
+    let Some(wanted) = mutant else { return Ok(Planted::No) };
     match case.mutants.iter().find(|m| m.name() == wanted) {
-        Some(Mutant::Variant { name, .. }) => Ok(Some(name)),
-        Some(Mutant::Patch { name, what }) => Err(Error::usage(format!(
-            "{name} ({what}) is a patch of the production source, which this program was not built from"
-        ))),
+        Some(Mutant::Variant { name, .. }) => Ok(Planted::Variant(name)),
+        Some(Mutant::Patch { name, .. }) => Ok(Planted::Patch(name)),
         None => {
             let names: Vec<_> = case.mutants.iter().map(Mutant::name).collect();
             Err(Error::usage(format!("{} has no mutant {wanted:?}; it has {}", case.name, names.join(", "))))

@@ -23,7 +23,7 @@ use anonmem_sync::{
 
 /// An address space's slot.
 ///
-/// What every fault changes ([`MmPages`]) and what it only reads (`space`) lie apart from what changing a mapping writes, so that faults are
+/// What every fault changes (`MmPages`) and what it only reads (`space`) lie apart from what changing a mapping writes, so that faults are
 /// not slowed down by a thread that maps, beyond the two words that tell them of it (`lock_seq`, the tree's sequence).
 pub struct MmSlot<M: Machine> {
     /// Owners; 0 means free, or ending.
