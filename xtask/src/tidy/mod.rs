@@ -1,11 +1,13 @@
 //! The rules of style that a program can check.
 //!
 //! [`source`] splits a Rust file into code and comments, so that a rule never stumbles over a string;
-//! [`rules`] has one function for each rule over one file; [`manifests`] checks what depends on what.
+//! [`rules`] has one function for each rule over one file; [`manifests`] checks what depends on what;
+//! [`patches`] that planted bugs still apply.
 //! A finding names its file and line and says what to do.
 
 mod manifests;
 mod matches;
+mod patches;
 mod rules;
 mod source;
 
@@ -47,6 +49,7 @@ pub(crate) fn run(root: &Path) -> ExitCode {
         };
         findings.extend(check_file(path, &text));
     }
+    findings.extend(patches::check(root, &files));
     findings.sort();
     for finding in &findings {
         println!("{finding}");
