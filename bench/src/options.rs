@@ -30,6 +30,10 @@ pub struct Options {
     #[arg(long, value_name = "FILE")]
     pub svg: Option<PathBuf>,
 
+    /// Write the table for a document: into FILE between its marks, if it has them; "-" prints it instead of the table
+    #[arg(long, value_name = "FILE")]
+    pub markdown: Option<PathBuf>,
+
     /// List the rows and what each side of them does, and measure nothing
     #[arg(long)]
     pub list: bool,

@@ -145,7 +145,13 @@ pub fn bench(options: &Options) -> Result<(), Error> {
     }
     let wanted = select(&options.rows)?;
     let outcome = measure(options, &wanted).map_err(Error::Host)?;
-    print!("{}", report::table::text(&outcome));
+    match options.markdown.as_deref() {
+        Some(path) if path == Path::new("-") => print!("{}", report::markdown::text(&outcome)),
+        path => {
+            print!("{}", report::table::text(&outcome));
+            write(path, || refreshed(path, &outcome))?;
+        }
+    }
     write(options.json.as_deref(), || report::json::text(&outcome))?;
     write(options.csv.as_deref(), || report::csv::text(&outcome))?;
     write(options.svg.as_deref(), || report::svg::text(&outcome))
@@ -156,6 +162,12 @@ fn write(path: Option<&Path>, text: impl FnOnce() -> String) -> Result<(), Error
         Some(path) => std::fs::write(path, text()).map_err(|e| Error::Write(path.into(), e)),
         None => Ok(()),
     }
+}
+
+/// The document at `path` with the new table in it.
+fn refreshed(path: Option<&Path>, outcome: &Outcome) -> String {
+    let document = path.and_then(|path| std::fs::read_to_string(path).ok());
+    report::markdown::refreshed(document.as_deref(), &report::markdown::text(outcome))
 }
 
 /// Which rows are asked for.

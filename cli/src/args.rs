@@ -96,6 +96,7 @@ Examples:
   anonmem bench
   anonmem bench fork cow --runs 15
   anonmem bench --json bench.json --csv bench.csv --svg bench.svg
+  anonmem bench --markdown docs/performance.md
   anonmem bench --list";
 
 /// Anonymous memory management as a library: run programs on it.

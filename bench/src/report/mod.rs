@@ -3,5 +3,6 @@
 pub mod csv;
 pub mod json;
 pub mod line;
+pub mod markdown;
 pub mod svg;
 pub mod table;

@@ -14,11 +14,29 @@ const HEADERS: [&str; 9] =
 /// The table, what is not in it, and what one must know to read it.
 pub fn text(outcome: &Outcome) -> String {
     let lines = lines(outcome);
-    let rows: Vec<_> = lines.iter().map(cells).collect();
-    let mut text = format!("{}\n\n", outcome.machine.line());
-    text += &grid(&rows);
-    text += &notes(outcome, &lines);
-    text
+    format!("{}\n\n{}{}", outcome.machine.line(), main_grid(&lines), notes(outcome, &lines))
+}
+
+/// A line of text for each row.
+pub fn main_grid(lines: &[Line]) -> String {
+    grid(&lines.iter().map(cells).collect::<Vec<_>>())
+}
+
+/// Which sides of which rows were not measured, and why.
+pub fn cannot(lines: &[Line]) -> impl Iterator<Item = String> {
+    lines.iter().flat_map(|line| line.cannot.iter().map(|why| format!("{}: not measured, {why}", line.row)))
+}
+
+/// How long it took and who else used the machine.
+pub fn busy(outcome: &Outcome) -> String {
+    let load = outcome.load;
+    format!(
+        "{:.0} s; meanwhile others kept {:.2} CPUs busy and {:.2} were stolen by a hypervisor.{}",
+        outcome.seconds,
+        load.others,
+        load.stolen,
+        if load.others + load.stolen > 0.1 { " TOO BUSY for trustworthy times." } else { "" }
+    )
 }
 
 /// What each row is, without measuring.
@@ -98,11 +116,7 @@ fn notes(outcome: &Outcome, lines: &[Line]) -> String {
         text += &line;
         text.push('\n');
     };
-    for line in lines {
-        for why in &line.cannot {
-            say(format!("{}: not measured, {why}", line.row));
-        }
-    }
+    cannot(lines).for_each(&mut say);
     for row in &outcome.not_yet {
         say(format!("{}: not yet: needs {}", row.id, row.needs));
     }
@@ -124,14 +138,7 @@ fn notes(outcome: &Outcome, lines: &[Line]) -> String {
          anonmem bench --list says what each side does.",
         outcome.runs
     ));
-    let load = outcome.load;
-    say(format!(
-        "{:.0} s; meanwhile others kept {:.2} CPUs busy and {:.2} were stolen by a hypervisor.{}",
-        outcome.seconds,
-        load.others,
-        load.stolen,
-        if load.others + load.stolen > 0.1 { " TOO BUSY for trustworthy times." } else { "" }
-    ));
+    say(busy(outcome));
     text
 }
 
