@@ -22,10 +22,7 @@ pub static CASE: Case = Case {
     runs: &[Run::new(Model::Sc, Extent::Bound(1)).with(Inject {
         at_most: 1,
         allocation: true,
-        try_lock: false,
-        wake_up: false,
-        fault: false,
-        mmu: false,
+        ..Inject::NONE
     })],
     program,
 };

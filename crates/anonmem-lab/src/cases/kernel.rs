@@ -6,11 +6,16 @@
 
 use crate::{
     Program, Scenario, Sim,
-    sim::{Access, Trap},
+    sim::{
+        Access, Trap,
+        swap::{DEVICES, SLOTS},
+    },
     trace::Names,
 };
 use anonmem::rmap::{folio::folio_lock_anon_vma_read, walk::rmap_walk_anon};
-use anonmem::{Config, FaultAccess, FaultOutcome, LockMode, MapBacking, MapFlags, Mm, MmapRequest, Prot, Vm};
+use anonmem::{
+    Advice, Config, FaultAccess, FaultOutcome, LockMode, MapBacking, MapFlags, Mm, MmapRequest, Prot, Vm,
+};
 use anonmem_frame::{Folio, FolioRef};
 use anonmem_hal::{CpuId, CpuSet, PAGE_SIZE, PhysMem, Va, VaRange};
 use core::{
@@ -179,6 +184,34 @@ impl Kernel {
         mappings
     }
 
+    /// Starts swapping to `device`, which has `slots` slots.
+    pub(crate) fn swap_on(&self, device: u8, slots: u64) {
+        self.vm.swap_on(device, slots, -i32::from(device)).expect("frames for the slots");
+    }
+
+    /// Asks for page `n` of address space `i` to be swapped out (`MADV_PAGEOUT`): only if nobody else maps it.
+    pub(crate) fn page_out(&self, i: usize, n: u64) {
+        self.madvise(i, n, Advice::PageOut);
+    }
+
+    /// Gives advice about page `n` of address space `i`.
+    pub(crate) fn madvise(&self, i: usize, n: u64, advice: Advice) {
+        self.mm(i).madvise(page(n), P, advice).expect("a mapping that takes advice");
+    }
+
+    #[cfg(test)]
+    /// The frame of page `n` of address space `i`, if it is present.
+    pub(crate) fn frame_of(&self, i: usize, n: u64) -> Option<anonmem_hal::Pfn> {
+        self.mm(i).pagemap(page(n)).pfn
+    }
+
+    #[cfg(test)]
+    /// Reclaims whatever page the frame holds now, as the hand of the clock does when nothing is spared. Returns whether it
+    /// is free.
+    pub(crate) fn reclaim(&self, pfn: anonmem_hal::Pfn) -> bool {
+        self.vm.frames().try_get(pfn).is_some_and(|page| self.vm.reclaim_folio(page))
+    }
+
     /// Recounts the world, then lets all programs end, and recounts it again: nothing may be left.
     pub(crate) fn check(&self) -> Result<(), String> {
         drop(self.folio.borrow_mut().take());
@@ -191,8 +224,19 @@ impl Kernel {
         let s = self.vm.stats();
         let left = [s.mms, s.vmas, s.anon_vmas, s.chains, s.user, s.tables];
         match left {
-            [0, 0, 0, 0, 0, 0] => Ok(()),
+            [0, 0, 0, 0, 0, 0] => self.check_devices(),
             _ => Err(format!("left behind: {left:?} (mms, vmas, anon_vmas, chains, pages, tables)")),
+        }
+    }
+
+    /// Nothing is on the swap devices, and the memory manager says so too.
+    fn check_devices(&self) -> Result<(), String> {
+        let used: u64 = self.vm.swap_devices().map(|device| device.used).sum();
+        match (used, self.sim.swap_stored()) {
+            (0, 0) => Ok(()),
+            (used, stored) => {
+                Err(format!("{used} slots in use and {stored} pages on the devices are left behind"))
+            }
         }
     }
 
@@ -204,6 +248,10 @@ impl Kernel {
             let pfn = base.offset(i);
             names.range(self.sim.direct_map(pfn).as_ptr().addr(), PAGE_SIZE, format!("frame{}", pfn.0));
             names.range(self.sim.memmap().as_ptr().addr() + i as usize * 32, 32, format!("folio{}", pfn.0));
+        }
+        for (device, slot) in (0..DEVICES as u8).flat_map(|d| (0..SLOTS as u64).map(move |s| (d, s))) {
+            let (at, len) = self.sim.swap_slot(device, slot);
+            names.range(at, len, format!("swap{device}.{slot}"));
         }
     }
 }
@@ -265,5 +313,48 @@ mod tests {
         let report = explore(&scenario, &Search::default());
         println!("{report}");
         report.assert_passed();
+    }
+
+    fn swapping(name: &str, body: impl Fn(&Kernel) + 'static) -> Scenario<Kernel> {
+        scenario(name, 1, || {
+            let kernel = Kernel::new(40, LockMode::Mmap);
+            kernel.swap_on(0, 4);
+            kernel.spawn(0, &[0]);
+            kernel.map(0, 0, 1, Prot::READ | Prot::WRITE);
+            kernel.store(0, 0, 7).expect("frames");
+            kernel
+        })
+        .cpu("swaps", body)
+    }
+
+    #[test]
+    fn pages_leave_and_return() {
+        let scenario = swapping("kernel-swap-smoke", |k| {
+            k.page_out(0, 0);
+            assert_eq!((k.frame_of(0, 0), k.sim.swap_stored()), (None, 1));
+            assert_eq!(k.load(0, 0), Ok(7));
+            k.fork(0, 1, &[0]).expect("frames");
+            assert!(k.reclaim(k.frame_of(0, 0).expect("present")), "both mappings can go");
+            assert_eq!(k.store(0, 0, 8), Ok(()));
+            assert_eq!(k.load(1, 0), Ok(7));
+            k.page_out(0, 0);
+            k.vm.swap_off(0).expect("frames");
+            assert_eq!((k.load(0, 0), k.sim.swap_stored()), (Ok(8), 0));
+        });
+        explore(&scenario, &Search::default()).assert_passed();
+    }
+
+    #[test]
+    fn a_device_may_fail() {
+        let scenario = swapping("kernel-swap-fails", |k| {
+            k.page_out(0, 0);
+            let outcome = k.load(0, 0);
+            k.notes[0].set(u64::from(outcome == Err(FaultOutcome::Bus)));
+            assert!(matches!(outcome, Ok(7) | Err(FaultOutcome::Bus)), "{outcome:?}");
+        });
+        let inject = crate::Inject { at_most: 1, device: true, ..crate::Inject::NONE };
+        let report = explore(&scenario, &Search { inject, ..Search::default() });
+        report.assert_passed();
+        assert!(report.exhausted && report.executions == 3, "nothing, the write or the read fails: {report}");
     }
 }

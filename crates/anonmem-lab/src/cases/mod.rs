@@ -14,6 +14,7 @@ pub(crate) mod kernel;
 pub mod rmap_family;
 pub mod seed_001;
 pub mod seed_004;
+pub mod swap_exclusive;
 pub mod sync_rcu;
 pub mod sync_seqcount;
 pub mod sync_wait_queue;
@@ -104,15 +105,7 @@ pub struct Run {
 impl Run {
     /// A run without misfortune.
     pub const fn new(model: Model, extent: Extent) -> Self {
-        let inject = Inject {
-            at_most: 0,
-            allocation: false,
-            try_lock: false,
-            wake_up: false,
-            fault: false,
-            mmu: false,
-        };
-        Self { model, extent, inject }
+        Self { model, extent, inject: Inject::NONE }
     }
 
     /// The same where the environment may misbehave.
@@ -173,6 +166,7 @@ pub fn all() -> &'static [&'static Case] {
         &fault_pairs::MPROTECT_SPECULATIVE,
         &fault_pairs::FORK,
         &fault_pairs::FORK_SPECULATIVE,
+        &swap_exclusive::CASE,
         &sync_seqcount::CASE,
         &sync_rcu::CASE,
         &sync_wait_queue::CASE,

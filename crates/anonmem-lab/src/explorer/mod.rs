@@ -114,6 +114,21 @@ pub struct Inject {
     pub fault: bool,
     /// The MMU may drop a translation, or set accessed and dirty bits, at any user access.
     pub mmu: bool,
+    /// A transfer of a swap device may fail.
+    pub device: bool,
+}
+
+impl Inject {
+    /// Nothing happens that was not asked for.
+    pub const NONE: Self = Self {
+        at_most: 0,
+        allocation: false,
+        try_lock: false,
+        wake_up: false,
+        fault: false,
+        mmu: false,
+        device: false,
+    };
 }
 
 /// How to explore.

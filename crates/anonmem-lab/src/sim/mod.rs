@@ -2,13 +2,14 @@
 //!
 //! [`Sim`] is a [`Machine`] whose probe hands every shared access to the explorer of the thread. Its CPUs
 //! are coroutines; its frames are a small arena ([`phys`]); each CPU has a TLB whose entries stay until they
-//! are flushed ([`tlb`]); sleeping and waking are steps ([`sched`]).
+//! are flushed ([`tlb`]); sleeping and waking are steps ([`sched`]); so are transfers of swap devices ([`swap`]).
 //!
 //! The environment's choices ([`choose`]) are explored like schedules.
 
 pub mod phys;
 pub mod probe;
 pub mod sched;
+pub mod swap;
 pub mod tlb;
 
 pub use probe::SimProbe;
@@ -68,8 +69,6 @@ impl Clock for Sim {
 }
 
 /// Every page of a source starts with the source's number and the offset; the rest is zero.
-impl anonmem_hal::SwapIo for Sim {}
-
 impl Sources for Sim {
     fn fill(&self, source: SourceId, offset: u64, dst: Pfn) -> Result<(), SourceError> {
         self.arena.write_words(dst, &[source.0.get(), offset]);

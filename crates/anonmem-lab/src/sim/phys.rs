@@ -3,7 +3,7 @@
 //! A small arena. Free frames are poisoned; the allocator's reports are checked: a frame is not freed twice,
 //! and not while a TLB still translates to it.
 
-use super::{Sim, misfortune, probe::running, tlb::Tlb};
+use super::{Sim, misfortune, probe::running, swap::SwapTable, tlb::Tlb};
 use crate::{
     explorer::{
         MAX_CPUS,
@@ -40,6 +40,8 @@ pub(super) struct State {
     /// The translations of each CPU.
     pub(super) tlbs: [Tlb; MAX_CPUS],
     sources: i64,
+    /// What is on the swap devices.
+    pub(super) swap: SwapTable,
 }
 
 // SAFETY: an exploration runs on one thread at a time, and so does everything that touches its arena.
@@ -50,7 +52,12 @@ unsafe impl Sync for Arena {}
 impl Arena {
     pub(super) fn new(nr_frames: u64) -> Self {
         assert!((1..=MAX_FRAMES).contains(&nr_frames), "1 to {MAX_FRAMES} frames");
-        let state = State { free: [0; MAX_FRAMES as usize / 64], tlbs: [Tlb::EMPTY; MAX_CPUS], sources: 0 };
+        let state = State {
+            free: [0; MAX_FRAMES as usize / 64],
+            tlbs: [Tlb::EMPTY; MAX_CPUS],
+            sources: 0,
+            swap: SwapTable::EMPTY,
+        };
         Self {
             frames: allocate(Self::layout(nr_frames)),
             memmap: allocate(Self::memmap_layout(nr_frames)),
@@ -237,6 +244,21 @@ unsafe impl PhysMem for Sim {
             unsafe { to.copy_from(from, PAGE_SIZE) };
             overwritten(to, PAGE_SIZE);
         }
+    }
+
+    /// One step, as [`copy`](Self::copy).
+    #[track_caller]
+    fn is_zero(&self, pfn: Pfn) -> bool {
+        let (at, address) = (Location::caller(), self.arena.data_address(pfn));
+        if running() {
+            visible(op(Kind::Load, address, at));
+            with(|e| {
+                let word = "is looked at: all zeroes?".into();
+                e.record(|e| Event::new(e, Some(address), "", Action::Word(word), at));
+                e.tick();
+            });
+        }
+        (0..PAGE_SIZE / 8).all(|i| self.arena.read(pfn, i * 8) == 0)
     }
 
     fn admit(&self) -> bool {

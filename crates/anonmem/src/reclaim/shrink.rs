@@ -85,6 +85,16 @@ impl<M: Machine> Vm<M> {
         freed
     }
 
+    /// Makes one folio leave, whoever maps it and however lately it was used, and says whether it is free now: for machines
+    /// that want a certain frame back, and for tests.
+    ///
+    /// # Locks
+    /// As [`shrink`](Self::shrink). Sleeps.
+    #[doc(alias = "reclaim_pages")]
+    pub fn reclaim_folio(&self, page: FolioRef<'_, M>) -> bool {
+        self.shrink_folio(page, Age::Any) == Shrunk::Freed
+    }
+
     /// Lets reclaim drop a page that is not written any more (`MADV_FREE`).
     pub(crate) fn mark_lazyfree(&self, folio: Folio<'_, M>) {
         folio.set_lazyfree();

@@ -248,8 +248,10 @@ impl<M: Machine> Vm<M> {
                 }
             });
             result?;
-            // Entries that were on their way from one table to another (fork, mremap) are met next time.
-            M::relax();
+            if place.used() > 0 {
+                // Entries that were on their way from one table to another (fork, mremap) are met next time.
+                M::relax();
+            }
         }
         Ok(())
     }
