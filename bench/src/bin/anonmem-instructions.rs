@@ -60,7 +60,11 @@ fn check(file: &str) -> Result<ExitCode, String> {
         );
     }
     if before.rustc != now.rustc {
-        println!("The table was made with {}, this is {}: record it anew.", before.rustc, now.rustc);
+        println!(
+            "NOT JUDGED: the table was made with {}, this is {}. With the new compiler, record it anew.",
+            before.rustc, now.rustc
+        );
+        return Ok(ExitCode::SUCCESS);
     }
     if changes.iter().any(anonmem_bench::instructions::table::Change::is_too_much) {
         println!(

@@ -6,7 +6,7 @@ use crate::{
     experiments::lookup::{addresses, map_many},
     ours::{Active, Machine, World, fault_all, map_anywhere, map_region},
 };
-use anonmem::{FaultAccess, LockMode, Mm, Populate, mmap::Prot, rmap::walk::folio_referenced};
+use anonmem::{FaultAccess, LockMode, Mm, Populate, RemapFlags, mmap::Prot, rmap::walk::folio_referenced};
 use anonmem_hal::{Order, PhysMem, Va, VaRange};
 use std::hint::black_box;
 
@@ -55,6 +55,7 @@ pub const CASES: &[Case] = &[
     case("mprotect-rw", "mprotect RO to RW, per page", Bytes::Untouched, |w| {
         protect(w, Prot::READ | Prot::WRITE)
     }),
+    case("mremap-entries", "mremap that moves entries, per page", Bytes::Untouched, mremap_entries),
     case("mmap-munmap", "mmap + munmap, untouched", Bytes::Untouched, mmap_munmap),
     case("mprotect-split", "mprotect that splits + one that merges", Bytes::Untouched, mprotect_split),
     case("lookup-10", "a VMA among 10", Bytes::Untouched, |w| lookup(w, 10)),
@@ -197,6 +198,15 @@ fn protect(world: &World, prot: Prot) -> u64 {
             mm.mprotect(range, Prot::READ).expect("mapped");
         }
         counted(&mut || mm.mprotect(range, prot).expect("mapped"));
+    })
+}
+
+fn mremap_entries(world: &World) -> u64 {
+    with_region(world, Filled::Written, |mm, range| {
+        // One page off: no table can move as a whole.
+        let to = Va(range.end.0 + (REGION + PAGE) as u64);
+        let (len, flags) = (range.len(), RemapFlags::MAYMOVE | RemapFlags::FIXED);
+        counted(&mut || assert_eq!(mm.mremap(range.start, len, len, flags, to), Ok(to)));
     })
 }
 

@@ -4,6 +4,10 @@
 //! process a case, so that a case cannot warm another one's lists. The count includes everything that the memory manager
 //! executes, and leaves out the zeroing and copying of pages, which is subtracted as it was counted (`cases.rs`).
 //!
+//! Nothing that is counted asks what processor this is: the code is compiled for every x86-64, valgrind presents a processor
+//! of its own, and the C library is told to use no more than the baseline (`valgrind.rs`). Another compiler makes other code: counts
+//! of another one than the table's are shown and not judged.
+//!
 //! The committed counts are in `bench/instructions.toml`; `check` fails when one grows by more than [`LIMIT_PERCENT`].
 
 pub mod cases;
