@@ -15,6 +15,7 @@ pub mod rmap_family;
 pub mod seed_001;
 pub mod seed_004;
 pub mod swap_exclusive;
+pub mod swap_in;
 pub mod sync_rcu;
 pub mod sync_seqcount;
 pub mod sync_wait_queue;
@@ -167,6 +168,9 @@ pub fn all() -> &'static [&'static Case] {
         &fault_pairs::FORK,
         &fault_pairs::FORK_SPECULATIVE,
         &swap_exclusive::CASE,
+        &swap_in::ABA,
+        &swap_in::TWICE,
+        &swap_in::DROPPED,
         &sync_seqcount::CASE,
         &sync_rcu::CASE,
         &sync_wait_queue::CASE,

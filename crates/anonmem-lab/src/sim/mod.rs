@@ -42,6 +42,11 @@ impl Sim {
         self.arena.regions(regions);
     }
 
+    /// How often the environment misbehaved so far in this execution.
+    pub fn misfortunes(&self) -> u32 {
+        if probe::running() { with(|e| e.injected) } else { 0 }
+    }
+
     /// Runs `f` as CPU number `cpu`, while a world is built or checked.
     pub fn on_cpu<R>(cpu: usize, f: impl FnOnce() -> R) -> R {
         let outer = with(|e| core::mem::replace(&mut e.current, cpu));

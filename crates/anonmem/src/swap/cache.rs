@@ -57,8 +57,10 @@ impl<M: Machine> Vm<M> {
         } else {
             self.machine().swap_read(entry.device, entry.offset, page.pfn())
         };
-        if read.is_err() {
-            self.swap_uncache(entry, &lock);
+        if read.is_err() && !self.swap_uncache(entry, &lock) {
+            // Only the last owner of a count takes the page of another out of the cache: the slot was freed, and discarded,
+            // under the read. That is no error of the device, and nobody misses the page.
+            return Ok(SwapIn::Changed);
         }
         drop(lock);
         read.map(|()| SwapIn::Page(page))
