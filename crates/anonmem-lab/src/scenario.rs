@@ -31,6 +31,11 @@ pub trait Program {
     fn nr_cpus(&self) -> usize;
     /// What a CPU does, in a word or two.
     fn caption(&self, cpu: usize) -> &str;
+    /// Whether everything that CPUs share is at the same address in every execution. Then what only one CPU ever
+    /// touches need not take turns.
+    fn is_in_place(&self) -> bool {
+        false
+    }
     /// Puts the world back to its beginning. `ended`: whether all CPUs of the last execution came to their end.
     fn reset(&self, ended: bool);
     /// Acts as CPU number `cpu`.
@@ -74,6 +79,7 @@ pub struct Scenario<W> {
     names: Naming<W>,
     world: UnsafeCell<Option<Box<W>>>,
     built: Cell<bool>,
+    in_place: bool,
 }
 
 impl<W> Scenario<W> {
@@ -89,6 +95,7 @@ impl<W> Scenario<W> {
             names: Box::new(|_, _| {}),
             world: UnsafeCell::new(None),
             built: Cell::new(false),
+            in_place: false,
         }
     }
 
@@ -113,6 +120,14 @@ impl<W> Scenario<W> {
         self
     }
 
+    /// Promises that all that CPUs share lies in `W` itself: nothing of it is behind a `Box` or in a `Vec`. Then what
+    /// turns out to be touched by one CPU alone takes no turns, which is faster.
+    #[must_use]
+    pub fn in_place(mut self) -> Self {
+        self.in_place = true;
+        self
+    }
+
     /// Builds the world once, and copies it back before every execution: for worlds that are dear to build.
     /// `regions` lists what the CPUs may change, apart from `W` itself.
     ///
@@ -122,6 +137,7 @@ impl<W> Scenario<W> {
     #[must_use]
     pub unsafe fn restored_by_copy(mut self, regions: fn(&W, &mut Vec<Region>)) -> Self {
         self.renewal = Renewal::Restore { regions, saved: UnsafeCell::default() };
+        self.in_place = true;
         self
     }
 
@@ -171,6 +187,10 @@ impl<W> Program for Scenario<W> {
 
     fn caption(&self, cpu: usize) -> &str {
         &self.cpus[cpu].0
+    }
+
+    fn is_in_place(&self) -> bool {
+        self.in_place
     }
 
     fn reset(&self, ended: bool) {

@@ -4,11 +4,15 @@
 //! exhaustive search. A trace is what equivalent executions have in common: every step with the steps that
 //! it must come after (its vector clock) and the choices. A trace that is missing means that the lab could say
 //! "cannot happen" of something that can; a trace that comes twice means that sleep sets do not work.
+//!
+//! Steps on what one CPU alone touches take no turns in other explorations. Here they do while traces are
+//! compared, so that the traces are complete; then the outcomes without those turns are compared with the outcomes of
+//! plain search.
 
 use crate::{
     Config,
     explorer::{Broken, Guide, Search, engine::Engine, op::Kind, random::Rng, search},
-    litmus::{Instr, LOCKS, Tiny, VARS, scenario},
+    litmus::{Instr, LOCKS, Tiny, VARS, outcomes_as, scenario},
     memory::Model,
     scenario::Program,
 };
@@ -45,6 +49,7 @@ pub fn run(seed: u64, programs: u32, model: Model, broken: Broken) -> Summary {
         let config = Config {
             model,
             deadlock_is_an_end: true,
+            every_step: true,
             max_executions: 30_000,
             ..Config::default().search(Search::Plain)
         };
@@ -58,6 +63,7 @@ pub fn run(seed: u64, programs: u32, model: Model, broken: Broken) -> Summary {
             continue;
         };
         summary.programs += 1;
+        compare_outcomes(&tiny, &config, &reduced, &mut summary);
         summary.plain += executions;
         summary.reduced += complete;
         summary.redundant += redundant;
@@ -71,6 +77,22 @@ pub fn run(seed: u64, programs: u32, model: Model, broken: Broken) -> Summary {
         }
     }
     summary
+}
+
+/// Compares the outcomes of plain search with those of reduction where private steps take no turns.
+fn compare_outcomes(tiny: &Tiny, plain: &Config, reduced: &Config, summary: &mut Summary) {
+    let all = outcomes_as(tiny, plain).unwrap_or_default();
+    for search in [Search::Dpor, Search::Bounded { preemptions: 99 }] {
+        let config = Config { every_step: false, max_executions: u64::MAX, ..reduced.search(search) };
+        let reached = outcomes_as(tiny, &config).unwrap_or_default();
+        if all != reached {
+            let (missed, invented) = (all.difference(&reached).count(), reached.difference(&all).count());
+            summary.mismatches.push(format!(
+                "{search:?} without private steps: {missed} of {} outcomes missed, {invented} invented: {tiny:?}",
+                all.len()
+            ));
+        }
+    }
 }
 
 /// The traces of a program, how many executions ended, and how many were redundant; `None` if too many.
@@ -197,7 +219,9 @@ mod tests {
 
     #[test]
     fn a_wrong_independence_relation_is_noticed() {
-        for broken in [Broken::LoadStore, Broken::TryLock, Broken::ReaderWriter, Broken::Wait] {
+        for broken in
+            [Broken::LoadStore, Broken::TryLock, Broken::ReaderWriter, Broken::Wait, Broken::Private]
+        {
             let summary = run(3, 300, Model::Sc, broken);
             assert!(!summary.mismatches.is_empty(), "{broken:?} went unnoticed");
         }

@@ -8,9 +8,10 @@ use super::{
     Config, Inject, Search,
     failure::{Failure, FailureKind},
     objects::Objects,
-    op::{Broken, Footprint, Kind, Op},
+    op::{Broken, Footprint, Op},
 };
 use crate::{
+    Program,
     memory::{Clock, CpuViews, Model, View, c11::ScState},
     trace::{Event, Recorder},
 };
@@ -55,9 +56,29 @@ pub(crate) struct SpinReads {
     len: u8,
     /// Too many to list.
     overflow: bool,
+    /// The last addresses that it read as private ones, and how many reads those were.
+    private: [usize; 4],
+    nr_private: u32,
 }
 
 impl SpinReads {
+    #[inline]
+    pub(crate) fn clear(&mut self) {
+        (self.len, self.overflow, self.nr_private) = (0, false, 0);
+    }
+
+    #[inline]
+    pub(crate) fn add_private(&mut self, address: usize) {
+        self.private[self.nr_private as usize & 3] = address;
+        self.nr_private += 1;
+    }
+
+    /// The addresses, if only private ones were read: somebody must change one of them, so one is not.
+    pub(crate) fn only_private(&self) -> &[usize] {
+        let n = if self.len == 0 && !self.overflow { self.nr_private.min(4) } else { 0 };
+        &self.private[..n as usize]
+    }
+
     pub(crate) fn add(&mut self, object: u32, version: u32) {
         if let Some(read) = self.reads[..usize::from(self.len)].iter_mut().find(|r| r.0 == object) {
             read.1 = read.1.min(version);
@@ -126,6 +147,8 @@ pub(crate) struct Node {
     pub(crate) sleep: u16,
     /// The first choice made in this step.
     pub(crate) first_choice: usize,
+    /// How many operations there were before, private ones included.
+    pub(crate) ops: usize,
 }
 
 /// One choice among `n`.
@@ -164,6 +187,8 @@ pub(crate) struct Engine {
     pub(crate) model: Model,
     pub(crate) inject: Inject,
     pub(crate) broken: Broken,
+    /// Whether operations on private objects take no turn.
+    pub(crate) skip: bool,
     pub(crate) max_steps: usize,
     /// Whether the clocks of steps are needed although the search does not need them.
     pub(crate) sign: bool,
@@ -181,6 +206,8 @@ pub(crate) struct Engine {
     pub(crate) current: usize,
     pub(crate) next: Option<usize>,
     pub(crate) depth: usize,
+    /// Operations so far, private ones included.
+    pub(crate) ops: usize,
     pub(crate) choice: usize,
     pub(crate) sleep: u16,
     pub(crate) enabled: u16,
@@ -205,15 +232,19 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
-    pub(crate) fn new(config: &Config, nr_cpus: usize) -> Self {
+    /// An engine that knows of `objects` who touches them.
+    pub(crate) fn new(config: &Config, program: &dyn Program, mut objects: Objects) -> Self {
+        let nr_cpus = program.nr_cpus();
         assert!((1..=MAX_CPUS).contains(&nr_cpus), "a scenario has 1 to {MAX_CPUS} CPUs");
-        let mut objects = Objects::new();
         let sc_object = objects.id(super::address::SC);
         Self {
             search: config.search,
             model: config.model,
             inject: config.inject,
             broken: config.broken,
+            skip: !config.every_step
+                && program.is_in_place()
+                && !matches!(config.search, Search::Plain | Search::Guided),
             max_steps: config.max_steps.min(60_000),
             sign: config.search == Search::Plain,
             deadlock_is_an_end: config.deadlock_is_an_end,
@@ -227,6 +258,7 @@ impl Engine {
             current: 0,
             next: None,
             depth: 0,
+            ops: 0,
             choice: 0,
             sleep: 0,
             enabled: 0,
@@ -258,6 +290,7 @@ impl Engine {
         self.current = 0;
         self.next = None;
         self.depth = 0;
+        self.ops = 0;
         self.choice = 0;
         self.sleep = 0;
         self.preemptions = 0;
@@ -321,6 +354,19 @@ impl Engine {
         self.cpus[self.current].views.now
     }
 
+    /// Counts an operation that takes no turn. `false` if there are too many.
+    #[inline]
+    pub(crate) fn silent(&mut self) -> bool {
+        self.ops += 1;
+        self.ops < self.max_steps
+    }
+
+    /// Whether this execution showed that an object is shared that was taken for private: it does not count, and
+    /// everything is explored again.
+    pub(crate) fn astray(&self) -> bool {
+        self.skip && self.objects.learned && self.broken != Broken::Private
+    }
+
     /// Records a line of the trace, if one is being recorded.
     #[inline]
     pub(crate) fn record(&mut self, make: impl FnOnce(&Self) -> Event) {
@@ -355,20 +401,6 @@ impl Engine {
             }
             self.nodes.pop();
         }
-    }
-}
-
-/// An operation on the object at `address`.
-pub(crate) fn op(kind: Kind, address: usize, at: &'static Location<'static>) -> Op {
-    let object = with(|e| e.objects.id(address));
-    Op {
-        kind,
-        sc: false,
-        order: core::sync::atomic::Ordering::Relaxed,
-        object,
-        reads: super::op::NONE,
-        at,
-        footprint: Footprint::EMPTY,
     }
 }
 

@@ -7,7 +7,9 @@
 use super::{
     Config, Failure, Guide, Outcome, Search,
     engine::{Engine, install, with},
-    judge, next_path, path, replay,
+    judge, next_path,
+    objects::Objects,
+    path, replay,
     report::Found,
     search, step,
 };
@@ -73,10 +75,9 @@ fn shortest_here(
 ) -> Option<(Failure, Guide)> {
     let mut deadline = Instant::now() + config.budget;
     let mut stacks = step::Stacks::new(program.nr_cpus());
-    let mut engine = Engine::new(config, program.nr_cpus());
+    let mut engine = Engine::new(config, program, Objects::new());
     let mut best: Option<(Failure, Guide)> = None;
     install(&mut engine, || {
-        let mut contended = 0;
         loop {
             step::run(program, &mut stacks);
             if let Some(failure) = judge(program)
@@ -88,7 +89,7 @@ fn shortest_here(
                     deadline = deadline.min(Instant::now() + patience);
                 }
             }
-            if Instant::now() >= deadline || !with(|e| next_path(e, config, &mut contended)) {
+            if Instant::now() >= deadline || !with(|e| next_path(e, config)) {
                 break;
             }
         }

@@ -28,6 +28,7 @@ pub use report::{Found, Report};
 use crate::{memory::Model, scenario::Program, trace::Recorder};
 use core::time::Duration;
 use engine::{Engine, install, with};
+use objects::Objects;
 use std::time::Instant;
 use step::Stacks;
 
@@ -154,6 +155,9 @@ pub struct Config {
     /// Test only: a deadlock is an end like any other.
     #[doc(hidden)]
     pub deadlock_is_an_end: bool,
+    /// Test only: what one CPU alone touches takes turns too.
+    #[doc(hidden)]
+    pub every_step: bool,
 }
 
 impl Default for Config {
@@ -168,6 +172,7 @@ impl Default for Config {
             minimise: Duration::from_secs(3),
             broken: Broken::Not,
             deadlock_is_an_end: false,
+            every_step: false,
         }
     }
 }
@@ -193,12 +198,29 @@ pub(crate) struct Outcome {
     pub(crate) failure: Option<(Failure, Guide)>,
     pub(crate) elapsed: Duration,
     pub(crate) recorder: Option<Recorder>,
+    pub(crate) objects: Objects,
+}
+
+/// What a search begins with.
+#[derive(Default)]
+struct Start {
+    guide: Guide,
+    recorder: Option<Recorder>,
+    objects: Objects,
 }
 
 /// Explores `program` as `config` says, until it is exhausted, something fails, or the budget is spent.
 pub fn explore(program: &dyn Program, config: &Config) -> Report {
-    let outcome = search(program, config, Guide::default(), false, &mut |_| ());
+    explore_knowing(program, config, &mut Objects::new())
+}
+
+/// As [`explore`], with what earlier explorations of `program` learned about who touches what.
+fn explore_knowing(program: &dyn Program, config: &Config, objects: &mut Objects) -> Report {
+    let known = core::mem::take(objects);
+    let start = Start { objects: known, ..Start::default() };
+    let mut outcome = search_from(program, config, start, &mut |_| ());
     let found = outcome.failure.clone().map(|first| minimise::shorten(program, config, first));
+    core::mem::swap(objects, &mut outcome.objects);
     Report::new(program, config, &outcome, found)
 }
 
@@ -208,10 +230,11 @@ pub fn explore_bounded(program: &dyn Program, config: &Config, most: u32) -> Rep
     let start = Instant::now();
     let mut before = Counters::default();
     let mut last: Option<Report> = None;
+    let mut objects = Objects::new();
     for preemptions in 0..=most {
         let budget = config.budget.saturating_sub(start.elapsed());
         let config = Config { budget, ..config.search(Search::Bounded { preemptions }) };
-        let mut report = explore(program, &config);
+        let mut report = explore_knowing(program, &config, &mut objects);
         report.executions += before.executions;
         report.steps += before.steps;
         (before.executions, before.steps) = (report.executions, report.steps);
@@ -277,12 +300,22 @@ pub(crate) fn search(
     record: bool,
     each: &mut dyn FnMut(&Engine),
 ) -> Outcome {
+    let recorder = record.then(Recorder::default);
+    search_from(program, config, Start { guide, recorder, ..Start::default() }, each)
+}
+
+fn search_from(
+    program: &dyn Program,
+    config: &Config,
+    start: Start,
+    each: &mut dyn FnMut(&Engine),
+) -> Outcome {
     panics::install_hook();
     let shared = Shared(program, each);
     std::thread::scope(|scope| {
         let thread = scope.spawn(move || {
             let shared = shared;
-            search_here(shared.0, config, guide, record, shared.1)
+            search_here(shared.0, config, start, shared.1)
         });
         match thread.join() {
             Ok(outcome) => outcome,
@@ -294,18 +327,15 @@ pub(crate) fn search(
 fn search_here(
     program: &dyn Program,
     config: &Config,
-    guide: Guide,
-    record: bool,
+    from: Start,
     each: &mut dyn FnMut(&Engine),
 ) -> Outcome {
     let start = Instant::now();
-    let nr_cpus = program.nr_cpus();
-    let mut stacks = Stacks::new(nr_cpus);
-    let mut engine = Engine::new(config, nr_cpus);
-    engine.guide = guide;
-    engine.recorder = record.then(Recorder::default);
+    let mut stacks = Stacks::new(program.nr_cpus());
+    let mut engine = Engine::new(config, program, from.objects);
+    engine.guide = from.guide;
+    engine.recorder = from.recorder;
     let (exhausted, failure) = install(&mut engine, || {
-        let mut contended = 0;
         loop {
             step::run(program, &mut stacks);
             if let Some(failure) = judge(program) {
@@ -316,7 +346,7 @@ fn search_here(
                     each(e);
                 }
             });
-            if !with(|e| next_path(e, config, &mut contended)) {
+            if !with(|e| next_path(e, config)) {
                 return (with(|e| is_exhaustive(e)), None);
             }
             let executions = with(|e| e.counters.executions);
@@ -327,8 +357,8 @@ fn search_here(
             }
         }
     });
-    let Engine { counters, recorder, .. } = engine;
-    Outcome { counters, exhausted, failure, elapsed: start.elapsed(), recorder }
+    let Engine { counters, recorder, objects, .. } = engine;
+    Outcome { counters, exhausted, failure, elapsed: start.elapsed(), recorder, objects }
 }
 
 /// The failure of the execution that ran, the scenario's own check included.
@@ -348,24 +378,27 @@ fn judge(program: &dyn Program) -> Option<Failure> {
 
 /// The schedule of the execution that ran.
 pub(crate) fn path(e: &Engine) -> Guide {
+    let nodes = &e.nodes[..e.depth.min(e.nodes.len())];
+    // Private operations come before the same CPU's next step.
+    let ends = nodes.iter().skip(1).map(|n| n.ops).chain([e.ops]);
+    let runs = nodes.iter().zip(ends).map(|(n, end)| core::iter::repeat_n(n.cpu, end - n.ops));
     Guide {
-        cpus: e.nodes[..e.depth.min(e.nodes.len())].iter().map(|n| n.cpu).collect(),
+        cpus: runs.flatten().collect(),
         choices: e.choices[..e.choice.min(e.choices.len())].iter().map(|c| c.value).collect(),
     }
 }
 
 /// Prepares the next execution; `false` if there is none.
-fn next_path(e: &mut Engine, config: &Config, contended: &mut usize) -> bool {
+fn next_path(e: &mut Engine, config: &Config) -> bool {
+    if e.astray() {
+        // From the beginning, with what is known now.
+        e.objects.learned = false;
+        e.nodes.clear();
+        e.choices.clear();
+        return true;
+    }
     match config.search {
-        Search::Dpor | Search::Plain => e.backtrack(),
-        Search::Bounded { .. } => {
-            if e.backtrack() {
-                return true;
-            }
-            // What is contended was learned on the way: again, until nothing new is.
-            let known = e.objects.contended();
-            core::mem::replace(contended, known) != known
-        }
+        Search::Dpor | Search::Plain | Search::Bounded { .. } => e.backtrack(),
         Search::Random { executions, .. } | Search::Pct { executions, .. } => {
             e.nodes.clear();
             e.choices.clear();

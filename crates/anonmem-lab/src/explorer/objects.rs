@@ -25,22 +25,26 @@ pub(crate) struct Object {
     pub(crate) read_clock: Clock,
     pub(crate) plain: Accesses,
     pub(crate) history: History,
-    /// The CPUs that touched it in any execution, and whether one of them wrote.
-    pub(crate) ever: Sharing,
 }
 
-/// Who touched an object, over all executions.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(crate) struct Sharing {
-    pub(crate) cpus: u16,
-    pub(crate) written: bool,
+/// What is known about an address over all executions: its number, and who touches it.
+#[derive(Clone, Copy, Debug)]
+struct Slot {
+    address: usize,
+    /// The object's number plus one; 0: the slot is empty.
+    number: u32,
+    /// The CPUs that touched it in any execution.
+    cpus: u8,
+    /// Whether one of them wrote.
+    written: bool,
+    /// Whether two CPUs touch it and one of them writes: only then can the order of accesses matter.
+    shared: bool,
 }
 
-impl Sharing {
-    /// Whether two CPUs touch it and one of them writes.
-    pub(crate) fn contended(self) -> bool {
-        self.written && self.cpus.count_ones() > 1
-    }
+const _: () = assert!(crate::explorer::MAX_CPUS <= 8, "Slot::cpus has a bit for each CPU");
+
+impl Slot {
+    const EMPTY: Self = Self { address: 0, number: 0, cpus: 0, written: false, shared: false };
 }
 
 impl Object {
@@ -58,7 +62,6 @@ impl Object {
             read_clock: Clock::ZERO,
             plain: Accesses::NONE,
             history: History::default(),
-            ever: Sharing::default(),
         }
     }
 
@@ -81,51 +84,91 @@ impl Object {
 #[derive(Debug)]
 pub(crate) struct Objects {
     list: Vec<Object>,
-    /// Open addressing; 0 is empty, otherwise the number plus one.
-    table: Vec<u32>,
+    /// Open addressing.
+    table: Vec<Slot>,
     touched: Vec<u32>,
+    /// Whether an object was found to be shared that was taken for private before: what was explored so far
+    /// left out steps that may matter.
+    pub(crate) learned: bool,
+}
+
+impl Default for Objects {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 impl Objects {
     pub(crate) fn new() -> Self {
-        Self { list: Vec::new(), table: vec![0; 1024], touched: Vec::new() }
+        Self { list: Vec::new(), table: vec![Slot::EMPTY; 1024], touched: Vec::new(), learned: false }
     }
 
     /// The number of the object at `address`.
     #[inline]
     pub(crate) fn id(&mut self, address: usize) -> u32 {
+        let slot = self.slot(address);
+        self.table[slot].number - 1
+    }
+
+    /// Notes that `cpu` touches `address`. Returns the object's number and whether it is shared.
+    #[inline]
+    pub(crate) fn meet(&mut self, address: usize, cpu: usize, write: bool) -> (u32, bool) {
+        let index = self.slot(address);
+        let slot = &mut self.table[index];
+        if !slot.shared && (slot.cpus & 1 << cpu == 0 || write && !slot.written) {
+            slot.cpus |= 1 << cpu;
+            slot.written |= write;
+            slot.shared = slot.written && slot.cpus.count_ones() > 1;
+            self.learned |= slot.shared;
+        }
+        (slot.number - 1, slot.shared)
+    }
+
+    /// Takes the object at `address` for shared from now on.
+    pub(crate) fn suspect(&mut self, address: usize) {
+        let index = self.slot(address);
+        let slot = &mut self.table[index];
+        self.learned |= !slot.shared;
+        (slot.written, slot.shared) = (true, true);
+    }
+
+    #[inline]
+    fn slot(&mut self, address: usize) -> usize {
         let mask = self.table.len() - 1;
-        let mut slot = hash(address) & mask;
+        let mut index = hash(address) & mask;
         loop {
-            match self.table[slot] {
-                0 => return self.insert(address),
-                id if self.list[id as usize - 1].address == address => return id - 1,
-                _ => slot = (slot + 1) & mask,
+            let slot = &self.table[index];
+            if slot.address == address && slot.number != 0 {
+                return index;
             }
+            if slot.number == 0 {
+                return self.insert(address);
+            }
+            index = (index + 1) & mask;
         }
     }
 
     #[cold]
-    fn insert(&mut self, address: usize) -> u32 {
+    fn insert(&mut self, address: usize) -> usize {
         self.list.push(Object::new(address));
         if self.list.len() * 2 > self.table.len() {
-            self.table = vec![0; self.table.len() * 4];
-            for i in 0..self.list.len() {
-                self.link(i);
+            let larger = vec![Slot::EMPTY; self.table.len() * 4];
+            let old = core::mem::replace(&mut self.table, larger);
+            for slot in old.into_iter().filter(|s| s.number != 0) {
+                self.place(slot);
             }
-        } else {
-            self.link(self.list.len() - 1);
         }
-        self.list.len() as u32 - 1
+        self.place(Slot { address, number: self.list.len() as u32, ..Slot::EMPTY })
     }
 
-    fn link(&mut self, index: usize) {
+    fn place(&mut self, new: Slot) -> usize {
         let mask = self.table.len() - 1;
-        let mut slot = hash(self.list[index].address) & mask;
-        while self.table[slot] != 0 {
-            slot = (slot + 1) & mask;
+        let mut index = hash(new.address) & mask;
+        while self.table[index].number != 0 {
+            index = (index + 1) & mask;
         }
-        self.table[slot] = index as u32 + 1;
+        self.table[index] = new;
+        index
     }
 
     /// The object, marked as used in this execution.
@@ -168,11 +211,6 @@ impl Objects {
                 object.version += 1;
             }
         }
-    }
-
-    /// How many objects are contended so far.
-    pub(crate) fn contended(&self) -> usize {
-        self.list.iter().filter(|o| o.ever.contended()).count()
     }
 }
 

@@ -97,6 +97,8 @@ pub struct Op {
     pub reads: u32,
     /// The production code's line.
     pub at: &'static Location<'static>,
+    /// Whether another CPU could notice it.
+    pub shared: bool,
     /// What a [`Kind::Wait`] reads.
     pub footprint: Footprint,
 }
@@ -115,12 +117,22 @@ pub enum Broken {
     ReaderWriter,
     /// A wait does not depend on what its condition reads.
     Wait,
+    /// What one CPU alone has touched so far is private, whoever comes later.
+    Private,
+}
+
+impl Kind {
+    /// Whether two steps of this kind commute.
+    #[inline]
+    pub const fn reads_only(self) -> bool {
+        matches!(self, Self::Load | Self::LockShared | Self::TryLockShared | Self::UnlockShared)
+    }
 }
 
 impl Op {
     #[inline]
     fn reads_only(&self) -> bool {
-        matches!(self.kind, Kind::Load | Kind::LockShared | Kind::TryLockShared | Kind::UnlockShared)
+        self.kind.reads_only()
     }
 
     #[inline]
@@ -178,7 +190,7 @@ impl Op {
 fn broken_says_independent(a: Kind, b: Kind, broken: Broken) -> bool {
     let pair = |x: &[Kind], y: &[Kind]| x.contains(&a) && y.contains(&b) || x.contains(&b) && y.contains(&a);
     match broken {
-        Broken::Not | Broken::Wait => false,
+        Broken::Not | Broken::Wait | Broken::Private => false,
         Broken::LoadStore => pair(&[Kind::Load], &[Kind::Store]),
         Broken::TryLock => {
             pair(&[Kind::TryLock, Kind::TryLockShared], &[Kind::Lock, Kind::LockShared, Kind::Unlock])

@@ -11,8 +11,11 @@ use super::{
     op::{Footprint, Kind, NONE, Op},
     random,
 };
-use crate::scenario::Program;
-use core::panic::AssertUnwindSafe;
+use crate::{memory::Model, scenario::Program};
+use core::{
+    panic::{AssertUnwindSafe, Location},
+    sync::atomic::Ordering,
+};
 use corosensei::{Coroutine, CoroutineResult, Yielder, stack::DefaultStack};
 use std::panic::catch_unwind;
 
@@ -28,6 +31,78 @@ impl Stacks {
     /// One for each CPU.
     pub(crate) fn new(nr_cpus: usize) -> Self {
         Self((0..nr_cpus).map(|_| DefaultStack::new(STACK).expect("memory for a stack")).collect())
+    }
+}
+
+/// An operation that has its turn, or needs none.
+#[derive(Clone, Copy)]
+pub(crate) struct Turn {
+    /// The object.
+    pub(crate) id: u32,
+    /// Whether others could notice: then the memory model applies, and the trace shows it.
+    pub(crate) shared: bool,
+}
+
+/// An operation of the CPU that runs, on the object at `address`: waits for its turn, unless nobody else touches that
+/// object. `through`: an object that it reads besides.
+#[inline]
+pub(crate) fn turn(
+    kind: Kind,
+    address: usize,
+    order: Ordering,
+    through: Option<usize>,
+    at: &'static Location<'static>,
+) -> Turn {
+    let starting = phase() == Phase::Starting;
+    let (op, silent) = with(|e| {
+        let me = e.current;
+        let (object, mut shared) = e.objects.meet(address, me, !kind.reads_only());
+        let mut reads = NONE;
+        if let Some(through) = through {
+            let (id, also) = e.objects.meet(through, me, false);
+            (reads, shared) = (id, shared | also);
+        }
+        let silent = !shared && e.skip && !starting && is_free(e, kind, object);
+        let sc = order == Ordering::SeqCst && e.model == Model::C11;
+        (Op { kind, sc, order, object, reads, at, shared, footprint: Footprint::EMPTY }, silent)
+    });
+    if silent {
+        count_silent(at);
+        return Turn { id: op.object, shared: false };
+    }
+    visible(op);
+    Turn { id: op.object, shared: true }
+}
+
+/// A choice of the environment: it concerns nobody else.
+pub(crate) fn choice_turn(at: &'static Location<'static>) {
+    if phase() == Phase::Running && with(|e| e.skip) {
+        return count_silent(at);
+    }
+    let object = with(|e| e.sc_object);
+    let order = Ordering::Relaxed;
+    let (kind, footprint) = (Kind::Choice, Footprint::EMPTY);
+    visible(Op { kind, sc: false, order, object, reads: NONE, at, shared: false, footprint });
+}
+
+/// Whether nothing keeps `kind` from being done at once: a lock that the CPU holds itself does.
+#[inline]
+fn is_free(e: &Engine, kind: Kind, object: u32) -> bool {
+    match kind {
+        Kind::Lock => matches!(e.objects.get(object), o if o.writer == 0 && o.readers == 0),
+        Kind::LockShared => e.objects.get(object).writer == 0,
+        _ => true,
+    }
+}
+
+#[inline]
+fn count_silent(at: &'static Location<'static>) {
+    if !with(Engine::silent) {
+        with(|e| {
+            let message = format!("no end after {} steps", e.ops);
+            e.fail(FailureKind::Livelock, message, Some(at));
+        });
+        stop();
     }
 }
 
@@ -84,8 +159,7 @@ fn ready(e: &mut Engine) -> (u16, u16) {
         let cpu = &e.cpus[index];
         let Some(op) = &cpu.pending else { continue };
         let able = match op.kind {
-            Kind::Lock => matches!(e.objects.get(op.object), o if o.writer == 0 && o.readers == 0),
-            Kind::LockShared => e.objects.get(op.object).writer == 0,
+            Kind::Lock | Kind::LockShared => is_free(e, op.kind, op.object),
             Kind::Wait => match cpu.waiting {
                 Waiting::Nothing => true,
                 Waiting::Unpark => cpu.woken,
@@ -138,8 +212,8 @@ fn condition_holds(cpu: usize) -> bool {
 fn choose_cpu(e: &mut Engine, enabled: u16) -> Option<usize> {
     e.enabled = enabled;
     let depth = e.depth;
-    if depth >= e.max_steps {
-        let message = format!("no end after {depth} steps");
+    if e.ops >= e.max_steps {
+        let message = format!("no end after {} steps", e.ops);
         e.fail(FailureKind::Livelock, message, None);
         return None;
     }
@@ -180,6 +254,7 @@ fn choose_cpu(e: &mut Engine, enabled: u16) -> Option<usize> {
             done: 0,
             sleep: e.sleep,
             first_choice: e.choice,
+            ops: e.ops,
         });
         cpu
     };
@@ -223,11 +298,8 @@ fn contended(e: &Engine, cpu: usize) -> bool {
     e.cpus[cpu].pending.is_some_and(|op| match op.kind {
         Kind::Choice => false,
         Kind::Wait => true,
-        Kind::Fence => e.objects.get(e.sc_object).ever.contended(),
-        _ if op.reads != NONE => true,
-        _ => {
-            e.objects.get(op.object).ever.contended() || op.sc && e.objects.get(e.sc_object).ever.contended()
-        }
+        Kind::Fence => true,
+        _ => op.shared,
     })
 }
 
@@ -246,25 +318,11 @@ fn commit(e: &mut Engine, cpu: usize) {
         let clock = dpor::advance(e, cpu, &op);
         e.nodes[depth].clock = clock;
         e.sleep = dpor::still_asleep(e, e.sleep, cpu, &op);
-    } else if matches!(e.search, Search::Bounded { .. }) {
-        note_sharing(e, cpu, &op);
     }
+    e.nodes[depth].ops = e.ops;
     e.depth += 1;
+    e.ops += 1;
     e.current = cpu;
-    e.counters.steps += 1;
-}
-
-fn note_sharing(e: &mut Engine, cpu: usize, op: &Op) {
-    let object = if op.kind == Kind::Fence || op.sc { e.sc_object } else { op.object };
-    let second = (op.reads != NONE).then_some(op.reads);
-    for id in op.footprint.iter().chain([object, op.object]).chain(second) {
-        let ever = &mut e.objects.touch(id).ever;
-        ever.cpus |= 1 << cpu;
-        ever.written |= id == object && op.totally_ordered() || op.kind == Kind::Fence;
-    }
-    if op.totally_ordered() {
-        e.objects.touch(op.object).ever.written = true;
-    }
 }
 
 /// Runs one execution of `program` from its beginning to its end, or as far as it is worth.
@@ -331,7 +389,15 @@ fn abandon(mut task: Task) -> DefaultStack {
 
 /// Closes an execution: a deadlock, the races of steps that were never made, the counters.
 fn finish(e: &mut Engine) {
-    e.counters.longest = e.counters.longest.max(e.depth);
+    e.counters.steps += e.ops as u64;
+    if e.astray() {
+        e.redundant = true;
+        e.failure = None;
+        e.ended = false;
+        e.counters.redundant += 1;
+        return;
+    }
+    e.counters.longest = e.counters.longest.max(e.ops);
     if e.search == Search::Dpor {
         for cpu in 0..e.nr_cpus {
             if let Some(op) = e.cpus[cpu].pending {

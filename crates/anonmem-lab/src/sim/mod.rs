@@ -15,11 +15,7 @@ pub mod tlb;
 pub use probe::SimProbe;
 pub use tlb::{Access, Trap};
 
-use crate::explorer::{
-    engine::{op, with},
-    op::Kind,
-    step::visible,
-};
+use crate::explorer::{engine::with, step::choice_turn};
 use anonmem_hal::{Clock, Machine, Pfn, SourceError, SourceId, Sources, arch::Toy};
 use core::panic::Location;
 use phys::Arena;
@@ -69,7 +65,7 @@ impl Machine for Sim {
 
 impl Clock for Sim {
     fn now_ns(&self) -> u64 {
-        if probe::running() { with(|e| e.depth as u64) } else { 0 }
+        if probe::running() { with(|e| e.ops as u64) } else { 0 }
     }
 }
 
@@ -96,7 +92,7 @@ pub fn choose(n: usize, label: &str) -> usize {
         return 0;
     }
     let at = Location::caller();
-    visible(op(Kind::Choice, crate::explorer::address::SC, at));
+    choice_turn(at);
     with(|e| {
         let value = e.pick(n);
         e.record(|e| {
@@ -126,7 +122,7 @@ pub(crate) fn misfortune(label: &str) -> bool {
         return false;
     }
     let at = Location::caller();
-    visible(op(Kind::Choice, crate::explorer::address::SC, at));
+    choice_turn(at);
     let happens = inject(2) == 1;
     if happens {
         with(|e| {

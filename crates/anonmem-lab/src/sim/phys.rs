@@ -7,15 +7,15 @@ use super::{Sim, misfortune, probe::running, swap::SwapTable, tlb::Tlb};
 use crate::{
     explorer::{
         MAX_CPUS,
-        engine::{op, with},
+        engine::with,
         failure::FailureKind,
         op::Kind,
-        step::{stop, visible},
+        step::{stop, turn},
     },
     trace::{Action, Event},
 };
 use anonmem_hal::{Order, PAGE_SIZE, Pfn, PhysMem};
-use core::{cell::UnsafeCell, panic::Location, ptr::NonNull};
+use core::{cell::UnsafeCell, panic::Location, ptr::NonNull, sync::atomic::Ordering};
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 
 /// The number of the first frame: not zero, so that a forgotten frame number shows.
@@ -232,7 +232,7 @@ unsafe impl PhysMem for Sim {
             let (from, to) = (src.offset(i), dst.offset(i));
             let address = self.arena.data_address(from);
             if running() {
-                visible(op(Kind::Load, address, at));
+                turn(Kind::Load, address, Ordering::Relaxed, None, at);
                 with(|e| {
                     let word = format!("is copied to frame {}", to.0);
                     e.record(|e| Event::new(e, Some(address), "", Action::Word(word), at));
@@ -251,7 +251,7 @@ unsafe impl PhysMem for Sim {
     fn is_zero(&self, pfn: Pfn) -> bool {
         let (at, address) = (Location::caller(), self.arena.data_address(pfn));
         if running() {
-            visible(op(Kind::Load, address, at));
+            turn(Kind::Load, address, Ordering::Relaxed, None, at);
             with(|e| {
                 let word = "is looked at: all zeroes?".into();
                 e.record(|e| Event::new(e, Some(address), "", Action::Word(word), at));

@@ -3,11 +3,11 @@
 use super::Sim;
 use crate::{
     explorer::{
-        engine::{Phase, SpinReads, Waiting, op, phase, with},
+        engine::{Engine, Phase, Waiting, phase, with},
         failure::FailureKind,
         op::{Kind, NONE, Op},
         panics::escape,
-        step::{stop, visible},
+        step::{Turn, stop, turn, visible},
     },
     memory::{Model, View, sc},
     trace::{Action, Event},
@@ -31,7 +31,7 @@ fn outside(at: usize) {
     match phase() {
         Phase::Predicate => with(|e| {
             if e.reads == 0 {
-                let object = e.objects.id(at);
+                let (object, _) = e.objects.meet(at, e.current, false);
                 e.footprint.add(object);
             }
             e.reads += 1;
@@ -51,22 +51,6 @@ fn name(order: Ordering) -> &'static str {
     }
 }
 
-/// Announces an atomic access and waits for its turn. Returns the object.
-#[inline]
-fn access(kind: Kind, at: usize, order: Ordering, caller: &'static Location<'static>) -> u32 {
-    let op = with(|e| Op {
-        kind,
-        sc: order == Ordering::SeqCst && e.model == Model::C11,
-        order,
-        object: e.objects.id(at),
-        at: caller,
-        reads: NONE,
-        footprint: Default::default(),
-    });
-    visible(op);
-    op.object
-}
-
 impl Probe for SimProbe {
     const ACTIVE: bool = true;
 
@@ -78,7 +62,11 @@ impl Probe for SimProbe {
             return read();
         }
         let caller = Location::caller();
-        let id = access(Kind::Load, at, order, caller);
+        let Turn { id, shared } = turn(Kind::Load, at, order, None, caller);
+        if !shared {
+            with(|e| e.cpus[e.current].spin.add_private(at));
+            return read();
+        }
         with(|e| {
             let me = e.current;
             let (value, age) = match e.model {
@@ -114,7 +102,11 @@ impl Probe for SimProbe {
             return write();
         }
         let caller = Location::caller();
-        let id = access(Kind::Store, at, order, caller);
+        let Turn { id, shared } = turn(Kind::Store, at, order, None, caller);
+        if !shared {
+            with(|e| e.cpus[e.current].spin.clear());
+            return write();
+        }
         with(|e| {
             let me = e.current;
             let late = match e.model {
@@ -139,7 +131,7 @@ impl Probe for SimProbe {
                 write();
             }
             e.objects.touch(id).version += 1;
-            e.cpus[me].spin = SpinReads::default();
+            e.cpus[me].spin.clear();
             e.record(|e| Event::new(e, Some(at), name(order), Action::Store { value, late }, caller));
             e.tick();
         });
@@ -153,7 +145,15 @@ impl Probe for SimProbe {
             return op();
         }
         let caller = Location::caller();
-        let id = access(Kind::Rmw, at, order, caller);
+        let Turn { id, shared } = turn(Kind::Rmw, at, order, None, caller);
+        if !shared {
+            let (old, new) = op();
+            with(|e| match new {
+                Some(_) => e.cpus[e.current].spin.clear(),
+                None => e.cpus[e.current].spin.add_private(at),
+            });
+            return (old, new);
+        }
         with(|e| {
             let me = e.current;
             let (old, new) = op();
@@ -174,7 +174,7 @@ impl Probe for SimProbe {
             }
             if new.is_some() {
                 e.objects.touch(id).version += 1;
-                e.cpus[me].spin = SpinReads::default();
+                e.cpus[me].spin.clear();
             } else {
                 let version = e.objects.get(id).version;
                 e.cpus[me].spin.add(id, version);
@@ -201,6 +201,7 @@ impl Probe for SimProbe {
                 object,
                 reads: NONE,
                 at: caller,
+                shared: true,
                 footprint: Default::default(),
             });
         }
@@ -255,7 +256,7 @@ impl Probe for SimProbe {
         wait(Waiting::Condition(ready), Default::default(), Location::caller());
         with(|e| {
             let me = e.current;
-            e.cpus[me].spin = SpinReads::default();
+            e.cpus[me].spin.clear();
         });
     }
 }
@@ -276,6 +277,7 @@ pub(crate) fn wait(
         }),
         reads: NONE,
         at,
+        shared: true,
         footprint,
     };
     visible(op);
@@ -293,10 +295,14 @@ fn plain(at: usize, write: bool, caller: &'static Location<'static>) {
         Phase::Starting | Phase::Running => {}
     }
     let race = with(|e| {
-        let id = e.objects.id(at);
         let (me, now) = (e.current, e.now());
+        let (id, shared) = e.objects.meet(at, me, write);
+        if e.skip && !shared {
+            return None;
+        }
         let plain = &mut e.objects.touch(id).plain;
-        if write { plain.write(me, &now.hb, caller) } else { plain.read(me, &now.hb, caller) }
+        let race = if write { plain.write(me, &now.hb, caller) } else { plain.read(me, &now.hb, caller) };
+        race.filter(|_| !e.astray())
     });
     if let Some(race) = race {
         let (mine, theirs) =
@@ -325,12 +331,13 @@ pub(crate) fn lock(at: usize, mode: LockMode, caller: &'static Location<'static>
     if !running() {
         return unevaluable();
     }
-    let op = op(kind(mode, Kind::Lock, Kind::LockShared), at, caller);
-    visible(op);
+    let turn = turn(kind(mode, Kind::Lock, Kind::LockShared), at, Ordering::Relaxed, None, caller);
     with(|e| {
-        acquired(e, op.object, mode);
-        let word = kind_word(mode, "lock", "lock shared");
-        e.record(|e| Event::new(e, Some(at), "", Action::Word(word), caller));
+        acquired(e, turn, mode);
+        e.record(|e| {
+            let word = kind_word(mode, "lock", "lock shared");
+            Event::new(e, Some(at), "", Action::Word(word), caller)
+        });
         e.tick();
     });
 }
@@ -359,12 +366,15 @@ pub(crate) fn ended() {
     }
 }
 
-fn acquired(e: &mut crate::explorer::engine::Engine, id: u32, mode: LockMode) {
+fn acquired(e: &mut Engine, turn: Turn, mode: LockMode) {
     let me = e.current;
-    let object = e.objects.touch(id);
+    let object = e.objects.touch(turn.id);
     match mode {
         LockMode::Exclusive => object.writer = me as u8 + 1,
         LockMode::Shared => object.readers += 1,
+    }
+    if !turn.shared {
+        return;
     }
     let mut known: View = object.unlocked;
     if mode == LockMode::Exclusive {
@@ -378,15 +388,14 @@ fn try_lock(at: usize, mode: LockMode, caller: &'static Location<'static>) -> bo
         unevaluable();
         return true;
     }
-    let op = op(kind(mode, Kind::TryLock, Kind::TryLockShared), at, caller);
-    visible(op);
+    let turn = turn(kind(mode, Kind::TryLock, Kind::TryLockShared), at, Ordering::Relaxed, None, caller);
     let spurious = with(|e| e.inject.try_lock) && super::inject(2) == 1;
     with(|e| {
-        let object = e.objects.touch(op.object);
+        let object = e.objects.touch(turn.id);
         let free = object.writer == 0 && (mode == LockMode::Shared || object.readers == 0);
         let taken = free && !spurious;
         if taken {
-            acquired(e, op.object, mode);
+            acquired(e, turn, mode);
         }
         e.record(|e| {
             let word = match (taken, free) {
@@ -406,11 +415,10 @@ pub(crate) fn unlock(at: usize, mode: LockMode, caller: &'static Location<'stati
     if !running() {
         return ended();
     }
-    let op = op(kind(mode, Kind::Unlock, Kind::UnlockShared), at, caller);
-    visible(op);
+    let turn = turn(kind(mode, Kind::Unlock, Kind::UnlockShared), at, Ordering::Relaxed, None, caller);
     with(|e| {
         let now = e.now();
-        let object = e.objects.touch(op.object);
+        let object = e.objects.touch(turn.id);
         match mode {
             LockMode::Exclusive => {
                 object.writer = 0;

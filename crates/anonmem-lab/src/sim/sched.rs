@@ -11,14 +11,14 @@ use super::{
 use crate::{
     explorer::{
         address,
-        engine::{Phase, SpinReads, Waiting, installed, op, phase, with},
+        engine::{Engine, Phase, Waiting, installed, phase, with},
         op::{Footprint, Kind},
-        step::visible,
+        step::turn,
     },
     trace::{Action, Event},
 };
 use anonmem_hal::{CpuId, HeldLocks, LockMode, Sched};
-use core::panic::Location;
+use core::{panic::Location, sync::atomic::Ordering};
 
 impl Sched for Sim {
     #[inline]
@@ -51,7 +51,7 @@ impl Sched for Sim {
         if with(|e| e.inject.wake_up) && misfortune("wakes up for no reason") {
             return leave_queue();
         }
-        let flag = with(|e| e.objects.id(address::WAKE + e.current));
+        let flag = with(|e| e.objects.meet(address::WAKE + e.current, e.current, false).0);
         let mut footprint = Footprint::EMPTY;
         footprint.add(flag);
         wait(Waiting::Unpark, footprint, at);
@@ -76,13 +76,12 @@ impl Sched for Sim {
             && let Some(cpu) = first_parked(key)
         {
             left -= 1;
-            let flag = op(Kind::Rmw, address::WAKE + cpu, at);
-            visible(flag);
+            let flag = turn(Kind::Rmw, address::WAKE + cpu, Ordering::Relaxed, None, at);
             with(|e| {
                 let now = e.now();
                 e.cpus[cpu].woken = true;
                 e.cpus[cpu].parked = None;
-                let object = e.objects.touch(flag.object);
+                let object = e.objects.touch(flag.id);
                 object.version += 1;
                 object.message = now;
                 e.record(|e| Event::new(e, Some(key), "", Action::Word(format!("wakes CPU{cpu}")), at));
@@ -99,6 +98,7 @@ impl Sched for Sim {
             return probe::ended();
         }
         let footprint = with(|e| {
+            suspect_private(e);
             let mut footprint = Footprint::EMPTY;
             if let Some(reads) = e.cpus[e.current].spin.list() {
                 reads.iter().for_each(|r| footprint.add(r.0));
@@ -112,7 +112,6 @@ impl Sched for Sim {
             for &(object, _) in spin.list().unwrap_or_default() {
                 e.objects.touch(object).history.catch_up(me, &e.cpus[me].views);
             }
-            e.cpus[me].spin = SpinReads::default();
             e.tick();
         });
     }
@@ -141,6 +140,18 @@ fn first_parked(key: usize) -> Option<usize> {
         let waiting = parked.filter_map(|(cpu, c)| c.parked.filter(|p| p.0 == key).map(|p| (p.1, cpu)));
         waiting.min().map(|(_, cpu)| cpu)
     })
+}
+
+/// A loop that waits for private objects alone: somebody is going to change one of them.
+fn suspect_private(e: &mut Engine) {
+    let me = e.current;
+    let spin = e.cpus[me].spin;
+    for &address in spin.only_private() {
+        e.objects.suspect(address);
+        let id = e.objects.id(address);
+        let version = e.objects.get(id).version;
+        e.cpus[me].spin.add(id, version);
+    }
 }
 
 fn leave_queue() {

@@ -9,16 +9,11 @@
 
 use super::{Sim, misfortune, phys::broken, probe::running};
 use crate::{
-    explorer::{
-        engine::{op, with},
-        failure::FailureKind,
-        op::Kind,
-        step::visible,
-    },
+    explorer::{engine::with, failure::FailureKind, op::Kind, step::turn},
     trace::{Action, Event},
 };
 use anonmem_hal::{FrameAlloc, IoError, PAGE_SIZE, Pfn, SwapIo};
-use core::panic::Location;
+use core::{panic::Location, sync::atomic::Ordering};
 
 /// The devices of the machine: any more than two have never shown anything that two do not.
 pub(crate) const DEVICES: usize = 2;
@@ -72,9 +67,7 @@ impl Sim {
                 Transfer::Write => (place, frame),
                 Transfer::Read => (frame, place),
             };
-            let mut step = op(Kind::Store, written, at);
-            step.reads = with(|e| e.objects.id(read));
-            visible(step);
+            turn(Kind::Store, written, Ordering::Relaxed, Some(read), at);
             let word = match what {
                 Transfer::Write => format!("is written to slot {slot} of device {device}"),
                 Transfer::Read => format!("is read from slot {slot} of device {device}"),
@@ -124,7 +117,7 @@ impl SwapIo for Sim {
     fn swap_discard(&self, device: u8, slot: u64, _: &dyn FrameAlloc) {
         let (at, place) = (Location::caller(), self.swap_slot(device, slot).0);
         if running() {
-            visible(op(Kind::Store, place, at));
+            turn(Kind::Store, place, Ordering::Relaxed, None, at);
             with(|e| {
                 e.record(|e| Event::new(e, Some(place), "", Action::Word("is discarded".into()), at));
                 e.tick();

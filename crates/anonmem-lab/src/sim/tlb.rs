@@ -14,13 +14,7 @@ use super::{
     probe::{SimProbe, running},
 };
 use crate::{
-    explorer::{
-        address,
-        engine::{op, with},
-        failure::FailureKind,
-        op::Kind,
-        step::visible,
-    },
+    explorer::{address, engine::with, failure::FailureKind, op::Kind, step::turn},
     trace::{Action, Event},
 };
 use anonmem_hal::{
@@ -136,7 +130,7 @@ impl Sim {
     #[track_caller]
     pub fn leave(&self, cpu: CpuId, root: Pfn) {
         if running() {
-            visible(op(Kind::Store, address::TLB + cpu.index(), Location::caller()));
+            touch(Kind::Store, cpu, Location::caller());
         }
         self.arena.state(|s| s.tlbs[cpu.index()].flush(root, FlushRange::All));
     }
@@ -197,9 +191,7 @@ impl Sim {
         let frame = self.arena.data_address(translation.pfn);
         if running() {
             let kind = if access == Access::Write { Kind::Store } else { Kind::Load };
-            let mut step = op(kind, frame, at);
-            step.reads = with(|e| e.objects.id(address::TLB + me));
-            visible(step);
+            turn(kind, frame, Ordering::Relaxed, Some(address::TLB + me), at);
         }
         if self.arena.state(|s| s.tlbs[me].flushes) != flushes {
             return None;
@@ -288,6 +280,11 @@ impl Sim {
     }
 }
 
+/// A step on the translations of `cpu`.
+fn touch(kind: Kind, cpu: CpuId, at: &'static Location<'static>) {
+    turn(kind, address::TLB + cpu.index(), Ordering::Relaxed, None, at);
+}
+
 fn allows(present: Present, access: Access) -> bool {
     match access {
         Access::Read => present.prot.read,
@@ -309,7 +306,7 @@ impl Mmu for Sim {
             let next = left.remove(choose(left.len(), "the next CPU to answer the flush"));
             let tlb = address::TLB + next.index();
             if running() {
-                visible(op(Kind::Store, tlb, at));
+                touch(Kind::Store, next, at);
             }
             self.arena.state(|s| s.tlbs[next.index()].flush(root, what));
             if running() {
@@ -331,7 +328,7 @@ impl Mmu for Sim {
     fn flush_local(&self, root: Pfn, va: Va) {
         let me = Self::current_cpu().index();
         if running() {
-            visible(op(Kind::Store, address::TLB + me, Location::caller()));
+            touch(Kind::Store, CpuId(me as u32), Location::caller());
         }
         let page = va.page_down();
         self.arena.state(|s| s.tlbs[me].drop_where(|t| t.root == root && t.va == page));
