@@ -1,5 +1,6 @@
 //! The command line of `anonmem bench`.
 
+use crate::host::Folios;
 use clap::{Args, ValueEnum};
 use std::path::PathBuf;
 
@@ -13,6 +14,10 @@ pub struct Options {
     /// What to measure beside anonmem
     #[arg(long, value_enum, default_value_t = Against::Host)]
     pub against: Against,
+
+    /// Sizes of the host's folios to measure; the large ones set /sys/kernel/mm/transparent_hugepage, and put it back
+    #[arg(long, value_enum, value_name = "SIZE", value_delimiter = ',', default_value = "4K,64K,2M")]
+    pub folios: Vec<Folios>,
 
     /// Samples of each side of each row, after one that warms up
     #[arg(long, value_name = "N", default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=1000))]

@@ -369,8 +369,11 @@ pub const ROWS: &[Row] = &[
 
 /// The rows that wait for something.
 pub const NOT_YET: &[NotYet] = &[
-    NotYet { id: "populate-64k", title: "populate, 64 KiB folios", needs: "large folios" },
-    NotYet { id: "populate-2m", title: "populate, 2 MiB folios", needs: "large folios" },
+    NotYet {
+        id: "large-folios",
+        title: "the rows above with folios of 64 KiB and 2 MiB",
+        needs: "large folios",
+    },
     NotYet { id: "uffd-move", title: "UFFDIO_MOVE, whole region and page by page", needs: "userfaultfd" },
     NotYet { id: "uffd-copy", title: "UFFDIO_COPY, whole region and page by page", needs: "userfaultfd" },
     NotYet { id: "gup-fast", title: "GUP-fast, 256 pages a call", needs: "GUP" },

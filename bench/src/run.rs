@@ -8,6 +8,7 @@ use crate::{
         child::Blackboard,
         cpus,
         entry::Entry,
+        folios::Folios,
         load::{Load, LoadWatch},
         settings::Settings,
     },
@@ -57,8 +58,8 @@ impl std::error::Error for Error {}
 pub enum Side {
     /// anonmem.
     Ours,
-    /// The host's Linux.
-    Host,
+    /// The host's Linux, with folios of this size.
+    Host(Folios),
 }
 
 /// Samples by row and side.
@@ -112,6 +113,9 @@ impl Bench {
     }
 }
 
+/// Why a side of a row was not measured.
+pub type Cannot = BTreeMap<(&'static str, Side), String>;
+
 /// Everything that was found out.
 pub struct Outcome {
     /// The machine.
@@ -127,7 +131,7 @@ pub struct Outcome {
     /// The samples.
     pub samples: Samples,
     /// Why a side of a row was not measured.
-    pub cannot: BTreeMap<(&'static str, Side), String>,
+    pub cannot: Cannot,
     /// What others did meanwhile.
     pub load: Load,
     /// Seconds that it took.
@@ -201,7 +205,7 @@ fn is_exact(name: &str) -> bool {
 }
 
 fn measure(options: &Options, wanted: &Wanted) -> io::Result<Outcome> {
-    let _settings = Settings::guard()?;
+    let settings = Settings::guard()?;
     let cpus = cpus::allowed()?;
     let watch = (LoadWatch::start(), std::time::Instant::now());
     let machine = Machine::describe(cpus.len());
@@ -213,7 +217,7 @@ fn measure(options: &Options, wanted: &Wanted) -> io::Result<Outcome> {
     let progress = progress(chosen.len() as u64 * u64::from(options.runs + 1));
     for experiment in chosen {
         progress.set_message(experiment.name);
-        run(experiment, options, &bench, &mut samples, &mut cannot, &progress);
+        run(experiment, options, &bench, &settings, (&mut samples, &mut cannot), &progress);
     }
     progress.finish_and_clear();
     Ok(Outcome {
@@ -234,33 +238,40 @@ fn run(
     experiment: &Experiment,
     options: &Options,
     bench: &Bench,
-    samples: &mut Samples,
-    cannot: &mut BTreeMap<(&'static str, Side), String>,
+    settings: &Settings,
+    (samples, cannot): (&mut Samples, &mut Cannot),
     progress: &ProgressBar,
 ) {
     let _ = cpus::pin(bench.cpus[0]);
-    let mut host = if options.against == Against::Host { experiment.host } else { None };
     let mut ours = experiment.ours;
+    let mut sizes: Vec<_> = match options.against {
+        Against::Host => experiment.folios.iter().copied().filter(|f| options.folios.contains(f)).collect(),
+        Against::None => Vec::new(),
+    };
     if experiment.threads > bench.cpus.len() {
         let why = format!("needs {} CPUs", experiment.threads);
-        for side in [Side::Ours, Side::Host] {
+        for side in [Side::Ours, Side::Host(Folios::Base)] {
             cannot.extend(experiment.rows.iter().map(|row| ((*row, side), why.clone())));
         }
-        (host, ours) = (None, None);
+        (ours, sizes) = (None, Vec::new());
     }
     for turn in 0..=options.runs {
         samples.warming = turn == 0;
         if let Some(ours) = ours {
             ours(bench, samples);
         }
-        if let Some(side) = host
-            && let Err(e) = side(bench, samples)
-        {
-            cannot.extend(experiment.rows.iter().map(|row| ((*row, Side::Host), e.to_string())));
-            host = None;
+        if let Some(host) = experiment.host {
+            sizes.retain(|&folios| {
+                let done = settings.with(folios, || host(bench, samples, folios));
+                done.inspect_err(|e| cannot_measure(cannot, experiment, Side::Host(folios), e)).is_ok()
+            });
         }
         progress.inc(1);
     }
+}
+
+fn cannot_measure(cannot: &mut Cannot, experiment: &Experiment, side: Side, why: &io::Error) {
+    cannot.extend(experiment.rows.iter().map(|row| ((*row, side), why.to_string())));
 }
 
 /// A bar on standard error, if that is a terminal.

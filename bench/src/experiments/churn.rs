@@ -6,10 +6,7 @@ use super::{Experiment, threads::two};
 use crate::{
     PAGE, REGION, REGION_PAGES,
     clock::wall_ns,
-    host::{
-        Region, cpus,
-        region::{self, Pages},
-    },
+    host::{Folios, Region, cpus, folios, region},
     ours::{Active, fault_all, map_anywhere, map_region},
     run::{Bench, Samples, Side},
 };
@@ -33,6 +30,7 @@ pub(super) const EXPERIMENT: Experiment = Experiment {
     threads: 2,
     ours: Some(ours),
     host: Some(host),
+    folios: folios::BASE,
 };
 
 const SMALL: usize = 16 * PAGE;
@@ -103,9 +101,9 @@ fn ours_with(bench: &Bench, mode: LockMode, place: Where) -> f64 {
     ns / REGION_PAGES as f64
 }
 
-fn host(bench: &Bench, samples: &mut Samples) -> io::Result<()> {
-    Region::warm(REGION, Pages::Base)?;
-    let region = Region::new(REGION, Pages::Base)?;
+fn host(bench: &Bench, samples: &mut Samples, _folios: Folios) -> io::Result<()> {
+    Region::warm(REGION, Folios::Base)?;
+    let region = Region::new(REGION, Folios::Base)?;
     let start = region.start() as usize;
     let ns = disturbed(
         |cpu| cpus::pin(bench.cpus[cpu as usize]),
@@ -122,6 +120,8 @@ fn host(bench: &Bench, samples: &mut Samples) -> io::Result<()> {
             }
         },
     );
-    MODES.iter().for_each(|(_, same, _)| samples.add(same, Side::Host, ns / REGION_PAGES as f64));
+    MODES
+        .iter()
+        .for_each(|(_, same, _)| samples.add(same, Side::Host(Folios::Base), ns / REGION_PAGES as f64));
     Ok(())
 }

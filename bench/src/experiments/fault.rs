@@ -4,7 +4,7 @@ use super::Experiment;
 use crate::{
     PAGE, REGION, REGION_PAGES,
     clock::time,
-    host::{Region, region::Pages},
+    host::{Folios, Region, folios},
     ours::{Active, fault_all, map_region},
     run::{Bench, Samples, Side},
 };
@@ -17,6 +17,7 @@ pub(super) const EXPERIMENT: Experiment = Experiment {
     threads: 1,
     ours: Some(ours),
     host: Some(host),
+    folios: folios::ALL,
 };
 
 const PAGES: f64 = REGION_PAGES as f64;
@@ -49,16 +50,20 @@ fn ours(bench: &Bench, samples: &mut Samples) {
     add("fault-zero-write", time(|| fault_all(&mm, range, FaultAccess::Write)));
 }
 
-fn host(_bench: &Bench, samples: &mut Samples) -> io::Result<()> {
-    let mut add = |row, ns: f64| samples.add(row, Side::Host, ns / PAGES);
-    Region::warm(REGION, Pages::Base)?;
-    let region = Region::new(REGION, Pages::Base)?;
+fn host(_bench: &Bench, samples: &mut Samples, folios: Folios) -> io::Result<()> {
+    let mut add = |row, ns: f64| samples.add(row, Side::Host(folios), ns / PAGES);
+    Region::warm(REGION, folios)?;
+    let region = Region::new(REGION, folios)?;
     let ns = time(|| region.touch_write(0, PAGE));
+    if folios != Folios::Base {
+        add("fault-write", ns);
+        return Ok(());
+    }
     MODES.iter().for_each(|(row, _)| add(row, ns));
     drop(region);
 
-    Region::warm(REGION, Pages::Base)?;
-    let region = Region::new(REGION, Pages::Base)?;
+    Region::warm(REGION, folios)?;
+    let region = Region::new(REGION, folios)?;
     add("fault-read", time(|| region.touch_read()));
     add("fault-zero-write", time(|| region.touch_write(0, PAGE)));
     Ok(())

@@ -5,9 +5,9 @@ use crate::{
     PAGE, REGION, REGION_PAGES,
     clock::{cpu_ns, time},
     host::{
-        Region,
+        Folios, Region,
         child::{self, Word},
-        region::Pages,
+        folios,
     },
     ours::{Active, fault_all, map_region},
     run::{Bench, Samples, Side},
@@ -21,6 +21,7 @@ pub(super) const EXPERIMENT: Experiment = Experiment {
     threads: 1,
     ours: Some(ours),
     host: Some(host),
+    folios: folios::ALL,
 };
 
 const PAGES: f64 = REGION_PAGES as f64;
@@ -49,10 +50,10 @@ fn ours(bench: &Bench, samples: &mut Samples) {
     }
 }
 
-fn host(bench: &Bench, samples: &mut Samples) -> io::Result<()> {
-    let mut add = |row, ns: f64| samples.add(row, Side::Host, ns / PAGES);
-    Region::warm(REGION, Pages::Base)?;
-    let region = Region::new(REGION, Pages::Base)?;
+fn host(bench: &Bench, samples: &mut Samples, folios: Folios) -> io::Result<()> {
+    let mut add = |row, ns: f64| samples.add(row, Side::Host(folios), ns / PAGES);
+    Region::warm(REGION, folios)?;
+    let region = Region::new(REGION, folios)?;
     region.populate()?;
     let first = child::run(&bench.board, || {})?;
     add("fork", first.fork);

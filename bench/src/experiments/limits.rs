@@ -4,6 +4,7 @@ use super::Experiment;
 use crate::{
     REGION, REGION_PAGES,
     clock::time,
+    host::folios,
     run::{Bench, Samples, Side},
 };
 use anonmem_hal::{Order, PhysMem};
@@ -14,6 +15,7 @@ pub(super) const EXPERIMENT: Experiment = Experiment {
     threads: 1,
     ours: Some(ours),
     host: None,
+    folios: folios::BASE,
 };
 
 /// Pages that fit in a first-level cache together with their copies.

@@ -4,6 +4,7 @@ use super::Experiment;
 use crate::{
     PAGE,
     clock::time,
+    host::folios,
     ours::Machine,
     run::{Bench, Samples, Side},
 };
@@ -20,6 +21,7 @@ pub(super) const EXPERIMENT: Experiment = Experiment {
     threads: 1,
     ours: Some(ours),
     host: None,
+    folios: folios::BASE,
 };
 
 const LOOKUPS: usize = 200_000;

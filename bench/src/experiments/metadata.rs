@@ -1,11 +1,20 @@
 //! What a frame costs before anybody uses it.
 
 use super::Experiment;
-use crate::run::{Bench, Samples, Side};
+use crate::{
+    host::{Folios, folios},
+    run::{Bench, Samples, Side},
+};
 use std::io;
 
-pub(super) const EXPERIMENT: Experiment =
-    Experiment { name: "metadata", rows: &["metadata"], threads: 1, ours: Some(ours), host: Some(host) };
+pub(super) const EXPERIMENT: Experiment = Experiment {
+    name: "metadata",
+    rows: &["metadata"],
+    threads: 1,
+    ours: Some(ours),
+    host: Some(host),
+    folios: folios::BASE,
+};
 
 /// `sizeof(struct page)` of 64-bit Linux (Documentation/mm/vmemmap_dedup.rst: 64 bytes).
 const STRUCT_PAGE: f64 = 64.0;
@@ -14,7 +23,7 @@ fn ours(_bench: &Bench, samples: &mut Samples) {
     samples.add("metadata", Side::Ours, anonmem_frame::META_BYTES as f64);
 }
 
-fn host(_bench: &Bench, samples: &mut Samples) -> io::Result<()> {
-    samples.add("metadata", Side::Host, STRUCT_PAGE);
+fn host(_: &Bench, samples: &mut Samples, _: Folios) -> io::Result<()> {
+    samples.add("metadata", Side::Host(Folios::Base), STRUCT_PAGE);
     Ok(())
 }

@@ -14,10 +14,16 @@ mod threads;
 mod vma;
 
 use crate::{
+    host::Folios,
     rows::Row,
     run::{Bench, Samples},
 };
 use std::io;
+
+/// Does our side's work once.
+pub type OurSide = fn(&Bench, &mut Samples);
+/// Does the host's side's work once, in memory of folios of that size.
+pub type HostSide = fn(&Bench, &mut Samples, Folios) -> io::Result<()>;
 
 /// A few rows that share their setup.
 pub struct Experiment {
@@ -28,9 +34,11 @@ pub struct Experiment {
     /// CPUs that it needs.
     pub threads: usize,
     /// Does our side's work once.
-    pub ours: Option<fn(&Bench, &mut Samples)>,
+    pub ours: Option<OurSide>,
     /// Does the host's side's work once.
-    pub host: Option<fn(&Bench, &mut Samples) -> io::Result<()>>,
+    pub host: Option<HostSide>,
+    /// The sizes of the host's folios that make a difference to these rows.
+    pub folios: &'static [Folios],
 }
 
 impl Experiment {

@@ -4,7 +4,7 @@ use super::Experiment;
 use crate::{
     REGION, REGION_PAGES,
     clock::time,
-    host::{Region, region::Pages},
+    host::{Folios, Region, folios},
     ours::{Active, map_region},
     run::{Bench, Samples, Side},
 };
@@ -17,6 +17,7 @@ pub(super) const EXPERIMENT: Experiment = Experiment {
     threads: 1,
     ours: Some(ours),
     host: Some(host),
+    folios: folios::ALL,
 };
 
 const PAGES: f64 = REGION_PAGES as f64;
@@ -38,10 +39,10 @@ fn ours(bench: &Bench, samples: &mut Samples) {
     add("munmap", time(|| mm.munmap(range).expect("mapped")));
 }
 
-fn host(_bench: &Bench, samples: &mut Samples) -> io::Result<()> {
-    let mut add = |row, ns: f64| samples.add(row, Side::Host, ns / PAGES);
-    Region::warm(REGION, Pages::Base)?;
-    let region = Region::new(REGION, Pages::Base)?;
+fn host(_bench: &Bench, samples: &mut Samples, folios: Folios) -> io::Result<()> {
+    let mut add = |row, ns: f64| samples.add(row, Side::Host(folios), ns / PAGES);
+    Region::warm(REGION, folios)?;
+    let region = Region::new(REGION, folios)?;
     let mut done = Ok(());
     add("populate-4k", time(|| done = region.populate()));
     done?;

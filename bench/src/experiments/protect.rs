@@ -4,7 +4,7 @@ use super::Experiment;
 use crate::{
     REGION, REGION_PAGES,
     clock::time,
-    host::{Region, region::Pages},
+    host::{Folios, Region, folios},
     ours::{Active, map_region},
     run::{Bench, Samples, Side},
 };
@@ -17,6 +17,7 @@ pub(super) const EXPERIMENT: Experiment = Experiment {
     threads: 1,
     ours: Some(ours),
     host: Some(host),
+    folios: folios::ALL,
 };
 
 const PAGES: f64 = REGION_PAGES as f64;
@@ -35,16 +36,16 @@ fn ours(bench: &Bench, samples: &mut Samples) {
     }
 }
 
-fn host(_bench: &Bench, samples: &mut Samples) -> io::Result<()> {
-    Region::warm(REGION, Pages::Base)?;
-    let region = Region::new(REGION, Pages::Base)?;
+fn host(_bench: &Bench, samples: &mut Samples, folios: Folios) -> io::Result<()> {
+    Region::warm(REGION, folios)?;
+    let region = Region::new(REGION, folios)?;
     region.populate()?;
     let both = libc::PROT_READ | libc::PROT_WRITE;
     for (row, prot) in [("mprotect-ro", libc::PROT_READ), ("mprotect-rw", both)] {
         let mut done = Ok(());
         let ns = time(|| done = region.protect(prot));
         done?;
-        samples.add(row, Side::Host, ns / PAGES);
+        samples.add(row, Side::Host(folios), ns / PAGES);
     }
     Ok(())
 }

@@ -4,7 +4,7 @@ use super::Experiment;
 use crate::{
     PAGE, REGION, REGION_PAGES,
     clock::time,
-    host::{Region, region::Pages},
+    host::{Folios, Region, folios},
     ours::{Active, map_region},
     run::{Bench, Samples, Side},
 };
@@ -18,6 +18,7 @@ pub(super) const EXPERIMENT: Experiment = Experiment {
     threads: 1,
     ours: Some(ours),
     host: Some(host),
+    folios: folios::ALL,
 };
 
 const PAGES: f64 = REGION_PAGES as f64;
@@ -40,18 +41,18 @@ fn ours(bench: &Bench, samples: &mut Samples) {
     }
 }
 
-fn host(_bench: &Bench, samples: &mut Samples) -> io::Result<()> {
-    Region::warm(REGION, Pages::Base)?;
-    let mut region = Region::new(REGION, Pages::Base)?;
+fn host(_bench: &Bench, samples: &mut Samples, folios: Folios) -> io::Result<()> {
+    Region::warm(REGION, folios)?;
+    let mut region = Region::new(REGION, folios)?;
     region.populate()?;
-    let targets = [Region::new(REGION, Pages::Base)?, Region::new(REGION + 2 * PAGE, Pages::Base)?];
+    let targets = [Region::new(REGION, folios)?, Region::new(REGION + 2 * PAGE, folios)?];
     let places = [targets[0].start(), targets[1].start().wrapping_add(PAGE)];
     for (row, to) in ["mremap-tables", "mremap-entries"].into_iter().zip(places) {
         let mut done = Ok(());
         // SAFETY: the target is a region of ours that nobody touches.
         let ns = time(|| done = unsafe { region.move_to(to) });
         done?;
-        samples.add(row, Side::Host, ns / PAGES);
+        samples.add(row, Side::Host(folios), ns / PAGES);
     }
     Ok(())
 }

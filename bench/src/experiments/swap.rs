@@ -4,6 +4,7 @@ use super::Experiment;
 use crate::{
     PAGE,
     clock::time,
+    host::folios,
     ours::{Active, Machine, World, fault_all, map_region},
     run::{Bench, Samples, Side},
 };
@@ -17,6 +18,7 @@ pub(super) const EXPERIMENT: Experiment = Experiment {
     threads: 1,
     ours: Some(ours),
     host: None,
+    folios: folios::BASE,
 };
 
 const LEN: usize = 32 << 20;

@@ -8,10 +8,9 @@ use crate::{
     PAGE, REGION, REGION_PAGES,
     clock::wall_ns,
     host::{
-        Region,
+        Folios, Region,
         child::{self, Blackboard, Word},
-        cpus,
-        region::Pages,
+        cpus, folios,
     },
     ours::{Active, World, fault_all, map_region},
     run::{Bench, Samples, Side},
@@ -38,6 +37,7 @@ pub(super) const EXPERIMENT: Experiment = Experiment {
     threads: 2,
     ours: Some(ours),
     host: Some(host),
+    folios: folios::ALL,
 };
 
 const PAGES: f64 = REGION_PAGES as f64;
@@ -129,17 +129,19 @@ fn half(range: VaRange, i: u32) -> VaRange {
     }
 }
 
-fn host(bench: &Bench, samples: &mut Samples) -> io::Result<()> {
-    let mut add = |row, ns: f64| samples.add(row, Side::Host, ns / PAGES);
+fn host(bench: &Bench, samples: &mut Samples, folios: Folios) -> io::Result<()> {
+    let mut add = |row, ns: f64| samples.add(row, Side::Host(folios), ns / PAGES);
+    // The host has one mode, which each of ours is compared with; large folios are not compared yet.
+    let modes = if folios == Folios::Base { &MODES[..] } else { &MODES[..1] };
     let pin = |i: u32| cpus::pin(bench.cpus[i as usize]);
-    Region::warm(2 * REGION, Pages::Base)?;
-    let own = [Region::new(REGION, Pages::Base)?, Region::new(REGION, Pages::Base)?].map(Shared);
+    Region::warm(2 * REGION, folios)?;
+    let own = [Region::new(REGION, folios)?, Region::new(REGION, folios)?].map(Shared);
     let ns = two(pin, |i| own[i as usize].0.touch_write(0, PAGE));
-    MODES.iter().for_each(|(row, ..)| add(row, ns));
+    modes.iter().for_each(|(row, ..)| add(row, ns));
     drop(own);
 
-    Region::warm(2 * REGION, Pages::Base)?;
-    let one = Shared(Region::new(2 * REGION, Pages::Base)?);
+    Region::warm(2 * REGION, folios)?;
+    let one = Shared(Region::new(2 * REGION, folios)?);
     let touch_half = |i: u32| {
         let one = &one;
         (0..REGION_PAGES).for_each(|page| {
@@ -149,12 +151,12 @@ fn host(bench: &Bench, samples: &mut Samples) -> io::Result<()> {
         });
     };
     let ns = two(pin, touch_half);
-    MODES.iter().for_each(|(_, row, _)| add(row, ns));
+    modes.iter().for_each(|(_, row, _)| add(row, ns));
     drop(one);
 
-    Region::warm(2 * REGION, Pages::Base)?;
+    Region::warm(2 * REGION, folios)?;
     let boards = [Blackboard::new()?, Blackboard::new()?];
-    add("threads-own-mm", two_processes(bench, &boards)?);
+    add("threads-own-mm", two_processes(bench, &boards, folios)?);
     Ok(())
 }
 
@@ -164,13 +166,13 @@ struct Shared(Region);
 unsafe impl Sync for Shared {}
 
 /// Two forked processes, each with its own region; the time from the first start to the last end.
-fn two_processes(bench: &Bench, boards: &[Blackboard; 2]) -> io::Result<f64> {
+fn two_processes(bench: &Bench, boards: &[Blackboard; 2], folios: Folios) -> io::Result<f64> {
     let ready = AtomicReady::new()?;
     let results = thread::scope(|s| {
         let one = |i: usize| {
             let (cpu, board, ready) = (bench.cpus[i], &boards[i], &ready);
             move || {
-                let region = Shared(Region::new(REGION, Pages::Base)?);
+                let region = Shared(Region::new(REGION, folios)?);
                 let lifetimes = child::run(board, || {
                     let _ = cpus::pin(cpu);
                     ready.meet();

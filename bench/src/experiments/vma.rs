@@ -4,10 +4,7 @@ use super::Experiment;
 use crate::{
     PAGE,
     clock::time_per,
-    host::{
-        Region,
-        region::{self, Pages},
-    },
+    host::{Folios, Region, folios, region},
     ours::{Active, map_anywhere, map_region},
     run::{Bench, Samples, Side},
 };
@@ -21,6 +18,7 @@ pub(super) const EXPERIMENT: Experiment = Experiment {
     threads: 1,
     ours: Some(ours),
     host: Some(host),
+    folios: folios::BASE,
 };
 
 const PAIRS: u32 = 20_000;
@@ -50,7 +48,7 @@ fn ours(bench: &Bench, samples: &mut Samples) {
     samples.add("mprotect-split", Side::Ours, time_per(PAIRS, pair));
 }
 
-fn host(_bench: &Bench, samples: &mut Samples) -> io::Result<()> {
+fn host(_: &Bench, samples: &mut Samples, _: Folios) -> io::Result<()> {
     let mut result = Ok(());
     let pair = || {
         if let Err(e) = region::map_anywhere(SMALL).and_then(|at| region::unmap(at, SMALL)) {
@@ -59,9 +57,9 @@ fn host(_bench: &Bench, samples: &mut Samples) -> io::Result<()> {
     };
     let ns = time_per(PAIRS, pair);
     result?;
-    samples.add("mmap-munmap", Side::Host, ns);
+    samples.add("mmap-munmap", Side::Host(Folios::Base), ns);
 
-    let region = Region::new(WHOLE, Pages::Base)?;
+    let region = Region::new(WHOLE, Folios::Base)?;
     let mut result = Ok(());
     let pair = || {
         let both = [libc::PROT_READ, libc::PROT_READ | libc::PROT_WRITE];
@@ -71,6 +69,6 @@ fn host(_bench: &Bench, samples: &mut Samples) -> io::Result<()> {
     };
     let ns = time_per(PAIRS, pair);
     result?;
-    samples.add("mprotect-split", Side::Host, ns);
+    samples.add("mprotect-split", Side::Host(Folios::Base), ns);
     Ok(())
 }

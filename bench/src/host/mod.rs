@@ -7,6 +7,7 @@
 //! - [`region`]: mappings of the host, touched and advised.
 //! - [`child`]: forked children that do something and tell how long it took.
 //! - [`entry`]: what an exception and a system call cost before any memory management happens.
+//! - [`folios`]: sizes of folios, and whether the host used them.
 //! - [`settings`]: transparent huge pages under /sys, set and put back.
 //! - [`about`]: what machine this is.
 
@@ -14,8 +15,10 @@ pub mod about;
 pub mod child;
 pub mod cpus;
 pub mod entry;
+pub mod folios;
 pub mod load;
 pub mod region;
 pub mod settings;
 
+pub use folios::Folios;
 pub use region::Region;

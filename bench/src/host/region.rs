@@ -1,19 +1,11 @@
 //! Mappings of the host.
 
+use super::Folios;
 use crate::PAGE;
 use std::{io, ptr::NonNull};
 
 /// Alignment of a region, so that large pages and whole page tables fit: 2 MiB.
 const ALIGN: usize = 2 << 20;
-
-/// The size of pages that a region asks for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Pages {
-    /// Base pages only (`MADV_NOHUGEPAGE`).
-    Base,
-    /// Whatever /sys/kernel/mm/transparent_hugepage allows (`MADV_HUGEPAGE`).
-    Large,
-}
 
 /// A private anonymous mapping of the host, readable and writable, with address space that is not accessible around it.
 pub struct Region {
@@ -52,24 +44,25 @@ fn map(at: *mut u8, len: usize, prot: i32, flags: i32) -> io::Result<*mut u8> {
 }
 
 impl Region {
-    /// Maps `len` bytes, aligned to 2 MiB.
+    /// Maps `len` bytes, aligned to 2 MiB: for base pages only (`MADV_NOHUGEPAGE`), or for what
+    /// /sys/kernel/mm/transparent_hugepage allows now (`MADV_HUGEPAGE`).
     ///
     /// # Errors
     /// What the host says.
-    pub fn new(len: usize, pages: Pages) -> io::Result<Self> {
+    pub fn new(len: usize, folios: Folios) -> io::Result<Self> {
         let around = len + 3 * ALIGN;
         let base = map(std::ptr::null_mut(), around, libc::PROT_NONE, libc::MAP_NORESERVE)?;
         let at = (base as usize + ALIGN).next_multiple_of(ALIGN);
         let start = map(at as *mut u8, len, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_FIXED)?;
         let start = NonNull::new(start).ok_or_else(|| io::Error::other("mapped at page 0"))?;
         let region = Self { start, len, reserved: (base as usize, around) };
-        let advice = match pages {
-            Pages::Base => libc::MADV_NOHUGEPAGE,
-            Pages::Large => libc::MADV_HUGEPAGE,
+        let advice = match folios {
+            Folios::Base => libc::MADV_NOHUGEPAGE,
+            Folios::Kib64 | Folios::Mib2 => libc::MADV_HUGEPAGE,
         };
         match region.advise(advice) {
             // A kernel without transparent huge pages has none to forbid.
-            Err(e) if pages == Pages::Base && e.kind() == io::ErrorKind::InvalidInput => {}
+            Err(e) if folios == Folios::Base && e.kind() == io::ErrorKind::InvalidInput => {}
             other => other?,
         }
         Ok(region)
@@ -79,8 +72,8 @@ impl Region {
     ///
     /// # Errors
     /// What the host says.
-    pub fn warm(len: usize, pages: Pages) -> io::Result<()> {
-        Self::new(3 * len, pages)?.populate()
+    pub fn warm(len: usize, folios: Folios) -> io::Result<()> {
+        Self::new(3 * len, folios)?.populate()
     }
 
     /// The first byte.
@@ -212,7 +205,7 @@ mod tests {
 
     #[test]
     fn a_region_is_aligned_zero_and_writable() {
-        let region = Region::new(4 * PAGE, Pages::Base).unwrap();
+        let region = Region::new(4 * PAGE, Folios::Base).unwrap();
         assert!((region.start() as usize).is_multiple_of(ALIGN));
         region.touch_read();
         region.touch_write(0, PAGE);
@@ -223,7 +216,7 @@ mod tests {
 
     #[test]
     fn a_region_moves() {
-        let mut region = Region::new(2 * PAGE, Pages::Base).unwrap();
+        let mut region = Region::new(2 * PAGE, Folios::Base).unwrap();
         region.touch_write(0, PAGE);
         let target = map_anywhere(2 * PAGE).unwrap();
         // SAFETY: just mapped, and nobody knows it.

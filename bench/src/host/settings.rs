@@ -4,6 +4,7 @@
 //! back when the guard drops (so also when a measurement panics), and by a thread that waits for SIGINT, SIGTERM and
 //! SIGHUP. Only SIGKILL leaves them changed.
 
+use super::folios::{Folios, Made};
 use std::{
     collections::BTreeMap,
     fs, io,
@@ -13,15 +14,6 @@ use std::{
 };
 
 const ROOT: &str = "/sys/kernel/mm/transparent_hugepage";
-
-/// Large pages that the host uses for memory that asks for them.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum LargePages {
-    /// Folios of 64 KiB, mapped by base entries.
-    Kib64,
-    /// 2 MiB, mapped by one entry.
-    Mib2,
-}
 
 /// Settings that were changed, and what they said before.
 type Changed = Arc<Mutex<BTreeMap<PathBuf, String>>>;
@@ -55,31 +47,43 @@ impl Settings {
         Self { root: root.into(), changed: Changed::default() }
     }
 
-    /// Lets the host use folios of this size, and no other large ones, for memory that asks.
+    /// Runs `work` while the host uses folios of this size, and no other large ones, for memory that asks; then takes
+    /// the change back.
     ///
     /// # Errors
-    /// The file that cannot be written, and what to do.
-    pub fn use_large_pages(&self, size: LargePages) -> io::Result<()> {
-        let wanted = match size {
-            LargePages::Kib64 => "hugepages-64kB",
-            LargePages::Mib2 => "hugepages-2048kB",
-        };
+    /// `work`'s; if the host has no such folios, or not enough of them.
+    pub fn with(&self, folios: Folios, work: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+        let result = self.use_folios(folios).and_then(|()| {
+            let before = Made::now(&self.root, folios);
+            work()?;
+            match (before, Made::now(&self.root, folios)) {
+                (Some(before), Some(now)) => now.check_since(before, folios),
+                _ => Ok(()),
+            }
+        });
+        self.restore();
+        result
+    }
+
+    /// Lets the host use folios of this size. Base pages need no setting: memory that wants nothing else says so itself.
+    fn use_folios(&self, folios: Folios) -> io::Result<()> {
+        let Some(wanted) = folios.dir() else { return Ok(()) };
         if !self.root.join(wanted).is_dir() {
             return Err(io::Error::other(format!("the host's kernel has no {wanted}")));
         }
         for entry in fs::read_dir(&self.root)?.filter_map(Result::ok) {
-            let name = entry.file_name();
-            let name = name.to_string_lossy();
-            if name.starts_with("hugepages-") {
-                let value = if name == wanted { "madvise" } else { "never" };
-                self.set(&entry.path().join("enabled"), value)?;
+            let file = entry.path().join("enabled");
+            // Sizes for shared memory alone have no such file.
+            if entry.file_name().to_string_lossy().starts_with("hugepages-") && file.exists() {
+                let value = if entry.file_name() == wanted { "madvise" } else { "never" };
+                self.set(&file, value)?;
             }
         }
         Ok(())
     }
 
     /// Takes all changes back.
-    pub fn restore(&self) {
+    fn restore(&self) {
         put_back(&self.changed);
     }
 
@@ -138,14 +142,17 @@ mod tests {
         let (root, file) = fake();
         let result = std::panic::catch_unwind(|| {
             let settings = Settings::at(&root);
-            settings.use_large_pages(LargePages::Kib64).unwrap();
-            assert_eq!(fs::read_to_string(&file).unwrap(), "madvise");
-            panic!("on purpose");
+            let _ = settings.with(Folios::Kib64, || {
+                assert_eq!(fs::read_to_string(&file).unwrap(), "madvise");
+                panic!("on purpose");
+            });
         });
         assert!(result.is_err());
         assert_eq!(fs::read_to_string(&file).unwrap(), "never");
         let settings = Settings::at(&root);
-        assert!(settings.use_large_pages(LargePages::Mib2).unwrap_err().to_string().contains("2048kB"));
+        settings.with(Folios::Kib64, || Ok(())).unwrap();
+        assert_eq!(fs::read_to_string(&file).unwrap(), "never");
+        assert!(settings.with(Folios::Mib2, || Ok(())).unwrap_err().to_string().contains("2048kB"));
         fs::remove_dir_all(root).unwrap();
     }
 }

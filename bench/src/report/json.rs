@@ -2,7 +2,7 @@
 
 use super::line::{Line, lines};
 use crate::{
-    host::about::Machine,
+    host::{Folios, about::Machine},
     rows::NotYet,
     run::{Outcome, Side},
 };
@@ -39,6 +39,8 @@ struct Measured<'a> {
     aim_met: Option<bool>,
     ours_samples: &'a [f64],
     host_samples: &'a [f64],
+    host_64k_samples: &'a [f64],
+    host_2m_samples: &'a [f64],
 }
 
 /// The document.
@@ -59,7 +61,9 @@ pub fn text(outcome: &Outcome) -> String {
             .map(|line| Measured {
                 aim_met: line.meets_aim(),
                 ours_samples: samples(line.row, Side::Ours),
-                host_samples: samples(line.row, Side::Host),
+                host_samples: samples(line.row, Side::Host(Folios::Base)),
+                host_64k_samples: samples(line.row, Side::Host(Folios::Kib64)),
+                host_2m_samples: samples(line.row, Side::Host(Folios::Mib2)),
                 line,
             })
             .collect(),

@@ -1,6 +1,7 @@
 //! One row as all reports show it.
 
 use crate::{
+    host::Folios,
     rows::{self, Aim, Row},
     run::{Outcome, Side},
     series::Summary,
@@ -20,6 +21,10 @@ pub struct Line {
     pub ours: Option<Summary>,
     /// The host's Linux.
     pub host: Option<Summary>,
+    /// The host's Linux with folios of 64 KiB: for itself, anonmem has none yet.
+    pub host_64k: Option<Summary>,
+    /// The host's Linux with folios of 2 MiB: for itself, anonmem has none yet.
+    pub host_2m: Option<Summary>,
     /// The part of the host's time that its exceptions and system calls cost, as measured in this run; not taken off.
     pub host_entry: f64,
     /// The physical limit.
@@ -54,10 +59,16 @@ pub fn lines(outcome: &Outcome) -> Vec<Line> {
 
 fn line(outcome: &Outcome, row: &'static Row) -> Line {
     let of = |id, side| outcome.samples.of(id, side);
-    let (ours, host) = (of(row.id, Side::Ours), of(row.id, Side::Host));
+    let (ours, host) = (of(row.id, Side::Ours), of(row.id, Side::Host(Folios::Base)));
     let limit = row.limit.and_then(|limit| of(limit.row(), Side::Ours));
     let ratio = |to: Option<&crate::series::Series>| ours?.ratio_to(to?).summary();
-    let names = [(Side::Ours, "anonmem"), (Side::Host, "host")];
+    let large = |folios| of(row.id, Side::Host(folios)).and_then(|s| s.summary());
+    let names = [
+        (Side::Ours, "anonmem"),
+        (Side::Host(Folios::Base), "host"),
+        (Side::Host(Folios::Kib64), "host with folios of 64K"),
+        (Side::Host(Folios::Mib2), "host with folios of 2M"),
+    ];
     let cannot = names
         .into_iter()
         .filter_map(|(side, name)| outcome.cannot.get(&(row.id, side)).map(|why| format!("{name}: {why}")));
@@ -67,6 +78,8 @@ fn line(outcome: &Outcome, row: &'static Row) -> Line {
         unit: row.unit.label(),
         ours: ours.and_then(|s| s.summary()),
         host: host.and_then(|s| s.summary()),
+        host_64k: large(Folios::Kib64),
+        host_2m: large(Folios::Mib2),
         host_entry: entry(outcome, row),
         limit: limit.and_then(|s| s.summary()),
         to_host: ratio(host),

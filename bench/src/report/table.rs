@@ -6,25 +6,53 @@ use crate::{
     run::Outcome,
     series::Summary,
 };
-use std::fmt::Write;
+use std::{collections::BTreeMap, fmt::Write};
 
+/// The headings of the host's large folios.
+const LARGE_HEADERS: [&str; 6] = ["row", "unit", "host 4K", "host 64K", "host 2M", "anonmem 64K, 2M"];
 const HEADERS: [&str; 9] =
     ["row", "unit", "anonmem", "host", "of it entry", "limit", "host ÷ anonmem", "anonmem ÷ limit", "aim"];
 
 /// The table, what is not in it, and what one must know to read it.
 pub fn text(outcome: &Outcome) -> String {
     let lines = lines(outcome);
-    format!("{}\n\n{}{}", outcome.machine.line(), main_grid(&lines), notes(outcome, &lines))
+    let mut text = format!("{}\n\n{}", outcome.machine.line(), main_grid(&lines));
+    if let Some(grid) = large_grid(&lines) {
+        text += &format!("\n{LARGE_TITLE}:\n\n{grid}");
+    }
+    text + &notes(outcome, &lines)
+}
+
+/// What [`large_grid`] shows.
+pub const LARGE_TITLE: &str =
+    "The host with large folios, per base page and for itself: anonmem has none yet, so nothing is compared";
+
+/// What the host does with large folios; `None` if that was not measured.
+pub fn large_grid(lines: &[Line]) -> Option<String> {
+    let rows: Vec<_> = lines
+        .iter()
+        .filter(|line| line.host_64k.is_some() || line.host_2m.is_some())
+        .map(|line| {
+            let [base, kib64, mib2] =
+                [line.host, line.host_64k, line.host_2m].map(|s| or_dash(s.map(spread)));
+            [line.row.into(), line.unit.into(), base, kib64, mib2, "not yet".into()]
+        })
+        .collect();
+    (!rows.is_empty()).then(|| grid(LARGE_HEADERS, &rows))
 }
 
 /// A line of text for each row.
 pub fn main_grid(lines: &[Line]) -> String {
-    grid(&lines.iter().map(cells).collect::<Vec<_>>())
+    grid(HEADERS, &lines.iter().map(cells).collect::<Vec<_>>())
 }
 
 /// Which sides of which rows were not measured, and why.
 pub fn cannot(lines: &[Line]) -> impl Iterator<Item = String> {
-    lines.iter().flat_map(|line| line.cannot.iter().map(|why| format!("{}: not measured, {why}", line.row)))
+    let mut rows = BTreeMap::<&str, Vec<&str>>::new();
+    for line in lines {
+        line.cannot.iter().for_each(|why| rows.entry(why).or_default().push(line.row));
+    }
+    rows.into_iter().map(|(why, rows)| format!("{}: not measured, {why}", rows.join(", ")))
 }
 
 /// How long it took and who else used the machine.
@@ -57,7 +85,6 @@ pub fn list() -> String {
 }
 
 fn cells(line: &Line) -> [String; 9] {
-    let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".into());
     let aim = match line.meets_aim() {
         Some(true) => format!("{} met", line.aim_text),
         Some(false) => format!("{} MISSED", line.aim_text),
@@ -77,6 +104,10 @@ fn cells(line: &Line) -> [String; 9] {
     ]
 }
 
+fn or_dash(text: Option<String>) -> String {
+    text.unwrap_or_else(|| "-".into())
+}
+
 /// Median and half the distance of the extremes.
 fn spread(summary: Summary) -> String {
     format!("{} ±{:.0} %", number(summary.median), summary.spread_percent())
@@ -91,17 +122,17 @@ pub fn number(value: f64) -> String {
     }
 }
 
-fn grid(rows: &[[String; 9]]) -> String {
-    let headers = HEADERS.map(String::from);
+/// Columns under headings: those of the first two and of the aim are words, the others numbers.
+fn grid<const N: usize>(headers: [&str; N], rows: &[[String; N]]) -> String {
+    let headers = headers.map(String::from);
     let width = |i: usize| rows.iter().chain([&headers]).map(|row| row[i].chars().count()).max().unwrap_or(0);
-    let widths: [usize; 9] = std::array::from_fn(width);
+    let widths: [usize; N] = std::array::from_fn(width);
     let mut text = String::new();
     for row in [&headers].into_iter().chain(rows) {
         let mut line = String::new();
         for (i, cell) in row.iter().enumerate() {
             let pad = " ".repeat(widths[i] - cell.chars().count());
-            // Numbers to the right, words to the left.
-            let words = i < 2 || i == 8;
+            let words = i < 2 || headers[i] == "aim";
             let _ = if words { write!(line, "{cell}{pad}  ") } else { write!(line, "{pad}{cell}  ") };
         }
         text += line.trim_end();
