@@ -8,7 +8,7 @@ KERNEL = target/microvm/anonmem-microvm
 export CARGO_TARGET_DIR := $(CURDIR)/target
 
 .DEFAULT_GOAL := help
-.PHONY: help deps kernel build demo test stress mutants planted lint doc clean \
+.PHONY: help deps kernel build demo test stress mutants mutants-generated planted lint doc clean \
 	bench bench-instructions bench-instructions-record bench-instructions-planted
 
 help: ## Show this list
@@ -35,6 +35,9 @@ stress: ## Run the threaded stress for ten minutes and a million random operatio
 
 mutants: ## Plant bugs in a copy of the tree and show that the cases of the lab find them (NAME=... for one)
 	@mutants/run $(NAME)
+
+mutants-generated: ## Plant hundreds of small bugs, one at a time; fail if under 90 % are found (FILES=... for some files)
+	$(CARGO) run --locked --quiet --package anonmem-mutants -- $(FILES)
 
 planted: ## Plant bugs in a copy of the tree and show that the tests find them
 	@machines/hosted/tests/planted/run

@@ -1,0 +1,270 @@
+//! Plants small bugs, one at a time, and says which of them the lab and the tests find.
+//!
+//! `make mutants-generated` runs it over the files whose protocols matter most. All bugs are written into one copy of
+//! the tree, each behind a question that the environment answers, so the tree is built once.
+//!
+//! - [`mutant`], [`sites`]: where a file can be broken, and how.
+//! - [`plant`]: writes all mutants into a file.
+//! - [`tree`], [`build`]: the copy, and building it without the mutants that do not compile.
+//! - [`suites`], [`process`]: shows a mutant to the lab and the tests that come past it.
+//! - [`survivors`], [`report`]: why some survive, and what came of it.
+
+mod build;
+mod mutant;
+mod plant;
+mod process;
+mod report;
+mod sites;
+mod suites;
+mod survivors;
+mod tree;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::IsTerminal as _;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use mutant::Mutant;
+use report::{Report, Row};
+use suites::{Outcome, Suites};
+
+/// Where the explanations are.
+pub(crate) const SURVIVORS: &str = "mutants/survivors.toml";
+const DOCS: &str = "docs/mutants.md";
+const LISTED: [&str; 4] = [
+    "crates/anonmem/src/rmap",
+    "crates/anonmem/src/fault",
+    "crates/anonmem/src/fork.rs",
+    "crates/anonmem/src/gup",
+];
+/// At least so many of a thousand are to be caught.
+const LEAST: usize = 900;
+
+const USAGE: &str = "\
+usage: anonmem-mutants [--list] [--again] [--docs] [--jobs N] [FILE|FOLDER...]
+Plants bugs in a copy of the tree and says which of them the lab and the tests find. Without files: rmap/, fault/, fork.rs, gup/.
+  --list    only list the mutants
+  --again   ask only those again that survived the last run
+  --docs    write the result into docs/mutants.md
+  --jobs N  so many at a time (default: one for each processor)
+Exit status 1: under 90 % are caught, or a survivor is not explained in mutants/survivors.toml.";
+
+#[derive(Default)]
+struct Options {
+    list: bool,
+    again: bool,
+    docs: bool,
+    jobs: usize,
+    paths: Vec<String>,
+}
+
+fn main() -> ExitCode {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap_or(Path::new("."));
+    let options = match parse(std::env::args().skip(1)) {
+        Ok(options) => options,
+        Err(usage) => {
+            eprintln!("{usage}");
+            return ExitCode::from(2);
+        }
+    };
+    match run(root, &options) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(message) => {
+            eprintln!("mutants: {message}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Options, &'static str> {
+    let jobs = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut options = Options { jobs, ..Options::default() };
+    while let Some(argument) = arguments.next() {
+        match argument.as_str() {
+            "--list" => options.list = true,
+            "--again" => options.again = true,
+            "--docs" => options.docs = true,
+            "--jobs" => {
+                let jobs = arguments.next().and_then(|n| n.parse().ok()).filter(|n| *n > 0);
+                options.jobs = jobs.ok_or(USAGE)?;
+            }
+            path if !path.starts_with('-') => options.paths.push(path.into()),
+            _ => return Err(USAGE),
+        }
+    }
+    Ok(options)
+}
+
+fn run(root: &Path, options: &Options) -> Result<bool, String> {
+    let paths = if options.paths.is_empty() {
+        let there = |p: &&&str| root.join(p).exists();
+        LISTED.iter().filter(there).map(ToString::to_string).collect()
+    } else {
+        options.paths.clone()
+    };
+    let files = tree::sources(root, &paths)?;
+    let mut mutants = find(root, &files)?;
+    if options.list {
+        mutants.iter().for_each(|m| println!("{}", m.describe()));
+        println!("{} mutants", mutants.len());
+        return Ok(true);
+    }
+    let explanations = explanations(root, &files, &mutants)?;
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), Into::into);
+    let work = target.join("mutants/generated");
+    let json = work.join("result.json");
+    let before = options.again.then(|| report::caught_before(&json)).transpose()?;
+
+    let start = Instant::now();
+    let copy = build::Copy { root, tree: &work.join("tree"), target: &work.join("target") };
+    eprintln!("planting {} mutants in {} files", mutants.len(), files.len());
+    let refused = copy.plant(&mut mutants)?;
+    eprintln!("building; {} do not compile", refused.len());
+    let mut packages: BTreeSet<String> = files.iter().map(|f| tree::package_of(f).to_owned()).collect();
+    packages.insert("anonmem".into());
+    let programs = copy.build(&packages)?;
+    eprintln!("running everything once without a mutant");
+    let suites = Suites::measure(&programs, work.join("logs"))?;
+    eprintln!("{} of {} mutants are in code that something runs", suites.reached().len(), mutants.len());
+    let rows = show_all(&mutants, &suites, options.jobs, before.as_ref())?;
+
+    let seconds = start.elapsed().as_secs() + before.as_ref().map_or(0, |b| b.seconds);
+    let report = Report { rows, refused, explanations, seconds, cases: suites.cases() };
+    publish(root, &json, &report, options.docs)
+}
+
+fn find(root: &Path, files: &[String]) -> Result<Vec<Mutant>, String> {
+    let mut mutants: Vec<Mutant> = Vec::new();
+    for file in files {
+        let text = fs::read_to_string(root.join(file)).map_err(|e| format!("{file}: {e}"))?;
+        let next = mutants.last().map_or(1, |m| m.id + 1);
+        mutants.extend(sites::find(file, &text, next)?);
+    }
+    Ok(mutants)
+}
+
+fn explanations(
+    root: &Path,
+    files: &[String],
+    mutants: &[Mutant],
+) -> Result<Vec<survivors::Explanation>, String> {
+    let text = fs::read_to_string(root.join(SURVIVORS)).map_err(|e| format!("{SURVIVORS}: {e}"))?;
+    let explanations = survivors::parse(&text).map_err(|e| format!("{SURVIVORS}: {e}"))?;
+    let stale: Vec<String> =
+        survivors::stale(&explanations, files, mutants).iter().map(|e| e.describe()).collect();
+    if stale.is_empty() {
+        Ok(explanations)
+    } else {
+        Err(format!("{SURVIVORS} is about code that has changed:\n{}", stale.join("\n")))
+    }
+}
+
+/// Shows every mutant to the suites, several at a time.
+fn show_all(
+    mutants: &[Mutant],
+    suites: &Suites,
+    jobs: usize,
+    before: Option<&report::Before>,
+) -> Result<Vec<Row>, String> {
+    let next = AtomicUsize::new(0);
+    let rows: Mutex<Vec<Row>> = Mutex::new(Vec::new());
+    let work = || -> Result<(), String> {
+        while let Some(mutant) = mutants.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let outcome = match before.and_then(|b| b.outcome(mutant)) {
+                Some(outcome) => outcome.clone(),
+                None => suites.show(mutant.id)?,
+            };
+            let mut rows = rows.lock().map_err(|_| "a worker panicked")?;
+            rows.push(Row { mutant: mutant.clone(), outcome });
+            progress(&rows, mutants.len());
+        }
+        Ok(())
+    };
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..jobs).map(|_| scope.spawn(work)).collect();
+        workers.into_iter().try_for_each(|w| w.join().map_err(|_| "a worker panicked".to_owned())?)
+    })?;
+    let mut rows = rows.into_inner().map_err(|_| "a worker panicked")?;
+    rows.sort_by_key(|r| r.mutant.id);
+    Ok(rows)
+}
+
+/// One line that changes on a terminal; elsewhere the survivors, as they come.
+fn progress(rows: &[Row], all: usize) {
+    let survived = |r: &&Row| matches!(r.outcome, Outcome::Survived { .. });
+    let nr_survived = rows.iter().filter(survived).count();
+    if std::io::stderr().is_terminal() {
+        eprint!("\r{}/{all} mutants, {nr_survived} survived ", rows.len());
+        if rows.len() == all {
+            eprintln!();
+        }
+    } else if let Some(row) = rows.last().filter(survived) {
+        eprintln!("{}/{all}, survived: {}", rows.len(), row.mutant.describe());
+    }
+}
+
+/// Prints and writes what came of it; whether it is good enough.
+fn publish(root: &Path, json: &Path, report: &Report, docs: bool) -> Result<bool, String> {
+    let text = report.markdown();
+    println!("{text}");
+    for explanation in report.superfluous() {
+        println!("{SURVIVORS}: no longer needed: {}", explanation.describe());
+    }
+    let write =
+        |path: &Path, text: String| fs::write(path, text).map_err(|e| format!("{}: {e}", path.display()));
+    let bytes = serde_json::to_string_pretty(&report.json()).map_err(|e| e.to_string())?;
+    write(json, bytes)?;
+    write(&json.with_extension("md"), text.clone())?;
+    if docs {
+        let path = root.join(DOCS);
+        let old = fs::read_to_string(&path).map_err(|e| format!("{DOCS}: {e}"))?;
+        write(&path, between_markers(&old, &text)?)?;
+    }
+    let (rate, unexplained) = (report.rate(), report.unexplained());
+    if rate < LEAST {
+        println!("under {} % are caught", LEAST / 10);
+    }
+    if unexplained > 0 {
+        println!(
+            "{unexplained} survivors are not explained: write why into {SURVIVORS}, or a test that catches them"
+        );
+    }
+    Ok(rate >= LEAST && unexplained == 0)
+}
+
+/// Puts `text` where `page` has the result of the last run.
+fn between_markers(page: &str, text: &str) -> Result<String, String> {
+    const BEGIN: &str = "<!-- result -->\n";
+    const END: &str = "<!-- end of result -->";
+    let parts = page.split_once(BEGIN).and_then(|(head, rest)| Some((head, rest.split_once(END)?.1)));
+    let (head, tail) = parts.ok_or_else(|| format!("{DOCS} has no {} ... {END}", BEGIN.trim()))?;
+    Ok(format!("{head}{BEGIN}{text}{END}{tail}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_are_what_the_usage_says() {
+        let words = |line: &str| parse(line.split_whitespace().map(str::to_owned));
+        let options = words("--again --jobs 3 a.rs").unwrap();
+        assert!(options.again && !options.list && options.jobs == 3 && options.paths == ["a.rs"]);
+        assert!(words("--jobs 0").is_err() && words("--what").is_err());
+    }
+
+    #[test]
+    fn the_page_keeps_what_is_around_the_result() {
+        let page = "a\n<!-- result -->\nold\n<!-- end of result -->\nb\n";
+        assert_eq!(
+            between_markers(page, "new\n").unwrap(),
+            "a\n<!-- result -->\nnew\n<!-- end of result -->\nb\n"
+        );
+        assert!(between_markers("nothing", "new").is_err());
+    }
+}

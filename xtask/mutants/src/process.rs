@@ -1,0 +1,93 @@
+//! A process with limits: of processor time, which does not depend on what else the machine does, of time, and of memory.
+
+use std::fs::{self, File};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+/// Address space, in KiB: a mutant that allocates without end shall not take the machine with it.
+const MEMORY_KIB: u64 = 16 << 20;
+const POLL: Duration = Duration::from_millis(5);
+
+/// How a process ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// With success.
+    Passed,
+    /// Otherwise: what it printed.
+    Failed(String),
+    /// It was stopped at a limit: what it had printed.
+    TimedOut(String),
+}
+
+/// Runs `command`, at most `cpu` of processor time and twice that on the clock. What it prints goes to `log`.
+pub(crate) fn run(command: &Command, cpu: Duration, log: &Path) -> Result<End, String> {
+    let failed = |e: std::io::Error| format!("{}: {e}", command.get_program().to_string_lossy());
+    let out = File::create(log).map_err(|e| format!("{}: {e}", log.display()))?;
+    let seconds = cpu.as_secs().max(1);
+    let mut shell = Command::new("sh");
+    shell.args([
+        "-c",
+        &format!("ulimit -t {seconds}; ulimit -v {MEMORY_KIB}; ulimit -c 0; exec \"$@\""),
+        "sh",
+    ]);
+    shell.arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        shell.env(name, value.unwrap_or_default());
+    }
+    shell.stdin(Stdio::null()).stderr(out.try_clone().map_err(failed)?).stdout(out);
+    let mut child = shell.spawn().map_err(failed)?;
+    let status = wait(&mut child, Duration::from_secs(seconds * 2 + 5)).map_err(failed)?;
+    let said = || String::from_utf8_lossy(&fs::read(log).unwrap_or_default()).into_owned();
+    Ok(match status {
+        Some(status) if status.success() => End::Passed,
+        Some(status) if !out_of_time(status) => End::Failed(said()),
+        _ => End::TimedOut(said()),
+    })
+}
+
+fn wait(child: &mut Child, limit: Duration) -> std::io::Result<Option<ExitStatus>> {
+    let end = Instant::now() + limit;
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(Some(status));
+        }
+        if Instant::now() > end {
+            child.kill()?;
+            child.wait()?;
+            return Ok(None);
+        }
+        std::thread::sleep(POLL);
+    }
+}
+
+/// Whether the kernel stopped it at its limit of processor time.
+fn out_of_time(status: ExitStatus) -> bool {
+    use std::os::unix::process::ExitStatusExt as _;
+    const SIGKILL: i32 = 9;
+    const SIGXCPU: i32 = 24;
+    matches!(status.signal(), Some(SIGXCPU | SIGKILL))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shell(script: &str) -> End {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]);
+        let thread = std::thread::current();
+        let name = thread.name().unwrap_or("test").replace("::", "-");
+        let log = std::env::temp_dir().join(format!("anonmem-{name}-{}", std::process::id()));
+        let end = run(&command, Duration::from_secs(1), &log).unwrap();
+        fs::remove_file(log).unwrap();
+        end
+    }
+
+    #[test]
+    fn a_process_that_passes_fails_or_spins_is_told_apart() {
+        assert_eq!(shell("exit 0"), End::Passed);
+        assert_eq!(shell("echo found; exit 1"), End::Failed("found\n".into()));
+        assert_eq!(shell("echo here; while :; do :; done"), End::TimedOut("here\n".into()));
+    }
+}

@@ -1,0 +1,226 @@
+//! What a mutant is shown to: the lab's cases, then the tests; nothing that does not come past it.
+
+use std::collections::{BTreeSet, HashSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use crate::build::Program;
+use crate::process::{self, End};
+use crate::tree::DRIVER_NAME;
+
+/// How long a case may explore, in each of its ways.
+const CASE_BUDGET: Duration = Duration::from_secs(5);
+const STRESS_SECONDS: &str = "4";
+const ORACLE_RUNS: &str = "12";
+
+/// Who found a mutant.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Suite {
+    /// A case of the lab.
+    Lab,
+    /// A unit test.
+    Unit,
+    /// Random operations against the oracle, and progress while memory is short.
+    Oracle,
+    /// Threads on the hosted machine.
+    Stress,
+}
+
+impl Suite {
+    pub(crate) const ALL: [Self; 4] = [Self::Lab, Self::Unit, Self::Oracle, Self::Stress];
+
+    pub(crate) const fn title(self) -> &'static str {
+        match self {
+            Self::Lab => "lab",
+            Self::Unit => "unit tests",
+            Self::Oracle => "oracle",
+            Self::Stress => "stress",
+        }
+    }
+}
+
+/// What became of a mutant.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "outcome")]
+pub(crate) enum Outcome {
+    /// A test failed.
+    Caught { suite: Suite, by: String, why: String },
+    /// A test did not end.
+    TimedOut { suite: Suite, by: String },
+    /// All passed. Whether any of them ran the code.
+    Survived { reached: bool },
+}
+
+/// One program with its arguments, and what the unbroken code needs for it.
+struct Stage {
+    suite: Suite,
+    /// The case, for the lab.
+    case: Option<String>,
+    program: PathBuf,
+    /// The mutants that it comes past.
+    reached: HashSet<u32>,
+    took: Duration,
+}
+
+/// All that a mutant is shown to.
+pub(crate) struct Suites {
+    stages: Vec<Stage>,
+    logs: PathBuf,
+}
+
+impl Suites {
+    /// Runs everything once without a mutant: it has to pass, and says what it comes past.
+    ///
+    /// # Errors
+    /// What fails without a mutant.
+    pub(crate) fn measure(programs: &[Program], logs: PathBuf) -> Result<Self, String> {
+        fs::create_dir_all(&logs).map_err(|e| format!("{}: {e}", logs.display()))?;
+        let mut suites = Self { stages: Vec::new(), logs };
+        for program in programs {
+            let path = &program.path;
+            match program.target.as_str() {
+                DRIVER_NAME => {
+                    for case in cases(path)? {
+                        suites.measure_one(Suite::Lab, Some(case), path)?;
+                    }
+                }
+                "oracle" | "progress" => suites.measure_one(Suite::Oracle, None, path)?,
+                "stress" => suites.measure_one(Suite::Stress, None, path)?,
+                _ => suites.measure_one(Suite::Unit, None, path)?,
+            }
+        }
+        suites.stages.sort_by_key(|s| (s.suite, s.took));
+        Ok(suites)
+    }
+
+    fn measure_one(&mut self, suite: Suite, case: Option<String>, program: &Path) -> Result<(), String> {
+        let reached = self.logs.join("reached");
+        let _ = fs::remove_file(&reached);
+        let mut stage =
+            Stage { suite, case, program: program.into(), reached: HashSet::new(), took: Duration::ZERO };
+        let mut command = command(&[&stage]);
+        command.env("ANONMEM_MUTANT_REACHED", &reached);
+        let start = Instant::now();
+        let end = process::run(&command, Duration::from_secs(240), &self.logs.join("unbroken.log"))?;
+        stage.took = start.elapsed();
+        if let End::Failed(said) | End::TimedOut(said) = end {
+            let name = stage.case.as_deref().unwrap_or(suite.title());
+            return Err(format!("{name} does not pass without a mutant:\n{said}"));
+        }
+        let ids = fs::read_to_string(&reached).unwrap_or_default();
+        stage.reached = ids.lines().filter_map(|id| id.parse().ok()).collect();
+        self.stages.push(stage);
+        Ok(())
+    }
+
+    /// Whether anything comes past a mutant.
+    pub(crate) fn reach(&self, id: u32) -> bool {
+        self.stages.iter().any(|s| s.reached.contains(&id))
+    }
+
+    /// Shows one mutant to all that come past it, until one fails.
+    pub(crate) fn show(&self, id: u32) -> Result<Outcome, String> {
+        let past = |suite| self.stages.iter().filter(move |s| s.suite == suite && s.reached.contains(&id));
+        for suite in Suite::ALL {
+            let stages: Vec<&Stage> = past(suite).collect();
+            // The lab runs all its cases in one process, in their order.
+            let groups: Vec<&[&Stage]> = match suite {
+                Suite::Lab if stages.is_empty() => Vec::new(),
+                Suite::Lab => vec![&stages],
+                Suite::Unit | Suite::Oracle | Suite::Stress => stages.chunks(1).collect(),
+            };
+            for group in groups {
+                if let Some(outcome) = self.show_to(id, suite, group)? {
+                    return Ok(outcome);
+                }
+            }
+        }
+        Ok(Outcome::Survived { reached: self.reach(id) })
+    }
+
+    fn show_to(&self, id: u32, suite: Suite, group: &[&Stage]) -> Result<Option<Outcome>, String> {
+        let mut command = command(group);
+        command.env("ANONMEM_MUTANT", id.to_string());
+        let took: Duration = group.iter().map(|s| s.took).sum();
+        // Threads that spin use every processor.
+        let cpu = Duration::from_secs(10) + took * if suite == Suite::Stress { 3 } else { 2 };
+        let log = self.logs.join(format!("{id}-{suite:?}.log"));
+        Ok(match process::run(&command, cpu, &log)? {
+            End::Passed => None,
+            End::Failed(said) => Some(Outcome::Caught { suite, by: who(suite, &said), why: why(&said) }),
+            End::TimedOut(said) => Some(Outcome::TimedOut { suite, by: who(suite, &said) }),
+        })
+    }
+
+    /// How many cases and tests there are, for the report.
+    pub(crate) fn cases(&self) -> usize {
+        self.stages.iter().filter(|s| s.suite == Suite::Lab).count()
+    }
+
+    /// All mutants that anything comes past.
+    pub(crate) fn reached(&self) -> BTreeSet<u32> {
+        self.stages.iter().flat_map(|s| s.reached.iter().copied()).collect()
+    }
+}
+
+fn command(group: &[&Stage]) -> Command {
+    let mut command = Command::new(&group[0].program);
+    command.args(group.iter().filter_map(|s| s.case.as_deref()));
+    if group[0].suite == Suite::Stress {
+        // Short memory is what the oracle has; its threads count what came back from swap, which takes longer.
+        command.args(["--skip", "memory_is_short"]);
+    }
+    command.env("ANONMEM_BUDGET_MS", CASE_BUDGET.as_millis().to_string());
+    command.env("ANONMEM_RUNS", ORACLE_RUNS).env("ANONMEM_STRESS_SECONDS", STRESS_SECONDS);
+    command
+}
+
+fn cases(driver: &Path) -> Result<Vec<String>, String> {
+    let output = Command::new(driver).output().map_err(|e| format!("{}: {e}", driver.display()))?;
+    Ok(String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect())
+}
+
+/// The case or the test that failed, or that was running.
+fn who(suite: Suite, said: &str) -> String {
+    let name = match suite {
+        Suite::Lab => said.lines().rev().find_map(|l| l.strip_prefix("case: ")),
+        Suite::Unit | Suite::Oracle | Suite::Stress => {
+            let failed = |l: &&str| l.starts_with("test ") && l.ends_with("FAILED");
+            let panicked = said.lines().find_map(|l| l.strip_prefix("thread '")?.split('\'').next());
+            said.lines()
+                .find(failed)
+                .and_then(|l| l.strip_prefix("test ")?.split(" ...").next())
+                .or(panicked.filter(|name| *name != "main"))
+        }
+    };
+    name.unwrap_or("?").to_owned()
+}
+
+/// What it said about it, on one line.
+fn why(said: &str) -> String {
+    let found = said.lines().find_map(|l| l.strip_prefix("found: "));
+    let after_panic = || said.lines().skip_while(|l| !l.contains("panicked at")).nth(1);
+    found.or_else(after_panic).unwrap_or("it crashed").chars().take(200).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_found_it_is_read_from_what_was_printed() {
+        let lab = "case: a\ncase: b\nfound: data race\n";
+        assert_eq!((who(Suite::Lab, lab).as_str(), why(lab).as_str()), ("b", "data race"));
+        let unit =
+            "test fork::x ... ok\ntest zap::y ... FAILED\n\nthread 'zap::y' (1) panicked at a.rs:1:\nleft\n";
+        assert_eq!((who(Suite::Unit, unit).as_str(), why(unit).as_str()), ("zap::y", "left"));
+        let abort = "thread 'zap::y' panicked at a.rs:1:\nleft\nthread aborted\n";
+        assert_eq!(who(Suite::Unit, abort), "zap::y");
+        assert_eq!((who(Suite::Lab, "").as_str(), why("").as_str()), ("?", "it crashed"));
+    }
+}
