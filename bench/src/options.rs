@@ -12,7 +12,7 @@ pub struct Options {
     pub rows: Vec<String>,
 
     /// What to measure beside anonmem
-    #[arg(long, value_enum, default_value_t = Against::Host)]
+    #[arg(long, value_enum, default_value_t = Against::All)]
     pub against: Against,
 
     /// Sizes of the host's folios to measure; the large ones set /sys/kernel/mm/transparent_hugepage, and put it back
@@ -47,8 +47,24 @@ pub struct Options {
 /// The peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Against {
+    /// Both peers below
+    All,
     /// The Linux kernel of this machine
     Host,
+    /// A Rust peer: memory_set with page_table_multiarch
+    Rust,
     /// Nobody: only anonmem and the physical limit
     None,
+}
+
+impl Against {
+    /// Whether the host's kernel is measured.
+    pub fn has_host(self) -> bool {
+        matches!(self, Self::All | Self::Host)
+    }
+
+    /// Whether the Rust peer is measured.
+    pub fn has_peer(self) -> bool {
+        matches!(self, Self::All | Self::Rust)
+    }
 }

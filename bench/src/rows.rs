@@ -96,6 +96,8 @@ pub struct Row {
     pub ours: &'static str,
     /// What the host's side does.
     pub host: &'static str,
+    /// What the Rust peer's side does.
+    pub peer: &'static str,
 }
 
 /// A row that waits for a feature.
@@ -111,7 +113,7 @@ pub struct NotYet {
 
 /// A row without limit, aim or entries.
 const fn row(id: &'static str, title: &'static str, unit: Unit) -> Row {
-    Row { id, title, unit, limit: None, aim: None, entries: ONE_CALL, ours: "", host: "" }
+    Row { id, title, unit, limit: None, aim: None, entries: ONE_CALL, ours: "", host: "", peer: "" }
 }
 
 const NO_SLOWER: Option<Aim> = Some(Aim::Row(1.0, "fault-write"));
@@ -181,6 +183,7 @@ pub const ROWS: &[Row] = &[
         aim: Some(Aim::Limit(1.25, 0.0)),
         ours: "populate(Write) of 256 MiB, page tables included",
         host: "MADV_POPULATE_WRITE of 256 MiB, page tables included",
+        peer: "MemorySet::map of 256 MiB with a backend that fills at once, page tables included",
         ..row("populate-4k", "populate fresh memory, 256 MiB", NsPerPage)
     },
     Row {
@@ -189,6 +192,7 @@ pub const ROWS: &[Row] = &[
         entries: FAULT,
         ours: FAULT_CALL,
         host: TOUCH,
+        peer: "MemorySet::find and a map of one zeroed page, for each page in turn, under one mutex",
         ..row("fault-write", "single write fault", NsPerPage)
     },
     mode("fault-write.vma", "single write fault, per-VMA lock"),
@@ -226,6 +230,7 @@ pub const ROWS: &[Row] = &[
         entries: PAIR,
         ours: "mmap + munmap of 16 pages, never touched",
         host: "mmap + munmap of 16 pages, never touched",
+        peer: "find_free_area, map and unmap of 16 pages, never touched; unmap asks the table for each page",
         ..row("mmap-munmap", "mmap + munmap, untouched", NsPerPair)
     },
     Row {
@@ -239,6 +244,7 @@ pub const ROWS: &[Row] = &[
         aim: Some(Aim::Most(30.0)),
         ours: "munmap of 256 MiB populated; frames go back, no TLB to flush",
         host: "munmap of 256 MiB populated; frames go back, TLB is flushed",
+        peer: "MemorySet::unmap of 256 MiB populated; frames go back, page tables stay, no TLB to flush",
         ..row("munmap", "munmap of populated memory", NsPerPage)
     },
     Row {
@@ -284,12 +290,14 @@ pub const ROWS: &[Row] = &[
         aim: Some(Aim::Most(5.0)),
         ours: "mprotect(R) of 256 MiB populated; no TLB to flush",
         host: "mprotect(R) of 256 MiB populated; TLB is flushed",
+        peer: "MemorySet::protect of 256 MiB populated; no TLB to flush",
         ..row("mprotect-ro", "mprotect RW to RO", NsPerPage)
     },
     Row {
         aim: Some(Aim::Most(5.0)),
         ours: "mprotect(RW) of the same",
         host: "mprotect(RW) of the same",
+        peer: "the same back: nothing asks whether a page may be written",
         ..row("mprotect-rw", "mprotect RO to RW", NsPerPage)
     },
     Row {
@@ -325,18 +333,21 @@ pub const ROWS: &[Row] = &[
         aim: Some(Aim::Most(60.0)),
         ours: "the VMA of a random address, without a lock",
         host: "no call of the host only looks up a VMA",
+        peer: "MemorySet::find of a random address, under a mutex",
         ..row("lookup-10", "VMA lookup among 10", NsPerCall)
     },
     Row {
         aim: Some(Aim::Most(60.0)),
         ours: "the same among 1,000",
         host: "no call of the host only looks up a VMA",
+        peer: "MemorySet::find of a random address, under a mutex",
         ..row("lookup-1000", "VMA lookup among 1,000", NsPerCall)
     },
     Row {
         aim: Some(Aim::Most(60.0)),
         ours: "the same among 100,000: the map does not fit in the second-level cache",
         host: "no call of the host only looks up a VMA",
+        peer: "MemorySet::find of a random address, under a mutex",
         ..row("lookup-100000", "VMA lookup among 100,000", NsPerCall)
     },
     Row {

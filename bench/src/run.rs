@@ -12,7 +12,7 @@ use crate::{
         load::{Load, LoadWatch},
         settings::Settings,
     },
-    options::{Against, Options},
+    options::Options,
     ours::World,
     report,
     rows::{self, Row},
@@ -60,6 +60,8 @@ pub enum Side {
     Ours,
     /// The host's Linux, with folios of this size.
     Host(Folios),
+    /// The Rust peer.
+    Peer,
 }
 
 /// Samples by row and side.
@@ -244,10 +246,9 @@ fn run(
 ) {
     let _ = cpus::pin(bench.cpus[0]);
     let mut ours = experiment.ours;
-    let mut sizes: Vec<_> = match options.against {
-        Against::Host => experiment.folios.iter().copied().filter(|f| options.folios.contains(f)).collect(),
-        Against::None => Vec::new(),
-    };
+    let wanted = |f: &Folios| options.against.has_host() && options.folios.contains(f);
+    let mut sizes: Vec<_> = experiment.folios.iter().copied().filter(wanted).collect();
+    let peer = experiment.peer.filter(|_| options.against.has_peer());
     if experiment.threads > bench.cpus.len() {
         let why = format!("needs {} CPUs", experiment.threads);
         for side in [Side::Ours, Side::Host(Folios::Base)] {
@@ -259,6 +260,9 @@ fn run(
         samples.warming = turn == 0;
         if let Some(ours) = ours {
             ours(bench, samples);
+        }
+        if let Some(peer) = peer {
+            peer(bench, samples);
         }
         if let Some(host) = experiment.host {
             sizes.retain(|&folios| {

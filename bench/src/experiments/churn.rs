@@ -30,6 +30,7 @@ pub(super) const EXPERIMENT: Experiment = Experiment {
     threads: 2,
     ours: Some(ours),
     host: Some(host),
+    peer: None,
     folios: folios::BASE,
 };
 

@@ -5,7 +5,8 @@ use crate::{
     PAGE, REGION, REGION_PAGES,
     clock::time,
     host::{Folios, Region, folios},
-    ours::{Active, fault_all, map_region},
+    ours::{Active, fault_all, map_region, region},
+    peer::{Space, space::Filled},
     run::{Bench, Samples, Side},
 };
 use anonmem::{FaultAccess, LockMode};
@@ -17,6 +18,7 @@ pub(super) const EXPERIMENT: Experiment = Experiment {
     threads: 1,
     ours: Some(ours),
     host: Some(host),
+    peer: Some(peer),
     folios: folios::ALL,
 };
 
@@ -48,6 +50,17 @@ fn ours(bench: &Bench, samples: &mut Samples) {
     let mut add = |row, ns: f64| samples.add(row, Side::Ours, ns / PAGES);
     add("fault-read", time(|| fault_all(&mm, range, FaultAccess::Read)));
     add("fault-zero-write", time(|| fault_all(&mm, range, FaultAccess::Write)));
+}
+
+fn peer(bench: &Bench, samples: &mut Samples) {
+    let world = &bench.world;
+    let _cpu = world.enter(0);
+    let space = Space::new(world);
+    world.warm();
+    let range = region(0, REGION);
+    space.map(range, Filled::Lazily);
+    let ns = time(|| range.iter_pages().for_each(|va| space.fault_write(va)));
+    samples.add("fault-write", Side::Peer, ns / PAGES);
 }
 
 fn host(_bench: &Bench, samples: &mut Samples, folios: Folios) -> io::Result<()> {

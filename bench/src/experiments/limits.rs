@@ -15,6 +15,7 @@ pub(super) const EXPERIMENT: Experiment = Experiment {
     threads: 1,
     ours: Some(ours),
     host: None,
+    peer: None,
     folios: folios::BASE,
 };
 

@@ -6,13 +6,14 @@ use crate::{
     clock::time,
     host::folios,
     ours::Machine,
+    peer::{Space, space::Filled},
     run::{Bench, Samples, Side},
 };
 use anonmem::{
     Mm,
     mmap::{MapBacking, MapFlags, MmapRequest, Prot},
 };
-use anonmem_hal::Va;
+use anonmem_hal::{Va, VaRange};
 use std::hint::black_box;
 
 pub(super) const EXPERIMENT: Experiment = Experiment {
@@ -21,6 +22,7 @@ pub(super) const EXPERIMENT: Experiment = Experiment {
     threads: 1,
     ours: Some(ours),
     host: None,
+    peer: Some(peer),
     folios: folios::BASE,
 };
 
@@ -71,5 +73,19 @@ fn ours(bench: &Bench, samples: &mut Samples) {
             }
         });
         samples.add(row, Side::Ours, ns / LOOKUPS as f64);
+    }
+}
+
+fn peer(bench: &Bench, samples: &mut Samples) {
+    let _cpu = bench.world.enter(0);
+    for (row, n) in [("lookup-10", 10), ("lookup-1000", 1000), ("lookup-100000", 100_000)] {
+        let space = Space::new(&bench.world);
+        for i in 0..n {
+            let start = Va(FIRST + i * STEP);
+            space.map(VaRange { start, end: start.next_page() }, Filled::Lazily);
+        }
+        let wanted = addresses(n, LOOKUPS);
+        let ns = time(|| wanted.iter().for_each(|&va| assert!(black_box(space.contains(va)))));
+        samples.add(row, Side::Peer, ns / LOOKUPS as f64);
     }
 }

@@ -13,6 +13,7 @@ pub(super) const EXPERIMENT: Experiment = Experiment {
     threads: 1,
     ours: Some(ours),
     host: Some(host),
+    peer: None,
     folios: folios::BASE,
 };
 

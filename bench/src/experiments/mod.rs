@@ -25,6 +25,9 @@ pub type OurSide = fn(&Bench, &mut Samples);
 /// Does the host's side's work once, in memory of folios of that size.
 pub type HostSide = fn(&Bench, &mut Samples, Folios) -> io::Result<()>;
 
+/// Does the Rust peer's work once.
+pub type PeerSide = fn(&Bench, &mut Samples);
+
 /// A few rows that share their setup.
 pub struct Experiment {
     /// Its name, for the progress bar.
@@ -37,6 +40,8 @@ pub struct Experiment {
     pub ours: Option<OurSide>,
     /// Does the host's side's work once.
     pub host: Option<HostSide>,
+    /// Does the Rust peer's work once.
+    pub peer: Option<PeerSide>,
     /// The sizes of the host's folios that make a difference to these rows.
     pub folios: &'static [Folios],
 }

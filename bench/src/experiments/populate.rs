@@ -5,7 +5,8 @@ use crate::{
     REGION, REGION_PAGES,
     clock::time,
     host::{Folios, Region, folios},
-    ours::{Active, map_region},
+    ours::{Active, map_region, region},
+    peer::{Space, space::Filled},
     run::{Bench, Samples, Side},
 };
 use anonmem::{Advice, Populate};
@@ -17,6 +18,7 @@ pub(super) const EXPERIMENT: Experiment = Experiment {
     threads: 1,
     ours: Some(ours),
     host: Some(host),
+    peer: Some(peer),
     folios: folios::ALL,
 };
 
@@ -37,6 +39,17 @@ fn ours(bench: &Bench, samples: &mut Samples) {
     add("dontneed", time(dont_need));
     populate(range);
     add("munmap", time(|| mm.munmap(range).expect("mapped")));
+}
+
+fn peer(bench: &Bench, samples: &mut Samples) {
+    let world = &bench.world;
+    let _cpu = world.enter(0);
+    let space = Space::new(world);
+    let mut add = |row, ns: f64| samples.add(row, Side::Peer, ns / PAGES);
+    world.warm();
+    let range = region(0, REGION);
+    add("populate-4k", time(|| space.map(range, Filled::Now)));
+    add("munmap", time(|| space.unmap(range)));
 }
 
 fn host(_bench: &Bench, samples: &mut Samples, folios: Folios) -> io::Result<()> {

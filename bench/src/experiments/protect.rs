@@ -5,7 +5,11 @@ use crate::{
     REGION, REGION_PAGES,
     clock::time,
     host::{Folios, Region, folios},
-    ours::{Active, map_region},
+    ours::{Active, map_region, region},
+    peer::{
+        Space,
+        space::{self, Filled},
+    },
     run::{Bench, Samples, Side},
 };
 use anonmem::{Populate, mmap::Prot};
@@ -17,6 +21,7 @@ pub(super) const EXPERIMENT: Experiment = Experiment {
     threads: 1,
     ours: Some(ours),
     host: Some(host),
+    peer: Some(peer),
     folios: folios::ALL,
 };
 
@@ -33,6 +38,19 @@ fn ours(bench: &Bench, samples: &mut Samples) {
     for (row, prot) in [("mprotect-ro", Prot::READ), ("mprotect-rw", Prot::READ | Prot::WRITE)] {
         let ns = time(|| mm.mprotect(range, prot).expect("mapped"));
         samples.add(row, Side::Ours, ns / PAGES);
+    }
+}
+
+fn peer(bench: &Bench, samples: &mut Samples) {
+    let world = &bench.world;
+    let _cpu = world.enter(0);
+    let space = Space::new(world);
+    world.warm();
+    let range = region(0, REGION);
+    space.map(range, Filled::Now);
+    for (row, flags) in [("mprotect-ro", space::R), ("mprotect-rw", space::RW)] {
+        let ns = time(|| space.protect(range, flags));
+        samples.add(row, Side::Peer, ns / PAGES);
     }
 }
 

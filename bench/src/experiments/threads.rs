@@ -37,6 +37,7 @@ pub(super) const EXPERIMENT: Experiment = Experiment {
     threads: 2,
     ours: Some(ours),
     host: Some(host),
+    peer: None,
     folios: folios::ALL,
 };
 

@@ -5,7 +5,8 @@ use crate::{
     PAGE,
     clock::time_per,
     host::{Folios, Region, folios, region},
-    ours::{Active, map_anywhere, map_region},
+    ours::{Active, map_anywhere, map_region, region},
+    peer::Space,
     run::{Bench, Samples, Side},
 };
 use anonmem::mmap::Prot;
@@ -18,6 +19,7 @@ pub(super) const EXPERIMENT: Experiment = Experiment {
     threads: 1,
     ours: Some(ours),
     host: Some(host),
+    peer: Some(peer),
     folios: folios::BASE,
 };
 
@@ -46,6 +48,19 @@ fn ours(bench: &Bench, samples: &mut Samples) {
         mm.mprotect(part, Prot::READ | Prot::WRITE).expect("mapped");
     };
     samples.add("mprotect-split", Side::Ours, time_per(PAIRS, pair));
+}
+
+/// Only the first row: the peer's areas split and never merge.
+fn peer(bench: &Bench, samples: &mut Samples) {
+    let world = &bench.world;
+    let _cpu = world.enter(0);
+    let space = Space::new(world);
+    let hint = region(0, PAGE).start;
+    let pair = || {
+        let range = space.map_anywhere(hint, SMALL);
+        space.unmap(range);
+    };
+    samples.add("mmap-munmap", Side::Peer, time_per(PAIRS, pair));
 }
 
 fn host(_: &Bench, samples: &mut Samples, _: Folios) -> io::Result<()> {

@@ -122,13 +122,20 @@ impl Drop for Block<'_> {
 /// own.
 const FIXED: u64 = 1 << 39;
 
+/// The `len` bytes at the `n`-th of the fixed places.
+pub fn region(n: u64, len: usize) -> VaRange {
+    let start = Va(FIXED + (n << 32));
+    VaRange { start, end: Va(start.0 + len as u64) }
+}
+
 /// Maps `len` bytes at the `n`-th of the fixed places, readable and writable.
 ///
 /// # Panics
 /// Without memory.
 pub fn map_region(mm: &Mm<'_, Machine>, n: u64, len: usize) -> VaRange {
-    let start = map(mm, Va(FIXED + (n << 32)), len, MapFlags::FIXED);
-    VaRange { start, end: Va(start.0 + len as u64) }
+    let range = region(n, len);
+    map(mm, range.start, len, MapFlags::FIXED);
+    range
 }
 
 /// Maps `len` bytes anywhere, readable and writable.

@@ -4,7 +4,7 @@ use super::line::lines;
 use crate::{run::Outcome, series::Summary};
 
 const HEADER: &str = "row,title,unit,ours,ours_min,ours_max,host,host_min,host_max,host_entry,limit,\
-                      ours_per_host,ours_per_limit,aim,aim_met,host_64k,host_2m";
+                      ours_per_host,ours_per_limit,aim,aim_met,host_64k,host_2m,peer,ours_per_peer";
 
 /// The whole file.
 pub fn text(outcome: &Outcome) -> String {
@@ -29,6 +29,8 @@ pub fn text(outcome: &Outcome) -> String {
             line.meets_aim().map_or(String::new(), |met| met.to_string()),
             median(line.host_64k),
             median(line.host_2m),
+            median(line.peer),
+            median(line.to_peer),
         ];
         text += &fields.join(",");
         text.push('\n');

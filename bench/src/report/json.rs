@@ -41,6 +41,7 @@ struct Measured<'a> {
     host_samples: &'a [f64],
     host_64k_samples: &'a [f64],
     host_2m_samples: &'a [f64],
+    peer_samples: &'a [f64],
 }
 
 /// The document.
@@ -64,6 +65,7 @@ pub fn text(outcome: &Outcome) -> String {
                 host_samples: samples(line.row, Side::Host(Folios::Base)),
                 host_64k_samples: samples(line.row, Side::Host(Folios::Kib64)),
                 host_2m_samples: samples(line.row, Side::Host(Folios::Mib2)),
+                peer_samples: samples(line.row, Side::Peer),
                 line,
             })
             .collect(),

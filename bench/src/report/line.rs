@@ -25,6 +25,10 @@ pub struct Line {
     pub host_64k: Option<Summary>,
     /// The host's Linux with folios of 2 MiB: for itself, anonmem has none yet.
     pub host_2m: Option<Summary>,
+    /// The Rust peer.
+    pub peer: Option<Summary>,
+    /// ours / the Rust peer, run by run.
+    pub to_peer: Option<Summary>,
     /// The part of the host's time that its exceptions and system calls cost, as measured in this run; not taken off.
     pub host_entry: f64,
     /// The physical limit.
@@ -43,6 +47,8 @@ pub struct Line {
     pub ours_does: &'static str,
     /// What the host's side does.
     pub host_does: &'static str,
+    /// What the Rust peer's side does.
+    pub peer_does: &'static str,
 }
 
 impl Line {
@@ -60,6 +66,7 @@ pub fn lines(outcome: &Outcome) -> Vec<Line> {
 fn line(outcome: &Outcome, row: &'static Row) -> Line {
     let of = |id, side| outcome.samples.of(id, side);
     let (ours, host) = (of(row.id, Side::Ours), of(row.id, Side::Host(Folios::Base)));
+    let peer = of(row.id, Side::Peer);
     let limit = row.limit.and_then(|limit| of(limit.row(), Side::Ours));
     let ratio = |to: Option<&crate::series::Series>| ours?.ratio_to(to?).summary();
     let large = |folios| of(row.id, Side::Host(folios)).and_then(|s| s.summary());
@@ -80,6 +87,8 @@ fn line(outcome: &Outcome, row: &'static Row) -> Line {
         host: host.and_then(|s| s.summary()),
         host_64k: large(Folios::Kib64),
         host_2m: large(Folios::Mib2),
+        peer: peer.and_then(|s| s.summary()),
+        to_peer: ratio(peer),
         host_entry: entry(outcome, row),
         limit: limit.and_then(|s| s.summary()),
         to_host: ratio(host),
@@ -89,6 +98,7 @@ fn line(outcome: &Outcome, row: &'static Row) -> Line {
         cannot: cannot.collect(),
         ours_does: row.ours,
         host_does: row.host,
+        peer_does: row.peer,
     }
 }
 

@@ -13,8 +13,8 @@ const END: &str = "<!-- anonmem bench: end -->\n";
 pub fn text(outcome: &Outcome) -> String {
     let lines = lines(outcome);
     let mut text = format!("{}\n\n{}", outcome.machine.line(), fenced(&table::main_grid(&lines)));
-    if let Some(grid) = table::large_grid(&lines) {
-        text += &format!("\n{}:\n\n{}", table::LARGE_TITLE, fenced(&grid));
+    for (title, grid) in table::further_grids(&lines) {
+        text += &format!("\n{title}:\n\n{}", fenced(&grid));
     }
     let cannot: Vec<_> = table::cannot(&lines).map(|line| format!("* {line}\n")).collect();
     if !cannot.is_empty() {

@@ -2,6 +2,7 @@
 
 use super::line::{Line, lines};
 use crate::{
+    peer,
     rows::{NOT_YET, ROWS},
     run::Outcome,
     series::Summary,
@@ -17,18 +18,38 @@ const HEADERS: [&str; 9] =
 pub fn text(outcome: &Outcome) -> String {
     let lines = lines(outcome);
     let mut text = format!("{}\n\n{}", outcome.machine.line(), main_grid(&lines));
-    if let Some(grid) = large_grid(&lines) {
-        text += &format!("\n{LARGE_TITLE}:\n\n{grid}");
+    for (title, grid) in further_grids(&lines) {
+        text += &format!("\n{title}:\n\n{grid}");
     }
     text + &notes(outcome, &lines)
 }
 
-/// What [`large_grid`] shows.
-pub const LARGE_TITLE: &str =
+/// The grids beside the main one, those that were measured, with what they show.
+pub fn further_grids(lines: &[Line]) -> impl Iterator<Item = (String, String)> {
+    let peer = peer_grid(lines).map(|grid| (format!("A Rust peer: {}", peer::ABOUT), grid));
+    let large = large_grid(lines).map(|grid| (LARGE_TITLE.to_string(), grid));
+    peer.into_iter().chain(large)
+}
+
+const LARGE_TITLE: &str =
     "The host with large folios, per base page and for itself: anonmem has none yet, so nothing is compared";
 
-/// What the host does with large folios; `None` if that was not measured.
-pub fn large_grid(lines: &[Line]) -> Option<String> {
+/// What the Rust peer does.
+fn peer_grid(lines: &[Line]) -> Option<String> {
+    let rows: Vec<_> = lines
+        .iter()
+        .filter(|line| line.peer.is_some())
+        .map(|line| {
+            let ratio = line.to_peer.map(|s| format!("{} ×", number(1.0 / s.median)));
+            let [ours, theirs] = [line.ours, line.peer].map(|s| or_dash(s.map(spread)));
+            [line.row.into(), line.unit.into(), ours, theirs, or_dash(ratio)]
+        })
+        .collect();
+    (!rows.is_empty()).then(|| grid(["row", "unit", "anonmem", peer::NAME, "memory_set ÷ anonmem"], &rows))
+}
+
+/// What the host does with large folios.
+fn large_grid(lines: &[Line]) -> Option<String> {
     let rows: Vec<_> = lines
         .iter()
         .filter(|line| line.host_64k.is_some() || line.host_2m.is_some())
@@ -72,7 +93,7 @@ pub fn list() -> String {
     let mut text = String::new();
     for row in ROWS {
         let _ = writeln!(text, "{:22} {} ({})", row.id, row.title, row.unit.label());
-        for (who, what) in [("anonmem", row.ours), ("host", row.host)] {
+        for (who, what) in [("anonmem", row.ours), ("host", row.host), (peer::NAME, row.peer)] {
             if !what.is_empty() {
                 let _ = writeln!(text, "{:22}   {who}: {what}", "");
             }
