@@ -101,14 +101,16 @@ pub trait Mmu {
 #[derive(Clone, Debug)]
 pub struct HeldLocks {
     /// Rank and address of each lock held, oldest first.
-    pub entries: [(u16, usize); 24],
+    pub entries: [(u16, usize); Self::MAX],
     /// How many of them are in use.
     pub len: usize,
 }
 
 impl HeldLocks {
+    /// Locks that a task may hold at once: a batch of folios that leave, and what unmapping one more takes.
+    pub const MAX: usize = 48;
     /// Nothing held.
-    pub const NONE: Self = Self { entries: [(0, 0); 24], len: 0 };
+    pub const NONE: Self = Self { entries: [(0, 0); Self::MAX], len: 0 };
 }
 
 impl Default for HeldLocks {

@@ -17,6 +17,7 @@
 #[cfg(test)]
 extern crate std;
 
+mod batch;
 mod dead;
 mod free;
 mod gather;
@@ -26,6 +27,7 @@ mod recount;
 mod space;
 mod table;
 
+pub use batch::TlbBatch;
 pub use dead::DeadTables;
 pub use gather::{MmuGather, Teardown};
 pub use guard::{Attrs, Dirty, NotShared, PteGuard, PteSnapshot};

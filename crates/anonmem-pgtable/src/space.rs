@@ -13,12 +13,19 @@ pub struct AddressSpace<M> {
     nr_tables: Atomic<u64, M>,
     /// The CPUs that run it.
     cpus: Atomic<u64, M>,
+    /// Batches that have cleared entries and not flushed them yet.
+    deferred: Atomic<u32, M>,
 }
 
 impl<M: Machine> AddressSpace<M> {
     /// One without tables.
     pub const fn new() -> Self {
-        Self { root: Atomic::new(0), nr_tables: Atomic::new(0), cpus: Atomic::new(0) }
+        Self {
+            root: Atomic::new(0),
+            nr_tables: Atomic::new(0),
+            cpus: Atomic::new(0),
+            deferred: Atomic::new(0),
+        }
     }
 
     /// Allocates the root and lets the machine fill in the kernel's part.
@@ -102,6 +109,26 @@ impl<M: Machine> AddressSpace<M> {
         if !cpus.is_empty() {
             frames.machine().flush(cpus, self.root(), what);
         }
+    }
+
+    /// Whether entries may have been cleared whose translations some CPU still uses: a swap entry does not mean yet that
+    /// nobody reads or writes its page. Ask under the page-table lock of the entries in question, and flush what you rely on.
+    #[doc(alias = "flush_tlb_batched_pending")]
+    #[inline]
+    pub fn is_flush_deferred(&self) -> bool {
+        // Acquire pairs with the Release of `flush_done`. The page-table lock orders it after `defer_flush`.
+        self.deferred.load(Ordering::Acquire) != 0
+    }
+
+    /// Notes that a batch puts off flushing entries that it clears, before it lets go of their lock.
+    pub(crate) fn defer_flush(&self) {
+        self.deferred.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Notes that a batch has flushed.
+    pub(crate) fn flush_done(&self) {
+        // Release: the translations are gone before the count is.
+        self.deferred.fetch_sub(1, Ordering::Release);
     }
 
     /// The last-level table for `va`, if there is one.

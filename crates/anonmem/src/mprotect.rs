@@ -155,8 +155,13 @@ impl<M: Machine> Mm<'_, M> {
         prot: Protection,
         flush: &mut VaRange,
     ) {
-        for (table, part) in guard.slot().space.tables(&self.vm.frames, guard, range) {
-            let changed = table.lock().change_protection_range(part, prot);
+        let space = &guard.slot().space;
+        for (table, part) in space.tables(&self.vm.frames, guard, range) {
+            let mut entries = table.lock();
+            let changed = entries.change_protection_range(part, prot);
+            // Reclaim may have left nothing to be changed here, and not have flushed it yet.
+            let changed = if space.is_flush_deferred() { part } else { changed };
+            drop(entries);
             if !changed.is_empty() {
                 flush.start = if flush.is_empty() { changed.start } else { flush.start };
                 flush.end = changed.end;

@@ -7,7 +7,7 @@ use crate::{
     error::Error,
     events::{Event, Events, NR_EVENTS},
     mm::MmSlot,
-    reclaim::{ClockHand, Kswapd},
+    reclaim::{ClockHand, Kswapd, Reclaimers},
     rmap::anon_vma::{AnonVma, AnonVmaChain},
     shm::ShmObject,
     swap::SwapDevices,
@@ -20,9 +20,6 @@ use anonmem_frame::{Frames, FramesError, Link, NewFolio, OutOfMemory, Slab};
 use anonmem_hal::{CpuId, Machine, NrPages, Order, PAGE_SHIFT};
 use anonmem_pgtable::{AddressSpace, DeadTables, MmuGather, Teardown};
 use anonmem_sync::{Atomic, CachePadded, Ordering, PerCpu, Rcu};
-
-/// Pages that an allocation without memory frees before it tries again (`SWAP_CLUSTER_MAX`).
-const RECLAIM_BATCH: u64 = 32;
 
 /// How much may be promised. Linux: /proc/sys/vm/overcommit_memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -90,6 +87,7 @@ pub struct Vm<M: Machine> {
     pub(crate) shm_objects: Slab<M, ShmObject<M>>,
     pub(crate) swap: SwapDevices<M>,
     pub(crate) clock: ClockHand<M>,
+    pub(crate) reclaimers: Reclaimers<M>,
     pub(crate) kswapd: Kswapd<M>,
     /// Whether any page was ever marked for lazy freeing.
     pub(crate) lazyfree_used: Atomic<u32, M>,
@@ -119,6 +117,7 @@ impl<M: Machine> Vm<M> {
             shm_objects: Slab::new(&frames),
             swap: SwapDevices::new(),
             clock: ClockHand::new(),
+            reclaimers: Reclaimers::new(),
             kswapd: Kswapd::new(),
             lazyfree_used: Atomic::new(0),
             last_vma: PerCpu::new(|_| Atomic::new(Link::NONE)),
@@ -206,12 +205,6 @@ impl<M: Machine> Vm<M> {
             }
         }
         self.frames.alloc(Order::ZERO)
-    }
-
-    /// Frees some memory if any can be freed; returns whether some was.
-    pub(crate) fn reclaim_some(&self) -> bool {
-        self.reap();
-        self.shrink(RECLAIM_BATCH) > 0
     }
 
     /// Frees page tables whose grace period has passed; for idle time and before giving up.

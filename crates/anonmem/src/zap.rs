@@ -146,6 +146,10 @@ pub(crate) fn zap_entry<'v, M: Machine, G: StableVma>(
         }
         Cleared::Soft(SoftLeaf::Swap { entry, .. }) => {
             zapped.swap += 1;
+            // Reclaim may not have flushed it yet.
+            if gather.space().is_flush_deferred() {
+                gather.note(va);
+            }
             drop(SwapRef::of_leaf(vm, entry));
         }
         // A marker owns nothing.

@@ -5,7 +5,7 @@ use crate::{
     error::Error,
     fault::{FaultAccess, FaultResult, VmFault, handle_mm_fault},
     mm::{Mm, MmapReadGuard},
-    reclaim::shrink::Age,
+    reclaim::shrink::{Age, PageoutBatch},
     vma::{Backing, VmFlags, VmaId},
     zap::{Zapped, discard_range, zap_entry},
 };
@@ -113,8 +113,12 @@ impl<M: Machine> Mm<'_, M> {
     /// Makes pages leave that nobody else maps, as far as there is a place for them to go.
     #[doc(alias = "madvise_cold_or_pageout_pte_range")]
     fn madvise_pageout(&self, guard: &MmapReadGuard<'_, M>, part: VaRange) {
+        let mut batch = PageoutBatch::new(self.vm);
         for (table, part) in guard.slot().space.tables(&self.vm.frames, guard, part) {
             for va in part.iter_pages().filter(|&va| matches!(table.peek(va), Pte::Present(_))) {
+                if batch.is_full() {
+                    batch.finish();
+                }
                 let entries = table.lock();
                 let page = match entries.mapped(va) {
                     Mapped::Exclusive(page, _) => page.get(),
@@ -126,9 +130,10 @@ impl<M: Machine> Mm<'_, M> {
                     | Mapped::Soft(_) => continue,
                 };
                 drop(entries);
-                self.vm.shrink_folio(page, Age::Any);
+                batch.add(page, Age::Any);
             }
         }
+        batch.finish();
     }
 
     /// Changes entries as `f` says, and flushes what was changed.

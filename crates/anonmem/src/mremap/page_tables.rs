@@ -104,7 +104,9 @@ impl<M: Machine> Mm<'_, M> {
         to: Va,
     ) {
         let (mut source, mut dest) = table.lock_two(dest);
-        let mut flush = false;
+        let space = &guard.slot().space;
+        // What reclaim has taken, it may not have flushed yet.
+        let mut flush = space.is_flush_deferred();
         for va in piece.iter_pages() {
             match source.get(va) {
                 Pte::None => continue,
@@ -114,7 +116,7 @@ impl<M: Machine> Mm<'_, M> {
             source.move_entry(va, dest.as_mut(), image(piece, to, va));
         }
         if flush {
-            guard.slot().space.flush(&self.vm.frames, FlushRange::Range(piece));
+            space.flush(&self.vm.frames, FlushRange::Range(piece));
             self.vm.count(Event::TlbFlush);
         }
     }

@@ -4,12 +4,10 @@
 //!
 //! Linux: mm/vmscan.c `kswapd`, `wakeup_kswapd`.
 
+use super::SWAP_CLUSTER_MAX;
 use crate::{events::Event, vm::Vm};
 use anonmem_hal::Machine;
 use anonmem_sync::{Atomic, Ordering, WaitQueue};
-
-/// Pages that one round frees at most before it looks at the watermarks again.
-const BATCH: u64 = 32;
 
 /// The background task's mailbox.
 pub(crate) struct Kswapd<M> {
@@ -45,7 +43,7 @@ impl<M: Machine> Vm<M> {
             self.count(Event::KswapdWake);
             self.reap();
             // Without progress it would spin: whoever allocates then reclaims for himself.
-            while !self.frames.above_high() && self.shrink(BATCH) > 0 {}
+            while !self.frames.above_high() && self.shrink(SWAP_CLUSTER_MAX as u64) > 0 {}
         }
     }
 

@@ -12,6 +12,11 @@
 
 pub(crate) mod kswapd;
 pub(crate) mod shrink;
+mod wait;
 
 pub(crate) use kswapd::Kswapd;
 pub(crate) use shrink::ClockHand;
+pub(crate) use wait::Reclaimers;
+
+/// Pages that leave together, and that one round of reclaim frees before it looks around.
+pub(crate) const SWAP_CLUSTER_MAX: usize = 32;

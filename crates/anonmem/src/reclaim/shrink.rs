@@ -1,7 +1,11 @@
 //! The clock: choosing folios and making them leave.
 //!
+//! Folios leave in batches ([`PageoutBatch`]): each is locked and unmapped; then one flush makes all CPUs forget all of them; then they
+//! are written and freed.
+//!
 //! Linux: mm/vmscan.c `shrink_folio_list`, `pageout`, `folio_check_references`; mm/page_io.c `swap_writeout`.
 
+use super::SWAP_CLUSTER_MAX;
 use crate::{
     events::Event,
     rmap::{
@@ -13,10 +17,14 @@ use crate::{
 };
 use anonmem_frame::{Folio, FolioGuard, FolioRef, Kind, Mapping, Stored};
 use anonmem_hal::Machine;
+use anonmem_pgtable::TlbBatch;
 use anonmem_sync::{Atomic, Ordering};
 
 /// Sweeps that a folio must have been unused for before it leaves.
 const IDLE_SWEEPS: u32 = 1;
+
+/// Frames that the hand passes at most while folios wait, locked, for others to leave with.
+const PATIENCE: u64 = 256;
 
 /// Where the hand of the clock is: frames relative to the first.
 pub(crate) struct ClockHand<M> {
@@ -32,8 +40,10 @@ impl<M: Machine> ClockHand<M> {
 /// What became of one folio.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Shrunk {
-    /// It is free.
+    /// It was free to go, and is gone.
     Freed,
+    /// It is unmapped, and free once the batch is finished, unless its device fails.
+    Leaving,
     /// It was used lately.
     Used,
     /// It must stay: locked, pinned, being worked on, or there is no room for it in swap.
@@ -62,10 +72,22 @@ impl<M: Machine> Vm<M> {
         if !self.swap.any_open() && self.lazyfree_used.load(Ordering::Relaxed) == 0 {
             return 0;
         }
+        let mut batch = PageoutBatch::new(self);
+        let mut since = 0;
         for passed in 0..3 * frames {
             // The third time around nothing is spared.
             let age = if passed < 2 * frames { Age::Idle } else { Age::Any };
             let at = self.clock.at.fetch_add(1, Ordering::Relaxed) % frames;
+            since += 1;
+            if batch.is_full() || (batch.len() > 0 && (since >= PATIENCE || freed + batch.len() >= want)) {
+                freed += batch.finish();
+            }
+            if freed >= want {
+                break;
+            }
+            if batch.len() == 0 {
+                since = 0;
+            }
             let pfn = self.machine().base_pfn().offset(at);
             if self.frames.kind(pfn) != Kind::Folio {
                 continue;
@@ -73,14 +95,12 @@ impl<M: Machine> Vm<M> {
             self.count(Event::ReclaimScan);
             if let Some(page) = self.frames.try_get(pfn)
                 && page.pfn() == pfn
-                && self.shrink_folio(page, age) == Shrunk::Freed
+                && batch.add(page, age) == Shrunk::Freed
             {
                 freed += 1;
-                if freed >= want {
-                    break;
-                }
             }
         }
+        freed += batch.finish();
         self.events.add(Event::ReclaimSteal, freed);
         freed
     }
@@ -92,7 +112,9 @@ impl<M: Machine> Vm<M> {
     /// As [`shrink`](Self::shrink). Sleeps.
     #[doc(alias = "reclaim_pages")]
     pub fn reclaim_folio(&self, page: FolioRef<'_, M>) -> bool {
-        self.shrink_folio(page, Age::Any) == Shrunk::Freed
+        let mut batch = PageoutBatch::new(self);
+        let dropped = batch.add(page, Age::Any) == Shrunk::Freed;
+        batch.finish() == 1 || dropped
     }
 
     /// Lets reclaim drop a page that is not written any more (`MADV_FREE`).
@@ -101,30 +123,6 @@ impl<M: Machine> Vm<M> {
         if self.lazyfree_used.load(Ordering::Relaxed) == 0 {
             self.lazyfree_used.store(1, Ordering::Relaxed);
         }
-    }
-
-    /// Makes one folio leave, if it may.
-    #[doc(alias = "shrink_folio_list")]
-    pub(crate) fn shrink_folio<'v>(&'v self, page: FolioRef<'v, M>, age: Age) -> Shrunk {
-        let folio = page.folio();
-        if !matches!(folio.mapping(), Mapping::Anon(_)) || folio.maybe_pinned() {
-            return Shrunk::Kept;
-        }
-        if age == Age::Idle && self.folio_check_references(&page) == Shrunk::Used {
-            return Shrunk::Used;
-        }
-        // Somebody who has it locked is using it; besides, the caller may be below a fault that has.
-        let Some(lock) = folio.try_lock() else { return Shrunk::Kept };
-        // A folio that leaves the swap cache without the lock forgets its entry a moment later, and the device may go meanwhile.
-        let device = folio.swap_entry().map(|entry| self.swap.get(entry).get_user());
-        if matches!(device, Some(None)) || self.is_in_use(folio) {
-            return Shrunk::Kept;
-        }
-        if folio.is_lazyfree() && try_to_unmap(self, &lock, &UnmapTo::Nothing) == Unmapped::All {
-            self.count(Event::LazyFree);
-            return Shrunk::Freed;
-        }
-        self.pageout(page, lock)
     }
 
     /// Whether somebody else holds a reference, such as a fault that is copying the page: its frame would not
@@ -150,28 +148,23 @@ impl<M: Machine> Vm<M> {
         Shrunk::Kept
     }
 
-    /// Writes a page to swap and frees it.
-    fn pageout<'v>(&'v self, page: FolioRef<'v, M>, lock: FolioGuard<'v, M>) -> Shrunk {
+    /// A count of the folio's slot, or of one that it gets now.
+    fn swap_for<'v>(&'v self, page: &FolioRef<'v, M>, lock: &FolioGuard<'v, M>) -> Option<SwapRef<'v, M>> {
         // Our own count keeps the slot while it is written: an exiting program may drop all others.
-        let swap = match self.swap_dup_cached(&lock) {
-            Some(swap) if self.swap.get(swap.entry()).is_open() => swap,
-            // Swapoff has just brought it back, and would again.
-            Some(_) => return Shrunk::Kept,
-            None => match self.swap_claim(page.clone()) {
-                Ok(swap) => {
-                    lock.set_swap_entry(swap.entry());
-                    swap
-                }
-                Err(back) => {
-                    drop(lock);
-                    drop(back);
-                    return Shrunk::Kept;
-                }
-            },
-        };
-        if try_to_unmap(self, &lock, &UnmapTo::Swap(&swap)) != Unmapped::All {
-            return Shrunk::Kept;
+        match self.swap_dup_cached(lock) {
+            // A closed device: swapoff has just brought it back, and would again.
+            Some(swap) => self.swap.get(swap.entry()).is_open().then_some(swap),
+            None => {
+                let swap = self.swap_claim(page.clone()).ok()?;
+                lock.set_swap_entry(swap.entry());
+                Some(swap)
+            }
         }
+    }
+
+    /// Writes a page, which nobody maps and all CPUs have forgotten, and takes it out of the swap cache.
+    fn pageout(&self, leaving: Leaving<'_, M>) -> Shrunk {
+        let Leaving { page, lock, swap } = leaving;
         if !self.swap_write(&swap, &page) {
             self.count(Event::SwapWriteError);
             return Shrunk::Kept;
@@ -197,5 +190,90 @@ impl<M: Machine> Vm<M> {
             slots.set_stored(&self.frames, entry.offset, Stored::OnDevice);
         }
         written.is_ok()
+    }
+}
+
+/// A folio that nobody maps any more, and that CPUs may still use.
+struct Leaving<'v, M: Machine> {
+    swap: SwapRef<'v, M>,
+    lock: FolioGuard<'v, M>,
+    page: FolioRef<'v, M>,
+}
+
+/// Folios on their way out, locked, and the flushes that are owed for them.
+pub(crate) struct PageoutBatch<'v, M: Machine> {
+    vm: &'v Vm<M>,
+    tlb: TlbBatch<'v, M>,
+    leaving: [Option<Leaving<'v, M>>; SWAP_CLUSTER_MAX],
+    len: usize,
+}
+
+impl<'v, M: Machine> PageoutBatch<'v, M> {
+    /// An empty one.
+    pub(crate) fn new(vm: &'v Vm<M>) -> Self {
+        vm.reclaimers.begin();
+        Self { vm, tlb: TlbBatch::new(&vm.frames), leaving: [const { None }; SWAP_CLUSTER_MAX], len: 0 }
+    }
+
+    /// The folios in it.
+    pub(crate) fn len(&self) -> u64 {
+        self.len as u64
+    }
+
+    /// Whether no other fits: [`finish`](Self::finish) it.
+    pub(crate) fn is_full(&self) -> bool {
+        self.len == SWAP_CLUSTER_MAX
+    }
+
+    /// Unmaps one folio, if it may leave. There is room.
+    ///
+    /// # Locks
+    /// Tries the folio lock, and keeps it. Takes anon_vma and page-table locks; the caller holds none.
+    #[doc(alias = "shrink_folio_list")]
+    pub(crate) fn add(&mut self, page: FolioRef<'v, M>, age: Age) -> Shrunk {
+        let (vm, folio) = (self.vm, page.folio());
+        if !matches!(folio.mapping(), Mapping::Anon(_)) || folio.maybe_pinned() {
+            return Shrunk::Kept;
+        }
+        if age == Age::Idle && vm.folio_check_references(&page) == Shrunk::Used {
+            return Shrunk::Used;
+        }
+        // Somebody who has it locked is using it; besides, the caller may be below a fault that has.
+        let Some(lock) = folio.try_lock() else { return Shrunk::Kept };
+        // A folio that leaves the swap cache without the lock forgets its entry a moment later, and the device may go meanwhile.
+        let device = folio.swap_entry().map(|entry| vm.swap.get(entry).get_user());
+        if matches!(device, Some(None)) || vm.is_in_use(folio) {
+            return Shrunk::Kept;
+        }
+        if folio.is_lazyfree() && try_to_unmap(vm, &lock, &UnmapTo::Nothing, &mut self.tlb) == Unmapped::All {
+            vm.count(Event::LazyFree);
+            drop((lock, page));
+            vm.reclaimers.freed(1);
+            return Shrunk::Freed;
+        }
+        let Some(swap) = vm.swap_for(&page, &lock) else { return Shrunk::Kept };
+        if try_to_unmap(vm, &lock, &UnmapTo::Swap(&swap), &mut self.tlb) != Unmapped::All {
+            return Shrunk::Kept;
+        }
+        self.leaving[self.len] = Some(Leaving { swap, lock, page });
+        self.len += 1;
+        Shrunk::Leaving
+    }
+
+    /// Flushes once for all, writes them and frees them; returns how many are free.
+    #[doc(alias = "try_to_unmap_flush_dirty")]
+    pub(crate) fn finish(&mut self) -> u64 {
+        self.tlb.flush();
+        let leaving = self.leaving[..core::mem::take(&mut self.len)].iter_mut().filter_map(Option::take);
+        let freed = leaving.map(|folio| u64::from(self.vm.pageout(folio) == Shrunk::Freed)).sum();
+        self.vm.reclaimers.freed(freed);
+        freed
+    }
+}
+
+impl<M: Machine> Drop for PageoutBatch<'_, M> {
+    fn drop(&mut self) {
+        debug_assert!(self.len == 0 || M::unwinding(), "a batch was dropped before it was finished");
+        self.vm.reclaimers.end();
     }
 }

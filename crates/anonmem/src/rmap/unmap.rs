@@ -2,11 +2,14 @@
 //!
 //! Linux: mm/rmap.c `try_to_unmap_one`.
 
-use super::{folio::folio_lock_anon_vma_read, walk::rmap_walk_anon};
+use super::{
+    folio::folio_lock_anon_vma_read,
+    walk::{RmapHit, rmap_walk_anon},
+};
 use crate::{swap::SwapRef, vm::Vm, vma::VmFlags};
-use anonmem_frame::FolioGuard;
-use anonmem_hal::{FlushRange, Machine, VaRange};
-use anonmem_pgtable::Cleared;
+use anonmem_frame::{Folio, FolioGuard};
+use anonmem_hal::Machine;
+use anonmem_pgtable::{Cleared, TlbBatch};
 use core::ops::ControlFlow;
 
 /// What became of the mappings of a page.
@@ -29,66 +32,84 @@ pub(crate) enum UnmapTo<'a, 'v, M: Machine> {
 /// Replaces every entry that maps the folio. An entry that was exclusive says so as a swap entry; the page is shared
 /// from then on, or put back if it may be pinned.
 ///
-/// Every CPU has dropped its translations of an entry before the next one is looked at, so that the page does not change any more
-/// when this returns `All`.
+/// CPUs may still use their translations, and write the page, until `tlb` is flushed: the caller flushes it before it reads
+/// the page or unlocks the folio. When this returns `Kept`, and when the page is dropped, it is flushed already: nobody keeps a
+/// fault from putting another page into an empty entry, and two CPUs would see two pages.
 ///
 /// # Locks
 /// The folio lock. Takes the anon_vma's lock, and one page-table lock at a time.
 #[doc(alias = "try_to_unmap_one")]
-pub(crate) fn try_to_unmap<M: Machine>(
-    vm: &Vm<M>,
+pub(crate) fn try_to_unmap<'v, M: Machine>(
+    vm: &'v Vm<M>,
     lock: &FolioGuard<'_, M>,
     to: &UnmapTo<'_, '_, M>,
+    tlb: &mut TlbBatch<'v, M>,
 ) -> Unmapped {
     let folio = lock.folio();
     let Some(guard) = folio_lock_anon_vma_read(vm, folio) else { return Unmapped::All };
-    let walked = rmap_walk_anon(&guard, folio, |mut hit| {
-        if vm.vma(hit.vma).flags().contains(VmFlags::LOCKED) {
-            return ControlFlow::Break(());
-        }
-        let (va, slot) = (hit.va, hit.slot);
-        let owned = match to {
-            UnmapTo::Swap(swap) => match swap.try_dup() {
-                Ok(count) => Some(count),
-                Err(_) => return ControlFlow::Break(()),
-            },
-            UnmapTo::Nothing => None,
-        };
-        let cleared = hit.entries.clear(va);
-        slot.space.flush(&vm.frames, FlushRange::Range(VaRange::page(va)));
-        // Only now is the dirty bit final, and no access under way.
-        let (shared, present, exclusive) = match cleared {
-            Cleared::Exclusive(page, present) => match page.try_share() {
-                Ok(page) => (page, present, true),
-                Err(page) => {
-                    hit.entries.put_back(va, page, present);
-                    return ControlFlow::Break(());
-                }
-            },
-            Cleared::Shared(page, present) => (page, present, false),
-            Cleared::None | Cleared::Zero(_) | Cleared::Shm(..) | Cleared::Soft(_) => {
-                unreachable!("the walk said that the entry maps an anonymous page")
-            }
-        };
-        match owned {
-            Some(count) => {
-                hit.entries.leave_soft(va, count.into_leaf(exclusive));
-                slot.add_swap(1);
-            }
-            None if present.dirty => {
-                folio.clear_lazyfree();
-                hit.entries.put_back(va, shared, present.write_protected());
-                return ControlFlow::Break(());
-            }
-            None => {}
-        }
-        slot.add_anon(-1);
-        drop(hit);
-        drop(shared.unmap());
-        ControlFlow::Continue(())
-    });
+    let walked = rmap_walk_anon(&guard, folio, |hit| try_to_unmap_one(vm, hit, folio, to, tlb));
+    drop(guard);
     match walked {
         ControlFlow::Continue(()) if folio.counts().maps() == 0 => Unmapped::All,
-        ControlFlow::Continue(()) | ControlFlow::Break(()) => Unmapped::Kept,
+        ControlFlow::Continue(()) | ControlFlow::Break(()) => {
+            tlb.flush();
+            Unmapped::Kept
+        }
     }
+}
+
+/// Replaces one entry; breaks if the page must stay.
+fn try_to_unmap_one<'v, M: Machine>(
+    vm: &'v Vm<M>,
+    mut hit: RmapHit<'_, 'v, M>,
+    folio: Folio<'_, M>,
+    to: &UnmapTo<'_, '_, M>,
+    tlb: &mut TlbBatch<'v, M>,
+) -> ControlFlow<()> {
+    if vm.vma(hit.vma).flags().contains(VmFlags::LOCKED) {
+        return ControlFlow::Break(());
+    }
+    let (va, slot) = (hit.va, hit.slot);
+    let owned = match to {
+        UnmapTo::Swap(swap) => match swap.try_dup() {
+            Ok(count) => Some(count),
+            Err(_) => return ControlFlow::Break(()),
+        },
+        UnmapTo::Nothing => None,
+    };
+    // The dirty bit is final: a CPU that would set it looks at the entry again, and finds it gone.
+    let cleared = hit.entries.clear(va);
+    tlb.note(&slot.space, va);
+    if matches!(to, UnmapTo::Nothing) {
+        tlb.flush();
+    }
+    let (shared, present, exclusive) = match cleared {
+        Cleared::Exclusive(page, present) => match page.try_share() {
+            Ok(page) => (page, present, true),
+            Err(page) => {
+                hit.entries.put_back(va, page, present);
+                return ControlFlow::Break(());
+            }
+        },
+        Cleared::Shared(page, present) => (page, present, false),
+        Cleared::None | Cleared::Zero(_) | Cleared::Shm(..) | Cleared::Soft(_) => {
+            unreachable!("the walk said that the entry maps an anonymous page")
+        }
+    };
+    match owned {
+        Some(count) => {
+            hit.entries.leave_soft(va, count.into_leaf(exclusive));
+            slot.add_swap(1);
+        }
+        None if present.dirty => {
+            folio.clear_lazyfree();
+            hit.entries.put_back(va, shared, present.write_protected());
+            return ControlFlow::Break(());
+        }
+        None => {}
+    }
+    slot.add_anon(-1);
+    drop(hit);
+    drop(shared.unmap());
+    ControlFlow::Continue(())
 }

@@ -18,7 +18,7 @@ pub struct RmapHit<'a, 'v, M: Machine> {
     /// The page: one of the folio's.
     pub page: Pfn,
     /// The address space.
-    pub(crate) slot: &'a MmSlot<M>,
+    pub(crate) slot: &'v MmSlot<M>,
     /// The table that the entry is in, locked. An rmap lock lets it be changed and cleared, not filled.
     pub entries: PteGuard<'a, M, AnonVmaReadGuard<'v, M>>,
 }
@@ -54,7 +54,7 @@ pub fn rmap_walk_anon<'v, M: Machine, B>(
 /// The entry of VMA `id` for page `index`, if it maps `folio`.
 #[doc(alias = "page_vma_mapped_walk")]
 fn find_mapping<'a, 'v, M: Machine>(
-    vm: &'a Vm<M>,
+    vm: &'v Vm<M>,
     guard: &'a AnonVmaReadGuard<'v, M>,
     id: VmaId<M>,
     folio: Folio<'_, M>,

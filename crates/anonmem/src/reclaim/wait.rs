@@ -1,0 +1,67 @@
+//! Asking for memory while others reclaim.
+//!
+//! Reclaimers keep what they unmap locked until all of it has left. With little memory that may be everything there
+//! is; whoever finds nothing then waits for what they bring, and runs out of memory only if nobody brings any.
+//!
+//! Linux: mm/vmscan.c `too_many_isolated`, `throttle_direct_reclaim`; mm/page_alloc.c `should_reclaim_retry`. Differs: waits for
+//! the others instead of trying sixteen times.
+
+use super::SWAP_CLUSTER_MAX;
+use crate::vm::Vm;
+use anonmem_hal::Machine;
+use anonmem_sync::{Atomic, Ordering, WaitQueue};
+
+/// Who reclaims, and what came of it.
+pub(crate) struct Reclaimers<M> {
+    /// Batches under way.
+    batches: Atomic<u32, M>,
+    /// Pages freed by all of them, ever.
+    freed: Atomic<u64, M>,
+    queue: WaitQueue<M>,
+}
+
+impl<M: Machine> Reclaimers<M> {
+    pub(crate) const fn new() -> Self {
+        Self { batches: Atomic::new(0), freed: Atomic::new(0), queue: WaitQueue::new() }
+    }
+
+    /// A batch begins.
+    pub(crate) fn begin(&self) {
+        self.batches.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A batch has freed some pages.
+    pub(crate) fn freed(&self, pages: u64) {
+        if pages > 0 {
+            // Release pairs with the Acquire of whoever waits: the pages are free.
+            self.freed.fetch_add(pages, Ordering::Release);
+            self.queue.wake_all();
+        }
+    }
+
+    /// A batch ends: what it kept is unlocked.
+    pub(crate) fn end(&self) {
+        // Release pairs with the Acquire of whoever waits.
+        if self.batches.fetch_sub(1, Ordering::Release) == 1 {
+            self.queue.wake_all();
+        }
+    }
+}
+
+impl<M: Machine> Vm<M> {
+    /// Frees some memory if any can be freed, or waits until others have; returns whether some was.
+    ///
+    /// # Locks
+    /// The caller may hold the mmap lock; no folio, anon_vma or spin lock. Sleeps.
+    pub(crate) fn reclaim_some(&self) -> bool {
+        let all = &self.reclaimers;
+        let before = all.freed.load(Ordering::Relaxed);
+        self.reap();
+        if self.shrink(SWAP_CLUSTER_MAX as u64) > 0 {
+            return true;
+        }
+        let freed = || all.freed.load(Ordering::Acquire) != before;
+        all.queue.wait_until(&|| all.batches.load(Ordering::Acquire) == 0 || freed());
+        freed()
+    }
+}
