@@ -18,6 +18,7 @@ use anonmem::{
 };
 use anonmem_frame::{Folio, FolioRef};
 use anonmem_hal::{CpuId, CpuSet, PAGE_SIZE, PhysMem, Va, VaRange};
+use anonmem_sync::Atomic;
 use core::{
     cell::{Cell, Ref, RefCell},
     ops::ControlFlow,
@@ -39,6 +40,8 @@ pub(crate) struct Kernel {
     folio: RefCell<Option<FolioRef<'static, Sim>>>,
     /// What CPUs want to tell the check at the end.
     pub(crate) notes: [Cell<u64>; 4],
+    /// What CPUs tell one another.
+    pub(crate) flag: Atomic<u32, Sim>,
 }
 
 /// A page of the world: page 16 is the first that a case uses, in the middle of the address space.
@@ -66,6 +69,7 @@ impl Kernel {
             active: Default::default(),
             folio: RefCell::new(None),
             notes: Default::default(),
+            flag: Atomic::new(0),
         }
     }
 
@@ -199,13 +203,11 @@ impl Kernel {
         self.mm(i).madvise(page(n), P, advice).expect("a mapping that takes advice");
     }
 
-    #[cfg(test)]
     /// The frame of page `n` of address space `i`, if it is present.
     pub(crate) fn frame_of(&self, i: usize, n: u64) -> Option<anonmem_hal::Pfn> {
         self.mm(i).pagemap(page(n)).pfn
     }
 
-    #[cfg(test)]
     /// Reclaims whatever page the frame holds now, as the hand of the clock does when nothing is spared. Returns whether it
     /// is free.
     pub(crate) fn reclaim(&self, pfn: anonmem_hal::Pfn) -> bool {

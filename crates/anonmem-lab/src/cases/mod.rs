@@ -19,6 +19,7 @@ pub mod swap_in;
 pub mod sync_rcu;
 pub mod sync_seqcount;
 pub mod sync_wait_queue;
+pub mod tlb_batch;
 
 use crate::{Config, Inject, Model, Program, Report, Search, explore, explore_bounded};
 use core::time::Duration;
@@ -171,6 +172,9 @@ pub fn all() -> &'static [&'static Case] {
         &swap_in::ABA,
         &swap_in::TWICE,
         &swap_in::DROPPED,
+        &tlb_batch::MPROTECT,
+        &tlb_batch::DISCARD,
+        &tlb_batch::MREMAP,
         &sync_seqcount::CASE,
         &sync_rcu::CASE,
         &sync_wait_queue::CASE,
