@@ -109,7 +109,7 @@ impl<M: Machine> Vm<M> {
     /// that want a certain frame back, and for tests.
     ///
     /// # Locks
-    /// As [`shrink`](Self::shrink). Sleeps.
+    /// The caller holds no folio, anon_vma or spin lock. Sleeps.
     #[doc(alias = "reclaim_pages")]
     pub fn reclaim_folio(&self, page: FolioRef<'_, M>) -> bool {
         let mut batch = PageoutBatch::new(self);
