@@ -119,6 +119,7 @@ fn run(root: &Path, options: &Options) -> Result<bool, String> {
     let work = target.join("mutants/generated");
     let json = work.join("result.json");
     let before = options.again.then(|| report::caught_before(&json)).transpose()?;
+    let before_seconds = before.as_ref().map_or(0, |b| b.seconds);
 
     let start = Instant::now();
     let copy = build::Copy { root, tree: &work.join("tree"), target: &work.join("target") };
@@ -131,10 +132,17 @@ fn run(root: &Path, options: &Options) -> Result<bool, String> {
     eprintln!("running everything once without a mutant");
     let suites = Suites::measure(&programs, work.join("logs"))?;
     eprintln!("{} of {} mutants are in code that something runs", suites.reached().len(), mutants.len());
-    let rows = show_all(&mutants, &suites, options.jobs, before.as_ref())?;
-
-    let seconds = start.elapsed().as_secs() + before.as_ref().map_or(0, |b| b.seconds);
-    let report = Report { rows, refused, explanations, seconds, cases: suites.cases() };
+    let mut report = Report { rows: Vec::new(), refused, explanations, seconds: 0, cases: suites.cases() };
+    let so_far = Mutex::new(&mut report);
+    show_all(&mutants, &suites, options.jobs, before.as_ref(), |row| {
+        let mut report = so_far.lock().map_err(|_| "a worker panicked")?;
+        report.rows.push(row);
+        report.seconds = start.elapsed().as_secs() + before_seconds;
+        progress(&report.rows, mutants.len());
+        // A run that is stopped goes on with --again.
+        if report.rows.len() % 20 == 0 { write_json(&json, &report) } else { Ok(()) }
+    })?;
+    report.rows.sort_by_key(|r| r.mutant.id);
     publish(root, &json, &report, options.docs)
 }
 
@@ -170,28 +178,23 @@ fn show_all(
     suites: &Suites,
     jobs: usize,
     before: Option<&report::Before>,
-) -> Result<Vec<Row>, String> {
+    done: impl Fn(Row) -> Result<(), String> + Sync,
+) -> Result<(), String> {
     let next = AtomicUsize::new(0);
-    let rows: Mutex<Vec<Row>> = Mutex::new(Vec::new());
     let work = || -> Result<(), String> {
         while let Some(mutant) = mutants.get(next.fetch_add(1, Ordering::Relaxed)) {
             let outcome = match before.and_then(|b| b.outcome(mutant)) {
                 Some(outcome) => outcome.clone(),
                 None => suites.show(mutant.id)?,
             };
-            let mut rows = rows.lock().map_err(|_| "a worker panicked")?;
-            rows.push(Row { mutant: mutant.clone(), outcome });
-            progress(&rows, mutants.len());
+            done(Row { mutant: mutant.clone(), outcome })?;
         }
         Ok(())
     };
     std::thread::scope(|scope| {
         let workers: Vec<_> = (0..jobs).map(|_| scope.spawn(work)).collect();
         workers.into_iter().try_for_each(|w| w.join().map_err(|_| "a worker panicked".to_owned())?)
-    })?;
-    let mut rows = rows.into_inner().map_err(|_| "a worker panicked")?;
-    rows.sort_by_key(|r| r.mutant.id);
-    Ok(rows)
+    })
 }
 
 /// One line that changes on a terminal; elsewhere the survivors, as they come.
@@ -217,8 +220,7 @@ fn publish(root: &Path, json: &Path, report: &Report, docs: bool) -> Result<bool
     }
     let write =
         |path: &Path, text: String| fs::write(path, text).map_err(|e| format!("{}: {e}", path.display()));
-    let bytes = serde_json::to_string_pretty(&report.json()).map_err(|e| e.to_string())?;
-    write(json, bytes)?;
+    write_json(json, report)?;
     write(&json.with_extension("md"), text.clone())?;
     if docs {
         let path = root.join(DOCS);
@@ -235,6 +237,11 @@ fn publish(root: &Path, json: &Path, report: &Report, docs: bool) -> Result<bool
         );
     }
     Ok(rate >= LEAST && unexplained == 0)
+}
+
+fn write_json(path: &Path, report: &Report) -> Result<(), String> {
+    let text = serde_json::to_string_pretty(&report.json()).map_err(|e| e.to_string())?;
+    fs::write(path, text).map_err(|e| format!("{}: {e}", path.display()))
 }
 
 /// Puts `text` where `page` has the result of the last run.

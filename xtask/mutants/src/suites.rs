@@ -13,8 +13,10 @@ use crate::process::{self, End};
 use crate::tree::DRIVER_NAME;
 
 /// How long a case may explore, in each of its ways.
-const CASE_BUDGET: Duration = Duration::from_secs(5);
-const STRESS_SECONDS: &str = "4";
+const CASE_BUDGET: Duration = Duration::from_secs(3);
+/// A case that takes less is asked before the tests are.
+const QUICK_CASE: Duration = Duration::from_millis(500);
+const STRESS_SECONDS: &str = "3";
 const ORACLE_RUNS: &str = "12";
 
 /// Who found a mutant.
@@ -126,24 +128,23 @@ impl Suites {
     /// Shows one mutant to all that come past it, until one fails.
     pub(crate) fn show(&self, id: u32) -> Result<Outcome, String> {
         let past = |suite| self.stages.iter().filter(move |s| s.suite == suite && s.reached.contains(&id));
-        for suite in Suite::ALL {
-            let stages: Vec<&Stage> = past(suite).collect();
-            // The lab runs all its cases in one process, in their order.
-            let groups: Vec<&[&Stage]> = match suite {
-                Suite::Lab if stages.is_empty() => Vec::new(),
-                Suite::Lab => vec![&stages],
-                Suite::Unit | Suite::Oracle | Suite::Stress => stages.chunks(1).collect(),
-            };
-            for group in groups {
-                if let Some(outcome) = self.show_to(id, suite, group)? {
-                    return Ok(outcome);
-                }
+        let (quick, slow): (Vec<&Stage>, Vec<&Stage>) = past(Suite::Lab).partition(|s| s.took < QUICK_CASE);
+        // The lab runs several cases in one process, in their order.
+        let mut groups = vec![quick];
+        groups.extend(past(Suite::Unit).map(|s| vec![s]));
+        groups.extend(past(Suite::Oracle).map(|s| vec![s]));
+        groups.push(slow);
+        groups.extend(past(Suite::Stress).map(|s| vec![s]));
+        for group in groups.iter().filter(|g| !g.is_empty()) {
+            if let Some(outcome) = self.show_to(id, group)? {
+                return Ok(outcome);
             }
         }
         Ok(Outcome::Survived { reached: self.reach(id) })
     }
 
-    fn show_to(&self, id: u32, suite: Suite, group: &[&Stage]) -> Result<Option<Outcome>, String> {
+    fn show_to(&self, id: u32, group: &[&Stage]) -> Result<Option<Outcome>, String> {
+        let suite = group[0].suite;
         let mut command = command(group);
         command.env("ANONMEM_MUTANT", id.to_string());
         let took: Duration = group.iter().map(|s| s.took).sum();
