@@ -11,6 +11,7 @@ pub mod fork_fails;
 pub mod fork_late_flush;
 pub mod fork_of_cow;
 pub(crate) mod kernel;
+pub mod reclaim_wait;
 pub mod rmap_family;
 pub mod seed_001;
 pub mod seed_004;
@@ -172,6 +173,7 @@ pub fn all() -> &'static [&'static Case] {
         &swap_in::ABA,
         &swap_in::TWICE,
         &swap_in::DROPPED,
+        &reclaim_wait::CASE,
         &tlb_batch::MPROTECT,
         &tlb_batch::DISCARD,
         &tlb_batch::MREMAP,
