@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::guest::options::GuestOptions;
 use crate::lab::{CheckOptions, RaceOptions};
 use crate::size::{parse_ram, parse_swap};
 
@@ -89,7 +90,13 @@ const BENCH_HELP: &str = "\
 Does the same work three times, in turns: by anonmem, hosted in this process with page tables in memory
 and folios that are really zeroed and copied; by the Linux kernel of this machine, through system calls
 and page faults; and by the hardware alone, zeroing or copying the same bytes. Prints medians, spreads and
-ratios. The default table takes a few minutes; keep the machine quiet meanwhile.";
+ratios. The default table takes a few minutes; keep the machine quiet meanwhile.
+
+With --guest, it is measured where programs run: a small static program does will-it-scale's kinds of work
+(page_fault1, mmap1, brk1, fork, munmap) with 1 to N processes and threads in the microVM and, with --kernel,
+on that Linux kernel in the same QEMU with the same memory and CPUs. Operations per second come from boots in
+turns; guest instructions per operation from one more boot each, in which QEMU counts them. Without KVM the
+times are those of an emulator: compare the instructions.";
 
 const BENCH_EXAMPLES: &str = "\
 Examples:
@@ -97,7 +104,15 @@ Examples:
   anonmem bench fork cow --runs 15
   anonmem bench --json bench.json --csv bench.csv --svg bench.svg
   anonmem bench --markdown docs/performance.md
-  anonmem bench --list";
+  anonmem bench --list
+  anonmem bench --guest --runs 3                         the microVM alone, about half a minute
+  anonmem bench --guest --kernel /boot/vmlinuz-6.1.0     beside that Linux
+  anonmem bench --guest fork mmap --kernel vmlinuz --kernel-args mitigations=off --json guest.json
+
+A kernel to compare with, if /boot has none that you can read (Debian, Ubuntu; nothing gets installed):
+  apt-get download linux-image-cloud-amd64               the name of the real package is in its Depends line:
+  apt-get download linux-image-6.1.0-NN-cloud-amd64 && dpkg -x linux-image-*-cloud-amd64_*.deb kernel
+  anonmem bench --guest --kernel kernel/boot/vmlinuz-*";
 
 /// Anonymous memory management as a library: run programs on it.
 #[derive(Debug, Parser)]
@@ -117,7 +132,7 @@ pub enum Command {
 
     /// Measure anonmem beside the Linux of this machine and the physical limit, row by row
     #[command(long_about = BENCH_HELP, after_long_help = BENCH_EXAMPLES)]
-    Bench(anonmem_bench::Options),
+    Bench(BenchOptions),
 
     /// List the cases of the catalogue: races and bugs that anonymous memory has had elsewhere
     Cases,
@@ -129,6 +144,17 @@ pub enum Command {
     /// Draw one case as columns, CPU by CPU
     #[command(long_about = RACE_HELP, after_long_help = RACE_EXAMPLES)]
     Race(RaceOptions),
+}
+
+/// Options of `anonmem bench`.
+#[derive(Clone, Debug, Args)]
+pub struct BenchOptions {
+    /// What to measure and where to write it.
+    #[command(flatten)]
+    pub table: anonmem_bench::Options,
+    /// In a guest instead.
+    #[command(flatten)]
+    pub guest: GuestOptions,
 }
 
 /// Options of `anonmem run`.
@@ -309,7 +335,7 @@ fn parse_guest_path(text: &str) -> Result<PathBuf, String> {
     Ok(path)
 }
 
-fn parse_seconds(text: &str) -> Result<f64, String> {
+pub(crate) fn parse_seconds(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(seconds) if seconds > 0.0 && seconds < 1e9 => Ok(seconds),
         _ => Err(format!("\"{text}\" is not a number of seconds above zero")),

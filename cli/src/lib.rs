@@ -3,12 +3,13 @@
 //! `anonmem run` takes four steps, one module each: [`pack`] finds what the program needs and writes
 //! the initial archive; [`vm`] finds the kernel and QEMU, chooses the accelerator and boots;
 //! [`channel`] carries the standard streams, signals, the exit status and the bill; [`bill`] prints
-//! the memory bill. [`run`] puts them together.
+//! the memory bill. [`run`] puts them together. [`guest`] measures one program in the microVM and on Linux beside it.
 
 pub mod args;
 pub mod bill;
 pub mod channel;
 pub mod error;
+pub mod guest;
 pub mod lab;
 pub mod pack;
 pub mod progress;

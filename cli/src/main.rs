@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anonmem_cli::args::{Cli, Command};
 use anonmem_cli::error::{EXIT_USAGE, Error, one_line};
-use anonmem_cli::{lab, run};
+use anonmem_cli::{guest, lab, run};
 use clap::Parser;
 
 fn main() -> ExitCode {
@@ -21,7 +21,8 @@ fn main() -> ExitCode {
         Command::Cases => Ok(lab::list()),
         Command::Check(options) => lab::check(options),
         Command::Race(options) => lab::race(options),
-        Command::Bench(options) => anonmem_bench::bench(options).map(|()| 0).map_err(Error::usage),
+        Command::Bench(options) if options.guest.guest => guest::bench(options),
+        Command::Bench(options) => anonmem_bench::bench(&options.table).map(|()| 0).map_err(Error::usage),
     };
     match outcome {
         Ok(status) => ExitCode::from(status),

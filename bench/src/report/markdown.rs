@@ -29,13 +29,18 @@ fn fenced(grid: &str) -> String {
 
 /// `document` with `section` between its marks; the section alone if it has none.
 pub fn refreshed(document: Option<&str>, section: &str) -> String {
+    refreshed_between([BEGIN, END], document, section)
+}
+
+/// As [`refreshed`], with other marks: the line before the section and the line after it.
+pub fn refreshed_between([begin, end]: [&str; 2], document: Option<&str>, section: &str) -> String {
     let between = || {
-        let (before, rest) = document?.split_once(BEGIN)?;
-        let (_, after) = rest.split_once(END)?;
+        let (before, rest) = document?.split_once(begin)?;
+        let (_, after) = rest.split_once(end)?;
         Some((before, after))
     };
     match between() {
-        Some((before, after)) => format!("{before}{BEGIN}{section}{END}{after}"),
+        Some((before, after)) => format!("{before}{begin}{section}{end}{after}"),
         None => section.to_string(),
     }
 }

@@ -205,7 +205,7 @@ impl Memory {
     fn store(&self, accelerator: Accelerator) {
         let word = match accelerator {
             Accelerator::Kvm => "kvm",
-            Accelerator::Tcg => "tcg",
+            Accelerator::Tcg | Accelerator::Counted => "tcg",
         };
         if let Some(dir) = self.file.parent() {
             let _ = fs::create_dir_all(dir);

@@ -167,7 +167,8 @@ pub fn describe(status: ExitStatus) -> String {
     }
 }
 
-fn tail(path: &Path, count: usize) -> Vec<String> {
+/// The last lines of a file that say something.
+pub(crate) fn tail(path: &Path, count: usize) -> Vec<String> {
     let text = std::fs::read(path).unwrap_or_default();
     let text = String::from_utf8_lossy(&text);
     let lines: Vec<&str> = text.lines().map(str::trim_end).filter(|line| !line.is_empty()).collect();

@@ -24,6 +24,22 @@ pub enum Accelerator {
     Tcg,
     /// Hardware virtualisation.
     Kvm,
+    /// QEMU's translator, one host thread for all CPUs, its clock bound to the instructions that they execute: a
+    /// nanosecond each. The time stamp counter then counts instructions.
+    Counted,
+}
+
+/// The arguments that make the CPUs. Without ERMS, as the translator takes `rep movsb` byte by byte: programs that look
+/// for it move more at once.
+#[must_use]
+pub fn cpu_arguments(accelerator: Accelerator) -> Vec<&'static str> {
+    match accelerator {
+        Accelerator::Tcg => vec!["-accel", "tcg,thread=multi", "-cpu", "max,-erms"],
+        Accelerator::Kvm => vec!["-accel", "kvm", "-cpu", "host"],
+        Accelerator::Counted => {
+            vec!["-accel", "tcg,thread=single", "-cpu", "max,-erms", "-icount", "shift=0,sleep=off"]
+        }
+    }
 }
 
 /// One boot.
@@ -68,29 +84,31 @@ pub fn find(named: Option<&Path>, search_path: &OsStr) -> Result<PathBuf> {
     })
 }
 
+/// As [`Boot::memory_mib`], of the memory that is managed and an archive's length.
+#[must_use]
+pub fn memory_mib(ram: u64, archive_len: u64) -> u64 {
+    let managed = ram + archive_len;
+    let below = if managed > LOW_MEMORY_LIMIT { LOW_MEMORY } else { 0 };
+    let bytes = below + managed + ram / 32 + KERNEL_RESERVE;
+    bytes.div_ceil(1 << 20)
+}
+
 impl Boot<'_> {
     /// Tells how much memory the machine has: what is managed, 1/32 of it for metadata and the direct
     /// map, the archive, and the kernel's reserve; in whole MiB. The managed block is contiguous and low
     /// memory ends at 3 GiB: what does not fit there lies above 4 GiB, behind low memory.
     #[must_use]
     pub fn memory_mib(&self) -> u64 {
-        let managed = self.ram + self.archive_len;
-        let below = if managed > LOW_MEMORY_LIMIT { LOW_MEMORY } else { 0 };
-        let bytes = below + managed + self.ram / 32 + KERNEL_RESERVE;
-        bytes.div_ceil(1 << 20)
+        memory_mib(self.ram, self.archive_len)
     }
 
     /// Makes QEMU's arguments.
     #[must_use]
     pub fn arguments(&self) -> Vec<OsString> {
-        let (accel, cpu) = match self.accelerator {
-            Accelerator::Tcg => ("tcg,thread=multi", "max"),
-            Accelerator::Kvm => ("kvm", "host"),
-        };
         let mut args: Vec<OsString> = Vec::new();
         let mut add = |words: &[&str]| args.extend(words.iter().map(OsString::from));
         add(&["-M", "microvm,acpi=on,rtc=on,pit=on,pic=off,isa-serial=on,auto-kernel-cmdline=off"]);
-        add(&["-accel", accel, "-cpu", cpu]);
+        add(&cpu_arguments(self.accelerator));
         add(&["-smp", &self.cpus.to_string(), "-m", &format!("{}M", self.memory_mib())]);
         add(&["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
         add(&["-global", "virtio-mmio.force-legacy=false", "-device", "virtio-serial-device,max_ports=2"]);
@@ -149,6 +167,7 @@ mod tests {
         let has = |arg: &str| args.iter().any(|a| a == arg);
         assert!(has("socket,id=ch0,path=/x,,y/s") && has("4") && has("tcg,thread=multi"), "{args:?}");
         assert!(boot(Accelerator::Kvm).arguments().iter().any(|a| a == "host"));
+        assert!(boot(Accelerator::Counted).arguments().iter().any(|a| a == "-icount"));
     }
 
     #[test]
