@@ -1,8 +1,8 @@
 //! `anonmem bench --guest`: one program, measured in the microVM and, beside it, on a Linux kernel in the same QEMU.
 //!
-//! [`program`] builds the static program (`program.c`: small loops over one operation of the memory manager each);
-//! [`ours`] runs it on the microVM kernel, [`linux`] as a Linux kernel's first process; [`transcript`] reads what it
-//! prints; [`report`] shows both sides. Operations per second come from boots in turns, A B A B. Instructions per
+//! `program` builds the static program (`program.c`: small loops over one operation of the memory manager each);
+//! `ours` runs it on the microVM kernel, `linux` as a Linux kernel's first process; `transcript` reads what it
+//! prints; `report` shows both sides. Operations per second come from boots in turns, A B A B. Instructions per
 //! operation come from one more boot of each kernel, on one CPU, with QEMU's clock bound to the instructions that it
 //! executes: the time stamp counter then counts them, and they hardly depend on the machine.
 
