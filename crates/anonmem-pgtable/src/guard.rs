@@ -82,17 +82,9 @@ impl<'a, M: Machine, G: StableVma> PteGuard<'a, M, G> {
     #[doc(alias = "ptep_get_and_clear")]
     #[inline(always)]
     pub fn clear(&mut self, va: Va) -> Cleared<'a, M> {
-        let word = self.table.word(va);
-        // An empty entry stays empty under the lock.
-        let mut raw = word.load(Ordering::Relaxed);
+        let raw = take(self.table.word(va));
         if raw == 0 {
             return Cleared::None;
-        }
-        if M::Arch::pte_settled(raw) {
-            word.store(0, Ordering::Relaxed);
-        } else {
-            // A swap, because the hardware may be setting the accessed or dirty bit just now.
-            raw = word.swap(0, Ordering::Relaxed);
         }
         self.count_used(-1);
         // SAFETY: the entry was part of this live table and is cleared; nobody else clears it under the lock.
@@ -253,20 +245,34 @@ impl<'a, M: Machine, G: StableVma> PteGuard<'a, M, G> {
         self.count_used(1);
     }
 
-    /// Moves an entry to another table (or within this one, with `to` = `None`) and a new address. The
-    /// caller owes the old address a flush before it lets go of the locks.
+    /// Moves the entries of `range` to another table (or within this one, with `to` = `None`), to the empty ones from
+    /// `target` on. Returns what of `range` the caller must flush before it lets go of the locks.
     #[doc(alias = "move_ptes")]
-    pub fn move_entry(&mut self, from: Va, to: Option<&mut Self>, va: Va) -> Pte {
-        let raw = self.table.word(from).swap(0, Ordering::Relaxed);
-        let pte = M::Arch::decode_pte(raw);
-        if raw != 0 {
-            self.count_used(-1);
-            match to {
-                Some(to) => to.fill(va, pte),
-                None => self.fill(va, pte),
+    pub fn move_range(&mut self, range: VaRange, to: Option<&mut Self>, target: Va) -> VaRange {
+        let mut flush = VaRange { start: range.start, end: range.start };
+        let source = self.table.words_of(range);
+        let dest = to.as_deref().map_or(self.table, |to| to.table);
+        let dest = dest.words_of(VaRange { start: target, end: Va(target.0 + range.len()) });
+        let mut moved = 0;
+        for (va, (from, to)) in range.iter_pages().zip(source.iter().zip(dest)) {
+            let raw = take(from);
+            if raw == 0 {
+                continue;
+            }
+            debug_assert_eq!(to.load(Ordering::Relaxed), 0, "the entry that takes {va:?}'s is in use");
+            // Release: as when an entry is filled.
+            to.store(raw, Ordering::Release);
+            moved += 1;
+            if M::Arch::pte_present(raw) {
+                flush.start = if flush.is_empty() { va } else { flush.start };
+                flush.end = va.next_page();
             }
         }
-        pte
+        if let Some(to) = to {
+            self.count_used(-moved);
+            to.count_used(moved);
+        }
+        flush
     }
 }
 
@@ -342,6 +348,23 @@ impl<M: Machine, G: CanInstall> PteGuard<'_, M, G> {
             Dirty::No => self.change_bits(va, M::Arch::pte_mkyoung),
         };
         old != new
+    }
+}
+
+/// Empties an entry of a locked table and returns what it was.
+#[inline(always)]
+fn take<M: Machine>(word: &Atomic<u64, M>) -> u64 {
+    // An empty entry stays empty under the lock.
+    let raw = word.load(Ordering::Relaxed);
+    if raw == 0 {
+        return 0;
+    }
+    if M::Arch::pte_settled(raw) {
+        word.store(0, Ordering::Relaxed);
+        raw
+    } else {
+        // A swap, because the hardware may be setting the accessed or dirty bit just now.
+        word.swap(0, Ordering::Relaxed)
     }
 }
 

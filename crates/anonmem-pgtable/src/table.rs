@@ -94,6 +94,17 @@ impl<'a, M: Machine, G: StableVma> PteTable<'a, M, G> {
         }
     }
 
+    /// The entries for `range`, which the table covers.
+    #[inline]
+    pub(crate) fn words_of(&self, range: VaRange) -> &'a [Atomic<u64, M>] {
+        debug_assert!(
+            range.start >= self.base && range.end <= self.range().end,
+            "addresses of another table"
+        );
+        let first = M::Arch::index(range.start, 0);
+        &self.words[first..first + range.pages().0 as usize]
+    }
+
     #[inline(always)]
     pub(crate) fn word(&self, va: Va) -> &'a Atomic<u64, M> {
         debug_assert!(self.range().contains(va), "an address of another table");

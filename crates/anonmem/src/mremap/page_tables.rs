@@ -14,7 +14,7 @@ use crate::{
     mm::{Mm, MmapWriteGuard},
     vma::lock::VmaWrite,
 };
-use anonmem_hal::{FlushRange, Machine, PAGE_SIZE, Pte, Va, VaRange};
+use anonmem_hal::{FlushRange, Machine, PAGE_SIZE, Va, VaRange};
 use anonmem_pgtable::PteTable;
 
 type Table<'a, M> = PteTable<'a, M, MmapWriteGuard<'a, M>>;
@@ -105,18 +105,11 @@ impl<M: Machine> Mm<'_, M> {
     ) {
         let (mut source, mut dest) = table.lock_two(dest);
         let space = &guard.slot().space;
+        let moved = source.move_range(piece, dest.as_mut(), to);
         // What reclaim has taken, it may not have flushed yet.
-        let mut flush = space.is_flush_deferred();
-        for va in piece.iter_pages() {
-            match source.get(va) {
-                Pte::None => continue,
-                Pte::Present(_) => flush = true,
-                Pte::Soft(_) => {}
-            }
-            source.move_entry(va, dest.as_mut(), image(piece, to, va));
-        }
-        if flush {
-            space.flush(&self.vm.frames, FlushRange::Range(piece));
+        let flush = if space.is_flush_deferred() { piece } else { moved };
+        if !flush.is_empty() {
+            space.flush(&self.vm.frames, FlushRange::Range(flush));
             self.vm.count(Event::TlbFlush);
         }
     }
