@@ -60,6 +60,7 @@ impl<M: Machine> Vm<M> {
         if self.shrink(SWAP_CLUSTER_MAX as u64) > 0 {
             return true;
         }
+        // Acquire pairs with the Release of `freed`, and the second with that of `end`: what came back is there.
         let freed = || all.freed.load(Ordering::Acquire) != before;
         all.queue.wait_until(&|| all.batches.load(Ordering::Acquire) == 0 || freed());
         freed()
