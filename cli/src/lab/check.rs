@@ -107,13 +107,13 @@ fn print_table(verdicts: &[Verdict]) {
     );
     for Verdict { case, report } in verdicts {
         println!(
-            "{:<width$}  {:<5} {:<16} {:>4} {:>11} {:>9.0}  {:<9} {}",
+            "{:<width$}  {:<5} {:<16} {:>4} {:>11} {:>9}  {:<9} {}",
             case.name,
             report.model,
             report.search,
             report.nr_cpus,
             report.executions,
-            report.rate(),
+            report.rate().map_or_else(|| "-".to_owned(), |rate| format!("{rate:.0}")),
             if report.exhausted { "yes" } else { "no" },
             word(report),
         );
@@ -140,6 +140,7 @@ fn as_json(verdict: &Verdict) -> Value {
         "executions": report.executions,
         "redundant": report.redundant,
         "steps": report.steps,
+        "turns": report.turns,
         "longest": report.longest,
         "exhausted": report.exhausted,
         "seconds": report.elapsed.as_secs_f64(),

@@ -62,6 +62,10 @@ pub trait Probe: Send + Sync + 'static {
     #[track_caller]
     fn plain_write(_at: usize) {}
 
+    /// A word of statistics is about to change that nobody decides by: no step, but memory is no longer what it was.
+    #[inline(always)]
+    fn statistics(_at: usize) {}
+
     /// About to take a lock; returns when it is free for `mode`. Only called if [`ACTIVE`](Self::ACTIVE).
     #[track_caller]
     fn lock(_at: usize, _mode: LockMode) {}

@@ -7,6 +7,7 @@
 //!
 //! - [`explorer`]: the searches, replay and minimisation.
 //! - [`memory`]: the memory models.
+//! - [`scenario`], [`snapshot`]: worlds, and how they get back to their beginning.
 //! - [`sim`]: the simulated machine.
 //! - [`trace`]: the columns.
 //! - [`litmus`], [`selfcheck`]: what the explorer is trusted for.
@@ -21,6 +22,7 @@ pub mod memory;
 pub mod scenario;
 pub mod selfcheck;
 pub mod sim;
+pub mod snapshot;
 pub mod trace;
 
 pub use explorer::{
@@ -30,4 +32,5 @@ pub use explorer::{
 pub use memory::Model;
 pub use scenario::{Program, Scenario};
 pub use sim::{Sim, choose};
+pub use snapshot::{Region, Touched, Watch};
 pub use trace::{Names, Trace};

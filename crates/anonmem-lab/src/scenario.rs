@@ -15,7 +15,10 @@
 //! assert!(report.found.is_some());
 //! ```
 
-use crate::trace::Names;
+use crate::{
+    snapshot::{Region, Snapshot, Watch},
+    trace::Names,
+};
 use core::cell::{Cell, UnsafeCell};
 
 /// What the explorer runs.
@@ -36,6 +39,10 @@ pub trait Program {
     fn is_in_place(&self) -> bool {
         false
     }
+    /// The memory whose accesses are noted, to copy it back. Asked after [`reset`](Self::reset).
+    fn watch(&self) -> Watch {
+        Watch::NONE
+    }
     /// Puts the world back to its beginning. `ended`: whether all CPUs of the last execution came to their end.
     fn reset(&self, ended: bool);
     /// Acts as CPU number `cpu`.
@@ -52,20 +59,13 @@ pub trait Program {
 type Body<W> = Box<dyn Fn(&W)>;
 type Check<W> = Box<dyn Fn(&W) -> Result<(), String>>;
 type Naming<W> = Box<dyn Fn(&W, &mut Names)>;
-type Region = (*mut u8, usize);
 
 /// How the world gets back to its beginning.
 enum Renewal<W> {
     /// It is built anew.
     Build,
     /// The bytes of these regions are copied back.
-    Restore { regions: fn(&W, &mut Vec<Region>), saved: UnsafeCell<Saved> },
-}
-
-#[derive(Default)]
-struct Saved {
-    regions: Vec<Region>,
-    bytes: Vec<Vec<u8>>,
+    Restore { regions: fn(&W, &mut Vec<Region>), snapshot: UnsafeCell<Snapshot> },
 }
 
 /// A [`Program`] made of closures.
@@ -136,7 +136,7 @@ impl<W> Scenario<W> {
     /// freed by them, and nothing outside changes. The regions stay valid and in place as long as `W` lives.
     #[must_use]
     pub unsafe fn restored_by_copy(mut self, regions: fn(&W, &mut Vec<Region>)) -> Self {
-        self.renewal = Renewal::Restore { regions, saved: UnsafeCell::default() };
+        self.renewal = Renewal::Restore { regions, snapshot: UnsafeCell::default() };
         self.in_place = true;
         self
     }
@@ -194,24 +194,28 @@ impl<W> Program for Scenario<W> {
     }
 
     fn reset(&self, ended: bool) {
-        let Renewal::Restore { regions, saved } = &self.renewal else { return self.rebuild(ended) };
-        // SAFETY: only `reset` touches it, and it does not call itself.
-        let saved = unsafe { &mut *saved.get() };
+        let Renewal::Restore { regions, snapshot } = &self.renewal else { return self.rebuild(ended) };
         if self.built.replace(true) {
-            for (&(start, len), bytes) in saved.regions.iter().zip(&saved.bytes) {
-                // SAFETY: the region is valid for `len` bytes and nobody borrows from it: no CPU runs.
-                unsafe { core::ptr::copy_nonoverlapping(bytes.as_ptr(), start, len) };
-            }
-            return;
+            // SAFETY: only `reset` touches it, and it does not call itself.
+            let snapshot = unsafe { &mut *snapshot.get() };
+            // SAFETY: no CPU runs, so nobody borrows from the world.
+            return unsafe { snapshot.restore() };
         }
         self.rebuild(true);
         let world = self.world();
-        saved.regions.push(((&raw const *world).cast_mut().cast(), size_of::<W>()));
-        regions(world, &mut saved.regions);
-        for &(start, len) in &saved.regions {
-            // SAFETY: as above; the bytes may be padding, which is copied as it is.
-            let bytes = unsafe { core::slice::from_raw_parts(start, len) };
-            saved.bytes.push(bytes.to_vec());
+        let mut all = vec![Region::new((&raw const *world).cast_mut().cast(), size_of::<W>())];
+        regions(world, &mut all);
+        // SAFETY: `restored_by_copy` promises that the regions live as long as the world, which `self` keeps.
+        let taken = unsafe { Snapshot::take(all) };
+        // SAFETY: as above.
+        unsafe { *snapshot.get() = taken };
+    }
+
+    fn watch(&self) -> Watch {
+        match &self.renewal {
+            Renewal::Build => Watch::NONE,
+            // SAFETY: no reference to it is kept by `reset`.
+            Renewal::Restore { snapshot, .. } => unsafe { &*snapshot.get() }.watch(),
         }
     }
 

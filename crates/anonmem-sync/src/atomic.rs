@@ -203,9 +203,10 @@ impl<T: Word, M: Machine> Atomic<T, M> {
         T::from_bits(core_op!(self, a => widen(a.load(Ordering::Relaxed))))
     }
 
-    /// Adds with a load and a store, without the probe seeing it: for statistics that one CPU writes.
+    /// Adds with a load and a store that are no steps of the lab: for statistics that one CPU writes.
     #[inline(always)]
     pub fn add_unobserved(&self, value: u64) {
+        M::Probe::statistics(self.addr());
         self.raw_store(T::from_bits(self.peek().to_bits().wrapping_add(value)), Ordering::Relaxed);
     }
 

@@ -10,6 +10,7 @@ use crate::{
         Access, Trap,
         swap::{DEVICES, SLOTS},
     },
+    snapshot::Region,
     trace::Names,
 };
 use anonmem::rmap::{folio::folio_lock_anon_vma_read, walk::rmap_walk_anon};
@@ -277,7 +278,10 @@ pub(crate) fn scenario(name: &str, version: u64, build: impl Fn() -> Kernel + 's
     unsafe {
         scenario.restored_by_copy(|kernel, regions| {
             kernel.sim.regions(regions);
-            regions.push((core::ptr::from_ref(kernel.vm).cast_mut().cast(), size_of::<Vm<Sim>>()));
+            regions.push(Region::by_access(
+                core::ptr::from_ref(kernel.vm).cast_mut().cast(),
+                size_of::<Vm<Sim>>(),
+            ));
         })
     }
 }

@@ -13,6 +13,7 @@ use super::{
 use crate::{
     Program,
     memory::{Clock, CpuViews, Model, View, c11::ScState},
+    snapshot::Watch,
     trace::{Event, Recorder},
 };
 use anonmem_hal::HeldLocks;
@@ -178,6 +179,8 @@ pub struct Counters {
     pub redundant: u64,
     /// Steps in all.
     pub steps: u64,
+    /// Those of them that took turns: the others concern one CPU alone.
+    pub turns: u64,
     /// Steps of the longest execution.
     pub longest: usize,
 }
@@ -229,6 +232,8 @@ pub(crate) struct Engine {
     pub(crate) ended: bool,
     pub(crate) counters: Counters,
     pub(crate) recorder: Option<Recorder>,
+    /// The memory whose accesses are noted.
+    pub(crate) watch: Watch,
 }
 
 impl Engine {
@@ -277,6 +282,7 @@ impl Engine {
             ended: true,
             counters: Counters::default(),
             recorder: None,
+            watch: Watch::NONE,
         }
     }
 

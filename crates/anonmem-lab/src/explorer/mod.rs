@@ -229,6 +229,7 @@ fn explore_knowing(program: &dyn Program, config: &Config, objects: &mut Objects
 pub fn explore_bounded(program: &dyn Program, config: &Config, most: u32) -> Report {
     let start = Instant::now();
     let mut before = Counters::default();
+    let mut elapsed = Duration::ZERO;
     let mut last: Option<Report> = None;
     let mut objects = Objects::new();
     for preemptions in 0..=most {
@@ -236,15 +237,26 @@ pub fn explore_bounded(program: &dyn Program, config: &Config, most: u32) -> Rep
         let config = Config { budget, ..config.search(Search::Bounded { preemptions }) };
         let mut report = explore_knowing(program, &config, &mut objects);
         report.executions += before.executions;
+        report.redundant += before.redundant;
         report.steps += before.steps;
-        (before.executions, before.steps) = (report.executions, report.steps);
-        report.elapsed = start.elapsed();
+        report.turns += before.turns;
+        report.elapsed += elapsed;
+        before = Counters {
+            executions: report.executions,
+            redundant: report.redundant,
+            steps: report.steps,
+            turns: report.turns,
+            ..before
+        };
+        elapsed = report.elapsed;
         if !report.exhausted && report.found.is_none() {
             // Say what is known: the last bound that was exhausted, if there is one.
             return match last {
                 Some(done) => Report {
                     executions: report.executions,
+                    redundant: report.redundant,
                     steps: report.steps,
+                    turns: report.turns,
                     elapsed: report.elapsed,
                     ..done
                 },
@@ -330,11 +342,13 @@ fn search_here(
     from: Start,
     each: &mut dyn FnMut(&Engine),
 ) -> Outcome {
-    let start = Instant::now();
     let mut stacks = Stacks::new(program.nr_cpus());
     let mut engine = Engine::new(config, program, from.objects);
     engine.guide = from.guide;
     engine.recorder = from.recorder;
+    // Builds the world, so that the time that is measured is that of executions.
+    install(&mut engine, || program.reset(true));
+    let start = Instant::now();
     let (exhausted, failure) = install(&mut engine, || {
         loop {
             step::run(program, &mut stacks);

@@ -38,11 +38,13 @@ pub struct Report {
     pub redundant: u64,
     /// Steps in all.
     pub steps: u64,
+    /// Those of them that took turns; the others concern one CPU alone.
+    pub turns: u64,
     /// Steps of the longest execution.
     pub longest: usize,
     /// Whether everything within the bound was tried.
     pub exhausted: bool,
-    /// How long it took.
+    /// How long the executions took, the checks at their ends included; not the first building of the world.
     pub elapsed: Duration,
     /// The failure, if one was found.
     pub found: Option<Found>,
@@ -67,6 +69,7 @@ impl Report {
             complete: outcome.counters.complete,
             redundant: outcome.counters.redundant,
             steps: outcome.counters.steps,
+            turns: outcome.counters.turns,
             longest: outcome.counters.longest,
             exhausted: outcome.exhausted,
             elapsed: outcome.elapsed,
@@ -75,9 +78,10 @@ impl Report {
         }
     }
 
-    /// Executions per second.
-    pub fn rate(&self) -> f64 {
-        self.executions as f64 / self.elapsed.as_secs_f64().max(1e-9)
+    /// Executions per second of [`elapsed`](Self::elapsed); `None` if that was too short to say.
+    pub fn rate(&self) -> Option<f64> {
+        let seconds = self.elapsed.as_secs_f64();
+        (seconds >= 0.01).then(|| self.executions as f64 / seconds)
     }
 
     /// Panics with the failure and its columns, if there is one; for tests.
@@ -96,7 +100,7 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{}: {} CPUs, {}, {}: {} executions ({} redundant), {} steps, longest {}, {:.3} s, {:.0}/s, {}",
+            "{}: {} CPUs, {}, {}: {} executions ({} redundant), {} steps ({} turns), longest {}, {:.3} s, {}{}",
             self.scenario,
             self.nr_cpus,
             self.model,
@@ -104,9 +108,10 @@ impl fmt::Display for Report {
             self.executions,
             self.redundant,
             self.steps,
+            self.turns,
             self.longest,
             self.elapsed.as_secs_f64(),
-            self.rate(),
+            self.rate().map(|rate| format!("{rate:.0}/s, ")).unwrap_or_default(),
             if self.exhausted { "exhausted" } else { "not exhausted" },
         )?;
         match &self.found {

@@ -55,6 +55,7 @@ pub(crate) fn turn(
 ) -> Turn {
     let starting = phase() == Phase::Starting;
     let (op, silent) = with(|e| {
+        e.watch.note(address);
         let me = e.current;
         let (object, mut shared) = e.objects.meet(address, me, !kind.reads_only());
         let mut reads = NONE;
@@ -330,6 +331,7 @@ pub(crate) fn run(program: &dyn Program, stacks: &mut Stacks) {
     set_phase(Phase::Idle);
     program.reset(with(|e| e.ended));
     let nr_cpus = with(|e| {
+        e.watch = program.watch();
         e.begin();
         e.nr_cpus
     });
@@ -390,6 +392,7 @@ fn abandon(mut task: Task) -> DefaultStack {
 /// Closes an execution: a deadlock, the races of steps that were never made, the counters.
 fn finish(e: &mut Engine) {
     e.counters.steps += e.ops as u64;
+    e.counters.turns += e.depth as u64;
     if e.astray() {
         e.redundant = true;
         e.failure = None;

@@ -16,6 +16,7 @@ pub use probe::SimProbe;
 pub use tlb::{Access, Trap};
 
 use crate::explorer::{engine::with, step::choice_turn};
+use crate::snapshot::Region;
 use anonmem_hal::{Clock, Machine, Pfn, SourceError, SourceId, Sources, arch::Toy};
 use core::panic::Location;
 use phys::Arena;
@@ -34,7 +35,7 @@ impl Sim {
     }
 
     /// The memory that CPUs may change: for [`crate::Scenario::restored_by_copy`].
-    pub fn regions(&self, regions: &mut Vec<(*mut u8, usize)>) {
+    pub fn regions(&self, regions: &mut Vec<Region>) {
         self.arena.regions(regions);
     }
 

@@ -12,6 +12,7 @@ use crate::{
         op::Kind,
         step::{stop, turn},
     },
+    snapshot::{Region, Touched},
     trace::{Action, Event},
 };
 use anonmem_hal::{Order, PAGE_SIZE, Pfn, PhysMem};
@@ -22,7 +23,7 @@ use std::alloc::{Layout, alloc_zeroed, dealloc};
 const BASE: Pfn = Pfn(16);
 const POISON: u8 = 0xfb;
 /// The most frames of a machine.
-pub(super) const MAX_FRAMES: u64 = 4096;
+pub(super) const MAX_FRAMES: u64 = Touched::MAX as u64;
 
 /// Memory, and what the machine knows about it.
 #[derive(Debug)]
@@ -31,6 +32,7 @@ pub(crate) struct Arena {
     memmap: NonNull<u8>,
     nr_frames: u64,
     state: UnsafeCell<State>,
+    touched: Touched,
 }
 
 /// What changes while CPUs run, apart from bytes. Plain data: copied back as a whole.
@@ -63,6 +65,7 @@ impl Arena {
             memmap: allocate(Self::memmap_layout(nr_frames)),
             nr_frames,
             state: UnsafeCell::new(state),
+            touched: Touched::new(),
         }
     }
 
@@ -74,10 +77,11 @@ impl Arena {
         Layout::from_size_align((nr_frames as usize * 32).next_multiple_of(64), 64).expect("small")
     }
 
-    pub(super) fn regions(&self, regions: &mut Vec<(*mut u8, usize)>) {
-        regions.push((self.frames.as_ptr(), Self::layout(self.nr_frames).size()));
-        regions.push((self.memmap.as_ptr(), Self::memmap_layout(self.nr_frames).size()));
-        regions.push((self.state.get().cast(), size_of::<State>()));
+    pub(super) fn regions(&self, regions: &mut Vec<Region>) {
+        let (frames, memmap) = (Self::layout(self.nr_frames), Self::memmap_layout(self.nr_frames));
+        regions.push(Region::in_pages(self.frames.as_ptr(), frames.size(), &self.touched));
+        regions.push(Region::new(self.memmap.as_ptr(), memmap.size()));
+        regions.push(Region::new(self.state.get().cast(), size_of::<State>()));
     }
 
     /// Runs `f` on the state.
@@ -116,8 +120,11 @@ impl Arena {
         })
     }
 
+    /// The frame's bytes, which count as changed from now on.
     fn bytes(&self, pfn: Pfn) -> NonNull<u8> {
-        let offset = self.index(pfn) * PAGE_SIZE;
+        let index = self.index(pfn);
+        self.touched.add(index);
+        let offset = index * PAGE_SIZE;
         // SAFETY: `index` checked that the frame is inside the allocation.
         unsafe { self.frames.add(offset) }
     }
@@ -125,7 +132,9 @@ impl Arena {
     fn fill(&self, pfn: Pfn, order: Order, byte: u8) {
         let start = self.bytes(pfn);
         let len = order.bytes();
+        let first = self.index(pfn);
         self.index(Pfn(pfn.0 + order.pages() - 1));
+        (first..first + order.pages() as usize).for_each(|page| self.touched.add(page));
         // SAFETY: both ends of the block are frames of this machine.
         unsafe { start.write_bytes(byte, len) };
         overwritten(start, len);

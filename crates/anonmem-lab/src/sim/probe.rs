@@ -3,7 +3,7 @@
 use super::Sim;
 use crate::{
     explorer::{
-        engine::{Engine, Phase, Waiting, phase, with},
+        engine::{Engine, Phase, Waiting, installed, phase, with},
         failure::FailureKind,
         op::{Kind, NONE, Op},
         panics::escape,
@@ -26,8 +26,25 @@ pub(crate) fn running() -> bool {
 }
 
 /// An access while no CPU runs: notes what the condition of a waiting CPU reads, and ends unwinding.
-#[cold]
+#[inline]
 fn outside(at: usize) {
+    if phase() == Phase::Idle {
+        note(at);
+    } else {
+        outside_cold(at);
+    }
+}
+
+/// Notes an access that is no step, such as those while a world is built or checked: it has to be undone too.
+#[inline]
+fn note(at: usize) {
+    if installed() {
+        with(|e| e.watch.note(at));
+    }
+}
+
+#[cold]
+fn outside_cold(at: usize) {
     match phase() {
         Phase::Predicate => with(|e| {
             if e.reads == 0 {
@@ -228,6 +245,11 @@ impl Probe for SimProbe {
         plain(at, true, Location::caller());
     }
 
+    #[inline]
+    fn statistics(at: usize) {
+        note(at);
+    }
+
     #[track_caller]
     fn lock(at: usize, mode: LockMode) {
         lock(at, mode, Location::caller());
@@ -290,11 +312,12 @@ pub(crate) fn wait(
 
 fn plain(at: usize, write: bool, caller: &'static Location<'static>) {
     match phase() {
-        Phase::Predicate | Phase::Unwinding => return unevaluable(),
-        Phase::Idle => return,
+        Phase::Predicate | Phase::Unwinding => return unevaluable(at),
+        Phase::Idle => return note(at),
         Phase::Starting | Phase::Running => {}
     }
     let race = with(|e| {
+        e.watch.note(at);
         let (me, now) = (e.current, e.now());
         let (id, shared) = e.objects.meet(at, me, write);
         if e.skip && !shared {
@@ -329,7 +352,7 @@ fn kind(mode: LockMode, exclusive: Kind, shared: Kind) -> Kind {
 /// Takes the lock at `at`; the CPU waits until it is free.
 pub(crate) fn lock(at: usize, mode: LockMode, caller: &'static Location<'static>) {
     if !running() {
-        return unevaluable();
+        return unevaluable(at);
     }
     let turn = turn(kind(mode, Kind::Lock, Kind::LockShared), at, Ordering::Relaxed, None, caller);
     with(|e| {
@@ -350,8 +373,17 @@ fn kind_word(mode: LockMode, exclusive: &str, shared: &str) -> String {
 }
 
 /// A lock or a plain word in the condition of a spin loop: it is not evaluated from outside.
+#[inline]
+fn unevaluable(at: usize) {
+    if phase() == Phase::Idle {
+        note(at);
+    } else {
+        unevaluable_now();
+    }
+}
+
 #[cold]
-fn unevaluable() {
+fn unevaluable_now() {
     if phase() == Phase::Predicate {
         with(|e| e.reads += 2);
     }
@@ -385,7 +417,7 @@ fn acquired(e: &mut Engine, turn: Turn, mode: LockMode) {
 
 fn try_lock(at: usize, mode: LockMode, caller: &'static Location<'static>) -> bool {
     if !running() {
-        unevaluable();
+        unevaluable(at);
         return true;
     }
     let turn = turn(kind(mode, Kind::TryLock, Kind::TryLockShared), at, Ordering::Relaxed, None, caller);
@@ -413,6 +445,7 @@ fn try_lock(at: usize, mode: LockMode, caller: &'static Location<'static>) -> bo
 /// Releases the lock at `at`.
 pub(crate) fn unlock(at: usize, mode: LockMode, caller: &'static Location<'static>) {
     if !running() {
+        note(at);
         return ended();
     }
     let turn = turn(kind(mode, Kind::Unlock, Kind::UnlockShared), at, Ordering::Relaxed, None, caller);

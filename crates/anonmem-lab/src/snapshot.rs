@@ -1,0 +1,199 @@
+//! Worlds that are copied back: a snapshot of the memory that CPUs may change, and what of it they touched.
+//!
+//! A whole memory manager is some hundred kilobytes, of which an execution touches a few dozen. Frames count as
+//! touched when somebody asks for a pointer to them; other memory by the accesses that the probe sees. In debug
+//! builds a snapshot checks now and then that nothing else has changed.
+
+use anonmem_hal::PAGE_SIZE;
+use core::cell::Cell;
+
+/// Memory that CPUs may change, for [`Scenario::restored_by_copy`](crate::Scenario::restored_by_copy).
+#[derive(Clone, Copy, Debug)]
+pub struct Region {
+    start: *mut u8,
+    len: usize,
+    tracking: Tracking,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Tracking {
+    /// Everything is copied back.
+    None,
+    /// The pages that are in the set.
+    Pages(*const Touched),
+    /// What is near the accesses that the probe sees.
+    Accesses,
+}
+
+impl Region {
+    /// The `len` bytes at `start`, all of which are copied back.
+    pub const fn new(start: *mut u8, len: usize) -> Self {
+        Self { start, len, tracking: Tracking::None }
+    }
+
+    /// As [`new`](Self::new), but only the pages in `touched` are copied back, which somebody else keeps. `touched` lives as
+    /// long as the memory.
+    pub const fn in_pages(start: *mut u8, len: usize, touched: &Touched) -> Self {
+        assert!(len <= Touched::MAX * PAGE_SIZE, "too large to be tracked");
+        Self { start, len, tracking: Tracking::Pages(touched) }
+    }
+
+    /// As [`new`](Self::new), but only what lies within [`REACH`] bytes of an access that the probe sees is copied back: for
+    /// one region of a world, of up to a megabyte, in which CPUs change atomics, plain words and what small locks hold.
+    pub const fn by_access(start: *mut u8, len: usize) -> Self {
+        assert!(len <= Touched::MAX * CHUNK, "too large to be tracked");
+        Self { start, len, tracking: Tracking::Accesses }
+    }
+
+    /// Its bytes.
+    ///
+    /// # Safety
+    /// The region is valid, and nobody changes it as long as the slice is used.
+    unsafe fn bytes(&self) -> &[u8] {
+        // SAFETY: valid; the bytes may be padding, which is copied as it is.
+        unsafe { core::slice::from_raw_parts(self.start, self.len) }
+    }
+
+    /// Copies `len` bytes at `offset` back.
+    ///
+    /// # Safety
+    /// As for [`bytes`](Self::bytes), and nobody borrows from the region.
+    unsafe fn restore(&self, bytes: &[u8], offset: usize, len: usize) {
+        let saved = &bytes[offset..bytes.len().min(offset + len)];
+        // SAFETY: `bytes` is as long as the region, so `offset` is in it.
+        let start = unsafe { self.start.add(offset) };
+        // SAFETY: `saved` is in `bytes`, hence so is what it was copied from.
+        unsafe { core::ptr::copy_nonoverlapping(saved.as_ptr(), start, saved.len()) };
+    }
+}
+
+/// How far from an access the memory may lie that changes with it: what a lock holds is beside its word.
+pub const REACH: usize = 256;
+/// The bytes of a region tracked by accesses that are copied back together.
+const CHUNK: usize = 512;
+
+/// The pieces of a region that have been touched since it was copied back.
+#[derive(Debug)]
+pub struct Touched {
+    pieces: [Cell<u64>; Self::MAX / 64],
+}
+
+impl Touched {
+    /// The most pieces.
+    pub const MAX: usize = 4096;
+
+    /// Nothing.
+    #[expect(clippy::new_without_default, reason = "not a value to have by default")]
+    pub const fn new() -> Self {
+        Self { pieces: [const { Cell::new(0) }; Self::MAX / 64] }
+    }
+
+    /// Adds a piece.
+    #[inline]
+    pub fn add(&self, piece: usize) {
+        let word = &self.pieces[piece / 64];
+        word.set(word.get() | 1 << (piece % 64));
+    }
+
+    /// Removes all pieces and gives them to `each`.
+    fn take(&self, mut each: impl FnMut(usize)) {
+        for (i, word) in self.pieces.iter().enumerate() {
+            let mut left = word.replace(0);
+            while left != 0 {
+                each(i * 64 + left.trailing_zeros() as usize);
+                left &= left - 1;
+            }
+        }
+    }
+}
+
+/// The region whose accesses are tracked.
+#[derive(Clone, Copy, Debug)]
+pub struct Watch {
+    start: usize,
+    len: usize,
+    touched: *const Touched,
+}
+
+impl Watch {
+    /// Watches nothing.
+    pub const NONE: Self = Self { start: 0, len: 0, touched: core::ptr::null() };
+
+    /// Notes an access.
+    #[inline]
+    pub(crate) fn note(&self, address: usize) {
+        let offset = address.wrapping_sub(self.start);
+        if offset < self.len {
+            // SAFETY: a watch that is not empty comes from a snapshot, which outlives the exploration.
+            let touched = unsafe { &*self.touched };
+            touched.add(offset.saturating_sub(REACH) / CHUNK);
+            touched.add((offset + REACH).min(self.len - 1) / CHUNK);
+        }
+    }
+}
+
+/// The memory of a world as it was at its beginning.
+#[derive(Default)]
+pub(crate) struct Snapshot {
+    saved: Vec<(Region, Vec<u8>)>,
+    accesses: Option<Box<Touched>>,
+    restored: u64,
+}
+
+impl Snapshot {
+    /// Takes the regions as they are.
+    ///
+    /// # Safety
+    /// The regions are valid as long as the snapshot lives, and nobody changes them now.
+    pub(crate) unsafe fn take(regions: Vec<Region>) -> Self {
+        let tracked = regions.iter().filter(|r| matches!(r.tracking, Tracking::Accesses)).count();
+        assert!(tracked <= 1, "only one region of a world can be tracked by accesses");
+        // SAFETY: as this function demands.
+        let saved = regions.into_iter().map(|r| (r, unsafe { r.bytes() }.to_vec())).collect();
+        Self { saved, accesses: (tracked == 1).then(|| Box::new(Touched::new())), restored: 0 }
+    }
+
+    /// What the probe has to watch.
+    pub(crate) fn watch(&self) -> Watch {
+        let watched = self.saved.iter().find(|(r, _)| matches!(r.tracking, Tracking::Accesses));
+        match (watched, &self.accesses) {
+            (Some((region, _)), Some(touched)) => {
+                Watch { start: region.start.addr(), len: region.len, touched: &raw const **touched }
+            }
+            _ => Watch::NONE,
+        }
+    }
+
+    /// Copies everything back that was touched.
+    ///
+    /// # Safety
+    /// Nobody borrows from the regions.
+    pub(crate) unsafe fn restore(&mut self) {
+        self.restored += 1;
+        let check = cfg!(debug_assertions) && self.restored % 32 == 1;
+        for (region, bytes) in &self.saved {
+            let (touched, piece) = match region.tracking {
+                Tracking::None => {
+                    // SAFETY: as this function demands.
+                    unsafe { region.restore(bytes, 0, region.len) };
+                    continue;
+                }
+                // SAFETY: the set lives as long as the region.
+                Tracking::Pages(touched) => (unsafe { &*touched }, PAGE_SIZE),
+                Tracking::Accesses => (&**self.accesses.as_ref().expect("made by `take`"), CHUNK),
+            };
+            // SAFETY: as this function demands.
+            touched.take(|i| unsafe { region.restore(bytes, i * piece, piece) });
+            if check {
+                // SAFETY: as above.
+                assert_same(region, unsafe { region.bytes() }, bytes);
+            }
+        }
+    }
+}
+
+fn assert_same(region: &Region, now: &[u8], then: &[u8]) {
+    if let Some(byte) = now.iter().zip(then).position(|(now, then)| now != then) {
+        panic!("byte {byte} of {region:?} changed, but nobody touched it");
+    }
+}
