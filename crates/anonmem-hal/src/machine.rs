@@ -137,6 +137,11 @@ pub trait Sched {
     fn unpark(key: usize, n: usize);
     /// Waits a moment while a spin lock is contended; lets TLB shootdowns be answered.
     fn relax();
+    /// Lets others run before a loop goes round again that waits for what they do, and does things itself each time.
+    #[doc(alias = "cond_resched")]
+    fn yield_now() {
+        Self::relax();
+    }
     /// Runs `f` on the list of locks that the current task holds. Called only if [`Machine::CHECKED`].
     fn with_held_locks(f: &mut dyn FnMut(&mut HeldLocks));
 }

@@ -48,6 +48,8 @@ pub(crate) enum Waiting {
     Change,
     /// To be unparked.
     Unpark,
+    /// A step of somebody else after this one, as long as anybody can make one.
+    Others(usize),
 }
 
 /// What a spin loop has read since its last turn.

@@ -44,6 +44,9 @@ impl Footprint {
     /// Read nothing.
     pub const EMPTY: Self = Self { objects: [0; 7], len: 0, all: false };
 
+    /// Read everything.
+    pub const ALL: Self = Self { objects: [0; 7], len: 0, all: true };
+
     /// Adds an object.
     pub fn add(&mut self, object: u32) {
         if self.contains(object) {

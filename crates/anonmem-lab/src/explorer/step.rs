@@ -138,7 +138,7 @@ fn switch() {
 
 /// Decides who makes the next step, and commits it.
 fn select() -> Option<usize> {
-    let (mut enabled, conditions) = with(ready);
+    let (mut enabled, conditions, yielding) = with(ready);
     let mut left = conditions;
     while left != 0 {
         let cpu = left.trailing_zeros() as usize;
@@ -147,15 +147,18 @@ fn select() -> Option<usize> {
             enabled |= 1 << cpu;
         }
     }
+    if enabled == 0 {
+        enabled = yielding;
+    }
     with(|e| {
         e.next = if e.failure.is_some() { None } else { choose_cpu(e, enabled) };
         e.next
     })
 }
 
-/// The CPUs that can make their step, and those of whom a condition has to be asked.
-fn ready(e: &mut Engine) -> (u16, u16) {
-    let (mut enabled, mut conditions) = (0, 0);
+/// The CPUs that can make their step, those of whom a condition has to be asked, and those that let others go first.
+fn ready(e: &mut Engine) -> (u16, u16, u16) {
+    let (mut enabled, mut conditions, mut yielding) = (0, 0, 0);
     for index in 0..e.nr_cpus {
         let cpu = &e.cpus[index];
         let Some(op) = &cpu.pending else { continue };
@@ -167,6 +170,10 @@ fn ready(e: &mut Engine) -> (u16, u16) {
                 Waiting::Change => cpu.spin.list().is_none_or(|reads| {
                     reads.iter().any(|&(o, version)| e.objects.get(o).version != version)
                 }),
+                Waiting::Others(since) => {
+                    yielding |= 1 << index;
+                    e.depth > since
+                }
                 Waiting::Condition(_) => {
                     conditions |= 1 << index;
                     false
@@ -178,7 +185,7 @@ fn ready(e: &mut Engine) -> (u16, u16) {
             enabled |= 1 << index;
         }
     }
-    (enabled, conditions)
+    (enabled, conditions, yielding)
 }
 
 /// Evaluates the condition that `cpu` waits for, and notes what it reads.

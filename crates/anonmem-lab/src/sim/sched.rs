@@ -116,6 +116,20 @@ impl Sched for Sim {
         });
     }
 
+    /// Waits until somebody else has made a step, if anybody can.
+    #[track_caller]
+    fn yield_now() {
+        if !running() {
+            return probe::ended();
+        }
+        let now = with(|e| e.depth);
+        wait(Waiting::Others(now), Footprint::ALL, Location::caller());
+        with(|e| {
+            let me = e.current;
+            e.cpus[me].spin.clear();
+        });
+    }
+
     fn with_held_locks(f: &mut dyn FnMut(&mut HeldLocks)) {
         if !installed() {
             return f(&mut HeldLocks::default());

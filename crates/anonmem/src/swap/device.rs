@@ -250,7 +250,7 @@ impl<M: Machine> Vm<M> {
             result?;
             if place.used() > 0 {
                 // Entries that were on their way from one table to another (fork, mremap) are met next time.
-                M::relax();
+                M::yield_now();
             }
         }
         Ok(())
