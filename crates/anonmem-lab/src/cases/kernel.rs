@@ -18,7 +18,7 @@ use anonmem::{
     Advice, Config, FaultAccess, FaultOutcome, LockMode, MapBacking, MapFlags, Mm, MmapRequest, Prot, Vm,
 };
 use anonmem_frame::{Folio, FolioRef};
-use anonmem_hal::{CpuId, CpuSet, PAGE_SIZE, PhysMem, Va, VaRange};
+use anonmem_hal::{CpuId, CpuSet, PAGE_SIZE, Pfn, PhysMem, Va, VaRange};
 use anonmem_sync::Atomic;
 use core::{
     cell::{Cell, Ref, RefCell},
@@ -39,6 +39,8 @@ pub(crate) struct Kernel {
     active: [Cell<CpuSet>; MMS],
     /// A folio to which the case holds a reference, as reclaim would.
     folio: RefCell<Option<FolioRef<'static, Sim>>>,
+    /// A frame that the case remembers without a reference.
+    noted: Cell<Option<Pfn>>,
     /// What CPUs want to tell the check at the end.
     pub(crate) notes: [Cell<u64>; 4],
     /// What CPUs tell one another.
@@ -69,6 +71,7 @@ impl Kernel {
             mms: Default::default(),
             active: Default::default(),
             folio: RefCell::new(None),
+            noted: Cell::new(None),
             notes: Default::default(),
             flag: Atomic::new(0),
         }
@@ -205,13 +208,24 @@ impl Kernel {
     }
 
     /// The frame of page `n` of address space `i`, if it is present.
-    pub(crate) fn frame_of(&self, i: usize, n: u64) -> Option<anonmem_hal::Pfn> {
+    pub(crate) fn frame_of(&self, i: usize, n: u64) -> Option<Pfn> {
         self.mm(i).pagemap(page(n)).pfn
+    }
+
+    /// Notes the frame of page `n` of address space `i`, for [`reclaim_noted`](Self::reclaim_noted): the hand of the clock
+    /// needs no page table to find it.
+    pub(crate) fn note_frame(&self, i: usize, n: u64) {
+        self.noted.set(self.frame_of(i, n));
+    }
+
+    /// Reclaims the frame that was noted.
+    pub(crate) fn reclaim_noted(&self) -> bool {
+        self.reclaim(self.noted.get().expect("noted"))
     }
 
     /// Reclaims whatever page the frame holds now, as the hand of the clock does when nothing is spared. Returns whether it
     /// is free.
-    pub(crate) fn reclaim(&self, pfn: anonmem_hal::Pfn) -> bool {
+    pub(crate) fn reclaim(&self, pfn: Pfn) -> bool {
         self.vm.frames().try_get(pfn).is_some_and(|page| self.vm.reclaim_folio(page))
     }
 

@@ -17,6 +17,8 @@ pub mod seed_001;
 pub mod seed_004;
 pub mod swap_exclusive;
 pub mod swap_in;
+pub mod swap_shared;
+pub mod swapoff;
 pub mod sync_rcu;
 pub mod sync_seqcount;
 pub mod sync_wait_queue;
@@ -152,8 +154,11 @@ pub fn all() -> &'static [&'static Case] {
         &fault_pairs::SPLIT_SPECULATIVE,
         &seed_001::CASE,
         &fault_pairs::TABLE_SPECULATIVE,
+        &swap_shared::SWAPPED_IN_ALREADY,
         &seed_004::CASE,
+        &swap_shared::COPY_ABA,
         &rmap_family::YOUNGEST,
+        &swap_shared::YOUNGEST,
         &rmap_family::DOUBLE_REUSE,
         &fork_late_flush::VMA_LOCK,
         &fault_pairs::PUBLISHED,
@@ -177,6 +182,9 @@ pub fn all() -> &'static [&'static Case] {
         &tlb_batch::MPROTECT,
         &tlb_batch::DISCARD,
         &tlb_batch::MREMAP,
+        &swapoff::FAULT,
+        &swapoff::ALLOC,
+        &swapoff::FORK,
         &sync_seqcount::CASE,
         &sync_rcu::CASE,
         &sync_wait_queue::CASE,
