@@ -32,7 +32,7 @@ enum Style {
 }
 
 /// The known keys in the order in which they are shown.
-const LINES: [(&str, &str, Style); 20] = [
+const LINES: [(&str, &str, Style); 22] = [
     ("faults", "faults", Style::Parts),
     ("forks", "forks", Style::Count),
     ("cow_copies", "pages copied on write", Style::Count),
@@ -41,6 +41,8 @@ const LINES: [(&str, &str, Style); 20] = [
     ("tlb", "TLB", Style::Parts),
     ("fault_locks", "faults by lock", Style::Parts),
     ("refusals", "fault refusals", Style::Parts),
+    ("lock_waits", "waits for locks", Style::Parts),
+    ("fault_latency", "fault latency", Style::Parts),
     ("swap", "swap", Style::Parts),
     ("compression_ratio", "compression ratio", Style::Count),
     ("reclaim", "reclaim", Style::Parts),
@@ -133,7 +135,7 @@ fn render_parts(out: &mut String, name: &str, parts: &Map<String, Value>) {
         .iter()
         .filter(|(key, value)| *key != "total" && !value.is_object() && !value.is_array())
         .filter(|(_, value)| short || !is_zero(value))
-        .map(|(key, value)| format!("{} {}", words(key), plain(value)))
+        .map(|(key, value)| part(key, value))
         .collect();
     match parts.get("total") {
         Some(total) => {
@@ -157,6 +159,24 @@ fn render_parts(out: &mut String, name: &str, parts: &Map<String, Value>) {
             Value::Array(_) => line(out, &format!("  {}", words(key)), &plain(value)),
             _ => {}
         }
+    }
+}
+
+/// One counter of a table; keys that end in `_ns` are times.
+fn part(key: &str, value: &Value) -> String {
+    match (key.strip_suffix("_ns"), value.as_u64()) {
+        (Some(key), Some(ns)) => format!("{} {}", words(key), duration(ns)),
+        _ => format!("{} {}", words(key), plain(value)),
+    }
+}
+
+fn duration(ns: u64) -> String {
+    let scaled = |unit: f64| ns as f64 / unit;
+    match ns {
+        0..1_000 => format!("{ns} ns"),
+        1_000..1_000_000 => format!("{:.1} µs", scaled(1e3)),
+        1_000_000..1_000_000_000 => format!("{:.1} ms", scaled(1e6)),
+        _ => format!("{:.2} s", scaled(1e9)),
     }
 }
 
@@ -261,6 +281,20 @@ memory bill (256 MiB, 2 CPUs, mmap lock)
             assert!(text.contains(expected), "{expected} in\n{text}");
         }
         assert_eq!(render_text(&json!([1])), "memory bill: [1]\n");
+    }
+
+    #[test]
+    fn times_have_units() {
+        let bill = json!({
+            "lock_waits": {"mmap_waits": 3, "mmap_ns": 1_234_567},
+            "fault_latency": {"p50_ns": 999, "p99_ns": 12_345, "max_ns": 2_500_000_000_u64},
+        });
+        let text = render_text(&bill);
+        for expected in
+            ["waits for locks        mmap waits 3, mmap 1.2 ms", "p50 999 ns, p99 12.3 µs, max 2.50 s"]
+        {
+            assert!(text.contains(expected), "{expected} in\n{text}");
+        }
     }
 
     #[test]

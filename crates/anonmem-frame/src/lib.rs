@@ -44,6 +44,6 @@ pub use frames::{Frames, FramesError, MAX_FRAMES, OutOfMemory};
 pub use handle::{Handle, Link, RawHandle};
 pub use meta::{Counts, Kind, META_BYTES, Mapping, MappingWord};
 pub use slab::{Slab, SlabItem};
-pub use swap::{SlotCountOverflow, SlotPut, SlotState, Stored, SwapSlots};
+pub use swap::{EvictionStamp, SlotCountOverflow, SlotPut, SlotState, Stored, SwapSlots};
 pub use usage::{Usage, Watermarks};
 pub use validate::Inconsistency;

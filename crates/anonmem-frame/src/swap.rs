@@ -7,6 +7,7 @@
 //! | 56 | the contents are zeroes: nothing was written |
 //! | 57 | the device has something to discard |
 //! | 58 | being freed: the device is told, then the word becomes 0 |
+//! | 59-63 | when the contents left memory: [`EvictionStamp`] |
 //!
 //! 0 is a free slot. The swap cache *is* these words: membership of a folio is decided by its slot's word, and the entry in
 //! the folio's metadata only says which word that is. Count and cached page change together, so the last one to need a slot
@@ -32,6 +33,7 @@ const CACHE: u64 = COUNT << CACHE_SHIFT;
 const ZERO: u64 = 1 << 56;
 const STORED: u64 = 1 << 57;
 const FREEING: u64 = 1 << 58;
+const STAMP_SHIFT: u32 = 59;
 
 /// A slot's word, decoded.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -44,6 +46,30 @@ pub struct SlotState {
     pub zero: bool,
     /// The device has the contents, or had them.
     pub stored: bool,
+    /// When they left.
+    pub evicted: EvictionStamp,
+}
+
+/// When a page left memory, in units that reclaim chooses, modulo 32.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct EvictionStamp(u8);
+
+impl EvictionStamp {
+    const MASK: u64 = u64::MAX >> STAMP_SHIFT;
+
+    /// The stamp of a time.
+    pub const fn of(time: u64) -> Self {
+        Self((time & Self::MASK) as u8)
+    }
+
+    /// Units from here to `now`, modulo 32.
+    pub const fn age_at(self, now: Self) -> u64 {
+        now.0.wrapping_sub(self.0) as u64 & Self::MASK
+    }
+
+    const fn bits(self) -> u64 {
+        (self.0 as u64) << STAMP_SHIFT
+    }
 }
 
 /// The slot has as many owners as can be counted.
@@ -120,6 +146,7 @@ impl<M: Machine> SwapSlots<M> {
             cached: Self::cached(frames, word),
             zero: word & ZERO != 0,
             stored: word & STORED != 0,
+            evicted: EvictionStamp::of(word >> STAMP_SHIFT),
         }
     }
 
@@ -220,16 +247,16 @@ impl<M: Machine> SwapSlots<M> {
         counted.is_ok()
     }
 
-    /// Notes what was written: the contents, or that they are zeroes. The caller owns a count.
-    pub fn set_stored(&self, frames: &Frames<M>, slot: u64, contents: Stored) {
+    /// Notes what was written, the contents or that they are zeroes, and when. The caller owns a count.
+    pub fn set_stored(&self, frames: &Frames<M>, slot: u64, contents: Stored, now: EvictionStamp) {
         let (clear, set) = match contents {
             Stored::OnDevice => (ZERO, STORED),
             Stored::Zeroes => (0, ZERO),
         };
         let word = self.word(frames, slot);
-        word.fetch_and(!clear, Ordering::Relaxed);
+        word.fetch_and(!(clear | EvictionStamp::MASK << STAMP_SHIFT), Ordering::Relaxed);
         // Release pairs with the Acquire of `state`: the contents are there.
-        word.fetch_or(set, Ordering::Release);
+        word.fetch_or(set | now.bits(), Ordering::Release);
     }
 
     /// Drops a count. The last one takes the page out of the cache.

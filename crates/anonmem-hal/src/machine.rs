@@ -142,6 +142,12 @@ pub trait Sched {
     fn yield_now() {
         Self::relax();
     }
+    /// Runs `wait`, which waits for a lock of the rank `level` that somebody else has. Machines that tell how long programs
+    /// wait measure here; a lock that is free never comes by. Linux: the tracepoints `contention_begin`, `contention_end`.
+    #[inline]
+    fn contended(_level: u16, wait: &mut dyn FnMut()) {
+        wait();
+    }
     /// Runs `f` on the list of locks that the current task holds. Called only if [`Machine::CHECKED`].
     fn with_held_locks(f: &mut dyn FnMut(&mut HeldLocks));
 }

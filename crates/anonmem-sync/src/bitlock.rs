@@ -45,6 +45,10 @@ impl<'a, M: Machine, L: Level, const LOCKED: u32, const WAITERS: u32> BitLock<'a
 
     #[cold]
     fn lock_slow(&self) {
+        M::contended(L::RANK, &mut || self.wait());
+    }
+
+    fn wait(&self) {
         loop {
             // WAITERS first, so that a holder that leaves now wakes us. Acquire as above.
             if self.word.raw_fetch_or(LOCKED | WAITERS, Ordering::Acquire) & LOCKED == 0 {

@@ -9,6 +9,7 @@
 //! - [`spin`], [`rwsem`], [`bitlock`]: spin locks, sleeping reader/writer locks, a lock in one bit.
 //! - [`seqcount`], [`rcu`]: reading without locks.
 //! - [`wait`]: waiting for a condition.
+//! - [`contention`]: how long tasks waited for locks.
 //!
 //! `unsafe` is allowed here.
 //!
@@ -20,6 +21,7 @@ extern crate std;
 
 pub mod atomic;
 pub mod bitlock;
+pub mod contention;
 pub mod lockdep;
 pub mod order;
 pub mod percpu;
@@ -34,6 +36,7 @@ pub mod wait;
 
 pub use atomic::{Atomic, Word, fence};
 pub use bitlock::{BitGuard, BitLock};
+pub use contention::{LockWaits, Waited};
 pub use core::sync::atomic::Ordering;
 pub use order::Level;
 pub use percpu::{CachePadded, PerCpu};

@@ -30,19 +30,26 @@ macro_rules! levels {
                 const SLEEPS: bool = levels!(@ $kind);
             }
         )*
+        /// The number of levels.
+        pub const LEVELS: usize = [$(Place::$name),*].len();
         /// The name of the level with `rank`.
         pub fn name_of(rank: u16) -> &'static str {
             const NAMES: &[&str] = &[$(stringify!($name)),*];
-            NAMES[(rank >> 4) as usize - 1]
+            NAMES[index_of(rank)]
         }
         /// Whether the level with `rank` sleeps.
         pub fn sleeps(rank: u16) -> bool {
             const SLEEPS: &[bool] = &[$(levels!(@ $kind)),*];
-            SLEEPS[(rank >> 4) as usize - 1]
+            SLEEPS[index_of(rank)]
         }
     };
     (@ sleeping) => { true };
     (@ spin) => { false };
+}
+
+/// The place of the level with `rank` in the list, from 0.
+pub const fn index_of(rank: u16) -> usize {
+    (rank >> 4) as usize - 1
 }
 
 levels! {

@@ -134,13 +134,19 @@ impl<M: Machine, L: Level, T> RwSem<M, L, T> {
 
     #[cold]
     fn read_slow(&self) {
-        while !self.try_add_reader() {
-            self.park_while(WRITER | PARKED);
-        }
+        M::contended(L::RANK, &mut || {
+            while !self.try_add_reader() {
+                self.park_while(WRITER | PARKED);
+            }
+        });
     }
 
     #[cold]
     fn write_slow(&self) {
+        M::contended(L::RANK, &mut || self.wait_to_write());
+    }
+
+    fn wait_to_write(&self) {
         loop {
             let state = self.state.peek();
             if state & (WRITER | READERS) == 0 {

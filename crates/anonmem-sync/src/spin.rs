@@ -54,6 +54,10 @@ impl<M: Machine, L: Level> RawSpin<M, L> {
 
     #[cold]
     fn lock_slow(&self) {
+        M::contended(L::RANK, &mut || self.wait());
+    }
+
+    fn wait(&self) {
         loop {
             while self.word.peek() != 0 {
                 M::relax();

@@ -81,6 +81,8 @@ events! {
     SwapIn => "pswpin",
     /// Pages written to swap.
     SwapOut => "pswpout",
+    /// Pages that came back before as many others left as memory holds.
+    WorkingsetRefault => "workingset_refault_anon",
     /// Faults that found their page still in memory.
     SwapCacheHit => "swap_cache_hit",
     /// Pages swapped out that were all zeroes.

@@ -13,6 +13,7 @@
 
 use crate::{Config, Hosted};
 use anonmem_hal::{Arch, CpuId, HeldLocks, Pfn, Sched};
+use anonmem_sync::{LockWaits, order};
 use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
@@ -86,16 +87,26 @@ struct Line {
 pub struct Cpus {
     slots: Box<[Slot]>,
     broken: AtomicBool,
+    lock_waits: LockWaits,
 }
 
 impl Cpus {
     pub(crate) fn new(n: usize) -> Self {
-        Self { slots: (0..n).map(|_| Slot::default()).collect(), broken: AtomicBool::new(false) }
+        Self {
+            slots: (0..n).map(|_| Slot::default()).collect(),
+            broken: AtomicBool::new(false),
+            lock_waits: LockWaits::new(),
+        }
     }
 
     /// The number of CPUs.
     pub fn len(&self) -> usize {
         self.slots.len()
+    }
+
+    /// How long tasks waited for sleeping locks.
+    pub fn lock_waits(&self) -> &LockWaits {
+        &self.lock_waits
     }
 
     /// Whether there is none: never.
@@ -316,6 +327,20 @@ impl<C: Config, A: Arch> Sched for Hosted<C, A> {
         }
     }
 
+    fn contended(level: u16, wait: &mut dyn FnMut()) {
+        // Spin locks are held for less than asking for the time takes.
+        if !order::sleeps(level) {
+            return wait();
+        }
+        let start = Instant::now();
+        wait();
+        MACHINE.with_borrow(|machine| {
+            if let Some(machine) = machine {
+                machine.lock_waits.add(level, start.elapsed().as_nanos() as u64);
+            }
+        });
+    }
+
     fn with_held_locks(f: &mut dyn FnMut(&mut HeldLocks)) {
         HELD.with_borrow_mut(|held| f(held));
     }
@@ -325,7 +350,7 @@ impl<C: Config, A: Arch> Sched for Hosted<C, A> {
 mod tests {
     use super::*;
     use crate::Checked;
-    use anonmem_sync::{RwSem, Spin, WaitQueue, order};
+    use anonmem_sync::{Level, RwSem, Spin, WaitQueue};
     use std::{sync::atomic::AtomicU64, thread};
 
     type M = Hosted<Checked>;
@@ -371,6 +396,32 @@ mod tests {
                 });
             });
         });
+    }
+
+    #[test]
+    fn waits_for_a_lock_are_counted() {
+        let (cpus, lock) = (cpus(), RwSem::<M, order::MmapLock, ()>::new(()));
+        let waited = || cpus.lock_waits().of(order::MmapLock::RANK);
+        cpus.run_on(CpuId(1), || drop(lock.read()));
+        assert_eq!(waited().times, 0, "a free lock is no wait");
+        // The reader may come too late to wait: then once more.
+        while waited().times == 0 {
+            let held = AtomicBool::new(false);
+            thread::scope(|s| {
+                s.spawn(|| {
+                    cpus.run_on(CpuId(0), || {
+                        let _guard = lock.write();
+                        held.store(true, Ordering::SeqCst);
+                        thread::sleep(Duration::from_millis(5));
+                    });
+                });
+                while !held.load(Ordering::SeqCst) {
+                    thread::yield_now();
+                }
+                cpus.run_on(CpuId(1), || drop(lock.read()));
+            });
+        }
+        assert!(waited().ns > 0);
     }
 
     #[test]

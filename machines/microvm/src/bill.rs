@@ -3,7 +3,7 @@
 use crate::arch::tlb;
 use crate::boot;
 use crate::machine;
-use crate::proc::{mm, oom};
+use crate::proc::{fault, mm, oom};
 use crate::{klog, swap, syscall};
 use alloc::format;
 use alloc::string::String;
@@ -11,6 +11,7 @@ use alloc::vec::Vec;
 use anonmem::{Event, LockMode, Stats};
 use anonmem_hal::{CpuId, PAGE_SIZE};
 use anonmem_oslib::bill::Bill;
+use anonmem_sync::{Level, order};
 
 /// Names of the kinds of faults in the bill.
 const KINDS: [(&str, Event); 13] = [
@@ -50,6 +51,15 @@ const REFUSALS: [Event; 9] = [
     Event::RefusedWouldSleep,
 ];
 
+/// Locks whose waits the bill shows; times are in nanoseconds.
+const LOCK_WAITS: [(&str, &str, u16); 5] = [
+    ("mmap_waits", "mmap_ns", order::MmapLock::RANK),
+    ("vma_waits", "vma_ns", order::VmaLock::RANK),
+    ("folio_waits", "folio_ns", order::FolioLock::RANK),
+    ("anon_vma_waits", "anon_vma_ns", order::AnonVmaRoot::RANK),
+    ("page_table_waits", "page_table_ns", order::Ptl::RANK),
+];
+
 /// What reclaim did.
 const RECLAIM: [(&str, Event); 5] = [
     ("scans", Event::ReclaimScan),
@@ -80,6 +90,8 @@ fn groups(stats: &Stats) -> Vec<Group> {
         ("fault_locks", named(&LOCKS)),
     ]
     .into();
+    groups.push(("lock_waits", lock_waits()));
+    groups.push(("fault_latency", fault::latency()));
     if machine::vm().config().lock_mode != LockMode::Mmap {
         groups.push(("refusals", REFUSALS.iter().map(|e| (e.label(), stats.event(*e))).collect()));
     }
@@ -92,11 +104,19 @@ fn groups(stats: &Stats) -> Vec<Group> {
     groups
 }
 
+/// How often somebody waited for each lock and for how long, where anybody did.
+fn lock_waits() -> Vec<(&'static str, u64)> {
+    let waits = LOCK_WAITS.map(|(times, ns, level)| (times, ns, machine::LOCK_WAITS.of(level)));
+    let waited = waits.into_iter().filter(|(.., waited)| waited.times > 0);
+    waited.flat_map(|(times, ns, waited)| [(times, waited.times), (ns, waited.ns)]).collect()
+}
+
 fn swap_counters(stats: &Stats) -> Vec<(&'static str, u64)> {
     let usage = swap::usage();
     [
         ("outs", stats.event(Event::SwapOut)),
         ("ins", stats.event(Event::SwapIn)),
+        ("refaults", stats.event(Event::WorkingsetRefault)),
         ("cache_hits", stats.event(Event::SwapCacheHit)),
         ("zero_pages", stats.event(Event::SwapZero)),
         ("write_errors", stats.event(Event::SwapWriteError)),

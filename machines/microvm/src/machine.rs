@@ -14,6 +14,7 @@ use anonmem_hal::{
 };
 
 use anonmem_oslib::memory::Layout;
+use anonmem_sync::LockWaits;
 
 use crate::arch::lock;
 use crate::arch::mem::{PAGE, PhysAddr, direct};
@@ -47,6 +48,9 @@ unsafe impl Sync for Kernel {}
 
 /// What a freed frame is filled with under `poison=1`.
 const POISON: u64 = 0x5a5a_dead_f4a3_e5a5;
+
+/// How long tasks waited for the memory manager's locks.
+pub static LOCK_WAITS: LockWaits = LockWaits::new();
 
 static VM: AtomicPtr<Vm> = AtomicPtr::new(core::ptr::null_mut());
 
@@ -233,6 +237,12 @@ impl Sched for Kernel {
 
     fn relax() {
         lock::relax();
+    }
+
+    fn contended(level: u16, wait: &mut dyn FnMut()) {
+        let start = time::now_ns();
+        wait();
+        LOCK_WAITS.add(level, time::now_ns() - start);
     }
 
     fn with_held_locks(f: &mut dyn FnMut(&mut HeldLocks)) {

@@ -78,6 +78,7 @@ fn get_page<'a, M: Machine, G: FaultGuard<M>>(
     match fault.vm.swap_read(entry, new) {
         Ok(SwapIn::Page(page)) => {
             fault.vm.count(Event::SwapIn);
+            fault.vm.note_refault(entry);
             Ok(page)
         }
         Ok(SwapIn::Changed) => Err(FaultResult::Reload),

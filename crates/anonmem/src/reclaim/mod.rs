@@ -13,10 +13,12 @@
 pub(crate) mod kswapd;
 pub(crate) mod shrink;
 mod wait;
+mod workingset;
 
 pub(crate) use kswapd::Kswapd;
 pub(crate) use shrink::ClockHand;
 pub(crate) use wait::Reclaimers;
+pub(crate) use workingset::Workingset;
 
 /// Pages that leave together, and that one round of reclaim frees before it looks around.
 pub(crate) const SWAP_CLUSTER_MAX: usize = 32;

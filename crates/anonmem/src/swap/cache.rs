@@ -3,7 +3,7 @@
 //! Linux: mm/swap_state.c `swap_cache_get_folio`, `read_swap_cache_async`, `free_swap_cache`; mm/page_io.c `swap_read_folio`.
 
 use super::SwapRef;
-use crate::vm::Vm;
+use crate::{events::Event, vm::Vm};
 use anonmem_frame::{Folio, FolioGuard, FolioRef, NewFolio};
 use anonmem_hal::{IoError, Machine, SwapEntry};
 
@@ -64,6 +64,14 @@ impl<M: Machine> Vm<M> {
         }
         drop(lock);
         read.map(|()| SwapIn::Page(page))
+    }
+
+    /// Counts a page that a fault has read as a refault, if it left lately.
+    pub(crate) fn note_refault(&self, entry: SwapEntry) {
+        let slot = self.swap.get(entry).slots().state(&self.frames, entry.offset);
+        if self.workingset.is_refault(slot.evicted) {
+            self.count(Event::WorkingsetRefault);
+        }
     }
 
     /// Takes a locked page out of the cache of `entry`, if it is there.

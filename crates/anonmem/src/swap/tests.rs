@@ -55,6 +55,28 @@ fn a_page_comes_back_as_it_was_and_exclusive() {
 }
 
 #[test]
+fn a_page_that_comes_back_soon_is_a_refault() {
+    in_every_mode(|w| {
+        let refaults = || w.vm.stats().event(Event::WorkingsetRefault);
+        let mm = w.vm.new_mm().unwrap();
+        let frames = w.vm.stats().frames;
+        let va = map(&mm, 2);
+        mm.store(va, 7).unwrap();
+        assert!(page_out(w, &mm, va));
+        assert_eq!(mm.load(va), Ok(7));
+        assert_eq!(refaults(), 1);
+        assert!(page_out(w, &mm, va));
+        for _ in 0..frames * 5 / 4 {
+            mm.store(va + P, 1).unwrap();
+            assert!(page_out(w, &mm, va + P));
+        }
+        let before = refaults();
+        assert_eq!(mm.load(va), Ok(7));
+        assert_eq!(refaults(), before, "more pages left meanwhile than memory holds");
+    });
+}
+
+#[test]
 fn zeroes_are_not_written() {
     in_every_mode(|w| {
         let mm = w.vm.new_mm().unwrap();

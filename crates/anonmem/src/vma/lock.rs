@@ -197,7 +197,10 @@ impl<M: Machine> Vma<M> {
         if attached {
             // Acquire pairs with the Release of `put`: the readers' sections are over.
             lock.refcount.fetch_add(WRITER, Ordering::Acquire);
-            lock.writer.wait_until(&|| lock.refcount.load(Ordering::Acquire) == WRITER + 1);
+            let is_last = || lock.refcount.load(Ordering::Acquire) == WRITER + 1;
+            if !is_last() {
+                M::contended(VmaLevel::RANK, &mut || lock.writer.wait_until(&is_last));
+            }
         }
         lock.seq.store(seq, Ordering::Relaxed);
         lock.next_version();

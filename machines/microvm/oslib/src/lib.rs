@@ -15,6 +15,7 @@ pub mod bill;
 pub mod cpio;
 pub mod elf;
 pub mod errno;
+pub mod latency;
 pub mod memory;
 pub mod ring;
 pub mod runfile;

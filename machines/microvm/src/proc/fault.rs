@@ -5,8 +5,12 @@
 
 use super::mm::{self, Access, Outcome};
 use super::{oom, signal};
+use crate::arch::percpu::{MAX_CPUS, this_cpu};
+use crate::arch::time;
 use crate::arch::trap::TrapFrame;
 use crate::sched;
+use alloc::vec::Vec;
+use anonmem_oslib::latency::{self, Histogram};
 use anonmem_oslib::sigframe::{Detail, SigInfo, Trap};
 use anonmem_oslib::signal::{SIGBUS, SIGFPE, SIGILL, SIGKILL, SIGSEGV, SIGTRAP, code};
 use core::sync::atomic::Ordering::Relaxed;
@@ -55,11 +59,24 @@ enum End {
     Killed,
 }
 
+/// How long each CPU's faults took that were resolved.
+static LATENCY: [Histogram; MAX_CPUS] = [const { Histogram::new() }; MAX_CPUS];
+
+/// How long faults took, waits for locks and devices included.
+pub fn latency() -> Vec<(&'static str, u64)> {
+    let of = |(name, permille)| Some((name, latency::percentile(&LATENCY, permille)?));
+    [("p50_ns", 500), ("p99_ns", 990), ("max_ns", 1000)].into_iter().filter_map(of).collect()
+}
+
 fn resolve(va: u64, error_code: u64) -> Result<(), End> {
     let mm = sched::current_mm().ok_or(End::Signal(SIGSEGV, code::SEGV_MAPERR))?;
+    let start = time::now_ns();
     loop {
         match mm::handle_fault(&mm, va, access(error_code)) {
-            Outcome::Done => return Ok(()),
+            Outcome::Done => {
+                LATENCY[this_cpu().id()].record(time::now_ns() - start);
+                return Ok(());
+            }
             Outcome::SegvMaperr => return Err(End::Signal(SIGSEGV, code::SEGV_MAPERR)),
             Outcome::SegvAccerr => return Err(End::Signal(SIGSEGV, code::SEGV_ACCERR)),
             Outcome::Bus => return Err(End::Signal(SIGBUS, code::BUS_ADRERR)),
