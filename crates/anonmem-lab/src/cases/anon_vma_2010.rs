@@ -1,7 +1,7 @@
 //! The race of 2010, written out: a page's anon_vma is freed and reused under the one who locks it.
 //!
 //! A model of its own, about as small as the mail: it carries the four historic attempts as variants, so
-//! that they can be compared. The case `seed-001-page-lock-anon-vma` is the same race against the production
+//! that they can be compared; a test shows that the third is right under the page lock. The case `seed-001-page-lock-anon-vma` is the same race against the production
 //! code.
 
 use super::{Case, Extent, Mutant, Run};
@@ -10,7 +10,7 @@ use anonmem_sync::{
     Atomic, Ordering,
     Ordering::{AcqRel, Acquire, Relaxed, Release},
     Plain, RawSpin,
-    order::{Lru, Slab},
+    order::{FolioLock, Lru, Slab},
     spin::RawSpinGuard,
 };
 use core::cell::RefCell;
@@ -23,7 +23,8 @@ pub static CASE: Case = Case {
                unmaps the page and frees its anon_vma; CPU2 reuses the slot; CPU3 faults the page into another \
                anon_vma; CPU0 locks what is now somebody else's. The slots are type-stable, so the lock is a \
                lock; but whose?",
-    environment: "CPU0 holds no lock (the folio lock would exclude CPU3). Everybody else acts once.",
+    environment: "CPU0 holds no lock. CPU3 holds the page lock: if CPU0 held it too, CPU3 would be excluded, and then \
+                  the order \"mapping, then mapped\" is right too. Everybody else acts once.",
     rule: "The anon_vma that is returned locked is alive and one that the page is, or was, mapped through.",
     mutants: &[
         Mutant::Variant {
@@ -69,6 +70,8 @@ struct AnonVma {
 
 struct World {
     slots: [AnonVma; 2],
+    /// Held by whoever maps the page anew.
+    page_lock: RawSpin<Sim, FolioLock>,
     /// Protects `free`.
     slab: RawSpin<Sim, Slab>,
     free: RefCell<[Option<usize>; 2]>,
@@ -82,6 +85,8 @@ enum Protocol {
     NoRecheck,
     RecheckMapped,
     MappingThenMapped,
+    /// The caller holds the page lock.
+    MappingThenMappedLocked,
     MappedThenMapping(Ordering),
 }
 
@@ -90,6 +95,7 @@ impl World {
         let slot = |owner| AnonVma { lock: RawSpin::new(), owner: Plain::new(owner) };
         Self {
             slots: [slot(FIRST), slot(NOBODY)],
+            page_lock: RawSpin::new(),
             slab: RawSpin::new(),
             free: RefCell::new([Some(1), None]),
             mapping: Atomic::new(ANON),
@@ -127,6 +133,7 @@ impl World {
     }
 
     fn fault_elsewhere(&self) {
+        let _page = self.page_lock.lock();
         if self.mapcount.load(Acquire) != 0 {
             return;
         }
@@ -156,7 +163,7 @@ impl World {
                     0 => return None,
                     _ => true,
                 },
-                Protocol::MappingThenMapped => {
+                Protocol::MappingThenMapped | Protocol::MappingThenMappedLocked => {
                     let good = self.mapping.load(Acquire) == mapping;
                     if good && self.mapcount.load(Acquire) == 0 {
                         return None;
@@ -184,8 +191,13 @@ fn program(variant: Option<&str>) -> Box<dyn Program> {
         Some("recheck-mapping-then-mapped") => Protocol::MappingThenMapped,
         Some(_) => Protocol::MappedThenMapping(Relaxed),
     };
-    let scenario = Scenario::new("anon-vma-2010", 1, World::new)
+    Box::new(scenario(protocol))
+}
+
+fn scenario(protocol: Protocol) -> Scenario<World> {
+    Scenario::new("anon-vma-2010", 2, World::new)
         .cpu("walks the rmap", move |w| {
+            let _page = (protocol == Protocol::MappingThenMappedLocked).then(|| w.page_lock.lock());
             if let Some((slot, _guard)) = w.page_lock_anon_vma(protocol) {
                 let owner = w.slots[slot].owner.get();
                 assert!(owner != NOBODY, "the anon_vma that was locked is free");
@@ -203,6 +215,23 @@ fn program(variant: Option<&str>) -> Box<dyn Program> {
             names.add(&w.slab, "slab");
             names.add_with(&w.mapping, "page.mapping", |v| format!("anon_vma{}", v >> 1));
             names.add(&w.mapcount, "page.mapcount");
-        });
-    Box::new(scenario)
+            names.add(&w.page_lock, "page.lock");
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Config, explore, explore_bounded};
+
+    #[test]
+    fn mapping_then_mapped_is_right_under_the_page_lock() {
+        let locked = scenario(Protocol::MappingThenMappedLocked);
+        let sc = explore(&locked, &Config::default());
+        sc.assert_passed();
+        let c11 = explore_bounded(&locked, &Config::default().model(Model::C11), 2);
+        c11.assert_passed();
+        assert!(sc.exhausted && c11.exhausted, "{sc}\n{c11}");
+        assert!(explore(&scenario(Protocol::MappingThenMapped), &Config::default()).found.is_some());
+    }
 }

@@ -17,7 +17,7 @@ use anonmem::rmap::{folio::folio_lock_anon_vma_read, walk::rmap_walk_anon};
 use anonmem::{
     Advice, Config, FaultAccess, FaultOutcome, LockMode, MapBacking, MapFlags, Mm, MmapRequest, Prot, Vm,
 };
-use anonmem_frame::{Folio, FolioRef};
+use anonmem_frame::{Exclusive, Folio, FolioRef, Mapping, RawHandle};
 use anonmem_hal::{CpuId, CpuSet, PAGE_SIZE, Pfn, PhysMem, Va, VaRange};
 use anonmem_sync::Atomic;
 use core::{
@@ -41,6 +41,8 @@ pub(crate) struct Kernel {
     folio: RefCell<Option<FolioRef<'static, Sim>>>,
     /// A frame that the case remembers without a reference.
     noted: Cell<Option<Pfn>>,
+    /// The mapping of that folio that [`map_elsewhere`](Self::map_elsewhere) made.
+    elsewhere: RefCell<Option<Exclusive<'static, Sim>>>,
     /// What CPUs want to tell the check at the end.
     pub(crate) notes: [Cell<u64>; 4],
     /// What CPUs tell one another.
@@ -72,6 +74,7 @@ impl Kernel {
             active: Default::default(),
             folio: RefCell::new(None),
             noted: Cell::new(None),
+            elsewhere: RefCell::new(None),
             notes: Default::default(),
             flag: Atomic::new(0),
         }
@@ -178,11 +181,34 @@ impl Kernel {
         self.folio.borrow().as_ref().expect("held").folio()
     }
 
+    /// The anon_vma of page `n` of address space `i`.
+    pub(crate) fn anon_vma_of(&self, i: usize, n: u64) -> RawHandle {
+        let page =
+            self.frame_of(i, n).and_then(|pfn| self.vm.frames().try_get(pfn)).expect("the page is present");
+        match page.folio().mapping() {
+            Mapping::Anon(anon_vma) => anon_vma,
+            Mapping::None | Mapping::Shm(_) | Mapping::Ksm(_) => panic!("an anonymous page"),
+        }
+    }
+
+    /// Maps the folio of [`hold`](Self::hold) through another anon_vma once it is unmapped, as swap-in and UFFDIO_MOVE do:
+    /// with the folio lock held. If it is still mapped, nothing happens. The entry that would map it is left out; the
+    /// mapping lasts until the check.
+    pub(crate) fn map_elsewhere(&self, anon_vma: RawHandle, n: u64) {
+        let folio = self.folio();
+        if folio.is_mapped() {
+            return;
+        }
+        let mapping = folio.lock().map_exclusive(anon_vma, page(n).0 / P);
+        *self.elsewhere.borrow_mut() = Some(mapping);
+    }
+
     /// Walks the mappings of the folio of [`hold`](Self::hold), as reclaim does without the folio lock. Returns how
     /// many there are.
     pub(crate) fn walk_rmap(&self) -> u64 {
         let Some(guard) = folio_lock_anon_vma_read(self.vm, self.folio()) else { return 0 };
         assert!(guard.is_live(), "the anon_vma that was locked is free");
+        assert!(guard.covers(self.folio().index()), "the anon_vma that was locked is a stranger's");
         let mut mappings = 0;
         let _ = rmap_walk_anon(&guard, self.folio(), |_| {
             mappings += 1;
@@ -231,6 +257,7 @@ impl Kernel {
 
     /// Recounts the world, then lets all programs end, and recounts it again: nothing may be left.
     pub(crate) fn check(&self) -> Result<(), String> {
+        drop(self.elsewhere.borrow_mut().take());
         drop(self.folio.borrow_mut().take());
         self.vm.validate().map_err(|v| v.to_string())?;
         for mm in 0..MMS {

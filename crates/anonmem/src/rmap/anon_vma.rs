@@ -155,6 +155,12 @@ impl<'v, M: Machine> AnonVmaReadGuard<'v, M> {
     pub fn is_live(&self) -> bool {
         self.vm.anon_vmas.is_live(&self.vm.frames, self.anon_vma)
     }
+
+    /// Whether a VMA of it has the linear page `index`. For assertions: if no VMA has that of a folio, the anon_vma is
+    /// not the folio's.
+    pub fn covers(&self, index: u64) -> bool {
+        self.vm.anon_vma(self.anon_vma).tree().first_overlap(self.vm, index, index).is_some()
+    }
 }
 
 /// The lock of an anon_vma's root, held for writing: the set of VMAs may be changed.
