@@ -139,6 +139,36 @@ pair!(
     BY_FAULT
 );
 pair!(
+    FAULT_VMA,
+    "fault-vs-fault-vma-lock",
+    LockMode::Vma,
+    "two threads fault the same page in under the VMA's lock",
+    "As with the mmap lock.",
+    "anon-install-without-recheck",
+    "the entry is filled without looking whether it still is empty",
+    BY_FAULT
+);
+pair!(
+    FAULT_SPECULATIVE,
+    "fault-vs-fault-speculative",
+    LockMode::Speculative,
+    "two threads fault the same page in without any lock",
+    "As with the mmap lock.",
+    "anon-install-without-recheck",
+    "the entry is filled without looking whether it still is empty",
+    BY_FAULT
+);
+pair!(
+    FORK_VMA,
+    "fault-vs-fork-vma-lock",
+    LockMode::Vma,
+    "a page is filled in under the VMA's lock while the address space is copied",
+    "As with the mmap lock.",
+    "fork-no-flush",
+    "the parent's translations are not flushed",
+    BY_FORK
+);
+pair!(
     PUBLISHED,
     "vma-published-too-early",
     LockMode::Vma,

@@ -19,6 +19,7 @@ use anonmem::{
 };
 use anonmem_frame::{Exclusive, Folio, FolioRef, Mapping, RawHandle};
 use anonmem_hal::{CpuId, CpuSet, PAGE_SIZE, Pfn, PhysMem, Va, VaRange};
+use anonmem_pgtable::Mapped;
 use anonmem_sync::Atomic;
 use core::{
     cell::{Cell, Ref, RefCell},
@@ -206,16 +207,55 @@ impl Kernel {
     /// Walks the mappings of the folio of [`hold`](Self::hold), as reclaim does without the folio lock. Returns how
     /// many there are.
     pub(crate) fn walk_rmap(&self) -> u64 {
-        let Some(guard) = folio_lock_anon_vma_read(self.vm, self.folio()) else { return 0 };
+        self.walk_folio(self.folio())
+    }
+
+    /// As [`walk_rmap`](Self::walk_rmap), for page `n` of address space `i`, which nobody unmaps.
+    pub(crate) fn walk_rmap_of(&self, i: usize, n: u64) -> u64 {
+        let pfn = self.frame_of(i, n).expect("present");
+        let page = self.vm.frames().try_get(pfn).expect("mapped");
+        self.walk_folio(page.folio())
+    }
+
+    fn walk_folio(&self, folio: Folio<'static, Sim>) -> u64 {
+        let Some(guard) = folio_lock_anon_vma_read(self.vm, folio) else { return 0 };
         assert!(guard.is_live(), "the anon_vma that was locked is free");
-        assert!(guard.covers(self.folio().index()), "the anon_vma that was locked is a stranger's");
+        assert!(guard.covers(folio.index()), "the anon_vma that was locked is a stranger's");
         let mut mappings = 0;
-        let _ = rmap_walk_anon(&guard, self.folio(), |_| {
+        let _ = rmap_walk_anon(&guard, folio, |_| {
             mappings += 1;
             ControlFlow::<()>::Continue(())
         });
         assert!(guard.is_live(), "the anon_vma was freed during the walk");
         mappings
+    }
+
+    /// Gives back the reference of [`hold`](Self::hold).
+    pub(crate) fn let_go(&self) {
+        drop(self.folio.borrow_mut().take());
+    }
+
+    /// Lets `n` more mappings share the folio of [`hold`](Self::hold). They are in no page table and never end, so this world
+    /// cannot be recounted.
+    pub(crate) fn share_many(&self, n: u64) {
+        let guard = folio_lock_anon_vma_read(self.vm, self.folio()).expect("mapped");
+        let walked = rmap_walk_anon(&guard, self.folio(), |hit| {
+            let Mapped::Shared(..) = hit.entries.mapped(hit.va) else { return ControlFlow::Continue(()) };
+            for _ in 0..n {
+                let Mapped::Shared(page, _) = hit.entries.mapped(hit.va) else {
+                    unreachable!("it is locked")
+                };
+                core::mem::forget(page.try_dup().expect("counts are wide enough"));
+            }
+            ControlFlow::Break(())
+        });
+        assert!(walked.is_break(), "the page is shared");
+    }
+
+    /// How many mappings the frame of [`note_frame`](Self::note_frame) has.
+    pub(crate) fn noted_maps(&self) -> u64 {
+        let pfn = self.noted.get().expect("noted");
+        self.vm.frames().folio(pfn).map_or(0, |folio| folio.counts().maps())
     }
 
     /// Starts swapping to `device`, which has `slots` slots.
@@ -258,7 +298,7 @@ impl Kernel {
     /// Recounts the world, then lets all programs end, and recounts it again: nothing may be left.
     pub(crate) fn check(&self) -> Result<(), String> {
         drop(self.elsewhere.borrow_mut().take());
-        drop(self.folio.borrow_mut().take());
+        self.let_go();
         self.vm.validate().map_err(|v| v.to_string())?;
         for mm in 0..MMS {
             self.exit(mm);

@@ -6,11 +6,14 @@
 //! small model of its own, a variant of that model.
 
 pub mod anon_vma_2010;
+pub mod fault_exit;
 pub mod fault_pairs;
+pub mod fork_a_million;
 pub mod fork_fails;
 pub mod fork_late_flush;
 pub mod fork_of_cow;
 pub(crate) mod kernel;
+pub mod mremap;
 pub mod reclaim_wait;
 pub mod rmap_family;
 pub mod seed_001;
@@ -23,6 +26,7 @@ pub mod sync_rcu;
 pub mod sync_seqcount;
 pub mod sync_wait_queue;
 pub mod tlb_batch;
+pub mod vma_lookup;
 
 use crate::{Config, Inject, Model, Program, Report, Search, explore, explore_bounded};
 use core::time::Duration;
@@ -159,13 +163,22 @@ pub fn all() -> &'static [&'static Case] {
         &swap_shared::COPY_ABA,
         &rmap_family::YOUNGEST,
         &swap_shared::YOUNGEST,
+        &rmap_family::UNLOCKED,
         &rmap_family::DOUBLE_REUSE,
+        &mremap::MISSED,
+        &vma_lookup::EARLY_READ,
         &fork_late_flush::VMA_LOCK,
+        &vma_lookup::ANOTHER_MM,
+        &vma_lookup::ELSEWHERE,
+        &vma_lookup::ANOTHER_MM_SPECULATIVE,
         &fault_pairs::PUBLISHED,
         &fork_late_flush::CASE,
         &fork_fails::CASE,
         &fork_of_cow::CASE,
+        &fork_a_million::CASE,
         &fault_pairs::FAULT,
+        &fault_pairs::FAULT_VMA,
+        &fault_pairs::FAULT_SPECULATIVE,
         &fault_pairs::MUNMAP,
         &fault_pairs::MUNMAP_VMA,
         &fault_pairs::MUNMAP_SPECULATIVE,
@@ -173,7 +186,13 @@ pub fn all() -> &'static [&'static Case] {
         &fault_pairs::MPROTECT_VMA,
         &fault_pairs::MPROTECT_SPECULATIVE,
         &fault_pairs::FORK,
+        &fault_pairs::FORK_VMA,
         &fault_pairs::FORK_SPECULATIVE,
+        &fault_exit::EXIT,
+        &fault_exit::EXIT_VMA,
+        &fault_exit::EXIT_SPECULATIVE,
+        &mremap::LATE,
+        &mremap::LATE_TABLE,
         &swap_exclusive::CASE,
         &swap_in::ABA,
         &swap_in::TWICE,

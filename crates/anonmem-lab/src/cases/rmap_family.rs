@@ -25,6 +25,25 @@ pub static YOUNGEST: Case = Case {
 };
 
 /// The page of the case.
+pub static UNLOCKED: Case = Case {
+    name: "rmap-unlocked-new-anon-vma",
+    title: "a VMA is linked into a new anon_vma without its lock",
+    happened: "Linux, 2008 (\"anon_vma_prepare: properly lock even newly allocated entries\"): nobody knew the new anon_vma yet, so \
+               its lock seemed superfluous. But its slot was a recycled one, and a late walker still held it; and the other \
+               faults of the VMA know it as soon as the VMA says so, before the link is in the list.",
+    environment: "CPU0 and CPU1 fault two pages of a VMA that has no anon_vma yet, each with the mmap lock for reading; CPU1 walks the \
+                  rmap of its page afterwards. In that slot was the anon_vma of a page to which CPU2 still has a reference, and \
+                  which it walks.",
+    rule: "Linking takes the lock, even if the anon_vma is new: a walk finds every mapping.",
+    mutants: &[Mutant::Patch {
+        name: "rmap-unlocked-new-anon-vma",
+        what: "a VMA is linked to a new anon_vma without a lock",
+    }],
+    runs: &[Run::new(Model::Sc, Extent::Bound(1))],
+    program: unlocked,
+};
+
+/// The page of the case.
 pub static DOUBLE_REUSE: Case = Case {
     name: "rmap-double-reuse",
     title: "fork gives the child an anon_vma that still serves another VMA",
@@ -59,6 +78,28 @@ fn youngest(_: Option<&str>) -> Box<dyn Program> {
                 Ok(1) => k.check(),
                 other => Err(format!("the parent stored 1, found {other:?}")),
             }),
+    )
+}
+
+fn unlocked(_: Option<&str>) -> Box<dyn Program> {
+    let world = || {
+        let kernel = Kernel::new(48, LockMode::Mmap);
+        kernel.spawn(0, &[0, 1]);
+        kernel.map(0, 8, 1, Prot::READ | Prot::WRITE);
+        kernel.store(0, 8, 7).expect("frames");
+        kernel.hold(0, 8);
+        kernel.mm(0).munmap(super::kernel::pages(8, 1)).expect("frames");
+        kernel.map(0, 0, 2, Prot::READ | Prot::WRITE);
+        kernel
+    };
+    boxed(
+        scenario("rmap-unlocked-new-anon-vma", 1, world)
+            .cpu("stores", |k| assert_eq!(k.store(0, 0, 1), Ok(())))
+            .cpu("stores, walks the rmap", |k| {
+                assert_eq!(k.store(0, 1, 2), Ok(()));
+                assert_eq!(k.walk_rmap_of(0, 1), 1, "mappings that the walk met");
+            })
+            .cpu("walks late", |k| assert_eq!(k.walk_rmap(), 0)),
     )
 }
 
