@@ -8,7 +8,7 @@ use crate::{
 use anonmem_frame::{Frames, OutOfMemory};
 use anonmem_hal::{Arch, FlushRange, Machine, Pfn, Va, VaRange};
 use anonmem_sync::{
-    Ordering,
+    Atomic, Ordering,
     order::{Pmd, Ptl},
 };
 
@@ -50,8 +50,15 @@ impl<M: Machine> AddressSpace<M> {
         let size = 1u64 << M::Arch::shift(level);
         let first = (range.start.0.max(base.0) - base.0) / size;
         let end = (range.end.0 - base.0).div_ceil(size).min(M::Arch::ENTRIES as u64);
-        for i in first..end {
-            let at = Va(base.0 + i * size);
+        let slots = &entries(frames, table)[..end as usize];
+        // Entries in use. Neighbours' faults may add some, none that goes: those were all there when the VMAs were locked.
+        let mut left = frames.table_used(table).peek();
+        let mut i = first as usize;
+        while left > 0 {
+            let in_use = |slot: &Atomic<u64, M>| slot.load(Ordering::Relaxed) != 0;
+            let Some(n) = slots[i..].iter().position(in_use) else { break };
+            let at = Va(base.0 + (i + n) as u64 * size);
+            i += n + 1;
             let Some(next) = next_table::<M>(frames, table, at, level) else { continue };
             let covered = VaRange { start: at, end: Va(at.0.saturating_add(size)) };
             if level > 1 {
@@ -59,6 +66,7 @@ impl<M: Machine> AddressSpace<M> {
             }
             if limits.start <= covered.start && covered.end <= limits.end {
                 self.unlink_table(gather, frames, table, next, at, level);
+                left -= 1;
             }
         }
     }

@@ -5,7 +5,7 @@ use crate::{
     table::{CanInstall, PteTable, StableVma},
 };
 use anonmem_frame::{DupError, TooManySharers};
-use anonmem_hal::{Arch, Machine, Marker, Present, Protection, Pte, SoftLeaf, Va, VaRange};
+use anonmem_hal::{Arch, Machine, Marker, PAGE_SIZE, Present, Protection, Pte, SoftLeaf, Va, VaRange};
 use anonmem_sync::{Atomic, Ordering, Plain, order::Ptl, spin::RawSpinGuard};
 
 /// What an entry says beside the page it maps.
@@ -65,6 +65,15 @@ impl<'a, M: Machine, G: StableVma> PteGuard<'a, M, G> {
     #[inline(always)]
     pub fn is_none(&self, va: Va) -> bool {
         self.table.word(va).load(Ordering::Relaxed) == 0
+    }
+
+    /// The first entry of `range` in use; its end if there is none. What is empty is passed over at a word each.
+    // Out of line: whoever asks has met an empty entry, in a loop made for those in use.
+    #[inline(never)]
+    pub fn next_used(&self, range: VaRange) -> Va {
+        let used = |word: &Atomic<u64, M>| word.load(Ordering::Relaxed) != 0;
+        let first = self.table.words_of(range).iter().position(used);
+        first.map_or(range.end, |n| Va(range.start.0 + n as u64 * PAGE_SIZE as u64))
     }
 
     /// Whether no entry of the table is in use.
@@ -232,17 +241,17 @@ impl<'a, M: Machine, G: StableVma> PteGuard<'a, M, G> {
 
     #[inline(always)]
     fn fill(&mut self, va: Va, pte: Pte) {
-        self.fill_bits(va, M::Arch::encode_pte(pte));
+        self.fill_uncounted(va, M::Arch::encode_pte(pte));
+        self.count_used(1);
     }
 
     #[inline(always)]
-    fn fill_bits(&mut self, va: Va, raw: u64) {
+    fn fill_uncounted(&mut self, va: Va, raw: u64) {
         let word = self.table.word(va);
         debug_assert_eq!(word.load(Ordering::Relaxed), 0, "the entry for {va:?} is in use");
         // Release: the page's contents come before its mapping (pairs with the hardware's walk and with
         // walks without the lock).
         word.store(raw, Ordering::Release);
-        self.count_used(1);
     }
 
     /// Moves the entries of `range` to another table (or within this one, with `to` = `None`), to the empty ones from
@@ -290,14 +299,30 @@ impl<M: Machine, G: CanInstall> PteGuard<'_, M, G> {
         self.fill(va, Pte::Present(Present { pfn, prot, young, dirty, special: false, uffd_wp }));
     }
 
-    /// Shares the page of the parent's entry for `va` with the empty entry for the same address: fork. Both are shared and
-    /// without write permission from now on; the child's is not yet accessed. The caller owes the parent's TLBs a flush.
+    /// Shares the pages of the parent's entries for `range` with the empty entries for the same addresses: fork. Both are
+    /// shared and without write permission from now on; the child's are not yet accessed. The caller owes the parent's
+    /// TLBs a flush.
     ///
-    /// # Errors
-    /// Why the page is not shared; nothing has changed.
+    /// Returns where it stopped, and if that is not the end of the range, why the page there is not shared.
     #[doc(alias = "copy_present_ptes")]
+    #[inline(never)]
+    pub fn share_range(&mut self, parent: &mut Self, range: VaRange) -> (Va, Result<(), NotShared>) {
+        let mut va = range.start;
+        let mut result = Ok(());
+        while va < range.end {
+            result = self.share_entry(parent, va);
+            if result.is_err() {
+                break;
+            }
+            va = va.next_page();
+        }
+        self.count_used((va.page() - range.start.page()) as i64);
+        (va, result)
+    }
+
+    /// Shares one page; the caller counts the entry.
     #[inline(always)]
-    pub fn share_from(&mut self, parent: &mut Self, va: Va) -> Result<(), NotShared> {
+    fn share_entry(&mut self, parent: &mut Self, va: Va) -> Result<(), NotShared> {
         let shared = match parent.mapped(va) {
             Mapped::Exclusive(page, _) => page.try_dup().map_err(NotShared::Refused)?,
             Mapped::Shared(page, _) => {
@@ -312,7 +337,7 @@ impl<M: Machine, G: CanInstall> PteGuard<'_, M, G> {
         let raw = parent.table.word(va).load(Ordering::Relaxed);
         // The mapping that was added belongs to the entry that is filled now.
         shared.into_entry();
-        self.fill_bits(va, M::Arch::pte_inherited(raw));
+        self.fill_uncounted(va, M::Arch::pte_inherited(raw));
         Ok(())
     }
 

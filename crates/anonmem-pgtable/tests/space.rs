@@ -4,8 +4,8 @@ use anonmem_frame::{Frames, RawHandle};
 use anonmem_hal::{CpuId, Order, Protection, Pte, Va, VaRange};
 use anonmem_hosted::{Checked, Hosted};
 use anonmem_pgtable::{
-    AddressSpace, Attrs, CanInstall, Cleared, DeadTables, Dirty, Mapped, MmuGather, PteGuard, StableVma,
-    Teardown,
+    AddressSpace, Attrs, CanInstall, Cleared, DeadTables, Dirty, Mapped, MmuGather, NotShared, PteGuard,
+    StableVma, Teardown,
 };
 use anonmem_sync::Rcu;
 
@@ -102,6 +102,57 @@ fn tables_that_a_neighbour_uses_stay() {
         gather.finish();
         assert_eq!(w.space.nr_tables(), before);
         w.end(b);
+    });
+}
+
+#[test]
+fn the_next_entry_in_use_is_found_from_anywhere() {
+    on_cpu(|| {
+        let w = World::new();
+        let (low, high) = (Va(0x20_3000), Va(0x3f_f000));
+        w.map(low);
+        w.map(high);
+        let entries = w.lock(low);
+        let next = |start, end| entries.next_used(VaRange::new(Va(start), Va(end)));
+        assert_eq!(next(0x20_0000, 0x40_0000), low);
+        assert_eq!(next(low.0, 0x40_0000), low, "an entry in use is found at once");
+        assert_eq!(next(0x20_4000, 0x40_0000), high);
+        assert_eq!(next(0x20_4000, high.0), high, "the end of the range, although it is in use");
+        assert_eq!(next(0x20_4000, 0x20_8000), Va(0x20_8000));
+        drop(entries);
+        w.end(VaRange::new(Va(0x20_0000), Va(0x40_0000)));
+    });
+}
+
+#[test]
+fn a_run_is_shared_up_to_the_first_gap() {
+    on_cpu(|| {
+        let w = World::new();
+        let child = AddressSpace::new();
+        child.alloc_root(&w.frames).unwrap();
+        let range = VaRange::new(Va(0x1000), Va(0x8000));
+        [0x1000, 0x2000, 0x5000].into_iter().for_each(|va| w.map(Va(va)));
+        let to = child.walk_alloc(&w.frames, &Mmap, range.start).unwrap();
+        let mut from = w.lock(range.start);
+        let mut to = to.lock_nested();
+        assert_eq!(to.share_range(&mut from, range), (Va(0x3000), Err(NotShared::NoPage)));
+        assert_eq!((from.used(), to.used()), (3, 2));
+        let last = VaRange::page(Va(0x5000));
+        assert_eq!(to.share_range(&mut from, last), (last.end, Ok(())));
+        for va in [0x1000, 0x2000, 0x5000] {
+            assert!(matches!(from.mapped(Va(va)), Mapped::Shared(_, present) if !present.prot.write));
+            assert!(
+                matches!(to.mapped(Va(va)), Mapped::Shared(_, present) if !present.prot.write && !present.young)
+            );
+            drop(to.clear(Va(va)).unmap());
+        }
+        assert!(to.is_empty());
+        drop((to, from));
+        let mut gather = MmuGather::new(&w.frames, &child, &w.rcu, &w.dead, Teardown::WholeSpace);
+        child.free_tables(&mut gather, &w.frames, range, VaRange::new(Va(0), Va(u64::MAX)));
+        gather.finish();
+        child.free_root(&w.frames);
+        w.end(range);
     });
 }
 

@@ -196,16 +196,24 @@ impl<'a, M: Machine> Copying<'a, M> {
         let mut copied = 0;
         let mut va = part.start;
         while va < part.end {
-            match to.share_from(&mut from, va) {
-                Ok(()) => copied += 1,
-                Err(NotShared::NoPage) => self.copy_other(&mut from, &mut to, va)?,
-                Err(NotShared::Refused(_)) => {
-                    let Some(new) = spare.take() else { break };
-                    self.copy_present_page(&from, &mut to, va, new);
-                    copied += 1;
+            let (at, stopped) = to.share_range(&mut from, VaRange { start: va, end: part.end });
+            copied += VaRange { start: va, end: at }.pages().0 as i64;
+            va = match stopped {
+                Ok(()) => at,
+                Err(NotShared::NoPage) => {
+                    let rest = VaRange { start: at, end: part.end };
+                    // What was copied is counted before the child is torn down.
+                    let counted = |_: &Error| self.child.slot().add_anon(copied);
+                    self.copy_other(&mut from, &mut to, rest).inspect_err(counted)?
                 }
-            }
-            va = va.next_page();
+                Err(NotShared::Refused(_)) => {
+                    va = at;
+                    let Some(new) = spare.take() else { break };
+                    self.copy_present_page(&from, &mut to, at, new);
+                    copied += 1;
+                    at.next_page()
+                }
+            };
         }
         drop(to);
         drop(from);
@@ -213,16 +221,24 @@ impl<'a, M: Machine> Copying<'a, M> {
         Ok(va)
     }
 
-    /// Copies what is no anonymous page.
-    fn copy_other(&self, from: &mut Entries<'a, M>, to: &mut Entries<'a, M>, va: Va) -> Result<(), Error> {
+    /// Copies what the first entry of `part` has if that is no anonymous page; returns where to go on. What is empty is
+    /// passed over.
+    fn copy_other(
+        &self,
+        from: &mut Entries<'a, M>,
+        to: &mut Entries<'a, M>,
+        part: VaRange,
+    ) -> Result<Va, Error> {
+        let va = part.start;
         match from.mapped(va) {
+            Mapped::None => return Ok(from.next_used(part)),
             Mapped::Zero(present) => to.install_zero(va, present.prot),
             Mapped::Soft(leaf) => self.copy_nonpresent(from, to, va, leaf)?,
             // The child's faults bring pages of shared objects back.
-            Mapped::None | Mapped::Shm(_) => {}
+            Mapped::Shm(_) => {}
             Mapped::Exclusive(..) | Mapped::Shared(..) => unreachable!("pages are shared or copied"),
         }
-        Ok(())
+        Ok(va.next_page())
     }
 
     /// Shares what is in swap, and copies markers. Neither the parent's swap entry nor the child's is exclusive any more.

@@ -103,12 +103,14 @@ fn zap_table<'v, M: Machine, G: StableVma>(
     let mut left = entries.used();
     let mut va = part.start;
     while va < part.end && left > 0 && !gather.is_full() {
-        if !entries.is_none(va) {
-            left -= 1;
-            let stays = guards == Guards::Keep && entries.get(va) == GUARD;
-            if !stays {
-                zap_entry(vm, &mut entries, va, gather, &mut zapped);
-            }
+        if entries.is_none(va) {
+            va = entries.next_used(VaRange { start: va, end: part.end });
+            continue;
+        }
+        left -= 1;
+        let stays = guards == Guards::Keep && entries.get(va) == GUARD;
+        if !stays {
+            zap_entry(vm, &mut entries, va, gather, &mut zapped);
         }
         va = va.next_page();
     }
