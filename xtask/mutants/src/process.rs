@@ -1,4 +1,4 @@
-//! A process with limits: of processor time, which does not depend on what else the machine does, of time, and of memory.
+//! A process with limits: of processor time, which does not depend on what else the machine does, of waiting, and of memory.
 
 use std::fs::{self, File};
 use std::path::Path;
@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 /// Address space, in KiB: a mutant that allocates without end shall not take the machine with it.
 const MEMORY_KIB: u64 = 16 << 20;
 const POLL: Duration = Duration::from_millis(5);
+/// Whoever uses no processor for so long waits for what never comes.
+const IDLE: Duration = Duration::from_secs(8);
 
 /// How a process ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,7 +22,7 @@ pub(crate) enum End {
     TimedOut(String),
 }
 
-/// Runs `command`, at most `cpu` of processor time and twice that on the clock. What it prints goes to `log`.
+/// Runs `command`, at most `cpu` of processor time, and while it uses any. What it prints goes to `log`.
 pub(crate) fn run(command: &Command, cpu: Duration, log: &Path) -> Result<End, String> {
     let failed = |e: std::io::Error| format!("{}: {e}", command.get_program().to_string_lossy());
     let out = File::create(log).map_err(|e| format!("{}: {e}", log.display()))?;
@@ -37,7 +39,7 @@ pub(crate) fn run(command: &Command, cpu: Duration, log: &Path) -> Result<End, S
     }
     shell.stdin(Stdio::null()).stderr(out.try_clone().map_err(failed)?).stdout(out);
     let mut child = shell.spawn().map_err(failed)?;
-    let status = wait(&mut child, Duration::from_secs(seconds * 2 + 5)).map_err(failed)?;
+    let status = wait(&mut child).map_err(failed)?;
     let said = || String::from_utf8_lossy(&fs::read(log).unwrap_or_default()).into_owned();
     Ok(match status {
         Some(status) if status.success() => End::Passed,
@@ -46,19 +48,35 @@ pub(crate) fn run(command: &Command, cpu: Duration, log: &Path) -> Result<End, S
     })
 }
 
-fn wait(child: &mut Child, limit: Duration) -> std::io::Result<Option<ExitStatus>> {
-    let end = Instant::now() + limit;
+/// Waits for the end, or until the process has only waited for some time itself: then `None`.
+fn wait(child: &mut Child) -> std::io::Result<Option<ExitStatus>> {
+    let (mut since, mut used) = (Instant::now(), 0);
+    let mut polls = 0_u32;
     loop {
         if let Some(status) = child.try_wait()? {
             return Ok(Some(status));
         }
-        if Instant::now() > end {
-            child.kill()?;
-            child.wait()?;
-            return Ok(None);
+        polls += 1;
+        if polls.is_multiple_of(100) {
+            let now = ticks(child.id());
+            if now != used {
+                (since, used) = (Instant::now(), now);
+            } else if since.elapsed() > IDLE {
+                child.kill()?;
+                child.wait()?;
+                return Ok(None);
+            }
         }
         std::thread::sleep(POLL);
     }
+}
+
+/// The processor time of a process so far, in ticks of the kernel.
+fn ticks(pid: u32) -> u64 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // Behind the name, which may contain anything: utime and stime are the 12th and the 13th.
+    let words = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
+    words.skip(11).take(2).filter_map(|n| n.parse::<u64>().ok()).sum()
 }
 
 /// Whether the kernel stopped it at its limit of processor time.

@@ -14,8 +14,8 @@ use crate::tree::DRIVER_NAME;
 
 /// How long a case may explore, in each of its ways.
 const CASE_BUDGET: Duration = Duration::from_secs(3);
-/// A case that takes less is asked before the tests are.
-const QUICK_CASE: Duration = Duration::from_millis(500);
+/// What takes less is asked first.
+const QUICK: Duration = Duration::from_millis(500);
 const STRESS_SECONDS: &str = "3";
 const ORACLE_RUNS: &str = "12";
 
@@ -61,8 +61,8 @@ pub(crate) enum Outcome {
 /// One program with its arguments, and what the unbroken code needs for it.
 struct Stage {
     suite: Suite,
-    /// The case, for the lab.
-    case: Option<String>,
+    /// The case of the lab, or the unit test.
+    name: Option<String>,
     program: PathBuf,
     /// The mutants that it comes past.
     reached: HashSet<u32>,
@@ -87,31 +87,35 @@ impl Suites {
             let path = &program.path;
             match program.target.as_str() {
                 DRIVER_NAME => {
-                    for case in cases(path)? {
+                    for case in names(path, &[])? {
                         suites.measure_one(Suite::Lab, Some(case), path)?;
                     }
                 }
                 "oracle" | "progress" => suites.measure_one(Suite::Oracle, None, path)?,
                 "stress" => suites.measure_one(Suite::Stress, None, path)?,
-                _ => suites.measure_one(Suite::Unit, None, path)?,
+                _ => {
+                    for test in names(path, &["--list", "--format", "terse"])? {
+                        suites.measure_one(Suite::Unit, Some(test), path)?;
+                    }
+                }
             }
         }
         suites.stages.sort_by_key(|s| (s.suite, s.took));
         Ok(suites)
     }
 
-    fn measure_one(&mut self, suite: Suite, case: Option<String>, program: &Path) -> Result<(), String> {
+    fn measure_one(&mut self, suite: Suite, name: Option<String>, program: &Path) -> Result<(), String> {
         let reached = self.logs.join("reached");
         let _ = fs::remove_file(&reached);
         let mut stage =
-            Stage { suite, case, program: program.into(), reached: HashSet::new(), took: Duration::ZERO };
+            Stage { suite, name, program: program.into(), reached: HashSet::new(), took: Duration::ZERO };
         let mut command = command(&[&stage]);
         command.env("ANONMEM_MUTANT_REACHED", &reached);
         let start = Instant::now();
         let end = process::run(&command, Duration::from_secs(240), &self.logs.join("unbroken.log"))?;
         stage.took = start.elapsed();
         if let End::Failed(said) | End::TimedOut(said) = end {
-            let name = stage.case.as_deref().unwrap_or(suite.title());
+            let name = stage.name.as_deref().unwrap_or(suite.title());
             return Err(format!("{name} does not pass without a mutant:\n{said}"));
         }
         let ids = fs::read_to_string(&reached).unwrap_or_default();
@@ -128,11 +132,13 @@ impl Suites {
     /// Shows one mutant to all that come past it, until one fails.
     pub(crate) fn show(&self, id: u32) -> Result<Outcome, String> {
         let past = |suite| self.stages.iter().filter(move |s| s.suite == suite && s.reached.contains(&id));
-        let (quick, slow): (Vec<&Stage>, Vec<&Stage>) = past(Suite::Lab).partition(|s| s.took < QUICK_CASE);
-        // The lab runs several cases in one process, in their order.
+        let (quick, slow): (Vec<&Stage>, Vec<&Stage>) = past(Suite::Lab).partition(|s| s.took < QUICK);
+        let (unit, slow_unit): (Vec<&Stage>, Vec<&Stage>) = past(Suite::Unit).partition(|s| s.took < QUICK);
+        // The cases of the lab run in one process, in their order, and so do the unit tests of one program.
         let mut groups = vec![quick];
-        groups.extend(past(Suite::Unit).map(|s| vec![s]));
+        groups.extend(by_program(&unit));
         groups.extend(past(Suite::Oracle).map(|s| vec![s]));
+        groups.extend(by_program(&slow_unit));
         groups.push(slow);
         groups.extend(past(Suite::Stress).map(|s| vec![s]));
         for group in groups.iter().filter(|g| !g.is_empty()) {
@@ -169,21 +175,37 @@ impl Suites {
     }
 }
 
+/// The stages of each program.
+fn by_program<'a>(stages: &[&'a Stage]) -> Vec<Vec<&'a Stage>> {
+    let programs: BTreeSet<&Path> = stages.iter().map(|s| s.program.as_path()).collect();
+    let of = |program| stages.iter().copied().filter(|s| s.program == program).collect();
+    programs.into_iter().map(of).collect()
+}
+
 fn command(group: &[&Stage]) -> Command {
     let mut command = Command::new(&group[0].program);
-    command.args(group.iter().filter_map(|s| s.case.as_deref()));
-    if group[0].suite == Suite::Stress {
+    match group[0].suite {
+        Suite::Unit => {
+            command.arg("--exact");
+        }
         // Short memory is what the oracle has; its threads count what came back from swap, which takes longer.
-        command.args(["--skip", "memory_is_short"]);
+        Suite::Stress => {
+            command.args(["--skip", "memory_is_short"]);
+        }
+        Suite::Lab | Suite::Oracle => {}
     }
+    command.args(group.iter().filter_map(|s| s.name.as_deref()));
     command.env("ANONMEM_BUDGET_MS", CASE_BUDGET.as_millis().to_string());
     command.env("ANONMEM_RUNS", ORACLE_RUNS).env("ANONMEM_STRESS_SECONDS", STRESS_SECONDS);
     command
 }
 
-fn cases(driver: &Path) -> Result<Vec<String>, String> {
-    let output = Command::new(driver).output().map_err(|e| format!("{}: {e}", driver.display()))?;
-    Ok(String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect())
+/// The cases or tests that a program has.
+fn names(program: &Path, arguments: &[&str]) -> Result<Vec<String>, String> {
+    let output = Command::new(program).args(arguments).output();
+    let output = output.map_err(|e| format!("{}: {e}", program.display()))?;
+    let listed = String::from_utf8_lossy(&output.stdout);
+    Ok(listed.lines().map(|name| name.strip_suffix(": test").unwrap_or(name).to_owned()).collect())
 }
 
 /// The case or the test that failed, or that was running.
