@@ -30,7 +30,7 @@ use std::time::Instant;
 
 use mutant::Mutant;
 use report::{Report, Row};
-use suites::{Outcome, Suites};
+use suites::{Outcome, Pace, Suites};
 
 /// Where the explanations are.
 pub(crate) const SURVIVORS: &str = "mutants/survivors.toml";
@@ -172,7 +172,7 @@ fn explanations(
     }
 }
 
-/// Shows every mutant to the suites, several at a time.
+/// Shows every mutant to the suites, several at a time: first to what is quick, then what is left to what is slow.
 fn show_all(
     mutants: &[Mutant],
     suites: &Suites,
@@ -180,14 +180,36 @@ fn show_all(
     before: Option<&report::Before>,
     done: impl Fn(Row) -> Result<(), String> + Sync,
 ) -> Result<(), String> {
+    let row = |mutant: &Mutant, outcome| done(Row { mutant: mutant.clone(), outcome });
+    let left = Mutex::new(Vec::new());
+    each(mutants, jobs, |mutant| {
+        let known = before.and_then(|b| b.outcome(mutant)).cloned();
+        match known.map_or_else(|| suites.show(mutant.id, Pace::Quick), |outcome| Ok(Some(outcome)))? {
+            Some(outcome) => row(mutant, outcome)?,
+            None => left.lock().map_err(|_| "a worker panicked")?.push(mutant),
+        }
+        Ok(())
+    })?;
+    let mut left = left.into_inner().map_err(|_| "a worker panicked")?;
+    left.sort_by_key(|m| m.id);
+    eprintln!("{} are left for what is slow", left.len());
+    left.iter().for_each(|m| eprintln!("left: {}", m.describe()));
+    each(&left, jobs, |mutant| {
+        let outcome = suites.show(mutant.id, Pace::Slow)?;
+        row(mutant, outcome.unwrap_or_else(|| Outcome::Survived { reached: suites.reach(mutant.id) }))
+    })
+}
+
+/// Calls `f` for every item, in their order, on several threads.
+fn each<'a, T: Sync>(
+    items: &'a [T],
+    jobs: usize,
+    f: impl Fn(&'a T) -> Result<(), String> + Sync,
+) -> Result<(), String> {
     let next = AtomicUsize::new(0);
     let work = || -> Result<(), String> {
-        while let Some(mutant) = mutants.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let outcome = match before.and_then(|b| b.outcome(mutant)) {
-                Some(outcome) => outcome.clone(),
-                None => suites.show(mutant.id)?,
-            };
-            done(Row { mutant: mutant.clone(), outcome })?;
+        while let Some(item) = items.get(next.fetch_add(1, Ordering::Relaxed)) {
+            f(item)?;
         }
         Ok(())
     };

@@ -69,6 +69,15 @@ struct Stage {
     took: Duration,
 }
 
+/// Which of the tests a mutant is shown to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Pace {
+    /// Those that take no time: cases in one process, in their order, and the unit tests of a program in another.
+    Quick,
+    /// All others, one by one.
+    Slow,
+}
+
 /// All that a mutant is shown to.
 pub(crate) struct Suites {
     stages: Vec<Stage>,
@@ -129,24 +138,26 @@ impl Suites {
         self.stages.iter().any(|s| s.reached.contains(&id))
     }
 
-    /// Shows one mutant to all that come past it, until one fails.
-    pub(crate) fn show(&self, id: u32) -> Result<Outcome, String> {
-        let past = |suite| self.stages.iter().filter(move |s| s.suite == suite && s.reached.contains(&id));
-        let (quick, slow): (Vec<&Stage>, Vec<&Stage>) = past(Suite::Lab).partition(|s| s.took < QUICK);
-        let (unit, slow_unit): (Vec<&Stage>, Vec<&Stage>) = past(Suite::Unit).partition(|s| s.took < QUICK);
-        // The cases of the lab run in one process, in their order, and so do the unit tests of one program.
-        let mut groups = vec![quick];
-        groups.extend(by_program(&unit));
-        groups.extend(past(Suite::Oracle).map(|s| vec![s]));
-        groups.extend(by_program(&slow_unit));
-        groups.push(slow);
-        groups.extend(past(Suite::Stress).map(|s| vec![s]));
-        for group in groups.iter().filter(|g| !g.is_empty()) {
-            if let Some(outcome) = self.show_to(id, group)? {
+    /// Shows one mutant to what comes past it, quick or slow as `pace` says, until something fails.
+    pub(crate) fn show(&self, id: u32, pace: Pace) -> Result<Option<Outcome>, String> {
+        let quick = |s: &&Stage| s.took < QUICK && matches!(s.suite, Suite::Lab | Suite::Unit);
+        let past: Vec<&Stage> = self.stages.iter().filter(|s| s.reached.contains(&id)).collect();
+        let of = |suite| past.iter().copied().filter(|s| s.suite == suite).collect::<Vec<_>>();
+        let together = |suite| by_program(&of(suite).into_iter().filter(quick).collect::<Vec<_>>());
+        let alone = |suite| of(suite).into_iter().filter(|s| !quick(s)).map(|s| vec![s]);
+        let groups: Vec<Vec<&Stage>> = match pace {
+            Pace::Quick => [Suite::Lab, Suite::Unit].into_iter().flat_map(together).collect(),
+            Pace::Slow => {
+                [Suite::Oracle, Suite::Unit, Suite::Lab, Suite::Stress].into_iter().flat_map(alone).collect()
+            }
+        };
+        for group in &groups {
+            let outcome = self.show_to(id, group)?;
+            if outcome.is_some() {
                 return Ok(outcome);
             }
         }
-        Ok(Outcome::Survived { reached: self.reach(id) })
+        Ok(None)
     }
 
     fn show_to(&self, id: u32, group: &[&Stage]) -> Result<Option<Outcome>, String> {

@@ -505,3 +505,6 @@ pub(crate) fn unlink_anon_vmas<M: Machine>(vm: &Vm<M>, id: VmaId<M>) {
         vm.put_anon_vma(anon_vma);
     }
 }
+
+#[cfg(test)]
+mod tests;

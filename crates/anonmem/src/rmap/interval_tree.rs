@@ -96,8 +96,11 @@ impl Side {
 
 /// What decides which of two nodes is above the other. One to one, so no two are equal.
 fn priority<N>(node: Handle<N>) -> u32 {
-    // The finalizer of MurmurHash3: every bit of the handle reaches every bit.
-    let mut x = node.raw().get();
+    mix(node.raw().get())
+}
+
+/// The finalizer of MurmurHash3: every bit of `x` reaches every bit.
+fn mix(mut x: u32) -> u32 {
     x = (x ^ x >> 16).wrapping_mul(0x85eb_ca6b);
     x = (x ^ x >> 13).wrapping_mul(0xc2b2_ae35);
     x ^ x >> 16

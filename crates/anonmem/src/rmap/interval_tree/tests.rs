@@ -182,6 +182,15 @@ fn an_interval_that_changed_while_linked_is_found() {
 }
 
 #[test]
+fn priorities_are_well_mixed_handles() {
+    // Known values of MurmurHash3's 32-bit finalizer.
+    let known = [(1, 0x514e_28b7), (2, 0x30f4_c306), (0xdead_beef, 0x0de5_c6a9), (u32::MAX, 0x81f1_6f39)];
+    for (raw, expected) in known {
+        assert_eq!(mix(raw), expected, "of {raw:#x}");
+    }
+}
+
+#[test]
 #[should_panic(expected = "is in an interval tree already")]
 fn linking_twice_panics() {
     World::run(|w| {
