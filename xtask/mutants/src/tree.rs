@@ -78,7 +78,8 @@ pub(crate) fn sources(root: &Path, paths: &[String]) -> Result<Vec<String>, Stri
             let mut names = walk(&full).map_err(|e| format!("{path}: {e}"))?;
             names.sort();
             let source = |f: &PathBuf| {
-                f.extension().is_some_and(|e| e == "rs") && f.file_stem().is_some_and(|s| s != "tests")
+                let tests = f.iter().any(|part| part == "tests" || part == "tests.rs");
+                f.extension().is_some_and(|e| e == "rs") && !tests
             };
             for name in names.into_iter().filter(source) {
                 let relative = name.strip_prefix(root).unwrap_or(&name);

@@ -9,6 +9,9 @@ use anonmem_hal::{CpuId, Va, VaRange};
 use anonmem_hosted::{FailurePlan, Trap};
 use std::{vec, vec::Vec};
 
+mod rechecks;
+mod stack;
+
 const MODES: [LockMode; 3] = [LockMode::Mmap, LockMode::Vma, LockMode::Speculative];
 
 fn in_every_mode(f: impl Fn(&World)) {
