@@ -317,3 +317,6 @@ fn take_back<M: Machine>(vm: &Vm<M>, guard: &MmapWriteGuard<'_, M>) {
         }
     });
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,11 +4,13 @@ use crate::{
     Config, Error, FaultAccess, FaultOutcome, Mm, Vm, VmFlags,
     vma::{Backing, VmaId},
 };
+use anonmem_frame::FolioPin;
 use anonmem_hal::{CpuId, PAGE_SHIFT, PAGE_SIZE, Pfn, Va, VaRange};
 use anonmem_hosted::{
     Access, AddressSpace, Checked, FailurePlan, Failures, Handled, Hosted, SourceTable, SwapTable, Trap,
     UserCpu,
 };
+use anonmem_pgtable::{Mapped, StableVma};
 use std::{sync::Arc, vec, vec::Vec};
 
 /// The machine of the tests.
@@ -167,6 +169,22 @@ impl Mm<'_, M> {
     /// Sets the byte at `va`, through a CPU.
     pub(crate) fn store(&self, va: u64, byte: u8) -> Result<(), Trap> {
         self.user().store(Va(va), &[byte])
+    }
+}
+
+/// No guard: nobody else is there.
+struct Alone;
+
+impl StableVma for Alone {}
+
+impl World {
+    /// Pins the exclusive page that `mm` has at `va`.
+    pub(crate) fn pin<'a>(&'a self, mm: &Mm<'a, M>, va: Va) -> FolioPin<'a, M> {
+        let table = mm.slot().space.walk(&self.vm.frames, &Alone, va).unwrap();
+        match table.lock().mapped(va) {
+            Mapped::Exclusive(page, _) => page.pin().unwrap(),
+            _ => panic!("the page at {va:?} is not exclusive"),
+        }
     }
 }
 

@@ -113,3 +113,6 @@ fn try_to_unmap_one<'v, M: Machine>(
     drop(shared.unmap());
     ControlFlow::Continue(())
 }
+
+#[cfg(test)]
+mod tests;

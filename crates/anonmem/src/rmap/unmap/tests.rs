@@ -1,0 +1,136 @@
+//! What unmapping leaves behind, and when CPUs have forgotten it.
+
+use super::{UnmapTo, Unmapped, try_to_unmap};
+use crate::{
+    Advice, Mm, Prot,
+    reclaim::shrink::{Age, PageoutBatch, Shrunk},
+    rmap::walk::folio_referenced,
+    testing::{M, P, RW, World, pages},
+    vma::Backing,
+};
+use anonmem_frame::FolioRef;
+use anonmem_hal::{Pte, Va};
+use anonmem_pgtable::TlbBatch;
+
+const AT: u64 = 16 * P;
+
+/// A program with one page that says `byte`.
+fn program(w: &World, byte: u8) -> Mm<'_, M> {
+    let mm = w.vm.new_mm().unwrap();
+    mm.map_raw(pages(16, 1), RW, Backing::Anonymous);
+    mm.store(AT, byte).unwrap();
+    mm
+}
+
+fn page_of<'a>(w: &'a World, mm: &Mm<'_, M>) -> FolioRef<'a, M> {
+    w.vm.frames.try_get(mm.pagemap(Va(AT)).pfn.expect("present")).unwrap()
+}
+
+fn free_lazily(mm: &Mm<'_, M>) {
+    mm.madvise(Va(AT), P, Advice::Free).unwrap();
+}
+
+fn with_swap(f: impl FnOnce(&World)) {
+    World::run(|w| {
+        w.vm.swap_on(0, 64, 0).unwrap();
+        f(w);
+        w.vm.swap_off(0).unwrap();
+    });
+}
+
+#[test]
+fn a_locked_page_stays_and_says_that_it_is_locked() {
+    with_swap(|w| {
+        let mm = program(w, 7);
+        let locked = || folio_referenced(&w.vm, page_of(w, &mm).folio()).locked;
+        assert!(!locked());
+        mm.mlock(Va(AT), P).unwrap();
+        assert!(locked());
+        assert!(!w.vm.reclaim_folio(page_of(w, &mm)));
+        assert!(mm.pagemap(Va(AT)).present());
+        mm.munlock(Va(AT), P).unwrap();
+        assert!(w.vm.reclaim_folio(page_of(w, &mm)));
+    });
+}
+
+#[test]
+fn a_page_that_is_dropped_is_forgotten_at_once() {
+    World::run(|w| {
+        let mm = program(w, 7);
+        let (user, mut byte) = (mm.user(), [0]);
+        free_lazily(&mm);
+        user.load(Va(AT), &mut byte).unwrap();
+        assert_eq!(byte, [7]);
+        let mut batch = PageoutBatch::new(&w.vm);
+        assert_eq!(batch.add(page_of(w, &mm), Age::Any), Shrunk::Freed);
+        // Its frame is free already; the batch is not finished.
+        user.load(Va(AT), &mut byte).unwrap();
+        assert_eq!(byte, [0]);
+        batch.finish();
+    });
+}
+
+#[test]
+fn a_page_that_stays_is_forgotten_where_it_was_unmapped() {
+    with_swap(|w| {
+        let parent = program(w, 7);
+        let child = parent.fork().unwrap();
+        // So that locking does not copy it.
+        child.mprotect(pages(16, 1), Prot::READ).unwrap();
+        child.mlock(Va(AT), P).unwrap();
+        let (user, mut byte) = (parent.user(), [0]);
+        user.load(Va(AT), &mut byte).unwrap();
+        let mut batch = PageoutBatch::new(&w.vm);
+        assert_eq!(batch.add(page_of(w, &child), Age::Any), Shrunk::Kept);
+        assert!(parent.pagemap(Va(AT)).swapped, "the parent's entry came first");
+        // Somebody else finishes what this batch could not; only the child's entry is left to be cleared.
+        child.munlock(Va(AT), P).unwrap();
+        let page = page_of(w, &child);
+        let mut other = PageoutBatch::new(&w.vm);
+        assert_eq!(other.add(page, Age::Any), Shrunk::Leaving);
+        assert_eq!(other.finish(), 1);
+        user.load(Va(AT), &mut byte).unwrap();
+        assert_eq!(byte, [7]);
+        batch.finish();
+        assert_eq!(child.load(AT), Ok(7));
+    });
+}
+
+#[test]
+fn a_page_that_was_pinned_meanwhile_gets_its_entry_back() {
+    with_swap(|w| {
+        let mm = program(w, 7);
+        let entry = |w: &World| {
+            let guard = mm.slot().read();
+            let table = mm.slot().space.walk(&w.vm.frames, &guard, Va(AT)).unwrap();
+            table.peek(Va(AT))
+        };
+        let pin = w.pin(&mm, Va(AT));
+        let (page, before) = (page_of(w, &mm), entry(w));
+        assert!(matches!(before, Pte::Present(_)));
+        let lock = page.folio().lock();
+        let swap = w.vm.swap_claim(page.clone()).unwrap();
+        lock.set_swap_entry(swap.entry());
+        let mut tlb = TlbBatch::new(&w.vm.frames);
+        assert_eq!(try_to_unmap(&w.vm, &lock, &UnmapTo::Swap(&swap), &mut tlb), Unmapped::Kept);
+        assert!(tlb.is_empty(), "it is flushed");
+        drop((swap, lock, page));
+        assert_eq!(entry(w), before);
+        drop(pin);
+        assert!(mm.pagemap(Va(AT)).exclusive);
+        w.vm.validate().unwrap();
+    });
+}
+
+#[test]
+fn a_page_that_was_written_after_all_is_no_longer_freed_lazily() {
+    World::run(|w| {
+        let mm = program(w, 7);
+        free_lazily(&mm);
+        assert!(page_of(w, &mm).folio().is_lazyfree());
+        mm.store(AT, 8).unwrap();
+        assert!(!w.vm.reclaim_folio(page_of(w, &mm)), "there is no swap");
+        assert!(!page_of(w, &mm).folio().is_lazyfree());
+        assert_eq!(mm.load(AT), Ok(8));
+    });
+}
