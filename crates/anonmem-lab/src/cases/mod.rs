@@ -6,6 +6,7 @@
 //! small model of its own, a variant of that model.
 
 pub mod anon_vma_2010;
+pub mod anon_vma_races;
 pub mod fault_exit;
 pub mod fault_pairs;
 pub mod fork_a_million;
@@ -18,6 +19,7 @@ pub mod reclaim_wait;
 pub mod rmap_family;
 pub mod seed_001;
 pub mod seed_004;
+pub mod speculative_vma;
 pub mod swap_exclusive;
 pub mod swap_in;
 pub mod swap_shared;
@@ -167,6 +169,10 @@ pub fn all() -> &'static [&'static Case] {
         &rmap_family::DOUBLE_REUSE,
         &mremap::MISSED,
         &vma_lookup::EARLY_READ,
+        &anon_vma_races::FIRST_FAULTS,
+        &anon_vma_races::FORK_AND_EXIT,
+        &anon_vma_races::WALK_AND_COPY,
+        &speculative_vma::HALVES,
         &fork_late_flush::VMA_LOCK,
         &vma_lookup::ANOTHER_MM,
         &vma_lookup::ELSEWHERE,

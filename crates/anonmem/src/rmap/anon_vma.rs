@@ -202,6 +202,12 @@ impl<M: Machine> Vm<M> {
         AnonVmaWriteGuard { vm: self, root, _root: self.anon_vma(root).lock.write() }
     }
 
+    /// The same for reading.
+    fn anon_vma_lock_read(&self, id: AnonVmaId<M>) -> AnonVmaReadGuard<'_, M> {
+        let root = self.anon_vma(id).root().expect("an anon_vma in use has a root");
+        AnonVmaReadGuard { vm: self, anon_vma: id, _root: self.anon_vma(root).lock.read() }
+    }
+
     /// A new anon_vma without VMAs: a root, or of the family of `parent`, whose lock is taken for it.
     fn anon_vma_alloc(&self, parent: Option<AnonVmaId<M>>) -> Result<AnonVmaId<M>, OutOfMemory> {
         let id = self.anon_vmas.alloc(&self.frames)?;
@@ -341,13 +347,17 @@ fn find_mergeable_anon_vma<M: Machine>(
     let prev = slot.tree.prev(vm.nodes(), vma.start()).filter(|(range, _)| range.end == vma.start());
     let reusable = |(_, near): (_, VmaId<M>), low: &Vma<M>, high: &Vma<M>| {
         let anon_vma = vm.vma(near).anon_vma()?;
-        // One chain only: a VMA that came by fork brings others that must not leak into this one.
-        let only = vm.vma(near).chains().get()?;
-        let singular = vm.chain(only).next() == Link::NONE;
-        (singular && anon_vma_compatible(low, high)).then_some(anon_vma)
+        (anon_vma_compatible(low, high) && is_singular(vm, near, anon_vma)).then_some(anon_vma)
     };
     next.and_then(|n| reusable(n, vma, vm.vma(n.1)))
         .or_else(|| prev.and_then(|p| reusable(p, vm.vma(p.1), vma)))
+}
+
+/// Whether a VMA is linked to its anon_vma alone: one that came by fork brings others, which must not leak into a neighbour.
+fn is_singular<M: Machine>(vm: &Vm<M>, id: VmaId<M>, anon_vma: AnonVmaId<M>) -> bool {
+    // The VMA has it already when `anon_vma_prepare` links it, which is done under this lock.
+    let _lock = vm.anon_vma_lock_read(anon_vma);
+    vm.vma(id).chains().get().is_some_and(|only| vm.chain(only).next() == Link::NONE)
 }
 
 /// Links `dst` to every anon_vma that `src` is linked to: split, mremap, merge and the first half of fork.
