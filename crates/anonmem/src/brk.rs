@@ -31,13 +31,15 @@ impl<M: Machine> Mm<'_, M> {
     /// The mmap lock, for writing. Sleeps.
     #[doc(alias = "sys_brk")]
     pub fn brk(&self, new: Va) -> Va {
-        let guard = self.slot().write();
+        let moved = self.vm.reclaiming(|| {
+            let guard = self.slot().write();
+            let old = Va(guard.slot().brk.get());
+            self.move_brk(&guard, new)?;
+            guard.slot().brk.set(new.0);
+            Ok((guard, old))
+        });
+        let Ok((guard, old)) = moved else { return Va(self.slot().read().slot().brk.get()) };
         let slot = guard.slot();
-        let old = Va(slot.brk.get());
-        if self.move_brk(&guard, new).is_err() {
-            return old;
-        }
-        slot.brk.set(new.0);
         let locked = VmFlags::from_bits_retain(slot.def_flags.get()).contains(VmFlags::LOCKED);
         drop(guard);
         if let (Some(from), Some(to)) = (old.page_up(), new.page_up())
@@ -53,10 +55,10 @@ impl<M: Machine> Mm<'_, M> {
         let slot = guard.slot();
         let start = Va(slot.start_brk.get());
         if new < start || new.0 - start.0 > slot.data_limit.get() {
-            return Err(Error::OutOfMemory);
+            return Err(Error::DATA);
         }
-        let old_end = Va(slot.brk.get()).page_up().ok_or(Error::OutOfMemory)?;
-        let new_end = new.page_up().ok_or(Error::OutOfMemory)?;
+        let old_end = Va(slot.brk.get()).page_up().ok_or(Error::NO_ROOM)?;
+        let new_end = new.page_up().ok_or(Error::NO_ROOM)?;
         if new_end < old_end {
             let rest = VaRange { start: new_end, end: old_end };
             return if self.overlaps(guard, rest) {
@@ -80,10 +82,10 @@ impl<M: Machine> Mm<'_, M> {
         // One page more stays free, so that the heap does not run into its neighbour.
         let with_distance = VaRange { start: range.start, end: Va(range.end.0 + PAGE_SIZE as u64) };
         if !self.is_hole(guard, with_distance) {
-            return Err(Error::OutOfMemory);
+            return Err(Error::NO_ROOM);
         }
         if guard.slot().tree.len() > u64::from(self.vm.config.max_map_count) {
-            return Err(Error::OutOfMemory);
+            return Err(Error::MAX_MAP_COUNT);
         }
         let pgoff = range.start.page();
         let area = NewArea { range, pgoff, flags, backing: Backing::Anonymous };

@@ -6,8 +6,10 @@ use core::fmt;
 /// Why an operation was refused. Nothing has changed when one is returned.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Error {
-    /// No frame could be had, or the commit limit is reached.
+    /// No frame could be had.
     OutOfMemory,
+    /// Not within the limit that the text names; no memory would help.
+    Limit(&'static str),
     /// An argument makes no sense; the text names it.
     Invalid(&'static str),
     /// Part of the range is not mapped.
@@ -29,12 +31,27 @@ pub enum Error {
 }
 
 impl Error {
+    /// No hole of this length among the addresses.
+    pub(crate) const NO_ROOM: Self = Self::Limit("no hole among the addresses is long enough");
+    /// The mapping cannot grow where it is and may not move.
+    pub(crate) const MAY_NOT_MOVE: Self = Self::Limit("no room behind the mapping, which may not move");
+    /// As much as may be promised.
+    pub(crate) const COMMIT_LIMIT: Self = Self::Limit("memory that may be promised (overcommit)");
+    /// As much address space as there may be.
+    pub(crate) const SPACE: Self = Self::Limit("the size of the address space (RLIMIT_AS)");
+    /// As much private writable memory as there may be.
+    pub(crate) const DATA: Self = Self::Limit("private writable memory (RLIMIT_DATA)");
+    /// As many mappings as there may be.
+    pub(crate) const MAX_MAP_COUNT: Self = Self::Limit("mappings of an address space (max_map_count)");
+    /// As much locked memory as there may be.
+    pub(crate) const LOCKED: Self = Self::Limit("locked memory (RLIMIT_MEMLOCK)");
+
     /// The Linux error number (positive).
     pub const fn errno(self) -> i32 {
         match self {
             Self::NotPermitted => 1,
             Self::Again => 11,
-            Self::OutOfMemory | Self::NotMapped => 12,
+            Self::OutOfMemory | Self::Limit(_) | Self::NotMapped => 12,
             Self::AccessDenied => 13,
             Self::BadAddress => 14,
             Self::Exists => 17,
@@ -49,6 +66,7 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::OutOfMemory => f.write_str("out of memory"),
+            Self::Limit(which) => write!(f, "beyond a limit: {which}"),
             Self::Invalid(what) => write!(f, "invalid argument: {what}"),
             Self::NotMapped => f.write_str("part of the range is not mapped"),
             Self::Exists => f.write_str("the range is in use"),

@@ -37,13 +37,7 @@ impl<'v, M: Machine> Mm<'v, M> {
     /// [`Error::OutOfMemory`]: nothing is left of the attempt.
     #[doc(alias = "dup_mm")]
     pub fn fork(&self) -> Result<Mm<'v, M>, Error> {
-        loop {
-            match self.try_fork() {
-                // Pages that leave make room for tables and links as well. No lock is held here.
-                Err(Error::OutOfMemory) if self.vm.reclaim_some() => {}
-                result => return result,
-            }
-        }
+        self.vm.reclaiming(|| self.try_fork())
     }
 
     fn try_fork(&self) -> Result<Mm<'v, M>, Error> {
@@ -255,7 +249,10 @@ impl<'a, M: Machine> Copying<'a, M> {
             // userfaultfd does not follow into the child.
             SoftLeaf::Marker(Marker::UffdWp) => {}
             SoftLeaf::Swap { entry, exclusive, uffd_wp } => {
-                let count = self.vm.swap_dup(entry).map_err(|SlotCountOverflow| Error::OutOfMemory)?;
+                let count = self
+                    .vm
+                    .swap_dup(entry)
+                    .map_err(|SlotCountOverflow| Error::Limit("processes that share a swapped page"))?;
                 to.leave_soft(va, count.into_leaf(false));
                 if exclusive {
                     from.replace_soft(va, SoftLeaf::Swap { entry, exclusive: false, uffd_wp });

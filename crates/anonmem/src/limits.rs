@@ -45,13 +45,26 @@ impl<M: Machine> Mm<'_, M> {
         slot.locked_limit.set(if limits.locked == u64::MAX { u64::MAX } else { limits.locked >> PAGE_SHIFT });
     }
 
-    /// Whether `pages` more with these attributes are within the limits.
+    /// Checks that `pages` more with these attributes are within the limits.
+    ///
+    /// # Errors
+    /// [`Error::Limit`] if not.
     #[doc(alias = "may_expand_vm")]
-    pub(crate) fn may_expand(&self, guard: &MmapWriteGuard<'_, M>, flags: VmFlags, pages: u64) -> bool {
+    pub(crate) fn may_expand(
+        &self,
+        guard: &MmapWriteGuard<'_, M>,
+        flags: VmFlags,
+        pages: u64,
+    ) -> Result<(), Error> {
         let slot = guard.slot();
         let fits = |used: u64, limit: u64| used.saturating_add(pages) <= limit >> PAGE_SHIFT;
-        fits(slot.counts.total.get(), slot.space_limit.get())
-            && (!flags.is_data() || fits(slot.counts.data.get(), slot.data_limit.get()))
+        if !fits(slot.counts.total.get(), slot.space_limit.get()) {
+            return Err(Error::SPACE);
+        }
+        if flags.is_data() && !fits(slot.counts.data.get(), slot.data_limit.get()) {
+            return Err(Error::DATA);
+        }
+        Ok(())
     }
 
     /// Checks that `pages` more with these attributes may be locked, if they are to be.

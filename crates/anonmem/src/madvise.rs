@@ -221,14 +221,16 @@ impl<M: Machine> Mm<'_, M> {
 
     #[doc(alias = "madvise_vma_behavior")]
     fn madvise_attributes(&self, range: VaRange, advice: Advice) -> Result<(), Error> {
-        let guard = self.slot().write();
-        self.for_each_part(guard.slot(), range, |id, part| {
-            let flags = attributes(self.vm.vma(id), advice)?;
-            match self.modify_vma(&guard, id, part, flags) {
-                Ok(_) => Ok(()),
-                Err(Error::OutOfMemory) => Err(Error::Again),
-                Err(e) => Err(e),
-            }
+        let done = self.vm.reclaiming(|| {
+            let guard = self.slot().write();
+            self.for_each_part(guard.slot(), range, |id, part| {
+                let flags = attributes(self.vm.vma(id), advice)?;
+                self.modify_vma(&guard, id, part, flags).map(drop)
+            })
+        });
+        done.map_err(|e| match e {
+            Error::OutOfMemory | Error::Limit(_) => Error::Again,
+            e => e,
         })
     }
 }

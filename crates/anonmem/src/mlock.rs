@@ -84,7 +84,7 @@ impl<M: Machine> Mm<'_, M> {
             let guard = self.slot().write();
             let limit = self.can_do_mlock(&guard)?;
             if what.contains(MlockAll::CURRENT) && guard.slot().counts.total.get() > limit {
-                return Err(Error::OutOfMemory);
+                return Err(Error::LOCKED);
             }
             self.apply_mlockall_flags(&guard, what);
         }
@@ -104,16 +104,16 @@ impl<M: Machine> Mm<'_, M> {
 
     fn do_mlock(&self, start: Va, len: u64, flags: VmFlags) -> Result<(), Error> {
         let range = whole_pages(start, len)?;
-        {
+        self.vm.reclaiming(|| {
             let guard = self.slot().write();
             let limit = self.can_do_mlock(&guard)?;
             let pages = range.pages().0;
             let locked = guard.slot().counts.locked.get().saturating_add(pages);
             if locked > limit && locked - self.locked_in(&guard, range) > limit {
-                return Err(Error::OutOfMemory);
+                return Err(Error::LOCKED);
             }
-            self.apply_vma_lock_flags(&guard, range, flags)?;
-        }
+            self.apply_vma_lock_flags(&guard, range, flags)
+        })?;
         self.mm_populate(range).map_err(|stop| match stop {
             Stop::Hole | Stop::Denied | Stop::Signal => Error::NotMapped,
             Stop::Oom => Error::Again,
@@ -236,9 +236,9 @@ mod tests {
             map(&mm, pages(16, 8));
             mm.set_limits(Limits { locked: 4 * P, ..mm.limits() });
             mm.mlock(Va(16 * P), 3 * P).unwrap();
-            assert_eq!(mm.mlock(Va(18 * P), 3 * P), Err(Error::OutOfMemory));
+            assert_eq!(mm.mlock(Va(18 * P), 3 * P), Err(Error::LOCKED));
             mm.mlock(Va(16 * P), 4 * P).unwrap();
-            assert_eq!(mm.mlockall(MlockAll::CURRENT), Err(Error::OutOfMemory));
+            assert_eq!(mm.mlockall(MlockAll::CURRENT), Err(Error::LOCKED));
             mm.set_limits(Limits { locked: 0, ..mm.limits() });
             assert_eq!(mm.mlock(Va(16 * P), P), Err(Error::NotPermitted));
             assert_eq!(mm.mlockall(MlockAll::FUTURE), Err(Error::NotPermitted));

@@ -301,6 +301,10 @@ impl<M: Machine> Vm<M> {
     /// [`Error::OutOfMemory`].
     #[doc(alias = "mm_alloc")]
     pub fn new_mm(&self) -> Result<Mm<'_, M>, Error> {
+        self.reclaiming(|| self.try_new_mm())
+    }
+
+    fn try_new_mm(&self) -> Result<Mm<'_, M>, Error> {
         let id = self.mms.alloc(&self.frames)?;
         let slot = self.mm_slot(id);
         if let Err(e) = slot.space.alloc_root(&self.frames) {

@@ -140,12 +140,15 @@ impl<M: Machine> Mm<'_, M> {
     ///
     /// # Errors
     /// As `mmap(2)`, and nothing has changed: [`Error::Invalid`] for arguments that make no sense, [`Error::OutOfMemory`] without
-    /// memory or room or beyond a limit, [`Error::Exists`] (`FIXED_NOREPLACE`), [`Error::NotPermitted`] (below the
+    /// memory, [`Error::Limit`] without room or beyond a limit, [`Error::Exists`] (`FIXED_NOREPLACE`), [`Error::NotPermitted`] (below the
     /// lowest address, or nothing may be locked), [`Error::Again`] (too much is locked), [`Error::Overflow`].
     #[doc(alias("vm_mmap_pgoff", "ksys_mmap_pgoff"))]
     pub fn mmap(&self, request: MmapRequest<M>) -> Result<Va, Error> {
-        let guard = self.slot().write();
-        let start = self.do_mmap(&guard, &request)?;
+        let (guard, start) = self.vm.reclaiming(|| {
+            let guard = self.slot().write();
+            let start = self.do_mmap(&guard, &request)?;
+            Ok((guard, start))
+        })?;
         let locked = VmFlags::from_bits_retain(guard.slot().def_flags.get()).contains(VmFlags::LOCKED);
         drop(guard);
         if locked || request.flags.intersects(MapFlags::LOCKED | MapFlags::POPULATE) {
@@ -164,10 +167,10 @@ impl<M: Machine> Mm<'_, M> {
         if request.len == 0 {
             return Err(Error::Invalid("a mapping of no bytes"));
         }
-        let len = Va(request.len).page_up().ok_or(Error::OutOfMemory)?.0;
+        let len = Va(request.len).page_up().ok_or(Error::NO_ROOM)?.0;
         let (backing, object, first) = resolve(request.backing, len >> PAGE_SHIFT)?;
         if guard.slot().tree.len() > u64::from(self.vm.config.max_map_count) {
-            return Err(Error::OutOfMemory);
+            return Err(Error::MAX_MAP_COUNT);
         }
         let start = self.get_unmapped_area(guard, request.addr, len, request.flags)?;
         let range = VaRange { start, end: Va(start.0 + len) };
@@ -232,10 +235,10 @@ impl<M: Machine> Mm<'_, M> {
         flags: MapFlags,
     ) -> Result<Va, Error> {
         let end = M::Arch::USER_END;
-        let last = end.0.checked_sub(len).ok_or(Error::OutOfMemory)?;
+        let last = end.0.checked_sub(len).ok_or(Error::NO_ROOM)?;
         if flags.intersects(MapFlags::FIXED | MapFlags::FIXED_NOREPLACE) {
             return match hint {
-                _ if hint.0 > last => Err(Error::OutOfMemory),
+                _ if hint.0 > last => Err(Error::NO_ROOM),
                 _ if !hint.is_page_aligned() => Err(Error::Invalid("a fixed address is not at a page")),
                 _ if hint.0 < self.vm.config.mmap_min_addr => Err(Error::NotPermitted),
                 _ => Ok(hint),
@@ -262,7 +265,7 @@ impl<M: Machine> Mm<'_, M> {
             let window = VaRange { start: legacy, end };
             (legacy < end).then(|| slot.tree.gap_bottomup(vm.nodes(), pages, window, NrPages(1)))?
         };
-        topdown().or_else(bottomup).ok_or(Error::OutOfMemory)
+        topdown().or_else(bottomup).ok_or(Error::NO_ROOM)
     }
 
     /// Whether nothing is mapped in `range`, and it leaves a stack above it room to grow.
@@ -302,9 +305,7 @@ impl<M: Machine> Mm<'_, M> {
         old: Covered,
     ) -> Result<(), Error> {
         let (vm, pages) = (self.vm, area.range.pages().0);
-        if !self.may_expand(guard, area.flags, pages - old.pages) {
-            return Err(Error::OutOfMemory);
-        }
+        self.may_expand(guard, area.flags, pages - old.pages)?;
         if area.flags.is_accountable() {
             area.flags |= VmFlags::ACCOUNT;
             // What is replaced has its promise already.

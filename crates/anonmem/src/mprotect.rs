@@ -25,7 +25,7 @@ impl<M: Machine> Mm<'_, M> {
     ///
     /// # Errors
     /// [`Error::Invalid`] for arguments that make no sense; nothing has changed. [`Error::NotMapped`] for a hole,
-    /// [`Error::AccessDenied`] for a mapping that does not allow it, [`Error::OutOfMemory`]: the mappings before have
+    /// [`Error::AccessDenied`] for a mapping that does not allow it, [`Error::OutOfMemory`], [`Error::Limit`]: the mappings before have
     /// been changed.
     #[doc(alias = "do_mprotect_pkey")]
     pub fn mprotect(&self, range: VaRange, prot: Prot) -> Result<(), Error> {
@@ -42,8 +42,13 @@ impl<M: Machine> Mm<'_, M> {
         if !Prot::all().contains(prot) {
             return Err(Error::Invalid("unknown bits in a protection"));
         }
+        // What is done already is found done the next time.
+        self.vm.reclaiming(|| self.protect_range(VaRange { start: range.start, end }, prot))
+    }
+
+    fn protect_range(&self, range: VaRange, prot: Prot) -> Result<(), Error> {
         let guard = self.slot().write();
-        let start = self.first_to_protect(&guard, VaRange { start: range.start, end }, prot)?;
+        let (start, end) = (self.first_to_protect(&guard, range, prot)?, range.end);
         let mut flush = VaRange { start, end: start };
         let result = self.protect_vmas(&guard, VaRange { start, end }, prot, &mut flush);
         if !flush.is_empty() {
@@ -119,8 +124,10 @@ impl<M: Machine> Mm<'_, M> {
         let mut charged = 0;
         if new.contains(VmFlags::WRITE) {
             // What is data already may stay beyond a limit that was lowered.
-            if !self.may_expand(guard, new, pages) && self.may_expand(guard, old, pages) {
-                return Err(Error::OutOfMemory);
+            if let Err(limit) = self.may_expand(guard, new, pages)
+                && self.may_expand(guard, old, pages).is_ok()
+            {
+                return Err(limit);
             }
             let promised = VmFlags::ACCOUNT | VmFlags::WRITE | VmFlags::SHARED | VmFlags::NORESERVE;
             if !old.intersects(promised) {

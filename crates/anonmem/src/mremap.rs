@@ -127,8 +127,11 @@ impl<M: Machine> Mm<'_, M> {
         new_addr: Va,
     ) -> Result<Va, Error> {
         let request = Request::check::<M::Arch>(old, old_len, new_len, flags, new_addr)?;
-        let guard = self.slot().write();
-        let start = self.do_mremap(&guard, &request)?;
+        let (guard, start) = self.vm.reclaiming(|| {
+            let guard = self.slot().write();
+            let start = self.do_mremap(&guard, &request)?;
+            Ok((guard, start))
+        })?;
         let moved = guard.slot().tree.find_containing(self.vm.nodes(), start);
         let locked = moved.is_some_and(|(_, id)| self.vm.vma(id).flags().contains(VmFlags::LOCKED));
         drop(guard);
@@ -165,7 +168,7 @@ impl<M: Machine> Mm<'_, M> {
             return Ok(old.start);
         }
         if !flags.contains(RemapFlags::MAYMOVE) {
-            return Err(Error::OutOfMemory);
+            return Err(Error::MAY_NOT_MOVE);
         }
         let start = self.new_place(guard, request)?;
         let to = VaRange { start, end: Va(start.0 + new_len) };
@@ -192,7 +195,7 @@ impl<M: Machine> Mm<'_, M> {
             if fixed_size {
                 return Err(Error::Invalid("a mapping that may not grow cannot be had twice"));
             }
-            return if self.may_expand(guard, flags, pages) { Ok(()) } else { Err(Error::OutOfMemory) };
+            return self.may_expand(guard, flags, pages);
         }
         let grown = pages.saturating_sub(request.old.pages().0);
         if grown == 0 {
@@ -205,7 +208,7 @@ impl<M: Machine> Mm<'_, M> {
             return Err(Error::BadAddress);
         }
         self.check_locked(guard, flags, grown)?;
-        if self.may_expand(guard, flags, grown) { Ok(()) } else { Err(Error::OutOfMemory) }
+        self.may_expand(guard, flags, grown)
     }
 
     /// Lets the VMA grow where it is, if it ends with the old range and a hole follows; returns whether it did.

@@ -56,8 +56,7 @@ impl<M: Machine> Mm<'_, M> {
     /// [`Error::OutOfMemory`] if a VMA would have to be split and cannot. Nothing has changed.
     #[doc(alias("__vm_munmap", "do_vmi_munmap"))]
     pub fn munmap(&self, range: VaRange) -> Result<(), Error> {
-        let guard = self.slot().write();
-        self.do_munmap(&guard, range)
+        self.vm.reclaiming(|| self.do_munmap(&self.slot().write(), range))
     }
 
     /// As [`munmap`](Self::munmap), under the caller's lock.

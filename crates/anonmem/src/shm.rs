@@ -64,14 +64,14 @@ impl<M: Machine> Vm<M> {
     /// Makes an object of `pages` pages, with one user; they are promised, not allocated.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`], [`Error::Invalid`] if it is larger than the page-table format can name.
+    /// [`Error::OutOfMemory`], [`Error::Limit`] beyond the commit limit, [`Error::Invalid`] if it is larger than the page-table format can name.
     #[doc(alias = "shmem_zero_setup")]
     pub fn shm_new(&self, pages: u64) -> Result<ShmId<M>, Error> {
         if pages > M::Arch::USER_END.page() {
             return Err(Error::Invalid("a shared object larger than an address space"));
         }
         self.commit(pages)?;
-        let made = self.shm_alloc();
+        let made = self.reclaiming(|| self.shm_alloc());
         match made {
             Ok(id) => {
                 let object = self.shm(id);
@@ -152,7 +152,7 @@ impl<M: Machine> Vm<M> {
             return Ok(self.frames.try_get(present.pfn).expect("the object's entry owns the page"));
         }
         let page = new.into_shm(id.raw(), index);
-        let map = page.map_shm().map_err(|_| Error::OutOfMemory)?;
+        let map = page.map_shm().map_err(|_| Error::Limit("mappings of a page"))?;
         entries.install(va, map, Attrs { prot: Protection::RW, young: false, dirty: false, uffd_wp: false });
         Ok(page)
     }

@@ -245,7 +245,7 @@ impl<M: Machine> Vm<M> {
             return Ok(());
         }
         self.uncommit(pages);
-        Err(Error::OutOfMemory)
+        Err(Error::COMMIT_LIMIT)
     }
 
     /// Takes back a promise of `pages`.

@@ -92,7 +92,7 @@ fn places_are_found_from_the_top_down_then_from_below() {
         mm.mmap(MmapRequest { len: b.0 - low.0, ..all }).unwrap();
         assert_eq!(mm.mmap(anywhere(1)), Ok(Va(base)), "above the base");
         mm.mmap(MmapRequest { addr: Va(base + P), len: END - base - P, ..all }).unwrap();
-        assert_eq!(mm.mmap(anywhere(1)), Err(Error::OutOfMemory));
+        assert_eq!(mm.mmap(anywhere(1)), Err(Error::NO_ROOM));
         mm.munmap(VaRange::of(low, P).unwrap()).unwrap();
         assert_eq!(mm.mmap(anywhere(1)), Ok(low), "the lowest page that may be mapped");
     });
@@ -153,18 +153,18 @@ fn promises_follow_the_overcommit_mode() {
     let config = Config { overcommit: Overcommit::Never { percent: 1 }, ..Config::default() };
     World::run_with(config, |world| {
         let (mm, limit) = (world.vm.new_mm().unwrap(), world.vm.commit_limit());
-        assert_eq!(mm.mmap(anywhere(limit + 1)), Err(Error::OutOfMemory));
+        assert_eq!(mm.mmap(anywhere(limit + 1)), Err(Error::COMMIT_LIMIT));
         let none = MmapRequest { prot: Prot::READ, ..anywhere(limit + 1) };
         let read_only = mm.mmap(none).unwrap();
         assert_eq!(committed(&world.vm), 0);
         let reserved = MmapRequest { flags: MapFlags::NORESERVE, ..anywhere(limit + 1) };
-        assert_eq!(mm.mmap(reserved), Err(Error::OutOfMemory), "no such thing in this mode");
+        assert_eq!(mm.mmap(reserved), Err(Error::COMMIT_LIMIT), "no such thing in this mode");
         mm.mmap(fixed(100, limit)).unwrap();
-        assert_eq!(mm.mmap(shared(1)), Err(Error::OutOfMemory));
+        assert_eq!(mm.mmap(shared(1)), Err(Error::COMMIT_LIMIT));
         mm.mmap(fixed(100, limit)).unwrap();
         assert_eq!(committed(&world.vm), limit, "what replaces a promise takes it over");
         let range = VaRange::of(read_only, P).unwrap();
-        assert_eq!(mm.mprotect(range, RW), Err(Error::OutOfMemory));
+        assert_eq!(mm.mprotect(range, RW), Err(Error::COMMIT_LIMIT));
         mm.munmap(pages(100, 1)).unwrap();
         assert_eq!(mm.mprotect(range, RW), Ok(()));
         assert_eq!(committed(&world.vm), limit);
@@ -176,7 +176,7 @@ fn promises_follow_the_overcommit_mode() {
         let reserved = MmapRequest { flags: MapFlags::NORESERVE, ..anywhere(1 << 20) };
         assert!(mm.mmap(reserved).is_ok());
         assert_eq!(committed(&world.vm), 0);
-        assert_eq!(mm.mmap(anywhere(1 << 20)), Err(Error::OutOfMemory), "could never fit");
+        assert_eq!(mm.mmap(anywhere(1 << 20)), Err(Error::COMMIT_LIMIT), "could never fit");
     });
 }
 
@@ -188,8 +188,8 @@ fn limits_are_those_of_setrlimit() {
         let locked = |n| MmapRequest { flags: MapFlags::LOCKED, ..anywhere(n) };
         mm.set_limits(Limits { space: 10 * P, data: 4 * P, locked: 2 * P, ..none });
         assert_eq!(mm.limits().locked, 2 * P);
-        assert_eq!(mm.mmap(anywhere(5)), Err(Error::OutOfMemory), "data");
-        assert_eq!(mm.mmap(MmapRequest { prot: Prot::READ, ..anywhere(11) }), Err(Error::OutOfMemory));
+        assert_eq!(mm.mmap(anywhere(5)), Err(Error::DATA), "data");
+        assert_eq!(mm.mmap(MmapRequest { prot: Prot::READ, ..anywhere(11) }), Err(Error::SPACE));
         assert_eq!(mm.mmap(locked(3)), Err(Error::Again));
         let start = mm.mmap(locked(2)).unwrap();
         assert_eq!((mm.counters().anon.0, mm.counters().locked.0), (2, 2), "locked pages are there at once");
@@ -197,7 +197,7 @@ fn limits_are_those_of_setrlimit() {
         assert_eq!(mm.mmap(fixed(100, 2)).map(|_| ()), Ok(()));
         assert_eq!(mm.mmap(fixed(100, 2)).map(|_| ()), Ok(()), "in place of as much");
         mm.mmap(MmapRequest { prot: Prot::READ, ..fixed(200, 2) }).unwrap();
-        assert_eq!(mm.mprotect(pages(200, 2), RW), Err(Error::OutOfMemory), "data");
+        assert_eq!(mm.mprotect(pages(200, 2), RW), Err(Error::DATA), "data");
         mm.set_limits(Limits { locked: 0, ..none });
         assert_eq!(mm.mmap(locked(1)), Err(Error::NotPermitted));
         mm.munmap(VaRange::of(start, 2 * P).unwrap()).unwrap();

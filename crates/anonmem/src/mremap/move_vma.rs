@@ -84,7 +84,7 @@ impl<M: Machine> Mm<'_, M> {
         };
         // Linux keeps this distance, for splits at either end and the VMA that is new.
         if guard.slot().tree.len() + 3 >= u64::from(self.vm.config.max_map_count) {
-            return Err(Error::OutOfMemory);
+            return Err(Error::MAX_MAP_COUNT);
         }
         self.cut(guard, &work)?;
         let prepared = self.prepare(guard, &work).inspect_err(|_| self.uncut(guard, &work))?;

@@ -62,7 +62,7 @@ fn a_mapping_grows_in_place_and_merges_with_what_follows() {
         assert_eq!(remap(&mm, 16, 12, 13, RemapFlags::empty(), 0), Ok(16));
         map(&mm, pages(29, 1));
         mm.mprotect(pages(29, 1), Prot::READ).unwrap();
-        assert_eq!(remap(&mm, 16, 13, 14, RemapFlags::empty(), 0), Err(Error::OutOfMemory));
+        assert_eq!(remap(&mm, 16, 13, 14, RemapFlags::empty(), 0), Err(Error::MAY_NOT_MOVE));
     });
 }
 
@@ -208,7 +208,7 @@ fn a_length_of_nothing_duplicates_a_shared_mapping() {
         assert_eq!(mm.load((to + 1) * P), Ok(7));
         mm.store(to * P, 8).unwrap();
         assert_eq!(mm.load(17 * P), Ok(8));
-        assert_eq!(remap(&mm, 17, 0, 2, RemapFlags::empty(), 0), Err(Error::OutOfMemory));
+        assert_eq!(remap(&mm, 17, 0, 2, RemapFlags::empty(), 0), Err(Error::MAY_NOT_MOVE));
         map(&mm, pages(100, 1));
         assert!(matches!(remap(&mm, 100, 0, 1, MOVE, 0), Err(Error::Invalid(_))));
         assert_eq!(remap(&mm, 16, 4, 6, MOVE, 0).map(|to| mm.load((to + 4) * P)), Ok(Err(Trap::Bus)));
@@ -315,15 +315,15 @@ fn limits_hold_and_a_move_needs_no_promise_twice() {
         fill(&mm, pages(16, 30));
         map(&mm, pages(60, 8));
         assert_eq!(remap(&mm, 16, 30, 30, FIXED, 100), Ok(100));
-        assert_eq!(remap(&mm, 100, 30, 33, MOVE, 0), Err(Error::OutOfMemory));
-        assert_eq!(remap(&mm, 100, 30, 30, KEEP, 0), Err(Error::OutOfMemory));
+        assert_eq!(remap(&mm, 100, 30, 33, MOVE, 0), Err(Error::COMMIT_LIMIT));
+        assert_eq!(remap(&mm, 100, 30, 30, KEEP, 0), Err(Error::COMMIT_LIMIT));
         assert_eq!(ranges(&mm), [(60, 8), (100, 30)]);
         assert_eq!(remap(&mm, 100, 30, 38, FIXED, 60), Ok(60), "what is replaced has its promise already");
         assert_eq!(w.vm.stats().committed, 38);
         let limits = mm.limits();
         mm.set_limits(crate::Limits { space: 38 * P, ..limits });
         mm.munmap(pages(97, 1)).unwrap();
-        assert_eq!(remap(&mm, 60, 37, 39, MOVE, 0), Err(Error::OutOfMemory));
+        assert_eq!(remap(&mm, 60, 37, 39, MOVE, 0), Err(Error::SPACE));
         mm.set_limits(crate::Limits { locked: 37 * P, ..limits });
         mm.mlock(Va(60 * P), 37 * P).unwrap();
         assert_eq!(remap(&mm, 60, 37, 38, MOVE, 0), Err(Error::Again));
@@ -337,7 +337,7 @@ fn too_many_mappings_are_refused_before_anything_is_cut() {
         let mm = w.vm.new_mm().unwrap();
         map(&mm, pages(16, 8));
         map(&mm, pages(40, 1));
-        assert_eq!(remap(&mm, 18, 2, 2, FIXED, 100), Err(Error::OutOfMemory));
+        assert_eq!(remap(&mm, 18, 2, 2, FIXED, 100), Err(Error::MAX_MAP_COUNT));
         assert_eq!(ranges(&mm), [(16, 8), (40, 1)]);
     });
 }

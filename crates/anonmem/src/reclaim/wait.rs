@@ -7,7 +7,7 @@
 //! the others instead of trying sixteen times.
 
 use super::SWAP_CLUSTER_MAX;
-use crate::vm::Vm;
+use crate::{error::Error, vm::Vm};
 use anonmem_hal::Machine;
 use anonmem_sync::{Atomic, Ordering, WaitQueue};
 
@@ -49,6 +49,23 @@ impl<M: Machine> Reclaimers<M> {
 }
 
 impl<M: Machine> Vm<M> {
+    /// Runs an operation that leaves nothing behind when memory runs out, until it has enough or none comes back.
+    ///
+    /// # Locks
+    /// The caller holds none but the mmap lock of another address space, and `attempt` none when it returns an error. Sleeps.
+    ///
+    /// # Errors
+    /// Those of `attempt`.
+    #[inline]
+    pub(crate) fn reclaiming<T>(&self, mut attempt: impl FnMut() -> Result<T, Error>) -> Result<T, Error> {
+        loop {
+            match attempt() {
+                Err(Error::OutOfMemory) if self.reclaim_some() => {}
+                result => return result,
+            }
+        }
+    }
+
     /// Frees some memory if any can be freed, or waits until others have; returns whether some was.
     ///
     /// # Locks

@@ -1,7 +1,7 @@
 //! Pages leave and return, in each lock mode.
 
 use crate::{
-    Advice, Config, Event, LockMode, MapBacking, MapFlags, Mm, MmapRequest, Prot,
+    Advice, Config, Error, Event, LockMode, MapBacking, MapFlags, Mm, MmapRequest, Prot, RemapFlags,
     testing::{M, P, World},
 };
 use anonmem_hal::Va;
@@ -23,7 +23,7 @@ fn in_every_mode(f: impl Fn(&World)) {
 
 fn map(mm: &Mm<'_, M>, pages: u64) -> u64 {
     let prot = Prot::READ | Prot::WRITE;
-    let flags = MapFlags::empty();
+    let flags = MapFlags::NORESERVE;
     let request = MmapRequest { addr: Va(0), len: pages * P, prot, flags, backing: MapBacking::Anonymous };
     mm.mmap(request).unwrap().0
 }
@@ -159,6 +159,29 @@ fn three_times_the_memory_fits() {
         w.vm.validate().unwrap();
         drop(mm);
         w.vm.swap_off(1).unwrap();
+    });
+}
+
+#[test]
+fn who_needs_tables_makes_pages_leave_but_not_for_a_limit() {
+    in_every_mode(|w| {
+        let mm = w.vm.new_mm().unwrap();
+        let va = map(&mm, w.vm.stats().frames);
+        (0..w.vm.stats().frames).for_each(|i| mm.store(va + i * P, i as u8).unwrap());
+        // A page in each of 512 tables, which go where they need 513 others.
+        let (tables, span) = (512, 512 * P);
+        let from = map(&mm, 512 * tables);
+        (0..tables).for_each(|i| mm.store(from + i * span, i as u8).unwrap());
+        let left = || w.vm.stats().event(Event::SwapOut);
+        let before = left();
+        let (to, flags) = (Va(span * 10_000 + P), RemapFlags::MAYMOVE | RemapFlags::FIXED);
+        assert_eq!(mm.mremap(Va(from), tables * span, tables * span, flags, to), Ok(to));
+        assert!(left() > before, "tables took the place of pages");
+        (0..tables).for_each(|i| assert_eq!(mm.load(to.0 + i * span), Ok(i as u8)));
+        let before = left();
+        let beyond = mm.mremap(to, P, 3 << 45, RemapFlags::MAYMOVE, Va(0));
+        assert!(matches!(beyond, Err(Error::Limit(_))), "{beyond:?}");
+        assert_eq!(left(), before, "no page leaves for what cannot be");
     });
 }
 

@@ -77,13 +77,13 @@ impl<M: Machine> Mm<'_, M> {
     /// Checks that there may be one mapping more.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`] if not.
+    /// [`Error::Limit`] if not.
     #[doc(alias = "sysctl_max_map_count")]
     pub(crate) fn check_map_count(&self, guard: &MmapWriteGuard<'_, M>) -> Result<(), Error> {
         if guard.slot().tree.len() < u64::from(self.vm.config.max_map_count) {
             Ok(())
         } else {
-            Err(Error::OutOfMemory)
+            Err(Error::MAX_MAP_COUNT)
         }
     }
 }
