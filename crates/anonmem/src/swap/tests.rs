@@ -179,7 +179,7 @@ fn who_needs_tables_makes_pages_leave_but_not_for_a_limit() {
         assert!(left() > before, "tables took the place of pages");
         (0..tables).for_each(|i| assert_eq!(mm.load(to.0 + i * span), Ok(i as u8)));
         let before = left();
-        let beyond = mm.mremap(to, P, 3 << 45, RemapFlags::MAYMOVE, Va(0));
+        let beyond = mm.mremap(to, P, (1 << 47) - (1 << 30), RemapFlags::MAYMOVE, Va(0));
         assert!(matches!(beyond, Err(Error::Limit(_))), "{beyond:?}");
         assert_eq!(left(), before, "no page leaves for what cannot be");
     });
