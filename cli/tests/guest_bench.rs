@@ -38,6 +38,33 @@ fn the_microvm_measures_every_kind_by_processes_and_threads() {
 }
 
 #[test]
+fn one_cpu_and_every_lock_mode_are_measured() {
+    if !vm_is_there() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let json = dir.path().join("json");
+    for lock in ["mmap", "vma", "speculative"] {
+        let mut command = anonmem();
+        command.args(["bench", "--guest", "page_fault1", "--runs", "1", "--seconds", "0.01"]);
+        command
+            .args(["--accel", "tcg", "--ram", "64M", "--cpus", "1", "--lock", lock])
+            .arg("--json")
+            .arg(&json);
+        let output = command.output().unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{lock}: {stderr}");
+        let table = String::from_utf8(output.stdout).unwrap();
+        assert!(table.contains(&format!("lock mode {lock}")), "{table}");
+        let document: Value = serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap();
+        assert_eq!(document["ours"]["arguments"], format!("lock={lock}"));
+        let rows = document["rows"].as_array().unwrap();
+        assert_eq!(rows.len(), 2, "processes and threads, one task each");
+        assert!(rows.iter().all(|row| row["ours_instructions"].as_f64().is_some()), "{table}");
+    }
+}
+
+#[test]
 fn what_cannot_be_measured_says_what_to_do() {
     let dir = tempfile::tempdir().unwrap();
     let text = dir.path().join("text");
