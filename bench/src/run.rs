@@ -13,7 +13,7 @@ use crate::{
         settings::Settings,
     },
     options::Options,
-    ours::World,
+    ours::{FaultCounts, World},
     report,
     rows::{self, Row},
     series::Series,
@@ -68,6 +68,7 @@ pub enum Side {
 #[derive(Debug, Default)]
 pub struct Samples {
     series: BTreeMap<(&'static str, Side), Series>,
+    faults: BTreeMap<&'static str, FaultCounts>,
     warming: bool,
 }
 
@@ -78,6 +79,20 @@ impl Samples {
         if !self.warming {
             self.series.entry((row, side)).or_default().0.push(value);
         }
+    }
+
+    /// Adds a sample of ours, and how the faults went that `world` resolved for it.
+    pub fn add_with_faults(&mut self, row: &'static str, world: &World, measure: impl FnOnce() -> f64) {
+        let before = FaultCounts::so_far(world);
+        self.add(row, Side::Ours, measure());
+        if !self.warming {
+            self.faults.entry(row).or_default().add_since(&before, world);
+        }
+    }
+
+    /// How the faults of a row went, where that was counted.
+    pub fn faults_of(&self, row: &'static str) -> Option<&FaultCounts> {
+        self.faults.get(row)
     }
 
     /// The samples of one side of a row.

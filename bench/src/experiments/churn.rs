@@ -7,7 +7,7 @@ use crate::{
     PAGE, REGION, REGION_PAGES,
     clock::wall_ns,
     host::{Folios, Region, cpus, folios, region},
-    ours::{Active, fault_all, map_anywhere, map_region},
+    ours::{Active, World, fault_all, map_anywhere, map_region},
     run::{Bench, Samples, Side},
 };
 use anonmem::{FaultAccess, LockMode};
@@ -63,8 +63,9 @@ const MODES: [(LockMode, &str, &str); 3] = [
 
 fn ours(bench: &Bench, samples: &mut Samples) {
     for (mode, same, apart) in MODES {
-        samples.add(same, Side::Ours, ours_with(bench, mode, Where::Same));
-        samples.add(apart, Side::Ours, ours_with(bench, mode, Where::Apart));
+        let world = bench.world_in(mode);
+        samples.add_with_faults(same, world, || ours_with(bench, world, Where::Same));
+        samples.add_with_faults(apart, world, || ours_with(bench, world, Where::Apart));
     }
 }
 
@@ -76,8 +77,7 @@ enum Where {
 }
 
 /// Nanoseconds per page.
-fn ours_with(bench: &Bench, mode: LockMode, place: Where) -> f64 {
-    let world = bench.world_in(mode);
+fn ours_with(bench: &Bench, world: &World, place: Where) -> f64 {
     let (mm, other, range) = {
         let _cpu = world.enter(0);
         world.warm();

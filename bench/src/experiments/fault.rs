@@ -39,7 +39,8 @@ fn ours(bench: &Bench, samples: &mut Samples) {
         let _active = Active::on(&mm, 0);
         world.warm();
         let range = map_region(&mm, 0, REGION);
-        samples.add(row, Side::Ours, time(|| fault_all(&mm, range, FaultAccess::Write)) / PAGES);
+        let measure = || time(|| fault_all(&mm, range, FaultAccess::Write)) / PAGES;
+        samples.add_with_faults(row, world, measure);
     }
     let world = &bench.world;
     let _cpu = world.enter(0);

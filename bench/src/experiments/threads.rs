@@ -77,10 +77,10 @@ const MODES: [(&str, &str, LockMode); 3] = [
 fn ours(bench: &Bench, samples: &mut Samples) {
     for (own_vma, one_vma, mode) in MODES {
         let world = bench.world_in(mode);
-        let ns = one_space(bench, world, |i| (i, REGION));
-        samples.add(own_vma, Side::Ours, ns / PAGES);
-        let ns = one_space(bench, world, |_| (0, 2 * REGION));
-        samples.add(one_vma, Side::Ours, ns / PAGES);
+        let own = || one_space(bench, world, |i| (i, REGION)) / PAGES;
+        samples.add_with_faults(own_vma, world, own);
+        let one = || one_space(bench, world, |_| (0, 2 * REGION)) / PAGES;
+        samples.add_with_faults(one_vma, world, one);
     }
     let world = &bench.world;
     let mms = {

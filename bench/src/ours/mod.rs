@@ -3,6 +3,10 @@
 //! What is measured is the call of the memory manager. There is no exception, no system call and no TLB; page tables are memory, and
 //! folios are really zeroed and copied.
 
+mod faults;
+
+pub use faults::FaultCounts;
+
 use crate::{PAGE, REGION, host::cpus};
 use anonmem::{
     Config, FaultAccess, FaultOutcome, LockMode, Mm, Vm,

@@ -2,6 +2,7 @@
 
 use crate::{
     host::Folios,
+    ours::FaultCounts,
     rows::{self, Aim, Row},
     run::{Outcome, Side},
     series::Summary,
@@ -41,6 +42,8 @@ pub struct Line {
     pub aim: Option<f64>,
     /// How the aim is defined.
     pub aim_text: String,
+    /// How our faults went, where that was counted: all samples together.
+    pub faults: Option<FaultCounts>,
     /// Why a side is missing.
     pub cannot: Vec<String>,
     /// What our side does.
@@ -95,6 +98,7 @@ fn line(outcome: &Outcome, row: &'static Row) -> Line {
         to_limit: ratio(limit),
         aim: aim(outcome, row),
         aim_text: aim_text(row),
+        faults: outcome.samples.faults_of(row.id).cloned(),
         cannot: cannot.collect(),
         ours_does: row.ours,
         host_does: row.host,

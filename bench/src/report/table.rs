@@ -28,7 +28,43 @@ pub fn text(outcome: &Outcome) -> String {
 pub fn further_grids(lines: &[Line]) -> impl Iterator<Item = (String, String)> {
     let peer = peer_grid(lines).map(|grid| (format!("A Rust peer: {}", peer::ABOUT), grid));
     let large = large_grid(lines).map(|grid| (LARGE_TITLE.to_string(), grid));
-    peer.into_iter().chain(large)
+    let faults = faults_grid(lines).map(|grid| (FAULTS_TITLE.to_string(), grid));
+    peer.into_iter().chain(large).chain(faults)
+}
+
+const FAULTS_TITLE: &str = "How anonmem's faults went, all samples together: the lock that resolved them, why a weaker one did not, \
+                            and what threads waited for sleeping locks";
+const FAULTS_HEADERS: [&str; 9] = [
+    "row",
+    "refused, by reason",
+    "faults",
+    "speculative",
+    "VMA lock",
+    "mmap lock",
+    "retries",
+    "waits",
+    "ns waited per fault",
+];
+
+/// How faults went in each lock mode.
+fn faults_grid(lines: &[Line]) -> Option<String> {
+    let cells = |line: &Line| {
+        let counts = line.faults.as_ref()?;
+        let of = |n: u64| format!("{:.1} %", 100.0 * n as f64 / counts.faults.max(1) as f64);
+        Some([
+            line.row.into(),
+            Some(counts.reasons()).filter(|text| !text.is_empty()).unwrap_or_else(|| "-".into()),
+            counts.faults.to_string(),
+            of(counts.speculative),
+            of(counts.vma),
+            of(counts.mmap),
+            counts.retries.to_string(),
+            counts.waits.to_string(),
+            number(counts.waited_ns as f64 / counts.faults.max(1) as f64),
+        ])
+    };
+    let rows: Vec<_> = lines.iter().filter_map(cells).collect();
+    (!rows.is_empty()).then(|| grid(FAULTS_HEADERS, &rows))
 }
 
 const LARGE_TITLE: &str =
