@@ -343,8 +343,9 @@ fn find_mergeable_anon_vma<M: Machine>(
 ) -> Option<AnonVmaId<M>> {
     let vma = vm.vma(id);
     let slot = mm.slot();
-    let next = slot.tree.find(vm.nodes(), vma.end()).filter(|(range, _)| range.start == vma.end());
-    let prev = slot.tree.prev(vm.nodes(), vma.start()).filter(|(range, _)| range.end == vma.start());
+    // Whether they touch it, `anon_vma_compatible` asks.
+    let next = slot.tree.find(vm.nodes(), vma.end());
+    let prev = slot.tree.prev(vm.nodes(), vma.start());
     let reusable = |(_, near): (_, VmaId<M>), low: &Vma<M>, high: &Vma<M>| {
         let anon_vma = vm.vma(near).anon_vma()?;
         (anon_vma_compatible(low, high) && is_singular(vm, near, anon_vma)).then_some(anon_vma)
@@ -444,7 +445,7 @@ fn free_chains<M: Machine>(vm: &Vm<M>, mut list: Link<AnonVmaChain<M>>) {
 /// [`OutOfMemory`]: `dst` is linked to nothing.
 pub(crate) fn anon_vma_fork<M: Machine>(vm: &Vm<M>, dst: VmaId<M>, src: VmaId<M>) -> Result<(), OutOfMemory> {
     let Some(parent) = vm.vma(src).anon_vma() else { return Ok(()) };
-    vm.vma(dst).set_anon_vma(None);
+    debug_assert!(vm.vma(dst).anon_vma().is_none(), "a new VMA has no anon_vma");
     anon_vma_clone(vm, dst, src)?;
     if vm.vma(dst).anon_vma().is_some() {
         return Ok(());

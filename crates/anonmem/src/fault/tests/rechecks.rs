@@ -225,6 +225,7 @@ fn a_run_takes_as_many_pages_as_there_are() {
         };
         assert_eq!(without_nth(1, 0, 7), (Err(FaultResult::Oom), true));
         assert_eq!(without_nth(2, 0, 7), (Ok(1), true), "one page is enough");
+        assert_eq!(without_nth(1, 6, 7), (Err(FaultResult::Oom), true), "of one page");
         assert_eq!(without_nth(1, 7, 8), (Ok(0), false), "nothing is asked for what is there");
         assert_eq!(without_nth(3, 5, 8), (Ok(2), false));
         drop(mmap);
