@@ -58,6 +58,23 @@ pub static WALK_AND_COPY: Case = Case {
     program: walk_and_copy,
 };
 
+/// The page of the case.
+pub static LAST_PUT: Case = Case {
+    name: "anon-vma-last-put",
+    title: "an anon_vma is freed and used again while its last user but one has only just let go",
+    happened: "Every reference count: who frees must see all that the others did with the object (Linux: refcount_dec_and_test \
+               orders it). Here the slot goes to another family, whose lock is another one.",
+    environment: "Parent and child exit on two CPUs. The one that frees the parent's anon_vma forks another program then, whose \
+                  child gets the slot.",
+    rule: "Whatever was done to the anon_vma happens before it is used again.",
+    mutants: &[Mutant::Patch {
+        name: "anon-vma-relaxed-put",
+        what: "the last reference is put without an order",
+    }],
+    runs: &[Run::new(Model::C11, Extent::Bound(1))],
+    program: last_put,
+};
+
 fn first_faults(_: Option<&str>) -> Box<dyn Program> {
     let world = || {
         let kernel = Kernel::new(48, LockMode::Mmap);
@@ -124,6 +141,32 @@ fn walk_and_copy(_: Option<&str>) -> Box<dyn Program> {
             .check(|k| match (k.load(0, 0), k.load(1, 0)) {
                 (Ok(7), Ok(8)) => k.check(),
                 found => Err(format!("the parent has 7 and the child stored 8, found {found:?}")),
+            }),
+    )
+}
+
+fn last_put(_: Option<&str>) -> Box<dyn Program> {
+    let world = || {
+        let kernel = Kernel::new(80, LockMode::Mmap);
+        kernel.spawn(0, &[1]);
+        kernel.spawn(2, &[0]);
+        for program in [0, 2] {
+            kernel.map(program, 0, 1, RW);
+            kernel.store(program, 0, 7).expect("frames");
+        }
+        kernel.fork(0, 1, &[0]).expect("frames");
+        kernel
+    };
+    boxed(
+        scenario("anon-vma-last-put", 1, world)
+            .cpu("the child exits, another forks", |k| {
+                k.exit(1);
+                k.fork(2, 3, &[0]).expect("frames");
+            })
+            .cpu("the parent exits", |k| k.exit(0))
+            .check(|k| match (k.load(2, 0), k.load(3, 0)) {
+                (Ok(7), Ok(7)) => k.check(),
+                found => Err(format!("7 was stored, found {found:?}")),
             }),
     )
 }

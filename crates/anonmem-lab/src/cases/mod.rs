@@ -171,6 +171,7 @@ pub fn all() -> &'static [&'static Case] {
         &vma_lookup::EARLY_READ,
         &anon_vma_races::FIRST_FAULTS,
         &anon_vma_races::FORK_AND_EXIT,
+        &anon_vma_races::LAST_PUT,
         &anon_vma_races::WALK_AND_COPY,
         &speculative_vma::HALVES,
         &fork_late_flush::VMA_LOCK,
