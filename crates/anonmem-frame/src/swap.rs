@@ -206,10 +206,11 @@ impl<M: Machine> SwapSlots<M> {
         loop {
             let page = self.state(frames, slot).cached?;
             // Fails while the page is being taken out and its counts are frozen: then the word changes.
-            let found = frames.try_get(page);
-            if self.state(frames, slot).cached == Some(page)
-                && let Some(found) = found
-            {
+            let Some(found) = frames.try_get(page) else {
+                M::relax();
+                continue;
+            };
+            if self.state(frames, slot).cached == Some(page) {
                 return Some(found);
             }
         }

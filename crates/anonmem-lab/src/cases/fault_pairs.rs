@@ -7,13 +7,15 @@ use super::{
 use crate::{Model, Program};
 use anonmem::{FaultOutcome, LockMode, MapBacking, MapFlags, MmapRequest, Prot};
 
-const RUNS: &[Run] = &[Run::new(Model::Sc, Extent::Bound(2))];
+const SC: &[Run] = &[Run::new(Model::Sc, Extent::Bound(2))];
+/// Without the mmap lock, which orders all that a fault reads, weak memory may show it something older.
+const WEAK: &[Run] = &[Run::new(Model::Sc, Extent::Bound(2)), Run::new(Model::C11, Extent::Bound(1))];
 const RW: Prot = Prot::READ.union(Prot::WRITE);
 const ENVIRONMENT: &str = "Two threads of one address space. The fault holds what its lock mode says: the mmap lock for \
                            reading, the VMA's lock, or nothing; the other side holds the mmap lock for writing.";
 
 macro_rules! pair {
-    ($name:ident, $id:literal, $mode:expr, $title:literal, $rule:literal, $mutant:literal, $what:literal, $other:expr) => {
+    ($name:ident, $id:literal, $mode:expr, $runs:expr, $title:literal, $rule:literal, $($mutant:literal, $what:literal,)+ $other:ident) => {
         /// The page of the case.
         pub static $name: Case = Case {
             name: $id,
@@ -21,8 +23,8 @@ macro_rules! pair {
             happened: "The ordinary life of a program with threads; each of its steps has been wrong in some kernel.",
             environment: ENVIRONMENT,
             rule: $rule,
-            mutants: &[Mutant::Patch { name: $mutant, what: $what }],
-            runs: RUNS,
+            mutants: &[$(Mutant::Patch { name: $mutant, what: $what }),+],
+            runs: $runs,
             program: |_| against($id, $mode, $other),
         };
     };
@@ -32,6 +34,7 @@ pair!(
     MUNMAP,
     "fault-vs-munmap",
     LockMode::Mmap,
+    SC,
     "a page is filled in while its mapping goes",
     "The store happened before, or is a segmentation fault; nothing is left mapped.",
     "gather-no-flush",
@@ -42,6 +45,7 @@ pair!(
     MUNMAP_VMA,
     "fault-vs-munmap-vma-lock",
     LockMode::Vma,
+    WEAK,
     "a page is filled in under the VMA's lock while the VMA goes",
     "As with the mmap lock.",
     "vma-detach-no-wait",
@@ -52,6 +56,7 @@ pair!(
     TABLE_SPECULATIVE,
     "seed-002-page-table-vanishes",
     LockMode::Speculative,
+    WEAK,
     "a speculative fault walks tables that munmap frees",
     "Tables are freed after a grace period; the entry is installed only if nothing has changed.",
     "speculative-no-recheck",
@@ -62,6 +67,7 @@ pair!(
     MUNMAP_SPECULATIVE,
     "fault-vs-munmap-speculative",
     LockMode::Speculative,
+    WEAK,
     "a page is filled in without any lock while its mapping goes",
     "As with the mmap lock.",
     "speculative-no-recheck",
@@ -72,6 +78,7 @@ pair!(
     FORK_SPECULATIVE,
     "fault-vs-fork-speculative",
     LockMode::Speculative,
+    WEAK,
     "a page is filled in without any lock while the address space is copied",
     "As with the mmap lock.",
     "fork-no-flush",
@@ -82,6 +89,7 @@ pair!(
     MPROTECT_SPECULATIVE,
     "fault-vs-mprotect-speculative",
     LockMode::Speculative,
+    WEAK,
     "a page is made writable without any lock while its mapping is made read-only",
     "After mprotect has returned no store succeeds.",
     "vma-version-stays",
@@ -92,16 +100,20 @@ pair!(
     SPLIT_SPECULATIVE,
     "seed-000-vma-split-under-fault",
     LockMode::Speculative,
+    WEAK,
     "a speculative fault uses a VMA that is split or merged meanwhile",
     "The anon_vma used is one that every walk for the page reaches.",
     "speculative-no-recheck",
-    "the sequence is not compared under the page-table lock",
+    "the version is not compared under the page-table lock",
+    "speculative-no-fence",
+    "nothing orders what is read of the VMA before the version is looked at again",
     BY_MERGE
 );
 pair!(
     MPROTECT,
     "fault-vs-mprotect",
     LockMode::Mmap,
+    SC,
     "a page is made writable while its mapping is made read-only",
     "After mprotect has returned no store succeeds.",
     "mprotect-no-flush",
@@ -112,6 +124,7 @@ pair!(
     MPROTECT_VMA,
     "fault-vs-mprotect-vma-lock",
     LockMode::Vma,
+    WEAK,
     "a page is made writable under the VMA's lock while its mapping is made read-only",
     "After mprotect has returned no store succeeds.",
     "vma-write-lock-no-wait",
@@ -122,6 +135,7 @@ pair!(
     FORK,
     "fault-vs-fork",
     LockMode::Mmap,
+    SC,
     "a page is filled in while the address space is copied",
     "The child has what was there when fork returned.",
     "fork-no-flush",
@@ -132,6 +146,7 @@ pair!(
     FAULT,
     "fault-vs-fault",
     LockMode::Mmap,
+    SC,
     "two threads fault the same page in",
     "One page is installed, and neither store is lost.",
     "anon-install-without-recheck",
@@ -142,6 +157,7 @@ pair!(
     FAULT_VMA,
     "fault-vs-fault-vma-lock",
     LockMode::Vma,
+    WEAK,
     "two threads fault the same page in under the VMA's lock",
     "As with the mmap lock.",
     "anon-install-without-recheck",
@@ -152,6 +168,7 @@ pair!(
     FAULT_SPECULATIVE,
     "fault-vs-fault-speculative",
     LockMode::Speculative,
+    WEAK,
     "two threads fault the same page in without any lock",
     "As with the mmap lock.",
     "anon-install-without-recheck",
@@ -162,6 +179,7 @@ pair!(
     FORK_VMA,
     "fault-vs-fork-vma-lock",
     LockMode::Vma,
+    WEAK,
     "a page is filled in under the VMA's lock while the address space is copied",
     "As with the mmap lock.",
     "fork-no-flush",
@@ -172,6 +190,7 @@ pair!(
     PUBLISHED,
     "vma-published-too-early",
     LockMode::Vma,
+    SC,
     "a fault finds a VMA that mmap has not finished (Linux 6.5)",
     "A fault finds nothing, or a complete VMA.",
     "mmap-publish-early",

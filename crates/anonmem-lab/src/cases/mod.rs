@@ -178,6 +178,7 @@ pub fn all() -> &'static [&'static Case] {
         &vma_lookup::ANOTHER_MM,
         &vma_lookup::ELSEWHERE,
         &vma_lookup::ANOTHER_MM_SPECULATIVE,
+        &vma_lookup::STALE,
         &fault_pairs::PUBLISHED,
         &fork_late_flush::CASE,
         &fork_fails::CASE,

@@ -21,7 +21,7 @@ pub static CASE: Case = Case {
         name: "swap-entry-not-exclusive",
         what: "the swap entry does not say that the page was exclusive",
     }],
-    runs: &[Run::new(Model::Sc, Extent::Bound(2))],
+    runs: &[Run::new(Model::Sc, Extent::Bound(2)), Run::new(Model::C11, Extent::Bound(1))],
     program,
 };
 

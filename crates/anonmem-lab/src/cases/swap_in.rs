@@ -27,7 +27,7 @@ pub static ABA: Case = Case {
             what: "the slot is not asked again under the page-table lock",
         },
     ],
-    runs: &[Run::new(Model::Sc, Extent::Bound(2))],
+    runs: &[Run::new(Model::Sc, Extent::Bound(2)), Run::new(Model::C11, Extent::Bound(1))],
     program: |_| {
         last_store_counts("swap-in-aba", |k| {
             k.madvise(0, 0, Advice::DontNeed);

@@ -23,7 +23,7 @@ pub static SWAPPED_IN_ALREADY: Case = Case {
         name: "swap-in-entry-unseen",
         what: "the entry is replaced without looking what it is by now",
     }],
-    runs: &[Run::new(Model::Sc, Extent::Bound(2))],
+    runs: &[Run::new(Model::Sc, Extent::Bound(2)), Run::new(Model::C11, Extent::Bound(1))],
     program: |_| {
         let world = || {
             let kernel = shared(LockMode::Speculative, &[0, 1]);
@@ -104,7 +104,7 @@ pub static YOUNGEST: Case = Case {
         name: "swap-in-own-anon-vma",
         what: "a shared page that is swapped in gets the anon_vma of the VMA that faulted",
     }],
-    runs: &[Run::new(Model::Sc, Extent::Bound(1))],
+    runs: &[Run::new(Model::Sc, Extent::Bound(1)), Run::new(Model::C11, Extent::Bound(1))],
     program: |_| {
         let world = || {
             let kernel = shared(LockMode::Mmap, &[0]);

@@ -8,7 +8,7 @@ use crate::{Model, Program};
 use anonmem::{FaultOutcome, LockMode, Prot};
 
 const RW: Prot = Prot::READ.union(Prot::WRITE);
-const RUNS: &[Run] = &[Run::new(Model::Sc, Extent::Bound(2))];
+const RUNS: &[Run] = &[Run::new(Model::Sc, Extent::Bound(2)), Run::new(Model::C11, Extent::Bound(1))];
 
 const RECYCLED: &str = "Linux, 2024, when VMAs became SLAB_TYPESAFE_BY_RCU: a VMA that was found in the tree may have been freed, and \
                         its slot may serve another address space or another address, before its lock is taken.";
@@ -91,6 +91,39 @@ pub static ANOTHER_MM_SPECULATIVE: Case = Case {
     }],
     runs: RUNS,
     program: |_| recycled("vma-recycled-under-speculation", LockMode::Speculative, MAPS_IN_ANOTHER),
+};
+
+/// The page of the case.
+pub static STALE: Case = Case {
+    name: "vma-published-unordered",
+    title: "a fault locks a new VMA and reads what its slot said before",
+    happened: RECYCLED,
+    environment: "CPU0 has found the VMA before, and asks it first, without looking into the tree; it loads under the VMA's lock. CPU1 \
+                  unmaps, then maps the same range without any permission, each with the mmap lock for writing.",
+    rule: "Whoever has counted himself in a VMA's lock sees all that was written before the VMA was published: after CPU1 has \
+           returned nobody can load.",
+    mutants: &[Mutant::Patch {
+        name: "vma-attach-unordered",
+        what: "nothing orders a VMA's fields before its publication, or a new version before a change",
+    }],
+    runs: RUNS,
+    program: |_| {
+        boxed(
+            scenario("vma-published-unordered", 1, || world(LockMode::Vma))
+                .cpu("loads", |k| match k.load(0, 1) {
+                    Ok(0) | Err(FaultOutcome::SegvMaperr | FaultOutcome::SegvAccerr) => {}
+                    other => panic!("{other:?}"),
+                })
+                .cpu("maps anew, closed", |k| {
+                    k.mm(0).munmap(pages(0, 2)).expect("frames");
+                    k.map(0, 0, 2, Prot::empty());
+                })
+                .check(|k| match k.load(0, 1) {
+                    Err(FaultOutcome::SegvAccerr) => k.check(),
+                    other => Err(format!("loaded {other:?} from a mapping that allows nothing")),
+                }),
+        )
+    },
 };
 
 /// What CPU1 does, and its caption.

@@ -29,7 +29,11 @@ pub(super) fn do_swap_page<M: Machine, G: FaultGuard<M>>(
     entry: SwapEntry,
 ) -> Result<FaultResult, FaultResult> {
     // Without it the device could go away, and its slots with it, while we look.
-    let _user = fault.vm.swap.get(entry).get_user().ok_or(FaultResult::Reload)?;
+    let Some(_user) = fault.vm.swap.get(entry).get_user() else {
+        // Swapoff has brought the page back, or lets the device be used once more.
+        M::relax();
+        return Err(FaultResult::Reload);
+    };
     let page = get_page(fault, entry)?;
     let lock = lock_page(fault, &page)?;
     if !fault.vm.swap_caches(entry, lock.folio()) {
