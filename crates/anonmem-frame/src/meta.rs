@@ -4,13 +4,13 @@
 //!
 //! | word | folio (head) | tail of a folio | free (head) | page table | slab |
 //! |---|---|---|---|---|---|
-//! | `flags` | lock, state, kind, order | exclusive bit, kind | kind, order | kind | kind, slab id |
+//! | `flags` | lock, state, kind, order | kind | kind, order | kind | kind, slab id |
 //! | `aux` | index, low half | - | - | its lock | - |
-//! | `counts` | [`Counts`] | 0 | 0 | 0 | 0 |
+//! | `counts` | [`Counts`] | exclusive bit | 0 | 0 | 0 |
 //! | `mapping` | [`Mapping`] | head | 0 | deferred-free link | type of the slots |
 //! | `private` | swap entry | - | list links | entries in use | next slab frame |
 //!
-//! A frame of a free block that is not its first says whatever it said last, but is no head. `counts` is 0
+//! A frame of a free block that is not its first says whatever it said last, but is no head. `counts` counts nothing
 //! in everything that is not a folio: a late `try_get` that takes the frame for the folio it was must fail.
 //!
 //! Linux: include/linux/mm_types.h `struct folio`, `struct ptdesc`, `struct slab`. Differs: half the size;
@@ -46,8 +46,6 @@ pub(crate) mod flags {
     pub(crate) const LOCKED: u32 = 1 << 0;
     /// Somebody sleeps on the folio lock (`PG_waiters`).
     pub(crate) const WAITERS: u32 = 1 << 1;
-    /// This page is mapped once and was never shared since (`PageAnonExclusive`). One bit per page, also in tails.
-    pub(crate) const EXCLUSIVE: u32 = 1 << 2;
     /// May be dropped instead of swapped unless written (`MADV_FREE`; Linux: not `PG_swapbacked`).
     pub(crate) const LAZYFREE: u32 = 1 << 3;
     /// Where the two bits start that count the sweeps of reclaim that found the folio unused.
@@ -134,16 +132,20 @@ impl<M: Machine> Meta<M> {
     }
 }
 
-/// The three counts of a folio, in one word so that they change together.
+/// The three counts of a folio and what is exclusive, in one word so that they change together.
 ///
 /// | bits | count | owner type |
 /// |---|---|---|
-/// | 0-27 | page-table mappings | [`Exclusive`](crate::Exclusive), [`Shared`](crate::Shared), [`ShmMap`](crate::ShmMap) |
-/// | 28-47 | references that are not mappings | [`FolioRef`](crate::FolioRef) |
-/// | 48-63 | long-term pins | [`FolioPin`](crate::FolioPin) |
+/// | 0-26 | page-table mappings | [`Exclusive`](crate::Exclusive), [`Shared`](crate::Shared), [`ShmMap`](crate::ShmMap) |
+/// | 27-46 | references that are not mappings | [`FolioRef`](crate::FolioRef) |
+/// | 47-62 | long-term pins | [`FolioPin`](crate::FolioPin) |
+/// | 63 | (not a count) the page is [`Exclusive`](crate::Exclusive): mapped once, and never shared since (`PageAnonExclusive`) |
 ///
 /// Linux's refcount is the sum of the three; 0 is free or frozen. Every increment checks for the limit and
-/// fails before it is reached, so no count overflows: 2^28 mappings, 2^20 references, 2^16 pins.
+/// fails before it is reached, so no count overflows: 2^27 mappings, 2^20 references, 2^16 pins.
+///
+/// The last bit is each page's own, in tails too, where it is all there is. It is here so that fork, which adds a
+/// mapping and takes the bit away, does both in one atomic operation. It goes with the mapping that it says is the only one.
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
 pub struct Counts(pub(crate) u64);
 
@@ -151,11 +153,13 @@ impl Counts {
     /// One mapping.
     pub(crate) const MAP: u64 = 1;
     /// One reference.
-    pub(crate) const REF: u64 = 1 << 28;
+    pub(crate) const REF: u64 = 1 << 27;
     /// One pin.
-    pub(crate) const PIN: u64 = 1 << 48;
+    pub(crate) const PIN: u64 = 1 << 47;
+    /// The page is mapped by its owner alone.
+    pub(crate) const EXCLUSIVE: u64 = 1 << 63;
     // Headroom: every CPU may overshoot by a batch before it notices.
-    const MAX_MAPS: u64 = (1 << 28) - (1 << 16);
+    const MAX_MAPS: u64 = (1 << 27) - (1 << 16);
     const MAX_REFS: u64 = (1 << 20) - (1 << 12);
     const MAX_PINS: u64 = (1 << 16) - (1 << 8);
 
@@ -166,12 +170,12 @@ impl Counts {
 
     /// References that are neither mappings nor pins.
     pub const fn refs(self) -> u64 {
-        self.0 >> 28 & ((1 << 20) - 1)
+        self.0 >> 27 & ((1 << 20) - 1)
     }
 
     /// Long-term pins.
     pub const fn pins(self) -> u64 {
-        self.0 >> 48
+        self.0 >> 47 & ((1 << 16) - 1)
     }
 
     /// All of them: Linux's `folio_ref_count`.
@@ -179,11 +183,28 @@ impl Counts {
         self.maps() + self.refs() + self.pins()
     }
 
+    /// Whether the page is marked as mapped by its owner alone.
+    pub const fn is_exclusive(self) -> bool {
+        self.0 & Self::EXCLUSIVE != 0
+    }
+
+    /// Whether there is any count.
+    #[inline(always)]
+    pub(crate) const fn is_counted(self) -> bool {
+        self.0 & !Self::EXCLUSIVE != 0
+    }
+
+    /// Whether the only count is one mapping.
+    #[inline(always)]
+    pub(crate) const fn is_one_map(self) -> bool {
+        self.0 & !Self::EXCLUSIVE == Self::MAP
+    }
+
     /// Whether another mapping, reference and pin still fit.
     #[inline(always)]
     pub(crate) const fn has_room(self) -> bool {
         // The top bit of each count: below it there is room, and that is all that is ever asked in practice.
-        const HALF: u64 = Counts::REF >> 1 | Counts::PIN >> 1 | 1 << 63;
+        const HALF: u64 = Counts::REF >> 1 | Counts::PIN >> 1 | Counts::EXCLUSIVE >> 1;
         self.0 & HALF == 0 || self.has_room_near_the_limit()
     }
 
@@ -195,7 +216,8 @@ impl Counts {
 
 impl fmt::Debug for Counts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} maps, {} refs, {} pins", self.maps(), self.refs(), self.pins())
+        let exclusive = if self.is_exclusive() { ", exclusive" } else { "" };
+        write!(f, "{} maps, {} refs, {} pins{exclusive}", self.maps(), self.refs(), self.pins())
     }
 }
 
@@ -250,6 +272,12 @@ impl MappingWord {
         }
     }
 
+    /// Whether it is that of an anonymous page, merged by KSM or not.
+    #[inline(always)]
+    pub(crate) fn is_anon(self) -> bool {
+        self.0 & 1 != 0
+    }
+
     pub(crate) fn index_high(self) -> u64 {
         (self.0 >> 2 & 0xffff) << 32
     }
@@ -266,6 +294,7 @@ mod tests {
             for mapping in [Mapping::Anon(handle), Mapping::Shm(handle), Mapping::Ksm(handle)] {
                 let word = MappingWord::encode(mapping, index);
                 assert_eq!(word.decode(), mapping);
+                assert_eq!(word.is_anon(), !matches!(mapping, Mapping::Shm(_)));
                 assert_eq!(word.index_high() | index & 0xffff_ffff, index);
             }
         }
@@ -275,7 +304,10 @@ mod tests {
     fn counts_do_not_run_into_each_other() {
         let c = Counts(Counts::MAP * 3 + Counts::REF * 5 + Counts::PIN * 7);
         assert_eq!((c.maps(), c.refs(), c.pins(), c.total()), (3, 5, 7, 15));
-        assert!(c.has_room());
+        assert!(c.has_room() && !c.is_exclusive());
+        let c = Counts(c.0 | Counts::EXCLUSIVE);
+        assert_eq!((c.maps(), c.refs(), c.pins(), c.total()), (3, 5, 7, 15));
+        assert!(c.has_room() && c.is_exclusive());
         assert!(!Counts(Counts::MAP * Counts::MAX_MAPS).has_room());
     }
 }

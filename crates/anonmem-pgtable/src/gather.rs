@@ -68,6 +68,12 @@ impl<'f, M: Machine> MmuGather<'f, M> {
         self.space
     }
 
+    /// How much is being torn down.
+    #[inline]
+    pub fn teardown(&self) -> Teardown {
+        self.teardown
+    }
+
     /// Notes that the translation of the page at `va` must be flushed.
     #[inline]
     pub fn note(&mut self, va: Va) {

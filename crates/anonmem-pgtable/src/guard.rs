@@ -1,10 +1,11 @@
 //! A locked last-level table: the only place where entries change.
 
 use crate::{
-    owned::{Cleared, MapOwner, Mapped},
+    gather::Teardown,
+    owned::{Cleared, MapOwner, Mapped, share_page},
     table::{CanInstall, PteTable, StableVma},
 };
-use anonmem_frame::{DupError, TooManySharers};
+use anonmem_frame::DupError;
 use anonmem_hal::{Arch, Machine, Marker, PAGE_SIZE, Present, Protection, Pte, SoftLeaf, Va, VaRange};
 use anonmem_sync::{Atomic, Ordering, Plain, order::Ptl, spin::RawSpinGuard};
 
@@ -92,6 +93,29 @@ impl<'a, M: Machine, G: StableVma> PteGuard<'a, M, G> {
     #[inline(always)]
     pub fn clear(&mut self, va: Va) -> Cleared<'a, M> {
         let raw = take(self.table.word(va));
+        self.cleared(raw)
+    }
+
+    /// [`clear`](Self::clear), for a gather: if all of an address space goes that no CPU runs, no hardware can be setting
+    /// bits of the entry just now.
+    #[doc(alias = "ptep_get_and_clear_full")]
+    #[inline(always)]
+    pub fn clear_for(&mut self, va: Va, teardown: Teardown) -> Cleared<'a, M> {
+        let word = self.table.word(va);
+        let raw = match teardown {
+            Teardown::Range => take(word),
+            Teardown::WholeSpace => {
+                let raw = word.load(Ordering::Relaxed);
+                word.store(0, Ordering::Relaxed);
+                raw
+            }
+        };
+        self.cleared(raw)
+    }
+
+    /// What an entry owned that held `raw` and was just cleared.
+    #[inline(always)]
+    fn cleared(&mut self, raw: u64) -> Cleared<'a, M> {
         if raw == 0 {
             return Cleared::None;
         }
@@ -111,12 +135,8 @@ impl<'a, M: Machine, G: StableVma> PteGuard<'a, M, G> {
     /// that is cached may hide later accesses, which costs precision and nothing else.
     #[doc(alias = "ptep_clear_young_notify")]
     pub fn test_and_clear_young(&mut self, va: Va) -> bool {
-        let mut was = false;
-        self.change(va, |p| {
-            was = p.young;
-            Present { young: false, ..p }
-        });
-        was
+        let old = self.change(va, |p| Present { young: false, ..p });
+        matches!(old, Pte::Present(p) if p.young)
     }
 
     /// Clears the dirty bit of a present entry. The caller owes the TLB a flush, so that a later store sets it again.
@@ -137,36 +157,45 @@ impl<'a, M: Machine, G: StableVma> PteGuard<'a, M, G> {
     /// The same for all present entries of `range`; returns what must be flushed.
     #[doc(alias = "change_pte_range")]
     pub fn change_protection_range(&mut self, range: VaRange, prot: Protection) -> VaRange {
-        let mut flush = VaRange { start: range.start, end: range.start };
         // Entries in use: a sparse table is left early, an empty one at once.
         let mut left = self.used();
-        let mut va = range.start;
-        while va < range.end && left > 0 {
-            if !self.is_none(va) {
-                left -= 1;
-                // Asking the page costs a look at its metadata: only if it matters.
-                let write = prot.write && self.may_write(va);
-                // What the hardware may set meanwhile is no permission: the entry as it was seen tells.
-                let (old, new) =
-                    self.change_bits(va, |raw| M::Arch::pte_modify(raw, Protection { write, ..prot }));
-                if M::Arch::pte_reduced(old, new) {
-                    flush.start = if flush.is_empty() { va } else { flush.start };
-                    flush.end = va.next_page();
-                }
-            }
-            va = va.next_page();
+        if left == 0 {
+            return VaRange { start: range.start, end: range.start };
         }
-        flush
+        let (mut first, mut end) = (usize::MAX, 0);
+        for (i, word) in self.table.words_of(range).iter().enumerate() {
+            let raw = word.load(Ordering::Relaxed);
+            if raw == 0 {
+                continue;
+            }
+            // Asking the page costs a look at its metadata: only if it matters.
+            let write = prot.write && self.may_write(raw);
+            // What the hardware may set meanwhile is no permission: the entry as it was seen tells.
+            let new =
+                change_word(word, raw, move |raw| M::Arch::pte_modify(raw, Protection { write, ..prot }));
+            if M::Arch::pte_reduced(raw, new) {
+                (first, end) = (first.min(i), i + 1);
+            }
+            left -= 1;
+            if left == 0 {
+                break;
+            }
+        }
+        pages_of(range, first.min(end), end)
     }
 
-    /// Whether the owner of the entry may write without another fault.
+    /// Whether the owner of an entry that holds `raw` may write without another fault.
     #[inline(always)]
-    fn may_write(&self, va: Va) -> bool {
-        M::Arch::pte_can_mkwrite(self.table.word(va).load(Ordering::Relaxed))
-            && match self.mapped(va) {
-                Mapped::Exclusive(..) | Mapped::Shm(_) => true,
-                Mapped::Zero(_) | Mapped::Shared(..) | Mapped::None | Mapped::Soft(_) => false,
-            }
+    fn may_write(&self, raw: u64) -> bool {
+        let Some(page) = M::Arch::pte_page(raw) else { return false };
+        M::Arch::pte_can_mkwrite(raw) && (self.table.frames.page_is_exclusive(page) || self.is_shm(raw))
+    }
+
+    /// Whether an entry that holds `raw` owns a page of a shared object.
+    #[cold]
+    fn is_shm(&self, raw: u64) -> bool {
+        // SAFETY: the entry is part of this table, whose lock is held.
+        matches!(unsafe { Mapped::of_bits(self.table.frames, raw) }, Mapped::Shm(_))
     }
 
     /// Replaces a software entry by another one: what it owns is the caller's to account for.
@@ -204,34 +233,24 @@ impl<'a, M: Machine, G: StableVma> PteGuard<'a, M, G> {
         PteSnapshot { table: self.table, va, raw }
     }
 
-    /// Changes a present entry, keeping what the hardware sets meanwhile.
+    /// Changes a present entry, keeping what the hardware sets meanwhile; returns what it was.
     #[inline(always)]
-    fn change(&mut self, va: Va, mut f: impl FnMut(Present) -> Present) {
-        self.change_bits(va, |raw| match M::Arch::decode_pte(raw) {
+    fn change(&mut self, va: Va, f: impl Fn(Present) -> Present + Copy) -> Pte {
+        let (old, _) = self.change_bits(va, move |raw| match M::Arch::decode_pte(raw) {
             Pte::Present(p) => M::Arch::encode_pte(Pte::Present(f(p))),
             Pte::None | Pte::Soft(_) => raw,
         });
+        M::Arch::decode_pte(old)
     }
 
     /// Changes an entry, if it is present, keeping what the hardware sets meanwhile; returns what it was and what
     /// `f` made of that.
     #[inline(always)]
-    fn change_bits(&mut self, va: Va, mut f: impl FnMut(u64) -> u64) -> (u64, u64) {
+    fn change_bits(&mut self, va: Va, f: impl Fn(u64) -> u64 + Copy) -> (u64, u64) {
         let word = self.table.word(va);
         // Relaxed: the lock orders this with other software.
         let raw = word.load(Ordering::Relaxed);
-        if !M::Arch::pte_present(raw) {
-            return (raw, raw);
-        }
-        let new = f(raw);
-        if new != raw {
-            if M::Arch::pte_settled(raw) {
-                word.store(new, Ordering::Relaxed);
-            } else {
-                change_racing(word, &mut f);
-            }
-        }
-        (raw, new)
+        (raw, change_word(word, raw, f))
     }
 
     #[inline]
@@ -241,47 +260,46 @@ impl<'a, M: Machine, G: StableVma> PteGuard<'a, M, G> {
 
     #[inline(always)]
     fn fill(&mut self, va: Va, pte: Pte) {
-        self.fill_uncounted(va, M::Arch::encode_pte(pte));
-        self.count_used(1);
-    }
-
-    #[inline(always)]
-    fn fill_uncounted(&mut self, va: Va, raw: u64) {
+        let raw = M::Arch::encode_pte(pte);
         let word = self.table.word(va);
         debug_assert_eq!(word.load(Ordering::Relaxed), 0, "the entry for {va:?} is in use");
         // Release: the page's contents come before its mapping (pairs with the hardware's walk and with
         // walks without the lock).
         word.store(raw, Ordering::Release);
+        self.count_used(1);
     }
 
     /// Moves the entries of `range` to another table (or within this one, with `to` = `None`), to the empty ones from
     /// `target` on. Returns what of `range` the caller must flush before it lets go of the locks.
     #[doc(alias = "move_ptes")]
     pub fn move_range(&mut self, range: VaRange, to: Option<&mut Self>, target: Va) -> VaRange {
-        let mut flush = VaRange { start: range.start, end: range.start };
         let source = self.table.words_of(range);
         let dest = to.as_deref().map_or(self.table, |to| to.table);
         let dest = dest.words_of(VaRange { start: target, end: Va(target.0 + range.len()) });
         let mut moved = 0;
-        for (va, (from, to)) in range.iter_pages().zip(source.iter().zip(dest)) {
+        let (mut first, mut end) = (usize::MAX, 0);
+        for (i, (from, to)) in source.iter().zip(dest).enumerate() {
             let raw = take(from);
             if raw == 0 {
                 continue;
             }
-            debug_assert_eq!(to.load(Ordering::Relaxed), 0, "the entry that takes {va:?}'s is in use");
+            debug_assert_eq!(
+                to.load(Ordering::Relaxed),
+                0,
+                "the entry that takes page {i} of {range:?} is in use"
+            );
             // Release: as when an entry is filled.
             to.store(raw, Ordering::Release);
             moved += 1;
             if M::Arch::pte_present(raw) {
-                flush.start = if flush.is_empty() { va } else { flush.start };
-                flush.end = va.next_page();
+                (first, end) = (first.min(i), i + 1);
             }
         }
         if let Some(to) = to {
             self.count_used(-moved);
             to.count_used(moved);
         }
-        flush
+        pages_of(range, first.min(end), end)
     }
 }
 
@@ -307,38 +325,28 @@ impl<M: Machine, G: CanInstall> PteGuard<'_, M, G> {
     #[doc(alias = "copy_present_ptes")]
     #[inline(never)]
     pub fn share_range(&mut self, parent: &mut Self, range: VaRange) -> (Va, Result<(), NotShared>) {
-        let mut va = range.start;
-        let mut result = Ok(());
-        while va < range.end {
-            result = self.share_entry(parent, va);
+        let frames = self.table.frames;
+        let (from, to) = (parent.table.words_of(range), self.table.words_of(range));
+        let (mut shared, mut result) = (0, Ok(()));
+        for (from, to) in from.iter().zip(to) {
+            let raw = from.load(Ordering::Relaxed);
+            // SAFETY: the entry is part of a table of the parent's, whose lock is held.
+            result = unsafe { share_page(frames, raw) };
             if result.is_err() {
                 break;
             }
-            va = va.next_page();
+            let now = change_word(from, raw, M::Arch::pte_wrprotect);
+            debug_assert_eq!(
+                to.load(Ordering::Relaxed),
+                0,
+                "page {shared} of {range:?} is in use in the child"
+            );
+            // The mapping that was added belongs to this entry. Release: as when an entry is filled.
+            to.store(M::Arch::pte_inherited(now), Ordering::Release);
+            shared += 1;
         }
-        self.count_used((va.page() - range.start.page()) as i64);
-        (va, result)
-    }
-
-    /// Shares one page; the caller counts the entry.
-    #[inline(always)]
-    fn share_entry(&mut self, parent: &mut Self, va: Va) -> Result<(), NotShared> {
-        let shared = match parent.mapped(va) {
-            Mapped::Exclusive(page, _) => page.try_dup().map_err(NotShared::Refused)?,
-            Mapped::Shared(page, _) => {
-                let shared = page.try_dup();
-                shared.map_err(|TooManySharers| NotShared::Refused(DupError::TooManySharers))?
-            }
-            Mapped::None | Mapped::Zero(_) | Mapped::Shm(_) | Mapped::Soft(_) => {
-                return Err(NotShared::NoPage);
-            }
-        };
-        parent.change_bits(va, M::Arch::pte_wrprotect);
-        let raw = parent.table.word(va).load(Ordering::Relaxed);
-        // The mapping that was added belongs to the entry that is filled now.
-        shared.into_entry();
-        self.fill_uncounted(va, M::Arch::pte_inherited(raw));
-        Ok(())
+        self.count_used(shared as i64);
+        (pages_of(range, 0, shared).end, result)
     }
 
     /// Fills the empty entry with the zero page, read-only. It owns nothing.
@@ -376,6 +384,12 @@ impl<M: Machine, G: CanInstall> PteGuard<'_, M, G> {
     }
 }
 
+/// From the page `first` to the page `end` of `range`.
+fn pages_of(range: VaRange, first: usize, end: usize) -> VaRange {
+    let at = |i: usize| Va(range.start.0 + (i * PAGE_SIZE) as u64);
+    VaRange { start: at(first), end: at(end) }
+}
+
 /// Empties an entry of a locked table and returns what it was.
 #[inline(always)]
 fn take<M: Machine>(word: &Atomic<u64, M>) -> u64 {
@@ -393,10 +407,33 @@ fn take<M: Machine>(word: &Atomic<u64, M>) -> u64 {
     }
 }
 
-/// Changes an entry whose accessed or dirty bit the hardware may be setting just now.
+/// Changes an entry of a locked table that was seen to hold `raw`, if it is present, keeping what the hardware sets
+/// meanwhile; returns what it is now.
+#[inline(always)]
+fn change_word<M: Machine>(word: &Atomic<u64, M>, raw: u64, f: impl Fn(u64) -> u64 + Copy) -> u64 {
+    if !M::Arch::pte_present(raw) {
+        return raw;
+    }
+    let new = f(raw);
+    if new != raw {
+        if !M::Arch::pte_settled(raw) {
+            // A copy of `f`, so that what it holds need not be in memory where nobody races.
+            return change_racing(word, &{ f });
+        }
+        word.store(new, Ordering::Relaxed);
+    }
+    new
+}
+
+/// Changes an entry whose accessed or dirty bit the hardware may be setting just now; returns what it is now.
 #[inline(never)]
-fn change_racing<M: Machine>(word: &Atomic<u64, M>, f: &mut dyn FnMut(u64) -> u64) {
-    let _ = word.fetch_update(Ordering::Relaxed, |raw| Some(f(raw)));
+fn change_racing<M: Machine>(word: &Atomic<u64, M>, f: &dyn Fn(u64) -> u64) -> u64 {
+    let mut new = 0;
+    let _ = word.fetch_update(Ordering::Relaxed, |raw| {
+        new = f(raw);
+        Some(new)
+    });
+    new
 }
 
 /// Why a page is not shared with a child.

@@ -1,6 +1,10 @@
 //! Owners as bits and bits as owners: the one place.
 
-use anonmem_frame::{Exclusive, ExclusiveRef, FolioRef, Frames, Mapping, Shared, SharedRef, ShmMap};
+use crate::guard::NotShared;
+use anonmem_frame::{
+    DupError, Exclusive, ExclusiveRef, Folio, FolioRef, Frames, Mapping, Shared, SharedRef, ShmMap,
+    TooManySharers,
+};
 use anonmem_hal::{Arch, Machine, Pfn, Present, Pte, SoftLeaf};
 
 /// A mapping that an entry can own.
@@ -140,6 +144,34 @@ impl<'f, M: Machine> Mapped<'_, 'f, M> {
     }
 }
 
+/// Adds a mapping to the anonymous page of an entry that holds `raw`, for another entry to own: what [`Mapped`] and `try_dup`
+/// say, without what fork does not ask.
+///
+/// # Errors
+/// Why the page is not shared.
+///
+/// # Safety
+/// The entry is part of a live table of `frames` and its lock is held.
+#[inline(always)]
+pub(crate) unsafe fn share_page<M: Machine>(frames: &Frames<M>, raw: u64) -> Result<(), NotShared> {
+    let page = M::Arch::pte_page(raw).ok_or(NotShared::NoPage)?;
+    let shared = match kind_of(frames, page) {
+        Owned::Exclusive => {
+            // SAFETY: the entry owns an exclusive mapping and cannot change while it is locked.
+            let page = unsafe { ExclusiveRef::of_entry(frames, page) };
+            page.try_dup().map_err(NotShared::Refused)?
+        }
+        Owned::Shared => {
+            // SAFETY: as above, shared.
+            let page = unsafe { SharedRef::of_entry(frames, page) };
+            page.try_dup().map_err(|TooManySharers| NotShared::Refused(DupError::TooManySharers))?
+        }
+        Owned::Shm => return Err(NotShared::NoPage),
+    };
+    shared.into_entry();
+    Ok(())
+}
+
 enum Owned {
     Exclusive,
     Shared,
@@ -153,9 +185,16 @@ fn kind_of<M: Machine>(frames: &Frames<M>, page: Pfn) -> Owned {
     if frames.page_is_exclusive(page) {
         return Owned::Exclusive;
     }
-    match frames.folio(page).expect("an entry maps a frame that is no folio").mapping() {
+    let folio = frames.folio(page).expect("an entry maps a frame that is no folio");
+    if folio.is_anon() { Owned::Shared } else { kind_of_other(folio) }
+}
+
+/// The same for what is not anonymous.
+#[cold]
+fn kind_of_other<M: Machine>(folio: Folio<'_, M>) -> Owned {
+    match folio.mapping() {
         Mapping::Anon(_) | Mapping::Ksm(_) => Owned::Shared,
         Mapping::Shm(_) => Owned::Shm,
-        Mapping::None => panic!("an entry maps page {:#x}, which belongs to nothing", page.0),
+        Mapping::None => panic!("an entry maps {folio:?}, which belongs to nothing"),
     }
 }

@@ -131,7 +131,7 @@ pub(crate) fn zap_entry<'v, M: Machine, G: StableVma>(
     gather: &mut MmuGather<'v, M>,
     zapped: &mut Zapped,
 ) {
-    match entries.clear(va) {
+    match entries.clear_for(va, gather.teardown()) {
         Cleared::None => {}
         Cleared::Zero(_) => gather.note(va),
         Cleared::Exclusive(map, _) => {

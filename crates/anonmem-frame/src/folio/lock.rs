@@ -59,8 +59,8 @@ impl<'f, M: Machine> FolioGuard<'f, M> {
         let folio = self.folio;
         assert_eq!(folio.counts().maps(), 0, "an exclusive mapping of a page that is mapped");
         folio.set_mapping(Mapping::Anon(anon_vma), index);
-        folio.meta().flags.fetch_or(flags::EXCLUSIVE, Ordering::Relaxed);
-        add_map(folio).expect("the first mapping");
+        // Release: as for every mapping that is added.
+        folio.meta().counts.fetch_add(Counts::MAP + Counts::EXCLUSIVE, Ordering::Release);
         Exclusive { frames: folio.frames, page: folio.head }
     }
 

@@ -54,17 +54,12 @@ impl<M: Machine> Frames<M> {
     #[inline]
     pub fn folio(&self, pfn: Pfn) -> Option<Folio<'_, M>> {
         let meta = self.meta(pfn);
-        match meta.kind() {
-            Kind::Folio => Some(Folio { frames: self, head: pfn }),
-            Kind::Tail => self.folio_of_tail(pfn, meta),
-            Kind::Reserved
-            | Kind::Buddy
-            | Kind::BuddyTail
-            | Kind::Pcp
-            | Kind::New
-            | Kind::Table
-            | Kind::Slab
-            | Kind::Kernel => None,
+        if meta.is(Kind::Folio) {
+            Some(Folio { frames: self, head: pfn })
+        } else if meta.is(Kind::Tail) {
+            self.folio_of_tail(pfn, meta)
+        } else {
+            None
         }
     }
 
@@ -93,7 +88,7 @@ impl<M: Machine> Frames<M> {
     /// Whether the page is marked exclusive (Linux: `PageAnonExclusive`).
     #[inline]
     pub fn page_is_exclusive(&self, page: Pfn) -> bool {
-        self.meta(page).flags.load(Ordering::Relaxed) & flags::EXCLUSIVE != 0
+        Counts(self.meta(page).counts.load(Ordering::Relaxed)).is_exclusive()
     }
 
     /// Takes a reference to the folio of `page`, if it has an owner.
@@ -101,10 +96,10 @@ impl<M: Machine> Frames<M> {
     pub fn try_get(&self, page: Pfn) -> Option<FolioRef<'_, M>> {
         let folio = self.folio(page)?;
         // Acquire pairs with the Release with which the folio was published: its fields are seen.
-        let got = folio
-            .meta()
-            .counts
-            .fetch_update(Ordering::Acquire, |c| (c != 0 && Counts(c).has_room()).then(|| c + Counts::REF));
+        let got = folio.meta().counts.fetch_update(Ordering::Acquire, |c| {
+            let counts = Counts(c);
+            (counts.is_counted() && counts.has_room()).then_some(c + Counts::REF)
+        });
         got.ok()?;
         let reference = FolioRef { frames: self, head: folio.head };
         // The frame may have been freed and become part of another folio before the count was taken.
@@ -221,6 +216,13 @@ impl<'f, M: Machine> Folio<'f, M> {
         self.mapping_word().decode()
     }
 
+    /// Whether it belongs to an anon_vma or a KSM stable node.
+    #[doc(alias = "folio_test_anon")]
+    #[inline]
+    pub fn is_anon(&self) -> bool {
+        self.mapping_word().is_anon()
+    }
+
     /// Its index in pages (for anonymous memory: the linear page index in its anon_vma). Stable under the
     /// anon_vma lock or the folio lock.
     pub fn index(&self) -> u64 {
@@ -329,28 +331,28 @@ impl<'f, M: Machine> NewFolio<'f, M> {
     #[inline]
     pub fn into_exclusive_anon(self, anon_vma: RawHandle, index: u64) -> Exclusive<'f, M> {
         debug_assert_eq!(self.order(), Order::ZERO);
-        let (frames, head) = self.publish(Mapping::Anon(anon_vma), index, flags::EXCLUSIVE, Counts::MAP);
+        let (frames, head) = self.publish(Mapping::Anon(anon_vma), index, Counts::MAP + Counts::EXCLUSIVE);
         Exclusive { frames, page: head }
     }
 
     /// Makes it a page of a shared object.
     pub fn into_shm(self, object: RawHandle, index: u64) -> FolioRef<'f, M> {
-        let (frames, head) = self.publish(Mapping::Shm(object), index, 0, Counts::REF);
+        let (frames, head) = self.publish(Mapping::Shm(object), index, Counts::REF);
         FolioRef { frames, head }
     }
 
     /// Makes it a page that belongs to nothing, held by one reference: the zero page.
     pub fn into_reference(self) -> FolioRef<'f, M> {
-        let (frames, head) = self.publish(Mapping::None, 0, 0, Counts::REF);
+        let (frames, head) = self.publish(Mapping::None, 0, Counts::REF);
         FolioRef { frames, head }
     }
 
     #[inline]
-    fn publish(self, mapping: Mapping, index: u64, extra: u32, counts: u64) -> (&'f Frames<M>, Pfn) {
+    fn publish(self, mapping: Mapping, index: u64, counts: u64) -> (&'f Frames<M>, Pfn) {
         let this = ManuallyDrop::new(self);
         let folio = Folio { frames: this.frames, head: this.head };
         let meta = folio.meta();
-        meta.flags.store(Kind::Folio.bits(meta.order()) | extra, Ordering::Relaxed);
+        meta.flags.store(Kind::Folio.bits(meta.order()), Ordering::Relaxed);
         folio.set_mapping(mapping, index);
         // Release pairs with the Acquire of `try_get` and of `is_mapped`: whoever finds the folio alive
         // finds it complete.

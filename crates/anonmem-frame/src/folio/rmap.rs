@@ -9,7 +9,7 @@
 //!
 //! PageAnonExclusive is the difference between [`Exclusive`] and [`Shared`]; the bit in the metadata only
 //! remembers it while the owner lives in a page-table entry. The bit of a page is changed under the
-//! page-table lock of its only mapping.
+//! page-table lock of its only mapping, in one operation with the folio's counts where both change.
 //!
 //! Linux: include/linux/rmap.h `folio_try_dup_anon_rmap_pte`, `folio_try_share_anon_rmap_pte`,
 //! `folio_remove_rmap_pte`; mm/rmap.c `folio_move_anon_rmap`.
@@ -18,7 +18,7 @@ use super::{Folio, FolioGuard, FolioPin, FolioRef};
 use crate::{
     Frames,
     handle::RawHandle,
-    meta::{Counts, Mapping, flags},
+    meta::{Counts, Mapping},
 };
 use anonmem_hal::{Machine, Pfn};
 use anonmem_sync::Ordering;
@@ -40,8 +40,19 @@ pub(super) fn add_map<M: Machine>(folio: Folio<'_, M>) -> Result<(), TooManyShar
     Err(TooManySharers)
 }
 
+/// The exclusive bit of `page`, to be taken away in one operation with a count of `folio`, which holds it: 0 if the
+/// page is not the first of the folio, because then the bit is in a word of its own and has been taken away.
+#[inline(always)]
+fn take_exclusive<M: Machine>(folio: Folio<'_, M>, page: Pfn) -> u64 {
+    if folio.head == page {
+        return Counts::EXCLUSIVE;
+    }
+    folio.frames.meta(page).counts.fetch_and(!Counts::EXCLUSIVE, Ordering::Relaxed);
+    0
+}
+
 macro_rules! mapping_owner {
-    ($(#[$doc:meta])* $name:ident) => {
+    ($(#[$doc:meta])* $name:ident, |$folio:ident, $page:ident| $mark:expr) => {
         $(#[$doc])*
         #[must_use = "a mapping must be installed into an entry or unmapped"]
         pub struct $name<'f, M: Machine> {
@@ -74,6 +85,12 @@ macro_rules! mapping_owner {
                 Self { frames, page }
             }
 
+            /// What of the folio's word is this mapping's.
+            #[inline(always)]
+            fn counted($folio: Folio<'f, M>, $page: Pfn) -> u64 {
+                Counts::MAP + $mark
+            }
+
             /// Uncounts the mapping. The reference that remains may be put only when no translation to
             /// the page is left in any TLB.
             #[doc(alias = "folio_remove_rmap_pte")]
@@ -83,7 +100,8 @@ macro_rules! mapping_owner {
                 let folio = this.folio();
                 // Release: what was done through the mapping comes before its end (pairs with the Acquire
                 // of whoever finds the folio unmapped, or of the last put).
-                let old = folio.meta().counts.fetch_add(Counts::REF - Counts::MAP, Ordering::Release);
+                let by = Counts::REF.wrapping_sub(Self::counted(folio, this.page));
+                let old = folio.meta().counts.fetch_add(by, Ordering::Release);
                 debug_assert!(Counts(old).maps() > 0, "a mapping too many was removed");
                 FolioRef { frames: this.frames, head: folio.head }
             }
@@ -101,9 +119,10 @@ macro_rules! mapping_owner {
                 assert!(reference.folio() == folio, "a mapping and a reference of two folios");
                 let (this, _reference) = (ManuallyDrop::new(self), ManuallyDrop::new(reference));
                 // AcqRel as for a reference: pairs with the other drops, so that the last one sees what they did.
-                let old = folio.meta().counts.fetch_sub(Counts::MAP + Counts::REF, Ordering::AcqRel);
+                let by = Self::counted(folio, this.page) + Counts::REF;
+                let old = folio.meta().counts.fetch_sub(by, Ordering::AcqRel);
                 debug_assert!(Counts(old).maps() > 0 && Counts(old).refs() > 0, "a count too many was removed");
-                if old == Counts::MAP + Counts::REF {
+                if old == by {
                     this.frames.free_folio(folio.head);
                 }
             }
@@ -114,14 +133,15 @@ macro_rules! mapping_owner {
             pub fn unmap_untranslated(self) -> Option<FolioRef<'f, M>> {
                 let folio = self.folio();
                 // Only a hint: whoever else had it may let go just now, and then we are the last.
-                if folio.counts().total() == 1 {
+                if folio.counts().is_one_map() {
                     return Some(self.unmap());
                 }
                 let this = ManuallyDrop::new(self);
                 // AcqRel as for a reference: pairs with the other drops, so that the last one sees what they did.
-                let old = folio.meta().counts.fetch_sub(Counts::MAP, Ordering::AcqRel);
+                let by = Self::counted(folio, this.page);
+                let old = folio.meta().counts.fetch_sub(by, Ordering::AcqRel);
                 debug_assert!(Counts(old).maps() > 0, "a mapping too many was removed");
-                if old == Counts::MAP {
+                if old == by {
                     this.frames.free_folio(folio.head);
                 }
                 None
@@ -139,15 +159,15 @@ macro_rules! mapping_owner {
 
 mapping_owner! {
     /// A mapping of an anonymous page that has no other: writable without asking.
-    Exclusive
+    Exclusive, |folio, page| take_exclusive(folio, page)
 }
 mapping_owner! {
     /// A mapping of an anonymous page that others may map too: writing copies.
-    Shared
+    Shared, |_folio, _page| 0
 }
 mapping_owner! {
     /// A mapping of a page of a shared object: writable if the VMA is.
-    ShmMap
+    ShmMap, |_folio, _page| 0
 }
 
 impl<'f, M: Machine> Exclusive<'f, M> {
@@ -160,7 +180,7 @@ impl<'f, M: Machine> Exclusive<'f, M> {
             return Err(self);
         }
         let this = ManuallyDrop::new(self);
-        this.frames.meta(this.page).flags.fetch_and(!flags::EXCLUSIVE, Ordering::Relaxed);
+        this.frames.meta(this.page).counts.fetch_and(!Counts::EXCLUSIVE, Ordering::Relaxed);
         Ok(Shared { frames: this.frames, page: this.page })
     }
 }
@@ -204,9 +224,23 @@ impl<'e, 'f, M: Machine> ExclusiveRef<'e, 'f, M> {
         if folio.maybe_pinned() {
             return Err(DupError::MaybePinned);
         }
-        add_map(folio).map_err(|TooManySharers| DupError::TooManySharers)?;
-        self.frames.meta(self.page).flags.fetch_and(!flags::EXCLUSIVE, Ordering::Relaxed);
+        let by = Counts::MAP.wrapping_sub(take_exclusive(folio, self.page));
+        // Release, as for every mapping that is added: pairs with the Acquire of `is_mapped`.
+        let old = Counts(folio.meta().counts.fetch_add(by, Ordering::Release));
+        debug_assert!(old.maps() != 0, "a page was exclusive without a mapping");
+        if !old.has_room() {
+            self.undo_dup(by);
+            return Err(DupError::TooManySharers);
+        }
         Ok(Shared { frames: self.frames, page: self.page })
+    }
+
+    /// Takes back what `try_dup` added, and makes the page exclusive again.
+    #[cold]
+    fn undo_dup(&self, by: u64) {
+        let folio = self.folio();
+        folio.meta().counts.fetch_sub(by, Ordering::Relaxed);
+        self.frames.meta(self.page).counts.fetch_or(Counts::EXCLUSIVE, Ordering::Relaxed);
     }
 
     /// Pins the page for as long as the pin lives.
@@ -232,7 +266,7 @@ impl<'e, 'f, M: Machine> ExclusiveRef<'e, 'f, M> {
 pub enum DupError {
     /// The page may be pinned: the child gets a copy.
     MaybePinned,
-    /// The page has 2^28 mappings.
+    /// The page has 2^27 mappings.
     TooManySharers,
 }
 
@@ -282,7 +316,7 @@ impl<'e, 'f, M: Machine> SharedRef<'e, 'f, M> {
     /// the folio lock; [`reuse`](Self::reuse) decides.
     #[inline]
     pub fn looks_reusable(&self) -> bool {
-        self.folio().counts().total() == 1
+        self.folio().counts().is_one_map()
     }
 
     /// Makes the mapping exclusive and its anon_vma the given one: it is the only one, and nobody else has a
@@ -300,12 +334,28 @@ impl<'e, 'f, M: Machine> SharedRef<'e, 'f, M> {
         assert!(lock.folio() == folio, "reuse under another folio's lock");
         // Acquire pairs with the Release of the last `unmap`: what the former sharers did is over.
         let counts = Counts(folio.meta().counts.load(Ordering::Acquire));
-        if counts.total() != 1 || folio.order().get() != 0 || matches!(folio.mapping(), Mapping::Ksm(_)) {
+        if !counts.is_one_map() || folio.order().get() != 0 || matches!(folio.mapping(), Mapping::Ksm(_)) {
             return Err(());
         }
         folio.set_mapping(Mapping::Anon(anon_vma), folio.index());
-        self.frames.meta(self.page).flags.fetch_or(flags::EXCLUSIVE, Ordering::Relaxed);
+        folio.meta().counts.fetch_or(Counts::EXCLUSIVE, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// [`reuse`](Self::reuse) of a page that belongs to `anon_vma` already: nothing changes but the word that says that
+    /// there is one mapping and nothing else, so no folio lock is needed. Whoever could bring another mapping has a count
+    /// of the folio (faults on swap entries: a reference) or needs this entry's lock (fork). Whoever takes a
+    /// reference later finds the page exclusive under that lock. Returns whether it is ours.
+    #[inline]
+    pub fn reuse_own(&self, anon_vma: RawHandle) -> bool {
+        let folio = self.folio();
+        // A page of a larger folio has its bit elsewhere; `mapping` is stable, because only the only mapper changes it.
+        if folio.order().get() != 0 || folio.mapping() != Mapping::Anon(anon_vma) {
+            return false;
+        }
+        let ours = Counts::MAP + Counts::EXCLUSIVE;
+        // Acquire pairs with the Release of the last `unmap`: what the former sharers did is over.
+        folio.meta().counts.compare_exchange(Counts::MAP, ours, Ordering::Acquire).is_ok()
     }
 }
 

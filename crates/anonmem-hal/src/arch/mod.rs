@@ -7,7 +7,7 @@ pub use toy::Toy;
 pub use x86_64::X86_64;
 
 use crate::{
-    addr::{PAGE_SHIFT, Va},
+    addr::{PAGE_SHIFT, Pfn, Va},
     pte::{Entry, Present, Protection, Pte},
 };
 
@@ -46,6 +46,13 @@ pub trait Arch: Send + Sync + 'static {
     /// Whether the entry is [`Pte::Present`].
     fn pte_present(raw: u64) -> bool {
         matches!(Self::decode_pte(raw), Pte::Present(_))
+    }
+    /// The page that a present entry owns: not the zero page. Linux: `vm_normal_page`.
+    fn pte_page(raw: u64) -> Option<Pfn> {
+        match Self::decode_pte(raw) {
+            Pte::Present(p) => (!p.special).then_some(p.pfn),
+            Pte::None | Pte::Soft(_) => None,
+        }
     }
     /// A present entry without write permission and accessed bit: what a child gets. Linux: `pte_wrprotect`, `pte_mkold`.
     fn pte_inherited(raw: u64) -> u64 {

@@ -154,6 +154,12 @@ fn decode_soft(raw: u64) -> SoftLeaf {
     }
 }
 
+/// [`Arch::pte_modify`] from or to `PROT_NONE`.
+#[cold]
+fn modify_trapping(raw: u64, prot: Protection) -> u64 {
+    super::change_present::<X86_64>(raw, |p| Present { prot, ..p })
+}
+
 impl Arch for X86_64 {
     const LEVELS: u32 = 4;
     const INDEX_BITS: u32 = 9;
@@ -191,6 +197,11 @@ impl Arch for X86_64 {
     }
 
     #[inline(always)]
+    fn pte_page(raw: u64) -> Option<Pfn> {
+        if raw & SPECIAL == 0 && Self::pte_present(raw) { Some(decode_present(raw).pfn) } else { None }
+    }
+
+    #[inline(always)]
     fn pte_inherited(raw: u64) -> u64 {
         if raw & P != 0 {
             raw & !(RW | A)
@@ -225,7 +236,7 @@ impl Arch for X86_64 {
     #[inline(always)]
     fn pte_reduced(old: u64, new: u64) -> bool {
         // Without P there are no permissions to lose.
-        old & P != 0 && (old & !new & (P | RW) != 0 || !old & new & NX != 0)
+        old & P != 0 && (old ^ new) & (old & (P | RW) | !old & NX) != 0
     }
 
     #[inline(always)]
@@ -233,7 +244,7 @@ impl Arch for X86_64 {
         if raw & P != 0 && prot.read {
             raw & !(RW | NX) | bit(prot.write, RW) | bit(!prot.exec, NX)
         } else {
-            super::change_present::<Self>(raw, |p| Present { prot, ..p })
+            modify_trapping(raw, prot)
         }
     }
 

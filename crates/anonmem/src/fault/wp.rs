@@ -63,15 +63,18 @@ fn judge<'a, M: Machine, G: FaultGuard<M>>(
     }
 }
 
-/// Makes the page exclusive if this entry is all that is left of its sharers. The folio lock may only be tried
-/// under a page-table lock; if it is taken, copying is always right.
+/// Makes the page exclusive if this entry is all that is left of its sharers. A page of an ancestor's becomes ours, which
+/// takes the folio lock: it may only be tried under a page-table lock; if it is taken, copying is always right.
 fn wp_can_reuse_anon_folio<M: Machine, G: FaultGuard<M>>(
     fault: &VmFault<'_, M, G>,
     page: &SharedRef<'_, '_, M>,
 ) -> bool {
-    let Some(lock) = page.folio().try_lock() else { return false };
     // A VMA that maps a shared page has an anon_vma; only what was read of it may be older.
     let Some(anon_vma) = fault.anon_vma else { return false };
+    if page.reuse_own(anon_vma.raw()) {
+        return true;
+    }
+    let Some(lock) = page.folio().try_lock() else { return false };
     page.reuse(&lock, anon_vma.raw()).is_ok()
 }
 
