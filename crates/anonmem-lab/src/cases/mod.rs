@@ -29,6 +29,7 @@ pub mod sync_seqcount;
 pub mod sync_wait_queue;
 pub mod tlb_batch;
 pub mod vma_lookup;
+pub mod wp_reuse;
 
 use crate::{Config, Inject, Model, Program, Report, Search, explore, explore_bounded};
 use core::time::Duration;
@@ -163,6 +164,7 @@ pub fn all() -> &'static [&'static Case] {
         &swap_shared::SWAPPED_IN_ALREADY,
         &seed_004::CASE,
         &swap_shared::COPY_ABA,
+        &wp_reuse::CASE,
         &rmap_family::YOUNGEST,
         &swap_shared::YOUNGEST,
         &rmap_family::UNLOCKED,
