@@ -43,6 +43,11 @@ pub trait Program {
     fn watch(&self) -> Watch {
         Watch::NONE
     }
+    /// Stands for the memory that [`check`](Self::check) looks at, if that is known: a check that passed passes again
+    /// where the fingerprint is the same. Asked before `check`.
+    fn fingerprint(&self) -> Option<u128> {
+        None
+    }
     /// Puts the world back to its beginning. `ended`: whether all CPUs of the last execution came to their end.
     fn reset(&self, ended: bool);
     /// Acts as CPU number `cpu`.
@@ -133,12 +138,20 @@ impl<W> Scenario<W> {
     ///
     /// # Safety
     /// Copying `W` and the regions back must undo all that the CPUs did: no memory of the heap is allocated or
-    /// freed by them, and nothing outside changes. The regions stay valid and in place as long as `W` lives.
+    /// freed by them, and nothing outside changes, nor does the scenario's check look at anything else. The regions stay valid and in place as long as `W` lives.
     #[must_use]
     pub unsafe fn restored_by_copy(mut self, regions: fn(&W, &mut Vec<Region>)) -> Self {
         self.renewal = Renewal::Restore { regions, snapshot: UnsafeCell::default() };
         self.in_place = true;
         self
+    }
+
+    fn snapshot(&self) -> Option<&Snapshot> {
+        match &self.renewal {
+            Renewal::Build => None,
+            // SAFETY: only `reset` changes it, and nobody who has it from here calls `reset`.
+            Renewal::Restore { snapshot, .. } => Some(unsafe { &*snapshot.get() }),
+        }
     }
 
     fn world(&self) -> &W {
@@ -212,11 +225,12 @@ impl<W> Program for Scenario<W> {
     }
 
     fn watch(&self) -> Watch {
-        match &self.renewal {
-            Renewal::Build => Watch::NONE,
-            // SAFETY: no reference to it is kept by `reset`.
-            Renewal::Restore { snapshot, .. } => unsafe { &*snapshot.get() }.watch(),
-        }
+        self.snapshot().map_or(Watch::NONE, Snapshot::watch)
+    }
+
+    fn fingerprint(&self) -> Option<u128> {
+        // SAFETY: asked at the end of an execution: no CPU runs.
+        self.snapshot().map(|snapshot| unsafe { snapshot.fingerprint() })
     }
 
     fn run(&self, cpu: usize) {

@@ -95,10 +95,16 @@ impl Touched {
         word.set(word.get() | 1 << (piece % 64));
     }
 
-    /// Removes all pieces and gives them to `each`.
-    fn take(&self, mut each: impl FnMut(usize)) {
+    /// Gives all pieces to `each`, and removes them.
+    fn take(&self, each: impl FnMut(usize)) {
+        self.for_each(each);
+        self.pieces.iter().for_each(|word| word.set(0));
+    }
+
+    /// Gives all pieces to `each`.
+    fn for_each(&self, mut each: impl FnMut(usize)) {
         for (i, word) in self.pieces.iter().enumerate() {
-            let mut left = word.replace(0);
+            let mut left = word.get();
             while left != 0 {
                 each(i * 64 + left.trailing_zeros() as usize);
                 left &= left - 1;
@@ -164,6 +170,37 @@ impl Snapshot {
         }
     }
 
+    /// What was touched of a region, and how large the pieces are; `None` if it is not tracked.
+    fn touched(&self, region: &Region) -> Option<(&Touched, usize)> {
+        match region.tracking {
+            Tracking::None => None,
+            // SAFETY: the set lives as long as the region.
+            Tracking::Pages(touched) => Some((unsafe { &*touched }, PAGE_SIZE)),
+            Tracking::Accesses => Some((self.accesses.as_ref().expect("made by `take`"), CHUNK)),
+        }
+    }
+
+    /// Stands for the memory as it is now, as far as it is not what it was: 128 bits of hash of the lines that differ.
+    ///
+    /// # Safety
+    /// Nobody changes the regions now.
+    pub(crate) unsafe fn fingerprint(&self) -> u128 {
+        let mut hash = Hash::new();
+        for (number, (region, then)) in self.saved.iter().enumerate() {
+            // SAFETY: as this function demands; `take` was promised that the region is valid.
+            let now = unsafe { region.bytes() };
+            let mut add = |at: usize, len: usize| {
+                let piece = at..now.len().min(at + len);
+                hash.add_differences((number << 48 | at) as u64, &now[piece.clone()], &then[piece]);
+            };
+            match self.touched(region) {
+                None => add(0, now.len()),
+                Some((touched, len)) => touched.for_each(|i| add(i * len, len)),
+            }
+        }
+        hash.end()
+    }
+
     /// Copies everything back that was touched.
     ///
     /// # Safety
@@ -172,15 +209,10 @@ impl Snapshot {
         self.restored += 1;
         let check = cfg!(debug_assertions) && self.restored % 32 == 1;
         for (region, bytes) in &self.saved {
-            let (touched, piece) = match region.tracking {
-                Tracking::None => {
-                    // SAFETY: as this function demands.
-                    unsafe { region.restore(bytes, 0, region.len) };
-                    continue;
-                }
-                // SAFETY: the set lives as long as the region.
-                Tracking::Pages(touched) => (unsafe { &*touched }, PAGE_SIZE),
-                Tracking::Accesses => (&**self.accesses.as_ref().expect("made by `take`"), CHUNK),
+            let Some((touched, piece)) = self.touched(region) else {
+                // SAFETY: as this function demands.
+                unsafe { region.restore(bytes, 0, region.len) };
+                continue;
             };
             // SAFETY: as this function demands.
             touched.take(|i| unsafe { region.restore(bytes, i * piece, piece) });
@@ -195,5 +227,97 @@ impl Snapshot {
 fn assert_same(region: &Region, now: &[u8], then: &[u8]) {
     if let Some(byte) = now.iter().zip(then).position(|(now, then)| now != then) {
         panic!("byte {byte} of {region:?} changed, but nobody touched it");
+    }
+}
+
+/// A hash of 128 bits: multiply and fold, as in wyhash (Wang Yi).
+struct Hash(u64, u64);
+
+/// Odd, with about as many ones as zeroes.
+const SALT: (u64, u64) = (0xa076_1d64_78bd_642f, 0xe703_7ed1_a0b4_28db);
+/// The bytes that are compared together.
+const LINE: usize = 64;
+
+impl Hash {
+    const fn new() -> Self {
+        Self(0x8ebc_6af0_9c88_c6e3, 0x5899_65cc_7537_4cc3)
+    }
+
+    /// Adds the lines of `now` that are not as in `then`, and where they are: `start` is the place of the first.
+    fn add_differences(&mut self, start: u64, now: &[u8], then: &[u8]) {
+        let ((now, now_rest), (then, then_rest)) = (now.as_chunks::<LINE>(), then.as_chunks::<LINE>());
+        for (i, (now, then)) in now.iter().zip(then).enumerate() {
+            if differ(now, then) {
+                self.add(start + (i * LINE) as u64, now);
+            }
+        }
+        if now_rest != then_rest {
+            let mut line = [0; LINE];
+            line[..now_rest.len()].copy_from_slice(now_rest);
+            self.add(start + (now.len() * LINE) as u64, &line);
+        }
+    }
+
+    #[inline(never)]
+    fn add(&mut self, at: u64, line: &[u8; LINE]) {
+        self.mix(at, !at);
+        for words in line.as_chunks::<16>().0 {
+            let words = u128::from_le_bytes(*words);
+            self.mix(words as u64, (words >> 64) as u64);
+        }
+    }
+
+    /// Both halves of the state depend on both words.
+    #[inline]
+    fn mix(&mut self, x: u64, y: u64) {
+        *self = Self(fold(self.0 ^ x, SALT.0 ^ y), fold(self.1 ^ y, SALT.1 ^ x));
+    }
+
+    fn end(self) -> u128 {
+        u128::from(self.0) << 64 | u128::from(self.1)
+    }
+}
+
+/// Without a branch for every word, let alone a call.
+#[inline(always)]
+fn differ(a: &[u8; LINE], b: &[u8; LINE]) -> bool {
+    let words = a.as_chunks::<8>().0.iter().zip(b.as_chunks::<8>().0);
+    words.fold(0, |bits, (a, b)| bits | u64::from_ne_bytes(*a) ^ u64::from_ne_bytes(*b)) != 0
+}
+
+#[inline]
+fn fold(a: u64, b: u64) -> u64 {
+    let product = u128::from(a) * u128::from(b);
+    product as u64 ^ (product >> 64) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fingerprint_tells_every_byte_and_forgets_what_was_undone() {
+        let mut bytes = vec![7u8; 3 * PAGE_SIZE + 24];
+        let touched = Touched::new();
+        let (start, paged) = (bytes.as_mut_ptr(), 2 * PAGE_SIZE);
+        let rest = Region::new(start.wrapping_add(paged), bytes.len() - paged);
+        // SAFETY: `bytes` outlives the snapshot and is reached through `start` alone from here on.
+        let mut snapshot = unsafe { Snapshot::take(vec![Region::in_pages(start, paged, &touched), rest]) };
+        // SAFETY: one thread.
+        let right = unsafe { snapshot.fingerprint() };
+        let mut seen = std::collections::HashSet::from([right]);
+        for at in 0..bytes.len() {
+            if at < paged {
+                touched.add(at / PAGE_SIZE);
+            }
+            // SAFETY: inside of `bytes`.
+            unsafe { start.wrapping_add(at).write(8) };
+            // SAFETY: one thread.
+            assert!(seen.insert(unsafe { snapshot.fingerprint() }), "byte {at}");
+            // SAFETY: as above.
+            unsafe { snapshot.restore() };
+            // SAFETY: as above.
+            assert_eq!(unsafe { snapshot.fingerprint() }, right);
+        }
     }
 }

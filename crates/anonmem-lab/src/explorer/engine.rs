@@ -6,6 +6,7 @@
 
 use super::{
     Config, Inject, Search,
+    ends::Ends,
     failure::{Failure, FailureKind},
     objects::Objects,
     op::{Broken, Footprint, Op},
@@ -236,6 +237,8 @@ pub(crate) struct Engine {
     pub(crate) recorder: Option<Recorder>,
     /// The memory whose accesses are noted.
     pub(crate) watch: Watch,
+    /// The ends that were right.
+    pub(crate) ends: Ends,
 }
 
 impl Engine {
@@ -285,6 +288,7 @@ impl Engine {
             counters: Counters::default(),
             recorder: None,
             watch: Watch::NONE,
+            ends: Ends::default(),
         }
     }
 
@@ -367,6 +371,16 @@ impl Engine {
     pub(crate) fn silent(&mut self) -> bool {
         self.ops += 1;
         self.ops < self.max_steps
+    }
+
+    /// An access to an object that concerns the CPU that runs alone: counts it. `false`: it has to ask for a turn.
+    #[inline]
+    pub(crate) fn pass(&mut self, address: usize, write: bool) -> bool {
+        let pass = self.skip
+            && self.ops + 1 < self.max_steps
+            && self.objects.is_private(address, self.current, write);
+        self.ops += usize::from(pass);
+        pass
     }
 
     /// Whether this execution showed that an object is shared that was taken for private: it does not count, and

@@ -33,18 +33,23 @@ struct Slot {
     address: usize,
     /// The object's number plus one; 0: the slot is empty.
     number: u32,
-    /// The CPUs that touched it in any execution.
-    cpus: u8,
-    /// Whether one of them wrote.
-    written: bool,
+    /// The CPUs that touched it in any execution, as long as it is not shared.
+    touched_by: u8,
+    /// Those of them that wrote, or otherwise changed it.
+    written_by: u8,
     /// Whether two CPUs touch it and one of them writes: only then can the order of accesses matter.
     shared: bool,
 }
 
-const _: () = assert!(crate::explorer::MAX_CPUS <= 8, "Slot::cpus has a bit for each CPU");
+const _: () = assert!(crate::explorer::MAX_CPUS <= 8, "Slot::touched_by has a bit for each CPU");
+const _: () = assert!(size_of::<Slot>() == 16);
 
 impl Slot {
-    const EMPTY: Self = Self { address: 0, number: 0, cpus: 0, written: false, shared: false };
+    const EMPTY: Self = Self { address: 0, number: 0, touched_by: 0, written_by: 0, shared: false };
+
+    fn share(&mut self) {
+        (self.touched_by, self.written_by, self.shared) = (0, 0, true);
+    }
 }
 
 impl Object {
@@ -110,16 +115,27 @@ impl Objects {
         self.table[slot].number - 1
     }
 
+    /// Whether `cpu` has touched `address` before, as it does now, and nobody else cares. Quick, because most accesses
+    /// are like that; no means that [`meet`](Self::meet) has to be asked.
+    #[inline]
+    pub(crate) fn is_private(&self, address: usize, cpu: usize, write: bool) -> bool {
+        let slot = &self.table[hash(address) & (self.table.len() - 1)];
+        let by = if write { slot.written_by } else { slot.touched_by };
+        slot.address == address && by >> cpu & 1 == 1
+    }
+
     /// Notes that `cpu` touches `address`. Returns the object's number and whether it is shared.
     #[inline]
     pub(crate) fn meet(&mut self, address: usize, cpu: usize, write: bool) -> (u32, bool) {
         let index = self.slot(address);
         let slot = &mut self.table[index];
-        if !slot.shared && (slot.cpus & 1 << cpu == 0 || write && !slot.written) {
-            slot.cpus |= 1 << cpu;
-            slot.written |= write;
-            slot.shared = slot.written && slot.cpus.count_ones() > 1;
-            self.learned |= slot.shared;
+        if !slot.shared {
+            slot.touched_by |= 1 << cpu;
+            slot.written_by |= u8::from(write) << cpu;
+            if slot.written_by != 0 && !slot.touched_by.is_power_of_two() {
+                slot.share();
+                self.learned = true;
+            }
         }
         (slot.number - 1, slot.shared)
     }
@@ -129,7 +145,7 @@ impl Objects {
         let index = self.slot(address);
         let slot = &mut self.table[index];
         self.learned |= !slot.shared;
-        (slot.written, slot.shared) = (true, true);
+        slot.share();
     }
 
     #[inline]

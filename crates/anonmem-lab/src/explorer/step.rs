@@ -55,7 +55,9 @@ pub(crate) fn turn(
 ) -> Turn {
     let starting = phase() == Phase::Starting;
     let (op, silent) = with(|e| {
-        e.watch.note(address);
+        if kind != Kind::Load {
+            e.watch.note(address);
+        }
         let me = e.current;
         let (object, mut shared) = e.objects.meet(address, me, !kind.reads_only());
         let mut reads = NONE;

@@ -25,6 +25,26 @@ pub(crate) fn running() -> bool {
     matches!(phase(), Phase::Running | Phase::Starting)
 }
 
+/// Whether a load concerns the CPU that runs alone; then it is noted.
+#[inline]
+fn passes(e: &mut Engine, at: usize) -> bool {
+    let passes = e.pass(at, false);
+    if passes {
+        e.cpus[e.current].spin.add_private(at);
+    }
+    passes
+}
+
+/// Whether a store or a read-modify-write concerns the CPU that runs alone; then it is noted.
+#[inline]
+fn passes_changing(e: &mut Engine, at: usize) -> bool {
+    let passes = e.pass(at, true);
+    if passes {
+        e.watch.note(at);
+    }
+    passes
+}
+
 /// An access while no CPU runs: notes what the condition of a waiting CPU reads, and ends unwinding.
 #[inline]
 fn outside(at: usize) {
@@ -74,6 +94,9 @@ impl Probe for SimProbe {
     #[inline]
     #[track_caller]
     fn load(at: usize, order: Ordering, read: impl FnOnce() -> u64) -> u64 {
+        if phase() == Phase::Running && with(|e| passes(e, at)) || phase() == Phase::Idle {
+            return read();
+        }
         if !running() {
             outside(at);
             return read();
@@ -114,6 +137,10 @@ impl Probe for SimProbe {
     #[inline]
     #[track_caller]
     fn store(at: usize, order: Ordering, value: u64, old: impl FnOnce() -> u64, write: impl FnOnce()) {
+        if phase() == Phase::Running && with(|e| passes_changing(e, at)) {
+            with(|e| e.cpus[e.current].spin.clear());
+            return write();
+        }
         if !running() {
             outside(at);
             return write();
@@ -157,20 +184,21 @@ impl Probe for SimProbe {
     #[inline]
     #[track_caller]
     fn rmw(at: usize, order: Ordering, op: impl FnOnce() -> (u64, Option<u64>)) -> (u64, Option<u64>) {
-        if !running() {
+        let passes = phase() == Phase::Running && with(|e| passes_changing(e, at));
+        if !passes && !running() {
             outside(at);
             return op();
         }
         let caller = Location::caller();
-        let Turn { id, shared } = turn(Kind::Rmw, at, order, None, caller);
-        if !shared {
+        let turn = if passes { None } else { Some(turn(Kind::Rmw, at, order, None, caller)) };
+        let Some(Turn { id, shared: true }) = turn else {
             let (old, new) = op();
             with(|e| match new {
                 Some(_) => e.cpus[e.current].spin.clear(),
                 None => e.cpus[e.current].spin.add_private(at),
             });
             return (old, new);
-        }
+        };
         with(|e| {
             let me = e.current;
             let (old, new) = op();
@@ -313,16 +341,23 @@ pub(crate) fn wait(
 fn plain(at: usize, write: bool, caller: &'static Location<'static>) {
     match phase() {
         Phase::Predicate | Phase::Unwinding => return unevaluable(at),
-        Phase::Idle => return note(at),
+        Phase::Idle if write => return note(at),
+        Phase::Idle => return,
         Phase::Starting | Phase::Running => {}
     }
     let race = with(|e| {
-        e.watch.note(at);
-        let (me, now) = (e.current, e.now());
+        if write {
+            e.watch.note(at);
+        }
+        let me = e.current;
+        if e.skip && e.objects.is_private(at, me, write) {
+            return None;
+        }
         let (id, shared) = e.objects.meet(at, me, write);
         if e.skip && !shared {
             return None;
         }
+        let now = e.now();
         let plain = &mut e.objects.touch(id).plain;
         let race = if write { plain.write(me, &now.hb, caller) } else { plain.read(me, &now.hb, caller) };
         race.filter(|_| !e.astray())
