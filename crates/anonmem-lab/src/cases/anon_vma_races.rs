@@ -6,6 +6,7 @@ use super::{
 };
 use crate::{Model, Program};
 use anonmem::{LockMode, Prot};
+use anonmem_hal::Pfn;
 
 const RW: Prot = Prot::READ.union(Prot::WRITE);
 
@@ -73,6 +74,22 @@ pub static LAST_PUT: Case = Case {
     }],
     runs: &[Run::new(Model::C11, Extent::Bound(1))],
     program: last_put,
+};
+
+/// The page of the case.
+pub static WALK_AND_REUSE: Case = Case {
+    name: "rmap-walk-vs-reuse",
+    title: "a page gets another anon_vma while a walk waits for the lock of the old one",
+    happened: "Linux, folio_lock_anon_vma_read: folio->mapping is compared again under the lock, and the lock given back if it is \
+               another one by now (2023, for UFFDIO_MOVE).",
+    environment: "A child has a page alone that was its parent's, and writes it. A walker comes without the folio lock.",
+    rule: "A walk that has locked what is no longer the page's anon_vma lets go and begins anew.",
+    mutants: &[Mutant::Patch {
+        name: "rmap-keeps-lock",
+        what: "the walk keeps the lock when it begins anew",
+    }],
+    runs: &[Run::new(Model::Sc, Extent::Bound(2))],
+    program: walk_and_reuse,
 };
 
 fn first_faults(_: Option<&str>) -> Box<dyn Program> {
@@ -167,6 +184,32 @@ fn last_put(_: Option<&str>) -> Box<dyn Program> {
             .check(|k| match (k.load(2, 0), k.load(3, 0)) {
                 (Ok(7), Ok(7)) => k.check(),
                 found => Err(format!("7 was stored, found {found:?}")),
+            }),
+    )
+}
+
+fn walk_and_reuse(_: Option<&str>) -> Box<dyn Program> {
+    let world = || {
+        let kernel = Kernel::new(64, LockMode::Mmap);
+        kernel.spawn(0, &[0]);
+        kernel.map(0, 0, 1, RW);
+        kernel.store(0, 0, 7).expect("frames");
+        kernel.fork(0, 1, &[1]).expect("frames");
+        kernel.exit(0);
+        kernel.notes[0].set(kernel.frame_of(1, 0).expect("present").0);
+        kernel
+    };
+    boxed(
+        scenario("rmap-walk-vs-reuse", 1, world)
+            .cpu("walks the rmap", |k| {
+                // A reference that comes before the write's look at the count makes it copy.
+                k.hold_frame(Pfn(k.notes[0].get()));
+                assert!(k.walk_rmap() <= 1);
+            })
+            .cpu("the child writes", |k| assert_eq!(k.store(1, 0, 8), Ok(())))
+            .check(|k| match k.load(1, 0) {
+                Ok(8) => k.check(),
+                found => Err(format!("8 was stored, found {found:?}")),
             }),
     )
 }

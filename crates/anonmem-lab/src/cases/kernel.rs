@@ -173,7 +173,11 @@ impl Kernel {
 
     /// Takes a reference to the folio of page `n` of address space `i`.
     pub(crate) fn hold(&self, i: usize, n: u64) {
-        let pfn = self.mm(i).pagemap(page(n)).pfn.expect("the page is present");
+        self.hold_frame(self.mm(i).pagemap(page(n)).pfn.expect("the page is present"));
+    }
+
+    /// Takes a reference to the folio that the frame holds now, without looking at any address space.
+    pub(crate) fn hold_frame(&self, pfn: anonmem_hal::Pfn) {
         *self.folio.borrow_mut() = self.vm.frames().try_get(pfn);
     }
 
