@@ -29,7 +29,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use mutant::Mutant;
-use report::{Report, Row};
+use report::{Before, Report, Row};
 use suites::{Outcome, Pace, Suites};
 
 /// Where the explanations are.
@@ -45,10 +45,11 @@ const LISTED: [&str; 4] = [
 const LEAST: usize = 900;
 
 const USAGE: &str = "\
-usage: anonmem-mutants [--list] [--again] [--docs] [--jobs N] [FILE|FOLDER...]
+usage: anonmem-mutants [--list] [--again] [--report] [--docs] [--jobs N] [FILE|FOLDER...]
 Plants bugs in a copy of the tree and says which of them the lab and the tests find. Without files: rmap/, fault/, fork.rs, gup/.
   --list    only list the mutants
   --again   ask only those again that survived the last run
+  --report  run nothing: print the last run's result again, with what mutants/survivors.toml says by now
   --docs    write the result into docs/mutants.md
   --jobs N  so many at a time (default: one for each processor)
 Exit status 1: under 90 % are caught, or a survivor is not explained in mutants/survivors.toml.";
@@ -57,6 +58,7 @@ Exit status 1: under 90 % are caught, or a survivor is not explained in mutants/
 struct Options {
     list: bool,
     again: bool,
+    report: bool,
     docs: bool,
     jobs: usize,
     paths: Vec<String>,
@@ -88,6 +90,7 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Options, &'stati
         match argument.as_str() {
             "--list" => options.list = true,
             "--again" => options.again = true,
+            "--report" => options.report = true,
             "--docs" => options.docs = true,
             "--jobs" => {
                 let jobs = arguments.next().and_then(|n| n.parse().ok()).filter(|n| *n > 0);
@@ -118,8 +121,13 @@ fn run(root: &Path, options: &Options) -> Result<bool, String> {
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), Into::into);
     let work = target.join("mutants/generated");
     let json = work.join("result.json");
-    let before = options.again.then(|| report::caught_before(&json)).transpose()?;
-    let before_seconds = before.as_ref().map_or(0, |b| b.seconds);
+    if options.report {
+        let report = Report::again(report::read(&json)?, mutants, explanations);
+        return publish(root, &json, &report, options.docs);
+    }
+    let last = options.again.then(|| report::read(&json)).transpose()?;
+    let before = last.as_ref().map(Before::caught);
+    let before_seconds = last.as_ref().map_or(0, |last| last.seconds);
 
     let start = Instant::now();
     let copy = build::Copy { root, tree: &work.join("tree"), target: &work.join("target") };
@@ -132,7 +140,9 @@ fn run(root: &Path, options: &Options) -> Result<bool, String> {
     eprintln!("running everything once without a mutant");
     let suites = Suites::measure(&programs, work.join("logs"))?;
     eprintln!("{} of {} mutants are in code that something runs", suites.reached().len(), mutants.len());
-    let mut report = Report { rows: Vec::new(), refused, explanations, seconds: 0, cases: suites.cases() };
+    let refused = refused.iter().map(|(m, why)| format!("{}: {why}", m.describe())).collect();
+    let (cases, code) = (suites.cases(), tree::code(root)?);
+    let mut report = Report { rows: Vec::new(), refused, explanations, seconds: 0, cases, code };
     let so_far = Mutex::new(&mut report);
     show_all(&mutants, &suites, options.jobs, before.as_ref(), |row| {
         let mut report = so_far.lock().map_err(|_| "a worker panicked")?;
@@ -177,7 +187,7 @@ fn show_all(
     mutants: &[Mutant],
     suites: &Suites,
     jobs: usize,
-    before: Option<&report::Before>,
+    before: Option<&Before>,
     done: impl Fn(Row) -> Result<(), String> + Sync,
 ) -> Result<(), String> {
     let row = |mutant: &Mutant, outcome| done(Row { mutant: mutant.clone(), outcome });

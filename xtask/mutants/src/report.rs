@@ -22,10 +22,12 @@ pub(crate) struct Row {
 pub(crate) struct Report {
     pub(crate) rows: Vec<Row>,
     /// Mutants that do not compile, with what the compiler said.
-    pub(crate) refused: Vec<(Mutant, String)>,
+    pub(crate) refused: Vec<String>,
     pub(crate) explanations: Vec<Explanation>,
     pub(crate) seconds: u64,
     pub(crate) cases: usize,
+    /// The commit that it is about, and its date.
+    pub(crate) code: String,
 }
 
 /// How many of some mutants ended how.
@@ -110,11 +112,13 @@ impl Report {
         let total = self.tally(|_| true);
         let _ = writeln!(
             out,
-            "{} mutants, {} of them caught or stopped: **{}.{} %**. {} cases of the lab, {} minutes.\n",
+            "{} mutants, {} of them caught or stopped: **{}.{} %**. Code of {}, {} cases of the lab, {} minutes, \
+             `make mutants-generated`.\n",
             total.all,
             total.all - total.survived,
             total.rate() / 10,
             total.rate() % 10,
+            self.code,
             self.cases,
             self.seconds.div_ceil(60)
         );
@@ -192,7 +196,9 @@ impl Report {
             unexplained: self.unexplained(),
             seconds: self.seconds,
             mutants: self.rows.iter().map(entry).collect(),
-            do_not_compile: self.refused.iter().map(|(m, why)| format!("{}: {why}", m.describe())).collect(),
+            cases: self.cases,
+            code: self.code.clone(),
+            do_not_compile: self.refused.clone(),
         }
     }
 }
@@ -217,6 +223,10 @@ pub(crate) struct Json {
     rate_permille: usize,
     unexplained: usize,
     pub(crate) seconds: u64,
+    #[serde(default)]
+    cases: usize,
+    #[serde(default)]
+    code: String,
     mutants: Vec<Entry>,
     do_not_compile: Vec<String>,
 }
@@ -256,26 +266,54 @@ impl Entry {
     }
 }
 
-/// What was caught in the run that `file` holds, for a run that only asks again what survived.
-pub(crate) fn caught_before(file: &Path) -> Result<Before, String> {
+/// Reads what a run has written to `file`.
+pub(crate) fn read(file: &Path) -> Result<Json, String> {
     let text = fs::read_to_string(file)
-        .map_err(|e| format!("{}: {e}; run without --again first", file.display()))?;
-    let json: Json = serde_json::from_str(&text).map_err(|e| format!("{}: {e}", file.display()))?;
-    let caught = json.mutants.into_iter().filter(|e| !matches!(e.outcome, Outcome::Survived { .. }));
-    let key = |e: Entry| ((e.file, e.function, e.original, e.mutated, e.nth), e.outcome);
-    Ok(Before { seconds: json.seconds, caught: caught.map(key).collect() })
+        .map_err(|e| format!("{}: {e}; run without options first", file.display()))?;
+    serde_json::from_str(&text).map_err(|e| format!("{}: {e}", file.display()))
 }
 
-/// The last run.
+/// The last run's outcomes.
 pub(crate) struct Before {
-    pub(crate) seconds: u64,
-    caught: HashMap<(String, String, String, String, usize), Outcome>,
+    outcomes: HashMap<(String, String, String, String, usize), Outcome>,
 }
 
 impl Before {
+    /// Of all mutants.
+    pub(crate) fn all(json: &Json) -> Self {
+        Self::of(json, |_| true)
+    }
+
+    /// Of those that were caught.
+    pub(crate) fn caught(json: &Json) -> Self {
+        Self::of(json, |outcome| !matches!(outcome, Outcome::Survived { .. }))
+    }
+
+    fn of(json: &Json, wanted: impl Fn(&Outcome) -> bool) -> Self {
+        let entries = json.mutants.iter().filter(|e| wanted(&e.outcome)).cloned();
+        let key = |e: Entry| ((e.file, e.function, e.original, e.mutated, e.nth), e.outcome);
+        Self { outcomes: entries.map(key).collect() }
+    }
+
     pub(crate) fn outcome(&self, m: &Mutant) -> Option<&Outcome> {
         let (file, function, original, mutated, nth) = m.key();
-        self.caught.get(&(file.into(), function.into(), original.into(), mutated.into(), nth))
+        self.outcomes.get(&(file.into(), function.into(), original.into(), mutated.into(), nth))
+    }
+}
+
+impl Report {
+    /// The last run once more, with today's explanations; without mutants that it did not come to.
+    pub(crate) fn again(json: Json, mutants: Vec<Mutant>, explanations: Vec<Explanation>) -> Self {
+        let before = Before::all(&json);
+        let row = |mutant: Mutant| Some(Row { outcome: before.outcome(&mutant)?.clone(), mutant });
+        Self {
+            rows: mutants.into_iter().filter_map(row).collect(),
+            refused: json.do_not_compile,
+            explanations,
+            seconds: json.seconds,
+            cases: json.cases,
+            code: json.code,
+        }
     }
 }
 
@@ -295,12 +333,18 @@ mod tests {
         let toml = "[[survivor]]\nfile = \"crates/x/src/a.rs\"\nfunction = \"f\"\noriginal = \"a == 1\"\n\
                     mutated = \"true\"\nverdict = \"missing\"\nwhy = \"a case with a = 2\"\n";
         let explanations = survivors::parse(toml).unwrap();
-        let report = Report { rows, refused: Vec::new(), explanations, seconds: 61, cases: 1 };
+        let report =
+            Report { rows, refused: Vec::new(), explanations, seconds: 61, cases: 1, code: "a1b2c3".into() };
         assert_eq!((report.rate(), report.unexplained()), (500, 1));
         let text = report.markdown();
         assert!(text.contains("missing: a case with a = 2") && text.contains("**not explained**"), "{text}");
         assert!(text.contains("| x/src/a.rs | 4 | 2 | 0 | 0 | 0 | 0 | 2 | 50.0 % |"), "{text}");
         assert!(report.superfluous().is_empty());
-        serde_json::to_string(&report.json()).unwrap();
+        let json = serde_json::to_string(&report.json()).unwrap();
+        let last: Json = serde_json::from_str(&json).unwrap();
+        let caught = Before::caught(&last);
+        assert_eq!(mutants.iter().filter(|m| caught.outcome(m).is_some()).count(), 2);
+        let again = Report::again(last, mutants, survivors::parse(&toml.replace("a = 2", "a = 3")).unwrap());
+        assert_eq!(again.markdown(), text.replace("a = 2", "a = 3"));
     }
 }

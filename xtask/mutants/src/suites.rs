@@ -13,11 +13,11 @@ use crate::process::{self, End};
 use crate::tree::DRIVER_NAME;
 
 /// How long a case may explore, in each of its ways.
-const CASE_BUDGET: Duration = Duration::from_secs(3);
+const CASE_BUDGET: Duration = Duration::from_secs(2);
 /// What takes less is asked first.
 const QUICK: Duration = Duration::from_millis(500);
 const STRESS_SECONDS: &str = "3";
-const ORACLE_RUNS: &str = "12";
+const ORACLE_RUNS: &str = "8";
 
 /// Who found a mutant.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]

@@ -93,6 +93,17 @@ pub(crate) fn sources(root: &Path, paths: &[String]) -> Result<Vec<String>, Stri
     Ok(files)
 }
 
+/// The last commit that changed a crate, and its date.
+///
+/// # Errors
+/// Of git.
+pub(crate) fn code(root: &Path) -> Result<String, String> {
+    let mut git = Command::new("git");
+    git.args(["log", "-1", "--format=%cs (%h)", "--", "crates", "machines"]).current_dir(root);
+    let output = git.output().map_err(|e| format!("cannot start git: {e}"))?;
+    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
 fn files_of(root: &Path) -> io::Result<Vec<PathBuf>> {
     let mut git = Command::new("git");
     git.args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"]).current_dir(root);
