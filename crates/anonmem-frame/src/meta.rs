@@ -48,6 +48,8 @@ pub(crate) mod flags {
     pub(crate) const WAITERS: u32 = 1 << 1;
     /// May be dropped instead of swapped unless written (`MADV_FREE`; Linux: not `PG_swapbacked`).
     pub(crate) const LAZYFREE: u32 = 1 << 3;
+    /// A page-table scan found it accessed since reclaim came by last (`PG_referenced`).
+    pub(crate) const REFERENCED: u32 = 1 << 4;
     /// Where the two bits start that count the sweeps of reclaim that found the folio unused.
     pub(crate) const IDLE_SHIFT: u32 = 8;
 

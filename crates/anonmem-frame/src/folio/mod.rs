@@ -249,6 +249,18 @@ impl<'f, M: Machine> Folio<'f, M> {
         word.fetch_or(set, Ordering::Relaxed);
     }
 
+    /// Notes that a page-table scan found it accessed, and took the accessed bit.
+    pub fn set_referenced(&self) {
+        self.meta().flags.fetch_or(flags::REFERENCED, Ordering::Relaxed);
+    }
+
+    /// Whether one did since last asked.
+    pub fn test_and_clear_referenced(&self) -> bool {
+        let word = &self.meta().flags;
+        word.load(Ordering::Relaxed) & flags::REFERENCED != 0
+            && word.fetch_and(!flags::REFERENCED, Ordering::Relaxed) & flags::REFERENCED != 0
+    }
+
     /// Takes back the mark for lazy freeing: the page was written.
     pub fn clear_lazyfree(&self) {
         self.meta().flags.fetch_and(!flags::LAZYFREE, Ordering::Relaxed);

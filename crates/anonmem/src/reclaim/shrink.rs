@@ -135,8 +135,11 @@ impl<M: Machine> Vm<M> {
     /// Whether the folio was used since the hand came by last, or the hand must come by once more.
     fn folio_check_references(&self, page: &FolioRef<'_, M>) -> Shrunk {
         let folio = page.folio();
-        let found = folio_referenced(self, folio);
-        if found.young > 0 || found.locked {
+        let was_used = || {
+            let found = folio_referenced(self, folio);
+            found.young > 0 || found.locked
+        };
+        if folio.test_and_clear_referenced() || was_used() {
             folio.set_idle(0);
             return Shrunk::Used;
         }

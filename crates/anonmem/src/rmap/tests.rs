@@ -41,6 +41,25 @@ fn every_sharer_is_found_and_asked_once() {
 }
 
 #[test]
+fn who_was_accessed_nearby_is_noted_on_the_way() {
+    World::run(|w| {
+        let mm = w.vm.new_mm().unwrap();
+        let va = map(&mm, 1024);
+        let near = va.align_down(64 * P);
+        let [first, second, cold, far] = [64, 65, 66, 128].map(|n| Va(near.0 + n * P));
+        [first, second, cold, far].iter().for_each(|va| mm.store(va.0, 1).unwrap());
+        let frame = |va| w.vm.frames.try_get(mm.pagemap(va).pfn.unwrap()).unwrap();
+        assert_eq!(referenced(&w.vm, &mm, cold), (1, 1));
+        assert!(frame(second).folio().test_and_clear_referenced());
+        assert!(!frame(cold).folio().test_and_clear_referenced(), "its walker was told");
+        assert_eq!(referenced(&w.vm, &mm, second), (1, 0), "its accessed bit was taken");
+        assert_eq!(referenced(&w.vm, &mm, far), (1, 1), "too far away");
+        assert!(frame(first).folio().test_and_clear_referenced());
+        assert!(!frame(first).folio().test_and_clear_referenced(), "told once");
+    });
+}
+
+#[test]
 fn a_copy_belongs_to_the_child_alone() {
     World::run(|w| {
         let parent = w.vm.new_mm().unwrap();
