@@ -4,12 +4,16 @@ use super::{
     Case, Extent, Mutant, Run,
     kernel::{Kernel, boxed, page, pages, scenario},
 };
-use crate::{Model, Program};
+use crate::{Inject, Model, Program};
 use anonmem::{FaultOutcome, LockMode, MapBacking, MapFlags, MmapRequest, Prot};
 
-const SC: &[Run] = &[Run::new(Model::Sc, Extent::Bound(2))];
+/// What hardware may do at any access: fault for no reason, set bits, forget a translation.
+const HARDWARE: Run =
+    Run::new(Model::Sc, Extent::Bound(1)).with(Inject { at_most: 2, fault: true, mmu: true, ..Inject::NONE });
+const SC: &[Run] = &[Run::new(Model::Sc, Extent::Bound(2)), HARDWARE];
 /// Without the mmap lock, which orders all that a fault reads, weak memory may show it something older.
-const WEAK: &[Run] = &[Run::new(Model::Sc, Extent::Bound(2)), Run::new(Model::C11, Extent::Bound(1))];
+const WEAK: &[Run] =
+    &[Run::new(Model::Sc, Extent::Bound(2)), HARDWARE, Run::new(Model::C11, Extent::Bound(1))];
 const RW: Prot = Prot::READ.union(Prot::WRITE);
 const ENVIRONMENT: &str = "Two threads of one address space. The fault holds what its lock mode says: the mmap lock for \
                            reading, the VMA's lock, or nothing; the other side holds the mmap lock for writing.";
