@@ -1,6 +1,6 @@
 //! How busy others keep the machine while a measurement runs.
 
-use std::{fs, time::Instant};
+use std::{fmt, fs, time::Instant};
 
 /// A moment, to be compared with a later one.
 pub struct LoadWatch {
@@ -23,6 +23,21 @@ pub struct Load {
     pub others: f64,
     /// CPUs' worth of time that a hypervisor gave to somebody else.
     pub stolen: f64,
+}
+
+impl fmt::Display for Load {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { others, stolen } = self;
+        let warning = if self.is_too_much() { " TOO BUSY for trustworthy times." } else { "" };
+        write!(f, "others kept {others:.2} CPUs busy and {stolen:.2} were stolen by a hypervisor.{warning}")
+    }
+}
+
+impl Load {
+    /// Whether times that were measured meanwhile are not to be trusted.
+    pub fn is_too_much(self) -> bool {
+        self.others + self.stolen > 0.1
+    }
 }
 
 impl LoadWatch {

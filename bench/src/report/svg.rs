@@ -78,7 +78,11 @@ pub fn text(outcome: &Outcome) -> String {
     for (i, line) in shown.iter().enumerate() {
         draw_row(&mut svg, &axis, line, TOP + ROW * (i as f64 + 0.5));
     }
-    legend(&mut svg, end + 62.0);
+    if shown.is_empty() {
+        let middle = f64::midpoint(LEFT, RIGHT);
+        put(&mut svg, middle, TOP - 8.0, "text-anchor=\"middle\"", "no row was timed on both sides");
+    }
+    legend(&mut svg, &shown, end + 62.0);
     caption(&mut svg, outcome, end + 86.0);
     svg += "</svg>\n";
     svg
@@ -178,21 +182,29 @@ fn circle(svg: &mut String, x: f64, y: f64, attributes: &str) {
     let _ = writeln!(svg, "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" {attributes}/>");
 }
 
-fn legend(svg: &mut String, y: f64) {
+/// What the marks are, those that are there.
+fn legend(svg: &mut String, shown: &[&Line], y: f64) {
     let small = "font-size=\"12\"";
     circle(svg, 32.0, y - 4.0, &format!("r=\"4.6\" fill=\"{OURS}\""));
     put(svg, 44.0, y, small, "anonmem: median, smallest and largest ratio");
-    circle(svg, 334.0, y - 4.0, &format!("r=\"3.5\" fill=\"white\" stroke=\"{INK}\""));
-    put(svg, 346.0, y, small, "Linux without its exceptions and system-call entries");
-    line(svg, (684.0, y - 11.0), (684.0, y + 3.0), &format!("stroke=\"{FAINT}\" stroke-width=\"3\""));
-    put(svg, 696.0, y, small, "zeroing or copying alone");
+    if shown.iter().any(|line| entry_mark(line).is_some()) {
+        circle(svg, 334.0, y - 4.0, &format!("r=\"3.5\" fill=\"white\" stroke=\"{INK}\""));
+        put(svg, 346.0, y, small, "Linux without its exceptions and system-call entries");
+    }
+    if shown.iter().any(|line| limit_mark(line).is_some()) {
+        line(svg, (684.0, y - 11.0), (684.0, y + 3.0), &format!("stroke=\"{FAINT}\" stroke-width=\"3\""));
+        put(svg, 696.0, y, small, "zeroing or copying alone");
+    }
 }
 
 fn caption(svg: &mut String, outcome: &Outcome, y: f64) {
     let faint = format!("fill=\"{FAINT}\" font-size=\"11\"");
-    put(svg, 24.0, y, &faint, &outcome.machine.line());
+    let busy =
+        if outcome.load.is_too_much() { " The machine was too busy for trustworthy times." } else { "" };
+    put(svg, 24.0, y, &faint, &format!("{}.{busy}", outcome.machine.line()));
+    let s = if outcome.runs == 1 { "" } else { "s" };
     let how = format!(
-        "{} runs, sides in turns; ns per 4 KiB page, or per call. anonmem is called as a library: it pays no exceptions, \
+        "{} run{s}, sides in turns; ns per 4 KiB page, or per call. anonmem is called as a library: it pays no exceptions, \
          TLB flushes, memory cgroups or statistics.",
         outcome.runs
     );
@@ -202,6 +214,7 @@ fn caption(svg: &mut String, outcome: &Outcome, y: f64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::series::Summary;
 
     #[test]
     fn an_axis_is_logarithmic_and_holds_its_values() {
@@ -209,5 +222,57 @@ mod tests {
         assert_eq!((axis.low, axis.high), (0.01, 2.0));
         assert!((axis.x(0.1) - axis.x(0.01) - (axis.x(1.0) - axis.x(0.1))).abs() < 1e-6);
         assert_eq!(axis.x(0.01), LEFT);
+    }
+
+    /// A row whose host takes 100 ns.
+    fn row(ours: [f64; 3], limit: Option<f64>) -> Line {
+        let summary = |[min, median, max]: [f64; 3]| Summary { median, min, max };
+        let exactly = |n| summary([n, n, n]);
+        Line {
+            row: "row",
+            title: "a < b",
+            unit: "ns/page",
+            ours: Some(summary(ours)),
+            host: Some(exactly(100.0)),
+            host_64k: None,
+            host_2m: None,
+            peer: None,
+            to_peer: None,
+            host_entry: 25.0,
+            limit: limit.map(exactly),
+            to_host: Some(summary(ours.map(|n| n / 100.0))),
+            to_limit: None,
+            aim: None,
+            aim_text: String::new(),
+            faults: None,
+            cannot: Vec::new(),
+            ours_does: "",
+            host_does: "",
+            peer_does: "",
+        }
+    }
+
+    #[test]
+    fn a_row_has_its_bar_its_limit_and_the_host_without_entries() {
+        let row = row([2.0, 4.0, 250.0], Some(1.0));
+        let axis = Axis::over(marks(&row).into_iter());
+        assert!(axis.low < 0.01 && axis.high > 2.5, "everything is on the axis");
+        let mut svg = String::new();
+        draw_row(&mut svg, &axis, &row, 100.0);
+        assert!(svg.contains("a &lt; b") && svg.contains(OURS) && svg.contains("4.00 ns"), "{svg}");
+        let at = |value: f64| format!("x1=\"{:.1}\"", axis.x(value));
+        assert!([0.01, 0.02, 2.5].into_iter().all(|mark| svg.contains(&at(mark))), "{svg}");
+        assert!(svg.contains(&format!("cx=\"{:.1}\"", axis.x(0.75))), "{svg}");
+    }
+
+    #[test]
+    fn a_slower_row_is_red_and_the_legend_tells_what_is_there() {
+        let row = row([150.0, 160.0, 170.0], None);
+        let axis = Axis::over(marks(&row).into_iter());
+        let (mut drawn, mut told) = (String::new(), String::new());
+        draw_row(&mut drawn, &axis, &row, 100.0);
+        assert!(drawn.contains(WORSE) && !drawn.contains(OURS), "{drawn}");
+        legend(&mut told, &[&row], 200.0);
+        assert!(told.contains("Linux without") && !told.contains("zeroing"), "{told}");
     }
 }

@@ -114,14 +114,7 @@ pub fn cannot(lines: &[Line]) -> impl Iterator<Item = String> {
 
 /// How long it took and who else used the machine.
 pub fn busy(outcome: &Outcome) -> String {
-    let load = outcome.load;
-    format!(
-        "{:.0} s; meanwhile others kept {:.2} CPUs busy and {:.2} were stolen by a hypervisor.{}",
-        outcome.seconds,
-        load.others,
-        load.stolen,
-        if load.others + load.stolen > 0.1 { " TOO BUSY for trustworthy times." } else { "" }
-    )
+    format!("{:.0} s; meanwhile {}", outcome.seconds, outcome.load)
 }
 
 /// What each row is, without measuring.

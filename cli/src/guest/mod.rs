@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use anonmem_bench::host::load::{Load, LoadWatch};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::args::{BenchOptions, Lock};
@@ -73,6 +74,8 @@ struct Outcome {
     timed: Vec<(Transcript, Option<Transcript>)>,
     counted: (Transcript, Option<Transcript>),
     seconds: f64,
+    /// What others did meanwhile.
+    load: Load,
 }
 
 /// Measures what the options ask for, prints the table and writes the files.
@@ -87,7 +90,7 @@ pub fn bench(options: &BenchOptions) -> Result<u8> {
         return Ok(0);
     }
     refuse_what_is_for_the_host(options)?;
-    let start = Instant::now();
+    let (start, watch) = (Instant::now(), LoadWatch::start());
     let guest = &options.guest;
     let mut setup = prepare(guest)?;
     let timed = timed_work(guest, &kinds)?;
@@ -115,6 +118,7 @@ pub fn bench(options: &BenchOptions) -> Result<u8> {
         timed: all,
         counted,
         seconds: start.elapsed().as_secs_f64(),
+        load: watch.load(),
     };
     let lines = report::lines(&outcome, &kinds);
     match options.table.markdown.as_deref() {

@@ -232,9 +232,9 @@ fn notes(outcome: &Outcome, lines: &[Line]) -> String {
 }
 
 fn duration(outcome: &Outcome) -> String {
-    let Outcome { seconds, runs, .. } = outcome;
+    let Outcome { seconds, runs, load, .. } = outcome;
     format!(
-        "{seconds:.0} s; timed boots of each kernel, in turns: {runs}; one more each counted instructions."
+        "{seconds:.0} s; timed boots of each kernel, in turns: {runs}; one more each counted instructions. Meanwhile {load}"
     )
 }
 
