@@ -1,7 +1,7 @@
 //! Running the experiments: sides take turns, run after run.
 
 use crate::{
-    PAGE,
+    PAGE, REGION_PAGES,
     experiments::{EXPERIMENTS, Experiment},
     host::{
         about::Machine,
@@ -79,6 +79,11 @@ impl Samples {
         if !self.warming {
             self.series.entry((row, side)).or_default().0.push(value);
         }
+    }
+
+    /// Adds samples of one side, each in nanoseconds for a whole region.
+    pub fn per_page(&mut self, side: Side) -> impl FnMut(&'static str, f64) {
+        move |row, ns| self.add(row, side, ns / REGION_PAGES as f64)
     }
 
     /// Adds a sample of ours, and how the faults went that `world` resolved for it.

@@ -6,7 +6,7 @@ use super::{Experiment, threads::two};
 use crate::{
     PAGE, REGION, REGION_PAGES,
     clock::wall_ns,
-    host::{Folios, Region, cpus, folios, region},
+    host::{Folios, Region, cpus, region},
     ours::{Active, World, fault_all, map_anywhere, map_region},
     run::{Bench, Samples, Side},
 };
@@ -30,8 +30,7 @@ pub(super) const EXPERIMENT: Experiment = Experiment {
     threads: 2,
     ours: Some(ours),
     host: Some(host),
-    peer: None,
-    folios: folios::BASE,
+    ..Experiment::NONE
 };
 
 const SMALL: usize = 16 * PAGE;

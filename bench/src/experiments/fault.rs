@@ -1,12 +1,15 @@
 //! One fault after the other: first writes, first reads, and writes over the zero page.
 
-use super::Experiment;
+use super::{
+    Experiment,
+    setup::{Holds, in_host, in_ours, in_peer},
+};
 use crate::{
     PAGE, REGION, REGION_PAGES,
     clock::time,
-    host::{Folios, Region, folios},
-    ours::{Active, fault_all, map_region, region},
-    peer::{Space, space::Filled},
+    host::{Folios, folios},
+    ours::{fault_all, region},
+    peer::space::Filled,
     run::{Bench, Samples, Side},
 };
 use anonmem::{FaultAccess, LockMode};
@@ -15,14 +18,12 @@ use std::io;
 pub(super) const EXPERIMENT: Experiment = Experiment {
     name: "faults",
     rows: &["fault-write", "fault-write.vma", "fault-write.spec", "fault-read", "fault-zero-write"],
-    threads: 1,
     ours: Some(ours),
     host: Some(host),
     peer: Some(peer),
     folios: folios::ALL,
+    ..Experiment::NONE
 };
-
-const PAGES: f64 = REGION_PAGES as f64;
 
 /// The row of a write fault in each lock mode.
 const MODES: [(&str, LockMode); 3] = [
@@ -34,40 +35,30 @@ const MODES: [(&str, LockMode); 3] = [
 fn ours(bench: &Bench, samples: &mut Samples) {
     for (row, mode) in MODES {
         let world = bench.world_in(mode);
-        let _cpu = world.enter(0);
-        let mm = world.new_mm();
-        let _active = Active::on(&mm, 0);
-        world.warm();
-        let range = map_region(&mm, 0, REGION);
-        let measure = || time(|| fault_all(&mm, range, FaultAccess::Write)) / PAGES;
-        samples.add_with_faults(row, world, measure);
+        in_ours(world, Holds::Nothing, |mm, range| {
+            let measure = || time(|| fault_all(mm, range, FaultAccess::Write)) / REGION_PAGES as f64;
+            samples.add_with_faults(row, world, measure);
+        });
     }
-    let world = &bench.world;
-    let _cpu = world.enter(0);
-    let mm = world.new_mm();
-    let _active = Active::on(&mm, 0);
-    world.warm();
-    let range = map_region(&mm, 0, REGION);
-    let mut add = |row, ns: f64| samples.add(row, Side::Ours, ns / PAGES);
-    add("fault-read", time(|| fault_all(&mm, range, FaultAccess::Read)));
-    add("fault-zero-write", time(|| fault_all(&mm, range, FaultAccess::Write)));
+    let mut add = samples.per_page(Side::Ours);
+    in_ours(&bench.world, Holds::Nothing, |mm, range| {
+        add("fault-read", time(|| fault_all(mm, range, FaultAccess::Read)));
+        add("fault-zero-write", time(|| fault_all(mm, range, FaultAccess::Write)));
+    });
 }
 
 fn peer(bench: &Bench, samples: &mut Samples) {
-    let world = &bench.world;
-    let _cpu = world.enter(0);
-    let space = Space::new(world);
-    world.warm();
-    let range = region(0, REGION);
-    space.map(range, Filled::Lazily);
-    let ns = time(|| range.iter_pages().for_each(|va| space.fault_write(va)));
-    samples.add("fault-write", Side::Peer, ns / PAGES);
+    let mut add = samples.per_page(Side::Peer);
+    in_peer(&bench.world, |space| {
+        let range = region(0, REGION);
+        space.map(range, Filled::Lazily);
+        add("fault-write", time(|| range.iter_pages().for_each(|va| space.fault_write(va))));
+    });
 }
 
 fn host(_bench: &Bench, samples: &mut Samples, folios: Folios) -> io::Result<()> {
-    let mut add = |row, ns: f64| samples.add(row, Side::Host(folios), ns / PAGES);
-    Region::warm(REGION, folios)?;
-    let region = Region::new(REGION, folios)?;
+    let mut add = samples.per_page(Side::Host(folios));
+    let region = in_host(folios, Holds::Nothing)?;
     let ns = time(|| region.touch_write(0, PAGE));
     if folios != Folios::Base {
         add("fault-write", ns);
@@ -76,8 +67,7 @@ fn host(_bench: &Bench, samples: &mut Samples, folios: Folios) -> io::Result<()>
     MODES.iter().for_each(|(row, _)| add(row, ns));
     drop(region);
 
-    Region::warm(REGION, folios)?;
-    let region = Region::new(REGION, folios)?;
+    let region = in_host(folios, Holds::Nothing)?;
     add("fault-read", time(|| region.touch_read()));
     add("fault-zero-write", time(|| region.touch_write(0, PAGE)));
     Ok(())

@@ -4,7 +4,6 @@ use super::Experiment;
 use crate::{
     REGION, REGION_PAGES,
     clock::time,
-    host::folios,
     run::{Bench, Samples, Side},
 };
 use anonmem_hal::{Order, PhysMem};
@@ -12,11 +11,8 @@ use anonmem_hal::{Order, PhysMem};
 pub(super) const EXPERIMENT: Experiment = Experiment {
     name: "limits",
     rows: &["limit-zeroing", "limit-zeroing-cached", "limit-copying", "limit-copying-cached"],
-    threads: 1,
     ours: Some(ours),
-    host: None,
-    peer: None,
-    folios: folios::BASE,
+    ..Experiment::NONE
 };
 
 /// Pages that fit in a first-level cache together with their copies.

@@ -4,7 +4,6 @@ use super::Experiment;
 use crate::{
     PAGE,
     clock::time,
-    host::folios,
     ours::Machine,
     peer::{Space, space::Filled},
     run::{Bench, Samples, Side},
@@ -19,11 +18,9 @@ use std::hint::black_box;
 pub(super) const EXPERIMENT: Experiment = Experiment {
     name: "VMA lookup",
     rows: &["lookup-10", "lookup-1000", "lookup-100000"],
-    threads: 1,
     ours: Some(ours),
-    host: None,
     peer: Some(peer),
-    folios: folios::BASE,
+    ..Experiment::NONE
 };
 
 const LOOKUPS: usize = 200_000;

@@ -2,7 +2,7 @@
 
 use super::Experiment;
 use crate::{
-    host::{Folios, folios},
+    host::Folios,
     run::{Bench, Samples, Side},
 };
 use std::io;
@@ -10,11 +10,9 @@ use std::io;
 pub(super) const EXPERIMENT: Experiment = Experiment {
     name: "metadata",
     rows: &["metadata"],
-    threads: 1,
     ours: Some(ours),
     host: Some(host),
-    peer: None,
-    folios: folios::BASE,
+    ..Experiment::NONE
 };
 
 /// `sizeof(struct page)` of 64-bit Linux (Documentation/mm/vmemmap_dedup.rst: 64 bytes).

@@ -9,12 +9,13 @@ mod metadata;
 mod populate;
 mod protect;
 mod remap;
+mod setup;
 mod swap;
 mod threads;
 mod vma;
 
 use crate::{
-    host::Folios,
+    host::{Folios, folios},
     rows::Row,
     run::{Bench, Samples},
 };
@@ -47,6 +48,10 @@ pub struct Experiment {
 }
 
 impl Experiment {
+    /// One of one thread in base pages, that nobody takes part in: what others say only what differs from.
+    const NONE: Self =
+        Self { name: "", rows: &[], threads: 1, ours: None, host: None, peer: None, folios: folios::BASE };
+
     /// Whether any of `rows` is one of its own, or has its limit or its aim in it.
     pub fn is_needed_for(&self, rows: &[&Row]) -> bool {
         rows.iter().any(|row| {

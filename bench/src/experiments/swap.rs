@@ -4,7 +4,6 @@ use super::Experiment;
 use crate::{
     PAGE,
     clock::time,
-    host::folios,
     ours::{Active, Machine, World, fault_all, map_region},
     run::{Bench, Samples, Side},
 };
@@ -15,11 +14,8 @@ use lz4_flex::block::{CompressTable, compress_into_with_table, decompress_into, 
 pub(super) const EXPERIMENT: Experiment = Experiment {
     name: "swap",
     rows: &["swap-out", "swap-in", "swap-out-in", "limit-compressing"],
-    threads: 1,
     ours: Some(ours),
-    host: None,
-    peer: None,
-    folios: folios::BASE,
+    ..Experiment::NONE
 };
 
 const LEN: usize = 32 << 20;

@@ -37,8 +37,8 @@ pub(super) const EXPERIMENT: Experiment = Experiment {
     threads: 2,
     ours: Some(ours),
     host: Some(host),
-    peer: None,
     folios: folios::ALL,
+    ..Experiment::NONE
 };
 
 const PAGES: f64 = REGION_PAGES as f64;

@@ -1,10 +1,10 @@
 //! Calls that change VMAs and touch no page.
 
-use super::Experiment;
+use super::{Experiment, setup::time_per_ok};
 use crate::{
     PAGE,
     clock::time_per,
-    host::{Folios, Region, folios, region},
+    host::{Folios, Region, region},
     ours::{Active, map_anywhere, map_region, region},
     peer::Space,
     run::{Bench, Samples, Side},
@@ -16,11 +16,10 @@ use std::io;
 pub(super) const EXPERIMENT: Experiment = Experiment {
     name: "mmap, mprotect",
     rows: &["mmap-munmap", "mprotect-split"],
-    threads: 1,
     ours: Some(ours),
     host: Some(host),
     peer: Some(peer),
-    folios: folios::BASE,
+    ..Experiment::NONE
 };
 
 const PAIRS: u32 = 20_000;
@@ -64,26 +63,12 @@ fn peer(bench: &Bench, samples: &mut Samples) {
 }
 
 fn host(_: &Bench, samples: &mut Samples, _: Folios) -> io::Result<()> {
-    let mut result = Ok(());
-    let pair = || {
-        if let Err(e) = region::map_anywhere(SMALL).and_then(|at| region::unmap(at, SMALL)) {
-            result = Err(e);
-        }
-    };
-    let ns = time_per(PAIRS, pair);
-    result?;
-    samples.add("mmap-munmap", Side::Host(Folios::Base), ns);
+    let pair = || region::map_anywhere(SMALL).and_then(|at| region::unmap(at, SMALL));
+    samples.add("mmap-munmap", Side::Host(Folios::Base), time_per_ok(PAIRS, pair)?);
 
     let region = Region::new(WHOLE, Folios::Base)?;
-    let mut result = Ok(());
-    let pair = || {
-        let both = [libc::PROT_READ, libc::PROT_READ | libc::PROT_WRITE];
-        if let Err(e) = both.into_iter().try_for_each(|prot| region.protect_part(PART, PART, prot)) {
-            result = Err(e);
-        }
-    };
-    let ns = time_per(PAIRS, pair);
-    result?;
-    samples.add("mprotect-split", Side::Host(Folios::Base), ns);
+    let both = [libc::PROT_READ, libc::PROT_READ | libc::PROT_WRITE];
+    let pair = || both.into_iter().try_for_each(|prot| region.protect_part(PART, PART, prot));
+    samples.add("mprotect-split", Side::Host(Folios::Base), time_per_ok(PAIRS, pair)?);
     Ok(())
 }

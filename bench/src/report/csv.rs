@@ -3,7 +3,7 @@
 use super::line::lines;
 use crate::{run::Outcome, series::Summary};
 
-const HEADER: &str = "row,title,unit,ours,ours_min,ours_max,host,host_min,host_max,host_entry,limit,\
+const HEADER: &str = "row,title,unit,ours,ours_min,ours_max,host,host_min,host_max,host_entry,host_only,limit,\
                       ours_per_host,ours_per_limit,aim,aim_met,host_64k,host_2m,peer,ours_per_peer";
 
 /// The whole file.
@@ -22,6 +22,7 @@ pub fn text(outcome: &Outcome) -> String {
             three(line.ours),
             three(line.host),
             number(Some(line.host_entry)),
+            line.host_only.iter().map(|only| only.letter()).collect(),
             median(line.limit),
             median(line.to_host),
             median(line.to_limit),

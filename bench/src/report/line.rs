@@ -3,7 +3,7 @@
 use crate::{
     host::Folios,
     ours::FaultCounts,
-    rows::{self, Aim, Row},
+    rows::{self, Aim, HostOnly, Row},
     run::{Outcome, Side},
     series::Summary,
 };
@@ -32,6 +32,8 @@ pub struct Line {
     pub to_peer: Option<Summary>,
     /// The part of the host's time that its exceptions and system calls cost, as measured in this run; not taken off.
     pub host_entry: f64,
+    /// What the host's side includes and ours does not.
+    pub host_only: &'static [HostOnly],
     /// The physical limit.
     pub limit: Option<Summary>,
     /// ours / host, run by run.
@@ -93,6 +95,7 @@ fn line(outcome: &Outcome, row: &'static Row) -> Line {
         peer: peer.and_then(|s| s.summary()),
         to_peer: ratio(peer),
         host_entry: entry(outcome, row),
+        host_only: row.host_only,
         limit: limit.and_then(|s| s.summary()),
         to_host: ratio(host),
         to_limit: ratio(limit),

@@ -13,6 +13,7 @@ const END: &str = "<!-- anonmem bench: end -->\n";
 pub fn text(outcome: &Outcome) -> String {
     let lines = lines(outcome);
     let mut text = format!("{}\n\n{}", outcome.machine.line(), fenced(&table::main_grid(&lines)));
+    text += &format!("\n{}\n", table::legend());
     for (title, grid) in table::further_grids(&lines) {
         text += &format!("\n{title}:\n\n{}", fenced(&grid));
     }

@@ -3,7 +3,7 @@
 use super::line::{Line, lines};
 use crate::{
     peer,
-    rows::{NOT_YET, ROWS},
+    rows::{HostOnly, NOT_YET, ROWS},
     run::Outcome,
     series::Summary,
 };
@@ -11,8 +11,18 @@ use std::{collections::BTreeMap, fmt::Write};
 
 /// The headings of the host's large folios.
 const LARGE_HEADERS: [&str; 6] = ["row", "unit", "host 4K", "host 64K", "host 2M", "anonmem 64K, 2M"];
-const HEADERS: [&str; 9] =
-    ["row", "unit", "anonmem", "host", "of it entry", "limit", "host ÷ anonmem", "anonmem ÷ limit", "aim"];
+const HEADERS: [&str; 10] = [
+    "row",
+    "unit",
+    "anonmem",
+    "host",
+    "of it entry",
+    "host only",
+    "limit",
+    "host ÷ anonmem",
+    "anonmem ÷ limit",
+    "aim",
+];
 
 /// The table, what is not in it, and what one must know to read it.
 pub fn text(outcome: &Outcome) -> String {
@@ -127,6 +137,10 @@ pub fn list() -> String {
                 let _ = writeln!(text, "{:22}   {who}: {what}", "");
             }
         }
+        if !row.host_only.is_empty() {
+            let only: Vec<_> = row.host_only.iter().map(|only| only.meaning()).collect();
+            let _ = writeln!(text, "{:22}   only the host's time includes: {}", "", only.join("; "));
+        }
     }
     for row in NOT_YET {
         let _ = writeln!(text, "{:22} {}: not yet, needs {}", row.id, row.title, row.needs);
@@ -134,7 +148,7 @@ pub fn list() -> String {
     text
 }
 
-fn cells(line: &Line) -> [String; 9] {
+fn cells(line: &Line) -> [String; 10] {
     let aim = match line.meets_aim() {
         Some(true) => format!("{} met", line.aim_text),
         Some(false) => format!("{} MISSED", line.aim_text),
@@ -147,11 +161,25 @@ fn cells(line: &Line) -> [String; 9] {
         or_dash(line.ours.map(spread)),
         or_dash(line.host.map(spread)),
         or_dash(entry),
+        or_dash(line.host.map(|_| letters(line.host_only)).filter(|text| !text.is_empty())),
         or_dash(line.limit.map(|s| number(s.median))),
         or_dash(line.to_host.map(|s| format!("{} ×", number(1.0 / s.median)))),
         or_dash(line.to_limit.map(|s| format!("{:.2} ×", s.median))),
         if aim.is_empty() { "-".into() } else { aim },
     ]
+}
+
+fn letters(only: &[HostOnly]) -> String {
+    only.iter().map(|only| only.letter()).collect()
+}
+
+/// What the letters in the column *host only* mean.
+pub fn legend() -> String {
+    let words: Vec<_> = HostOnly::ALL.iter().map(|o| format!("{} {}", o.letter(), o.meaning())).collect();
+    format!(
+        "host only: what the host's time includes and ours does not: {}. Everything else that a row names is in both.",
+        words.join(", ")
+    )
 }
 
 fn or_dash(text: Option<String>) -> String {
@@ -211,8 +239,7 @@ fn notes(outcome: &Outcome, lines: &[Line]) -> String {
     let mitigations: Vec<_> =
         outcome.machine.mitigations.iter().map(|m| format!("{}: {}", m.of, m.how)).collect();
     say(format!("mitigations of the host: {}", or_none(&mitigations.join("; "))));
-    say("not done by anonmem: exception and system-call entry, TLB and its flushes, memory cgroups, LRU lists, tasks."
-        .into());
+    say(legend());
     say(format!(
         "{} samples a side after one for warming up, in turns; the number after ± is half the distance of the extremes. \
          CPU time of the measuring thread; threads-*: time on the wall. \

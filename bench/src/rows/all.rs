@@ -1,0 +1,291 @@
+//! All rows, in the table's order, and those that wait for something.
+
+use super::{
+    Aim, Entries,
+    HostOnly::{self, Charge, Exception, Lru, SystemCall, Task, TlbFlush},
+    Limit, NotYet, Row, Unit,
+};
+
+/// A row per page, without limit, aim or entries.
+const fn row(id: &'static str, title: &'static str) -> Row {
+    let entries = Entries { syscalls: 0.0, exceptions: 0.0 };
+    let (unit, ours, host, peer) = (Unit::NsPerPage, "", "", "");
+    Row { id, title, unit, limit: None, aim: None, entries, host_only: &[], ours, host, peer }
+}
+
+impl Row {
+    const fn per(self, unit: Unit) -> Self {
+        Self { unit, ..self }
+    }
+
+    const fn limit(self, limit: Limit) -> Self {
+        Self { limit: Some(limit), ..self }
+    }
+
+    /// Aims at so much.
+    const fn most(self, most: f64) -> Self {
+        Self { aim: Some(Aim::Most(most)), ..self }
+    }
+
+    /// Aims at so many times the limit, plus so much.
+    const fn limit_times(self, limit: Limit, times: f64, more: f64) -> Self {
+        Self { aim: Some(Aim::Limit(times, more)), ..self.limit(limit) }
+    }
+
+    /// Aims at so many times another row.
+    const fn row_times(self, times: f64, row: &'static str) -> Self {
+        Self { aim: Some(Aim::Row(times, row)), ..self }
+    }
+
+    /// The host traps for each unit.
+    const fn traps(self) -> Self {
+        Self { entries: Entries { syscalls: 0.0, exceptions: 1.0 }, ..self }
+    }
+
+    /// The host is called twice for each unit.
+    const fn two_calls(self) -> Self {
+        Self { entries: Entries { syscalls: 2.0, exceptions: 0.0 }, ..self }
+    }
+
+    const fn host_only(self, host_only: &'static [HostOnly]) -> Self {
+        Self { host_only, ..self }
+    }
+
+    const fn ours(self, ours: &'static str) -> Self {
+        Self { ours, ..self }
+    }
+
+    const fn host(self, host: &'static str) -> Self {
+        Self { host, ..self }
+    }
+
+    const fn peer(self, peer: &'static str) -> Self {
+        Self { peer, ..self }
+    }
+
+    /// Both sides do the same.
+    const fn both(self, does: &'static str) -> Self {
+        self.ours(does).host(does)
+    }
+
+    /// One fault after the other.
+    const fn faults(self) -> Self {
+        let ours = "handle_fault for each page in turn; no exception, no access, no TLB";
+        self.ours(ours).host("one store to each page in turn: exception, fault, return").traps()
+    }
+
+    /// First writes to fresh memory, at best as fast as it is zeroed.
+    const fn first_writes(self) -> Self {
+        self.limit(Limit::Zeroing).host_only(&[Exception, Charge, Lru]).traps()
+    }
+}
+
+/// Two threads fault at once.
+const fn two_threads(id: &'static str, title: &'static str) -> Row {
+    let does = "as fault-write, a thread on each of two CPUs; time on the wall, per page of one thread";
+    row(id, title).first_writes().both(does)
+}
+
+/// One thread faults, another one maps and unmaps.
+const fn churn(id: &'static str, title: &'static str) -> Row {
+    let does = "as fault-write, while a thread on another CPU maps and unmaps 16 pages without pause; time on the wall";
+    row(id, title).first_writes().both(does)
+}
+
+/// One thread faults, another one maps and unmaps in an address space of its own.
+const fn apart(id: &'static str, title: &'static str) -> Row {
+    row(id, title)
+        .limit(Limit::Zeroing)
+        .ours("as threads-churn, but the other thread maps and unmaps in an address space of its own")
+        .host("not done: threads-churn is the host's own comparison with fault-write")
+}
+
+/// One write fault after the other, in one of the lock modes.
+const fn fault_write(id: &'static str, title: &'static str) -> Row {
+    row(id, title).faults().first_writes().limit_times(Limit::Zeroing, 1.4, 60.0)
+}
+
+/// Pages that leave for compressed memory or come back.
+const fn swap(id: &'static str, title: &'static str, ours: &'static str) -> Row {
+    row(id, title).ours(ours).host("a swap device of the host would have to be set up for it: not done")
+}
+
+/// The VMA of an address.
+const fn lookup(id: &'static str, title: &'static str, ours: &'static str) -> Row {
+    row(id, title)
+        .per(Unit::NsPerCall)
+        .most(60.0)
+        .ours(ours)
+        .host("no call of the host only looks up a VMA")
+        .peer("MemorySet::find of a random address, under a mutex")
+}
+
+/// What the hardware alone needs.
+const fn limit(id: &'static str, title: &'static str, does: &'static str) -> Row {
+    row(id, title).ours(does)
+}
+
+const FORK_HOST: &str =
+    "fork() of a process with the region, all of it: tasks, files, the region's page tables";
+
+/// All rows that can be measured, in the table's order.
+pub const ROWS: &[Row] = &[
+    row("populate-4k", "populate fresh memory, 256 MiB")
+        .limit_times(Limit::Zeroing, 1.25, 0.0)
+        .host_only(&[Charge, Lru])
+        .ours("populate(Write) of 256 MiB, page tables included")
+        .host("MADV_POPULATE_WRITE of 256 MiB, page tables included")
+        .peer("MemorySet::map of 256 MiB with a backend that fills at once, page tables included"),
+    fault_write("fault-write", "single write fault")
+        .peer("MemorySet::find and a map of one zeroed page, for each page in turn, under one mutex"),
+    fault_write("fault-write.vma", "single write fault, per-VMA lock"),
+    fault_write("fault-write.spec", "single write fault, speculative"),
+    row("fault-read", "read fault, zero page")
+        .faults()
+        .most(60.0)
+        .host_only(&[Exception])
+        .host("one load from each page in turn: exception, fault, return"),
+    row("fault-zero-write", "write over the zero page")
+        .faults()
+        .limit_times(Limit::Zeroing, 1.4, 80.0)
+        .host_only(&[Exception, TlbFlush, Charge, Lru]),
+    two_threads("threads-own-vma", "2 threads, a VMA each"),
+    two_threads("threads-own-vma.vma", "2 threads, a VMA each; per-VMA locks").row_times(1.0, "fault-write"),
+    two_threads("threads-own-vma.spec", "2 threads, a VMA each; speculative").row_times(1.0, "fault-write"),
+    two_threads("threads-one-vma", "2 threads, one VMA"),
+    two_threads("threads-one-vma.vma", "2 threads, one VMA; per-VMA locks").row_times(1.0, "fault-write"),
+    two_threads("threads-one-vma.spec", "2 threads, one VMA; speculative").row_times(1.0, "fault-write"),
+    two_threads("threads-own-mm", "2 threads, a process each").row_times(1.0, "fault-write"),
+    // Within a fifth of the same work with the other thread in an address space of its own.
+    churn("threads-churn", "faults while another thread maps"),
+    churn("threads-churn.vma", "faults while another maps; per-VMA locks")
+        .row_times(1.2, "threads-apart.vma"),
+    churn("threads-churn.spec", "faults while another maps; speculative")
+        .row_times(1.2, "threads-apart.spec"),
+    apart("threads-apart", "the same, in another address space"),
+    apart("threads-apart.vma", "the same, in another; per-VMA locks"),
+    apart("threads-apart.spec", "the same, in another; speculative"),
+    row("mmap-munmap", "mmap + munmap, untouched")
+        .per(Unit::NsPerPair)
+        .most(400.0)
+        .two_calls()
+        .host_only(&[SystemCall])
+        .both("mmap + munmap of 16 pages, never touched")
+        .peer("find_free_area, map and unmap of 16 pages, never touched; unmap asks the table for each page"),
+    row("mprotect-split", "mprotect that splits + one that merges")
+        .per(Unit::NsPerPair)
+        .most(600.0)
+        .two_calls()
+        .host_only(&[SystemCall])
+        .both(
+            "mprotect of the 8 middle pages of 64 to R and back to RW, never touched: VMAs split and merge",
+        ),
+    row("munmap", "munmap of populated memory")
+        .most(30.0)
+        .host_only(&[TlbFlush, Charge, Lru])
+        .ours("munmap of 256 MiB populated; frames go back, no TLB to flush")
+        .host("munmap of 256 MiB populated; frames go back, TLB is flushed")
+        .peer("MemorySet::unmap of 256 MiB populated; frames go back, page tables stay, no TLB to flush"),
+    row("dontneed", "MADV_DONTNEED of populated memory")
+        .most(30.0)
+        .host_only(&[TlbFlush, Charge, Lru])
+        .ours("madvise(DONTNEED) of 256 MiB populated; no TLB to flush")
+        .host("MADV_DONTNEED of 256 MiB populated; TLB is flushed"),
+    row("fork", "fork, exclusive pages")
+        .most(12.0)
+        .host_only(&[TlbFlush, Task])
+        .ours("fork of an address space with 256 MiB exclusive pages; no task, no files")
+        .host(FORK_HOST),
+    row("fork-again", "fork again, shared pages")
+        .most(12.0)
+        .host_only(&[TlbFlush, Task])
+        .ours("the same again: all pages shared and write-protected already")
+        .host(FORK_HOST),
+    row("exit-shared", "exit of a child, shared pages")
+        .most(12.0)
+        .host_only(&[TlbFlush, Task])
+        .ours("drop of the child's address space, all its pages shared with the parent")
+        .host("the child's CPU time from _exit on"),
+    row("cow-copy", "COW fault that copies")
+        .faults()
+        .limit_times(Limit::Copying, 1.4, 80.0)
+        .host_only(&[Exception, TlbFlush, Charge, Lru]),
+    row("cow-reuse", "COW fault that reuses").faults().most(60.0).host_only(&[Exception]),
+    row("mprotect-ro", "mprotect RW to RO")
+        .most(5.0)
+        .host_only(&[TlbFlush])
+        .ours("mprotect(R) of 256 MiB populated; no TLB to flush")
+        .host("mprotect(R) of 256 MiB populated; TLB is flushed")
+        .peer("MemorySet::protect of 256 MiB populated; no TLB to flush"),
+    row("mprotect-rw", "mprotect RO to RW")
+        .most(5.0)
+        .both("mprotect(RW) of the same")
+        .peer("the same back: nothing asks whether a page may be written"),
+    row("mremap-tables", "mremap that moves tables")
+        .most(1.3)
+        .host_only(&[TlbFlush])
+        .ours("mremap of 256 MiB populated to where whole page tables fit; no TLB to flush")
+        .host("mremap of 256 MiB populated to where whole page tables fit; TLB is flushed"),
+    row("mremap-entries", "mremap that moves entries")
+        .most(10.0)
+        .host_only(&[TlbFlush])
+        .both("the same, one page off: entry by entry"),
+    swap(
+        "swap-out",
+        "page-out to compressed memory",
+        "madvise(PAGEOUT) of 32 MiB that compress to about a third, to compressed memory",
+    ),
+    swap("swap-in", "swap-in from compressed memory", "handle_fault for each of these pages in turn"),
+    swap("swap-out-in", "page-out and swap-in together", "the two rows above, added").limit_times(
+        Limit::Compressing,
+        1.3,
+        0.0,
+    ),
+    lookup("lookup-10", "VMA lookup among 10", "the VMA of a random address, without a lock"),
+    lookup("lookup-1000", "VMA lookup among 1,000", "the same among 1,000"),
+    lookup(
+        "lookup-100000",
+        "VMA lookup among 100,000",
+        "the same among 100,000: the map does not fit in the second-level cache",
+    ),
+    row("metadata", "metadata per 4 KiB frame")
+        .per(Unit::BytesPerFrame)
+        .most(32.0)
+        .ours("the metadata slot of a frame")
+        .host("struct page of a 64-bit kernel"),
+    limit(
+        "limit-zeroing",
+        "limit: zeroing, out of cache",
+        "memory of the hosted machine, 256 MiB, page by page",
+    ),
+    limit("limit-zeroing-cached", "limit: zeroing, in cache", "the same 4 pages again and again"),
+    limit(
+        "limit-copying",
+        "limit: copying, out of cache",
+        "memory of the hosted machine, 128 MiB to 128 MiB, page by page",
+    ),
+    limit(
+        "limit-copying-cached",
+        "limit: copying, in cache",
+        "the same 16 pages to the same 4 pages again and again",
+    ),
+    limit(
+        "limit-compressing",
+        "limit: compressing and decompressing",
+        "LZ4 of the 32 MiB of the swap rows, page by page, into memory and back",
+    ),
+];
+
+/// The rows that wait for something.
+pub const NOT_YET: &[NotYet] = &[
+    NotYet {
+        id: "large-folios",
+        title: "the rows above with folios of 64 KiB and 2 MiB",
+        needs: "large folios",
+    },
+    NotYet { id: "uffd-move", title: "UFFDIO_MOVE, whole region and page by page", needs: "userfaultfd" },
+    NotYet { id: "uffd-copy", title: "UFFDIO_COPY, whole region and page by page", needs: "userfaultfd" },
+    NotYet { id: "gup-fast", title: "GUP-fast, 256 pages a call", needs: "GUP" },
+    NotYet { id: "ksm", title: "KSM, per freed page", needs: "KSM" },
+    NotYet { id: "compact", title: "compaction, per migrated page", needs: "migration and compaction" },
+];
