@@ -101,13 +101,14 @@ fn explore_all(runs: &[(&'static Case, &'static Run)], options: &CheckOptions) -
 
 fn print_table(verdicts: &[Verdict]) {
     let width = verdicts.iter().map(|v| v.case.name.len()).max().unwrap_or(4);
+    let search = verdicts.iter().map(|v| v.report.search.len()).max().unwrap_or(6);
     println!(
-        "{:<width$}  {:<5} {:<16} {:>4} {:>11} {:>9}  {:<9} verdict",
+        "{:<width$}  {:<5} {:<search$} {:>4} {:>11} {:>9}  {:<9} verdict",
         "case", "model", "search", "CPUs", "executions", "per s", "exhausted"
     );
     for Verdict { case, report } in verdicts {
         println!(
-            "{:<width$}  {:<5} {:<16} {:>4} {:>11} {:>9}  {:<9} {}",
+            "{:<width$}  {:<5} {:<search$} {:>4} {:>11} {:>9}  {:<9} {}",
             case.name,
             report.model,
             report.search,

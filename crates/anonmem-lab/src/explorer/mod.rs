@@ -131,6 +131,20 @@ impl Inject {
         mmu: false,
         device: false,
     };
+
+    /// As reports show it: nothing, or ` +2 of fault, mmu`.
+    pub fn name(self) -> String {
+        let all = [
+            (self.allocation, "allocation"),
+            (self.try_lock, "try-lock"),
+            (self.wake_up, "wake-up"),
+            (self.fault, "fault"),
+            (self.mmu, "mmu"),
+            (self.device, "device"),
+        ];
+        let names: Vec<_> = all.iter().filter_map(|(on, name)| on.then_some(*name)).collect();
+        if names.is_empty() { String::new() } else { format!(" +{} of {}", self.at_most, names.join(", ")) }
+    }
 }
 
 /// How to explore.

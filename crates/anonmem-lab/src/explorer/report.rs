@@ -63,7 +63,7 @@ impl Report {
             scenario: program.name().into(),
             version: program.version(),
             model: config.model.name(),
-            search: config.search.name(),
+            search: config.search.name() + &config.inject.name(),
             nr_cpus: program.nr_cpus(),
             executions: outcome.counters.executions,
             complete: outcome.counters.complete,
