@@ -21,6 +21,7 @@ use crate::{
     memmap::Memmap,
     meta::{Kind, META_BYTES, Meta},
     pcp::{CpuPages, PcpLimits},
+    place::Field,
     usage::{Class, Counters, Watermarks},
 };
 use anonmem_hal::{Machine, Order, Pfn};
@@ -30,7 +31,7 @@ use anonmem_sync::{
     PerCpu, Plain, RawSpin, Spin,
     order::Zone,
 };
-use core::fmt;
+use core::{fmt, mem::offset_of};
 
 /// There is no free memory that the caller may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,6 +106,17 @@ pub struct Frames<M: Machine> {
 }
 
 impl<M: Machine> Frames<M> {
+    /// Its fields, for displays.
+    pub const FIELDS: &'static [Field] = &[
+        Field::new("pcp", offset_of!(Self, pcp)),
+        Field::new("zone", offset_of!(Self, buddy)),
+        Field::new("zone.free", offset_of!(Self, buddy_free)),
+        Field::new("zone.used", offset_of!(Self, used_large)),
+        Field::new("zone.peak", offset_of!(Self, peak)),
+        Field::new("slab_ids", offset_of!(Self, next_slab_id)),
+        Field::new("machine", offset_of!(Self, machine)),
+    ];
+
     /// Takes over the memory of `machine`, all of it free but for the zero page.
     ///
     /// # Errors

@@ -7,6 +7,7 @@
 //! - [`validate`]: recounting all of it.
 //! - [`swap`]: swap slots, which are the swap cache too.
 //! - [`slab`]: type-stable objects, and [`handle`]: their names.
+//! - [`place`]: what an address is, in words.
 //! - [`mod@array`]: arrays of words made of frames.
 //! - [`folio`]: the owner types. A count has one owner type and none stands in for another.
 //!
@@ -26,6 +27,7 @@ pub mod handle;
 mod memmap;
 pub mod meta;
 mod pcp;
+pub mod place;
 pub mod slab;
 #[cfg(test)]
 mod slab_tests;
@@ -43,6 +45,7 @@ pub use folio::{
 pub use frames::{Frames, FramesError, MAX_FRAMES, OutOfMemory};
 pub use handle::{Handle, Link, RawHandle};
 pub use meta::{Counts, Kind, META_BYTES, Mapping, MappingWord};
+pub use place::{Field, Place};
 pub use slab::{Slab, SlabItem};
 pub use swap::{EvictionStamp, SlotCountOverflow, SlotPut, SlotState, Stored, SwapSlots};
 pub use usage::{Usage, Watermarks};

@@ -165,6 +165,11 @@ impl Counts {
     const MAX_REFS: u64 = (1 << 20) - (1 << 12);
     const MAX_PINS: u64 = (1 << 16) - (1 << 8);
 
+    /// The counts that the word `bits` holds.
+    pub const fn from_bits(bits: u64) -> Self {
+        Self(bits)
+    }
+
     /// Page-table mappings.
     pub const fn maps(self) -> u64 {
         self.0 & (Self::REF - 1)
@@ -261,6 +266,11 @@ impl MappingWord {
         };
         debug_assert!(index < 1 << 48);
         Self(kind | (index >> 32) << 2 | u64::from(handle.get()) << 32)
+    }
+
+    /// The word with these bits, for displays.
+    pub const fn from_bits(bits: u64) -> Self {
+        Self(bits)
     }
 
     /// What it says.

@@ -22,6 +22,7 @@ use crate::{
     frames::{Frames, OutOfMemory},
     handle::{Handle, RawHandle},
     meta::Kind,
+    place::{Field, Place, number},
     validate::Inconsistency,
 };
 use anonmem_hal::{Machine, Order, PAGE_SIZE, Pfn};
@@ -45,6 +46,8 @@ use core::{
 pub trait SlabItem<M: Machine>: Send + Sync + 'static {
     /// What it is called in messages and tables.
     const NAME: &'static str;
+    /// Its fields, for displays.
+    const FIELDS: &'static [Field] = &[];
     /// An object that nobody uses.
     fn new() -> Self;
 }
@@ -211,6 +214,26 @@ impl<M: Machine, T: SlabItem<M>> Slab<M, T> {
     pub fn is_live(&self, frames: &Frames<M>, h: Handle<T>) -> bool {
         let Some(slot) = self.slot(frames, h.raw()) else { self.not_ours(h.raw()) };
         slot.state.load(Relaxed) == LIVE
+    }
+
+    /// What `address` is, if it is in one of this slab's objects; its number is that of the handle.
+    pub fn place_of(&self, frames: &Frames<M>, address: usize) -> Option<Place> {
+        let (pfn, kind, offset) = frames.frame_of(address)?;
+        let index = frames.memmap.find(pfn)?;
+        let ours = kind == Kind::Slab && frames.memmap.get(index)?.flags.peek() == self.flags;
+        let place = (offset / Self::SLOT_SIZE) as u32;
+        if !ours || place >= Self::SLOTS {
+            return None;
+        }
+        let inside = offset % Self::SLOT_SIZE;
+        let state = core::mem::offset_of!(Slot<T, M>, state);
+        Some(match inside {
+            i if i < state => Place::new(T::NAME, number(Self::name(index, place)), T::FIELDS, i),
+            i => {
+                let slot = &[Field::new("slot", state)];
+                Place::new(T::NAME, number(Self::name(index, place)), slot, i)
+            }
+        })
     }
 
     /// The number of slots in use.

@@ -33,4 +33,4 @@ pub use memory::Model;
 pub use scenario::{Program, Scenario};
 pub use sim::{Sim, choose};
 pub use snapshot::{Region, Touched, Watch};
-pub use trace::{Names, Trace};
+pub use trace::{Named, Names, Trace};

@@ -28,11 +28,13 @@ pub(crate) enum Action {
 #[derive(Clone, Debug)]
 pub(crate) struct Event {
     pub(crate) cpu: usize,
-    pub(crate) address: Option<usize>,
     pub(crate) order: &'static str,
     pub(crate) action: Action,
     pub(crate) at: &'static Location<'static>,
     pub(crate) held: Vec<&'static str>,
+    /// The object's name and the values, as they were read at that time.
+    object: String,
+    what: String,
 }
 
 impl Event {
@@ -46,7 +48,9 @@ impl Event {
     ) -> Self {
         let held = &e.cpus[e.current].held;
         let held = held.entries[..held.len].iter().map(|h| order::name_of(h.0)).collect();
-        Self { cpu: e.current, address, order, action, at, held }
+        let object = address.map(|a| e.names.name(a)).unwrap_or_default();
+        let what = e.names.describe(address, &action);
+        Self { cpu: e.current, order, action, at, held, object, what }
     }
 }
 
@@ -59,21 +63,8 @@ pub(crate) struct Recorder {
 impl Recorder {
     /// The readable form. The line where `failure` happened is marked.
     pub(crate) fn trace(&self, program: &dyn Program, failure: Option<&Failure>) -> Trace {
-        let mut names = Names::default();
-        program.names(&mut names);
         let mut functions = Functions::default();
         let lines = self.events.iter().map(|event| {
-            let object = event.address.map(|a| names.name(a)).unwrap_or_default();
-            let show = |v: u64| event.address.map_or_else(|| v.to_string(), |a| names.value(a, v));
-            let what = match &event.action {
-                Action::Load { value, age: 0 } => show(*value),
-                Action::Load { value, age } => format!("{} ({age} newer not seen)", show(*value)),
-                Action::Store { value, late: 0 } => format!("= {}", show(*value)),
-                Action::Store { value, .. } => format!("= {} (overtaken already)", show(*value)),
-                Action::Rmw { old, new: Some(new) } => format!("{} -> {}", show(*old), show(*new)),
-                Action::Rmw { old, new: None } => format!("{}, exchange failed", show(*old)),
-                Action::Word(word) => word.clone(),
-            };
             let verb = match event.action {
                 Action::Load { .. } => "load",
                 Action::Store { .. } => "store",
@@ -84,8 +75,8 @@ impl Recorder {
                 cpu: event.cpu,
                 function: functions.at(event.at.file(), event.at.line()),
                 verb: verb.into(),
-                object,
-                what,
+                object: event.object.clone(),
+                what: event.what.clone(),
                 order: event.order.into(),
                 held: event.held.iter().map(|h| (*h).into()).collect(),
                 breaks: false,
@@ -180,11 +171,21 @@ impl fmt::Display for Trace {
 }
 
 type Format = Box<dyn Fn(u64) -> String>;
+type Lookup = Box<dyn Fn(usize) -> Option<Named>>;
+
+/// What somebody knows of an address.
+pub struct Named {
+    /// What it is called.
+    pub name: String,
+    /// How its values read, if not as numbers.
+    pub format: Option<fn(u64) -> String>,
+}
 
 /// Names for addresses.
 #[derive(Default)]
 pub struct Names {
     ranges: Vec<(usize, usize, String, Option<Format>)>,
+    lookups: Vec<Lookup>,
 }
 
 impl Names {
@@ -220,6 +221,30 @@ impl Names {
         self.ranges.push((start, len, name.into(), Some(Box::new(format))));
     }
 
+    /// Asks `lookup` for addresses that are in no range. It is asked in the middle of an execution, about the world as it is
+    /// then: it must not make a step, nor lock anything.
+    pub fn ask(&mut self, lookup: impl Fn(usize) -> Option<Named> + 'static) {
+        self.lookups.push(Box::new(lookup));
+    }
+
+    fn look_up(&self, address: usize) -> Option<Named> {
+        self.lookups.iter().find_map(|lookup| lookup(address))
+    }
+
+    /// What happened to `address`, with the values.
+    fn describe(&self, address: Option<usize>, action: &Action) -> String {
+        let show = |v: u64| address.map_or_else(|| v.to_string(), |a| self.value(a, v));
+        match action {
+            Action::Load { value, age: 0 } => show(*value),
+            Action::Load { value, age } => format!("{} ({age} newer not seen)", show(*value)),
+            Action::Store { value, late: 0 } => format!("= {}", show(*value)),
+            Action::Store { value, .. } => format!("= {} (overtaken already)", show(*value)),
+            Action::Rmw { old, new: Some(new) } => format!("{} -> {}", show(*old), show(*new)),
+            Action::Rmw { old, new: None } => format!("{}, exchange failed", show(*old)),
+            Action::Word(word) => word.clone(),
+        }
+    }
+
     /// The smallest named range that holds `address`; later ones win.
     fn find(&self, address: usize) -> Option<&(usize, usize, String, Option<Format>)> {
         let holds = |r: &&(usize, usize, String, Option<Format>)| (r.0..r.0 + r.1).contains(&address);
@@ -237,18 +262,31 @@ impl Names {
             _ => {}
         }
         if address & 1 == 1 {
-            return format!("wait queue of {}", self.name(address & !1));
+            return match self.look_up(address) {
+                // A lock that is a bit of a word.
+                Some(named) => named.name,
+                None => format!("wait queue of {}", self.name(address & !1)),
+            };
         }
-        match self.find(address) {
-            Some((start, _, name, _)) if *start == address => name.clone(),
-            Some((start, _, name, _)) => format!("{name}+{:#x}", address - start),
-            None => format!("{address:#x}"),
+        match (self.find(address), self.look_up(address)) {
+            (Some((start, _, name, _)), _) if *start == address => name.clone(),
+            (Some((start, _, name, _)), _) => format!("{name}+{:#x}", address - start),
+            (None, Some(named)) => named.name,
+            (None, None) => format!("{address:#x}"),
         }
     }
 
     fn value(&self, address: usize, value: u64) -> String {
         match self.find(address) {
-            Some((_, _, _, Some(format))) => format(value),
+            Some((_, _, _, Some(format))) => return format(value),
+            Some(_) => {}
+            None => {
+                if let Some(format) = self.look_up(address).and_then(|named| named.format) {
+                    return format(value);
+                }
+            }
+        }
+        match value {
             _ if value < 1 << 16 => value.to_string(),
             _ if value >> 31 == 1 => (value as i32).to_string(),
             _ => format!("{value:#x}"),

@@ -7,10 +7,11 @@
 //! Linux: mm/shmem.c `shmem_zero_setup`. Differs: no file, no swap, no resize.
 
 use crate::{error::Error, vm::Vm};
-use anonmem_frame::{FolioRef, Handle, SlabItem};
+use anonmem_frame::{Field, FolioRef, Handle, SlabItem};
 use anonmem_hal::{Arch, Machine, Order, PAGE_SHIFT, Protection, Pte, Va, VaRange};
 use anonmem_pgtable::{AddressSpace, Attrs, CanInstall, Mapped, StableVma, Teardown};
 use anonmem_sync::{Atomic, Ordering};
+use core::mem::offset_of;
 
 /// Names a shared object's slot.
 pub type ShmId<M> = Handle<ShmObject<M>>;
@@ -27,6 +28,11 @@ pub struct ShmObject<M> {
 
 impl<M: Machine> SlabItem<M> for ShmObject<M> {
     const NAME: &'static str = "shm_object";
+    const FIELDS: &'static [Field] = &[
+        Field::new("users", offset_of!(Self, users)),
+        Field::new("space", offset_of!(Self, space)),
+        Field::new("pages", offset_of!(Self, pages)),
+    ];
     fn new() -> Self {
         Self { users: Atomic::new(0), space: AddressSpace::new(), pages: Atomic::new(0) }
     }

@@ -16,10 +16,11 @@ use crate::{
         tree::{Nodes, TreeNode},
     },
 };
-use anonmem_frame::{Frames, FramesError, Link, NewFolio, OutOfMemory, Slab};
+use anonmem_frame::{Field, Frames, FramesError, Link, NewFolio, OutOfMemory, Place, Slab};
 use anonmem_hal::{CpuId, Machine, NrPages, Order, PAGE_SHIFT};
 use anonmem_pgtable::{AddressSpace, DeadTables, MmuGather, Teardown};
 use anonmem_sync::{Atomic, CachePadded, Ordering, PerCpu, Rcu};
+use core::mem::offset_of;
 
 /// How much may be promised. Linux: /proc/sys/vm/overcommit_memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -253,6 +254,49 @@ impl<M: Machine> Vm<M> {
     pub(crate) fn uncommit(&self, pages: u64) {
         self.committed.fetch_sub(pages as i64, Ordering::Relaxed);
     }
+
+    /// What `address` is, if it is in the memory manager or one of its objects: for displays.
+    pub fn place_of(&self, address: usize) -> Option<Place> {
+        let frames = &self.frames;
+        let offset = address.wrapping_sub(core::ptr::from_ref(self).addr());
+        if let Some(inside) =
+            offset.checked_sub(offset_of!(Self, frames)).filter(|i| *i < size_of::<Frames<M>>())
+        {
+            return Some(Place::new("vm", None, Frames::<M>::FIELDS, inside));
+        }
+        if offset < size_of::<Self>() {
+            return Some(Place::new("vm", None, Self::FIELDS, offset));
+        }
+        self.mms
+            .place_of(frames, address)
+            .or_else(|| self.vmas.place_of(frames, address))
+            .or_else(|| self.tree_nodes.place_of(frames, address))
+            .or_else(|| self.anon_vmas.place_of(frames, address))
+            .or_else(|| self.chains.place_of(frames, address))
+            .or_else(|| self.shm_objects.place_of(frames, address))
+            .or_else(|| frames.place_of(address))
+    }
+
+    const FIELDS: &'static [Field] = &[
+        Field::new("frames", offset_of!(Self, frames)),
+        Field::new("rcu", offset_of!(Self, rcu)),
+        Field::new("dead_tables", offset_of!(Self, dead_tables)),
+        Field::new("mms", offset_of!(Self, mms)),
+        Field::new("vmas", offset_of!(Self, vmas)),
+        Field::new("tree_nodes", offset_of!(Self, tree_nodes)),
+        Field::new("anon_vmas", offset_of!(Self, anon_vmas)),
+        Field::new("chains", offset_of!(Self, chains)),
+        Field::new("shm_objects", offset_of!(Self, shm_objects)),
+        Field::new("swap", offset_of!(Self, swap)),
+        Field::new("clock", offset_of!(Self, clock)),
+        Field::new("reclaimers", offset_of!(Self, reclaimers)),
+        Field::new("kswapd", offset_of!(Self, kswapd)),
+        Field::new("lazyfree_used", offset_of!(Self, lazyfree_used)),
+        Field::new("events", offset_of!(Self, events)),
+        Field::new("last_vma", offset_of!(Self, last_vma)),
+        Field::new("config", offset_of!(Self, config)),
+        Field::new("committed", offset_of!(Self, committed)),
+    ];
 
     /// A snapshot of all counters.
     pub fn stats(&self) -> Stats {

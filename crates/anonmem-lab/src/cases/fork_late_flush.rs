@@ -36,7 +36,7 @@ pub static VMA_LOCK: Case = Case {
         what: "fork does not write-lock the VMAs that it copies",
     }],
     // It takes two preemptions, which three CPUs of this length do not let exhaust.
-    runs: &[Run::new(Model::Sc, Extent::Bound(1)), Run::new(Model::Sc, Extent::Sample(20_000))],
+    runs: &[Run::new(Model::Sc, Extent::Bound(1)), Run::new(Model::Sc, Extent::Sample(60_000))],
     program: vma_lock,
 };
 

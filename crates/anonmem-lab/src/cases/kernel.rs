@@ -4,6 +4,7 @@
 //! frames. It is built once for each scenario and copied back before every execution. At the end everybody
 //! is gone from the CPUs, and [`Vm::validate`] recounts the world.
 
+use super::naming;
 use crate::{
     Program, Scenario, Sim,
     sim::{
@@ -18,7 +19,7 @@ use anonmem::{
     Advice, Config, FaultAccess, FaultOutcome, LockMode, MapBacking, MapFlags, Mm, MmapRequest, Prot, Vm,
 };
 use anonmem_frame::{Exclusive, Folio, FolioRef, Mapping, RawHandle};
-use anonmem_hal::{CpuId, CpuSet, PAGE_SIZE, Pfn, PhysMem, Va, VaRange};
+use anonmem_hal::{CpuId, CpuSet, PAGE_SIZE, Pfn, Va, VaRange};
 use anonmem_pgtable::Mapped;
 use anonmem_sync::Atomic;
 use core::{
@@ -330,13 +331,9 @@ impl Kernel {
 
     /// Names what a case shows most.
     pub(crate) fn names(&self, names: &mut Names) {
-        names.add(self.vm, "vm");
-        let base = self.sim.base_pfn();
-        for i in 0..self.sim.nr_frames() {
-            let pfn = base.offset(i);
-            names.range(self.sim.direct_map(pfn).as_ptr().addr(), PAGE_SIZE, format!("frame{}", pfn.0));
-            names.range(self.sim.memmap().as_ptr().addr() + i as usize * 32, 32, format!("folio{}", pfn.0));
-        }
+        names.add(&self.flag, "flag");
+        let roots = (0..MMS).filter_map(|i| Some((i, self.mms[i].borrow().as_ref()?.root()))).collect();
+        naming::name_objects(names, self.vm, &self.sim, roots);
         for (device, slot) in (0..DEVICES as u8).flat_map(|d| (0..SLOTS as u64).map(move |s| (d, s))) {
             let (at, len) = self.sim.swap_slot(device, slot);
             names.range(at, len, format!("swap{device}.{slot}"));

@@ -15,6 +15,7 @@ pub mod fork_late_flush;
 pub mod fork_of_cow;
 pub(crate) mod kernel;
 pub mod mremap;
+mod naming;
 pub mod reclaim_wait;
 pub mod rmap_family;
 pub mod seed_001;
@@ -133,7 +134,7 @@ impl Run {
             Extent::Exhaust => explore(program, &config.search(Search::Dpor)),
             Extent::Bound(most) => explore_bounded(program, &config, most),
             Extent::Sample(executions) => {
-                explore(program, &config.search(Search::Pct { seed: 1, depth: 3, executions }))
+                explore(program, &config.search(Search::Pct { seed: 1, depth: 4, executions }))
             }
         }
     }

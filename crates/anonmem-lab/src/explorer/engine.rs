@@ -15,7 +15,7 @@ use crate::{
     Program,
     memory::{Clock, CpuViews, Model, View, c11::ScState},
     snapshot::Watch,
-    trace::{Event, Recorder},
+    trace::{Event, Names, Recorder},
 };
 use anonmem_hal::HeldLocks;
 use core::{cell::Cell, panic::Location};
@@ -235,6 +235,8 @@ pub(crate) struct Engine {
     pub(crate) ended: bool,
     pub(crate) counters: Counters,
     pub(crate) recorder: Option<Recorder>,
+    /// The names of the world that runs, while it is recorded.
+    pub(crate) names: Names,
     /// The memory whose accesses are noted.
     pub(crate) watch: Watch,
     /// The ends that were right.
@@ -287,6 +289,7 @@ impl Engine {
             ended: true,
             counters: Counters::default(),
             recorder: None,
+            names: Names::default(),
             watch: Watch::NONE,
             ends: Ends::default(),
         }

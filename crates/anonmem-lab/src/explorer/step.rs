@@ -11,7 +11,7 @@ use super::{
     op::{Footprint, Kind, NONE, Op},
     random,
 };
-use crate::{memory::Model, scenario::Program};
+use crate::{memory::Model, scenario::Program, trace::Names};
 use core::{
     panic::{AssertUnwindSafe, Location},
     sync::atomic::Ordering,
@@ -339,9 +339,15 @@ fn commit(e: &mut Engine, cpu: usize) {
 pub(crate) fn run(program: &dyn Program, stacks: &mut Stacks) {
     set_phase(Phase::Idle);
     program.reset(with(|e| e.ended));
+    let names = with(|e| e.recorder.is_some()).then(|| {
+        let mut names = Names::default();
+        program.names(&mut names);
+        names
+    });
     let nr_cpus = with(|e| {
         e.watch = program.watch();
         e.begin();
+        e.names = names.unwrap_or_default();
         e.nr_cpus
     });
     let mut tasks: [Option<Task>; MAX_CPUS] = Default::default();

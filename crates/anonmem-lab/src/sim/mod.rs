@@ -39,6 +39,11 @@ impl Sim {
         self.arena.regions(regions);
     }
 
+    /// The word at `offset` of a frame, for displays.
+    pub fn word(&self, pfn: Pfn, offset: usize) -> u64 {
+        self.arena.read(pfn, offset)
+    }
+
     /// How often the environment misbehaved so far in this execution.
     pub fn misfortunes(&self) -> u32 {
         if probe::running() { with(|e| e.injected) } else { 0 }

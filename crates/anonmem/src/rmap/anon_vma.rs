@@ -27,10 +27,11 @@ use crate::{
     vm::Vm,
     vma::{Vma, VmaId, anon_vma_compatible},
 };
-use anonmem_frame::{Handle, Link, OutOfMemory, SlabItem};
+use anonmem_frame::{Field, Handle, Link, OutOfMemory, SlabItem};
 use anonmem_hal::Machine;
 use anonmem_pgtable::StableVma;
 use anonmem_sync::{Atomic, Ordering, Plain, RwSem, RwSemReadGuard, RwSemWriteGuard, order::AnonVmaRoot};
+use core::mem::offset_of;
 
 /// Names an anon_vma's slot.
 pub type AnonVmaId<M> = Handle<AnonVma<M>>;
@@ -55,6 +56,15 @@ pub struct AnonVma<M: Machine> {
 
 impl<M: Machine> SlabItem<M> for AnonVma<M> {
     const NAME: &'static str = "anon_vma";
+    const FIELDS: &'static [Field] = &[
+        Field::new("root", offset_of!(Self, root)),
+        Field::new("parent", offset_of!(Self, parent)),
+        Field::new("refcount", offset_of!(Self, refcount)),
+        Field::new("nr_children", offset_of!(Self, nr_children)),
+        Field::new("nr_vmas", offset_of!(Self, nr_vmas)),
+        Field::new("lock", offset_of!(Self, lock)),
+        Field::new("tree", offset_of!(Self, tree)),
+    ];
     fn new() -> Self {
         Self {
             root: Atomic::new(Link::NONE),
@@ -80,6 +90,12 @@ pub struct AnonVmaChain<M: Machine> {
 
 impl<M: Machine> SlabItem<M> for AnonVmaChain<M> {
     const NAME: &'static str = "anon_vma_chain";
+    const FIELDS: &'static [Field] = &[
+        Field::new("vma", offset_of!(Self, vma)),
+        Field::new("anon_vma", offset_of!(Self, anon_vma)),
+        Field::new("next", offset_of!(Self, next)),
+        Field::new("links", offset_of!(Self, links)),
+    ];
     fn new() -> Self {
         Self {
             vma: Plain::new(Link::NONE),

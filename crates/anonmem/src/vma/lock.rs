@@ -41,10 +41,10 @@ const WRITER: u32 = 1 << 30;
 
 /// The words of a VMA's lock.
 pub(crate) struct VmaLock<M> {
-    refcount: Atomic<u32, M>,
-    seq: Atomic<u32, M>,
-    version: Atomic<u32, M>,
-    writer: WaitQueue<M>,
+    pub(super) refcount: Atomic<u32, M>,
+    pub(super) seq: Atomic<u32, M>,
+    pub(super) version: Atomic<u32, M>,
+    pub(super) writer: WaitQueue<M>,
 }
 
 /// Why a fault could not go ahead without the mmap lock, or without the VMA's.

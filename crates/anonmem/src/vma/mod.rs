@@ -36,14 +36,14 @@ use crate::{
     rmap::anon_vma::{AnonVma, AnonVmaChain},
     shm::ShmObject,
 };
-use anonmem_frame::{Handle, Link, SlabItem};
+use anonmem_frame::{Field, Handle, Link, SlabItem};
 use anonmem_hal::{Machine, PAGE_SHIFT, Protection, SourceId, Va, VaRange};
 use anonmem_sync::{
     Atomic,
     Ordering::{self, Relaxed},
     Plain,
 };
-use core::num::NonZeroU64;
+use core::{mem::offset_of, num::NonZeroU64};
 use lock::VmaLock;
 
 /// Names a VMA's slot.
@@ -103,6 +103,22 @@ pub struct Vma<M: Machine> {
 
 impl<M: Machine> SlabItem<M> for Vma<M> {
     const NAME: &'static str = "vm_area_struct";
+    const FIELDS: &'static [Field] = &[
+        Field::new("mm", offset_of!(Self, mm)),
+        Field::new("start", offset_of!(Self, start)),
+        Field::new("end", offset_of!(Self, end)),
+        Field::new("pgoff", offset_of!(Self, pgoff)),
+        Field::new("flags", offset_of!(Self, flags)),
+        Field::new("source", offset_of!(Self, source)),
+        Field::new("shared", offset_of!(Self, shared)),
+        Field::new("anon_vma", offset_of!(Self, anon_vma)),
+        Field::new("chains", offset_of!(Self, chains)),
+        Field::new("next_detached", offset_of!(Self, next_detached)),
+        Field::new("lock.refcount", offset_of!(Self, lock.refcount)),
+        Field::new("lock.seq", offset_of!(Self, lock.seq)),
+        Field::new("lock.version", offset_of!(Self, lock.version)),
+        Field::new("lock.writer", offset_of!(Self, lock.writer)),
+    ];
     fn new() -> Self {
         Self {
             mm: Atomic::new(Link::NONE),

@@ -62,12 +62,12 @@ impl<'a, M: Machine> Nodes<'a, M> {
 #[doc(alias = "maple_tree")]
 pub struct VmaTree<M, V> {
     /// Odd while a [`TreeWriter`] is at work.
-    seq: SeqCount<M>,
+    pub(crate) seq: SeqCount<M>,
     /// The levels, 0 if the tree is empty.
-    height: Atomic<u32, M>,
-    root: Atomic<Link<TreeNode<M>>, M>,
+    pub(crate) height: Atomic<u32, M>,
+    pub(crate) root: Atomic<Link<TreeNode<M>>, M>,
     /// The number of entries.
-    len: Atomic<u64, M>,
+    pub(crate) len: Atomic<u64, M>,
     /// Chain of nodes kept for the next change. Mmap write lock.
     spare: Plain<Link<TreeNode<M>>, M>,
     /// The length of that chain. Mmap write lock.

@@ -1,0 +1,149 @@
+//! What an address is, in words: for the lab's columns and for messages.
+//!
+//! Nothing here is a step of the lab, and nothing panics: an address is asked about in the middle of whatever is going on.
+
+use crate::{frames::Frames, handle::RawHandle, meta::Kind};
+use anonmem_hal::{Machine, PAGE_SHIFT, Pfn};
+use core::fmt;
+
+/// A field of an object.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Field {
+    name: &'static str,
+    offset: usize,
+    /// Bytes of an element, if it is an array.
+    element: Option<usize>,
+}
+
+impl Field {
+    /// A field at `offset`.
+    pub const fn new(name: &'static str, offset: usize) -> Self {
+        Self { name, offset, element: None }
+    }
+
+    /// An array at `offset`, of elements with so many bytes.
+    pub const fn array(name: &'static str, offset: usize, element: usize) -> Self {
+        Self { name, offset, element: Some(element) }
+    }
+}
+
+/// A place inside of an object.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Place {
+    /// What kind of object.
+    pub kind: &'static str,
+    /// Which one: a handle, or a frame number.
+    pub number: Option<u64>,
+    /// The field.
+    pub field: &'static str,
+    element: Option<usize>,
+    /// How far inside of it.
+    rest: usize,
+}
+
+impl Place {
+    /// The place at `offset` of an object with these fields.
+    pub fn new(kind: &'static str, number: Option<u64>, fields: &[Field], offset: usize) -> Self {
+        let before = fields.iter().filter(|f| f.offset <= offset);
+        let Some(field) = before.max_by_key(|f| f.offset) else {
+            return Self { kind, number, field: "", element: None, rest: offset };
+        };
+        let rest = offset - field.offset;
+        let element = field.element.map(|bytes| rest / bytes);
+        let rest = field.element.map_or(rest, |bytes| rest % bytes);
+        Self { kind, number, field: field.name, element, rest }
+    }
+
+    /// The same of another name.
+    #[must_use]
+    pub fn called(self, kind: &'static str) -> Self {
+        Self { kind, ..self }
+    }
+
+    /// Whether it is the first byte of the field.
+    pub fn is_exact(&self) -> bool {
+        self.rest == 0
+    }
+}
+
+/// As C would say it: `anon_vma#17.refcount`, `vma_tree_node#2433.end[3]`.
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.kind)?;
+        if let Some(number) = self.number {
+            write!(f, "#{number}")?;
+        }
+        if !self.field.is_empty() {
+            write!(f, ".{}", self.field)?;
+        }
+        if let Some(element) = self.element {
+            write!(f, "[{element}]")?;
+        }
+        match self.rest {
+            0 => Ok(()),
+            rest => write!(f, "+{rest:#x}"),
+        }
+    }
+}
+
+/// The words of a folio's metadata.
+const FOLIO: &[Field] = &[
+    Field::new("flags", 0),
+    Field::new("index", 4),
+    Field::new("counts", 8),
+    Field::new("mapping", 16),
+    Field::new("private", 24),
+];
+/// Those of a page table's.
+const TABLE: &[Field] =
+    &[Field::new("flags", 0), Field::new("lock", 4), Field::new("used", 8), Field::new("next", 16)];
+/// Those of all others.
+const OTHER: &[Field] = &[Field::new("flags", 0), Field::new("lists", 8)];
+
+impl<M: Machine> Frames<M> {
+    /// What `address` is, if it is in the metadata of a frame.
+    pub fn place_of(&self, address: usize) -> Option<Place> {
+        let offset = address.checked_sub(self.machine().memmap().as_ptr().addr())?;
+        let meta = self.memmap.get(u32::try_from(offset / crate::META_BYTES).ok()?)?;
+        let pfn = self.memmap.pfn((offset / crate::META_BYTES) as u32);
+        let (kind, fields) = match meta.kind() {
+            Kind::New | Kind::Folio | Kind::Tail => ("folio", FOLIO),
+            Kind::Table => ("table", TABLE),
+            Kind::Reserved | Kind::Buddy | Kind::BuddyTail | Kind::Pcp | Kind::Slab | Kind::Kernel => {
+                ("frame", OTHER)
+            }
+        };
+        Some(Place::new(kind, Some(pfn.0), fields, offset % crate::META_BYTES))
+    }
+
+    /// The frame whose bytes `address` is one of, with what it is used for and the offset.
+    pub fn frame_of(&self, address: usize) -> Option<(Pfn, Kind, usize)> {
+        let start = self.machine().direct_map(self.memmap.pfn(0)).as_ptr().addr();
+        let offset = address.checked_sub(start)?;
+        let index = u32::try_from(offset >> PAGE_SHIFT).ok()?;
+        let meta = self.memmap.get(index)?;
+        Some((self.memmap.pfn(index), meta.kind(), offset & ((1 << PAGE_SHIFT) - 1)))
+    }
+}
+
+/// The name of place `place` of frame `index`, as a number.
+pub(crate) fn number(name: u32) -> Option<u64> {
+    RawHandle::new(name).map(|raw| raw.get().into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::string::ToString;
+
+    #[test]
+    fn places_read_like_c() {
+        let fields = &[Field::new("root", 0), Field::array("end", 8, 8), Field::new("lock.seq", 40)];
+        let at = |offset| Place::new("vma", Some(3), fields, offset).to_string();
+        assert_eq!(
+            [at(0), at(24), at(40), at(44)].join(" "),
+            "vma#3.root vma#3.end[2] vma#3.lock.seq vma#3.lock.seq+0x4"
+        );
+        assert_eq!(Place::new("vm", None, &[], 16).to_string(), "vm+0x10");
+    }
+}
