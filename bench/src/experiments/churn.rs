@@ -2,7 +2,7 @@
 //!
 //! The second is what the first is compared with: both threads do the same work and share nothing but the machine.
 
-use super::{Experiment, threads::two};
+use super::{Experiment, threads::together};
 use crate::{
     PAGE, REGION, REGION_PAGES,
     clock::wall_ns,
@@ -38,7 +38,7 @@ const SMALL: usize = 16 * PAGE;
 /// Runs `faults` on the first CPU while `pair` is repeated on the second; the nanoseconds of `faults`.
 fn disturbed<G>(prepare: impl Fn(u32) -> G + Sync, faults: impl Fn() + Sync, pair: impl Fn() + Sync) -> f64 {
     let (done, took) = (AtomicBool::new(false), AtomicU64::new(0));
-    two(prepare, |i| {
+    together([0, 1], prepare, |i| {
         if i == 0 {
             let start = wall_ns();
             faults();

@@ -1,6 +1,7 @@
 //! The experiments: one file each, both sides next to one another so that they can be compared by eye.
 
 mod churn;
+mod crowd;
 mod fault;
 mod fork;
 mod limits;
@@ -67,6 +68,7 @@ pub const EXPERIMENTS: &[Experiment] = &[
     fault::EXPERIMENT,
     threads::EXPERIMENT,
     churn::EXPERIMENT,
+    crowd::EXPERIMENT,
     vma::EXPERIMENT,
     fork::EXPERIMENT,
     protect::EXPERIMENT,

@@ -43,10 +43,19 @@ pub(super) const EXPERIMENT: Experiment = Experiment {
 
 const PAGES: f64 = REGION_PAGES as f64;
 
-/// Runs `work(0)` and `work(1)` at the same time after `prepare` of the same number; the nanoseconds from the first start to the
+/// Runs `work(0)` and `work(1)` at the same time; see [`together`].
+fn two<G>(prepare: impl Fn(u32) -> G + Sync, work: impl Fn(u32) + Sync) -> f64 {
+    together([0, 1], prepare, work)
+}
+
+/// Runs `work` of each number at the same time after `prepare` of the same number; the nanoseconds from the first start to the
 /// last end.
-pub(super) fn two<G>(prepare: impl Fn(u32) -> G + Sync, work: impl Fn(u32) + Sync) -> f64 {
-    let barrier = Barrier::new(2);
+pub(super) fn together<G, const N: usize>(
+    numbers: [u32; N],
+    prepare: impl Fn(u32) -> G + Sync,
+    work: impl Fn(u32) + Sync,
+) -> f64 {
+    let barrier = Barrier::new(N);
     let one = |i: u32| {
         let _kept = prepare(i);
         barrier.wait();
@@ -55,7 +64,7 @@ pub(super) fn two<G>(prepare: impl Fn(u32) -> G + Sync, work: impl Fn(u32) + Syn
         (start, wall_ns())
     };
     let times = thread::scope(|s| {
-        let threads = [0, 1].map(|i| s.spawn(move_into(&one, i)));
+        let threads = numbers.map(|i| s.spawn(move_into(&one, i)));
         threads.map(|t| t.join().expect("a measuring thread"))
     });
     let start = times.iter().map(|t| t.0).min().unwrap_or(0);

@@ -100,6 +100,14 @@ const fn apart(id: &'static str, title: &'static str) -> Row {
         .host("not done: threads-churn is the host's own comparison with fault-write")
 }
 
+/// Two threads fault, a third one maps and unmaps.
+const fn crowd(id: &'static str, title: &'static str) -> Row {
+    row(id, title)
+        .limit(Limit::Zeroing)
+        .ours("two threads fault in a VMA each while a third maps and unmaps 16 pages without pause; on two CPUs they take turns: time on the wall, per page of one thread")
+        .host("not done: with two CPUs three threads measure the host's scheduler")
+}
+
 /// One write fault after the other, in one of the lock modes.
 const fn fault_write(id: &'static str, title: &'static str) -> Row {
     row(id, title).faults().first_writes().limit_times(Limit::Zeroing, 1.4, 60.0)
@@ -165,6 +173,14 @@ pub const ROWS: &[Row] = &[
     apart("threads-apart", "the same, in another address space"),
     apart("threads-apart.vma", "the same, in another; per-VMA locks"),
     apart("threads-apart.spec", "the same, in another; speculative"),
+    crowd("threads-crowd", "two fault while a third maps"),
+    crowd("threads-crowd.vma", "two fault while a third maps; per-VMA locks")
+        .row_times(1.2, "threads-crowd-apart.vma"),
+    crowd("threads-crowd.spec", "two fault while a third maps; speculative")
+        .row_times(1.2, "threads-crowd-apart.spec"),
+    crowd("threads-crowd-apart", "the same, the third in another address space"),
+    crowd("threads-crowd-apart.vma", "the same, the third in another; per-VMA locks"),
+    crowd("threads-crowd-apart.spec", "the same, the third in another; speculative"),
     row("mmap-munmap", "mmap + munmap, untouched")
         .per(Unit::NsPerPair)
         .most(400.0)
