@@ -19,12 +19,14 @@ use crate::{
     events::Event,
     exit::free_vma,
     mm::{Mm, MmapWriteGuard},
-    rmap::anon_vma::{anon_vma_fork, unlink_anon_vmas},
+    rmap::anon_vma::anon_vma_fork,
     vm::Vm,
     vma::{Backing, VmFlags, VmaId},
 };
 use anonmem_frame::{NewFolio, SlotCountOverflow};
-use anonmem_hal::{FlushRange, Machine, Marker, NrPages, Present, Protection, Pte, SoftLeaf, Va, VaRange};
+use anonmem_hal::{
+    Arch, FlushRange, Machine, Marker, NrPages, Present, Protection, Pte, SoftLeaf, Va, VaRange,
+};
 use anonmem_pgtable::{Attrs, Mapped, NotShared, PteGuard, PteTable};
 
 impl<'v, M: Machine> Mm<'v, M> {
@@ -83,7 +85,7 @@ fn dup_mmap<M: Machine>(
     ] {
         new.set(old.get());
     }
-    let mut vmas = from.tree.cursor(VaRange { start: Va(0), end: Va(!0xfff) });
+    let mut vmas = from.tree.cursor(VaRange { start: Va(0), end: M::Arch::USER_END });
     while let Some((_, id)) = vmas.next(&from.tree, vm.nodes()) {
         let flags = vm.vma(id).flags();
         // No fault of this VMA upgrades an entry that was copied.
@@ -130,7 +132,7 @@ fn dup_vma<M: Machine>(
     vm.vma(new).init(child.id, range, old.pgoff(), flags, backing);
     let linked = if flags.contains(VmFlags::WIPEONFORK) { Ok(()) } else { anon_vma_fork(vm, new, id) };
     if let Err(e) = linked {
-        unlink_anon_vmas(vm, new);
+        // It is linked to nothing.
         free_vma(vm, new);
         vm.uncommit(accounted);
         return Err(e.into());

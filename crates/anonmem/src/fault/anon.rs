@@ -103,9 +103,7 @@ pub(crate) fn fill_run<M: Machine, G: FaultGuard<M>>(
         }
     }
     drop(entries);
-    if filled > 0 {
-        fault.slot.add_anon(filled as i64);
-        fault.vm.events.add(Event::FaultAnon, filled);
-    }
+    fault.slot.add_anon(filled as i64);
+    fault.vm.events.add(Event::FaultAnon, filled);
     Ok(filled)
 }

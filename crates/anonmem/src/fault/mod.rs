@@ -39,7 +39,7 @@ use crate::{
     vma::{Backing, Refusal, VmFlags, VmaId, VmaReadGuard},
 };
 use anonmem_frame::{NewFolio, OutOfMemory};
-use anonmem_hal::{Machine, Marker, Present, Pte, SoftLeaf, Va};
+use anonmem_hal::{Machine, Marker, Pte, SoftLeaf, Va};
 use anonmem_pgtable::{Attrs, CanInstall, Dirty, Mapped, PteGuard, PteSnapshot, PteTable};
 use speculative::Speculation;
 
@@ -270,7 +270,7 @@ fn handle_pte_fault<M: Machine, G: FaultGuard<M>>(
             Backing::Source(source) => source::do_source_fault(fault, source),
             Backing::Shared(object) => shared::do_shared_fault(fault, object),
         },
-        Pte::Present(present) => do_present(fault, fault.found_or_made(table)?, present),
+        Pte::Present(_) => do_present(fault, fault.found_or_made(table)?),
         Pte::Soft(SoftLeaf::Marker(Marker::Guard)) => Err(FaultResult::Segv),
         Pte::Soft(SoftLeaf::Marker(Marker::Poisoned)) => Err(FaultResult::Bus),
         Pte::Soft(SoftLeaf::Swap { entry, .. }) => swap::do_swap_page(fault, entry),
@@ -284,13 +284,9 @@ fn handle_pte_fault<M: Machine, G: FaultGuard<M>>(
 fn do_present<'a, M: Machine, G: FaultGuard<M>>(
     fault: &VmFault<'a, M, G>,
     table: PteTable<'a, M, G>,
-    seen: Present,
 ) -> Result<FaultResult, FaultResult> {
     let mut entries = fault.lock(table)?;
     let Pte::Present(present) = entries.get(fault.va) else { return Err(FaultResult::Reload) };
-    if present.pfn != seen.pfn {
-        return Err(FaultResult::Reload);
-    }
     if fault.access == FaultAccess::Write && !present.prot.write {
         return wp::do_wp_page(fault, entries);
     }

@@ -22,8 +22,7 @@ pub(super) fn do_shared_fault<M: Machine, G: FaultGuard<M>>(
     let map = page.map_shm().map_err(|TooManySharers| FaultResult::Oom)?;
     let mut entries = fault.lock(table)?;
     if entries.get(fault.va) != Pte::None {
-        // Counts may not be put under the page-table lock for nothing: `map` and `page` drop after it.
-        drop(entries);
+        // The lock goes first, declared last: no count is put under it.
         return Err(FaultResult::Reload);
     }
     entries.install(fault.va, map, fault.attrs());

@@ -1,11 +1,11 @@
 //! Which anon_vma a page belongs to, and that every mapping is found.
 
-use super::walk::folio_referenced;
+use super::{folio::folio_lock_anon_vma_read, walk::folio_referenced};
 use crate::{
-    MapBacking, MapFlags, Mm, MmapRequest, Prot, Vm,
+    Advice, MapBacking, MapFlags, Mm, MmapRequest, Prot, Vm,
     testing::{M, P, World},
 };
-use anonmem_hal::{Va, VaRange};
+use anonmem_hal::{CpuId, Va, VaRange};
 use std::vec::Vec;
 
 fn map(mm: &Mm<'_, M>, pages: u64) -> Va {
@@ -140,5 +140,45 @@ fn both_halves_of_a_split_are_found() {
             assert_eq!(referenced(&w.vm, &mm, Va(va.0 + i * P)).0, 1);
         }
         w.vm.validate().unwrap();
+    });
+}
+
+/// Does `f` on another CPU, and waits for it.
+fn elsewhere<R: Send>(w: &World, f: impl FnOnce() -> R + Send) -> R {
+    let cpus = w.vm.machine().cpus().clone();
+    std::thread::scope(|scope| scope.spawn(move || cpus.run_on(CpuId(1), f)).join().unwrap())
+}
+
+#[test]
+fn a_walk_does_not_wait_for_tables_that_do_not_map_the_page() {
+    World::run(|w| {
+        let parent = w.vm.new_mm().unwrap();
+        let va = map(&parent, 1);
+        parent.store(va.0, 1).unwrap();
+        let child = parent.fork().unwrap();
+        child.store(va.0, 2).unwrap();
+        let page = w.vm.frames.try_get(parent.pagemap(va).pfn.unwrap()).unwrap();
+        let guard = child.slot().read();
+        let entries = child.slot().space.walk(&w.vm.frames, &guard, va).unwrap().lock();
+        assert_eq!(elsewhere(w, || folio_referenced(&w.vm, page.folio()).mappings), 1);
+        drop(entries);
+        drop(guard);
+    });
+}
+
+#[test]
+fn nobody_waits_to_learn_that_a_page_is_not_mapped() {
+    World::run(|w| {
+        let parent = w.vm.new_mm().unwrap();
+        let va = map(&parent, 2);
+        (0..2).for_each(|i| parent.store(va.0 + i * P, 1).unwrap());
+        let page = w.vm.frames.try_get(parent.pagemap(va).pfn.unwrap()).unwrap();
+        parent.madvise(va, P, Advice::DontNeed).unwrap();
+        let guard = parent.slot().read();
+        let id = guard.slot().tree.find(w.vm.nodes(), va).unwrap().1;
+        let lock = w.vm.anon_vma_lock_write(w.vm.vma(id).anon_vma().unwrap());
+        assert!(elsewhere(w, || folio_lock_anon_vma_read(&w.vm, page.folio()).is_none()));
+        drop(lock);
+        drop(guard);
     });
 }

@@ -11,7 +11,7 @@ use crate::{
     vma::Backing,
 };
 use anonmem_frame::FolioRef;
-use anonmem_hal::{Pte, SoftLeaf, Va};
+use anonmem_hal::{CpuId, Pte, SoftLeaf, Va};
 use anonmem_hosted::{FailurePlan, Trap};
 use std::vec;
 
@@ -97,21 +97,20 @@ fn a_zero_page_that_is_written_becomes_a_page_of_zeroes() {
 }
 
 #[test]
-fn a_page_whose_lock_is_taken_is_copied() {
+fn a_page_that_was_ours_before_is_reused_at_once_even_if_it_is_locked() {
     World::run(|w| {
         let mm = program(w, 7);
         drop(mm.fork().unwrap());
+        let before = mm.pagemap(AT).pfn.unwrap();
+        let retries = count(w, Event::FaultRetry);
         let guard = mm.slot().read();
         let id = guard.slot().tree.find(w.vm.nodes(), AT).unwrap().1;
-        let before = mm.slot().space.walk(&w.vm.frames, &guard, AT).unwrap().peek(AT);
-        let Pte::Present(before) = before else { panic!("the page is there") };
-        let page = w.vm.frames.try_get(before.pfn).unwrap();
-        let lock = page.folio().lock();
+        let lock = w.vm.frames.folio(before).unwrap().lock();
         let fault = VmFault::new(&w.vm, mm.slot(), &guard, id, AT, Write);
         assert_eq!(handle_mm_fault(&fault), FaultResult::Done);
-        drop((lock, page, guard));
-        assert_ne!(mm.pagemap(AT).pfn, Some(before.pfn));
-        assert_eq!((mm.load(AT.0), count(w, Event::FaultCowCopy)), (Ok(7), 1));
+        drop((lock, guard));
+        assert!(is_writable(w, &mm) && mm.pagemap(AT).pfn == Some(before));
+        assert_eq!((count(w, Event::FaultCowReuse), count(w, Event::FaultRetry)), (1, retries));
         w.vm.validate().unwrap();
     });
 }
@@ -266,5 +265,37 @@ fn swapoff_poisons_what_cannot_be_read() {
         assert_eq!(mm.counters().swap.0, 0);
         w.vm.validate().unwrap();
         mm.munmap(pages(16, 1)).unwrap();
+    });
+}
+
+#[test]
+fn a_page_that_came_back_meanwhile_is_not_poisoned() {
+    with_swap(|w| {
+        let mm = program(w, 7);
+        page_out(w, &mm);
+        let guard = mm.slot().read();
+        let id = guard.slot().tree.find(w.vm.nodes(), AT).unwrap().1;
+        let table = mm.slot().space.walk(&w.vm.frames, &guard, AT).unwrap();
+        let Pte::Soft(SoftLeaf::Swap { entry, .. }) = table.peek(AT) else { panic!("it is in swap") };
+        let fault = VmFault::new(&w.vm, mm.slot(), &guard, id, AT, Read);
+        assert_eq!(handle_mm_fault(&fault), FaultResult::Done);
+        fault.poison(entry);
+        drop(guard);
+        assert_eq!((mm.load(AT.0), mm.counters().swap.0), (Ok(7), 0));
+        w.vm.validate().unwrap();
+    });
+}
+
+#[test]
+fn an_access_to_nothing_waits_for_no_reader() {
+    World::run(|w| {
+        let mm = program(w, 7);
+        let reader = mm.slot().read();
+        let cpus = w.vm.machine().cpus().clone();
+        std::thread::scope(|scope| {
+            let faulting = scope.spawn(|| cpus.run_on(CpuId(1), || mm.handle_fault(Va(AT.0 - P), Read)));
+            assert_eq!(faulting.join().unwrap(), FaultOutcome::SegvMaperr);
+        });
+        drop(reader);
     });
 }

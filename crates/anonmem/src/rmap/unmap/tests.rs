@@ -2,7 +2,7 @@
 
 use super::{UnmapTo, Unmapped, try_to_unmap};
 use crate::{
-    Advice, Mm, Prot,
+    Advice, Event, Mm, Prot,
     reclaim::shrink::{Age, PageoutBatch, Shrunk},
     rmap::walk::folio_referenced,
     testing::{M, P, RW, World, pages},
@@ -132,5 +132,26 @@ fn a_page_that_was_written_after_all_is_no_longer_freed_lazily() {
         assert!(!w.vm.reclaim_folio(page_of(w, &mm)), "there is no swap");
         assert!(!page_of(w, &mm).folio().is_lazyfree());
         assert_eq!(mm.load(AT), Ok(8));
+    });
+}
+
+#[test]
+fn a_page_on_its_way_to_swap_is_forgotten_with_the_others() {
+    with_swap(|w| {
+        let mm = program(w, 7);
+        let (user, mut byte) = (mm.user(), [0]);
+        user.load(Va(AT), &mut byte).unwrap();
+        let faults = w.vm.stats().event(Event::Fault);
+        let mut batch = PageoutBatch::new(&w.vm);
+        assert_eq!(batch.add(page_of(w, &mm), Age::Any), Shrunk::Leaving);
+        user.load(Va(AT), &mut byte).unwrap();
+        assert_eq!(
+            (byte, w.vm.stats().event(Event::Fault)),
+            ([7], faults),
+            "one flush for all of them, later"
+        );
+        assert_eq!(batch.finish(), 1);
+        user.load(Va(AT), &mut byte).unwrap();
+        assert_eq!((byte, w.vm.stats().event(Event::Fault)), ([7], faults + 1));
     });
 }
