@@ -92,6 +92,21 @@ pub static WALK_AND_REUSE: Case = Case {
     program: walk_and_reuse,
 };
 
+/// The page of the case.
+pub static REUSE_AND_LOCK: Case = Case {
+    name: "wp-reuse-vs-folio-lock",
+    title: "a write wants a page for itself alone that somebody has just locked",
+    happened: "Linux, do_wp_page: the folio lock is only tried under the page-table lock, and a page that is locked is copied.",
+    environment: "A child has a page alone that was its parent's, and writes it. Reclaim locks the page, finds no swap, and lets go.",
+    rule: "Whoever could not make the page exclusive does not write it.",
+    mutants: &[Mutant::Patch {
+        name: "wp-reuse-locked",
+        what: "a page whose lock is taken is written all the same",
+    }],
+    runs: &[Run::new(Model::Sc, Extent::Bound(2))],
+    program: reuse_and_lock,
+};
+
 fn first_faults(_: Option<&str>) -> Box<dyn Program> {
     let world = || {
         let kernel = Kernel::new(48, LockMode::Mmap);
@@ -207,6 +222,30 @@ fn walk_and_reuse(_: Option<&str>) -> Box<dyn Program> {
                 assert!(k.walk_rmap() <= 1);
             })
             .cpu("the child writes", |k| assert_eq!(k.store(1, 0, 8), Ok(())))
+            .check(|k| match k.load(1, 0) {
+                Ok(8) => k.check(),
+                found => Err(format!("8 was stored, found {found:?}")),
+            }),
+    )
+}
+
+fn reuse_and_lock(_: Option<&str>) -> Box<dyn Program> {
+    let world = || {
+        let kernel = Kernel::new(64, LockMode::Mmap);
+        kernel.spawn(0, &[0]);
+        kernel.map(0, 0, 1, RW);
+        kernel.store(0, 0, 7).expect("frames");
+        kernel.fork(0, 1, &[0]).expect("frames");
+        kernel.exit(0);
+        kernel.notes[0].set(kernel.frame_of(1, 0).expect("present").0);
+        kernel
+    };
+    boxed(
+        scenario("wp-reuse-vs-folio-lock", 1, world)
+            .cpu("the child writes", |k| assert_eq!(k.store(1, 0, 8), Ok(())))
+            .cpu("reclaims in vain", |k| {
+                k.reclaim(Pfn(k.notes[0].get()));
+            })
             .check(|k| match k.load(1, 0) {
                 Ok(8) => k.check(),
                 found => Err(format!("8 was stored, found {found:?}")),

@@ -177,6 +177,7 @@ pub fn all() -> &'static [&'static Case] {
         &anon_vma_races::LAST_PUT,
         &anon_vma_races::WALK_AND_COPY,
         &anon_vma_races::WALK_AND_REUSE,
+        &anon_vma_races::REUSE_AND_LOCK,
         &speculative_vma::HALVES,
         &fork_late_flush::VMA_LOCK,
         &vma_lookup::ANOTHER_MM,
