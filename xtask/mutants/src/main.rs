@@ -48,7 +48,7 @@ const USAGE: &str = "\
 usage: anonmem-mutants [--list] [--again] [--report] [--docs] [--jobs N] [FILE|FOLDER...]
 Plants bugs in a copy of the tree and says which of them the lab and the tests find. Without files: rmap/, fault/, fork.rs, gup/.
   --list    only list the mutants
-  --again   ask only those again that survived the last run
+  --again   go on with the last run: ask those that it did not come to, or that survived it without an explanation
   --report  run nothing: print the last run's result again, with what mutants/survivors.toml says by now
   --docs    write the result into docs/mutants.md
   --jobs N  so many at a time (default: one for each processor)
@@ -126,7 +126,7 @@ fn run(root: &Path, options: &Options) -> Result<bool, String> {
         return publish(root, &json, &report, options.docs);
     }
     let last = options.again.then(|| report::read(&json)).transpose()?;
-    let before = last.as_ref().map(Before::caught);
+    let before = last.as_ref().map(Before::all);
     let before_seconds = last.as_ref().map_or(0, |last| last.seconds);
 
     let start = Instant::now();
@@ -142,9 +142,17 @@ fn run(root: &Path, options: &Options) -> Result<bool, String> {
     eprintln!("{} of {} mutants are in code that something runs", suites.reached().len(), mutants.len());
     let refused = refused.iter().map(|(m, why)| format!("{}: {why}", m.describe())).collect();
     let (cases, code) = (suites.cases(), tree::code(root)?);
-    let mut report = Report { rows: Vec::new(), refused, explanations, seconds: 0, cases, code };
+    let mut report =
+        Report { rows: Vec::new(), refused, explanations: explanations.clone(), seconds: 0, cases, code };
     let so_far = Mutex::new(&mut report);
-    show_all(&mutants, &suites, options.jobs, before.as_ref(), |row| {
+    let known = |mutant: &Mutant| {
+        let outcome = before.as_ref()?.outcome(mutant)?;
+        // Survivors that are explained stay what they are.
+        let settled =
+            !matches!(outcome, Outcome::Survived { .. }) || explanations.iter().any(|e| e.names(mutant));
+        settled.then(|| outcome.clone())
+    };
+    show_all(&mutants, &suites, options.jobs, known, |row| {
         let mut report = so_far.lock().map_err(|_| "a worker panicked")?;
         report.rows.push(row);
         report.seconds = start.elapsed().as_secs() + before_seconds;
@@ -187,14 +195,15 @@ fn show_all(
     mutants: &[Mutant],
     suites: &Suites,
     jobs: usize,
-    before: Option<&Before>,
+    known: impl Fn(&Mutant) -> Option<Outcome> + Sync,
     done: impl Fn(Row) -> Result<(), String> + Sync,
 ) -> Result<(), String> {
     let row = |mutant: &Mutant, outcome| done(Row { mutant: mutant.clone(), outcome });
     let left = Mutex::new(Vec::new());
     each(mutants, jobs, |mutant| {
-        let known = before.and_then(|b| b.outcome(mutant)).cloned();
-        match known.map_or_else(|| suites.show(mutant.id, Pace::Quick), |outcome| Ok(Some(outcome)))? {
+        match known(mutant)
+            .map_or_else(|| suites.show(mutant.id, Pace::Quick), |outcome| Ok(Some(outcome)))?
+        {
             Some(outcome) => row(mutant, outcome)?,
             None => left.lock().map_err(|_| "a worker panicked")?.push(mutant),
         }
