@@ -238,6 +238,7 @@ mod tests {
             host_2m: None,
             peer: None,
             to_peer: None,
+            host_only: &[],
             host_entry: 25.0,
             limit: limit.map(exactly),
             to_host: Some(summary(ours.map(|n| n / 100.0))),
