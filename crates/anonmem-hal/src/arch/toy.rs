@@ -164,11 +164,19 @@ pub(super) mod tests {
     /// What is said of raw bits is what is said of the entry.
     fn raw_facts_are_those_of_the_entry<A: Arch>(raw: u64, pte: Pte) {
         let Pte::Present(p) = pte else {
-            assert!(A::pte_settled(raw) && !A::pte_present(raw) && A::pte_page(raw).is_none(), "{pte:?}");
+            assert!(
+                A::pte_settled(raw)
+                    && !A::pte_present(raw)
+                    && !A::pte_plain(raw)
+                    && A::pte_page(raw).is_none(),
+                "{pte:?}"
+            );
             assert_eq!([A::pte_inherited(raw), A::pte_wrprotect(raw)], [raw, raw], "{pte:?}");
             return;
         };
         assert!(A::pte_present(raw), "{pte:?}");
+        let plain = p.prot.read && p.young && p.dirty && !p.special && !p.uffd_wp;
+        assert_eq!(A::pte_plain(raw), plain, "{pte:?}");
         assert_eq!(A::pte_page(raw), (!p.special).then_some(p.pfn), "{pte:?}");
         assert_eq!(A::pte_settled(raw), !p.prot.read || p.young && p.dirty, "{pte:?}");
         let is = |raw: u64, wanted: Present| assert_eq!(A::decode_pte(raw), Pte::Present(wanted));

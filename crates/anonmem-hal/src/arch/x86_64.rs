@@ -197,6 +197,11 @@ impl Arch for X86_64 {
     }
 
     #[inline(always)]
+    fn pte_plain(raw: u64) -> bool {
+        raw & (P | A | D | SPECIAL | UFFD_WP) == P | A | D
+    }
+
+    #[inline(always)]
     fn pte_page(raw: u64) -> Option<Pfn> {
         if raw & SPECIAL == 0 && Self::pte_present(raw) { Some(decode_present(raw).pfn) } else { None }
     }
