@@ -60,7 +60,8 @@ pair!(
     TABLE_SPECULATIVE,
     "seed-002-page-table-vanishes",
     LockMode::Speculative,
-    WEAK,
+    // Half a minute under `c11`; fault-vs-munmap-speculative is explored there.
+    SC,
     "a speculative fault walks tables that munmap frees",
     "Tables are freed after a grace period; the entry is installed only if nothing has changed.",
     "speculative-no-recheck",

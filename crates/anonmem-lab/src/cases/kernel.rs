@@ -129,6 +129,11 @@ impl Kernel {
         assert_eq!(at, page(first));
     }
 
+    /// Whether address space `i` lives and has a mapping at page `n`.
+    pub(crate) fn is_mapped(&self, i: usize, n: u64) -> bool {
+        self.mms[i].borrow().as_ref().is_some_and(|mm| mm.vma_at(page(n)).is_some())
+    }
+
     /// Loads the first word of page `n` as the program of address space `i`.
     pub(crate) fn load(&self, i: usize, n: u64) -> Result<u64, FaultOutcome> {
         self.load_word(i, n, 0)

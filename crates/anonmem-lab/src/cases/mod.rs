@@ -7,6 +7,8 @@
 
 pub mod anon_vma_2010;
 pub mod anon_vma_races;
+pub mod fails_half_way;
+pub mod family_pairs;
 pub mod fault_exit;
 pub mod fault_pairs;
 pub mod fork_a_million;
@@ -187,6 +189,10 @@ pub fn all() -> &'static [&'static Case] {
         &fault_pairs::PUBLISHED,
         &fork_late_flush::CASE,
         &fork_fails::CASE,
+        &fails_half_way::FAULT,
+        &fails_half_way::MUNMAP,
+        &fails_half_way::MPROTECT,
+        &fails_half_way::MREMAP,
         &fork_of_cow::CASE,
         &fork_a_million::CASE,
         &fault_pairs::FAULT,
@@ -204,6 +210,11 @@ pub fn all() -> &'static [&'static Case] {
         &fault_exit::EXIT,
         &fault_exit::EXIT_VMA,
         &fault_exit::EXIT_SPECULATIVE,
+        &family_pairs::FORK_FORK,
+        &family_pairs::EXIT_FORK,
+        &family_pairs::EXIT_EXIT,
+        &family_pairs::MUNMAP_FORK,
+        &family_pairs::MPROTECT_EXIT,
         &mremap::LATE,
         &mremap::LATE_TABLE,
         &swap_exclusive::CASE,
