@@ -143,6 +143,23 @@ fn both_halves_of_a_split_are_found() {
     });
 }
 
+#[test]
+fn shared_pages_nearby_are_noted_too() {
+    World::run(|w| {
+        let parent = w.vm.new_mm().unwrap();
+        let va = map(&parent, 128).align_down(64 * P);
+        let [first, second] = [64, 65].map(|n| Va(va.0 + n * P));
+        [first, second].iter().for_each(|va| parent.store(va.0, 1).unwrap());
+        let child = parent.fork().unwrap();
+        let page = w.vm.frames.try_get(parent.pagemap(second).pfn.unwrap()).unwrap();
+        referenced(&w.vm, &parent, second);
+        page.folio().test_and_clear_referenced();
+        [first, second].iter().for_each(|va| assert_eq!(child.load(va.0), Ok(1)));
+        assert_eq!(referenced(&w.vm, &parent, first).0, 2);
+        assert!(page.folio().test_and_clear_referenced());
+    });
+}
+
 /// Does `f` on another CPU, and waits for it.
 fn elsewhere<R: Send>(w: &World, f: impl FnOnce() -> R + Send) -> R {
     let cpus = w.vm.machine().cpus().clone();
