@@ -4,8 +4,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use anonmem_lab::cases::{self, Case, Run};
-use anonmem_lab::explorer::Report;
+use anonmem_lab::cases::{self, Case, Extent, Run};
+use anonmem_lab::explorer::{Report, Search};
 use serde_json::{Value, json};
 
 use super::{CheckOptions, ModelOption, find, write};
@@ -69,11 +69,46 @@ pub fn check(options: &CheckOptions) -> Result<u8, Error> {
     Ok(u8::from(broken > 0))
 }
 
-/// Explores `jobs` at a time; what one leaves of its share of the budget is for those that come after.
+/// Explores `jobs` at a time, twice: first with half of the budget, shared equally, where what one leaves of its share is for
+/// those that come after; then, with all that is left, those that have not come to their end.
 fn explore_all(runs: &[(&'static Case, &'static Run)], options: &CheckOptions) -> Vec<Verdict> {
-    let cpus = || std::thread::available_parallelism().map_or(1, usize::from);
-    let jobs = options.jobs.unwrap_or_else(cpus).clamp(1, runs.len());
     let (start, budget) = (Instant::now(), Duration::from_secs(options.budget.max(1)));
+    let all: Vec<usize> = (0..runs.len()).collect();
+    let mut verdicts = explore_some(runs, &all, options, start + budget / 2);
+    let unfinished: Vec<usize> =
+        all.into_iter().filter(|i| !is_whole(runs[*i].1, &verdicts[*i].report)).collect();
+    let again = explore_some(runs, &unfinished, options, start + budget);
+    for (i, verdict) in unfinished.into_iter().zip(again) {
+        // Less may have been done than before, if the machine has become busy.
+        if verdict.broke() || verdict.report.executions >= verdicts[i].report.executions {
+            verdicts[i] = verdict;
+        }
+    }
+    verdicts
+}
+
+/// Whether there is no more to explore than `report` says: all bounds up to the last, or a rule broke.
+fn is_whole(run: &Run, report: &Report) -> bool {
+    let last = match run.extent {
+        Extent::Bound(preemptions) => report.search.starts_with(&Search::Bounded { preemptions }.name()),
+        Extent::Exhaust | Extent::Sample(_) => true,
+    };
+    report.found.is_some() || last && (report.exhausted || sampled(run, report))
+}
+
+fn sampled(run: &Run, report: &Report) -> bool {
+    matches!(run.extent, Extent::Sample(executions) if report.executions >= executions)
+}
+
+/// Explores those that `chosen` names, until `end`; in their order.
+fn explore_some(
+    runs: &[(&'static Case, &'static Run)],
+    chosen: &[usize],
+    options: &CheckOptions,
+    end: Instant,
+) -> Vec<Verdict> {
+    let cpus = || std::thread::available_parallelism().map_or(1, usize::from);
+    let jobs = options.jobs.unwrap_or_else(cpus).clamp(1, chosen.len().max(1));
     let next = AtomicUsize::new(0);
     let done: Mutex<Vec<(usize, Verdict)>> = Mutex::new(Vec::new());
     let progress = Mutex::new(Progress::new());
@@ -82,13 +117,14 @@ fn explore_all(runs: &[(&'static Case, &'static Run)], options: &CheckOptions) -
             scope.spawn(|| {
                 loop {
                     let i = next.fetch_add(1, Ordering::Relaxed);
-                    let Some((case, run)) = runs.get(i) else { return };
-                    let left = budget.saturating_sub(start.elapsed()) * jobs as u32 / (runs.len() - i) as u32;
+                    let Some((case, run)) = chosen.get(i).map(|i| runs[*i]) else { return };
+                    let left = end.saturating_duration_since(Instant::now());
+                    let share = left * jobs as u32 / (chosen.len() - i) as u32;
                     let program = (case.program)(None);
-                    let report = run.explore(&*program, left.max(Duration::from_millis(200)));
+                    let report = run.explore(&*program, share.clamp(SHORTEST, left.max(SHORTEST)));
                     let mut done = done.lock().expect("no holder panics");
                     done.push((i, Verdict { case, report }));
-                    let said = format!("{} of {} explored, {} last", done.len(), runs.len(), case.name);
+                    let said = format!("{} of {} explored, {} last", done.len(), chosen.len(), case.name);
                     progress.lock().expect("no holder panics").step(said);
                 }
             });
@@ -98,6 +134,9 @@ fn explore_all(runs: &[(&'static Case, &'static Run)], options: &CheckOptions) -
     done.sort_by_key(|(i, _)| *i);
     done.into_iter().map(|(_, verdict)| verdict).collect()
 }
+
+/// Even what comes last is tried.
+const SHORTEST: Duration = Duration::from_millis(200);
 
 fn print_table(verdicts: &[Verdict]) {
     let width = verdicts.iter().map(|v| v.case.name.len()).max().unwrap_or(4);
