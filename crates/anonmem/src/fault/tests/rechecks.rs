@@ -138,6 +138,34 @@ fn two_faults_of_a_page_in_swap_bring_back_one_page() {
 }
 
 #[test]
+fn a_page_that_left_for_another_slot_meanwhile_is_not_replaced_by_the_old_one() {
+    World::run(|w| {
+        w.vm.swap_on(0, 64, 0).unwrap();
+        let mm = w.vm.new_mm().unwrap();
+        let id = mm.map_raw(pages(FIRST, 1), RW, Backing::Anonymous);
+        mm.store(FIRST * P, 7).unwrap();
+        // One brings the page into the swap cache, the other's entry keeps it there.
+        let (child, other) = (mm.fork().unwrap(), mm.fork().unwrap());
+        let leave = |pfn| assert!(w.vm.reclaim_folio(w.vm.frames.try_get(pfn).unwrap()));
+        leave(mm.pagemap(Va(FIRST * P)).pfn.unwrap());
+        assert_eq!(child.load(FIRST * P), Ok(7));
+        let mmap = mm.slot().read();
+        let guard = beaten(&mmap, || {
+            assert_eq!(fault(&mm, &mmap, id, FIRST, Write), FaultResult::Done);
+            mm.store(FIRST * P, 9).unwrap();
+            leave(frame(&mm, &mmap, FIRST));
+        });
+        assert_eq!(fault(&mm, &guard, id, FIRST, FaultAccess::Read), FaultResult::Done);
+        drop(guard);
+        drop(mmap);
+        assert_eq!([&mm, &child, &other].map(|mm| mm.load(FIRST * P)), [Ok(9), Ok(7), Ok(7)]);
+        w.vm.validate().unwrap();
+        drop((mm, child, other));
+        w.vm.swap_off(0).unwrap();
+    });
+}
+
+#[test]
 fn a_copy_is_not_installed_in_a_vma_that_was_changed() {
     World::run(|w| {
         let mm = w.vm.new_mm().unwrap();
