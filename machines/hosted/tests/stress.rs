@@ -56,6 +56,8 @@ const FEW: u64 = 1_600;
 const SWAP_PAGES: u64 = 8_192;
 /// A phase ends with `validate()` on a machine at rest.
 const PHASE: Duration = Duration::from_millis(700);
+/// How much longer it takes at most if the machine is busy.
+const MORE: Duration = Duration::from_secs(60);
 const STUCK_AFTER: Duration = Duration::from_secs(60);
 
 type User = UserCpu<'static, Checked, X86_64, Mm<'static, Machine>>;
@@ -417,7 +419,9 @@ fn stress(lock_mode: LockMode, memory: Memory, time: Duration, seed: u64) {
     let mut workers = ManuallyDrop::new(workers);
     drop(cpu);
     let mut round = 0;
-    while Instant::now() < end {
+    // A busy machine gets more time for what is expected at the end.
+    let enough = || memory == Memory::Plenty || vm.machine().swap().transfers().0 > 100;
+    while Instant::now() < end || (!enough() && Instant::now() < end + MORE) {
         round += 1;
         inject(&world, round, seed);
         phase(&world, &mut workers);
@@ -441,8 +445,7 @@ fn stress(lock_mode: LockMode, memory: Memory, time: Duration, seed: u64) {
     sources.assert_unused();
     let (reads, writes) = vm.machine().swap().transfers();
     assert_eq!(vm.machine().swap().stored(), 0, "pages are left on the swap devices");
-    // How many depends on the time that the machine had for us.
-    assert!(memory == Memory::Plenty || reads > 0, "no page came back from swap");
+    assert!(memory == Memory::Plenty || reads > 100, "only {reads} pages came back from swap");
     println!(
         "{steps} steps, {round} rounds, {writes} pages out, {reads} in, {:?}",
         vm.machine().tlbs().stats()

@@ -27,11 +27,10 @@ impl<M: Machine> Mm<'_, M> {
             if !self.vm.vma(id).flags().contains(VmFlags::GROWSDOWN) {
                 return FaultOutcome::SegvMaperr;
             }
-            match self.expand_downwards(&guard, id, va.page_down()) {
-                Ok(()) => self.vm.count(Event::FaultStackGrowth),
-                Err(Error::OutOfMemory) => return FaultOutcome::Oom,
-                Err(_) => return FaultOutcome::SegvMaperr,
+            if self.expand_downwards(&guard, id, va.page_down()).is_err() {
+                return FaultOutcome::SegvMaperr;
             }
+            self.vm.count(Event::FaultStackGrowth);
         }
         self.fault_in_vma(&guard, id, va, access)
     }
@@ -39,7 +38,7 @@ impl<M: Machine> Mm<'_, M> {
     /// Makes the stack VMA `id` start at `start`, a page below its present start.
     ///
     /// # Errors
-    /// [`Error::NotMapped`] if a limit or the guard gap forbids it, [`Error::OutOfMemory`] if the commit limit does.
+    /// [`Error::NotMapped`] if a limit or the guard gap forbids it, [`Error::Limit`] if the commit limit does.
     pub(crate) fn expand_downwards(
         &self,
         guard: &MmapWriteGuard<'_, M>,

@@ -52,7 +52,7 @@ impl<M: Machine> Vm<M> {
     /// Runs an operation that leaves nothing behind when memory runs out, until it has enough or none comes back.
     ///
     /// # Locks
-    /// The caller holds none but the mmap lock of another address space, and `attempt` none when it returns an error. Sleeps.
+    /// As [`reclaim_some`](Self::reclaim_some); `attempt` has let go of its own when it returns an error.
     ///
     /// # Errors
     /// Those of `attempt`.
