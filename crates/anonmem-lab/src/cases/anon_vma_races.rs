@@ -133,16 +133,8 @@ fn first_faults(_: Option<&str>) -> Box<dyn Program> {
 }
 
 fn fork_and_exit(_: Option<&str>) -> Box<dyn Program> {
-    let world = || {
-        let kernel = Kernel::new(64, LockMode::Mmap);
-        kernel.spawn(0, &[0]);
-        kernel.map(0, 0, 1, RW);
-        kernel.store(0, 0, 7).expect("frames");
-        kernel.fork(0, 1, &[1]).expect("frames");
-        kernel
-    };
     boxed(
-        scenario("anon-vma-fork-vs-exit", 1, world)
+        scenario("anon-vma-fork-vs-exit", 1, || Kernel::parent_and_child(1))
             .cpu("forks", |k| k.fork(0, 2, &[0]).expect("frames"))
             .cpu("exits", |k| k.exit(1))
             .check(|k| match (k.load(0, 0), k.load(2, 0)) {
@@ -205,11 +197,7 @@ fn last_put(_: Option<&str>) -> Box<dyn Program> {
 
 fn walk_and_reuse(_: Option<&str>) -> Box<dyn Program> {
     let world = || {
-        let kernel = Kernel::new(64, LockMode::Mmap);
-        kernel.spawn(0, &[0]);
-        kernel.map(0, 0, 1, RW);
-        kernel.store(0, 0, 7).expect("frames");
-        kernel.fork(0, 1, &[1]).expect("frames");
+        let kernel = Kernel::parent_and_child(1);
         kernel.exit(0);
         kernel.notes[0].set(kernel.frame_of(1, 0).expect("present").0);
         kernel
@@ -231,11 +219,7 @@ fn walk_and_reuse(_: Option<&str>) -> Box<dyn Program> {
 
 fn reuse_and_lock(_: Option<&str>) -> Box<dyn Program> {
     let world = || {
-        let kernel = Kernel::new(64, LockMode::Mmap);
-        kernel.spawn(0, &[0]);
-        kernel.map(0, 0, 1, RW);
-        kernel.store(0, 0, 7).expect("frames");
-        kernel.fork(0, 1, &[0]).expect("frames");
+        let kernel = Kernel::parent_and_child(0);
         kernel.exit(0);
         kernel.notes[0].set(kernel.frame_of(1, 0).expect("present").0);
         kernel

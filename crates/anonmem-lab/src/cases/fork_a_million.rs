@@ -5,7 +5,6 @@ use super::{
     kernel::{Kernel, boxed, scenario},
 };
 use crate::Model;
-use anonmem::{LockMode, Prot};
 
 /// The mappings of the page besides the parent's and the child's: with them there are as many, and one, as wrap a count of 8, of 16,
 /// and of 20 bits round to 1.
@@ -24,11 +23,7 @@ pub static CASE: Case = Case {
     runs: &[Run::new(Model::Sc, Extent::Bound(1))],
     program: |_| {
         let world = || {
-            let kernel = Kernel::new(64, LockMode::Mmap);
-            kernel.spawn(0, &[0]);
-            kernel.map(0, 0, 1, Prot::READ | Prot::WRITE);
-            kernel.store(0, 0, 7).expect("frames");
-            kernel.fork(0, 1, &[1]).expect("frames");
+            let kernel = Kernel::parent_and_child(1);
             kernel.hold(0, 0);
             kernel.share_many(OTHERS);
             // Who has a reference keeps others from taking the page for their own.

@@ -5,7 +5,6 @@ use super::{
     kernel::{Kernel, boxed, scenario},
 };
 use crate::{Model, Program};
-use anonmem::{LockMode, Prot};
 
 /// The page of the case.
 pub static CASE: Case = Case {
@@ -24,16 +23,8 @@ pub static CASE: Case = Case {
 };
 
 fn program(_: Option<&str>) -> Box<dyn Program> {
-    let world = || {
-        let kernel = Kernel::new(64, LockMode::Mmap);
-        kernel.spawn(0, &[0]);
-        kernel.map(0, 0, 1, Prot::READ | Prot::WRITE);
-        kernel.store(0, 0, 7).expect("frames");
-        kernel.fork(0, 1, &[1]).expect("frames");
-        kernel
-    };
     boxed(
-        scenario("fork-of-cow", 1, world)
+        scenario("fork-of-cow", 1, || Kernel::parent_and_child(1))
             .cpu("forks again, writes", |k| {
                 k.fork(0, 2, &[0]).expect("frames");
                 assert_eq!(k.store(0, 0, 10), Ok(()));

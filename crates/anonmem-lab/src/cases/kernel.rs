@@ -82,6 +82,16 @@ impl Kernel {
         }
     }
 
+    /// A parent on CPU 0 that stored 7 in page 0, and its child, address space 1, which shares the page and runs on `cpu`.
+    pub(crate) fn parent_and_child(cpu: u32) -> Self {
+        let kernel = Self::new(64, LockMode::Mmap);
+        kernel.spawn(0, &[0]);
+        kernel.map(0, 0, 1, Prot::READ | Prot::WRITE);
+        kernel.store(0, 0, 7).expect("frames");
+        kernel.fork(0, 1, &[cpu]).expect("frames");
+        kernel
+    }
+
     /// Makes address space `i`, which runs on `cpus`.
     pub(crate) fn spawn(&self, i: usize, cpus: &[u32]) {
         let mm = self.vm.new_mm().expect("frames for an address space");

@@ -58,11 +58,7 @@ pub static DOUBLE_REUSE: Case = Case {
 
 fn youngest(_: Option<&str>) -> Box<dyn Program> {
     let world = || {
-        let kernel = Kernel::new(64, LockMode::Mmap);
-        kernel.spawn(0, &[0]);
-        kernel.map(0, 0, 1, Prot::READ | Prot::WRITE);
-        kernel.store(0, 0, 7).expect("frames");
-        kernel.fork(0, 1, &[1]).expect("frames");
+        let kernel = Kernel::parent_and_child(1);
         kernel.hold(0, 0);
         kernel
     };
