@@ -19,6 +19,7 @@ pub mod host;
 pub mod instructions;
 pub mod options;
 pub mod ours;
+pub mod outcome;
 pub mod peer;
 pub mod report;
 pub mod rows;

@@ -3,11 +3,14 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
 
 use crate::guest::options::GuestOptions;
 use crate::lab::{CheckOptions, RaceOptions};
 use crate::size::{parse_ram, parse_swap};
+use crate::values::{
+    Accel, BillFormat, FileMapping, Lock, SwapBackend, parse_env, parse_file, parse_guest_path, parse_seconds,
+};
 
 const TOP_EXAMPLES: &str = "\
 Examples:
@@ -232,114 +235,6 @@ pub struct RunOptions {
     /// The program, a path or a name on PATH, and its arguments
     #[arg(required = true, last = true, value_name = "PROGRAM [ARGS]")]
     pub program: Vec<OsString>,
-}
-
-/// How the guest's CPUs are made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Accel {
-    /// KVM if it boots, else TCG
-    Auto,
-    /// QEMU's translator: works everywhere
-    Tcg,
-    /// The processor's own virtualisation
-    Kvm,
-}
-
-/// What swap space is made of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum SwapBackend {
-    /// Compressed memory: part of --ram holds the compressed pages
-    Lz4,
-    /// A file of the host, as a disk of the microVM
-    Disk,
-}
-
-impl SwapBackend {
-    /// The back end's name, as the kernel reads it.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Lz4 => "lz4",
-            Self::Disk => "disk",
-        }
-    }
-}
-
-/// How page faults are kept apart from changes of the mappings.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Lock {
-    /// One lock for the address space
-    Mmap,
-    /// A lock for each mapping, the one above as a fallback
-    Vma,
-    /// No lock until the end, the two above as fallbacks
-    #[value(alias = "spec")]
-    Speculative,
-}
-
-impl Lock {
-    /// The mode's name, as the kernel reads and reports it.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Mmap => "mmap",
-            Self::Vma => "vma",
-            Self::Speculative => "speculative",
-        }
-    }
-}
-
-/// How the memory bill is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum BillFormat {
-    /// A table for people
-    Text,
-    /// One JSON object
-    Json,
-    /// Not at all
-    None,
-}
-
-/// One `--file`: what to pack and where it goes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FileMapping {
-    /// The file or directory on the host.
-    pub host: PathBuf,
-    /// Its absolute path in the guest; the host's own absolute path if not given.
-    pub guest: Option<PathBuf>,
-}
-
-fn parse_env(text: &str) -> Result<OsString, String> {
-    match text.split_once('=') {
-        Some((name, _)) if !name.is_empty() => Ok(text.into()),
-        _ => Err(format!("\"{text}\" is not K=V; write for example --env DEBUG=1")),
-    }
-}
-
-fn parse_file(text: &str) -> Result<FileMapping, String> {
-    let (host, guest) = match text.rsplit_once(':') {
-        Some((host, guest)) => (host, Some(parse_guest_path(guest)?)),
-        None => (text, None),
-    };
-    if host.is_empty() {
-        return Err(format!("\"{text}\" names no file of the host; write HOST or HOST:GUEST"));
-    }
-    Ok(FileMapping { host: host.into(), guest })
-}
-
-fn parse_guest_path(text: &str) -> Result<PathBuf, String> {
-    let path = PathBuf::from(text);
-    if !path.is_absolute() {
-        return Err(format!("\"{text}\" is not an absolute path in the guest"));
-    }
-    Ok(path)
-}
-
-pub(crate) fn parse_seconds(text: &str) -> Result<f64, String> {
-    match text.parse::<f64>() {
-        Ok(seconds) if seconds > 0.0 && seconds < 1e9 => Ok(seconds),
-        _ => Err(format!("\"{text}\" is not a number of seconds above zero")),
-    }
 }
 
 #[cfg(test)]

@@ -15,4 +15,5 @@ pub mod pack;
 pub mod progress;
 pub mod run;
 pub mod size;
+pub mod values;
 pub mod vm;

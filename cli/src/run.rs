@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::args::{BillFormat, RunOptions, SwapBackend};
+use crate::args::RunOptions;
 use crate::bill;
 use crate::channel::session::{
     Connection, End, LogLevel, Outcome, Session, own_streams, wait_for_connection,
@@ -20,6 +20,7 @@ use crate::pack::cpio::write_archive;
 use crate::pack::record::{Poison, RunRecord};
 use crate::pack::{self, Package};
 use crate::progress::Progress;
+use crate::values::{BillFormat, SwapBackend};
 use crate::vm::machine::{Machine, Spec, describe};
 use crate::vm::{accel, kernel, qemu};
 

@@ -8,7 +8,7 @@ use crate::{
     clock::wall_ns,
     host::{Folios, Region, cpus, region},
     ours::{Active, World, fault_all, map_anywhere, map_region},
-    run::{Bench, Samples, Side},
+    outcome::{Bench, Samples, Side},
 };
 use anonmem::{FaultAccess, LockMode};
 use anonmem_hal::{Va, VaRange};

@@ -6,7 +6,7 @@ use super::{Experiment, threads::together};
 use crate::{
     PAGE, REGION, REGION_PAGES,
     ours::{Active, World, fault_all, map_anywhere, map_region},
-    run::{Bench, Samples},
+    outcome::{Bench, Samples},
 };
 use anonmem::{FaultAccess, LockMode};
 use anonmem_hal::{Va, VaRange};

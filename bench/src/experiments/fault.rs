@@ -9,8 +9,8 @@ use crate::{
     clock::time,
     host::{Folios, folios},
     ours::{fault_all, region},
+    outcome::{Bench, Samples, Side},
     peer::space::Filled,
-    run::{Bench, Samples, Side},
 };
 use anonmem::{FaultAccess, LockMode};
 use std::io;

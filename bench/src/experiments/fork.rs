@@ -13,7 +13,7 @@ use crate::{
         folios,
     },
     ours::{Active, fault_all},
-    run::{Bench, Samples, Side},
+    outcome::{Bench, Samples, Side},
 };
 use anonmem::FaultAccess;
 use std::io;

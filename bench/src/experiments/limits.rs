@@ -4,7 +4,7 @@ use super::Experiment;
 use crate::{
     REGION, REGION_PAGES,
     clock::time,
-    run::{Bench, Samples, Side},
+    outcome::{Bench, Samples, Side},
 };
 use anonmem_hal::{Order, PhysMem};
 

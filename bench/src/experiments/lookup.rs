@@ -5,8 +5,8 @@ use crate::{
     PAGE,
     clock::time,
     ours::Machine,
+    outcome::{Bench, Samples, Side},
     peer::{Space, space::Filled},
-    run::{Bench, Samples, Side},
 };
 use anonmem::{
     Mm,

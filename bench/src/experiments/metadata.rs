@@ -3,7 +3,7 @@
 use super::Experiment;
 use crate::{
     host::Folios,
-    run::{Bench, Samples, Side},
+    outcome::{Bench, Samples, Side},
 };
 use std::io;
 

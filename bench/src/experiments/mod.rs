@@ -17,8 +17,8 @@ mod vma;
 
 use crate::{
     host::{Folios, folios},
+    outcome::{Bench, Samples},
     rows::Row,
-    run::{Bench, Samples},
 };
 use std::io;
 

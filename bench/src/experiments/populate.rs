@@ -9,8 +9,8 @@ use crate::{
     clock::time,
     host::{Folios, folios},
     ours::region,
+    outcome::{Bench, Samples, Side},
     peer::space::Filled,
-    run::{Bench, Samples, Side},
 };
 use anonmem::{Advice, Populate};
 use std::io;

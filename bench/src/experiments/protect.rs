@@ -9,8 +9,8 @@ use crate::{
     clock::time,
     host::{Folios, folios},
     ours::region,
+    outcome::{Bench, Samples, Side},
     peer::space::{self, Filled},
-    run::{Bench, Samples, Side},
 };
 use anonmem::mmap::Prot;
 use std::io;

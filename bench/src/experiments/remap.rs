@@ -8,7 +8,7 @@ use crate::{
     PAGE, REGION,
     clock::time,
     host::{Folios, Region, folios},
-    run::{Bench, Samples, Side},
+    outcome::{Bench, Samples, Side},
 };
 use anonmem::RemapFlags;
 use anonmem_hal::Va;

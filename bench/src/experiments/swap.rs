@@ -5,7 +5,7 @@ use crate::{
     PAGE,
     clock::time,
     ours::{Active, Machine, World, fault_all, map_region},
-    run::{Bench, Samples, Side},
+    outcome::{Bench, Samples, Side},
 };
 use anonmem::{Advice, Event, FaultAccess, LockMode, Mm, Populate};
 use anonmem_hal::{PAGE_SIZE, VaRange};

@@ -13,7 +13,7 @@ use crate::{
         cpus, folios,
     },
     ours::{Active, World, fault_all, map_region},
-    run::{Bench, Samples, Side},
+    outcome::{Bench, Samples, Side},
 };
 use anonmem::{FaultAccess, LockMode};
 use anonmem_hal::{Va, VaRange};

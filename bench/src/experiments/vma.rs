@@ -6,8 +6,8 @@ use crate::{
     clock::time_per,
     host::{Folios, Region, region},
     ours::{Active, map_anywhere, map_region, region},
+    outcome::{Bench, Samples, Side},
     peer::Space,
-    run::{Bench, Samples, Side},
 };
 use anonmem::mmap::Prot;
 use anonmem_hal::{Va, VaRange};

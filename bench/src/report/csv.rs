@@ -1,7 +1,7 @@
 //! The table as CSV (RFC 4180), one line a row; what is missing is empty.
 
 use super::line::lines;
-use crate::{run::Outcome, series::Summary};
+use crate::{outcome::Outcome, series::Summary};
 
 const HEADER: &str = "row,title,unit,ours,ours_min,ours_max,host,host_min,host_max,host_entry,host_only,limit,\
                       ours_per_host,ours_per_limit,aim,aim_met,host_64k,host_2m,peer,ours_per_peer";

@@ -3,8 +3,8 @@
 use super::line::{Line, lines};
 use crate::{
     host::{Folios, about::Machine},
+    outcome::{Outcome, Side},
     rows::NotYet,
-    run::{Outcome, Side},
 };
 use serde::Serialize;
 

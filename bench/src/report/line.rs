@@ -3,8 +3,8 @@
 use crate::{
     host::Folios,
     ours::FaultCounts,
+    outcome::{Outcome, Side},
     rows::{self, Aim, HostOnly, Row},
-    run::{Outcome, Side},
     series::Summary,
 };
 use serde::Serialize;

@@ -4,7 +4,7 @@
 //! file becomes the section alone.
 
 use super::{line::lines, table};
-use crate::run::Outcome;
+use crate::outcome::Outcome;
 
 const BEGIN: &str = "<!-- anonmem bench: begin -->\n";
 const END: &str = "<!-- anonmem bench: end -->\n";

@@ -9,7 +9,7 @@ use super::{
     line::{Line, lines},
     table::number,
 };
-use crate::run::Outcome;
+use crate::outcome::Outcome;
 use std::fmt::Write;
 
 const WIDTH: f64 = 960.0;

@@ -2,9 +2,9 @@
 
 use super::line::{Line, lines};
 use crate::{
+    outcome::Outcome,
     peer,
     rows::{HostOnly, NOT_YET, ROWS},
-    run::Outcome,
     series::Summary,
 };
 use std::{collections::BTreeMap, fmt::Write};

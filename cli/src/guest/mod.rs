@@ -23,10 +23,11 @@ use std::time::{Duration, Instant};
 use anonmem_bench::host::load::{Load, LoadWatch};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::args::{BenchOptions, Lock};
+use crate::args::BenchOptions;
 use crate::channel::signals::Signals;
 use crate::error::{Error, Result};
 use crate::progress::Progress;
+use crate::values::Lock;
 use crate::vm::qemu::Accelerator;
 use crate::vm::{accel, kernel, qemu};
 

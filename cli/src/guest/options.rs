@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::image::{self, Image};
-use crate::args::{Accel, Lock, parse_seconds};
 use crate::error::Result;
 use crate::size::parse_ram;
+use crate::values::{Accel, Lock, parse_seconds};
 
 /// Options of `anonmem bench` that go with `--guest`.
 #[derive(Clone, Debug, Args)]

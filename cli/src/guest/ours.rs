@@ -12,7 +12,6 @@ use super::kinds::Work;
 use super::options::Clock;
 use super::transcript::{Taken, Transcript};
 use super::{BOOT_LIMIT, Setup, limit, on_host};
-use crate::args::SwapBackend;
 use crate::bill;
 use crate::channel::session::{Connection, End, LogLevel, Outcome, Session, streams, wait_for_connection};
 use crate::channel::signals::Signals;
@@ -21,6 +20,7 @@ use crate::pack::cpio::write_archive;
 use crate::pack::record::{Poison, RunRecord};
 use crate::pack::tree::{Content, Node, Tree};
 use crate::progress::Progress;
+use crate::values::SwapBackend;
 use crate::vm::machine::{Machine, Spec, describe};
 
 const PROGRAM: &str = "/bin/init";

@@ -4,8 +4,8 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use crate::args::{Lock, SwapBackend};
 use crate::error::{Error, Result};
+use crate::values::{Lock, SwapBackend};
 
 /// What the kernel is to start, and with what.
 #[derive(Debug)]

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use super::libs::{Libraries, Missing};
 use super::tree::{Node, Tree, host_file};
-use crate::args::FileMapping;
 use crate::error::{Error, Result};
+use crate::values::FileMapping;
 
 /// Adds one `--file`; ELF files come with the libraries that they need, as far as the host has them.
 ///

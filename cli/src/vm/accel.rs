@@ -13,7 +13,6 @@ use std::time::{Duration, Instant};
 
 use super::machine::{Machine, Spec};
 use super::qemu::Accelerator;
-use crate::args::{Accel, Lock, SwapBackend};
 use crate::channel::frame::{Decoder, GuestFrame};
 use crate::channel::session::{Connection, wait_for_connection};
 use crate::channel::signals::Signals;
@@ -22,6 +21,7 @@ use crate::pack::cpio::write_archive;
 use crate::pack::record::{Poison, RunRecord};
 use crate::pack::tree::{Content, Node, Tree};
 use crate::progress::Progress;
+use crate::values::{Accel, Lock, SwapBackend};
 
 /// How long the kernel may take to be ready under KVM.
 const PROBE_TIME: Duration = Duration::from_secs(1);

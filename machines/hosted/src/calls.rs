@@ -2,12 +2,11 @@
 
 use crate::{
     Access, AddressSpace, Config, Handled, Hosted, Trap, UserCpu,
-    ops::{Advise, At, Backing, Op, Outcome, Place, Remap, Rights, Signal, pattern},
+    ops::{Advise, At, Backing, HEAP_START, Op, Outcome, Place, Remap, Rights, Signal, pattern},
     oracle::{
         page::{Attrs, Kind},
         space::Area,
     },
-    system::HEAP_START,
 };
 use anonmem::{
     Advice, Error, FaultAccess, FaultOutcome, MapBacking, MapFlags, MapKind, Mm, MmapRequest, Prot,

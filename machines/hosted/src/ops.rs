@@ -9,6 +9,8 @@ use std::fmt;
 
 /// The most address spaces at once.
 pub const SPACES: usize = 8;
+/// Where heaps start: in the window, so that they meet other areas.
+pub const HEAP_START: u64 = 0x4001_8000;
 /// First byte of the window: 16 pages below the 1 GiB boundary.
 pub const WINDOW: u64 = 0x3fff_0000;
 /// Length of the window in pages.

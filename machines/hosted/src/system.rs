@@ -5,7 +5,7 @@
 
 use crate::{
     Checked, CpuGuard, FailurePlan, Failures, Hosted, SourceTable, Trap, UserCpu, calls,
-    ops::{Op, Outcome, SPACES},
+    ops::{HEAP_START, Op, Outcome, SPACES},
     oracle::{
         Limits, Oracle, Verdict,
         page::{Bytes, Page},
@@ -19,9 +19,6 @@ use std::{collections::BTreeMap, mem::ManuallyDrop, sync::Arc};
 
 /// The machine under the memory manager.
 pub type Machine = Hosted<Checked>;
-
-/// Where heaps start: in the window, so that they meet other areas.
-pub const HEAP_START: u64 = 0x4001_8000;
 
 /// The CPUs that an address space is active on.
 const CPUS: u32 = 4;
