@@ -44,6 +44,9 @@ use core::{
 /// `new` makes every slot once, when its frame is taken; from then on the object is only ever reached
 /// through `&self`, and is never dropped. Whoever allocates a slot finds what its last user left there.
 pub trait SlabItem<M: Machine>: Send + Sync + 'static {
+    /// What tells the names of its slots from those of other slabs; itself, unless the names are to be
+    /// independent of the machine.
+    type Tag: 'static;
     /// What it is called in messages and tables.
     const NAME: &'static str;
     /// Its fields, for displays.
@@ -141,7 +144,7 @@ impl<M: Machine, T: SlabItem<M>> Slab<M, T> {
     /// # Locks
     /// Spin locks only; none is held on return.
     #[inline]
-    pub fn alloc(&self, frames: &Frames<M>) -> Result<Handle<T>, OutOfMemory> {
+    pub fn alloc(&self, frames: &Frames<M>) -> Result<Handle<T::Tag>, OutOfMemory> {
         if !frames.machine().admit() {
             return Err(OutOfMemory);
         }
@@ -152,7 +155,7 @@ impl<M: Machine, T: SlabItem<M>> Slab<M, T> {
     }
 
     #[inline]
-    fn try_alloc(&self, frames: &Frames<M>) -> Result<Handle<T>, OutOfMemory> {
+    fn try_alloc(&self, frames: &Frames<M>) -> Result<Handle<T::Tag>, OutOfMemory> {
         let cpu = self.cpus.this();
         let mut free = cpu.free.lock();
         if free.len == 0 {
@@ -171,7 +174,7 @@ impl<M: Machine, T: SlabItem<M>> Slab<M, T> {
     /// # Panics
     /// If the slot is not one of this slab's or is free.
     #[track_caller]
-    pub fn free(&self, frames: &Frames<M>, h: Handle<T>) {
+    pub fn free(&self, frames: &Frames<M>, h: Handle<T::Tag>) {
         let name = h.raw();
         let Some(slot) = self.slot(frames, name) else { self.not_ours(name) };
         let cpu = self.cpus.this();
@@ -192,7 +195,7 @@ impl<M: Machine, T: SlabItem<M>> Slab<M, T> {
     /// If the slot is not one of this slab's.
     #[inline(always)]
     #[track_caller]
-    pub fn get<'f>(&'f self, frames: &'f Frames<M>, h: Handle<T>) -> &'f T {
+    pub fn get<'f>(&'f self, frames: &'f Frames<M>, h: Handle<T::Tag>) -> &'f T {
         match self.slot(frames, h.raw()) {
             Some(slot) => &slot.value,
             None => self.not_ours(h.raw()),
@@ -201,7 +204,7 @@ impl<M: Machine, T: SlabItem<M>> Slab<M, T> {
 
     /// The name with its type, if it is one of this slab's.
     #[inline]
-    pub fn resolve(&self, frames: &Frames<M>, raw: RawHandle) -> Option<Handle<T>> {
+    pub fn resolve(&self, frames: &Frames<M>, raw: RawHandle) -> Option<Handle<T::Tag>> {
         self.slot(frames, raw).map(|_| Handle::from_raw(raw))
     }
 
@@ -211,7 +214,7 @@ impl<M: Machine, T: SlabItem<M>> Slab<M, T> {
     /// If the slot is not one of this slab's.
     #[inline]
     #[track_caller]
-    pub fn is_live(&self, frames: &Frames<M>, h: Handle<T>) -> bool {
+    pub fn is_live(&self, frames: &Frames<M>, h: Handle<T::Tag>) -> bool {
         let Some(slot) = self.slot(frames, h.raw()) else { self.not_ours(h.raw()) };
         slot.state.load(Relaxed) == LIVE
     }
@@ -253,7 +256,7 @@ impl<M: Machine, T: SlabItem<M>> Slab<M, T> {
     }
 
     /// Calls `f` with every slot in use. Exact only if nothing is allocated or freed meanwhile.
-    pub fn for_each_live(&self, frames: &Frames<M>, mut f: impl FnMut(Handle<T>, &T)) {
+    pub fn for_each_live(&self, frames: &Frames<M>, mut f: impl FnMut(Handle<T::Tag>, &T)) {
         self.for_each_slot(frames, |name, slot| {
             if slot.state.peek() == LIVE {
                 f(Handle::from_raw(name), &slot.value);
@@ -424,7 +427,7 @@ impl<M: Machine, T: SlabItem<M>> Slab<M, T> {
 
     /// Overwrites a slot's state, to see what `validate` says.
     #[cfg(test)]
-    pub(crate) fn plant_state(&self, frames: &Frames<M>, h: Handle<T>, state: u32) {
+    pub(crate) fn plant_state(&self, frames: &Frames<M>, h: Handle<T::Tag>, state: u32) {
         self.slot(frames, h.raw()).expect("a slot").state.store(state, Relaxed);
     }
 

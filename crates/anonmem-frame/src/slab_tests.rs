@@ -16,6 +16,7 @@ struct Small(Atomic<u64, M>);
 struct Big([u8; 3000]);
 
 impl SlabItem<M> for Small {
+    type Tag = Self;
     const NAME: &'static str = "small thing";
     fn new() -> Self {
         Self(Atomic::new(7))
@@ -23,6 +24,7 @@ impl SlabItem<M> for Small {
 }
 
 impl SlabItem<M> for Big {
+    type Tag = Self;
     const NAME: &'static str = "big thing";
     fn new() -> Self {
         Self([0x5a; 3000])

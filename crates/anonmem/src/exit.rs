@@ -2,13 +2,8 @@
 //!
 //! Linux: mm/mmap.c `exit_mmap`.
 
-use crate::{
-    mm::MmSlot,
-    rmap::anon_vma::unlink_anon_vmas,
-    vm::Vm,
-    vma::{Backing, VmaId},
-    zap::zap_range,
-};
+use crate::ids::VmaId;
+use crate::{mm::MmSlot, rmap::anon_vma::unlink_anon_vmas, vm::Vm, vma::Backing, zap::zap_range};
 use anonmem_hal::{Machine, Va, VaRange};
 use anonmem_pgtable::Teardown;
 
@@ -45,7 +40,7 @@ pub(crate) fn exit_mmap<M: Machine>(vm: &Vm<M>, slot: &MmSlot<M>) {
 
 /// Frees a VMA that is out of the tree and unlinked.
 #[doc(alias = "remove_vma")]
-pub(crate) fn free_vma<M: Machine>(vm: &Vm<M>, id: VmaId<M>) {
+pub(crate) fn free_vma<M: Machine>(vm: &Vm<M>, id: VmaId) {
     let vma = vm.vma(id);
     match vma.backing() {
         Backing::Anonymous => {}

@@ -14,6 +14,7 @@
 //! Linux: kernel/fork.c `dup_mmap`; mm/memory.c `copy_page_range`, `copy_present_ptes`. Differs: no
 //! shared page tables.
 
+use crate::ids::VmaId;
 use crate::{
     error::Error,
     events::Event,
@@ -21,7 +22,7 @@ use crate::{
     mm::{Mm, MmapWriteGuard},
     rmap::anon_vma::anon_vma_fork,
     vm::Vm,
-    vma::{Backing, VmFlags, VmaId},
+    vma::{Backing, VmFlags},
 };
 use anonmem_frame::{NewFolio, SlotCountOverflow};
 use anonmem_hal::{
@@ -107,8 +108,8 @@ fn dup_vma<M: Machine>(
     vm: &Vm<M>,
     child: &Mm<'_, M>,
     target: &MmapWriteGuard<'_, M>,
-    id: VmaId<M>,
-) -> Result<VmaId<M>, Error> {
+    id: VmaId,
+) -> Result<VmaId, Error> {
     let (old, slot) = (vm.vma(id), target.slot());
     let (range, pages) = (old.range(), old.range().pages().0);
     // A child's memory is not locked (mlock(2)).
@@ -150,7 +151,7 @@ struct Copying<'a, M: Machine> {
     parent: &'a MmapWriteGuard<'a, M>,
     child: &'a MmapWriteGuard<'a, M>,
     /// The child's VMA.
-    vma: VmaId<M>,
+    vma: VmaId,
 }
 
 type Entries<'a, M> = PteGuard<'a, M, MmapWriteGuard<'a, M>>;

@@ -20,6 +20,7 @@ pub mod events;
 mod exit;
 pub mod fault;
 mod fork;
+mod ids;
 pub mod limits;
 pub mod madvise;
 pub mod maps;
@@ -45,6 +46,9 @@ mod zap;
 pub use error::Error;
 pub use events::Event;
 pub use fault::{FaultAccess, FaultOutcome};
+pub use ids::{AnonVmaId, AnonVmaTag, MmId, MmTag, ShmId, ShmTag, VmaId, VmaTag};
+#[doc(hidden)]
+pub use ids::{ChainId, ChainTag, NodeId, NodeTag};
 pub use limits::Limits;
 pub use madvise::Advice;
 pub use maps::{MapKind, MapUse, PagemapEntry, VmaInfo, VmaUsage};

@@ -25,11 +25,12 @@ mod pages;
 #[cfg(test)]
 mod tests;
 
+use crate::ids::VmaId;
 use crate::{
     error::Error,
     mm::{Mm, MmSlot},
     populate::Populate,
-    vma::{Backing, VmFlags, Vma, VmaId},
+    vma::{Backing, VmFlags, Vma},
 };
 use anonmem_hal::{Machine, Va, VaRange};
 
@@ -206,7 +207,7 @@ impl<M: Machine> Mm<'_, M> {
         &self,
         slot: &MmSlot<M>,
         range: VaRange,
-        mut f: impl FnMut(VmaId<M>, VaRange) -> Result<(), Error>,
+        mut f: impl FnMut(VmaId, VaRange) -> Result<(), Error>,
     ) -> Result<(), Error> {
         let (mut rest, mut mapped) = (range, 0);
         while let Some((vma, id)) = slot.tree.find(self.vm.nodes(), rest.start) {

@@ -6,10 +6,10 @@
 //! Linux: fs/proc/task_mmu.c `show_map_vma`, `smaps_pte_range`, `pagemap_pmd_range`. Differs: no file pages, because there
 //! are none.
 
+use crate::ids::{ShmId, VmaId};
 use crate::{
     mm::{Mm, MmSlot, MmapReadGuard},
-    shm::ShmId,
-    vma::{Backing, VmFlags, VmaId, tree::Busy},
+    vma::{Backing, VmFlags, tree::Busy},
 };
 use anonmem_frame::{Folio, RawHandle};
 use anonmem_hal::{Machine, Marker, PAGE_SHIFT, PAGE_SIZE, Pfn, Present, SoftLeaf, SourceId, Va, VaRange};
@@ -203,7 +203,7 @@ impl<M: Machine> Mm<'_, M> {
 
     /// The shared object and the index in it of the page that is mapped at `va`: what a futex between processes is
     /// known by.
-    pub fn shared_at(&self, va: Va) -> Option<(ShmId<M>, u64)> {
+    pub fn shared_at(&self, va: Va) -> Option<(ShmId, u64)> {
         let guard = self.slot().read();
         let (_, id) = guard.slot().tree.find_containing(self.vm.nodes(), va)?;
         let vma = self.vm.vma(id);
@@ -213,7 +213,7 @@ impl<M: Machine> Mm<'_, M> {
         }
     }
 
-    fn info_of(&self, slot: &MmSlot<M>, id: VmaId<M>) -> VmaInfo {
+    fn info_of(&self, slot: &MmSlot<M>, id: VmaId) -> VmaInfo {
         let vma = self.vm.vma(id);
         let (range, flags) = (vma.range(), vma.flags());
         let kind = match vma.backing() {
@@ -233,7 +233,7 @@ impl<M: Machine> Mm<'_, M> {
         VmaInfo { range, flags, pgoff: vma.pgoff(), kind, purpose }
     }
 
-    fn usage_of(&self, guard: &MmapReadGuard<'_, M>, id: VmaId<M>) -> VmaUsage {
+    fn usage_of(&self, guard: &MmapReadGuard<'_, M>, id: VmaId) -> VmaUsage {
         let (vma, mut sums) = (self.vm.vma(id), Sums::default());
         for (table, part) in guard.slot().space.tables(&self.vm.frames, guard, vma.range()) {
             let entries = table.lock();

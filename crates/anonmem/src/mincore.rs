@@ -5,10 +5,11 @@
 //! Linux: mm/mincore.c `do_mincore`. Differs: a private mapping of a source has no page cache behind it, so only
 //! pages of its own count.
 
+use crate::ids::VmaId;
 use crate::{
     error::Error,
     mm::{Mm, MmapReadGuard},
-    vma::{Backing, VmaId},
+    vma::Backing,
 };
 use anonmem_hal::{Arch, Machine, Pte, SoftLeaf, Va, VaRange};
 
@@ -37,13 +38,7 @@ impl<M: Machine> Mm<'_, M> {
         Ok(())
     }
 
-    fn mincore_vma(
-        &self,
-        guard: &MmapReadGuard<'_, M>,
-        id: VmaId<M>,
-        part: VaRange,
-        f: &mut dyn FnMut(bool),
-    ) {
+    fn mincore_vma(&self, guard: &MmapReadGuard<'_, M>, id: VmaId, part: VaRange, f: &mut dyn FnMut(bool)) {
         let space = &guard.slot().space;
         let vma = self.vm.vma(id);
         for va in part.iter_pages() {

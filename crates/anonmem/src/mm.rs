@@ -8,13 +8,14 @@
 //!
 //! Linux: include/linux/mm_types.h `struct mm_struct`; kernel/fork.c `mm_init`, `mmput`.
 
+use crate::ids::{MmId, MmTag, VmaTag};
 use crate::{
     error::Error,
     exit::exit_mmap,
     vm::Vm,
-    vma::{VmFlags, Vma, tree::VmaTree},
+    vma::{VmFlags, tree::VmaTree},
 };
-use anonmem_frame::{Field, Handle, SlabItem};
+use anonmem_frame::{Field, SlabItem};
 use anonmem_hal::{Arch, CpuId, Machine, NrPages, PAGE_SIZE, Pfn};
 use anonmem_pgtable::{AddressSpace, CanInstall, StableVma};
 use anonmem_sync::{
@@ -35,7 +36,7 @@ pub struct MmSlot<M: Machine> {
     pub(crate) space: CachePadded<AddressSpace<M>>,
     /// Pages in use.
     pub(crate) pages: CachePadded<MmPages<M>>,
-    pub(crate) tree: VmaTree<M, Vma<M>>,
+    pub(crate) tree: VmaTree<M, VmaTag>,
     pub(crate) counts: MmCounts<M>,
     /// First byte of the heap. Under the mmap lock.
     pub(crate) start_brk: Plain<u64, M>,
@@ -99,6 +100,7 @@ impl<M: Machine> MmCounts<M> {
 }
 
 impl<M: Machine> SlabItem<M> for MmSlot<M> {
+    type Tag = MmTag;
     const NAME: &'static str = "mm_struct";
     const FIELDS: &'static [Field] = &[
         Field::new("users", offset_of!(Self, users)),
@@ -315,7 +317,7 @@ impl<'a, M: Machine> MmapHeld<'a, M> {
 /// A user of an address space. Cloning adds one; dropping the last one tears it down.
 pub struct Mm<'v, M: Machine> {
     pub(crate) vm: &'v Vm<M>,
-    pub(crate) id: Handle<MmSlot<M>>,
+    pub(crate) id: MmId,
 }
 
 impl<M: Machine> Vm<M> {
@@ -343,7 +345,7 @@ impl<M: Machine> Vm<M> {
 
     /// Becomes a user of an address space, unless it has none any more.
     #[doc(alias = "mmget_not_zero")]
-    pub(crate) fn try_user(&self, id: Handle<MmSlot<M>>) -> Option<Mm<'_, M>> {
+    pub(crate) fn try_user(&self, id: MmId) -> Option<Mm<'_, M>> {
         // Acquire pairs with the Release of `new_mm`.
         let more = |n| (n != 0).then_some(n + 1);
         self.mm_slot(id).users.fetch_update(Ordering::Acquire, more).ok()?;
@@ -352,7 +354,7 @@ impl<M: Machine> Vm<M> {
 
     /// The slot of an address space; it may be another use of it.
     #[inline]
-    pub(crate) fn mm_slot(&self, id: Handle<MmSlot<M>>) -> &MmSlot<M> {
+    pub(crate) fn mm_slot(&self, id: MmId) -> &MmSlot<M> {
         self.mms.get(&self.frames, id)
     }
 }

@@ -11,14 +11,14 @@
 //! Linux: mm/mmap.c `do_mmap`, `__get_unmapped_area`; mm/vma.c `mmap_region`. Differs: no files but *sources*, which are
 //! private; a shared object is promised in full whatever `NORESERVE` says; no `MAP_32BIT`.
 
+use crate::ids::{ShmId, VmaId};
 use crate::{
     error::Error,
     exit::free_vma,
     mm::{Mm, MmapWriteGuard},
     munmap::Covered,
-    shm::ShmId,
     vm::Overcommit,
-    vma::{Backing, NewArea, VmFlags, VmaId},
+    vma::{Backing, NewArea, VmFlags},
 };
 use anonmem_hal::{Arch, Machine, NrPages, PAGE_SHIFT, PAGE_SIZE, SourceId, Va, VaRange};
 
@@ -71,8 +71,8 @@ bitflags::bitflags! {
 }
 
 /// What is mapped.
-#[derive(Debug)]
-pub enum MapBacking<M: Machine> {
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum MapBacking {
     /// Zeroes (`MAP_PRIVATE | MAP_ANONYMOUS`).
     Anonymous,
     /// The bytes of a source, private. The mapping counts as a reference of its own.
@@ -87,23 +87,15 @@ pub enum MapBacking<M: Machine> {
     /// A shared object that the caller uses. The mapping becomes a user of its own.
     Shared {
         /// Which one.
-        object: ShmId<M>,
+        object: ShmId,
         /// Index of the first page.
         first: u64,
     },
 }
 
-// By hand: a machine need not be `Clone`.
-impl<M: Machine> Clone for MapBacking<M> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-impl<M: Machine> Copy for MapBacking<M> {}
-
 /// The arguments of [`Mm::mmap`].
-#[derive(Debug)]
-pub struct MmapRequest<M: Machine> {
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct MmapRequest {
     /// Where, if it is free; or where exactly, by the flags. 0 for anywhere.
     pub addr: Va,
     /// Length in bytes; rounded up to pages.
@@ -113,15 +105,8 @@ pub struct MmapRequest<M: Machine> {
     /// How.
     pub flags: MapFlags,
     /// What.
-    pub backing: MapBacking<M>,
+    pub backing: MapBacking,
 }
-
-impl<M: Machine> Clone for MmapRequest<M> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-impl<M: Machine> Copy for MmapRequest<M> {}
 
 /// Whether a new mapping brings its shared object with it.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -143,7 +128,7 @@ impl<M: Machine> Mm<'_, M> {
     /// memory, [`Error::Limit`] without room or beyond a limit, [`Error::Exists`] (`FIXED_NOREPLACE`), [`Error::NotPermitted`] (below the
     /// lowest address, or nothing may be locked), [`Error::Again`] (too much is locked), [`Error::Overflow`].
     #[doc(alias("vm_mmap_pgoff", "ksys_mmap_pgoff"))]
-    pub fn mmap(&self, request: MmapRequest<M>) -> Result<Va, Error> {
+    pub fn mmap(&self, request: MmapRequest) -> Result<Va, Error> {
         let (guard, start) = self.vm.reclaiming(|| {
             let guard = self.slot().write();
             let start = self.do_mmap(&guard, &request)?;
@@ -159,11 +144,7 @@ impl<M: Machine> Mm<'_, M> {
     }
 
     /// As [`mmap`](Self::mmap), under the caller's lock; nothing is filled.
-    pub(crate) fn do_mmap(
-        &self,
-        guard: &MmapWriteGuard<'_, M>,
-        request: &MmapRequest<M>,
-    ) -> Result<Va, Error> {
+    pub(crate) fn do_mmap(&self, guard: &MmapWriteGuard<'_, M>, request: &MmapRequest) -> Result<Va, Error> {
         if request.len == 0 {
             return Err(Error::Invalid("a mapping of no bytes"));
         }
@@ -189,7 +170,7 @@ impl<M: Machine> Mm<'_, M> {
     }
 
     /// The attributes of a new mapping.
-    fn new_flags(&self, guard: &MmapWriteGuard<'_, M>, request: &MmapRequest<M>) -> Result<VmFlags, Error> {
+    fn new_flags(&self, guard: &MmapWriteGuard<'_, M>, request: &MmapRequest) -> Result<VmFlags, Error> {
         let slot = guard.slot();
         let mut flags = request.prot.vm_flags()
             | VmFlags::from_bits_retain(slot.def_flags.get())
@@ -282,7 +263,7 @@ impl<M: Machine> Mm<'_, M> {
     pub(crate) fn mmap_region(
         &self,
         guard: &MmapWriteGuard<'_, M>,
-        mut area: NewArea<M>,
+        mut area: NewArea,
         object: Object,
     ) -> Result<(), Error> {
         if !self.overlaps(guard, area.range) {
@@ -300,7 +281,7 @@ impl<M: Machine> Mm<'_, M> {
     fn charge_and_map(
         &self,
         guard: &MmapWriteGuard<'_, M>,
-        area: &mut NewArea<M>,
+        area: &mut NewArea,
         object: Object,
         old: Covered,
     ) -> Result<(), Error> {
@@ -324,7 +305,7 @@ impl<M: Machine> Mm<'_, M> {
     fn replace(
         &self,
         guard: &MmapWriteGuard<'_, M>,
-        area: &NewArea<M>,
+        area: &NewArea,
         object: Object,
         old: Covered,
     ) -> Result<(), Error> {
@@ -349,7 +330,7 @@ impl<M: Machine> Mm<'_, M> {
     }
 
     /// A VMA for `area` that is not in the tree yet.
-    fn new_vma(&self, area: &NewArea<M>, object: Object) -> Result<VmaId<M>, Error> {
+    fn new_vma(&self, area: &NewArea, object: Object) -> Result<VmaId, Error> {
         let vm = self.vm;
         let new = vm.vmas.alloc(&vm.frames)?;
         let backing = match object {
@@ -368,10 +349,7 @@ impl<M: Machine> Mm<'_, M> {
 }
 
 /// The backing, whether its object is to be made, and the index of its first page (none: that of the address).
-fn resolve<M: Machine>(
-    backing: MapBacking<M>,
-    pages: u64,
-) -> Result<(Backing<M>, Object, Option<u64>), Error> {
+fn resolve(backing: MapBacking, pages: u64) -> Result<(Backing, Object, Option<u64>), Error> {
     let checked = |first: u64| first.checked_add(pages).map(|_| first).ok_or(Error::Overflow);
     Ok(match backing {
         MapBacking::Anonymous => (Backing::Anonymous, Object::Given, None),

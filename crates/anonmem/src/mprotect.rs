@@ -7,13 +7,14 @@
 //!
 //! Linux: mm/mprotect.c `do_mprotect_pkey`, `mprotect_fixup`, `change_protection`.
 
+use crate::ids::VmaId;
 use crate::{
     error::Error,
     events::Event,
     fault::{FaultAccess, FaultOutcome},
     mm::{Mm, MmapWriteGuard},
     mmap::Prot,
-    vma::{Backing, VmFlags, VmaId},
+    vma::{Backing, VmFlags},
 };
 use anonmem_hal::{FlushRange, Machine, Protection, Va, VaRange};
 
@@ -114,7 +115,7 @@ impl<M: Machine> Mm<'_, M> {
     fn mprotect_fixup(
         &self,
         guard: &MmapWriteGuard<'_, M>,
-        id: VmaId<M>,
+        id: VmaId,
         part: VaRange,
         mut new: VmFlags,
         flush: &mut VaRange,

@@ -22,11 +22,12 @@ mod page_tables;
 #[cfg(test)]
 mod tests;
 
+use crate::ids::VmaId;
 use crate::{
     error::Error,
     mm::{Mm, MmapWriteGuard},
     mmap::{MapFlags, Object},
-    vma::{NewArea, VmFlags, VmaId},
+    vma::{NewArea, VmFlags},
 };
 use anonmem_hal::{Arch, Machine, PAGE_SHIFT, Va, VaRange};
 
@@ -182,12 +183,7 @@ impl<M: Machine> Mm<'_, M> {
 
     /// Checks that the mapping may become as long as it is to be.
     #[doc(alias("check_prep_vma", "vma_to_resize"))]
-    fn check_resize(
-        &self,
-        guard: &MmapWriteGuard<'_, M>,
-        id: VmaId<M>,
-        request: &Request,
-    ) -> Result<(), Error> {
+    fn check_resize(&self, guard: &MmapWriteGuard<'_, M>, id: VmaId, request: &Request) -> Result<(), Error> {
         let (vma, pages) = (self.vm.vma(id), request.new_len >> PAGE_SHIFT);
         let flags = vma.flags();
         let fixed_size = flags.contains(VmFlags::DONTEXPAND);
@@ -219,7 +215,7 @@ impl<M: Machine> Mm<'_, M> {
     fn expand_in_place(
         &self,
         guard: &MmapWriteGuard<'_, M>,
-        id: VmaId<M>,
+        id: VmaId,
         request: &Request,
     ) -> Result<bool, Error> {
         let (vm, vma) = (self.vm, self.vm.vma(id));
@@ -254,13 +250,7 @@ impl<M: Machine> Mm<'_, M> {
     }
 
     /// Maps at `to` what the shared mapping `id` maps from `old` on.
-    fn duplicate(
-        &self,
-        guard: &MmapWriteGuard<'_, M>,
-        id: VmaId<M>,
-        old: Va,
-        to: VaRange,
-    ) -> Result<(), Error> {
+    fn duplicate(&self, guard: &MmapWriteGuard<'_, M>, id: VmaId, old: Va, to: VaRange) -> Result<(), Error> {
         let vma = self.vm.vma(id);
         let area =
             NewArea { range: to, pgoff: vma.index_of(old), flags: vma.flags(), backing: vma.backing() };

@@ -8,12 +8,13 @@
 //!
 //! Linux: mm/vma.c `do_vmi_munmap`, `vms_gather_munmap_vmas`, `vms_complete_munmap_vmas`.
 
+use crate::ids::{VmaId, VmaTag};
 use crate::{
     error::Error,
     exit::free_vma,
     mm::{Mm, MmapWriteGuard},
     rmap::anon_vma::unlink_anon_vmas,
-    vma::{VmFlags, Vma, VmaId},
+    vma::VmFlags,
     zap::zap_range,
 };
 use anonmem_frame::Link;
@@ -21,8 +22,8 @@ use anonmem_hal::{Arch, Machine, Va, VaRange};
 use anonmem_pgtable::Teardown;
 
 /// VMAs that were taken out of the tree, the lowest first.
-struct Detached<M: Machine> {
-    first: Link<Vma<M>>,
+struct Detached {
+    first: Link<VmaTag>,
     /// From the start of the first to the end of the last.
     hull: VaRange,
 }
@@ -186,7 +187,7 @@ impl<M: Machine> Mm<'_, M> {
     }
 
     /// Takes all VMAs of `range` out of the tree in one step.
-    fn detach(&self, guard: &MmapWriteGuard<'_, M>, range: VaRange) -> Option<Detached<M>> {
+    fn detach(&self, guard: &MmapWriteGuard<'_, M>, range: VaRange) -> Option<Detached> {
         let (vm, tree) = (self.vm, &guard.slot().tree);
         let (hull, first) = tree.find(vm.nodes(), range.start).filter(|(vma, _)| vma.start < range.end)?;
         debug_assert!(range.covers(hull), "{hull:?} reaches over the edge of {range:?}");
@@ -198,7 +199,7 @@ impl<M: Machine> Mm<'_, M> {
         }
         let mut nodes = tree.prealloc_none(vm.nodes());
         let mut writer = nodes.write();
-        let (mut vmas, mut last) = (tree.cursor(range), None::<VmaId<M>>);
+        let (mut vmas, mut last) = (tree.cursor(range), None::<VmaId>);
         while let Some((vma, id)) = vmas.next(tree, vm.nodes()) {
             writer.erase(vma);
             vm.vma(id).set_next_detached(Link::NONE);
@@ -213,7 +214,7 @@ impl<M: Machine> Mm<'_, M> {
     }
 
     /// Calls `f` for each VMA, which may free it.
-    fn for_each_detached(&self, detached: &Detached<M>, mut f: impl FnMut(VmaId<M>)) {
+    fn for_each_detached(&self, detached: &Detached, mut f: impl FnMut(VmaId)) {
         let mut at = detached.first;
         while let Some(id) = at.get() {
             at = self.vm.vma(id).next_detached();

@@ -15,11 +15,12 @@
 //! Linux: mm/gup.c `__mm_populate`, `populate_vma_page_range`, `faultin_page_range`. Differs: a caller that
 //! wants to be interrupted asks for a part of its range at a time.
 
+use crate::ids::VmaId;
 use crate::{
     error::Error,
     fault::{FaultAccess, FaultOutcome, FaultResult, VmFault, anon::fill_run},
     mm::{Mm, MmapReadGuard},
-    vma::{Backing, VmFlags, VmaId},
+    vma::{Backing, VmFlags},
 };
 use anonmem_hal::{Machine, PAGE_SIZE, Pte, Va, VaRange};
 
@@ -141,7 +142,7 @@ impl<M: Machine> Mm<'_, M> {
     fn populate_batch(
         &self,
         guard: &MmapReadGuard<'_, M>,
-        id: VmaId<M>,
+        id: VmaId,
         part: VaRange,
         access: FaultAccess,
     ) -> Result<Va, Stop> {
@@ -160,7 +161,7 @@ impl<M: Machine> Mm<'_, M> {
     fn populate_run(
         &self,
         guard: &MmapReadGuard<'_, M>,
-        id: VmaId<M>,
+        id: VmaId,
         part: VaRange,
         access: FaultAccess,
     ) -> Result<u64, Stop> {
@@ -182,7 +183,7 @@ impl<M: Machine> Mm<'_, M> {
     fn populate_page(
         &self,
         guard: &MmapReadGuard<'_, M>,
-        id: VmaId<M>,
+        id: VmaId,
         va: Va,
         access: FaultAccess,
     ) -> Result<Va, Stop> {

@@ -6,15 +6,13 @@
 //!
 //! Linux: mm/shmem.c `shmem_zero_setup`. Differs: no file, no swap, no resize.
 
+use crate::ids::{ShmId, ShmTag};
 use crate::{error::Error, vm::Vm};
-use anonmem_frame::{Field, FolioRef, Handle, SlabItem};
+use anonmem_frame::{Field, FolioRef, SlabItem};
 use anonmem_hal::{Arch, Machine, Order, PAGE_SHIFT, Protection, Pte, Va, VaRange};
 use anonmem_pgtable::{AddressSpace, Attrs, CanInstall, Mapped, StableVma, Teardown};
 use anonmem_sync::{Atomic, Ordering};
 use core::mem::offset_of;
-
-/// Names a shared object's slot.
-pub type ShmId<M> = Handle<ShmObject<M>>;
 
 /// Pages shared by all VMAs that map the object.
 pub struct ShmObject<M> {
@@ -27,6 +25,7 @@ pub struct ShmObject<M> {
 }
 
 impl<M: Machine> SlabItem<M> for ShmObject<M> {
+    type Tag = ShmTag;
     const NAME: &'static str = "shm_object";
     const FIELDS: &'static [Field] = &[
         Field::new("users", offset_of!(Self, users)),
@@ -63,7 +62,7 @@ fn offset(index: u64) -> Va {
 }
 
 impl<M: Machine> Vm<M> {
-    pub(crate) fn shm(&self, id: ShmId<M>) -> &ShmObject<M> {
+    pub(crate) fn shm(&self, id: ShmId) -> &ShmObject<M> {
         self.shm_objects.get(&self.frames, id)
     }
 
@@ -72,7 +71,7 @@ impl<M: Machine> Vm<M> {
     /// # Errors
     /// [`Error::OutOfMemory`], [`Error::Limit`] beyond the commit limit, [`Error::Invalid`] if it is larger than the page-table format can name.
     #[doc(alias = "shmem_zero_setup")]
-    pub fn shm_new(&self, pages: u64) -> Result<ShmId<M>, Error> {
+    pub fn shm_new(&self, pages: u64) -> Result<ShmId, Error> {
         if pages > M::Arch::USER_END.page() {
             return Err(Error::Invalid("a shared object larger than an address space"));
         }
@@ -93,7 +92,7 @@ impl<M: Machine> Vm<M> {
         }
     }
 
-    fn shm_alloc(&self) -> Result<ShmId<M>, Error> {
+    fn shm_alloc(&self) -> Result<ShmId, Error> {
         let id = self.shm_objects.alloc(&self.frames)?;
         match self.shm(id).space.alloc_root(&self.frames) {
             Ok(()) => Ok(id),
@@ -105,12 +104,12 @@ impl<M: Machine> Vm<M> {
     }
 
     /// Adds a user of an object that the caller uses.
-    pub fn shm_get(&self, id: ShmId<M>) {
+    pub fn shm_get(&self, id: ShmId) {
         self.shm(id).users.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Drops a user; the last one frees the pages. No entry maps them any more.
-    pub fn shm_put(&self, id: ShmId<M>) {
+    pub fn shm_put(&self, id: ShmId) {
         let object = self.shm(id);
         // AcqRel: the last user sees all that the others did.
         if object.users.fetch_sub(1, Ordering::AcqRel) != 1 {
@@ -140,7 +139,7 @@ impl<M: Machine> Vm<M> {
     /// # Errors
     /// [`Error::OutOfMemory`]; [`Error::BadAddress`] beyond the object's end (a SIGBUS).
     #[doc(alias = "shmem_get_folio")]
-    pub fn shm_page(&self, id: ShmId<M>, index: u64) -> Result<FolioRef<'_, M>, Error> {
+    pub fn shm_page(&self, id: ShmId, index: u64) -> Result<FolioRef<'_, M>, Error> {
         let object = self.shm(id);
         if index >= object.pages.load(Ordering::Relaxed) {
             return Err(Error::BadAddress);
@@ -175,7 +174,7 @@ impl<M: Machine> Vm<M> {
     }
 
     /// The number of pages that an object has.
-    pub(crate) fn shm_resident(&self, id: ShmId<M>) -> u64 {
+    pub(crate) fn shm_resident(&self, id: ShmId) -> u64 {
         let object = self.shm(id);
         let all = VaRange { start: Va(0), end: offset(object.pages()) };
         let pages = object.space.tables(&self.frames, &ShmUser, all);
@@ -185,13 +184,13 @@ impl<M: Machine> Vm<M> {
     }
 
     /// Whether the object has a page with this index.
-    pub fn shm_has_page(&self, id: ShmId<M>, index: u64) -> bool {
+    pub fn shm_has_page(&self, id: ShmId, index: u64) -> bool {
         self.shm_find(self.shm(id), offset(index)).is_some()
     }
 
     /// Makes a range of an object read as zeroes (`MADV_REMOVE`). Pages that only the object has are freed; those that
     /// somebody maps, or holds, are zeroed in place, because nothing finds their mappers.
-    pub fn shm_punch(&self, id: ShmId<M>, first: u64, pages: u64) {
+    pub fn shm_punch(&self, id: ShmId, first: u64, pages: u64) {
         let object = self.shm(id);
         let range = VaRange { start: offset(first), end: offset(first + pages) };
         for (table, part) in object.space.tables(&self.frames, &ShmUser, range) {

@@ -1,9 +1,7 @@
 //! What the unit tests of this crate share: a machine, a memory manager, and programs that touch memory.
 
-use crate::{
-    Config, Error, FaultAccess, FaultOutcome, Mm, Vm, VmFlags,
-    vma::{Backing, VmaId},
-};
+use crate::ids::VmaId;
+use crate::{Config, Error, FaultAccess, FaultOutcome, Mm, Vm, VmFlags, vma::Backing};
 use anonmem_frame::FolioPin;
 use anonmem_hal::{CpuId, PAGE_SHIFT, PAGE_SIZE, Pfn, Va, VaRange};
 use anonmem_hosted::{
@@ -126,7 +124,7 @@ impl Mm<'_, M> {
     }
 
     /// Makes a mapping as it is, without merging it.
-    pub(crate) fn map_raw(&self, range: VaRange, flags: VmFlags, backing: Backing<M>) -> VmaId<M> {
+    pub(crate) fn map_raw(&self, range: VaRange, flags: VmFlags, backing: Backing) -> VmaId {
         let (vm, guard) = (self.vm, self.slot().write());
         let slot = guard.slot();
         let mut nodes = slot.tree.prealloc(vm.nodes(), 1).unwrap();

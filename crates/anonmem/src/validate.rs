@@ -6,11 +6,12 @@
 //!
 //! At rest only: nobody else is at work on the `Vm`.
 
+use crate::ids::VmaId;
 use crate::{
     mm::{MmSlot, MmapReadGuard},
     rmap::{folio::folio_lock_anon_vma_read, walk::rmap_walk_anon},
     vm::Vm,
-    vma::{Backing, VmFlags, Vma, VmaId},
+    vma::{Backing, VmFlags, Vma},
 };
 use anonmem_frame::{Folio, Inconsistency, Kind, Mapping};
 use anonmem_hal::{Arch, Machine, Pte, SoftLeaf, SwapEntry, Va, VaRange};
@@ -173,7 +174,7 @@ impl<M: Machine> Vm<M> {
         &self,
         guard: &MmapReadGuard<'_, M>,
         range: VaRange,
-        id: VmaId<M>,
+        id: VmaId,
         count: &mut Recount,
         totals: &mut Totals,
     ) -> Check {

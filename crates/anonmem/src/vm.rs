@@ -3,6 +3,7 @@
 //! There is no global state: a test makes a [`Vm`], uses it, drops it, and what leaked shows. All address
 //! spaces, VMAs, anon_vmas and frames belong to one `Vm` and are reached through it.
 
+use crate::ids::{VmaId, VmaTag};
 use crate::{
     error::Error,
     events::{Event, Events, NR_EVENTS},
@@ -12,7 +13,7 @@ use crate::{
     shm::ShmObject,
     swap::SwapDevices,
     vma::{
-        VmFlags, Vma, VmaId,
+        VmFlags, Vma,
         tree::{Nodes, TreeNode},
     },
 };
@@ -95,7 +96,7 @@ pub struct Vm<M: Machine> {
     pub(crate) lazyfree_used: Atomic<u32, M>,
     pub(crate) events: Events<M>,
     /// The VMA that each CPU found last without the mmap lock.
-    pub(crate) last_vma: PerCpu<Atomic<Link<Vma<M>>, M>, M>,
+    pub(crate) last_vma: PerCpu<Atomic<Link<VmaTag>, M>, M>,
     pub(crate) config: Config,
     /// Pages promised to all address spaces and shared objects.
     pub(crate) committed: CachePadded<Atomic<i64, M>>,
@@ -163,7 +164,7 @@ impl<M: Machine> Vm<M> {
 
     /// The slot of a VMA; it may be another use of it.
     #[inline]
-    pub(crate) fn vma(&self, id: VmaId<M>) -> &Vma<M> {
+    pub(crate) fn vma(&self, id: VmaId) -> &Vma<M> {
         self.vmas.get(&self.frames, id)
     }
 

@@ -31,12 +31,13 @@ mod swap;
 mod tests;
 mod wp;
 
+use crate::ids::{AnonVmaId, VmaId};
 use crate::{
     events::Event,
     mm::{Mm, MmSlot, MmapHeld, MmapReadGuard, MmapWriteGuard},
-    rmap::anon_vma::{AnonVmaId, anon_vma_prepare},
+    rmap::anon_vma::anon_vma_prepare,
     vm::{LockMode, Vm},
-    vma::{Backing, Refusal, VmFlags, VmaId, VmaReadGuard},
+    vma::{Backing, Refusal, VmFlags, VmaReadGuard},
 };
 use anonmem_frame::{NewFolio, OutOfMemory};
 use anonmem_hal::{Machine, Marker, Pte, SoftLeaf, Va};
@@ -159,14 +160,14 @@ pub(crate) struct VmFault<'a, M: Machine, G> {
     pub(crate) slot: &'a MmSlot<M>,
     /// What keeps the VMA, or tells whether it is still the same.
     pub(crate) guard: &'a G,
-    id: VmaId<M>,
+    id: VmaId,
     /// The page's address.
     pub(crate) va: Va,
     pub(crate) access: FaultAccess,
     flags: VmFlags,
     /// The page's linear index.
     index: u64,
-    anon_vma: Option<AnonVmaId<M>>,
+    anon_vma: Option<AnonVmaId>,
 }
 
 impl<'a, M: Machine, G: FaultGuard<M>> VmFault<'a, M, G> {
@@ -175,7 +176,7 @@ impl<'a, M: Machine, G: FaultGuard<M>> VmFault<'a, M, G> {
         vm: &'a Vm<M>,
         slot: &'a MmSlot<M>,
         guard: &'a G,
-        id: VmaId<M>,
+        id: VmaId,
         va: Va,
         access: FaultAccess,
     ) -> Self {
@@ -185,7 +186,7 @@ impl<'a, M: Machine, G: FaultGuard<M>> VmFault<'a, M, G> {
     }
 
     /// The anon_vma that a new page will belong to.
-    fn anon_vma(&self) -> Result<AnonVmaId<M>, FaultResult> {
+    fn anon_vma(&self) -> Result<AnonVmaId, FaultResult> {
         if let Some(anon_vma) = self.anon_vma {
             return Ok(anon_vma);
         }
@@ -380,7 +381,7 @@ impl<M: Machine> Mm<'_, M> {
     pub(crate) fn fault_in_vma<G: FaultGuard<M>>(
         &self,
         guard: &G,
-        id: VmaId<M>,
+        id: VmaId,
         va: Va,
         access: FaultAccess,
     ) -> FaultOutcome {

@@ -3,14 +3,15 @@
 //! Linux: mm/memory.c `do_shared_fault`; mm/shmem.c `shmem_fault`.
 
 use super::{FaultGuard, FaultResult, VmFault};
-use crate::{error::Error, events::Event, shm::ShmId, vma::Refusal};
+use crate::ids::ShmId;
+use crate::{error::Error, events::Event, vma::Refusal};
 use anonmem_frame::TooManySharers;
 use anonmem_hal::{Machine, Pte};
 
 /// Fills the empty entry of a VMA that maps a shared object.
 pub(super) fn do_shared_fault<M: Machine, G: FaultGuard<M>>(
     fault: &VmFault<'_, M, G>,
-    object: ShmId<M>,
+    object: ShmId,
 ) -> Result<FaultResult, FaultResult> {
     fault.guard.sleeps(Refusal::Backing)?;
     let table = fault.table()?;

@@ -19,12 +19,12 @@
 //! Linux: the series "Speculative page faults" (v9, 2018), never merged. Differs: the version is that of the per-VMA lock.
 
 use super::FaultGuard;
+use crate::ids::{MmId, VmaId};
 use crate::{
     mm::{MmSlot, MmapHeld},
     vm::Vm,
-    vma::{Refusal, Vma, VmaId},
+    vma::{Refusal, Vma},
 };
-use anonmem_frame::Handle;
 use anonmem_hal::{Machine, Va};
 use anonmem_pgtable::{CanInstall, StableVma};
 use anonmem_sync::{Ordering, RcuGuard, fence};
@@ -65,9 +65,9 @@ impl<'a, M: Machine> Speculation<'a, M> {
     pub(super) fn begin(
         vm: &'a Vm<M>,
         slot: &'a MmSlot<M>,
-        mm: Handle<MmSlot<M>>,
+        mm: MmId,
         va: Va,
-    ) -> Result<(Self, VmaId<M>), Refusal> {
+    ) -> Result<(Self, VmaId), Refusal> {
         let rcu = vm.rcu.read_lock();
         let id = vm.find_vma_unlocked(slot, mm, va)?;
         let vma = vm.vma(id);

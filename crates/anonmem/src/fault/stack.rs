@@ -9,11 +9,12 @@
 //! Linux: mm/vma.c `expand_downwards`, mm/mmap_lock.c `lock_mm_and_find_vma`.
 
 use super::{FaultAccess, FaultOutcome};
+use crate::ids::VmaId;
 use crate::{
     error::Error,
     events::Event,
     mm::{Mm, MmapWriteGuard},
-    vma::{VmFlags, VmaId},
+    vma::VmFlags,
 };
 use anonmem_hal::{Machine, PAGE_SHIFT, Va, VaRange};
 
@@ -42,7 +43,7 @@ impl<M: Machine> Mm<'_, M> {
     pub(crate) fn expand_downwards(
         &self,
         guard: &MmapWriteGuard<'_, M>,
-        id: VmaId<M>,
+        id: VmaId,
         start: Va,
     ) -> Result<(), Error> {
         let (vm, slot, vma) = (self.vm, guard.slot(), self.vm.vma(id));

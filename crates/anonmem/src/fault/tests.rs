@@ -25,7 +25,7 @@ fn map<'a>(mm: &Mm<'a, M>, pages: u64) -> Va {
     map_as(mm, pages, MapFlags::empty(), MapBacking::Anonymous)
 }
 
-fn map_as<'a>(mm: &Mm<'a, M>, pages: u64, flags: MapFlags, backing: MapBacking<M>) -> Va {
+fn map_as<'a>(mm: &Mm<'a, M>, pages: u64, flags: MapFlags, backing: MapBacking) -> Va {
     let prot = Prot::READ | Prot::WRITE;
     mm.mmap(MmapRequest { addr: Va(0), len: pages * P, prot, flags, backing }).unwrap()
 }

@@ -7,12 +7,12 @@
 //! Linux: mm/madvise.c `madvise_guard_install`, `madvise_guard_remove`. Differs: pages that are in the way are
 //! unmapped in the same step, so nothing has to be tried again.
 
+use crate::ids::VmaId;
 use crate::{
     error::Error,
     mm::{Mm, MmSlot, MmapHeld, MmapReadGuard},
     rmap::anon_vma::anon_vma_prepare,
     vm::Vm,
-    vma::VmaId,
     zap::{Zapped, zap_entry},
 };
 use anonmem_hal::{Machine, Marker, Pte, SoftLeaf, Va, VaRange};
@@ -25,7 +25,7 @@ impl<M: Machine> Mm<'_, M> {
     pub(super) fn guard_install(
         &self,
         guard: &MmapReadGuard<'_, M>,
-        id: VmaId<M>,
+        id: VmaId,
         part: VaRange,
     ) -> Result<(), Error> {
         let (vm, slot) = (self.vm, guard.slot());

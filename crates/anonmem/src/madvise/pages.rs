@@ -1,12 +1,13 @@
 //! Advice that changes pages: dropping them, freeing them lazily, punching holes into objects, cooling them down.
 
 use super::Advice;
+use crate::ids::VmaId;
 use crate::{
     error::Error,
     fault::{FaultAccess, FaultResult, VmFault, handle_mm_fault},
     mm::{Mm, MmapReadGuard},
     reclaim::shrink::{Age, PageoutBatch},
-    vma::{Backing, VmFlags, VmaId},
+    vma::{Backing, VmFlags},
     zap::{Zapped, discard_range, zap_entry},
 };
 use anonmem_hal::{Machine, Pte, SoftLeaf, VaRange};
@@ -53,7 +54,7 @@ impl<M: Machine> Mm<'_, M> {
     /// which takes the mark's effect back. Reclaim drops a page only if it is marked *and* clean. What is in swap is
     /// dropped at once.
     #[doc(alias = "madvise_free_pte_range")]
-    fn madvise_free(&self, guard: &MmapReadGuard<'_, M>, id: VmaId<M>, part: VaRange) -> Result<(), Error> {
+    fn madvise_free(&self, guard: &MmapReadGuard<'_, M>, id: VmaId, part: VaRange) -> Result<(), Error> {
         if self.vm.vma(id).backing() != Backing::Anonymous {
             return Err(Error::Invalid("only private anonymous memory can be freed lazily"));
         }
@@ -79,7 +80,7 @@ impl<M: Machine> Mm<'_, M> {
     ///
     /// Linux's only fills the swap cache. Here the pages are mapped: one that is only cached would be nobody's to reclaim.
     #[doc(alias = "swapin_walk_pmd_entry")]
-    fn madvise_willneed(&self, guard: &MmapReadGuard<'_, M>, id: VmaId<M>, part: VaRange) {
+    fn madvise_willneed(&self, guard: &MmapReadGuard<'_, M>, id: VmaId, part: VaRange) {
         let slot = guard.slot();
         for (table, part) in slot.space.tables(&self.vm.frames, guard, part) {
             for va in part.iter_pages() {
@@ -171,7 +172,7 @@ impl<M: Machine> Mm<'_, M> {
     }
 
     /// Drops pages of the shared object, here and in the object.
-    fn madvise_remove(&self, guard: &MmapReadGuard<'_, M>, id: VmaId<M>, part: VaRange) -> Result<(), Error> {
+    fn madvise_remove(&self, guard: &MmapReadGuard<'_, M>, id: VmaId, part: VaRange) -> Result<(), Error> {
         let vma = self.vm.vma(id);
         match vma.backing() {
             Backing::Anonymous => Err(Error::Invalid("there is no object behind private memory")),

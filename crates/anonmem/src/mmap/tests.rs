@@ -12,7 +12,7 @@ const END: u64 = X86_64::USER_END.0;
 const RW: Prot = Prot::READ.union(Prot::WRITE);
 
 /// Private writable zeroes, anywhere.
-fn anywhere(n: u64) -> MmapRequest<M> {
+fn anywhere(n: u64) -> MmapRequest {
     MmapRequest {
         addr: Va(0),
         len: n * P,
@@ -22,15 +22,15 @@ fn anywhere(n: u64) -> MmapRequest<M> {
     }
 }
 
-fn at(page: u64, n: u64, flags: MapFlags) -> MmapRequest<M> {
+fn at(page: u64, n: u64, flags: MapFlags) -> MmapRequest {
     MmapRequest { addr: Va(page * P), flags, ..anywhere(n) }
 }
 
-fn fixed(page: u64, n: u64) -> MmapRequest<M> {
+fn fixed(page: u64, n: u64) -> MmapRequest {
     at(page, n, MapFlags::FIXED)
 }
 
-fn shared(n: u64) -> MmapRequest<M> {
+fn shared(n: u64) -> MmapRequest {
     MmapRequest { backing: MapBacking::SharedNew, ..anywhere(n) }
 }
 

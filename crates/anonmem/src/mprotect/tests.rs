@@ -2,14 +2,14 @@
 
 use crate::{
     Error, Event, MapBacking, MapFlags, MmapRequest, Prot, VmFlags,
-    testing::{M, P, World, pages},
+    testing::{P, World, pages},
 };
 use anonmem_hal::{Va, VaRange};
 use anonmem_hosted::Trap;
 
 const RW: Prot = Prot::READ.union(Prot::WRITE);
 
-fn fixed(page: u64, n: u64) -> MmapRequest<M> {
+fn fixed(page: u64, n: u64) -> MmapRequest {
     MmapRequest {
         addr: Va(page * P),
         len: n * P,

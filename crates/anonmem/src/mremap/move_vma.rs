@@ -22,11 +22,12 @@
 //! Linux: mm/mremap.c `move_vma`, `copy_vma_and_data`; mm/vma.c `copy_vma`.
 
 use super::RemapFlags;
+use crate::ids::{VmaId, VmaTag};
 use crate::{
     error::Error,
     mm::{Mm, MmapWriteGuard},
     munmap::Tables,
-    vma::{Backing, VmFlags, Vma, VmaId, lock::VmaWrite, tree::Prealloc},
+    vma::{Backing, VmFlags, Vma, lock::VmaWrite, tree::Prealloc},
 };
 use anonmem_hal::{Machine, Va, VaRange};
 
@@ -53,9 +54,9 @@ enum Left {
 struct Prepared<'a, M: Machine> {
     /// The VMA that moves, write-locked since before its tables were looked at.
     write: VmaWrite<'a, M>,
-    nodes: Prealloc<'a, M, Vma<M>>,
+    nodes: Prealloc<'a, M, VmaTag>,
     /// The VMA that stays behind.
-    fresh: Option<VmaId<M>>,
+    fresh: Option<VmaId>,
     /// Promised for the move, on top of what the destination had.
     charged: u64,
 }
@@ -111,7 +112,7 @@ impl<M: Machine> Mm<'_, M> {
     }
 
     /// The VMA that contains `start`.
-    fn vma_from(&self, guard: &MmapWriteGuard<'_, M>, start: Va) -> VmaId<M> {
+    fn vma_from(&self, guard: &MmapWriteGuard<'_, M>, start: Va) -> VmaId {
         let found = guard.slot().tree.find_containing(self.vm.nodes(), start);
         found.expect("the mapping that moves is there").1
     }
@@ -174,7 +175,7 @@ impl<M: Machine> Mm<'_, M> {
     }
 
     /// Makes `fresh` a VMA like `id`, without pages and unlocked.
-    fn leave_behind(&self, guard: &MmapWriteGuard<'_, M>, id: VmaId<M>, fresh: VmaId<M>) {
+    fn leave_behind(&self, guard: &MmapWriteGuard<'_, M>, id: VmaId, fresh: VmaId) {
         let (vm, vma) = (self.vm, self.vm.vma(id));
         let flags = vma.flags() - (VmFlags::LOCKED | VmFlags::LOCKONFAULT);
         vm.backing_get(vma.backing());
@@ -184,7 +185,7 @@ impl<M: Machine> Mm<'_, M> {
 
     /// Gives VMA `id` its new range, and its pages their new addresses.
     #[doc(alias("copy_vma", "move_page_tables"))]
-    fn relocate(&self, guard: &MmapWriteGuard<'_, M>, id: VmaId<M>, work: &Move, prepared: Prepared<'_, M>) {
+    fn relocate(&self, guard: &MmapWriteGuard<'_, M>, id: VmaId, work: &Move, prepared: Prepared<'_, M>) {
         let Prepared { write, mut nodes, fresh, charged: _ } = prepared;
         let (vm, vma) = (self.vm, self.vm.vma(id));
         let gap = vm.guard_below(vma.flags());

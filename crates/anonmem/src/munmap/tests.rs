@@ -2,7 +2,7 @@
 
 use crate::{
     Error, Event, MapBacking, MapFlags, MmapRequest, Prot,
-    testing::{M, P, World, pages},
+    testing::{P, World, pages},
 };
 use anonmem_hal::{Arch, Va, VaRange, arch::X86_64};
 use anonmem_hosted::Trap;
@@ -10,7 +10,7 @@ use anonmem_hosted::Trap;
 /// Pages that a last-level table covers.
 const TABLE: u64 = 512;
 
-fn fixed(page: u64, n: u64) -> MmapRequest<M> {
+fn fixed(page: u64, n: u64) -> MmapRequest {
     MmapRequest {
         addr: Va(page * P),
         len: n * P,

@@ -22,26 +22,24 @@
 //! Linux: mm/rmap.c `anon_vma_prepare`, `anon_vma_clone`, `anon_vma_fork`, `unlink_anon_vmas`.
 
 use super::interval_tree::{IntervalLinks, IntervalNodes, IntervalTree};
+use crate::ids::{AnonVmaId, AnonVmaTag, ChainId, ChainTag, VmaId, VmaTag};
 use crate::{
     mm::MmapHeld,
     vm::Vm,
-    vma::{Vma, VmaId, anon_vma_compatible},
+    vma::{Vma, anon_vma_compatible},
 };
-use anonmem_frame::{Field, Handle, Link, OutOfMemory, SlabItem};
+use anonmem_frame::{Field, Link, OutOfMemory, SlabItem};
 use anonmem_hal::Machine;
 use anonmem_pgtable::StableVma;
 use anonmem_sync::{Atomic, Ordering, Plain, RwSem, RwSemReadGuard, RwSemWriteGuard, order::AnonVmaRoot};
 use core::mem::offset_of;
 
-/// Names an anon_vma's slot.
-pub type AnonVmaId<M> = Handle<AnonVma<M>>;
-
 /// A set of VMAs that may map a page.
 pub struct AnonVma<M: Machine> {
     /// The anon_vma whose lock protects this family; itself for a root. Constant while the slot is live.
-    root: Atomic<Link<AnonVma<M>>, M>,
+    root: Atomic<Link<AnonVmaTag>, M>,
     /// The anon_vma that this one was forked from; itself for a root. Under the root's lock.
-    parent: Plain<Link<AnonVma<M>>, M>,
+    parent: Plain<Link<AnonVmaTag>, M>,
     /// What keeps the slot: 0 means free, or about to be.
     refcount: Atomic<u32, M>,
     /// anon_vmas whose parent this is. Under the root's lock.
@@ -51,10 +49,11 @@ pub struct AnonVma<M: Machine> {
     /// The lock of a family; used in roots only.
     lock: RwSem<M, AnonVmaRoot, ()>,
     /// Links to the VMAs, by page index. Under the root's lock.
-    tree: IntervalTree<M, AnonVmaChain<M>>,
+    tree: IntervalTree<M, ChainTag>,
 }
 
 impl<M: Machine> SlabItem<M> for AnonVma<M> {
+    type Tag = AnonVmaTag;
     const NAME: &'static str = "anon_vma";
     const FIELDS: &'static [Field] = &[
         Field::new("root", offset_of!(Self, root)),
@@ -80,15 +79,16 @@ impl<M: Machine> SlabItem<M> for AnonVma<M> {
 
 /// A link between a VMA and an anon_vma.
 pub struct AnonVmaChain<M: Machine> {
-    vma: Plain<Link<Vma<M>>, M>,
-    anon_vma: Plain<Link<AnonVma<M>>, M>,
+    vma: Plain<Link<VmaTag>, M>,
+    anon_vma: Plain<Link<AnonVmaTag>, M>,
     /// Next older chain of the same VMA. Under the mmap lock for writing, or for reading in `anon_vma_prepare`.
-    next: Plain<Link<AnonVmaChain<M>>, M>,
+    next: Plain<Link<ChainTag>, M>,
     /// Place in the anon_vma's interval tree. Under the root's lock.
-    links: IntervalLinks<M, AnonVmaChain<M>>,
+    links: IntervalLinks<M, ChainTag>,
 }
 
 impl<M: Machine> SlabItem<M> for AnonVmaChain<M> {
+    type Tag = ChainTag;
     const NAME: &'static str = "anon_vma_chain";
     const FIELDS: &'static [Field] = &[
         Field::new("vma", offset_of!(Self, vma)),
@@ -108,16 +108,16 @@ impl<M: Machine> SlabItem<M> for AnonVmaChain<M> {
 
 impl<M: Machine> AnonVmaChain<M> {
     /// The VMA.
-    pub fn vma(&self) -> VmaId<M> {
+    pub fn vma(&self) -> VmaId {
         self.vma.get().get().expect("a chain in use has a VMA")
     }
 
     /// The anon_vma.
-    pub fn anon_vma(&self) -> AnonVmaId<M> {
+    pub fn anon_vma(&self) -> AnonVmaId {
         self.anon_vma.get().get().expect("a chain in use has an anon_vma")
     }
 
-    pub(crate) fn next(&self) -> Link<AnonVmaChain<M>> {
+    pub(crate) fn next(&self) -> Link<ChainTag> {
         self.next.get()
     }
 }
@@ -125,13 +125,13 @@ impl<M: Machine> AnonVmaChain<M> {
 impl<M: Machine> AnonVma<M> {
     /// The root of its family, as of now.
     #[inline]
-    pub fn root(&self) -> Option<AnonVmaId<M>> {
+    pub fn root(&self) -> Option<AnonVmaId> {
         // Acquire pairs with the Release of `init`.
         self.root.load(Ordering::Acquire).get()
     }
 
     /// The links to its VMAs. Under the root's lock.
-    pub(crate) fn tree(&self) -> &IntervalTree<M, AnonVmaChain<M>> {
+    pub(crate) fn tree(&self) -> &IntervalTree<M, ChainTag> {
         &self.tree
     }
 
@@ -144,7 +144,7 @@ impl<M: Machine> AnonVma<M> {
         (self.refcount.peek(), self.nr_children.peek(), self.nr_vmas.peek())
     }
 
-    pub(crate) fn parent(&self) -> Option<AnonVmaId<M>> {
+    pub(crate) fn parent(&self) -> Option<AnonVmaId> {
         self.parent.peek().get()
     }
 }
@@ -152,13 +152,13 @@ impl<M: Machine> AnonVma<M> {
 /// The lock of an anon_vma's root, held for reading: the set of VMAs stands still.
 pub struct AnonVmaReadGuard<'v, M: Machine> {
     pub(super) vm: &'v Vm<M>,
-    pub(super) anon_vma: AnonVmaId<M>,
+    pub(super) anon_vma: AnonVmaId,
     pub(super) _root: RwSemReadGuard<'v, M, AnonVmaRoot, ()>,
 }
 
 impl<'v, M: Machine> AnonVmaReadGuard<'v, M> {
     /// The anon_vma that was asked for; the lock is its root's.
-    pub fn anon_vma(&self) -> AnonVmaId<M> {
+    pub fn anon_vma(&self) -> AnonVmaId {
         self.anon_vma
     }
 
@@ -182,7 +182,7 @@ impl<'v, M: Machine> AnonVmaReadGuard<'v, M> {
 /// The lock of an anon_vma's root, held for writing: the set of VMAs may be changed.
 pub struct AnonVmaWriteGuard<'v, M: Machine> {
     vm: &'v Vm<M>,
-    root: AnonVmaId<M>,
+    root: AnonVmaId,
     _root: RwSemWriteGuard<'v, M, AnonVmaRoot, ()>,
 }
 
@@ -190,12 +190,12 @@ pub struct AnonVmaWriteGuard<'v, M: Machine> {
 impl<M: Machine> StableVma for AnonVmaReadGuard<'_, M> {}
 impl<M: Machine> StableVma for AnonVmaWriteGuard<'_, M> {}
 
-impl<M: Machine> IntervalNodes<M, AnonVmaChain<M>> for Vm<M> {
-    fn links(&self, chain: Handle<AnonVmaChain<M>>) -> &IntervalLinks<M, AnonVmaChain<M>> {
+impl<M: Machine> IntervalNodes<M, ChainTag> for Vm<M> {
+    fn links(&self, chain: ChainId) -> &IntervalLinks<M, ChainTag> {
         &self.chain(chain).links
     }
 
-    fn interval(&self, chain: Handle<AnonVmaChain<M>>) -> (u64, u64) {
+    fn interval(&self, chain: ChainId) -> (u64, u64) {
         let vma = self.vma(self.chain(chain).vma());
         (vma.pgoff(), vma.pgoff() + vma.range().pages().0 - 1)
     }
@@ -204,28 +204,28 @@ impl<M: Machine> IntervalNodes<M, AnonVmaChain<M>> for Vm<M> {
 impl<M: Machine> Vm<M> {
     /// The slot of an anon_vma; it may be another use of it.
     #[inline]
-    pub(crate) fn anon_vma(&self, id: AnonVmaId<M>) -> &AnonVma<M> {
+    pub(crate) fn anon_vma(&self, id: AnonVmaId) -> &AnonVma<M> {
         self.anon_vmas.get(&self.frames, id)
     }
 
-    pub(crate) fn chain(&self, id: Handle<AnonVmaChain<M>>) -> &AnonVmaChain<M> {
+    pub(crate) fn chain(&self, id: ChainId) -> &AnonVmaChain<M> {
         self.chains.get(&self.frames, id)
     }
 
     /// Locks the root of an anon_vma that the caller keeps alive.
-    pub(crate) fn anon_vma_lock_write(&self, id: AnonVmaId<M>) -> AnonVmaWriteGuard<'_, M> {
+    pub(crate) fn anon_vma_lock_write(&self, id: AnonVmaId) -> AnonVmaWriteGuard<'_, M> {
         let root = self.anon_vma(id).root().expect("an anon_vma in use has a root");
         AnonVmaWriteGuard { vm: self, root, _root: self.anon_vma(root).lock.write() }
     }
 
     /// The same for reading.
-    fn anon_vma_lock_read(&self, id: AnonVmaId<M>) -> AnonVmaReadGuard<'_, M> {
+    fn anon_vma_lock_read(&self, id: AnonVmaId) -> AnonVmaReadGuard<'_, M> {
         let root = self.anon_vma(id).root().expect("an anon_vma in use has a root");
         AnonVmaReadGuard { vm: self, anon_vma: id, _root: self.anon_vma(root).lock.read() }
     }
 
     /// A new anon_vma without VMAs: a root, or of the family of `parent`, whose lock is taken for it.
-    fn anon_vma_alloc(&self, parent: Option<AnonVmaId<M>>) -> Result<AnonVmaId<M>, OutOfMemory> {
+    fn anon_vma_alloc(&self, parent: Option<AnonVmaId>) -> Result<AnonVmaId, OutOfMemory> {
         let id = self.anon_vmas.alloc(&self.frames)?;
         let anon_vma = self.anon_vma(id);
         let root = match parent {
@@ -252,7 +252,7 @@ impl<M: Machine> Vm<M> {
     }
 
     /// Drops a reference; the last one frees the slot.
-    pub(super) fn put_anon_vma(&self, id: AnonVmaId<M>) {
+    pub(super) fn put_anon_vma(&self, id: AnonVmaId) {
         let anon_vma = self.anon_vma(id);
         let root = anon_vma.root().expect("an anon_vma in use has a root");
         // AcqRel: whoever frees the slot sees all that was done with it.
@@ -275,7 +275,7 @@ impl<M: Machine> Vm<M> {
 impl<M: Machine> AnonVmaWriteGuard<'_, M> {
     /// Links `vma` to `anon_vma` by `chain`, which is newer than the VMA's other chains.
     #[doc(alias = "anon_vma_chain_link")]
-    fn link(&self, vma: VmaId<M>, chain: Handle<AnonVmaChain<M>>, anon_vma: AnonVmaId<M>) {
+    fn link(&self, vma: VmaId, chain: ChainId, anon_vma: AnonVmaId) {
         let (slot, target) = (self.vm.chain(chain), self.vm.anon_vma(anon_vma));
         debug_assert_eq!(target.root(), Some(self.root), "linked under another family's lock");
         slot.vma.set(vma.into());
@@ -287,16 +287,16 @@ impl<M: Machine> AnonVmaWriteGuard<'_, M> {
 
     /// Takes `vma` out of the interval trees of this family, so that its range may change; [`rekey_end`](Self::rekey_end)
     /// puts it back. (Linux: `anon_vma_interval_tree_pre_update_vma`.)
-    pub(crate) fn rekey_begin(&self, vma: VmaId<M>) {
+    pub(crate) fn rekey_begin(&self, vma: VmaId) {
         self.for_each_chain(vma, |chain, anon_vma| anon_vma.tree.remove(self.vm, chain));
     }
 
     /// Ends what [`rekey_begin`](Self::rekey_begin) began. (Linux: `anon_vma_interval_tree_post_update_vma`.)
-    pub(crate) fn rekey_end(&self, vma: VmaId<M>) {
+    pub(crate) fn rekey_end(&self, vma: VmaId) {
         self.for_each_chain(vma, |chain, anon_vma| anon_vma.tree.insert(self.vm, chain));
     }
 
-    fn for_each_chain(&self, vma: VmaId<M>, f: impl Fn(Handle<AnonVmaChain<M>>, &AnonVma<M>)) {
+    fn for_each_chain(&self, vma: VmaId, f: impl Fn(ChainId, &AnonVma<M>)) {
         let mut at = self.vm.vma(vma).chains();
         while let Some(chain) = at.get() {
             let slot = self.vm.chain(chain);
@@ -321,8 +321,8 @@ impl<M: Machine> AnonVmaWriteGuard<'_, M> {
 pub(crate) fn anon_vma_prepare<M: Machine>(
     vm: &Vm<M>,
     mm: MmapHeld<'_, M>,
-    id: VmaId<M>,
-) -> Result<AnonVmaId<M>, OutOfMemory> {
+    id: VmaId,
+) -> Result<AnonVmaId, OutOfMemory> {
     let vma = vm.vma(id);
     if let Some(anon_vma) = vma.anon_vma() {
         return Ok(anon_vma);
@@ -352,17 +352,13 @@ pub(crate) fn anon_vma_prepare<M: Machine>(
 }
 
 /// The anon_vma of a neighbour that `vma` could merge with if both had it.
-fn find_mergeable_anon_vma<M: Machine>(
-    vm: &Vm<M>,
-    mm: MmapHeld<'_, M>,
-    id: VmaId<M>,
-) -> Option<AnonVmaId<M>> {
+fn find_mergeable_anon_vma<M: Machine>(vm: &Vm<M>, mm: MmapHeld<'_, M>, id: VmaId) -> Option<AnonVmaId> {
     let vma = vm.vma(id);
     let slot = mm.slot();
     // Whether they touch it, `anon_vma_compatible` asks.
     let next = slot.tree.find(vm.nodes(), vma.end());
     let prev = slot.tree.prev(vm.nodes(), vma.start());
-    let reusable = |(_, near): (_, VmaId<M>), low: &Vma<M>, high: &Vma<M>| {
+    let reusable = |(_, near): (_, VmaId), low: &Vma<M>, high: &Vma<M>| {
         let anon_vma = vm.vma(near).anon_vma()?;
         (anon_vma_compatible(low, high) && is_singular(vm, near, anon_vma)).then_some(anon_vma)
     };
@@ -371,7 +367,7 @@ fn find_mergeable_anon_vma<M: Machine>(
 }
 
 /// Whether a VMA is linked to its anon_vma alone: one that came by fork brings others, which must not leak into a neighbour.
-fn is_singular<M: Machine>(vm: &Vm<M>, id: VmaId<M>, anon_vma: AnonVmaId<M>) -> bool {
+fn is_singular<M: Machine>(vm: &Vm<M>, id: VmaId, anon_vma: AnonVmaId) -> bool {
     // The VMA has it already when `anon_vma_prepare` links it, which is done under this lock.
     let _lock = vm.anon_vma_lock_read(anon_vma);
     vm.vma(id).chains().get().is_some_and(|only| vm.chain(only).next() == Link::NONE)
@@ -387,11 +383,7 @@ fn is_singular<M: Machine>(vm: &Vm<M>, id: VmaId<M>, anon_vma: AnonVmaId<M>) -> 
 ///
 /// # Errors
 /// [`OutOfMemory`]: `dst` is linked to nothing and has no anon_vma.
-pub(crate) fn anon_vma_clone<M: Machine>(
-    vm: &Vm<M>,
-    dst: VmaId<M>,
-    src: VmaId<M>,
-) -> Result<(), OutOfMemory> {
+pub(crate) fn anon_vma_clone<M: Machine>(vm: &Vm<M>, dst: VmaId, src: VmaId) -> Result<(), OutOfMemory> {
     debug_assert!(vm.vma(dst).chains() == Link::NONE);
     let Some(family) = vm.vma(src).anon_vma() else { return Ok(()) };
     // All memory first: then nothing can fail half way.
@@ -400,7 +392,7 @@ pub(crate) fn anon_vma_clone<M: Machine>(
     let lock = vm.anon_vma_lock_write(family);
     // Oldest first, so that `dst`'s list is ordered like `src`'s: newest at the front.
     let mut todo = vm.vma(src).chains();
-    let mut reversed: Link<AnonVmaChain<M>> = Link::NONE;
+    let mut reversed: Link<ChainTag> = Link::NONE;
     while let (Some(from), Some(chain)) = (todo.get(), spare.get()) {
         spare = vm.chain(chain).next();
         vm.chain(chain).anon_vma.set(vm.chain(from).anon_vma().into());
@@ -424,10 +416,7 @@ pub(crate) fn anon_vma_clone<M: Machine>(
 }
 
 /// As many chains as the list `like` has, linked; none if that fails.
-fn reserve_chains<M: Machine>(
-    vm: &Vm<M>,
-    like: Link<AnonVmaChain<M>>,
-) -> Result<Link<AnonVmaChain<M>>, OutOfMemory> {
+fn reserve_chains<M: Machine>(vm: &Vm<M>, like: Link<ChainTag>) -> Result<Link<ChainTag>, OutOfMemory> {
     let (mut at, mut list) = (like, Link::NONE);
     while let Some(chain) = at.get() {
         match vm.chains.alloc(&vm.frames) {
@@ -445,7 +434,7 @@ fn reserve_chains<M: Machine>(
     Ok(list)
 }
 
-fn free_chains<M: Machine>(vm: &Vm<M>, mut list: Link<AnonVmaChain<M>>) {
+fn free_chains<M: Machine>(vm: &Vm<M>, mut list: Link<ChainTag>) {
     while let Some(chain) = list.get() {
         list = vm.chain(chain).next();
         vm.chains.free(&vm.frames, chain);
@@ -459,7 +448,7 @@ fn free_chains<M: Machine>(vm: &Vm<M>, mut list: Link<AnonVmaChain<M>>) {
 ///
 /// # Errors
 /// [`OutOfMemory`]: `dst` is linked to nothing.
-pub(crate) fn anon_vma_fork<M: Machine>(vm: &Vm<M>, dst: VmaId<M>, src: VmaId<M>) -> Result<(), OutOfMemory> {
+pub(crate) fn anon_vma_fork<M: Machine>(vm: &Vm<M>, dst: VmaId, src: VmaId) -> Result<(), OutOfMemory> {
     let Some(parent) = vm.vma(src).anon_vma() else { return Ok(()) };
     debug_assert!(vm.vma(dst).anon_vma().is_none(), "a new VMA has no anon_vma");
     anon_vma_clone(vm, dst, src)?;
@@ -475,10 +464,7 @@ pub(crate) fn anon_vma_fork<M: Machine>(vm: &Vm<M>, dst: VmaId<M>, src: VmaId<M>
     Ok(())
 }
 
-fn alloc_with_chain<M: Machine>(
-    vm: &Vm<M>,
-    parent: AnonVmaId<M>,
-) -> Result<(AnonVmaId<M>, Handle<AnonVmaChain<M>>), OutOfMemory> {
+fn alloc_with_chain<M: Machine>(vm: &Vm<M>, parent: AnonVmaId) -> Result<(AnonVmaId, ChainId), OutOfMemory> {
     let chain = vm.chains.alloc(&vm.frames)?;
     match vm.anon_vma_alloc(Some(parent)) {
         Ok(anon_vma) => Ok((anon_vma, chain)),
@@ -495,12 +481,12 @@ fn alloc_with_chain<M: Machine>(
 ///
 /// # Locks
 /// The mmap lock for writing (or the address space is ending); the VMA's pages are unmapped.
-pub(crate) fn unlink_anon_vmas<M: Machine>(vm: &Vm<M>, id: VmaId<M>) {
+pub(crate) fn unlink_anon_vmas<M: Machine>(vm: &Vm<M>, id: VmaId) {
     let vma = vm.vma(id);
     let Some(first) = vma.chains().get() else { return };
     // Any anon_vma of the list names the family.
     let lock = vm.anon_vma_lock_write(vm.chain(first).anon_vma());
-    let mut emptied: Link<AnonVmaChain<M>> = Link::NONE;
+    let mut emptied: Link<ChainTag> = Link::NONE;
     let mut at = vma.chains();
     while let Some(chain) = at.get() {
         let slot = vm.chain(chain);

@@ -19,7 +19,8 @@
 //! Linux: mm/rmap.c `folio_lock_anon_vma_read`, `folio_get_anon_vma`. Differs: step 3; a
 //! waiter needs no reference, because the slot and its lock are type-stable for ever.
 
-use super::anon_vma::{AnonVma, AnonVmaId, AnonVmaReadGuard};
+use super::anon_vma::{AnonVma, AnonVmaReadGuard};
+use crate::ids::AnonVmaId;
 use crate::vm::Vm;
 use anonmem_frame::{Folio, Mapping, MappingWord};
 use anonmem_hal::Machine;
@@ -61,7 +62,7 @@ pub fn folio_lock_anon_vma_read<'v, M: Machine>(
 }
 
 /// The anon_vma that a mapping word names.
-fn anon_vma_of<M: Machine>(vm: &Vm<M>, word: MappingWord) -> Option<AnonVmaId<M>> {
+fn anon_vma_of<M: Machine>(vm: &Vm<M>, word: MappingWord) -> Option<AnonVmaId> {
     match word.decode() {
         Mapping::Anon(raw) => vm.anon_vmas.resolve(&vm.frames, raw),
         Mapping::None | Mapping::Shm(_) | Mapping::Ksm(_) => None,
@@ -72,7 +73,7 @@ fn recheck<M: Machine>(
     folio: Folio<'_, M>,
     word: MappingWord,
     anon_vma: &AnonVma<M>,
-    root: AnonVmaId<M>,
+    root: AnonVmaId,
 ) -> Recheck {
     if !folio.is_mapped() {
         Recheck::Unmapped

@@ -3,7 +3,8 @@
 //! Linux: mm/rmap.c `rmap_walk_anon`, `folio_referenced`; mm/page_vma_mapped.c `page_vma_mapped_walk`.
 
 use super::{anon_vma::AnonVmaReadGuard, folio::folio_lock_anon_vma_read};
-use crate::{mm::MmSlot, vm::Vm, vma::VmaId};
+use crate::ids::VmaId;
+use crate::{mm::MmSlot, vm::Vm};
 use anonmem_frame::Folio;
 use anonmem_hal::{Machine, PAGE_SIZE, Pfn, Present, Pte, Va, VaRange};
 use anonmem_pgtable::{Mapped, PteGuard};
@@ -12,7 +13,7 @@ use core::ops::ControlFlow;
 /// One mapping that a walk met, with its page table locked.
 pub struct RmapHit<'a, 'v, M: Machine> {
     /// The VMA that maps the page.
-    pub vma: VmaId<M>,
+    pub vma: VmaId,
     /// Where.
     pub va: Va,
     /// The page: one of the folio's.
@@ -56,7 +57,7 @@ pub fn rmap_walk_anon<'v, M: Machine, B>(
 fn find_mapping<'a, 'v, M: Machine>(
     vm: &'v Vm<M>,
     guard: &'a AnonVmaReadGuard<'v, M>,
-    id: VmaId<M>,
+    id: VmaId,
     folio: Folio<'_, M>,
     index: u64,
 ) -> Option<RmapHit<'a, 'v, M>> {

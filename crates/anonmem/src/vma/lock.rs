@@ -20,13 +20,13 @@
 //! Linux: include/linux/mmap_lock.h `vma_start_read`, `__vma_start_write`, mm/mmap_lock.c `lock_vma_under_rcu` (6.15).
 //! Differs: `version`; lookups need no RCU because nodes and VMAs are type-stable.
 
-use super::{VmFlags, Vma, VmaId};
+use super::{VmFlags, Vma};
+use crate::ids::{MmId, VmaId};
 use crate::{
     events::Event,
     mm::{MmSlot, MmapWriteGuard},
     vm::Vm,
 };
-use anonmem_frame::Handle;
 use anonmem_hal::{Machine, Va, VaRange};
 use anonmem_pgtable::{CanInstall, StableVma};
 use anonmem_sync::{
@@ -135,7 +135,7 @@ impl<M: Machine> VmaLock<M> {
 impl<M: Machine> Vma<M> {
     /// Read-locks the VMA if it is `slot`'s and no writer has it or waits for it.
     #[doc(alias = "vma_start_read")]
-    fn start_read(&self, slot: &MmSlot<M>, mm: Handle<MmSlot<M>>) -> Result<(), Refusal> {
+    fn start_read(&self, slot: &MmSlot<M>, mm: MmId) -> Result<(), Refusal> {
         let lock = &self.lock;
         // A first look saves the counting; the second, when we are counted, decides.
         if lock.is_write_locked(slot) {
@@ -235,11 +235,11 @@ impl<M: Machine> VmaWrite<'_, M> {
 /// A VMA, locked for reading: it stays as it is, and its entries may be filled.
 pub(crate) struct VmaReadGuard<'a, M: Machine> {
     vma: &'a Vma<M>,
-    id: VmaId<M>,
+    id: VmaId,
 }
 
 impl<M: Machine> VmaReadGuard<'_, M> {
-    pub(crate) fn id(&self) -> VmaId<M> {
+    pub(crate) fn id(&self) -> VmaId {
         self.id
     }
 }
@@ -260,7 +260,7 @@ impl<M: Machine> Vm<M> {
     pub(crate) fn lock_vma<'a>(
         &'a self,
         slot: &'a MmSlot<M>,
-        mm: Handle<MmSlot<M>>,
+        mm: MmId,
         va: Va,
     ) -> Result<VmaReadGuard<'a, M>, Refusal> {
         let id = self.find_vma_unlocked(slot, mm, va)?;
@@ -276,12 +276,7 @@ impl<M: Machine> Vm<M> {
     /// The one that this CPU found last comes first. A thread that maps changes the tree, and a fault that looks into the tree
     /// waits for the cache lines that it wrote; a VMA that is not changed is only asked whether it is the one.
     #[doc(alias = "vmacache_find")]
-    pub(crate) fn find_vma_unlocked(
-        &self,
-        slot: &MmSlot<M>,
-        mm: Handle<MmSlot<M>>,
-        va: Va,
-    ) -> Result<VmaId<M>, Refusal> {
+    pub(crate) fn find_vma_unlocked(&self, slot: &MmSlot<M>, mm: MmId, va: Va) -> Result<VmaId, Refusal> {
         let last = self.last_vma.this();
         if let Some(id) = last.load(Ordering::Relaxed).get() {
             let vma = self.vma(id);

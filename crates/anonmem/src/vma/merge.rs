@@ -21,7 +21,8 @@
 //! Linux: mm/vma.c `vma_merge_new_range`, `vma_merge_existing_range`, `can_vma_merge_before`, `is_mergeable_anon_vma`,
 //! `anon_vma_compatible`, `dup_anon_vma`, `commit_merge`.
 
-use super::{Backing, VmFlags, Vma, VmaId, lock::VmaWrite};
+use super::{Backing, VmFlags, Vma, lock::VmaWrite};
+use crate::ids::VmaId;
 use crate::{
     events::Event,
     exit::free_vma,
@@ -45,22 +46,22 @@ fn backing_continues<M: Machine>(low: &Vma<M>, high: &Vma<M>) -> bool {
 }
 
 /// A mapping that is to be made where nothing is mapped.
-pub(crate) struct NewArea<M: Machine> {
+pub(crate) struct NewArea {
     pub(crate) range: VaRange,
     /// As [`Vma::pgoff`].
     pub(crate) pgoff: u64,
     pub(crate) flags: VmFlags,
-    pub(crate) backing: Backing<M>,
+    pub(crate) backing: Backing,
 }
 
-impl<M: Machine> NewArea<M> {
-    fn follows(&self, low: &Vma<M>) -> bool {
+impl NewArea {
+    fn follows<M: Machine>(&self, low: &Vma<M>) -> bool {
         low.flags() == self.flags
             && low.backing() == self.backing
             && low.pgoff() + low.range().pages().0 == self.pgoff
     }
 
-    fn precedes(&self, high: &Vma<M>) -> bool {
+    fn precedes<M: Machine>(&self, high: &Vma<M>) -> bool {
         high.flags() == self.flags
             && high.backing() == self.backing
             && self.pgoff + self.range.pages().0 == high.pgoff()
@@ -68,22 +69,22 @@ impl<M: Machine> NewArea<M> {
 }
 
 /// A merge that is possible: `target` will cover `range`, at the cost of `eaten`.
-struct Merge<M: Machine> {
-    target: VmaId<M>,
+struct Merge {
+    target: VmaId,
     range: VaRange,
     /// VMAs of the range, which lose all or some of theirs.
-    eaten: [Option<VmaId<M>>; 2],
+    eaten: [Option<VmaId>; 2],
 }
 
 impl<M: Machine> Mm<'_, M> {
     /// Lets a neighbour of `area` cover it too, if one can; returns that VMA.
     #[doc(alias = "vma_merge_new_range")]
-    pub(crate) fn merge_new(&self, guard: &MmapWriteGuard<'_, M>, area: &NewArea<M>) -> Option<VmaId<M>> {
+    pub(crate) fn merge_new(&self, guard: &MmapWriteGuard<'_, M>, area: &NewArea) -> Option<VmaId> {
         let (vm, slot) = (self.vm, guard.slot());
-        let fits = |near: VmaId<M>| vm.vma(near).anon_vma().is_none() || is_singular(vm, near);
+        let fits = |near: VmaId| vm.vma(near).anon_vma().is_none() || is_singular(vm, near);
         let prev = below(vm, slot, area.range.start).filter(|&p| area.follows(vm.vma(p)) && fits(p));
         let next = above(vm, slot, area.range.end).filter(|&n| area.precedes(vm.vma(n)) && fits(n));
-        let merge = |target: VmaId<M>, eaten: Option<VmaId<M>>| {
+        let merge = |target: VmaId, eaten: Option<VmaId>| {
             let range = hull(hull(vm.vma(target).range(), area.range), range_of(vm, eaten, area.range));
             self.commit_merge(guard, &Merge { target, range, eaten: [eaten, None] })
         };
@@ -103,20 +104,20 @@ impl<M: Machine> Mm<'_, M> {
     pub(crate) fn merge_existing(
         &self,
         guard: &MmapWriteGuard<'_, M>,
-        id: VmaId<M>,
+        id: VmaId,
         range: VaRange,
         flags: VmFlags,
-    ) -> Option<VmaId<M>> {
+    ) -> Option<VmaId> {
         let (vm, slot, vma) = (self.vm, guard.slot(), self.vm.vma(id));
         let (at_start, at_end) = (range.start == vma.start(), range.end == vma.end());
-        let fits = |near: VmaId<M>, low: &Vma<M>, high: &Vma<M>| {
+        let fits = |near: VmaId, low: &Vma<M>, high: &Vma<M>| {
             vm.vma(near).flags() == flags && backing_continues(low, high) && anon_vmas_merge(vm, near, id)
         };
         let prev = if at_start { below(vm, slot, range.start) } else { None };
         let prev = prev.filter(|&p| fits(p, vm.vma(p), vma));
         let next = if at_end { above(vm, slot, range.end) } else { None };
         let next = next.filter(|&n| fits(n, vma, vm.vma(n)));
-        let merge = |target: VmaId<M>, eaten: Option<VmaId<M>>| {
+        let merge = |target: VmaId, eaten: Option<VmaId>| {
             let range = hull(hull(vm.vma(target).range(), range), range_of(vm, eaten, range));
             self.commit_merge(guard, &Merge { target, range, eaten: [Some(id), eaten] })
         };
@@ -137,7 +138,7 @@ impl<M: Machine> Mm<'_, M> {
         }
     }
 
-    fn commit_merge(&self, guard: &MmapWriteGuard<'_, M>, merge: &Merge<M>) -> Option<VmaId<M>> {
+    fn commit_merge(&self, guard: &MmapWriteGuard<'_, M>, merge: &Merge) -> Option<VmaId> {
         let vm = self.vm;
         let target = vm.vma(merge.target);
         let write = target.start_write(guard);
@@ -185,7 +186,7 @@ impl<M: Machine> Mm<'_, M> {
 /// Links the target to the anon_vmas of what it takes over, if it has none of its own; `None` if there is no memory.
 ///
 /// All that have an anon_vma have the same one.
-fn dup_anon_vma<M: Machine>(vm: &Vm<M>, merge: &Merge<M>) -> Option<()> {
+fn dup_anon_vma<M: Machine>(vm: &Vm<M>, merge: &Merge) -> Option<()> {
     let target = vm.vma(merge.target);
     if target.anon_vma().is_some() {
         return Some(());
@@ -200,7 +201,7 @@ fn dup_anon_vma<M: Machine>(vm: &Vm<M>, merge: &Merge<M>) -> Option<()> {
 /// the other's came to it by no fork. (A VMA that came by fork is linked to its ancestors' anon_vmas as well; to link
 /// another one to all of those would make the walks of all their pages longer.)
 #[doc(alias = "is_mergeable_anon_vma")]
-fn anon_vmas_merge<M: Machine>(vm: &Vm<M>, a: VmaId<M>, b: VmaId<M>) -> bool {
+fn anon_vmas_merge<M: Machine>(vm: &Vm<M>, a: VmaId, b: VmaId) -> bool {
     match (vm.vma(a).anon_vma(), vm.vma(b).anon_vma()) {
         (None, None) => true,
         (Some(of_a), Some(of_b)) => of_a == of_b,
@@ -211,18 +212,18 @@ fn anon_vmas_merge<M: Machine>(vm: &Vm<M>, a: VmaId<M>, b: VmaId<M>) -> bool {
 
 /// Whether a VMA is linked to one anon_vma only.
 #[doc(alias = "list_is_singular")]
-fn is_singular<M: Machine>(vm: &Vm<M>, id: VmaId<M>) -> bool {
+fn is_singular<M: Machine>(vm: &Vm<M>, id: VmaId) -> bool {
     let first = vm.vma(id).chains().get();
     first.is_some_and(|chain| vm.chain(chain).next() == Link::NONE)
 }
 
 /// The VMA that ends at `va`.
-fn below<M: Machine>(vm: &Vm<M>, slot: &MmSlot<M>, va: Va) -> Option<VmaId<M>> {
+fn below<M: Machine>(vm: &Vm<M>, slot: &MmSlot<M>, va: Va) -> Option<VmaId> {
     slot.tree.prev(vm.nodes(), va).filter(|(range, _)| range.end == va).map(|(_, id)| id)
 }
 
 /// The VMA that starts at `va`.
-fn above<M: Machine>(vm: &Vm<M>, slot: &MmSlot<M>, va: Va) -> Option<VmaId<M>> {
+fn above<M: Machine>(vm: &Vm<M>, slot: &MmSlot<M>, va: Va) -> Option<VmaId> {
     slot.tree.find(vm.nodes(), va).filter(|(range, _)| range.start == va).map(|(_, id)| id)
 }
 
@@ -230,12 +231,12 @@ fn hull(a: VaRange, b: VaRange) -> VaRange {
     VaRange { start: a.start.min(b.start), end: a.end.max(b.end) }
 }
 
-fn range_of<M: Machine>(vm: &Vm<M>, id: Option<VmaId<M>>, otherwise: VaRange) -> VaRange {
+fn range_of<M: Machine>(vm: &Vm<M>, id: Option<VmaId>, otherwise: VaRange) -> VaRange {
     id.map_or(otherwise, |id| vm.vma(id).range())
 }
 
 /// What is left of a VMA that loses what it has of `taken`; `None` if nothing is.
-fn rest_of<M: Machine>(vm: &Vm<M>, id: VmaId<M>, taken: VaRange) -> Option<VaRange> {
+fn rest_of<M: Machine>(vm: &Vm<M>, id: VmaId, taken: VaRange) -> Option<VaRange> {
     let range = vm.vma(id).range();
     if range.start < taken.start {
         Some(VaRange { start: range.start, end: taken.start })

@@ -31,12 +31,8 @@ pub use lock::Refusal;
 pub(crate) use lock::VmaReadGuard;
 pub(crate) use merge::{NewArea, anon_vma_compatible};
 
-use crate::{
-    mm::MmSlot,
-    rmap::anon_vma::{AnonVma, AnonVmaChain},
-    shm::ShmObject,
-};
-use anonmem_frame::{Field, Handle, Link, SlabItem};
+use crate::ids::{AnonVmaId, AnonVmaTag, ChainTag, MmId, MmTag, ShmId, ShmTag, VmaTag};
+use anonmem_frame::{Field, Link, SlabItem};
 use anonmem_hal::{Machine, PAGE_SHIFT, Protection, SourceId, Va, VaRange};
 use anonmem_sync::{
     Atomic,
@@ -46,43 +42,20 @@ use anonmem_sync::{
 use core::{mem::offset_of, num::NonZeroU64};
 use lock::VmaLock;
 
-/// Names a VMA's slot.
-pub type VmaId<M> = Handle<Vma<M>>;
-
 /// What the pages of a VMA are before anybody writes to them.
-#[derive(Debug)]
-pub enum Backing<M: Machine> {
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Backing {
     /// Zeroes.
     Anonymous,
     /// The bytes of a source from offset `pgoff`; a page is filled at its first touch and anonymous from then on.
     Source(SourceId),
     /// The pages of a shared object from index `pgoff`.
-    Shared(Handle<ShmObject<M>>),
+    Shared(ShmId),
 }
-
-// By hand: a machine need not be any of these.
-impl<M: Machine> Clone for Backing<M> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-impl<M: Machine> Copy for Backing<M> {}
-
-impl<M: Machine> PartialEq for Backing<M> {
-    fn eq(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Anonymous, Self::Anonymous) => true,
-            (Self::Source(a), Self::Source(b)) => a == b,
-            (Self::Shared(a), Self::Shared(b)) => a == b,
-            (Self::Anonymous | Self::Source(_) | Self::Shared(_), _) => false,
-        }
-    }
-}
-impl<M: Machine> Eq for Backing<M> {}
 
 /// A range of an address space with one set of attributes.
 pub struct Vma<M: Machine> {
-    mm: Atomic<Link<MmSlot<M>>, M>,
+    mm: Atomic<Link<MmTag>, M>,
     start: Atomic<u64, M>,
     end: Atomic<u64, M>,
     /// Page index of `start`: in the source or object, else the page number of the address where the VMA was
@@ -90,18 +63,19 @@ pub struct Vma<M: Machine> {
     pgoff: Atomic<u64, M>,
     flags: Atomic<u64, M>,
     source: Atomic<u64, M>,
-    shared: Atomic<Link<ShmObject<M>>, M>,
+    shared: Atomic<Link<ShmTag>, M>,
     /// The anon_vma that new pages belong to.
-    anon_vma: Atomic<Link<AnonVma<M>>, M>,
+    anon_vma: Atomic<Link<AnonVmaTag>, M>,
     /// First of the chains that link this VMA to its anon_vmas, newest first. Under the mmap lock for
     /// writing, or for reading by whoever sets `anon_vma`.
-    chains: Plain<Link<AnonVmaChain<M>>, M>,
+    chains: Plain<Link<ChainTag>, M>,
     /// The next VMA of a list of those that were taken out of the tree. Under the mmap lock for writing.
-    next_detached: Plain<Link<Self>, M>,
+    next_detached: Plain<Link<VmaTag>, M>,
     pub(crate) lock: VmaLock<M>,
 }
 
 impl<M: Machine> SlabItem<M> for Vma<M> {
+    type Tag = VmaTag;
     const NAME: &'static str = "vm_area_struct";
     const FIELDS: &'static [Field] = &[
         Field::new("mm", offset_of!(Self, mm)),
@@ -138,14 +112,7 @@ impl<M: Machine> SlabItem<M> for Vma<M> {
 
 impl<M: Machine> Vma<M> {
     /// Fills a slot that was just allocated: no anon_vma yet.
-    pub(crate) fn init(
-        &self,
-        mm: Handle<MmSlot<M>>,
-        range: VaRange,
-        pgoff: u64,
-        flags: VmFlags,
-        backing: Backing<M>,
-    ) {
+    pub(crate) fn init(&self, mm: MmId, range: VaRange, pgoff: u64, flags: VmFlags, backing: Backing) {
         self.mm.store(mm.into(), Relaxed);
         self.set_range(range, pgoff);
         self.flags.store(flags.bits(), Relaxed);
@@ -162,7 +129,7 @@ impl<M: Machine> Vma<M> {
 
     /// The address space it belongs to.
     #[inline]
-    pub fn mm(&self) -> Option<Handle<MmSlot<M>>> {
+    pub fn mm(&self) -> Option<MmId> {
         self.mm.load(Relaxed).get()
     }
 
@@ -203,7 +170,7 @@ impl<M: Machine> Vma<M> {
     }
 
     /// What its pages are before anybody writes to them.
-    pub fn backing(&self) -> Backing<M> {
+    pub fn backing(&self) -> Backing {
         if let Some(object) = self.shared.load(Relaxed).get() {
             return Backing::Shared(object);
         }
@@ -238,35 +205,35 @@ impl<M: Machine> Vma<M> {
 
     /// The anon_vma that new pages of this VMA belong to, if it has one yet.
     #[inline]
-    pub fn anon_vma(&self) -> Option<Handle<AnonVma<M>>> {
+    pub fn anon_vma(&self) -> Option<AnonVmaId> {
         // Acquire pairs with the Release with which `anon_vma_prepare` publishes it.
         self.anon_vma.load(Ordering::Acquire).get()
     }
 
-    pub(crate) fn set_anon_vma(&self, anon_vma: Option<Handle<AnonVma<M>>>) {
+    pub(crate) fn set_anon_vma(&self, anon_vma: Option<AnonVmaId>) {
         // Release pairs with the Acquire of `anon_vma`.
         self.anon_vma.store(anon_vma.into(), Ordering::Release);
     }
 
     /// Sets the anon_vma if there is none; returns whether it did.
-    pub(crate) fn try_set_anon_vma(&self, anon_vma: Handle<AnonVma<M>>) -> bool {
+    pub(crate) fn try_set_anon_vma(&self, anon_vma: AnonVmaId) -> bool {
         // Release pairs with the Acquire of `anon_vma`.
         self.anon_vma.compare_exchange(Link::NONE, anon_vma.into(), Ordering::AcqRel).is_ok()
     }
 
-    pub(crate) fn chains(&self) -> Link<AnonVmaChain<M>> {
+    pub(crate) fn chains(&self) -> Link<ChainTag> {
         self.chains.get()
     }
 
-    pub(crate) fn set_chains(&self, first: Link<AnonVmaChain<M>>) {
+    pub(crate) fn set_chains(&self, first: Link<ChainTag>) {
         self.chains.set(first);
     }
 
-    pub(crate) fn next_detached(&self) -> Link<Self> {
+    pub(crate) fn next_detached(&self) -> Link<VmaTag> {
         self.next_detached.get()
     }
 
-    pub(crate) fn set_next_detached(&self, next: Link<Self>) {
+    pub(crate) fn set_next_detached(&self, next: Link<VmaTag>) {
         self.next_detached.set(next);
     }
 

@@ -5,7 +5,8 @@
 //!
 //! Linux: mm/vma.c `vma_modify_flags`.
 
-use super::{VmFlags, Vma, VmaId};
+use super::{VmFlags, Vma};
+use crate::ids::VmaId;
 use crate::{
     error::Error,
     mm::{Mm, MmapWriteGuard},
@@ -25,10 +26,10 @@ impl<M: Machine> Mm<'_, M> {
     pub(crate) fn modify_vma(
         &self,
         guard: &MmapWriteGuard<'_, M>,
-        id: VmaId<M>,
+        id: VmaId,
         range: VaRange,
         flags: VmFlags,
-    ) -> Result<VmaId<M>, Error> {
+    ) -> Result<VmaId, Error> {
         let old = self.vm.vma(id).flags();
         if old == flags {
             return Ok(id);
@@ -49,12 +50,7 @@ impl<M: Machine> Mm<'_, M> {
     }
 
     /// Makes `range`, which lies in VMA `id`, a VMA of its own.
-    fn split_off(
-        &self,
-        guard: &MmapWriteGuard<'_, M>,
-        id: VmaId<M>,
-        range: VaRange,
-    ) -> Result<VmaId<M>, Error> {
+    fn split_off(&self, guard: &MmapWriteGuard<'_, M>, id: VmaId, range: VaRange) -> Result<VmaId, Error> {
         let whole = self.vm.vma(id).range();
         let mut part = id;
         if whole.start < range.start {

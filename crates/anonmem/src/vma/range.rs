@@ -2,7 +2,7 @@
 //!
 //! Linux: mm/vma.c `vma_prepare`, `vma_complete`.
 
-use super::VmaId;
+use crate::ids::VmaId;
 use crate::mm::{Mm, MmapWriteGuard};
 use anonmem_hal::{Machine, VaRange};
 
@@ -11,7 +11,7 @@ impl<M: Machine> Mm<'_, M> {
     ///
     /// # Locks
     /// The mmap lock for writing; takes the lock of the VMA's anon_vma.
-    pub(crate) fn change_range(&self, guard: &MmapWriteGuard<'_, M>, id: VmaId<M>, new: VaRange, pgoff: u64) {
+    pub(crate) fn change_range(&self, guard: &MmapWriteGuard<'_, M>, id: VmaId, new: VaRange, pgoff: u64) {
         let (vm, vma) = (self.vm, self.vm.vma(id));
         let write = vma.start_write(guard);
         let tree = &guard.slot().tree;

@@ -5,7 +5,8 @@
 //!
 //! Linux: mm/vma.c `__split_vma`.
 
-use super::{Backing, VmaId};
+use super::Backing;
+use crate::ids::VmaId;
 use crate::{
     error::Error,
     events::Event,
@@ -27,12 +28,7 @@ impl<M: Machine> Mm<'_, M> {
     /// # Errors
     /// [`Error::OutOfMemory`]; nothing has changed.
     #[doc(alias = "__split_vma")]
-    pub(crate) fn split_vma(
-        &self,
-        guard: &MmapWriteGuard<'_, M>,
-        id: VmaId<M>,
-        at: Va,
-    ) -> Result<VmaId<M>, Error> {
+    pub(crate) fn split_vma(&self, guard: &MmapWriteGuard<'_, M>, id: VmaId, at: Va) -> Result<VmaId, Error> {
         let (vm, slot, vma) = (self.vm, guard.slot(), self.vm.vma(id));
         let whole = vma.range();
         let (low, high) = (VaRange::new(whole.start, at), VaRange::new(at, whole.end));
@@ -60,7 +56,7 @@ impl<M: Machine> Mm<'_, M> {
 
     /// A VMA like `id` for the upper part of its range, linked to the same anon_vmas, not in the tree yet. Rmap walks
     /// may meet a page through both until `id` shrinks.
-    fn copy_upper(&self, id: VmaId<M>, high: VaRange) -> Result<VmaId<M>, Error> {
+    fn copy_upper(&self, id: VmaId, high: VaRange) -> Result<VmaId, Error> {
         let (vm, vma) = (self.vm, self.vm.vma(id));
         let upper = vm.vmas.alloc(&vm.frames)?;
         let backing = vma.backing();
@@ -90,7 +86,7 @@ impl<M: Machine> Mm<'_, M> {
 
 impl<M: Machine> Vm<M> {
     /// Counts a VMA more that has this backing; `free_vma` counts it less.
-    pub(crate) fn backing_get(&self, backing: Backing<M>) {
+    pub(crate) fn backing_get(&self, backing: Backing) {
         match backing {
             Backing::Anonymous => {}
             Backing::Source(source) => self.machine().dup(source),

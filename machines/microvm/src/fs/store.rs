@@ -4,11 +4,11 @@
 //! the file cannot grow any more (`EFBIG`). Differs from Linux: an access within the mapping and beyond the
 //! file's end finds zeros up to the end of the store, not SIGBUS.
 
-use crate::machine::{self, Kernel};
+use crate::machine;
 use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::sync::Arc;
-use anonmem::shm::ShmId;
+use anonmem::ShmId;
 use anonmem_frame::RawHandle;
 use anonmem_hal::{PAGE_SIZE, Pfn, PhysMem};
 use anonmem_oslib::errno::{EFBIG, EINVAL, ENOMEM, ENOSPC};
@@ -22,7 +22,7 @@ const ROOM: u64 = 16 << 20;
 
 /// A file's bytes in shared memory.
 pub struct Store {
-    object: ShmId<Kernel>,
+    object: ShmId,
     pages: u64,
 }
 
@@ -37,7 +37,7 @@ impl Store {
     }
 
     /// Gives the object.
-    pub fn object(&self) -> ShmId<Kernel> {
+    pub fn object(&self) -> ShmId {
         self.object
     }
 

@@ -1,5 +1,6 @@
 //! What a fault asks again, because others may have been faster: they are, at the moment that a test says.
 
+use crate::ids::VmaId;
 use crate::{
     Event,
     fault::{
@@ -10,7 +11,7 @@ use crate::{
     },
     mm::{Mm, MmapHeld, MmapReadGuard},
     testing::{M, P, RW, World, pages},
-    vma::{Backing, Refusal, VmFlags, VmaId},
+    vma::{Backing, Refusal, VmFlags},
 };
 use anonmem_hal::{Pfn, Pte, Va};
 use anonmem_hosted::FailurePlan;
@@ -50,7 +51,7 @@ impl FaultGuard<M> for Interrupted<'_> {
 fn fault<G: FaultGuard<M>>(
     mm: &Mm<'_, M>,
     guard: &G,
-    id: VmaId<M>,
+    id: VmaId,
     page: u64,
     access: FaultAccess,
 ) -> FaultResult {
@@ -75,7 +76,7 @@ fn beaten<'a>(mmap: &'a MmapReadGuard<'a, M>, others: impl FnOnce() + 'a) -> Int
 }
 
 /// Two faults of one page of `backing`; the second one finds the page of the first.
-fn one_page_for_both(w: &World, flags: VmFlags, backing: Backing<M>) {
+fn one_page_for_both(w: &World, flags: VmFlags, backing: Backing) {
     let mm = w.vm.new_mm().unwrap();
     let id = mm.map_raw(pages(FIRST, 2), flags, backing);
     mm.store((FIRST + 1) * P, 1).unwrap();
@@ -188,7 +189,7 @@ fn a_copy_is_not_installed_in_a_vma_that_was_changed() {
 fn run<G: FaultGuard<M>>(
     mm: &Mm<'_, M>,
     guard: &G,
-    id: VmaId<M>,
+    id: VmaId,
     at: u64,
     end: u64,
 ) -> Result<u64, FaultResult> {

@@ -1,10 +1,11 @@
 //! How far a stack grows.
 
+use crate::ids::VmaId;
 use crate::{
     Event, Limits, Mm,
     fault::{FaultAccess, FaultOutcome},
     testing::{M, P, RW, World, pages},
-    vma::{Backing, VmFlags, VmaId},
+    vma::{Backing, VmFlags},
 };
 use anonmem_hal::Va;
 use anonmem_hosted::Trap;
@@ -13,7 +14,7 @@ const STACK: VmFlags = RW.union(VmFlags::GROWSDOWN);
 /// Where the stacks start, in pages.
 const TOP: u64 = 4096;
 
-fn stack<'a>(w: &'a World) -> (Mm<'a, M>, VmaId<M>) {
+fn stack<'a>(w: &'a World) -> (Mm<'a, M>, VmaId) {
     let mm = w.vm.new_mm().unwrap();
     let id = mm.map_raw(pages(TOP, 1), STACK, Backing::Anonymous);
     (mm, id)

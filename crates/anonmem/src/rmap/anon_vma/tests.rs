@@ -1,11 +1,12 @@
 //! Which anon_vma a VMA gets, which one a child gets, and what is left when memory runs out.
 
-use super::{AnonVmaId, anon_vma_clone};
+use super::anon_vma_clone;
+use crate::ids::{AnonVmaId, VmaId};
 use crate::{
     Mm, Prot,
     rmap::interval_tree::IntervalNodes as _,
     testing::{M, P, RW, World, pages},
-    vma::{Backing, VmFlags, VmaId},
+    vma::{Backing, VmFlags},
 };
 use anonmem_frame::Link;
 use anonmem_hal::Va;
@@ -13,12 +14,12 @@ use anonmem_hosted::FailurePlan;
 
 const FIRST: u64 = 32;
 
-fn vma_at(mm: &Mm<'_, M>, page: u64) -> VmaId<M> {
+fn vma_at(mm: &Mm<'_, M>, page: u64) -> VmaId {
     let guard = mm.slot().read();
     guard.slot().tree.find(mm.vm.nodes(), Va(page * P)).expect("a mapping").1
 }
 
-fn anon_vma_at(mm: &Mm<'_, M>, page: u64) -> Option<AnonVmaId<M>> {
+fn anon_vma_at(mm: &Mm<'_, M>, page: u64) -> Option<AnonVmaId> {
     mm.vm.vma(vma_at(mm, page)).anon_vma()
 }
 

@@ -17,6 +17,7 @@ struct Chain {
 }
 
 impl SlabItem<M> for Chain {
+    type Tag = Self;
     const NAME: &'static str = "test_chain";
     fn new() -> Self {
         Self { first: Plain::new(0), last: Plain::new(0), links: IntervalLinks::new() }

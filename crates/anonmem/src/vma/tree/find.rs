@@ -8,6 +8,7 @@
 //! Linux: lib/maple_tree.c `mas_find`, `mas_walk`; mm/mmap.c `find_vma`, `find_vma_prev`.
 
 use super::{Nodes, Path, TreeNode, VmaTree, node::Tier};
+use crate::ids::NodeId;
 use anonmem_frame::{Handle, RawHandle};
 use anonmem_hal::{Machine, Va, VaRange};
 use anonmem_sync::Ordering::Relaxed;
@@ -116,11 +117,7 @@ impl<M: Machine, V> VmaTree<M, V> {
         self.last_under(nodes, (height - 1, root))
     }
 
-    fn last_under(
-        &self,
-        nodes: Nodes<'_, M>,
-        (level, mut node): (usize, Handle<TreeNode<M>>),
-    ) -> Option<Entry<V>> {
+    fn last_under(&self, nodes: Nodes<'_, M>, (level, mut node): (usize, NodeId)) -> Option<Entry<V>> {
         for _ in 0..level {
             let inner = nodes.get(node);
             node = inner.child(inner.len() - 1)?;

@@ -28,9 +28,10 @@ pub use prealloc::Prealloc;
 pub use validate::Invalid;
 pub use write::TreeWriter;
 
+use crate::ids::{NodeId, NodeTag};
 #[cfg(test)]
 use anonmem_frame::OutOfMemory;
-use anonmem_frame::{Frames, Handle, Link, Slab};
+use anonmem_frame::{Frames, Link, Slab};
 use anonmem_hal::Machine;
 use anonmem_sync::{Atomic, Ordering::Relaxed, Plain, SeqCount};
 use core::marker::PhantomData;
@@ -53,7 +54,7 @@ impl<M: Machine> Copy for Nodes<'_, M> {}
 
 impl<'a, M: Machine> Nodes<'a, M> {
     #[inline]
-    fn get(self, node: Handle<TreeNode<M>>) -> &'a TreeNode<M> {
+    fn get(self, node: NodeId) -> &'a TreeNode<M> {
         self.slab.get(self.frames, node)
     }
 }
@@ -65,11 +66,11 @@ pub struct VmaTree<M, V> {
     pub(crate) seq: SeqCount<M>,
     /// The levels, 0 if the tree is empty.
     pub(crate) height: Atomic<u32, M>,
-    pub(crate) root: Atomic<Link<TreeNode<M>>, M>,
+    pub(crate) root: Atomic<Link<NodeTag>, M>,
     /// The number of entries.
     pub(crate) len: Atomic<u64, M>,
     /// Chain of nodes kept for the next change. Mmap write lock.
-    spare: Plain<Link<TreeNode<M>>, M>,
+    spare: Plain<Link<NodeTag>, M>,
     /// The length of that chain. Mmap write lock.
     nr_spare: Plain<u32, M>,
     /// How many of them belong to a [`Prealloc`]. Mmap write lock.
@@ -109,12 +110,12 @@ impl<M: Machine, V> VmaTree<M, V> {
     }
 
     /// The root and the number of levels.
-    fn root(&self) -> Option<(Handle<TreeNode<M>>, usize)> {
+    fn root(&self) -> Option<(NodeId, usize)> {
         self.root.load(Relaxed).get().map(|root| (root, self.height()))
     }
 
     /// Replaces the root. Inside a write section.
-    fn set_root(&self, root: Link<TreeNode<M>>, height: usize) {
+    fn set_root(&self, root: Link<NodeTag>, height: usize) {
         assert!(height <= MAX_HEIGHT, "a tree of {height} levels");
         self.root.store(root, Relaxed);
         self.height.store(height as u32, Relaxed);
@@ -134,7 +135,7 @@ struct Path<'a, M> {
 
 /// One node on a path.
 struct Step<'a, M> {
-    handle: Handle<TreeNode<M>>,
+    handle: NodeId,
     node: &'a TreeNode<M>,
     slot: usize,
 }
@@ -154,7 +155,7 @@ impl<'a, M: Machine> Path<'a, M> {
         self.steps[level].expect("a path reaches from the root to a leaf")
     }
 
-    fn set(&mut self, level: usize, handle: Handle<TreeNode<M>>, node: &'a TreeNode<M>, slot: usize) {
+    fn set(&mut self, level: usize, handle: NodeId, node: &'a TreeNode<M>, slot: usize) {
         self.steps[level] = Some(Step { handle, node, slot });
     }
 }

@@ -12,6 +12,7 @@
 //!
 //! Unused slots end at [`UNUSED`], above every page, so that [`TreeNode::rank`] needs no length.
 
+use crate::ids::{NodeId, NodeTag};
 use anonmem_frame::{Field, Handle, Link, RawHandle, SlabItem};
 use anonmem_hal::Machine;
 use anonmem_sync::{Atomic, Ordering::Relaxed};
@@ -37,7 +38,7 @@ pub struct TreeNode<M> {
     start: [Atomic<u64, M>; CAPACITY],
     gap: [Atomic<u64, M>; CAPACITY],
     len: Atomic<u32, M>,
-    next: Atomic<Link<TreeNode<M>>, M>,
+    next: Atomic<Link<NodeTag>, M>,
     /// With the slab's own word, a slot has 512 bytes: the ends and links are three whole cache lines.
     _pad: [u64; 6],
 }
@@ -75,6 +76,7 @@ impl Tier {
 }
 
 impl<M: Machine> SlabItem<M> for TreeNode<M> {
+    type Tag = NodeTag;
     const NAME: &'static str = "vma_tree_node";
     const FIELDS: &'static [Field] = &[
         Field::array("end", offset_of!(Self, end), 8),
@@ -120,7 +122,7 @@ impl<M: Machine> TreeNode<M> {
 
     /// The child in slot `i` of an inner node.
     #[inline]
-    pub(super) fn child(&self, i: usize) -> Option<Handle<Self>> {
+    pub(super) fn child(&self, i: usize) -> Option<NodeId> {
         RawHandle::new(self.link(i)).map(Handle::from_raw)
     }
 
@@ -239,7 +241,7 @@ impl<M: Machine> TreeNode<M> {
     }
 
     /// What the parent's slot says of this node. The node is not empty.
-    pub(super) fn summary(&self, tier: Tier, this: Handle<Self>) -> Slot {
+    pub(super) fn summary(&self, tier: Tier, this: NodeId) -> Slot {
         let len = self.len();
         let (mut gap, mut end) = (0, self.end(0));
         if tier == Tier::Inner {
@@ -257,12 +259,12 @@ impl<M: Machine> TreeNode<M> {
     }
 
     /// The node that follows in the chain of nodes that are in no tree.
-    pub(super) fn next(&self) -> Link<Self> {
+    pub(super) fn next(&self) -> Link<NodeTag> {
         self.next.load(Relaxed)
     }
 
     /// Chains a node that is in no tree.
-    pub(super) fn set_next(&self, next: Link<Self>) {
+    pub(super) fn set_next(&self, next: Link<NodeTag>) {
         self.next.store(next, Relaxed);
     }
 }

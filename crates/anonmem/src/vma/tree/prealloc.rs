@@ -5,8 +5,9 @@
 //!
 //! Linux: lib/maple_tree.c `mas_preallocate`. Differs: reserves for any place, before the place is known.
 
-use super::{Nodes, TreeNode, TreeWriter, VmaTree};
-use anonmem_frame::{Handle, Link, OutOfMemory};
+use super::{Nodes, TreeWriter, VmaTree};
+use crate::ids::{NodeId, NodeTag};
+use anonmem_frame::{Link, OutOfMemory};
 use anonmem_hal::Machine;
 use anonmem_sync::Ordering::Relaxed;
 
@@ -71,13 +72,13 @@ impl<M: Machine, V> VmaTree<M, V> {
         }
     }
 
-    fn push_spare(&self, nodes: Nodes<'_, M>, node: Handle<TreeNode<M>>) {
+    fn push_spare(&self, nodes: Nodes<'_, M>, node: NodeId) {
         nodes.get(node).set_next(self.spare.get());
         self.spare.set(node.into());
         self.nr_spare.update(|n| n + 1);
     }
 
-    fn pop_spare(&self, nodes: Nodes<'_, M>) -> Option<Handle<TreeNode<M>>> {
+    fn pop_spare(&self, nodes: Nodes<'_, M>) -> Option<NodeId> {
         let node = self.spare.get().get()?;
         self.spare.set(nodes.get(node).next());
         self.nr_spare.update(|n| n - 1);
@@ -115,8 +116,8 @@ impl<M: Machine, V> VmaTree<M, V> {
 
     /// Frees a tree of nodes that is no longer reachable, level by level: each level's nodes are chained
     /// before their parents are freed.
-    fn free_under(&self, nodes: Nodes<'_, M>, root: Handle<TreeNode<M>>, height: usize) {
-        let mut level: Link<TreeNode<M>> = root.into();
+    fn free_under(&self, nodes: Nodes<'_, M>, root: NodeId, height: usize) {
+        let mut level: Link<NodeTag> = root.into();
         nodes.get(root).set_next(Link::NONE);
         for depth in (0..height).rev() {
             let mut below = Link::NONE;
@@ -144,7 +145,7 @@ impl<'a, M: Machine, V> Prealloc<'a, M, V> {
     }
 
     /// An empty node out of the reserve. Inside a write section.
-    pub(super) fn take(&mut self) -> Handle<TreeNode<M>> {
+    pub(super) fn take(&mut self) -> NodeId {
         assert!(self.promised > 0, "more insertions than nodes were reserved for");
         self.promised -= 1;
         self.tree.nr_promised.update(|n| n - 1);
@@ -154,7 +155,7 @@ impl<'a, M: Machine, V> Prealloc<'a, M, V> {
     }
 
     /// Puts a node that left the tree into the reserve: an insertion that follows may need it again.
-    pub(super) fn give(&mut self, node: Handle<TreeNode<M>>) {
+    pub(super) fn give(&mut self, node: NodeId) {
         self.promised += 1;
         self.tree.nr_promised.update(|n| n + 1);
         self.tree.push_spare(self.nodes, node);

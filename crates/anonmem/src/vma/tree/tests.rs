@@ -1,6 +1,7 @@
 //! The tree against a plain map.
 
 use super::*;
+use anonmem_frame::Handle;
 use anonmem_hal::{CpuId, NrPages, Va, VaRange};
 use anonmem_hosted::{Checked, FailurePlan, Failures, Hosted};
 use std::{

@@ -5,7 +5,7 @@ use super::{
     find::to_pages,
     node::{CAPACITY, MIN, Tier},
 };
-use anonmem_frame::Handle;
+use crate::ids::NodeId;
 use anonmem_hal::{Machine, VaRange};
 use core::fmt;
 
@@ -80,11 +80,7 @@ impl<M: Machine, V> VmaTree<M, V> {
 }
 
 /// Checks the nodes under `root`, returns how many there are. Recursion goes no deeper than the tree.
-fn validate_under<M: Machine>(
-    nodes: Nodes<'_, M>,
-    root: Handle<TreeNode<M>>,
-    height: usize,
-) -> Result<u64, Invalid> {
+fn validate_under<M: Machine>(nodes: Nodes<'_, M>, root: NodeId, height: usize) -> Result<u64, Invalid> {
     let top = nodes.get(root);
     let fewest = match Tier::of(height - 1) {
         Tier::Leaf => 1,
