@@ -9,7 +9,7 @@
 //! - [`memory`]: the memory models.
 //! - [`scenario`], [`snapshot`]: worlds, and how they get back to their beginning.
 //! - [`sim`]: the simulated machine.
-//! - [`trace`]: the columns.
+//! - [`trace`], [`names`]: the columns, and what addresses are called in them.
 //! - [`litmus`], [`selfcheck`]: what the explorer is trusted for.
 //! - [`cases`]: the catalogue.
 //!
@@ -17,8 +17,10 @@
 
 pub mod cases;
 pub mod explorer;
+pub mod limits;
 pub mod litmus;
 pub mod memory;
+pub mod names;
 pub mod scenario;
 pub mod selfcheck;
 pub mod sim;
@@ -30,7 +32,8 @@ pub use explorer::{
     representative,
 };
 pub use memory::Model;
+pub use names::{Named, Names};
 pub use scenario::{Program, Scenario};
 pub use sim::{Sim, choose};
 pub use snapshot::{Region, Touched, Watch};
-pub use trace::{Named, Names, Trace};
+pub use trace::Trace;

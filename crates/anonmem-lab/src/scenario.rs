@@ -16,8 +16,8 @@
 //! ```
 
 use crate::{
+    names::Names,
     snapshot::{Region, Snapshot, Watch},
-    trace::Names,
 };
 use core::cell::{Cell, UnsafeCell};
 

@@ -7,12 +7,12 @@
 use super::naming;
 use crate::{
     Program, Scenario, Sim,
+    names::Names,
     sim::{
         Access, Trap,
         swap::{DEVICES, SLOTS},
     },
     snapshot::Region,
-    trace::Names,
 };
 use anonmem::rmap::{folio::folio_lock_anon_vma_read, walk::rmap_walk_anon};
 use anonmem::{

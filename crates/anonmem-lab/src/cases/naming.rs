@@ -6,7 +6,7 @@
 
 use crate::{
     Sim,
-    trace::{Named, Names},
+    names::{Named, Names},
 };
 use anonmem::Vm;
 use anonmem_frame::{Counts, Kind, Mapping, MappingWord};

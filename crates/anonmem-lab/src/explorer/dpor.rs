@@ -11,10 +11,10 @@
 //! the walk back goes on past releases, and for waits past everything.
 
 use super::{
-    engine::{Engine, MAX_CPUS, Node},
+    engine::{Engine, Node},
     op::{Kind, NONE, Op},
 };
-use crate::memory::Clock;
+use crate::{limits::MAX_CPUS, memory::Clock};
 
 /// Adds to the path's backtrack sets what the races of `op`, about to be made by `cpu` at step `depth`,
 /// ask for.

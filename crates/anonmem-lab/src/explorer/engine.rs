@@ -12,17 +12,16 @@ use super::{
     op::{Broken, Footprint, Op},
 };
 use crate::{
-    Program,
+    limits::{MAX_CPUS, address},
     memory::{Clock, CpuViews, Model, View, c11::ScState},
+    names::Names,
+    scenario::Program,
     snapshot::Watch,
-    trace::{Event, Names, Recorder},
+    trace::{Event, Recorder},
 };
 use anonmem_hal::HeldLocks;
 use core::{cell::Cell, panic::Location};
 use corosensei::Yielder;
-
-/// The most CPUs of a scenario.
-pub const MAX_CPUS: usize = 8;
 
 /// Where the engine is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -248,7 +247,7 @@ impl Engine {
     pub(crate) fn new(config: &Config, program: &dyn Program, mut objects: Objects) -> Self {
         let nr_cpus = program.nr_cpus();
         assert!((1..=MAX_CPUS).contains(&nr_cpus), "a scenario has 1 to {MAX_CPUS} CPUs");
-        let sc_object = objects.id(super::address::SC);
+        let sc_object = objects.id(address::SC);
         Self {
             search: config.search,
             model: config.model,

@@ -41,7 +41,7 @@ struct Slot {
     shared: bool,
 }
 
-const _: () = assert!(crate::explorer::MAX_CPUS <= 8, "Slot::touched_by has a bit for each CPU");
+const _: () = assert!(crate::limits::MAX_CPUS <= 8, "Slot::touched_by has a bit for each CPU");
 const _: () = assert!(size_of::<Slot>() == 16);
 
 impl Slot {

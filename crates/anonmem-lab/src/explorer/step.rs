@@ -6,12 +6,12 @@
 
 use super::{
     Search, dpor,
-    engine::{Engine, MAX_CPUS, Node, Phase, Waiting, phase, set_phase, with},
+    engine::{Engine, Node, Phase, Waiting, phase, set_phase, with},
     failure::FailureKind,
     op::{Footprint, Kind, NONE, Op},
     random,
 };
-use crate::{memory::Model, scenario::Program, trace::Names};
+use crate::{limits::MAX_CPUS, memory::Model, names::Names, scenario::Program};
 use core::{
     panic::{AssertUnwindSafe, Location},
     sync::atomic::Ordering,

@@ -16,7 +16,7 @@
 //! Weaker: nothing known.
 
 use super::{Clock, CpuViews, View, acquires, releases};
-use crate::explorer::MAX_CPUS;
+use crate::limits::MAX_CPUS;
 use core::sync::atomic::Ordering;
 
 /// One store.

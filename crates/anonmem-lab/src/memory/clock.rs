@@ -1,6 +1,6 @@
 //! Vector clocks over the CPUs of a scenario.
 
-use crate::explorer::MAX_CPUS;
+use crate::limits::MAX_CPUS;
 
 /// How many events of each CPU are known.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Default)]

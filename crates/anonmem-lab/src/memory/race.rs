@@ -4,7 +4,7 @@
 //! pair races, their order cannot matter.
 
 use super::Clock;
-use crate::explorer::MAX_CPUS;
+use crate::limits::MAX_CPUS;
 use core::panic::Location;
 
 /// Who read and wrote one plain word.

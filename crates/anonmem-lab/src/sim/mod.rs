@@ -6,6 +6,7 @@
 //!
 //! The environment's choices ([`choose`]) are explored like schedules.
 
+mod broken;
 pub mod phys;
 pub mod probe;
 pub mod sched;

@@ -3,15 +3,10 @@
 //! A small arena. Free frames are poisoned; the allocator's reports are checked: a frame is not freed twice,
 //! and not while a TLB still translates to it.
 
-use super::{Sim, misfortune, probe::running, swap::SwapTable, tlb::Tlb};
+use super::{Sim, broken::broken, misfortune, probe::running, swap::SwapTable, tlb::Tlb};
 use crate::{
-    explorer::{
-        MAX_CPUS,
-        engine::with,
-        failure::FailureKind,
-        op::Kind,
-        step::{stop, turn},
-    },
+    explorer::{engine::with, failure::FailureKind, op::Kind, step::turn},
+    limits::MAX_CPUS,
     snapshot::{Region, Touched},
     trace::{Action, Event},
 };
@@ -194,19 +189,6 @@ fn overwritten(start: NonNull<u8>, len: usize) {
     if running() {
         with(|e| e.objects.overwritten(start.as_ptr().addr(), len));
     }
-}
-
-/// Ends the execution: the machine saw something that must not happen.
-pub(super) fn broken(kind: FailureKind, message: String, at: &'static Location<'static>) {
-    if running() {
-        with(|e| {
-            let word = kind.name().to_owned();
-            e.record(|e| Event::new(e, None, "", Action::Word(word), at));
-            e.fail(kind, message, Some(at));
-        });
-        stop();
-    }
-    panic!("{}: {message}", kind.name());
 }
 
 // SAFETY: the arena is this machine's alone and does not move; frames are adjacent; `memmap` has 32 zeroed

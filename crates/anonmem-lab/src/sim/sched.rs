@@ -10,11 +10,11 @@ use super::{
 };
 use crate::{
     explorer::{
-        address,
         engine::{Engine, Phase, Waiting, installed, phase, with},
         op::{Footprint, Kind},
         step::turn,
     },
+    limits::address,
     trace::{Action, Event},
 };
 use anonmem_hal::{CpuId, HeldLocks, LockMode, Sched};

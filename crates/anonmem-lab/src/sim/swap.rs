@@ -7,7 +7,7 @@
 //!
 //! Slots keep the first words of a page; the rest of a page that a case swaps out must be zero.
 
-use super::{Sim, misfortune, phys::broken, probe::running};
+use super::{Sim, broken::broken, misfortune, probe::running};
 use crate::{
     explorer::{engine::with, failure::FailureKind, op::Kind, step::turn},
     trace::{Action, Event},

@@ -9,12 +9,14 @@
 //! is how late interrupts are explored.
 
 use super::{
-    Sim, choose, misfortune,
-    phys::broken,
+    Sim,
+    broken::broken,
+    choose, misfortune,
     probe::{SimProbe, running},
 };
 use crate::{
-    explorer::{address, engine::with, failure::FailureKind, op::Kind, step::turn},
+    explorer::{engine::with, failure::FailureKind, op::Kind, step::turn},
+    limits::address,
     trace::{Action, Event},
 };
 use anonmem_hal::{
