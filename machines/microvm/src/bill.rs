@@ -1,10 +1,10 @@
 //! The memory bill: what the run cost, and whether everything came back.
 
+use crate::arch::percpu::cpu_count;
 use crate::arch::tlb;
-use crate::boot;
 use crate::machine;
 use crate::proc::{fault, mm, oom};
-use crate::{klog, swap, syscall};
+use crate::{klog, sched, swap, syscall};
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -106,7 +106,7 @@ fn groups(stats: &Stats) -> Vec<Group> {
 
 /// How often somebody waited for each lock and for how long, where anybody did.
 fn lock_waits() -> Vec<(&'static str, u64)> {
-    let waits = LOCK_WAITS.map(|(times, ns, level)| (times, ns, machine::LOCK_WAITS.of(level)));
+    let waits = LOCK_WAITS.map(|(times, ns, level)| (times, ns, sched::LOCK_WAITS.of(level)));
     let waited = waits.into_iter().filter(|(.., waited)| waited.times > 0);
     waited.flat_map(|(times, ns, waited)| [(times, waited.times), (ns, waited.ns)]).collect()
 }
@@ -159,7 +159,7 @@ pub fn collect(run_ns: u64) -> String {
         );
     }
     let usage = swap::usage();
-    let cpus = boot::cpu_count();
+    let cpus = cpu_count();
     Bill {
         lock_mode: lock_mode().into(),
         numbers: [

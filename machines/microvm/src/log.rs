@@ -1,18 +1,18 @@
 //! The kernel log: lines to COM1 while the channel is closed, to the host as LOG frames afterwards.
 //!
 //! Lines go through a ring, because the channel may sleep and the log may be written from anywhere (but
-//! not under the scheduler's locks).
+//! not under the scheduler's locks). The channel lies above the log: it says when it is open, and takes the
+//! lines out.
 
 use core::fmt::{self, Write};
-use core::panic::PanicInfo;
-use core::sync::atomic::{AtomicBool, Ordering::SeqCst};
+
+use spin::Once;
 
 use crate::arch::lock::IrqLock;
-use crate::arch::{power, serial};
-use crate::console::{self, to_host};
-use crate::sched::{self, Interruptible};
+use crate::arch::serial;
 
-const LINE: usize = 512;
+/// Bytes of a line at most.
+pub const LINE: usize = 512;
 const LINES: usize = 64;
 
 /// Writes one line to the kernel log; any context.
@@ -22,20 +22,22 @@ macro_rules! klog {
 }
 
 /// A line being made; what does not fit is cut off.
-struct Line {
+pub struct Line {
     bytes: [u8; LINE],
     len: usize,
 }
 
 impl Line {
-    fn new(text: fmt::Arguments<'_>) -> Line {
+    /// Formats a line.
+    pub fn new(text: fmt::Arguments<'_>) -> Line {
         let mut line = Line { bytes: [0; LINE], len: 0 };
         // Cannot fail: `write_str` below does not.
         let _ = line.write_fmt(text);
         line
     }
 
-    fn text(&self) -> &[u8] {
+    /// The line.
+    pub fn text(&self) -> &[u8] {
         &self.bytes[..self.len]
     }
 }
@@ -58,16 +60,19 @@ struct Ring {
 
 static RING: IrqLock<Ring> =
     IrqLock::new(Ring { lines: [(0, [0; LINE]); LINES], first: 0, count: 0, lost: 0 });
-static PANICKING: AtomicBool = AtomicBool::new(false);
+/// Wakes whoever sends lines to the host; empty while the channel is closed.
+static WAKE: Once<fn()> = Once::new();
 
-fn key() -> usize {
-    core::ptr::from_ref(&RING) as usize
+/// The channel is open: from now on lines go there, and `wake` is called for each.
+pub fn channel_is_open(wake: fn()) {
+    WAKE.call_once(|| wake);
 }
 
 /// Writes one line (use [`klog!`](crate::klog)).
 pub fn write(text: fmt::Arguments<'_>) {
     let line = Line::new(text);
-    if !console::is_up() {
+    let wake = WAKE.get();
+    if wake.is_none() {
         write_serial(line.text());
     }
     let mut ring = RING.lock();
@@ -79,18 +84,20 @@ pub fn write(text: fmt::Arguments<'_>) {
     ring.lines[slot] = (line.len as u16, line.bytes);
     ring.count += 1;
     drop(ring);
-    if console::is_up() {
-        sched::unpark(key(), 1);
+    if let Some(wake) = wake {
+        wake();
     }
 }
 
-fn write_serial(line: &[u8]) {
+/// Writes a line to COM1.
+pub fn write_serial(line: &[u8]) {
     serial::write(b"anonmem: ");
     serial::write(line);
     serial::write(b"\r\n");
 }
 
-fn pop() -> Option<(usize, [u8; LINE])> {
+/// Takes the oldest line that waits: its length and bytes.
+pub fn pop() -> Option<(usize, [u8; LINE])> {
     let mut ring = RING.lock();
     if ring.count == 0 {
         return None;
@@ -101,43 +108,12 @@ fn pop() -> Option<(usize, [u8; LINE])> {
     Some((len as usize, bytes))
 }
 
-/// Sends the lines that wait. Task context.
-pub fn drain() {
-    while let Some((len, bytes)) = pop() {
-        console::send(to_host::LOG, &bytes[..len]);
-    }
-    let lost = core::mem::take(&mut RING.lock().lost);
-    if lost > 0 {
-        console::send(to_host::LOG, Line::new(format_args!("{lost} log lines lost")).text());
-    }
+/// Whether no line waits.
+pub fn is_empty() -> bool {
+    RING.lock().count == 0
 }
 
-/// The task that sends the log.
-pub fn run(_: usize) {
-    loop {
-        drain();
-        sched::park(key(), &|| RING.lock().count == 0, None, Interruptible::No);
-    }
-}
-
-#[panic_handler]
-fn panic(info: &PanicInfo<'_>) -> ! {
-    x86_64::instructions::interrupts::disable();
-    // The first panic speaks; one inside it, or on another CPU, only stops the machine.
-    if !PANICKING.swap(true, SeqCst) {
-        let line = Line::new(format_args!("kernel panic: {info}"));
-        write_serial(line.text());
-        console::send_last_words(line.text());
-    }
-    power::off(power::PANIC_CODE)
-}
-
-/// The precompiled `core` refers to the unwinder's hooks; nothing unwinds here.
-#[unsafe(no_mangle)]
-extern "C" fn rust_eh_personality() {}
-
-/// As above.
-#[unsafe(no_mangle)]
-extern "C" fn _Unwind_Resume() -> ! {
-    power::off(power::PANIC_CODE)
+/// How many lines found no room since this was asked last.
+pub fn take_lost() -> usize {
+    core::mem::take(&mut RING.lock().lost)
 }

@@ -1,4 +1,7 @@
-//! What the memory manager sees of this machine: the parts of [`anonmem_hal::Machine`].
+//! The memory manager's machine: its frames, page tables and clock; and the memory manager itself.
+//!
+//! Three parts of [`anonmem_hal::Machine`] are implemented where the work is done, on the floors above: `Sched`
+//! by `sched`, `Sources` by `fs::sources`, `SwapIo` by `swap`.
 
 use alloc::boxed::Box;
 use core::ptr::NonNull;
@@ -6,25 +9,18 @@ use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering::Acquire, Ordering::Rela
 
 use anonmem::Overcommit;
 use anonmem::vm::LockMode;
-pub use anonmem_hal::HeldLocks;
 use anonmem_hal::arch::X86_64;
 use anonmem_hal::{
-    Clock, CpuId, CpuSet, FlushRange, Machine, Mmu, NoProbe, Order, PAGE_SIZE, Pfn, PhysMem, Sched,
-    SourceError, SourceId, Sources, Va,
+    Clock, CpuId, CpuSet, FlushRange, Machine, Mmu, NoProbe, Order, PAGE_SIZE, Pfn, PhysMem, Va,
 };
 
 use anonmem_oslib::memory::Layout;
-use anonmem_sync::LockWaits;
 
-use crate::arch::lock;
 use crate::arch::mem::{PAGE, PhysAddr, direct};
-use crate::arch::percpu::this_cpu;
 use crate::arch::{time, tlb};
 use crate::boot::config::Poison;
-use crate::boot::{self, paging};
-use crate::fs::sources;
+use crate::boot::paging;
 use crate::heap;
-use crate::sched::{self, Interruptible};
 
 /// The kernel's memory manager.
 pub type Vm = anonmem::Vm<Kernel>;
@@ -48,9 +44,6 @@ unsafe impl Sync for Kernel {}
 
 /// What a freed frame is filled with under `poison=1`.
 const POISON: u64 = 0x5a5a_dead_f4a3_e5a5;
-
-/// How long tasks waited for the memory manager's locks.
-pub static LOCK_WAITS: LockWaits = LockWaits::new();
 
 static VM: AtomicPtr<Vm> = AtomicPtr::new(core::ptr::null_mut());
 
@@ -82,7 +75,7 @@ pub fn init(layout: &Layout, poison: Poison, lock_mode: LockMode) {
     };
     // Release pairs with the Acquire in `vm`.
     VM.store(vm, Release);
-    heap::use_frames();
+    heap::use_frames(heap::Source { alloc: alloc_frames, free: free_frames });
 }
 
 /// The top-level table of an address space.
@@ -101,13 +94,13 @@ pub fn deactivate(mm: &Mm, cpu: usize) {
 }
 
 /// A block of frames for the kernel heap.
-pub fn alloc_frames(order: u32) -> Option<PhysAddr> {
+fn alloc_frames(order: u32) -> Option<PhysAddr> {
     let pfn = vm().frames().alloc_kernel(Order::new(order as u8)).ok()?;
     Some(pfn.0 * PAGE)
 }
 
 /// Gives a block back.
-pub fn free_frames(block: PhysAddr, order: u32) {
+fn free_frames(block: PhysAddr, order: u32) {
     vm().frames().free_kernel(Pfn(block / PAGE), Order::new(order as u8));
 }
 
@@ -217,57 +210,8 @@ impl Mmu for Kernel {
     }
 }
 
-impl Sched for Kernel {
-    #[inline]
-    fn current_cpu() -> CpuId {
-        CpuId(this_cpu().id() as u32)
-    }
-
-    fn nr_cpus() -> usize {
-        boot::cpu_count()
-    }
-
-    fn park(key: usize, keep_waiting: &dyn Fn() -> bool) {
-        sched::park(key, keep_waiting, None, Interruptible::No);
-    }
-
-    fn unpark(key: usize, n: usize) {
-        sched::unpark(key, n);
-    }
-
-    fn relax() {
-        lock::relax();
-    }
-
-    fn contended(level: u16, wait: &mut dyn FnMut()) {
-        let start = time::now_ns();
-        wait();
-        LOCK_WAITS.add(level, time::now_ns() - start);
-    }
-
-    fn with_held_locks(f: &mut dyn FnMut(&mut HeldLocks)) {
-        sched::with_held_locks(f);
-    }
-}
-
 impl Clock for Kernel {
     fn now_ns(&self) -> u64 {
         time::now_ns()
-    }
-}
-
-impl Sources for Kernel {
-    fn fill(&self, source: SourceId, offset: u64, dst: Pfn) -> Result<(), SourceError> {
-        // SAFETY: the caller owns the frame and nobody else sees it yet.
-        let page = unsafe { core::slice::from_raw_parts_mut(self.bytes(dst), PAGE_SIZE) };
-        if sources::fill(source.0.get(), offset, page) { Ok(()) } else { Err(SourceError) }
-    }
-
-    fn dup(&self, source: SourceId) {
-        sources::dup(source.0.get());
-    }
-
-    fn release(&self, source: SourceId) {
-        sources::release(source.0.get());
     }
 }

@@ -1,11 +1,7 @@
 //! anonmem as a kernel: a vehicle that makes the memory manager real.
 //!
 //! It boots in QEMU through PVH, starts all CPUs, runs unmodified Linux programs in ring 3 on real
-//! page tables, and reports the memory bill when the program ends. Its parts:
-//!
-//! - `boot`, `arch`, `sched`, `usercopy`, `heap`, `console`: the machine;
-//! - `machine`: what the memory manager sees of it (the `Machine` trait);
-//! - `fs`, `proc`, `syscall`, `elf`, `procfs`, `bill`: what a Linux program sees of it.
+//! page tables, and reports the memory bill when the program ends. README.md draws its floors.
 //!
 //! The kernel is not preempted in kernel mode: a task gives up its CPU only where it parks or
 //! yields. Interrupt handlers take only [`arch::lock::IrqLock`]s, and never allocate.
@@ -21,12 +17,17 @@ pub mod console;
 pub mod elf;
 pub mod fs;
 pub mod heap;
+pub mod init;
 pub mod log;
 pub mod machine;
+mod panic;
 pub mod proc;
 pub mod procfs;
 pub mod sched;
+mod selftest;
+mod start;
 pub mod swap;
 pub mod syscall;
+mod traps;
 pub mod usercopy;
 pub mod virtio;

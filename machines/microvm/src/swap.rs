@@ -6,8 +6,7 @@
 //!
 //! Linux: mm/swapfile.c `swapon`, `swapoff`; drivers/block/zram, drivers/block/virtio_blk.c.
 
-use crate::arch::percpu::this_cpu;
-use crate::boot;
+use crate::arch::percpu::{cpu_count, this_cpu};
 use crate::klog;
 use crate::machine::{self, Kernel};
 use crate::sched::{self, Interruptible, Mutex, Task};
@@ -88,7 +87,7 @@ pub fn init(run: &RunFile<'_>) -> Result<()> {
     let store = match run.swap_backend {
         b"lz4" => {
             let frames = machine::vm().stats().frames;
-            Store::Zram(Zram::new(pages, frames, boot::cpu_count()).map_err(|_| ENOMEM)?)
+            Store::Zram(Zram::new(pages, frames, cpu_count()).map_err(|_| ENOMEM)?)
         }
         b"disk" => Store::Disk(block::disk().filter(|disk| disk.pages() >= pages).ok_or(ENODEV)?),
         _ => return Err(EINVAL),

@@ -1,21 +1,29 @@
 //! Copies between the kernel and user memory of the running task.
 //!
-//! A page that is not there is faulted in through `proc::hooks::kernel_page_fault` (so a copy may
-//! sleep); a fault that cannot be resolved ends the copy with [`Fault`]. The copying instructions stand
+//! A page that is not there is faulted in (`traps` asks `proc::fault`, so a copy may sleep); a fault that cannot be resolved ends the copy with [`Fault`]. The copying instructions stand
 //! between two labels; a fault there that cannot be resolved continues at a third ([`fixup`]).
 //! Only here is RFLAGS.AC set, which lets the kernel touch user pages under SMAP.
 
 use alloc::vec::Vec;
+use anonmem_oslib::Errno;
+use anonmem_oslib::errno::EFAULT;
 use core::arch::{asm, global_asm};
 use core::mem::MaybeUninit;
 use core::sync::atomic::Ordering::Relaxed;
 
 use crate::arch::cpu::has_smap;
+use crate::arch::mem::PAGE;
 use crate::arch::percpu::this_cpu;
 
 /// The user address is not accessible (EFAULT).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fault;
+
+impl From<Fault> for Errno {
+    fn from(Fault: Fault) -> Errno {
+        EFAULT
+    }
+}
 
 /// Plain data: every bit pattern is a value, and there is no padding.
 ///
@@ -37,7 +45,6 @@ unsafe impl<T: Pod, const N: usize> Pod for [T; N] {}
 
 /// The end of user addresses (one page below 2^47, as in Linux).
 pub const USER_END: u64 = 0x7fff_ffff_f000;
-const PAGE: u64 = 4096;
 
 global_asm!(
     r#"

@@ -17,6 +17,7 @@ pub mod elf;
 pub mod errno;
 pub mod latency;
 pub mod memory;
+pub mod restart;
 pub mod ring;
 pub mod runfile;
 pub mod sigframe;

@@ -5,7 +5,7 @@
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::idt::vector;
-use super::lock::IrqOff;
+use super::irq::IrqOff;
 use super::mem::{PhysAddr, direct};
 
 const ID: u64 = 0x20;

@@ -85,7 +85,6 @@ pub fn init() {
     write_msr(IA32_STAR, u64::from(USER_CS32) << 48 | u64::from(KERNEL_CS) << 32);
     write_msr(IA32_LSTAR, syscall_entry as *const () as u64);
     write_msr(IA32_FMASK, SYSCALL_MASK);
-    super::fpu::init_cpu();
 }
 
 fn write_msr(msr: u32, value: u64) {

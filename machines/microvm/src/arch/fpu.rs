@@ -15,7 +15,6 @@ use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use super::cpu::has_xsave;
 use super::trap::TrapFrame;
-use crate::sched::OutOfMemory;
 
 /// The components that are switched: x87, SSE, AVX, AVX-512.
 const COMPONENTS: u64 = 0b111 | 0b111 << 5;
@@ -83,13 +82,13 @@ fn layout() -> Layout {
 }
 
 impl FpuState {
-    /// The state of a fresh program.
-    pub fn new() -> Result<FpuState, OutOfMemory> {
+    /// The state of a fresh program; `None` without memory for it.
+    pub fn new() -> Option<FpuState> {
         // SAFETY: the layout is not empty.
         let image = unsafe { alloc_zeroed(layout()) };
-        let mut state = FpuState { image: NonNull::new(image).ok_or(OutOfMemory)? };
+        let mut state = FpuState { image: NonNull::new(image)? };
         state.reset();
-        Ok(state)
+        Some(state)
     }
 
     fn bytes(&mut self) -> &mut [u8] {
@@ -140,46 +139,42 @@ impl Drop for FpuState {
 }
 
 /// Writes the running user task's state to `image` (for a signal frame; XSAVE layout), at most
-/// [`image_size`] bytes of it.
-pub fn save_user(frame: &TrapFrame, image: &mut [u8]) {
-    crate::sched::with_current_fpu(|fpu| {
-        fpu.save();
-        let bytes = fpu.bytes();
-        for (slot, xmm) in bytes[XMM_OFFSET..].chunks_exact_mut(16).zip(&frame.xmm) {
-            slot.copy_from_slice(&xmm.to_le_bytes());
-        }
-        if has_xsave() {
-            bytes[XSTATE_BV_OFFSET] |= 0b11;
-        }
-        let len = image.len().min(bytes.len());
-        image[..len].copy_from_slice(&bytes[..len]);
-    });
+/// [`image_size`] bytes of it. `fpu` is the running task's.
+pub fn save_user(fpu: &mut FpuState, frame: &TrapFrame, image: &mut [u8]) {
+    fpu.save();
+    let bytes = fpu.bytes();
+    for (slot, xmm) in bytes[XMM_OFFSET..].chunks_exact_mut(16).zip(&frame.xmm) {
+        slot.copy_from_slice(&xmm.to_le_bytes());
+    }
+    if has_xsave() {
+        bytes[XSTATE_BV_OFFSET] |= 0b11;
+    }
+    let len = image.len().min(bytes.len());
+    image[..len].copy_from_slice(&bytes[..len]);
 }
 
 /// Loads the running user task's state from `image`, from user memory: invalid bits are cleared. An
-/// image of 512 bytes has only the legacy part (the rest starts fresh).
-pub fn restore_user(frame: &mut TrapFrame, image: &[u8]) {
+/// image of 512 bytes has only the legacy part (the rest starts fresh). `fpu` is the running task's.
+pub fn restore_user(fpu: &mut FpuState, frame: &mut TrapFrame, image: &[u8]) {
     if image.len() < LEGACY_SIZE {
         return;
     }
-    crate::sched::with_current_fpu(|fpu| {
-        fpu.reset();
-        let full = has_xsave() && image.len() >= image_size();
-        let bytes = fpu.bytes();
-        let len = if full { image_size() } else { LEGACY_SIZE };
-        bytes[..len].copy_from_slice(&image[..len]);
-        for i in 0..4 {
-            let valid = [0xff, 0xff, 0, 0];
-            bytes[MXCSR_OFFSET + i] &= valid[i];
-        }
-        if full {
-            sanitize_header(&mut bytes[XSTATE_BV_OFFSET..]);
-        }
-        for (xmm, slot) in frame.xmm.iter_mut().zip(image[XMM_OFFSET..].chunks_exact(16)) {
-            *xmm = u128::from_le_bytes(slot.try_into().expect("chunks of 16"));
-        }
-        fpu.restore();
-    });
+    fpu.reset();
+    let full = has_xsave() && image.len() >= image_size();
+    let bytes = fpu.bytes();
+    let len = if full { image_size() } else { LEGACY_SIZE };
+    bytes[..len].copy_from_slice(&image[..len]);
+    for i in 0..4 {
+        let valid = [0xff, 0xff, 0, 0];
+        bytes[MXCSR_OFFSET + i] &= valid[i];
+    }
+    if full {
+        sanitize_header(&mut bytes[XSTATE_BV_OFFSET..]);
+    }
+    for (xmm, slot) in frame.xmm.iter_mut().zip(image[XMM_OFFSET..].chunks_exact(16)) {
+        *xmm = u128::from_le_bytes(slot.try_into().expect("chunks of 16"));
+    }
+    fpu.restore();
 }
 
 /// The XSAVE header: only known components, standard format, reserved bytes zero (else XRSTOR faults).
@@ -189,11 +184,9 @@ fn sanitize_header(header: &mut [u8]) {
     header[..8].copy_from_slice(&((stated & MASK.load(Relaxed)) | 0b11).to_le_bytes());
 }
 
-/// The state that a program has after execve.
-pub fn reset_user(frame: &mut TrapFrame) {
+/// The state that a program has after execve. `fpu` is the running task's.
+pub fn reset_user(fpu: &mut FpuState, frame: &mut TrapFrame) {
     frame.xmm = [0; 16];
-    crate::sched::with_current_fpu(|fpu| {
-        fpu.reset();
-        fpu.restore();
-    });
+    fpu.reset();
+    fpu.restore();
 }

@@ -3,13 +3,14 @@
 //! Every interrupt gate switches to an interrupt stack (IST), because the precompiled `core` library
 //! uses the red zone below the stack pointer; entry code moves on from there ([`super::entry`]).
 
+use core::cell::UnsafeCell;
+
 use x86_64::instructions::segmentation::{CS, DS, ES, FS, GS, SS, Segment};
 use x86_64::instructions::tables::{lgdt, load_tss};
 use x86_64::structures::DescriptorTablePointer;
 use x86_64::structures::gdt::SegmentSelector;
+use x86_64::structures::tss::TaskStateSegment;
 use x86_64::{PrivilegeLevel, VirtAddr};
-
-use super::percpu::cpu;
 
 /// Kernel code.
 pub const KERNEL_CS: u16 = 0x10;
@@ -31,16 +32,16 @@ pub const IST_SIZE: u64 = 16 * 1024;
 
 /// A descriptor table.
 #[repr(C, align(16))]
-pub struct Gdt([u64; 10]);
+struct Gdt([u64; 10]);
 
 impl Gdt {
     /// All null.
-    pub const fn empty() -> Gdt {
+    const fn empty() -> Gdt {
         Gdt([0; 10])
     }
 
     fn fill(&mut self, tss: u64) {
-        let limit = size_of::<x86_64::structures::tss::TaskStateSegment>() as u64 - 1;
+        let limit = size_of::<TaskStateSegment>() as u64 - 1;
         self.0 = [
             0,
             0,
@@ -56,10 +57,28 @@ impl Gdt {
     }
 }
 
-/// Loads this CPU's tables. `ist_stacks` is the top of three stacks of [`IST_SIZE`] each.
-pub fn init(id: usize, ist_stacks_top: u64) {
-    let area = cpu(id);
-    let (gdt, tss) = (area.tables.gdt.get(), area.tables.tss.get());
+/// The CPU's descriptor tables.
+pub struct Tables {
+    gdt: UnsafeCell<Gdt>,
+    /// It names the interrupt stacks.
+    tss: UnsafeCell<TaskStateSegment>,
+}
+
+// SAFETY: the tables are written by their own CPU before it takes interrupts and only read (by the
+// hardware) afterwards.
+unsafe impl Sync for Tables {}
+
+impl Tables {
+    /// All null.
+    #[allow(clippy::new_without_default, reason = "must be const")]
+    pub const fn new() -> Tables {
+        Tables { gdt: UnsafeCell::new(Gdt::empty()), tss: UnsafeCell::new(TaskStateSegment::new()) }
+    }
+}
+
+/// Loads this CPU's tables. `ist_stacks_top` is the top of three stacks of [`IST_SIZE`] each.
+pub fn init(tables: &'static Tables, ist_stacks_top: u64) {
+    let (gdt, tss) = (tables.gdt.get(), tables.tss.get());
     // SAFETY: this CPU's table, before it takes interrupts: nobody else looks at it.
     let tss_ref = unsafe { &mut *tss };
     for i in 0..3u64 {

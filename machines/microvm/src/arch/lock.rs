@@ -3,80 +3,30 @@
 //! [`IrqLock`] may be taken by interrupt handlers; [`SpinLock`] not. Both answer TLB shootdowns while
 //! they wait, so a CPU that spins with interrupts off cannot block one that waits for its answer.
 
-use core::cell::UnsafeCell;
 use core::ops::{Deref, DerefMut};
-use core::sync::atomic::{AtomicBool, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
 
-use x86_64::instructions::interrupts;
+use spin::relax::RelaxStrategy;
 
-/// Waits a moment in a spin loop: answers shootdowns.
-#[inline]
-pub fn relax() {
-    super::tlb::answer();
-    core::hint::spin_loop();
-}
+use super::irq::IrqOff;
+use super::tlb;
 
-/// A spin lock for task context. Hold it briefly; never sleep or touch user memory under it.
-pub struct SpinLock<T> {
-    locked: AtomicBool,
-    value: UnsafeCell<T>,
-}
+/// How this kernel's spin locks wait.
+pub struct AnswerShootdowns;
 
-// SAFETY: the lock gives out one reference at a time.
-unsafe impl<T: Send> Sync for SpinLock<T> {}
-
-impl<T> SpinLock<T> {
-    /// A free lock.
-    pub const fn new(value: T) -> Self {
-        SpinLock { locked: AtomicBool::new(false), value: UnsafeCell::new(value) }
-    }
-
-    /// Takes the lock.
+impl RelaxStrategy for AnswerShootdowns {
     #[inline]
-    pub fn lock(&self) -> SpinGuard<'_, T> {
-        // Acquire pairs with the Release in the guard's drop.
-        while self.locked.compare_exchange_weak(false, true, Acquire, Relaxed).is_err() {
-            while self.locked.load(Relaxed) {
-                relax();
-            }
-        }
-        SpinGuard { lock: self }
-    }
-
-    /// Takes the lock if it is free.
-    pub fn try_lock(&self) -> Option<SpinGuard<'_, T>> {
-        self.locked.compare_exchange(false, true, Acquire, Relaxed).ok()?;
-        Some(SpinGuard { lock: self })
+    fn relax() {
+        tlb::relax();
     }
 }
 
+/// The spin lock for task context. Hold it briefly; never sleep or touch user memory under it.
+///
+/// The locks of `anonmem_oslib`, which knows no machine, are `spin::Mutex`: their waits do not answer by
+/// themselves. They are taken with interrupts on only, so the interrupt answers.
+pub type SpinLock<T> = spin::mutex::SpinMutex<T, AnswerShootdowns>;
 /// The right to use a [`SpinLock`]'s value.
-pub struct SpinGuard<'a, T> {
-    lock: &'a SpinLock<T>,
-}
-
-impl<T> Deref for SpinGuard<'_, T> {
-    type Target = T;
-    fn deref(&self) -> &T {
-        // SAFETY: the lock is held.
-        unsafe { &*self.lock.value.get() }
-    }
-}
-
-impl<T> DerefMut for SpinGuard<'_, T> {
-    fn deref_mut(&mut self) -> &mut T {
-        // SAFETY: the lock is held.
-        unsafe { &mut *self.lock.value.get() }
-    }
-}
-
-impl<T> Drop for SpinGuard<'_, T> {
-    #[inline]
-    fn drop(&mut self) {
-        // Release pairs with the Acquire in `lock`.
-        self.lock.locked.store(false, Release);
-    }
-}
+pub type SpinGuard<'a, T> = spin::mutex::SpinMutexGuard<'a, T>;
 
 /// A spin lock that keeps interrupts off while it is held. Hold it for a few instructions; never
 /// sleep, allocate or touch user memory under it.
@@ -120,33 +70,5 @@ impl<T> Deref for IrqGuard<'_, T> {
 impl<T> DerefMut for IrqGuard<'_, T> {
     fn deref_mut(&mut self) -> &mut T {
         &mut self.guard
-    }
-}
-
-/// Interrupts off until it is dropped (then as they were).
-pub struct IrqOff {
-    were_on: bool,
-    _not_send: core::marker::PhantomData<*mut ()>,
-}
-
-impl IrqOff {
-    /// Turns interrupts off.
-    #[inline]
-    #[allow(clippy::new_without_default, reason = "it has an effect")]
-    pub fn new() -> IrqOff {
-        let were_on = interrupts::are_enabled();
-        if were_on {
-            interrupts::disable();
-        }
-        IrqOff { were_on, _not_send: core::marker::PhantomData }
-    }
-}
-
-impl Drop for IrqOff {
-    #[inline]
-    fn drop(&mut self) {
-        if self.were_on {
-            interrupts::enable();
-        }
     }
 }

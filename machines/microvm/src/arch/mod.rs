@@ -2,11 +2,11 @@
 
 pub mod apic;
 pub mod cpu;
-pub mod dispatch;
 pub mod entry;
 pub mod fpu;
 pub mod gdt;
 pub mod idt;
+pub mod irq;
 pub mod lock;
 pub mod mem;
 pub mod percpu;

@@ -8,12 +8,10 @@ use core::ptr::null_mut;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use x86_64::registers::model_specific::Msr;
-use x86_64::structures::tss::TaskStateSegment;
 
-use super::gdt::Gdt;
-use super::tlb::Inbox;
-use crate::machine::HeldLocks;
-use crate::sched::{RunQueue, Task};
+use anonmem_hal::HeldLocks;
+
+use super::gdt::Tables;
 
 /// The most CPUs: one bit each in a `u64`.
 pub const MAX_CPUS: usize = 64;
@@ -35,8 +33,6 @@ pub struct PerCpu {
     pub apic_id: AtomicU32,
     /// Set once the CPU takes interrupts and tasks.
     pub online: AtomicBool,
-    /// The running task; null while the scheduler itself runs.
-    pub current: AtomicPtr<Task>,
     /// The id of the task whose floating-point state the registers hold; 0 for none.
     pub fpu_owner: AtomicU64,
     /// The top-level page table that CR3 points to.
@@ -51,10 +47,8 @@ pub struct PerCpu {
     pub timer_armed: AtomicU64,
     /// When the running task got the CPU.
     pub slice_start: AtomicU64,
-    /// Shootdown requests to this CPU.
-    pub inbox: Inbox,
-    /// The tasks that wait for this CPU.
-    pub queue: RunQueue,
+    /// Shootdown requests to this CPU (`tlb`): a bit for each CPU that made one.
+    pub inbox: AtomicU64,
     /// The memory-manager locks that code without a task holds (boot, the scheduler loop).
     pub held_locks: LooseHeldLocks,
     /// Its descriptor table and task state, written once while the CPU starts.
@@ -75,17 +69,18 @@ impl LooseHeldLocks {
     }
 }
 
-/// The CPU's descriptor tables.
-pub struct Tables {
-    /// The GDT.
-    pub gdt: UnsafeCell<Gdt>,
-    /// The TSS: it names the interrupt stacks.
-    pub tss: UnsafeCell<TaskStateSegment>,
+/// How many CPUs run; the first one until boot has started the others.
+static COUNT: AtomicUsize = AtomicUsize::new(1);
+
+/// The number of CPUs that run.
+pub fn cpu_count() -> usize {
+    COUNT.load(Relaxed)
 }
 
-// SAFETY: the tables are written by their own CPU before it takes interrupts and only read (by the
-// hardware) afterwards.
-unsafe impl Sync for Tables {}
+/// Says how many CPUs run. Once, by boot.
+pub fn set_cpu_count(count: usize) {
+    COUNT.store(count, Relaxed);
+}
 
 static AREAS: [PerCpu; MAX_CPUS] = [const { PerCpu::new() }; MAX_CPUS];
 
@@ -98,7 +93,6 @@ impl PerCpu {
             id: AtomicUsize::new(0),
             apic_id: AtomicU32::new(0),
             online: AtomicBool::new(false),
-            current: AtomicPtr::new(null_mut()),
             fpu_owner: AtomicU64::new(0),
             root: AtomicU64::new(0),
             scheduler_rsp: AtomicU64::new(0),
@@ -106,13 +100,9 @@ impl PerCpu {
             nofault: AtomicBool::new(false),
             timer_armed: AtomicU64::new(u64::MAX),
             slice_start: AtomicU64::new(0),
-            inbox: Inbox::new(),
-            queue: RunQueue::new(),
+            inbox: AtomicU64::new(0),
             held_locks: LooseHeldLocks(UnsafeCell::new(HeldLocks::NONE)),
-            tables: Tables {
-                gdt: UnsafeCell::new(Gdt::empty()),
-                tss: UnsafeCell::new(TaskStateSegment::new()),
-            },
+            tables: Tables::new(),
         }
     }
 

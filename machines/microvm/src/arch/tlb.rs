@@ -2,7 +2,7 @@
 //!
 //! Each CPU has one request (it can issue only one at a time: kernel code is not preempted, and
 //! handlers issue none) and an inbox: a bit per CPU that wants something from it. A CPU answers from
-//! the interrupt, and from every spin loop ([`super::lock::relax`]), so also with interrupts off.
+//! the interrupt, and from every spin loop ([`relax`]), so also with interrupts off.
 //! Hence two CPUs that shoot at each other answer each other while they wait, and a CPU that spins
 //! on a lock of a waiting CPU answers too.
 //!
@@ -30,17 +30,6 @@ const SPIN_NS: u64 = 20_000;
 const NAP_NS: u64 = 50_000;
 /// `root` of a request for kernel mappings, which all address spaces share.
 const KERNEL_ROOT: u64 = u64::MAX;
-
-/// The requests waiting for a CPU: one bit per CPU that made one.
-pub struct Inbox(AtomicU64);
-
-impl Inbox {
-    /// No requests.
-    #[allow(clippy::new_without_default, reason = "must be const")]
-    pub const fn new() -> Inbox {
-        Inbox(AtomicU64::new(0))
-    }
-}
 
 #[repr(align(64))]
 struct Request {
@@ -110,7 +99,7 @@ fn shoot(cpus: u64, root: u64, start: u64, end: u64) {
         for id in bits(others) {
             // Release pairs with the Acquire in `answer`: who sees the bit sees the request, and the
             // page-table writes that came before this call.
-            cpu(id).inbox.0.fetch_or(my_bit, AcqRel);
+            cpu(id).inbox.fetch_or(my_bit, AcqRel);
             IPIS.fetch_add(1, Relaxed);
             apic::send_ipi(cpu(id).apic_id.load(Relaxed), idt::vector::SHOOTDOWN);
         }
@@ -133,7 +122,7 @@ fn wait_for_answers(request: &Request) {
         if may_nap && time::now_ns() > spin_end {
             nap(request);
         } else {
-            super::lock::relax();
+            relax();
         }
     }
 }
@@ -149,11 +138,18 @@ fn nap(request: &Request) {
     interrupts::enable_and_hlt();
 }
 
+/// Waits a moment in a spin loop: answers shootdowns.
+#[inline]
+pub fn relax() {
+    answer();
+    core::hint::spin_loop();
+}
+
 /// Answers the requests to this CPU, if there are any. Any context.
 #[inline]
 pub fn answer() {
     let me = this_cpu();
-    if me.inbox.0.load(Relaxed) != 0 {
+    if me.inbox.load(Relaxed) != 0 {
         answer_slowly();
     }
 }
@@ -161,10 +157,10 @@ pub fn answer() {
 fn answer_slowly() {
     // With interrupts off: a handler that answered in the middle would be right, but the two would
     // share the requests out in confusing ways.
-    let _interrupts = super::lock::IrqOff::new();
+    let _interrupts = super::irq::IrqOff::new();
     let me = this_cpu();
     let my_bit = 1u64 << me.id();
-    for id in bits(me.inbox.0.swap(0, AcqRel)) {
+    for id in bits(me.inbox.swap(0, AcqRel)) {
         let request = &REQUESTS[id];
         flush_here(request.root.load(Relaxed), request.start.load(Relaxed), request.end.load(Relaxed));
         request.pending.fetch_and(!my_bit, Release);
@@ -210,7 +206,7 @@ pub fn flush_local(root: u64, va: u64) {
 /// Loads a top-level table. Interrupts are off: a shootdown must not see the register and the note of
 /// it disagree.
 pub fn load_root(root: u64) {
-    let _interrupts = super::lock::IrqOff::new();
+    let _interrupts = super::irq::IrqOff::new();
     let frame = x86_64::structures::paging::PhysFrame::containing_address(x86_64::PhysAddr::new(root));
     let (_, flags) = Cr3::read();
     // SAFETY: the table maps the kernel like every top-level table.

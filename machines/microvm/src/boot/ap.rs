@@ -7,15 +7,16 @@
 use core::arch::global_asm;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
 
+use spin::Once;
 use x86_64::instructions::interrupts;
 
 use super::acpi::Platform;
 use super::{early, paging};
 use crate::arch::gdt::IST_SIZE;
 use crate::arch::mem::{PAGE, PhysAddr, direct};
-use crate::arch::percpu::{self, cpu, this_cpu};
-use crate::arch::{apic, cpu as features, gdt, idt, time, tlb};
-use crate::{klog, sched};
+use crate::arch::percpu::{self, cpu, cpu_count, this_cpu};
+use crate::arch::{apic, cpu as features, fpu, gdt, idt, time, tlb};
+use crate::klog;
 
 /// Where the trampoline runs: usable low memory that nothing else uses.
 const TRAMPOLINE: PhysAddr = 0x8000;
@@ -86,8 +87,12 @@ static NEXT_ID: AtomicU64 = AtomicU64::new(0);
 /// Set when the first CPU is done with boot: the others may take tasks.
 static GO: AtomicBool = AtomicBool::new(false);
 
-/// Starts all other CPUs; returns how many run in total. They wait for [`release`].
-pub fn start_all(platform: &Platform, first_apic_id: u32) -> usize {
+/// What a started CPU does after [`release`].
+static RUN: Once<fn() -> !> = Once::new();
+
+/// Starts all other CPUs; returns how many run in total. They wait for [`release`], and then `run`.
+pub fn start_all(platform: &Platform, first_apic_id: u32, run: fn() -> !) -> usize {
+    RUN.call_once(|| run);
     copy_trampoline();
     let mut count = 1;
     for &apic_id in platform.apic_ids().iter().filter(|id| **id != first_apic_id) {
@@ -141,7 +146,7 @@ fn wait(ns: u64, done: &dyn Fn() -> bool) -> bool {
 /// Lets the started CPUs take tasks.
 pub fn release() {
     GO.store(true, Release);
-    for id in 1..super::cpu_count() {
+    for id in 1..cpu_count() {
         apic::send_ipi(cpu(id).apic_id.load(Relaxed), idt::vector::RESCHEDULE);
     }
 }
@@ -149,10 +154,11 @@ pub fn release() {
 /// What every CPU sets up for itself, the first one included.
 pub fn init_cpu(id: usize, apic_id: u32) {
     let ist_stacks = direct(early::pages(3 * IST_SIZE / PAGE)) as u64 + 3 * IST_SIZE;
-    gdt::init(id, ist_stacks);
+    gdt::init(&cpu(id).tables, ist_stacks);
     percpu::install(id, apic_id);
     idt::load();
     features::init();
+    fpu::init_cpu();
     tlb::load_root(paging::kernel_root());
 }
 
@@ -169,5 +175,5 @@ extern "C" fn ap_entry() -> ! {
         interrupts::enable_and_hlt();
         interrupts::disable();
     }
-    sched::run_scheduler()
+    RUN.wait()()
 }

@@ -1,8 +1,8 @@
-//! From the boot loader to the first task.
+//! From the boot loader to a machine whose memory is mapped and whose CPUs run.
 //!
-//! `entry` (assembly) → [`kernel_entry`]: read the loader's message, divide the memory, build the kernel's
-//! page tables, measure clocks, start the other CPUs, make the memory manager, then run
-//! `proc::hooks::kernel_main` as the first task.
+//! `entry` (assembly) calls `kernel_entry` in `start.rs`, which uses what is here: `info` reads the loader's
+//! message, `early` gives memory before there is a heap, `paging` builds the kernel's page tables, `acpi` and
+//! `ap` find and start the other CPUs.
 
 pub mod acpi;
 pub mod ap;
@@ -12,21 +12,20 @@ pub mod entry;
 pub mod image;
 pub mod info;
 pub mod paging;
-mod selftest;
 
-use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use core::ops::Range;
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use crate::arch::mem::{PhysAddr, direct};
-use crate::arch::{apic, idt, percpu, serial, time, tlb};
-use crate::{console, heap, klog, machine, sched};
-use acpi::Platform;
-use anonmem_oslib::memory::Layout;
-use config::Config;
-use info::BootInfo;
 
 static INITRD_START: AtomicU64 = AtomicU64::new(0);
 static INITRD_LEN: AtomicU64 = AtomicU64::new(0);
-static CPUS: AtomicUsize = AtomicUsize::new(1);
+
+/// Says where the loader has put the archive.
+pub fn set_initrd(range: Range<PhysAddr>) {
+    INITRD_START.store(range.start, Relaxed);
+    INITRD_LEN.store(range.end - range.start, Relaxed);
+}
 
 /// The initial archive (cpio newc), all of it.
 pub fn initrd() -> &'static [u8] {
@@ -37,65 +36,4 @@ pub fn initrd() -> &'static [u8] {
     // SAFETY: the loader put the archive there, `Layout::divide` keeps the range out of all other use, and
     // it is mapped (by the boot tables below 4 GiB, by the direct map afterwards).
     unsafe { core::slice::from_raw_parts(direct(start), len as usize) }
-}
-
-/// The number of CPUs that run.
-pub fn cpu_count() -> usize {
-    CPUS.load(Relaxed)
-}
-
-/// The first Rust code, on the boot stack, with the boot tables.
-#[unsafe(no_mangle)]
-extern "C" fn kernel_entry(start_info: PhysAddr) -> ! {
-    percpu::install(0, 0);
-    serial::init();
-    let info = BootInfo::read(start_info);
-    INITRD_START.store(info.initrd.start, Relaxed);
-    INITRD_LEN.store(info.initrd.end - info.initrd.start, Relaxed);
-    let config = Config::read(initrd());
-    let layout = Layout::divide(info.ram(), image::physical(), info.initrd.clone(), config.ram)
-        .expect("not enough memory for the kernel: give QEMU a larger -m");
-    early::init(layout.kernel.clone());
-    idt::fill();
-    paging::init(&layout);
-    let platform = Platform::read(info.rsdp);
-    apic::set_base(platform.lapic);
-    let apic_id = apic::id();
-    ap::init_cpu(0, apic_id);
-    apic::init();
-    time::init();
-    tlb::set_online();
-    let cpus = ap::start_all(&platform, apic_id);
-    CPUS.store(cpus, Relaxed);
-    heap::init(early::take_rest());
-    sched::init_stacks();
-    klog!(
-        "{cpus} cpus, {} MiB for programs, {} KiB archive, booted in {} ms",
-        (layout.frames.end - layout.frames.start) >> 20,
-        initrd().len() >> 10,
-        time::now_ns() / 1_000_000
-    );
-    machine::init(&layout, config.poison, config.lock_mode);
-    console::init(&platform, apic_id);
-    sched::init_reaper();
-    let main: fn(usize) = if info.has_word("selftest") { selftest::run } else { kernel_main };
-    let task = sched::Task::new_kernel(main, 0).expect("memory for the first task");
-    sched::start(&task);
-    drop(task);
-    ap::release();
-    sched::run_scheduler()
-}
-
-fn kernel_main(_: usize) {
-    crate::proc::hooks::kernel_main()
-}
-
-/// The first code of a kernel task. Called by `new_kernel_task` with interrupts off.
-#[unsafe(no_mangle)]
-extern "C" fn kernel_task_main(entry: *const (), argument: usize) -> ! {
-    // SAFETY: `Task::new_kernel` put a `fn(usize)` there.
-    let entry = unsafe { core::mem::transmute::<*const (), fn(usize)>(entry) };
-    x86_64::instructions::interrupts::enable();
-    entry(argument);
-    sched::exit()
 }

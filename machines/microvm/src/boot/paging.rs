@@ -13,7 +13,6 @@ use crate::arch::cpu::has_gigabyte_pages;
 use crate::arch::lock::SpinLock;
 use crate::arch::mem::{DIRECT_MAP, KERNEL_VMA, PAGE, PhysAddr, STACK_AREA, direct, page_up};
 use crate::arch::tlb;
-use crate::heap;
 
 const PRESENT: u64 = 1;
 const WRITE: u64 = 1 << 1;
@@ -122,10 +121,10 @@ fn slot(
     }
 }
 
-/// Maps one page of kernel data in the stack area; false when there is no memory for a table.
-pub fn map_page(va: u64, pa: PhysAddr) -> bool {
+/// Maps one page of kernel data in the stack area, with tables from `alloc`; false when it has none.
+pub fn map_page(va: u64, pa: PhysAddr, alloc: &mut dyn FnMut() -> Option<PhysAddr>) -> bool {
     let _guard = LOCK.lock();
-    let Some(entry) = slot(kernel_root(), va, 0, &mut heap::alloc_page) else { return false };
+    let Some(entry) = slot(kernel_root(), va, 0, alloc) else { return false };
     // SAFETY: an entry of the stack area's tables, under their lock.
     unsafe { entry.write_volatile(pa | DATA) };
     true

@@ -1,8 +1,8 @@
 //! The channel to the `anonmem` command: frames over a virtio serial port.
 //!
 //! A frame is 8 bytes of header (type, three zeros, little-endian payload length) and the payload. Senders
-//! sleep while the host is slow. A kernel task takes received bytes apart and hands frames to
-//! `proc::hooks::channel_frame`.
+//! sleep while the host is slow. A kernel task takes received bytes apart and hands frames to the function that
+//! [`init`] was given. Another sends the lines of the kernel log.
 //!
 //! Locks: `SENDER` (sleeping; a frame is not interleaved with another) > `DEVICE` (interrupts off).
 
@@ -17,9 +17,10 @@ use crate::arch::lock::IrqLock;
 use crate::arch::mem::PAGE;
 use crate::arch::time;
 use crate::boot::acpi::Platform;
-use crate::proc::hooks;
+use crate::log::{self, Line};
 use crate::sched::{self, Interruptible, Mutex, Task};
 use queue::Interrupts;
+use spin::Once;
 use virtio::Device;
 
 /// Frame types, guest to host.
@@ -34,7 +35,7 @@ pub mod to_host {
     pub const STDIN_WANT: u8 = 7;
 }
 
-/// Frame types, host to guest (`proc::hooks::channel_frame` gets them).
+/// Frame types, host to guest.
 pub mod to_guest {
     #![allow(missing_docs, reason = "the names of the protocol")]
     pub const STDIN: u8 = 16;
@@ -50,6 +51,8 @@ const OPEN_TIMEOUT_NS: u64 = 2_000_000_000;
 static DEVICE: IrqLock<Option<Device>> = IrqLock::new(None);
 static SENDER: Mutex<()> = Mutex::new(());
 static UP: AtomicBool = AtomicBool::new(false);
+/// Takes the frames that the host sends: type and payload. Task context.
+static ON_FRAME: Once<fn(u8, &[u8])> = Once::new();
 
 fn rx_key() -> usize {
     core::ptr::from_ref(&DEVICE) as usize
@@ -59,9 +62,14 @@ fn tx_key() -> usize {
     core::ptr::from_ref(&SENDER) as usize
 }
 
-/// Finds the device, routes its interrupt to the CPU `apic_id` and starts the receiving task. Without a
-/// device everything that is sent goes nowhere (the kernel log is on COM1 then).
-pub fn init(platform: &Platform, apic_id: u32) {
+fn log_key() -> usize {
+    core::ptr::from_ref(&UP) as usize
+}
+
+/// Finds the device, routes its interrupt to the CPU `apic_id` and starts the task that receives frames for
+/// `on_frame`. Without a device everything that is sent goes nowhere (the kernel log is on COM1 then).
+pub fn init(platform: &Platform, apic_id: u32, on_frame: fn(u8, &[u8])) {
+    ON_FRAME.call_once(|| on_frame);
     let Some(device) = Device::find() else {
         crate::klog!("no virtio console: the channel is closed");
         return;
@@ -82,7 +90,10 @@ pub fn init(platform: &Platform, apic_id: u32) {
         apic::route_io_apic(registers, apic_id);
     }
     UP.store(true, Release);
-    for task in [receive as fn(usize), crate::log::run] {
+    log::channel_is_open(|| {
+        sched::unpark(log_key(), 1);
+    });
+    for task in [receive as fn(usize), send_log] {
         let task = Task::new_kernel(task, 0).expect("memory for the console's tasks");
         sched::start(&task);
     }
@@ -177,7 +188,7 @@ pub fn flush() {
     if !is_up() {
         return;
     }
-    crate::log::drain();
+    drain_log();
     let _sender = SENDER.lock();
     loop {
         let quiet = with_device(|device| {
@@ -190,6 +201,25 @@ pub fn flush() {
             return;
         }
         wait_for_tx();
+    }
+}
+
+/// Sends the lines of the kernel log that wait.
+fn drain_log() {
+    while let Some((len, bytes)) = log::pop() {
+        send(to_host::LOG, &bytes[..len]);
+    }
+    let lost = log::take_lost();
+    if lost > 0 {
+        send(to_host::LOG, Line::new(format_args!("{lost} log lines lost")).text());
+    }
+}
+
+/// The task that sends the log.
+fn send_log(_: usize) {
+    loop {
+        drain_log();
+        sched::park(log_key(), &log::is_empty, None, Interruptible::No);
     }
 }
 
@@ -253,7 +283,9 @@ fn hand_out(pending: &mut Vec<u8>) {
         }
         let start = at + HEADER;
         let Some(payload) = pending.get(start..start + len) else { break };
-        hooks::channel_frame(kind, payload);
+        if let Some(on_frame) = ON_FRAME.get() {
+            on_frame(kind, payload);
+        }
         at = start + len;
     }
     pending.drain(..at);

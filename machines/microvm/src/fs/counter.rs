@@ -2,13 +2,13 @@
 
 use super::event::Event;
 use super::file::{IN, OUT, Object, Ready, Wait, block_on};
-use crate::proc::timer::Timer;
+use super::timer::Timer;
+use crate::arch::lock::SpinLock;
 use alloc::boxed::Box;
 use alloc::sync::{Arc, Weak};
 use anonmem_oslib::Result;
 use anonmem_oslib::errno::EINVAL;
 use core::any::Any;
-use spin::Mutex;
 
 /// What a read takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,7 +21,7 @@ pub enum Take {
 
 /// A 64-bit count: writes add, reads take, zero makes readers wait.
 pub struct Counter {
-    count: Mutex<u64>,
+    count: SpinLock<u64>,
     changed: Event,
     take: Take,
     /// The timer that counts, if this is a timerfd.
@@ -31,7 +31,7 @@ pub struct Counter {
 impl Counter {
     /// Makes a counter.
     pub fn new(count: u64, take: Take) -> Arc<Counter> {
-        Arc::new(Counter { count: Mutex::new(count), changed: Event::new(), take, timer: None })
+        Arc::new(Counter { count: SpinLock::new(count), changed: Event::new(), take, timer: None })
     }
 
     /// Makes a counter that a timer of clock `clock` counts up.
@@ -44,7 +44,7 @@ impl Counter {
                 }
             };
             let timer = Some(Timer::new(clock, Box::new(count)));
-            Counter { count: Mutex::new(0), changed: Event::new(), take: Take::All, timer }
+            Counter { count: SpinLock::new(0), changed: Event::new(), take: Take::All, timer }
         })
     }
 

@@ -2,6 +2,7 @@
 
 use super::event::Event;
 use super::file::{IN, OUT, Object, Ready, Wait, block_on};
+use crate::arch::lock::SpinLock;
 use crate::arch::random;
 use crate::console;
 use alloc::sync::Arc;
@@ -9,7 +10,6 @@ use anonmem_oslib::Result;
 use anonmem_oslib::errno::ENOSPC;
 use anonmem_oslib::ring::Ring;
 use core::any::Any;
-use spin::Mutex;
 
 /// A device without state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,7 +93,7 @@ pub fn fill_random(to: &mut [u8]) {
 
 /// Standard input: what the host has sent and nobody has read.
 struct Stdin {
-    state: Mutex<Option<StdinState>>,
+    state: SpinLock<Option<StdinState>>,
     arrived: Event,
 }
 
@@ -104,7 +104,7 @@ struct StdinState {
     ended: bool,
 }
 
-static STDIN: Stdin = Stdin { state: Mutex::new(None), arrived: Event::new() };
+static STDIN: Stdin = Stdin { state: SpinLock::new(None), arrived: Event::new() };
 /// Bytes of standard input that wait in the kernel at most.
 const WINDOW: usize = 64 << 10;
 

@@ -2,6 +2,7 @@
 
 use super::event::Event;
 use super::file::{IN, Object, OpenFile, Ready};
+use crate::arch::lock::SpinLock;
 use alloc::collections::BTreeMap;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
@@ -9,7 +10,6 @@ use anonmem_oslib::Result;
 use anonmem_oslib::errno::{EEXIST, ELOOP, ENOENT};
 use core::any::Any;
 use linux_raw_sys::general as abi;
-use spin::Mutex;
 
 /// One interest.
 struct Interest {
@@ -23,7 +23,7 @@ struct Interest {
 /// A set of interests by descriptor.
 #[derive(Default)]
 pub struct Epoll {
-    interests: Mutex<BTreeMap<u32, Interest>>,
+    interests: SpinLock<BTreeMap<u32, Interest>>,
     changed: Event,
 }
 

@@ -4,10 +4,10 @@
 //! count is the same; who changes something counts up and wakes. So nothing is missed, and the
 //! condition itself may be anything.
 
-use crate::proc::restart::ERESTARTSYS;
 use crate::sched::{self, Interruptible, Wake};
 use anonmem_oslib::Result;
 use anonmem_oslib::errno::ETIMEDOUT;
+use anonmem_oslib::restart::ERESTARTSYS;
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
 
 /// Something that changes from time to time.
@@ -69,7 +69,7 @@ impl Event {
                     if let Some(value) = look() {
                         return Ok(value);
                     }
-                    if crate::proc::signal::wait_was_interrupted() {
+                    if sched::wait_was_interrupted() {
                         return Err(ERESTARTSYS);
                     }
                 }

@@ -1,6 +1,7 @@
 //! What a descriptor stands for: an open file description.
 
 use super::event::Event;
+use crate::arch::lock::SpinLock;
 use crate::arch::time;
 use alloc::boxed::Box;
 use alloc::sync::Arc;
@@ -12,7 +13,6 @@ use anonmem_oslib::{Errno, Result};
 use core::any::Any;
 use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use linux_raw_sys::general as abi;
-use spin::Mutex;
 
 /// Whether an operation waits if it cannot go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,7 +67,7 @@ pub enum Target {
     /// The inode's own bytes.
     File,
     /// The inode's entries; the position is the name that was given out last.
-    Directory(Mutex<Cursor>),
+    Directory(SpinLock<Cursor>),
     /// A generated text, as it was when it was opened.
     Text(Vec<u8>),
     /// A generated file that is read piecewise.
@@ -97,7 +97,7 @@ pub struct OpenFile {
     pub path: Box<[u8]>,
     /// `O_*`: access mode and status flags.
     flags: AtomicU32,
-    position: Mutex<u64>,
+    position: SpinLock<u64>,
 }
 
 impl OpenFile {
@@ -106,7 +106,7 @@ impl OpenFile {
         let flags = AtomicU32::new(
             flags & !(abi::O_CLOEXEC | abi::O_CREAT | abi::O_EXCL | abi::O_TRUNC | abi::O_NOCTTY),
         );
-        Arc::new(OpenFile { inode, target, path: path.into(), flags, position: Mutex::new(0) })
+        Arc::new(OpenFile { inode, target, path: path.into(), flags, position: SpinLock::new(0) })
     }
 
     /// Makes a description of an object that has no name: a pipe, a socket, a counter.

@@ -14,23 +14,18 @@ pub mod socket;
 pub mod sources;
 pub mod store;
 pub mod table;
+pub mod timer;
+mod tree;
 
-use crate::arch::time;
-use crate::proc::{mm, signal};
+pub use tree::{FsContext, vfs};
+
+use crate::machine;
 use alloc::sync::Arc;
 use anonmem_oslib::Result;
 use anonmem_oslib::abi::makedev;
-use anonmem_oslib::vfs::{Body, FileType, Inode, Vfs, data};
+use anonmem_oslib::vfs::{Body, FileType, Inode, data};
 use device::Device;
 use linux_raw_sys::general as abi;
-use spin::{Mutex, Once};
-
-static VFS: Once<Vfs> = Once::new();
-
-/// Gives the tree.
-pub fn vfs() -> &'static Vfs {
-    VFS.call_once(|| Vfs::new(time::wall_ns))
-}
 
 /// Fills the tree: the archive, devices, the directories that every program expects.
 ///
@@ -63,9 +58,8 @@ pub fn init(archive: &'static [u8]) -> Result<()> {
         missing_ok(vfs.put(alloc::format!("/dev/{name}").as_bytes(), 0o777, Body::Symlink(target.into())))?;
     }
     // Half of memory, as tmpfs has it.
-    data::set_page_limit(mm::memory().total_bytes / data::PAGE as u64 / 2);
-    device::init_stdin()?;
-    crate::procfs::init(vfs)
+    data::set_page_limit(machine::vm().stats().frames / 2);
+    device::init_stdin()
 }
 
 /// What the archive has already put there stays.
@@ -81,64 +75,4 @@ pub fn standard_streams() -> [Arc<file::OpenFile>; 3] {
     [(Device::Stdin, abi::O_RDONLY), (Device::Stdout, abi::O_WRONLY), (Device::Stderr, abi::O_WRONLY)].map(
         |(device, flags)| file::OpenFile::anonymous(FileType::Char, Arc::new(device), b"/dev/console", flags),
     )
-}
-
-/// A frame of the host's arrived: input, its end, a signal.
-pub fn channel_frame(kind: u8, payload: &[u8]) {
-    use crate::console::to_guest;
-    match kind {
-        to_guest::STDIN => device::stdin_bytes(payload),
-        to_guest::STDIN_EOF => device::stdin_end(),
-        to_guest::SIGNAL => {
-            let number = anonmem_oslib::abi::Fields(payload).u32(0);
-            if (1..=anonmem_oslib::signal::SIGNALS).contains(&number) {
-                signal::from_host(number);
-            }
-        }
-        _ => crate::klog!("the host sent a frame of unknown type {kind}"),
-    }
-}
-
-/// A program's view of the tree: where relative paths start, and which permissions new files lose.
-pub struct FsContext {
-    state: Mutex<FsState>,
-}
-
-#[derive(Clone)]
-struct FsState {
-    cwd: Arc<Inode>,
-    umask: u32,
-}
-
-impl FsContext {
-    /// Starts at `cwd`.
-    pub fn new(cwd: Arc<Inode>) -> Self {
-        FsContext { state: Mutex::new(FsState { cwd, umask: 0o022 }) }
-    }
-
-    /// Makes a copy (`fork`).
-    pub fn fork(&self) -> Self {
-        FsContext { state: Mutex::new(self.state.lock().clone()) }
-    }
-
-    /// Gives the working directory.
-    pub fn cwd(&self) -> Arc<Inode> {
-        self.state.lock().cwd.clone()
-    }
-
-    /// Sets the working directory.
-    pub fn set_cwd(&self, cwd: Arc<Inode>) {
-        let old = core::mem::replace(&mut self.state.lock().cwd, cwd);
-        drop(old);
-    }
-
-    /// Gives the permissions that new files lose.
-    pub fn umask(&self) -> u32 {
-        self.state.lock().umask
-    }
-
-    /// Sets the permissions that new files lose; gives the former ones.
-    pub fn set_umask(&self, umask: u32) -> u32 {
-        core::mem::replace(&mut self.state.lock().umask, umask & 0o777)
-    }
 }

@@ -4,6 +4,7 @@ use super::device::Device;
 use super::file::{Cursor, OpenFile, Target};
 use super::pipe::{self, Pipe};
 use super::vfs;
+use crate::arch::lock::SpinLock;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use anonmem_oslib::Result;
@@ -77,7 +78,7 @@ pub fn open_inode(inode: &Arc<Inode>, path: &[u8], flags: u32) -> Result<Arc<Ope
     }
     let target = match (kind, &inode.body) {
         (FileType::Directory, _) if writes => return Err(EISDIR),
-        (FileType::Directory, _) => Target::Directory(Mutex::new(Cursor::default())),
+        (FileType::Directory, _) => Target::Directory(SpinLock::new(Cursor::default())),
         (FileType::Symlink, _) => return Err(ELOOP),
         (_, Body::File(data)) => {
             if writes && flags & abi::O_TRUNC != 0 {

@@ -2,16 +2,14 @@
 
 use super::event::Event;
 use super::file::{ERR, HUP, IN, OUT, Object, OpenFile, Ready, Wait, block_on};
-use crate::proc::signal;
+use crate::arch::lock::SpinLock;
 use alloc::sync::Arc;
 use anonmem_oslib::Result;
 use anonmem_oslib::errno::{EAGAIN, EBADF, EPIPE};
 use anonmem_oslib::ring::Ring;
-use anonmem_oslib::signal::SIGPIPE;
 use anonmem_oslib::vfs::{Body, FileType, Inode};
 use core::any::Any;
 use linux_raw_sys::general as abi;
-use spin::Mutex;
 
 /// Bytes that a pipe holds.
 pub const CAPACITY: usize = 64 << 10;
@@ -20,7 +18,7 @@ const PIPE_BUF: usize = 4096;
 
 /// A pipe.
 pub struct Pipe {
-    state: Mutex<State>,
+    state: SpinLock<State>,
     meeting: Meeting,
     /// Something was written, or the last writer left, or came.
     filled: Event,
@@ -54,7 +52,12 @@ impl Pipe {
     pub fn new(meeting: Meeting) -> Result<Arc<Pipe>> {
         let ring = Ring::new(CAPACITY)?;
         let state = State { ring, readers: 0, writers: 0, readers_ever: 0, writers_ever: 0 };
-        Ok(Arc::new(Pipe { state: Mutex::new(state), meeting, filled: Event::new(), drained: Event::new() }))
+        Ok(Arc::new(Pipe {
+            state: SpinLock::new(state),
+            meeting,
+            filled: Event::new(),
+            drained: Event::new(),
+        }))
     }
 
     /// Moves waiting bytes to `to`. Nothing there and no writer left: zero.
@@ -72,7 +75,8 @@ impl Pipe {
         Ok(n)
     }
 
-    /// Writes all of `from`, in pieces if it must; small writes whole.
+    /// Writes all of `from`, in pieces if it must; small writes whole. Without readers: `EPIPE`, and SIGPIPE is the
+    /// system call's to send.
     fn write(&self, from: &[u8], wait: Wait) -> Result<usize> {
         let mut done = 0;
         while done < from.len() {
@@ -91,12 +95,7 @@ impl Pipe {
                     self.filled.notify();
                 }
                 Err(_) if done > 0 => break,
-                Err(error) => {
-                    if error == EPIPE {
-                        signal::raise(SIGPIPE);
-                    }
-                    return Err(error);
-                }
+                Err(error) => return Err(error),
             }
         }
         Ok(done)

@@ -2,22 +2,23 @@
 
 use super::file::{HUP, IN, OUT, Object, OpenFile, Ready, Wait};
 use super::pipe::{Direction, Meeting, Pipe, PipeEnd};
+use crate::arch::lock::SpinLock;
 use alloc::sync::Arc;
 use anonmem_oslib::Result;
+use anonmem_oslib::errno::EPIPE;
 use anonmem_oslib::vfs::FileType;
 use core::any::Any;
 use linux_raw_sys::general as abi;
-use spin::Mutex;
 
 /// One of two connected stream sockets.
 pub struct Socket {
-    receive: Mutex<Option<Arc<PipeEnd>>>,
-    send: Mutex<Option<Arc<PipeEnd>>>,
+    receive: SpinLock<Option<Arc<PipeEnd>>>,
+    send: SpinLock<Option<Arc<PipeEnd>>>,
 }
 
 impl Socket {
     fn new(receive: Arc<PipeEnd>, send: Arc<PipeEnd>) -> Arc<Socket> {
-        Arc::new(Socket { receive: Mutex::new(Some(receive)), send: Mutex::new(Some(send)) })
+        Arc::new(Socket { receive: SpinLock::new(Some(receive)), send: SpinLock::new(Some(send)) })
     }
 
     /// Ends receiving, sending or both (`shutdown`).
@@ -38,10 +39,7 @@ impl Object for Socket {
         let end = self.send.lock().clone();
         match end {
             Some(end) => end.write(from, wait),
-            None => {
-                crate::proc::signal::raise(anonmem_oslib::signal::SIGPIPE);
-                Err(anonmem_oslib::errno::EPIPE)
-            }
+            None => Err(EPIPE),
         }
     }
 

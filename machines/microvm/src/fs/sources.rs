@@ -4,11 +4,13 @@
 //! name is gone.
 
 use super::file::read_inode;
+use crate::arch::lock::SpinLock;
+use crate::machine::Kernel;
 use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::sync::Arc;
+use anonmem_hal::{PAGE_SIZE, Pfn, PhysMem, SourceError, SourceId, Sources};
 use anonmem_oslib::vfs::Inode;
-use spin::Mutex;
 
 struct Source {
     inode: Arc<Inode>,
@@ -16,7 +18,7 @@ struct Source {
     users: usize,
 }
 
-static SOURCES: Mutex<BTreeMap<u64, Source>> = Mutex::new(BTreeMap::new());
+static SOURCES: SpinLock<BTreeMap<u64, Source>> = SpinLock::new(BTreeMap::new());
 
 /// Notes that `inode` is about to be mapped; gives the number of the source. Holds a use of it, which
 /// [`release`] gives back.
@@ -32,7 +34,7 @@ pub fn register(inode: &Arc<Inode>, path: &[u8]) -> u64 {
 }
 
 /// One more mapping of source `id`.
-pub fn dup(id: u64) {
+fn dup(id: u64) {
     if let Some(source) = SOURCES.lock().get_mut(&id) {
         source.users += 1;
     }
@@ -55,7 +57,7 @@ pub fn release(id: u64) {
 
 /// Fills `page` with the bytes of source `id` at `offset`, zeros beyond the end. `false` if the whole page
 /// is beyond the end.
-pub fn fill(id: u64, offset: u64, page: &mut [u8]) -> bool {
+fn fill(id: u64, offset: u64, page: &mut [u8]) -> bool {
     let inode = match SOURCES.lock().get(&id) {
         Some(source) => source.inode.clone(),
         None => return false,
@@ -77,4 +79,20 @@ pub fn path(id: u64) -> Option<String> {
 /// Gives the number of sources in use: zero when no process is left.
 pub fn count() -> usize {
     SOURCES.lock().len()
+}
+
+impl Sources for Kernel {
+    fn fill(&self, source: SourceId, offset: u64, dst: Pfn) -> Result<(), SourceError> {
+        // SAFETY: the caller owns the frame and nobody else sees it yet.
+        let page = unsafe { core::slice::from_raw_parts_mut(self.direct_map(dst).as_ptr(), PAGE_SIZE) };
+        if fill(source.0.get(), offset, page) { Ok(()) } else { Err(SourceError) }
+    }
+
+    fn dup(&self, source: SourceId) {
+        dup(source.0.get());
+    }
+
+    fn release(&self, source: SourceId) {
+        release(source.0.get());
+    }
 }

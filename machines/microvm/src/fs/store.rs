@@ -4,6 +4,7 @@
 //! the file cannot grow any more (`EFBIG`). Differs from Linux: an access within the mapping and beyond the
 //! file's end finds zeros up to the end of the store, not SIGBUS.
 
+use crate::arch::lock::SpinLock;
 use crate::machine;
 use alloc::collections::BTreeMap;
 use alloc::string::String;
@@ -15,7 +16,6 @@ use anonmem_oslib::errno::{EFBIG, EINVAL, ENOMEM, ENOSPC};
 use anonmem_oslib::vfs::{Body, Inode, SharedStore};
 use anonmem_oslib::{Errno, Result};
 use core::any::Any;
-use spin::Mutex;
 
 /// Bytes that a file may grow by after it was mapped.
 const ROOM: u64 = 16 << 20;
@@ -27,7 +27,7 @@ pub struct Store {
 }
 
 /// What the maps show for an object: number of the file and its path.
-static NAMES: Mutex<BTreeMap<u64, (u64, String)>> = Mutex::new(BTreeMap::new());
+static NAMES: SpinLock<BTreeMap<u64, (u64, String)>> = SpinLock::new(BTreeMap::new());
 
 impl Store {
     fn new(bytes: u64) -> Result<Store> {

@@ -1,11 +1,11 @@
 //! Descriptors: small numbers for open file descriptions.
 
 use super::file::OpenFile;
+use crate::arch::lock::SpinLock;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use anonmem_oslib::Result;
 use anonmem_oslib::errno::{EBADF, EINVAL, EMFILE, ENOMEM};
-use spin::Mutex;
 
 /// The largest number of descriptors.
 pub const LIMIT: usize = 1024;
@@ -28,7 +28,7 @@ struct Slot {
 /// A process's descriptors.
 #[derive(Default)]
 pub struct FdTable {
-    slots: Mutex<Vec<Option<Slot>>>,
+    slots: SpinLock<Vec<Option<Slot>>>,
 }
 
 impl FdTable {
@@ -41,7 +41,7 @@ impl FdTable {
         let mut copy = Vec::new();
         copy.try_reserve_exact(slots.len()).map_err(|_| ENOMEM)?;
         copy.extend(slots.iter().cloned());
-        Ok(FdTable { slots: Mutex::new(copy) })
+        Ok(FdTable { slots: SpinLock::new(copy) })
     }
 
     /// Gives the description of `fd`.

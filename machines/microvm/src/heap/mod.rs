@@ -4,6 +4,10 @@
 //! whole pages. Pages come from the memory manager's frames, so that they are counted there; before it
 //! exists, and when it has none left, from a reserve of the kernel's own (`reserve`).
 //!
+//! Why an allocator of our own: what the kernel uses comes out of the same frames as what programs use, is counted
+//! by the memory manager, and goes back; and there is a reserve for the small objects without which the kernel could
+//! not end a process when no frame is left. General allocators take a region and keep it.
+//!
 //! The largest allocation is 4 MiB (order 10). Running out is a panic in Rust's collections, so code that
 //! allocates on behalf of programs asks [`is_short`] first and uses `try_reserve` for anything big.
 //!
@@ -14,17 +18,27 @@ mod small;
 
 use core::alloc::{GlobalAlloc, Layout};
 use core::ops::Range;
-use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
+use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+use spin::Once;
 
 use crate::arch::mem::{PAGE, PhysAddr, direct, phys_of};
-use crate::machine;
 
 /// The largest block of pages: 2^10, as in the frame allocator.
 const MAX_ORDER: u32 = 10;
 /// With fewer pages left in the reserve, memory is short.
 const SHORT_PAGES: usize = 512;
 
-static FRAMES_READY: AtomicBool = AtomicBool::new(false);
+/// Where pages come from once there is a memory manager. The heap lies below it, so it is handed in.
+#[derive(Clone, Copy)]
+pub struct Source {
+    /// A block of 2^order pages.
+    pub alloc: fn(order: u32) -> Option<PhysAddr>,
+    /// Takes a block back.
+    pub free: fn(block: PhysAddr, order: u32),
+}
+
+static SOURCE: Once<Source> = Once::new();
 static FRAME_PAGES: AtomicUsize = AtomicUsize::new(0);
 
 /// What the heap consists of, in pages.
@@ -43,9 +57,9 @@ pub fn init(reserve: Range<PhysAddr>) {
     reserve::init(reserve);
 }
 
-/// From now on pages come from the memory manager.
-pub fn use_frames() {
-    FRAMES_READY.store(true, Release);
+/// From now on pages come from `source`.
+pub fn use_frames(source: Source) {
+    SOURCE.call_once(|| source);
 }
 
 /// The heap's size.
@@ -64,18 +78,17 @@ pub fn alloc_pages(order: u32) -> Option<PhysAddr> {
     if order > MAX_ORDER {
         return None;
     }
-    let frames = if FRAMES_READY.load(Acquire) { alloc_frames(order) } else { None };
-    frames.or_else(|| reserve::alloc(order))
+    alloc_frames(order).or_else(|| reserve::alloc(order))
 }
 
 /// As [`alloc_pages`], but the end of the reserve is for small objects: their users cannot cope with failure,
 /// those of large blocks (file contents, buffers) can.
 fn alloc_large(order: u32) -> Option<PhysAddr> {
-    if FRAMES_READY.load(Acquire) && is_short() { alloc_frames(order) } else { alloc_pages(order) }
+    if SOURCE.is_completed() && is_short() { alloc_frames(order) } else { alloc_pages(order) }
 }
 
 fn alloc_frames(order: u32) -> Option<PhysAddr> {
-    let block = machine::alloc_frames(order)?;
+    let block = (SOURCE.get()?.alloc)(order)?;
     FRAME_PAGES.fetch_add(1 << order, Relaxed);
     Some(block)
 }
@@ -84,13 +97,14 @@ fn alloc_frames(order: u32) -> Option<PhysAddr> {
 pub fn free_pages(block: PhysAddr, order: u32) {
     if !reserve::free(block, order) {
         FRAME_PAGES.fetch_sub(1 << order, Relaxed);
-        machine::free_frames(block, order);
+        let source = SOURCE.get().expect("what is not the reserve's came from the source");
+        (source.free)(block, order);
     }
 }
 
 /// A zeroed page for what programs cause (kernel stacks, their tables): not from the reserve.
 pub fn alloc_page() -> Option<PhysAddr> {
-    let page = if FRAMES_READY.load(Acquire) { alloc_frames(0)? } else { reserve::alloc(0)? };
+    let page = if SOURCE.is_completed() { alloc_frames(0)? } else { reserve::alloc(0)? };
     // SAFETY: the page is RAM in the direct map and nobody else has it.
     unsafe { core::ptr::write_bytes(direct(page), 0, PAGE as usize) };
     Some(page)

@@ -5,7 +5,6 @@
 //! arch/x86/kernel/signal.c.
 
 use super::process::ExitStatus;
-use super::restart::{ERESTART_RESTARTBLOCK, ERESTARTNOHAND, ERESTARTSYS, is_restart};
 use super::signal::{Action, SIG_DFL, SIG_IGN};
 use super::{Thread, exit, fault};
 use crate::arch::fpu;
@@ -16,8 +15,9 @@ use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
 use anonmem_oslib::errno::EINTR;
+use anonmem_oslib::restart::{ERESTART_RESTARTBLOCK, ERESTARTNOHAND, ERESTARTSYS, is_restart};
 use anonmem_oslib::sigframe::{self, Frame, Registers, Saved, SigInfo, StackKind};
-use anonmem_oslib::signal::{self, DefaultAction, SIGKILL, SIGSEGV, SigSet, code};
+use anonmem_oslib::signal::{self, DefaultAction, SIGSEGV, SigSet, code};
 use core::sync::atomic::Ordering::SeqCst;
 use linux_raw_sys::general as abi;
 
@@ -37,7 +37,7 @@ pub fn before_return_to_user(frame: &mut TrapFrame) {
 
 /// Does the work; gives the status if the thread is to end.
 fn work(frame: &mut TrapFrame) -> Option<ExitStatus> {
-    let thread = sched::current_thread();
+    let thread = super::current_thread();
     while thread.take_work() {
         store_child_tid(&thread);
         if let Some(status) = exit::requested(&thread) {
@@ -182,7 +182,7 @@ fn set_up(thread: &Thread, frame: &mut TrapFrame, info: &SigInfo, action: &Actio
         (frame.rsp, StackKind::Interrupted)
     };
     let mut image = vec![0; fpu::image_size()];
-    fpu::save_user(frame, &mut image);
+    sched::with_current_fpu(|state| fpu::save_user(state, frame, &mut image));
     let saved = Saved { regs: registers(frame), mask, altstack };
     let laid = Frame::build(sp, kind, image.len(), action.restorer, info, &saved, fault::last_trap(info));
     usercopy::copy_to_user(laid.fp_at, &image)?;
@@ -225,7 +225,7 @@ fn restore(thread: &Thread, frame: &mut TrapFrame) -> Result<(), Fault> {
     if fp_at != 0 {
         let mut image: Vec<u8> = vec![0; fpu::image_size()];
         usercopy::copy_from_user(&mut image, fp_at)?;
-        fpu::restore_user(frame, &image);
+        sched::with_current_fpu(|state| fpu::restore_user(state, frame, &image));
     }
     set_registers(frame, &saved.regs);
     frame.sanitize();
@@ -265,11 +265,4 @@ fn set_registers(frame: &mut TrapFrame, r: &Registers) {
     (frame.rdi, frame.rsi, frame.rbp, frame.rbx) = (r.rdi, r.rsi, r.rbp, r.rbx);
     (frame.rdx, frame.rax, frame.rcx, frame.rsp) = (r.rdx, r.rax, r.rcx, r.rsp);
     (frame.rip, frame.rflags) = (r.rip, r.rflags);
-}
-
-/// The end of a thread that cannot go on.
-pub fn kill_self() {
-    let thread = sched::current_thread();
-    thread.process.end(ExitStatus::killed(SIGKILL));
-    thread.note_work();
 }

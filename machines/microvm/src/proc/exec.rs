@@ -1,8 +1,8 @@
 //! Running another program. Linux: fs/exec.c, fs/binfmt_elf.c, fs/binfmt_script.c.
 
+use super::exit;
 use super::mm::{self, Backing, Map, Space};
 use super::thread::{Thread, comm_of};
-use super::{deliver, exit};
 use crate::arch::fpu;
 use crate::arch::trap::TrapFrame;
 use crate::elf::{self, Loaded, Program};
@@ -107,14 +107,14 @@ pub fn exec(thread: &Arc<Thread>, frame: &mut TrapFrame, prepared: &Prepared) ->
     match result {
         Ok((start, sp)) => {
             *frame = TrapFrame::user(start, sp);
-            fpu::reset_user(frame);
+            sched::with_current_fpu(|state| fpu::reset_user(state, frame));
             let task = sched::current();
             task.set_fs_base(0);
             task.set_gs_base(0);
             Ok(())
         }
         Err(error) => {
-            deliver::kill_self();
+            exit::kill_self();
             Err(error)
         }
     }

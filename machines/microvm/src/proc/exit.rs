@@ -6,19 +6,19 @@
 use super::process::{ExitStatus, Process};
 use super::signal::{self, SIG_IGN};
 use super::{Thread, futex, mm, table};
+use crate::arch::lock::SpinLock;
 use crate::fs::FsContext;
 use crate::fs::table::FdTable;
 use crate::sched;
 use alloc::sync::Arc;
 use anonmem_oslib::sigframe::{Detail, SigInfo};
-use anonmem_oslib::signal::{SIGCHLD, code};
+use anonmem_oslib::signal::{SIGCHLD, SIGKILL, code};
 use core::sync::atomic::Ordering::SeqCst;
 use linux_raw_sys::general as abi;
-use spin::Mutex;
 
 /// Threads that are to end alone, with their status.
-static REQUESTS: Mutex<alloc::collections::BTreeMap<u32, ExitStatus>> =
-    Mutex::new(alloc::collections::BTreeMap::new());
+static REQUESTS: SpinLock<alloc::collections::BTreeMap<u32, ExitStatus>> =
+    SpinLock::new(alloc::collections::BTreeMap::new());
 
 /// Asks that one thread ends.
 pub fn request(thread: &Thread, status: ExitStatus) {
@@ -31,9 +31,16 @@ pub fn requested(thread: &Thread) -> Option<ExitStatus> {
     thread.process.ending().or_else(|| REQUESTS.lock().get(&thread.tid).copied())
 }
 
+/// Ends the running thread's process, which cannot go on.
+pub fn kill_self() {
+    let thread = super::current_thread();
+    thread.process.end(ExitStatus::killed(SIGKILL));
+    thread.note_work();
+}
+
 /// Takes the running thread apart. Afterwards only its task is left.
 pub fn thread(status: ExitStatus) {
-    let thread = sched::current_thread();
+    let thread = super::current_thread();
     let process = thread.process.clone();
     REQUESTS.lock().remove(&thread.tid);
     futex::release_robust_list(&thread);

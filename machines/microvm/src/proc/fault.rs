@@ -31,7 +31,7 @@ fn access(error_code: u64) -> Access {
 
 /// A page fault of user code.
 pub fn user(va: u64, error_code: u64) {
-    let thread = sched::current_thread();
+    let thread = super::current_thread();
     thread.faults.fetch_add(1, Relaxed);
     *thread.trap.lock() = Trap { error: error_code, number: PAGE_FAULT, cr2: va };
     let info = match resolve(va, error_code) {
@@ -40,7 +40,7 @@ pub fn user(va: u64, error_code: u64) {
         Err(End::Killed) => SigInfo { signal: SIGKILL, code: code::SI_KERNEL, detail: Detail::None },
     };
     if info.signal == SIGKILL {
-        super::deliver::kill_self();
+        super::exit::kill_self();
     } else {
         signal::force(info);
     }
@@ -95,7 +95,7 @@ pub fn exception(frame: &mut TrapFrame, vector: u64, error_code: u64) {
         17 => (SIGBUS, 1, 0),
         _ => (SIGSEGV, code::SI_KERNEL, 0),
     };
-    let thread = sched::current_thread();
+    let thread = super::current_thread();
     *thread.trap.lock() = Trap { error: error_code, number: vector, cr2: 0 };
     signal::force(SigInfo { signal, code, detail: Detail::Fault { addr } });
 }
@@ -103,7 +103,7 @@ pub fn exception(frame: &mut TrapFrame, vector: u64, error_code: u64) {
 /// Gives the processor's account of the exception that `info` is about; zeros for other signals.
 pub fn last_trap(info: &SigInfo) -> Trap {
     match info.detail {
-        Detail::Fault { .. } => *sched::current_thread().trap.lock(),
+        Detail::Fault { .. } => *super::current_thread().trap.lock(),
         _ => Trap::default(),
     }
 }

@@ -6,16 +6,16 @@
 
 use super::Thread;
 use super::mm;
-use super::restart::ERESTARTSYS;
+use crate::arch::lock::SpinLock;
 use crate::sched::{self, Interruptible, Wake};
 use crate::usercopy;
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::sync::Arc;
 use anonmem_oslib::Result;
 use anonmem_oslib::errno::{EAGAIN, EFAULT, EINVAL, ENOSYS, ETIMEDOUT};
+use anonmem_oslib::restart::ERESTARTSYS;
 use core::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use linux_raw_sys::general as abi;
-use spin::Mutex;
 
 /// What names a futex.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -39,7 +39,7 @@ struct Waiter {
     woken: AtomicBool,
     bits: u32,
     /// Where it queues now: a requeue moves it.
-    key: Mutex<Key>,
+    key: SpinLock<Key>,
 }
 
 impl Waiter {
@@ -48,7 +48,7 @@ impl Waiter {
     }
 }
 
-static QUEUES: Mutex<BTreeMap<Key, VecDeque<Arc<Waiter>>>> = Mutex::new(BTreeMap::new());
+static QUEUES: SpinLock<BTreeMap<Key, VecDeque<Arc<Waiter>>>> = SpinLock::new(BTreeMap::new());
 
 /// Matches every waiter.
 pub const ANY: u32 = abi::FUTEX_BITSET_MATCH_ANY;
@@ -92,7 +92,7 @@ pub fn wait(address: u64, scope: Scope, expected: u32, bits: u32, deadline_ns: O
         let end = match wake {
             Wake::Unparked | Wake::Invalid => continue,
             Wake::TimedOut => ETIMEDOUT,
-            Wake::Interrupted if crate::proc::signal::wait_was_interrupted() => ERESTARTSYS,
+            Wake::Interrupted if sched::wait_was_interrupted() => ERESTARTSYS,
             Wake::Interrupted => continue,
         };
         // A waker may have taken us out of the queue meanwhile: then its wake is ours to report.
@@ -102,7 +102,7 @@ pub fn wait(address: u64, scope: Scope, expected: u32, bits: u32, deadline_ns: O
 
 /// Queues a waiter if the word is still `expected`.
 fn enqueue(address: u64, key: Key, expected: u32, bits: u32) -> Result<Arc<Waiter>> {
-    let waiter = Arc::new(Waiter { woken: AtomicBool::new(false), bits, key: Mutex::new(key) });
+    let waiter = Arc::new(Waiter { woken: AtomicBool::new(false), bits, key: SpinLock::new(key) });
     loop {
         {
             let mut queues = QUEUES.lock();

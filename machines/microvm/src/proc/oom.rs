@@ -60,8 +60,7 @@ pub fn make_room() -> Result<(), Chosen> {
 
 /// Whether the running task's process is to end. Kernel tasks have none.
 fn is_ending() -> bool {
-    let task = sched::current();
-    task.thread().is_some_and(|thread| thread.process.ending().is_some())
+    super::thread::try_current().is_some_and(|thread| thread.process.ending().is_some())
 }
 
 /// How much would be gained: bytes in memory and in swap, adjusted. `None` if it must not be killed.

@@ -3,16 +3,16 @@
 use super::Thread;
 use super::mm::Space;
 use super::signal::ProcessSignals;
-use super::timer::Timer;
+use crate::arch::lock::SpinLock;
 use crate::arch::time;
 use crate::fs::event::Event;
+use crate::fs::timer::Timer;
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use anonmem_oslib::vfs::Inode;
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering::SeqCst};
 use linux_raw_sys::general as abi;
-use spin::Mutex;
 
 /// How a process or thread ended, as `wait` tells it: `code << 8`, or the signal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,9 +78,9 @@ pub struct Process {
     /// The signal that its parent gets when it ends; zero for none.
     pub exit_signal: AtomicU32,
     /// Its handlers and what is pending for the group.
-    pub signals: Mutex<ProcessSignals>,
+    pub signals: SpinLock<ProcessSignals>,
     /// Threads and end.
-    pub life: Mutex<Life>,
+    pub life: SpinLock<Life>,
     /// A child of this process changed, or a thread of it ended.
     pub changed: Event,
     /// While it is stopped, its threads wait.
@@ -88,15 +88,15 @@ pub struct Process {
     /// It goes on.
     pub continued: Event,
     /// What it runs.
-    pub program: Mutex<Program>,
+    pub program: SpinLock<Program>,
     /// A use of its address space, for `/proc` and for the choice of a victim.
-    pub mm: Mutex<Option<Space>>,
+    pub mm: SpinLock<Option<Space>>,
     /// `alarm` and `ITIMER_REAL`.
-    pub alarm: Mutex<Option<Arc<Timer>>>,
+    pub alarm: SpinLock<Option<Arc<Timer>>>,
     /// `timer_create`.
-    pub timers: Mutex<BTreeMap<u32, Arc<Timer>>>,
+    pub timers: SpinLock<BTreeMap<u32, Arc<Timer>>>,
     /// Soft and hard limits by `RLIMIT_*`.
-    pub limits: Mutex<[(u64, u64); 16]>,
+    pub limits: SpinLock<[(u64, u64); 16]>,
     /// When it started, nanoseconds since boot.
     pub start_ns: u64,
     /// CPU time of threads that have ended.
@@ -138,16 +138,16 @@ impl Process {
             pgid: AtomicU32::new(from(|p| p.pgid.load(SeqCst))),
             sid: AtomicU32::new(from(|p| p.sid.load(SeqCst))),
             exit_signal: AtomicU32::new(anonmem_oslib::signal::SIGCHLD),
-            signals: Mutex::new(parent.map_or_else(ProcessSignals::new, |p| p.signals.lock().fork())),
-            life: Mutex::default(),
+            signals: SpinLock::new(parent.map_or_else(ProcessSignals::new, |p| p.signals.lock().fork())),
+            life: SpinLock::default(),
             changed: Event::new(),
             stopped: AtomicBool::new(false),
             continued: Event::new(),
-            program: Mutex::new(parent.map_or(empty, |p| p.program.lock().clone())),
-            mm: Mutex::new(None),
-            alarm: Mutex::new(None),
-            timers: Mutex::default(),
-            limits: Mutex::new(parent.map_or_else(default_limits, |p| *p.limits.lock())),
+            program: SpinLock::new(parent.map_or(empty, |p| p.program.lock().clone())),
+            mm: SpinLock::new(None),
+            alarm: SpinLock::new(None),
+            timers: SpinLock::default(),
+            limits: SpinLock::new(parent.map_or_else(default_limits, |p| *p.limits.lock())),
             start_ns: time::now_ns(),
             dead_threads_ns: AtomicU64::new(0),
             children_ns: AtomicU64::new(0),

@@ -5,7 +5,6 @@
 use super::Thread;
 use super::process::{ExitStatus, Process};
 use super::table;
-use crate::sched;
 use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -187,18 +186,6 @@ impl Thread {
     }
 }
 
-/// Whether the running thread's interrupted wait is over: a signal is there. Else the wait goes on.
-pub fn wait_was_interrupted() -> bool {
-    // Cleared before looking: what comes after the look sets it again.
-    sched::clear_interrupt();
-    let thread = sched::current_thread();
-    let over = thread.has_deliverable();
-    if over {
-        thread.note_work();
-    }
-    over
-}
-
 /// Sends a signal to a process: any thread that does not block it takes it.
 pub fn send(process: &Arc<Process>, info: SigInfo) {
     let threads = process.threads();
@@ -274,13 +261,13 @@ fn after_continue(process: &Arc<Process>, signal: u32) {
 
 /// Raises a signal in the running thread, as the kernel (SIGPIPE).
 pub fn raise(signal: u32) {
-    let thread = sched::current_thread();
+    let thread = super::current_thread();
     send_to_thread(&thread, SigInfo { signal, code: code::SI_KERNEL, detail: Detail::None });
 }
 
 /// Raises a signal that the running thread cannot escape: blocked or ignored, it ends the process.
 pub fn force(info: SigInfo) {
-    let thread = sched::current_thread();
+    let thread = super::current_thread();
     {
         let mut signals = thread.process.signals.lock();
         let mut own = thread.signals.lock();
@@ -300,9 +287,4 @@ pub fn send_to_group(pgid: u32, info: SigInfo) -> bool {
         table::processes().into_iter().filter(|p| p.pgid.load(SeqCst) == pgid).collect();
     members.iter().for_each(|p| send(p, info));
     !members.is_empty()
-}
-
-/// A signal that the host sends: for the group of the program that init started.
-pub fn from_host(signal: u32) {
-    send_to_group(super::init::PROGRAM, SigInfo { signal, code: code::SI_KERNEL, detail: Detail::None });
 }

@@ -2,13 +2,13 @@
 
 use super::Thread;
 use super::process::Process;
+use crate::arch::lock::{SpinGuard, SpinLock};
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use anonmem_oslib::Result;
 use anonmem_oslib::errno::EAGAIN;
 use core::sync::atomic::{AtomicU64, Ordering::SeqCst};
-use spin::{Mutex, MutexGuard};
 
 /// The number of the kernel's own process, which takes in orphans.
 pub const INIT: u32 = 1;
@@ -26,12 +26,12 @@ pub struct Table {
     next: u32,
 }
 
-static TABLE: Mutex<Table> =
-    Mutex::new(Table { processes: BTreeMap::new(), threads: BTreeMap::new(), next: INIT });
+static TABLE: SpinLock<Table> =
+    SpinLock::new(Table { processes: BTreeMap::new(), threads: BTreeMap::new(), next: INIT });
 static FORKS: AtomicU64 = AtomicU64::new(0);
 
 /// Locks the table.
-pub fn lock() -> MutexGuard<'static, Table> {
+pub fn lock() -> SpinGuard<'static, Table> {
     TABLE.lock()
 }
 

@@ -2,15 +2,16 @@
 
 use super::process::Process;
 use super::signal::ThreadSignals;
+use crate::arch::lock::SpinLock;
 use crate::fs::FsContext;
 use crate::fs::event::Event;
 use crate::fs::table::FdTable;
-use crate::sched::{self, Task};
+use crate::sched::{self, Task, UserThread};
 use alloc::sync::Arc;
 use anonmem_oslib::sigframe::Trap;
+use core::any::Any;
 use core::fmt;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
-use spin::Mutex;
 
 /// A thread of a process.
 pub struct Thread {
@@ -19,22 +20,22 @@ pub struct Thread {
     /// Its process.
     pub process: Arc<Process>,
     /// Its mask, pending signals and alternate stack.
-    pub signals: Mutex<ThreadSignals>,
+    pub signals: SpinLock<ThreadSignals>,
     /// Its name (`PR_SET_NAME`): at most fifteen bytes.
-    pub comm: Mutex<[u8; 16]>,
+    pub comm: SpinLock<[u8; 16]>,
     /// User addresses that the kernel writes to for it.
-    pub user: Mutex<UserAddresses>,
+    pub user: SpinLock<UserAddresses>,
     /// The deadline of a wait that was interrupted and will be run again.
-    pub restart: Mutex<Option<u64>>,
+    pub restart: SpinLock<Option<u64>>,
     /// The processor's account of its last exception.
-    pub trap: Mutex<Trap>,
+    pub trap: SpinLock<Trap>,
     /// Faults that it took.
     pub faults: AtomicU64,
     /// Set once somebody waits for this thread to leave its parent's address space (`vfork`).
-    pub vfork: Mutex<Option<Arc<Released>>>,
-    fs: Mutex<Arc<FsContext>>,
-    files: Mutex<Arc<FdTable>>,
-    task: Mutex<Option<Arc<Task>>>,
+    pub vfork: SpinLock<Option<Arc<Released>>>,
+    fs: SpinLock<Arc<FsContext>>,
+    files: SpinLock<Arc<FdTable>>,
+    task: SpinLock<Option<Arc<Task>>>,
     work: AtomicBool,
 }
 
@@ -77,6 +78,27 @@ impl fmt::Debug for Thread {
     }
 }
 
+impl UserThread for Thread {
+    fn wait_is_over(&self) -> bool {
+        let over = self.has_deliverable();
+        if over {
+            self.note_work();
+        }
+        over
+    }
+}
+
+/// The running task's thread; kernel tasks have none.
+pub fn try_current() -> Option<Arc<Thread>> {
+    let thread: Arc<dyn Any + Send + Sync> = sched::current_task().thread()?.clone();
+    thread.downcast().ok()
+}
+
+/// The running user task's thread. Panics in a kernel task.
+pub fn current_thread() -> Arc<Thread> {
+    try_current().expect("a kernel task has no thread")
+}
+
 impl Thread {
     /// Makes a thread that has no task yet.
     pub fn new(
@@ -89,16 +111,16 @@ impl Thread {
         Arc::new(Thread {
             tid,
             process,
-            signals: Mutex::default(),
-            comm: Mutex::new(comm),
-            user: Mutex::default(),
-            restart: Mutex::new(None),
-            trap: Mutex::default(),
+            signals: SpinLock::default(),
+            comm: SpinLock::new(comm),
+            user: SpinLock::default(),
+            restart: SpinLock::new(None),
+            trap: SpinLock::default(),
             faults: AtomicU64::new(0),
-            vfork: Mutex::new(None),
-            fs: Mutex::new(fs),
-            files: Mutex::new(files),
-            task: Mutex::new(None),
+            vfork: SpinLock::new(None),
+            fs: SpinLock::new(fs),
+            files: SpinLock::new(files),
+            task: SpinLock::new(None),
             work: AtomicBool::new(false),
         })
     }

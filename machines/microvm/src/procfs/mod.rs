@@ -6,8 +6,9 @@
 pub mod pid;
 pub mod system;
 
+use crate::arch::percpu::cpu_count;
 use crate::proc::table;
-use crate::sched;
+use crate::proc::thread::try_current;
 use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
@@ -15,6 +16,9 @@ use alloc::vec::Vec;
 use anonmem_oslib::Result;
 use anonmem_oslib::errno::{EACCES, ENOENT};
 use anonmem_oslib::vfs::{Body, FileType, Inode, LinkTarget, Synthetic, Vfs};
+
+/// Nanoseconds in a clock tick of `times` and `/proc`.
+pub const TICK_NS: u64 = 10_000_000;
 
 /// A generated file: a function that writes its text.
 pub struct Text(pub fn() -> String);
@@ -96,7 +100,7 @@ impl Synthetic for Root {
 }
 
 fn current_pid() -> Result<u32> {
-    sched::current().thread().map(|thread| thread.process.pid).ok_or(ENOENT)
+    try_current().map(|thread| thread.process.pid).ok_or(ENOENT)
 }
 
 /// A symbolic link to a path.
@@ -182,7 +186,7 @@ pub fn init(vfs: &Vfs) -> Result<()> {
     vfs.rmdir(&place)?;
     let inode = vfs.create(&place, 0o555, Body::Synthetic(root.clone()))?;
     root.inode.call_once(|| Arc::downgrade(&inode));
-    for cpu in 0..crate::boot::cpu_count() {
+    for cpu in 0..cpu_count() {
         vfs.make_dirs(format!("/sys/devices/system/cpu/cpu{cpu}").as_bytes())?;
     }
     for (path, text) in system::SYS_FILES {

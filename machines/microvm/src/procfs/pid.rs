@@ -1,10 +1,12 @@
 //! `/proc/PID`.
 
-use super::{FIRST_INO, PER_PROCESS, now};
+use super::{FIRST_INO, PER_PROCESS, TICK_NS, now};
+use crate::arch::percpu::cpu_count;
 use crate::fs::file::{GONE, OpenFile};
 use crate::proc::Thread;
 use crate::proc::mm::{self, Detail, Vma};
 use crate::proc::process::Process;
+use crate::proc::thread::try_current;
 use crate::usercopy;
 use alloc::format;
 use alloc::string::String;
@@ -247,7 +249,7 @@ fn first_thread(process: &Process) -> Result<Arc<Thread>> {
 
 /// The strings of the stack, for the running process itself; of another only its name can be told.
 fn user_strings(process: &Process, range: (u64, u64)) -> Vec<u8> {
-    let own = crate::sched::current().thread().is_some_and(|t| t.process.pid == process.pid);
+    let own = try_current().is_some_and(|t| t.process.pid == process.pid);
     if !own {
         return [process.name().as_bytes(), b"\0"].concat();
     }
@@ -350,7 +352,7 @@ fn oom_score(process: &Process) -> u64 {
 
 fn stat(process: &Process) -> String {
     let c = counters(process);
-    let ticks = |ns: u64| ns / crate::syscall::TICK_NS;
+    let ticks = |ns: u64| ns / TICK_NS;
     text::stat_line(&StatLine {
         pid: process.pid,
         comm: &process.name(),
@@ -415,7 +417,7 @@ fn status(process: &Process) -> String {
         let (pending, mask) = (thread.pending(), thread.signals.lock().mask);
         let _ = write!(out, "SigPnd:\t{:016x}\nSigBlk:\t{:016x}\n", pending.0, mask.0);
     }
-    let cpus = crate::boot::cpu_count();
+    let cpus = cpu_count();
     let _ = write!(out, "Cpus_allowed:\t{:x}\nCpus_allowed_list:\t0-{}\n", (1u128 << cpus) - 1, cpus - 1);
     out
 }

@@ -1,10 +1,9 @@
 //! `/proc` files about the machine, `/proc/sys`, and the CPU lists of `/sys`.
 
+use crate::arch::percpu::cpu_count;
 use crate::arch::time;
-use crate::boot;
 use crate::proc::{mm, table};
 use crate::swap;
-use crate::syscall::system::{RELEASE, VERSION};
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -13,6 +12,11 @@ use anonmem_oslib::errno::{EACCES, EINVAL};
 use anonmem_oslib::text::field;
 use anonmem_oslib::vfs::{FileType, Synthetic};
 use core::fmt::Write;
+
+/// The release that programs are told; the system calls are those of about this one.
+pub const RELEASE: &str = "6.1.0-anonmem";
+/// The version string that programs are told.
+pub const VERSION: &str = "#1 SMP PREEMPT";
 
 /// A file's name and its text.
 pub type File = (&'static str, fn() -> String);
@@ -82,19 +86,19 @@ impl Synthetic for Sysctl {
 }
 
 fn cpu_list() -> String {
-    match boot::cpu_count() {
+    match cpu_count() {
         1 => "0\n".into(),
         n => format!("0-{}\n", n - 1),
     }
 }
 
 fn cpuinfo() -> String {
-    (0..boot::cpu_count()).fold(String::new(), |mut out, cpu| {
+    (0..cpu_count()).fold(String::new(), |mut out, cpu| {
         let _ = write!(
             out,
             "processor\t: {cpu}\nvendor_id\t: anonmem\nmodel name\t: anonmem virtual CPU\ncpu MHz\t\t: 1000.000\n\
              cpu cores\t: {}\nflags\t\t: fpu tsc msr pae cx8 apic sep cmov fxsr sse sse2 syscall nx lm\n\n",
-            boot::cpu_count()
+            cpu_count()
         );
         out
     })
@@ -106,7 +110,7 @@ fn running() -> usize {
 
 fn loadavg() -> String {
     let last = table::numbers_given();
-    format!("0.00 0.00 0.00 {}/{} {last}\n", boot::cpu_count().min(running().max(1)), running().max(1))
+    format!("0.00 0.00 0.00 {}/{} {last}\n", cpu_count().min(running().max(1)), running().max(1))
 }
 
 fn uptime() -> String {
@@ -117,10 +121,10 @@ fn uptime() -> String {
 fn stat() -> String {
     let mut out = String::new();
     let ticks: u64 = table::processes().iter().map(|p| p.cpu_time_ns() / 10_000_000).sum();
-    let uptime = time::now_ns() / 10_000_000 * boot::cpu_count() as u64;
+    let uptime = time::now_ns() / 10_000_000 * cpu_count() as u64;
     let line = |name: String| format!("{name} {ticks} 0 0 {} 0 0 0 0 0 0\n", uptime.saturating_sub(ticks));
     out.push_str(&line("cpu ".into()));
-    for cpu in 0..boot::cpu_count() {
+    for cpu in 0..cpu_count() {
         out.push_str(&line(format!("cpu{cpu}")));
     }
     let boot_time = (time::wall_ns() - time::now_ns()) / 1_000_000_000;

@@ -1,15 +1,18 @@
 //! Tasks, and who runs where.
 //!
 //! A [`Task`] is one thread of execution with its own kernel stack: a user thread (it carries the
-//! system side's [`crate::proc::Thread`] and, while it lives, an address space) or a kernel thread. The scheduler
+//! [`UserThread`] of the floors above and, while it lives, an address space) or a kernel thread. The scheduler
 //! owns one reference to every started task until the task has exited.
 //!
 //! Waiting is by key, like a futex: [`park`] sleeps on a number (an address, an id) if a check under
 //! the wait queue's lock still holds; [`unpark`] wakes sleepers of that key.
 //!
+//! The files import one another: queues hold tasks, tasks wait, waits have deadlines, and who is woken is queued.
+//!
 //! Locks, outermost first: the timer list, a wait bucket, a run queue. All are `IrqLock`s.
 
 mod idle;
+mod machine;
 mod mutex;
 mod reaper;
 mod run;
@@ -18,13 +21,15 @@ mod task;
 mod timer;
 mod wait;
 
+pub use machine::LOCK_WAITS;
 pub use mutex::{Mutex, MutexGuard};
 pub use reaper::{init as init_reaper, wait_for_reaper};
-pub use run::{RunQueue, exit, run_scheduler, start, yield_now};
+pub use run::{exit, run_scheduler, start, yield_now};
 pub use stack::{init as init_stacks, is_guard as is_stack_guard, pages as stack_pages};
 pub use task::{
-    OutOfMemory, Task, current, current_mm, current_task, current_thread, set_current_mm, spawn,
-    with_current_fpu, with_held_locks,
+    OutOfMemory, Task, UserThread, current, current_mm, current_task, set_current_mm, with_current_fpu,
 };
 pub use timer::{interrupt as timer_interrupt, sleep_until};
-pub use wait::{Interruptible, Wake, clear_interrupt, interrupt, interrupt_pending, park, unpark};
+pub use wait::{
+    Interruptible, Wake, clear_interrupt, interrupt, interrupt_pending, park, unpark, wait_was_interrupted,
+};

@@ -9,17 +9,18 @@
 
 use alloc::sync::Arc;
 use core::sync::atomic::{
-    AtomicUsize, Ordering::Acquire, Ordering::Relaxed, Ordering::Release, Ordering::SeqCst,
+    AtomicPtr, AtomicUsize, Ordering::Acquire, Ordering::Relaxed, Ordering::Release, Ordering::SeqCst,
 };
 
 use super::idle;
 use super::reaper;
 use super::task::{Task, current_task, try_current_task};
 use crate::arch::entry::switch_context;
-use crate::arch::lock::{IrqLock, IrqOff, relax};
-use crate::arch::percpu::{PerCpu, cpu, this_cpu};
+use crate::arch::irq::IrqOff;
+use crate::arch::lock::IrqLock;
+use crate::arch::percpu::{MAX_CPUS, PerCpu, cpu_count, this_cpu};
 use crate::arch::{time, tlb};
-use crate::boot::{self, paging};
+use crate::boot::paging;
 
 /// What the scheduler loop does with the task that came back.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -95,15 +96,13 @@ impl TaskList {
 }
 
 /// The tasks that wait for one CPU.
-pub struct RunQueue {
+struct RunQueue {
     list: IrqLock<TaskList>,
     len: AtomicUsize,
 }
 
 impl RunQueue {
-    /// An empty queue.
-    #[allow(clippy::new_without_default, reason = "must be const")]
-    pub const fn new() -> RunQueue {
+    const fn new() -> RunQueue {
         RunQueue { list: IrqLock::new(TaskList::new()), len: AtomicUsize::new(0) }
     }
 
@@ -124,10 +123,26 @@ impl RunQueue {
         Some(task)
     }
 
-    /// Whether nobody waits.
-    pub fn is_empty(&self) -> bool {
+    fn is_empty(&self) -> bool {
         self.len.load(SeqCst) == 0
     }
+}
+
+/// What the scheduler keeps of each CPU. Not in `PerCpu`, which lies below the scheduler and knows no tasks.
+#[repr(align(64))]
+struct Cpu {
+    /// The running task; null while the scheduler itself runs.
+    current: AtomicPtr<Task>,
+    queue: RunQueue,
+}
+
+static CPUS: [Cpu; MAX_CPUS] =
+    [const { Cpu { current: AtomicPtr::new(core::ptr::null_mut()), queue: RunQueue::new() } }; MAX_CPUS];
+
+/// The task that this CPU runs; null while the scheduler itself runs.
+#[inline]
+pub(super) fn running() -> *const Task {
+    CPUS[this_cpu().id()].current.load(Relaxed)
 }
 
 /// Makes a task runnable for the first time.
@@ -146,7 +161,7 @@ pub(super) fn enqueue(task: &Task) {
     let last = task.last_cpu.load(Relaxed) as usize;
     let claimed = idle::claim(last);
     let target = claimed.unwrap_or(last);
-    cpu(target).queue.push(task);
+    CPUS[target].queue.push(task);
     // A CPU may have gone idle after the first look and before the push.
     if let Some(idle) = claimed.or_else(|| idle::claim(target)) {
         idle::kick(idle);
@@ -155,16 +170,16 @@ pub(super) fn enqueue(task: &Task) {
 
 /// Whether a task waits in any queue.
 pub(super) fn anything_runnable() -> bool {
-    (0..boot::cpu_count()).any(|id| !cpu(id).queue.is_empty())
+    (0..cpu_count()).any(|id| !CPUS[id].queue.is_empty())
 }
 
 /// The next task for this CPU: from its own queue, else from another's.
 fn pick(me: &PerCpu) -> Option<&'static Task> {
-    if let Some(task) = me.queue.pop() {
+    if let Some(task) = CPUS[me.id()].queue.pop() {
         return Some(task);
     }
-    let count = boot::cpu_count();
-    (1..count).find_map(|step| cpu((me.id() + step) % count).queue.pop())
+    let count = cpu_count();
+    (1..count).find_map(|step| CPUS[(me.id() + step) % count].queue.pop())
 }
 
 /// Gives up the CPU for a reason. Interrupts may be on or off, and are as before afterwards.
@@ -175,7 +190,7 @@ pub(super) fn reschedule(action: Action) {
     task.unload();
     let me = this_cpu();
     me.need_resched.store(false, Relaxed);
-    me.current.store(core::ptr::null_mut(), Relaxed);
+    CPUS[me.id()].current.store(core::ptr::null_mut(), Relaxed);
     let scheduler = me.scheduler_rsp.load(Relaxed);
     // SAFETY: the loop saved its stack pointer when it switched to this task; interrupts are off.
     unsafe { switch_context(task.saved_rsp.as_ptr(), scheduler) };
@@ -224,7 +239,7 @@ pub fn run_scheduler() -> ! {
 /// Behind the others of this CPU; it still owns the task.
 fn enqueue_here(me: &PerCpu, task: &'static Task) {
     task.action.store(Action::Park as u8, Relaxed);
-    me.queue.push(task);
+    CPUS[me.id()].queue.push(task);
     // An idle CPU may take it.
     if let Some(idle) = idle::claim(me.id()) {
         idle::kick(idle);
@@ -241,7 +256,7 @@ fn change_over(last: Option<&'static Task>, next: &'static Task) {
         // Another CPU still switches away from it, and it may be waiting for our last one.
         leave(last);
         while next.on_cpu.swap(true, Acquire) {
-            relax();
+            tlb::relax();
         }
         None
     } else {
@@ -283,7 +298,7 @@ fn release(last: &'static Task) {
 fn run(me: &PerCpu, next: &'static Task) {
     next.load();
     next.last_cpu.store(me.id() as u32, Relaxed);
-    me.current.store(core::ptr::from_ref(next).cast_mut(), Relaxed);
+    CPUS[me.id()].current.store(core::ptr::from_ref(next).cast_mut(), Relaxed);
     let now = time::now_ns();
     me.slice_start.store(now, Relaxed);
     time::arm((now + time::SLICE_NS).min(super::timer::next_deadline()));

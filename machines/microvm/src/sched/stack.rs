@@ -133,7 +133,7 @@ fn bottom(slot: u64) -> u64 {
 fn map(slot: u64) -> Result<(), OutOfMemory> {
     for index in 0..PAGES_EACH {
         let mapped = heap::alloc_page().is_some_and(|page| {
-            let done = paging::map_page(bottom(slot) + index * PAGE, page);
+            let done = paging::map_page(bottom(slot) + index * PAGE, page, &mut heap::alloc_page);
             if !done {
                 heap::free_page(page);
             }

@@ -1,25 +1,27 @@
 //! The task itself.
 
 use alloc::sync::Arc;
+use core::any::Any;
 use core::cell::UnsafeCell;
 use core::ptr::null_mut;
 use core::sync::atomic::{
     AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed,
 };
 
+use anonmem_hal::HeldLocks;
 use x86_64::registers::model_specific::Msr;
 
+use super::run::running;
 use super::stack::KernelStack;
 use crate::arch::entry::{new_kernel_task, new_user_task};
 use crate::arch::fpu::FpuState;
-use crate::arch::lock::IrqOff;
+use crate::arch::irq::IrqOff;
 use crate::arch::percpu::{set_user_gs_base, this_cpu};
 use crate::arch::trap::TrapFrame;
 use crate::arch::{time, tlb};
 use crate::boot::paging;
 use crate::heap;
-use crate::machine::{self, HeldLocks, Mm};
-use crate::proc::Thread;
+use crate::machine::{self, Mm};
 use crate::usercopy::USER_END;
 
 const IA32_FS_BASE: u32 = 0xc000_0100;
@@ -28,13 +30,20 @@ const IA32_FS_BASE: u32 = 0xc000_0100;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OutOfMemory;
 
+/// What a user task carries for the floors above: the scheduler only asks it about signals.
+pub trait UserThread: Any + Send + Sync {
+    /// Whether the running task's interrupted wait is over: something is there that it must see to. Else the
+    /// wait goes on. Called by the task itself, after its interrupt flag was cleared.
+    fn wait_is_over(&self) -> bool;
+}
+
 /// One thread of execution.
 ///
 /// Who may touch a field that is not an atomic: the task itself while it runs; the CPU that owns
 /// `on_cpu` while it switches to or from the task; its creator before it is started.
 pub struct Task {
     id: u64,
-    thread: Option<Arc<Thread>>,
+    thread: Option<Arc<dyn UserThread>>,
     /// Where to continue: written by `switch_context`.
     pub(super) saved_rsp: AtomicU64,
     fpu: Option<UnsafeCell<FpuState>>,
@@ -86,7 +95,7 @@ impl Task {
     /// # Errors
     /// [`OutOfMemory`] when there is no memory for the kernel stack.
     pub fn new_user(
-        thread: Arc<Thread>,
+        thread: Arc<dyn UserThread>,
         mm: Mm,
         frame: &TrapFrame,
         fs_base: u64,
@@ -96,7 +105,7 @@ impl Task {
             return Err(OutOfMemory);
         }
         let stack = KernelStack::new()?;
-        let mut fpu = FpuState::new()?;
+        let mut fpu = FpuState::new().ok_or(OutOfMemory)?;
         let mut gs_base = 0;
         if let Some(parent) = try_current_task().filter(|task| task.fpu.is_some()) {
             fpu.save();
@@ -125,7 +134,7 @@ impl Task {
     }
 
     fn new(
-        thread: Option<Arc<Thread>>,
+        thread: Option<Arc<dyn UserThread>>,
         stack: KernelStack,
         fpu: Option<FpuState>,
         mm: Option<Mm>,
@@ -161,8 +170,8 @@ impl Task {
         }
     }
 
-    /// The system side's part of a user task.
-    pub fn thread(&self) -> Option<&Arc<Thread>> {
+    /// What a user task carries for the floors above.
+    pub fn thread(&self) -> Option<&Arc<dyn UserThread>> {
         self.thread.as_ref()
     }
 
@@ -281,10 +290,9 @@ fn push_context(top: u64, entry: u64, registers: [u64; 6]) -> u64 {
 
 /// The running task, if the CPU has one.
 pub(super) fn try_current_task() -> Option<&'static Task> {
-    let task = this_cpu().current.load(Relaxed);
     // SAFETY: the running task lives at least until it exits; a caller that keeps the reference to
     // itself (and does not give it to other tasks) cannot outlive that.
-    unsafe { task.as_ref() }
+    unsafe { running().as_ref() }
 }
 
 /// The running task, without counting a reference: keep it on the stack. Panics when the CPU has none.
@@ -301,19 +309,14 @@ pub fn current() -> Arc<Task> {
     unsafe { Arc::from_raw(task) }
 }
 
-/// The running user task's thread. Panics in a kernel task.
-pub fn current_thread() -> Arc<Thread> {
-    current_task().thread().expect("a kernel task has no thread").clone()
-}
-
-/// `Task::new_user` and `start` in one.
-///
-/// # Errors
-/// [`OutOfMemory`] when there is no memory for the kernel stack.
-pub fn spawn(thread: Arc<Thread>, mm: Mm, frame: &TrapFrame, fs_base: u64) -> Result<Arc<Task>, OutOfMemory> {
-    let task = Task::new_user(thread, mm, frame, fs_base)?;
-    super::start(&task);
-    Ok(task)
+/// The first code of a kernel task. Called by `new_kernel_task` with interrupts off.
+#[unsafe(no_mangle)]
+extern "C" fn kernel_task_main(entry: *const (), argument: usize) -> ! {
+    // SAFETY: `Task::new_kernel` put a `fn(usize)` there.
+    let entry = unsafe { core::mem::transmute::<*const (), fn(usize)>(entry) };
+    x86_64::instructions::interrupts::enable();
+    entry(argument);
+    super::exit()
 }
 
 /// Replaces the running task's address space (execve), or leaves it for good (`None`, exit: releases
@@ -353,7 +356,7 @@ pub fn with_current_fpu(f: impl FnOnce(&mut FpuState)) {
 
 /// Calls `f` with the list of memory-manager locks that the running task holds (a list of the CPU's own
 /// during boot).
-pub fn with_held_locks(f: &mut dyn FnMut(&mut HeldLocks)) {
+pub(super) fn with_held_locks(f: &mut dyn FnMut(&mut HeldLocks)) {
     match try_current_task() {
         // SAFETY: the running task owns the field; handlers take no such locks.
         Some(task) => f(unsafe { &mut *task.held_locks.get() }),

@@ -118,7 +118,7 @@ pub fn interrupt() {
         expire(now);
     }
     let me = this_cpu();
-    if me.current.load(Relaxed).is_null() {
+    if super::run::running().is_null() {
         // The scheduler loop or the idle loop arms it again.
         return;
     }

@@ -3,10 +3,9 @@
 use core::sync::atomic::{AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
 
 use super::run::{Action, TaskList, enqueue, reschedule};
-use super::task::{Task, current_task};
+use super::task::{Task, current_task, try_current_task};
 use super::{idle, timer};
 use crate::arch::lock::IrqLock;
-use crate::arch::percpu::this_cpu;
 
 const BUCKETS: usize = 256;
 
@@ -174,9 +173,14 @@ pub fn clear_interrupt() {
     current_task().interrupted.store(false, SeqCst);
 }
 
+/// Whether the running task's interrupted wait is over. Else the wait goes on.
+pub fn wait_was_interrupted() -> bool {
+    // Cleared before looking: what comes after the look sets it again.
+    clear_interrupt();
+    current_task().thread().is_some_and(|thread| thread.wait_is_over())
+}
+
 /// Whether somebody called [`interrupt`] for the running task since the flag was cleared.
 pub fn interrupt_pending() -> bool {
-    // SAFETY-free: the running task's own flag.
-    let task = this_cpu().current.load(Relaxed);
-    !task.is_null() && current_task().interrupted.load(SeqCst)
+    try_current_task().is_some_and(|task| task.interrupted.load(SeqCst))
 }

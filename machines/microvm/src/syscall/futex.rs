@@ -3,9 +3,9 @@
 use super::{Call, user};
 use crate::arch::time;
 use crate::proc::futex::{self, ANY, Scope};
-use crate::proc::restart::{ERESTART_RESTARTBLOCK, ERESTARTSYS};
 use anonmem_oslib::Result;
 use anonmem_oslib::errno::{EINVAL, ENOSYS};
+use anonmem_oslib::restart::{ERESTART_RESTARTBLOCK, ERESTARTSYS};
 use linux_raw_sys::general as abi;
 
 pub(super) fn futex(c: &mut Call<'_>) -> Result<usize> {

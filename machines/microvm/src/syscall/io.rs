@@ -2,11 +2,13 @@
 
 use super::{Call, user};
 use crate::fs::file::OpenFile;
+use crate::proc::signal;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use anonmem_oslib::Result;
 use anonmem_oslib::abi::Fields;
-use anonmem_oslib::errno::{EFAULT, EINVAL};
+use anonmem_oslib::errno::{EFAULT, EINVAL, EPIPE};
+use anonmem_oslib::signal::SIGPIPE;
 
 /// The largest number of bytes that one call moves.
 const LIMIT: usize = 0x7fff_f000;
@@ -90,8 +92,16 @@ pub(super) fn read(c: &mut Call<'_>) -> Result<usize> {
     read_to(&*file(c)?, c.args[1], c.len(2), At::Position)
 }
 
+/// Raises SIGPIPE if a write failed because nobody will read.
+pub(super) fn or_sigpipe(result: Result<usize>) -> Result<usize> {
+    if result == Err(EPIPE) {
+        signal::raise(SIGPIPE);
+    }
+    result
+}
+
 pub(super) fn write(c: &mut Call<'_>) -> Result<usize> {
-    write_from(&*file(c)?, c.args[1], c.len(2), At::Position)
+    or_sigpipe(write_from(&*file(c)?, c.args[1], c.len(2), At::Position))
 }
 
 pub(super) fn pread(c: &mut Call<'_>) -> Result<usize> {
@@ -178,7 +188,7 @@ pub(super) fn readv(c: &mut Call<'_>) -> Result<usize> {
 }
 
 pub(super) fn writev(c: &mut Call<'_>) -> Result<usize> {
-    write_vector(&*file(c)?, &vector(c.args[1], c.len(2))?, At::Position)
+    or_sigpipe(write_vector(&*file(c)?, &vector(c.args[1], c.len(2))?, At::Position))
 }
 
 /// The offset of `preadv` and `preadv2`: all ones mean the position.
@@ -191,7 +201,7 @@ pub(super) fn preadv(c: &mut Call<'_>) -> Result<usize> {
 }
 
 pub(super) fn pwritev(c: &mut Call<'_>) -> Result<usize> {
-    write_vector(&*file(c)?, &vector(c.args[1], c.len(2))?, vector_at(c)?)
+    or_sigpipe(write_vector(&*file(c)?, &vector(c.args[1], c.len(2))?, vector_at(c)?))
 }
 
 /// Copies between two descriptions within the kernel.
@@ -241,7 +251,7 @@ pub(super) fn sendfile(c: &mut Call<'_>) -> Result<usize> {
     if from.is_stream() {
         return Err(EINVAL);
     }
-    let n = copy((&from, at), (&to, At::Position), c.len(3))?;
+    let n = or_sigpipe(copy((&from, at), (&to, At::Position), c.len(3)))?;
     store_offset(c.args[2], at, n)?;
     Ok(n)
 }

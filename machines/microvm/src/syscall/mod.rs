@@ -15,25 +15,22 @@ mod poll;
 mod process;
 mod signal;
 mod socket;
-pub(crate) mod system;
+mod system;
 mod time;
 pub mod user;
 mod wait;
 
-pub(crate) use time::TICK_NS;
-
+use crate::arch::lock::SpinLock;
 use crate::arch::trap::TrapFrame;
 use crate::klog;
-use crate::proc::{Thread, restart};
-use crate::sched;
+use crate::proc::{Thread, current_thread};
 use alloc::collections::BTreeSet;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use anonmem_oslib::Result;
 use anonmem_oslib::errno::{EINVAL, ENOSYS};
+use anonmem_oslib::{Result, restart};
 use linux_raw_sys::general as abi;
-use spin::Mutex;
 
 /// A system call in progress.
 struct Call<'a> {
@@ -66,7 +63,7 @@ impl Call<'_> {
 pub fn syscall(frame: &mut TrapFrame) {
     let args = frame.syscall_args();
     let number = frame.syscall_nr();
-    let mut call = Call { thread: sched::current_thread(), frame, args };
+    let mut call = Call { thread: current_thread(), frame, args };
     if number == u64::from(abi::__NR_rt_sigreturn) {
         // It sets all registers, the result's too.
         return signal::sigreturn(&mut call);
@@ -81,7 +78,7 @@ pub fn syscall(frame: &mut TrapFrame) {
     call.frame.rax = result;
 }
 
-static UNKNOWN: Mutex<BTreeSet<u64>> = Mutex::new(BTreeSet::new());
+static UNKNOWN: SpinLock<BTreeSet<u64>> = SpinLock::new(BTreeSet::new());
 
 fn unknown(number: u64) -> Result<usize> {
     if UNKNOWN.lock().insert(number) {

@@ -8,11 +8,11 @@ use crate::fs::epoll::Epoll;
 use crate::fs::event::wait_for_anything;
 use crate::fs::file::{ERR, HUP, IN, OUT, OpenFile};
 use crate::fs::table::FdTable;
-use crate::proc::restart::{ERESTARTNOHAND, ERESTARTSYS};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use anonmem_oslib::abi::{Fields, Packer};
 use anonmem_oslib::errno::{EBADF, EINTR, EINVAL, ETIMEDOUT};
+use anonmem_oslib::restart::{ERESTARTNOHAND, ERESTARTSYS};
 use anonmem_oslib::signal::SigSet;
 use anonmem_oslib::vfs::FileType;
 use anonmem_oslib::{Errno, Result};
@@ -114,7 +114,7 @@ fn keep_deadline<T>(c: &Call<'_>, result: Result<T>, deadline: Option<u64>) -> R
     match result {
         Err(ERESTARTSYS) => {
             *c.thread.restart.lock() = deadline;
-            Err(crate::proc::restart::ERESTART_RESTARTBLOCK)
+            Err(anonmem_oslib::restart::ERESTART_RESTARTBLOCK)
         }
         other => other,
     }

@@ -2,8 +2,8 @@
 
 use super::file::base;
 use super::{Call, user};
+use crate::arch::percpu::cpu_count;
 use crate::arch::trap::TrapFrame;
-use crate::boot;
 use crate::fs::open::absolute;
 use crate::proc::clone::{self, Request};
 use crate::proc::process::{ExitStatus, Process};
@@ -262,7 +262,7 @@ pub(super) fn sched_getaffinity(c: &mut Call<'_>) -> Result<usize> {
     if c.len(1) < 8 {
         return Err(EINVAL);
     }
-    let cpus = boot::cpu_count();
+    let cpus = cpu_count();
     let mask = if cpus >= 64 { u64::MAX } else { (1 << cpus) - 1 };
     user::write(c.args[2], &mask.to_le_bytes())?;
     Ok(8)
@@ -272,7 +272,7 @@ pub(super) fn sched_setaffinity(c: &mut Call<'_>) -> Result<usize> {
     let len = c.len(1).min(8);
     let mut mask = [0; 8];
     mask[..len].copy_from_slice(&user::read(c.args[2], len)?);
-    let cpus = boot::cpu_count().min(64) as u32;
+    let cpus = cpu_count().min(64) as u32;
     // A mask with a CPU that exists is accepted as advice.
     if u64::from_le_bytes(mask).trailing_zeros() < cpus { Ok(0) } else { Err(EINVAL) }
 }

@@ -3,12 +3,12 @@
 use super::{Call, user};
 use crate::arch::time;
 use crate::fs::event::wait_for_anything;
-use crate::proc::restart::{ERESTARTNOHAND, ERESTARTSYS};
 use crate::proc::signal::{self, Action, SIG_IGN};
 use crate::proc::{deliver, table};
 use anonmem_oslib::Result;
 use anonmem_oslib::abi::{Fields, Packer};
 use anonmem_oslib::errno::{EAGAIN, EINTR, EINVAL, ENOMEM, EPERM, ESRCH, ETIMEDOUT};
+use anonmem_oslib::restart::{ERESTARTNOHAND, ERESTARTSYS};
 use anonmem_oslib::sigframe::{AltStack, Detail, SIGINFO, SS_DISABLE, SS_ONSTACK, SigInfo};
 use anonmem_oslib::signal::{SIGNALS, SigSet, code};
 use linux_raw_sys::general as abi;

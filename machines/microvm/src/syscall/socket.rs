@@ -1,7 +1,7 @@
 //! Sockets: connected pairs of Unix sockets, and nothing that would need a network.
 
 use super::fd::install_pair;
-use super::io::vector;
+use super::io::{or_sigpipe, vector};
 use super::{Call, user};
 use crate::fs::file::OpenFile;
 use crate::fs::pipe::Direction;
@@ -37,9 +37,15 @@ pub(super) fn socket(_c: &mut Call<'_>) -> Result<usize> {
     Err(EAFNOSUPPORT)
 }
 
+/// Raises SIGPIPE if nobody will read, unless the flags say no.
+fn signalled(flags: u32, result: Result<usize>) -> Result<usize> {
+    const MSG_NOSIGNAL: u32 = 0x4000;
+    if flags & MSG_NOSIGNAL != 0 { result } else { or_sigpipe(result) }
+}
+
 pub(super) fn sendto(c: &mut Call<'_>) -> Result<usize> {
     let bytes = user::read(c.args[1], c.len(2).min(user::PIECE))?;
-    socket_file(c)?.write(&bytes)
+    signalled(c.u32(3), socket_file(c)?.write(&bytes))
 }
 
 pub(super) fn recvfrom(c: &mut Call<'_>) -> Result<usize> {
@@ -66,7 +72,7 @@ pub(super) fn sendmsg(c: &mut Call<'_>) -> Result<usize> {
     for (address, len) in message(c.args[1])? {
         bytes.extend_from_slice(&user::read(address, len.min(user::PIECE))?);
     }
-    file.write(&bytes)
+    signalled(c.u32(2), file.write(&bytes))
 }
 
 pub(super) fn recvmsg(c: &mut Call<'_>) -> Result<usize> {

@@ -3,17 +3,13 @@
 use super::{Call, only, user};
 use crate::fs::device::fill_random;
 use crate::proc::{mm, table, wait};
+use crate::procfs::system::{RELEASE, VERSION};
 use crate::swap;
 use anonmem_oslib::Result;
 use anonmem_oslib::abi::{Fields, Packer};
 use anonmem_oslib::errno::{EINVAL, EPERM, ESRCH};
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 use linux_raw_sys::general as abi;
-
-/// The release that programs are told; the system calls are those of about this one.
-pub(crate) const RELEASE: &str = "6.1.0-anonmem";
-/// The version string that programs are told.
-pub(crate) const VERSION: &str = "#1 SMP PREEMPT";
 
 pub(super) fn uname(c: &mut Call<'_>) -> Result<usize> {
     let fields = ["Linux", "anonmem", RELEASE, VERSION, "x86_64", "(none)"];

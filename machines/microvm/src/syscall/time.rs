@@ -6,15 +6,16 @@ use crate::arch::time as clock;
 use crate::fs::counter::Counter;
 use crate::fs::event::Event;
 use crate::fs::file::OpenFile;
-use crate::proc::restart::{ERESTART_RESTARTBLOCK, ERESTARTSYS};
+use crate::fs::timer::{Effect, Setting, Timer};
 use crate::proc::signal;
-use crate::proc::timer::{Effect, Setting, Timer};
+use crate::procfs::TICK_NS;
 use crate::sched::Interruptible;
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use anonmem_oslib::Result;
 use anonmem_oslib::abi::{Fields, Packer};
 use anonmem_oslib::errno::{EAGAIN, EINVAL, ETIMEDOUT};
+use anonmem_oslib::restart::{ERESTART_RESTARTBLOCK, ERESTARTSYS};
 use anonmem_oslib::sigframe::{Detail, SigInfo};
 use anonmem_oslib::signal::{SIGALRM, SIGNALS, code};
 use anonmem_oslib::vfs::FileType;
@@ -82,9 +83,6 @@ pub(super) fn time(c: &mut Call<'_>) -> Result<usize> {
     Ok(seconds as usize)
 }
 
-/// Nanoseconds in a clock tick of `times` and `/proc`.
-pub(crate) const TICK_NS: u64 = 10_000_000;
-
 pub(super) fn times(c: &mut Call<'_>) -> Result<usize> {
     let process = &c.thread.process;
     let ticks = |ns: u64| ns / TICK_NS;
@@ -125,7 +123,7 @@ pub(super) fn clock_nanosleep(c: &mut Call<'_>) -> Result<usize> {
     let (id, flags, time) = (c.u32(0), c.u32(1), user::timespec(c.args[2])?);
     if flags & abi::TIMER_ABSTIME != 0 {
         sleep(boot_time(id, time)?)
-            .map_err(|e| if e == ERESTARTSYS { crate::proc::restart::ERESTARTNOHAND } else { e })?;
+            .map_err(|e| if e == ERESTARTSYS { anonmem_oslib::restart::ERESTARTNOHAND } else { e })?;
         return Ok(0);
     }
     boot_time(id, 0)?;

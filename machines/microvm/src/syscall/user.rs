@@ -1,17 +1,11 @@
 //! Arguments that point to user memory.
 
-use crate::usercopy::{self, Fault};
+use crate::usercopy;
 use alloc::vec::Vec;
+use anonmem_oslib::Result;
 use anonmem_oslib::abi::Fields;
-use anonmem_oslib::errno::{E2BIG, EFAULT, EINVAL, ENAMETOOLONG, ENOMEM};
+use anonmem_oslib::errno::{E2BIG, EINVAL, ENAMETOOLONG, ENOMEM};
 use anonmem_oslib::stack::ARG_MAX;
-use anonmem_oslib::{Errno, Result};
-
-impl From<Fault> for Errno {
-    fn from(Fault: Fault) -> Errno {
-        EFAULT
-    }
-}
 
 /// The largest piece that is moved between user and kernel memory at once.
 pub const PIECE: usize = 64 << 10;

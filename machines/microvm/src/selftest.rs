@@ -5,9 +5,10 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
+use crate::arch::percpu::cpu_count;
 use crate::arch::{power, random, time, tlb};
 use crate::sched::{self, Interruptible, Mutex, Task, Wake};
-use crate::{boot, console, heap, klog};
+use crate::{console, heap, klog};
 
 /// The exit code of success; QEMU's status is `(0x10 << 1) | 1 = 33`.
 const PASSED: u8 = 0x10;
@@ -17,7 +18,7 @@ static COUNTER: Mutex<u64> = Mutex::new(0);
 static TURN: AtomicUsize = AtomicUsize::new(0);
 
 /// Runs all tests.
-pub(super) fn run(_: usize) {
+pub(crate) fn run(_: usize) {
     for (name, test) in [
         ("time", test_time as fn()),
         ("heap", test_heap),
@@ -71,7 +72,7 @@ fn test_time() {
 }
 
 fn test_heap() {
-    run_tasks(boot::cpu_count() * 2, |seed| {
+    run_tasks(cpu_count() * 2, |seed| {
         let mut live: Vec<Box<[usize]>> = Vec::new();
         for turn in 0..2000 {
             let len = (seed * 31 + turn * 7) % 700;
@@ -139,7 +140,7 @@ fn test_deadlines() {
 /// Every CPU shoots at all others at once, while others spin on a lock with interrupts off.
 fn test_shootdown() {
     static SPUN: crate::arch::lock::IrqLock<u64> = crate::arch::lock::IrqLock::new(0);
-    run_tasks(boot::cpu_count() * 2, |me| {
+    run_tasks(cpu_count() * 2, |me| {
         for turn in 0..500 {
             if me % 2 == 0 {
                 let start = 0xffff_c8ff_0000_0000;

@@ -2,13 +2,13 @@
 //!
 //! Linux: include/linux/errno.h.
 
-use anonmem_oslib::Errno;
+use crate::Errno;
 
 /// Run it again, unless a handler ran that was installed without `SA_RESTART`.
 pub const ERESTARTSYS: Errno = Errno(512);
 /// Run it again, unless a handler ran.
 pub const ERESTARTNOHAND: Errno = Errno(514);
-/// As [`ERESTARTNOHAND`], with the deadline that the first run had ([`super::Thread::restart`]).
+/// As [`ERESTARTNOHAND`], with the deadline that the first run had (the thread keeps it).
 pub const ERESTART_RESTARTBLOCK: Errno = Errno(516);
 
 /// Says whether `result` of a system call is one of these.

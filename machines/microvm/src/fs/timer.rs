@@ -2,15 +2,15 @@
 //!
 //! One kernel task sleeps until the earliest is due.
 
+use super::event::Event;
+use crate::arch::lock::SpinLock;
 use crate::arch::time;
-use crate::fs::event::Event;
 use crate::sched::{self, Interruptible};
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::sync::{Arc, Weak};
 use anonmem_oslib::Result;
 use anonmem_oslib::errno::ENOMEM;
-use spin::Mutex;
 
 /// What a timer does; it is told how often it was due since the last time.
 pub type Effect = Box<dyn Fn(u64) + Send + Sync>;
@@ -19,7 +19,7 @@ pub type Effect = Box<dyn Fn(u64) + Send + Sync>;
 pub struct Timer {
     /// The clock by which it is set (`CLOCK_*`).
     pub clock: u32,
-    state: Mutex<State>,
+    state: SpinLock<State>,
     effect: Effect,
 }
 
@@ -44,13 +44,13 @@ struct Queue {
     next: u64,
 }
 
-static QUEUE: Mutex<Queue> = Mutex::new(Queue { timers: BTreeMap::new(), next: 0 });
+static QUEUE: SpinLock<Queue> = SpinLock::new(Queue { timers: BTreeMap::new(), next: 0 });
 static CHANGED: Event = Event::new();
 
 impl Timer {
     /// Makes a timer that is not set.
     pub fn new(clock: u32, effect: Effect) -> Arc<Timer> {
-        Arc::new(Timer { clock, state: Mutex::default(), effect })
+        Arc::new(Timer { clock, state: SpinLock::default(), effect })
     }
 
     /// Sets the timer to be due at `due_ns` (since boot) and then every `interval_ns`; gives what it was.

@@ -1,15 +1,18 @@
 //! Where traps go: exceptions, interrupts, system calls; and the way back to user mode.
+//!
+//! Entry code ([`crate::arch::entry`]) calls the functions here by symbol. They stand on the top floor, because a
+//! trap may be anything: a fault of a process, a system call, a device.
 
 use core::sync::atomic::Ordering::Relaxed;
 
 use x86_64::instructions::interrupts;
 use x86_64::registers::control::Cr2;
 
-use super::idt::vector;
-use super::percpu::this_cpu;
-use super::trap::{TrapFrame, USER_CS, USER_SS};
-use super::{apic, cpu, time, tlb};
-use crate::proc::hooks::{self, TickOrigin};
+use crate::arch::idt::vector;
+use crate::arch::percpu::this_cpu;
+use crate::arch::trap::{TrapFrame, USER_CS, USER_SS};
+use crate::arch::{apic, cpu, time, tlb};
+use crate::proc::{deliver, fault};
 use crate::usercopy::{self, USER_END};
 use crate::{console, sched, virtio};
 
@@ -28,7 +31,7 @@ extern "C" fn trap_dispatch(frame: &mut TrapFrame) {
         vector::NMI | vector::DOUBLE_FAULT | vector::MACHINE_CHECK => fatal(frame, 0),
         _ if user => {
             interrupts::enable();
-            hooks::user_exception(frame, frame.vector, frame.error);
+            fault::exception(frame, frame.vector, frame.error);
         }
         _ => fatal(frame, 0),
     }
@@ -50,7 +53,7 @@ fn page_fault(frame: &mut TrapFrame) {
     let va = Cr2::read_raw();
     if frame.from_user() {
         interrupts::enable();
-        hooks::user_page_fault(frame, va, frame.error);
+        fault::user(va, frame.error);
         return;
     }
     let Some(fixup) = usercopy::fixup(frame.rip).filter(|_| va < USER_END) else {
@@ -61,7 +64,7 @@ fn page_fault(frame: &mut TrapFrame) {
         return;
     }
     interrupts::enable();
-    if !hooks::kernel_page_fault(va, frame.error) {
+    if !fault::kernel(va, frame.error) {
         frame.rip = fixup;
     }
     interrupts::disable();
@@ -73,13 +76,6 @@ fn interrupt(frame: &mut TrapFrame) {
             apic::eoi();
             time::fired();
             sched::timer_interrupt();
-            hooks::timer_tick(if frame.from_user() {
-                TickOrigin::User
-            } else if this_cpu().current.load(Relaxed).is_null() {
-                TickOrigin::Idle
-            } else {
-                TickOrigin::Kernel
-            });
         }
         vector::SHOOTDOWN => {
             apic::eoi();
@@ -126,9 +122,9 @@ fn return_to_user(frame: &mut TrapFrame) {
     loop {
         sched::clear_interrupt();
         interrupts::enable();
-        hooks::before_return_to_user(frame);
+        deliver::before_return_to_user(frame);
         if frame.rip >= USER_END {
-            hooks::user_exception(frame, GENERAL_PROTECTION, 0);
+            fault::exception(frame, GENERAL_PROTECTION, 0);
             continue;
         }
         interrupts::disable();

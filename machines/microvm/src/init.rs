@@ -1,29 +1,30 @@
 //! The kernel's own process: starts the program, takes in orphans, and accounts for everything at the end.
 
-use super::process::{ExitStatus, Process};
-use super::thread::{Thread, comm_of};
-use super::{exec, mm, table, timer, wait};
 use crate::arch::trap::TrapFrame;
 use crate::arch::{power, time};
-use crate::console::{self, to_host};
+use crate::console::{self, to_guest, to_host};
 use crate::fs::table::{FdTable, OnExec};
-use crate::fs::{self, FsContext};
-use crate::klog;
+use crate::fs::{self, FsContext, timer};
+use crate::proc::process::{ExitStatus, Process};
+use crate::proc::thread::{Thread, comm_of};
+use crate::proc::{exec, mm, signal, table, wait};
 use crate::sched::{self, Task};
-use crate::swap;
+use crate::{klog, procfs, swap};
 use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
 use anonmem_oslib::Result;
+use anonmem_oslib::abi::Fields;
 use anonmem_oslib::errno::{ENOENT, ENOMEM};
 use anonmem_oslib::runfile::RunFile;
-use anonmem_oslib::signal::SIGKILL;
+use anonmem_oslib::sigframe::{Detail, SigInfo};
+use anonmem_oslib::signal::{SIGKILL, SIGNALS, code};
 use anonmem_oslib::vfs::path::Follow;
 
 /// The number of the program that init starts, and of its process group.
-pub const PROGRAM: u32 = 2;
+const PROGRAM: u32 = 2;
 /// Where the archive says what to run.
 const RUN_FILE: &[u8] = b"/.anonmem/run";
 /// Bytes of a file or of the bill that are moved at once.
@@ -53,6 +54,7 @@ impl Failure {
 /// Starts the program and waits for its end; gives its status.
 fn run_program() -> core::result::Result<i32, Failure> {
     fs::init(crate::boot::initrd()).map_err(|e| Failure::new("the initial archive cannot be unpacked", e))?;
+    procfs::init(fs::vfs()).map_err(|e| Failure::new("/proc and /sys cannot be made", e))?;
     timer::init().map_err(|e| Failure::new("no timer task", e))?;
     let bytes = read_file(RUN_FILE).map_err(|e| Failure::new("the archive has no /.anonmem/run", e))?;
     let run = RunFile::parse(&bytes);
@@ -156,5 +158,21 @@ fn end_everybody() {
         if wait::wait_as_init(&init).is_none() {
             break;
         }
+    }
+}
+
+/// A frame of the host's arrived: input, its end, a signal. Runs in the console's task.
+pub fn channel_frame(kind: u8, payload: &[u8]) {
+    match kind {
+        to_guest::STDIN => fs::device::stdin_bytes(payload),
+        to_guest::STDIN_EOF => fs::device::stdin_end(),
+        to_guest::SIGNAL => {
+            let signal = Fields(payload).u32(0);
+            if (1..=SIGNALS).contains(&signal) {
+                let info = SigInfo { signal, code: code::SI_KERNEL, detail: Detail::None };
+                signal::send_to_group(PROGRAM, info);
+            }
+        }
+        _ => klog!("the host sent a frame of unknown type {kind}"),
     }
 }
