@@ -13,71 +13,27 @@ pub mod options;
 mod ours;
 mod program;
 mod report;
+mod setup;
 mod transcript;
 
 use std::io::{self, IsTerminal};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anonmem_bench::host::load::{Load, LoadWatch};
+use anonmem_bench::host::load::LoadWatch;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::args::BenchOptions;
 use crate::channel::signals::Signals;
 use crate::error::{Error, Result};
 use crate::progress::Progress;
-use crate::values::Lock;
-use crate::vm::qemu::Accelerator;
 use crate::vm::{accel, kernel, qemu};
 
-use image::Image;
 use kinds::{Kind, Work};
 use options::{Clock, GuestOptions};
+use setup::{Outcome, Setup, memory_mib, on_host};
 use transcript::Transcript;
-
-/// How long a kernel may take until the program speaks.
-const BOOT_LIMIT: Duration = Duration::from_secs(120);
-
-/// What all boots have in common.
-struct Setup {
-    qemu: PathBuf,
-    microvm: PathBuf,
-    image: Option<Image>,
-    program: PathBuf,
-    /// Temporary files; each boot makes its own directory in it.
-    dir: tempfile::TempDir,
-    accelerator: Accelerator,
-    ram: u64,
-    lock: Lock,
-    signals: Signals,
-    bar: ProgressBar,
-}
-
-/// Which kernel a boot is of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Side {
-    Ours,
-    Linux,
-}
-
-/// What was found out.
-struct Outcome {
-    machine: String,
-    qemu: String,
-    accelerator: Accelerator,
-    memory_mib: u64,
-    cpus: u32,
-    lock: Lock,
-    image: Option<Image>,
-    runs: u32,
-    /// One transcript a boot, in turns: ours, and Linux's if there is one.
-    timed: Vec<(Transcript, Option<Transcript>)>,
-    counted: (Transcript, Option<Transcript>),
-    seconds: f64,
-    /// What others did meanwhile.
-    load: Load,
-}
 
 /// Measures what the options ask for, prints the table and writes the files.
 ///
@@ -193,30 +149,6 @@ fn both(setup: &mut Setup, work: &Work, clock: Clock) -> Result<(Transcript, Opt
     let ours = ours::run(setup, work, clock)?;
     let linux = if setup.image.is_some() { Some(linux::run(setup, work, clock)?) } else { None };
     Ok((ours, linux))
-}
-
-impl Setup {
-    fn accelerator(&self, clock: Clock) -> Accelerator {
-        match clock {
-            Clock::Time => self.accelerator,
-            Clock::Instructions => Accelerator::Counted,
-        }
-    }
-}
-
-/// How long a boot may take altogether: translated and counted, a millisecond of the guest may take many.
-fn limit(work: &Work) -> Duration {
-    BOOT_LIMIT + Duration::from_millis((work.window_ms + work.warm_ms) * work.rows() * 50)
-}
-
-/// Memory of each guest's machine: what the microVM needs, so that both have the same.
-fn memory_mib(setup: &Setup) -> Result<u64> {
-    let program = setup.program.metadata().map_err(|e| on_host("cannot read the program", &e))?;
-    Ok(qemu::memory_mib(setup.ram, program.len()))
-}
-
-fn on_host(what: &str, error: &io::Error) -> Error {
-    Error::usage(format_args!("{what}: {error}"))
 }
 
 fn host_cpus() -> usize {

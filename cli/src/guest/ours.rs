@@ -10,8 +10,8 @@ use indicatif::ProgressBar;
 
 use super::kinds::Work;
 use super::options::Clock;
+use super::setup::{BOOT_LIMIT, Setup, limit, on_host};
 use super::transcript::{Taken, Transcript};
-use super::{BOOT_LIMIT, Setup, limit, on_host};
 use crate::bill;
 use crate::channel::session::{Connection, End, LogLevel, Outcome, Session, streams, wait_for_connection};
 use crate::channel::signals::Signals;

@@ -4,7 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::on_host;
+use super::setup::on_host;
 use crate::error::{Error, Result};
 use crate::pack::program::find_on_path;
 

@@ -7,8 +7,9 @@ use anonmem_bench::series::{Series, Summary};
 use serde::Serialize;
 
 use super::kinds::{Kind, MODES};
+use super::linux;
+use super::setup::{Outcome, Side};
 use super::transcript::Transcript;
-use super::{Outcome, Side, linux};
 use crate::vm::qemu::Accelerator;
 
 /// A row with its results.

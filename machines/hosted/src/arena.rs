@@ -8,15 +8,11 @@
 //! that finds another byte proves a write after free, and a frame that is freed or allocated twice is found
 //! at once.
 
-use crate::{Config, Hosted};
-use anonmem_hal::{Arch, Order, PAGE_SIZE, Pfn, PhysMem};
+use anonmem_hal::{Order, PAGE_SIZE, Pfn};
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
 use std::{
     ptr::{self, NonNull},
-    sync::{
-        Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed},
-    },
+    sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed},
 };
 
 /// The first frame of every arena.
@@ -103,6 +99,33 @@ impl Arena {
         }
     }
 
+    /// The number of frames.
+    pub(crate) fn nr_frames(&self) -> u64 {
+        self.nr_frames
+    }
+
+    /// Room for the frames' metadata.
+    pub(crate) fn memmap(&self) -> NonNull<u8> {
+        self.memmap.start
+    }
+
+    /// Zeroes a block that the caller has just allocated.
+    #[inline]
+    pub(crate) fn zero(&self, pfn: Pfn, order: Order) {
+        self.index(pfn.offset(order.pages() - 1));
+        let start = self.frame(pfn).as_ptr();
+        // SAFETY: both ends of the block exist, and the caller has just allocated it.
+        unsafe { ptr::write_bytes(start, 0, order.bytes()) };
+    }
+
+    /// Copies a block, word by word: a program may be storing to the source.
+    #[inline]
+    pub(crate) fn copy(&self, dst: Pfn, src: Pfn, order: Order) {
+        self.index(src.offset(order.pages() - 1));
+        self.index(dst.offset(order.pages() - 1));
+        copy_words(self.frame(dst), self.frame(src), order.bytes() / 8);
+    }
+
     /// The number of frames that are allocated now; 0 in an unchecked arena.
     pub fn allocated_frames(&self) -> u64 {
         self.allocated.load(Relaxed)
@@ -133,7 +156,7 @@ impl Arena {
     }
 
     #[inline]
-    fn frame(&self, pfn: Pfn) -> NonNull<u8> {
+    pub(crate) fn frame(&self, pfn: Pfn) -> NonNull<u8> {
         let offset = self.index(pfn) * PAGE_SIZE;
         // SAFETY: `index` has checked that the frame lies within the mapping.
         unsafe { self.frames.start.add(offset) }
@@ -222,7 +245,7 @@ impl Arena {
         }
     }
 
-    fn mark_allocated(&self, pfn: Pfn, order: Order) {
+    pub(crate) fn mark_allocated(&self, pfn: Pfn, order: Order) {
         self.allocated.fetch_add(order.pages(), Relaxed);
         for pfn in (0..order.pages()).map(|i| pfn.offset(i)) {
             match self.states[self.index(pfn)].swap(ALLOCATED, Relaxed) {
@@ -236,7 +259,7 @@ impl Arena {
         }
     }
 
-    fn mark_free(&self, pfn: Pfn, order: Order) {
+    pub(crate) fn mark_free(&self, pfn: Pfn, order: Order) {
         for pfn in (0..order.pages()).map(|i| pfn.offset(i)) {
             let was = self.states[self.index(pfn)].swap(FREE, Relaxed);
             assert!(was == ALLOCATED, "frame {:#x} is freed twice", pfn.0);
@@ -291,164 +314,11 @@ fn copy_words(dst: NonNull<u8>, src: NonNull<u8>, words: usize) {
     }
 }
 
-// SAFETY: the arena belongs to the one memory manager that takes the machine (it is not `Clone`), its
-// frames are one page-aligned mapping that neither moves nor shrinks, and the metadata is a zeroed mapping
-// of its own.
-unsafe impl<C: Config, A: Arch> PhysMem for Hosted<C, A> {
-    fn base_pfn(&self) -> Pfn {
-        BASE_PFN
-    }
-
-    fn nr_frames(&self) -> u64 {
-        self.arena.nr_frames
-    }
-
-    fn memmap(&self) -> NonNull<u8> {
-        self.arena.memmap.start
-    }
-
-    #[inline]
-    fn direct_map(&self, pfn: Pfn) -> NonNull<u8> {
-        self.arena.frame(pfn)
-    }
-
-    #[inline]
-    fn zero(&self, pfn: Pfn, order: Order) {
-        self.arena.index(pfn.offset(order.pages() - 1));
-        let start = self.arena.frame(pfn).as_ptr();
-        // SAFETY: both ends of the block exist, and the caller has just allocated it.
-        unsafe { ptr::write_bytes(start, 0, order.bytes()) };
-    }
-
-    #[inline]
-    fn copy(&self, dst: Pfn, src: Pfn, order: Order) {
-        self.arena.index(src.offset(order.pages() - 1));
-        self.arena.index(dst.offset(order.pages() - 1));
-        copy_words(self.arena.frame(dst), self.arena.frame(src), order.bytes() / 8);
-    }
-
-    fn is_zero(&self, pfn: Pfn) -> bool {
-        self.arena.words(pfn).iter().all(|word| word.load(Relaxed) == 0)
-    }
-
-    #[inline]
-    fn admit(&self) -> bool {
-        !C::CHECKED || self.failures.admit()
-    }
-
-    #[inline]
-    fn allocated(&self, pfn: Pfn, order: Order) {
-        if C::CHECKED {
-            self.arena.mark_allocated(pfn, order);
-        }
-    }
-
-    #[inline]
-    fn freed(&self, pfn: Pfn, order: Order) {
-        if C::CHECKED {
-            self.arena.mark_free(pfn, order);
-        }
-    }
-}
-
-/// Which allocations fail.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum FailurePlan {
-    /// None.
-    #[default]
-    Off,
-    /// The `n`-th from now (the next is 1), once.
-    Nth(u64),
-    /// The `n`-th from now and all after it.
-    From(u64),
-    /// One in `one_in`, drawn from `seed`.
-    Random {
-        /// The reciprocal of the probability.
-        one_in: u64,
-        /// The first state of the generator.
-        seed: u64,
-    },
-}
-
-/// Injects allocation failure. Only a checked machine asks it.
-#[derive(Default)]
-pub struct Failures {
-    armed: AtomicBool,
-    plan: Mutex<FailurePlan>,
-    asked: AtomicU64,
-    refused: AtomicU64,
-}
-
-impl Failures {
-    /// Replaces the plan and restarts the counts.
-    pub fn set(&self, plan: FailurePlan) {
-        let mut current = self.lock();
-        *current = plan;
-        self.asked.store(0, Relaxed);
-        self.refused.store(0, Relaxed);
-        self.armed.store(plan != FailurePlan::Off, Relaxed);
-    }
-
-    /// How many allocations were asked for since the plan was set.
-    pub fn asked(&self) -> u64 {
-        self.asked.load(Relaxed)
-    }
-
-    /// How many of them failed.
-    pub fn refused(&self) -> u64 {
-        self.refused.load(Relaxed)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, FailurePlan> {
-        self.plan.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn admit(&self) -> bool {
-        self.asked.fetch_add(1, Relaxed);
-        if !self.armed.load(Relaxed) {
-            return true;
-        }
-        let admitted = self.lock().decide();
-        if !admitted {
-            self.refused.fetch_add(1, Relaxed);
-        }
-        admitted
-    }
-}
-
-impl FailurePlan {
-    fn decide(&mut self) -> bool {
-        match self {
-            Self::Off => true,
-            Self::Nth(n) => {
-                *n = n.saturating_sub(1);
-                let admitted = *n != 0;
-                if !admitted {
-                    *self = Self::Off;
-                }
-                admitted
-            }
-            Self::From(n) => {
-                *n = n.saturating_sub(1);
-                *n != 0
-            }
-            Self::Random { one_in, seed } => !next_random(seed).is_multiple_of(*one_in),
-        }
-    }
-}
-
-/// A small generator (splitmix64): enough for tests, the same on every host.
-pub(crate) fn next_random(state: &mut u64) -> u64 {
-    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let z = (*state ^ (*state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Checked;
+    use crate::{Checked, Hosted};
+    use anonmem_hal::PhysMem;
 
     type Machine = Hosted<Checked>;
     const FIRST: Pfn = BASE_PFN;
@@ -507,19 +377,5 @@ mod tests {
         let mut last = [0];
         machine.arena.read(dst.offset(1), PAGE_SIZE - 1, &mut last);
         assert_eq!(last, [4]);
-    }
-
-    #[test]
-    fn failure_plans_fail_what_they_say() {
-        let failures = Failures::default();
-        let five = |plan| {
-            failures.set(plan);
-            [(); 5].map(|()| failures.admit())
-        };
-        assert_eq!(five(FailurePlan::Off), [true; 5]);
-        assert_eq!(five(FailurePlan::Nth(2)), [true, false, true, true, true]);
-        assert_eq!(five(FailurePlan::From(4)), [true, true, true, false, false]);
-        assert_eq!(five(FailurePlan::Random { one_in: 1, seed: 1 }), [false; 5]);
-        assert_eq!((failures.asked(), failures.refused()), (5, 5));
     }
 }

@@ -4,9 +4,9 @@
 //! that nearly every call meets something. A few arguments are wrong on purpose.
 
 use crate::{
-    arena::next_random,
     ops::{Advise, At, Backing, Op, Place, Remap, Rights, SPACES, WINDOW, WINDOW_PAGES},
     oracle::Oracle,
+    random::next_random,
 };
 use anonmem_hal::PAGE_SIZE;
 use std::ops::Range;

@@ -24,21 +24,15 @@
 
 use crate::{
     Config, Hosted,
-    arena::{Arena, next_random},
+    arena::Arena,
+    tlb::{Tlb, Translation},
 };
-use anonmem_hal::{Arch, CpuId, CpuSet, Entry, FlushRange, Mmu, Pfn, Present, Pte, Va, VaRange};
+use anonmem_hal::{Arch, CpuId, CpuSet, Entry, FlushRange, Mmu, Pfn, Present, Pte, Sched, Va, VaRange};
 use std::{
     fmt,
-    sync::{
-        Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
 };
 
-const SETS: usize = 64;
-const WAYS: usize = 4;
-/// Last-level tables that a CPU remembers.
-const TABLES: usize = 16;
 /// One in this many accesses loads a neighbour's translation.
 const SPECULATE_ONE_IN: u64 = 32;
 /// One in this many flushes is held up, so that the window between unmapping and flushing is wide.
@@ -53,161 +47,6 @@ pub enum Access {
     Write,
     /// An instruction fetch.
     Exec,
-}
-
-/// A cached translation of one page.
-#[derive(Clone, Copy)]
-struct Translation {
-    root: Pfn,
-    page: u64,
-    to: Present,
-}
-
-/// A cached pointer to the table that maps `span` (the address shifted by what the table covers).
-#[derive(Clone, Copy)]
-struct CachedTable {
-    root: Pfn,
-    span: u64,
-    table: Pfn,
-}
-
-/// What one CPU remembers.
-struct Tlb {
-    sets: [[Option<Translation>; WAYS]; SETS],
-    tables: [Option<CachedTable>; TABLES],
-    random: u64,
-}
-
-/// The translation caches of a machine, and counters of what became of them.
-pub struct TlbModel {
-    cpus: Box<[Mutex<Tlb>]>,
-    flushes: AtomicU64,
-    remote: AtomicU64,
-    pages: AtomicU64,
-    held_up: AtomicU64,
-}
-
-/// What the MMU has done so far. A fast machine counts nothing.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct MmuStats {
-    /// Calls of `flush`.
-    pub flushes: u64,
-    /// CPUs other than the caller's that had to be told, summed over all flushes.
-    pub interrupts: u64,
-    /// Pages of the flushed ranges; a whole address space counts as none.
-    pub pages: u64,
-}
-
-impl TlbModel {
-    pub(crate) fn new(nr_cpus: usize) -> Self {
-        let tlb = |cpu: usize| Tlb { sets: [[None; WAYS]; SETS], tables: [None; TABLES], random: cpu as u64 };
-        Self {
-            cpus: (0..nr_cpus).map(|cpu| Mutex::new(tlb(cpu))).collect(),
-            flushes: AtomicU64::new(0),
-            remote: AtomicU64::new(0),
-            pages: AtomicU64::new(0),
-            held_up: AtomicU64::new(0),
-        }
-    }
-
-    /// The counters.
-    pub fn stats(&self) -> MmuStats {
-        MmuStats {
-            flushes: self.flushes.load(Relaxed),
-            interrupts: self.remote.load(Relaxed),
-            pages: self.pages.load(Relaxed),
-        }
-    }
-
-    /// Whether `cpu` has a translation of `va` cached, right or not.
-    pub fn caches(&self, cpu: CpuId, root: Pfn, va: Va) -> bool {
-        self.lock(cpu).find(root, va.page()).is_some()
-    }
-
-    /// Makes `cpu` forget everything about `root`: what loading another root without a PCID does.
-    pub(crate) fn forget(&self, cpu: CpuId, root: Pfn) {
-        self.lock(cpu).drop_all(root);
-    }
-
-    fn lock(&self, cpu: CpuId) -> MutexGuard<'_, Tlb> {
-        self.cpus[cpu.index()].lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn count(&self, targets: CpuSet, here: CpuId, what: FlushRange) {
-        self.flushes.fetch_add(1, Relaxed);
-        self.remote.fetch_add(u64::from(targets.without(here).len()), Relaxed);
-        if let FlushRange::Range(range) = what {
-            self.pages.fetch_add(range.pages().0, Relaxed);
-        }
-    }
-}
-
-impl Tlb {
-    fn find(&mut self, root: Pfn, page: u64) -> Option<&mut Translation> {
-        let set = &mut self.sets[page as usize % SETS];
-        set.iter_mut().flatten().find(|t| t.root == root && t.page == page)
-    }
-
-    fn insert(&mut self, new: Translation) {
-        let victim = next_random(&mut self.random) as usize % WAYS;
-        let set = &mut self.sets[new.page as usize % SETS];
-        let same = set.iter().position(|t| t.is_some_and(|t| t.root == new.root && t.page == new.page));
-        let way = same.or_else(|| set.iter().position(Option::is_none)).unwrap_or(victim);
-        set[way] = Some(new);
-    }
-
-    fn drop_page(&mut self, root: Pfn, page: u64) {
-        for slot in &mut self.sets[page as usize % SETS] {
-            if slot.is_some_and(|t| t.root == root && t.page == page) {
-                *slot = None;
-            }
-        }
-    }
-
-    fn drop_tables(&mut self, root: Pfn) {
-        for slot in &mut self.tables {
-            if slot.is_some_and(|t| t.root == root) {
-                *slot = None;
-            }
-        }
-    }
-
-    fn drop_all(&mut self, root: Pfn) {
-        self.drop_tables(root);
-        for slot in self.sets.as_flattened_mut() {
-            if slot.is_some_and(|t| t.root == root) {
-                *slot = None;
-            }
-        }
-    }
-
-    fn flush(&mut self, root: Pfn, what: FlushRange) {
-        match what {
-            FlushRange::All => self.drop_all(root),
-            FlushRange::Range(range) => {
-                // Like INVLPG: whatever the range, no table of the address space stays cached.
-                self.drop_tables(root);
-                self.drop_range(root, range);
-            }
-        }
-    }
-
-    fn drop_range(&mut self, root: Pfn, range: VaRange) {
-        let pages = range.start.page()..range.end.page_up().unwrap_or(range.end).page();
-        if pages.end - pages.start <= SETS as u64 {
-            pages.for_each(|page| self.drop_page(root, page));
-            return;
-        }
-        for slot in self.sets.as_flattened_mut() {
-            if slot.is_some_and(|t| t.root == root && pages.contains(&t.page)) {
-                *slot = None;
-            }
-        }
-    }
-
-    fn one_in(&mut self, n: u64) -> bool {
-        next_random(&mut self.random).is_multiple_of(n)
-    }
 }
 
 /// Who reached a frame, for messages.
@@ -295,9 +134,9 @@ impl<C: Config, A: Arch> Hosted<C, A> {
         let mut table = root;
         let span = va.0 >> A::shift(1);
         if let Some(tlb) = &tlb
-            && let Some(cached) = tlb.tables.iter().flatten().find(|t| t.root == root && t.span == span)
+            && let Some(cached) = tlb.find_table(root, span)
         {
-            (level, table) = (0, cached.table);
+            (level, table) = (0, cached);
         }
         while level > 0 {
             match self.walk_entry(root, table, va, level, access)? {
@@ -312,8 +151,7 @@ impl<C: Config, A: Arch> Hosted<C, A> {
             if level == 0
                 && let Some(tlb) = &mut tlb
             {
-                let slot = next_random(&mut tlb.random) as usize % TABLES;
-                tlb.tables[slot] = Some(CachedTable { root, span, table });
+                tlb.insert_table(root, span, table);
             }
         }
         self.walk_last(root, table, va, access)
@@ -374,8 +212,8 @@ impl<C: Config, A: Arch> Mmu for Hosted<C, A> {
             // No TLB, and nothing to count.
             return;
         }
-        self.tlbs.count(cpus, <Self as anonmem_hal::Sched>::current_cpu(), what);
-        if self.tlbs.held_up.fetch_add(1, Relaxed).is_multiple_of(DELAY_ONE_IN) {
+        self.tlbs.count(cpus, Self::current_cpu(), what);
+        if self.tlbs.is_turn(DELAY_ONE_IN) {
             std::thread::yield_now();
         }
         for cpu in cpus.iter() {
@@ -385,7 +223,7 @@ impl<C: Config, A: Arch> Mmu for Hosted<C, A> {
 
     fn flush_local(&self, root: Pfn, va: Va) {
         if C::CHECKED {
-            let cpu = <Self as anonmem_hal::Sched>::current_cpu();
+            let cpu = Self::current_cpu();
             self.tlbs.lock(cpu).flush(root, FlushRange::Range(VaRange::page(va)));
         }
     }

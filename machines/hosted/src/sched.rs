@@ -11,8 +11,7 @@
 //! When a thread dies of a panic its machine is marked broken, and every other thread that waits for
 //! anything panics as well: a failed test ends instead of hanging.
 
-use crate::{Config, Hosted};
-use anonmem_hal::{Arch, CpuId, HeldLocks, Pfn, Sched};
+use anonmem_hal::{CpuId, HeldLocks, Pfn};
 use anonmem_sync::{LockWaits, order};
 use std::{
     cell::{Cell, RefCell},
@@ -267,89 +266,90 @@ fn bucket(key: usize) -> &'static Mutex<Vec<Sleeper>> {
     &PARKED[(key >> 2).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (usize::BITS - BUCKETS.ilog2())]
 }
 
-impl<C: Config, A: Arch> Sched for Hosted<C, A> {
-    #[inline]
-    fn current_cpu() -> CpuId {
-        let cpu = CPU.get();
-        assert!(cpu != NO_CPU, "this thread runs on no CPU: call it within `cpus().enter(cpu)`");
-        CpuId(cpu)
-    }
+/// The CPU that this thread holds.
+#[inline]
+pub(crate) fn current_cpu() -> CpuId {
+    let cpu = CPU.get();
+    assert!(cpu != NO_CPU, "this thread runs on no CPU: call it within `cpus().enter(cpu)`");
+    CpuId(cpu)
+}
 
-    fn nr_cpus() -> usize {
-        C::CPUS
-    }
-
-    fn park(key: usize, keep_waiting: &dyn Fn() -> bool) {
-        let alarm = {
-            let mut sleepers = locked(bucket(key));
-            if !keep_waiting() {
-                return;
-            }
-            let alarm = Arc::new(Alarm::default());
-            sleepers.push(Sleeper { key, alarm: alarm.clone() });
-            alarm
-        };
-        let machine = MACHINE.with_borrow(Clone::clone);
-        let cpu = CPU.get();
-        if let Some(machine) = &machine {
-            machine.release(CpuId(cpu));
+/// Sleeps until somebody wakes `key`, unless `keep_waiting` says no.
+pub(crate) fn park(key: usize, keep_waiting: &dyn Fn() -> bool) {
+    let alarm = {
+        let mut sleepers = locked(bucket(key));
+        if !keep_waiting() {
+            return;
         }
-        alarm.wait(machine.as_deref());
-        if let Some(machine) = &machine {
-            machine.acquire(CpuId(cpu));
-        }
+        let alarm = Arc::new(Alarm::default());
+        sleepers.push(Sleeper { key, alarm: alarm.clone() });
+        alarm
+    };
+    let machine = MACHINE.with_borrow(Clone::clone);
+    let cpu = CPU.get();
+    if let Some(machine) = &machine {
+        machine.release(CpuId(cpu));
     }
-
-    fn unpark(key: usize, n: usize) {
-        let mut left = n;
-        let woken: Vec<_> = locked(bucket(key))
-            .extract_if(.., |sleeper| {
-                let wake = sleeper.key == key && left > 0;
-                left -= usize::from(wake);
-                wake
-            })
-            .collect();
-        woken.iter().for_each(|sleeper| sleeper.alarm.ring());
+    alarm.wait(machine.as_deref());
+    if let Some(machine) = &machine {
+        machine.acquire(CpuId(cpu));
     }
+}
 
-    fn relax() {
-        let spins = SPINS.get().wrapping_add(1);
-        SPINS.set(spins);
-        if !spins.is_multiple_of(SPINS_BEFORE_YIELD) {
-            std::hint::spin_loop();
-        } else {
-            MACHINE.with_borrow(|machine| {
-                if let Some(machine) = machine {
-                    machine.check_broken();
-                }
-            });
-            std::thread::yield_now();
-        }
-    }
+/// Wakes up to `n` that sleep on `key`.
+pub(crate) fn unpark(key: usize, n: usize) {
+    let mut left = n;
+    let woken: Vec<_> = locked(bucket(key))
+        .extract_if(.., |sleeper| {
+            let wake = sleeper.key == key && left > 0;
+            left -= usize::from(wake);
+            wake
+        })
+        .collect();
+    woken.iter().for_each(|sleeper| sleeper.alarm.ring());
+}
 
-    fn contended(level: u16, wait: &mut dyn FnMut()) {
-        // Spin locks are held for less than asking for the time takes.
-        if !order::sleeps(level) {
-            return wait();
-        }
-        let start = Instant::now();
-        wait();
+/// One turn of a spin loop.
+pub(crate) fn relax() {
+    let spins = SPINS.get().wrapping_add(1);
+    SPINS.set(spins);
+    if !spins.is_multiple_of(SPINS_BEFORE_YIELD) {
+        std::hint::spin_loop();
+    } else {
         MACHINE.with_borrow(|machine| {
             if let Some(machine) = machine {
-                machine.lock_waits.add(level, start.elapsed().as_nanos() as u64);
+                machine.check_broken();
             }
         });
+        std::thread::yield_now();
     }
+}
 
-    fn with_held_locks(f: &mut dyn FnMut(&mut HeldLocks)) {
-        HELD.with_borrow_mut(|held| f(held));
+/// Waits for a lock of `level` and counts for how long.
+pub(crate) fn contended(level: u16, wait: &mut dyn FnMut()) {
+    // Spin locks are held for less than asking for the time takes.
+    if !order::sleeps(level) {
+        return wait();
     }
+    let start = Instant::now();
+    wait();
+    MACHINE.with_borrow(|machine| {
+        if let Some(machine) = machine {
+            machine.lock_waits.add(level, start.elapsed().as_nanos() as u64);
+        }
+    });
+}
+
+/// Gives `f` the locks that this thread holds.
+pub(crate) fn with_held_locks(f: &mut dyn FnMut(&mut HeldLocks)) {
+    HELD.with_borrow_mut(|held| f(held));
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Checked;
+    use crate::{Checked, Hosted};
+    use anonmem_hal::Sched;
     use anonmem_sync::{Level, RwSem, Spin, WaitQueue};
     use std::{sync::atomic::AtomicU64, thread};
 

@@ -3,8 +3,7 @@
 //! A blob counts who refers to it: its registrant once, and each VMA once (`dup`, `release`). A count that
 //! is wrong at the end is a leak, one that falls below the registrant's is a double release: both are found.
 
-use crate::{Config, Hosted};
-use anonmem_hal::{Arch, PAGE_SIZE, Pfn, SourceError, SourceId, Sources};
+use anonmem_hal::{PAGE_SIZE, SourceError, SourceId};
 use std::{
     collections::HashMap,
     num::NonZeroU64,
@@ -56,12 +55,26 @@ impl SourceTable {
         assert!(leaked.is_empty(), "sources still in use: {leaked:?}");
     }
 
+    /// One VMA more refers to `source`.
+    pub(crate) fn dup(&self, source: SourceId) {
+        let mut blobs = self.lock();
+        blobs.get_mut(&source).expect("dup of an unknown source").references += 1;
+    }
+
+    /// One VMA less refers to `source`.
+    pub(crate) fn release(&self, source: SourceId) {
+        let mut blobs = self.lock();
+        let blob = blobs.get_mut(&source).expect("release of an unknown source");
+        assert!(blob.references > 1, "{source:?} released more often than referred to");
+        blob.references -= 1;
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<SourceId, Blob>> {
         self.blobs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// One page of `source`, zeroes beyond its end.
-    fn page(&self, source: SourceId, offset: u64) -> Result<[u8; PAGE_SIZE], SourceError> {
+    pub(crate) fn page(&self, source: SourceId, offset: u64) -> Result<[u8; PAGE_SIZE], SourceError> {
         let (bytes, unreadable) = {
             let blobs = self.lock();
             let blob = blobs.get(&source).ok_or(SourceError)?;
@@ -75,26 +88,6 @@ impl SourceTable {
         let rest = &bytes[start..bytes.len().min(start + PAGE_SIZE)];
         page[..rest.len()].copy_from_slice(rest);
         Ok(page)
-    }
-}
-
-impl<C: Config, A: Arch> Sources for Hosted<C, A> {
-    fn fill(&self, source: SourceId, offset: u64, dst: Pfn) -> Result<(), SourceError> {
-        let page = self.sources.page(source, offset)?;
-        self.arena.write(dst, 0, &page);
-        Ok(())
-    }
-
-    fn dup(&self, source: SourceId) {
-        let mut blobs = self.sources.lock();
-        blobs.get_mut(&source).expect("dup of an unknown source").references += 1;
-    }
-
-    fn release(&self, source: SourceId) {
-        let mut blobs = self.sources.lock();
-        let blob = blobs.get_mut(&source).expect("release of an unknown source");
-        assert!(blob.references > 1, "{source:?} released more often than referred to");
-        blob.references -= 1;
     }
 }
 

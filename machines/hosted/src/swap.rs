@@ -4,8 +4,8 @@
 //! What is read must be what was written last: each slot remembers a checksum of its page, taken when it was
 //! written.
 
-use crate::{Arena, Config, Hosted};
-use anonmem_hal::{Arch, FrameAlloc, IoError, PAGE_SIZE, Pfn, Sched, SwapIo};
+use crate::arena::Arena;
+use anonmem_hal::{FrameAlloc, IoError, PAGE_SIZE, Pfn};
 use anonmem_zram::Zram;
 use rustix::fs::OFlags;
 use std::{
@@ -100,7 +100,7 @@ impl SwapTable {
         }
     }
 
-    fn zram(&self) -> Option<&Zram> {
+    pub(crate) fn zram(&self) -> Option<&Zram> {
         match self.store.get()? {
             Store::Zram(zram) => Some(zram),
             Store::File(_) => None,
@@ -138,7 +138,12 @@ impl SwapTable {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn write(&self, at: (u8, u64), arena: &Arena, src: Pfn) -> Result<(), IoError> {
+    /// Forgets a page.
+    pub(crate) fn discard(&self, at: (u8, u64)) {
+        self.lock().remove(&at);
+    }
+
+    pub(crate) fn write(&self, at: (u8, u64), arena: &Arena, src: Pfn) -> Result<(), IoError> {
         count_and_fail(&self.writes, &self.fail_writes)?;
         let mut page = Box::new(Page([0; PAGE_SIZE]));
         arena.read(src, 0, &mut page.0);
@@ -154,7 +159,7 @@ impl SwapTable {
         Ok(())
     }
 
-    fn read(&self, at: (u8, u64), arena: &Arena, dst: Pfn) -> Result<(), IoError> {
+    pub(crate) fn read(&self, at: (u8, u64), arena: &Arena, dst: Pfn) -> Result<(), IoError> {
         count_and_fail(&self.reads, &self.fail_reads)?;
         let mut page = Page([0; PAGE_SIZE]);
         let wanted = {
@@ -194,37 +199,11 @@ fn checksum(page: &Page) -> u64 {
     hasher.finish()
 }
 
-impl<C: Config, A: Arch> SwapIo for Hosted<C, A> {
-    fn swap_write(&self, device: u8, slot: u64, src: Pfn, frames: &dyn FrameAlloc) -> Result<(), IoError> {
-        if let Some(zram) = self.swap().zram() {
-            return zram.write(self, Self::current_cpu().index(), slot, src, frames);
-        }
-        // A device takes its time: others run meanwhile.
-        std::thread::yield_now();
-        self.swap().write((device, slot), self.arena(), src)
-    }
-
-    fn swap_read(&self, device: u8, slot: u64, dst: Pfn) -> Result<(), IoError> {
-        if let Some(zram) = self.swap().zram() {
-            return zram.read(self, Self::current_cpu().index(), slot, dst);
-        }
-        std::thread::yield_now();
-        self.swap().read((device, slot), self.arena(), dst)
-    }
-
-    fn swap_discard(&self, device: u8, slot: u64, frames: &dyn FrameAlloc) {
-        match self.swap().zram() {
-            Some(zram) => zram.discard(self, slot, frames),
-            None => drop(self.swap().lock().remove(&(device, slot))),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Checked;
-    use anonmem_hal::{CpuId, arch::X86_64};
+    use crate::{Checked, Hosted};
+    use anonmem_hal::{CpuId, SwapIo, arch::X86_64};
 
     struct NoFrames;
 

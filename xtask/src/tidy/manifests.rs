@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::Finding;
+use super::finding::Finding;
 
 /// What each crate of the substrate may depend on, of ours.
 const ALLOWED: [(&str, &[&str]); 5] = [

@@ -5,32 +5,18 @@
 //! [`patches`] that planted bugs still apply.
 //! A finding names its file and line and says what to do.
 
+mod finding;
+mod imports;
 mod manifests;
 mod matches;
 mod patches;
 mod rules;
 mod source;
 
-use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
-/// One violation of one rule.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Finding {
-    pub(crate) path: PathBuf,
-    /// Counted from 1.
-    pub(crate) line: usize,
-    pub(crate) rule: &'static str,
-    /// What is wrong and what to do.
-    pub(crate) message: String,
-}
-
-impl fmt::Display for Finding {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}: {}: {}", self.path.display(), self.line, self.rule, self.message)
-    }
-}
+use finding::Finding;
 
 /// Checks the repository and prints what it finds.
 pub(crate) fn run(root: &Path) -> ExitCode {
@@ -49,6 +35,7 @@ pub(crate) fn run(root: &Path) -> ExitCode {
         };
         findings.extend(check_file(path, &text));
     }
+    findings.extend(imports::check(root));
     findings.extend(patches::check(root, &files));
     findings.sort();
     for finding in &findings {

@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use super::Finding;
+use super::finding::Finding;
 
 /// Checks every patch in `files`.
 pub(crate) fn check(root: &Path, files: &[PathBuf]) -> Vec<Finding> {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::Finding;
+use super::finding::Finding;
 use super::matches::{all_matches, is_word};
 use super::source::{Line, Source};
 

@@ -18,23 +18,16 @@ mod remap;
 pub mod space;
 #[cfg(test)]
 mod tests;
+mod verdict;
+
+pub use page::Object;
+pub use verdict::Verdict;
 
 use crate::ops::{Op, Outcome, SPACES};
 use page::{Bytes, Page};
 use space::Space;
-use std::{collections::BTreeMap, sync::Arc};
-
-/// What is wrong with an outcome.
-pub type Verdict = Result<(), String>;
-
-/// A shared memory object.
-#[derive(Clone, Debug, Default)]
-pub struct Object {
-    /// Its size in pages.
-    pub pages: u64,
-    /// The pages that were written.
-    pub written: BTreeMap<u64, Arc<Bytes>>,
-}
+use std::sync::Arc;
+use verdict::expect;
 
 /// The limits that the oracle needs to know.
 #[derive(Clone, Copy, Debug)]
@@ -166,8 +159,4 @@ impl Oracle {
             }),
         }
     }
-}
-
-fn expect(found: &Outcome, wanted: &Outcome) -> Verdict {
-    if found == wanted { Ok(()) } else { Err(format!("expected {wanted:?}, got {found:?}")) }
 }

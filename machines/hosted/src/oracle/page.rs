@@ -1,12 +1,20 @@
 //! One page of the model.
 
-use super::Object;
 use crate::ops::Rights;
 use anonmem_hal::PAGE_SIZE;
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 /// The bytes of a page.
 pub type Bytes = [u8; PAGE_SIZE];
+
+/// A shared memory object.
+#[derive(Clone, Debug, Default)]
+pub struct Object {
+    /// Its size in pages.
+    pub pages: u64,
+    /// The pages that were written.
+    pub written: BTreeMap<u64, Arc<Bytes>>,
+}
 
 /// What a page is a mapping of. The `first` fields are the index within the object minus the page's
 /// number, so that neighbours which continue each other have equal kinds.

@@ -1,0 +1,115 @@
+//! No file imports itself through others.
+//!
+//! [`modules`] reads a crate, [`resolve`] finds which file each name comes from (re-exports lead on to the definition, so a `lib.rs`
+//! that only collects names is no hub), [`circles`] finds the sets of files that import one another, [`floors`] the imports that
+//! go up where a crate has floors.
+//!
+//! Calls of methods are not seen: `impl` blocks may stand in any file.
+
+mod circles;
+mod floors;
+mod modules;
+mod resolve;
+
+use std::path::{Path, PathBuf};
+
+use super::finding::Finding;
+use floors::House;
+use modules::Crate;
+use resolve::Import;
+
+/// The crates that are checked, by their root files, each with the number of its files that are in circles today.
+///
+/// The number only ever falls. At 0 there is none, and none may come.
+const CRATES: [(&str, usize); 12] = [
+    ("bench/src/lib.rs", 0),
+    ("cli/src/lib.rs", 0),
+    ("crates/anonmem/src/lib.rs", 27),
+    ("crates/anonmem-frame/src/lib.rs", 8),
+    ("crates/anonmem-hal/src/lib.rs", 0),
+    ("crates/anonmem-lab/src/lib.rs", 16),
+    ("crates/anonmem-pgtable/src/lib.rs", 5),
+    ("crates/anonmem-sync/src/lib.rs", 0),
+    ("machines/hosted/src/lib.rs", 0),
+    ("machines/zram/src/lib.rs", 0),
+    ("machines/microvm/src/main.rs", 31),
+    ("xtask/src/main.rs", 0),
+];
+
+/// The crates that have floors.
+const HOUSES: [House; 0] = [];
+
+/// Folders whose files may import one another, and why. A circle that leaves the folder is none of these.
+const ONE_THING: [(&str, &str); 0] = [];
+
+/// Gives the text of a file, if there is one.
+type Read<'a> = dyn Fn(&Path) -> Option<String> + 'a;
+
+/// Checks every crate of the repository.
+pub(crate) fn check(root: &Path) -> Vec<Finding> {
+    let read = |path: &Path| std::fs::read_to_string(root.join(path)).ok();
+    let circles = CRATES.iter().flat_map(|&(file, known)| check_circles(Path::new(file), known, &read));
+    let floors = HOUSES.iter().flat_map(|house| check_floors(house, &read));
+    circles.chain(floors).collect()
+}
+
+fn check_floors(house: &House, read: &Read<'_>) -> Vec<Finding> {
+    let found = match Crate::read(Path::new(house.root), read) {
+        Ok(found) => found,
+        Err((path, why)) => return vec![finding(&path, 1, format!("cannot be read: {why}"))],
+    };
+    let wrong = house.check(&found.files, &found.imports()).into_iter();
+    wrong.map(|(path, line, message)| Finding { path, line, rule: "floor", message }).collect()
+}
+
+fn check_circles(root: &Path, known: usize, read: &Read<'_>) -> Vec<Finding> {
+    let found = match Crate::read(root, read) {
+        Ok(found) => found,
+        Err((path, why)) => return vec![finding(&path, 1, format!("cannot be read: {why}"))],
+    };
+    let imports = found.imports();
+    let circles: Vec<_> = circles::circles(found.files.len(), &imports)
+        .into_iter()
+        .filter(|circle| !is_one_thing(&found.files, circle))
+        .collect();
+    let files: usize = circles.iter().map(Vec::len).sum();
+    if files > known {
+        return circles.iter().map(|circle| report(&found.files, circle, &imports)).collect();
+    }
+    if files < known {
+        let message =
+            format!("{files} files are in circles, no more {known}: write the new number into CRATES");
+        return vec![finding(root, 1, message)];
+    }
+    Vec::new()
+}
+
+fn is_one_thing(files: &[PathBuf], circle: &[usize]) -> bool {
+    ONE_THING.iter().any(|(folder, _)| circle.iter().all(|&file| files[file].starts_with(folder)))
+}
+
+/// Says how a circle goes round, at the first of its files.
+fn report(files: &[PathBuf], circle: &[usize], imports: &[Import]) -> Finding {
+    let inside: Vec<Import> =
+        imports.iter().filter(|i| circle.contains(&i.from) && circle.contains(&i.to)).cloned().collect();
+    let ways = circle.iter().map(|&file| circles::shortest(&inside, file));
+    let way = ways.min_by_key(Vec::len).unwrap_or_default();
+    let steps: Vec<String> = way
+        .iter()
+        .map(|step| format!("{}:{} names {}", files[step.from].display(), step.line, step.name))
+        .collect();
+    let first = way.first().map_or((&files[circle[0]], 1), |step| (&files[step.from], step.line));
+    let message = format!(
+        "{} files import one another: {}; move what both need below both",
+        circle.len(),
+        steps.join(", "),
+    );
+    finding(first.0, first.1, message)
+}
+
+fn finding(path: &Path, line: usize, message: String) -> Finding {
+    Finding { path: path.into(), line, rule: "circle", message }
+}
+
+#[cfg(test)]
+mod tests;
