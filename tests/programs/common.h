@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <sys/types.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -48,6 +49,15 @@ static inline void wait_ok(pid_t child)
     } while (got < 0 && errno == EINTR);
     CHECK(got == child, "waited for %d, got %d", (int)child, (int)got);
     CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0, "child %d ended with 0x%x", (int)child, status);
+}
+
+/* Gives up all capabilities in effect: limits hold for root, too. */
+static inline void drop_capabilities(void)
+{
+    uint32_t header[2] = {0x20080522, 0}, sets[6] = {0};
+    CHECK(syscall(SYS_capget, header, sets) == 0);
+    sets[0] = sets[3] = 0;
+    CHECK(syscall(SYS_capset, header, sets) == 0);
 }
 
 /* A small generator (xorshift64): the same numbers everywhere. */

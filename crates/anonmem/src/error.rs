@@ -22,6 +22,8 @@ pub enum Error {
     NotPermitted,
     /// An address is outside the address space, or not mapped where it must be.
     BadAddress,
+    /// It is locked, and was to be invalidated.
+    Busy,
     /// A limit on locked memory or a temporary shortage; may work later.
     Again,
     /// An offset is too large to be counted in pages.
@@ -54,6 +56,7 @@ impl Error {
             Self::OutOfMemory | Self::Limit(_) | Self::NotMapped => 12,
             Self::AccessDenied => 13,
             Self::BadAddress => 14,
+            Self::Busy => 16,
             Self::Exists => 17,
             Self::Invalid(_) => 22,
             Self::Overflow => 75,
@@ -69,6 +72,7 @@ impl fmt::Display for Error {
             Self::Limit(which) => write!(f, "beyond a limit: {which}"),
             Self::Invalid(what) => write!(f, "invalid argument: {what}"),
             Self::NotMapped => f.write_str("part of the range is not mapped"),
+            Self::Busy => f.write_str("locked memory cannot be invalidated"),
             Self::Exists => f.write_str("the range is in use"),
             Self::AccessDenied => f.write_str("the protection is not allowed for this mapping"),
             Self::NotPermitted => f.write_str("the operation is not allowed for this mapping"),

@@ -13,7 +13,7 @@ use crate::{
     populate::Stop,
     vma::VmFlags,
 };
-use anonmem_hal::{Arch, Machine, Va, VaRange};
+use anonmem_hal::{Arch, Machine, PAGE_SHIFT, Va, VaRange};
 
 /// What makes a mapping locked, one way or the other.
 const LOCKED_MASK: VmFlags = VmFlags::LOCKED.union(VmFlags::LOCKONFAULT);
@@ -64,7 +64,7 @@ impl<M: Machine> Mm<'_, M> {
     /// [`Error::NotMapped`] at the first hole, [`Error::Invalid`] if the range wraps around, [`Error::OutOfMemory`].
     /// What comes before is unlocked.
     pub fn munlock(&self, start: Va, len: u64) -> Result<(), Error> {
-        let range = whole_pages(start, len)?;
+        let range = range_of(start.page_down(), whole_pages(start, len))?;
         self.apply_vma_lock_flags(&self.slot().write(), range, VmFlags::empty())
     }
 
@@ -103,18 +103,19 @@ impl<M: Machine> Mm<'_, M> {
     }
 
     fn do_mlock(&self, start: Va, len: u64, flags: VmFlags) -> Result<(), Error> {
-        let range = whole_pages(start, len)?;
+        let (start, len) = (start.page_down(), whole_pages(start, len));
         self.vm.reclaiming(|| {
             let guard = self.slot().write();
             let limit = self.can_do_mlock(&guard)?;
-            let pages = range.pages().0;
-            let locked = guard.slot().counts.locked.get().saturating_add(pages);
-            if locked > limit && locked - self.locked_in(&guard, range) > limit {
+            // The limit is asked before the addresses are looked at.
+            let end = Va(start.0.saturating_add(len)).page_down();
+            let locked = guard.slot().counts.locked.get().saturating_add(len >> PAGE_SHIFT);
+            if locked > limit && locked - self.locked_in(&guard, VaRange { start, end }) > limit {
                 return Err(Error::LOCKED);
             }
-            self.apply_vma_lock_flags(&guard, range, flags)
+            self.apply_vma_lock_flags(&guard, range_of(start, len)?, flags)
         })?;
-        self.mm_populate(range).map_err(|stop| match stop {
+        self.mm_populate(range_of(start, len)?).map_err(|stop| match stop {
             Stop::Hole | Stop::Denied | Stop::Signal => Error::NotMapped,
             Stop::Oom => Error::Again,
         })
@@ -168,11 +169,15 @@ impl<M: Machine> Mm<'_, M> {
     }
 }
 
-/// The pages that hold the `len` bytes from `start`.
-fn whole_pages(start: Va, len: u64) -> Result<VaRange, Error> {
-    let end = start.checked_add(len).and_then(Va::page_up);
-    let end = end.ok_or(Error::Invalid("a range to lock or unlock wraps around"))?;
-    Ok(VaRange { start: start.page_down(), end })
+/// The bytes of the pages that hold the `len` bytes from `start`. A length that wraps around is 0, as on Linux.
+fn whole_pages(start: Va, len: u64) -> u64 {
+    let len = len.wrapping_add(start.page_offset() as u64);
+    Va(len).page_up().map_or(0, |len| len.0)
+}
+
+/// The `len` bytes from `start`, both of whole pages.
+fn range_of(start: Va, len: u64) -> Result<VaRange, Error> {
+    VaRange::of(start, len).ok_or(Error::Invalid("a range to lock or unlock wraps around"))
 }
 
 #[cfg(test)]
@@ -221,7 +226,8 @@ mod tests {
             assert_eq!(mm.counters().locked.0, 4, "what comes before it is locked");
             assert_eq!(mm.munlock(Va(16 * P), 8 * P), Err(Error::NotMapped));
             assert_eq!(mm.mlock(Va(18 * P), P), Err(Error::NotMapped), "no access");
-            assert!(matches!(mm.mlock(Va(16 * P), u64::MAX), Err(Error::Invalid(_))));
+            assert!(matches!(mm.mlock(Va(16 * P), u64::MAX - P), Err(Error::Invalid(_))));
+            assert_eq!(mm.mlock(Va(16 * P), u64::MAX), Ok(()), "a length that wraps around is 0");
             mm.munlock(Va(16 * P), 4 * P).unwrap();
             w.failures.set(FailurePlan::From(2));
             assert_eq!(mm.mlock(Va(16 * P), 2 * P), Err(Error::Again), "no memory for the pages");

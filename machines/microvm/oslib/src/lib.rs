@@ -13,6 +13,7 @@ extern crate std;
 pub mod abi;
 pub mod bill;
 pub mod cpio;
+pub mod cred;
 pub mod elf;
 pub mod errno;
 pub mod latency;

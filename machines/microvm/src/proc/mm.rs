@@ -8,7 +8,7 @@ use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use anonmem::mmap::{MapBacking, MapFlags, MmapRequest, Prot};
-use anonmem::{Advice, MlockAll, RemapFlags};
+use anonmem::{Advice, MlockAll, RemapFlags, SyncFlags};
 use anonmem::{
     Event, FaultAccess, FaultOutcome, Limits, MapKind, MapUse, Overcommit, VmFlags, VmaInfo, VmaUsage,
 };
@@ -193,23 +193,15 @@ pub fn mmap(mm: &Space, map: Map, backing: Backing<'_>) -> Result<u64> {
     mapped.map(|va| va.0)
 }
 
-/// Gives the range of `len` bytes at `addr`, whole pages.
-fn range(addr: u64, len: u64) -> Result<VaRange> {
-    let start = Va(addr);
-    let end = start.checked_add(len).and_then(Va::page_up).ok_or(ENOMEM)?;
-    if start.is_page_aligned() { Ok(VaRange { start, end }) } else { Err(EINVAL) }
-}
-
 /// Unmaps a range.
 ///
 /// # Errors
 /// `EINVAL`, `ENOMEM`.
 pub fn munmap(mm: &Space, addr: u64, len: u64) -> Result<()> {
     note_peak();
-    if len == 0 {
-        return Err(EINVAL);
-    }
-    mm.munmap(range(addr, len).or(Err(EINVAL))?).map_err(errno)
+    let start = Va(addr);
+    let end = start.checked_add(len).ok_or(EINVAL)?;
+    mm.munmap(VaRange { start, end }).map_err(errno)
 }
 
 /// Changes what a program may do with a range.
@@ -217,8 +209,17 @@ pub fn munmap(mm: &Space, addr: u64, len: u64) -> Result<()> {
 /// # Errors
 /// `EINVAL`, `ENOMEM`, `EACCES`.
 pub fn mprotect(mm: &Space, addr: u64, len: u64, prot: u32) -> Result<()> {
-    let prot = Prot::from_bits(prot).ok_or(EINVAL)?;
-    mm.mprotect(range(addr, len)?, prot).map_err(errno)
+    let (start, prot) = (Va(addr), Prot::from_bits_retain(prot));
+    let protect = |end| mm.mprotect(VaRange { start, end }, prot).map_err(errno);
+    let end = Va(len).page_up().and_then(|len| start.checked_add(len.0));
+    if len == 0 || !start.is_page_aligned() {
+        return protect(start);
+    }
+    match end.filter(|&end| end > start) {
+        Some(end) => protect(end),
+        // Arguments that make no sense in themselves come first.
+        None => protect(start).and(Err(ENOMEM)),
+    }
 }
 
 /// Moves or resizes a mapping; gives where it is.
@@ -260,9 +261,12 @@ pub fn mincore(mm: &Space, addr: u64, len: u64, tell: &mut dyn FnMut(bool)) -> R
     mm.mincore(Va(addr), len, tell).map_err(errno)
 }
 
-/// Says whether all of a range is mapped.
-pub fn is_mapped(mm: &Space, addr: u64, len: u64) -> bool {
-    mm.is_mapped(Va(addr), len)
+/// Looks at what a range would be written back to.
+///
+/// # Errors
+/// Those of msync(2).
+pub fn msync(mm: &Space, addr: u64, len: u64, flags: u32) -> Result<()> {
+    mm.msync(Va(addr), len, SyncFlags::from_bits_retain(flags)).map_err(errno)
 }
 
 /// Resolves a fault.

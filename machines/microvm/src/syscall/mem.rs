@@ -5,9 +5,9 @@ use crate::fs::file::{OpenFile, Target};
 use crate::fs::store;
 use crate::proc::mm::{self, Backing, Map, Space};
 use crate::sched;
-use alloc::vec::Vec;
+use crate::usercopy;
 use anonmem_oslib::Result;
-use anonmem_oslib::errno::{EACCES, EBADF, EINVAL, ENODEV, ENOMEM, EOVERFLOW, ESRCH};
+use anonmem_oslib::errno::{EACCES, EBADF, EFAULT, EINVAL, ENODEV, ENOMEM, EOVERFLOW, ESRCH};
 use anonmem_oslib::vfs::Body;
 use linux_raw_sys::general as abi;
 
@@ -78,7 +78,9 @@ pub(super) fn munmap(c: &mut Call<'_>) -> Result<usize> {
 }
 
 pub(super) fn mprotect(c: &mut Call<'_>) -> Result<usize> {
-    mm::mprotect(&space()?, c.args[0], c.args[1], c.u32(2))?;
+    // What is too large for the ABI's int is no bit that anybody knows.
+    let prot = u32::try_from(c.args[2]).unwrap_or(c.u32(2) | 1 << 4);
+    mm::mprotect(&space()?, c.args[0], c.args[1], prot)?;
     Ok(0)
 }
 
@@ -96,30 +98,38 @@ pub(super) fn madvise(c: &mut Call<'_>) -> Result<usize> {
 }
 
 pub(super) fn mincore(c: &mut Call<'_>) -> Result<usize> {
-    let (start, len) = (c.args[0], pages(c.args[1])?);
+    let [start, len, vector, ..] = c.args;
+    let is_user = |start: u64, len: u64| start.checked_add(len).is_some_and(|end| end <= usercopy::USER_END);
     if !start.is_multiple_of(PAGE) {
         return Err(EINVAL);
     }
+    if !is_user(start, len) {
+        return Err(ENOMEM);
+    }
+    let count = len.div_ceil(PAGE);
+    if !is_user(vector, count) {
+        return Err(EFAULT);
+    }
     let space = space()?;
     // In pieces, so that the answer for a large range needs little kernel memory.
-    let piece = PAGE * user::PIECE as u64;
-    for at in (0..len).step_by(piece as usize) {
-        let mut present = Vec::new();
-        mm::mincore(&space, start + at, piece.min(len - at), &mut |is| present.push(u8::from(is)))?;
-        user::write(c.args[2] + at / PAGE, &present)?;
+    let mut piece = user::buffer(count.min(PAGE) as usize)?;
+    for first in (0..count).step_by(PAGE as usize) {
+        let (pages, mut told) = (PAGE.min(count - first), 0);
+        let result = mm::mincore(&space, start + first * PAGE, pages * PAGE, &mut |is| {
+            piece[told] = u8::from(is);
+            told += 1;
+        });
+        // What comes before a hole is told.
+        user::write(vector + first, &piece[..told])?;
+        result?;
     }
     Ok(0)
 }
 
 /// There is nothing behind memory that it could be written back to.
 pub(super) fn msync(c: &mut Call<'_>) -> Result<usize> {
-    let (start, flags) = (c.args[0], c.u32(2));
-    let len = pages(c.args[1])?;
-    let both = abi::MS_ASYNC | abi::MS_SYNC;
-    if !start.is_multiple_of(PAGE) || flags & !(both | abi::MS_INVALIDATE) != 0 || flags & both == both {
-        return Err(EINVAL);
-    }
-    if mm::is_mapped(&space()?, start, len) { Ok(0) } else { Err(ENOMEM) }
+    mm::msync(&space()?, c.args[0], c.args[1], c.u32(2))?;
+    Ok(0)
 }
 
 pub(super) fn mlock(c: &mut Call<'_>) -> Result<usize> {
