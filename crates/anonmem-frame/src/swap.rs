@@ -20,6 +20,9 @@
 //! - *Under the page-table lock, the word is asked again.* An entry that compares equal after a sleep may be a later use of
 //!   the same slot (ABA); then another page is cached, or none.
 //!
+//! Whoever has only read an entry, and owns no count, may ask about a slot that is not there: swapoff, then swapon of a
+//! smaller device, while the reader slept. `lookup`, `cached_page`, `caches`, `cache` and `dup_if_cached` ask the length first.
+//!
 //! Linux: mm/swapfile.c `swap_map`, mm/swap_state.c. Differs: count and cache in one word; 2^28 owners instead of a chain of
 //! continuation pages.
 
@@ -137,7 +140,18 @@ impl<M: Machine> SwapSlots<M> {
         (page.0 - frames.machine().base_pfn().0 + 1) << CACHE_SHIFT
     }
 
-    /// What the slot's word says now.
+    /// The word of a slot that the caller owns no count of: the device that has the number now may be a smaller one.
+    fn word_if_there<'f>(&self, frames: &'f Frames<M>, slot: u64) -> Option<&'f Atomic<u64, M>> {
+        (slot < self.len()).then(|| self.word(frames, slot))
+    }
+
+    /// The slot's cached page, if there is such a slot and it has one.
+    pub fn cached_page(&self, frames: &Frames<M>, slot: u64) -> Option<Pfn> {
+        // Acquire pairs with the Releases below.
+        Self::cached(frames, self.word_if_there(frames, slot)?.load(Ordering::Acquire))
+    }
+
+    /// What the slot's word says now. The slot is there: the caller owns a count of it, or has found it cached.
     pub fn state(&self, frames: &Frames<M>, slot: u64) -> SlotState {
         // Acquire pairs with the Releases below.
         let word = self.word(frames, slot).load(Ordering::Acquire);
@@ -186,9 +200,10 @@ impl<M: Machine> SwapSlots<M> {
         slot: u64,
         page: FolioRef<'f, M>,
     ) -> Result<(), FolioRef<'f, M>> {
+        let Some(word) = self.word_if_there(frames, slot) else { return Err(page) };
         let bits = Self::cache_bits(frames, page.pfn());
         // AcqRel: as in `claim`.
-        let cached = self.word(frames, slot).fetch_update(Ordering::AcqRel, |word| {
+        let cached = word.fetch_update(Ordering::AcqRel, |word| {
             (word & COUNT != 0 && word & (CACHE | FREEING) == 0).then_some(word | bits)
         });
         match cached {
@@ -204,13 +219,13 @@ impl<M: Machine> SwapSlots<M> {
     #[doc(alias = "swap_cache_get_folio")]
     pub fn lookup<'f>(&self, frames: &'f Frames<M>, slot: u64) -> Option<FolioRef<'f, M>> {
         loop {
-            let page = self.state(frames, slot).cached?;
+            let page = self.cached_page(frames, slot)?;
             // Fails while the page is being taken out and its counts are frozen: then the word changes.
             let Some(found) = frames.try_get(page) else {
                 M::relax();
                 continue;
             };
-            if self.state(frames, slot).cached == Some(page) {
+            if self.cached_page(frames, slot) == Some(page) {
                 return Some(found);
             }
         }
@@ -218,8 +233,7 @@ impl<M: Machine> SwapSlots<M> {
 
     /// Whether `page` is the slot's cached page.
     pub fn caches(&self, frames: &Frames<M>, slot: u64, page: Pfn) -> bool {
-        // A folio's entry may be older than the device that has its number now.
-        slot < self.len() && self.state(frames, slot).cached == Some(page)
+        self.cached_page(frames, slot) == Some(page)
     }
 
     /// Counts one more owner of a slot that is needed.
@@ -237,11 +251,10 @@ impl<M: Machine> SwapSlots<M> {
 
     /// Counts one more owner, if `page` is the slot's cached page and somebody needs it.
     pub fn dup_if_cached(&self, frames: &Frames<M>, slot: u64, page: Pfn) -> bool {
-        if slot >= self.len() {
-            return false;
-        }
+        // A folio's entry may be older than the device that has its number now.
+        let Some(word) = self.word_if_there(frames, slot) else { return false };
         let bits = Self::cache_bits(frames, page);
-        let counted = self.word(frames, slot).fetch_update(Ordering::Relaxed, |word| {
+        let counted = word.fetch_update(Ordering::Relaxed, |word| {
             let fits = word & CACHE == bits && word & FREEING == 0 && (1..COUNT).contains(&(word & COUNT));
             fits.then_some(word + 1)
         });

@@ -1,10 +1,12 @@
 //! Explores cases and prints a verdict for each: `cargo run --release -p anonmem-lab --example check [CASE...]`.
+//! With `--first`, the first that breaks a rule is the last.
 
 use anonmem_lab::cases;
 use std::{process::ExitCode, time::Duration};
 
 fn main() -> ExitCode {
-    let names: Vec<String> = std::env::args().skip(1).collect();
+    let (options, names): (Vec<_>, Vec<_>) = std::env::args().skip(1).partition(|a| a.starts_with("--"));
+    let only_first = options.iter().any(|o| o == "--first");
     let mut failed = false;
     for case in cases::all() {
         if !names.is_empty() && !names.iter().any(|n| n == case.name) {
@@ -14,8 +16,11 @@ fn main() -> ExitCode {
             println!("{report}");
             if let Some(found) = &report.found {
                 failed = true;
-                println!("{}", found.trace);
+                println!("broken: {}\n{}", case.name, found.trace);
             }
+        }
+        if failed && only_first {
+            break;
         }
     }
     if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }

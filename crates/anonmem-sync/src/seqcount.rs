@@ -6,9 +6,10 @@ use crate::atomic::{Atomic, fence};
 use anonmem_hal::Machine;
 use core::sync::atomic::Ordering;
 
-/// Even: at rest. Odd: a writer is inside. Writers exclude one another by a lock of their own.
+/// Even: at rest. Odd: a writer is inside. Writers exclude one another by a lock of their own. 64 bits: a reader that is kept from
+/// running for 2^31 writes would take what it read before them for consistent.
 pub struct SeqCount<M> {
-    sequence: Atomic<u32, M>,
+    sequence: Atomic<u64, M>,
 }
 
 impl<M: Machine> SeqCount<M> {
@@ -21,7 +22,7 @@ impl<M: Machine> SeqCount<M> {
     #[doc(alias = "raw_read_seqcount")]
     #[inline]
     #[track_caller]
-    pub fn try_begin(&self) -> Option<u32> {
+    pub fn try_begin(&self) -> Option<u64> {
         // Acquire pairs with the Release of `end`: what a finished writer wrote is seen.
         let seen = self.sequence.load(Ordering::Acquire);
         (seen & 1 == 0).then_some(seen)
@@ -31,7 +32,7 @@ impl<M: Machine> SeqCount<M> {
     #[doc(alias = "read_seqcount_retry")]
     #[inline]
     #[track_caller]
-    pub fn retry(&self, seen: u32) -> bool {
+    pub fn retry(&self, seen: u64) -> bool {
         // Pairs with the Release fence of `begin_write`: a reader that saw a word of the new state also
         // sees the odd count.
         fence::<M>(Ordering::Acquire);
@@ -45,7 +46,7 @@ impl<M: Machine> SeqCount<M> {
     pub fn begin_write(&self) -> SeqWriteGuard<'_, M> {
         let seen = self.sequence.load(Ordering::Relaxed);
         debug_assert!(seen & 1 == 0, "two writers in one sequence count");
-        self.sequence.store(seen.wrapping_add(1), Ordering::Relaxed);
+        self.sequence.store(seen + 1, Ordering::Relaxed);
         // Pairs with the Acquire fence of `retry`.
         fence::<M>(Ordering::Release);
         SeqWriteGuard { count: self }
@@ -69,7 +70,7 @@ impl<M: Machine> Drop for SeqWriteGuard<'_, M> {
     fn drop(&mut self) {
         let seen = self.count.sequence.load(Ordering::Relaxed);
         // Release pairs with the Acquire of `try_begin`.
-        self.count.sequence.store(seen.wrapping_add(1), Ordering::Release);
+        self.count.sequence.store(seen + 1, Ordering::Release);
     }
 }
 

@@ -31,8 +31,9 @@ pub struct MmSlot<M: Machine> {
     /// Owners; 0 means free, or ending.
     users: Atomic<u32, M>,
     pub(crate) mmap_lock: RwSem<M, MmapLock, ()>,
-    /// Odd while the mmap lock is held for writing; a VMA whose `seq` equals it is write-locked.
-    lock_seq: Atomic<u32, M>,
+    /// Odd while the mmap lock is held for writing; a VMA whose `seq` equals it is write-locked. 64 bits: a program that takes the
+    /// lock 2^31 times, in minutes, must not meet a VMA that was write-locked when it began.
+    lock_seq: Atomic<u64, M>,
     pub(crate) space: CachePadded<AddressSpace<M>>,
     /// Pages in use.
     pub(crate) pages: CachePadded<MmPages<M>>,
@@ -237,10 +238,17 @@ impl<M: Machine> MmSlot<M> {
         MmapWriteGuard::new(self, self.mmap_lock.write_nested(1))
     }
 
+    /// Sets the sequence of the VMA locks to what very many write sections would make it.
+    #[cfg(test)]
+    pub(crate) fn preset_lock_seq(&self, seq: u64) {
+        assert!(seq.is_multiple_of(2), "nobody writes");
+        self.lock_seq.store(seq, Ordering::Relaxed);
+    }
+
     /// The sequence of the VMA locks.
     #[doc(alias = "mm_lock_seq")]
     #[inline]
-    pub(crate) fn lock_seq(&self) -> u32 {
+    pub(crate) fn lock_seq(&self) -> u64 {
         // Acquire pairs with the Release of `MmapWriteGuard`'s drop: if it moved on, what the writer wrote is seen.
         self.lock_seq.load(Ordering::Acquire)
     }
@@ -270,7 +278,7 @@ impl<'a, M: Machine> MmapWriteGuard<'a, M> {
     fn new(slot: &'a MmSlot<M>, lock: RwSemWriteGuard<'a, M, MmapLock, ()>) -> Self {
         let seq = slot.lock_seq.load(Ordering::Relaxed);
         debug_assert!(seq.is_multiple_of(2), "two writers of one address space");
-        slot.lock_seq.store(seq.wrapping_add(1), Ordering::Relaxed);
+        slot.lock_seq.store(seq + 1, Ordering::Relaxed);
         Self { slot, _lock: lock }
     }
 
@@ -287,7 +295,7 @@ impl<M: Machine> Drop for MmapWriteGuard<'_, M> {
     fn drop(&mut self) {
         let seq = self.slot.lock_seq.load(Ordering::Relaxed);
         // Release pairs with the Acquire of `lock_seq`.
-        self.slot.lock_seq.store(seq.wrapping_add(1), Ordering::Release);
+        self.slot.lock_seq.store(seq + 1, Ordering::Release);
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::{
     Case, Extent, Mutant, Run,
-    kernel::{Kernel, boxed, scenario},
+    kernel::{Kernel, P, boxed, page, scenario},
 };
 use crate::{Inject, Model};
 use anonmem::{FaultOutcome, LockMode, Prot};
@@ -99,6 +99,95 @@ pub static FORK: Case = Case {
         )
     },
 };
+
+const SHRUNK: &str = "This memory manager: who has read an entry keeps the device from going away a moment later, and found a device: \
+                      the one that had come under the same number meanwhile, with fewer slots. The slot was beyond its end.";
+const SMALLER: &str = "CPU0 takes the device, of four slots, out of use and brings it back with one, holding no lock. CPU1 acts under the \
+                       mmap lock for reading.";
+
+/// The page of the case.
+pub static SMALLER_FAULT: Case = Case {
+    name: "swapoff-smaller-vs-fault",
+    title: "a fault looks its slot up on a smaller device that has come under the same number",
+    happened: SHRUNK,
+    environment: SMALLER,
+    rule: "A slot that nobody owns a count of may be missing: the load finds what was stored.",
+    mutants: &[
+        Mutant::Patch {
+            name: "swap-lookup-length-unasked",
+            what: "the look for a cached page does not ask whether there is such a slot",
+        },
+        Mutant::Patch {
+            name: "swap-cache-length-unasked",
+            what: "making a page a slot's cached page does not ask whether there is such a slot",
+        },
+    ],
+    runs: RUNS,
+    program: |_| {
+        boxed(
+            scenario("swapoff-smaller-vs-fault", 1, beyond_the_first)
+                .cpu("swapoff, swapon", swap_off_and_on)
+                .cpu("loads", |k| assert_eq!(k.load(0, 0), Ok(7)))
+                .check(|k| match k.load(0, 0) {
+                    Ok(7) => k.check(),
+                    other => Err(format!("7 was stored, found {other:?}")),
+                }),
+        )
+    },
+};
+
+/// The page of the case.
+pub static SMALLER_MINCORE: Case = Case {
+    name: "swapoff-vs-mincore",
+    title: "mincore asks for a slot's page while the device goes, and comes back smaller",
+    happened: SHRUNK,
+    environment: SMALLER,
+    rule: "mincore tells something and touches nothing that is freed.",
+    mutants: &[
+        Mutant::Patch {
+            name: "mincore-no-device-user",
+            what: "mincore looks at a slot of a device that may be going away",
+        },
+        Mutant::Patch {
+            name: "swap-cached-length-unasked",
+            what: "the question for a slot's cached page does not ask whether there is such a slot",
+        },
+    ],
+    runs: RUNS,
+    program: |_| {
+        boxed(
+            scenario("swapoff-vs-mincore", 1, beyond_the_first)
+                .cpu("swapoff, swapon", swap_off_and_on)
+                .cpu("mincore", |k| {
+                    let mut told = 0;
+                    k.mm(0).mincore(page(0), 2 * P, &mut |_| told += 1).expect("mapped");
+                    assert_eq!(told, 2, "one answer for each page");
+                })
+                .check(|k| match k.load(0, 0) {
+                    Ok(7) => k.check(),
+                    other => Err(format!("7 was stored, found {other:?}")),
+                }),
+        )
+    },
+};
+
+/// Two pages that say 7, of which the first is on the device, in another slot than its first.
+fn beyond_the_first() -> Kernel {
+    let kernel = Kernel::new(64, LockMode::Mmap);
+    kernel.swap_on(0, 4);
+    kernel.spawn(0, &[0, 1]);
+    kernel.map(0, 0, 2, RW);
+    (0..2).for_each(|n| kernel.store(0, n, 7).expect("frames"));
+    kernel.page_out(0, 1);
+    kernel.page_out(0, 0);
+    assert_eq!(kernel.load(0, 1), Ok(7));
+    kernel
+}
+
+fn swap_off_and_on(k: &Kernel) {
+    k.vm.swap_off(0).expect("frames");
+    k.swap_on(0, 1);
+}
 
 /// An address space on two CPUs with a page that says 7, and a device of one slot, where the page is if `out`.
 fn one_page(out: bool) -> Kernel {

@@ -38,6 +38,36 @@ pub static CASE: Case = Case {
     program,
 };
 
+/// The page of the case.
+pub static TWICE: Case = Case {
+    name: "sync-rcu-two-sections",
+    title: "a grace period takes a reader's second section for its first one's end",
+    happened: "This memory manager: a CPU announces a section by a relaxed store, which hides the end of the section before from whoever \
+               looks only now. The grace period saw a section that began later, rightly let it go on, and was ordered after nothing \
+               that the earlier one did. Harmless on x86, where every store is a release.",
+    environment: "One reader with two sections, one writer that unlinks and frees; no lock.",
+    rule: "What a reader found inside a section is not freed before that section ends, whichever of its words tells the writer.",
+    mutants: &[
+        Mutant::Patch { name: "rcu-announce-relaxed", what: "a section is announced by a relaxed store" },
+        Mutant::Patch { name: "rcu-no-fence", what: "entering a read section has no fence" },
+        Mutant::Patch { name: "rcu-leave-relaxed", what: "a section is left by a relaxed store" },
+    ],
+    runs: &[Run::new(Model::Sc, Extent::Exhaust), Run::new(Model::C11, Extent::Exhaust)],
+    program: |_| {
+        let reads = |w: &World| {
+            for _ in 0..2 {
+                let _section = w.rcu.read_lock();
+                use_object(w, w.link.load(Acquire));
+            }
+        };
+        Box::new(world("sync-rcu-two-sections").cpu("reads twice", reads).cpu("unlinks and frees", |w| {
+            w.link.store(1, Release);
+            w.rcu.synchronize();
+            w.alive[0].set(0);
+        }))
+    },
+};
+
 struct World {
     rcu: Rcu<Sim>,
     /// The announcement of the variants, written out.
@@ -52,8 +82,8 @@ fn use_object(w: &World, index: u64) {
     assert!(w.alive[index as usize].get() == 1, "the reader uses an object that was freed");
 }
 
-fn program(variant: Option<&str>) -> Box<dyn Program> {
-    let scenario = Scenario::new("sync-rcu", 1, || World {
+fn world(name: &str) -> Scenario<World> {
+    Scenario::new(name, 1, || World {
         rcu: Rcu::new(),
         inside: Atomic::new(0),
         link: Atomic::new(0),
@@ -64,7 +94,11 @@ fn program(variant: Option<&str>) -> Box<dyn Program> {
         names.add(&w.inside, "inside");
         names.add(&w.link, "link");
         names.add(&w.alive, "object");
-    });
+    })
+}
+
+fn program(variant: Option<&str>) -> Box<dyn Program> {
+    let scenario = world("sync-rcu");
     let Some(variant) = variant.map(str::to_owned) else {
         return Box::new(
             scenario

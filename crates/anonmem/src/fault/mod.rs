@@ -235,6 +235,18 @@ impl<'a, M: Machine, G: FaultGuard<M>> VmFault<'a, M, G> {
         Ok(entries)
     }
 
+    /// The `answer` that ends a program, because of what the entry says: only if the entry says so under its lock, and what was
+    /// read of the VMA still holds there. Races with mremap, which takes the table that was walked to another address (a guard
+    /// that is installed there is none of ours), and with whoever brings the page in while its device fails to read it.
+    #[cold]
+    fn settled(&self, leaf: SoftLeaf, answer: FaultResult) -> FaultResult {
+        let entries = match self.table().and_then(|table| self.lock(table)) {
+            Ok(entries) => entries,
+            Err(other) => return other,
+        };
+        if entries.get(self.va) == Pte::Soft(leaf) { answer } else { FaultResult::Reload }
+    }
+
     /// What an entry for a page of ours alone says: accessed, and for a write also dirty.
     fn attrs(&self) -> Attrs {
         let dirty = self.access == FaultAccess::Write;
@@ -272,9 +284,9 @@ fn handle_pte_fault<M: Machine, G: FaultGuard<M>>(
             Backing::Shared(object) => shared::do_shared_fault(fault, object),
         },
         Pte::Present(_) => do_present(fault, fault.found_or_made(table)?),
-        Pte::Soft(SoftLeaf::Marker(Marker::Guard)) => Err(FaultResult::Segv),
-        Pte::Soft(SoftLeaf::Marker(Marker::Poisoned)) => Err(FaultResult::Bus),
-        Pte::Soft(SoftLeaf::Swap { entry, .. }) => swap::do_swap_page(fault, entry),
+        Pte::Soft(leaf @ SoftLeaf::Marker(Marker::Guard)) => Err(fault.settled(leaf, FaultResult::Segv)),
+        Pte::Soft(leaf @ SoftLeaf::Marker(Marker::Poisoned)) => Err(fault.settled(leaf, FaultResult::Bus)),
+        Pte::Soft(leaf @ SoftLeaf::Swap { entry, .. }) => swap::do_swap_page(fault, leaf, entry),
         Pte::Soft(leaf @ (SoftLeaf::Migration { .. } | SoftLeaf::Marker(Marker::UffdWp))) => {
             unreachable!("{leaf:?}: nothing makes such an entry")
         }

@@ -32,7 +32,7 @@ use anonmem_sync::{Ordering, RcuGuard, fence};
 /// A VMA as it was read, and the version that must still hold when a page is installed.
 pub(crate) struct Speculation<'a, M: Machine> {
     vma: &'a Vma<M>,
-    version: u32,
+    version: u64,
     /// Keeps the page tables that are walked.
     _rcu: RcuGuard<'a, M>,
 }

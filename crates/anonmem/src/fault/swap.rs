@@ -26,6 +26,7 @@ use anonmem_pgtable::{Attrs, PteGuard};
 /// Brings back the page of a swap entry.
 pub(super) fn do_swap_page<M: Machine, G: FaultGuard<M>>(
     fault: &VmFault<'_, M, G>,
+    leaf: SoftLeaf,
     entry: SwapEntry,
 ) -> Result<FaultResult, FaultResult> {
     // Without it the device could go away, and its slots with it, while we look.
@@ -34,7 +35,7 @@ pub(super) fn do_swap_page<M: Machine, G: FaultGuard<M>>(
         M::relax();
         return Err(FaultResult::Reload);
     };
-    let page = get_page(fault, entry)?;
+    let page = get_page(fault, leaf, entry)?;
     let lock = lock_page(fault, &page)?;
     if !fault.vm.swap_caches(entry, lock.folio()) {
         return Err(FaultResult::Reload);
@@ -71,6 +72,7 @@ pub(super) fn do_swap_page<M: Machine, G: FaultGuard<M>>(
 /// The page in the swap cache, read if need be.
 fn get_page<'a, M: Machine, G: FaultGuard<M>>(
     fault: &VmFault<'a, M, G>,
+    leaf: SoftLeaf,
     entry: SwapEntry,
 ) -> Result<FolioRef<'a, M>, FaultResult> {
     if let Some(page) = fault.vm.swap_cache_get(entry) {
@@ -86,7 +88,8 @@ fn get_page<'a, M: Machine, G: FaultGuard<M>>(
             Ok(page)
         }
         Ok(SwapIn::Changed) => Err(FaultResult::Reload),
-        Err(IoError) => Err(FaultResult::Bus),
+        // The slot may have been freed, and used again by somebody whose page it was that could not be read.
+        Err(IoError) => Err(fault.settled(leaf, FaultResult::Bus)),
     }
 }
 

@@ -25,7 +25,7 @@ impl<M: Machine> Vm<M> {
     pub(crate) fn swap_has_page(&self, entry: SwapEntry) -> bool {
         let device = self.swap.get(entry);
         let user = device.get_user();
-        user.is_some() && device.slots().state(&self.frames, entry.offset).cached.is_some()
+        user.is_some() && device.slots().cached_page(&self.frames, entry.offset).is_some()
     }
 
     /// Whether the folio is the cached page of `entry`.

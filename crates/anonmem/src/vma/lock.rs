@@ -15,10 +15,11 @@
 //! address space. So after locking, owner, sequence and bounds are asked. A recycled slot whose `seq` happens to equal
 //! the sequence of its new address space looks locked: that costs a fallback, never more.
 //!
-//! `version` counts the write locks that a slot has seen. Speculative faults take no lock; they remember it.
+//! `version` counts the write locks that a slot has seen. Speculative faults take no lock; they remember it. It and the sequences
+//! have 64 bits, so that none comes round to a value that somebody remembers.
 //!
 //! Linux: include/linux/mmap_lock.h `vma_start_read`, `__vma_start_write`, mm/mmap_lock.c `lock_vma_under_rcu` (6.15).
-//! Differs: `version`; lookups need no RCU because nodes and VMAs are type-stable.
+//! Differs: `version`; 64 bits (Linux's sequence has 32, and wraps); lookups need no RCU because nodes and VMAs are type-stable.
 
 use super::{VmFlags, Vma};
 use crate::ids::{MmId, VmaId};
@@ -42,8 +43,8 @@ const WRITER: u32 = 1 << 30;
 /// The words of a VMA's lock.
 pub(crate) struct VmaLock<M> {
     pub(super) refcount: Atomic<u32, M>,
-    pub(super) seq: Atomic<u32, M>,
-    pub(super) version: Atomic<u32, M>,
+    pub(super) seq: Atomic<u64, M>,
+    pub(super) version: Atomic<u64, M>,
     pub(super) writer: WaitQueue<M>,
 }
 
@@ -103,7 +104,7 @@ impl<M: Machine> VmaLock<M> {
     }
 
     /// The number of write locks that the slot has seen.
-    pub(crate) fn version(&self) -> u32 {
+    pub(crate) fn version(&self) -> u64 {
         // Acquire pairs with the Release in `start_write`: with a new version comes its `seq`.
         self.version.load(Ordering::Acquire)
     }
@@ -116,7 +117,7 @@ impl<M: Machine> VmaLock<M> {
 
     /// Writers exclude one another, so a load and a store will do.
     pub(crate) fn next_version(&self) {
-        let next = self.version.load(Ordering::Relaxed).wrapping_add(1);
+        let next = self.version.load(Ordering::Relaxed) + 1;
         // Release pairs with the Acquire of `version`.
         self.version.store(next, Ordering::Release);
         // What the writer changes comes after the version: pairs with the check of a speculative fault,

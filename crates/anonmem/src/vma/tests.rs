@@ -9,7 +9,8 @@ use super::VmFlags;
 use crate::{
     Error, Event, MapBacking, MapFlags, MmapRequest, Prot,
     mm::Mm,
-    testing::{M, World, pages},
+    testing::{M, RW as RW_FLAGS, World, pages},
+    vma::Backing,
 };
 use anonmem_hal::{Va, VaRange};
 use anonmem_hosted::{FailurePlan, Trap};
@@ -350,5 +351,25 @@ fn the_number_of_mappings_is_limited_as_in_linux() {
         assert_eq!(apply(&mm, Op::Unmap, &(4..5)), Ok(()), "an edge does not");
         assert_eq!(apply(&mm, Op::Unmap, &(0..9)), Ok(()));
         assert_eq!(mm.counters().vmas, 0);
+    });
+}
+
+/// 2^31 write sections later, a sequence of 32 bits says that the VMA is write-locked still: nobody would wait for its readers.
+#[test]
+fn the_lock_sequence_does_not_come_round() {
+    World::run(|w| {
+        let mm = w.vm.new_mm().unwrap();
+        let id = mm.map_raw(pages(16, 1), RW_FLAGS, Backing::Anonymous);
+        let (vma, slot) = (w.vm.vma(id), mm.slot());
+        let guard = slot.write();
+        drop(vma.start_write(&guard));
+        let (locked_at, version) = (slot.lock_seq(), vma.lock.version());
+        drop(guard);
+        slot.preset_lock_seq(locked_at + (1 << 32) - 1);
+        let guard = slot.write();
+        assert!(!vma.lock.is_write_locked(slot), "locked by a writer of long ago");
+        drop(vma.start_write(&guard));
+        assert!(vma.lock.is_write_locked(slot));
+        assert_ne!(vma.lock.version(), version, "a speculative fault would not notice");
     });
 }

@@ -216,20 +216,20 @@ impl<M: Machine, V> VmaTree<M, V> {
     /// The state of the tree that a lock-free reader starts from; `None` while a writer is at work.
     #[doc(alias = "mmap_lock_speculate_try_begin")]
     #[inline]
-    pub fn sequence(&self) -> Option<u32> {
+    pub fn sequence(&self) -> Option<u64> {
         self.seq.try_begin()
     }
 
     /// Whether the tree changed since [`sequence`](Self::sequence) returned `seen`.
     #[doc(alias = "mmap_lock_speculate_retry")]
     #[inline]
-    pub fn changed_since(&self, seen: u32) -> bool {
+    pub fn changed_since(&self, seen: u64) -> bool {
         self.seq.retry(seen)
     }
 
     /// Goes down as [`find`](Self::find) does; `None` if the tree is no longer in the state `seen`.
     #[inline]
-    fn find_as_of(&self, nodes: Nodes<'_, M>, va: Va, seen: u32) -> Option<Option<Entry<V>>> {
+    fn find_as_of(&self, nodes: Nodes<'_, M>, va: Va, seen: u64) -> Option<Option<Entry<V>>> {
         let mut next = self.root.load(Relaxed).get();
         let mut level = self.height();
         loop {
