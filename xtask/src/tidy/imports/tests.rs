@@ -69,20 +69,32 @@ fn a_parent_that_calls_its_child_and_has_its_noun_is_a_circle() {
 
 #[test]
 fn a_floor_names_no_floor_above() {
-    const HOUSE: House =
-        House { root: "src/lib.rs", floors: &[&["ground.rs", "attic/floor.rs"], &["attic"]] };
-    let files = |ground: &'static str| {
-        [
+    let check = |drawing: &'static str, ground: &'static str| {
+        let files = [
+            ("README.md", drawing),
             ("src/lib.rs", "mod ground; mod attic;"),
             ("src/ground.rs", ground),
             ("src/attic/mod.rs", "mod floor; use crate::ground::G; pub struct A(G);"),
             ("src/attic/floor.rs", "use crate::ground::G; pub struct F(G);"),
-        ]
+        ];
+        check_floors(Path::new("src/lib.rs"), Path::new("README.md"), &reader(&files))
     };
-    assert!(check_floors(&HOUSE, &reader(&files("pub struct G;"))).is_empty());
-    let found = check_floors(&HOUSE, &reader(&files("pub struct G;\nfn f(_: crate::attic::A) {}")));
+    let drawing =
+        "The house:\n\n```floors\nunder the roof  attic/\nground          ground.rs attic/floor.rs\n```\n";
+    assert!(check(drawing, "pub struct G;").is_empty());
+    let found = check(drawing, "pub struct G;\nfn f(_: crate::attic::A) {}");
     assert_eq!(found.len(), 1);
     assert_eq!((found[0].rule, found[0].line), ("floor", 2));
-    const OPEN: House = House { root: "src/lib.rs", floors: &[&["ground.rs"]] };
-    assert!(check_floors(&OPEN, &reader(&files("pub struct G;")))[0].message.contains("no floor"));
+    assert!(
+        found[0].message.contains("\"ground\" names crate::attic::A of \"under the roof\""),
+        "{}",
+        found[0]
+    );
+    assert!(check(drawing, "fn f(_: crate::attic::floor::F) {} pub struct G;").is_empty());
+    assert_eq!(
+        check("```floors\nground ground.rs\n```\n", "pub struct G;").len(),
+        2,
+        "two files on no floor"
+    );
+    assert!(check("# Nothing\n", "pub struct G;")[0].message.contains("draw the floors"));
 }
