@@ -504,8 +504,5 @@ impl<'a, M: Machine, G: StableVma> PteSnapshot<'a, M, G> {
 
 fn same_but_for_hardware(a: Pte, b: Pte) -> bool {
     let still = |p: Present| Present { young: false, dirty: false, ..p };
-    match (a, b) {
-        (Pte::Present(a), Pte::Present(b)) => still(a) == still(b),
-        (a, b) => a == b,
-    }
+    if let (Pte::Present(a), Pte::Present(b)) = (a, b) { still(a) == still(b) } else { a == b }
 }

@@ -128,11 +128,48 @@ enum Action {
     /// Nothing but a look for holes.
     None,
     /// The attributes of VMAs change.
-    Attributes,
+    Attributes(Attribute),
     /// Pages or entries change.
-    Pages,
+    Pages(PageAdvice),
     Populate(Populate),
     Refuse(Error),
+}
+
+/// Advice that changes the attributes of VMAs, as [`Advice`] names it.
+#[derive(Clone, Copy)]
+enum Attribute {
+    DontFork,
+    DoFork,
+    WipeOnFork,
+    KeepOnFork,
+    HugePage,
+    NoHugePage,
+}
+
+/// Advice that changes pages or entries, as [`Advice`] names it.
+#[derive(Clone, Copy)]
+enum PageAdvice {
+    DontNeed,
+    DontNeedLocked,
+    Free,
+    Remove,
+    WillNeed,
+    Cold,
+    PageOut,
+    GuardInstall,
+    GuardRemove,
+}
+
+impl PageAdvice {
+    /// Whether the pages of a locked mapping take it.
+    const fn is_for_locked(self) -> bool {
+        match self {
+            Self::DontNeedLocked | Self::GuardRemove | Self::WillNeed => true,
+            Self::DontNeed | Self::Free | Self::Remove | Self::Cold | Self::PageOut | Self::GuardInstall => {
+                false
+            }
+        }
+    }
 }
 
 impl Advice {
@@ -140,21 +177,21 @@ impl Advice {
         match self {
             Self::Normal | Self::Random | Self::Sequential => Action::None,
             Self::DontDump | Self::DoDump => Action::None,
-            Self::DontFork
-            | Self::DoFork
-            | Self::WipeOnFork
-            | Self::KeepOnFork
-            | Self::HugePage
-            | Self::NoHugePage => Action::Attributes,
-            Self::DontNeed
-            | Self::DontNeedLocked
-            | Self::Free
-            | Self::Remove
-            | Self::WillNeed
-            | Self::Cold
-            | Self::PageOut
-            | Self::GuardInstall
-            | Self::GuardRemove => Action::Pages,
+            Self::DontFork => Action::Attributes(Attribute::DontFork),
+            Self::DoFork => Action::Attributes(Attribute::DoFork),
+            Self::WipeOnFork => Action::Attributes(Attribute::WipeOnFork),
+            Self::KeepOnFork => Action::Attributes(Attribute::KeepOnFork),
+            Self::HugePage => Action::Attributes(Attribute::HugePage),
+            Self::NoHugePage => Action::Attributes(Attribute::NoHugePage),
+            Self::DontNeed => Action::Pages(PageAdvice::DontNeed),
+            Self::DontNeedLocked => Action::Pages(PageAdvice::DontNeedLocked),
+            Self::Free => Action::Pages(PageAdvice::Free),
+            Self::Remove => Action::Pages(PageAdvice::Remove),
+            Self::WillNeed => Action::Pages(PageAdvice::WillNeed),
+            Self::Cold => Action::Pages(PageAdvice::Cold),
+            Self::PageOut => Action::Pages(PageAdvice::PageOut),
+            Self::GuardInstall => Action::Pages(PageAdvice::GuardInstall),
+            Self::GuardRemove => Action::Pages(PageAdvice::GuardRemove),
             Self::PopulateRead => Action::Populate(Populate::Read),
             Self::PopulateWrite => Action::Populate(Populate::Write),
             Self::Mergeable | Self::Unmergeable => {
@@ -190,8 +227,8 @@ impl<M: Machine> Mm<'_, M> {
         let range = VaRange { start, end };
         match action {
             Action::None => self.for_each_part(self.slot().read().slot(), range, |_, _| Ok(())),
-            Action::Attributes => self.madvise_attributes(range, advice),
-            Action::Pages => self.madvise_pages(range, advice),
+            Action::Attributes(attribute) => self.madvise_attributes(range, attribute),
+            Action::Pages(advice) => self.madvise_pages(range, advice),
             Action::Populate(how) => self.populate(range, how),
             Action::Refuse(error) => Err(error),
         }
@@ -221,7 +258,7 @@ impl<M: Machine> Mm<'_, M> {
     }
 
     #[doc(alias = "madvise_vma_behavior")]
-    fn madvise_attributes(&self, range: VaRange, advice: Advice) -> Result<(), Error> {
+    fn madvise_attributes(&self, range: VaRange, advice: Attribute) -> Result<(), Error> {
         let done = self.vm.reclaiming(|| {
             let guard = self.slot().write();
             self.for_each_part(guard.slot(), range, |id, part| {
@@ -237,18 +274,17 @@ impl<M: Machine> Mm<'_, M> {
 }
 
 /// The attributes of a VMA after the advice.
-fn attributes<M: Machine>(vma: &Vma<M>, advice: Advice) -> Result<VmFlags, Error> {
+fn attributes<M: Machine>(vma: &Vma<M>, advice: Attribute) -> Result<VmFlags, Error> {
     let flags = vma.flags();
     Ok(match advice {
-        Advice::DontFork => flags | VmFlags::DONTCOPY,
-        Advice::DoFork => flags - VmFlags::DONTCOPY,
-        Advice::WipeOnFork if vma.backing() != Backing::Anonymous => {
+        Attribute::DontFork => flags | VmFlags::DONTCOPY,
+        Attribute::DoFork => flags - VmFlags::DONTCOPY,
+        Attribute::WipeOnFork if vma.backing() != Backing::Anonymous => {
             return Err(Error::Invalid("only private anonymous memory can be wiped in a child"));
         }
-        Advice::WipeOnFork => flags | VmFlags::WIPEONFORK,
-        Advice::KeepOnFork => flags - VmFlags::WIPEONFORK,
-        Advice::HugePage => (flags | VmFlags::HUGEPAGE) - VmFlags::NOHUGEPAGE,
-        Advice::NoHugePage => (flags | VmFlags::NOHUGEPAGE) - VmFlags::HUGEPAGE,
-        other => unreachable!("{other:?} changes no attributes"),
+        Attribute::WipeOnFork => flags | VmFlags::WIPEONFORK,
+        Attribute::KeepOnFork => flags - VmFlags::WIPEONFORK,
+        Attribute::HugePage => (flags | VmFlags::HUGEPAGE) - VmFlags::NOHUGEPAGE,
+        Attribute::NoHugePage => (flags | VmFlags::NOHUGEPAGE) - VmFlags::HUGEPAGE,
     })
 }

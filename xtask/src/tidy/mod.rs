@@ -5,17 +5,20 @@
 //! [`patches`] that planted bugs still apply.
 //! A finding names its file and line and says what to do.
 
+mod enums;
 mod finding;
 mod imports;
 mod manifests;
 mod matches;
 mod patches;
+mod place;
 mod rules;
 mod source;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
+use enums::Enums;
 use finding::Finding;
 
 /// Checks the repository and prints what it finds.
@@ -27,13 +30,15 @@ pub(crate) fn run(root: &Path) -> ExitCode {
             return ExitCode::from(2);
         }
     };
+    // What is not text is none of our business; what is listed and gone is being deleted.
+    let texts: Vec<(&PathBuf, String)> = files
+        .iter()
+        .filter_map(|path| Some((path, std::fs::read_to_string(root.join(path)).ok()?)))
+        .collect();
+    let enums = enums::of(texts.iter().map(|(path, text)| (path.as_path(), text.as_str())));
     let mut findings = Vec::new();
-    for path in &files {
-        // What is not text is none of our business; what is listed and gone is being deleted.
-        let Ok(text) = std::fs::read_to_string(root.join(path)) else {
-            continue;
-        };
-        findings.extend(check_file(path, &text));
+    for (path, text) in &texts {
+        findings.extend(check_file(path, text, &enums));
     }
     findings.extend(imports::check(root));
     findings.extend(patches::check(root, &files));
@@ -51,10 +56,10 @@ pub(crate) fn run(root: &Path) -> ExitCode {
 }
 
 /// Applies every rule that a file's path calls for.
-pub(crate) fn check_file(path: &Path, text: &str) -> Vec<Finding> {
+pub(crate) fn check_file(path: &Path, text: &str, enums: &Enums) -> Vec<Finding> {
     let mut findings = rules::check_text(path, text);
     if path.extension().is_some_and(|e| e == "rs") {
-        findings.extend(rules::check_rust(path, text));
+        findings.extend(rules::check_rust(path, text, enums));
     } else if path.file_name().is_some_and(|n| n == "Cargo.toml") {
         findings.extend(manifests::check(path, text));
     }

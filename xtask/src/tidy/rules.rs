@@ -2,8 +2,10 @@
 
 use std::path::Path;
 
+use super::enums::Enums;
 use super::finding::Finding;
 use super::matches::{all_matches, is_word};
+use super::place::Place;
 use super::source::{Line, Source};
 
 /// A file longer than this asks to be cut.
@@ -13,31 +15,6 @@ const PAIRING_ABOVE: usize = 10;
 const PAIRING_BELOW: usize = 2;
 /// How far above an `unsafe` block its reason may stand, past the statement that it is part of.
 const SAFETY_ABOVE: usize = 8;
-
-/// Crates that live below the heap.
-const BELOW_THE_HEAP: [&str; 5] = [
-    "crates/anonmem/src/",
-    "crates/anonmem-hal/src/",
-    "crates/anonmem-sync/src/",
-    "crates/anonmem-frame/src/",
-    "crates/anonmem-pgtable/src/",
-];
-
-/// Enums whose every variant must be considered wherever they are matched.
-const TOTAL_ENUMS: [&str; 12] = [
-    "Pte",
-    "PteView",
-    "PteEntry",
-    "Entry",
-    "SoftLeaf",
-    "SwapEntry",
-    "Pmd",
-    "FaultOutcome",
-    "FaultKind",
-    "FaultAccess",
-    "FaultResult",
-    "Fault",
-];
 
 /// Paths of somebody's machine; in pieces, so that this file does not hold them.
 const MACHINE_PATHS: [&str; 5] = [
@@ -64,7 +41,7 @@ pub(crate) fn check_text(path: &Path, text: &str) -> Vec<Finding> {
 }
 
 /// Checks a Rust file.
-pub(crate) fn check_rust(path: &Path, text: &str) -> Vec<Finding> {
+pub(crate) fn check_rust(path: &Path, text: &str, enums: &Enums) -> Vec<Finding> {
     let source = Source::parse(text);
     let place = Place::of(path);
     let mut findings = Vec::new();
@@ -91,47 +68,13 @@ pub(crate) fn check_rust(path: &Path, text: &str) -> Vec<Finding> {
             rule(bool_parameters(&source), "bool-parameter");
         }
         if place.is_crate {
-            rule(wildcards(&source), "wildcard");
+            rule(wildcards(&source, enums, &place), "wildcard");
         }
         if !place.may_know_architecture {
             rule(architecture(&source), "architecture");
         }
     }
     findings
-}
-
-/// Where a file stands decides which rules it meets.
-struct Place {
-    is_crate: bool,
-    is_core: bool,
-    is_below_heap: bool,
-    /// Code of tests: by directory or by name.
-    is_test: bool,
-    /// A file that is data of a test: compile-fail cases and the like.
-    is_fixture: bool,
-    may_know_architecture: bool,
-}
-
-impl Place {
-    fn of(path: &Path) -> Self {
-        let text = path.to_string_lossy().replace('\\', "/");
-        let below_tests = text.split_once("/tests/").map(|(_, rest)| rest);
-        let name = path.file_name().unwrap_or_default();
-        Self {
-            is_crate: text.starts_with("crates/"),
-            is_core: text.starts_with("crates/anonmem/src/"),
-            is_below_heap: BELOW_THE_HEAP.iter().any(|dir| text.starts_with(dir)),
-            is_test: below_tests.is_some()
-                || is_tests_file(&name.to_string_lossy())
-                || text.contains("/benches/"),
-            is_fixture: below_tests.is_some_and(|rest| rest.contains('/') && name != "mod.rs"),
-            may_know_architecture: text.starts_with("crates/anonmem-hal/") || text.starts_with("machines/"),
-        }
-    }
-}
-
-fn is_tests_file(name: &str) -> bool {
-    name == "tests.rs" || name == "testing.rs" || name.ends_with("_tests.rs")
 }
 
 fn finding(path: &Path, line: usize, rule: &'static str, message: String) -> Finding {
@@ -277,20 +220,15 @@ fn is_argument(code: &str, start: usize, end: usize) -> bool {
 }
 
 /// `_ =>` hides the variant that somebody adds tomorrow.
-fn wildcards(source: &Source) -> Found {
+fn wildcards(source: &Source, enums: &Enums, place: &Place) -> Found {
     let code = source.code();
     let mut found = Vec::new();
     for arms in all_matches(&code) {
-        let total = arms.iter().find_map(|arm| {
-            TOTAL_ENUMS.iter().find(|name| {
-                let path = format!("{name}::");
-                arm.pattern.match_indices(&path).any(|(at, _)| is_word(&arm.pattern, at, at + name.len()))
-            })
-        });
-        let Some(name) = total else {
+        let Some(name) = arms.iter().find_map(|arm| enums.named_in(without_guard(&arm.pattern), place))
+        else {
             continue;
         };
-        for arm in arms.iter().filter(|arm| arm.pattern == "_" || arm.pattern.starts_with("_ if")) {
+        for arm in arms.iter().filter(|arm| catches_all(&arm.pattern, place)) {
             let line = code[..arm.offset].matches('\n').count();
             if !source.lines[line].in_test {
                 found.push((line, format!("a match on {name} is total: name the variants instead of _")));
@@ -298,6 +236,23 @@ fn wildcards(source: &Source) -> Found {
         }
     }
     found
+}
+
+fn without_guard(pattern: &str) -> &str {
+    pattern.split_once(" if ").map_or(pattern, |(pattern, _)| pattern)
+}
+
+/// Whether a pattern takes whatever comes: `_`, `_ if ...`, `(_, _)`, and in the library a name for all of it.
+fn catches_all(pattern: &str, place: &Place) -> bool {
+    let pattern = without_guard(pattern);
+    let is_name = |part: &str| part.chars().all(|c| c.is_lowercase() || c == '_' || c.is_ascii_digit());
+    let is_any = |part: &str| match part.trim() {
+        "_" => true,
+        "true" | "false" => false,
+        name => place.is_below_heap && is_name(name) && !name.starts_with(|c: char| c.is_ascii_digit()),
+    };
+    let parts = pattern.trim_start_matches('(').trim_end_matches(')');
+    !pattern.is_empty() && parts.split(',').all(is_any)
 }
 
 /// A `bool` parameter says nothing where it is passed; a private helper is read beside its calls.

@@ -119,7 +119,15 @@ fn wp_page_copy<'a, M: Machine, G: FaultGuard<M>>(
             fault.vm.count(Event::FaultCowCopy);
         }
         // It was the zero page: nothing else was possible under the lock.
-        _ => {
+        (
+            Cleared::Zero(_)
+            | Cleared::None
+            | Cleared::Exclusive(..)
+            | Cleared::Shared(..)
+            | Cleared::Shm(..)
+            | Cleared::Soft(_),
+            _,
+        ) => {
             fault.slot.add_anon(1);
             fault.vm.count(Event::FaultZeroUpgrade);
         }

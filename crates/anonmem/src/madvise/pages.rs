@@ -1,6 +1,6 @@
 //! Advice that changes pages: dropping them, freeing them lazily, punching holes into objects, cooling them down.
 
-use super::Advice;
+use super::PageAdvice;
 use crate::ids::VmaId;
 use crate::{
     error::Error,
@@ -17,25 +17,21 @@ use anonmem_pgtable::{Mapped, MmuGather, Teardown};
 const MAX_IDLE: u32 = 3;
 
 impl<M: Machine> Mm<'_, M> {
-    pub(super) fn madvise_pages(&self, range: VaRange, advice: Advice) -> Result<(), Error> {
+    pub(super) fn madvise_pages(&self, range: VaRange, advice: PageAdvice) -> Result<(), Error> {
         let guard = self.slot().read();
         self.for_each_part(guard.slot(), range, |id, part| {
-            let locked = self.vm.vma(id).flags().contains(VmFlags::LOCKED);
-            match advice {
-                Advice::DontNeedLocked | Advice::GuardRemove | Advice::WillNeed => {}
-                _ if locked => return Err(Error::Invalid("the pages of a locked mapping stay as they are")),
-                _ => {}
+            if self.vm.vma(id).flags().contains(VmFlags::LOCKED) && !advice.is_for_locked() {
+                return Err(Error::Invalid("the pages of a locked mapping stay as they are"));
             }
             match advice {
-                Advice::DontNeed | Advice::DontNeedLocked => self.dont_need(&guard, part),
-                Advice::Free => self.madvise_free(&guard, id, part)?,
-                Advice::Remove => self.madvise_remove(&guard, id, part)?,
-                Advice::WillNeed => self.madvise_willneed(&guard, id, part),
-                Advice::Cold => self.madvise_cold(&guard, part),
-                Advice::PageOut => self.madvise_pageout(&guard, part),
-                Advice::GuardInstall => self.guard_install(&guard, id, part)?,
-                Advice::GuardRemove => self.guard_remove(&guard, part),
-                other => unreachable!("{other:?} changes no pages"),
+                PageAdvice::DontNeed | PageAdvice::DontNeedLocked => self.dont_need(&guard, part),
+                PageAdvice::Free => self.madvise_free(&guard, id, part)?,
+                PageAdvice::Remove => self.madvise_remove(&guard, id, part)?,
+                PageAdvice::WillNeed => self.madvise_willneed(&guard, id, part),
+                PageAdvice::Cold => self.madvise_cold(&guard, part),
+                PageAdvice::PageOut => self.madvise_pageout(&guard, part),
+                PageAdvice::GuardInstall => self.guard_install(&guard, id, part)?,
+                PageAdvice::GuardRemove => self.guard_remove(&guard, part),
             }
             Ok(())
         })

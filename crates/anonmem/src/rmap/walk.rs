@@ -124,7 +124,8 @@ impl<M: Machine> RmapHit<'_, '_, M> {
             match self.entries.mapped(va) {
                 Mapped::Exclusive(page, Present { young: true, .. }) => page.folio().set_referenced(),
                 Mapped::Shared(page, Present { young: true, .. }) => page.folio().set_referenced(),
-                _ => continue,
+                Mapped::Exclusive(..) | Mapped::Shared(..) => continue,
+                Mapped::None | Mapped::Zero(_) | Mapped::Shm(_) | Mapped::Soft(_) => continue,
             }
             self.entries.test_and_clear_young(va);
         }

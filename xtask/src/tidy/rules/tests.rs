@@ -2,10 +2,16 @@
 
 use super::*;
 
+/// Two enums of the library.
+fn enums() -> Enums {
+    let text = "//! x\nenum Pte { A }\nenum Cleared { A }\n";
+    crate::tidy::enums::of([(Path::new(SYNC), text)].into_iter())
+}
+
 /// The rules and lines that a file at a path breaks.
 fn findings(path: &str, text: &str) -> Vec<(&'static str, usize)> {
     let mut all = check_text(Path::new(path), text);
-    all.extend(check_rust(Path::new(path), text));
+    all.extend(check_rust(Path::new(path), text, &enums()));
     all.into_iter().map(|f| (f.rule, f.line)).collect()
 }
 
@@ -72,6 +78,12 @@ fn only_hal_and_machines_know_the_architecture() {
 fn a_match_on_an_entry_is_total() {
     let text = "//! x\nmatch pte {\n    Pte::None => 1,\n    _ => 2,\n}\n";
     assert_eq!(findings(CORE, text), [("wildcard", 4)]);
+    let text =
+        "//! x\nmatch (entry, old) {\n    (Cleared::Shared(a, _), Some(b)) => 1,\n    (_, _) => 2,\n}\n";
+    assert_eq!(findings(CORE, text), [("wildcard", 4)]);
+    let text =
+        "//! x\nmatch pte {\n    Pte::None if n > 1 => 1,\n    other if f(other) => 2,\n    other => 3,\n}\n";
+    assert_eq!(findings(CORE, text), [("wildcard", 4), ("wildcard", 5)]);
     assert_eq!(findings(CORE, "//! x\nmatch n {\n    1 => Pte::None,\n    _ => Pte::Bad,\n}\n"), []);
     assert_eq!(findings(CORE, "//! x\nmatch o {\n    MyPte::None => 1,\n    _ => 2,\n}\n"), []);
     assert_eq!(findings(CORE, "//! x\nmatch pte {\n    Pte::None => 1,\n    Pte::Present(_) => 2,\n}\n"), []);
