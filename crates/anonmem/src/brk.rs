@@ -4,9 +4,9 @@
 
 use crate::{
     error::Error,
-    mm::{Mm, MmapWriteGuard},
+    mm::{Mm, mmap_lock::MmapWriteGuard},
     mmap::{MapFlags, Object},
-    vma::{Backing, NewArea, VmFlags},
+    vma::{flags::VmFlags, merge::NewArea, vma::Backing},
 };
 use anonmem_hal::{Machine, PAGE_SIZE, Va, VaRange};
 
@@ -20,7 +20,7 @@ const HEAP: VmFlags = VmFlags::READ
 impl<M: Machine> Mm<'_, M> {
     /// Puts the heap, empty, at `va`: behind the program, when it is loaded.
     pub fn set_brk_start(&self, va: Va) {
-        let guard = self.slot().write();
+        let guard = self.write();
         guard.slot().start_brk.set(va.0);
         guard.slot().brk.set(va.0);
     }
@@ -32,13 +32,13 @@ impl<M: Machine> Mm<'_, M> {
     #[doc(alias = "sys_brk")]
     pub fn brk(&self, new: Va) -> Va {
         let moved = self.vm.reclaiming(|| {
-            let guard = self.slot().write();
+            let guard = self.write();
             let old = Va(guard.slot().brk.get());
-            self.move_brk(&guard, new)?;
+            guard.move_brk(new)?;
             guard.slot().brk.set(new.0);
             Ok((guard, old))
         });
-        let Ok((guard, old)) = moved else { return Va(self.slot().read().slot().brk.get()) };
+        let Ok((guard, old)) = moved else { return Va(self.read().slot().brk.get()) };
         let slot = guard.slot();
         let locked = VmFlags::from_bits_retain(slot.def_flags.get()).contains(VmFlags::LOCKED);
         drop(guard);
@@ -50,9 +50,11 @@ impl<M: Machine> Mm<'_, M> {
         }
         new
     }
+}
 
-    fn move_brk(&self, guard: &MmapWriteGuard<'_, M>, new: Va) -> Result<(), Error> {
-        let slot = guard.slot();
+impl<M: Machine> MmapWriteGuard<'_, M> {
+    fn move_brk(&self, new: Va) -> Result<(), Error> {
+        let slot = self.slot();
         let start = Va(slot.start_brk.get());
         if new < start || new.0 - start.0 > slot.data_limit.get() {
             return Err(Error::DATA);
@@ -61,35 +63,31 @@ impl<M: Machine> Mm<'_, M> {
         let new_end = new.page_up().ok_or(Error::NO_ROOM)?;
         if new_end < old_end {
             let rest = VaRange { start: new_end, end: old_end };
-            return if self.overlaps(guard, rest) {
-                self.do_munmap(guard, rest)
-            } else {
-                Err(Error::NotMapped)
-            };
+            return if self.overlaps(rest) { self.do_munmap(rest) } else { Err(Error::NotMapped) };
         }
         if new_end > old_end {
-            return self.grow_heap(guard, VaRange { start: old_end, end: new_end });
+            return self.grow_heap(VaRange { start: old_end, end: new_end });
         }
         Ok(())
     }
 
     /// Maps `range`, behind the heap.
     #[doc(alias = "do_brk_flags")]
-    fn grow_heap(&self, guard: &MmapWriteGuard<'_, M>, range: VaRange) -> Result<(), Error> {
-        self.get_unmapped_area(guard, range.start, range.len(), MapFlags::FIXED)?;
-        let flags = HEAP | VmFlags::from_bits_retain(guard.slot().def_flags.get());
-        self.check_locked(guard, flags, range.pages().0)?;
+    fn grow_heap(&self, range: VaRange) -> Result<(), Error> {
+        self.get_unmapped_area(range.start, range.len(), MapFlags::FIXED)?;
+        let flags = HEAP | VmFlags::from_bits_retain(self.slot().def_flags.get());
+        self.check_locked(flags, range.pages().0)?;
         // One page more stays free, so that the heap does not run into its neighbour.
         let with_distance = VaRange { start: range.start, end: Va(range.end.0 + PAGE_SIZE as u64) };
-        if !self.is_hole(guard, with_distance) {
+        if !self.is_hole(with_distance) {
             return Err(Error::NO_ROOM);
         }
-        if guard.slot().tree.len() > u64::from(self.vm.config.max_map_count) {
+        if self.slot().tree.len() > u64::from(self.objects.config.max_map_count) {
             return Err(Error::MAX_MAP_COUNT);
         }
         let pgoff = range.start.page();
         let area = NewArea { range, pgoff, flags, backing: Backing::Anonymous };
-        self.mmap_region(guard, area, Object::Given)
+        self.mmap_region(area, Object::Given)
     }
 }
 

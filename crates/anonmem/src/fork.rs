@@ -14,15 +14,14 @@
 //! Linux: kernel/fork.c `dup_mmap`; mm/memory.c `copy_page_range`, `copy_present_ptes`. Differs: no
 //! shared page tables.
 
-use crate::ids::VmaId;
 use crate::{
     error::Error,
     events::Event,
-    exit::free_vma,
-    mm::{Mm, MmapWriteGuard},
+    ids::VmaId,
+    mm::{Mm, mmap_lock::MmapWriteGuard},
     rmap::anon_vma::anon_vma_fork,
     vm::Vm,
-    vma::{Backing, VmFlags},
+    vma::{flags::VmFlags, free::free_vma, vma::Backing},
 };
 use anonmem_frame::{NewFolio, SlotCountOverflow};
 use anonmem_hal::{
@@ -45,9 +44,9 @@ impl<'v, M: Machine> Mm<'v, M> {
 
     fn try_fork(&self) -> Result<Mm<'v, M>, Error> {
         let child = self.vm.new_mm()?;
-        let parent = self.slot().write();
+        let parent = self.write();
         let copied = {
-            let target = child.slot().write_nested();
+            let target = self.vm.mmap_write_lock_nested(child.id);
             dup_mmap(self.vm, &parent, &child, &target)
         };
         // Before any fault of the parent runs again: its entries have lost write permission.
@@ -61,7 +60,7 @@ impl<'v, M: Machine> Mm<'v, M> {
             }
             Err(e) => {
                 drop(child);
-                take_back(self.vm, &self.slot().write());
+                take_back(self.vm, &self.write());
                 Err(e)
             }
         }

@@ -15,9 +15,9 @@
 extern crate std;
 
 mod brk;
+mod config;
 pub mod error;
 pub mod events;
-mod exit;
 pub mod fault;
 mod fork;
 mod ids;
@@ -32,11 +32,14 @@ mod mprotect;
 pub mod mremap;
 pub mod msync;
 mod munmap;
+mod objects;
 pub mod populate;
 mod reclaim;
 pub mod rmap;
 pub mod shm;
+mod stats;
 pub mod swap;
+mod swapoff;
 #[cfg(test)]
 mod testing;
 pub mod validate;
@@ -44,6 +47,7 @@ pub mod vm;
 pub mod vma;
 mod zap;
 
+pub use config::{Config, LockMode, Overcommit};
 pub use error::Error;
 pub use events::Event;
 pub use fault::{FaultAccess, FaultOutcome};
@@ -59,5 +63,6 @@ pub use mmap::{MapBacking, MapFlags, MmapRequest, Prot};
 pub use mremap::RemapFlags;
 pub use msync::SyncFlags;
 pub use populate::Populate;
-pub use vm::{Config, LockMode, Overcommit, Stats, Vm};
+pub use stats::Stats;
+pub use vm::Vm;
 pub use vma::VmFlags;

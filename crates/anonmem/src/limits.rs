@@ -4,8 +4,8 @@
 
 use crate::{
     error::Error,
-    mm::{Mm, MmapWriteGuard},
-    vma::VmFlags,
+    mm::{Mm, mmap_lock::MmapWriteGuard},
+    vma::flags::VmFlags,
 };
 use anonmem_hal::{Machine, PAGE_SHIFT};
 
@@ -25,7 +25,7 @@ pub struct Limits {
 impl<M: Machine> Mm<'_, M> {
     /// The limits.
     pub fn limits(&self) -> Limits {
-        let guard = self.slot().read();
+        let guard = self.read();
         let slot = guard.slot();
         Limits {
             stack: slot.stack_limit.get(),
@@ -37,26 +37,23 @@ impl<M: Machine> Mm<'_, M> {
 
     /// Sets the limits. What is in use already stays.
     pub fn set_limits(&self, limits: Limits) {
-        let guard = self.slot().write();
+        let guard = self.write();
         let slot = guard.slot();
         slot.stack_limit.set(limits.stack);
         slot.data_limit.set(limits.data);
         slot.space_limit.set(limits.space);
         slot.locked_limit.set(if limits.locked == u64::MAX { u64::MAX } else { limits.locked >> PAGE_SHIFT });
     }
+}
 
+impl<M: Machine> MmapWriteGuard<'_, M> {
     /// Checks that `pages` more with these attributes are within the limits.
     ///
     /// # Errors
     /// [`Error::Limit`] if not.
     #[doc(alias = "may_expand_vm")]
-    pub(crate) fn may_expand(
-        &self,
-        guard: &MmapWriteGuard<'_, M>,
-        flags: VmFlags,
-        pages: u64,
-    ) -> Result<(), Error> {
-        let slot = guard.slot();
+    pub(crate) fn may_expand(&self, flags: VmFlags, pages: u64) -> Result<(), Error> {
+        let slot = self.slot();
         let fits = |used: u64, limit: u64| used.saturating_add(pages) <= limit >> PAGE_SHIFT;
         if !fits(slot.counts.total.get(), slot.space_limit.get()) {
             return Err(Error::SPACE);
@@ -72,13 +69,8 @@ impl<M: Machine> Mm<'_, M> {
     /// # Errors
     /// [`Error::Again`] if not.
     #[doc(alias = "mlock_future_ok")]
-    pub(crate) fn check_locked(
-        &self,
-        guard: &MmapWriteGuard<'_, M>,
-        flags: VmFlags,
-        pages: u64,
-    ) -> Result<(), Error> {
-        let slot = guard.slot();
+    pub(crate) fn check_locked(&self, flags: VmFlags, pages: u64) -> Result<(), Error> {
+        let slot = self.slot();
         let locked = slot.counts.locked.get().saturating_add(pages);
         if flags.contains(VmFlags::LOCKED) && locked > slot.locked_limit.get() {
             return Err(Error::Again);

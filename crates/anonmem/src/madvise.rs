@@ -25,12 +25,15 @@ mod pages;
 #[cfg(test)]
 mod tests;
 
-use crate::ids::VmaId;
 use crate::{
     error::Error,
-    mm::{Mm, MmSlot},
+    ids::VmaId,
+    mm::{Mm, slot::MmSlot},
     populate::Populate,
-    vma::{Backing, VmFlags, Vma},
+    vma::{
+        flags::VmFlags,
+        vma::{Backing, Vma},
+    },
 };
 use anonmem_hal::{Machine, Va, VaRange};
 
@@ -226,7 +229,7 @@ impl<M: Machine> Mm<'_, M> {
         let Some(end) = end else { return Err(Error::Invalid("advice about a range that wraps around")) };
         let range = VaRange { start, end };
         match action {
-            Action::None => self.for_each_part(self.slot().read().slot(), range, |_, _| Ok(())),
+            Action::None => self.for_each_part(self.read().slot(), range, |_, _| Ok(())),
             Action::Attributes(attribute) => self.madvise_attributes(range, attribute),
             Action::Pages(advice) => self.madvise_pages(range, advice),
             Action::Populate(how) => self.populate(range, how),
@@ -260,10 +263,10 @@ impl<M: Machine> Mm<'_, M> {
     #[doc(alias = "madvise_vma_behavior")]
     fn madvise_attributes(&self, range: VaRange, advice: Attribute) -> Result<(), Error> {
         let done = self.vm.reclaiming(|| {
-            let guard = self.slot().write();
+            let guard = self.write();
             self.for_each_part(guard.slot(), range, |id, part| {
                 let flags = attributes(self.vm.vma(id), advice)?;
-                self.modify_vma(&guard, id, part, flags).map(drop)
+                guard.modify_vma(id, part, flags).map(drop)
             })
         });
         done.map_err(|e| match e {

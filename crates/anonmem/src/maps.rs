@@ -6,10 +6,10 @@
 //! Linux: fs/proc/task_mmu.c `show_map_vma`, `smaps_pte_range`, `pagemap_pmd_range`. Differs: no file pages, because there
 //! are none.
 
-use crate::ids::{ShmId, VmaId};
 use crate::{
-    mm::{Mm, MmSlot, MmapReadGuard},
-    vma::{Backing, VmFlags, tree::Busy},
+    ids::{ShmId, VmaId},
+    mm::{Mm, mmap_lock::MmapReadGuard, slot::MmSlot},
+    vma::{flags::VmFlags, tree::Busy, vma::Backing},
 };
 use anonmem_frame::{Folio, RawHandle};
 use anonmem_hal::{Machine, Marker, PAGE_SHIFT, PAGE_SIZE, Pfn, Present, SoftLeaf, SourceId, Va, VaRange};
@@ -151,7 +151,7 @@ impl<M: Machine> Mm<'_, M> {
     /// The mmap lock for reading, also while `f` runs.
     #[doc(alias = "show_map")]
     pub fn for_each_vma(&self, f: &mut dyn FnMut(&VmaInfo)) {
-        let guard = self.slot().read();
+        let guard = self.read();
         guard.slot().tree.for_each(self.vm.nodes(), |_, id| f(&self.info_of(guard.slot(), id)));
     }
 
@@ -161,16 +161,16 @@ impl<M: Machine> Mm<'_, M> {
     /// The mmap lock for reading, also while `f` runs.
     #[doc(alias = "show_smap")]
     pub fn for_each_vma_usage(&self, f: &mut dyn FnMut(&VmaInfo, &VmaUsage)) {
-        let guard = self.slot().read();
+        let guard = self.read();
         guard.slot().tree.for_each(self.vm.nodes(), |_, id| {
-            f(&self.info_of(guard.slot(), id), &self.usage_of(&guard, id));
+            f(&self.info_of(guard.slot(), id), &guard.usage_of(id));
         });
     }
 
     /// The mapping that contains `va`.
     #[doc(alias = "find_vma")]
     pub fn vma_at(&self, va: Va) -> Option<VmaInfo> {
-        let guard = self.slot().read();
+        let guard = self.read();
         let (_, id) = guard.slot().tree.find_containing(self.vm.nodes(), va)?;
         Some(self.info_of(guard.slot(), id))
     }
@@ -190,7 +190,7 @@ impl<M: Machine> Mm<'_, M> {
     /// Whether mappings cover all of the `len` bytes from `start`.
     pub fn is_mapped(&self, start: Va, len: u64) -> bool {
         let Some(range) = VaRange::of(start, len) else { return false };
-        let guard = self.slot().read();
+        let guard = self.read();
         let mut at = range.start;
         while at < range.end {
             match guard.slot().tree.find_containing(self.vm.nodes(), at) {
@@ -204,7 +204,7 @@ impl<M: Machine> Mm<'_, M> {
     /// The shared object and the index in it of the page that is mapped at `va`: what a futex between processes is
     /// known by.
     pub fn shared_at(&self, va: Va) -> Option<(ShmId, u64)> {
-        let guard = self.slot().read();
+        let guard = self.read();
         let (_, id) = guard.slot().tree.find_containing(self.vm.nodes(), va)?;
         let vma = self.vm.vma(id);
         match vma.backing() {
@@ -232,10 +232,12 @@ impl<M: Machine> Mm<'_, M> {
         };
         VmaInfo { range, flags, pgoff: vma.pgoff(), kind, purpose }
     }
+}
 
-    fn usage_of(&self, guard: &MmapReadGuard<'_, M>, id: VmaId) -> VmaUsage {
-        let (vma, mut sums) = (self.vm.vma(id), Sums::default());
-        for (table, part) in guard.slot().space.tables(&self.vm.frames, guard, vma.range()) {
+impl<M: Machine> MmapReadGuard<'_, M> {
+    fn usage_of(&self, id: VmaId) -> VmaUsage {
+        let (vma, mut sums) = (self.objects.vma(id), Sums::default());
+        for (table, part) in self.slot().space.tables(&self.objects.frames, self, vma.range()) {
             let entries = table.lock();
             let mut left = entries.used();
             for va in part.iter_pages() {
@@ -248,7 +250,8 @@ impl<M: Machine> Mm<'_, M> {
                     Mapped::Exclusive(page, present) => sums.add_anon(page.folio(), present),
                     Mapped::Shared(page, present) => sums.add_anon(page.folio(), present),
                     Mapped::Shm(present) => {
-                        let folio = self.vm.frames.folio(present.pfn).expect("a mapped page is a folio's");
+                        let folio =
+                            self.objects.frames.folio(present.pfn).expect("a mapped page is a folio's");
                         // The object's own mapping is none of a program's.
                         sums.add(folio.counts().maps() - 1, present);
                     }
@@ -260,7 +263,9 @@ impl<M: Machine> Mm<'_, M> {
         }
         sums.into_usage(vma.flags().contains(VmFlags::LOCKED))
     }
+}
 
+impl<M: Machine> Mm<'_, M> {
     /// What the page at `va` is; nothing if there is no mapping.
     #[doc(alias = "pte_to_pagemap_entry")]
     pub fn pagemap(&self, va: Va) -> PagemapEntry {
@@ -276,7 +281,7 @@ impl<M: Machine> Mm<'_, M> {
     /// The mmap lock for reading and a page-table lock, also while `f` runs: it may not sleep.
     pub fn for_each_page(&self, range: VaRange, f: &mut dyn FnMut(Va, &PagemapEntry)) {
         let slot = self.slot();
-        let guard = slot.read();
+        let guard = self.read();
         let mut vmas = slot.tree.cursor(range);
         while let Some((mapped, _)) = vmas.next(&slot.tree, self.vm.nodes()) {
             let Some(part) = mapped.intersect(range) else { continue };

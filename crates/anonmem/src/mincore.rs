@@ -5,11 +5,11 @@
 //! Linux: mm/mincore.c `do_mincore`. Differs: a private mapping of a source has no page cache behind it, so only
 //! pages of its own count.
 
-use crate::ids::VmaId;
 use crate::{
     error::Error,
-    mm::{Mm, MmapReadGuard},
-    vma::Backing,
+    ids::VmaId,
+    mm::{Mm, mmap_lock::MmapReadGuard},
+    vma::vma::Backing,
 };
 use anonmem_hal::{Arch, Machine, Pte, SoftLeaf, Va, VaRange};
 
@@ -27,27 +27,29 @@ impl<M: Machine> Mm<'_, M> {
         }
         let end = start.checked_add(len).and_then(Va::page_up).filter(|&end| end <= M::Arch::USER_END);
         let mut rest = VaRange { start, end: end.ok_or(Error::NotMapped)? };
-        let guard = self.slot().read();
+        let guard = self.read();
         while !rest.is_empty() {
             let found = guard.slot().tree.find_containing(self.vm.nodes(), rest.start);
             let (range, id) = found.ok_or(Error::NotMapped)?;
             let part = VaRange { start: rest.start, end: rest.end.min(range.end) };
-            self.mincore_vma(&guard, id, part, f);
+            guard.mincore_vma(id, part, f);
             rest.start = part.end;
         }
         Ok(())
     }
+}
 
-    fn mincore_vma(&self, guard: &MmapReadGuard<'_, M>, id: VmaId, part: VaRange, f: &mut dyn FnMut(bool)) {
-        let space = &guard.slot().space;
-        let vma = self.vm.vma(id);
+impl<M: Machine> MmapReadGuard<'_, M> {
+    fn mincore_vma(&self, id: VmaId, part: VaRange, f: &mut dyn FnMut(bool)) {
+        let space = &self.slot().space;
+        let vma = self.objects.vma(id);
         for va in part.iter_pages() {
-            let table = space.walk(&self.vm.frames, guard, va);
+            let table = space.walk(&self.objects.frames, self, va);
             let present = match table.map_or(Pte::None, |table| table.peek(va)) {
                 Pte::Present(_) => true,
-                Pte::Soft(SoftLeaf::Swap { entry, .. }) => self.vm.swap_has_page(entry),
+                Pte::Soft(SoftLeaf::Swap { entry, .. }) => self.objects.swap_has_page(entry),
                 Pte::None | Pte::Soft(_) => match vma.backing() {
-                    Backing::Shared(object) => self.vm.shm_has_page(object, vma.index_of(va)),
+                    Backing::Shared(object) => self.objects.shm_has_page(object, vma.index_of(va)),
                     Backing::Anonymous | Backing::Source(_) => false,
                 },
             };

@@ -9,9 +9,9 @@
 
 use crate::{
     error::Error,
-    mm::{Mm, MmapWriteGuard},
+    mm::{Mm, mmap_lock::MmapWriteGuard},
     populate::Stop,
-    vma::VmFlags,
+    vma::flags::VmFlags,
 };
 use anonmem_hal::{Arch, Machine, PAGE_SHIFT, Va, VaRange};
 
@@ -65,7 +65,7 @@ impl<M: Machine> Mm<'_, M> {
     /// What comes before is unlocked.
     pub fn munlock(&self, start: Va, len: u64) -> Result<(), Error> {
         let range = range_of(start.page_down(), whole_pages(start, len))?;
-        self.apply_vma_lock_flags(&self.slot().write(), range, VmFlags::empty())
+        self.write().apply_vma_lock_flags(range, VmFlags::empty())
     }
 
     /// Locks everything that is mapped, will be mapped, or both.
@@ -81,12 +81,12 @@ impl<M: Machine> Mm<'_, M> {
             return Err(Error::Invalid("locking neither what is mapped nor what will be"));
         }
         {
-            let guard = self.slot().write();
-            let limit = self.can_do_mlock(&guard)?;
+            let guard = self.write();
+            let limit = guard.can_do_mlock()?;
             if what.contains(MlockAll::CURRENT) && guard.slot().counts.total.get() > limit {
                 return Err(Error::LOCKED);
             }
-            self.apply_mlockall_flags(&guard, what);
+            guard.apply_mlockall_flags(what);
         }
         if what.contains(MlockAll::CURRENT) {
             self.mm_populate_ignoring_errors(VaRange { start: Va(0), end: M::Arch::USER_END });
@@ -99,31 +99,33 @@ impl<M: Machine> Mm<'_, M> {
     /// # Locks
     /// The mmap lock for writing.
     pub fn munlockall(&self) {
-        self.apply_mlockall_flags(&self.slot().write(), MlockAll::empty());
+        self.write().apply_mlockall_flags(MlockAll::empty());
     }
 
     fn do_mlock(&self, start: Va, len: u64, flags: VmFlags) -> Result<(), Error> {
         let (start, len) = (start.page_down(), whole_pages(start, len));
         self.vm.reclaiming(|| {
-            let guard = self.slot().write();
-            let limit = self.can_do_mlock(&guard)?;
+            let guard = self.write();
+            let limit = guard.can_do_mlock()?;
             // The limit is asked before the addresses are looked at.
             let end = Va(start.0.saturating_add(len)).page_down();
             let locked = guard.slot().counts.locked.get().saturating_add(len >> PAGE_SHIFT);
-            if locked > limit && locked - self.locked_in(&guard, VaRange { start, end }) > limit {
+            if locked > limit && locked - guard.locked_in(VaRange { start, end }) > limit {
                 return Err(Error::LOCKED);
             }
-            self.apply_vma_lock_flags(&guard, range_of(start, len)?, flags)
+            guard.apply_vma_lock_flags(range_of(start, len)?, flags)
         })?;
         self.mm_populate(range_of(start, len)?).map_err(|stop| match stop {
             Stop::Hole | Stop::Denied | Stop::Signal => Error::NotMapped,
             Stop::Oom => Error::Again,
         })
     }
+}
 
+impl<M: Machine> MmapWriteGuard<'_, M> {
     /// The limit on locked pages, if anything may be locked at all.
-    fn can_do_mlock(&self, guard: &MmapWriteGuard<'_, M>) -> Result<u64, Error> {
-        match guard.slot().locked_limit.get() {
+    fn can_do_mlock(&self) -> Result<u64, Error> {
+        match self.slot().locked_limit.get() {
             0 => Err(Error::NotPermitted),
             limit => Ok(limit),
         }
@@ -131,28 +133,23 @@ impl<M: Machine> Mm<'_, M> {
 
     /// Pages of `range` that are locked already.
     #[doc(alias = "count_mm_mlocked_page_nr")]
-    fn locked_in(&self, guard: &MmapWriteGuard<'_, M>, range: VaRange) -> u64 {
-        let (tree, nodes) = (&guard.slot().tree, self.vm.nodes());
+    fn locked_in(&self, range: VaRange) -> u64 {
+        let (tree, nodes) = (&self.slot().tree, self.objects.nodes());
         let (mut vmas, mut locked) = (tree.cursor(range), 0);
         while let Some((vma, id)) = vmas.next(tree, nodes) {
-            if self.vm.vma(id).flags().contains(VmFlags::LOCKED) {
+            if self.objects.vma(id).flags().contains(VmFlags::LOCKED) {
                 locked += vma.intersect(range).map_or(0, |part| part.pages().0);
             }
         }
         locked
     }
 
-    fn apply_vma_lock_flags(
-        &self,
-        guard: &MmapWriteGuard<'_, M>,
-        range: VaRange,
-        flags: VmFlags,
-    ) -> Result<(), Error> {
-        self.modify_range(guard, range, |vma| Ok((vma.flags() - LOCKED_MASK) | flags))
+    fn apply_vma_lock_flags(&self, range: VaRange, flags: VmFlags) -> Result<(), Error> {
+        self.modify_range(range, |vma| Ok((vma.flags() - LOCKED_MASK) | flags))
     }
 
-    fn apply_mlockall_flags(&self, guard: &MmapWriteGuard<'_, M>, what: MlockAll) {
-        let slot = guard.slot();
+    fn apply_mlockall_flags(&self, what: MlockAll) {
+        let slot = self.slot();
         let onfault = if what.contains(MlockAll::ONFAULT) { VmFlags::LOCKONFAULT } else { VmFlags::empty() };
         let flags_if = |when: bool| if when { VmFlags::LOCKED | onfault } else { VmFlags::empty() };
         slot.def_flags.set(flags_if(what.contains(MlockAll::FUTURE)).bits());
@@ -161,10 +158,10 @@ impl<M: Machine> Mm<'_, M> {
         }
         let flags = flags_if(what.contains(MlockAll::CURRENT));
         let mut vmas = slot.tree.cursor(VaRange { start: Va(0), end: M::Arch::USER_END });
-        while let Some((range, id)) = vmas.next(&slot.tree, self.vm.nodes()) {
-            let new = (self.vm.vma(id).flags() - LOCKED_MASK) | flags;
+        while let Some((range, id)) = vmas.next(&slot.tree, self.objects.nodes()) {
+            let new = (self.objects.vma(id).flags() - LOCKED_MASK) | flags;
             // A whole VMA needs no split, so nothing can fail.
-            let _ = self.modify_vma(guard, id, range, new);
+            let _ = self.modify_vma(id, range, new);
         }
     }
 }

@@ -11,14 +11,13 @@
 //! Linux: mm/mmap.c `do_mmap`, `__get_unmapped_area`; mm/vma.c `mmap_region`. Differs: no files but *sources*, which are
 //! private; a shared object is promised in full whatever `NORESERVE` says; no `MAP_32BIT`.
 
-use crate::ids::{ShmId, VmaId};
 use crate::{
+    config::Overcommit,
     error::Error,
-    exit::free_vma,
-    mm::{Mm, MmapWriteGuard},
+    ids::{ShmId, VmaId},
+    mm::{Mm, mmap_lock::MmapWriteGuard},
     munmap::Covered,
-    vm::Overcommit,
-    vma::{Backing, NewArea, VmFlags},
+    vma::{flags::VmFlags, free::free_vma, merge::NewArea, vma::Backing},
 };
 use anonmem_hal::{Arch, Machine, NrPages, PAGE_SHIFT, PAGE_SIZE, SourceId, Va, VaRange};
 
@@ -130,8 +129,8 @@ impl<M: Machine> Mm<'_, M> {
     #[doc(alias("vm_mmap_pgoff", "ksys_mmap_pgoff"))]
     pub fn mmap(&self, request: MmapRequest) -> Result<Va, Error> {
         let (guard, start) = self.vm.reclaiming(|| {
-            let guard = self.slot().write();
-            let start = self.do_mmap(&guard, &request)?;
+            let guard = self.write();
+            let start = guard.do_mmap(&request)?;
             Ok((guard, start))
         })?;
         let locked = VmFlags::from_bits_retain(guard.slot().def_flags.get()).contains(VmFlags::LOCKED);
@@ -142,36 +141,38 @@ impl<M: Machine> Mm<'_, M> {
         }
         Ok(start)
     }
+}
 
+impl<M: Machine> MmapWriteGuard<'_, M> {
     /// As [`mmap`](Self::mmap), under the caller's lock; nothing is filled.
-    pub(crate) fn do_mmap(&self, guard: &MmapWriteGuard<'_, M>, request: &MmapRequest) -> Result<Va, Error> {
+    pub(crate) fn do_mmap(&self, request: &MmapRequest) -> Result<Va, Error> {
         if request.len == 0 {
             return Err(Error::Invalid("a mapping of no bytes"));
         }
         let len = Va(request.len).page_up().ok_or(Error::NO_ROOM)?.0;
         let (backing, object, first) = resolve(request.backing, len >> PAGE_SHIFT)?;
-        if guard.slot().tree.len() > u64::from(self.vm.config.max_map_count) {
+        if self.slot().tree.len() > u64::from(self.objects.config.max_map_count) {
             return Err(Error::MAX_MAP_COUNT);
         }
-        let start = self.get_unmapped_area(guard, request.addr, len, request.flags)?;
+        let start = self.get_unmapped_area(request.addr, len, request.flags)?;
         let range = VaRange { start, end: Va(start.0 + len) };
-        if request.flags.contains(MapFlags::FIXED_NOREPLACE) && self.overlaps(guard, range) {
+        if request.flags.contains(MapFlags::FIXED_NOREPLACE) && self.overlaps(range) {
             return Err(Error::Exists);
         }
-        let flags = self.new_flags(guard, request)?;
-        self.check_locked(guard, flags, range.pages().0)?;
+        let flags = self.new_flags(request)?;
+        self.check_locked(flags, range.pages().0)?;
         let private_anonymous = matches!(request.backing, MapBacking::Anonymous);
         if flags.contains(VmFlags::GROWSDOWN) && !private_anonymous {
             return Err(Error::Invalid("only private anonymous memory grows down"));
         }
         let pgoff = first.unwrap_or(start.page());
-        self.mmap_region(guard, NewArea { range, pgoff, flags, backing }, object)?;
+        self.mmap_region(NewArea { range, pgoff, flags, backing }, object)?;
         Ok(start)
     }
 
     /// The attributes of a new mapping.
-    fn new_flags(&self, guard: &MmapWriteGuard<'_, M>, request: &MmapRequest) -> Result<VmFlags, Error> {
-        let slot = guard.slot();
+    fn new_flags(&self, request: &MmapRequest) -> Result<VmFlags, Error> {
+        let slot = self.slot();
         let mut flags = request.prot.vm_flags()
             | VmFlags::from_bits_retain(slot.def_flags.get())
             | VmFlags::MAYREAD
@@ -183,7 +184,7 @@ impl<M: Machine> Mm<'_, M> {
             }
             flags |= VmFlags::LOCKED;
         }
-        let never = matches!(self.vm.config.overcommit, Overcommit::Never { .. });
+        let never = matches!(self.objects.config.overcommit, Overcommit::Never { .. });
         flags.set(VmFlags::NORESERVE, request.flags.contains(MapFlags::NORESERVE) && !never);
         flags.set(VmFlags::GROWSDOWN, request.flags.contains(MapFlags::GROWSDOWN));
         flags.set(VmFlags::NOHUGEPAGE, request.flags.contains(MapFlags::STACK));
@@ -196,8 +197,8 @@ impl<M: Machine> Mm<'_, M> {
 
     /// Whether anything is mapped in `range`.
     #[doc(alias = "find_vma_intersection")]
-    pub(crate) fn overlaps(&self, guard: &MmapWriteGuard<'_, M>, range: VaRange) -> bool {
-        let found = guard.slot().tree.find(self.vm.nodes(), range.start);
+    pub(crate) fn overlaps(&self, range: VaRange) -> bool {
+        let found = self.slot().tree.find(self.objects.nodes(), range.start);
         found.is_some_and(|(vma, _)| vma.start < range.end)
     }
 
@@ -208,29 +209,23 @@ impl<M: Machine> Mm<'_, M> {
     /// [`Error::OutOfMemory`] if there is no place; of a fixed one, [`Error::Invalid`] if it does not start at a page and
     /// [`Error::NotPermitted`] below the lowest address.
     #[doc(alias("__get_unmapped_area", "arch_get_unmapped_area_topdown"))]
-    pub(crate) fn get_unmapped_area(
-        &self,
-        guard: &MmapWriteGuard<'_, M>,
-        hint: Va,
-        len: u64,
-        flags: MapFlags,
-    ) -> Result<Va, Error> {
+    pub(crate) fn get_unmapped_area(&self, hint: Va, len: u64, flags: MapFlags) -> Result<Va, Error> {
         let end = M::Arch::USER_END;
         let last = end.0.checked_sub(len).ok_or(Error::NO_ROOM)?;
         if flags.intersects(MapFlags::FIXED | MapFlags::FIXED_NOREPLACE) {
             return match hint {
                 _ if hint.0 > last => Err(Error::NO_ROOM),
                 _ if !hint.is_page_aligned() => Err(Error::Invalid("a fixed address is not at a page")),
-                _ if hint.0 < self.vm.config.mmap_min_addr => Err(Error::NotPermitted),
+                _ if hint.0 < self.objects.config.mmap_min_addr => Err(Error::NotPermitted),
                 _ => Ok(hint),
             };
         }
-        let (vm, slot) = (self.vm, guard.slot());
-        let low = Va(vm.config.mmap_min_addr.max(PAGE_SIZE as u64)).page_up().unwrap_or(end);
+        let (objects, slot) = (self.objects, self.slot());
+        let low = Va(objects.config.mmap_min_addr.max(PAGE_SIZE as u64)).page_up().unwrap_or(end);
         let hint = hint.page_down();
         if hint.0 != 0 && hint.0.max(low.0) <= last {
             let wanted = VaRange { start: hint.max(low), end: Va(hint.max(low).0 + len) };
-            if self.is_hole(guard, wanted) {
+            if self.is_hole(wanted) {
                 return Ok(wanted.start);
             }
         }
@@ -240,19 +235,19 @@ impl<M: Machine> Mm<'_, M> {
         let legacy = Va(end.0 / 3).page_down().min(base).max(low);
         let topdown = || {
             let window = VaRange { start: low, end: base };
-            (low < base).then(|| slot.tree.gap_topdown(vm.nodes(), pages, window, NrPages(1)))?
+            (low < base).then(|| slot.tree.gap_topdown(objects.nodes(), pages, window, NrPages(1)))?
         };
         let bottomup = || {
             let window = VaRange { start: legacy, end };
-            (legacy < end).then(|| slot.tree.gap_bottomup(vm.nodes(), pages, window, NrPages(1)))?
+            (legacy < end).then(|| slot.tree.gap_bottomup(objects.nodes(), pages, window, NrPages(1)))?
         };
         topdown().or_else(bottomup).ok_or(Error::NO_ROOM)
     }
 
     /// Whether nothing is mapped in `range`, and it leaves a stack above it room to grow.
-    pub(crate) fn is_hole(&self, guard: &MmapWriteGuard<'_, M>, range: VaRange) -> bool {
-        let Some((vma, id)) = guard.slot().tree.find(self.vm.nodes(), range.start) else { return true };
-        let guard_gap = self.vm.guard_below(self.vm.vma(id).flags()).bytes();
+    pub(crate) fn is_hole(&self, range: VaRange) -> bool {
+        let Some((vma, id)) = self.slot().tree.find(self.objects.nodes(), range.start) else { return true };
+        let guard_gap = self.objects.guard_below(self.objects.vma(id).flags()).bytes();
         range.end.0 <= vma.start.0.saturating_sub(guard_gap)
     }
 
@@ -260,90 +255,74 @@ impl<M: Machine> Mm<'_, M> {
     ///
     /// # Errors
     /// [`Error::OutOfMemory`]; nothing has changed.
-    pub(crate) fn mmap_region(
-        &self,
-        guard: &MmapWriteGuard<'_, M>,
-        mut area: NewArea,
-        object: Object,
-    ) -> Result<(), Error> {
-        if !self.overlaps(guard, area.range) {
-            return self.charge_and_map(guard, &mut area, object, Covered::default());
+    pub(crate) fn mmap_region(&self, mut area: NewArea, object: Object) -> Result<(), Error> {
+        if !self.overlaps(area.range) {
+            return self.charge_and_map(&mut area, object, Covered::default());
         }
-        self.cut_edges(guard, area.range)?;
-        let old = self.covered(guard, area.range);
-        self.charge_and_map(guard, &mut area, object, old).inspect_err(|_| {
-            self.rejoin(guard, area.range.start);
-            self.rejoin(guard, area.range.end);
+        self.cut_edges(area.range)?;
+        let old = self.covered(area.range);
+        self.charge_and_map(&mut area, object, old).inspect_err(|_| {
+            self.rejoin(area.range.start);
+            self.rejoin(area.range.end);
         })
     }
 
     /// Checks limits, charges for `area`, and maps it in place of `old`, none of which reaches over its edges.
-    fn charge_and_map(
-        &self,
-        guard: &MmapWriteGuard<'_, M>,
-        area: &mut NewArea,
-        object: Object,
-        old: Covered,
-    ) -> Result<(), Error> {
-        let (vm, pages) = (self.vm, area.range.pages().0);
-        self.may_expand(guard, area.flags, pages - old.pages)?;
+    fn charge_and_map(&self, area: &mut NewArea, object: Object, old: Covered) -> Result<(), Error> {
+        let (objects, pages) = (self.objects, area.range.pages().0);
+        self.may_expand(area.flags, pages - old.pages)?;
         if area.flags.is_accountable() {
             area.flags |= VmFlags::ACCOUNT;
             // What is replaced has its promise already.
             let charge = pages - old.accounted;
-            vm.commit(charge)?;
-            self.replace(guard, area, object, old).inspect_err(|_| vm.uncommit(charge))?;
+            objects.commit(charge)?;
+            self.replace(area, object, old).inspect_err(|_| objects.uncommit(charge))?;
         } else {
-            self.replace(guard, area, object, old)?;
-            vm.uncommit(old.accounted);
+            self.replace(area, object, old)?;
+            objects.uncommit(old.accounted);
         }
-        guard.slot().counts.add_vma(area.flags, pages as i64);
+        self.slot().counts.add_vma(area.flags, pages as i64);
         Ok(())
     }
 
     /// Unmaps `old`, which is what the range of `area` has, and maps the area.
-    fn replace(
-        &self,
-        guard: &MmapWriteGuard<'_, M>,
-        area: &NewArea,
-        object: Object,
-        old: Covered,
-    ) -> Result<(), Error> {
-        let (vm, slot, range) = (self.vm, guard.slot(), area.range);
-        let merge = || object == Object::Given && self.merge_new(guard, area).is_some();
+    fn replace(&self, area: &NewArea, object: Object, old: Covered) -> Result<(), Error> {
+        let (objects, slot, range) = (self.objects, self.slot(), area.range);
+        let merge = || object == Object::Given && self.merge_new(area).is_some();
         // The usual case: nothing is there, and no memory is needed.
         if old.pages == 0 && merge() {
             return Ok(());
         }
-        let mut nodes = slot.tree.prealloc(vm.nodes(), 1)?;
+        let mut nodes = slot.tree.prealloc(objects.nodes(), 1)?;
         let new = self.new_vma(area, object)?;
         if old.pages > 0 {
-            self.unmap_cut(guard, range);
+            self.unmap_cut(range);
             if merge() {
-                free_vma(vm, new);
+                free_vma(objects, new);
                 return Ok(());
             }
         }
-        vm.vma(new).attach(guard);
-        nodes.write().insert_guarded(range, new, vm.guard_below(area.flags));
+        objects.vma(new).attach(self);
+        nodes.write().insert_guarded(range, new, objects.guard_below(area.flags));
         Ok(())
     }
 
     /// A VMA for `area` that is not in the tree yet.
     fn new_vma(&self, area: &NewArea, object: Object) -> Result<VmaId, Error> {
-        let vm = self.vm;
-        let new = vm.vmas.alloc(&vm.frames)?;
+        let objects = self.objects;
+        let new = objects.vmas.alloc(&objects.frames)?;
         let backing = match object {
             Object::Given => {
-                vm.backing_get(area.backing);
+                objects.backing_get(area.backing);
                 area.backing
             }
             Object::New(pages) => {
-                let made = vm.shm_new(pages).inspect_err(|_| vm.vmas.free(&vm.frames, new))?;
+                let made =
+                    objects.shm_make(pages).inspect_err(|_| objects.vmas.free(&objects.frames, new))?;
                 Backing::Shared(made)
             }
         };
-        vm.vma(new).init(self.id, area.range, area.pgoff, area.flags, backing);
+        objects.vma(new).init(self.id(), area.range, area.pgoff, area.flags, backing);
         Ok(new)
     }
 }

@@ -7,14 +7,14 @@
 //!
 //! Linux: mm/mprotect.c `do_mprotect_pkey`, `mprotect_fixup`, `change_protection`.
 
-use crate::ids::VmaId;
 use crate::{
     error::Error,
     events::Event,
-    fault::{FaultAccess, FaultOutcome},
-    mm::{Mm, MmapWriteGuard},
+    fault::vm_fault::{FaultAccess, FaultOutcome},
+    ids::VmaId,
+    mm::{Mm, mmap_lock::MmapWriteGuard},
     mmap::Prot,
-    vma::{Backing, VmFlags},
+    vma::{flags::VmFlags, vma::Backing},
 };
 use anonmem_hal::{FlushRange, Machine, Protection, Va, VaRange};
 
@@ -48,8 +48,8 @@ impl<M: Machine> Mm<'_, M> {
     }
 
     fn protect_range(&self, range: VaRange, prot: Prot) -> Result<(), Error> {
-        let guard = self.slot().write();
-        let (start, end) = (self.first_to_protect(&guard, range, prot)?, range.end);
+        let guard = self.write();
+        let (start, end) = (guard.first_to_protect(range, prot)?, range.end);
         let mut flush = VaRange { start, end: start };
         let result = self.protect_vmas(&guard, VaRange { start, end }, prot, &mut flush);
         if !flush.is_empty() {
@@ -59,19 +59,57 @@ impl<M: Machine> Mm<'_, M> {
         result
     }
 
-    /// Where to begin: at the start of the range, or of the stack.
-    fn first_to_protect(
+    /// Changes VMA by VMA; adds to `flush` what must be flushed, in any case.
+    fn protect_vmas(
         &self,
         guard: &MmapWriteGuard<'_, M>,
         range: VaRange,
         prot: Prot,
-    ) -> Result<Va, Error> {
-        let (vma, id) = guard.slot().tree.find(self.vm.nodes(), range.start).ok_or(Error::NotMapped)?;
+        flush: &mut VaRange,
+    ) -> Result<(), Error> {
+        debug_assert_eq!(guard.id(), self.id, "the lock of another address space");
+        let (vm, tree) = (self.vm, &guard.slot().tree);
+        let mut rest = range;
+        while !rest.is_empty() {
+            let (vma, id) = tree.find_containing(vm.nodes(), rest.start).ok_or(Error::NotMapped)?;
+            let part = VaRange { start: rest.start, end: vma.end.min(range.end) };
+            let old = vm.vma(id).flags();
+            let new = old.difference(VmFlags::ACCESS) | prot.vm_flags();
+            if !may_flags(old).contains(prot.vm_flags()) {
+                return Err(Error::AccessDenied);
+            }
+            if new != old {
+                guard.mprotect_fixup(id, part, new, flush)?;
+                if is_written_at_once(old, new) {
+                    self.write_to_locked(guard, part);
+                }
+            }
+            rest.start = part.end;
+        }
+        Ok(())
+    }
+
+    /// Copies now what the first writes would copy: locked memory does not fault.
+    #[doc(alias = "populate_vma_page_range")]
+    fn write_to_locked(&self, guard: &MmapWriteGuard<'_, M>, range: VaRange) {
+        for va in range.iter_pages() {
+            let Some((_, id)) = guard.slot().tree.find_containing(self.vm.nodes(), va) else { return };
+            if self.fault_in_vma(guard, id, va, FaultAccess::Write) != FaultOutcome::Done {
+                return;
+            }
+        }
+    }
+}
+
+impl<M: Machine> MmapWriteGuard<'_, M> {
+    /// Where to begin: at the start of the range, or of the stack.
+    fn first_to_protect(&self, range: VaRange, prot: Prot) -> Result<Va, Error> {
+        let (vma, id) = self.slot().tree.find(self.objects.nodes(), range.start).ok_or(Error::NotMapped)?;
         if prot.contains(Prot::GROWSDOWN) {
             if vma.start >= range.end {
                 return Err(Error::NotMapped);
             }
-            if !self.vm.vma(id).flags().contains(VmFlags::GROWSDOWN) {
+            if !self.objects.vma(id).flags().contains(VmFlags::GROWSDOWN) {
                 return Err(Error::Invalid("no stack that grows down"));
             }
             return Ok(vma.start);
@@ -85,86 +123,46 @@ impl<M: Machine> Mm<'_, M> {
         Ok(range.start)
     }
 
-    /// Changes VMA by VMA; adds to `flush` what must be flushed, in any case.
-    fn protect_vmas(
-        &self,
-        guard: &MmapWriteGuard<'_, M>,
-        range: VaRange,
-        prot: Prot,
-        flush: &mut VaRange,
-    ) -> Result<(), Error> {
-        let (vm, tree) = (self.vm, &guard.slot().tree);
-        let mut rest = range;
-        while !rest.is_empty() {
-            let (vma, id) = tree.find_containing(vm.nodes(), rest.start).ok_or(Error::NotMapped)?;
-            let part = VaRange { start: rest.start, end: vma.end.min(range.end) };
-            let old = vm.vma(id).flags();
-            let new = old.difference(VmFlags::ACCESS) | prot.vm_flags();
-            if !may_flags(old).contains(prot.vm_flags()) {
-                return Err(Error::AccessDenied);
-            }
-            if new != old {
-                self.mprotect_fixup(guard, id, part, new, flush)?;
-            }
-            rest.start = part.end;
-        }
-        Ok(())
-    }
-
     /// Gives `part` of VMA `id` the attributes `new`, which differ from its old ones in its permissions.
     fn mprotect_fixup(
         &self,
-        guard: &MmapWriteGuard<'_, M>,
         id: VmaId,
         part: VaRange,
         mut new: VmFlags,
         flush: &mut VaRange,
     ) -> Result<(), Error> {
-        let (vm, vma, pages) = (self.vm, self.vm.vma(id), part.pages().0);
+        let (objects, vma, pages) = (self.objects, self.objects.vma(id), part.pages().0);
         let old = vma.flags();
         let mut charged = 0;
         if new.contains(VmFlags::WRITE) {
             // What is data already may stay beyond a limit that was lowered.
-            if let Err(limit) = self.may_expand(guard, new, pages)
-                && self.may_expand(guard, old, pages).is_ok()
+            if let Err(limit) = self.may_expand(new, pages)
+                && self.may_expand(old, pages).is_ok()
             {
                 return Err(limit);
             }
             let promised = VmFlags::ACCOUNT | VmFlags::WRITE | VmFlags::SHARED | VmFlags::NORESERVE;
             if !old.intersects(promised) {
                 charged = pages;
-                vm.commit(charged)?;
+                objects.commit(charged)?;
                 new |= VmFlags::ACCOUNT;
             }
         } else if vma.backing() == Backing::Anonymous && vma.anon_vma().is_none() {
             // No page was ever written: nothing needs the promise.
             new -= VmFlags::ACCOUNT;
         }
-        self.modify_vma(guard, id, part, new).inspect_err(|_| vm.uncommit(charged))?;
-        self.change_protection(guard, part, new.protection(), flush);
+        self.modify_vma(id, part, new).inspect_err(|_| objects.uncommit(charged))?;
+        self.change_protection(part, new.protection(), flush);
         if old.contains(VmFlags::ACCOUNT) && !new.contains(VmFlags::ACCOUNT) {
-            vm.uncommit(pages);
-        }
-        let became_writable = new.contains(VmFlags::WRITE) && !old.contains(VmFlags::WRITE);
-        if became_writable
-            && new.contains(VmFlags::LOCKED)
-            && !new.intersects(VmFlags::SHARED | VmFlags::LOCKONFAULT)
-        {
-            self.write_to_locked(guard, part);
+            objects.uncommit(pages);
         }
         Ok(())
     }
 
     /// Changes the entries of `range` to no more than `prot`.
-    fn change_protection(
-        &self,
-        guard: &MmapWriteGuard<'_, M>,
-        range: VaRange,
-        prot: Protection,
-        flush: &mut VaRange,
-    ) {
-        let space = &guard.slot().space;
-        for (table, part) in space.tables(&self.vm.frames, guard, range) {
+    fn change_protection(&self, range: VaRange, prot: Protection, flush: &mut VaRange) {
+        let space = &self.slot().space;
+        for (table, part) in space.tables(&self.objects.frames, self, range) {
             let mut entries = table.lock();
             let changed = entries.change_protection_range(part, prot);
             // Reclaim may have left nothing to be changed here, and not have flushed it yet.
@@ -176,17 +174,14 @@ impl<M: Machine> Mm<'_, M> {
             }
         }
     }
+}
 
-    /// Copies now what the first writes would copy: locked memory does not fault.
-    #[doc(alias = "populate_vma_page_range")]
-    fn write_to_locked(&self, guard: &MmapWriteGuard<'_, M>, range: VaRange) {
-        for va in range.iter_pages() {
-            let Some((_, id)) = guard.slot().tree.find_containing(self.vm.nodes(), va) else { return };
-            if self.fault_in_vma(guard, id, va, FaultAccess::Write) != FaultOutcome::Done {
-                return;
-            }
-        }
-    }
+/// Whether a VMA is locked and has become writable: locked memory does not fault, so the pages are copied now.
+fn is_written_at_once(old: VmFlags, new: VmFlags) -> bool {
+    let became_writable = new.contains(VmFlags::WRITE) && !old.contains(VmFlags::WRITE);
+    became_writable
+        && new.contains(VmFlags::LOCKED)
+        && !new.intersects(VmFlags::SHARED | VmFlags::LOCKONFAULT)
 }
 
 /// The permissions that a VMA may be given.

@@ -22,12 +22,12 @@ mod page_tables;
 #[cfg(test)]
 mod tests;
 
-use crate::ids::VmaId;
 use crate::{
     error::Error,
-    mm::{Mm, MmapWriteGuard},
+    ids::VmaId,
+    mm::{Mm, mmap_lock::MmapWriteGuard},
     mmap::{MapFlags, Object},
-    vma::{NewArea, VmFlags},
+    vma::{flags::VmFlags, merge::NewArea},
 };
 use anonmem_hal::{Arch, Machine, PAGE_SHIFT, Va, VaRange};
 
@@ -129,8 +129,8 @@ impl<M: Machine> Mm<'_, M> {
     ) -> Result<Va, Error> {
         let request = Request::check::<M::Arch>(old, old_len, new_len, flags, new_addr)?;
         let (guard, start) = self.vm.reclaiming(|| {
-            let guard = self.slot().write();
-            let start = self.do_mremap(&guard, &request)?;
+            let guard = self.write();
+            let start = guard.do_mremap(&request)?;
             Ok((guard, start))
         })?;
         let moved = guard.slot().tree.find_containing(self.vm.nodes(), start);
@@ -143,17 +143,19 @@ impl<M: Machine> Mm<'_, M> {
         }
         Ok(start)
     }
+}
 
-    fn do_mremap(&self, guard: &MmapWriteGuard<'_, M>, request: &Request) -> Result<Va, Error> {
+impl<M: Machine> MmapWriteGuard<'_, M> {
+    fn do_mremap(&self, request: &Request) -> Result<Va, Error> {
         let Request { old, new_len, flags, .. } = *request;
-        let found = guard.slot().tree.find_containing(self.vm.nodes(), old.start);
+        let found = self.slot().tree.find_containing(self.objects.nodes(), old.start);
         let (range, id) = found.ok_or(Error::BadAddress)?;
-        if old.is_empty() && !self.vm.vma(id).flags().contains(VmFlags::SHARED) {
+        if old.is_empty() && !self.objects.vma(id).flags().contains(VmFlags::SHARED) {
             return Err(Error::Invalid("only a shared mapping can be duplicated"));
         }
         if !request.moves() && new_len <= old.len() {
             if new_len < old.len() {
-                self.do_munmap(guard, VaRange { start: Va(old.start.0 + new_len), end: old.end })?;
+                self.do_munmap(VaRange { start: Va(old.start.0 + new_len), end: old.end })?;
             }
             return Ok(old.start);
         }
@@ -164,34 +166,34 @@ impl<M: Machine> Mm<'_, M> {
         if old.start.0 + old.len().min(new_len) > range.end.0 {
             return Err(Error::BadAddress);
         }
-        self.check_resize(guard, id, request)?;
-        if !request.moves() && self.expand_in_place(guard, id, request)? {
+        self.check_resize(id, request)?;
+        if !request.moves() && self.expand_in_place(id, request)? {
             return Ok(old.start);
         }
         if !flags.contains(RemapFlags::MAYMOVE) {
             return Err(Error::MAY_NOT_MOVE);
         }
-        let start = self.new_place(guard, request)?;
+        let start = self.new_place(request)?;
         let to = VaRange { start, end: Va(start.0 + new_len) };
         if old.is_empty() {
-            self.duplicate(guard, id, old.start, to)?;
+            self.duplicate(id, old.start, to)?;
         } else {
-            self.move_vma(guard, old, to, flags)?;
+            self.move_vma(old, to, flags)?;
         }
         Ok(start)
     }
 
     /// Checks that the mapping may become as long as it is to be.
     #[doc(alias("check_prep_vma", "vma_to_resize"))]
-    fn check_resize(&self, guard: &MmapWriteGuard<'_, M>, id: VmaId, request: &Request) -> Result<(), Error> {
-        let (vma, pages) = (self.vm.vma(id), request.new_len >> PAGE_SHIFT);
+    fn check_resize(&self, id: VmaId, request: &Request) -> Result<(), Error> {
+        let (vma, pages) = (self.objects.vma(id), request.new_len >> PAGE_SHIFT);
         let flags = vma.flags();
         let fixed_size = flags.contains(VmFlags::DONTEXPAND);
         if request.keeps_old() {
             if fixed_size {
                 return Err(Error::Invalid("a mapping that may not grow cannot be had twice"));
             }
-            return self.may_expand(guard, flags, pages);
+            return self.may_expand(flags, pages);
         }
         let grown = pages.saturating_sub(request.old.pages().0);
         if grown == 0 {
@@ -203,8 +205,8 @@ impl<M: Machine> Mm<'_, M> {
         if fixed_size {
             return Err(Error::BadAddress);
         }
-        self.check_locked(guard, flags, grown)?;
-        self.may_expand(guard, flags, grown)
+        self.check_locked(flags, grown)?;
+        self.may_expand(flags, grown)
     }
 
     /// Lets the VMA grow where it is, if it ends with the old range and a hole follows; returns whether it did.
@@ -212,33 +214,28 @@ impl<M: Machine> Mm<'_, M> {
     /// # Errors
     /// [`Error::OutOfMemory`] if the commit limit forbids it; nothing has changed.
     #[doc(alias("vma_expandable", "vma_merge_extend"))]
-    fn expand_in_place(
-        &self,
-        guard: &MmapWriteGuard<'_, M>,
-        id: VmaId,
-        request: &Request,
-    ) -> Result<bool, Error> {
-        let (vm, vma) = (self.vm, self.vm.vma(id));
+    fn expand_in_place(&self, id: VmaId, request: &Request) -> Result<bool, Error> {
+        let (objects, vma) = (self.objects, self.objects.vma(id));
         let (range, flags) = (vma.range(), vma.flags());
         let end = Va(request.old.start.0 + request.new_len);
         if request.old.is_empty() || request.old.end != range.end || end > M::Arch::USER_END {
             return Ok(false);
         }
         let grown = VaRange { start: range.end, end };
-        if self.overlaps(guard, grown) {
+        if self.overlaps(grown) {
             return Ok(false);
         }
         if flags.contains(VmFlags::ACCOUNT) {
-            vm.commit(grown.pages().0)?;
+            objects.commit(grown.pages().0)?;
         }
-        self.change_range(guard, id, VaRange { start: range.start, end }, vma.pgoff());
-        guard.slot().counts.add_vma(flags, grown.pages().0 as i64);
-        self.rejoin(guard, end);
+        self.change_range(id, VaRange { start: range.start, end }, vma.pgoff());
+        self.slot().counts.add_vma(flags, grown.pages().0 as i64);
+        self.rejoin(end);
         Ok(true)
     }
 
     /// Where the mapping is to move.
-    fn new_place(&self, guard: &MmapWriteGuard<'_, M>, request: &Request) -> Result<Va, Error> {
+    fn new_place(&self, request: &Request) -> Result<Va, Error> {
         let (hint, flags) = if request.flags.contains(RemapFlags::FIXED) {
             (request.new_addr, MapFlags::FIXED)
         } else if request.keeps_old() {
@@ -246,14 +243,14 @@ impl<M: Machine> Mm<'_, M> {
         } else {
             (Va(0), MapFlags::empty())
         };
-        self.get_unmapped_area(guard, hint, request.new_len, flags)
+        self.get_unmapped_area(hint, request.new_len, flags)
     }
 
     /// Maps at `to` what the shared mapping `id` maps from `old` on.
-    fn duplicate(&self, guard: &MmapWriteGuard<'_, M>, id: VmaId, old: Va, to: VaRange) -> Result<(), Error> {
-        let vma = self.vm.vma(id);
+    fn duplicate(&self, id: VmaId, old: Va, to: VaRange) -> Result<(), Error> {
+        let vma = self.objects.vma(id);
         let area =
             NewArea { range: to, pgoff: vma.index_of(old), flags: vma.flags(), backing: vma.backing() };
-        self.mmap_region(guard, area, Object::Given)
+        self.mmap_region(area, Object::Given)
     }
 }

@@ -4,7 +4,7 @@
 //!
 //! Linux: mm/msync.c. Differs: no file to write to.
 
-use crate::{error::Error, mm::Mm, vma::VmFlags};
+use crate::{error::Error, mm::Mm, vma::flags::VmFlags};
 use anonmem_hal::{Machine, Va, VaRange};
 
 bitflags::bitflags! {
@@ -37,7 +37,7 @@ impl<M: Machine> Mm<'_, M> {
         // A length that wraps around is 0, as on Linux; a range that does is not.
         let len = Va(len).page_up().map_or(0, |len| len.0);
         let mut rest = VaRange::of(start, len).ok_or(Error::NotMapped)?;
-        let guard = self.slot().read();
+        let guard = self.read();
         let mut hole = false;
         while !rest.is_empty() {
             let found = guard.slot().tree.find(self.vm.nodes(), rest.start);

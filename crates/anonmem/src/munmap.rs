@@ -8,13 +8,12 @@
 //!
 //! Linux: mm/vma.c `do_vmi_munmap`, `vms_gather_munmap_vmas`, `vms_complete_munmap_vmas`.
 
-use crate::ids::{VmaId, VmaTag};
 use crate::{
     error::Error,
-    exit::free_vma,
-    mm::{Mm, MmapWriteGuard},
+    ids::{VmaId, VmaTag},
+    mm::{Mm, mmap_lock::MmapWriteGuard},
     rmap::anon_vma::unlink_anon_vmas,
-    vma::VmFlags,
+    vma::{flags::VmFlags, free::free_vma},
     zap::zap_range,
 };
 use anonmem_frame::Link;
@@ -57,12 +56,14 @@ impl<M: Machine> Mm<'_, M> {
     /// [`Error::OutOfMemory`] if a VMA would have to be split and cannot. Nothing has changed.
     #[doc(alias("__vm_munmap", "do_vmi_munmap"))]
     pub fn munmap(&self, range: VaRange) -> Result<(), Error> {
-        self.vm.reclaiming(|| self.do_munmap(&self.slot().write(), range))
+        self.vm.reclaiming(|| self.write().do_munmap(range))
     }
+}
 
+impl<M: Machine> MmapWriteGuard<'_, M> {
     /// As [`munmap`](Self::munmap), under the caller's lock.
     #[doc(alias = "do_vmi_align_munmap")]
-    pub(crate) fn do_munmap(&self, guard: &MmapWriteGuard<'_, M>, range: VaRange) -> Result<(), Error> {
+    pub(crate) fn do_munmap(&self, range: VaRange) -> Result<(), Error> {
         if !range.start.is_page_aligned() {
             return Err(Error::Invalid("the start of a range to unmap is not at a page"));
         }
@@ -74,9 +75,9 @@ impl<M: Machine> Mm<'_, M> {
             return Err(Error::Invalid("an empty range cannot be unmapped"));
         }
         let range = VaRange { start: range.start, end };
-        self.cut_edges(guard, range)?;
-        let covered = self.unmap_cut(guard, range);
-        self.vm.uncommit(covered.accounted);
+        self.cut_edges(range)?;
+        let covered = self.unmap_cut(range);
+        self.objects.uncommit(covered.accounted);
         Ok(())
     }
 
@@ -85,23 +86,23 @@ impl<M: Machine> Mm<'_, M> {
     /// # Errors
     /// [`Error::OutOfMemory`]; nothing has changed.
     #[doc(alias = "vms_gather_munmap_vmas")]
-    pub(crate) fn cut_edges(&self, guard: &MmapWriteGuard<'_, M>, range: VaRange) -> Result<(), Error> {
-        let (vm, tree) = (self.vm, &guard.slot().tree);
-        let inside = |va: Va| tree.find_containing(vm.nodes(), va).filter(|(vma, _)| vma.start < va);
+    pub(crate) fn cut_edges(&self, range: VaRange) -> Result<(), Error> {
+        let (objects, tree) = (self.objects, &self.slot().tree);
+        let inside = |va: Va| tree.find_containing(objects.nodes(), va).filter(|(vma, _)| vma.start < va);
         let mut was_cut = false;
         if let Some((vma, id)) = inside(range.start) {
             // Only what punches a hole into a VMA leaves one more than there was.
             if range.end < vma.end {
-                self.check_map_count(guard)?;
+                self.check_map_count()?;
             }
-            self.split_vma(guard, id, range.start)?;
+            self.split_vma(id, range.start)?;
             was_cut = true;
         }
         if let Some((_, id)) = inside(range.end)
-            && let Err(e) = self.split_vma(guard, id, range.end)
+            && let Err(e) = self.split_vma(id, range.end)
         {
             if was_cut {
-                self.rejoin(guard, range.start);
+                self.rejoin(range.start);
             }
             return Err(e);
         }
@@ -109,13 +110,13 @@ impl<M: Machine> Mm<'_, M> {
     }
 
     /// What is mapped in `range`.
-    pub(crate) fn covered(&self, guard: &MmapWriteGuard<'_, M>, range: VaRange) -> Covered {
-        let (vm, tree) = (self.vm, &guard.slot().tree);
+    pub(crate) fn covered(&self, range: VaRange) -> Covered {
+        let (objects, tree) = (self.objects, &self.slot().tree);
         let (mut covered, mut vmas) = (Covered::default(), tree.cursor(range));
-        while let Some((vma, id)) = vmas.next(tree, vm.nodes()) {
+        while let Some((vma, id)) = vmas.next(tree, objects.nodes()) {
             let pages = vma.intersect(range).map_or(0, |part| part.pages().0);
             covered.pages += pages;
-            if vm.vma(id).flags().contains(VmFlags::ACCOUNT) {
+            if objects.vma(id).flags().contains(VmFlags::ACCOUNT) {
                 covered.accounted += pages;
             }
         }
@@ -125,61 +126,58 @@ impl<M: Machine> Mm<'_, M> {
     /// Unmaps all VMAs of `range`, none of which reaches over its edges. What they were promised stays promised: it is
     /// the caller's to take back, or to use for what it maps there.
     #[doc(alias = "vms_complete_munmap_vmas")]
-    pub(crate) fn unmap_cut(&self, guard: &MmapWriteGuard<'_, M>, range: VaRange) -> Covered {
-        self.unmap_cut_and(guard, range, Tables::Free)
+    pub(crate) fn unmap_cut(&self, range: VaRange) -> Covered {
+        self.unmap_cut_and(range, Tables::Free)
     }
 
     /// As [`unmap_cut`](Self::unmap_cut), but says what becomes of the page tables.
-    pub(crate) fn unmap_cut_and(
-        &self,
-        guard: &MmapWriteGuard<'_, M>,
-        range: VaRange,
-        tables: Tables,
-    ) -> Covered {
-        let (vm, slot) = (self.vm, guard.slot());
-        let Some(detached) = self.detach(guard, range) else { return Covered::default() };
+    pub(crate) fn unmap_cut_and(&self, range: VaRange, tables: Tables) -> Covered {
+        let (objects, slot) = (self.objects, self.slot());
+        let Some(detached) = self.detach(range) else { return Covered::default() };
         slot.note_peak();
-        let mut gather = vm.gather(&slot.space, Teardown::Range);
-        self.for_each_detached(&detached, |id| zap_range(vm, slot, guard, &mut gather, vm.vma(id).range()));
-        self.for_each_detached(&detached, |id| unlink_anon_vmas(vm, id));
+        let mut gather = objects.gather(&slot.space, Teardown::Range);
+        self.for_each_detached(&detached, |id| {
+            zap_range(objects, slot, self, &mut gather, objects.vma(id).range())
+        });
+        self.for_each_detached(&detached, |id| unlink_anon_vmas(objects, id));
         if tables == Tables::Free {
-            let limits = self.limits_of(guard, detached.hull);
-            slot.space.free_tables(&mut gather, &vm.frames, detached.hull, limits);
+            let limits = self.limits_of(detached.hull);
+            slot.space.free_tables(&mut gather, &objects.frames, detached.hull, limits);
         }
         gather.finish();
         let mut covered = Covered::default();
         self.for_each_detached(&detached, |id| {
-            let (flags, pages) = (vm.vma(id).flags(), vm.vma(id).range().pages().0);
+            let (flags, pages) = (objects.vma(id).flags(), objects.vma(id).range().pages().0);
             covered.pages += pages;
             covered.accounted += if flags.contains(VmFlags::ACCOUNT) { pages } else { 0 };
             slot.counts.add_vma(flags, -(pages as i64));
-            free_vma(vm, id);
+            free_vma(objects, id);
         });
         covered
     }
 
     /// Frees the tables that cover nothing but holes, of those that holes of `range` are in: what a move left behind, or
     /// made in vain. They are empty.
-    pub(crate) fn free_unused_tables(&self, guard: &MmapWriteGuard<'_, M>, range: VaRange) {
-        let (vm, slot) = (self.vm, guard.slot());
-        let mut gather = vm.gather(&slot.space, Teardown::Range);
+    pub(crate) fn free_unused_tables(&self, range: VaRange) {
+        let (objects, slot) = (self.objects, self.slot());
+        let mut gather = objects.gather(&slot.space, Teardown::Range);
         let mut rest = range;
         while !rest.is_empty() {
-            let above = slot.tree.find(vm.nodes(), rest.start).map(|(above, _)| above);
+            let above = slot.tree.find(objects.nodes(), rest.start).map(|(above, _)| above);
             let hole = VaRange { start: rest.start, end: above.map_or(rest.end, |a| a.start.min(rest.end)) };
             if let Some(above) = above.filter(|above| above.start <= rest.start) {
                 rest.start = above.end.min(rest.end);
                 continue;
             }
-            slot.space.free_tables(&mut gather, &vm.frames, hole, self.limits_of(guard, hole));
+            slot.space.free_tables(&mut gather, &objects.frames, hole, self.limits_of(hole));
             rest.start = hole.end;
         }
         gather.finish();
     }
 
     /// What the neighbours of a hole leave: from the end of the one below to the start of the one above.
-    fn limits_of(&self, guard: &MmapWriteGuard<'_, M>, hole: VaRange) -> VaRange {
-        let (tree, nodes) = (&guard.slot().tree, self.vm.nodes());
+    fn limits_of(&self, hole: VaRange) -> VaRange {
+        let (tree, nodes) = (&self.slot().tree, self.objects.nodes());
         VaRange {
             start: tree.prev(nodes, hole.start).map_or(Va(0), |(below, _)| below.end),
             end: tree.find(nodes, hole.end).map_or(Va(u64::MAX), |(above, _)| above.start),
@@ -187,29 +185,30 @@ impl<M: Machine> Mm<'_, M> {
     }
 
     /// Takes all VMAs of `range` out of the tree in one step.
-    fn detach(&self, guard: &MmapWriteGuard<'_, M>, range: VaRange) -> Option<Detached> {
-        let (vm, tree) = (self.vm, &guard.slot().tree);
-        let (hull, first) = tree.find(vm.nodes(), range.start).filter(|(vma, _)| vma.start < range.end)?;
+    fn detach(&self, range: VaRange) -> Option<Detached> {
+        let (objects, tree) = (self.objects, &self.slot().tree);
+        let (hull, first) =
+            tree.find(objects.nodes(), range.start).filter(|(vma, _)| vma.start < range.end)?;
         debug_assert!(range.covers(hull), "{hull:?} reaches over the edge of {range:?}");
         let mut detached = Detached { first: first.into(), hull };
         // Faults that hold a VMA's lock finish first; that may take a while, so lookups are not kept out yet.
         let mut vmas = tree.cursor(range);
-        while let Some((_, id)) = vmas.next(tree, vm.nodes()) {
-            let _ = vm.vma(id).start_write(guard);
+        while let Some((_, id)) = vmas.next(tree, objects.nodes()) {
+            let _ = objects.vma(id).start_write(self);
         }
-        let mut nodes = tree.prealloc_none(vm.nodes());
+        let mut nodes = tree.prealloc_none(objects.nodes());
         let mut writer = nodes.write();
         let (mut vmas, mut last) = (tree.cursor(range), None::<VmaId>);
-        while let Some((vma, id)) = vmas.next(tree, vm.nodes()) {
+        while let Some((vma, id)) = vmas.next(tree, objects.nodes()) {
             writer.erase(vma);
-            vm.vma(id).set_next_detached(Link::NONE);
+            objects.vma(id).set_next_detached(Link::NONE);
             if let Some(last) = last.replace(id) {
-                vm.vma(last).set_next_detached(id.into());
+                objects.vma(last).set_next_detached(id.into());
             }
             detached.hull.end = vma.end;
         }
         drop(writer);
-        self.for_each_detached(&detached, |id| vm.vma(id).detach(guard));
+        self.for_each_detached(&detached, |id| objects.vma(id).detach(self));
         Some(detached)
     }
 
@@ -217,7 +216,7 @@ impl<M: Machine> Mm<'_, M> {
     fn for_each_detached(&self, detached: &Detached, mut f: impl FnMut(VmaId)) {
         let mut at = detached.first;
         while let Some(id) = at.get() {
-            at = self.vm.vma(id).next_detached();
+            at = self.objects.vma(id).next_detached();
             f(id);
         }
     }

@@ -15,12 +15,15 @@
 //! Linux: mm/gup.c `__mm_populate`, `populate_vma_page_range`, `faultin_page_range`. Differs: a caller that
 //! wants to be interrupted asks for a part of its range at a time.
 
-use crate::ids::VmaId;
 use crate::{
     error::Error,
-    fault::{FaultAccess, FaultOutcome, FaultResult, VmFault, anon::fill_run},
-    mm::{Mm, MmapReadGuard},
-    vma::{Backing, VmFlags},
+    fault::{
+        anon::fill_run,
+        vm_fault::{FaultAccess, FaultOutcome, FaultResult, VmFault},
+    },
+    ids::VmaId,
+    mm::{Mm, mmap_lock::MmapReadGuard},
+    vma::{flags::VmFlags, vma::Backing},
 };
 use anonmem_hal::{Machine, PAGE_SIZE, Pte, Va, VaRange};
 
@@ -114,7 +117,7 @@ impl<M: Machine> Mm<'_, M> {
 
     /// The first mapped part of `range`: that of one VMA.
     fn next_mapped(&self, range: VaRange) -> Option<VaRange> {
-        let guard = self.slot().read();
+        let guard = self.read();
         let (found, _) = guard.slot().tree.find(self.vm.nodes(), range.start)?;
         found.intersect(range)
     }
@@ -126,7 +129,7 @@ impl<M: Machine> Mm<'_, M> {
     ) -> Result<(), Stop> {
         let mut rest = range;
         while !rest.is_empty() {
-            let guard = self.slot().read();
+            let guard = self.read();
             let found = guard.slot().tree.find_containing(self.vm.nodes(), rest.start);
             let (mapped, id) = found.ok_or(Stop::Hole)?;
             let part = VaRange { start: rest.start, end: rest.end.min(mapped.end) };
@@ -146,6 +149,7 @@ impl<M: Machine> Mm<'_, M> {
         part: VaRange,
         access: FaultAccess,
     ) -> Result<Va, Stop> {
+        debug_assert_eq!(guard.id(), self.id, "the lock of another address space");
         let end = Va(part.start.0.saturating_add(BATCH * PAGE_SIZE as u64)).min(part.end);
         let mut va = part.start;
         while va < end {
@@ -201,6 +205,7 @@ impl<M: Machine> Mm<'_, M> {
     /// Whether an access would find what it needs.
     #[doc(alias = "follow_page_mask")]
     fn has_page(&self, guard: &MmapReadGuard<'_, M>, va: Va, access: FaultAccess) -> bool {
+        debug_assert_eq!(guard.id(), self.id, "the lock of another address space");
         let table = guard.slot().space.walk(&self.vm.frames, guard, va);
         match table.map_or(Pte::None, |table| table.peek(va)) {
             Pte::Present(present) => access != FaultAccess::Write || present.prot.write,

@@ -125,7 +125,7 @@ impl Mm<'_, M> {
 
     /// Makes a mapping as it is, without merging it.
     pub(crate) fn map_raw(&self, range: VaRange, flags: VmFlags, backing: Backing) -> VmaId {
-        let (vm, guard) = (self.vm, self.slot().write());
+        let (vm, guard) = (self.vm, self.write());
         let slot = guard.slot();
         let mut nodes = slot.tree.prealloc(vm.nodes(), 1).unwrap();
         if flags.contains(VmFlags::ACCOUNT) {

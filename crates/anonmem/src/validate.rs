@@ -6,12 +6,15 @@
 //!
 //! At rest only: nobody else is at work on the `Vm`.
 
-use crate::ids::VmaId;
 use crate::{
-    mm::{MmSlot, MmapReadGuard},
+    ids::{MmId, VmaId},
+    mm::{mmap_lock::MmapReadGuard, slot::MmSlot},
     rmap::{folio::folio_lock_anon_vma_read, walk::rmap_walk_anon},
     vm::Vm,
-    vma::{Backing, VmFlags, Vma},
+    vma::{
+        flags::VmFlags,
+        vma::{Backing, Vma},
+    },
 };
 use anonmem_frame::{Folio, Inconsistency, Kind, Mapping};
 use anonmem_hal::{Arch, Machine, Pte, SoftLeaf, SwapEntry, Va, VaRange};
@@ -95,9 +98,9 @@ impl<M: Machine> Vm<M> {
         self.drain();
         let mut totals = Totals::default();
         let mut result = Ok(());
-        self.mms.for_each_live(&self.frames, |_, slot| {
+        self.mms.for_each_live(&self.frames, |id, slot| {
             if result.is_ok() {
-                result = self.validate_mm(slot, &mut totals);
+                result = self.validate_mm(id, slot, &mut totals);
             }
         });
         result?;
@@ -117,8 +120,8 @@ impl<M: Machine> Vm<M> {
         Ok(())
     }
 
-    fn validate_mm(&self, slot: &MmSlot<M>, totals: &mut Totals) -> Check {
-        let guard = slot.read();
+    fn validate_mm(&self, id: MmId, slot: &MmSlot<M>, totals: &mut Totals) -> Check {
+        let guard = self.mmap_read_lock(id);
         let root = slot.space.root().0;
         totals.mms += 1;
         expect("an address space in use has users", root, 1, u64::from(slot.users() > 0))?;
@@ -288,7 +291,7 @@ impl<M: Machine> Vm<M> {
             vmas += nr_vmas;
             not_roots += u64::from(anon_vma.root() != Some(id));
             let parent_lives = anon_vma.parent().is_some_and(|p| self.anon_vmas.is_live(&self.frames, p));
-            match anon_vma.tree().validate(self) {
+            match anon_vma.tree().validate(&**self) {
                 Ok(n) if n > 0 && parent_lives => chains += n,
                 Ok(n) => result = expect("an anon_vma has VMAs and a parent", id.raw().get().into(), 1, n),
                 Err(_) => result = expect("an interval tree is in order", id.raw().get().into(), 1, 0),

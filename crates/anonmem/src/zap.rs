@@ -5,7 +5,7 @@
 //!
 //! Linux: mm/memory.c `unmap_page_range`, `zap_pte_range`, `unmap_vmas`.
 
-use crate::{mm::MmSlot, swap::SwapRef, vm::Vm};
+use crate::{mm::slot::MmSlot, objects::Objects, swap::slot::SwapRef};
 use anonmem_hal::{Machine, Marker, Pte, SoftLeaf, Va, VaRange};
 use anonmem_pgtable::{Cleared, MmuGather, PteGuard, PteTable, StableVma};
 
@@ -46,29 +46,29 @@ enum Guards {
 /// Clears every entry of `range`, which is no longer mapped.
 #[doc(alias = "unmap_page_range")]
 pub(crate) fn zap_range<'v, M: Machine, G: StableVma>(
-    vm: &'v Vm<M>,
+    objects: &'v Objects<M>,
     slot: &'v MmSlot<M>,
     stable: &'v G,
     gather: &mut MmuGather<'v, M>,
     range: VaRange,
 ) {
-    zap(vm, slot, stable, gather, range, Guards::Drop);
+    zap(objects, slot, stable, gather, range, Guards::Drop);
 }
 
 /// Drops the contents of `range`, which stays mapped; so do guard markers.
 #[doc(alias = "zap_page_range_single")]
 pub(crate) fn discard_range<'v, M: Machine, G: StableVma>(
-    vm: &'v Vm<M>,
+    objects: &'v Objects<M>,
     slot: &'v MmSlot<M>,
     stable: &'v G,
     gather: &mut MmuGather<'v, M>,
     range: VaRange,
 ) {
-    zap(vm, slot, stable, gather, range, Guards::Keep);
+    zap(objects, slot, stable, gather, range, Guards::Keep);
 }
 
 fn zap<'v, M: Machine, G: StableVma>(
-    vm: &'v Vm<M>,
+    objects: &'v Objects<M>,
     slot: &'v MmSlot<M>,
     stable: &'v G,
     gather: &mut MmuGather<'v, M>,
@@ -76,10 +76,10 @@ fn zap<'v, M: Machine, G: StableVma>(
     guards: Guards,
 ) {
     slot.note_peak();
-    for (table, part) in slot.space.tables(&vm.frames, stable, range) {
+    for (table, part) in slot.space.tables(&objects.frames, stable, range) {
         let mut rest = part;
         while !rest.is_empty() {
-            rest.start = zap_table(vm, table, gather, rest, guards, slot);
+            rest.start = zap_table(objects, table, gather, rest, guards, slot);
             if gather.is_full() {
                 gather.flush();
             }
@@ -90,7 +90,7 @@ fn zap<'v, M: Machine, G: StableVma>(
 /// Clears the entries of `part`, all in one table, until the gather is full; returns where it stopped.
 #[doc(alias = "zap_pte_range")]
 fn zap_table<'v, M: Machine, G: StableVma>(
-    vm: &'v Vm<M>,
+    objects: &'v Objects<M>,
     table: PteTable<'v, M, G>,
     gather: &mut MmuGather<'v, M>,
     part: VaRange,
@@ -110,7 +110,7 @@ fn zap_table<'v, M: Machine, G: StableVma>(
         left -= 1;
         let stays = guards == Guards::Keep && entries.get(va) == GUARD;
         if !stays {
-            zap_entry(vm, &mut entries, va, gather, &mut zapped);
+            zap_entry(objects, &mut entries, va, gather, &mut zapped);
         }
         va = va.next_page();
     }
@@ -125,7 +125,7 @@ fn zap_table<'v, M: Machine, G: StableVma>(
 /// Clears one entry. The gather has room.
 #[inline]
 pub(crate) fn zap_entry<'v, M: Machine, G: StableVma>(
-    vm: &'v Vm<M>,
+    objects: &'v Objects<M>,
     entries: &mut PteGuard<'v, M, G>,
     va: Va,
     gather: &mut MmuGather<'v, M>,
@@ -152,7 +152,7 @@ pub(crate) fn zap_entry<'v, M: Machine, G: StableVma>(
             if gather.space().is_flush_deferred() {
                 gather.note(va);
             }
-            drop(SwapRef::of_leaf(vm, entry));
+            drop(SwapRef::of_leaf(objects, entry));
         }
         // A marker owns nothing.
         Cleared::Soft(SoftLeaf::Marker(_)) => {}

@@ -7,8 +7,8 @@ use alloc::boxed::Box;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
 
+use anonmem::LockMode;
 use anonmem::Overcommit;
-use anonmem::vm::LockMode;
 use anonmem_hal::arch::X86_64;
 use anonmem_hal::{
     Clock, CpuId, CpuSet, FlushRange, Machine, Mmu, NoProbe, Order, PAGE_SIZE, Pfn, PhysMem, Va,

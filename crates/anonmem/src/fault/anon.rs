@@ -7,8 +7,10 @@
 //!
 //! Linux: mm/memory.c `do_anonymous_page`. Differs: no userfaultfd; populating makes pages in runs.
 
-use super::{FaultAccess, FaultGuard, FaultResult, VmFault};
-use crate::events::Event;
+use crate::{
+    events::Event,
+    fault::vm_fault::{FaultAccess, FaultGuard, FaultResult, VmFault},
+};
 use anonmem_frame::{NewFolio, OutOfMemory};
 use anonmem_hal::{Machine, PAGE_SHIFT, Pte, Va};
 use anonmem_pgtable::PteTable;

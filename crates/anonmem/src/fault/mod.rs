@@ -29,230 +29,27 @@ mod stack;
 mod swap;
 #[cfg(test)]
 mod tests;
+pub(crate) mod vm_fault;
 mod wp;
 
-use crate::ids::{AnonVmaId, VmaId};
+pub use vm_fault::{FaultAccess, FaultOutcome};
+
 use crate::{
+    config::LockMode,
     events::Event,
-    mm::{Mm, MmSlot, MmapHeld, MmapReadGuard, MmapWriteGuard},
-    rmap::anon_vma::anon_vma_prepare,
-    vm::{LockMode, Vm},
-    vma::{Backing, Refusal, VmFlags, VmaReadGuard},
+    fault::{
+        speculative::Speculation,
+        vm_fault::{FaultGuard, FaultResult, VmFault},
+    },
+    ids::VmaId,
+    mm::Mm,
+    vma::{flags::VmFlags, refusal::Refusal, vma::Backing},
 };
-use anonmem_frame::{NewFolio, OutOfMemory};
 use anonmem_hal::{Machine, Marker, Pte, SoftLeaf, Va};
-use anonmem_pgtable::{Attrs, CanInstall, Dirty, Mapped, PteGuard, PteSnapshot, PteTable};
-use speculative::Speculation;
-
-/// What an access does.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum FaultAccess {
-    /// Loads.
-    Read,
-    /// Stores.
-    Write,
-    /// Fetches an instruction.
-    Exec,
-}
-
-impl FaultAccess {
-    /// What the VMA must allow, any of it.
-    const fn needs(self) -> VmFlags {
-        match self {
-            // Any permission implies reading, as on x86.
-            Self::Read => VmFlags::ACCESS,
-            Self::Write => VmFlags::WRITE,
-            Self::Exec => VmFlags::EXEC,
-        }
-    }
-}
+use anonmem_pgtable::{Dirty, Mapped, PteTable};
 
 /// How often a fault without memory reclaims and tries again before it gives up.
 const OOM_RETRIES: u32 = 16;
-
-/// What came of an access that trapped.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum FaultOutcome {
-    /// Do the access again.
-    Done,
-    /// No memory: the caller decides who pays.
-    Oom,
-    /// No mapping there (SIGSEGV, `SEGV_MAPERR`).
-    SegvMaperr,
-    /// The mapping does not allow it (SIGSEGV, `SEGV_ACCERR`).
-    SegvAccerr,
-    /// The bytes cannot be had (SIGBUS, `BUS_ADRERR`).
-    Bus,
-}
-
-/// How one attempt ended, and what its caller may still assume.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum FaultResult {
-    /// The entry is good: do the access again. The guard is still held.
-    Done,
-    /// The entry changed meanwhile: look again. The guard is still held.
-    Reload,
-    /// Not under this guard, which is still held: try a stronger one.
-    Refused(Refusal),
-    /// No memory.
-    Oom,
-    /// The address has a guard marker.
-    Segv,
-    /// The bytes cannot be had.
-    Bus,
-}
-
-impl From<OutOfMemory> for FaultResult {
-    fn from(OutOfMemory: OutOfMemory) -> Self {
-        Self::Oom
-    }
-}
-
-impl From<Refusal> for FaultResult {
-    fn from(why: Refusal) -> Self {
-        Self::Refused(why)
-    }
-}
-
-/// A guard that a fault may run under: it keeps the VMA as it is and lets entries be filled, or can tell
-/// under the page-table lock whether the VMA is still as it was.
-pub(crate) trait FaultGuard<M: Machine>: CanInstall {
-    /// The mmap lock, if that is what is held; without it a VMA cannot be given its first anon_vma.
-    fn mmap(&self) -> Option<MmapHeld<'_, M>>;
-
-    /// Whether page tables may be added.
-    fn adds_tables(&self) -> Result<(), Refusal> {
-        Ok(())
-    }
-
-    /// Whether the fault may sleep; if not, it is refused for `why`.
-    fn sleeps(&self, _why: Refusal) -> Result<(), Refusal> {
-        Ok(())
-    }
-
-    /// Whether what was read of the VMA still holds; asked under the page-table lock, before anything is changed.
-    fn still_holds(&self) -> Result<(), Refusal> {
-        Ok(())
-    }
-}
-
-impl<M: Machine> FaultGuard<M> for MmapReadGuard<'_, M> {
-    fn mmap(&self) -> Option<MmapHeld<'_, M>> {
-        Some(MmapHeld::Read(self))
-    }
-}
-
-impl<M: Machine> FaultGuard<M> for MmapWriteGuard<'_, M> {
-    fn mmap(&self) -> Option<MmapHeld<'_, M>> {
-        Some(MmapHeld::Write(self))
-    }
-}
-
-impl<M: Machine> FaultGuard<M> for VmaReadGuard<'_, M> {
-    fn mmap(&self) -> Option<MmapHeld<'_, M>> {
-        None
-    }
-}
-
-/// One fault that is being resolved, with what it needs to know of its VMA, read once.
-pub(crate) struct VmFault<'a, M: Machine, G> {
-    pub(crate) vm: &'a Vm<M>,
-    pub(crate) slot: &'a MmSlot<M>,
-    /// What keeps the VMA, or tells whether it is still the same.
-    pub(crate) guard: &'a G,
-    id: VmaId,
-    /// The page's address.
-    pub(crate) va: Va,
-    pub(crate) access: FaultAccess,
-    flags: VmFlags,
-    /// The page's linear index.
-    index: u64,
-    anon_vma: Option<AnonVmaId>,
-}
-
-impl<'a, M: Machine, G: FaultGuard<M>> VmFault<'a, M, G> {
-    #[inline]
-    pub(crate) fn new(
-        vm: &'a Vm<M>,
-        slot: &'a MmSlot<M>,
-        guard: &'a G,
-        id: VmaId,
-        va: Va,
-        access: FaultAccess,
-    ) -> Self {
-        let (vma, va) = (vm.vma(id), va.page_down());
-        let (flags, index, anon_vma) = (vma.flags(), vma.index_of(va), vma.anon_vma());
-        Self { vm, slot, guard, id, va, access, flags, index, anon_vma }
-    }
-
-    /// The anon_vma that a new page will belong to.
-    fn anon_vma(&self) -> Result<AnonVmaId, FaultResult> {
-        if let Some(anon_vma) = self.anon_vma {
-            return Ok(anon_vma);
-        }
-        let mmap = self.guard.mmap().ok_or(Refusal::NoAnonVma)?;
-        anon_vma_prepare(self.vm, mmap, self.id).map_err(|OutOfMemory| FaultResult::Oom)
-    }
-
-    /// A page for the fault's bytes, before any spin lock is taken.
-    fn alloc(&self) -> Result<NewFolio<'a, M>, FaultResult> {
-        match self.guard.sleeps(Refusal::WouldSleep) {
-            Ok(()) => Ok(self.vm.alloc_page()?),
-            Err(refusal) => self.vm.try_alloc_page().map_err(|OutOfMemory| refusal.into()),
-        }
-    }
-
-    /// The last-level table, made if need be.
-    fn table(&self) -> Result<PteTable<'a, M, G>, FaultResult> {
-        if let Some(table) = self.slot.space.walk(&self.vm.frames, self.guard, self.va) {
-            return Ok(table);
-        }
-        self.guard.adds_tables()?;
-        Ok(self.slot.space.walk_alloc(&self.vm.frames, self.guard, self.va)?)
-    }
-
-    /// The table that a walk found, or else one that is made.
-    #[inline(always)]
-    fn found_or_made(&self, found: Option<PteTable<'a, M, G>>) -> Result<PteTable<'a, M, G>, FaultResult> {
-        match found {
-            Some(table) => Ok(table),
-            None => self.table(),
-        }
-    }
-
-    /// Locks the table, if what was read of the VMA still holds under the lock.
-    #[inline]
-    fn lock(&self, table: PteTable<'a, M, G>) -> Result<PteGuard<'a, M, G>, FaultResult> {
-        let entries = table.lock();
-        self.guard.still_holds()?;
-        Ok(entries)
-    }
-
-    /// Locks the table again if the entry is the same, and what was read of the VMA still holds.
-    fn relock(&self, snapshot: PteSnapshot<'a, M, G>) -> Result<PteGuard<'a, M, G>, FaultResult> {
-        let entries = snapshot.lock_if_same().map_err(|_| FaultResult::Reload)?;
-        self.guard.still_holds()?;
-        Ok(entries)
-    }
-
-    /// The `answer` that ends a program, because of what the entry says: only if the entry says so under its lock, and what was
-    /// read of the VMA still holds there. Races with mremap, which takes the table that was walked to another address (a guard
-    /// that is installed there is none of ours), and with whoever brings the page in while its device fails to read it.
-    #[cold]
-    fn settled(&self, leaf: SoftLeaf, answer: FaultResult) -> FaultResult {
-        let entries = match self.table().and_then(|table| self.lock(table)) {
-            Ok(entries) => entries,
-            Err(other) => return other,
-        };
-        if entries.get(self.va) == Pte::Soft(leaf) { answer } else { FaultResult::Reload }
-    }
-
-    /// What an entry for a page of ours alone says: accessed, and for a write also dirty.
-    fn attrs(&self) -> Attrs {
-        let dirty = self.access == FaultAccess::Write;
-        Attrs { prot: self.flags.protection(), young: true, dirty, uffd_wp: false }
-    }
-}
 
 /// Resolves a fault of a VMA that allows the access.
 ///
@@ -378,7 +175,7 @@ impl<M: Machine> Mm<'_, M> {
 
     fn fault_under_mmap_lock(&self, va: Va, access: FaultAccess) -> FaultOutcome {
         let slot = self.slot();
-        let guard = slot.read();
+        let guard = self.read();
         match slot.tree.find(self.vm.nodes(), va) {
             Some((range, id)) if range.start <= va => self.fault_in_vma(&guard, id, va, access),
             Some((_, id)) if self.vm.vma(id).flags().contains(VmFlags::GROWSDOWN) => {

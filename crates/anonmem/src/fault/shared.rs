@@ -2,9 +2,13 @@
 //!
 //! Linux: mm/memory.c `do_shared_fault`; mm/shmem.c `shmem_fault`.
 
-use super::{FaultGuard, FaultResult, VmFault};
-use crate::ids::ShmId;
-use crate::{error::Error, events::Event, vma::Refusal};
+use crate::{
+    error::Error,
+    events::Event,
+    fault::vm_fault::{FaultGuard, FaultResult, VmFault},
+    ids::ShmId,
+    vma::refusal::Refusal,
+};
 use anonmem_frame::TooManySharers;
 use anonmem_hal::{Machine, Pte};
 

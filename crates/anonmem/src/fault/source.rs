@@ -7,8 +7,11 @@
 //! Linux: mm/memory.c `do_cow_fault`, `do_read_fault`. Differs: no page cache, so that reading gives every
 //! process a page of its own.
 
-use super::{FaultGuard, FaultResult, VmFault};
-use crate::{events::Event, vma::Refusal};
+use crate::{
+    events::Event,
+    fault::vm_fault::{FaultGuard, FaultResult, VmFault},
+    vma::refusal::Refusal,
+};
 use anonmem_hal::{Machine, PAGE_SHIFT, Pte, SourceError, SourceId};
 
 /// Fills the empty entry of a VMA with a source.

@@ -18,12 +18,12 @@
 //!
 //! Linux: the series "Speculative page faults" (v9, 2018), never merged. Differs: the version is that of the per-VMA lock.
 
-use super::FaultGuard;
-use crate::ids::{MmId, VmaId};
 use crate::{
-    mm::{MmSlot, MmapHeld},
+    fault::vm_fault::FaultGuard,
+    ids::{MmId, VmaId},
+    mm::{mmap_lock::MmapHeld, slot::MmSlot},
     vm::Vm,
-    vma::{Refusal, Vma},
+    vma::{refusal::Refusal, vma::Vma},
 };
 use anonmem_hal::{Machine, Va};
 use anonmem_pgtable::{CanInstall, StableVma};

@@ -8,13 +8,13 @@
 //!
 //! Linux: mm/vma.c `expand_downwards`, mm/mmap_lock.c `lock_mm_and_find_vma`.
 
-use super::{FaultAccess, FaultOutcome};
-use crate::ids::VmaId;
 use crate::{
     error::Error,
     events::Event,
-    mm::{Mm, MmapWriteGuard},
-    vma::VmFlags,
+    fault::vm_fault::{FaultAccess, FaultOutcome},
+    ids::VmaId,
+    mm::{Mm, mmap_lock::MmapWriteGuard},
+    vma::flags::VmFlags,
 };
 use anonmem_hal::{Machine, PAGE_SHIFT, Va, VaRange};
 
@@ -22,50 +22,47 @@ impl<M: Machine> Mm<'_, M> {
     /// Resolves a fault that was in the hole below a stack a moment ago.
     pub(super) fn fault_below_stack(&self, va: Va, access: FaultAccess) -> FaultOutcome {
         let slot = self.slot();
-        let guard = slot.write();
+        let guard = self.write();
         let Some((range, id)) = slot.tree.find(self.vm.nodes(), va) else { return FaultOutcome::SegvMaperr };
         if range.start > va {
             if !self.vm.vma(id).flags().contains(VmFlags::GROWSDOWN) {
                 return FaultOutcome::SegvMaperr;
             }
-            if self.expand_downwards(&guard, id, va.page_down()).is_err() {
+            if guard.expand_downwards(id, va.page_down()).is_err() {
                 return FaultOutcome::SegvMaperr;
             }
             self.vm.count(Event::FaultStackGrowth);
         }
         self.fault_in_vma(&guard, id, va, access)
     }
+}
 
+impl<M: Machine> MmapWriteGuard<'_, M> {
     /// Makes the stack VMA `id` start at `start`, a page below its present start.
     ///
     /// # Errors
-    /// [`Error::NotMapped`] if a limit or the guard gap forbids it, [`Error::Limit`] if the commit limit does.
-    pub(crate) fn expand_downwards(
-        &self,
-        guard: &MmapWriteGuard<'_, M>,
-        id: VmaId,
-        start: Va,
-    ) -> Result<(), Error> {
-        let (vm, slot, vma) = (self.vm, guard.slot(), self.vm.vma(id));
+    /// [`Error::NotMapped`] if a limit or the self gap forbids it, [`Error::Limit`] if the commit limit does.
+    pub(crate) fn expand_downwards(&self, id: VmaId, start: Va) -> Result<(), Error> {
+        let (objects, slot, vma) = (self.objects, self.slot(), self.objects.vma(id));
         let old = vma.range();
         let new = VaRange { start, end: old.end };
         let grow = (old.start.0 - start.0) >> PAGE_SHIFT;
-        let gap_ok = match slot.tree.prev(vm.nodes(), old.start) {
+        let gap_ok = match slot.tree.prev(objects.nodes(), old.start) {
             // Two stacks may touch; anything else keeps its distance, unless nobody can use it anyway.
             Some((below, near)) => {
-                let flags = vm.vma(near).flags();
+                let flags = objects.vma(near).flags();
                 let apart = start.0.checked_sub(below.end.0);
                 let needs = if flags.contains(VmFlags::GROWSDOWN) || !flags.intersects(VmFlags::ACCESS) {
                     0
                 } else {
-                    vm.config.stack_guard_gap
+                    objects.config.stack_guard_gap
                 };
                 apart.is_some_and(|apart| apart >= needs)
             }
             None => true,
         };
         let fits = new.len() <= slot.stack_limit.get()
-            && start.0 >= vm.config.mmap_min_addr
+            && start.0 >= objects.config.mmap_min_addr
             && (slot.counts.total.get() + grow) << PAGE_SHIFT <= slot.space_limit.get()
             && grow <= vma.pgoff();
         if !gap_ok || !fits {
@@ -73,10 +70,10 @@ impl<M: Machine> Mm<'_, M> {
         }
         let accounted = vma.flags().contains(VmFlags::ACCOUNT);
         if accounted {
-            vm.commit(grow)?;
+            objects.commit(grow)?;
         }
         let pgoff = vma.pgoff() - grow;
-        self.change_range(guard, id, new, pgoff);
+        self.change_range(id, new, pgoff);
         slot.counts.add_vma(vma.flags(), grow as i64);
         Ok(())
     }

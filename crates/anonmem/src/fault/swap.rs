@@ -13,11 +13,11 @@
 //! Linux: mm/memory.c `do_swap_page`, `should_try_to_free_swap`. Differs: no read-ahead (docs/swap.md has the measurement); the slot is freed as soon as its
 //! last entry is gone.
 
-use super::{FaultAccess, FaultGuard, FaultResult, VmFault};
 use crate::{
     events::Event,
-    swap::{SwapRef, cache::SwapIn},
-    vma::Refusal,
+    fault::vm_fault::{FaultAccess, FaultGuard, FaultResult, VmFault},
+    swap::{cache::SwapIn, slot::SwapRef},
+    vma::refusal::Refusal,
 };
 use anonmem_frame::{FolioGuard, FolioRef, TooManySharers};
 use anonmem_hal::{IoError, Machine, Marker, Protection, Pte, SoftLeaf, SwapEntry};

@@ -267,7 +267,7 @@ fn a_fault_meets_a_writer_of_the_vma_or_of_the_tree() {
             mm.store(16 * P, 1).unwrap();
             let count = |e| w.vm.stats().event(e);
 
-            let guard = mm.slot().write();
+            let guard = mm.write();
             let _ = w.vm.vma(id).start_write(&guard);
             let fault = || mm.store(17 * P, 1).unwrap();
             meanwhile(w, fault, guard, || count(Event::RefusedWriteLocked) > 0);
@@ -277,7 +277,7 @@ fn a_fault_meets_a_writer_of_the_vma_or_of_the_tree() {
 
             // Not the VMA that this CPU found last: that one is not looked for in the tree.
             mm.map_raw(pages(40, 1), RW, Backing::Anonymous);
-            let guard = mm.slot().write();
+            let guard = mm.write();
             let mut nodes = mm.slot().tree.prealloc_none(w.vm.nodes());
             let hold = (nodes.write(), guard);
             let fault = || mm.store(40 * P, 1).unwrap();
@@ -296,10 +296,10 @@ fn a_fault_finds_a_vma_that_has_left_the_tree() {
             let mm = w.vm.new_mm().unwrap();
             let id = mm.map_raw(pages(16, 4), RW, Backing::Anonymous);
             mm.store(16 * P, 1).unwrap();
-            w.vm.vma(id).detach(&mm.slot().write());
+            w.vm.vma(id).detach(&mm.write());
             mm.store(17 * P, 1).unwrap();
             assert!(w.vm.stats().event(Event::RefusedRecycled) > 0);
-            w.vm.vma(id).attach(&mm.slot().write());
+            w.vm.vma(id).attach(&mm.write());
         });
     }
 }
@@ -310,7 +310,7 @@ fn a_speculative_fault_does_not_commit_to_a_vma_that_was_changed() {
         let mm = w.vm.new_mm().unwrap();
         let id = mm.map_raw(pages(16, 4), RW, Backing::Anonymous);
         mm.store(16 * P, 1).unwrap();
-        let guard = mm.slot().read();
+        let guard = mm.read();
         let table = mm.slot().space.walk(&w.vm.frames, &guard, Va(17 * P)).unwrap();
         let entries = table.lock();
         let before = w.vm.stats().user;

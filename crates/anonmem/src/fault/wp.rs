@@ -8,8 +8,10 @@
 //!
 //! Linux: mm/memory.c `do_wp_page`, `wp_page_copy`, `wp_page_reuse`. Differs: no file mappings, no soft-dirty.
 
-use super::{FaultGuard, FaultResult, VmFault};
-use crate::events::Event;
+use crate::{
+    events::Event,
+    fault::vm_fault::{FaultGuard, FaultResult, VmFault},
+};
 use anonmem_frame::{FolioRef, SharedRef};
 use anonmem_hal::{FlushRange, Machine, Pte, VaRange};
 use anonmem_pgtable::{Cleared, Dirty, Mapped, PteGuard};

@@ -7,12 +7,15 @@
 //! Linux: mm/madvise.c `madvise_guard_install`, `madvise_guard_remove`. Differs: pages that are in the way are
 //! unmapped in the same step, so nothing has to be tried again.
 
-use crate::ids::VmaId;
 use crate::{
     error::Error,
-    mm::{Mm, MmSlot, MmapHeld, MmapReadGuard},
+    ids::VmaId,
+    mm::{
+        mmap_lock::{MmapHeld, MmapReadGuard},
+        slot::MmSlot,
+    },
+    objects::Objects,
     rmap::anon_vma::anon_vma_prepare,
-    vm::Vm,
     zap::{Zapped, zap_entry},
 };
 use anonmem_hal::{Machine, Marker, Pte, SoftLeaf, Va, VaRange};
@@ -20,22 +23,17 @@ use anonmem_pgtable::{Cleared, MmuGather, PteTable, Teardown};
 
 const GUARD: Pte = Pte::Soft(SoftLeaf::Marker(Marker::Guard));
 
-impl<M: Machine> Mm<'_, M> {
+impl<M: Machine> MmapReadGuard<'_, M> {
     /// Makes every access to `part` of VMA `id` trap, and drops its pages.
-    pub(super) fn guard_install(
-        &self,
-        guard: &MmapReadGuard<'_, M>,
-        id: VmaId,
-        part: VaRange,
-    ) -> Result<(), Error> {
-        let (vm, slot) = (self.vm, guard.slot());
-        anon_vma_prepare(vm, MmapHeld::Read(guard), id)?;
+    pub(super) fn guard_install(&self, id: VmaId, part: VaRange) -> Result<(), Error> {
+        let (objects, slot) = (self.objects, self.slot());
+        anon_vma_prepare(objects, MmapHeld::Read(self), id)?;
         slot.note_peak();
-        let mut gather = vm.gather(&slot.space, Teardown::Range);
+        let mut gather = objects.gather(&slot.space, Teardown::Range);
         let (mut rest, mut result) = (part, Ok(()));
         while !rest.is_empty() {
-            match slot.space.walk_alloc(&vm.frames, guard, rest.start) {
-                Ok(table) => rest.start = install_in_table(self.vm, slot, table, &mut gather, rest),
+            match slot.space.walk_alloc(&objects.frames, self, rest.start) {
+                Ok(table) => rest.start = install_in_table(self.objects, slot, table, &mut gather, rest),
                 Err(e) => {
                     result = Err(e.into());
                     break;
@@ -50,8 +48,8 @@ impl<M: Machine> Mm<'_, M> {
     }
 
     /// Takes the markers out of `part`: the next access faults.
-    pub(super) fn guard_remove(&self, guard: &MmapReadGuard<'_, M>, part: VaRange) {
-        for (table, part) in guard.slot().space.tables(&self.vm.frames, guard, part) {
+    pub(super) fn guard_remove(&self, part: VaRange) {
+        for (table, part) in self.slot().space.tables(&self.objects.frames, self, part) {
             let mut entries = table.lock();
             if entries.is_empty() {
                 continue;
@@ -69,7 +67,7 @@ impl<M: Machine> Mm<'_, M> {
 /// Installs markers in the first part of `range`, until its table ends or the gather is full; returns where it
 /// stopped.
 fn install_in_table<'v, M: Machine>(
-    vm: &'v Vm<M>,
+    objects: &'v Objects<M>,
     slot: &MmSlot<M>,
     table: PteTable<'v, M, MmapReadGuard<'v, M>>,
     gather: &mut MmuGather<'v, M>,
@@ -81,7 +79,7 @@ fn install_in_table<'v, M: Machine>(
     let mut va = range.start;
     while va < end && !gather.is_full() {
         if entries.get(va) != GUARD {
-            zap_entry(vm, &mut entries, va, gather, &mut zapped);
+            zap_entry(objects, &mut entries, va, gather, &mut zapped);
             entries.install_marker(va, Marker::Guard);
         }
         va = va.next_page();

@@ -1,13 +1,16 @@
 //! Advice that changes pages: dropping them, freeing them lazily, punching holes into objects, cooling them down.
 
 use super::PageAdvice;
-use crate::ids::VmaId;
 use crate::{
     error::Error,
-    fault::{FaultAccess, FaultResult, VmFault, handle_mm_fault},
-    mm::{Mm, MmapReadGuard},
+    fault::{
+        handle_mm_fault,
+        vm_fault::{FaultAccess, FaultResult, VmFault},
+    },
+    ids::VmaId,
+    mm::{Mm, mmap_lock::MmapReadGuard},
     reclaim::shrink::{Age, PageoutBatch},
-    vma::{Backing, VmFlags},
+    vma::{flags::VmFlags, vma::Backing},
     zap::{Zapped, discard_range, zap_entry},
 };
 use anonmem_hal::{Machine, Pte, SoftLeaf, VaRange};
@@ -18,31 +21,33 @@ const MAX_IDLE: u32 = 3;
 
 impl<M: Machine> Mm<'_, M> {
     pub(super) fn madvise_pages(&self, range: VaRange, advice: PageAdvice) -> Result<(), Error> {
-        let guard = self.slot().read();
+        let guard = self.read();
         self.for_each_part(guard.slot(), range, |id, part| {
             if self.vm.vma(id).flags().contains(VmFlags::LOCKED) && !advice.is_for_locked() {
                 return Err(Error::Invalid("the pages of a locked mapping stay as they are"));
             }
             match advice {
-                PageAdvice::DontNeed | PageAdvice::DontNeedLocked => self.dont_need(&guard, part),
-                PageAdvice::Free => self.madvise_free(&guard, id, part)?,
-                PageAdvice::Remove => self.madvise_remove(&guard, id, part)?,
+                PageAdvice::DontNeed | PageAdvice::DontNeedLocked => guard.dont_need(part),
+                PageAdvice::Free => guard.madvise_free(id, part)?,
+                PageAdvice::Remove => guard.madvise_remove(id, part)?,
                 PageAdvice::WillNeed => self.madvise_willneed(&guard, id, part),
-                PageAdvice::Cold => self.madvise_cold(&guard, part),
+                PageAdvice::Cold => guard.madvise_cold(part),
                 PageAdvice::PageOut => self.madvise_pageout(&guard, part),
-                PageAdvice::GuardInstall => self.guard_install(&guard, id, part)?,
-                PageAdvice::GuardRemove => self.guard_remove(&guard, part),
+                PageAdvice::GuardInstall => guard.guard_install(id, part)?,
+                PageAdvice::GuardRemove => guard.guard_remove(part),
             }
             Ok(())
         })
     }
+}
 
+impl<M: Machine> MmapReadGuard<'_, M> {
     /// Drops the pages; markers stay.
     #[doc(alias = "madvise_dontneed_single_vma")]
-    fn dont_need(&self, guard: &MmapReadGuard<'_, M>, part: VaRange) {
-        let slot = guard.slot();
-        let mut gather = self.vm.gather(&slot.space, Teardown::Range);
-        discard_range(self.vm, slot, guard, &mut gather, part);
+    fn dont_need(&self, part: VaRange) {
+        let slot = self.slot();
+        let mut gather = self.objects.gather(&slot.space, Teardown::Range);
+        discard_range(self.objects, slot, self, &mut gather, part);
         gather.finish();
     }
 
@@ -50,12 +55,12 @@ impl<M: Machine> Mm<'_, M> {
     /// which takes the mark's effect back. Reclaim drops a page only if it is marked *and* clean. What is in swap is
     /// dropped at once.
     #[doc(alias = "madvise_free_pte_range")]
-    fn madvise_free(&self, guard: &MmapReadGuard<'_, M>, id: VmaId, part: VaRange) -> Result<(), Error> {
-        if self.vm.vma(id).backing() != Backing::Anonymous {
+    fn madvise_free(&self, id: VmaId, part: VaRange) -> Result<(), Error> {
+        if self.objects.vma(id).backing() != Backing::Anonymous {
             return Err(Error::Invalid("only private anonymous memory can be freed lazily"));
         }
         // Without the flush a store through a cached dirty translation would not set the bit again.
-        self.change_entries(guard, part, |mapped| {
+        self.change_entries(part, |mapped| {
             let folio = match mapped {
                 Mapped::Exclusive(page, _) => page.folio(),
                 Mapped::Shared(page, _) => page.folio(),
@@ -66,17 +71,20 @@ impl<M: Machine> Mm<'_, M> {
             if folio.counts().total() != 1 {
                 return Change::None;
             }
-            self.vm.mark_lazyfree(folio);
+            self.objects.mark_lazyfree(folio);
             Change::CleanAndOld
         });
         Ok(())
     }
+}
 
+impl<M: Machine> Mm<'_, M> {
     /// Brings pages back from swap. A page that cannot be had stays where it is: this is advice.
     ///
     /// Linux's only fills the swap cache. Here the pages are mapped: one that is only cached would be nobody's to reclaim.
     #[doc(alias = "swapin_walk_pmd_entry")]
     fn madvise_willneed(&self, guard: &MmapReadGuard<'_, M>, id: VmaId, part: VaRange) {
+        debug_assert_eq!(guard.id(), self.id, "the lock of another address space");
         let slot = guard.slot();
         for (table, part) in slot.space.tables(&self.vm.frames, guard, part) {
             for va in part.iter_pages() {
@@ -90,11 +98,13 @@ impl<M: Machine> Mm<'_, M> {
             }
         }
     }
+}
 
+impl<M: Machine> MmapReadGuard<'_, M> {
     /// Clears accessed bits and makes the pages count as unused for long, so that reclaim comes here first.
     #[doc(alias = "madvise_cold_or_pageout_pte_range")]
-    fn madvise_cold(&self, guard: &MmapReadGuard<'_, M>, part: VaRange) {
-        self.change_entries(guard, part, |mapped| {
+    fn madvise_cold(&self, part: VaRange) {
+        self.change_entries(part, |mapped| {
             match mapped {
                 Mapped::Exclusive(page, _) => page.folio().set_idle(MAX_IDLE),
                 Mapped::Shared(page, _) if page.folio().counts().maps() == 1 => {
@@ -106,10 +116,13 @@ impl<M: Machine> Mm<'_, M> {
             Change::Old
         });
     }
+}
 
+impl<M: Machine> Mm<'_, M> {
     /// Makes pages leave that nobody else maps, as far as there is a place for them to go.
     #[doc(alias = "madvise_cold_or_pageout_pte_range")]
     fn madvise_pageout(&self, guard: &MmapReadGuard<'_, M>, part: VaRange) {
+        debug_assert_eq!(guard.id(), self.id, "the lock of another address space");
         let mut batch = PageoutBatch::new(self.vm);
         for (table, part) in guard.slot().space.tables(&self.vm.frames, guard, part) {
             for va in part.iter_pages().filter(|&va| matches!(table.peek(va), Pte::Present(_))) {
@@ -132,17 +145,14 @@ impl<M: Machine> Mm<'_, M> {
         }
         batch.finish();
     }
+}
 
+impl<M: Machine> MmapReadGuard<'_, M> {
     /// Changes entries as `f` says, and flushes what was changed.
-    fn change_entries(
-        &self,
-        guard: &MmapReadGuard<'_, M>,
-        part: VaRange,
-        f: impl Fn(Mapped<'_, '_, M>) -> Change,
-    ) {
-        let (slot, mut zapped) = (guard.slot(), Zapped::default());
-        let mut gather: MmuGather<'_, M> = self.vm.gather(&slot.space, Teardown::Range);
-        for (table, part) in slot.space.tables(&self.vm.frames, guard, part) {
+    fn change_entries(&self, part: VaRange, f: impl Fn(Mapped<'_, '_, M>) -> Change) {
+        let (slot, mut zapped) = (self.slot(), Zapped::default());
+        let mut gather: MmuGather<'_, M> = self.objects.gather(&slot.space, Teardown::Range);
+        for (table, part) in slot.space.tables(&self.objects.frames, self, part) {
             let mut entries = table.lock();
             if entries.is_empty() {
                 continue;
@@ -151,7 +161,7 @@ impl<M: Machine> Mm<'_, M> {
                 match f(entries.mapped(va)) {
                     Change::None => continue,
                     Change::Drop => {
-                        zap_entry(self.vm, &mut entries, va, &mut gather, &mut zapped);
+                        zap_entry(self.objects, &mut entries, va, &mut gather, &mut zapped);
                         continue;
                     }
                     Change::Old => {}
@@ -168,15 +178,15 @@ impl<M: Machine> Mm<'_, M> {
     }
 
     /// Drops pages of the shared object, here and in the object.
-    fn madvise_remove(&self, guard: &MmapReadGuard<'_, M>, id: VmaId, part: VaRange) -> Result<(), Error> {
-        let vma = self.vm.vma(id);
+    fn madvise_remove(&self, id: VmaId, part: VaRange) -> Result<(), Error> {
+        let vma = self.objects.vma(id);
         match vma.backing() {
             Backing::Anonymous => Err(Error::Invalid("there is no object behind private memory")),
             Backing::Source(_) => Err(Error::AccessDenied),
             Backing::Shared(_) if !vma.flags().contains(VmFlags::MAYWRITE) => Err(Error::AccessDenied),
             Backing::Shared(object) => {
-                self.dont_need(guard, part);
-                self.vm.shm_punch(object, vma.index_of(part.start), part.pages().0);
+                self.dont_need(part);
+                self.objects.shm_punch(object, vma.index_of(part.start), part.pages().0);
                 Ok(())
             }
         }

@@ -22,12 +22,17 @@
 //! Linux: mm/mremap.c `move_vma`, `copy_vma_and_data`; mm/vma.c `copy_vma`.
 
 use super::RemapFlags;
-use crate::ids::{VmaId, VmaTag};
 use crate::{
     error::Error,
-    mm::{Mm, MmapWriteGuard},
+    ids::{VmaId, VmaTag},
+    mm::mmap_lock::MmapWriteGuard,
     munmap::Tables,
-    vma::{Backing, VmFlags, Vma, lock::VmaWrite, tree::Prealloc},
+    vma::{
+        flags::VmFlags,
+        lock::VmaWrite,
+        tree::Prealloc,
+        vma::{Backing, Vma},
+    },
 };
 use anonmem_hal::{Machine, Va, VaRange};
 
@@ -61,7 +66,7 @@ struct Prepared<'a, M: Machine> {
     charged: u64,
 }
 
-impl<M: Machine> Mm<'_, M> {
+impl<M: Machine> MmapWriteGuard<'_, M> {
     /// Moves the mapping of `old`, as much of it as fits, to `to`, whose length it gets. What moves lies in one VMA.
     ///
     /// # Locks
@@ -69,13 +74,7 @@ impl<M: Machine> Mm<'_, M> {
     ///
     /// # Errors
     /// [`Error::OutOfMemory`], also if there would be too many mappings; nothing has changed.
-    pub(super) fn move_vma(
-        &self,
-        guard: &MmapWriteGuard<'_, M>,
-        old: VaRange,
-        to: VaRange,
-        flags: RemapFlags,
-    ) -> Result<(), Error> {
+    pub(super) fn move_vma(&self, old: VaRange, to: VaRange, flags: RemapFlags) -> Result<(), Error> {
         let middle = Va(old.start.0 + old.len().min(to.len()));
         let work = Move {
             from: VaRange { start: old.start, end: middle },
@@ -84,117 +83,113 @@ impl<M: Machine> Mm<'_, M> {
             left: if flags.contains(RemapFlags::DONTUNMAP) { Left::Mapping } else { Left::Hole },
         };
         // Linux keeps this distance, for splits at either end and the VMA that is new.
-        if guard.slot().tree.len() + 3 >= u64::from(self.vm.config.max_map_count) {
+        if self.slot().tree.len() + 3 >= u64::from(self.objects.config.max_map_count) {
             return Err(Error::MAX_MAP_COUNT);
         }
-        self.cut(guard, &work)?;
-        let prepared = self.prepare(guard, &work).inspect_err(|_| self.uncut(guard, &work))?;
-        self.commit_move(guard, &work, prepared);
+        self.cut(&work)?;
+        let prepared = self.prepare(&work).inspect_err(|_| self.uncut(&work))?;
+        self.commit_move(&work, prepared);
         Ok(())
     }
 
     /// Makes VMAs begin and end where the ranges of the move do.
-    fn cut(&self, guard: &MmapWriteGuard<'_, M>, work: &Move) -> Result<(), Error> {
+    fn cut(&self, work: &Move) -> Result<(), Error> {
         let cut = || {
-            self.cut_edges(guard, work.from)?;
+            self.cut_edges(work.from)?;
             if !work.tail.is_empty() {
-                self.cut_edges(guard, work.tail)?;
+                self.cut_edges(work.tail)?;
             }
-            self.cut_edges(guard, work.to)
+            self.cut_edges(work.to)
         };
-        cut().inspect_err(|_| self.uncut(guard, work))
+        cut().inspect_err(|_| self.uncut(work))
     }
 
-    fn uncut(&self, guard: &MmapWriteGuard<'_, M>, work: &Move) {
+    fn uncut(&self, work: &Move) {
         for at in [work.to.start, work.to.end, work.from.start, work.tail.start, work.tail.end] {
-            self.rejoin(guard, at);
+            self.rejoin(at);
         }
     }
 
     /// The VMA that contains `start`.
-    fn vma_from(&self, guard: &MmapWriteGuard<'_, M>, start: Va) -> VmaId {
-        let found = guard.slot().tree.find_containing(self.vm.nodes(), start);
+    fn vma_from(&self, start: Va) -> VmaId {
+        let found = self.slot().tree.find_containing(self.objects.nodes(), start);
         found.expect("the mapping that moves is there").1
     }
 
-    fn prepare<'a>(
-        &'a self,
-        guard: &'a MmapWriteGuard<'a, M>,
-        work: &Move,
-    ) -> Result<Prepared<'a, M>, Error> {
-        let (vm, slot) = (self.vm, guard.slot());
-        let vma = vm.vma(self.vma_from(guard, work.from.start));
+    fn prepare<'a>(&'a self, work: &Move) -> Result<Prepared<'a, M>, Error> {
+        let (objects, slot) = (self.objects, self.slot());
+        let vma = objects.vma(self.vma_from(work.from.start));
         // From here on no fault fills an entry that moves, or adds a table for one.
-        let write = vma.start_write(guard);
-        let charged = promise(work, vma.flags()).saturating_sub(self.covered(guard, work.to).accounted);
-        vm.commit(charged)?;
+        let write = vma.start_write(self);
+        let charged = promise(work, vma.flags()).saturating_sub(self.covered(work.to).accounted);
+        objects.commit(charged)?;
         let prepare = || {
             let insertions = if work.left == Left::Mapping { 2 } else { 1 };
-            let nodes = slot.tree.prealloc(vm.nodes(), insertions)?;
-            self.alloc_new_tables(guard, &write, work.from, work.to.start)?;
+            let nodes = slot.tree.prealloc(objects.nodes(), insertions)?;
+            self.alloc_new_tables(&write, work.from, work.to.start)?;
             let fresh = match work.left {
                 Left::Hole => None,
-                Left::Mapping => Some(vm.vmas.alloc(&vm.frames)?),
+                Left::Mapping => Some(objects.vmas.alloc(&objects.frames)?),
             };
             Ok((nodes, fresh))
         };
         let prepared: Result<_, Error> = prepare().inspect_err(|_| {
-            self.free_unused_tables(guard, work.to);
-            vm.uncommit(charged);
+            self.free_unused_tables(work.to);
+            objects.uncommit(charged);
         });
         let (nodes, fresh) = prepared?;
         Ok(Prepared { write, nodes, fresh, charged })
     }
 
     /// Does what was prepared. Nothing can fail.
-    fn commit_move(&self, guard: &MmapWriteGuard<'_, M>, work: &Move, prepared: Prepared<'_, M>) {
-        let (vm, slot) = (self.vm, guard.slot());
+    fn commit_move(&self, work: &Move, prepared: Prepared<'_, M>) {
+        let (objects, slot) = (self.objects, self.slot());
         let (fresh, charged) = (prepared.fresh, prepared.charged);
-        let replaced = self.unmap_cut_and(guard, work.to, Tables::Keep);
-        let id = self.vma_from(guard, work.from.start);
-        let flags = vm.vma(id).flags();
+        let replaced = self.unmap_cut_and(work.to, Tables::Keep);
+        let id = self.vma_from(work.from.start);
+        let flags = objects.vma(id).flags();
         if let Some(fresh) = fresh {
-            self.leave_behind(guard, id, fresh);
+            self.leave_behind(id, fresh);
         }
-        self.relocate(guard, id, work, prepared);
+        self.relocate(id, work, prepared);
         let grown = work.to.pages().0 as i64 - work.from.pages().0 as i64;
         slot.counts.add_vma(flags, grown);
         if let Some(fresh) = fresh {
-            slot.counts.add_vma(vm.vma(fresh).flags(), work.from.pages().0 as i64);
+            slot.counts.add_vma(objects.vma(fresh).flags(), work.from.pages().0 as i64);
         }
         let mut freed = charged + replaced.accounted - promise(work, flags);
         if !work.tail.is_empty() {
-            freed += self.unmap_cut(guard, work.tail).accounted;
+            freed += self.unmap_cut(work.tail).accounted;
         }
-        vm.uncommit(freed);
-        self.free_unused_tables(guard, work.from);
-        self.rejoin(guard, work.to.start);
+        objects.uncommit(freed);
+        self.free_unused_tables(work.from);
+        self.rejoin(work.to.start);
         if fresh.is_some() {
-            self.rejoin(guard, work.from.start);
+            self.rejoin(work.from.start);
         }
     }
 
     /// Makes `fresh` a VMA like `id`, without pages and unlocked.
-    fn leave_behind(&self, guard: &MmapWriteGuard<'_, M>, id: VmaId, fresh: VmaId) {
-        let (vm, vma) = (self.vm, self.vm.vma(id));
+    fn leave_behind(&self, id: VmaId, fresh: VmaId) {
+        let (objects, vma) = (self.objects, self.objects.vma(id));
         let flags = vma.flags() - (VmFlags::LOCKED | VmFlags::LOCKONFAULT);
-        vm.backing_get(vma.backing());
-        vm.vma(fresh).init(self.id, vma.range(), vma.pgoff(), flags, vma.backing());
-        vm.vma(fresh).attach(guard);
+        objects.backing_get(vma.backing());
+        objects.vma(fresh).init(self.id(), vma.range(), vma.pgoff(), flags, vma.backing());
+        objects.vma(fresh).attach(self);
     }
 
     /// Gives VMA `id` its new range, and its pages their new addresses.
     #[doc(alias("copy_vma", "move_page_tables"))]
-    fn relocate(&self, guard: &MmapWriteGuard<'_, M>, id: VmaId, work: &Move, prepared: Prepared<'_, M>) {
+    fn relocate(&self, id: VmaId, work: &Move, prepared: Prepared<'_, M>) {
         let Prepared { write, mut nodes, fresh, charged: _ } = prepared;
-        let (vm, vma) = (self.vm, self.vm.vma(id));
-        let gap = vm.guard_below(vma.flags());
+        let (objects, vma) = (self.objects, self.objects.vma(id));
+        let gap = objects.guard_below(vma.flags());
         let pgoff = new_pgoff(vma, work.to.start);
-        let lock = vma.anon_vma().map(|anon_vma| vm.anon_vma_lock_write(anon_vma));
+        let lock = vma.anon_vma().map(|anon_vma| objects.anon_vma_lock_write(anon_vma));
         if let Some(lock) = &lock {
             lock.rekey_begin(id);
         }
-        self.move_page_tables(guard, &write, work.from, work.to.start);
+        self.move_page_tables(&write, work.from, work.to.start);
         {
             let mut writer = nodes.write();
             writer.erase(work.from);

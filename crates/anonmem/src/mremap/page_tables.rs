@@ -8,18 +8,13 @@
 //!
 //! Linux: mm/mremap.c `move_page_tables`, `move_ptes`, `move_normal_pmd`.
 
-use crate::{
-    error::Error,
-    events::Event,
-    mm::{Mm, MmapWriteGuard},
-    vma::lock::VmaWrite,
-};
+use crate::{error::Error, events::Event, mm::mmap_lock::MmapWriteGuard, vma::lock::VmaWrite};
 use anonmem_hal::{FlushRange, Machine, PAGE_SIZE, Va, VaRange};
 use anonmem_pgtable::PteTable;
 
 type Table<'a, M> = PteTable<'a, M, MmapWriteGuard<'a, M>>;
 
-impl<M: Machine> Mm<'_, M> {
+impl<M: Machine> MmapWriteGuard<'_, M> {
     /// Makes the tables that moving the entries of `from` to `to` needs.
     ///
     /// # Errors
@@ -27,24 +22,23 @@ impl<M: Machine> Mm<'_, M> {
     #[doc(alias = "alloc_new_pmd")]
     pub(super) fn alloc_new_tables<'a>(
         &'a self,
-        guard: &'a MmapWriteGuard<'a, M>,
         _write: &VmaWrite<'_, M>,
         from: VaRange,
         to: Va,
     ) -> Result<(), Error> {
-        let (frames, space) = (&self.vm.frames, &guard.slot().space);
-        for (table, part) in space.tables(frames, guard, from) {
+        let (frames, space) = (&self.objects.frames, &self.slot().space);
+        for (table, part) in space.tables(frames, self, from) {
             // Speculative faults that had checked the VMA before it was write-locked are done when the lock is ours.
             if table.lock().is_empty() {
                 continue;
             }
             let target = image(from, to, part.start);
             if is_whole(table, part, target) {
-                space.prepare_move_table(frames, guard, target)?;
+                space.prepare_move_table(frames, self, target)?;
             } else {
                 // The image of a part of one table is in two at most.
-                space.walk_alloc(frames, guard, target)?;
-                space.walk_alloc(frames, guard, Va(target.0 + part.len() - PAGE_SIZE as u64))?;
+                space.walk_alloc(frames, self, target)?;
+                space.walk_alloc(frames, self, Va(target.0 + part.len() - PAGE_SIZE as u64))?;
             }
         }
         Ok(())
@@ -52,65 +46,46 @@ impl<M: Machine> Mm<'_, M> {
 
     /// Moves all entries of `from` to the addresses from `to` on. The tables are there
     /// ([`alloc_new_tables`](Self::alloc_new_tables)).
-    pub(super) fn move_page_tables<'a>(
-        &'a self,
-        guard: &'a MmapWriteGuard<'a, M>,
-        _write: &VmaWrite<'_, M>,
-        from: VaRange,
-        to: Va,
-    ) {
-        let (frames, space) = (&self.vm.frames, &guard.slot().space);
-        for (table, part) in space.tables(frames, guard, from) {
+    pub(super) fn move_page_tables<'a>(&'a self, _write: &VmaWrite<'_, M>, from: VaRange, to: Va) {
+        let (frames, space) = (&self.objects.frames, &self.slot().space);
+        for (table, part) in space.tables(frames, self, from) {
             if table.lock().is_empty() {
                 continue;
             }
             let target = image(from, to, part.start);
             let whole = is_whole(table, part, target);
             if whole && space.move_table(frames, part.start, target).expect("the tables above are there") {
-                self.vm.count(Event::TlbFlush);
+                self.objects.count(Event::TlbFlush);
                 continue;
             }
-            self.move_ptes(guard, table, part, target);
+            self.move_ptes(table, part, target);
         }
     }
 
     /// Moves the entries of `part`, which is in one table.
-    fn move_ptes<'a>(
-        &'a self,
-        guard: &'a MmapWriteGuard<'a, M>,
-        table: Table<'a, M>,
-        part: VaRange,
-        target: Va,
-    ) {
-        let space = &guard.slot().space;
+    fn move_ptes<'a>(&'a self, table: Table<'a, M>, part: VaRange, target: Va) {
+        let space = &self.slot().space;
         let mut rest = part;
         while !rest.is_empty() {
             let to = image(part, target, rest.start);
-            let dest = space.walk(&self.vm.frames, guard, to).expect("the table was made");
+            let dest = space.walk(&self.objects.frames, self, to).expect("the table was made");
             let room = dest.range().end.0 - to.0;
             let piece = VaRange { start: rest.start, end: Va(rest.start.0 + room.min(rest.len())) };
-            self.move_piece(guard, table, dest, piece, to);
+            self.move_piece(table, dest, piece, to);
             rest.start = piece.end;
         }
     }
 
     /// Moves the entries of `piece`, which go from one table to one table.
-    fn move_piece<'a>(
-        &'a self,
-        guard: &'a MmapWriteGuard<'a, M>,
-        table: Table<'a, M>,
-        dest: Table<'a, M>,
-        piece: VaRange,
-        to: Va,
-    ) {
+    fn move_piece<'a>(&'a self, table: Table<'a, M>, dest: Table<'a, M>, piece: VaRange, to: Va) {
         let (mut source, mut dest) = table.lock_two(dest);
-        let space = &guard.slot().space;
+        let space = &self.slot().space;
         let moved = source.move_range(piece, dest.as_mut(), to);
         // What reclaim has taken, it may not have flushed yet.
         let flush = if space.is_flush_deferred() { piece } else { moved };
         if !flush.is_empty() {
-            space.flush(&self.vm.frames, FlushRange::Range(flush));
-            self.vm.count(Event::TlbFlush);
+            space.flush(&self.objects.frames, FlushRange::Range(flush));
+            self.objects.count(Event::TlbFlush);
         }
     }
 }

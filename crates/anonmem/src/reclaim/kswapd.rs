@@ -4,27 +4,16 @@
 //!
 //! Linux: mm/vmscan.c `kswapd`, `wakeup_kswapd`.
 
-use super::SWAP_CLUSTER_MAX;
-use crate::{events::Event, vm::Vm};
+use crate::{
+    events::Event,
+    reclaim::{
+        SWAP_CLUSTER_MAX,
+        state::{END, SLEEP, WORK},
+    },
+    vm::Vm,
+};
 use anonmem_hal::Machine;
-use anonmem_sync::{Atomic, Ordering, WaitQueue};
-
-/// The background task's mailbox.
-pub(crate) struct Kswapd<M> {
-    /// 0: sleep, 1: work, 2: end.
-    state: Atomic<u32, M>,
-    queue: WaitQueue<M>,
-}
-
-const SLEEP: u32 = 0;
-const WORK: u32 = 1;
-const END: u32 = 2;
-
-impl<M: Machine> Kswapd<M> {
-    pub(crate) const fn new() -> Self {
-        Self { state: Atomic::new(SLEEP), queue: WaitQueue::new() }
-    }
-}
+use anonmem_sync::Ordering;
 
 impl<M: Machine> Vm<M> {
     /// Reclaims in the background until [`kswapd_stop`](Self::kswapd_stop). The task that calls this is its own.

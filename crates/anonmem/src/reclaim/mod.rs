@@ -10,15 +10,12 @@
 //!
 //! Linux: mm/vmscan.c `shrink_folio_list`, `kswapd`, `try_to_free_pages`. Differs: a clock instead of lists.
 
-pub(crate) mod kswapd;
+mod alloc;
+mod kswapd;
 pub(crate) mod shrink;
+pub(crate) mod state;
 mod wait;
-mod workingset;
-
-pub(crate) use kswapd::Kswapd;
-pub(crate) use shrink::ClockHand;
-pub(crate) use wait::Reclaimers;
-pub(crate) use workingset::Workingset;
+pub(crate) mod workingset;
 
 /// Pages that leave together, and that one round of reclaim frees before it looks around.
 pub(crate) const SWAP_CLUSTER_MAX: usize = 32;

@@ -5,37 +5,26 @@
 //!
 //! Linux: mm/vmscan.c `shrink_folio_list`, `pageout`, `folio_check_references`; mm/page_io.c `swap_writeout`.
 
-use super::SWAP_CLUSTER_MAX;
 use crate::{
     events::Event,
+    reclaim::SWAP_CLUSTER_MAX,
     rmap::{
         unmap::{UnmapTo, Unmapped, try_to_unmap},
         walk::folio_referenced,
     },
-    swap::SwapRef,
+    swap::slot::SwapRef,
     vm::Vm,
 };
 use anonmem_frame::{Folio, FolioGuard, FolioRef, Kind, Mapping, Stored};
 use anonmem_hal::Machine;
 use anonmem_pgtable::TlbBatch;
-use anonmem_sync::{Atomic, Ordering};
+use anonmem_sync::Ordering;
 
 /// Sweeps that a folio must have been unused for before it leaves.
 const IDLE_SWEEPS: u32 = 1;
 
 /// Frames that the hand passes at most while folios wait, locked, for others to leave with.
 const PATIENCE: u64 = 256;
-
-/// Where the hand of the clock is: frames relative to the first.
-pub(crate) struct ClockHand<M> {
-    at: Atomic<u64, M>,
-}
-
-impl<M: Machine> ClockHand<M> {
-    pub(crate) const fn new() -> Self {
-        Self { at: Atomic::new(0) }
-    }
-}
 
 /// What became of one folio.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -115,14 +104,6 @@ impl<M: Machine> Vm<M> {
         let mut batch = PageoutBatch::new(self);
         let dropped = batch.add(page, Age::Any) == Shrunk::Freed;
         batch.finish() == 1 || dropped
-    }
-
-    /// Lets reclaim drop a page that is not written any more (`MADV_FREE`).
-    pub(crate) fn mark_lazyfree(&self, folio: Folio<'_, M>) {
-        folio.set_lazyfree();
-        if self.lazyfree_used.load(Ordering::Relaxed) == 0 {
-            self.lazyfree_used.store(1, Ordering::Relaxed);
-        }
     }
 
     /// Whether somebody else holds a reference, such as a fault that is copying the page: its frame would not

@@ -6,47 +6,9 @@
 //! Linux: mm/vmscan.c `too_many_isolated`, `throttle_direct_reclaim`; mm/page_alloc.c `should_reclaim_retry`. Differs: waits for
 //! the others instead of trying sixteen times.
 
-use super::SWAP_CLUSTER_MAX;
-use crate::{error::Error, vm::Vm};
+use crate::{error::Error, reclaim::SWAP_CLUSTER_MAX, vm::Vm};
 use anonmem_hal::Machine;
-use anonmem_sync::{Atomic, Ordering, WaitQueue};
-
-/// Who reclaims, and what came of it.
-pub(crate) struct Reclaimers<M> {
-    /// Batches under way.
-    batches: Atomic<u32, M>,
-    /// Pages freed by all of them, ever.
-    freed: Atomic<u64, M>,
-    queue: WaitQueue<M>,
-}
-
-impl<M: Machine> Reclaimers<M> {
-    pub(crate) const fn new() -> Self {
-        Self { batches: Atomic::new(0), freed: Atomic::new(0), queue: WaitQueue::new() }
-    }
-
-    /// A batch begins.
-    pub(crate) fn begin(&self) {
-        self.batches.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// A batch has freed some pages.
-    pub(crate) fn freed(&self, pages: u64) {
-        if pages > 0 {
-            // Release pairs with the Acquire of whoever waits: the pages are free.
-            self.freed.fetch_add(pages, Ordering::Release);
-            self.queue.wake_all();
-        }
-    }
-
-    /// A batch ends: what it kept is unlocked.
-    pub(crate) fn end(&self) {
-        // Release pairs with the Acquire of whoever waits.
-        if self.batches.fetch_sub(1, Ordering::Release) == 1 {
-            self.queue.wake_all();
-        }
-    }
-}
+use anonmem_sync::Ordering;
 
 impl<M: Machine> Vm<M> {
     /// Runs an operation that leaves nothing behind when memory runs out, until it has enough or none comes back.

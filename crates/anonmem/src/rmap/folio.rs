@@ -19,9 +19,11 @@
 //! Linux: mm/rmap.c `folio_lock_anon_vma_read`, `folio_get_anon_vma`. Differs: step 3; a
 //! waiter needs no reference, because the slot and its lock are type-stable for ever.
 
-use super::anon_vma::{AnonVma, AnonVmaReadGuard};
-use crate::ids::AnonVmaId;
-use crate::vm::Vm;
+use crate::{
+    ids::AnonVmaId,
+    objects::Objects,
+    rmap::{anon_vma::AnonVmaReadGuard, objects::AnonVma},
+};
 use anonmem_frame::{Folio, Mapping, MappingWord};
 use anonmem_hal::Machine;
 
@@ -40,21 +42,21 @@ enum Recheck {
 /// # Locks
 /// The caller has a reference to the folio, and may or may not hold its lock. Sleeps.
 pub fn folio_lock_anon_vma_read<'v, M: Machine>(
-    vm: &'v Vm<M>,
+    objects: &'v Objects<M>,
     folio: Folio<'_, M>,
 ) -> Option<AnonVmaReadGuard<'v, M>> {
     loop {
         let word = folio.mapping_word();
-        let id = anon_vma_of(vm, word)?;
+        let id = anon_vma_of(objects, word)?;
         if !folio.is_mapped() {
             return None;
         }
-        let anon_vma = vm.anon_vma(id);
+        let anon_vma = objects.anon_vma(id);
         let Some(root) = anon_vma.root() else { continue };
         // What the slot is by the time that the lock is ours is asked below.
-        let guard = vm.anon_vma(root).lock().read();
+        let guard = objects.anon_vma(root).lock().read();
         match recheck(folio, word, anon_vma, root) {
-            Recheck::Right => return Some(AnonVmaReadGuard { vm, anon_vma: id, _root: guard }),
+            Recheck::Right => return Some(AnonVmaReadGuard { objects, anon_vma: id, _root: guard }),
             Recheck::Unmapped => return None,
             Recheck::Changed => drop(guard),
         }
@@ -62,9 +64,9 @@ pub fn folio_lock_anon_vma_read<'v, M: Machine>(
 }
 
 /// The anon_vma that a mapping word names.
-fn anon_vma_of<M: Machine>(vm: &Vm<M>, word: MappingWord) -> Option<AnonVmaId> {
+fn anon_vma_of<M: Machine>(objects: &Objects<M>, word: MappingWord) -> Option<AnonVmaId> {
     match word.decode() {
-        Mapping::Anon(raw) => vm.anon_vmas.resolve(&vm.frames, raw),
+        Mapping::Anon(raw) => objects.anon_vmas.resolve(&objects.frames, raw),
         Mapping::None | Mapping::Shm(_) | Mapping::Ksm(_) => None,
     }
 }

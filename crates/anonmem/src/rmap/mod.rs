@@ -14,6 +14,7 @@
 pub mod anon_vma;
 pub mod folio;
 pub mod interval_tree;
+pub mod objects;
 #[cfg(test)]
 mod tests;
 pub(crate) mod unmap;

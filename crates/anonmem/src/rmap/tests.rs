@@ -175,7 +175,7 @@ fn a_walk_does_not_wait_for_tables_that_do_not_map_the_page() {
         let child = parent.fork().unwrap();
         child.store(va.0, 2).unwrap();
         let page = w.vm.frames.try_get(parent.pagemap(va).pfn.unwrap()).unwrap();
-        let guard = child.slot().read();
+        let guard = child.read();
         let entries = child.slot().space.walk(&w.vm.frames, &guard, va).unwrap().lock();
         assert_eq!(elsewhere(w, || folio_referenced(&w.vm, page.folio()).mappings), 1);
         drop(entries);
@@ -191,7 +191,7 @@ fn nobody_waits_to_learn_that_a_page_is_not_mapped() {
         (0..2).for_each(|i| parent.store(va.0 + i * P, 1).unwrap());
         let page = w.vm.frames.try_get(parent.pagemap(va).pfn.unwrap()).unwrap();
         parent.madvise(va, P, Advice::DontNeed).unwrap();
-        let guard = parent.slot().read();
+        let guard = parent.read();
         let id = guard.slot().tree.find(w.vm.nodes(), va).unwrap().1;
         let lock = w.vm.anon_vma_lock_write(w.vm.vma(id).anon_vma().unwrap());
         assert!(elsewhere(w, || folio_lock_anon_vma_read(&w.vm, page.folio()).is_none()));

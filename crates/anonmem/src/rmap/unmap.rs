@@ -2,11 +2,15 @@
 //!
 //! Linux: mm/rmap.c `try_to_unmap_one`.
 
-use super::{
-    folio::folio_lock_anon_vma_read,
-    walk::{RmapHit, rmap_walk_anon},
+use crate::{
+    objects::Objects,
+    rmap::{
+        folio::folio_lock_anon_vma_read,
+        walk::{RmapHit, rmap_walk_anon},
+    },
+    swap::slot::SwapRef,
+    vma::flags::VmFlags,
 };
-use crate::{swap::SwapRef, vm::Vm, vma::VmFlags};
 use anonmem_frame::{Folio, FolioGuard};
 use anonmem_hal::Machine;
 use anonmem_pgtable::{Cleared, TlbBatch};
@@ -40,14 +44,14 @@ pub(crate) enum UnmapTo<'a, 'v, M: Machine> {
 /// The folio lock. Takes the anon_vma's lock, and one page-table lock at a time.
 #[doc(alias = "try_to_unmap_one")]
 pub(crate) fn try_to_unmap<'v, M: Machine>(
-    vm: &'v Vm<M>,
+    objects: &'v Objects<M>,
     lock: &FolioGuard<'_, M>,
     to: &UnmapTo<'_, '_, M>,
     tlb: &mut TlbBatch<'v, M>,
 ) -> Unmapped {
     let folio = lock.folio();
-    let Some(guard) = folio_lock_anon_vma_read(vm, folio) else { return Unmapped::All };
-    let walked = rmap_walk_anon(&guard, folio, |hit| try_to_unmap_one(vm, hit, folio, to, tlb));
+    let Some(guard) = folio_lock_anon_vma_read(objects, folio) else { return Unmapped::All };
+    let walked = rmap_walk_anon(&guard, folio, |hit| try_to_unmap_one(objects, hit, folio, to, tlb));
     drop(guard);
     match walked {
         ControlFlow::Continue(()) if folio.counts().maps() == 0 => Unmapped::All,
@@ -60,13 +64,13 @@ pub(crate) fn try_to_unmap<'v, M: Machine>(
 
 /// Replaces one entry; breaks if the page must stay.
 fn try_to_unmap_one<'v, M: Machine>(
-    vm: &'v Vm<M>,
+    objects: &'v Objects<M>,
     mut hit: RmapHit<'_, 'v, M>,
     folio: Folio<'_, M>,
     to: &UnmapTo<'_, '_, M>,
     tlb: &mut TlbBatch<'v, M>,
 ) -> ControlFlow<()> {
-    if vm.vma(hit.vma).flags().contains(VmFlags::LOCKED) {
+    if objects.vma(hit.vma).flags().contains(VmFlags::LOCKED) {
         return ControlFlow::Break(());
     }
     let (va, slot) = (hit.va, hit.slot);

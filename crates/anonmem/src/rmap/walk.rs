@@ -2,9 +2,12 @@
 //!
 //! Linux: mm/rmap.c `rmap_walk_anon`, `folio_referenced`; mm/page_vma_mapped.c `page_vma_mapped_walk`.
 
-use super::{anon_vma::AnonVmaReadGuard, folio::folio_lock_anon_vma_read};
-use crate::ids::VmaId;
-use crate::{mm::MmSlot, vm::Vm};
+use crate::{
+    ids::VmaId,
+    mm::slot::MmSlot,
+    objects::Objects,
+    rmap::{anon_vma::AnonVmaReadGuard, folio::folio_lock_anon_vma_read},
+};
 use anonmem_frame::Folio;
 use anonmem_hal::{Machine, PAGE_SIZE, Pfn, Present, Pte, Va, VaRange};
 use anonmem_pgtable::{Mapped, PteGuard};
@@ -35,19 +38,19 @@ pub fn rmap_walk_anon<'v, M: Machine, B>(
     folio: Folio<'_, M>,
     mut f: impl FnMut(RmapHit<'_, 'v, M>) -> ControlFlow<B>,
 ) -> ControlFlow<B> {
-    let vm = guard.vm();
+    let objects = guard.objects();
     let first = folio.index();
     let last = first + folio.nr_pages().0 - 1;
-    let tree = vm.anon_vma(guard.anon_vma()).tree();
-    let mut at = tree.first_overlap(vm, first, last);
+    let tree = objects.anon_vma(guard.anon_vma()).tree();
+    let mut at = tree.first_overlap(objects, first, last);
     while let Some(chain) = at {
-        let id = vm.chain(chain).vma();
+        let id = objects.chain(chain).vma();
         for index in first..=last {
-            if let Some(hit) = find_mapping(vm, guard, id, folio, index) {
+            if let Some(hit) = find_mapping(objects, guard, id, folio, index) {
                 f(hit)?;
             }
         }
-        at = tree.next_overlap(vm, chain, first, last);
+        at = tree.next_overlap(objects, chain, first, last);
     }
     ControlFlow::Continue(())
 }
@@ -55,17 +58,18 @@ pub fn rmap_walk_anon<'v, M: Machine, B>(
 /// The entry of VMA `id` for page `index`, if it maps `folio`.
 #[doc(alias = "page_vma_mapped_walk")]
 fn find_mapping<'a, 'v, M: Machine>(
-    vm: &'v Vm<M>,
+    objects: &'v Objects<M>,
     guard: &'a AnonVmaReadGuard<'v, M>,
     id: VmaId,
     folio: Folio<'_, M>,
     index: u64,
 ) -> Option<RmapHit<'a, 'v, M>> {
-    let vma = vm.vma(id);
+    let vma = objects.vma(id);
     let va = vma.address_of(index)?;
-    let slot = vm.mm_slot(vma.mm()?);
-    let table = slot.space.walk(&vm.frames, guard, va)?;
-    let maps = |pte| matches!(pte, Pte::Present(p) if !p.special && vm.frames.folio(p.pfn) == Some(folio));
+    let slot = objects.mm_slot(vma.mm()?);
+    let table = slot.space.walk(&objects.frames, guard, va)?;
+    let maps =
+        |pte| matches!(pte, Pte::Present(p) if !p.special && objects.frames.folio(p.pfn) == Some(folio));
     // Without the lock first: most of a family's VMAs do not map the page.
     if !maps(table.peek(va)) {
         return None;
@@ -96,16 +100,16 @@ const LOOK_AROUND: u64 = 64;
 ///
 /// # Locks
 /// The caller has a reference to the folio; its lock is not needed.
-pub fn folio_referenced<M: Machine>(vm: &Vm<M>, folio: Folio<'_, M>) -> Referenced {
+pub fn folio_referenced<M: Machine>(objects: &Objects<M>, folio: Folio<'_, M>) -> Referenced {
     let mut found = Referenced::default();
-    let Some(guard) = folio_lock_anon_vma_read(vm, folio) else { return found };
+    let Some(guard) = folio_lock_anon_vma_read(objects, folio) else { return found };
     let _ = rmap_walk_anon(&guard, folio, |mut hit| {
         found.mappings += 1;
         if hit.entries.test_and_clear_young(hit.va) {
             found.young += 1;
             hit.look_around();
         }
-        found.locked |= vm.vma(hit.vma).flags().contains(crate::vma::VmFlags::LOCKED);
+        found.locked |= objects.vma(hit.vma).flags().contains(crate::vma::VmFlags::LOCKED);
         ControlFlow::<()>::Continue(())
     });
     found

@@ -2,8 +2,7 @@
 //!
 //! Linux: mm/swap_state.c `swap_cache_get_folio`, `read_swap_cache_async`, `free_swap_cache`; mm/page_io.c `swap_read_folio`.
 
-use super::SwapRef;
-use crate::{events::Event, vm::Vm};
+use crate::{events::Event, objects::Objects, swap::slot::SwapRef};
 use anonmem_frame::{Folio, FolioGuard, FolioRef, NewFolio};
 use anonmem_hal::{IoError, Machine, SwapEntry};
 
@@ -15,7 +14,7 @@ pub(crate) enum SwapIn<'v, M: Machine> {
     Changed,
 }
 
-impl<M: Machine> Vm<M> {
+impl<M: Machine> Objects<M> {
     /// The page of `entry`, if it is in the swap cache.
     pub(crate) fn swap_cache_get(&self, entry: SwapEntry) -> Option<FolioRef<'_, M>> {
         self.swap.get(entry).slots().lookup(&self.frames, entry.offset)

@@ -11,14 +11,9 @@
 //!
 //! Linux: mm/swapfile.c `swapon`, `get_swap_device`, `try_to_unuse`.
 
-use crate::{
-    Error,
-    fault::{FaultAccess, FaultResult, VmFault, handle_mm_fault},
-    mm::Mm,
-    vm::Vm,
-};
+use crate::{error::Error, objects::Objects};
 use anonmem_frame::{FrameArray, SwapSlots};
-use anonmem_hal::{Arch, FrameAlloc, Machine, Order, Pfn, Pte, SoftLeaf, SwapEntry, Va, VaRange};
+use anonmem_hal::{FrameAlloc, Machine, Order, Pfn, SwapEntry};
 use anonmem_sync::{Atomic, Ordering, PerCpu, Spin, WaitQueue, order::SwapDevice as SwapDeviceLevel};
 
 /// The most devices at once.
@@ -28,24 +23,24 @@ pub(crate) const CLUSTER: u64 = 256;
 
 /// One device's place.
 pub(crate) struct SwapDevice<M: Machine> {
-    users: Atomic<u32, M>,
-    idle: WaitQueue<M>,
+    pub(crate) users: Atomic<u32, M>,
+    pub(crate) idle: WaitQueue<M>,
     /// 0: there is no device; 1: slots may be allocated; 2: it comes or goes.
-    pub(super) open: Atomic<u32, M>,
-    priority: Atomic<i32, M>,
-    pub(super) slots: SwapSlots<M>,
-    pub(super) nr_free: Atomic<i64, M>,
+    pub(crate) open: Atomic<u32, M>,
+    pub(crate) priority: Atomic<i32, M>,
+    pub(crate) slots: SwapSlots<M>,
+    pub(crate) nr_free: Atomic<i64, M>,
     /// Free slots of each cluster, as far as is known.
-    pub(super) cluster_free: FrameArray<M>,
+    pub(crate) cluster_free: FrameArray<M>,
     /// The cluster that the search for one with free slots starts at.
-    pub(super) next_cluster: Spin<M, SwapDeviceLevel, u64>,
+    pub(crate) next_cluster: Spin<M, SwapDeviceLevel, u64>,
     /// Each CPU's next slot to try, plus one; 0 if it has no cluster.
-    pub(super) cursor: PerCpu<Atomic<u64, M>, M>,
+    pub(crate) cursor: PerCpu<Atomic<u64, M>, M>,
 }
 
 /// All devices of a `Vm`.
 pub(crate) struct SwapDevices<M: Machine> {
-    pub(super) devices: [SwapDevice<M>; MAX_DEVICES],
+    pub(crate) devices: [SwapDevice<M>; MAX_DEVICES],
 }
 
 /// What there is to know of a device. Linux: /proc/swaps.
@@ -124,7 +119,7 @@ impl<M: Machine> SwapDevice<M> {
         self.open.load(Ordering::Relaxed) == 1
     }
 
-    pub(super) fn priority(&self) -> i32 {
+    pub(crate) fn priority(&self) -> i32 {
         self.priority.load(Ordering::Relaxed)
     }
 
@@ -132,13 +127,13 @@ impl<M: Machine> SwapDevice<M> {
         self.users.peek() != 0
     }
 
-    fn used(&self) -> u64 {
+    pub(crate) fn used(&self) -> u64 {
         // Acquire pairs with the Release of whoever frees a slot: he is done with it.
         self.slots.len() - self.nr_free.load(Ordering::Acquire).max(0) as u64
     }
 }
 
-impl<M: Machine> FrameAlloc for Vm<M> {
+impl<M: Machine> FrameAlloc for Objects<M> {
     fn alloc_frame(&self) -> Option<Pfn> {
         self.frames.alloc_kernel(Order::ZERO).ok()
     }
@@ -148,7 +143,7 @@ impl<M: Machine> FrameAlloc for Vm<M> {
     }
 }
 
-impl<M: Machine> Vm<M> {
+impl<M: Machine> Objects<M> {
     /// Starts swapping to `device` of the machine, which has `pages` pages.
     ///
     /// # Errors
@@ -187,44 +182,6 @@ impl<M: Machine> Vm<M> {
         Ok(())
     }
 
-    /// Stops swapping to `device`: brings everything back that is on it, while faults go on.
-    ///
-    /// # Errors
-    /// [`Error::Invalid`] if it is not in use, [`Error::OutOfMemory`] if what is on it does not fit into memory: the
-    /// device goes on being used. A page that cannot be read is lost; whoever accesses it gets a SIGBUS.
-    #[doc(alias = "swapoff")]
-    pub fn swap_off(&self, device: u8) -> Result<(), Error> {
-        let place = self.swap.devices.get(usize::from(device)).filter(|place| place.is_on());
-        let place = place.ok_or(Error::Invalid("the swap device is not in use"))?;
-        // Acquire pairs with the release that opened it: all of the device is seen.
-        if place.open.compare_exchange(1, 2, Ordering::Acquire).is_err() {
-            return Err(Error::Invalid("the swap device is being taken out of use already"));
-        }
-        for cpu in place.cursor.iter() {
-            cpu.store(0, Ordering::Relaxed);
-        }
-        loop {
-            if let Err(e) = self.try_to_unuse(device) {
-                // Release pairs with the Acquire of whoever looks for an open device.
-                place.open.store(1, Ordering::Release);
-                return Err(e);
-            }
-            // Acquire pairs with the Release of the users' drops.
-            place.users.fetch_sub(1, Ordering::AcqRel);
-            place.idle.wait_until(&|| place.users.load(Ordering::Acquire) == 0);
-            // Without users none can come; but one that found the device open may have claimed a slot since we looked.
-            if place.used() == 0 {
-                break;
-            }
-            // Release pairs with the Acquire of `get_user`.
-            place.users.store(1, Ordering::Release);
-        }
-        place.slots.free(&self.frames);
-        place.cluster_free.free(&self.frames);
-        place.open.store(0, Ordering::Release);
-        Ok(())
-    }
-
     /// The devices in use.
     pub fn swap_devices(&self) -> impl Iterator<Item = SwapInfo> {
         self.swap.devices.iter().zip(0..).filter(|(place, _)| place.is_on()).map(|(place, device)| SwapInfo {
@@ -233,56 +190,5 @@ impl<M: Machine> Vm<M> {
             used: place.used(),
             priority: place.priority(),
         })
-    }
-
-    /// Brings back all pages of a device that no longer allocates.
-    fn try_to_unuse(&self, device: u8) -> Result<(), Error> {
-        let place = &self.swap.devices[usize::from(device)];
-        while place.used() > 0 {
-            let mut result = Ok(());
-            self.mms.for_each_live(&self.frames, |id, _| {
-                if result.is_ok()
-                    && let Some(mm) = self.try_user(id)
-                {
-                    result = mm.unuse(device);
-                }
-            });
-            result?;
-            if place.used() > 0 {
-                // Entries that were on their way from one table to another (fork, mremap) are met next time.
-                M::yield_now();
-            }
-        }
-        Ok(())
-    }
-}
-
-impl<M: Machine> Mm<'_, M> {
-    /// Brings back this address space's pages of `device`.
-    #[doc(alias = "unuse_mm")]
-    fn unuse(&self, device: u8) -> Result<(), Error> {
-        let (vm, slot) = (self.vm, self.slot());
-        let guard = slot.read();
-        let mut vmas = slot.tree.cursor(VaRange { start: Va(0), end: M::Arch::USER_END });
-        while let Some((range, id)) = vmas.next(&slot.tree, vm.nodes()) {
-            for (table, part) in slot.space.tables(&vm.frames, &guard, range) {
-                for va in part.iter_pages() {
-                    let Pte::Soft(SoftLeaf::Swap { entry, .. }) = table.peek(va) else { continue };
-                    if entry.device != device {
-                        continue;
-                    }
-                    let fault = VmFault::new(vm, slot, &guard, id, va, FaultAccess::Read);
-                    match handle_mm_fault(&fault) {
-                        FaultResult::Oom => return Err(Error::OutOfMemory),
-                        FaultResult::Bus => fault.poison(entry),
-                        FaultResult::Done
-                        | FaultResult::Reload
-                        | FaultResult::Refused(_)
-                        | FaultResult::Segv => {}
-                    }
-                }
-            }
-        }
-        Ok(())
     }
 }

@@ -20,6 +20,4 @@ pub(crate) mod slot;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use device::SwapDevices;
 pub use device::SwapInfo;
-pub(crate) use slot::SwapRef;

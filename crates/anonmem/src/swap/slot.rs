@@ -5,8 +5,10 @@
 //!
 //! Linux: mm/swapfile.c `folio_alloc_swap`, `swap_range_free`. Differs: clusters are counted, not listed.
 
-use super::device::{CLUSTER, SwapDevice};
-use crate::vm::Vm;
+use crate::{
+    objects::Objects,
+    swap::device::{CLUSTER, SwapDevice},
+};
 use anonmem_frame::{FolioRef, SlotCountOverflow, SlotPut};
 use anonmem_hal::{Machine, SoftLeaf, SwapEntry};
 use anonmem_sync::Ordering;
@@ -14,14 +16,14 @@ use core::mem::ManuallyDrop;
 
 /// One count of a swap slot. A swap entry in a page table owns one.
 pub(crate) struct SwapRef<'v, M: Machine> {
-    vm: &'v Vm<M>,
+    objects: &'v Objects<M>,
     entry: SwapEntry,
 }
 
 impl<'v, M: Machine> SwapRef<'v, M> {
     /// Takes back the count that a swap entry, which was cleared or replaced, owned.
-    pub(crate) fn of_leaf(vm: &'v Vm<M>, entry: SwapEntry) -> Self {
-        Self { vm, entry }
+    pub(crate) fn of_leaf(objects: &'v Objects<M>, entry: SwapEntry) -> Self {
+        Self { objects, entry }
     }
 
     /// Gives the count to a swap entry.
@@ -40,37 +42,37 @@ impl<'v, M: Machine> SwapRef<'v, M> {
     /// [`SlotCountOverflow`].
     #[doc(alias = "swap_duplicate")]
     pub(crate) fn try_dup(&self) -> Result<Self, SlotCountOverflow> {
-        self.vm.swap_dup(self.entry)
+        self.objects.swap_dup(self.entry)
     }
 }
 
 impl<M: Machine> Drop for SwapRef<'_, M> {
     #[doc(alias = "swap_free")]
     fn drop(&mut self) {
-        let (vm, entry) = (self.vm, self.entry);
-        let device = vm.swap.get(entry);
-        let SlotPut::Free { stored, page } = device.slots.put(&vm.frames, entry.offset) else { return };
+        let (objects, entry) = (self.objects, self.entry);
+        let device = objects.swap.get(entry);
+        let SlotPut::Free { stored, page } = device.slots.put(&objects.frames, entry.offset) else { return };
         if let Some(page) = page {
             page.folio().forget_swap_entry(entry);
         }
         if stored {
-            vm.machine().swap_discard(entry.device, entry.offset, vm);
+            objects.machine().swap_discard(entry.device, entry.offset, objects);
         }
-        device.slots.finish_free(&vm.frames, entry.offset);
-        device.cluster_free.get(&vm.frames, entry.offset / CLUSTER).fetch_add(1, Ordering::Relaxed);
+        device.slots.finish_free(&objects.frames, entry.offset);
+        device.cluster_free.get(&objects.frames, entry.offset / CLUSTER).fetch_add(1, Ordering::Relaxed);
         // Release pairs with the Acquire of `used`: swapoff frees the arrays only after we are done with them.
         device.nr_free.fetch_add(1, Ordering::Release);
     }
 }
 
-impl<M: Machine> Vm<M> {
+impl<M: Machine> Objects<M> {
     /// Another count of a slot that a locked swap entry keeps.
     ///
     /// # Errors
     /// [`SlotCountOverflow`].
     pub(crate) fn swap_dup(&self, entry: SwapEntry) -> Result<SwapRef<'_, M>, SlotCountOverflow> {
         self.swap.get(entry).slots().dup(&self.frames, entry.offset)?;
-        Ok(SwapRef { vm: self, entry })
+        Ok(SwapRef { objects: self, entry })
     }
 
     /// Takes a free slot for the page of `page`, which is locked: the page is in the swap cache from now on. The count that
@@ -89,7 +91,7 @@ impl<M: Machine> Vm<M> {
             if let Some(_user) = device.get_user() {
                 match self.claim_on(device, page) {
                     Ok(offset) => {
-                        return Ok(SwapRef { vm: self, entry: SwapEntry { device: index, offset } });
+                        return Ok(SwapRef { objects: self, entry: SwapEntry { device: index, offset } });
                     }
                     Err(back) => page = back,
                 }

@@ -21,117 +21,25 @@
 //! Linux: include/linux/mmap_lock.h `vma_start_read`, `__vma_start_write`, mm/mmap_lock.c `lock_vma_under_rcu` (6.15).
 //! Differs: `version`; 64 bits (Linux's sequence has 32, and wraps); lookups need no RCU because nodes and VMAs are type-stable.
 
-use super::{VmFlags, Vma};
-use crate::ids::{MmId, VmaId};
 use crate::{
-    events::Event,
-    mm::{MmSlot, MmapWriteGuard},
-    vm::Vm,
+    ids::{MmId, VmaId},
+    mm::{mmap_lock::MmapWriteGuard, slot::MmSlot},
+    objects::Objects,
+    vma::{
+        flags::VmFlags,
+        refusal::Refusal,
+        vma::{Vma, WRITER},
+    },
 };
 use anonmem_hal::{Machine, Va, VaRange};
 use anonmem_pgtable::{CanInstall, StableVma};
 use anonmem_sync::{
-    Atomic, Level, Ordering, WaitQueue, fence,
+    Level, Ordering,
     lockdep::{self, Acquire},
     order::VmaLock as VmaLevel,
     spin_until,
 };
 use core::marker::PhantomData;
-
-const WRITER: u32 = 1 << 30;
-
-/// The words of a VMA's lock.
-pub(crate) struct VmaLock<M> {
-    pub(super) refcount: Atomic<u32, M>,
-    pub(super) seq: Atomic<u64, M>,
-    pub(super) version: Atomic<u64, M>,
-    pub(super) writer: WaitQueue<M>,
-}
-
-/// Why a fault could not go ahead without the mmap lock, or without the VMA's.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Refusal {
-    /// The tree was being changed at every try.
-    TreeBusy,
-    /// No VMA is there: a stack may have to grow, or it is a SIGSEGV.
-    NoVma,
-    /// The VMA is write-locked.
-    WriteLocked,
-    /// The slot left the tree, or serves another address space or address by now.
-    Recycled,
-    /// The VMA has no anon_vma yet; only under the mmap lock can it be given one.
-    NoAnonVma,
-    /// The page table is missing; a speculative fault adds none.
-    NoTable,
-    /// The page comes from a source or a shared object; a speculative fault does not sleep.
-    Backing,
-    /// The VMA was changed before a speculative fault could commit.
-    Changed,
-    /// A speculative fault does not wait: for memory, a device or a folio lock.
-    WouldSleep,
-}
-
-impl Refusal {
-    /// The counter of faults refused for this reason.
-    pub const fn event(self) -> Event {
-        match self {
-            Self::TreeBusy => Event::RefusedTreeBusy,
-            Self::NoVma => Event::RefusedNoVma,
-            Self::WriteLocked => Event::RefusedWriteLocked,
-            Self::Recycled => Event::RefusedRecycled,
-            Self::NoAnonVma => Event::RefusedNoAnonVma,
-            Self::NoTable => Event::RefusedNoTable,
-            Self::Backing => Event::RefusedBacking,
-            Self::Changed => Event::RefusedChanged,
-            Self::WouldSleep => Event::RefusedWouldSleep,
-        }
-    }
-}
-
-impl<M: Machine> VmaLock<M> {
-    pub(super) const fn new() -> Self {
-        Self {
-            refcount: Atomic::new(0),
-            seq: Atomic::new(0),
-            version: Atomic::new(0),
-            writer: WaitQueue::new(),
-        }
-    }
-
-    /// Whether a tree has it.
-    pub(crate) fn is_attached(&self) -> bool {
-        self.refcount.load(Ordering::Relaxed) & !WRITER != 0
-    }
-
-    /// The number of write locks that the slot has seen.
-    pub(crate) fn version(&self) -> u64 {
-        // Acquire pairs with the Release in `start_write`: with a new version comes its `seq`.
-        self.version.load(Ordering::Acquire)
-    }
-
-    /// Whether a writer of `slot` has it.
-    pub(crate) fn is_write_locked(&self, slot: &MmSlot<M>) -> bool {
-        // The mm's sequence is loaded with Acquire: if it has moved on, what the writer wrote is seen.
-        self.seq.load(Ordering::Relaxed) == slot.lock_seq()
-    }
-
-    /// Writers exclude one another, so a load and a store will do.
-    pub(crate) fn next_version(&self) {
-        let next = self.version.load(Ordering::Relaxed) + 1;
-        // Release pairs with the Acquire of `version`.
-        self.version.store(next, Ordering::Release);
-        // What the writer changes comes after the version: pairs with the check of a speculative fault,
-        // which looks at the version after whatever it read.
-        fence::<M>(Ordering::Release);
-    }
-
-    fn put(&self) {
-        // Release pairs with the Acquire of the writer that waits: our section is over.
-        if self.refcount.fetch_sub(1, Ordering::Release) & WRITER != 0 {
-            self.writer.wake_all();
-        }
-    }
-}
 
 impl<M: Machine> Vma<M> {
     /// Read-locks the VMA if it is `slot`'s and no writer has it or waits for it.
@@ -255,7 +163,7 @@ impl<M: Machine> Drop for VmaReadGuard<'_, M> {
     }
 }
 
-impl<M: Machine> Vm<M> {
+impl<M: Machine> Objects<M> {
     /// Finds the VMA of `slot` that covers `va`, without any lock, and read-locks it.
     #[doc(alias = "lock_vma_under_rcu")]
     pub(crate) fn lock_vma<'a>(

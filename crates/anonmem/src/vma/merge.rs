@@ -21,14 +21,18 @@
 //! Linux: mm/vma.c `vma_merge_new_range`, `vma_merge_existing_range`, `can_vma_merge_before`, `is_mergeable_anon_vma`,
 //! `anon_vma_compatible`, `dup_anon_vma`, `commit_merge`.
 
-use super::{Backing, VmFlags, Vma, lock::VmaWrite};
-use crate::ids::VmaId;
 use crate::{
     events::Event,
-    exit::free_vma,
-    mm::{Mm, MmSlot, MmapWriteGuard},
+    ids::VmaId,
+    mm::{mmap_lock::MmapWriteGuard, slot::MmSlot},
+    objects::Objects,
     rmap::anon_vma::{anon_vma_clone, unlink_anon_vmas},
-    vm::Vm,
+    vma::{
+        flags::VmFlags,
+        free::free_vma,
+        lock::VmaWrite,
+        vma::{Backing, Vma},
+    },
 };
 use anonmem_frame::Link;
 use anonmem_hal::{Machine, PAGE_SHIFT, Va, VaRange};
@@ -76,20 +80,22 @@ struct Merge {
     eaten: [Option<VmaId>; 2],
 }
 
-impl<M: Machine> Mm<'_, M> {
+impl<M: Machine> MmapWriteGuard<'_, M> {
     /// Lets a neighbour of `area` cover it too, if one can; returns that VMA.
     #[doc(alias = "vma_merge_new_range")]
-    pub(crate) fn merge_new(&self, guard: &MmapWriteGuard<'_, M>, area: &NewArea) -> Option<VmaId> {
-        let (vm, slot) = (self.vm, guard.slot());
-        let fits = |near: VmaId| vm.vma(near).anon_vma().is_none() || is_singular(vm, near);
-        let prev = below(vm, slot, area.range.start).filter(|&p| area.follows(vm.vma(p)) && fits(p));
-        let next = above(vm, slot, area.range.end).filter(|&n| area.precedes(vm.vma(n)) && fits(n));
+    pub(crate) fn merge_new(&self, area: &NewArea) -> Option<VmaId> {
+        let (objects, slot) = (self.objects, self.slot());
+        let fits = |near: VmaId| objects.vma(near).anon_vma().is_none() || is_singular(objects, near);
+        let prev =
+            below(objects, slot, area.range.start).filter(|&p| area.follows(objects.vma(p)) && fits(p));
+        let next = above(objects, slot, area.range.end).filter(|&n| area.precedes(objects.vma(n)) && fits(n));
         let merge = |target: VmaId, eaten: Option<VmaId>| {
-            let range = hull(hull(vm.vma(target).range(), area.range), range_of(vm, eaten, area.range));
-            self.commit_merge(guard, &Merge { target, range, eaten: [eaten, None] })
+            let range =
+                hull(hull(objects.vma(target).range(), area.range), range_of(objects, eaten, area.range));
+            self.commit_merge(&Merge { target, range, eaten: [eaten, None] })
         };
         if let (Some(prev), Some(next)) = (prev, next)
-            && anon_vmas_merge(vm, prev, next)
+            && anon_vmas_merge(objects, prev, next)
             && let Some(merged) = merge(prev, Some(next))
         {
             return Some(merged);
@@ -101,28 +107,24 @@ impl<M: Machine> Mm<'_, M> {
     /// attributes `flags`; returns the VMA that covers it then. `None` if no neighbour can, or if the range is
     /// in the middle.
     #[doc(alias = "vma_merge_existing_range")]
-    pub(crate) fn merge_existing(
-        &self,
-        guard: &MmapWriteGuard<'_, M>,
-        id: VmaId,
-        range: VaRange,
-        flags: VmFlags,
-    ) -> Option<VmaId> {
-        let (vm, slot, vma) = (self.vm, guard.slot(), self.vm.vma(id));
+    pub(crate) fn merge_existing(&self, id: VmaId, range: VaRange, flags: VmFlags) -> Option<VmaId> {
+        let (objects, slot, vma) = (self.objects, self.slot(), self.objects.vma(id));
         let (at_start, at_end) = (range.start == vma.start(), range.end == vma.end());
         let fits = |near: VmaId, low: &Vma<M>, high: &Vma<M>| {
-            vm.vma(near).flags() == flags && backing_continues(low, high) && anon_vmas_merge(vm, near, id)
+            objects.vma(near).flags() == flags
+                && backing_continues(low, high)
+                && anon_vmas_merge(objects, near, id)
         };
-        let prev = if at_start { below(vm, slot, range.start) } else { None };
-        let prev = prev.filter(|&p| fits(p, vm.vma(p), vma));
-        let next = if at_end { above(vm, slot, range.end) } else { None };
-        let next = next.filter(|&n| fits(n, vma, vm.vma(n)));
+        let prev = if at_start { below(objects, slot, range.start) } else { None };
+        let prev = prev.filter(|&p| fits(p, objects.vma(p), vma));
+        let next = if at_end { above(objects, slot, range.end) } else { None };
+        let next = next.filter(|&n| fits(n, vma, objects.vma(n)));
         let merge = |target: VmaId, eaten: Option<VmaId>| {
-            let range = hull(hull(vm.vma(target).range(), range), range_of(vm, eaten, range));
-            self.commit_merge(guard, &Merge { target, range, eaten: [Some(id), eaten] })
+            let range = hull(hull(objects.vma(target).range(), range), range_of(objects, eaten, range));
+            self.commit_merge(&Merge { target, range, eaten: [Some(id), eaten] })
         };
         if let (Some(prev), Some(next)) = (prev, next)
-            && anon_vmas_merge(vm, prev, next)
+            && anon_vmas_merge(objects, prev, next)
             && let Some(merged) = merge(prev, Some(next))
         {
             return Some(merged);
@@ -131,38 +133,38 @@ impl<M: Machine> Mm<'_, M> {
     }
 
     /// Makes VMAs that were split at `at` one again, after the operation that they were split for has failed.
-    pub(crate) fn rejoin(&self, guard: &MmapWriteGuard<'_, M>, at: Va) {
-        if let Some(high) = above(self.vm, guard.slot(), at) {
-            let vma = self.vm.vma(high);
-            self.merge_existing(guard, high, vma.range(), vma.flags());
+    pub(crate) fn rejoin(&self, at: Va) {
+        if let Some(high) = above(self.objects, self.slot(), at) {
+            let vma = self.objects.vma(high);
+            self.merge_existing(high, vma.range(), vma.flags());
         }
     }
 
-    fn commit_merge(&self, guard: &MmapWriteGuard<'_, M>, merge: &Merge) -> Option<VmaId> {
-        let vm = self.vm;
-        let target = vm.vma(merge.target);
-        let write = target.start_write(guard);
+    fn commit_merge(&self, merge: &Merge) -> Option<VmaId> {
+        let objects = self.objects;
+        let target = objects.vma(merge.target);
+        let write = target.start_write(self);
         for id in merge.eaten.into_iter().flatten() {
-            let _ = vm.vma(id).start_write(guard);
+            let _ = objects.vma(id).start_write(self);
         }
-        dup_anon_vma(vm, merge)?;
-        let lock = target.anon_vma().map(|anon_vma| vm.anon_vma_lock_write(anon_vma));
+        dup_anon_vma(objects, merge)?;
+        let lock = target.anon_vma().map(|anon_vma| objects.anon_vma_lock_write(anon_vma));
         // Those that keep a part; what goes away altogether stays in the interval trees until it is unlinked.
-        let rests = merge.eaten.map(|id| id.and_then(|id| Some((id, rest_of(vm, id, merge.range)?))));
+        let rests = merge.eaten.map(|id| id.and_then(|id| Some((id, rest_of(objects, id, merge.range)?))));
         let moved = || rests.iter().flatten().map(|&(id, _)| id).chain([merge.target]);
         if let Some(lock) = &lock {
             moved().for_each(|id| lock.rekey_begin(id));
         }
         {
-            let mut nodes = guard.slot().tree.prealloc_none(vm.nodes());
+            let mut nodes = self.slot().tree.prealloc_none(objects.nodes());
             let mut writer = nodes.write();
             for (id, rest) in merge.eaten.iter().zip(rests) {
                 match (*id, rest) {
                     (_, Some((id, rest))) => {
-                        writer.resize(vm.vma(id).range(), rest);
-                        set_range(vm.vma(id), &vm.vma(id).start_write(guard), rest);
+                        writer.resize(objects.vma(id).range(), rest);
+                        set_range(objects.vma(id), &objects.vma(id).start_write(self), rest);
                     }
-                    (Some(id), None) => drop(writer.erase(vm.vma(id).range())),
+                    (Some(id), None) => drop(writer.erase(objects.vma(id).range())),
                     (None, None) => {}
                 }
             }
@@ -174,11 +176,11 @@ impl<M: Machine> Mm<'_, M> {
         }
         drop(lock);
         for id in merge.eaten.iter().zip(rests).filter_map(|(id, rest)| id.filter(|_| rest.is_none())) {
-            vm.vma(id).detach(guard);
-            unlink_anon_vmas(vm, id);
-            free_vma(vm, id);
+            objects.vma(id).detach(self);
+            unlink_anon_vmas(objects, id);
+            free_vma(objects, id);
         }
-        vm.count(Event::VmaMerge);
+        objects.count(Event::VmaMerge);
         Some(merge.target)
     }
 }
@@ -186,58 +188,60 @@ impl<M: Machine> Mm<'_, M> {
 /// Links the target to the anon_vmas of what it takes over, if it has none of its own; `None` if there is no memory.
 ///
 /// All that have an anon_vma have the same one.
-fn dup_anon_vma<M: Machine>(vm: &Vm<M>, merge: &Merge) -> Option<()> {
-    let target = vm.vma(merge.target);
+fn dup_anon_vma<M: Machine>(objects: &Objects<M>, merge: &Merge) -> Option<()> {
+    let target = objects.vma(merge.target);
     if target.anon_vma().is_some() {
         return Some(());
     }
     let sources = merge.eaten.into_iter().flatten();
-    let Some(source) = sources.filter(|&id| vm.vma(id).anon_vma().is_some()).last() else { return Some(()) };
-    target.set_anon_vma(vm.vma(source).anon_vma());
-    anon_vma_clone(vm, merge.target, source).ok()
+    let Some(source) = sources.filter(|&id| objects.vma(id).anon_vma().is_some()).last() else {
+        return Some(());
+    };
+    target.set_anon_vma(objects.vma(source).anon_vma());
+    anon_vma_clone(objects, merge.target, source).ok()
 }
 
 /// Whether two VMAs may become one as far as their anon_vmas go: they have the same one, or one of them has none, and
 /// the other's came to it by no fork. (A VMA that came by fork is linked to its ancestors' anon_vmas as well; to link
 /// another one to all of those would make the walks of all their pages longer.)
 #[doc(alias = "is_mergeable_anon_vma")]
-fn anon_vmas_merge<M: Machine>(vm: &Vm<M>, a: VmaId, b: VmaId) -> bool {
-    match (vm.vma(a).anon_vma(), vm.vma(b).anon_vma()) {
+fn anon_vmas_merge<M: Machine>(objects: &Objects<M>, a: VmaId, b: VmaId) -> bool {
+    match (objects.vma(a).anon_vma(), objects.vma(b).anon_vma()) {
         (None, None) => true,
         (Some(of_a), Some(of_b)) => of_a == of_b,
-        (Some(_), None) => is_singular(vm, a),
-        (None, Some(_)) => is_singular(vm, b),
+        (Some(_), None) => is_singular(objects, a),
+        (None, Some(_)) => is_singular(objects, b),
     }
 }
 
 /// Whether a VMA is linked to one anon_vma only.
 #[doc(alias = "list_is_singular")]
-fn is_singular<M: Machine>(vm: &Vm<M>, id: VmaId) -> bool {
-    let first = vm.vma(id).chains().get();
-    first.is_some_and(|chain| vm.chain(chain).next() == Link::NONE)
+fn is_singular<M: Machine>(objects: &Objects<M>, id: VmaId) -> bool {
+    let first = objects.vma(id).chains().get();
+    first.is_some_and(|chain| objects.chain(chain).next() == Link::NONE)
 }
 
 /// The VMA that ends at `va`.
-fn below<M: Machine>(vm: &Vm<M>, slot: &MmSlot<M>, va: Va) -> Option<VmaId> {
-    slot.tree.prev(vm.nodes(), va).filter(|(range, _)| range.end == va).map(|(_, id)| id)
+fn below<M: Machine>(objects: &Objects<M>, slot: &MmSlot<M>, va: Va) -> Option<VmaId> {
+    slot.tree.prev(objects.nodes(), va).filter(|(range, _)| range.end == va).map(|(_, id)| id)
 }
 
 /// The VMA that starts at `va`.
-fn above<M: Machine>(vm: &Vm<M>, slot: &MmSlot<M>, va: Va) -> Option<VmaId> {
-    slot.tree.find(vm.nodes(), va).filter(|(range, _)| range.start == va).map(|(_, id)| id)
+fn above<M: Machine>(objects: &Objects<M>, slot: &MmSlot<M>, va: Va) -> Option<VmaId> {
+    slot.tree.find(objects.nodes(), va).filter(|(range, _)| range.start == va).map(|(_, id)| id)
 }
 
 fn hull(a: VaRange, b: VaRange) -> VaRange {
     VaRange { start: a.start.min(b.start), end: a.end.max(b.end) }
 }
 
-fn range_of<M: Machine>(vm: &Vm<M>, id: Option<VmaId>, otherwise: VaRange) -> VaRange {
-    id.map_or(otherwise, |id| vm.vma(id).range())
+fn range_of<M: Machine>(objects: &Objects<M>, id: Option<VmaId>, otherwise: VaRange) -> VaRange {
+    id.map_or(otherwise, |id| objects.vma(id).range())
 }
 
 /// What is left of a VMA that loses what it has of `taken`; `None` if nothing is.
-fn rest_of<M: Machine>(vm: &Vm<M>, id: VmaId, taken: VaRange) -> Option<VaRange> {
-    let range = vm.vma(id).range();
+fn rest_of<M: Machine>(objects: &Objects<M>, id: VmaId, taken: VaRange) -> Option<VaRange> {
+    let range = objects.vma(id).range();
     if range.start < taken.start {
         Some(VaRange { start: range.start, end: taken.start })
     } else if taken.end < range.end {

@@ -5,15 +5,15 @@
 //!
 //! Linux: mm/vma.c `vma_modify_flags`.
 
-use super::{VmFlags, Vma};
-use crate::ids::VmaId;
 use crate::{
     error::Error,
-    mm::{Mm, MmapWriteGuard},
+    ids::VmaId,
+    mm::mmap_lock::MmapWriteGuard,
+    vma::{flags::VmFlags, vma::Vma},
 };
 use anonmem_hal::{Machine, VaRange};
 
-impl<M: Machine> Mm<'_, M> {
+impl<M: Machine> MmapWriteGuard<'_, M> {
     /// Gives `range`, which lies in VMA `id`, the attributes `flags`; returns the VMA that covers it then, which may
     /// reach further. What the address space counts follows; the commit charge is the caller's.
     ///
@@ -23,44 +23,38 @@ impl<M: Machine> Mm<'_, M> {
     /// # Errors
     /// [`Error::OutOfMemory`], also if there would be too many mappings; nothing has changed.
     #[doc(alias = "vma_modify_flags")]
-    pub(crate) fn modify_vma(
-        &self,
-        guard: &MmapWriteGuard<'_, M>,
-        id: VmaId,
-        range: VaRange,
-        flags: VmFlags,
-    ) -> Result<VmaId, Error> {
-        let old = self.vm.vma(id).flags();
+    pub(crate) fn modify_vma(&self, id: VmaId, range: VaRange, flags: VmFlags) -> Result<VmaId, Error> {
+        let old = self.objects.vma(id).flags();
         if old == flags {
             return Ok(id);
         }
         debug_assert_eq!((old ^ flags) & VmFlags::GROWSDOWN, VmFlags::empty(), "a stack is made by mmap");
-        let modified = match self.merge_existing(guard, id, range, flags) {
+        let modified = match self.merge_existing(id, range, flags) {
             Some(neighbour) => neighbour,
             None => {
-                let part = self.split_off(guard, id, range)?;
-                self.vm.vma(part).start_write(guard).set_flags(flags);
+                let part = self.split_off(id, range)?;
+                self.objects.vma(part).start_write(self).set_flags(flags);
                 part
             }
         };
-        let (counts, pages) = (&guard.slot().counts, range.pages().0 as i64);
+        let (counts, pages) = (&self.slot().counts, range.pages().0 as i64);
         counts.add_vma(old, -pages);
         counts.add_vma(flags, pages);
         Ok(modified)
     }
 
     /// Makes `range`, which lies in VMA `id`, a VMA of its own.
-    fn split_off(&self, guard: &MmapWriteGuard<'_, M>, id: VmaId, range: VaRange) -> Result<VmaId, Error> {
-        let whole = self.vm.vma(id).range();
+    fn split_off(&self, id: VmaId, range: VaRange) -> Result<VmaId, Error> {
+        let whole = self.objects.vma(id).range();
         let mut part = id;
         if whole.start < range.start {
-            self.check_map_count(guard)?;
-            part = self.split_vma(guard, id, range.start)?;
+            self.check_map_count()?;
+            part = self.split_vma(id, range.start)?;
         }
         if range.end < whole.end {
-            let split = self.check_map_count(guard).and_then(|()| self.split_vma(guard, part, range.end));
+            let split = self.check_map_count().and_then(|()| self.split_vma(part, range.end));
             if let Err(e) = split {
-                self.rejoin(guard, range.start);
+                self.rejoin(range.start);
                 return Err(e);
             }
         }
@@ -77,17 +71,16 @@ impl<M: Machine> Mm<'_, M> {
     /// changed.
     pub(crate) fn modify_range(
         &self,
-        guard: &MmapWriteGuard<'_, M>,
         range: VaRange,
         mut change: impl FnMut(&Vma<M>) -> Result<VmFlags, Error>,
     ) -> Result<(), Error> {
-        let (vm, tree) = (self.vm, &guard.slot().tree);
+        let (objects, tree) = (self.objects, &self.slot().tree);
         let mut rest = range;
         while !rest.is_empty() {
-            let (vma, id) = tree.find_containing(vm.nodes(), rest.start).ok_or(Error::NotMapped)?;
+            let (vma, id) = tree.find_containing(objects.nodes(), rest.start).ok_or(Error::NotMapped)?;
             let part = VaRange { start: rest.start, end: vma.end.min(range.end) };
-            let flags = change(vm.vma(id))?;
-            self.modify_vma(guard, id, part, flags)?;
+            let flags = change(objects.vma(id))?;
+            self.modify_vma(id, part, flags)?;
             rest.start = part.end;
         }
         Ok(())

@@ -153,7 +153,7 @@ fn seen(user: &User<'_>, len: usize) -> Vec<Page> {
 /// Checks that neighbours that could be one are.
 fn assert_merged(mm: &Mm<'_, M>, at: Va, what: &str) {
     let before = mm.vm.stats().event(Event::VmaMerge);
-    mm.rejoin(&mm.slot().write(), at);
+    mm.write().rejoin(at);
     assert_eq!(mm.vm.stats().event(Event::VmaMerge), before, "{what}: not merged at {at:?}");
 }
 
@@ -322,15 +322,14 @@ fn a_merge_without_memory_is_left_out() {
 fn attributes_of_neighbours_that_differ_keep_them_apart() {
     tiny(|world| {
         let mm = build(world, "WWWW", Build::MapAll);
-        let guard = mm.slot().write();
-        mm.modify_range(&guard, range_of(&(1..2)), |vma| Ok(vma.flags() | VmFlags::LOCKED)).unwrap();
-        mm.modify_range(&guard, range_of(&(2..3)), |vma| Ok(vma.flags() | VmFlags::LOCKED)).unwrap();
+        let guard = mm.write();
+        guard.modify_range(range_of(&(1..2)), |vma| Ok(vma.flags() | VmFlags::LOCKED)).unwrap();
+        guard.modify_range(range_of(&(2..3)), |vma| Ok(vma.flags() | VmFlags::LOCKED)).unwrap();
         drop(guard);
         assert_eq!(picture(&mm, 4), "ABBC");
         assert_eq!(mm.counters().locked.0, 2);
-        let guard = mm.slot().write();
-        let unlock =
-            |range| mm.modify_range(&guard, range, |vma| Ok(vma.flags().difference(VmFlags::LOCKED)));
+        let guard = mm.write();
+        let unlock = |range| guard.modify_range(range, |vma| Ok(vma.flags().difference(VmFlags::LOCKED)));
         assert_eq!(unlock(range_of(&(0..5))), Err(Error::NotMapped));
         drop(guard);
         assert_eq!((picture(&mm, 4).as_str(), mm.counters().locked.0), ("AAAA", 0));
@@ -361,12 +360,12 @@ fn the_lock_sequence_does_not_come_round() {
         let mm = w.vm.new_mm().unwrap();
         let id = mm.map_raw(pages(16, 1), RW_FLAGS, Backing::Anonymous);
         let (vma, slot) = (w.vm.vma(id), mm.slot());
-        let guard = slot.write();
+        let guard = mm.write();
         drop(vma.start_write(&guard));
         let (locked_at, version) = (slot.lock_seq(), vma.lock.version());
         drop(guard);
         slot.preset_lock_seq(locked_at + (1 << 32) - 1);
-        let guard = slot.write();
+        let guard = mm.write();
         assert!(!vma.lock.is_write_locked(slot), "locked by a writer of long ago");
         drop(vma.start_write(&guard));
         assert!(vma.lock.is_write_locked(slot));

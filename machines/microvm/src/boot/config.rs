@@ -2,7 +2,7 @@
 //!
 //! The archive's first entry, `.anonmem/run`, holds NUL-terminated `key=value` records.
 
-use anonmem::vm::LockMode;
+use anonmem::LockMode;
 use anonmem_oslib::cpio::Archive;
 
 const RUN_FILE: &[u8] = b".anonmem/run";

@@ -42,7 +42,7 @@ fn with_swap(f: impl FnOnce(&World)) {
 
 /// Whether the entry lets programs write.
 fn is_writable(w: &World, mm: &Mm<'_, M>) -> bool {
-    let guard = mm.slot().read();
+    let guard = mm.read();
     let table = mm.slot().space.walk(&w.vm.frames, &guard, AT).unwrap();
     matches!(table.peek(AT), Pte::Present(present) if present.prot.write)
 }
@@ -103,7 +103,7 @@ fn a_page_that_was_ours_before_is_reused_at_once_even_if_it_is_locked() {
         drop(mm.fork().unwrap());
         let before = mm.pagemap(AT).pfn.unwrap();
         let retries = count(w, Event::FaultRetry);
-        let guard = mm.slot().read();
+        let guard = mm.read();
         let id = guard.slot().tree.find(w.vm.nodes(), AT).unwrap().1;
         let lock = w.vm.frames.folio(before).unwrap().lock();
         let fault = VmFault::new(&w.vm, mm.slot(), &guard, id, AT, Write);
@@ -214,7 +214,7 @@ fn cached_for_one<'a>(w: &'a World, parent: &Mm<'a, M>) -> FolioRef<'a, M> {
     let child = parent.fork().unwrap();
     page_out(w, parent);
     child.load(AT.0).unwrap();
-    let guard = parent.slot().read();
+    let guard = parent.read();
     let entry = parent.slot().space.walk(&w.vm.frames, &guard, AT).unwrap().peek(AT);
     let Pte::Soft(SoftLeaf::Swap { entry, .. }) = entry else { panic!("{entry:?}") };
     drop(guard);
@@ -273,7 +273,7 @@ fn a_page_that_came_back_meanwhile_is_not_poisoned() {
     with_swap(|w| {
         let mm = program(w, 7);
         page_out(w, &mm);
-        let guard = mm.slot().read();
+        let guard = mm.read();
         let id = guard.slot().tree.find(w.vm.nodes(), AT).unwrap().1;
         let table = mm.slot().space.walk(&w.vm.frames, &guard, AT).unwrap();
         let Pte::Soft(SoftLeaf::Swap { entry, .. }) = table.peek(AT) else { panic!("it is in swap") };
@@ -290,7 +290,7 @@ fn a_page_that_came_back_meanwhile_is_not_poisoned() {
 fn an_access_to_nothing_waits_for_no_reader() {
     World::run(|w| {
         let mm = program(w, 7);
-        let reader = mm.slot().read();
+        let reader = mm.read();
         let cpus = w.vm.machine().cpus().clone();
         std::thread::scope(|scope| {
             let faulting = scope.spawn(|| cpus.run_on(CpuId(1), || mm.handle_fault(Va(AT.0 - P), Read)));

@@ -9,7 +9,10 @@ use crate::{
         anon::fill_run,
         handle_mm_fault,
     },
-    mm::{Mm, MmapHeld, MmapReadGuard},
+    mm::{
+        Mm,
+        mmap_lock::{MmapHeld, MmapReadGuard},
+    },
     testing::{M, P, RW, World, pages},
     vma::{Backing, Refusal, VmFlags},
 };
@@ -80,7 +83,7 @@ fn one_page_for_both(w: &World, flags: VmFlags, backing: Backing) {
     let mm = w.vm.new_mm().unwrap();
     let id = mm.map_raw(pages(FIRST, 2), flags, backing);
     mm.store((FIRST + 1) * P, 1).unwrap();
-    let mmap = mm.slot().read();
+    let mmap = mm.read();
     let theirs = Cell::new(None);
     let guard = beaten(&mmap, || {
         assert_eq!(fault(&mm, &mmap, id, FIRST, Write), FaultResult::Done);
@@ -126,7 +129,7 @@ fn two_faults_of_a_page_in_swap_bring_back_one_page() {
         mm.store(FIRST * P, 7).unwrap();
         let page = w.vm.frames.try_get(mm.pagemap(Va(FIRST * P)).pfn.unwrap()).unwrap();
         assert!(w.vm.reclaim_folio(page));
-        let mmap = mm.slot().read();
+        let mmap = mm.read();
         let guard = beaten(&mmap, || assert_eq!(fault(&mm, &mmap, id, FIRST, Write), FaultResult::Done));
         assert_eq!(fault(&mm, &guard, id, FIRST, Write), FaultResult::Done);
         drop(guard);
@@ -150,7 +153,7 @@ fn a_page_that_left_for_another_slot_meanwhile_is_not_replaced_by_the_old_one() 
         let leave = |pfn| assert!(w.vm.reclaim_folio(w.vm.frames.try_get(pfn).unwrap()));
         leave(mm.pagemap(Va(FIRST * P)).pfn.unwrap());
         assert_eq!(child.load(FIRST * P), Ok(7));
-        let mmap = mm.slot().read();
+        let mmap = mm.read();
         let guard = beaten(&mmap, || {
             assert_eq!(fault(&mm, &mmap, id, FIRST, Write), FaultResult::Done);
             mm.store(FIRST * P, 9).unwrap();
@@ -173,7 +176,7 @@ fn a_copy_is_not_installed_in_a_vma_that_was_changed() {
         let id = mm.map_raw(pages(FIRST, 1), RW, Backing::Anonymous);
         mm.store(FIRST * P, 7).unwrap();
         let child = mm.fork().unwrap();
-        let mmap = mm.slot().read();
+        let mmap = mm.read();
         let before = entry(&mm, &mmap, FIRST);
         let changed = Cell::new(false);
         let guard = Interrupted { changed: Some(&changed), ..beaten(&mmap, || changed.set(true)) };
@@ -202,7 +205,7 @@ fn a_run_fills_what_is_empty_before_its_end() {
         let mm = w.vm.new_mm().unwrap();
         let id = mm.map_raw(pages(FIRST, 40), RW, Backing::Anonymous);
         mm.store((FIRST + 20) * P, 1).unwrap();
-        let mmap = mm.slot().read();
+        let mmap = mm.read();
         let before = w.vm.stats().event(Event::FaultAnon);
         assert_eq!(run(&mm, &mmap, id, 0, 40), Ok(16), "no more at once");
         assert_eq!(run(&mm, &mmap, id, 16, 40), Ok(4), "up to a page that is there");
@@ -225,7 +228,7 @@ fn a_run_stops_where_others_were_faster() {
         let mm = w.vm.new_mm().unwrap();
         let id = mm.map_raw(pages(FIRST, 8), RW, Backing::Anonymous);
         mm.store((FIRST + 7) * P, 1).unwrap();
-        let mmap = mm.slot().read();
+        let mmap = mm.read();
         let guard = beaten(&mmap, || assert_eq!(fault(&mm, &mmap, id, FIRST + 2, Write), FaultResult::Done));
         assert_eq!(run(&mm, &guard, id, 0, 8), Ok(2));
         drop(guard);
@@ -244,7 +247,7 @@ fn a_run_takes_as_many_pages_as_there_are() {
         let mm = w.vm.new_mm().unwrap();
         let id = mm.map_raw(pages(FIRST, 8), RW, Backing::Anonymous);
         mm.store((FIRST + 7) * P, 1).unwrap();
-        let mmap = mm.slot().read();
+        let mmap = mm.read();
         let without_nth = |nth, at, end| {
             w.failures.set(FailurePlan::From(nth));
             let filled = run(&mm, &mmap, id, at, end);

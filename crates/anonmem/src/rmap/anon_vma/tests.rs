@@ -15,7 +15,7 @@ use anonmem_hosted::FailurePlan;
 const FIRST: u64 = 32;
 
 fn vma_at(mm: &Mm<'_, M>, page: u64) -> VmaId {
-    let guard = mm.slot().read();
+    let guard = mm.read();
     guard.slot().tree.find(mm.vm.nodes(), Va(page * P)).expect("a mapping").1
 }
 
@@ -132,7 +132,7 @@ fn a_link_covers_the_pages_of_its_vma_and_no_other() {
         let chain = w.vm.vma(vma_at(&mm, FIRST)).chains().get().unwrap();
         assert_eq!(w.vm.interval(chain), (FIRST, FIRST + 1));
         let tree = w.vm.anon_vma(anon_vma_at(&mm, FIRST).unwrap()).tree();
-        let overlaps = |page| tree.first_overlap(&w.vm, page, page).is_some();
+        let overlaps = |page| tree.first_overlap(&*w.vm, page, page).is_some();
         assert_eq!([FIRST - 1, FIRST, FIRST + 1, FIRST + 2].map(overlaps), [false, true, true, false]);
     });
 }

@@ -101,7 +101,7 @@ fn a_page_that_was_pinned_meanwhile_gets_its_entry_back() {
     with_swap(|w| {
         let mm = program(w, 7);
         let entry = |w: &World| {
-            let guard = mm.slot().read();
+            let guard = mm.read();
             let table = mm.slot().space.walk(&w.vm.frames, &guard, Va(AT)).unwrap();
             table.peek(Va(AT))
         };

@@ -6,77 +6,35 @@
 //!
 //! Linux: mm/shmem.c `shmem_zero_setup`. Differs: no file, no swap, no resize.
 
-use crate::ids::{ShmId, ShmTag};
-use crate::{error::Error, vm::Vm};
-use anonmem_frame::{Field, FolioRef, SlabItem};
-use anonmem_hal::{Arch, Machine, Order, PAGE_SHIFT, Protection, Pte, Va, VaRange};
-use anonmem_pgtable::{AddressSpace, Attrs, CanInstall, Mapped, StableVma, Teardown};
-use anonmem_sync::{Atomic, Ordering};
-use core::mem::offset_of;
+pub(crate) mod object;
+mod page;
 
-/// Pages shared by all VMAs that map the object.
-pub struct ShmObject<M> {
-    /// VMAs, and handles held by the machine.
-    users: Atomic<u32, M>,
-    /// Page `i` is at address `i << PAGE_SHIFT` of this space.
-    space: AddressSpace<M>,
-    /// Its length in pages: what was promised for it.
-    pages: Atomic<u64, M>,
-}
-
-impl<M: Machine> SlabItem<M> for ShmObject<M> {
-    type Tag = ShmTag;
-    const NAME: &'static str = "shm_object";
-    const FIELDS: &'static [Field] = &[
-        Field::new("users", offset_of!(Self, users)),
-        Field::new("space", offset_of!(Self, space)),
-        Field::new("pages", offset_of!(Self, pages)),
-    ];
-    fn new() -> Self {
-        Self { users: Atomic::new(0), space: AddressSpace::new(), pages: Atomic::new(0) }
-    }
-}
+use crate::{error::Error, ids::ShmId, objects::Objects, shm::object::ShmObject};
+use anonmem_frame::FolioRef;
+use anonmem_hal::{Arch, Machine, Order, PAGE_SHIFT, Pte, Va, VaRange};
+use anonmem_pgtable::{CanInstall, Mapped, StableVma, Teardown};
+use anonmem_sync::Ordering;
 
 /// Keeps an object's tables: its user count. The object's pages are filled under it.
-struct ShmUser;
+pub(super) struct ShmUser;
 impl StableVma for ShmUser {}
 impl CanInstall for ShmUser {}
 
-impl<M: Machine> ShmObject<M> {
-    pub(crate) fn users(&self) -> u32 {
-        self.users.peek()
-    }
-
-    pub(crate) fn space(&self) -> &AddressSpace<M> {
-        &self.space
-    }
-
-    /// Its length in pages.
-    pub(crate) fn pages(&self) -> u64 {
-        self.pages.load(Ordering::Relaxed)
-    }
-}
-
-fn offset(index: u64) -> Va {
+pub(super) fn offset(index: u64) -> Va {
     Va(index << PAGE_SHIFT)
 }
 
-impl<M: Machine> Vm<M> {
-    pub(crate) fn shm(&self, id: ShmId) -> &ShmObject<M> {
-        self.shm_objects.get(&self.frames, id)
-    }
-
-    /// Makes an object of `pages` pages, with one user; they are promised, not allocated.
+impl<M: Machine> Objects<M> {
+    /// Makes an object of `pages` pages, with one user; they are promised, not allocated. Does not reclaim.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`], [`Error::Limit`] beyond the commit limit, [`Error::Invalid`] if it is larger than the page-table format can name.
-    #[doc(alias = "shmem_zero_setup")]
-    pub fn shm_new(&self, pages: u64) -> Result<ShmId, Error> {
+    pub(crate) fn shm_make(&self, pages: u64) -> Result<ShmId, Error> {
         if pages > M::Arch::USER_END.page() {
             return Err(Error::Invalid("a shared object larger than an address space"));
         }
         self.commit(pages)?;
-        let made = self.reclaiming(|| self.shm_alloc());
+        let made = self.shm_alloc();
         match made {
             Ok(id) => {
                 let object = self.shm(id);
@@ -134,35 +92,7 @@ impl<M: Machine> Vm<M> {
         self.shm_objects.free(&self.frames, id);
     }
 
-    /// The page with index `index` of an object that the caller uses, allocating it if there is none.
-    ///
-    /// # Errors
-    /// [`Error::OutOfMemory`]; [`Error::BadAddress`] beyond the object's end (a SIGBUS).
-    #[doc(alias = "shmem_get_folio")]
-    pub fn shm_page(&self, id: ShmId, index: u64) -> Result<FolioRef<'_, M>, Error> {
-        let object = self.shm(id);
-        if index >= object.pages.load(Ordering::Relaxed) {
-            return Err(Error::BadAddress);
-        }
-        let va = offset(index);
-        if let Some(page) = self.shm_find(object, va) {
-            return Ok(page);
-        }
-        let new = self.alloc_page()?;
-        new.zero();
-        let table = object.space.walk_alloc(&self.frames, &ShmUser, va)?;
-        let mut entries = table.lock();
-        if let Mapped::Shm(present) = entries.mapped(va) {
-            // Somebody was faster; `new` is freed.
-            return Ok(self.frames.try_get(present.pfn).expect("the object's entry owns the page"));
-        }
-        let page = new.into_shm(id.raw(), index);
-        let map = page.map_shm().map_err(|_| Error::Limit("mappings of a page"))?;
-        entries.install(va, map, Attrs { prot: Protection::RW, young: false, dirty: false, uffd_wp: false });
-        Ok(page)
-    }
-
-    fn shm_find<'a>(&'a self, object: &'a ShmObject<M>, va: Va) -> Option<FolioRef<'a, M>> {
+    pub(super) fn shm_find<'a>(&'a self, object: &'a ShmObject<M>, va: Va) -> Option<FolioRef<'a, M>> {
         let table = object.space.walk(&self.frames, &ShmUser, va)?;
         let entries = table.lock();
         match entries.mapped(va) {

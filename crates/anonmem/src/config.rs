@@ -1,0 +1,54 @@
+//! What a [`Vm`](crate::Vm) is made with.
+
+/// How much may be promised. Linux: /proc/sys/vm/overcommit_memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Overcommit {
+    /// 0: refuse only what could never fit.
+    Heuristic,
+    /// 1: promise everything.
+    Always,
+    /// 2: never promise more than `percent` of memory.
+    Never {
+        /// `overcommit_ratio`: 50 on Linux.
+        percent: u8,
+    },
+}
+
+/// What a fault holds. Each mode falls back to the next stronger one, and counts why.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum LockMode {
+    /// The mmap lock.
+    #[default]
+    Mmap,
+    /// The VMA's own lock; else the mmap lock.
+    Vma,
+    /// No VMA lock at all: what was read is checked when the page is installed. Else the VMA's lock.
+    Speculative,
+}
+
+/// What a [`Vm`] is made with.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Config {
+    /// What a fault holds.
+    pub lock_mode: LockMode,
+    /// How much may be promised.
+    pub overcommit: Overcommit,
+    /// The most mappings of one address space. Linux: /proc/sys/vm/max_map_count.
+    pub max_map_count: u32,
+    /// The lowest address that may be mapped. Linux: /proc/sys/vm/mmap_min_addr.
+    pub mmap_min_addr: u64,
+    /// Bytes that are left free below a stack. Linux: the boot parameter `stack_guard_gap`.
+    pub stack_guard_gap: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            lock_mode: LockMode::Mmap,
+            overcommit: Overcommit::Heuristic,
+            max_map_count: 65_530,
+            mmap_min_addr: 65_536,
+            stack_guard_gap: 256 * 4096,
+        }
+    }
+}

@@ -1,0 +1,41 @@
+//! The end of an address space.
+//!
+//! Linux: mm/mmap.c `exit_mmap`.
+
+use crate::{
+    ids::MmId, objects::Objects, rmap::anon_vma::unlink_anon_vmas, vma::free::free_vma, zap::zap_range,
+};
+use anonmem_hal::{Machine, Va, VaRange};
+use anonmem_pgtable::Teardown;
+
+/// Unmaps and frees everything. The caller was the last user, and no CPU runs the address space.
+///
+/// The mmap lock is taken for the sake of those who come by another way (reclaim, `validate`).
+pub(crate) fn exit_mmap<M: Machine>(objects: &Objects<M>, id: MmId) {
+    let guard = objects.mmap_write_lock(id);
+    let slot = guard.slot();
+    assert!(slot.space.cpus().is_empty(), "an address space ends while CPUs {:?} run it", slot.space.cpus());
+    let mut gather = objects.gather(&slot.space, Teardown::WholeSpace);
+    slot.tree.for_each(objects.nodes(), |range, _| zap_range(objects, slot, &guard, &mut gather, range));
+    slot.tree.for_each(objects.nodes(), |_, id| unlink_anon_vmas(objects, id));
+    // All at once: an upper table goes with the last of its VMAs, which may be several.
+    let all = VaRange { start: Va(0), end: Va(u64::MAX) };
+    let lowest = slot.tree.find(objects.nodes(), Va(0)).map(|(range, _)| range.start);
+    if let (Some(start), Some((last, _))) = (lowest, slot.tree.last(objects.nodes())) {
+        slot.space.free_tables(&mut gather, &objects.frames, VaRange { start, end: last.end }, all);
+    }
+    gather.finish();
+    slot.tree.for_each(objects.nodes(), |_, id| {
+        objects.vma(id).detach(&guard);
+        free_vma(objects, id);
+    });
+    slot.tree.clear(objects.nodes());
+    objects.uncommit(slot.counts.committed.get());
+    let counts = &slot.counts;
+    for zeroed in [&counts.total, &counts.data, &counts.stack, &counts.locked, &counts.committed] {
+        zeroed.set(0);
+    }
+    debug_assert_eq!(slot.rss(), 0, "pages are counted that nobody maps");
+    slot.space.free_root(&objects.frames);
+    drop(guard);
+}

@@ -1,0 +1,183 @@
+//! Address spaces.
+//!
+//! An [`Mm`] is an owner (Linux: a count of `mm_users`): cloning adds a user, dropping the last one tears the address
+//! space down. What it names is an [`MmSlot`], type-stable like everything that rmap walks can reach.
+//!
+//! Locks: see `docs/locking.md`. The `mmap_lock` protects the tree of VMAs and the accounting; [`MmapReadGuard`] and
+//! [`MmapWriteGuard`] are what functions take to say that they need it.
+//!
+//! Linux: include/linux/mm_types.h `struct mm_struct`; kernel/fork.c `mm_init`, `mmput`.
+
+pub(crate) mod exit;
+pub(crate) mod mmap_lock;
+pub(crate) mod slot;
+
+use crate::{
+    error::Error,
+    ids::MmId,
+    mm::{
+        exit::exit_mmap,
+        mmap_lock::{MmapReadGuard, MmapWriteGuard},
+        slot::MmSlot,
+    },
+    vm::Vm,
+};
+use anonmem_hal::{CpuId, Machine, NrPages, Pfn};
+use anonmem_sync::{Ordering, lockdep};
+
+/// A user of an address space. Cloning adds one; dropping the last one tears it down.
+pub struct Mm<'v, M: Machine> {
+    pub(crate) vm: &'v Vm<M>,
+    pub(crate) id: MmId,
+}
+
+impl<M: Machine> Vm<M> {
+    /// Makes an empty address space.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`].
+    #[doc(alias = "mm_alloc")]
+    pub fn new_mm(&self) -> Result<Mm<'_, M>, Error> {
+        self.reclaiming(|| self.try_new_mm())
+    }
+
+    fn try_new_mm(&self) -> Result<Mm<'_, M>, Error> {
+        let id = self.mms.alloc(&self.frames)?;
+        let slot = self.mm_slot(id);
+        if let Err(e) = slot.space.alloc_root(&self.frames) {
+            self.mms.free(&self.frames, id);
+            return Err(e.into());
+        }
+        slot.init();
+        // Release pairs with the Acquire of `try_user`.
+        slot.users.store(1, Ordering::Release);
+        Ok(Mm { vm: self, id })
+    }
+
+    /// Becomes a user of an address space, unless it has none any more.
+    #[doc(alias = "mmget_not_zero")]
+    pub(crate) fn try_user(&self, id: MmId) -> Option<Mm<'_, M>> {
+        // Acquire pairs with the Release of `new_mm`.
+        let more = |n| (n != 0).then_some(n + 1);
+        self.mm_slot(id).users.fetch_update(Ordering::Acquire, more).ok()?;
+        Some(Mm { vm: self, id })
+    }
+}
+
+impl<'v, M: Machine> Mm<'v, M> {
+    /// The memory manager.
+    pub fn vm(&self) -> &'v Vm<M> {
+        self.vm
+    }
+
+    #[inline]
+    pub(crate) fn slot(&self) -> &'v MmSlot<M> {
+        self.vm.mm_slot(self.id)
+    }
+
+    /// The mmap lock for reading.
+    #[inline]
+    #[track_caller]
+    pub(crate) fn read(&self) -> MmapReadGuard<'v, M> {
+        self.vm.mmap_read_lock(self.id)
+    }
+
+    /// The mmap lock for writing.
+    #[inline]
+    #[track_caller]
+    pub(crate) fn write(&self) -> MmapWriteGuard<'v, M> {
+        self.vm.mmap_write_lock(self.id)
+    }
+
+    /// The top-level page table: what CR3 takes.
+    pub fn root(&self) -> Pfn {
+        self.slot().space.root()
+    }
+
+    /// Notes that `cpu` is about to load the root: flushes reach it from now on.
+    pub fn activate(&self, cpu: CpuId) {
+        self.slot().space.activate(cpu);
+    }
+
+    /// Notes that `cpu` has loaded another root and holds no translation of this one.
+    pub fn deactivate(&self, cpu: CpuId) {
+        self.slot().space.deactivate(cpu);
+    }
+
+    /// Whether both are users of the same address space.
+    pub fn is(&self, other: &Self) -> bool {
+        self.id == other.id
+    }
+
+    /// What it uses.
+    pub fn counters(&self) -> MmCounters {
+        let slot = self.slot();
+        let counts = &slot.counts;
+        let rss = slot.rss();
+        MmCounters {
+            anon: NrPages(slot.pages.anon.load(Ordering::Relaxed).max(0) as u64),
+            shared: NrPages(slot.pages.shared.load(Ordering::Relaxed).max(0) as u64),
+            swap: NrPages(slot.pages.swap.load(Ordering::Relaxed).max(0) as u64),
+            peak: NrPages(slot.pages.peak.load(Ordering::Relaxed).max(rss)),
+            tables: NrPages(slot.space.nr_tables()),
+            total: NrPages(counts.total.peek()),
+            data: NrPages(counts.data.peek()),
+            stack: NrPages(counts.stack.peek()),
+            locked: NrPages(counts.locked.peek()),
+            committed: NrPages(counts.committed.peek()),
+            vmas: slot.tree.len(),
+        }
+    }
+}
+
+/// What an address space uses. Linux: /proc/PID/status.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct MmCounters {
+    /// Mapped anonymous pages (`RssAnon`).
+    pub anon: NrPages,
+    /// Mapped pages of shared objects (`RssShmem`).
+    pub shared: NrPages,
+    /// Pages in swap (`VmSwap`).
+    pub swap: NrPages,
+    /// The most pages mapped at once (`VmHWM`).
+    pub peak: NrPages,
+    /// Frames of page tables (`VmPTE`).
+    pub tables: NrPages,
+    /// Pages covered by mappings (`VmSize`).
+    pub total: NrPages,
+    /// Pages of private writable mappings (`VmData`).
+    pub data: NrPages,
+    /// Pages of stacks (`VmStk`).
+    pub stack: NrPages,
+    /// Pages of locked mappings (`VmLck`).
+    pub locked: NrPages,
+    /// Pages that count towards the commit limit.
+    pub committed: NrPages,
+    /// The number of mappings.
+    pub vmas: u64,
+}
+
+impl MmCounters {
+    /// Mapped pages (`VmRSS`).
+    pub const fn rss(&self) -> NrPages {
+        NrPages(self.anon.0 + self.shared.0)
+    }
+}
+
+impl<M: Machine> Clone for Mm<'_, M> {
+    fn clone(&self) -> Self {
+        self.slot().users.fetch_add(1, Ordering::Relaxed);
+        Self { vm: self.vm, id: self.id }
+    }
+}
+
+impl<M: Machine> Drop for Mm<'_, M> {
+    fn drop(&mut self) {
+        // AcqRel: the last user sees all that the others did.
+        if self.slot().users.fetch_sub(1, Ordering::AcqRel) == 1 {
+            lockdep::might_sleep::<M>();
+            exit_mmap(self.vm, self.id);
+            self.vm.mms.free(&self.vm.frames, self.id);
+        }
+    }
+}

@@ -1,0 +1,240 @@
+//! What operations are given: the frames, and all objects that live in them.
+//!
+//! Everything that has no policy of its own takes an [`Objects`] and nothing above it: reverse mapping, VMAs, page tables, swap slots,
+//! shared objects. What reclaims, and so may wait for others, needs the [`Vm`](crate::Vm), which owns the `Objects`.
+
+use crate::{
+    config::{Config, Overcommit},
+    error::Error,
+    events::{Event, Events},
+    ids::{AnonVmaId, ChainId, MmId, ShmId, VmaId, VmaTag},
+    mm::slot::MmSlot,
+    reclaim::workingset::Workingset,
+    rmap::objects::{AnonVma, AnonVmaChain},
+    shm::object::ShmObject,
+    swap::device::SwapDevices,
+    vma::{
+        flags::VmFlags,
+        tree::{Nodes, TreeNode},
+        vma::Vma,
+    },
+};
+use anonmem_frame::{Field, Folio, Frames, FramesError, Link, Place, Slab};
+use anonmem_hal::{Machine, NrPages, PAGE_SHIFT};
+use anonmem_pgtable::{AddressSpace, DeadTables, MmuGather, Teardown};
+use anonmem_sync::{Atomic, CachePadded, Ordering, PerCpu, Rcu};
+use core::mem::offset_of;
+
+/// The objects of one memory manager.
+pub struct Objects<M: Machine> {
+    pub(crate) frames: Frames<M>,
+    pub(crate) rcu: Rcu<M>,
+    pub(crate) dead_tables: DeadTables<M>,
+    pub(crate) mms: Slab<M, MmSlot<M>>,
+    pub(crate) vmas: Slab<M, Vma<M>>,
+    pub(crate) tree_nodes: Slab<M, TreeNode<M>>,
+    pub(crate) anon_vmas: Slab<M, AnonVma<M>>,
+    pub(crate) chains: Slab<M, AnonVmaChain<M>>,
+    pub(crate) shm_objects: Slab<M, ShmObject<M>>,
+    pub(crate) swap: SwapDevices<M>,
+    pub(crate) workingset: Workingset<M>,
+    /// Whether any page was ever marked for lazy freeing.
+    pub(crate) lazyfree_used: Atomic<u32, M>,
+    pub(crate) events: Events<M>,
+    /// The VMA that each CPU found last without the mmap lock.
+    pub(crate) last_vma: PerCpu<Atomic<Link<VmaTag>, M>, M>,
+    pub(crate) config: Config,
+    /// Pages promised to all address spaces and shared objects.
+    pub(crate) committed: CachePadded<Atomic<i64, M>>,
+}
+
+impl<M: Machine> Objects<M> {
+    /// Takes over the memory of `machine`.
+    ///
+    /// # Errors
+    /// [`FramesError`].
+    pub(crate) fn new(machine: M, config: Config) -> Result<Self, FramesError> {
+        let frames = Frames::new(machine)?;
+        Ok(Self {
+            rcu: Rcu::new(),
+            dead_tables: DeadTables::new(),
+            mms: Slab::new(&frames),
+            vmas: Slab::new(&frames),
+            tree_nodes: Slab::new(&frames),
+            anon_vmas: Slab::new(&frames),
+            chains: Slab::new(&frames),
+            shm_objects: Slab::new(&frames),
+            swap: SwapDevices::new(),
+            workingset: Workingset::new(frames.machine().nr_frames()),
+            lazyfree_used: Atomic::new(0),
+            last_vma: PerCpu::new(|_| Atomic::new(Link::NONE)),
+            events: Events::new(),
+            committed: CachePadded(Atomic::new(0)),
+            frames,
+            config,
+        })
+    }
+
+    /// The slot of an address space; it may be another use of it.
+    #[inline]
+    pub(crate) fn mm_slot(&self, id: MmId) -> &MmSlot<M> {
+        self.mms.get(&self.frames, id)
+    }
+
+    /// The slot of an anon_vma; it may be another use of it.
+    #[inline]
+    pub(crate) fn anon_vma(&self, id: AnonVmaId) -> &AnonVma<M> {
+        self.anon_vmas.get(&self.frames, id)
+    }
+
+    pub(crate) fn chain(&self, id: ChainId) -> &AnonVmaChain<M> {
+        self.chains.get(&self.frames, id)
+    }
+
+    pub(crate) fn shm(&self, id: ShmId) -> &ShmObject<M> {
+        self.shm_objects.get(&self.frames, id)
+    }
+}
+
+impl<M: Machine> Objects<M> {
+    /// The machine.
+    pub fn machine(&self) -> &M {
+        self.frames.machine()
+    }
+
+    /// The frames, for the kernel's own needs.
+    pub fn frames(&self) -> &Frames<M> {
+        &self.frames
+    }
+
+    /// What it was made with.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    #[inline]
+    pub(crate) fn nodes(&self) -> Nodes<'_, M> {
+        Nodes { slab: &self.tree_nodes, frames: &self.frames }
+    }
+
+    /// Pages that are left free below a stack.
+    pub(crate) fn stack_guard_pages(&self) -> NrPages {
+        NrPages(self.config.stack_guard_gap >> PAGE_SHIFT)
+    }
+
+    /// Pages that are left free below a VMA with these attributes.
+    pub(crate) fn guard_below(&self, flags: VmFlags) -> NrPages {
+        if flags.contains(VmFlags::GROWSDOWN) { self.stack_guard_pages() } else { NrPages(0) }
+    }
+
+    /// The slot of a VMA; it may be another use of it.
+    #[inline]
+    pub(crate) fn vma(&self, id: VmaId) -> &Vma<M> {
+        self.vmas.get(&self.frames, id)
+    }
+
+    #[inline]
+    pub(crate) fn count(&self, event: Event) {
+        self.events.count(event);
+    }
+
+    /// Lets reclaim drop a page that is not written any more (`MADV_FREE`).
+    pub(crate) fn mark_lazyfree(&self, folio: Folio<'_, M>) {
+        folio.set_lazyfree();
+        if self.lazyfree_used.load(Ordering::Relaxed) == 0 {
+            self.lazyfree_used.store(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Starts gathering what is unmapped from `space`.
+    #[inline]
+    pub(crate) fn gather<'a>(&'a self, space: &'a AddressSpace<M>, teardown: Teardown) -> MmuGather<'a, M> {
+        MmuGather::new(&self.frames, space, &self.rcu, &self.dead_tables, teardown)
+    }
+
+    /// Frees page tables whose grace period has passed; for idle time and before giving up.
+    pub fn reap(&self) {
+        self.dead_tables.reap(&self.frames, &self.rcu);
+    }
+
+    /// Waits until all page tables that were unlinked are free.
+    pub fn drain(&self) {
+        self.dead_tables.drain(&self.frames, &self.rcu);
+    }
+
+    /// Pages that may be promised in all (`CommitLimit`).
+    pub fn commit_limit(&self) -> u64 {
+        let all = self.machine().nr_frames();
+        let swap: u64 = self.swap_devices().map(|device| device.pages).sum();
+        match self.config.overcommit {
+            Overcommit::Heuristic | Overcommit::Always => all + swap,
+            Overcommit::Never { percent } => all * u64::from(percent) / 100 + swap,
+        }
+    }
+
+    /// Promises `pages` more.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] if the overcommit mode forbids it.
+    #[doc(alias = "__vm_enough_memory")]
+    pub(crate) fn commit(&self, pages: u64) -> Result<(), Error> {
+        let before = self.committed.fetch_add(pages as i64, Ordering::Relaxed).max(0) as u64;
+        let fits = match self.config.overcommit {
+            Overcommit::Always => true,
+            Overcommit::Heuristic => pages <= self.commit_limit(),
+            Overcommit::Never { .. } => before + pages <= self.commit_limit(),
+        };
+        if fits {
+            return Ok(());
+        }
+        self.uncommit(pages);
+        Err(Error::COMMIT_LIMIT)
+    }
+
+    /// Takes back a promise of `pages`.
+    #[doc(alias = "vm_unacct_memory")]
+    pub(crate) fn uncommit(&self, pages: u64) {
+        self.committed.fetch_sub(pages as i64, Ordering::Relaxed);
+    }
+
+    /// What `address` is, if it is in the memory manager or one of its objects: for displays.
+    pub(crate) fn place_of(&self, address: usize) -> Option<Place> {
+        let frames = &self.frames;
+        let offset = address.wrapping_sub(core::ptr::from_ref(self).addr());
+        if let Some(inside) =
+            offset.checked_sub(offset_of!(Self, frames)).filter(|i| *i < size_of::<Frames<M>>())
+        {
+            return Some(Place::new("vm", None, Frames::<M>::FIELDS, inside));
+        }
+        if offset < size_of::<Self>() {
+            return Some(Place::new("vm", None, Self::FIELDS, offset));
+        }
+        self.mms
+            .place_of(frames, address)
+            .or_else(|| self.vmas.place_of(frames, address))
+            .or_else(|| self.tree_nodes.place_of(frames, address))
+            .or_else(|| self.anon_vmas.place_of(frames, address))
+            .or_else(|| self.chains.place_of(frames, address))
+            .or_else(|| self.shm_objects.place_of(frames, address))
+            .or_else(|| frames.place_of(address))
+    }
+
+    const FIELDS: &'static [Field] = &[
+        Field::new("frames", offset_of!(Self, frames)),
+        Field::new("rcu", offset_of!(Self, rcu)),
+        Field::new("dead_tables", offset_of!(Self, dead_tables)),
+        Field::new("mms", offset_of!(Self, mms)),
+        Field::new("vmas", offset_of!(Self, vmas)),
+        Field::new("tree_nodes", offset_of!(Self, tree_nodes)),
+        Field::new("anon_vmas", offset_of!(Self, anon_vmas)),
+        Field::new("chains", offset_of!(Self, chains)),
+        Field::new("shm_objects", offset_of!(Self, shm_objects)),
+        Field::new("swap", offset_of!(Self, swap)),
+        Field::new("workingset", offset_of!(Self, workingset)),
+        Field::new("lazyfree_used", offset_of!(Self, lazyfree_used)),
+        Field::new("events", offset_of!(Self, events)),
+        Field::new("last_vma", offset_of!(Self, last_vma)),
+        Field::new("config", offset_of!(Self, config)),
+        Field::new("committed", offset_of!(Self, committed)),
+    ];
+}

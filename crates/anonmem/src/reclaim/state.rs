@@ -1,0 +1,71 @@
+//! What reclaim remembers: the clock's hand, who is at work, and the background task's mailbox.
+
+use anonmem_hal::Machine;
+use anonmem_sync::{Atomic, Ordering, WaitQueue};
+
+/// Where the hand of the clock is: frames relative to the first.
+pub(crate) struct ClockHand<M> {
+    pub(super) at: Atomic<u64, M>,
+}
+
+impl<M: Machine> ClockHand<M> {
+    pub(crate) const fn new() -> Self {
+        Self { at: Atomic::new(0) }
+    }
+}
+
+/// Who reclaims, and what came of it.
+pub(crate) struct Reclaimers<M> {
+    /// Batches under way.
+    pub(super) batches: Atomic<u32, M>,
+    /// Pages freed by all of them, ever.
+    pub(super) freed: Atomic<u64, M>,
+    pub(super) queue: WaitQueue<M>,
+}
+
+impl<M: Machine> Reclaimers<M> {
+    pub(crate) const fn new() -> Self {
+        Self { batches: Atomic::new(0), freed: Atomic::new(0), queue: WaitQueue::new() }
+    }
+
+    /// A batch begins.
+    pub(crate) fn begin(&self) {
+        self.batches.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A batch has freed some pages.
+    pub(crate) fn freed(&self, pages: u64) {
+        if pages > 0 {
+            // Release pairs with the Acquire of whoever waits: the pages are free.
+            self.freed.fetch_add(pages, Ordering::Release);
+            self.queue.wake_all();
+        }
+    }
+
+    /// A batch ends: what it kept is unlocked.
+    pub(crate) fn end(&self) {
+        // Release pairs with the Acquire of whoever waits.
+        if self.batches.fetch_sub(1, Ordering::Release) == 1 {
+            self.queue.wake_all();
+        }
+    }
+}
+
+/// The background task's mailbox.
+pub(crate) struct Kswapd<M> {
+    /// 0: sleep, 1: work, 2: end.
+    pub(super) state: Atomic<u32, M>,
+    pub(super) queue: WaitQueue<M>,
+}
+
+pub(super) const SLEEP: u32 = 0;
+
+pub(super) const WORK: u32 = 1;
+
+pub(super) const END: u32 = 2;
+
+impl<M: Machine> Kswapd<M> {
+    pub(crate) const fn new() -> Self {
+        Self { state: Atomic::new(SLEEP), queue: WaitQueue::new() }
+    }
+}

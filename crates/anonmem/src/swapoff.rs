@@ -1,0 +1,106 @@
+//! Taking a swap device out of use: all that is on it comes back, while faults go on.
+//!
+//! Linux: mm/swapfile.c `swapoff`, `try_to_unuse`.
+
+use crate::{
+    error::Error,
+    fault::{
+        handle_mm_fault,
+        vm_fault::{FaultAccess, FaultResult, VmFault},
+    },
+    mm::Mm,
+    vm::Vm,
+};
+use anonmem_hal::{Arch, Machine, Pte, SoftLeaf, Va, VaRange};
+use anonmem_sync::Ordering;
+
+impl<M: Machine> Vm<M> {
+    /// Stops swapping to `device`: brings everything back that is on it, while faults go on.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if it is not in use, [`Error::OutOfMemory`] if what is on it does not fit into memory: the
+    /// device goes on being used. A page that cannot be read is lost; whoever accesses it gets a SIGBUS.
+    #[doc(alias = "swapoff")]
+    pub fn swap_off(&self, device: u8) -> Result<(), Error> {
+        let place = self.swap.devices.get(usize::from(device)).filter(|place| place.is_on());
+        let place = place.ok_or(Error::Invalid("the swap device is not in use"))?;
+        // Acquire pairs with the release that opened it: all of the device is seen.
+        if place.open.compare_exchange(1, 2, Ordering::Acquire).is_err() {
+            return Err(Error::Invalid("the swap device is being taken out of use already"));
+        }
+        for cpu in place.cursor.iter() {
+            cpu.store(0, Ordering::Relaxed);
+        }
+        loop {
+            if let Err(e) = self.try_to_unuse(device) {
+                // Release pairs with the Acquire of whoever looks for an open device.
+                place.open.store(1, Ordering::Release);
+                return Err(e);
+            }
+            // Acquire pairs with the Release of the users' drops.
+            place.users.fetch_sub(1, Ordering::AcqRel);
+            place.idle.wait_until(&|| place.users.load(Ordering::Acquire) == 0);
+            // Without users none can come; but one that found the device open may have claimed a slot since we looked.
+            if place.used() == 0 {
+                break;
+            }
+            // Release pairs with the Acquire of `get_user`.
+            place.users.store(1, Ordering::Release);
+        }
+        place.slots.free(&self.frames);
+        place.cluster_free.free(&self.frames);
+        place.open.store(0, Ordering::Release);
+        Ok(())
+    }
+
+    /// Brings back all pages of a device that no longer allocates.
+    fn try_to_unuse(&self, device: u8) -> Result<(), Error> {
+        let place = &self.swap.devices[usize::from(device)];
+        while place.used() > 0 {
+            let mut result = Ok(());
+            self.mms.for_each_live(&self.frames, |id, _| {
+                if result.is_ok()
+                    && let Some(mm) = self.try_user(id)
+                {
+                    result = mm.unuse(device);
+                }
+            });
+            result?;
+            if place.used() > 0 {
+                // Entries that were on their way from one table to another (fork, mremap) are met next time.
+                M::yield_now();
+            }
+        }
+        Ok(())
+    }
+}
+
+impl<M: Machine> Mm<'_, M> {
+    /// Brings back this address space's pages of `device`.
+    #[doc(alias = "unuse_mm")]
+    fn unuse(&self, device: u8) -> Result<(), Error> {
+        let (vm, slot) = (self.vm, self.slot());
+        let guard = self.read();
+        let mut vmas = slot.tree.cursor(VaRange { start: Va(0), end: M::Arch::USER_END });
+        while let Some((range, id)) = vmas.next(&slot.tree, vm.nodes()) {
+            for (table, part) in slot.space.tables(&vm.frames, &guard, range) {
+                for va in part.iter_pages() {
+                    let Pte::Soft(SoftLeaf::Swap { entry, .. }) = table.peek(va) else { continue };
+                    if entry.device != device {
+                        continue;
+                    }
+                    let fault = VmFault::new(vm, slot, &guard, id, va, FaultAccess::Read);
+                    match handle_mm_fault(&fault) {
+                        FaultResult::Oom => return Err(Error::OutOfMemory),
+                        FaultResult::Bus => fault.poison(entry),
+                        FaultResult::Done
+                        | FaultResult::Reload
+                        | FaultResult::Refused(_)
+                        | FaultResult::Segv => {}
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
