@@ -185,23 +185,16 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
         let (objects, vma) = (self.objects, self.objects.vma(id));
         let gap = objects.guard_below(vma.flags());
         let pgoff = new_pgoff(vma, work.to.start);
-        let lock = vma.anon_vma().map(|anon_vma| objects.anon_vma_lock_write(anon_vma));
-        if let Some(lock) = &lock {
-            lock.rekey_begin(id);
-        }
-        self.move_page_tables(&write, work.from, work.to.start);
-        {
+        self.reshape(id, core::iter::empty(), |reshaping| {
+            self.move_page_tables(&write, work.from, work.to.start);
             let mut writer = nodes.write();
             writer.erase(work.from);
             writer.insert_guarded(work.to, id, gap);
             if let Some(fresh) = fresh {
                 writer.insert_guarded(work.from, fresh, gap);
             }
-            write.set_range(work.to, pgoff);
-        }
-        if let Some(lock) = &lock {
-            lock.rekey_end(id);
-        }
+            write.set_range(reshaping, work.to, pgoff);
+        });
     }
 }
 

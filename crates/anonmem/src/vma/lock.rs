@@ -21,6 +21,7 @@
 //! Linux: include/linux/mmap_lock.h `vma_start_read`, `__vma_start_write`, mm/mmap_lock.c `lock_vma_under_rcu` (6.15).
 //! Differs: `version`; 64 bits (Linux's sequence has 32, and wraps); lookups need no RCU because nodes and VMAs are type-stable.
 
+use super::reshape::Reshaping;
 use crate::{
     ids::{MmId, VmaId},
     mm::{mmap_lock::MmapWriteGuard, slot::MmSlot},
@@ -130,8 +131,8 @@ pub(crate) struct VmaWrite<'a, M: Machine> {
 }
 
 impl<M: Machine> VmaWrite<'_, M> {
-    /// Sets the range. The VMA is out of the interval trees that its key is in.
-    pub(crate) fn set_range(&self, range: VaRange, pgoff: u64) {
+    /// Sets the range, inside [`reshape`](MmapWriteGuard::reshape).
+    pub(crate) fn set_range(&self, _: &Reshaping, range: VaRange, pgoff: u64) {
         self.vma.set_range(range, pgoff);
     }
 

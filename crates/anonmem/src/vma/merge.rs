@@ -21,6 +21,7 @@
 //! Linux: mm/vma.c `vma_merge_new_range`, `vma_merge_existing_range`, `can_vma_merge_before`, `is_mergeable_anon_vma`,
 //! `anon_vma_compatible`, `dup_anon_vma`, `commit_merge`.
 
+use super::reshape::Reshaping;
 use crate::{
     events::Event,
     ids::VmaId,
@@ -148,33 +149,25 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
             let _ = objects.vma(id).start_write(self);
         }
         dup_anon_vma(objects, merge)?;
-        let lock = target.anon_vma().map(|anon_vma| objects.anon_vma_lock_write(anon_vma));
         // Those that keep a part; what goes away altogether stays in the interval trees until it is unlinked.
         let rests = merge.eaten.map(|id| id.and_then(|id| Some((id, rest_of(objects, id, merge.range)?))));
-        let moved = || rests.iter().flatten().map(|&(id, _)| id).chain([merge.target]);
-        if let Some(lock) = &lock {
-            moved().for_each(|id| lock.rekey_begin(id));
-        }
-        {
+        let shrinking = rests.iter().flatten().map(|&(id, _)| id);
+        self.reshape(merge.target, shrinking, |reshaping| {
             let mut nodes = self.slot().tree.prealloc_none(objects.nodes());
             let mut writer = nodes.write();
             for (id, rest) in merge.eaten.iter().zip(rests) {
                 match (*id, rest) {
                     (_, Some((id, rest))) => {
                         writer.resize(objects.vma(id).range(), rest);
-                        set_range(objects.vma(id), &objects.vma(id).start_write(self), rest);
+                        set_range(objects.vma(id), &objects.vma(id).start_write(self), reshaping, rest);
                     }
                     (Some(id), None) => drop(writer.erase(objects.vma(id).range())),
                     (None, None) => {}
                 }
             }
             writer.resize(target.range(), merge.range);
-            set_range(target, &write, merge.range);
-        }
-        if let Some(lock) = &lock {
-            moved().for_each(|id| lock.rekey_end(id));
-        }
-        drop(lock);
+            set_range(target, &write, reshaping, merge.range);
+        });
         for id in merge.eaten.iter().zip(rests).filter_map(|(id, rest)| id.filter(|_| rest.is_none())) {
             objects.vma(id).detach(self);
             unlink_anon_vmas(objects, id);
@@ -252,7 +245,7 @@ fn rest_of<M: Machine>(objects: &Objects<M>, id: VmaId, taken: VaRange) -> Optio
 }
 
 /// Gives a VMA another range; each address keeps its page index.
-fn set_range<M: Machine>(vma: &Vma<M>, write: &VmaWrite<'_, M>, new: VaRange) {
+fn set_range<M: Machine>(vma: &Vma<M>, write: &VmaWrite<'_, M>, reshaping: &Reshaping, new: VaRange) {
     let moved = (new.start.0 as i64 - vma.start().0 as i64) >> PAGE_SHIFT;
-    write.set_range(new, vma.pgoff().wrapping_add_signed(moved));
+    write.set_range(reshaping, new, vma.pgoff().wrapping_add_signed(moved));
 }

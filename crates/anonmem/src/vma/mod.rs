@@ -5,7 +5,7 @@
 //! under a lock that keeps the VMA, or decided again.
 //!
 //! - [`tree`]: the ordered map from addresses to VMAs.
-//! - `range`, `split`, `merge`: a VMA changes its range, becomes two, two become one.
+//! - `reshape`, `split`, `merge`: a VMA changes its range, becomes two, two become one.
 //! - `modify`: part of a VMA changes its attributes.
 //!
 //! - [`lock`]: the lock that a fault takes instead of the mmap lock.
@@ -21,8 +21,8 @@ pub(crate) mod free;
 pub mod lock;
 pub(crate) mod merge;
 mod modify;
-mod range;
 pub mod refusal;
+pub(crate) mod reshape;
 mod split;
 #[cfg(test)]
 mod tests;

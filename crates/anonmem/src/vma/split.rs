@@ -30,20 +30,12 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
         let upper = self.copy_upper(id, high)?;
         let write = vma.start_write(self);
         objects.vma(upper).attach(self);
-        let lock = vma.anon_vma().map(|anon_vma| objects.anon_vma_lock_write(anon_vma));
-        if let Some(lock) = &lock {
-            lock.rekey_begin(id);
-        }
-        {
+        self.reshape(id, core::iter::empty(), |reshaping| {
             let mut writer = nodes.write();
             writer.resize(whole, low);
             writer.insert_guarded(high, upper, objects.guard_below(vma.flags()));
-            write.set_range(low, vma.pgoff());
-        }
-        if let Some(lock) = &lock {
-            lock.rekey_end(id);
-        }
-        drop(lock);
+            write.set_range(reshaping, low, vma.pgoff());
+        });
         objects.count(Event::VmaSplit);
         Ok(upper)
     }
