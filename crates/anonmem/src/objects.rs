@@ -12,7 +12,7 @@ use crate::{
     reclaim::workingset::Workingset,
     rmap::objects::{AnonVma, AnonVmaChain},
     shm::object::ShmObject,
-    swap::device::SwapDevices,
+    swap::device::{SwapDevices, SwapInfo},
     vma::{
         flags::VmFlags,
         tree::{Nodes, TreeNode},
@@ -20,7 +20,7 @@ use crate::{
     },
 };
 use anonmem_frame::{Field, Folio, Frames, FramesError, Link, Place, Slab};
-use anonmem_hal::{Machine, NrPages, PAGE_SHIFT};
+use anonmem_hal::{FrameAlloc, Machine, NrPages, Order, PAGE_SHIFT, Pfn};
 use anonmem_pgtable::{AddressSpace, DeadTables, MmuGather, Teardown};
 use anonmem_sync::{Atomic, CachePadded, Ordering, PerCpu, Rcu};
 use core::mem::offset_of;
@@ -162,6 +162,11 @@ impl<M: Machine> Objects<M> {
         self.dead_tables.drain(&self.frames, &self.rcu);
     }
 
+    /// The swap devices in use.
+    pub fn swap_devices(&self) -> impl Iterator<Item = SwapInfo> {
+        self.swap.infos()
+    }
+
     /// Pages that may be promised in all (`CommitLimit`).
     pub fn commit_limit(&self) -> u64 {
         let all = self.machine().nr_frames();
@@ -237,4 +242,14 @@ impl<M: Machine> Objects<M> {
         Field::new("config", offset_of!(Self, config)),
         Field::new("committed", offset_of!(Self, committed)),
     ];
+}
+
+impl<M: Machine> FrameAlloc for Objects<M> {
+    fn alloc_frame(&self) -> Option<Pfn> {
+        self.frames.alloc_kernel(Order::ZERO).ok()
+    }
+
+    fn free_frame(&self, pfn: Pfn) {
+        self.frames.free_kernel(pfn, Order::ZERO);
+    }
 }

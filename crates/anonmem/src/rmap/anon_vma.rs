@@ -29,7 +29,7 @@ use crate::{
         interval_tree::{IntervalLinks, IntervalNodes},
         objects::AnonVma,
     },
-    vma::{merge::anon_vma_compatible, vma::Vma},
+    vma::{compatible::anon_vma_compatible, vma::Vma},
 };
 use anonmem_frame::{Link, OutOfMemory};
 use anonmem_hal::Machine;
@@ -241,17 +241,22 @@ fn find_mergeable_anon_vma<M: Machine>(
     let prev = slot.tree.prev(objects.nodes(), vma.start());
     let reusable = |(_, near): (_, VmaId), low: &Vma<M>, high: &Vma<M>| {
         let anon_vma = objects.vma(near).anon_vma()?;
-        (anon_vma_compatible(low, high) && is_singular(objects, near, anon_vma)).then_some(anon_vma)
+        if !anon_vma_compatible(low, high) {
+            return None;
+        }
+        // `anon_vma_prepare` links a VMA under this lock, after it has given the VMA the anon_vma.
+        let _lock = objects.anon_vma_lock_read(anon_vma);
+        is_singular(objects, near).then_some(anon_vma)
     };
     next.and_then(|n| reusable(n, vma, objects.vma(n.1)))
         .or_else(|| prev.and_then(|p| reusable(p, objects.vma(p.1), vma)))
 }
 
-/// Whether a VMA is linked to its anon_vma alone: one that came by fork brings others, which must not leak into a neighbour.
-fn is_singular<M: Machine>(objects: &Objects<M>, id: VmaId, anon_vma: AnonVmaId) -> bool {
-    // The VMA has it already when `anon_vma_prepare` links it, which is done under this lock.
-    let _lock = objects.anon_vma_lock_read(anon_vma);
-    objects.vma(id).chains().get().is_some_and(|only| objects.chain(only).next() == Link::NONE)
+/// Whether a VMA is linked to one anon_vma only: one that came by fork brings others, which must not leak into a neighbour.
+#[doc(alias = "list_is_singular")]
+pub(crate) fn is_singular<M: Machine>(objects: &Objects<M>, id: VmaId) -> bool {
+    let first = objects.vma(id).chains().get();
+    first.is_some_and(|chain| objects.chain(chain).next() == Link::NONE)
 }
 
 /// Links `dst` to every anon_vma that `src` is linked to: split, mremap, merge and the first half of fork.

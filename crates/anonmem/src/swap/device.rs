@@ -11,9 +11,8 @@
 //!
 //! Linux: mm/swapfile.c `swapon`, `get_swap_device`, `try_to_unuse`.
 
-use crate::{error::Error, objects::Objects};
 use anonmem_frame::{FrameArray, SwapSlots};
-use anonmem_hal::{FrameAlloc, Machine, Order, Pfn, SwapEntry};
+use anonmem_hal::{Machine, SwapEntry};
 use anonmem_sync::{Atomic, Ordering, PerCpu, Spin, WaitQueue, order::SwapDevice as SwapDeviceLevel};
 
 /// The most devices at once.
@@ -84,6 +83,16 @@ impl<M: Machine> SwapDevices<M> {
         on.map(|(place, device)| (device, &place.slots, place.nr_free.peek() as u64))
     }
 
+    /// What there is to know of the devices in use.
+    pub(crate) fn infos(&self) -> impl Iterator<Item = SwapInfo> {
+        self.devices.iter().zip(0..).filter(|(place, _)| place.is_on()).map(|(place, device)| SwapInfo {
+            device,
+            pages: place.slots.len(),
+            used: place.used(),
+            priority: place.priority(),
+        })
+    }
+
     pub(crate) fn get(&self, entry: SwapEntry) -> &SwapDevice<M> {
         &self.devices[usize::from(entry.device)]
     }
@@ -130,65 +139,5 @@ impl<M: Machine> SwapDevice<M> {
     pub(crate) fn used(&self) -> u64 {
         // Acquire pairs with the Release of whoever frees a slot: he is done with it.
         self.slots.len() - self.nr_free.load(Ordering::Acquire).max(0) as u64
-    }
-}
-
-impl<M: Machine> FrameAlloc for Objects<M> {
-    fn alloc_frame(&self) -> Option<Pfn> {
-        self.frames.alloc_kernel(Order::ZERO).ok()
-    }
-
-    fn free_frame(&self, pfn: Pfn) {
-        self.frames.free_kernel(pfn, Order::ZERO);
-    }
-}
-
-impl<M: Machine> Objects<M> {
-    /// Starts swapping to `device` of the machine, which has `pages` pages.
-    ///
-    /// # Errors
-    /// [`Error::Invalid`] if the number is 8 or more, the size 0 or too large, or the device in use;
-    /// [`Error::OutOfMemory`].
-    #[doc(alias = "swapon")]
-    pub fn swap_on(&self, device: u8, pages: u64, priority: i32) -> Result<(), Error> {
-        let place = self.swap.devices.get(usize::from(device));
-        let place = place.ok_or(Error::Invalid("a swap device has a number below 8"))?;
-        if pages == 0 || pages > FrameArray::<M>::MAX_LEN {
-            return Err(Error::Invalid("a swap device has between 1 and 2^27 pages"));
-        }
-        // Taken by whoever makes it 2; `users` stays 0 until it is complete. Acquire pairs with the
-        // release of whoever gave the place back.
-        if place.is_on() || place.open.compare_exchange(0, 2, Ordering::Acquire).is_err() {
-            return Err(Error::Invalid("the swap device is in use"));
-        }
-        let made = place.cluster_free.alloc(&self.frames, pages.div_ceil(CLUSTER)).and_then(|()| {
-            place.slots.alloc(&self.frames, pages).inspect_err(|_| place.cluster_free.free(&self.frames))
-        });
-        if let Err(e) = made {
-            // Release pairs with the Acquire of the next one who takes the place: it finds it empty.
-            place.open.store(0, Ordering::Release);
-            return Err(e.into());
-        }
-        for cluster in 0..pages.div_ceil(CLUSTER) {
-            let free = (pages - cluster * CLUSTER).min(CLUSTER);
-            place.cluster_free.get(&self.frames, cluster).store(free, Ordering::Relaxed);
-        }
-        place.nr_free.store(pages as i64, Ordering::Relaxed);
-        place.priority.store(priority, Ordering::Relaxed);
-        *place.next_cluster.lock() = 0;
-        // Release pairs with the Acquire of `get_user`: the slots are there.
-        place.users.store(1, Ordering::Release);
-        place.open.store(1, Ordering::Release);
-        Ok(())
-    }
-
-    /// The devices in use.
-    pub fn swap_devices(&self) -> impl Iterator<Item = SwapInfo> {
-        self.swap.devices.iter().zip(0..).filter(|(place, _)| place.is_on()).map(|(place, device)| SwapInfo {
-            device,
-            pages: place.slots.len(),
-            used: place.used(),
-            priority: place.priority(),
-        })
     }
 }

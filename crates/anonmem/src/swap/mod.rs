@@ -17,6 +17,7 @@
 pub(crate) mod cache;
 pub mod device;
 pub(crate) mod slot;
+mod swapon;
 #[cfg(test)]
 mod tests;
 

@@ -21,13 +21,13 @@
 //! Linux: mm/vma.c `vma_merge_new_range`, `vma_merge_existing_range`, `can_vma_merge_before`, `is_mergeable_anon_vma`,
 //! `anon_vma_compatible`, `dup_anon_vma`, `commit_merge`.
 
-use super::reshape::Reshaping;
+use super::{compatible::backing_continues, reshape::Reshaping};
 use crate::{
     events::Event,
     ids::VmaId,
     mm::{mmap_lock::MmapWriteGuard, slot::MmSlot},
     objects::Objects,
-    rmap::anon_vma::{anon_vma_clone, unlink_anon_vmas},
+    rmap::anon_vma::{anon_vma_clone, is_singular, unlink_anon_vmas},
     vma::{
         flags::VmFlags,
         free::free_vma,
@@ -35,20 +35,7 @@ use crate::{
         vma::{Backing, Vma},
     },
 };
-use anonmem_frame::Link;
 use anonmem_hal::{Machine, PAGE_SHIFT, Va, VaRange};
-
-/// Whether `low` and `high`, which touch, are alike but for their access rights: then mprotect may make them mergeable,
-/// and it is worth while to give both the same anon_vma.
-pub(crate) fn anon_vma_compatible<M: Machine>(low: &Vma<M>, high: &Vma<M>) -> bool {
-    let alike = |vma: &Vma<M>| vma.flags().difference(VmFlags::ACCESS);
-    low.end() == high.start() && alike(low) == alike(high) && backing_continues(low, high)
-}
-
-/// Whether the pages of `high` follow those of `low` in what backs them.
-fn backing_continues<M: Machine>(low: &Vma<M>, high: &Vma<M>) -> bool {
-    low.backing() == high.backing() && low.pgoff() + low.range().pages().0 == high.pgoff()
-}
 
 /// A mapping that is to be made where nothing is mapped.
 pub(crate) struct NewArea {
@@ -205,13 +192,6 @@ fn anon_vmas_merge<M: Machine>(objects: &Objects<M>, a: VmaId, b: VmaId) -> bool
         (Some(_), None) => is_singular(objects, a),
         (None, Some(_)) => is_singular(objects, b),
     }
-}
-
-/// Whether a VMA is linked to one anon_vma only.
-#[doc(alias = "list_is_singular")]
-fn is_singular<M: Machine>(objects: &Objects<M>, id: VmaId) -> bool {
-    let first = objects.vma(id).chains().get();
-    first.is_some_and(|chain| objects.chain(chain).next() == Link::NONE)
 }
 
 /// The VMA that ends at `va`.

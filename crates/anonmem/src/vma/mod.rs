@@ -16,6 +16,7 @@
 //!
 //! Linux: include/linux/mm_types.h `struct vm_area_struct`.
 
+pub(crate) mod compatible;
 pub mod flags;
 pub(crate) mod free;
 pub mod lock;

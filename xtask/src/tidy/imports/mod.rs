@@ -24,7 +24,7 @@ use resolve::Import;
 const CRATES: [(&str, usize); 12] = [
     ("bench/src/lib.rs", 0),
     ("cli/src/lib.rs", 0),
-    ("crates/anonmem/src/lib.rs", 27),
+    ("crates/anonmem/src/lib.rs", 0),
     ("crates/anonmem-frame/src/lib.rs", 8),
     ("crates/anonmem-hal/src/lib.rs", 0),
     ("crates/anonmem-lab/src/lib.rs", 16),

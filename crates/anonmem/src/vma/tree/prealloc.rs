@@ -5,7 +5,7 @@
 //!
 //! Linux: lib/maple_tree.c `mas_preallocate`. Differs: reserves for any place, before the place is known.
 
-use super::{Nodes, TreeWriter, VmaTree};
+use super::{Nodes, VmaTree};
 use crate::ids::{NodeId, NodeTag};
 use anonmem_frame::{Link, OutOfMemory};
 use anonmem_hal::Machine;
@@ -26,7 +26,7 @@ pub struct Prealloc<'a, M: Machine, V> {
 }
 
 impl<M: Machine, V> VmaTree<M, V> {
-    /// Reserves nodes for `insertions` calls of [`TreeWriter::insert`], anywhere in the tree. Erasing,
+    /// Reserves nodes for `insertions` calls of [`TreeWriter::insert`](super::TreeWriter::insert), anywhere in the tree. Erasing,
     /// resizing and replacing need none.
     ///
     /// # Locks
@@ -138,12 +138,6 @@ impl<M: Machine, V> VmaTree<M, V> {
 }
 
 impl<'a, M: Machine, V> Prealloc<'a, M, V> {
-    /// Starts changing the tree. Lock-free lookups wait until the writer is dropped.
-    #[doc(alias = "vma_iter_store_new")]
-    pub fn write(&mut self) -> TreeWriter<'a, '_, M, V> {
-        TreeWriter::new(self)
-    }
-
     /// An empty node out of the reserve. Inside a write section.
     pub(super) fn take(&mut self) -> NodeId {
         assert!(self.promised > 0, "more insertions than nodes were reserved for");

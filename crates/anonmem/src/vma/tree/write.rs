@@ -23,8 +23,16 @@ pub struct TreeWriter<'a, 'p, M: Machine, V> {
     _section: SeqWriteGuard<'a, M>,
 }
 
+impl<'a, M: Machine, V> Prealloc<'a, M, V> {
+    /// Starts changing the tree. Lock-free lookups wait until the writer is dropped.
+    #[doc(alias = "vma_iter_store_new")]
+    pub fn write(&mut self) -> TreeWriter<'a, '_, M, V> {
+        TreeWriter::new(self)
+    }
+}
+
 impl<'a, 'p, M: Machine, V> TreeWriter<'a, 'p, M, V> {
-    pub(super) fn new(prealloc: &'p mut Prealloc<'a, M, V>) -> Self {
+    fn new(prealloc: &'p mut Prealloc<'a, M, V>) -> Self {
         let tree = prealloc.tree;
         Self { prealloc, _section: tree.seq.begin_write() }
     }

@@ -1,0 +1,49 @@
+//! Taking a swap device into use.
+//!
+//! Linux: mm/swapfile.c `swapon`.
+
+use super::device::CLUSTER;
+use crate::{error::Error, objects::Objects};
+use anonmem_frame::FrameArray;
+use anonmem_hal::Machine;
+use anonmem_sync::Ordering;
+
+impl<M: Machine> Objects<M> {
+    /// Starts swapping to `device` of the machine, which has `pages` pages.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if the number is 8 or more, the size 0 or too large, or the device in use;
+    /// [`Error::OutOfMemory`].
+    #[doc(alias = "swapon")]
+    pub fn swap_on(&self, device: u8, pages: u64, priority: i32) -> Result<(), Error> {
+        let place = self.swap.devices.get(usize::from(device));
+        let place = place.ok_or(Error::Invalid("a swap device has a number below 8"))?;
+        if pages == 0 || pages > FrameArray::<M>::MAX_LEN {
+            return Err(Error::Invalid("a swap device has between 1 and 2^27 pages"));
+        }
+        // Taken by whoever makes it 2; `users` stays 0 until it is complete. Acquire pairs with the
+        // release of whoever gave the place back.
+        if place.is_on() || place.open.compare_exchange(0, 2, Ordering::Acquire).is_err() {
+            return Err(Error::Invalid("the swap device is in use"));
+        }
+        let made = place.cluster_free.alloc(&self.frames, pages.div_ceil(CLUSTER)).and_then(|()| {
+            place.slots.alloc(&self.frames, pages).inspect_err(|_| place.cluster_free.free(&self.frames))
+        });
+        if let Err(e) = made {
+            // Release pairs with the Acquire of the next one who takes the place: it finds it empty.
+            place.open.store(0, Ordering::Release);
+            return Err(e.into());
+        }
+        for cluster in 0..pages.div_ceil(CLUSTER) {
+            let free = (pages - cluster * CLUSTER).min(CLUSTER);
+            place.cluster_free.get(&self.frames, cluster).store(free, Ordering::Relaxed);
+        }
+        place.nr_free.store(pages as i64, Ordering::Relaxed);
+        place.priority.store(priority, Ordering::Relaxed);
+        *place.next_cluster.lock() = 0;
+        // Release pairs with the Acquire of `get_user`: the slots are there.
+        place.users.store(1, Ordering::Release);
+        place.open.store(1, Ordering::Release);
+        Ok(())
+    }
+}
