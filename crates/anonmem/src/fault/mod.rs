@@ -157,8 +157,9 @@ impl<M: Machine> Mm<'_, M> {
     }
 
     fn fault_speculatively(&self, va: Va, access: FaultAccess) -> Result<FaultOutcome, Refusal> {
-        let (guard, id) = Speculation::begin(self.vm, self.slot(), self.id, va)?;
-        let fault = VmFault::new(self.vm, self.slot(), &guard, id, va, access);
+        let slot = self.slot();
+        let (guard, id) = Speculation::begin(self.vm, slot, self.id, va)?;
+        let fault = VmFault::new(self.vm, slot, &guard, id, va, access);
         guard.read_whole(va)?;
         let outcome = resolve(&fault)?;
         self.vm.count(Event::FaultSpeculative);
@@ -166,17 +167,17 @@ impl<M: Machine> Mm<'_, M> {
     }
 
     fn fault_under_vma_lock(&self, va: Va, access: FaultAccess) -> Result<FaultOutcome, Refusal> {
-        let guard = self.vm.lock_vma(self.slot(), self.id, va)?;
-        let fault = VmFault::new(self.vm, self.slot(), &guard, guard.id(), va, access);
+        let slot = self.slot();
+        let guard = self.vm.lock_vma(slot, self.id, va)?;
+        let fault = VmFault::new(self.vm, slot, &guard, guard.id(), va, access);
         let outcome = resolve(&fault)?;
         self.vm.count(Event::FaultVmaLock);
         Ok(outcome)
     }
 
     fn fault_under_mmap_lock(&self, va: Va, access: FaultAccess) -> FaultOutcome {
-        let slot = self.slot();
         let guard = self.read();
-        match slot.tree.find(self.vm.nodes(), va) {
+        match guard.slot().tree.find(self.vm.nodes(), va) {
             Some((range, id)) if range.start <= va => self.fault_in_vma(&guard, id, va, access),
             Some((_, id)) if self.vm.vma(id).flags().contains(VmFlags::GROWSDOWN) => {
                 drop(guard);
@@ -194,7 +195,8 @@ impl<M: Machine> Mm<'_, M> {
         va: Va,
         access: FaultAccess,
     ) -> FaultOutcome {
-        let fault = VmFault::new(self.vm, self.slot(), guard, id, va, access);
+        let held = guard.mmap().expect("the caller holds the mmap lock");
+        let fault = VmFault::new(self.vm, held.slot(), guard, id, va, access);
         resolve(&fault).unwrap_or_else(|why| unreachable!("{why:?} under the mmap lock"))
     }
 }
