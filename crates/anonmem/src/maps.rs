@@ -12,7 +12,7 @@ use crate::{
     vma::{Backing, VmFlags, tree::Busy},
 };
 use anonmem_frame::{Folio, RawHandle};
-use anonmem_hal::{Machine, Marker, PAGE_SHIFT, PAGE_SIZE, Pfn, Present, SoftLeaf, SourceId, Va, VaRange};
+use anonmem_hal::{EntryBits, Machine, Marker, PAGE_SHIFT, PAGE_SIZE, Pfn, Present, SourceId, Va, VaRange};
 use anonmem_pgtable::Mapped;
 
 /// What a mapping is a mapping of.
@@ -252,9 +252,14 @@ impl<M: Machine> Mm<'_, M> {
                         // The object's own mapping is none of a program's.
                         sums.add(folio.counts().maps() - 1, present);
                     }
-                    Mapped::Soft(SoftLeaf::Swap { .. }) => sums.usage.swap += PAGE,
+                    Mapped::Swap(..) => sums.usage.swap += PAGE,
+                    // The page is in memory, at the old frame until it is at the new one.
+                    Mapped::Migration(hold, bits) => {
+                        let present = EntryBits::from(bits).to_present(hold.pfn(), vma.protection());
+                        sums.add_anon(hold.folio(), present);
+                    }
                     // The zero page is nobody's; a marker is no page.
-                    Mapped::Zero(_) | Mapped::Soft(_) => {}
+                    Mapped::Zero(_) | Mapped::Marker(_) => {}
                 }
             }
         }
@@ -307,11 +312,13 @@ impl<M: Machine> Mm<'_, M> {
                 let folio = self.vm.frames.folio(present.pfn).expect("a mapped page is a folio's");
                 page(present, true, folio.counts().maps() - 1)
             }
-            Mapped::Soft(leaf) => PagemapEntry {
-                guard: leaf == SoftLeaf::Marker(Marker::Guard),
-                swapped: matches!(leaf, SoftLeaf::Swap { .. }),
-                ..PagemapEntry::default()
-            },
+            // Linux shows a page that migrates as one that is swapped.
+            Mapped::Swap(..) | Mapped::Migration(..) => {
+                PagemapEntry { swapped: true, ..PagemapEntry::default() }
+            }
+            Mapped::Marker(marker) => {
+                PagemapEntry { guard: marker == Marker::Guard, ..PagemapEntry::default() }
+            }
         }
     }
 }
