@@ -69,8 +69,9 @@ pub fn check(options: &CheckOptions) -> Result<u8, Error> {
     Ok(u8::from(broken > 0))
 }
 
-/// Explores `jobs` at a time, twice: first with half of the budget, shared equally, where what one leaves of its share is for
-/// those that come after; then, with all that is left, those that have not come to their end.
+/// Explores `jobs` at a time, twice: first with half of the budget, shared equally, where what one leaves of
+/// its share is for those that come after; then, with all that is left, those that have not come to their
+/// end.
 fn explore_all(runs: &[(&'static Case, &'static Run)], options: &CheckOptions) -> Vec<Verdict> {
     let (start, budget) = (Instant::now(), Duration::from_secs(options.budget.max(1)));
     let all: Vec<usize> = (0..runs.len()).collect();

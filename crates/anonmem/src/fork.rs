@@ -38,7 +38,8 @@ impl<'v, M: Machine> Mm<'v, M> {
     /// The mmap lock, for writing. Sleeps.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`]: nothing is left of the attempt.
+    /// [`Error::OutOfMemory`], or [`Error::Limit`] if the child's memory may not be promised. Nothing is left of the
+    /// attempt.
     #[doc(alias = "dup_mm")]
     pub fn fork(&self) -> Result<Mm<'v, M>, Error> {
         self.vm.reclaiming(|| self.try_fork())

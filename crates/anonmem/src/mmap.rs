@@ -205,7 +205,7 @@ impl<M: Machine> Mm<'_, M> {
     /// the mmap base, else the lowest hole in the upper part of the address space.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`] if there is no place; of a fixed one, [`Error::Invalid`] if it does not start at a page and
+    /// [`Error::Limit`] if there is no place; of a fixed one, [`Error::Invalid`] if it does not start at a page and
     /// [`Error::NotPermitted`] below the lowest address.
     #[doc(alias("__get_unmapped_area", "arch_get_unmapped_area_topdown"))]
     pub(crate) fn get_unmapped_area(
@@ -259,7 +259,8 @@ impl<M: Machine> Mm<'_, M> {
     /// Maps `area`, in place of what is there, if limits and the commit limit allow it.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`]; nothing has changed.
+    /// [`Error::OutOfMemory`]; [`Error::Limit`] that it would exceed; [`Error::Invalid`] for an object that is too long.
+    /// Nothing has changed.
     pub(crate) fn mmap_region(
         &self,
         guard: &MmapWriteGuard<'_, M>,

@@ -116,8 +116,8 @@ impl<M: Machine> Mm<'_, M> {
     ///
     /// # Errors
     /// As `mremap(2)`, and nothing has changed: [`Error::Invalid`] for arguments that make no sense, [`Error::BadAddress`] if
-    /// the old range is not of one mapping or may not grow, [`Error::OutOfMemory`] without memory or room or beyond a
-    /// limit, [`Error::Again`] if too much would be locked, [`Error::NotPermitted`] below the lowest address.
+    /// the old range is not of one mapping or may not grow, [`Error::OutOfMemory`], [`Error::Limit`] without room or
+    /// beyond a limit, [`Error::Again`] if too much would be locked, [`Error::NotPermitted`] below the lowest address.
     #[doc(alias = "do_mremap")]
     pub fn mremap(
         &self,
@@ -210,7 +210,7 @@ impl<M: Machine> Mm<'_, M> {
     /// Lets the VMA grow where it is, if it ends with the old range and a hole follows; returns whether it did.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`] if the commit limit forbids it; nothing has changed.
+    /// [`Error::OutOfMemory`]; [`Error::Limit`] if the pages may not be promised. Nothing has changed.
     #[doc(alias("vma_expandable", "vma_merge_extend"))]
     fn expand_in_place(
         &self,

@@ -54,7 +54,7 @@ impl<M: Machine> Mm<'_, M> {
     ///
     /// # Errors
     /// [`Error::Invalid`] if the range is empty, does not start at a page or leaves the address space;
-    /// [`Error::OutOfMemory`] if a VMA would have to be split and cannot. Nothing has changed.
+    /// [`Error::OutOfMemory`] or [`Error::Limit`] if a VMA would have to be split and cannot. Nothing has changed.
     #[doc(alias("__vm_munmap", "do_vmi_munmap"))]
     pub fn munmap(&self, range: VaRange) -> Result<(), Error> {
         self.vm.reclaiming(|| self.do_munmap(&self.slot().write(), range))
@@ -83,7 +83,7 @@ impl<M: Machine> Mm<'_, M> {
     /// Splits the VMAs that reach over an edge of `range`.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`]; nothing has changed.
+    /// [`Error::OutOfMemory`]; [`Error::Limit`] if there would be too many mappings. Nothing has changed.
     #[doc(alias = "vms_gather_munmap_vmas")]
     pub(crate) fn cut_edges(&self, guard: &MmapWriteGuard<'_, M>, range: VaRange) -> Result<(), Error> {
         let (vm, tree) = (self.vm, &guard.slot().tree);

@@ -234,7 +234,7 @@ impl<M: Machine> Vm<M> {
     /// Promises `pages` more.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`] if the overcommit mode forbids it.
+    /// [`Error::Limit`] if the overcommit mode forbids it.
     #[doc(alias = "__vm_enough_memory")]
     pub(crate) fn commit(&self, pages: u64) -> Result<(), Error> {
         let before = self.committed.fetch_add(pages as i64, Ordering::Relaxed).max(0) as u64;

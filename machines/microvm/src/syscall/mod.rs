@@ -93,6 +93,7 @@ pub fn unknown_names() -> Vec<String> {
 }
 
 /// The table.
+// Long: a line for each number, and nothing else.
 fn dispatch(c: &mut Call<'_>, number: u64) -> Result<usize> {
     let Ok(number) = u32::try_from(number) else { return unknown(number) };
     match number {
