@@ -85,6 +85,21 @@ fn signals_threads_descriptors_and_files_are_as_on_linux() {
 }
 
 #[test]
+fn buffers_that_end_in_nothing_get_what_comes_before() {
+    same_as_host("partial", Linked::Static, &[]);
+}
+
+#[test]
+fn an_offset_belongs_to_one_at_a_time() {
+    same_as_host("offsets", Linked::Static, &[]);
+}
+
+#[test]
+fn any_number_of_mappings_is_told() {
+    same_as_host_on(&["1", "4"], "manymaps", Linked::Static, &["--ram", "128M"]);
+}
+
+#[test]
 fn relatives_share_memory() {
     same_as_host("shared", Linked::Dynamic, &[]);
 }

@@ -17,6 +17,7 @@ use anonmem_oslib::errno::{EINVAL, ENOMEM};
 use anonmem_oslib::vfs::Inode;
 use anonmem_oslib::{Errno, Result};
 use core::num::NonZeroU64;
+use core::ops::ControlFlow;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use linux_raw_sys::general as abi;
 
@@ -289,14 +290,40 @@ pub enum Detail {
     Pages,
 }
 
-/// Gives all mappings.
-pub fn vmas(mm: &Space, detail: Detail) -> Vec<Vma> {
-    let mut all = Vec::new();
+/// Mappings that are looked at together.
+const VMAS: usize = 16;
+
+/// Gives the first mappings that end above `from`: a few. All are told when there are none.
+///
+/// # Errors
+/// `ENOMEM`.
+pub fn vmas(mm: &Space, from: u64, detail: Detail) -> Result<Vec<Vma>> {
+    let mut some = Vec::new();
+    some.try_reserve_exact(VMAS).map_err(|_| ENOMEM)?;
+    let mut add = |info: &VmaInfo, usage: &VmaUsage| {
+        some.push((*info, *usage));
+        if some.len() == VMAS { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    };
     match detail {
-        Detail::Ranges => mm.for_each_vma(&mut |info| all.push((*info, VmaUsage::default()))),
-        Detail::Pages => mm.for_each_vma_usage(&mut |info, usage| all.push((*info, *usage))),
+        Detail::Ranges => mm.for_each_vma(Va(from), &mut |info| add(info, &VmaUsage::default())),
+        Detail::Pages => mm.for_each_vma_usage(Va(from), &mut add),
     }
-    all.into_iter().map(|(info, usage)| named(info, usage)).collect()
+    // Names take locks and memory: not under the mmap lock.
+    let mut named_ones = Vec::new();
+    named_ones.try_reserve_exact(some.len()).map_err(|_| ENOMEM)?;
+    named_ones.extend(some.into_iter().map(|(info, usage)| named(info, usage)));
+    Ok(named_ones)
+}
+
+/// Gives what all mappings cost together, and the addresses of the first and the last. `None` if there are none.
+pub fn usage(mm: &Space) -> Option<(VaRange, VmaUsage)> {
+    let mut all: Option<(VaRange, VmaUsage)> = None;
+    mm.for_each_vma_usage(Va(0), &mut |info, usage| {
+        let (range, sum) = all.unwrap_or((info.range, VmaUsage::default()));
+        all = Some((VaRange { end: info.range.end, ..range }, sum.plus(*usage)));
+        ControlFlow::Continue(())
+    });
+    all
 }
 
 fn named(info: VmaInfo, usage: VmaUsage) -> Vma {
