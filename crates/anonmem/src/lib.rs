@@ -15,6 +15,7 @@
 extern crate std;
 
 mod brk;
+mod commit;
 pub mod error;
 pub mod events;
 mod exit;
@@ -44,6 +45,7 @@ pub mod vm;
 pub mod vma;
 mod zap;
 
+pub use commit::Overcommit;
 pub use error::Error;
 pub use events::Event;
 pub use fault::{FaultAccess, FaultOutcome};
@@ -59,5 +61,5 @@ pub use mmap::{MapBacking, MapFlags, MmapRequest, Prot};
 pub use mremap::RemapFlags;
 pub use msync::SyncFlags;
 pub use populate::Populate;
-pub use vm::{Config, LockMode, Overcommit, Stats, Vm};
+pub use vm::{Config, LockMode, Stats, Vm};
 pub use vma::VmFlags;

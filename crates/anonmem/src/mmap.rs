@@ -13,11 +13,11 @@
 
 use crate::ids::{ShmId, VmaId};
 use crate::{
+    commit::Overcommit,
     error::Error,
     exit::free_vma,
     mm::{Mm, MmapWriteGuard},
     munmap::Covered,
-    vm::Overcommit,
     vma::{Backing, NewArea, VmFlags},
 };
 use anonmem_hal::{Arch, Machine, NrPages, PAGE_SHIFT, PAGE_SIZE, SourceId, Va, VaRange};
@@ -183,7 +183,7 @@ impl<M: Machine> Mm<'_, M> {
             }
             flags |= VmFlags::LOCKED;
         }
-        let never = matches!(self.vm.config.overcommit, Overcommit::Never { .. });
+        let never = matches!(self.vm.overcommit(), Overcommit::Never { .. });
         flags.set(VmFlags::NORESERVE, request.flags.contains(MapFlags::NORESERVE) && !never);
         flags.set(VmFlags::GROWSDOWN, request.flags.contains(MapFlags::GROWSDOWN));
         flags.set(VmFlags::NOHUGEPAGE, request.flags.contains(MapFlags::STACK));

@@ -89,7 +89,8 @@ impl Request {
         if !new_addr.is_page_aligned() || new_addr.0 > A::USER_END.0 - new_len {
             return invalid("the new address is not at a page, or too high");
         }
-        if request.old.overlaps(VaRange { start: new_addr, end: Va(new_addr.0 + new_len) }) {
+        // An old range that wraps around ends where it comes to, as on Linux; it is refused later, for another reason.
+        if old.0.wrapping_add(old_len) > new_addr.0 && new_addr.0 + new_len > old.0 {
             return invalid("the old and the new place overlap");
         }
         Ok(request)
@@ -157,12 +158,12 @@ impl<M: Machine> Mm<'_, M> {
             }
             return Ok(old.start);
         }
-        if new_len < old.len() && old.end > M::Arch::USER_END {
-            return Err(Error::Invalid("the tail to unmap leaves the address space"));
-        }
         // What moves is of one mapping; the tail that is cut off may lie anywhere.
         if old.start.0 + old.len().min(new_len) > range.end.0 {
             return Err(Error::BadAddress);
+        }
+        if new_len < old.len() && old.end > M::Arch::USER_END {
+            return Err(Error::Invalid("the tail to unmap leaves the address space"));
         }
         self.check_resize(guard, id, request)?;
         if !request.moves() && self.expand_in_place(guard, id, request)? {

@@ -5,7 +5,7 @@
 
 use crate::ids::{VmaId, VmaTag};
 use crate::{
-    error::Error,
+    commit::{Overcommit, OvercommitPolicy},
     events::{Event, Events, NR_EVENTS},
     mm::MmSlot,
     reclaim::{ClockHand, Kswapd, Reclaimers, Workingset},
@@ -22,20 +22,6 @@ use anonmem_hal::{CpuId, Machine, NrPages, Order, PAGE_SHIFT};
 use anonmem_pgtable::{AddressSpace, DeadTables, MmuGather, Teardown};
 use anonmem_sync::{Atomic, CachePadded, Ordering, PerCpu, Rcu};
 use core::mem::offset_of;
-
-/// How much may be promised. Linux: /proc/sys/vm/overcommit_memory.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Overcommit {
-    /// 0: refuse only what could never fit.
-    Heuristic,
-    /// 1: promise everything.
-    Always,
-    /// 2: never promise more than `percent` of memory.
-    Never {
-        /// `overcommit_ratio`: 50 on Linux.
-        percent: u8,
-    },
-}
 
 /// What a fault holds. Each mode falls back to the next stronger one, and counts why.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -54,7 +40,7 @@ pub enum LockMode {
 pub struct Config {
     /// What a fault holds.
     pub lock_mode: LockMode,
-    /// How much may be promised.
+    /// How much may be promised at first; [`Vm::set_overcommit`] changes it.
     pub overcommit: Overcommit,
     /// The most mappings of one address space. Linux: /proc/sys/vm/max_map_count.
     pub max_map_count: u32,
@@ -98,6 +84,7 @@ pub struct Vm<M: Machine> {
     /// The VMA that each CPU found last without the mmap lock.
     pub(crate) last_vma: PerCpu<Atomic<Link<VmaTag>, M>, M>,
     pub(crate) config: Config,
+    pub(crate) overcommit: OvercommitPolicy<M>,
     /// Pages promised to all address spaces and shared objects.
     pub(crate) committed: CachePadded<Atomic<i64, M>>,
 }
@@ -126,6 +113,7 @@ impl<M: Machine> Vm<M> {
             lazyfree_used: Atomic::new(0),
             last_vma: PerCpu::new(|_| Atomic::new(Link::NONE)),
             events: Events::new(),
+            overcommit: OvercommitPolicy::new(config.overcommit),
             committed: CachePadded(Atomic::new(0)),
             frames,
             config,
@@ -221,41 +209,6 @@ impl<M: Machine> Vm<M> {
         self.dead_tables.drain(&self.frames, &self.rcu);
     }
 
-    /// Pages that may be promised in all (`CommitLimit`).
-    pub fn commit_limit(&self) -> u64 {
-        let all = self.machine().nr_frames();
-        let swap: u64 = self.swap_devices().map(|device| device.pages).sum();
-        match self.config.overcommit {
-            Overcommit::Heuristic | Overcommit::Always => all + swap,
-            Overcommit::Never { percent } => all * u64::from(percent) / 100 + swap,
-        }
-    }
-
-    /// Promises `pages` more.
-    ///
-    /// # Errors
-    /// [`Error::Limit`] if the overcommit mode forbids it.
-    #[doc(alias = "__vm_enough_memory")]
-    pub(crate) fn commit(&self, pages: u64) -> Result<(), Error> {
-        let before = self.committed.fetch_add(pages as i64, Ordering::Relaxed).max(0) as u64;
-        let fits = match self.config.overcommit {
-            Overcommit::Always => true,
-            Overcommit::Heuristic => pages <= self.commit_limit(),
-            Overcommit::Never { .. } => before + pages <= self.commit_limit(),
-        };
-        if fits {
-            return Ok(());
-        }
-        self.uncommit(pages);
-        Err(Error::COMMIT_LIMIT)
-    }
-
-    /// Takes back a promise of `pages`.
-    #[doc(alias = "vm_unacct_memory")]
-    pub(crate) fn uncommit(&self, pages: u64) {
-        self.committed.fetch_sub(pages as i64, Ordering::Relaxed);
-    }
-
     /// What `address` is, if it is in the memory manager or one of its objects: for displays.
     pub fn place_of(&self, address: usize) -> Option<Place> {
         let frames = &self.frames;
@@ -296,6 +249,7 @@ impl<M: Machine> Vm<M> {
         Field::new("events", offset_of!(Self, events)),
         Field::new("last_vma", offset_of!(Self, last_vma)),
         Field::new("config", offset_of!(Self, config)),
+        Field::new("overcommit", offset_of!(Self, overcommit)),
         Field::new("committed", offset_of!(Self, committed)),
     ];
 

@@ -13,6 +13,7 @@ use anonmem::{
     Event, FaultAccess, FaultOutcome, Limits, MapKind, MapUse, Overcommit, VmFlags, VmaInfo, VmaUsage,
 };
 use anonmem_hal::{NrPages, PAGE_SHIFT, SourceId, Va, VaRange};
+use anonmem_oslib::cred::{Cap, Cred};
 use anonmem_oslib::errno::{EINVAL, ENOMEM};
 use anonmem_oslib::vfs::Inode;
 use anonmem_oslib::{Errno, Result};
@@ -404,15 +405,15 @@ pub fn peak_tables() -> u64 {
     PEAK_TABLES.load(Relaxed)
 }
 
-/// Makes an address space keep to the limits of a process.
-pub fn set_limits(mm: &Space, limits: &[(u64, u64); 16]) {
+/// Makes an address space keep to the limits of a process, as far as they hold for `cred`. Differs from Linux: of threads that are
+/// different people, the one who changed last decides.
+pub fn set_limits(mm: &Space, limits: &[(u64, u64); 16], cred: &Cred) {
     let soft = |resource: u32| limits[resource as usize].0;
     mm.set_limits(Limits {
         stack: soft(abi::RLIMIT_STACK),
         data: soft(abi::RLIMIT_DATA),
         space: soft(abi::RLIMIT_AS),
-        // Everybody is root, and so above this one (CAP_IPC_LOCK).
-        locked: u64::MAX,
+        locked: if cred.has(Cap::IpcLock) { u64::MAX } else { soft(abi::RLIMIT_MEMLOCK) },
     });
 }
 
@@ -433,11 +434,36 @@ pub fn mmap_min_addr() -> u64 {
 
 /// Gives the number of the overcommit mode.
 pub fn overcommit_mode() -> u32 {
-    match machine::vm().config().overcommit {
+    match machine::vm().overcommit() {
         Overcommit::Heuristic => 0,
         Overcommit::Always => 1,
         Overcommit::Never { .. } => 2,
     }
+}
+
+/// Gives the percentage of memory that mode 2 promises.
+pub fn overcommit_ratio() -> u32 {
+    machine::vm().overcommit_ratio()
+}
+
+/// Changes the overcommit mode.
+///
+/// # Errors
+/// `EINVAL` if there is no such mode.
+pub fn set_overcommit_mode(number: u32) -> Result<()> {
+    let percent = overcommit_ratio();
+    let modes = [Overcommit::Heuristic, Overcommit::Always, Overcommit::Never { percent }];
+    machine::vm().set_overcommit(*modes.get(number as usize).ok_or(EINVAL)?);
+    Ok(())
+}
+
+/// Changes the percentage of memory that mode 2 promises.
+///
+/// # Errors
+/// None.
+pub fn set_overcommit_ratio(percent: u32) -> Result<()> {
+    machine::vm().set_overcommit_ratio(percent);
+    Ok(())
 }
 
 /// Locks a range.

@@ -14,6 +14,7 @@ use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use anonmem::{MapKind, MapUse, VmFlags, VmaInfo};
 use anonmem_oslib::Result;
+use anonmem_oslib::cred::Cred;
 use anonmem_oslib::errno::{EINVAL, ENOENT, ENOMEM};
 use anonmem_oslib::text::{self, Mapping, StatLine};
 use anonmem_oslib::vfs::{FileType, Inode, LinkTarget, Synthetic};
@@ -421,11 +422,20 @@ fn status(process: &Process) -> String {
     let _ = write!(
         out,
         "Name:\t{}\nUmask:\t0022\nState:\t{state}\nTgid:\t{1}\nNgid:\t0\nPid:\t{1}\nPPid:\t{2}\nTracerPid:\t0\n\
-         Uid:\t0\t0\t0\t0\nGid:\t0\t0\t0\t0\nFDSize:\t64\nGroups:\t0\n",
+         ",
         process.name(),
         process.pid,
         process.parent.load(SeqCst)
     );
+    let cred = process.threads().first().map_or_else(Cred::root, |thread| thread.cred());
+    for (name, ids) in [("Uid", cred.user), ("Gid", cred.group)] {
+        let _ = writeln!(out, "{name}:\t{}\t{}\t{}\t{}", ids.real, ids.effective, ids.saved, ids.fs);
+    }
+    out.push_str("FDSize:\t64\nGroups:\t");
+    for group in cred.groups.iter() {
+        let _ = write!(out, "{group} ");
+    }
+    out.push('\n');
     for (name, bytes) in [
         ("VmPeak", c.total_vm),
         ("VmSize", c.total_vm),
@@ -450,6 +460,15 @@ fn status(process: &Process) -> String {
     if let Some(thread) = threads.first() {
         let (pending, mask) = (thread.pending(), thread.signals.lock().mask);
         let _ = write!(out, "SigPnd:\t{:016x}\nSigBlk:\t{:016x}\n", pending.0, mask.0);
+    }
+    for (name, caps) in [
+        ("Inh", cred.inheritable),
+        ("Prm", cred.permitted),
+        ("Eff", cred.effective),
+        ("Bnd", cred.bounding),
+        ("Amb", 0),
+    ] {
+        let _ = writeln!(out, "Cap{name}:\t{caps:016x}");
     }
     let cpus = cpu_count();
     let _ = write!(out, "Cpus_allowed:\t{:x}\nCpus_allowed_list:\t0-{}\n", (1u128 << cpus) - 1, cpus - 1);

@@ -9,6 +9,7 @@ use crate::procfs::system::{RELEASE, VERSION};
 use crate::{sched, swap};
 use anonmem_oslib::Result;
 use anonmem_oslib::abi::{Fields, Packer};
+use anonmem_oslib::cred::Cap;
 use anonmem_oslib::errno::{EINVAL, EPERM, ESRCH};
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 use linux_raw_sys::general as abi;
@@ -86,6 +87,9 @@ fn limits(c: &Call<'_>, pid: i32, resource: u32, new: u64, old: u64) -> Result<u
         if soft > hard {
             return Err(EINVAL);
         }
+        if hard > before.1 && !c.thread.cred().has(Cap::SysResource) {
+            return Err(EPERM);
+        }
         if resource == abi::RLIMIT_NOFILE as usize && hard > crate::fs::table::LIMIT as u64 {
             return Err(EPERM);
         }
@@ -95,7 +99,9 @@ fn limits(c: &Call<'_>, pid: i32, resource: u32, new: u64, old: u64) -> Result<u
             *limits
         };
         if let Some(space) = process.space() {
-            mm::set_limits(&space, &limits);
+            // The limits of a process without threads concern nobody.
+            let cred = process.threads().first().map_or_else(|| c.thread.cred(), |thread| thread.cred());
+            mm::set_limits(&space, &limits, &cred);
         }
     }
     user::write_unless_null(old, &Packer::new().u64(before.0).u64(before.1).0)?;
