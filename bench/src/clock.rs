@@ -1,8 +1,8 @@
 //! Time, as it is measured here: CPU time of the measuring thread.
 //!
-//! What one thread does is timed by the CPU time that the host's scheduler gives it, on both sides alike: another program that
-//! takes the CPU in the middle then costs caches and nothing more. What several threads do together is timed by the clock on the
-//! wall.
+//! What one thread does is timed by the CPU time that the host's scheduler gives it, on both sides alike:
+//! another program that takes the CPU in the middle then costs caches and nothing more. What several threads
+//! do together is timed by the clock on the wall.
 
 /// Nanoseconds of the host's monotonic clock, which all processes share.
 pub fn wall_ns() -> u64 {

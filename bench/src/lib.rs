@@ -1,7 +1,7 @@
 //! anonmem measured: beside the host's Linux on the same work, and beside the physical limit.
 //!
-//! A *row* is one kind of work (`rows.rs`). An *experiment* fills a few rows that share their setup. It has up to three sides,
-//! each a function that does the work once and tells how long it took:
+//! A *row* is one kind of work (`rows.rs`). An *experiment* fills a few rows that share their setup. It has
+//! up to three sides, each a function that does the work once and tells how long it took:
 //!
 //! | side | what runs | where |
 //! |---|---|---|
@@ -9,9 +9,9 @@
 //! | host | system calls and page faults of the kernel that this process runs on | `host/` |
 //! | limit | zeroing or copying the same bytes in the same memory | `ours/limit.rs` |
 //!
-//! The sides take turns, run after run (`run.rs`), so that what disturbs the machine disturbs all of them; ratios are made run by
-//! run. Reports say what each side includes and leaves out (`report/`). What does not jitter is counted
-//! in instructions, under callgrind (`instructions/`).
+//! The sides take turns, run after run (`run.rs`), so that what disturbs the machine disturbs all of them;
+//! ratios are made run by run. Reports say what each side includes and leaves out (`report/`). What does not
+//! jitter is counted in instructions, under callgrind (`instructions/`).
 
 pub mod clock;
 pub mod experiments;

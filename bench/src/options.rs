@@ -15,7 +15,8 @@ pub struct Options {
     #[arg(long, value_enum, default_value_t = Against::All)]
     pub against: Against,
 
-    /// Sizes of the host's folios to measure; the large ones set /sys/kernel/mm/transparent_hugepage, and put it back
+    /// Sizes of the host's folios to measure; the large ones set /sys/kernel/mm/transparent_hugepage, and put
+    /// it back
     #[arg(long, value_enum, value_name = "SIZE", value_delimiter = ',', default_value = "4K,64K,2M")]
     pub folios: Vec<Folios>,
 
@@ -35,7 +36,8 @@ pub struct Options {
     #[arg(long, value_name = "FILE")]
     pub svg: Option<PathBuf>,
 
-    /// Write the table for a document: into FILE between its marks, if it has them; "-" prints it instead of the table
+    /// Write the table for a document: into FILE between its marks, if it has them; "-" prints it instead of
+    /// the table
     #[arg(long, value_name = "FILE")]
     pub markdown: Option<PathBuf>,
 

@@ -1,6 +1,7 @@
 //! What is measured with and what comes out: the sides, their samples, the outcome.
 //!
-//! The nouns that the driver (`run.rs`), the experiments and the reports share; none of the three is known here.
+//! The nouns that the driver (`run.rs`), the experiments and the reports share; none of the three is known
+//! here.
 
 use crate::{
     REGION_PAGES,

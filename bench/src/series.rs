@@ -28,8 +28,8 @@ impl Series {
         Some(Summary { median, min, max })
     }
 
-    /// This series divided by another, sample by sample: the two were taken in turns, so what disturbed one pair
-    /// disturbs one ratio.
+    /// This series divided by another, sample by sample: the two were taken in turns, so what disturbed one
+    /// pair disturbs one ratio.
     pub fn ratio_to(&self, other: &Self) -> Self {
         Self(self.0.iter().zip(&other.0).filter(|(_, b)| **b > 0.0).map(|(a, b)| a / b).collect())
     }

@@ -175,8 +175,8 @@ pub struct RunOptions {
     #[arg(long, value_enum, default_value_t = SwapBackend::Lz4)]
     pub swap_backend: SwapBackend,
 
-    /// The file or block device to swap to with --swap-backend disk; a file is made if need be, and what it held is lost.
-    /// Without this, a temporary file
+    /// The file or block device to swap to with --swap-backend disk; a file is made if need be, and what it
+    /// held is lost. Without this, a temporary file
     #[arg(long, value_name = "PATH")]
     pub swap_file: Option<PathBuf>,
 

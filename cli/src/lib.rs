@@ -3,7 +3,8 @@
 //! `anonmem run` takes four steps, one module each: [`pack`] finds what the program needs and writes
 //! the initial archive; [`vm`] finds the kernel and QEMU, chooses the accelerator and boots;
 //! [`channel`] carries the standard streams, signals, the exit status and the bill; [`bill`] prints
-//! the memory bill. [`run`] puts them together. [`guest`] measures one program in the microVM and on Linux beside it.
+//! the memory bill. [`run`] puts them together. [`guest`] measures one program in the microVM and on Linux
+//! beside it.
 
 pub mod args;
 pub mod bill;

@@ -77,7 +77,8 @@ fn on_host(what: &str, error: io::Error) -> Error {
     Error::usage(format_args!("{what}: {error}"))
 }
 
-/// Makes the file that is swapped to, if one is wanted: as long as the swap space, without blocks until they are written.
+/// Makes the file that is swapped to, if one is wanted: as long as the swap space, without blocks until they
+/// are written.
 fn swap_disk(options: &RunOptions, dir: &Path) -> Result<Option<PathBuf>> {
     if options.swap == 0 || options.swap_backend != SwapBackend::Disk {
         return Ok(None);

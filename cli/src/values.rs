@@ -1,6 +1,7 @@
 //! What options can be set to: the values that several modules know, and how each is read.
 //!
-//! [`crate::args`] has the options. The rest of the command takes values, and never needs to know which option they came from.
+//! [`crate::args`] has the options. The rest of the command takes values, and never needs to know which
+//! option they came from.
 
 use std::ffi::OsString;
 use std::path::PathBuf;

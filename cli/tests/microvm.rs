@@ -15,6 +15,25 @@ fn host(program: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
+/// Runs a test program that prints a table on the host, then in the microVM, and compares line by line.
+fn same_table_as_host(name: &str, options: &[&str]) {
+    if !vm_is_there() {
+        return;
+    }
+    let program = compile(name, Linked::Static);
+    let expected = host(&[program.to_str().unwrap()]);
+    let ran = Vm::new().options(&["--cpus", "2"]).options(options).run(&[&program]).expect_status(0);
+    let differ: Vec<_> =
+        expected.lines().zip(ran.stdout.lines()).filter(|(ours, theirs)| ours != theirs).collect();
+    assert!(
+        differ.is_empty(),
+        "{} lines differ, host and microVM: {:#?}",
+        differ.len(),
+        &differ[..differ.len().min(8)]
+    );
+    assert_eq!(ran.stdout.lines().count(), expected.lines().count());
+}
+
 /// Runs a test program on the host, then in the microVM with 1, 2 and 4 CPUs, and compares.
 fn same_as_host(name: &str, linked: Linked, options: &[&str]) {
     same_as_host_on(&["1", "2", "4"], name, linked, options);
@@ -82,6 +101,26 @@ fn handlers_repair_faults() {
 #[test]
 fn signals_threads_descriptors_and_files_are_as_on_linux() {
     same_as_host("abi", Linked::Dynamic, &[]);
+}
+
+#[test]
+fn buffers_that_end_in_nothing_get_what_comes_before() {
+    same_as_host("partial", Linked::Static, &[]);
+}
+
+#[test]
+fn an_offset_belongs_to_one_at_a_time() {
+    same_as_host("offsets", Linked::Static, &[]);
+}
+
+#[test]
+fn any_number_of_mappings_is_told() {
+    same_as_host_on(&["1", "4"], "manymaps", Linked::Static, &["--ram", "128M"]);
+}
+
+#[test]
+fn odd_addresses_and_lengths_are_answered_as_on_linux() {
+    same_table_as_host("arguments", &[]);
 }
 
 #[test]

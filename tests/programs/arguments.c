@@ -187,18 +187,18 @@ static void syncs(void)
 
 static void presences(void)
 {
-    present = map_pages(4);
-    CHECK(munmap(present + 2 * PAGE, 2 * PAGE) == 0);
+    present = mmap((void *)(AT << 1), 2 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+    CHECK(present == (unsigned char *)(AT << 1));
     sweep("mincore", 1, 0, do_mincore);
     sweep("mincore", 0, 0, do_mincore);
 }
 
 static void advices(void)
 {
-    static const int harmless[] = {0, 1, 2, 3, 5, 6, 7, 10, 11, 14, 15, 16, 17, 18, 19, 20, -1, 26, 99, 104};
-    static const int others[] = {4, 8, 9, 21, 22, 23, 24, 102, 103};
+    static const int harmless[] = {0, 1, 2, 3, 5, 6, 7, 14, 15, 16, 19, -1, 26, 99, 104};
+    static const int others[] = {4, 8, 9, 10, 11, 17, 18, 20, 21, 22, 23, 24, 102, 103};
     for (unsigned i = 0; i < COUNT(harmless); i++)
-        sweep("madvise", harmless[i], harmless[i] == 18 || harmless[i] == 10 || harmless[i] == 11, do_madvise);
+        sweep("madvise", harmless[i], 0, do_madvise);
     for (unsigned i = 0; i < COUNT(others); i++)
         sweep("madvise", others[i], 1, do_madvise);
 }
@@ -230,6 +230,9 @@ static void remaps(void)
                 printf("mremap %d %s %lx:", flags, addresses[a].name, olds[o]);
                 for (unsigned n = 0; n < COUNT(news); n++)
                     for (unsigned t = 0; t < (flags & 6 ? COUNT(targets) : 1); t++) {
+                        /* Linux clears the target before it finds that an old range that wraps has no mapping any more. */
+                        if (start + olds[o] < start && targets[t] == start)
+                            continue;
                         window();
                         long to = syscall(SYS_mremap, start, olds[o], news[n], flags, targets[t]);
                         int saved = errno;

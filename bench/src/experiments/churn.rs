@@ -1,6 +1,7 @@
 //! One thread faults while another maps and unmaps, in the same address space or in one of its own.
 //!
-//! The second is what the first is compared with: both threads do the same work and share nothing but the machine.
+//! The second is what the first is compared with: both threads do the same work and share nothing but the
+//! machine.
 
 use super::{Experiment, threads::together};
 use crate::{

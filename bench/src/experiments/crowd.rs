@@ -1,6 +1,7 @@
 //! Two threads fault while a third maps and unmaps, in the same address space or in one of its own.
 //!
-//! With two CPUs three threads take turns, so only the two rows of a lock mode may be compared: both have the same three threads.
+//! With two CPUs three threads take turns, so only the two rows of a lock mode may be compared: both have the
+//! same three threads.
 
 use super::{Experiment, threads::together};
 use crate::{

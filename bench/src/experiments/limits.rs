@@ -1,4 +1,5 @@
-//! The physical limit: zeroing and copying pages in the memory that our side uses, by the functions that it uses.
+//! The physical limit: zeroing and copying pages in the memory that our side uses, by the functions that it
+//! uses.
 
 use super::Experiment;
 use crate::{

@@ -66,7 +66,8 @@ fn frames_of<'a>(mm: &'a Mm<'_, Machine>, range: VaRange) -> impl Iterator<Item 
     range.iter_pages().map(|va| mm.pagemap(va).pfn.expect("just populated"))
 }
 
-/// Nanoseconds for all pages, one after the other, and then back again; in plain memory that has been touched.
+/// Nanoseconds for all pages, one after the other, and then back again; in plain memory that has been
+/// touched.
 fn compressor_alone() -> f64 {
     let mut pages: Vec<_> = (0..PAGES).map(contents).collect();
     let (mut table, mut buffer) = (CompressTable::small(), vec![1; get_maximum_output_size(PAGE_SIZE)]);

@@ -1,7 +1,7 @@
 //! Two CPUs fault at once: in VMAs of their own, in one VMA, in address spaces of their own.
 //!
-//! What is told is the time from the first start to the last end, per page of one thread: perfect scaling is the time of one thread
-//! alone.
+//! What is told is the time from the first start to the last end, per page of one thread: perfect scaling is
+//! the time of one thread alone.
 
 use super::Experiment;
 use crate::{
@@ -48,8 +48,8 @@ fn two<G>(prepare: impl Fn(u32) -> G + Sync, work: impl Fn(u32) + Sync) -> f64 {
     together([0, 1], prepare, work)
 }
 
-/// Runs `work` of each number at the same time after `prepare` of the same number; the nanoseconds from the first start to the
-/// last end.
+/// Runs `work` of each number at the same time after `prepare` of the same number; the nanoseconds from the
+/// first start to the last end.
 pub(super) fn together<G, const N: usize>(
     numbers: [u32; N],
     prepare: impl Fn(u32) -> G + Sync,
@@ -108,8 +108,8 @@ fn ours(bench: &Bench, samples: &mut Samples) {
     drop(mms);
 }
 
-/// Two threads of one address space; `place(i)` is where thread `i`'s VMA is and how long: two that are in the same place share
-/// it by halves.
+/// Two threads of one address space; `place(i)` is where thread `i`'s VMA is and how long: two that are in
+/// the same place share it by halves.
 fn one_space(bench: &Bench, world: &World, place: impl Fn(u64) -> (u64, usize)) -> f64 {
     let (mm, parts) = {
         let _cpu = world.enter(0);

@@ -1,7 +1,7 @@
 //! Forked children of this process: they do one thing, say how long it took, and leave.
 //!
-//! A child of a process with threads may only do what a signal handler may: no allocation, no locks. It touches memory, reads
-//! the clock, writes into a shared page, and exits.
+//! A child of a process with threads may only do what a signal handler may: no allocation, no locks. It
+//! touches memory, reads the clock, writes into a shared page, and exits.
 
 use crate::clock::cpu_ns;
 use std::{

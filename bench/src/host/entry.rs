@@ -1,7 +1,7 @@
 //! What the host pays to get into its kernel and back, before any memory management.
 //!
-//! A call of the memory manager in the same process pays neither. The cost is measured in the same run and shown beside the
-//! host's times; it is not taken off them.
+//! A call of the memory manager in the same process pays neither. The cost is measured in the same run and
+//! shown beside the host's times; it is not taken off them.
 
 use super::cpus;
 use crate::clock::time_per;
@@ -30,8 +30,8 @@ impl Entry {
     }
 }
 
-/// The legacy entry point of `getcpu` on x86-64: fetching from it is a page fault that the kernel recognises and
-/// answers without looking at a page table. The cheapest exception that a program can cause.
+/// The legacy entry point of `getcpu` on x86-64: fetching from it is a page fault that the kernel recognises
+/// and answers without looking at a page table. The cheapest exception that a program can cause.
 const VSYSCALL_GETCPU: usize = 0xffff_ffff_ff60_0800;
 
 fn vsyscall() -> Option<impl FnMut()> {

@@ -1,8 +1,8 @@
 //! The peer: the Linux kernel that this process runs on, doing the same work for a program.
 //!
-//! Every call is the system call itself, through the C library's thin wrapper, as a program would make it. Memory
-//! that was given back is asked for again just before each sample ([`Region::warm`]): a virtual machine may have returned idle
-//! memory to its host, and the first touch would then cost microseconds.
+//! Every call is the system call itself, through the C library's thin wrapper, as a program would make it.
+//! Memory that was given back is asked for again just before each sample ([`Region::warm`]): a virtual
+//! machine may have returned idle memory to its host, and the first touch would then cost microseconds.
 //!
 //! - [`region`]: mappings of the host, touched and advised.
 //! - [`child`]: forked children that do something and tell how long it took.

@@ -7,7 +7,8 @@ use std::{io, ptr::NonNull};
 /// Alignment of a region, so that large pages and whole page tables fit: 2 MiB.
 const ALIGN: usize = 2 << 20;
 
-/// A private anonymous mapping of the host, readable and writable, with address space that is not accessible around it.
+/// A private anonymous mapping of the host, readable and writable, with address space that is not accessible
+/// around it.
 pub struct Region {
     start: NonNull<u8>,
     len: usize,
@@ -38,7 +39,8 @@ pub fn unmap(start: *mut u8, len: usize) -> io::Result<()> {
 
 fn map(at: *mut u8, len: usize, prot: i32, flags: i32) -> io::Result<*mut u8> {
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | flags;
-    // SAFETY: without MAP_FIXED no mapping is replaced; with it, the caller names a range of its own reservation.
+    // SAFETY: without MAP_FIXED no mapping is replaced; with it, the caller names a range of its own
+    // reservation.
     let start = unsafe { libc::mmap(at.cast(), len, prot, flags, -1, 0) };
     if start == libc::MAP_FAILED { Err(failed("mmap")) } else { Ok(start.cast()) }
 }
@@ -68,7 +70,8 @@ impl Region {
         Ok(region)
     }
 
-    /// Asks for three times `len` bytes, touches and returns them: the host's free lists then hold memory that is there.
+    /// Asks for three times `len` bytes, touches and returns them: the host's free lists then hold memory
+    /// that is there.
     ///
     /// # Errors
     /// What the host says.

@@ -1,8 +1,8 @@
 //! Transparent huge pages of the host: set for some rows, put back whatever happens.
 //!
-//! A setting is a file under /sys/kernel/mm/transparent_hugepage. What it said is kept from the first change on and written
-//! back when the guard drops (so also when a measurement panics), and by a thread that waits for SIGINT, SIGTERM and
-//! SIGHUP. Only SIGKILL leaves them changed.
+//! A setting is a file under /sys/kernel/mm/transparent_hugepage. What it said is kept from the first change
+//! on and written back when the guard drops (so also when a measurement panics), and by a thread that waits
+//! for SIGINT, SIGTERM and SIGHUP. Only SIGKILL leaves them changed.
 
 use super::folios::{Folios, Made};
 use std::{
@@ -25,7 +25,8 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Changes nothing yet. From now on an interrupt ends the process with status 130, after taking back what was changed.
+    /// Changes nothing yet. From now on an interrupt ends the process with status 130, after taking back what
+    /// was changed.
     ///
     /// # Errors
     /// If signals cannot be waited for.
@@ -47,8 +48,8 @@ impl Settings {
         Self { root: root.into(), changed: Changed::default() }
     }
 
-    /// Runs `work` while the host uses folios of this size, and no other large ones, for memory that asks; then takes
-    /// the change back.
+    /// Runs `work` while the host uses folios of this size, and no other large ones, for memory that asks;
+    /// then takes the change back.
     ///
     /// # Errors
     /// `work`'s; if the host has no such folios, or not enough of them.
@@ -65,7 +66,8 @@ impl Settings {
         result
     }
 
-    /// Lets the host use folios of this size. Base pages need no setting: memory that wants nothing else says so itself.
+    /// Lets the host use folios of this size. Base pages need no setting: memory that wants nothing else says
+    /// so itself.
     fn use_folios(&self, folios: Folios) -> io::Result<()> {
         let Some(wanted) = folios.dir() else { return Ok(()) };
         if !self.root.join(wanted).is_dir() {

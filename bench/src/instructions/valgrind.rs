@@ -13,8 +13,8 @@ use std::{
 /// Where callgrind collects.
 const WHERE: &str = "*instructions::counted*";
 
-/// What the C library must not use: it chooses among its copying and zeroing functions by the processor's features, and
-/// the count would depend on the processor. What is left is what every x86-64 has.
+/// What the C library must not use: it chooses among its copying and zeroing functions by the processor's
+/// features, and the count would depend on the processor. What is left is what every x86-64 has.
 const BASELINE: &str = "glibc.cpu.hwcaps=-AVX512F,-AVX512VL,-AVX512BW,-AVX2,-AVX,-AVX2_Usable,-AVX_Usable,\
                         -AVX_Fast_Unaligned_Load,-ERMS,-FSRM,-SSSE3,-SSE4_1,-SSE4_2,-POPCNT,-BMI1,-BMI2,\
                         -LZCNT,-MOVBE,-Fast_Rep_String,-Fast_Unaligned_Copy,-Prefer_ERMS,-Prefer_FSRM";

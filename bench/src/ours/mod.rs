@@ -1,7 +1,7 @@
 //! Our side: the library on a hosted machine that checks nothing.
 //!
-//! What is measured is the call of the memory manager. There is no exception, no system call and no TLB; page tables are memory, and
-//! folios are really zeroed and copied.
+//! What is measured is the call of the memory manager. There is no exception, no system call and no TLB; page
+//! tables are memory, and folios are really zeroed and copied.
 
 mod faults;
 
@@ -122,8 +122,8 @@ impl Drop for Block<'_> {
     }
 }
 
-/// The lowest address that rows map at: a multiple of what two levels of tables cover, so that page tables are the region's
-/// own.
+/// The lowest address that rows map at: a multiple of what two levels of tables cover, so that page tables
+/// are the region's own.
 const FIXED: u64 = 1 << 39;
 
 /// The `len` bytes at the `n`-th of the fixed places.

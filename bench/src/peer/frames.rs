@@ -1,7 +1,7 @@
 //! Frames for the peer's page tables and pages: from our world, by its allocator.
 //!
-//! The peer's handler has functions and no value, as a kernel has one memory. Which world it takes frames from is a matter of the
-//! thread, while a [`Lent`] lives.
+//! The peer's handler has functions and no value, as a kernel has one memory. Which world it takes frames
+//! from is a matter of the thread, while a [`Lent`] lives.
 
 use crate::ours::World;
 use anonmem_hal::{Order, PAGE_SIZE, Pfn, PhysMem};

@@ -1,11 +1,14 @@
-//! A peer in Rust: an address space of `memory_set` and `page_table_multiarch`, put together as an operating system's author would.
+//! A peer in Rust: an address space of `memory_set` and `page_table_multiarch`, put together as an operating
+//! system's author would.
 //!
-//! The two crates are the memory management of ArceOS: a map of areas, and page tables. What lies between, an author writes:
-//! where frames come from ([`frames`]), what an area does when it is mapped and when a fault comes ([`space`]), and the lock around all of it.
-//! Frames come from the same allocator as ours and are zeroed by the same function; page tables are memory of the same machine.
+//! The two crates are the memory management of ArceOS: a map of areas, and page tables. What lies between, an
+//! author writes: where frames come from ([`frames`]), what an area does when it is mapped and when a fault
+//! comes ([`space`]), and the lock around all of it. Frames come from the same allocator as ours and are
+//! zeroed by the same function; page tables are memory of the same machine.
 //!
-//! They do less: a page has no owner, no count and no reverse mapping; nothing is shared, so there is no fork, no copy-on-write and
-//! no swap; areas never merge; one lock holds everyone. Only rows whose work is the same are measured.
+//! They do less: a page has no owner, no count and no reverse mapping; nothing is shared, so there is no
+//! fork, no copy-on-write and no swap; areas never merge; one lock holds everyone. Only rows whose work is
+//! the same are measured.
 
 pub mod frames;
 pub mod space;

@@ -1,6 +1,7 @@
 //! An address space: areas, page tables, a lock around both.
 //!
-//! Memory is allocated at the first fault, or when it is mapped if the area says so; freed when it is unmapped.
+//! Memory is allocated at the first fault, or when it is mapped if the area says so; freed when it is
+//! unmapped.
 
 use super::frames::{self, Handler, Lent};
 use crate::{PAGE, ours::World};

@@ -30,7 +30,8 @@ pub struct Line {
     pub peer: Option<Summary>,
     /// ours / the Rust peer, run by run.
     pub to_peer: Option<Summary>,
-    /// The part of the host's time that its exceptions and system calls cost, as measured in this run; not taken off.
+    /// The part of the host's time that its exceptions and system calls cost, as measured in this run; not
+    /// taken off.
     pub host_entry: f64,
     /// What the host's side includes and ours does not.
     pub host_only: &'static [HostOnly],

@@ -1,7 +1,7 @@
 //! The table for a document: what `docs/performance.md` shows of the last run.
 //!
-//! A document that has the two marks gets what is between them replaced and keeps the rest, so that one command refreshes it. Any other
-//! file becomes the section alone.
+//! A document that has the two marks gets what is between them replaced and keeps the rest, so that one
+//! command refreshes it. Any other file becomes the section alone.
 
 use super::{line::lines, table};
 use crate::outcome::Outcome;

@@ -1,9 +1,11 @@
 //! The figure: for each row the time of anonmem relative to the host's Linux, on a logarithmic scale.
 //!
-//! A dot is the median of the runs' ratios, its bar goes from the smallest to the largest. The vertical line is the host;
-//! an open circle says where the host would be without the cost of entering its kernel; a grey tick is the physical limit.
+//! A dot is the median of the runs' ratios, its bar goes from the smallest to the largest. The vertical line
+//! is the host; an open circle says where the host would be without the cost of entering its kernel; a grey
+//! tick is the physical limit.
 //!
-//! Written by hand: the figure is text with coordinates, and a plotting library would have to be taught its form.
+//! Written by hand: the figure is text with coordinates, and a plotting library would have to be taught its
+//! form.
 
 use super::{
     line::{Line, lines},

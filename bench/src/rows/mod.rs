@@ -1,5 +1,5 @@
-//! The rows of the table: what is measured, what each side includes, and what anonmem aims at. `all` has them, `row` says what
-//! one is made of.
+//! The rows of the table: what is measured, what each side includes, and what anonmem aims at. `all` has
+//! them, `row` says what one is made of.
 
 mod all;
 mod row;

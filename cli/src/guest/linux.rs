@@ -1,8 +1,8 @@
 //! The program as the first process of a Linux kernel, in the same QEMU with the same memory and CPUs.
 //!
-//! The machine type is q35 and not microvm: under QEMU's translator microvm has no clock that a distribution's
-//! kernel can calibrate its own by. The initial archive holds the program and nothing else; the console is the
-//! first serial line, which QEMU writes to its standard output.
+//! The machine type is q35 and not microvm: under QEMU's translator microvm has no clock that a
+//! distribution's kernel can calibrate its own by. The initial archive holds the program and nothing else;
+//! the console is the first serial line, which QEMU writes to its standard output.
 
 use std::ffi::OsString;
 use std::fs::File;

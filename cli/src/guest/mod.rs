@@ -1,10 +1,12 @@
-//! `anonmem bench --guest`: one program, measured in the microVM and, beside it, on a Linux kernel in the same QEMU.
+//! `anonmem bench --guest`: one program, measured in the microVM and, beside it, on a Linux kernel in the
+//! same QEMU.
 //!
-//! `program` builds the static program (`program.c`: small loops over one operation of the memory manager each);
-//! `ours` runs it on the microVM kernel, `linux` as a Linux kernel's first process; `transcript` reads what it
-//! prints; `report` shows both sides. Operations per second come from boots in turns, A B A B. Instructions per
-//! operation come from one more boot of each kernel, on one CPU, with QEMU's clock bound to the instructions that it
-//! executes: the time stamp counter then counts them, and they hardly depend on the machine.
+//! `program` builds the static program (`program.c`: small loops over one operation of the memory manager
+//! each); `ours` runs it on the microVM kernel, `linux` as a Linux kernel's first process; `transcript` reads
+//! what it prints; `report` shows both sides. Operations per second come from boots in turns, A B A B.
+//! Instructions per operation come from one more boot of each kernel, on one CPU, with QEMU's clock bound to
+//! the instructions that it executes: the time stamp counter then counts them, and they hardly depend on the
+//! machine.
 
 mod image;
 pub mod kinds;
@@ -122,7 +124,8 @@ fn prepare(options: &GuestOptions) -> Result<Setup> {
     Ok(Setup { qemu, microvm, image, program, dir, accelerator, ram, lock, signals, bar })
 }
 
-/// Divides memory: a quarter of it for all the regions that are populated at once, so that none is swapped or killed.
+/// Divides memory: a quarter of it for all the regions that are populated at once, so that none is swapped or
+/// killed.
 fn timed_work(options: &GuestOptions, kinds: &[&'static Kind]) -> Result<Work> {
     const MOST_PAGES: u64 = 4096;
     const FEWEST_PAGES: u64 = 256;

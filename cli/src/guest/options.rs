@@ -17,7 +17,8 @@ pub struct GuestOptions {
     #[arg(long)]
     pub guest: bool,
 
-    /// A Linux kernel to do the same beside it, in the same QEMU: a bzImage (/boot/vmlinuz-*) or an ELF vmlinux with a PVH entry
+    /// A Linux kernel to do the same beside it, in the same QEMU: a bzImage (/boot/vmlinuz-*) or an ELF
+    /// vmlinux with a PVH entry
     #[arg(long, value_name = "VMLINUZ", requires = "guest")]
     pub kernel: Option<PathBuf>,
 

@@ -300,7 +300,8 @@ pub(super) fn json(outcome: &Outcome, lines: &[Line]) -> String {
 const CSV_HEADER: &str = "row,title,unit,ours,ours_min,ours_max,linux,linux_min,linux_max,ours_per_linux,\
                           ours_instructions,linux_instructions,linux_per_ours_instructions";
 
-/// The table as CSV, one line a row; what is missing is empty. No title has a comma or a quotation mark that would matter.
+/// The table as CSV, one line a row; what is missing is empty. No title has a comma or a quotation mark that
+/// would matter.
 pub(super) fn csv(lines: &[Line]) -> String {
     let mut text = format!("{CSV_HEADER}\n");
     for line in lines {

@@ -107,7 +107,8 @@ impl Transcript {
         self.rows.iter().find(|row| row.kind == kind && row.mode == mode && row.tasks == tasks)
     }
 
-    /// Whether a tick is an instruction here: the loop of known length says so. A timer may have interrupted it.
+    /// Whether a tick is an instruction here: the loop of known length says so. A timer may have interrupted
+    /// it.
     pub(super) fn counts_instructions(&self) -> bool {
         self.ticks.is_some_and(|(ticks, known)| (known..known + known / 20).contains(&ticks))
     }

@@ -69,8 +69,9 @@ pub fn check(options: &CheckOptions) -> Result<u8, Error> {
     Ok(u8::from(broken > 0))
 }
 
-/// Explores `jobs` at a time, twice: first with half of the budget, shared equally, where what one leaves of its share is for
-/// those that come after; then, with all that is left, those that have not come to their end.
+/// Explores `jobs` at a time, twice: first with half of the budget, shared equally, where what one leaves of
+/// its share is for those that come after; then, with all that is left, those that have not come to their
+/// end.
 fn explore_all(runs: &[(&'static Case, &'static Run)], options: &CheckOptions) -> Vec<Verdict> {
     let (start, budget) = (Instant::now(), Duration::from_secs(options.budget.max(1)));
     let all: Vec<usize> = (0..runs.len()).collect();
@@ -93,7 +94,7 @@ fn is_whole(run: &Run, report: &Report) -> bool {
         Extent::Bound(preemptions) => report.search.starts_with(&Search::Bounded { preemptions }.name()),
         Extent::Exhaust | Extent::Sample(_) => true,
     };
-    report.found.is_some() || last && (report.exhausted || sampled(run, report))
+    report.found.is_some() || last && (report.exhausted || !report.cuts.is_empty() || sampled(run, report))
 }
 
 fn sampled(run: &Run, report: &Report) -> bool {
@@ -154,9 +155,18 @@ fn print_table(verdicts: &[Verdict]) {
             report.nr_cpus,
             report.executions,
             report.rate().map_or_else(|| "-".to_owned(), |rate| format!("{rate:.0}")),
-            if report.exhausted { "yes" } else { "no" },
+            exhausted(report),
             word(report),
         );
+    }
+}
+
+/// Whether everything within the bound was tried, and nothing cut off.
+fn exhausted(report: &Report) -> &'static str {
+    match (report.exhausted, report.cuts.is_empty()) {
+        (true, _) => "yes",
+        (false, true) => "no",
+        (false, false) => "bounded",
     }
 }
 
@@ -183,6 +193,7 @@ fn as_json(verdict: &Verdict) -> Value {
         "turns": report.turns,
         "longest": report.longest,
         "exhausted": report.exhausted,
+        "cuts": report.cuts,
         "seconds": report.elapsed.as_secs_f64(),
         "verdict": word(report),
         "failure": report.found.as_ref().map(|f| f.failure.to_string()),

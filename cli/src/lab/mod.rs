@@ -65,8 +65,8 @@ pub struct CheckOptions {
 pub struct RaceOptions {
     /// The case to draw
     pub case: String,
-    /// With this planted bug: a variant of the case's own model, or a patch of the production source, which is built first (from
-    /// a checkout)
+    /// With this planted bug: a variant of the case's own model, or a patch of the production source, which
+    /// is built first (from a checkout)
     #[arg(long, value_name = "NAME")]
     pub mutant: Option<String>,
     /// Under this memory model [default: the case's first]

@@ -9,7 +9,8 @@ use anonmem_lab::{Config, Trace};
 use super::{ModelOption, RaceOptions, draw, find, mutant, write};
 use crate::error::Error;
 
-/// Searches, replays or shows one execution, and draws it. The exit status is 1 if a rule broke that should hold, or a planted bug was not found.
+/// Searches, replays or shows one execution, and draws it. The exit status is 1 if a rule broke that should
+/// hold, or a planted bug was not found.
 pub fn race(options: &RaceOptions) -> Result<u8, Error> {
     let case = find(&options.case)?;
     let variant = match planted(case, options.mutant.as_deref())? {

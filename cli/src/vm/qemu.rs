@@ -24,13 +24,13 @@ pub enum Accelerator {
     Tcg,
     /// Hardware virtualisation.
     Kvm,
-    /// QEMU's translator, one host thread for all CPUs, its clock bound to the instructions that they execute: a
-    /// nanosecond each. The time stamp counter then counts instructions.
+    /// QEMU's translator, one host thread for all CPUs, its clock bound to the instructions that they
+    /// execute: a nanosecond each. The time stamp counter then counts instructions.
     Counted,
 }
 
-/// The arguments that make the CPUs. Without ERMS, as the translator takes `rep movsb` byte by byte: programs that look
-/// for it move more at once.
+/// The arguments that make the CPUs. Without ERMS, as the translator takes `rep movsb` byte by byte: programs
+/// that look for it move more at once.
 #[must_use]
 pub fn cpu_arguments(accelerator: Accelerator) -> Vec<&'static str> {
     match accelerator {

@@ -5,7 +5,7 @@
 //! - `buddy`, `pcp`: its two layers, free blocks and each CPU's list of free pages.
 //! - [`usage`]: what memory is used for, and the watermarks.
 //! - [`validate`]: recounting all of it.
-//! - [`swap`]: swap slots, which are the swap cache too.
+//! - [`swap`]: swap slots, which are the swap cache too; `swap_count`: the owner of one count of a slot.
 //! - [`slab`]: type-stable objects, and [`handle`]: their names.
 //! - [`place`]: what an address is, in words.
 //! - [`mod@array`]: arrays of words made of frames.
@@ -32,6 +32,7 @@ pub mod slab;
 #[cfg(test)]
 mod slab_tests;
 pub mod swap;
+mod swap_count;
 #[cfg(test)]
 mod testing;
 pub mod usage;
@@ -39,14 +40,15 @@ pub mod validate;
 
 pub use array::FrameArray;
 pub use folio::{
-    DupError, Exclusive, ExclusiveRef, Folio, FolioGuard, FolioPin, FolioRef, FrozenFolio, NewFolio, Shared,
-    SharedRef, ShmMap, TooManySharers,
+    DupError, Exclusive, ExclusiveRef, Folio, FolioGuard, FolioPin, FolioRef, FrozenFolio, MigrationHold,
+    MigrationHoldRef, NewFolio, Shared, SharedRef, ShmMap, TooManySharers,
 };
 pub use frames::{Frames, FramesError, MAX_FRAMES, OutOfMemory};
 pub use handle::{Handle, Link, RawHandle};
 pub use meta::{Counts, Kind, META_BYTES, Mapping, MappingWord};
 pub use place::{Field, Place};
 pub use slab::{Slab, SlabItem};
-pub use swap::{EvictionStamp, SlotCountOverflow, SlotPut, SlotState, Stored, SwapSlots};
+pub use swap::{EvictionStamp, FreedSlot, SlotCountOverflow, SlotPut, SlotState, Stored, SwapSlots};
+pub use swap_count::{SwapCount, SwapCountRef};
 pub use usage::{Usage, Watermarks};
 pub use validate::Inconsistency;

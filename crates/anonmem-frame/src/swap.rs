@@ -26,7 +26,7 @@
 //! Linux: mm/swapfile.c `swap_map`, mm/swap_state.c. Differs: count and cache in one word; 2^28 owners instead of a chain of
 //! continuation pages.
 
-use crate::{Folio, FolioRef, FrameArray, Frames, OutOfMemory};
+use crate::{Folio, FolioRef, FrameArray, Frames, OutOfMemory, SwapCount};
 use anonmem_hal::{Machine, Pfn, SwapEntry};
 use anonmem_sync::{Atomic, Ordering};
 
@@ -86,6 +86,8 @@ pub enum SlotPut<'f, M: Machine> {
     InUse,
     /// Nobody does: tell the device, drop the page, then [`SwapSlots::finish_free`].
     Free {
+        /// The slot, which nobody else can touch.
+        slot: FreedSlot,
         /// Whether the device has something to discard.
         stored: bool,
         /// The cache's reference, if a page was cached.
@@ -93,15 +95,28 @@ pub enum SlotPut<'f, M: Machine> {
     },
 }
 
+/// A slot whose last count was dropped, and which cannot be claimed yet.
+#[must_use = "a slot that is free must be finished"]
+pub struct FreedSlot(u64);
+
 /// The slots of one device.
 pub struct SwapSlots<M> {
+    device: u8,
     words: FrameArray<M>,
 }
 
 impl<M: Machine> SwapSlots<M> {
-    /// No slots.
-    pub const fn new() -> Self {
-        Self { words: FrameArray::new() }
+    /// No slots of a device with this number.
+    pub const fn new(device: u8) -> Self {
+        Self { device, words: FrameArray::new() }
+    }
+
+    /// The slot that an owner has a count of.
+    #[track_caller]
+    fn owned<'f>(&self, count: &SwapCount<'f, M>) -> (&'f Frames<M>, u64) {
+        let SwapEntry { device, offset } = count.entry();
+        assert_eq!(device, self.device, "a count of another device's slot");
+        (count.frames(), offset)
     }
 
     /// Makes `len` free slots.
@@ -169,7 +184,7 @@ impl<M: Machine> SwapSlots<M> {
         self.word(frames, slot).load(Ordering::Relaxed) == 0
     }
 
-    /// Takes the slot if it is free, for the page of `page`, which becomes its cached page and owns one count (the caller's).
+    /// Takes the slot if it is free, for the page of `page`, which becomes its cached page; returns the slot's one count.
     ///
     /// # Errors
     /// The reference, if the slot is not free.
@@ -178,16 +193,21 @@ impl<M: Machine> SwapSlots<M> {
         frames: &'f Frames<M>,
         slot: u64,
         page: FolioRef<'f, M>,
-    ) -> Result<(), FolioRef<'f, M>> {
+    ) -> Result<SwapCount<'f, M>, FolioRef<'f, M>> {
         let word = Self::cache_bits(frames, page.pfn()) | 1;
         // AcqRel: the former use of the slot is over; whoever finds the page finds it complete.
         match self.word(frames, slot).compare_exchange(0, word, Ordering::AcqRel) {
             Ok(_) => {
                 page.into_raw();
-                Ok(())
+                Ok(self.count_of(frames, slot))
             }
             Err(_) => Err(page),
         }
+    }
+
+    /// The owner of a count of `slot` that was just added.
+    fn count_of<'f>(&self, frames: &'f Frames<M>, slot: u64) -> SwapCount<'f, M> {
+        SwapCount::new(frames, SwapEntry { device: self.device, offset: slot })
     }
 
     /// Makes `page` the cached page of a slot that is needed and has none: it is going to be read.
@@ -236,33 +256,35 @@ impl<M: Machine> SwapSlots<M> {
         self.cached_page(frames, slot) == Some(page)
     }
 
-    /// Counts one more owner of a slot that is needed.
+    /// Counts one more owner of a slot.
     ///
     /// # Errors
     /// [`SlotCountOverflow`] before the count would overflow.
     #[doc(alias = "swap_duplicate")]
-    pub fn dup(&self, frames: &Frames<M>, slot: u64) -> Result<(), SlotCountOverflow> {
+    pub fn dup<'f>(&self, count: &SwapCount<'f, M>) -> Result<SwapCount<'f, M>, SlotCountOverflow> {
+        let (frames, slot) = self.owned(count);
         let counted = self.word(frames, slot).fetch_update(Ordering::Relaxed, |word| {
             debug_assert!(word & COUNT != 0, "a count added to a slot that nobody needs");
             (word & COUNT < COUNT).then_some(word + 1)
         });
-        counted.map(drop).map_err(|_| SlotCountOverflow)
+        counted.map(|_| self.count_of(frames, slot)).map_err(|_| SlotCountOverflow)
     }
 
     /// Counts one more owner, if `page` is the slot's cached page and somebody needs it.
-    pub fn dup_if_cached(&self, frames: &Frames<M>, slot: u64, page: Pfn) -> bool {
+    pub fn dup_if_cached<'f>(&self, frames: &'f Frames<M>, slot: u64, page: Pfn) -> Option<SwapCount<'f, M>> {
         // A folio's entry may be older than the device that has its number now.
-        let Some(word) = self.word_if_there(frames, slot) else { return false };
+        let word = self.word_if_there(frames, slot)?;
         let bits = Self::cache_bits(frames, page);
         let counted = word.fetch_update(Ordering::Relaxed, |word| {
             let fits = word & CACHE == bits && word & FREEING == 0 && (1..COUNT).contains(&(word & COUNT));
             fits.then_some(word + 1)
         });
-        counted.is_ok()
+        counted.ok().map(|_| self.count_of(frames, slot))
     }
 
-    /// Notes what was written, the contents or that they are zeroes, and when. The caller owns a count.
-    pub fn set_stored(&self, frames: &Frames<M>, slot: u64, contents: Stored, now: EvictionStamp) {
+    /// Notes what was written, the contents or that they are zeroes, and when.
+    pub fn set_stored(&self, count: &SwapCount<'_, M>, contents: Stored, now: EvictionStamp) {
+        let (frames, slot) = self.owned(count);
         let (clear, set) = match contents {
             Stored::OnDevice => (ZERO, STORED),
             Stored::Zeroes => (0, ZERO),
@@ -275,7 +297,10 @@ impl<M: Machine> SwapSlots<M> {
 
     /// Drops a count. The last one takes the page out of the cache.
     #[doc(alias = "swap_free")]
-    pub fn put<'f>(&self, frames: &'f Frames<M>, slot: u64) -> SlotPut<'f, M> {
+    pub fn put<'f>(&self, count: SwapCount<'f, M>) -> SlotPut<'f, M> {
+        let (frames, slot) = self.owned(&count);
+        // What the owner had is taken off the slot's word here.
+        count.into_entry();
         // AcqRel: the last one sees what the others did.
         let old = self.word(frames, slot).fetch_update(Ordering::AcqRel, |word| {
             debug_assert!(word & COUNT != 0 && word & FREEING == 0, "a count too many was dropped");
@@ -290,14 +315,14 @@ impl<M: Machine> SwapSlots<M> {
             // ours, which does not, and only one compare-exchange can do that.
             unsafe { FolioRef::from_raw(frames, pfn) }
         });
-        SlotPut::Free { stored: old & STORED != 0, page }
+        SlotPut::Free { slot: FreedSlot(slot), stored: old & STORED != 0, page }
     }
 
     /// Ends the freeing of a slot: it may be claimed again.
-    pub fn finish_free(&self, frames: &Frames<M>, slot: u64) {
-        debug_assert_eq!(self.word(frames, slot).peek() & !STORED, FREEING);
+    pub fn finish_free(&self, frames: &Frames<M>, slot: FreedSlot) {
+        debug_assert_eq!(self.word(frames, slot.0).peek() & !STORED, FREEING);
         // Release pairs with the Acquire of `claim`.
-        self.word(frames, slot).store(0, Ordering::Release);
+        self.word(frames, slot.0).store(0, Ordering::Release);
     }
 
     /// Takes `page` out of the cache if it is the slot's page; the slot stays for those who need it. Returns the
@@ -312,12 +337,6 @@ impl<M: Machine> SwapSlots<M> {
         taken.ok()?;
         // SAFETY: as in `put`.
         Some(unsafe { FolioRef::from_raw(frames, page) })
-    }
-}
-
-impl<M: Machine> Default for SwapSlots<M> {
-    fn default() -> Self {
-        Self::new()
     }
 }
 

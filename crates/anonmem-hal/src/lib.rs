@@ -26,4 +26,7 @@ pub use machine::{
     Sources, SwapIo,
 };
 pub use probe::{LockMode, NoProbe, Probe};
-pub use pte::{Entry, Marker, MigrationKind, Present, Protection, Pte, SoftLeaf, SwapEntry};
+pub use pte::{
+    Entry, EntryBits, Marker, MigrationBits, MigrationKind, Present, Protection, Pte, Sharing, SoftLeaf,
+    SwapBits, SwapEntry,
+};

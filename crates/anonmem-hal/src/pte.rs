@@ -57,6 +57,12 @@ impl Present {
     pub const fn write_protected(self) -> Self {
         Self { prot: self.prot.write_protected(), ..self }
     }
+
+    /// What a child gets of it: without write permission, not yet accessed, of no userfaultfd.
+    #[must_use]
+    pub const fn inherited(self) -> Self {
+        Self { young: false, uffd_wp: false, ..self.write_protected() }
+    }
 }
 
 /// A last-level entry, decoded.
@@ -77,17 +83,15 @@ pub enum SoftLeaf {
     Swap {
         /// Where.
         entry: SwapEntry,
-        /// The page was exclusive when it left (Linux: `pte_swp_exclusive`).
-        exclusive: bool,
-        /// Carried for userfaultfd write protection.
-        uffd_wp: bool,
+        /// What the entry says beside.
+        bits: SwapBits,
     },
-    /// The page is being migrated; whoever faults waits for the folio lock.
+    /// The page is being migrated; whoever faults waits. The entry owns a mapping of the old frame.
     Migration {
         /// The old frame.
         pfn: Pfn,
-        /// What the entry was.
-        kind: MigrationKind,
+        /// What the entry says beside.
+        bits: MigrationBits,
     },
     /// Not a page, but a statement about the address.
     Marker(Marker),
@@ -102,6 +106,28 @@ pub struct SwapEntry {
     pub offset: u64,
 }
 
+/// What a swap entry says beside its slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SwapBits {
+    /// Whether the page was exclusive when it left (Linux: `pte_swp_exclusive`).
+    pub sharing: Sharing,
+    /// Write-protected on behalf of userfaultfd.
+    pub uffd_wp: bool,
+}
+
+/// What a migration entry says beside its frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MigrationBits {
+    /// What the entry replaces.
+    pub kind: MigrationKind,
+    /// The entry was accessed.
+    pub young: bool,
+    /// The entry was written through.
+    pub dirty: bool,
+    /// Write-protected on behalf of userfaultfd.
+    pub uffd_wp: bool,
+}
+
 /// What a migration entry replaces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MigrationKind {
@@ -111,6 +137,125 @@ pub enum MigrationKind {
     ReadExclusive,
     /// A writable mapping.
     Write,
+}
+
+/// Whether the page of an entry is the entry's alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sharing {
+    /// The page is exclusive: it may be written without asking.
+    Exclusive,
+    /// Others may have the page.
+    Shared,
+}
+
+/// All that an entry says beside what it owns, in whichever form it is.
+///
+/// An entry goes from one form to another (present, swap, migration, marker) through this type alone, so that a bit which
+/// the new form has room for is never lost. What the form cannot say is filled in here, and nowhere else:
+///
+/// | from | writable | accessed | dirty |
+/// |---|---|---|---|
+/// | swap | if exclusive | yes: a fault brings it back | yes: memory is the only place that has it |
+/// | migration | if it was | as it was | as it was |
+///
+/// Linux: the conversions of `try_to_unmap_one`, `try_to_migrate_one`, `do_swap_page` and `remove_migration_pte`, each of
+/// which carries the bits by hand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EntryBits {
+    /// Whether the page is the entry's alone.
+    pub sharing: Sharing,
+    /// Whether the entry allows stores, as far as the VMA does.
+    pub write: bool,
+    /// Accessed.
+    pub young: bool,
+    /// Written.
+    pub dirty: bool,
+    /// Write-protected on behalf of userfaultfd.
+    pub uffd_wp: bool,
+}
+
+impl EntryBits {
+    /// What a present entry says; whether its page is exclusive, the page says.
+    pub const fn of_present(present: Present, sharing: Sharing) -> Self {
+        let Present { prot, young, dirty, uffd_wp, pfn: _, special: _ } = present;
+        Self { sharing, write: prot.write, young, dirty, uffd_wp }
+    }
+
+    /// The same for a swap entry.
+    pub const fn to_swap(self) -> SwapBits {
+        SwapBits { sharing: self.sharing, uffd_wp: self.uffd_wp }
+    }
+
+    /// The same for a migration entry. Only an exclusive page is writable.
+    pub const fn to_migration(self) -> MigrationBits {
+        let kind = match (self.sharing, self.write) {
+            (Sharing::Exclusive, true) => MigrationKind::Write,
+            (Sharing::Exclusive, false) => MigrationKind::ReadExclusive,
+            (Sharing::Shared, true | false) => MigrationKind::Read,
+        };
+        MigrationBits { kind, young: self.young, dirty: self.dirty, uffd_wp: self.uffd_wp }
+    }
+
+    /// The hardware's permissions in a VMA that allows `vma`. Stores are allowed to an exclusive page that userfaultfd
+    /// does not write-protect.
+    pub const fn prot(self, vma: Protection) -> Protection {
+        let exclusive = matches!(self.sharing, Sharing::Exclusive);
+        Protection { write: vma.write && self.write && exclusive && !self.uffd_wp, ..vma }
+    }
+
+    /// The same for a present entry of frame `pfn` in a VMA that allows `vma`.
+    pub const fn to_present(self, pfn: Pfn, vma: Protection) -> Present {
+        let Self { young, dirty, uffd_wp, .. } = self;
+        Present { pfn, prot: self.prot(vma), young, dirty, special: false, uffd_wp }
+    }
+
+    /// What is left to be said where there is no page any more.
+    pub const fn to_marker(self) -> Option<Marker> {
+        if self.uffd_wp { Some(Marker::UffdWp) } else { None }
+    }
+}
+
+impl From<SwapBits> for EntryBits {
+    fn from(SwapBits { sharing, uffd_wp }: SwapBits) -> Self {
+        Self { sharing, write: sharing == Sharing::Exclusive, young: true, dirty: true, uffd_wp }
+    }
+}
+
+impl From<MigrationBits> for EntryBits {
+    fn from(MigrationBits { kind, young, dirty, uffd_wp }: MigrationBits) -> Self {
+        let (sharing, write) = match kind {
+            MigrationKind::Read => (Sharing::Shared, false),
+            MigrationKind::ReadExclusive => (Sharing::Exclusive, false),
+            MigrationKind::Write => (Sharing::Exclusive, true),
+        };
+        Self { sharing, write, young, dirty, uffd_wp }
+    }
+}
+
+impl SwapBits {
+    /// The same for an entry that a child has, and for its parent's: neither has the page alone.
+    #[must_use]
+    pub const fn shared(self) -> Self {
+        Self { sharing: Sharing::Shared, ..self }
+    }
+}
+
+impl MigrationBits {
+    /// The same for an entry that a child has, and for its parent's: neither has the page alone.
+    #[must_use]
+    pub const fn shared(self) -> Self {
+        Self { kind: MigrationKind::Read, ..self }
+    }
+
+    /// The same without permission to write.
+    #[must_use]
+    pub const fn write_protected(self) -> Self {
+        let kind = match self.kind {
+            MigrationKind::Read => MigrationKind::Read,
+            MigrationKind::ReadExclusive | MigrationKind::Write => MigrationKind::ReadExclusive,
+        };
+        Self { kind, ..self }
+    }
 }
 
 /// Statements about an address that has no page.
@@ -133,4 +278,55 @@ pub enum Entry {
     Table(Pfn),
     /// A large leaf at this level.
     Leaf(Present),
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+    use super::*;
+    use std::vec::Vec;
+
+    /// Everything that an entry can say beside what it owns.
+    fn all_bits() -> Vec<EntryBits> {
+        let on = |bits: u32, i: u32| bits >> i & 1 == 1;
+        let of = |bits: u32| EntryBits {
+            sharing: if on(bits, 0) { Sharing::Exclusive } else { Sharing::Shared },
+            write: on(bits, 1),
+            young: on(bits, 2),
+            dirty: on(bits, 3),
+            uffd_wp: on(bits, 4),
+        };
+        // Writable implies exclusive, and not write-protected by userfaultfd.
+        (0..32).map(of).filter(|b| !b.write || (b.sharing == Sharing::Exclusive && !b.uffd_wp)).collect()
+    }
+
+    #[test]
+    fn every_form_carries_every_bit_that_it_has_room_for() {
+        for bits in all_bits() {
+            let present = bits.to_present(Pfn(7), Protection::RW);
+            assert_eq!(EntryBits::of_present(present, bits.sharing), bits, "present");
+            assert_eq!(EntryBits::from(bits.to_migration()), bits, "a migration entry");
+            let swapped = EntryBits::from(bits.to_swap());
+            assert_eq!((swapped.sharing, swapped.uffd_wp), (bits.sharing, bits.uffd_wp), "a swap entry");
+            assert!(swapped.young && swapped.dirty, "memory is the only place that has it");
+            assert_eq!(bits.to_marker().is_some(), bits.uffd_wp, "a marker");
+        }
+    }
+
+    #[test]
+    fn no_form_gives_a_permission_that_the_vma_or_userfaultfd_refuses() {
+        for bits in all_bits() {
+            for from in [bits, bits.to_swap().into(), bits.to_migration().into()] {
+                assert!(!from.to_present(Pfn(7), Protection::R).prot.write);
+                let write = from.to_present(Pfn(7), Protection::RW).prot.write;
+                assert!(!write || (from.sharing == Sharing::Exclusive && !from.uffd_wp), "{from:?}");
+            }
+            let migration = bits.to_migration();
+            assert_eq!(
+                EntryBits::from(migration.shared()),
+                EntryBits { sharing: Sharing::Shared, write: false, ..bits }
+            );
+            assert_eq!(EntryBits::from(migration.write_protected()), EntryBits { write: false, ..bits });
+        }
+    }
 }

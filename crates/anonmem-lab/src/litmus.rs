@@ -22,7 +22,7 @@ use crate::{
     scenario::Scenario,
     sim::SimProbe,
 };
-use anonmem_hal::{LockMode, Probe};
+use anonmem_hal::{LockMode, Probe, Sched};
 use anonmem_sync::{Atomic, Ordering, fence, spin_until};
 use core::cell::{Cell, RefCell};
 use std::{collections::BTreeSet, rc::Rc};
@@ -49,6 +49,8 @@ pub enum Instr {
     Locked(usize, LockMode, Vec<Instr>),
     /// Runs the instructions if a lock is to be had; a register says whether.
     Try(usize, LockMode, Vec<Instr>),
+    /// Tries a lock until it is to be had, spins in between, and runs the instructions with it held.
+    Spin(usize, LockMode, Vec<Instr>),
     /// Waits until a word is not zero.
     WaitFor(usize),
     /// Waits until the first word is not zero or the second one is; the condition looks at the second only if
@@ -113,6 +115,14 @@ impl World {
                         self.run(cpu, body);
                         SimProbe::unlock(at, *mode);
                     }
+                }
+                Instr::Spin(lock, mode, body) => {
+                    let at = core::ptr::from_ref(&self.locks[*lock]).addr();
+                    while !SimProbe::try_lock(at, *mode) {
+                        Sim::relax();
+                    }
+                    self.run(cpu, body);
+                    SimProbe::unlock(at, *mode);
                 }
                 Instr::WaitFor(var) => spin_until::<Sim>(&|| self.vars[*var].load(Ordering::Acquire) != 0),
                 Instr::WaitForEither(a, b) => spin_until::<Sim>(&|| {

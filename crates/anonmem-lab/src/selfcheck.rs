@@ -153,7 +153,7 @@ fn random_instr(rng: &mut Rng, vars: usize, model: Model, nest: bool) -> (Instr,
     let store_order = [Ordering::Relaxed, Ordering::Release, Ordering::SeqCst][rng.below(3)];
     let lock = rng.below(LOCKS);
     let mode = if rng.below(2) == 0 { LockMode::Exclusive } else { LockMode::Shared };
-    match rng.below(if nest { 14 } else { 8 }) {
+    match rng.below(if nest { 16 } else { 8 }) {
         0..=2 => (Instr::Load(var, load_order), 1),
         3..=4 => (Instr::Store(var, value, store_order), 1),
         5 => (Instr::Add(var, 1, orders[rng.below(4)]), 1),
@@ -169,7 +169,11 @@ fn random_instr(rng: &mut Rng, vars: usize, model: Model, nest: bool) -> (Instr,
             let (body, cost) = random_body(rng, vars, model);
             (Instr::Try(lock, mode, body), cost + 2)
         }
-        12 => (Instr::WaitFor(var), 2),
+        12..=13 => {
+            let (body, cost) = random_body(rng, vars, model);
+            (Instr::Spin(lock, mode, body), cost + 3)
+        }
+        14 => (Instr::WaitFor(var), 2),
         _ => (Instr::WaitForEither(var, (var + 1) % vars), 3),
     }
 }

@@ -265,3 +265,111 @@ fn c11_shows_what_sc_does_not() {
     explore(&scenario, &Config::default()).assert_passed();
     explore(&scenario, &Config::default().model(Model::C11)).assert_passed();
 }
+
+#[test]
+fn a_late_store_may_be_overtaken_by_any_number_of_stores() {
+    // The broken program: whoever assumed that at most eight stores overtake one would miss it.
+    for n in [2, 9, 10, 12] {
+        let broken = Scenario::new("overtaken", 1, || [Atomic::<u64, Sim>::new(0), Atomic::new(0)])
+            .cpu("stores many", move |w| {
+                (1..=n).for_each(|value| w[0].store(value, Relaxed));
+                w[1].store(1, Relaxed);
+            })
+            .cpu("stores one", |w| {
+                if w[1].load(Relaxed) == 1 {
+                    w[0].store(100, Relaxed);
+                    w[1].store(2, Relaxed);
+                }
+            })
+            .cpu("reads three", move |w| {
+                let seen = [w[0].load(Relaxed), w[0].load(Relaxed), w[0].load(Relaxed)];
+                // The one store came right after the first of the many.
+                assert_ne!(seen, [1, 100, 2]);
+            });
+        let config = Config { budget: std::time::Duration::from_secs(20), ..Config::default() };
+        explore(&broken, &config).assert_passed();
+        let report = explore(&broken, &config.model(Model::C11));
+        assert_eq!(kind_of(&report), Some(FailureKind::Panic), "{n} stores: {report}");
+    }
+}
+
+#[test]
+fn a_spin_loop_that_tries_a_lock_goes_on_when_the_lock_is_released() {
+    type World = (RawSpin<Sim, Zone>, Atomic<u32, Sim>);
+    let scenario = Scenario::new("tries", 1, World::default)
+        .cpu("holds", |w| {
+            let _guard = w.0.lock();
+            w.1.store(1, Relaxed);
+        })
+        .cpu("tries", |w| {
+            // The word does not change any more: only the lock does.
+            while w.1.load(Relaxed) == 0 || w.0.try_lock().is_none() {
+                Sim::relax();
+            }
+        });
+    for model in [Model::Sc, Model::C11] {
+        let report = explore(&scenario, &Config { max_steps: 200, ..Config::default() }.model(model));
+        report.assert_passed();
+        assert!(report.exhausted, "{report}");
+    }
+}
+
+#[test]
+fn a_reader_behind_a_waiting_writer_that_waits_for_the_first_reader_is_a_deadlock() {
+    type World = (RwSem<Sim, MmapLock, ()>, Atomic<u32, Sim>);
+    let world = || (RwSem::new(()), Atomic::new(0));
+    // The first reader waits for something that the second one does after reading.
+    let scenario = |writer: bool| {
+        let scenario = Scenario::new("behind-a-writer", 1, world)
+            .cpu("reads and waits", |w: &World| {
+                let _read = w.0.read();
+                anonmem_sync::spin_until::<Sim>(&|| w.1.load(anonmem_sync::Ordering::Acquire) == 1);
+            })
+            .cpu("reads and stores", |w| {
+                drop(w.0.read());
+                w.1.store(1, anonmem_sync::Ordering::Release);
+            });
+        if writer { scenario.cpu("writes", |w| drop(w.0.write())) } else { scenario }
+    };
+    for model in [Model::Sc, Model::C11] {
+        let config = Config::default().model(model);
+        explore(&scenario(false), &config).assert_passed();
+        let report = explore(&scenario(true), &config);
+        assert_eq!(kind_of(&report), Some(FailureKind::Deadlock), "{report}");
+        let found = report.found.expect("a deadlock");
+        assert!(found.failure.message.contains("behind a writer"), "{}", found.failure);
+        let again = replay(&scenario(true), &config, &found.replay).expect("our own id");
+        assert_eq!(kind_of(&again), Some(FailureKind::Deadlock), "{again}");
+    }
+}
+
+#[test]
+fn whoever_wakes_one_of_two_sleepers_may_wake_either() {
+    type World = [Atomic<u32, Sim>; 3];
+    let sleep = |me: usize| {
+        move |w: &World| {
+            w[0].fetch_add(1, Relaxed);
+            Sim::park(w[0].addr(), &|| w[1].load(Relaxed) == 0);
+            w[2].fetch_add(if w[1].load(Relaxed) == 0 { 1 << me } else { 0 }, Relaxed);
+        }
+    };
+    let scenario = Scenario::new("either", 1, World::default)
+        .cpu("sleeps first", sleep(0))
+        .cpu("sleeps second", sleep(1))
+        .cpu("wakes one", |w| {
+            if w[0].load(Relaxed) == 2 {
+                Sim::unpark(w[0].addr(), 1);
+            }
+            // Everybody else goes on now.
+            w[1].store(1, Relaxed);
+            Sim::unpark(w[0].addr(), usize::MAX);
+        });
+    let seen = std::rc::Rc::new(std::cell::RefCell::new(std::collections::BTreeSet::new()));
+    let sink = seen.clone();
+    let scenario = scenario.check(move |w| {
+        sink.borrow_mut().insert(w[2].peek());
+        Ok(())
+    });
+    explore(&scenario, &Config::default()).assert_passed();
+    assert!(seen.borrow().contains(&1) && seen.borrow().contains(&2), "{seen:?}");
+}

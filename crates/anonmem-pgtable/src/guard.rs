@@ -2,11 +2,11 @@
 
 use crate::{
     gather::Teardown,
-    owned::{Cleared, MapOwner, Mapped, share_page},
+    owned::{Cleared, EntryOwner, Mapped, share_page},
     table::{CanInstall, PteTable, StableVma},
 };
 use anonmem_frame::DupError;
-use anonmem_hal::{Arch, Machine, Marker, PAGE_SIZE, Present, Protection, Pte, SoftLeaf, Va, VaRange};
+use anonmem_hal::{Arch, EntryBits, Machine, PAGE_SIZE, Present, Protection, Pte, SoftLeaf, Va, VaRange};
 use anonmem_sync::{Atomic, Ordering, Plain, order::Ptl, spin::RawSpinGuard};
 
 /// What an entry says beside the page it maps.
@@ -25,6 +25,13 @@ pub struct Attrs {
 impl From<Present> for Attrs {
     fn from(p: Present) -> Self {
         Self { prot: p.prot, young: p.young, dirty: p.dirty, uffd_wp: p.uffd_wp }
+    }
+}
+
+impl Attrs {
+    /// What an entry says that comes from another form, in a VMA that allows `vma`.
+    pub const fn of(bits: EntryBits, vma: Protection) -> Self {
+        Self { prot: bits.prot(vma), young: bits.young, dirty: bits.dirty, uffd_wp: bits.uffd_wp }
     }
 }
 
@@ -197,7 +204,21 @@ impl<'a, M: Machine, G: StableVma> PteGuard<'a, M, G> {
 
     #[inline(never)]
     fn change_unusual(&self, word: &Atomic<u64, M>, raw: u64, prot: Protection) -> bool {
-        self.change_one(word, raw, prot)
+        if M::Arch::pte_present(raw) {
+            return self.change_one(word, raw, prot);
+        }
+        match M::Arch::decode_pte(raw) {
+            // The page comes back with what the entry says by then.
+            Pte::Soft(SoftLeaf::Migration { pfn, bits }) if !prot.write => {
+                let leaf = SoftLeaf::Migration { pfn, bits: bits.write_protected() };
+                word.store(M::Arch::encode_pte(Pte::Soft(leaf)), Ordering::Relaxed);
+            }
+            // A page comes back from swap with what the VMA says by then.
+            Pte::Soft(SoftLeaf::Migration { .. } | SoftLeaf::Swap { .. } | SoftLeaf::Marker(_)) => {}
+            Pte::None | Pte::Present(_) => {}
+        }
+        // No TLB has it.
+        false
     }
 
     /// Whether the owner of an entry that holds `raw` may write without another fault.
@@ -214,32 +235,45 @@ impl<'a, M: Machine, G: StableVma> PteGuard<'a, M, G> {
         matches!(unsafe { Mapped::of_bits(self.table.frames, raw) }, Mapped::Shm(_))
     }
 
-    /// Replaces a software entry by another one: what it owns is the caller's to account for.
-    pub fn replace_soft(&mut self, va: Va, leaf: SoftLeaf) {
+    /// Empties an entry in use, for another owner to take its place under this hold of the lock.
+    ///
+    /// # Panics
+    /// If the entry is empty.
+    pub fn take(&mut self, va: Va) -> (Cleared<'a, M>, Vacancy<'_, 'a, M, G>) {
+        let cleared = self.clear(va);
+        assert!(!matches!(cleared, Cleared::None), "the entry for {va:?} is taken and is empty");
+        (cleared, Vacancy { entries: self, va })
+    }
+
+    /// Puts another owner in the place of what a software entry owns, which comes back. There is no moment at which what
+    /// the entry said has no owner, and none at which the entry says nothing.
+    ///
+    /// That fills no entry that was empty, so an rmap lock is enough: a mapping comes back after migration.
+    ///
+    /// # Panics
+    /// If the entry is empty or present: a present entry is cleared and flushed before another page takes its place.
+    pub fn exchange<O: EntryOwner>(&mut self, va: Va, owner: O, says: O::Says) -> Cleared<'a, M> {
         let word = self.table.word(va);
-        debug_assert!(matches!(self.get(va), Pte::Soft(_)), "only a software entry is replaced by another");
-        // Release pairs with the Acquire of walkers without the lock, as in the other changes of entries.
-        word.store(M::Arch::encode_pte(Pte::Soft(leaf)), Ordering::Release);
+        let raw = word.load(Ordering::Relaxed);
+        assert!(raw != 0 && !M::Arch::pte_present(raw), "an exchange of what is no software entry");
+        let new = M::Arch::encode_pte(owner.into_pte(says));
+        // Release: as when an entry is filled. A plain store, because the hardware sets no bits of a software entry.
+        word.store(new, Ordering::Release);
+        // SAFETY: the entry was part of this live table and was replaced; nobody else changes it under the lock.
+        unsafe { Cleared::from_bits(self.table.frames, raw) }
     }
 
-    /// Clears a software entry: what it owned is the caller's.
-    pub fn clear_soft(&mut self, va: Va, leaf: SoftLeaf) {
-        debug_assert_eq!(self.get(va), Pte::Soft(leaf), "not the entry that was looked at");
-        self.table.word(va).store(0, Ordering::Relaxed);
-        self.count_used(-1);
-    }
-
-    /// Puts a software entry where a present one was cleared under this hold of the lock: unmapping to swap. That
-    /// fills no entry that was empty, so an rmap lock is enough.
-    #[doc(alias = "try_to_unmap_one")]
-    pub fn leave_soft(&mut self, va: Va, leaf: SoftLeaf) {
-        self.fill(va, Pte::Soft(leaf));
-    }
-
-    /// Puts back a mapping that was cleared under this hold of the lock, as it was.
-    pub fn put_back<O: MapOwner>(&mut self, va: Va, owner: O, was: Present) {
-        let pfn = owner.into_entry();
-        self.fill(va, Pte::Present(Present { pfn, ..was }));
+    /// What a swap or migration entry owns is not its own alone any more, because another entry was given the same: fork.
+    #[doc(alias = "pte_swp_clear_exclusive")]
+    pub fn share_soft(&mut self, va: Va) {
+        let word = self.table.word(va);
+        let leaf = match M::Arch::decode_pte(word.load(Ordering::Relaxed)) {
+            Pte::Soft(SoftLeaf::Swap { entry, bits }) => SoftLeaf::Swap { entry, bits: bits.shared() },
+            Pte::Soft(SoftLeaf::Migration { pfn, bits }) => SoftLeaf::Migration { pfn, bits: bits.shared() },
+            Pte::None | Pte::Present(_) | Pte::Soft(SoftLeaf::Marker(_)) => return,
+        };
+        // Relaxed: the lock orders this with other software, and nothing is published.
+        word.store(M::Arch::encode_pte(Pte::Soft(leaf)), Ordering::Relaxed);
     }
 
     /// Drops the lock; the snapshot is the only way back.
@@ -320,17 +354,14 @@ impl<'a, M: Machine, G: StableVma> PteGuard<'a, M, G> {
 }
 
 impl<M: Machine, G: CanInstall> PteGuard<'_, M, G> {
-    /// Fills the empty entry: the mapping belongs to the page table from now on.
+    /// Fills the empty entry: what is owned belongs to the page table from now on.
     ///
     /// # Panics
-    /// If the owner may not be mapped writable and `attrs` says so.
+    /// If a mapping may not be writable and the attributes say so.
     #[doc(alias = "set_pte_at")]
     #[inline(always)]
-    pub fn install<O: MapOwner>(&mut self, va: Va, owner: O, attrs: Attrs) {
-        assert!(O::MAY_WRITE || !attrs.prot.write, "a shared page mapped writable");
-        let Attrs { prot, young, dirty, uffd_wp } = attrs;
-        let pfn = owner.into_entry();
-        self.fill(va, Pte::Present(Present { pfn, prot, young, dirty, special: false, uffd_wp }));
+    pub fn install<O: EntryOwner>(&mut self, va: Va, owner: O, says: O::Says) {
+        self.fill(va, owner.into_pte(says));
     }
 
     /// Shares the pages of the parent's entries for `range` with the empty entries for the same addresses: fork. Both are
@@ -379,11 +410,6 @@ impl<M: Machine, G: CanInstall> PteGuard<'_, M, G> {
         self.fill(va, Pte::Present(present));
     }
 
-    /// Fills the empty entry with a marker.
-    pub fn install_marker(&mut self, va: Va, marker: Marker) {
-        self.fill(va, Pte::Soft(SoftLeaf::Marker(marker)));
-    }
-
     /// Makes a present entry accessed and, for a write to a page whose owner allows it, dirty and writable.
     /// Returns whether anything changed; if not, the fault was spurious.
     #[doc(alias = "ptep_set_access_flags")]
@@ -398,6 +424,27 @@ impl<M: Machine, G: CanInstall> PteGuard<'_, M, G> {
         };
         old != new
     }
+}
+
+/// An entry that was emptied under the hold of the lock that goes on. Filling it fills no entry that was empty before, so
+/// an rmap lock is enough: whoever unmaps the VMA has not come by yet.
+#[must_use = "an entry that stays empty loses its page"]
+pub struct Vacancy<'e, 'a, M: Machine, G> {
+    entries: &'e mut PteGuard<'a, M, G>,
+    va: Va,
+}
+
+impl<M: Machine, G: StableVma> Vacancy<'_, '_, M, G> {
+    /// Gives the entry to another owner, or back to the one that it had.
+    ///
+    /// # Panics
+    /// As [`PteGuard::install`].
+    pub fn fill<O: EntryOwner>(self, owner: O, says: O::Says) {
+        self.entries.fill(self.va, owner.into_pte(says));
+    }
+
+    /// Leaves the entry empty.
+    pub fn leave_empty(self) {}
 }
 
 /// From the page `first` to the page `end` of `range`.

@@ -1,7 +1,8 @@
 //! Page tables: entries as enums, owners as bits, locks, walks, and the TLB gather.
 //!
-//! A present anonymous entry *owns* one mapping. [`PteGuard::install`] consumes the owner and
-//! [`PteGuard::clear`] gives it back; that conversion exists here and nowhere else.
+//! Every entry *owns* what it says: a present one a mapping, a swap entry a count of its slot, a migration entry a hold on
+//! its page. [`PteGuard::install`] consumes the owner, [`PteGuard::clear`] gives it back, and [`PteGuard::exchange`] does both;
+//! that conversion exists here and nowhere else.
 //!
 //! | operation | needs |
 //! |---|---|
@@ -30,8 +31,8 @@ mod table;
 pub use batch::TlbBatch;
 pub use dead::DeadTables;
 pub use gather::{MmuGather, Teardown};
-pub use guard::{Attrs, Dirty, NotShared, PteGuard, PteSnapshot};
-pub use owned::{Cleared, MapOwner, Mapped, Unmap};
+pub use guard::{Attrs, Dirty, NotShared, PteGuard, PteSnapshot, Vacancy};
+pub use owned::{Cleared, EntryOwner, Mapped, Unmap};
 pub use recount::Miscounted;
 pub use space::AddressSpace;
 pub use table::{CanInstall, PteTable, StableVma};

@@ -1,38 +1,63 @@
 //! Owners as bits and bits as owners: the one place.
 
-use crate::guard::NotShared;
+use crate::guard::{Attrs, NotShared};
 use anonmem_frame::{
-    DupError, Exclusive, ExclusiveRef, Folio, FolioRef, Frames, Mapping, Shared, SharedRef, ShmMap,
-    TooManySharers,
+    DupError, Exclusive, ExclusiveRef, Folio, FolioRef, Frames, Mapping, MigrationHold, MigrationHoldRef,
+    Shared, SharedRef, ShmMap, SwapCount, SwapCountRef, TooManySharers,
 };
-use anonmem_hal::{Arch, Machine, Pfn, Present, Pte, SoftLeaf};
+use anonmem_hal::{Arch, Machine, Marker, MigrationBits, Pfn, Present, Pte, SoftLeaf, SwapBits};
 
-/// A mapping that an entry can own.
-pub trait MapOwner {
-    /// Whether an entry that owns it may be writable.
-    const MAY_WRITE: bool;
-    /// Gives the mapping to an entry for the page returned.
-    fn into_entry(self) -> Pfn;
+/// Only the owners below go into entries.
+mod sealed {
+    pub trait Sealed {}
+}
+
+/// What an entry can own: a mapping, a count of a swap slot, a hold on a page that migrates; a marker owns nothing and says
+/// all.
+pub trait EntryOwner: sealed::Sealed {
+    /// What an entry says beside what it owns.
+    type Says;
+    /// The entry that owns it.
+    fn into_pte(self, says: Self::Says) -> Pte;
+}
+
+impl<M: Machine> sealed::Sealed for SwapCount<'_, M> {}
+impl<M: Machine> EntryOwner for SwapCount<'_, M> {
+    type Says = SwapBits;
+    #[inline]
+    fn into_pte(self, bits: SwapBits) -> Pte {
+        Pte::Soft(SoftLeaf::Swap { entry: self.into_entry(), bits })
+    }
+}
+
+impl<M: Machine> sealed::Sealed for MigrationHold<'_, M> {}
+impl<M: Machine> EntryOwner for MigrationHold<'_, M> {
+    type Says = MigrationBits;
+    #[inline]
+    fn into_pte(self, bits: MigrationBits) -> Pte {
+        Pte::Soft(SoftLeaf::Migration { pfn: self.into_entry(), bits })
+    }
+}
+
+impl sealed::Sealed for Marker {}
+impl EntryOwner for Marker {
+    type Says = ();
+    #[inline]
+    fn into_pte(self, (): ()) -> Pte {
+        Pte::Soft(SoftLeaf::Marker(self))
+    }
 }
 
 /// A mapping whose entry was cleared.
-pub trait Unmap<'f, M: Machine> {
+pub trait Unmap<'f, M: Machine>: sealed::Sealed {
     /// Uncounts it; the reference that remains is to be put after the flush.
     fn unmap(self) -> FolioRef<'f, M>;
     /// Uncounts it where no TLB has a translation of it; `None` if others have the page.
     fn unmap_untranslated(self) -> Option<FolioRef<'f, M>>;
 }
 
-macro_rules! map_owner {
-    ($name:ident, $may_write:literal) => {
-        impl<M: Machine> MapOwner for $name<'_, M> {
-            const MAY_WRITE: bool = $may_write;
-            #[inline(always)]
-            fn into_entry(self) -> Pfn {
-                $name::into_entry(self)
-            }
-        }
-
+macro_rules! unmap {
+    ($name:ident) => {
         impl<'f, M: Machine> Unmap<'f, M> for $name<'f, M> {
             #[inline(always)]
             fn unmap(self) -> FolioRef<'f, M> {
@@ -41,6 +66,26 @@ macro_rules! map_owner {
             #[inline(always)]
             fn unmap_untranslated(self) -> Option<FolioRef<'f, M>> {
                 $name::unmap_untranslated(self)
+            }
+        }
+    };
+}
+unmap!(Exclusive);
+unmap!(Shared);
+unmap!(ShmMap);
+unmap!(MigrationHold);
+
+macro_rules! map_owner {
+    ($name:ident, $may_write:literal) => {
+        impl<M: Machine> sealed::Sealed for $name<'_, M> {}
+        impl<M: Machine> EntryOwner for $name<'_, M> {
+            type Says = Attrs;
+            #[inline(always)]
+            fn into_pte(self, attrs: Attrs) -> Pte {
+                assert!($may_write || !attrs.prot.write, "a shared page mapped writable");
+                let Attrs { prot, young, dirty, uffd_wp } = attrs;
+                let pfn = self.into_entry();
+                Pte::Present(Present { pfn, prot, young, dirty, special: false, uffd_wp })
             }
         }
     };
@@ -62,8 +107,12 @@ pub enum Cleared<'f, M: Machine> {
     Shared(Shared<'f, M>, Present),
     /// A page of a shared object.
     Shm(ShmMap<'f, M>, Present),
-    /// A software entry.
-    Soft(SoftLeaf),
+    /// A page in a swap slot.
+    Swap(SwapCount<'f, M>, SwapBits),
+    /// A page on its way to another frame.
+    Migration(MigrationHold<'f, M>, MigrationBits),
+    /// A marker; it owned nothing.
+    Marker(Marker),
 }
 
 impl<'f, M: Machine> Cleared<'f, M> {
@@ -75,7 +124,10 @@ impl<'f, M: Machine> Cleared<'f, M> {
     pub(crate) unsafe fn from_bits(frames: &'f Frames<M>, raw: u64) -> Self {
         let present = match M::Arch::decode_pte(raw) {
             Pte::None => return Self::None,
-            Pte::Soft(leaf) => return Self::Soft(leaf),
+            Pte::Soft(leaf) => {
+                // SAFETY: the caller's promise.
+                return unsafe { Self::from_soft(frames, leaf) };
+            }
             Pte::Present(p) if p.special => return Self::Zero(p),
             Pte::Present(p) => p,
         };
@@ -91,14 +143,37 @@ impl<'f, M: Machine> Cleared<'f, M> {
         }
     }
 
-    /// Uncounts the mapping; the reference is to be put after the flush. `None` if there was no page.
+    /// Uncounts the mapping that it was; the reference is to be put after the flush.
+    ///
+    /// # Errors
+    /// What it was, if no page was mapped.
     #[inline]
-    pub fn unmap(self) -> Option<FolioRef<'f, M>> {
+    pub fn unmap(self) -> Result<FolioRef<'f, M>, Self> {
         match self {
-            Self::None | Self::Zero(_) | Self::Soft(_) => None,
-            Self::Exclusive(map, _) => Some(map.unmap()),
-            Self::Shared(map, _) => Some(map.unmap()),
-            Self::Shm(map, _) => Some(map.unmap()),
+            Self::Exclusive(map, _) => Ok(map.unmap()),
+            Self::Shared(map, _) => Ok(map.unmap()),
+            Self::Shm(map, _) => Ok(map.unmap()),
+            Self::Migration(hold, _) => Ok(hold.unmap()),
+            Self::None | Self::Zero(_) | Self::Swap(..) | Self::Marker(_) => Err(self),
+        }
+    }
+
+    /// What a software entry owned.
+    ///
+    /// # Safety
+    /// As for [`from_bits`](Self::from_bits).
+    #[cold]
+    unsafe fn from_soft(frames: &'f Frames<M>, leaf: SoftLeaf) -> Self {
+        match leaf {
+            // SAFETY: a swap entry owns a count of its slot, and this one no longer exists.
+            SoftLeaf::Swap { entry, bits } => {
+                Self::Swap(unsafe { SwapCount::from_entry(frames, entry) }, bits)
+            }
+            SoftLeaf::Migration { pfn, bits } => {
+                // SAFETY: a migration entry owns a hold on its page, and this one no longer exists.
+                Self::Migration(unsafe { MigrationHold::from_entry(frames, pfn) }, bits)
+            }
+            SoftLeaf::Marker(marker) => Self::Marker(marker),
         }
     }
 }
@@ -115,8 +190,12 @@ pub enum Mapped<'e, 'f, M: Machine> {
     Shared(SharedRef<'e, 'f, M>, Present),
     /// A page of a shared object.
     Shm(Present),
-    /// A software entry.
-    Soft(SoftLeaf),
+    /// A page in a swap slot.
+    Swap(SwapCountRef<'e, 'f, M>, SwapBits),
+    /// A page on its way to another frame.
+    Migration(MigrationHoldRef<'e, 'f, M>, MigrationBits),
+    /// A marker; it owns nothing.
+    Marker(Marker),
 }
 
 impl<'f, M: Machine> Mapped<'_, 'f, M> {
@@ -128,7 +207,10 @@ impl<'f, M: Machine> Mapped<'_, 'f, M> {
     pub(crate) unsafe fn of_bits(frames: &'f Frames<M>, raw: u64) -> Self {
         let present = match M::Arch::decode_pte(raw) {
             Pte::None => return Self::None,
-            Pte::Soft(leaf) => return Self::Soft(leaf),
+            Pte::Soft(leaf) => {
+                // SAFETY: the caller's promise.
+                return unsafe { Self::of_soft(frames, leaf) };
+            }
             Pte::Present(p) if p.special => return Self::Zero(p),
             Pte::Present(p) => p,
         };
@@ -140,6 +222,25 @@ impl<'f, M: Machine> Mapped<'_, 'f, M> {
             // SAFETY: as above, shared.
             Owned::Shared => Self::Shared(unsafe { SharedRef::of_entry(frames, present.pfn) }, present),
             Owned::Shm => Self::Shm(present),
+        }
+    }
+
+    /// The view of a software entry.
+    ///
+    /// # Safety
+    /// As for [`of_bits`](Self::of_bits).
+    #[cold]
+    unsafe fn of_soft(frames: &'f Frames<M>, leaf: SoftLeaf) -> Self {
+        match leaf {
+            SoftLeaf::Swap { entry, bits } => {
+                // SAFETY: a swap entry owns a count of its slot, and cannot change while it is locked.
+                Self::Swap(unsafe { SwapCountRef::of_entry(frames, entry) }, bits)
+            }
+            SoftLeaf::Migration { pfn, bits } => {
+                // SAFETY: as above, a hold on its page.
+                Self::Migration(unsafe { MigrationHoldRef::of_entry(frames, pfn) }, bits)
+            }
+            SoftLeaf::Marker(marker) => Self::Marker(marker),
         }
     }
 }

@@ -51,7 +51,7 @@ impl World {
         for (table, part) in self.space.tables(&self.frames, &Mmap, range) {
             let mut entries = table.lock();
             for va in part.iter_pages() {
-                if let Some(page) = entries.clear(va).unmap() {
+                if let Ok(page) = entries.clear(va).unmap() {
                     gather.page(va, page);
                 }
             }
@@ -95,7 +95,7 @@ fn tables_that_a_neighbour_uses_stay() {
         w.map(b.start);
         let before = w.space.nr_tables();
         let mut gather = w.gather();
-        if let Some(page) = w.lock(a.start).clear(a.start).unmap() {
+        if let Ok(page) = w.lock(a.start).clear(a.start).unmap() {
             gather.page(a.start, page);
         }
         w.space.free_tables(&mut gather, &w.frames, a, VaRange::new(Va(0), b.start));
@@ -191,7 +191,7 @@ fn a_page_shared_by_fork_is_reused_when_it_is_alone_again() {
         assert_eq!(page.folio().counts().maps(), 2);
         let lock = page.folio().try_lock().unwrap();
         assert!(page.reuse(&lock, RawHandle::new(2).unwrap()).is_err(), "the child still has it");
-        let reference = to.clear(child).unmap().unwrap();
+        let reference = to.clear(child).unmap().ok().unwrap();
         assert!(page.reuse(&lock, RawHandle::new(2).unwrap()).is_err(), "somebody has a reference");
         drop(reference);
         page.reuse(&lock, RawHandle::new(2).unwrap()).unwrap();
@@ -228,7 +228,7 @@ fn a_gather_that_is_dropped_full_panics() {
         let w = World::new();
         w.map(Va(0x1000));
         let mut gather = w.gather();
-        let page = w.lock(Va(0x1000)).clear(Va(0x1000)).unmap().unwrap();
+        let page = w.lock(Va(0x1000)).clear(Va(0x1000)).unmap().ok().unwrap();
         gather.page(Va(0x1000), page);
     });
 }

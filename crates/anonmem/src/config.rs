@@ -1,18 +1,6 @@
 //! What a [`Vm`](crate::Vm) is made with.
 
-/// How much may be promised. Linux: /proc/sys/vm/overcommit_memory.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Overcommit {
-    /// 0: refuse only what could never fit.
-    Heuristic,
-    /// 1: promise everything.
-    Always,
-    /// 2: never promise more than `percent` of memory.
-    Never {
-        /// `overcommit_ratio`: 50 on Linux.
-        percent: u8,
-    },
-}
+use crate::overcommit::Overcommit;
 
 /// What a fault holds. Each mode falls back to the next stronger one, and counts why.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -31,7 +19,7 @@ pub enum LockMode {
 pub struct Config {
     /// What a fault holds.
     pub lock_mode: LockMode,
-    /// How much may be promised.
+    /// How much may be promised at first; [`Vm::set_overcommit`](crate::Vm::set_overcommit) changes it.
     pub overcommit: Overcommit,
     /// The most mappings of one address space. Linux: /proc/sys/vm/max_map_count.
     pub max_map_count: u32,

@@ -23,9 +23,10 @@ use crate::{
     vm::Vm,
     vma::{flags::VmFlags, free::free_vma, vma::Backing},
 };
-use anonmem_frame::{NewFolio, SlotCountOverflow};
+use anonmem_frame::{NewFolio, SlotCountOverflow, TooManySharers};
 use anonmem_hal::{
-    Arch, FlushRange, Machine, Marker, NrPages, Present, Protection, Pte, SoftLeaf, Va, VaRange,
+    Arch, FlushRange, Machine, Marker, MigrationBits, NrPages, Present, Protection, Pte, SwapBits, Va,
+    VaRange,
 };
 use anonmem_pgtable::{Attrs, Mapped, NotShared, PteGuard, PteTable};
 
@@ -36,7 +37,8 @@ impl<'v, M: Machine> Mm<'v, M> {
     /// The mmap lock, for writing. Sleeps.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`]: nothing is left of the attempt.
+    /// [`Error::OutOfMemory`], or [`Error::Limit`] if the child's memory may not be promised. Nothing is left of the
+    /// attempt.
     #[doc(alias = "dup_mm")]
     pub fn fork(&self) -> Result<Mm<'v, M>, Error> {
         self.vm.reclaiming(|| self.try_fork())
@@ -229,7 +231,9 @@ impl<'a, M: Machine> Copying<'a, M> {
         match from.mapped(va) {
             Mapped::None => return Ok(from.next_used(part)),
             Mapped::Zero(present) => to.install_zero(va, present.prot),
-            Mapped::Soft(leaf) => self.copy_nonpresent(from, to, va, leaf)?,
+            Mapped::Swap(..) | Mapped::Migration(..) | Mapped::Marker(_) => {
+                self.copy_nonpresent(from, to, va)?
+            }
             // The child's faults bring pages of shared objects back.
             Mapped::Shm(_) => {}
             Mapped::Exclusive(..) | Mapped::Shared(..) => unreachable!("pages are shared or copied"),
@@ -237,31 +241,38 @@ impl<'a, M: Machine> Copying<'a, M> {
         Ok(va.next_page())
     }
 
-    /// Shares what is in swap, and copies markers. Neither the parent's swap entry nor the child's is exclusive any more.
+    /// Shares what is in swap or on its way to another frame, and copies markers. Neither the parent's entry nor the child's is
+    /// exclusive any more.
     #[doc(alias = "copy_nonpresent_pte")]
     fn copy_nonpresent(
         &self,
         from: &mut Entries<'a, M>,
         to: &mut Entries<'a, M>,
         va: Va,
-        leaf: SoftLeaf,
     ) -> Result<(), Error> {
-        match leaf {
-            SoftLeaf::Marker(marker @ (Marker::Guard | Marker::Poisoned)) => to.install_marker(va, marker),
+        match from.mapped(va) {
+            Mapped::Marker(marker @ (Marker::Guard | Marker::Poisoned)) => to.install(va, marker, ()),
             // userfaultfd does not follow into the child.
-            SoftLeaf::Marker(Marker::UffdWp) => {}
-            SoftLeaf::Swap { entry, exclusive, uffd_wp } => {
+            Mapped::Marker(Marker::UffdWp) => {}
+            Mapped::Swap(owned, bits) => {
                 let count = self
                     .vm
-                    .swap_dup(entry)
+                    .swap_dup(&owned)
                     .map_err(|SlotCountOverflow| Error::Limit("processes that share a swapped page"))?;
-                to.leave_soft(va, count.into_leaf(false));
-                if exclusive {
-                    from.replace_soft(va, SoftLeaf::Swap { entry, exclusive: false, uffd_wp });
-                }
+                to.install(va, count.into_count(), SwapBits { uffd_wp: false, ..bits.shared() });
+                from.share_soft(va);
                 self.child.slot().add_swap(1);
             }
-            SoftLeaf::Migration { .. } => unreachable!("{leaf:?}: nothing migrates"),
+            Mapped::Migration(owned, bits) => {
+                let hold =
+                    owned.try_dup().map_err(|TooManySharers| Error::Limit("processes that share a page"))?;
+                to.install(va, hold, MigrationBits { uffd_wp: false, young: false, ..bits.shared() });
+                from.share_soft(va);
+                self.child.slot().add_anon(1);
+            }
+            Mapped::None | Mapped::Zero(_) | Mapped::Exclusive(..) | Mapped::Shared(..) | Mapped::Shm(_) => {
+                unreachable!("the entry was just looked at, and is locked")
+            }
         }
         Ok(())
     }
@@ -284,9 +295,9 @@ impl<'a, M: Machine> Copying<'a, M> {
     }
 }
 
-/// What the child's entry says: as the parent's, but not yet accessed.
+/// What the child's entry says: as the parent's, but not yet accessed, and of no userfaultfd.
 fn child_attrs(parent: Present, prot: Protection) -> Attrs {
-    Attrs { prot, young: false, ..parent.into() }
+    Attrs { prot, young: false, uffd_wp: false, ..parent.into() }
 }
 
 /// After a fork that failed: pages that are the parent's alone again become exclusive again, and writable.
@@ -307,7 +318,9 @@ fn take_back<M: Machine>(vm: &Vm<M>, guard: &MmapWriteGuard<'_, M>) {
                     | Mapped::Zero(_)
                     | Mapped::Exclusive(..)
                     | Mapped::Shm(_)
-                    | Mapped::Soft(_) => false,
+                    | Mapped::Swap(..)
+                    | Mapped::Migration(..)
+                    | Mapped::Marker(_) => false,
                 };
                 if ours {
                     entries.change_protection(va, vma.protection());

@@ -15,6 +15,7 @@
 extern crate std;
 
 mod brk;
+mod commit;
 mod config;
 pub mod error;
 pub mod events;
@@ -33,6 +34,7 @@ pub mod mremap;
 pub mod msync;
 mod munmap;
 mod objects;
+mod overcommit;
 pub mod populate;
 mod reclaim;
 pub mod rmap;
@@ -47,7 +49,7 @@ pub mod vm;
 pub mod vma;
 mod zap;
 
-pub use config::{Config, LockMode, Overcommit};
+pub use config::{Config, LockMode};
 pub use error::Error;
 pub use events::Event;
 pub use fault::{FaultAccess, FaultOutcome};
@@ -62,6 +64,7 @@ pub use mm::{Mm, MmCounters};
 pub use mmap::{MapBacking, MapFlags, MmapRequest, Prot};
 pub use mremap::RemapFlags;
 pub use msync::SyncFlags;
+pub use overcommit::Overcommit;
 pub use populate::Populate;
 pub use stats::Stats;
 pub use vm::Vm;

@@ -262,17 +262,18 @@ impl<M: Machine> Mm<'_, M> {
 
     #[doc(alias = "madvise_vma_behavior")]
     fn madvise_attributes(&self, range: VaRange, advice: Attribute) -> Result<(), Error> {
-        let done = self.vm.reclaiming(|| {
-            let guard = self.write();
-            self.for_each_part(guard.slot(), range, |id, part| {
-                let flags = attributes(self.vm.vma(id), advice)?;
-                guard.modify_vma(id, part, flags).map(drop)
+        self.vm
+            .reclaiming(|| {
+                let guard = self.write();
+                self.for_each_part(guard.slot(), range, |id, part| {
+                    let flags = attributes(self.vm.vma(id), advice)?;
+                    guard.modify_vma(id, part, flags).map(drop)
+                })
             })
-        });
-        done.map_err(|e| match e {
-            Error::OutOfMemory | Error::Limit(_) => Error::Again,
-            e => e,
-        })
+            .map_err(|e| match e {
+                Error::OutOfMemory | Error::Limit(_) => Error::Again,
+                e => e,
+            })
     }
 }
 

@@ -12,8 +12,11 @@ use crate::{
     vma::{flags::VmFlags, tree::Busy, vma::Backing},
 };
 use anonmem_frame::{Folio, RawHandle};
-use anonmem_hal::{Machine, Marker, PAGE_SHIFT, PAGE_SIZE, Pfn, Present, SoftLeaf, SourceId, Va, VaRange};
+use anonmem_hal::{
+    Arch, EntryBits, Machine, Marker, PAGE_SHIFT, PAGE_SIZE, Pfn, Present, SourceId, Va, VaRange,
+};
 use anonmem_pgtable::Mapped;
+use core::ops::ControlFlow;
 
 /// What a mapping is a mapping of.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -145,26 +148,38 @@ const PSS_SHIFT: u32 = 12;
 const PAGE: u64 = PAGE_SIZE as u64;
 
 impl<M: Machine> Mm<'_, M> {
-    /// Calls `f` with every mapping, in ascending order.
+    /// Calls `f` with every mapping that ends above `from`, in ascending order, until it breaks. Who breaks goes on
+    /// later from the last mapping's end, and so tells about any number of mappings in little memory.
     ///
     /// # Locks
     /// The mmap lock for reading, also while `f` runs.
     #[doc(alias = "show_map")]
-    pub fn for_each_vma(&self, f: &mut dyn FnMut(&VmaInfo)) {
+    pub fn for_each_vma(&self, from: Va, f: &mut dyn FnMut(&VmaInfo) -> ControlFlow<()>) {
         let guard = self.read();
-        guard.slot().tree.for_each(self.vm.nodes(), |_, id| f(&self.info_of(guard.slot(), id)));
+        self.each_from(&guard, from, |id| f(&self.info_of(guard.slot(), id)));
     }
 
-    /// Calls `f` with every mapping and what it costs, in ascending order. Looks at every present page.
+    /// Calls `f` with every mapping that ends above `from` and what it costs, in ascending order, until it breaks. Looks at
+    /// every present page of these mappings.
     ///
     /// # Locks
     /// The mmap lock for reading, also while `f` runs.
     #[doc(alias = "show_smap")]
-    pub fn for_each_vma_usage(&self, f: &mut dyn FnMut(&VmaInfo, &VmaUsage)) {
+    pub fn for_each_vma_usage(&self, from: Va, f: &mut dyn FnMut(&VmaInfo, &VmaUsage) -> ControlFlow<()>) {
         let guard = self.read();
-        guard.slot().tree.for_each(self.vm.nodes(), |_, id| {
-            f(&self.info_of(guard.slot(), id), &guard.usage_of(id));
-        });
+        self.each_from(&guard, from, |id| f(&self.info_of(guard.slot(), id), &guard.usage_of(id)));
+    }
+
+    fn each_from(&self, guard: &MmapReadGuard<'_, M>, from: Va, mut f: impl FnMut(VmaId) -> ControlFlow<()>) {
+        if from >= M::Arch::USER_END {
+            return;
+        }
+        let mut vmas = guard.slot().tree.cursor(VaRange { start: from.page_down(), end: M::Arch::USER_END });
+        while let Some((_, id)) = vmas.next(&guard.slot().tree, self.vm.nodes()) {
+            if f(id).is_break() {
+                return;
+            }
+        }
     }
 
     /// The mapping that contains `va`.
@@ -255,9 +270,14 @@ impl<M: Machine> MmapReadGuard<'_, M> {
                         // The object's own mapping is none of a program's.
                         sums.add(folio.counts().maps() - 1, present);
                     }
-                    Mapped::Soft(SoftLeaf::Swap { .. }) => sums.usage.swap += PAGE,
+                    Mapped::Swap(..) => sums.usage.swap += PAGE,
+                    // The page is in memory, at the old frame until it is at the new one.
+                    Mapped::Migration(hold, bits) => {
+                        let present = EntryBits::from(bits).to_present(hold.pfn(), vma.protection());
+                        sums.add_anon(hold.folio(), present);
+                    }
                     // The zero page is nobody's; a marker is no page.
-                    Mapped::Zero(_) | Mapped::Soft(_) => {}
+                    Mapped::Zero(_) | Mapped::Marker(_) => {}
                 }
             }
         }
@@ -312,11 +332,13 @@ impl<M: Machine> Mm<'_, M> {
                 let folio = self.vm.frames.folio(present.pfn).expect("a mapped page is a folio's");
                 page(present, true, folio.counts().maps() - 1)
             }
-            Mapped::Soft(leaf) => PagemapEntry {
-                guard: leaf == SoftLeaf::Marker(Marker::Guard),
-                swapped: matches!(leaf, SoftLeaf::Swap { .. }),
-                ..PagemapEntry::default()
-            },
+            // Linux shows a page that migrates as one that is swapped.
+            Mapped::Swap(..) | Mapped::Migration(..) => {
+                PagemapEntry { swapped: true, ..PagemapEntry::default() }
+            }
+            Mapped::Marker(marker) => {
+                PagemapEntry { guard: marker == Marker::Guard, ..PagemapEntry::default() }
+            }
         }
     }
 }
@@ -381,7 +403,10 @@ mod tests {
 
     fn usage_of(mm: &Mm<'_, crate::testing::M>) -> Vec<VmaUsage> {
         let mut all = vec![];
-        mm.for_each_vma_usage(&mut |_, usage| all.push(*usage));
+        mm.for_each_vma_usage(Va(0), &mut |_, usage| {
+            all.push(*usage);
+            ControlFlow::Continue(())
+        });
         all
     }
 
@@ -433,6 +458,31 @@ mod tests {
             assert_eq!(mm.pagemap(Va(17 * P)).bits() >> 55, 0b1_0000_0000, "the zero page: present");
             assert_eq!(mm.pagemap(Va(18 * P)).bits(), 0);
             assert_eq!(mm.pagemap(Va(99 * P)).bits(), 0, "no mapping");
+        });
+    }
+
+    #[test]
+    fn mappings_are_told_from_any_address_on() {
+        World::run(|w| {
+            let mm = w.vm.new_mm().unwrap();
+            // Every second page: neighbours do not merge.
+            for i in 0..100 {
+                mm.map_raw(pages(16 + 2 * i, 1), RW, Backing::Anonymous);
+            }
+            let told = |from: u64, most: usize| {
+                let mut all = vec![];
+                mm.for_each_vma(Va(from), &mut |info| {
+                    all.push(info.range.start.0 / P);
+                    if all.len() == most { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+                });
+                all
+            };
+            assert_eq!(told(0, 1000).len(), 100);
+            assert_eq!(told(18 * P, 2), [18, 20]);
+            assert_eq!(told(18 * P + 5, 2), [18, 20], "inside of one");
+            assert_eq!(told(19 * P, 2), [20, 22], "at the end of one");
+            assert_eq!(told(214 * P, 9), [214]);
+            assert_eq!((told(215 * P, 9), told(u64::MAX, 9)), (vec![], vec![]));
         });
     }
 

@@ -48,7 +48,9 @@ impl<M: Machine> MmapReadGuard<'_, M> {
             let present = match table.map_or(Pte::None, |table| table.peek(va)) {
                 Pte::Present(_) => true,
                 Pte::Soft(SoftLeaf::Swap { entry, .. }) => self.objects.swap_has_page(entry),
-                Pte::None | Pte::Soft(_) => match vma.backing() {
+                // It is in memory, here or there.
+                Pte::Soft(SoftLeaf::Migration { .. }) => true,
+                Pte::None | Pte::Soft(SoftLeaf::Marker(_)) => match vma.backing() {
                     Backing::Shared(object) => self.objects.shm_has_page(object, vma.index_of(va)),
                     Backing::Anonymous | Backing::Source(_) => false,
                 },

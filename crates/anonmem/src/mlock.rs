@@ -38,8 +38,8 @@ impl<M: Machine> Mm<'_, M> {
     /// The mmap lock for writing, then for reading. Sleeps.
     ///
     /// # Errors
-    /// [`Error::NotPermitted`] if nothing may be locked; [`Error::OutOfMemory`] if more would be than may be, or there
-    /// would be too many mappings; [`Error::Invalid`] if the range wraps around; [`Error::NotMapped`] if part of the
+    /// [`Error::NotPermitted`] if nothing may be locked; [`Error::Limit`] if more would be than may be, or there would
+    /// be too many mappings; [`Error::OutOfMemory`]; [`Error::Invalid`] if the range wraps around; [`Error::NotMapped`] if part of the
     /// range is not mapped, or cannot be accessed; [`Error::Again`] if there was no memory for all pages. What was
     /// locked until then stays locked.
     pub fn mlock(&self, start: Va, len: u64) -> Result<(), Error> {
@@ -61,8 +61,8 @@ impl<M: Machine> Mm<'_, M> {
     /// The mmap lock for writing.
     ///
     /// # Errors
-    /// [`Error::NotMapped`] at the first hole, [`Error::Invalid`] if the range wraps around, [`Error::OutOfMemory`].
-    /// What comes before is unlocked.
+    /// [`Error::NotMapped`] at the first hole, [`Error::Invalid`] if the range wraps around, [`Error::Limit`] if there
+    /// would be too many mappings, [`Error::OutOfMemory`]. What comes before is unlocked.
     pub fn munlock(&self, start: Va, len: u64) -> Result<(), Error> {
         let range = range_of(start.page_down(), whole_pages(start, len))?;
         self.write().apply_vma_lock_flags(range, VmFlags::empty())
@@ -75,7 +75,7 @@ impl<M: Machine> Mm<'_, M> {
     ///
     /// # Errors
     /// [`Error::Invalid`] if it says neither current nor future; [`Error::NotPermitted`] if nothing may be locked;
-    /// [`Error::OutOfMemory`] if more is mapped than may be locked. Pages that cannot be had are not told.
+    /// [`Error::Limit`] if more is mapped than may be locked; [`Error::OutOfMemory`]. Pages that cannot be had are not told.
     pub fn mlockall(&self, what: MlockAll) -> Result<(), Error> {
         if !what.intersects(MlockAll::CURRENT | MlockAll::FUTURE) {
             return Err(Error::Invalid("locking neither what is mapped nor what will be"));

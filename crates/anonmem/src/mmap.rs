@@ -12,11 +12,11 @@
 //! private; a shared object is promised in full whatever `NORESERVE` says; no `MAP_32BIT`.
 
 use crate::{
-    config::Overcommit,
     error::Error,
     ids::{ShmId, VmaId},
     mm::{Mm, mmap_lock::MmapWriteGuard},
     munmap::Covered,
+    overcommit::Overcommit,
     vma::{flags::VmFlags, free::free_vma, merge::NewArea, vma::Backing},
 };
 use anonmem_hal::{Arch, Machine, NrPages, PAGE_SHIFT, PAGE_SIZE, SourceId, Va, VaRange};
@@ -184,7 +184,7 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
             }
             flags |= VmFlags::LOCKED;
         }
-        let never = matches!(self.objects.config.overcommit, Overcommit::Never { .. });
+        let never = matches!(self.objects.overcommit(), Overcommit::Never { .. });
         flags.set(VmFlags::NORESERVE, request.flags.contains(MapFlags::NORESERVE) && !never);
         flags.set(VmFlags::GROWSDOWN, request.flags.contains(MapFlags::GROWSDOWN));
         flags.set(VmFlags::NOHUGEPAGE, request.flags.contains(MapFlags::STACK));
@@ -206,7 +206,7 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
     /// the mmap base, else the lowest hole in the upper part of the address space.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`] if there is no place; of a fixed one, [`Error::Invalid`] if it does not start at a page and
+    /// [`Error::Limit`] if there is no place; of a fixed one, [`Error::Invalid`] if it does not start at a page and
     /// [`Error::NotPermitted`] below the lowest address.
     #[doc(alias("__get_unmapped_area", "arch_get_unmapped_area_topdown"))]
     pub(crate) fn get_unmapped_area(&self, hint: Va, len: u64, flags: MapFlags) -> Result<Va, Error> {
@@ -254,7 +254,8 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
     /// Maps `area`, in place of what is there, if limits and the commit limit allow it.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`]; nothing has changed.
+    /// [`Error::OutOfMemory`]; [`Error::Limit`] that it would exceed; [`Error::Invalid`] for an object that is too long.
+    /// Nothing has changed.
     pub(crate) fn mmap_region(&self, mut area: NewArea, object: Object) -> Result<(), Error> {
         if !self.overlaps(area.range) {
             return self.charge_and_map(&mut area, object, Covered::default());

@@ -89,7 +89,8 @@ impl Request {
         if !new_addr.is_page_aligned() || new_addr.0 > A::USER_END.0 - new_len {
             return invalid("the new address is not at a page, or too high");
         }
-        if request.old.overlaps(VaRange { start: new_addr, end: Va(new_addr.0 + new_len) }) {
+        // An old range that wraps around ends where it comes to, as on Linux; it is refused later, for another reason.
+        if old.0.wrapping_add(old_len) > new_addr.0 && new_addr.0 + new_len > old.0 {
             return invalid("the old and the new place overlap");
         }
         Ok(request)
@@ -116,8 +117,8 @@ impl<M: Machine> Mm<'_, M> {
     ///
     /// # Errors
     /// As `mremap(2)`, and nothing has changed: [`Error::Invalid`] for arguments that make no sense, [`Error::BadAddress`] if
-    /// the old range is not of one mapping or may not grow, [`Error::OutOfMemory`] without memory or room or beyond a
-    /// limit, [`Error::Again`] if too much would be locked, [`Error::NotPermitted`] below the lowest address.
+    /// the old range is not of one mapping or may not grow, [`Error::OutOfMemory`], [`Error::Limit`] without room or
+    /// beyond a limit, [`Error::Again`] if too much would be locked, [`Error::NotPermitted`] below the lowest address.
     #[doc(alias = "do_mremap")]
     pub fn mremap(
         &self,
@@ -159,12 +160,12 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
             }
             return Ok(old.start);
         }
-        if new_len < old.len() && old.end > M::Arch::USER_END {
-            return Err(Error::Invalid("the tail to unmap leaves the address space"));
-        }
         // What moves is of one mapping; the tail that is cut off may lie anywhere.
         if old.start.0 + old.len().min(new_len) > range.end.0 {
             return Err(Error::BadAddress);
+        }
+        if new_len < old.len() && old.end > M::Arch::USER_END {
+            return Err(Error::Invalid("the tail to unmap leaves the address space"));
         }
         self.check_resize(id, request)?;
         if !request.moves() && self.expand_in_place(id, request)? {
@@ -212,7 +213,7 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
     /// Lets the VMA grow where it is, if it ends with the old range and a hole follows; returns whether it did.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`] if the commit limit forbids it; nothing has changed.
+    /// [`Error::OutOfMemory`]; [`Error::Limit`] if the pages may not be promised. Nothing has changed.
     #[doc(alias("vma_expandable", "vma_merge_extend"))]
     fn expand_in_place(&self, id: VmaId, request: &Request) -> Result<bool, Error> {
         let (objects, vma) = (self.objects, self.objects.vma(id));

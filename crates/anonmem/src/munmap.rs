@@ -53,7 +53,7 @@ impl<M: Machine> Mm<'_, M> {
     ///
     /// # Errors
     /// [`Error::Invalid`] if the range is empty, does not start at a page or leaves the address space;
-    /// [`Error::OutOfMemory`] if a VMA would have to be split and cannot. Nothing has changed.
+    /// [`Error::OutOfMemory`] or [`Error::Limit`] if a VMA would have to be split and cannot. Nothing has changed.
     #[doc(alias("__vm_munmap", "do_vmi_munmap"))]
     pub fn munmap(&self, range: VaRange) -> Result<(), Error> {
         self.vm.reclaiming(|| self.write().do_munmap(range))
@@ -84,7 +84,7 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
     /// Splits the VMAs that reach over an edge of `range`.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`]; nothing has changed.
+    /// [`Error::OutOfMemory`]; [`Error::Limit`] if there would be too many mappings. Nothing has changed.
     #[doc(alias = "vms_gather_munmap_vmas")]
     pub(crate) fn cut_edges(&self, range: VaRange) -> Result<(), Error> {
         let (objects, tree) = (self.objects, &self.slot().tree);

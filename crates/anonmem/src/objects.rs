@@ -4,11 +4,11 @@
 //! shared objects. What reclaims, and so may wait for others, needs the [`Vm`](crate::Vm), which owns the `Objects`.
 
 use crate::{
-    config::{Config, Overcommit},
-    error::Error,
+    config::Config,
     events::{Event, Events},
     ids::{AnonVmaId, ChainId, MmId, ShmId, VmaId, VmaTag},
     mm::slot::MmSlot,
+    overcommit::OvercommitPolicy,
     reclaim::workingset::Workingset,
     rmap::objects::{AnonVma, AnonVmaChain},
     shm::object::ShmObject,
@@ -44,6 +44,7 @@ pub struct Objects<M: Machine> {
     /// The VMA that each CPU found last without the mmap lock.
     pub(crate) last_vma: PerCpu<Atomic<Link<VmaTag>, M>, M>,
     pub(crate) config: Config,
+    pub(crate) overcommit: OvercommitPolicy<M>,
     /// Pages promised to all address spaces and shared objects.
     pub(crate) committed: CachePadded<Atomic<i64, M>>,
 }
@@ -69,6 +70,7 @@ impl<M: Machine> Objects<M> {
             lazyfree_used: Atomic::new(0),
             last_vma: PerCpu::new(|_| Atomic::new(Link::NONE)),
             events: Events::new(),
+            overcommit: OvercommitPolicy::new(config.overcommit),
             committed: CachePadded(Atomic::new(0)),
             frames,
             config,
@@ -167,41 +169,6 @@ impl<M: Machine> Objects<M> {
         self.swap.infos()
     }
 
-    /// Pages that may be promised in all (`CommitLimit`).
-    pub fn commit_limit(&self) -> u64 {
-        let all = self.machine().nr_frames();
-        let swap: u64 = self.swap_devices().map(|device| device.pages).sum();
-        match self.config.overcommit {
-            Overcommit::Heuristic | Overcommit::Always => all + swap,
-            Overcommit::Never { percent } => all * u64::from(percent) / 100 + swap,
-        }
-    }
-
-    /// Promises `pages` more.
-    ///
-    /// # Errors
-    /// [`Error::OutOfMemory`] if the overcommit mode forbids it.
-    #[doc(alias = "__vm_enough_memory")]
-    pub(crate) fn commit(&self, pages: u64) -> Result<(), Error> {
-        let before = self.committed.fetch_add(pages as i64, Ordering::Relaxed).max(0) as u64;
-        let fits = match self.config.overcommit {
-            Overcommit::Always => true,
-            Overcommit::Heuristic => pages <= self.commit_limit(),
-            Overcommit::Never { .. } => before + pages <= self.commit_limit(),
-        };
-        if fits {
-            return Ok(());
-        }
-        self.uncommit(pages);
-        Err(Error::COMMIT_LIMIT)
-    }
-
-    /// Takes back a promise of `pages`.
-    #[doc(alias = "vm_unacct_memory")]
-    pub(crate) fn uncommit(&self, pages: u64) {
-        self.committed.fetch_sub(pages as i64, Ordering::Relaxed);
-    }
-
     /// What `address` is, if it is in the memory manager or one of its objects: for displays.
     pub(crate) fn place_of(&self, address: usize) -> Option<Place> {
         let frames = &self.frames;
@@ -240,6 +207,7 @@ impl<M: Machine> Objects<M> {
         Field::new("events", offset_of!(Self, events)),
         Field::new("last_vma", offset_of!(Self, last_vma)),
         Field::new("config", offset_of!(Self, config)),
+        Field::new("overcommit", offset_of!(Self, overcommit)),
         Field::new("committed", offset_of!(Self, committed)),
     ];
 }

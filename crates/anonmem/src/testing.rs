@@ -9,6 +9,7 @@ use anonmem_hosted::{
     UserCpu,
 };
 use anonmem_pgtable::{Mapped, StableVma};
+use core::ops::ControlFlow;
 use std::{sync::Arc, vec, vec::Vec};
 
 /// The machine of the tests.
@@ -153,7 +154,10 @@ impl Mm<'_, M> {
     /// The flags and ranges of all mappings.
     pub(crate) fn layout(&self) -> Vec<(VaRange, VmFlags)> {
         let mut all = vec![];
-        self.for_each_vma(&mut |vma| all.push((vma.range, vma.flags)));
+        self.for_each_vma(Va(0), &mut |vma| {
+            all.push((vma.range, vma.flags));
+            ControlFlow::Continue(())
+        });
         all
     }
 

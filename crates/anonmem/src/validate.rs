@@ -9,7 +9,10 @@
 use crate::{
     ids::{MmId, VmaId},
     mm::{mmap_lock::MmapReadGuard, slot::MmSlot},
-    rmap::{folio::folio_lock_anon_vma_read, walk::rmap_walk_anon},
+    rmap::{
+        folio::folio_lock_anon_vma_read,
+        walk::{RmapHit, rmap_walk_anon, rmap_walk_migrating},
+    },
     vm::Vm,
     vma::{
         flags::VmFlags,
@@ -17,7 +20,7 @@ use crate::{
     },
 };
 use anonmem_frame::{Folio, Inconsistency, Kind, Mapping};
-use anonmem_hal::{Arch, Machine, Pte, SoftLeaf, SwapEntry, Va, VaRange};
+use anonmem_hal::{Arch, EntryBits, Machine, Pte, SoftLeaf, SwapEntry, Va, VaRange};
 use anonmem_pgtable::{Mapped, Miscounted};
 use core::{fmt, ops::ControlFlow};
 
@@ -167,8 +170,7 @@ impl<M: Machine> Vm<M> {
         let all = VaRange { start: Va(0), end: M::Arch::USER_END };
         let space = &guard.slot().space;
         let pages = |(table, part): (anonmem_pgtable::PteTable<'_, M, _>, VaRange)| {
-            part.iter_pages().filter(|&va| matches!(table.peek(va), Pte::Present(p) if !p.special)).count()
-                as u64
+            part.iter_pages().filter(|&va| is_page(table.peek(va))).count() as u64
         };
         space.tables(&self.frames, guard, all).map(pages).sum()
     }
@@ -208,13 +210,16 @@ impl<M: Machine> Vm<M> {
     fn validate_entry(&self, vma: &Vma<M>, va: Va, entry: Mapped<'_, '_, M>, count: &mut Recount) -> Check {
         let flags = vma.flags();
         let (present, folio) = match entry {
-            Mapped::None | Mapped::Soft(SoftLeaf::Marker(_)) => return Ok(()),
-            Mapped::Soft(SoftLeaf::Swap { entry, .. }) => {
+            Mapped::None | Mapped::Marker(_) => return Ok(()),
+            Mapped::Swap(owned, _) => {
                 count.swap += 1;
+                let entry = owned.entry();
                 let needed = self.swap.get(entry).slots().state(&self.frames, entry.offset).count > 0;
                 return expect("a swap entry owns a count of its slot", va.0, 1, u64::from(needed));
             }
-            Mapped::Soft(SoftLeaf::Migration { .. }) => return expect("nothing migrates", va.0, 0, 1),
+            Mapped::Migration(hold, bits) => {
+                (EntryBits::from(bits).to_present(hold.pfn(), vma.protection()), hold.folio())
+            }
             Mapped::Zero(present) => {
                 return expect("the zero page is never writable", va.0, 0, u64::from(present.prot.write));
             }
@@ -362,12 +367,23 @@ impl<M: Machine> Vm<M> {
     fn validate_rmap(&self, folio: Folio<'_, M>) -> Check {
         let mut found = 0;
         if let Some(guard) = folio_lock_anon_vma_read(self, folio) {
-            let _ = rmap_walk_anon(&guard, folio, |_| {
+            let mut count = |_: RmapHit<'_, '_, M>| {
                 found += 1;
                 ControlFlow::<()>::Continue(())
-            });
+            };
+            let _ = rmap_walk_anon(&guard, folio, &mut count);
+            let _ = rmap_walk_migrating(&guard, folio, &mut count);
         }
         expect("entries that rmap finds", folio.pfn().0, found, folio.counts().maps())
+    }
+}
+
+/// Whether an entry owns a page's mapping.
+fn is_page(pte: Pte) -> bool {
+    match pte {
+        Pte::Present(present) => !present.special,
+        Pte::Soft(SoftLeaf::Migration { .. }) => true,
+        Pte::None | Pte::Soft(SoftLeaf::Swap { .. } | SoftLeaf::Marker(_)) => false,
     }
 }
 

@@ -146,16 +146,20 @@ pub(crate) fn zap_entry<'v, M: Machine, G: StableVma>(
             zapped.shared += 1;
             gather.mapping(va, map);
         }
-        Cleared::Soft(SoftLeaf::Swap { entry, .. }) => {
+        Cleared::Swap(count, _) => {
             zapped.swap += 1;
             // Reclaim may not have flushed it yet.
             if gather.space().is_flush_deferred() {
                 gather.note(va);
             }
-            drop(SwapRef::of_leaf(objects, entry));
+            drop(SwapRef::own(objects, count));
+        }
+        // Whoever moves the page finds one mapping less to bring back.
+        Cleared::Migration(hold, _) => {
+            zapped.anon += 1;
+            gather.mapping(va, hold);
         }
         // A marker owns nothing.
-        Cleared::Soft(SoftLeaf::Marker(_)) => {}
-        Cleared::Soft(leaf @ SoftLeaf::Migration { .. }) => unreachable!("{leaf:?}: nothing migrates"),
+        Cleared::Marker(_) => {}
     }
 }

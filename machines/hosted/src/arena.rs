@@ -51,8 +51,8 @@ impl Mapping {
         Self { start: NonNull::new(start.cast()).expect("the host mapped page 0"), len }
     }
 
-    /// Mapped by large pages where the host can, as a kernel maps its memory (otherwise the host's TLB misses are
-    /// measured), and not handed on to children of this process. Refusing is the host's right.
+    /// Mapped by large pages where the host can, as a kernel maps its memory (otherwise the host's TLB misses
+    /// are measured), and not handed on to children of this process. Refusing is the host's right.
     fn like_a_direct_map(self) -> Self {
         for advice in [Advice::LinuxHugepage, Advice::LinuxDontFork] {
             // SAFETY: the mapping is ours; neither advice changes its bytes.

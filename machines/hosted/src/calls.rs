@@ -192,7 +192,7 @@ fn fetch<C: Config, A: Arch, S: AddressSpace>(user: &UserCpu<'_, C, A, S>, at: A
 /// The areas of an address space, as the oracle would have them.
 pub fn areas<C: Config, A: Arch>(mm: &Mm<'_, Hosted<C, A>>) -> Vec<Area> {
     let mut areas = Vec::new();
-    mm.for_each_vma(&mut |info| {
+    mm.for_each_vma(Va(0), &mut |info| {
         let (start, end) = (info.range.start.0, info.range.end.0);
         let first = (info.pgoff as i64).wrapping_sub((start >> PAGE_SHIFT) as i64);
         let kind = match info.kind {
@@ -217,6 +217,7 @@ pub fn areas<C: Config, A: Arch>(mm: &Mm<'_, Hosted<C, A>>) -> Vec<Area> {
                 wipe_on_fork: flag(VmFlags::WIPEONFORK),
             },
         });
+        std::ops::ControlFlow::Continue(())
     });
     areas
 }

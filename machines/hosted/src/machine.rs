@@ -1,4 +1,5 @@
-//! The machine: its parts put together, as the traits of `anonmem-hal` want them. `mmu.rs` has the trait of that name.
+//! The machine: its parts put together, as the traits of `anonmem-hal` want them. `mmu.rs` has the trait of
+//! that name.
 
 use crate::{
     arena::{self, Arena},

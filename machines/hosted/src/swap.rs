@@ -1,5 +1,5 @@
-//! Swap devices of a process: pages in the host's memory or in a file, with checksums, and errors on demand; or in compressed
-//! memory, without them.
+//! Swap devices of a process: pages in the host's memory or in a file, with checksums, and errors on demand;
+//! or in compressed memory, without them.
 //!
 //! What is read must be what was written last: each slot remembers a checksum of its page, taken when it was
 //! written.

@@ -1,7 +1,7 @@
 //! What each CPU remembers of the page tables: translations of pages, and pointers to last-level tables.
 //!
-//! Entries are tagged by address space. Nothing leaves but by a flush, by another entry that takes its place, or when
-//! hardware would confirm a denial.
+//! Entries are tagged by address space. Nothing leaves but by a flush, by another entry that takes its place,
+//! or when hardware would confirm a denial.
 
 use crate::random::next_random;
 use anonmem_hal::{CpuId, CpuSet, FlushRange, Pfn, Present, Va, VaRange};

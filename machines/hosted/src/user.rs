@@ -102,7 +102,8 @@ impl<'a, C: Config, A: Arch, S: AddressSpace> UserCpu<'a, C, A, S> {
     /// Writes `bytes` at `va`.
     ///
     /// # Errors
-    /// The trap that the first inaccessible byte takes; the bytes before it, up to a page boundary, were written.
+    /// The trap that the first inaccessible byte takes; the bytes before it, up to a page boundary, were
+    /// written.
     pub fn store(&self, va: Va, bytes: &[u8]) -> Result<(), Trap> {
         let mut done = 0;
         while done < bytes.len() {

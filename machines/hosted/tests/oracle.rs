@@ -1,6 +1,7 @@
 //! Random operations on anonmem and on the oracle, side by side.
 //!
-//! `ANONMEM_SEED` sets the first seed, `ANONMEM_RUNS` the number of runs; each has its own machine and a thousand operations.
+//! `ANONMEM_SEED` sets the first seed, `ANONMEM_RUNS` the number of runs; each has its own machine and a
+//! thousand operations.
 
 use anonmem::LockMode;
 use anonmem_hosted::{

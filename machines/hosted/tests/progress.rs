@@ -1,4 +1,5 @@
-//! Memory for 64 pages, and programs that use more: all of them get on, and when swap is full too, all but one.
+//! Memory for 64 pages, and programs that use more: all of them get on, and when swap is full too, all but
+//! one.
 
 use anonmem::{LockMode, Mm, Vm};
 use anonmem_hal::{CpuId, PAGE_SIZE, Va, arch::X86_64};
@@ -36,8 +37,8 @@ fn map(user: &User<'_>) {
     assert_eq!(calls::apply(user, source, &op), Outcome::Address(START));
 }
 
-/// Frames that are in use when each of `spaces` has touched one page and swap is on, without those pages: tables
-/// and metadata.
+/// Frames that are in use when each of `spaces` has touched one page and swap is on, without those pages:
+/// tables and metadata.
 fn overhead(lock_mode: LockMode, spaces: u64, swap_pages: u64) -> u64 {
     let machine = Machine::new(4_096);
     let cpus = machine.cpus().clone();
@@ -110,8 +111,8 @@ fn threads_with_memory_for_64_pages_get_on() {
     }
 }
 
-/// One address space for each thread. Whoever finds no memory asks again, until somebody gives up: what a kernel with
-/// an OOM killer does.
+/// One address space for each thread. Whoever finds no memory asks again, until somebody gives up: what a
+/// kernel with an OOM killer does.
 #[test]
 fn when_swap_is_full_one_process_runs_out_of_memory_and_the_rest_finish() {
     for mode in MODES {

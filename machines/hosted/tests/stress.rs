@@ -6,8 +6,8 @@
 //! keeps write-protecting, and one of shared memory. No increment may be lost, and none may happen while
 //! the page is read-only.
 //!
-//! Then the same where memory is short: pages leave for two swap devices and return, in the background and by whoever
-//! needs memory, while one device goes and comes back and, in some rounds, fails to write or to read.
+//! Then the same where memory is short: pages leave for two swap devices and return, in the background and by
+//! whoever needs memory, while one device goes and comes back and, in some rounds, fails to write or to read.
 //!
 //! `ANONMEM_STRESS_SECONDS` (default 10) is how long it runs; `ANONMEM_SEED` what it does.
 

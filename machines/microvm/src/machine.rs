@@ -8,7 +8,6 @@ use core::ptr::NonNull;
 use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
 
 use anonmem::LockMode;
-use anonmem::Overcommit;
 use anonmem_hal::arch::X86_64;
 use anonmem_hal::{
     Clock, CpuId, CpuSet, FlushRange, Machine, Mmu, NoProbe, Order, PAGE_SIZE, Pfn, PhysMem, Va,
@@ -66,9 +65,7 @@ pub fn init(layout: &Layout, poison: Poison, lock_mode: LockMode) {
     let bits = if poison == Poison::On { frames.div_ceil(64) } else { 0 };
     let poisoned = (0..bits).map(|_| AtomicU64::new(0)).collect();
     let kernel = Kernel { base: Pfn(layout.frames.start / PAGE), frames, memmap, poisoned };
-    // Promise everything: what a program runs into is the end of memory, and the largest process is killed, not
-    // a refused `malloc`. Linux: vm.overcommit_memory = 1.
-    let config = anonmem::Config { lock_mode, overcommit: Overcommit::Always, ..anonmem::Config::default() };
+    let config = anonmem::Config { lock_mode, ..anonmem::Config::default() };
     let vm = match Vm::new(kernel, config) {
         Ok(vm) => Box::leak(Box::new(vm)),
         Err(error) => panic!("the memory manager does not take this memory: {error:?}"),

@@ -44,7 +44,8 @@ impl<T: Zeroable> Directory<T> {
 
     /// The value at `index`.
     pub fn get(&self, memory: &impl PhysMem, index: u64) -> Option<T> {
-        // SAFETY: the frame is ours, aligned, and holds a `T` there: zeroes, or what `get_mut` let be written.
+        // SAFETY: the frame is ours, aligned, and holds a `T` there: zeroes, or what `get_mut` let be
+        // written.
         self.place(memory, index).map(|place| unsafe { place.read() })
     }
 
@@ -54,7 +55,8 @@ impl<T: Zeroable> Directory<T> {
         self.place(memory, index).map(|place| unsafe { &mut *place })
     }
 
-    /// Makes sure that there is memory for the value at `index`; `false` if there is none, or `index` is too large.
+    /// Makes sure that there is memory for the value at `index`; `false` if there is none, or `index` is too
+    /// large.
     #[must_use]
     pub fn reserve(&mut self, memory: &impl PhysMem, frames: &dyn FrameAlloc, index: u64) -> bool {
         let Some(frame) = self.frames.get_mut(index as usize / Self::EACH) else { return false };

@@ -1,7 +1,8 @@
 //! A swap device in compressed memory.
 //!
-//! A page that leaves is compressed (LZ4) into a piece of a frame; the frames come from the memory manager that swaps, so
-//! that what the device saves is what compression saves. A page that does not compress to half is kept whole.
+//! A page that leaves is compressed (LZ4) into a piece of a frame; the frames come from the memory manager
+//! that swaps, so that what the device saves is what compression saves. A page that does not compress to half
+//! is kept whole.
 //!
 //! - [`device`]: slots, and moving pages in and out of them.
 //! - [`store`]: pieces of frames, in classes of size.

@@ -1,8 +1,8 @@
 //! Pieces of frames, in classes of size.
 //!
-//! A block is a frame that is cut into pieces of one size, at most 64. Blocks with free pieces are in a list per class; a
-//! block without a piece in use gives its frame back. What is known of a block is kept outside of its frame, so that pieces of
-//! half a frame and of a whole one fit.
+//! A block is a frame that is cut into pieces of one size, at most 64. Blocks with free pieces are in a list
+//! per class; a block without a piece in use gives its frame back. What is known of a block is kept outside
+//! of its frame, so that pieces of half a frame and of a whole one fit.
 
 use crate::directory::{Directory, Zeroable};
 use alloc::collections::TryReserveError;

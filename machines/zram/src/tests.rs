@@ -70,7 +70,8 @@ impl Memory {
         unsafe { core::slice::from_raw_parts(place.as_ptr(), PAGE_SIZE) }.to_vec()
     }
 
-    /// Fills the first of the tests' pages so that it compresses more or less well: `noise` of 64 bytes are random.
+    /// Fills the first of the tests' pages so that it compresses more or less well: `noise` of 64 bytes are
+    /// random.
     fn fill(&self, seed: u64, noise: usize) {
         let place = self.direct_map(Pfn(FRAMES));
         // SAFETY: the test's own page.

@@ -27,8 +27,8 @@ pub(crate) struct Copy<'a> {
 }
 
 impl Copy<'_> {
-    /// Plants `mutants` and takes back those that do not compile, until the rest does. Returns those that were taken back,
-    /// each with what the compiler said.
+    /// Plants `mutants` and takes back those that do not compile, until the rest does. Returns those that
+    /// were taken back, each with what the compiler said.
     pub(crate) fn plant(&self, mutants: &mut Vec<Mutant>) -> Result<Vec<(Mutant, String)>, String> {
         let packages: BTreeSet<String> =
             mutants.iter().map(|m| tree::package_of(&m.file).to_owned()).collect();

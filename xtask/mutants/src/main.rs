@@ -1,7 +1,7 @@
 //! Plants small bugs, one at a time, and says which of them the lab and the tests find.
 //!
-//! `make mutants-generated` runs it over the files whose protocols matter most. All bugs are written into one copy of
-//! the tree, each behind a question that the environment answers, so the tree is built once.
+//! `make mutants-generated` runs it over the files whose protocols matter most. All bugs are written into one
+//! copy of the tree, each behind a question that the environment answers, so the tree is built once.
 //!
 //! - [`mutant`], [`sites`]: where a file can be broken, and how.
 //! - [`plant`]: writes all mutants into a file.
@@ -190,7 +190,8 @@ fn explanations(
     }
 }
 
-/// Shows every mutant to the suites, several at a time: first to what is quick, then what is left to what is slow.
+/// Shows every mutant to the suites, several at a time: first to what is quick, then what is left to what is
+/// slow.
 fn show_all(
     mutants: &[Mutant],
     suites: &Suites,

@@ -1,8 +1,8 @@
 //! A source file with all its mutants in it, each behind a question.
 //!
 //! `x < y` becomes `(if crate::mutant::active(7) { true } else { x < y })`. So the tree is built once, and a
-//! variable of the environment says which mutant a process has. Comments mark every mutant's text, so that what
-//! the compiler says can be brought home to it.
+//! variable of the environment says which mutant a process has. Comments mark every mutant's text, so that
+//! what the compiler says can be brought home to it.
 
 use std::fmt::Write as _;
 use std::ops::Range;

@@ -1,4 +1,5 @@
-//! A process with limits: of processor time, which does not depend on what else the machine does, of waiting, and of memory.
+//! A process with limits: of processor time, which does not depend on what else the machine does, of waiting,
+//! and of memory.
 
 use std::fs::{self, File};
 use std::path::Path;

@@ -1,8 +1,8 @@
 //! Where a file can be broken, and how: the mutants of one source file.
 //!
-//! [`find`] parses a file and lists its mutants, each with the bytes that it replaces. What cannot be wrong in a
-//! way that matters is left alone: tests, constants, patterns, types, assertions, `Debug` and `Display`, events that
-//! are only counted, and functions that only check (`validate*`).
+//! [`find`] parses a file and lists its mutants, each with the bytes that it replaces. What cannot be wrong
+//! in a way that matters is left alone: tests, constants, patterns, types, assertions, `Debug` and `Display`,
+//! events that are only counted, and functions that only check (`validate*`).
 
 use std::ops::Range;
 

@@ -72,7 +72,8 @@ struct Stage {
 /// Which of the tests a mutant is shown to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Pace {
-    /// Those that take no time: cases in one process, in their order, and the unit tests of a program in another.
+    /// Those that take no time: cases in one process, in their order, and the unit tests of a program in
+    /// another.
     Quick,
     /// All others, one by one.
     Slow,
@@ -199,7 +200,8 @@ fn command(group: &[&Stage]) -> Command {
         Suite::Unit => {
             command.arg("--exact");
         }
-        // Short memory is what the oracle has; its threads count what came back from swap, which takes longer.
+        // Short memory is what the oracle has; its threads count what came back from swap, which takes
+        // longer.
         Suite::Stress => {
             command.args(["--skip", "memory_is_short"]);
         }

@@ -1,6 +1,7 @@
 //! Why a mutant survives: the explanations of `mutants/survivors.toml`.
 //!
-//! An explanation names its mutants by what the source says, not by line, so that it holds as long as the code does.
+//! An explanation names its mutants by what the source says, not by line, so that it holds as long as the
+//! code does.
 
 use serde::Deserialize;
 

@@ -14,8 +14,8 @@ const DRIVER: &str = include_str!("template/drive.rs");
 /// The example of the lab that runs cases for us.
 pub(crate) const DRIVER_NAME: &str = "mutant-drive";
 
-/// Makes `copy` the tree of `root` with `mutants` planted. Files that are as they should be are not touched, so that the
-/// next build is short.
+/// Makes `copy` the tree of `root` with `mutants` planted. Files that are as they should be are not touched,
+/// so that the next build is short.
 ///
 /// # Errors
 /// Of files, or of git.

@@ -1,8 +1,8 @@
 //! The enums that a `match` must name in full: those that the library crates define.
 //!
-//! An entry of a page table, a fault's result, what a page is a mapping of: a variant that somebody adds tomorrow must be thought of
-//! wherever one is matched. The list is what the code declares, so it cannot go stale. Errors are left out: most of their matches
-//! hand on what they do not handle.
+//! An entry of a page table, a fault's result, what a page is a mapping of: a variant that somebody adds
+//! tomorrow must be thought of wherever one is matched. The list is what the code declares, so it cannot go
+//! stale. Errors are left out: most of their matches hand on what they do not handle.
 
 use std::collections::BTreeSet;
 use std::path::Path;

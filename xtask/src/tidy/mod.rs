@@ -6,12 +6,15 @@
 //! A finding names its file and line and says what to do.
 
 mod enums;
+mod errors;
 mod finding;
+mod functions;
 mod imports;
 mod manifests;
 mod matches;
 mod patches;
 mod place;
+mod prose;
 mod rules;
 mod source;
 
@@ -36,10 +39,11 @@ pub(crate) fn run(root: &Path) -> ExitCode {
         .filter_map(|path| Some((path, std::fs::read_to_string(root.join(path)).ok()?)))
         .collect();
     let enums = enums::of(texts.iter().map(|(path, text)| (path.as_path(), text.as_str())));
-    let mut findings = Vec::new();
+    let mut findings = errors::check(texts.iter().map(|(path, text)| (path.as_path(), text.as_str())));
     for (path, text) in &texts {
         findings.extend(check_file(path, text, &enums));
     }
+    findings = prose::forgive(findings);
     findings.extend(imports::check(root));
     findings.extend(patches::check(root, &files));
     findings.sort();
@@ -60,6 +64,8 @@ pub(crate) fn check_file(path: &Path, text: &str, enums: &Enums) -> Vec<Finding>
     let mut findings = rules::check_text(path, text);
     if path.extension().is_some_and(|e| e == "rs") {
         findings.extend(rules::check_rust(path, text, enums));
+    } else if path.extension().is_some_and(|e| e == "md") {
+        findings.extend(prose::check_markdown(path, text));
     } else if path.file_name().is_some_and(|n| n == "Cargo.toml") {
         findings.extend(manifests::check(path, text));
     }

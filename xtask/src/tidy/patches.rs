@@ -1,7 +1,7 @@
 //! Planted bugs must still apply: a patch that does not plants nothing.
 //!
-//! Every `*.patch` of the repository, wherever its runner lives. `patch` does the checking, with the tolerance that the
-//! runners have.
+//! Every `*.patch` of the repository, wherever its runner lives. `patch` does the checking, with the
+//! tolerance that the runners have.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};

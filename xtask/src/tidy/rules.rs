@@ -4,8 +4,10 @@ use std::path::Path;
 
 use super::enums::Enums;
 use super::finding::Finding;
+use super::functions;
 use super::matches::{all_matches, is_word};
 use super::place::Place;
+use super::prose;
 use super::source::{Line, Source};
 
 /// A file longer than this asks to be cut.
@@ -53,6 +55,14 @@ pub(crate) fn check_rust(path: &Path, text: &str, enums: &Enums) -> Vec<Finding>
     }
     rule(length(text), "length");
     rule(leftovers(&source), "leftover");
+    if !place.is_test
+        && let Ok(file) = syn::parse_file(text)
+    {
+        rule(functions::check(&source, &file), "function-length");
+    }
+    if !place.is_fixture {
+        rule(prose::check_comments(text, &source), "columns");
+    }
     if !place.is_test && !place.is_fixture {
         rule(safety_comments(&source), "safety-comment");
         if place.is_core {
@@ -242,7 +252,8 @@ fn without_guard(pattern: &str) -> &str {
     pattern.split_once(" if ").map_or(pattern, |(pattern, _)| pattern)
 }
 
-/// Whether a pattern takes whatever comes: `_`, `_ if ...`, `(_, _)`, and in the library a name for all of it.
+/// Whether a pattern takes whatever comes: `_`, `_ if ...`, `(_, _)`, and in the library a name for all of
+/// it.
 fn catches_all(pattern: &str, place: &Place) -> bool {
     let pattern = without_guard(pattern);
     let is_name = |part: &str| part.chars().all(|c| c.is_lowercase() || c == '_' || c.is_ascii_digit());

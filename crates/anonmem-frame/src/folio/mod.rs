@@ -6,6 +6,7 @@
 //! | a reference | [`FolioRef`] | 1 reference | `try_get`, clone, `unmap` | drop = put |
 //! | a long-term pin | [`FolioPin`] | 1 pin | `pin` on an [`Exclusive`] page | drop = unpin |
 //! | a mapping | [`Exclusive`], [`Shared`], [`ShmMap`] | 1 mapping | the adds of `rmap` | installed into an entry, or `unmap` |
+//! | a page that is on its way to another frame | [`MigrationHold`] | 1 mapping of the old frame | [`Shared::hold`] | a migration entry, `release`, or `unmap` |
 //! | the folio lock | [`FolioGuard`] | `PG_locked` | `lock`, `try_lock` | drop |
 //! | the counts frozen at 0 | [`FrozenFolio`] | all references | `freeze(expected)` | `unfreeze`, drop = free |
 //!
@@ -17,7 +18,10 @@ mod lock;
 mod rmap;
 
 pub use lock::{FolioGuard, FrozenFolio};
-pub use rmap::{DupError, Exclusive, ExclusiveRef, Shared, SharedRef, ShmMap, TooManySharers};
+pub use rmap::{
+    DupError, Exclusive, ExclusiveRef, MigrationHold, MigrationHoldRef, Shared, SharedRef, ShmMap,
+    TooManySharers,
+};
 
 use crate::{
     Frames, OutOfMemory,

@@ -5,6 +5,10 @@
 //!                                     ▲   │                                      
 //!                                     │   └──try_share──▶ Shared                  KSM, swap, migration
 //!                                     └──reuse── Shared                           COW, when it is alone
+//!                                                │ ▲
+//!                                           hold │ │ release                       migration
+//!                                                ▼ │
+//!                                          MigrationHold
 //! ```
 //!
 //! PageAnonExclusive is the difference between [`Exclusive`] and [`Shared`]; the bit in the metadata only
@@ -168,6 +172,68 @@ mapping_owner! {
 mapping_owner! {
     /// A mapping of a page of a shared object: writable if the VMA is.
     ShmMap, |_folio, _page| 0
+}
+
+mapping_owner! {
+    /// A mapping of a page that is on its way to another frame: what a migration entry owns of the old one.
+    ///
+    /// It goes on counting as a mapping, so that the folio's anon_vma is found and lives (`folio_lock_anon_vma_read`), and so
+    /// that whoever moves the page sees all of it in one word: its own reference, and a mapping for every entry
+    /// that waits. Whether the entry was exclusive or writable, the entry says ([`MigrationBits`](anonmem_hal::MigrationBits)).
+    MigrationHold, |_folio, _page| 0
+}
+
+impl<'f, M: Machine> Shared<'f, M> {
+    /// Turns the mapping into what a migration entry owns.
+    pub fn hold(self) -> MigrationHold<'f, M> {
+        let this = ManuallyDrop::new(self);
+        MigrationHold { frames: this.frames, page: this.page }
+    }
+}
+
+impl<'f, M: Machine> MigrationHold<'f, M> {
+    /// Turns it into a mapping again: the page stays where it is.
+    pub fn release(self) -> Shared<'f, M> {
+        let this = ManuallyDrop::new(self);
+        Shared { frames: this.frames, page: this.page }
+    }
+}
+
+/// A look at the hold that a locked migration entry owns.
+pub struct MigrationHoldRef<'e, 'f, M: Machine> {
+    frames: &'f Frames<M>,
+    page: Pfn,
+    /// The lock of the entry.
+    _entry: PhantomData<&'e ()>,
+}
+
+impl<'f, M: Machine> MigrationHoldRef<'_, 'f, M> {
+    /// The owner in the entry for `page`, for as long as the page-table lock is held.
+    ///
+    /// # Safety
+    /// A migration entry under a page-table lock that is held for `'e` owns a hold on `page`.
+    pub unsafe fn of_entry(frames: &'f Frames<M>, page: Pfn) -> Self {
+        Self { frames, page, _entry: PhantomData }
+    }
+
+    /// The old page.
+    pub fn pfn(&self) -> Pfn {
+        self.page
+    }
+
+    /// Its folio.
+    pub fn folio(&self) -> Folio<'f, M> {
+        self.frames.folio_of_owned(self.page)
+    }
+
+    /// For fork: one more entry that waits for the page.
+    ///
+    /// # Errors
+    /// [`TooManySharers`].
+    pub fn try_dup(&self) -> Result<MigrationHold<'f, M>, TooManySharers> {
+        add_map(self.folio())?;
+        Ok(MigrationHold { frames: self.frames, page: self.page })
+    }
 }
 
 impl<'f, M: Machine> Exclusive<'f, M> {

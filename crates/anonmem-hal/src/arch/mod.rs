@@ -60,9 +60,10 @@ pub trait Arch: Send + Sync + 'static {
             Pte::None | Pte::Soft(_) => None,
         }
     }
-    /// A present entry without write permission and accessed bit: what a child gets. Linux: `pte_wrprotect`, `pte_mkold`.
+    /// A present entry without write permission and accessed bit, and of no userfaultfd: what a child gets. Linux:
+    /// `pte_wrprotect`, `pte_mkold`, `pte_clear_uffd_wp`.
     fn pte_inherited(raw: u64) -> u64 {
-        change_present::<Self>(raw, |p| Present { young: false, ..p.write_protected() })
+        change_present::<Self>(raw, Present::inherited)
     }
     /// A present entry without write permission. Linux: `pte_wrprotect`.
     fn pte_wrprotect(raw: u64) -> u64 {

@@ -7,7 +7,10 @@
 use super::Arch;
 use crate::{
     addr::{PAGE_SIZE, Pfn, Va},
-    pte::{Entry, Marker, MigrationKind, Present, Protection, Pte, SoftLeaf, SwapEntry},
+    pte::{
+        Entry, Marker, MigrationBits, MigrationKind, Present, Protection, Pte, Sharing, SoftLeaf, SwapBits,
+        SwapEntry,
+    },
 };
 
 /// Two levels of eight entries: 64 pages of address space.
@@ -51,13 +54,16 @@ impl Arch for Toy {
         match pte {
             Pte::None => 0,
             Pte::Present(p) => pack(PRESENT, present_flags(p), 0, p.pfn.0),
-            Pte::Soft(SoftLeaf::Swap { entry, exclusive, uffd_wp }) => pack(
+            Pte::Soft(SoftLeaf::Swap { entry, bits: SwapBits { sharing, uffd_wp } }) => pack(
                 SOFT,
-                u64::from(exclusive) << 2 | u64::from(uffd_wp) << 3,
+                u64::from(sharing == Sharing::Exclusive) << 2 | u64::from(uffd_wp) << 3,
                 u64::from(entry.device),
                 entry.offset,
             ),
-            Pte::Soft(SoftLeaf::Migration { pfn, kind }) => pack(SOFT, 1 | (kind as u64) << 2, 0, pfn.0),
+            Pte::Soft(SoftLeaf::Migration { pfn, bits: MigrationBits { kind, young, dirty, uffd_wp } }) => {
+                let said = u64::from(young) | u64::from(dirty) << 1 | u64::from(uffd_wp) << 2;
+                pack(SOFT, 1 | (kind as u64) << 2 | said << 4, 0, pfn.0)
+            }
             Pte::Soft(SoftLeaf::Marker(marker)) => pack(SOFT, 2 | (marker as u64) << 2, 0, 0),
         }
     }
@@ -70,13 +76,20 @@ impl Arch for Toy {
             (PRESENT, _) => Pte::Present(decode_present(raw)),
             (SOFT, 0) => Pte::Soft(SoftLeaf::Swap {
                 entry: SwapEntry { device: (raw >> DEVICE_SHIFT & 31) as u8, offset: value },
-                exclusive: flags & 4 != 0,
-                uffd_wp: flags & 8 != 0,
+                bits: SwapBits {
+                    sharing: if flags & 4 != 0 { Sharing::Exclusive } else { Sharing::Shared },
+                    uffd_wp: flags & 8 != 0,
+                },
             }),
             (SOFT, 1) => Pte::Soft(SoftLeaf::Migration {
                 pfn: Pfn(value),
-                kind: [MigrationKind::Read, MigrationKind::ReadExclusive, MigrationKind::Write]
-                    [(flags >> 2) as usize],
+                bits: MigrationBits {
+                    kind: [MigrationKind::Read, MigrationKind::ReadExclusive, MigrationKind::Write]
+                        [(flags >> 2 & 3) as usize],
+                    young: flags >> 4 & 1 == 1,
+                    dirty: flags >> 5 & 1 == 1,
+                    uffd_wp: flags >> 6 & 1 == 1,
+                },
             }),
             (SOFT, 2) => Pte::Soft(SoftLeaf::Marker(
                 [Marker::UffdWp, Marker::Poisoned, Marker::Guard][(flags >> 2) as usize],
@@ -110,7 +123,6 @@ pub(super) mod tests {
     use std::{collections::HashSet, vec, vec::Vec};
 
     fn all_entries(values: &[u64]) -> Vec<Pte> {
-        let bools = [false, true];
         let mut all = vec![Pte::None];
         for &value in values {
             for bits in 0..128u32 {
@@ -133,12 +145,18 @@ pub(super) mod tests {
                 }));
             }
             for kind in [MigrationKind::Read, MigrationKind::ReadExclusive, MigrationKind::Write] {
-                all.push(Pte::Soft(SoftLeaf::Migration { pfn: Pfn(value), kind }));
+                for bits in 0..8u32 {
+                    let on = |i: u32| bits >> i & 1 == 1;
+                    let bits = MigrationBits { kind, young: on(0), dirty: on(1), uffd_wp: on(2) };
+                    all.push(Pte::Soft(SoftLeaf::Migration { pfn: Pfn(value), bits }));
+                }
             }
             for device in [0, 31] {
-                for (exclusive, uffd_wp) in bools.iter().flat_map(|&e| bools.map(|u| (e, u))) {
-                    let entry = SwapEntry { device, offset: value };
-                    all.push(Pte::Soft(SoftLeaf::Swap { entry, exclusive, uffd_wp }));
+                for sharing in [Sharing::Exclusive, Sharing::Shared] {
+                    for uffd_wp in [false, true] {
+                        let entry = SwapEntry { device, offset: value };
+                        all.push(Pte::Soft(SoftLeaf::Swap { entry, bits: SwapBits { sharing, uffd_wp } }));
+                    }
                 }
             }
         }
@@ -180,7 +198,7 @@ pub(super) mod tests {
         assert_eq!(A::pte_page(raw), (!p.special).then_some(p.pfn), "{pte:?}");
         assert_eq!(A::pte_settled(raw), !p.prot.read || p.young && p.dirty, "{pte:?}");
         let is = |raw: u64, wanted: Present| assert_eq!(A::decode_pte(raw), Pte::Present(wanted));
-        is(A::pte_inherited(raw), Present { young: false, ..p.write_protected() });
+        is(A::pte_inherited(raw), Present { young: false, uffd_wp: false, ..p.write_protected() });
         is(A::pte_wrprotect(raw), p.write_protected());
         let can_mkwrite = !p.special && !p.uffd_wp && (p.dirty || p.prot.write);
         assert_eq!(A::pte_can_mkwrite(raw), can_mkwrite, "{pte:?}");

@@ -11,8 +11,8 @@
 //! | 5 | accessed | flag 0 |
 //! | 6 | dirty | flag 1 |
 //! | 7 | PS (levels 1, 2) | flag 2 |
-//! | 9 | software: special | device, low bit |
-//! | 10 | software: uffd write protected | device |
+//! | 9 | software: special | device, low bit; of a migration entry: accessed |
+//! | 10 | software: uffd write protected | device; of a migration entry: dirty, then (11) uffd write protected |
 //! | 12-51 | frame | device (10-13), offset or frame from bit 14 |
 //! | 63 | no-execute | 0 |
 //!
@@ -23,7 +23,10 @@
 use super::Arch;
 use crate::{
     addr::{Pfn, Va},
-    pte::{Entry, Marker, MigrationKind, Present, Protection, Pte, SoftLeaf, SwapEntry},
+    pte::{
+        Entry, Marker, MigrationBits, MigrationKind, Present, Protection, Pte, Sharing, SoftLeaf, SwapBits,
+        SwapEntry,
+    },
 };
 
 /// x86-64 with four levels of tables.
@@ -100,19 +103,20 @@ fn encode_soft(leaf: SoftLeaf) -> u64 {
             | (!value & VALUE_MASK) << VALUE_SHIFT
     };
     match leaf {
-        SoftLeaf::Swap { entry, exclusive, uffd_wp } => pack(
+        SoftLeaf::Swap { entry, bits: SwapBits { sharing, uffd_wp } } => pack(
             KIND_SWAP,
-            u64::from(exclusive) | u64::from(uffd_wp) << 1,
+            u64::from(sharing == Sharing::Exclusive) | u64::from(uffd_wp) << 1,
             u64::from(entry.device),
             entry.offset,
         ),
-        SoftLeaf::Migration { pfn, kind } => {
+        SoftLeaf::Migration { pfn, bits: MigrationBits { kind, young, dirty, uffd_wp } } => {
             let kind = match kind {
                 MigrationKind::Read => 0,
                 MigrationKind::ReadExclusive => 1,
                 MigrationKind::Write => 2,
             };
-            pack(KIND_MIGRATION, kind, 0, pfn.0)
+            let said = u64::from(young) | u64::from(dirty) << 1 | u64::from(uffd_wp) << 2;
+            pack(KIND_MIGRATION, kind, said, pfn.0)
         }
         SoftLeaf::Marker(marker) => {
             let which = match marker {
@@ -132,18 +136,12 @@ fn decode_soft(raw: u64) -> SoftLeaf {
     match raw >> KIND_SHIFT & 7 {
         KIND_SWAP => SoftLeaf::Swap {
             entry: SwapEntry { device: (raw >> DEVICE_SHIFT & 31) as u8, offset: value },
-            exclusive: flags & 1 != 0,
-            uffd_wp: flags & 2 != 0,
-        },
-        KIND_MIGRATION => SoftLeaf::Migration {
-            pfn: Pfn(value),
-            kind: match flags {
-                0 => MigrationKind::Read,
-                1 => MigrationKind::ReadExclusive,
-                2 => MigrationKind::Write,
-                _ => panic!("page-table entry {raw:#x}: unknown migration kind"),
+            bits: SwapBits {
+                sharing: if flags & 1 != 0 { Sharing::Exclusive } else { Sharing::Shared },
+                uffd_wp: flags & 2 != 0,
             },
         },
+        KIND_MIGRATION => SoftLeaf::Migration { pfn: Pfn(value), bits: decode_migration(raw) },
         KIND_MARKER => SoftLeaf::Marker(match flags {
             0 => Marker::UffdWp,
             1 => Marker::Poisoned,
@@ -152,6 +150,17 @@ fn decode_soft(raw: u64) -> SoftLeaf {
         }),
         _ => panic!("page-table entry {raw:#x} is neither present nor a known software entry"),
     }
+}
+
+fn decode_migration(raw: u64) -> MigrationBits {
+    let kind = match raw >> FLAG_SHIFT & 7 {
+        0 => MigrationKind::Read,
+        1 => MigrationKind::ReadExclusive,
+        2 => MigrationKind::Write,
+        _ => panic!("page-table entry {raw:#x}: unknown migration kind"),
+    };
+    let said = |i: u32| raw >> (DEVICE_SHIFT + i) & 1 == 1;
+    MigrationBits { kind, young: said(0), dirty: said(1), uffd_wp: said(2) }
 }
 
 /// [`Arch::pte_modify`] from or to `PROT_NONE`.
@@ -209,9 +218,9 @@ impl Arch for X86_64 {
     #[inline(always)]
     fn pte_inherited(raw: u64) -> u64 {
         if raw & P != 0 {
-            raw & !(RW | A)
+            raw & !(RW | A | UFFD_WP)
         } else {
-            super::change_present::<Self>(raw, |p| Present { young: false, ..p.write_protected() })
+            super::change_present::<Self>(raw, Present::inherited)
         }
     }
 

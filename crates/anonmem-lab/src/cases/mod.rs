@@ -39,6 +39,7 @@ pub mod wp_reuse;
 pub use case::{Case, Extent, Mutant, Run};
 
 /// The catalogue, in the order in which it is listed.
+// Long: it is a list.
 pub fn all() -> &'static [&'static Case] {
     static ALL: &[&Case] = &[
         &anon_vma_2010::CASE,

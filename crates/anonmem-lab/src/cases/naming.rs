@@ -10,7 +10,7 @@ use crate::{
 };
 use anonmem::Vm;
 use anonmem_frame::{Counts, Kind, Mapping, MappingWord};
-use anonmem_hal::{Arch, Entry, Pfn, Pte, SoftLeaf, arch::Toy};
+use anonmem_hal::{Arch, Entry, Pfn, Pte, Sharing, SoftLeaf, arch::Toy};
 
 /// Entries of a table.
 const ENTRIES: usize = 1 << Toy::INDEX_BITS;
@@ -99,8 +99,8 @@ fn pte(raw: u64) -> String {
     }
     let present = match Toy::decode_pte(raw) {
         Pte::None => return "none".into(),
-        Pte::Soft(SoftLeaf::Swap { entry, exclusive, .. }) => {
-            let exclusive = if exclusive { " excl" } else { "" };
+        Pte::Soft(SoftLeaf::Swap { entry, bits }) => {
+            let exclusive = if bits.sharing == Sharing::Exclusive { " excl" } else { "" };
             return format!("swap{}.{}{exclusive}", entry.device, entry.offset);
         }
         Pte::Soft(SoftLeaf::Migration { pfn, .. }) => return format!("migrating folio{}", pfn.0),

@@ -51,7 +51,12 @@ pub(crate) fn races(engine: &mut Engine, depth: usize, cpu: usize, op: &Op) {
 /// Whether all steps before `earlier` on which `op` depends are ordered with `earlier`.
 fn is_last(op: &Op, earlier: &Op) -> bool {
     let one_object = op.kind != Kind::Wait && !op.sc && op.reads == NONE && earlier.object == op.object;
-    one_object && earlier.totally_ordered()
+    // Waits are ordered with what they could notice only.
+    let all_are_ordered = earlier.totally_ordered() && (!op.changes() || earlier.changes());
+    // A release may have let `op` go on: then `op` races with what stopped it before.
+    let let_go =
+        matches!((op.kind, earlier.kind), (Kind::LockShared | Kind::Attempt, Kind::Unlock | Kind::Leave));
+    one_object && all_are_ordered && !let_go
 }
 
 /// Makes sure that some execution will have `op` of `cpu` before step `i`.
@@ -98,13 +103,14 @@ pub(crate) fn advance(engine: &mut Engine, cpu: usize, op: &Op) -> Clock {
         Kind::Choice => {}
         Kind::Wait => {
             for id in op.footprint.iter() {
-                clock.join(&engine.objects.touch(id).write_clock);
+                clock.join(&engine.objects.touch(id).change_clock);
             }
             if op.footprint.len().is_none() {
-                engine.objects.used().iter().for_each(|id| clock.join(&engine.objects.get(*id).write_clock));
+                engine.objects.used().iter().for_each(|id| clock.join(&engine.objects.get(*id).change_clock));
+                engine.waits_for_all.join(&clock);
             }
             for id in op.footprint.iter() {
-                engine.objects.touch(id).read_clock.join(&clock);
+                engine.objects.touch(id).wait_clock.join(&clock);
             }
         }
         Kind::Fence => {
@@ -122,11 +128,18 @@ pub(crate) fn advance(engine: &mut Engine, cpu: usize, op: &Op) -> Clock {
             }
             let object = engine.objects.touch(op.object);
             clock.join(&object.write_clock);
+            if op.changes() {
+                clock.join(&object.wait_clock);
+                clock.join(&engine.waits_for_all);
+            }
             if op.totally_ordered() {
                 clock.join(&object.read_clock);
                 object.write_clock = clock;
             } else {
                 object.read_clock.join(&clock);
+            }
+            if op.changes() {
+                object.change_clock.join(&clock);
             }
             if op.sc {
                 engine.objects.touch(engine.sc_object).read_clock.join(&clock);

@@ -23,6 +23,9 @@ use anonmem_hal::HeldLocks;
 use core::{cell::Cell, panic::Location};
 use corosensei::Yielder;
 
+/// The most steps of an execution: an event number has 16 bits, and a step may be two events.
+const MAX_STEPS: usize = 30_000;
+
 /// Where the engine is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Phase {
@@ -93,6 +96,17 @@ impl SpinReads {
         }
     }
 
+    /// What the CPU has seen of an object is its newest version now.
+    pub(crate) fn renew(&mut self, object: u32, version: u32) {
+        self.reads[..usize::from(self.len)].iter_mut().filter(|r| r.0 == object).for_each(|r| r.1 = version);
+        self.add(object, version);
+    }
+
+    /// The loop depends on something that has no version: it never waits.
+    pub(crate) fn add_unknown(&mut self) {
+        self.overflow = true;
+    }
+
     pub(crate) fn list(&self) -> Option<&[(u32, u32)]> {
         (!self.overflow && self.len > 0).then(|| &self.reads[..usize::from(self.len)])
     }
@@ -108,8 +122,10 @@ pub(crate) struct Cpu {
     pub(crate) clock: Clock,
     pub(crate) held: HeldLocks,
     pub(crate) spin: SpinReads,
-    /// The key it is parked on, and its place in the queue.
-    pub(crate) parked: Option<(usize, u32)>,
+    /// The locks that it holds together with other readers.
+    pub(crate) reading: Vec<usize>,
+    /// The key that it is parked on.
+    pub(crate) parked: Option<usize>,
     pub(crate) woken: bool,
     pub(crate) priority: u32,
 }
@@ -124,6 +140,7 @@ impl Cpu {
             clock: Clock::ZERO,
             held: HeldLocks::NONE,
             spin: SpinReads::default(),
+            reading: Vec::new(),
             parked: None,
             woken: false,
             priority: 0,
@@ -131,7 +148,9 @@ impl Cpu {
     }
 
     fn reset(&mut self, index: usize) {
-        *self = Self::new();
+        let mut reading = core::mem::take(&mut self.reading);
+        reading.clear();
+        *self = Self { reading, ..Self::new() };
         // Event numbers start at 1, so that 0 means "none".
         self.views.now.hb.0[index] = 1;
         self.views.now.seen.0[index] = 1;
@@ -218,10 +237,11 @@ pub(crate) struct Engine {
     pub(crate) enabled: u16,
     pub(crate) preemptions: u32,
     pub(crate) injected: u32,
-    pub(crate) unparks: u32,
     pub(crate) cpus: [Cpu; MAX_CPUS],
     pub(crate) setup_held: HeldLocks,
     pub(crate) objects: Objects,
+    /// Mazurkiewicz clock of the waits for any change at all.
+    pub(crate) waits_for_all: Clock,
     /// Stands for the order of sequentially consistent events.
     pub(crate) sc_object: u32,
     pub(crate) sc: ScState,
@@ -240,6 +260,8 @@ pub(crate) struct Engine {
     pub(crate) watch: Watch,
     /// The ends that were right.
     pub(crate) ends: Ends,
+    /// What was left out although it could have happened.
+    pub(crate) cuts: Vec<&'static str>,
 }
 
 impl Engine {
@@ -256,7 +278,7 @@ impl Engine {
             skip: !config.every_step
                 && program.is_in_place()
                 && !matches!(config.search, Search::Plain | Search::Guided),
-            max_steps: config.max_steps.min(60_000),
+            max_steps: config.max_steps.min(MAX_STEPS),
             sign: config.search == Search::Plain,
             deadlock_is_an_end: config.deadlock_is_an_end,
             nr_cpus,
@@ -275,10 +297,10 @@ impl Engine {
             enabled: 0,
             preemptions: 0,
             injected: 0,
-            unparks: 0,
             cpus: core::array::from_fn(|_| Cpu::new()),
             setup_held: HeldLocks::NONE,
             objects,
+            waits_for_all: Clock::ZERO,
             sc_object,
             sc: ScState::default(),
             footprint: Footprint::EMPTY,
@@ -291,6 +313,7 @@ impl Engine {
             names: Names::default(),
             watch: Watch::NONE,
             ends: Ends::default(),
+            cuts: Vec::new(),
         }
     }
 
@@ -301,6 +324,7 @@ impl Engine {
             self.cpus[index].reset(index);
         }
         self.sc = ScState::default();
+        self.waits_for_all = Clock::ZERO;
         self.current = 0;
         self.next = None;
         self.depth = 0;
@@ -309,7 +333,6 @@ impl Engine {
         self.sleep = 0;
         self.preemptions = 0;
         self.injected = 0;
-        self.unparks = 0;
         self.failure = None;
         self.redundant = false;
         self.counters.executions += 1;
@@ -388,7 +411,15 @@ impl Engine {
     /// Whether this execution showed that an object is shared that was taken for private: it does not count, and
     /// everything is explored again.
     pub(crate) fn astray(&self) -> bool {
-        self.skip && self.objects.learned && self.broken != Broken::Private
+        self.skip && self.objects.learned && self.broken != Broken::Private || self.objects.learned_queue
+    }
+
+    /// Notes that this exploration leaves something out: whatever it comes to, it is bounded.
+    #[cold]
+    pub(crate) fn cut(&mut self, what: &'static str) {
+        if !self.cuts.contains(&what) {
+            self.cuts.push(what);
+        }
     }
 
     /// Records a line of the trace, if one is being recorded.

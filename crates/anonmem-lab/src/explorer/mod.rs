@@ -41,6 +41,7 @@ use step::Stacks;
 pub(crate) struct Outcome {
     pub(crate) counters: Counters,
     pub(crate) exhausted: bool,
+    pub(crate) cuts: Vec<&'static str>,
     pub(crate) failure: Option<(Failure, Guide)>,
     pub(crate) elapsed: Duration,
     pub(crate) recorder: Option<Recorder>,
@@ -95,7 +96,7 @@ pub fn explore_bounded(program: &dyn Program, config: &Config, most: u32) -> Rep
             ..before
         };
         elapsed = report.elapsed;
-        if !report.exhausted && report.found.is_none() {
+        if !report.ended && report.found.is_none() {
             // Say what is known: the last bound that was exhausted, if there is one.
             return match last {
                 Some(done) => Report {
@@ -217,8 +218,8 @@ fn search_here(
             }
         }
     });
-    let Engine { counters, recorder, objects, .. } = engine;
-    Outcome { counters, exhausted, failure, elapsed: start.elapsed(), recorder, objects }
+    let Engine { counters, recorder, objects, cuts, .. } = engine;
+    Outcome { counters, exhausted, cuts, failure, elapsed: start.elapsed(), recorder, objects }
 }
 
 /// The failure of the execution that ran, the scenario's own check included.
@@ -264,7 +265,7 @@ pub(crate) fn path(e: &Engine) -> Guide {
 fn next_path(e: &mut Engine, config: &Config) -> bool {
     if e.astray() {
         // From the beginning, with what is known now.
-        e.objects.learned = false;
+        (e.objects.learned, e.objects.learned_queue) = (false, false);
         e.nodes.clear();
         e.choices.clear();
         return true;

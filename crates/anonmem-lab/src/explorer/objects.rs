@@ -13,6 +13,8 @@ pub(crate) struct Object {
     pub(crate) writer: u8,
     /// How many hold it as readers.
     pub(crate) readers: u8,
+    /// A writer sleeps until the readers have left: new readers sleep, too.
+    pub(crate) queued: bool,
     touched: bool,
     /// What the newest store carries.
     pub(crate) message: View,
@@ -23,6 +25,10 @@ pub(crate) struct Object {
     /// Mazurkiewicz clocks: the last write, and the reads since.
     pub(crate) write_clock: Clock,
     pub(crate) read_clock: Clock,
+    /// The steps that a waiting CPU could notice: stores, and releases of a lock.
+    pub(crate) change_clock: Clock,
+    /// The waits for such a step.
+    pub(crate) wait_clock: Clock,
     pub(crate) plain: Accesses,
     pub(crate) history: History,
 }
@@ -39,13 +45,16 @@ struct Slot {
     written_by: u8,
     /// Whether two CPUs touch it and one of them writes: only then can the order of accesses matter.
     shared: bool,
+    /// Whether it is a lock of readers and writers whose sleeping writers can matter: see [`Objects::queue`].
+    queues: bool,
 }
 
 const _: () = assert!(crate::limits::MAX_CPUS <= 8, "Slot::touched_by has a bit for each CPU");
 const _: () = assert!(size_of::<Slot>() == 16);
 
 impl Slot {
-    const EMPTY: Self = Self { address: 0, number: 0, touched_by: 0, written_by: 0, shared: false };
+    const EMPTY: Self =
+        Self { address: 0, number: 0, touched_by: 0, written_by: 0, shared: false, queues: false };
 
     fn share(&mut self) {
         (self.touched_by, self.written_by, self.shared) = (0, 0, true);
@@ -59,12 +68,15 @@ impl Object {
             version: 0,
             writer: 0,
             readers: 0,
+            queued: false,
             touched: false,
             message: View::ZERO,
             unlocked: View::ZERO,
             unlocked_shared: View::ZERO,
             write_clock: Clock::ZERO,
             read_clock: Clock::ZERO,
+            change_clock: Clock::ZERO,
+            wait_clock: Clock::ZERO,
             plain: Accesses::NONE,
             history: History::default(),
         }
@@ -74,12 +86,15 @@ impl Object {
         self.version = 0;
         self.writer = 0;
         self.readers = 0;
+        self.queued = false;
         self.touched = false;
         self.message = View::ZERO;
         self.unlocked = View::ZERO;
         self.unlocked_shared = View::ZERO;
         self.write_clock = Clock::ZERO;
         self.read_clock = Clock::ZERO;
+        self.change_clock = Clock::ZERO;
+        self.wait_clock = Clock::ZERO;
         self.plain = Accesses::NONE;
         self.history.clear();
     }
@@ -95,6 +110,8 @@ pub(crate) struct Objects {
     /// Whether an object was found to be shared that was taken for private before: what was explored so far
     /// left out steps that may matter.
     pub(crate) learned: bool,
+    /// Whether a lock was found to need steps that what was explored so far left out.
+    pub(crate) learned_queue: bool,
 }
 
 impl Default for Objects {
@@ -105,7 +122,13 @@ impl Default for Objects {
 
 impl Objects {
     pub(crate) fn new() -> Self {
-        Self { list: Vec::new(), table: vec![Slot::EMPTY; 1024], touched: Vec::new(), learned: false }
+        Self {
+            list: Vec::new(),
+            table: vec![Slot::EMPTY; 1024],
+            touched: Vec::new(),
+            learned: false,
+            learned_queue: false,
+        }
     }
 
     /// The number of the object at `address`.
@@ -146,6 +169,25 @@ impl Objects {
         let slot = &mut self.table[index];
         self.learned |= !slot.shared;
         slot.share();
+    }
+
+    /// From now on writers of the lock at `address` that find readers sleep as a step of their own, and new readers
+    /// sleep behind them.
+    ///
+    /// That is what a real lock always does. It matters only where a CPU waits while it reads: then the steps are worth
+    /// their cost.
+    pub(crate) fn queue(&mut self, address: usize) {
+        let index = self.slot(address);
+        let slot = &mut self.table[index];
+        self.learned_queue |= !slot.queues;
+        slot.queues = true;
+    }
+
+    /// Whether writers of the lock at `address` sleep as a step of their own.
+    #[inline]
+    pub(crate) fn queues(&mut self, address: usize) -> bool {
+        let index = self.slot(address);
+        self.table[index].queues
     }
 
     #[inline]

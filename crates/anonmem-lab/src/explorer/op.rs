@@ -17,6 +17,8 @@ pub enum Kind {
     Lock,
     /// Taking a lock together with other readers; waits.
     LockShared,
+    /// Taking a lock alone, or else sleeping in front of it so that new readers wait; waits while somebody sleeps there.
+    Attempt,
     /// Trying to take a lock alone.
     TryLock,
     /// Trying to take a lock together with other readers.
@@ -25,6 +27,8 @@ pub enum Kind {
     Unlock,
     /// Releasing a lock that was held together with others.
     UnlockShared,
+    /// Releasing a lock that was held together with others, where writers sleep in front of it: may let them go on.
+    Leave,
     /// Waiting for something that other CPUs bring about; a read of its footprint.
     Wait,
     /// A choice of the environment; concerns nobody else.
@@ -138,9 +142,10 @@ impl Op {
         self.kind.reads_only()
     }
 
+    /// Whether a CPU that waits could notice.
     #[inline]
-    fn stores(&self) -> bool {
-        matches!(self.kind, Kind::Store | Kind::Rmw)
+    pub fn changes(&self) -> bool {
+        matches!(self.kind, Kind::Store | Kind::Rmw | Kind::Unlock | Kind::UnlockShared | Kind::Leave)
     }
 
     /// Whether both may be the same step of two executions.
@@ -165,10 +170,10 @@ impl Op {
             (Kind::Choice, _) | (_, Kind::Choice) | (Kind::Wait, Kind::Wait) => false,
             (Kind::Fence, _) | (_, Kind::Fence) => false,
             (Kind::Wait, _) => {
-                broken != Broken::Wait && other.stores() && self.footprint.contains(other.object)
+                broken != Broken::Wait && other.changes() && self.footprint.contains(other.object)
             }
             (_, Kind::Wait) => {
-                broken != Broken::Wait && self.stores() && other.footprint.contains(self.object)
+                broken != Broken::Wait && self.changes() && other.footprint.contains(self.object)
             }
             _ if self.reads == other.object && other.totally_ordered() => true,
             _ if other.reads == self.object && self.totally_ordered() => true,
@@ -195,9 +200,12 @@ fn broken_says_independent(a: Kind, b: Kind, broken: Broken) -> bool {
     match broken {
         Broken::Not | Broken::Wait | Broken::Private => false,
         Broken::LoadStore => pair(&[Kind::Load], &[Kind::Store]),
-        Broken::TryLock => {
-            pair(&[Kind::TryLock, Kind::TryLockShared], &[Kind::Lock, Kind::LockShared, Kind::Unlock])
+        Broken::TryLock => pair(
+            &[Kind::TryLock, Kind::TryLockShared],
+            &[Kind::Lock, Kind::LockShared, Kind::Unlock, Kind::Attempt],
+        ),
+        Broken::ReaderWriter => {
+            pair(&[Kind::LockShared, Kind::TryLockShared], &[Kind::Lock, Kind::TryLock, Kind::Attempt])
         }
-        Broken::ReaderWriter => pair(&[Kind::LockShared, Kind::TryLockShared], &[Kind::Lock, Kind::TryLock]),
     }
 }

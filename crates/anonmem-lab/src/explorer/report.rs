@@ -42,8 +42,12 @@ pub struct Report {
     pub turns: u64,
     /// Steps of the longest execution.
     pub longest: usize,
-    /// Whether everything within the bound was tried.
+    /// Whether everything within the bound was tried, and nothing left out.
     pub exhausted: bool,
+    /// What the exploration left out although it could happen: then the verdict is a bounded one.
+    pub cuts: Vec<&'static str>,
+    /// Whether the search came to its end.
+    pub(crate) ended: bool,
     /// How long the executions took, the checks at their ends included; not the first building of the world.
     pub elapsed: Duration,
     /// The failure, if one was found.
@@ -71,7 +75,9 @@ impl Report {
             steps: outcome.counters.steps,
             turns: outcome.counters.turns,
             longest: outcome.counters.longest,
-            exhausted: outcome.exhausted,
+            exhausted: outcome.exhausted && outcome.cuts.is_empty(),
+            cuts: outcome.cuts.clone(),
+            ended: outcome.exhausted,
             elapsed: outcome.elapsed,
             found,
             representative: None,
@@ -82,6 +88,15 @@ impl Report {
     pub fn rate(&self) -> Option<f64> {
         let seconds = self.elapsed.as_secs_f64();
         (seconds >= 0.01).then(|| self.executions as f64 / seconds)
+    }
+
+    /// How far the exploration went, in a word or a few.
+    pub fn extent(&self) -> String {
+        match (self.exhausted, &self.cuts[..]) {
+            (true, _) => "exhausted".into(),
+            (false, []) => "not exhausted".into(),
+            (false, cuts) => format!("bounded: {}", cuts.join(", ")),
+        }
     }
 
     /// Panics with the failure and its columns, if there is one; for tests.
@@ -112,7 +127,7 @@ impl fmt::Display for Report {
             self.longest,
             self.elapsed.as_secs_f64(),
             self.rate().map(|rate| format!("{rate:.0}/s, ")).unwrap_or_default(),
-            if self.exhausted { "exhausted" } else { "not exhausted" },
+            self.extent(),
         )?;
         match &self.found {
             Some(found) => write!(f, "\n  {}\n  replay {}", found.failure, found.replay),
@@ -126,7 +141,10 @@ pub(crate) fn deadlock(e: &Engine) -> String {
     let waits = (0..e.nr_cpus).filter_map(|cpu| {
         let op = e.cpus[cpu].pending?;
         let what = match op.kind {
-            Kind::Lock | Kind::LockShared => match e.objects.get(op.object).writer {
+            Kind::Lock | Kind::LockShared | Kind::Attempt => match e.objects.get(op.object).writer {
+                0 if op.kind == Kind::LockShared => {
+                    "for a lock behind a writer that waits for readers".into()
+                }
                 0 => "for a lock that readers hold".into(),
                 holder => format!("for a lock that CPU{} holds", holder - 1),
             },

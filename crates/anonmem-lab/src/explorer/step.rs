@@ -93,7 +93,8 @@ pub(crate) fn choice_turn(at: &'static Location<'static>) {
 fn is_free(e: &Engine, kind: Kind, object: u32) -> bool {
     match kind {
         Kind::Lock => matches!(e.objects.get(object), o if o.writer == 0 && o.readers == 0),
-        Kind::LockShared => e.objects.get(object).writer == 0,
+        Kind::LockShared => matches!(e.objects.get(object), o if o.writer == 0 && !o.queued),
+        Kind::Attempt => !e.objects.get(object).queued,
         _ => true,
     }
 }
@@ -165,7 +166,7 @@ fn ready(e: &mut Engine) -> (u16, u16, u16) {
         let cpu = &e.cpus[index];
         let Some(op) = &cpu.pending else { continue };
         let able = match op.kind {
-            Kind::Lock | Kind::LockShared => is_free(e, op.kind, op.object),
+            Kind::Lock | Kind::LockShared | Kind::Attempt => is_free(e, op.kind, op.object),
             Kind::Wait => match cpu.waiting {
                 Waiting::Nothing => true,
                 Waiting::Unpark => cpu.woken,

@@ -115,18 +115,23 @@ impl History {
         Loaded { value, age }
     }
 
-    /// The places where a store may enter the modification order: `(floor + 1 ..= len)` without those that
-    /// would split a read-modify-write from what it read. Returned as distances from the newest end.
-    pub fn places(&self, cpu: &CpuViews, order: Ordering, sc: &ScState) -> Places {
+    /// How many places there are where a store may enter the modification order: `(floor + 1 ..= len)` without those
+    /// that would split a read-modify-write from what it read.
+    pub fn places(&self, cpu: &CpuViews, order: Ordering, sc: &ScState) -> usize {
+        1 + self.late_places(cpu, order, sc).count()
+    }
+
+    /// The distance of place number `i` from the newest end.
+    pub fn distance(&self, cpu: &CpuViews, order: Ordering, sc: &ScState, i: usize) -> usize {
+        let late = |i: usize| self.late_places(cpu, order, sc).nth(i).expect("one of the places");
+        i.checked_sub(1).map_or(0, late)
+    }
+
+    /// The distances of the places that are not the newest end, nearest first.
+    fn late_places(&self, cpu: &CpuViews, order: Ordering, sc: &ScState) -> impl Iterator<Item = usize> {
         let floor = self.floor(&cpu.now, (order == Ordering::SeqCst).then_some(sc));
-        let mut places = Places { distances: [0; 8], len: 1 };
-        for index in (floor + 1..self.stores.len()).rev() {
-            if !self.stores[index].rmw && places.len < places.distances.len() {
-                places.distances[places.len] = (self.stores.len() - index) as u8;
-                places.len += 1;
-            }
-        }
-        places
+        let len = self.stores.len();
+        (floor + 1..len).rev().filter(|i| !self.stores[*i].rmw).map(move |i| len - i)
     }
 
     /// Stores `value` `distance` places before the newest end. Returns whether it is the newest.
@@ -186,25 +191,6 @@ impl History {
         {
             store.readers.0[who] = cpu.now.hb.0[who];
         }
-    }
-}
-
-/// Where a store may go.
-#[derive(Clone, Copy, Debug)]
-pub struct Places {
-    distances: [u8; 8],
-    len: usize,
-}
-
-impl Places {
-    /// How many places there are.
-    pub fn count(&self) -> usize {
-        self.len
-    }
-
-    /// The distance of place `i` from the newest end.
-    pub fn distance(&self, i: usize) -> usize {
-        self.distances[i].into()
     }
 }
 

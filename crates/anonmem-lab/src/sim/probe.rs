@@ -165,8 +165,9 @@ impl Probe for SimProbe {
                         history.init(old());
                     }
                     let places = history.places(&e.cpus[me].views, order, &e.sc);
-                    let late = places.distance(e.pick(places.count()));
+                    let place = e.pick(places);
                     let history = &mut e.objects.touch(id).history;
+                    let late = history.distance(&e.cpus[me].views, order, &e.sc, place);
                     history.store(me, &e.cpus[me].views, order, &mut e.sc, value, late);
                     late
                 }
@@ -317,6 +318,12 @@ pub(crate) fn wait(
     footprint: crate::explorer::op::Footprint,
     at: &'static Location<'static>,
 ) {
+    // A reader that waits: a writer may sleep behind it, and others behind the writer.
+    with(|e| {
+        for i in 0..e.cpus[e.current].reading.len() {
+            e.objects.queue(e.cpus[e.current].reading[i]);
+        }
+    });
     let op = Op {
         kind: Kind::Wait,
         sc: false,
@@ -389,15 +396,44 @@ pub(crate) fn lock(at: usize, mode: LockMode, caller: &'static Location<'static>
     if !running() {
         return unevaluable(at);
     }
-    let turn = turn(kind(mode, Kind::Lock, Kind::LockShared), at, Ordering::Relaxed, None, caller);
-    with(|e| {
-        acquired(e, turn, mode);
-        e.record(|e| {
-            let word = kind_word(mode, "lock", "lock shared");
-            Event::new(e, Some(at), "", Action::Word(word), caller)
+    let (queues, checked) = with(|e| (e.objects.queues(at), is_checked(e, at)));
+    if mode == LockMode::Shared && !checked {
+        // Whether somebody waits for it while reading is not known.
+        with(|e| e.objects.queue(at));
+    }
+    let exclusive = if queues { Kind::Attempt } else { Kind::Lock };
+    loop {
+        let turn = turn(kind(mode, exclusive, Kind::LockShared), at, Ordering::Relaxed, None, caller);
+        let taken = with(|e| {
+            let taken = !queues || mode == LockMode::Shared || attempt(e, turn.id);
+            if taken {
+                acquired(e, turn, at, mode);
+            }
+            e.record(|e| {
+                let word = if taken { "lock" } else { "lock: sleeps until the holders have left" };
+                Event::new(e, Some(at), "", Action::Word(kind_word(mode, word, "lock shared")), caller)
+            });
+            e.tick();
+            taken
         });
-        e.tick();
-    });
+        if taken {
+            return;
+        }
+    }
+}
+
+/// Whether the lock-order checker of the CPU that runs knows of the lock at `at`.
+fn is_checked(e: &Engine, at: usize) -> bool {
+    let held = &e.cpus[e.current].held;
+    held.entries[..held.len].iter().any(|h| h.1 == at)
+}
+
+/// A writer's attempt at a lock that may be held: says whether it gets it; if not, new readers wait from now on.
+fn attempt(e: &mut Engine, lock: u32) -> bool {
+    let object = e.objects.touch(lock);
+    let free = object.writer == 0 && object.readers == 0;
+    object.queued |= !free;
+    free
 }
 
 fn kind_word(mode: LockMode, exclusive: &str, shared: &str) -> String {
@@ -433,13 +469,17 @@ pub(crate) fn ended() {
     }
 }
 
-fn acquired(e: &mut Engine, turn: Turn, mode: LockMode) {
+fn acquired(e: &mut Engine, turn: Turn, at: usize, mode: LockMode) {
     let me = e.current;
     let object = e.objects.touch(turn.id);
     match mode {
         LockMode::Exclusive => object.writer = me as u8 + 1,
-        LockMode::Shared => object.readers += 1,
+        LockMode::Shared => {
+            object.readers += 1;
+            e.cpus[me].reading.push(at);
+        }
     }
+    let object = e.objects.touch(turn.id);
     if !turn.shared {
         return;
     }
@@ -459,10 +499,16 @@ fn try_lock(at: usize, mode: LockMode, caller: &'static Location<'static>) -> bo
     let spurious = with(|e| e.inject.try_lock) && super::inject(2) == 1;
     with(|e| {
         let object = e.objects.touch(turn.id);
-        let free = object.writer == 0 && (mode == LockMode::Shared || object.readers == 0);
+        let free = object.writer == 0 && !object.queued && (mode == LockMode::Shared || object.readers == 0);
+        let version = object.version;
         let taken = free && !spurious;
         if taken {
-            acquired(e, turn, mode);
+            acquired(e, turn, at, mode);
+        } else if spurious && free {
+            // Nobody need do anything for it to succeed next time.
+            e.cpus[e.current].spin.add_unknown();
+        } else {
+            e.cpus[e.current].spin.add(turn.id, version);
         }
         e.record(|e| {
             let word = match (taken, free) {
@@ -483,9 +529,16 @@ pub(crate) fn unlock(at: usize, mode: LockMode, caller: &'static Location<'stati
         note(at);
         return ended();
     }
-    let turn = turn(kind(mode, Kind::Unlock, Kind::UnlockShared), at, Ordering::Relaxed, None, caller);
+    // The last reader lets those go on who sleep: then the order of readers' releases matters.
+    let shared = if with(|e| e.objects.queues(at)) { Kind::Leave } else { Kind::UnlockShared };
+    let turn = turn(kind(mode, Kind::Unlock, shared), at, Ordering::Relaxed, None, caller);
     with(|e| {
-        let now = e.now();
+        let (now, me) = (e.now(), e.current);
+        if mode == LockMode::Shared
+            && let Some(place) = e.cpus[me].reading.iter().rposition(|lock| *lock == at)
+        {
+            e.cpus[me].reading.remove(place);
+        }
         let object = e.objects.touch(turn.id);
         match mode {
             LockMode::Exclusive => {
@@ -497,6 +550,11 @@ pub(crate) fn unlock(at: usize, mode: LockMode, caller: &'static Location<'stati
                 object.unlocked_shared.join(&now);
             }
         }
+        object.queued &= object.readers != 0 || object.writer != 0;
+        object.version += 1;
+        // What the lock protects was looked at before now: somebody else's release would be news.
+        let version = object.version;
+        e.cpus[me].spin.renew(turn.id, version);
         e.record(|e| Event::new(e, Some(at), "", Action::Word("unlock".into()), caller));
         e.tick();
     });

@@ -2,10 +2,12 @@
 //!
 //! A park takes the lock of the key's queue, asks whether to wait, access by access, enqueues itself and
 //! releases the lock; an unpark takes the same lock. So a wake-up that comes too early, or is never sent,
-//! shows as a deadlock.
+//! shows as a deadlock. An unpark that wakes some of those that sleep wakes any of them. A task that wakes up for no
+//! reason (`Inject::wake_up`) stays in the queue until it takes the lock again and leaves: an unpark that comes before
+//! that is spent on it.
 
 use super::{
-    Sim, misfortune,
+    Sim, choose, misfortune,
     probe::{self, running, wait},
 };
 use crate::{
@@ -43,13 +45,12 @@ impl Sched for Sim {
         }
         with(|e| {
             let me = e.current;
-            e.unparks += 1;
-            e.cpus[me].parked = Some((key, e.unparks));
+            e.cpus[me].parked = Some(key);
             e.cpus[me].woken = false;
         });
         probe::unlock(queue, LockMode::Exclusive, at);
         if with(|e| e.inject.wake_up) && misfortune("wakes up for no reason") {
-            return leave_queue();
+            return leave_queue(queue, at);
         }
         let flag = with(|e| e.objects.meet(address::WAKE + e.current, e.current, false).0);
         let mut footprint = Footprint::EMPTY;
@@ -71,11 +72,8 @@ impl Sched for Sim {
         let at = Location::caller();
         let queue = address::queue(key);
         probe::lock(queue, LockMode::Exclusive, at);
-        let mut left = n;
-        while left > 0
-            && let Some(cpu) = first_parked(key)
-        {
-            left -= 1;
+        for woken in 0..n {
+            let Some(cpu) = one_parked(key, n - woken) else { break };
             let flag = turn(Kind::Rmw, address::WAKE + cpu, Ordering::Relaxed, None, at);
             with(|e| {
                 let now = e.now();
@@ -147,13 +145,16 @@ impl Sched for Sim {
     }
 }
 
-/// The CPU that has been parked on `key` for the longest.
-fn first_parked(key: usize) -> Option<usize> {
-    with(|e| {
-        let parked = e.cpus[..e.nr_cpus].iter().enumerate();
-        let waiting = parked.filter_map(|(cpu, c)| c.parked.filter(|p| p.0 == key).map(|p| (p.1, cpu)));
-        waiting.min().map(|(_, cpu)| cpu)
-    })
+/// One of the CPUs that are parked on `key`: any of them, if not all are to be woken.
+#[track_caller]
+fn one_parked(key: usize, n: usize) -> Option<usize> {
+    let parked = with(|e| {
+        let parked = (0..e.nr_cpus).filter(|cpu| e.cpus[*cpu].parked == Some(key));
+        parked.fold(0u16, |all, cpu| all | 1 << cpu)
+    });
+    let count = parked.count_ones() as usize;
+    let nth = if count > n { choose(count, "the sleeper that is woken") } else { 0 };
+    (0..16).filter(|cpu| parked >> cpu & 1 == 1).nth(nth)
 }
 
 /// A loop that waits for private objects alone: somebody is going to change one of them.
@@ -168,9 +169,12 @@ fn suspect_private(e: &mut Engine) {
     }
 }
 
-fn leave_queue() {
+/// A task that woke up for no reason leaves the queue, unless it has been woken meanwhile.
+fn leave_queue(queue: usize, at: &'static Location<'static>) {
+    probe::lock(queue, LockMode::Exclusive, at);
     with(|e| {
         let me = e.current;
         e.cpus[me].parked = None;
     });
+    probe::unlock(queue, LockMode::Exclusive, at);
 }

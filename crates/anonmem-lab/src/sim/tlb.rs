@@ -79,7 +79,9 @@ impl Tlb {
         self.entries.iter().flatten().find(|t| t.root == root && t.va == va).copied()
     }
 
-    fn insert(&mut self, new: Translation) {
+    /// Adds a translation. Returns whether another one, which the hardware might have kept, had to make room.
+    #[must_use]
+    fn insert(&mut self, new: Translation) -> bool {
         self.drop_where(|t| t.root == new.root && t.va == new.va);
         let free = self.entries.iter().position(Option::is_none);
         let way = free.unwrap_or_else(|| {
@@ -87,6 +89,7 @@ impl Tlb {
             self.next.into()
         });
         self.entries[way] = Some(new);
+        free.is_none()
     }
 
     fn drop_where(&mut self, gone: impl Fn(&Translation) -> bool) {
@@ -198,7 +201,9 @@ impl Sim {
         if self.arena.state(|s| s.tlbs[me].flushes) != flushes {
             return None;
         }
-        self.arena.state(|s| s.tlbs[me].insert(translation));
+        if self.arena.state(|s| s.tlbs[me].insert(translation)) && running() {
+            with(|e| e.cut("a full TLB forgot a translation"));
+        }
         if self.arena.is_free(translation.pfn) {
             let message = format!("CPU{me} reaches the free frame {} through {va:?}", translation.pfn.0);
             broken(FailureKind::StaleTranslation, message, at);
@@ -216,6 +221,7 @@ impl Sim {
                 let verb = if access == Access::Write { "program stores" } else { "program loads" };
                 let word = format!("{verb} {word} at {va:?}");
                 e.record(|e| Event::new(e, Some(frame), "", Action::Word(word), at));
+                e.cpus[me].spin.add_unknown();
                 e.tick();
             });
         }

@@ -18,7 +18,7 @@ fn install<M: Machine>(entries: &mut PteGuard<'_, M, Mmap>, page: Exclusive<'_, 
 
 #[allow(dead_code)]
 fn clear_under_rmap<'a, M: Machine>(entries: &mut PteGuard<'a, M, Rmap>, gather: &mut MmuGather<'a, M>) {
-    if let Some(page) = entries.clear(Va(0)).unmap() {
+    if let Ok(page) = entries.clear(Va(0)).unmap() {
         gather.page(Va(0), page);
     }
 }

@@ -13,6 +13,7 @@
 //!         ├─ present ─┬─ a write, and it is read-only ───▶ do_wp_page           reuse or copy
 //!         │           └─ else ───────────────────────────▶ accessed, dirty; spurious
 //!         ├─ swap entry ─────────────────────────────────▶ do_swap_page         found, or read
+//!         ├─ migration entry ────────────────────────────▶ migration_entry_wait until the page has arrived
 //!         └─ marker ─────────────────────────────────────▶ guard: SIGSEGV; poison: SIGBUS
 //! ```
 //!
@@ -46,7 +47,7 @@ use crate::{
     vma::{flags::VmFlags, refusal::Refusal, vma::Backing},
 };
 use anonmem_hal::{Machine, Marker, Pte, SoftLeaf, Va};
-use anonmem_pgtable::{Dirty, Mapped, PteTable};
+use anonmem_pgtable::{Cleared, Dirty, Mapped, PteTable};
 
 /// How often a fault without memory reclaims and tries again before it gives up.
 const OOM_RETRIES: u32 = 16;
@@ -81,13 +82,49 @@ fn handle_pte_fault<M: Machine, G: FaultGuard<M>>(
             Backing::Shared(object) => shared::do_shared_fault(fault, object),
         },
         Pte::Present(_) => do_present(fault, fault.found_or_made(table)?),
-        Pte::Soft(leaf @ SoftLeaf::Marker(Marker::Guard)) => Err(fault.settled(leaf, FaultResult::Segv)),
-        Pte::Soft(leaf @ SoftLeaf::Marker(Marker::Poisoned)) => Err(fault.settled(leaf, FaultResult::Bus)),
-        Pte::Soft(leaf @ SoftLeaf::Swap { entry, .. }) => swap::do_swap_page(fault, leaf, entry),
-        Pte::Soft(leaf @ (SoftLeaf::Migration { .. } | SoftLeaf::Marker(Marker::UffdWp))) => {
-            unreachable!("{leaf:?}: nothing makes such an entry")
-        }
+        Pte::Soft(leaf) => do_soft(fault, table, leaf),
     }
+}
+
+/// The entry is software's. Out of line: the entries of most faults are empty.
+#[inline(never)]
+fn do_soft<'a, M: Machine, G: FaultGuard<M>>(
+    fault: &VmFault<'a, M, G>,
+    table: Option<PteTable<'a, M, G>>,
+    leaf: SoftLeaf,
+) -> Result<FaultResult, FaultResult> {
+    match leaf {
+        SoftLeaf::Marker(Marker::Guard) => Err(fault.settled(leaf, FaultResult::Segv)),
+        SoftLeaf::Marker(Marker::Poisoned) => Err(fault.settled(leaf, FaultResult::Bus)),
+        SoftLeaf::Marker(Marker::UffdWp) => clear_uffd_marker(fault, fault.found_or_made(table)?),
+        SoftLeaf::Swap { entry, .. } => swap::do_swap_page(fault, leaf, entry),
+        SoftLeaf::Migration { .. } => migration_entry_wait(fault),
+    }
+}
+
+/// The page is on its way to another frame. Waits a moment and looks again; whoever moves it needs no more than the locks
+/// that he has. No reference is taken to wait on the folio's lock: the folio could not be frozen then, so that those who
+/// wait would keep what they wait for from happening.
+fn migration_entry_wait<M: Machine, G: FaultGuard<M>>(
+    fault: &VmFault<'_, M, G>,
+) -> Result<FaultResult, FaultResult> {
+    fault.guard.sleeps(Refusal::WouldSleep)?;
+    M::yield_now();
+    Err(FaultResult::Reload)
+}
+
+/// A marker of a userfaultfd that the VMA is no longer registered with says nothing: it goes, and the fault looks again.
+#[doc(alias = "pte_marker_clear")]
+fn clear_uffd_marker<'a, M: Machine, G: FaultGuard<M>>(
+    fault: &VmFault<'a, M, G>,
+    table: PteTable<'a, M, G>,
+) -> Result<FaultResult, FaultResult> {
+    let mut entries = fault.lock(table)?;
+    if matches!(entries.mapped(fault.va), Mapped::Marker(Marker::UffdWp)) {
+        let (Cleared::Marker(_), vacancy) = entries.take(fault.va) else { unreachable!("it was a marker") };
+        vacancy.leave_empty();
+    }
+    Err(FaultResult::Reload)
 }
 
 /// The page is there: a write to a read-only entry, or bits to set.

@@ -20,8 +20,8 @@ use crate::{
     vma::refusal::Refusal,
 };
 use anonmem_frame::{FolioGuard, FolioRef, TooManySharers};
-use anonmem_hal::{IoError, Machine, Marker, Protection, Pte, SoftLeaf, SwapEntry};
-use anonmem_pgtable::{Attrs, PteGuard};
+use anonmem_hal::{IoError, Machine, Marker, Sharing, SoftLeaf, SwapBits, SwapEntry};
+use anonmem_pgtable::{Attrs, Cleared, Mapped, PteGuard};
 
 /// Brings back the page of a swap entry.
 pub(super) fn do_swap_page<M: Machine, G: FaultGuard<M>>(
@@ -42,26 +42,24 @@ pub(super) fn do_swap_page<M: Machine, G: FaultGuard<M>>(
     }
     let anon_vma = fault.anon_vma()?;
     let mut entries = fault.lock(fault.table()?)?;
-    let Pte::Soft(leaf @ SoftLeaf::Swap { entry: now, exclusive, .. }) = entries.get(fault.va) else {
+    let Mapped::Swap(owned, bits) = entries.mapped(fault.va) else {
         return Err(FaultResult::Reload);
     };
     // Under both locks: our entry owns a count, so what the slot's word says of the page stays true.
-    if now != entry || !fault.vm.swap_caches(entry, lock.folio()) {
+    if owned.entry() != entry || !fault.vm.swap_caches(entry, lock.folio()) {
         return Err(FaultResult::Reload);
     }
-    let alone = exclusive || nobody_else_has(fault, entry, &page);
-    if alone {
+    let exclusive = bits.sharing == Sharing::Exclusive || nobody_else_has(fault, entry, &page);
+    let replaced = if exclusive {
         let map = lock.map_exclusive(anon_vma.raw(), fault.index);
-        entries.clear_soft(fault.va, leaf);
-        entries.install(fault.va, map, attrs(fault, fault.flags.protection()));
+        entries.exchange(fault.va, map, attrs(fault, SwapBits { sharing: Sharing::Exclusive, ..bits }))
     } else {
         let root = fault.vm.anon_vma(anon_vma).root().unwrap_or(anon_vma);
         let map = lock.map_shared(root.raw(), fault.index).map_err(|TooManySharers| FaultResult::Oom)?;
-        entries.clear_soft(fault.va, leaf);
-        entries.install(fault.va, map, attrs(fault, fault.flags.protection().write_protected()));
-    }
-    finish(fault, entries, entry, &page);
-    if fault.access == FaultAccess::Write && !alone {
+        entries.exchange(fault.va, map, attrs(fault, bits))
+    };
+    finish(fault, entries, replaced, &page);
+    if fault.access == FaultAccess::Write && !exclusive {
         // On to `do_wp_page` in the same fault: a write that came back to find the page gone again, because bringing
         // it back and copying it take more memory than there is, would go on for ever instead of failing.
         return Err(FaultResult::Reload);
@@ -115,19 +113,20 @@ fn nobody_else_has<M: Machine, G: FaultGuard<M>>(
     slot.count == 1 && counts.maps() == 0 && counts.refs() == 2 && counts.pins() == 0
 }
 
-/// What the entry says of a page whose only copy is in memory now.
-fn attrs<M: Machine, G: FaultGuard<M>>(fault: &VmFault<'_, M, G>, prot: Protection) -> Attrs {
-    Attrs { prot, young: true, dirty: true, ..fault.attrs() }
+/// What the entry says of the page, which memory alone has now.
+fn attrs<M: Machine, G: FaultGuard<M>>(fault: &VmFault<'_, M, G>, bits: SwapBits) -> Attrs {
+    Attrs::of(bits.into(), fault.flags.protection())
 }
 
 /// Drops our entry's count of the slot; the last one takes the page out of the cache.
-fn finish<M: Machine, G: FaultGuard<M>>(
-    fault: &VmFault<'_, M, G>,
-    entries: PteGuard<'_, M, G>,
-    entry: SwapEntry,
+fn finish<'a, M: Machine, G: FaultGuard<M>>(
+    fault: &VmFault<'a, M, G>,
+    entries: PteGuard<'a, M, G>,
+    replaced: Cleared<'a, M>,
     page: &FolioRef<'_, M>,
 ) {
-    drop(SwapRef::of_leaf(fault.vm, entry));
+    let Cleared::Swap(count, _) = replaced else { unreachable!("it was a swap entry, and is locked") };
+    drop(SwapRef::own(fault.vm, count));
     drop(entries);
     page.folio().set_idle(0);
     fault.slot.add_anon(1);
@@ -138,13 +137,14 @@ fn finish<M: Machine, G: FaultGuard<M>>(
 impl<M: Machine, G: FaultGuard<M>> VmFault<'_, M, G> {
     /// Replaces a swap entry whose page cannot be read by a marker that says so.
     pub(crate) fn poison(&self, entry: SwapEntry) {
-        let Ok(table) = self.table() else { return };
-        let mut entries = table.lock();
-        if matches!(entries.get(self.va), Pte::Soft(SoftLeaf::Swap { entry: now, .. }) if now == entry) {
-            entries.replace_soft(self.va, SoftLeaf::Marker(Marker::Poisoned));
-            drop(SwapRef::of_leaf(self.vm, entry));
-            drop(entries);
-            self.slot.add_swap(-1);
+        let Ok(mut entries) = self.table().and_then(|table| self.lock(table)) else { return };
+        if !matches!(entries.mapped(self.va), Mapped::Swap(owned, _) if owned.entry() == entry) {
+            return;
         }
+        let replaced = entries.exchange(self.va, Marker::Poisoned, ());
+        let Cleared::Swap(count, _) = replaced else { unreachable!("it was a swap entry, and is locked") };
+        drop(SwapRef::own(self.vm, count));
+        drop(entries);
+        self.slot.add_swap(-1);
     }
 }

@@ -11,6 +11,7 @@ use std::{vec, vec::Vec};
 
 mod present;
 mod rechecks;
+mod software;
 mod stack;
 
 const MODES: [LockMode; 3] = [LockMode::Mmap, LockMode::Vma, LockMode::Speculative];

@@ -61,7 +61,7 @@ fn judge<'a, M: Machine, G: FaultGuard<M>>(
                 Verdict::Copy(page.get())
             }
         }
-        Mapped::None | Mapped::Soft(_) => Verdict::Gone,
+        Mapped::None | Mapped::Swap(..) | Mapped::Migration(..) | Mapped::Marker(_) => Verdict::Gone,
     }
 }
 
@@ -104,7 +104,8 @@ fn wp_page_copy<'a, M: Machine, G: FaultGuard<M>>(
     let still = match entries.mapped(fault.va) {
         Mapped::Shared(..) => old.is_some(),
         Mapped::Zero(_) => old.is_none(),
-        Mapped::Exclusive(..) | Mapped::Shm(_) | Mapped::None | Mapped::Soft(_) => false,
+        Mapped::Exclusive(..) | Mapped::Shm(_) => false,
+        Mapped::None | Mapped::Swap(..) | Mapped::Migration(..) | Mapped::Marker(_) => false,
     };
     if !still {
         return Err(FaultResult::Reload);
@@ -115,24 +116,21 @@ fn wp_page_copy<'a, M: Machine, G: FaultGuard<M>>(
     let new = new.into_exclusive_anon(anon_vma.raw(), fault.index);
     entries.install(fault.va, new, fault.attrs());
     drop(entries);
-    match (replaced, old) {
-        (Cleared::Shared(map, _), Some(old)) => {
-            map.unmap_and_put(old);
+    match replaced {
+        Cleared::Shared(map, _) => {
+            map.unmap_and_put(old.expect("a shared page was kept while it was copied"));
             fault.vm.count(Event::FaultCowCopy);
         }
-        // It was the zero page: nothing else was possible under the lock.
-        (
-            Cleared::Zero(_)
-            | Cleared::None
-            | Cleared::Exclusive(..)
-            | Cleared::Shared(..)
-            | Cleared::Shm(..)
-            | Cleared::Soft(_),
-            _,
-        ) => {
+        Cleared::Zero(_) => {
             fault.slot.add_anon(1);
             fault.vm.count(Event::FaultZeroUpgrade);
         }
+        Cleared::None
+        | Cleared::Exclusive(..)
+        | Cleared::Shm(..)
+        | Cleared::Swap(..)
+        | Cleared::Migration(..)
+        | Cleared::Marker(_) => unreachable!("nothing else was possible under the lock"),
     }
     Ok(FaultResult::Done)
 }

@@ -57,7 +57,7 @@ impl<M: Machine> MmapReadGuard<'_, M> {
             for va in part.iter_pages() {
                 if entries.get(va) == GUARD {
                     // A marker owns nothing, and no TLB knows it.
-                    let Cleared::Soft(_) = entries.clear(va) else { unreachable!("it was a marker") };
+                    let Cleared::Marker(_) = entries.clear(va) else { unreachable!("it was a marker") };
                 }
             }
         }
@@ -80,7 +80,7 @@ fn install_in_table<'v, M: Machine>(
     while va < end && !gather.is_full() {
         if entries.get(va) != GUARD {
             zap_entry(objects, &mut entries, va, gather, &mut zapped);
-            entries.install_marker(va, Marker::Guard);
+            entries.install(va, Marker::Guard, ());
         }
         va = va.next_page();
     }

@@ -64,8 +64,15 @@ impl<M: Machine> MmapReadGuard<'_, M> {
             let folio = match mapped {
                 Mapped::Exclusive(page, _) => page.folio(),
                 Mapped::Shared(page, _) => page.folio(),
-                Mapped::Soft(SoftLeaf::Swap { .. }) => return Change::Drop,
-                Mapped::None | Mapped::Zero(_) | Mapped::Shm(_) | Mapped::Soft(_) => return Change::None,
+                Mapped::Swap(..) => return Change::Drop,
+                // A page that migrates is being used: it stays.
+                Mapped::None
+                | Mapped::Zero(_)
+                | Mapped::Shm(_)
+                | Mapped::Migration(..)
+                | Mapped::Marker(_) => {
+                    return Change::None;
+                }
             };
             // In the swap cache it may be another's, whose entry is a swap entry just now.
             if folio.counts().total() != 1 {
@@ -111,7 +118,11 @@ impl<M: Machine> MmapReadGuard<'_, M> {
                     page.folio().set_idle(MAX_IDLE)
                 }
                 Mapped::Shared(..) | Mapped::Shm(_) => {}
-                Mapped::None | Mapped::Zero(_) | Mapped::Soft(_) => return Change::None,
+                Mapped::None
+                | Mapped::Zero(_)
+                | Mapped::Swap(..)
+                | Mapped::Migration(..)
+                | Mapped::Marker(_) => return Change::None,
             }
             Change::Old
         });
@@ -137,7 +148,9 @@ impl<M: Machine> Mm<'_, M> {
                     | Mapped::None
                     | Mapped::Zero(_)
                     | Mapped::Shm(_)
-                    | Mapped::Soft(_) => continue,
+                    | Mapped::Swap(..)
+                    | Mapped::Migration(..)
+                    | Mapped::Marker(_) => continue,
                 };
                 drop(entries);
                 batch.add(page, Age::Any);

@@ -8,6 +8,7 @@ use crate::{
 };
 use anonmem_hal::{Va, VaRange};
 use anonmem_hosted::{FailurePlan, Trap};
+use core::ops::ControlFlow;
 use std::vec;
 
 fn map(mm: &Mm<'_, M>, range: VaRange) {
@@ -105,7 +106,10 @@ fn a_page_freed_lazily_is_safe_again_once_it_is_written() {
         assert!(!lazy(16), "a child has it, too");
         assert_eq!(child.load(16 * P), Ok(3));
         let mut lazy_bytes = 0;
-        mm.for_each_vma_usage(&mut |_, usage| lazy_bytes += usage.lazy_free);
+        mm.for_each_vma_usage(Va(0), &mut |_, usage| {
+            lazy_bytes += usage.lazy_free;
+            ControlFlow::Continue(())
+        });
         assert_eq!(lazy_bytes, P);
         mm.map_raw(pages(40, 1), RW, Backing::Source(w.sources.register([1].as_slice())));
         assert!(is_invalid(advise(&mm, 40, 1, Advice::Free)));
@@ -174,7 +178,10 @@ fn pages_that_are_sent_away_come_back_and_those_in_swap_are_freed_at_once() {
         advise(&child, 16, 4, Advice::PageOut).unwrap();
         assert_eq!(child.counters().swap.0, 1, "what the parent maps, too, stays");
         let mut swapped = 0;
-        child.for_each_vma_usage(&mut |_, usage| swapped += usage.swap);
+        child.for_each_vma_usage(Va(0), &mut |_, usage| {
+            swapped += usage.swap;
+            ControlFlow::Continue(())
+        });
         assert_eq!(swapped, P);
         assert_eq!(child.load(17 * P), Ok(5));
         advise(&child, 17, 1, Advice::PageOut).unwrap();

@@ -73,7 +73,8 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
     /// The mmap lock for writing; takes the lock of the VMA's anon_vma.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`], also if there would be too many mappings; nothing has changed.
+    /// [`Error::OutOfMemory`]; [`Error::Limit`] if there would be too many mappings or too much would be promised.
+    /// Nothing has changed.
     pub(super) fn move_vma(&self, old: VaRange, to: VaRange, flags: RemapFlags) -> Result<(), Error> {
         let middle = Va(old.start.0 + old.len().min(to.len()));
         let work = Move {

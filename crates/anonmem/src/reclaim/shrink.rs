@@ -165,13 +165,13 @@ impl<M: Machine> Vm<M> {
     fn swap_write(&self, swap: &SwapRef<'_, M>, page: &FolioRef<'_, M>) -> bool {
         let (entry, slots) = (swap.entry(), self.swap.get(swap.entry()).slots());
         if self.machine().is_zero(page.pfn()) {
-            slots.set_stored(&self.frames, entry.offset, Stored::Zeroes, self.workingset.evict());
+            slots.set_stored(swap.count(), Stored::Zeroes, self.workingset.evict());
             self.count(Event::SwapZero);
             return true;
         }
         let written = self.machine().swap_write(entry.device, entry.offset, page.pfn(), self);
         if written.is_ok() {
-            slots.set_stored(&self.frames, entry.offset, Stored::OnDevice, self.workingset.evict());
+            slots.set_stored(swap.count(), Stored::OnDevice, self.workingset.evict());
         }
         written.is_ok()
     }

@@ -12,7 +12,7 @@ use crate::{
     vma::flags::VmFlags,
 };
 use anonmem_frame::{Folio, FolioGuard};
-use anonmem_hal::Machine;
+use anonmem_hal::{EntryBits, Machine, Sharing};
 use anonmem_pgtable::{Cleared, TlbBatch};
 use core::ops::ControlFlow;
 
@@ -82,35 +82,42 @@ fn try_to_unmap_one<'v, M: Machine>(
         UnmapTo::Nothing => None,
     };
     // The dirty bit is final: a CPU that would set it looks at the entry again, and finds it gone.
-    let cleared = hit.entries.clear(va);
+    let (cleared, vacancy) = hit.entries.take(va);
     tlb.note(&slot.space, va);
     if matches!(to, UnmapTo::Nothing) {
         tlb.flush();
     }
-    let (shared, present, exclusive) = match cleared {
+    let (shared, present, sharing) = match cleared {
         Cleared::Exclusive(page, present) => match page.try_share() {
-            Ok(page) => (page, present, true),
+            Ok(page) => (page, present, Sharing::Exclusive),
             Err(page) => {
-                hit.entries.put_back(va, page, present);
+                vacancy.fill(page, present.into());
                 return ControlFlow::Break(());
             }
         },
-        Cleared::Shared(page, present) => (page, present, false),
-        Cleared::None | Cleared::Zero(_) | Cleared::Shm(..) | Cleared::Soft(_) => {
-            unreachable!("the walk said that the entry maps an anonymous page")
-        }
+        Cleared::Shared(page, present) => (page, present, Sharing::Shared),
+        Cleared::None
+        | Cleared::Zero(_)
+        | Cleared::Shm(..)
+        | Cleared::Swap(..)
+        | Cleared::Migration(..)
+        | Cleared::Marker(_) => unreachable!("the walk said that the entry maps an anonymous page"),
     };
+    let bits = EntryBits::of_present(present, sharing);
     match owned {
         Some(count) => {
-            hit.entries.leave_soft(va, count.into_leaf(exclusive));
+            vacancy.fill(count.into_count(), bits.to_swap());
             slot.add_swap(1);
         }
         None if present.dirty => {
             folio.clear_lazyfree();
-            hit.entries.put_back(va, shared, present.write_protected());
+            vacancy.fill(shared, present.write_protected().into());
             return ControlFlow::Break(());
         }
-        None => {}
+        None => match bits.to_marker() {
+            Some(marker) => vacancy.fill(marker, ()),
+            None => vacancy.leave_empty(),
+        },
     }
     slot.add_anon(-1);
     drop(hit);

@@ -9,7 +9,7 @@ use crate::{
     rmap::{anon_vma::AnonVmaReadGuard, folio::folio_lock_anon_vma_read},
 };
 use anonmem_frame::Folio;
-use anonmem_hal::{Machine, PAGE_SIZE, Pfn, Present, Pte, Va, VaRange};
+use anonmem_hal::{Machine, PAGE_SIZE, Pfn, Present, Pte, SoftLeaf, Va, VaRange};
 use anonmem_pgtable::{Mapped, PteGuard};
 use core::ops::ControlFlow;
 
@@ -36,6 +36,50 @@ pub struct RmapHit<'a, 'v, M: Machine> {
 pub fn rmap_walk_anon<'v, M: Machine, B>(
     guard: &AnonVmaReadGuard<'v, M>,
     folio: Folio<'_, M>,
+    f: impl FnMut(RmapHit<'_, 'v, M>) -> ControlFlow<B>,
+) -> ControlFlow<B> {
+    walk(guard, folio, Form::Present, f)
+}
+
+/// Calls `f` for every migration entry that holds a page of `folio`, until it breaks.
+///
+/// # Locks
+/// As [`rmap_walk_anon`].
+#[doc(alias = "PVMW_MIGRATION")]
+pub(crate) fn rmap_walk_migrating<'v, M: Machine, B>(
+    guard: &AnonVmaReadGuard<'v, M>,
+    folio: Folio<'_, M>,
+    f: impl FnMut(RmapHit<'_, 'v, M>) -> ControlFlow<B>,
+) -> ControlFlow<B> {
+    walk(guard, folio, Form::Migration, f)
+}
+
+/// The entries that a walk is for.
+#[derive(Clone, Copy)]
+enum Form {
+    /// Those that map a page.
+    Present,
+    /// Those that wait for a page to arrive somewhere else.
+    Migration,
+}
+
+impl Form {
+    /// The page that an entry of this form owns a count of.
+    #[inline(always)]
+    fn page(self, pte: Pte) -> Option<Pfn> {
+        match (self, pte) {
+            (Self::Present, Pte::Present(present)) => (!present.special).then_some(present.pfn),
+            (Self::Migration, Pte::Soft(SoftLeaf::Migration { pfn, .. })) => Some(pfn),
+            (Self::Present | Self::Migration, Pte::None | Pte::Present(_) | Pte::Soft(_)) => None,
+        }
+    }
+}
+
+#[inline]
+fn walk<'v, M: Machine, B>(
+    guard: &AnonVmaReadGuard<'v, M>,
+    folio: Folio<'_, M>,
+    form: Form,
     mut f: impl FnMut(RmapHit<'_, 'v, M>) -> ControlFlow<B>,
 ) -> ControlFlow<B> {
     let objects = guard.objects();
@@ -46,7 +90,7 @@ pub fn rmap_walk_anon<'v, M: Machine, B>(
     while let Some(chain) = at {
         let id = objects.chain(chain).vma();
         for index in first..=last {
-            if let Some(hit) = find_mapping(objects, guard, id, folio, index) {
+            if let Some(hit) = find_mapping(objects, guard, id, folio, index, form) {
                 f(hit)?;
             }
         }
@@ -63,22 +107,18 @@ fn find_mapping<'a, 'v, M: Machine>(
     id: VmaId,
     folio: Folio<'_, M>,
     index: u64,
+    form: Form,
 ) -> Option<RmapHit<'a, 'v, M>> {
     let vma = objects.vma(id);
     let va = vma.address_of(index)?;
     let slot = objects.mm_slot(vma.mm()?);
     let table = slot.space.walk(&objects.frames, guard, va)?;
-    let maps =
-        |pte| matches!(pte, Pte::Present(p) if !p.special && objects.frames.folio(p.pfn) == Some(folio));
+    let maps = |pte| form.page(pte).filter(|&page| objects.frames.folio(page) == Some(folio));
     // Without the lock first: most of a family's VMAs do not map the page.
-    if !maps(table.peek(va)) {
-        return None;
-    }
+    maps(table.peek(va))?;
     let entries = table.lock();
-    match entries.get(va) {
-        Pte::Present(p) if maps(Pte::Present(p)) => Some(RmapHit { vma: id, va, page: p.pfn, slot, entries }),
-        Pte::Present(_) | Pte::None | Pte::Soft(_) => None,
-    }
+    let page = maps(entries.get(va))?;
+    Some(RmapHit { vma: id, va, page, slot, entries })
 }
 
 /// What `folio_referenced` found.
@@ -128,8 +168,8 @@ impl<M: Machine> RmapHit<'_, '_, M> {
             match self.entries.mapped(va) {
                 Mapped::Exclusive(page, Present { young: true, .. }) => page.folio().set_referenced(),
                 Mapped::Shared(page, Present { young: true, .. }) => page.folio().set_referenced(),
-                Mapped::Exclusive(..) | Mapped::Shared(..) => continue,
-                Mapped::None | Mapped::Zero(_) | Mapped::Shm(_) | Mapped::Soft(_) => continue,
+                Mapped::Exclusive(..) | Mapped::Shared(..) | Mapped::None | Mapped::Zero(_) => continue,
+                Mapped::Shm(_) | Mapped::Swap(..) | Mapped::Migration(..) | Mapped::Marker(_) => continue,
             }
             self.entries.test_and_clear_young(va);
         }

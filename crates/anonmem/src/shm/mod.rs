@@ -79,7 +79,7 @@ impl<M: Machine> Objects<M> {
         for (table, part) in object.space.tables(&self.frames, &ShmUser, all) {
             let mut entries = table.lock();
             for va in part.iter_pages() {
-                if let Some(page) = entries.clear(va).unmap() {
+                if let Ok(page) = entries.clear(va).unmap() {
                     // Nobody translates through this space: no need to gather.
                     drop(page);
                 }
@@ -97,9 +97,13 @@ impl<M: Machine> Objects<M> {
         let entries = table.lock();
         match entries.mapped(va) {
             Mapped::Shm(present) => self.frames.try_get(present.pfn),
-            Mapped::None | Mapped::Zero(_) | Mapped::Exclusive(..) | Mapped::Shared(..) | Mapped::Soft(_) => {
-                None
-            }
+            Mapped::None
+            | Mapped::Zero(_)
+            | Mapped::Exclusive(..)
+            | Mapped::Shared(..)
+            | Mapped::Swap(..)
+            | Mapped::Migration(..)
+            | Mapped::Marker(_) => None,
         }
     }
 
@@ -130,7 +134,7 @@ impl<M: Machine> Objects<M> {
                 let folio = self.frames.folio(present.pfn).expect("the object's entry owns the page");
                 // New mappings start with a reference that is taken under this lock, so being the only one lasts.
                 if folio.counts().total() == 1 {
-                    drop(entries.clear(va).unmap());
+                    drop(entries.clear(va).unmap().ok());
                 } else {
                     self.machine().zero(present.pfn, Order::ZERO);
                 }

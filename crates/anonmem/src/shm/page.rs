@@ -20,7 +20,8 @@ impl<M: Machine> Vm<M> {
     /// The page with index `index` of an object that the caller uses, allocating it if there is none.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`]; [`Error::BadAddress`] beyond the object's end (a SIGBUS).
+    /// [`Error::OutOfMemory`]; [`Error::BadAddress`] beyond the object's end (a SIGBUS); [`Error::Limit`] if the page
+    /// has as many mappings as can be counted.
     #[doc(alias = "shmem_get_folio")]
     pub fn shm_page(&self, id: ShmId, index: u64) -> Result<FolioRef<'_, M>, Error> {
         let object = self.shm(id);

@@ -87,8 +87,7 @@ impl<M: Machine> Objects<M> {
     pub(crate) fn swap_dup_cached(&self, lock: &FolioGuard<'_, M>) -> Option<SwapRef<'_, M>> {
         let entry = lock.folio().swap_entry()?;
         let slots = self.swap.get(entry).slots();
-        slots
-            .dup_if_cached(&self.frames, entry.offset, lock.folio().pfn())
-            .then(|| SwapRef::of_leaf(self, entry))
+        let count = slots.dup_if_cached(&self.frames, entry.offset, lock.folio().pfn())?;
+        Some(SwapRef::own(self, count))
     }
 }

@@ -58,12 +58,12 @@ pub struct SwapInfo {
 impl<M: Machine> SwapDevices<M> {
     pub(crate) fn new() -> Self {
         Self {
-            devices: core::array::from_fn(|_| SwapDevice {
+            devices: core::array::from_fn(|number| SwapDevice {
                 users: Atomic::new(0),
                 idle: WaitQueue::new(),
                 open: Atomic::new(0),
                 priority: Atomic::new(0),
-                slots: SwapSlots::new(),
+                slots: SwapSlots::new(number as u8),
                 nr_free: Atomic::new(0),
                 cluster_free: FrameArray::new(),
                 next_cluster: Spin::new(0),

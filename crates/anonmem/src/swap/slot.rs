@@ -9,31 +9,36 @@ use crate::{
     objects::Objects,
     swap::device::{CLUSTER, SwapDevice},
 };
-use anonmem_frame::{FolioRef, SlotCountOverflow, SlotPut};
-use anonmem_hal::{Machine, SoftLeaf, SwapEntry};
+use anonmem_frame::{FolioRef, SlotCountOverflow, SlotPut, SwapCount};
+use anonmem_hal::{Machine, SwapEntry};
 use anonmem_sync::Ordering;
-use core::mem::ManuallyDrop;
 
-/// One count of a swap slot. A swap entry in a page table owns one.
+/// One count of a swap slot, which is freed with its last one.
 pub(crate) struct SwapRef<'v, M: Machine> {
     objects: &'v Objects<M>,
-    entry: SwapEntry,
+    /// Always there, but for the moment in which it goes somewhere else.
+    count: Option<SwapCount<'v, M>>,
 }
 
 impl<'v, M: Machine> SwapRef<'v, M> {
-    /// Takes back the count that a swap entry, which was cleared or replaced, owned.
-    pub(crate) fn of_leaf(objects: &'v Objects<M>, entry: SwapEntry) -> Self {
-        Self { objects, entry }
+    /// Takes over a count, such as the one that a cleared swap entry owned.
+    pub(crate) fn own(objects: &'v Objects<M>, count: SwapCount<'v, M>) -> Self {
+        Self { objects, count: Some(count) }
     }
 
-    /// Gives the count to a swap entry.
-    pub(crate) fn into_leaf(self, exclusive: bool) -> SoftLeaf {
-        SoftLeaf::Swap { entry: ManuallyDrop::new(self).entry, exclusive, uffd_wp: false }
+    /// Gives the count to somebody else: to a swap entry.
+    pub(crate) fn into_count(mut self) -> SwapCount<'v, M> {
+        self.count.take().expect("a count is given away once")
+    }
+
+    /// The count.
+    pub(crate) fn count(&self) -> &SwapCount<'v, M> {
+        self.count.as_ref().expect("a count is given away once")
     }
 
     /// The slot.
     pub(crate) fn entry(&self) -> SwapEntry {
-        self.entry
+        self.count().entry()
     }
 
     /// Another count.
@@ -42,23 +47,24 @@ impl<'v, M: Machine> SwapRef<'v, M> {
     /// [`SlotCountOverflow`].
     #[doc(alias = "swap_duplicate")]
     pub(crate) fn try_dup(&self) -> Result<Self, SlotCountOverflow> {
-        self.objects.swap_dup(self.entry)
+        self.objects.swap_dup(self.count())
     }
 }
 
 impl<M: Machine> Drop for SwapRef<'_, M> {
     #[doc(alias = "swap_free")]
     fn drop(&mut self) {
-        let (objects, entry) = (self.objects, self.entry);
+        let Some(count) = self.count.take() else { return };
+        let (objects, entry) = (self.objects, count.entry());
         let device = objects.swap.get(entry);
-        let SlotPut::Free { stored, page } = device.slots.put(&objects.frames, entry.offset) else { return };
+        let SlotPut::Free { slot, stored, page } = device.slots.put(count) else { return };
         if let Some(page) = page {
             page.folio().forget_swap_entry(entry);
         }
         if stored {
             objects.machine().swap_discard(entry.device, entry.offset, objects);
         }
-        device.slots.finish_free(&objects.frames, entry.offset);
+        device.slots.finish_free(&objects.frames, slot);
         device.cluster_free.get(&objects.frames, entry.offset / CLUSTER).fetch_add(1, Ordering::Relaxed);
         // Release pairs with the Acquire of `used`: swapoff frees the arrays only after we are done with them.
         device.nr_free.fetch_add(1, Ordering::Release);
@@ -66,13 +72,16 @@ impl<M: Machine> Drop for SwapRef<'_, M> {
 }
 
 impl<M: Machine> Objects<M> {
-    /// Another count of a slot that a locked swap entry keeps.
+    /// Another count of a slot that somebody has a count of: of one that a locked swap entry owns, for example.
     ///
     /// # Errors
     /// [`SlotCountOverflow`].
-    pub(crate) fn swap_dup(&self, entry: SwapEntry) -> Result<SwapRef<'_, M>, SlotCountOverflow> {
-        self.swap.get(entry).slots().dup(&self.frames, entry.offset)?;
-        Ok(SwapRef { objects: self, entry })
+    pub(crate) fn swap_dup<'v>(
+        &'v self,
+        count: &SwapCount<'v, M>,
+    ) -> Result<SwapRef<'v, M>, SlotCountOverflow> {
+        let count = self.swap.get(count.entry()).slots().dup(count)?;
+        Ok(SwapRef::own(self, count))
     }
 
     /// Takes a free slot for the page of `page`, which is locked: the page is in the swap cache from now on. The count that
@@ -90,9 +99,7 @@ impl<M: Machine> Objects<M> {
             // Races with swapoff, which looks for slots in use once more when there is no user left.
             if let Some(_user) = device.get_user() {
                 match self.claim_on(device, page) {
-                    Ok(offset) => {
-                        return Ok(SwapRef { objects: self, entry: SwapEntry { device: index, offset } });
-                    }
+                    Ok(count) => return Ok(SwapRef::own(self, count)),
                     Err(back) => page = back,
                 }
             }
@@ -116,7 +123,7 @@ impl<M: Machine> Objects<M> {
         &'v self,
         device: &SwapDevice<M>,
         mut page: FolioRef<'v, M>,
-    ) -> Result<u64, FolioRef<'v, M>> {
+    ) -> Result<SwapCount<'v, M>, FolioRef<'v, M>> {
         while device.is_open() {
             let cursor = device.cursor.this();
             let Some(mut slot) = cursor.load(Ordering::Relaxed).checked_sub(1) else {
@@ -134,10 +141,10 @@ impl<M: Machine> Objects<M> {
                 }
                 cursor.store(if slot < end { slot + 1 } else { 0 }, Ordering::Relaxed);
                 match device.slots.claim(&self.frames, this, page) {
-                    Ok(()) => {
+                    Ok(count) => {
                         device.cluster_free.get(&self.frames, this / CLUSTER).fetch_sub(1, Ordering::Relaxed);
                         device.nr_free.fetch_sub(1, Ordering::Relaxed);
-                        return Ok(this);
+                        return Ok(count);
                     }
                     Err(back) => page = back,
                 }

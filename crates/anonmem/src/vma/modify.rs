@@ -21,7 +21,7 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
     /// The mmap lock for writing.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`], also if there would be too many mappings; nothing has changed.
+    /// [`Error::OutOfMemory`]; [`Error::Limit`] if there would be too many mappings. Nothing has changed.
     #[doc(alias = "vma_modify_flags")]
     pub(crate) fn modify_vma(&self, id: VmaId, range: VaRange, flags: VmFlags) -> Result<VmaId, Error> {
         let old = self.objects.vma(id).flags();
@@ -67,8 +67,8 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
     /// The mmap lock for writing.
     ///
     /// # Errors
-    /// [`Error::NotMapped`] at the first hole, what `change` returns, [`Error::OutOfMemory`]. What lies before has been
-    /// changed.
+    /// [`Error::NotMapped`] at the first hole, what `change` returns, and that of [`modify_vma`](Self::modify_vma). What
+    /// lies before has been changed.
     pub(crate) fn modify_range(
         &self,
         range: VaRange,

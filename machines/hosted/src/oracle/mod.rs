@@ -124,7 +124,8 @@ impl Oracle {
         }
     }
 
-    /// What a call did to residency before it failed is not known: only what was in memory `before` it still is for certain.
+    /// What a call did to residency before it failed is not known: only what was in memory `before` it still
+    /// is for certain.
     pub(crate) fn blur_residency(&mut self, op: &Op, before: &Self) {
         let Some(space) = &mut self.spaces[op.space()] else { return };
         for (number, page) in &mut space.pages {

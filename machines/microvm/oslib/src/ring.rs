@@ -49,6 +49,19 @@ impl Ring {
         n
     }
 
+    /// Gives the bytes that wait longest, as far as they lie together; all of them after one [`consume`](Self::consume).
+    pub fn front(&self) -> &[u8] {
+        let first = self.len.min(self.bytes.len() - self.head);
+        &self.bytes[self.head..self.head + first]
+    }
+
+    /// Forgets the first `n` waiting bytes.
+    pub fn consume(&mut self, n: usize) {
+        let n = n.min(self.len);
+        self.head = (self.head + n) % self.bytes.len().max(1);
+        self.len -= n;
+    }
+
     /// Moves as many waiting bytes as fit into `to`, and says how many.
     pub fn read(&mut self, to: &mut [u8]) -> usize {
         let n = to.len().min(self.len);

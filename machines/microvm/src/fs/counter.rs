@@ -2,6 +2,7 @@
 
 use super::event::Event;
 use super::file::{IN, OUT, Object, Ready, Wait, block_on};
+use super::iov::{From, To};
 use super::timer::Timer;
 use crate::arch::lock::SpinLock;
 use alloc::boxed::Box;
@@ -64,8 +65,10 @@ impl Counter {
 }
 
 impl Object for Counter {
-    fn read(&self, to: &mut [u8], wait: Wait) -> Result<usize> {
-        let to = to.get_mut(..8).ok_or(EINVAL)?;
+    fn read(&self, to: &mut To<'_>, wait: Wait) -> Result<usize> {
+        if to.left() < 8 {
+            return Err(EINVAL);
+        }
         let n = block_on(&self.changed, wait, || {
             let mut count = self.count.lock();
             let n = if self.take == Take::One { 1.min(*count) } else { *count };
@@ -73,12 +76,17 @@ impl Object for Counter {
             (n > 0).then_some(Ok(n))
         })?;
         self.changed.notify();
-        to.copy_from_slice(&n.to_le_bytes());
-        Ok(8)
+        // Taken before it is delivered, as on Linux (`eventfd_read`).
+        to.put_whole(&n.to_le_bytes())
     }
 
-    fn write(&self, from: &[u8], wait: Wait) -> Result<usize> {
-        let n = u64::from_le_bytes(from.get(..8).and_then(|b| b.try_into().ok()).ok_or(EINVAL)?);
+    fn write(&self, from: &mut From<'_>, wait: Wait) -> Result<usize> {
+        if from.left() < 8 {
+            return Err(EINVAL);
+        }
+        let mut bytes = [0; 8];
+        from.take_whole(&mut bytes)?;
+        let n = u64::from_le_bytes(bytes);
         if n == u64::MAX {
             return Err(EINVAL);
         }

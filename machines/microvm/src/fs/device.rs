@@ -2,12 +2,13 @@
 
 use super::event::Event;
 use super::file::{IN, OUT, Object, Ready, Wait, block_on};
-use crate::arch::lock::SpinLock;
+use super::iov::{From, To};
 use crate::arch::random;
 use crate::console;
+use crate::sched::{self, Mutex};
 use alloc::sync::Arc;
 use anonmem_oslib::Result;
-use anonmem_oslib::errno::ENOSPC;
+use anonmem_oslib::errno::{EFAULT, ENOSPC};
 use anonmem_oslib::ring::Ring;
 use core::any::Any;
 
@@ -33,24 +34,36 @@ pub enum Device {
 }
 
 impl Object for Device {
-    fn read(&self, to: &mut [u8], wait: Wait) -> Result<usize> {
+    fn read(&self, to: &mut To<'_>, wait: Wait) -> Result<usize> {
         match self {
-            Device::Null | Device::Stdout | Device::Stderr => return Ok(0),
-            Device::Zero | Device::Full => to.fill(0),
-            Device::Random => fill_random(to),
-            Device::Stdin | Device::Console => return STDIN.read(to, wait),
+            Device::Null | Device::Stdout | Device::Stderr => Ok(0),
+            Device::Zero | Device::Full => to.fill_from(|done, bytes| {
+                if done == 0 {
+                    bytes.fill(0);
+                }
+                Ok(if is_enough(done) { 0 } else { bytes.len() })
+            }),
+            Device::Random => to.fill_from(|done, bytes| {
+                fill_random(bytes);
+                Ok(if is_enough(done) { 0 } else { bytes.len() })
+            }),
+            Device::Stdin | Device::Console => STDIN.read(to, wait),
         }
-        Ok(to.len())
     }
 
-    fn write(&self, from: &[u8], _wait: Wait) -> Result<usize> {
-        match self {
-            Device::Null | Device::Zero | Device::Random | Device::Stdin => {}
+    fn write(&self, from: &mut From<'_>, _wait: Wait) -> Result<usize> {
+        let kind = match self {
+            // Nobody looks at the bytes.
+            Device::Null | Device::Zero | Device::Stdin => return Ok(from.left()),
+            Device::Random => return from.drain_to(|_, bytes| Ok(bytes.len())),
             Device::Full => return Err(ENOSPC),
-            Device::Stdout | Device::Console => console::send(console::to_host::STDOUT, from),
-            Device::Stderr => console::send(console::to_host::STDERR, from),
-        }
-        Ok(from.len())
+            Device::Stdout | Device::Console => console::to_host::STDOUT,
+            Device::Stderr => console::to_host::STDERR,
+        };
+        from.drain_to(|_, bytes| {
+            console::send(kind, bytes);
+            Ok(bytes.len())
+        })
     }
 
     fn ready(&self) -> Ready {
@@ -78,6 +91,11 @@ impl Object for Device {
     }
 }
 
+/// Whether a read that could go on for long has something to deliver, and something else to see to.
+fn is_enough(done: u64) -> bool {
+    done > 0 && sched::interrupt_pending()
+}
+
 /// Fills `to` with random bytes.
 pub fn fill_random(to: &mut [u8]) {
     // The seed of a splitmix sequence for long requests: the hardware's numbers are slow.
@@ -93,7 +111,8 @@ pub fn fill_random(to: &mut [u8]) {
 
 /// Standard input: what the host has sent and nobody has read.
 struct Stdin {
-    state: SpinLock<Option<StdinState>>,
+    /// Held over the copy to the caller's memory.
+    state: Mutex<Option<StdinState>>,
     arrived: Event,
 }
 
@@ -104,7 +123,7 @@ struct StdinState {
     ended: bool,
 }
 
-static STDIN: Stdin = Stdin { state: SpinLock::new(None), arrived: Event::new() };
+static STDIN: Stdin = Stdin { state: Mutex::new(None), arrived: Event::new() };
 /// Bytes of standard input that wait in the kernel at most.
 const WINDOW: usize = 64 << 10;
 
@@ -137,12 +156,25 @@ pub fn stdin_end() {
 }
 
 impl Stdin {
-    fn read(&self, to: &mut [u8], wait: Wait) -> Result<usize> {
+    /// Takes what was delivered out of the ring, and no more.
+    fn read(&self, to: &mut To<'_>, wait: Wait) -> Result<usize> {
         self.ask();
         block_on(&self.arrived, wait, || {
             let mut state = self.state.lock();
             let state = state.as_mut()?;
-            (!state.ring.is_empty() || state.ended || to.is_empty()).then(|| Ok(state.ring.read(to)))
+            if state.ring.is_empty() {
+                return (state.ended || to.left() == 0).then_some(Ok(0));
+            }
+            let mut done = 0;
+            while !state.ring.is_empty() && to.left() > 0 {
+                let n = to.put(state.ring.front());
+                if n == 0 {
+                    return Some(if done > 0 { Ok(done) } else { Err(EFAULT) });
+                }
+                state.ring.consume(n);
+                done += n;
+            }
+            Some(Ok(done))
         })
     }
 

@@ -1,8 +1,11 @@
 //! What a descriptor stands for: an open file description.
 
 use super::event::Event;
-use crate::arch::lock::SpinLock;
+use super::iov::{From, To};
+use super::seq::Seq;
+use crate::arch::mem::PAGE;
 use crate::arch::time;
+use crate::sched::{Mutex, MutexGuard};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -36,14 +39,15 @@ pub const HUP: Ready = abi::POLLHUP;
 
 /// An object that can be read, written or waited for: a device, a pipe's end, a counter.
 ///
-/// Its methods may sleep, so they are called without any lock.
+/// Its methods may sleep, so they are called without any lock. What could not be delivered stays with the object
+/// where Linux keeps it: a pipe's and a stream's bytes do, a datagram and an eventfd's count do not.
 pub trait Object: Send + Sync + Any {
     /// Reads.
-    fn read(&self, _to: &mut [u8], _wait: Wait) -> Result<usize> {
+    fn read(&self, _to: &mut To<'_>, _wait: Wait) -> Result<usize> {
         Err(EINVAL)
     }
     /// Writes.
-    fn write(&self, _from: &[u8], _wait: Wait) -> Result<usize> {
+    fn write(&self, _from: &mut From<'_>, _wait: Wait) -> Result<usize> {
         Err(EINVAL)
     }
     /// Says what would not wait now.
@@ -67,10 +71,10 @@ pub enum Target {
     /// The inode's own bytes.
     File,
     /// The inode's entries; the position is the name that was given out last.
-    Directory(SpinLock<Cursor>),
-    /// A generated text, as it was when it was opened.
-    Text(Vec<u8>),
-    /// A generated file that is read piecewise.
+    Directory(Mutex<Cursor>),
+    /// A generated text, as far as it was read.
+    Text(Mutex<Seq>),
+    /// A generated file that is read at any offset.
     Pieces,
     /// An object.
     Object(Arc<dyn Object>),
@@ -79,7 +83,7 @@ pub enum Target {
 }
 
 /// Where reading a directory has come to.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Cursor {
     /// How many entries were given out, with `.` and `..`.
     pub count: u64,
@@ -97,7 +101,8 @@ pub struct OpenFile {
     pub path: Box<[u8]>,
     /// `O_*`: access mode and status flags.
     flags: AtomicU32,
-    position: SpinLock<u64>,
+    /// Held over a read or write that uses and moves it, so that no byte is read or written twice.
+    position: Mutex<u64>,
 }
 
 impl OpenFile {
@@ -106,7 +111,7 @@ impl OpenFile {
         let flags = AtomicU32::new(
             flags & !(abi::O_CLOEXEC | abi::O_CREAT | abi::O_EXCL | abi::O_TRUNC | abi::O_NOCTTY),
         );
-        Arc::new(OpenFile { inode, target, path: path.into(), flags, position: SpinLock::new(0) })
+        Arc::new(OpenFile { inode, target, path: path.into(), flags, position: Mutex::new(0) })
     }
 
     /// Makes a description of an object that has no name: a pipe, a socket, a counter.
@@ -127,7 +132,8 @@ impl OpenFile {
         self.flags.store(self.flags() & !SETTABLE | flags & SETTABLE, Relaxed);
     }
 
-    fn wait(&self) -> Wait {
+    /// Says whether operations wait.
+    pub fn wait(&self) -> Wait {
         if self.flags() & abi::O_NONBLOCK != 0 { Wait::No } else { Wait::Yes }
     }
 
@@ -162,18 +168,26 @@ impl OpenFile {
         matches!(&self.target, Target::Object(object) if object.is_stream())
     }
 
-    /// Reads at the position and moves it.
+    /// Reads at the position and moves it by what was delivered.
     ///
     /// # Errors
-    /// `EBADF`, `EISDIR`, an object's.
-    pub fn read(&self, to: &mut [u8]) -> Result<usize> {
+    /// `EBADF`, `EISDIR`, `EFAULT`, an object's.
+    pub fn read(&self, to: &mut To<'_>) -> Result<usize> {
         self.check_readable()?;
-        if let Target::Object(object) = &self.target {
-            return object.read(to, self.wait());
+        match &self.target {
+            Target::Object(object) => object.read(to, self.wait()),
+            _ => self.at_position(|at| self.read_at(at, to)),
         }
-        let at = *self.position.lock();
-        let n = self.read_at(at, to)?;
-        *self.position.lock() = at + n as u64;
+    }
+
+    /// Does `transfer` at the position, and moves the position by what it gives.
+    ///
+    /// # Errors
+    /// Those of `transfer`.
+    pub fn at_position(&self, transfer: impl FnOnce(u64) -> Result<usize>) -> Result<usize> {
+        let mut position = self.position.lock();
+        let n = transfer(*position)?;
+        *position += n as u64;
         Ok(n)
     }
 
@@ -181,63 +195,70 @@ impl OpenFile {
     ///
     /// # Errors
     /// As [`OpenFile::read`]; `ESPIPE` for what has no position.
-    pub fn read_at(&self, offset: u64, to: &mut [u8]) -> Result<usize> {
+    pub fn read_at(&self, offset: u64, to: &mut To<'_>) -> Result<usize> {
         self.check_readable()?;
-        match &self.target {
-            Target::File => read_inode(&self.inode, offset, to),
-            Target::Text(text) => {
-                let rest = text.get(offset as usize..).unwrap_or(&[]);
-                let n = rest.len().min(to.len());
-                to[..n].copy_from_slice(&rest[..n]);
-                Ok(n)
+        match (&self.target, &self.inode.body) {
+            (Target::File, _) => to.fill_from(|done, bytes| read_inode(&self.inode, offset + done, bytes)),
+            (Target::Text(seq), Body::Synthetic(entry)) => seq.lock().read(&**entry, offset, to),
+            (Target::Pieces, Body::Synthetic(entry)) => {
+                to.fill_from(|done, bytes| entry.read_at(offset + done, bytes).unwrap_or(Err(EINVAL)))
             }
-            Target::Pieces => match &self.inode.body {
-                Body::Synthetic(entry) => entry.read_at(offset, to).unwrap_or(Err(EINVAL)),
-                _ => Err(EINVAL),
-            },
-            Target::Directory(_) => Err(EISDIR),
-            Target::Path => Err(EBADF),
-            Target::Object(object) if object.is_stream() => Err(ESPIPE),
-            Target::Object(object) => object.read(to, self.wait()),
+            (Target::Text(_) | Target::Pieces, _) => Err(EINVAL),
+            (Target::Directory(_), _) => Err(EISDIR),
+            (Target::Path, _) => Err(EBADF),
+            (Target::Object(object), _) if object.is_stream() => Err(ESPIPE),
+            (Target::Object(object), _) => object.read(to, self.wait()),
         }
     }
 
-    /// Writes at the position (at the end if `O_APPEND`) and moves it.
+    /// Writes at the position (at the end if `O_APPEND`) and moves it by what was taken.
     ///
     /// # Errors
-    /// `EBADF`, an object's, `ENOSPC`.
-    pub fn write(&self, from: &[u8]) -> Result<usize> {
+    /// `EBADF`, `EFAULT`, an object's, `ENOSPC`.
+    pub fn write(&self, from: &mut From<'_>) -> Result<usize> {
         self.check_writable()?;
         if let Target::Object(object) = &self.target {
             return object.write(from, self.wait());
         }
-        if self.flags() & abi::O_APPEND != 0 {
-            let (end, n) = append_inode(&self.inode, from)?;
-            *self.position.lock() = end;
-            return Ok(n);
-        }
-        let at = *self.position.lock();
-        let n = self.write_at(at, from)?;
-        *self.position.lock() = at + n as u64;
+        let mut position = self.position.lock();
+        let (end, n) = self.write_from(*position, from)?;
+        *position = end;
         Ok(n)
     }
 
-    /// Writes at `offset`.
+    /// Writes at `offset` (at the end if `O_APPEND`).
     ///
     /// # Errors
     /// As [`OpenFile::write`]; `ESPIPE` for what has no position.
-    pub fn write_at(&self, offset: u64, from: &[u8]) -> Result<usize> {
+    pub fn write_at(&self, offset: u64, from: &mut From<'_>) -> Result<usize> {
         self.check_writable()?;
         match &self.target {
-            Target::File => write_inode(&self.inode, offset, from),
-            Target::Text(_) | Target::Pieces => match &self.inode.body {
-                Body::Synthetic(entry) => entry.write(from).map(|()| from.len()),
-                _ => Err(EINVAL),
-            },
-            Target::Directory(_) => Err(EISDIR),
-            Target::Path => Err(EBADF),
             Target::Object(object) if object.is_stream() => Err(ESPIPE),
             Target::Object(object) => object.write(from, self.wait()),
+            _ => self.write_from(offset, from).map(|(_, n)| n),
+        }
+    }
+
+    /// Writes what is no object; gives where it ended and how much it was.
+    fn write_from(&self, offset: u64, from: &mut From<'_>) -> Result<(u64, usize)> {
+        match (&self.target, &self.inode.body) {
+            (Target::File, _) => {
+                let _writer = writer(&self.inode);
+                let offset = if self.flags() & abi::O_APPEND != 0 { self.inode.size() } else { offset };
+                let n = from.drain_to(|done, bytes| write_inode(&self.inode, offset + done, bytes))?;
+                Ok((offset + n as u64, n))
+            }
+            (Target::Text(_) | Target::Pieces, Body::Synthetic(entry)) => {
+                // What is written there is a word.
+                let mut word = [0; PAGE as usize];
+                let n = from.left().min(word.len());
+                from.take_whole(&mut word[..n])?;
+                entry.write(&word[..n])?;
+                Ok((offset + n as u64, n))
+            }
+            (Target::Text(_) | Target::Pieces, _) => Err(EINVAL),
+            (Target::Directory(_), _) => Err(EISDIR),
+            (Target::Path | Target::Object(_), _) => Err(EBADF),
         }
     }
 
@@ -275,10 +296,7 @@ impl OpenFile {
     }
 
     fn size(&self) -> u64 {
-        match &self.target {
-            Target::Text(text) => text.len() as u64,
-            _ => self.inode.size(),
-        }
+        self.inode.size()
     }
 
     /// Says what would not wait now.
@@ -321,26 +339,74 @@ pub fn read_inode(inode: &Inode, offset: u64, to: &mut [u8]) -> Result<usize> {
     }
 }
 
-/// Writes a regular file's bytes.
-///
-/// # Errors
-/// `EINVAL` if it is none; `ENOSPC`, `EFBIG`.
-pub fn write_inode(inode: &Inode, offset: u64, from: &[u8]) -> Result<usize> {
-    let Body::File(data) = &inode.body else { return Err(EINVAL) };
-    inode.touch(time::wall_ns());
-    data.lock().write(offset, from)
+/// Locks a regular file against all others who change its bytes or its size; may sleep. Files share these locks by
+/// number, so nobody may hold two. Linux: `inode_lock`.
+pub fn writer(inode: &Inode) -> MutexGuard<'static, ()> {
+    static WRITERS: [Mutex<()>; 64] = [const { Mutex::new(()) }; 64];
+    WRITERS[inode.ino as usize % WRITERS.len()].lock()
 }
 
-fn append_inode(inode: &Inode, from: &[u8]) -> Result<(u64, usize)> {
-    let Body::File(data) = &inode.body else {
-        let Body::Synthetic(entry) = &inode.body else { return Err(EINVAL) };
-        return entry.write(from).map(|()| (0, from.len()));
-    };
+/// Writes a regular file's bytes. The caller has [`writer`].
+fn write_inode(inode: &Inode, offset: u64, from: &[u8]) -> Result<usize> {
+    let Body::File(data) = &inode.body else { return Err(EINVAL) };
     inode.touch(time::wall_ns());
-    let mut data = data.lock();
-    let end = data.size();
-    let n = data.write(end, from)?;
-    Ok((data.size(), n))
+    let store = {
+        let mut data = data.lock();
+        match data.store() {
+            None => return data.write(offset, from),
+            Some(store) => store,
+        }
+    };
+    // A store may sleep: its bytes are written without the spin lock, page by page.
+    let mut done = 0;
+    for chunk in pages(offset, from) {
+        match store.write(offset + done as u64, chunk) {
+            Ok(()) => done += chunk.len(),
+            Err(_) if done > 0 => break,
+            Err(error) => return Err(error),
+        }
+    }
+    data.lock().grew(offset + done as u64);
+    Ok(done)
+}
+
+/// Cuts bytes that belong at `offset` at page boundaries.
+fn pages(offset: u64, mut bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut at = offset;
+    core::iter::from_fn(move || {
+        let n = bytes.len().min((PAGE - at % PAGE) as usize);
+        let (now, later) = bytes.split_at(n);
+        (at, bytes) = (at + n as u64, later);
+        (n > 0).then_some(now)
+    })
+}
+
+/// Sets a regular file's size; what is cut off reads as zero if it grows again.
+///
+/// # Errors
+/// `EINVAL` if it is none, `EFBIG`.
+pub fn truncate(inode: &Inode, size: u64) -> Result<()> {
+    let Body::File(data) = &inode.body else { return Err(EINVAL) };
+    let _writer = writer(inode);
+    let shrinking = {
+        let mut data = data.lock();
+        match data.store() {
+            None => {
+                data.truncate(size)?;
+                None
+            }
+            Some(store) => Some(store),
+        }
+    };
+    if let Some(store) = shrinking {
+        // May sleep: without the spin lock.
+        if size < inode.size() {
+            store.truncate(size)?;
+        }
+        data.lock().resized(size)?;
+    }
+    inode.touch(time::wall_ns());
+    Ok(())
 }
 
 /// Gives what `stat` tells about an inode.

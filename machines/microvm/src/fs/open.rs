@@ -1,10 +1,11 @@
 //! Opening: from a path and `O_*` to an open file description.
 
 use super::device::Device;
-use super::file::{Cursor, OpenFile, Target};
+use super::file::{self, Cursor, OpenFile, Target};
 use super::pipe::{self, Pipe};
+use super::seq::Seq;
 use super::vfs;
-use crate::arch::lock::SpinLock;
+use crate::sched;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use anonmem_oslib::Result;
@@ -78,19 +79,17 @@ pub fn open_inode(inode: &Arc<Inode>, path: &[u8], flags: u32) -> Result<Arc<Ope
     }
     let target = match (kind, &inode.body) {
         (FileType::Directory, _) if writes => return Err(EISDIR),
-        (FileType::Directory, _) => Target::Directory(SpinLock::new(Cursor::default())),
+        (FileType::Directory, _) => Target::Directory(sched::Mutex::new(Cursor::default())),
         (FileType::Symlink, _) => return Err(ELOOP),
-        (_, Body::File(data)) => {
+        (_, Body::File(_)) => {
             if writes && flags & abi::O_TRUNC != 0 {
-                data.lock().truncate(0)?;
-                inode.touch(vfs().now_ns());
+                file::truncate(inode, 0)?;
             }
             Target::File
         }
         (_, Body::Synthetic(entry)) => match entry.read_at(0, &mut []) {
             Some(_) => Target::Pieces,
-            None if flags & abi::O_ACCMODE == abi::O_WRONLY => Target::Text(Vec::new()),
-            None => Target::Text(entry.content()?),
+            None => Target::Text(sched::Mutex::new(Seq::new())),
         },
         (_, Body::Special { .. }) => return open_special(inode, path, flags),
         (_, Body::Directory(_) | Body::Symlink(_)) => return Err(EINVAL),

@@ -1,24 +1,35 @@
-//! Pipes: a ring of 64 KiB, readers and writers.
+//! Pipes: pages of bytes in a row, readers and writers.
+//!
+//! A write fills the last page if its odd bytes fit there, and then new ones, as on Linux; so what a fault, a full pipe or
+//! a short read leaves behind is the same, too. A pipe has at least one page from the start: when memory has no other, it
+//! is a small pipe, and nobody who writes meets the end of memory.
+//!
+//! Locks: the state is a sleeping lock, held over the copy from and to the caller's memory, so that bytes leave the pipe
+//! only when they were delivered. Linux: fs/pipe.c.
 
 use super::event::Event;
 use super::file::{ERR, HUP, IN, OUT, Object, OpenFile, Ready, Wait, block_on};
-use crate::arch::lock::SpinLock;
+use super::iov::{From, To};
+use crate::arch::mem::PAGE;
+use crate::sched::Mutex;
+use alloc::collections::VecDeque;
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 use anonmem_oslib::Result;
-use anonmem_oslib::errno::{EAGAIN, EBADF, EPIPE};
-use anonmem_oslib::ring::Ring;
+use anonmem_oslib::errno::{EAGAIN, EBADF, EBUSY, EFAULT, EINVAL, ENOMEM, EPIPE};
 use anonmem_oslib::vfs::{Body, FileType, Inode};
 use core::any::Any;
 use linux_raw_sys::general as abi;
 
-/// Bytes that a pipe holds.
-pub const CAPACITY: usize = 64 << 10;
-/// A write of at most this many bytes is not torn.
-const PIPE_BUF: usize = 4096;
+/// Pages that a pipe holds at first.
+const SLOTS: usize = 16;
+/// Pages without bytes that a pipe keeps.
+const SPARE: usize = 2;
+const SIZE: usize = PAGE as usize;
 
 /// A pipe.
 pub struct Pipe {
-    state: SpinLock<State>,
+    state: Mutex<State>,
     meeting: Meeting,
     /// Something was written, or the last writer left, or came.
     filled: Event,
@@ -35,13 +46,137 @@ pub enum Meeting {
     Skipped,
 }
 
+/// A page and the bytes in it that wait.
+struct Buffer {
+    page: Vec<u8>,
+    start: usize,
+    len: usize,
+}
+
 struct State {
-    ring: Ring,
+    /// Has room for `slots`.
+    buffers: VecDeque<Buffer>,
+    slots: usize,
+    /// Has room for [`SPARE`]; not empty while `buffers` is.
+    spare: Vec<Vec<u8>>,
     readers: usize,
     writers: usize,
     /// Ends of each kind that there ever were: an open of a named pipe waits for the other kind.
     readers_ever: u64,
     writers_ever: u64,
+}
+
+fn new_page() -> Option<Vec<u8>> {
+    let mut page = Vec::new();
+    page.try_reserve_exact(SIZE).ok()?;
+    page.resize(SIZE, 0);
+    Some(page)
+}
+
+impl State {
+    fn new() -> Option<State> {
+        let mut state = State {
+            buffers: VecDeque::new(),
+            slots: SLOTS,
+            spare: Vec::new(),
+            readers: 0,
+            writers: 0,
+            readers_ever: 0,
+            writers_ever: 0,
+        };
+        state.buffers.try_reserve_exact(SLOTS).ok()?;
+        state.spare.try_reserve_exact(SPARE).ok()?;
+        state.spare.push(new_page()?);
+        Some(state)
+    }
+
+    fn len(&self) -> usize {
+        self.buffers.iter().map(|buffer| buffer.len).sum()
+    }
+
+    fn is_full(&self) -> bool {
+        self.buffers.len() >= self.slots
+    }
+
+    /// Takes bytes until none are left or the pipe is full (`None`); adds to `done` what was taken. Odd bytes may join
+    /// the last page if `merge` says so, which they are asked for once.
+    ///
+    /// Linux: fs/pipe.c `anon_pipe_write`.
+    fn fill(&mut self, from: &mut From<'_>, done: &mut usize, merge: &mut Merge) -> Option<Result<()>> {
+        if self.readers == 0 {
+            return Some(Err(EPIPE));
+        }
+        if core::mem::replace(merge, Merge::Tried) == Merge::Untried
+            && let Some(joined) = self.join_last(from)
+        {
+            match joined {
+                Ok(n) => *done += n,
+                Err(error) => return Some(Err(error)),
+            }
+        }
+        while from.left() > 0 {
+            if self.is_full() {
+                return None;
+            }
+            let mut page = self.spare.pop().or_else(new_page)?;
+            let wanted = from.left().min(SIZE);
+            let n = from.take(&mut page[..wanted]);
+            if n < wanted {
+                self.keep(page);
+                return Some(Err(EFAULT));
+            }
+            self.buffers.push_back(Buffer { page, start: 0, len: n });
+            *done += n;
+        }
+        Some(Ok(()))
+    }
+
+    /// Puts the odd bytes into the last page, if they fit.
+    fn join_last(&mut self, from: &mut From<'_>) -> Option<Result<usize>> {
+        let odd = from.left() % SIZE;
+        let last = self.buffers.back_mut().filter(|last| odd > 0 && last.start + last.len + odd <= SIZE)?;
+        let end = last.start + last.len;
+        if let Err(error) = from.take_whole(&mut last.page[end..end + odd]) {
+            return Some(Err(error));
+        }
+        last.len += odd;
+        Some(Ok(odd))
+    }
+
+    /// Delivers bytes until there is no more room or no byte; adds to `done` what was delivered.
+    ///
+    /// # Errors
+    /// `EFAULT`: what a page has left was not delivered and stays.
+    fn drain(&mut self, to: &mut To<'_>, done: &mut usize) -> Result<()> {
+        while to.left() > 0
+            && let Some(first) = self.buffers.front_mut()
+        {
+            let n = first.len.min(to.left());
+            to.put_whole(&first.page[first.start..first.start + n])?;
+            first.start += n;
+            first.len -= n;
+            *done += n;
+            if first.len == 0
+                && let Some(empty) = self.buffers.pop_front()
+            {
+                self.keep(empty.page);
+            }
+        }
+        Ok(())
+    }
+
+    fn keep(&mut self, page: Vec<u8>) {
+        if self.spare.len() < SPARE {
+            self.spare.push(page);
+        }
+    }
+}
+
+/// Whether a write was asked to join the last page.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Merge {
+    Untried,
+    Tried,
 }
 
 impl Pipe {
@@ -50,55 +185,73 @@ impl Pipe {
     /// # Errors
     /// `ENOMEM`.
     pub fn new(meeting: Meeting) -> Result<Arc<Pipe>> {
-        let ring = Ring::new(CAPACITY)?;
-        let state = State { ring, readers: 0, writers: 0, readers_ever: 0, writers_ever: 0 };
-        Ok(Arc::new(Pipe {
-            state: SpinLock::new(state),
-            meeting,
-            filled: Event::new(),
-            drained: Event::new(),
-        }))
+        let state = Mutex::new(State::new().ok_or(ENOMEM)?);
+        Ok(Arc::new(Pipe { state, meeting, filled: Event::new(), drained: Event::new() }))
     }
 
-    /// Moves waiting bytes to `to`. Nothing there and no writer left: zero.
-    fn read(&self, to: &mut [u8], wait: Wait) -> Result<usize> {
-        let n = block_on(&self.filled, wait, || {
+    /// Delivers waiting bytes. Nothing there and no writer left: zero.
+    fn read(&self, to: &mut To<'_>, wait: Wait) -> Result<usize> {
+        if to.left() == 0 {
+            return Ok(0);
+        }
+        let mut done = 0;
+        let result = block_on(&self.filled, wait, || {
             let mut state = self.state.lock();
-            if state.ring.is_empty() && state.writers > 0 && !to.is_empty() {
+            if state.buffers.is_empty() && state.writers > 0 {
                 return None;
             }
-            Some(Ok(state.ring.read(to)))
-        })?;
-        if n > 0 {
+            Some(state.drain(to, &mut done))
+        });
+        if done > 0 {
             self.drained.notify();
+            return Ok(done);
         }
-        Ok(n)
+        result.map(|()| 0)
     }
 
-    /// Writes all of `from`, in pieces if it must; small writes whole. Without readers: `EPIPE`, and SIGPIPE is the
+    /// Writes all there is, in pieces if it must; a page or less whole. Without readers: `EPIPE`, and SIGPIPE is the
     /// system call's to send.
-    fn write(&self, from: &[u8], wait: Wait) -> Result<usize> {
-        let mut done = 0;
-        while done < from.len() {
-            let rest = &from[done..];
-            let whole = if from.len() <= PIPE_BUF { rest.len() } else { 1 };
-            let written = block_on(&self.drained, wait, || {
-                let mut state = self.state.lock();
-                if state.readers == 0 {
-                    return Some(Err(EPIPE));
-                }
-                (state.ring.room() >= whole).then(|| Ok(state.ring.write(rest)))
-            });
-            match written {
-                Ok(n) => {
-                    done += n;
-                    self.filled.notify();
-                }
-                Err(_) if done > 0 => break,
-                Err(error) => return Err(error),
-            }
+    fn write(&self, from: &mut From<'_>, wait: Wait) -> Result<usize> {
+        if from.left() == 0 {
+            return Ok(0);
         }
-        Ok(done)
+        let (mut done, mut merge) = (0, Merge::Untried);
+        let result = block_on(&self.drained, wait, || {
+            let before = done;
+            let result = self.state.lock().fill(from, &mut done, &mut merge);
+            if done > before {
+                self.filled.notify();
+            }
+            result
+        });
+        if done > 0 { Ok(done) } else { result.map(|()| 0) }
+    }
+
+    /// Gives how many bytes fit (`F_GETPIPE_SZ`).
+    pub fn capacity(&self) -> usize {
+        self.state.lock().slots * SIZE
+    }
+
+    /// Makes room for `size` bytes or a little more (`F_SETPIPE_SZ`); gives how many fit now.
+    ///
+    /// # Errors
+    /// `EINVAL` for more than 2 GiB, `EBUSY` if more bytes wait, `ENOMEM`.
+    pub fn resize(&self, size: usize) -> Result<usize> {
+        if size > 1 << 31 {
+            return Err(EINVAL);
+        }
+        let slots = size.div_ceil(SIZE).max(1).next_power_of_two();
+        {
+            let mut state = self.state.lock();
+            if slots < state.buffers.len() {
+                return Err(EBUSY);
+            }
+            let more = slots - state.buffers.len();
+            state.buffers.try_reserve_exact(more).map_err(|_| ENOMEM)?;
+            state.slots = slots;
+        }
+        self.drained.notify();
+        Ok(slots * SIZE)
     }
 }
 
@@ -120,6 +273,11 @@ pub enum Direction {
 }
 
 impl PipeEnd {
+    /// Gives the pipe.
+    pub fn pipe(&self) -> &Arc<Pipe> {
+        &self.pipe
+    }
+
     /// Opens an end.
     pub fn new(pipe: Arc<Pipe>, direction: Direction) -> Arc<PipeEnd> {
         {
@@ -152,11 +310,11 @@ impl Drop for PipeEnd {
 }
 
 impl Object for PipeEnd {
-    fn read(&self, to: &mut [u8], wait: Wait) -> Result<usize> {
+    fn read(&self, to: &mut To<'_>, wait: Wait) -> Result<usize> {
         if self.direction == Direction::Write { Err(EBADF) } else { self.pipe.read(to, wait) }
     }
 
-    fn write(&self, from: &[u8], wait: Wait) -> Result<usize> {
+    fn write(&self, from: &mut From<'_>, wait: Wait) -> Result<usize> {
         if self.direction == Direction::Read { Err(EBADF) } else { self.pipe.write(from, wait) }
     }
 
@@ -164,18 +322,18 @@ impl Object for PipeEnd {
         let state = self.pipe.state.lock();
         let mut ready = 0;
         if self.direction != Direction::Write {
-            ready |= if state.ring.is_empty() { 0 } else { IN };
+            ready |= if state.buffers.is_empty() { 0 } else { IN };
             ready |= if state.writers == 0 && state.writers_ever > 0 { HUP } else { 0 };
         }
         if self.direction != Direction::Read {
-            ready |= if state.ring.room() >= PIPE_BUF { OUT } else { 0 };
+            ready |= if state.is_full() { 0 } else { OUT };
             ready |= if state.readers == 0 { ERR } else { 0 };
         }
         ready
     }
 
     fn readable(&self) -> Result<usize> {
-        Ok(self.pipe.state.lock().ring.len())
+        Ok(self.pipe.state.lock().len())
     }
 
     fn as_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync> {

@@ -62,6 +62,7 @@ pub fn clone(thread: &Arc<Thread>, frame: &TrapFrame, request: &Request) -> Resu
         new_process(thread, tid, request, &space)
     };
     let child = Thread::new(tid, process, fs, files, *thread.comm.lock());
+    child.set_cred(thread.cred());
     inherit_signals(thread, &child, request);
     {
         let mut user = child.user.lock();
@@ -77,6 +78,10 @@ pub fn clone(thread: &Arc<Thread>, frame: &TrapFrame, request: &Request) -> Resu
     drop(child);
     if let Some(released) = released {
         released.wait();
+        // The child may have become somebody with other limits while the memory was its own.
+        if let Some(space) = sched::current_mm() {
+            mm::set_limits(&space, &thread.process.limits(), &thread.cred());
+        }
     }
     Ok(tid)
 }

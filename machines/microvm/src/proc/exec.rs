@@ -12,6 +12,7 @@ use crate::usercopy;
 use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
+use anonmem_oslib::cred::Cred;
 use anonmem_oslib::errno::{EINTR, ELOOP, ENOENT};
 use anonmem_oslib::sigframe::AltStack;
 use anonmem_oslib::stack::{self, Content};
@@ -88,7 +89,9 @@ pub fn prepare_inode(
 /// `ENOMEM`, `EINTR` if the process is to end. What fails later than that ends the process.
 pub fn exec(thread: &Arc<Thread>, frame: &mut TrapFrame, prepared: &Prepared) -> Result<()> {
     let space = mm::new()?;
-    mm::set_limits(&space, &{ *thread.process.limits.lock() });
+    let mut cred = thread.cred();
+    cred.exec();
+    mm::set_limits(&space, &thread.process.limits(), &cred);
     let files = Arc::new(thread.files().fork()?);
     if !exit::end_other_threads(thread) {
         return Err(EINTR);
@@ -100,6 +103,7 @@ pub fn exec(thread: &Arc<Thread>, frame: &mut TrapFrame, prepared: &Prepared) ->
     drop(old);
     exit::release_vfork_parent(thread);
     forget_old_program(thread);
+    thread.set_cred(cred);
     files.close_on_exec();
     thread.set_files(files);
     let result = install(thread, &space, prepared);
@@ -138,7 +142,7 @@ pub fn install(thread: &Thread, space: &Space, prepared: &Prepared) -> Result<(u
     let loaded = prepared.program.load(space)?;
     mm::set_brk(space, loaded.end);
     let flags = abi::MAP_FIXED | abi::MAP_PRIVATE | abi::MAP_ANONYMOUS | abi::MAP_GROWSDOWN | abi::MAP_STACK;
-    let stack = build_stack(prepared, &loaded)?;
+    let stack = build_stack(&thread.cred(), prepared, &loaded)?;
     let first = (stack.bytes.len() as u64 + STACK_FIRST).next_multiple_of(4096);
     let map = Map { addr: STACK_TOP - first, len: first, prot: abi::PROT_READ | abi::PROT_WRITE, flags };
     mm::mmap(space, map, Backing::Anonymous)?;
@@ -158,7 +162,7 @@ pub fn install(thread: &Thread, space: &Space, prepared: &Prepared) -> Result<(u
     Ok((loaded.start, stack.sp))
 }
 
-fn build_stack(prepared: &Prepared, loaded: &Loaded) -> Result<stack::Stack> {
+fn build_stack(cred: &Cred, prepared: &Prepared, loaded: &Loaded) -> Result<stack::Stack> {
     let mut random = [0; 16];
     device::fill_random(&mut random);
     let auxv = [
@@ -171,10 +175,10 @@ fn build_stack(prepared: &Prepared, loaded: &Loaded) -> Result<stack::Stack> {
         (abi::AT_BASE, loaded.base),
         (abi::AT_FLAGS, 0),
         (abi::AT_ENTRY, loaded.entry),
-        (abi::AT_UID, 0),
-        (abi::AT_EUID, 0),
-        (abi::AT_GID, 0),
-        (abi::AT_EGID, 0),
+        (abi::AT_UID, cred.user.real.into()),
+        (abi::AT_EUID, cred.user.effective.into()),
+        (abi::AT_GID, cred.group.real.into()),
+        (abi::AT_EGID, cred.group.effective.into()),
         (abi::AT_SECURE, 0),
         (abi::AT_HWCAP2, 0),
         (AT_MINSIGSTKSZ, (sigframe::FRAME + fpu::image_size() + 256) as u64),

@@ -13,10 +13,12 @@ use anonmem::{
     Event, FaultAccess, FaultOutcome, Limits, MapKind, MapUse, Overcommit, VmFlags, VmaInfo, VmaUsage,
 };
 use anonmem_hal::{NrPages, PAGE_SHIFT, SourceId, Va, VaRange};
+use anonmem_oslib::cred::{Cap, Cred};
 use anonmem_oslib::errno::{EINVAL, ENOMEM};
 use anonmem_oslib::vfs::Inode;
 use anonmem_oslib::{Errno, Result};
 use core::num::NonZeroU64;
+use core::ops::ControlFlow;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use linux_raw_sys::general as abi;
 
@@ -289,14 +291,40 @@ pub enum Detail {
     Pages,
 }
 
-/// Gives all mappings.
-pub fn vmas(mm: &Space, detail: Detail) -> Vec<Vma> {
-    let mut all = Vec::new();
+/// Mappings that are looked at together.
+const VMAS: usize = 16;
+
+/// Gives the first mappings that end above `from`: a few. All are told when there are none.
+///
+/// # Errors
+/// `ENOMEM`.
+pub fn vmas(mm: &Space, from: u64, detail: Detail) -> Result<Vec<Vma>> {
+    let mut some = Vec::new();
+    some.try_reserve_exact(VMAS).map_err(|_| ENOMEM)?;
+    let mut add = |info: &VmaInfo, usage: &VmaUsage| {
+        some.push((*info, *usage));
+        if some.len() == VMAS { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    };
     match detail {
-        Detail::Ranges => mm.for_each_vma(&mut |info| all.push((*info, VmaUsage::default()))),
-        Detail::Pages => mm.for_each_vma_usage(&mut |info, usage| all.push((*info, *usage))),
+        Detail::Ranges => mm.for_each_vma(Va(from), &mut |info| add(info, &VmaUsage::default())),
+        Detail::Pages => mm.for_each_vma_usage(Va(from), &mut add),
     }
-    all.into_iter().map(|(info, usage)| named(info, usage)).collect()
+    // Names take locks and memory: not under the mmap lock.
+    let mut named_ones = Vec::new();
+    named_ones.try_reserve_exact(some.len()).map_err(|_| ENOMEM)?;
+    named_ones.extend(some.into_iter().map(|(info, usage)| named(info, usage)));
+    Ok(named_ones)
+}
+
+/// Gives what all mappings cost together, and the addresses of the first and the last. `None` if there are none.
+pub fn usage(mm: &Space) -> Option<(VaRange, VmaUsage)> {
+    let mut all: Option<(VaRange, VmaUsage)> = None;
+    mm.for_each_vma_usage(Va(0), &mut |info, usage| {
+        let (range, sum) = all.unwrap_or((info.range, VmaUsage::default()));
+        all = Some((VaRange { end: info.range.end, ..range }, sum.plus(*usage)));
+        ControlFlow::Continue(())
+    });
+    all
 }
 
 fn named(info: VmaInfo, usage: VmaUsage) -> Vma {
@@ -377,15 +405,15 @@ pub fn peak_tables() -> u64 {
     PEAK_TABLES.load(Relaxed)
 }
 
-/// Makes an address space keep to the limits of a process.
-pub fn set_limits(mm: &Space, limits: &[(u64, u64); 16]) {
+/// Makes an address space keep to the limits of a process, as far as they hold for `cred`. Differs from Linux: of threads that are
+/// different people, the one who changed last decides.
+pub fn set_limits(mm: &Space, limits: &[(u64, u64); 16], cred: &Cred) {
     let soft = |resource: u32| limits[resource as usize].0;
     mm.set_limits(Limits {
         stack: soft(abi::RLIMIT_STACK),
         data: soft(abi::RLIMIT_DATA),
         space: soft(abi::RLIMIT_AS),
-        // Everybody is root, and so above this one (CAP_IPC_LOCK).
-        locked: u64::MAX,
+        locked: if cred.has(Cap::IpcLock) { u64::MAX } else { soft(abi::RLIMIT_MEMLOCK) },
     });
 }
 
@@ -406,11 +434,36 @@ pub fn mmap_min_addr() -> u64 {
 
 /// Gives the number of the overcommit mode.
 pub fn overcommit_mode() -> u32 {
-    match machine::vm().config().overcommit {
+    match machine::vm().overcommit() {
         Overcommit::Heuristic => 0,
         Overcommit::Always => 1,
         Overcommit::Never { .. } => 2,
     }
+}
+
+/// Gives the percentage of memory that mode 2 promises.
+pub fn overcommit_ratio() -> u32 {
+    machine::vm().overcommit_ratio()
+}
+
+/// Changes the overcommit mode.
+///
+/// # Errors
+/// `EINVAL` if there is no such mode.
+pub fn set_overcommit_mode(number: u32) -> Result<()> {
+    let percent = overcommit_ratio();
+    let modes = [Overcommit::Heuristic, Overcommit::Always, Overcommit::Never { percent }];
+    machine::vm().set_overcommit(*modes.get(number as usize).ok_or(EINVAL)?);
+    Ok(())
+}
+
+/// Changes the percentage of memory that mode 2 promises.
+///
+/// # Errors
+/// None.
+pub fn set_overcommit_ratio(percent: u32) -> Result<()> {
+    machine::vm().set_overcommit_ratio(percent);
+    Ok(())
 }
 
 /// Locks a range.

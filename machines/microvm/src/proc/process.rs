@@ -96,7 +96,7 @@ pub struct Process {
     /// `timer_create`.
     pub timers: SpinLock<BTreeMap<u32, Arc<Timer>>>,
     /// Soft and hard limits by `RLIMIT_*`.
-    pub limits: SpinLock<[(u64, u64); 16]>,
+    pub limits: SpinLock<ResourceLimits>,
     /// When it started, nanoseconds since boot.
     pub start_ns: u64,
     /// CPU time of threads that have ended.
@@ -115,10 +115,13 @@ pub struct Process {
     ending: AtomicU64,
 }
 
+/// Soft and hard limits by `RLIMIT_*`.
+pub type ResourceLimits = [(u64, u64); 16];
+
 const INFINITY: u64 = abi::RLIM64_INFINITY as u64;
 
 /// The limits of the first process.
-fn default_limits() -> [(u64, u64); 16] {
+fn default_limits() -> ResourceLimits {
     let mut limits = [(INFINITY, INFINITY); 16];
     limits[abi::RLIMIT_STACK as usize] = (8 << 20, INFINITY);
     limits[abi::RLIMIT_NOFILE as usize] = (1024, 1024);
@@ -157,6 +160,11 @@ impl Process {
             children_hiwater: AtomicU64::new(0),
             ending: AtomicU64::new(0),
         })
+    }
+
+    /// Gives soft and hard limits by `RLIMIT_*`.
+    pub fn limits(&self) -> ResourceLimits {
+        *self.limits.lock()
     }
 
     /// Gives a use of its address space, if it still has one.

@@ -8,6 +8,7 @@ use crate::fs::event::Event;
 use crate::fs::table::FdTable;
 use crate::sched::{self, Task, UserThread};
 use alloc::sync::Arc;
+use anonmem_oslib::cred::Cred;
 use anonmem_oslib::sigframe::Trap;
 use core::any::Any;
 use core::fmt;
@@ -33,6 +34,7 @@ pub struct Thread {
     pub faults: AtomicU64,
     /// Set once somebody waits for this thread to leave its parent's address space (`vfork`).
     pub vfork: SpinLock<Option<Arc<Released>>>,
+    cred: SpinLock<Cred>,
     fs: SpinLock<Arc<FsContext>>,
     files: SpinLock<Arc<FdTable>>,
     task: SpinLock<Option<Arc<Task>>>,
@@ -118,11 +120,23 @@ impl Thread {
             trap: SpinLock::default(),
             faults: AtomicU64::new(0),
             vfork: SpinLock::new(None),
+            cred: SpinLock::new(Cred::root()),
             fs: SpinLock::new(fs),
             files: SpinLock::new(files),
             task: SpinLock::new(None),
             work: AtomicBool::new(false),
         })
+    }
+
+    /// Says who it is.
+    pub fn cred(&self) -> Cred {
+        self.cred.lock().clone()
+    }
+
+    /// Makes it somebody else.
+    pub fn set_cred(&self, cred: Cred) {
+        let old = core::mem::replace(&mut *self.cred.lock(), cred);
+        drop(old);
     }
 
     /// Gives its view of the tree.

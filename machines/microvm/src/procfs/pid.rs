@@ -12,10 +12,10 @@ use alloc::format;
 use alloc::string::String;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
-use anonmem::{VmFlags, VmaInfo, VmaUsage};
-use anonmem_hal::VaRange;
+use anonmem::{MapKind, MapUse, VmFlags, VmaInfo};
 use anonmem_oslib::Result;
-use anonmem_oslib::errno::{EINVAL, ENOENT};
+use anonmem_oslib::cred::Cred;
+use anonmem_oslib::errno::{EINVAL, ENOENT, ENOMEM};
 use anonmem_oslib::text::{self, Mapping, StatLine};
 use anonmem_oslib::vfs::{FileType, Inode, LinkTarget, Synthetic};
 use core::fmt::Write;
@@ -141,12 +141,8 @@ impl Synthetic for Entry {
     fn content(&self) -> Result<Vec<u8>> {
         let p = &*self.process;
         let text = match self.kind {
-            Kind::Cmdline => return Ok(user_strings(p, p.program.lock().args)),
-            Kind::Environ => return Ok(user_strings(p, p.program.lock().env)),
             Kind::Comm => format!("{}\n", p.name()),
             Kind::Limits => limits(p),
-            Kind::Maps => mappings(p, Detail::Ranges, text::maps_line),
-            Kind::Smaps => mappings(p, Detail::Pages, text::smaps_entry),
             Kind::SmapsRollup => rollup(p),
             Kind::Mounts => "tmpfs / tmpfs rw 0 0\nproc /proc proc rw 0 0\n".into(),
             Kind::OomScore => format!("{}\n", oom_score(p)),
@@ -154,13 +150,31 @@ impl Synthetic for Entry {
             Kind::Stat => stat(p),
             Kind::Statm => statm(p),
             Kind::Status => status(p),
-            Kind::Pagemap | Kind::Cwd | Kind::Exe | Kind::Root | Kind::Fd | Kind::Task => return Err(EINVAL),
+            Kind::Maps | Kind::Smaps | Kind::Cmdline | Kind::Environ | Kind::Pagemap => return Err(EINVAL),
+            Kind::Cwd | Kind::Exe | Kind::Root | Kind::Fd | Kind::Task => return Err(EINVAL),
         };
         Ok(text.into_bytes())
     }
 
+    fn piece(&self, cursor: u64, out: &mut Vec<u8>) -> Result<Option<u64>> {
+        match self.kind {
+            Kind::Maps => mappings(&self.process, cursor, Detail::Ranges, text::maps_line, out),
+            Kind::Smaps => mappings(&self.process, cursor, Detail::Pages, text::smaps_entry, out),
+            _ => {
+                *out = self.content()?;
+                Ok(None)
+            }
+        }
+    }
+
     fn read_at(&self, offset: u64, to: &mut [u8]) -> Option<Result<usize>> {
-        (self.kind == Kind::Pagemap).then(|| pagemap(&self.process, offset, to))
+        let p = &*self.process;
+        match self.kind {
+            Kind::Pagemap => Some(pagemap(p, offset, to)),
+            Kind::Cmdline => Some(Ok(user_strings(p, p.program.lock().args, offset, to))),
+            Kind::Environ => Some(Ok(user_strings(p, p.program.lock().env, offset, to))),
+            _ => None,
+        }
     }
 
     fn write(&self, bytes: &[u8]) -> Result<()> {
@@ -247,17 +261,19 @@ fn first_thread(process: &Process) -> Result<Arc<Thread>> {
     process.threads().first().cloned().ok_or(GONE)
 }
 
-/// The strings of the stack, for the running process itself; of another only its name can be told.
-fn user_strings(process: &Process, range: (u64, u64)) -> Vec<u8> {
+/// Reads the strings of the stack at `offset`, for the running process itself; of another only its name can be told.
+fn user_strings(process: &Process, range: (u64, u64), offset: u64, to: &mut [u8]) -> usize {
     let own = try_current().is_some_and(|t| t.process.pid == process.pid);
     if !own {
-        return [process.name().as_bytes(), b"\0"].concat();
+        let name = [process.name().as_bytes(), b"\0"].concat();
+        let rest = name.get(offset as usize..).unwrap_or(&[]);
+        let n = rest.len().min(to.len());
+        to[..n].copy_from_slice(&rest[..n]);
+        return n;
     }
-    let mut bytes = alloc::vec![0; (range.1.saturating_sub(range.0) as usize).min(1 << 20)];
-    match usercopy::copy_from_user(&mut bytes, range.0) {
-        Ok(()) => bytes,
-        Err(_) => Vec::new(),
-    }
+    let left = range.1.saturating_sub(range.0).saturating_sub(offset);
+    let n = left.min(to.len() as u64) as usize;
+    usercopy::copy_from_user(&mut to[..n], range.0.wrapping_add(offset)).map_or(0, |()| n)
 }
 
 /// Puts what the memory manager tells about a mapping into the words of `/proc`.
@@ -291,25 +307,44 @@ fn mapping(vma: &Vma) -> Mapping<'_> {
     }
 }
 
-fn mappings(process: &Process, detail: Detail, line: fn(&mut String, &Mapping<'_>)) -> String {
-    let mut out = String::new();
-    let Some(space) = process.space() else { return out };
-    for vma in mm::vmas(&space, detail) {
-        line(&mut out, &mapping(&vma));
+/// Room for what is told about a few mappings: `smaps` has 800 bytes for each, and a path.
+const PIECE: usize = 16 << 10;
+/// When that much is there, a piece is long enough.
+const ENOUGH: usize = 8 << 10;
+
+/// Appends what is told about a few mappings; gives the address from which to go on.
+fn mappings(
+    process: &Process,
+    from: u64,
+    detail: Detail,
+    line: fn(&mut String, &Mapping<'_>),
+    out: &mut Vec<u8>,
+) -> Result<Option<u64>> {
+    let Some(space) = process.space() else { return Ok(None) };
+    let mut next = None;
+    out.try_reserve(PIECE).map_err(|_| ENOMEM)?;
+    let mut text = String::new();
+    for vma in mm::vmas(&space, from, detail)? {
+        text.clear();
+        line(&mut text, &mapping(&vma));
+        out.extend_from_slice(text.as_bytes());
+        next = Some(vma.info.range.end.0);
+        if out.len() >= ENOUGH {
+            break;
+        }
     }
-    out
+    Ok(next)
 }
 
 fn rollup(process: &Process) -> String {
     let mut out = String::new();
-    let Some(space) = process.space() else { return out };
-    let all = mm::vmas(&space, Detail::Pages);
-    let (Some(first), Some(last)) = (all.first(), all.last()) else { return out };
-    let usage = all.iter().fold(VmaUsage::default(), |sum, vma| sum.plus(vma.usage));
+    let Some((range, usage)) = process.space().and_then(|space| mm::usage(&space)) else { return out };
     let info = VmaInfo {
-        range: VaRange { end: last.info.range.end, ..first.info.range },
+        range,
         flags: VmFlags::empty(),
-        ..first.info
+        pgoff: 0,
+        kind: MapKind::Anonymous,
+        purpose: MapUse::Other,
     };
     text::smaps_rollup(&mut out, &mapping(&Vma { info, usage, ino: 0, name: String::new() }));
     out
@@ -387,11 +422,20 @@ fn status(process: &Process) -> String {
     let _ = write!(
         out,
         "Name:\t{}\nUmask:\t0022\nState:\t{state}\nTgid:\t{1}\nNgid:\t0\nPid:\t{1}\nPPid:\t{2}\nTracerPid:\t0\n\
-         Uid:\t0\t0\t0\t0\nGid:\t0\t0\t0\t0\nFDSize:\t64\nGroups:\t0\n",
+         ",
         process.name(),
         process.pid,
         process.parent.load(SeqCst)
     );
+    let cred = process.threads().first().map_or_else(Cred::root, |thread| thread.cred());
+    for (name, ids) in [("Uid", cred.user), ("Gid", cred.group)] {
+        let _ = writeln!(out, "{name}:\t{}\t{}\t{}\t{}", ids.real, ids.effective, ids.saved, ids.fs);
+    }
+    out.push_str("FDSize:\t64\nGroups:\t");
+    for group in cred.groups.iter() {
+        let _ = write!(out, "{group} ");
+    }
+    out.push('\n');
     for (name, bytes) in [
         ("VmPeak", c.total_vm),
         ("VmSize", c.total_vm),
@@ -416,6 +460,15 @@ fn status(process: &Process) -> String {
     if let Some(thread) = threads.first() {
         let (pending, mask) = (thread.pending(), thread.signals.lock().mask);
         let _ = write!(out, "SigPnd:\t{:016x}\nSigBlk:\t{:016x}\n", pending.0, mask.0);
+    }
+    for (name, caps) in [
+        ("Inh", cred.inheritable),
+        ("Prm", cred.permitted),
+        ("Eff", cred.effective),
+        ("Bnd", cred.bounding),
+        ("Amb", 0),
+    ] {
+        let _ = writeln!(out, "Cap{name}:\t{caps:016x}");
     }
     let cpus = cpu_count();
     let _ = write!(out, "Cpus_allowed:\t{:x}\nCpus_allowed_list:\t0-{}\n", (1u128 << cpus) - 1, cpus - 1);

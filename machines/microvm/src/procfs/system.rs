@@ -46,7 +46,7 @@ pub const SYSCTLS: &[File] = &[
     ("vm/max_map_count", || format!("{}\n", mm::max_map_count())),
     ("vm/mmap_min_addr", || format!("{}\n", mm::mmap_min_addr())),
     ("vm/overcommit_memory", || format!("{}\n", mm::overcommit_mode())),
-    ("vm/overcommit_ratio", || "50\n".into()),
+    ("vm/overcommit_ratio", || format!("{}\n", mm::overcommit_ratio())),
     ("vm/swappiness", || "60\n".into()),
 ];
 
@@ -59,7 +59,11 @@ pub const SYS_FILES: &[File] = &[
     ("/sys/kernel/mm/transparent_hugepage/enabled", || "always madvise [never]\n".into()),
 ];
 
-/// A file of `/proc/sys`. Writing what it already says is fine; nothing can be changed while programs run.
+/// What can be set while programs run.
+const SETTABLE: &[(&str, fn(u32) -> Result<()>)] =
+    &[("vm/overcommit_memory", mm::set_overcommit_mode), ("vm/overcommit_ratio", mm::set_overcommit_ratio)];
+
+/// A file of `/proc/sys`. Writing what it already says is fine; few things can be changed while programs run.
 pub struct Sysctl {
     /// Its path below `/proc/sys`.
     pub path: &'static str,
@@ -77,6 +81,10 @@ impl Synthetic for Sysctl {
     }
 
     fn write(&self, bytes: &[u8]) -> Result<()> {
+        if let Some((_, set)) = SETTABLE.iter().find(|(path, _)| *path == self.path) {
+            let text = core::str::from_utf8(bytes.trim_ascii()).or(Err(EINVAL))?;
+            return set(text.parse().or(Err(EINVAL))?);
+        }
         match bytes.trim_ascii() == (self.text)().as_bytes().trim_ascii() {
             true => Ok(()),
             false if self.path.starts_with("kernel/") => Err(EACCES),

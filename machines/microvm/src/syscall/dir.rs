@@ -6,50 +6,77 @@ use crate::fs::file::Target;
 use crate::fs::pipe::{Meeting, Pipe};
 use crate::fs::vfs;
 use alloc::vec::Vec;
-use anonmem_oslib::Result;
 use anonmem_oslib::abi::dirent64;
 use anonmem_oslib::errno::{EEXIST, EINVAL, ENOENT, ENOTDIR, EPERM, ERANGE};
 use anonmem_oslib::vfs::names::Replace;
 use anonmem_oslib::vfs::path::{Follow, Place};
 use anonmem_oslib::vfs::{Body, FileType, LinkTarget};
+use anonmem_oslib::{Errno, Result};
 use linux_raw_sys::general as abi;
 use spin::Mutex;
 
 /// Entries that are read at once.
 const BATCH: usize = 128;
 
+/// Entries that did not reach the caller's memory are given out again the next time.
 pub(super) fn getdents64(c: &mut Call<'_>) -> Result<usize> {
     let file = c.thread.files().get(c.u32(0))?;
     let Target::Directory(cursor) = &file.target else { return Err(ENOTDIR) };
-    let limit = c.len(2).min(user::PIECE);
-    let mut out = Vec::new();
+    let mut to = Entries { at: c.args[1], left: c.len(2).min(i32::MAX as usize), done: 0, entry: Vec::new() };
+    // Held over the copy, as a file's position is.
     let mut cursor = cursor.lock();
     let parent = file.inode.parent().map_or(file.inode.ino, |parent| parent.ino);
     for (count, name, ino) in [(0, &b"."[..], file.inode.ino), (1, b"..", parent)] {
-        if cursor.count == count && dirent64(&mut out, limit, ino, count + 1, FileType::Directory, name) {
-            cursor.count += 1;
+        if cursor.count == count {
+            match to.put(ino, count + 1, FileType::Directory, name) {
+                Ok(()) => cursor.count += 1,
+                Err(error) => return to.result(error),
+            }
         }
     }
-    'all: while cursor.count >= 2 {
+    loop {
         let batch = file.inode.list(cursor.last.as_deref(), BATCH)?;
         if batch.is_empty() {
-            break;
+            return Ok(to.done);
         }
         for (name, ino, kind) in batch {
-            if !dirent64(&mut out, limit, ino, cursor.count + 1, kind, &name) {
-                break 'all;
+            if let Err(error) = to.put(ino, cursor.count + 1, kind, &name) {
+                return to.result(error);
             }
             cursor.count += 1;
             cursor.last = Some(name);
         }
     }
-    let ended = out.is_empty() && cursor.count >= 2 && file.inode.list(cursor.last.as_deref(), 1)?.is_empty();
-    drop(cursor);
-    if out.is_empty() && !ended {
-        return Err(EINVAL);
+}
+
+/// Where entries of a directory go to.
+struct Entries {
+    at: u64,
+    left: usize,
+    done: usize,
+    entry: Vec<u8>,
+}
+
+impl Entries {
+    /// Delivers one entry whole.
+    ///
+    /// # Errors
+    /// `EINVAL` if there is no room for it, `EFAULT`.
+    fn put(&mut self, ino: u64, next: u64, kind: FileType, name: &[u8]) -> Result<()> {
+        self.entry.clear();
+        if !dirent64(&mut self.entry, self.left, ino, next, kind, name) {
+            return Err(EINVAL);
+        }
+        user::write(self.at, &self.entry)?;
+        let n = self.entry.len();
+        (self.at, self.left, self.done) = (self.at + n as u64, self.left - n, self.done + n);
+        Ok(())
     }
-    user::write(c.args[1], &out)?;
-    Ok(out.len())
+
+    /// What came before counts, if anything did.
+    fn result(&self, error: Errno) -> Result<usize> {
+        if self.done > 0 { Ok(self.done) } else { Err(error) }
+    }
 }
 
 fn place(c: &Call<'_>, dirfd: i32, path: u64) -> Result<Place> {

@@ -4,8 +4,10 @@ use super::file::install;
 use super::{Call, only, user};
 use crate::fs::counter::{Counter, Take};
 use crate::fs::file::{OpenFile, Target};
+use crate::fs::pipe::{Pipe, PipeEnd};
 use crate::fs::table::{LIMIT, OnExec};
 use crate::fs::{pipe as pipes, vfs};
+use alloc::sync::Arc;
 use anonmem_oslib::Result;
 use anonmem_oslib::abi::{Fields, Packer};
 use anonmem_oslib::errno::{EBADF, EINVAL, ENOTTY};
@@ -83,13 +85,19 @@ pub(super) fn fcntl(c: &mut Call<'_>) -> Result<usize> {
             file.set_status(argument);
             Ok(0)
         }
-        F_GETPIPE_SZ | F_SETPIPE_SZ if file.inode.kind() == FileType::Fifo => Ok(pipes::CAPACITY),
+        F_GETPIPE_SZ => Ok(pipe_of(&file)?.capacity()),
+        F_SETPIPE_SZ => pipe_of(&file)?.resize(argument as usize),
         abi::F_GETLK | F_OFD_GETLK => unlocked(c),
         abi::F_SETLK | abi::F_SETLKW | F_OFD_SETLK | F_OFD_SETLKW => Ok(0),
         abi::F_GETOWN => Ok(0),
         abi::F_SETOWN => Ok(0),
         _ => Err(EINVAL),
     }
+}
+
+/// Gives the pipe that a descriptor is an end of.
+fn pipe_of(file: &OpenFile) -> Result<Arc<Pipe>> {
+    file.object::<PipeEnd>().map(|end| end.pipe().clone()).ok_or(EBADF)
 }
 
 const F_SETPIPE_SZ: u32 = 1031;

@@ -214,11 +214,10 @@ fn set_size(inode: &Inode, size: u64) -> Result<usize> {
         return Err(EINVAL);
     }
     match &inode.body {
-        Body::File(data) => data.lock().truncate(size)?,
+        Body::File(_) => file::truncate(inode, size)?,
         Body::Directory(_) => return Err(EISDIR),
         _ => return Err(EINVAL),
     }
-    inode.touch(vfs().now_ns());
     Ok(0)
 }
 

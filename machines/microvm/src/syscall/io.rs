@@ -1,13 +1,17 @@
 //! Reading and writing.
+//!
+//! How far a transfer comes when the caller's memory ends in the middle is decided where the bytes are
+//! ([`crate::fs::iov`]).
 
 use super::{Call, user};
 use crate::fs::file::OpenFile;
+use crate::fs::iov::{From, PIECE, To};
 use crate::proc::signal;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use anonmem_oslib::Result;
 use anonmem_oslib::abi::Fields;
-use anonmem_oslib::errno::{EFAULT, EINVAL, EPIPE};
+use anonmem_oslib::errno::{EFAULT, EINVAL, ENOMEM, EPIPE};
 use anonmem_oslib::signal::SIGPIPE;
 
 /// The largest number of bytes that one call moves.
@@ -32,64 +36,38 @@ impl At {
     fn offset(value: u64) -> Result<At> {
         if value as i64 >= 0 { Ok(At::Offset(value)) } else { Err(EINVAL) }
     }
+}
 
-    fn after(self, n: usize) -> At {
-        match self {
-            At::Position => At::Position,
-            At::Offset(offset) => At::Offset(offset + n as u64),
-        }
+/// Fails for a buffer that is not in user space at all. Linux: `access_ok`.
+pub(super) fn check_range(address: u64, len: usize) -> Result<()> {
+    match address.checked_add(len as u64) {
+        Some(end) if end <= i64::MAX as u64 => Ok(()),
+        Some(_) | None => Err(EFAULT),
     }
 }
 
-/// Reads into user memory, in pieces. A stream is read once: a second read could wait.
-fn read_to(file: &OpenFile, address: u64, len: usize, at: At) -> Result<usize> {
+fn read_to(file: &OpenFile, pieces: &[(u64, usize)], at: At) -> Result<usize> {
     file.check_readable()?;
-    let len = len.min(LIMIT);
-    let mut buffer = user::buffer(len.min(user::PIECE))?;
-    let mut done = 0;
-    loop {
-        let piece = (len - done).min(user::PIECE);
-        let result = match at.after(done) {
-            At::Position => file.read(&mut buffer[..piece]),
-            At::Offset(offset) => file.read_at(offset, &mut buffer[..piece]),
-        };
-        let n = match result {
-            Ok(n) => n,
-            Err(_) if done > 0 => return Ok(done),
-            Err(error) => return Err(error),
-        };
-        user::write(address + done as u64, &buffer[..n]).or(if done > 0 { Ok(()) } else { Err(EFAULT) })?;
-        done += n;
-        if n < piece || done == len || file.is_stream() {
-            return Ok(done);
-        }
+    pieces.iter().try_for_each(|&(address, len)| check_range(address, len))?;
+    let mut to = To::user(pieces);
+    match at {
+        At::Position => file.read(&mut to),
+        At::Offset(offset) => file.read_at(offset, &mut to),
     }
 }
 
-/// Writes from user memory, in pieces.
-fn write_from(file: &OpenFile, address: u64, len: usize, at: At) -> Result<usize> {
+fn write_from(file: &OpenFile, pieces: &[(u64, usize)], at: At) -> Result<usize> {
     file.check_writable()?;
-    let len = len.min(LIMIT);
-    let mut done = 0;
-    loop {
-        let piece = (len - done).min(user::PIECE);
-        let result = user::read(address + done as u64, piece).and_then(|buffer| match at.after(done) {
-            At::Position => file.write(&buffer),
-            At::Offset(offset) => file.write_at(offset, &buffer),
-        });
-        match result {
-            Ok(n) => done += n,
-            Err(_) if done > 0 => return Ok(done),
-            Err(error) => return Err(error),
-        }
-        if result != Ok(piece) || done == len {
-            return Ok(done);
-        }
+    pieces.iter().try_for_each(|&(address, len)| check_range(address, len))?;
+    let mut from = From::user(pieces);
+    match at {
+        At::Position => file.write(&mut from),
+        At::Offset(offset) => file.write_at(offset, &mut from),
     }
 }
 
 pub(super) fn read(c: &mut Call<'_>) -> Result<usize> {
-    read_to(&*file(c)?, c.args[1], c.len(2), At::Position)
+    read_to(&*file(c)?, &[(c.args[1], c.len(2))], At::Position)
 }
 
 /// Raises SIGPIPE if a write failed because nobody will read.
@@ -101,15 +79,15 @@ pub(super) fn or_sigpipe(result: Result<usize>) -> Result<usize> {
 }
 
 pub(super) fn write(c: &mut Call<'_>) -> Result<usize> {
-    or_sigpipe(write_from(&*file(c)?, c.args[1], c.len(2), At::Position))
+    or_sigpipe(write_from(&*file(c)?, &[(c.args[1], c.len(2))], At::Position))
 }
 
 pub(super) fn pread(c: &mut Call<'_>) -> Result<usize> {
-    read_to(&*file(c)?, c.args[1], c.len(2), At::offset(c.args[3])?)
+    read_to(&*file(c)?, &[(c.args[1], c.len(2))], At::offset(c.args[3])?)
 }
 
 pub(super) fn pwrite(c: &mut Call<'_>) -> Result<usize> {
-    write_from(&*file(c)?, c.args[1], c.len(2), At::offset(c.args[3])?)
+    write_from(&*file(c)?, &[(c.args[1], c.len(2))], At::offset(c.args[3])?)
 }
 
 /// The pieces of user memory of `readv`, `writev` and the like.
@@ -118,77 +96,21 @@ pub(super) fn vector(address: u64, count: usize) -> Result<Vec<(u64, usize)>> {
         return Err(EINVAL);
     }
     let bytes = user::read(address, 16 * count)?;
-    let piece = |at: usize| (Fields(&bytes).u64(at), Fields(&bytes).u64(at + 8));
-    let pieces: Vec<(u64, u64)> = (0..count).map(|i| piece(16 * i)).collect();
-    let total = pieces.iter().try_fold(0u64, |sum, (_, len)| sum.checked_add(*len));
-    total.filter(|&total| total <= i64::MAX as u64).ok_or(EINVAL)?;
-    Ok(pieces.into_iter().map(|(address, len)| (address, len as usize)).collect())
-}
-
-/// Does `one` for each piece until one is not done completely.
-fn each(pieces: &[(u64, usize)], mut one: impl FnMut(u64, usize, usize) -> Result<usize>) -> Result<usize> {
-    let mut done = 0;
-    for &(address, len) in pieces.iter().filter(|(_, len)| *len > 0) {
-        match one(address, len, done) {
-            Ok(n) => done += n,
-            Err(_) if done > 0 => break,
-            Err(error) => return Err(error),
-        }
-        let complete = pieces
-            .iter()
-            .scan(0, |sum, (_, len)| {
-                *sum += len;
-                Some(*sum)
-            })
-            .any(|end| end == done);
-        if !complete {
-            break;
-        }
+    let mut pieces = Vec::new();
+    pieces.try_reserve_exact(count).map_err(|_| ENOMEM)?;
+    pieces.extend((0..count).map(|i| (Fields(&bytes).u64(16 * i), Fields(&bytes).u64(16 * i + 8) as usize)));
+    if pieces.iter().any(|&(_, len)| len as i64 <= -1) {
+        return Err(EINVAL);
     }
-    Ok(done)
-}
-
-fn read_vector(file: &OpenFile, pieces: &[(u64, usize)], at: At) -> Result<usize> {
-    file.check_readable()?;
-    let total: usize = pieces.iter().map(|(_, len)| len).sum();
-    if !file.is_stream() {
-        return each(pieces, |address, len, done| read_to(file, address, len, at.after(done)));
-    }
-    // A stream is read once, and what came is spread.
-    let mut buffer = user::buffer(total.min(user::PIECE))?;
-    let n = file.read(&mut buffer)?;
-    let mut rest = &buffer[..n];
-    for &(address, len) in pieces {
-        let (now, later) = rest.split_at(len.min(rest.len()));
-        user::write(address, now)?;
-        rest = later;
-    }
-    Ok(n)
-}
-
-fn write_vector(file: &OpenFile, pieces: &[(u64, usize)], at: At) -> Result<usize> {
-    file.check_writable()?;
-    let total: usize = pieces.iter().map(|(_, len)| len).sum();
-    if total > user::PIECE {
-        return each(pieces, |address, len, done| write_from(file, address, len, at.after(done)));
-    }
-    // Written at once, so that it arrives in one piece.
-    let mut buffer = Vec::new();
-    for &(address, len) in pieces {
-        buffer.extend_from_slice(&user::read(address, len)?);
-    }
-    match at {
-        At::Position => file.write(&buffer),
-        At::Offset(offset) => file.write_at(offset, &buffer),
-    }
+    Ok(pieces)
 }
 
 pub(super) fn readv(c: &mut Call<'_>) -> Result<usize> {
-    read_vector(&*file(c)?, &vector(c.args[1], c.len(2))?, At::Position)
+    read_to(&*file(c)?, &vector(c.args[1], c.len(2))?, At::Position)
 }
 
 pub(super) fn writev(c: &mut Call<'_>) -> Result<usize> {
-    or_sigpipe(write_vector(&*file(c)?, &vector(c.args[1], c.len(2))?, At::Position))
+    or_sigpipe(write_from(&*file(c)?, &vector(c.args[1], c.len(2))?, At::Position))
 }
 
 /// The offset of `preadv` and `preadv2`: all ones mean the position.
@@ -197,34 +119,46 @@ fn vector_at(c: &Call<'_>) -> Result<At> {
 }
 
 pub(super) fn preadv(c: &mut Call<'_>) -> Result<usize> {
-    read_vector(&*file(c)?, &vector(c.args[1], c.len(2))?, vector_at(c)?)
+    read_to(&*file(c)?, &vector(c.args[1], c.len(2))?, vector_at(c)?)
 }
 
 pub(super) fn pwritev(c: &mut Call<'_>) -> Result<usize> {
-    or_sigpipe(write_vector(&*file(c)?, &vector(c.args[1], c.len(2))?, vector_at(c)?))
+    or_sigpipe(write_from(&*file(c)?, &vector(c.args[1], c.len(2))?, vector_at(c)?))
 }
 
-/// Copies between two descriptions within the kernel.
+/// Copies between two descriptions within the kernel: what is read is written, and a position moves by that.
 fn copy(from: (&OpenFile, At), to: (&OpenFile, At), len: usize) -> Result<usize> {
     from.0.check_readable()?;
     to.0.check_writable()?;
+    match from.1 {
+        At::Position => from.0.at_position(|offset| copy_at(from.0, offset, to, len)),
+        At::Offset(offset) => copy_at(from.0, offset, to, len),
+    }
+}
+
+fn copy_at(from: &OpenFile, offset: u64, to: (&OpenFile, At), len: usize) -> Result<usize> {
     let len = len.min(LIMIT);
-    let mut buffer = user::buffer(len.min(user::PIECE))?;
+    let mut buffer = user::buffer(len.min(PIECE))?;
     let mut done = 0;
     while done < len {
-        let piece = (len - done).min(user::PIECE);
-        let result = match from.1.after(done) {
-            At::Position => from.0.read(&mut buffer[..piece]),
-            At::Offset(offset) => from.0.read_at(offset, &mut buffer[..piece]),
-        };
-        let result = result.and_then(|n| match to.1.after(done) {
-            _ if n == 0 => Ok(0),
-            At::Position => to.0.write(&buffer[..n]),
-            At::Offset(offset) => to.0.write_at(offset, &buffer[..n]),
+        let piece = (len - done).min(PIECE);
+        let read = from.read_at(offset + done as u64, &mut To::Kernel(&mut buffer[..piece]));
+        let written = read.and_then(|n| {
+            let mut bytes = From::Kernel(&buffer[..n]);
+            let written = match to.1 {
+                _ if n == 0 => Ok(0),
+                At::Position => to.0.write(&mut bytes),
+                At::Offset(at) => to.0.write_at(at + done as u64, &mut bytes),
+            };
+            written.map(|written| (n, written))
         });
-        match result {
-            Ok(0) => break,
-            Ok(n) => done += n,
+        match written {
+            Ok((n, written)) => {
+                done += written;
+                if n < piece || written < n {
+                    break;
+                }
+            }
             Err(_) if done > 0 => break,
             Err(error) => return Err(error),
         }
@@ -238,9 +172,9 @@ fn offset_at(pointer: u64) -> Result<At> {
 }
 
 fn store_offset(pointer: u64, at: At, n: usize) -> Result<()> {
-    match at.after(n) {
+    match at {
         At::Position => Ok(()),
-        At::Offset(offset) => user::write(pointer, &offset.to_le_bytes()),
+        At::Offset(offset) => user::write(pointer, &(offset + n as u64).to_le_bytes()),
     }
 }
 

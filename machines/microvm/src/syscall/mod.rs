@@ -4,6 +4,7 @@
 //! gives a number or an error; a call that this kernel does not have gives ENOSYS, and is named once on
 //! the kernel log and in the bill.
 
+mod cred;
 mod dir;
 mod fd;
 mod file;
@@ -93,6 +94,7 @@ pub fn unknown_names() -> Vec<String> {
 }
 
 /// The table.
+// Long: a line for each number, and nothing else.
 fn dispatch(c: &mut Call<'_>, number: u64) -> Result<usize> {
     let Ok(number) = u32::try_from(number) else { return unknown(number) };
     match number {
@@ -247,7 +249,10 @@ fn dispatch(c: &mut Call<'_>, number: u64) -> Result<usize> {
         abi::__NR_setpgid => process::setpgid(c),
         abi::__NR_getsid => process::getsid(c),
         abi::__NR_setsid => process::setsid(c),
-        abi::__NR_getuid | abi::__NR_geteuid | abi::__NR_getgid | abi::__NR_getegid => Ok(0),
+        abi::__NR_getuid => cred::get(c, |cred| cred.user.real),
+        abi::__NR_geteuid => cred::get(c, |cred| cred.user.effective),
+        abi::__NR_getgid => cred::get(c, |cred| cred.group.real),
+        abi::__NR_getegid => cred::get(c, |cred| cred.group.effective),
         abi::__NR_setuid
         | abi::__NR_setgid
         | abi::__NR_setreuid
@@ -255,12 +260,13 @@ fn dispatch(c: &mut Call<'_>, number: u64) -> Result<usize> {
         | abi::__NR_setresuid
         | abi::__NR_setresgid
         | abi::__NR_setfsuid
-        | abi::__NR_setfsgid
-        | abi::__NR_setgroups => process::set_ids(c),
-        abi::__NR_getresuid | abi::__NR_getresgid => process::get_ids(c),
-        abi::__NR_getgroups => Ok(0),
-        abi::__NR_capget => process::capget(c),
-        abi::__NR_capset => Ok(0),
+        | abi::__NR_setfsgid => cred::set(c, number),
+        abi::__NR_getresuid => cred::get_all(c, |cred| cred.user),
+        abi::__NR_getresgid => cred::get_all(c, |cred| cred.group),
+        abi::__NR_getgroups => cred::getgroups(c),
+        abi::__NR_setgroups => cred::setgroups(c),
+        abi::__NR_capget => cred::capget(c),
+        abi::__NR_capset => cred::capset(c),
         abi::__NR_prctl => process::prctl(c),
         abi::__NR_arch_prctl => process::arch_prctl(c),
         abi::__NR_set_tid_address => process::set_tid_address(c),

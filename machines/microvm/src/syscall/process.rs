@@ -1,7 +1,7 @@
 //! Processes and threads: making, replacing, ending, naming, grouping.
 
 use super::file::base;
-use super::{Call, user};
+use super::{Call, cred, user};
 use crate::arch::percpu::cpu_count;
 use crate::arch::trap::TrapFrame;
 use crate::fs::open::absolute;
@@ -11,7 +11,7 @@ use crate::proc::{exec, exit as exiting, table};
 use crate::sched;
 use alloc::sync::Arc;
 use anonmem_oslib::Result;
-use anonmem_oslib::abi::{Fields, Packer};
+use anonmem_oslib::abi::Fields;
 use anonmem_oslib::errno::{EINVAL, ENOENT, EPERM, ESRCH};
 use core::sync::atomic::Ordering::SeqCst;
 use linux_raw_sys::general as abi;
@@ -157,28 +157,6 @@ pub(super) fn setsid(c: &mut Call<'_>) -> Result<usize> {
     Ok(process.pid as usize)
 }
 
-/// Everybody is root: becoming root is fine, becoming somebody else is accepted and changes nothing.
-pub(super) fn set_ids(_c: &mut Call<'_>) -> Result<usize> {
-    Ok(0)
-}
-
-pub(super) fn get_ids(c: &mut Call<'_>) -> Result<usize> {
-    for i in 0..3 {
-        user::write(c.args[i], &0u32.to_le_bytes())?;
-    }
-    Ok(0)
-}
-
-/// All capabilities of version 3.
-pub(super) fn capget(c: &mut Call<'_>) -> Result<usize> {
-    const VERSION_3: u32 = 0x2008_0522;
-    user::write(c.args[0], &VERSION_3.to_le_bytes())?;
-    let (all, high) = (u32::MAX, 0x1ff);
-    let sets = Packer::new().u32(all).u32(all).u32(0).u32(high).u32(high).u32(0);
-    user::write_unless_null(c.args[1], &sets.0)?;
-    Ok(0)
-}
-
 pub(super) fn prctl(c: &mut Call<'_>) -> Result<usize> {
     use linux_raw_sys::prctl as p;
     match c.u32(0) {
@@ -198,11 +176,13 @@ pub(super) fn prctl(c: &mut Call<'_>) -> Result<usize> {
         | p::PR_SET_DUMPABLE
         | p::PR_SET_CHILD_SUBREAPER
         | p::PR_SET_NO_NEW_PRIVS
-        | p::PR_SET_TIMERSLACK
-        | p::PR_SET_KEEPCAPS
-        | p::PR_CAPBSET_READ => Ok(0),
+        | p::PR_SET_TIMERSLACK => Ok(0),
+        p::PR_SET_KEEPCAPS => cred::keep_caps(c, c.args[1]),
+        p::PR_GET_KEEPCAPS => Ok(usize::from(c.thread.cred().keeps_caps)),
+        p::PR_CAPBSET_READ => cred::in_bounding_set(c, c.u32(1)),
+        p::PR_CAPBSET_DROP => cred::drop_bounding(c, c.u32(1)),
         p::PR_GET_TIMERSLACK => Ok(50_000),
-        p::PR_GET_NO_NEW_PRIVS | p::PR_GET_KEEPCAPS | p::PR_GET_SECCOMP => Ok(0),
+        p::PR_GET_NO_NEW_PRIVS | p::PR_GET_SECCOMP => Ok(0),
         _ => Err(EINVAL),
     }
 }

@@ -1,12 +1,15 @@
 //! The system: its name, memory, limits, random numbers.
 
+use super::io::check_range;
 use super::{Call, only, user};
 use crate::fs::device::fill_random;
+use crate::fs::iov::To;
 use crate::proc::{mm, table, wait};
 use crate::procfs::system::{RELEASE, VERSION};
-use crate::swap;
+use crate::{sched, swap};
 use anonmem_oslib::Result;
 use anonmem_oslib::abi::{Fields, Packer};
+use anonmem_oslib::cred::Cap;
 use anonmem_oslib::errno::{EINVAL, EPERM, ESRCH};
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 use linux_raw_sys::general as abi;
@@ -40,14 +43,11 @@ pub(super) fn swapoff(c: &mut Call<'_>) -> Result<usize> {
 
 pub(super) fn getrandom(c: &mut Call<'_>) -> Result<usize> {
     only(c.u32(2), abi::GRND_NONBLOCK | abi::GRND_RANDOM | abi::GRND_INSECURE)?;
-    let len = c.len(1).min(32 << 20);
-    let mut buffer = user::buffer(len.min(user::PIECE))?;
-    for at in (0..len).step_by(user::PIECE) {
-        let piece = &mut buffer[..(len - at).min(user::PIECE)];
-        fill_random(piece);
-        user::write(c.args[0] + at as u64, piece)?;
-    }
-    Ok(len)
+    check_range(c.args[0], c.len(1))?;
+    To::user(&[(c.args[0], c.len(1))]).fill_from(|done, bytes| {
+        fill_random(bytes);
+        Ok(if done > 0 && sched::interrupt_pending() { 0 } else { bytes.len() })
+    })
 }
 
 pub(super) fn getcpu(c: &mut Call<'_>) -> Result<usize> {
@@ -87,6 +87,9 @@ fn limits(c: &Call<'_>, pid: i32, resource: u32, new: u64, old: u64) -> Result<u
         if soft > hard {
             return Err(EINVAL);
         }
+        if hard > before.1 && !c.thread.cred().has(Cap::SysResource) {
+            return Err(EPERM);
+        }
         if resource == abi::RLIMIT_NOFILE as usize && hard > crate::fs::table::LIMIT as u64 {
             return Err(EPERM);
         }
@@ -96,7 +99,9 @@ fn limits(c: &Call<'_>, pid: i32, resource: u32, new: u64, old: u64) -> Result<u
             *limits
         };
         if let Some(space) = process.space() {
-            mm::set_limits(&space, &limits);
+            // The limits of a process without threads concern nobody.
+            let cred = process.threads().first().map_or_else(|| c.thread.cred(), |thread| thread.cred());
+            mm::set_limits(&space, &limits, &cred);
         }
     }
     user::write_unless_null(old, &Packer::new().u64(before.0).u64(before.1).0)?;

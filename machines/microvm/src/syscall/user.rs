@@ -7,8 +7,7 @@ use anonmem_oslib::abi::Fields;
 use anonmem_oslib::errno::{E2BIG, EINVAL, ENAMETOOLONG, ENOMEM};
 use anonmem_oslib::stack::ARG_MAX;
 
-/// The largest piece that is moved between user and kernel memory at once.
-pub const PIECE: usize = 64 << 10;
+pub use crate::fs::iov::PIECE;
 
 /// Makes a kernel buffer.
 ///

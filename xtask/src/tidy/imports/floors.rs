@@ -20,7 +20,8 @@ const DRAWING: &str = "```floors";
 pub(super) type Wrong = (PathBuf, usize, String);
 
 impl House {
-    /// Reads the drawing in `document`: a line for each floor, the highest first, its name and what stands on it.
+    /// Reads the drawing in `document`: a line for each floor, the highest first, its name and what stands on
+    /// it.
     pub(super) fn drawn(root: &Path, document: &str) -> Option<Self> {
         let from = document.find(DRAWING)? + DRAWING.len();
         let lines = document[from..].lines().skip(1).take_while(|line| !line.starts_with("```"));

@@ -1,8 +1,8 @@
 //! No file imports itself through others.
 //!
-//! [`modules`] reads a crate, [`resolve`] finds which file each name comes from (re-exports lead on to the definition, so a `lib.rs`
-//! that only collects names is no hub), [`circles`] finds the sets of files that import one another, [`floors`] the imports that
-//! go up where a crate has floors.
+//! [`modules`] reads a crate, [`resolve`] finds which file each name comes from (re-exports lead on to the
+//! definition, so a `lib.rs` that only collects names is no hub), [`circles`] finds the sets of files that
+//! import one another, [`floors`] the imports that go up where a crate has floors.
 //!
 //! Calls of methods are not seen: `impl` blocks may stand in any file.
 
@@ -18,7 +18,8 @@ use floors::House;
 use modules::Crate;
 use resolve::Import;
 
-/// The crates that are checked, by their root files, each with the number of its files that are in circles today.
+/// The crates that are checked, by their root files, each with the number of its files that are in circles
+/// today.
 ///
 /// The number only ever falls. At 0 there is none, and none may come.
 const CRATES: [(&str, usize); 12] = [

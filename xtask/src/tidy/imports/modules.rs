@@ -1,7 +1,7 @@
 //! A crate as a tree of modules: what each one defines, imports and names.
 //!
-//! The tree is read as the compiler reads it, from the root file along `mod`. What only tests see is left out. Code inside macro
-//! calls is read too: a path is a path, whoever expands it.
+//! The tree is read as the compiler reads it, from the root file along `mod`. What only tests see is left
+//! out. Code inside macro calls is read too: a path is a path, whoever expands it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};

@@ -24,7 +24,7 @@ use std::{boxed::Box, cell::Cell, vec};
 const FIRST: u64 = 16;
 
 /// The mmap lock, whose holder is interrupted when it may first sleep.
-struct Interrupted<'a> {
+pub(super) struct Interrupted<'a> {
     mmap: &'a MmapReadGuard<'a, M>,
     others: Cell<Option<Box<dyn FnOnce() + 'a>>>,
     /// Whether something else than what was read of the VMA holds by now.
@@ -51,7 +51,7 @@ impl FaultGuard<M> for Interrupted<'_> {
     }
 }
 
-fn fault<G: FaultGuard<M>>(
+pub(super) fn fault<G: FaultGuard<M>>(
     mm: &Mm<'_, M>,
     guard: &G,
     id: VmaId,
@@ -74,7 +74,7 @@ fn frame(mm: &Mm<'_, M>, guard: &MmapReadGuard<'_, M>, page: u64) -> Pfn {
 }
 
 /// Lets `others` be faster than a fault.
-fn beaten<'a>(mmap: &'a MmapReadGuard<'a, M>, others: impl FnOnce() + 'a) -> Interrupted<'a> {
+pub(super) fn beaten<'a>(mmap: &'a MmapReadGuard<'a, M>, others: impl FnOnce() + 'a) -> Interrupted<'a> {
     Interrupted { mmap, others: Cell::new(Some(Box::new(others))), changed: None }
 }
 

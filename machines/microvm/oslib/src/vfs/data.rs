@@ -213,6 +213,23 @@ impl FileData {
         Ok(())
     }
 
+    /// Notes that the store was written up to `end`.
+    pub fn grew(&mut self, end: u64) {
+        self.size = self.size.max(end);
+    }
+
+    /// Sets the size of a file whose store was truncated.
+    ///
+    /// # Errors
+    /// `EFBIG` beyond the largest offset.
+    pub fn resized(&mut self, size: u64) -> Result<()> {
+        if size > LIMIT {
+            return Err(EFBIG);
+        }
+        self.size = size;
+        Ok(())
+    }
+
     fn cut(&mut self, size: u64) {
         self.base = &self.base[..self.base.len().min(size as usize)];
         drop(self.pages.split_off(&size.div_ceil(PAGE as u64)));

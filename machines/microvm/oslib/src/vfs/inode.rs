@@ -98,11 +98,17 @@ pub trait Synthetic: Send + Sync {
     fn list(&self) -> Result<Vec<(Vec<u8>, FileType)>> {
         Err(ENOTDIR)
     }
-    /// Generates a file's content.
+    /// Generates the whole content of a file that is short.
     fn content(&self) -> Result<Vec<u8>> {
         Err(EISDIR)
     }
-    /// Reads at an offset, for files that are too large to generate whole. `None`: use `content`.
+    /// Puts the next piece of a text of any length into `out`, which is empty: from `cursor` on, 0 for the first. Gives the
+    /// cursor of the piece after it; `None` at the end.
+    fn piece(&self, _cursor: u64, out: &mut Vec<u8>) -> Result<Option<u64>> {
+        *out = self.content()?;
+        Ok(None)
+    }
+    /// Reads at an offset, for files that have no text. `None`: use `piece`.
     fn read_at(&self, _offset: u64, _to: &mut [u8]) -> Option<Result<usize>> {
         None
     }

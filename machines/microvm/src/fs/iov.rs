@@ -1,0 +1,241 @@
+//! Where bytes go to and come from: pieces of the caller's memory, or a kernel buffer.
+//!
+//! A copy stops at the first page of the caller's that cannot be had, and says how far it came. So whoever gives
+//! bytes away learns what was delivered, and keeps the rest; whoever takes them learns what there was.
+//!
+//! Touching the caller's memory may sleep: not under a spin lock. Linux: lib/iov_iter.c.
+
+use crate::arch::mem::PAGE;
+use crate::usercopy;
+use alloc::vec::Vec;
+use anonmem_oslib::Result;
+use anonmem_oslib::errno::{EFAULT, ENOMEM};
+
+/// The largest number of bytes that one call moves.
+const LIMIT: usize = 0x7fff_f000;
+/// The largest piece that goes through a kernel buffer at once.
+pub const PIECE: usize = 64 << 10;
+
+/// A buffer of the caller's: addresses and lengths, used from the front.
+#[derive(Clone)]
+pub struct Pieces<'a> {
+    pieces: &'a [(u64, usize)],
+    /// Bytes of the first piece that are used.
+    within: usize,
+    left: usize,
+}
+
+impl<'a> Pieces<'a> {
+    fn new(pieces: &'a [(u64, usize)]) -> Self {
+        let total = pieces.iter().fold(0usize, |sum, (_, len)| sum.saturating_add(*len));
+        Pieces { pieces, within: 0, left: total.min(LIMIT) }
+    }
+
+    /// The next run of bytes: address and length, at most `max` and not over a page's end.
+    fn run(&mut self, max: usize) -> Option<(u64, usize)> {
+        while self.pieces.first().is_some_and(|(_, len)| *len == self.within) {
+            self.pieces = &self.pieces[1..];
+            self.within = 0;
+        }
+        let (address, len) = *self.pieces.first()?;
+        let at = address.wrapping_add(self.within as u64);
+        let n = (len - self.within).min(self.left).min(max);
+        (n > 0).then_some((at, n))
+    }
+
+    fn advance(&mut self, n: usize) {
+        self.within += n;
+        self.left -= n;
+    }
+
+    /// Calls `copy` for runs of at most `len` bytes in total until one fails; gives how many were copied. `copy` gets
+    /// the address, and the range of the buffer on the kernel's side.
+    fn each(&mut self, len: usize, mut copy: impl FnMut(u64, core::ops::Range<usize>) -> bool) -> usize {
+        let mut done = 0;
+        while done < len {
+            let Some((at, n)) = self.run(len - done) else { break };
+            if copy(at, done..done + n) {
+                self.advance(n);
+                done += n;
+                continue;
+            }
+            // Page by page up to the one that cannot be had: what may be done with memory is the same all over a page.
+            let first = n.min((PAGE - at % PAGE) as usize);
+            if first == n || !copy(at, done..done + first) {
+                break;
+            }
+            self.advance(first);
+            done += first;
+        }
+        done
+    }
+}
+
+/// Where bytes go to.
+pub enum To<'a> {
+    /// The caller's memory.
+    User(Pieces<'a>),
+    /// A kernel buffer.
+    Kernel(&'a mut [u8]),
+}
+
+impl<'a> To<'a> {
+    /// The caller's memory.
+    pub fn user(pieces: &'a [(u64, usize)]) -> Self {
+        To::User(Pieces::new(pieces))
+    }
+
+    /// How many bytes there is room for.
+    pub fn left(&self) -> usize {
+        match self {
+            To::User(pieces) => pieces.left,
+            To::Kernel(buffer) => buffer.len(),
+        }
+    }
+
+    /// Copies `bytes`, or as many as there is room for, or as the caller's memory takes; gives how many.
+    pub fn put(&mut self, bytes: &[u8]) -> usize {
+        match self {
+            To::User(pieces) => {
+                pieces.each(bytes.len(), |at, range| usercopy::copy_to_user(at, &bytes[range]).is_ok())
+            }
+            To::Kernel(buffer) => {
+                let n = bytes.len().min(buffer.len());
+                let (now, later) = core::mem::take(buffer).split_at_mut(n);
+                now.copy_from_slice(&bytes[..n]);
+                *buffer = later;
+                n
+            }
+        }
+    }
+
+    /// Copies all of `bytes` or nothing that counts: for what cannot be delivered in part.
+    ///
+    /// # Errors
+    /// `EFAULT`.
+    pub fn put_whole(&mut self, bytes: &[u8]) -> Result<usize> {
+        if self.put(bytes) == bytes.len() { Ok(bytes.len()) } else { Err(EFAULT) }
+    }
+
+    /// Lets `give` fill a kernel buffer again and again and passes it on, until `give` has less than it was asked
+    /// for, or there is no more room. `give` is told how many bytes were passed on before.
+    ///
+    /// # Errors
+    /// `EFAULT` if nothing could be passed on, `ENOMEM`; what `give` gives, if it is the first thing that happens.
+    pub fn fill_from(&mut self, mut give: impl FnMut(u64, &mut [u8]) -> Result<usize>) -> Result<usize> {
+        let mut buffer = buffer(self.left().min(PIECE))?;
+        let mut done = 0;
+        while self.left() > 0 {
+            let want = self.left().min(buffer.len());
+            let n = match give(done as u64, &mut buffer[..want]) {
+                Ok(n) => n,
+                Err(error) => return or_error(done, error),
+            };
+            let put = self.put(&buffer[..n]);
+            done += put;
+            if put < n {
+                return or_error(done, EFAULT);
+            }
+            if n < want {
+                break;
+            }
+        }
+        Ok(done)
+    }
+}
+
+/// Where bytes come from.
+pub enum From<'a> {
+    /// The caller's memory.
+    User(Pieces<'a>),
+    /// A kernel buffer.
+    Kernel(&'a [u8]),
+}
+
+impl<'a> From<'a> {
+    /// The caller's memory.
+    pub fn user(pieces: &'a [(u64, usize)]) -> Self {
+        From::User(Pieces::new(pieces))
+    }
+
+    /// How many bytes there are.
+    pub fn left(&self) -> usize {
+        match self {
+            From::User(pieces) => pieces.left,
+            From::Kernel(buffer) => buffer.len(),
+        }
+    }
+
+    /// Fills `bytes`, or as much of it as there is, or as can be read of the caller's memory; gives how much.
+    pub fn take(&mut self, bytes: &mut [u8]) -> usize {
+        match self {
+            From::User(pieces) => {
+                pieces.each(bytes.len(), |at, range| usercopy::copy_from_user(&mut bytes[range], at).is_ok())
+            }
+            From::Kernel(buffer) => {
+                let (now, later) = buffer.split_at(bytes.len().min(buffer.len()));
+                bytes[..now.len()].copy_from_slice(now);
+                *buffer = later;
+                now.len()
+            }
+        }
+    }
+
+    /// Fills `bytes` if all of it can be read.
+    ///
+    /// # Errors
+    /// `EFAULT`.
+    pub fn take_whole(&mut self, bytes: &mut [u8]) -> Result<()> {
+        if self.take(bytes) == bytes.len() { Ok(()) } else { Err(EFAULT) }
+    }
+
+    /// Passes the bytes to `keep` through a kernel buffer until it takes less than it was given, or none are left.
+    /// `keep` is told how many bytes were kept before.
+    ///
+    /// # Errors
+    /// `EFAULT` if nothing could be read, `ENOMEM`; what `keep` gives, if it is the first thing that happens.
+    pub fn drain_to(&mut self, mut keep: impl FnMut(u64, &[u8]) -> Result<usize>) -> Result<usize> {
+        let mut buffer = buffer(self.left().min(PIECE))?;
+        let mut done = 0;
+        while self.left() > 0 {
+            let want = self.left().min(buffer.len());
+            let n = self.take(&mut buffer[..want]);
+            if n == 0 {
+                return or_error(done, EFAULT);
+            }
+            match keep(done as u64, &buffer[..n]) {
+                Ok(kept) => {
+                    done += kept;
+                    if kept < n || n < want {
+                        break;
+                    }
+                }
+                Err(error) => return or_error(done, error),
+            }
+        }
+        Ok(done)
+    }
+}
+
+/// What was done, if it was anything; else the error.
+fn or_error(done: usize, error: anonmem_oslib::Errno) -> Result<usize> {
+    if done > 0 { Ok(done) } else { Err(error) }
+}
+
+/// A kernel buffer of `len` bytes; of a page, when memory has no larger block.
+///
+/// # Errors
+/// `ENOMEM`.
+fn buffer(len: usize) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let len = match bytes.try_reserve_exact(len) {
+        Ok(()) => len,
+        Err(_) => {
+            let less = len.min(PAGE as usize);
+            bytes.try_reserve_exact(less).map_err(|_| ENOMEM)?;
+            less
+        }
+    };
+    bytes.resize(len, 0);
+    Ok(bytes)
+}
