@@ -33,7 +33,7 @@ pub(crate) fn exit_mmap<M: Machine>(vm: &Vm<M>, slot: &MmSlot<M>) {
     for zeroed in [&counts.total, &counts.data, &counts.stack, &counts.locked, &counts.committed] {
         zeroed.set(0);
     }
-    debug_assert_eq!(slot.rss(), 0, "pages are counted that nobody maps");
+    anonmem_hal::debug_check_eq!(M, slot.rss(), 0, "pages are counted that nobody maps");
     slot.space.free_root(&vm.frames);
     drop(guard);
 }

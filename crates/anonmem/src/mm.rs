@@ -277,7 +277,7 @@ impl<'a, M: Machine> MmapReadGuard<'a, M> {
 impl<'a, M: Machine> MmapWriteGuard<'a, M> {
     fn new(slot: &'a MmSlot<M>, lock: RwSemWriteGuard<'a, M, MmapLock, ()>) -> Self {
         let seq = slot.lock_seq.load(Ordering::Relaxed);
-        debug_assert!(seq.is_multiple_of(2), "two writers of one address space");
+        anonmem_hal::debug_check!(M, seq.is_multiple_of(2), "two writers of one address space");
         slot.lock_seq.store(seq + 1, Ordering::Relaxed);
         Self { slot, _lock: lock }
     }

@@ -190,7 +190,7 @@ impl<M: Machine> Mm<'_, M> {
     fn detach(&self, guard: &MmapWriteGuard<'_, M>, range: VaRange) -> Option<Detached> {
         let (vm, tree) = (self.vm, &guard.slot().tree);
         let (hull, first) = tree.find(vm.nodes(), range.start).filter(|(vma, _)| vma.start < range.end)?;
-        debug_assert!(range.covers(hull), "{hull:?} reaches over the edge of {range:?}");
+        anonmem_hal::debug_check!(M, range.covers(hull), "{hull:?} reaches over the edge of {range:?}");
         let mut detached = Detached { first: first.into(), hull };
         // Faults that hold a VMA's lock finish first; that may take a while, so lookups are not kept out yet.
         let mut vmas = tree.cursor(range);

@@ -264,7 +264,12 @@ impl<M: Machine> Vm<M> {
         if root == id {
             anon_vma.nr_children.update(|n| n - 1);
         }
-        debug_assert_eq!(anon_vma.nr_children.peek(), 0, "an anon_vma freed before its children");
+        anonmem_hal::debug_check_eq!(
+            M,
+            anon_vma.nr_children.peek(),
+            0,
+            "an anon_vma freed before its children"
+        );
         self.anon_vmas.free(&self.frames, id);
         if root != id {
             self.put_anon_vma(root);
@@ -277,7 +282,7 @@ impl<M: Machine> AnonVmaWriteGuard<'_, M> {
     #[doc(alias = "anon_vma_chain_link")]
     fn link(&self, vma: VmaId, chain: ChainId, anon_vma: AnonVmaId) {
         let (slot, target) = (self.vm.chain(chain), self.vm.anon_vma(anon_vma));
-        debug_assert_eq!(target.root(), Some(self.root), "linked under another family's lock");
+        anonmem_hal::debug_check_eq!(M, target.root(), Some(self.root), "linked under another family's lock");
         slot.vma.set(vma.into());
         slot.anon_vma.set(anon_vma.into());
         slot.next.set(self.vm.vma(vma).chains());
@@ -384,7 +389,7 @@ fn is_singular<M: Machine>(vm: &Vm<M>, id: VmaId, anon_vma: AnonVmaId) -> bool {
 /// # Errors
 /// [`OutOfMemory`]: `dst` is linked to nothing and has no anon_vma.
 pub(crate) fn anon_vma_clone<M: Machine>(vm: &Vm<M>, dst: VmaId, src: VmaId) -> Result<(), OutOfMemory> {
-    debug_assert!(vm.vma(dst).chains() == Link::NONE);
+    anonmem_hal::debug_check!(M, vm.vma(dst).chains() == Link::NONE);
     let Some(family) = vm.vma(src).anon_vma() else { return Ok(()) };
     // All memory first: then nothing can fail half way.
     let mut spare =
@@ -450,7 +455,7 @@ fn free_chains<M: Machine>(vm: &Vm<M>, mut list: Link<ChainTag>) {
 /// [`OutOfMemory`]: `dst` is linked to nothing.
 pub(crate) fn anon_vma_fork<M: Machine>(vm: &Vm<M>, dst: VmaId, src: VmaId) -> Result<(), OutOfMemory> {
     let Some(parent) = vm.vma(src).anon_vma() else { return Ok(()) };
-    debug_assert!(vm.vma(dst).anon_vma().is_none(), "a new VMA has no anon_vma");
+    anonmem_hal::debug_check!(M, vm.vma(dst).anon_vma().is_none(), "a new VMA has no anon_vma");
     anon_vma_clone(vm, dst, src)?;
     if vm.vma(dst).anon_vma().is_some() {
         return Ok(());
