@@ -264,7 +264,7 @@ impl<M: Machine> SwapSlots<M> {
     pub fn dup<'f>(&self, count: &SwapCount<'f, M>) -> Result<SwapCount<'f, M>, SlotCountOverflow> {
         let (frames, slot) = self.owned(count);
         let counted = self.word(frames, slot).fetch_update(Ordering::Relaxed, |word| {
-            debug_assert!(word & COUNT != 0, "a count added to a slot that nobody needs");
+            anonmem_hal::debug_check!(M, word & COUNT != 0, "a count added to a slot that nobody needs");
             (word & COUNT < COUNT).then_some(word + 1)
         });
         counted.map(|_| self.count_of(frames, slot)).map_err(|_| SlotCountOverflow)
@@ -303,7 +303,11 @@ impl<M: Machine> SwapSlots<M> {
         count.into_entry();
         // AcqRel: the last one sees what the others did.
         let old = self.word(frames, slot).fetch_update(Ordering::AcqRel, |word| {
-            debug_assert!(word & COUNT != 0 && word & FREEING == 0, "a count too many was dropped");
+            anonmem_hal::debug_check!(
+                M,
+                word & COUNT != 0 && word & FREEING == 0,
+                "a count too many was dropped"
+            );
             Some(if word & COUNT == 1 { word & STORED | FREEING } else { word - 1 })
         });
         let old = old.unwrap_or_else(|word| word);
@@ -320,7 +324,7 @@ impl<M: Machine> SwapSlots<M> {
 
     /// Ends the freeing of a slot: it may be claimed again.
     pub fn finish_free(&self, frames: &Frames<M>, slot: FreedSlot) {
-        debug_assert_eq!(self.word(frames, slot.0).peek() & !STORED, FREEING);
+        anonmem_hal::debug_check_eq!(M, self.word(frames, slot.0).peek() & !STORED, FREEING);
         // Release pairs with the Acquire of `claim`.
         self.word(frames, slot.0).store(0, Ordering::Release);
     }

@@ -53,7 +53,12 @@ impl<'f, M: Machine> SwapCount<'f, M> {
 impl<M: Machine> Drop for SwapCount<'_, M> {
     fn drop(&mut self) {
         // The slot stays in use for ever: safe, and a leak.
-        debug_assert!(M::unwinding(), "a count of {:?} was dropped instead of put", self.entry);
+        anonmem_hal::debug_check!(
+            M,
+            M::unwinding(),
+            "a count of {:?} was dropped instead of put",
+            self.entry
+        );
     }
 }
 

@@ -13,6 +13,7 @@
 
 pub mod addr;
 pub mod arch;
+mod check;
 pub mod cpu;
 pub mod machine;
 pub mod probe;

@@ -38,6 +38,8 @@ pub struct Summary {
     pub mismatches: Vec<String>,
     /// Traces that reduction reached twice.
     pub duplicates: u64,
+    /// The first program with such a trace.
+    pub twice: Option<String>,
 }
 
 /// Compares on `programs` random programs under `model`.
@@ -67,7 +69,11 @@ pub fn run(seed: u64, programs: u32, model: Model, broken: Broken) -> Summary {
         summary.plain += executions;
         summary.reduced += complete;
         summary.redundant += redundant;
-        summary.duplicates += complete - reached.len() as u64;
+        let duplicates = complete - reached.len() as u64;
+        summary.duplicates += duplicates;
+        if duplicates != 0 {
+            summary.twice.get_or_insert_with(|| format!("{duplicates} of {complete}: {tiny:?}"));
+        }
         if plain != reached {
             let missed = plain.difference(&reached).count();
             let invented = reached.difference(&plain).count();
@@ -98,8 +104,12 @@ fn compare_outcomes(tiny: &Tiny, plain: &Config, reduced: &Config, summary: &mut
 /// The traces of a program, how many executions ended, and how many were redundant; `None` if too many.
 fn traces(program: &dyn Program, config: &Config) -> Option<(HashSet<u64>, u64, u64)> {
     let mut traces = HashSet::new();
-    let mut ended = 0;
+    let (mut ended, mut restarts) = (0, 0);
     let outcome = search(program, config, Guide::default(), false, &mut |e| {
+        if restarts != e.counters.restarts {
+            (ended, restarts) = (0, e.counters.restarts);
+            traces.clear();
+        }
         traces.insert(signature(e));
         ended += 1;
     });
@@ -208,7 +218,7 @@ mod tests {
         let s = run(seed, number("SELFCHECK_PROGRAMS", programs), model, Broken::Not);
         println!("{} programs: {} executions reduced to {}", s.programs, s.plain, s.reduced);
         assert!(s.mismatches.is_empty(), "{} mismatches, such as {}", s.mismatches.len(), s.mismatches[0]);
-        assert_eq!(s.duplicates, 0);
+        assert_eq!(s.duplicates, 0, "{:?}", s.twice);
     }
 
     #[test]

@@ -31,7 +31,7 @@ impl<M: Machine> AddressSpace<M> {
         range: VaRange,
         limits: VaRange,
     ) {
-        debug_assert!(limits.covers(range));
+        anonmem_hal::debug_check!(M, limits.covers(range));
         self.free_below(gather, frames, self.root(), M::Arch::LEVELS - 1, Va(0), range, limits);
     }
 
@@ -80,7 +80,7 @@ impl<M: Machine> AddressSpace<M> {
         at: Va,
         level: u32,
     ) {
-        debug_assert!(span::<M>() <= 1 << M::Arch::shift(level));
+        anonmem_hal::debug_check!(M, span::<M>() <= 1 << M::Arch::shift(level));
         let used = frames.table_used(table).peek();
         assert_eq!(used, 0, "a table at {at:?} is freed with {used} entries in use");
         {
@@ -119,7 +119,7 @@ impl<M: Machine> AddressSpace<M> {
     /// [`OutOfMemory`], unless [`prepare_move_table`](Self::prepare_move_table) came before.
     #[doc(alias = "move_normal_pmd")]
     pub fn move_table(&self, frames: &Frames<M>, from: Va, to: Va) -> Result<bool, OutOfMemory> {
-        debug_assert!(from.0.is_multiple_of(span::<M>()) && to.0.is_multiple_of(span::<M>()));
+        anonmem_hal::debug_check!(M, from.0.is_multiple_of(span::<M>()) && to.0.is_multiple_of(span::<M>()));
         let Some(source) = self.upper(frames, from) else { return Ok(false) };
         let Some(table) = next_table::<M>(frames, source, from, 1) else { return Ok(false) };
         let target = self.upper_alloc(frames, to)?;
@@ -138,7 +138,7 @@ impl<M: Machine> AddressSpace<M> {
         let _entries = frames.table_lock::<Ptl>(table).lock();
         let raw = entries(frames, source)[M::Arch::index(from, 1)].swap(0, Ordering::Relaxed);
         frames.table_used(source).update(|n| n - 1);
-        debug_assert_eq!(M::Arch::decode_entry(raw, 1), anonmem_hal::Entry::Table(table));
+        anonmem_hal::debug_check_eq!(M, M::Arch::decode_entry(raw, 1), anonmem_hal::Entry::Table(table));
         // Release as in `add_table`.
         entries(frames, target)[M::Arch::index(to, 1)].store(raw, Ordering::Release);
         frames.table_used(target).update(|n| n + 1);

@@ -141,7 +141,9 @@ impl<'f, M: Machine> MmuGather<'f, M> {
         let what = if self.nr_tables > 0 { FlushRange::All } else { FlushRange::Range(self.range) };
         match self.teardown {
             Teardown::Range => self.space.flush(self.frames, what),
-            Teardown::WholeSpace => debug_assert!(self.space.cpus().is_empty(), "torn down while it runs"),
+            Teardown::WholeSpace => {
+                anonmem_hal::debug_check!(M, self.space.cpus().is_empty(), "torn down while it runs")
+            }
         }
         self.range = VaRange::default();
     }

@@ -312,7 +312,7 @@ impl<'a, M: Machine, G: StableVma> PteGuard<'a, M, G> {
     fn fill(&mut self, va: Va, pte: Pte) {
         let raw = M::Arch::encode_pte(pte);
         let word = self.table.word(va);
-        debug_assert_eq!(word.load(Ordering::Relaxed), 0, "the entry for {va:?} is in use");
+        anonmem_hal::debug_check_eq!(M, word.load(Ordering::Relaxed), 0, "the entry for {va:?} is in use");
         // Release: the page's contents come before its mapping (pairs with the hardware's walk and with
         // walks without the lock).
         word.store(raw, Ordering::Release);
@@ -333,7 +333,8 @@ impl<'a, M: Machine, G: StableVma> PteGuard<'a, M, G> {
             if raw == 0 {
                 continue;
             }
-            debug_assert_eq!(
+            anonmem_hal::debug_check_eq!(
+                M,
                 to.load(Ordering::Relaxed),
                 0,
                 "the entry that takes page {i} of {range:?} is in use"
@@ -383,7 +384,8 @@ impl<M: Machine, G: CanInstall> PteGuard<'_, M, G> {
                 break;
             }
             let now = change_word(from, raw, M::Arch::pte_wrprotect);
-            debug_assert_eq!(
+            anonmem_hal::debug_check_eq!(
+                M,
                 to.load(Ordering::Relaxed),
                 0,
                 "page {shared} of {range:?} is in use in the child"
@@ -416,7 +418,7 @@ impl<M: Machine, G: CanInstall> PteGuard<'_, M, G> {
     #[inline]
     pub fn upgrade(&mut self, va: Va, dirty_and_writable: Dirty) -> bool {
         if dirty_and_writable == Dirty::Yes {
-            debug_assert!(matches!(self.mapped(va), Mapped::Exclusive(..) | Mapped::Shm(_)));
+            anonmem_hal::debug_check!(M, matches!(self.mapped(va), Mapped::Exclusive(..) | Mapped::Shm(_)));
         }
         let (old, new) = match dirty_and_writable {
             Dirty::Yes => self.change_bits(va, M::Arch::pte_mkwritten),

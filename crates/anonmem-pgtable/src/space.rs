@@ -34,7 +34,7 @@ impl<M: Machine> AddressSpace<M> {
     /// [`OutOfMemory`].
     #[doc(alias = "pgd_alloc")]
     pub fn alloc_root(&self, frames: &Frames<M>) -> Result<(), OutOfMemory> {
-        debug_assert_eq!(self.root.peek(), 0);
+        anonmem_hal::debug_check_eq!(M, self.root.peek(), 0);
         let root = frames.alloc_table()?;
         frames.machine().init_root(root);
         self.nr_tables.store(1, Ordering::Relaxed);

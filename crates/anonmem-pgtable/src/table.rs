@@ -97,7 +97,8 @@ impl<'a, M: Machine, G: StableVma> PteTable<'a, M, G> {
     /// The entries for `range`, which the table covers.
     #[inline]
     pub(crate) fn words_of(&self, range: VaRange) -> &'a [Atomic<u64, M>] {
-        debug_assert!(
+        anonmem_hal::debug_check!(
+            M,
             range.start >= self.base && range.end <= self.range().end,
             "addresses of another table"
         );
@@ -107,7 +108,7 @@ impl<'a, M: Machine, G: StableVma> PteTable<'a, M, G> {
 
     #[inline(always)]
     pub(crate) fn word(&self, va: Va) -> &'a Atomic<u64, M> {
-        debug_assert!(self.range().contains(va), "an address of another table");
+        anonmem_hal::debug_check!(M, self.range().contains(va), "an address of another table");
         &self.words[M::Arch::index(va, 0)]
     }
 }

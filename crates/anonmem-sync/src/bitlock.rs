@@ -93,7 +93,7 @@ impl<M: Machine, L: Level, const LOCKED: u32, const WAITERS: u32> Drop
         }
         // Release pairs with the Acquire of the next holder.
         let old = self.word.raw_fetch_and(!(LOCKED | WAITERS), Ordering::Release);
-        debug_assert!(old & LOCKED != 0, "unlocked twice");
+        anonmem_hal::debug_check!(M, old & LOCKED != 0, "unlocked twice");
         if old & WAITERS != 0 {
             M::unpark(self.word.addr(), usize::MAX);
         }

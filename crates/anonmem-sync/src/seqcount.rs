@@ -45,7 +45,7 @@ impl<M: Machine> SeqCount<M> {
     #[track_caller]
     pub fn begin_write(&self) -> SeqWriteGuard<'_, M> {
         let seen = self.sequence.load(Ordering::Relaxed);
-        debug_assert!(seen & 1 == 0, "two writers in one sequence count");
+        anonmem_hal::debug_check!(M, seen & 1 == 0, "two writers in one sequence count");
         self.sequence.store(seen + 1, Ordering::Relaxed);
         // Pairs with the Acquire fence of `retry`.
         fence::<M>(Ordering::Release);

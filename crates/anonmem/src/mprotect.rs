@@ -67,7 +67,7 @@ impl<M: Machine> Mm<'_, M> {
         prot: Prot,
         flush: &mut VaRange,
     ) -> Result<(), Error> {
-        debug_assert_eq!(guard.id(), self.id, "the lock of another address space");
+        anonmem_hal::debug_check_eq!(M, guard.id(), self.id, "the lock of another address space");
         let (vm, tree) = (self.vm, &guard.slot().tree);
         let mut rest = range;
         while !rest.is_empty() {

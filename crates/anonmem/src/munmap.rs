@@ -189,7 +189,7 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
         let (objects, tree) = (self.objects, &self.slot().tree);
         let (hull, first) =
             tree.find(objects.nodes(), range.start).filter(|(vma, _)| vma.start < range.end)?;
-        debug_assert!(range.covers(hull), "{hull:?} reaches over the edge of {range:?}");
+        anonmem_hal::debug_check!(M, range.covers(hull), "{hull:?} reaches over the edge of {range:?}");
         let mut detached = Detached { first: first.into(), hull };
         // Faults that hold a VMA's lock finish first; that may take a while, so lookups are not kept out yet.
         let mut vmas = tree.cursor(range);

@@ -149,7 +149,7 @@ impl<M: Machine> Mm<'_, M> {
         part: VaRange,
         access: FaultAccess,
     ) -> Result<Va, Stop> {
-        debug_assert_eq!(guard.id(), self.id, "the lock of another address space");
+        anonmem_hal::debug_check_eq!(M, guard.id(), self.id, "the lock of another address space");
         let end = Va(part.start.0.saturating_add(BATCH * PAGE_SIZE as u64)).min(part.end);
         let mut va = part.start;
         while va < end {
@@ -205,7 +205,7 @@ impl<M: Machine> Mm<'_, M> {
     /// Whether an access would find what it needs.
     #[doc(alias = "follow_page_mask")]
     fn has_page(&self, guard: &MmapReadGuard<'_, M>, va: Va, access: FaultAccess) -> bool {
-        debug_assert_eq!(guard.id(), self.id, "the lock of another address space");
+        anonmem_hal::debug_check_eq!(M, guard.id(), self.id, "the lock of another address space");
         let table = guard.slot().space.walk(&self.vm.frames, guard, va);
         match table.map_or(Pte::None, |table| table.peek(va)) {
             Pte::Present(present) => access != FaultAccess::Write || present.prot.write,

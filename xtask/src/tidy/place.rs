@@ -26,6 +26,8 @@ pub(super) struct Place {
     /// A file that is data of a test: compile-fail cases and the like.
     pub(super) is_fixture: bool,
     pub(super) may_know_architecture: bool,
+    /// Code that is generic over its machine: neither the seams themselves nor the packing of a word.
+    pub(super) has_machine: bool,
 }
 
 impl Place {
@@ -42,6 +44,8 @@ impl Place {
                 || text.contains("/benches/"),
             is_fixture: below_tests.is_some_and(|rest| rest.contains('/') && name != "mod.rs"),
             may_know_architecture: text.starts_with("crates/anonmem-hal/") || text.starts_with("machines/"),
+            has_machine: !text.starts_with("crates/anonmem-hal/")
+                && text != "crates/anonmem-frame/src/meta.rs",
         }
     }
 }

@@ -76,6 +76,9 @@ pub(crate) fn check_rust(path: &Path, text: &str, enums: &Enums) -> Vec<Finding>
             rule(statics(&source), "static");
             rule(pairings(&source), "ordering");
             rule(bool_parameters(&source), "bool-parameter");
+            if place.has_machine {
+                rule(debug_assertions(&source), "debug-assertion");
+            }
         }
         if place.is_crate {
             rule(wildcards(&source, enums, &place), "wildcard");
@@ -166,6 +169,14 @@ fn statics(source: &Source) -> Found {
         }
     }
     found
+}
+
+/// What `debug_assert!` says is lost where the lab's instance of the code is compiled with a release build.
+fn debug_assertions(source: &Source) -> Found {
+    let message =
+        "ask the machine, too: anonmem_hal::debug_check!(M, ..) is checked in the lab's release build";
+    let words = ["debug_assert", "debug_assert_eq", "debug_assert_ne"];
+    words.iter().flat_map(|word| word_found(source, word, message)).collect()
 }
 
 fn architecture(source: &Source) -> Found {

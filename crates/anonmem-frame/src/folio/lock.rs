@@ -38,7 +38,7 @@ impl<'f, M: Machine> FolioGuard<'f, M> {
     /// Moves an exclusive page to another anon_vma and index (UFFDIO_MOVE). The caller also holds the locks of the
     /// destination anon_vma, for writing, and of the page-table entry.
     pub fn move_anon(&self, anon_vma: RawHandle, index: u64) {
-        debug_assert!(matches!(self.folio.mapping(), Mapping::Anon(_)));
+        anonmem_hal::debug_check!(M, matches!(self.folio.mapping(), Mapping::Anon(_)));
         self.folio.set_mapping(Mapping::Anon(anon_vma), index);
     }
 

@@ -85,7 +85,12 @@ impl<M: Machine> Frames<M> {
     fn folio_of_owned(&self, page: Pfn) -> Folio<'_, M> {
         let meta = self.meta(page);
         let head = if meta.is(Kind::Tail) { self.head_of_tail(meta) } else { page };
-        debug_assert_eq!(self.meta(head).kind(), Kind::Folio, "an owner of a frame that is no folio");
+        anonmem_hal::debug_check_eq!(
+            M,
+            self.meta(head).kind(),
+            Kind::Folio,
+            "an owner of a frame that is no folio"
+        );
         Folio { frames: self, head }
     }
 
@@ -131,7 +136,7 @@ impl<M: Machine> Frames<M> {
             let meta = self.meta(head);
             // AcqRel as for a single reference: pairs with the other drops, so that the last one sees what they did.
             let old = meta.counts.fetch_sub(Counts::REF, Ordering::AcqRel);
-            debug_assert!(Counts(old).refs() > 0, "a reference too many was dropped");
+            anonmem_hal::debug_check!(M, Counts(old).refs() > 0, "a reference too many was dropped");
             if old == Counts::REF {
                 assert_freeable(meta);
                 freed.add(head);
@@ -143,9 +148,9 @@ impl<M: Machine> Frames<M> {
 /// What must hold of a folio whose counts have reached 0.
 #[inline]
 fn assert_freeable<M: Machine>(meta: &Meta<M>) {
-    debug_assert_eq!(meta.kind(), Kind::Folio);
-    debug_assert_eq!(meta.flags.peek() & flags::LOCKED, 0, "freeing a locked folio");
-    debug_assert_eq!(meta.private.peek(), 0, "freeing a folio in the swap cache");
+    anonmem_hal::debug_check_eq!(M, meta.kind(), Kind::Folio);
+    anonmem_hal::debug_check_eq!(M, meta.flags.peek() & flags::LOCKED, 0, "freeing a locked folio");
+    anonmem_hal::debug_check_eq!(M, meta.private.peek(), 0, "freeing a folio in the swap cache");
 }
 
 impl<M: Machine> Frames<M> {
@@ -315,7 +320,7 @@ pub struct NewFolio<'f, M: Machine> {
 impl<'f, M: Machine> NewFolio<'f, M> {
     /// Takes over a block of kind [`Kind::New`].
     pub(crate) fn from_block(frames: &'f Frames<M>, head: Pfn) -> Self {
-        debug_assert_eq!(frames.meta(head).kind(), Kind::New);
+        anonmem_hal::debug_check_eq!(M, frames.meta(head).kind(), Kind::New);
         Self { frames, head }
     }
 
@@ -336,7 +341,7 @@ impl<'f, M: Machine> NewFolio<'f, M> {
 
     /// Copies one page of another folio, whose owner may be writing to it meanwhile.
     pub fn copy_from(&self, page: Pfn) {
-        debug_assert_eq!(self.order(), Order::ZERO);
+        anonmem_hal::debug_check_eq!(M, self.order(), Order::ZERO);
         self.frames.machine().copy(self.head, page, Order::ZERO);
     }
 
@@ -346,7 +351,7 @@ impl<'f, M: Machine> NewFolio<'f, M> {
     #[doc(alias = "folio_add_new_anon_rmap")]
     #[inline]
     pub fn into_exclusive_anon(self, anon_vma: RawHandle, index: u64) -> Exclusive<'f, M> {
-        debug_assert_eq!(self.order(), Order::ZERO);
+        anonmem_hal::debug_check_eq!(M, self.order(), Order::ZERO);
         let (frames, head) = self.publish(Mapping::Anon(anon_vma), index, Counts::MAP + Counts::EXCLUSIVE);
         Exclusive { frames, page: head }
     }
@@ -419,7 +424,7 @@ impl<'f, M: Machine> FolioRef<'f, M> {
     /// # Errors
     /// [`TooManySharers`] before the count would overflow.
     pub fn map_shm(&self) -> Result<ShmMap<'f, M>, TooManySharers> {
-        debug_assert!(matches!(self.folio().mapping(), Mapping::Shm(_)));
+        anonmem_hal::debug_check!(M, matches!(self.folio().mapping(), Mapping::Shm(_)));
         rmap::add_map(self.folio())?;
         Ok(ShmMap { frames: self.frames, page: self.head })
     }
@@ -438,7 +443,7 @@ impl<M: Machine> Drop for FolioRef<'_, M> {
     fn drop(&mut self) {
         // AcqRel pairs with itself: whoever brings the word to 0 sees all that the others did.
         let old = self.folio().meta().counts.fetch_sub(Counts::REF, Ordering::AcqRel);
-        debug_assert!(Counts(old).refs() > 0, "a reference too many was dropped");
+        anonmem_hal::debug_check!(M, Counts(old).refs() > 0, "a reference too many was dropped");
         if old == Counts::REF {
             self.frames.free_folio(self.head);
         }

@@ -36,7 +36,7 @@ pub struct TooManySharers;
 pub(super) fn add_map<M: Machine>(folio: Folio<'_, M>) -> Result<(), TooManySharers> {
     // Release pairs with the Acquire of `is_mapped`.
     let old = Counts(folio.meta().counts.fetch_add(Counts::MAP, Ordering::Release));
-    debug_assert!(old.total() != 0, "a mapping added to a free folio");
+    anonmem_hal::debug_check!(M, old.total() != 0, "a mapping added to a free folio");
     if old.has_room() {
         return Ok(());
     }
@@ -106,7 +106,7 @@ macro_rules! mapping_owner {
                 // of whoever finds the folio unmapped, or of the last put).
                 let by = Counts::REF.wrapping_sub(Self::counted(folio, this.page));
                 let old = folio.meta().counts.fetch_add(by, Ordering::Release);
-                debug_assert!(Counts(old).maps() > 0, "a mapping too many was removed");
+                anonmem_hal::debug_check!(M, Counts(old).maps() > 0, "a mapping too many was removed");
                 FolioRef { frames: this.frames, head: folio.head }
             }
         }
@@ -125,7 +125,7 @@ macro_rules! mapping_owner {
                 // AcqRel as for a reference: pairs with the other drops, so that the last one sees what they did.
                 let by = Self::counted(folio, this.page) + Counts::REF;
                 let old = folio.meta().counts.fetch_sub(by, Ordering::AcqRel);
-                debug_assert!(Counts(old).maps() > 0 && Counts(old).refs() > 0, "a count too many was removed");
+                anonmem_hal::debug_check!(M, Counts(old).maps() > 0 && Counts(old).refs() > 0, "a count too many was removed");
                 if old == by {
                     this.frames.free_folio(folio.head);
                 }
@@ -144,7 +144,7 @@ macro_rules! mapping_owner {
                 // AcqRel as for a reference: pairs with the other drops, so that the last one sees what they did.
                 let by = Self::counted(folio, this.page);
                 let old = folio.meta().counts.fetch_sub(by, Ordering::AcqRel);
-                debug_assert!(Counts(old).maps() > 0, "a mapping too many was removed");
+                anonmem_hal::debug_check!(M, Counts(old).maps() > 0, "a mapping too many was removed");
                 if old == by {
                     this.frames.free_folio(folio.head);
                 }
@@ -293,7 +293,7 @@ impl<'e, 'f, M: Machine> ExclusiveRef<'e, 'f, M> {
         let by = Counts::MAP.wrapping_sub(take_exclusive(folio, self.page));
         // Release, as for every mapping that is added: pairs with the Acquire of `is_mapped`.
         let old = Counts(folio.meta().counts.fetch_add(by, Ordering::Release));
-        debug_assert!(old.maps() != 0, "a page was exclusive without a mapping");
+        anonmem_hal::debug_check!(M, old.maps() != 0, "a page was exclusive without a mapping");
         if !old.has_room() {
             self.undo_dup(by);
             return Err(DupError::TooManySharers);

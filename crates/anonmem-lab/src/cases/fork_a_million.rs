@@ -32,7 +32,7 @@ pub static CASE: Case = Case {
             kernel
         };
         boxed(
-            scenario("fork-a-million", 1, world)
+            scenario("fork-a-million", 2, world)
                 .cpu("the parent stores", |k| assert_eq!(k.store(0, 0, 8), Ok(())))
                 .cpu("the child forks, stores", |k| {
                     k.fork(1, 2, &[1]).expect("frames");
@@ -41,11 +41,14 @@ pub static CASE: Case = Case {
                 .check(|k| {
                     let found = [0, 1, 2].map(|mm| k.load(mm, 0).ok());
                     let maps = k.noted_maps();
-                    if found == [Some(8), Some(9), Some(7)] && maps == OTHERS + 1 {
-                        Ok(())
-                    } else {
-                        Err(format!("8, 9 and 7 were stored, found {found:?}; {maps} mappings are left"))
+                    if found != [Some(8), Some(9), Some(7)] || maps != OTHERS + 1 {
+                        return Err(format!(
+                            "8, 9 and 7 were stored, found {found:?}; {maps} mappings are left"
+                        ));
                     }
+                    // What is left is counted, too.
+                    k.unshare_many();
+                    k.check()
                 }),
         )
     },

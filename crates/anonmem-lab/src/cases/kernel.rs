@@ -18,17 +18,18 @@ use anonmem::rmap::{folio::folio_lock_anon_vma_read, walk::rmap_walk_anon};
 use anonmem::{
     Advice, Config, FaultAccess, FaultOutcome, LockMode, MapBacking, MapFlags, Mm, MmapRequest, Prot, Vm,
 };
-use anonmem_frame::{Exclusive, Folio, FolioRef, Mapping, RawHandle};
+use anonmem_frame::{Exclusive, Folio, FolioRef, Mapping, RawHandle, Shared};
 use anonmem_hal::{CpuId, CpuSet, PAGE_SIZE, Pfn, Va, VaRange};
 use anonmem_pgtable::Mapped;
 use anonmem_sync::Atomic;
 use core::{
     cell::{Cell, Ref, RefCell},
+    mem::ManuallyDrop,
     ops::ControlFlow,
 };
 
-/// The most address spaces of a case.
-const MMS: usize = 4;
+/// The most address spaces of a case: one more than a batch of flushes remembers, and one for luck.
+const MMS: usize = 6;
 /// A page in bytes.
 pub(crate) const P: u64 = PAGE_SIZE as u64;
 
@@ -45,6 +46,8 @@ pub(crate) struct Kernel {
     noted: Cell<Option<Pfn>>,
     /// The mapping of that folio that [`map_elsewhere`](Self::map_elsewhere) made.
     elsewhere: RefCell<Option<Exclusive<'static, Sim>>>,
+    /// One of the owners that [`share_many`](Self::share_many) forgot, and how many there are.
+    many: RefCell<Option<(ManuallyDrop<Shared<'static, Sim>>, u64)>>,
     /// What CPUs want to tell the check at the end.
     pub(crate) notes: [Cell<u64>; 4],
     /// What CPUs tell one another.
@@ -77,6 +80,7 @@ impl Kernel {
             folio: RefCell::new(None),
             noted: Cell::new(None),
             elsewhere: RefCell::new(None),
+            many: RefCell::new(None),
             notes: Default::default(),
             flag: Atomic::new(0),
         }
@@ -111,6 +115,13 @@ impl Kernel {
         *self.mms[i].borrow_mut() = Some(mm);
     }
 
+    /// Lets `cpu` run address space `i`, too, as a context switch does.
+    pub(crate) fn switch_to(&self, i: usize, cpu: u32) {
+        // Whoever ends it later knows of the CPU before the CPU has anything to forget.
+        self.active[i].set(CpuSet(self.active[i].get().0 | 1 << cpu));
+        self.mm(i).activate(CpuId(cpu));
+    }
+
     /// Address space `i`.
     pub(crate) fn mm(&self, i: usize) -> Ref<'_, Mm<'static, Sim>> {
         Ref::map(self.mms[i].borrow(), |mm| mm.as_ref().expect("the address space has not ended"))
@@ -128,13 +139,21 @@ impl Kernel {
 
     /// Maps `n` private pages from page `first` on.
     pub(crate) fn map(&self, i: usize, first: u64, n: u64, prot: Prot) {
-        let request = MmapRequest {
-            addr: page(first),
-            len: n * P,
-            prot,
-            flags: MapFlags::FIXED,
-            backing: MapBacking::Anonymous,
-        };
+        self.map_as(i, first, n, prot, MapFlags::empty(), MapBacking::Anonymous);
+    }
+
+    /// Maps `n` pages from page `first` on, of whatever `backing` has.
+    pub(crate) fn map_as(
+        &self,
+        i: usize,
+        first: u64,
+        n: u64,
+        prot: Prot,
+        flags: MapFlags,
+        backing: MapBacking,
+    ) {
+        let flags = MapFlags::FIXED | flags;
+        let request = MmapRequest { addr: page(first), len: n * P, prot, flags, backing };
         let at = self.mm(i).mmap(request).expect("memory for a mapping");
         assert_eq!(at, page(first));
     }
@@ -256,7 +275,7 @@ impl Kernel {
     }
 
     /// Lets `n` more mappings share the folio of [`hold`](Self::hold). They are in no page table and never end, so this world
-    /// cannot be recounted.
+    /// can be recounted only after [`unshare_many`](Self::unshare_many).
     pub(crate) fn share_many(&self, n: u64) {
         let guard = folio_lock_anon_vma_read(self.vm, self.folio()).expect("mapped");
         let walked = rmap_walk_anon(&guard, self.folio(), |hit| {
@@ -265,11 +284,23 @@ impl Kernel {
                 let Mapped::Shared(page, _) = hit.entries.mapped(hit.va) else {
                     unreachable!("it is locked")
                 };
-                core::mem::forget(page.try_dup().expect("counts are wide enough"));
+                let owner = page.try_dup().expect("counts are wide enough");
+                // SAFETY: only the lifetime changes, and the memory manager lives for ever.
+                let owner = unsafe { core::mem::transmute::<Shared<'_, Sim>, Shared<'static, Sim>>(owner) };
+                *self.many.borrow_mut() = Some((ManuallyDrop::new(owner), n));
             }
             ControlFlow::Break(())
         });
         assert!(walked.is_break(), "the page is shared");
+    }
+
+    /// Ends all the mappings that [`share_many`](Self::share_many) made.
+    pub(crate) fn unshare_many(&self) {
+        let Some((owner, n)) = self.many.borrow_mut().take() else { return };
+        for _ in 0..n {
+            // SAFETY: `share_many` forgot as many owners, all of which had these bits; each is dropped once.
+            drop(unsafe { core::ptr::read(&*owner) });
+        }
     }
 
     /// How many mappings the frame of [`note_frame`](Self::note_frame) has.

@@ -7,7 +7,9 @@
 
 pub mod anon_vma_2010;
 pub mod anon_vma_races;
+pub mod calls;
 mod case;
+pub mod dead_tables;
 pub mod fails_half_way;
 pub mod family_pairs;
 pub mod fault_answers;
@@ -18,13 +20,17 @@ pub mod fork_fails;
 pub mod fork_late_flush;
 pub mod fork_of_cow;
 pub(crate) mod kernel;
+pub mod kswapd;
+pub mod lazyfree;
 pub mod mremap;
 mod naming;
 pub mod reclaim_wait;
 pub mod rmap_family;
 pub mod seed_001;
 pub mod seed_004;
+pub mod shared_objects;
 pub mod speculative_vma;
+pub mod stamps;
 pub mod swap_exclusive;
 pub mod swap_in;
 pub mod swap_shared;
@@ -33,6 +39,7 @@ pub mod sync_rcu;
 pub mod sync_seqcount;
 pub mod sync_wait_queue;
 pub mod tlb_batch;
+pub mod translations;
 pub mod vma_lookup;
 pub mod wp_reuse;
 
@@ -114,6 +121,31 @@ pub fn all() -> &'static [&'static Case] {
         &swapoff::SMALLER_MINCORE,
         &fault_answers::GUARD,
         &fault_answers::DEVICE,
+        &dead_tables::SPECULATIVE,
+        &dead_tables::SECOND_BATCH,
+        &dead_tables::RMAP,
+        &dead_tables::HARDWARE,
+        &dead_tables::ADDED_BESIDE,
+        &dead_tables::ADDED_UNDER,
+        &dead_tables::ADDED_TWICE,
+        &translations::SWITCH,
+        &translations::COW_ON_THREE,
+        &translations::FULL_BATCH,
+        &lazyfree::ALONE,
+        &lazyfree::RACE,
+        &lazyfree::COLD,
+        &lazyfree::FORK,
+        &stamps::CASE,
+        &calls::MLOCK,
+        &calls::GUARD,
+        &calls::BRK,
+        &calls::STACK,
+        &calls::DONTUNMAP,
+        &calls::MERGE,
+        &shared_objects::FIRST,
+        &shared_objects::PUNCH,
+        &shared_objects::LAST,
+        &kswapd::CASE,
         &sync_seqcount::CASE,
         &sync_rcu::CASE,
         &sync_rcu::TWICE,

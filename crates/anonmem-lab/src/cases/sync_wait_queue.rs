@@ -22,6 +22,7 @@ pub static CASE: Case = Case {
             name: "wait-queue-no-fence",
             what: "the increment of the sleepers is not followed by a fence",
         },
+        Mutant::Patch { name: "wait-queue-sleeper-unannounced", what: "a sleeper is not counted" },
         Mutant::Variant {
             name: "no-wake-up",
             what: "the condition is made true and nobody is told",

@@ -41,8 +41,8 @@ pub(crate) fn races(engine: &mut Engine, depth: usize, cpu: usize, op: &Op) {
             continue;
         }
         let last = is_last(op, &earlier.op);
-        reverse(&mut engine.nodes[..depth], i, cpu, op, &clock, broken);
-        if last {
+        // Where nobody could start the other order, something before that keeps `op` from being made: that is the race.
+        if reverse(&mut engine.nodes[..depth], i, cpu, op, &clock, broken) && last {
             break;
         }
     }
@@ -59,8 +59,15 @@ fn is_last(op: &Op, earlier: &Op) -> bool {
     one_object && all_are_ordered && !let_go
 }
 
-/// Makes sure that some execution will have `op` of `cpu` before step `i`.
-fn reverse(nodes: &mut [Node], i: usize, cpu: usize, op: &Op, clock: &Clock, broken: super::op::Broken) {
+/// Makes sure that some execution will have `op` of `cpu` before step `i`. Returns whether that is possible.
+fn reverse(
+    nodes: &mut [Node],
+    i: usize,
+    cpu: usize,
+    op: &Op,
+    clock: &Clock,
+    broken: super::op::Broken,
+) -> bool {
     let (other, event) = (usize::from(nodes[i].cpu), nodes[i].clock.0[usize::from(nodes[i].cpu)]);
     // The steps after `i` that do not depend on it, then `op`. Who can come first among them?
     let mut first_event = [u16::MAX; MAX_CPUS];
@@ -88,6 +95,7 @@ fn reverse(nodes: &mut [Node], i: usize, cpu: usize, op: &Op, clock: &Clock, bro
         let add = if initials >> cpu & 1 == 1 { 1 << cpu } else { initials & initials.wrapping_neg() };
         node.backtrack |= add;
     }
+    initials != 0
 }
 
 /// Whether an event of another CPU in the sequence, given by each one's first, happens before `clock`.

@@ -204,6 +204,8 @@ pub struct Counters {
     pub turns: u64,
     /// Steps of the longest execution.
     pub longest: usize,
+    /// How often everything was begun anew, because an execution taught which steps matter.
+    pub restarts: u64,
 }
 
 pub(crate) struct Engine {

@@ -266,6 +266,7 @@ fn next_path(e: &mut Engine, config: &Config) -> bool {
     if e.astray() {
         // From the beginning, with what is known now.
         (e.objects.learned, e.objects.learned_queue) = (false, false);
+        e.counters.restarts += 1;
         e.nodes.clear();
         e.choices.clear();
         return true;

@@ -552,9 +552,13 @@ pub(crate) fn unlock(at: usize, mode: LockMode, caller: &'static Location<'stati
         }
         object.queued &= object.readers != 0 || object.writer != 0;
         object.version += 1;
-        // What the lock protects was looked at before now: somebody else's release would be news.
+        // What the lock protects was looked at before now: somebody else's release would be news. Releases of readers
+        // are none, and have no order among themselves that a version could stand for.
         let version = object.version;
-        e.cpus[me].spin.renew(turn.id, version);
+        match mode {
+            LockMode::Exclusive => e.cpus[me].spin.renew(turn.id, version),
+            LockMode::Shared => e.cpus[me].spin.add_unknown(),
+        }
         e.record(|e| Event::new(e, Some(at), "", Action::Word("unlock".into()), caller));
         e.tick();
     });

@@ -229,23 +229,37 @@ impl Sim {
     }
 
     /// Walks the tables for `va` as hardware does. `None`: not allowed.
+    ///
+    /// A flush is answered between two instructions: the walk that it arrives in is given up and begins anew, so that it neither
+    /// reads nor marks a table that the flush was for.
     fn walk(&self, root: Pfn, va: Va, access: Access) -> Option<Translation> {
+        let me = Self::current_cpu().index();
+        let flushes = || self.arena.state(|s| s.tlbs[me].flushes);
         'again: loop {
+            let began = flushes();
             let mut table = root;
             for level in (1..Toy::LEVELS).rev() {
-                match Toy::decode_entry(self.entry(table, va, level), level) {
+                let raw = self.entry(table, va, level);
+                if flushes() != began {
+                    continue 'again;
+                }
+                match Toy::decode_entry(raw, level) {
                     Entry::None => return None,
                     Entry::Table(next) => table = next,
                     Entry::Leaf(leaf) => return Self::large(root, va, leaf, level, access),
                 }
             }
             let raw = self.entry(table, va, 0);
+            if flushes() != began {
+                continue 'again;
+            }
             let Pte::Present(present) = Toy::decode_pte(raw) else { return None };
             if !allows(present, access) || !self.arena.has(present.pfn) {
                 return None;
             }
             let marked = Present { young: true, dirty: present.dirty || access == Access::Write, ..present };
-            if marked != present && !self.exchange(table, va, raw, Toy::encode_pte(Pte::Present(marked))) {
+            let mark = || (flushes() == began).then(|| Toy::encode_pte(Pte::Present(marked)));
+            if marked != present && !self.exchange(table, va, raw, mark) {
                 continue 'again;
             }
             let (write, dirty) = (marked.prot.write, marked.dirty);
@@ -278,11 +292,15 @@ impl Sim {
         SimProbe::load(slot.as_ptr().addr(), Ordering::Acquire, || slot.load(Ordering::Acquire))
     }
 
-    fn exchange(&self, table: Pfn, va: Va, old: u64, new: u64) -> bool {
+    /// Replaces `old` by what `new` says when it happens, if it says anything.
+    fn exchange(&self, table: Pfn, va: Va, old: u64, new: impl Fn() -> Option<u64>) -> bool {
         let slot = self.slot(table, va, 0);
-        let exchange = || match slot.compare_exchange(old, new, Ordering::AcqRel, Ordering::Acquire) {
-            Ok(found) => (found, Some(new)),
-            Err(found) => (found, None),
+        let exchange = || match new() {
+            Some(new) => match slot.compare_exchange(old, new, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(found) => (found, Some(new)),
+                Err(found) => (found, None),
+            },
+            None => (slot.load(Ordering::Acquire), None),
         };
         SimProbe::rmw(slot.as_ptr().addr(), Ordering::AcqRel, exchange).1.is_some()
     }

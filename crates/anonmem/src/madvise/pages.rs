@@ -91,7 +91,7 @@ impl<M: Machine> Mm<'_, M> {
     /// Linux's only fills the swap cache. Here the pages are mapped: one that is only cached would be nobody's to reclaim.
     #[doc(alias = "swapin_walk_pmd_entry")]
     fn madvise_willneed(&self, guard: &MmapReadGuard<'_, M>, id: VmaId, part: VaRange) {
-        debug_assert_eq!(guard.id(), self.id, "the lock of another address space");
+        anonmem_hal::debug_check_eq!(M, guard.id(), self.id, "the lock of another address space");
         let slot = guard.slot();
         for (table, part) in slot.space.tables(&self.vm.frames, guard, part) {
             for va in part.iter_pages() {
@@ -133,7 +133,7 @@ impl<M: Machine> Mm<'_, M> {
     /// Makes pages leave that nobody else maps, as far as there is a place for them to go.
     #[doc(alias = "madvise_cold_or_pageout_pte_range")]
     fn madvise_pageout(&self, guard: &MmapReadGuard<'_, M>, part: VaRange) {
-        debug_assert_eq!(guard.id(), self.id, "the lock of another address space");
+        anonmem_hal::debug_check_eq!(M, guard.id(), self.id, "the lock of another address space");
         let mut batch = PageoutBatch::new(self.vm);
         for (table, part) in guard.slot().space.tables(&self.vm.frames, guard, part) {
             for va in part.iter_pages().filter(|&va| matches!(table.peek(va), Pte::Present(_))) {

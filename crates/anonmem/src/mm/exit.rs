@@ -35,7 +35,7 @@ pub(crate) fn exit_mmap<M: Machine>(objects: &Objects<M>, id: MmId) {
     for zeroed in [&counts.total, &counts.data, &counts.stack, &counts.locked, &counts.committed] {
         zeroed.set(0);
     }
-    debug_assert_eq!(slot.rss(), 0, "pages are counted that nobody maps");
+    anonmem_hal::debug_check_eq!(M, slot.rss(), 0, "pages are counted that nobody maps");
     slot.space.free_root(&objects.frames);
     drop(guard);
 }

@@ -66,7 +66,7 @@ impl<'a, M: Machine> MmapWriteGuard<'a, M> {
     fn new(objects: &'a Objects<M>, id: MmId, lock: RwSemWriteGuard<'a, M, MmapLock, ()>) -> Self {
         let slot = objects.mm_slot(id);
         let seq = slot.lock_seq.load(Ordering::Relaxed);
-        debug_assert!(seq.is_multiple_of(2), "two writers of one address space");
+        anonmem_hal::debug_check!(M, seq.is_multiple_of(2), "two writers of one address space");
         slot.lock_seq.store(seq + 1, Ordering::Relaxed);
         Self { objects, slot, id, _lock: lock }
     }

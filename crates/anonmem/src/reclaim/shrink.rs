@@ -257,7 +257,11 @@ impl<'v, M: Machine> PageoutBatch<'v, M> {
 
 impl<M: Machine> Drop for PageoutBatch<'_, M> {
     fn drop(&mut self) {
-        debug_assert!(self.len == 0 || M::unwinding(), "a batch was dropped before it was finished");
+        anonmem_hal::debug_check!(
+            M,
+            self.len == 0 || M::unwinding(),
+            "a batch was dropped before it was finished"
+        );
         self.vm.reclaimers.end();
     }
 }

@@ -141,7 +141,12 @@ impl<M: Machine> Objects<M> {
         if root == id {
             anon_vma.nr_children.update(|n| n - 1);
         }
-        debug_assert_eq!(anon_vma.nr_children.peek(), 0, "an anon_vma freed before its children");
+        anonmem_hal::debug_check_eq!(
+            M,
+            anon_vma.nr_children.peek(),
+            0,
+            "an anon_vma freed before its children"
+        );
         self.anon_vmas.free(&self.frames, id);
         if root != id {
             self.put_anon_vma(root);
@@ -154,7 +159,7 @@ impl<M: Machine> AnonVmaWriteGuard<'_, M> {
     #[doc(alias = "anon_vma_chain_link")]
     fn link(&self, vma: VmaId, chain: ChainId, anon_vma: AnonVmaId) {
         let (slot, target) = (self.objects.chain(chain), self.objects.anon_vma(anon_vma));
-        debug_assert_eq!(target.root(), Some(self.root), "linked under another family's lock");
+        anonmem_hal::debug_check_eq!(M, target.root(), Some(self.root), "linked under another family's lock");
         slot.vma.set(vma.into());
         slot.anon_vma.set(anon_vma.into());
         slot.next.set(self.objects.vma(vma).chains());
@@ -274,7 +279,7 @@ pub(crate) fn anon_vma_clone<M: Machine>(
     dst: VmaId,
     src: VmaId,
 ) -> Result<(), OutOfMemory> {
-    debug_assert!(objects.vma(dst).chains() == Link::NONE);
+    anonmem_hal::debug_check!(M, objects.vma(dst).chains() == Link::NONE);
     let Some(family) = objects.vma(src).anon_vma() else { return Ok(()) };
     // All memory first: then nothing can fail half way.
     let mut spare = reserve_chains(objects, objects.vma(src).chains())
@@ -348,7 +353,7 @@ pub(crate) fn anon_vma_fork<M: Machine>(
     src: VmaId,
 ) -> Result<(), OutOfMemory> {
     let Some(parent) = objects.vma(src).anon_vma() else { return Ok(()) };
-    debug_assert!(objects.vma(dst).anon_vma().is_none(), "a new VMA has no anon_vma");
+    anonmem_hal::debug_check!(M, objects.vma(dst).anon_vma().is_none(), "a new VMA has no anon_vma");
     anon_vma_clone(objects, dst, src)?;
     if objects.vma(dst).anon_vma().is_some() {
         return Ok(());

@@ -74,7 +74,7 @@ impl<M: Machine> Vma<M> {
     /// Makes the VMA one that can be found and, once the mmap lock is let go, locked. What it says is complete.
     #[doc(alias = "vma_mark_attached")]
     pub(crate) fn attach(&self, guard: &MmapWriteGuard<'_, M>) {
-        debug_assert!(!self.lock.is_attached(), "attached twice");
+        anonmem_hal::debug_check!(M, !self.lock.is_attached(), "attached twice");
         self.lock.seq.store(guard.slot().lock_seq(), Ordering::Relaxed);
         self.lock.next_version();
         // Release pairs with the Acquire in `start_read`: whoever counts himself finds it complete, and locked.

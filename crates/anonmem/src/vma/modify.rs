@@ -28,7 +28,12 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
         if old == flags {
             return Ok(id);
         }
-        debug_assert_eq!((old ^ flags) & VmFlags::GROWSDOWN, VmFlags::empty(), "a stack is made by mmap");
+        anonmem_hal::debug_check_eq!(
+            M,
+            (old ^ flags) & VmFlags::GROWSDOWN,
+            VmFlags::empty(),
+            "a stack is made by mmap"
+        );
         let modified = match self.merge_existing(id, range, flags) {
             Some(neighbour) => neighbour,
             None => {

@@ -26,7 +26,8 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
     ) {
         let family = self.objects.vma(id).anon_vma().map(|of| self.objects.anon_vma_lock_write(of));
         let moved = others.chain([id]);
-        debug_assert!(
+        anonmem_hal::debug_check!(
+            M,
             moved.clone().all(|id| self.objects.vma(id).lock.is_write_locked(self.slot())),
             "a fault may be reading the range of a VMA that changes"
         );

@@ -213,8 +213,12 @@ impl<M: Machine> Vma<M> {
 
     /// Forgets what it was, before its slot is freed.
     pub(crate) fn retire(&self) {
-        debug_assert!(!self.lock.is_attached(), "a VMA freed while a tree has it");
-        debug_assert!(self.anon_vma().is_none() && self.chains() == Link::NONE, "a VMA freed while linked");
+        anonmem_hal::debug_check!(M, !self.lock.is_attached(), "a VMA freed while a tree has it");
+        anonmem_hal::debug_check!(
+            M,
+            self.anon_vma().is_none() && self.chains() == Link::NONE,
+            "a VMA freed while linked"
+        );
         self.mm.store(Link::NONE, Relaxed);
     }
 }

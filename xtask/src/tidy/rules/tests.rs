@@ -139,3 +139,11 @@ fn a_machines_paths_stay_on_it() {
     assert_eq!(findings("README.md", &format!("see {path}\n")).first(), Some(&("machine-path", 1)));
     assert_eq!(check_text(Path::new("README.md"), "the guest starts in /root and /tmp\n"), []);
 }
+
+#[test]
+fn an_assertion_of_debug_builds_asks_the_machine() {
+    let text = "//! x\nfn f() { debug_assert!(true); debug_assert_eq!(1, 1) }\n";
+    assert_eq!(findings(CORE, text), [("debug-assertion", 2), ("debug-assertion", 2)]);
+    assert_eq!(findings(CORE, "//! x\nfn f() { anonmem_hal::debug_check!(M, true); }\n"), []);
+    assert_eq!(findings("crates/anonmem-hal/src/x.rs", text), []);
+}

@@ -1,0 +1,254 @@
+//! Page tables that come and go under whoever walks them.
+
+use super::{
+    Case, Extent, Mutant, Run,
+    kernel::{Kernel, boxed, pages, scenario},
+};
+use crate::Model;
+use anonmem::{FaultOutcome, LockMode, Prot};
+
+const RW: Prot = Prot::READ.union(Prot::WRITE);
+const FREED: Mutant = Mutant::Patch {
+    name: "gather-frees-tables-at-once",
+    what: "tables that were unlinked are freed without a grace period",
+};
+
+/// The page of the case.
+pub static SPECULATIVE: Case = Case {
+    name: "table-freed-under-speculation",
+    title: "a speculative fault stands in a table that munmap unlinks and the next grace period frees",
+    happened: "Linux, the thread \"Don't assume page-table invariance\" (2018): a fault without locks must expect that the table it found is \
+               freed and used again.",
+    environment: "CPU0 stores, without any lock. CPU1 unmaps everything, with the mmap lock for writing, frees what waits as soon as it may, \
+                  and takes frames.",
+    rule: "A table outlives the read sections that may have found it.",
+    mutants: &[
+        FREED,
+        Mutant::Patch {
+            name: "speculative-outside-rcu",
+            what: "a speculative fault walks outside of a read section",
+        },
+        Mutant::Patch { name: "reap-before-the-end", what: "tables are freed when a grace period has begun" },
+    ],
+    runs: &[Run::new(Model::Sc, Extent::Bound(2)), Run::new(Model::C11, Extent::Bound(1))],
+    program: |_| {
+        boxed(
+            scenario("table-freed-under-speculation", 1, || mapped(LockMode::Speculative))
+                .cpu("stores", store_or_segv)
+                .cpu("unmaps, drains, maps", |k| {
+                    k.mm(0).munmap(pages(0, 2)).expect("frames");
+                    k.vm.drain();
+                    // Frames that were tables become something else.
+                    k.fork(0, 1, &[1]).expect("frames");
+                }),
+        )
+    },
+};
+
+/// The page of the case.
+pub static SECOND_BATCH: Case = Case {
+    name: "table-joins-running-grace-period",
+    title: "a table that is unlinked joins others whose grace period is running already",
+    happened: "Linux, call_rcu and its segments: a callback that is queued while a grace period runs must wait for the next one.",
+    environment: "CPU0 stores, without any lock. CPU1 unmaps two ranges with a table each, one after the other, and frees what may be freed.",
+    rule: "A table waits for a grace period that began after it was unlinked.",
+    mutants: &[
+        Mutant::Patch {
+            name: "dead-table-joins-running-period",
+            what: "a table is added to those whose grace period is running",
+        },
+        FREED,
+    ],
+    runs: &[Run::new(Model::Sc, Extent::Bound(2)), Run::new(Model::C11, Extent::Bound(1))],
+    program: |_| {
+        let world = || {
+            let kernel = mapped(LockMode::Speculative);
+            kernel.map(0, 8, 2, RW);
+            kernel.store(0, 8, 1).expect("frames");
+            kernel
+        };
+        boxed(scenario("table-joins-running-grace-period", 1, world).cpu("stores", store_or_segv).cpu(
+            "unmaps twice, reaps",
+            |k| {
+                k.mm(0).munmap(pages(8, 2)).expect("frames");
+                k.mm(0).munmap(pages(0, 2)).expect("frames");
+                k.vm.reap();
+            },
+        ))
+    },
+};
+
+/// The page of the case.
+pub static RMAP: Case = Case {
+    name: "table-freed-under-rmap-walk",
+    title: "an rmap walk stands in a table that munmap frees",
+    happened: "Linux, free_pgtables: \"Hide vma from rmap and truncate_pagecache before freeing pgtables\".",
+    environment: "CPU0 walks the page's mappings, with a reference to it and the anon_vma's lock. CPU1 unmaps everything, with the mmap lock for \
+                  writing, and frees what waits.",
+    rule: "Tables are freed after the VMA has left the reverse map.",
+    mutants: &[Mutant::Patch {
+        name: "munmap-frees-tables-before-unlink",
+        what: "the tables go before the VMAs are unlinked from their anon_vmas",
+    }],
+    runs: &[Run::new(Model::Sc, Extent::Bound(2)), Run::new(Model::C11, Extent::Bound(1))],
+    program: |_| {
+        let world = || {
+            let kernel = mapped(LockMode::Mmap);
+            kernel.hold(0, 0);
+            kernel
+        };
+        boxed(
+            scenario("table-freed-under-rmap-walk", 1, world)
+                .cpu("walks the rmap", |k| assert!(k.walk_rmap() <= 1))
+                .cpu("unmaps, drains", |k| {
+                    k.mm(0).munmap(pages(0, 2)).expect("frames");
+                    k.vm.drain();
+                }),
+        )
+    },
+};
+
+/// The page of the case.
+pub static HARDWARE: Case = Case {
+    name: "table-freed-under-hardware-walk",
+    title: "the hardware walks a table that munmap frees",
+    happened: "Linux, mmu_gather: tables are freed after the flush, which waits for walks that are under way (2018: \"mm/tlb, x86/mm: page-table \
+               freeing must flush\").",
+    environment: "CPU0 loads, CPU1 unmaps everything, with the mmap lock for writing, and frees what waits.",
+    rule: "A table is freed after every CPU that may be walking it has answered the flush.",
+    mutants: &[Mutant::Patch {
+        name: "gather-tables-before-flush",
+        what: "tables are given up for freeing before the flush",
+    }],
+    runs: &[Run::new(Model::Sc, Extent::Bound(2))],
+    program: |_| {
+        boxed(
+            scenario("table-freed-under-hardware-walk", 1, || mapped(LockMode::Mmap))
+                .cpu("loads", |k| match k.load(0, 0) {
+                    Ok(7) | Err(FaultOutcome::SegvMaperr) => {}
+                    other => panic!("{other:?}"),
+                })
+                .cpu("unmaps, drains", |k| {
+                    k.mm(0).munmap(pages(0, 2)).expect("frames");
+                    k.vm.drain();
+                    assert_eq!(k.load(0, 0), Err(FaultOutcome::SegvMaperr), "mapped after munmap");
+                }),
+        )
+    },
+};
+
+const ADDED: &str = "Two threads of one address space. The fault holds the VMA's lock for reading, and adds a table; munmap holds the mmap lock for \
+                     writing.";
+
+/// The page of the case.
+pub static ADDED_BESIDE: Case = Case {
+    name: "table-added-beside-munmap",
+    title: "a fault adds a table under a VMA's lock while munmap frees those of a neighbour",
+    happened: "Linux, free_pgd_range: floor and ceiling keep the tables that a neighbour may be filling. Since faults hold no mmap lock \
+               (6.4), the neighbour need not have a page there yet.",
+    environment: ADDED,
+    rule: "A table goes only if all that it covers is a hole; the neighbour's store is there.",
+    mutants: &[Mutant::Patch {
+        name: "free-tables-ignores-above",
+        what: "tables are freed up to their end, whoever is above",
+    }],
+    runs: &[Run::new(Model::Sc, Extent::Bound(2)), Run::new(Model::C11, Extent::Bound(1))],
+    program: |_| {
+        boxed(
+            scenario("table-added-beside-munmap", 1, || neighbours(LockMode::Vma))
+                .cpu("stores", |k| assert_eq!(k.store(0, 11, 8), Ok(())))
+                .cpu("unmaps below", |k| {
+                    // The hole reaches into the table that the store makes.
+                    assert_eq!(k.store(0, 8, 6), Ok(()));
+                    k.mm(0).munmap(pages(8, 2)).expect("frames");
+                })
+                .check(|k| match (k.load(0, 11), k.load(0, 8)) {
+                    (Ok(8), Err(FaultOutcome::SegvMaperr)) => k.check(),
+                    found => Err(format!("8 was stored, the page below was unmapped, found {found:?}")),
+                }),
+        )
+    },
+};
+
+/// The page of the case.
+pub static ADDED_UNDER: Case = Case {
+    name: "table-added-under-munmap",
+    title: "a fault adds a table to a VMA that munmap is taking away",
+    happened: "Linux, vma_start_write before the tables are freed (6.4): the fault that was let in first may add a table after they were looked for.",
+    environment: ADDED,
+    rule: "The store happened before, or is a segmentation fault; no table is left.",
+    mutants: &[Mutant::Patch {
+        name: "vma-detach-no-wait",
+        what: "a VMA is taken out without waiting for its readers",
+    }],
+    runs: &[Run::new(Model::Sc, Extent::Bound(2)), Run::new(Model::C11, Extent::Bound(1))],
+    program: |_| {
+        boxed(
+            scenario("table-added-under-munmap", 1, || neighbours(LockMode::Vma))
+                .cpu("stores", |k| match k.store(0, 11, 8) {
+                    Ok(()) | Err(FaultOutcome::SegvMaperr) => {}
+                    other => panic!("{other:?}"),
+                })
+                .cpu("unmaps", |k| k.mm(0).munmap(pages(6, 10)).expect("frames"))
+                .check(|k| match k.load(0, 11) {
+                    Err(FaultOutcome::SegvMaperr) => k.check(),
+                    other => Err(format!("{other:?} where nothing is mapped"))?,
+                }),
+        )
+    },
+};
+
+/// The page of the case.
+pub static ADDED_TWICE: Case = Case {
+    name: "table-added-twice",
+    title: "two faults add the same table",
+    happened: "Linux, __pte_alloc: \"Another has populated it\".",
+    environment: "Two threads of one address space store to two pages of one table that is not there, each with the VMA's lock for reading.",
+    rule: "One table is added; neither store is lost, and nothing leaks.",
+    mutants: &[
+        Mutant::Patch {
+            name: "table-added-without-second-look",
+            what: "a table is added without looking for another's",
+        },
+        Mutant::Patch { name: "table-lost-race-leaks", what: "the table that came second is not freed" },
+    ],
+    runs: &[Run::new(Model::Sc, Extent::Bound(2)), Run::new(Model::C11, Extent::Bound(2))],
+    program: |_| {
+        boxed(
+            scenario("table-added-twice", 1, || neighbours(LockMode::Vma))
+                .cpu("stores", |k| assert_eq!(k.store(0, 11, 8), Ok(())))
+                .cpu("stores beside", |k| assert_eq!(k.store(0, 12, 9), Ok(())))
+                .check(|k| match (k.load(0, 11), k.load(0, 12)) {
+                    (Ok(8), Ok(9)) => k.check(),
+                    found => Err(format!("8 and 9 were stored, found {found:?}")),
+                }),
+        )
+    },
+};
+
+/// Two pages in a table of their own, of which the first says 7.
+fn mapped(mode: LockMode) -> Kernel {
+    let kernel = Kernel::new(64, mode);
+    kernel.spawn(0, &[0, 1]);
+    kernel.map(0, 0, 2, RW);
+    kernel.store(0, 0, 7).expect("frames");
+    kernel
+}
+
+/// Two VMAs with anon_vmas, each of which reaches into a table that is not there, and whose hole between them is there too.
+fn neighbours(mode: LockMode) -> Kernel {
+    let kernel = Kernel::new(64, mode);
+    kernel.spawn(0, &[0, 1]);
+    kernel.map(0, 6, 4, RW);
+    kernel.map(0, 11, 6, RW.union(Prot::EXEC));
+    kernel.store(0, 6, 7).expect("frames");
+    kernel.store(0, 16, 7).expect("frames");
+    kernel
+}
+
+fn store_or_segv(k: &Kernel) {
+    match k.store(0, 1, 8) {
+        Ok(()) | Err(FaultOutcome::SegvMaperr) => {}
+        other => panic!("{other:?}"),
+    }
+}

@@ -1,0 +1,121 @@
+//! Pages of shared objects.
+
+use super::{
+    Case, Extent, Mutant, Run,
+    kernel::{Kernel, P, boxed, page, pages, scenario},
+};
+use crate::Model;
+use anonmem::{Advice, FaultOutcome, LockMode, MapBacking, MapFlags, Prot};
+
+const RW: Prot = Prot::READ.union(Prot::WRITE);
+const BOTH: &[Run] = &[Run::new(Model::Sc, Extent::Bound(2)), Run::new(Model::C11, Extent::Bound(1))];
+const HAPPENED: &str = "Linux, mm/shmem.c: the page cache decides who was first; a punched hole and a fault of it exclude one another since 3.16 \
+                        (CVE-2014-4171).";
+const TWO: &str = "Two programs map one object; each holds its own mmap lock for reading, so that only the object's page table keeps them apart.";
+
+/// The page of the case.
+pub static FIRST: Case = Case {
+    name: "shm-two-first-faults",
+    title: "two programs touch the same page of an object first",
+    happened: HAPPENED,
+    environment: TWO,
+    rule: "One page is made; each sees what the other stored.",
+    mutants: &[Mutant::Patch {
+        name: "shm-page-without-recheck",
+        what: "the object's page is made without looking whether it is there",
+    }],
+    runs: BOTH,
+    program: |_| {
+        boxed(
+            scenario("shm-two-first-faults", 1, || two_programs(LockMode::Mmap))
+                .cpu("stores", |k| assert_eq!(k.store_word(0, 0, 1, 8), Ok(())))
+                .cpu("stores", |k| assert_eq!(k.store_word(1, 0, 2, 9), Ok(())))
+                .check(|k| {
+                    let found = [0, 1].map(|mm| [1, 2].map(|word| k.load_word(mm, 0, word).ok()));
+                    if found == [[Some(8), Some(9)]; 2] {
+                        k.check()
+                    } else {
+                        Err(format!("8 and 9 were stored, found {found:?}"))
+                    }
+                }),
+        )
+    },
+};
+
+/// The page of the case.
+pub static PUNCH: Case = Case {
+    name: "shm-punch-vs-fault",
+    title: "a hole is punched into an object while another program maps its page",
+    happened: HAPPENED,
+    environment: TWO,
+    rule: "Both see one page; after the hole what was there before is gone.",
+    mutants: &[Mutant::Patch {
+        name: "shm-punch-ignores-references",
+        what: "a page that only the object maps is dropped, whoever holds it",
+    }],
+    runs: BOTH,
+    program: |_| {
+        let world = || {
+            let kernel = two_programs(LockMode::Mmap);
+            assert_eq!(kernel.store(0, 0, 7), Ok(()));
+            kernel
+        };
+        boxed(
+            scenario("shm-punch-vs-fault", 1, world)
+                .cpu("punches, stores", |k| {
+                    k.madvise(0, 0, Advice::Remove);
+                    assert_eq!(k.store_word(0, 0, 1, 8), Ok(()));
+                })
+                .cpu("loads", |k| match k.load(1, 0) {
+                    Ok(0 | 7) => {}
+                    other => panic!("{other:?}"),
+                })
+                .check(|k| match [0, 1].map(|mm| (k.load(mm, 0), k.load_word(mm, 0, 1))) {
+                    [(Ok(0), Ok(8)), (Ok(0), Ok(8))] => k.check(),
+                    found => Err(format!("8 was stored after the hole, found {found:?}")),
+                }),
+        )
+    },
+};
+
+/// The page of the case.
+pub static LAST: Case = Case {
+    name: "shm-last-user",
+    title: "two programs stop using an object at the same time",
+    happened: "Every reference count: the last user frees what the others may have filled a moment ago.",
+    environment: "One program stores and unmaps the object, the other unmaps it: each with its own mmap lock for writing.",
+    rule: "Nothing is left, and nothing is freed twice.",
+    mutants: &[Mutant::Patch {
+        name: "shm-split-uncounted",
+        what: "a VMA that is split does not count as another user",
+    }],
+    runs: BOTH,
+    program: |_| {
+        boxed(
+            scenario("shm-last-user", 1, || two_programs(LockMode::Vma))
+                .cpu("stores, unmaps", |k| {
+                    assert_eq!(k.store(0, 1, 7), Ok(()));
+                    k.mm(0).munmap(pages(0, 1)).expect("frames");
+                    k.mm(0).munmap(pages(1, 1)).expect("frames");
+                })
+                .cpu("unmaps", |k| k.mm(1).munmap(pages(0, 2)).expect("frames"))
+                .check(|k| match (k.load(0, 1), k.vm.stats().shared_objects) {
+                    (Err(FaultOutcome::SegvMaperr), 0) => k.check(),
+                    found => Err(format!("found {found:?} (a load, objects)")),
+                }),
+        )
+    },
+};
+
+/// Two programs that map the two pages of one object.
+fn two_programs(mode: LockMode) -> Kernel {
+    let kernel = Kernel::new(80, mode);
+    let object = kernel.vm.shm_new(2).expect("frames");
+    for mm in 0..2 {
+        kernel.spawn(mm, &[mm as u32]);
+        kernel.map_as(mm, 0, 2, RW, MapFlags::empty(), MapBacking::Shared { object, first: 0 });
+    }
+    kernel.vm.shm_put(object);
+    debug_assert_eq!(page(1).0 - page(0).0, P);
+    kernel
+}
