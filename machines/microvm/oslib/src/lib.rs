@@ -18,6 +18,7 @@ pub mod elf;
 pub mod errno;
 pub mod latency;
 pub mod memory;
+pub mod oom;
 pub mod restart;
 pub mod ring;
 pub mod runfile;
