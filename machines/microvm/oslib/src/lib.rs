@@ -25,6 +25,7 @@ pub mod runfile;
 pub mod sigframe;
 pub mod signal;
 pub mod stack;
+pub mod strings;
 pub mod text;
 pub mod vfs;
 

@@ -36,6 +36,15 @@ pub enum Fate {
     Lives(i64),
 }
 
+/// How much memory there is by now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Memory {
+    /// None, or hardly any.
+    Short,
+    /// Enough for anybody's allocation.
+    Back,
+}
+
 /// What to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decision {
@@ -67,12 +76,11 @@ impl Chooser {
         Chooser { ending: None, given_up: None, ended_ns: None }
     }
 
-    /// Decides at `now_ns`, with `free` pages free and `enough` of them for anybody's allocation.
+    /// Decides at `now_ns`.
     pub fn decide(
         &mut self,
         now_ns: u64,
-        free: u64,
-        enough: u64,
+        memory: Memory,
         candidates: impl Iterator<Item = Candidate>,
     ) -> Decision {
         let (mut ending, mut largest) = (None, None::<(i64, u32)>);
@@ -89,7 +97,7 @@ impl Chooser {
                 Fate::Over | Fate::Ending | Fate::Protected | Fate::Lives(_) => {}
             }
         }
-        if free > enough {
+        if memory == Memory::Back {
             return Decision::TryAgain;
         }
         if let Some(id) = ending {
@@ -126,10 +134,9 @@ impl Default for Chooser {
 
 #[cfg(test)]
 mod tests {
+    use super::Memory::{Back, Short};
     use super::*;
     use std::vec::Vec;
-
-    const ENOUGH: u64 = 100;
 
     fn lives(id: u32, points: i64) -> Candidate {
         Candidate { id, fate: Fate::Lives(points) }
@@ -139,45 +146,51 @@ mod tests {
         Candidate { id, fate: Fate::Ending }
     }
 
-    fn decide(chooser: &mut Chooser, now: u64, free: u64, all: &[Candidate]) -> Decision {
-        chooser.decide(now, free, ENOUGH, all.iter().copied())
+    fn decide(chooser: &mut Chooser, now: u64, memory: Memory, all: &[Candidate]) -> Decision {
+        chooser.decide(now, memory, all.iter().copied())
     }
 
     #[test]
     fn the_largest_is_killed_and_nobody_beside_it() {
         let mut chooser = Chooser::new();
         let small = lives(1, 10);
-        assert_eq!(decide(&mut chooser, 0, 0, &[small, lives(2, 1000)]), Decision::Kill(2));
+        assert_eq!(decide(&mut chooser, 0, Short, &[small, lives(2, 1000)]), Decision::Kill(2));
         // The next CPU comes while the victim is on its way out.
-        assert_eq!(decide(&mut chooser, 1, 0, &[small, ending(2)]), Decision::Wait);
+        assert_eq!(decide(&mut chooser, 1, Short, &[small, ending(2)]), Decision::Wait);
         // It has ended; its memory is not back yet.
-        assert_eq!(decide(&mut chooser, 2, 0, &[small]), Decision::Wait);
-        assert_eq!(decide(&mut chooser, 3, ENOUGH + 1, &[small]), Decision::TryAgain);
-        assert_eq!(decide(&mut chooser, 3 + SETTLE_NS, 0, &[small]), Decision::Kill(1));
+        assert_eq!(decide(&mut chooser, 2, Short, &[small]), Decision::Wait);
+        assert_eq!(decide(&mut chooser, 3, Back, &[small]), Decision::TryAgain);
+        assert_eq!(decide(&mut chooser, 3 + SETTLE_NS, Short, &[small]), Decision::Kill(1));
     }
 
     #[test]
     fn one_who_ends_by_itself_is_waited_for() {
         let mut chooser = Chooser::new();
-        assert_eq!(decide(&mut chooser, 0, 0, &[lives(1, 10), ending(2)]), Decision::Wait);
+        assert_eq!(decide(&mut chooser, 0, Short, &[lives(1, 10), ending(2)]), Decision::Wait);
     }
 
     #[test]
     fn one_who_cannot_end_is_given_up() {
         let mut chooser = Chooser::new();
         let all = [lives(1, 10), ending(2), lives(3, 20)];
-        assert_eq!(decide(&mut chooser, 7, 0, &all), Decision::Wait);
-        assert_eq!(decide(&mut chooser, 7 + PATIENCE_NS - 1, 0, &all), Decision::Wait);
-        assert_eq!(decide(&mut chooser, 7 + PATIENCE_NS, 0, &all), Decision::Kill(3));
-        assert_eq!(decide(&mut chooser, 9 + PATIENCE_NS, 0, &[lives(1, 10), ending(2), ending(3)]), Decision::Wait);
+        assert_eq!(decide(&mut chooser, 7, Short, &all), Decision::Wait);
+        assert_eq!(decide(&mut chooser, 7 + PATIENCE_NS - 1, Short, &all), Decision::Wait);
+        assert_eq!(decide(&mut chooser, 7 + PATIENCE_NS, Short, &all), Decision::Kill(3));
+        assert_eq!(
+            decide(&mut chooser, 9 + PATIENCE_NS, Short, &[lives(1, 10), ending(2), ending(3)]),
+            Decision::Wait
+        );
     }
 
     #[test]
     fn the_protected_are_spared_and_the_dead_are_not_asked() {
         let over = Candidate { id: 4, fate: Fate::Over };
         let protected = Candidate { id: 5, fate: Fate::Protected };
-        assert_eq!(decide(&mut Chooser::new(), 0, 0, &[over, protected]), Decision::Nobody);
-        assert_eq!(decide(&mut Chooser::new(), 0, 0, &[over, protected, lives(6, -5)]), Decision::Kill(6));
+        assert_eq!(decide(&mut Chooser::new(), 0, Short, &[over, protected]), Decision::Nobody);
+        assert_eq!(
+            decide(&mut Chooser::new(), 0, Short, &[over, protected, lives(6, -5)]),
+            Decision::Kill(6)
+        );
     }
 
     /// Four CPUs of a guilty process and one of an innocent run out again and again, in any order, while the guilty one ends
@@ -191,13 +204,13 @@ mod tests {
         };
         for _ in 0..2000 {
             let mut chooser = Chooser::new();
-            let (mut now, mut free, mut guilty) = (0, 0, Fate::Lives(50_000));
+            let (mut now, mut memory, mut guilty) = (0, Short, Fate::Lives(50_000));
             let mut memory_in = random(15) * 1_000_000;
             let mut killed = Vec::new();
             for _ in 0..100 {
                 now += random(2_000_000);
                 let all = [lives(1, 1200), Candidate { id: 2, fate: guilty }];
-                match decide(&mut chooser, now, free, &all) {
+                match decide(&mut chooser, now, memory, &all) {
                     Decision::Kill(id) => {
                         killed.push(id);
                         guilty = Fate::Ending;
@@ -209,7 +222,7 @@ mod tests {
                     memory_in += now;
                 }
                 if guilty == Fate::Over && now >= memory_in {
-                    free = 50_000;
+                    memory = Back;
                 }
             }
             assert_eq!(killed, [2]);
