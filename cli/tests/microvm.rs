@@ -124,6 +124,29 @@ fn odd_addresses_and_lengths_are_answered_as_on_linux() {
 }
 
 #[test]
+fn as_many_arguments_as_the_stack_allows_are_given() {
+    same_as_host_on(&["1", "4"], "manyargs", Linked::Static, &["--ram", "128M"]);
+}
+
+/// 100 rounds on four CPUs, in every mode: the children that take all memory are killed, and their parent never is.
+#[test]
+fn nobody_innocent_is_killed_when_memory_runs_out_on_many_cpus() {
+    if !vm_is_there() {
+        return;
+    }
+    let program = compile("oomstress", Linked::Static);
+    for lock in ["mmap", "vma", "speculative"] {
+        let options = ["--ram", "64M", "--cpus", "4", "--lock", lock];
+        let args = [program.as_os_str(), "100".as_ref()];
+        let ran = Vm::new().options(&options).run(&args).expect_status(0);
+        assert_eq!(ran.stdout, "oomstress: 100 children killed\n");
+        assert_eq!(ran.bill["oom_kills"], 100, "{lock}");
+        // A round takes a tenth of a second on a quiet machine.
+        assert!(ran.bill["wall_ms"].as_u64().unwrap() < 180_000, "{lock}: {}", ran.bill);
+    }
+}
+
+#[test]
 fn relatives_share_memory() {
     same_as_host("shared", Linked::Dynamic, &[]);
 }

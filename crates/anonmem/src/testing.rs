@@ -5,8 +5,7 @@ use crate::{Config, Error, FaultAccess, FaultOutcome, Mm, Vm, VmFlags, vma::Back
 use anonmem_frame::FolioPin;
 use anonmem_hal::{CpuId, PAGE_SHIFT, PAGE_SIZE, Pfn, Va, VaRange};
 use anonmem_hosted::{
-    Access, AddressSpace, Checked, FailurePlan, Failures, Handled, Hosted, SourceTable, SwapTable, Trap,
-    UserCpu,
+    Access, Checked, FailurePlan, Failures, Handled, Hosted, SourceTable, SwapTable, Trap, UserCpu, UserSpace,
 };
 use anonmem_pgtable::{Mapped, StableVma};
 use core::ops::ControlFlow;
@@ -91,7 +90,7 @@ impl World {
 /// An address space as the machine's CPUs see it.
 pub(crate) struct Space<'a>(pub(crate) &'a Mm<'a, M>);
 
-impl AddressSpace for Space<'_> {
+impl UserSpace for Space<'_> {
     fn root(&self) -> Pfn {
         self.0.root()
     }

@@ -1,7 +1,7 @@
 //! The operations as calls of anonmem: the one place that knows its interface.
 
 use crate::{
-    Access, AddressSpace, Config, Handled, Hosted, Trap, UserCpu,
+    Access, Checks, Handled, Hosted, Trap, UserCpu, UserSpace,
     ops::{Advise, At, Backing, HEAP_START, Op, Outcome, Place, Remap, Rights, Signal, pattern},
     oracle::{
         page::{Attrs, Kind},
@@ -14,7 +14,7 @@ use anonmem::{
 };
 use anonmem_hal::{Arch, CpuId, PAGE_SHIFT, PAGE_SIZE, Pfn, SourceId, Va, VaRange};
 
-impl<C: Config, A: Arch> AddressSpace for Mm<'_, Hosted<C, A>> {
+impl<C: Checks, A: Arch> UserSpace for Mm<'_, Hosted<C, A>> {
     fn root(&self) -> Pfn {
         Mm::root(self)
     }
@@ -45,7 +45,7 @@ impl<C: Config, A: Arch> AddressSpace for Mm<'_, Hosted<C, A>> {
 
 /// Applies an operation to the address space of `users`; loads and stores go through the CPU of `user`.
 /// Operations on whole address spaces are not for here.
-pub fn apply<'v, C: Config, A: Arch>(
+pub fn apply<'v, C: Checks, A: Arch>(
     user: &UserCpu<'_, C, A, Mm<'v, Hosted<C, A>>>,
     source: SourceId,
     op: &Op,
@@ -79,7 +79,7 @@ fn prot(rights: Rights) -> Prot {
     Prot::from_bits_truncate(rights.0.into())
 }
 
-fn mmap<C: Config, A: Arch>(
+fn mmap<C: Checks, A: Arch>(
     mm: &Mm<'_, Hosted<C, A>>,
     at: At,
     place: Place,
@@ -106,7 +106,7 @@ fn mmap<C: Config, A: Arch>(
     address(mm.mmap(MmapRequest { addr, len: at.len, prot, flags: place | kind, backing }))
 }
 
-fn mremap<C: Config, A: Arch>(mm: &Mm<'_, Hosted<C, A>>, at: At, new_len: u64, how: Remap) -> Outcome {
+fn mremap<C: Checks, A: Arch>(mm: &Mm<'_, Hosted<C, A>>, at: At, new_len: u64, how: Remap) -> Outcome {
     let keep = RemapFlags::MAYMOVE | RemapFlags::DONTUNMAP;
     let (flags, to) = match how {
         Remap::InPlace => (RemapFlags::empty(), 0),
@@ -165,7 +165,7 @@ fn pieces(at: At) -> impl Iterator<Item = (u64, Va, usize)> {
     })
 }
 
-fn read<C: Config, A: Arch, S: AddressSpace>(user: &UserCpu<'_, C, A, S>, at: At) -> Outcome {
+fn read<C: Checks, A: Arch, S: UserSpace>(user: &UserCpu<'_, C, A, S>, at: At) -> Outcome {
     let mut bytes = vec![0; at.len as usize];
     for (done, va, n) in pieces(at) {
         if let Err(trap) = user.load(va, &mut bytes[done as usize..][..n]) {
@@ -175,7 +175,7 @@ fn read<C: Config, A: Arch, S: AddressSpace>(user: &UserCpu<'_, C, A, S>, at: At
     Outcome::Bytes(bytes)
 }
 
-fn write<C: Config, A: Arch, S: AddressSpace>(user: &UserCpu<'_, C, A, S>, at: At, tag: u32) -> Outcome {
+fn write<C: Checks, A: Arch, S: UserSpace>(user: &UserCpu<'_, C, A, S>, at: At, tag: u32) -> Outcome {
     let bytes = pattern(tag, at.len as usize);
     for (done, va, n) in pieces(at) {
         if let Err(trap) = user.store(va, &bytes[done as usize..][..n]) {
@@ -185,12 +185,12 @@ fn write<C: Config, A: Arch, S: AddressSpace>(user: &UserCpu<'_, C, A, S>, at: A
     Outcome::Done
 }
 
-fn fetch<C: Config, A: Arch, S: AddressSpace>(user: &UserCpu<'_, C, A, S>, at: At) -> Outcome {
+fn fetch<C: Checks, A: Arch, S: UserSpace>(user: &UserCpu<'_, C, A, S>, at: At) -> Outcome {
     user.fetch(Va(at.addr)).map_or_else(|trap| signal(trap, 0), |byte| Outcome::Bytes(vec![byte]))
 }
 
 /// The areas of an address space, as the oracle would have them.
-pub fn areas<C: Config, A: Arch>(mm: &Mm<'_, Hosted<C, A>>) -> Vec<Area> {
+pub fn areas<C: Checks, A: Arch>(mm: &Mm<'_, Hosted<C, A>>) -> Vec<Area> {
     let mut areas = Vec::new();
     mm.for_each_vma(Va(0), &mut |info| {
         let (start, end) = (info.range.start.0, info.range.end.0);
@@ -222,7 +222,7 @@ pub fn areas<C: Config, A: Arch>(mm: &Mm<'_, Hosted<C, A>>) -> Vec<Area> {
     areas
 }
 
-fn mincore<C: Config, A: Arch>(mm: &Mm<'_, Hosted<C, A>>, at: At) -> Outcome {
+fn mincore<C: Checks, A: Arch>(mm: &Mm<'_, Hosted<C, A>>, at: At) -> Outcome {
     let mut pages = Vec::new();
     match mm.mincore(Va(at.addr), at.len, &mut |present| pages.push(present)) {
         Ok(()) => Outcome::Resident(pages),

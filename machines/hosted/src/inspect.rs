@@ -1,10 +1,10 @@
 //! Looking at page tables from outside: no translation is cached, no bit is set.
 
-use crate::{Config, Hosted};
+use crate::{Checks, Hosted};
 use anonmem_hal::{Arch, Entry, PAGE_SIZE, Pfn, Present, Pte, Va};
 use std::sync::atomic::Ordering::Relaxed;
 
-impl<C: Config, A: Arch> Hosted<C, A> {
+impl<C: Checks, A: Arch> Hosted<C, A> {
     /// Calls `f(address, entry)` for every page that the tables under `root` map, ascending. A large leaf
     /// counts as its pages. The address space must be quiet.
     pub fn for_each_present(&self, root: Pfn, f: &mut dyn FnMut(Va, Present)) {

@@ -39,10 +39,10 @@ pub mod user;
 
 pub use arena::Arena;
 pub use failures::{FailurePlan, Failures};
-pub use machine::{Checked, Config, Fast, Hosted};
+pub use machine::{Checked, Checks, Fast, Hosted};
 pub use mmu::Access;
 pub use sched::{CpuGuard, Cpus};
 pub use sources::SourceTable;
 pub use swap::{Caching, SwapTable};
 pub use tlb::{MmuStats, TlbModel};
-pub use user::{AddressSpace, Handled, Trap, UserCpu};
+pub use user::{Handled, Trap, UserCpu, UserSpace};

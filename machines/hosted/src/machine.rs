@@ -21,7 +21,7 @@ use std::{
 };
 
 /// How much a hosted machine checks.
-pub trait Config: Send + Sync + 'static {
+pub trait Checks: Send + Sync + 'static {
     /// Lock order, TLB model, poison, allocation state, injected failures. All or nothing: each check
     /// leans on the others.
     const CHECKED: bool;
@@ -33,7 +33,7 @@ pub trait Config: Send + Sync + 'static {
 #[derive(Debug)]
 pub enum Checked {}
 
-impl Config for Checked {
+impl Checks for Checked {
     const CHECKED: bool = true;
     const CPUS: usize = 8;
 }
@@ -42,13 +42,13 @@ impl Config for Checked {
 #[derive(Debug)]
 pub enum Fast {}
 
-impl Config for Fast {
+impl Checks for Fast {
     const CHECKED: bool = false;
     const CPUS: usize = 8;
 }
 
 /// A machine made of a process: its memory, CPUs and MMU.
-pub struct Hosted<C: Config = Checked, A: Arch = X86_64> {
+pub struct Hosted<C: Checks = Checked, A: Arch = X86_64> {
     pub(crate) arena: Arena,
     cpus: Arc<Cpus>,
     pub(crate) tlbs: TlbModel,
@@ -59,7 +59,7 @@ pub struct Hosted<C: Config = Checked, A: Arch = X86_64> {
     _kind: PhantomData<fn() -> (C, A)>,
 }
 
-impl<C: Config, A: Arch> Hosted<C, A> {
+impl<C: Checks, A: Arch> Hosted<C, A> {
     /// A machine with `nr_frames` frames of memory.
     ///
     /// # Panics
@@ -111,7 +111,7 @@ impl<C: Config, A: Arch> Hosted<C, A> {
     pub const BASE_PFN: Pfn = arena::BASE_PFN;
 }
 
-impl<C: Config, A: Arch> Machine for Hosted<C, A> {
+impl<C: Checks, A: Arch> Machine for Hosted<C, A> {
     type Arch = A;
     type Probe = NoProbe;
     const CHECKED: bool = C::CHECKED;
@@ -124,7 +124,7 @@ impl<C: Config, A: Arch> Machine for Hosted<C, A> {
 // SAFETY: the arena belongs to the one memory manager that takes the machine (it is not `Clone`), its
 // frames are one page-aligned mapping that neither moves nor shrinks, and the metadata is a zeroed mapping
 // of its own.
-unsafe impl<C: Config, A: Arch> PhysMem for Hosted<C, A> {
+unsafe impl<C: Checks, A: Arch> PhysMem for Hosted<C, A> {
     fn base_pfn(&self) -> Pfn {
         Self::BASE_PFN
     }
@@ -176,7 +176,7 @@ unsafe impl<C: Config, A: Arch> PhysMem for Hosted<C, A> {
     }
 }
 
-impl<C: Config, A: Arch> Sched for Hosted<C, A> {
+impl<C: Checks, A: Arch> Sched for Hosted<C, A> {
     #[inline]
     fn current_cpu() -> CpuId {
         sched::current_cpu()
@@ -207,13 +207,13 @@ impl<C: Config, A: Arch> Sched for Hosted<C, A> {
     }
 }
 
-impl<C: Config, A: Arch> Clock for Hosted<C, A> {
+impl<C: Checks, A: Arch> Clock for Hosted<C, A> {
     fn now_ns(&self) -> u64 {
         u64::try_from(self.started.elapsed().as_nanos()).expect("the machine has run for centuries")
     }
 }
 
-impl<C: Config, A: Arch> Sources for Hosted<C, A> {
+impl<C: Checks, A: Arch> Sources for Hosted<C, A> {
     fn fill(&self, source: SourceId, offset: u64, dst: Pfn) -> Result<(), SourceError> {
         let page = self.sources.page(source, offset)?;
         self.arena.write(dst, 0, &page);
@@ -229,7 +229,7 @@ impl<C: Config, A: Arch> Sources for Hosted<C, A> {
     }
 }
 
-impl<C: Config, A: Arch> SwapIo for Hosted<C, A> {
+impl<C: Checks, A: Arch> SwapIo for Hosted<C, A> {
     fn swap_write(&self, device: u8, slot: u64, src: Pfn, frames: &dyn FrameAlloc) -> Result<(), IoError> {
         if let Some(zram) = self.swap().zram() {
             return zram.write(self, Self::current_cpu().index(), slot, src, frames);

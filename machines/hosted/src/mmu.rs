@@ -23,7 +23,7 @@
 //! Source: Intel SDM volume 3A, 5.10 (caching translation information).
 
 use crate::{
-    Config, Hosted,
+    Checks, Hosted,
     arena::Arena,
     tlb::{Tlb, Translation},
 };
@@ -75,7 +75,7 @@ fn touched(to: Present, access: Access) -> Present {
     Present { young: true, dirty: to.dirty || access == Access::Write, ..to }
 }
 
-impl<C: Config, A: Arch> Hosted<C, A> {
+impl<C: Checks, A: Arch> Hosted<C, A> {
     /// Does one access to bytes of one page: translates `va` on `cpu` and runs `f(arena, frame)` before any
     /// flush can come between. `None` is a page fault; nothing was accessed.
     pub(crate) fn access<R>(
@@ -203,7 +203,7 @@ impl<C: Config, A: Arch> Hosted<C, A> {
     }
 }
 
-impl<C: Config, A: Arch> Mmu for Hosted<C, A> {
+impl<C: Checks, A: Arch> Mmu for Hosted<C, A> {
     /// Does nothing: the hosted kernel is not mapped.
     fn init_root(&self, _root: Pfn) {}
 

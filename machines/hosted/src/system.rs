@@ -81,6 +81,7 @@ pub fn limits(memory: Memory) -> Limits {
         heap_start: HEAP_START,
         stack: 8 << 20,
         swap: memory == Memory::Short,
+        is_host: false,
     }
 }
 

@@ -3,7 +3,7 @@
 //! [`UserCpu`] is a thread in user mode on its CPU. An access translates through the CPU's TLB, else walks,
 //! else faults into the kernel and is retried, page by page, as an instruction would be.
 
-use crate::{Access, Config, Cpus, Hosted, arena::Arena};
+use crate::{Access, Checks, Cpus, Hosted, arena::Arena};
 use anonmem_hal::{Arch, CpuId, PAGE_SIZE, Pfn, Sched, Va};
 use std::marker::PhantomData;
 
@@ -11,7 +11,7 @@ use std::marker::PhantomData;
 const MAX_FAULTS: u32 = 100_000;
 
 /// The kernel's side of an address space, as a CPU sees it.
-pub trait AddressSpace {
+pub trait UserSpace {
     /// The frame of the top-level table.
     fn root(&self) -> Pfn;
     /// Adds `cpu` to those that flushes go to.
@@ -22,7 +22,7 @@ pub trait AddressSpace {
     fn handle_fault(&self, va: Va, access: Access) -> Handled;
 }
 
-impl<S: AddressSpace + ?Sized> AddressSpace for &S {
+impl<S: UserSpace + ?Sized> UserSpace for &S {
     fn root(&self) -> Pfn {
         (**self).root()
     }
@@ -60,7 +60,7 @@ pub enum Trap {
 }
 
 /// A thread in user mode.
-pub struct UserCpu<'a, C: Config, A: Arch, S: AddressSpace> {
+pub struct UserCpu<'a, C: Checks, A: Arch, S: UserSpace> {
     machine: &'a Hosted<C, A>,
     space: S,
     root: Pfn,
@@ -68,7 +68,7 @@ pub struct UserCpu<'a, C: Config, A: Arch, S: AddressSpace> {
     _not_send: PhantomData<*mut ()>,
 }
 
-impl<'a, C: Config, A: Arch, S: AddressSpace> UserCpu<'a, C, A, S> {
+impl<'a, C: Checks, A: Arch, S: UserSpace> UserCpu<'a, C, A, S> {
     /// Loads `space` on this thread's CPU.
     ///
     /// # Panics
@@ -172,7 +172,7 @@ impl<'a, C: Config, A: Arch, S: AddressSpace> UserCpu<'a, C, A, S> {
     }
 }
 
-impl<C: Config, A: Arch, S: AddressSpace> Drop for UserCpu<'_, C, A, S> {
+impl<C: Checks, A: Arch, S: UserSpace> Drop for UserCpu<'_, C, A, S> {
     fn drop(&mut self) {
         self.machine.cpus().leave_space(self.cpu, self.root, || {
             self.machine.tlbs().forget(self.cpu, self.root);

@@ -4,7 +4,7 @@ use crate::arch::trap::TrapFrame;
 use crate::arch::{power, time};
 use crate::console::{self, to_guest, to_host};
 use crate::fs::table::{FdTable, OnExec};
-use crate::fs::{self, FsContext, timer};
+use crate::fs::{self, FsContext, open, timer};
 use crate::proc::process::{ExitStatus, Process};
 use crate::proc::thread::{Thread, comm_of};
 use crate::proc::{exec, mm, signal, table, wait};
@@ -15,13 +15,14 @@ use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
-use anonmem_oslib::Result;
 use anonmem_oslib::abi::Fields;
 use anonmem_oslib::errno::{ENOENT, ENOMEM};
 use anonmem_oslib::runfile::RunFile;
 use anonmem_oslib::sigframe::{Detail, SigInfo};
 use anonmem_oslib::signal::{SIGKILL, SIGNALS, code};
+use anonmem_oslib::strings::Strings;
 use anonmem_oslib::vfs::path::Follow;
+use anonmem_oslib::{Result, stack};
 
 /// The number of the program that init starts, and of its process group.
 const PROGRAM: u32 = 2;
@@ -88,9 +89,11 @@ fn start(init: &Arc<Process>, run: &RunFile<'_>) -> Result<()> {
         found => found?,
     };
     let context = Arc::new(FsContext::new(cwd.clone()));
-    let owned = |list: &[&[u8]]| list.iter().map(|s| s.to_vec()).collect::<Vec<_>>();
-    let args = if run.args.is_empty() { vec![run.exe.to_vec()] } else { owned(&run.args) };
-    let prepared = exec::prepare(&context, &cwd, run.exe, args, owned(&run.env))?;
+    let args =
+        if run.args.is_empty() { Strings::of([run.exe])? } else { Strings::of(run.args.iter().copied())? };
+    let given = exec::Given { args, env: Strings::of(run.env.iter().copied())?, room: stack::room(u64::MAX) };
+    let inode = vfs.lookup(&cwd, run.exe, Follow::Yes)?;
+    let prepared = exec::prepare(&context, &inode, &open::absolute(&cwd, run.exe), run.exe, given)?;
 
     let files = FdTable::default();
     for file in fs::standard_streams() {

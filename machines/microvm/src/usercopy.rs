@@ -4,7 +4,6 @@
 //! between two labels; a fault there that cannot be resolved continues at a third ([`fixup`]).
 //! Only here is RFLAGS.AC set, which lets the kernel touch user pages under SMAP.
 
-use alloc::vec::Vec;
 use anonmem_oslib::Errno;
 use anonmem_oslib::errno::EFAULT;
 use core::arch::{asm, global_asm};
@@ -272,23 +271,22 @@ pub fn cmpxchg_user(addr: u64, old: u32, new: u32) -> Result<u32, Fault> {
     Ok(found)
 }
 
-/// Reads a NUL-terminated string (without the NUL) of at most `max` bytes. `Ok(None)` if it is longer.
+/// Calls `take` with the bytes of a NUL-terminated string (without the NUL), piece by piece.
 ///
 /// # Errors
-/// [`Fault`] if it runs into memory that cannot be read.
-pub fn read_cstr(src: u64, max: usize) -> Result<Option<Vec<u8>>, Fault> {
-    let mut string = Vec::new();
+/// `EFAULT` if it runs into memory that cannot be read; those of `take`.
+pub fn each_of_cstr(src: u64, mut take: impl FnMut(&[u8]) -> Result<(), Errno>) -> Result<(), Errno> {
     let mut chunk = [0; 128];
-    while string.len() <= max {
+    let mut at = src;
+    loop {
         // Not beyond the page: the next one may not exist, and the string may end before.
-        let at = src.checked_add(string.len() as u64).ok_or(Fault)?;
         let len = chunk.len().min((PAGE - at % PAGE) as usize);
         copy_from_user(&mut chunk[..len], at)?;
         let end = chunk[..len].iter().position(|byte| *byte == 0);
-        string.extend_from_slice(&chunk[..end.unwrap_or(len)]);
+        take(&chunk[..end.unwrap_or(len)])?;
         if end.is_some() {
-            return Ok((string.len() <= max).then_some(string));
+            return Ok(());
         }
+        at = at.checked_add(len as u64).ok_or(EFAULT)?;
     }
-    Ok(None)
 }

@@ -28,6 +28,10 @@ impl Request {
         }
     }
 
+    fn moves(self) -> bool {
+        self.fixed().is_some() || self.keeps_old()
+    }
+
     fn keeps_old(self) -> bool {
         matches!(self.how, Remap::DontUnmap | Remap::DontUnmapFixed(_))
     }
@@ -51,28 +55,14 @@ impl Oracle {
             return Ok(());
         }
         let Some(area_end) = area_end else { return expect(outcome, &EFAULT) };
-        let moves = request.fixed().is_some() || request.keeps_old();
         if request.old_len == 0 && !self.is_shared(request) {
             return expect(outcome, &EINVAL);
         }
-        let crosses = request.old_len > area_end - request.old;
-        let old_end = request.old.checked_add(request.old_len);
-        if request.new_len < request.old_len && old_end.is_none_or(|end| end > self.limits.user_end) {
-            let either = moves && *outcome == EFAULT;
-            return if either { Ok(()) } else { expect(outcome, &EINVAL) };
+        if let Some(early) = self.unmappable_tail(request, area_end, outcome) {
+            return early;
         }
-        if !moves && request.new_len <= request.old_len {
-            // The same length over several areas: Linux has answered both ways.
-            if crosses && request.new_len == request.old_len && *outcome == EFAULT {
-                return Ok(());
-            }
-            let (keep, tail) = (request.old + request.new_len, request.old_len - request.new_len);
-            self.space_mut(request.space).clear(numbers(keep, tail));
-            return expect(outcome, &Outcome::Address(request.old));
-        }
-        // Linux lets the tail that a move cuts off lie anywhere; anonmem wants one mapping, tail included.
-        if crosses && *outcome == EFAULT {
-            return Ok(());
+        if !request.moves() && request.new_len <= request.old_len {
+            return self.shrink(request, area_end, outcome);
         }
         if request.old_len.min(request.new_len) > area_end - request.old {
             // A move that does not resize may take several areas along, holes included, since Linux 6.17.
@@ -83,7 +73,7 @@ impl Oracle {
                 expect(outcome, &EFAULT)
             };
         }
-        if !moves && self.expands_in_place(request, area_end) {
+        if !request.moves() && self.expands_in_place(request, area_end) {
             self.extend(request);
             return expect(outcome, &Outcome::Address(request.old));
         }
@@ -91,6 +81,29 @@ impl Oracle {
             return expect(outcome, &ENOMEM);
         }
         self.relocate(request, outcome)
+    }
+
+    /// What is said of a tail that cannot be unmapped because it leaves the address space: that first, or, if what moves
+    /// is not of one area, that.
+    fn unmappable_tail(&self, request: Request, area_end: u64, outcome: &Outcome) -> Option<Verdict> {
+        let old_end = request.old.checked_add(request.old_len);
+        if request.new_len >= request.old_len || old_end.is_some_and(|end| end <= self.limits.user_end) {
+            return None;
+        }
+        let is_split = request.moves() && request.new_len > area_end - request.old;
+        Some(if is_split && *outcome == EFAULT { Ok(()) } else { expect(outcome, &EINVAL) })
+    }
+
+    /// Cuts the tail off, in place; of the same length, it changes nothing.
+    fn shrink(&mut self, request: Request, area_end: u64, outcome: &Outcome) -> Verdict {
+        // The same length over several areas: versions of Linux have answered both ways.
+        let crosses = request.old_len > area_end - request.old;
+        if self.limits.is_host && crosses && request.new_len == request.old_len && *outcome == EFAULT {
+            return Ok(());
+        }
+        let (keep, tail) = (request.old + request.new_len, request.old_len - request.new_len);
+        self.space_mut(request.space).clear(numbers(keep, tail));
+        expect(outcome, &Outcome::Address(request.old))
     }
 
     fn check_request(&self, at: At, new_len: u64, how: Remap) -> Result<Request, Outcome> {
@@ -143,26 +156,30 @@ impl Oracle {
         };
         let place = request.fixed().map_or(Place::Anywhere, Place::Fixed);
         self.check_new_place(request.space, to, request.new_len, place)?;
-        let space = self.space_mut(request.space);
-        let (from, to) = (request.old >> PAGE_SHIFT, to >> PAGE_SHIFT);
-        let (old, new) = (request.old_len >> PAGE_SHIFT, request.new_len >> PAGE_SHIFT);
-        let first = space[from].attrs;
-        if new != old {
-            space.clear(to..to + new);
-        }
-        for i in 0..old.min(new) {
-            move_page(space, from + i, to + i, request.keeps_old());
-        }
-        if !request.keeps_old() {
-            space.clear(from..from + old);
-        }
-        if new > old {
-            // The rest continues the last page, or, if there is none, is the first one again.
-            let duplicate = Attrs { kind: first.kind.moved(from, to), ..first };
-            let attrs = if old == 0 { duplicate } else { space[to + old - 1].attrs };
-            fill(space, to + old, new - old, attrs);
-        }
+        move_pages(self.space_mut(request.space), request, to >> PAGE_SHIFT);
         Ok(())
+    }
+}
+
+/// Moves the pages of a request so that the first one is `to`, and adds or drops at the end.
+fn move_pages(space: &mut Space, request: Request, to: u64) {
+    let from = request.old >> PAGE_SHIFT;
+    let (old, new) = (request.old_len >> PAGE_SHIFT, request.new_len >> PAGE_SHIFT);
+    let first = space[from].attrs;
+    if new != old {
+        space.clear(to..to + new);
+    }
+    for i in 0..old.min(new) {
+        move_page(space, from + i, to + i, request.keeps_old());
+    }
+    if !request.keeps_old() {
+        space.clear(from..from + old);
+    }
+    if new > old {
+        // The rest continues the last page, or, if there is none, is the first one again.
+        let duplicate = Attrs { kind: first.kind.moved(from, to), ..first };
+        let attrs = if old == 0 { duplicate } else { space[to + old - 1].attrs };
+        fill(space, to + old, new - old, attrs);
     }
 }
 

@@ -4,8 +4,14 @@ use super::*;
 use crate::ops::{Advise, At, Backing, Place, Remap, Rights, Signal, errno, pattern};
 
 const P: u64 = 4096;
-const LIMITS: Limits =
-    Limits { user_end: 1 << 40, min_addr: 1 << 16, heap_start: 1 << 24, stack: 8 << 20, swap: false };
+const LIMITS: Limits = Limits {
+    user_end: 1 << 40,
+    min_addr: 1 << 16,
+    heap_start: 1 << 24,
+    stack: 8 << 20,
+    swap: false,
+    is_host: false,
+};
 
 struct Run(Oracle);
 
@@ -139,5 +145,17 @@ fn a_lock_that_ran_out_of_memory_may_have_faulted_in_any_number_of_pages() {
         }
         let lost = Outcome::Resident(vec![true, false, true]);
         state.clone().judge(&mincore, &lost, None).unwrap_err();
+    }
+}
+
+#[test]
+fn a_move_that_cuts_off_a_tail_elsewhere_is_no_error() {
+    let shrink = Op::Mremap(at(0, A, 4), P, Remap::Fixed(A + 0x10 * P));
+    let stay = Op::Mremap(at(0, A, 4), 4 * P, Remap::MayMove);
+    for op in [shrink, stay] {
+        let mut run = Run::new();
+        run.map(A, 2, Rights::RW, Backing::Private).map(A + 2 * P, 2, Rights::R, Backing::Private);
+        let verdict = run.0.judge(&op, &Outcome::Errno(errno::EFAULT), Some(A + 2 * P));
+        assert!(verdict.is_err(), "{op:?} cannot be refused because of its tail");
     }
 }

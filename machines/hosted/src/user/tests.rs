@@ -15,7 +15,7 @@ use std::{
 };
 
 /// A kernel of a hundred lines: maps fresh zeroed frames, in an address space of its own.
-struct Tiny<A: Arch, C: Config = Checked> {
+struct Tiny<A: Arch, C: Checks = Checked> {
     machine: Hosted<C, A>,
     root: Pfn,
     next: AtomicU64,
@@ -23,7 +23,7 @@ struct Tiny<A: Arch, C: Config = Checked> {
     fault: Mutex<Option<Protection>>,
 }
 
-impl<A: Arch, C: Config> Tiny<A, C> {
+impl<A: Arch, C: Checks> Tiny<A, C> {
     /// An address space that maps what is touched with `on_fault`, or nothing.
     fn new(on_fault: Option<Protection>) -> Self {
         let machine = Hosted::new(64);
@@ -93,7 +93,7 @@ fn page(pfn: Pfn, prot: Protection) -> Present {
     Present { pfn, prot, young: false, dirty: false, special: false, uffd_wp: false }
 }
 
-impl<A: Arch, C: Config> AddressSpace for Tiny<A, C> {
+impl<A: Arch, C: Checks> UserSpace for Tiny<A, C> {
     fn root(&self) -> Pfn {
         self.root
     }
@@ -117,7 +117,7 @@ impl<A: Arch, C: Config> AddressSpace for Tiny<A, C> {
 const P0: Va = Va(0);
 const P1: Va = Va(0x1000);
 
-fn bytes_cross_pages<A: Arch, C: Config>() {
+fn bytes_cross_pages<A: Arch, C: Checks>() {
     let tiny = Tiny::<A, C>::new(Some(Protection::RW));
     tiny.run(0, |user| {
         user.store(Va(0xffd), b"abcdef").unwrap();

@@ -35,8 +35,14 @@ impl Linux {
         let (listener, address) = server::listen();
         let shared = Shared::new(&source());
         let linux = Self { listener, address, shared, spaces: Default::default() };
-        let limits =
-            Limits { user_end: (1 << 47) - P, min_addr: MIN_ADDR, heap_start: 0, stack: 8 << 20, swap: true };
+        let limits = Limits {
+            user_end: (1 << 47) - P,
+            min_addr: MIN_ADDR,
+            heap_start: 0,
+            stack: 8 << 20,
+            swap: true,
+            is_host: true,
+        };
         (linux, Oracle::new(source(), limits))
     }
 

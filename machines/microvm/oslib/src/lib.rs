@@ -18,12 +18,14 @@ pub mod elf;
 pub mod errno;
 pub mod latency;
 pub mod memory;
+pub mod oom;
 pub mod restart;
 pub mod ring;
 pub mod runfile;
 pub mod sigframe;
 pub mod signal;
 pub mod stack;
+pub mod strings;
 pub mod text;
 pub mod vfs;
 

@@ -2,21 +2,31 @@
 //!
 //! From high to low: the strings, sixteen random bytes, padding; then from the stack pointer up:
 //! the argument count, the argument pointers, null, the environment pointers, null, the auxiliary
-//! vector. Linux: fs/binfmt_elf.c `create_elf_tables`.
+//! vector. Nothing of it is held in kernel memory as a whole: it is written piece by piece.
+//! Linux: fs/binfmt_elf.c `create_elf_tables`.
 
-use crate::errno::{E2BIG, ENOMEM, Result};
-use alloc::vec::Vec;
+use crate::errno::{E2BIG, Result};
+use crate::strings::Strings;
 
-/// The largest total of arguments and environment: a quarter of the default stack limit.
-pub const ARG_MAX: usize = 2 << 20;
+/// The longest string, with its NUL.
+pub const STRING_MAX: usize = 128 << 10;
+
+/// Gives how many bytes the strings and the pointers to them may have, under a soft limit of the stack's size.
+///
+/// Linux: fs/exec.c `bprm_stack_limits`.
+pub fn room(stack_limit: u64) -> usize {
+    const LEAST: u64 = 128 << 10;
+    const MOST: u64 = 6 << 20;
+    (stack_limit / 4).clamp(LEAST, MOST) as usize
+}
 
 /// What is put on the stack.
 #[derive(Clone, Debug)]
 pub struct Content<'a> {
     /// Arguments.
-    pub args: &'a [Vec<u8>],
+    pub args: &'a Strings,
     /// Environment.
-    pub env: &'a [Vec<u8>],
+    pub env: &'a Strings,
     /// The path that was executed (`AT_EXECFN`).
     pub path: &'a [u8],
     /// Pairs of the auxiliary vector that are plain numbers, without the end.
@@ -25,97 +35,123 @@ pub struct Content<'a> {
     pub random: [u8; 16],
 }
 
-/// The finished stack.
-#[derive(Clone, Debug)]
+/// Where everything is.
+#[derive(Clone, Copy, Debug)]
 pub struct Stack {
-    /// The stack pointer; `bytes` belong there.
+    /// The stack pointer.
     pub sp: u64,
-    /// Everything from the stack pointer to the top.
-    pub bytes: Vec<u8>,
+    /// Its end.
+    pub top: u64,
     /// Where the argument strings are.
     pub arg_range: (u64, u64),
     /// Where the environment strings are.
     pub env_range: (u64, u64),
+    random_at: u64,
 }
 
 const AT_PLATFORM: u64 = 15;
 const AT_RANDOM: u64 = 25;
 const AT_EXECFN: u64 = 31;
-
-/// Lays the stack out below `top`.
-///
-/// # Errors
-/// `E2BIG` if arguments and environment are too long, `ENOMEM` if the kernel heap has no room.
-pub fn build(top: u64, content: &Content<'_>) -> Result<Stack> {
-    let strings_len = strings(content).map(|s| s.len() + 1).sum::<usize>();
-    let pointers = (content.args.len() + content.env.len() + 3 + 2 * (content.auxv.len() + 4)) * 8;
-    if strings_len + pointers > ARG_MAX {
-        return Err(E2BIG);
-    }
-    let strings_at = (top - strings_len as u64 - 8) & !15;
-    let random_at = strings_at - 16;
-    let sp = (random_at - pointers as u64) & !15;
-    let mut bytes = Vec::new();
-    bytes.try_reserve_exact((top - sp) as usize).map_err(|_| ENOMEM)?;
-
-    let mut at = strings_at;
-    let mut next = |s: &[u8]| {
-        let start = at;
-        at += s.len() as u64 + 1;
-        start
-    };
-    let args_len = content.args.iter().map(|arg| arg.len() as u64 + 1).sum::<u64>();
-    let env_at = strings_at + args_len;
-    let mut word = |value: u64| bytes.extend_from_slice(&value.to_le_bytes());
-    word(content.args.len() as u64);
-    content.args.iter().for_each(|arg| word(next(arg)));
-    word(0);
-    content.env.iter().for_each(|env| word(next(env)));
-    word(0);
-    let path_at = next(content.path);
-    let platform_at = next(PLATFORM);
-    for &(key, value) in content.auxv {
-        word(key);
-        word(value);
-    }
-    for pair in [(AT_RANDOM, random_at), (AT_EXECFN, path_at), (AT_PLATFORM, platform_at), (0, 0)] {
-        word(pair.0);
-        word(pair.1);
-    }
-    bytes.resize((random_at - sp) as usize, 0);
-    bytes.extend_from_slice(&content.random);
-    for string in strings(content) {
-        bytes.extend_from_slice(string);
-        bytes.push(0);
-    }
-    bytes.resize((top - sp) as usize, 0);
-    Ok(Stack { sp, bytes, arg_range: (strings_at, env_at), env_range: (env_at, path_at) })
-}
-
 const PLATFORM: &[u8] = b"x86_64";
 
-fn strings<'a>(content: &'a Content<'_>) -> impl Iterator<Item = &'a [u8]> {
-    let tail: [&'a [u8]; 2] = [content.path, PLATFORM];
-    content.args.iter().chain(content.env).map(|s| &s[..]).chain(tail)
+/// Words on their way out, a page at a time.
+struct Words<'a> {
+    bytes: [u8; 4096],
+    len: usize,
+    put: &'a mut dyn FnMut(&[u8]) -> Result<()>,
+}
+
+impl Words<'_> {
+    fn word(&mut self, value: u64) -> Result<()> {
+        self.bytes[self.len..self.len + 8].copy_from_slice(&value.to_le_bytes());
+        self.len += 8;
+        if self.len == self.bytes.len() { self.flush() } else { Ok(()) }
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        let len = core::mem::take(&mut self.len);
+        (self.put)(&self.bytes[..len])
+    }
+}
+
+impl Stack {
+    /// Lays the stack out below `top`.
+    ///
+    /// # Errors
+    /// `E2BIG` if arguments, environment and path are more than `room` allows.
+    pub fn lay_out(top: u64, content: &Content<'_>, room: usize) -> Result<Stack> {
+        let (args, env) = (content.args, content.env);
+        let strings = args.bytes() + env.bytes() + content.path.len() + 1;
+        if strings + 8 * (args.count().max(1) + env.count()) > room {
+            return Err(E2BIG);
+        }
+        let pointers = (args.count() + env.count() + 3 + 2 * (content.auxv.len() + 4)) * 8;
+        let strings_at = (top - (strings + PLATFORM.len() + 1) as u64 - 8) & !15;
+        let random_at = strings_at - 16;
+        let sp = (random_at - pointers as u64) & !15;
+        let env_at = strings_at + args.bytes() as u64;
+        let path_at = env_at + env.bytes() as u64;
+        Ok(Stack { sp, top, arg_range: (strings_at, env_at), env_range: (env_at, path_at), random_at })
+    }
+
+    /// Writes it all through `put`, which gets the bytes from the stack pointer up to the top one piece after the other.
+    ///
+    /// # Errors
+    /// Those of `put`.
+    pub fn write(&self, content: &Content<'_>, put: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
+        let path_at = self.env_range.1;
+        let platform_at = path_at + content.path.len() as u64 + 1;
+        let mut words = Words { bytes: [0; 4096], len: 0, put };
+        words.word(content.args.count() as u64)?;
+        for (strings, at) in [(content.args, self.arg_range.0), (content.env, self.env_range.0)] {
+            strings.starts().try_for_each(|start| words.word(at + start as u64))?;
+            words.word(0)?;
+        }
+        content.auxv.iter().try_for_each(|&(key, value)| words.word(key).and_then(|()| words.word(value)))?;
+        for pair in [(AT_RANDOM, self.random_at), (AT_EXECFN, path_at), (AT_PLATFORM, platform_at), (0, 0)] {
+            words.word(pair.0)?;
+            words.word(pair.1)?;
+        }
+        let words_written = content.args.count() + content.env.count() + 3 + 2 * (content.auxv.len() + 4);
+        let padding = (self.random_at - self.sp) as usize / 8 - words_written;
+        (0..padding).try_for_each(|_| words.word(0))?;
+        words.flush()?;
+        put(&content.random)?;
+        content.args.blocks().chain(content.env.blocks()).try_for_each(&mut *put)?;
+        for part in [content.path, &[0], PLATFORM, &[0]] {
+            put(part)?;
+        }
+        let end = platform_at + PLATFORM.len() as u64 + 1;
+        put(&[0; 32][..(self.top - end) as usize])
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::vec::Vec;
 
     #[test]
     fn a_program_finds_its_arguments_and_environment() {
-        let args = [b"sh".to_vec(), b"".to_vec(), b"x y".to_vec()];
-        let env = [b"A=1".to_vec(), b"BB=22".to_vec()];
+        let args = [&b"sh"[..], b"", b"x y"];
+        let env = [&b"A=1"[..], b"BB=22"];
         for extra in 0..3 {
             let auxv: Vec<(u64, u64)> = (0..extra).map(|i| (100 + i, i)).collect();
-            let content = Content { args: &args, env: &env, path: b"/bin/sh", auxv: &auxv, random: [7; 16] };
-            let stack = build(0x7fff_0000, &content).unwrap();
+            let (all_args, all_env) = (Strings::of(args).unwrap(), Strings::of(env).unwrap());
+            let content =
+                Content { args: &all_args, env: &all_env, path: b"/bin/sh", auxv: &auxv, random: [7; 16] };
+            let stack = Stack::lay_out(0x7fff_0000, &content, room(0)).unwrap();
+            let mut bytes = Vec::new();
+            let mut put = |piece: &[u8]| {
+                bytes.extend_from_slice(piece);
+                Ok(())
+            };
+            stack.write(&content, &mut put).unwrap();
             assert_eq!(stack.sp % 16, 0);
-            assert_eq!(stack.sp + stack.bytes.len() as u64, 0x7fff_0000);
-            let word = |i: usize| u64::from_le_bytes(stack.bytes[8 * i..8 * i + 8].try_into().unwrap());
+            assert_eq!(stack.sp + bytes.len() as u64, 0x7fff_0000);
+            let word = |i: usize| u64::from_le_bytes(bytes[8 * i..8 * i + 8].try_into().unwrap());
             let string = |at: u64| {
-                let from = &stack.bytes[(at - stack.sp) as usize..];
+                let from = &bytes[(at - stack.sp) as usize..];
                 from[..from.iter().position(|&b| b == 0).unwrap()].to_vec()
             };
             assert_eq!(word(0), 3);
@@ -126,7 +162,7 @@ mod tests {
             assert_eq!(string(aux(AT_EXECFN)), b"/bin/sh");
             assert_eq!(string(aux(AT_PLATFORM)), b"x86_64");
             let random = (aux(AT_RANDOM) - stack.sp) as usize;
-            assert_eq!(stack.bytes[random..random + 16], [7; 16]);
+            assert_eq!(bytes[random..random + 16], [7; 16]);
             assert_eq!(stack.arg_range.0, word(1));
             assert_eq!(stack.arg_range.1, word(5));
         }
@@ -134,8 +170,16 @@ mod tests {
 
     #[test]
     fn too_many_arguments_are_refused() {
-        let args = [std::vec![b'x'; ARG_MAX]];
-        let content = Content { args: &args, env: &[], path: b"", auxv: &[], random: [0; 16] };
-        assert_eq!(build(0x7fff_0000, &content).unwrap_err(), E2BIG);
+        let args = Strings::of([&[b'x'; 1000][..]; 200]).unwrap();
+        let env = Strings::new();
+        let content = Content { args: &args, env: &env, path: b"", auxv: &[], random: [0; 16] };
+        let needed = 200 * (1001 + 8) + 1;
+        assert_eq!(Stack::lay_out(1 << 40, &content, needed - 1).unwrap_err(), E2BIG);
+        assert!(Stack::lay_out(1 << 40, &content, needed).is_ok());
+    }
+
+    #[test]
+    fn the_room_is_a_quarter_of_the_stack() {
+        assert_eq!([room(0), room(8 << 20), room(u64::MAX)], [128 << 10, 2 << 20, 6 << 20]);
     }
 }

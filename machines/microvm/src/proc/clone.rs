@@ -77,7 +77,7 @@ pub fn clone(thread: &Arc<Thread>, frame: &TrapFrame, request: &Request) -> Resu
     start(&child, frame, request, space)?;
     drop(child);
     if let Some(released) = released {
-        released.wait();
+        released.wait(thread);
         // The child may have become somebody with other limits while the memory was its own.
         if let Some(space) = sched::current_mm() {
             mm::set_limits(&space, &thread.process.limits(), &thread.cred());

@@ -10,12 +10,12 @@ use crate::fs::{FsContext, device, open, vfs};
 use crate::sched;
 use crate::usercopy;
 use alloc::sync::Arc;
-use alloc::vec;
 use alloc::vec::Vec;
 use anonmem_oslib::cred::Cred;
 use anonmem_oslib::errno::{EINTR, ELOOP, ENOENT};
 use anonmem_oslib::sigframe::AltStack;
-use anonmem_oslib::stack::{self, Content};
+use anonmem_oslib::stack::{Content, Stack};
+use anonmem_oslib::strings::Strings;
 use anonmem_oslib::vfs::Inode;
 use anonmem_oslib::vfs::path::Follow;
 use anonmem_oslib::{Result, elf as format, sigframe};
@@ -34,53 +34,60 @@ pub struct Prepared {
     program: Program,
     /// The path that was asked for (`AT_EXECFN`).
     path: Vec<u8>,
-    args: Vec<Vec<u8>>,
-    env: Vec<Vec<u8>>,
+    strings: Given,
 }
 
-/// Finds the program at `path`, follows scripts to their interpreters.
+/// What a program is given: arguments and environment.
+#[derive(Debug)]
+pub struct Given {
+    /// Arguments.
+    pub args: Strings,
+    /// Environment.
+    pub env: Strings,
+    /// Bytes that both may have, with a pointer for each string.
+    pub room: usize,
+}
+
+/// Reads the program `inode`, which is at `absolute` and was asked for as `path`; follows scripts to their interpreters.
 ///
 /// # Errors
-/// `ENOENT`, `EACCES`, `ENOEXEC`, `ELOOP`.
+/// `ENOENT`, `EACCES`, `ENOEXEC`, `ELOOP`, `E2BIG`, `ENOMEM`.
 pub fn prepare(
-    fs: &FsContext,
-    at: &Arc<Inode>,
-    path: &[u8],
-    args: Vec<Vec<u8>>,
-    env: Vec<Vec<u8>>,
-) -> Result<Prepared> {
-    let inode = vfs().lookup(at, path, Follow::Yes)?;
-    let absolute = open::absolute(at, path);
-    prepare_inode(fs, &inode, &absolute, path, args, env)
-}
-
-/// As [`prepare`], of a file that was found already.
-///
-/// # Errors
-/// As [`prepare`].
-pub fn prepare_inode(
     fs: &FsContext,
     inode: &Arc<Inode>,
     absolute: &[u8],
     path: &[u8],
-    mut args: Vec<Vec<u8>>,
-    env: Vec<Vec<u8>>,
+    mut given: Given,
 ) -> Result<Prepared> {
     let (mut inode, mut absolute, mut script) = (inode.clone(), absolute.to_vec(), path.to_vec());
+    if given.args.is_empty() {
+        given.args.push(b"")?;
+    }
     for _ in 0..=SCRIPTS {
         let head = elf::head(&inode)?;
         if !head.starts_with(b"#!") {
             let program = Program::read(&inode, &absolute, &head)?;
-            return Ok(Prepared { program, path: path.to_vec(), args, env });
+            let prepared = Prepared { program, path: path.to_vec(), strings: given };
+            // Asked before the old program is gone.
+            Stack::lay_out(STACK_TOP, &prepared.content(&[], [0; 16]), prepared.strings.room)?;
+            return Ok(prepared);
         }
         let (interpreter, argument) = format::script(&head)?;
-        let rest = args.split_off(args.len().min(1));
-        args = core::iter::once(interpreter.clone()).chain(argument).chain([script]).chain(rest).collect();
+        match &argument {
+            Some(argument) => given.args.replace_first(&[&interpreter, argument, &script])?,
+            None => given.args.replace_first(&[&interpreter, &script])?,
+        }
         inode = vfs().lookup(&fs.cwd(), &interpreter, Follow::Yes)?;
         absolute = open::absolute(&fs.cwd(), &interpreter);
         script = interpreter;
     }
     Err(ELOOP)
+}
+
+impl Prepared {
+    fn content<'a>(&'a self, auxv: &'a [(u64, u64)], random: [u8; 16]) -> Content<'a> {
+        Content { args: &self.strings.args, env: &self.strings.env, path: &self.path, auxv, random }
+    }
 }
 
 /// Replaces the running thread's program.
@@ -142,11 +149,20 @@ pub fn install(thread: &Thread, space: &Space, prepared: &Prepared) -> Result<(u
     let loaded = prepared.program.load(space)?;
     mm::set_brk(space, loaded.end);
     let flags = abi::MAP_FIXED | abi::MAP_PRIVATE | abi::MAP_ANONYMOUS | abi::MAP_GROWSDOWN | abi::MAP_STACK;
-    let stack = build_stack(&thread.cred(), prepared, &loaded)?;
-    let first = (stack.bytes.len() as u64 + STACK_FIRST).next_multiple_of(4096);
+    let auxv = auxv(&thread.cred(), &loaded);
+    let mut random = [0; 16];
+    device::fill_random(&mut random);
+    let content = prepared.content(&auxv, random);
+    let stack = Stack::lay_out(STACK_TOP, &content, usize::MAX)?;
+    let first = (STACK_TOP - stack.sp + STACK_FIRST).next_multiple_of(4096);
     let map = Map { addr: STACK_TOP - first, len: first, prot: abi::PROT_READ | abi::PROT_WRITE, flags };
     mm::mmap(space, map, Backing::Anonymous)?;
-    usercopy::copy_to_user(stack.sp, &stack.bytes)?;
+    let mut at = stack.sp;
+    stack.write(&content, &mut |piece| {
+        usercopy::copy_to_user(at, piece)?;
+        at += piece.len() as u64;
+        Ok(())
+    })?;
 
     let main = &prepared.program.main;
     let name = prepared.path.rsplit(|&b| b == b'/').next().unwrap_or(&prepared.path);
@@ -162,10 +178,8 @@ pub fn install(thread: &Thread, space: &Space, prepared: &Prepared) -> Result<(u
     Ok((loaded.start, stack.sp))
 }
 
-fn build_stack(cred: &Cred, prepared: &Prepared, loaded: &Loaded) -> Result<stack::Stack> {
-    let mut random = [0; 16];
-    device::fill_random(&mut random);
-    let auxv = [
+fn auxv(cred: &Cred, loaded: &Loaded) -> [(u64, u64); 16] {
+    [
         (abi::AT_HWCAP, u64::from(cpu_features())),
         (abi::AT_PAGESZ, 4096),
         (abi::AT_CLKTCK, 100),
@@ -183,10 +197,7 @@ fn build_stack(cred: &Cred, prepared: &Prepared, loaded: &Loaded) -> Result<stac
         (abi::AT_HWCAP2, 0),
         (AT_MINSIGSTKSZ, (sigframe::FRAME + fpu::image_size() + 256) as u64),
     ]
-    .map(|(key, value)| (u64::from(key), value));
-    let args = if prepared.args.is_empty() { vec![Vec::new()] } else { prepared.args.clone() };
-    let content = Content { args: &args, env: &prepared.env, path: &prepared.path, auxv: &auxv, random };
-    stack::build(STACK_TOP, &content)
+    .map(|(key, value)| (u64::from(key), value))
 }
 
 const AT_MINSIGSTKSZ: u32 = 51;

@@ -56,7 +56,7 @@ pub fn thread(status: ExitStatus) {
     table::lock().threads.remove(&thread.tid);
     let last = {
         let mut life = process.life.lock();
-        life.threads.retain(|t| t.tid != thread.tid);
+        life.threads.remove(&thread.tid);
         life.threads.is_empty()
     };
     thread.set_task(None);
@@ -154,9 +154,9 @@ pub fn end_other_threads(thread: &Thread) -> bool {
     let process = &thread.process;
     // Asked at every look: a thread that is asked may have started another before it saw it.
     let alone = || {
-        let threads = process.threads();
-        threads.iter().filter(|t| t.tid != thread.tid).for_each(|t| request(t, ExitStatus::exited(0)));
-        (threads.len() == 1 || process.ending().is_some()).then_some(())
+        let others = process.threads().filter(|t| t.tid != thread.tid);
+        others.for_each(|t| request(&t, ExitStatus::exited(0)));
+        (process.nr_threads() == 1 || process.ending().is_some()).then_some(())
     };
     // Without a deadline and not interruptible it cannot fail.
     let _ = process.changed.wait(None, sched::Interruptible::No, alone);

@@ -71,6 +71,7 @@ pub fn latency() -> Vec<(&'static str, u64)> {
 fn resolve(va: u64, error_code: u64) -> Result<(), End> {
     let mm = sched::current_mm().ok_or(End::Signal(SIGSEGV, code::SEGV_MAPERR))?;
     let start = time::now_ns();
+    let mut tries = 0;
     loop {
         match mm::handle_fault(&mm, va, access(error_code)) {
             Outcome::Done => {
@@ -80,7 +81,10 @@ fn resolve(va: u64, error_code: u64) -> Result<(), End> {
             Outcome::SegvMaperr => return Err(End::Signal(SIGSEGV, code::SEGV_MAPERR)),
             Outcome::SegvAccerr => return Err(End::Signal(SIGSEGV, code::SEGV_ACCERR)),
             Outcome::Bus => return Err(End::Signal(SIGBUS, code::BUS_ADRERR)),
-            Outcome::Oom => oom::make_room().map_err(|oom::Chosen| End::Killed)?,
+            Outcome::Oom => {
+                oom::make_room(tries).map_err(|oom::Chosen| End::Killed)?;
+                tries += 1;
+            }
         }
     }
 }

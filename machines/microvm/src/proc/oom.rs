@@ -2,21 +2,29 @@
 //!
 //! The process with the largest resident set is killed, as Linux's mm/oom_kill.c does it, and whoever
 //! needed memory waits for its end. `oom_score_adj` counts like there: a share of the memory in
-//! thousandths, -1000 means never.
+//! thousandths, -1000 means never. Who is chosen, and whether somebody is, is decided in
+//! [`anonmem_oslib::oom`], under one lock until the victim is marked.
+//!
+//! Takes no memory.
 
 use super::mm;
 use super::process::{ExitStatus, Process};
 use super::table;
 use crate::arch::time;
 use crate::klog;
-use crate::sched::{self, Interruptible};
+use crate::machine;
+use crate::sched::{self, Interruptible, Mutex};
 use alloc::sync::Arc;
+use anonmem_oslib::oom::{Candidate, Chooser, Decision, Fate, Memory};
 use anonmem_oslib::signal::SIGKILL;
 use core::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
 static KILLS: AtomicU64 = AtomicU64::new(0);
+static CHOOSER: Mutex<Chooser> = Mutex::new(Chooser::new());
 /// How long to wait before looking again whether memory has come back.
 const PATIENCE_NS: u64 = 2_000_000;
+/// How often somebody who finds no memory is told that there is some before that counts for nothing.
+const TRIES: u32 = 64;
 
 /// The running process was chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,30 +35,22 @@ pub fn kills() -> u64 {
     KILLS.load(SeqCst)
 }
 
-/// Sees to it that memory comes back, and waits a moment for it. The caller tries again.
+/// Sees to it that memory comes back, and waits a moment for it. The caller tries again; `tries` says how often it has.
 ///
 /// # Errors
 /// [`Chosen`] if the caller's own process is to end, or nobody could be chosen.
-pub fn make_room() -> Result<(), Chosen> {
+pub fn make_room(tries: u32) -> Result<(), Chosen> {
     if is_ending() {
         return Err(Chosen);
     }
-    let processes = table::processes();
-    // One at a time: a victim on its way out gives memory back soon. It becomes a zombie (or vanishes) when
-    // its address space is torn down, not when it lets go of it.
-    let dying = processes.iter().any(|p| p.oom_victim.load(SeqCst) && p.life.lock().zombie.is_none());
-    if !dying {
-        let victim =
-            processes.iter().filter_map(|p| Some((badness(p)?, p))).max_by_key(|(points, _)| *points);
-        match victim {
-            Some((_, victim)) => kill(victim),
-            None => {
-                klog!("Out of memory and no killable processes");
-                return Err(Chosen);
-            }
+    match choose(tries) {
+        Decision::TryAgain => return Ok(()),
+        Decision::Wait | Decision::Kill(_) => {}
+        Decision::Nobody => {
+            klog!("Out of memory and no killable processes");
+            return Err(Chosen);
         }
     }
-    drop(processes);
     if is_ending() {
         return Err(Chosen);
     }
@@ -58,25 +58,45 @@ pub fn make_room() -> Result<(), Chosen> {
     Ok(())
 }
 
+/// Decides, and ends the victim, in one step.
+fn choose(tries: u32) -> Decision {
+    let mut chooser = CHOOSER.lock();
+    let memory =
+        if tries < TRIES && machine::vm().frames().above_high() { Memory::Back } else { Memory::Short };
+    let decision = chooser.decide(time::now_ns(), memory, table::processes().map(|p| candidate(&p)));
+    if let Decision::Kill(pid) = decision
+        && let Some(victim) = table::process(pid)
+    {
+        kill(&victim);
+    }
+    decision
+}
+
 /// Whether the running task's process is to end. Kernel tasks have none.
 fn is_ending() -> bool {
     super::thread::try_current().is_some_and(|thread| thread.process.ending().is_some())
 }
 
-/// How much would be gained: bytes in memory and in swap, adjusted. `None` if it must not be killed.
-fn badness(process: &Arc<Process>) -> Option<i64> {
+/// What happens to a process, and how much would be gained by its end: bytes in memory and in swap, adjusted.
+fn candidate(process: &Process) -> Candidate {
     let adj = i64::from(process.oom_score_adj.load(SeqCst));
-    if adj == -1000 || process.ending().is_some() {
-        return None;
-    }
-    let mm = process.space()?;
-    let counters = mm::counters(&mm);
-    let total = mm::memory().total_bytes as i64;
-    Some((counters.rss + counters.swap + counters.page_tables) as i64 + adj * (total / 1000))
+    // It is over when its address space is torn down, not when it lets go of it.
+    let fate = if process.life.lock().zombie.is_some() {
+        Fate::Over
+    } else if process.ending().is_some() {
+        Fate::Ending
+    } else if adj == -1000 {
+        Fate::Protected
+    } else {
+        let counters = process.space().map(|mm| mm::counters(&mm));
+        let total = mm::memory().total_bytes as i64;
+        let gain = |c: mm::Counters| (c.rss + c.swap + c.page_tables) as i64 + adj * (total / 1000);
+        counters.map_or(Fate::Protected, |c| Fate::Lives(gain(c)))
+    };
+    Candidate { id: process.pid, fate }
 }
 
 fn kill(victim: &Arc<Process>) {
-    victim.oom_victim.store(true, SeqCst);
     let counters = victim.space().map(|mm| mm::counters(&mm)).unwrap_or_default();
     KILLS.fetch_add(1, SeqCst);
     klog!(

@@ -39,7 +39,7 @@ impl ExitStatus {
 #[derive(Default)]
 pub struct Life {
     /// Threads that have not ended.
-    pub threads: Vec<Arc<Thread>>,
+    pub threads: BTreeMap<u32, Arc<Thread>>,
     /// Set once all have ended, until somebody waits.
     pub zombie: Option<ExitStatus>,
     /// The signal that stopped it, until somebody has been told.
@@ -107,8 +107,6 @@ pub struct Process {
     pub dead_threads_faults: AtomicU64,
     /// `/proc/PID/oom_score_adj`.
     pub oom_score_adj: AtomicI32,
-    /// It was chosen to die because memory is short.
-    pub oom_victim: AtomicBool,
     /// Largest resident set of children that were waited for, bytes.
     pub children_hiwater: AtomicU64,
     /// How the whole group is to end: the status and one, or zero while it is not.
@@ -156,7 +154,6 @@ impl Process {
             children_ns: AtomicU64::new(0),
             dead_threads_faults: AtomicU64::new(0),
             oom_score_adj: AtomicI32::new(parent.map_or(0, |p| p.oom_score_adj.load(SeqCst))),
-            oom_victim: AtomicBool::new(false),
             children_hiwater: AtomicU64::new(0),
             ending: AtomicU64::new(0),
         })
@@ -192,31 +189,42 @@ impl Process {
 
     /// Makes all threads look for work.
     pub fn kick_all(&self) {
-        let threads = self.threads();
-        threads.iter().for_each(|thread| thread.kick());
+        self.threads().for_each(|thread| thread.kick());
         self.continued.notify();
     }
 
-    /// Gives the threads that have not ended.
-    pub fn threads(&self) -> Vec<Arc<Thread>> {
-        self.life.lock().threads.clone()
+    /// Gives the threads that have not ended, in the order of their numbers, one look at a time: takes no memory. Who
+    /// comes or goes meanwhile may be among them or not.
+    pub fn threads(&self) -> impl Iterator<Item = Arc<Thread>> {
+        let mut after = 0;
+        core::iter::from_fn(move || {
+            let next =
+                self.life.lock().threads.range(after + 1..).next().map(|(_, thread)| thread.clone())?;
+            after = next.tid;
+            Some(next)
+        })
+    }
+
+    /// Gives the number of threads that have not ended.
+    pub fn nr_threads(&self) -> usize {
+        self.life.lock().threads.len()
     }
 
     /// Gives the CPU time of all its threads, ended ones included.
     pub fn cpu_time_ns(&self) -> u64 {
-        let live: u64 = self.threads().iter().map(|thread| thread.cpu_time_ns()).sum();
+        let live: u64 = self.threads().map(|thread| thread.cpu_time_ns()).sum();
         live + self.dead_threads_ns.load(SeqCst)
     }
 
     /// Gives the faults of all its threads, ended ones included.
     pub fn faults(&self) -> u64 {
-        let live: u64 = self.threads().iter().map(|thread| thread.faults.load(SeqCst)).sum();
+        let live: u64 = self.threads().map(|thread| thread.faults.load(SeqCst)).sum();
         live + self.dead_threads_faults.load(SeqCst)
     }
 
     /// Gives its name: its first thread's.
     pub fn name(&self) -> alloc::string::String {
-        let first = self.life.lock().threads.first().cloned();
+        let first = self.threads().next();
         first.map_or_else(Default::default, |thread| thread.name())
     }
 }

@@ -3,11 +3,10 @@
 //! Linux: kernel/signal.c. Delivery to user code is in [`super::deliver`].
 
 use super::Thread;
-use super::process::{ExitStatus, Process};
+use super::process::{ExitStatus, Life, Process};
 use super::table;
 use alloc::collections::VecDeque;
 use alloc::sync::Arc;
-use alloc::vec::Vec;
 use anonmem_oslib::sigframe::{AltStack, Detail, SigInfo};
 use anonmem_oslib::signal::{
     self, DefaultAction, SIGCONT, SIGKILL, SIGSTOP, SIGTSTP, SIGTTIN, SIGTTOU, SigSet, code,
@@ -188,28 +187,33 @@ impl Thread {
 
 /// Sends a signal to a process: any thread that does not block it takes it.
 pub fn send(process: &Arc<Process>, info: SigInfo) {
-    let threads = process.threads();
-    let Some(first) = threads.first() else { return };
     if info.signal == SIGKILL {
-        process.end(ExitStatus::killed(SIGKILL));
+        if process.nr_threads() > 0 {
+            process.end(ExitStatus::killed(SIGKILL));
+        }
         return;
     }
-    let wake: Vec<Arc<Thread>> = {
+    let wake = {
+        let life = process.life.lock();
+        let Some((_, first)) = life.threads.first_key_value() else { return };
         let mut signals = process.signals.lock();
-        prepare(process, &mut signals, &threads, info.signal);
+        prepare(&life, &mut signals, info.signal);
         let wants = |t: &Arc<Thread>| {
             let s = t.signals.lock();
             !s.mask.has(info.signal) || s.waiting_for.has(info.signal)
         };
         let blocked = first.signals.lock().mask.has(info.signal);
         if signals.ignores(info.signal) && !blocked {
-            return after_continue(process, info.signal);
+            None
+        } else {
+            signals.shared.add(info);
+            life.threads.values().find(|t| wants(t)).cloned()
         }
-        signals.shared.add(info);
-        threads.iter().find(|t| wants(t)).cloned().into_iter().collect()
     };
     after_continue(process, info.signal);
-    wake.iter().for_each(|thread| thread.kick());
+    if let Some(thread) = wake {
+        thread.kick();
+    }
 }
 
 /// Sends a signal to one thread.
@@ -219,14 +223,15 @@ pub fn send_to_thread(thread: &Arc<Thread>, info: SigInfo) {
         process.end(ExitStatus::killed(SIGKILL));
         return;
     }
-    let threads = process.threads();
     {
+        let life = process.life.lock();
         let mut signals = process.signals.lock();
-        prepare(process, &mut signals, &threads, info.signal);
+        prepare(&life, &mut signals, info.signal);
         let mut own = thread.signals.lock();
         if signals.ignores(info.signal) && !own.mask.has(info.signal) {
             drop(own);
             drop(signals);
+            drop(life);
             return after_continue(process, info.signal);
         }
         own.pending.add(info);
@@ -236,14 +241,14 @@ pub fn send_to_thread(thread: &Arc<Thread>, info: SigInfo) {
 }
 
 /// SIGCONT takes pending stops away, a stop takes pending SIGCONTs away.
-fn prepare(_process: &Process, signals: &mut ProcessSignals, threads: &[Arc<Thread>], signal: u32) {
+fn prepare(life: &Life, signals: &mut ProcessSignals, signal: u32) {
     let gone = match signal {
         SIGCONT => STOPS,
         s if STOPS.has(s) => SigSet::of(SIGCONT),
         _ => return,
     };
     signals.shared.remove(gone);
-    threads.iter().for_each(|t| t.signals.lock().pending.remove(gone));
+    life.threads.values().for_each(|t| t.signals.lock().pending.remove(gone));
 }
 
 /// SIGCONT makes a stopped process go on even if it is blocked or ignored.
@@ -283,8 +288,9 @@ pub fn force(info: SigInfo) {
 
 /// Sends a signal to every process of a group; says whether there was one.
 pub fn send_to_group(pgid: u32, info: SigInfo) -> bool {
-    let members: Vec<Arc<Process>> =
-        table::processes().into_iter().filter(|p| p.pgid.load(SeqCst) == pgid).collect();
-    members.iter().for_each(|p| send(p, info));
-    !members.is_empty()
+    let members = table::processes().filter(|p| p.pgid.load(SeqCst) == pgid);
+    members.fold(false, |_, process| {
+        send(&process, info);
+        true
+    })
 }

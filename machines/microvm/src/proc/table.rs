@@ -5,7 +5,6 @@ use super::process::Process;
 use crate::arch::lock::{SpinGuard, SpinLock};
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
-use alloc::vec::Vec;
 use anonmem_oslib::Result;
 use anonmem_oslib::errno::EAGAIN;
 use core::sync::atomic::{AtomicU64, Ordering::SeqCst};
@@ -78,9 +77,15 @@ pub fn thread(tid: u32) -> Option<Arc<Thread>> {
     lock().threads.get(&tid).cloned()
 }
 
-/// Gives all processes but the kernel's own.
-pub fn processes() -> Vec<Arc<Process>> {
-    lock().processes.values().filter(|p| p.pid != INIT).cloned().collect()
+/// Gives all processes but the kernel's own, in the order of their numbers, one look at a time: takes no memory, and
+/// the lock only for each step. Who comes or goes meanwhile may be among them or not.
+pub fn processes() -> impl Iterator<Item = Arc<Process>> {
+    let mut after = INIT;
+    core::iter::from_fn(move || {
+        let next = lock().processes.range(after + 1..).next().map(|(_, process)| process.clone())?;
+        after = next.pid;
+        Some(next)
+    })
 }
 
 /// Enters a thread, and its process if it is its first.
@@ -91,5 +96,5 @@ pub fn enter(thread: &Arc<Thread>) {
     if thread.tid == process.pid {
         table.processes.insert(process.pid, process.clone());
     }
-    process.life.lock().threads.push(thread.clone());
+    process.life.lock().threads.insert(thread.tid, thread.clone());
 }

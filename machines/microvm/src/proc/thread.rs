@@ -35,6 +35,8 @@ pub struct Thread {
     /// Set once somebody waits for this thread to leave its parent's address space (`vfork`).
     pub vfork: SpinLock<Option<Arc<Released>>>,
     cred: SpinLock<Cred>,
+    /// The child that it waits for (`vfork`).
+    awaits: SpinLock<Option<Arc<Released>>>,
     fs: SpinLock<Arc<FsContext>>,
     files: SpinLock<Arc<FdTable>>,
     task: SpinLock<Option<Arc<Task>>>,
@@ -66,11 +68,14 @@ impl Released {
         self.event.notify();
     }
 
-    /// Waits for [`Released::release`].
-    pub fn wait(&self) {
-        let look = || self.done.load(SeqCst).then_some(());
+    /// Waits for [`Released::release`], or until the parent `thread` is to end itself: then nobody else may have to
+    /// wait for it.
+    pub fn wait(self: &Arc<Self>, thread: &Thread) {
+        *thread.awaits.lock() = Some(self.clone());
+        let look = || (self.done.load(SeqCst) || thread.process.ending().is_some()).then_some(());
         // Without a deadline and not interruptible it cannot fail.
         let _ = self.event.wait(None, sched::Interruptible::No, look);
+        *thread.awaits.lock() = None;
     }
 }
 
@@ -120,6 +125,7 @@ impl Thread {
             trap: SpinLock::default(),
             faults: AtomicU64::new(0),
             vfork: SpinLock::new(None),
+            awaits: SpinLock::new(None),
             cred: SpinLock::new(Cred::root()),
             fs: SpinLock::new(fs),
             files: SpinLock::new(files),
@@ -175,6 +181,10 @@ impl Thread {
     /// Makes it look for work before it returns to user code, and soon.
     pub fn kick(&self) {
         self.work.store(true, SeqCst);
+        let awaits = self.awaits.lock().clone();
+        if let Some(child) = awaits {
+            child.event.notify();
+        }
         let task = self.task.lock().clone();
         if let Some(task) = task {
             sched::interrupt(&task);

@@ -93,8 +93,7 @@ impl Synthetic for Root {
             (b"mounts".to_vec(), FileType::Symlink),
             (b"sys".to_vec(), FileType::Directory),
         ];
-        let processes =
-            table::processes().into_iter().map(|p| (format!("{}", p.pid).into_bytes(), FileType::Directory));
+        let processes = table::processes().map(|p| (format!("{}", p.pid).into_bytes(), FileType::Directory));
         Ok(files.chain(fixed).chain(processes).collect())
     }
 }

@@ -189,7 +189,7 @@ impl Synthetic for Entry {
                 Ok(())
             }
             Kind::Comm => {
-                self.process.threads().first().ok_or(GONE)?.set_name(text.as_bytes());
+                self.process.threads().next().ok_or(GONE)?.set_name(text.as_bytes());
                 Ok(())
             }
             _ => Err(EINVAL),
@@ -222,7 +222,7 @@ impl Synthetic for Entry {
                 Ok(Inode::synthetic(ino, 0o700, now(), &me, Arc::new(FdLink(file))))
             }
             Kind::Task => {
-                let exists = self.process.threads().iter().any(|t| t.tid == number);
+                let exists = self.process.threads().any(|t| t.tid == number);
                 let ino = FIRST_INO + u64::from(number) * PER_PROCESS + PER_PROCESS / 2;
                 if exists { Ok(make(self.process.clone(), of_thread(), ino, &me)) } else { Err(ENOENT) }
             }
@@ -237,9 +237,7 @@ impl Synthetic for Entry {
                 let numbers = first_thread(&self.process)?.files().numbers();
                 Ok(numbers.into_iter().map(|n| (name(n), FileType::Symlink)).collect())
             }
-            Kind::Task => {
-                Ok(self.process.threads().iter().map(|t| (name(t.tid), FileType::Directory)).collect())
-            }
+            Kind::Task => Ok(self.process.threads().map(|t| (name(t.tid), FileType::Directory)).collect()),
             _ => Err(EINVAL),
         }
     }
@@ -258,7 +256,7 @@ impl Synthetic for FdLink {
 }
 
 fn first_thread(process: &Process) -> Result<Arc<Thread>> {
-    process.threads().first().cloned().ok_or(GONE)
+    process.threads().next().ok_or(GONE)
 }
 
 /// Reads the strings of the stack at `offset`, for the running process itself; of another only its name can be told.
@@ -398,7 +396,7 @@ fn stat(process: &Process) -> String {
         min_flt: process.faults(),
         utime: ticks(process.cpu_time_ns()),
         stime: 0,
-        num_threads: process.threads().len() as u32,
+        num_threads: process.nr_threads() as u32,
         starttime: ticks(process.start_ns),
         vsize_bytes: c.total_vm,
         rss_pages: c.rss / 4096,
@@ -427,7 +425,7 @@ fn status(process: &Process) -> String {
         process.pid,
         process.parent.load(SeqCst)
     );
-    let cred = process.threads().first().map_or_else(Cred::root, |thread| thread.cred());
+    let cred = process.threads().next().map_or_else(Cred::root, |thread| thread.cred());
     for (name, ids) in [("Uid", cred.user), ("Gid", cred.group)] {
         let _ = writeln!(out, "{name}:\t{}\t{}\t{}\t{}", ids.real, ids.effective, ids.saved, ids.fs);
     }
@@ -455,9 +453,9 @@ fn status(process: &Process) -> String {
     ] {
         let _ = writeln!(out, "{name}:\t{:8} kB", bytes / 1024);
     }
-    let threads = process.threads();
-    let _ = writeln!(out, "Threads:\t{}", threads.len());
-    if let Some(thread) = threads.first() {
+    let thread = process.threads().next();
+    let _ = writeln!(out, "Threads:\t{}", process.nr_threads());
+    if let Some(thread) = thread {
         let (pending, mask) = (thread.pending(), thread.signals.lock().mask);
         let _ = write!(out, "SigPnd:\t{:016x}\nSigBlk:\t{:016x}\n", pending.0, mask.0);
     }

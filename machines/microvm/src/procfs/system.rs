@@ -113,7 +113,7 @@ fn cpuinfo() -> String {
 }
 
 fn running() -> usize {
-    table::processes().iter().map(|p| p.threads().len()).sum()
+    table::processes().map(|p| p.nr_threads()).sum()
 }
 
 fn loadavg() -> String {
@@ -128,7 +128,7 @@ fn uptime() -> String {
 
 fn stat() -> String {
     let mut out = String::new();
-    let ticks: u64 = table::processes().iter().map(|p| p.cpu_time_ns() / 10_000_000).sum();
+    let ticks: u64 = table::processes().map(|p| p.cpu_time_ns() / 10_000_000).sum();
     let uptime = time::now_ns() / 10_000_000 * cpu_count() as u64;
     let line = |name: String| format!("{name} {ticks} 0 0 {} 0 0 0 0 0 0\n", uptime.saturating_sub(ticks));
     out.push_str(&line("cpu ".into()));

@@ -5,14 +5,18 @@ use super::{Call, cred, user};
 use crate::arch::percpu::cpu_count;
 use crate::arch::trap::TrapFrame;
 use crate::fs::open::absolute;
+use crate::fs::vfs;
 use crate::proc::clone::{self, Request};
+use crate::proc::exec::Given;
 use crate::proc::process::{ExitStatus, Process};
 use crate::proc::{exec, exit as exiting, table};
 use crate::sched;
 use alloc::sync::Arc;
-use anonmem_oslib::Result;
 use anonmem_oslib::abi::Fields;
 use anonmem_oslib::errno::{EINVAL, ENOENT, EPERM, ESRCH};
+use anonmem_oslib::vfs::Inode;
+use anonmem_oslib::vfs::path::Follow;
+use anonmem_oslib::{Result, stack};
 use core::sync::atomic::Ordering::SeqCst;
 use linux_raw_sys::general as abi;
 
@@ -62,30 +66,51 @@ pub(super) fn vfork(c: &mut Call<'_>) -> Result<usize> {
     do_clone(c, Request { flags, exit_signal: anonmem_oslib::signal::SIGCHLD, ..Request::default() })
 }
 
+/// Reads arguments and environment: as much as a quarter of the stack's limit holds.
+fn given(c: &Call<'_>, args: u64, env: u64) -> Result<Given> {
+    let limits = c.thread.process.limits();
+    let room = stack::room(limits[abi::RLIMIT_STACK as usize].0);
+    let mut left = room;
+    Ok(Given { args: user::strings(args, &mut left)?, env: user::strings(env, &mut left)?, room })
+}
+
 pub(super) fn execve(c: &mut Call<'_>) -> Result<usize> {
-    let (path, args, env) = (user::path(c.args[0])?, user::strings(c.args[1])?, user::strings(c.args[2])?);
+    let path = user::path(c.args[0])?;
+    let fs = c.thread.fs();
+    exec_path(c, &fs.cwd(), &path, &path, [c.args[1], c.args[2]])
+}
+
+/// Runs the program at `path` from `at`, which is shown as `name`.
+fn exec_path(
+    c: &mut Call<'_>,
+    at: &Arc<Inode>,
+    path: &[u8],
+    name: &[u8],
+    given_at: [u64; 2],
+) -> Result<usize> {
     if path.is_empty() {
         return Err(ENOENT);
     }
-    let fs = c.thread.fs();
-    let prepared = exec::prepare(&fs, &fs.cwd(), &path, args, env)?;
+    let inode = vfs().lookup(at, path, Follow::Yes)?;
+    let given = given(c, given_at[0], given_at[1])?;
+    let prepared = exec::prepare(&c.thread.fs(), &inode, &absolute(at, path), name, given)?;
     exec::exec(&c.thread, c.frame, &prepared)?;
     Ok(0)
 }
 
 pub(super) fn execveat(c: &mut Call<'_>) -> Result<usize> {
-    let (path, args, env) = (user::path(c.args[1])?, user::strings(c.args[2])?, user::strings(c.args[3])?);
-    let fs = c.thread.fs();
-    let prepared = if path.is_empty() && c.u32(4) & abi::AT_EMPTY_PATH != 0 {
+    let path = user::path(c.args[1])?;
+    if path.is_empty() && c.u32(4) & abi::AT_EMPTY_PATH != 0 {
         let file = c.thread.files().get(c.u32(0))?;
         let name = alloc::format!("/dev/fd/{}", c.u32(0)).into_bytes();
-        exec::prepare_inode(&fs, &file.inode, &file.path, &name, args, env)?
-    } else {
-        let at = base(c, c.i32(0), &path)?;
-        exec::prepare(&fs, &at, &absolute(&at, &path), args, env)?
-    };
-    exec::exec(&c.thread, c.frame, &prepared)?;
-    Ok(0)
+        let given = given(c, c.args[2], c.args[3])?;
+        let prepared = exec::prepare(&c.thread.fs(), &file.inode, &file.path, &name, given)?;
+        exec::exec(&c.thread, c.frame, &prepared)?;
+        return Ok(0);
+    }
+    let at = base(c, c.i32(0), &path)?;
+    let name = absolute(&at, &path);
+    exec_path(c, &at, &path, &name, [c.args[2], c.args[3]])
 }
 
 pub(super) fn exit(c: &mut Call<'_>) -> Result<usize> {
@@ -136,7 +161,7 @@ pub(super) fn setpgid(c: &mut Call<'_>) -> Result<usize> {
         _ => return Err(EINVAL),
     };
     let in_session = |p: &Arc<Process>| p.pgid.load(SeqCst) == pgid && p.sid.load(SeqCst) == sid;
-    if pgid != process.pid && !table::processes().iter().any(in_session) {
+    if pgid != process.pid && !table::processes().any(|process| in_session(&process)) {
         return Err(EPERM);
     }
     process.pgid.store(pgid, SeqCst);

@@ -178,10 +178,9 @@ pub(super) fn kill(c: &mut Call<'_>) -> Result<usize> {
         return Err(EINVAL);
     }
     let pid = c.i32(0);
-    let all = table::processes();
     let own = &c.thread.process;
     let own_group = own.pgid.load(core::sync::atomic::Ordering::SeqCst);
-    let targets = all.iter().filter(|p| {
+    let targets = table::processes().filter(|p| {
         let pgid = p.pgid.load(core::sync::atomic::Ordering::SeqCst);
         match pid {
             0 => pgid == own_group,
@@ -194,7 +193,7 @@ pub(super) fn kill(c: &mut Call<'_>) -> Result<usize> {
     for process in targets {
         any = true;
         if signal != 0 {
-            signal::send(process, from_caller(c, signal, code::SI_USER));
+            signal::send(&process, from_caller(c, signal, code::SI_USER));
         }
     }
     if any { Ok(0) } else { Err(ESRCH) }

@@ -23,7 +23,7 @@ pub(super) fn uname(c: &mut Call<'_>) -> Result<usize> {
 
 pub(super) fn sysinfo(c: &mut Call<'_>) -> Result<usize> {
     let memory = mm::memory();
-    let processes = table::processes().len() as u16;
+    let processes = table::processes().count() as u16;
     let p = Packer::new().u64(crate::arch::time::now_ns() / 1_000_000_000).u64(0).u64(0).u64(0);
     let (swap_total, swap_free) = swap::space();
     let p = p.u64(memory.total_bytes).u64(memory.free_bytes).u64(0).u64(0).u64(swap_total).u64(swap_free);
@@ -100,7 +100,7 @@ fn limits(c: &Call<'_>, pid: i32, resource: u32, new: u64, old: u64) -> Result<u
         };
         if let Some(space) = process.space() {
             // The limits of a process without threads concern nobody.
-            let cred = process.threads().first().map_or_else(|| c.thread.cred(), |thread| thread.cred());
+            let cred = process.threads().next().map_or_else(|| c.thread.cred(), |thread| thread.cred());
             mm::set_limits(&space, &limits, &cred);
         }
     }

@@ -5,7 +5,8 @@ use alloc::vec::Vec;
 use anonmem_oslib::Result;
 use anonmem_oslib::abi::Fields;
 use anonmem_oslib::errno::{E2BIG, EINVAL, ENAMETOOLONG, ENOMEM};
-use anonmem_oslib::stack::ARG_MAX;
+use anonmem_oslib::stack::STRING_MAX;
+use anonmem_oslib::strings::Strings;
 
 pub use crate::fs::iov::PIECE;
 
@@ -72,21 +73,36 @@ pub fn write_unless_null(address: u64, bytes: &[u8]) -> Result<()> {
     if address == 0 { Ok(()) } else { write(address, bytes) }
 }
 
+/// The longest path, with its NUL.
+const PATH_MAX: usize = 4096;
+/// Room for most paths.
+const PATH_FIRST: usize = 128;
+
 /// Reads a path.
 ///
 /// # Errors
-/// `EFAULT`, `ENAMETOOLONG`.
+/// `EFAULT`, `ENAMETOOLONG`, `ENOMEM`.
 pub fn path(address: u64) -> Result<Vec<u8>> {
-    usercopy::read_cstr(address, 4096)?.ok_or(ENAMETOOLONG)
+    let mut path = Vec::new();
+    path.try_reserve(PATH_FIRST).map_err(|_| ENOMEM)?;
+    usercopy::each_of_cstr(address, |piece| {
+        if path.len() + piece.len() >= PATH_MAX {
+            return Err(ENAMETOOLONG);
+        }
+        path.try_reserve(piece.len()).map_err(|_| ENOMEM)?;
+        path.extend_from_slice(piece);
+        Ok(())
+    })?;
+    Ok(path)
 }
 
-/// Reads a null-terminated array of strings; none if the pointer is null.
+/// Reads a null-terminated array of strings; none if the pointer is null. Takes what it reads, and a pointer for each
+/// string, from `room`.
 ///
 /// # Errors
-/// `EFAULT`, `E2BIG`.
-pub fn strings(address: u64) -> Result<Vec<Vec<u8>>> {
-    let mut all = Vec::new();
-    let mut room = ARG_MAX;
+/// `EFAULT`, `E2BIG`, `ENOMEM`.
+pub fn strings(address: u64, room: &mut usize) -> Result<Strings> {
+    let mut all = Strings::new();
     if address == 0 {
         return Ok(all);
     }
@@ -95,9 +111,15 @@ pub fn strings(address: u64) -> Result<Vec<Vec<u8>>> {
         if pointer == 0 {
             break;
         }
-        let string = usercopy::read_cstr(pointer, room)?.ok_or(E2BIG)?;
-        room = room.checked_sub(string.len() + 9).ok_or(E2BIG)?;
-        all.push(string);
+        let before = all.bytes();
+        let more = |piece: &[u8]| {
+            all.append(piece)?;
+            let len = all.bytes() - before;
+            if len < STRING_MAX && len < *room { Ok(()) } else { Err(E2BIG) }
+        };
+        usercopy::each_of_cstr(pointer, more)?;
+        all.end()?;
+        *room = room.checked_sub(all.bytes() - before + 8).ok_or(E2BIG)?;
     }
     Ok(all)
 }
