@@ -234,16 +234,10 @@ pub static MERGE: Case = Case {
     environment: "CPU0 walks the mappings of a page of the higher VMA. CPU1 makes the VMAs one, which both have pages, and cuts them again, with the \
                   mmap lock for writing.",
     rule: "A walk meets the mapping at least once.",
-    mutants: &[
-        Mutant::Patch {
-            name: "merge-keys-before-ranges",
-            what: "a merge lets go of the anon_vma before the ranges change",
-        },
-        Mutant::Patch {
-            name: "split-keys-before-ranges",
-            what: "a split lets go of the anon_vma before the ranges change",
-        },
-    ],
+    mutants: &[Mutant::Patch {
+        name: "reshape-keys-before-ranges",
+        what: "the reverse map gets its keys back, and its lock is let go, before the ranges change",
+    }],
     runs: BOTH,
     program: |_| {
         let world = || {
