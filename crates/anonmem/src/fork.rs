@@ -19,7 +19,7 @@ use crate::{
     events::Event,
     ids::VmaId,
     mm::{Mm, mmap_lock::MmapWriteGuard},
-    rmap::anon_vma::anon_vma_fork,
+    rmap::{Rmap, reverse_map::ReverseMap},
     vm::Vm,
     vma::{flags::VmFlags, free::free_vma, vma::Backing},
 };
@@ -97,7 +97,7 @@ fn dup_mmap<M: Machine>(
         }
         let vma = dup_vma(vm, child, target, id)?;
         // Without an anon_vma there is nothing but zero pages and shared objects, which faults bring back.
-        if vm.vma(id).anon_vma().is_some() && !flags.contains(VmFlags::WIPEONFORK) {
+        if Rmap::stamp(vm.vma(id)).is_some() && !flags.contains(VmFlags::WIPEONFORK) {
             Copying { vm, parent, child: target, vma }.copy_page_range()?;
         }
     }
@@ -132,7 +132,7 @@ fn dup_vma<M: Machine>(
         Backing::Shared(object) => vm.shm_get(object),
     }
     vm.vma(new).init(child.id, range, old.pgoff(), flags, backing);
-    let linked = if flags.contains(VmFlags::WIPEONFORK) { Ok(()) } else { anon_vma_fork(vm, new, id) };
+    let linked = if flags.contains(VmFlags::WIPEONFORK) { Ok(()) } else { Rmap::fork(vm, new, id) };
     if let Err(e) = linked {
         // It is linked to nothing.
         free_vma(vm, new);
@@ -287,7 +287,7 @@ impl<'a, M: Machine> Copying<'a, M> {
     ) {
         let Pte::Present(present) = from.get(va) else { unreachable!("the page was just looked at") };
         let vma = self.vm.vma(self.vma);
-        let anon_vma = vma.anon_vma().expect("the copy of a VMA with pages has an anon_vma");
+        let anon_vma = Rmap::stamp(vma).expect("the copy of a VMA with pages has an anon_vma");
         new.copy_from(present.pfn);
         let page = new.into_exclusive_anon(anon_vma.raw(), vma.index_of(va));
         to.install(va, page, child_attrs(present, present.prot));
@@ -305,7 +305,7 @@ fn take_back<M: Machine>(vm: &Vm<M>, guard: &MmapWriteGuard<'_, M>) {
     let slot = guard.slot();
     slot.tree.for_each(vm.nodes(), |range, id| {
         let vma = vm.vma(id);
-        let Some(anon_vma) = vma.anon_vma() else { return };
+        let Some(anon_vma) = Rmap::stamp(vma) else { return };
         for (table, part) in slot.space.tables(&vm.frames, guard, range) {
             let mut entries = table.lock();
             for va in part.iter_pages() {

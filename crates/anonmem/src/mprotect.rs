@@ -14,6 +14,7 @@ use crate::{
     ids::VmaId,
     mm::{Mm, mmap_lock::MmapWriteGuard},
     mmap::Prot,
+    rmap::{Rmap, reverse_map::ReverseMap},
     vma::{flags::VmFlags, vma::Backing},
 };
 use anonmem_hal::{FlushRange, Machine, Protection, Va, VaRange};
@@ -147,7 +148,7 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
                 objects.commit(charged)?;
                 new |= VmFlags::ACCOUNT;
             }
-        } else if vma.backing() == Backing::Anonymous && vma.anon_vma().is_none() {
+        } else if vma.backing() == Backing::Anonymous && Rmap::stamp(vma).is_none() {
             // No page was ever written: nothing needs the promise.
             new -= VmFlags::ACCOUNT;
         }

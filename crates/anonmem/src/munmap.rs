@@ -12,7 +12,7 @@ use crate::{
     error::Error,
     ids::{VmaId, VmaTag},
     mm::{Mm, mmap_lock::MmapWriteGuard},
-    rmap::anon_vma::unlink_anon_vmas,
+    rmap::{Rmap, reverse_map::ReverseMap},
     vma::{flags::VmFlags, free::free_vma},
     zap::zap_range,
 };
@@ -139,7 +139,7 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
         self.for_each_detached(&detached, |id| {
             zap_range(objects, slot, self, &mut gather, objects.vma(id).range())
         });
-        self.for_each_detached(&detached, |id| unlink_anon_vmas(objects, id));
+        self.for_each_detached(&detached, |id| Rmap::unlink(objects, id));
         if tables == Tables::Free {
             let limits = self.limits_of(detached.hull);
             slot.space.free_tables(&mut gather, &objects.frames, detached.hull, limits);

@@ -1,7 +1,6 @@
 //! What the unit tests of this crate share: a machine, a memory manager, and programs that touch memory.
 
-use crate::ids::VmaId;
-use crate::{Config, Error, FaultAccess, FaultOutcome, Mm, Vm, VmFlags, vma::Backing};
+use crate::{Config, Error, FaultAccess, FaultOutcome, Mm, Vm, VmFlags, ids::VmaId, vma::Backing};
 use anonmem_frame::FolioPin;
 use anonmem_hal::{CpuId, PAGE_SHIFT, PAGE_SIZE, Pfn, Va, VaRange};
 use anonmem_hosted::{

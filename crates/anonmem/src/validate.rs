@@ -10,8 +10,9 @@ use crate::{
     ids::{MmId, VmaId},
     mm::{mmap_lock::MmapReadGuard, slot::MmSlot},
     rmap::{
-        folio::folio_lock_anon_vma_read,
-        walk::{RmapHit, rmap_walk_anon, rmap_walk_migrating},
+        Rmap,
+        hit::{Form, RmapHit},
+        reverse_map::ReverseMap,
     },
     vm::Vm,
     vma::{
@@ -366,13 +367,13 @@ impl<M: Machine> Vm<M> {
     /// Rmap finds as many entries as the folio counts.
     fn validate_rmap(&self, folio: Folio<'_, M>) -> Check {
         let mut found = 0;
-        if let Some(guard) = folio_lock_anon_vma_read(self, folio) {
-            let mut count = |_: RmapHit<'_, '_, M>| {
+        if let Some(guard) = Rmap::lock(self, folio) {
+            let mut count = |_: RmapHit<'_, '_, M, _>| {
                 found += 1;
                 ControlFlow::<()>::Continue(())
             };
-            let _ = rmap_walk_anon(&guard, folio, &mut count);
-            let _ = rmap_walk_migrating(&guard, folio, &mut count);
+            let _ = Rmap::walk(&guard, folio, Form::Present, &mut count);
+            let _ = Rmap::walk(&guard, folio, Form::Migration, &mut count);
         }
         expect("entries that rmap finds", folio.pfn().0, found, folio.counts().maps())
     }

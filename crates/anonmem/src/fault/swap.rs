@@ -16,6 +16,7 @@
 use crate::{
     events::Event,
     fault::vm_fault::{FaultAccess, FaultGuard, FaultResult, VmFault},
+    rmap::{Rmap, reverse_map::ReverseMap},
     swap::{cache::SwapIn, slot::SwapRef},
     vma::refusal::Refusal,
 };
@@ -54,7 +55,7 @@ pub(super) fn do_swap_page<M: Machine, G: FaultGuard<M>>(
         let map = lock.map_exclusive(anon_vma.raw(), fault.index);
         entries.exchange(fault.va, map, attrs(fault, SwapBits { sharing: Sharing::Exclusive, ..bits }))
     } else {
-        let root = fault.vm.anon_vma(anon_vma).root().unwrap_or(anon_vma);
+        let root = Rmap::shared_stamp(fault.vm, anon_vma);
         let map = lock.map_shared(root.raw(), fault.index).map_err(|TooManySharers| FaultResult::Oom)?;
         entries.exchange(fault.va, map, attrs(fault, bits))
     };

@@ -6,7 +6,7 @@ use crate::{
         mmap_lock::{MmapHeld, MmapReadGuard, MmapWriteGuard},
         slot::MmSlot,
     },
-    rmap::anon_vma::anon_vma_prepare,
+    rmap::{Rmap, reverse_map::ReverseMap},
     vm::Vm,
     vma::{flags::VmFlags, lock::VmaReadGuard, refusal::Refusal},
 };
@@ -148,7 +148,7 @@ impl<'a, M: Machine, G: FaultGuard<M>> VmFault<'a, M, G> {
         access: FaultAccess,
     ) -> Self {
         let (vma, va) = (vm.vma(id), va.page_down());
-        let (flags, index, anon_vma) = (vma.flags(), vma.index_of(va), vma.anon_vma());
+        let (flags, index, anon_vma) = (vma.flags(), vma.index_of(va), Rmap::stamp(vma));
         Self { vm, slot, guard, id, va, access, flags, index, anon_vma }
     }
 
@@ -158,7 +158,7 @@ impl<'a, M: Machine, G: FaultGuard<M>> VmFault<'a, M, G> {
             return Ok(anon_vma);
         }
         let mmap = self.guard.mmap().ok_or(Refusal::NoAnonVma)?;
-        anon_vma_prepare(self.vm, mmap, self.id).map_err(|OutOfMemory| FaultResult::Oom)
+        Rmap::prepare(self.vm, mmap, self.id).map_err(|OutOfMemory| FaultResult::Oom)
     }
 
     /// A page for the fault's bytes, before any spin lock is taken.

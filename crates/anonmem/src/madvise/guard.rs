@@ -15,7 +15,7 @@ use crate::{
         slot::MmSlot,
     },
     objects::Objects,
-    rmap::anon_vma::anon_vma_prepare,
+    rmap::{Rmap, reverse_map::ReverseMap},
     zap::{Zapped, zap_entry},
 };
 use anonmem_hal::{Machine, Marker, Pte, SoftLeaf, Va, VaRange};
@@ -27,7 +27,7 @@ impl<M: Machine> MmapReadGuard<'_, M> {
     /// Makes every access to `part` of VMA `id` trap, and drops its pages.
     pub(super) fn guard_install(&self, id: VmaId, part: VaRange) -> Result<(), Error> {
         let (objects, slot) = (self.objects, self.slot());
-        anon_vma_prepare(objects, MmapHeld::Read(self), id)?;
+        Rmap::prepare(objects, MmapHeld::Read(self), id)?;
         slot.note_peak();
         let mut gather = objects.gather(&slot.space, Teardown::Range);
         let (mut rest, mut result) = (part, Ok(()));

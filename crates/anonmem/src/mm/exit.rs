@@ -3,7 +3,11 @@
 //! Linux: mm/mmap.c `exit_mmap`.
 
 use crate::{
-    ids::MmId, objects::Objects, rmap::anon_vma::unlink_anon_vmas, vma::free::free_vma, zap::zap_range,
+    ids::MmId,
+    objects::Objects,
+    rmap::{Rmap, reverse_map::ReverseMap},
+    vma::free::free_vma,
+    zap::zap_range,
 };
 use anonmem_hal::{Machine, Va, VaRange};
 use anonmem_pgtable::Teardown;
@@ -17,7 +21,7 @@ pub(crate) fn exit_mmap<M: Machine>(objects: &Objects<M>, id: MmId) {
     assert!(slot.space.cpus().is_empty(), "an address space ends while CPUs {:?} run it", slot.space.cpus());
     let mut gather = objects.gather(&slot.space, Teardown::WholeSpace);
     slot.tree.for_each(objects.nodes(), |range, _| zap_range(objects, slot, &guard, &mut gather, range));
-    slot.tree.for_each(objects.nodes(), |_, id| unlink_anon_vmas(objects, id));
+    slot.tree.for_each(objects.nodes(), |_, id| Rmap::unlink(objects, id));
     // All at once: an upper table goes with the last of its VMAs, which may be several.
     let all = VaRange { start: Va(0), end: Va(u64::MAX) };
     let lowest = slot.tree.find(objects.nodes(), Va(0)).map(|(range, _)| range.start);

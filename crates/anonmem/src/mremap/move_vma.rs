@@ -27,6 +27,7 @@ use crate::{
     ids::{VmaId, VmaTag},
     mm::mmap_lock::MmapWriteGuard,
     munmap::Tables,
+    rmap::{Rmap, reverse_map::ReverseMap},
     vma::{
         flags::VmFlags,
         lock::VmaWrite,
@@ -211,5 +212,5 @@ fn promise(work: &Move, flags: VmFlags) -> u64 {
 
 /// The page index of the VMA's first page once it starts at `start`.
 fn new_pgoff<M: Machine>(vma: &Vma<M>, start: Va) -> u64 {
-    if vma.backing() == Backing::Anonymous && vma.anon_vma().is_none() { start.page() } else { vma.pgoff() }
+    if vma.backing() == Backing::Anonymous && Rmap::stamp(vma).is_none() { start.page() } else { vma.pgoff() }
 }

@@ -3,7 +3,7 @@
 use super::RemapFlags;
 use crate::{
     Advice, Config, Error, Event, LockMode, MapBacking, MapFlags, Mm, MmapRequest, Overcommit, Prot, VmFlags,
-    rmap::walk::folio_referenced,
+    rmap::referenced::folio_referenced,
     testing::{M, P, RW, World, pages},
     vma::Backing,
 };

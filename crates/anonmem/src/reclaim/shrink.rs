@@ -9,8 +9,8 @@ use crate::{
     events::Event,
     reclaim::SWAP_CLUSTER_MAX,
     rmap::{
+        referenced::folio_referenced,
         unmap::{UnmapTo, Unmapped, try_to_unmap},
-        walk::folio_referenced,
     },
     swap::slot::SwapRef,
     vm::Vm,

@@ -311,6 +311,40 @@ pub(crate) fn anon_vma_clone<M: Machine>(
     Ok(())
 }
 
+/// Links the target to the anon_vmas of what it takes over, if it has none of its own.
+///
+/// All that have an anon_vma have the same one.
+///
+/// # Errors
+/// [`OutOfMemory`]: the target is linked to nothing.
+pub(crate) fn dup_anon_vma<M: Machine>(
+    objects: &Objects<M>,
+    target: VmaId,
+    eaten: impl Iterator<Item = VmaId>,
+) -> Result<(), OutOfMemory> {
+    if objects.vma(target).anon_vma().is_some() {
+        return Ok(());
+    }
+    let Some(source) = eaten.filter(|&id| objects.vma(id).anon_vma().is_some()).last() else {
+        return Ok(());
+    };
+    objects.vma(target).set_anon_vma(objects.vma(source).anon_vma());
+    anon_vma_clone(objects, target, source)
+}
+
+/// Whether two VMAs may become one as far as their anon_vmas go: they have the same one, or one of them has none, and
+/// the other's came to it by no fork. (A VMA that came by fork is linked to its ancestors' anon_vmas as well; to link
+/// another one to all of those would make the walks of all their pages longer.)
+#[doc(alias = "is_mergeable_anon_vma")]
+pub(crate) fn anon_vmas_merge<M: Machine>(objects: &Objects<M>, a: VmaId, b: VmaId) -> bool {
+    match (objects.vma(a).anon_vma(), objects.vma(b).anon_vma()) {
+        (None, None) => true,
+        (Some(of_a), Some(of_b)) => of_a == of_b,
+        (Some(_), None) => is_singular(objects, a),
+        (None, Some(_)) => is_singular(objects, b),
+    }
+}
+
 /// As many chains as the list `like` has, linked; none if that fails.
 fn reserve_chains<M: Machine>(
     objects: &Objects<M>,

@@ -1,9 +1,11 @@
 //! Reverse mapping: from a page to the entries that map it.
 //!
+//! - `reverse_map`: what the rest asks of a reverse map, and `anon_vmas`: the one that answers.
 //! - [`anon_vma`]: the sets of VMAs, and how fork, split and exit keep them.
 //! - [`interval_tree`]: a set's VMAs by page index.
 //! - [`folio`]: from a folio to the lock of its set, although the set may be gone.
-//! - [`walk`]: every entry that maps a folio.
+//! - [`walk`]: every entry that maps a folio; [`hit`]: one of them.
+//! - [`referenced`], `unmap`: what is done with them.
 //!
 //! A page that may be shared belongs to an anon_vma that every one of its mappers is linked to. Exclusive pages
 //! belong to the anon_vma of the VMA that has them; fork shares a page without touching that, because the child is
@@ -12,10 +14,17 @@
 //! never stamped with a younger anon_vma.
 
 pub mod anon_vma;
+pub(crate) mod anon_vmas;
 pub mod folio;
+pub mod hit;
 pub mod interval_tree;
 pub mod objects;
+pub mod referenced;
+pub(crate) mod reverse_map;
 #[cfg(test)]
 mod tests;
 pub(crate) mod unmap;
 pub mod walk;
+
+/// The reverse map that is compiled.
+pub(crate) type Rmap = anon_vmas::AnonVmas;

@@ -1,6 +1,6 @@
 //! Which anon_vma a page belongs to, and that every mapping is found.
 
-use super::{folio::folio_lock_anon_vma_read, walk::folio_referenced};
+use super::{folio::folio_lock_anon_vma_read, referenced::folio_referenced};
 use crate::{
     Advice, MapBacking, MapFlags, Mm, MmapRequest, Prot, Vm,
     testing::{M, P, World},

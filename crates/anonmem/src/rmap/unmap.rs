@@ -5,15 +5,16 @@
 use crate::{
     objects::Objects,
     rmap::{
-        folio::folio_lock_anon_vma_read,
-        walk::{RmapHit, rmap_walk_anon},
+        Rmap,
+        hit::{Form, RmapHit},
+        reverse_map::ReverseMap,
     },
     swap::slot::SwapRef,
     vma::flags::VmFlags,
 };
 use anonmem_frame::{Folio, FolioGuard};
 use anonmem_hal::{EntryBits, Machine, Sharing};
-use anonmem_pgtable::{Cleared, TlbBatch};
+use anonmem_pgtable::{Cleared, StableVma, TlbBatch};
 use core::ops::ControlFlow;
 
 /// What became of the mappings of a page.
@@ -50,8 +51,9 @@ pub(crate) fn try_to_unmap<'v, M: Machine>(
     tlb: &mut TlbBatch<'v, M>,
 ) -> Unmapped {
     let folio = lock.folio();
-    let Some(guard) = folio_lock_anon_vma_read(objects, folio) else { return Unmapped::All };
-    let walked = rmap_walk_anon(&guard, folio, |hit| try_to_unmap_one(objects, hit, folio, to, tlb));
+    let Some(guard) = Rmap::lock(objects, folio) else { return Unmapped::All };
+    let walked =
+        Rmap::walk(&guard, folio, Form::Present, |hit| try_to_unmap_one(objects, hit, folio, to, tlb));
     drop(guard);
     match walked {
         ControlFlow::Continue(()) if folio.counts().maps() == 0 => Unmapped::All,
@@ -65,7 +67,7 @@ pub(crate) fn try_to_unmap<'v, M: Machine>(
 /// Replaces one entry; breaks if the page must stay.
 fn try_to_unmap_one<'v, M: Machine>(
     objects: &'v Objects<M>,
-    mut hit: RmapHit<'_, 'v, M>,
+    mut hit: RmapHit<'_, 'v, M, impl StableVma>,
     folio: Folio<'_, M>,
     to: &UnmapTo<'_, '_, M>,
     tlb: &mut TlbBatch<'v, M>,

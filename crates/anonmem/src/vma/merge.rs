@@ -27,7 +27,7 @@ use crate::{
     ids::VmaId,
     mm::{mmap_lock::MmapWriteGuard, slot::MmSlot},
     objects::Objects,
-    rmap::anon_vma::{anon_vma_clone, is_singular, unlink_anon_vmas},
+    rmap::{Rmap, reverse_map::ReverseMap},
     vma::{
         flags::VmFlags,
         free::free_vma,
@@ -73,7 +73,7 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
     #[doc(alias = "vma_merge_new_range")]
     pub(crate) fn merge_new(&self, area: &NewArea) -> Option<VmaId> {
         let (objects, slot) = (self.objects, self.slot());
-        let fits = |near: VmaId| objects.vma(near).anon_vma().is_none() || is_singular(objects, near);
+        let fits = |near: VmaId| Rmap::can_grow(objects, near);
         let prev =
             below(objects, slot, area.range.start).filter(|&p| area.follows(objects.vma(p)) && fits(p));
         let next = above(objects, slot, area.range.end).filter(|&n| area.precedes(objects.vma(n)) && fits(n));
@@ -83,7 +83,7 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
             self.commit_merge(&Merge { target, range, eaten: [eaten, None] })
         };
         if let (Some(prev), Some(next)) = (prev, next)
-            && anon_vmas_merge(objects, prev, next)
+            && Rmap::can_merge(objects, prev, next)
             && let Some(merged) = merge(prev, Some(next))
         {
             return Some(merged);
@@ -101,7 +101,7 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
         let fits = |near: VmaId, low: &Vma<M>, high: &Vma<M>| {
             objects.vma(near).flags() == flags
                 && backing_continues(low, high)
-                && anon_vmas_merge(objects, near, id)
+                && Rmap::can_merge(objects, near, id)
         };
         let prev = if at_start { below(objects, slot, range.start) } else { None };
         let prev = prev.filter(|&p| fits(p, objects.vma(p), vma));
@@ -112,7 +112,7 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
             self.commit_merge(&Merge { target, range, eaten: [Some(id), eaten] })
         };
         if let (Some(prev), Some(next)) = (prev, next)
-            && anon_vmas_merge(objects, prev, next)
+            && Rmap::can_merge(objects, prev, next)
             && let Some(merged) = merge(prev, Some(next))
         {
             return Some(merged);
@@ -135,7 +135,7 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
         for id in merge.eaten.into_iter().flatten() {
             let _ = objects.vma(id).start_write(self);
         }
-        dup_anon_vma(objects, merge)?;
+        Rmap::merge(objects, merge.target, merge.eaten.into_iter().flatten()).ok()?;
         // Those that keep a part; what goes away altogether stays in the interval trees until it is unlinked.
         let rests = merge.eaten.map(|id| id.and_then(|id| Some((id, rest_of(objects, id, merge.range)?))));
         let shrinking = rests.iter().flatten().map(|&(id, _)| id);
@@ -157,40 +157,11 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
         });
         for id in merge.eaten.iter().zip(rests).filter_map(|(id, rest)| id.filter(|_| rest.is_none())) {
             objects.vma(id).detach(self);
-            unlink_anon_vmas(objects, id);
+            Rmap::unlink(objects, id);
             free_vma(objects, id);
         }
         objects.count(Event::VmaMerge);
         Some(merge.target)
-    }
-}
-
-/// Links the target to the anon_vmas of what it takes over, if it has none of its own; `None` if there is no memory.
-///
-/// All that have an anon_vma have the same one.
-fn dup_anon_vma<M: Machine>(objects: &Objects<M>, merge: &Merge) -> Option<()> {
-    let target = objects.vma(merge.target);
-    if target.anon_vma().is_some() {
-        return Some(());
-    }
-    let sources = merge.eaten.into_iter().flatten();
-    let Some(source) = sources.filter(|&id| objects.vma(id).anon_vma().is_some()).last() else {
-        return Some(());
-    };
-    target.set_anon_vma(objects.vma(source).anon_vma());
-    anon_vma_clone(objects, merge.target, source).ok()
-}
-
-/// Whether two VMAs may become one as far as their anon_vmas go: they have the same one, or one of them has none, and
-/// the other's came to it by no fork. (A VMA that came by fork is linked to its ancestors' anon_vmas as well; to link
-/// another one to all of those would make the walks of all their pages longer.)
-#[doc(alias = "is_mergeable_anon_vma")]
-fn anon_vmas_merge<M: Machine>(objects: &Objects<M>, a: VmaId, b: VmaId) -> bool {
-    match (objects.vma(a).anon_vma(), objects.vma(b).anon_vma()) {
-        (None, None) => true,
-        (Some(of_a), Some(of_b)) => of_a == of_b,
-        (Some(_), None) => is_singular(objects, a),
-        (None, Some(_)) => is_singular(objects, b),
     }
 }
 

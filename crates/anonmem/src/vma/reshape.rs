@@ -5,7 +5,11 @@
 //!
 //! Linux: mm/vma.c `vma_prepare`, `vma_complete`.
 
-use crate::{ids::VmaId, mm::mmap_lock::MmapWriteGuard};
+use crate::{
+    ids::VmaId,
+    mm::mmap_lock::MmapWriteGuard,
+    rmap::{Rmap, reverse_map::ReverseMap},
+};
 use anonmem_hal::{Machine, VaRange};
 
 /// Proof that the reverse map waits for the VMAs' new ranges.
@@ -24,20 +28,13 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
         others: impl Iterator<Item = VmaId> + Clone,
         change: impl FnOnce(&Reshaping),
     ) {
-        let family = self.objects.vma(id).anon_vma().map(|of| self.objects.anon_vma_lock_write(of));
         let moved = others.chain([id]);
         anonmem_hal::debug_check!(
             M,
             moved.clone().all(|id| self.objects.vma(id).lock.is_write_locked(self.slot())),
             "a fault may be reading the range of a VMA that changes"
         );
-        if let Some(family) = &family {
-            moved.clone().for_each(|id| family.rekey_begin(id));
-        }
-        change(&Reshaping(()));
-        if let Some(family) = &family {
-            moved.for_each(|id| family.rekey_end(id));
-        }
+        Rmap::reshape(self.objects, moved, || change(&Reshaping(())));
     }
 
     /// Gives VMA `id` another range, which overlaps no other VMA.

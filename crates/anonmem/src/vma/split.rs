@@ -6,7 +6,11 @@
 //! Linux: mm/vma.c `__split_vma`.
 
 use crate::{
-    error::Error, events::Event, ids::VmaId, mm::mmap_lock::MmapWriteGuard, rmap::anon_vma::anon_vma_clone,
+    error::Error,
+    events::Event,
+    ids::VmaId,
+    mm::mmap_lock::MmapWriteGuard,
+    rmap::{Rmap, reverse_map::ReverseMap},
     vma::free::free_vma,
 };
 use anonmem_hal::{Machine, Va, VaRange};
@@ -48,8 +52,7 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
         let backing = vma.backing();
         objects.backing_get(backing);
         objects.vma(upper).init(self.id(), high, vma.index_of(high.start), vma.flags(), backing);
-        objects.vma(upper).set_anon_vma(vma.anon_vma());
-        if let Err(e) = anon_vma_clone(objects, upper, id) {
+        if let Err(e) = Rmap::split(objects, upper, id) {
             free_vma(objects, upper);
             return Err(e.into());
         }

@@ -6,7 +6,7 @@ use crate::{
         FaultAccess::{self, Read, Write},
         FaultOutcome, FaultResult, VmFault, handle_mm_fault,
     },
-    rmap::walk::folio_referenced,
+    rmap::referenced::folio_referenced,
     testing::{M, P, RW, World, pages},
     vma::Backing,
 };

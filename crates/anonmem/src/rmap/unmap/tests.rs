@@ -4,7 +4,7 @@ use super::{UnmapTo, Unmapped, try_to_unmap};
 use crate::{
     Advice, Event, Mm, Prot,
     reclaim::shrink::{Age, PageoutBatch, Shrunk},
-    rmap::walk::folio_referenced,
+    rmap::referenced::folio_referenced,
     testing::{M, P, RW, World, pages},
     vma::Backing,
 };

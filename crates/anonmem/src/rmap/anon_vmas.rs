@@ -1,0 +1,105 @@
+//! Sets of VMAs as a reverse map: Linux's way.
+//!
+//! The functions have Linux's names and are in [`anon_vma`](super::anon_vma), [`folio`](super::folio) and
+//! [`walk`](super::walk); this page says which of them does what of a [`ReverseMap`].
+
+use crate::{
+    ids::{AnonVmaId, VmaId},
+    mm::mmap_lock::MmapHeld,
+    objects::Objects,
+    rmap::{
+        anon_vma::{
+            AnonVmaReadGuard, anon_vma_clone, anon_vma_fork, anon_vma_prepare, anon_vmas_merge, dup_anon_vma,
+            is_singular, unlink_anon_vmas,
+        },
+        folio::folio_lock_anon_vma_read,
+        hit::{Form, RmapHit},
+        reverse_map::ReverseMap,
+        walk::walk,
+    },
+    vma::vma::Vma,
+};
+use anonmem_frame::{Folio, OutOfMemory};
+use anonmem_hal::Machine;
+use core::ops::ControlFlow;
+
+/// A page's stamp is an anon_vma: the set of VMAs that may map it.
+pub(crate) struct AnonVmas;
+
+impl<M: Machine> ReverseMap<M> for AnonVmas {
+    type Stamp = AnonVmaId;
+    type Locked<'v>
+        = AnonVmaReadGuard<'v, M>
+    where
+        M: 'v;
+
+    #[inline]
+    fn stamp(vma: &Vma<M>) -> Option<AnonVmaId> {
+        vma.anon_vma()
+    }
+
+    /// The root's: everybody who may map the page descends from it.
+    fn shared_stamp(objects: &Objects<M>, stamp: AnonVmaId) -> AnonVmaId {
+        objects.anon_vma(stamp).root().unwrap_or(stamp)
+    }
+
+    #[inline]
+    fn prepare(objects: &Objects<M>, mm: MmapHeld<'_, M>, id: VmaId) -> Result<AnonVmaId, OutOfMemory> {
+        anon_vma_prepare(objects, mm, id)
+    }
+
+    fn fork(objects: &Objects<M>, child: VmaId, parent: VmaId) -> Result<(), OutOfMemory> {
+        anon_vma_fork(objects, child, parent)
+    }
+
+    fn split(objects: &Objects<M>, upper: VmaId, lower: VmaId) -> Result<(), OutOfMemory> {
+        objects.vma(upper).set_anon_vma(objects.vma(lower).anon_vma());
+        anon_vma_clone(objects, upper, lower)
+    }
+
+    fn can_grow(objects: &Objects<M>, id: VmaId) -> bool {
+        objects.vma(id).anon_vma().is_none() || is_singular(objects, id)
+    }
+
+    fn can_merge(objects: &Objects<M>, a: VmaId, b: VmaId) -> bool {
+        anon_vmas_merge(objects, a, b)
+    }
+
+    fn merge(
+        objects: &Objects<M>,
+        target: VmaId,
+        eaten: impl Iterator<Item = VmaId>,
+    ) -> Result<(), OutOfMemory> {
+        dup_anon_vma(objects, target, eaten)
+    }
+
+    fn reshape(objects: &Objects<M>, moved: impl Iterator<Item = VmaId> + Clone, change: impl FnOnce()) {
+        let family = moved.clone().find_map(|id| objects.vma(id).anon_vma());
+        let lock = family.map(|of| objects.anon_vma_lock_write(of));
+        if let Some(lock) = &lock {
+            moved.clone().for_each(|id| lock.rekey_begin(id));
+        }
+        change();
+        if let Some(lock) = &lock {
+            moved.for_each(|id| lock.rekey_end(id));
+        }
+    }
+
+    fn unlink(objects: &Objects<M>, id: VmaId) {
+        unlink_anon_vmas(objects, id);
+    }
+
+    fn lock<'v>(objects: &'v Objects<M>, folio: Folio<'_, M>) -> Option<AnonVmaReadGuard<'v, M>> {
+        folio_lock_anon_vma_read(objects, folio)
+    }
+
+    #[inline]
+    fn walk<'v, B>(
+        locked: &AnonVmaReadGuard<'v, M>,
+        folio: Folio<'_, M>,
+        form: Form,
+        f: impl FnMut(RmapHit<'_, 'v, M, AnonVmaReadGuard<'v, M>>) -> ControlFlow<B>,
+    ) -> ControlFlow<B> {
+        walk(locked, folio, form, f)
+    }
+}

@@ -1,0 +1,43 @@
+//! Whether a page was used.
+//!
+//! Linux: mm/rmap.c `folio_referenced`.
+
+use crate::{
+    objects::Objects,
+    rmap::{Rmap, hit::Form, reverse_map::ReverseMap},
+    vma::flags::VmFlags,
+};
+use anonmem_frame::Folio;
+use anonmem_hal::Machine;
+use core::ops::ControlFlow;
+
+/// What `folio_referenced` found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Referenced {
+    /// Entries that were accessed since last asked.
+    pub young: u64,
+    /// Entries in all.
+    pub mappings: u64,
+    /// Whether a locked VMA maps it.
+    pub locked: bool,
+}
+
+/// Counts the mappings through which the folio was accessed since it was last asked, and clears their accessed
+/// bits. The TLB is not flushed: a stale "accessed" costs precision and nothing else.
+///
+/// # Locks
+/// The caller has a reference to the folio; its lock is not needed.
+pub fn folio_referenced<M: Machine>(objects: &Objects<M>, folio: Folio<'_, M>) -> Referenced {
+    let mut found = Referenced::default();
+    let Some(guard) = Rmap::lock(objects, folio) else { return found };
+    let _ = Rmap::walk(&guard, folio, Form::Present, |mut hit| {
+        found.mappings += 1;
+        if hit.entries.test_and_clear_young(hit.va) {
+            found.young += 1;
+            hit.look_around();
+        }
+        found.locked |= objects.vma(hit.vma).flags().contains(VmFlags::LOCKED);
+        ControlFlow::<()>::Continue(())
+    });
+    found
+}

@@ -1,0 +1,105 @@
+//! What the rest of the memory manager asks of a reverse map.
+//!
+//! A page carries a *stamp*, from which all entries that may map it are found. A back end says what a stamp is, how VMAs come to
+//! be found by it, and which lock keeps them: sets of VMAs ([`AnonVmas`](super::anon_vmas::AnonVmas)) are one. Nothing outside this
+//! folder names what belongs to one back end; [`Rmap`](super::Rmap) says which one is compiled.
+//!
+//! The contract, whatever the back end:
+//!
+//! - A walk under [`lock`](ReverseMap::lock) meets every entry that maps the folio for the whole walk, and an entry that moves
+//!   meanwhile at least once.
+//! - A page that may be shared has a stamp by which all of its mappers are found ([`shared_stamp`](ReverseMap::shared_stamp)), in
+//!   parents, children and siblings; a page of one mapper may have a younger one.
+//! - Everything that can fail does so before anything has changed.
+
+use crate::{
+    ids::VmaId,
+    mm::mmap_lock::MmapHeld,
+    objects::Objects,
+    rmap::hit::{Form, RmapHit},
+    vma::vma::Vma,
+};
+use anonmem_frame::{Folio, OutOfMemory};
+use anonmem_hal::Machine;
+use anonmem_pgtable::StableVma;
+use core::ops::ControlFlow;
+
+/// A way from a page to the entries that map it.
+pub(crate) trait ReverseMap<M: Machine> {
+    /// What a page carries.
+    type Stamp: Copy;
+
+    /// The lock under which the mappers of a page stand still; entries may be looked at and cleared under it, never filled.
+    type Locked<'v>: StableVma
+    where
+        M: 'v;
+
+    /// The stamp that new pages of a VMA get, if it is ready for pages.
+    fn stamp(vma: &Vma<M>) -> Option<Self::Stamp>;
+
+    /// The stamp for a page that others map, or may map, too, and that this VMA brings back.
+    fn shared_stamp(objects: &Objects<M>, stamp: Self::Stamp) -> Self::Stamp;
+
+    /// Makes a VMA ready for pages.
+    ///
+    /// # Locks
+    /// The mmap lock, for reading or writing; two may race.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`].
+    fn prepare(objects: &Objects<M>, mm: MmapHeld<'_, M>, id: VmaId) -> Result<Self::Stamp, OutOfMemory>;
+
+    /// Lets the pages of `parent` be found in `child`, its copy in another address space that is in no tree yet.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`]: the child is as it was.
+    fn fork(objects: &Objects<M>, child: VmaId, parent: VmaId) -> Result<(), OutOfMemory>;
+
+    /// Lets the pages of `lower` be found in `upper` as well, which is to take its upper part and is in no tree yet.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`]: the upper one is as it was.
+    fn split(objects: &Objects<M>, upper: VmaId, lower: VmaId) -> Result<(), OutOfMemory>;
+
+    /// Whether a VMA may cover more addresses, which have no page yet.
+    fn can_grow(objects: &Objects<M>, id: VmaId) -> bool;
+
+    /// Whether two VMAs may become one.
+    fn can_merge(objects: &Objects<M>, a: VmaId, b: VmaId) -> bool;
+
+    /// Lets the pages of `eaten`, each of which [`can_merge`](Self::can_merge), be found in `target`.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`]: the target is as it was.
+    fn merge(
+        objects: &Objects<M>,
+        target: VmaId,
+        eaten: impl Iterator<Item = VmaId>,
+    ) -> Result<(), OutOfMemory>;
+
+    /// Runs `change`, which gives the VMAs of `moved`, all of one family, new ranges: a walk sees them before it or after it.
+    ///
+    /// # Locks
+    /// The mmap lock for writing.
+    fn reshape(objects: &Objects<M>, moved: impl Iterator<Item = VmaId> + Clone, change: impl FnOnce());
+
+    /// Ends that a VMA is found. It has no page any more.
+    fn unlink(objects: &Objects<M>, id: VmaId);
+
+    /// Locks what maps a folio; `None` if the folio is not anonymous or not mapped.
+    ///
+    /// # Locks
+    /// The caller has a reference to the folio, and may or may not hold its lock. Sleeps.
+    fn lock<'v>(objects: &'v Objects<M>, folio: Folio<'_, M>) -> Option<Self::Locked<'v>>;
+
+    /// Calls `f` for every entry of `form` that owns a page of `folio`, until it breaks.
+    ///
+    /// # Locks
+    /// `locked` is that of the folio. Takes one page-table lock at a time.
+    fn walk<'v, B>(
+        locked: &Self::Locked<'v>,
+        folio: Folio<'_, M>,
+        form: Form,
+        f: impl FnMut(RmapHit<'_, 'v, M, Self::Locked<'v>>) -> ControlFlow<B>,
+    ) -> ControlFlow<B>;
+}
