@@ -89,7 +89,7 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
             return Err(Error::MAX_MAP_COUNT);
         }
         self.cut(&work)?;
-        let prepared = self.prepare(&work).inspect_err(|_| self.uncut(&work))?;
+        let prepared = self.prepare_move(&work).inspect_err(|_| self.uncut(&work))?;
         self.commit_move(&work, prepared);
         Ok(())
     }
@@ -118,7 +118,7 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
         found.expect("the mapping that moves is there").1
     }
 
-    fn prepare<'a>(&'a self, work: &Move) -> Result<Prepared<'a, M>, Error> {
+    fn prepare_move<'a>(&'a self, work: &Move) -> Result<Prepared<'a, M>, Error> {
         let (objects, slot) = (self.objects, self.slot());
         let vma = objects.vma(self.vma_from(work.from.start));
         // From here on no fault fills an entry that moves, or adds a table for one.
