@@ -367,8 +367,8 @@ impl<M: Machine> Vm<M> {
     fn validate_rmap(&self, folio: Folio<'_, M>) -> Check {
         let mut found = 0;
         if let Some(guard) = folio_lock_anon_vma_read(self, folio) {
-            let mut count = |_: RmapHit<'_, '_, M>| {
-                found += 1;
+            let mut count = |hit: RmapHit<'_, '_, M>| {
+                found += hit.pages;
                 ControlFlow::<()>::Continue(())
             };
             let _ = rmap_walk_anon(&guard, folio, &mut count);

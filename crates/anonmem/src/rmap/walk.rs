@@ -11,23 +11,25 @@ use crate::{
 use anonmem_frame::Folio;
 use anonmem_hal::{Machine, PAGE_SIZE, Pfn, Present, Pte, SoftLeaf, Va, VaRange};
 use anonmem_pgtable::{Mapped, PteGuard};
-use core::ops::ControlFlow;
+use core::ops::{ControlFlow, RangeInclusive};
 
-/// One mapping that a walk met, with its page table locked.
+/// Mappings of consecutive pages that a walk met in one table, which is locked: a [`Batch`](anonmem_pgtable::Batch) of the folio's.
 pub struct RmapHit<'a, 'v, M: Machine> {
     /// The VMA that maps the page.
     pub vma: VmaId,
-    /// Where.
+    /// Where the first one is.
     pub va: Va,
-    /// The page: one of the folio's.
+    /// Its page: one of the folio's.
     pub page: Pfn,
+    /// How many pages from there on are mapped.
+    pub pages: u64,
     /// The address space.
     pub(crate) slot: &'v MmSlot<M>,
     /// The table that the entry is in, locked. An rmap lock lets it be changed and cleared, not filled.
     pub entries: PteGuard<'a, M, AnonVmaReadGuard<'v, M>>,
 }
 
-/// Calls `f` for every entry that maps a page of `folio`, until it breaks.
+/// Calls `f` for every batch of entries that map pages of `folio`, until it breaks.
 ///
 /// Every mapping that exists for the whole walk is met, a page that moves meanwhile (mremap) at least once.
 ///
@@ -89,8 +91,11 @@ fn walk<'v, M: Machine, B>(
     let mut at = tree.first_overlap(objects, first, last);
     while let Some(chain) = at {
         let id = objects.chain(chain).vma();
-        for index in first..=last {
-            if let Some(hit) = find_mapping(objects, guard, id, folio, index, form) {
+        let mut index = first;
+        while index <= last {
+            let hit = find_mapping(objects, guard, id, folio, index..=last, form);
+            index += hit.as_ref().map_or(1, |hit| hit.pages);
+            if let Some(hit) = hit {
                 f(hit)?;
             }
         }
@@ -99,18 +104,18 @@ fn walk<'v, M: Machine, B>(
     ControlFlow::Continue(())
 }
 
-/// The entry of VMA `id` for page `index`, if it maps `folio`.
+/// The entries of VMA `id` from the first page of `indexes` on, if they map `folio`, whose last page is the last of those.
 #[doc(alias = "page_vma_mapped_walk")]
 fn find_mapping<'a, 'v, M: Machine>(
     objects: &'v Objects<M>,
     guard: &'a AnonVmaReadGuard<'v, M>,
     id: VmaId,
     folio: Folio<'_, M>,
-    index: u64,
+    indexes: RangeInclusive<u64>,
     form: Form,
 ) -> Option<RmapHit<'a, 'v, M>> {
     let vma = objects.vma(id);
-    let va = vma.address_of(index)?;
+    let va = vma.address_of(*indexes.start())?;
     let slot = objects.mm_slot(vma.mm()?);
     let table = slot.space.walk(&objects.frames, guard, va)?;
     let maps = |pte| form.page(pte).filter(|&page| objects.frames.folio(page) == Some(folio));
@@ -118,7 +123,13 @@ fn find_mapping<'a, 'v, M: Machine>(
     maps(table.peek(va))?;
     let entries = table.lock();
     let page = maps(entries.get(va))?;
-    Some(RmapHit { vma: id, va, page, slot, entries })
+    let pages = match form {
+        Form::Present if indexes.start() != indexes.end() => {
+            entries.batch(VaRange { start: va, end: vma.end() }).map_or(1, |batch| batch.pages())
+        }
+        Form::Present | Form::Migration => 1,
+    };
+    Some(RmapHit { vma: id, va, page, pages, slot, entries })
 }
 
 /// What `folio_referenced` found.
@@ -144,9 +155,11 @@ pub fn folio_referenced<M: Machine>(objects: &Objects<M>, folio: Folio<'_, M>) -
     let mut found = Referenced::default();
     let Some(guard) = folio_lock_anon_vma_read(objects, folio) else { return found };
     let _ = rmap_walk_anon(&guard, folio, |mut hit| {
-        found.mappings += 1;
-        if hit.entries.test_and_clear_young(hit.va) {
-            found.young += 1;
+        found.mappings += hit.pages;
+        let young =
+            (0..hit.pages).filter(|&i| hit.entries.test_and_clear_young(hit.va.page_after(i))).count();
+        if young > 0 {
+            found.young += young as u64;
             hit.look_around();
         }
         found.locked |= objects.vma(hit.vma).flags().contains(crate::vma::VmFlags::LOCKED);
