@@ -40,8 +40,9 @@ pub mod validate;
 
 pub use array::FrameArray;
 pub use folio::{
-    DupError, Exclusive, ExclusiveRef, Folio, FolioGuard, FolioPin, FolioRef, FrozenFolio, MigrationHold,
-    MigrationHoldRef, NewFolio, Shared, SharedRef, ShmMap, TooManySharers,
+    DupError, Exclusive, ExclusiveRef, Folio, FolioGuard, FolioPin, FolioRef, FrozenFolio, MapRun,
+    MigrationHold, MigrationHoldRef, NewAnonPages, NewFolio, Shared, SharedRef, ShmMap, TooManySharers,
+    try_dup_page, try_dup_run,
 };
 pub use frames::{Frames, FramesError, MAX_FRAMES, OutOfMemory};
 pub use handle::{Handle, Link, RawHandle};

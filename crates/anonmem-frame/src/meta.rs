@@ -127,6 +127,13 @@ impl<M: Machine> Meta<M> {
         self.flags.peek() >> flags::KIND_SHIFT & 15 == kind as u32
     }
 
+    /// Whether the frame is a folio of one page.
+    #[inline(always)]
+    pub(crate) fn is_one_page(&self) -> bool {
+        // Kind and order are the highest bits.
+        self.flags.peek() >> flags::KIND_SHIFT == Kind::Folio as u32
+    }
+
     /// The order of the block that starts here.
     #[inline]
     pub(crate) fn order(&self) -> Order {

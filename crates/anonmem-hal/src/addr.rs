@@ -66,7 +66,12 @@ impl Va {
 
     /// The page that follows the one at this address.
     pub const fn next_page(self) -> Self {
-        Self(self.0 + PAGE_SIZE as u64)
+        self.page_after(1)
+    }
+
+    /// The address `pages` pages on.
+    pub const fn page_after(self, pages: u64) -> Self {
+        Self(self.0 + pages * PAGE_SIZE as u64)
     }
 }
 

@@ -1,9 +1,9 @@
 //! What the explorer finds, says and repeats.
 
-use anonmem_hal::{Machine, Sched};
+use anonmem_hal::{Machine, Order, Pfn, PhysMem, Probe, Sched};
 use anonmem_lab::{
     Config, FailureKind, Inject, Model, Program, Report, Scenario, Search, Sim, choose, explore,
-    explore_bounded, replay,
+    explore_bounded, replay, sim::SimProbe,
 };
 use anonmem_sync::{
     Atomic,
@@ -372,4 +372,63 @@ fn whoever_wakes_one_of_two_sleepers_may_wake_either() {
     });
     explore(&scenario, &Config::default()).assert_passed();
     assert!(seen.borrow().contains(&1) && seen.borrow().contains(&2), "{seen:?}");
+}
+
+/// A page whose contents are published by `publish`, and read once that was seen with `look`.
+fn page_contents(publish: anonmem_sync::Ordering, look: anonmem_sync::Ordering) -> Scenario<Page> {
+    let scenario = Scenario::new("page-contents", 1, || Page { sim: Sim::new(4), ready: Atomic::new(0) })
+        .cpu("fills", move |w| {
+            w.sim.zero(PAGE, Order::ZERO);
+            w.ready.store(1, publish);
+        })
+        .cpu("copies", move |w| {
+            if w.ready.load(look) == 1 {
+                w.sim.copy(PAGE.offset(1), PAGE, Order::ZERO);
+            }
+        });
+    // SAFETY: the world is the machine and a word; the machine lists its memory.
+    unsafe { scenario.restored_by_copy(|w, regions| w.sim.regions(regions)) }
+}
+
+struct Page {
+    sim: Sim,
+    ready: Atomic<u32, Sim>,
+}
+
+const PAGE: Pfn = Pfn(17);
+
+#[test]
+fn the_bytes_of_a_page_are_published_like_any_other_word() {
+    use anonmem_sync::Ordering::{Acquire, Release};
+    for model in [Model::Sc, Model::C11] {
+        let config = Config::default().model(model);
+        explore(&page_contents(Release, Acquire), &config).assert_passed();
+        for (publish, look) in [(Relaxed, Acquire), (Release, Relaxed)] {
+            let report = explore(&page_contents(publish, look), &config);
+            assert_eq!(kind_of(&report), Some(FailureKind::DataRace), "{publish:?} {look:?}: {report}");
+        }
+    }
+}
+
+#[test]
+fn a_frame_is_not_freed_under_somebody_who_reads_a_word_of_it() {
+    // The word never changes, and freeing is no step: only the clock of the frame can tell.
+    let scenario = |wait: anonmem_sync::Ordering| {
+        let scenario =
+            Scenario::new("freed-under-reader", 1, || Page { sim: Sim::new(4), ready: Atomic::new(0) })
+                .cpu("reads", |w| {
+                    let word = w.sim.direct_map(PAGE).cast::<u64>();
+                    SimProbe::load(word.as_ptr().addr(), Relaxed, || 0);
+                    w.ready.store(1, anonmem_sync::Ordering::Release);
+                })
+                .cpu("frees", move |w| {
+                    anonmem_sync::spin_until::<Sim>(&|| w.ready.load(wait) == 1);
+                    w.sim.freed(PAGE, Order::ZERO);
+                });
+        // SAFETY: as above.
+        unsafe { scenario.restored_by_copy(|w, regions| w.sim.regions(regions)) }
+    };
+    explore(&scenario(anonmem_sync::Ordering::Acquire), &Config::default()).assert_passed();
+    let report = explore(&scenario(Relaxed), &Config::default());
+    assert_eq!(kind_of(&report), Some(FailureKind::DataRace), "{report}");
 }

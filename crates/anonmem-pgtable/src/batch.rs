@@ -1,69 +1,88 @@
-//! Translations of entries that were cleared and are flushed later, many at once.
+//! Entries that are handled together: those of consecutive pages of one folio that say the same.
 //!
-//! Reclaim unmaps page after page and owns each until it is written; one flush for all comes before. Meanwhile a cleared
-//! entry does not mean that no CPU uses the page any more. Whoever relies on that asks
-//! [`AddressSpace::is_flush_deferred`] under the page-table lock, and flushes himself.
+//! Whoever touches several entries (fork, zap, unmap) asks a folio once and not once a page. A batch ends at the first of
+//! these: the end of the table, the end of what the caller gives (a VMA, or a part of it), the end of the folio, an entry
+//! whose frame is not the next one, and one that differs in its permissions, in the mark of userfaultfd, or in whether its
+//! page is exclusive. Accessed and dirty bits, which the hardware sets one by one, are gathered.
 //!
-//! Linux: mm/rmap.c `set_tlb_ubc_flush_pending`, `try_to_unmap_flush`, `flush_tlb_batched_pending`. Differs: the address spaces are
-//! remembered with their ranges, instead of the CPUs; the count of unfinished batches of a space tells whether one is under way.
+//! The entries of a folio of one page are batches of one, and nothing is asked to find that out but the word of metadata that
+//! everybody reads anyway. mprotect has no use for batches: it asks no folio, but each page's own word, with one load.
+//!
+//! Linux: mm/internal.h `folio_pte_batch_flags`.
 
-use crate::space::AddressSpace;
 use anonmem_frame::Frames;
-use anonmem_hal::{FlushRange, Machine, Va, VaRange};
+use anonmem_hal::{Arch, Machine, Present, Pte, VaRange};
+use anonmem_sync::{Atomic, Ordering};
 
-/// Address spaces that a batch remembers; one more makes it flush.
-const SPACES: usize = 4;
-
-/// Flushes that were put off.
-#[must_use = "flush() makes the CPUs forget"]
-pub struct TlbBatch<'f, M: Machine> {
-    frames: &'f Frames<M>,
-    spaces: [Option<(&'f AddressSpace<M>, VaRange)>; SPACES],
+/// Entries of one table for consecutive pages of one folio that say the same.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Batch {
+    range: VaRange,
+    present: Present,
 }
 
-impl<'f, M: Machine> TlbBatch<'f, M> {
-    /// An empty one.
-    pub fn new(frames: &'f Frames<M>) -> Self {
-        Self { frames, spaces: [None; SPACES] }
+impl Batch {
+    /// The batch that `words`, the entries for `within`, start with.
+    pub(crate) fn of<M: Machine>(
+        frames: &Frames<M>,
+        words: &[Atomic<u64, M>],
+        within: VaRange,
+    ) -> Option<Self> {
+        let mut present = page_in::<M>(words[0].load(Ordering::Relaxed))?;
+        let pages = match frames.is_one_page(present.pfn) {
+            true => 1,
+            false => gather(frames, words, &mut present) as u64,
+        };
+        Some(Self { range: VaRange { start: within.start, end: within.start.page_after(pages) }, present })
     }
 
-    /// Notes that the entry for `va` of `space` was cleared, whose page-table lock is still held.
-    #[doc(alias = "set_tlb_ubc_flush_pending")]
-    pub fn note(&mut self, space: &'f AddressSpace<M>, va: Va) {
-        let page = VaRange::page(va);
-        let same = |s: &&mut (&'f AddressSpace<M>, VaRange)| core::ptr::eq(s.0, space);
-        if let Some((_, range)) = self.spaces.iter_mut().flatten().find(same) {
-            *range = VaRange { start: range.start.min(page.start), end: range.end.max(page.end) };
-            return;
-        }
-        if self.spaces.iter().all(Option::is_some) {
-            self.flush();
-        }
-        space.defer_flush();
-        let free = self.spaces.iter_mut().find(|s| s.is_none());
-        *free.expect("a full batch was flushed") = Some((space, page));
+    /// The number of entries, at least 1.
+    pub const fn pages(&self) -> u64 {
+        self.range.pages().0
     }
 
-    /// Makes every CPU forget what was noted.
-    ///
-    /// # Locks
-    /// Page-table locks may be held.
-    #[doc(alias = "try_to_unmap_flush")]
-    pub fn flush(&mut self) {
-        for (space, range) in self.spaces.iter_mut().filter_map(Option::take) {
-            space.flush(self.frames, FlushRange::Range(range));
-            space.flush_done();
-        }
+    /// The addresses.
+    pub const fn range(&self) -> VaRange {
+        self.range
     }
 
-    /// Whether nothing is put off.
-    pub fn is_empty(&self) -> bool {
-        self.spaces.iter().all(Option::is_none)
+    /// What the entries say: the first one's frame, and accessed or dirty if any is.
+    pub const fn present(&self) -> Present {
+        self.present
     }
 }
 
-impl<M: Machine> Drop for TlbBatch<'_, M> {
-    fn drop(&mut self) {
-        assert!(self.is_empty() || M::unwinding(), "a batch of flushes was dropped before it was flushed");
+fn page_in<M: Machine>(raw: u64) -> Option<Present> {
+    match M::Arch::decode_pte(raw) {
+        Pte::Present(present) => (!present.special).then_some(present),
+        Pte::None | Pte::Soft(_) => None,
     }
+}
+
+/// The length of the batch that `words` start with, whose first entry says `present`; gathers what the others say.
+#[cold]
+pub(crate) fn gather<M: Machine>(
+    frames: &Frames<M>,
+    words: &[Atomic<u64, M>],
+    present: &mut Present,
+) -> usize {
+    let first = *present;
+    let exclusive = frames.page_is_exclusive(first.pfn);
+    let of_folio = frames.folio(first.pfn).map_or(1, |folio| folio.pages_from(first.pfn));
+    let most = words.len().min(of_folio as usize);
+    let mut len = 1;
+    while len < most {
+        let Some(next) = page_in::<M>(words[len].load(Ordering::Relaxed)) else { break };
+        let goes_on = next.pfn == first.pfn.offset(len as u64)
+            && next.prot == first.prot
+            && next.uffd_wp == first.uffd_wp
+            && frames.page_is_exclusive(next.pfn) == exclusive;
+        if !goes_on {
+            break;
+        }
+        present.young |= next.young;
+        present.dirty |= next.dirty;
+        len += 1;
+    }
+    len
 }

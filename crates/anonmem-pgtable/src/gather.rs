@@ -3,22 +3,17 @@
 //! Linux: mm/mmu_gather.c `tlb_gather_mmu`, `tlb_finish_mmu`. Differs: a fixed batch on the stack instead of
 //! pages of pointers; when it is full, it is flushed and freed, and filling goes on.
 
-use crate::{dead::DeadTables, owned::Unmap, space::AddressSpace};
-use anonmem_frame::{FolioRef, Frames};
+use crate::{
+    dead::DeadTables,
+    owned::{Unmap, UnmapPage},
+    space::{AddressSpace, Teardown},
+};
+use anonmem_frame::{FolioRef, Frames, MapRun};
 use anonmem_hal::{FlushRange, Machine, Pfn, Va, VaRange};
 use anonmem_sync::Rcu;
 
 /// Pages a batch holds.
 const BATCH: usize = 512;
-
-/// How much of an address space is being torn down.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Teardown {
-    /// A range of one that lives on.
-    Range,
-    /// All of one that no CPU runs and none will run again.
-    WholeSpace,
-}
 
 /// Owns the pages and tables that were unmapped until every CPU has forgotten them.
 #[must_use = "finish() flushes and frees"]
@@ -107,6 +102,35 @@ impl<'f, M: Machine> MmuGather<'f, M> {
                     self.page(va, page);
                 }
             }
+        }
+    }
+
+    /// [`mapping`](Self::mapping) of a page that is a folio of its own; of another, the caller makes a [`run`](Self::run).
+    ///
+    /// # Errors
+    /// The mapping.
+    #[doc(alias = "tlb_remove_page")]
+    #[inline(always)]
+    pub fn one_page<O: UnmapPage<'f, M>>(&mut self, va: Va, map: O) -> Result<(), O> {
+        match self.teardown {
+            Teardown::Range => self.page(va, map.unmap_one_page()?),
+            // As in `mapping`.
+            Teardown::WholeSpace => {
+                if let Some(page) = map.unmap_untranslated_one_page()? {
+                    self.page(va, page);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the mappings that the entries for `range` owned: one reference, one slot.
+    #[doc(alias = "tlb_remove_folio")]
+    pub fn run(&mut self, range: VaRange, run: MapRun<'f, M>) {
+        anonmem_hal::debug_check_eq!(M, range.pages().0, run.pages());
+        self.mapping(range.start, run);
+        if self.teardown == Teardown::Range {
+            self.note(Va(range.end.0 - 1).page_down());
         }
     }
 

@@ -1,52 +1,61 @@
 //! A locked last-level table: the only place where entries change.
 
 use crate::{
-    gather::Teardown,
-    owned::{Cleared, EntryOwner, Mapped, share_page},
+    owned::{Cleared, EntryOwner, Mapped},
+    space::Teardown,
     table::{CanInstall, PteTable, StableVma},
+    word::{change_word, take},
 };
-use anonmem_frame::DupError;
-use anonmem_hal::{Arch, EntryBits, Machine, PAGE_SIZE, Present, Protection, Pte, SoftLeaf, Va, VaRange};
+use anonmem_frame::Frames;
+use anonmem_hal::{Arch, Machine, PAGE_SIZE, Present, Protection, Pte, SoftLeaf, Va, VaRange};
 use anonmem_sync::{Atomic, Ordering, Plain, order::Ptl, spin::RawSpinGuard};
-
-/// What an entry says beside the page it maps.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Attrs {
-    /// The hardware's permissions.
-    pub prot: Protection,
-    /// Born accessed, because a fault is about to access it.
-    pub young: bool,
-    /// Born dirty, because a fault is about to write it.
-    pub dirty: bool,
-    /// Write-protected on behalf of userfaultfd.
-    pub uffd_wp: bool,
-}
-
-impl From<Present> for Attrs {
-    fn from(p: Present) -> Self {
-        Self { prot: p.prot, young: p.young, dirty: p.dirty, uffd_wp: p.uffd_wp }
-    }
-}
-
-impl Attrs {
-    /// What an entry says that comes from another form, in a VMA that allows `vma`.
-    pub const fn of(bits: EntryBits, vma: Protection) -> Self {
-        Self { prot: bits.prot(vma), young: bits.young, dirty: bits.dirty, uffd_wp: bits.uffd_wp }
-    }
-}
 
 /// A last-level table whose lock is held. `G` is the guard that keeps the VMA stable.
 #[must_use = "the page-table lock is released when the guard drops"]
 pub struct PteGuard<'a, M: Machine, G> {
-    table: PteTable<'a, M, G>,
+    pub(crate) table: PteTable<'a, M, G>,
     /// Entries in use.
     used: &'a Plain<u64, M>,
     _lock: RawSpinGuard<'a, M, Ptl>,
 }
 
+impl<'a, M: Machine, G: StableVma> PteTable<'a, M, G> {
+    /// Locks the table.
+    #[doc(alias = "pte_offset_map_lock")]
+    #[inline]
+    #[track_caller]
+    pub fn lock(self) -> PteGuard<'a, M, G> {
+        PteGuard::new(self, self.frames.table_lock::<Ptl>(self.table).lock())
+    }
+
+    /// Locks the table while another one is locked: the child's in fork, the second by address in a move.
+    #[inline]
+    #[track_caller]
+    pub fn lock_nested(self) -> PteGuard<'a, M, G> {
+        PteGuard::new(self, self.frames.table_lock::<Ptl>(self.table).lock_nested(1))
+    }
+
+    /// Locks this and another table, in the order of their addresses; the same one is locked once.
+    pub fn lock_two(self, other: Self) -> (PteGuard<'a, M, G>, Option<PteGuard<'a, M, G>>) {
+        if self.table == other.table {
+            (self.lock(), None)
+        } else if self.table < other.table {
+            let first = self.lock();
+            (first, Some(other.lock_nested()))
+        } else {
+            let second = other.lock();
+            (self.lock_nested(), Some(second))
+        }
+    }
+}
+
 impl<'a, M: Machine, G: StableVma> PteGuard<'a, M, G> {
     pub(crate) fn new(table: PteTable<'a, M, G>, lock: RawSpinGuard<'a, M, Ptl>) -> Self {
         Self { table, used: table.frames.table_used(table.table), _lock: lock }
+    }
+
+    pub(crate) fn frames(&self) -> &'a Frames<M> {
+        self.table.frames
     }
 
     /// The table that is locked.
@@ -161,80 +170,6 @@ impl<'a, M: Machine, G: StableVma> PteGuard<'a, M, G> {
         !flush.is_empty()
     }
 
-    /// The same for all present entries of `range`; returns what must be flushed.
-    #[doc(alias = "change_pte_range")]
-    pub fn change_protection_range(&mut self, range: VaRange, prot: Protection) -> VaRange {
-        // Entries in use: a sparse table is left early, an empty one at once.
-        let mut left = self.used();
-        if left == 0 {
-            return VaRange { start: range.start, end: range.start };
-        }
-        let (mut first, mut end) = (usize::MAX, 0);
-        for (i, word) in self.table.words_of(range).iter().enumerate() {
-            let raw = word.load(Ordering::Relaxed);
-            if raw == 0 {
-                continue;
-            }
-            let reduced = if M::Arch::pte_plain(raw) {
-                self.change_one(word, raw, prot)
-            } else {
-                self.change_unusual(word, raw, prot)
-            };
-            if reduced {
-                (first, end) = (first.min(i), i + 1);
-            }
-            left -= 1;
-            if left == 0 {
-                break;
-            }
-        }
-        pages_of(range, first.min(end), end)
-    }
-
-    /// Changes the permissions of an entry that holds `raw`; returns whether it has lost any.
-    // Inlined twice: of a plain entry the compiler knows what it need not ask.
-    #[inline(always)]
-    fn change_one(&self, word: &Atomic<u64, M>, raw: u64, prot: Protection) -> bool {
-        // Asking the page costs a look at its metadata: only if it matters.
-        let write = prot.write && self.may_write(raw);
-        // What the hardware may set meanwhile is no permission: the entry as it was seen tells.
-        let new = change_word(word, raw, move |raw| M::Arch::pte_modify(raw, Protection { write, ..prot }));
-        M::Arch::pte_reduced(raw, new)
-    }
-
-    #[inline(never)]
-    fn change_unusual(&self, word: &Atomic<u64, M>, raw: u64, prot: Protection) -> bool {
-        if M::Arch::pte_present(raw) {
-            return self.change_one(word, raw, prot);
-        }
-        match M::Arch::decode_pte(raw) {
-            // The page comes back with what the entry says by then.
-            Pte::Soft(SoftLeaf::Migration { pfn, bits }) if !prot.write => {
-                let leaf = SoftLeaf::Migration { pfn, bits: bits.write_protected() };
-                word.store(M::Arch::encode_pte(Pte::Soft(leaf)), Ordering::Relaxed);
-            }
-            // A page comes back from swap with what the VMA says by then.
-            Pte::Soft(SoftLeaf::Migration { .. } | SoftLeaf::Swap { .. } | SoftLeaf::Marker(_)) => {}
-            Pte::None | Pte::Present(_) => {}
-        }
-        // No TLB has it.
-        false
-    }
-
-    /// Whether the owner of an entry that holds `raw` may write without another fault.
-    #[inline(always)]
-    fn may_write(&self, raw: u64) -> bool {
-        let Some(page) = M::Arch::pte_page(raw) else { return false };
-        M::Arch::pte_can_mkwrite(raw) && (self.table.frames.page_is_exclusive(page) || self.is_shm(raw))
-    }
-
-    /// Whether an entry that holds `raw` owns a page of a shared object.
-    #[cold]
-    fn is_shm(&self, raw: u64) -> bool {
-        // SAFETY: the entry is part of this table, whose lock is held.
-        matches!(unsafe { Mapped::of_bits(self.table.frames, raw) }, Mapped::Shm(_))
-    }
-
     /// Empties an entry in use, for another owner to take its place under this hold of the lock.
     ///
     /// # Panics
@@ -304,7 +239,7 @@ impl<'a, M: Machine, G: StableVma> PteGuard<'a, M, G> {
     }
 
     #[inline]
-    fn count_used(&mut self, by: i64) {
+    pub(crate) fn count_used(&mut self, by: i64) {
         self.used.update(|n| n.wrapping_add_signed(by));
     }
 
@@ -318,40 +253,6 @@ impl<'a, M: Machine, G: StableVma> PteGuard<'a, M, G> {
         word.store(raw, Ordering::Release);
         self.count_used(1);
     }
-
-    /// Moves the entries of `range` to another table (or within this one, with `to` = `None`), to the empty ones from
-    /// `target` on. Returns what of `range` the caller must flush before it lets go of the locks.
-    #[doc(alias = "move_ptes")]
-    pub fn move_range(&mut self, range: VaRange, to: Option<&mut Self>, target: Va) -> VaRange {
-        let source = self.table.words_of(range);
-        let dest = to.as_deref().map_or(self.table, |to| to.table);
-        let dest = dest.words_of(VaRange { start: target, end: Va(target.0 + range.len()) });
-        let mut moved = 0;
-        let (mut first, mut end) = (usize::MAX, 0);
-        for (i, (from, to)) in source.iter().zip(dest).enumerate() {
-            let raw = take(from);
-            if raw == 0 {
-                continue;
-            }
-            anonmem_hal::debug_check_eq!(
-                M,
-                to.load(Ordering::Relaxed),
-                0,
-                "the entry that takes page {i} of {range:?} is in use"
-            );
-            // Release: as when an entry is filled.
-            to.store(raw, Ordering::Release);
-            moved += 1;
-            if M::Arch::pte_present(raw) {
-                (first, end) = (first.min(i), i + 1);
-            }
-        }
-        if let Some(to) = to {
-            self.count_used(-moved);
-            to.count_used(moved);
-        }
-        pages_of(range, first.min(end), end)
-    }
 }
 
 impl<M: Machine, G: CanInstall> PteGuard<'_, M, G> {
@@ -363,39 +264,6 @@ impl<M: Machine, G: CanInstall> PteGuard<'_, M, G> {
     #[inline(always)]
     pub fn install<O: EntryOwner>(&mut self, va: Va, owner: O, says: O::Says) {
         self.fill(va, owner.into_pte(says));
-    }
-
-    /// Shares the pages of the parent's entries for `range` with the empty entries for the same addresses: fork. Both are
-    /// shared and without write permission from now on; the child's are not yet accessed. The caller owes the parent's
-    /// TLBs a flush.
-    ///
-    /// Returns where it stopped, and if that is not the end of the range, why the page there is not shared.
-    #[doc(alias = "copy_present_ptes")]
-    #[inline(never)]
-    pub fn share_range(&mut self, parent: &mut Self, range: VaRange) -> (Va, Result<(), NotShared>) {
-        let frames = self.table.frames;
-        let (from, to) = (parent.table.words_of(range), self.table.words_of(range));
-        let (mut shared, mut result) = (0, Ok(()));
-        for (from, to) in from.iter().zip(to) {
-            let raw = from.load(Ordering::Relaxed);
-            // SAFETY: the entry is part of a table of the parent's, whose lock is held.
-            result = unsafe { share_page(frames, raw) };
-            if result.is_err() {
-                break;
-            }
-            let now = change_word(from, raw, M::Arch::pte_wrprotect);
-            anonmem_hal::debug_check_eq!(
-                M,
-                to.load(Ordering::Relaxed),
-                0,
-                "page {shared} of {range:?} is in use in the child"
-            );
-            // The mapping that was added belongs to this entry. Release: as when an entry is filled.
-            to.store(M::Arch::pte_inherited(now), Ordering::Release);
-            shared += 1;
-        }
-        self.count_used(shared as i64);
-        (pages_of(range, 0, shared).end, result)
     }
 
     /// Fills the empty entry with the zero page, read-only. It owns nothing.
@@ -447,67 +315,6 @@ impl<M: Machine, G: StableVma> Vacancy<'_, '_, M, G> {
 
     /// Leaves the entry empty.
     pub fn leave_empty(self) {}
-}
-
-/// From the page `first` to the page `end` of `range`.
-fn pages_of(range: VaRange, first: usize, end: usize) -> VaRange {
-    let at = |i: usize| Va(range.start.0 + (i * PAGE_SIZE) as u64);
-    VaRange { start: at(first), end: at(end) }
-}
-
-/// Empties an entry of a locked table and returns what it was.
-#[inline(always)]
-fn take<M: Machine>(word: &Atomic<u64, M>) -> u64 {
-    // An empty entry stays empty under the lock.
-    let raw = word.load(Ordering::Relaxed);
-    if raw == 0 {
-        return 0;
-    }
-    if M::Arch::pte_settled(raw) {
-        word.store(0, Ordering::Relaxed);
-        raw
-    } else {
-        // A swap, because the hardware may be setting the accessed or dirty bit just now.
-        word.swap(0, Ordering::Relaxed)
-    }
-}
-
-/// Changes an entry of a locked table that was seen to hold `raw`, if it is present, keeping what the hardware sets
-/// meanwhile; returns what it is now.
-#[inline(always)]
-fn change_word<M: Machine>(word: &Atomic<u64, M>, raw: u64, f: impl Fn(u64) -> u64 + Copy) -> u64 {
-    if !M::Arch::pte_present(raw) {
-        return raw;
-    }
-    let new = f(raw);
-    if new != raw {
-        if !M::Arch::pte_settled(raw) {
-            // A copy of `f`, so that what it holds need not be in memory where nobody races.
-            return change_racing(word, &{ f });
-        }
-        word.store(new, Ordering::Relaxed);
-    }
-    new
-}
-
-/// Changes an entry whose accessed or dirty bit the hardware may be setting just now; returns what it is now.
-#[inline(never)]
-fn change_racing<M: Machine>(word: &Atomic<u64, M>, f: &dyn Fn(u64) -> u64) -> u64 {
-    let mut new = 0;
-    let _ = word.fetch_update(Ordering::Relaxed, |raw| {
-        new = f(raw);
-        Some(new)
-    });
-    new
-}
-
-/// Why a page is not shared with a child.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NotShared {
-    /// There is no anonymous page.
-    NoPage,
-    /// There is one, and it cannot be shared: copy it.
-    Refused(DupError),
 }
 
 /// Whether an access writes.

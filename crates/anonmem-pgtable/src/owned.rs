@@ -1,11 +1,38 @@
 //! Owners as bits and bits as owners: the one place.
 
-use crate::guard::{Attrs, NotShared};
 use anonmem_frame::{
-    DupError, Exclusive, ExclusiveRef, Folio, FolioRef, Frames, Mapping, MigrationHold, MigrationHoldRef,
-    Shared, SharedRef, ShmMap, SwapCount, SwapCountRef, TooManySharers,
+    DupError, Exclusive, ExclusiveRef, Folio, FolioRef, Frames, MapRun, Mapping, MigrationHold,
+    MigrationHoldRef, Shared, SharedRef, ShmMap, SwapCount, SwapCountRef,
 };
-use anonmem_hal::{Arch, Machine, Marker, MigrationBits, Pfn, Present, Pte, SoftLeaf, SwapBits};
+use anonmem_hal::{
+    Arch, EntryBits, Machine, Marker, MigrationBits, Pfn, Present, Protection, Pte, SoftLeaf, SwapBits,
+};
+
+/// What an entry says beside the page it maps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attrs {
+    /// The hardware's permissions.
+    pub prot: Protection,
+    /// Born accessed, because a fault is about to access it.
+    pub young: bool,
+    /// Born dirty, because a fault is about to write it.
+    pub dirty: bool,
+    /// Write-protected on behalf of userfaultfd.
+    pub uffd_wp: bool,
+}
+
+impl From<Present> for Attrs {
+    fn from(p: Present) -> Self {
+        Self { prot: p.prot, young: p.young, dirty: p.dirty, uffd_wp: p.uffd_wp }
+    }
+}
+
+impl Attrs {
+    /// What an entry says that comes from another form, in a VMA that allows `vma`.
+    pub const fn of(bits: EntryBits, vma: Protection) -> Self {
+        Self { prot: bits.prot(vma), young: bits.young, dirty: bits.dirty, uffd_wp: bits.uffd_wp }
+    }
+}
 
 /// Only the owners below go into entries.
 mod sealed {
@@ -56,6 +83,20 @@ pub trait Unmap<'f, M: Machine>: sealed::Sealed {
     fn unmap_untranslated(self) -> Option<FolioRef<'f, M>>;
 }
 
+/// A mapping of one page, whose entry was cleared.
+pub trait UnmapPage<'f, M: Machine>: Unmap<'f, M> + Sized {
+    /// [`Unmap::unmap`] if the page is a folio of its own; else the mapping again.
+    ///
+    /// # Errors
+    /// The mapping.
+    fn unmap_one_page(self) -> Result<FolioRef<'f, M>, Self>;
+    /// [`Unmap::unmap_untranslated`] if the page is a folio of its own; else the mapping again.
+    ///
+    /// # Errors
+    /// The mapping.
+    fn unmap_untranslated_one_page(self) -> Result<Option<FolioRef<'f, M>>, Self>;
+}
+
 macro_rules! unmap {
     ($name:ident) => {
         impl<'f, M: Machine> Unmap<'f, M> for $name<'f, M> {
@@ -75,8 +116,22 @@ unmap!(Shared);
 unmap!(ShmMap);
 unmap!(MigrationHold);
 
+impl<M: Machine> sealed::Sealed for MapRun<'_, M> {}
+unmap!(MapRun);
+
 macro_rules! map_owner {
     ($name:ident, $may_write:literal) => {
+        impl<'f, M: Machine> UnmapPage<'f, M> for $name<'f, M> {
+            #[inline(always)]
+            fn unmap_one_page(self) -> Result<FolioRef<'f, M>, Self> {
+                $name::unmap_one_page(self)
+            }
+            #[inline(always)]
+            fn unmap_untranslated_one_page(self) -> Result<Option<FolioRef<'f, M>>, Self> {
+                $name::unmap_untranslated_one_page(self)
+            }
+        }
+
         impl<M: Machine> sealed::Sealed for $name<'_, M> {}
         impl<M: Machine> EntryOwner for $name<'_, M> {
             type Says = Attrs;
@@ -245,34 +300,6 @@ impl<'f, M: Machine> Mapped<'_, 'f, M> {
     }
 }
 
-/// Adds a mapping to the anonymous page of an entry that holds `raw`, for another entry to own: what [`Mapped`] and `try_dup`
-/// say, without what fork does not ask.
-///
-/// # Errors
-/// Why the page is not shared.
-///
-/// # Safety
-/// The entry is part of a live table of `frames` and its lock is held.
-#[inline(always)]
-pub(crate) unsafe fn share_page<M: Machine>(frames: &Frames<M>, raw: u64) -> Result<(), NotShared> {
-    let page = M::Arch::pte_page(raw).ok_or(NotShared::NoPage)?;
-    let shared = match kind_of(frames, page) {
-        Owned::Exclusive => {
-            // SAFETY: the entry owns an exclusive mapping and cannot change while it is locked.
-            let page = unsafe { ExclusiveRef::of_entry(frames, page) };
-            page.try_dup().map_err(NotShared::Refused)?
-        }
-        Owned::Shared => {
-            // SAFETY: as above, shared.
-            let page = unsafe { SharedRef::of_entry(frames, page) };
-            page.try_dup().map_err(|TooManySharers| NotShared::Refused(DupError::TooManySharers))?
-        }
-        Owned::Shm => return Err(NotShared::NoPage),
-    };
-    shared.into_entry();
-    Ok(())
-}
-
 enum Owned {
     Exclusive,
     Shared,
@@ -298,4 +325,13 @@ fn kind_of_other<M: Machine>(folio: Folio<'_, M>) -> Owned {
         Mapping::Shm(_) => Owned::Shm,
         Mapping::None => panic!("an entry maps {folio:?}, which belongs to nothing"),
     }
+}
+
+/// Why a page is not shared with a child.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotShared {
+    /// There is no anonymous page.
+    NoPage,
+    /// There is one, and it cannot be shared: copy it.
+    Refused(DupError),
 }

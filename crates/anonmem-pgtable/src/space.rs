@@ -233,6 +233,15 @@ impl<M: Machine> AddressSpace<M> {
     }
 }
 
+/// How much of an address space is being torn down.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Teardown {
+    /// A range of one that lives on.
+    Range,
+    /// All of one that no CPU runs and none will run again.
+    WholeSpace,
+}
+
 impl<M: Machine> Default for AddressSpace<M> {
     fn default() -> Self {
         Self::new()

@@ -1,9 +1,8 @@
 //! Tables as arrays of words, and the last-level table that a walk ends at.
 
-use crate::guard::PteGuard;
 use anonmem_frame::Frames;
 use anonmem_hal::{Arch, Machine, Pfn, Pte, Va, VaRange};
-use anonmem_sync::{Atomic, Ordering, order::Ptl};
+use anonmem_sync::{Atomic, Ordering};
 use core::{marker::PhantomData, slice};
 
 /// A guard that keeps a VMA, and so its page tables, from going away.
@@ -64,34 +63,6 @@ impl<'a, M: Machine, G: StableVma> PteTable<'a, M, G> {
     #[inline(always)]
     pub fn peek(&self, va: Va) -> Pte {
         M::Arch::decode_pte(self.word(va).load(Ordering::Relaxed))
-    }
-
-    /// Locks the table.
-    #[doc(alias = "pte_offset_map_lock")]
-    #[inline]
-    #[track_caller]
-    pub fn lock(self) -> PteGuard<'a, M, G> {
-        PteGuard::new(self, self.frames.table_lock::<Ptl>(self.table).lock())
-    }
-
-    /// Locks the table while another one is locked: the child's in fork, the second by address in a move.
-    #[inline]
-    #[track_caller]
-    pub fn lock_nested(self) -> PteGuard<'a, M, G> {
-        PteGuard::new(self, self.frames.table_lock::<Ptl>(self.table).lock_nested(1))
-    }
-
-    /// Locks this and another table, in the order of their addresses; the same one is locked once.
-    pub fn lock_two(self, other: Self) -> (PteGuard<'a, M, G>, Option<PteGuard<'a, M, G>>) {
-        if self.table == other.table {
-            (self.lock(), None)
-        } else if self.table < other.table {
-            let first = self.lock();
-            (first, Some(other.lock_nested()))
-        } else {
-            let second = other.lock();
-            (self.lock_nested(), Some(second))
-        }
     }
 
     /// The entries for `range`, which the table covers.

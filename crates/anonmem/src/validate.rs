@@ -368,8 +368,8 @@ impl<M: Machine> Vm<M> {
     fn validate_rmap(&self, folio: Folio<'_, M>) -> Check {
         let mut found = 0;
         if let Some(guard) = Rmap::lock(self, folio) {
-            let mut count = |_: RmapHit<'_, '_, M, _>| {
-                found += 1;
+            let mut count = |hit: RmapHit<'_, '_, M, _>| {
+                found += hit.pages;
                 ControlFlow::<()>::Continue(())
             };
             let _ = Rmap::walk(&guard, folio, Form::Present, &mut count);

@@ -6,6 +6,7 @@
 //! Linux: mm/memory.c `unmap_page_range`, `zap_pte_range`, `unmap_vmas`.
 
 use crate::{mm::slot::MmSlot, objects::Objects, swap::slot::SwapRef};
+use anonmem_frame::MapRun;
 use anonmem_hal::{Machine, Marker, Pte, SoftLeaf, Va, VaRange};
 use anonmem_pgtable::{Cleared, MmuGather, PteGuard, PteTable, StableVma};
 
@@ -109,8 +110,10 @@ fn zap_table<'v, M: Machine, G: StableVma>(
         }
         left -= 1;
         let stays = guards == Guards::Keep && entries.get(va) == GUARD;
-        if !stays {
-            zap_entry(objects, &mut entries, va, gather, &mut zapped);
+        if !stays && let Some(run) = clear_entry(objects, &mut entries, va, gather, &mut zapped) {
+            let rest = VaRange { start: va, end: part.end };
+            let more = zap_run(&mut entries, rest, gather, run, &mut zapped) - 1;
+            (left, va) = (left - more, va.page_after(more));
         }
         va = va.next_page();
     }
@@ -123,7 +126,6 @@ fn zap_table<'v, M: Machine, G: StableVma>(
 }
 
 /// Clears one entry. The gather has room.
-#[inline]
 pub(crate) fn zap_entry<'v, M: Machine, G: StableVma>(
     objects: &'v Objects<M>,
     entries: &mut PteGuard<'v, M, G>,
@@ -131,21 +133,35 @@ pub(crate) fn zap_entry<'v, M: Machine, G: StableVma>(
     gather: &mut MmuGather<'v, M>,
     zapped: &mut Zapped,
 ) {
+    if let Some(run) = clear_entry(objects, entries, va, gather, zapped) {
+        zap_run(entries, VaRange::page(va), gather, run, zapped);
+    }
+}
+
+/// Clears one entry. The gather has room. What a page of a large folio owned comes back, for [`zap_run`].
+#[inline]
+fn clear_entry<'v, M: Machine, G: StableVma>(
+    objects: &'v Objects<M>,
+    entries: &mut PteGuard<'v, M, G>,
+    va: Va,
+    gather: &mut MmuGather<'v, M>,
+    zapped: &mut Zapped,
+) -> Option<MapRun<'v, M>> {
     match entries.clear_for(va, gather.teardown()) {
         Cleared::None => {}
         Cleared::Zero(_) => gather.note(va),
-        Cleared::Exclusive(map, _) => {
-            zapped.anon += 1;
-            gather.mapping(va, map);
-        }
-        Cleared::Shared(map, _) => {
-            zapped.anon += 1;
-            gather.mapping(va, map);
-        }
-        Cleared::Shm(map, _) => {
-            zapped.shared += 1;
-            gather.mapping(va, map);
-        }
+        Cleared::Exclusive(map, _) => match gather.one_page(va, map) {
+            Ok(()) => zapped.anon += 1,
+            Err(map) => return Some(map.into()),
+        },
+        Cleared::Shared(map, _) => match gather.one_page(va, map) {
+            Ok(()) => zapped.anon += 1,
+            Err(map) => return Some(map.into()),
+        },
+        Cleared::Shm(map, _) => match gather.one_page(va, map) {
+            Ok(()) => zapped.shared += 1,
+            Err(map) => return Some(map.into()),
+        },
         Cleared::Swap(count, _) => {
             zapped.swap += 1;
             // Reclaim may not have flushed it yet.
@@ -162,4 +178,25 @@ pub(crate) fn zap_entry<'v, M: Machine, G: StableVma>(
         // A marker owns nothing.
         Cleared::Marker(_) => {}
     }
+    None
+}
+
+/// Clears the entries that go on with the folio of the first of `range`, which was cleared: they take one slot of the
+/// gather. Returns how many there were, the first included.
+#[cold]
+#[inline(never)]
+#[doc(alias = "zap_present_folio_ptes")]
+fn zap_run<'v, M: Machine, G: StableVma>(
+    entries: &mut PteGuard<'v, M, G>,
+    range: VaRange,
+    gather: &mut MmuGather<'v, M>,
+    mut run: MapRun<'v, M>,
+    zapped: &mut Zapped,
+) -> u64 {
+    let end = entries.clear_on(&mut run, range, gather.teardown());
+    let pages = run.pages();
+    let count = if run.folio().is_anon() { &mut zapped.anon } else { &mut zapped.shared };
+    *count += pages as i64;
+    gather.run(VaRange { start: range.start, end }, run);
+    pages
 }

@@ -6,6 +6,7 @@
 //! | a reference | [`FolioRef`] | 1 reference | `try_get`, clone, `unmap` | drop = put |
 //! | a long-term pin | [`FolioPin`] | 1 pin | `pin` on an [`Exclusive`] page | drop = unpin |
 //! | a mapping | [`Exclusive`], [`Shared`], [`ShmMap`] | 1 mapping | the adds of `rmap` | installed into an entry, or `unmap` |
+//! | mappings of a run of entries | [`MapRun`] | n mappings of one folio | single ones, joined | `unmap`: one reference |
 //! | a page that is on its way to another frame | [`MigrationHold`] | 1 mapping of the old frame | [`Shared::hold`] | a migration entry, `release`, or `unmap` |
 //! | the folio lock | [`FolioGuard`] | `PG_locked` | `lock`, `try_lock` | drop |
 //! | the counts frozen at 0 | [`FrozenFolio`] | all references | `freeze(expected)` | `unfreeze`, drop = free |
@@ -16,12 +17,15 @@
 
 mod lock;
 mod rmap;
+mod run;
 
 pub use lock::{FolioGuard, FrozenFolio};
 pub use rmap::{
     DupError, Exclusive, ExclusiveRef, MigrationHold, MigrationHoldRef, Shared, SharedRef, ShmMap,
     TooManySharers,
 };
+
+pub use run::{MapRun, NewAnonPages, try_dup_page, try_dup_run};
 
 use crate::{
     Frames, OutOfMemory,
@@ -78,6 +82,12 @@ impl<M: Machine> Frames<M> {
 
     fn head_of_tail(&self, tail: &Meta<M>) -> Pfn {
         Pfn(tail.mapping.load(Ordering::Relaxed))
+    }
+
+    /// Whether the page, which somebody owns a count of, is a folio of its own: no batch of entries is longer than one.
+    #[inline(always)]
+    pub fn is_one_page(&self, page: Pfn) -> bool {
+        self.meta(page).is_one_page()
     }
 
     /// The folio of a page that somebody owns a count of, so that it cannot go away.
@@ -189,6 +199,12 @@ impl<'f, M: Machine> Folio<'f, M> {
     /// Its size in pages.
     pub fn nr_pages(&self) -> NrPages {
         NrPages(self.order().pages())
+    }
+
+    /// How many pages it has from `page` on, which is one of them.
+    #[inline]
+    pub fn pages_from(&self, page: Pfn) -> u64 {
+        self.head.0 + self.nr_pages().0 - page.0
     }
 
     /// Its counts.
@@ -356,6 +372,19 @@ impl<'f, M: Machine> NewFolio<'f, M> {
         Exclusive { frames, page: head }
     }
 
+    /// Makes it an anonymous folio whose pages are all mapped once and exclusive: the mappings, in order.
+    #[doc(alias = "folio_add_new_anon_rmap")]
+    pub fn into_exclusive_anon_pages(self, anon_vma: RawHandle, index: u64) -> NewAnonPages<'f, M> {
+        let pages = self.order().pages();
+        for page in (1..pages).map(|i| self.head.offset(i)) {
+            // Nobody sees the folio yet: the Release of `publish` comes after it.
+            self.frames.meta(page).counts.store(Counts::EXCLUSIVE, Ordering::Relaxed);
+        }
+        let counts = pages * Counts::MAP + Counts::EXCLUSIVE;
+        let (frames, head) = self.publish(Mapping::Anon(anon_vma), index, counts);
+        NewAnonPages::new(frames, head, pages)
+    }
+
     /// Makes it a page of a shared object.
     pub fn into_shm(self, object: RawHandle, index: u64) -> FolioRef<'f, M> {
         let (frames, head) = self.publish(Mapping::Shm(object), index, Counts::REF);
@@ -419,14 +448,19 @@ impl<'f, M: Machine> FolioRef<'f, M> {
         Self { frames, head }
     }
 
-    /// Adds a mapping of a shared object's page, for an entry to own.
+    /// Adds a mapping of a shared object's page, the `nth` of its folio, for an entry to own.
     ///
     /// # Errors
     /// [`TooManySharers`] before the count would overflow.
-    pub fn map_shm(&self) -> Result<ShmMap<'f, M>, TooManySharers> {
-        anonmem_hal::debug_check!(M, matches!(self.folio().mapping(), Mapping::Shm(_)));
-        rmap::add_map(self.folio())?;
-        Ok(ShmMap { frames: self.frames, page: self.head })
+    ///
+    /// # Panics
+    /// If the folio is smaller, or is no shared object's.
+    pub fn map_shm(&self, nth: u64) -> Result<ShmMap<'f, M>, TooManySharers> {
+        let folio = self.folio();
+        assert!(matches!(folio.mapping(), Mapping::Shm(_)), "{folio:?} belongs to no object");
+        assert!(nth < folio.nr_pages().0, "page {nth} of {folio:?}");
+        rmap::add_map(folio)?;
+        Ok(ShmMap { frames: self.frames, page: self.head.offset(nth) })
     }
 }
 

@@ -47,7 +47,7 @@ pub(super) fn add_map<M: Machine>(folio: Folio<'_, M>) -> Result<(), TooManyShar
 /// The exclusive bit of `page`, to be taken away in one operation with a count of `folio`, which holds it: 0 if the
 /// page is not the first of the folio, because then the bit is in a word of its own and has been taken away.
 #[inline(always)]
-fn take_exclusive<M: Machine>(folio: Folio<'_, M>, page: Pfn) -> u64 {
+pub(super) fn take_exclusive<M: Machine>(folio: Folio<'_, M>, page: Pfn) -> u64 {
     if folio.head == page {
         return Counts::EXCLUSIVE;
     }
@@ -91,7 +91,7 @@ macro_rules! mapping_owner {
 
             /// What of the folio's word is this mapping's.
             #[inline(always)]
-            fn counted($folio: Folio<'f, M>, $page: Pfn) -> u64 {
+            pub(super) fn counted($folio: Folio<'f, M>, $page: Pfn) -> u64 {
                 Counts::MAP + $mark
             }
 
@@ -131,14 +131,56 @@ macro_rules! mapping_owner {
                 }
             }
 
+            /// [`unmap`](Self::unmap) if the page is a folio of its own; else the mapping again, for a run of them.
+            ///
+            /// # Errors
+            /// The mapping.
+            #[inline(always)]
+            pub fn unmap_one_page(self) -> Result<FolioRef<'f, M>, Self> {
+                if !self.frames.is_one_page(self.page) {
+                    return Err(self);
+                }
+                let this = ManuallyDrop::new(self);
+                let folio = Folio { frames: this.frames, head: this.page };
+                // Release: as in `unmap`.
+                let by = Counts::REF.wrapping_sub(Self::counted(folio, this.page));
+                let old = folio.meta().counts.fetch_add(by, Ordering::Release);
+                anonmem_hal::debug_check!(M, Counts(old).maps() > 0, "a mapping too many was removed");
+                Ok(FolioRef { frames: this.frames, head: folio.head })
+            }
+
+            /// [`unmap_untranslated`](Self::unmap_untranslated) if the page is a folio of its own; else the mapping again.
+            ///
+            /// # Errors
+            /// The mapping.
+            #[inline(always)]
+            pub fn unmap_untranslated_one_page(self) -> Result<Option<FolioRef<'f, M>>, Self> {
+                if !self.frames.is_one_page(self.page) {
+                    return Err(self);
+                }
+                let head = self.page;
+                Ok(self.unmap_untranslated_of(head))
+            }
+
             /// [`unmap`](Self::unmap) for where no translation to the page is left in any TLB, and none can be made:
             /// if others have the page, the mapping goes in one step. `None` then; else the reference.
             #[inline]
             pub fn unmap_untranslated(self) -> Option<FolioRef<'f, M>> {
-                let folio = self.folio();
+                let head = self.folio().head;
+                self.unmap_untranslated_of(head)
+            }
+
+            /// The same for a page of the folio that starts at `head`.
+            #[inline(always)]
+            fn unmap_untranslated_of(self, head: Pfn) -> Option<FolioRef<'f, M>> {
+                let folio = Folio { frames: self.frames, head };
                 // Only a hint: whoever else had it may let go just now, and then we are the last.
                 if folio.counts().is_one_map() {
-                    return Some(self.unmap());
+                    let this = ManuallyDrop::new(self);
+                    let by = Counts::REF.wrapping_sub(Self::counted(folio, this.page));
+                    // Release: as in `unmap`.
+                    folio.meta().counts.fetch_add(by, Ordering::Release);
+                    return Some(FolioRef { frames: this.frames, head });
                 }
                 let this = ManuallyDrop::new(self);
                 // AcqRel as for a reference: pairs with the other drops, so that the last one sees what they did.
@@ -287,6 +329,12 @@ impl<'e, 'f, M: Machine> ExclusiveRef<'e, 'f, M> {
     #[inline]
     pub fn try_dup(self) -> Result<Shared<'f, M>, DupError> {
         let folio = self.folio();
+        self.try_dup_of(folio)
+    }
+
+    /// The same, of the folio that holds the page.
+    #[inline(always)]
+    pub(super) fn try_dup_of(self, folio: Folio<'f, M>) -> Result<Shared<'f, M>, DupError> {
         if folio.maybe_pinned() {
             return Err(DupError::MaybePinned);
         }

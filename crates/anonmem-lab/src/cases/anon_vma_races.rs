@@ -19,10 +19,16 @@ pub static FIRST_FAULTS: Case = Case {
     environment: "Two threads of one address space hold its mmap lock for reading. Each touches its own page of a new \
                   VMA, then of another one that could merge with the first.",
     rule: "The VMA has one anon_vma, and nothing is left of the other; a neighbour's is not given back.",
-    mutants: &[Mutant::Patch {
-        name: "anon-vma-lost-race",
-        what: "who comes second leaves his anon_vma and his link behind",
-    }],
+    mutants: &[
+        Mutant::Patch {
+            name: "anon-vma-lost-race",
+            what: "who comes second leaves his anon_vma and his link behind",
+        },
+        Mutant::Patch {
+            name: "table-published-unordered",
+            what: "a table is linked without ordering its zeroes before it",
+        },
+    ],
     runs: &[Run::new(Model::Sc, Extent::Bound(2))],
     program: first_faults,
 };

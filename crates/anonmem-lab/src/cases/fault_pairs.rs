@@ -156,6 +156,8 @@ pair!(
     "One page is installed, and neither store is lost.",
     "anon-install-without-recheck",
     "the entry is filled without looking whether it still is empty",
+    "page-published-unordered",
+    "an entry is filled without ordering the page's contents before it",
     BY_FAULT
 );
 pair!(

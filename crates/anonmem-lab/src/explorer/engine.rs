@@ -13,7 +13,11 @@ use super::{
 };
 use crate::{
     limits::{MAX_CPUS, address},
-    memory::{Clock, CpuViews, Model, View, c11::ScState},
+    memory::{
+        Clock, CpuViews, Model, View,
+        c11::ScState,
+        frames::{FrameRace, Frames},
+    },
     names::Names,
     scenario::Program,
     snapshot::Watch,
@@ -247,6 +251,8 @@ pub(crate) struct Engine {
     /// Stands for the order of sequentially consistent events.
     pub(crate) sc_object: u32,
     pub(crate) sc: ScState,
+    /// Who touched the contents of which frame.
+    pub(crate) frames: Frames,
     /// What the condition that is being evaluated reads first, and how many reads it makes.
     pub(crate) footprint: Footprint,
     pub(crate) reads: u32,
@@ -305,6 +311,7 @@ impl Engine {
             waits_for_all: Clock::ZERO,
             sc_object,
             sc: ScState::default(),
+            frames: Frames::default(),
             footprint: Footprint::EMPTY,
             reads: 0,
             failure: None,
@@ -327,6 +334,7 @@ impl Engine {
         }
         self.sc = ScState::default();
         self.waits_for_all = Clock::ZERO;
+        self.frames.begin();
         self.current = 0;
         self.next = None;
         self.depth = 0;
@@ -406,14 +414,28 @@ impl Engine {
         let pass = self.skip
             && self.ops + 1 < self.max_steps
             && self.objects.is_private(address, self.current, write);
-        self.ops += usize::from(pass);
-        pass
+        if !pass || self.frame_access(address, None).is_some() {
+            return false;
+        }
+        self.ops += 1;
+        true
+    }
+
+    /// Notes an access of the CPU that runs to something inside of a frame.
+    #[inline]
+    pub(crate) fn frame_access(
+        &mut self,
+        address: usize,
+        at: Option<&'static Location<'static>>,
+    ) -> Option<FrameRace> {
+        let me = self.current;
+        self.frames.access(address, me, &self.cpus[me].views.now.hb, at)
     }
 
     /// Whether this execution showed that an object is shared that was taken for private: it does not count, and
     /// everything is explored again.
     pub(crate) fn astray(&self) -> bool {
-        self.skip && self.objects.learned && self.broken != Broken::Private || self.objects.learned_queue
+        self.skip && self.objects.learned && self.broken != Broken::Private || self.objects.learned_rules
     }
 
     /// Notes that this exploration leaves something out: whatever it comes to, it is bounded.

@@ -265,7 +265,7 @@ pub(crate) fn path(e: &Engine) -> Guide {
 fn next_path(e: &mut Engine, config: &Config) -> bool {
     if e.astray() {
         // From the beginning, with what is known now.
-        (e.objects.learned, e.objects.learned_queue) = (false, false);
+        (e.objects.learned, e.objects.learned_rules) = (false, false);
         e.counters.restarts += 1;
         e.nodes.clear();
         e.choices.clear();

@@ -110,8 +110,9 @@ pub(crate) struct Objects {
     /// Whether an object was found to be shared that was taken for private before: what was explored so far
     /// left out steps that may matter.
     pub(crate) learned: bool,
-    /// Whether a lock was found to need steps that what was explored so far left out.
-    pub(crate) learned_queue: bool,
+    /// Whether something was learned that what was explored so far did not heed: a lock needs steps of its own, frames
+    /// have contents.
+    pub(crate) learned_rules: bool,
 }
 
 impl Default for Objects {
@@ -127,7 +128,7 @@ impl Objects {
             table: vec![Slot::EMPTY; 1024],
             touched: Vec::new(),
             learned: false,
-            learned_queue: false,
+            learned_rules: false,
         }
     }
 
@@ -179,7 +180,7 @@ impl Objects {
     pub(crate) fn queue(&mut self, address: usize) {
         let index = self.slot(address);
         let slot = &mut self.table[index];
-        self.learned_queue |= !slot.queues;
+        self.learned_rules |= !slot.queues;
         slot.queues = true;
     }
 

@@ -3,12 +3,14 @@
 //! - [`sc`]: a load returns the newest store. Orderings only matter for the data-race check.
 //! - [`c11`]: every location keeps its stores; a load returns any of those that C11's rules allow.
 //! - [`race`]: accesses to plain words that no synchronisation orders.
+//! - [`frames`]: the same of the contents of whole frames.
 //!
 //! Both models keep the same *synchronises-with* clocks ([`View`]), as C11 defines them: a relaxed atomic
 //! orders nothing, whatever the interleaving.
 
 pub mod c11;
 pub mod clock;
+pub mod frames;
 pub mod race;
 pub mod sc;
 

@@ -3,9 +3,21 @@
 //! A small arena. Free frames are poisoned; the allocator's reports are checked: a frame is not freed twice,
 //! and not while a TLB still translates to it.
 
-use super::{Sim, broken::broken, misfortune, probe::running, swap::SwapTable, tlb::Tlb};
+use super::{
+    Sim,
+    broken::broken,
+    misfortune,
+    probe::{fill_frame, inside_frame, running},
+    swap::SwapTable,
+    tlb::Tlb,
+};
 use crate::{
-    explorer::{engine::with, failure::FailureKind, op::Kind, step::turn},
+    explorer::{
+        engine::{Engine, installed, with},
+        failure::FailureKind,
+        op::Kind,
+        step::turn,
+    },
     limits::MAX_CPUS,
     snapshot::{Region, Touched},
     trace::{Action, Event},
@@ -124,20 +136,35 @@ impl Arena {
         unsafe { self.frames.add(offset) }
     }
 
-    fn fill(&self, pfn: Pfn, order: Order, byte: u8) {
+    fn fill(&self, pfn: Pfn, order: Order, byte: u8, at: &'static Location<'static>) {
         let start = self.bytes(pfn);
         let len = order.bytes();
         let first = self.index(pfn);
         self.index(Pfn(pfn.0 + order.pages() - 1));
         (first..first + order.pages() as usize).for_each(|page| self.touched.add(page));
+        (0..order.pages()).for_each(|i| self.filled(pfn.offset(i), at));
         // SAFETY: both ends of the block are frames of this machine.
         unsafe { start.write_bytes(byte, len) };
         overwritten(start, len);
     }
 
+    /// Notes that the frame's contents are overwritten.
+    fn filled(&self, pfn: Pfn, at: &'static Location<'static>) {
+        if !installed() {
+            return;
+        }
+        let (start, len) = (self.frames.as_ptr().addr(), Self::layout(self.nr_frames).size());
+        let unheard_of = with(|e| e.frames.register(start, len));
+        if running() {
+            // What was touched before in this execution is not known: it does not count.
+            with(|e| e.objects.learned_rules |= unheard_of);
+            fill_frame(start + self.index(pfn) * PAGE_SIZE, at);
+        }
+    }
+
     /// Writes words at the start of a frame and zeroes the rest.
-    pub(super) fn write_words(&self, pfn: Pfn, words: &[u64]) {
-        self.fill(pfn, Order::ZERO, 0);
+    pub(super) fn write_words(&self, pfn: Pfn, words: &[u64], at: &'static Location<'static>) {
+        self.fill(pfn, Order::ZERO, 0, at);
         for (i, word) in words.iter().enumerate() {
             self.write(pfn, i * 8, *word);
         }
@@ -211,8 +238,9 @@ unsafe impl PhysMem for Sim {
         self.arena.bytes(pfn)
     }
 
+    #[track_caller]
     fn zero(&self, pfn: Pfn, order: Order) {
-        self.arena.fill(pfn, order, 0);
+        self.arena.fill(pfn, order, 0, Location::caller());
     }
 
     /// One step: programs may be writing to `src`, before or after.
@@ -224,11 +252,15 @@ unsafe impl PhysMem for Sim {
             let address = self.arena.data_address(from);
             if running() {
                 turn(Kind::Load, address, Ordering::Relaxed, None, at);
+                inside_frame(address, at);
                 with(|e| {
                     let word = format!("is copied to frame {}", to.0);
                     e.record(|e| Event::new(e, Some(address), "", Action::Word(word), at));
-                    e.tick();
                 });
+            }
+            self.arena.filled(to, at);
+            if running() {
+                with(Engine::tick);
             }
             let (from, to) = (self.arena.bytes(from), self.arena.bytes(to));
             // SAFETY: two frames of the arena; `copy_from` allows them to be the same.
@@ -243,6 +275,7 @@ unsafe impl PhysMem for Sim {
         let (at, address) = (Location::caller(), self.arena.data_address(pfn));
         if running() {
             turn(Kind::Load, address, Ordering::Relaxed, None, at);
+            inside_frame(address, at);
             with(|e| {
                 let word = "is looked at: all zeroes?".into();
                 e.record(|e| Event::new(e, Some(address), "", Action::Word(word), at));
@@ -276,6 +309,6 @@ unsafe impl PhysMem for Sim {
             let message = format!("frame {} is freed while CPU{cpu} still translates {va:?} to it", pfn.0);
             broken(FailureKind::StaleTranslation, message, at);
         }
-        self.arena.fill(pfn, order, POISON);
+        self.arena.fill(pfn, order, POISON, at);
     }
 }

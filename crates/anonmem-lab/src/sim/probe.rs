@@ -9,7 +9,7 @@ use crate::{
         panics::escape,
         step::{Turn, stop, turn, visible},
     },
-    memory::{Model, View, sc},
+    memory::{Model, View, frames::FrameRace, sc},
     trace::{Action, Event},
 };
 use anonmem_hal::{LockMode, Probe};
@@ -102,36 +102,8 @@ impl Probe for SimProbe {
             return read();
         }
         let caller = Location::caller();
-        let Turn { id, shared } = turn(Kind::Load, at, order, None, caller);
-        if !shared {
-            with(|e| e.cpus[e.current].spin.add_private(at));
-            return read();
-        }
-        with(|e| {
-            let me = e.current;
-            let (value, age) = match e.model {
-                Model::Sc => {
-                    let message = e.objects.touch(id).message;
-                    sc::load(&mut e.cpus[me].views, &message, order);
-                    (read(), 0)
-                }
-                Model::C11 => {
-                    let history = &mut e.objects.touch(id).history;
-                    if history.is_empty() {
-                        history.init(read());
-                    }
-                    let choices = history.choices(&e.cpus[me].views, order, &e.sc);
-                    let age = e.pick(choices);
-                    let loaded = e.objects.touch(id).history.load(me, &mut e.cpus[me].views, order, age);
-                    (loaded.value, loaded.age)
-                }
-            };
-            let version = e.objects.get(id).version;
-            e.cpus[me].spin.add(id, version.wrapping_sub(age as u32));
-            e.record(|e| Event::new(e, Some(at), name(order), Action::Load { value, age }, caller));
-            e.tick();
-            value
-        })
+        let turn = turn(Kind::Load, at, order, None, caller);
+        loaded(turn, at, order, read, caller)
     }
 
     #[inline]
@@ -147,6 +119,7 @@ impl Probe for SimProbe {
         }
         let caller = Location::caller();
         let Turn { id, shared } = turn(Kind::Store, at, order, None, caller);
+        inside_frame(at, caller);
         if !shared {
             with(|e| e.cpus[e.current].spin.clear());
             return write();
@@ -191,44 +164,10 @@ impl Probe for SimProbe {
             return op();
         }
         let caller = Location::caller();
-        let turn = if passes { None } else { Some(turn(Kind::Rmw, at, order, None, caller)) };
-        let Some(Turn { id, shared: true }) = turn else {
-            let (old, new) = op();
-            with(|e| match new {
-                Some(_) => e.cpus[e.current].spin.clear(),
-                None => e.cpus[e.current].spin.add_private(at),
-            });
-            return (old, new);
-        };
-        with(|e| {
-            let me = e.current;
-            let (old, new) = op();
-            match e.model {
-                Model::Sc => {
-                    let message = e.objects.touch(id).message;
-                    if let Some(next) = sc::rmw(&mut e.cpus[me].views, &message, order, new.is_some()) {
-                        e.objects.touch(id).message = next;
-                    }
-                }
-                Model::C11 => {
-                    let history = &mut e.objects.touch(id).history;
-                    if history.is_empty() {
-                        history.init(old);
-                    }
-                    history.rmw(me, &mut e.cpus[me].views, order, &mut e.sc, new);
-                }
-            }
-            if new.is_some() {
-                e.objects.touch(id).version += 1;
-                e.cpus[me].spin.clear();
-            } else {
-                let version = e.objects.get(id).version;
-                e.cpus[me].spin.add(id, version);
-            }
-            e.record(|e| Event::new(e, Some(at), name(order), Action::Rmw { old, new }, caller));
-            e.tick();
-            (old, new)
-        })
+        if passes {
+            return changed_alone(at, op);
+        }
+        exchanged(turn(Kind::Rmw, at, order, None, caller), at, order, op, caller)
     }
 
     #[track_caller]
@@ -312,6 +251,172 @@ impl Probe for SimProbe {
     }
 }
 
+/// A load whose turn has come.
+#[inline]
+fn loaded(
+    Turn { id, shared }: Turn,
+    at: usize,
+    order: Ordering,
+    read: impl FnOnce() -> u64,
+    caller: &'static Location<'static>,
+) -> u64 {
+    inside_frame(at, caller);
+    if !shared {
+        with(|e| e.cpus[e.current].spin.add_private(at));
+        return read();
+    }
+    with(|e| {
+        let me = e.current;
+        let (value, age) = match e.model {
+            Model::Sc => {
+                let message = e.objects.touch(id).message;
+                sc::load(&mut e.cpus[me].views, &message, order);
+                (read(), 0)
+            }
+            Model::C11 => {
+                let history = &mut e.objects.touch(id).history;
+                if history.is_empty() {
+                    history.init(read());
+                }
+                let choices = history.choices(&e.cpus[me].views, order, &e.sc);
+                let age = e.pick(choices);
+                let loaded = e.objects.touch(id).history.load(me, &mut e.cpus[me].views, order, age);
+                (loaded.value, loaded.age)
+            }
+        };
+        let version = e.objects.get(id).version;
+        e.cpus[me].spin.add(id, version.wrapping_sub(age as u32));
+        e.record(|e| Event::new(e, Some(at), name(order), Action::Load { value, age }, caller));
+        e.tick();
+        value
+    })
+}
+
+/// A read-modify-write of an object that concerns the CPU that runs alone.
+#[inline]
+fn changed_alone(at: usize, op: impl FnOnce() -> (u64, Option<u64>)) -> (u64, Option<u64>) {
+    let (old, new) = op();
+    with(|e| match new {
+        Some(_) => e.cpus[e.current].spin.clear(),
+        None => e.cpus[e.current].spin.add_private(at),
+    });
+    (old, new)
+}
+
+/// A read-modify-write whose turn has come.
+#[inline]
+fn exchanged(
+    Turn { id, shared }: Turn,
+    at: usize,
+    order: Ordering,
+    op: impl FnOnce() -> (u64, Option<u64>),
+    caller: &'static Location<'static>,
+) -> (u64, Option<u64>) {
+    inside_frame(at, caller);
+    if !shared {
+        return changed_alone(at, op);
+    }
+    with(|e| {
+        let me = e.current;
+        let (old, new) = op();
+        match e.model {
+            Model::Sc => {
+                let message = e.objects.touch(id).message;
+                if let Some(next) = sc::rmw(&mut e.cpus[me].views, &message, order, new.is_some()) {
+                    e.objects.touch(id).message = next;
+                }
+            }
+            Model::C11 => {
+                let history = &mut e.objects.touch(id).history;
+                if history.is_empty() {
+                    history.init(old);
+                }
+                history.rmw(me, &mut e.cpus[me].views, order, &mut e.sc, new);
+            }
+        }
+        if new.is_some() {
+            e.objects.touch(id).version += 1;
+            e.cpus[me].spin.clear();
+        } else {
+            let version = e.objects.get(id).version;
+            e.cpus[me].spin.add(id, version);
+        }
+        e.record(|e| Event::new(e, Some(at), name(order), Action::Rmw { old, new }, caller));
+        e.tick();
+        (old, new)
+    })
+}
+
+/// A load by a walk of the page tables, which a flush of this CPU's translations ends: `None` if one came before it.
+#[track_caller]
+pub(super) fn walk_load(
+    at: usize,
+    through: usize,
+    goes_on: impl Fn() -> bool,
+    read: impl FnOnce() -> u64,
+) -> Option<u64> {
+    // Acquire: a walker depends on what it read, which orders its next read after it.
+    let order = Ordering::Acquire;
+    if phase() == Phase::Running && with(|e| passes(e, at)) || !running() {
+        return Some(read());
+    }
+    let caller = Location::caller();
+    let turn = turn(Kind::Load, at, order, Some(through), caller);
+    goes_on().then(|| loaded(turn, at, order, read, caller))
+}
+
+/// An exchange by a walk of the page tables; as [`walk_load`].
+#[track_caller]
+pub(super) fn walk_exchange(
+    at: usize,
+    through: usize,
+    goes_on: impl Fn() -> bool,
+    op: impl FnOnce() -> (u64, Option<u64>),
+) -> Option<bool> {
+    let order = Ordering::AcqRel;
+    if phase() == Phase::Running && with(|e| passes_changing(e, at)) || !running() {
+        return Some(op().1.is_some());
+    }
+    let caller = Location::caller();
+    let turn = turn(Kind::Rmw, at, order, Some(through), caller);
+    goes_on().then(|| exchanged(turn, at, order, op, caller).1.is_some())
+}
+
+/// An access inside of a frame, if `at` is in one: nobody may fill the frame at the same time.
+#[inline]
+pub(super) fn inside_frame(at: usize, caller: &'static Location<'static>) {
+    if let Some(race) = with(|e| e.frame_access(at, Some(caller))) {
+        frame_race("an access to the contents of a frame", at, race, caller);
+    }
+}
+
+/// The CPU that runs fills the frame at `at`.
+pub(super) fn fill_frame(at: usize, caller: &'static Location<'static>) {
+    let race = with(|e| {
+        let (now, me) = (e.now(), e.current);
+        e.frames.fill(at, me, &now.hb, caller)
+    });
+    if let Some(race) = race {
+        frame_race("a frame is filled or freed", at, race, caller);
+    }
+}
+
+#[cold]
+fn frame_race(what: &str, at: usize, race: FrameRace, caller: &'static Location<'static>) {
+    if with(|e| e.astray()) {
+        return;
+    }
+    let theirs = if race.filled { "the filling of it" } else { "an access to it" };
+    let place = race.at.map(|at| format!(" at {}:{}", at.file(), at.line())).unwrap_or_default();
+    with(|e| {
+        let message = format!("{what} that nothing orders with {theirs} by CPU{}{place}", race.cpu);
+        let word = if race.filled { "is accessed" } else { "is filled" };
+        e.record(|e| Event::new(e, Some(at), "", Action::Word(word.into()), caller));
+        e.fail(FailureKind::DataRace, message, Some(caller));
+    });
+    stop();
+}
+
 /// Waits as a step of the current CPU.
 pub(crate) fn wait(
     waiting: Waiting,
@@ -352,6 +457,7 @@ fn plain(at: usize, write: bool, caller: &'static Location<'static>) {
         Phase::Idle => return,
         Phase::Starting | Phase::Running => {}
     }
+    inside_frame(at, caller);
     let race = with(|e| {
         if write {
             e.watch.note(at);

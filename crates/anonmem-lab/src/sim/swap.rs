@@ -7,7 +7,12 @@
 //!
 //! Slots keep the first words of a page; the rest of a page that a case swaps out must be zero.
 
-use super::{Sim, broken::broken, misfortune, probe::running};
+use super::{
+    Sim,
+    broken::broken,
+    misfortune,
+    probe::{inside_frame, running},
+};
 use crate::{
     explorer::{engine::with, failure::FailureKind, op::Kind, step::turn},
     trace::{Action, Event},
@@ -95,6 +100,9 @@ impl SwapIo for Sim {
             return Err(IoError);
         }
         self.begin(Transfer::Write, (device, slot), src, Location::caller());
+        if running() {
+            inside_frame(self.arena.data_address(src), Location::caller());
+        }
         let words = core::array::from_fn(|i| self.arena.read(src, i * 8));
         let rest = (WORDS..PAGE_SIZE / 8).all(|i| self.arena.read(src, i * 8) == 0);
         assert!(rest, "a page that is swapped out has its contents in its first {WORDS} words");
@@ -109,7 +117,7 @@ impl SwapIo for Sim {
         }
         self.begin(Transfer::Read, (device, slot), dst, Location::caller());
         let words = self.arena.state(|s| *s.swap.slot(device, slot)).ok_or(IoError)?;
-        self.arena.write_words(dst, &words);
+        self.arena.write_words(dst, &words, Location::caller());
         Ok(())
     }
 

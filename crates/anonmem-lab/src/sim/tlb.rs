@@ -12,7 +12,7 @@ use super::{
     Sim,
     broken::broken,
     choose, misfortune,
-    probe::{SimProbe, running},
+    probe::{inside_frame, running, walk_exchange, walk_load},
 };
 use crate::{
     explorer::{engine::with, failure::FailureKind, op::Kind, step::turn},
@@ -20,8 +20,7 @@ use crate::{
     trace::{Action, Event},
 };
 use anonmem_hal::{
-    Arch, CpuId, CpuSet, Entry, FlushRange, Mmu, Order, Pfn, PhysMem, Present, Probe, Pte, Sched, Va,
-    arch::Toy,
+    Arch, CpuId, CpuSet, Entry, FlushRange, Mmu, Order, Pfn, PhysMem, Present, Pte, Sched, Va, arch::Toy,
 };
 use core::{
     ops::Range,
@@ -208,6 +207,9 @@ impl Sim {
             let message = format!("CPU{me} reaches the free frame {} through {va:?}", translation.pfn.0);
             broken(FailureKind::StaleTranslation, message, at);
         }
+        if running() {
+            inside_frame(frame, at);
+        }
         let offset = va.page_offset();
         let word = match access {
             Access::Read => self.arena.read(translation.pfn, offset),
@@ -228,43 +230,40 @@ impl Sim {
         Some(word)
     }
 
-    /// Walks the tables for `va` as hardware does. `None`: not allowed.
-    ///
-    /// A flush is answered between two instructions: the walk that it arrives in is given up and begins anew, so that it neither
-    /// reads nor marks a table that the flush was for.
+    /// Walks the tables for `va` as hardware does. `None`: not allowed. A flush that comes while it walks makes it
+    /// begin anew: it reads no table that the flush's sender may free now.
     fn walk(&self, root: Pfn, va: Va, access: Access) -> Option<Translation> {
-        let me = Self::current_cpu().index();
-        let flushes = || self.arena.state(|s| s.tlbs[me].flushes);
-        'again: loop {
-            let began = flushes();
-            let mut table = root;
-            for level in (1..Toy::LEVELS).rev() {
-                let raw = self.entry(table, va, level);
-                if flushes() != began {
-                    continue 'again;
-                }
-                match Toy::decode_entry(raw, level) {
-                    Entry::None => return None,
-                    Entry::Table(next) => table = next,
-                    Entry::Leaf(leaf) => return Self::large(root, va, leaf, level, access),
-                }
+        loop {
+            if let Some(walked) = self.walk_once(root, va, access) {
+                return walked;
             }
-            let raw = self.entry(table, va, 0);
-            if flushes() != began {
-                continue 'again;
-            }
-            let Pte::Present(present) = Toy::decode_pte(raw) else { return None };
-            if !allows(present, access) || !self.arena.has(present.pfn) {
-                return None;
-            }
-            let marked = Present { young: true, dirty: present.dirty || access == Access::Write, ..present };
-            let mark = || (flushes() == began).then(|| Toy::encode_pte(Pte::Present(marked)));
-            if marked != present && !self.exchange(table, va, raw, mark) {
-                continue 'again;
-            }
-            let (write, dirty) = (marked.prot.write, marked.dirty);
-            return Some(Translation { root, va, pfn: marked.pfn, write, dirty });
         }
+    }
+
+    /// Walks until a flush comes: then `None`.
+    fn walk_once(&self, root: Pfn, va: Va, access: Access) -> Option<Option<Translation>> {
+        let me = Self::current_cpu().index();
+        let begun = self.arena.state(|s| s.tlbs[me].flushes);
+        let walker = Walker { sim: self, me, begun };
+        let mut table = root;
+        for level in (1..Toy::LEVELS).rev() {
+            match Toy::decode_entry(walker.entry(table, va, level)?, level) {
+                Entry::None => return Some(None),
+                Entry::Table(next) => table = next,
+                Entry::Leaf(leaf) => return Some(Self::large(root, va, leaf, level, access)),
+            }
+        }
+        let raw = walker.entry(table, va, 0)?;
+        let Pte::Present(present) = Toy::decode_pte(raw) else { return Some(None) };
+        if !allows(present, access) || !self.arena.has(present.pfn) {
+            return Some(None);
+        }
+        let marked = Present { young: true, dirty: present.dirty || access == Access::Write, ..present };
+        if marked != present && !walker.exchange(table, va, raw, Toy::encode_pte(Pte::Present(marked)))? {
+            return None;
+        }
+        let (write, dirty) = (marked.prot.write, marked.dirty);
+        Some(Some(Translation { root, va, pfn: marked.pfn, write, dirty }))
     }
 
     fn large(root: Pfn, va: Va, leaf: Present, level: u32, access: Access) -> Option<Translation> {
@@ -285,24 +284,34 @@ impl Sim {
         // SAFETY: the entries of a table are only accessed as atomics; the arena outlives `self`.
         unsafe { AtomicU64::from_ptr(slot.as_ptr()) }
     }
+}
 
-    fn entry(&self, table: Pfn, va: Va, level: u32) -> u64 {
-        let slot = self.slot(table, va, level);
-        // Acquire: a walker depends on what it read, which orders its next read after it.
-        SimProbe::load(slot.as_ptr().addr(), Ordering::Acquire, || slot.load(Ordering::Acquire))
+/// A walk of a CPU, until a flush ends it.
+struct Walker<'s> {
+    sim: &'s Sim,
+    me: usize,
+    begun: u32,
+}
+
+impl Walker<'_> {
+    fn goes_on(&self) -> bool {
+        self.sim.arena.state(|s| s.tlbs[self.me].flushes) == self.begun
     }
 
-    /// Replaces `old` by what `new` says when it happens, if it says anything.
-    fn exchange(&self, table: Pfn, va: Va, old: u64, new: impl Fn() -> Option<u64>) -> bool {
-        let slot = self.slot(table, va, 0);
-        let exchange = || match new() {
-            Some(new) => match slot.compare_exchange(old, new, Ordering::AcqRel, Ordering::Acquire) {
-                Ok(found) => (found, Some(new)),
-                Err(found) => (found, None),
-            },
-            None => (slot.load(Ordering::Acquire), None),
+    fn entry(&self, table: Pfn, va: Va, level: u32) -> Option<u64> {
+        let slot = self.sim.slot(table, va, level);
+        let read = || slot.load(Ordering::Acquire);
+        walk_load(slot.as_ptr().addr(), address::TLB + self.me, || self.goes_on(), read)
+    }
+
+    /// Whether the entry was as it should be, and changed.
+    fn exchange(&self, table: Pfn, va: Va, old: u64, new: u64) -> Option<bool> {
+        let slot = self.sim.slot(table, va, 0);
+        let exchange = || match slot.compare_exchange(old, new, Ordering::AcqRel, Ordering::Acquire) {
+            Ok(found) => (found, Some(new)),
+            Err(found) => (found, None),
         };
-        SimProbe::rmw(slot.as_ptr().addr(), Ordering::AcqRel, exchange).1.is_some()
+        walk_exchange(slot.as_ptr().addr(), address::TLB + self.me, || self.goes_on(), exchange)
     }
 }
 

@@ -24,7 +24,7 @@ pub(super) fn do_shared_fault<M: Machine, G: FaultGuard<M>>(
         Err(Error::BadAddress) => return Err(FaultResult::Bus),
         Err(_) => return Err(FaultResult::Oom),
     };
-    let map = page.map_shm().map_err(|TooManySharers| FaultResult::Oom)?;
+    let map = page.map_shm(0).map_err(|TooManySharers| FaultResult::Oom)?;
     let mut entries = fault.lock(table)?;
     if entries.get(fault.va) != Pte::None {
         // The lock goes first, declared last: no count is put under it.

@@ -6,15 +6,19 @@ use crate::{ids::VmaId, mm::slot::MmSlot, objects::Objects};
 use anonmem_frame::Folio;
 use anonmem_hal::{Machine, PAGE_SIZE, Pfn, Present, Pte, SoftLeaf, Va, VaRange};
 use anonmem_pgtable::{Mapped, PteGuard, StableVma};
+use core::ops::RangeInclusive;
 
-/// One mapping that a walk met, with its page table locked.
+/// Mappings of consecutive pages that a walk met in one table, which is locked: a [`Batch`](anonmem_pgtable::Batch) of the
+/// folio's.
 pub struct RmapHit<'a, 'v, M: Machine, G> {
     /// The VMA that maps the page.
     pub vma: VmaId,
-    /// Where.
+    /// Where the first one is.
     pub va: Va,
-    /// The page: one of the folio's.
+    /// Its page: one of the folio's.
     pub page: Pfn,
+    /// How many pages from there on are mapped.
+    pub pages: u64,
     /// The address space.
     pub(crate) slot: &'v MmSlot<M>,
     /// The table that the entry is in, locked. An rmap lock lets it be changed and cleared, not filled.
@@ -42,18 +46,18 @@ impl Form {
     }
 }
 
-/// The entry of VMA `id` for page `index`, if it maps `folio`.
+/// The entries of VMA `id` from the first page of `indexes` on, if they map `folio`, whose last page is the last of those.
 #[doc(alias = "page_vma_mapped_walk")]
 pub(super) fn find_mapping<'a, 'v: 'a, M: Machine, G: StableVma>(
     objects: &'v Objects<M>,
     guard: &'a G,
     id: VmaId,
     folio: Folio<'_, M>,
-    index: u64,
+    indexes: RangeInclusive<u64>,
     form: Form,
 ) -> Option<RmapHit<'a, 'v, M, G>> {
     let vma = objects.vma(id);
-    let va = vma.address_of(index)?;
+    let va = vma.address_of(*indexes.start())?;
     let slot = objects.mm_slot(vma.mm()?);
     let table = slot.space.walk(&objects.frames, guard, va)?;
     let maps = |pte| form.page(pte).filter(|&page| objects.frames.folio(page) == Some(folio));
@@ -61,7 +65,13 @@ pub(super) fn find_mapping<'a, 'v: 'a, M: Machine, G: StableVma>(
     maps(table.peek(va))?;
     let entries = table.lock();
     let page = maps(entries.get(va))?;
-    Some(RmapHit { vma: id, va, page, slot, entries })
+    let pages = match form {
+        Form::Present if indexes.start() != indexes.end() => {
+            entries.batch(VaRange { start: va, end: vma.end() }).map_or(1, |batch| batch.pages())
+        }
+        Form::Present | Form::Migration => 1,
+    };
+    Some(RmapHit { vma: id, va, page, pages, slot, entries })
 }
 
 /// Pages of a table that a walk looks at together. Linux: `MIN_LRU_BATCH`.

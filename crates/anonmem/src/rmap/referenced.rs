@@ -31,9 +31,11 @@ pub fn folio_referenced<M: Machine>(objects: &Objects<M>, folio: Folio<'_, M>) -
     let mut found = Referenced::default();
     let Some(guard) = Rmap::lock(objects, folio) else { return found };
     let _ = Rmap::walk(&guard, folio, Form::Present, |mut hit| {
-        found.mappings += 1;
-        if hit.entries.test_and_clear_young(hit.va) {
-            found.young += 1;
+        found.mappings += hit.pages;
+        let young =
+            (0..hit.pages).filter(|&i| hit.entries.test_and_clear_young(hit.va.page_after(i))).count();
+        if young > 0 {
+            found.young += young as u64;
             hit.look_around();
         }
         found.locked |= objects.vma(hit.vma).flags().contains(VmFlags::LOCKED);

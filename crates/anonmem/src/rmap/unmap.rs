@@ -72,6 +72,12 @@ fn try_to_unmap_one<'v, M: Machine>(
     to: &UnmapTo<'_, '_, M>,
     tlb: &mut TlbBatch<'v, M>,
 ) -> ControlFlow<()> {
+    anonmem_hal::debug_check_eq!(
+        M,
+        hit.pages,
+        1,
+        "a folio has one slot: a large one is split before it leaves"
+    );
     if objects.vma(hit.vma).flags().contains(VmFlags::LOCKED) {
         return ControlFlow::Break(());
     }

@@ -10,7 +10,7 @@ use anonmem_frame::Folio;
 use anonmem_hal::Machine;
 use core::ops::ControlFlow;
 
-/// Calls `f` for every entry that maps a page of `folio`, until it breaks.
+/// Calls `f` for every batch of entries that map pages of `folio`, until it breaks.
 ///
 /// Every mapping that exists for the whole walk is met, a page that moves meanwhile (mremap) at least once.
 ///
@@ -39,8 +39,11 @@ pub(super) fn walk<'v, M: Machine, B>(
     let mut at = tree.first_overlap(objects, first, last);
     while let Some(chain) = at {
         let id = objects.chain(chain).vma();
-        for index in first..=last {
-            if let Some(hit) = find_mapping(objects, guard, id, folio, index, form) {
+        let mut index = first;
+        while index <= last {
+            let hit = find_mapping(objects, guard, id, folio, index..=last, form);
+            index += hit.as_ref().map_or(1, |hit| hit.pages);
+            if let Some(hit) = hit {
                 f(hit)?;
             }
         }

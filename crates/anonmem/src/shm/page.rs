@@ -41,7 +41,7 @@ impl<M: Machine> Vm<M> {
             return Ok(self.frames.try_get(present.pfn).expect("the object's entry owns the page"));
         }
         let page = new.into_shm(id.raw(), index);
-        let map = page.map_shm().map_err(|_| Error::Limit("mappings of a page"))?;
+        let map = page.map_shm(0).map_err(|_| Error::Limit("mappings of a page"))?;
         entries.install(va, map, Attrs { prot: Protection::RW, young: false, dirty: false, uffd_wp: false });
         Ok(page)
     }

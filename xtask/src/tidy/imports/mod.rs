@@ -29,7 +29,7 @@ const CRATES: [(&str, usize); 12] = [
     ("crates/anonmem-frame/src/lib.rs", 8),
     ("crates/anonmem-hal/src/lib.rs", 0),
     ("crates/anonmem-lab/src/lib.rs", 16),
-    ("crates/anonmem-pgtable/src/lib.rs", 5),
+    ("crates/anonmem-pgtable/src/lib.rs", 0),
     ("crates/anonmem-sync/src/lib.rs", 0),
     ("machines/hosted/src/lib.rs", 0),
     ("machines/zram/src/lib.rs", 0),

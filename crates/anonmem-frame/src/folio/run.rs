@@ -1,0 +1,204 @@
+//! Runs of mappings: the owner of what several entries for one folio owned.
+//!
+//! A folio counts all its mappings in one word. So the mappings of a run of entries that are cleared together are uncounted
+//! together, and become *one* reference that waits for the flush: `+REF - n * MAP`, one atomic operation and one slot of
+//! the gather, however long the run is.
+//!
+//! Linux: mm/rmap.c `folio_remove_rmap_ptes`; include/linux/rmap.h `folio_try_dup_anon_rmap_ptes`.
+
+use super::{
+    DupError, Exclusive, ExclusiveRef, Folio, FolioRef, Shared, ShmMap, TooManySharers,
+    rmap::{MigrationHold, add_map, take_exclusive},
+};
+use crate::{Frames, meta::Counts};
+use anonmem_hal::{Machine, Pfn};
+use anonmem_sync::Ordering;
+use core::mem::ManuallyDrop;
+
+/// Mappings of consecutive pages of one folio, whose entries were cleared.
+#[must_use = "the mappings have to be uncounted"]
+pub struct MapRun<'f, M: Machine> {
+    frames: &'f Frames<M>,
+    first: Pfn,
+    len: u64,
+    /// What of the folio's word is theirs.
+    by: u64,
+}
+
+macro_rules! run_of {
+    ($name:ident) => {
+        impl<'f, M: Machine> From<$name<'f, M>> for MapRun<'f, M> {
+            #[inline]
+            fn from(map: $name<'f, M>) -> Self {
+                let map = ManuallyDrop::new(map);
+                let by = $name::counted(map.folio(), map.page);
+                Self { frames: map.frames, first: map.page, len: 1, by }
+            }
+        }
+    };
+}
+run_of!(Exclusive);
+run_of!(Shared);
+run_of!(ShmMap);
+run_of!(MigrationHold);
+
+impl<'f, M: Machine> MapRun<'f, M> {
+    /// The number of mappings.
+    pub fn pages(&self) -> u64 {
+        self.len
+    }
+
+    /// The folio that holds the pages.
+    pub fn folio(&self) -> Folio<'f, M> {
+        self.frames.folio_of_owned(self.first)
+    }
+
+    /// The page that would make the run longer; `None` at the end of the folio.
+    pub fn next(&self) -> Option<Pfn> {
+        let (folio, next) = (self.folio(), self.first.offset(self.len));
+        (next.0 < folio.pfn().0 + folio.nr_pages().0).then_some(next)
+    }
+
+    /// Adds the mapping of the next page.
+    ///
+    /// # Panics
+    /// If it is another page's.
+    pub fn push(&mut self, map: impl Into<Self>) {
+        let map = ManuallyDrop::new(map.into());
+        assert!(
+            core::ptr::eq(self.frames, map.frames) && self.next() == Some(map.first),
+            "a mapping that is not the run's next"
+        );
+        self.len += map.len;
+        self.by = self.by.wrapping_add(map.by);
+    }
+
+    /// Uncounts the mappings. The reference that remains may be put only when no translation to the pages is left in
+    /// any TLB.
+    #[doc(alias = "folio_remove_rmap_ptes")]
+    #[inline]
+    pub fn unmap(self) -> FolioRef<'f, M> {
+        let this = ManuallyDrop::new(self);
+        let folio = this.folio();
+        // Release pairs with the Acquire of whoever finds the folio unmapped, as for a single mapping.
+        let old = folio.meta().counts.fetch_add(Counts::REF.wrapping_sub(this.by), Ordering::Release);
+        anonmem_hal::debug_check!(M, Counts(old).maps() >= this.len, "mappings too many were removed");
+        FolioRef { frames: this.frames, head: folio.head }
+    }
+
+    /// [`unmap`](Self::unmap) for where no translation to the pages is left in any TLB, and none can be made: if others have
+    /// the folio, the mappings go in one step. `None` then; else the reference.
+    #[inline]
+    pub fn unmap_untranslated(self) -> Option<FolioRef<'f, M>> {
+        let folio = self.folio();
+        // Only a hint: whoever else had it may let go just now, and then we are the last.
+        if folio.counts().0 == self.by {
+            return Some(self.unmap());
+        }
+        let this = ManuallyDrop::new(self);
+        // AcqRel as for a reference: pairs with the other drops, so that the last one sees what they did.
+        let old = folio.meta().counts.fetch_sub(this.by, Ordering::AcqRel);
+        anonmem_hal::debug_check!(M, Counts(old).maps() >= this.len, "mappings too many were removed");
+        if old == this.by {
+            this.frames.free_folio(folio.head);
+        }
+        None
+    }
+}
+
+impl<M: Machine> Drop for MapRun<'_, M> {
+    fn drop(&mut self) {
+        let Self { frames, first, len, by } = *self;
+        drop(Self { frames, first, len, by }.unmap());
+    }
+}
+
+/// The mappings of the pages of a new large folio, each for an entry to own.
+#[must_use = "the mappings must be installed into entries or unmapped"]
+pub struct NewAnonPages<'f, M: Machine> {
+    frames: &'f Frames<M>,
+    next: Pfn,
+    end: Pfn,
+}
+
+impl<'f, M: Machine> NewAnonPages<'f, M> {
+    /// The caller has counted a mapping of each of the `pages` pages from `first` on.
+    pub(super) fn new(frames: &'f Frames<M>, first: Pfn, pages: u64) -> Self {
+        Self { frames, next: first, end: first.offset(pages) }
+    }
+}
+
+impl<'f, M: Machine> Iterator for NewAnonPages<'f, M> {
+    type Item = Exclusive<'f, M>;
+
+    fn next(&mut self) -> Option<Exclusive<'f, M>> {
+        if self.next == self.end {
+            return None;
+        }
+        let page = self.next;
+        self.next = page.offset(1);
+        Some(Exclusive { frames: self.frames, page })
+    }
+}
+
+impl<M: Machine> Drop for NewAnonPages<'_, M> {
+    fn drop(&mut self) {
+        self.for_each(drop);
+    }
+}
+
+/// Shares an anonymous page that an entry maps, and that is a folio of its own, for another entry to own: fork. `None` if the
+/// page is not anonymous.
+///
+/// # Errors
+/// As [`ExclusiveRef::try_dup`](super::ExclusiveRef::try_dup); nothing has changed.
+///
+/// # Safety
+/// An entry under a page-table lock that is held owns a mapping of the page.
+#[doc(alias = "folio_try_dup_anon_rmap_pte")]
+#[inline(always)]
+pub unsafe fn try_dup_page<M: Machine>(frames: &Frames<M>, page: Pfn) -> Option<Result<(), DupError>> {
+    anonmem_hal::debug_check!(M, frames.is_one_page(page));
+    let folio = Folio { frames, head: page };
+    if frames.page_is_exclusive(page) {
+        // SAFETY: the caller's promise.
+        let page = unsafe { ExclusiveRef::of_entry(frames, page) };
+        return Some(page.try_dup_of(folio).map(|map| {
+            // It is the entry's.
+            map.into_entry();
+        }));
+    }
+    folio.is_anon().then(|| add_map(folio).map_err(|TooManySharers| DupError::TooManySharers))
+}
+
+/// Shares the pages from `first` on that `len` entries map, for as many other entries to own: fork of a large folio. The
+/// entries say the same of whether their pages are exclusive; no page is exclusive any more afterwards.
+///
+/// # Errors
+/// As [`ExclusiveRef::try_dup`](super::ExclusiveRef::try_dup); nothing has changed.
+///
+/// # Safety
+/// Entries under a page-table lock that is held own mappings of the pages, which are of one folio.
+#[doc(alias = "folio_try_dup_anon_rmap_ptes")]
+pub unsafe fn try_dup_run<M: Machine>(frames: &Frames<M>, first: Pfn, len: u64) -> Result<(), DupError> {
+    let folio = frames.folio_of_owned(first);
+    let exclusive = frames.page_is_exclusive(first);
+    if exclusive && folio.maybe_pinned() {
+        return Err(DupError::MaybePinned);
+    }
+    let pages = || (0..len).map(|i| first.offset(i));
+    let taken = if exclusive { pages().map(|page| take_exclusive(folio, page)).sum() } else { 0 };
+    let by = (len * Counts::MAP).wrapping_sub(taken);
+    // Release, as for every mapping that is added: pairs with the Acquire of `is_mapped`.
+    let old = Counts(folio.meta().counts.fetch_add(by, Ordering::Release));
+    if old.has_room() {
+        return Ok(());
+    }
+    folio.meta().counts.fetch_sub(by, Ordering::Relaxed);
+    if exclusive {
+        for page in pages() {
+            frames.meta(page).counts.fetch_or(Counts::EXCLUSIVE, Ordering::Relaxed);
+        }
+    }
+    Err(DupError::TooManySharers)
+}

@@ -1,0 +1,56 @@
+//! The words of a locked table: emptied and changed while the hardware may be setting bits of them.
+
+use anonmem_hal::{Arch, Machine, PAGE_SIZE, Va, VaRange};
+use anonmem_sync::{Atomic, Ordering};
+
+/// From the page `first` to the page `end` of `range`.
+pub(crate) fn pages_of(range: VaRange, first: usize, end: usize) -> VaRange {
+    let at = |i: usize| Va(range.start.0 + (i * PAGE_SIZE) as u64);
+    VaRange { start: at(first), end: at(end) }
+}
+
+/// Empties an entry of a locked table and returns what it was.
+#[inline(always)]
+pub(crate) fn take<M: Machine>(word: &Atomic<u64, M>) -> u64 {
+    // An empty entry stays empty under the lock.
+    let raw = word.load(Ordering::Relaxed);
+    if raw == 0 {
+        return 0;
+    }
+    if M::Arch::pte_settled(raw) {
+        word.store(0, Ordering::Relaxed);
+        raw
+    } else {
+        // A swap, because the hardware may be setting the accessed or dirty bit just now.
+        word.swap(0, Ordering::Relaxed)
+    }
+}
+
+/// Changes an entry of a locked table that was seen to hold `raw`, if it is present, keeping what the hardware sets
+/// meanwhile; returns what it is now.
+#[inline(always)]
+pub(crate) fn change_word<M: Machine>(word: &Atomic<u64, M>, raw: u64, f: impl Fn(u64) -> u64 + Copy) -> u64 {
+    if !M::Arch::pte_present(raw) {
+        return raw;
+    }
+    let new = f(raw);
+    if new != raw {
+        if !M::Arch::pte_settled(raw) {
+            // A copy of `f`, so that what it holds need not be in memory where nobody races.
+            return change_racing(word, &{ f });
+        }
+        word.store(new, Ordering::Relaxed);
+    }
+    new
+}
+
+/// Changes an entry whose accessed or dirty bit the hardware may be setting just now; returns what it is now.
+#[inline(never)]
+pub(crate) fn change_racing<M: Machine>(word: &Atomic<u64, M>, f: &dyn Fn(u64) -> u64) -> u64 {
+    let mut new = 0;
+    let _ = word.fetch_update(Ordering::Relaxed, |raw| {
+        new = f(raw);
+        Some(new)
+    });
+    new
+}
