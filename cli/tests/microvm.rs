@@ -147,6 +147,51 @@ fn nobody_innocent_is_killed_when_memory_runs_out_on_many_cpus() {
 }
 
 #[test]
+fn mmap_refuses_what_linux_refuses_for_the_same_reason() {
+    same_table_as_host("refusals", &[]);
+}
+
+#[test]
+fn no_more_is_locked_than_a_user_may_lock() {
+    same_table_as_host("locked", &[]);
+}
+
+/// On a host before Linux 6.17 the table says otherwise.
+#[test]
+fn mappings_move_together() {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut numbers = release.split(['.', '-']).map_while(|part| part.parse::<u32>().ok());
+    if (numbers.next(), numbers.next()) >= (Some(6), Some(17)) {
+        same_table_as_host("together", &[]);
+    } else {
+        eprintln!("skipped: the host's Linux is {release}, older than 6.17");
+    }
+}
+
+#[test]
+fn the_overcommit_mode_decides_what_is_promised() {
+    if !vm_is_there() {
+        return;
+    }
+    let script = "
+import mmap, os
+def say(name, number): os.write(os.open('/proc/sys/vm/overcommit_' + name, 1), b'%d' % number)
+def fits(mib):
+    try: return mmap.mmap(-1, mib << 20, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) and 1
+    except OSError: return 0
+for mode in range(3):
+    say('memory', mode)
+    print(mode, fits(1), fits(150), fits(1 << 20), end='; ')
+say('ratio', 80)
+print(fits(150), open('/proc/sys/vm/overcommit_memory').read(), end='')
+try: say('memory', 3)
+except OSError as e: print(e.errno)
+";
+    let ran = Vm::new().options(&["--ram", "256M"]).run(&["python3", "-c", script]).expect_status(0);
+    assert_eq!(ran.stdout, "0 1 1 0; 1 1 1 1; 2 1 0 0; 1 2\n22\n");
+}
+
+#[test]
 fn relatives_share_memory() {
     same_as_host("shared", Linked::Dynamic, &[]);
 }

@@ -170,13 +170,15 @@ unsafe impl<const CHECKED: bool> PhysMem for TestMachine<CHECKED> {
     }
 }
 
-impl<const CHECKED: bool> Mmu for TestMachine<CHECKED> {
+// SAFETY: nothing is translated.
+unsafe impl<const CHECKED: bool> Mmu for TestMachine<CHECKED> {
     fn init_root(&self, _: Pfn) {}
     fn flush(&self, _: CpuSet, _: Pfn, _: FlushRange) {}
     fn flush_local(&self, _: Pfn, _: Va) {}
 }
 
-impl<const CHECKED: bool> Sched for TestMachine<CHECKED> {
+// SAFETY: a thread is a CPU, and the only one with its number.
+unsafe impl<const CHECKED: bool> Sched for TestMachine<CHECKED> {
     #[inline]
     fn current_cpu() -> CpuId {
         CpuId(CPU.get())

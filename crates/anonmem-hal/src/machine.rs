@@ -83,7 +83,14 @@ pub enum FlushRange {
 }
 
 /// Address spaces and the caches of their translations.
-pub trait Mmu {
+///
+/// # Safety
+/// The memory manager frees a page when [`flush`](Self::flush) says that no CPU translates to it any more, and page tables after
+/// that. So:
+/// - [`flush`](Self::flush) returns only when no CPU of `cpus` holds a translation of the range, nor of the tables that lead
+///   to it, and none makes one from what it read of an entry before;
+/// - [`init_root`](Self::init_root) fills entries above `Arch::USER_END` and no others.
+pub unsafe trait Mmu {
     /// Fills the kernel's part of a new top-level table, which is zeroed.
     fn init_root(&self, root: Pfn);
     /// Makes every CPU of `cpus` forget translations of the address space `root`, those that it cached from
@@ -123,7 +130,15 @@ impl Default for HeldLocks {
 ///
 /// A task stays on its CPU until it parks or yields: kernel code is not preempted. (A hosted machine pins
 /// each thread to one simulated CPU.)
-pub trait Sched {
+///
+/// # Safety
+/// Per-CPU data is accessed without a lock, and locks are built on these calls. So:
+/// - [`current_cpu`](Self::current_cpu) names the CPU that runs the caller, below [`nr_cpus`](Self::nr_cpus), which never
+///   changes; no two tasks run on one CPU at a time, and a task changes its CPU only in [`park`](Self::park) and
+///   [`yield_now`](Self::yield_now);
+/// - [`contended`](Self::contended) runs `wait`, once, before it returns;
+/// - [`with_held_locks`](Self::with_held_locks) runs its function on a list that the current task alone uses.
+pub unsafe trait Sched {
     /// The CPU that runs this.
     fn current_cpu() -> CpuId;
     /// The number of CPUs; their ids are below it.

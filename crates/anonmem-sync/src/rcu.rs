@@ -3,7 +3,12 @@
 //! Each CPU publishes the epoch in which its outermost read section began, or 0. A grace period ends when
 //! every CPU is outside or began after it. A read section may not sleep (the CPU would be left inside).
 //!
-//! State of a CPU's word: 0 = outside; e = inside, began in epoch e.
+//! | a CPU's word | meaning |
+//! |---|---|
+//! | 0 | outside |
+//! | `e << 8 | n` | inside n nested sections, the outermost of which began in epoch e |
+//!
+//! The depth is counted, so that sections may end in any order.
 //!
 //! Linux: kernel/rcu. Differs: no quiescent-state batching; the readers pay one fence on entry.
 
@@ -14,6 +19,10 @@ use crate::{
 };
 use anonmem_hal::Machine;
 use core::{marker::PhantomData, sync::atomic::Ordering};
+
+/// How deep a CPU's sections are nested: the low bits of its word.
+const DEPTH_BITS: u32 = 8;
+const DEPTH: u64 = (1 << DEPTH_BITS) - 1;
 
 /// One domain of read sections.
 pub struct Rcu<M> {
@@ -37,16 +46,19 @@ impl<M: Machine> Rcu<M> {
     #[track_caller]
     pub fn read_lock(&self) -> RcuGuard<'_, M> {
         let word = self.cpus.this();
-        let outer = word.load(Ordering::Relaxed);
-        if outer == 0 {
+        let inside = word.load(Ordering::Relaxed);
+        if inside == 0 {
             // Release pairs with the Acquire of `has_ended`: a grace period that finds this section, and takes it for one that
             // began later, has to come after the section before it on this CPU, whose own end it did not see.
-            word.store(self.epoch.load(Ordering::Relaxed), Ordering::Release);
+            word.store(self.epoch.load(Ordering::Relaxed) << DEPTH_BITS | 1, Ordering::Release);
             // SeqCst pairs with the fence in `start`: either this section sees what was unlinked before
             // the grace period started, or the grace period sees this section.
             fence::<M>(Ordering::SeqCst);
+        } else {
+            assert!(inside & DEPTH != DEPTH, "255 nested read sections");
+            word.store(inside + 1, Ordering::Relaxed);
         }
-        RcuGuard { word, outer, _not_send: PhantomData }
+        RcuGuard { word, _not_send: PhantomData }
     }
 
     /// Starts a grace period: everything unlinked before may be freed once it [`has_ended`](Self::has_ended).
@@ -63,7 +75,9 @@ impl<M: Machine> Rcu<M> {
     #[track_caller]
     pub fn has_ended(&self, period: GracePeriod) -> bool {
         // Acquire pairs with the Release of the guard's drop: its loads are done.
-        self.cpus.iter().all(|word| matches!(word.load(Ordering::Acquire), e if e == 0 || e >= period.0))
+        self.cpus
+            .iter()
+            .all(|word| matches!(word.load(Ordering::Acquire), w if w == 0 || w >> DEPTH_BITS >= period.0))
     }
 
     /// Waits for a grace period. The caller is in no read section.
@@ -85,17 +99,16 @@ impl<M: Machine> Default for Rcu<M> {
 #[must_use = "the section ends when the guard drops"]
 pub struct RcuGuard<'a, M: Machine> {
     word: &'a Atomic<u64, M>,
-    outer: u64,
     _not_send: PhantomData<*mut ()>,
 }
 
 impl<M: Machine> Drop for RcuGuard<'_, M> {
     #[inline]
     fn drop(&mut self) {
-        if self.outer == 0 {
-            // Release pairs with the Acquire of `has_ended`.
-            self.word.store(0, Ordering::Release);
-        }
+        let inside = self.word.load(Ordering::Relaxed);
+        let outside = if inside & DEPTH == 1 { 0 } else { inside - 1 };
+        // Release pairs with the Acquire of `has_ended`.
+        self.word.store(outside, Ordering::Release);
     }
 }
 
@@ -117,5 +130,17 @@ mod tests {
         assert!(rcu.has_ended(period));
         let _later = rcu.read_lock();
         assert!(rcu.has_ended(period), "a later section does not hold it up");
+    }
+
+    #[test]
+    fn sections_may_end_in_any_order() {
+        let rcu = Rcu::<TestMachine>::new();
+        let first = rcu.read_lock();
+        let second = rcu.read_lock();
+        drop(first);
+        let period = rcu.start();
+        assert!(!rcu.has_ended(period), "the second section is still there");
+        drop(second);
+        assert!(rcu.has_ended(period));
     }
 }

@@ -41,7 +41,8 @@ unsafe impl PhysMem for TestMachine {
     }
 }
 
-impl Mmu for TestMachine {
+// SAFETY: nothing is translated.
+unsafe impl Mmu for TestMachine {
     fn init_root(&self, _: Pfn) {
         match *self {}
     }
@@ -53,7 +54,8 @@ impl Mmu for TestMachine {
     }
 }
 
-impl Sched for TestMachine {
+// SAFETY: a thread is a CPU, and the only one with its number.
+unsafe impl Sched for TestMachine {
     fn current_cpu() -> CpuId {
         CpuId(0)
     }

@@ -9,10 +9,10 @@
 //! | `POPULATE_READ`, `POPULATE_WRITE` | pages are faulted in |
 //! | `DONTFORK`, `DOFORK`, `WIPEONFORK`, `KEEPONFORK` | what a child gets |
 //! | `HUGEPAGE`, `NOHUGEPAGE` | remembered for large folios |
+//! | `NORMAL`, `RANDOM`, `SEQUENTIAL`, `DONTDUMP`, `DODUMP` | remembered, and shown: nothing is read ahead or dumped |
 //! | `COLD` | pages count as unused for long: reclaim takes them first |
 //! | `PAGEOUT` | pages that nobody else maps go to swap |
 //! | `WILLNEED` | pages come back from swap |
-//! | `NORMAL`, `RANDOM`, `SEQUENTIAL`, `DONTDUMP`, `DODUMP` | none: nothing is read ahead or dumped |
 //! | `MERGEABLE`, `UNMERGEABLE` | refused, as by a kernel without KSM |
 //!
 //! Locks: the mmap lock, for writing where a VMA's attributes change, else for reading; a page-table lock for one
@@ -128,8 +128,6 @@ impl Advice {
 
 /// What an advice comes down to.
 enum Action {
-    /// Nothing but a look for holes.
-    None,
     /// The attributes of VMAs change.
     Attributes(Attribute),
     /// Pages or entries change.
@@ -141,6 +139,11 @@ enum Action {
 /// Advice that changes the attributes of VMAs, as [`Advice`] names it.
 #[derive(Clone, Copy)]
 enum Attribute {
+    Normal,
+    Random,
+    Sequential,
+    DontDump,
+    DoDump,
     DontFork,
     DoFork,
     WipeOnFork,
@@ -178,8 +181,11 @@ impl PageAdvice {
 impl Advice {
     const fn action(self) -> Action {
         match self {
-            Self::Normal | Self::Random | Self::Sequential => Action::None,
-            Self::DontDump | Self::DoDump => Action::None,
+            Self::Normal => Action::Attributes(Attribute::Normal),
+            Self::Random => Action::Attributes(Attribute::Random),
+            Self::Sequential => Action::Attributes(Attribute::Sequential),
+            Self::DontDump => Action::Attributes(Attribute::DontDump),
+            Self::DoDump => Action::Attributes(Attribute::DoDump),
             Self::DontFork => Action::Attributes(Attribute::DontFork),
             Self::DoFork => Action::Attributes(Attribute::DoFork),
             Self::WipeOnFork => Action::Attributes(Attribute::WipeOnFork),
@@ -229,7 +235,6 @@ impl<M: Machine> Mm<'_, M> {
         let Some(end) = end else { return Err(Error::Invalid("advice about a range that wraps around")) };
         let range = VaRange { start, end };
         match action {
-            Action::None => self.for_each_part(self.read().slot(), range, |_, _| Ok(())),
             Action::Attributes(attribute) => self.madvise_attributes(range, attribute),
             Action::Pages(advice) => self.madvise_pages(range, advice),
             Action::Populate(how) => self.populate(range, how),
@@ -280,7 +285,13 @@ impl<M: Machine> Mm<'_, M> {
 /// The attributes of a VMA after the advice.
 fn attributes<M: Machine>(vma: &Vma<M>, advice: Attribute) -> Result<VmFlags, Error> {
     let flags = vma.flags();
+    let reading = VmFlags::SEQ_READ | VmFlags::RAND_READ;
     Ok(match advice {
+        Attribute::Normal => flags - reading,
+        Attribute::Random => (flags - reading) | VmFlags::RAND_READ,
+        Attribute::Sequential => (flags - reading) | VmFlags::SEQ_READ,
+        Attribute::DontDump => flags | VmFlags::DONTDUMP,
+        Attribute::DoDump => flags - VmFlags::DONTDUMP,
         Attribute::DontFork => flags | VmFlags::DONTCOPY,
         Attribute::DoFork => flags - VmFlags::DONTCOPY,
         Attribute::WipeOnFork if vma.backing() != Backing::Anonymous => {

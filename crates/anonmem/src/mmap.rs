@@ -9,7 +9,7 @@
 //! Locks: the mmap lock for writing.
 //!
 //! Linux: mm/mmap.c `do_mmap`, `__get_unmapped_area`; mm/vma.c `mmap_region`. Differs: no files but *sources*, which are
-//! private; a shared object is promised in full whatever `NORESERVE` says; no `MAP_32BIT`.
+//! private; a shared object is promised in full whatever `NORESERVE` says.
 
 use crate::{
     error::Error,
@@ -54,6 +54,8 @@ bitflags::bitflags! {
     pub struct MapFlags: u32 {
         /// Exactly at the address, in place of what is there.
         const FIXED = 0x10;
+        /// Between 1 and 2 GiB, unless the address says otherwise.
+        const LOW_32BIT = 0x40;
         /// A stack: it grows down.
         const GROWSDOWN = 0x100;
         /// Locked, and filled at once.
@@ -62,10 +64,14 @@ bitflags::bitflags! {
         const NORESERVE = 0x4000;
         /// Filled at once.
         const POPULATE = 0x8000;
+        /// With `POPULATE`: not filled at once after all.
+        const NONBLOCK = 0x1_0000;
         /// For a thread's stack: no large pages.
         const STACK = 0x2_0000;
         /// Exactly at the address, if nothing is there.
         const FIXED_NOREPLACE = 0x10_0000;
+        /// Shared, and `mprotect` never allows stores: what is mapped was opened for reading only. No number of Linux's.
+        const SHARED_READ_ONLY = 0x8000_0000;
     }
 }
 
@@ -107,6 +113,9 @@ pub struct MmapRequest {
     pub backing: MapBacking,
 }
 
+/// Where `MAP_32BIT` looks for a place.
+const LOW_WINDOW: VaRange = VaRange { start: Va(1 << 30), end: Va(1 << 31) };
+
 /// Whether a new mapping brings its shared object with it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Object {
@@ -135,25 +144,44 @@ impl<M: Machine> Mm<'_, M> {
         })?;
         let locked = VmFlags::from_bits_retain(guard.slot().def_flags.get()).contains(VmFlags::LOCKED);
         drop(guard);
-        if locked || request.flags.intersects(MapFlags::LOCKED | MapFlags::POPULATE) {
+        let fill = request.flags.intersection(MapFlags::POPULATE | MapFlags::NONBLOCK) == MapFlags::POPULATE;
+        if locked || fill || request.flags.contains(MapFlags::LOCKED) {
             let len = NrPages::containing(request.len).bytes();
             self.mm_populate_ignoring_errors(VaRange { start, end: Va(start.0 + len) });
         }
         Ok(start)
+    }
+
+    /// Makes the checks of [`mmap`](Self::mmap) that come before it looks at what is mapped, and maps nothing: for a caller that will
+    /// refuse to map it, to find what Linux would have said first.
+    ///
+    /// # Errors
+    /// As [`mmap`](Self::mmap).
+    pub fn check_mmap(&self, request: &MmapRequest) -> Result<(), Error> {
+        let guard = self.write();
+        let len = guard.check_length(request)?;
+        guard.choose_place(request, len).map(drop)
     }
 }
 
 impl<M: Machine> MmapWriteGuard<'_, M> {
     /// As [`mmap`](Self::mmap), under the caller's lock; nothing is filled.
     pub(crate) fn do_mmap(&self, request: &MmapRequest) -> Result<Va, Error> {
-        if request.len == 0 {
-            return Err(Error::Invalid("a mapping of no bytes"));
-        }
-        let len = Va(request.len).page_up().ok_or(Error::NO_ROOM)?.0;
+        let len = self.check_length(request)?;
         let (backing, object, first) = resolve(request.backing, len >> PAGE_SHIFT)?;
-        if self.slot().tree.len() > u64::from(self.objects.config.max_map_count) {
-            return Err(Error::MAX_MAP_COUNT);
+        let (range, flags) = self.choose_place(request, len)?;
+        let private_anonymous = matches!(request.backing, MapBacking::Anonymous);
+        if flags.contains(VmFlags::GROWSDOWN) && !private_anonymous {
+            return Err(Error::Invalid("only private anonymous memory grows down"));
         }
+        let pgoff = first.unwrap_or(range.start.page());
+        self.mmap_region(NewArea { range, pgoff, flags, backing }, object)?;
+        Ok(range.start)
+    }
+
+    /// Where a mapping of `len` bytes (whole pages) is to go, and its attributes, after the checks that have nothing to do with
+    /// what is mapped.
+    fn choose_place(&self, request: &MmapRequest, len: u64) -> Result<(VaRange, VmFlags), Error> {
         let start = self.get_unmapped_area(request.addr, len, request.flags)?;
         let range = VaRange { start, end: Va(start.0 + len) };
         if request.flags.contains(MapFlags::FIXED_NOREPLACE) && self.overlaps(range) {
@@ -161,13 +189,19 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
         }
         let flags = self.new_flags(request)?;
         self.check_locked(flags, range.pages().0)?;
-        let private_anonymous = matches!(request.backing, MapBacking::Anonymous);
-        if flags.contains(VmFlags::GROWSDOWN) && !private_anonymous {
-            return Err(Error::Invalid("only private anonymous memory grows down"));
+        Ok((range, flags))
+    }
+
+    /// The length in whole pages, if there may be one mapping more.
+    fn check_length(&self, request: &MmapRequest) -> Result<u64, Error> {
+        if request.len == 0 {
+            return Err(Error::Invalid("a mapping of no bytes"));
         }
-        let pgoff = first.unwrap_or(start.page());
-        self.mmap_region(NewArea { range, pgoff, flags, backing }, object)?;
-        Ok(start)
+        let len = Va(request.len).page_up().ok_or(Error::NO_ROOM)?.0;
+        if self.slot().tree.len() > u64::from(self.objects.config.max_map_count) {
+            return Err(Error::MAX_MAP_COUNT);
+        }
+        Ok(len)
     }
 
     /// The attributes of a new mapping.
@@ -188,10 +222,12 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
         flags.set(VmFlags::NORESERVE, request.flags.contains(MapFlags::NORESERVE) && !never);
         flags.set(VmFlags::GROWSDOWN, request.flags.contains(MapFlags::GROWSDOWN));
         flags.set(VmFlags::NOHUGEPAGE, request.flags.contains(MapFlags::STACK));
-        flags.set(
-            VmFlags::SHARED,
-            matches!(request.backing, MapBacking::SharedNew | MapBacking::Shared { .. }),
-        );
+        if matches!(request.backing, MapBacking::SharedNew | MapBacking::Shared { .. }) {
+            flags |= VmFlags::SHARED | VmFlags::MAYSHARE;
+        }
+        if request.flags.contains(MapFlags::SHARED_READ_ONLY) {
+            flags = (flags | VmFlags::MAYSHARE) - VmFlags::MAYWRITE;
+        }
         Ok(flags)
     }
 
@@ -223,6 +259,8 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
         let (objects, slot) = (self.objects, self.slot());
         let low = Va(objects.config.mmap_min_addr.max(PAGE_SIZE as u64)).page_up().unwrap_or(end);
         let hint = hint.page_down();
+        let window = if flags.contains(MapFlags::LOW_32BIT) { LOW_WINDOW.end } else { end };
+        let last = window.0.checked_sub(len).ok_or(Error::NO_ROOM)?;
         if hint.0 != 0 && hint.0.max(low.0) <= last {
             let wanted = VaRange { start: hint.max(low), end: Va(hint.max(low).0 + len) };
             if self.is_hole(wanted) {
@@ -231,6 +269,10 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
         }
         let base = Va(slot.mmap_base.get()).page_down();
         let pages = NrPages(len >> PAGE_SHIFT);
+        if flags.contains(MapFlags::LOW_32BIT) {
+            let found = slot.tree.gap_bottomup(self.objects.nodes(), pages, LOW_WINDOW, NrPages(1));
+            return found.ok_or(Error::NO_ROOM);
+        }
         // Where mappings start that grow upwards, as in Linux's legacy layout.
         let legacy = Va(end.0 / 3).page_down().min(base).max(low);
         let topdown = || {

@@ -12,6 +12,9 @@
 //! (`move_vma`, `page_tables`). All that can fail comes before the first change, so an operation that fails has changed
 //! nothing, what was mapped at a fixed destination included.
 //!
+//! Several mappings move together if their size does not change and the place is given (`move_all`), one after the other; a
+//! failure then leaves those before it at their new place.
+//!
 //! Locks: the mmap lock for writing; the lock of the anon_vma for writing during the move.
 //!
 //! Linux: mm/mremap.c `do_mremap`, `expand_vma`, `move_vma`. Differs: the VMA moves instead of being copied; a failure
@@ -104,6 +107,12 @@ impl Request {
     fn keeps_old(&self) -> bool {
         self.flags.contains(RemapFlags::DONTUNMAP)
     }
+
+    /// Whether all that is mapped in the old range moves, unchanged in size, to a place that is given.
+    #[doc(alias = "vrm_move_only")]
+    fn moves_all(&self) -> bool {
+        self.flags.contains(RemapFlags::FIXED) && self.old.len() == self.new_len
+    }
 }
 
 impl<M: Machine> Mm<'_, M> {
@@ -129,6 +138,9 @@ impl<M: Machine> Mm<'_, M> {
         new_addr: Va,
     ) -> Result<Va, Error> {
         let request = Request::check::<M::Arch>(old, old_len, new_len, flags, new_addr)?;
+        if request.moves_all() {
+            return self.move_all(request);
+        }
         let (guard, start) = self.vm.reclaiming(|| {
             let guard = self.write();
             let start = guard.do_mremap(&request)?;
@@ -144,6 +156,30 @@ impl<M: Machine> Mm<'_, M> {
         }
         Ok(start)
     }
+
+    /// Moves every mapping of the old range, cut to it, to the same distance from the new address; holes between them stay holes, and
+    /// what is mapped at their destination stays.
+    ///
+    /// # Errors
+    /// [`Error::BadAddress`] if nothing is mapped at the start. What fails at a later mapping leaves those before it moved.
+    #[doc(alias = "remap_move")]
+    fn move_all(&self, request: Request) -> Result<Va, Error> {
+        // An attempt that finds no memory goes on where it was: what has moved is not at the old place any more.
+        let mut rest = request.old;
+        self.vm.reclaiming(|| {
+            let guard = self.write();
+            while let Some((part, _)) = guard.slot().tree.find(self.vm.nodes(), rest.start) {
+                let Some(old) = part.intersect(rest) else { break };
+                if rest.start == request.old.start && old.start > rest.start {
+                    return Err(Error::BadAddress);
+                }
+                let new_addr = Va(request.new_addr.0 + (old.start.0 - request.old.start.0));
+                guard.do_mremap(&Request { old, new_len: old.len(), new_addr, ..request })?;
+                rest.start = old.end;
+            }
+            if rest.start == request.old.start { Err(Error::BadAddress) } else { Ok(request.new_addr) }
+        })
+    }
 }
 
 impl<M: Machine> MmapWriteGuard<'_, M> {
@@ -151,7 +187,7 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
         let Request { old, new_len, flags, .. } = *request;
         let found = self.slot().tree.find_containing(self.objects.nodes(), old.start);
         let (range, id) = found.ok_or(Error::BadAddress)?;
-        if old.is_empty() && !self.objects.vma(id).flags().contains(VmFlags::SHARED) {
+        if old.is_empty() && !self.objects.vma(id).flags().intersects(VmFlags::SHARED | VmFlags::MAYSHARE) {
             return Err(Error::Invalid("only a shared mapping can be duplicated"));
         }
         if !request.moves() && new_len <= old.len() {

@@ -176,7 +176,8 @@ unsafe impl<C: Checks, A: Arch> PhysMem for Hosted<C, A> {
     }
 }
 
-impl<C: Checks, A: Arch> Sched for Hosted<C, A> {
+// SAFETY: a thread is a CPU from `run_on` to its end, and the only one with that number.
+unsafe impl<C: Checks, A: Arch> Sched for Hosted<C, A> {
     #[inline]
     fn current_cpu() -> CpuId {
         sched::current_cpu()

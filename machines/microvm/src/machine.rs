@@ -189,7 +189,8 @@ unsafe impl PhysMem for Kernel {
     }
 }
 
-impl Mmu for Kernel {
+// SAFETY: a flush waits for the acknowledgement of every CPU that it names; `init_root` copies the kernel's half.
+unsafe impl Mmu for Kernel {
     fn init_root(&self, root: Pfn) {
         paging::copy_kernel_half(root.0 * PAGE);
     }

@@ -22,7 +22,8 @@ use crate::{
 use anonmem_hal::{CpuId, HeldLocks, LockMode, Sched};
 use core::{panic::Location, sync::atomic::Ordering};
 
-impl Sched for Sim {
+// SAFETY: the explorer runs one coroutine of a CPU at a time, and switches only where they ask it to.
+unsafe impl Sched for Sim {
     #[inline]
     fn current_cpu() -> CpuId {
         if installed() { with(|e| CpuId(e.current as u32)) } else { CpuId(0) }

@@ -327,7 +327,9 @@ fn allows(present: Present, access: Access) -> bool {
     }
 }
 
-impl Mmu for Sim {
+// SAFETY: a flush takes the translations out of the simulated TLBs before it returns; misfortunes that a case injects are reported
+// when they are used, not obeyed.
+unsafe impl Mmu for Sim {
     fn init_root(&self, root: Pfn) {
         self.zero(root, Order::ZERO);
     }

@@ -41,7 +41,8 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
     /// Makes the stack VMA `id` start at `start`, a page below its present start.
     ///
     /// # Errors
-    /// [`Error::NotMapped`] if a limit or the self gap forbids it, [`Error::Limit`] if the commit limit does.
+    /// [`Error::NotMapped`] if a limit or the guard gap forbids it, [`Error::Again`] if too much would be locked, [`Error::Limit`] if
+    /// the commit limit forbids it.
     pub(crate) fn expand_downwards(&self, id: VmaId, start: Va) -> Result<(), Error> {
         let (objects, slot, vma) = (self.objects, self.slot(), self.objects.vma(id));
         let old = vma.range();
@@ -68,6 +69,7 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
         if !gap_ok || !fits {
             return Err(Error::NotMapped);
         }
+        self.check_locked(vma.flags(), grow)?;
         let accounted = vma.flags().contains(VmFlags::ACCOUNT);
         if accounted {
             objects.commit(grow)?;

@@ -149,6 +149,70 @@ fn a_fixed_mapping_replaces_what_is_there() {
 }
 
 #[test]
+fn what_is_shared_for_reading_never_becomes_writable() {
+    World::run(|world| {
+        let mm = world.vm.new_mm().unwrap();
+        let object = world.vm.shm_new(2).unwrap();
+        let backing = MapBacking::Shared { object, first: 0 };
+        let request =
+            MmapRequest { prot: Prot::READ, flags: MapFlags::SHARED_READ_ONLY, backing, ..anywhere(2) };
+        let start = mm.mmap(request).unwrap();
+        world.vm.shm_put(object);
+        let range = VaRange::of(start, P).unwrap();
+        assert_eq!(mm.mprotect(range, RW), Err(Error::AccessDenied));
+        assert_eq!(mm.mprotect(range, Prot::empty()), Ok(()));
+        assert_eq!(mm.mprotect(range, Prot::READ | Prot::EXEC), Ok(()));
+        let flags = mm.vma_at(start).unwrap().flags;
+        assert!(flags.contains(VmFlags::MAYSHARE) && !flags.contains(VmFlags::MAYWRITE), "{flags:?}");
+    });
+}
+
+#[test]
+fn low_memory_is_found_between_one_and_two_gibibytes() {
+    World::run(|world| {
+        let mm = world.vm.new_mm().unwrap();
+        let low = |n| MmapRequest { flags: MapFlags::LOW_32BIT, prot: Prot::READ, ..anywhere(n) };
+        let start = mm.mmap(low(4)).unwrap();
+        assert_eq!(start, Va(1 << 30));
+        assert_eq!(mm.mmap(low(4)), Ok(Va((1 << 30) + 4 * P)));
+        let hint = |va| MmapRequest { addr: Va(va), ..low(1) };
+        assert_eq!(mm.mmap(hint(1 << 29)), Ok(Va(1 << 29)), "a hint may be lower");
+        assert!(mm.mmap(hint(1 << 40)).unwrap().0 < 1 << 31, "but not higher");
+        assert_eq!(mm.mmap(low((1 << 18) + 1)), Err(Error::NO_ROOM));
+    });
+}
+
+#[test]
+fn nothing_is_filled_that_is_not_to_block() {
+    World::run(|world| {
+        let mm = world.vm.new_mm().unwrap();
+        let populate = MapFlags::POPULATE;
+        mm.mmap(MmapRequest { flags: populate | MapFlags::NONBLOCK, ..anywhere(4) }).unwrap();
+        assert_eq!(mm.counters().anon.0, 0);
+        mm.mmap(MmapRequest { flags: populate, ..anywhere(4) }).unwrap();
+        assert_eq!(mm.counters().anon.0, 4);
+    });
+}
+
+#[test]
+fn the_overcommit_mode_can_change() {
+    World::run(|world| {
+        let (mm, limit) = (world.vm.new_mm().unwrap(), world.vm.commit_limit());
+        assert_eq!(limit, world.vm.stats().frames / 2);
+        assert_eq!(mm.mmap(anywhere(1 << 20)), Err(Error::COMMIT_LIMIT));
+        world.vm.set_overcommit(Overcommit::Always);
+        let large = mm.mmap(anywhere(1 << 20)).unwrap();
+        world.vm.set_overcommit(Overcommit::Never { percent: 50 });
+        assert_eq!(mm.mmap(anywhere(1)), Err(Error::COMMIT_LIMIT), "what was promised stays");
+        mm.munmap(VaRange::of(large, P << 20).unwrap()).unwrap();
+        mm.mmap(anywhere(1)).unwrap();
+        world.vm.set_overcommit_ratio(0);
+        assert_eq!(mm.mmap(anywhere(1)), Err(Error::COMMIT_LIMIT));
+        assert_eq!(world.vm.overcommit(), Overcommit::Never { percent: 0 });
+    });
+}
+
+#[test]
 fn promises_follow_the_overcommit_mode() {
     let config = Config { overcommit: Overcommit::Never { percent: 1 }, ..Config::default() };
     World::run_with(config, |world| {

@@ -300,7 +300,7 @@ fn nonsense_is_refused() {
         invalid(mm.mremap(Va(16 * P), P, P, FIXED, Va(100 * P + 1)).map(Va::page));
         assert_eq!(remap(&mm, 99, 1, 2, MOVE, 0), Err(Error::BadAddress));
         assert_eq!(remap(&mm, 16, 8, 9, MOVE, 0), Err(Error::BadAddress));
-        assert_eq!(remap(&mm, 16, 8, 8, FIXED, 100), Err(Error::BadAddress));
+        assert_eq!(remap(&mm, 15, 8, 8, FIXED, 100), Err(Error::BadAddress), "a hole comes first");
         assert_eq!(remap(&mm, 16, 4, 4, FIXED, 3), Err(Error::NotPermitted));
         assert_eq!(ranges(&mm), [(16, 4), (20, 4)]);
     });
@@ -500,5 +500,55 @@ struct StopAtEnd<'a>(&'a AtomicBool);
 impl Drop for StopAtEnd<'_> {
     fn drop(&mut self) {
         self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn mappings_move_together_with_the_holes_between_them() {
+    World::run(|w| {
+        let mm = w.vm.new_mm().unwrap();
+        map(&mm, pages(16, 4));
+        mm.mprotect(pages(18, 2), Prot::READ).unwrap();
+        map(&mm, pages(22, 2));
+        map(&mm, pages(104, 4));
+        mm.store(17 * P, 1).unwrap();
+        mm.store(23 * P, 2).unwrap();
+        mm.store(105 * P, 3).unwrap();
+        assert_eq!(remap(&mm, 17, 7, 7, FIXED, 101), Ok(101));
+        assert_eq!(
+            ranges(&mm),
+            [(16, 1), (101, 1), (102, 2), (104, 2), (106, 2)],
+            "the hole at the new place is none"
+        );
+        assert_eq!((mm.load(101 * P), mm.load(105 * P), mm.load(107 * P)), (Ok(1), Ok(3), Ok(2)));
+        assert_eq!(
+            remap(&mm, 101, 3, 3, FIXED, 102),
+            Err(Error::Invalid("the old and the new place overlap"))
+        );
+        w.vm.validate().unwrap();
+    });
+}
+
+#[test]
+fn a_move_of_several_that_finds_no_memory_loses_none() {
+    for first in 1..12 {
+        World::run(|w| {
+            let mm = w.vm.new_mm().unwrap();
+            let places = [16, 16 + TABLE, 16 + 2 * TABLE];
+            for page in places {
+                map(&mm, pages(page, 1));
+                mm.store(page * P, byte_of(page)).unwrap();
+            }
+            let (len, far) = (2 * TABLE + 1, 1 << 20);
+            w.failures.set(anonmem_hosted::FailurePlan::From(first));
+            let _ = remap(&mm, 16, len, len, FIXED, 16 + far);
+            w.failures.set(anonmem_hosted::FailurePlan::Off);
+            w.vm.validate().unwrap();
+            for page in places {
+                let found = [page, page + far].map(|page| mm.load(page * P));
+                let byte = Ok(byte_of(page));
+                assert!(found.contains(&byte) && found.iter().any(Result::is_err), "{page}: {found:?}");
+            }
+        });
     }
 }

@@ -20,12 +20,18 @@ bitflags::bitflags! {
         const MAYWRITE = 1 << 5;
         /// `mprotect` may allow instruction fetches.
         const MAYEXEC = 1 << 6;
+        /// `MAP_SHARED`, of an object that may be writable or not.
+        const MAYSHARE = 1 << 7;
         /// A stack: an access just below makes it grow.
         const GROWSDOWN = 1 << 8;
         /// `mlock`: its pages stay.
         const LOCKED = 1 << 13;
         /// `mlock2(MLOCK_ONFAULT)`: pages stay once they are there.
         const LOCKONFAULT = 1 << 14;
+        /// `MADV_SEQUENTIAL`.
+        const SEQ_READ = 1 << 15;
+        /// `MADV_RANDOM`.
+        const RAND_READ = 1 << 16;
         /// `MADV_DONTFORK`: a child does not get it.
         const DONTCOPY = 1 << 17;
         /// `mremap` may not grow it.
@@ -36,6 +42,8 @@ bitflags::bitflags! {
         const NORESERVE = 1 << 21;
         /// `MADV_WIPEONFORK`: a child gets it empty.
         const WIPEONFORK = 1 << 25;
+        /// `MADV_DONTDUMP`.
+        const DONTDUMP = 1 << 26;
         /// `MADV_HUGEPAGE`.
         const HUGEPAGE = 1 << 29;
         /// `MADV_NOHUGEPAGE`.

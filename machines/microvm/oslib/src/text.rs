@@ -26,6 +26,8 @@ pub struct Mapping<'a> {
     pub name: &'a str,
     /// What its pages cost.
     pub usage: Usage,
+    /// Its attributes, by the two letters of `smaps`.
+    pub flags: &'a [&'static str],
 }
 
 /// What the present pages of a mapping cost, in bytes, with the names of `smaps`.
@@ -81,12 +83,8 @@ pub fn smaps_entry(out: &mut String, m: &Mapping<'_>) {
     smaps_sums(out, m);
     let _ = writeln!(out, "THPeligible:           0");
     out.push_str("VmFlags:");
-    for (on, name) in
-        [(m.read, "rd"), (m.write, "wr"), (m.exec, "ex"), (m.shared, "sh"), (m.usage.locked > 0, "lo")]
-    {
-        if on {
-            let _ = write!(out, " {name}");
-        }
+    for name in m.flags {
+        let _ = write!(out, " {name}");
     }
     out.push('\n');
 }

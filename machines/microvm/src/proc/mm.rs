@@ -161,15 +161,48 @@ pub fn id(mm: &Space) -> u64 {
 /// # Errors
 /// Those of mmap(2).
 pub fn mmap(mm: &Space, map: Map, backing: Backing<'_>) -> Result<u64> {
-    let shared = match map.flags & abi::MAP_TYPE {
-        abi::MAP_SHARED | abi::MAP_SHARED_VALIDATE => true,
-        abi::MAP_PRIVATE => false,
-        _ => return Err(EINVAL),
-    };
+    map_backing(mm, request_of(map), map, backing)
+}
+
+/// Maps a file shared that was opened for reading only: nothing makes the mapping writable later.
+///
+/// # Errors
+/// Those of mmap(2).
+pub fn mmap_read_only_shared(mm: &Space, map: Map, backing: Backing<'_>) -> Result<u64> {
+    let request = request_of(map);
+    let flags = request.flags | MapFlags::SHARED_READ_ONLY;
+    map_backing(mm, MmapRequest { flags, ..request }, map, backing)
+}
+
+/// Makes the checks of `mmap` that have nothing to do with what is mapped.
+///
+/// # Errors
+/// Those of mmap(2).
+pub fn check_mmap(mm: &Space, map: Map) -> Result<()> {
+    mm.check_mmap(&request_of(map)).map_err(errno)
+}
+
+/// What a program may ask for; what is mapped is still to be said.
+fn request_of(map: Map) -> MmapRequest {
+    MmapRequest {
+        addr: Va(map.addr),
+        len: map.len,
+        prot: Prot::from_bits_truncate(map.prot),
+        flags: MapFlags::from_bits_truncate(map.flags) - MapFlags::SHARED_READ_ONLY,
+        backing: MapBacking::Anonymous,
+    }
+}
+
+fn map_backing(mm: &Space, request: MmapRequest, map: Map, backing: Backing<'_>) -> Result<u64> {
+    let shared = map.flags & abi::MAP_TYPE == abi::MAP_SHARED;
     let mut source = None;
     let backing = match backing {
         Backing::Anonymous if shared => MapBacking::SharedNew,
-        Backing::Anonymous => MapBacking::Anonymous,
+        Backing::Anonymous if map.flags & abi::MAP_TYPE == abi::MAP_PRIVATE => MapBacking::Anonymous,
+        Backing::Anonymous => {
+            mm.check_mmap(&request).map_err(errno)?;
+            return Err(EINVAL);
+        }
         Backing::File { inode, path, offset } => {
             let id = sources::register(inode, path);
             source = Some(id);
@@ -180,14 +213,7 @@ pub fn mmap(mm: &Space, map: Map, backing: Backing<'_>) -> Result<u64> {
             MapBacking::Shared { object: store.object(), first: offset >> PAGE_SHIFT }
         }
     };
-    let request = MmapRequest {
-        addr: Va(map.addr),
-        len: map.len,
-        prot: Prot::from_bits_truncate(map.prot),
-        flags: MapFlags::from_bits_truncate(map.flags),
-        backing,
-    };
-    let mapped = mm.mmap(request).map_err(errno);
+    let mapped = mm.mmap(MmapRequest { backing, ..request }).map_err(errno);
     if let Some(id) = source {
         // The mapping has a use of its own.
         sources::release(id);
@@ -343,7 +369,7 @@ fn named(info: VmaInfo, usage: VmaUsage) -> Vma {
 impl Vma {
     /// Says whether stores are seen by others.
     pub fn is_shared(&self) -> bool {
-        self.info.flags.contains(VmFlags::SHARED)
+        self.info.flags.intersects(VmFlags::SHARED | VmFlags::MAYSHARE)
     }
 }
 

@@ -275,7 +275,7 @@ fn user_strings(process: &Process, range: (u64, u64), offset: u64, to: &mut [u8]
 }
 
 /// Puts what the memory manager tells about a mapping into the words of `/proc`.
-fn mapping(vma: &Vma) -> Mapping<'_> {
+fn mapping<'a>(vma: &'a Vma, flags: &'a [&'static str]) -> Mapping<'a> {
     let (info, usage) = (&vma.info, &vma.usage);
     let anonymous = vma.ino == 0;
     Mapping {
@@ -302,7 +302,41 @@ fn mapping(vma: &Vma) -> Mapping<'_> {
             swap: usage.swap,
             locked: usage.locked,
         },
+        flags,
     }
+}
+
+/// The letters of `smaps` for the attributes of a mapping, in Linux's order. Linux: fs/proc/task_mmu.c `show_smap_vma_flags`.
+const LETTERS: &[(VmFlags, &str)] = &[
+    (VmFlags::READ, "rd"),
+    (VmFlags::WRITE, "wr"),
+    (VmFlags::EXEC, "ex"),
+    (VmFlags::SHARED, "sh"),
+    (VmFlags::MAYREAD, "mr"),
+    (VmFlags::MAYWRITE, "mw"),
+    (VmFlags::MAYEXEC, "me"),
+    (VmFlags::MAYSHARE, "ms"),
+    (VmFlags::GROWSDOWN, "gd"),
+    (VmFlags::LOCKED, "lo"),
+    (VmFlags::SEQ_READ, "sr"),
+    (VmFlags::RAND_READ, "rr"),
+    (VmFlags::DONTCOPY, "dc"),
+    (VmFlags::DONTEXPAND, "de"),
+    (VmFlags::LOCKONFAULT, "lf"),
+    (VmFlags::ACCOUNT, "ac"),
+    (VmFlags::NORESERVE, "nr"),
+    (VmFlags::WIPEONFORK, "wf"),
+    (VmFlags::DONTDUMP, "dd"),
+    (VmFlags::HUGEPAGE, "hg"),
+    (VmFlags::NOHUGEPAGE, "nh"),
+    (VmFlags::MERGEABLE, "mg"),
+];
+
+/// Linux takes the attribute of being shared from what is mapped shared and can never be written.
+fn letters(flags: VmFlags) -> Vec<&'static str> {
+    let never_written = flags.contains(VmFlags::MAYSHARE) && !flags.contains(VmFlags::MAYWRITE);
+    let shown = if never_written { flags - VmFlags::SHARED } else { flags };
+    LETTERS.iter().filter(|(flag, _)| shown.contains(*flag)).map(|(_, letters)| *letters).collect()
 }
 
 /// Room for what is told about a few mappings: `smaps` has 800 bytes for each, and a path.
@@ -324,7 +358,8 @@ fn mappings(
     let mut text = String::new();
     for vma in mm::vmas(&space, from, detail)? {
         text.clear();
-        line(&mut text, &mapping(&vma));
+        let flags = if detail == Detail::Pages { letters(vma.info.flags) } else { Vec::new() };
+        line(&mut text, &mapping(&vma, &flags));
         out.extend_from_slice(text.as_bytes());
         next = Some(vma.info.range.end.0);
         if out.len() >= ENOUGH {
@@ -344,7 +379,7 @@ fn rollup(process: &Process) -> String {
         kind: MapKind::Anonymous,
         purpose: MapUse::Other,
     };
-    text::smaps_rollup(&mut out, &mapping(&Vma { info, usage, ino: 0, name: String::new() }));
+    text::smaps_rollup(&mut out, &mapping(&Vma { info, usage, ino: 0, name: String::new() }, &[]));
     out
 }
 

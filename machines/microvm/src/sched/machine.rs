@@ -12,7 +12,8 @@ use crate::machine::Kernel;
 /// How long tasks waited for the memory manager's locks.
 pub static LOCK_WAITS: LockWaits = LockWaits::new();
 
-impl Sched for Kernel {
+// SAFETY: kernel code is not preempted, so a task leaves its CPU only where it parks or yields.
+unsafe impl Sched for Kernel {
     #[inline]
     fn current_cpu() -> CpuId {
         CpuId(this_cpu().id() as u32)

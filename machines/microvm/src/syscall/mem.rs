@@ -7,8 +7,10 @@ use crate::proc::mm::{self, Backing, Map, Space};
 use crate::sched;
 use crate::usercopy;
 use anonmem_oslib::Result;
-use anonmem_oslib::errno::{EACCES, EBADF, EFAULT, EINVAL, ENODEV, ENOMEM, EOVERFLOW, ESRCH};
-use anonmem_oslib::vfs::Body;
+use anonmem_oslib::errno::{
+    EACCES, EBADF, EFAULT, EINVAL, ENODEV, ENOMEM, EOPNOTSUPP, EOVERFLOW, EPERM, ESRCH,
+};
+use anonmem_oslib::vfs::{Body, FileType};
 use linux_raw_sys::general as abi;
 
 const PAGE: u64 = 4096;
@@ -17,54 +19,144 @@ fn space() -> Result<Space> {
     sched::current_mm().ok_or(ESRCH)
 }
 
-fn pages(len: u64) -> Result<u64> {
-    len.checked_next_multiple_of(PAGE).ok_or(ENOMEM)
-}
-
+/// The arguments are looked at in Linux's order: the offset, the descriptor, the place, the limits, and then what is mapped.
 pub(super) fn mmap(c: &mut Call<'_>) -> Result<usize> {
     let map = Map { addr: c.args[0], len: c.args[1], prot: c.u32(2), flags: c.u32(3) };
-    if map.len == 0 {
+    let offset = c.args[5];
+    if !offset.is_multiple_of(PAGE) {
         return Err(EINVAL);
     }
-    let space = space()?;
-    let at = if map.flags & abi::MAP_ANONYMOUS != 0 {
-        mm::mmap(&space, map, Backing::Anonymous)?
+    let at = if map.flags & abi::MAP_ANONYMOUS == 0 {
+        map_file(&space()?, map, &*c.thread.files().get(c.u32(4))?, offset)?
+    } else if map.flags & abi::MAP_HUGETLB != 0 {
+        map_huge(&space()?, map, offset)?
     } else {
-        let offset = c.args[5];
-        if !offset.is_multiple_of(PAGE) {
-            return Err(EINVAL);
-        }
-        offset.checked_add(pages(map.len)?).ok_or(EOVERFLOW)?;
-        map_file(&space, map, &*c.thread.files().get(c.u32(4))?, offset)?
+        mm::mmap(&space()?, map, Backing::Anonymous)?
     };
     Ok(at as usize)
 }
+
+/// There is no pool of huge pages: what asks for one in the right way finds it empty.
+fn map_huge(space: &Space, map: Map, offset: u64) -> Result<u64> {
+    const DEFAULT: u32 = 0;
+    const TWO_MIB: u32 = 21;
+    const ONE_GIB: u32 = 30;
+    let shift = match map.flags >> abi::MAP_HUGE_SHIFT & abi::MAP_HUGE_MASK {
+        DEFAULT => TWO_MIB,
+        shift @ (TWO_MIB | ONE_GIB) => shift,
+        _ => return Err(EINVAL),
+    };
+    let size = 1 << shift;
+    let fixed = map.flags & (abi::MAP_FIXED | abi::MAP_FIXED_NOREPLACE) != 0;
+    // A length that wraps around is 0, as on Linux.
+    let len = map.len.checked_next_multiple_of(size).unwrap_or(0);
+    if len == 0 || (fixed && !map.addr.is_multiple_of(size)) {
+        return Err(EINVAL);
+    }
+    mm::check_mmap(space, Map { len, ..map })?;
+    if offset.checked_add(len).is_none_or(|end| end > i64::MAX as u64) {
+        return Err(EOVERFLOW);
+    }
+    match map.flags & abi::MAP_TYPE {
+        abi::MAP_SHARED | abi::MAP_SHARED_VALIDATE | abi::MAP_PRIVATE => Err(ENOMEM),
+        _ => Err(EINVAL),
+    }
+}
+
+/// The flags that a mapping of a file knows; `MAP_SHARED` ignores the others, `MAP_SHARED_VALIDATE` does not.
+const FILE_FLAGS: u32 = abi::MAP_TYPE
+    | abi::MAP_FIXED
+    | abi::MAP_ANONYMOUS
+    | abi::MAP_DENYWRITE
+    | abi::MAP_EXECUTABLE
+    | abi::MAP_UNINITIALIZED
+    | abi::MAP_GROWSDOWN
+    | abi::MAP_LOCKED
+    | abi::MAP_NORESERVE
+    | abi::MAP_POPULATE
+    | abi::MAP_NONBLOCK
+    | abi::MAP_STACK
+    | abi::MAP_HUGETLB
+    | MAP_32BIT
+    | MAP_ABOVE4G
+    | 21 << abi::MAP_HUGE_SHIFT
+    | 30 << abi::MAP_HUGE_SHIFT;
+const MAP_32BIT: u32 = 0x40;
+const MAP_ABOVE4G: u32 = 0x80;
 
 fn map_file(space: &Space, map: Map, file: &OpenFile, offset: u64) -> Result<u64> {
     if matches!(file.target, Target::Path) {
         return Err(EBADF);
     }
-    if file.flags() & abi::O_ACCMODE == abi::O_WRONLY {
-        return Err(EACCES);
+    if map.flags & abi::MAP_HUGETLB != 0 {
+        return Err(EINVAL);
+    }
+    let writable = file.check_writable().is_ok();
+    if let Err(error) = check_file(map, file, offset) {
+        // What is wrong with the place comes first.
+        mm::check_mmap(space, map)?;
+        return Err(error);
     }
     if is_dev_zero(file) {
-        return mm::mmap(space, Map { flags: map.flags | abi::MAP_ANONYMOUS, ..map }, Backing::Anonymous);
+        let private = map.flags & abi::MAP_TYPE == abi::MAP_PRIVATE;
+        let kind = if private { abi::MAP_PRIVATE } else { abi::MAP_SHARED };
+        let flags = map.flags & !abi::MAP_TYPE | kind | abi::MAP_ANONYMOUS;
+        return mm::mmap(space, Map { flags, ..map }, Backing::Anonymous);
     }
     let Body::File(data) = &file.inode.body else { return Err(ENODEV) };
-    let shared = map.flags & abi::MAP_TYPE != abi::MAP_PRIVATE;
-    let writable = map.prot & abi::PROT_WRITE != 0;
-    if shared && writable && file.flags() & abi::O_ACCMODE != abi::O_RDWR {
-        return Err(EACCES);
+    let backing = Backing::File { inode: &file.inode, path: &file.path, offset };
+    if map.flags & abi::MAP_TYPE == abi::MAP_PRIVATE {
+        return mm::mmap(space, map, backing);
     }
-    // What nobody can write cannot be told apart from a private mapping.
-    let pristine = data.lock().is_pristine();
-    if shared && !(pristine && !writable && file.check_writable().is_err()) {
+    if writable {
         let store = store::of_file(&file.inode, &file.path)?;
         return mm::mmap(space, map, Backing::Store { store: &store, offset });
     }
-    let flags = map.flags & !abi::MAP_TYPE | abi::MAP_PRIVATE;
-    let backing = Backing::File { inode: &file.inode, path: &file.path, offset };
-    mm::mmap(space, Map { flags, ..map }, backing)
+    // The bytes of the archive stay where they are: nobody has written to the file so far.
+    let pristine = data.lock().is_pristine();
+    if pristine {
+        return mm::mmap_read_only_shared(space, map, backing);
+    }
+    let store = store::of_file(&file.inode, &file.path)?;
+    mm::mmap_read_only_shared(space, map, Backing::Store { store: &store, offset })
+}
+
+/// Checks that the file can be mapped as it is asked for.
+fn check_file(map: Map, file: &OpenFile, offset: u64) -> Result<()> {
+    // The largest offset of a file is that of an `off_t`.
+    let last = if matches!(file.inode.body, Body::File(_)) { i64::MAX as u64 } else { u64::MAX };
+    let end = map.len.checked_next_multiple_of(PAGE).and_then(|len| offset.checked_add(len));
+    if end.is_none_or(|end| end > last) {
+        return Err(EOVERFLOW);
+    }
+    match map.flags & abi::MAP_TYPE {
+        abi::MAP_SHARED_VALIDATE if map.flags & !FILE_FLAGS != 0 => return Err(EOPNOTSUPP),
+        abi::MAP_SHARED | abi::MAP_SHARED_VALIDATE => {
+            if map.prot & abi::PROT_WRITE != 0 && file.check_writable().is_err() {
+                return Err(EACCES);
+            }
+        }
+        abi::MAP_PRIVATE => {}
+        _ => return Err(EINVAL),
+    }
+    if file.check_readable().is_err() {
+        return Err(EACCES);
+    }
+    // What has no name among the files, and what is generated, is on a file system without programs.
+    let no_programs = match file.inode.kind() {
+        FileType::Fifo | FileType::Socket => true,
+        _ => matches!(file.inode.body, Body::Synthetic(_)),
+    };
+    if map.prot & abi::PROT_EXEC != 0 && no_programs {
+        return Err(EPERM);
+    }
+    if !matches!(file.inode.body, Body::File(_)) && !is_dev_zero(file) {
+        return Err(ENODEV);
+    }
+    if map.flags & abi::MAP_GROWSDOWN != 0 {
+        return Err(EINVAL);
+    }
+    Ok(())
 }
 
 fn is_dev_zero(file: &OpenFile) -> bool {

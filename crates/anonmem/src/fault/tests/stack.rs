@@ -117,3 +117,14 @@ fn only_a_stack_that_is_accounted_takes_promises() {
         }
     });
 }
+
+#[test]
+fn a_locked_stack_grows_within_its_limit() {
+    World::run(|w| {
+        let (mm, _) = stack(w);
+        mm.mlock(Va(TOP * P), P).unwrap();
+        mm.set_limits(Limits { locked: 3 * P, ..mm.limits() });
+        assert!(ends_at(&mm, TOP - 2));
+        assert_eq!(mm.counters().locked.0, 3);
+    });
+}
