@@ -8,10 +8,7 @@ use crate::{
     outcome::{Bench, Samples, Side},
     peer::{Space, space::Filled},
 };
-use anonmem::{
-    Mm,
-    mmap::{MapBacking, MapFlags, MmapRequest, Prot},
-};
+use anonmem::{MapBacking, MapFlags, Mm, MmapRequest, Prot};
 use anonmem_hal::{Va, VaRange};
 use std::hint::black_box;
 

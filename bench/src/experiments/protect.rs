@@ -12,7 +12,7 @@ use crate::{
     outcome::{Bench, Samples, Side},
     peer::space::{self, Filled},
 };
-use anonmem::mmap::Prot;
+use anonmem::Prot;
 use std::io;
 
 const ROWS: [&str; 2] = ["mprotect-ro", "mprotect-rw"];

@@ -9,7 +9,7 @@ use crate::{
     outcome::{Bench, Samples, Side},
     peer::Space,
 };
-use anonmem::mmap::Prot;
+use anonmem::Prot;
 use anonmem_hal::{Va, VaRange};
 use std::io;
 

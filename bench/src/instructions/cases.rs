@@ -6,9 +6,7 @@ use crate::{
     experiments::lookup::{addresses, map_many},
     ours::{Active, Machine, World, fault_all, map_anywhere, map_region},
 };
-use anonmem::{
-    FaultAccess, LockMode, Mm, Populate, RemapFlags, mmap::Prot, rmap::referenced::folio_referenced,
-};
+use anonmem::{FaultAccess, LockMode, Mm, Populate, Prot, RemapFlags, lab::folio_referenced};
 use anonmem_hal::{Order, PhysMem, Va, VaRange};
 use std::hint::black_box;
 

@@ -8,10 +8,7 @@ mod faults;
 pub use faults::FaultCounts;
 
 use crate::{PAGE, REGION, host::cpus};
-use anonmem::{
-    Config, FaultAccess, FaultOutcome, LockMode, Mm, Vm,
-    mmap::{MapBacking, MapFlags, MmapRequest, Prot},
-};
+use anonmem::{Config, FaultAccess, FaultOutcome, LockMode, MapBacking, MapFlags, Mm, MmapRequest, Prot, Vm};
 use anonmem_hal::{CpuId, Order, Pfn, PhysMem, Va, VaRange};
 use anonmem_hosted::{CpuGuard, Hosted};
 use std::hint::black_box;

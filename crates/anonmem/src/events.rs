@@ -112,7 +112,7 @@ events! {
 }
 
 /// The number of events.
-pub const NR_EVENTS: usize = Event::ALL.len();
+pub(crate) const NR_EVENTS: usize = Event::ALL.len();
 
 /// The counters of a `Vm`.
 pub(crate) struct Events<M> {

@@ -17,36 +17,36 @@ extern crate std;
 mod brk;
 mod commit;
 mod config;
-pub mod error;
-pub mod events;
-pub mod fault;
+mod error;
+mod events;
+mod fault;
 mod fork;
 mod ids;
-pub mod limits;
-pub mod madvise;
-pub mod maps;
+mod limits;
+mod madvise;
+mod maps;
 mod mincore;
-pub mod mlock;
-pub mod mm;
-pub mod mmap;
+mod mlock;
+mod mm;
+mod mmap;
 mod mprotect;
-pub mod mremap;
-pub mod msync;
+mod mremap;
+mod msync;
 mod munmap;
 mod objects;
 mod overcommit;
-pub mod populate;
+mod populate;
 mod reclaim;
-pub mod rmap;
-pub mod shm;
+mod rmap;
+mod shm;
 mod stats;
-pub mod swap;
+mod swap;
 mod swapoff;
 #[cfg(test)]
 mod testing;
-pub mod validate;
-pub mod vm;
-pub mod vma;
+mod validate;
+mod vm;
+mod vma;
 mod zap;
 
 pub use config::{Config, LockMode};
@@ -67,5 +67,22 @@ pub use msync::SyncFlags;
 pub use overcommit::Overcommit;
 pub use populate::Populate;
 pub use stats::Stats;
+pub use swap::device::SwapInfo;
+pub use validate::Violation;
 pub use vm::Vm;
-pub use vma::VmFlags;
+pub use vma::{flags::VmFlags, tree::Busy};
+
+/// What the lab and the bench look at behind the API. No promise is made about it.
+#[doc(hidden)]
+pub mod lab {
+    pub use crate::{
+        objects::Objects,
+        rmap::{
+            anon_vma::AnonVmaReadGuard,
+            folio::folio_lock_anon_vma_read,
+            hit::RmapHit,
+            referenced::{Referenced, folio_referenced},
+            walk::rmap_walk_anon,
+        },
+    };
+}

@@ -14,7 +14,7 @@ use crate::{
     },
     snapshot::Region,
 };
-use anonmem::rmap::{folio::folio_lock_anon_vma_read, walk::rmap_walk_anon};
+use anonmem::lab::{folio_lock_anon_vma_read, rmap_walk_anon};
 use anonmem::{
     Advice, Config, FaultAccess, FaultOutcome, LockMode, MapBacking, MapFlags, Mm, MmapRequest, Prot, Vm,
 };

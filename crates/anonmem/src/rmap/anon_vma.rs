@@ -67,7 +67,7 @@ impl<'v, M: Machine> AnonVmaReadGuard<'v, M> {
 }
 
 /// The lock of an anon_vma's root, held for writing: the set of VMAs may be changed.
-pub struct AnonVmaWriteGuard<'v, M: Machine> {
+pub(crate) struct AnonVmaWriteGuard<'v, M: Machine> {
     objects: &'v Objects<M>,
     root: AnonVmaId,
     _root: RwSemWriteGuard<'v, M, AnonVmaRoot, ()>,

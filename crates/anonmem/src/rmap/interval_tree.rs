@@ -19,7 +19,7 @@ use core::fmt;
 /// A node's place in an [`IntervalTree`]; all words under the lock of the tree.
 ///
 /// A node that is in no tree has an empty interval: its `first` is above its `last`.
-pub struct IntervalLinks<M, N> {
+pub(crate) struct IntervalLinks<M, N> {
     parent: Plain<Link<N>, M>,
     /// The child with lower first indices, and the one with higher or equal ones.
     children: [Plain<Link<N>, M>; 2],
@@ -31,7 +31,7 @@ pub struct IntervalLinks<M, N> {
 
 impl<M: Machine, N> IntervalLinks<M, N> {
     /// In no tree.
-    pub const fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         Self {
             parent: Plain::new(Link::NONE),
             children: [Plain::new(Link::NONE), Plain::new(Link::NONE)],
@@ -42,7 +42,7 @@ impl<M: Machine, N> IntervalLinks<M, N> {
     }
 
     /// Whether the node is in a tree.
-    pub fn is_linked(&self) -> bool {
+    pub(crate) fn is_linked(&self) -> bool {
         self.first.get() <= self.last.get()
     }
 
@@ -66,7 +66,7 @@ impl<M: Machine, N> Default for IntervalLinks<M, N> {
 }
 
 /// Knows the nodes of interval trees by their handles.
-pub trait IntervalNodes<M: Machine, N> {
+pub(crate) trait IntervalNodes<M: Machine, N> {
     /// A node's place in its tree.
     fn links(&self, node: Handle<N>) -> &IntervalLinks<M, N>;
     /// The first and the last index of a node. May not change while the node is linked.
@@ -75,7 +75,7 @@ pub trait IntervalNodes<M: Machine, N> {
 
 /// A set of nodes, in order of their first index.
 #[doc(alias("rb_root_cached", "anon_vma_interval_tree"))]
-pub struct IntervalTree<M, N> {
+pub(crate) struct IntervalTree<M, N> {
     root: Plain<Link<N>, M>,
 }
 
@@ -109,7 +109,7 @@ fn mix(mut x: u32) -> u32 {
 /// Linking and unlinking, under the root's lock held for writing.
 impl<M: Machine, N> IntervalTree<M, N> {
     /// A tree without nodes.
-    pub const fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         Self { root: Plain::new(Link::NONE) }
     }
 
@@ -118,7 +118,7 @@ impl<M: Machine, N> IntervalTree<M, N> {
     /// # Panics
     /// If the node is linked already, or its interval is empty.
     #[doc(alias = "anon_vma_interval_tree_insert")]
-    pub fn insert(&self, nodes: &impl IntervalNodes<M, N>, node: Handle<N>) {
+    pub(crate) fn insert(&self, nodes: &impl IntervalNodes<M, N>, node: Handle<N>) {
         let links = nodes.links(node);
         let (first, last) = nodes.interval(node);
         assert!(!links.is_linked(), "{node:?} is in an interval tree already");
@@ -153,7 +153,7 @@ impl<M: Machine, N> IntervalTree<M, N> {
     /// # Panics
     /// If the node is not linked.
     #[doc(alias = "anon_vma_interval_tree_remove")]
-    pub fn remove(&self, nodes: &impl IntervalNodes<M, N>, node: Handle<N>) {
+    pub(crate) fn remove(&self, nodes: &impl IntervalNodes<M, N>, node: Handle<N>) {
         let links = nodes.links(node);
         assert!(links.is_linked(), "{node:?} is in no interval tree");
         let child = loop {
@@ -210,13 +210,13 @@ impl<M: Machine, N> IntervalTree<M, N> {
 impl<M: Machine, N> IntervalTree<M, N> {
     /// Whether there is no node.
     #[doc(alias = "RB_EMPTY_ROOT")]
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.root.get() == Link::NONE
     }
 
     /// Finds the node with the lowest first index whose interval overlaps `first` to `last`.
     #[doc(alias = "anon_vma_interval_tree_iter_first")]
-    pub fn first_overlap(
+    pub(crate) fn first_overlap(
         &self,
         nodes: &impl IntervalNodes<M, N>,
         first: u64,
@@ -228,7 +228,7 @@ impl<M: Machine, N> IntervalTree<M, N> {
     /// Finds the one after `node` whose interval overlaps `first` to `last`. The lock has been held since
     /// `node` was found.
     #[doc(alias = "anon_vma_interval_tree_iter_next")]
-    pub fn next_overlap(
+    pub(crate) fn next_overlap(
         &self,
         nodes: &impl IntervalNodes<M, N>,
         node: Handle<N>,
@@ -256,7 +256,8 @@ impl<M: Machine, N> IntervalTree<M, N> {
     /// Steps through the nodes whose intervals overlap `first` to `last`, by first index. The lock is held
     /// until the iterator is dropped.
     #[doc(alias = "anon_vma_interval_tree_foreach")]
-    pub fn overlaps<'a, I: IntervalNodes<M, N>>(
+    #[cfg(test)]
+    pub(crate) fn overlaps<'a, I: IntervalNodes<M, N>>(
         &'a self,
         nodes: &'a I,
         first: u64,
@@ -271,7 +272,7 @@ impl<M: Machine, N> IntervalTree<M, N> {
     /// # Errors
     /// The first node found wrong, in order.
     #[doc(alias = "anon_vma_interval_tree_verify")]
-    pub fn validate(&self, nodes: &impl IntervalNodes<M, N>) -> Result<u64, Invalid<N>> {
+    pub(crate) fn validate(&self, nodes: &impl IntervalNodes<M, N>) -> Result<u64, Invalid<N>> {
         let (mut count, mut before) = (0, 0);
         let mut next = lowest_under(nodes, self.root.get());
         while let Some(node) = next {
@@ -391,7 +392,7 @@ fn mend_upward<M: Machine, N>(nodes: &impl IntervalNodes<M, N>, from: Link<N>) {
 }
 
 /// What is wrong with an interval tree.
-pub struct Invalid<N> {
+pub(crate) struct Invalid<N> {
     /// The node that it was noticed at.
     pub node: Handle<N>,
     /// What it is.

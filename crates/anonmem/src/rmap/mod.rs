@@ -13,18 +13,18 @@
 //! its only mapper, which is younger. It never happens the other way round: a page that is shared is
 //! never stamped with a younger anon_vma.
 
-pub mod anon_vma;
+pub(crate) mod anon_vma;
 pub(crate) mod anon_vmas;
-pub mod folio;
-pub mod hit;
-pub mod interval_tree;
-pub mod objects;
-pub mod referenced;
+pub(crate) mod folio;
+pub(crate) mod hit;
+pub(crate) mod interval_tree;
+pub(crate) mod objects;
+pub(crate) mod referenced;
 pub(crate) mod reverse_map;
 #[cfg(test)]
 mod tests;
 pub(crate) mod unmap;
-pub mod walk;
+pub(crate) mod walk;
 
 /// The reverse map that is compiled.
 pub(crate) type Rmap = anon_vmas::AnonVmas;

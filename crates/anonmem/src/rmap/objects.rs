@@ -12,7 +12,7 @@ use anonmem_sync::{Atomic, Ordering, Plain, RwSem, order::AnonVmaRoot};
 use core::mem::offset_of;
 
 /// A set of VMAs that may map a page.
-pub struct AnonVma<M: Machine> {
+pub(crate) struct AnonVma<M: Machine> {
     /// The anon_vma whose lock protects this family; itself for a root. Constant while the slot is live.
     pub(super) root: Atomic<Link<AnonVmaTag>, M>,
     /// The anon_vma that this one was forked from; itself for a root. Under the root's lock.
@@ -55,7 +55,7 @@ impl<M: Machine> SlabItem<M> for AnonVma<M> {
 }
 
 /// A link between a VMA and an anon_vma.
-pub struct AnonVmaChain<M: Machine> {
+pub(crate) struct AnonVmaChain<M: Machine> {
     pub(super) vma: Plain<Link<VmaTag>, M>,
     pub(super) anon_vma: Plain<Link<AnonVmaTag>, M>,
     /// Next older chain of the same VMA. Under the mmap lock for writing, or for reading in `anon_vma_prepare`.
@@ -85,12 +85,12 @@ impl<M: Machine> SlabItem<M> for AnonVmaChain<M> {
 
 impl<M: Machine> AnonVmaChain<M> {
     /// The VMA.
-    pub fn vma(&self) -> VmaId {
+    pub(crate) fn vma(&self) -> VmaId {
         self.vma.get().get().expect("a chain in use has a VMA")
     }
 
     /// The anon_vma.
-    pub fn anon_vma(&self) -> AnonVmaId {
+    pub(crate) fn anon_vma(&self) -> AnonVmaId {
         self.anon_vma.get().get().expect("a chain in use has an anon_vma")
     }
 
@@ -102,7 +102,7 @@ impl<M: Machine> AnonVmaChain<M> {
 impl<M: Machine> AnonVma<M> {
     /// The root of its family, as of now.
     #[inline]
-    pub fn root(&self) -> Option<AnonVmaId> {
+    pub(crate) fn root(&self) -> Option<AnonVmaId> {
         // Acquire pairs with the Release of `init`.
         self.root.load(Ordering::Acquire).get()
     }

@@ -15,10 +15,8 @@
 //! Linux: mm/swapfile.c, mm/swap_state.c, mm/page_io.c.
 
 pub(crate) mod cache;
-pub mod device;
+pub(crate) mod device;
 pub(crate) mod slot;
 mod swapon;
 #[cfg(test)]
 mod tests;
-
-pub use device::SwapInfo;

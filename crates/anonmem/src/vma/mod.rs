@@ -17,19 +17,18 @@
 //! Linux: include/linux/mm_types.h `struct vm_area_struct`.
 
 pub(crate) mod compatible;
-pub mod flags;
+pub(crate) mod flags;
 pub(crate) mod free;
-pub mod lock;
+pub(crate) mod lock;
 pub(crate) mod merge;
 mod modify;
-pub mod refusal;
+pub(crate) mod refusal;
 pub(crate) mod reshape;
 mod split;
 #[cfg(test)]
 mod tests;
-pub mod tree;
-pub mod vma;
+pub(crate) mod tree;
+pub(crate) mod vma;
 
-pub use flags::VmFlags;
-pub use refusal::Refusal;
-pub use vma::{Backing, Vma};
+#[cfg(test)]
+pub(crate) use {flags::VmFlags, refusal::Refusal, vma::Backing};

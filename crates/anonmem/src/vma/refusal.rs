@@ -4,7 +4,7 @@ use crate::events::Event;
 
 /// Why a fault could not go ahead without the mmap lock, or without the VMA's.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Refusal {
+pub(crate) enum Refusal {
     /// The tree was being changed at every try.
     TreeBusy,
     /// No VMA is there: a stack may have to grow, or it is a SIGSEGV.
@@ -27,7 +27,7 @@ pub enum Refusal {
 
 impl Refusal {
     /// The counter of faults refused for this reason.
-    pub const fn event(self) -> Event {
+    pub(crate) const fn event(self) -> Event {
         match self {
             Self::TreeBusy => Event::RefusedTreeBusy,
             Self::NoVma => Event::RefusedNoVma,

@@ -18,7 +18,7 @@ use core::{mem::offset_of, num::NonZeroU64};
 
 /// What the pages of a VMA are before anybody writes to them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Backing {
+pub(crate) enum Backing {
     /// Zeroes.
     Anonymous,
     /// The bytes of a source from offset `pgoff`; a page is filled at its first touch and anonymous from then on.
@@ -28,7 +28,7 @@ pub enum Backing {
 }
 
 /// A range of an address space with one set of attributes.
-pub struct Vma<M: Machine> {
+pub(crate) struct Vma<M: Machine> {
     pub(super) mm: Atomic<Link<MmTag>, M>,
     pub(super) start: Atomic<u64, M>,
     pub(super) end: Atomic<u64, M>,
@@ -103,31 +103,31 @@ impl<M: Machine> Vma<M> {
 
     /// The address space it belongs to.
     #[inline]
-    pub fn mm(&self) -> Option<MmId> {
+    pub(crate) fn mm(&self) -> Option<MmId> {
         self.mm.load(Relaxed).get()
     }
 
     /// The addresses it covers.
     #[inline]
-    pub fn range(&self) -> VaRange {
+    pub(crate) fn range(&self) -> VaRange {
         VaRange { start: Va(self.start.load(Relaxed)), end: Va(self.end.load(Relaxed)) }
     }
 
     /// First byte.
     #[inline]
-    pub fn start(&self) -> Va {
+    pub(crate) fn start(&self) -> Va {
         Va(self.start.load(Relaxed))
     }
 
     /// One past the last byte.
     #[inline]
-    pub fn end(&self) -> Va {
+    pub(crate) fn end(&self) -> Va {
         Va(self.end.load(Relaxed))
     }
 
     /// Page index of the first page.
     #[inline]
-    pub fn pgoff(&self) -> u64 {
+    pub(crate) fn pgoff(&self) -> u64 {
         self.pgoff.load(Relaxed)
     }
 
@@ -139,12 +139,12 @@ impl<M: Machine> Vma<M> {
 
     /// Its attributes.
     #[inline]
-    pub fn flags(&self) -> VmFlags {
+    pub(crate) fn flags(&self) -> VmFlags {
         VmFlags::from_bits_retain(self.flags.load(Relaxed))
     }
 
     /// What its pages are before anybody writes to them.
-    pub fn backing(&self) -> Backing {
+    pub(crate) fn backing(&self) -> Backing {
         if let Some(object) = self.shared.load(Relaxed).get() {
             return Backing::Shared(object);
         }
@@ -157,14 +157,14 @@ impl<M: Machine> Vma<M> {
     /// The linear index of the page at `va`: what a folio's `index` is.
     #[doc(alias = "linear_page_index")]
     #[inline]
-    pub fn index_of(&self, va: Va) -> u64 {
+    pub(crate) fn index_of(&self, va: Va) -> u64 {
         self.pgoff() + ((va.0 - self.start().0) >> PAGE_SHIFT)
     }
 
     /// The address of the page with linear index `index`, if the VMA covers it.
     #[doc(alias = "vma_address")]
     #[inline]
-    pub fn address_of(&self, index: u64) -> Option<Va> {
+    pub(crate) fn address_of(&self, index: u64) -> Option<Va> {
         let page = index.checked_sub(self.pgoff())?;
         let va = Va(self.start().0.checked_add(page << PAGE_SHIFT)?);
         (va < self.end()).then_some(va)
@@ -173,13 +173,13 @@ impl<M: Machine> Vma<M> {
     /// The hardware's permissions for a page that may be written without asking.
     #[doc(alias = "vm_page_prot")]
     #[inline]
-    pub fn protection(&self) -> Protection {
+    pub(crate) fn protection(&self) -> Protection {
         self.flags().protection()
     }
 
     /// The anon_vma that new pages of this VMA belong to, if it has one yet.
     #[inline]
-    pub fn anon_vma(&self) -> Option<AnonVmaId> {
+    pub(crate) fn anon_vma(&self) -> Option<AnonVmaId> {
         // Acquire pairs with the Release with which `anon_vma_prepare` publishes it.
         self.anon_vma.load(Ordering::Acquire).get()
     }

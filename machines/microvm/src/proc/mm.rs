@@ -7,11 +7,11 @@ use crate::machine;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use anonmem::mmap::{MapBacking, MapFlags, MmapRequest, Prot};
 use anonmem::{Advice, MlockAll, RemapFlags, SyncFlags};
 use anonmem::{
     Event, FaultAccess, FaultOutcome, Limits, MapKind, MapUse, Overcommit, VmFlags, VmaInfo, VmaUsage,
 };
+use anonmem::{MapBacking, MapFlags, MmapRequest, Prot};
 use anonmem_hal::{NrPages, PAGE_SHIFT, SourceId, Va, VaRange};
 use anonmem_oslib::cred::{Cap, Cred};
 use anonmem_oslib::errno::{EINVAL, ENOMEM};

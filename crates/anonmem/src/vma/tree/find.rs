@@ -18,7 +18,7 @@ use core::fmt;
 const TRIES: usize = 8;
 
 /// An entry: its range and its value.
-pub type Entry<V> = (VaRange, Handle<V>);
+pub(super) type Entry<V> = (VaRange, Handle<V>);
 
 /// A lock-free lookup met writers every time it tried. Take the mmap lock and ask again.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -62,7 +62,7 @@ impl<M: Machine, V> VmaTree<M, V> {
     /// Finds the first entry that ends above `va`.
     #[doc(alias("find_vma", "vma_find", "mas_find"))]
     #[inline]
-    pub fn find(&self, nodes: Nodes<'_, M>, va: Va) -> Option<Entry<V>> {
+    pub(crate) fn find(&self, nodes: Nodes<'_, M>, va: Va) -> Option<Entry<V>> {
         let (mut node, height) = self.root()?;
         for _ in 1..height {
             let inner = nodes.get(node);
@@ -75,13 +75,13 @@ impl<M: Machine, V> VmaTree<M, V> {
     /// Finds the entry that contains `va`.
     #[doc(alias("vma_lookup", "mas_walk"))]
     #[inline]
-    pub fn find_containing(&self, nodes: Nodes<'_, M>, va: Va) -> Option<Entry<V>> {
+    pub(crate) fn find_containing(&self, nodes: Nodes<'_, M>, va: Va) -> Option<Entry<V>> {
         self.find(nodes, va).filter(|(range, _)| range.contains(va))
     }
 
     /// Finds the last entry that ends at or below `va`: the one before [`find`](Self::find)'s.
     #[doc(alias("find_vma_prev", "vma_prev", "mas_prev"))]
-    pub fn prev(&self, nodes: Nodes<'_, M>, va: Va) -> Option<Entry<V>> {
+    pub(crate) fn prev(&self, nodes: Nodes<'_, M>, va: Va) -> Option<Entry<V>> {
         let (mut node, height) = self.root()?;
         // The deepest child that lies wholly below the way down to `find`'s entry, and its level.
         let mut below = None;
@@ -105,14 +105,15 @@ impl<M: Machine, V> VmaTree<M, V> {
 
     /// Finds the first entry that starts at or above `va`.
     #[doc(alias("vma_next", "mas_next"))]
-    pub fn next(&self, nodes: Nodes<'_, M>, va: Va) -> Option<Entry<V>> {
+    #[cfg(test)]
+    pub(crate) fn next(&self, nodes: Nodes<'_, M>, va: Va) -> Option<Entry<V>> {
         let found = self.find(nodes, va)?;
         if found.0.start < va { self.find(nodes, found.0.end) } else { Some(found) }
     }
 
     /// Finds the entry with the highest addresses.
     #[doc(alias = "mas_find_rev")]
-    pub fn last(&self, nodes: Nodes<'_, M>) -> Option<Entry<V>> {
+    pub(crate) fn last(&self, nodes: Nodes<'_, M>) -> Option<Entry<V>> {
         let (root, height) = self.root()?;
         self.last_under(nodes, (height - 1, root))
     }
@@ -128,7 +129,7 @@ impl<M: Machine, V> VmaTree<M, V> {
 
     /// Calls `f` for each entry, in order. `f` does not change the tree; a [`Cursor`] allows that.
     #[doc(alias("for_each_vma", "mas_for_each"))]
-    pub fn for_each(&self, nodes: Nodes<'_, M>, mut f: impl FnMut(VaRange, Handle<V>)) {
+    pub(crate) fn for_each(&self, nodes: Nodes<'_, M>, mut f: impl FnMut(VaRange, Handle<V>)) {
         let Some((root, height)) = self.root() else { return };
         let mut path = Path::EMPTY;
         path.set(height - 1, root, nodes.get(root), 0);
@@ -156,7 +157,7 @@ impl<M: Machine, V> VmaTree<M, V> {
 
     /// Steps through the entries that overlap `range`; the tree may change between the steps.
     #[doc(alias("vma_iter_init", "for_each_vma_range"))]
-    pub fn cursor(&self, range: VaRange) -> Cursor {
+    pub(crate) fn cursor(&self, range: VaRange) -> Cursor {
         Cursor { left: range }
     }
 
@@ -191,7 +192,7 @@ impl<M: Machine, V> VmaTree<M, V> {
     /// [`Busy`] if writers were at work each time it tried.
     #[doc(alias("lock_vma_under_rcu", "find_vma"))]
     #[inline]
-    pub fn try_find(&self, nodes: Nodes<'_, M>, va: Va) -> Result<Option<Entry<V>>, Busy> {
+    pub(crate) fn try_find(&self, nodes: Nodes<'_, M>, va: Va) -> Result<Option<Entry<V>>, Busy> {
         for _ in 0..TRIES {
             if let Some(seen) = self.seq.try_begin()
                 && let Some(found) = self.find_as_of(nodes, va, seen)
@@ -209,22 +210,8 @@ impl<M: Machine, V> VmaTree<M, V> {
     /// [`Busy`] if writers were at work each time it tried.
     #[doc(alias = "mas_walk")]
     #[inline]
-    pub fn try_find_containing(&self, nodes: Nodes<'_, M>, va: Va) -> Result<Option<Entry<V>>, Busy> {
+    pub(crate) fn try_find_containing(&self, nodes: Nodes<'_, M>, va: Va) -> Result<Option<Entry<V>>, Busy> {
         Ok(self.try_find(nodes, va)?.filter(|(range, _)| range.contains(va)))
-    }
-
-    /// The state of the tree that a lock-free reader starts from; `None` while a writer is at work.
-    #[doc(alias = "mmap_lock_speculate_try_begin")]
-    #[inline]
-    pub fn sequence(&self) -> Option<u64> {
-        self.seq.try_begin()
-    }
-
-    /// Whether the tree changed since [`sequence`](Self::sequence) returned `seen`.
-    #[doc(alias = "mmap_lock_speculate_retry")]
-    #[inline]
-    pub fn changed_since(&self, seen: u64) -> bool {
-        self.seq.retry(seen)
     }
 
     /// Goes down as [`find`](Self::find) does; `None` if the tree is no longer in the state `seen`.
@@ -261,25 +248,23 @@ fn leaf_words<M: Machine>(leaf: &TreeNode<M>, i: usize) -> Option<(u64, u64, Raw
 /// A place in the order of entries. It remembers an address, not a node.
 #[doc(alias("vma_iterator", "ma_state"))]
 #[derive(Clone, Copy, Debug)]
-pub struct Cursor {
+pub(crate) struct Cursor {
     left: VaRange,
 }
 
 impl Cursor {
     /// Steps to the next entry that overlaps the range. Mmap lock.
     #[doc(alias("vma_next", "vma_iter_load"))]
-    pub fn next<M: Machine, V>(&mut self, tree: &VmaTree<M, V>, nodes: Nodes<'_, M>) -> Option<Entry<V>> {
+    pub(crate) fn next<M: Machine, V>(
+        &mut self,
+        tree: &VmaTree<M, V>,
+        nodes: Nodes<'_, M>,
+    ) -> Option<Entry<V>> {
         if self.left.is_empty() {
             return None;
         }
         let found = tree.find(nodes, self.left.start).filter(|(range, _)| range.start < self.left.end);
         self.left.start = found.map_or(self.left.end, |(range, _)| range.end.min(self.left.end));
         found
-    }
-
-    /// Goes on at `va`, forward or back, within the end of the range.
-    #[doc(alias = "vma_iter_set")]
-    pub fn seek(&mut self, va: Va) {
-        self.left.start = va.min(self.left.end);
     }
 }

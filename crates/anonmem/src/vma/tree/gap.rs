@@ -66,7 +66,7 @@ impl<M: Machine, V> VmaTree<M, V> {
     /// # Panics
     /// If `len` is 0 or `align` no power of two.
     #[doc(alias("unmapped_area_topdown", "mas_empty_area_rev"))]
-    pub fn gap_topdown(
+    pub(crate) fn gap_topdown(
         &self,
         nodes: Nodes<'_, M>,
         len: NrPages,
@@ -87,7 +87,7 @@ impl<M: Machine, V> VmaTree<M, V> {
     /// # Panics
     /// If `len` is 0 or `align` no power of two.
     #[doc(alias("unmapped_area", "mas_empty_area"))]
-    pub fn gap_bottomup(
+    pub(crate) fn gap_bottomup(
         &self,
         nodes: Nodes<'_, M>,
         len: NrPages,

@@ -22,11 +22,9 @@ mod tests;
 mod validate;
 mod write;
 
-pub use find::{Busy, Cursor, Entry};
-pub use node::TreeNode;
-pub use prealloc::Prealloc;
-pub use validate::Invalid;
-pub use write::TreeWriter;
+pub use find::Busy;
+pub(crate) use node::TreeNode;
+pub(crate) use prealloc::Prealloc;
 
 use crate::ids::{NodeId, NodeTag};
 #[cfg(test)]
@@ -38,7 +36,7 @@ use core::marker::PhantomData;
 use node::{MAX_HEIGHT, Tier};
 
 /// Where the nodes of trees live. All trees of a `Vm` share one slab.
-pub struct Nodes<'a, M: Machine> {
+pub(crate) struct Nodes<'a, M: Machine> {
     /// The nodes.
     pub slab: &'a Slab<M, TreeNode<M>>,
     /// The frames that the slab is made of.
@@ -61,7 +59,7 @@ impl<'a, M: Machine> Nodes<'a, M> {
 
 /// An ordered map of disjoint, page-aligned ranges to handles of `V`.
 #[doc(alias = "maple_tree")]
-pub struct VmaTree<M, V> {
+pub(crate) struct VmaTree<M, V> {
     /// Odd while a [`TreeWriter`] is at work.
     pub(crate) seq: SeqCount<M>,
     /// The levels, 0 if the tree is empty.
@@ -80,7 +78,7 @@ pub struct VmaTree<M, V> {
 
 impl<M: Machine, V> VmaTree<M, V> {
     /// A tree without entries; it owns no node.
-    pub const fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         Self {
             seq: SeqCount::new(),
             height: Atomic::new(0),
@@ -95,13 +93,8 @@ impl<M: Machine, V> VmaTree<M, V> {
 
     /// The number of entries (Linux: `map_count`).
     #[doc(alias = "map_count")]
-    pub fn len(&self) -> u64 {
+    pub(crate) fn len(&self) -> u64 {
         self.len.load(Relaxed)
-    }
-
-    /// Whether there is no entry.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 
     /// The levels, 0 if there is no entry.

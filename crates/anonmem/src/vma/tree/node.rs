@@ -32,7 +32,7 @@ const UNUSED: u64 = u64::MAX;
 /// Words are read by lookups that hold no lock; they are written inside the tree's write section, under the
 /// mmap write lock. Only `next` is outside of that: it chains nodes that are in no tree.
 #[repr(C)]
-pub struct TreeNode<M> {
+pub(crate) struct TreeNode<M> {
     end: [Atomic<u64, M>; CAPACITY],
     link: [Atomic<u32, M>; CAPACITY],
     start: [Atomic<u64, M>; CAPACITY],

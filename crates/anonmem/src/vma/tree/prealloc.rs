@@ -18,7 +18,7 @@ const KEEP: u32 = 8;
 ///
 /// The holder has the mmap lock for writing for as long as it has this.
 #[must_use = "nodes are reserved for a change"]
-pub struct Prealloc<'a, M: Machine, V> {
+pub(crate) struct Prealloc<'a, M: Machine, V> {
     pub(super) tree: &'a VmaTree<M, V>,
     pub(super) nodes: Nodes<'a, M>,
     /// Nodes of the tree's spare chain that are ours.
@@ -26,8 +26,8 @@ pub struct Prealloc<'a, M: Machine, V> {
 }
 
 impl<M: Machine, V> VmaTree<M, V> {
-    /// Reserves nodes for `insertions` calls of [`TreeWriter::insert`](super::TreeWriter::insert), anywhere in the tree. Erasing,
-    /// resizing and replacing need none.
+    /// Reserves nodes for `insertions` calls of [`TreeWriter::insert`](super::TreeWriter::insert), anywhere in the tree. Erasing
+    /// and resizing need none.
     ///
     /// # Locks
     /// Mmap write lock, until the reservation is dropped.
@@ -35,7 +35,7 @@ impl<M: Machine, V> VmaTree<M, V> {
     /// # Errors
     /// [`OutOfMemory`]; nothing has changed.
     #[doc(alias("mas_preallocate", "vma_iter_prealloc"))]
-    pub fn prealloc<'a>(
+    pub(crate) fn prealloc<'a>(
         &'a self,
         nodes: Nodes<'a, M>,
         insertions: u32,
@@ -52,11 +52,11 @@ impl<M: Machine, V> VmaTree<M, V> {
         Ok(prealloc)
     }
 
-    /// Prepares changes that need no node: erasing, resizing, replacing. Cannot fail.
+    /// Prepares changes that need no node: erasing, resizing. Cannot fail.
     ///
     /// # Locks
     /// Mmap write lock, until it is dropped.
-    pub fn prealloc_none<'a>(&'a self, nodes: Nodes<'a, M>) -> Prealloc<'a, M, V> {
+    pub(crate) fn prealloc_none<'a>(&'a self, nodes: Nodes<'a, M>) -> Prealloc<'a, M, V> {
         Prealloc { tree: self, nodes, promised: 0 }
     }
 
@@ -101,7 +101,7 @@ impl<M: Machine, V> VmaTree<M, V> {
     /// # Panics
     /// If a [`Prealloc`] of this tree is still there.
     #[doc(alias("__mt_destroy", "mas_destroy"))]
-    pub fn clear(&self, nodes: Nodes<'_, M>) {
+    pub(crate) fn clear(&self, nodes: Nodes<'_, M>) {
         assert_eq!(self.nr_promised.get(), 0, "nodes are still reserved for a change");
         if let Some((root, height)) = self.root() {
             {

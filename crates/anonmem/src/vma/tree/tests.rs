@@ -1,6 +1,6 @@
 //! The tree against a plain map.
 
-use super::*;
+use super::{find::Entry, *};
 use anonmem_frame::Handle;
 use anonmem_hal::{CpuId, NrPages, Va, VaRange};
 use anonmem_hosted::{Checked, FailurePlan, Failures, Hosted};
@@ -262,9 +262,11 @@ fn random_operations(seed: u64, space: u64, most: usize, rounds: u64, check_ever
                     0 => change(w, &mut model, &mut random, start, space),
                     1 => {
                         model.insert(start, (end, value ^ 0x4000_0000, guard));
-                        let mut none = w.tree.prealloc_none(w.nodes());
-                        let old = none.write().replace(range(start, end), handle(value ^ 0x4000_0000));
-                        assert_eq!(old, handle(value));
+                        let mut prealloc = w.tree.prealloc(w.nodes(), 1).unwrap();
+                        let mut writer = prealloc.write();
+                        assert_eq!(writer.erase(range(start, end)), handle(value));
+                        let new = handle(value ^ 0x4000_0000);
+                        writer.insert_guarded(range(start, end), new, NrPages(guard));
                     }
                     _ => {
                         model.remove(&start);
@@ -287,19 +289,16 @@ fn random_operations(seed: u64, space: u64, most: usize, rounds: u64, check_ever
     });
 }
 
-/// Moves both ends of the entry at `start` within the holes around it, and its guard.
+/// Moves both ends of the entry at `start` within the holes around it.
 fn change(w: &World, model: &mut Model, random: &mut Random, start: u64, space: u64) {
-    let (end, value, _) = model.remove(&start).unwrap();
+    let (end, value, guard) = model.remove(&start).unwrap();
     let low = model.range(..start).next_back().map_or(0, |(_, e)| e.0);
     let high = model.range(start..).next().map_or(space, |(&s, _)| s);
     let new_start = low + random.below(high - low);
     let new_end = new_start + 1 + random.below(high - new_start);
-    let guard = random.below(3);
     model.insert(new_start, (new_end, value, guard));
     let mut none = w.tree.prealloc_none(w.nodes());
-    let mut writer = none.write();
-    writer.resize(range(start, end), range(new_start, new_end));
-    writer.set_guard(range(new_start, new_end), NrPages(guard));
+    none.write().resize(range(start, end), range(new_start, new_end));
 }
 
 #[test]
@@ -358,10 +357,9 @@ fn one_reservation_serves_its_insertions_wherever_they_are() {
                 }
                 let page = random.below(10_000);
                 if model.insert(page, (page + 1, 8, 0)).is_some() {
-                    writer.replace(range(page, page + 1), handle(8));
-                } else {
-                    writer.insert(range(page, page + 1), handle(8));
+                    writer.erase(range(page, page + 1));
                 }
+                writer.insert(range(page, page + 1), handle(8));
             }
             drop(writer);
             drop(prealloc);
@@ -504,12 +502,13 @@ fn write_until_read(w: &World, found: &AtomicU64) {
             if end == block + 10 {
                 let cut = block + 1 + random.below(9);
                 writer.resize(whole, range(start, cut));
-                writer.replace(range(start, cut), sealed(start, cut));
+                writer.erase(range(start, cut));
+                writer.insert(range(start, cut), sealed(start, cut));
                 writer.insert(range(cut, end), sealed(cut, end));
             } else {
                 writer.erase(range(end, block + 10));
-                writer.resize(first, whole);
-                writer.replace(whole, sealed(block, block + 10));
+                writer.erase(first);
+                writer.insert(whole, sealed(block, block + 10));
             }
         } else {
             // Fill the space behind it, or empty it.

@@ -11,7 +11,7 @@ use core::fmt;
 
 /// What is wrong with a tree.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Invalid {
+pub(crate) enum Invalid {
     /// Two entries overlap or are in the wrong order: the second one.
     Order(VaRange),
     /// A node has too few slots, or slots in use behind its length: the number of slots, and its level.
@@ -46,7 +46,7 @@ impl<M: Machine, V> VmaTree<M, V> {
     ///
     /// # Errors
     /// The first thing found wrong.
-    pub fn validate(&self, nodes: Nodes<'_, M>) -> Result<u64, Invalid> {
+    pub(crate) fn validate(&self, nodes: Nodes<'_, M>) -> Result<u64, Invalid> {
         let (mut entries, mut end, mut wrong) = (0, 0, None);
         self.for_each(nodes, |range, _| {
             let (from, to) = to_pages(range);

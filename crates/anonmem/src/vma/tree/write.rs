@@ -18,7 +18,7 @@ use anonmem_sync::{Ordering::Relaxed, seqcount::SeqWriteGuard};
 ///
 /// Between the operations of one writer the tree is whole, and holders of the mmap lock may look things up.
 #[must_use = "changes are made through the writer"]
-pub struct TreeWriter<'a, 'p, M: Machine, V> {
+pub(crate) struct TreeWriter<'a, 'p, M: Machine, V> {
     prealloc: &'p mut Prealloc<'a, M, V>,
     _section: SeqWriteGuard<'a, M>,
 }
@@ -26,7 +26,7 @@ pub struct TreeWriter<'a, 'p, M: Machine, V> {
 impl<'a, M: Machine, V> Prealloc<'a, M, V> {
     /// Starts changing the tree. Lock-free lookups wait until the writer is dropped.
     #[doc(alias = "vma_iter_store_new")]
-    pub fn write(&mut self) -> TreeWriter<'a, '_, M, V> {
+    pub(crate) fn write(&mut self) -> TreeWriter<'a, '_, M, V> {
         TreeWriter::new(self)
     }
 }
@@ -46,7 +46,8 @@ impl<'a, 'p, M: Machine, V> TreeWriter<'a, 'p, M, V> {
     /// # Panics
     /// If `range` overlaps an entry, is empty or not page aligned; if the reserve was for fewer insertions.
     #[doc(alias("vma_iter_store_new", "mas_store_prealloc"))]
-    pub fn insert(&mut self, range: VaRange, value: Handle<V>) {
+    #[cfg(test)]
+    pub(crate) fn insert(&mut self, range: VaRange, value: Handle<V>) {
         self.insert_guarded(range, value, NrPages(0));
     }
 
@@ -57,7 +58,7 @@ impl<'a, 'p, M: Machine, V> TreeWriter<'a, 'p, M, V> {
     /// # Panics
     /// As [`insert`](Self::insert).
     #[doc(alias("stack_guard_gap", "vm_start_gap"))]
-    pub fn insert_guarded(&mut self, range: VaRange, value: Handle<V>, guard: NrPages) {
+    pub(crate) fn insert_guarded(&mut self, range: VaRange, value: Handle<V>, guard: NrPages) {
         let (start, end) = to_pages(range);
         let slot = Slot { start, end, gap: guard.0, link: value.raw().get() };
         let tree = self.tree();
@@ -82,7 +83,7 @@ impl<'a, 'p, M: Machine, V> TreeWriter<'a, 'p, M, V> {
     /// # Panics
     /// If there is no such entry.
     #[doc(alias("vma_iter_clear", "mas_erase"))]
-    pub fn erase(&mut self, range: VaRange) -> Handle<V> {
+    pub(crate) fn erase(&mut self, range: VaRange) -> Handle<V> {
         let tree = self.tree();
         let mut path = self.path_to(range);
         let leaf = path.at(0);
@@ -100,7 +101,7 @@ impl<'a, 'p, M: Machine, V> TreeWriter<'a, 'p, M, V> {
     /// # Panics
     /// If there is no entry `old`. On checked machines, if `new` overlaps another entry.
     #[doc(alias("vma_iter_store_overwrite", "vma_set_range"))]
-    pub fn resize(&mut self, old: VaRange, new: VaRange) {
+    pub(crate) fn resize(&mut self, old: VaRange, new: VaRange) {
         let (start, end) = to_pages(new);
         if M::CHECKED {
             self.assert_only_one_in(old, new);
@@ -108,31 +109,6 @@ impl<'a, 'p, M: Machine, V> TreeWriter<'a, 'p, M, V> {
         let path = self.path_to(old);
         let leaf = path.at(0);
         leaf.node.set(leaf.slot, Slot { start, end, ..leaf.node.slot(leaf.slot) });
-        self.mend_summaries(&path, 0);
-    }
-
-    /// Gives the entry `range` another value, returns the old one. Needs no reserve.
-    ///
-    /// # Panics
-    /// If there is no such entry.
-    #[doc(alias = "vma_iter_store")]
-    pub fn replace(&mut self, range: VaRange, value: Handle<V>) -> Handle<V> {
-        let path = self.path_to(range);
-        let leaf = path.at(0);
-        let slot = leaf.node.slot(leaf.slot);
-        leaf.node.set(leaf.slot, Slot { link: value.raw().get(), ..slot });
-        value_of(slot.link)
-    }
-
-    /// Changes how many pages are to be left free below the entry `range`.
-    ///
-    /// # Panics
-    /// If there is no such entry.
-    #[doc(alias = "stack_guard_gap")]
-    pub fn set_guard(&mut self, range: VaRange, guard: NrPages) {
-        let path = self.path_to(range);
-        let leaf = path.at(0);
-        leaf.node.set(leaf.slot, Slot { gap: guard.0, ..leaf.node.slot(leaf.slot) });
         self.mend_summaries(&path, 0);
     }
 
