@@ -192,6 +192,46 @@ except OSError as e: print(e.errno)
 }
 
 #[test]
+fn limits_refuse_what_they_refuse_on_linux() {
+    same_as_host("limits", Linked::Static, &["--ram", "128M"]);
+}
+
+/// The table "What a program may exhaust" of machines/microvm/README.md.
+#[test]
+fn whatever_is_exhausted_the_kernel_and_the_others_go_on() {
+    if !vm_is_there() {
+        return;
+    }
+    let program = compile("exhaust", Linked::Static);
+    for cpus in ["1", "4"] {
+        let ran = Vm::new().options(&["--ram", "64M", "--cpus", cpus]).run(&[&program]).expect_status(0);
+        let expected = "exhaust: processes zombies threads descriptors pipes messages interests mappings files bytes \
+                        directories signals calls memory (killed)\n";
+        assert_eq!(ran.stdout, expected, "{}", ran.stderr);
+        assert_eq!(ran.bill["oom_kills"], 1);
+    }
+}
+
+#[test]
+fn a_file_in_the_kernels_place_is_refused_by_its_path() {
+    if !vm_is_there() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("file");
+    std::fs::write(&file, "mine\n").unwrap();
+    for place in ["/sys/devices/system/cpu/online", "/proc/file"] {
+        let option = format!("{}:{place}", file.display());
+        let ran = Vm::new().options(&["--file", &option]).run(&["busybox", "true"]).expect_status(2);
+        let named = if place.starts_with("/proc") { "/proc" } else { place };
+        assert!(ran.stderr.contains(named), "{}", ran.stderr);
+    }
+    let option = format!("{}:/sys/mine", file.display());
+    let ran = Vm::new().options(&["--file", &option]).run(&["busybox", "cat", "/sys/mine"]).expect_status(0);
+    assert_eq!(ran.stdout, "mine\n");
+}
+
+#[test]
 fn relatives_share_memory() {
     same_as_host("shared", Linked::Dynamic, &[]);
 }
