@@ -147,6 +147,11 @@ fn nobody_innocent_is_killed_when_memory_runs_out_on_many_cpus() {
 }
 
 #[test]
+fn beyond_the_end_of_a_file_is_sigbus() {
+    same_table_as_host("shortened", &[]);
+}
+
+#[test]
 fn mmap_refuses_what_linux_refuses_for_the_same_reason() {
     same_table_as_host("refusals", &[]);
 }

@@ -44,6 +44,7 @@ pub mod swap;
 mod swapoff;
 #[cfg(test)]
 mod testing;
+mod truncate;
 pub mod validate;
 pub mod vm;
 pub mod vma;

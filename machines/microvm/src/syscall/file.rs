@@ -3,6 +3,7 @@
 use super::{Call, user};
 use crate::arch::time;
 use crate::fs::file::{self, OpenFile};
+use crate::fs::sources;
 use crate::fs::table::OnExec;
 use crate::fs::{open as opening, vfs};
 use crate::proc::mm;
@@ -214,7 +215,7 @@ fn set_size(inode: &Inode, size: u64) -> Result<usize> {
         return Err(EINVAL);
     }
     match &inode.body {
-        Body::File(_) => file::truncate(inode, size)?,
+        Body::File(_) => sources::truncate(inode, size)?,
         Body::Directory(_) => return Err(EISDIR),
         _ => return Err(EINVAL),
     }
