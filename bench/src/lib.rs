@@ -27,7 +27,7 @@ pub mod run;
 pub mod series;
 
 pub use options::Options;
-pub use run::{Error, bench};
+pub use run::{Error, Trust, bench};
 
 /// Bytes of a base page.
 pub const PAGE: usize = 4096;

@@ -24,6 +24,10 @@ pub struct Options {
     #[arg(long, value_name = "N", default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub runs: u32,
 
+    /// Compare with an earlier result of --json: each row beside what it was, and whether the spreads overlap
+    #[arg(long, value_name = "FILE")]
+    pub baseline: Option<PathBuf>,
+
     /// Write everything, samples included, as JSON
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,

@@ -12,8 +12,8 @@ use crate::{
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::{
     collections::BTreeMap,
-    fmt, io,
-    io::IsTerminal,
+    fmt,
+    io::{self, IsTerminal, Write},
     path::{Path, PathBuf},
 };
 
@@ -24,6 +24,10 @@ pub enum Error {
     NoSuchRow(String),
     /// A report could not be written.
     Write(PathBuf, io::Error),
+    /// Standard output could not be written.
+    Print(io::Error),
+    /// The baseline could not be read.
+    Baseline(PathBuf, String),
     /// The host refused something that every row needs.
     Host(io::Error),
 }
@@ -35,6 +39,8 @@ impl fmt::Display for Error {
                 write!(f, "no row is called \"{name}\"; anonmem bench --list names them")
             }
             Self::Write(path, e) => write!(f, "cannot write {}: {e}", path.display()),
+            Self::Print(e) => write!(f, "cannot write to standard output: {e}"),
+            Self::Baseline(path, why) => write!(f, "{} is no result of bench --json: {why}", path.display()),
             Self::Host(e) => write!(f, "the host refuses: {e}"),
         }
     }
@@ -42,27 +48,52 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
+/// Whether the times can be relied on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trust {
+    /// The machine was quiet, or nothing was measured.
+    Good,
+    /// Others were too busy meanwhile.
+    Disturbed,
+}
+
 /// Measures what the options ask for and reports it.
 ///
 /// # Errors
 /// [`Error`].
-pub fn bench(options: &Options) -> Result<(), Error> {
+pub fn bench(options: &Options) -> Result<Trust, Error> {
     if options.list {
-        print!("{}", report::table::list());
-        return Ok(());
+        print(&report::table::list())?;
+        return Ok(Trust::Good);
     }
     let wanted = select(&options.rows)?;
+    let baseline = options.baseline.as_deref().map(read_baseline).transpose()?;
     let outcome = measure(options, &wanted).map_err(Error::Host)?;
     match options.markdown.as_deref() {
-        Some(path) if path == Path::new("-") => print!("{}", report::markdown::text(&outcome)),
+        Some(path) if path == Path::new("-") => print(&report::markdown::text(&outcome))?,
         path => {
-            print!("{}", report::table::text(&outcome));
+            print(&report::table::text(&outcome))?;
             write(path, || refreshed(path, &outcome))?;
         }
     }
+    if let Some(baseline) = &baseline {
+        print(&report::baseline::text(&outcome, baseline))?;
+    }
     write(options.json.as_deref(), || report::json::text(&outcome))?;
     write(options.csv.as_deref(), || report::csv::text(&outcome))?;
-    write(options.svg.as_deref(), || report::svg::text(&outcome))
+    write(options.svg.as_deref(), || report::svg::text(&outcome))?;
+    Ok(if outcome.load.is_too_much() { Trust::Disturbed } else { Trust::Good })
+}
+
+fn read_baseline(path: &Path) -> Result<report::baseline::Baseline, Error> {
+    let failed = |why: String| Error::Baseline(path.into(), why);
+    let text = std::fs::read_to_string(path).map_err(|e| failed(e.to_string()))?;
+    report::baseline::read(&text).map_err(failed)
+}
+
+fn print(text: &str) -> Result<(), Error> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(Error::Print)
 }
 
 fn write(path: Option<&Path>, text: impl FnOnce() -> String) -> Result<(), Error> {

@@ -6,37 +6,42 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::guest::options::GuestOptions;
-use crate::lab::{CheckOptions, RaceOptions};
+use crate::lab::{CasesOptions, CheckOptions, RaceOptions};
 use crate::size::{parse_ram, parse_swap};
 use crate::values::{
     Accel, BillFormat, FileMapping, Lock, SwapBackend, parse_env, parse_file, parse_guest_path, parse_seconds,
 };
+
+// Paragraphs are one line each: clap breaks them where the terminal ends. Lines of examples fit into 80 columns.
 
 const TOP_EXAMPLES: &str = "\
 Examples:
   anonmem run -- busybox sh -c 'echo hello | md5sum'
   anonmem run -- python3 -c 'print(sum(i*i for i in range(10**5)))'
   printf 'b\\na\\n' | anonmem run -- sort
-  anonmem run --ram 64M --cpus 4 --bill json --bill-file bill.json -- ./my-program --its option
+  anonmem check --budget 60
+  anonmem race seed-004-copy-after-reuse --svg race.svg
 
 `anonmem run --help` says what is packed, what passes through and what the bill counts.";
 
 const RUN_HELP: &str = "\
-Runs an unmodified Linux program on the anonmem memory manager: real x86-64 page tables and TLBs, in
-a microVM. Standard input, output and error pass through as they are, and so does the exit status
-(128+N for a signal). When the program is through, the kernel tears everything down, checks its books
-and reports the memory bill.";
+Runs an unmodified Linux program on the anonmem memory manager: real x86-64 page tables and TLBs, in a microVM. \
+Standard input, output and error pass through as they are, and so does the exit status (128+N for a signal). When the \
+program is through, the kernel tears everything down, checks its books and reports the memory bill.
+
+Standard input, output and error are pipes in the microVM, on a terminal too: a shell there shows no prompt and has no \
+job control, and Ctrl-C goes to the program; a second one ends the run.";
 
 const RUN_EXAMPLES: &str = "\
 Examples:
   A shell that forks pipelines, then the bill:
     anonmem run -- sh -c 'for i in 1 2 3; do echo $i | md5sum; done'
   Python with its standard library:
-    anonmem run --cpus 4 -- python3 -c 'import threading, multiprocessing; print(\"ok\")'
-  A script of yours, packed at the same path as on the host, or elsewhere:
-    anonmem run --file \"$PWD/job.py\" -- python3 \"$PWD/job.py\"
-    anonmem run --file job.py:/root/job.py -- python3 job.py
-  Too little memory: the largest process is killed and named, the status is 137:
+    anonmem run --cpus 4 -- python3 -c 'import threading; print(\"ok\")'
+  A script of yours, in the directory that the program starts in:
+    anonmem run --file job.py -- python3 job.py
+    anonmem run --file ../lib/job.py:/root/job.py -- python3 job.py
+  Too little memory: the largest process is killed and named, status 137:
     anonmem run --ram 64M -- python3 -c 'x = bytearray(200 << 20)'
   More than fits: what was not used lately is compressed:
     anonmem run --ram 64M --swap 512M -- python3 -c 'x = b\"x\" * (200 << 20)'
@@ -44,78 +49,98 @@ Examples:
     anonmem run --bill json --bill-file bill.json -- ./a.out
 
 What is packed:
-  The program, at its path on the host, with its ELF interpreter and every shared library that it
-  needs (DT_NEEDED, with RPATH, RUNPATH, $ORIGIN and the host's ld.so.cache). A script comes with the
-  interpreter that its first line names. A version manager's shim is followed to the real program.
-  python comes with its standard library, without test suites, idlelib, tkinter and site-packages.
-  If the host has a static busybox, it is packed too, with a link in /bin for each of its applets, so
-  that shells, system() and pipelines find the usual commands; the program's own files win over them.
-  Without one, a shell is packed together with the host's own sort, grep, md5sum and so on.
-  What else the program opens must be named with --file.
+The program, at its path on the host, with its ELF interpreter and every shared library that it needs (DT_NEEDED, with \
+RPATH, RUNPATH, $ORIGIN and the host's ld.so.cache). A script comes with the interpreter that its first line names. A \
+version manager's shim is followed to the real program. python comes with its standard library, without test suites, \
+idlelib, tkinter and site-packages. If the host has a static busybox, it is packed too, with a link in /bin for each of \
+its applets, so that shells, system() and pipelines find the usual commands; the program's own files win over them. \
+Without one, a shell is packed together with the host's own sort, grep, md5sum and so on. What else the program opens \
+must be named with --file.
 
 What the program sees:
-  user root, /tmp, /root, /dev, /proc and a minimal /etc; changes to files live in memory and end with
-  the run. The environment is PATH, HOME, TERM and LANG, plus --env; nothing else comes from the host.
+User root, /tmp, /root, /dev, /proc and a minimal /etc; changes to files live in memory and end with the run. The \
+environment is PATH, HOME, TERM and LANG, plus --env; nothing else comes from the host.
 
-Exit status:
-  the program's own, 128+N if signal N ended it, 137 if memory ran out;
+Exit status: the program's own, 128+N if signal N ended it, 137 if memory ran out;
   2    the command line cannot be carried out (one line says why)
-  70   the microVM ended without telling the program's status (its last log lines are shown), or
-       its input or output failed
-  124  --timeout ran out";
+  70   the microVM ended without telling the program's status, or its input
+       or output failed
+  124  --timeout ran out
+  130  interrupted twice
+
+The microVM's kernel is looked for beside the command and where a checkout builds it, or named in ANONMEM_KERNEL; a \
+command that was built with the feature `embed` carries it.";
+
+const CASES_EXAMPLES: &str = "\
+Examples:
+  anonmem cases                 all of them
+  anonmem cases swap fork       those that have both words
+  anonmem cases --json | jq -r '.cases[].name'
+
+Exit status: 0, or 2 if nothing has these words";
 
 const CHECK_HELP: &str = "\
-Explores the interleavings of the memory manager's own code, case by case: each CPU of a case calls
-production functions on a simulated machine, and a rule says what must hold. A verdict says what was
-explored: the memory model, the search and its bound, the executions, whether all were tried. \"holds\" is
-said only of what was exhausted; it is no proof beyond the case's CPUs, and says nothing about Linux.";
+Explores the interleavings of the memory manager's own code, case by case: each CPU of a case calls production \
+functions on a simulated machine, and a rule says what must hold. A verdict says what was explored: the memory model, \
+the search and its bound, the executions, whether all were tried. \"holds\" is said only of what was exhausted; it is no \
+proof beyond the case's CPUs, and says nothing about Linux.";
 
 const CHECK_EXAMPLES: &str = "\
 Examples:
-  anonmem check                                   everything, in about a minute
-  anonmem check seed-001-page-lock-anon-vma       one case
+  anonmem check                                everything, in about a minute
+  anonmem check seed-001-page-lock-anon-vma    one case
   anonmem check --model c11 --budget 600 --json verdicts.json
 
-Exit status: 0 if no rule broke, 1 if one did, 2 if the command line cannot be carried out";
+Exit status: 0 if no rule broke, 1 if one did, 2 if the command line cannot be carried out, 130 if interrupted: the \
+table so far is printed, and the files are written.";
 
 const RACE_HELP: &str = "\
-Draws one execution of a case as columns, one a CPU, a line for each shared access: function, object, value,
-ordering, locks held. If a rule breaks, it is the execution that breaks it, made as short as possible, and
-the line is marked; otherwise it is one that shows how it goes well.";
+Draws one execution of a case as columns, one a CPU, a line for each shared access: function, object, value, ordering, \
+locks held. If a rule breaks, it is the execution that breaks it, made as short as possible, and the line is marked; \
+otherwise it is one that shows how it goes well.";
 
 const RACE_EXAMPLES: &str = "\
 Examples:
   anonmem race seed-004-copy-after-reuse --svg race.svg
-  anonmem race anon-vma-2010 --mutant no-recheck          a bug of 2010, found again
-  anonmem race CASE --replay ID                           exactly the execution that a verdict names";
+  anonmem race anon-vma-2010 --mutant no-recheck    a bug of 2010, again
+  anonmem race CASE --replay ID                     what a verdict names
+
+Exit status: 0 if no rule broke, 1 if one did (with a planted bug, too), 2 if the command line cannot be carried out, 3 \
+if a planted bug was not found.";
 
 const BENCH_HELP: &str = "\
-Does the same work three times, in turns: by anonmem, hosted in this process with page tables in memory
-and folios that are really zeroed and copied; by the Linux kernel of this machine, through system calls
-and page faults; and by the hardware alone, zeroing or copying the same bytes. Prints medians, spreads and
-ratios. The default table takes a few minutes; keep the machine quiet meanwhile.
+Does the same work three times, in turns: by anonmem, hosted in this process with page tables in memory and folios \
+that are really zeroed and copied; by the Linux kernel of this machine, through system calls and page faults; and by the \
+hardware alone, zeroing or copying the same bytes. Prints medians, spreads and ratios. The default table takes a few \
+minutes; keep the machine quiet meanwhile.
 
-With --guest, it is measured where programs run: a small static program does will-it-scale's kinds of work
-(page_fault1, mmap1, brk1, fork, munmap) with 1 to N processes and threads in the microVM and, with --kernel,
-on that Linux kernel in the same QEMU with the same memory and CPUs. Operations per second come from boots in
-turns; guest instructions per operation from one more boot each, in which QEMU counts them. Without KVM the
-times are those of an emulator: compare the instructions.";
+With --guest, it is measured where programs run: a small static program does will-it-scale's kinds of work (page_fault1, \
+mmap1, brk1, fork, munmap) with 1 to N processes and threads in the microVM and, with --kernel, on that Linux kernel in \
+the same QEMU with the same memory and CPUs. Operations per second come from boots in turns; guest instructions per \
+operation from one more boot each, in which QEMU counts them. Without KVM the times are those of an emulator: compare \
+the instructions.";
 
 const BENCH_EXAMPLES: &str = "\
 Examples:
   anonmem bench
   anonmem bench fork cow --runs 15
   anonmem bench --json bench.json --csv bench.csv --svg bench.svg
+  anonmem bench --baseline bench.json          has anything become slower?
   anonmem bench --markdown docs/performance.md
   anonmem bench --list
-  anonmem bench --guest --runs 3                         the microVM alone, about half a minute
-  anonmem bench --guest --kernel /boot/vmlinuz-6.1.0     beside that Linux
-  anonmem bench --guest fork mmap --kernel vmlinuz --kernel-args mitigations=off --json guest.json
+  anonmem bench --guest --runs 3               the microVM alone, half a minute
+  anonmem bench --guest --kernel /boot/vmlinuz-6.1.0    beside that Linux
+  anonmem bench --guest fork mmap --kernel vmlinuz --json guest.json
 
-A kernel to compare with, if /boot has none that you can read (Debian, Ubuntu; nothing gets installed):
-  apt-get download linux-image-cloud-amd64               the name of the real package is in its Depends line:
-  apt-get download linux-image-6.1.0-NN-cloud-amd64 && dpkg -x linux-image-*-cloud-amd64_*.deb kernel
-  anonmem bench --guest --kernel kernel/boot/vmlinuz-*";
+A kernel to compare with, if /boot has none that you can read (Debian, Ubuntu; nothing gets installed; the name of the \
+real package is in the first one's Depends line):
+  apt-get download linux-image-cloud-amd64
+  apt-get download linux-image-6.1.0-NN-cloud-amd64
+  dpkg -x linux-image-*-cloud-amd64_*.deb kernel
+  anonmem bench --guest --kernel kernel/boot/vmlinuz-*
+
+Exit status: 0, 2 if the command line cannot be carried out, 3 if others kept the machine too busy for times that can \
+be relied on.";
 
 /// Anonymous memory management as a library: run programs on it.
 #[derive(Debug, Parser)]
@@ -138,7 +163,8 @@ pub enum Command {
     Bench(BenchOptions),
 
     /// List the cases of the catalogue: races and bugs that anonymous memory has had elsewhere
-    Cases,
+    #[command(after_long_help = CASES_EXAMPLES)]
+    Cases(CasesOptions),
 
     /// Explore the catalogue against the production code: no root, no VM
     #[command(long_about = CHECK_HELP, after_long_help = CHECK_EXAMPLES)]
@@ -196,7 +222,8 @@ pub struct RunOptions {
     #[arg(long = "env", value_name = "K=V", value_parser = parse_env)]
     pub envs: Vec<OsString>,
 
-    /// Add a file, or a directory with all that is in it (repeat for more)
+    /// Add a file, or a directory with all that is in it (repeat for more). Without GUEST, one that is named below the
+    /// current directory goes to the same place below --cwd, others to their path on the host
     #[arg(long = "file", value_name = "HOST[:GUEST]", value_parser = parse_file)]
     pub files: Vec<FileMapping>,
 
@@ -232,8 +259,13 @@ pub struct RunOptions {
     #[arg(long, value_name = "PATH", env = "ANONMEM_QEMU", hide = true)]
     pub qemu: Option<PathBuf>,
 
-    /// The program, a path or a name on PATH, and its arguments
-    #[arg(required = true, last = true, value_name = "PROGRAM [ARGS]")]
+    /// The program, a path or a name on PATH, and its arguments; all that follows it is its own
+    #[arg(
+        required = true,
+        trailing_var_arg = true,
+        allow_hyphen_values = false,
+        value_name = "PROGRAM [ARGS]"
+    )]
     pub program: Vec<OsString>,
 }
 
@@ -255,6 +287,17 @@ mod tests {
     }
 
     #[test]
+    fn examples_fit_into_80_columns() {
+        for text in
+            [TOP_EXAMPLES, RUN_EXAMPLES, CASES_EXAMPLES, CHECK_EXAMPLES, RACE_EXAMPLES, BENCH_EXAMPLES]
+        {
+            for line in text.lines().filter(|line| line.starts_with("  ")) {
+                assert!(line.chars().count() <= 80, "{line}");
+            }
+        }
+    }
+
+    #[test]
     fn defaults_are_what_the_help_says() {
         let options = run_options(&["anonmem", "run", "--", "true"]);
         assert_eq!((options.ram, options.cpus, options.accel), (256 << 20, 2, Accel::Auto));
@@ -268,6 +311,11 @@ mod tests {
         let options = run_options(&["anonmem", "run", "--ram", "64M", "--", "ls", "--ram", "--", "-x"]);
         assert_eq!(options.ram, 64 << 20);
         assert_eq!(options.program, ["ls", "--ram", "--", "-x"]);
+        let options = run_options(&["anonmem", "run", "--ram", "64M", "ls", "-l", "--ram", "1M"]);
+        assert_eq!(
+            (options.ram, options.program),
+            (64 << 20, ["ls", "-l", "--ram", "1M"].map(OsString::from).to_vec())
+        );
     }
 
     #[test]

@@ -58,7 +58,7 @@ const LINES: [(&str, &str, Style); 22] = [
 ];
 
 /// Keys that the headline holds.
-const HEADLINE: [&str; 4] = ["version", "lock_mode", "cpus", "ram_bytes"];
+const HEADLINE: [&str; 5] = ["version", "lock_mode", "cpus", "ram_bytes", "accelerator"];
 
 /// Writes the bill as a table, each line ended.
 #[must_use]
@@ -98,6 +98,9 @@ fn headline(bill: &Map<String, Value>) -> String {
     }
     if let Some(cpus) = bill.get("cpus").and_then(Value::as_u64) {
         facts.push(format!("{cpus} CPU{}", if cpus == 1 { "" } else { "s" }));
+    }
+    if let Some(accelerator) = bill.get("accelerator").and_then(Value::as_str) {
+        facts.push(accelerator.to_string());
     }
     if let Some(mode) = bill.get("lock_mode").and_then(Value::as_str) {
         facts.push(format!("{mode} lock"));

@@ -9,6 +9,11 @@ use std::fmt;
 pub const EXIT_USAGE: u8 = 2;
 /// The exit status when the guest ended without telling the program's status (`EX_SOFTWARE`).
 pub const EXIT_GUEST_DIED: u8 = 70;
+/// The exit status of a measurement that others disturbed, and of a planted bug that was not found: done, and not to
+/// be relied on.
+pub const EXIT_UNSURE: u8 = 3;
+/// The exit status when nobody reads the output any more (128 + SIGPIPE).
+pub const EXIT_CLOSED_PIPE: u8 = 141;
 /// The exit status when `--timeout` ended the run, as `timeout(1)` has it.
 pub const EXIT_TIMEOUT: u8 = 124;
 /// The exit status when a second interrupt ended the run (128 + SIGINT).
@@ -30,6 +35,8 @@ pub enum Error {
     Timeout(f64),
     /// The user interrupted twice.
     Interrupted,
+    /// Nobody reads the output any more; nothing is to be said.
+    ClosedPipe,
 }
 
 impl Error {
@@ -46,6 +53,7 @@ impl Error {
             Self::GuestDied { .. } => EXIT_GUEST_DIED,
             Self::Timeout(_) => EXIT_TIMEOUT,
             Self::Interrupted => EXIT_INTERRUPTED,
+            Self::ClosedPipe => EXIT_CLOSED_PIPE,
         }
     }
 }
@@ -65,18 +73,21 @@ impl fmt::Display for Error {
                 write!(f, "timed out after {seconds} s; the microVM was stopped (--timeout)")
             }
             Self::Interrupted => f.write_str("interrupted; the microVM was stopped"),
+            Self::ClosedPipe => f.write_str("nobody reads the output any more"),
         }
     }
 }
 
 impl std::error::Error for Error {}
 
-/// Makes one line of a parser's message: its first paragraph, without the word "error".
+/// Makes one line of a parser's message: its first paragraph without the word "error", and what it guesses was meant.
 #[must_use]
 pub fn one_line(message: &str) -> String {
     let lines = message.lines().map(str::trim).take_while(|line| !line.is_empty());
     let line = lines.collect::<Vec<_>>().join(" ");
-    line.strip_prefix("error: ").unwrap_or(&line).to_string()
+    let line = line.strip_prefix("error: ").unwrap_or(&line);
+    let tips: Vec<_> = message.lines().filter_map(|line| line.trim().strip_prefix("tip: ")).collect();
+    if tips.is_empty() { line.to_string() } else { format!("{line} ({})", tips.join("; ")) }
 }
 
 /// The result of a step of a run.
@@ -90,6 +101,8 @@ mod tests {
     fn a_parsers_message_becomes_one_line() {
         let message = "error: the following were not provided:\n  <PROGRAM>\n\nUsage: x\n";
         assert_eq!(one_line(message), "the following were not provided: <PROGRAM>");
+        let message = "error: no '--cpu'\n\n  tip: a similar argument exists: '--cpus'\n\nUsage: x\n";
+        assert_eq!(one_line(message), "no '--cpu' (a similar argument exists: '--cpus')");
     }
 
     #[test]

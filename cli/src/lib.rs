@@ -12,6 +12,7 @@ pub mod channel;
 pub mod error;
 pub mod guest;
 pub mod lab;
+pub mod out;
 pub mod pack;
 pub mod progress;
 pub mod run;

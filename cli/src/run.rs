@@ -16,12 +16,14 @@ use crate::channel::session::{
 };
 use crate::channel::signals::Signals;
 use crate::error::{Error, Result};
+use crate::out;
 use crate::pack::cpio::write_archive;
 use crate::pack::record::{Poison, RunRecord};
 use crate::pack::{self, Package};
 use crate::progress::Progress;
 use crate::values::{BillFormat, SwapBackend};
 use crate::vm::machine::{Machine, Spec, describe};
+use crate::vm::qemu::Accelerator;
 use crate::vm::{accel, kernel, qemu};
 
 /// How long QEMU may take to end once the kernel has powered off.
@@ -44,6 +46,7 @@ pub fn run(options: &RunOptions) -> Result<u8> {
     if options.swap_backend == SwapBackend::Disk && options.swap == 0 {
         return Err(Error::usage("--swap-backend disk needs to know how much: add --swap SIZE"));
     }
+    out::check_writable([options.bill_file.as_deref()])?;
     let search_path = std::env::var_os("PATH").unwrap_or_default();
     let mut progress = Progress::new();
     let package = pack::pack(options, &search_path, &mut progress)?;
@@ -70,7 +73,24 @@ pub fn run(options: &RunOptions) -> Result<u8> {
     let machine = Machine::boot(&spec, dir.path());
     let machine = machine.map_err(|e| on_host(&format!("cannot start {}", qemu.display()), e))?;
     let (machine, outcome) = converse(options, machine, &mut signals, &mut progress)?;
-    finish(options, machine, outcome)
+    let status = finish(options, accelerator, machine, outcome)?;
+    if status != 0 {
+        hint_at_files(options, &package);
+    }
+    Ok(status)
+}
+
+/// Says which arguments of a program that failed are files of the host and not of the guest.
+fn hint_at_files(options: &RunOptions, package: &Package) {
+    for word in options.program.iter().skip(1).map(Path::new) {
+        let in_guest = options.cwd.join(word);
+        if word.is_file() && package.tree.get(&in_guest).is_none() {
+            let word = word.display();
+            out::say(format_args!(
+                "{word} is a file of this host and not of the microVM; give it with --file {word}"
+            ));
+        }
+    }
 }
 
 fn on_host(what: &str, error: io::Error) -> Error {
@@ -160,7 +180,12 @@ fn converse(
 }
 
 /// Turns the end of the conversation into the command's own: the bill, the status, or what went wrong.
-fn finish(options: &RunOptions, mut machine: Machine, outcome: Outcome) -> Result<u8> {
+fn finish(
+    options: &RunOptions,
+    accelerator: Accelerator,
+    mut machine: Machine,
+    outcome: Outcome,
+) -> Result<u8> {
     let died = |machine: &Machine, how: String, mut log: Vec<String>| {
         let last = machine.last_words();
         // The serial line has most of the log as well.
@@ -171,7 +196,7 @@ fn finish(options: &RunOptions, mut machine: Machine, outcome: Outcome) -> Resul
     match outcome.end {
         End::Exit(status) => {
             machine.wait(QEMU_GRACE).map_err(|e| on_host("cannot wait for QEMU", e))?;
-            write_bill(options, &outcome.bill)?;
+            write_bill(options, accelerator, &outcome.bill)?;
             Ok(u8::try_from(status & 0xff).unwrap_or(u8::MAX))
         }
         End::Died => {
@@ -189,18 +214,21 @@ fn finish(options: &RunOptions, mut machine: Machine, outcome: Outcome) -> Resul
 }
 
 /// Prints the bill where the user wants it; leaks and wrong books are said in any case.
-fn write_bill(options: &RunOptions, bytes: &[u8]) -> Result<()> {
+fn write_bill(options: &RunOptions, accelerator: Accelerator, bytes: &[u8]) -> Result<()> {
     let parsed: Option<Value> = serde_json::from_slice(bytes).ok();
     if let Some(complaint) = parsed.as_ref().and_then(bill::complaint) {
-        eprintln!("anonmem: {complaint}; this is a bug of anonmem, please report it");
+        out::say(format_args!("{complaint}; this is a bug of anonmem, please report it"));
     }
     if options.bill == BillFormat::None {
         return Ok(());
     }
-    let Some(parsed) = parsed else {
-        eprintln!("anonmem: the kernel sent no memory bill that can be read");
+    let Some(mut parsed) = parsed else {
+        out::say("the kernel sent no memory bill that can be read");
         return Ok(());
     };
+    if let Value::Object(bill) = &mut parsed {
+        bill.insert("accelerator".into(), accelerator.name().into());
+    }
     let text = match options.bill {
         BillFormat::Json => format!("{parsed}\n"),
         BillFormat::Text | BillFormat::None => bill::render_text(&parsed),

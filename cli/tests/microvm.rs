@@ -147,6 +147,11 @@ fn nobody_innocent_is_killed_when_memory_runs_out_on_many_cpus() {
 }
 
 #[test]
+fn beyond_the_end_of_a_file_is_sigbus() {
+    same_table_as_host("shortened", &[]);
+}
+
+#[test]
 fn mmap_refuses_what_linux_refuses_for_the_same_reason() {
     same_table_as_host("refusals", &[]);
 }
@@ -189,6 +194,46 @@ except OSError as e: print(e.errno)
 ";
     let ran = Vm::new().options(&["--ram", "256M"]).run(&["python3", "-c", script]).expect_status(0);
     assert_eq!(ran.stdout, "0 1 1 0; 1 1 1 1; 2 1 0 0; 1 2\n22\n");
+}
+
+#[test]
+fn limits_refuse_what_they_refuse_on_linux() {
+    same_as_host("limits", Linked::Static, &["--ram", "128M"]);
+}
+
+/// The table "What a program may exhaust" of machines/microvm/README.md.
+#[test]
+fn whatever_is_exhausted_the_kernel_and_the_others_go_on() {
+    if !vm_is_there() {
+        return;
+    }
+    let program = compile("exhaust", Linked::Static);
+    for cpus in ["1", "4"] {
+        let ran = Vm::new().options(&["--ram", "64M", "--cpus", cpus]).run(&[&program]).expect_status(0);
+        let expected = "exhaust: processes zombies threads descriptors pipes messages interests mappings files bytes \
+                        directories signals calls memory (killed)\n";
+        assert_eq!(ran.stdout, expected, "{}", ran.stderr);
+        assert_eq!(ran.bill["oom_kills"], 1);
+    }
+}
+
+#[test]
+fn a_file_in_the_kernels_place_is_refused_by_its_path() {
+    if !vm_is_there() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("file");
+    std::fs::write(&file, "mine\n").unwrap();
+    for place in ["/sys/devices/system/cpu/online", "/proc/file"] {
+        let option = format!("{}:{place}", file.display());
+        let ran = Vm::new().options(&["--file", &option]).run(&["busybox", "true"]).expect_status(2);
+        let named = if place.starts_with("/proc") { "/proc" } else { place };
+        assert!(ran.stderr.contains(named), "{}", ran.stderr);
+    }
+    let option = format!("{}:/sys/mine", file.display());
+    let ran = Vm::new().options(&["--file", &option]).run(&["busybox", "cat", "/sys/mine"]).expect_status(0);
+    assert_eq!(ran.stdout, "mine\n");
 }
 
 #[test]

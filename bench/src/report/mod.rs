@@ -1,5 +1,6 @@
 //! What was found out, in the forms that people and programs read.
 
+pub mod baseline;
 pub mod csv;
 pub mod json;
 pub mod line;

@@ -28,7 +28,8 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::args::BenchOptions;
 use crate::channel::signals::Signals;
-use crate::error::{Error, Result};
+use crate::error::{EXIT_UNSURE, Error, Result};
+use crate::out;
 use crate::progress::Progress;
 use crate::vm::{accel, kernel, qemu};
 
@@ -45,10 +46,12 @@ use transcript::Transcript;
 pub fn bench(options: &BenchOptions) -> Result<u8> {
     let kinds = kinds::select(&options.table.rows)?;
     if options.table.list {
-        print!("{}", kinds::list());
+        out::print(&kinds::list())?;
         return Ok(0);
     }
     refuse_what_is_for_the_host(options)?;
+    let table = &options.table;
+    out::check_writable([&table.json, &table.csv, &table.markdown].map(|path| path.as_deref()))?;
     let (start, watch) = (Instant::now(), LoadWatch::start());
     let guest = &options.guest;
     let mut setup = prepare(guest)?;
@@ -81,8 +84,8 @@ pub fn bench(options: &BenchOptions) -> Result<u8> {
     };
     let lines = report::lines(&outcome, &kinds);
     match options.table.markdown.as_deref() {
-        Some(path) if path == Path::new("-") => print!("{}", report::section(&outcome, &lines)),
-        _ => print!("{}", report::text(&outcome, &lines)),
+        Some(path) if path == Path::new("-") => out::print(&report::section(&outcome, &lines))?,
+        _ => out::print(&report::text(&outcome, &lines))?,
     }
     let document = options.table.markdown.as_deref().filter(|path| *path != Path::new("-"));
     write(document, || {
@@ -91,12 +94,15 @@ pub fn bench(options: &BenchOptions) -> Result<u8> {
     })?;
     write(options.table.json.as_deref(), || report::json(&outcome, &lines))?;
     write(options.table.csv.as_deref(), || report::csv(&lines))?;
-    Ok(0)
+    Ok(if outcome.load.is_too_much() { EXIT_UNSURE } else { 0 })
 }
 
 fn refuse_what_is_for_the_host(options: &BenchOptions) -> Result<()> {
     if options.table.svg.is_some() {
         return Err(Error::usage("--svg draws the host's rows; with --guest, write --json or --csv"));
+    }
+    if options.table.baseline.is_some() {
+        return Err(Error::usage("--baseline is for the host's rows, not for --guest"));
     }
     if options.table.against == anonmem_bench::options::Against::None {
         return Err(Error::usage(
@@ -166,11 +172,7 @@ fn version_of(qemu: &Path) -> String {
 }
 
 fn write(path: Option<&Path>, text: impl FnOnce() -> String) -> Result<()> {
-    match path {
-        Some(path) => std::fs::write(path, text())
-            .map_err(|e| Error::usage(format_args!("cannot write {}: {e}", path.display()))),
-        None => Ok(()),
-    }
+    path.map_or(Ok(()), |path| out::write(path, &text()))
 }
 
 /// A bar on standard error, if that is a terminal.

@@ -133,7 +133,7 @@ fn finish(mut machine: Machine, transcript: Transcript, outcome: Outcome) -> Res
             if let Some(complaint) =
                 serde_json::from_slice(&outcome.bill).ok().as_ref().and_then(bill::complaint)
             {
-                eprintln!("anonmem: {complaint}; this is a bug of anonmem, please report it");
+                crate::out::say(format_args!("{complaint}; this is a bug of anonmem, please report it"));
             }
             machine.wait(QEMU_GRACE).map_err(|e| on_host("cannot wait for QEMU", &e))?;
             return Ok(transcript);

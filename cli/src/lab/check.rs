@@ -1,37 +1,32 @@
 //! `anonmem check`: every case in every way that it is to be explored, as a table.
 
-use std::sync::Mutex;
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use anonmem_lab::cases::{self, Case, Extent, Run};
 use anonmem_lab::explorer::{Report, Search};
 use serde_json::{Value, json};
 
-use super::{CheckOptions, ModelOption, find, write};
-use crate::error::Error;
+use super::board::{Board, Verdict, on_interrupt};
+use super::{CheckOptions, ModelOption, find};
+use crate::error::{EXIT_INTERRUPTED, Error};
+use crate::out;
 use crate::progress::Progress;
-
-/// One exploration and what came of it.
-struct Verdict {
-    case: &'static Case,
-    report: Report,
-}
-
-impl Verdict {
-    fn broke(&self) -> bool {
-        self.report.found.is_some()
-    }
-}
 
 /// The verdict in words. "Holds" is only what was exhausted, within the search's bound.
 fn word(report: &Report) -> &'static str {
     match (report.found.is_some(), report.exhausted) {
-        (true, _) => "BROKEN",
-        (false, true) => "holds",
-        (false, false) => "not broken so far",
+        (true, _) => BROKEN,
+        (false, true) => HOLDS,
+        (false, false) => OPEN,
     }
 }
+
+const HOLDS: &str = "holds";
+const OPEN: &str = "not broken so far";
+const BROKEN: &str = "BROKEN";
 
 /// Explores what `options` names; the exit status is 1 if a rule broke.
 pub fn check(options: &CheckOptions) -> Result<u8, Error> {
@@ -47,45 +42,59 @@ pub fn check(options: &CheckOptions) -> Result<u8, Error> {
     if runs.is_empty() {
         return Err(Error::usage("no case named is explored under that memory model"));
     }
-    let verdicts = explore_all(&runs, options);
-    print_table(&verdicts);
-    for verdict in verdicts.iter().filter(|v| v.broke()) {
-        print_failure(verdict);
+    out::check_writable([options.json.as_deref(), options.junit.as_deref()])?;
+    let board = Arc::new(Board::new(runs.len()));
+    let (seen, files) = (board.clone(), (options.json.clone(), options.junit.clone()));
+    on_interrupt(move || {
+        let verdicts = seen.lock();
+        // Whatever cannot be written now, the status says what happened.
+        let _ = conclude(&verdicts, files.0.as_deref(), files.1.as_deref());
+        out::say("interrupted; this is what was explored so far");
+        std::process::exit(EXIT_INTERRUPTED.into());
+    });
+    explore_all(&runs, options, &board);
+    conclude(&board.lock(), options.json.as_deref(), options.junit.as_deref())
+}
+
+/// Says what was found out; the exit status is 1 if a rule broke.
+fn conclude(all: &[Option<Verdict>], json: Option<&Path>, junit: Option<&Path>) -> Result<u8, Error> {
+    let verdicts: Vec<&Verdict> = all.iter().flatten().collect();
+    let mut text = table(&verdicts);
+    verdicts.iter().for_each(|verdict| text += &failure(verdict));
+    text += &sum(&verdicts, all.len());
+    if let Some(path) = json {
+        let cases: Vec<_> = verdicts.iter().map(|verdict| as_json(verdict)).collect();
+        out::write(path, &format!("{:#}\n", json!({ "version": 1, "cases": cases })))?;
     }
-    if let Some(path) = &options.json {
-        write(
-            path,
-            &format!(
-                "{:#}\n",
-                json!({ "version": 1, "cases": verdicts.iter().map(as_json).collect::<Vec<_>>() })
-            ),
-        )?;
+    if let Some(path) = junit {
+        out::write(path, &self::junit(&verdicts))?;
     }
-    if let Some(path) = &options.junit {
-        write(path, &junit(&verdicts))?;
-    }
-    let broken = verdicts.iter().filter(|v| v.broke()).count();
-    println!("{} explorations, {broken} broken", verdicts.len());
-    Ok(u8::from(broken > 0))
+    out::print(&text)?;
+    Ok(u8::from(verdicts.iter().any(|v| v.broke())))
+}
+
+/// How many of each verdict.
+fn sum(verdicts: &[&Verdict], wanted: usize) -> String {
+    let of = |wanted| verdicts.iter().filter(|v| word(&v.report) == wanted).count();
+    let (holds, open, broken) = (of(HOLDS), of(OPEN), of(BROKEN));
+    let missing = wanted - verdicts.len();
+    let rest = if missing > 0 { format!(", {missing} not explored") } else { String::new() };
+    format!(
+        "{} explorations: {holds} hold, {open} not broken so far, {broken} broken{rest}\n",
+        verdicts.len()
+    )
 }
 
 /// Explores `jobs` at a time, twice: first with half of the budget, shared equally, where what one leaves of
 /// its share is for those that come after; then, with all that is left, those that have not come to their
 /// end.
-fn explore_all(runs: &[(&'static Case, &'static Run)], options: &CheckOptions) -> Vec<Verdict> {
+fn explore_all(runs: &[(&'static Case, &'static Run)], options: &CheckOptions, board: &Board) {
     let (start, budget) = (Instant::now(), Duration::from_secs(options.budget.max(1)));
     let all: Vec<usize> = (0..runs.len()).collect();
-    let mut verdicts = explore_some(runs, &all, options, start + budget / 2);
-    let unfinished: Vec<usize> =
-        all.into_iter().filter(|i| !is_whole(runs[*i].1, &verdicts[*i].report)).collect();
-    let again = explore_some(runs, &unfinished, options, start + budget);
-    for (i, verdict) in unfinished.into_iter().zip(again) {
-        // Less may have been done than before, if the machine has become busy.
-        if verdict.broke() || verdict.report.executions >= verdicts[i].report.executions {
-            verdicts[i] = verdict;
-        }
-    }
-    verdicts
+    explore_some(runs, &all, options, start + budget / 2, board);
+    let is_open = |i: &usize| board.lock()[*i].as_ref().is_none_or(|v| !is_whole(runs[*i].1, &v.report));
+    let unfinished: Vec<usize> = all.into_iter().filter(is_open).collect();
+    explore_some(runs, &unfinished, options, start + budget, board);
 }
 
 /// Whether there is no more to explore than `report` says: all bounds up to the last, or a rule broke.
@@ -101,54 +110,52 @@ fn sampled(run: &Run, report: &Report) -> bool {
     matches!(run.extent, Extent::Sample(executions) if report.executions >= executions)
 }
 
-/// Explores those that `chosen` names, until `end`; in their order.
+/// Explores those that `chosen` names, until `end`.
 fn explore_some(
     runs: &[(&'static Case, &'static Run)],
     chosen: &[usize],
     options: &CheckOptions,
     end: Instant,
-) -> Vec<Verdict> {
+    board: &Board,
+) {
     let cpus = || std::thread::available_parallelism().map_or(1, usize::from);
     let jobs = options.jobs.unwrap_or_else(cpus).clamp(1, chosen.len().max(1));
-    let next = AtomicUsize::new(0);
-    let done: Mutex<Vec<(usize, Verdict)>> = Mutex::new(Vec::new());
+    let (next, done) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let progress = Mutex::new(Progress::new());
     std::thread::scope(|scope| {
         for _ in 0..jobs {
             scope.spawn(|| {
                 loop {
                     let i = next.fetch_add(1, Ordering::Relaxed);
-                    let Some((case, run)) = chosen.get(i).map(|i| runs[*i]) else { return };
+                    let Some(&place) = chosen.get(i) else { return };
+                    let (case, run) = runs[place];
                     let left = end.saturating_duration_since(Instant::now());
                     let share = left * jobs as u32 / (chosen.len() - i) as u32;
                     let program = (case.program)(None);
                     let report = run.explore(&*program, share.clamp(SHORTEST, left.max(SHORTEST)));
-                    let mut done = done.lock().expect("no holder panics");
-                    done.push((i, Verdict { case, report }));
-                    let said = format!("{} of {} explored, {} last", done.len(), chosen.len(), case.name);
+                    board.note(place, Verdict { case, report });
+                    let done = done.fetch_add(1, Ordering::Relaxed) + 1;
+                    let said = format!("{done} of {} explored, {} last", chosen.len(), case.name);
                     progress.lock().expect("no holder panics").step(said);
                 }
             });
         }
     });
-    let mut done = done.into_inner().expect("no holder panicked");
-    done.sort_by_key(|(i, _)| *i);
-    done.into_iter().map(|(_, verdict)| verdict).collect()
 }
 
 /// Even what comes last is tried.
 const SHORTEST: Duration = Duration::from_millis(200);
 
-fn print_table(verdicts: &[Verdict]) {
+fn table(verdicts: &[&Verdict]) -> String {
     let width = verdicts.iter().map(|v| v.case.name.len()).max().unwrap_or(4);
     let search = verdicts.iter().map(|v| v.report.search.len()).max().unwrap_or(6);
-    println!(
-        "{:<width$}  {:<5} {:<search$} {:>4} {:>11} {:>9}  {:<9} verdict",
+    let mut text = format!(
+        "{:<width$}  {:<5} {:<search$} {:>4} {:>11} {:>9}  {:<9} verdict\n",
         "case", "model", "search", "CPUs", "executions", "per s", "exhausted"
     );
     for Verdict { case, report } in verdicts {
-        println!(
-            "{:<width$}  {:<5} {:<search$} {:>4} {:>11} {:>9}  {:<9} {}",
+        text += &format!(
+            "{:<width$}  {:<5} {:<search$} {:>4} {:>11} {:>9}  {:<9} {}\n",
             case.name,
             report.model,
             report.search,
@@ -159,6 +166,7 @@ fn print_table(verdicts: &[Verdict]) {
             word(report),
         );
     }
+    text
 }
 
 /// Whether everything within the bound was tried, and nothing cut off.
@@ -170,11 +178,14 @@ fn exhausted(report: &Report) -> &'static str {
     }
 }
 
-fn print_failure(verdict: &Verdict) {
-    let Some(found) = &verdict.report.found else { return };
-    println!("\n{}: {}\nrule: {}\n", verdict.case.name, found.failure, verdict.case.rule);
-    println!("{}", found.trace);
-    println!("again: anonmem race {} --replay '{}'\n", verdict.case.name, found.replay);
+/// How a rule broke, and how to see it again; nothing for others.
+fn failure(verdict: &Verdict) -> String {
+    let Some(found) = &verdict.report.found else { return String::new() };
+    let (name, rule) = (verdict.case.name, verdict.case.rule);
+    format!(
+        "\n{name}: {}\nrule: {rule}\n\n{}\nagain: anonmem race {name} --replay '{}'\n\n",
+        found.failure, found.trace, found.replay
+    )
 }
 
 fn as_json(verdict: &Verdict) -> Value {
@@ -201,7 +212,7 @@ fn as_json(verdict: &Verdict) -> Value {
     })
 }
 
-fn junit(verdicts: &[Verdict]) -> String {
+fn junit(verdicts: &[&Verdict]) -> String {
     let failures = verdicts.iter().filter(|v| v.broke()).count();
     let mut xml = format!(
         "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuite name=\"anonmem check\" tests=\"{}\" failures=\"{failures}\">\n",

@@ -2,6 +2,8 @@
 //!
 //! The explorer and the cases are `anonmem-lab`; here they get a command line, tables and pictures.
 
+mod board;
+mod catalogue;
 mod check;
 mod draw;
 mod mutant;
@@ -13,6 +15,7 @@ use anonmem_lab::Model;
 use anonmem_lab::cases::{self, Case};
 use clap::{Args, ValueEnum};
 
+pub use catalogue::list;
 pub use check::check;
 pub use race::race;
 
@@ -46,7 +49,7 @@ pub struct CheckOptions {
     /// Only under this memory model
     #[arg(long)]
     pub model: Option<ModelOption>,
-    /// Seconds for everything together
+    /// Seconds for everything together, at least; even what comes last is tried for a fifth of a second, twice
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     pub budget: u64,
     /// Explorations at a time [default: one a CPU]
@@ -58,6 +61,17 @@ pub struct CheckOptions {
     /// Write the verdicts as JUnit XML, too
     #[arg(long, value_name = "FILE")]
     pub junit: Option<PathBuf>,
+}
+
+/// Options of `anonmem cases`.
+#[derive(Debug, Args)]
+pub struct CasesOptions {
+    /// Only cases whose name, title, rule or planted bugs have all of these words
+    #[arg(value_name = "WORD")]
+    pub words: Vec<String>,
+    /// As JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Options of `anonmem race`.
@@ -75,6 +89,10 @@ pub struct RaceOptions {
     /// Exactly the execution that this id names
     #[arg(long, value_name = "ID")]
     pub replay: Option<String>,
+    /// Leave the copy of the source and what was built of it (over a gigabyte in target/mutants/race), so that the next
+    /// planted bug is built in seconds
+    #[arg(long, requires = "mutant")]
+    pub keep_build: bool,
     /// Seconds for the search
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     pub budget: u64,
@@ -86,17 +104,6 @@ pub struct RaceOptions {
     pub html: Option<PathBuf>,
 }
 
-/// Lists the catalogue.
-pub fn list() -> u8 {
-    for case in cases::all() {
-        println!("{}\n    {}", case.name, case.title);
-        for mutant in case.mutants {
-            println!("    mutant {}: {}", mutant.name(), mutant.what());
-        }
-    }
-    0
-}
-
 /// The case called `name`, or an error that names the nearest ones.
 fn find(name: &str) -> Result<&'static Case, Error> {
     cases::find(name).ok_or_else(|| {
@@ -104,8 +111,4 @@ fn find(name: &str) -> Result<&'static Case, Error> {
         let hint = if near.is_empty() { "`anonmem cases` lists them".into() } else { near.join(", ") };
         Error::usage(format!("there is no case {name:?}; {hint}"))
     })
-}
-
-fn write(path: &std::path::Path, text: &str) -> Result<(), Error> {
-    std::fs::write(path, text).map_err(|e| Error::usage(format!("cannot write {}: {e}", path.display())))
 }

@@ -1,44 +1,63 @@
 //! A case against production source with a planted bug: a copy of the checkout is patched, built, and asked
 //! instead.
 //!
-//! The copy is `target/mutants/race` of the checkout; files that are as they should be are left alone, so
-//! that the next build is short.
+//! The copy is `target/mutants/race` of the checkout. It goes when the race is over, unless it is to be kept: then files
+//! that are as they should be are left alone, so that the next build is short.
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use super::{ModelOption, RaceOptions};
-use crate::error::Error;
+use crate::error::{EXIT_UNSURE, Error};
+use crate::out;
 use crate::progress::Progress;
 
-/// Runs `anonmem race` with `options` in a copy that has the patch `name`. The exit status is 1 if the
-/// planted bug was not found.
+/// How often the progress line moves.
+const BEAT: Duration = Duration::from_millis(100);
+
+/// Runs `anonmem race` with `options` in a copy that has the patch `name`. The exit status is 1 if a rule broke, and 3
+/// if the planted bug was not found.
 pub(super) fn race(options: &RaceOptions, name: &str) -> Result<u8, Error> {
     let root = checkout(name)?;
     let work = root.join("target/mutants/race");
+    let known =
+        if work.join("target/debug").is_dir() { "what --keep-build left" } else { "which takes minutes" };
+    out::say(format_args!(
+        "{name} is a patch of the source: building a copy of it in {} ({known})",
+        work.display()
+    ));
+    let status = race_in(&root, &work, options, name);
+    if !options.keep_build {
+        // What cannot be removed now is left for `make clean`.
+        let _ = fs::remove_dir_all(&work);
+    }
+    status
+}
+
+fn race_in(root: &Path, work: &Path, options: &RaceOptions, name: &str) -> Result<u8, Error> {
     let mut progress = Progress::new();
     progress.step(format!("planting {name} in a copy of the source"));
     let copy = work.join("tree");
-    copy_tree(&root, &copy).map_err(|e| failed("cannot copy the source", &e))?;
+    copy_tree(root, &copy).map_err(|e| failed("cannot copy the source", &e))?;
     let patch = root.join(format!("mutants/{name}.patch"));
     let mut command = Command::new("patch");
     command.args(["--quiet", "--strip=1", "--directory"]).arg(&copy).arg("--input").arg(&patch);
-    run(&mut command, &format!("{name} does not apply to this source"))?;
+    run(&mut command, &format!("{name} does not apply to this source"), &mut progress)?;
     progress.step(format!("building it with {name}"));
     let target = work.join("target");
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.args(["build", "--quiet", "--locked", "--package", "anonmem-cli"]).current_dir(&copy);
-    run(cargo.env("CARGO_TARGET_DIR", &target), &format!("{name} does not compile"))?;
+    run(cargo.env("CARGO_TARGET_DIR", &target), &format!("{name} does not compile"), &mut progress)?;
     progress.finish();
     let mut command = Command::new(target.join("debug/anonmem"));
     let status =
         command.args(arguments(options)).status().map_err(|e| failed("cannot start what was built", &e))?;
     match status.code() {
-        // There the source is taken as it is: a broken rule is what we want to see.
-        Some(1) => Ok(0),
-        Some(0) => Ok(u8::from(options.replay.is_none())),
+        // There the source is taken as it is: that no rule broke means that the bug was not found.
+        Some(0) if options.replay.is_none() => Ok(EXIT_UNSURE),
         Some(code) => Ok(u8::try_from(code).unwrap_or(u8::MAX)),
         None => Err(Error::usage(format_args!("the race with {name} was killed"))),
     }
@@ -102,9 +121,16 @@ fn arguments(options: &RaceOptions) -> Vec<std::ffi::OsString> {
     words
 }
 
-/// Runs a tool silently; what it printed is the error.
-fn run(command: &mut Command, what: &str) -> Result<(), Error> {
-    let output = command.stdin(Stdio::null()).output();
+/// Runs a tool silently, while the progress line moves; what it printed is the error.
+fn run(command: &mut Command, what: &str, progress: &mut Progress) -> Result<(), Error> {
+    let output = std::thread::scope(|scope| {
+        let tool = scope.spawn(|| command.stdin(Stdio::null()).output());
+        while !tool.is_finished() {
+            progress.tick();
+            std::thread::sleep(BEAT);
+        }
+        tool.join().expect("it does not panic")
+    });
     let tool = command.get_program().to_string_lossy().into_owned();
     let output = output.map_err(|e| failed(&format!("cannot start {tool}; install it"), &e))?;
     if output.status.success() {

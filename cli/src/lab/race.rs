@@ -6,13 +6,15 @@ use anonmem_lab::cases::{Case, Mutant, Run};
 use anonmem_lab::explorer::{Report, replay, representative};
 use anonmem_lab::{Config, Trace};
 
-use super::{ModelOption, RaceOptions, draw, find, mutant, write};
-use crate::error::Error;
+use super::{ModelOption, RaceOptions, draw, find, mutant};
+use crate::error::{EXIT_UNSURE, Error};
+use crate::out;
 
-/// Searches, replays or shows one execution, and draws it. The exit status is 1 if a rule broke that should
-/// hold, or a planted bug was not found.
+/// Searches, replays or shows one execution, and draws it. The exit status is 1 if a rule broke, and 3 if a planted
+/// bug was not found.
 pub fn race(options: &RaceOptions) -> Result<u8, Error> {
     let case = find(&options.case)?;
+    out::check_writable([options.svg.as_deref(), options.html.as_deref()])?;
     let variant = match planted(case, options.mutant.as_deref())? {
         Planted::No => None,
         Planted::Variant(name) => Some(name),
@@ -21,22 +23,24 @@ pub fn race(options: &RaceOptions) -> Result<u8, Error> {
     let run = case.runs.iter().find(|run| ModelOption::is(options.model, run.model));
     let run =
         run.ok_or_else(|| Error::usage(format!("{} is not explored under that memory model", case.name)))?;
-    println!("{}: {}\n", case.name, case.title);
-    println!(
-        "  what happened  {}\n  locks held     {}\n  rule           {}\n",
-        case.happened, case.environment, case.rule
-    );
+    out::print(&format!(
+        "{}: {}\n\n  what happened  {}\n  locks held     {}\n  rule           {}\n\n",
+        case.name, case.title, case.happened, case.environment, case.rule
+    ))?;
     let report = explore(case, run, variant, options)?;
     let trace = trace_of(case, run, variant, &report);
-    println!("{trace}");
-    println!("{report}");
+    out::print(&format!("{trace}\n{report}\n"))?;
     if let Some(path) = &options.svg {
-        write(path, &draw::svg(case.name, &trace))?;
+        out::write(path, &draw::svg(case.name, &trace))?;
     }
     if let Some(path) = &options.html {
-        write(path, &draw::html(case.name, case.title, &trace))?;
+        out::write(path, &draw::html(case.name, case.title, &trace))?;
     }
-    Ok(u8::from(report.found.is_some() != variant.is_some() && options.replay.is_none()))
+    Ok(match (&report.found, variant) {
+        (Some(_), _) => 1,
+        (None, Some(_)) if options.replay.is_none() => EXIT_UNSURE,
+        (None, _) => 0,
+    })
 }
 
 /// What a mutant is.

@@ -69,7 +69,7 @@ pub fn pack(options: &RunOptions, search_path: &OsStr, progress: &mut Progress) 
         python::pack_stdlib(&mut tree, &mut libraries, &program.exe, || progress.tick())?;
     }
     for mapping in &options.files {
-        user_files::add(&mut tree, &mut libraries, mapping, || progress.tick())?;
+        user_files::add(&mut tree, &mut libraries, mapping, &options.cwd, || progress.tick())?;
     }
     add_base(&mut tree, &options.cwd).map_err(fail)?;
     if let Some(busybox) = busybox::find_static(search_path) {

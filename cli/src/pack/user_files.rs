@@ -3,7 +3,7 @@
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use super::libs::{Libraries, Missing};
 use super::tree::{Node, Tree, host_file};
@@ -19,12 +19,13 @@ pub fn add(
     tree: &mut Tree,
     libraries: &mut Libraries,
     mapping: &FileMapping,
+    cwd: &Path,
     mut tick: impl FnMut(),
 ) -> Result<()> {
     let fail = |e: io::Error| Error::usage(format_args!("--file {}: {e}", mapping.host.display()));
     let host = std::path::absolute(&mapping.host).map_err(fail)?;
     let metadata = fs::metadata(&host).map_err(fail)?;
-    let guest = mapping.guest.as_ref().unwrap_or(&host);
+    let guest = &mapping.guest.clone().unwrap_or_else(|| place_of(&mapping.host, &host, cwd));
     let mut with_libraries = |tree: &mut Tree, file: &Path| {
         tick();
         libraries.pack_needs(tree, file, Missing::Skip)
@@ -35,6 +36,13 @@ pub fn add(
     let node = host_file(&host, &metadata).map_err(fail)?;
     tree.replace(guest, node).map_err(fail)?;
     with_libraries(tree, &host).map_err(fail)
+}
+
+/// Where a file goes that has no place of its own: what is named below the current directory, to the same place below
+/// the guest's; others to their path on the host.
+fn place_of(named: &Path, host: &Path, cwd: &Path) -> PathBuf {
+    let is_below = |part: Component<'_>| matches!(part, Component::Normal(_) | Component::CurDir);
+    if named.components().all(is_below) { cwd.join(named) } else { host.to_path_buf() }
 }
 
 /// Adds a directory of the host with all that is in it; links stay links.
@@ -81,15 +89,26 @@ mod tests {
         std::os::unix::fs::symlink("sub/f", dir.path().join("d/link")).unwrap();
         let mapping = FileMapping { host: dir.path().join("d"), guest: Some("/data".into()) };
         let mut tree = Tree::new();
-        add(&mut tree, &mut Libraries::new(Vec::new()), &mapping, || {}).unwrap();
+        add(&mut tree, &mut Libraries::new(Vec::new()), &mapping, Path::new("/root"), || {}).unwrap();
         assert!(matches!(tree.get(Path::new("/data/sub/f")), Some(Node::File { .. })));
         assert_eq!(tree.get(Path::new("/data/link")), Some(&Node::Link { target: "sub/f".into() }));
     }
 
     #[test]
+    fn what_is_named_below_the_current_directory_goes_below_the_guests() {
+        let place = |named: &str| place_of(Path::new(named), Path::new("/host/x"), Path::new("/root"));
+        assert_eq!(place("hello.py"), Path::new("/root/hello.py"));
+        assert_eq!(place("./lib/a"), Path::new("/root/lib/a"));
+        assert_eq!(place("../x"), Path::new("/host/x"));
+        assert_eq!(place("/host/x"), Path::new("/host/x"));
+    }
+
+    #[test]
     fn a_pipe_cannot_be_packed() {
         let mapping = FileMapping { host: "/dev/null".into(), guest: None };
-        let error = add(&mut Tree::new(), &mut Libraries::new(Vec::new()), &mapping, || {}).unwrap_err();
+        let error =
+            add(&mut Tree::new(), &mut Libraries::new(Vec::new()), &mapping, Path::new("/root"), || {})
+                .unwrap_err();
         assert!(error.to_string().contains("neither a file"), "{error}");
     }
 }

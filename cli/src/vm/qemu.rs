@@ -29,6 +29,18 @@ pub enum Accelerator {
     Counted,
 }
 
+impl Accelerator {
+    /// As people and the memory bill name it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Tcg => "TCG",
+            Self::Kvm => "KVM",
+            Self::Counted => "TCG, instructions counted",
+        }
+    }
+}
+
 /// The arguments that make the CPUs. Without ERMS, as the translator takes `rep movsb` byte by byte: programs
 /// that look for it move more at once.
 #[must_use]

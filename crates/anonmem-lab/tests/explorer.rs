@@ -432,3 +432,71 @@ fn a_frame_is_not_freed_under_somebody_who_reads_a_word_of_it() {
     let report = explore(&scenario(Relaxed), &Config::default());
     assert_eq!(kind_of(&report), Some(FailureKind::DataRace), "{report}");
 }
+
+#[test]
+fn hardware_that_speculates_breaks_no_pair_of_calls() {
+    let inject = Inject { at_most: 2, speculation: true, ..Inject::NONE };
+    for name in ["fault-vs-munmap", "fault-vs-mprotect", "fault-vs-fork", "fault-vs-exit"] {
+        let case = anonmem_lab::cases::find(name).expect("a case");
+        let budget = std::time::Duration::from_secs(4);
+        let report =
+            explore_bounded(&*(case.program)(None), &Config { inject, budget, ..Config::default() }, 1);
+        println!("{report}");
+        report.assert_passed();
+    }
+}
+
+#[test]
+fn a_cpu_may_remember_a_table_until_it_is_flushed() {
+    use anonmem_hal::{Arch, CpuId, CpuSet, Entry, FlushRange, Mmu, Present, Protection, Pte, Va, arch::Toy};
+    use anonmem_sync::{Ordering, spin_until};
+    const ROOT: Pfn = Pfn(16);
+    const TABLE: Pfn = Pfn(17);
+    struct Space {
+        sim: Sim,
+        turn: Atomic<u32, Sim>,
+    }
+    let word = |w: &Space, pfn: Pfn, va: u64, level: u32| {
+        let entry = w.sim.direct_map(pfn).cast::<u64>();
+        entry.as_ptr().wrapping_add(Toy::index(Va(va), level))
+    };
+    let scenario = |flush: bool| {
+        let build = move || {
+            let space = Space { sim: Sim::new(4), turn: Atomic::new(0) };
+            let prot = Protection { read: true, write: true, ..Protection::default() };
+            let page =
+                Present { pfn: Pfn(18), prot, young: true, dirty: true, special: false, uffd_wp: false };
+            // SAFETY: words of frames of this machine, which nobody else has yet.
+            unsafe { word(&space, ROOT, 0, 1).write(Toy::encode_entry(Entry::Table(TABLE), 1)) };
+            // SAFETY: as above.
+            unsafe { word(&space, TABLE, 0, 0).write(Toy::encode_pte(Pte::Present(page))) };
+            space
+        };
+        let scenario = Scenario::new("remembered-table", 1, build)
+            .cpu("unmaps", move |w| {
+                spin_until::<Sim>(&|| w.turn.load(Ordering::Acquire) == 1);
+                let pmd = word(w, ROOT, 0, 1);
+                // SAFETY: as above; the lab runs on one thread.
+                SimProbe::store(pmd.addr(), Ordering::Release, 0, || 0, || unsafe { pmd.write(0) });
+                if flush {
+                    w.sim.flush(CpuSet::one(CpuId(1)), ROOT, FlushRange::All);
+                }
+                w.sim.freed(TABLE, Order::ZERO);
+                w.turn.store(2, Ordering::Release);
+            })
+            .cpu("loads two pages", |w| {
+                w.sim.user_load(ROOT, Va(0)).expect("it is mapped");
+                w.turn.store(1, Ordering::Release);
+                spin_until::<Sim>(&|| w.turn.load(Ordering::Acquire) == 2);
+                w.sim.user_load(ROOT, Va(0x1000)).expect_err("it is not mapped");
+            });
+        // SAFETY: the world is the machine and a word; the machine lists its memory.
+        unsafe { scenario.restored_by_copy(|w, regions| w.sim.regions(regions)) }
+    };
+    let config =
+        Config { inject: Inject { at_most: 1, speculation: true, ..Inject::NONE }, ..Config::default() };
+    explore(&scenario(true), &config).assert_passed();
+    explore(&scenario(false), &Config::default()).assert_passed();
+    let report = explore(&scenario(false), &config);
+    assert_eq!(kind_of(&report), Some(FailureKind::StaleTranslation), "{report}");
+}

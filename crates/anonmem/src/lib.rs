@@ -44,6 +44,7 @@ mod swap;
 mod swapoff;
 #[cfg(test)]
 mod testing;
+mod truncate;
 mod validate;
 mod vm;
 mod vma;

@@ -9,7 +9,7 @@
 //! Locks: the mmap lock for writing.
 //!
 //! Linux: mm/mmap.c `do_mmap`, `__get_unmapped_area`; mm/vma.c `mmap_region`. Differs: no files but *sources*, which are
-//! private; a shared object is promised in full whatever `NORESERVE` says.
+//! private.
 
 use crate::{
     error::Error,
@@ -17,6 +17,7 @@ use crate::{
     mm::{Mm, mmap_lock::MmapWriteGuard},
     munmap::Covered,
     overcommit::Overcommit,
+    shm::Promise,
     vma::{flags::VmFlags, free::free_vma, merge::NewArea, vma::Backing},
 };
 use anonmem_hal::{Arch, Machine, NrPages, PAGE_SHIFT, PAGE_SIZE, SourceId, Va, VaRange};
@@ -360,8 +361,13 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
                 area.backing
             }
             Object::New(pages) => {
-                let made =
-                    objects.shm_make(pages).inspect_err(|_| objects.vmas.free(&objects.frames, new))?;
+                let promise = match area.flags.contains(VmFlags::NORESERVE) {
+                    true => Promise::PageByPage,
+                    false => Promise::InFull,
+                };
+                let made = objects
+                    .shm_make(pages, promise)
+                    .inspect_err(|_| objects.vmas.free(&objects.frames, new))?;
                 Backing::Shared(made)
             }
         };

@@ -275,7 +275,7 @@ impl<M: Machine> Vm<M> {
                 let tables = object.space().recount(&self.frames)?;
                 expect("page tables of a shared object", 0, tables, object.space().nr_tables())?;
                 totals.tables += tables;
-                totals.committed += object.pages();
+                totals.committed += if object.is_sparse() { self.shm_resident(id) } else { object.pages() };
                 totals.shared_entries += self.shm_resident(id);
                 expect("a shared object has users", 0, 1, u64::from(object.users() > 0))
             };

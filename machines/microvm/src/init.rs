@@ -3,7 +3,7 @@
 use crate::arch::trap::TrapFrame;
 use crate::arch::{power, time};
 use crate::console::{self, to_guest, to_host};
-use crate::fs::table::{FdTable, OnExec};
+use crate::fs::table::{FdTable, NR_OPEN, OnExec};
 use crate::fs::{self, FsContext, open, timer};
 use crate::proc::process::{ExitStatus, Process};
 use crate::proc::thread::{Thread, comm_of};
@@ -24,8 +24,6 @@ use anonmem_oslib::strings::Strings;
 use anonmem_oslib::vfs::path::Follow;
 use anonmem_oslib::{Result, stack};
 
-/// The number of the program that init starts, and of its process group.
-const PROGRAM: u32 = 2;
 /// Where the archive says what to run.
 const RUN_FILE: &[u8] = b"/.anonmem/run";
 /// Bytes of a file or of the bill that are moved at once.
@@ -55,7 +53,11 @@ impl Failure {
 /// Starts the program and waits for its end; gives its status.
 fn run_program() -> core::result::Result<i32, Failure> {
     fs::init(crate::boot::initrd()).map_err(|e| Failure::new("the initial archive cannot be unpacked", e))?;
-    procfs::init(fs::vfs()).map_err(|e| Failure::new("/proc and /sys cannot be made", e))?;
+    procfs::init(fs::vfs()).map_err(|procfs::Taken(path, error)| {
+        // The command's own code for what it was asked and cannot do.
+        let message = format!("{path}: the kernel's own file; --file cannot put another there ({error:?})");
+        Failure { message, code: 2 }
+    })?;
     timer::init().map_err(|e| Failure::new("no timer task", e))?;
     let bytes = read_file(RUN_FILE).map_err(|e| Failure::new("the archive has no /.anonmem/run", e))?;
     let run = RunFile::parse(&bytes);
@@ -70,7 +72,7 @@ fn run_program() -> core::result::Result<i32, Failure> {
 
     let name = String::from_utf8_lossy(run.exe).into_owned();
     start(&init, &run).map_err(|e| Failure::new(&format!("cannot run {name}"), e))?;
-    Ok(reap_until(&init, PROGRAM).shell_code())
+    Ok(reap_until(&init, table::PROGRAM).shell_code())
 }
 
 fn read_file(path: &[u8]) -> Result<Vec<u8>> {
@@ -81,7 +83,7 @@ fn read_file(path: &[u8]) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Starts the program as process [`PROGRAM`], leader of a session of its own.
+/// Starts the program as process [`table::PROGRAM`], leader of a session of its own.
 fn start(init: &Arc<Process>, run: &RunFile<'_>) -> Result<()> {
     let vfs = fs::vfs();
     let cwd = match vfs.lookup(vfs.root(), run.cwd, Follow::Yes) {
@@ -97,7 +99,7 @@ fn start(init: &Arc<Process>, run: &RunFile<'_>) -> Result<()> {
 
     let files = FdTable::default();
     for file in fs::standard_streams() {
-        files.insert(file, OnExec::Keep, 0)?;
+        files.insert(file, OnExec::Keep, 0, NR_OPEN)?;
     }
     let pid = table::number()?;
     let process = Process::new(pid, Some(init));
@@ -173,7 +175,7 @@ pub fn channel_frame(kind: u8, payload: &[u8]) {
             let signal = Fields(payload).u32(0);
             if (1..=SIGNALS).contains(&signal) {
                 let info = SigInfo { signal, code: code::SI_KERNEL, detail: Detail::None };
-                signal::send_to_group(PROGRAM, info);
+                signal::send_to_group(table::PROGRAM, info);
             }
         }
         _ => klog!("the host sent a frame of unknown type {kind}"),

@@ -72,7 +72,14 @@ pub fn init(layout: &Layout, poison: Poison, lock_mode: LockMode) {
     };
     // Release pairs with the Acquire in `vm`.
     VM.store(vm, Release);
-    heap::use_frames(heap::Source { alloc: alloc_frames, free: free_frames });
+    // Files may take a half; what else programs cause in the kernel leaves a quarter to their own pages.
+    let most = frames as usize / 4 * 3;
+    heap::use_frames(heap::Source { alloc: alloc_frames, free: free_frames, most });
+}
+
+/// The number of frames that the memory manager has.
+pub fn nr_frames() -> u64 {
+    vm().machine().nr_frames()
 }
 
 /// The top-level table of an address space.

@@ -71,8 +71,11 @@ pub struct Inject {
     pub wake_up: bool,
     /// A user access may fault although its translation allows it.
     pub fault: bool,
-    /// The MMU may drop a translation, or set accessed and dirty bits, at any user access.
+    /// The MMU may drop the translation that a user access is about to use.
     pub mmu: bool,
+    /// The MMU may, at any user access, translate the next page, too (which sets its accessed bit and fills the TLB), and
+    /// begin a walk at a table that it remembers from an earlier one.
+    pub speculation: bool,
     /// A transfer of a swap device may fail.
     pub device: bool,
 }
@@ -86,6 +89,7 @@ impl Inject {
         wake_up: false,
         fault: false,
         mmu: false,
+        speculation: false,
         device: false,
     };
 
@@ -97,6 +101,7 @@ impl Inject {
             (self.wake_up, "wake-up"),
             (self.fault, "fault"),
             (self.mmu, "mmu"),
+            (self.speculation, "speculation"),
             (self.device, "device"),
         ];
         let names: Vec<_> = all.iter().filter_map(|(on, name)| on.then_some(*name)).collect();

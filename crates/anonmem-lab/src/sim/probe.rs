@@ -357,7 +357,8 @@ pub(super) fn walk_load(
 ) -> Option<u64> {
     // Acquire: a walker depends on what it read, which orders its next read after it.
     let order = Ordering::Acquire;
-    if phase() == Phase::Running && with(|e| passes(e, at)) || !running() {
+    let alone = |e: &mut Engine| e.objects.is_private(through, e.current, false) && passes(e, at);
+    if phase() == Phase::Running && with(alone) || !running() {
         return Some(read());
     }
     let caller = Location::caller();
@@ -374,7 +375,8 @@ pub(super) fn walk_exchange(
     op: impl FnOnce() -> (u64, Option<u64>),
 ) -> Option<bool> {
     let order = Ordering::AcqRel;
-    if phase() == Phase::Running && with(|e| passes_changing(e, at)) || !running() {
+    let alone = |e: &mut Engine| e.objects.is_private(through, e.current, false) && passes_changing(e, at);
+    if phase() == Phase::Running && with(alone) || !running() {
         return Some(op().1.is_some());
     }
     let caller = Location::caller();

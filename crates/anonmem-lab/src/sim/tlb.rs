@@ -20,7 +20,8 @@ use crate::{
     trace::{Action, Event},
 };
 use anonmem_hal::{
-    Arch, CpuId, CpuSet, Entry, FlushRange, Mmu, Order, Pfn, PhysMem, Present, Pte, Sched, Va, arch::Toy,
+    Arch, CpuId, CpuSet, Entry, FlushRange, Mmu, Order, PAGE_SIZE, Pfn, PhysMem, Present, Pte, Sched, Va,
+    arch::Toy,
 };
 use core::{
     ops::Range,
@@ -58,16 +59,32 @@ struct Translation {
     dirty: bool,
 }
 
-/// The translations that a CPU has cached.
+/// The last table on the way to some addresses, as an upper entry had it when it was read.
+#[derive(Clone, Copy, Debug)]
+struct Upper {
+    root: Pfn,
+    /// Which entry: the address without what is below it.
+    entry: u64,
+    table: Pfn,
+}
+
+impl Upper {
+    fn entry_of(va: Va) -> u64 {
+        va.0 >> Toy::shift(1)
+    }
+}
+
+/// The translations that a CPU has cached, and the upper entries.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Tlb {
     entries: [Option<Translation>; WAYS],
     next: u8,
     flushes: u32,
+    upper: [Option<Upper>; 2],
 }
 
 impl Tlb {
-    pub(super) const EMPTY: Self = Self { entries: [None; WAYS], next: 0, flushes: 0 };
+    pub(super) const EMPTY: Self = Self { entries: [None; WAYS], next: 0, flushes: 0, upper: [None; 2] };
 
     /// The address that is translated to a frame of `block`, if there is one.
     pub(super) fn translation_to(&self, block: &Range<u64>) -> Option<Va> {
@@ -91,6 +108,17 @@ impl Tlb {
         free.is_none()
     }
 
+    fn find_upper(&self, root: Pfn, va: Va) -> Option<Pfn> {
+        let here = |u: &&Upper| u.root == root && u.entry == Upper::entry_of(va);
+        self.upper.iter().flatten().find(here).map(|u| u.table)
+    }
+
+    fn insert_upper(&mut self, new: Upper) {
+        if self.find_upper(new.root, Va(new.entry << Toy::shift(1))) != Some(new.table) {
+            self.upper = [Some(new), self.upper[0]];
+        }
+    }
+
     fn drop_where(&mut self, gone: impl Fn(&Translation) -> bool) {
         for entry in &mut self.entries {
             if entry.as_ref().is_some_and(&gone) {
@@ -101,6 +129,7 @@ impl Tlb {
 
     fn flush(&mut self, root: Pfn, what: FlushRange) {
         self.flushes += 1;
+        self.upper.iter_mut().filter(|u| u.is_some_and(|u| u.root == root)).for_each(|u| *u = None);
         self.drop_where(|t| {
             t.root == root
                 && match what {
@@ -155,6 +184,7 @@ impl Sim {
         if running() && with(|e| e.inject.mmu) && misfortune("the TLB drops the translation") {
             self.arena.state(|s| s.tlbs[me].drop_where(|t| t.root == root && t.va == page));
         }
+        self.speculate(root, Va(page.0 + PAGE_SIZE as u64));
         loop {
             let flushes = self.arena.state(|s| s.tlbs[me].flushes);
             let cached = self.arena.state(|s| s.tlbs[me].find(root, page));
@@ -180,6 +210,25 @@ impl Sim {
         }
     }
 
+    /// Translates `va`, which nobody has asked for yet, if that may happen and does.
+    #[track_caller]
+    fn speculate(&self, root: Pfn, va: Va) {
+        if !running() || !with(|e| e.inject.speculation) || !misfortune("the next page is translated, too") {
+            return;
+        }
+        if let Some(walked) = self.walk(root, va, Access::Read) {
+            let me = Self::current_cpu().index();
+            self.keep(me, walked);
+        }
+    }
+
+    /// Adds a translation to the TLB of `cpu`.
+    fn keep(&self, cpu: usize, translation: Translation) {
+        if self.arena.state(|s| s.tlbs[cpu].insert(translation)) && running() {
+            with(|e| e.cut("a full TLB forgot a translation"));
+        }
+    }
+
     /// The access itself, one step with the look-up. `None` if a flush came in between.
     #[expect(clippy::too_many_arguments, reason = "one access, as the hardware sees it")]
     fn access_through(
@@ -200,9 +249,7 @@ impl Sim {
         if self.arena.state(|s| s.tlbs[me].flushes) != flushes {
             return None;
         }
-        if self.arena.state(|s| s.tlbs[me].insert(translation)) && running() {
-            with(|e| e.cut("a full TLB forgot a translation"));
-        }
+        self.keep(me, translation);
         if self.arena.is_free(translation.pfn) {
             let message = format!("CPU{me} reaches the free frame {} through {va:?}", translation.pfn.0);
             broken(FailureKind::StaleTranslation, message, at);
@@ -241,18 +288,24 @@ impl Sim {
     }
 
     /// Walks until a flush comes: then `None`.
+    #[track_caller]
     fn walk_once(&self, root: Pfn, va: Va, access: Access) -> Option<Option<Translation>> {
         let me = Self::current_cpu().index();
         let begun = self.arena.state(|s| s.tlbs[me].flushes);
-        let walker = Walker { sim: self, me, begun };
+        let walker = Walker { sim: self, me, begun, at: Location::caller() };
         let mut table = root;
-        for level in (1..Toy::LEVELS).rev() {
+        let remembered = self.remembered_table(me, root, va);
+        let levels = if remembered.is_some() { 1..1 } else { 1..Toy::LEVELS };
+        for level in levels.rev() {
             match Toy::decode_entry(walker.entry(table, va, level)?, level) {
                 Entry::None => return Some(None),
                 Entry::Table(next) => table = next,
                 Entry::Leaf(leaf) => return Some(Self::large(root, va, leaf, level, access)),
             }
         }
+        let table = remembered.unwrap_or(table);
+        let upper = Upper { root, entry: Upper::entry_of(va), table };
+        self.arena.state(|s| s.tlbs[me].insert_upper(upper));
         let raw = walker.entry(table, va, 0)?;
         let Pte::Present(present) = Toy::decode_pte(raw) else { return Some(None) };
         if !allows(present, access) || !self.arena.has(present.pfn) {
@@ -264,6 +317,16 @@ impl Sim {
         }
         let (write, dirty) = (marked.prot.write, marked.dirty);
         Some(Some(Translation { root, va, pfn: marked.pfn, write, dirty }))
+    }
+
+    /// The last table for `va`, if the CPU remembers it and begins its walk there.
+    #[track_caller]
+    fn remembered_table(&self, me: usize, root: Pfn, va: Va) -> Option<Pfn> {
+        if !running() || !with(|e| e.inject.speculation) {
+            return None;
+        }
+        let table = self.arena.state(|s| s.tlbs[me].find_upper(root, va))?;
+        misfortune("the walk begins at a remembered table").then_some(table)
     }
 
     fn large(root: Pfn, va: Va, leaf: Present, level: u32, access: Access) -> Option<Translation> {
@@ -291,6 +354,7 @@ struct Walker<'s> {
     sim: &'s Sim,
     me: usize,
     begun: u32,
+    at: &'static Location<'static>,
 }
 
 impl Walker<'_> {
@@ -300,8 +364,17 @@ impl Walker<'_> {
 
     fn entry(&self, table: Pfn, va: Va, level: u32) -> Option<u64> {
         let slot = self.sim.slot(table, va, level);
-        let read = || slot.load(Ordering::Acquire);
-        walk_load(slot.as_ptr().addr(), address::TLB + self.me, || self.goes_on(), read)
+        let mut freed = false;
+        let read = || {
+            freed = self.sim.arena.is_free(table);
+            slot.load(Ordering::Acquire)
+        };
+        let entry = walk_load(slot.as_ptr().addr(), address::TLB + self.me, || self.goes_on(), read);
+        if freed {
+            let message = format!("CPU{} walks the free table {} for {va:?}", self.me, table.0);
+            broken(FailureKind::StaleTranslation, message, self.at);
+        }
+        entry
     }
 
     /// Whether the entry was as it should be, and changed.
@@ -368,6 +441,9 @@ unsafe impl Mmu for Sim {
             touch(Kind::Store, CpuId(me as u32), Location::caller());
         }
         let page = va.page_down();
-        self.arena.state(|s| s.tlbs[me].drop_where(|t| t.root == root && t.va == page));
+        self.arena.state(|s| {
+            s.tlbs[me].drop_where(|t| t.root == root && t.va == page);
+            s.tlbs[me].upper = [None; 2];
+        });
     }
 }

@@ -21,7 +21,7 @@ pub(super) fn do_shared_fault<M: Machine, G: FaultGuard<M>>(
     let table = fault.table()?;
     let page = match fault.vm.shm_page(object, fault.index) {
         Ok(page) => page,
-        Err(Error::BadAddress) => return Err(FaultResult::Bus),
+        Err(Error::BadAddress | Error::Limit(_)) => return Err(FaultResult::Bus),
         Err(_) => return Err(FaultResult::Oom),
     };
     let map = page.map_shm(0).map_err(|TooManySharers| FaultResult::Oom)?;

@@ -4,7 +4,7 @@
 //! machinery of entries, locks and walks serves here too. No CPU ever loads it. Pages stay until the
 //! last VMA that maps the object is gone; they are neither swapped nor found by rmap.
 //!
-//! Linux: mm/shmem.c `shmem_zero_setup`. Differs: no file, no swap, no resize.
+//! Linux: mm/shmem.c `shmem_zero_setup`. Differs: no file, no swap.
 
 pub(crate) mod object;
 mod page;
@@ -14,6 +14,15 @@ use anonmem_frame::FolioRef;
 use anonmem_hal::{Arch, Machine, Order, PAGE_SHIFT, Pte, Va, VaRange};
 use anonmem_pgtable::{CanInstall, Mapped, StableVma, Teardown};
 use anonmem_sync::Ordering;
+
+/// When the pages of an object are promised.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Promise {
+    /// All of them when it is made.
+    InFull,
+    /// Each when it is made: the object may be larger than all memory.
+    PageByPage,
+}
 
 /// Keeps an object's tables: its user count. The object's pages are filled under it.
 pub(super) struct ShmUser;
@@ -29,22 +38,25 @@ impl<M: Machine> Objects<M> {
     ///
     /// # Errors
     /// [`Error::OutOfMemory`], [`Error::Limit`] beyond the commit limit, [`Error::Invalid`] if it is larger than the page-table format can name.
-    pub(crate) fn shm_make(&self, pages: u64) -> Result<ShmId, Error> {
+    pub(crate) fn shm_make(&self, pages: u64, promise: Promise) -> Result<ShmId, Error> {
         if pages > M::Arch::USER_END.page() {
             return Err(Error::Invalid("a shared object larger than an address space"));
         }
-        self.commit(pages)?;
+        let promised = if promise == Promise::InFull { pages } else { 0 };
+        self.commit(promised)?;
         let made = self.shm_alloc();
         match made {
             Ok(id) => {
                 let object = self.shm(id);
                 object.pages.store(pages, Ordering::Relaxed);
+                object.reach.store(pages, Ordering::Relaxed);
+                object.sparse.store(u32::from(promise == Promise::PageByPage), Ordering::Relaxed);
                 // Release pairs with the AcqRel of the last user, who frees what this object holds.
                 object.users.store(1, Ordering::Release);
                 Ok(id)
             }
             Err(e) => {
-                self.uncommit(pages);
+                self.uncommit(promised);
                 Err(e)
             }
         }
@@ -73,8 +85,8 @@ impl<M: Machine> Objects<M> {
         if object.users.fetch_sub(1, Ordering::AcqRel) != 1 {
             return;
         }
-        let pages = object.pages.load(Ordering::Relaxed);
-        let all = VaRange { start: Va(0), end: offset(pages) };
+        let mut promised = if object.is_sparse() { 0 } else { object.pages() };
+        let all = VaRange { start: Va(0), end: offset(object.reach()) };
         let mut gather = self.gather(&object.space, Teardown::WholeSpace);
         for (table, part) in object.space.tables(&self.frames, &ShmUser, all) {
             let mut entries = table.lock();
@@ -82,13 +94,14 @@ impl<M: Machine> Objects<M> {
                 if let Ok(page) = entries.clear(va).unmap() {
                     // Nobody translates through this space: no need to gather.
                     drop(page);
+                    promised += u64::from(object.is_sparse());
                 }
             }
         }
         object.space.free_tables(&mut gather, &self.frames, all, VaRange { start: Va(0), end: Va(u64::MAX) });
         gather.finish();
         object.space.free_root(&self.frames);
-        self.uncommit(pages);
+        self.uncommit(promised);
         self.shm_objects.free(&self.frames, id);
     }
 
@@ -110,7 +123,7 @@ impl<M: Machine> Objects<M> {
     /// The number of pages that an object has.
     pub(crate) fn shm_resident(&self, id: ShmId) -> u64 {
         let object = self.shm(id);
-        let all = VaRange { start: Va(0), end: offset(object.pages()) };
+        let all = VaRange { start: Va(0), end: offset(object.reach()) };
         let pages = object.space.tables(&self.frames, &ShmUser, all);
         pages
             .map(|(table, part)| part.iter_pages().filter(|&va| table.peek(va) != Pte::None).count() as u64)
@@ -135,10 +148,47 @@ impl<M: Machine> Objects<M> {
                 // New mappings start with a reference that is taken under this lock, so being the only one lasts.
                 if folio.counts().total() == 1 {
                     drop(entries.clear(va).unmap().ok());
+                    self.uncommit(u64::from(object.is_sparse()));
                 } else {
                     self.machine().zero(present.pfn, Order::ZERO);
                 }
             }
         }
+    }
+
+    /// Sets the length of an object whose pages are promised one by one; returns the old one.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if it was promised in full.
+    pub(crate) fn shm_set_length(&self, id: ShmId, pages: u64) -> Result<u64, Error> {
+        let object = self.shm(id);
+        if !object.is_sparse() {
+            return Err(Error::Invalid("an object that was promised in full keeps its length"));
+        }
+        object.reach.store(object.reach().max(pages), Ordering::Relaxed);
+        let old = object.pages();
+        object.pages.store(pages, Ordering::Relaxed);
+        Ok(old)
+    }
+
+    /// Takes the pages from `first` up to `end` out of an object. Nobody maps them any more, or will not for long.
+    pub(crate) fn shm_cut(&self, id: ShmId, first: u64, end: u64) {
+        let object = self.shm(id);
+        let range = VaRange { start: offset(first), end: offset(end) };
+        for (table, part) in object.space.tables(&self.frames, &ShmUser, range) {
+            let mut entries = table.lock();
+            for va in part.iter_pages() {
+                if let Ok(page) = entries.clear(va).unmap() {
+                    drop(page);
+                    self.uncommit(u64::from(object.is_sparse()));
+                }
+            }
+        }
+    }
+
+    /// The page of an object with this index, if there is one.
+    pub fn shm_lookup(&self, id: ShmId, index: u64) -> Option<FolioRef<'_, M>> {
+        let object = self.shm(id);
+        if index < object.pages() { self.shm_find(object, offset(index)) } else { None }
     }
 }

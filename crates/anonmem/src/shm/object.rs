@@ -13,8 +13,12 @@ pub(crate) struct ShmObject<M> {
     pub(super) users: Atomic<u32, M>,
     /// Page `i` is at address `i << PAGE_SHIFT` of this space.
     pub(super) space: AddressSpace<M>,
-    /// Its length in pages: what was promised for it.
+    /// Its length in pages.
     pub(super) pages: Atomic<u64, M>,
+    /// The largest length that it had: there may be page tables up to there.
+    pub(super) reach: Atomic<u64, M>,
+    /// Whether its pages are promised one by one, as they are made, and not in full; changed by nobody who is not alone with it.
+    pub(super) sparse: Atomic<u32, M>,
 }
 
 impl<M: Machine> SlabItem<M> for ShmObject<M> {
@@ -24,9 +28,17 @@ impl<M: Machine> SlabItem<M> for ShmObject<M> {
         Field::new("users", offset_of!(Self, users)),
         Field::new("space", offset_of!(Self, space)),
         Field::new("pages", offset_of!(Self, pages)),
+        Field::new("reach", offset_of!(Self, reach)),
+        Field::new("sparse", offset_of!(Self, sparse)),
     ];
     fn new() -> Self {
-        Self { users: Atomic::new(0), space: AddressSpace::new(), pages: Atomic::new(0) }
+        Self {
+            users: Atomic::new(0),
+            space: AddressSpace::new(),
+            pages: Atomic::new(0),
+            reach: Atomic::new(0),
+            sparse: Atomic::new(0),
+        }
     }
 }
 
@@ -37,6 +49,16 @@ impl<M: Machine> ShmObject<M> {
 
     pub(crate) fn space(&self) -> &AddressSpace<M> {
         &self.space
+    }
+
+    /// Whether its pages are promised one by one.
+    pub(crate) fn is_sparse(&self) -> bool {
+        self.sparse.peek() != 0
+    }
+
+    /// The end of what it may have page tables for.
+    pub(super) fn reach(&self) -> u64 {
+        self.reach.peek()
     }
 
     /// Its length in pages.

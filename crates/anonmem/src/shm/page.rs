@@ -1,6 +1,6 @@
 //! Making objects, and the pages of an object: what may have to wait for memory.
 
-use super::{ShmUser, offset};
+use super::{Promise, ShmUser, offset};
 use crate::{error::Error, ids::ShmId, vm::Vm};
 use anonmem_frame::FolioRef;
 use anonmem_hal::{Machine, Protection};
@@ -14,14 +14,23 @@ impl<M: Machine> Vm<M> {
     /// [`Error::OutOfMemory`], [`Error::Limit`] beyond the commit limit, [`Error::Invalid`] if it is larger than the page-table format can name.
     #[doc(alias = "shmem_zero_setup")]
     pub fn shm_new(&self, pages: u64) -> Result<ShmId, Error> {
-        self.reclaiming(|| self.shm_make(pages))
+        self.reclaiming(|| self.shm_make(pages, Promise::InFull))
+    }
+
+    /// Makes an object of `pages` pages, with one user, that can be resized ([`shm_resize`](Self::shm_resize)): a file's. Each page is
+    /// promised when it is made.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`], [`Error::Invalid`] if it is larger than the page-table format can name.
+    pub fn shm_new_sparse(&self, pages: u64) -> Result<ShmId, Error> {
+        self.reclaiming(|| self.shm_make(pages, Promise::PageByPage))
     }
 
     /// The page with index `index` of an object that the caller uses, allocating it if there is none.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`]; [`Error::BadAddress`] beyond the object's end (a SIGBUS); [`Error::Limit`] if the page
-    /// has as many mappings as can be counted.
+    /// has as many mappings as can be counted, or may not be promised.
     #[doc(alias = "shmem_get_folio")]
     pub fn shm_page(&self, id: ShmId, index: u64) -> Result<FolioRef<'_, M>, Error> {
         let object = self.shm(id);
@@ -32,12 +41,21 @@ impl<M: Machine> Vm<M> {
         if let Some(page) = self.shm_find(object, va) {
             return Ok(page);
         }
+        let promised = u64::from(object.is_sparse());
+        self.commit(promised)?;
+        self.shm_add(id, index).inspect_err(|_| self.uncommit(promised))
+    }
+
+    /// Makes the page with index `index`, which is promised.
+    fn shm_add(&self, id: ShmId, index: u64) -> Result<FolioRef<'_, M>, Error> {
+        let (object, va) = (self.shm(id), offset(index));
         let new = self.alloc_page()?;
         new.zero();
         let table = object.space.walk_alloc(&self.frames, &ShmUser, va)?;
         let mut entries = table.lock();
         if let Mapped::Shm(present) = entries.mapped(va) {
-            // Somebody was faster; `new` is freed.
+            // Somebody was faster; `new` is freed, and its promise taken back.
+            self.uncommit(u64::from(object.is_sparse()));
             return Ok(self.frames.try_get(present.pfn).expect("the object's entry owns the page"));
         }
         let page = new.into_shm(id.raw(), index);

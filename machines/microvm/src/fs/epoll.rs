@@ -7,8 +7,9 @@ use alloc::collections::BTreeMap;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use anonmem_oslib::Result;
-use anonmem_oslib::errno::{EEXIST, ELOOP, ENOENT};
+use anonmem_oslib::errno::{EEXIST, ELOOP, ENOENT, ENOSPC};
 use core::any::Any;
+use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use linux_raw_sys::general as abi;
 
 /// One interest.
@@ -20,10 +21,15 @@ struct Interest {
     seen: Ready,
 }
 
+/// Interests of one epoll at most: they are small, and no other limit holds for them.
+const INTERESTS_MAX: usize = 1 << 16;
+
 /// A set of interests by descriptor.
 #[derive(Default)]
 pub struct Epoll {
     interests: SpinLock<BTreeMap<u32, Interest>>,
+    /// Where the next look starts, so that all get their turn.
+    turn: AtomicU32,
     changed: Event,
 }
 
@@ -31,7 +37,7 @@ impl Epoll {
     /// Adds a descriptor.
     ///
     /// # Errors
-    /// `EEXIST`; `ELOOP` for an epoll inside an epoll.
+    /// `EEXIST`; `ELOOP` for an epoll inside an epoll; `ENOSPC` if there are too many.
     pub fn add(&self, fd: u32, file: &Arc<OpenFile>, events: u32, data: u64) -> Result<()> {
         if file.object::<Epoll>().is_some() {
             return Err(ELOOP);
@@ -40,6 +46,9 @@ impl Epoll {
             let mut interests = self.interests.lock();
             if interests.get(&fd).is_some_and(|i| i.file.strong_count() > 0) {
                 return Err(EEXIST);
+            }
+            if interests.len() >= INTERESTS_MAX {
+                return Err(ENOSPC);
             }
             interests.insert(fd, Interest { file: Arc::downgrade(file), events, data, seen: 0 });
         }
@@ -69,25 +78,36 @@ impl Epoll {
         self.interests.lock().remove(&fd).map(drop).ok_or(ENOENT)
     }
 
-    /// Gives up to `max` ready interests: events and data. Consumes edges and one-shots.
-    pub fn collect(&self, max: usize) -> Vec<(u32, u64)> {
-        let mut ready = Vec::new();
-        for (fd, file, events) in self.watched() {
-            if ready.len() == max {
-                break;
+    /// Adds ready interests to `ready`, events and data, as far as it has room. Consumes edges and one-shots.
+    pub fn collect(&self, ready: &mut Vec<(u32, u64)>) {
+        let first = self.turn.load(Relaxed);
+        for range in [first..u32::MAX, 0..first] {
+            for (fd, file, events) in self.watched(range) {
+                if ready.len() == ready.capacity() {
+                    self.turn.store(fd, Relaxed);
+                    return;
+                }
+                // Looked at without the lock: a file may do something to find out.
+                let now = if events == 0 { 0 } else { file.ready() & (events | abi::POLLERR | abi::POLLHUP) };
+                ready.extend(self.report(fd, now));
             }
-            // Looked at without the lock: a file may do something to find out.
-            let now = if events == 0 { 0 } else { file.ready() & (events | abi::POLLERR | abi::POLLHUP) };
-            ready.extend(self.report(fd, now));
         }
-        ready
     }
 
-    /// Gives what is watched: number, file, events. Forgets files that were closed.
-    fn watched(&self) -> Vec<(u32, Arc<OpenFile>, u32)> {
-        let mut interests = self.interests.lock();
-        interests.retain(|_, interest| interest.file.strong_count() > 0);
-        interests.iter().filter_map(|(&fd, i)| Some((fd, i.file.upgrade()?, i.events))).collect()
+    /// Gives what is watched, one look at a time: number, file, events. Forgets files that were closed.
+    fn watched(&self, range: core::ops::Range<u32>) -> impl Iterator<Item = (u32, Arc<OpenFile>, u32)> {
+        let mut range = range;
+        core::iter::from_fn(move || {
+            let mut interests = self.interests.lock();
+            loop {
+                let (&fd, interest) = interests.range(range.clone()).next()?;
+                range.start = fd + 1;
+                match interest.file.upgrade() {
+                    Some(file) => return Some((fd, file, interest.events)),
+                    None => drop(interests.remove(&fd)),
+                }
+            }
+        })
     }
 
     /// Gives what is to be told about an interest that is `now` ready like this.
@@ -108,7 +128,7 @@ impl Epoll {
 
 impl Object for Epoll {
     fn ready(&self) -> Ready {
-        let any = self.watched().into_iter().any(|(_, file, events)| file.ready() & events != 0);
+        let any = self.watched(0..u32::MAX).any(|(_, file, events)| file.ready() & events != 0);
         if any { IN } else { 0 }
     }
 

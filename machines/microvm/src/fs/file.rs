@@ -10,7 +10,8 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use anonmem_oslib::abi::Stat;
-use anonmem_oslib::errno::{EBADF, EINVAL, EISDIR, ENOTTY, ESPIPE, ESRCH};
+use anonmem_oslib::errno::{EBADF, EFBIG, EINVAL, EISDIR, ENOTTY, ESPIPE, ESRCH};
+use anonmem_oslib::vfs::data::LIMIT;
 use anonmem_oslib::vfs::{Body, FileType, Inode};
 use anonmem_oslib::{Errno, Result};
 use core::any::Any;
@@ -357,10 +358,15 @@ fn write_inode(inode: &Inode, offset: u64, from: &[u8]) -> Result<usize> {
             Some(store) => store,
         }
     };
+    if offset.saturating_add(from.len() as u64) > LIMIT {
+        return Err(EFBIG);
+    }
     // A store may sleep: its bytes are written without the spin lock, page by page.
     let mut done = 0;
     for chunk in pages(offset, from) {
-        match store.write(offset + done as u64, chunk) {
+        let at = offset + done as u64;
+        let size = inode.size().max(at + chunk.len() as u64);
+        match store.resize(size).and_then(|()| store.write(at, chunk)) {
             Ok(()) => done += chunk.len(),
             Err(_) if done > 0 => break,
             Err(error) => return Err(error),
@@ -399,10 +405,11 @@ pub fn truncate(inode: &Inode, size: u64) -> Result<()> {
         }
     };
     if let Some(store) = shrinking {
-        // May sleep: without the spin lock.
-        if size < inode.size() {
-            store.truncate(size)?;
+        if size > LIMIT {
+            return Err(EFBIG);
         }
+        // May sleep: without the spin lock.
+        store.resize(size)?;
         data.lock().resized(size)?;
     }
     inode.touch(time::wall_ns());

@@ -26,7 +26,7 @@ use crate::machine;
 use alloc::sync::Arc;
 use anonmem_oslib::Result;
 use anonmem_oslib::abi::makedev;
-use anonmem_oslib::vfs::{Body, FileType, Inode, data};
+use anonmem_oslib::vfs::{Body, FileType, Inode, data, inode};
 use device::Device;
 use linux_raw_sys::general as abi;
 
@@ -62,7 +62,13 @@ pub fn init(archive: &'static [u8]) -> Result<()> {
     }
     // Half of memory, as tmpfs has it.
     data::set_page_limit(machine::vm().stats().frames / 2);
+    inode::set_inode_limit(vfs_inodes());
     device::init_stdin()
+}
+
+/// As many files as tmpfs allows beside what the archive has brought: half of the pages.
+fn vfs_inodes() -> u64 {
+    inode::inode_usage().0 + machine::vm().stats().frames / 2
 }
 
 /// What the archive has already put there stays.

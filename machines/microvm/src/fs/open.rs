@@ -1,9 +1,10 @@
 //! Opening: from a path and `O_*` to an open file description.
 
 use super::device::Device;
-use super::file::{self, Cursor, OpenFile, Target};
+use super::file::{Cursor, OpenFile, Target};
 use super::pipe::{self, Pipe};
 use super::seq::Seq;
+use super::sources;
 use super::vfs;
 use crate::sched;
 use alloc::sync::Arc;
@@ -83,7 +84,7 @@ pub fn open_inode(inode: &Arc<Inode>, path: &[u8], flags: u32) -> Result<Arc<Ope
         (FileType::Symlink, _) => return Err(ELOOP),
         (_, Body::File(_)) => {
             if writes && flags & abi::O_TRUNC != 0 {
-                file::truncate(inode, 0)?;
+                sources::truncate(inode, 0)?;
             }
             Target::File
         }

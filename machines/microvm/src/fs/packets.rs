@@ -6,12 +6,15 @@
 use super::event::Event;
 use super::file::{HUP, IN, OUT, Ready, Wait, block_on};
 use super::iov::{From, To};
+use crate::arch::mem::PAGE;
+use crate::machine;
 use crate::sched::Mutex;
 use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use anonmem_oslib::Result;
 use anonmem_oslib::errno::{ECONNREFUSED, EFAULT, EMSGSIZE, ENOBUFS, EPIPE};
+use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use linux_raw_sys::general as abi;
 
 /// Bytes that wait in one direction at most, and what a message takes beside its own (net.core.wmem_default, and the
@@ -39,16 +42,49 @@ pub struct Received {
     pub len: usize,
 }
 
+/// Bytes of all messages. They may take a sixteenth of memory.
+static BYTES: AtomicUsize = AtomicUsize::new(0);
+
+/// A message; its bytes count as long as it lives.
+struct Message(Vec<u8>);
+
+impl Message {
+    /// Makes a message of zeros.
+    ///
+    /// # Errors
+    /// `ENOBUFS` if there are too many, or memory has no room.
+    fn new(len: usize) -> Result<Message> {
+        let most = machine::nr_frames() as usize * PAGE as usize / 16;
+        let may = |bytes| (bytes < most).then_some(bytes + len + OVERHEAD);
+        BYTES.fetch_update(Relaxed, Relaxed, may).map_err(|_| ENOBUFS)?;
+        let mut bytes = Vec::new();
+        let found = bytes.try_reserve_exact(len);
+        if found.is_ok() {
+            bytes.resize(len, 0);
+        } else {
+            BYTES.fetch_sub(len, Relaxed);
+        }
+        let message = Message(bytes);
+        found.map(|()| message).map_err(|_| ENOBUFS)
+    }
+}
+
+impl Drop for Message {
+    fn drop(&mut self) {
+        BYTES.fetch_sub(self.0.len() + OVERHEAD, Relaxed);
+    }
+}
+
 #[derive(Default)]
 struct State {
-    messages: VecDeque<Vec<u8>>,
+    messages: VecDeque<Message>,
     reader_gone: bool,
     writer_gone: bool,
 }
 
 impl State {
     fn used(&self) -> usize {
-        self.messages.iter().map(|message| message.len() + OVERHEAD).sum()
+        self.messages.iter().map(|message| message.0.len() + OVERHEAD).sum()
     }
 }
 
@@ -99,11 +135,11 @@ impl Packets {
         })?;
         let Some(message) = message else { return Ok(Received { n: 0, len: 0 }) };
         self.receive.drained.notify();
-        let n = message.len().min(to.left());
-        if to.put(&message[..n]) < n {
+        let n = message.0.len().min(to.left());
+        if to.put(&message.0[..n]) < n {
             return Err(EFAULT);
         }
-        Ok(Received { n, len: message.len() })
+        Ok(Received { n, len: message.0.len() })
     }
 
     /// Sends one message.
@@ -115,10 +151,8 @@ impl Packets {
         if len > LARGEST {
             return Err(EMSGSIZE);
         }
-        let mut message = Vec::new();
-        message.try_reserve_exact(len).map_err(|_| ENOBUFS)?;
-        message.resize(len, 0);
-        from.take_whole(&mut message)?;
+        let mut message = Message::new(len)?;
+        from.take_whole(&mut message.0)?;
         let mut message = Some(message);
         block_on(&self.send.drained, wait, || {
             let mut state = self.send.state.lock();
@@ -152,7 +186,7 @@ impl Packets {
 
     /// Gives the length of the first message.
     pub fn readable(&self) -> usize {
-        self.receive.state.lock().messages.front().map_or(0, Vec::len)
+        self.receive.state.lock().messages.front().map_or(0, |message| message.0.len())
     }
 
     /// Ends receiving.

@@ -11,14 +11,16 @@ use super::event::Event;
 use super::file::{ERR, HUP, IN, OUT, Object, OpenFile, Ready, Wait, block_on};
 use super::iov::{From, To};
 use crate::arch::mem::PAGE;
+use crate::machine;
 use crate::sched::Mutex;
 use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use anonmem_oslib::Result;
-use anonmem_oslib::errno::{EAGAIN, EBADF, EBUSY, EFAULT, EINVAL, ENOMEM, EPIPE};
+use anonmem_oslib::errno::{EAGAIN, EBADF, EBUSY, EFAULT, EINVAL, ENFILE, ENOMEM, EPIPE};
 use anonmem_oslib::vfs::{Body, FileType, Inode};
 use core::any::Any;
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use linux_raw_sys::general as abi;
 
 /// Pages that a pipe holds at first.
@@ -48,7 +50,7 @@ pub enum Meeting {
 
 /// A page and the bytes in it that wait.
 struct Buffer {
-    page: Vec<u8>,
+    page: Page,
     start: usize,
     len: usize,
 }
@@ -58,7 +60,7 @@ struct State {
     buffers: VecDeque<Buffer>,
     slots: usize,
     /// Has room for [`SPARE`]; not empty while `buffers` is.
-    spare: Vec<Vec<u8>>,
+    spare: Vec<Page>,
     readers: usize,
     writers: usize,
     /// Ends of each kind that there ever were: an open of a named pipe waits for the other kind.
@@ -66,11 +68,29 @@ struct State {
     writers_ever: u64,
 }
 
-fn new_page() -> Option<Vec<u8>> {
-    let mut page = Vec::new();
-    page.try_reserve_exact(SIZE).ok()?;
-    page.resize(SIZE, 0);
-    Some(page)
+/// Pages of all pipes. They may take an eighth of memory: nobody who writes much may take it from others. Linux: the
+/// limits of fs.pipe-user-pages-soft and -hard.
+static PAGES: AtomicU64 = AtomicU64::new(0);
+
+/// A page; it counts as long as it lives.
+struct Page(Vec<u8>);
+
+impl Page {
+    /// `None` if there are too many, or memory has none.
+    fn new() -> Option<Page> {
+        let most = machine::nr_frames() / 8;
+        PAGES.fetch_update(Relaxed, Relaxed, |n| (n < most).then_some(n + 1)).ok()?;
+        let mut page = Page(Vec::new());
+        page.0.try_reserve_exact(SIZE).ok()?;
+        page.0.resize(SIZE, 0);
+        Some(page)
+    }
+}
+
+impl Drop for Page {
+    fn drop(&mut self) {
+        PAGES.fetch_sub(1, Relaxed);
+    }
 }
 
 impl State {
@@ -86,7 +106,7 @@ impl State {
         };
         state.buffers.try_reserve_exact(SLOTS).ok()?;
         state.spare.try_reserve_exact(SPARE).ok()?;
-        state.spare.push(new_page()?);
+        state.spare.push(Page::new()?);
         Some(state)
     }
 
@@ -118,9 +138,9 @@ impl State {
             if self.is_full() {
                 return None;
             }
-            let mut page = self.spare.pop().or_else(new_page)?;
+            let mut page = self.spare.pop().or_else(Page::new)?;
             let wanted = from.left().min(SIZE);
-            let n = from.take(&mut page[..wanted]);
+            let n = from.take(&mut page.0[..wanted]);
             if n < wanted {
                 self.keep(page);
                 return Some(Err(EFAULT));
@@ -136,7 +156,7 @@ impl State {
         let odd = from.left() % SIZE;
         let last = self.buffers.back_mut().filter(|last| odd > 0 && last.start + last.len + odd <= SIZE)?;
         let end = last.start + last.len;
-        if let Err(error) = from.take_whole(&mut last.page[end..end + odd]) {
+        if let Err(error) = from.take_whole(&mut last.page.0[end..end + odd]) {
             return Some(Err(error));
         }
         last.len += odd;
@@ -152,7 +172,7 @@ impl State {
             && let Some(first) = self.buffers.front_mut()
         {
             let n = first.len.min(to.left());
-            to.put_whole(&first.page[first.start..first.start + n])?;
+            to.put_whole(&first.page.0[first.start..first.start + n])?;
             first.start += n;
             first.len -= n;
             *done += n;
@@ -165,7 +185,7 @@ impl State {
         Ok(())
     }
 
-    fn keep(&mut self, page: Vec<u8>) {
+    fn keep(&mut self, page: Page) {
         if self.spare.len() < SPARE {
             self.spare.push(page);
         }
@@ -183,9 +203,9 @@ impl Pipe {
     /// Makes a pipe without ends.
     ///
     /// # Errors
-    /// `ENOMEM`.
+    /// `ENFILE` if pipes have too much of memory, or there is none.
     pub fn new(meeting: Meeting) -> Result<Arc<Pipe>> {
-        let state = Mutex::new(State::new().ok_or(ENOMEM)?);
+        let state = Mutex::new(State::new().ok_or(ENFILE)?);
         Ok(Arc::new(Pipe { state, meeting, filled: Event::new(), drained: Event::new() }))
     }
 
@@ -345,7 +365,7 @@ impl Object for PipeEnd {
 /// Makes a pipe and opens both ends: for reading, for writing.
 ///
 /// # Errors
-/// `ENOMEM`.
+/// `ENFILE`.
 pub fn pipe(flags: u32) -> Result<(Arc<OpenFile>, Arc<OpenFile>)> {
     let pipe = Pipe::new(Meeting::Skipped)?;
     let body = Body::Special { kind: FileType::Fifo, rdev: 0, object: pipe.clone() };

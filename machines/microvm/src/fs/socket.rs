@@ -130,7 +130,7 @@ type Pair = (Arc<OpenFile>, Arc<OpenFile>);
 /// Makes two connected streams.
 ///
 /// # Errors
-/// `ENOMEM`.
+/// `ENFILE`.
 pub fn streams(flags: u32) -> Result<Pair> {
     let (there, back) = (Pipe::new(Meeting::Skipped)?, Pipe::new(Meeting::Skipped)?);
     let end = |pipe: &Arc<Pipe>, direction| PipeEnd::new(pipe.clone(), direction);

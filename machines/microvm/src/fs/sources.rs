@@ -3,14 +3,16 @@
 //! A source is a file that at least one VMA maps. It stays readable while it is mapped, even if its
 //! name is gone.
 
-use super::file::read_inode;
+use super::file::{self, read_inode};
 use crate::arch::lock::SpinLock;
-use crate::machine::Kernel;
+use crate::machine::{self, Kernel};
 use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::sync::Arc;
 use anonmem_hal::{PAGE_SIZE, Pfn, PhysMem, SourceError, SourceId, Sources};
+use anonmem_oslib::Result;
 use anonmem_oslib::vfs::Inode;
+use core::num::NonZeroU64;
 
 struct Source {
     inode: Arc<Inode>,
@@ -55,6 +57,23 @@ pub fn release(id: u64) {
     drop(gone);
 }
 
+/// Sets a regular file's size; programs lose what they map beyond the end, private copies included.
+///
+/// # Errors
+/// `EINVAL` if it is none, `EFBIG`.
+pub fn truncate(inode: &Inode, size: u64) -> Result<()> {
+    let before = inode.size();
+    file::truncate(inode, size)?;
+    let mapped = SOURCES.lock().contains_key(&inode.ino);
+    if size < before
+        && mapped
+        && let Some(id) = NonZeroU64::new(inode.ino)
+    {
+        machine::vm().unmap_source(SourceId(id), size.div_ceil(PAGE_SIZE as u64));
+    }
+    Ok(())
+}
+
 /// Fills `page` with the bytes of source `id` at `offset`, zeros beyond the end. `false` if the whole page
 /// is beyond the end.
 fn fill(id: u64, offset: u64, page: &mut [u8]) -> bool {
@@ -82,7 +101,7 @@ pub fn count() -> usize {
 }
 
 impl Sources for Kernel {
-    fn fill(&self, source: SourceId, offset: u64, dst: Pfn) -> Result<(), SourceError> {
+    fn fill(&self, source: SourceId, offset: u64, dst: Pfn) -> core::result::Result<(), SourceError> {
         // SAFETY: the caller owns the frame and nobody else sees it yet.
         let page = unsafe { core::slice::from_raw_parts_mut(self.direct_map(dst).as_ptr(), PAGE_SIZE) };
         if fill(source.0.get(), offset, page) { Ok(()) } else { Err(SourceError) }

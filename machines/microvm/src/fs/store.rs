@@ -1,9 +1,9 @@
 //! Files that are mapped shared: their bytes live in a shared object of the memory manager.
 //!
-//! A store is made for a file's size and some room to grow, because an object's length is fixed; beyond it
-//! the file cannot grow any more (`EFBIG`). Differs from Linux: an access within the mapping and beyond the
-//! file's end finds zeros up to the end of the store, not SIGBUS.
+//! An object is as long as its file, in whole pages: an access within a mapping and beyond is a SIGBUS, and when the file is cut, all
+//! address spaces give up what they map of the rest. Holes cost nothing until they are written or touched.
 
+use super::file::writer;
 use crate::arch::lock::SpinLock;
 use crate::machine;
 use alloc::collections::BTreeMap;
@@ -12,18 +12,23 @@ use alloc::sync::Arc;
 use anonmem::ShmId;
 use anonmem_frame::RawHandle;
 use anonmem_hal::{PAGE_SIZE, Pfn, PhysMem};
-use anonmem_oslib::errno::{EFBIG, EINVAL, ENOMEM, ENOSPC};
+use anonmem_oslib::errno::{EINVAL, ENOMEM, ENOSPC};
 use anonmem_oslib::vfs::{Body, Inode, SharedStore};
 use anonmem_oslib::{Errno, Result};
 use core::any::Any;
 
-/// Bytes that a file may grow by after it was mapped.
-const ROOM: u64 = 16 << 20;
-
 /// A file's bytes in shared memory.
 pub struct Store {
     object: ShmId,
-    pages: u64,
+}
+
+/// What is to be done about a hole.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Hole {
+    /// A page is made.
+    Fill,
+    /// It is passed over.
+    Skip,
 }
 
 /// What the maps show for an object: number of the file and its path.
@@ -31,9 +36,8 @@ static NAMES: SpinLock<BTreeMap<u64, (u64, String)>> = SpinLock::new(BTreeMap::n
 
 impl Store {
     fn new(bytes: u64) -> Result<Store> {
-        let pages = bytes.saturating_add(ROOM).div_ceil(PAGE_SIZE as u64).min(machine::vm().stats().frames);
-        let object = machine::vm().shm_new(pages).map_err(|error| Errno(error.errno()))?;
-        Ok(Store { object, pages })
+        let made = machine::vm().shm_new_sparse(pages_of(bytes));
+        Ok(Store { object: made.map_err(|error| Errno(error.errno()))? })
     }
 
     /// Gives the object.
@@ -41,31 +45,38 @@ impl Store {
         self.object
     }
 
-    /// Does `copy` with the bytes of each page of a range: address in the direct map, and range in the buffer.
+    /// Does `copy` with the bytes of each page of a range: address in the direct map (none for a hole), and range in the buffer.
     fn each_page(
         &self,
         offset: u64,
         len: usize,
-        mut copy: impl FnMut(*mut u8, core::ops::Range<usize>),
+        hole: Hole,
+        mut copy: impl FnMut(Option<*mut u8>, core::ops::Range<usize>),
     ) -> Result<()> {
         let vm = machine::vm();
         let mut done = 0;
         while done < len {
             let at = offset + done as u64;
             let (index, within) = (at / PAGE_SIZE as u64, (at % PAGE_SIZE as u64) as usize);
-            if index >= self.pages {
-                return Err(EFBIG);
-            }
             let n = (PAGE_SIZE - within).min(len - done);
-            let page = vm.shm_page(self.object, index).map_err(|_| ENOSPC)?;
-            let frame: Pfn = page.pfn();
-            let bytes = vm.machine().direct_map(frame).as_ptr().wrapping_add(within);
+            let page = match hole {
+                Hole::Fill => Some(vm.shm_page(self.object, index).map_err(|_| ENOSPC)?),
+                Hole::Skip => vm.shm_lookup(self.object, index),
+            };
+            let bytes = page.as_ref().map(|page| {
+                let frame: Pfn = page.pfn();
+                vm.machine().direct_map(frame).as_ptr().wrapping_add(within)
+            });
             copy(bytes, done..done + n);
             drop(page);
             done += n;
         }
         Ok(())
     }
+}
+
+fn pages_of(bytes: u64) -> u64 {
+    bytes.div_ceil(PAGE_SIZE as u64)
 }
 
 impl Drop for Store {
@@ -77,32 +88,34 @@ impl Drop for Store {
 
 impl SharedStore for Store {
     fn read(&self, offset: u64, to: &mut [u8]) -> Result<()> {
-        self.each_page(offset, to.len(), |page, range| {
+        self.each_page(offset, to.len(), Hole::Skip, |page, range| {
             let to = &mut to[range];
-            // SAFETY: the page is the object's, and we hold a reference to it; programs may write to it
-            // meanwhile, and whatever bytes are there are taken.
-            unsafe { core::ptr::copy_nonoverlapping(page, to.as_mut_ptr(), to.len()) };
+            match page {
+                // SAFETY: the page is the object's, and we hold a reference to it; programs may write to it
+                // meanwhile, and whatever bytes are there are taken.
+                Some(page) => unsafe { core::ptr::copy_nonoverlapping(page, to.as_mut_ptr(), to.len()) },
+                None => to.fill(0),
+            }
         })
     }
 
     fn write(&self, offset: u64, from: &[u8]) -> Result<()> {
-        self.each_page(offset, from.len(), |page, range| {
+        self.each_page(offset, from.len(), Hole::Fill, |page, range| {
             let from = &from[range];
-            // SAFETY: as for reading; within the page.
-            unsafe { core::ptr::copy_nonoverlapping(from.as_ptr(), page, from.len()) };
+            if let Some(page) = page {
+                // SAFETY: as for reading; within the page.
+                unsafe { core::ptr::copy_nonoverlapping(from.as_ptr(), page, from.len()) };
+            }
         })
     }
 
-    fn truncate(&self, size: u64) -> Result<()> {
-        let first = size.div_ceil(PAGE_SIZE as u64);
+    fn resize(&self, size: u64) -> Result<()> {
         let within = (size % PAGE_SIZE as u64) as usize;
-        if within != 0 {
+        let vm = machine::vm();
+        if within != 0 && vm.shm_has_page(self.object, size / PAGE_SIZE as u64) {
             self.write(size, &[0; PAGE_SIZE][within..])?;
         }
-        if first < self.pages {
-            machine::vm().shm_punch(self.object, first, self.pages - first);
-        }
-        Ok(())
+        vm.shm_resize(self.object, pages_of(size)).map_err(|error| Errno(error.errno()))
     }
 
     fn as_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync> {
@@ -121,6 +134,8 @@ pub fn number(object: RawHandle) -> u64 {
 /// `ENOMEM`, `ENOSPC`, `EINVAL` if it is no regular file.
 pub fn of_file(inode: &Arc<Inode>, path: &[u8]) -> Result<Arc<Store>> {
     let Body::File(data) = &inode.body else { return Err(EINVAL) };
+    // The size stays as it is until the bytes have moved.
+    let _writer = writer(inode);
     let (there, size) = {
         let data = data.lock();
         (data.store(), data.size())

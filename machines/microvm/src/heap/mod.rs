@@ -26,8 +26,10 @@ use crate::arch::mem::{PAGE, PhysAddr, direct, phys_of};
 
 /// The largest block of pages: 2^10, as in the frame allocator.
 const MAX_ORDER: u32 = 10;
-/// With fewer pages left in the reserve, memory is short.
+/// With fewer pages left in the reserve, memory is short: large blocks, and what programs ask for, are refused.
 const SHORT_PAGES: usize = 512;
+/// With fewer pages left in the reserve, whole pages are refused as well: what is left is for small objects.
+const LAST_PAGES: usize = 128;
 
 /// Where pages come from once there is a memory manager. The heap lies below it, so it is handed in.
 #[derive(Clone, Copy)]
@@ -36,6 +38,8 @@ pub struct Source {
     pub alloc: fn(order: u32) -> Option<PhysAddr>,
     /// Takes a block back.
     pub free: fn(block: PhysAddr, order: u32),
+    /// With more pages of it in use, memory is short.
+    pub most: usize,
 }
 
 static SOURCE: Once<Source> = Once::new();
@@ -68,9 +72,11 @@ pub fn counters() -> HeapCounters {
     HeapCounters { frames: FRAME_PAGES.load(Relaxed), reserve_used: used, reserve_free: free }
 }
 
-/// Whether the heap lives on its reserve and that is running out: refuse what programs ask for.
+/// Whether the heap has more than its share of memory, or lives on its reserve and that is running out: refuse what
+/// programs ask for.
 pub fn is_short() -> bool {
-    reserve::counters().1 < SHORT_PAGES
+    let too_much = SOURCE.get().is_some_and(|source| FRAME_PAGES.load(Relaxed) > source.most);
+    too_much || reserve::counters().1 < SHORT_PAGES
 }
 
 /// A block of 2^`order` pages, not zeroed.
@@ -81,10 +87,12 @@ pub fn alloc_pages(order: u32) -> Option<PhysAddr> {
     alloc_frames(order).or_else(|| reserve::alloc(order))
 }
 
-/// As [`alloc_pages`], but the end of the reserve is for small objects: their users cannot cope with failure,
-/// those of large blocks (file contents, buffers) can.
+/// As [`alloc_pages`], but the end of the reserve is for small objects: their users cannot cope with failure, those of
+/// large blocks (file contents, buffers) can. What is a little larger than small (a process) comes in between.
 fn alloc_large(order: u32) -> Option<PhysAddr> {
-    if SOURCE.is_completed() && is_short() { alloc_frames(order) } else { alloc_pages(order) }
+    let kept = if order <= 1 { LAST_PAGES } else { SHORT_PAGES };
+    let short = SOURCE.is_completed() && reserve::counters().1 < kept;
+    if short { alloc_frames(order) } else { alloc_pages(order) }
 }
 
 fn alloc_frames(order: u32) -> Option<PhysAddr> {

@@ -8,7 +8,8 @@ use crate::sched::{self, Task};
 use crate::usercopy;
 use alloc::sync::Arc;
 use anonmem_oslib::Result;
-use anonmem_oslib::errno::{EAGAIN, EINVAL, ENOMEM};
+use anonmem_oslib::cred::{Cap, Cred};
+use anonmem_oslib::errno::{EAGAIN, EINVAL, ENOMEM, EPERM};
 use core::sync::atomic::Ordering::SeqCst;
 use linux_raw_sys::general as abi;
 
@@ -34,12 +35,16 @@ impl Request {
         self.flags & u64::from(flag) != 0
     }
 
-    fn check(&self) -> Result<()> {
+    /// Namespaces are for those who administer the system, and do not exist.
+    fn check(&self, cred: &Cred) -> Result<()> {
         let needs = |flag, other| !self.has(flag) || self.has(other);
         let known = needs(abi::CLONE_THREAD, abi::CLONE_SIGHAND) && needs(abi::CLONE_SIGHAND, abi::CLONE_VM);
         const NAMESPACES: u64 =
             (abi::CLONE_NEWNS | abi::CLONE_NEWUTS | abi::CLONE_NEWIPC | abi::CLONE_NEWUSER) as u64
                 | (abi::CLONE_NEWPID | abi::CLONE_NEWNET | abi::CLONE_PIDFD | abi::CLONE_NEWCGROUP) as u64;
+        if self.flags & NAMESPACES & !u64::from(abi::CLONE_PIDFD) != 0 && !cred.has(Cap::SysAdmin) {
+            return Err(EPERM);
+        }
         if known && self.flags & NAMESPACES == 0 && self.exit_signal <= 64 { Ok(()) } else { Err(EINVAL) }
     }
 }
@@ -47,9 +52,10 @@ impl Request {
 /// Makes a thread or process that goes on like the caller, with result zero. Gives its number.
 ///
 /// # Errors
-/// `EINVAL`, `ENOMEM`, `EAGAIN`, `EFAULT`.
+/// `EINVAL`, `EPERM`, `ENOMEM`, `EAGAIN`, `EFAULT`.
 pub fn clone(thread: &Arc<Thread>, frame: &TrapFrame, request: &Request) -> Result<u32> {
-    request.check()?;
+    request.check(&thread.cred())?;
+    table::check_user(thread)?;
     let space = sched::current_mm().ok_or(EINVAL)?;
     let space = if request.has(abi::CLONE_VM) { space } else { mm::fork(&space)? };
     let fs = if request.has(abi::CLONE_FS) { thread.fs() } else { Arc::new(thread.fs().fork()) };

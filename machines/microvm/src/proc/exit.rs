@@ -104,26 +104,43 @@ fn end_process(process: &Arc<Process>, status: ExitStatus) {
     }
 }
 
-/// Says whether init got a zombie.
+/// Gives the children to init, which cares about none of them: those that have ended go at once. Says whether any did.
 fn give_children_to_init(pid: u32) -> bool {
-    let table = table::lock();
-    let children = table.processes.values().filter(|p| p.parent.load(SeqCst) == pid);
-    children.fold(false, |any, child| {
-        child.parent.store(table::INIT, SeqCst);
-        any | child.life.lock().zombie.is_some()
-    })
+    let mut any = false;
+    loop {
+        let mut table = table::lock();
+        let mut gone = None;
+        for child in table.processes.values().filter(|p| p.parent.load(SeqCst) == pid) {
+            child.parent.store(table::INIT, SeqCst);
+            if child.life.lock().zombie.is_some() {
+                gone = Some(child.pid);
+                break;
+            }
+        }
+        let Some(number) = gone else { return any };
+        let gone = table.processes.remove(&number);
+        table.zombies -= 1;
+        drop(table);
+        drop(gone);
+        any = true;
+    }
 }
 
 /// Makes the process a zombie, or removes it if its parent does not care. Says whether the parent is told.
 fn bury(process: &Arc<Process>, status: ExitStatus) -> bool {
     let mut table = table::lock();
     let parent = table.processes.get(&process.parent.load(SeqCst)).cloned();
-    let ignored = parent.as_ref().is_some_and(|parent| {
-        let action = parent.signals.lock().action(SIGCHLD);
-        action.handler == SIG_IGN || action.flags & u64::from(abi::SA_NOCLDWAIT) != 0
-    });
+    let orphan = process.parent.load(SeqCst) == table::INIT && process.pid != table::PROGRAM;
+    let ignored = orphan
+        || parent.as_ref().is_some_and(|parent| {
+            let action = parent.signals.lock().action(SIGCHLD);
+            action.handler == SIG_IGN || action.flags & u64::from(abi::SA_NOCLDWAIT) != 0
+        });
     let gone = if ignored { table.processes.remove(&process.pid) } else { None };
     process.life.lock().zombie = Some(status);
+    if !ignored {
+        table.zombies += 1;
+    }
     drop(table);
     drop(gone);
     if ignored && let Some(parent) = parent {

@@ -6,6 +6,7 @@ use super::signal::ProcessSignals;
 use crate::arch::lock::SpinLock;
 use crate::arch::time;
 use crate::fs::event::Event;
+use crate::fs::table::NR_OPEN;
 use crate::fs::timer::Timer;
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
@@ -122,7 +123,10 @@ const INFINITY: u64 = abi::RLIM64_INFINITY as u64;
 fn default_limits() -> ResourceLimits {
     let mut limits = [(INFINITY, INFINITY); 16];
     limits[abi::RLIMIT_STACK as usize] = (8 << 20, INFINITY);
-    limits[abi::RLIMIT_NOFILE as usize] = (1024, 1024);
+    limits[abi::RLIMIT_NOFILE as usize] = (1024, u64::from(NR_OPEN));
+    let tasks = super::table::threads_max() / 2;
+    limits[abi::RLIMIT_NPROC as usize] = (tasks, tasks);
+    limits[abi::RLIMIT_SIGPENDING as usize] = (tasks, tasks);
     limits[abi::RLIMIT_MEMLOCK as usize] = (8 << 20, 8 << 20);
     limits[abi::RLIMIT_CORE as usize] = (0, INFINITY);
     limits

@@ -7,6 +7,8 @@ use super::process::{ExitStatus, Life, Process};
 use super::table;
 use alloc::collections::VecDeque;
 use alloc::sync::Arc;
+use anonmem_oslib::Result;
+use anonmem_oslib::errno::EAGAIN;
 use anonmem_oslib::sigframe::{AltStack, Detail, SigInfo};
 use anonmem_oslib::signal::{
     self, DefaultAction, SIGCONT, SIGKILL, SIGSTOP, SIGTSTP, SIGTTIN, SIGTTOU, SigSet, code,
@@ -47,11 +49,21 @@ impl Pending {
         self.queue.iter().fold(SigSet::EMPTY, |set, info| set | SigSet::of(info.signal))
     }
 
-    /// Adds a signal; a standard one only once.
-    fn add(&mut self, info: SigInfo) {
-        if info.signal >= 32 || !self.set().has(info.signal) {
-            self.queue.push_back(info);
+    /// Adds a signal; a standard one only once, of the others `limit` in all.
+    ///
+    /// # Errors
+    /// `EAGAIN` if there are too many.
+    fn add(&mut self, info: SigInfo, limit: u64) -> Result<()> {
+        let is_standard = info.signal < 32;
+        if is_standard && self.set().has(info.signal) {
+            return Ok(());
         }
+        // Standard signals are few, and must not be lost.
+        if !is_standard && (self.queue.len() as u64 >= limit || self.queue.try_reserve(1).is_err()) {
+            return Err(EAGAIN);
+        }
+        self.queue.push_back(info);
+        Ok(())
     }
 
     /// Takes the first deliverable signal of `set`.
@@ -185,17 +197,26 @@ impl Thread {
     }
 }
 
-/// Sends a signal to a process: any thread that does not block it takes it.
+/// Sends a signal to a process: any thread that does not block it takes it. One too many is lost.
 pub fn send(process: &Arc<Process>, info: SigInfo) {
+    let _ = queue(process, info);
+}
+
+/// As [`send`].
+///
+/// # Errors
+/// `EAGAIN` if too many signals wait (`RLIMIT_SIGPENDING`).
+pub fn queue(process: &Arc<Process>, info: SigInfo) -> Result<()> {
+    let limit = process.limits()[abi::RLIMIT_SIGPENDING as usize].0;
     if info.signal == SIGKILL {
         if process.nr_threads() > 0 {
             process.end(ExitStatus::killed(SIGKILL));
         }
-        return;
+        return Ok(());
     }
     let wake = {
         let life = process.life.lock();
-        let Some((_, first)) = life.threads.first_key_value() else { return };
+        let Some((_, first)) = life.threads.first_key_value() else { return Ok(()) };
         let mut signals = process.signals.lock();
         prepare(&life, &mut signals, info.signal);
         let wants = |t: &Arc<Thread>| {
@@ -206,7 +227,7 @@ pub fn send(process: &Arc<Process>, info: SigInfo) {
         if signals.ignores(info.signal) && !blocked {
             None
         } else {
-            signals.shared.add(info);
+            signals.shared.add(info, limit)?;
             life.threads.values().find(|t| wants(t)).cloned()
         }
     };
@@ -214,14 +235,24 @@ pub fn send(process: &Arc<Process>, info: SigInfo) {
     if let Some(thread) = wake {
         thread.kick();
     }
+    Ok(())
 }
 
-/// Sends a signal to one thread.
+/// Sends a signal to one thread. One too many is lost.
 pub fn send_to_thread(thread: &Arc<Thread>, info: SigInfo) {
+    let _ = queue_to_thread(thread, info);
+}
+
+/// As [`send_to_thread`].
+///
+/// # Errors
+/// `EAGAIN` if too many signals wait (`RLIMIT_SIGPENDING`).
+pub fn queue_to_thread(thread: &Arc<Thread>, info: SigInfo) -> Result<()> {
+    let limit = thread.process.limits()[abi::RLIMIT_SIGPENDING as usize].0;
     let process = &thread.process;
     if info.signal == SIGKILL {
         process.end(ExitStatus::killed(SIGKILL));
-        return;
+        return Ok(());
     }
     {
         let life = process.life.lock();
@@ -232,12 +263,14 @@ pub fn send_to_thread(thread: &Arc<Thread>, info: SigInfo) {
             drop(own);
             drop(signals);
             drop(life);
-            return after_continue(process, info.signal);
+            after_continue(process, info.signal);
+            return Ok(());
         }
-        own.pending.add(info);
+        own.pending.add(info, limit)?;
     }
     after_continue(process, info.signal);
     thread.kick();
+    Ok(())
 }
 
 /// SIGCONT takes pending stops away, a stop takes pending SIGCONTs away.
@@ -281,7 +314,8 @@ pub fn force(info: SigInfo) {
             action.handler = SIG_DFL;
             own.mask.remove(info.signal);
         }
-        own.pending.add(info);
+        // Standard signals always find room.
+        let _ = own.pending.add(info, u64::MAX);
     }
     thread.note_work();
 }

@@ -3,18 +3,32 @@
 use super::Thread;
 use super::process::Process;
 use crate::arch::lock::{SpinGuard, SpinLock};
+use crate::machine;
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use anonmem_oslib::Result;
+use anonmem_oslib::cred::Cap;
 use anonmem_oslib::errno::EAGAIN;
 use core::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use linux_raw_sys::general as abi;
 
 /// The number of the kernel's own process, which takes in orphans.
 pub const INIT: u32 = 1;
+/// The number of the program that the kernel's own process starts, and of its process group.
+pub const PROGRAM: u32 = 2;
 /// Numbers are below this (`/proc/sys/kernel/pid_max`).
 pub const PID_MAX: u32 = 1 << 22;
-/// Processes and threads at most.
-const TASKS_MAX: usize = 16384;
+/// Processes and threads at most, however much memory there is: as many as there are kernel stacks for.
+const TASKS_MAX: u64 = 16384;
+
+/// Processes and threads at most (`/proc/sys/kernel/threads-max`): so many that stacks of 16 KiB take an eighth of memory.
+///
+/// Linux: kernel/fork.c `set_max_threads`.
+pub fn threads_max() -> u64 {
+    const LEAST: u64 = 64;
+    const PAGES_EACH: u64 = 4;
+    (machine::vm().stats().frames / (8 * PAGES_EACH)).clamp(LEAST, TASKS_MAX)
+}
 
 /// Processes and threads by number.
 pub struct Table {
@@ -22,11 +36,13 @@ pub struct Table {
     pub processes: BTreeMap<u32, Arc<Process>>,
     /// Threads that have not ended.
     pub threads: BTreeMap<u32, Arc<Thread>>,
+    /// Processes without threads.
+    pub zombies: usize,
     next: u32,
 }
 
 static TABLE: SpinLock<Table> =
-    SpinLock::new(Table { processes: BTreeMap::new(), threads: BTreeMap::new(), next: INIT });
+    SpinLock::new(Table { processes: BTreeMap::new(), threads: BTreeMap::new(), zombies: 0, next: INIT });
 static FORKS: AtomicU64 = AtomicU64::new(0);
 
 /// Locks the table.
@@ -40,7 +56,7 @@ impl Table {
     /// # Errors
     /// `EAGAIN` if there are too many.
     pub fn number(&mut self) -> Result<u32> {
-        if self.processes.len() + self.threads.len() >= 2 * TASKS_MAX {
+        if (self.threads.len() + self.zombies) as u64 >= threads_max() {
             return Err(EAGAIN);
         }
         loop {
@@ -60,6 +76,19 @@ impl Table {
 /// `EAGAIN` if there are too many processes and threads.
 pub fn number() -> Result<u32> {
     lock().number()
+}
+
+/// Fails if the user of `thread` has as many processes and threads as `RLIMIT_NPROC` says; some are above that.
+///
+/// # Errors
+/// `EAGAIN`.
+pub fn check_user(thread: &Thread) -> Result<()> {
+    let (cred, limits) = (thread.cred(), thread.process.limits());
+    if cred.has(Cap::SysResource) || cred.has(Cap::SysAdmin) {
+        return Ok(());
+    }
+    let theirs = lock().threads.values().filter(|t| t.cred().user.real == cred.user.real).count() as u64;
+    if theirs >= limits[abi::RLIMIT_NPROC as usize].0 { Err(EAGAIN) } else { Ok(()) }
 }
 
 /// Gives how many numbers have been given out.

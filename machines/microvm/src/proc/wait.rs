@@ -90,6 +90,9 @@ fn find(parent: &Process, who: Who, options: u32) -> Result<Option<Found>> {
     };
     let ended = matches!(change, Change::Ended(_));
     let gone = if ended && options & abi::WNOWAIT == 0 { table.processes.remove(&child.pid) } else { None };
+    if gone.is_some() {
+        table.zombies -= 1;
+    }
     drop(table);
     let cpu_ns = child.cpu_time_ns() + child.children_ns.load(SeqCst);
     if gone.is_some() {

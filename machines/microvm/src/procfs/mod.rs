@@ -13,9 +13,9 @@ use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use anonmem_oslib::Result;
 use anonmem_oslib::errno::{EACCES, ENOENT};
-use anonmem_oslib::vfs::{Body, FileType, Inode, LinkTarget, Synthetic, Vfs};
+use anonmem_oslib::vfs::{Body, FileType, Inode, LinkTarget, Synthetic, Vfs, first_names};
+use anonmem_oslib::{Errno, Result};
 
 /// Nanoseconds in a clock tick of `times` and `/proc`.
 pub const TICK_NS: u64 = 10_000_000;
@@ -85,7 +85,7 @@ impl Synthetic for Root {
         }
     }
 
-    fn list(&self) -> Result<Vec<(Vec<u8>, FileType)>> {
+    fn list_after(&self, after: Option<&[u8]>, limit: usize) -> Result<Vec<(Vec<u8>, FileType)>> {
         let files = system::FILES.iter().map(|(name, _)| (name.as_bytes().to_vec(), FileType::Regular));
         let fixed = [
             (b"self".to_vec(), FileType::Symlink),
@@ -94,7 +94,7 @@ impl Synthetic for Root {
             (b"sys".to_vec(), FileType::Directory),
         ];
         let processes = table::processes().map(|p| (format!("{}", p.pid).into_bytes(), FileType::Directory));
-        Ok(files.chain(fixed).chain(processes).collect())
+        Ok(first_names(after, limit, files.chain(fixed).chain(processes)))
     }
 }
 
@@ -174,22 +174,30 @@ impl Synthetic for Branch {
     }
 }
 
+/// A path of `/proc` or `/sys` at which something is already, or another reason why it could not be made.
+pub struct Taken(pub String, pub Errno);
+
 /// Puts `/proc` and `/sys` into the tree.
 ///
 /// # Errors
-/// `ENOTDIR` if the archive has put files in their place.
-pub fn init(vfs: &Vfs) -> Result<()> {
+/// [`Taken`] if the archive has put something in their place.
+pub fn init(vfs: &Vfs) -> core::result::Result<(), Taken> {
+    let taken = |path: &str| {
+        let path = String::from(path);
+        move |error| Taken(path, error)
+    };
     let root = Arc::new(Root { inode: spin::Once::new() });
     // An archive may bring an empty directory along; what is generated takes its place.
-    let place = vfs.make_place(b"/proc")?;
-    vfs.rmdir(&place)?;
-    let inode = vfs.create(&place, 0o555, Body::Synthetic(root.clone()))?;
+    let place = vfs.make_place(b"/proc").map_err(taken("/proc"))?;
+    vfs.rmdir(&place).map_err(taken("/proc"))?;
+    let inode = vfs.create(&place, 0o555, Body::Synthetic(root.clone())).map_err(taken("/proc"))?;
     root.inode.call_once(|| Arc::downgrade(&inode));
     for cpu in 0..cpu_count() {
-        vfs.make_dirs(format!("/sys/devices/system/cpu/cpu{cpu}").as_bytes())?;
+        let path = format!("/sys/devices/system/cpu/cpu{cpu}");
+        vfs.make_dirs(path.as_bytes()).map_err(taken(&path))?;
     }
     for (path, text) in system::SYS_FILES {
-        vfs.put(path.as_bytes(), 0o444, Body::Synthetic(Arc::new(Text(*text))))?;
+        vfs.put(path.as_bytes(), 0o444, Body::Synthetic(Arc::new(Text(*text)))).map_err(taken(path))?;
     }
     Ok(())
 }

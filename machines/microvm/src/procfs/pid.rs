@@ -17,7 +17,7 @@ use anonmem_oslib::Result;
 use anonmem_oslib::cred::Cred;
 use anonmem_oslib::errno::{EINVAL, ENOENT, ENOMEM};
 use anonmem_oslib::text::{self, Mapping, StatLine};
-use anonmem_oslib::vfs::{FileType, Inode, LinkTarget, Synthetic};
+use anonmem_oslib::vfs::{FileType, Inode, LinkTarget, Synthetic, first_names};
 use core::fmt::Write;
 use core::sync::atomic::Ordering::SeqCst;
 
@@ -230,14 +230,17 @@ impl Synthetic for Entry {
         }
     }
 
-    fn list(&self) -> Result<Vec<(Vec<u8>, FileType)>> {
+    fn list_after(&self, after: Option<&[u8]>, limit: usize) -> Result<Vec<(Vec<u8>, FileType)>> {
         let name = |n: u32| format!("{n}").into_bytes();
         match self.kind {
             Kind::Fd => {
-                let numbers = first_thread(&self.process)?.files().numbers();
-                Ok(numbers.into_iter().map(|n| (name(n), FileType::Symlink)).collect())
+                let files = first_thread(&self.process)?.files();
+                Ok(first_names(after, limit, files.numbers().map(|n| (name(n), FileType::Symlink))))
             }
-            Kind::Task => Ok(self.process.threads().map(|t| (name(t.tid), FileType::Directory)).collect()),
+            Kind::Task => {
+                let threads = self.process.threads().map(|t| (name(t.tid), FileType::Directory));
+                Ok(first_names(after, limit, threads))
+            }
             _ => Err(EINVAL),
         }
     }

@@ -41,7 +41,7 @@ pub const SYSCTLS: &[File] = &[
     ("kernel/ostype", || "Linux\n".into()),
     ("kernel/pid_max", || format!("{}\n", table::PID_MAX)),
     ("kernel/randomize_va_space", || "0\n".into()),
-    ("kernel/threads-max", || "16384\n".into()),
+    ("kernel/threads-max", || format!("{}\n", table::threads_max())),
     ("kernel/version", || format!("{VERSION}\n")),
     ("vm/max_map_count", || format!("{}\n", mm::max_map_count())),
     ("vm/mmap_min_addr", || format!("{}\n", mm::mmap_min_addr())),

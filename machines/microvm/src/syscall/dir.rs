@@ -7,7 +7,7 @@ use crate::fs::pipe::{Meeting, Pipe};
 use crate::fs::vfs;
 use alloc::vec::Vec;
 use anonmem_oslib::abi::dirent64;
-use anonmem_oslib::errno::{EEXIST, EINVAL, ENOENT, ENOTDIR, EPERM, ERANGE};
+use anonmem_oslib::errno::{EEXIST, EINVAL, ENOTDIR, EPERM, ERANGE};
 use anonmem_oslib::vfs::names::Replace;
 use anonmem_oslib::vfs::path::{Follow, Place};
 use anonmem_oslib::vfs::{Body, FileType, LinkTarget};
@@ -228,7 +228,7 @@ pub(super) fn fchdir(c: &mut Call<'_>) -> Result<usize> {
 }
 
 pub(super) fn getcwd(c: &mut Call<'_>) -> Result<usize> {
-    let mut path = vfs().path_of(&c.thread.fs().cwd()).or(Err(ENOENT))?;
+    let mut path = vfs().path_of(&c.thread.fs().cwd())?;
     path.push(0);
     if path.len() > c.len(1) {
         return Err(ERANGE);

@@ -5,7 +5,7 @@ use super::{Call, only, user};
 use crate::fs::counter::{Counter, Take};
 use crate::fs::file::{OpenFile, Target};
 use crate::fs::pipe::{Pipe, PipeEnd};
-use crate::fs::table::{LIMIT, OnExec};
+use crate::fs::table::{NR_OPEN, OnExec};
 use crate::fs::{pipe as pipes, vfs};
 use alloc::sync::Arc;
 use anonmem_oslib::Result;
@@ -24,7 +24,7 @@ const CLOSE_RANGE_UNSHARE: u32 = 2;
 const CLOSE_RANGE_CLOEXEC: u32 = 4;
 
 pub(super) fn close_range(c: &mut Call<'_>) -> Result<usize> {
-    let (first, last) = (c.u32(0), c.u32(1).min(LIMIT as u32));
+    let (first, last) = (c.u32(0), c.u32(1).min(NR_OPEN));
     if c.u32(0) > c.u32(1) {
         return Err(EINVAL);
     }
@@ -36,7 +36,7 @@ pub(super) fn close_range(c: &mut Call<'_>) -> Result<usize> {
     if flags & CLOSE_RANGE_CLOEXEC == 0 {
         files.close_range(first..=last);
     } else {
-        for fd in files.numbers().into_iter().filter(|fd| (first..=last).contains(fd)) {
+        for fd in files.numbers_from(first).take_while(|fd| *fd <= last) {
             files.set_on_exec(fd, OnExec::Close)?;
         }
     }
@@ -51,7 +51,7 @@ pub(super) fn dup(c: &mut Call<'_>) -> Result<usize> {
 pub(super) fn dup2(c: &mut Call<'_>) -> Result<usize> {
     let file = c.thread.files().get(c.u32(0))?;
     if c.u32(0) != c.u32(1) {
-        c.thread.files().replace(c.u32(1), file, OnExec::Keep)?;
+        c.thread.files().replace(c.u32(1), file, OnExec::Keep, c.nofile())?;
     }
     Ok(c.u32(1) as usize)
 }
@@ -63,7 +63,7 @@ pub(super) fn dup3(c: &mut Call<'_>) -> Result<usize> {
         return Err(EINVAL);
     }
     let on_exec = if flags != 0 { OnExec::Close } else { OnExec::Keep };
-    c.thread.files().replace(c.u32(1), file, on_exec)?;
+    c.thread.files().replace(c.u32(1), file, on_exec, c.nofile())?;
     Ok(c.u32(1) as usize)
 }
 
@@ -72,8 +72,8 @@ pub(super) fn fcntl(c: &mut Call<'_>) -> Result<usize> {
     let (fd, argument) = (c.u32(0), c.u32(2));
     let file = files.get(fd)?;
     match c.u32(1) {
-        abi::F_DUPFD => Ok(files.insert(file, OnExec::Keep, argument)? as usize),
-        abi::F_DUPFD_CLOEXEC => Ok(files.insert(file, OnExec::Close, argument)? as usize),
+        abi::F_DUPFD => Ok(files.insert(file, OnExec::Keep, argument, c.nofile())? as usize),
+        abi::F_DUPFD_CLOEXEC => Ok(files.insert(file, OnExec::Close, argument, c.nofile())? as usize),
         abi::F_GETFD => Ok(usize::from(files.on_exec(fd)? == OnExec::Close)),
         abi::F_SETFD => {
             let close = argument & abi::FD_CLOEXEC != 0;

@@ -3,6 +3,7 @@
 use super::{Call, user};
 use crate::arch::time;
 use crate::fs::file::{self, OpenFile};
+use crate::fs::sources;
 use crate::fs::table::OnExec;
 use crate::fs::{open as opening, vfs};
 use crate::proc::mm;
@@ -11,7 +12,7 @@ use anonmem_oslib::Result;
 use anonmem_oslib::abi::{Fields, Packer};
 use anonmem_oslib::errno::{EACCES, EINVAL, EISDIR, ENODEV, ENOENT, ENOTDIR, EOPNOTSUPP};
 use anonmem_oslib::vfs::path::Follow;
-use anonmem_oslib::vfs::{Body, FileType, Inode, data};
+use anonmem_oslib::vfs::{Body, FileType, Inode, data, inode};
 use linux_raw_sys::general as abi;
 
 /// Gives the directory that `dirfd` means for `path`.
@@ -48,7 +49,7 @@ fn do_open(c: &Call<'_>, dirfd: i32, path: u64, flags: u32, mode: u32) -> Result
 /// Gives the lowest free descriptor to `file`.
 pub(super) fn install(c: &Call<'_>, file: Arc<OpenFile>, flags: u32) -> Result<usize> {
     let on_exec = if flags & abi::O_CLOEXEC != 0 { OnExec::Close } else { OnExec::Keep };
-    Ok(c.thread.files().insert(file, on_exec, 0)? as usize)
+    Ok(c.thread.files().insert(file, on_exec, 0, c.nofile())? as usize)
 }
 
 pub(super) fn open(c: &mut Call<'_>) -> Result<usize> {
@@ -214,7 +215,7 @@ fn set_size(inode: &Inode, size: u64) -> Result<usize> {
         return Err(EINVAL);
     }
     match &inode.body {
-        Body::File(_) => file::truncate(inode, size)?,
+        Body::File(_) => sources::truncate(inode, size)?,
         Body::Directory(_) => return Err(EISDIR),
         _ => return Err(EINVAL),
     }
@@ -248,8 +249,16 @@ pub(super) fn fallocate(c: &mut Call<'_>) -> Result<usize> {
 fn put_statfs(to: u64) -> Result<usize> {
     const TMPFS_MAGIC: u64 = 0x0102_1994;
     let (used, total) = data::page_usage();
+    let (inodes, files) = inode::inode_usage();
     let free = total.saturating_sub(used).min(mm::memory().free_bytes / 4096);
-    let p = Packer::new().u64(TMPFS_MAGIC).u64(4096).u64(total).u64(free).u64(free).u64(1 << 20).u64(1 << 19);
+    let p = Packer::new()
+        .u64(TMPFS_MAGIC)
+        .u64(4096)
+        .u64(total)
+        .u64(free)
+        .u64(free)
+        .u64(files)
+        .u64(files.saturating_sub(inodes));
     user::write(to, &p.u64(0).u64(255).u64(4096).u64(0x20).zeros_to(120).0)?;
     Ok(0)
 }

@@ -7,11 +7,10 @@ use crate::arch::time;
 use crate::fs::epoll::Epoll;
 use crate::fs::event::wait_for_anything;
 use crate::fs::file::{ERR, HUP, IN, OUT, OpenFile};
-use crate::fs::table::FdTable;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use anonmem_oslib::abi::{Fields, Packer};
-use anonmem_oslib::errno::{EBADF, EINTR, EINVAL, ETIMEDOUT};
+use anonmem_oslib::errno::{EINTR, EINVAL, ENOMEM, ETIMEDOUT};
 use anonmem_oslib::restart::{ERESTARTNOHAND, ERESTARTSYS};
 use anonmem_oslib::signal::SigSet;
 use anonmem_oslib::vfs::FileType;
@@ -72,7 +71,7 @@ impl Entry {
 }
 
 fn do_poll(c: &Call<'_>, at: u64, count: usize, deadline: Option<u64>) -> Result<usize> {
-    if count > crate::fs::table::LIMIT {
+    if count > c.nofile() as usize {
         return Err(EINVAL);
     }
     let mut bytes = user::read(at, 8 * count)?;
@@ -82,21 +81,25 @@ fn do_poll(c: &Call<'_>, at: u64, count: usize, deadline: Option<u64>) -> Result
         let file = if fd >= 0 { files.get(fd as u32).ok() } else { None };
         Entry { fd, events, file }
     };
-    let entries: Vec<Entry> = (0..count).map(entry).collect();
+    let mut entries: Vec<Entry> = Vec::new();
+    entries.try_reserve_exact(count).map_err(|_| ENOMEM)?;
+    entries.extend((0..count).map(entry));
     let any = || {
-        let ready: Vec<u32> = entries.iter().map(Entry::ready).collect();
-        ready.iter().any(|&r| r != 0).then_some(ready)
+        let mut n = 0;
+        for (entry, bytes) in entries.iter().zip(bytes.chunks_exact_mut(8)) {
+            let ready = entry.ready();
+            n += usize::from(ready != 0);
+            bytes[6..].copy_from_slice(&(ready as u16).to_le_bytes());
+        }
+        (n > 0).then_some(n)
     };
-    let ready = match wait_for_anything(deadline, any) {
-        Ok(ready) => ready,
-        Err(ETIMEDOUT) => alloc::vec![0; count],
+    let n = match wait_for_anything(deadline, any) {
+        Ok(n) => n,
+        Err(ETIMEDOUT) => 0,
         Err(error) => return Err(error),
     };
-    for (i, &r) in ready.iter().enumerate() {
-        bytes[8 * i + 6..8 * i + 8].copy_from_slice(&(r as u16).to_le_bytes());
-    }
     user::write(at, &bytes)?;
-    Ok(ready.iter().filter(|&&r| r != 0).count())
+    Ok(n)
 }
 
 pub(super) fn poll(c: &mut Call<'_>) -> Result<usize> {
@@ -127,30 +130,32 @@ pub(super) fn ppoll(c: &mut Call<'_>) -> Result<usize> {
     finish(c, result)
 }
 
-/// A set of descriptors of `select`, as bits.
+/// A set of descriptors of `select`, as bits, and those of them that are found ready.
 struct FdSet {
     at: u64,
     bits: Vec<u8>,
+    ready: Vec<u8>,
+    events: u32,
 }
 
 impl FdSet {
-    fn read(at: u64, count: usize) -> Result<FdSet> {
+    fn read(at: u64, count: usize, events: u32) -> Result<FdSet> {
         let bytes = count.div_ceil(64) * 8;
-        let bits = if at == 0 { alloc::vec![0; bytes] } else { user::read(at, bytes)? };
-        Ok(FdSet { at, bits })
+        let bits = if at == 0 { user::buffer(bytes)? } else { user::read(at, bytes)? };
+        Ok(FdSet { at, bits, ready: user::buffer(bytes)?, events })
     }
 
     fn has(&self, fd: usize) -> bool {
         self.bits[fd / 8] >> (fd % 8) & 1 != 0
     }
 
-    /// Writes back those of the set that `keep` names; says how many.
-    fn store(&self, keep: &[bool]) -> Result<usize> {
-        let mut out = alloc::vec![0; self.bits.len()];
-        let kept = keep.iter().enumerate().filter(|(fd, ready)| **ready && self.has(*fd));
-        let n = kept.map(|(fd, _)| out[fd / 8] |= 1 << (fd % 8)).count();
-        user::write_unless_null(self.at, &out)?;
-        Ok(n)
+    /// Notes that `fd` is ready like this; says how often that counts.
+    fn note(&mut self, fd: usize, ready: u32) -> usize {
+        let hit = self.has(fd) && ready & self.events != 0;
+        if hit {
+            self.ready[fd / 8] |= 1 << (fd % 8);
+        }
+        usize::from(hit)
     }
 }
 
@@ -159,35 +164,31 @@ fn do_select(c: &Call<'_>, deadline: Option<u64>) -> Result<usize> {
     if count < 0 {
         return Err(EINVAL);
     }
-    let count = (count as usize).min(crate::fs::table::LIMIT);
-    let sets =
-        [FdSet::read(c.args[1], count)?, FdSet::read(c.args[2], count)?, FdSet::read(c.args[3], count)?];
-    let files = wanted(&c.thread.files(), &sets, count)?;
+    let count = (count as usize).min(c.nofile() as usize);
     let events = [IN | HUP | ERR, OUT | ERR, abi::POLLPRI];
+    let [readable, writable, urgent] = [0, 1, 2].map(|i| FdSet::read(c.args[i + 1], count, events[i]));
+    let mut sets = [readable?, writable?, urgent?];
+    let files = c.thread.files();
+    let wanted = (0..count).filter(|&fd| sets.iter().any(|set| set.has(fd)));
+    wanted.map(|fd| files.get(fd as u32).map(drop)).collect::<Result<()>>()?;
     let look = || {
-        let ready: Vec<u32> = files.iter().map(|f| f.as_ref().map_or(0, |f| f.ready())).collect();
-        let hit = |fd: usize| (0..3).any(|i| sets[i].has(fd) && ready[fd] & events[i] != 0);
-        (0..count).any(hit).then_some(ready)
+        let mut n = 0;
+        for fd in 0..count {
+            if sets.iter().any(|set| set.has(fd)) {
+                // One that was closed meanwhile has nothing to tell.
+                let ready = files.get(fd as u32).map_or(0, |file| file.ready());
+                n += sets.iter_mut().map(|set| set.note(fd, ready)).sum::<usize>();
+            }
+        }
+        (n > 0).then_some(n)
     };
-    let ready = match wait_for_anything(deadline, look) {
-        Ok(ready) => ready,
-        Err(ETIMEDOUT) => alloc::vec![0; count],
+    let n = match wait_for_anything(deadline, look) {
+        Ok(n) => n,
+        Err(ETIMEDOUT) => 0,
         Err(error) => return Err(error),
     };
-    let mut n = 0;
-    for (set, events) in sets.iter().zip(events) {
-        let hits: Vec<bool> = ready.iter().map(|r| r & events != 0).collect();
-        n += set.store(&hits)?;
-    }
+    sets.iter().try_for_each(|set| user::write_unless_null(set.at, &set.ready))?;
     Ok(n)
-}
-
-fn wanted(files: &FdTable, sets: &[FdSet; 3], count: usize) -> Result<Vec<Option<Arc<OpenFile>>>> {
-    let one = |fd: usize| match sets.iter().any(|set| set.has(fd)) {
-        true => files.get(fd as u32).map(Some).or(Err(EBADF)),
-        false => Ok(None),
-    };
-    (0..count).map(one).collect()
 }
 
 pub(super) fn select(c: &mut Call<'_>) -> Result<usize> {
@@ -214,6 +215,9 @@ pub(super) fn epoll_create(c: &mut Call<'_>, flags: u32) -> Result<usize> {
     let epoll = Arc::new(Epoll::default());
     install(c, OpenFile::anonymous(FileType::Regular, epoll, b"anon_inode:[eventpoll]", abi::O_RDWR), flags)
 }
+
+/// Events that one `epoll_wait` gives at most.
+const EVENTS: usize = 256;
 
 fn epoll_of(c: &Call<'_>) -> Result<Arc<Epoll>> {
     c.thread.files().get(c.u32(0))?.object::<Epoll>().ok_or(EINVAL)
@@ -244,12 +248,17 @@ fn do_epoll_wait(c: &Call<'_>, deadline: Option<u64>) -> Result<usize> {
     if max <= 0 {
         return Err(EINVAL);
     }
-    let look = || Some(epoll.collect(max as usize)).filter(|ready| !ready.is_empty());
-    let ready = match wait_for_anything(deadline, look) {
-        Ok(ready) => ready,
-        Err(ETIMEDOUT) => Vec::new(),
-        Err(error) => return Err(error),
+    // What has no room is told the next time.
+    let mut ready = Vec::new();
+    ready.try_reserve_exact((max as usize).min(EVENTS)).map_err(|_| ENOMEM)?;
+    let look = || {
+        epoll.collect(&mut ready);
+        (!ready.is_empty()).then_some(())
     };
+    match wait_for_anything(deadline, look) {
+        Ok(()) | Err(ETIMEDOUT) => {}
+        Err(error) => return Err(error),
+    }
     let packed = ready.iter().fold(Packer::new(), |p, (events, data)| p.u32(*events).u64(*data));
     user::write(c.args[1], &packed.0)?;
     Ok(ready.len())

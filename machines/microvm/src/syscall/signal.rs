@@ -221,13 +221,13 @@ pub(super) fn tgkill(c: &mut Call<'_>) -> Result<usize> {
 pub(super) fn rt_sigqueueinfo(c: &mut Call<'_>) -> Result<usize> {
     let info = SigInfo::from_bytes(check(c.u32(1))?, &user::read_array::<SIGINFO>(c.args[2])?);
     let process = table::process(c.u32(0)).ok_or(ESRCH)?;
-    signal::send(&process, info);
+    signal::queue(&process, info)?;
     Ok(0)
 }
 
 pub(super) fn rt_tgsigqueueinfo(c: &mut Call<'_>) -> Result<usize> {
     let info = SigInfo::from_bytes(check(c.u32(2))?, &user::read_array::<SIGINFO>(c.args[3])?);
     let thread = table::thread(c.u32(1)).filter(|t| t.process.pid == c.u32(0)).ok_or(ESRCH)?;
-    signal::send_to_thread(&thread, info);
+    signal::queue_to_thread(&thread, info)?;
     Ok(0)
 }

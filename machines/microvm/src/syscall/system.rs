@@ -90,7 +90,7 @@ fn limits(c: &Call<'_>, pid: i32, resource: u32, new: u64, old: u64) -> Result<u
         if hard > before.1 && !c.thread.cred().has(Cap::SysResource) {
             return Err(EPERM);
         }
-        if resource == abi::RLIMIT_NOFILE as usize && hard > crate::fs::table::LIMIT as u64 {
+        if resource == abi::RLIMIT_NOFILE as usize && hard > u64::from(crate::fs::table::NR_OPEN) {
             return Err(EPERM);
         }
         let limits = {

@@ -15,7 +15,7 @@ use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 /// Bytes in a page of file data.
 pub const PAGE: usize = 4096;
 /// The largest offset plus one.
-const LIMIT: u64 = 1 << 40;
+pub const LIMIT: u64 = 1 << 40;
 
 /// Pages of all files that were written, and how many there may be. Linux: the `size=` of tmpfs.
 static PAGES: AtomicU64 = AtomicU64::new(0);
@@ -58,8 +58,8 @@ pub trait SharedStore: Send + Sync {
     fn read(&self, offset: u64, to: &mut [u8]) -> Result<()>;
     /// Writes bytes.
     fn write(&self, offset: u64, from: &[u8]) -> Result<()>;
-    /// Makes everything from `size` on read as zero.
-    fn truncate(&self, size: u64) -> Result<()>;
+    /// Makes it hold `size` bytes; what is cut off reads as zero if it grows again. Asked before bytes beyond the end are written.
+    fn resize(&self, size: u64) -> Result<()>;
     /// Gives the object itself, for the kernel that maps it.
     fn as_any(self: Arc<Self>) -> Arc<dyn core::any::Any + Send + Sync>;
 }
@@ -166,6 +166,7 @@ impl FileData {
         }
         let mut done = 0;
         if let Some(store) = &self.store {
+            store.resize(self.size.max(offset + from.len() as u64))?;
             store.write(offset, from)?;
             done = from.len();
         } else {
@@ -203,11 +204,10 @@ impl FileData {
         if size > LIMIT {
             return Err(EFBIG);
         }
-        if size < self.size {
-            match &self.store {
-                Some(store) => store.truncate(size)?,
-                None => self.cut(size),
-            }
+        match &self.store {
+            Some(store) => store.resize(size)?,
+            None if size < self.size => self.cut(size),
+            None => {}
         }
         self.size = size;
         Ok(())
@@ -279,8 +279,8 @@ mod tests {
             bytes[offset as usize..end].copy_from_slice(from);
             Ok(())
         }
-        fn truncate(&self, size: u64) -> Result<()> {
-            self.0.lock().truncate(size as usize);
+        fn resize(&self, size: u64) -> Result<()> {
+            self.0.lock().resize(size as usize, 0);
             Ok(())
         }
         fn as_any(self: Arc<Self>) -> Arc<dyn core::any::Any + Send + Sync> {

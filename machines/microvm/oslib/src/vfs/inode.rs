@@ -8,6 +8,7 @@ use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::any::Any;
 use core::fmt;
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use spin::Mutex;
 
 /// The file types, with the values that `d_type` has; `st_mode` has them shifted by twelve.
@@ -98,6 +99,10 @@ pub trait Synthetic: Send + Sync {
     fn list(&self) -> Result<Vec<(Vec<u8>, FileType)>> {
         Err(ENOTDIR)
     }
+    /// Gives up to `limit` entries after the name `after`, in order. For directories that may be long.
+    fn list_after(&self, after: Option<&[u8]>, limit: usize) -> Result<Vec<(Vec<u8>, FileType)>> {
+        Ok(first_names(after, limit, self.list()?.into_iter()))
+    }
     /// Generates the whole content of a file that is short.
     fn content(&self) -> Result<Vec<u8>> {
         Err(EISDIR)
@@ -122,6 +127,23 @@ pub trait Synthetic: Send + Sync {
     }
 }
 
+/// Picks the first `limit` names after `after` out of any number, in order, in the memory of those.
+pub fn first_names(
+    after: Option<&[u8]>,
+    limit: usize,
+    names: impl Iterator<Item = (Vec<u8>, FileType)>,
+) -> Vec<(Vec<u8>, FileType)> {
+    let mut first: Vec<(Vec<u8>, FileType)> = Vec::new();
+    for (name, kind) in names.filter(|(name, _)| after.is_none_or(|after| &name[..] > after)) {
+        let at = first.partition_point(|(other, _)| *other < name);
+        if at < limit {
+            first.insert(at, (name, kind));
+            first.truncate(limit);
+        }
+    }
+    first
+}
+
 /// Where a generated link leads.
 #[derive(Clone, Debug)]
 pub enum LinkTarget {
@@ -129,6 +151,26 @@ pub enum LinkTarget {
     Path(Vec<u8>),
     /// To an inode; the path is what readlink shows.
     Inode(Arc<Inode>, Vec<u8>),
+}
+
+/// Inodes that there are, and how many files may have names. Linux: the `nr_inodes=` of tmpfs.
+static INODES: AtomicU64 = AtomicU64::new(0);
+static INODES_MAX: AtomicU64 = AtomicU64::new(u64::MAX);
+
+/// Limits the number of inodes at which files can still be created.
+pub fn set_inode_limit(inodes: u64) {
+    INODES_MAX.store(inodes, Relaxed);
+}
+
+/// Gives how many inodes there are, and how many there may be.
+pub fn inode_usage() -> (u64, u64) {
+    (INODES.load(Relaxed), INODES_MAX.load(Relaxed))
+}
+
+impl Drop for Inode {
+    fn drop(&mut self) {
+        INODES.fetch_sub(1, Relaxed);
+    }
 }
 
 /// A file, directory, link or special object.
@@ -158,6 +200,7 @@ impl Inode {
             ctime_ns: now_ns,
             ..Meta::default()
         };
+        INODES.fetch_add(1, Relaxed);
         Arc::new(Inode { ino, body, meta: Mutex::new(meta), parent: Mutex::new(Weak::new()) })
     }
 
@@ -273,11 +316,8 @@ impl Inode {
                 Ok(range.map(|(name, inode)| (name.to_vec(), inode.ino, inode.kind())).collect())
             }
             Body::Synthetic(entry) => {
-                let mut all = entry.list()?;
-                all.sort_by(|a, b| a.0.cmp(&b.0));
-                let later =
-                    all.into_iter().filter(|(name, _)| after.is_none_or(|a| &name[..] > a)).take(limit);
-                Ok(later.map(|(name, kind)| (name, self.ino, kind)).collect())
+                let some = entry.list_after(after, limit)?;
+                Ok(some.into_iter().map(|(name, kind)| (name, self.ino, kind)).collect())
             }
             _ => Err(ENOTDIR),
         }

@@ -15,7 +15,7 @@ pub mod names;
 pub mod path;
 
 pub use data::{FileData, SharedStore};
-pub use inode::{Body, FileType, Inode, LinkTarget, Meta, Synthetic};
+pub use inode::{Body, FileType, Inode, LinkTarget, Meta, Synthetic, first_names};
 
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicU64, Ordering};

@@ -93,9 +93,25 @@ impl Vfs {
 
     /// Drops everything below the root, so that what still lives is held by somebody else.
     pub fn clear(&self) {
-        if let Body::Directory(dir) = &self.root().body {
-            let all = core::mem::take(&mut dir.lock().entries);
-            drop(all);
+        let mut here = self.root().clone();
+        // Leaf by leaf: directories may be nested deeper than a stack is.
+        loop {
+            let Body::Directory(dir) = &here.body else { return };
+            let first =
+                dir.lock().entries.first_key_value().map(|(name, inode)| (name.clone(), inode.clone()));
+            let up = match first {
+                Some((_, inode)) if has_entries(&inode) => inode,
+                Some((name, _)) => {
+                    let gone = dir.lock().entries.remove(&name);
+                    drop(gone);
+                    continue;
+                }
+                None => match here.parent() {
+                    Some(parent) if !Arc::ptr_eq(&here, &parent) => parent,
+                    Some(_) | None => return,
+                },
+            };
+            here = up;
         }
     }
 
@@ -107,6 +123,10 @@ impl Vfs {
         let place = self.make_place(path)?;
         self.create(&place, mode, body)
     }
+}
+
+fn has_entries(inode: &Inode) -> bool {
+    matches!(&inode.body, Body::Directory(dir) if !dir.lock().entries.is_empty())
 }
 
 #[cfg(test)]

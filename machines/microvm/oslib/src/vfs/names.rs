@@ -3,9 +3,9 @@
 //! All hold `Vfs::tree`, so that what was checked stays true until the change is done. Linux: fs/namei.c.
 
 use super::Vfs;
-use super::inode::{Body, Directory, Inode};
+use super::inode::{Body, Directory, Inode, inode_usage};
 use super::path::Place;
-use crate::errno::{EBUSY, EEXIST, EINVAL, EISDIR, ENOENT, ENOTDIR, ENOTEMPTY, EPERM, Result};
+use crate::errno::{EBUSY, EEXIST, EINVAL, EISDIR, ENOENT, ENOSPC, ENOTDIR, ENOTEMPTY, EPERM, Result};
 use alloc::sync::Arc;
 use spin::{Mutex, MutexGuard};
 
@@ -26,6 +26,10 @@ impl Vfs {
     /// # Errors
     /// `EEXIST` if the name exists, `EPERM` in a generated directory, `ENOENT` in a removed one.
     pub fn create(&self, place: &Place, mode: u32, body: Body) -> Result<Arc<Inode>> {
+        let (inodes, most) = inode_usage();
+        if inodes >= most {
+            return Err(ENOSPC);
+        }
         let _tree = self.tree.lock();
         let is_dir = matches!(body, Body::Directory(_));
         let inode = if is_dir {

@@ -117,9 +117,15 @@ impl Vfs {
     pub fn path_of(&self, dir: &Arc<Inode>) -> Result<Vec<u8>> {
         let mut names = Vec::new();
         let mut here = dir.clone();
+        let mut len = 0;
         while !Arc::ptr_eq(&here, self.root()) {
             let parent = here.parent().ok_or(ENOENT)?;
-            names.push(name_in(&parent, &here)?);
+            let name = name_in(&parent, &here)?;
+            len += 1 + name.len();
+            if len >= PATH_MAX {
+                return Err(ENAMETOOLONG);
+            }
+            names.push(name);
             here = parent;
         }
         let mut path = Vec::new();
@@ -137,7 +143,14 @@ impl Vfs {
 /// Finds the name that `inode` has in `dir`. A generated directory makes a new inode at each look,
 /// so the name is what leads to the same number.
 fn name_in(dir: &Arc<Inode>, inode: &Arc<Inode>) -> Result<Vec<u8>> {
-    let all = dir.list(None, usize::MAX)?;
+    const BATCH: usize = 64;
     let same = |name: &[u8]| dir.child(name).is_ok_and(|child| child.ino == inode.ino);
-    all.into_iter().map(|(name, ..)| name).find(|name| same(name)).ok_or(ENOENT)
+    let mut last = None;
+    loop {
+        let some = dir.list(last.as_deref(), BATCH)?;
+        if let Some((name, ..)) = some.iter().find(|(name, ..)| same(name)) {
+            return Ok(name.clone());
+        }
+        last = Some(some.into_iter().next_back().ok_or(ENOENT)?.0);
+    }
 }

@@ -1,0 +1,253 @@
+/* Takes all there is of one thing after the other, each in a child that then ends: what it is refused with is in
+ * machines/microvm/README.md, and neither the kernel nor the parent minds. Not for the host. */
+#include "common.h"
+#include <dirent.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+
+static long count_proc(void)
+{
+    long n = 0;
+    DIR *dir = opendir("/proc");
+    CHECK(dir != NULL);
+    for (struct dirent *entry; (entry = readdir(dir)) != NULL;)
+        n += entry->d_name[0] >= '0' && entry->d_name[0] <= '9';
+    closedir(dir);
+    return n;
+}
+
+static void processes(void)
+{
+    long n = 0;
+    int hold[2];
+    pid_t child;
+    CHECK(pipe(hold) == 0);
+    while ((child = fork()) > 0)
+        n++;
+    if (child == 0) {
+        char byte;
+        close(hold[1]);
+        CHECK(read(hold[0], &byte, 1) == 0);
+        _exit(0);
+    }
+    CHECK(n > 100 && (errno == EAGAIN || errno == ENOMEM), "%ld processes", n);
+    CHECK(count_proc() >= n);
+    close(hold[1]);
+    while (wait(NULL) > 0)
+        n--;
+    CHECK(n == 0);
+}
+
+static void zombies(void)
+{
+    long n = 0;
+    pid_t child;
+    while ((child = fork()) > 0)
+        n++;
+    if (child == 0)
+        _exit(0);
+    CHECK(n > 100 && (errno == EAGAIN || errno == ENOMEM), "%ld zombies", n);
+}
+
+static int doze(void *unused)
+{
+    while (unused == NULL)
+        pause();
+    return 0;
+}
+
+static void threads(void)
+{
+    long n = 0;
+    int flags = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM;
+    char *stacks = mmap(NULL, 1UL << 28, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    CHECK(stacks != MAP_FAILED);
+    while (clone(doze, stacks + 4096 * (n + 1), flags, NULL) > 0)
+        n++;
+    CHECK(n > 100 && (errno == EAGAIN || errno == ENOMEM), "%ld threads", n);
+    CHECK(count_proc() > 0);
+}
+
+static void allow_descriptors(void)
+{
+    struct rlimit limit = {1 << 20, 1 << 20};
+    CHECK(setrlimit(RLIMIT_NOFILE, &limit) == 0);
+}
+
+static void descriptors(void)
+{
+    long n = 0;
+    allow_descriptors();
+    while (eventfd(0, 0) >= 0)
+        n++;
+    CHECK(n > 1000 && (errno == EMFILE || errno == ENOMEM), "%ld eventfds", n);
+}
+
+static void pipes(void)
+{
+    long n = 0;
+    int fd[2];
+    static char bytes[65536];
+    allow_descriptors();
+    while (pipe2(fd, O_NONBLOCK) == 0 && write(fd[1], bytes, sizeof bytes) > 0)
+        n++;
+    CHECK(n > 50, "%ld pipes", n);
+    /* One that there is goes on working. */
+    CHECK(read(3, bytes, 4096) == 4096 && write(4, bytes, 4096) == 4096);
+}
+
+static void messages(void)
+{
+    long n = 0;
+    int fd[2];
+    static char bytes[100000];
+    allow_descriptors();
+    while (socketpair(AF_UNIX, SOCK_DGRAM | SOCK_NONBLOCK, 0, fd) == 0 && write(fd[1], bytes, sizeof bytes) > 0)
+        n++;
+    CHECK(n > 20 && (errno == ENOBUFS || errno == ENFILE || errno == EMFILE), "%ld messages", n);
+}
+
+static void interests(void)
+{
+    long n = 0;
+    allow_descriptors();
+    int files[512];
+    for (int i = 0; i < 512; i++)
+        CHECK((files[i] = eventfd(0, 0)) >= 0);
+    for (int epoll; (epoll = epoll_create1(0)) >= 0;)
+        for (int i = 0; i < 512; i++) {
+            struct epoll_event event = {.events = EPOLLIN};
+            if (epoll_ctl(epoll, EPOLL_CTL_ADD, files[i], &event) != 0)
+                goto full;
+            n++;
+        }
+full:
+    CHECK(n > 1000 && (errno == ENOMEM || errno == EMFILE), "%ld interests", n);
+}
+
+static void mappings(void)
+{
+    long n = 0;
+    while (mmap(NULL, PAGE, n & 1 ? PROT_READ : PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0) != MAP_FAILED)
+        n++;
+    CHECK(n > 30000 && errno == ENOMEM, "%ld mappings", n);
+    int maps = open("/proc/self/maps", O_RDONLY);
+    static char text[65536];
+    while (read(maps, text, sizeof text) > 0)
+        ;
+}
+
+static void files(void)
+{
+    long n = 0;
+    char name[64];
+    int fd = -1;
+    CHECK(mkdir("/tmp/many", 0700) == 0);
+    for (;; n++) {
+        snprintf(name, sizeof name, "/tmp/many/%ld", n);
+        if ((fd = open(name, O_CREAT | O_WRONLY | O_CLOEXEC, 0600)) < 0)
+            break;
+        close(fd);
+    }
+    CHECK(n > 1000 && (errno == ENOSPC || errno == ENOMEM), "%ld files", n);
+    for (long i = 0; i < n; i++) {
+        snprintf(name, sizeof name, "/tmp/many/%ld", i);
+        CHECK(unlink(name) == 0);
+    }
+    CHECK(rmdir("/tmp/many") == 0);
+}
+
+static void bytes_of_files(void)
+{
+    long n = 0;
+    static char bytes[65536];
+    int fd = open("/tmp/large", O_CREAT | O_RDWR, 0600);
+    CHECK(fd >= 0);
+    while (write(fd, bytes, sizeof bytes) > 0)
+        n++;
+    CHECK(n > 100 && (errno == ENOSPC || errno == ENOMEM), "%ld pieces", n);
+    CHECK(unlink("/tmp/large") == 0);
+}
+
+static void deep_directories(void)
+{
+    long n = 0;
+    char path[PATH_MAX];
+    CHECK(mkdir("/tmp/deep", 0700) == 0 && chdir("/tmp/deep") == 0);
+    for (; n < 3000 && mkdir("a-directory-with-a-long-name", 0700) == 0; n++)
+        CHECK(chdir("a-directory-with-a-long-name") == 0);
+    CHECK(n > 100, "%ld levels", n);
+    CHECK(syscall(SYS_getcwd, path, sizeof path) == -1 && errno == ENAMETOOLONG);
+    /* They stay, for the kernel to take apart at the end. */
+}
+
+static void queued_signals(void)
+{
+    long n = 0;
+    sigset_t set;
+    struct rlimit limit = {RLIM_INFINITY, RLIM_INFINITY};
+    CHECK(setrlimit(RLIMIT_SIGPENDING, &limit) == 0);
+    sigfillset(&set);
+    CHECK(sigprocmask(SIG_BLOCK, &set, NULL) == 0);
+    while (n < 200000 && sigqueue(getpid(), SIGRTMIN, (union sigval){.sival_int = 1}) == 0)
+        n++;
+    CHECK(n > 1000, "%ld signals", n);
+}
+
+static void unknown_calls(void)
+{
+    for (long n = 0; n < 100000; n++)
+        CHECK(syscall(1000000 + n) == -1 && errno == ENOSYS);
+}
+
+static void memory(void)
+{
+    for (;;) {
+        unsigned char *at = mmap(NULL, 1 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (at != MAP_FAILED)
+            memset(at, 1, 1 << 20);
+    }
+}
+
+static const struct {
+    const char *what;
+    void (*take)(void);
+} things[] = {
+    {"processes", processes}, {"zombies", zombies}, {"threads", threads}, {"descriptors", descriptors},
+    {"pipes", pipes}, {"messages", messages}, {"interests", interests}, {"mappings", mappings},
+    {"files", files}, {"bytes", bytes_of_files}, {"directories", deep_directories}, {"signals", queued_signals},
+    {"calls", unknown_calls}, {"memory", memory},
+};
+
+int main(int count, char **arguments)
+{
+    printf("exhaust:");
+    for (size_t i = 0; i < sizeof things / sizeof *things; i++) {
+        int status = 0;
+        if (count > 1 && strcmp(arguments[1], things[i].what) != 0)
+            continue;
+        fflush(stdout);
+        pid_t child = fork();
+        CHECK(child >= 0, "%s", things[i].what);
+        if (child == 0) {
+            things[i].take();
+            _exit(0);
+        }
+        CHECK(waitpid(child, &status, 0) == child);
+        /* Who takes all of memory is killed for it. */
+        int killed = WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL;
+        CHECK(killed || (WIFEXITED(status) && WEXITSTATUS(status) == 0), "%s: 0x%x", things[i].what, status);
+        printf(" %s%s", things[i].what, killed ? " (killed)" : "");
+    }
+    printf("\n");
+    return 0;
+}
