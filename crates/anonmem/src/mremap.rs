@@ -161,7 +161,9 @@ impl<M: Machine> Mm<'_, M> {
     /// what is mapped at their destination stays.
     ///
     /// # Errors
-    /// [`Error::BadAddress`] if nothing is mapped at the start. What fails at a later mapping leaves those before it moved.
+    /// [`Error::BadAddress`] if nothing is mapped at the start; those of a single mapping: [`Error::Invalid`],
+    /// [`Error::NotPermitted`], [`Error::Again`], [`Error::Limit`], [`Error::OutOfMemory`]. What fails at a later mapping
+    /// leaves those before it moved.
     #[doc(alias = "remap_move")]
     fn move_all(&self, request: Request) -> Result<Va, Error> {
         // An attempt that finds no memory goes on where it was: what has moved is not at the old place any more.

@@ -21,7 +21,8 @@ impl<M: Machine> Vm<M> {
     /// promised when it is made.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`], [`Error::Invalid`] if it is larger than the page-table format can name.
+    /// [`Error::OutOfMemory`], [`Error::Invalid`] if it is larger than the page-table format can name. No
+    /// [`Error::Limit`]: nothing is promised yet.
     pub fn shm_new_sparse(&self, pages: u64) -> Result<ShmId, Error> {
         self.reclaiming(|| self.shm_make(pages, Promise::PageByPage))
     }
