@@ -4,7 +4,7 @@ use super::{
     Case, Extent, Mutant, Run,
     kernel::{Kernel, boxed, scenario},
 };
-use crate::{Model, Program};
+use crate::{Inject, Model, Program};
 use anonmem::{LockMode, Prot};
 
 /// The page of the case.
@@ -20,7 +20,11 @@ pub static CASE: Case = Case {
         name: "wp-copy-without-recheck",
         what: "the copy is installed without comparing the entry with the one that was seen",
     }],
-    runs: &[Run::new(Model::Sc, Extent::Bound(2)), Run::new(Model::C11, Extent::Bound(1))],
+    runs: &[
+        Run::new(Model::Sc, Extent::Bound(2)),
+        Run::new(Model::C11, Extent::Bound(1)),
+        Run::new(Model::Sc, Extent::Bound(1)).with(Inject::TRY_LOCK),
+    ],
     program,
 };
 

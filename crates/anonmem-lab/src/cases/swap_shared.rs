@@ -23,7 +23,11 @@ pub static SWAPPED_IN_ALREADY: Case = Case {
         name: "swap-in-entry-unseen",
         what: "the entry is replaced without looking what it is by now",
     }],
-    runs: &[Run::new(Model::Sc, Extent::Bound(2)), Run::new(Model::C11, Extent::Bound(1))],
+    runs: &[
+        Run::new(Model::Sc, Extent::Bound(2)),
+        Run::new(Model::C11, Extent::Bound(1)),
+        Run::new(Model::Sc, Extent::Bound(1)).with(Inject::TRY_LOCK),
+    ],
     program: |_| {
         let world = || {
             let kernel = shared(LockMode::Speculative, &[0, 1]);

@@ -1,7 +1,7 @@
 //! A sleeper misses its wake-up.
 
 use super::{Case, Extent, Mutant, Run};
-use crate::{Model, Program, Scenario, Sim};
+use crate::{Inject, Model, Program, Scenario, Sim};
 use anonmem_hal::Sched;
 use anonmem_sync::{
     Atomic,
@@ -22,6 +22,10 @@ pub static CASE: Case = Case {
             name: "wait-queue-no-fence",
             what: "the increment of the sleepers is not followed by a fence",
         },
+        Mutant::Patch {
+            name: "wait-queue-looks-once",
+            what: "a sleeper that wakes up does not look whether its condition holds",
+        },
         Mutant::Patch { name: "wait-queue-sleeper-unannounced", what: "a sleeper is not counted" },
         Mutant::Variant {
             name: "no-wake-up",
@@ -39,7 +43,12 @@ pub static CASE: Case = Case {
             shows_under: &[Model::C11],
         },
     ],
-    runs: &[Run::new(Model::Sc, Extent::Exhaust), Run::new(Model::C11, Extent::Exhaust)],
+    runs: &[
+        Run::new(Model::Sc, Extent::Exhaust),
+        Run::new(Model::C11, Extent::Exhaust),
+        Run::new(Model::Sc, Extent::Exhaust).with(Inject::WAKE_UPS),
+        Run::new(Model::C11, Extent::Exhaust).with(Inject::WAKE_UPS),
+    ],
     program,
 };
 
@@ -51,7 +60,7 @@ struct World {
 }
 
 fn program(variant: Option<&str>) -> Box<dyn Program> {
-    let scenario = Scenario::new("sync-wait-queue", 1, || World {
+    let scenario = Scenario::new("sync-wait-queue", 2, || World {
         queue: WaitQueue::new(),
         sleepers: Atomic::new(0),
         ready: Atomic::new(0),
@@ -92,6 +101,11 @@ fn program(variant: Option<&str>) -> Box<dyn Program> {
         }
     };
     Box::new(
-        scenario.cpu("sleeps", |w| w.queue.wait_until(&|| w.ready.load(Acquire) != 0)).cpu("wakes", waker),
+        scenario
+            .cpu("sleeps", |w| {
+                w.queue.wait_until(&|| w.ready.load(Acquire) != 0);
+                assert_ne!(w.ready.load(Acquire), 0, "went on before its condition held");
+            })
+            .cpu("wakes", waker),
     )
 }

@@ -4,7 +4,7 @@ use super::{
     Case, Extent, Mutant, Run,
     kernel::{Kernel, boxed, scenario},
 };
-use crate::{Model, Program};
+use crate::{Inject, Model, Program};
 use anonmem::{LockMode, Prot};
 
 /// The page of the case.
@@ -23,7 +23,10 @@ pub static CASE: Case = Case {
         name: "wp-reuse-ignores-references",
         what: "a page that has one mapping is taken for the writer's own whoever has a reference",
     }],
-    runs: &[Run::new(Model::Sc, Extent::Bound(2))],
+    runs: &[
+        Run::new(Model::Sc, Extent::Bound(2)),
+        Run::new(Model::Sc, Extent::Bound(1)).with(Inject::TRY_LOCK),
+    ],
     program,
 };
 

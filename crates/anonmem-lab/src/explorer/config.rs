@@ -93,6 +93,12 @@ impl Inject {
         device: false,
     };
 
+    /// Up to two tasks wake up for no reason.
+    pub const WAKE_UPS: Self = Self { at_most: 2, wake_up: true, ..Self::NONE };
+
+    /// A try-lock fails for no reason.
+    pub const TRY_LOCK: Self = Self { at_most: 1, try_lock: true, ..Self::NONE };
+
     /// As reports show it: nothing, or ` +2 of fault, mmu`.
     pub fn name(self) -> String {
         let all = [
