@@ -4,7 +4,7 @@
 use core::alloc::Layout;
 use core::ptr::{NonNull, null_mut};
 
-use super::{alloc_pages, free_pages};
+use super::pages::{alloc_pages, free_pages};
 use crate::arch::lock::SpinLock;
 use crate::arch::mem::{PAGE, direct, phys_of};
 

@@ -3,8 +3,12 @@
 //! Everything is generated when it is opened: [`system`] has what concerns the machine, [`pid`] what concerns a
 //! process.
 
+mod generated;
 pub mod pid;
 pub mod system;
+
+pub use generated::TICK_NS;
+use generated::{FIRST_INO, now};
 
 use crate::arch::percpu::cpu_count;
 use crate::proc::table;
@@ -16,9 +20,6 @@ use alloc::vec::Vec;
 use anonmem_oslib::errno::{EACCES, ENOENT};
 use anonmem_oslib::vfs::{Body, FileType, Inode, LinkTarget, Synthetic, Vfs, first_names};
 use anonmem_oslib::{Errno, Result};
-
-/// Nanoseconds in a clock tick of `times` and `/proc`.
-pub const TICK_NS: u64 = 10_000_000;
 
 /// A generated file: a function that writes its text.
 pub struct Text(pub fn() -> String);
@@ -40,21 +41,11 @@ struct Root {
     inode: spin::Once<alloc::sync::Weak<Inode>>,
 }
 
-/// Inode numbers of `/proc`: a process's directory is this plus its number times [`PER_PROCESS`].
-const FIRST_INO: u64 = 1 << 32;
-/// Inode numbers of one process.
-const PER_PROCESS: u64 = 1 << 16;
-
 impl Root {
     fn file(&self, index: usize, text: fn() -> String) -> Result<Arc<Inode>> {
         let parent = self.inode.get().and_then(alloc::sync::Weak::upgrade).ok_or(ENOENT)?;
         Ok(Inode::synthetic(FIRST_INO + index as u64, 0o444, now(), &parent, Arc::new(Text(text))))
     }
-}
-
-/// The time that generated files show.
-fn now() -> u64 {
-    crate::arch::time::wall_ns()
 }
 
 impl Synthetic for Root {

@@ -1,6 +1,6 @@
 //! `/proc/PID`.
 
-use super::{FIRST_INO, PER_PROCESS, TICK_NS, now};
+use super::generated::{FIRST_INO, PER_PROCESS, TICK_NS, now};
 use crate::arch::percpu::cpu_count;
 use crate::fs::file::{GONE, OpenFile};
 use crate::proc::Thread;

@@ -1,6 +1,7 @@
 //! Who the caller is: user and group numbers, capabilities, and the limits that depend on them.
 
-use super::{Call, user};
+use super::call::Call;
+use super::user;
 use crate::proc::{mm, table};
 use crate::sched;
 use alloc::vec::Vec;

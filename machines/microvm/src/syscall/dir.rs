@@ -1,7 +1,8 @@
 //! Names: directories, links, renames, the working directory.
 
+use super::call::Call;
 use super::file::{base, directory, find, not_empty};
-use super::{Call, user};
+use super::user;
 use crate::fs::file::Target;
 use crate::fs::pipe::{Meeting, Pipe};
 use crate::fs::vfs;

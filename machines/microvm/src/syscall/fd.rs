@@ -1,7 +1,8 @@
 //! Descriptors: closing, duplicating, controlling; and files without names.
 
+use super::call::{Call, only};
 use super::file::install;
-use super::{Call, only, user};
+use super::user;
 use crate::fs::counter::{Counter, Take};
 use crate::fs::file::{OpenFile, Target};
 use crate::fs::pipe::{Pipe, PipeEnd};

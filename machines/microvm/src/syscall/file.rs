@@ -1,6 +1,7 @@
 //! Files by name and by descriptor: opening, metadata, size.
 
-use super::{Call, user};
+use super::call::Call;
+use super::user;
 use crate::arch::time;
 use crate::fs::file::{self, OpenFile};
 use crate::fs::sources;

@@ -1,6 +1,7 @@
 //! The futex call: its operations, clocks and scopes.
 
-use super::{Call, user};
+use super::call::Call;
+use super::user;
 use crate::arch::time;
 use crate::proc::futex::{self, ANY, Scope};
 use anonmem_oslib::Result;

@@ -3,7 +3,8 @@
 //! How far a transfer comes when the caller's memory ends in the middle is decided where the bytes are
 //! ([`crate::fs::iov`]).
 
-use super::{Call, user};
+use super::call::Call;
+use super::user;
 use crate::fs::file::OpenFile;
 use crate::fs::iov::{From, PIECE, To};
 use crate::proc::signal;

@@ -1,6 +1,7 @@
 //! Memory: the system calls of the memory manager.
 
-use super::{Call, user};
+use super::call::Call;
+use super::user;
 use crate::fs::file::{OpenFile, Target};
 use crate::fs::store;
 use crate::proc::mm::{self, Backing, Map, Space};
@@ -227,7 +228,7 @@ pub(super) fn msync(c: &mut Call<'_>) -> Result<usize> {
 pub(super) fn mlock(c: &mut Call<'_>) -> Result<usize> {
     const MLOCK_ONFAULT: u32 = 1;
     let is_mlock2 = c.frame.syscall_nr() == u64::from(abi::__NR_mlock2);
-    let flags = if is_mlock2 { super::only(c.u32(2), MLOCK_ONFAULT)? } else { 0 };
+    let flags = if is_mlock2 { super::call::only(c.u32(2), MLOCK_ONFAULT)? } else { 0 };
     let when = if flags & MLOCK_ONFAULT != 0 { mm::Populate::OnFault } else { mm::Populate::Now };
     mm::mlock(&space()?, c.args[0], c.args[1], when)?;
     Ok(0)

@@ -4,6 +4,7 @@
 //! gives a number or an error; a call that this kernel does not have gives ENOSYS, and is named once on
 //! the kernel log and in the bill.
 
+mod call;
 mod cred;
 mod dir;
 mod fd;
@@ -23,49 +24,16 @@ mod wait;
 
 use crate::arch::lock::SpinLock;
 use crate::arch::trap::TrapFrame;
-use crate::fs::table::NR_OPEN;
 use crate::heap;
 use crate::klog;
-use crate::proc::{Thread, current_thread};
+use crate::proc::current_thread;
 use alloc::collections::BTreeSet;
 use alloc::string::String;
-use alloc::sync::Arc;
 use alloc::vec::Vec;
-use anonmem_oslib::errno::{EINVAL, ENOMEM, ENOSYS};
+use anonmem_oslib::errno::{ENOMEM, ENOSYS};
 use anonmem_oslib::{Result, restart};
+use call::Call;
 use linux_raw_sys::general as abi;
-
-/// A system call in progress.
-struct Call<'a> {
-    /// The caller.
-    thread: Arc<Thread>,
-    /// Its registers.
-    frame: &'a mut TrapFrame,
-    /// The arguments.
-    args: [u64; 6],
-}
-
-impl Call<'_> {
-    /// Gives argument `i` as the ABI's unsigned int.
-    fn u32(&self, i: usize) -> u32 {
-        self.args[i] as u32
-    }
-
-    /// Gives argument `i` as the ABI's int.
-    fn i32(&self, i: usize) -> i32 {
-        self.args[i] as i32
-    }
-
-    /// Gives the limit of the caller's descriptors.
-    fn nofile(&self) -> u32 {
-        self.thread.process.limits()[abi::RLIMIT_NOFILE as usize].0.min(u64::from(NR_OPEN)) as u32
-    }
-
-    /// Gives argument `i` as a length.
-    fn len(&self, i: usize) -> usize {
-        self.args[i] as usize
-    }
-}
 
 /// Handles one system call: number and arguments from the frame, the result to `frame.rax`.
 pub fn syscall(frame: &mut TrapFrame) {
@@ -391,12 +359,4 @@ fn dispatch(c: &mut Call<'_>, number: u64) -> Result<usize> {
         abi::__NR_rseq | abi::__NR_restart_syscall => Err(ENOSYS),
         _ => unknown(u64::from(number)),
     }
-}
-
-/// Gives `value` if `allowed` has all its bits.
-///
-/// # Errors
-/// `EINVAL`.
-fn only(value: u32, allowed: u32) -> Result<u32> {
-    if value & !allowed == 0 { Ok(value) } else { Err(EINVAL) }
 }

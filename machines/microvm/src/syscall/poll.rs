@@ -1,8 +1,9 @@
 //! Waiting for several descriptors: poll, select, epoll.
 
+use super::call::Call;
 use super::fd::epoll_event;
 use super::file::install;
-use super::{Call, user};
+use super::user;
 use crate::arch::time;
 use crate::fs::epoll::Epoll;
 use crate::fs::event::wait_for_anything;
@@ -211,7 +212,7 @@ pub(super) fn pselect6(c: &mut Call<'_>) -> Result<usize> {
 }
 
 pub(super) fn epoll_create(c: &mut Call<'_>, flags: u32) -> Result<usize> {
-    super::only(flags, abi::EPOLL_CLOEXEC)?;
+    super::call::only(flags, abi::EPOLL_CLOEXEC)?;
     let epoll = Arc::new(Epoll::default());
     install(c, OpenFile::anonymous(FileType::Regular, epoll, b"anon_inode:[eventpoll]", abi::O_RDWR), flags)
 }

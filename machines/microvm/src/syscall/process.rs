@@ -1,7 +1,8 @@
 //! Processes and threads: making, replacing, ending, naming, grouping.
 
+use super::call::Call;
 use super::file::base;
-use super::{Call, cred, user};
+use super::{cred, user};
 use crate::arch::percpu::cpu_count;
 use crate::arch::trap::TrapFrame;
 use crate::fs::open::absolute;

@@ -1,6 +1,7 @@
 //! Signals: actions, masks, waiting, sending.
 
-use super::{Call, user};
+use super::call::Call;
+use super::user;
 use crate::arch::time;
 use crate::fs::event::wait_for_anything;
 use crate::proc::signal::{self, Action, SIG_IGN};

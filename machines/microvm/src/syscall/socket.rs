@@ -1,8 +1,9 @@
 //! Sockets: connected pairs of Unix sockets, and nothing that would need a network.
 
+use super::call::Call;
 use super::fd::install_pair;
 use super::io::{check_range, or_sigpipe, vector};
-use super::{Call, user};
+use super::user;
 use crate::fs::file::{OpenFile, Wait};
 use crate::fs::iov::{From, To};
 use crate::fs::packets::{Kind, Received};

@@ -1,7 +1,8 @@
 //! The system: its name, memory, limits, random numbers.
 
+use super::call::{Call, only};
 use super::io::check_range;
-use super::{Call, only, user};
+use super::user;
 use crate::fs::device::fill_random;
 use crate::fs::iov::To;
 use crate::proc::{mm, table, wait};

@@ -1,7 +1,8 @@
 //! Clocks, sleeping, timers.
 
+use super::call::{Call, only};
 use super::file::install;
-use super::{Call, only, user};
+use super::user;
 use crate::arch::time as clock;
 use crate::fs::counter::Counter;
 use crate::fs::event::Event;

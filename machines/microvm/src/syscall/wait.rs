@@ -1,6 +1,7 @@
 //! Waiting for children.
 
-use super::{Call, only, user};
+use super::call::{Call, only};
+use super::user;
 use crate::proc::wait::{self, Change, Who};
 use anonmem_oslib::Result;
 use anonmem_oslib::abi::Packer;

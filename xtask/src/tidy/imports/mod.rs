@@ -33,7 +33,7 @@ const CRATES: [(&str, usize); 12] = [
     ("crates/anonmem-sync/src/lib.rs", 0),
     ("machines/hosted/src/lib.rs", 0),
     ("machines/zram/src/lib.rs", 0),
-    ("machines/microvm/src/main.rs", 18),
+    ("machines/microvm/src/main.rs", 0),
     ("xtask/src/main.rs", 0),
 ];
 

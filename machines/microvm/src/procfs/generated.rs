@@ -1,0 +1,15 @@
+//! What all generated files share: their numbers and their time.
+
+/// Nanoseconds in a clock tick of `times` and `/proc`.
+pub const TICK_NS: u64 = 10_000_000;
+
+/// Inode numbers of `/proc`: a process's directory is this plus its number times [`PER_PROCESS`].
+pub(super) const FIRST_INO: u64 = 1 << 32;
+
+/// Inode numbers of one process.
+pub(super) const PER_PROCESS: u64 = 1 << 16;
+
+/// The time that generated files show.
+pub(super) fn now() -> u64 {
+    crate::arch::time::wall_ns()
+}
