@@ -72,3 +72,29 @@ mod tests {
         assert_eq!(set.without(CpuId(5)).len(), 2);
     }
 }
+
+/// How many CPUs a machine may have: how large that is of which there is one per CPU.
+pub trait CpuSlots: 'static {
+    /// The most CPUs, at most [`MAX_CPUS`].
+    const MAX: usize;
+    /// One `T` per CPU.
+    type Of<T>: AsRef<[T]>;
+    /// Makes one for each, by its number.
+    fn make<T>(make: impl FnMut(usize) -> T) -> Self::Of<T>;
+}
+
+/// Up to `N` CPUs.
+pub struct UpTo<const N: usize>;
+
+impl<const N: usize> CpuSlots for UpTo<N> {
+    const MAX: usize = {
+        assert!(N > 0 && N <= MAX_CPUS, "a machine has between 1 and MAX_CPUS CPUs");
+        N
+    };
+    type Of<T> = [T; N];
+
+    #[inline]
+    fn make<T>(make: impl FnMut(usize) -> T) -> [T; N] {
+        core::array::from_fn(make)
+    }
+}

@@ -21,7 +21,7 @@ pub mod pte;
 
 pub use addr::{MAX_ORDER, NrPages, Order, PAGE_SHIFT, PAGE_SIZE, Pfn, Va, VaRange};
 pub use arch::Arch;
-pub use cpu::{CpuId, CpuSet, MAX_CPUS};
+pub use cpu::{CpuId, CpuSet, CpuSlots, MAX_CPUS, UpTo};
 pub use machine::{
     Clock, FlushRange, FrameAlloc, HeldLocks, IoError, Machine, Mmu, PhysMem, Sched, SourceError, SourceId,
     Sources, SwapIo,

@@ -17,6 +17,8 @@ pub trait Machine: PhysMem + Mmu + Sched + Clock + Sources + SwapIo + Sized + Se
     type Arch: Arch;
     /// Its observer of shared accesses; [`crate::NoProbe`] unless it simulates.
     type Probe: Probe;
+    /// How many CPUs it may have, for example [`UpTo<8>`](crate::UpTo): the memory manager has room for so many.
+    type Cpus: crate::CpuSlots;
     /// Whether the lock order and other run-time rules are checked. Off in benches.
     const CHECKED: bool;
 

@@ -1,7 +1,7 @@
 //! Values on cache lines of their own; one such value per CPU.
 
-use anonmem_hal::{CpuId, MAX_CPUS, Machine};
-use core::{marker::PhantomData, ops::Deref};
+use anonmem_hal::{CpuId, CpuSlots, Machine};
+use core::ops::Deref;
 
 /// A value that shares its cache lines with nothing: what others write nearby does not slow its readers down. Two lines, because CPUs
 /// fetch them in pairs.
@@ -18,32 +18,35 @@ impl<T> Deref for CachePadded<T> {
     }
 }
 
-/// One `T` per CPU.
-pub struct PerCpu<T, M> {
-    values: [CachePadded<T>; MAX_CPUS],
-    _machine: PhantomData<fn() -> M>,
+/// One `T` for each CPU that the machine may have.
+pub struct PerCpu<T, M: Machine> {
+    values: <M::Cpus as CpuSlots>::Of<CachePadded<T>>,
 }
 
 impl<T, M: Machine> PerCpu<T, M> {
     /// `make(cpu)` for every CPU.
     pub fn new(mut make: impl FnMut(CpuId) -> T) -> Self {
-        Self { values: core::array::from_fn(|i| CachePadded(make(CpuId(i as u32)))), _machine: PhantomData }
+        const { assert!(M::Cpus::MAX > 0) };
+        Self { values: M::Cpus::make(|i| CachePadded(make(CpuId(i as u32)))) }
     }
 
     /// The current CPU's. It stays ours until the task parks or yields.
     #[inline]
     pub fn this(&self) -> &T {
-        &self.values[M::current_cpu().index()].0
+        self.of(M::current_cpu())
     }
 
     /// That of `cpu`.
+    ///
+    /// # Panics
+    /// If the machine may not have so many ([`Machine::Cpus`]).
     #[inline]
     pub fn of(&self, cpu: CpuId) -> &T {
-        &self.values[cpu.index()].0
+        &self.values.as_ref()[cpu.index()].0
     }
 
     /// Those of all CPUs that the machine has.
     pub fn iter(&self) -> impl Iterator<Item = &T> {
-        self.values[..M::nr_cpus()].iter().map(|p| &p.0)
+        self.values.as_ref()[..M::nr_cpus()].iter().map(|p| &p.0)
     }
 }

@@ -25,7 +25,7 @@ const DEPTH_BITS: u32 = 8;
 const DEPTH: u64 = (1 << DEPTH_BITS) - 1;
 
 /// One domain of read sections.
-pub struct Rcu<M> {
+pub struct Rcu<M: Machine> {
     epoch: Atomic<u64, M>,
     cpus: PerCpu<Atomic<u64, M>, M>,
 }

@@ -15,6 +15,7 @@ static WAKE: Condvar = Condvar::new();
 
 impl Machine for TestMachine {
     type Arch = Toy;
+    type Cpus = anonmem_hal::UpTo<64>;
     type Probe = NoProbe;
     const CHECKED: bool = true;
 }

@@ -115,7 +115,7 @@ events! {
 pub(crate) const NR_EVENTS: usize = Event::ALL.len();
 
 /// The counters of a `Vm`.
-pub(crate) struct Events<M> {
+pub(crate) struct Events<M: Machine> {
     cpus: PerCpu<[Atomic<u64, M>; NR_EVENTS], M>,
 }
 

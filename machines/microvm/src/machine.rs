@@ -146,6 +146,7 @@ impl Kernel {
 
 impl Machine for Kernel {
     type Arch = X86_64;
+    type Cpus = anonmem_hal::UpTo<64>;
     type Probe = NoProbe;
     const CHECKED: bool = cfg!(feature = "lock-order");
 }

@@ -61,6 +61,7 @@ impl Sim {
 
 impl Machine for Sim {
     type Arch = Toy;
+    type Cpus = anonmem_hal::UpTo<8>;
     type Probe = SimProbe;
     const CHECKED: bool = true;
 
