@@ -8,7 +8,7 @@ KERNEL = target/microvm/anonmem-microvm
 export CARGO_TARGET_DIR := $(CURDIR)/target
 
 .DEFAULT_GOAL := help
-.PHONY: help deps kernel build demo test stress mutants mutants-generated planted lint doc clean \
+.PHONY: help deps kernel build install demo test stress mutants mutants-generated planted lint doc clean \
 	bench bench-instructions bench-instructions-record bench-instructions-planted
 
 help: ## Show this list
@@ -20,8 +20,11 @@ deps: ## Install what is missing (QEMU, a static busybox, a C compiler, valgrind
 kernel: ## Build the microVM kernel
 	$(CARGO) build --locked --package anonmem-microvm --profile microvm
 
-build: kernel ## Build the kernel and the command
-	$(CARGO) build --locked --package anonmem-cli --release
+build: kernel ## Build the kernel and the command, which carries it: target/release/anonmem runs anywhere
+	$(CARGO) build --locked --package anonmem-cli --release --features embed
+
+install: ## Install the command, with its kernel, into ~/.cargo/bin (four minutes the first time)
+	$(CARGO) install --locked --path cli --features embed
 
 demo: deps build ## Run a shell script that forks pipelines in the microVM, and print its memory bill
 	@scripts/demo $(ANONMEM)
