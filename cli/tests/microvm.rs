@@ -128,7 +128,8 @@ fn as_many_arguments_as_the_stack_allows_are_given() {
     same_as_host_on(&["1", "4"], "manyargs", Linked::Static, &["--ram", "128M"]);
 }
 
-/// 100 rounds on four CPUs, in every mode: the children that take all memory are killed, and their parent never is.
+/// 100 rounds on four CPUs, in every mode: the children that take all memory are killed, and their parent
+/// never is.
 #[test]
 fn nobody_innocent_is_killed_when_memory_runs_out_on_many_cpus() {
     if !vm_is_there() {
