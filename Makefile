@@ -8,7 +8,7 @@ KERNEL = target/microvm/anonmem-microvm
 export CARGO_TARGET_DIR := $(CURDIR)/target
 
 .DEFAULT_GOAL := help
-.PHONY: help deps kernel build install demo test stress mutants mutants-generated planted lint doc clean \
+.PHONY: help deps kernel build install demo test stress oddcalls mutants mutants-generated planted lint doc clean \
 	bench bench-instructions bench-instructions-record bench-instructions-planted
 
 help: ## Show this list
@@ -35,6 +35,11 @@ test: deps kernel ## Run all tests: unit, property, bounded stress, compile-fail
 stress: ## Run the threaded stress for ten minutes and a million random operations against the oracle
 	ANONMEM_STRESS_SECONDS=600 $(CARGO) test --locked --package anonmem-hosted --test stress
 	ANONMEM_RUNS=2000 $(CARGO) test --locked --package anonmem-hosted --test oracle
+
+oddcalls: kernel ## Memory calls with odd arguments for an hour on the hosted machine and an hour in the microVM
+	ANONMEM_ODDCALLS_SECONDS=3600 $(CARGO) test --locked --package anonmem-hosted --test oddcalls -- --nocapture
+	ANONMEM_REQUIRE_VM=1 ANONMEM_ODDCALLS_SECONDS=3600 $(CARGO) test --locked --package anonmem-cli --test microvm -- \
+		--nocapture calls_with_odd_arguments
 
 mutants: ## Plant bugs in a copy of the tree and show that the cases of the lab find them (NAME=... for one)
 	@mutants/run $(NAME)
