@@ -8,7 +8,7 @@ KERNEL = target/microvm/anonmem-microvm
 export CARGO_TARGET_DIR := $(CURDIR)/target
 
 .DEFAULT_GOAL := help
-.PHONY: help deps kernel build demo test stress mutants mutants-generated planted lint doc clean \
+.PHONY: help deps kernel build install demo test stress oddcalls mutants mutants-generated planted lint doc clean \
 	bench bench-instructions bench-instructions-record bench-instructions-planted
 
 help: ## Show this list
@@ -20,8 +20,11 @@ deps: ## Install what is missing (QEMU, a static busybox, a C compiler, valgrind
 kernel: ## Build the microVM kernel
 	$(CARGO) build --locked --package anonmem-microvm --profile microvm
 
-build: kernel ## Build the kernel and the command
-	$(CARGO) build --locked --package anonmem-cli --release
+build: kernel ## Build the kernel and the command, which carries it: target/release/anonmem runs anywhere
+	$(CARGO) build --locked --package anonmem-cli --release --features embed
+
+install: ## Install the command, with its kernel, into ~/.cargo/bin (four minutes the first time)
+	$(CARGO) install --locked --path cli --features embed
 
 demo: deps build ## Run a shell script that forks pipelines in the microVM, and print its memory bill
 	@scripts/demo $(ANONMEM)
@@ -32,6 +35,11 @@ test: deps kernel ## Run all tests: unit, property, bounded stress, compile-fail
 stress: ## Run the threaded stress for ten minutes and a million random operations against the oracle
 	ANONMEM_STRESS_SECONDS=600 $(CARGO) test --locked --package anonmem-hosted --test stress
 	ANONMEM_RUNS=2000 $(CARGO) test --locked --package anonmem-hosted --test oracle
+
+oddcalls: kernel ## Memory calls with odd arguments for an hour on the hosted machine and an hour in the microVM
+	ANONMEM_ODDCALLS_SECONDS=3600 $(CARGO) test --locked --package anonmem-hosted --test oddcalls -- --nocapture
+	ANONMEM_REQUIRE_VM=1 ANONMEM_ODDCALLS_SECONDS=3600 $(CARGO) test --locked --package anonmem-cli --test microvm -- \
+		--nocapture calls_with_odd_arguments
 
 mutants: ## Plant bugs in a copy of the tree and show that the cases of the lab find them (NAME=... for one)
 	@mutants/run $(NAME)

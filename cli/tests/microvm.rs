@@ -4,6 +4,7 @@
 
 mod common;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -128,7 +129,8 @@ fn as_many_arguments_as_the_stack_allows_are_given() {
     same_as_host_on(&["1", "4"], "manyargs", Linked::Static, &["--ram", "128M"]);
 }
 
-/// 100 rounds on four CPUs, in every mode: the children that take all memory are killed, and their parent never is.
+/// 100 rounds on four CPUs, in every mode: the children that take all memory are killed, and their parent
+/// never is.
 #[test]
 fn nobody_innocent_is_killed_when_memory_runs_out_on_many_cpus() {
     if !vm_is_there() {
@@ -143,6 +145,30 @@ fn nobody_innocent_is_killed_when_memory_runs_out_on_many_cpus() {
         assert_eq!(ran.bill["oom_kills"], 100, "{lock}");
         // A round takes a tenth of a second on a quiet machine.
         assert!(ran.bill["wall_ms"].as_u64().unwrap() < 180_000, "{lock}: {}", ran.bill);
+    }
+}
+
+/// `ANONMEM_ODDCALLS_SECONDS` (default 20) is how long it runs, in pieces, each in another lock mode and from another seed.
+#[test]
+fn calls_with_odd_arguments_harm_nobody() {
+    if !vm_is_there() {
+        return;
+    }
+    let number = |name: &str, default| std::env::var(name).map_or(default, |v| v.parse::<u64>().unwrap());
+    let (mut left, mut seed) = (number("ANONMEM_ODDCALLS_SECONDS", 20), number("ANONMEM_SEED", 1));
+    let program = compile("oddcalls", Linked::Static);
+    let mut pieces = ["speculative", "vma", "mmap"].iter().cycle();
+    while left > 0 {
+        let (mode, seconds) = (pieces.next().unwrap(), left.min(7));
+        let args = [program.as_os_str(), seed.to_string().as_ref(), seconds.to_string().as_ref()]
+            .map(OsString::from);
+        let options = ["--ram", "128M", "--swap", "32M", "--cpus", "4", "--lock", mode];
+        let ran = Vm::new().options(&options).run(&args).expect_status(0);
+        println!("{mode}: {}", ran.stdout.trim());
+        // Less than one second on a quiet machine.
+        let slowest: u64 = ran.stdout.split_whitespace().rev().nth(1).unwrap().parse().unwrap();
+        assert!(slowest < 10_000, "{mode}, seed {seed}: {}", ran.stdout);
+        (left, seed) = (left - seconds, seed + 10_000);
     }
 }
 

@@ -3,7 +3,7 @@
 //! A document that has the two marks gets what is between them replaced and keeps the rest, so that one
 //! command refreshes it. Any other file becomes the section alone.
 
-use super::{line::lines, table};
+use super::{fill::fill, line::lines, table};
 use crate::outcome::Outcome;
 
 const BEGIN: &str = "<!-- anonmem bench: begin -->\n";
@@ -13,15 +13,15 @@ const END: &str = "<!-- anonmem bench: end -->\n";
 pub fn text(outcome: &Outcome) -> String {
     let lines = lines(outcome);
     let mut text = format!("{}\n\n{}", outcome.machine.line(), fenced(&table::main_grid(&lines)));
-    text += &format!("\n{}\n", table::legend());
+    text += &format!("\n{}\n", fill(&table::legend()));
     for (title, grid) in table::further_grids(&lines) {
-        text += &format!("\n{title}:\n\n{}", fenced(&grid));
+        text += &format!("\n{}\n\n{}", fill(&format!("{title}:")), fenced(&grid));
     }
-    let cannot: Vec<_> = table::cannot(&lines).map(|line| format!("* {line}\n")).collect();
+    let cannot: Vec<_> = table::cannot(&lines).map(|line| fill(&format!("* {line}")) + "\n").collect();
     if !cannot.is_empty() {
         text += &format!("\n{}", cannot.concat());
     }
-    text + &format!("\n{}\n", table::busy(outcome))
+    text + &format!("\n{}\n", fill(&table::busy(outcome)))
 }
 
 fn fenced(grid: &str) -> String {

@@ -2,6 +2,7 @@
 
 pub mod baseline;
 pub mod csv;
+pub mod fill;
 pub mod json;
 pub mod line;
 pub mod markdown;

@@ -1,5 +1,6 @@
 //! The table for people.
 
+use super::fill::fill;
 use super::line::{Line, lines};
 use crate::{
     outcome::Outcome,
@@ -222,7 +223,7 @@ fn grid<const N: usize>(headers: [&str; N], rows: &[[String; N]]) -> String {
 fn notes(outcome: &Outcome, lines: &[Line]) -> String {
     let mut text = String::from("\n");
     let mut say = |line: String| {
-        text += &line;
+        text += &fill(&line);
         text.push('\n');
     };
     cannot(lines).for_each(&mut say);

@@ -41,8 +41,8 @@ pub mod validate;
 pub use array::FrameArray;
 pub use folio::{
     DupError, Exclusive, ExclusiveRef, Folio, FolioGuard, FolioPin, FolioRef, FrozenFolio, MapRun,
-    MigrationHold, MigrationHoldRef, NewAnonPages, NewFolio, Shared, SharedRef, ShmMap, TooManySharers,
-    try_dup_page, try_dup_run,
+    MigrationHold, MigrationHoldRef, NewAnonPages, NewFolio, PinList, PinListError, PinNodes, PinTag,
+    PinnedRun, Shared, SharedRef, ShmMap, TooManySharers, pin_protocol, try_dup_page, try_dup_run,
 };
 pub use frames::{Frames, FramesError, MAX_FRAMES, OutOfMemory};
 pub use handle::{Handle, Link, RawHandle};

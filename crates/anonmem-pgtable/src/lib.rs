@@ -7,6 +7,7 @@
 //! | operation | needs |
 //! |---|---|
 //! | look at a table, clear entries | any [`StableVma`]: mmap, VMA or rmap lock |
+//! | pin what is mapped | the lock of the table, or an RCU read section: [`AddressSpace::pin_fast`] |
 //! | fill entries, add tables | a [`CanInstall`]: mmap or VMA lock |
 //! | free tables | the mmap lock for writing, and the VMAs unlinked: [`AddressSpace::free_tables`] |
 //!
@@ -24,6 +25,7 @@ mod free;
 mod gather;
 mod guard;
 mod owned;
+mod pin;
 mod range;
 mod recount;
 mod space;
@@ -36,6 +38,7 @@ pub use dead::DeadTables;
 pub use gather::MmuGather;
 pub use guard::{Dirty, PteGuard, PteSnapshot, Vacancy};
 pub use owned::{Attrs, Cleared, EntryOwner, Mapped, NotShared, Unmap, UnmapPage};
+pub use pin::{PinAccess, PinEntry};
 pub use recount::Miscounted;
 pub use space::{AddressSpace, Teardown};
 pub use table::{CanInstall, PteTable, StableVma};

@@ -1,9 +1,9 @@
 //! An address space: a root table, the tables below it, and the CPUs that may hold its translations.
 
 use crate::table::{CanInstall, PteTable, StableVma, entries};
-use anonmem_frame::{Frames, OutOfMemory};
+use anonmem_frame::{Frames, OutOfMemory, pin_protocol};
 use anonmem_hal::{Arch, CpuId, CpuSet, Entry, FlushRange, Machine, Pfn, Va, VaRange};
-use anonmem_sync::{Atomic, Ordering, fence, order::Pmd};
+use anonmem_sync::{Atomic, Ordering, SeqCount, fence, order::Pmd, seqcount::SeqWriteGuard};
 
 /// The tables of one address space. Part of a type-stable object: all words are atomic, and a root of 0
 /// means that there are no tables.
@@ -15,6 +15,8 @@ pub struct AddressSpace<M> {
     cpus: Atomic<u64, M>,
     /// Batches that have cleared entries and not flushed them yet.
     deferred: Atomic<u32, M>,
+    /// Odd while fork shares pages of the space with a child.
+    sharing: SeqCount<M>,
 }
 
 impl<M: Machine> AddressSpace<M> {
@@ -25,6 +27,7 @@ impl<M: Machine> AddressSpace<M> {
             nr_tables: Atomic::new(0),
             cpus: Atomic::new(0),
             deferred: Atomic::new(0),
+            sharing: SeqCount::new(),
         }
     }
 
@@ -129,6 +132,19 @@ impl<M: Machine> AddressSpace<M> {
     pub(crate) fn flush_done(&self) {
         // Release: the translations are gone before the count is.
         self.deferred.fetch_sub(1, Ordering::Release);
+    }
+
+    /// Begins to share pages with a child, until the guard drops: who pins without a lock meanwhile, or did not finish before,
+    /// starts again under the mmap lock. The caller holds that for writing.
+    #[doc(alias = "write_protect_seq")]
+    pub fn begin_sharing(&self) -> SeqWriteGuard<'_, M> {
+        let guard = self.sharing.begin_write();
+        pin_protocol::before_looking_for_pins::<M>();
+        guard
+    }
+
+    pub(crate) fn sharing(&self) -> &SeqCount<M> {
+        &self.sharing
     }
 
     /// The last-level table for `va`, if there is one.

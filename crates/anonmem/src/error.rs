@@ -47,6 +47,8 @@ impl Error {
     pub(crate) const MAX_MAP_COUNT: Self = Self::Limit("mappings of an address space (max_map_count)");
     /// As much locked memory as there may be.
     pub(crate) const LOCKED: Self = Self::Limit("locked memory (RLIMIT_MEMLOCK)");
+    /// As often as a page may be pinned.
+    pub(crate) const PINS: Self = Self::Limit("pins of a page");
 
     /// The Linux error number (positive).
     pub const fn errno(self) -> i32 {

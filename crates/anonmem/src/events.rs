@@ -33,6 +33,8 @@ events! {
     FaultZeroUpgrade => "fault_zero_upgrade",
     /// A copy, because the page may be shared.
     FaultCowCopy => "fault_cow_copy",
+    /// A copy for a pin, because the page may be shared.
+    FaultUnshare => "fault_unshare",
     /// No copy, because the page was ours alone.
     FaultCowReuse => "fault_cow_reuse",
     /// A page filled from a source.
@@ -103,6 +105,14 @@ events! {
     Fork => "fork",
     /// Pages copied at fork, because they may be pinned.
     ForkCopied => "fork_copied",
+    /// Pages pinned under the mmap lock.
+    PinSlow => "pin_slow",
+    /// Pages pinned without any lock.
+    PinFast => "pin_fast",
+    /// Ranges that could not be pinned to their end without a lock.
+    PinFastRefused => "pin_fast_refused",
+    /// Folios that reclaim left alone because they may be pinned.
+    ReclaimPinned => "pgscan_pinned",
     /// Flushes asked for by the memory manager.
     TlbFlush => "tlb_flush",
     /// VMAs split.

@@ -48,6 +48,8 @@ impl<'v, M: Machine> Mm<'v, M> {
         let child = self.vm.new_mm()?;
         let parent = self.write();
         let copied = {
+            // Who pins a page without a lock meanwhile finds out, or is found.
+            let _sharing = parent.slot().space.begin_sharing();
             let target = self.vm.mmap_write_lock_nested(child.id);
             dup_mmap(self.vm, &parent, &child, &target)
         };

@@ -22,6 +22,7 @@ mod error;
 mod events;
 mod fault;
 mod fork;
+pub mod gup;
 mod ids;
 mod limits;
 mod madvise;
@@ -55,6 +56,7 @@ pub use config::{Config, LockMode};
 pub use error::Error;
 pub use events::Event;
 pub use fault::{FaultAccess, FaultOutcome};
+pub use gup::{PinFlags, PinnedRange, Unpin};
 pub use ids::{AnonVmaId, AnonVmaTag, MmId, MmTag, ShmId, ShmTag, VmaId, VmaTag};
 #[doc(hidden)]
 pub use ids::{ChainId, ChainTag, NodeId, NodeTag};

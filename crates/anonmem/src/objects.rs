@@ -19,7 +19,7 @@ use crate::{
         vma::Vma,
     },
 };
-use anonmem_frame::{Field, Folio, Frames, FramesError, Link, Place, Slab};
+use anonmem_frame::{Field, Folio, Frames, FramesError, Link, PinNodes, Place, Slab};
 use anonmem_hal::{FrameAlloc, Machine, NrPages, Order, PAGE_SHIFT, Pfn};
 use anonmem_pgtable::{AddressSpace, DeadTables, MmuGather, Teardown};
 use anonmem_sync::{Atomic, CachePadded, Ordering, PerCpu, Rcu};
@@ -36,6 +36,7 @@ pub struct Objects<M: Machine> {
     pub(crate) anon_vmas: Slab<M, AnonVma<M>>,
     pub(crate) chains: Slab<M, AnonVmaChain<M>>,
     pub(crate) shm_objects: Slab<M, ShmObject<M>>,
+    pub(crate) pins: PinNodes<M>,
     pub(crate) swap: SwapDevices<M>,
     pub(crate) workingset: Workingset<M>,
     /// Whether any page was ever marked for lazy freeing.
@@ -65,6 +66,7 @@ impl<M: Machine> Objects<M> {
             anon_vmas: Slab::new(&frames),
             chains: Slab::new(&frames),
             shm_objects: Slab::new(&frames),
+            pins: PinNodes::new(&frames),
             swap: SwapDevices::new(),
             workingset: Workingset::new(frames.machine().nr_frames()),
             lazyfree_used: Atomic::new(0),
@@ -188,6 +190,7 @@ impl<M: Machine> Objects<M> {
             .or_else(|| self.anon_vmas.place_of(frames, address))
             .or_else(|| self.chains.place_of(frames, address))
             .or_else(|| self.shm_objects.place_of(frames, address))
+            .or_else(|| self.pins.place_of(frames, address))
             .or_else(|| frames.place_of(address))
     }
 
@@ -201,6 +204,7 @@ impl<M: Machine> Objects<M> {
         Field::new("anon_vmas", offset_of!(Self, anon_vmas)),
         Field::new("chains", offset_of!(Self, chains)),
         Field::new("shm_objects", offset_of!(Self, shm_objects)),
+        Field::new("pins", offset_of!(Self, pins)),
         Field::new("swap", offset_of!(Self, swap)),
         Field::new("workingset", offset_of!(Self, workingset)),
         Field::new("lazyfree_used", offset_of!(Self, lazyfree_used)),

@@ -1,12 +1,13 @@
 //! What the unit tests of this crate share: a machine, a memory manager, and programs that touch memory.
 
-use crate::{Config, Error, FaultAccess, FaultOutcome, Mm, Vm, VmFlags, ids::VmaId, vma::Backing};
-use anonmem_frame::FolioPin;
+use crate::{
+    Config, Error, FaultAccess, FaultOutcome, Mm, PinFlags, PinnedRange, Vm, VmFlags, ids::VmaId,
+    vma::Backing,
+};
 use anonmem_hal::{CpuId, PAGE_SHIFT, PAGE_SIZE, Pfn, Va, VaRange};
 use anonmem_hosted::{
     Access, Checked, FailurePlan, Failures, Handled, Hosted, SourceTable, SwapTable, Trap, UserCpu, UserSpace,
 };
-use anonmem_pgtable::{Mapped, StableVma};
 use core::ops::ControlFlow;
 use std::{sync::Arc, vec, vec::Vec};
 
@@ -172,20 +173,16 @@ impl Mm<'_, M> {
     }
 }
 
-/// No guard: nobody else is there.
-struct Alone;
-
-impl StableVma for Alone {}
-
-impl World {
-    /// Pins the exclusive page that `mm` has at `va`.
-    pub(crate) fn pin<'a>(&'a self, mm: &Mm<'a, M>, va: Va) -> FolioPin<'a, M> {
-        let table = mm.slot().space.walk(&self.vm.frames, &Alone, va).unwrap();
-        match table.lock().mapped(va) {
-            Mapped::Exclusive(page, _) => page.pin().unwrap(),
-            _ => panic!("the page at {va:?} is not exclusive"),
-        }
+impl<'a> Mm<'a, M> {
+    /// Pins the exclusive page at `va`.
+    pub(crate) fn pin_page(&self, va: Va) -> PinnedRange<'a, M> {
+        self.pin(VaRange::page(va), PinFlags::NOFAULT).unwrap()
     }
+}
+
+/// The first page of a range that is pinned.
+pub(crate) fn first_page(pinned: &PinnedRange<'_, M>) -> Pfn {
+    pinned.runs().next().unwrap().first
 }
 
 /// `pages` pages from page number `page`.

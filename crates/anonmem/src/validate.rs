@@ -112,6 +112,7 @@ impl<M: Machine> Vm<M> {
         self.validate_anon_vmas(&totals)?;
         let cached = self.validate_swap(&totals)?;
         self.validate_folios(&totals, cached)?;
+        self.validate_pins()?;
         expect("address spaces", 0, totals.mms, self.mms.live())?;
         expect("VMAs", 0, totals.vmas, self.vmas.live())?;
         expect("nodes of VMA trees", 0, totals.tree_nodes, self.tree_nodes.live())?;
@@ -125,10 +126,18 @@ impl<M: Machine> Vm<M> {
     }
 
     fn validate_mm(&self, id: MmId, slot: &MmSlot<M>, totals: &mut Totals) -> Check {
+        totals.mms += 1;
+        if slot.users() == 0 {
+            // Only what was pinned for long in it is left.
+            return expect(
+                "an address space that has ended is kept by its pins",
+                id.raw().get().into(),
+                1,
+                u64::from(slot.pinned.peek() > 0),
+            );
+        }
         let guard = self.mmap_read_lock(id);
         let root = slot.space.root().0;
-        totals.mms += 1;
-        expect("an address space in use has users", root, 1, u64::from(slot.users() > 0))?;
         totals.tree_nodes += slot.tree.validate(self.nodes()).map_err(|_| Violation {
             rule: "the tree of VMAs is in order",
             at: root,
@@ -362,6 +371,29 @@ impl<M: Machine> Vm<M> {
         expect("pages in the swap cache", 0, cached, in_cache)?;
         expect("mappings of anonymous pages", 0, totals.anon_entries, anon)?;
         expect("mappings of shared pages", 0, totals.shared_entries, shared)
+    }
+
+    /// Every pin is that of a run of somebody's list, and every run's folio is pinned.
+    fn validate_pins(&self) -> Check {
+        let (mut owned, mut result) = (0, Ok(()));
+        self.pins.for_each_run(&self.frames, |run| {
+            if run.first == self.frames.zero_page() || result.is_err() {
+                return;
+            }
+            owned += 1;
+            let pins = self.frames.folio(run.first).map_or(0, |folio| folio.counts().pins());
+            result = expect("a page that somebody has pinned is pinned", run.first.0, 1, u64::from(pins > 0));
+        });
+        result?;
+        let mut counted = 0;
+        self.frames.for_each_frame(|pfn, kind, _| {
+            if kind == Kind::Folio {
+                counted += self.frames.folio(pfn).map_or(0, |folio| folio.counts().pins());
+            }
+        });
+        expect("pins", 0, owned, counted)?;
+        self.pins.validate(&self.frames)?;
+        Ok(())
     }
 
     /// Rmap finds as many entries as the folio counts.

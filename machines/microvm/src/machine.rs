@@ -1,7 +1,7 @@
 //! The memory manager's machine: its frames, page tables and clock; and the memory manager itself.
 //!
-//! Three parts of [`anonmem_hal::Machine`] are implemented where the work is done, on the floors above: `Sched`
-//! by `sched`, `Sources` by `fs::sources`, `SwapIo` by `swap`.
+//! Three parts of [`anonmem_hal::Machine`] are implemented where the work is done, on the floors above:
+//! `Sched` by `sched`, `Sources` by `fs::sources`, `SwapIo` by `swap`.
 
 use alloc::boxed::Box;
 use core::ptr::NonNull;
@@ -197,7 +197,8 @@ unsafe impl PhysMem for Kernel {
     }
 }
 
-// SAFETY: a flush waits for the acknowledgement of every CPU that it names; `init_root` copies the kernel's half.
+// SAFETY: a flush waits for the acknowledgement of every CPU that it names; `init_root` copies the kernel's
+// half.
 unsafe impl Mmu for Kernel {
     fn init_root(&self, root: Pfn) {
         paging::copy_kernel_half(root.0 * PAGE);

@@ -1,16 +1,16 @@
 //! The first Rust code: from the boot loader's message to the first task.
 //!
-//! Divides the memory, builds the kernel's page tables, measures clocks, starts the other CPUs, makes the memory
-//! manager, then runs [`init`] (or the self-test) as the first task. It stands on the top floor because it
-//! hands each floor what comes from above: the heap its frames, the other CPUs the scheduler, the console
-//! whoever takes its frames.
+//! Divides the memory, builds the kernel's page tables, measures clocks, starts the other CPUs, makes the
+//! memory manager, then runs [`init`] (or the self-test) as the first task. It stands on the top floor
+//! because it hands each floor what comes from above: the heap its frames, the other CPUs the scheduler, the
+//! console whoever takes its frames.
 
 use crate::arch::mem::PhysAddr;
 use crate::arch::{apic, idt, percpu, serial, time, tlb};
 use crate::boot::acpi::Platform;
 use crate::boot::config::Config;
 use crate::boot::info::BootInfo;
-use crate::boot::{ap, early, image, initrd, paging, set_initrd};
+use crate::boot::{ap, early, entry, image, initrd, paging, set_initrd};
 use crate::{console, heap, init, klog, machine, sched, selftest};
 use anonmem_oslib::memory::Layout;
 
@@ -45,6 +45,7 @@ extern "C" fn kernel_entry(start_info: PhysAddr) -> ! {
         time::now_ns() / 1_000_000
     );
     machine::init(&layout, config.poison, config.lock_mode);
+    entry::check_stack();
     console::init(&platform, apic_id, init::channel_frame);
     sched::init_reaper();
     let main: fn(usize) = if info.has_word("selftest") { selftest::run } else { |_| init::run() };

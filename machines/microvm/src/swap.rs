@@ -1,8 +1,8 @@
 //! Swap: the device, the background task, `swapon` and `swapoff`.
 //!
-//! There is at most one device, as large as the run file's `swap=` says: `/dev/zram0`, compressed memory, or `/dev/vda`, a disk.
-//! What compressed memory keeps lies in frames of the memory manager, whose reserve is open to it: pages can leave
-//! when no frame is free for programs.
+//! There is at most one device, as large as the run file's `swap=` says: `/dev/zram0`, compressed memory, or
+//! `/dev/vda`, a disk. What compressed memory keeps lies in frames of the memory manager, whose reserve is
+//! open to it: pages can leave when no frame is free for programs.
 //!
 //! Linux: mm/swapfile.c `swapon`, `swapoff`; drivers/block/zram, drivers/block/virtio_blk.c.
 
@@ -78,7 +78,8 @@ fn device() -> Option<&'static Device> {
 /// Makes the device that the run file asks for, and swaps to it.
 ///
 /// # Errors
-/// `EINVAL` if this kernel does not have the back end, `ENODEV` if the machine has no disk as large as that; `ENOMEM`.
+/// `EINVAL` if this kernel does not have the back end, `ENODEV` if the machine has no disk as large as that;
+/// `ENOMEM`.
 pub fn init(run: &RunFile<'_>) -> Result<()> {
     let pages = run.swap >> PAGE_SHIFT;
     if pages == 0 {

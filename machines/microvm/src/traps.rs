@@ -1,7 +1,7 @@
 //! Where traps go: exceptions, interrupts, system calls; and the way back to user mode.
 //!
-//! Entry code ([`crate::arch::entry`]) calls the functions here by symbol. They stand on the top floor, because a
-//! trap may be anything: a fault of a process, a system call, a device.
+//! Entry code ([`crate::arch::entry`]) calls the functions here by symbol. They stand on the top floor,
+//! because a trap may be anything: a fault of a process, a system call, a device.
 
 use core::sync::atomic::Ordering::Relaxed;
 

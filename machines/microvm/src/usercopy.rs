@@ -1,8 +1,9 @@
 //! Copies between the kernel and user memory of the running task.
 //!
-//! A page that is not there is faulted in (`traps` asks `proc::fault`, so a copy may sleep); a fault that cannot be resolved ends the copy with [`Fault`]. The copying instructions stand
-//! between two labels; a fault there that cannot be resolved continues at a third ([`fixup`]).
-//! Only here is RFLAGS.AC set, which lets the kernel touch user pages under SMAP.
+//! A page that is not there is faulted in (`traps` asks `proc::fault`, so a copy may sleep); a fault that
+//! cannot be resolved ends the copy with [`Fault`]. The copying instructions stand between two labels; a
+//! fault there that cannot be resolved continues at a third ([`fixup`]). Only here is RFLAGS.AC set, which
+//! lets the kernel touch user pages under SMAP.
 
 use anonmem_oslib::Errno;
 use anonmem_oslib::errno::EFAULT;

@@ -4,7 +4,8 @@
 //! |---|---|---|---|---|
 //! | a page nobody else can see | [`NewFolio`] | the frames | allocator | `into_*`, drop = free |
 //! | a reference | [`FolioRef`] | 1 reference | `try_get`, clone, `unmap` | drop = put |
-//! | a long-term pin | [`FolioPin`] | 1 pin | `pin` on an [`Exclusive`] page | drop = unpin |
+//! | a pin | [`FolioPin`] | 1 pin | `pin` on an [`Exclusive`] page, `try_pin` | drop = unpin |
+//! | pins of many pages | [`PinList`] | 1 pin a run of pages of one folio | pins, pushed | drop = unpin |
 //! | a mapping | [`Exclusive`], [`Shared`], [`ShmMap`] | 1 mapping | the adds of `rmap` | installed into an entry, or `unmap` |
 //! | mappings of a run of entries | [`MapRun`] | n mappings of one folio | single ones, joined | `unmap`: one reference |
 //! | a page that is on its way to another frame | [`MigrationHold`] | 1 mapping of the old frame | [`Shared::hold`] | a migration entry, `release`, or `unmap` |
@@ -16,10 +17,13 @@
 //! Linux: include/linux/mm.h `folio_get`, `folio_put`; include/linux/rmap.h.
 
 mod lock;
+pub mod pin_protocol;
+mod pins;
 mod rmap;
 mod run;
 
 pub use lock::{FolioGuard, FrozenFolio};
+pub use pins::{PinList, PinListError, PinNodes, PinTag, PinnedRun};
 pub use rmap::{
     DupError, Exclusive, ExclusiveRef, MigrationHold, MigrationHoldRef, Shared, SharedRef, ShmMap,
     TooManySharers,
@@ -490,8 +494,28 @@ impl<M: Machine> fmt::Debug for FolioRef<'_, M> {
     }
 }
 
-/// One long-term pin: the page's bytes may be read or written by a device at any time. Exists only of pages
-/// that were exclusive when it was taken; while it exists, fork copies and reclaim leaves the page alone.
+impl<M: Machine> Frames<M> {
+    /// Pins the folio of `page`, if it has an owner and room for a pin, without any lock: the caller goes on as
+    /// [`pin_protocol`] says, and keeps the pin only if the page turns out to be the one that it meant, and exclusive.
+    #[doc(alias = "try_grab_folio_fast")]
+    #[inline]
+    pub fn try_pin(&self, page: Pfn) -> Option<FolioPin<'_, M>> {
+        let folio = self.folio(page)?;
+        if !pin_protocol::try_count(&folio.meta().counts) {
+            return None;
+        }
+        let pin = FolioPin { frames: self, page: folio.head };
+        // The frame may have been freed and become part of another folio before the pin was counted.
+        if self.folio(page) != Some(folio) {
+            return None;
+        }
+        let _ = ManuallyDrop::new(pin);
+        Some(FolioPin { frames: self, page })
+    }
+}
+
+/// One pin: the page's bytes may be read or written by a device at any time. It is kept only of pages that were exclusive, or a
+/// shared object's, when it was taken; while it exists, fork copies and reclaim leaves the page alone.
 pub struct FolioPin<'f, M: Machine> {
     frames: &'f Frames<M>,
     page: Pfn,
@@ -509,11 +533,24 @@ impl<'f, M: Machine> FolioPin<'f, M> {
     }
 }
 
+impl<'f, M: Machine> Folio<'f, M> {
+    /// Pins a page of a folio that is pinned: the caller has a pin of it.
+    fn pin_again(self, page: Pfn) -> Result<FolioPin<'f, M>, TooManySharers> {
+        anonmem_hal::debug_check!(M, self.counts().pins() > 0, "another pin of a folio that has none");
+        if pin_protocol::try_count(&self.meta().counts) {
+            Ok(FolioPin { frames: self.frames, page })
+        } else {
+            Err(TooManySharers)
+        }
+    }
+}
+
 impl<M: Machine> Drop for FolioPin<'_, M> {
     fn drop(&mut self) {
         let folio = self.folio();
         // AcqRel as for a reference; the Release also pairs with the pin check of fork.
         let old = folio.meta().counts.fetch_sub(Counts::PIN, Ordering::AcqRel);
+        anonmem_hal::debug_check!(M, Counts(old).pins() > 0, "a pin too many was dropped");
         if old == Counts::PIN {
             self.frames.free_folio(folio.head);
         }

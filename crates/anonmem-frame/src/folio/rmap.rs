@@ -18,7 +18,7 @@
 //! Linux: include/linux/rmap.h `folio_try_dup_anon_rmap_pte`, `folio_try_share_anon_rmap_pte`,
 //! `folio_remove_rmap_pte`; mm/rmap.c `folio_move_anon_rmap`.
 
-use super::{Folio, FolioGuard, FolioPin, FolioRef};
+use super::{Folio, FolioGuard, FolioPin, FolioRef, pin_protocol::pinned_after_clearing};
 use crate::{
     Frames,
     handle::RawHandle,
@@ -279,12 +279,13 @@ impl<'f, M: Machine> MigrationHoldRef<'_, 'f, M> {
 }
 
 impl<'f, M: Machine> Exclusive<'f, M> {
-    /// Makes it shared: `folio_try_share_anon_rmap_pte`. The entry it came from is cleared and flushed.
+    /// Makes it shared: `folio_try_share_anon_rmap_pte`. The entry that it came from is cleared: the sharer's half of
+    /// [`pin_protocol`](super::pin_protocol).
     ///
     /// # Errors
     /// The page itself, if it may be pinned: put it back.
     pub fn try_share(self) -> Result<Shared<'f, M>, Self> {
-        if self.folio().maybe_pinned() {
+        if pinned_after_clearing(&self.folio().meta().counts) {
             return Err(self);
         }
         let this = ManuallyDrop::new(self);
@@ -366,7 +367,8 @@ impl<'e, 'f, M: Machine> ExclusiveRef<'e, 'f, M> {
         // Relaxed: the page-table lock orders this with fork and unmap.
         let old = Counts(folio.meta().counts.fetch_add(Counts::PIN, Ordering::Relaxed));
         let pin = FolioPin { frames: self.frames, page: self.page };
-        if old.has_room() { Ok(pin) } else { Err(TooManySharers) }
+        // One that does not fit is dropped: there is headroom for one of every CPU.
+        old.has_room().then_some(pin).ok_or(TooManySharers)
     }
 
     /// Takes a reference, to keep the page while the page-table lock is dropped.

@@ -4,7 +4,7 @@ use super::{
     Case, Extent, Mutant, Run,
     kernel::{Kernel, boxed, pages, scenario},
 };
-use crate::Model;
+use crate::{Model, Sim};
 use anonmem::{FaultOutcome, LockMode, Prot};
 
 const RW: Prot = Prot::READ.union(Prot::WRITE);
@@ -33,11 +33,11 @@ pub static SPECULATIVE: Case = Case {
     runs: &[Run::new(Model::Sc, Extent::Bound(2)), Run::new(Model::C11, Extent::Bound(1))],
     program: |_| {
         boxed(
-            scenario("table-freed-under-speculation", 1, || mapped(LockMode::Speculative))
+            scenario("table-freed-under-speculation", 2, || mapped(LockMode::Speculative))
                 .cpu("stores", store_or_segv)
-                .cpu("unmaps, drains, maps", |k| {
+                .cpu("unmaps, reaps, forks", |k| {
                     k.mm(0).munmap(pages(0, 2)).expect("frames");
-                    k.vm.drain();
+                    k.vm.reap();
                     // Frames that were tables become something else.
                     k.fork(0, 1, &[1]).expect("frames");
                 }),
@@ -93,15 +93,15 @@ pub static RMAP: Case = Case {
     runs: &[Run::new(Model::Sc, Extent::Bound(2)), Run::new(Model::C11, Extent::Bound(1))],
     program: |_| {
         let world = || {
-            let kernel = mapped(LockMode::Mmap);
-            kernel.hold(0, 0);
+            let kernel = in_three_tables();
+            kernel.hold(0, 16);
             kernel
         };
         boxed(
-            scenario("table-freed-under-rmap-walk", 1, world)
+            scenario("table-freed-under-rmap-walk", 2, world)
                 .cpu("walks the rmap", |k| assert!(k.walk_rmap() <= 1))
                 .cpu("unmaps, drains", |k| {
-                    k.mm(0).munmap(pages(0, 2)).expect("frames");
+                    k.mm(0).munmap(pages(0, 17)).expect("frames");
                     k.vm.drain();
                 }),
         )
@@ -123,15 +123,15 @@ pub static HARDWARE: Case = Case {
     runs: &[Run::new(Model::Sc, Extent::Bound(2))],
     program: |_| {
         boxed(
-            scenario("table-freed-under-hardware-walk", 1, || mapped(LockMode::Mmap))
-                .cpu("loads", |k| match k.load(0, 0) {
+            scenario("table-freed-under-hardware-walk", 2, in_three_tables)
+                .cpu("loads", |k| match k.load(0, 16) {
                     Ok(7) | Err(FaultOutcome::SegvMaperr) => {}
                     other => panic!("{other:?}"),
                 })
                 .cpu("unmaps, drains", |k| {
-                    k.mm(0).munmap(pages(0, 2)).expect("frames");
+                    k.mm(0).munmap(pages(0, 17)).expect("frames");
                     k.vm.drain();
-                    assert_eq!(k.load(0, 0), Err(FaultOutcome::SegvMaperr), "mapped after munmap");
+                    assert_eq!(k.load(0, 16), Err(FaultOutcome::SegvMaperr), "mapped after munmap");
                 }),
         )
     },
@@ -232,6 +232,18 @@ fn mapped(mode: LockMode) -> Kernel {
     kernel.spawn(0, &[0, 1]);
     kernel.map(0, 0, 2, RW);
     kernel.store(0, 0, 7).expect("frames");
+    kernel
+}
+
+/// Pages in three tables. Those of the last are given up first, and may be free when the others are.
+fn in_three_tables() -> Kernel {
+    let kernel = Kernel::new(64, LockMode::Mmap);
+    kernel.spawn(0, &[0, 1]);
+    kernel.map(0, 0, 17, RW);
+    for n in [0, 8, 16] {
+        // CPU0 has no translation, and walks.
+        Sim::on_cpu(1, || kernel.store_here(0, n, 0, 7)).expect("frames");
+    }
     kernel
 }
 

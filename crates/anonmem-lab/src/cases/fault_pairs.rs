@@ -79,6 +79,45 @@ pair!(
     "the version is not compared under the page-table lock",
     BY_MUNMAP
 );
+/// The page of the case.
+pub static LOAD_SPECULATIVE: Case = Case {
+    name: "load-vs-munmap-speculative",
+    title: "a load maps the zero page where munmap has just ended",
+    happened: "This memory manager, found under c11 and true under sc: a fault read the version that munmap had given the VMA, found the \
+               VMA attached still, and asked whether it was write-locked when munmap had ended. Only a load went on: a store needs \
+               an anon_vma, which was gone.",
+    environment: ENVIRONMENT,
+    rule: "Nothing is mapped after munmap has returned.",
+    mutants: &[Mutant::Patch {
+        name: "speculative-sequence-late",
+        what: "the address space's sequence is read after the VMA's version",
+    }],
+    runs: &[Run::new(Model::Sc, Extent::Bound(2)), Run::new(Model::C11, Extent::Bound(2))],
+    program: |_| {
+        let world = || {
+            let kernel = Kernel::new(48, LockMode::Speculative);
+            kernel.spawn(0, &[0, 1]);
+            kernel.map(0, 0, 2, RW);
+            kernel.map(0, 5, 1, RW);
+            kernel.store(0, 0, 1).expect("frames");
+            kernel.store(0, 5, 1).expect("frames");
+            kernel
+        };
+        boxed(
+            scenario("load-vs-munmap-speculative", 1, world)
+                .cpu("loads", |k| assert!(matches!(k.load(0, 1), Ok(0) | Err(FaultOutcome::SegvMaperr))))
+                .cpu("munmap", |k| {
+                    k.mm(0).munmap(pages(0, 2)).expect("frames");
+                    assert_eq!(k.load(0, 1), Err(FaultOutcome::SegvMaperr), "mapped after munmap");
+                })
+                .check(|k| match k.load(0, 1) {
+                    Err(FaultOutcome::SegvMaperr) => k.check(),
+                    other => Err(format!("{other:?} where nothing is mapped")),
+                }),
+        )
+    },
+};
+
 pair!(
     FORK_SPECULATIVE,
     "fault-vs-fork-speculative",

@@ -19,7 +19,7 @@ use anonmem::{
     Advice, Config, FaultAccess, FaultOutcome, LockMode, MapBacking, MapFlags, Mm, MmapRequest, Prot, Vm,
 };
 use anonmem_frame::{Exclusive, Folio, FolioRef, Mapping, RawHandle, Shared};
-use anonmem_hal::{CpuId, CpuSet, PAGE_SIZE, Pfn, Va, VaRange};
+use anonmem_hal::{CpuId, CpuSet, FrameAlloc, PAGE_SIZE, Pfn, Va, VaRange};
 use anonmem_pgtable::Mapped;
 use anonmem_sync::Atomic;
 use core::{
@@ -48,6 +48,8 @@ pub(crate) struct Kernel {
     elsewhere: RefCell<Option<Exclusive<'static, Sim>>>,
     /// One of the owners that [`share_many`](Self::share_many) forgot, and how many there are.
     many: RefCell<Option<(ManuallyDrop<Shared<'static, Sim>>, u64)>>,
+    /// Frames that [`eat_until`](Self::eat_until) took.
+    eaten: [Cell<Option<Pfn>>; 64],
     /// What CPUs want to tell the check at the end.
     pub(crate) notes: [Cell<u64>; 4],
     /// What CPUs tell one another.
@@ -81,6 +83,7 @@ impl Kernel {
             noted: Cell::new(None),
             elsewhere: RefCell::new(None),
             many: RefCell::new(None),
+            eaten: [const { Cell::new(None) }; 64],
             notes: Default::default(),
             flag: Atomic::new(0),
         }
@@ -303,6 +306,19 @@ impl Kernel {
         }
     }
 
+    /// Takes frames, as a kernel would for its own use, until `enough`.
+    pub(crate) fn eat_until(&self, enough: impl Fn() -> bool) {
+        let mut places = self.eaten.iter();
+        while !enough() {
+            places.next().expect("less memory than that").set(self.vm.alloc_frame());
+        }
+    }
+
+    /// Gives back what [`eat_until`](Self::eat_until) took.
+    pub(crate) fn give_back(&self) {
+        self.eaten.iter().filter_map(Cell::take).for_each(|pfn| self.vm.free_frame(pfn));
+    }
+
     /// How many mappings the frame of [`note_frame`](Self::note_frame) has.
     pub(crate) fn noted_maps(&self) -> u64 {
         let pfn = self.noted.get().expect("noted");
@@ -350,6 +366,7 @@ impl Kernel {
     pub(crate) fn check(&self) -> Result<(), String> {
         drop(self.elsewhere.borrow_mut().take());
         self.let_go();
+        self.give_back();
         self.vm.validate().map_err(|v| v.to_string())?;
         for mm in 0..MMS {
             self.exit(mm);

@@ -90,6 +90,7 @@ pub fn all() -> &'static [&'static Case] {
         &fault_pairs::MUNMAP,
         &fault_pairs::MUNMAP_VMA,
         &fault_pairs::MUNMAP_SPECULATIVE,
+        &fault_pairs::LOAD_SPECULATIVE,
         &fault_pairs::MPROTECT,
         &fault_pairs::MPROTECT_VMA,
         &fault_pairs::MPROTECT_SPECULATIVE,

@@ -85,11 +85,17 @@ pub static ANOTHER_MM_SPECULATIVE: Case = Case {
     environment: "CPU0 faults without any lock. CPU1 unmaps, then maps in another address space; each with that one's mmap lock \
                   for writing.",
     rule: "Owner and bounds are asked after the version was read: whatever changes them later changes the version.",
-    mutants: &[Mutant::Patch {
-        name: "speculative-any-owner",
-        what: "whoever the VMA belongs to by now, it is taken for the one that was found",
-    }],
-    runs: RUNS,
+    mutants: &[
+        Mutant::Patch {
+            name: "speculative-any-owner",
+            what: "whoever the VMA belongs to by now, it is taken for the one that was found",
+        },
+        Mutant::Patch {
+            name: "vma-attach-one-version",
+            what: "a slot's new use sets the sequence before the version changes",
+        },
+    ],
+    runs: &[Run::new(Model::Sc, Extent::Bound(2)), Run::new(Model::C11, Extent::Bound(2))],
     program: |_| recycled("vma-recycled-under-speculation", LockMode::Speculative, MAPS_IN_ANOTHER),
 };
 

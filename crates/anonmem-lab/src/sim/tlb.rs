@@ -159,6 +159,49 @@ impl Sim {
         self.user_access(root, va, Access::Write, value, Location::caller()).map(|_| ())
     }
 
+    /// Loads the first word of a frame as a device does that was given the frame's number: without any translation. The frame must
+    /// not be free.
+    #[track_caller]
+    pub fn device_load(&self, pfn: Pfn) -> u64 {
+        self.device_access(pfn, Access::Read, 0, Location::caller())
+    }
+
+    /// Stores to the first word of a frame as a device does. The frame must not be free.
+    #[track_caller]
+    pub fn device_store(&self, pfn: Pfn, value: u64) {
+        self.device_access(pfn, Access::Write, value, Location::caller());
+    }
+
+    fn device_access(&self, pfn: Pfn, access: Access, value: u64, at: &'static Location<'static>) -> u64 {
+        let frame = self.arena.data_address(pfn);
+        if running() {
+            let kind = if access == Access::Write { Kind::Store } else { Kind::Load };
+            turn(kind, frame, Ordering::Relaxed, None, at);
+        }
+        if self.arena.is_free(pfn) {
+            broken(FailureKind::Frame, format!("a device reaches the free frame {}", pfn.0), at);
+        }
+        if running() {
+            inside_frame(frame, at);
+        }
+        let word = match access {
+            Access::Read => self.arena.read(pfn, 0),
+            Access::Write => {
+                self.arena.write(pfn, 0, value);
+                value
+            }
+        };
+        if running() {
+            with(|e| {
+                let verb = if access == Access::Write { "device stores" } else { "device loads" };
+                e.record(|e| Event::new(e, Some(frame), "", Action::Word(format!("{verb} {word}")), at));
+                e.cpus[Self::current_cpu().index()].spin.add_unknown();
+                e.tick();
+            });
+        }
+        word
+    }
+
     /// Makes `cpu` forget the address space `root`, as it does when it loads another one.
     #[track_caller]
     pub fn leave(&self, cpu: CpuId, root: Pfn) {

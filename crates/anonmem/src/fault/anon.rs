@@ -24,7 +24,7 @@ pub(super) fn do_anonymous_page<'a, M: Machine, G: FaultGuard<M>>(
     table: Option<PteTable<'a, M, G>>,
 ) -> Result<FaultResult, FaultResult> {
     match fault.access {
-        FaultAccess::Read | FaultAccess::Exec => map_zero_page(fault, table),
+        FaultAccess::Read | FaultAccess::Exec | FaultAccess::Unshare => map_zero_page(fault, table),
         FaultAccess::Write => map_new_page(fault, table),
     }
 }

@@ -11,6 +11,7 @@
 //!         │           └─ anonymous ─┬─ read ─────────────▶ do_anonymous_page    the zero page
 //!         │                         └─ write ────────────▶                      a page of zeroes, exclusive
 //!         ├─ present ─┬─ a write, and it is read-only ───▶ do_wp_page           reuse or copy
+//!         │           ├─ a pin, and it may be shared ────▶                      the same, and still read-only
 //!         │           └─ else ───────────────────────────▶ accessed, dirty; spurious
 //!         ├─ swap entry ─────────────────────────────────▶ do_swap_page         found, or read
 //!         ├─ migration entry ────────────────────────────▶ migration_entry_wait until the page has arrived
@@ -134,12 +135,17 @@ fn do_present<'a, M: Machine, G: FaultGuard<M>>(
 ) -> Result<FaultResult, FaultResult> {
     let mut entries = fault.lock(table)?;
     let Pte::Present(present) = entries.get(fault.va) else { return Err(FaultResult::Reload) };
-    if fault.access == FaultAccess::Write && !present.prot.write {
+    let breaks_sharing = match fault.access {
+        FaultAccess::Write => !present.prot.write,
+        FaultAccess::Unshare => true,
+        FaultAccess::Read | FaultAccess::Exec => false,
+    };
+    if breaks_sharing {
         return wp::do_wp_page(fault, entries);
     }
     let dirty = match (fault.access, entries.mapped(fault.va)) {
         (FaultAccess::Write, Mapped::Exclusive(..) | Mapped::Shm(_)) => Dirty::Yes,
-        (FaultAccess::Read | FaultAccess::Write | FaultAccess::Exec, _) => Dirty::No,
+        (FaultAccess::Read | FaultAccess::Write | FaultAccess::Exec | FaultAccess::Unshare, _) => Dirty::No,
     };
     entries.upgrade(fault.va, dirty);
     drop(entries);

@@ -14,12 +14,19 @@ use crate::{
 };
 use anonmem_hal::{Machine, PAGE_SHIFT, Pte, SourceError, SourceId};
 
+/// A page's metadata has room for an index below this one. No source is so long, but a mapping may begin at any offset, and its last
+/// pages may lie beyond the largest.
+const MAX_INDEX: u64 = 1 << 48;
+
 /// Fills the empty entry of a VMA with a source.
 pub(super) fn do_source_fault<M: Machine, G: FaultGuard<M>>(
     fault: &VmFault<'_, M, G>,
     source: SourceId,
 ) -> Result<FaultResult, FaultResult> {
     fault.guard.sleeps(Refusal::Backing)?;
+    if fault.index >= MAX_INDEX {
+        return Err(FaultResult::Bus);
+    }
     let anon_vma = fault.anon_vma()?;
     let table = fault.table()?;
     let new = fault.alloc()?;

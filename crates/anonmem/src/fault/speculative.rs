@@ -71,11 +71,14 @@ impl<'a, M: Machine> Speculation<'a, M> {
         let rcu = vm.rcu.read_lock();
         let id = vm.find_vma_unlocked(slot, mm, va)?;
         let vma = vm.vma(id);
+        // The sequence first. Races with munmap: a section that had locked the VMA before the version was read, and ends before
+        // the sequence is, would look like one of long ago, though the VMA was still attached when that was asked.
+        let seq = slot.lock_seq();
         let version = vma.lock.version();
         if vma.mm() != Some(mm) || !vma.lock.is_attached() {
             return Err(Refusal::Recycled);
         }
-        if vma.lock.is_write_locked(slot) {
+        if vma.lock.was_write_locked_since(seq) {
             return Err(Refusal::WriteLocked);
         }
         Ok((Self { vma, version, _rcu: rcu }, id))

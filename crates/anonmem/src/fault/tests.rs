@@ -349,3 +349,22 @@ fn a_speculative_fault_waits_for_nothing() {
         w.vm.swap_off(0).unwrap();
     });
 }
+
+#[test]
+fn a_page_beyond_the_largest_offset_of_a_source_is_a_sigbus() {
+    World::run(|w| {
+        let mm = w.vm.new_mm().unwrap();
+        let source = w.sources.register([1; 8192].as_slice());
+        let last = MmapRequest {
+            addr: Va(16 * P),
+            len: 3 * P,
+            prot: Prot::READ,
+            flags: MapFlags::FIXED,
+            backing: MapBacking::Source { id: source, offset: u64::MAX - P + 1 },
+        };
+        mm.mmap(last).unwrap();
+        for page in 16..19 {
+            assert_eq!(mm.load(page * P), Err(Trap::Bus), "page {page}");
+        }
+    });
+}

@@ -12,7 +12,7 @@ use crate::{
 };
 use anonmem_frame::{NewFolio, OutOfMemory};
 use anonmem_hal::{Machine, Pte, SoftLeaf, Va};
-use anonmem_pgtable::{Attrs, CanInstall, PteGuard, PteSnapshot, PteTable};
+use anonmem_pgtable::{Attrs, CanInstall, Dirty, PteGuard, PteSnapshot, PteTable};
 
 /// What an access does.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -23,6 +23,9 @@ pub enum FaultAccess {
     Write,
     /// Fetches an instruction.
     Exec,
+    /// Nothing yet: somebody is about to pin the page for reading, and it must be nobody else's before. What the entry allows stays as it
+    /// was. Linux: `FAULT_FLAG_UNSHARE`.
+    Unshare,
 }
 
 impl FaultAccess {
@@ -30,7 +33,7 @@ impl FaultAccess {
     pub(super) const fn needs(self) -> VmFlags {
         match self {
             // Any permission implies reading, as on x86.
-            Self::Read => VmFlags::ACCESS,
+            Self::Read | Self::Unshare => VmFlags::ACCESS,
             Self::Write => VmFlags::WRITE,
             Self::Exec => VmFlags::EXEC,
         }
@@ -218,9 +221,18 @@ impl<'a, M: Machine, G: FaultGuard<M>> VmFault<'a, M, G> {
         if entries.get(self.va) == Pte::Soft(leaf) { answer } else { FaultResult::Reload }
     }
 
-    /// What an entry for a page of ours alone says: accessed, and for a write also dirty.
+    /// What an entry for a page of ours alone says: accessed, and for a write also dirty. A page that is only unshared is
+    /// not written yet: the first write says so.
     pub(super) fn attrs(&self) -> Attrs {
-        let dirty = self.access == FaultAccess::Write;
-        Attrs { prot: self.flags.protection(), young: true, dirty, uffd_wp: false }
+        let prot = self.flags.protection();
+        let prot = if self.access == FaultAccess::Unshare { prot.write_protected() } else { prot };
+        Attrs { prot, young: true, dirty: self.access == FaultAccess::Write, uffd_wp: false }
+    }
+
+    /// Whether the entry becomes dirty and writable. A write that is forced upon a mapping that does not allow it (a
+    /// debugger's) leaves it read-only.
+    pub(super) fn dirty(&self) -> Dirty {
+        let writes = self.access == FaultAccess::Write && self.flags.contains(VmFlags::WRITE);
+        if writes { Dirty::Yes } else { Dirty::No }
     }
 }

@@ -1,4 +1,4 @@
-//! Write faults on present, write-protected pages.
+//! Write faults on present, write-protected pages, and pins of pages that others may have.
 //!
 //! `do_wp_page` either reuses the page (it is ours alone) or copies it; `wp_can_reuse_anon_folio` decides which.
 //!
@@ -6,15 +6,18 @@
 //! re-checked (`lock_if_same`), and so is what the entry alone cannot say: that the page did not become exclusive
 //! meanwhile. An exclusive page is never replaced: somebody may have pinned it, or be writing to it.
 //!
+//! Who pins a page for reading has its sharing broken like a writer (`FaultAccess::Unshare`), and gets a page that is his own and
+//! stays read-only: the device must see what the program writes to the page later, and nobody else's stores.
+//!
 //! Linux: mm/memory.c `do_wp_page`, `wp_page_copy`, `wp_page_reuse`. Differs: no file mappings, no soft-dirty.
 
 use crate::{
     events::Event,
-    fault::vm_fault::{FaultGuard, FaultResult, VmFault},
+    fault::vm_fault::{FaultAccess, FaultGuard, FaultResult, VmFault},
 };
 use anonmem_frame::{FolioRef, SharedRef};
 use anonmem_hal::{FlushRange, Machine, Pte, VaRange};
-use anonmem_pgtable::{Cleared, Dirty, Mapped, PteGuard};
+use anonmem_pgtable::{Cleared, Mapped, PteGuard};
 
 /// What is to be done about a write to a read-only entry.
 enum Verdict<'a, M: Machine> {
@@ -28,14 +31,15 @@ enum Verdict<'a, M: Machine> {
     Gone,
 }
 
-/// Resolves a write to a page whose entry is present and read-only, in a VMA that allows writing.
+/// Resolves a write to a page whose entry is present and read-only, in a VMA that allows writing or is forced to; or makes a
+/// page that is about to be pinned the entry's own.
 pub(super) fn do_wp_page<'a, M: Machine, G: FaultGuard<M>>(
     fault: &VmFault<'a, M, G>,
     mut entries: PteGuard<'a, M, G>,
 ) -> Result<FaultResult, FaultResult> {
     match judge(fault, &entries) {
         Verdict::Reuse => {
-            entries.upgrade(fault.va, Dirty::Yes);
+            entries.upgrade(fault.va, fault.dirty());
             // CPUs that keep the read-only translation trap, and find this entry.
             fault.vm.count(Event::FaultCowReuse);
             Ok(FaultResult::Done)
@@ -119,7 +123,7 @@ fn wp_page_copy<'a, M: Machine, G: FaultGuard<M>>(
     match replaced {
         Cleared::Shared(map, _) => {
             map.unmap_and_put(old.expect("a shared page was kept while it was copied"));
-            fault.vm.count(Event::FaultCowCopy);
+            fault.vm.count(copied(fault.access));
         }
         Cleared::Zero(_) => {
             fault.slot.add_anon(1);
@@ -133,4 +137,12 @@ fn wp_page_copy<'a, M: Machine, G: FaultGuard<M>>(
         | Cleared::Marker(_) => unreachable!("nothing else was possible under the lock"),
     }
     Ok(FaultResult::Done)
+}
+
+/// For whom a shared page was copied.
+fn copied(access: FaultAccess) -> Event {
+    match access {
+        FaultAccess::Unshare => Event::FaultUnshare,
+        FaultAccess::Read | FaultAccess::Write | FaultAccess::Exec => Event::FaultCowCopy,
+    }
 }

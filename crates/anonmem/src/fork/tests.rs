@@ -2,7 +2,7 @@
 
 use crate::{
     Advice, Error, Event, MapBacking, MapFlags, Mm, MmapRequest, Prot,
-    testing::{M, P, RW, World, pages},
+    testing::{M, P, RW, World, first_page, pages},
     vma::{Backing, VmFlags},
 };
 use anonmem_hal::{Pte, Va};
@@ -31,7 +31,7 @@ fn page_out(w: &World, mm: &Mm<'_, M>, page: u64) {
 fn a_pinned_page_is_copied_and_those_around_it_are_shared() {
     World::run(|w| {
         let parent = program(w, 5, RW);
-        let pins = [1, 3].map(|page| w.pin(&parent, at(page)));
+        let pins = [1, 3].map(|page| parent.pin_page(at(page)));
         let child = parent.fork().unwrap();
         for i in 0..5 {
             let (ours, theirs) = (parent.pagemap(at(i)), child.pagemap(at(i)));
@@ -48,7 +48,7 @@ fn a_pinned_page_is_copied_and_those_around_it_are_shared() {
         }
         assert_eq!((child.counters().anon.0, w.vm.stats().event(Event::ForkCopied)), (5, 2));
         parent.store(at(1).0, 9).unwrap();
-        assert_eq!((parent.pagemap(at(1)).pfn, child.load(at(1).0)), (Some(pins[0].pfn()), Ok(2)));
+        assert_eq!((parent.pagemap(at(1)).pfn, child.load(at(1).0)), (Some(first_page(&pins[0])), Ok(2)));
         w.vm.validate().unwrap();
     });
 }
@@ -57,7 +57,7 @@ fn a_pinned_page_is_copied_and_those_around_it_are_shared() {
 fn a_copy_of_a_pinned_page_that_cannot_be_had_fails_the_fork() {
     World::run(|w| {
         let parent = program(w, 3, RW);
-        let _pin = w.pin(&parent, at(1));
+        let _pin = parent.pin_page(at(1));
         let failed = w.fail_each_allocation(
             || (),
             |()| parent.fork().map(drop),

@@ -20,6 +20,7 @@ use crate::{
         mmap_lock::{MmapReadGuard, MmapWriteGuard},
         slot::MmSlot,
     },
+    objects::Objects,
     vm::Vm,
 };
 use anonmem_hal::{CpuId, Machine, NrPages, Pfn};
@@ -49,6 +50,7 @@ impl<M: Machine> Vm<M> {
             return Err(e.into());
         }
         slot.init();
+        slot.grabs.store(1, Ordering::Relaxed);
         // Release pairs with the Acquire of `try_user`.
         slot.users.store(1, Ordering::Release);
         Ok(Mm { vm: self, id })
@@ -124,6 +126,7 @@ impl<'v, M: Machine> Mm<'v, M> {
             data: NrPages(counts.data.peek()),
             stack: NrPages(counts.stack.peek()),
             locked: NrPages(counts.locked.peek()),
+            pinned: NrPages(slot.pinned.load(Ordering::Relaxed)),
             committed: NrPages(counts.committed.peek()),
             vmas: slot.tree.len(),
         }
@@ -151,6 +154,8 @@ pub struct MmCounters {
     pub stack: NrPages,
     /// Pages of locked mappings (`VmLck`).
     pub locked: NrPages,
+    /// Pages pinned for long (`VmPin`).
+    pub pinned: NrPages,
     /// Pages that count towards the commit limit.
     pub committed: NrPages,
     /// The number of mappings.
@@ -177,7 +182,46 @@ impl<M: Machine> Drop for Mm<'_, M> {
         if self.slot().users.fetch_sub(1, Ordering::AcqRel) == 1 {
             lockdep::might_sleep::<M>();
             exit_mmap(self.vm, self.id);
-            self.vm.mms.free(&self.vm.frames, self.id);
+            // The one that all users had together.
+            drop(MmGrab { objects: self.vm, id: self.id });
+        }
+    }
+}
+
+/// Keeps the slot of an address space, though not its memory: what is charged to it is charged to no other that comes after.
+#[doc(alias = "mmgrab")]
+pub(crate) struct MmGrab<'v, M: Machine> {
+    objects: &'v Objects<M>,
+    id: MmId,
+}
+
+impl<'v, M: Machine> Mm<'v, M> {
+    /// Keeps the slot when the users have gone.
+    pub(crate) fn grab(&self) -> MmGrab<'v, M> {
+        self.slot().grabs.fetch_add(1, Ordering::Relaxed);
+        MmGrab { objects: self.vm, id: self.id }
+    }
+}
+
+impl<M: Machine> MmGrab<'_, M> {
+    pub(crate) fn slot(&self) -> &MmSlot<M> {
+        self.objects.mm_slot(self.id)
+    }
+}
+
+impl<M: Machine> Clone for MmGrab<'_, M> {
+    fn clone(&self) -> Self {
+        self.slot().grabs.fetch_add(1, Ordering::Relaxed);
+        Self { objects: self.objects, id: self.id }
+    }
+}
+
+impl<M: Machine> Drop for MmGrab<'_, M> {
+    #[doc(alias = "mmdrop")]
+    fn drop(&mut self) {
+        // AcqRel: whoever frees the slot sees all that the others did with it.
+        if self.slot().grabs.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.objects.mms.free(&self.objects.frames, self.id);
         }
     }
 }

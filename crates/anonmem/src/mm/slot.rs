@@ -20,8 +20,10 @@ use core::mem::offset_of;
 /// What every fault changes (`MmPages`) and what it only reads (`space`) lie apart from what changing a mapping writes, so that faults are
 /// not slowed down by a thread that maps, beyond the two words that tell them of it (`lock_seq`, the tree's sequence).
 pub(crate) struct MmSlot<M: Machine> {
-    /// Owners; 0 means free, or ending.
+    /// Owners; 0 means free, or ended, or ending.
     pub(super) users: Atomic<u32, M>,
+    /// What keeps the slot: one for all users together, one for each [`MmGrab`](super::MmGrab) (Linux: `mm_count`).
+    pub(super) grabs: Atomic<u32, M>,
     pub(crate) mmap_lock: RwSem<M, MmapLock, ()>,
     /// Odd while the mmap lock is held for writing; a VMA whose `seq` equals it is write-locked. 64 bits: a program that
     /// takes the lock 2^31 times, in minutes, must not meet a VMA that was write-locked when it began.
@@ -31,6 +33,8 @@ pub(crate) struct MmSlot<M: Machine> {
     pub(crate) pages: CachePadded<MmPages<M>>,
     pub(crate) tree: VmaTree<M, VmaTag>,
     pub(crate) counts: MmCounts<M>,
+    /// Pages that are pinned for long, at most `locked_limit` (`pinned_vm`).
+    pub(crate) pinned: Atomic<u64, M>,
     /// First byte of the heap. Under the mmap lock.
     pub(crate) start_brk: Plain<u64, M>,
     /// End of the heap. Under the mmap lock.
@@ -97,6 +101,7 @@ impl<M: Machine> SlabItem<M> for MmSlot<M> {
     const NAME: &'static str = "mm_struct";
     const FIELDS: &'static [Field] = &[
         Field::new("users", offset_of!(Self, users)),
+        Field::new("grabs", offset_of!(Self, grabs)),
         Field::new("mmap_lock", offset_of!(Self, mmap_lock)),
         Field::new("lock_seq", offset_of!(Self, lock_seq)),
         Field::new("space", offset_of!(Self, space.0)),
@@ -109,6 +114,7 @@ impl<M: Machine> SlabItem<M> for MmSlot<M> {
         Field::new("tree.root", offset_of!(Self, tree.root)),
         Field::new("tree.len", offset_of!(Self, tree.len)),
         Field::new("counts", offset_of!(Self, counts)),
+        Field::new("pinned", offset_of!(Self, pinned)),
         Field::new("start_brk", offset_of!(Self, start_brk)),
         Field::new("brk", offset_of!(Self, brk)),
         Field::new("mmap_base", offset_of!(Self, mmap_base)),
@@ -121,6 +127,7 @@ impl<M: Machine> SlabItem<M> for MmSlot<M> {
     fn new() -> Self {
         Self {
             users: Atomic::new(0),
+            grabs: Atomic::new(0),
             mmap_lock: RwSem::new(()),
             lock_seq: Atomic::new(0),
             space: CachePadded(AddressSpace::new()),
@@ -138,6 +145,7 @@ impl<M: Machine> SlabItem<M> for MmSlot<M> {
                 locked: Plain::new(0),
                 committed: Plain::new(0),
             },
+            pinned: Atomic::new(0),
             start_brk: Plain::new(0),
             brk: Plain::new(0),
             mmap_base: Plain::new(0),

@@ -216,7 +216,12 @@ impl<'v, M: Machine> PageoutBatch<'v, M> {
     #[doc(alias = "shrink_folio_list")]
     pub(crate) fn add(&mut self, page: FolioRef<'v, M>, age: Age) -> Shrunk {
         let (vm, folio) = (self.vm, page.folio());
-        if !matches!(folio.mapping(), Mapping::Anon(_)) || folio.maybe_pinned() {
+        if !matches!(folio.mapping(), Mapping::Anon(_)) {
+            return Shrunk::Kept;
+        }
+        // Only a hint: who pins it from now on is found when its entry has been cleared (`try_share`).
+        if folio.maybe_pinned() {
+            vm.count(Event::ReclaimPinned);
             return Shrunk::Kept;
         }
         if age == Age::Idle && vm.folio_check_references(&page) == Shrunk::Used {

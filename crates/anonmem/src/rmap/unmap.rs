@@ -117,7 +117,8 @@ fn try_to_unmap_one<'v, M: Machine>(
             vacancy.fill(count.into_count(), bits.to_swap());
             slot.add_swap(1);
         }
-        None if present.dirty => {
+        // Written through a pin, too: that is noted before the page is unpinned, which `try_share` has seen.
+        None if present.dirty || !folio.is_lazyfree() => {
             folio.clear_lazyfree();
             vacancy.fill(shared, present.write_protected().into());
             return ControlFlow::Break(());

@@ -75,6 +75,10 @@ impl<M: Machine> Vma<M> {
     #[doc(alias = "vma_mark_attached")]
     pub(crate) fn attach(&self, guard: &MmapWriteGuard<'_, M>) {
         anonmem_hal::debug_check!(M, !self.lock.is_attached(), "attached twice");
+        // The version changes before and after: a fault that remembers the slot's former use and sees this sequence, which is
+        // another address space's and may look like one of long ago, sees a new version too; and whoever sees the last
+        // version sees this sequence.
+        self.lock.next_version();
         self.lock.seq.store(guard.slot().lock_seq(), Ordering::Relaxed);
         self.lock.next_version();
         // Release pairs with the Acquire in `start_read`: whoever counts himself finds it complete, and locked.

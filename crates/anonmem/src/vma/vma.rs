@@ -158,7 +158,8 @@ impl<M: Machine> Vma<M> {
     #[doc(alias = "linear_page_index")]
     #[inline]
     pub(crate) fn index_of(&self, va: Va) -> u64 {
-        self.pgoff() + ((va.0 - self.start().0) >> PAGE_SHIFT)
+        // Wrapping: a speculative fault may read a start that is another range's, and looks at the version afterwards.
+        self.pgoff().wrapping_add(va.0.wrapping_sub(self.start().0) >> PAGE_SHIFT)
     }
 
     /// The address of the page with linear index `index`, if the VMA covers it.
@@ -258,6 +259,13 @@ impl<M: Machine> VmaLock<M> {
     pub(crate) fn is_write_locked(&self, slot: &MmSlot<M>) -> bool {
         // The mm's sequence is loaded with Acquire: if it has moved on, what the writer wrote is seen.
         self.seq.load(Ordering::Relaxed) == slot.lock_seq()
+    }
+
+    /// Whether a writer has it, or has had it, in the section of the address space that `seq` is of or in a later one.
+    /// If not, the section that made the version that was read is over, and all that it wrote is seen: `seq` was
+    /// loaded before the version, with Acquire.
+    pub(crate) fn was_write_locked_since(&self, seq: u64) -> bool {
+        self.seq.load(Ordering::Relaxed) >= seq
     }
 
     /// Writers exclude one another, so a load and a store will do.

@@ -1,7 +1,8 @@
 //! Who a thread is: user and group numbers, and capabilities.
 //!
-//! The rules are those of credentials(7) and capabilities(7), without file capabilities, ambient sets and securebits. What the kernel
-//! asks of them is little (the limits that root is above); programs ask them back.
+//! The rules are those of credentials(7) and capabilities(7), without file capabilities, ambient sets and
+//! securebits. What the kernel asks of them is little (the limits that root is above); programs ask them
+//! back.
 //!
 //! Linux: kernel/sys.c `__sys_setuid` and its siblings, security/commoncap.c.
 

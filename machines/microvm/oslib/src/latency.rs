@@ -35,7 +35,8 @@ impl Default for Histogram {
     }
 }
 
-/// The duration that `permille` of all durations in `parts` do not exceed, in nanoseconds; `None` without any.
+/// The duration that `permille` of all durations in `parts` do not exceed, in nanoseconds; `None` without
+/// any.
 pub fn percentile(parts: &[Histogram], permille: u64) -> Option<u64> {
     let count = |bucket: usize| parts.iter().map(|part| part.buckets[bucket].load(Relaxed)).sum::<u64>();
     let total: u64 = (0..BUCKETS).map(count).sum();

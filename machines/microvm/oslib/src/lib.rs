@@ -1,5 +1,5 @@
-//! What an operating system needs and no hardware: the division of memory, the archive, the RAM file system, pipes' rings,
-//! ELF files, the layouts of the Linux ABI, and the texts of `/proc`.
+//! What an operating system needs and no hardware: the division of memory, the archive, the RAM file system,
+//! pipes' rings, ELF files, the layouts of the Linux ABI, and the texts of `/proc`.
 //!
 //! The microVM kernel stands on this crate; because nothing here touches a machine, all of it is
 //! tested on the host with `cargo test`.

@@ -1,8 +1,8 @@
 //! How physical memory is divided.
 //!
-//! Of the loader's RAM ranges the first MiB, the kernel image and the archive stay as they are. From the rest come
-//! one block for the kernel itself ([`KERNEL_RESERVE`]), the frame metadata, and one contiguous block of frames
-//! for the memory manager, as large as it was asked for (or as there is).
+//! Of the loader's RAM ranges the first MiB, the kernel image and the archive stay as they are. From the rest
+//! come one block for the kernel itself ([`KERNEL_RESERVE`]), the frame metadata, and one contiguous block of
+//! frames for the memory manager, as large as it was asked for (or as there is).
 
 use core::ops::Range;
 
@@ -84,7 +84,8 @@ impl Free {
 pub struct TooSmall;
 
 impl Layout {
-    /// Divides `ranges`. `wanted` is what the memory manager shall get; it gets less if there is less in one piece.
+    /// Divides `ranges`. `wanted` is what the memory manager shall get; it gets less if there is less in one
+    /// piece.
     ///
     /// # Errors
     /// [`TooSmall`].

@@ -1,15 +1,16 @@
 //! No memory is left: who must go. The decision, without the killing.
 //!
 //! Several CPUs run out at once, and a process that was killed gives its memory back only after a while. So a
-//! decision and what it leads to are one step under one lock, and the decision asks four things in this order: is there
-//! memory by now, is somebody ending who will give some back, has somebody just ended whose memory may still be on
-//! its way, and only then who is the largest. Otherwise an innocent process is killed beside the guilty one.
+//! decision and what it leads to are one step under one lock, and the decision asks four things in this
+//! order: is there memory by now, is somebody ending who will give some back, has somebody just ended whose
+//! memory may still be on its way, and only then who is the largest. Otherwise an innocent process is killed
+//! beside the guilty one.
 //!
-//! Linux: mm/oom_kill.c `out_of_memory` under `oom_lock`; mm/page_alloc.c `__alloc_pages_may_oom`, whose last attempt has
-//! the high watermark.
+//! Linux: mm/oom_kill.c `out_of_memory` under `oom_lock`; mm/page_alloc.c `__alloc_pages_may_oom`, whose last
+//! attempt has the high watermark.
 
-/// How long one who is ending may take before somebody else is chosen, in nanoseconds. It may wait for what only a
-/// third one can give. Linux: the oom reaper gives up after a second.
+/// How long one who is ending may take before somebody else is chosen, in nanoseconds. It may wait for what
+/// only a third one can give. Linux: the oom reaper gives up after a second.
 pub const PATIENCE_NS: u64 = 5_000_000_000;
 /// How long after an end its memory may be on its way: others may still hold the address space.
 pub const SETTLE_NS: u64 = 20_000_000;
@@ -58,8 +59,8 @@ pub enum Decision {
     Nobody,
 }
 
-/// What is remembered from one decision to the next. All decisions are made on one of these, under one lock that is
-/// held until the victim is marked as ending.
+/// What is remembered from one decision to the next. All decisions are made on one of these, under one lock
+/// that is held until the victim is marked as ending.
 #[derive(Debug)]
 pub struct Chooser {
     /// Who was seen ending, and since when.
@@ -193,8 +194,9 @@ mod tests {
         );
     }
 
-    /// Four CPUs of a guilty process and one of an innocent run out again and again, in any order, while the guilty one ends
-    /// in any number of steps and its memory comes back a little later: the innocent one is never chosen.
+    /// Four CPUs of a guilty process and one of an innocent run out again and again, in any order, while the
+    /// guilty one ends in any number of steps and its memory comes back a little later: the innocent one is
+    /// never chosen.
     #[test]
     fn an_innocent_process_survives_every_order() {
         let mut seed = 1u64;

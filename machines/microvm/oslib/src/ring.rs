@@ -49,7 +49,8 @@ impl Ring {
         n
     }
 
-    /// Gives the bytes that wait longest, as far as they lie together; all of them after one [`consume`](Self::consume).
+    /// Gives the bytes that wait longest, as far as they lie together; all of them after one
+    /// [`consume`](Self::consume).
     pub fn front(&self) -> &[u8] {
         let first = self.len.min(self.bytes.len() - self.head);
         &self.bytes[self.head..self.head + first]

@@ -241,7 +241,8 @@ pub enum StackKind {
 const USER_CS: u16 = 0x33;
 const USER_SS: u16 = 0x2b;
 
-/// Reads the frame back at `rt_sigreturn`: what to restore, and where the floating-point state is (0: nowhere).
+/// Reads the frame back at `rt_sigreturn`: what to restore, and where the floating-point state is (0:
+/// nowhere).
 ///
 /// `bytes` start at the `struct ucontext`.
 pub fn restore(bytes: &[u8]) -> (Saved, u64) {

@@ -11,7 +11,8 @@ use crate::strings::Strings;
 /// The longest string, with its NUL.
 pub const STRING_MAX: usize = 128 << 10;
 
-/// Gives how many bytes the strings and the pointers to them may have, under a soft limit of the stack's size.
+/// Gives how many bytes the strings and the pointers to them may have, under a soft limit of the stack's
+/// size.
 ///
 /// Linux: fs/exec.c `bprm_stack_limits`.
 pub fn room(stack_limit: u64) -> usize {
@@ -94,7 +95,8 @@ impl Stack {
         Ok(Stack { sp, top, arg_range: (strings_at, env_at), env_range: (env_at, path_at), random_at })
     }
 
-    /// Writes it all through `put`, which gets the bytes from the stack pointer up to the top one piece after the other.
+    /// Writes it all through `put`, which gets the bytes from the stack pointer up to the top one piece after
+    /// the other.
     ///
     /// # Errors
     /// Those of `put`.

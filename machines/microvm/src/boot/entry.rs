@@ -105,8 +105,21 @@ boot_pd:      .skip 4096 * 4
 
     .section .bss.boot_stack, "aw", @nobits
     .balign 4096
-boot_stack:   .skip 0x80000
+    .global boot_stack
+boot_stack:   .skip 0x200000
 boot_stack_top:
     "#,
     options(att_syntax)
 );
+
+unsafe extern "C" {
+    static boot_stack: u64;
+}
+
+/// Panics if the first CPU's stack was used to its last word, below which are the kernel's own data: the
+/// memory manager is made on it, by value.
+pub fn check_stack() {
+    // SAFETY: the lowest word of the boot stack, which is the kernel's; zero until somebody gets there.
+    let word = unsafe { (&raw const boot_stack).read_volatile() };
+    assert!(word == 0, "the boot stack overflowed: raise it in boot/entry.rs");
+}

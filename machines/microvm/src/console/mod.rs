@@ -1,8 +1,8 @@
 //! The channel to the `anonmem` command: frames over a virtio serial port.
 //!
 //! A frame is 8 bytes of header (type, three zeros, little-endian payload length) and the payload. Senders
-//! sleep while the host is slow. A kernel task takes received bytes apart and hands frames to the function that
-//! [`init`] was given. Another sends the lines of the kernel log.
+//! sleep while the host is slow. A kernel task takes received bytes apart and hands frames to the function
+//! that [`init`] was given. Another sends the lines of the kernel log.
 //!
 //! Locks: `SENDER` (sleeping; a frame is not interleaved with another) > `DEVICE` (interrupts off).
 

@@ -40,8 +40,8 @@ pub const HUP: Ready = abi::POLLHUP;
 
 /// An object that can be read, written or waited for: a device, a pipe's end, a counter.
 ///
-/// Its methods may sleep, so they are called without any lock. What could not be delivered stays with the object
-/// where Linux keeps it: a pipe's and a stream's bytes do, a datagram and an eventfd's count do not.
+/// Its methods may sleep, so they are called without any lock. What could not be delivered stays with the
+/// object where Linux keeps it: a pipe's and a stream's bytes do, a datagram and an eventfd's count do not.
 pub trait Object: Send + Sync + Any {
     /// Reads.
     fn read(&self, _to: &mut To<'_>, _wait: Wait) -> Result<usize> {
@@ -340,8 +340,8 @@ pub fn read_inode(inode: &Inode, offset: u64, to: &mut [u8]) -> Result<usize> {
     }
 }
 
-/// Locks a regular file against all others who change its bytes or its size; may sleep. Files share these locks by
-/// number, so nobody may hold two. Linux: `inode_lock`.
+/// Locks a regular file against all others who change its bytes or its size; may sleep. Files share these
+/// locks by number, so nobody may hold two. Linux: `inode_lock`.
 pub fn writer(inode: &Inode) -> MutexGuard<'static, ()> {
     static WRITERS: [Mutex<()>; 64] = [const { Mutex::new(()) }; 64];
     WRITERS[inode.ino as usize % WRITERS.len()].lock()

@@ -1,7 +1,7 @@
 //! Where bytes go to and come from: pieces of the caller's memory, or a kernel buffer.
 //!
-//! A copy stops at the first page of the caller's that cannot be had, and says how far it came. So whoever gives
-//! bytes away learns what was delivered, and keeps the rest; whoever takes them learns what there was.
+//! A copy stops at the first page of the caller's that cannot be had, and says how far it came. So whoever
+//! gives bytes away learns what was delivered, and keeps the rest; whoever takes them learns what there was.
 //!
 //! Touching the caller's memory may sleep: not under a spin lock. Linux: lib/iov_iter.c.
 
@@ -48,8 +48,8 @@ impl<'a> Pieces<'a> {
         self.left -= n;
     }
 
-    /// Calls `copy` for runs of at most `len` bytes in total until one fails; gives how many were copied. `copy` gets
-    /// the address, and the range of the buffer on the kernel's side.
+    /// Calls `copy` for runs of at most `len` bytes in total until one fails; gives how many were copied.
+    /// `copy` gets the address, and the range of the buffer on the kernel's side.
     fn each(&mut self, len: usize, mut copy: impl FnMut(u64, core::ops::Range<usize>) -> bool) -> usize {
         let mut done = 0;
         while done < len {
@@ -59,7 +59,8 @@ impl<'a> Pieces<'a> {
                 done += n;
                 continue;
             }
-            // Page by page up to the one that cannot be had: what may be done with memory is the same all over a page.
+            // Page by page up to the one that cannot be had: what may be done with memory is the same all
+            // over a page.
             let first = n.min((PAGE - at % PAGE) as usize);
             if first == n || !copy(at, done..done + first) {
                 break;
@@ -117,11 +118,12 @@ impl<'a> To<'a> {
         if self.put(bytes) == bytes.len() { Ok(bytes.len()) } else { Err(EFAULT) }
     }
 
-    /// Lets `give` fill a kernel buffer again and again and passes it on, until `give` has less than it was asked
-    /// for, or there is no more room. `give` is told how many bytes were passed on before.
+    /// Lets `give` fill a kernel buffer again and again and passes it on, until `give` has less than it was
+    /// asked for, or there is no more room. `give` is told how many bytes were passed on before.
     ///
     /// # Errors
-    /// `EFAULT` if nothing could be passed on, `ENOMEM`; what `give` gives, if it is the first thing that happens.
+    /// `EFAULT` if nothing could be passed on, `ENOMEM`; what `give` gives, if it is the first thing that
+    /// happens.
     pub fn fill_from(&mut self, mut give: impl FnMut(u64, &mut [u8]) -> Result<usize>) -> Result<usize> {
         let mut buffer = buffer(self.left().min(PIECE))?;
         let mut done = 0;
@@ -189,8 +191,8 @@ impl<'a> From<'a> {
         if self.take(bytes) == bytes.len() { Ok(()) } else { Err(EFAULT) }
     }
 
-    /// Passes the bytes to `keep` through a kernel buffer until it takes less than it was given, or none are left.
-    /// `keep` is told how many bytes were kept before.
+    /// Passes the bytes to `keep` through a kernel buffer until it takes less than it was given, or none are
+    /// left. `keep` is told how many bytes were kept before.
     ///
     /// # Errors
     /// `EFAULT` if nothing could be read, `ENOMEM`; what `keep` gives, if it is the first thing that happens.

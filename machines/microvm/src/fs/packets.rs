@@ -1,7 +1,8 @@
 //! Messages between two connected sockets: datagrams and sequenced packets.
 //!
-//! A message arrives whole or not at all; what the reader has no room for is lost, and so is a message that could not
-//! be delivered to the reader's memory, as on Linux. Linux: net/unix/af_unix.c `unix_dgram_sendmsg`.
+//! A message arrives whole or not at all; what the reader has no room for is lost, and so is a message that
+//! could not be delivered to the reader's memory, as on Linux. Linux: net/unix/af_unix.c
+//! `unix_dgram_sendmsg`.
 
 use super::event::Event;
 use super::file::{HUP, IN, OUT, Ready, Wait, block_on};
@@ -17,8 +18,8 @@ use anonmem_oslib::errno::{ECONNREFUSED, EFAULT, EMSGSIZE, ENOBUFS, EPIPE};
 use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use linux_raw_sys::general as abi;
 
-/// Bytes that wait in one direction at most, and what a message takes beside its own (net.core.wmem_default, and the
-/// truesize of a small skb).
+/// Bytes that wait in one direction at most, and what a message takes beside its own (net.core.wmem_default,
+/// and the truesize of a small skb).
 const ROOM: usize = 212_992;
 const OVERHEAD: usize = 768;
 /// The largest message.
@@ -145,7 +146,8 @@ impl Packets {
     /// Sends one message.
     ///
     /// # Errors
-    /// `EMSGSIZE`, `EFAULT`, `EAGAIN`, `ERESTARTSYS`, `ENOBUFS`; `ECONNREFUSED` or `EPIPE` if nobody will receive it.
+    /// `EMSGSIZE`, `EFAULT`, `EAGAIN`, `ERESTARTSYS`, `ENOBUFS`; `ECONNREFUSED` or `EPIPE` if nobody will
+    /// receive it.
     pub fn send(&self, from: &mut From<'_>, wait: Wait) -> Result<usize> {
         let len = from.left();
         if len > LARGEST {

@@ -1,11 +1,11 @@
 //! Pipes: pages of bytes in a row, readers and writers.
 //!
-//! A write fills the last page if its odd bytes fit there, and then new ones, as on Linux; so what a fault, a full pipe or
-//! a short read leaves behind is the same, too. A pipe has at least one page from the start: when memory has no other, it
-//! is a small pipe, and nobody who writes meets the end of memory.
+//! A write fills the last page if its odd bytes fit there, and then new ones, as on Linux; so what a fault, a
+//! full pipe or a short read leaves behind is the same, too. A pipe has at least one page from the start:
+//! when memory has no other, it is a small pipe, and nobody who writes meets the end of memory.
 //!
-//! Locks: the state is a sleeping lock, held over the copy from and to the caller's memory, so that bytes leave the pipe
-//! only when they were delivered. Linux: fs/pipe.c.
+//! Locks: the state is a sleeping lock, held over the copy from and to the caller's memory, so that bytes
+//! leave the pipe only when they were delivered. Linux: fs/pipe.c.
 
 use super::event::Event;
 use super::file::{ERR, HUP, IN, OUT, Object, OpenFile, Ready, Wait, block_on};
@@ -68,8 +68,8 @@ struct State {
     writers_ever: u64,
 }
 
-/// Pages of all pipes. They may take an eighth of memory: nobody who writes much may take it from others. Linux: the
-/// limits of fs.pipe-user-pages-soft and -hard.
+/// Pages of all pipes. They may take an eighth of memory: nobody who writes much may take it from others.
+/// Linux: the limits of fs.pipe-user-pages-soft and -hard.
 static PAGES: AtomicU64 = AtomicU64::new(0);
 
 /// A page; it counts as long as it lives.
@@ -118,8 +118,8 @@ impl State {
         self.buffers.len() >= self.slots
     }
 
-    /// Takes bytes until none are left or the pipe is full (`None`); adds to `done` what was taken. Odd bytes may join
-    /// the last page if `merge` says so, which they are asked for once.
+    /// Takes bytes until none are left or the pipe is full (`None`); adds to `done` what was taken. Odd bytes
+    /// may join the last page if `merge` says so, which they are asked for once.
     ///
     /// Linux: fs/pipe.c `anon_pipe_write`.
     fn fill(&mut self, from: &mut From<'_>, done: &mut usize, merge: &mut Merge) -> Option<Result<()>> {
@@ -229,8 +229,8 @@ impl Pipe {
         result.map(|()| 0)
     }
 
-    /// Writes all there is, in pieces if it must; a page or less whole. Without readers: `EPIPE`, and SIGPIPE is the
-    /// system call's to send.
+    /// Writes all there is, in pieces if it must; a page or less whole. Without readers: `EPIPE`, and SIGPIPE
+    /// is the system call's to send.
     fn write(&self, from: &mut From<'_>, wait: Wait) -> Result<usize> {
         if from.left() == 0 {
             return Ok(0);

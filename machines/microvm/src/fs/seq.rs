@@ -1,8 +1,8 @@
 //! A generated text that is read piece by piece.
 //!
-//! The generator ([`Synthetic::piece`]) is asked for one piece after the other, each from where the last one ended
-//! in the generator's own terms (an address, a number). So a text may have any length, and takes the memory of one
-//! piece. Reading from the start, or from before the piece at hand, generates anew.
+//! The generator ([`Synthetic::piece`]) is asked for one piece after the other, each from where the last one
+//! ended in the generator's own terms (an address, a number). So a text may have any length, and takes the
+//! memory of one piece. Reading from the start, or from before the piece at hand, generates anew.
 //!
 //! Linux: fs/seq_file.c.
 

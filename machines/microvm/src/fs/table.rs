@@ -1,7 +1,7 @@
 //! Descriptors: small numbers for open file descriptions.
 //!
-//! A program chooses how many it has, within `RLIMIT_NOFILE`; so the table grows by groups, each of which may be refused.
-//! Descriptions are dropped outside of the lock: the end of a pipe that goes wakes its other end.
+//! A program chooses how many it has, within `RLIMIT_NOFILE`; so the table grows by groups, each of which may
+//! be refused. Descriptions are dropped outside of the lock: the end of a pipe that goes wakes its other end.
 
 use super::file::OpenFile;
 use crate::arch::lock::SpinLock;

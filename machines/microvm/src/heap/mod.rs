@@ -4,9 +4,9 @@
 //! whole pages. Pages come from the memory manager's frames, so that they are counted there; before it
 //! exists, and when it has none left, from a reserve of the kernel's own (`reserve`).
 //!
-//! Why an allocator of our own: what the kernel uses comes out of the same frames as what programs use, is counted
-//! by the memory manager, and goes back; and there is a reserve for the small objects without which the kernel could
-//! not end a process when no frame is left. General allocators take a region and keep it.
+//! Why an allocator of our own: what the kernel uses comes out of the same frames as what programs use, is
+//! counted by the memory manager, and goes back; and there is a reserve for the small objects without which
+//! the kernel could not end a process when no frame is left. General allocators take a region and keep it.
 //!
 //! The largest allocation is 4 MiB (order 10). Running out is a panic in Rust's collections, so code that
 //! allocates on behalf of programs asks [`is_short`] first and uses `try_reserve` for anything big.

@@ -11,7 +11,8 @@ use crate::arch::mem::{PAGE, PhysAddr, direct};
 /// The largest block of pages: 2^10, as in the frame allocator.
 const MAX_ORDER: u32 = 10;
 
-/// With fewer pages left in the reserve, memory is short: large blocks, and what programs ask for, are refused.
+/// With fewer pages left in the reserve, memory is short: large blocks, and what programs ask for, are
+/// refused.
 const SHORT_PAGES: usize = 512;
 
 /// With fewer pages left in the reserve, whole pages are refused as well: what is left is for small objects.
@@ -59,8 +60,8 @@ pub fn counters() -> HeapCounters {
     HeapCounters { frames: FRAME_PAGES.load(Relaxed), reserve_used: used, reserve_free: free }
 }
 
-/// Whether the heap has more than its share of memory, or lives on its reserve and that is running out: refuse what
-/// programs ask for.
+/// Whether the heap has more than its share of memory, or lives on its reserve and that is running out:
+/// refuse what programs ask for.
 pub fn is_short() -> bool {
     let too_much = SOURCE.get().is_some_and(|source| FRAME_PAGES.load(Relaxed) > source.most);
     too_much || reserve::counters().1 < SHORT_PAGES
@@ -74,8 +75,9 @@ pub fn alloc_pages(order: u32) -> Option<PhysAddr> {
     alloc_frames(order).or_else(|| reserve::alloc(order))
 }
 
-/// As [`alloc_pages`], but the end of the reserve is for small objects: their users cannot cope with failure, those of
-/// large blocks (file contents, buffers) can. What is a little larger than small (a process) comes in between.
+/// As [`alloc_pages`], but the end of the reserve is for small objects: their users cannot cope with failure,
+/// those of large blocks (file contents, buffers) can. What is a little larger than small (a process) comes
+/// in between.
 pub(super) fn alloc_large(order: u32) -> Option<PhysAddr> {
     let kept = if order <= 1 { LAST_PAGES } else { SHORT_PAGES };
     let short = SOURCE.is_completed() && reserve::counters().1 < kept;

@@ -48,7 +48,8 @@ pub struct Given {
     pub room: usize,
 }
 
-/// Reads the program `inode`, which is at `absolute` and was asked for as `path`; follows scripts to their interpreters.
+/// Reads the program `inode`, which is at `absolute` and was asked for as `path`; follows scripts to their
+/// interpreters.
 ///
 /// # Errors
 /// `ENOENT`, `EACCES`, `ENOEXEC`, `ELOOP`, `E2BIG`, `ENOMEM`.

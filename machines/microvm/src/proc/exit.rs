@@ -104,7 +104,8 @@ fn end_process(process: &Arc<Process>, status: ExitStatus) {
     }
 }
 
-/// Gives the children to init, which cares about none of them: those that have ended go at once. Says whether any did.
+/// Gives the children to init, which cares about none of them: those that have ended go at once. Says whether
+/// any did.
 fn give_children_to_init(pid: u32) -> bool {
     let mut any = false;
     loop {

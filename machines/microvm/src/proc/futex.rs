@@ -164,8 +164,8 @@ pub fn wake_address(address: u64, n: usize) {
     }
 }
 
-/// Wakes `wake_n` waiters of `from` and moves up to `move_n` others to `to`. With `expected`, only if the word
-/// at `address` is that. Gives how many were woken and how many moved.
+/// Wakes `wake_n` waiters of `from` and moves up to `move_n` others to `to`. With `expected`, only if the
+/// word at `address` is that. Gives how many were woken and how many moved.
 ///
 /// # Errors
 /// `EAGAIN` if the word is another, `EFAULT`.

@@ -342,7 +342,8 @@ pub fn vmas(mm: &Space, from: u64, detail: Detail) -> Result<Vec<Vma>> {
     Ok(named_ones)
 }
 
-/// Gives what all mappings cost together, and the addresses of the first and the last. `None` if there are none.
+/// Gives what all mappings cost together, and the addresses of the first and the last. `None` if there are
+/// none.
 pub fn usage(mm: &Space) -> Option<(VaRange, VmaUsage)> {
     let mut all: Option<(VaRange, VmaUsage)> = None;
     mm.for_each_vma_usage(Va(0), &mut |info, usage| {
@@ -373,7 +374,8 @@ impl Vma {
     }
 }
 
-/// Calls `tell` with the words of `/proc/PID/pagemap` for those of `count` pages from `va` that a page table covers.
+/// Calls `tell` with the words of `/proc/PID/pagemap` for those of `count` pages from `va` that a page table
+/// covers.
 pub fn pagemap(mm: &Space, va: u64, count: u64, tell: &mut dyn FnMut(u64, u64)) {
     let Some(range) = VaRange::of(Va(va), count << PAGE_SHIFT) else { return };
     mm.for_each_page(range, &mut |at, entry| tell(at.0, entry.bits()));
@@ -431,8 +433,8 @@ pub fn peak_tables() -> u64 {
     PEAK_TABLES.load(Relaxed)
 }
 
-/// Makes an address space keep to the limits of a process, as far as they hold for `cred`. Differs from Linux: of threads that are
-/// different people, the one who changed last decides.
+/// Makes an address space keep to the limits of a process, as far as they hold for `cred`. Differs from
+/// Linux: of threads that are different people, the one who changed last decides.
 pub fn set_limits(mm: &Space, limits: &[(u64, u64); 16], cred: &Cred) {
     let soft = |resource: u32| limits[resource as usize].0;
     mm.set_limits(Limits {

@@ -35,7 +35,8 @@ pub fn kills() -> u64 {
     KILLS.load(SeqCst)
 }
 
-/// Sees to it that memory comes back, and waits a moment for it. The caller tries again; `tries` says how often it has.
+/// Sees to it that memory comes back, and waits a moment for it. The caller tries again; `tries` says how
+/// often it has.
 ///
 /// # Errors
 /// [`Chosen`] if the caller's own process is to end, or nobody could be chosen.

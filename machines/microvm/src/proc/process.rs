@@ -197,8 +197,8 @@ impl Process {
         self.continued.notify();
     }
 
-    /// Gives the threads that have not ended, in the order of their numbers, one look at a time: takes no memory. Who
-    /// comes or goes meanwhile may be among them or not.
+    /// Gives the threads that have not ended, in the order of their numbers, one look at a time: takes no
+    /// memory. Who comes or goes meanwhile may be among them or not.
     pub fn threads(&self) -> impl Iterator<Item = Arc<Thread>> {
         let mut after = 0;
         core::iter::from_fn(move || {

@@ -21,7 +21,8 @@ pub const PID_MAX: u32 = 1 << 22;
 /// Processes and threads at most, however much memory there is: as many as there are kernel stacks for.
 const TASKS_MAX: u64 = 16384;
 
-/// Processes and threads at most (`/proc/sys/kernel/threads-max`): so many that stacks of 16 KiB take an eighth of memory.
+/// Processes and threads at most (`/proc/sys/kernel/threads-max`): so many that stacks of 16 KiB take an
+/// eighth of memory.
 ///
 /// Linux: kernel/fork.c `set_max_threads`.
 pub fn threads_max() -> u64 {
@@ -78,7 +79,8 @@ pub fn number() -> Result<u32> {
     lock().number()
 }
 
-/// Fails if the user of `thread` has as many processes and threads as `RLIMIT_NPROC` says; some are above that.
+/// Fails if the user of `thread` has as many processes and threads as `RLIMIT_NPROC` says; some are above
+/// that.
 ///
 /// # Errors
 /// `EAGAIN`.
@@ -106,8 +108,8 @@ pub fn thread(tid: u32) -> Option<Arc<Thread>> {
     lock().threads.get(&tid).cloned()
 }
 
-/// Gives all processes but the kernel's own, in the order of their numbers, one look at a time: takes no memory, and
-/// the lock only for each step. Who comes or goes meanwhile may be among them or not.
+/// Gives all processes but the kernel's own, in the order of their numbers, one look at a time: takes no
+/// memory, and the lock only for each step. Who comes or goes meanwhile may be among them or not.
 pub fn processes() -> impl Iterator<Item = Arc<Process>> {
     let mut after = INIT;
     core::iter::from_fn(move || {

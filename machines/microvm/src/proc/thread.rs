@@ -68,8 +68,8 @@ impl Released {
         self.event.notify();
     }
 
-    /// Waits for [`Released::release`], or until the parent `thread` is to end itself: then nobody else may have to
-    /// wait for it.
+    /// Waits for [`Released::release`], or until the parent `thread` is to end itself: then nobody else may
+    /// have to wait for it.
     pub fn wait(self: &Arc<Self>, thread: &Thread) {
         *thread.awaits.lock() = Some(self.clone());
         let look = || (self.done.load(SeqCst) || thread.process.ending().is_some()).then_some(());

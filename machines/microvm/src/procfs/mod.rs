@@ -1,7 +1,7 @@
 //! `/proc` and the few files of `/sys` that programs look at.
 //!
-//! Everything is generated when it is opened: [`system`] has what concerns the machine, [`pid`] what concerns a
-//! process.
+//! Everything is generated when it is opened: [`system`] has what concerns the machine, [`pid`] what concerns
+//! a process.
 
 mod generated;
 pub mod pid;

@@ -262,7 +262,8 @@ fn first_thread(process: &Process) -> Result<Arc<Thread>> {
     process.threads().next().ok_or(GONE)
 }
 
-/// Reads the strings of the stack at `offset`, for the running process itself; of another only its name can be told.
+/// Reads the strings of the stack at `offset`, for the running process itself; of another only its name can
+/// be told.
 fn user_strings(process: &Process, range: (u64, u64), offset: u64, to: &mut [u8]) -> usize {
     let own = try_current().is_some_and(|t| t.process.pid == process.pid);
     if !own {
@@ -309,7 +310,8 @@ fn mapping<'a>(vma: &'a Vma, flags: &'a [&'static str]) -> Mapping<'a> {
     }
 }
 
-/// The letters of `smaps` for the attributes of a mapping, in Linux's order. Linux: fs/proc/task_mmu.c `show_smap_vma_flags`.
+/// The letters of `smaps` for the attributes of a mapping, in Linux's order. Linux: fs/proc/task_mmu.c
+/// `show_smap_vma_flags`.
 const LETTERS: &[(VmFlags, &str)] = &[
     (VmFlags::READ, "rd"),
     (VmFlags::WRITE, "wr"),

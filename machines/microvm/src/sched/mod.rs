@@ -1,13 +1,14 @@
 //! Tasks, and who runs where.
 //!
 //! A [`Task`] is one thread of execution with its own kernel stack: a user thread (it carries the
-//! [`UserThread`] of the floors above and, while it lives, an address space) or a kernel thread. The scheduler
-//! owns one reference to every started task until the task has exited.
+//! [`UserThread`] of the floors above and, while it lives, an address space) or a kernel thread. The
+//! scheduler owns one reference to every started task until the task has exited.
 //!
 //! Waiting is by key, like a futex: [`park`] sleeps on a number (an address, an id) if a check under
 //! the wait queue's lock still holds; [`unpark`] wakes sleepers of that key.
 //!
-//! The files import one another: queues hold tasks, tasks wait, waits have deadlines, and who is woken is queued.
+//! The files import one another: queues hold tasks, tasks wait, waits have deadlines, and who is woken is
+//! queued.
 //!
 //! Locks, outermost first: the timer list, a wait bucket, a run queue. All are `IrqLock`s.
 

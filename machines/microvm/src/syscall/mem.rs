@@ -20,7 +20,8 @@ fn space() -> Result<Space> {
     sched::current_mm().ok_or(ESRCH)
 }
 
-/// The arguments are looked at in Linux's order: the offset, the descriptor, the place, the limits, and then what is mapped.
+/// The arguments are looked at in Linux's order: the offset, the descriptor, the place, the limits, and then
+/// what is mapped.
 pub(super) fn mmap(c: &mut Call<'_>) -> Result<usize> {
     let map = Map { addr: c.args[0], len: c.args[1], prot: c.u32(2), flags: c.u32(3) };
     let offset = c.args[5];

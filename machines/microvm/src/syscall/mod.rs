@@ -70,8 +70,9 @@ pub fn unknown_names() -> Vec<String> {
     UNKNOWN.lock().iter().map(|&number| names::name(number)).collect()
 }
 
-/// Calls that leave something of a size or number of the program's choice behind in the kernel's memory. They are refused
-/// when that runs out, so that all others have enough of it left: a call that gives back, waits, reads or writes.
+/// Calls that leave something of a size or number of the program's choice behind in the kernel's memory. They
+/// are refused when that runs out, so that all others have enough of it left: a call that gives back, waits,
+/// reads or writes.
 fn leaves_something(number: u32) -> bool {
     matches!(
         number,

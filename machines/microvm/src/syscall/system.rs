@@ -74,7 +74,8 @@ pub(super) fn getrusage(c: &mut Call<'_>) -> Result<usize> {
     Ok(0)
 }
 
-/// The memory manager keeps to those of memory; descriptors have a fixed limit; others are only kept and told.
+/// The memory manager keeps to those of memory; descriptors have a fixed limit; others are only kept and
+/// told.
 fn limits(c: &Call<'_>, pid: i32, resource: u32, new: u64, old: u64) -> Result<usize> {
     let process = match pid {
         0 => c.thread.process.clone(),

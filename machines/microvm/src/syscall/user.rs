@@ -96,8 +96,8 @@ pub fn path(address: u64) -> Result<Vec<u8>> {
     Ok(path)
 }
 
-/// Reads a null-terminated array of strings; none if the pointer is null. Takes what it reads, and a pointer for each
-/// string, from `room`.
+/// Reads a null-terminated array of strings; none if the pointer is null. Takes what it reads, and a pointer
+/// for each string, from `room`.
 ///
 /// # Errors
 /// `EFAULT`, `E2BIG`, `ENOMEM`.

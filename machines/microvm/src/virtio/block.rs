@@ -1,7 +1,7 @@
 //! A disk: pages go to it and come back, several at a time; who waits for one sleeps.
 //!
-//! Each request has three descriptors: its header, the page itself (the device reads and writes the frame), and a status byte.
-//! Request `i` always uses descriptors `3 i` to `3 i + 2`.
+//! Each request has three descriptors: its header, the page itself (the device reads and writes the frame),
+//! and a status byte. Request `i` always uses descriptors `3 i` to `3 i + 2`.
 //!
 //! Linux: drivers/block/virtio_blk.c. Virtio 1.2, sections 2.7 (split queues) and 5.2 (block devices).
 
@@ -244,7 +244,8 @@ impl Rings {
         let slot = self.last_used as usize % SIZE;
         self.last_used = self.last_used.wrapping_add(1);
         let at = self.field::<u32>(offset_of!(Shared, used_ring) + slot * size_of::<(u32, u32)>());
-        // SAFETY: the device wrote the element before the index; its first word is the first descriptor's number.
+        // SAFETY: the device wrote the element before the index; its first word is the first descriptor's
+        // number.
         let first = unsafe { at.read_volatile() } as usize;
         let index = (first / 3).min(REQUESTS - 1);
         let at = self.field::<u8>(offset_of!(Shared, status) + index);

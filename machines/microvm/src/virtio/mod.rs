@@ -70,8 +70,8 @@ impl Transport {
         (self.read(STATUS) & FEATURES_OK != 0).then_some(())
     }
 
-    /// Gives the device a queue of `size` descriptors: where the descriptors, the available ring and the used ring are.
-    /// `None` if it has no such queue.
+    /// Gives the device a queue of `size` descriptors: where the descriptors, the available ring and the used
+    /// ring are. `None` if it has no such queue.
     pub fn add_queue(&self, index: usize, size: usize, addresses: [PhysAddr; 3]) -> Option<()> {
         self.write(QUEUE_SEL, index as u32);
         if (self.read(QUEUE_NUM_MAX) as usize) < size {

@@ -105,7 +105,7 @@ fn a_page_that_was_pinned_meanwhile_gets_its_entry_back() {
             let table = mm.slot().space.walk(&w.vm.frames, &guard, Va(AT)).unwrap();
             table.peek(Va(AT))
         };
-        let pin = w.pin(&mm, Va(AT));
+        let pin = mm.pin_page(Va(AT));
         let (page, before) = (page_of(w, &mm), entry(w));
         assert!(matches!(before, Pte::Present(_)));
         let lock = page.folio().lock();

@@ -107,8 +107,8 @@ pub trait Synthetic: Send + Sync {
     fn content(&self) -> Result<Vec<u8>> {
         Err(EISDIR)
     }
-    /// Puts the next piece of a text of any length into `out`, which is empty: from `cursor` on, 0 for the first. Gives the
-    /// cursor of the piece after it; `None` at the end.
+    /// Puts the next piece of a text of any length into `out`, which is empty: from `cursor` on, 0 for the
+    /// first. Gives the cursor of the piece after it; `None` at the end.
     fn piece(&self, _cursor: u64, out: &mut Vec<u8>) -> Result<Option<u64>> {
         *out = self.content()?;
         Ok(None)

@@ -1,0 +1,173 @@
+//! Pinning what entries map: under the lock of their table, or without any lock.
+//!
+//! Only pages that nobody else has are pinned: exclusive ones, and those of shared objects. What is shared, or the zero page, has
+//! to be made the caller's own first, by a fault.
+//!
+//! Without a lock ([`AddressSpace::pin_fast`]) the steps are those of [`pin_protocol`], which says against whom each of
+//! them is. Pages are pinned in batches, so that one fence and one look at the upper tables serve for sixteen of them.
+//!
+//! Linux: mm/gup.c `follow_page_pte`, `gup_fast_pte_range`.
+
+use crate::{
+    guard::PteGuard,
+    owned::Mapped,
+    space::{AddressSpace, next_table},
+    table::{StableVma, entries, span},
+};
+use anonmem_frame::{FolioPin, Frames, Mapping, PinList, pin_protocol};
+use anonmem_hal::{Arch, Machine, PAGE_SIZE, Pfn, Pte, Va, VaRange};
+use anonmem_sync::{Atomic, Ordering, RcuGuard};
+
+/// Pages that are pinned before they are looked at again.
+const BATCH: u64 = 16;
+
+/// What pinned pages are for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PinAccess {
+    /// To be read.
+    Read,
+    /// To be written, and read.
+    Write,
+}
+
+/// What came of pinning the page of an entry.
+pub enum PinEntry<'f, M: Machine> {
+    /// It is pinned.
+    Pinned(FolioPin<'f, M>),
+    /// It is the zero page, which nobody pins.
+    Zero,
+    /// Others may have it: it must be made the entry's own first.
+    Shared,
+    /// It is pinned as often as can be counted.
+    TooManyPins,
+    /// There is no page.
+    NoPage,
+}
+
+impl<'a, M: Machine, G: StableVma> PteGuard<'a, M, G> {
+    /// Pins the page of the entry for `va`, if it is nobody else's. Whether the entry allows what the page is wanted for, the
+    /// caller asks.
+    #[doc(alias = "follow_page_pte")]
+    pub fn pin(&self, va: Va) -> PinEntry<'a, M> {
+        match self.mapped(va) {
+            Mapped::Exclusive(page, _) => page.pin().map_or(PinEntry::TooManyPins, PinEntry::Pinned),
+            // The entry has a mapping of it, so it has an owner: what may fail is only the count.
+            Mapped::Shm(present) => {
+                self.frames().try_pin(present.pfn).map_or(PinEntry::TooManyPins, PinEntry::Pinned)
+            }
+            Mapped::Zero(_) => PinEntry::Zero,
+            Mapped::Shared(..) => PinEntry::Shared,
+            Mapped::None | Mapped::Swap(..) | Mapped::Migration(..) | Mapped::Marker(_) => PinEntry::NoPage,
+        }
+    }
+}
+
+impl<M: Machine> AddressSpace<M> {
+    /// Pins the pages of `range` from its start on, as far as that goes without any lock and without a fault; returns where it
+    /// stopped. What is pinned is in `pins`, which has room for a run a page.
+    ///
+    /// # Locks
+    /// None. The read section is of the domain that the space's tables wait for ([`DeadTables`](crate::DeadTables)).
+    #[doc(alias = "gup_fast")]
+    pub fn pin_fast<'f>(
+        &self,
+        frames: &'f Frames<M>,
+        rcu: &RcuGuard<'_, M>,
+        range: VaRange,
+        access: PinAccess,
+        pins: &mut PinList<'f, M>,
+    ) -> Va {
+        let mut va = range.start;
+        while va < range.end {
+            let table_end = va.align_down(span::<M>()).0.saturating_add(span::<M>());
+            let batch_end = va.0.saturating_add(BATCH * PAGE_SIZE as u64);
+            let batch = VaRange { start: va, end: Va(table_end.min(batch_end)).min(range.end) };
+            va = self.pin_batch(frames, rcu, batch, access, pins);
+            if va != batch.end {
+                break;
+            }
+        }
+        va
+    }
+
+    /// The same for pages of one table.
+    fn pin_batch<'f>(
+        &self,
+        frames: &'f Frames<M>,
+        rcu: &RcuGuard<'_, M>,
+        range: VaRange,
+        access: PinAccess,
+        pins: &mut PinList<'f, M>,
+    ) -> Va {
+        // C1
+        let Some(seen) = self.sharing().try_begin() else { return range.start };
+        let Some(table) = self.table_unlocked(frames, rcu, range.start) else { return range.start };
+        let first = M::Arch::index(range.start, 0);
+        let words = &entries(frames, table)[first..first + range.pages().0 as usize];
+        let mut tried = [const { None }; BATCH as usize];
+        let mut n = 0;
+        for word in words {
+            let Some(one) = Tried::pin(frames, word, access) else { break };
+            tried[n] = Some(one);
+            n += 1;
+        }
+        pin_protocol::pins_are_counted::<M>();
+        // Whatever fails from here on is unpinned with `tried`.
+        if self.table_unlocked(frames, rcu, range.start) != Some(table) {
+            return range.start;
+        }
+        let kept =
+            tried.iter().flatten().zip(words).take_while(|(one, word)| one.still_holds(frames, word)).count();
+        // C2
+        if self.sharing().retry(seen) {
+            return range.start;
+        }
+        let mut va = range.start;
+        for one in tried[..kept].iter_mut().filter_map(Option::take) {
+            if pins.push(one.pin).is_err() {
+                break;
+            }
+            va = va.next_page();
+        }
+        va
+    }
+
+    /// The last-level table for `va` as it is just now. The read section keeps it a table.
+    fn table_unlocked(&self, frames: &Frames<M>, _rcu: &RcuGuard<'_, M>, va: Va) -> Option<Pfn> {
+        (1..M::Arch::LEVELS)
+            .rev()
+            .try_fold(self.root(), |table, level| next_table::<M>(frames, table, va, level))
+    }
+}
+
+/// A page that was pinned because of what its entry said.
+struct Tried<'f, M: Machine> {
+    pin: FolioPin<'f, M>,
+    /// What the entry said.
+    raw: u64,
+}
+
+impl<'f, M: Machine> Tried<'f, M> {
+    /// B1 to B3.
+    #[inline]
+    fn pin(frames: &'f Frames<M>, word: &Atomic<u64, M>, access: PinAccess) -> Option<Self> {
+        // Acquire pairs with the Release with which entries are filled: the page's metadata are seen.
+        let raw = word.load(Ordering::Acquire);
+        let Pte::Present(present) = M::Arch::decode_pte(raw) else { return None };
+        let allowed = present.prot.read && (access == PinAccess::Read || present.prot.write);
+        if present.special || !allowed {
+            return None;
+        }
+        Some(Self { pin: frames.try_pin(present.pfn)?, raw })
+    }
+
+    /// B4 and B5.
+    #[inline]
+    fn still_holds(&self, frames: &Frames<M>, word: &Atomic<u64, M>) -> bool {
+        // Acquire: pairs with the Release of whoever filled the entry with the same bits, and shared the page before.
+        let same = word.load(Ordering::Acquire) == self.raw;
+        // A list of what may be pinned, not of what may not.
+        same && (frames.page_is_exclusive(self.pin.pfn())
+            || matches!(self.pin.folio().mapping(), Mapping::Shm(_)))
+    }
+}
