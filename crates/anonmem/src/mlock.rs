@@ -64,7 +64,7 @@ impl<M: Machine> Mm<'_, M> {
     /// [`Error::NotMapped`] at the first hole, [`Error::Invalid`] if the range wraps around, [`Error::Limit`] if there
     /// would be too many mappings, [`Error::OutOfMemory`]. What comes before is unlocked.
     pub fn munlock(&self, start: Va, len: u64) -> Result<(), Error> {
-        let range = range_of(start.page_down(), whole_pages(start, len))?;
+        let range = locked_range(start.page_down(), locked_len(start, len))?;
         self.write().apply_vma_lock_flags(range, VmFlags::empty())
     }
 
@@ -103,7 +103,7 @@ impl<M: Machine> Mm<'_, M> {
     }
 
     fn do_mlock(&self, start: Va, len: u64, flags: VmFlags) -> Result<(), Error> {
-        let (start, len) = (start.page_down(), whole_pages(start, len));
+        let (start, len) = (start.page_down(), locked_len(start, len));
         self.vm.reclaiming(|| {
             let guard = self.write();
             let limit = guard.can_do_mlock()?;
@@ -113,9 +113,9 @@ impl<M: Machine> Mm<'_, M> {
             if locked > limit && locked - guard.locked_in(VaRange { start, end }) > limit {
                 return Err(Error::LOCKED);
             }
-            guard.apply_vma_lock_flags(range_of(start, len)?, flags)
+            guard.apply_vma_lock_flags(locked_range(start, len)?, flags)
         })?;
-        self.mm_populate(range_of(start, len)?).map_err(|stop| match stop {
+        self.mm_populate(locked_range(start, len)?).map_err(|stop| match stop {
             Stop::Hole | Stop::Denied | Stop::Signal => Error::NotMapped,
             Stop::Oom => Error::Again,
         })
@@ -167,13 +167,13 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
 }
 
 /// The bytes of the pages that hold the `len` bytes from `start`. A length that wraps around is 0, as on Linux.
-fn whole_pages(start: Va, len: u64) -> u64 {
+fn locked_len(start: Va, len: u64) -> u64 {
     let len = len.wrapping_add(start.page_offset() as u64);
     Va(len).page_up().map_or(0, |len| len.0)
 }
 
 /// The `len` bytes from `start`, both of whole pages.
-fn range_of(start: Va, len: u64) -> Result<VaRange, Error> {
+fn locked_range(start: Va, len: u64) -> Result<VaRange, Error> {
     VaRange::of(start, len).ok_or(Error::Invalid("a range to lock or unlock wraps around"))
 }
 

@@ -37,7 +37,7 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
         let modified = match self.merge_existing(id, range, flags) {
             Some(neighbour) => neighbour,
             None => {
-                let part = self.split_off(id, range)?;
+                let part = self.cut_out(id, range)?;
                 self.objects.vma(part).start_write(self).set_flags(flags);
                 part
             }
@@ -49,7 +49,7 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
     }
 
     /// Makes `range`, which lies in VMA `id`, a VMA of its own.
-    fn split_off(&self, id: VmaId, range: VaRange) -> Result<VmaId, Error> {
+    fn cut_out(&self, id: VmaId, range: VaRange) -> Result<VmaId, Error> {
         let whole = self.objects.vma(id).range();
         let mut part = id;
         if whole.start < range.start {

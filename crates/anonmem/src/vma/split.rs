@@ -29,7 +29,8 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
     pub(crate) fn split_vma(&self, id: VmaId, at: Va) -> Result<VmaId, Error> {
         let (objects, slot, vma) = (self.objects, self.slot(), self.objects.vma(id));
         let whole = vma.range();
-        let (low, high) = (VaRange::new(whole.start, at), VaRange::new(at, whole.end));
+        let low = VaRange { start: whole.start, end: at };
+        let high = VaRange { start: at, end: whole.end };
         let mut nodes = slot.tree.prealloc(objects.nodes(), 1)?;
         let upper = self.copy_upper(id, high)?;
         let write = vma.start_write(self);
