@@ -51,7 +51,7 @@ fn is_built_first(mutant: &Mutant) -> bool {
 }
 
 fn as_text(case: &Case) -> String {
-    let mut text = format!("{}\n    {}\n", case.name, case.title);
+    let mut text = format!("{}\n    {}\n    weak memory: {}\n", case.name, case.title, case.weak_memory());
     for mutant in case.mutants {
         let mark = if is_built_first(mutant) { '*' } else { '+' };
         text += &format!("    {mark} {}: {}\n", mutant.name(), mutant.what());
@@ -73,6 +73,7 @@ fn as_json(case: &Case) -> Value {
         "happened": case.happened,
         "environment": case.environment,
         "rule": case.rule,
+        "weak_memory": case.weak_memory(),
         "mutants": mutants,
     })
 }

@@ -21,12 +21,11 @@ use crate::{
     mm::{Mm, mmap_lock::MmapWriteGuard},
     rmap::{Rmap, reverse_map::ReverseMap},
     vm::Vm,
-    vma::{flags::VmFlags, free::free_vma, vma::Backing},
+    vma::{flags::VmFlags, free::free_vma},
 };
 use anonmem_frame::{NewFolio, SlotCountOverflow, TooManySharers};
 use anonmem_hal::{
-    Arch, FlushRange, Machine, Marker, MigrationBits, NrPages, Present, Protection, Pte, SwapBits, Va,
-    VaRange,
+    Arch, FlushRange, Machine, Marker, MigrationBits, Present, Protection, Pte, SwapBits, Va, VaRange,
 };
 use anonmem_pgtable::{Attrs, Mapped, NotShared, PteGuard, PteTable};
 
@@ -128,11 +127,7 @@ fn dup_vma<M: Machine>(
         }
     };
     let backing = old.backing();
-    match backing {
-        Backing::Anonymous => {}
-        Backing::Source(source) => vm.machine().dup(source),
-        Backing::Shared(object) => vm.shm_get(object),
-    }
+    vm.backing_get(backing);
     vm.vma(new).init(child.id, range, old.pgoff(), flags, backing);
     let linked = if flags.contains(VmFlags::WIPEONFORK) { Ok(()) } else { Rmap::fork(vm, new, id) };
     if let Err(e) = linked {
@@ -141,7 +136,7 @@ fn dup_vma<M: Machine>(
         vm.uncommit(accounted);
         return Err(e.into());
     }
-    let gap = if flags.contains(VmFlags::GROWSDOWN) { vm.stack_guard_pages() } else { NrPages(0) };
+    let gap = vm.guard_below(flags);
     vm.vma(new).attach(target);
     nodes.write().insert_guarded(range, new, gap);
     slot.counts.add_vma(flags, pages as i64);

@@ -33,11 +33,12 @@ impl Zapped {
     }
 }
 
-const GUARD: Pte = Pte::Soft(SoftLeaf::Marker(Marker::Guard));
+/// The entry of an address that traps.
+pub(crate) const GUARD: Pte = Pte::Soft(SoftLeaf::Marker(Marker::Guard));
 
 /// What becomes of guard markers (Linux: `ZAP_FLAG_DROP_MARKER`).
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Guards {
+enum Markers {
     /// They stay: only the contents go.
     Keep,
     /// They go with the mapping.
@@ -53,7 +54,7 @@ pub(crate) fn zap_range<'v, M: Machine, G: StableVma>(
     gather: &mut MmuGather<'v, M>,
     range: VaRange,
 ) {
-    zap(objects, slot, stable, gather, range, Guards::Drop);
+    zap(objects, slot, stable, gather, range, Markers::Drop);
 }
 
 /// Drops the contents of `range`, which stays mapped; so do guard markers.
@@ -65,7 +66,7 @@ pub(crate) fn discard_range<'v, M: Machine, G: StableVma>(
     gather: &mut MmuGather<'v, M>,
     range: VaRange,
 ) {
-    zap(objects, slot, stable, gather, range, Guards::Keep);
+    zap(objects, slot, stable, gather, range, Markers::Keep);
 }
 
 fn zap<'v, M: Machine, G: StableVma>(
@@ -74,13 +75,13 @@ fn zap<'v, M: Machine, G: StableVma>(
     stable: &'v G,
     gather: &mut MmuGather<'v, M>,
     range: VaRange,
-    guards: Guards,
+    markers: Markers,
 ) {
     slot.note_peak();
     for (table, part) in slot.space.tables(&objects.frames, stable, range) {
         let mut rest = part;
         while !rest.is_empty() {
-            rest.start = zap_table(objects, table, gather, rest, guards, slot);
+            rest.start = zap_table(objects, table, gather, rest, markers, slot);
             if gather.is_full() {
                 gather.flush();
             }
@@ -95,7 +96,7 @@ fn zap_table<'v, M: Machine, G: StableVma>(
     table: PteTable<'v, M, G>,
     gather: &mut MmuGather<'v, M>,
     part: VaRange,
-    guards: Guards,
+    markers: Markers,
     slot: &MmSlot<M>,
 ) -> Va {
     let mut zapped = Zapped::default();
@@ -109,7 +110,7 @@ fn zap_table<'v, M: Machine, G: StableVma>(
             continue;
         }
         left -= 1;
-        let stays = guards == Guards::Keep && entries.get(va) == GUARD;
+        let stays = markers == Markers::Keep && entries.get(va) == GUARD;
         if !stays && let Some(run) = clear_entry(objects, &mut entries, va, gather, &mut zapped) {
             let rest = VaRange { start: va, end: part.end };
             let more = zap_run(&mut entries, rest, gather, run, &mut zapped) - 1;

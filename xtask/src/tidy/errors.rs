@@ -26,6 +26,8 @@ struct Function {
     path: PathBuf,
     line: usize,
     name: String,
+    /// With the type that it belongs to: `Type::name`.
+    qualified: Option<String>,
     is_public: bool,
     /// The text below `# Errors`.
     documented: Option<String>,
@@ -62,7 +64,11 @@ pub(crate) fn check<'a>(files: impl Iterator<Item = (&'a Path, &'a str)>) -> Vec
 #[derive(Default)]
 struct Reader {
     path: PathBuf,
+    /// The type whose `impl` is being read.
+    of: Option<String>,
     functions: Vec<Function>,
+    /// Functions that cannot fail, by file: a call there means these.
+    harmless: BTreeSet<(PathBuf, String)>,
     /// Names of `Error`'s constants, and their variants.
     constants: BTreeMap<String, String>,
 }
@@ -76,13 +82,20 @@ impl Reader {
             for function in &self.functions {
                 let mut all: Variants = function.makes.iter().map(|name| self.variant(name)).collect();
                 for (called, replaced) in &function.calls {
-                    let theirs = errors.get(called).into_iter().flatten();
+                    // A method of `self` is that of its own type, if there is one.
+                    let (own, name) = called.split_once('|').unwrap_or((called, called));
+                    if self.harmless.contains(&(function.path.clone(), name.to_string())) {
+                        continue;
+                    }
+                    let theirs = errors.get(own).or_else(|| errors.get(name)).into_iter().flatten();
                     all.extend(theirs.filter(|variant| !replaced.has(variant)).cloned());
                 }
-                let known = errors.entry(function.name.clone()).or_default();
-                let before = known.len();
-                known.extend(all);
-                grew |= known.len() > before;
+                for name in [Some(&function.name), function.qualified.as_ref()].into_iter().flatten() {
+                    let known = errors.entry(name.clone()).or_default();
+                    let before = known.len();
+                    known.extend(all.iter().cloned());
+                    grew |= known.len() > before;
+                }
             }
             if !grew {
                 return errors;
@@ -135,6 +148,7 @@ impl Reader {
         let mut function = Function {
             path: self.path.clone(),
             line: sig.ident.span().start().line,
+            qualified: self.of.as_ref().map(|of| format!("{of}::{name}")),
             name,
             is_public,
             documented: errors_section(attrs),
@@ -146,11 +160,12 @@ impl Reader {
             function.makes.insert(CONVERTED.1.to_string());
             (function.is_public, function.documented) = (false, None);
         } else if kind.ends_with(",Error>") || kind == "Error" || kind == "Option<Error>" {
-            let mut found = Body::default();
+            let mut found = Body { of: self.of.clone(), ..Body::default() };
             found.visit_block(body);
             function.makes = found.makes;
             function.calls = found.calls;
         } else {
+            self.harmless.insert((function.path, function.name));
             return;
         }
         self.functions.push(function);
@@ -171,6 +186,15 @@ impl<'ast> Visit<'ast> for Reader {
         if !is_for_tests(&item.attrs) {
             visit::visit_item_mod(self, item);
         }
+    }
+
+    fn visit_item_impl(&mut self, item: &'ast syn::ItemImpl) {
+        self.of = match &*item.self_ty {
+            syn::Type::Path(path) => path.path.segments.last().map(|last| last.ident.to_string()),
+            _ => None,
+        };
+        visit::visit_item_impl(self, item);
+        self.of = None;
     }
 
     fn visit_item_fn(&mut self, item: &'ast syn::ItemFn) {
@@ -197,11 +221,24 @@ impl<'ast> Visit<'ast> for Reader {
 /// What a body makes and calls.
 #[derive(Default)]
 struct Body {
+    /// What `Self` is.
+    of: Option<String>,
     makes: Variants,
     calls: Vec<(String, Replaced)>,
 }
 
 impl Body {
+    /// The function that a path names: `Type::name` of a type, else its name.
+    fn called(&self, path: &syn::Path) -> String {
+        let segments: Vec<_> = path.segments.iter().map(|segment| segment.ident.to_string()).collect();
+        let name = segments.last().cloned().unwrap_or_default();
+        match segments.iter().nth_back(1) {
+            Some(of) if of == "Self" => self.of.as_ref().map_or(name.clone(), |of| format!("{of}::{name}")),
+            Some(of) if of.starts_with(char::is_uppercase) => format!("{of}::{name}"),
+            Some(_) | None => name,
+        }
+    }
+
     /// Reads a closure of `map_err`: what it takes away; what it makes is read as well.
     fn replaced(&mut self, closure: &syn::Expr) -> Replaced {
         let syn::Expr::Closure(closure) = closure else { return Replaced::These(Variants::new()) };
@@ -290,10 +327,8 @@ impl<'ast> Visit<'ast> for Body {
     }
 
     fn visit_expr_call(&mut self, call: &'ast syn::ExprCall) {
-        if let syn::Expr::Path(path) = &*call.func
-            && let Some(last) = path.path.segments.last()
-        {
-            self.calls.push((last.ident.to_string(), Replaced::These(Variants::new())));
+        if let syn::Expr::Path(path) = &*call.func {
+            self.calls.push((self.called(&path.path), Replaced::These(Variants::new())));
         }
         visit::visit_expr_call(self, call);
     }
@@ -309,14 +344,19 @@ impl<'ast> Visit<'ast> for Body {
             && let Some(closure) = call.args.first()
         {
             let replaced = self.replaced(closure);
-            let mut inside = Self::default();
+            let mut inside = Self { of: self.of.clone(), ..Self::default() };
             inside.visit_expr(&call.receiver);
             self.makes.extend(inside.makes.into_iter().filter(|variant| !replaced.has(variant)));
             self.calls
                 .extend(inside.calls.into_iter().map(|(called, before)| (called, before.and(&replaced))));
             return;
         }
-        self.calls.push((name, Replaced::These(Variants::new())));
+        let is_own = matches!(&*call.receiver, syn::Expr::Path(path) if path.path.is_ident("self"));
+        let called = match &self.of {
+            Some(of) if is_own => format!("{of}::{name}|{name}"),
+            Some(_) | None => name,
+        };
+        self.calls.push((called, Replaced::These(Variants::new())));
         visit::visit_expr_method_call(self, call);
     }
 }

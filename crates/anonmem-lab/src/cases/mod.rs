@@ -41,6 +41,7 @@ pub mod sync_wait_queue;
 pub mod tlb_batch;
 pub mod translations;
 pub mod vma_lookup;
+mod weak;
 pub mod wp_reuse;
 
 pub use case::{Case, Extent, Mutant, Run};

@@ -38,7 +38,8 @@ pub(crate) struct Speculation<'a, M: Machine> {
 }
 
 // Both are true from the check under the page-table lock on (`FaultGuard::still_holds`), and page tables are
-// changed only then: `VmFault::lock` and `VmFault::relock` are the only ways to a guard.
+// changed only then: `VmFault::lock` and `VmFault::relock` are the only ways to a guard, and both ask. `VmFault::poison`
+// takes the first.
 impl<M: Machine> StableVma for Speculation<'_, M> {}
 impl<M: Machine> CanInstall for Speculation<'_, M> {}
 

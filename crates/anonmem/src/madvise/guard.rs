@@ -16,12 +16,10 @@ use crate::{
     },
     objects::Objects,
     rmap::{Rmap, reverse_map::ReverseMap},
-    zap::{Zapped, zap_entry},
+    zap::{GUARD, Zapped, zap_entry},
 };
-use anonmem_hal::{Machine, Marker, Pte, SoftLeaf, Va, VaRange};
+use anonmem_hal::{Machine, Marker, Va, VaRange};
 use anonmem_pgtable::{Cleared, MmuGather, PteTable, Teardown};
-
-const GUARD: Pte = Pte::Soft(SoftLeaf::Marker(Marker::Guard));
 
 impl<M: Machine> MmapReadGuard<'_, M> {
     /// Makes every access to `part` of VMA `id` trap, and drops its pages.
