@@ -93,6 +93,9 @@ pub struct RaceOptions {
     /// planted bug is built in seconds
     #[arg(long, requires = "mutant")]
     pub keep_build: bool,
+    /// Every step of every CPU; without it, what only one CPU touches is folded into a line that names the functions
+    #[arg(long)]
+    pub full: bool,
     /// Seconds for the search
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     pub budget: u64,

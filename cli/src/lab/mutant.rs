@@ -118,6 +118,9 @@ fn arguments(options: &RaceOptions) -> Vec<std::ffi::OsString> {
             add(option, file);
         }
     }
+    if options.full {
+        words.push("--full".into());
+    }
     words
 }
 

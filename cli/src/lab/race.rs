@@ -20,21 +20,38 @@ pub fn race(options: &RaceOptions) -> Result<u8, Error> {
         Planted::Variant(name) => Some(name),
         Planted::Patch(name) => return mutant::race(options, name),
     };
-    let run = case.runs.iter().find(|run| ModelOption::is(options.model, run.model));
-    let run =
-        run.ok_or_else(|| Error::usage(format!("{} is not explored under that memory model", case.name)))?;
+    let runs: Vec<_> = case.runs.iter().filter(|run| ModelOption::is(options.model, run.model)).collect();
+    if runs.is_empty() {
+        return Err(Error::usage(format!("{} is not explored under that memory model", case.name)));
+    }
     out::print(&format!(
         "{}: {}\n\n  what happened  {}\n  locks held     {}\n  rule           {}\n\n",
         case.name, case.title, case.happened, case.environment, case.rule
     ))?;
-    let report = explore(case, run, variant, options)?;
-    let trace = trace_of(case, run, variant, &report);
+    // A bug may show only where the environment misbehaves, or memory is weak.
+    let share = Duration::from_secs(options.budget.max(1)) / runs.len() as u32;
+    let mut shown = None;
+    for run in runs {
+        let report = explore(case, run, variant, share, options)?;
+        let found = report.found.is_some();
+        if found || shown.is_none() {
+            shown = Some((run, report));
+        }
+        if found {
+            break;
+        }
+    }
+    let (run, report) = shown.expect("there is a run");
+    let whole = trace_of(case, run, variant, &report);
+    let trace = if options.full { whole } else { whole.folded() };
     out::print(&format!("{trace}\n{report}\n"))?;
+    let id = report.found.as_ref().map(|found| &*found.replay).or(options.replay.as_deref());
+    let page = draw::Page::new(case, &trace, id);
     if let Some(path) = &options.svg {
-        out::write(path, &draw::svg(case.name, &trace))?;
+        out::write(path, &draw::svg(&page, &trace))?;
     }
     if let Some(path) = &options.html {
-        out::write(path, &draw::html(case.name, case.title, &trace))?;
+        out::write(path, &draw::html(&page, &trace))?;
     }
     Ok(match (&report.found, variant) {
         (Some(_), _) => 1,
@@ -65,14 +82,20 @@ fn planted(case: &Case, mutant: Option<&str>) -> Result<Planted, Error> {
     }
 }
 
-fn explore(case: &Case, run: &Run, variant: Option<&str>, options: &RaceOptions) -> Result<Report, Error> {
+fn explore(
+    case: &Case,
+    run: &Run,
+    variant: Option<&str>,
+    budget: Duration,
+    options: &RaceOptions,
+) -> Result<Report, Error> {
     let program = (case.program)(variant);
     match &options.replay {
         Some(id) => {
             replay(&*program, &Config { model: run.model, inject: run.inject, ..Config::default() }, id)
                 .map_err(Error::usage)
         }
-        None => Ok(run.explore(&*program, Duration::from_secs(options.budget.max(1)))),
+        None => Ok(run.explore(&*program, budget)),
     }
 }
 

@@ -17,6 +17,7 @@
 
 pub mod cases;
 pub mod explorer;
+mod fold;
 pub mod limits;
 pub mod litmus;
 pub mod memory;

@@ -118,6 +118,7 @@ impl Names {
             }
         }
         match value {
+            u64::MAX => "-".into(),
             _ if value < 1 << 16 => value.to_string(),
             _ if value >> 31 == 1 => (value as i32).to_string(),
             _ => format!("{value:#x}"),

@@ -28,6 +28,7 @@ pub(crate) struct Event {
     pub(crate) action: Action,
     pub(crate) at: &'static Location<'static>,
     pub(crate) held: Vec<&'static str>,
+    pub(crate) address: Option<usize>,
     /// The object's name and the values, as they were read at that time.
     pub(crate) object: String,
     pub(crate) what: String,
@@ -46,7 +47,7 @@ impl Event {
         let held = held.entries[..held.len].iter().map(|h| order::name_of(h.0)).collect();
         let object = address.map(|a| e.names.name(a)).unwrap_or_default();
         let what = e.names.describe(address, &action);
-        Self { cpu: e.current, order, action, at, held, object, what }
+        Self { cpu: e.current, order, action, at, held, address, object, what }
     }
 }
 
@@ -57,7 +58,7 @@ pub(crate) struct Recorder {
 }
 
 /// One operation, readable.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Line {
     /// The CPU, a column.
     pub cpu: usize,
@@ -75,6 +76,8 @@ pub struct Line {
     pub held: Vec<String>,
     /// The rule broke here.
     pub breaks: bool,
+    /// The object's address, if there is an object.
+    pub address: Option<usize>,
 }
 
 /// An execution as columns.
@@ -94,33 +97,60 @@ impl Line {
         let parts = [&self.verb, &self.object, &self.what, &self.order];
         parts.into_iter().filter(|p| !p.is_empty()).cloned().collect::<Vec<_>>().join(" ")
     }
+
+    /// The same with the locks that the CPU held.
+    pub fn full_text(&self) -> String {
+        match &self.held[..] {
+            [] => self.text(),
+            held => format!("{}  [{}]", self.text(), held.join(" ")),
+        }
+    }
+}
+
+/// What stands above the column of a CPU.
+fn heading(cpu: usize, caption: &str) -> String {
+    format!("CPU{cpu}: {caption}")
+}
+
+/// Letters between two columns of text.
+const GAP: usize = 2;
+/// The widest column of text: a row has one text only, so what is longer runs on over empty columns.
+const WIDEST: usize = 64;
+
+impl Trace {
+    /// How many letters each column needs, within reason.
+    fn widths(&self) -> Vec<usize> {
+        let heading = |(cpu, caption): (usize, &String)| heading(cpu, caption).chars().count();
+        let mut widths: Vec<_> = self.captions.iter().enumerate().map(heading).collect();
+        widths.resize(widths.len().max(1), 8);
+        for line in &self.lines {
+            let function = line.function.chars().count() + 1;
+            let text = line.full_text().chars().count() + 2;
+            widths[line.cpu] = widths[line.cpu].max(function).max(text.min(WIDEST));
+        }
+        widths
+    }
 }
 
 impl fmt::Display for Trace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let columns = self.captions.len().max(1);
-        let width = self.lines.iter().map(|l| l.text().chars().count()).max().unwrap_or(8).clamp(8, 44) + 2;
+        let widths = self.widths();
         for (cpu, caption) in self.captions.iter().enumerate() {
-            write!(
-                f,
-                "{:<width$}",
-                format!("CPU{cpu}: {caption}").chars().take(width - 1).collect::<String>()
-            )?;
+            write!(f, "{:<width$}", heading(cpu, caption), width = widths[cpu] + GAP)?;
         }
         writeln!(f)?;
-        writeln!(f, "{}", "-".repeat(width * columns))?;
-        let mut function = vec![""; columns];
+        writeln!(f, "{}", "-".repeat(widths.iter().map(|w| w + GAP).sum()))?;
+        let mut function = vec![""; widths.len()];
         for line in &self.lines {
-            let indent = width * line.cpu;
+            let indent: usize = widths[..line.cpu].iter().map(|w| w + GAP).sum();
             if function[line.cpu] != line.function {
                 function[line.cpu] = &line.function;
-                writeln!(f, "{:indent$}{}:", "", line.function)?;
+                if !line.function.is_empty() {
+                    writeln!(f, "{:indent$}{}:", "", line.function)?;
+                }
             }
-            write!(f, "{:indent$}  {}", "", line.text())?;
-            if !line.held.is_empty() {
-                write!(f, "  [{}]", line.held.join(" "))?;
-            }
-            writeln!(f, "{}", if line.breaks { "   <== here" } else { "" })?;
+            let here = if line.breaks { "   <== here" } else { "" };
+            writeln!(f, "{:indent$}  {}{here}", "", line.full_text())?;
         }
         match &self.verdict {
             Some(verdict) => writeln!(f, "=> {verdict}"),

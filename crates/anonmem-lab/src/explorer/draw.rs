@@ -27,6 +27,7 @@ impl Recorder {
                 order: event.order.into(),
                 held: event.held.iter().map(|h| (*h).into()).collect(),
                 breaks: false,
+                address: event.address,
             }
         });
         let mut lines: Vec<_> = lines.collect();
