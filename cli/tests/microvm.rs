@@ -263,6 +263,11 @@ fn a_file_in_the_kernels_place_is_refused_by_its_path() {
 }
 
 #[test]
+fn holes_of_files_cost_nothing_and_files_may_be_larger_than_memory() {
+    same_as_host_on(&["1", "4"], "sparse", Linked::Static, &["--ram", "64M"]);
+}
+
+#[test]
 fn relatives_share_memory() {
     same_as_host("shared", Linked::Dynamic, &[]);
 }

@@ -12,7 +12,7 @@ use core::mem::MaybeUninit;
 use core::sync::atomic::Ordering::Relaxed;
 
 use crate::arch::cpu::has_smap;
-use crate::arch::mem::PAGE;
+use crate::arch::mem::{PAGE, copy_forward};
 use crate::arch::percpu::this_cpu;
 
 /// The user address is not accessible (EFAULT).
@@ -59,46 +59,10 @@ global_asm!(
 user_copy_start:
     # user_copy(dst, src, len) -> 0, or 1 after a fault
 user_copy:
-    cmp rdx, 64
-    jb 2f
-1:  movups xmm0, [rsi]
-    movups xmm1, [rsi + 16]
-    movups xmm2, [rsi + 32]
-    movups xmm3, [rsi + 48]
-    movups [rdi], xmm0
-    movups [rdi + 16], xmm1
-    movups [rdi + 32], xmm2
-    movups [rdi + 48], xmm3
-    add rsi, 64
-    add rdi, 64
-    sub rdx, 64
-    cmp rdx, 64
-    jae 1b
-2:  cmp rdx, 8
-    jb 4f
-3:  mov rcx, [rsi]
-    mov [rdi], rcx
-    add rsi, 8
-    add rdi, 8
-    sub rdx, 8
-    cmp rdx, 8
-    jae 3b
-4:  cmp rdx, 4
-    jb 5f
-    mov ecx, [rsi]
-    mov [rdi], ecx
-    add rsi, 4
-    add rdi, 4
-    sub rdx, 4
-5:  test rdx, rdx
-    jz 7f
-6:  mov cl, [rsi]
-    mov [rdi], cl
-    inc rsi
-    inc rdi
-    dec rdx
-    jnz 6b
-7:  xor eax, eax
+    "#,
+    copy_forward!(),
+    r#"
+    xor eax, eax
     ret
     # user_clear(dst, len) -> 0 or 1
 user_clear:

@@ -120,8 +120,8 @@ impl<M: Machine> Objects<M> {
         }
     }
 
-    /// The number of pages that an object has.
-    pub(crate) fn shm_resident(&self, id: ShmId) -> u64 {
+    /// The number of pages that an object has, which the caller uses.
+    pub fn shm_resident(&self, id: ShmId) -> u64 {
         let object = self.shm(id);
         let all = VaRange { start: Va(0), end: offset(object.reach()) };
         let pages = object.space.tables(&self.frames, &ShmUser, all);

@@ -33,26 +33,11 @@ pub fn page_down(addr: u64) -> u64 {
     addr & !(PAGE - 1)
 }
 
-// The functions below are written in assembly: in Rust, the compiler would recognise the loops and
-// replace them by calls of themselves. 64 bytes per turn through SSE registers: an emulated CPU pays
-// per instruction, and `rep movsb` is one instruction per byte there.
-core::arch::global_asm!(
-    r#"
-    .section .text.memfuncs, "ax"
-    .global memcpy
-    .global memmove
-    .global memset
-    .global memcmp
-    .global bcmp
-    .global strlen
-    .balign 16
-memmove:
-    mov rax, rdi
-    sub rax, rsi
-    cmp rax, rdx
-    jb 9f
-memcpy:
-    mov rax, rdi
+/// Copies RDX bytes from RSI to RDI, upwards, and falls through; uses RCX and XMM0 to XMM3. What `memcpy` and
+/// the copies from and to user memory share: the latter must know where each instruction is that may fault.
+macro_rules! copy_forward {
+    () => {
+        r#"
     cmp rdx, 64
     jb 2f
 1:  movups xmm0, [rsi]
@@ -77,15 +62,51 @@ memcpy:
     sub rdx, 8
     cmp rdx, 8
     jae 3b
-4:  test rdx, rdx
-    jz 6f
-5:  mov cl, [rsi]
+4:  cmp rdx, 4
+    jb 5f
+    mov ecx, [rsi]
+    mov [rdi], ecx
+    add rsi, 4
+    add rdi, 4
+    sub rdx, 4
+5:  test rdx, rdx
+    jz 7f
+6:  mov cl, [rsi]
     mov [rdi], cl
     inc rsi
     inc rdi
     dec rdx
-    jnz 5b
-6:  ret
+    jnz 6b
+7:
+"#
+    };
+}
+pub(crate) use copy_forward;
+
+// The functions below are written in assembly: in Rust, the compiler would recognise the loops and
+// replace them by calls of themselves. 64 bytes per turn through SSE registers: an emulated CPU pays
+// per instruction, and `rep movsb` is one instruction per byte there.
+core::arch::global_asm!(
+    r#"
+    .section .text.memfuncs, "ax"
+    .global memcpy
+    .global memmove
+    .global memset
+    .global memcmp
+    .global bcmp
+    .global strlen
+    .balign 16
+memmove:
+    mov rax, rdi
+    sub rax, rsi
+    cmp rax, rdx
+    jb 9f
+memcpy:
+    mov rax, rdi
+    "#,
+    copy_forward!(),
+    r#"
+    ret
     # The destination starts inside the source: copy from the end.
 9:  mov rax, rdi
     add rsi, rdx

@@ -420,7 +420,13 @@ pub fn truncate(inode: &Inode, size: u64) -> Result<()> {
 pub fn stat(inode: &Inode) -> Stat {
     let meta = inode.meta();
     let blocks = match &inode.body {
-        Body::File(data) => data.lock().blocks(),
+        Body::File(data) => {
+            let (own, store) = {
+                let data = data.lock();
+                (data.blocks(), data.store())
+            };
+            own + store.map_or(0, |store| store.pages() * (PAGE / 512))
+        }
         _ => 0,
     };
     let rdev = match &inode.body {

@@ -118,6 +118,10 @@ impl SharedStore for Store {
         vm.shm_resize(self.object, pages_of(size)).map_err(|error| Errno(error.errno()))
     }
 
+    fn pages(&self) -> u64 {
+        machine::vm().shm_resident(self.object)
+    }
+
     fn as_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync> {
         self
     }

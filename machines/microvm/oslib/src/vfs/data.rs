@@ -15,7 +15,7 @@ use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 /// Bytes in a page of file data.
 pub const PAGE: usize = 4096;
 /// The largest offset plus one.
-pub const LIMIT: u64 = 1 << 40;
+pub const LIMIT: u64 = 1 << 46;
 
 /// Pages of all files that were written, and how many there may be. Linux: the `size=` of tmpfs.
 static PAGES: AtomicU64 = AtomicU64::new(0);
@@ -60,6 +60,8 @@ pub trait SharedStore: Send + Sync {
     fn write(&self, offset: u64, from: &[u8]) -> Result<()>;
     /// Makes it hold `size` bytes; what is cut off reads as zero if it grows again. Asked before bytes beyond the end are written.
     fn resize(&self, size: u64) -> Result<()>;
+    /// Gives how many pages were ever written or touched and are kept.
+    fn pages(&self) -> u64;
     /// Gives the object itself, for the kernel that maps it.
     fn as_any(self: Arc<Self>) -> Arc<dyn core::any::Any + Send + Sync>;
 }
@@ -92,7 +94,7 @@ impl FileData {
         self.size
     }
 
-    /// Gives the memory that the file's pages take, in units of 512 bytes.
+    /// Gives the memory that the file's own pages take, in units of 512 bytes; what a store has is the store's to say.
     pub fn blocks(&self) -> u64 {
         (self.pages.len() as u64 + (self.base.len() as u64).div_ceil(PAGE as u64)) * 8
     }
@@ -282,6 +284,9 @@ mod tests {
         fn resize(&self, size: u64) -> Result<()> {
             self.0.lock().resize(size as usize, 0);
             Ok(())
+        }
+        fn pages(&self) -> u64 {
+            self.0.lock().len().div_ceil(PAGE) as u64
         }
         fn as_any(self: Arc<Self>) -> Arc<dyn core::any::Any + Send + Sync> {
             self
