@@ -9,6 +9,7 @@ pub use faults::FaultCounts;
 
 use crate::{PAGE, REGION, host::cpus};
 use anonmem::{Config, FaultAccess, FaultOutcome, LockMode, MapBacking, MapFlags, Mm, MmapRequest, Prot, Vm};
+use anonmem_frame::OwnedFrames;
 use anonmem_hal::{CpuId, Order, Pfn, PhysMem, Va, VaRange};
 use anonmem_hosted::{CpuGuard, Hosted};
 use std::hint::black_box;
@@ -86,7 +87,7 @@ impl World {
         let order = Order::new(10);
         let frames = self.vm.frames();
         let block = |_| frames.alloc_kernel(order).expect("a free block");
-        Block { world: self, order, blocks: (0..len.div_ceil(order.bytes())).map(block).collect() }
+        Block { order, blocks: (0..len.div_ceil(order.bytes())).map(block).collect() }
     }
 }
 
@@ -98,24 +99,15 @@ impl Default for World {
 
 /// Memory that nobody maps.
 pub struct Block<'a> {
-    world: &'a World,
     order: Order,
-    blocks: Vec<Pfn>,
+    blocks: Vec<OwnedFrames<'a, Machine>>,
 }
 
 impl Block<'_> {
     /// Its frames.
     pub fn frames(&self) -> impl Iterator<Item = Pfn> {
         let pages = self.order.pages();
-        self.blocks.iter().flat_map(move |&block| (0..pages).map(move |i| block.offset(i)))
-    }
-}
-
-impl Drop for Block<'_> {
-    fn drop(&mut self) {
-        for &block in &self.blocks {
-            self.world.vm.frames().free_kernel(block, self.order);
-        }
+        self.blocks.iter().flat_map(move |block| (0..pages).map(move |i| block.pfn().offset(i)))
     }
 }
 

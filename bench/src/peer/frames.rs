@@ -45,7 +45,7 @@ fn with<R>(f: impl FnOnce(&World) -> R) -> R {
 #[inline]
 pub fn alloc_zeroed() -> Option<PhysAddr> {
     with(|world| {
-        let pfn = world.vm.frames().alloc_kernel(Order::ZERO).ok()?;
+        let pfn = world.vm.frames().alloc_kernel(Order::ZERO).ok()?.into_pfn();
         world.vm.machine().zero(pfn, Order::ZERO);
         Some(address(pfn))
     })
@@ -69,12 +69,13 @@ impl PagingHandler for Handler {
         if num != 1 {
             return None;
         }
-        with(|world| Some(address(world.vm.frames().alloc_kernel(Order::ZERO).ok()?)))
+        with(|world| Some(address(world.vm.frames().alloc_kernel(Order::ZERO).ok()?.into_pfn())))
     }
 
     #[inline]
     fn dealloc_frames(at: PhysAddr, _num: usize) {
-        with(|world| world.vm.frames().free_kernel(frame(at), Order::ZERO));
+        // SAFETY: the peer gives back what `alloc_frames` gave it, once.
+        with(|world| drop(unsafe { world.vm.frames().kernel_frames(frame(at), Order::ZERO) }));
     }
 
     #[inline]

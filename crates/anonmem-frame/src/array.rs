@@ -100,11 +100,14 @@ impl<M: Machine> FrameArray<M> {
         self.root.store(0, Ordering::Relaxed);
         for directory in words(frames, root).iter().filter_map(frame_in) {
             for leaf in words(frames, directory).iter().filter_map(frame_in) {
-                frames.free_kernel(leaf, Order::ZERO);
+                // SAFETY: `alloc_words` gave the frame to this array, which forgets it.
+                drop(unsafe { frames.kernel_frames(leaf, Order::ZERO) });
             }
-            frames.free_kernel(directory, Order::ZERO);
+            // SAFETY: `alloc_words` gave the frame to this array, which forgets it.
+            drop(unsafe { frames.kernel_frames(directory, Order::ZERO) });
         }
-        frames.free_kernel(root, Order::ZERO);
+        // SAFETY: `alloc_words` gave the frame to this array, which forgets it.
+        drop(unsafe { frames.kernel_frames(root, Order::ZERO) });
     }
 }
 
@@ -119,9 +122,9 @@ fn frame_in<M: Machine>(word: &Atomic<u64, M>) -> Option<Pfn> {
 }
 
 fn alloc_words<M: Machine>(frames: &Frames<M>) -> Result<Pfn, OutOfMemory> {
-    let pfn = frames.alloc_kernel(Order::ZERO)?;
-    frames.machine().zero(pfn, Order::ZERO);
-    Ok(pfn)
+    let frame = frames.alloc_kernel(Order::ZERO)?;
+    frames.machine().zero(frame.pfn(), Order::ZERO);
+    Ok(frame.into_pfn())
 }
 
 /// The words of a frame of an array.

@@ -3,9 +3,9 @@
 //! | you want | call | in the end |
 //! |---|---|---|
 //! | memory for a program | `alloc` | drop the owner |
-//! | a page table | [`alloc_table`](Frames::alloc_table) | [`free_table`](Frames::free_table) |
+//! | a page table | [`alloc_table`](Frames::alloc_table) | drop the owner |
 //! | many small objects | [`Slab::alloc`](crate::Slab::alloc) | [`Slab::free`](crate::Slab::free) |
-//! | memory for the kernel's own heap | [`alloc_kernel`](Frames::alloc_kernel) | [`free_kernel`](Frames::free_kernel) |
+//! | memory for the kernel's own heap | [`alloc_kernel`](Frames::alloc_kernel) | drop the owner |
 //!
 //! Single pages pass through a list of the current CPU (`pcp.rs`); larger blocks, and batches of
 //! pages, come from the buddy lists (`buddy.rs`). A frame's metadata may be looked at by
@@ -25,12 +25,7 @@ use crate::{
     usage::{Class, Counters, Watermarks},
 };
 use anonmem_hal::{Machine, Order, Pfn};
-use anonmem_sync::{
-    Atomic, Level,
-    Ordering::{Acquire, Relaxed},
-    PerCpu, Plain, RawSpin, Spin,
-    order::Zone,
-};
+use anonmem_sync::{Atomic, Level, Ordering::Relaxed, PerCpu, Plain, RawSpin, Spin, order::Zone};
 use core::{fmt, mem::offset_of};
 
 /// There is no free memory that the caller may have.
@@ -296,57 +291,6 @@ impl<M: Machine> Frames<M> {
         result
     }
 
-    /// Allocates 2^order frames for the kernel's own use, from the reserve if need be. Not zeroed.
-    ///
-    /// # Errors
-    /// [`OutOfMemory`] if there is no free block of that size.
-    pub fn alloc_kernel(&self, order: Order) -> Result<Pfn, OutOfMemory> {
-        self.alloc_block(order, Kind::Kernel)
-    }
-
-    /// Frees what [`alloc_kernel`](Self::alloc_kernel) gave.
-    ///
-    /// # Panics
-    /// If it did not, with that order, or it was freed before.
-    #[track_caller]
-    pub fn free_kernel(&self, pfn: Pfn, order: Order) {
-        self.reclaim_kind(pfn, order, Kind::Kernel);
-        self.free_block(pfn, order);
-    }
-
-    /// Allocates a page table, all zeroes, from the reserve if need be.
-    ///
-    /// # Errors
-    /// [`OutOfMemory`] if there is no free frame.
-    #[doc(alias = "pte_alloc_one")]
-    pub fn alloc_table(&self) -> Result<Pfn, OutOfMemory> {
-        let pfn = self.alloc_block(Order::ZERO, Kind::Table)?;
-        self.machine.zero(pfn, Order::ZERO);
-        Ok(pfn)
-    }
-
-    /// Frees a page table that nothing refers to any more.
-    ///
-    /// # Panics
-    /// If it is none.
-    #[doc(alias = "pte_free")]
-    #[track_caller]
-    pub fn free_table(&self, pfn: Pfn) {
-        self.reclaim_kind(pfn, Order::ZERO, Kind::Table);
-        self.free_block(pfn, Order::ZERO);
-    }
-
-    /// Makes the caller the one who frees the block: these two are safe to call twice, and the second,
-    /// perhaps on another CPU, must not free the frame from under its next owner.
-    #[track_caller]
-    fn reclaim_kind(&self, pfn: Pfn, order: Order, kind: Kind) {
-        // Acquire: no more than the lock that the caller frees under gave; it pairs with nothing.
-        let (from, to) = (kind.bits(order), kind.bits(order) | FREEING);
-        if let Err(flags) = self.meta(pfn).flags.compare_exchange(from, to, Acquire) {
-            not_allocated(pfn, order, flags)
-        }
-    }
-
     #[inline(always)]
     #[track_caller]
     fn table_meta(&self, table: Pfn) -> &Meta<M> {
@@ -413,13 +357,10 @@ impl<M: Machine> fmt::Debug for Frames<M> {
     }
 }
 
-/// In `flags` of a frame that is being freed.
-const FREEING: u32 = 1;
-
 #[cold]
 #[inline(never)]
 #[track_caller]
-fn not_allocated(pfn: Pfn, order: Order, flags: u32) -> ! {
+pub(crate) fn not_allocated(pfn: Pfn, order: Order, flags: u32) -> ! {
     panic!(
         "freeing 2^{} frames at {:#x}, which is {:?} of 2^{}: freed twice, or never allocated like that",
         order.get(),

@@ -5,7 +5,7 @@ use crate::{
     buddy::Buddy,
     memmap::Memmap,
     meta::Meta,
-    testing::{CPUS, Rng, TestMachine, run_on},
+    testing::{ByNumber, CPUS, Rng, TestMachine, run_on},
 };
 use anonmem_hal::{MAX_ORDER, NrPages, Order, Pfn, PhysMem};
 use anonmem_sync::{Ordering::Relaxed, order::Ptl};
@@ -203,10 +203,10 @@ fn below_the_min_watermark_only_the_kernel_and_page_tables_allocate() {
     assert!(frames.below_low());
     assert_eq!(frames.alloc_block(Order::new(3), Kind::New), Err(OutOfMemory));
     let mut reserve = 0;
-    while frames.alloc_table().is_ok() {
+    while frames.raw_table().is_ok() {
         reserve += 1;
         assert_eq!(frames.alloc_block(Order::ZERO, Kind::New), Err(OutOfMemory), "after {reserve}");
-        reserve += u64::from(frames.alloc_kernel(Order::ZERO).is_ok());
+        reserve += u64::from(frames.raw_kernel(Order::ZERO).is_ok());
     }
     assert_eq!(NrPages(reserve), frames.watermarks().min);
     assert_eq!(frames.usage().free, NrPages(0));
@@ -249,13 +249,13 @@ fn a_free_frame_belongs_to_nothing() {
 #[test]
 fn a_large_block_is_made_of_pages_that_cpus_keep() {
     let frames = frames(0, 2048);
-    let pages: Vec<_> = (0..2047).map(|_| frames.alloc_kernel(Order::ZERO).unwrap()).collect();
+    let pages: Vec<_> = (0..2047).map(|_| frames.raw_kernel(Order::ZERO).unwrap()).collect();
     for page in pages {
         run_on(page.0 as u32 % CPUS as u32);
         frames.free_kernel(page, Order::ZERO);
     }
     run_on(0);
-    let block = frames.alloc_kernel(Order::MAX).unwrap();
+    let block = frames.raw_kernel(Order::MAX).unwrap();
     assert_eq!(frames.usage().kernel, NrPages(1024));
     frames.free_kernel(block, Order::MAX);
     assert_eq!(frames.validate(), Ok(()));
@@ -268,8 +268,8 @@ fn a_refusal_leaves_nothing_behind() {
     let page = frames.alloc_block(Order::ZERO, Kind::New).unwrap();
     let block = frames.alloc_block(Order::new(2), Kind::New).unwrap();
     assert_eq!(frames.alloc_block(Order::ZERO, Kind::New), Err(OutOfMemory));
-    assert_eq!(frames.alloc_kernel(Order::new(1)), Err(OutOfMemory));
-    assert_eq!(frames.alloc_table(), Err(OutOfMemory));
+    assert_eq!(frames.raw_kernel(Order::new(1)), Err(OutOfMemory));
+    assert_eq!(frames.raw_table(), Err(OutOfMemory));
     assert_eq!((frames.usage().used(), frames.validate()), (NrPages(5), Ok(())));
     assert_eq!(frames.machine().asked.load(Relaxed), 5);
     frames.free_block(page, Order::ZERO);
@@ -280,7 +280,7 @@ fn a_refusal_leaves_nothing_behind() {
 #[test]
 fn a_table_is_zero_and_its_words_start_at_zero() {
     let frames = frames(16, 256);
-    let table = frames.alloc_table().unwrap();
+    let table = frames.raw_table().unwrap();
     // SAFETY: the table is ours and nobody else's.
     let bytes = unsafe { frames.machine().direct_map(table).cast::<[u8; 4096]>().as_ref() };
     assert!(bytes.iter().all(|b| *b == 0));
@@ -291,7 +291,7 @@ fn a_table_is_zero_and_its_words_start_at_zero() {
     drop(guard);
     frames.table_link(table).store(9, Relaxed);
     frames.free_table(table);
-    let table = frames.alloc_table().unwrap();
+    let table = frames.raw_table().unwrap();
     assert_eq!((frames.table_used(table).get(), frames.table_link(table).peek()), (0, 0));
     assert_eq!(frames.usage().tables, NrPages(1));
 }
@@ -300,14 +300,14 @@ fn a_table_is_zero_and_its_words_start_at_zero() {
 #[should_panic(expected = "is no page table but Kernel")]
 fn only_tables_have_a_tables_lock() {
     let frames = frames(0, 64);
-    frames.table_lock::<Ptl>(frames.alloc_kernel(Order::ZERO).unwrap());
+    frames.table_lock::<Ptl>(frames.raw_kernel(Order::ZERO).unwrap());
 }
 
 #[test]
 #[should_panic(expected = "freed twice, or never allocated like that")]
 fn freeing_twice_panics() {
     let frames = frames(0, 64);
-    let page = frames.alloc_kernel(Order::ZERO).unwrap();
+    let page = frames.raw_kernel(Order::ZERO).unwrap();
     frames.free_kernel(page, Order::ZERO);
     frames.free_kernel(page, Order::ZERO);
 }
@@ -316,7 +316,7 @@ fn freeing_twice_panics() {
 #[should_panic(expected = "which is Kernel of 2^2")]
 fn freeing_part_of_a_block_panics() {
     let frames = frames(0, 64);
-    let block = frames.alloc_kernel(Order::new(2)).unwrap();
+    let block = frames.raw_kernel(Order::new(2)).unwrap();
     frames.free_kernel(block, Order::new(1));
 }
 
@@ -345,7 +345,7 @@ fn a_machine_without_memory_has_none() {
     assert_eq!(Frames::new(machine).unwrap_err(), FramesError::None);
     let frames = frames(9, 1);
     assert_eq!(frames.zero_page(), Pfn(9));
-    assert_eq!(frames.alloc_table(), Err(OutOfMemory));
+    assert_eq!(frames.raw_table(), Err(OutOfMemory));
     assert_eq!(frames.validate(), Ok(()));
 }
 
@@ -366,7 +366,7 @@ fn the_peak_stays() {
 fn for_each_frame_sees_each_block_once() {
     let frames = frames(8, 1016);
     let block = frames.alloc_block(Order::new(4), Kind::New).unwrap();
-    let table = frames.alloc_table().unwrap();
+    let table = frames.raw_table().unwrap();
     let (mut seen, mut pages, mut next) = (Vec::new(), 0, 8);
     frames.for_each_frame(|pfn, kind, order| {
         next += u64::from(next == frames.zero_page().0);

@@ -26,6 +26,7 @@ mod frames_tests;
 pub mod handle;
 mod memmap;
 pub mod meta;
+mod owned;
 mod pcp;
 pub mod place;
 pub mod slab;
@@ -40,13 +41,15 @@ pub mod validate;
 
 pub use array::FrameArray;
 pub use folio::{
-    DupError, Exclusive, ExclusiveRef, Folio, FolioGuard, FolioPin, FolioRef, FrozenFolio, MapRun,
-    MigrationHold, MigrationHoldRef, NewAnonPages, NewFolio, PinList, PinListError, PinNodes, PinTag,
-    PinnedRun, Shared, SharedRef, ShmMap, TooManySharers, pin_protocol, try_dup_page, try_dup_run,
+    DupError, Exclusive, ExclusiveRef, Folio, FolioGuard, FolioOwner, FolioPin, FolioRef, FrozenFolio,
+    KeptFolio, MapRun, MigrationHold, MigrationHoldRef, NewAnonPages, NewFolio, PinList, PinListError,
+    PinNodes, PinTag, PinnedRun, Shared, SharedRef, ShmMap, TooManySharers, pin_protocol, try_dup_page,
+    try_dup_run,
 };
 pub use frames::{Frames, FramesError, MAX_FRAMES, OutOfMemory};
 pub use handle::{Handle, Link, RawHandle};
 pub use meta::{Counts, Kind, META_BYTES, Mapping, MappingWord};
+pub use owned::OwnedFrames;
 pub use place::{Field, Place};
 pub use slab::{Slab, SlabItem};
 pub use swap::{EvictionStamp, FreedSlot, SlotCountOverflow, SlotPut, SlotState, Stored, SwapSlots};

@@ -18,7 +18,7 @@
 //! counts share one word, so that mapping a page is one atomic addition.
 
 use crate::handle::RawHandle;
-use anonmem_hal::{Machine, Order};
+use anonmem_hal::{Machine, Order, SwapEntry};
 use anonmem_sync::Atomic;
 use core::fmt;
 
@@ -52,6 +52,9 @@ pub(crate) mod flags {
     pub(crate) const REFERENCED: u32 = 1 << 4;
     /// Where the two bits start that count the sweeps of reclaim that found the folio unused.
     pub(crate) const IDLE_SHIFT: u32 = 8;
+
+    /// Of a frame that is no folio: it is being freed.
+    pub(crate) const FREEING: u32 = 1 << 0;
 
     /// All that is neither kind nor order.
     pub(crate) const STATE: u32 = (1 << KIND_SHIFT) - 1;
@@ -300,6 +303,19 @@ impl MappingWord {
     pub(crate) fn index_high(self) -> u64 {
         (self.0 >> 2 & 0xffff) << 32
     }
+}
+
+/// An entry as a folio's metadata holds it; 0 is none.
+pub(crate) const fn encode_entry(entry: SwapEntry) -> u64 {
+    1 << 63 | (entry.device as u64) << 48 | entry.offset
+}
+
+/// The inverse of [`encode_entry`].
+pub(crate) const fn decode_entry(word: u64) -> Option<SwapEntry> {
+    if word == 0 {
+        return None;
+    }
+    Some(SwapEntry { device: (word >> 48 & 31) as u8, offset: word & ((1 << 40) - 1) })
 }
 
 #[cfg(test)]

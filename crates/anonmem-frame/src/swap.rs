@@ -26,7 +26,7 @@
 //! Linux: mm/swapfile.c `swap_map`, mm/swap_state.c. Differs: count and cache in one word; 2^28 owners instead of a chain of
 //! continuation pages.
 
-use crate::{Folio, FolioRef, FrameArray, Frames, OutOfMemory, SwapCount};
+use crate::{FolioRef, FrameArray, Frames, OutOfMemory, SwapCount};
 use anonmem_hal::{Machine, Pfn, SwapEntry};
 use anonmem_sync::{Atomic, Ordering};
 
@@ -151,6 +151,13 @@ impl<M: Machine> SwapSlots<M> {
         relative.checked_sub(1).map(|r| frames.machine().base_pfn().offset(r))
     }
 
+    /// The bits of a word that owns `page`.
+    #[track_caller]
+    fn cached_bits(frames: &Frames<M>, page: &FolioRef<'_, M>) -> u64 {
+        assert!(core::ptr::eq(page.folio().frames(), frames), "a page of another machine");
+        Self::cache_bits(frames, page.pfn())
+    }
+
     fn cache_bits(frames: &Frames<M>, page: Pfn) -> u64 {
         (page.0 - frames.machine().base_pfn().0 + 1) << CACHE_SHIFT
     }
@@ -194,7 +201,7 @@ impl<M: Machine> SwapSlots<M> {
         slot: u64,
         page: FolioRef<'f, M>,
     ) -> Result<SwapCount<'f, M>, FolioRef<'f, M>> {
-        let word = Self::cache_bits(frames, page.pfn()) | 1;
+        let word = Self::cached_bits(frames, &page) | 1;
         // AcqRel: the former use of the slot is over; whoever finds the page finds it complete.
         match self.word(frames, slot).compare_exchange(0, word, Ordering::AcqRel) {
             Ok(_) => {
@@ -221,7 +228,7 @@ impl<M: Machine> SwapSlots<M> {
         page: FolioRef<'f, M>,
     ) -> Result<(), FolioRef<'f, M>> {
         let Some(word) = self.word_if_there(frames, slot) else { return Err(page) };
-        let bits = Self::cache_bits(frames, page.pfn());
+        let bits = Self::cached_bits(frames, &page);
         // AcqRel: as in `claim`.
         let cached = word.fetch_update(Ordering::AcqRel, |word| {
             (word & COUNT != 0 && word & (CACHE | FREEING) == 0).then_some(word | bits)
@@ -351,24 +358,4 @@ pub enum Stored {
     OnDevice,
     /// They are zeroes, and were not written.
     Zeroes,
-}
-
-impl<M: Machine> Folio<'_, M> {
-    /// Forgets `entry` after its slot's word has let go of the page; not one that the page was given since.
-    pub fn forget_swap_entry(&self, entry: SwapEntry) {
-        let _ = self.meta().private.compare_exchange(encode_entry(entry), 0, Ordering::Relaxed);
-    }
-}
-
-/// An entry as a folio's metadata holds it; 0 is none.
-pub(crate) const fn encode_entry(entry: SwapEntry) -> u64 {
-    1 << 63 | (entry.device as u64) << 48 | entry.offset
-}
-
-/// The inverse of [`encode_entry`].
-pub(crate) const fn decode_entry(word: u64) -> Option<SwapEntry> {
-    if word == 0 {
-        return None;
-    }
-    Some(SwapEntry { device: (word >> 48 & 31) as u8, offset: word & ((1 << 40) - 1) })
 }

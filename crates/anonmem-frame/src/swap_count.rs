@@ -1,14 +1,12 @@
 //! The owner of one count of a swap slot.
 //!
 //! A swap entry in a page table owns one count, and so does whoever works on a slot. The count is made by the slots
-//! ([`SwapSlots::claim`], [`dup`](SwapSlots::dup), [`dup_if_cached`](SwapSlots::dup_if_cached)), goes into an entry and comes out of it
-//! again through the page-table guard, and ends where it began: [`SwapSlots::put`].
+//! (`claim`, `dup` and `dup_if_cached` of [`swap`](crate::swap)), goes into an entry and comes out of it
+//! again through the page-table guard, and ends where it began: `put`.
 //!
 //! Linux: `swap_map[]`, counted by hand.
 
 use crate::Frames;
-#[cfg(doc)]
-use crate::SwapSlots;
 use anonmem_hal::{Machine, SwapEntry};
 use core::{fmt, marker::PhantomData, mem::ManuallyDrop, ops::Deref};
 

@@ -232,3 +232,30 @@ impl Rng {
         (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 32) % n
     }
 }
+
+/// Blocks by their numbers, for tests that want to free them wrongly.
+pub(crate) trait ByNumber {
+    fn raw_kernel(&self, order: Order) -> Result<Pfn, crate::OutOfMemory>;
+    fn raw_table(&self) -> Result<Pfn, crate::OutOfMemory>;
+    fn free_kernel(&self, pfn: Pfn, order: Order);
+    fn free_table(&self, pfn: Pfn);
+}
+
+impl<M: Machine> ByNumber for crate::Frames<M> {
+    fn raw_kernel(&self, order: Order) -> Result<Pfn, crate::OutOfMemory> {
+        self.alloc_kernel(order).map(crate::OwnedFrames::into_pfn)
+    }
+    fn raw_table(&self) -> Result<Pfn, crate::OutOfMemory> {
+        self.alloc_table().map(crate::OwnedFrames::into_pfn)
+    }
+    #[track_caller]
+    fn free_kernel(&self, pfn: Pfn, order: Order) {
+        // SAFETY: what is wrong is found before it does harm.
+        drop(unsafe { self.kernel_frames(pfn, order) });
+    }
+    #[track_caller]
+    fn free_table(&self, pfn: Pfn) {
+        // SAFETY: as above.
+        drop(unsafe { self.table_frame(pfn) });
+    }
+}

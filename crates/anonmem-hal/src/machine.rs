@@ -202,7 +202,11 @@ pub trait FrameAlloc {
     /// A frame, from the reserve if need be; `None` if there is none.
     fn alloc_frame(&self) -> Option<Pfn>;
     /// Gives one back.
-    fn free_frame(&self, pfn: Pfn);
+    ///
+    /// # Safety
+    /// `pfn` came from [`alloc_frame`](Self::alloc_frame) of the same allocator, is given back once, and nothing of it is
+    /// used any more.
+    unsafe fn free_frame(&self, pfn: Pfn);
 }
 
 /// A page could not be read from or written to a device.

@@ -42,7 +42,8 @@ impl List {
         while at != 0 {
             let table = Pfn(at);
             at = frames.table_link(table).load(Ordering::Relaxed);
-            frames.free_table(table);
+            // SAFETY: the gather gave it to this list, which forgets it.
+            drop(unsafe { frames.table_frame(table) });
         }
     }
 }

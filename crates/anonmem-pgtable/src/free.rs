@@ -2,8 +2,8 @@
 
 use crate::{
     gather::MmuGather,
-    space::{AddressSpace, next_table},
-    table::{CanInstall, entries, span},
+    space::{AddressSpace, CanInstall, next_table},
+    table::{entries, span},
 };
 use anonmem_frame::{Frames, OutOfMemory};
 use anonmem_hal::{Arch, FlushRange, Machine, Pfn, Va, VaRange};
@@ -97,12 +97,13 @@ impl<M: Machine> AddressSpace<M> {
     /// # Errors
     /// [`OutOfMemory`]; tables that were added stay, empty, until their range is unmapped.
     #[doc(alias = "alloc_new_pmd")]
-    pub fn prepare_move_table<G: CanInstall>(
+    pub fn prepare_move_table<G: CanInstall<M>>(
         &self,
         frames: &Frames<M>,
-        _stable: &G,
+        stable: &G,
         to: Va,
     ) -> Result<(), OutOfMemory> {
+        assert!(stable.opens(self), "a guard of another address space");
         self.upper_alloc(frames, to).map(drop)
     }
 

@@ -84,6 +84,7 @@ impl<'f, M: Machine> MmuGather<'f, M> {
     #[doc(alias = "tlb_remove_page")]
     #[inline]
     pub fn page(&mut self, va: Va, page: FolioRef<'f, M>) {
+        assert!(core::ptr::eq(page.folio().frames(), self.frames), "a page of another machine");
         self.note(va);
         let base = self.frames.machine().base_pfn();
         self.pages[self.nr_pages] = (page.into_raw().0 - base.0) as u32;
@@ -194,7 +195,8 @@ impl<'f, M: Machine> MmuGather<'f, M> {
             match self.teardown {
                 Teardown::Range => self.dead.push(self.frames, self.rcu, table),
                 // Nobody can be walking: walks without locks are those of the space's own threads.
-                Teardown::WholeSpace => self.frames.free_table(table),
+                // SAFETY: the gather took it from the entry that owned it.
+                Teardown::WholeSpace => drop(unsafe { self.frames.table_frame(table) }),
             }
         }
     }

@@ -1,9 +1,9 @@
 //! A locked last-level table: the only place where entries change.
 
 use crate::{
-    owned::{Cleared, EntryOwner, Mapped},
-    space::Teardown,
-    table::{CanInstall, PteTable, StableVma},
+    owned::{Cleared, EntryOwner, Mapped, address_of},
+    space::{CanInstall, StableVma, Teardown},
+    table::PteTable,
     word::{change_word, take},
 };
 use anonmem_frame::Frames;
@@ -19,7 +19,7 @@ pub struct PteGuard<'a, M: Machine, G> {
     _lock: RawSpinGuard<'a, M, Ptl>,
 }
 
-impl<'a, M: Machine, G: StableVma> PteTable<'a, M, G> {
+impl<'a, M: Machine, G: StableVma<M>> PteTable<'a, M, G> {
     /// Locks the table.
     #[doc(alias = "pte_offset_map_lock")]
     #[inline]
@@ -49,7 +49,7 @@ impl<'a, M: Machine, G: StableVma> PteTable<'a, M, G> {
     }
 }
 
-impl<'a, M: Machine, G: StableVma> PteGuard<'a, M, G> {
+impl<'a, M: Machine, G: StableVma<M>> PteGuard<'a, M, G> {
     pub(crate) fn new(table: PteTable<'a, M, G>, lock: RawSpinGuard<'a, M, Ptl>) -> Self {
         Self { table, used: table.frames.table_used(table.table), _lock: lock }
     }
@@ -170,6 +170,17 @@ impl<'a, M: Machine, G: StableVma> PteGuard<'a, M, G> {
         !flush.is_empty()
     }
 
+    /// The entry that owns what `owner` does.
+    ///
+    /// # Panics
+    /// If the owner is of other frames than the table.
+    #[inline(always)]
+    pub(crate) fn entry_of<O: EntryOwner>(&self, owner: O, says: O::Says) -> Pte {
+        let here = address_of(self.table.frames);
+        assert!(owner.home().is_none_or(|home| home == here), "an owner of another machine's frames");
+        owner.into_pte(says)
+    }
+
     /// Empties an entry in use, for another owner to take its place under this hold of the lock.
     ///
     /// # Panics
@@ -191,7 +202,7 @@ impl<'a, M: Machine, G: StableVma> PteGuard<'a, M, G> {
         let word = self.table.word(va);
         let raw = word.load(Ordering::Relaxed);
         assert!(raw != 0 && !M::Arch::pte_present(raw), "an exchange of what is no software entry");
-        let new = M::Arch::encode_pte(owner.into_pte(says));
+        let new = M::Arch::encode_pte(self.entry_of(owner, says));
         // Release: as when an entry is filled. A plain store, because the hardware sets no bits of a software entry.
         word.store(new, Ordering::Release);
         // SAFETY: the entry was part of this live table and was replaced; nobody else changes it under the lock.
@@ -255,7 +266,7 @@ impl<'a, M: Machine, G: StableVma> PteGuard<'a, M, G> {
     }
 }
 
-impl<M: Machine, G: CanInstall> PteGuard<'_, M, G> {
+impl<M: Machine, G: CanInstall<M>> PteGuard<'_, M, G> {
     /// Fills the empty entry: what is owned belongs to the page table from now on.
     ///
     /// # Panics
@@ -263,7 +274,7 @@ impl<M: Machine, G: CanInstall> PteGuard<'_, M, G> {
     #[doc(alias = "set_pte_at")]
     #[inline(always)]
     pub fn install<O: EntryOwner>(&mut self, va: Va, owner: O, says: O::Says) {
-        self.fill(va, owner.into_pte(says));
+        self.fill(va, self.entry_of(owner, says));
     }
 
     /// Fills the empty entry with the zero page, read-only. It owns nothing.
@@ -304,13 +315,14 @@ pub struct Vacancy<'e, 'a, M: Machine, G> {
     va: Va,
 }
 
-impl<M: Machine, G: StableVma> Vacancy<'_, '_, M, G> {
+impl<M: Machine, G: StableVma<M>> Vacancy<'_, '_, M, G> {
     /// Gives the entry to another owner, or back to the one that it had.
     ///
     /// # Panics
     /// As [`PteGuard::install`].
     pub fn fill<O: EntryOwner>(self, owner: O, says: O::Says) {
-        self.entries.fill(self.va, owner.into_pte(says));
+        let pte = self.entries.entry_of(owner, says);
+        self.entries.fill(self.va, pte);
     }
 
     /// Leaves the entry empty.
@@ -335,7 +347,7 @@ pub struct PteSnapshot<'a, M: Machine, G> {
     raw: u64,
 }
 
-impl<'a, M: Machine, G: StableVma> PteSnapshot<'a, M, G> {
+impl<'a, M: Machine, G: StableVma<M>> PteSnapshot<'a, M, G> {
     /// What the entry was.
     pub fn pte(&self) -> Pte {
         M::Arch::decode_pte(self.raw)

@@ -40,6 +40,6 @@ pub use guard::{Dirty, PteGuard, PteSnapshot, Vacancy};
 pub use owned::{Attrs, Cleared, EntryOwner, Mapped, NotShared, Unmap, UnmapPage};
 pub use pin::{PinAccess, PinEntry};
 pub use recount::Miscounted;
-pub use space::{AddressSpace, Teardown};
-pub use table::{CanInstall, PteTable, StableVma};
+pub use space::{AddressSpace, CanInstall, StableVma, Teardown};
+pub use table::PteTable;
 pub use tlb_batch::TlbBatch;

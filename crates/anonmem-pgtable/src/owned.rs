@@ -46,6 +46,15 @@ pub trait EntryOwner: sealed::Sealed {
     type Says;
     /// The entry that owns it.
     fn into_pte(self, says: Self::Says) -> Pte;
+    /// The address of the frames that the owner is of; `None` if it owns nothing of any.
+    #[doc(hidden)]
+    fn home(&self) -> Option<*const ()>;
+}
+
+/// The address of frames, for comparison.
+#[inline(always)]
+pub(crate) fn address_of<M: Machine>(frames: &Frames<M>) -> *const () {
+    core::ptr::from_ref(frames).cast()
 }
 
 impl<M: Machine> sealed::Sealed for SwapCount<'_, M> {}
@@ -54,6 +63,10 @@ impl<M: Machine> EntryOwner for SwapCount<'_, M> {
     #[inline]
     fn into_pte(self, bits: SwapBits) -> Pte {
         Pte::Soft(SoftLeaf::Swap { entry: self.into_entry(), bits })
+    }
+    #[inline]
+    fn home(&self) -> Option<*const ()> {
+        Some(address_of(self.frames()))
     }
 }
 
@@ -64,6 +77,10 @@ impl<M: Machine> EntryOwner for MigrationHold<'_, M> {
     fn into_pte(self, bits: MigrationBits) -> Pte {
         Pte::Soft(SoftLeaf::Migration { pfn: self.into_entry(), bits })
     }
+    #[inline]
+    fn home(&self) -> Option<*const ()> {
+        Some(address_of(self.frames()))
+    }
 }
 
 impl sealed::Sealed for Marker {}
@@ -72,6 +89,10 @@ impl EntryOwner for Marker {
     #[inline]
     fn into_pte(self, (): ()) -> Pte {
         Pte::Soft(SoftLeaf::Marker(self))
+    }
+    #[inline]
+    fn home(&self) -> Option<*const ()> {
+        None
     }
 }
 
@@ -141,6 +162,10 @@ macro_rules! map_owner {
                 let Attrs { prot, young, dirty, uffd_wp } = attrs;
                 let pfn = self.into_entry();
                 Pte::Present(Present { pfn, prot, young, dirty, special: false, uffd_wp })
+            }
+            #[inline(always)]
+            fn home(&self) -> Option<*const ()> {
+                Some(address_of(self.frames()))
             }
         }
     };

@@ -11,8 +11,8 @@
 use crate::{
     guard::PteGuard,
     owned::Mapped,
-    space::{AddressSpace, next_table},
-    table::{StableVma, entries, span},
+    space::{AddressSpace, StableVma, next_table},
+    table::{entries, span},
 };
 use anonmem_frame::{FolioPin, Frames, Mapping, PinList, pin_protocol};
 use anonmem_hal::{Arch, Machine, PAGE_SIZE, Pfn, Pte, Va, VaRange};
@@ -44,7 +44,7 @@ pub enum PinEntry<'f, M: Machine> {
     NoPage,
 }
 
-impl<'a, M: Machine, G: StableVma> PteGuard<'a, M, G> {
+impl<'a, M: Machine, G: StableVma<M>> PteGuard<'a, M, G> {
     /// Pins the page of the entry for `va`, if it is nobody else's. Whether the entry allows what the page is wanted for, the
     /// caller asks.
     #[doc(alias = "follow_page_pte")]

@@ -6,15 +6,14 @@ use crate::{
     batch::{Batch, gather},
     guard::PteGuard,
     owned::{Cleared, Mapped, NotShared},
-    space::Teardown,
-    table::{CanInstall, StableVma},
+    space::{CanInstall, StableVma, Teardown},
     word::{change_word, pages_of, take},
 };
 use anonmem_frame::{Folio, Frames, MapRun, try_dup_page, try_dup_run};
 use anonmem_hal::{Arch, Machine, Pfn, Protection, Pte, SoftLeaf, Va, VaRange};
 use anonmem_sync::{Atomic, Ordering};
 
-impl<'a, M: Machine, G: StableVma> PteGuard<'a, M, G> {
+impl<'a, M: Machine, G: StableVma<M>> PteGuard<'a, M, G> {
     /// The same for all present entries of `range`; returns what must be flushed.
     #[doc(alias = "change_pte_range")]
     pub fn change_protection_range(&mut self, range: VaRange, prot: Protection) -> VaRange {
@@ -159,7 +158,7 @@ impl<'a, M: Machine, G: StableVma> PteGuard<'a, M, G> {
     }
 }
 
-impl<M: Machine, G: CanInstall> PteGuard<'_, M, G> {
+impl<M: Machine, G: CanInstall<M>> PteGuard<'_, M, G> {
     /// Shares the pages of the parent's entries for `range` with the empty entries for the same addresses: fork. Both are
     /// shared and without write permission from now on; the child's are not yet accessed. The caller owes the parent's
     /// TLBs a flush.

@@ -1,9 +1,30 @@
 //! An address space: a root table, the tables below it, and the CPUs that may hold its translations.
 
-use crate::table::{CanInstall, PteTable, StableVma, entries};
+use crate::table::{PteTable, entries};
 use anonmem_frame::{Frames, OutOfMemory, pin_protocol};
 use anonmem_hal::{Arch, CpuId, CpuSet, Entry, FlushRange, Machine, Pfn, Va, VaRange};
 use anonmem_sync::{Atomic, Ordering, SeqCount, fence, order::Pmd, seqcount::SeqWriteGuard};
+
+/// A guard that keeps a VMA, and so its page tables, from going away.
+///
+/// Implemented by the guards of `anonmem`: mmap lock, VMA lock, anon_vma lock.
+///
+/// # Safety
+/// While the guard lives, the tables of the spaces that it [`opens`](Self::opens), as far as the guard's VMAs reach, are not
+/// freed; or they are freed a grace period after they were unlinked at the earliest, and the guard is a read section of it.
+/// Whoever frees tables ([`AddressSpace::free_tables`](crate::AddressSpace::free_tables),
+/// [`free_root`](crate::AddressSpace::free_root)) waits for such guards, or has locked them out.
+pub unsafe trait StableVma<M> {
+    /// Whether this guard keeps the tables of `space`.
+    fn opens(&self, space: &AddressSpace<M>) -> bool;
+}
+
+/// A guard under which empty entries of the VMA may be filled: the mmap or the VMA lock, never an rmap lock.
+///
+/// # Safety
+/// Whoever unmaps the VMA waits for the guard before he clears the VMA's entries, so that an entry that is filled under it is
+/// cleared, too.
+pub unsafe trait CanInstall<M>: StableVma<M> {}
 
 /// The tables of one address space. Part of a type-stable object: all words are atomic, and a root of 0
 /// means that there are no tables.
@@ -38,7 +59,7 @@ impl<M: Machine> AddressSpace<M> {
     #[doc(alias = "pgd_alloc")]
     pub fn alloc_root(&self, frames: &Frames<M>) -> Result<(), OutOfMemory> {
         anonmem_hal::debug_check_eq!(M, self.root.peek(), 0);
-        let root = frames.alloc_table()?;
+        let root = frames.alloc_table()?.into_pfn();
         frames.machine().init_root(root);
         self.nr_tables.store(1, Ordering::Relaxed);
         self.cpus.store(0, Ordering::Relaxed);
@@ -62,7 +83,8 @@ impl<M: Machine> AddressSpace<M> {
         let root = self.root();
         self.nr_tables.store(0, Ordering::Relaxed);
         self.root.store(0, Ordering::Relaxed);
-        frames.free_table(root);
+        // SAFETY: the space owned its root, and has forgotten it.
+        drop(unsafe { frames.table_frame(root) });
     }
 
     /// The top-level table: what CR3 takes.
@@ -147,16 +169,26 @@ impl<M: Machine> AddressSpace<M> {
         &self.sharing
     }
 
+    /// The root, if there is one, for whoever has a guard of this space.
+    ///
+    /// # Panics
+    /// If the guard is another space's.
+    #[inline(always)]
+    fn root_for<G: StableVma<M>>(&self, stable: &G) -> Option<Pfn> {
+        assert!(stable.opens(self), "a guard of another address space");
+        Some(self.root()).filter(|root| root.0 != 0)
+    }
+
     /// The last-level table for `va`, if there is one.
     #[doc(alias = "pte_offset_map")]
     #[inline]
-    pub fn walk<'a, G: StableVma>(
+    pub fn walk<'a, G: StableVma<M>>(
         &self,
         frames: &'a Frames<M>,
-        _stable: &'a G,
+        stable: &'a G,
         va: Va,
     ) -> Option<PteTable<'a, M, G>> {
-        let mut table = self.root();
+        let mut table = self.root_for(stable)?;
         for level in (1..M::Arch::LEVELS).rev() {
             table = next_table::<M>(frames, table, va, level)?;
         }
@@ -169,13 +201,13 @@ impl<M: Machine> AddressSpace<M> {
     /// [`OutOfMemory`]; tables that were added stay, empty, until their range is unmapped.
     #[doc(alias = "pte_alloc")]
     #[inline]
-    pub fn walk_alloc<'a, G: CanInstall>(
+    pub fn walk_alloc<'a, G: CanInstall<M>>(
         &self,
         frames: &'a Frames<M>,
-        _stable: &'a G,
+        stable: &'a G,
         va: Va,
     ) -> Result<PteTable<'a, M, G>, OutOfMemory> {
-        let mut table = self.root();
+        let mut table = self.root_for(stable).expect("a space without a root has no tables to add to");
         for level in (1..M::Arch::LEVELS).rev() {
             table = match next_table::<M>(frames, table, va, level) {
                 Some(next) => next,
@@ -198,11 +230,11 @@ impl<M: Machine> AddressSpace<M> {
         let guard = frames.table_lock::<Pmd>(upper).lock();
         if let Some(found) = next_table::<M>(frames, upper, va, level) {
             drop(guard);
-            frames.free_table(new);
             return Ok(found);
         }
         let word = &entries(frames, upper)[M::Arch::index(va, level)];
         // Release: the table is empty before it can be walked (pairs with the Acquire of `next_table`).
+        let new = new.into_pfn();
         word.store(M::Arch::encode_entry(Entry::Table(new), level), Ordering::Release);
         frames.table_used(upper).update(|n| n + 1);
         self.nr_tables.fetch_add(1, Ordering::Relaxed);
@@ -210,16 +242,16 @@ impl<M: Machine> AddressSpace<M> {
     }
 
     /// The last-level tables that exist for `range`, ascending, each with the part of the range that it covers.
-    pub fn tables<'a, G: StableVma>(
+    pub fn tables<'a, G: StableVma<M>>(
         &'a self,
         frames: &'a Frames<M>,
-        _stable: &'a G,
+        stable: &'a G,
         range: VaRange,
     ) -> impl Iterator<Item = (PteTable<'a, M, G>, VaRange)> {
         let mut va = range.start;
         core::iter::from_fn(move || {
             while va < range.end {
-                let (found, next) = self.walk_or_skip(frames, _stable, va);
+                let (found, next) = self.walk_or_skip(frames, stable, va);
                 let part = VaRange { start: va, end: next.min(range.end) };
                 va = next;
                 if let Some(table) = found {
@@ -231,14 +263,14 @@ impl<M: Machine> AddressSpace<M> {
     }
 
     /// The last-level table for `va`, and the first address that it, or the hole that is there instead, does not cover.
-    fn walk_or_skip<'a, G: StableVma>(
+    fn walk_or_skip<'a, G: StableVma<M>>(
         &self,
         frames: &'a Frames<M>,
-        _stable: &'a G,
+        stable: &'a G,
         va: Va,
     ) -> (Option<PteTable<'a, M, G>>, Va) {
         let end_of = |level: u32| Va((va.0 | ((1 << M::Arch::shift(level)) - 1)).saturating_add(1));
-        let mut table = self.root();
+        let Some(mut table) = self.root_for(stable) else { return (None, Va(u64::MAX)) };
         for level in (1..M::Arch::LEVELS).rev() {
             match next_table::<M>(frames, table, va, level) {
                 Some(next) => table = next,

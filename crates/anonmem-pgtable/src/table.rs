@@ -5,14 +5,6 @@ use anonmem_hal::{Arch, Machine, Pfn, Pte, Va, VaRange};
 use anonmem_sync::{Atomic, Ordering};
 use core::{marker::PhantomData, slice};
 
-/// A guard that keeps a VMA, and so its page tables, from going away.
-///
-/// Implemented by the guards of `anonmem`: mmap lock, VMA lock, anon_vma lock.
-pub trait StableVma {}
-
-/// A guard under which empty entries of the VMA may be filled: the mmap or the VMA lock, never an rmap lock.
-pub trait CanInstall: StableVma {}
-
 /// The entries of the table in frame `table`.
 #[inline]
 pub(crate) fn entries<M: Machine>(frames: &Frames<M>, table: Pfn) -> &[Atomic<u64, M>] {
@@ -45,7 +37,7 @@ impl<M: Machine, G> Clone for PteTable<'_, M, G> {
 }
 impl<M: Machine, G> Copy for PteTable<'_, M, G> {}
 
-impl<'a, M: Machine, G: StableVma> PteTable<'a, M, G> {
+impl<'a, M: Machine, G> PteTable<'a, M, G> {
     /// The table in frame `table`, which covers `va`.
     #[inline]
     pub(crate) fn new(frames: &'a Frames<M>, table: Pfn, va: Va) -> Self {

@@ -12,8 +12,14 @@ use anonmem_sync::Rcu;
 type M = Hosted<Checked>;
 
 struct Mmap;
-impl StableVma for Mmap {}
-impl CanInstall for Mmap {}
+// SAFETY: one thread is at work, and frees tables when all guards are gone.
+unsafe impl StableVma<M> for Mmap {
+    fn opens(&self, _: &AddressSpace<M>) -> bool {
+        true
+    }
+}
+// SAFETY: as above.
+unsafe impl CanInstall<M> for Mmap {}
 
 const P: u64 = PAGE_SIZE as u64;
 /// The tables of the tests cover 2 MiB; these are the last eight pages of the first one.

@@ -12,8 +12,14 @@ use anonmem_sync::Rcu;
 type M = Hosted<Checked>;
 
 struct Mmap;
-impl StableVma for Mmap {}
-impl CanInstall for Mmap {}
+// SAFETY: one thread is at work, and frees tables when all guards are gone.
+unsafe impl StableVma<M> for Mmap {
+    fn opens(&self, _: &AddressSpace<M>) -> bool {
+        true
+    }
+}
+// SAFETY: as above.
+unsafe impl CanInstall<M> for Mmap {}
 
 const VA: Va = Va(0x1000);
 const RW: Attrs = Attrs { prot: Protection::RW, young: true, dirty: true, uffd_wp: false };

@@ -1,6 +1,6 @@
 //! Tables, guards and the gather on a hosted machine.
 
-use anonmem_frame::{Frames, RawHandle};
+use anonmem_frame::{FolioOwner, Frames, RawHandle};
 use anonmem_hal::{CpuId, Order, Protection, Pte, Va, VaRange};
 use anonmem_hosted::{Checked, Hosted};
 use anonmem_pgtable::{
@@ -12,8 +12,14 @@ use anonmem_sync::Rcu;
 type M = Hosted<Checked>;
 
 struct Mmap;
-impl StableVma for Mmap {}
-impl CanInstall for Mmap {}
+// SAFETY: one thread is at work, and frees tables when all guards are gone.
+unsafe impl StableVma<M> for Mmap {
+    fn opens(&self, _: &AddressSpace<M>) -> bool {
+        true
+    }
+}
+// SAFETY: as above.
+unsafe impl CanInstall<M> for Mmap {}
 
 struct World {
     frames: Frames<M>,
@@ -189,7 +195,7 @@ fn a_page_shared_by_fork_is_reused_when_it_is_alone_again() {
         to.install(child, shared, Attrs::from(present.write_protected()));
         let Mapped::Shared(page, _) = from.mapped(parent) else { panic!("shared now") };
         assert_eq!(page.folio().counts().maps(), 2);
-        let lock = page.folio().try_lock().unwrap();
+        let lock = page.try_lock().unwrap();
         assert!(page.reuse(&lock, RawHandle::new(2).unwrap()).is_err(), "the child still has it");
         let reference = to.clear(child).unmap().ok().unwrap();
         assert!(page.reuse(&lock, RawHandle::new(2).unwrap()).is_err(), "somebody has a reference");

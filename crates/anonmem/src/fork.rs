@@ -23,7 +23,7 @@ use crate::{
     vm::Vm,
     vma::{flags::VmFlags, free::free_vma},
 };
-use anonmem_frame::{NewFolio, SlotCountOverflow, TooManySharers};
+use anonmem_frame::{FolioOwner, NewFolio, SlotCountOverflow, TooManySharers};
 use anonmem_hal::{
     Arch, FlushRange, Machine, Marker, MigrationBits, Present, Protection, Pte, SwapBits, Va, VaRange,
 };
@@ -308,7 +308,7 @@ fn take_back<M: Machine>(vm: &Vm<M>, guard: &MmapWriteGuard<'_, M>) {
             for va in part.iter_pages() {
                 let ours = match entries.mapped(va) {
                     Mapped::Shared(page, _) if page.looks_reusable() => {
-                        page.folio().try_lock().is_some_and(|lock| page.reuse(&lock, anon_vma.raw()).is_ok())
+                        page.try_lock().is_some_and(|lock| page.reuse(&lock, anon_vma.raw()).is_ok())
                     }
                     Mapped::Shared(..)
                     | Mapped::None

@@ -19,8 +19,8 @@ use crate::{
         vma::Vma,
     },
 };
-use anonmem_frame::{Field, Folio, Frames, FramesError, Link, PinNodes, Place, Slab};
-use anonmem_hal::{FrameAlloc, Machine, NrPages, Order, PAGE_SHIFT, Pfn};
+use anonmem_frame::{Field, FolioOwner, Frames, FramesError, Link, PinNodes, Place, Slab};
+use anonmem_hal::{Machine, NrPages, PAGE_SHIFT};
 use anonmem_pgtable::{AddressSpace, DeadTables, MmuGather, Teardown};
 use anonmem_sync::{Atomic, CachePadded, Ordering, PerCpu, Rcu};
 use core::mem::offset_of;
@@ -143,8 +143,8 @@ impl<M: Machine> Objects<M> {
     }
 
     /// Lets reclaim drop a page that is not written any more (`MADV_FREE`).
-    pub(crate) fn mark_lazyfree(&self, folio: Folio<'_, M>) {
-        folio.set_lazyfree();
+    pub(crate) fn mark_lazyfree<'f>(&self, page: &impl FolioOwner<'f, M>) {
+        page.set_lazyfree();
         if self.lazyfree_used.load(Ordering::Relaxed) == 0 {
             self.lazyfree_used.store(1, Ordering::Relaxed);
         }
@@ -214,14 +214,4 @@ impl<M: Machine> Objects<M> {
         Field::new("overcommit", offset_of!(Self, overcommit)),
         Field::new("committed", offset_of!(Self, committed)),
     ];
-}
-
-impl<M: Machine> FrameAlloc for Objects<M> {
-    fn alloc_frame(&self) -> Option<Pfn> {
-        self.frames.alloc_kernel(Order::ZERO).ok()
-    }
-
-    fn free_frame(&self, pfn: Pfn) {
-        self.frames.free_kernel(pfn, Order::ZERO);
-    }
 }

@@ -9,7 +9,7 @@ use crate::{
     reclaim::state::{ClockHand, Kswapd, Reclaimers},
 };
 use anonmem_frame::{Field, FramesError, Place};
-use anonmem_hal::{FrameAlloc, Machine, Pfn};
+use anonmem_hal::Machine;
 use core::{mem::offset_of, ops::Deref};
 
 /// A memory manager: the objects that it owns, and what reclaims them.
@@ -56,16 +56,5 @@ impl<M: Machine> Deref for Vm<M> {
     #[inline(always)]
     fn deref(&self) -> &Objects<M> {
         &self.objects
-    }
-}
-
-/// For swap devices that keep pages in frames.
-impl<M: Machine> FrameAlloc for Vm<M> {
-    fn alloc_frame(&self) -> Option<Pfn> {
-        self.objects.alloc_frame()
-    }
-
-    fn free_frame(&self, pfn: Pfn) {
-        self.objects.free_frame(pfn);
     }
 }

@@ -47,7 +47,7 @@ enum Markers {
 
 /// Clears every entry of `range`, which is no longer mapped.
 #[doc(alias = "unmap_page_range")]
-pub(crate) fn zap_range<'v, M: Machine, G: StableVma>(
+pub(crate) fn zap_range<'v, M: Machine, G: StableVma<M>>(
     objects: &'v Objects<M>,
     slot: &'v MmSlot<M>,
     stable: &'v G,
@@ -59,7 +59,7 @@ pub(crate) fn zap_range<'v, M: Machine, G: StableVma>(
 
 /// Drops the contents of `range`, which stays mapped; so do guard markers.
 #[doc(alias = "zap_page_range_single")]
-pub(crate) fn discard_range<'v, M: Machine, G: StableVma>(
+pub(crate) fn discard_range<'v, M: Machine, G: StableVma<M>>(
     objects: &'v Objects<M>,
     slot: &'v MmSlot<M>,
     stable: &'v G,
@@ -69,7 +69,7 @@ pub(crate) fn discard_range<'v, M: Machine, G: StableVma>(
     zap(objects, slot, stable, gather, range, Markers::Keep);
 }
 
-fn zap<'v, M: Machine, G: StableVma>(
+fn zap<'v, M: Machine, G: StableVma<M>>(
     objects: &'v Objects<M>,
     slot: &'v MmSlot<M>,
     stable: &'v G,
@@ -91,7 +91,7 @@ fn zap<'v, M: Machine, G: StableVma>(
 
 /// Clears the entries of `part`, all in one table, until the gather is full; returns where it stopped.
 #[doc(alias = "zap_pte_range")]
-fn zap_table<'v, M: Machine, G: StableVma>(
+fn zap_table<'v, M: Machine, G: StableVma<M>>(
     objects: &'v Objects<M>,
     table: PteTable<'v, M, G>,
     gather: &mut MmuGather<'v, M>,
@@ -127,7 +127,7 @@ fn zap_table<'v, M: Machine, G: StableVma>(
 }
 
 /// Clears one entry. The gather has room.
-pub(crate) fn zap_entry<'v, M: Machine, G: StableVma>(
+pub(crate) fn zap_entry<'v, M: Machine, G: StableVma<M>>(
     objects: &'v Objects<M>,
     entries: &mut PteGuard<'v, M, G>,
     va: Va,
@@ -141,7 +141,7 @@ pub(crate) fn zap_entry<'v, M: Machine, G: StableVma>(
 
 /// Clears one entry. The gather has room. What a page of a large folio owned comes back, for [`zap_run`].
 #[inline]
-fn clear_entry<'v, M: Machine, G: StableVma>(
+fn clear_entry<'v, M: Machine, G: StableVma<M>>(
     objects: &'v Objects<M>,
     entries: &mut PteGuard<'v, M, G>,
     va: Va,
@@ -187,7 +187,7 @@ fn clear_entry<'v, M: Machine, G: StableVma>(
 #[cold]
 #[inline(never)]
 #[doc(alias = "zap_present_folio_ptes")]
-fn zap_run<'v, M: Machine, G: StableVma>(
+fn zap_run<'v, M: Machine, G: StableVma<M>>(
     entries: &mut PteGuard<'v, M, G>,
     range: VaRange,
     gather: &mut MmuGather<'v, M>,

@@ -211,7 +211,7 @@ mod tests {
         fn alloc_frame(&self) -> Option<Pfn> {
             None
         }
-        fn free_frame(&self, _: Pfn) {}
+        unsafe fn free_frame(&self, _: Pfn) {}
     }
 
     #[test]

@@ -99,13 +99,14 @@ pub fn deactivate(mm: &Mm, cpu: usize) {
 
 /// A block of frames for the kernel heap.
 fn alloc_frames(order: u32) -> Option<PhysAddr> {
-    let pfn = vm().frames().alloc_kernel(Order::new(order as u8)).ok()?;
-    Some(pfn.0 * PAGE)
+    let block = vm().frames().alloc_kernel(Order::new(order as u8)).ok()?;
+    Some(block.into_pfn().0 * PAGE)
 }
 
 /// Gives a block back.
 fn free_frames(block: PhysAddr, order: u32) {
-    vm().frames().free_kernel(Pfn(block / PAGE), Order::new(order as u8));
+    // SAFETY: the heap gives back what `alloc_frames` gave it, once.
+    drop(unsafe { vm().frames().kernel_frames(Pfn(block / PAGE), Order::new(order as u8)) });
 }
 
 impl Kernel {

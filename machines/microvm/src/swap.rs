@@ -59,7 +59,7 @@ impl Store {
     /// Gives back what is kept, when nobody needs it any more.
     fn clear(&self) {
         match self {
-            Self::Zram(zram) => zram.clear(machine::vm()),
+            Self::Zram(zram) => zram.clear(machine::vm().frames()),
             Self::Disk(_) => {}
         }
     }

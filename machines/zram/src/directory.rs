@@ -69,7 +69,10 @@ impl<T: Zeroable> Directory<T> {
 
     /// Gives all frames back: all values are zero again.
     pub fn clear(&mut self, frames: &dyn FrameAlloc) {
-        self.frames.iter_mut().filter_map(Option::take).for_each(|pfn| frames.free_frame(pfn));
+        self.frames.iter_mut().filter_map(Option::take).for_each(|pfn| {
+            // SAFETY: `reserve` took it from there; nothing is read from it any more.
+            unsafe { frames.free_frame(pfn) }
+        });
         self.in_use = 0;
     }
 

@@ -115,7 +115,8 @@ impl Store {
             let vacant = core::mem::replace(&mut self.vacant, piece.block + 1);
             *self.block(memory, piece.block) = Block { next: vacant, ..Block::NONE };
             self.frames -= 1;
-            frames.free_frame(pfn);
+            // SAFETY: `add_block` took it from there, and no piece of it is in use.
+            unsafe { frames.free_frame(pfn) };
         }
     }
 

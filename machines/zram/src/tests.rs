@@ -43,7 +43,7 @@ impl FrameAlloc for Memory {
     fn alloc_frame(&self) -> Option<Pfn> {
         self.free.lock().unwrap().pop()
     }
-    fn free_frame(&self, pfn: Pfn) {
+    unsafe fn free_frame(&self, pfn: Pfn) {
         self.free.lock().unwrap().push(pfn);
     }
 }

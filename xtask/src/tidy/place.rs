@@ -20,6 +20,8 @@ pub(super) fn is_below_the_heap(path: &Path) -> bool {
 pub(super) struct Place {
     pub(super) is_crate: bool,
     pub(super) is_core: bool,
+    /// The one file of the core that may have `unsafe impl`s.
+    pub(super) is_promises: bool,
     pub(super) is_below_heap: bool,
     /// Code of tests: by directory or by name.
     pub(super) is_test: bool,
@@ -38,6 +40,7 @@ impl Place {
         Self {
             is_crate: text.starts_with("crates/"),
             is_core: text.starts_with("crates/anonmem/src/"),
+            is_promises: text == "crates/anonmem/src/promises.rs",
             is_below_heap: is_below_the_heap(path),
             is_test: below_tests.is_some()
                 || is_tests_file(&name.to_string_lossy())

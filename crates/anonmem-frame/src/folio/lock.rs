@@ -1,14 +1,14 @@
 //! The folio lock, and folios whose counts are frozen.
 
-use super::{Exclusive, Folio, Shared, TooManySharers, rmap::add_map};
+use super::{Exclusive, Folio, FolioRef, Shared, TooManySharers, rmap::add_map};
 use crate::{
     Frames,
     handle::RawHandle,
-    meta::{Counts, Mapping, flags},
-    swap::encode_entry,
+    meta::{Counts, Mapping, encode_entry, flags},
 };
 use anonmem_hal::{Machine, Pfn, SwapEntry};
 use anonmem_sync::{BitGuard, BitLock, Ordering, order::FolioLock};
+use core::mem::ManuallyDrop;
 
 type Guard<'f, M> = BitGuard<'f, M, FolioLock, { flags::LOCKED }, { flags::WAITERS }>;
 
@@ -78,41 +78,54 @@ impl<'f, M: Machine> FolioGuard<'f, M> {
         Ok(Shared { frames: folio.frames, page: folio.head })
     }
 
-    /// Takes all references, if there are exactly `expected` of them: nobody can get the folio any more.
+    /// Takes the folio out of everybody's reach, if the reference is the only count of it: nobody can get the folio any more.
     ///
     /// # Errors
-    /// The counts found.
+    /// The reference, if others have a count, or it is of another folio.
     #[doc(alias = "folio_ref_freeze")]
-    pub fn freeze(&self, expected: Counts) -> Result<FrozenFolio<'f, M>, Counts> {
+    pub fn freeze(&self, only: FolioRef<'f, M>) -> Result<FrozenFolio<'f, M>, FolioRef<'f, M>> {
+        if only.folio() != self.folio {
+            return Err(only);
+        }
         // AcqRel pairs with the Releases of everybody who had a count.
-        self.folio.meta().counts.compare_exchange(expected.0, 0, Ordering::AcqRel).map_err(Counts)?;
-        Ok(FrozenFolio { frames: self.folio.frames, head: self.folio.head, counts: expected })
+        match self.folio.meta().counts.compare_exchange(Counts::REF, 0, Ordering::AcqRel) {
+            Ok(_) => {
+                only.into_raw();
+                Ok(FrozenFolio { frames: self.folio.frames, head: self.folio.head })
+            }
+            Err(_) => Err(only),
+        }
     }
 }
 
-/// A folio whose counts are frozen at 0. Dropping it gives them back.
-#[must_use = "the counts come back when it drops"]
+/// A folio whose counts are frozen at 0. Dropping it puts the reference that was its only count.
+#[must_use = "the folio is freed when it drops, unless it is unfrozen"]
 pub struct FrozenFolio<'f, M: Machine> {
     frames: &'f Frames<M>,
     head: Pfn,
-    counts: Counts,
 }
 
-impl<M: Machine> FrozenFolio<'_, M> {
+impl<'f, M: Machine> FrozenFolio<'f, M> {
     /// The first frame.
     pub fn pfn(&self) -> Pfn {
         self.head
     }
 
-    /// Lets go of the folio, with other counts than it had.
-    pub fn unfreeze(mut self, counts: Counts) {
-        self.counts = counts;
+    /// Lets go of the folio: the reference that was frozen.
+    pub fn unfreeze(self) -> FolioRef<'f, M> {
+        let this = ManuallyDrop::new(self);
+        this.thaw()
+    }
+
+    fn thaw(&self) -> FolioRef<'f, M> {
+        // Release pairs with the Acquire of the next `try_get`.
+        self.frames.meta(self.head).counts.store(Counts::REF, Ordering::Release);
+        FolioRef { frames: self.frames, head: self.head }
     }
 }
 
 impl<M: Machine> Drop for FrozenFolio<'_, M> {
     fn drop(&mut self) {
-        // Release pairs with the Acquire of the next `try_get`.
-        self.frames.meta(self.head).counts.store(self.counts.0, Ordering::Release);
+        drop(self.thaw());
     }
 }

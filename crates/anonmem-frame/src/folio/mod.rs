@@ -10,19 +10,22 @@
 //! | mappings of a run of entries | [`MapRun`] | n mappings of one folio | single ones, joined | `unmap`: one reference |
 //! | a page that is on its way to another frame | [`MigrationHold`] | 1 mapping of the old frame | [`Shared::hold`] | a migration entry, `release`, or `unmap` |
 //! | the folio lock | [`FolioGuard`] | `PG_locked` | `lock`, `try_lock` | drop |
-//! | the counts frozen at 0 | [`FrozenFolio`] | all references | `freeze(expected)` | `unfreeze`, drop = free |
+//! | the counts frozen at 0 | [`FrozenFolio`] | the only reference | [`FolioGuard::freeze`] | `unfreeze`, drop = put |
 //!
-//! A [`Folio`] is a look at the metadata and owns nothing: what it says may be old by the time it is used.
+//! A [`Folio`] is a look at the metadata and owns nothing: what it says may be old by the time it is used, and nothing can be
+//! changed through it. What changes a folio's state is asked of an owner ([`FolioOwner`]).
 //!
 //! Linux: include/linux/mm.h `folio_get`, `folio_put`; include/linux/rmap.h.
 
 mod lock;
+mod owner;
 pub mod pin_protocol;
 mod pins;
 mod rmap;
 mod run;
 
 pub use lock::{FolioGuard, FrozenFolio};
+pub use owner::{FolioOwner, KeptFolio};
 pub use pins::{PinList, PinListError, PinNodes, PinTag, PinnedRun};
 pub use rmap::{
     DupError, Exclusive, ExclusiveRef, MigrationHold, MigrationHoldRef, Shared, SharedRef, ShmMap,
@@ -34,8 +37,7 @@ pub use run::{MapRun, NewAnonPages, try_dup_page, try_dup_run};
 use crate::{
     Frames, OutOfMemory,
     handle::RawHandle,
-    meta::{Counts, Kind, Mapping, MappingWord, Meta, flags},
-    swap::decode_entry,
+    meta::{Counts, Kind, Mapping, MappingWord, Meta, decode_entry, flags},
 };
 use anonmem_hal::{Machine, NrPages, Order, Pfn, SwapEntry};
 use anonmem_sync::Ordering;
@@ -56,7 +58,7 @@ impl<M: Machine> Copy for Folio<'_, M> {}
 
 impl<M: Machine> PartialEq for Folio<'_, M> {
     fn eq(&self, other: &Self) -> bool {
-        self.head == other.head
+        self.head == other.head && core::ptr::eq(self.frames, other.frames)
     }
 }
 
@@ -163,7 +165,8 @@ impl<M: Machine> Frames<M> {
 #[inline]
 fn assert_freeable<M: Machine>(meta: &Meta<M>) {
     anonmem_hal::debug_check_eq!(M, meta.kind(), Kind::Folio);
-    anonmem_hal::debug_check_eq!(M, meta.flags.peek() & flags::LOCKED, 0, "freeing a locked folio");
+    // In every build: whoever has the lock would unlock what the frame has become.
+    assert!(meta.flags.peek() & flags::LOCKED == 0, "freeing a locked folio");
     anonmem_hal::debug_check_eq!(M, meta.private.peek(), 0, "freeing a folio in the swap cache");
 }
 
@@ -270,51 +273,9 @@ impl<'f, M: Machine> Folio<'f, M> {
         self.meta().flags.load(Ordering::Relaxed) >> flags::IDLE_SHIFT & 3
     }
 
-    /// Sets that number.
-    pub fn set_idle(&self, sweeps: u32) {
-        let set = sweeps.min(3) << flags::IDLE_SHIFT;
-        let word = &self.meta().flags;
-        word.fetch_and(!(3 << flags::IDLE_SHIFT), Ordering::Relaxed);
-        word.fetch_or(set, Ordering::Relaxed);
-    }
-
-    /// Notes that a page-table scan found it accessed, and took the accessed bit.
-    pub fn set_referenced(&self) {
-        self.meta().flags.fetch_or(flags::REFERENCED, Ordering::Relaxed);
-    }
-
-    /// Whether one did since last asked.
-    pub fn test_and_clear_referenced(&self) -> bool {
-        let word = &self.meta().flags;
-        word.load(Ordering::Relaxed) & flags::REFERENCED != 0
-            && word.fetch_and(!flags::REFERENCED, Ordering::Relaxed) & flags::REFERENCED != 0
-    }
-
-    /// Takes back the mark for lazy freeing: the page was written.
-    pub fn clear_lazyfree(&self) {
-        self.meta().flags.fetch_and(!flags::LAZYFREE, Ordering::Relaxed);
-    }
-
     /// Whether it may be dropped instead of swapped (`MADV_FREE`) unless written since.
     pub fn is_lazyfree(&self) -> bool {
         self.meta().flags.load(Ordering::Relaxed) & flags::LAZYFREE != 0
-    }
-
-    /// Marks it for lazy freeing, or takes that back.
-    pub fn set_lazyfree(&self) {
-        self.meta().flags.fetch_or(flags::LAZYFREE, Ordering::Relaxed);
-    }
-
-    /// Takes the folio lock; sleeps while it is held. The caller keeps the folio alive.
-    #[doc(alias = "folio_lock")]
-    pub fn lock(self) -> FolioGuard<'f, M> {
-        FolioGuard::lock(self)
-    }
-
-    /// Takes the folio lock if it is free; allowed under a page-table lock.
-    #[doc(alias = "folio_trylock")]
-    pub fn try_lock(self) -> Option<FolioGuard<'f, M>> {
-        FolioGuard::try_lock(self)
     }
 
     fn set_mapping(&self, mapping: Mapping, index: u64) {

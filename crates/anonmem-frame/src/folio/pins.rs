@@ -12,7 +12,7 @@
 //!
 //! The slab is this file's alone ([`PinNodes`]): a node has one list, and nobody else finds its runs.
 
-use super::{Folio, FolioPin, TooManySharers};
+use super::{Folio, FolioPin, KeptFolio, TooManySharers};
 use crate::{
     Frames, OutOfMemory,
     handle::{Handle, Link},
@@ -237,9 +237,10 @@ impl<'f, M: Machine> PinList<'f, M> {
     }
 
     /// Calls `f` with the folio of every run but those of the zero page.
-    pub fn for_each_folio(&self, mut f: impl FnMut(Folio<'f, M>)) {
+    pub fn for_each_folio(&self, mut f: impl FnMut(&KeptFolio<'_, 'f, M>)) {
         for run in self.runs().filter(|run| run.first != self.frames.zero_page()) {
-            f(self.frames.folio_of_owned(run.first));
+            // The run owns a pin of it.
+            f(&KeptFolio::new(self.frames.folio_of_owned(run.first)));
         }
     }
 

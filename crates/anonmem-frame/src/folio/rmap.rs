@@ -75,6 +75,12 @@ macro_rules! mapping_owner {
                 self.frames.folio_of_owned(self.page)
             }
 
+            /// The frames that the page is one of.
+            #[inline(always)]
+            pub fn frames(&self) -> &'f Frames<M> {
+                self.frames
+            }
+
             /// Hands the mapping to a page-table entry, which owns it from now on.
             pub fn into_entry(self) -> Pfn {
                 ManuallyDrop::new(self).page

@@ -18,8 +18,8 @@ use anonmem::lab::{folio_lock_anon_vma_read, rmap_walk_anon};
 use anonmem::{
     Advice, Config, FaultAccess, FaultOutcome, LockMode, MapBacking, MapFlags, Mm, MmapRequest, Prot, Vm,
 };
-use anonmem_frame::{Exclusive, Folio, FolioRef, Mapping, RawHandle, Shared};
-use anonmem_hal::{CpuId, CpuSet, FrameAlloc, PAGE_SIZE, Pfn, Va, VaRange};
+use anonmem_frame::{Exclusive, Folio, FolioOwner, FolioRef, Mapping, OwnedFrames, RawHandle, Shared};
+use anonmem_hal::{CpuId, CpuSet, PAGE_SIZE, Pfn, Va, VaRange};
 use anonmem_pgtable::Mapped;
 use anonmem_sync::Atomic;
 use core::{
@@ -49,7 +49,7 @@ pub(crate) struct Kernel {
     /// One of the owners that [`share_many`](Self::share_many) forgot, and how many there are.
     many: RefCell<Option<(ManuallyDrop<Shared<'static, Sim>>, u64)>>,
     /// Frames that [`eat_until`](Self::eat_until) took.
-    eaten: [Cell<Option<Pfn>>; 64],
+    eaten: [Cell<Option<OwnedFrames<'static, Sim>>>; 64],
     /// What CPUs want to tell the check at the end.
     pub(crate) notes: [Cell<u64>; 4],
     /// What CPUs tell one another.
@@ -242,7 +242,8 @@ impl Kernel {
         if folio.is_mapped() {
             return;
         }
-        let mapping = folio.lock().map_exclusive(anon_vma, page(n).0 / P);
+        let lock = self.folio.borrow().as_ref().expect("held").lock();
+        let mapping = lock.map_exclusive(anon_vma, page(n).0 / P);
         *self.elsewhere.borrow_mut() = Some(mapping);
     }
 
@@ -310,13 +311,16 @@ impl Kernel {
     pub(crate) fn eat_until(&self, enough: impl Fn() -> bool) {
         let mut places = self.eaten.iter();
         while !enough() {
-            places.next().expect("less memory than that").set(self.vm.alloc_frame());
+            places
+                .next()
+                .expect("less memory than that")
+                .set(self.vm.frames().alloc_kernel(anonmem_hal::Order::ZERO).ok());
         }
     }
 
     /// Gives back what [`eat_until`](Self::eat_until) took.
     pub(crate) fn give_back(&self) {
-        self.eaten.iter().filter_map(Cell::take).for_each(|pfn| self.vm.free_frame(pfn));
+        self.eaten.iter().filter_map(Cell::take).for_each(drop);
     }
 
     /// How many mappings the frame of [`note_frame`](Self::note_frame) has.

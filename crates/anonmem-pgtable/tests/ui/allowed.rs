@@ -2,14 +2,25 @@
 
 use anonmem_frame::{Exclusive, ExclusiveRef, FolioPin, TooManySharers};
 use anonmem_hal::{Machine, Va};
-use anonmem_pgtable::{Attrs, CanInstall, MmuGather, PteGuard, PteSnapshot, StableVma};
+use anonmem_pgtable::{AddressSpace, Attrs, CanInstall, MmuGather, PteGuard, PteSnapshot, StableVma};
 
 struct Mmap;
-impl StableVma for Mmap {}
-impl CanInstall for Mmap {}
+// SAFETY: never made.
+unsafe impl<M> StableVma<M> for Mmap {
+    fn opens(&self, _: &AddressSpace<M>) -> bool {
+        false
+    }
+}
+// SAFETY: as above.
+unsafe impl<M> CanInstall<M> for Mmap {}
 
 struct Rmap;
-impl StableVma for Rmap {}
+// SAFETY: never made.
+unsafe impl<M> StableVma<M> for Rmap {
+    fn opens(&self, _: &AddressSpace<M>) -> bool {
+        false
+    }
+}
 
 #[allow(dead_code)]
 fn install<M: Machine>(entries: &mut PteGuard<'_, M, Mmap>, page: Exclusive<'_, M>, attrs: Attrs) {

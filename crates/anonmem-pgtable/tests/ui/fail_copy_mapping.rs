@@ -4,7 +4,7 @@ use anonmem_frame::Exclusive;
 use anonmem_hal::{Machine, Va};
 use anonmem_pgtable::{Attrs, CanInstall, PteGuard};
 
-fn twice<M: Machine, G: CanInstall>(entries: &mut PteGuard<'_, M, G>, page: Exclusive<'_, M>, attrs: Attrs) {
+fn twice<M: Machine, G: CanInstall<M>>(entries: &mut PteGuard<'_, M, G>, page: Exclusive<'_, M>, attrs: Attrs) {
     entries.install(Va(0), page, attrs);
     entries.install(Va(4096), page, attrs);
 }

@@ -3,7 +3,7 @@
 use anonmem_hal::{Machine, Va};
 use anonmem_pgtable::{PteGuard, StableVma};
 
-fn late<M: Machine, G: StableVma>(mut entries: PteGuard<'_, M, G>) {
+fn late<M: Machine, G: StableVma<M>>(mut entries: PteGuard<'_, M, G>) {
     let _snapshot = entries.unlock(Va(0));
     entries.write_protect(Va(0));
 }

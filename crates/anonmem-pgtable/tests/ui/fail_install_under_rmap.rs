@@ -2,10 +2,15 @@
 
 use anonmem_frame::Exclusive;
 use anonmem_hal::{Machine, Va};
-use anonmem_pgtable::{Attrs, PteGuard, StableVma};
+use anonmem_pgtable::{AddressSpace, Attrs, PteGuard, StableVma};
 
 struct Rmap;
-impl StableVma for Rmap {}
+// SAFETY: never made.
+unsafe impl<M> StableVma<M> for Rmap {
+    fn opens(&self, _: &AddressSpace<M>) -> bool {
+        false
+    }
+}
 
 fn install<M: Machine>(entries: &mut PteGuard<'_, M, Rmap>, page: Exclusive<'_, M>, attrs: Attrs) {
     entries.install(Va(0), page, attrs);

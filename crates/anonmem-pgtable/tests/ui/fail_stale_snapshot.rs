@@ -3,7 +3,7 @@
 use anonmem_hal::Machine;
 use anonmem_pgtable::{PteSnapshot, StableVma};
 
-fn twice<M: Machine, G: StableVma>(snapshot: PteSnapshot<'_, M, G>) {
+fn twice<M: Machine, G: StableVma<M>>(snapshot: PteSnapshot<'_, M, G>) {
     drop(snapshot.lock_if_same());
     drop(snapshot.lock_if_same());
 }

@@ -26,7 +26,7 @@
 pub(crate) mod anon;
 mod shared;
 mod source;
-mod speculative;
+pub(crate) mod speculative;
 mod stack;
 mod swap;
 #[cfg(test)]

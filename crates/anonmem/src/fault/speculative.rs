@@ -26,22 +26,23 @@ use crate::{
     vma::{refusal::Refusal, vma::Vma},
 };
 use anonmem_hal::{Machine, Va};
-use anonmem_pgtable::{CanInstall, StableVma};
 use anonmem_sync::{Ordering, RcuGuard, fence};
 
 /// A VMA as it was read, and the version that must still hold when a page is installed.
 pub(crate) struct Speculation<'a, M: Machine> {
+    slot: &'a MmSlot<M>,
     vma: &'a Vma<M>,
     version: u64,
     /// Keeps the page tables that are walked.
     _rcu: RcuGuard<'a, M>,
 }
 
-// Both are true from the check under the page-table lock on (`FaultGuard::still_holds`), and page tables are
-// changed only then: `VmFault::lock` and `VmFault::relock` are the only ways to a guard, and both ask. `VmFault::poison`
-// takes the first.
-impl<M: Machine> StableVma for Speculation<'_, M> {}
-impl<M: Machine> CanInstall for Speculation<'_, M> {}
+impl<M: Machine> Speculation<'_, M> {
+    /// The address space that the VMA was found in.
+    pub(crate) fn slot(&self) -> &MmSlot<M> {
+        self.slot
+    }
+}
 
 impl<M: Machine> FaultGuard<M> for Speculation<'_, M> {
     fn mmap(&self) -> Option<MmapHeld<'_, M>> {
@@ -82,7 +83,7 @@ impl<'a, M: Machine> Speculation<'a, M> {
         if vma.lock.was_write_locked_since(seq) {
             return Err(Refusal::WriteLocked);
         }
-        Ok((Self { vma, version, _rcu: rcu }, id))
+        Ok((Self { slot, vma, version, _rcu: rcu }, id))
     }
 
     /// Whether what was read of the VMA since [`begin`](Self::begin) is of one piece.

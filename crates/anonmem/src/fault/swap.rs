@@ -20,7 +20,7 @@ use crate::{
     swap::{cache::SwapIn, slot::SwapRef},
     vma::refusal::Refusal,
 };
-use anonmem_frame::{FolioGuard, FolioRef, TooManySharers};
+use anonmem_frame::{FolioGuard, FolioOwner, FolioRef, TooManySharers};
 use anonmem_hal::{IoError, Machine, Marker, Sharing, SoftLeaf, SwapBits, SwapEntry};
 use anonmem_pgtable::{Attrs, Cleared, Mapped, PteGuard};
 
@@ -97,8 +97,8 @@ fn lock_page<'f, M: Machine, G: FaultGuard<M>>(
     page: &FolioRef<'f, M>,
 ) -> Result<FolioGuard<'f, M>, FaultResult> {
     match fault.guard.sleeps(Refusal::WouldSleep) {
-        Ok(()) => Ok(page.folio().lock()),
-        Err(refusal) => page.folio().try_lock().ok_or(refusal.into()),
+        Ok(()) => Ok(page.lock()),
+        Err(refusal) => page.try_lock().ok_or(refusal.into()),
     }
 }
 
@@ -129,7 +129,7 @@ fn finish<'a, M: Machine, G: FaultGuard<M>>(
     let Cleared::Swap(count, _) = replaced else { unreachable!("it was a swap entry, and is locked") };
     drop(SwapRef::own(fault.vm, count));
     drop(entries);
-    page.folio().set_idle(0);
+    page.set_idle(0);
     fault.slot.add_anon(1);
     fault.slot.add_swap(-1);
     fault.vm.count(Event::FaultSwap);

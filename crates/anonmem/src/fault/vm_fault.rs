@@ -86,7 +86,7 @@ impl From<Refusal> for FaultResult {
 
 /// A guard that a fault may run under: it keeps the VMA as it is and lets entries be filled, or can tell
 /// under the page-table lock whether the VMA is still as it was.
-pub(crate) trait FaultGuard<M: Machine>: CanInstall {
+pub(crate) trait FaultGuard<M: Machine>: CanInstall<M> {
     /// The mmap lock, if that is what is held; without it a VMA cannot be given its first anon_vma.
     fn mmap(&self) -> Option<MmapHeld<'_, M>>;
 

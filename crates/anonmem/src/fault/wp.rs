@@ -15,7 +15,7 @@ use crate::{
     events::Event,
     fault::vm_fault::{FaultAccess, FaultGuard, FaultResult, VmFault},
 };
-use anonmem_frame::{FolioRef, SharedRef};
+use anonmem_frame::{FolioOwner, FolioRef, SharedRef};
 use anonmem_hal::{FlushRange, Machine, Pte, VaRange};
 use anonmem_pgtable::{Cleared, Mapped, PteGuard};
 
@@ -80,7 +80,7 @@ fn wp_can_reuse_anon_folio<M: Machine, G: FaultGuard<M>>(
     if page.reuse_own(anon_vma.raw()) {
         return true;
     }
-    let Some(lock) = page.folio().try_lock() else { return false };
+    let Some(lock) = page.try_lock() else { return false };
     page.reuse(&lock, anon_vma.raw()).is_ok()
 }
 

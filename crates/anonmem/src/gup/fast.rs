@@ -73,7 +73,7 @@ impl<'v, M: Machine> Mm<'v, M> {
             }
         }
         if write {
-            pinned.list().for_each_folio(mark_written);
+            pinned.list().for_each_folio(|folio| mark_written(folio));
         }
         Ok(())
     }

@@ -205,7 +205,7 @@ fn pin_entry<M: Machine>(
     let missing = match entries.pin(va) {
         PinEntry::Pinned(pin) => {
             if flags.contains(PinFlags::WRITE) {
-                mark_written(pin.folio());
+                mark_written(&pin);
             }
             pinned.list().push(pin)?;
             return Ok(Next::Page);

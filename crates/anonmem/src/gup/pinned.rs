@@ -9,7 +9,7 @@ use crate::{
     error::Error,
     mm::{Mm, MmGrab},
 };
-use anonmem_frame::{Folio, PinList, PinListError, PinnedRun};
+use anonmem_frame::{Folio, FolioOwner, PinList, PinListError, PinnedRun};
 use anonmem_hal::{Machine, NrPages, PAGE_SHIFT, Va, VaRange};
 use anonmem_sync::Ordering;
 
@@ -113,9 +113,9 @@ impl<M: Machine> Drop for PinnedRange<'_, M> {
 
 /// A page's bytes are worth keeping, whatever its entries say (`MADV_FREE`).
 #[doc(alias = "folio_mark_dirty")]
-pub(super) fn mark_written<M: Machine>(folio: Folio<'_, M>) {
-    if folio.is_lazyfree() {
-        folio.clear_lazyfree();
+pub(super) fn mark_written<'f, M: Machine>(page: &impl FolioOwner<'f, M>) {
+    if page.is_lazyfree() {
+        page.clear_lazyfree();
     }
 }
 

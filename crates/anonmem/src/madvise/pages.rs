@@ -13,6 +13,7 @@ use crate::{
     vma::{flags::VmFlags, vma::Backing},
     zap::{Zapped, discard_range, zap_entry},
 };
+use anonmem_frame::FolioOwner;
 use anonmem_hal::{Machine, Pte, SoftLeaf, VaRange};
 use anonmem_pgtable::{Mapped, MmuGather, Teardown};
 
@@ -61,24 +62,23 @@ impl<M: Machine> MmapReadGuard<'_, M> {
         }
         // Without the flush a store through a cached dirty translation would not set the bit again.
         self.change_entries(part, |mapped| {
-            let folio = match mapped {
-                Mapped::Exclusive(page, _) => page.folio(),
-                Mapped::Shared(page, _) => page.folio(),
+            match mapped {
+                // In the swap cache it may be another's, whose entry is a swap entry just now.
+                Mapped::Exclusive(page, _) if page.folio().counts().total() == 1 => {
+                    self.objects.mark_lazyfree(&page);
+                }
+                Mapped::Shared(page, _) if page.folio().counts().total() == 1 => {
+                    self.objects.mark_lazyfree(&page);
+                }
                 Mapped::Swap(..) => return Change::Drop,
+                Mapped::Exclusive(..) | Mapped::Shared(..) => return Change::None,
                 // A page that migrates is being used: it stays.
                 Mapped::None
                 | Mapped::Zero(_)
                 | Mapped::Shm(_)
                 | Mapped::Migration(..)
-                | Mapped::Marker(_) => {
-                    return Change::None;
-                }
-            };
-            // In the swap cache it may be another's, whose entry is a swap entry just now.
-            if folio.counts().total() != 1 {
-                return Change::None;
+                | Mapped::Marker(_) => return Change::None,
             }
-            self.objects.mark_lazyfree(folio);
             Change::CleanAndOld
         });
         Ok(())
@@ -113,10 +113,8 @@ impl<M: Machine> MmapReadGuard<'_, M> {
     fn madvise_cold(&self, part: VaRange) {
         self.change_entries(part, |mapped| {
             match mapped {
-                Mapped::Exclusive(page, _) => page.folio().set_idle(MAX_IDLE),
-                Mapped::Shared(page, _) if page.folio().counts().maps() == 1 => {
-                    page.folio().set_idle(MAX_IDLE)
-                }
+                Mapped::Exclusive(page, _) => page.set_idle(MAX_IDLE),
+                Mapped::Shared(page, _) if page.folio().counts().maps() == 1 => page.set_idle(MAX_IDLE),
                 Mapped::Shared(..) | Mapped::Shm(_) => {}
                 Mapped::None
                 | Mapped::Zero(_)

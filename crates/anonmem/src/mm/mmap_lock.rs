@@ -7,7 +7,6 @@
 
 use crate::{ids::MmId, mm::slot::MmSlot, objects::Objects};
 use anonmem_hal::Machine;
-use anonmem_pgtable::{CanInstall, StableVma};
 use anonmem_sync::{Ordering, RwSemReadGuard, RwSemWriteGuard, order::MmapLock};
 
 impl<M: Machine> Objects<M> {
@@ -92,14 +91,6 @@ impl<M: Machine> Drop for MmapWriteGuard<'_, M> {
         self.slot.lock_seq.store(seq + 1, Ordering::Release);
     }
 }
-
-impl<M: Machine> StableVma for MmapReadGuard<'_, M> {}
-
-impl<M: Machine> CanInstall for MmapReadGuard<'_, M> {}
-
-impl<M: Machine> StableVma for MmapWriteGuard<'_, M> {}
-
-impl<M: Machine> CanInstall for MmapWriteGuard<'_, M> {}
 
 /// The mmap lock, held one way or the other: what needs it held and not how.
 pub(crate) enum MmapHeld<'a, M: Machine> {

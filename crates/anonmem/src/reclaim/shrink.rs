@@ -15,7 +15,7 @@ use crate::{
     swap::slot::SwapRef,
     vm::Vm,
 };
-use anonmem_frame::{Folio, FolioGuard, FolioRef, Kind, Mapping, Stored};
+use anonmem_frame::{Folio, FolioGuard, FolioOwner, FolioRef, Kind, Mapping, Stored};
 use anonmem_hal::Machine;
 use anonmem_pgtable::TlbBatch;
 use anonmem_sync::Ordering;
@@ -120,13 +120,13 @@ impl<M: Machine> Vm<M> {
             let found = folio_referenced(self, folio);
             found.young > 0 || found.locked
         };
-        if folio.test_and_clear_referenced() || was_used() {
-            folio.set_idle(0);
+        if page.test_and_clear_referenced() || was_used() {
+            page.set_idle(0);
             return Shrunk::Used;
         }
         let idle = folio.idle();
         if idle < IDLE_SWEEPS {
-            folio.set_idle(idle + 1);
+            page.set_idle(idle + 1);
             return Shrunk::Used;
         }
         Shrunk::Kept
@@ -169,7 +169,7 @@ impl<M: Machine> Vm<M> {
             self.count(Event::SwapZero);
             return true;
         }
-        let written = self.machine().swap_write(entry.device, entry.offset, page.pfn(), self);
+        let written = self.machine().swap_write(entry.device, entry.offset, page.pfn(), &self.frames);
         if written.is_ok() {
             slots.set_stored(swap.count(), Stored::OnDevice, self.workingset.evict());
         }
@@ -228,7 +228,7 @@ impl<'v, M: Machine> PageoutBatch<'v, M> {
             return Shrunk::Used;
         }
         // Somebody who has it locked is using it; besides, the caller may be below a fault that has.
-        let Some(lock) = folio.try_lock() else { return Shrunk::Kept };
+        let Some(lock) = page.try_lock() else { return Shrunk::Kept };
         // A folio that leaves the swap cache without the lock forgets its entry a moment later, and the device may go meanwhile.
         let device = folio.swap_entry().map(|entry| vm.swap.get(entry).get_user());
         if matches!(device, Some(None)) || vm.is_in_use(folio) {

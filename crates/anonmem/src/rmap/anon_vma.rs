@@ -33,7 +33,6 @@ use crate::{
 };
 use anonmem_frame::{Link, OutOfMemory};
 use anonmem_hal::Machine;
-use anonmem_pgtable::StableVma;
 use anonmem_sync::{Ordering, RwSemReadGuard, RwSemWriteGuard, order::AnonVmaRoot};
 
 /// The lock of an anon_vma's root, held for reading: the set of VMAs stands still.
@@ -72,10 +71,6 @@ pub(crate) struct AnonVmaWriteGuard<'v, M: Machine> {
     root: AnonVmaId,
     _root: RwSemWriteGuard<'v, M, AnonVmaRoot, ()>,
 }
-
-// Under an rmap lock entries may be looked at and cleared, never filled.
-impl<M: Machine> StableVma for AnonVmaReadGuard<'_, M> {}
-impl<M: Machine> StableVma for AnonVmaWriteGuard<'_, M> {}
 
 impl<M: Machine> IntervalNodes<M, ChainTag> for Objects<M> {
     fn links(&self, chain: ChainId) -> &IntervalLinks<M, ChainTag> {

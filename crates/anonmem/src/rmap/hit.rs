@@ -3,10 +3,9 @@
 //! Linux: mm/page_vma_mapped.c `page_vma_mapped_walk`.
 
 use crate::{ids::VmaId, mm::slot::MmSlot, objects::Objects};
-use anonmem_frame::Folio;
+use anonmem_frame::{Folio, FolioOwner};
 use anonmem_hal::{Machine, PAGE_SIZE, Pfn, Present, Pte, SoftLeaf, Va, VaRange};
 use anonmem_pgtable::{Mapped, PteGuard, StableVma};
-use core::ops::RangeInclusive;
 
 /// Mappings of consecutive pages that a walk met in one table, which is locked: a [`Batch`](anonmem_pgtable::Batch) of the
 /// folio's.
@@ -46,27 +45,29 @@ impl Form {
     }
 }
 
-/// The entries of VMA `id` from the first page of `indexes` on, if they map `folio`, whose last page is the last of those.
+/// The entries of VMA `id` from page `index` on, if they map `folio`, whose last page is `last`.
 #[doc(alias = "page_vma_mapped_walk")]
-pub(super) fn find_mapping<'a, 'v: 'a, M: Machine, G: StableVma>(
+pub(super) fn find_mapping<'a, 'v: 'a, M: Machine, G: StableVma<M>>(
     objects: &'v Objects<M>,
     guard: &'a G,
     id: VmaId,
     folio: Folio<'_, M>,
-    indexes: RangeInclusive<u64>,
+    (index, last): (u64, u64),
     form: Form,
 ) -> Option<RmapHit<'a, 'v, M, G>> {
     let vma = objects.vma(id);
-    let va = vma.address_of(*indexes.start())?;
+    let va = vma.address_of(index)?;
     let slot = objects.mm_slot(vma.mm()?);
     let table = slot.space.walk(&objects.frames, guard, va)?;
-    let maps = |pte| form.page(pte).filter(|&page| objects.frames.folio(page) == Some(folio));
+    // All of it is of these frames: the first one names the folio.
+    let is_of = |found: Option<Folio<'_, M>>| found.is_some_and(|found| found.pfn() == folio.pfn());
+    let maps = |pte| form.page(pte).filter(|&page| is_of(objects.frames.folio(page)));
     // Without the lock first: most of a family's VMAs do not map the page.
     maps(table.peek(va))?;
     let entries = table.lock();
     let page = maps(entries.get(va))?;
     let pages = match form {
-        Form::Present if indexes.start() != indexes.end() => {
+        Form::Present if index != last => {
             entries.batch(VaRange { start: va, end: vma.end() }).map_or(1, |batch| batch.pages())
         }
         Form::Present | Form::Migration => 1,
@@ -77,7 +78,7 @@ pub(super) fn find_mapping<'a, 'v: 'a, M: Machine, G: StableVma>(
 /// Pages of a table that a walk looks at together. Linux: `MIN_LRU_BATCH`.
 const LOOK_AROUND: u64 = 64;
 
-impl<M: Machine, G: StableVma> RmapHit<'_, '_, M, G> {
+impl<M: Machine, G: StableVma<M>> RmapHit<'_, '_, M, G> {
     /// Takes the accessed bits of the entries around, whose table is locked already, and notes them at their folios: pages that lie
     /// together are used together, and reclaim need not walk to each of them.
     #[doc(alias = "lru_gen_look_around")]
@@ -88,8 +89,8 @@ impl<M: Machine, G: StableVma> RmapHit<'_, '_, M, G> {
         let Some(inside) = around.intersect(self.entries.table().range()) else { return };
         for va in inside.iter_pages() {
             match self.entries.mapped(va) {
-                Mapped::Exclusive(page, Present { young: true, .. }) => page.folio().set_referenced(),
-                Mapped::Shared(page, Present { young: true, .. }) => page.folio().set_referenced(),
+                Mapped::Exclusive(page, Present { young: true, .. }) => page.set_referenced(),
+                Mapped::Shared(page, Present { young: true, .. }) => page.set_referenced(),
                 Mapped::Exclusive(..) | Mapped::Shared(..) | Mapped::None | Mapped::Zero(_) => continue,
                 Mapped::Shm(_) | Mapped::Swap(..) | Mapped::Migration(..) | Mapped::Marker(_) => continue,
             }

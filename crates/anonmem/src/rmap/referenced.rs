@@ -32,10 +32,12 @@ pub fn folio_referenced<M: Machine>(objects: &Objects<M>, folio: Folio<'_, M>) -
     let Some(guard) = Rmap::lock(objects, folio) else { return found };
     let _ = Rmap::walk(&guard, folio, Form::Present, |mut hit| {
         found.mappings += hit.pages;
-        let young =
-            (0..hit.pages).filter(|&i| hit.entries.test_and_clear_young(hit.va.page_after(i))).count();
+        let mut young = u64::from(hit.entries.test_and_clear_young(hit.va));
+        for page in 1..hit.pages {
+            young += u64::from(hit.entries.test_and_clear_young(hit.va.page_after(page)));
+        }
         if young > 0 {
-            found.young += young as u64;
+            found.young += young;
             hit.look_around();
         }
         found.locked |= objects.vma(hit.vma).flags().contains(VmFlags::LOCKED);

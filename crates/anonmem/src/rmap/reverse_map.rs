@@ -30,7 +30,7 @@ pub(crate) trait ReverseMap<M: Machine> {
     type Stamp: Copy;
 
     /// The lock under which the mappers of a page stand still; entries may be looked at and cleared under it, never filled.
-    type Locked<'v>: StableVma
+    type Locked<'v>: StableVma<M>
     where
         M: 'v;
 

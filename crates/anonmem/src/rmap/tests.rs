@@ -5,6 +5,7 @@ use crate::{
     Advice, MapBacking, MapFlags, Mm, MmapRequest, Prot, Vm,
     testing::{M, P, World},
 };
+use anonmem_frame::FolioOwner;
 use anonmem_hal::{CpuId, Va, VaRange};
 use std::vec::Vec;
 
@@ -50,12 +51,12 @@ fn who_was_accessed_nearby_is_noted_on_the_way() {
         [first, second, cold, far].iter().for_each(|va| mm.store(va.0, 1).unwrap());
         let frame = |va| w.vm.frames.try_get(mm.pagemap(va).pfn.unwrap()).unwrap();
         assert_eq!(referenced(&w.vm, &mm, cold), (1, 1));
-        assert!(frame(second).folio().test_and_clear_referenced());
-        assert!(!frame(cold).folio().test_and_clear_referenced(), "its walker was told");
+        assert!(frame(second).test_and_clear_referenced());
+        assert!(!frame(cold).test_and_clear_referenced(), "its walker was told");
         assert_eq!(referenced(&w.vm, &mm, second), (1, 0), "its accessed bit was taken");
         assert_eq!(referenced(&w.vm, &mm, far), (1, 1), "too far away");
-        assert!(frame(first).folio().test_and_clear_referenced());
-        assert!(!frame(first).folio().test_and_clear_referenced(), "told once");
+        assert!(frame(first).test_and_clear_referenced());
+        assert!(!frame(first).test_and_clear_referenced(), "told once");
     });
 }
 
@@ -153,10 +154,10 @@ fn shared_pages_nearby_are_noted_too() {
         let child = parent.fork().unwrap();
         let page = w.vm.frames.try_get(parent.pagemap(second).pfn.unwrap()).unwrap();
         referenced(&w.vm, &parent, second);
-        page.folio().test_and_clear_referenced();
+        page.test_and_clear_referenced();
         [first, second].iter().for_each(|va| assert_eq!(child.load(va.0), Ok(1)));
         assert_eq!(referenced(&w.vm, &parent, first).0, 2);
-        assert!(page.folio().test_and_clear_referenced());
+        assert!(page.test_and_clear_referenced());
     });
 }
 

@@ -12,7 +12,7 @@ use crate::{
     swap::slot::SwapRef,
     vma::flags::VmFlags,
 };
-use anonmem_frame::{Folio, FolioGuard};
+use anonmem_frame::{FolioGuard, FolioOwner};
 use anonmem_hal::{EntryBits, Machine, Sharing};
 use anonmem_pgtable::{Cleared, StableVma, TlbBatch};
 use core::ops::ControlFlow;
@@ -52,8 +52,7 @@ pub(crate) fn try_to_unmap<'v, M: Machine>(
 ) -> Unmapped {
     let folio = lock.folio();
     let Some(guard) = Rmap::lock(objects, folio) else { return Unmapped::All };
-    let walked =
-        Rmap::walk(&guard, folio, Form::Present, |hit| try_to_unmap_one(objects, hit, folio, to, tlb));
+    let walked = Rmap::walk(&guard, folio, Form::Present, |hit| try_to_unmap_one(objects, hit, to, tlb));
     drop(guard);
     match walked {
         ControlFlow::Continue(()) if folio.counts().maps() == 0 => Unmapped::All,
@@ -67,8 +66,7 @@ pub(crate) fn try_to_unmap<'v, M: Machine>(
 /// Replaces one entry; breaks if the page must stay.
 fn try_to_unmap_one<'v, M: Machine>(
     objects: &'v Objects<M>,
-    mut hit: RmapHit<'_, 'v, M, impl StableVma>,
-    folio: Folio<'_, M>,
+    mut hit: RmapHit<'_, 'v, M, impl StableVma<M>>,
     to: &UnmapTo<'_, '_, M>,
     tlb: &mut TlbBatch<'v, M>,
 ) -> ControlFlow<()> {
@@ -118,8 +116,8 @@ fn try_to_unmap_one<'v, M: Machine>(
             slot.add_swap(1);
         }
         // Written through a pin, too: that is noted before the page is unpinned, which `try_share` has seen.
-        None if present.dirty || !folio.is_lazyfree() => {
-            folio.clear_lazyfree();
+        None if present.dirty || !shared.folio().is_lazyfree() => {
+            shared.clear_lazyfree();
             vacancy.fill(shared, present.write_protected().into());
             return ControlFlow::Break(());
         }

@@ -41,7 +41,7 @@ pub(super) fn walk<'v, M: Machine, B>(
         let id = objects.chain(chain).vma();
         let mut index = first;
         while index <= last {
-            let hit = find_mapping(objects, guard, id, folio, index..=last, form);
+            let hit = find_mapping(objects, guard, id, folio, (index, last), form);
             index += hit.as_ref().map_or(1, |hit| hit.pages);
             if let Some(hit) = hit {
                 f(hit)?;

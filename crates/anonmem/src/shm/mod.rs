@@ -12,7 +12,7 @@ mod page;
 use crate::{error::Error, ids::ShmId, objects::Objects, shm::object::ShmObject};
 use anonmem_frame::FolioRef;
 use anonmem_hal::{Arch, Machine, Order, PAGE_SHIFT, Pte, Va, VaRange};
-use anonmem_pgtable::{CanInstall, Mapped, StableVma, Teardown};
+use anonmem_pgtable::{Mapped, Teardown};
 use anonmem_sync::Ordering;
 
 /// When the pages of an object are promised.
@@ -25,9 +25,13 @@ pub(crate) enum Promise {
 }
 
 /// Keeps an object's tables: its user count. The object's pages are filled under it.
-pub(super) struct ShmUser;
-impl StableVma for ShmUser {}
-impl CanInstall for ShmUser {}
+pub(crate) struct ShmUser<'a, M>(&'a ShmObject<M>);
+
+impl<M> ShmUser<'_, M> {
+    pub(crate) fn object(&self) -> &ShmObject<M> {
+        self.0
+    }
+}
 
 pub(super) fn offset(index: u64) -> Va {
     Va(index << PAGE_SHIFT)
@@ -88,7 +92,7 @@ impl<M: Machine> Objects<M> {
         let mut promised = if object.is_sparse() { 0 } else { object.pages() };
         let all = VaRange { start: Va(0), end: offset(object.reach()) };
         let mut gather = self.gather(&object.space, Teardown::WholeSpace);
-        for (table, part) in object.space.tables(&self.frames, &ShmUser, all) {
+        for (table, part) in object.space.tables(&self.frames, &ShmUser(object), all) {
             let mut entries = table.lock();
             for va in part.iter_pages() {
                 if let Ok(page) = entries.clear(va).unmap() {
@@ -106,7 +110,8 @@ impl<M: Machine> Objects<M> {
     }
 
     pub(super) fn shm_find<'a>(&'a self, object: &'a ShmObject<M>, va: Va) -> Option<FolioRef<'a, M>> {
-        let table = object.space.walk(&self.frames, &ShmUser, va)?;
+        let user = ShmUser(object);
+        let table = object.space.walk(&self.frames, &user, va)?;
         let entries = table.lock();
         match entries.mapped(va) {
             Mapped::Shm(present) => self.frames.try_get(present.pfn),
@@ -124,7 +129,8 @@ impl<M: Machine> Objects<M> {
     pub fn shm_resident(&self, id: ShmId) -> u64 {
         let object = self.shm(id);
         let all = VaRange { start: Va(0), end: offset(object.reach()) };
-        let pages = object.space.tables(&self.frames, &ShmUser, all);
+        let user = ShmUser(object);
+        let pages = object.space.tables(&self.frames, &user, all);
         pages
             .map(|(table, part)| part.iter_pages().filter(|&va| table.peek(va) != Pte::None).count() as u64)
             .sum()
@@ -140,7 +146,7 @@ impl<M: Machine> Objects<M> {
     pub fn shm_punch(&self, id: ShmId, first: u64, pages: u64) {
         let object = self.shm(id);
         let range = VaRange { start: offset(first), end: offset(first + pages) };
-        for (table, part) in object.space.tables(&self.frames, &ShmUser, range) {
+        for (table, part) in object.space.tables(&self.frames, &ShmUser(object), range) {
             let mut entries = table.lock();
             for va in part.iter_pages() {
                 let Mapped::Shm(present) = entries.mapped(va) else { continue };
@@ -175,7 +181,7 @@ impl<M: Machine> Objects<M> {
     pub(crate) fn shm_cut(&self, id: ShmId, first: u64, end: u64) {
         let object = self.shm(id);
         let range = VaRange { start: offset(first), end: offset(end) };
-        for (table, part) in object.space.tables(&self.frames, &ShmUser, range) {
+        for (table, part) in object.space.tables(&self.frames, &ShmUser(object), range) {
             let mut entries = table.lock();
             for va in part.iter_pages() {
                 if let Ok(page) = entries.clear(va).unmap() {

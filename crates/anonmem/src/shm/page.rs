@@ -52,7 +52,8 @@ impl<M: Machine> Vm<M> {
         let (object, va) = (self.shm(id), offset(index));
         let new = self.alloc_page()?;
         new.zero();
-        let table = object.space.walk_alloc(&self.frames, &ShmUser, va)?;
+        let user = ShmUser(object);
+        let table = object.space.walk_alloc(&self.frames, &user, va)?;
         let mut entries = table.lock();
         if let Mapped::Shm(present) = entries.mapped(va) {
             // Somebody was faster; `new` is freed, and its promise taken back.

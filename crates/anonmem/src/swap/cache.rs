@@ -3,7 +3,7 @@
 //! Linux: mm/swap_state.c `swap_cache_get_folio`, `read_swap_cache_async`, `free_swap_cache`; mm/page_io.c `swap_read_folio`.
 
 use crate::{events::Event, objects::Objects, swap::slot::SwapRef};
-use anonmem_frame::{Folio, FolioGuard, FolioRef, NewFolio};
+use anonmem_frame::{Folio, FolioGuard, FolioOwner, FolioRef, NewFolio};
 use anonmem_hal::{IoError, Machine, SwapEntry};
 
 /// What came of asking for the page of an entry.
@@ -44,10 +44,10 @@ impl<M: Machine> Objects<M> {
     ) -> Result<SwapIn<'v, M>, IoError> {
         let slots = self.swap.get(entry).slots();
         let page = new.into_reference();
-        let lock = page.folio().lock();
+        let lock = page.lock();
         lock.set_swap_entry(entry);
         if slots.cache(&self.frames, entry.offset, page.clone()).is_err() {
-            page.folio().forget_swap_entry(entry);
+            page.forget_swap_entry(entry);
             return Ok(SwapIn::Changed);
         }
         let read = if slots.state(&self.frames, entry.offset).zero {
@@ -78,7 +78,7 @@ impl<M: Machine> Objects<M> {
         let folio = lock.folio();
         let taken = self.swap.get(entry).slots().uncache(&self.frames, entry.offset, folio.pfn());
         if taken.is_some() {
-            folio.forget_swap_entry(entry);
+            lock.forget_swap_entry(entry);
         }
         taken.is_some()
     }

@@ -9,7 +9,7 @@ use crate::{
     objects::Objects,
     swap::device::{CLUSTER, SwapDevice},
 };
-use anonmem_frame::{FolioRef, SlotCountOverflow, SlotPut, SwapCount};
+use anonmem_frame::{FolioOwner, FolioRef, SlotCountOverflow, SlotPut, SwapCount};
 use anonmem_hal::{Machine, SwapEntry};
 use anonmem_sync::Ordering;
 
@@ -59,10 +59,10 @@ impl<M: Machine> Drop for SwapRef<'_, M> {
         let device = objects.swap.get(entry);
         let SlotPut::Free { slot, stored, page } = device.slots.put(count) else { return };
         if let Some(page) = page {
-            page.folio().forget_swap_entry(entry);
+            page.forget_swap_entry(entry);
         }
         if stored {
-            objects.machine().swap_discard(entry.device, entry.offset, objects);
+            objects.machine().swap_discard(entry.device, entry.offset, &objects.frames);
         }
         device.slots.finish_free(&objects.frames, slot);
         device.cluster_free.get(&objects.frames, entry.offset / CLUSTER).fetch_add(1, Ordering::Relaxed);

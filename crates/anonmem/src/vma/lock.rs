@@ -33,7 +33,6 @@ use crate::{
     },
 };
 use anonmem_hal::{Machine, Va, VaRange};
-use anonmem_pgtable::{CanInstall, StableVma};
 use anonmem_sync::{
     Level, Ordering,
     lockdep::{self, Acquire},
@@ -148,18 +147,21 @@ impl<M: Machine> VmaWrite<'_, M> {
 
 /// A VMA, locked for reading: it stays as it is, and its entries may be filled.
 pub(crate) struct VmaReadGuard<'a, M: Machine> {
+    slot: &'a MmSlot<M>,
     vma: &'a Vma<M>,
     id: VmaId,
 }
 
 impl<M: Machine> VmaReadGuard<'_, M> {
+    /// The address space that the VMA is in.
+    pub(crate) fn slot(&self) -> &MmSlot<M> {
+        self.slot
+    }
+
     pub(crate) fn id(&self) -> VmaId {
         self.id
     }
 }
-
-impl<M: Machine> StableVma for VmaReadGuard<'_, M> {}
-impl<M: Machine> CanInstall for VmaReadGuard<'_, M> {}
 
 impl<M: Machine> Drop for VmaReadGuard<'_, M> {
     fn drop(&mut self) {
@@ -180,7 +182,7 @@ impl<M: Machine> Objects<M> {
         let id = self.find_vma_unlocked(slot, mm, va)?;
         let vma = self.vma(id);
         vma.start_read(slot, mm)?;
-        let guard = VmaReadGuard { vma, id };
+        let guard = VmaReadGuard { slot, vma, id };
         // All that led here is decided again: the VMA may have moved before it was locked.
         if guard.vma.range().contains(va) { Ok(guard) } else { Err(Refusal::Recycled) }
     }

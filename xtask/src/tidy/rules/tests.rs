@@ -38,6 +38,18 @@ fn anonmem_has_no_unsafe() {
     assert_eq!(findings(CORE, text), [("unsafe", 3)]);
     assert_eq!(findings(SYNC, text), []);
     assert_eq!(findings(CORE, "//! x\n#![forbid(unsafe_code)]\n// unsafe is out\n"), []);
+    assert_eq!(findings(CORE, "//! x\n#![allow(unsafe_code)]\n"), [("unsafe", 2)]);
+}
+
+#[test]
+fn the_promises_of_anonmem_are_impls() {
+    const PROMISES: &str = "crates/anonmem/src/promises.rs";
+    assert_eq!(
+        findings(PROMISES, "//! x\n#![allow(unsafe_code)]\n// SAFETY: held\nunsafe impl A for B {}\n"),
+        []
+    );
+    let text = "//! x\n// SAFETY: fine\nfn f() { unsafe { g() } }\n";
+    assert_eq!(findings(PROMISES, text), [("unsafe", 3)]);
 }
 
 #[test]

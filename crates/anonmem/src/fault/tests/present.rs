@@ -10,7 +10,7 @@ use crate::{
     testing::{M, P, RW, World, pages},
     vma::Backing,
 };
-use anonmem_frame::FolioRef;
+use anonmem_frame::{FolioOwner, FolioRef};
 use anonmem_hal::{CpuId, Pte, SoftLeaf, Va};
 use anonmem_hosted::{FailurePlan, Trap};
 use std::vec;
@@ -105,7 +105,7 @@ fn a_page_that_was_ours_before_is_reused_at_once_even_if_it_is_locked() {
         let retries = count(w, Event::FaultRetry);
         let guard = mm.read();
         let id = guard.slot().tree.find(w.vm.nodes(), AT).unwrap().1;
-        let lock = w.vm.frames.folio(before).unwrap().lock();
+        let lock = w.vm.frames.try_get(before).unwrap().lock();
         let fault = VmFault::new(&w.vm, mm.slot(), &guard, id, AT, Write);
         assert_eq!(handle_mm_fault(&fault), FaultResult::Done);
         drop((lock, guard));
@@ -220,7 +220,7 @@ fn cached_for_one<'a>(w: &'a World, parent: &Mm<'a, M>) -> FolioRef<'a, M> {
     drop(guard);
     drop(child);
     let page = w.vm.swap_cache_get(entry).expect("cached");
-    page.folio().set_idle(1);
+    page.set_idle(1);
     page
 }
 

@@ -18,7 +18,7 @@ use crate::{
 };
 use anonmem_hal::{Pfn, Pte, Va};
 use anonmem_hosted::FailurePlan;
-use anonmem_pgtable::{CanInstall, StableVma};
+use anonmem_pgtable::{AddressSpace as PageTables, CanInstall, StableVma};
 use std::{boxed::Box, cell::Cell, vec};
 
 const FIRST: u64 = 16;
@@ -31,8 +31,16 @@ pub(super) struct Interrupted<'a> {
     changed: Option<&'a Cell<bool>>,
 }
 
-impl StableVma for Interrupted<'_> {}
-impl CanInstall for Interrupted<'_> {}
+// SAFETY: what it stands for is held, or nobody else is there.
+#[allow(unsafe_code)]
+unsafe impl StableVma<M> for Interrupted<'_> {
+    fn opens(&self, _: &PageTables<M>) -> bool {
+        true
+    }
+}
+// SAFETY: as above.
+#[allow(unsafe_code)]
+unsafe impl CanInstall<M> for Interrupted<'_> {}
 
 impl FaultGuard<M> for Interrupted<'_> {
     fn mmap(&self) -> Option<MmapHeld<'_, M>> {

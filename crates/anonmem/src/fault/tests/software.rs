@@ -16,7 +16,7 @@ use crate::{
 };
 use anonmem_hal::{EntryBits, FlushRange, Marker, Pte, Sharing, SoftLeaf, Va};
 use anonmem_hosted::Trap;
-use anonmem_pgtable::{Attrs, CanInstall, Cleared, PteGuard, StableVma};
+use anonmem_pgtable::{AddressSpace as PageTables, Attrs, CanInstall, Cleared, PteGuard, StableVma};
 use std::vec;
 
 const PAGE: u64 = 16;
@@ -89,8 +89,16 @@ fn a_fault_waits_until_the_page_has_arrived() {
 
 /// A guard under which a fault may not sleep.
 struct Hasty<'a>(&'a MmapReadGuard<'a, M>);
-impl StableVma for Hasty<'_> {}
-impl CanInstall for Hasty<'_> {}
+// SAFETY: what it stands for is held, or nobody else is there.
+#[allow(unsafe_code)]
+unsafe impl StableVma<M> for Hasty<'_> {
+    fn opens(&self, _: &PageTables<M>) -> bool {
+        true
+    }
+}
+// SAFETY: as above.
+#[allow(unsafe_code)]
+unsafe impl CanInstall<M> for Hasty<'_> {}
 impl FaultGuard<M> for Hasty<'_> {
     fn mmap(&self) -> Option<MmapHeld<'_, M>> {
         Some(MmapHeld::Read(self.0))

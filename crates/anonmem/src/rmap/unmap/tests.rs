@@ -8,7 +8,7 @@ use crate::{
     testing::{M, P, RW, World, pages},
     vma::Backing,
 };
-use anonmem_frame::FolioRef;
+use anonmem_frame::{FolioOwner, FolioRef};
 use anonmem_hal::{Pte, Va};
 use anonmem_pgtable::TlbBatch;
 
@@ -108,7 +108,7 @@ fn a_page_that_was_pinned_meanwhile_gets_its_entry_back() {
         let pin = mm.pin_page(Va(AT));
         let (page, before) = (page_of(w, &mm), entry(w));
         assert!(matches!(before, Pte::Present(_)));
-        let lock = page.folio().lock();
+        let lock = page.lock();
         let swap = w.vm.swap_claim(page.clone()).unwrap();
         lock.set_swap_entry(swap.entry());
         let mut tlb = TlbBatch::new(&w.vm.frames);

@@ -1,0 +1,14 @@
+//! What locks and flushes rely on, safe code cannot promise.
+#![forbid(unsafe_code)]
+
+use anonmem_hal::{CpuSet, FlushRange, Mmu, Pfn, Va};
+
+struct Liar;
+
+impl Mmu for Liar {
+    fn init_root(&self, _: Pfn) {}
+    fn flush(&self, _: CpuSet, _: Pfn, _: FlushRange) {}
+    fn flush_local(&self, _: Pfn, _: Va) {}
+}
+
+fn main() {}

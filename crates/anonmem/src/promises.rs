@@ -1,0 +1,89 @@
+//! What the guards promise about page tables: the only `unsafe` of this crate, and no more than these impls.
+//!
+//! That a lock keeps tables allocated is a fact about who frees them: `munmap` and `exit_mmap`, with the mmap lock held for
+//! writing and the VMAs out of the tree and unlinked from their anon_vmas. No type can say it, so it is written here, once
+//! for each guard. Safe code outside of this file cannot make another guard that opens page tables.
+//!
+//! docs/locking.md, "Who may do what to page tables", has the same as a table.
+#![allow(unsafe_code)]
+
+use crate::{
+    fault::speculative::Speculation,
+    mm::mmap_lock::{MmapReadGuard, MmapWriteGuard},
+    rmap::anon_vma::{AnonVmaReadGuard, AnonVmaWriteGuard},
+    shm::ShmUser,
+    vma::lock::VmaReadGuard,
+};
+use anonmem_hal::Machine;
+use anonmem_pgtable::{AddressSpace, CanInstall, StableVma};
+use core::ptr;
+
+// SAFETY: tables of the space are freed with this lock held for writing.
+unsafe impl<M: Machine> StableVma<M> for MmapReadGuard<'_, M> {
+    #[inline(always)]
+    fn opens(&self, space: &AddressSpace<M>) -> bool {
+        ptr::eq(&*self.slot().space, space)
+    }
+}
+// SAFETY: a VMA is unmapped with this lock held for writing; what zaps under the lock held for reading (MADV_DONTNEED) leaves
+// the VMA, which owns what is filled meanwhile.
+unsafe impl<M: Machine> CanInstall<M> for MmapReadGuard<'_, M> {}
+
+// SAFETY: the holder alone frees tables, and does not while it has a walk that borrows this guard.
+unsafe impl<M: Machine> StableVma<M> for MmapWriteGuard<'_, M> {
+    #[inline(always)]
+    fn opens(&self, space: &AddressSpace<M>) -> bool {
+        ptr::eq(&*self.slot().space, space)
+    }
+}
+// SAFETY: the holder alone unmaps.
+unsafe impl<M: Machine> CanInstall<M> for MmapWriteGuard<'_, M> {}
+
+// SAFETY: whoever unmaps or changes the VMA write-locks it first, and waits for its readers.
+unsafe impl<M: Machine> StableVma<M> for VmaReadGuard<'_, M> {
+    #[inline(always)]
+    fn opens(&self, space: &AddressSpace<M>) -> bool {
+        ptr::eq(&*self.slot().space, space)
+    }
+}
+// SAFETY: as above: the entries are cleared after the wait.
+unsafe impl<M: Machine> CanInstall<M> for VmaReadGuard<'_, M> {}
+
+// SAFETY: it is an RCU read section, and tables are freed a grace period after they were unlinked.
+unsafe impl<M: Machine> StableVma<M> for Speculation<'_, M> {
+    #[inline(always)]
+    fn opens(&self, space: &AddressSpace<M>) -> bool {
+        ptr::eq(&*self.slot().space, space)
+    }
+}
+// SAFETY: true from the check under the page-table lock on (`FaultGuard::still_holds`), and entries are filled only after it:
+// `VmFault::lock` and `VmFault::relock` are the only ways of a fault to a guard of entries.
+unsafe impl<M: Machine> CanInstall<M> for Speculation<'_, M> {}
+
+// SAFETY: the tables under a VMA are freed after `unlink_anon_vmas` has taken the root's lock for writing, so those of the VMAs
+// that are linked to the family stay while the lock is held. Under an rmap lock entries may be looked at and cleared, never
+// filled: munmap clears them before it unlinks, and would not come by again.
+unsafe impl<M: Machine> StableVma<M> for AnonVmaReadGuard<'_, M> {
+    /// A walk opens the space of each VMA that it finds in the family's trees.
+    #[inline(always)]
+    fn opens(&self, _: &AddressSpace<M>) -> bool {
+        true
+    }
+}
+// SAFETY: as for the lock held for reading.
+unsafe impl<M: Machine> StableVma<M> for AnonVmaWriteGuard<'_, M> {
+    #[inline(always)]
+    fn opens(&self, _: &AddressSpace<M>) -> bool {
+        true
+    }
+}
+
+// SAFETY: an object's tables are freed by its last user.
+unsafe impl<M: Machine> StableVma<M> for ShmUser<'_, M> {
+    #[inline(always)]
+    fn opens(&self, space: &AddressSpace<M>) -> bool {
+        ptr::eq(self.object().space(), space)
+    }
+}
+// SAFETY: as above; pages are punched out under the page-table lock, and come back when asked for.
+unsafe impl<M: Machine> CanInstall<M> for ShmUser<'_, M> {}
