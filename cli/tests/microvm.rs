@@ -173,6 +173,11 @@ fn calls_with_odd_arguments_harm_nobody() {
 }
 
 #[test]
+fn mappings_are_described_by_all_their_attributes() {
+    same_table_as_host("described", &[]);
+}
+
+#[test]
 fn beyond_the_end_of_a_file_is_sigbus() {
     same_table_as_host("shortened", &[]);
 }

@@ -47,6 +47,8 @@ pub struct Stack {
     pub arg_range: (u64, u64),
     /// Where the environment strings are.
     pub env_range: (u64, u64),
+    /// Where the auxiliary vector is, the pair of zeroes at its end included.
+    pub auxv_range: (u64, u64),
     random_at: u64,
 }
 
@@ -92,7 +94,15 @@ impl Stack {
         let sp = (random_at - pointers as u64) & !15;
         let env_at = strings_at + args.bytes() as u64;
         let path_at = env_at + env.bytes() as u64;
-        Ok(Stack { sp, top, arg_range: (strings_at, env_at), env_range: (env_at, path_at), random_at })
+        let auxv_at = sp + 8 * (args.count() + env.count() + 3) as u64;
+        Ok(Stack {
+            sp,
+            top,
+            arg_range: (strings_at, env_at),
+            env_range: (env_at, path_at),
+            auxv_range: (auxv_at, sp + pointers as u64),
+            random_at,
+        })
     }
 
     /// Writes it all through `put`, which gets the bytes from the stack pointer up to the top one piece after
@@ -167,6 +177,9 @@ mod tests {
             assert_eq!(bytes[random..random + 16], [7; 16]);
             assert_eq!(stack.arg_range.0, word(1));
             assert_eq!(stack.arg_range.1, word(5));
+            let [first, end] =
+                [stack.auxv_range.0, stack.auxv_range.1].map(|at| (at - stack.sp) as usize / 8);
+            assert_eq!((first, word(end - 2), word(end - 1)), (8, 0, 0));
         }
     }
 

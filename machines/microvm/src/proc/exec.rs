@@ -173,6 +173,7 @@ pub fn install(thread: &Thread, space: &Space, prepared: &Prepared) -> Result<(u
         path: main.path.clone(),
         args: stack.arg_range,
         env: stack.env_range,
+        auxv: stack.auxv_range,
         brk: loaded.end,
         stack: stack.sp,
     };

@@ -60,6 +60,8 @@ pub struct Program {
     pub args: (u64, u64),
     /// Where the environment strings are in its memory.
     pub env: (u64, u64),
+    /// Where the auxiliary vector is in its memory.
+    pub auxv: (u64, u64),
     /// Where its heap starts.
     pub brk: u64,
     /// Its first stack pointer.
@@ -136,7 +138,15 @@ impl Process {
     /// Makes a process without threads and without memory.
     pub fn new(pid: u32, parent: Option<&Process>) -> Arc<Process> {
         let from = |pick: fn(&Process) -> u32| parent.map_or(pid, pick);
-        let empty = Program { inode: None, path: Vec::new(), args: (0, 0), env: (0, 0), brk: 0, stack: 0 };
+        let empty = Program {
+            inode: None,
+            path: Vec::new(),
+            args: (0, 0),
+            env: (0, 0),
+            auxv: (0, 0),
+            brk: 0,
+            stack: 0,
+        };
         Arc::new(Process {
             pid,
             parent: AtomicU32::new(parent.map_or(0, |p| p.pid)),

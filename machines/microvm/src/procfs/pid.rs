@@ -24,6 +24,7 @@ use core::sync::atomic::Ordering::SeqCst;
 /// What a file of a process shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
+    Auxv,
     Cmdline,
     Comm,
     Environ,
@@ -46,6 +47,7 @@ enum Kind {
 }
 
 const FILES: &[(&str, Kind, FileType)] = &[
+    ("auxv", Kind::Auxv, FileType::Regular),
     ("cmdline", Kind::Cmdline, FileType::Regular),
     ("comm", Kind::Comm, FileType::Regular),
     ("cwd", Kind::Cwd, FileType::Symlink),
@@ -150,7 +152,9 @@ impl Synthetic for Entry {
             Kind::Stat => stat(p),
             Kind::Statm => statm(p),
             Kind::Status => status(p),
-            Kind::Maps | Kind::Smaps | Kind::Cmdline | Kind::Environ | Kind::Pagemap => return Err(EINVAL),
+            Kind::Maps | Kind::Smaps | Kind::Auxv | Kind::Cmdline | Kind::Environ | Kind::Pagemap => {
+                return Err(EINVAL);
+            }
             Kind::Cwd | Kind::Exe | Kind::Root | Kind::Fd | Kind::Task => return Err(EINVAL),
         };
         Ok(text.into_bytes())
@@ -171,6 +175,7 @@ impl Synthetic for Entry {
         let p = &*self.process;
         match self.kind {
             Kind::Pagemap => Some(pagemap(p, offset, to)),
+            Kind::Auxv => Some(Ok(user_strings(p, p.program.lock().auxv, offset, to))),
             Kind::Cmdline => Some(Ok(user_strings(p, p.program.lock().args, offset, to))),
             Kind::Environ => Some(Ok(user_strings(p, p.program.lock().env, offset, to))),
             _ => None,
@@ -446,7 +451,8 @@ fn stat(process: &Process) -> String {
 
 fn statm(process: &Process) -> String {
     let c = counters(process);
-    format!("{} {} {} 0 0 {} 0\n", c.total_vm / 4096, c.rss / 4096, c.shared / 4096, c.data / 4096)
+    let data = (c.data + c.stack) / 4096;
+    format!("{} {} {} 0 0 {data} 0\n", c.total_vm / 4096, c.rss / 4096, c.shared / 4096)
 }
 
 fn status(process: &Process) -> String {

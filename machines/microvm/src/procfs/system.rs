@@ -13,8 +13,8 @@ use anonmem_oslib::text::field;
 use anonmem_oslib::vfs::{FileType, Synthetic};
 use core::fmt::Write;
 
-/// The release that programs are told; the system calls are those of about this one.
-pub const RELEASE: &str = "6.1.0-anonmem";
+/// The release that programs are told: the Linux whose memory calls these are like (`mremap` of several mappings is of 6.17).
+pub const RELEASE: &str = "6.17.0-anonmem";
 /// The version string that programs are told.
 pub const VERSION: &str = "#1 SMP PREEMPT";
 
