@@ -1,5 +1,5 @@
-//! With the feature `embed`, the command carries the microVM's kernel: the one of `ANONMEM_KERNEL`, that of this checkout
-//! if it is built, or one that is built here.
+//! With the feature `embed`, the command carries the microVM's kernel: the one of `ANONMEM_KERNEL`, that of
+//! this checkout if it is built, or one that is built here.
 
 use std::env;
 use std::path::{Path, PathBuf};

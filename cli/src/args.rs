@@ -12,7 +12,8 @@ use crate::values::{
     Accel, BillFormat, FileMapping, Lock, SwapBackend, parse_env, parse_file, parse_guest_path, parse_seconds,
 };
 
-// Paragraphs are one line each: clap breaks them where the terminal ends. Lines of examples fit into 80 columns.
+// Paragraphs are one line each: clap breaks them where the terminal ends. Lines of examples fit into 80
+// columns.
 
 const TOP_EXAMPLES: &str = "\
 Examples:
@@ -222,8 +223,8 @@ pub struct RunOptions {
     #[arg(long = "env", value_name = "K=V", value_parser = parse_env)]
     pub envs: Vec<OsString>,
 
-    /// Add a file, or a directory with all that is in it (repeat for more). Without GUEST, one that is named below the
-    /// current directory goes to the same place below --cwd, others to their path on the host
+    /// Add a file, or a directory with all that is in it (repeat for more). Without GUEST, one that is named
+    /// below the current directory goes to the same place below --cwd, others to their path on the host
     #[arg(long = "file", value_name = "HOST[:GUEST]", value_parser = parse_file)]
     pub files: Vec<FileMapping>,
 

@@ -9,8 +9,8 @@ use std::fmt;
 pub const EXIT_USAGE: u8 = 2;
 /// The exit status when the guest ended without telling the program's status (`EX_SOFTWARE`).
 pub const EXIT_GUEST_DIED: u8 = 70;
-/// The exit status of a measurement that others disturbed, and of a planted bug that was not found: done, and not to
-/// be relied on.
+/// The exit status of a measurement that others disturbed, and of a planted bug that was not found: done, and
+/// not to be relied on.
 pub const EXIT_UNSURE: u8 = 3;
 /// The exit status when nobody reads the output any more (128 + SIGPIPE).
 pub const EXIT_CLOSED_PIPE: u8 = 141;
@@ -80,7 +80,8 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-/// Makes one line of a parser's message: its first paragraph without the word "error", and what it guesses was meant.
+/// Makes one line of a parser's message: its first paragraph without the word "error", and what it guesses
+/// was meant.
 #[must_use]
 pub fn one_line(message: &str) -> String {
     let lines = message.lines().map(str::trim).take_while(|line| !line.is_empty());

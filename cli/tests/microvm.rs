@@ -148,7 +148,8 @@ fn nobody_innocent_is_killed_when_memory_runs_out_on_many_cpus() {
     }
 }
 
-/// `ANONMEM_ODDCALLS_SECONDS` (default 20) is how long it runs, in pieces, each in another lock mode and from another seed.
+/// `ANONMEM_ODDCALLS_SECONDS` (default 20) is how long it runs, in pieces, each in another lock mode and from
+/// another seed.
 #[test]
 fn calls_with_odd_arguments_harm_nobody() {
     if !vm_is_there() {

@@ -44,8 +44,8 @@ impl Board {
     }
 }
 
-/// Runs `then` when the user interrupts, on a thread of its own. Without file descriptors, an interrupt ends the process
-/// as ever.
+/// Runs `then` when the user interrupts, on a thread of its own. Without file descriptors, an interrupt ends
+/// the process as ever.
 pub(super) fn on_interrupt(then: impl FnOnce() + Send + 'static) {
     let Ok((mut read, write)) = UnixStream::pair() else { return };
     if pipe::register(SIGINT, write).is_ok() {

@@ -49,7 +49,8 @@ pub struct CheckOptions {
     /// Only under this memory model
     #[arg(long)]
     pub model: Option<ModelOption>,
-    /// Seconds for everything together, at least; even what comes last is tried for a fifth of a second, twice
+    /// Seconds for everything together, at least; even what comes last is tried for a fifth of a second,
+    /// twice
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     pub budget: u64,
     /// Explorations at a time [default: one a CPU]
@@ -89,11 +90,12 @@ pub struct RaceOptions {
     /// Exactly the execution that this id names
     #[arg(long, value_name = "ID")]
     pub replay: Option<String>,
-    /// Leave the copy of the source and what was built of it (over a gigabyte in target/mutants/race), so that the next
-    /// planted bug is built in seconds
+    /// Leave the copy of the source and what was built of it (over a gigabyte in target/mutants/race), so
+    /// that the next planted bug is built in seconds
     #[arg(long, requires = "mutant")]
     pub keep_build: bool,
-    /// Every step of every CPU; without it, what only one CPU touches is folded into a line that names the functions
+    /// Every step of every CPU; without it, what only one CPU touches is folded into a line that names the
+    /// functions
     #[arg(long)]
     pub full: bool,
     /// Seconds for the search

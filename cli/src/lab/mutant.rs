@@ -1,8 +1,8 @@
 //! A case against production source with a planted bug: a copy of the checkout is patched, built, and asked
 //! instead.
 //!
-//! The copy is `target/mutants/race` of the checkout. It goes when the race is over, unless it is to be kept: then files
-//! that are as they should be are left alone, so that the next build is short.
+//! The copy is `target/mutants/race` of the checkout. It goes when the race is over, unless it is to be kept:
+//! then files that are as they should be are left alone, so that the next build is short.
 
 use std::fs;
 use std::io;
@@ -18,8 +18,8 @@ use crate::progress::Progress;
 /// How often the progress line moves.
 const BEAT: Duration = Duration::from_millis(100);
 
-/// Runs `anonmem race` with `options` in a copy that has the patch `name`. The exit status is 1 if a rule broke, and 3
-/// if the planted bug was not found.
+/// Runs `anonmem race` with `options` in a copy that has the patch `name`. The exit status is 1 if a rule
+/// broke, and 3 if the planted bug was not found.
 pub(super) fn race(options: &RaceOptions, name: &str) -> Result<u8, Error> {
     let root = checkout(name)?;
     let work = root.join("target/mutants/race");

@@ -10,8 +10,8 @@ use super::{ModelOption, RaceOptions, draw, find, mutant};
 use crate::error::{EXIT_UNSURE, Error};
 use crate::out;
 
-/// Searches, replays or shows one execution, and draws it. The exit status is 1 if a rule broke, and 3 if a planted
-/// bug was not found.
+/// Searches, replays or shows one execution, and draws it. The exit status is 1 if a rule broke, and 3 if a
+/// planted bug was not found.
 pub fn race(options: &RaceOptions) -> Result<u8, Error> {
     let case = find(&options.case)?;
     out::check_writable([options.svg.as_deref(), options.html.as_deref()])?;

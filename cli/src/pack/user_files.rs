@@ -38,8 +38,8 @@ pub fn add(
     with_libraries(tree, &host).map_err(fail)
 }
 
-/// Where a file goes that has no place of its own: what is named below the current directory, to the same place below
-/// the guest's; others to their path on the host.
+/// Where a file goes that has no place of its own: what is named below the current directory, to the same
+/// place below the guest's; others to their path on the host.
 fn place_of(named: &Path, host: &Path, cwd: &Path) -> PathBuf {
     let is_below = |part: Component<'_>| matches!(part, Component::Normal(_) | Component::CurDir);
     if named.components().all(is_below) { cwd.join(named) } else { host.to_path_buf() }

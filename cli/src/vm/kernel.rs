@@ -1,4 +1,5 @@
-//! Finding the microVM kernel: as named, beside the command, where a checkout builds it, or in the command itself.
+//! Finding the microVM kernel: as named, beside the command, where a checkout builds it, or in the command
+//! itself.
 
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -16,8 +17,8 @@ const EMBEDDED: Option<&[u8]> = Some(include_bytes!(env!("ANONMEM_EMBEDDED")));
 #[cfg(not(feature = "embed"))]
 const EMBEDDED: Option<&[u8]> = None;
 
-/// Finds the kernel: as named, beside the executable, where a checkout builds it (`target/microvm/`, seen from
-/// `target/release/` or `target/debug/deps/`), or in the command itself.
+/// Finds the kernel: as named, beside the executable, where a checkout builds it (`target/microvm/`, seen
+/// from `target/release/` or `target/debug/deps/`), or in the command itself.
 ///
 /// # Errors
 ///
@@ -46,8 +47,8 @@ pub fn find(named: Option<&Path>) -> Result<PathBuf> {
     }
 }
 
-/// Writes the kernel where QEMU can read it, unless it is there. The name has the contents' hash, so that two commands
-/// never disturb each other.
+/// Writes the kernel where QEMU can read it, unless it is there. The name has the contents' hash, so that two
+/// commands never disturb each other.
 fn unpack(bytes: &[u8], dir: &Path) -> io::Result<PathBuf> {
     let mut hasher = DefaultHasher::new();
     bytes.hash(&mut hasher);

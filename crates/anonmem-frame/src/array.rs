@@ -1,7 +1,7 @@
 //! Arrays of atomic words made of frames: what a swap device knows of each slot.
 //!
-//! Two levels of directory frames, so that no allocation is larger than a page: element `i` is word `i % 512` of leaf
-//! `i / 512`, and the leaf's frame number is in the directory.
+//! Two levels of directory frames, so that no allocation is larger than a page: element `i` is word `i % 512`
+//! of leaf `i / 512`, and the leaf's frame number is in the directory.
 
 use crate::{Frames, OutOfMemory, meta::Kind};
 use anonmem_hal::{Machine, Order, PAGE_SIZE, Pfn};

@@ -85,7 +85,8 @@ impl Buddy {
         Some(index..index + (1 << order))
     }
 
-    /// Takes the first block of order `have`, which there is, and gives back all but its first 2^order frames.
+    /// Takes the first block of order `have`, which there is, and gives back all but its first 2^order
+    /// frames.
     #[doc(alias = "expand")]
     fn split<M: Machine>(&mut self, map: &Memmap<M>, have: u8, order: u8) -> u32 {
         let index = self.heads[usize::from(have)] - 1;

@@ -3,7 +3,8 @@
 use anonmem_sync::Word;
 use core::{fmt, marker::PhantomData, num::NonZeroU32};
 
-/// A slot's name without its type: frame (relative to the first) times 64, plus the slot in the frame, plus one.
+/// A slot's name without its type: frame (relative to the first) times 64, plus the slot in the frame, plus
+/// one.
 ///
 /// Only a slab can tell whether it is one of its own ([`Slab::resolve`](crate::Slab::resolve)).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -31,7 +32,8 @@ impl fmt::Debug for RawHandle {
     }
 }
 
-/// The name of a slot that holds a `T`. It stays valid for ever; what it names may have been freed and reused.
+/// The name of a slot that holds a `T`. It stays valid for ever; what it names may have been freed and
+/// reused.
 #[repr(transparent)]
 pub struct Handle<T> {
     raw: RawHandle,

@@ -10,8 +10,9 @@
 //! | `mapping` | [`Mapping`] | head | 0 | deferred-free link | type of the slots |
 //! | `private` | swap entry | - | list links | entries in use | next slab frame |
 //!
-//! A frame of a free block that is not its first says whatever it said last, but is no head. `counts` counts nothing
-//! in everything that is not a folio: a late `try_get` that takes the frame for the folio it was must fail.
+//! A frame of a free block that is not its first says whatever it said last, but is no head. `counts` counts
+//! nothing in everything that is not a folio: a late `try_get` that takes the frame for the folio it was must
+//! fail.
 //!
 //! Linux: include/linux/mm_types.h `struct folio`, `struct ptdesc`, `struct slab`. Differs: half the size;
 //! no list links in a folio, because reclaim sweeps the frame array itself (ARCHITECTURE.md); the three
@@ -156,8 +157,9 @@ impl<M: Machine> Meta<M> {
 /// Linux's refcount is the sum of the three; 0 is free or frozen. Every increment checks for the limit and
 /// fails before it is reached, so no count overflows: 2^27 mappings, 2^20 references, 2^16 pins.
 ///
-/// The last bit is each page's own, in tails too, where it is all there is. It is here so that fork, which adds a
-/// mapping and takes the bit away, does both in one atomic operation. It goes with the mapping that it says is the only one.
+/// The last bit is each page's own, in tails too, where it is all there is. It is here so that fork, which
+/// adds a mapping and takes the bit away, does both in one atomic operation. It goes with the mapping that it
+/// says is the only one.
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
 pub struct Counts(pub(crate) u64);
 

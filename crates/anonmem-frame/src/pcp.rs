@@ -102,8 +102,8 @@ impl<M: Machine> CpuPages<M> {
     }
 }
 
-/// Folios that are being freed. This CPU's list is locked from the first page on: nothing else is allocated or freed
-/// by whoever holds this.
+/// Folios that are being freed. This CPU's list is locked from the first page on: nothing else is allocated
+/// or freed by whoever holds this.
 pub(crate) struct FreeMany<'f, M: Machine> {
     frames: &'f Frames<M>,
     cpu: &'f CpuPages<M>,

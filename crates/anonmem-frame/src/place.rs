@@ -1,6 +1,7 @@
 //! What an address is, in words: for the lab's columns and for messages.
 //!
-//! Nothing here is a step of the lab, and nothing panics: an address is asked about in the middle of whatever is going on.
+//! Nothing here is a step of the lab, and nothing panics: an address is asked about in the middle of whatever
+//! is going on.
 
 use crate::{frames::Frames, handle::RawHandle, meta::Kind};
 use anonmem_hal::{Machine, PAGE_SHIFT, Pfn};

@@ -9,22 +9,25 @@
 //! | 58 | being freed: the device is told, then the word becomes 0 |
 //! | 59-63 | when the contents left memory: [`EvictionStamp`] |
 //!
-//! 0 is a free slot. The swap cache *is* these words: membership of a folio is decided by its slot's word, and the entry in
-//! the folio's metadata only says which word that is. Count and cached page change together, so the last one to need a slot
-//! takes the page out of the cache with the same compare-exchange that frees the slot; no lock is needed for that.
+//! 0 is a free slot. The swap cache *is* these words: membership of a folio is decided by its slot's word,
+//! and the entry in the folio's metadata only says which word that is. Count and cached page change together,
+//! so the last one to need a slot takes the page out of the cache with the same compare-exchange that frees
+//! the slot; no lock is needed for that.
 //!
 //! A cached page owns one reference, which is the word's. Three rules keep the races out:
 //!
-//! - *One reader per slot.* A page that is to be read is put into the word first, locked; others find it and wait.
+//! - *One reader per slot.* A page that is to be read is put into the word first, locked; others find it and
+//!   wait.
 //! - *Whoever writes a slot owns a count of it*, so that it cannot be freed and reused under the write.
-//! - *Under the page-table lock, the word is asked again.* An entry that compares equal after a sleep may be a later use of
-//!   the same slot (ABA); then another page is cached, or none.
+//! - *Under the page-table lock, the word is asked again.* An entry that compares equal after a sleep may be
+//!   a later use of the same slot (ABA); then another page is cached, or none.
 //!
-//! Whoever has only read an entry, and owns no count, may ask about a slot that is not there: swapoff, then swapon of a
-//! smaller device, while the reader slept. `lookup`, `cached_page`, `caches`, `cache` and `dup_if_cached` ask the length first.
+//! Whoever has only read an entry, and owns no count, may ask about a slot that is not there: swapoff, then
+//! swapon of a smaller device, while the reader slept. `lookup`, `cached_page`, `caches`, `cache` and
+//! `dup_if_cached` ask the length first.
 //!
-//! Linux: mm/swapfile.c `swap_map`, mm/swap_state.c. Differs: count and cache in one word; 2^28 owners instead of a chain of
-//! continuation pages.
+//! Linux: mm/swapfile.c `swap_map`, mm/swap_state.c. Differs: count and cache in one word; 2^28 owners
+//! instead of a chain of continuation pages.
 
 use crate::{FolioRef, FrameArray, Frames, OutOfMemory, SwapCount};
 use anonmem_hal::{Machine, Pfn, SwapEntry};
@@ -162,7 +165,8 @@ impl<M: Machine> SwapSlots<M> {
         (page.0 - frames.machine().base_pfn().0 + 1) << CACHE_SHIFT
     }
 
-    /// The word of a slot that the caller owns no count of: the device that has the number now may be a smaller one.
+    /// The word of a slot that the caller owns no count of: the device that has the number now may be a
+    /// smaller one.
     fn word_if_there<'f>(&self, frames: &'f Frames<M>, slot: u64) -> Option<&'f Atomic<u64, M>> {
         (slot < self.len()).then(|| self.word(frames, slot))
     }
@@ -173,7 +177,8 @@ impl<M: Machine> SwapSlots<M> {
         Self::cached(frames, self.word_if_there(frames, slot)?.load(Ordering::Acquire))
     }
 
-    /// What the slot's word says now. The slot is there: the caller owns a count of it, or has found it cached.
+    /// What the slot's word says now. The slot is there: the caller owns a count of it, or has found it
+    /// cached.
     pub fn state(&self, frames: &Frames<M>, slot: u64) -> SlotState {
         // Acquire pairs with the Releases below.
         let word = self.word(frames, slot).load(Ordering::Acquire);
@@ -191,7 +196,8 @@ impl<M: Machine> SwapSlots<M> {
         self.word(frames, slot).load(Ordering::Relaxed) == 0
     }
 
-    /// Takes the slot if it is free, for the page of `page`, which becomes its cached page; returns the slot's one count.
+    /// Takes the slot if it is free, for the page of `page`, which becomes its cached page; returns the
+    /// slot's one count.
     ///
     /// # Errors
     /// The reference, if the slot is not free.
@@ -336,8 +342,8 @@ impl<M: Machine> SwapSlots<M> {
         self.word(frames, slot.0).store(0, Ordering::Release);
     }
 
-    /// Takes `page` out of the cache if it is the slot's page; the slot stays for those who need it. Returns the
-    /// cache's reference.
+    /// Takes `page` out of the cache if it is the slot's page; the slot stays for those who need it. Returns
+    /// the cache's reference.
     #[doc(alias = "__delete_from_swap_cache")]
     pub fn uncache<'f>(&self, frames: &'f Frames<M>, slot: u64, page: Pfn) -> Option<FolioRef<'f, M>> {
         let bits = Self::cache_bits(frames, page);

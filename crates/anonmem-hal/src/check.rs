@@ -5,7 +5,8 @@
 //! machine, too: one with [`Machine::CHECKED`](crate::Machine::CHECKED) always has them, another pays
 //! nothing.
 
-/// Asserts in debug builds, and always on a machine that is checked: `debug_check!(M, condition, message...)`.
+/// Asserts in debug builds, and always on a machine that is checked: `debug_check!(M, condition,
+/// message...)`.
 #[macro_export]
 macro_rules! debug_check {
     ($machine:ty, $($assertion:tt)+) => {

@@ -17,7 +17,8 @@ pub trait Machine: PhysMem + Mmu + Sched + Clock + Sources + SwapIo + Sized + Se
     type Arch: Arch;
     /// Its observer of shared accesses; [`crate::NoProbe`] unless it simulates.
     type Probe: Probe;
-    /// How many CPUs it may have, for example [`UpTo<8>`](crate::UpTo): the memory manager has room for so many.
+    /// How many CPUs it may have, for example [`UpTo<8>`](crate::UpTo): the memory manager has room for so
+    /// many.
     type Cpus: crate::CpuSlots;
     /// Whether the lock order and other run-time rules are checked. Off in benches.
     const CHECKED: bool;
@@ -87,10 +88,10 @@ pub enum FlushRange {
 /// Address spaces and the caches of their translations.
 ///
 /// # Safety
-/// The memory manager frees a page when [`flush`](Self::flush) says that no CPU translates to it any more, and page tables after
-/// that. So:
-/// - [`flush`](Self::flush) returns only when no CPU of `cpus` holds a translation of the range, nor of the tables that lead
-///   to it, and none makes one from what it read of an entry before;
+/// The memory manager frees a page when [`flush`](Self::flush) says that no CPU translates to it any more,
+/// and page tables after that. So:
+/// - [`flush`](Self::flush) returns only when no CPU of `cpus` holds a translation of the range, nor of the
+///   tables that lead to it, and none makes one from what it read of an entry before;
 /// - [`init_root`](Self::init_root) fills entries above `Arch::USER_END` and no others.
 pub unsafe trait Mmu {
     /// Fills the kernel's part of a new top-level table, which is zeroed.
@@ -135,9 +136,9 @@ impl Default for HeldLocks {
 ///
 /// # Safety
 /// Per-CPU data is accessed without a lock, and locks are built on these calls. So:
-/// - [`current_cpu`](Self::current_cpu) names the CPU that runs the caller, below [`nr_cpus`](Self::nr_cpus), which never
-///   changes; no two tasks run on one CPU at a time, and a task changes its CPU only in [`park`](Self::park) and
-///   [`yield_now`](Self::yield_now);
+/// - [`current_cpu`](Self::current_cpu) names the CPU that runs the caller, below [`nr_cpus`](Self::nr_cpus),
+///   which never changes; no two tasks run on one CPU at a time, and a task changes its CPU only in
+///   [`park`](Self::park) and [`yield_now`](Self::yield_now);
 /// - [`contended`](Self::contended) runs `wait`, once, before it returns;
 /// - [`with_held_locks`](Self::with_held_locks) runs its function on a list that the current task alone uses.
 pub unsafe trait Sched {
@@ -154,13 +155,15 @@ pub unsafe trait Sched {
     fn unpark(key: usize, n: usize);
     /// Waits a moment while a spin lock is contended; lets TLB shootdowns be answered.
     fn relax();
-    /// Lets others run before a loop goes round again that waits for what they do, and does things itself each time.
+    /// Lets others run before a loop goes round again that waits for what they do, and does things itself
+    /// each time.
     #[doc(alias = "cond_resched")]
     fn yield_now() {
         Self::relax();
     }
-    /// Runs `wait`, which waits for a lock of the rank `level` that somebody else has. Machines that tell how long programs
-    /// wait measure here; a lock that is free never comes by. Linux: the tracepoints `contention_begin`, `contention_end`.
+    /// Runs `wait`, which waits for a lock of the rank `level` that somebody else has. Machines that tell how
+    /// long programs wait measure here; a lock that is free never comes by. Linux: the tracepoints
+    /// `contention_begin`, `contention_end`.
     #[inline]
     fn contended(_level: u16, wait: &mut dyn FnMut()) {
         wait();
@@ -175,7 +178,8 @@ pub trait Clock {
     fn now_ns(&self) -> u64;
 }
 
-/// Names what a private mapping is filled from: a file, an ELF segment, a blob. The machine gives it its meaning.
+/// Names what a private mapping is filled from: a file, an ELF segment, a blob. The machine gives it its
+/// meaning.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[repr(transparent)]
 pub struct SourceId(pub NonZeroU64);

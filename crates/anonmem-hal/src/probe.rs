@@ -62,7 +62,8 @@ pub trait Probe: Send + Sync + 'static {
     #[track_caller]
     fn plain_write(_at: usize) {}
 
-    /// A word of statistics is about to change that nobody decides by: no step, but memory is no longer what it was.
+    /// A word of statistics is about to change that nobody decides by: no step, but memory is no longer what
+    /// it was.
     #[inline(always)]
     fn statistics(_at: usize) {}
 
@@ -85,13 +86,14 @@ pub trait Probe: Send + Sync + 'static {
     fn wait_until(_ready: &dyn Fn() -> bool) {}
 }
 
-/// A fence. A full one is a locked instruction on the top of the stack, which x86 orders like `MFENCE` (Intel SDM
-/// volume 3A, 10.2.5) and does in a quarter of the time. Linux: `__smp_mb`.
+/// A fence. A full one is a locked instruction on the top of the stack, which x86 orders like `MFENCE` (Intel
+/// SDM volume 3A, 10.2.5) and does in a quarter of the time. Linux: `__smp_mb`.
 #[cfg(all(target_arch = "x86_64", not(miri)))]
 #[inline(always)]
 fn fence(order: Ordering) {
     if order == Ordering::SeqCst {
-        // SAFETY: or with 0 changes no byte; the stack is writable. Not `nomem`, so the compiler orders memory too.
+        // SAFETY: or with 0 changes no byte; the stack is writable. Not `nomem`, so the compiler orders
+        // memory too.
         unsafe { core::arch::asm!("lock or dword ptr [rsp], 0", options(nostack)) };
     } else {
         core::sync::atomic::fence(order);

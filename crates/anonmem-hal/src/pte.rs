@@ -150,16 +150,17 @@ pub enum Sharing {
 
 /// All that an entry says beside what it owns, in whichever form it is.
 ///
-/// An entry goes from one form to another (present, swap, migration, marker) through this type alone, so that a bit which
-/// the new form has room for is never lost. What the form cannot say is filled in here, and nowhere else:
+/// An entry goes from one form to another (present, swap, migration, marker) through this type alone, so that
+/// a bit which the new form has room for is never lost. What the form cannot say is filled in here, and
+/// nowhere else:
 ///
 /// | from | writable | accessed | dirty |
 /// |---|---|---|---|
 /// | swap | if exclusive | yes: a fault brings it back | yes: memory is the only place that has it |
 /// | migration | if it was | as it was | as it was |
 ///
-/// Linux: the conversions of `try_to_unmap_one`, `try_to_migrate_one`, `do_swap_page` and `remove_migration_pte`, each of
-/// which carries the bits by hand.
+/// Linux: the conversions of `try_to_unmap_one`, `try_to_migrate_one`, `do_swap_page` and
+/// `remove_migration_pte`, each of which carries the bits by hand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EntryBits {
     /// Whether the page is the entry's alone.
@@ -196,8 +197,8 @@ impl EntryBits {
         MigrationBits { kind, young: self.young, dirty: self.dirty, uffd_wp: self.uffd_wp }
     }
 
-    /// The hardware's permissions in a VMA that allows `vma`. Stores are allowed to an exclusive page that userfaultfd
-    /// does not write-protect.
+    /// The hardware's permissions in a VMA that allows `vma`. Stores are allowed to an exclusive page that
+    /// userfaultfd does not write-protect.
     pub const fn prot(self, vma: Protection) -> Protection {
         let exclusive = matches!(self.sharing, Sharing::Exclusive);
         Protection { write: vma.write && self.write && exclusive && !self.uffd_wp, ..vma }

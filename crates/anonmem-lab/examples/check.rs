@@ -1,5 +1,5 @@
-//! Explores cases and prints a verdict for each: `cargo run --release -p anonmem-lab --example check [CASE...]`.
-//! With `--first`, the first that breaks a rule is the last.
+//! Explores cases and prints a verdict for each: `cargo run --release -p anonmem-lab --example check
+//! [CASE...]`. With `--first`, the first that breaks a rule is the last.
 
 use anonmem_lab::cases;
 use std::{process::ExitCode, time::Duration};

@@ -1,9 +1,9 @@
 //! How many executions a second the lab makes: `cargo run --release -p anonmem-lab --example rate [CASE...]`.
 //!
-//! Explores each run of the cases again and again for a second. Prints per execution the steps, and those that took
-//! turns; then executions per second of CPU time on one thread (what else runs on the machine does not matter,
-//! setting up the explorations counts), and of time on as many threads as there are CPUs, each with an exploration of its
-//! own (as `anonmem check` does). Without names: the seed cases.
+//! Explores each run of the cases again and again for a second. Prints per execution the steps, and those
+//! that took turns; then executions per second of CPU time on one thread (what else runs on the machine does
+//! not matter, setting up the explorations counts), and of time on as many threads as there are CPUs, each
+//! with an exploration of its own (as `anonmem check` does). Without names: the seed cases.
 
 use anonmem_lab::cases::{self, Case, Run};
 use std::time::{Duration, Instant};

@@ -53,8 +53,8 @@ impl Names {
         self.ranges.push((start, len, name.into(), Some(Box::new(format))));
     }
 
-    /// Asks `lookup` for addresses that are in no range. It is asked in the middle of an execution, about the world as it is
-    /// then: it must not make a step, nor lock anything.
+    /// Asks `lookup` for addresses that are in no range. It is asked in the middle of an execution, about the
+    /// world as it is then: it must not make a step, nor lock anything.
     pub fn ask(&mut self, lookup: impl Fn(usize) -> Option<Named> + 'static) {
         self.lookups.push(Box::new(lookup));
     }

@@ -34,8 +34,8 @@ pub trait Program {
     fn nr_cpus(&self) -> usize;
     /// What a CPU does, in a word or two.
     fn caption(&self, cpu: usize) -> &str;
-    /// Whether everything that CPUs share is at the same address in every execution. Then what only one CPU ever
-    /// touches need not take turns.
+    /// Whether everything that CPUs share is at the same address in every execution. Then what only one CPU
+    /// ever touches need not take turns.
     fn is_in_place(&self) -> bool {
         false
     }
@@ -43,12 +43,13 @@ pub trait Program {
     fn watch(&self) -> Watch {
         Watch::NONE
     }
-    /// Stands for the memory that [`check`](Self::check) looks at, if that is known: a check that passed passes again
-    /// where the fingerprint is the same. Asked before `check`.
+    /// Stands for the memory that [`check`](Self::check) looks at, if that is known: a check that passed
+    /// passes again where the fingerprint is the same. Asked before `check`.
     fn fingerprint(&self) -> Option<u128> {
         None
     }
-    /// Puts the world back to its beginning. `ended`: whether all CPUs of the last execution came to their end.
+    /// Puts the world back to its beginning. `ended`: whether all CPUs of the last execution came to their
+    /// end.
     fn reset(&self, ended: bool);
     /// Acts as CPU number `cpu`.
     fn run(&self, cpu: usize);
@@ -125,8 +126,8 @@ impl<W> Scenario<W> {
         self
     }
 
-    /// Promises that all that CPUs share lies in `W` itself: nothing of it is behind a `Box` or in a `Vec`. Then what
-    /// turns out to be touched by one CPU alone takes no turns, which is faster.
+    /// Promises that all that CPUs share lies in `W` itself: nothing of it is behind a `Box` or in a `Vec`.
+    /// Then what turns out to be touched by one CPU alone takes no turns, which is faster.
     #[must_use]
     pub fn in_place(mut self) -> Self {
         self.in_place = true;
@@ -137,8 +138,9 @@ impl<W> Scenario<W> {
     /// `regions` lists what the CPUs may change, apart from `W` itself.
     ///
     /// # Safety
-    /// Copying `W` and the regions back must undo all that the CPUs did: no memory of the heap is allocated or
-    /// freed by them, and nothing outside changes, nor does the scenario's check look at anything else. The regions stay valid and in place as long as `W` lives.
+    /// Copying `W` and the regions back must undo all that the CPUs did: no memory of the heap is allocated
+    /// or freed by them, and nothing outside changes, nor does the scenario's check look at anything else.
+    /// The regions stay valid and in place as long as `W` lives.
     #[must_use]
     pub unsafe fn restored_by_copy(mut self, regions: fn(&W, &mut Vec<Region>)) -> Self {
         self.renewal = Renewal::Restore { regions, snapshot: UnsafeCell::default() };

@@ -2,12 +2,12 @@
 //!
 //! For each program the set of traces that partial-order reduction reaches is compared with that of plain
 //! exhaustive search. A trace is what equivalent executions have in common: every step with the steps that
-//! it must come after (its vector clock) and the choices. A trace that is missing means that the lab could say
-//! "cannot happen" of something that can; a trace that comes twice means that sleep sets do not work.
+//! it must come after (its vector clock) and the choices. A trace that is missing means that the lab could
+//! say "cannot happen" of something that can; a trace that comes twice means that sleep sets do not work.
 //!
 //! Steps on what one CPU alone touches take no turns in other explorations. Here they do while traces are
-//! compared, so that the traces are complete; then the outcomes without those turns are compared with the outcomes of
-//! plain search.
+//! compared, so that the traces are complete; then the outcomes without those turns are compared with the
+//! outcomes of plain search.
 
 use crate::{
     Config,

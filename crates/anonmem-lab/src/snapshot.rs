@@ -1,8 +1,8 @@
 //! Worlds that are copied back: a snapshot of the memory that CPUs may change, and what of it they touched.
 //!
-//! A whole memory manager is some hundred kilobytes, of which an execution touches a few dozen. Frames count as
-//! touched when somebody asks for a pointer to them; other memory by the accesses that the probe sees. In debug
-//! builds a snapshot checks now and then that nothing else has changed.
+//! A whole memory manager is some hundred kilobytes, of which an execution touches a few dozen. Frames count
+//! as touched when somebody asks for a pointer to them; other memory by the accesses that the probe sees. In
+//! debug builds a snapshot checks now and then that nothing else has changed.
 
 use anonmem_hal::PAGE_SIZE;
 use core::cell::Cell;
@@ -31,15 +31,16 @@ impl Region {
         Self { start, len, tracking: Tracking::None }
     }
 
-    /// As [`new`](Self::new), but only the pages in `touched` are copied back, which somebody else keeps. `touched` lives as
-    /// long as the memory.
+    /// As [`new`](Self::new), but only the pages in `touched` are copied back, which somebody else keeps.
+    /// `touched` lives as long as the memory.
     pub const fn in_pages(start: *mut u8, len: usize, touched: &Touched) -> Self {
         assert!(len <= Touched::MAX * PAGE_SIZE, "too large to be tracked");
         Self { start, len, tracking: Tracking::Pages(touched) }
     }
 
-    /// As [`new`](Self::new), but only what lies within [`REACH`] bytes of an access that the probe sees is copied back: for
-    /// one region of a world, of up to a megabyte, in which CPUs change atomics, plain words and what small locks hold.
+    /// As [`new`](Self::new), but only what lies within [`REACH`] bytes of an access that the probe sees is
+    /// copied back: for one region of a world, of up to a megabyte, in which CPUs change atomics, plain words
+    /// and what small locks hold.
     pub const fn by_access(start: *mut u8, len: usize) -> Self {
         assert!(len <= Touched::MAX * CHUNK, "too large to be tracked");
         Self { start, len, tracking: Tracking::Accesses }
@@ -180,7 +181,8 @@ impl Snapshot {
         }
     }
 
-    /// Stands for the memory as it is now, as far as it is not what it was: 128 bits of hash of the lines that differ.
+    /// Stands for the memory as it is now, as far as it is not what it was: 128 bits of hash of the lines
+    /// that differ.
     ///
     /// # Safety
     /// Nobody changes the regions now.
@@ -243,7 +245,8 @@ impl Hash {
         Self(0x8ebc_6af0_9c88_c6e3, 0x5899_65cc_7537_4cc3)
     }
 
-    /// Adds the lines of `now` that are not as in `then`, and where they are: `start` is the place of the first.
+    /// Adds the lines of `now` that are not as in `then`, and where they are: `start` is the place of the
+    /// first.
     fn add_differences(&mut self, start: u64, now: &[u8], then: &[u8]) {
         let ((now, now_rest), (then, then_rest)) = (now.as_chunks::<LINE>(), then.as_chunks::<LINE>());
         for (i, (now, then)) in now.iter().zip(then).enumerate() {

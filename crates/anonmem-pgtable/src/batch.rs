@@ -1,12 +1,14 @@
 //! Entries that are handled together: those of consecutive pages of one folio that say the same.
 //!
-//! Whoever touches several entries (fork, zap, unmap) asks a folio once and not once a page. A batch ends at the first of
-//! these: the end of the table, the end of what the caller gives (a VMA, or a part of it), the end of the folio, an entry
-//! whose frame is not the next one, and one that differs in its permissions, in the mark of userfaultfd, or in whether its
-//! page is exclusive. Accessed and dirty bits, which the hardware sets one by one, are gathered.
+//! Whoever touches several entries (fork, zap, unmap) asks a folio once and not once a page. A batch ends at
+//! the first of these: the end of the table, the end of what the caller gives (a VMA, or a part of it), the
+//! end of the folio, an entry whose frame is not the next one, and one that differs in its permissions, in
+//! the mark of userfaultfd, or in whether its page is exclusive. Accessed and dirty bits, which the hardware
+//! sets one by one, are gathered.
 //!
-//! The entries of a folio of one page are batches of one, and nothing is asked to find that out but the word of metadata that
-//! everybody reads anyway. mprotect has no use for batches: it asks no folio, but each page's own word, with one load.
+//! The entries of a folio of one page are batches of one, and nothing is asked to find that out but the word
+//! of metadata that everybody reads anyway. mprotect has no use for batches: it asks no folio, but each
+//! page's own word, with one load.
 //!
 //! Linux: mm/internal.h `folio_pte_batch_flags`.
 
@@ -59,7 +61,8 @@ fn page_in<M: Machine>(raw: u64) -> Option<Present> {
     }
 }
 
-/// The length of the batch that `words` start with, whose first entry says `present`; gathers what the others say.
+/// The length of the batch that `words` start with, whose first entry says `present`; gathers what the others
+/// say.
 #[cold]
 pub(crate) fn gather<M: Machine>(
     frames: &Frames<M>,

@@ -80,7 +80,8 @@ impl<M: Machine> DeadTables<M> {
         done.free(frames);
     }
 
-    /// Waits for grace periods until the list is empty. The caller is in no read section and holds no spin lock.
+    /// Waits for grace periods until the list is empty. The caller is in no read section and holds no spin
+    /// lock.
     pub fn drain(&self, frames: &Frames<M>, rcu: &Rcu<M>) {
         while !self.is_empty() {
             rcu.synchronize();

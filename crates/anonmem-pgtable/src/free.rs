@@ -15,11 +15,10 @@ use anonmem_sync::{
 impl<M: Machine> AddressSpace<M> {
     /// Unlinks the tables that only `range` used and gives them to `gather`.
     ///
-    /// `limits` is what the neighbours leave: from the end of the VMA below (0 if there is none) to the start of
-    /// the VMA above (`u64::MAX` if there is none). A table goes if all that it covers lies within the limits; a
-    /// neighbour's faults may be filling any other.
-    /// The caller holds the mmap lock for writing, the range's VMAs are out of the tree and unlinked from their
-    /// anon_vmas, and all entries are cleared.
+    /// `limits` is what the neighbours leave: from the end of the VMA below (0 if there is none) to the start
+    /// of the VMA above (`u64::MAX` if there is none). A table goes if all that it covers lies within the
+    /// limits; a neighbour's faults may be filling any other. The caller holds the mmap lock for writing, the
+    /// range's VMAs are out of the tree and unlinked from their anon_vmas, and all entries are cleared.
     ///
     /// # Panics
     /// If an entry of a table that goes is in use.
@@ -51,7 +50,8 @@ impl<M: Machine> AddressSpace<M> {
         let first = (range.start.0.max(base.0) - base.0) / size;
         let end = (range.end.0 - base.0).div_ceil(size).min(M::Arch::ENTRIES as u64);
         let slots = &entries(frames, table)[..end as usize];
-        // Entries in use. Neighbours' faults may add some, none that goes: those were all there when the VMAs were locked.
+        // Entries in use. Neighbours' faults may add some, none that goes: those were all there when the VMAs
+        // were locked.
         let mut left = frames.table_used(table).peek();
         let mut i = first as usize;
         while left > 0 {
@@ -91,8 +91,8 @@ impl<M: Machine> AddressSpace<M> {
         gather.table(at, table);
     }
 
-    /// Makes the tables above the last level that [`move_table`](Self::move_table) to `to` needs, so that it cannot
-    /// fail any more.
+    /// Makes the tables above the last level that [`move_table`](Self::move_table) to `to` needs, so that it
+    /// cannot fail any more.
     ///
     /// # Errors
     /// [`OutOfMemory`]; tables that were added stay, empty, until their range is unmapped.
@@ -110,8 +110,8 @@ impl<M: Machine> AddressSpace<M> {
     /// Moves a whole last-level table from the addresses at `from` to those at `to`, both aligned to what a
     /// table covers (mremap). Returns whether it could: there was a table at `from` and none at `to`.
     ///
-    /// The old addresses are flushed before the locks of the table and of those above are let go, so that nobody who finds the
-    /// pages at their new addresses can take them away while an old translation lives.
+    /// The old addresses are flushed before the locks of the table and of those above are let go, so that
+    /// nobody who finds the pages at their new addresses can take them away while an old translation lives.
     ///
     /// The caller holds the mmap lock for writing and the rmap locks of the VMA, so that no walk meets the
     /// pages at neither address.
@@ -135,7 +135,8 @@ impl<M: Machine> AddressSpace<M> {
             core::cmp::Ordering::Equal => None,
             core::cmp::Ordering::Greater => Some(source_lock.lock_nested(1)),
         };
-        // A speculative fault that has checked its VMA fills its entry first; one that has not finds it changed.
+        // A speculative fault that has checked its VMA fills its entry first; one that has not finds it
+        // changed.
         let _entries = frames.table_lock::<Ptl>(table).lock();
         let raw = entries(frames, source)[M::Arch::index(from, 1)].swap(0, Ordering::Relaxed);
         frames.table_used(source).update(|n| n - 1);

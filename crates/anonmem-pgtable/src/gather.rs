@@ -106,7 +106,8 @@ impl<'f, M: Machine> MmuGather<'f, M> {
         }
     }
 
-    /// [`mapping`](Self::mapping) of a page that is a folio of its own; of another, the caller makes a [`run`](Self::run).
+    /// [`mapping`](Self::mapping) of a page that is a folio of its own; of another, the caller makes a
+    /// [`run`](Self::run).
     ///
     /// # Errors
     /// The mapping.

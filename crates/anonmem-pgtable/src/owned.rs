@@ -39,8 +39,8 @@ mod sealed {
     pub trait Sealed {}
 }
 
-/// What an entry can own: a mapping, a count of a swap slot, a hold on a page that migrates; a marker owns nothing and says
-/// all.
+/// What an entry can own: a mapping, a count of a swap slot, a hold on a page that migrates; a marker owns
+/// nothing and says all.
 pub trait EntryOwner: sealed::Sealed {
     /// What an entry says beside what it owns.
     type Says;

@@ -1,11 +1,12 @@
 //! Translations of entries that were cleared and are flushed later, many at once.
 //!
-//! Reclaim unmaps page after page and owns each until it is written; one flush for all comes before. Meanwhile a cleared
-//! entry does not mean that no CPU uses the page any more. Whoever relies on that asks
+//! Reclaim unmaps page after page and owns each until it is written; one flush for all comes before.
+//! Meanwhile a cleared entry does not mean that no CPU uses the page any more. Whoever relies on that asks
 //! [`AddressSpace::is_flush_deferred`] under the page-table lock, and flushes himself.
 //!
-//! Linux: mm/rmap.c `set_tlb_ubc_flush_pending`, `try_to_unmap_flush`, `flush_tlb_batched_pending`. Differs: the address spaces are
-//! remembered with their ranges, instead of the CPUs; the count of unfinished batches of a space tells whether one is under way.
+//! Linux: mm/rmap.c `set_tlb_ubc_flush_pending`, `try_to_unmap_flush`, `flush_tlb_batched_pending`. Differs:
+//! the address spaces are remembered with their ranges, instead of the CPUs; the count of unfinished batches
+//! of a space tells whether one is under way.
 
 use crate::space::AddressSpace;
 use anonmem_frame::Frames;

@@ -26,8 +26,8 @@ pub(crate) fn take<M: Machine>(word: &Atomic<u64, M>) -> u64 {
     }
 }
 
-/// Changes an entry of a locked table that was seen to hold `raw`, if it is present, keeping what the hardware sets
-/// meanwhile; returns what it is now.
+/// Changes an entry of a locked table that was seen to hold `raw`, if it is present, keeping what the
+/// hardware sets meanwhile; returns what it is now.
 #[inline(always)]
 pub(crate) fn change_word<M: Machine>(word: &Atomic<u64, M>, raw: u64, f: impl Fn(u64) -> u64 + Copy) -> u64 {
     if !M::Arch::pte_present(raw) {

@@ -1,13 +1,14 @@
 //! Sequence counts: reading a consistent set of words while a writer may be at work.
 //!
-//! Linux: include/linux/seqlock.h `seqcount_t`. Readers use [`Atomic`] words with `Relaxed` loads inside the section.
+//! Linux: include/linux/seqlock.h `seqcount_t`. Readers use [`Atomic`] words with `Relaxed` loads inside the
+//! section.
 
 use crate::atomic::{Atomic, fence};
 use anonmem_hal::Machine;
 use core::sync::atomic::Ordering;
 
-/// Even: at rest. Odd: a writer is inside. Writers exclude one another by a lock of their own. 64 bits: a reader that is kept from
-/// running for 2^31 writes would take what it read before them for consistent.
+/// Even: at rest. Odd: a writer is inside. Writers exclude one another by a lock of their own. 64 bits: a
+/// reader that is kept from running for 2^31 writes would take what it read before them for consistent.
 pub struct SeqCount<M> {
     sequence: Atomic<u64, M>,
 }
@@ -39,7 +40,8 @@ impl<M: Machine> SeqCount<M> {
         self.sequence.load(Ordering::Relaxed) != seen
     }
 
-    /// Enters a write section, left when the guard drops. The caller holds the lock that excludes other writers.
+    /// Enters a write section, left when the guard drops. The caller holds the lock that excludes other
+    /// writers.
     #[doc(alias = "write_seqcount_begin")]
     #[inline]
     #[track_caller]

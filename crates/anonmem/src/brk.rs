@@ -25,7 +25,8 @@ impl<M: Machine> Mm<'_, M> {
         guard.slot().brk.set(va.0);
     }
 
-    /// Moves the end of the heap to `new`; returns where it is then. If that is not `new`, it cannot be moved there.
+    /// Moves the end of the heap to `new`; returns where it is then. If that is not `new`, it cannot be moved
+    /// there.
     ///
     /// # Locks
     /// The mmap lock, for writing. Sleeps.

@@ -1,12 +1,15 @@
 //! Promises of memory: how much may be mapped writable that nobody may ever touch.
 //!
-//! Every private writable mapping and every shared object is charged when it is made, and the charge is taken back with it.
-//! What a charge is asked depends on the mode, which can be changed while programs run: nothing that was promised is taken back.
+//! Every private writable mapping and every shared object is charged when it is made, and the charge is taken
+//! back with it. What a charge is asked depends on the mode, which can be changed while programs run: nothing
+//! that was promised is taken back.
 //!
-//! Locks: none. The sum is one atomic word; two that race for the last page may both be refused, never both be served.
+//! Locks: none. The sum is one atomic word; two that race for the last page may both be refused, never both
+//! be served.
 //!
-//! Linux: mm/util.c `__vm_enough_memory`, `vm_commit_limit`; /proc/sys/vm/overcommit_memory, overcommit_ratio. Differs: nothing is
-//! held back for the administrator (`admin_reserve_kbytes`) or the user (`user_reserve_kbytes`).
+//! Linux: mm/util.c `__vm_enough_memory`, `vm_commit_limit`; /proc/sys/vm/overcommit_memory,
+//! overcommit_ratio. Differs: nothing is held back for the administrator (`admin_reserve_kbytes`) or the user
+//! (`user_reserve_kbytes`).
 
 use crate::{error::Error, objects::Objects, overcommit::Overcommit};
 use anonmem_hal::Machine;

@@ -1,15 +1,15 @@
 //! Duplicating an address space.
 //!
 //! The child gets copies of the VMAs, linked to all anon_vmas that the parent's are linked to, and shares the
-//! pages: an exclusive page becomes shared, and both entries read-only. A page that may be pinned is copied for the
-//! child instead, so that the parent keeps the one that a device is using.
+//! pages: an exclusive page becomes shared, and both entries read-only. A page that may be pinned is copied
+//! for the child instead, so that the parent keeps the one that a device is using.
 //!
-//! All or nothing: if memory runs out, the child is torn down like any address space, and pages that were shared
-//! with it are taken back.
+//! All or nothing: if memory runs out, the child is torn down like any address space, and pages that were
+//! shared with it are taken back.
 //!
-//! Locks: the parent's mmap lock for writing, then the child's (nobody knows it yet); a page-table lock of the parent and,
-//! inside, one of the child. No fault of the parent runs while its entries are changed, and the flush comes before
-//! the mmap lock is let go.
+//! Locks: the parent's mmap lock for writing, then the child's (nobody knows it yet); a page-table lock of
+//! the parent and, inside, one of the child. No fault of the parent runs while its entries are changed, and
+//! the flush comes before the mmap lock is let go.
 //!
 //! Linux: kernel/fork.c `dup_mmap`; mm/memory.c `copy_page_range`, `copy_present_ptes`. Differs: no
 //! shared page tables.
@@ -36,8 +36,8 @@ impl<'v, M: Machine> Mm<'v, M> {
     /// The mmap lock, for writing. Sleeps.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`], or [`Error::Limit`] if the child's memory may not be promised. Nothing is left of the
-    /// attempt.
+    /// [`Error::OutOfMemory`], or [`Error::Limit`] if the child's memory may not be promised. Nothing is left
+    /// of the attempt.
     #[doc(alias = "dup_mm")]
     pub fn fork(&self) -> Result<Mm<'v, M>, Error> {
         self.vm.reclaiming(|| self.try_fork())
@@ -178,7 +178,8 @@ impl<'a, M: Machine> Copying<'a, M> {
         Ok(())
     }
 
-    /// Shares the pages of `part`, which is in one table; stops where it needs a `spare` page, and says where.
+    /// Shares the pages of `part`, which is in one table; stops where it needs a `spare` page, and says
+    /// where.
     fn copy_pte_range(
         &self,
         source: Table<'a, M>,
@@ -216,8 +217,8 @@ impl<'a, M: Machine> Copying<'a, M> {
         Ok(va)
     }
 
-    /// Copies what the first entry of `part` has if that is no anonymous page; returns where to go on. What is empty is
-    /// passed over.
+    /// Copies what the first entry of `part` has if that is no anonymous page; returns where to go on. What
+    /// is empty is passed over.
     fn copy_other(
         &self,
         from: &mut Entries<'a, M>,
@@ -238,8 +239,8 @@ impl<'a, M: Machine> Copying<'a, M> {
         Ok(va.next_page())
     }
 
-    /// Shares what is in swap or on its way to another frame, and copies markers. Neither the parent's entry nor the child's is
-    /// exclusive any more.
+    /// Shares what is in swap or on its way to another frame, and copies markers. Neither the parent's entry
+    /// nor the child's is exclusive any more.
     #[doc(alias = "copy_nonpresent_pte")]
     fn copy_nonpresent(
         &self,

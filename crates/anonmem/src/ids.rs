@@ -1,7 +1,8 @@
 //! Names of the objects that live in slabs, without their types.
 //!
-//! A name says which slab a slot belongs to, and neither the machine nor what the object is made of. So whoever only
-//! names an object (a VMA its address space, a chain its anon_vma) does not import that object's file.
+//! A name says which slab a slot belongs to, and neither the machine nor what the object is made of. So
+//! whoever only names an object (a VMA its address space, a chain its anon_vma) does not import that object's
+//! file.
 
 use anonmem_frame::Handle;
 

@@ -15,8 +15,8 @@
 //! | `WILLNEED` | pages come back from swap |
 //! | `MERGEABLE`, `UNMERGEABLE` | refused, as by a kernel without KSM |
 //!
-//! Locks: the mmap lock, for writing where a VMA's attributes change, else for reading; a page-table lock for one
-//! table at a time.
+//! Locks: the mmap lock, for writing where a VMA's attributes change, else for reading; a page-table lock for
+//! one table at a time.
 //!
 //! Linux: mm/madvise.c.
 
@@ -120,7 +120,8 @@ impl Advice {
         Self::GuardRemove,
     ];
 
-    /// The advice with Linux's number `MADV_*`; `None` if it is unknown, which `madvise` answers with `EINVAL`.
+    /// The advice with Linux's number `MADV_*`; `None` if it is unknown, which `madvise` answers with
+    /// `EINVAL`.
     pub fn from_number(number: u32) -> Option<Self> {
         Self::ALL.into_iter().find(|&advice| advice as u32 == number)
     }
@@ -217,11 +218,11 @@ impl<M: Machine> Mm<'_, M> {
     /// The mmap lock, one way or the other. Sleeps.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if `start` is not page aligned, the range wraps around, or a mapping does not allow the
-    /// advice; [`Error::NotMapped`] if there are holes: the rest has been advised; [`Error::Again`] if there was no
-    /// memory to split a mapping; [`Error::AccessDenied`] for `REMOVE` of a private mapping of a source;
-    /// [`Error::BadAddress`] and [`Error::OutOfMemory`] from populating and `GUARD_INSTALL`.
-    /// What comes before the place of an error has been advised.
+    /// [`Error::Invalid`] if `start` is not page aligned, the range wraps around, or a mapping does not allow
+    /// the advice; [`Error::NotMapped`] if there are holes: the rest has been advised; [`Error::Again`] if
+    /// there was no memory to split a mapping; [`Error::AccessDenied`] for `REMOVE` of a private mapping of a
+    /// source; [`Error::BadAddress`] and [`Error::OutOfMemory`] from populating and `GUARD_INSTALL`. What
+    /// comes before the place of an error has been advised.
     #[doc(alias = "do_madvise")]
     pub fn madvise(&self, start: Va, len: u64, advice: Advice) -> Result<(), Error> {
         if !start.is_page_aligned() {
@@ -242,8 +243,8 @@ impl<M: Machine> Mm<'_, M> {
         }
     }
 
-    /// Calls `f` for the part of each VMA that is in `range`; `f` may change the VMA. The caller holds the mmap
-    /// lock.
+    /// Calls `f` for the part of each VMA that is in `range`; `f` may change the VMA. The caller holds the
+    /// mmap lock.
     ///
     /// # Errors
     /// The first error of `f` ends it. [`Error::NotMapped`] at the end if there were holes.

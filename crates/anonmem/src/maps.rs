@@ -1,10 +1,11 @@
 //! What an address space looks like from outside: its mappings, what they cost, and single pages.
 //!
-//! Locks: the mmap lock for reading, for the whole call; a page-table lock for one table at a time. What is called
-//! back runs under the mmap lock: it may not touch memory of this address space, nor sleep on anything that does.
+//! Locks: the mmap lock for reading, for the whole call; a page-table lock for one table at a time. What is
+//! called back runs under the mmap lock: it may not touch memory of this address space, nor sleep on anything
+//! that does.
 //!
-//! Linux: fs/proc/task_mmu.c `show_map_vma`, `smaps_pte_range`, `pagemap_pmd_range`. Differs: no file pages, because there
-//! are none.
+//! Linux: fs/proc/task_mmu.c `show_map_vma`, `smaps_pte_range`, `pagemap_pmd_range`. Differs: no file pages,
+//! because there are none.
 
 use crate::{
     ids::{ShmId, VmaId},
@@ -130,8 +131,8 @@ impl PagemapEntry {
         self.pfn.is_some()
     }
 
-    /// The word that /proc/PID/pagemap has for it (Documentation/admin-guide/mm/pagemap.rst). Soft-dirty is not
-    /// tracked.
+    /// The word that /proc/PID/pagemap has for it (Documentation/admin-guide/mm/pagemap.rst). Soft-dirty is
+    /// not tracked.
     pub fn bits(&self) -> u64 {
         let bit = |on: bool, n: u32| u64::from(on) << n;
         self.pfn.map_or(0, |pfn| pfn.0)
@@ -148,8 +149,8 @@ const PSS_SHIFT: u32 = 12;
 const PAGE: u64 = PAGE_SIZE as u64;
 
 impl<M: Machine> Mm<'_, M> {
-    /// Calls `f` with every mapping that ends above `from`, in ascending order, until it breaks. Who breaks goes on
-    /// later from the last mapping's end, and so tells about any number of mappings in little memory.
+    /// Calls `f` with every mapping that ends above `from`, in ascending order, until it breaks. Who breaks
+    /// goes on later from the last mapping's end, and so tells about any number of mappings in little memory.
     ///
     /// # Locks
     /// The mmap lock for reading, also while `f` runs.
@@ -159,8 +160,8 @@ impl<M: Machine> Mm<'_, M> {
         self.each_from(&guard, from, |id| f(&self.info_of(guard.slot(), id)));
     }
 
-    /// Calls `f` with every mapping that ends above `from` and what it costs, in ascending order, until it breaks. Looks at
-    /// every present page of these mappings.
+    /// Calls `f` with every mapping that ends above `from` and what it costs, in ascending order, until it
+    /// breaks. Looks at every present page of these mappings.
     ///
     /// # Locks
     /// The mmap lock for reading, also while `f` runs.
@@ -190,8 +191,8 @@ impl<M: Machine> Mm<'_, M> {
         Some(self.info_of(guard.slot(), id))
     }
 
-    /// The addresses of the mapping that contains `va`, without a lock: it was there at one moment of the call, and may
-    /// be gone by now.
+    /// The addresses of the mapping that contains `va`, without a lock: it was there at one moment of the
+    /// call, and may be gone by now.
     ///
     /// # Errors
     /// [`Busy`] if mappings were being changed each time it looked: ask [`vma_at`](Self::vma_at).
@@ -216,8 +217,8 @@ impl<M: Machine> Mm<'_, M> {
         true
     }
 
-    /// The shared object and the index in it of the page that is mapped at `va`: what a futex between processes is
-    /// known by.
+    /// The shared object and the index in it of the page that is mapped at `va`: what a futex between
+    /// processes is known by.
     pub fn shared_at(&self, va: Va) -> Option<(ShmId, u64)> {
         let guard = self.read();
         let (_, id) = guard.slot().tree.find_containing(self.vm.nodes(), va)?;
@@ -294,8 +295,8 @@ impl<M: Machine> Mm<'_, M> {
         entry
     }
 
-    /// Calls `f` with what is at every address of `range` (whole pages) that a page table covers; at all others
-    /// there is nothing.
+    /// Calls `f` with what is at every address of `range` (whole pages) that a page table covers; at all
+    /// others there is nothing.
     ///
     /// # Locks
     /// The mmap lock for reading and a page-table lock, also while `f` runs: it may not sleep.

@@ -2,8 +2,8 @@
 //!
 //! Locks: the mmap lock for reading, a page-table lock for one table at a time.
 //!
-//! Linux: mm/mincore.c `do_mincore`. Differs: a private mapping of a source has no page cache behind it, so only
-//! pages of its own count.
+//! Linux: mm/mincore.c `do_mincore`. Differs: a private mapping of a source has no page cache behind it, so
+//! only pages of its own count.
 
 use crate::{
     error::Error,
@@ -14,13 +14,14 @@ use crate::{
 use anonmem_hal::{Arch, Machine, Pte, SoftLeaf, Va, VaRange};
 
 impl<M: Machine> Mm<'_, M> {
-    /// Tells for each page of the `len` bytes from `start`, in order, whether an access would find it in memory.
+    /// Tells for each page of the `len` bytes from `start`, in order, whether an access would find it in
+    /// memory.
     ///
     /// `f` runs under the mmap lock and may not touch memory of this address space.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if `start` is not page aligned; [`Error::NotMapped`] if part of the range is not mapped
-    /// or outside the address space: the pages before the hole have been told.
+    /// [`Error::Invalid`] if `start` is not page aligned; [`Error::NotMapped`] if part of the range is not
+    /// mapped or outside the address space: the pages before the hole have been told.
     pub fn mincore(&self, start: Va, len: u64, f: &mut dyn FnMut(bool)) -> Result<(), Error> {
         if !start.is_page_aligned() {
             return Err(Error::Invalid("mincore of an address that is not page aligned"));

@@ -1,15 +1,16 @@
 //! Mapping memory.
 //!
-//! [`Mm::mmap`] finds a place, checks limits and takes the promise of memory; then either a neighbour covers the new
-//! range too, or a VMA is made for it. No page is allocated: faults do that.
+//! [`Mm::mmap`] finds a place, checks limits and takes the promise of memory; then either a neighbour covers
+//! the new range too, or a VMA is made for it. No page is allocated: faults do that.
 //!
-//! `MapFlags::FIXED` replaces what is there. All that can fail comes first: the VMAs at the edges are split, the VMA and tree nodes
-//! allocated, memory promised; then the old is unmapped. An operation that fails joins the edges again.
+//! `MapFlags::FIXED` replaces what is there. All that can fail comes first: the VMAs at the edges are split,
+//! the VMA and tree nodes allocated, memory promised; then the old is unmapped. An operation that fails joins
+//! the edges again.
 //!
 //! Locks: the mmap lock for writing.
 //!
-//! Linux: mm/mmap.c `do_mmap`, `__get_unmapped_area`; mm/vma.c `mmap_region`. Differs: no files but *sources*, which are
-//! private.
+//! Linux: mm/mmap.c `do_mmap`, `__get_unmapped_area`; mm/vma.c `mmap_region`. Differs: no files but
+//! *sources*, which are private.
 
 use crate::{
     error::Error,
@@ -50,7 +51,8 @@ impl Prot {
 }
 
 bitflags::bitflags! {
-    /// How to map. The values are those of Linux's `MAP_*`; whether a mapping is private follows from its backing.
+    /// How to map. The values are those of Linux's `MAP_*`; whether a mapping is private follows from its
+    /// backing.
     #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
     pub struct MapFlags: u32 {
         /// Exactly at the address, in place of what is there.
@@ -71,7 +73,8 @@ bitflags::bitflags! {
         const STACK = 0x2_0000;
         /// Exactly at the address, if nothing is there.
         const FIXED_NOREPLACE = 0x10_0000;
-        /// Shared, and `mprotect` never allows stores: what is mapped was opened for reading only. No number of Linux's.
+        /// Shared, and `mprotect` never allows stores: what is mapped was opened for reading only. No number
+        /// of Linux's.
         const SHARED_READ_ONLY = 0x8000_0000;
     }
 }
@@ -133,9 +136,10 @@ impl<M: Machine> Mm<'_, M> {
     /// The mmap lock, for writing. Sleeps.
     ///
     /// # Errors
-    /// As `mmap(2)`, and nothing has changed: [`Error::Invalid`] for arguments that make no sense, [`Error::OutOfMemory`] without
-    /// memory, [`Error::Limit`] without room or beyond a limit, [`Error::Exists`] (`FIXED_NOREPLACE`), [`Error::NotPermitted`] (below the
-    /// lowest address, or nothing may be locked), [`Error::Again`] (too much is locked), [`Error::Overflow`].
+    /// As `mmap(2)`, and nothing has changed: [`Error::Invalid`] for arguments that make no sense,
+    /// [`Error::OutOfMemory`] without memory, [`Error::Limit`] without room or beyond a limit,
+    /// [`Error::Exists`] (`FIXED_NOREPLACE`), [`Error::NotPermitted`] (below the lowest address, or nothing
+    /// may be locked), [`Error::Again`] (too much is locked), [`Error::Overflow`].
     #[doc(alias("vm_mmap_pgoff", "ksys_mmap_pgoff"))]
     pub fn mmap(&self, request: MmapRequest) -> Result<Va, Error> {
         let (guard, start) = self.vm.reclaiming(|| {
@@ -153,8 +157,8 @@ impl<M: Machine> Mm<'_, M> {
         Ok(start)
     }
 
-    /// Makes the checks of [`mmap`](Self::mmap) that come before it looks at what is mapped, and maps nothing: for a caller that will
-    /// refuse to map it, to find what Linux would have said first.
+    /// Makes the checks of [`mmap`](Self::mmap) that come before it looks at what is mapped, and maps
+    /// nothing: for a caller that will refuse to map it, to find what Linux would have said first.
     ///
     /// # Errors
     /// As [`mmap`](Self::mmap).
@@ -180,8 +184,8 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
         Ok(range.start)
     }
 
-    /// Where a mapping of `len` bytes (whole pages) is to go, and its attributes, after the checks that have nothing to do with
-    /// what is mapped.
+    /// Where a mapping of `len` bytes (whole pages) is to go, and its attributes, after the checks that have
+    /// nothing to do with what is mapped.
     fn choose_place(&self, request: &MmapRequest, len: u64) -> Result<(VaRange, VmFlags), Error> {
         let start = self.get_unmapped_area(request.addr, len, request.flags)?;
         let range = VaRange { start, end: Va(start.0 + len) };
@@ -239,12 +243,12 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
         found.is_some_and(|(vma, _)| vma.start < range.end)
     }
 
-    /// A place for `len` bytes (a multiple of the page size): `hint` if it is fixed or free, else the highest hole below
-    /// the mmap base, else the lowest hole in the upper part of the address space.
+    /// A place for `len` bytes (a multiple of the page size): `hint` if it is fixed or free, else the highest
+    /// hole below the mmap base, else the lowest hole in the upper part of the address space.
     ///
     /// # Errors
-    /// [`Error::Limit`] if there is no place; of a fixed one, [`Error::Invalid`] if it does not start at a page and
-    /// [`Error::NotPermitted`] below the lowest address.
+    /// [`Error::Limit`] if there is no place; of a fixed one, [`Error::Invalid`] if it does not start at a
+    /// page and [`Error::NotPermitted`] below the lowest address.
     #[doc(alias("__get_unmapped_area", "arch_get_unmapped_area_topdown"))]
     pub(crate) fn get_unmapped_area(&self, hint: Va, len: u64, flags: MapFlags) -> Result<Va, Error> {
         let end = M::Arch::USER_END;
@@ -297,8 +301,8 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
     /// Maps `area`, in place of what is there, if limits and the commit limit allow it.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`]; [`Error::Limit`] that it would exceed; [`Error::Invalid`] for an object that is too long.
-    /// Nothing has changed.
+    /// [`Error::OutOfMemory`]; [`Error::Limit`] that it would exceed; [`Error::Invalid`] for an object that
+    /// is too long. Nothing has changed.
     pub(crate) fn mmap_region(&self, mut area: NewArea, object: Object) -> Result<(), Error> {
         if !self.overlaps(area.range) {
             return self.charge_and_map(&mut area, object, Covered::default());
@@ -311,7 +315,8 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
         })
     }
 
-    /// Checks limits, charges for `area`, and maps it in place of `old`, none of which reaches over its edges.
+    /// Checks limits, charges for `area`, and maps it in place of `old`, none of which reaches over its
+    /// edges.
     fn charge_and_map(&self, area: &mut NewArea, object: Object, old: Covered) -> Result<(), Error> {
         let (objects, pages) = (self.objects, area.range.pages().0);
         self.may_expand(area.flags, pages - old.pages)?;
@@ -376,7 +381,8 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
     }
 }
 
-/// The backing, whether its object is to be made, and the index of its first page (none: that of the address).
+/// The backing, whether its object is to be made, and the index of its first page (none: that of the
+/// address).
 fn resolve(backing: MapBacking, pages: u64) -> Result<(Backing, Object, Option<u64>), Error> {
     let checked = |first: u64| first.checked_add(pages).map(|_| first).ok_or(Error::Overflow);
     Ok(match backing {

@@ -1,7 +1,8 @@
 //! Changing what a program may do with a mapping.
 //!
-//! VMA by VMA: checks, then the promise of memory for what becomes writable, then the attributes (which may split and merge), then the
-//! entries. Entries may lose permissions that TLBs still have; those are flushed once, before the mmap lock is let go.
+//! VMA by VMA: checks, then the promise of memory for what becomes writable, then the attributes (which may
+//! split and merge), then the entries. Entries may lose permissions that TLBs still have; those are flushed
+//! once, before the mmap lock is let go.
 //!
 //! Locks: the mmap lock for writing; one page-table lock at a time.
 //!
@@ -26,9 +27,9 @@ impl<M: Machine> Mm<'_, M> {
     /// The mmap lock, for writing. Sleeps.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for arguments that make no sense; nothing has changed. [`Error::NotMapped`] for a hole,
-    /// [`Error::AccessDenied`] for a mapping that does not allow it, [`Error::OutOfMemory`], [`Error::Limit`]: the mappings before have
-    /// been changed.
+    /// [`Error::Invalid`] for arguments that make no sense; nothing has changed. [`Error::NotMapped`] for a
+    /// hole, [`Error::AccessDenied`] for a mapping that does not allow it, [`Error::OutOfMemory`],
+    /// [`Error::Limit`]: the mappings before have been changed.
     #[doc(alias = "do_mprotect_pkey")]
     pub fn mprotect(&self, range: VaRange, prot: Prot) -> Result<(), Error> {
         if prot.contains(Prot::GROWSDOWN | Prot::GROWSUP) {
@@ -177,7 +178,8 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
     }
 }
 
-/// Whether a VMA is locked and has become writable: locked memory does not fault, so the pages are copied now.
+/// Whether a VMA is locked and has become writable: locked memory does not fault, so the pages are copied
+/// now.
 fn is_written_at_once(old: VmFlags, new: VmFlags) -> bool {
     let became_writable = new.contains(VmFlags::WRITE) && !old.contains(VmFlags::WRITE);
     became_writable

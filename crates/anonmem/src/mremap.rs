@@ -8,17 +8,17 @@
 //!    └─ FIXED or DONTUNMAP ───────────────────▶ move_vma, in any case
 //! ```
 //!
-//! A VMA that moves stays the same VMA: it gets another range, and its page-table entries go to the new addresses
-//! (`move_vma`, `page_tables`). All that can fail comes before the first change, so an operation that fails has changed
-//! nothing, what was mapped at a fixed destination included.
+//! A VMA that moves stays the same VMA: it gets another range, and its page-table entries go to the new
+//! addresses (`move_vma`, `page_tables`). All that can fail comes before the first change, so an operation
+//! that fails has changed nothing, what was mapped at a fixed destination included.
 //!
-//! Several mappings move together if their size does not change and the place is given (`move_all`), one after the other; a
-//! failure then leaves those before it at their new place.
+//! Several mappings move together if their size does not change and the place is given (`move_all`), one
+//! after the other; a failure then leaves those before it at their new place.
 //!
 //! Locks: the mmap lock for writing; the lock of the anon_vma for writing during the move.
 //!
-//! Linux: mm/mremap.c `do_mremap`, `expand_vma`, `move_vma`. Differs: the VMA moves instead of being copied; a failure
-//! leaves everything as it was.
+//! Linux: mm/mremap.c `do_mremap`, `expand_vma`, `move_vma`. Differs: the VMA moves instead of being copied;
+//! a failure leaves everything as it was.
 
 mod move_vma;
 mod page_tables;
@@ -92,7 +92,8 @@ impl Request {
         if !new_addr.is_page_aligned() || new_addr.0 > A::USER_END.0 - new_len {
             return invalid("the new address is not at a page, or too high");
         }
-        // An old range that wraps around ends where it comes to, as on Linux; it is refused later, for another reason.
+        // An old range that wraps around ends where it comes to, as on Linux; it is refused later, for
+        // another reason.
         if old.0.wrapping_add(old_len) > new_addr.0 && new_addr.0 + new_len > old.0 {
             return invalid("the old and the new place overlap");
         }
@@ -116,8 +117,9 @@ impl Request {
 }
 
 impl<M: Machine> Mm<'_, M> {
-    /// Makes the mapping of the `old_len` bytes from `old` one of `new_len` bytes, and moves it if the flags say so, or if
-    /// they allow it and it cannot grow where it is; returns where it is. Lengths are rounded up to pages.
+    /// Makes the mapping of the `old_len` bytes from `old` one of `new_len` bytes, and moves it if the flags
+    /// say so, or if they allow it and it cannot grow where it is; returns where it is. Lengths are rounded
+    /// up to pages.
     ///
     /// With an `old_len` of 0 a shared mapping is duplicated.
     ///
@@ -125,9 +127,10 @@ impl<M: Machine> Mm<'_, M> {
     /// The mmap lock, for writing. Sleeps.
     ///
     /// # Errors
-    /// As `mremap(2)`, and nothing has changed: [`Error::Invalid`] for arguments that make no sense, [`Error::BadAddress`] if
-    /// the old range is not of one mapping or may not grow, [`Error::OutOfMemory`], [`Error::Limit`] without room or
-    /// beyond a limit, [`Error::Again`] if too much would be locked, [`Error::NotPermitted`] below the lowest address.
+    /// As `mremap(2)`, and nothing has changed: [`Error::Invalid`] for arguments that make no sense,
+    /// [`Error::BadAddress`] if the old range is not of one mapping or may not grow, [`Error::OutOfMemory`],
+    /// [`Error::Limit`] without room or beyond a limit, [`Error::Again`] if too much would be locked,
+    /// [`Error::NotPermitted`] below the lowest address.
     #[doc(alias = "do_mremap")]
     pub fn mremap(
         &self,
@@ -157,16 +160,17 @@ impl<M: Machine> Mm<'_, M> {
         Ok(start)
     }
 
-    /// Moves every mapping of the old range, cut to it, to the same distance from the new address; holes between them stay holes, and
-    /// what is mapped at their destination stays.
+    /// Moves every mapping of the old range, cut to it, to the same distance from the new address; holes
+    /// between them stay holes, and what is mapped at their destination stays.
     ///
     /// # Errors
-    /// [`Error::BadAddress`] if nothing is mapped at the start; those of a single mapping: [`Error::Invalid`],
-    /// [`Error::NotPermitted`], [`Error::Again`], [`Error::Limit`], [`Error::OutOfMemory`]. What fails at a later mapping
-    /// leaves those before it moved.
+    /// [`Error::BadAddress`] if nothing is mapped at the start; those of a single mapping:
+    /// [`Error::Invalid`], [`Error::NotPermitted`], [`Error::Again`], [`Error::Limit`],
+    /// [`Error::OutOfMemory`]. What fails at a later mapping leaves those before it moved.
     #[doc(alias = "remap_move")]
     fn move_all(&self, request: Request) -> Result<Va, Error> {
-        // An attempt that finds no memory goes on where it was: what has moved is not at the old place any more.
+        // An attempt that finds no memory goes on where it was: what has moved is not at the old place any
+        // more.
         let mut rest = request.old;
         self.vm.reclaiming(|| {
             let guard = self.write();
@@ -248,7 +252,8 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
         self.may_expand(flags, grown)
     }
 
-    /// Lets the VMA grow where it is, if it ends with the old range and a hole follows; returns whether it did.
+    /// Lets the VMA grow where it is, if it ends with the old range and a hole follows; returns whether it
+    /// did.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`]; [`Error::Limit`] if the pages may not be promised. Nothing has changed.

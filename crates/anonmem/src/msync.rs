@@ -1,4 +1,5 @@
-//! Writing back: nothing of this memory manager's is written anywhere, but a program is told what it asked about.
+//! Writing back: nothing of this memory manager's is written anywhere, but a program is told what it asked
+//! about.
 //!
 //! Locks: the mmap lock for reading.
 //!
@@ -24,8 +25,9 @@ impl<M: Machine> Mm<'_, M> {
     /// Looks at the mappings of the `len` bytes from `start`, rounded up to pages.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for flags that make no sense or a `start` that is not page aligned; [`Error::NotMapped`] if the range wraps
-    /// around or has a hole; [`Error::Busy`] at the first locked mapping, if something is to be invalidated, holes before it or not.
+    /// [`Error::Invalid`] for flags that make no sense or a `start` that is not page aligned;
+    /// [`Error::NotMapped`] if the range wraps around or has a hole; [`Error::Busy`] at the first locked
+    /// mapping, if something is to be invalidated, holes before it or not.
     #[doc(alias = "sys_msync")]
     pub fn msync(&self, start: Va, len: u64, flags: SyncFlags) -> Result<(), Error> {
         if !SyncFlags::all().contains(flags) || flags.contains(SyncFlags::ASYNC | SyncFlags::SYNC) {

@@ -1,8 +1,8 @@
 //! Unmapping a range.
 //!
-//! VMAs that reach over an edge of the range are split there, which can fail; then nothing can any more: the VMAs leave the
-//! tree together, their pages are unmapped, they are unlinked from their anon_vmas, page tables that nobody else uses are
-//! freed, the TLBs flushed, and at last the VMAs freed.
+//! VMAs that reach over an edge of the range are split there, which can fail; then nothing can any more: the
+//! VMAs leave the tree together, their pages are unmapped, they are unlinked from their anon_vmas, page
+//! tables that nobody else uses are freed, the TLBs flushed, and at last the VMAs freed.
 //!
 //! Locks: the mmap lock for writing.
 //!
@@ -53,7 +53,8 @@ impl<M: Machine> Mm<'_, M> {
     ///
     /// # Errors
     /// [`Error::Invalid`] if the range is empty, does not start at a page or leaves the address space;
-    /// [`Error::OutOfMemory`] or [`Error::Limit`] if a VMA would have to be split and cannot. Nothing has changed.
+    /// [`Error::OutOfMemory`] or [`Error::Limit`] if a VMA would have to be split and cannot. Nothing has
+    /// changed.
     #[doc(alias("__vm_munmap", "do_vmi_munmap"))]
     pub fn munmap(&self, range: VaRange) -> Result<(), Error> {
         self.vm.reclaiming(|| self.write().do_munmap(range))
@@ -123,8 +124,8 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
         covered
     }
 
-    /// Unmaps all VMAs of `range`, none of which reaches over its edges. What they were promised stays promised: it is
-    /// the caller's to take back, or to use for what it maps there.
+    /// Unmaps all VMAs of `range`, none of which reaches over its edges. What they were promised stays
+    /// promised: it is the caller's to take back, or to use for what it maps there.
     #[doc(alias = "vms_complete_munmap_vmas")]
     pub(crate) fn unmap_cut(&self, range: VaRange) -> Covered {
         self.unmap_cut_and(range, Tables::Free)
@@ -156,8 +157,8 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
         covered
     }
 
-    /// Frees the tables that cover nothing but holes, of those that holes of `range` are in: what a move left behind, or
-    /// made in vain. They are empty.
+    /// Frees the tables that cover nothing but holes, of those that holes of `range` are in: what a move left
+    /// behind, or made in vain. They are empty.
     pub(crate) fn free_unused_tables(&self, range: VaRange) {
         let (objects, slot) = (self.objects, self.slot());
         let mut gather = objects.gather(&slot.space, Teardown::Range);

@@ -1,7 +1,8 @@
 //! What operations are given: the frames, and all objects that live in them.
 //!
-//! Everything that has no policy of its own takes an [`Objects`] and nothing above it: reverse mapping, VMAs, page tables, swap slots,
-//! shared objects. What reclaims, and so may wait for others, needs the [`Vm`](crate::Vm), which owns the `Objects`.
+//! Everything that has no policy of its own takes an [`Objects`] and nothing above it: reverse mapping, VMAs,
+//! page tables, swap slots, shared objects. What reclaims, and so may wait for others, needs the
+//! [`Vm`](crate::Vm), which owns the `Objects`.
 
 use crate::{
     config::Config,

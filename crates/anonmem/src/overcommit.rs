@@ -45,7 +45,8 @@ impl<M: Machine> OvercommitPolicy<M> {
         self.mode.store(number, Ordering::Relaxed);
     }
 
-    /// The mode. Peeks: a setting that an administrator changes orders nothing, so a case of the lab has nothing to explore.
+    /// The mode. Peeks: a setting that an administrator changes orders nothing, so a case of the lab has
+    /// nothing to explore.
     pub(crate) fn get(&self) -> Overcommit {
         match self.mode.peek() {
             0 => Overcommit::Heuristic,

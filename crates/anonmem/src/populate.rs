@@ -6,11 +6,11 @@
 //! | `mlock` | the first page that cannot be had | `Stop` |
 //! | `MADV_POPULATE_READ`, `MADV_POPULATE_WRITE` | the first page that cannot be had, or hole | `Stop` |
 //!
-//! Every page goes through `handle_mm_fault`, as if it were touched; but a run of pages of zeroes is made at once
-//! (`fill_run`).
+//! Every page goes through `handle_mm_fault`, as if it were touched; but a run of pages of zeroes is made at
+//! once (`fill_run`).
 //!
-//! Locks: the mmap lock for reading, let go after every batch of pages, so that writers are not kept waiting for a
-//! large range. VMAs may change meanwhile: what is there is looked up anew.
+//! Locks: the mmap lock for reading, let go after every batch of pages, so that writers are not kept waiting
+//! for a large range. VMAs may change meanwhile: what is there is looked up anew.
 //!
 //! Linux: mm/gup.c `__mm_populate`, `populate_vma_page_range`, `faultin_page_range`. Differs: a caller that
 //! wants to be interrupted asks for a part of its range at a time.
@@ -78,9 +78,9 @@ impl<M: Machine> Mm<'_, M> {
     /// The mmap lock for reading, again and again. Sleeps.
     ///
     /// # Errors
-    /// The first page that cannot be had ends it: [`Error::NotMapped`] in a hole, [`Error::Invalid`] if the mapping
-    /// does not allow the access, [`Error::BadAddress`] if it would be a signal, [`Error::OutOfMemory`]. The pages
-    /// before it are there.
+    /// The first page that cannot be had ends it: [`Error::NotMapped`] in a hole, [`Error::Invalid`] if the
+    /// mapping does not allow the access, [`Error::BadAddress`] if it would be a signal,
+    /// [`Error::OutOfMemory`]. The pages before it are there.
     #[doc(alias("madvise_populate", "faultin_page_range"))]
     pub fn populate(&self, range: VaRange, how: Populate) -> Result<(), Error> {
         self.populate_with(range, |flags| match how {
@@ -91,8 +91,8 @@ impl<M: Machine> Mm<'_, M> {
         Ok(())
     }
 
-    /// Faults in what is to be there at once of `range`: for writing where private memory is writable, so that no
-    /// fault is left for later; not in mappings that are locked on fault. Holes are passed over.
+    /// Faults in what is to be there at once of `range`: for writing where private memory is writable, so
+    /// that no fault is left for later; not in mappings that are locked on fault. Holes are passed over.
     ///
     /// # Errors
     /// The first page that cannot be had ends it.
@@ -161,7 +161,8 @@ impl<M: Machine> Mm<'_, M> {
         Ok(end)
     }
 
-    /// Fills the empty entries at the start of `part` together, where they are to be pages of zeroes; returns how many.
+    /// Fills the empty entries at the start of `part` together, where they are to be pages of zeroes; returns
+    /// how many.
     fn populate_run(
         &self,
         guard: &MmapReadGuard<'_, M>,

@@ -1,15 +1,18 @@
 //! What is behind mappings becomes shorter: a shared object, or a source.
 //!
-//! The new length is set first, by the caller for a source; then every address space that maps the end gives up its pages beyond,
-//! private copies included. A fault that found the old length holds the VMA's lock or the mmap lock until its page is installed; the
-//! walk takes both for writing, so it meets the page. A fault that comes later finds the new length, and a SIGBUS.
+//! The new length is set first, by the caller for a source; then every address space that maps the end gives
+//! up its pages beyond, private copies included. A fault that found the old length holds the VMA's lock or
+//! the mmap lock until its page is installed; the walk takes both for writing, so it meets the page. A fault
+//! that comes later finds the new length, and a SIGBUS.
 //!
-//! A fork that runs meanwhile may give its child, which the walk does not meet, private copies beyond the end.
+//! A fork that runs meanwhile may give its child, which the walk does not meet, private copies beyond the
+//! end.
 //!
-//! Locks: the mmap lock of one address space at a time, for writing, and the locks of the VMAs that map the end.
+//! Locks: the mmap lock of one address space at a time, for writing, and the locks of the VMAs that map the
+//! end.
 //!
-//! Linux: mm/truncate.c `truncate_pagecache`, mm/memory.c `unmap_mapping_range`, mm/shmem.c `shmem_setattr`. Differs: all address
-//! spaces are looked at, because nothing leads from an object to the VMAs that map it.
+//! Linux: mm/truncate.c `truncate_pagecache`, mm/memory.c `unmap_mapping_range`, mm/shmem.c `shmem_setattr`.
+//! Differs: all address spaces are looked at, because nothing leads from an object to the VMAs that map it.
 
 use crate::{error::Error, ids::ShmId, mm::Mm, vm::Vm, vma::vma::Backing, zap::discard_range};
 use anonmem_hal::{Arch, Machine, PAGE_SHIFT, SourceId, Va, VaRange};
@@ -19,8 +22,8 @@ impl<M: Machine> Vm<M> {
     /// Makes a shared object `pages` pages long. Pages beyond the end leave it, and every mapping of it.
     ///
     /// # Locks
-    /// The mmap lock of every address space that maps the object, one at a time, for writing. Sleeps. The caller sees to it that
-    /// no other call changes the length, or makes pages beyond it, meanwhile.
+    /// The mmap lock of every address space that maps the object, one at a time, for writing. Sleeps. The
+    /// caller sees to it that no other call changes the length, or makes pages beyond it, meanwhile.
     ///
     /// # Errors
     /// [`Error::Invalid`] if the object was promised in full, or would be larger than an address space.

@@ -26,8 +26,8 @@ impl<M: Machine> Vm<M> {
     /// Takes over the memory of `machine`.
     ///
     /// The value has about 2.5 KiB, and as much again for each CPU that the machine may have
-    /// ([`Machine::Cpus`]): 23 KiB for 8, 163 KiB for 64. A kernel whose stack is small makes it on its boot stack, or says
-    /// how many CPUs it really has.
+    /// ([`Machine::Cpus`]): 23 KiB for 8, 163 KiB for 64. A kernel whose stack is small makes it on its boot
+    /// stack, or says how many CPUs it really has.
     ///
     /// # Errors
     /// If there is no frame or too many ([`FramesError`]).

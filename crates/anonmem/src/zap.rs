@@ -1,7 +1,7 @@
 //! Unmapping pages: entries are cleared, and what they owned goes to the gather.
 //!
-//! Locks: the mmap lock, either way, or nobody else is left (exit). Takes the page-table lock of one table at a
-//! time; what was cleared is flushed at the latest when the gather is full, and always before it is freed.
+//! Locks: the mmap lock, either way, or nobody else is left (exit). Takes the page-table lock of one table at
+//! a time; what was cleared is flushed at the latest when the gather is full, and always before it is freed.
 //!
 //! Linux: mm/memory.c `unmap_page_range`, `zap_pte_range`, `unmap_vmas`.
 
@@ -182,8 +182,8 @@ fn clear_entry<'v, M: Machine, G: StableVma<M>>(
     None
 }
 
-/// Clears the entries that go on with the folio of the first of `range`, which was cleared: they take one slot of the
-/// gather. Returns how many there were, the first included.
+/// Clears the entries that go on with the folio of the first of `range`, which was cleared: they take one
+/// slot of the gather. Returns how many there were, the first included.
 #[cold]
 #[inline(never)]
 #[doc(alias = "zap_present_folio_ptes")]

@@ -1,9 +1,11 @@
 //! Memory calls with odd arguments, by four threads of one address space and their children.
 //!
-//! Addresses and lengths are of both ends, misaligned and wrapping as often as not. Nothing is said about results: what must hold is
-//! that nobody panics, that `validate()` finds the books right after every batch, and that nothing is left at the end.
+//! Addresses and lengths are of both ends, misaligned and wrapping as often as not. Nothing is said about
+//! results: what must hold is that nobody panics, that `validate()` finds the books right after every batch,
+//! and that nothing is left at the end.
 //!
-//! `ANONMEM_ODDCALLS_SECONDS` (default 20) is how long it runs, a third in each lock mode; `ANONMEM_SEED` what it does.
+//! `ANONMEM_ODDCALLS_SECONDS` (default 20) is how long it runs, a third in each lock mode; `ANONMEM_SEED`
+//! what it does.
 
 use anonmem::{
     Advice, Config, LockMode, MapBacking, MapFlags, MlockAll, Mm, MmapRequest, Prot, RemapFlags, ShmId,

@@ -12,7 +12,8 @@ use core::mem::ManuallyDrop;
 
 type Guard<'f, M> = BitGuard<'f, M, FolioLock, { flags::LOCKED }, { flags::WAITERS }>;
 
-/// Holds the folio lock. While it is held, `mapping`, `index` and the swap entry do not change, except by the holder.
+/// Holds the folio lock. While it is held, `mapping`, `index` and the swap entry do not change, except by the
+/// holder.
 #[must_use = "the lock is released when the guard drops"]
 pub struct FolioGuard<'f, M: Machine> {
     folio: Folio<'f, M>,
@@ -35,8 +36,8 @@ impl<'f, M: Machine> FolioGuard<'f, M> {
         self.folio
     }
 
-    /// Moves an exclusive page to another anon_vma and index (UFFDIO_MOVE). The caller also holds the locks of the
-    /// destination anon_vma, for writing, and of the page-table entry.
+    /// Moves an exclusive page to another anon_vma and index (UFFDIO_MOVE). The caller also holds the locks
+    /// of the destination anon_vma, for writing, and of the page-table entry.
     pub fn move_anon(&self, anon_vma: RawHandle, index: u64) {
         anonmem_hal::debug_check!(M, matches!(self.folio.mapping(), Mapping::Anon(_)));
         self.folio.set_mapping(Mapping::Anon(anon_vma), index);
@@ -64,8 +65,8 @@ impl<'f, M: Machine> FolioGuard<'f, M> {
         Exclusive { frames: folio.frames, page: folio.head }
     }
 
-    /// Maps a page that was swapped in and that others may have, in memory or in their swap entries. A page that
-    /// was just read belongs to `root`, the oldest anon_vma of the family, which finds all of them.
+    /// Maps a page that was swapped in and that others may have, in memory or in their swap entries. A page
+    /// that was just read belongs to `root`, the oldest anon_vma of the family, which finds all of them.
     ///
     /// # Errors
     /// [`TooManySharers`].

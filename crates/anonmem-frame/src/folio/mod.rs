@@ -90,7 +90,8 @@ impl<M: Machine> Frames<M> {
         Pfn(tail.mapping.load(Ordering::Relaxed))
     }
 
-    /// Whether the page, which somebody owns a count of, is a folio of its own: no batch of entries is longer than one.
+    /// Whether the page, which somebody owns a count of, is a folio of its own: no batch of entries is longer
+    /// than one.
     #[inline(always)]
     pub fn is_one_page(&self, page: Pfn) -> bool {
         self.meta(page).is_one_page()
@@ -150,7 +151,8 @@ impl<M: Machine> Frames<M> {
         let mut freed = self.free_many();
         for head in heads {
             let meta = self.meta(head);
-            // AcqRel as for a single reference: pairs with the other drops, so that the last one sees what they did.
+            // AcqRel as for a single reference: pairs with the other drops, so that the last one sees what
+            // they did.
             let old = meta.counts.fetch_sub(Counts::REF, Ordering::AcqRel);
             anonmem_hal::debug_check!(M, Counts(old).refs() > 0, "a reference too many was dropped");
             if old == Counts::REF {
@@ -456,8 +458,9 @@ impl<M: Machine> fmt::Debug for FolioRef<'_, M> {
 }
 
 impl<M: Machine> Frames<M> {
-    /// Pins the folio of `page`, if it has an owner and room for a pin, without any lock: the caller goes on as
-    /// [`pin_protocol`] says, and keeps the pin only if the page turns out to be the one that it meant, and exclusive.
+    /// Pins the folio of `page`, if it has an owner and room for a pin, without any lock: the caller goes on
+    /// as [`pin_protocol`] says, and keeps the pin only if the page turns out to be the one that it meant,
+    /// and exclusive.
     #[doc(alias = "try_grab_folio_fast")]
     #[inline]
     pub fn try_pin(&self, page: Pfn) -> Option<FolioPin<'_, M>> {
@@ -475,8 +478,9 @@ impl<M: Machine> Frames<M> {
     }
 }
 
-/// One pin: the page's bytes may be read or written by a device at any time. It is kept only of pages that were exclusive, or a
-/// shared object's, when it was taken; while it exists, fork copies and reclaim leaves the page alone.
+/// One pin: the page's bytes may be read or written by a device at any time. It is kept only of pages that
+/// were exclusive, or a shared object's, when it was taken; while it exists, fork copies and reclaim leaves
+/// the page alone.
 pub struct FolioPin<'f, M: Machine> {
     frames: &'f Frames<M>,
     page: Pfn,

@@ -1,7 +1,9 @@
-//! How a page is pinned and how a page becomes shared, without a lock that both take. Both halves, and all their fences.
+//! How a page is pinned and how a page becomes shared, without a lock that both take. Both halves, and all
+//! their fences.
 //!
-//! The rule: a page that is pinned stays exclusive. So whoever pins must not meet whoever shares half-way. Three kinds of
-//! callers come together, and each pair has one order of events that the two sides force upon one another:
+//! The rule: a page that is pinned stays exclusive. So whoever pins must not meet whoever shares half-way.
+//! Three kinds of callers come together, and each pair has one order of events that the two sides force upon
+//! one another:
 //!
 //! ```text
 //!   GUP-fast (no lock)                        sharer: swap-out, KSM, migration (page-table lock)
@@ -24,16 +26,18 @@
 //!       changed: unpin, slow path
 //! ```
 //!
-//! * B3, B4 against A1, A2: each side writes its word, then reads the other's. Between the two fences either B4 sees the
-//!   cleared entry or A2 sees the pin. Without either fence both may miss.
-//! * B5 is for the entry that A4 fills in with the same bits as before: a page marked for lazy freeing that was written stays, read-only
-//!   and shared. B4 (Acquire) reads what A4 (Release) wrote, so B5 sees what A3 did.
-//! * F1, F2 against B3, C2: the same with the sequence in the entry's place, because fork clears no entry. A page that the section
-//!   pins for a moment and lets go of costs fork a copy, and nothing else.
-//! * The slow path pins under the page-table lock of the entry, which every sharer and fork hold, too: it needs no fence.
+//! * B3, B4 against A1, A2: each side writes its word, then reads the other's. Between the two fences either
+//!   B4 sees the cleared entry or A2 sees the pin. Without either fence both may miss.
+//! * B5 is for the entry that A4 fills in with the same bits as before: a page marked for lazy freeing that
+//!   was written stays, read-only and shared. B4 (Acquire) reads what A4 (Release) wrote, so B5 sees what A3
+//!   did.
+//! * F1, F2 against B3, C2: the same with the sequence in the entry's place, because fork clears no entry. A
+//!   page that the section pins for a moment and lets go of costs fork a copy, and nothing else.
+//! * The slow path pins under the page-table lock of the entry, which every sharer and fork hold, too: it
+//!   needs no fence.
 //!
-//! A pin that is not kept is nobody's business: the counts of all other owners are in the same word, so whoever asks "am I
-//! alone" finds one count too many and is on the safe side.
+//! A pin that is not kept is nobody's business: the counts of all other owners are in the same word, so
+//! whoever asks "am I alone" finds one count too many and is on the safe side.
 //!
 //! Linux: include/linux/rmap.h, the comment above `__folio_try_share_anon_rmap`; mm/gup.c `gup_fast`.
 
@@ -41,8 +45,8 @@ use crate::meta::Counts;
 use anonmem_hal::Machine;
 use anonmem_sync::{Atomic, Ordering, fence};
 
-/// B3: counts a pin of whatever folio the word is of, if it has an owner and room. Returns whether it did; whether the folio
-/// is the one that was meant, the caller asks then.
+/// B3: counts a pin of whatever folio the word is of, if it has an owner and room. Returns whether it did;
+/// whether the folio is the one that was meant, the caller asks then.
 #[inline]
 pub(super) fn try_count<M: Machine>(counts: &Atomic<u64, M>) -> bool {
     // Acquire pairs with the Release with which the folio was published: its fields are seen.
@@ -65,7 +69,8 @@ pub fn pins_are_counted<M: Machine>() {
 pub(super) fn pinned_after_clearing<M: Machine>(counts: &Atomic<u64, M>) -> bool {
     // SeqCst pairs with the fence in `pins_are_counted`.
     fence::<M>(Ordering::SeqCst);
-    // Acquire pairs with the Release of the last unpin: what was noted before (that the page was written) is seen.
+    // Acquire pairs with the Release of the last unpin: what was noted before (that the page was written) is
+    // seen.
     Counts(counts.load(Ordering::Acquire)).pins() != 0
 }
 

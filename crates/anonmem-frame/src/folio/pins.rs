@@ -1,14 +1,15 @@
 //! Lists of pins: what a pinned range of addresses owns.
 //!
-//! A [`PinList`] has no heap to stand on. Its runs lie in nodes of a slab, fourteen a node, and each run is a word:
+//! A [`PinList`] has no heap to stand on. Its runs lie in nodes of a slab, fourteen a node, and each run is a
+//! word:
 //!
 //! | bits | meaning |
 //! |---|---|
 //! | 0-15 | pages of the run, minus one |
 //! | 16-63 | the first page |
 //!
-//! A run is of one folio and owns one pin of it, however long it is. A run of the zero page owns nothing: the zero page is
-//! nobody's and never goes away.
+//! A run is of one folio and owns one pin of it, however long it is. A run of the zero page owns nothing: the
+//! zero page is nobody's and never goes away.
 //!
 //! The slab is this file's alone ([`PinNodes`]): a node has one list, and nobody else finds its runs.
 
@@ -244,7 +245,8 @@ impl<'f, M: Machine> PinList<'f, M> {
         }
     }
 
-    /// Takes the pages from number `at` on away, as a list of their own. A run that is cut needs a second pin.
+    /// Takes the pages from number `at` on away, as a list of their own. A run that is cut needs a second
+    /// pin.
     ///
     /// # Errors
     /// [`PinListError`]; the list is as it was.

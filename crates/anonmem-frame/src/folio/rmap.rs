@@ -44,8 +44,9 @@ pub(super) fn add_map<M: Machine>(folio: Folio<'_, M>) -> Result<(), TooManyShar
     Err(TooManySharers)
 }
 
-/// The exclusive bit of `page`, to be taken away in one operation with a count of `folio`, which holds it: 0 if the
-/// page is not the first of the folio, because then the bit is in a word of its own and has been taken away.
+/// The exclusive bit of `page`, to be taken away in one operation with a count of `folio`, which holds it: 0
+/// if the page is not the first of the folio, because then the bit is in a word of its own and has been taken
+/// away.
 #[inline(always)]
 pub(super) fn take_exclusive<M: Machine>(folio: Folio<'_, M>, page: Pfn) -> u64 {
     if folio.head == page {
@@ -118,8 +119,8 @@ macro_rules! mapping_owner {
         }
 
         impl<'f, M: Machine> $name<'f, M> {
-            /// Uncounts the mapping and puts a reference to the same folio, in one step: no translation to the page is
-            /// left that came from this mapping.
+            /// Uncounts the mapping and puts a reference to the same folio, in one step: no translation to
+            /// the page is left that came from this mapping.
             ///
             /// # Panics
             /// If the reference is to another folio.
@@ -128,7 +129,8 @@ macro_rules! mapping_owner {
                 let folio = self.folio();
                 assert!(reference.folio() == folio, "a mapping and a reference of two folios");
                 let (this, _reference) = (ManuallyDrop::new(self), ManuallyDrop::new(reference));
-                // AcqRel as for a reference: pairs with the other drops, so that the last one sees what they did.
+                // AcqRel as for a reference: pairs with the other drops, so that the last one sees what they
+                // did.
                 let by = Self::counted(folio, this.page) + Counts::REF;
                 let old = folio.meta().counts.fetch_sub(by, Ordering::AcqRel);
                 anonmem_hal::debug_check!(M, Counts(old).maps() > 0 && Counts(old).refs() > 0, "a count too many was removed");
@@ -137,7 +139,8 @@ macro_rules! mapping_owner {
                 }
             }
 
-            /// [`unmap`](Self::unmap) if the page is a folio of its own; else the mapping again, for a run of them.
+            /// [`unmap`](Self::unmap) if the page is a folio of its own; else the mapping again, for a run of
+            /// them.
             ///
             /// # Errors
             /// The mapping.
@@ -155,7 +158,8 @@ macro_rules! mapping_owner {
                 Ok(FolioRef { frames: this.frames, head: folio.head })
             }
 
-            /// [`unmap_untranslated`](Self::unmap_untranslated) if the page is a folio of its own; else the mapping again.
+            /// [`unmap_untranslated`](Self::unmap_untranslated) if the page is a folio of its own; else the
+            /// mapping again.
             ///
             /// # Errors
             /// The mapping.
@@ -168,8 +172,9 @@ macro_rules! mapping_owner {
                 Ok(self.unmap_untranslated_of(head))
             }
 
-            /// [`unmap`](Self::unmap) for where no translation to the page is left in any TLB, and none can be made:
-            /// if others have the page, the mapping goes in one step. `None` then; else the reference.
+            /// [`unmap`](Self::unmap) for where no translation to the page is left in any TLB, and none can
+            /// be made: if others have the page, the mapping goes in one step. `None` then; else the
+            /// reference.
             #[inline]
             pub fn unmap_untranslated(self) -> Option<FolioRef<'f, M>> {
                 let head = self.folio().head;
@@ -189,7 +194,8 @@ macro_rules! mapping_owner {
                     return Some(FolioRef { frames: this.frames, head });
                 }
                 let this = ManuallyDrop::new(self);
-                // AcqRel as for a reference: pairs with the other drops, so that the last one sees what they did.
+                // AcqRel as for a reference: pairs with the other drops, so that the last one sees what they
+                // did.
                 let by = Self::counted(folio, this.page);
                 let old = folio.meta().counts.fetch_sub(by, Ordering::AcqRel);
                 anonmem_hal::debug_check!(M, Counts(old).maps() > 0, "a mapping too many was removed");
@@ -225,9 +231,10 @@ mapping_owner! {
 mapping_owner! {
     /// A mapping of a page that is on its way to another frame: what a migration entry owns of the old one.
     ///
-    /// It goes on counting as a mapping, so that the folio's anon_vma is found and lives (`folio_lock_anon_vma_read`), and so
-    /// that whoever moves the page sees all of it in one word: its own reference, and a mapping for every entry
-    /// that waits. Whether the entry was exclusive or writable, the entry says ([`MigrationBits`](anonmem_hal::MigrationBits)).
+    /// It goes on counting as a mapping, so that the folio's anon_vma is found and lives
+    /// (`folio_lock_anon_vma_read`), and so that whoever moves the page sees all of it in one word: its own
+    /// reference, and a mapping for every entry that waits. Whether the entry was exclusive or writable, the
+    /// entry says ([`MigrationBits`](anonmem_hal::MigrationBits)).
     MigrationHold, |_folio, _page| 0
 }
 
@@ -285,8 +292,8 @@ impl<'f, M: Machine> MigrationHoldRef<'_, 'f, M> {
 }
 
 impl<'f, M: Machine> Exclusive<'f, M> {
-    /// Makes it shared: `folio_try_share_anon_rmap_pte`. The entry that it came from is cleared: the sharer's half of
-    /// [`pin_protocol`](super::pin_protocol).
+    /// Makes it shared: `folio_try_share_anon_rmap_pte`. The entry that it came from is cleared: the sharer's
+    /// half of [`pin_protocol`](super::pin_protocol).
     ///
     /// # Errors
     /// The page itself, if it may be pinned: put it back.
@@ -445,7 +452,8 @@ impl<'e, 'f, M: Machine> SharedRef<'e, 'f, M> {
     /// reference through which it could be duplicated.
     ///
     /// `lock` is the lock of this folio: while it is held no swap-cache user can add a mapping. `anon_vma` is
-    /// that of the VMA that maps the page (`folio_move_anon_rmap`), so that later forks of others do not lengthen its walks.
+    /// that of the VMA that maps the page (`folio_move_anon_rmap`), so that later forks of others do not
+    /// lengthen its walks.
     ///
     /// # Errors
     /// `Err(())`: others have a count.
@@ -464,14 +472,16 @@ impl<'e, 'f, M: Machine> SharedRef<'e, 'f, M> {
         Ok(())
     }
 
-    /// [`reuse`](Self::reuse) of a page that belongs to `anon_vma` already: nothing changes but the word that says that
-    /// there is one mapping and nothing else, so no folio lock is needed. Whoever could bring another mapping has a count
-    /// of the folio (faults on swap entries: a reference) or needs this entry's lock (fork). Whoever takes a
-    /// reference later finds the page exclusive under that lock. Returns whether it is ours.
+    /// [`reuse`](Self::reuse) of a page that belongs to `anon_vma` already: nothing changes but the word that
+    /// says that there is one mapping and nothing else, so no folio lock is needed. Whoever could bring
+    /// another mapping has a count of the folio (faults on swap entries: a reference) or needs this entry's
+    /// lock (fork). Whoever takes a reference later finds the page exclusive under that lock. Returns whether
+    /// it is ours.
     #[inline]
     pub fn reuse_own(&self, anon_vma: RawHandle) -> bool {
         let folio = self.folio();
-        // A page of a larger folio has its bit elsewhere; `mapping` is stable, because only the only mapper changes it.
+        // A page of a larger folio has its bit elsewhere; `mapping` is stable, because only the only mapper
+        // changes it.
         if folio.order().get() != 0 || folio.mapping() != Mapping::Anon(anon_vma) {
             return false;
         }

@@ -1,8 +1,8 @@
 //! Runs of mappings: the owner of what several entries for one folio owned.
 //!
-//! A folio counts all its mappings in one word. So the mappings of a run of entries that are cleared together are uncounted
-//! together, and become *one* reference that waits for the flush: `+REF - n * MAP`, one atomic operation and one slot of
-//! the gather, however long the run is.
+//! A folio counts all its mappings in one word. So the mappings of a run of entries that are cleared together
+//! are uncounted together, and become *one* reference that waits for the flush: `+REF - n * MAP`, one atomic
+//! operation and one slot of the gather, however long the run is.
 //!
 //! Linux: mm/rmap.c `folio_remove_rmap_ptes`; include/linux/rmap.h `folio_try_dup_anon_rmap_ptes`.
 
@@ -73,8 +73,8 @@ impl<'f, M: Machine> MapRun<'f, M> {
         self.by = self.by.wrapping_add(map.by);
     }
 
-    /// Uncounts the mappings. The reference that remains may be put only when no translation to the pages is left in
-    /// any TLB.
+    /// Uncounts the mappings. The reference that remains may be put only when no translation to the pages is
+    /// left in any TLB.
     #[doc(alias = "folio_remove_rmap_ptes")]
     #[inline]
     pub fn unmap(self) -> FolioRef<'f, M> {
@@ -86,8 +86,8 @@ impl<'f, M: Machine> MapRun<'f, M> {
         FolioRef { frames: this.frames, head: folio.head }
     }
 
-    /// [`unmap`](Self::unmap) for where no translation to the pages is left in any TLB, and none can be made: if others have
-    /// the folio, the mappings go in one step. `None` then; else the reference.
+    /// [`unmap`](Self::unmap) for where no translation to the pages is left in any TLB, and none can be made:
+    /// if others have the folio, the mappings go in one step. `None` then; else the reference.
     #[inline]
     pub fn unmap_untranslated(self) -> Option<FolioRef<'f, M>> {
         let folio = self.folio();
@@ -147,8 +147,8 @@ impl<M: Machine> Drop for NewAnonPages<'_, M> {
     }
 }
 
-/// Shares an anonymous page that an entry maps, and that is a folio of its own, for another entry to own: fork. `None` if the
-/// page is not anonymous.
+/// Shares an anonymous page that an entry maps, and that is a folio of its own, for another entry to own:
+/// fork. `None` if the page is not anonymous.
 ///
 /// # Errors
 /// As [`ExclusiveRef::try_dup`](super::ExclusiveRef::try_dup); nothing has changed.
@@ -171,8 +171,9 @@ pub unsafe fn try_dup_page<M: Machine>(frames: &Frames<M>, page: Pfn) -> Option<
     folio.is_anon().then(|| add_map(folio).map_err(|TooManySharers| DupError::TooManySharers))
 }
 
-/// Shares the pages from `first` on that `len` entries map, for as many other entries to own: fork of a large folio. The
-/// entries say the same of whether their pages are exclusive; no page is exclusive any more afterwards.
+/// Shares the pages from `first` on that `len` entries map, for as many other entries to own: fork of a large
+/// folio. The entries say the same of whether their pages are exclusive; no page is exclusive any more
+/// afterwards.
 ///
 /// # Errors
 /// As [`ExclusiveRef::try_dup`](super::ExclusiveRef::try_dup); nothing has changed.

@@ -32,11 +32,12 @@ pub trait Arch: Send + Sync + 'static {
     /// The entry of level `level` (1 and up) with these raw bits.
     fn decode_entry(raw: u64, level: u32) -> Entry;
 
-    /// Whether the hardware has set all that it ever sets (accessed and dirty), or does not use the last-level entry: it
-    /// will not write to it, so that the holder of the page-table lock may change it with a plain store.
+    /// Whether the hardware has set all that it ever sets (accessed and dirty), or does not use the
+    /// last-level entry: it will not write to it, so that the holder of the page-table lock may change it
+    /// with a plain store.
     ///
-    /// This and the following functions say of raw bits what decoding and encoding them says, for paths that do
-    /// little else.
+    /// This and the following functions say of raw bits what decoding and encoding them says, for paths that
+    /// do little else.
     fn pte_settled(raw: u64) -> bool {
         match Self::decode_pte(raw) {
             Pte::Present(p) => !p.prot.read || p.young && p.dirty,
@@ -47,8 +48,9 @@ pub trait Arch: Send + Sync + 'static {
     fn pte_present(raw: u64) -> bool {
         matches!(Self::decode_pte(raw), Pte::Present(_))
     }
-    /// Whether the entry owns a page, allows to be read, is [settled](Self::pte_settled), and nothing about it needs a second
-    /// look: what nearly all entries are, so that loops over many ask this first and the rest out of line.
+    /// Whether the entry owns a page, allows to be read, is [settled](Self::pte_settled), and nothing about
+    /// it needs a second look: what nearly all entries are, so that loops over many ask this first and the
+    /// rest out of line.
     fn pte_plain(raw: u64) -> bool {
         matches!(Self::decode_pte(raw),
             Pte::Present(p) if p.prot.read && p.young && p.dirty && !p.special && !p.uffd_wp)
@@ -60,8 +62,8 @@ pub trait Arch: Send + Sync + 'static {
             Pte::None | Pte::Soft(_) => None,
         }
     }
-    /// A present entry without write permission and accessed bit, and of no userfaultfd: what a child gets. Linux:
-    /// `pte_wrprotect`, `pte_mkold`, `pte_clear_uffd_wp`.
+    /// A present entry without write permission and accessed bit, and of no userfaultfd: what a child gets.
+    /// Linux: `pte_wrprotect`, `pte_mkold`, `pte_clear_uffd_wp`.
     fn pte_inherited(raw: u64) -> u64 {
         change_present::<Self>(raw, Present::inherited)
     }
@@ -69,8 +71,8 @@ pub trait Arch: Send + Sync + 'static {
     fn pte_wrprotect(raw: u64) -> u64 {
         change_present::<Self>(raw, Present::write_protected)
     }
-    /// Whether a present entry may be made writable without a fault, if its owner may write: it was written or
-    /// writable, is not the zero page, and userfaultfd does not mind. Linux: `can_change_pte_writable`.
+    /// Whether a present entry may be made writable without a fault, if its owner may write: it was written
+    /// or writable, is not the zero page, and userfaultfd does not mind. Linux: `can_change_pte_writable`.
     fn pte_can_mkwrite(raw: u64) -> bool {
         matches!(Self::decode_pte(raw),
             Pte::Present(p) if !p.special && !p.uffd_wp && (p.dirty || p.prot.write))
@@ -79,12 +81,14 @@ pub trait Arch: Send + Sync + 'static {
     fn pte_mkyoung(raw: u64) -> u64 {
         change_present::<Self>(raw, |p| Present { young: true, ..p })
     }
-    /// A present entry that allows to be read, accessed, written and writable. Linux: `pte_mkwrite`, `pte_mkdirty`.
+    /// A present entry that allows to be read, accessed, written and writable. Linux: `pte_mkwrite`,
+    /// `pte_mkdirty`.
     fn pte_mkwritten(raw: u64) -> u64 {
         let write = |p: Present| Protection { write: p.prot.read, ..p.prot };
         change_present::<Self>(raw, |p| Present { young: true, dirty: true, prot: write(p), ..p })
     }
-    /// Whether a present entry has a permission that another one for the same page has not: a TLB may still have it.
+    /// Whether a present entry has a permission that another one for the same page has not: a TLB may still
+    /// have it.
     fn pte_reduced(old: u64, new: u64) -> bool {
         let (Pte::Present(old), Pte::Present(new)) = (Self::decode_pte(old), Self::decode_pte(new)) else {
             return false;

@@ -1,8 +1,8 @@
 //! The race of 2010, written out: a page's anon_vma is freed and reused under the one who locks it.
 //!
 //! A model of its own, about as small as the mail: it carries the four historic attempts as variants, so
-//! that they can be compared; a test shows that the third is right under the page lock. The case `seed-001-page-lock-anon-vma` is the same race against the production
-//! code.
+//! that they can be compared; a test shows that the third is right under the page lock. The case
+//! `seed-001-page-lock-anon-vma` is the same race against the production code.
 
 use super::{Case, Extent, Mutant, Run};
 use crate::{Model, Program, Scenario, Sim};

@@ -247,7 +247,8 @@ fn in_three_tables() -> Kernel {
     kernel
 }
 
-/// Two VMAs with anon_vmas, each of which reaches into a table that is not there, and whose hole between them is there too.
+/// Two VMAs with anon_vmas, each of which reaches into a table that is not there, and whose hole between them
+/// is there too.
 fn neighbours(mode: LockMode) -> Kernel {
     let kernel = Kernel::new(64, mode);
     kernel.spawn(0, &[0, 1]);

@@ -244,7 +244,8 @@ pair!(
     BY_MAP
 );
 
-/// What the other CPU does: its caption, what the world needs for it, its code, and what must hold at the end.
+/// What the other CPU does: its caption, what the world needs for it, its code, and what must hold at the
+/// end.
 type Other = (&'static str, fn(&Kernel), fn(&Kernel), fn(&Kernel) -> Result<(), String>);
 
 /// The world as it is.

@@ -6,8 +6,8 @@ use super::{
 };
 use crate::Model;
 
-/// The mappings of the page besides the parent's and the child's: with them there are as many, and one, as wrap a count of 8, of 16,
-/// and of 20 bits round to 1.
+/// The mappings of the page besides the parent's and the child's: with them there are as many, and one, as
+/// wrap a count of 8, of 16, and of 20 bits round to 1.
 const OTHERS: u64 = (1 << 20) - 1;
 
 /// The page of the case.

@@ -89,7 +89,8 @@ impl Kernel {
         }
     }
 
-    /// A parent on CPU 0 that stored 7 in page 0, and its child, address space 1, which shares the page and runs on `cpu`.
+    /// A parent on CPU 0 that stored 7 in page 0, and its child, address space 1, which shares the page and
+    /// runs on `cpu`.
     pub(crate) fn parent_and_child(cpu: u32) -> Self {
         let kernel = Self::new(64, LockMode::Mmap);
         kernel.spawn(0, &[0]);
@@ -191,8 +192,8 @@ impl Kernel {
         self.retry(i, || self.sim.user_store(self.mm(i).root(), Va(page(n).0 + 8 * word), value))
     }
 
-    /// Tries `access` until it succeeds or the fault cannot be resolved. While the world is built or checked, the
-    /// first CPU of the address space does it.
+    /// Tries `access` until it succeeds or the fault cannot be resolved. While the world is built or checked,
+    /// the first CPU of the address space does it.
     fn access<T>(&self, i: usize, access: impl Fn() -> Result<T, Trap>) -> Result<T, FaultOutcome> {
         match self.active[i].get().iter().next() {
             Some(cpu) if !Sim::is_exploring() => Sim::on_cpu(cpu.index(), || self.retry(i, access)),
@@ -234,9 +235,9 @@ impl Kernel {
         }
     }
 
-    /// Maps the folio of [`hold`](Self::hold) through another anon_vma once it is unmapped, as swap-in and UFFDIO_MOVE do:
-    /// with the folio lock held. If it is still mapped, nothing happens. The entry that would map it is left out; the
-    /// mapping lasts until the check.
+    /// Maps the folio of [`hold`](Self::hold) through another anon_vma once it is unmapped, as swap-in and
+    /// UFFDIO_MOVE do: with the folio lock held. If it is still mapped, nothing happens. The entry that would
+    /// map it is left out; the mapping lasts until the check.
     pub(crate) fn map_elsewhere(&self, anon_vma: RawHandle, n: u64) {
         let folio = self.folio();
         if folio.is_mapped() {
@@ -247,8 +248,8 @@ impl Kernel {
         *self.elsewhere.borrow_mut() = Some(mapping);
     }
 
-    /// Walks the mappings of the folio of [`hold`](Self::hold), as reclaim does without the folio lock. Returns how
-    /// many there are.
+    /// Walks the mappings of the folio of [`hold`](Self::hold), as reclaim does without the folio lock.
+    /// Returns how many there are.
     pub(crate) fn walk_rmap(&self) -> u64 {
         self.walk_folio(self.folio())
     }
@@ -278,8 +279,8 @@ impl Kernel {
         drop(self.folio.borrow_mut().take());
     }
 
-    /// Lets `n` more mappings share the folio of [`hold`](Self::hold). They are in no page table and never end, so this world
-    /// can be recounted only after [`unshare_many`](Self::unshare_many).
+    /// Lets `n` more mappings share the folio of [`hold`](Self::hold). They are in no page table and never
+    /// end, so this world can be recounted only after [`unshare_many`](Self::unshare_many).
     pub(crate) fn share_many(&self, n: u64) {
         let guard = folio_lock_anon_vma_read(self.vm, self.folio()).expect("mapped");
         let walked = rmap_walk_anon(&guard, self.folio(), |hit| {
@@ -334,7 +335,8 @@ impl Kernel {
         self.vm.swap_on(device, slots, -i32::from(device)).expect("frames for the slots");
     }
 
-    /// Asks for page `n` of address space `i` to be swapped out (`MADV_PAGEOUT`): only if nobody else maps it.
+    /// Asks for page `n` of address space `i` to be swapped out (`MADV_PAGEOUT`): only if nobody else maps
+    /// it.
     pub(crate) fn page_out(&self, i: usize, n: u64) {
         self.madvise(i, n, Advice::PageOut);
     }
@@ -349,8 +351,8 @@ impl Kernel {
         self.mm(i).pagemap(page(n)).pfn
     }
 
-    /// Notes the frame of page `n` of address space `i`, for [`reclaim_noted`](Self::reclaim_noted): the hand of the clock
-    /// needs no page table to find it.
+    /// Notes the frame of page `n` of address space `i`, for [`reclaim_noted`](Self::reclaim_noted): the hand
+    /// of the clock needs no page table to find it.
     pub(crate) fn note_frame(&self, i: usize, n: u64) {
         self.noted.set(self.frame_of(i, n));
     }
@@ -360,8 +362,8 @@ impl Kernel {
         self.reclaim(self.noted.get().expect("noted"))
     }
 
-    /// Reclaims whatever page the frame holds now, as the hand of the clock does when nothing is spared. Returns whether it
-    /// is free.
+    /// Reclaims whatever page the frame holds now, as the hand of the clock does when nothing is spared.
+    /// Returns whether it is free.
     pub(crate) fn reclaim(&self, pfn: Pfn) -> bool {
         self.vm.frames().try_get(pfn).is_some_and(|page| self.vm.reclaim_folio(page))
     }

@@ -48,8 +48,8 @@ pub static CASE: Case = Case {
 /// Enough that there is a low watermark.
 const FRAMES: u64 = 64;
 
-/// All memory is in use but for what this CPU has on its list, so that the next fault wakes the task. Three pages
-/// can leave: more than the reserve.
+/// All memory is in use but for what this CPU has on its list, so that the next fault wakes the task. Three
+/// pages can leave: more than the reserve.
 fn world() -> Kernel {
     let kernel = Kernel::new(FRAMES, LockMode::Mmap);
     kernel.swap_on(0, 4);

@@ -1,8 +1,9 @@
-//! The names of a memory manager's objects in the columns: `folio20.mapping`, `anon_vma#17.refcount`, `mm0.pte[16]`.
+//! The names of a memory manager's objects in the columns: `folio20.mapping`, `anon_vma#17.refcount`,
+//! `mm0.pte[16]`.
 //!
-//! A number after `#` is that of the object's handle, so it is what links to the object show as their value. An entry of a
-//! page table is called by the page number of its address. Asked in the middle of an execution: what is a table then may be
-//! a page later.
+//! A number after `#` is that of the object's handle, so it is what links to the object show as their value.
+//! An entry of a page table is called by the page number of its address. Asked in the middle of an execution:
+//! what is a table then may be a page later.
 
 use crate::{
     Sim,
@@ -15,7 +16,8 @@ use anonmem_hal::{Arch, Entry, Pfn, Pte, Sharing, SoftLeaf, arch::Toy};
 /// Entries of a table.
 const ENTRIES: usize = 1 << Toy::INDEX_BITS;
 
-/// Names the objects of `vm`, which runs on `sim`; `roots`: the address spaces' numbers and their upper tables.
+/// Names the objects of `vm`, which runs on `sim`; `roots`: the address spaces' numbers and their upper
+/// tables.
 pub(crate) fn name_objects(names: &mut Names, vm: &'static Vm<Sim>, sim: &Sim, roots: Vec<(usize, Pfn)>) {
     let sim = sim.clone();
     names.ask(move |address| {

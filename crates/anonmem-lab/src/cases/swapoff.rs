@@ -189,7 +189,8 @@ fn swap_off_and_on(k: &Kernel) {
     k.swap_on(0, 1);
 }
 
-/// An address space on two CPUs with a page that says 7, and a device of one slot, where the page is if `out`.
+/// An address space on two CPUs with a page that says 7, and a device of one slot, where the page is if
+/// `out`.
 fn one_page(out: bool) -> Kernel {
     let kernel = Kernel::new(48, LockMode::Mmap);
     kernel.swap_on(0, 1);

@@ -84,8 +84,8 @@ fn world(nr_pages: u64) -> Kernel {
     kernel
 }
 
-/// CPU1 uses the page through its translation and says with `sees_old` whether it could; it must not be able to when
-/// CPU2's `change` had returned before.
+/// CPU1 uses the page through its translation and says with `sees_old` whether it could; it must not be able
+/// to when CPU2's `change` had returned before.
 fn race(name: &str, nr_pages: u64, change: fn(&Kernel), sees_old: fn(&Kernel) -> bool) -> Box<dyn Program> {
     boxed(
         scenario(name, 1, move || world(nr_pages))

@@ -1,7 +1,8 @@
 //! What a case is explored for under weak memory, and why not for more.
 //!
-//! Two preemptions find most races under `sc`, and under `c11` every load may choose as well: executions multiply
-//! by a hundred. The lists are what an exploration of all cases under `c11` with two preemptions came to, up to 200,000 executions each.
+//! Two preemptions find most races under `sc`, and under `c11` every load may choose as well: executions
+//! multiply by a hundred. The lists are what an exploration of all cases under `c11` with two preemptions
+//! came to, up to 200,000 executions each.
 
 use super::{Case, Extent};
 use crate::Model;

@@ -73,8 +73,8 @@ pub struct Inject {
     pub fault: bool,
     /// The MMU may drop the translation that a user access is about to use.
     pub mmu: bool,
-    /// The MMU may, at any user access, translate the next page, too (which sets its accessed bit and fills the TLB), and
-    /// begin a walk at a table that it remembers from an earlier one.
+    /// The MMU may, at any user access, translate the next page, too (which sets its accessed bit and fills
+    /// the TLB), and begin a walk at a table that it remembers from an earlier one.
     pub speculation: bool,
     /// A transfer of a swap device may fail.
     pub device: bool,

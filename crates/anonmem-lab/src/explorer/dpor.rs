@@ -41,7 +41,8 @@ pub(crate) fn races(engine: &mut Engine, depth: usize, cpu: usize, op: &Op) {
             continue;
         }
         let last = is_last(op, &earlier.op);
-        // Where nobody could start the other order, something before that keeps `op` from being made: that is the race.
+        // Where nobody could start the other order, something before that keeps `op` from being made: that is
+        // the race.
         if reverse(&mut engine.nodes[..depth], i, cpu, op, &clock, broken) && last {
             break;
         }

@@ -1,8 +1,9 @@
-//! The ends that were found to be right: executions that leave the same memory behind need not all be checked.
+//! The ends that were found to be right: executions that leave the same memory behind need not all be
+//! checked.
 //!
-//! A scenario's check of a whole memory manager takes as long as the execution before it, and most executions of an
-//! exploration end alike. What a check may look at is the memory that is copied back; so its fingerprint stands for
-//! the check's result. Debug builds check every so many of them all the same.
+//! A scenario's check of a whole memory manager takes as long as the execution before it, and most executions
+//! of an exploration end alike. What a check may look at is the memory that is copied back; so its
+//! fingerprint stands for the check's result. Debug builds check every so many of them all the same.
 
 use std::{
     collections::HashSet,

@@ -408,7 +408,8 @@ impl Engine {
         self.ops < self.max_steps
     }
 
-    /// An access to an object that concerns the CPU that runs alone: counts it. `false`: it has to ask for a turn.
+    /// An access to an object that concerns the CPU that runs alone: counts it. `false`: it has to ask for a
+    /// turn.
     #[inline]
     pub(crate) fn pass(&mut self, address: usize, write: bool) -> bool {
         let pass = self.skip
@@ -432,8 +433,8 @@ impl Engine {
         self.frames.access(address, me, &self.cpus[me].views.now.hb, at)
     }
 
-    /// Whether this execution showed that an object is shared that was taken for private: it does not count, and
-    /// everything is explored again.
+    /// Whether this execution showed that an object is shared that was taken for private: it does not count,
+    /// and everything is explored again.
     pub(crate) fn astray(&self) -> bool {
         self.skip && self.objects.learned && self.broken != Broken::Private || self.objects.learned_rules
     }

@@ -110,8 +110,8 @@ pub(crate) struct Objects {
     /// Whether an object was found to be shared that was taken for private before: what was explored so far
     /// left out steps that may matter.
     pub(crate) learned: bool,
-    /// Whether something was learned that what was explored so far did not heed: a lock needs steps of its own, frames
-    /// have contents.
+    /// Whether something was learned that what was explored so far did not heed: a lock needs steps of its
+    /// own, frames have contents.
     pub(crate) learned_rules: bool,
 }
 
@@ -139,8 +139,8 @@ impl Objects {
         self.table[slot].number - 1
     }
 
-    /// Whether `cpu` has touched `address` before, as it does now, and nobody else cares. Quick, because most accesses
-    /// are like that; no means that [`meet`](Self::meet) has to be asked.
+    /// Whether `cpu` has touched `address` before, as it does now, and nobody else cares. Quick, because most
+    /// accesses are like that; no means that [`meet`](Self::meet) has to be asked.
     #[inline]
     pub(crate) fn is_private(&self, address: usize, cpu: usize, write: bool) -> bool {
         let slot = &self.table[hash(address) & (self.table.len() - 1)];
@@ -172,11 +172,11 @@ impl Objects {
         slot.share();
     }
 
-    /// From now on writers of the lock at `address` that find readers sleep as a step of their own, and new readers
-    /// sleep behind them.
+    /// From now on writers of the lock at `address` that find readers sleep as a step of their own, and new
+    /// readers sleep behind them.
     ///
-    /// That is what a real lock always does. It matters only where a CPU waits while it reads: then the steps are worth
-    /// their cost.
+    /// That is what a real lock always does. It matters only where a CPU waits while it reads: then the steps
+    /// are worth their cost.
     pub(crate) fn queue(&mut self, address: usize) {
         let index = self.slot(address);
         let slot = &mut self.table[index];

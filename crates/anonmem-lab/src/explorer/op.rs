@@ -17,7 +17,8 @@ pub enum Kind {
     Lock,
     /// Taking a lock together with other readers; waits.
     LockShared,
-    /// Taking a lock alone, or else sleeping in front of it so that new readers wait; waits while somebody sleeps there.
+    /// Taking a lock alone, or else sleeping in front of it so that new readers wait; waits while somebody
+    /// sleeps there.
     Attempt,
     /// Trying to take a lock alone.
     TryLock,
@@ -27,7 +28,8 @@ pub enum Kind {
     Unlock,
     /// Releasing a lock that was held together with others.
     UnlockShared,
-    /// Releasing a lock that was held together with others, where writers sleep in front of it: may let them go on.
+    /// Releasing a lock that was held together with others, where writers sleep in front of it: may let them
+    /// go on.
     Leave,
     /// Waiting for something that other CPUs bring about; a read of its footprint.
     Wait,

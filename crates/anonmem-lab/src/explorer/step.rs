@@ -43,8 +43,8 @@ pub(crate) struct Turn {
     pub(crate) shared: bool,
 }
 
-/// An operation of the CPU that runs, on the object at `address`: waits for its turn, unless nobody else touches that
-/// object. `through`: an object that it reads besides.
+/// An operation of the CPU that runs, on the object at `address`: waits for its turn, unless nobody else
+/// touches that object. `through`: an object that it reads besides.
 #[inline]
 pub(crate) fn turn(
     kind: Kind,
@@ -159,7 +159,8 @@ fn select() -> Option<usize> {
     })
 }
 
-/// The CPUs that can make their step, those of whom a condition has to be asked, and those that let others go first.
+/// The CPUs that can make their step, those of whom a condition has to be asked, and those that let others go
+/// first.
 fn ready(e: &mut Engine) -> (u16, u16, u16) {
     let (mut enabled, mut conditions, mut yielding) = (0, 0, 0);
     for index in 0..e.nr_cpus {

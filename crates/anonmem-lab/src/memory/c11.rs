@@ -115,8 +115,8 @@ impl History {
         Loaded { value, age }
     }
 
-    /// How many places there are where a store may enter the modification order: `(floor + 1 ..= len)` without those
-    /// that would split a read-modify-write from what it read.
+    /// How many places there are where a store may enter the modification order: `(floor + 1 ..= len)`
+    /// without those that would split a read-modify-write from what it read.
     pub fn places(&self, cpu: &CpuViews, order: Ordering, sc: &ScState) -> usize {
         1 + self.late_places(cpu, order, sc).count()
     }

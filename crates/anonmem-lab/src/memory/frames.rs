@@ -1,9 +1,10 @@
 //! The contents of frames: who filled a frame as a whole, and who accessed it since.
 //!
-//! Zeroing, copying, freeing and transfers touch a whole frame at once, without atomics. Each must be ordered with
-//! everything else that touches the frame; otherwise it is a data race, as between plain words. What happens inside a
-//! frame that stays what it is (a program's loads and stores, the entries of a table, the objects of a slab) has rules
-//! of its own. A program may store to a page that is being copied or written out: what is read then is one or the other.
+//! Zeroing, copying, freeing and transfers touch a whole frame at once, without atomics. Each must be ordered
+//! with everything else that touches the frame; otherwise it is a data race, as between plain words. What
+//! happens inside a frame that stays what it is (a program's loads and stores, the entries of a table, the
+//! objects of a slab) has rules of its own. A program may store to a page that is being copied or written
+//! out: what is read then is one or the other.
 //!
 //! One clock a frame is enough: accesses of one kind need not be told apart by their place in it.
 
@@ -64,7 +65,8 @@ impl Frames {
         self.execution += 1;
     }
 
-    /// Frames are the `len` bytes at `start` from now on. Returns whether that is the first one hears of them.
+    /// Frames are the `len` bytes at `start` from now on. Returns whether that is the first one hears of
+    /// them.
     pub fn register(&mut self, start: usize, len: usize) -> bool {
         let first = self.len == 0;
         if (self.start, self.len) != (start, len) {
@@ -88,7 +90,8 @@ impl Frames {
         Some(frame)
     }
 
-    /// Notes that `cpu`, which knows `hb`, accesses something inside of the frame at `address`, or reads all of it.
+    /// Notes that `cpu`, which knows `hb`, accesses something inside of the frame at `address`, or reads all
+    /// of it.
     #[inline]
     pub fn access(&mut self, address: usize, cpu: usize, hb: &Clock, at: Option<At>) -> Option<FrameRace> {
         let frame = self.frame(address)?;

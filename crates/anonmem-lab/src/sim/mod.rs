@@ -2,7 +2,8 @@
 //!
 //! [`Sim`] is a [`Machine`] whose probe hands every shared access to the explorer of the thread. Its CPUs
 //! are coroutines; its frames are a small arena ([`phys`]); each CPU has a TLB whose entries stay until they
-//! are flushed ([`tlb`]); sleeping and waking are steps ([`sched`]); so are transfers of swap devices ([`swap`]).
+//! are flushed ([`tlb`]); sleeping and waking are steps ([`sched`]); so are transfers of swap devices
+//! ([`swap`]).
 //!
 //! The environment's choices ([`choose`]) are explored like schedules.
 

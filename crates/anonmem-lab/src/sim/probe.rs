@@ -347,7 +347,8 @@ fn exchanged(
     })
 }
 
-/// A load by a walk of the page tables, which a flush of this CPU's translations ends: `None` if one came before it.
+/// A load by a walk of the page tables, which a flush of this CPU's translations ends: `None` if one came
+/// before it.
 #[track_caller]
 pub(super) fn walk_load(
     at: usize,
@@ -536,7 +537,8 @@ fn is_checked(e: &Engine, at: usize) -> bool {
     held.entries[..held.len].iter().any(|h| h.1 == at)
 }
 
-/// A writer's attempt at a lock that may be held: says whether it gets it; if not, new readers wait from now on.
+/// A writer's attempt at a lock that may be held: says whether it gets it; if not, new readers wait from now
+/// on.
 fn attempt(e: &mut Engine, lock: u32) -> bool {
     let object = e.objects.touch(lock);
     let free = object.writer == 0 && object.readers == 0;
@@ -660,8 +662,8 @@ pub(crate) fn unlock(at: usize, mode: LockMode, caller: &'static Location<'stati
         }
         object.queued &= object.readers != 0 || object.writer != 0;
         object.version += 1;
-        // What the lock protects was looked at before now: somebody else's release would be news. Releases of readers
-        // are none, and have no order among themselves that a version could stand for.
+        // What the lock protects was looked at before now: somebody else's release would be news. Releases of
+        // readers are none, and have no order among themselves that a version could stand for.
         let version = object.version;
         match mode {
             LockMode::Exclusive => e.cpus[me].spin.renew(turn.id, version),

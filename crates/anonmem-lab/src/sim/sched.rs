@@ -2,9 +2,9 @@
 //!
 //! A park takes the lock of the key's queue, asks whether to wait, access by access, enqueues itself and
 //! releases the lock; an unpark takes the same lock. So a wake-up that comes too early, or is never sent,
-//! shows as a deadlock. An unpark that wakes some of those that sleep wakes any of them. A task that wakes up for no
-//! reason (`Inject::wake_up`) stays in the queue until it takes the lock again and leaves: an unpark that comes before
-//! that is spent on it.
+//! shows as a deadlock. An unpark that wakes some of those that sleep wakes any of them. A task that wakes up
+//! for no reason (`Inject::wake_up`) stays in the queue until it takes the lock again and leaves: an unpark
+//! that comes before that is spent on it.
 
 use super::{
     Sim, choose, misfortune,

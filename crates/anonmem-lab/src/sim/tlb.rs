@@ -159,8 +159,8 @@ impl Sim {
         self.user_access(root, va, Access::Write, value, Location::caller()).map(|_| ())
     }
 
-    /// Loads the first word of a frame as a device does that was given the frame's number: without any translation. The frame must
-    /// not be free.
+    /// Loads the first word of a frame as a device does that was given the frame's number: without any
+    /// translation. The frame must not be free.
     #[track_caller]
     pub fn device_load(&self, pfn: Pfn) -> u64 {
         self.device_access(pfn, Access::Read, 0, Location::caller())
@@ -320,8 +320,8 @@ impl Sim {
         Some(word)
     }
 
-    /// Walks the tables for `va` as hardware does. `None`: not allowed. A flush that comes while it walks makes it
-    /// begin anew: it reads no table that the flush's sender may free now.
+    /// Walks the tables for `va` as hardware does. `None`: not allowed. A flush that comes while it walks
+    /// makes it begin anew: it reads no table that the flush's sender may free now.
     fn walk(&self, root: Pfn, va: Va, access: Access) -> Option<Translation> {
         loop {
             if let Some(walked) = self.walk_once(root, va, access) {
@@ -443,8 +443,8 @@ fn allows(present: Present, access: Access) -> bool {
     }
 }
 
-// SAFETY: a flush takes the translations out of the simulated TLBs before it returns; misfortunes that a case injects are reported
-// when they are used, not obeyed.
+// SAFETY: a flush takes the translations out of the simulated TLBs before it returns; misfortunes that a case
+// injects are reported when they are used, not obeyed.
 unsafe impl Mmu for Sim {
     fn init_root(&self, root: Pfn) {
         self.zero(root, Order::ZERO);

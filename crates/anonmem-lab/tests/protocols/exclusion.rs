@@ -92,7 +92,8 @@ fn mcs(w: &World, me: usize, hand_over: Ordering) {
     w.a[3 + next].store(0, hand_over);
 }
 
-/// As [`mcs`], but who comes second says that it waits after it has linked itself: the hand-over may come before.
+/// As [`mcs`], but who comes second says that it waits after it has linked itself: the hand-over may come
+/// before.
 fn mcs_waits_too_late(w: &World, me: usize) {
     w.a[1 + me].store(0, Relaxed);
     let before = w.a[0].swap(me as u64 + 1, AcqRel) as usize;

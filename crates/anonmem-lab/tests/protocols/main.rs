@@ -1,7 +1,7 @@
 //! Protocols that are known to be right or wrong: the explorer says so of each, under both memory models.
 //!
-//! Each is explored with reduction, with reduction where what one CPU alone touches takes no turns, and with up to four
-//! preemptions; where plain exhaustive search ends soon, its verdict is compared, too.
+//! Each is explored with reduction, with reduction where what one CPU alone touches takes no turns, and with
+//! up to four preemptions; where plain exhaustive search ends soon, its verdict is compared, too.
 
 mod exclusion;
 mod litmus;

@@ -2,8 +2,8 @@
 //!
 //! A read gets the zero page, a write a page of zeroes that is exclusive from the start.
 //!
-//! Locks: the fault's guard. Memory is allocated and zeroed before the page-table lock is taken; then the entry must
-//! still be empty, or somebody else was faster.
+//! Locks: the fault's guard. Memory is allocated and zeroed before the page-table lock is taken; then the
+//! entry must still be empty, or somebody else was faster.
 //!
 //! Linux: mm/memory.c `do_anonymous_page`. Differs: no userfaultfd; populating makes pages in runs.
 
@@ -62,9 +62,9 @@ fn map_new_page<'a, M: Machine, G: FaultGuard<M>>(
     Ok(FaultResult::Done)
 }
 
-/// Does at once what write faults of the following pages would do one by one: fills empty entries from the fault's
-/// address on, as far as they are in one table, before `end` and at most [`RUN`]. Returns how many pages that were; 0 if
-/// the first entry is in use, or somebody else was faster.
+/// Does at once what write faults of the following pages would do one by one: fills empty entries from the
+/// fault's address on, as far as they are in one table, before `end` and at most [`RUN`]. Returns how many
+/// pages that were; 0 if the first entry is in use, or somebody else was faster.
 ///
 /// All pages are allocated before any is zeroed: a locked instruction waits for the stores before it.
 ///

@@ -103,9 +103,9 @@ fn do_soft<'a, M: Machine, G: FaultGuard<M>>(
     }
 }
 
-/// The page is on its way to another frame. Waits a moment and looks again; whoever moves it needs no more than the locks
-/// that he has. No reference is taken to wait on the folio's lock: the folio could not be frozen then, so that those who
-/// wait would keep what they wait for from happening.
+/// The page is on its way to another frame. Waits a moment and looks again; whoever moves it needs no more
+/// than the locks that he has. No reference is taken to wait on the folio's lock: the folio could not be
+/// frozen then, so that those who wait would keep what they wait for from happening.
 fn migration_entry_wait<M: Machine, G: FaultGuard<M>>(
     fault: &VmFault<'_, M, G>,
 ) -> Result<FaultResult, FaultResult> {
@@ -114,7 +114,8 @@ fn migration_entry_wait<M: Machine, G: FaultGuard<M>>(
     Err(FaultResult::Reload)
 }
 
-/// A marker of a userfaultfd that the VMA is no longer registered with says nothing: it goes, and the fault looks again.
+/// A marker of a userfaultfd that the VMA is no longer registered with says nothing: it goes, and the fault
+/// looks again.
 #[doc(alias = "pte_marker_clear")]
 fn clear_uffd_marker<'a, M: Machine, G: FaultGuard<M>>(
     fault: &VmFault<'a, M, G>,

@@ -14,8 +14,8 @@ use crate::{
 };
 use anonmem_hal::{Machine, PAGE_SHIFT, Pte, SourceError, SourceId};
 
-/// A page's metadata has room for an index below this one. No source is so long, but a mapping may begin at any offset, and its last
-/// pages may lie beyond the largest.
+/// A page's metadata has room for an index below this one. No source is so long, but a mapping may begin at
+/// any offset, and its last pages may lie beyond the largest.
 const MAX_INDEX: u64 = 1 << 48;
 
 /// Fills the empty entry of a VMA with a source.

@@ -1,7 +1,7 @@
 //! Stacks that grow.
 //!
-//! An access in the hole just below a growing VMA makes it reach down to the page that was accessed, if its limit
-//! and the gap that must stay below it allow that.
+//! An access in the hole just below a growing VMA makes it reach down to the page that was accessed, if its
+//! limit and the gap that must stay below it allow that.
 //!
 //! Locks: the mmap lock for writing, because a VMA changes; the anon_vma's for the interval tree, whose key
 //! changes.
@@ -41,8 +41,8 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
     /// Makes the stack VMA `id` start at `start`, a page below its present start.
     ///
     /// # Errors
-    /// [`Error::NotMapped`] if a limit or the guard gap forbids it, [`Error::Again`] if too much would be locked, [`Error::Limit`] if
-    /// the commit limit forbids it.
+    /// [`Error::NotMapped`] if a limit or the guard gap forbids it, [`Error::Again`] if too much would be
+    /// locked, [`Error::Limit`] if the commit limit forbids it.
     pub(crate) fn expand_downwards(&self, id: VmaId, start: Va) -> Result<(), Error> {
         let (objects, slot, vma) = (self.objects, self.slot(), self.objects.vma(id));
         let old = vma.range();

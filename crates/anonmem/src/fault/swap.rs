@@ -1,17 +1,18 @@
 //! Faults on pages that were swapped out.
 //!
-//! The page is found in the swap cache or read into it; then, with the folio lock and the page-table lock held, everything is asked
-//! again: is the entry the same, and is this folio still the cached page of its slot? The entry alone does not say: while
-//! the fault slept, another thread may have swapped the page in, changed it, and had it swapped out to the same slot
-//! again. Then the slot has another cached page, or none.
+//! The page is found in the swap cache or read into it; then, with the folio lock and the page-table lock
+//! held, everything is asked again: is the entry the same, and is this folio still the cached page of its
+//! slot? The entry alone does not say: while the fault slept, another thread may have swapped the page in,
+//! changed it, and had it swapped out to the same slot again. Then the slot has another cached page, or none.
 //!
-//! A page comes back exclusive if its entry says so, or if this entry is all that needs it. If nobody else does, it leaves
-//! the swap cache and its slot is freed; it is dirty then, because memory is the only place that has it.
+//! A page comes back exclusive if its entry says so, or if this entry is all that needs it. If nobody else
+//! does, it leaves the swap cache and its slot is freed; it is dirty then, because memory is the only place
+//! that has it.
 //!
 //! Locks: the fault's guard; takes the folio lock, then the page-table lock.
 //!
-//! Linux: mm/memory.c `do_swap_page`, `should_try_to_free_swap`. Differs: no read-ahead (docs/swap.md has the measurement); the slot is freed as soon as its
-//! last entry is gone.
+//! Linux: mm/memory.c `do_swap_page`, `should_try_to_free_swap`. Differs: no read-ahead (docs/swap.md has the
+//! measurement); the slot is freed as soon as its last entry is gone.
 
 use crate::{
     events::Event,
@@ -61,8 +62,9 @@ pub(super) fn do_swap_page<M: Machine, G: FaultGuard<M>>(
     };
     finish(fault, entries, replaced, &page);
     if fault.access == FaultAccess::Write && !exclusive {
-        // On to `do_wp_page` in the same fault: a write that came back to find the page gone again, because bringing
-        // it back and copying it take more memory than there is, would go on for ever instead of failing.
+        // On to `do_wp_page` in the same fault: a write that came back to find the page gone again, because
+        // bringing it back and copying it take more memory than there is, would go on for ever instead of
+        // failing.
         return Err(FaultResult::Reload);
     }
     Ok(FaultResult::Done)
@@ -102,8 +104,8 @@ fn lock_page<'f, M: Machine, G: FaultGuard<M>>(
     }
 }
 
-/// Whether our entry is the only one that needs the slot, and the cache and we the only ones that have the page. Nobody
-/// can come: the folio lock keeps other faults out, and only our own entry could be duplicated.
+/// Whether our entry is the only one that needs the slot, and the cache and we the only ones that have the
+/// page. Nobody can come: the folio lock keeps other faults out, and only our own entry could be duplicated.
 fn nobody_else_has<M: Machine, G: FaultGuard<M>>(
     fault: &VmFault<'_, M, G>,
     entry: SwapEntry,

@@ -23,8 +23,8 @@ pub enum FaultAccess {
     Write,
     /// Fetches an instruction.
     Exec,
-    /// Nothing yet: somebody is about to pin the page for reading, and it must be nobody else's before. What the entry allows stays as it
-    /// was. Linux: `FAULT_FLAG_UNSHARE`.
+    /// Nothing yet: somebody is about to pin the page for reading, and it must be nobody else's before. What
+    /// the entry allows stays as it was. Linux: `FAULT_FLAG_UNSHARE`.
     Unshare,
 }
 
@@ -100,7 +100,8 @@ pub(crate) trait FaultGuard<M: Machine>: CanInstall<M> {
         Ok(())
     }
 
-    /// Whether what was read of the VMA still holds; asked under the page-table lock, before anything is changed.
+    /// Whether what was read of the VMA still holds; asked under the page-table lock, before anything is
+    /// changed.
     fn still_holds(&self) -> Result<(), Refusal> {
         Ok(())
     }
@@ -208,10 +209,10 @@ impl<'a, M: Machine, G: FaultGuard<M>> VmFault<'a, M, G> {
         Ok(entries)
     }
 
-    /// The `answer` that ends a program, because of what the entry says: only if the entry says so under its lock, and
-    /// what was read of the VMA still holds there. Races with mremap, which takes the table that was walked to another
-    /// address (a guard that is installed there is none of ours), and with whoever brings the page in while its device
-    /// fails to read it.
+    /// The `answer` that ends a program, because of what the entry says: only if the entry says so under its
+    /// lock, and what was read of the VMA still holds there. Races with mremap, which takes the table that
+    /// was walked to another address (a guard that is installed there is none of ours), and with whoever
+    /// brings the page in while its device fails to read it.
     #[cold]
     pub(super) fn settled(&self, leaf: SoftLeaf, answer: FaultResult) -> FaultResult {
         let entries = match self.table().and_then(|table| self.lock(table)) {
@@ -221,16 +222,16 @@ impl<'a, M: Machine, G: FaultGuard<M>> VmFault<'a, M, G> {
         if entries.get(self.va) == Pte::Soft(leaf) { answer } else { FaultResult::Reload }
     }
 
-    /// What an entry for a page of ours alone says: accessed, and for a write also dirty. A page that is only unshared is
-    /// not written yet: the first write says so.
+    /// What an entry for a page of ours alone says: accessed, and for a write also dirty. A page that is only
+    /// unshared is not written yet: the first write says so.
     pub(super) fn attrs(&self) -> Attrs {
         let prot = self.flags.protection();
         let prot = if self.access == FaultAccess::Unshare { prot.write_protected() } else { prot };
         Attrs { prot, young: true, dirty: self.access == FaultAccess::Write, uffd_wp: false }
     }
 
-    /// Whether the entry becomes dirty and writable. A write that is forced upon a mapping that does not allow it (a
-    /// debugger's) leaves it read-only.
+    /// Whether the entry becomes dirty and writable. A write that is forced upon a mapping that does not
+    /// allow it (a debugger's) leaves it read-only.
     pub(super) fn dirty(&self) -> Dirty {
         let writes = self.access == FaultAccess::Write && self.flags.contains(VmFlags::WRITE);
         if writes { Dirty::Yes } else { Dirty::No }

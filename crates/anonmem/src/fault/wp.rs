@@ -1,15 +1,19 @@
 //! Write faults on present, write-protected pages, and pins of pages that others may have.
 //!
-//! `do_wp_page` either reuses the page (it is ours alone) or copies it; `wp_can_reuse_anon_folio` decides which.
+//! `do_wp_page` either reuses the page (it is ours alone) or copies it; `wp_can_reuse_anon_folio` decides
+//! which.
 //!
-//! Locks: entered with the page-table lock held on the faulting entry. Drops it to allocate and copy; then the entry is
-//! re-checked (`lock_if_same`), and so is what the entry alone cannot say: that the page did not become exclusive
-//! meanwhile. An exclusive page is never replaced: somebody may have pinned it, or be writing to it.
+//! Locks: entered with the page-table lock held on the faulting entry. Drops it to allocate and copy; then
+//! the entry is re-checked (`lock_if_same`), and so is what the entry alone cannot say: that the page did not
+//! become exclusive meanwhile. An exclusive page is never replaced: somebody may have pinned it, or be
+//! writing to it.
 //!
-//! Who pins a page for reading has its sharing broken like a writer (`FaultAccess::Unshare`), and gets a page that is his own and
-//! stays read-only: the device must see what the program writes to the page later, and nobody else's stores.
+//! Who pins a page for reading has its sharing broken like a writer (`FaultAccess::Unshare`), and gets a page
+//! that is his own and stays read-only: the device must see what the program writes to the page later, and
+//! nobody else's stores.
 //!
-//! Linux: mm/memory.c `do_wp_page`, `wp_page_copy`, `wp_page_reuse`. Differs: no file mappings, no soft-dirty.
+//! Linux: mm/memory.c `do_wp_page`, `wp_page_copy`, `wp_page_reuse`. Differs: no file mappings, no
+//! soft-dirty.
 
 use crate::{
     events::Event,
@@ -31,8 +35,8 @@ enum Verdict<'a, M: Machine> {
     Gone,
 }
 
-/// Resolves a write to a page whose entry is present and read-only, in a VMA that allows writing or is forced to; or makes a
-/// page that is about to be pinned the entry's own.
+/// Resolves a write to a page whose entry is present and read-only, in a VMA that allows writing or is forced
+/// to; or makes a page that is about to be pinned the entry's own.
 pub(super) fn do_wp_page<'a, M: Machine, G: FaultGuard<M>>(
     fault: &VmFault<'a, M, G>,
     mut entries: PteGuard<'a, M, G>,
@@ -69,8 +73,9 @@ fn judge<'a, M: Machine, G: FaultGuard<M>>(
     }
 }
 
-/// Makes the page exclusive if this entry is all that is left of its sharers. A page of an ancestor's becomes ours, which
-/// takes the folio lock: it may only be tried under a page-table lock; if it is taken, copying is always right.
+/// Makes the page exclusive if this entry is all that is left of its sharers. A page of an ancestor's becomes
+/// ours, which takes the folio lock: it may only be tried under a page-table lock; if it is taken, copying is
+/// always right.
 fn wp_can_reuse_anon_folio<M: Machine, G: FaultGuard<M>>(
     fault: &VmFault<'_, M, G>,
     page: &SharedRef<'_, '_, M>,
@@ -86,8 +91,8 @@ fn wp_can_reuse_anon_folio<M: Machine, G: FaultGuard<M>>(
 
 /// Replaces the page by a copy of our own.
 ///
-/// Other CPUs of this address space may read the old page through a cached translation until the flush; the new
-/// entry is installed after it, so that nobody sees the old page once somebody has written the new one.
+/// Other CPUs of this address space may read the old page through a cached translation until the flush; the
+/// new entry is installed after it, so that nobody sees the old page once somebody has written the new one.
 fn wp_page_copy<'a, M: Machine, G: FaultGuard<M>>(
     fault: &VmFault<'a, M, G>,
     entries: PteGuard<'a, M, G>,

@@ -1,8 +1,9 @@
 //! Pinning without any lock.
 //!
-//! The pages of a program that has touched its buffer are there, writable and its own; nothing is to be asked of a VMA then, because
-//! an entry never allows more than its VMA. So the page tables are walked in an RCU section, and each page is pinned and its entry
-//! looked at again; fork's sequence says whether a child came to share the pages meanwhile. The protocol, both halves of it, is in
+//! The pages of a program that has touched its buffer are there, writable and its own; nothing is to be asked
+//! of a VMA then, because an entry never allows more than its VMA. So the page tables are walked in an RCU
+//! section, and each page is pinned and its entry looked at again; fork's sequence says whether a child came
+//! to share the pages meanwhile. The protocol, both halves of it, is in
 //! `anonmem-frame/src/folio/pin_protocol.rs`.
 //!
 //! Whatever this cannot do is left to the slow path, from the page on where it stopped.
@@ -22,12 +23,14 @@ use anonmem_pgtable::PinAccess;
 const SECTION: u64 = 512;
 
 impl<'v, M: Machine> Mm<'v, M> {
-    /// Pins the pages that `range` touches, all of them or none: those that are there without any lock of the address space.
+    /// Pins the pages that `range` touches, all of them or none: those that are there without any lock of the
+    /// address space.
     ///
     /// What [`PinFlags::FORCE`] allows is asked of the mapping, so force takes the slow path at once.
     ///
     /// # Locks
-    /// The mmap lock for reading where a page needs a fault, and to look the limit on long-term pins up. Sleeps.
+    /// The mmap lock for reading where a page needs a fault, and to look the limit on long-term pins up.
+    /// Sleeps.
     ///
     /// # Errors
     /// As [`pin`](Self::pin).

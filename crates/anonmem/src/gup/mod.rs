@@ -1,7 +1,9 @@
-//! Pinning pages of a program, for a device or whoever else reads and writes them behind the page tables' back.
+//! Pinning pages of a program, for a device or whoever else reads and writes them behind the page tables'
+//! back.
 //!
-//! What a pin promises: the page stays the one that the program sees at its address, until the pin is dropped or the program
-//! itself unmaps it. So only a page is pinned that nobody else has; docs/pins.md says who keeps which part of the promise.
+//! What a pin promises: the page stays the one that the program sees at its address, until the pin is dropped
+//! or the program itself unmaps it. So only a page is pinned that nobody else has; docs/pins.md says who
+//! keeps which part of the promise.
 //!
 //! ```text
 //!   pin ──▶ for each page: may the mapping be accessed so?  no ─▶ BadAddress
@@ -14,8 +16,9 @@
 //!                  shared, to be read     ──▶ an unshare fault  (copies it, and leaves it read-only)
 //! ```
 //!
-//! Linux: mm/gup.c `__get_user_pages`, `check_vma_flags`, `faultin_page`, `gup_must_unshare`. Differs: a range is pinned as a whole or not
-//! at all; pins are counted apart from references, so a page never looks pinned that is not.
+//! Linux: mm/gup.c `__get_user_pages`, `check_vma_flags`, `faultin_page`, `gup_must_unshare`. Differs: a
+//! range is pinned as a whole or not at all; pins are counted apart from references, so a page never looks
+//! pinned that is not.
 
 mod fast;
 mod pinned;
@@ -48,11 +51,13 @@ bitflags::bitflags! {
     pub struct PinFlags: u32 {
         /// The pages will be written.
         const WRITE = 1 << 0;
-        /// They stay pinned for as long as their user likes: not even the zero page is taken as it is, and they count as locked memory.
+        /// They stay pinned for as long as their user likes: not even the zero page is taken as it is, and
+        /// they count as locked memory.
         const LONGTERM = 1 << 1;
         /// Only what needs no fault.
         const NOFAULT = 1 << 2;
-        /// As a debugger: also what the mapping does not allow now, if it may come to allow it, and is private.
+        /// As a debugger: also what the mapping does not allow now, if it may come to allow it, and is
+        /// private.
         const FORCE = 1 << 3;
     }
 }
@@ -68,15 +73,16 @@ enum Next {
 impl<'v, M: Machine> Mm<'v, M> {
     /// Pins the pages that `range` touches, all of them or none.
     ///
-    /// Anybody may ask, of any address space that he has an [`Mm`] of (Linux: `pin_user_pages`, `pin_user_pages_remote`).
+    /// Anybody may ask, of any address space that he has an [`Mm`] of (Linux: `pin_user_pages`,
+    /// `pin_user_pages_remote`).
     ///
     /// # Locks
     /// The mmap lock for reading, again and again. Sleeps.
     ///
     /// # Errors
-    /// [`Error::BadAddress`] if a page is not mapped, or its mapping does not allow the access, or it cannot be had, or it
-    /// needs a fault and the flags forbid one; [`Error::Limit`] if a page is pinned 2^16 times, or more would be pinned for long than may be
-    /// locked; [`Error::OutOfMemory`].
+    /// [`Error::BadAddress`] if a page is not mapped, or its mapping does not allow the access, or it cannot
+    /// be had, or it needs a fault and the flags forbid one; [`Error::Limit`] if a page is pinned 2^16 times,
+    /// or more would be pinned for long than may be locked; [`Error::OutOfMemory`].
     #[doc(alias = "pin_user_pages")]
     pub fn pin(&self, range: VaRange, flags: PinFlags) -> Result<PinnedRange<'v, M>, Error> {
         let range = whole_pages::<M>(range)?;
@@ -198,7 +204,8 @@ fn pin_entry<M: Machine>(
     flags: PinFlags,
 ) -> Result<Next, Error> {
     let writable = matches!(entries.get(va), Pte::Present(present) if present.prot.write);
-    // A write that is forced leaves the entry read-only: that the page is the entry's own is all that it needs.
+    // A write that is forced leaves the entry read-only: that the page is the entry's own is all that it
+    // needs.
     if flags.contains(PinFlags::WRITE) && !writable && vma.contains(VmFlags::WRITE) {
         return Ok(Next::Fault(FaultAccess::Write));
     }

@@ -1,7 +1,8 @@
 //! A range of addresses whose pages are pinned: the owner of its pins.
 //!
-//! A [`PinnedRange`] is its own builder: while it is made it owns what has been pinned so far, and an error releases that as
-//! any drop does. It does not keep the address space: pages stay pinned when their mapping goes, and when the program ends.
+//! A [`PinnedRange`] is its own builder: while it is made it owns what has been pinned so far, and an error
+//! releases that as any drop does. It does not keep the address space: pages stay pinned when their mapping
+//! goes, and when the program ends.
 //!
 //! Linux: mm/gup.c `unpin_user_page_range_dirty_lock`; `mm->pinned_vm`.
 
@@ -51,7 +52,8 @@ impl<'v, M: Machine> PinnedRange<'v, M> {
         self.pins.pages()
     }
 
-    /// The runs of pages, in the order of their addresses. The zero page, which nobody may write to, is a run without a pin.
+    /// The runs of pages, in the order of their addresses. The zero page, which nobody may write to, is a run
+    /// without a pin.
     pub fn runs(&self) -> impl Iterator<Item = PinnedRun> {
         self.pins.runs()
     }
@@ -72,8 +74,8 @@ impl<'v, M: Machine> PinnedRange<'v, M> {
     /// Takes the pages from `at` on away, as a range of their own.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`]; [`Error::Limit`] if `at` is inside of a folio that cannot be pinned once more; [`Error::Invalid`] if `at` is
-    /// outside of the range or no page's address. Nothing has changed then.
+    /// [`Error::OutOfMemory`]; [`Error::Limit`] if `at` is inside of a folio that cannot be pinned once more;
+    /// [`Error::Invalid`] if `at` is outside of the range or no page's address. Nothing has changed then.
     pub fn split_off(&mut self, at: Va) -> Result<Self, Error> {
         if !at.is_page_aligned() || at < self.range.start || at > self.range.end {
             return Err(Error::Invalid("a pinned range is split at an address outside of it"));

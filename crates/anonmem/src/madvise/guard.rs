@@ -1,11 +1,11 @@
 //! Guard regions: addresses that trap, without a VMA for each.
 //!
-//! A marker in the page table takes the place of the page. It survives `MADV_DONTNEED`; unmapping the range, or
-//! `MADV_GUARD_REMOVE`, ends it. A child inherits it, so the VMA gets an anon_vma: fork copies the tables of those
-//! that have one.
+//! A marker in the page table takes the place of the page. It survives `MADV_DONTNEED`; unmapping the range,
+//! or `MADV_GUARD_REMOVE`, ends it. A child inherits it, so the VMA gets an anon_vma: fork copies the tables
+//! of those that have one.
 //!
-//! Linux: mm/madvise.c `madvise_guard_install`, `madvise_guard_remove`. Differs: pages that are in the way are
-//! unmapped in the same step, so nothing has to be tried again.
+//! Linux: mm/madvise.c `madvise_guard_install`, `madvise_guard_remove`. Differs: pages that are in the way
+//! are unmapped in the same step, so nothing has to be tried again.
 
 use crate::{
     error::Error,
@@ -62,8 +62,8 @@ impl<M: Machine> MmapReadGuard<'_, M> {
     }
 }
 
-/// Installs markers in the first part of `range`, until its table ends or the gather is full; returns where it
-/// stopped.
+/// Installs markers in the first part of `range`, until its table ends or the gather is full; returns where
+/// it stopped.
 fn install_in_table<'v, M: Machine>(
     objects: &'v Objects<M>,
     slot: &MmSlot<M>,

@@ -1,4 +1,5 @@
-//! Advice that changes pages: dropping them, freeing them lazily, punching holes into objects, cooling them down.
+//! Advice that changes pages: dropping them, freeing them lazily, punching holes into objects, cooling them
+//! down.
 
 use super::PageAdvice;
 use crate::{
@@ -52,9 +53,9 @@ impl<M: Machine> MmapReadGuard<'_, M> {
         gather.finish();
     }
 
-    /// Marks pages that nobody else has as free to be dropped, and clean: a store from now on makes its page dirty,
-    /// which takes the mark's effect back. Reclaim drops a page only if it is marked *and* clean. What is in swap is
-    /// dropped at once.
+    /// Marks pages that nobody else has as free to be dropped, and clean: a store from now on makes its page
+    /// dirty, which takes the mark's effect back. Reclaim drops a page only if it is marked *and* clean. What
+    /// is in swap is dropped at once.
     #[doc(alias = "madvise_free_pte_range")]
     fn madvise_free(&self, id: VmaId, part: VaRange) -> Result<(), Error> {
         if self.objects.vma(id).backing() != Backing::Anonymous {
@@ -88,7 +89,8 @@ impl<M: Machine> MmapReadGuard<'_, M> {
 impl<M: Machine> Mm<'_, M> {
     /// Brings pages back from swap. A page that cannot be had stays where it is: this is advice.
     ///
-    /// Linux's only fills the swap cache. Here the pages are mapped: one that is only cached would be nobody's to reclaim.
+    /// Linux's only fills the swap cache. Here the pages are mapped: one that is only cached would be
+    /// nobody's to reclaim.
     #[doc(alias = "swapin_walk_pmd_entry")]
     fn madvise_willneed(&self, guard: &MmapReadGuard<'_, M>, id: VmaId, part: VaRange) {
         anonmem_hal::debug_check_eq!(M, guard.id(), self.id, "the lock of another address space");

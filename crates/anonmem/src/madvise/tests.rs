@@ -89,7 +89,8 @@ fn a_page_freed_lazily_is_safe_again_once_it_is_written() {
         let mm = w.vm.new_mm().unwrap();
         written(&mm, pages(16, 2));
         let user = mm.user();
-        // The translation that is cached here says "dirty": only a flush makes the next store set the bit again.
+        // The translation that is cached here says "dirty": only a flush makes the next store set the bit
+        // again.
         user.store(Va(16 * P), &[2]).unwrap();
         advise(&mm, 16, 2, Advice::Free).unwrap();
         let lazy = |page: u64| {

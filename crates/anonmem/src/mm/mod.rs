@@ -1,10 +1,10 @@
 //! Address spaces.
 //!
-//! An [`Mm`] is an owner (Linux: a count of `mm_users`): cloning adds a user, dropping the last one tears the address
-//! space down. What it names is an [`MmSlot`], type-stable like everything that rmap walks can reach.
+//! An [`Mm`] is an owner (Linux: a count of `mm_users`): cloning adds a user, dropping the last one tears the
+//! address space down. What it names is an [`MmSlot`], type-stable like everything that rmap walks can reach.
 //!
-//! Locks: see `docs/locking.md`. The `mmap_lock` protects the tree of VMAs and the accounting; [`MmapReadGuard`] and
-//! [`MmapWriteGuard`] are what functions take to say that they need it.
+//! Locks: see `docs/locking.md`. The `mmap_lock` protects the tree of VMAs and the accounting;
+//! [`MmapReadGuard`] and [`MmapWriteGuard`] are what functions take to say that they need it.
 //!
 //! Linux: include/linux/mm_types.h `struct mm_struct`; kernel/fork.c `mm_init`, `mmput`.
 
@@ -188,7 +188,8 @@ impl<M: Machine> Drop for Mm<'_, M> {
     }
 }
 
-/// Keeps the slot of an address space, though not its memory: what is charged to it is charged to no other that comes after.
+/// Keeps the slot of an address space, though not its memory: what is charged to it is charged to no other
+/// that comes after.
 #[doc(alias = "mmgrab")]
 pub(crate) struct MmGrab<'v, M: Machine> {
     objects: &'v Objects<M>,

@@ -1,7 +1,8 @@
 //! A VMA moves to another place, with its pages.
 //!
-//! First what can fail: the VMA is cut to what moves, and what is at the destination to the destination; memory is
-//! promised; tree nodes, page tables and, for `DONTUNMAP`, a VMA that stays behind are allocated. Then what cannot:
+//! First what can fail: the VMA is cut to what moves, and what is at the destination to the destination;
+//! memory is promised; tree nodes, page tables and, for `DONTUNMAP`, a VMA that stays behind are allocated.
+//! Then what cannot:
 //!
 //! ```text
 //!   1. what is at the destination is unmapped; its page tables stay
@@ -12,12 +13,13 @@
 //!   6. the tail is unmapped, tables that are left over are freed, neighbours merge
 //! ```
 //!
-//! A walk that could run between 3 and 4 might visit the destination before a page came and the source after it left,
-//! and miss it (CVE-2022-41222). Without the flush in 3 a page could be freed through its new address and written through
-//! its old one (CVE-2018-18281).
+//! A walk that could run between 3 and 4 might visit the destination before a page came and the source after
+//! it left, and miss it (CVE-2022-41222). Without the flush in 3 a page could be freed through its new
+//! address and written through its old one (CVE-2018-18281).
 //!
-//! A page keeps its index and its anon_vma: `pgoff` goes along with the address. Only a VMA without an anon_vma, which
-//! has no page that knows its index, takes the number of its new address, so that it can merge there.
+//! A page keeps its index and its anon_vma: `pgoff` goes along with the address. Only a VMA without an
+//! anon_vma, which has no page that knows its index, takes the number of its new address, so that it can
+//! merge there.
 //!
 //! Linux: mm/mremap.c `move_vma`, `copy_vma_and_data`; mm/vma.c `copy_vma`.
 
@@ -68,14 +70,15 @@ struct Prepared<'a, M: Machine> {
 }
 
 impl<M: Machine> MmapWriteGuard<'_, M> {
-    /// Moves the mapping of `old`, as much of it as fits, to `to`, whose length it gets. What moves lies in one VMA.
+    /// Moves the mapping of `old`, as much of it as fits, to `to`, whose length it gets. What moves lies in
+    /// one VMA.
     ///
     /// # Locks
     /// The mmap lock for writing; takes the lock of the VMA's anon_vma.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`]; [`Error::Limit`] if there would be too many mappings or too much would be promised.
-    /// Nothing has changed.
+    /// [`Error::OutOfMemory`]; [`Error::Limit`] if there would be too many mappings or too much would be
+    /// promised. Nothing has changed.
     pub(super) fn move_vma(&self, old: VaRange, to: VaRange, flags: RemapFlags) -> Result<(), Error> {
         let middle = Va(old.start.0 + old.len().min(to.len()));
         let work = Move {

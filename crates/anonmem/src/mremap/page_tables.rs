@@ -1,10 +1,10 @@
 //! Entries go to other addresses.
 //!
-//! Where the old and the new addresses are aligned to what a last-level table covers, the table itself moves; else
-//! entry by entry, under the locks of both tables.
+//! Where the old and the new addresses are aligned to what a last-level table covers, the table itself moves;
+//! else entry by entry, under the locks of both tables.
 //!
-//! Locks: the mmap lock for writing with the VMA write-locked, and the lock of its anon_vma for writing. Both tables of a
-//! moving entry, by address. Old translations are flushed before these are let go.
+//! Locks: the mmap lock for writing with the VMA write-locked, and the lock of its anon_vma for writing. Both
+//! tables of a moving entry, by address. Old translations are flushed before these are let go.
 //!
 //! Linux: mm/mremap.c `move_page_tables`, `move_ptes`, `move_normal_pmd`.
 
@@ -28,7 +28,8 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
     ) -> Result<(), Error> {
         let (frames, space) = (&self.objects.frames, &self.slot().space);
         for (table, part) in space.tables(frames, self, from) {
-            // Speculative faults that had checked the VMA before it was write-locked are done when the lock is ours.
+            // Speculative faults that had checked the VMA before it was write-locked are done when the lock
+            // is ours.
             if table.lock().is_empty() {
                 continue;
             }

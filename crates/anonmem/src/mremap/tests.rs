@@ -354,7 +354,8 @@ fn a_locked_mapping_is_filled_when_it_grows() {
     });
 }
 
-/// Every failure of an allocation leaves all as it was: the mapping that was to move, what is at the destination, tables.
+/// Every failure of an allocation leaves all as it was: the mapping that was to move, what is at the
+/// destination, tables.
 #[test]
 fn a_move_that_runs_out_of_memory_has_not_happened() {
     for (flags, old, new) in [(FIXED, 5, 5), (FIXED, 5, 3), (FIXED, 3, 7), (KEEP | RemapFlags::FIXED, 4, 4)] {
@@ -448,8 +449,8 @@ fn every_small_move_does_what_a_plain_model_says() {
     }
 }
 
-/// CVE-2022-41222: a walk that runs while a page moves to and fro always finds it. Meanwhile another CPU touches
-/// the mapping, wherever it is.
+/// CVE-2022-41222: a walk that runs while a page moves to and fro always finds it. Meanwhile another CPU
+/// touches the mapping, wherever it is.
 #[test]
 fn walks_and_faults_meet_a_page_that_moves_all_the_time() {
     for lock_mode in [LockMode::Mmap, LockMode::Vma, LockMode::Speculative] {

@@ -1,6 +1,7 @@
 //! The background task that keeps some memory free.
 //!
-//! The machine gives it a task and calls [`Vm::kswapd`] there; allocations that leave less than the low watermark wake it.
+//! The machine gives it a task and calls [`Vm::kswapd`] there; allocations that leave less than the low
+//! watermark wake it.
 //!
 //! Linux: mm/vmscan.c `kswapd`, `wakeup_kswapd`.
 
@@ -16,7 +17,8 @@ use anonmem_hal::Machine;
 use anonmem_sync::Ordering;
 
 impl<M: Machine> Vm<M> {
-    /// Reclaims in the background until [`kswapd_stop`](Self::kswapd_stop). The task that calls this is its own.
+    /// Reclaims in the background until [`kswapd_stop`](Self::kswapd_stop). The task that calls this is its
+    /// own.
     pub fn kswapd(&self) {
         loop {
             let mailbox = &self.kswapd;

@@ -1,17 +1,19 @@
 //! Asking for memory while others reclaim.
 //!
-//! Reclaimers keep what they unmap locked until all of it has left. With little memory that may be everything there
-//! is; whoever finds nothing then waits for what they bring, and runs out of memory only if nobody brings any.
+//! Reclaimers keep what they unmap locked until all of it has left. With little memory that may be everything
+//! there is; whoever finds nothing then waits for what they bring, and runs out of memory only if nobody
+//! brings any.
 //!
-//! Linux: mm/vmscan.c `too_many_isolated`, `throttle_direct_reclaim`; mm/page_alloc.c `should_reclaim_retry`. Differs: waits for
-//! the others instead of trying sixteen times.
+//! Linux: mm/vmscan.c `too_many_isolated`, `throttle_direct_reclaim`; mm/page_alloc.c `should_reclaim_retry`.
+//! Differs: waits for the others instead of trying sixteen times.
 
 use crate::{error::Error, reclaim::SWAP_CLUSTER_MAX, vm::Vm};
 use anonmem_hal::Machine;
 use anonmem_sync::Ordering;
 
 impl<M: Machine> Vm<M> {
-    /// Runs an operation that leaves nothing behind when memory runs out, until it has enough or none comes back.
+    /// Runs an operation that leaves nothing behind when memory runs out, until it has enough or none comes
+    /// back.
     ///
     /// # Locks
     /// As [`reclaim_some`](Self::reclaim_some); `attempt` has let go of its own when it returns an error.
@@ -39,7 +41,8 @@ impl<M: Machine> Vm<M> {
         if self.shrink(SWAP_CLUSTER_MAX as u64) > 0 {
             return true;
         }
-        // Acquire pairs with the Release of `freed`, and the second with that of `end`: what came back is there.
+        // Acquire pairs with the Release of `freed`, and the second with that of `end`: what came back is
+        // there.
         let freed = || all.freed.load(Ordering::Acquire) != before;
         all.queue.wait_until(&|| all.batches.load(Ordering::Acquire) == 0 || freed());
         freed()

@@ -1,8 +1,8 @@
 //! anon_vmas: which VMAs may map a page.
 //!
-//! An [`AnonVma`] is the set of VMAs that a page of it may be mapped by: the VMA that first faulted it, and that
-//! VMA's copies in children, because fork copies the links. Each link is an [`AnonVmaChain`]; it is in a list of its
-//! VMA and in the interval tree of its anon_vma, by the linear page indices that the VMA covers.
+//! An [`AnonVma`] is the set of VMAs that a page of it may be mapped by: the VMA that first faulted it, and
+//! that VMA's copies in children, because fork copies the links. Each link is an [`AnonVmaChain`]; it is in a
+//! list of its VMA and in the interval tree of its anon_vma, by the linear page indices that the VMA covers.
 //!
 //! ```text
 //!   parent VMA ──▶ chain ──▶ anon_vma P (root)         a page of P may be mapped by parent and child,
@@ -16,8 +16,8 @@
 //!
 //! Counts of an anon_vma: `refcount` keeps the slot (one for the interval tree while it is not empty, one per
 //! anon_vma whose root it is); `nr_vmas` is the number of VMAs whose `anon_vma` it
-//! is; `nr_children` the number of anon_vmas whose parent it is (a root is its own). The last two are apart because one
-//! number for both lets fork reuse an anon_vma that still serves another VMA (CVE-2022-42703).
+//! is; `nr_children` the number of anon_vmas whose parent it is (a root is its own). The last two are apart
+//! because one number for both lets fork reuse an anon_vma that still serves another VMA (CVE-2022-42703).
 //!
 //! Linux: mm/rmap.c `anon_vma_prepare`, `anon_vma_clone`, `anon_vma_fork`, `unlink_anon_vmas`.
 
@@ -58,8 +58,8 @@ impl<'v, M: Machine> AnonVmaReadGuard<'v, M> {
         self.objects.anon_vmas.is_live(&self.objects.frames, self.anon_vma)
     }
 
-    /// Whether a VMA of it has the linear page `index`. For assertions: if no VMA has that of a folio, the anon_vma is
-    /// not the folio's.
+    /// Whether a VMA of it has the linear page `index`. For assertions: if no VMA has that of a folio, the
+    /// anon_vma is not the folio's.
     pub fn covers(&self, index: u64) -> bool {
         self.objects.anon_vma(self.anon_vma).tree().first_overlap(self.objects, index, index).is_some()
     }
@@ -131,8 +131,8 @@ impl<M: Machine> Objects<M> {
         if anon_vma.refcount.fetch_sub(1, Ordering::AcqRel) != 1 {
             return;
         }
-        // A late walker may hold, or wait for, the root's lock: it finds out by itself that the slot is no longer
-        // what it was. The lock itself is never made anew, so nothing has to wait for it.
+        // A late walker may hold, or wait for, the root's lock: it finds out by itself that the slot is no
+        // longer what it was. The lock itself is never made anew, so nothing has to wait for it.
         if root == id {
             anon_vma.nr_children.update(|n| n - 1);
         }
@@ -162,8 +162,8 @@ impl<M: Machine> AnonVmaWriteGuard<'_, M> {
         target.tree.insert(self.objects, chain);
     }
 
-    /// Takes `vma` out of the interval trees of this family, so that its range may change; [`rekey_end`](Self::rekey_end)
-    /// puts it back. (Linux: `anon_vma_interval_tree_pre_update_vma`.)
+    /// Takes `vma` out of the interval trees of this family, so that its range may change;
+    /// [`rekey_end`](Self::rekey_end) puts it back. (Linux: `anon_vma_interval_tree_pre_update_vma`.)
     pub(crate) fn rekey_begin(&self, vma: VmaId) {
         self.for_each_chain(vma, |chain, anon_vma| anon_vma.tree.remove(self.objects, chain));
     }
@@ -252,7 +252,8 @@ fn find_mergeable_anon_vma<M: Machine>(
         .or_else(|| prev.and_then(|p| reusable(p, objects.vma(p.1), vma)))
 }
 
-/// Whether a VMA is linked to one anon_vma only: one that came by fork brings others, which must not leak into a neighbour.
+/// Whether a VMA is linked to one anon_vma only: one that came by fork brings others, which must not leak
+/// into a neighbour.
 #[doc(alias = "list_is_singular")]
 pub(crate) fn is_singular<M: Machine>(objects: &Objects<M>, id: VmaId) -> bool {
     let first = objects.vma(id).chains().get();
@@ -261,8 +262,8 @@ pub(crate) fn is_singular<M: Machine>(objects: &Objects<M>, id: VmaId) -> bool {
 
 /// Links `dst` to every anon_vma that `src` is linked to: split, mremap, merge and the first half of fork.
 ///
-/// If `dst` has no anon_vma but `src` has (fork), an anon_vma that no VMA uses any more and that has at most one
-/// child is given to `dst`, so that a chain of forks does not grow without end.
+/// If `dst` has no anon_vma but `src` has (fork), an anon_vma that no VMA uses any more and that has at most
+/// one child is given to `dst`, so that a chain of forks does not grow without end.
 ///
 /// # Locks
 /// The mmap lock of `src` for writing; `dst` is not in use by others.
@@ -327,9 +328,9 @@ pub(crate) fn dup_anon_vma<M: Machine>(
     anon_vma_clone(objects, target, source)
 }
 
-/// Whether two VMAs may become one as far as their anon_vmas go: they have the same one, or one of them has none, and
-/// the other's came to it by no fork. (A VMA that came by fork is linked to its ancestors' anon_vmas as well; to link
-/// another one to all of those would make the walks of all their pages longer.)
+/// Whether two VMAs may become one as far as their anon_vmas go: they have the same one, or one of them has
+/// none, and the other's came to it by no fork. (A VMA that came by fork is linked to its ancestors'
+/// anon_vmas as well; to link another one to all of those would make the walks of all their pages longer.)
 #[doc(alias = "is_mergeable_anon_vma")]
 pub(crate) fn anon_vmas_merge<M: Machine>(objects: &Objects<M>, a: VmaId, b: VmaId) -> bool {
     match (objects.vma(a).anon_vma(), objects.vma(b).anon_vma()) {

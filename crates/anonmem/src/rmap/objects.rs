@@ -58,7 +58,8 @@ impl<M: Machine> SlabItem<M> for AnonVma<M> {
 pub(crate) struct AnonVmaChain<M: Machine> {
     pub(super) vma: Plain<Link<VmaTag>, M>,
     pub(super) anon_vma: Plain<Link<AnonVmaTag>, M>,
-    /// Next older chain of the same VMA. Under the mmap lock for writing, or for reading in `anon_vma_prepare`.
+    /// Next older chain of the same VMA. Under the mmap lock for writing, or for reading in
+    /// `anon_vma_prepare`.
     pub(super) next: Plain<Link<ChainTag>, M>,
     /// Place in the anon_vma's interval tree. Under the root's lock.
     pub(super) links: IntervalLinks<M, ChainTag>,

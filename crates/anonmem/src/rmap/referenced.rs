@@ -22,8 +22,8 @@ pub struct Referenced {
     pub locked: bool,
 }
 
-/// Counts the mappings through which the folio was accessed since it was last asked, and clears their accessed
-/// bits. The TLB is not flushed: a stale "accessed" costs precision and nothing else.
+/// Counts the mappings through which the folio was accessed since it was last asked, and clears their
+/// accessed bits. The TLB is not flushed: a stale "accessed" costs precision and nothing else.
 ///
 /// # Locks
 /// The caller has a reference to the folio; its lock is not needed.

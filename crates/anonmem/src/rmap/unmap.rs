@@ -22,7 +22,8 @@ use core::ops::ControlFlow;
 pub(crate) enum Unmapped {
     /// None is left.
     All,
-    /// One is left: it is locked in memory, may be pinned, or was written since it was marked for lazy freeing.
+    /// One is left: it is locked in memory, may be pinned, or was written since it was marked for lazy
+    /// freeing.
     Kept,
 }
 
@@ -34,12 +35,13 @@ pub(crate) enum UnmapTo<'a, 'v, M: Machine> {
     Nothing,
 }
 
-/// Replaces every entry that maps the folio. An entry that was exclusive says so as a swap entry; the page is shared
-/// from then on, or put back if it may be pinned.
+/// Replaces every entry that maps the folio. An entry that was exclusive says so as a swap entry; the page is
+/// shared from then on, or put back if it may be pinned.
 ///
-/// CPUs may still use their translations, and write the page, until `tlb` is flushed: the caller flushes it before it reads
-/// the page or unlocks the folio. When this returns `Kept`, and when the page is dropped, it is flushed already: nobody keeps a
-/// fault from putting another page into an empty entry, and two CPUs would see two pages.
+/// CPUs may still use their translations, and write the page, until `tlb` is flushed: the caller flushes it
+/// before it reads the page or unlocks the folio. When this returns `Kept`, and when the page is dropped, it
+/// is flushed already: nobody keeps a fault from putting another page into an empty entry, and two CPUs would
+/// see two pages.
 ///
 /// # Locks
 /// The folio lock. Takes the anon_vma's lock, and one page-table lock at a time.

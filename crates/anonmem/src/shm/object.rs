@@ -17,7 +17,8 @@ pub(crate) struct ShmObject<M> {
     pub(super) pages: Atomic<u64, M>,
     /// The largest length that it had: there may be page tables up to there.
     pub(super) reach: Atomic<u64, M>,
-    /// Whether its pages are promised one by one, as they are made, and not in full; changed by nobody who is not alone with it.
+    /// Whether its pages are promised one by one, as they are made, and not in full; changed by nobody who is
+    /// not alone with it.
     pub(super) sparse: Atomic<u32, M>,
 }
 

@@ -11,14 +11,15 @@ impl<M: Machine> Vm<M> {
     /// Makes an object of `pages` pages, with one user; they are promised, not allocated.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`], [`Error::Limit`] beyond the commit limit, [`Error::Invalid`] if it is larger than the page-table format can name.
+    /// [`Error::OutOfMemory`], [`Error::Limit`] beyond the commit limit, [`Error::Invalid`] if it is larger
+    /// than the page-table format can name.
     #[doc(alias = "shmem_zero_setup")]
     pub fn shm_new(&self, pages: u64) -> Result<ShmId, Error> {
         self.reclaiming(|| self.shm_make(pages, Promise::InFull))
     }
 
-    /// Makes an object of `pages` pages, with one user, that can be resized ([`shm_resize`](Self::shm_resize)): a file's. Each page is
-    /// promised when it is made.
+    /// Makes an object of `pages` pages, with one user, that can be resized
+    /// ([`shm_resize`](Self::shm_resize)): a file's. Each page is promised when it is made.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`], [`Error::Invalid`] if it is larger than the page-table format can name. No
@@ -30,8 +31,8 @@ impl<M: Machine> Vm<M> {
     /// The page with index `index` of an object that the caller uses, allocating it if there is none.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`]; [`Error::BadAddress`] beyond the object's end (a SIGBUS); [`Error::Limit`] if the page
-    /// has as many mappings as can be counted, or may not be promised.
+    /// [`Error::OutOfMemory`]; [`Error::BadAddress`] beyond the object's end (a SIGBUS); [`Error::Limit`] if
+    /// the page has as many mappings as can be counted, or may not be promised.
     #[doc(alias = "shmem_get_folio")]
     pub fn shm_page(&self, id: ShmId, index: u64) -> Result<FolioRef<'_, M>, Error> {
         let object = self.shm(id);

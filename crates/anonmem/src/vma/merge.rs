@@ -1,8 +1,8 @@
 //! When two VMAs may become one, and how they do.
 //!
-//! A merge makes one VMA, the *target*, cover more: a hole that is to be mapped, neighbours that go away, or a part of
-//! one. Its attributes stay what they are. With `P` and `N` for what is before and after the range `*` that is
-//! to be mapped or changed, and `X` for the VMA that is there:
+//! A merge makes one VMA, the *target*, cover more: a hole that is to be mapped, neighbours that go away, or
+//! a part of one. Its attributes stay what they are. With `P` and `N` for what is before and after the range
+//! `*` that is to be mapped or changed, and `X` for the VMA that is there:
 //!
 //! ```text
 //!   PPPP****NNNN ─▶ PPPPPPPPPPPP   both sides: P covers all           (cases 1, 6)
@@ -12,14 +12,15 @@
 //!   XXXX****NNNN ─▶ XXXXNNNNNNNN   N takes the last part of X         (case 5)
 //! ```
 //!
-//! A merge never fails, it is left out: the only thing that it may need memory for is to link the target to the
-//! anon_vmas of what it takes over.
+//! A merge never fails, it is left out: the only thing that it may need memory for is to link the target to
+//! the anon_vmas of what it takes over.
 //!
-//! Locks: the mmap lock for writing; the lock of the anon_vma while keys of its interval tree change. What the target
-//! takes over is linked to it before it is unlinked from what goes away, so that rmap walks always find it.
+//! Locks: the mmap lock for writing; the lock of the anon_vma while keys of its interval tree change. What
+//! the target takes over is linked to it before it is unlinked from what goes away, so that rmap walks always
+//! find it.
 //!
-//! Linux: mm/vma.c `vma_merge_new_range`, `vma_merge_existing_range`, `can_vma_merge_before`, `is_mergeable_anon_vma`,
-//! `anon_vma_compatible`, `dup_anon_vma`, `commit_merge`.
+//! Linux: mm/vma.c `vma_merge_new_range`, `vma_merge_existing_range`, `can_vma_merge_before`,
+//! `is_mergeable_anon_vma`, `anon_vma_compatible`, `dup_anon_vma`, `commit_merge`.
 
 use super::{compatible::backing_continues, reshape::Reshaping};
 use crate::{
@@ -91,9 +92,9 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
         prev.and_then(|prev| merge(prev, None)).or_else(|| next.and_then(|next| merge(next, None)))
     }
 
-    /// Lets a neighbour take over `range`, which is all of VMA `id`, its first or its last part, and is to have the
-    /// attributes `flags`; returns the VMA that covers it then. `None` if no neighbour can, or if the range is
-    /// in the middle.
+    /// Lets a neighbour take over `range`, which is all of VMA `id`, its first or its last part, and is to
+    /// have the attributes `flags`; returns the VMA that covers it then. `None` if no neighbour can, or if
+    /// the range is in the middle.
     #[doc(alias = "vma_merge_existing_range")]
     pub(crate) fn merge_existing(&self, id: VmaId, range: VaRange, flags: VmFlags) -> Option<VmaId> {
         let (objects, slot, vma) = (self.objects, self.slot(), self.objects.vma(id));

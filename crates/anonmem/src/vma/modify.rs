@@ -1,7 +1,7 @@
 //! Part of a VMA changes its attributes: mprotect, mlock, madvise.
 //!
-//! If a neighbour has the new attributes, it takes the part over; otherwise the part is split off. Nothing that is
-//! refused has changed anything.
+//! If a neighbour has the new attributes, it takes the part over; otherwise the part is split off. Nothing
+//! that is refused has changed anything.
 //!
 //! Linux: mm/vma.c `vma_modify_flags`.
 
@@ -14,8 +14,8 @@ use crate::{
 use anonmem_hal::{Machine, VaRange};
 
 impl<M: Machine> MmapWriteGuard<'_, M> {
-    /// Gives `range`, which lies in VMA `id`, the attributes `flags`; returns the VMA that covers it then, which may
-    /// reach further. What the address space counts follows; the commit charge is the caller's.
+    /// Gives `range`, which lies in VMA `id`, the attributes `flags`; returns the VMA that covers it then,
+    /// which may reach further. What the address space counts follows; the commit charge is the caller's.
     ///
     /// # Locks
     /// The mmap lock for writing.
@@ -66,14 +66,15 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
         Ok(part)
     }
 
-    /// Gives every VMA of `range`, or its part that lies in the range, the attributes that `change` returns for it.
+    /// Gives every VMA of `range`, or its part that lies in the range, the attributes that `change` returns
+    /// for it.
     ///
     /// # Locks
     /// The mmap lock for writing.
     ///
     /// # Errors
-    /// [`Error::NotMapped`] at the first hole, what `change` returns, and that of [`modify_vma`](Self::modify_vma). What
-    /// lies before has been changed.
+    /// [`Error::NotMapped`] at the first hole, what `change` returns, and that of
+    /// [`modify_vma`](Self::modify_vma). What lies before has been changed.
     pub(crate) fn modify_range(
         &self,
         range: VaRange,

@@ -1,7 +1,8 @@
 //! Changing the ranges of VMAs: in the tree, in the VMAs, and in the reverse map that they are keys of.
 //!
 //! [`reshape`](MmapWriteGuard::reshape) is the one place where that happens: only its token opens
-//! [`VmaWrite::set_range`](super::lock::VmaWrite::set_range). Growing, splitting, merging and moving are what they do with it.
+//! [`VmaWrite::set_range`](super::lock::VmaWrite::set_range). Growing, splitting, merging and moving are what
+//! they do with it.
 //!
 //! Linux: mm/vma.c `vma_prepare`, `vma_complete`.
 
@@ -16,11 +17,12 @@ use anonmem_hal::{Machine, VaRange};
 pub(crate) struct Reshaping(());
 
 impl<M: Machine> MmapWriteGuard<'_, M> {
-    /// Runs `change`, which gives VMA `id` and `others` of its family new ranges. A walk of the reverse map sees all of
-    /// them before, or all of them after it, and so meets every page that it would have met.
+    /// Runs `change`, which gives VMA `id` and `others` of its family new ranges. A walk of the reverse map
+    /// sees all of them before, or all of them after it, and so meets every page that it would have met.
     ///
     /// # Locks
-    /// The mmap lock for writing, and all these VMAs write-locked; takes the lock of the family, if `id` has an anon_vma.
+    /// The mmap lock for writing, and all these VMAs write-locked; takes the lock of the family, if `id` has
+    /// an anon_vma.
     #[doc(alias("vma_prepare", "vma_complete", "anon_vma_interval_tree_pre_update_vma"))]
     pub(crate) fn reshape(
         &self,

@@ -1,7 +1,8 @@
 //! One VMA becomes two.
 //!
-//! All memory is allocated first; then the two halves appear in one write section of the tree, so that no lookup sees a
-//! hole, and in the interval trees under one hold of their lock, so that no rmap walk misses a page.
+//! All memory is allocated first; then the two halves appear in one write section of the tree, so that no
+//! lookup sees a hole, and in the interval trees under one hold of their lock, so that no rmap walk misses a
+//! page.
 //!
 //! Linux: mm/vma.c `__split_vma`.
 
@@ -45,8 +46,8 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
         Ok(upper)
     }
 
-    /// A VMA like `id` for the upper part of its range, linked to the same anon_vmas, not in the tree yet. Rmap walks
-    /// may meet a page through both until `id` shrinks.
+    /// A VMA like `id` for the upper part of its range, linked to the same anon_vmas, not in the tree yet.
+    /// Rmap walks may meet a page through both until `id` shrinks.
     fn copy_upper(&self, id: VmaId, high: VaRange) -> Result<VmaId, Error> {
         let (objects, vma) = (self.objects, self.objects.vma(id));
         let upper = objects.vmas.alloc(&objects.frames)?;

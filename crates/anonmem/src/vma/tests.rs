@@ -1,7 +1,7 @@
 //! Split and merge, through the operations that cause them, on layouts written as text.
 //!
-//! One character is one page: `.` is a hole, `R` may be read, `W` written; in lower case every page was written to, so that
-//! its VMA has an anon_vma. What came of it is text too: one letter per VMA, in order.
+//! One character is one page: `.` is a hole, `R` may be read, `W` written; in lower case every page was
+//! written to, so that its VMA has an anon_vma. What came of it is text too: one letter per VMA, in order.
 
 mod stress;
 
@@ -353,7 +353,8 @@ fn the_number_of_mappings_is_limited_as_in_linux() {
     });
 }
 
-/// 2^31 write sections later, a sequence of 32 bits says that the VMA is write-locked still: nobody would wait for its readers.
+/// 2^31 write sections later, a sequence of 32 bits says that the VMA is write-locked still: nobody would
+/// wait for its readers.
 #[test]
 fn the_lock_sequence_does_not_come_round() {
     World::run(|w| {

@@ -147,7 +147,8 @@ impl Oracle {
 
     pub(super) fn mlock(&mut self, at: At, locked: bool, outcome: &Outcome) -> Verdict {
         let start = at.addr & !(PAGE_SIZE as u64 - 1);
-        // A length that wraps around when it is rounded up is one of no pages; a range that wraps is an error.
+        // A length that wraps around when it is rounded up is one of no pages; a range that wraps is an
+        // error.
         let len = page_up(at.len.wrapping_add(at.addr - start)).unwrap_or(0);
         let Some(end) = start.checked_add(len) else { return expect(outcome, &EINVAL) };
         let range = start >> PAGE_SHIFT..end >> PAGE_SHIFT;

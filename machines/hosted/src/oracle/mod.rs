@@ -42,7 +42,8 @@ pub struct Limits {
     pub stack: u64,
     /// Whether pages may leave memory without being dropped.
     pub swap: bool,
-    /// Whether the host's kernel is judged, in some version: where versions answer differently, either is right.
+    /// Whether the host's kernel is judged, in some version: where versions answer differently, either is
+    /// right.
     pub is_host: bool,
 }
 

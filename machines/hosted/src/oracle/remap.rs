@@ -83,8 +83,8 @@ impl Oracle {
         self.relocate(request, outcome)
     }
 
-    /// What is said of a tail that cannot be unmapped because it leaves the address space: that first, or, if what moves
-    /// is not of one area, that.
+    /// What is said of a tail that cannot be unmapped because it leaves the address space: that first, or, if
+    /// what moves is not of one area, that.
     fn unmappable_tail(&self, request: Request, area_end: u64, outcome: &Outcome) -> Option<Verdict> {
         let old_end = request.old.checked_add(request.old_len);
         if request.new_len >= request.old_len || old_end.is_some_and(|end| end <= self.limits.user_end) {

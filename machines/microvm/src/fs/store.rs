@@ -1,7 +1,8 @@
 //! Files that are mapped shared: their bytes live in a shared object of the memory manager.
 //!
-//! An object is as long as its file, in whole pages: an access within a mapping and beyond is a SIGBUS, and when the file is cut, all
-//! address spaces give up what they map of the rest. Holes cost nothing until they are written or touched.
+//! An object is as long as its file, in whole pages: an access within a mapping and beyond is a SIGBUS, and
+//! when the file is cut, all address spaces give up what they map of the rest. Holes cost nothing until they
+//! are written or touched.
 
 use super::file::writer;
 use crate::arch::lock::SpinLock;
@@ -45,7 +46,8 @@ impl Store {
         self.object
     }
 
-    /// Does `copy` with the bytes of each page of a range: address in the direct map (none for a hole), and range in the buffer.
+    /// Does `copy` with the bytes of each page of a range: address in the direct map (none for a hole), and
+    /// range in the buffer.
     fn each_page(
         &self,
         offset: u64,

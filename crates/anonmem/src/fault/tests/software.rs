@@ -1,4 +1,5 @@
-//! Software entries under every operation: pages that are on their way to another frame, and bits of userfaultfd.
+//! Software entries under every operation: pages that are on their way to another frame, and bits of
+//! userfaultfd.
 //!
 //! Nothing migrates yet. The tests put migration entries where a migration would, and take them away again.
 

@@ -1,5 +1,5 @@
-//! Threads of one program that map, protect, unmap and use pages between one another's, so that every VMA of theirs is
-//! split and merged by others while they fault.
+//! Threads of one program that map, protect, unmap and use pages between one another's, so that every VMA of
+//! theirs is split and merged by others while they fault.
 
 use crate::{
     Config, LockMode, MapBacking, MapFlags, Mm, MmapRequest, Prot,

@@ -161,8 +161,8 @@ impl<M: Machine, V> VmaTree<M, V> {
         Cursor { left: range }
     }
 
-    /// Fills in the way down to the first entry that ends above `page`; if none does, to the end of the last leaf.
-    /// Returns whether there is any. (A path is too large to be returned.)
+    /// Fills in the way down to the first entry that ends above `page`; if none does, to the end of the last
+    /// leaf. Returns whether there is any. (A path is too large to be returned.)
     pub(super) fn walk<'a>(&self, nodes: Nodes<'a, M>, page: u64, path: &mut Path<'a, M>) -> bool {
         let Some((mut handle, height)) = self.root() else { return false };
         for level in (0..height).rev() {

@@ -1,7 +1,8 @@
 //! Finding a hole for a new mapping.
 //!
-//! Each slot of an inner node knows the largest hole below its child, so whole subtrees are passed over; the holes between two
-//! children are seen in their parent. The part below an entry that it wants as its guard is no hole.
+//! Each slot of an inner node knows the largest hole below its child, so whole subtrees are passed over; the
+//! holes between two children are seen in their parent. The part below an entry that it wants as its guard is
+//! no hole.
 //!
 //! Linux: mm/mmap.c `vm_unmapped_area`, `unmapped_area_topdown`; lib/maple_tree.c `mas_empty_area_rev`.
 //! Differs: guards are part of the holes' sizes, so a search never has to start over because of one.
@@ -58,7 +59,8 @@ impl<M: Machine, V> VmaTree<M, V> {
     /// Finds the highest hole of `len` pages within `within` that starts at a multiple of `align` pages;
     /// returns its start.
     ///
-    /// Where `align` exceeds a page, a hole with room to spare is preferred to a higher one that fits exactly.
+    /// Where `align` exceeds a page, a hole with room to spare is preferred to a higher one that fits
+    /// exactly.
     ///
     /// # Locks
     /// Mmap lock.

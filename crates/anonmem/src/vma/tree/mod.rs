@@ -6,9 +6,9 @@
 //! mapping is found in O(log n) (`gap.rs`).
 //!
 //! Locks: writers, and readers that do not want to retry, hold the mmap lock (write, or read); the tree
-//! has no lock of its own. What changes it takes a [`Prealloc`]: the nodes that the change may need, reserved while failing is
-//! still possible (`prealloc.rs`). Several changes that belong together are made through one [`TreeWriter`]
-//! (`write.rs`): no lookup sees a half-done split or merge.
+//! has no lock of its own. What changes it takes a [`Prealloc`]: the nodes that the change may need, reserved
+//! while failing is still possible (`prealloc.rs`). Several changes that belong together are made through one
+//! [`TreeWriter`] (`write.rs`): no lookup sees a half-done split or merge.
 //!
 //! Linux: lib/maple_tree.c, include/linux/mm.h `vma_iterator`. Differs: a lookup that meets a writer retries
 //! instead of finding the old nodes under RCU, so nodes are reused at once; holes are not slots.

@@ -1,7 +1,8 @@
 //! The nodes that a change may need, reserved while failing is still possible.
 //!
-//! An insertion splits at most one node per level and may put a new root on top. What is reserved and not used stays with the
-//! tree for the next change, up to [`KEEP`] nodes, so that the usual `mmap` allocates no node at all.
+//! An insertion splits at most one node per level and may put a new root on top. What is reserved and not
+//! used stays with the tree for the next change, up to [`KEEP`] nodes, so that the usual `mmap` allocates no
+//! node at all.
 //!
 //! Linux: lib/maple_tree.c `mas_preallocate`. Differs: reserves for any place, before the place is known.
 
@@ -26,8 +27,8 @@ pub(crate) struct Prealloc<'a, M: Machine, V> {
 }
 
 impl<M: Machine, V> VmaTree<M, V> {
-    /// Reserves nodes for `insertions` calls of [`TreeWriter::insert`](super::TreeWriter::insert), anywhere in the tree. Erasing
-    /// and resizing need none.
+    /// Reserves nodes for `insertions` calls of [`TreeWriter::insert`](super::TreeWriter::insert), anywhere
+    /// in the tree. Erasing and resizing need none.
     ///
     /// # Locks
     /// Mmap write lock, until the reservation is dropped.

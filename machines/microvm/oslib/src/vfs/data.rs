@@ -58,7 +58,8 @@ pub trait SharedStore: Send + Sync {
     fn read(&self, offset: u64, to: &mut [u8]) -> Result<()>;
     /// Writes bytes.
     fn write(&self, offset: u64, from: &[u8]) -> Result<()>;
-    /// Makes it hold `size` bytes; what is cut off reads as zero if it grows again. Asked before bytes beyond the end are written.
+    /// Makes it hold `size` bytes; what is cut off reads as zero if it grows again. Asked before bytes beyond
+    /// the end are written.
     fn resize(&self, size: u64) -> Result<()>;
     /// Gives how many pages were ever written or touched and are kept.
     fn pages(&self) -> u64;
