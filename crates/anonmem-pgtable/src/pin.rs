@@ -1,10 +1,11 @@
 //! Pinning what entries map: under the lock of their table, or without any lock.
 //!
-//! Only pages that nobody else has are pinned: exclusive ones, and those of shared objects. What is shared, or the zero page, has
-//! to be made the caller's own first, by a fault.
+//! Only pages that nobody else has are pinned: exclusive ones, and those of shared objects. What is shared,
+//! or the zero page, has to be made the caller's own first, by a fault.
 //!
-//! Without a lock ([`AddressSpace::pin_fast`]) the steps are those of [`pin_protocol`], which says against whom each of
-//! them is. Pages are pinned in batches, so that one fence and one look at the upper tables serve for sixteen of them.
+//! Without a lock ([`AddressSpace::pin_fast`]) the steps are those of [`pin_protocol`], which says against
+//! whom each of them is. Pages are pinned in batches, so that one fence and one look at the upper tables
+//! serve for sixteen of them.
 //!
 //! Linux: mm/gup.c `follow_page_pte`, `gup_fast_pte_range`.
 
@@ -45,8 +46,8 @@ pub enum PinEntry<'f, M: Machine> {
 }
 
 impl<'a, M: Machine, G: StableVma<M>> PteGuard<'a, M, G> {
-    /// Pins the page of the entry for `va`, if it is nobody else's. Whether the entry allows what the page is wanted for, the
-    /// caller asks.
+    /// Pins the page of the entry for `va`, if it is nobody else's. Whether the entry allows what the page is
+    /// wanted for, the caller asks.
     #[doc(alias = "follow_page_pte")]
     pub fn pin(&self, va: Va) -> PinEntry<'a, M> {
         match self.mapped(va) {
@@ -63,11 +64,12 @@ impl<'a, M: Machine, G: StableVma<M>> PteGuard<'a, M, G> {
 }
 
 impl<M: Machine> AddressSpace<M> {
-    /// Pins the pages of `range` from its start on, as far as that goes without any lock and without a fault; returns where it
-    /// stopped. What is pinned is in `pins`, which has room for a run a page.
+    /// Pins the pages of `range` from its start on, as far as that goes without any lock and without a fault;
+    /// returns where it stopped. What is pinned is in `pins`, which has room for a run a page.
     ///
     /// # Locks
-    /// None. The read section is of the domain that the space's tables wait for ([`DeadTables`](crate::DeadTables)).
+    /// None. The read section is of the domain that the space's tables wait for
+    /// ([`DeadTables`](crate::DeadTables)).
     #[doc(alias = "gup_fast")]
     pub fn pin_fast<'f>(
         &self,
@@ -164,7 +166,8 @@ impl<'f, M: Machine> Tried<'f, M> {
     /// B4 and B5.
     #[inline]
     fn still_holds(&self, frames: &Frames<M>, word: &Atomic<u64, M>) -> bool {
-        // Acquire: pairs with the Release of whoever filled the entry with the same bits, and shared the page before.
+        // Acquire: pairs with the Release of whoever filled the entry with the same bits, and shared the page
+        // before.
         let same = word.load(Ordering::Acquire) == self.raw;
         // A list of what may be pinned, not of what may not.
         same && (frames.page_is_exclusive(self.pin.pfn())

@@ -16,9 +16,12 @@ use crate::{
 };
 use anonmem::lab::{folio_lock_anon_vma_read, rmap_walk_anon};
 use anonmem::{
-    Advice, Config, FaultAccess, FaultOutcome, LockMode, MapBacking, MapFlags, Mm, MmapRequest, Prot, Vm,
+    Advice, Config, Error, FaultAccess, FaultOutcome, LockMode, MapBacking, MapFlags, Mm, MmapRequest,
+    PinFlags, PinnedRange, Prot, Unpin, Vm,
 };
-use anonmem_frame::{Exclusive, Folio, FolioOwner, FolioRef, Mapping, OwnedFrames, RawHandle, Shared};
+use anonmem_frame::{
+    Exclusive, Folio, FolioOwner, FolioPin, FolioRef, Mapping, OwnedFrames, RawHandle, Shared,
+};
 use anonmem_hal::{CpuId, CpuSet, PAGE_SIZE, Pfn, Va, VaRange};
 use anonmem_pgtable::Mapped;
 use anonmem_sync::Atomic;
@@ -50,6 +53,10 @@ pub(crate) struct Kernel {
     many: RefCell<Option<(ManuallyDrop<Shared<'static, Sim>>, u64)>>,
     /// Frames that [`eat_until`](Self::eat_until) took.
     eaten: [Cell<Option<OwnedFrames<'static, Sim>>>; 64],
+    /// One of the pins that [`pin_noted_but`](Self::pin_noted_but) forgot, and how many there are.
+    many_pins: RefCell<Option<(ManuallyDrop<FolioPin<'static, Sim>>, u64)>>,
+    /// Ranges that the case has pinned, each by its number.
+    pinned: [RefCell<Option<PinnedRange<'static, Sim>>>; 2],
     /// What CPUs want to tell the check at the end.
     pub(crate) notes: [Cell<u64>; 4],
     /// What CPUs tell one another.
@@ -84,6 +91,8 @@ impl Kernel {
             elsewhere: RefCell::new(None),
             many: RefCell::new(None),
             eaten: [const { Cell::new(None) }; 64],
+            many_pins: RefCell::new(None),
+            pinned: Default::default(),
             notes: Default::default(),
             flag: Atomic::new(0),
         }
@@ -368,6 +377,78 @@ impl Kernel {
         self.vm.frames().try_get(pfn).is_some_and(|page| self.vm.reclaim_folio(page))
     }
 
+    /// Pins page `n` of address space `i` under the mmap lock, as pinned range number `pin`.
+    pub(crate) fn pin(&self, pin: usize, i: usize, n: u64, flags: PinFlags) -> Result<(), Error> {
+        let range = self.mm(i).pin(pages(n, 1), flags)?;
+        *self.pinned[pin].borrow_mut() = Some(range);
+        Ok(())
+    }
+
+    /// The same without a lock, as far as that goes.
+    pub(crate) fn pin_fast(&self, pin: usize, i: usize, n: u64, flags: PinFlags) -> Result<(), Error> {
+        let range = self.mm(i).pin_fast(pages(n, 1), flags)?;
+        *self.pinned[pin].borrow_mut() = Some(range);
+        Ok(())
+    }
+
+    /// The frame that pinned range number `pin` starts with, if it is pinned.
+    pub(crate) fn pinned_frame(&self, pin: usize) -> Option<Pfn> {
+        self.pinned[pin].borrow().as_ref().and_then(|range| range.runs().next()).map(|run| run.first)
+    }
+
+    /// What a device reads that was given pinned range number `pin`.
+    pub(crate) fn device_load(&self, pin: usize) -> u64 {
+        self.sim.device_load(self.pinned_frame(pin).expect("pinned"))
+    }
+
+    /// Stores to it as a device.
+    pub(crate) fn device_store(&self, pin: usize, value: u64) {
+        self.sim.device_store(self.pinned_frame(pin).expect("pinned"), value);
+    }
+
+    /// Pins the frame of [`note_frame`](Self::note_frame) as often as can be counted, but for `room` times. Nobody has those pins, so this
+    /// world can be recounted only after [`unpin_many`](Self::unpin_many).
+    pub(crate) fn pin_noted_but(&self, room: u64) {
+        let pfn = self.noted.get().expect("noted");
+        let mut taken = 0;
+        while let Some(pin) = self.vm.frames().try_pin(pfn) {
+            *self.many_pins.borrow_mut() = Some((ManuallyDrop::new(pin), 0));
+            taken += 1;
+        }
+        self.drop_pins(room);
+        if let Some((_, n)) = self.many_pins.borrow_mut().as_mut() {
+            *n = taken - room;
+        }
+    }
+
+    /// Ends all the pins that [`pin_noted_but`](Self::pin_noted_but) took.
+    pub(crate) fn unpin_many(&self) {
+        let n = self.many_pins.borrow().as_ref().map_or(0, |(_, n)| *n);
+        self.drop_pins(n);
+        self.many_pins.borrow_mut().take();
+    }
+
+    fn drop_pins(&self, n: u64) {
+        let pins = self.many_pins.borrow();
+        let Some((pin, _)) = pins.as_ref() else { return };
+        for _ in 0..n {
+            // SAFETY: `pin_noted_but` forgot as many owners, all of which had these bits; each is dropped once.
+            drop(unsafe { core::ptr::read(&**pin) });
+        }
+    }
+
+    /// The frame that was noted.
+    pub(crate) fn noted_frame(&self) -> Option<Pfn> {
+        self.noted.get()
+    }
+
+    /// Unpins a range.
+    pub(crate) fn unpin(&self, pin: usize, unpin: Unpin) {
+        let Some(mut range) = self.pinned[pin].borrow_mut().take() else { return };
+        range.set_unpin(unpin);
+        drop(range);
+    }
+
     /// Recounts the world, then lets all programs end, and recounts it again: nothing may be left.
     pub(crate) fn check(&self) -> Result<(), String> {
         drop(self.elsewhere.borrow_mut().take());
@@ -377,6 +458,10 @@ impl Kernel {
         for mm in 0..MMS {
             self.exit(mm);
         }
+        if self.pinned.iter().any(|range| range.borrow().is_some()) {
+            self.vm.validate().map_err(|v| format!("after all programs ended, with pins: {v}"))?;
+        }
+        (0..self.pinned.len()).for_each(|pin| self.unpin(pin, Unpin::Clean));
         self.vm.drain();
         self.vm.validate().map_err(|v| format!("after all programs ended: {v}"))?;
         let s = self.vm.stats();

@@ -24,6 +24,8 @@ pub mod kswapd;
 pub mod lazyfree;
 pub mod mremap;
 mod naming;
+pub mod pin_fast;
+pub mod pins;
 pub mod reclaim_wait;
 pub mod rmap_family;
 pub mod seed_001;
@@ -56,6 +58,7 @@ pub fn all() -> &'static [&'static Case] {
         &fault_pairs::TABLE_SPECULATIVE,
         &swap_shared::SWAPPED_IN_ALREADY,
         &seed_004::CASE,
+        &seed_004::PINNED,
         &swap_shared::COPY_ABA,
         &wp_reuse::CASE,
         &rmap_family::YOUNGEST,
@@ -147,6 +150,15 @@ pub fn all() -> &'static [&'static Case] {
         &shared_objects::FIRST,
         &shared_objects::PUNCH,
         &shared_objects::LAST,
+        &pins::DIRTY_COW,
+        &pins::LEAK,
+        &pins::FORK,
+        &pins::UNSHARE,
+        &pins::SATURATES,
+        &pins::LAZYFREE,
+        &pin_fast::FORK,
+        &pin_fast::SHARE,
+        &pin_fast::TABLE_FREE,
         &kswapd::CASE,
         &sync_seqcount::CASE,
         &sync_rcu::CASE,

@@ -8,12 +8,12 @@
 //! ```text
 //!   pin ──▶ for each page: may the mapping be accessed so?  no ─▶ BadAddress
 //!             │
-//!             ├─ the entry maps an exclusive page, or a shared object's, and allows it ──▶ pinned
-//!             ├─ the zero page, to be read for a moment ─────────────────────────────────▶ a run without a pin
+//!             ├─ an exclusive page, or a shared object's, and the entry allows it ──▶ pinned
+//!             ├─ the zero page, to be read for a moment ────────────────────────────▶ a run without a pin
 //!             └─ else a fault, and again:
 //!                  nothing there, swapped ──▶ a read or write fault
 //!                  not writable           ──▶ a write fault     (copies what is shared)
-//!                  shared, to be read     ──▶ an unshare fault  (copies it, and leaves it read-only)
+//!                  shared, to be read     ──▶ an unshare fault  (copies it; it stays read-only)
 //! ```
 //!
 //! Linux: mm/gup.c `__get_user_pages`, `check_vma_flags`, `faultin_page`, `gup_must_unshare`. Differs: a
