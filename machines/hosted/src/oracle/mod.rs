@@ -23,7 +23,7 @@ mod verdict;
 pub use page::Object;
 pub use verdict::Verdict;
 
-use crate::ops::{Op, Outcome, SPACES};
+use crate::ops::{At, Op, Outcome, Remap, SPACES};
 use page::{Bytes, Page};
 use space::Space;
 use std::sync::Arc;
@@ -118,6 +118,20 @@ impl Oracle {
                     let op = op.with_len((end * anonmem_hal::PAGE_SIZE as u64 - at.addr).min(at.len));
                     // The verdict is about an outcome that nobody saw; only the effect counts.
                     let _ = state.judge(&op, &Outcome::Done, None);
+                    state.blur_residency(&op, self);
+                    state
+                });
+                std::iter::once(base.clone()).chain(shorter).collect()
+            }
+            // A move of several areas leaves those before the one that failed moved (Linux 6.17).
+            Op::Mremap(at, len, how @ (Remap::Fixed(to) | Remap::DontUnmapFixed(to))) if len == at.len => {
+                let Some(space) = self.space(at.space) else { return vec![base] };
+                let ends = space.pages.range(space::numbers(at.addr, at.len)).map(|(number, _)| number + 1);
+                let shorter = ends.map(|end| {
+                    let mut state = base.clone();
+                    let len = (end * anonmem_hal::PAGE_SIZE as u64 - at.addr).min(at.len);
+                    let op = Op::Mremap(At { len, ..at }, len, how);
+                    let _ = state.judge(&op, &Outcome::Address(to), Some(at.addr + len));
                     state.blur_residency(&op, self);
                     state
                 });
