@@ -222,12 +222,19 @@ impl<'a, M: Machine, G: FaultGuard<M>> VmFault<'a, M, G> {
         if entries.get(self.va) == Pte::Soft(leaf) { answer } else { FaultResult::Reload }
     }
 
-    /// What an entry for a page of ours alone says: accessed, and for a write also dirty. A page that is only
-    /// unshared is not written yet: the first write says so.
+    /// What an entry for a page of ours alone says: accessed, and for a write also dirty.
     pub(super) fn attrs(&self) -> Attrs {
-        let prot = self.flags.protection();
-        let prot = if self.access == FaultAccess::Unshare { prot.write_protected() } else { prot };
-        Attrs { prot, young: true, dirty: self.access == FaultAccess::Write, uffd_wp: false }
+        let dirty = self.access == FaultAccess::Write;
+        Attrs { prot: self.flags.protection(), young: true, dirty, uffd_wp: false }
+    }
+
+    /// What the entry for a copy says. A page that is only unshared is not written yet: the first write says so.
+    pub(super) fn attrs_of_copy(&self) -> Attrs {
+        let attrs = self.attrs();
+        match self.access {
+            FaultAccess::Unshare => Attrs { prot: attrs.prot.write_protected(), ..attrs },
+            FaultAccess::Read | FaultAccess::Write | FaultAccess::Exec => attrs,
+        }
     }
 
     /// Whether the entry becomes dirty and writable. A write that is forced upon a mapping that does not

@@ -123,7 +123,7 @@ fn wp_page_copy<'a, M: Machine, G: FaultGuard<M>>(
     fault.slot.space.flush(&fault.vm.frames, FlushRange::Range(VaRange::page(fault.va)));
     fault.vm.count(Event::TlbFlush);
     let new = new.into_exclusive_anon(anon_vma.raw(), fault.index);
-    entries.install(fault.va, new, fault.attrs());
+    entries.install(fault.va, new, fault.attrs_of_copy());
     drop(entries);
     match replaced {
         Cleared::Shared(map, _) => {
