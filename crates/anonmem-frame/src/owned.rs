@@ -1,8 +1,8 @@
 //! Blocks of frames that somebody owns who is no folio: page tables and the kernel's own.
 //!
-//! Whoever holds an [`OwnedFrames`] may free the block, and nobody else: that a number names a frame gives no right to it.
-//! Owners that live in words (an entry of a page table, a heap's list) take the type apart and put it together again,
-//! which is `unsafe`, because the number must be theirs.
+//! Whoever holds an [`OwnedFrames`] may free the block, and nobody else: that a number names a frame gives no
+//! right to it. Owners that live in words (an entry of a page table, a heap's list) take the type apart and
+//! put it together again, which is `unsafe`, because the number must be theirs.
 
 use crate::{
     Frames, OutOfMemory,
@@ -34,7 +34,8 @@ impl<M: Machine> Frames<M> {
     /// Takes back the owner of a block that [`alloc_kernel`](Self::alloc_kernel) gave.
     ///
     /// # Safety
-    /// `pfn` came from [`OwnedFrames::into_pfn`] of such an owner of the same frames and order, and is taken back once.
+    /// `pfn` came from [`OwnedFrames::into_pfn`] of such an owner of the same frames and order, and is taken
+    /// back once.
     pub unsafe fn kernel_frames(&self, pfn: Pfn, order: Order) -> OwnedFrames<'_, M> {
         OwnedFrames { frames: self, pfn, order, kind: Kind::Kernel }
     }
@@ -58,8 +59,8 @@ impl<M: Machine> Frames<M> {
         OwnedFrames { frames: self, pfn, order: Order::ZERO, kind: Kind::Table }
     }
 
-    /// Makes the caller the one who frees the block: a block that is freed twice, perhaps on another CPU, must not be freed
-    /// from under its next owner.
+    /// Makes the caller the one who frees the block: a block that is freed twice, perhaps on another CPU,
+    /// must not be freed from under its next owner.
     #[track_caller]
     fn reclaim_kind(&self, pfn: Pfn, order: Order, kind: Kind) {
         // Acquire: no more than the lock that the caller frees under gave; it pairs with nothing.

@@ -1,8 +1,8 @@
 //! The owner of one count of a swap slot.
 //!
-//! A swap entry in a page table owns one count, and so does whoever works on a slot. The count is made by the slots
-//! (`claim`, `dup` and `dup_if_cached` of [`swap`](crate::swap)), goes into an entry and comes out of it
-//! again through the page-table guard, and ends where it began: `put`.
+//! A swap entry in a page table owns one count, and so does whoever works on a slot. The count is made by the
+//! slots (`claim`, `dup` and `dup_if_cached` of [`swap`](crate::swap)), goes into an entry and comes out of
+//! it again through the page-table guard, and ends where it began: `put`.
 //!
 //! Linux: `swap_map[]`, counted by hand.
 
@@ -41,8 +41,8 @@ impl<'f, M: Machine> SwapCount<'f, M> {
     /// Takes the count back from the entry that owned it.
     ///
     /// # Safety
-    /// `entry` came from [`into_entry`](Self::into_entry) of the same `frames`, and the page-table entry that had it was
-    /// cleared.
+    /// `entry` came from [`into_entry`](Self::into_entry) of the same `frames`, and the page-table entry that
+    /// had it was cleared.
     pub const unsafe fn from_entry(frames: &'f Frames<M>, entry: SwapEntry) -> Self {
         Self { frames, entry }
     }

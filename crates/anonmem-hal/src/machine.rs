@@ -208,8 +208,8 @@ pub trait FrameAlloc {
     /// Gives one back.
     ///
     /// # Safety
-    /// `pfn` came from [`alloc_frame`](Self::alloc_frame) of the same allocator, is given back once, and nothing of it is
-    /// used any more.
+    /// `pfn` came from [`alloc_frame`](Self::alloc_frame) of the same allocator, is given back once, and
+    /// nothing of it is used any more.
     unsafe fn free_frame(&self, pfn: Pfn);
 }
 

@@ -84,7 +84,8 @@ impl<'a, M: Machine, G: StableVma<M>> PteGuard<'a, M, G> {
         self.table.word(va).load(Ordering::Relaxed) == 0
     }
 
-    /// The first entry of `range` in use; its end if there is none. What is empty is passed over at a word each.
+    /// The first entry of `range` in use; its end if there is none. What is empty is passed over at a word
+    /// each.
     // Out of line: whoever asks has met an empty entry, in a loop made for those in use.
     #[inline(never)]
     pub fn next_used(&self, range: VaRange) -> Va {
@@ -112,8 +113,8 @@ impl<'a, M: Machine, G: StableVma<M>> PteGuard<'a, M, G> {
         self.cleared(raw)
     }
 
-    /// [`clear`](Self::clear), for a gather: if all of an address space goes that no CPU runs, no hardware can be setting
-    /// bits of the entry just now.
+    /// [`clear`](Self::clear), for a gather: if all of an address space goes that no CPU runs, no hardware
+    /// can be setting bits of the entry just now.
     #[doc(alias = "ptep_get_and_clear_full")]
     #[inline(always)]
     pub fn clear_for(&mut self, va: Va, teardown: Teardown) -> Cleared<'a, M> {
@@ -155,14 +156,15 @@ impl<'a, M: Machine, G: StableVma<M>> PteGuard<'a, M, G> {
         matches!(old, Pte::Present(p) if p.young)
     }
 
-    /// Clears the dirty bit of a present entry. The caller owes the TLB a flush, so that a later store sets it again.
+    /// Clears the dirty bit of a present entry. The caller owes the TLB a flush, so that a later store sets
+    /// it again.
     pub fn clear_dirty(&mut self, va: Va) {
         self.change(va, |p| Present { dirty: false, ..p });
     }
 
-    /// Changes the permissions of a present entry to no more than the VMA's `prot`. Write permission is
-    /// given only to a page whose owner may write and which is dirty already or was writable: anything else is left to the next write fault.
-    /// Returns whether the TLB must be flushed.
+    /// Changes the permissions of a present entry to no more than the VMA's `prot`. Write permission is given
+    /// only to a page whose owner may write and which is dirty already or was writable: anything else is left
+    /// to the next write fault. Returns whether the TLB must be flushed.
     #[doc(alias = "ptep_modify_prot_start")]
     #[inline(always)]
     pub fn change_protection(&mut self, va: Va, prot: Protection) -> bool {
@@ -191,25 +193,29 @@ impl<'a, M: Machine, G: StableVma<M>> PteGuard<'a, M, G> {
         (cleared, Vacancy { entries: self, va })
     }
 
-    /// Puts another owner in the place of what a software entry owns, which comes back. There is no moment at which what
-    /// the entry said has no owner, and none at which the entry says nothing.
+    /// Puts another owner in the place of what a software entry owns, which comes back. There is no moment at
+    /// which what the entry said has no owner, and none at which the entry says nothing.
     ///
     /// That fills no entry that was empty, so an rmap lock is enough: a mapping comes back after migration.
     ///
     /// # Panics
-    /// If the entry is empty or present: a present entry is cleared and flushed before another page takes its place.
+    /// If the entry is empty or present: a present entry is cleared and flushed before another page takes its
+    /// place.
     pub fn exchange<O: EntryOwner>(&mut self, va: Va, owner: O, says: O::Says) -> Cleared<'a, M> {
         let word = self.table.word(va);
         let raw = word.load(Ordering::Relaxed);
         assert!(raw != 0 && !M::Arch::pte_present(raw), "an exchange of what is no software entry");
         let new = M::Arch::encode_pte(self.entry_of(owner, says));
-        // Release: as when an entry is filled. A plain store, because the hardware sets no bits of a software entry.
+        // Release: as when an entry is filled. A plain store, because the hardware sets no bits of a software
+        // entry.
         word.store(new, Ordering::Release);
-        // SAFETY: the entry was part of this live table and was replaced; nobody else changes it under the lock.
+        // SAFETY: the entry was part of this live table and was replaced; nobody else changes it under the
+        // lock.
         unsafe { Cleared::from_bits(self.table.frames, raw) }
     }
 
-    /// What a swap or migration entry owns is not its own alone any more, because another entry was given the same: fork.
+    /// What a swap or migration entry owns is not its own alone any more, because another entry was given the
+    /// same: fork.
     #[doc(alias = "pte_swp_clear_exclusive")]
     pub fn share_soft(&mut self, va: Va) {
         let word = self.table.word(va);
@@ -239,8 +245,8 @@ impl<'a, M: Machine, G: StableVma<M>> PteGuard<'a, M, G> {
         M::Arch::decode_pte(old)
     }
 
-    /// Changes an entry, if it is present, keeping what the hardware sets meanwhile; returns what it was and what
-    /// `f` made of that.
+    /// Changes an entry, if it is present, keeping what the hardware sets meanwhile; returns what it was and
+    /// what `f` made of that.
     #[inline(always)]
     fn change_bits(&mut self, va: Va, f: impl Fn(u64) -> u64 + Copy) -> (u64, u64) {
         let word = self.table.word(va);
@@ -307,8 +313,8 @@ impl<M: Machine, G: CanInstall<M>> PteGuard<'_, M, G> {
     }
 }
 
-/// An entry that was emptied under the hold of the lock that goes on. Filling it fills no entry that was empty before, so
-/// an rmap lock is enough: whoever unmaps the VMA has not come by yet.
+/// An entry that was emptied under the hold of the lock that goes on. Filling it fills no entry that was
+/// empty before, so an rmap lock is enough: whoever unmaps the VMA has not come by yet.
 #[must_use = "an entry that stays empty loses its page"]
 pub struct Vacancy<'e, 'a, M: Machine, G> {
     entries: &'e mut PteGuard<'a, M, G>,

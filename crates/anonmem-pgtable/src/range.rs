@@ -88,8 +88,8 @@ impl<'a, M: Machine, G: StableVma<M>> PteGuard<'a, M, G> {
         matches!(unsafe { Mapped::of_bits(self.table.frames, raw) }, Mapped::Shm(_))
     }
 
-    /// Moves the entries of `range` to another table (or within this one, with `to` = `None`), to the empty ones from
-    /// `target` on. Returns what of `range` the caller must flush before it lets go of the locks.
+    /// Moves the entries of `range` to another table (or within this one, with `to` = `None`), to the empty
+    /// ones from `target` on. Returns what of `range` the caller must flush before it lets go of the locks.
     #[doc(alias = "move_ptes")]
     pub fn move_range(&mut self, range: VaRange, to: Option<&mut Self>, target: Va) -> VaRange {
         let source = self.table.words_of(range);
@@ -130,8 +130,8 @@ impl<'a, M: Machine, G: StableVma<M>> PteGuard<'a, M, G> {
         Batch::of(self.frames(), self.table().words_of(within), within)
     }
 
-    /// Clears the entries after the one at `range.start`, whose mapping was just taken into `run`, as long as they go on with
-    /// the same folio. Returns where it stopped.
+    /// Clears the entries after the one at `range.start`, whose mapping was just taken into `run`, as long as
+    /// they go on with the same folio. Returns where it stopped.
     #[doc(alias = "clear_full_ptes")]
     pub fn clear_on(&mut self, run: &mut MapRun<'a, M>, range: VaRange, teardown: Teardown) -> Va {
         let mut va = range.start.next_page();
@@ -159,9 +159,9 @@ impl<'a, M: Machine, G: StableVma<M>> PteGuard<'a, M, G> {
 }
 
 impl<M: Machine, G: CanInstall<M>> PteGuard<'_, M, G> {
-    /// Shares the pages of the parent's entries for `range` with the empty entries for the same addresses: fork. Both are
-    /// shared and without write permission from now on; the child's are not yet accessed. The caller owes the parent's
-    /// TLBs a flush.
+    /// Shares the pages of the parent's entries for `range` with the empty entries for the same addresses:
+    /// fork. Both are shared and without write permission from now on; the child's are not yet accessed. The
+    /// caller owes the parent's TLBs a flush.
     ///
     /// Returns where it stopped, and if that is not the end of the range, why the page there is not shared.
     #[doc(alias = "copy_present_ptes")]
@@ -197,8 +197,8 @@ impl<M: Machine, G: CanInstall<M>> PteGuard<'_, M, G> {
     }
 }
 
-/// Adds mappings to the anonymous pages of the batch that `words` start with, whose first one maps `page`, for as many
-/// other entries to own. Returns how many.
+/// Adds mappings to the anonymous pages of the batch that `words` start with, whose first one maps `page`,
+/// for as many other entries to own. Returns how many.
 ///
 /// # Errors
 /// Why the pages are not shared.

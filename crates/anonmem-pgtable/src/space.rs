@@ -10,9 +10,10 @@ use anonmem_sync::{Atomic, Ordering, SeqCount, fence, order::Pmd, seqcount::SeqW
 /// Implemented by the guards of `anonmem`: mmap lock, VMA lock, anon_vma lock.
 ///
 /// # Safety
-/// While the guard lives, the tables of the spaces that it [`opens`](Self::opens), as far as the guard's VMAs reach, are not
-/// freed; or they are freed a grace period after they were unlinked at the earliest, and the guard is a read section of it.
-/// Whoever frees tables ([`AddressSpace::free_tables`](crate::AddressSpace::free_tables),
+/// While the guard lives, the tables of the spaces that it [`opens`](Self::opens), as far as the guard's VMAs
+/// reach, are not freed; or they are freed a grace period after they were unlinked at the earliest, and the
+/// guard is a read section of it. Whoever frees tables
+/// ([`AddressSpace::free_tables`](crate::AddressSpace::free_tables),
 /// [`free_root`](crate::AddressSpace::free_root)) waits for such guards, or has locked them out.
 pub unsafe trait StableVma<M> {
     /// Whether this guard keeps the tables of `space`.
@@ -22,8 +23,8 @@ pub unsafe trait StableVma<M> {
 /// A guard under which empty entries of the VMA may be filled: the mmap or the VMA lock, never an rmap lock.
 ///
 /// # Safety
-/// Whoever unmaps the VMA waits for the guard before he clears the VMA's entries, so that an entry that is filled under it is
-/// cleared, too.
+/// Whoever unmaps the VMA waits for the guard before he clears the VMA's entries, so that an entry that is
+/// filled under it is cleared, too.
 pub unsafe trait CanInstall<M>: StableVma<M> {}
 
 /// The tables of one address space. Part of a type-stable object: all words are atomic, and a root of 0
@@ -136,8 +137,9 @@ impl<M: Machine> AddressSpace<M> {
         }
     }
 
-    /// Whether entries may have been cleared whose translations some CPU still uses: a swap entry does not mean yet that
-    /// nobody reads or writes its page. Ask under the page-table lock of the entries in question, and flush what you rely on.
+    /// Whether entries may have been cleared whose translations some CPU still uses: a swap entry does not
+    /// mean yet that nobody reads or writes its page. Ask under the page-table lock of the entries in
+    /// question, and flush what you rely on.
     #[doc(alias = "flush_tlb_batched_pending")]
     #[inline]
     pub fn is_flush_deferred(&self) -> bool {
@@ -156,8 +158,8 @@ impl<M: Machine> AddressSpace<M> {
         self.deferred.fetch_sub(1, Ordering::Release);
     }
 
-    /// Begins to share pages with a child, until the guard drops: who pins without a lock meanwhile, or did not finish before,
-    /// starts again under the mmap lock. The caller holds that for writing.
+    /// Begins to share pages with a child, until the guard drops: who pins without a lock meanwhile, or did
+    /// not finish before, starts again under the mmap lock. The caller holds that for writing.
     #[doc(alias = "write_protect_seq")]
     pub fn begin_sharing(&self) -> SeqWriteGuard<'_, M> {
         let guard = self.sharing.begin_write();
@@ -241,7 +243,8 @@ impl<M: Machine> AddressSpace<M> {
         Ok(new)
     }
 
-    /// The last-level tables that exist for `range`, ascending, each with the part of the range that it covers.
+    /// The last-level tables that exist for `range`, ascending, each with the part of the range that it
+    /// covers.
     pub fn tables<'a, G: StableVma<M>>(
         &'a self,
         frames: &'a Frames<M>,
@@ -262,7 +265,8 @@ impl<M: Machine> AddressSpace<M> {
         })
     }
 
-    /// The last-level table for `va`, and the first address that it, or the hole that is there instead, does not cover.
+    /// The last-level table for `va`, and the first address that it, or the hole that is there instead, does
+    /// not cover.
     fn walk_or_skip<'a, G: StableVma<M>>(
         &self,
         frames: &'a Frames<M>,

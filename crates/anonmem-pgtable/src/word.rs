@@ -39,8 +39,8 @@ pub(crate) fn change_word<M: Machine>(word: &Atomic<u64, M>, raw: u64, f: impl F
             // A copy of `f`, so that what it holds need not be in memory where nobody races.
             return change_racing(word, &{ f });
         }
-        // Release: a walk without the lock may read this, and not the store that filled the entry; it has to see the page's contents
-        // all the same (pairs with the hardware's walk).
+        // Release: a walk without the lock may read this, and not the store that filled the entry; it has to
+        // see the page's contents all the same (pairs with the hardware's walk).
         word.store(new, Ordering::Release);
     }
     new

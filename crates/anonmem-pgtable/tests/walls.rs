@@ -1,4 +1,5 @@
-//! What safe code cannot break: owners and guards of one machine at another, and what a lock or a freeze takes with it.
+//! What safe code cannot break: owners and guards of one machine at another, and what a lock or a freeze
+//! takes with it.
 
 use anonmem_frame::{FolioOwner, FolioRef, Frames, RawHandle, SwapSlots};
 use anonmem_hal::{CpuId, Order, Protection, Va};

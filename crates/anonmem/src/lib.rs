@@ -1,12 +1,13 @@
 //! Anonymous memory management: the part of an operating system behind `malloc`, `fork` and swap.
 //!
-//! Three doors lead in. *A fault comes in*: [`Mm::handle_fault`], and `fault/mod.rs` draws what happens. *A system
-//! call comes in*: the methods of [`Mm`], one file each. *Memory is short*: an allocation that finds no page makes pages
-//! leave for a swap device (`reclaim/`); an operation that gets none all the same fails with [`Error::OutOfMemory`] and
-//! leaves nothing behind.
+//! Three doors lead in. *A fault comes in*: [`Mm::handle_fault`], and `fault/mod.rs` draws what happens. *A
+//! system call comes in*: the methods of [`Mm`], one file each. *Memory is short*: an allocation that finds
+//! no page makes pages leave for a swap device (`reclaim/`); an operation that gets none all the same fails
+//! with [`Error::OutOfMemory`] and leaves nothing behind.
 //!
-//! Everything is reached from one [`Vm`], which is made over a machine's memory ([`anonmem_hal::Machine`]). There is
-//! no heap below this crate, no global state, and no `unsafe` in it but for what its guards promise (`promises.rs`).
+//! Everything is reached from one [`Vm`], which is made over a machine's memory ([`anonmem_hal::Machine`]).
+//! There is no heap below this crate, no global state, and no `unsafe` in it but for what its guards promise
+//! (`promises.rs`).
 //!
 //! The folder listing is the table of contents; names are Linux's where the job is the same.
 #![no_std]

@@ -1,7 +1,7 @@
 //! Locked memory: pages that are there and stay.
 //!
-//! `VM_LOCKED` is an attribute of VMAs; locking makes their pages present, and nothing takes them away any more.
-//! `MLOCK_ONFAULT` leaves the first touch to the program.
+//! `VM_LOCKED` is an attribute of VMAs; locking makes their pages present, and nothing takes them away any
+//! more. `MLOCK_ONFAULT` leaves the first touch to the program.
 //!
 //! Locks: the mmap lock for writing while attributes change, then for reading while pages are faulted in.
 //!
@@ -38,10 +38,10 @@ impl<M: Machine> Mm<'_, M> {
     /// The mmap lock for writing, then for reading. Sleeps.
     ///
     /// # Errors
-    /// [`Error::NotPermitted`] if nothing may be locked; [`Error::Limit`] if more would be than may be, or there would
-    /// be too many mappings; [`Error::OutOfMemory`]; [`Error::Invalid`] if the range wraps around; [`Error::NotMapped`] if part of the
-    /// range is not mapped, or cannot be accessed; [`Error::Again`] if there was no memory for all pages. What was
-    /// locked until then stays locked.
+    /// [`Error::NotPermitted`] if nothing may be locked; [`Error::Limit`] if more would be than may be, or
+    /// there would be too many mappings; [`Error::OutOfMemory`]; [`Error::Invalid`] if the range wraps
+    /// around; [`Error::NotMapped`] if part of the range is not mapped, or cannot be accessed;
+    /// [`Error::Again`] if there was no memory for all pages. What was locked until then stays locked.
     pub fn mlock(&self, start: Va, len: u64) -> Result<(), Error> {
         self.do_mlock(start, len, VmFlags::LOCKED)
     }
@@ -61,8 +61,8 @@ impl<M: Machine> Mm<'_, M> {
     /// The mmap lock for writing.
     ///
     /// # Errors
-    /// [`Error::NotMapped`] at the first hole, [`Error::Invalid`] if the range wraps around, [`Error::Limit`] if there
-    /// would be too many mappings, [`Error::OutOfMemory`]. What comes before is unlocked.
+    /// [`Error::NotMapped`] at the first hole, [`Error::Invalid`] if the range wraps around, [`Error::Limit`]
+    /// if there would be too many mappings, [`Error::OutOfMemory`]. What comes before is unlocked.
     pub fn munlock(&self, start: Va, len: u64) -> Result<(), Error> {
         let range = locked_range(start.page_down(), locked_len(start, len))?;
         self.write().apply_vma_lock_flags(range, VmFlags::empty())
@@ -74,8 +74,9 @@ impl<M: Machine> Mm<'_, M> {
     /// The mmap lock for writing, then for reading. Sleeps.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if it says neither current nor future; [`Error::NotPermitted`] if nothing may be locked;
-    /// [`Error::Limit`] if more is mapped than may be locked; [`Error::OutOfMemory`]. Pages that cannot be had are not told.
+    /// [`Error::Invalid`] if it says neither current nor future; [`Error::NotPermitted`] if nothing may be
+    /// locked; [`Error::Limit`] if more is mapped than may be locked; [`Error::OutOfMemory`]. Pages that
+    /// cannot be had are not told.
     pub fn mlockall(&self, what: MlockAll) -> Result<(), Error> {
         if !what.intersects(MlockAll::CURRENT | MlockAll::FUTURE) {
             return Err(Error::Invalid("locking neither what is mapped nor what will be"));
@@ -166,7 +167,8 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
     }
 }
 
-/// The bytes of the pages that hold the `len` bytes from `start`. A length that wraps around is 0, as on Linux.
+/// The bytes of the pages that hold the `len` bytes from `start`. A length that wraps around is 0, as on
+/// Linux.
 fn locked_len(start: Va, len: u64) -> u64 {
     let len = len.wrapping_add(start.page_offset() as u64);
     Va(len).page_up().map_or(0, |len| len.0)

@@ -1,8 +1,9 @@
 //! What the guards promise about page tables: the only `unsafe` of this crate, and no more than these impls.
 //!
-//! That a lock keeps tables allocated is a fact about who frees them: `munmap` and `exit_mmap`, with the mmap lock held for
-//! writing and the VMAs out of the tree and unlinked from their anon_vmas. No type can say it, so it is written here, once
-//! for each guard. Safe code outside of this file cannot make another guard that opens page tables.
+//! That a lock keeps tables allocated is a fact about who frees them: `munmap` and `exit_mmap`, with the mmap
+//! lock held for writing and the VMAs out of the tree and unlinked from their anon_vmas. No type can say it,
+//! so it is written here, once for each guard. Safe code outside of this file cannot make another guard that
+//! opens page tables.
 //!
 //! docs/locking.md, "Who may do what to page tables", has the same as a table.
 #![allow(unsafe_code)]
@@ -25,8 +26,8 @@ unsafe impl<M: Machine> StableVma<M> for MmapReadGuard<'_, M> {
         ptr::eq(&*self.slot().space, space)
     }
 }
-// SAFETY: a VMA is unmapped with this lock held for writing; what zaps under the lock held for reading (MADV_DONTNEED) leaves
-// the VMA, which owns what is filled meanwhile.
+// SAFETY: a VMA is unmapped with this lock held for writing; what zaps under the lock held for reading
+// (MADV_DONTNEED) leaves the VMA, which owns what is filled meanwhile.
 unsafe impl<M: Machine> CanInstall<M> for MmapReadGuard<'_, M> {}
 
 // SAFETY: the holder alone frees tables, and does not while it has a walk that borrows this guard.
@@ -56,13 +57,14 @@ unsafe impl<M: Machine> StableVma<M> for Speculation<'_, M> {
         ptr::eq(&*self.slot().space, space)
     }
 }
-// SAFETY: true from the check under the page-table lock on (`FaultGuard::still_holds`), and entries are filled only after it:
-// `VmFault::lock` and `VmFault::relock` are the only ways of a fault to a guard of entries.
+// SAFETY: true from the check under the page-table lock on (`FaultGuard::still_holds`), and entries are
+// filled only after it: `VmFault::lock` and `VmFault::relock` are the only ways of a fault to a guard of
+// entries.
 unsafe impl<M: Machine> CanInstall<M> for Speculation<'_, M> {}
 
-// SAFETY: the tables under a VMA are freed after `unlink_anon_vmas` has taken the root's lock for writing, so those of the VMAs
-// that are linked to the family stay while the lock is held. Under an rmap lock entries may be looked at and cleared, never
-// filled: munmap clears them before it unlinks, and would not come by again.
+// SAFETY: the tables under a VMA are freed after `unlink_anon_vmas` has taken the root's lock for writing, so
+// those of the VMAs that are linked to the family stay while the lock is held. Under an rmap lock entries may
+// be looked at and cleared, never filled: munmap clears them before it unlinks, and would not come by again.
 unsafe impl<M: Machine> StableVma<M> for AnonVmaReadGuard<'_, M> {
     /// A walk opens the space of each VMA that it finds in the family's trees.
     #[inline(always)]

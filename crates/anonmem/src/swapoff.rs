@@ -18,8 +18,9 @@ impl<M: Machine> Vm<M> {
     /// Stops swapping to `device`: brings everything back that is on it, while faults go on.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if it is not in use, [`Error::OutOfMemory`] if what is on it does not fit into memory: the
-    /// device goes on being used. A page that cannot be read is lost; whoever accesses it gets a SIGBUS.
+    /// [`Error::Invalid`] if it is not in use, [`Error::OutOfMemory`] if what is on it does not fit into
+    /// memory: the device goes on being used. A page that cannot be read is lost; whoever accesses it gets a
+    /// SIGBUS.
     #[doc(alias = "swapoff")]
     pub fn swap_off(&self, device: u8) -> Result<(), Error> {
         let place = self.swap.devices.get(usize::from(device)).filter(|place| place.is_on());
@@ -40,7 +41,8 @@ impl<M: Machine> Vm<M> {
             // Acquire pairs with the Release of the users' drops.
             place.users.fetch_sub(1, Ordering::AcqRel);
             place.idle.wait_until(&|| place.users.load(Ordering::Acquire) == 0);
-            // Without users none can come; but one that found the device open may have claimed a slot since we looked.
+            // Without users none can come; but one that found the device open may have claimed a slot since
+            // we looked.
             if place.used() == 0 {
                 break;
             }

@@ -79,7 +79,8 @@ impl<'f, M: Machine> FolioGuard<'f, M> {
         Ok(Shared { frames: folio.frames, page: folio.head })
     }
 
-    /// Takes the folio out of everybody's reach, if the reference is the only count of it: nobody can get the folio any more.
+    /// Takes the folio out of everybody's reach, if the reference is the only count of it: nobody can get the
+    /// folio any more.
     ///
     /// # Errors
     /// The reference, if others have a count, or it is of another folio.

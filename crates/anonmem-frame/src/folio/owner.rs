@@ -1,7 +1,7 @@
 //! What only an owner may do to a folio: change its state.
 //!
-//! A count keeps the frames a folio. Without one, the bits that are set could be those of a page table by the time that they
-//! are set.
+//! A count keeps the frames a folio. Without one, the bits that are set could be those of a page table by the
+//! time that they are set.
 
 use super::{Exclusive, ExclusiveRef, Folio, FolioGuard, FolioPin, FolioRef, Shared, SharedRef, ShmMap};
 use crate::meta::{encode_entry, flags};
@@ -13,14 +13,15 @@ mod sealed {
     pub trait Sealed {}
 }
 
-/// Whoever has a count of a folio, a look at an entry that has one, or the folio's lock, with which it is not freed.
+/// Whoever has a count of a folio, a look at an entry that has one, or the folio's lock, with which it is not
+/// freed.
 pub trait FolioOwner<'f, M: Machine>: sealed::Sealed {
     /// The folio.
     #[doc(hidden)]
     fn owned(&self) -> Folio<'f, M>;
 
-    /// Takes the folio lock; sleeps while it is held. A folio that is freed while it is locked is a panic: let go of the lock
-    /// before the last count.
+    /// Takes the folio lock; sleeps while it is held. A folio that is freed while it is locked is a panic:
+    /// let go of the lock before the last count.
     #[doc(alias = "folio_lock")]
     fn lock(&self) -> FolioGuard<'f, M> {
         FolioGuard::lock(self.owned())

@@ -1,22 +1,24 @@
 //! Faults that hold no VMA lock at all.
 //!
-//! What a fault needs to know of its VMA is read once, with the version of the VMA's write lock ([`Speculation`]). Page tables are
-//! walked in an RCU section, so a table that is unlinked meanwhile stays a table. The page is made; then, under the
-//! page-table lock and before the entry is filled, two things are asked again: is the version the same, and is this
-//! still the table for the address?
+//! What a fault needs to know of its VMA is read once, with the version of the VMA's write lock
+//! ([`Speculation`]). Page tables are walked in an RCU section, so a table that is unlinked meanwhile stays a
+//! table. The page is made; then, under the page-table lock and before the entry is filled, two things are
+//! asked again: is the version the same, and is this still the table for the address?
 //!
-//! Why that is enough. Whoever changes the VMA write-locks it first, which changes the version, and afterwards takes the
-//! lock of every page table in it. If our check comes first, our entry is there when the writer takes the page-table
-//! lock, and it is cleared, moved or write-protected like any other. If the writer's section under the page-table lock came first, our
-//! taking the same lock makes its new version visible, and we refuse. In particular the anon_vma that was
-//! read is one that the VMA is linked to when the page is installed, so every rmap walk for the page reaches it;
-//! that the address still lies in the VMA is implied, and asserted only there.
+//! Why that is enough. Whoever changes the VMA write-locks it first, which changes the version, and
+//! afterwards takes the lock of every page table in it. If our check comes first, our entry is there when the
+//! writer takes the page-table lock, and it is cleared, moved or write-protected like any other. If the
+//! writer's section under the page-table lock came first, our taking the same lock makes its new version
+//! visible, and we refuse. In particular the anon_vma that was read is one that the VMA is linked to when the
+//! page is installed, so every rmap walk for the page reaches it; that the address still lies in the VMA is
+//! implied, and asserted only there.
 //!
-//! Refused, to the VMA's lock: no VMA at the address (a stack may grow), a VMA that is being changed, no anon_vma yet, a missing
-//! table, pages that come from a source or a shared object; and whatever would have to wait: for a swap device, for memory, for a
-//! folio's lock.
+//! Refused, to the VMA's lock: no VMA at the address (a stack may grow), a VMA that is being changed, no
+//! anon_vma yet, a missing table, pages that come from a source or a shared object; and whatever would have
+//! to wait: for a swap device, for memory, for a folio's lock.
 //!
-//! Linux: the series "Speculative page faults" (v9, 2018), never merged. Differs: the version is that of the per-VMA lock.
+//! Linux: the series "Speculative page faults" (v9, 2018), never merged. Differs: the version is that of the
+//! per-VMA lock.
 
 use crate::{
     fault::vm_fault::FaultGuard,
@@ -73,8 +75,9 @@ impl<'a, M: Machine> Speculation<'a, M> {
         let rcu = vm.rcu.read_lock();
         let id = vm.find_vma_unlocked(slot, mm, va)?;
         let vma = vm.vma(id);
-        // The sequence first. Races with munmap: a section that had locked the VMA before the version was read, and ends before
-        // the sequence is, would look like one of long ago, though the VMA was still attached when that was asked.
+        // The sequence first. Races with munmap: a section that had locked the VMA before the version was
+        // read, and ends before the sequence is, would look like one of long ago, though the VMA was still
+        // attached when that was asked.
         let seq = slot.lock_seq();
         let version = vma.lock.version();
         if vma.mm() != Some(mm) || !vma.lock.is_attached() {

@@ -228,7 +228,8 @@ impl<'a, M: Machine, G: FaultGuard<M>> VmFault<'a, M, G> {
         Attrs { prot: self.flags.protection(), young: true, dirty, uffd_wp: false }
     }
 
-    /// What the entry for a copy says. A page that is only unshared is not written yet: the first write says so.
+    /// What the entry for a copy says. A page that is only unshared is not written yet: the first write says
+    /// so.
     pub(super) fn attrs_of_copy(&self) -> Attrs {
         let attrs = self.attrs();
         match self.access {

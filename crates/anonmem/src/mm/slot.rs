@@ -1,7 +1,7 @@
 //! What an address space is made of.
 //!
-//! An [`MmSlot`] is type-stable like everything that rmap walks can reach: it may become another address space while
-//! somebody still looks at it. Its owner is [`Mm`](super::Mm).
+//! An [`MmSlot`] is type-stable like everything that rmap walks can reach: it may become another address
+//! space while somebody still looks at it. Its owner is [`Mm`](super::Mm).
 //!
 //! Linux: include/linux/mm_types.h `struct mm_struct`.
 
@@ -17,16 +17,19 @@ use core::mem::offset_of;
 
 /// An address space's slot.
 ///
-/// What every fault changes (`MmPages`) and what it only reads (`space`) lie apart from what changing a mapping writes, so that faults are
-/// not slowed down by a thread that maps, beyond the two words that tell them of it (`lock_seq`, the tree's sequence).
+/// What every fault changes (`MmPages`) and what it only reads (`space`) lie apart from what changing a
+/// mapping writes, so that faults are not slowed down by a thread that maps, beyond the two words that tell
+/// them of it (`lock_seq`, the tree's sequence).
 pub(crate) struct MmSlot<M: Machine> {
     /// Owners; 0 means free, or ended, or ending.
     pub(super) users: Atomic<u32, M>,
-    /// What keeps the slot: one for all users together, one for each [`MmGrab`](super::MmGrab) (Linux: `mm_count`).
+    /// What keeps the slot: one for all users together, one for each [`MmGrab`](super::MmGrab) (Linux:
+    /// `mm_count`).
     pub(super) grabs: Atomic<u32, M>,
     pub(crate) mmap_lock: RwSem<M, MmapLock, ()>,
-    /// Odd while the mmap lock is held for writing; a VMA whose `seq` equals it is write-locked. 64 bits: a program that
-    /// takes the lock 2^31 times, in minutes, must not meet a VMA that was write-locked when it began.
+    /// Odd while the mmap lock is held for writing; a VMA whose `seq` equals it is write-locked. 64 bits: a
+    /// program that takes the lock 2^31 times, in minutes, must not meet a VMA that was write-locked when it
+    /// began.
     pub(super) lock_seq: Atomic<u64, M>,
     pub(crate) space: CachePadded<AddressSpace<M>>,
     /// Pages in use.
@@ -80,7 +83,8 @@ pub(crate) struct MmCounts<M> {
 }
 
 impl<M: Machine> MmCounts<M> {
-    /// Counts `pages` of a VMA with `flags`, or uncounts them if negative. The commit charge itself is the caller's.
+    /// Counts `pages` of a VMA with `flags`, or uncounts them if negative. The commit charge itself is the
+    /// caller's.
     #[doc(alias = "vm_stat_account")]
     pub(crate) fn add_vma(&self, flags: VmFlags, pages: i64) {
         let add = |counter: &Plain<u64, M>, when: bool| {
@@ -228,7 +232,8 @@ impl<M: Machine> MmSlot<M> {
     #[doc(alias = "mm_lock_seq")]
     #[inline]
     pub(crate) fn lock_seq(&self) -> u64 {
-        // Acquire pairs with the Release of `MmapWriteGuard`'s drop: if it moved on, what the writer wrote is seen.
+        // Acquire pairs with the Release of `MmapWriteGuard`'s drop: if it moved on, what the writer wrote is
+        // seen.
         self.lock_seq.load(Ordering::Acquire)
     }
 }

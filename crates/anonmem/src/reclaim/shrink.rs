@@ -1,7 +1,7 @@
 //! The clock: choosing folios and making them leave.
 //!
-//! Folios leave in batches ([`PageoutBatch`]): each is locked and unmapped; then one flush makes all CPUs forget all of them; then they
-//! are written and freed.
+//! Folios leave in batches ([`PageoutBatch`]): each is locked and unmapped; then one flush makes all CPUs
+//! forget all of them; then they are written and freed.
 //!
 //! Linux: mm/vmscan.c `shrink_folio_list`, `pageout`, `folio_check_references`; mm/page_io.c `swap_writeout`.
 
@@ -94,8 +94,8 @@ impl<M: Machine> Vm<M> {
         freed
     }
 
-    /// Makes one folio leave, whoever maps it and however lately it was used, and says whether it is free now: for machines
-    /// that want a certain frame back, and for tests.
+    /// Makes one folio leave, whoever maps it and however lately it was used, and says whether it is free
+    /// now: for machines that want a certain frame back, and for tests.
     ///
     /// # Locks
     /// The caller holds no folio, anon_vma or spin lock. Sleeps.
@@ -107,7 +107,8 @@ impl<M: Machine> Vm<M> {
     }
 
     /// Whether somebody else holds a reference, such as a fault that is copying the page: its frame would not
-    /// become free, and the fault would find its page gone, bring it back, and ask for memory again, for ever.
+    /// become free, and the fault would find its page gone, bring it back, and ask for memory again, for
+    /// ever.
     fn is_in_use(&self, folio: Folio<'_, M>) -> bool {
         let cached = folio.swap_entry().is_some_and(|entry| self.swap_caches(entry, folio));
         folio.counts().refs() > 1 + u64::from(cached)
@@ -154,7 +155,8 @@ impl<M: Machine> Vm<M> {
             return Shrunk::Kept;
         }
         self.count(Event::SwapOut);
-        // Somebody may wait for the lock already: he finds that the page is no longer the slot's, and reads it again.
+        // Somebody may wait for the lock already: he finds that the page is no longer the slot's, and reads
+        // it again.
         self.swap_uncache(swap.entry(), &lock);
         drop(lock);
         Shrunk::Freed
@@ -229,7 +231,8 @@ impl<'v, M: Machine> PageoutBatch<'v, M> {
         }
         // Somebody who has it locked is using it; besides, the caller may be below a fault that has.
         let Some(lock) = page.try_lock() else { return Shrunk::Kept };
-        // A folio that leaves the swap cache without the lock forgets its entry a moment later, and the device may go meanwhile.
+        // A folio that leaves the swap cache without the lock forgets its entry a moment later, and the
+        // device may go meanwhile.
         let device = folio.swap_entry().map(|entry| vm.swap.get(entry).get_user());
         if matches!(device, Some(None)) || vm.is_in_use(folio) {
             return Shrunk::Kept;

@@ -7,8 +7,8 @@ use anonmem_frame::{Folio, FolioOwner};
 use anonmem_hal::{Machine, PAGE_SIZE, Pfn, Present, Pte, SoftLeaf, Va, VaRange};
 use anonmem_pgtable::{Mapped, PteGuard, StableVma};
 
-/// Mappings of consecutive pages that a walk met in one table, which is locked: a [`Batch`](anonmem_pgtable::Batch) of the
-/// folio's.
+/// Mappings of consecutive pages that a walk met in one table, which is locked: a
+/// [`Batch`](anonmem_pgtable::Batch) of the folio's.
 pub struct RmapHit<'a, 'v, M: Machine, G> {
     /// The VMA that maps the page.
     pub vma: VmaId,
@@ -79,8 +79,8 @@ pub(super) fn find_mapping<'a, 'v: 'a, M: Machine, G: StableVma<M>>(
 const LOOK_AROUND: u64 = 64;
 
 impl<M: Machine, G: StableVma<M>> RmapHit<'_, '_, M, G> {
-    /// Takes the accessed bits of the entries around, whose table is locked already, and notes them at their folios: pages that lie
-    /// together are used together, and reclaim need not walk to each of them.
+    /// Takes the accessed bits of the entries around, whose table is locked already, and notes them at their
+    /// folios: pages that lie together are used together, and reclaim need not walk to each of them.
     #[doc(alias = "lru_gen_look_around")]
     pub(super) fn look_around(&mut self) {
         let window = LOOK_AROUND * PAGE_SIZE as u64;

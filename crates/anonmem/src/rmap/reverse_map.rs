@@ -1,15 +1,17 @@
 //! What the rest of the memory manager asks of a reverse map.
 //!
-//! A page carries a *stamp*, from which all entries that may map it are found. A back end says what a stamp is, how VMAs come to
-//! be found by it, and which lock keeps them: sets of VMAs ([`AnonVmas`](super::anon_vmas::AnonVmas)) are one. Nothing outside this
-//! folder names what belongs to one back end; [`Rmap`](super::Rmap) says which one is compiled.
+//! A page carries a *stamp*, from which all entries that may map it are found. A back end says what a stamp
+//! is, how VMAs come to be found by it, and which lock keeps them: sets of VMAs
+//! ([`AnonVmas`](super::anon_vmas::AnonVmas)) are one. Nothing outside this folder names what belongs to one
+//! back end; [`Rmap`](super::Rmap) says which one is compiled.
 //!
 //! The contract, whatever the back end:
 //!
-//! - A walk under [`lock`](ReverseMap::lock) meets every entry that maps the folio for the whole walk, and an entry that moves
-//!   meanwhile at least once.
-//! - A page that may be shared has a stamp by which all of its mappers are found ([`shared_stamp`](ReverseMap::shared_stamp)), in
-//!   parents, children and siblings; a page of one mapper may have a younger one.
+//! - A walk under [`lock`](ReverseMap::lock) meets every entry that maps the folio for the whole walk, and an
+//!   entry that moves meanwhile at least once.
+//! - A page that may be shared has a stamp by which all of its mappers are found
+//!   ([`shared_stamp`](ReverseMap::shared_stamp)), in parents, children and siblings; a page of one mapper
+//!   may have a younger one.
 //! - Everything that can fail does so before anything has changed.
 
 use crate::{
@@ -29,7 +31,8 @@ pub(crate) trait ReverseMap<M: Machine> {
     /// What a page carries.
     type Stamp: Copy;
 
-    /// The lock under which the mappers of a page stand still; entries may be looked at and cleared under it, never filled.
+    /// The lock under which the mappers of a page stand still; entries may be looked at and cleared under it,
+    /// never filled.
     type Locked<'v>: StableVma<M>
     where
         M: 'v;
@@ -49,13 +52,15 @@ pub(crate) trait ReverseMap<M: Machine> {
     /// [`OutOfMemory`].
     fn prepare(objects: &Objects<M>, mm: MmapHeld<'_, M>, id: VmaId) -> Result<Self::Stamp, OutOfMemory>;
 
-    /// Lets the pages of `parent` be found in `child`, its copy in another address space that is in no tree yet.
+    /// Lets the pages of `parent` be found in `child`, its copy in another address space that is in no tree
+    /// yet.
     ///
     /// # Errors
     /// [`OutOfMemory`]: the child is as it was.
     fn fork(objects: &Objects<M>, child: VmaId, parent: VmaId) -> Result<(), OutOfMemory>;
 
-    /// Lets the pages of `lower` be found in `upper` as well, which is to take its upper part and is in no tree yet.
+    /// Lets the pages of `lower` be found in `upper` as well, which is to take its upper part and is in no
+    /// tree yet.
     ///
     /// # Errors
     /// [`OutOfMemory`]: the upper one is as it was.
@@ -77,7 +82,8 @@ pub(crate) trait ReverseMap<M: Machine> {
         eaten: impl Iterator<Item = VmaId>,
     ) -> Result<(), OutOfMemory>;
 
-    /// Runs `change`, which gives the VMAs of `moved`, all of one family, new ranges: a walk sees them before it or after it.
+    /// Runs `change`, which gives the VMAs of `moved`, all of one family, new ranges: a walk sees them before
+    /// it or after it.
     ///
     /// # Locks
     /// The mmap lock for writing.

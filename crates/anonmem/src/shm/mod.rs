@@ -41,7 +41,8 @@ impl<M: Machine> Objects<M> {
     /// Makes an object of `pages` pages, with one user; they are promised, not allocated. Does not reclaim.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`], [`Error::Limit`] beyond the commit limit, [`Error::Invalid`] if it is larger than the page-table format can name.
+    /// [`Error::OutOfMemory`], [`Error::Limit`] beyond the commit limit, [`Error::Invalid`] if it is larger
+    /// than the page-table format can name.
     pub(crate) fn shm_make(&self, pages: u64, promise: Promise) -> Result<ShmId, Error> {
         if pages > M::Arch::USER_END.page() {
             return Err(Error::Invalid("a shared object larger than an address space"));
@@ -141,8 +142,8 @@ impl<M: Machine> Objects<M> {
         self.shm_find(self.shm(id), offset(index)).is_some()
     }
 
-    /// Makes a range of an object read as zeroes (`MADV_REMOVE`). Pages that only the object has are freed; those that
-    /// somebody maps, or holds, are zeroed in place, because nothing finds their mappers.
+    /// Makes a range of an object read as zeroes (`MADV_REMOVE`). Pages that only the object has are freed;
+    /// those that somebody maps, or holds, are zeroed in place, because nothing finds their mappers.
     pub fn shm_punch(&self, id: ShmId, first: u64, pages: u64) {
         let object = self.shm(id);
         let range = VaRange { start: offset(first), end: offset(first + pages) };
@@ -151,7 +152,8 @@ impl<M: Machine> Objects<M> {
             for va in part.iter_pages() {
                 let Mapped::Shm(present) = entries.mapped(va) else { continue };
                 let folio = self.frames.folio(present.pfn).expect("the object's entry owns the page");
-                // New mappings start with a reference that is taken under this lock, so being the only one lasts.
+                // New mappings start with a reference that is taken under this lock, so being the only one
+                // lasts.
                 if folio.counts().total() == 1 {
                     drop(entries.clear(va).unmap().ok());
                     self.uncommit(u64::from(object.is_sparse()));
@@ -177,7 +179,8 @@ impl<M: Machine> Objects<M> {
         Ok(old)
     }
 
-    /// Takes the pages from `first` up to `end` out of an object. Nobody maps them any more, or will not for long.
+    /// Takes the pages from `first` up to `end` out of an object. Nobody maps them any more, or will not for
+    /// long.
     pub(crate) fn shm_cut(&self, id: ShmId, first: u64, end: u64) {
         let object = self.shm(id);
         let range = VaRange { start: offset(first), end: offset(end) };

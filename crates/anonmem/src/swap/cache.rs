@@ -1,6 +1,7 @@
 //! From a swap entry to its page in memory.
 //!
-//! Linux: mm/swap_state.c `swap_cache_get_folio`, `read_swap_cache_async`, `free_swap_cache`; mm/page_io.c `swap_read_folio`.
+//! Linux: mm/swap_state.c `swap_cache_get_folio`, `read_swap_cache_async`, `free_swap_cache`; mm/page_io.c
+//! `swap_read_folio`.
 
 use crate::{events::Event, objects::Objects, swap::slot::SwapRef};
 use anonmem_frame::{Folio, FolioGuard, FolioOwner, FolioRef, NewFolio};
@@ -32,8 +33,8 @@ impl<M: Machine> Objects<M> {
         self.swap.get(entry).slots().caches(&self.frames, entry.offset, folio.pfn())
     }
 
-    /// Makes `new` the cached page of `entry` and fills it. It is in the cache, locked, before it is read: there is one
-    /// reader per slot, and others wait for the lock. The caller keeps the device.
+    /// Makes `new` the cached page of `entry` and fills it. It is in the cache, locked, before it is read:
+    /// there is one reader per slot, and others wait for the lock. The caller keeps the device.
     ///
     /// # Errors
     /// [`IoError`]; the page is out of the cache again.
@@ -57,8 +58,8 @@ impl<M: Machine> Objects<M> {
             self.machine().swap_read(entry.device, entry.offset, page.pfn())
         };
         if read.is_err() && !self.swap_uncache(entry, &lock) {
-            // Only the last owner of a count takes the page of another out of the cache: the slot was freed, and discarded,
-            // under the read. That is no error of the device, and nobody misses the page.
+            // Only the last owner of a count takes the page of another out of the cache: the slot was freed,
+            // and discarded, under the read. That is no error of the device, and nobody misses the page.
             return Ok(SwapIn::Changed);
         }
         drop(lock);

@@ -1,7 +1,8 @@
 //! Allocating swap slots, and owning them.
 //!
-//! Each CPU allocates from a cluster of its own, so that CPUs do not meet and pages that leave together lie together. A free slot is
-//! taken by a compare-exchange on its word; the device's lock is taken only to find another cluster.
+//! Each CPU allocates from a cluster of its own, so that CPUs do not meet and pages that leave together lie
+//! together. A free slot is taken by a compare-exchange on its word; the device's lock is taken only to find
+//! another cluster.
 //!
 //! Linux: mm/swapfile.c `folio_alloc_swap`, `swap_range_free`. Differs: clusters are counted, not listed.
 
@@ -66,13 +67,15 @@ impl<M: Machine> Drop for SwapRef<'_, M> {
         }
         device.slots.finish_free(&objects.frames, slot);
         device.cluster_free.get(&objects.frames, entry.offset / CLUSTER).fetch_add(1, Ordering::Relaxed);
-        // Release pairs with the Acquire of `used`: swapoff frees the arrays only after we are done with them.
+        // Release pairs with the Acquire of `used`: swapoff frees the arrays only after we are done with
+        // them.
         device.nr_free.fetch_add(1, Ordering::Release);
     }
 }
 
 impl<M: Machine> Objects<M> {
-    /// Another count of a slot that somebody has a count of: of one that a locked swap entry owns, for example.
+    /// Another count of a slot that somebody has a count of: of one that a locked swap entry owns, for
+    /// example.
     ///
     /// # Errors
     /// [`SlotCountOverflow`].
@@ -84,8 +87,8 @@ impl<M: Machine> Objects<M> {
         Ok(SwapRef::own(self, count))
     }
 
-    /// Takes a free slot for the page of `page`, which is locked: the page is in the swap cache from now on. The count that
-    /// is returned keeps the slot.
+    /// Takes a free slot for the page of `page`, which is locked: the page is in the swap cache from now on.
+    /// The count that is returned keeps the slot.
     ///
     /// # Errors
     /// The reference, if all devices are full.

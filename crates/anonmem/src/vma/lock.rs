@@ -1,8 +1,8 @@
 //! The lock of a VMA: faults take it for reading instead of the mmap lock.
 //!
-//! A reader counts itself in `refcount`. A writer holds the mmap lock for writing, waits until it is alone, and writes the
-//! address space's lock sequence into `seq`: the VMA is write-locked for as long as the two are equal, so all VMAs are
-//! unlocked at once when the mmap lock is let go and its sequence moves on.
+//! A reader counts itself in `refcount`. A writer holds the mmap lock for writing, waits until it is alone,
+//! and writes the address space's lock sequence into `seq`: the VMA is write-locked for as long as the two
+//! are equal, so all VMAs are unlocked at once when the mmap lock is let go and its sequence moves on.
 //!
 //! | `refcount` | meaning |
 //! |---|---|
@@ -11,15 +11,17 @@
 //! | 1 + n | attached, n readers (some of them about to find out that it is write-locked) |
 //! | + `WRITER` | a writer waits for the readers; no new ones |
 //!
-//! A slot is type-stable: between finding a VMA in the tree and locking it, it may have become another VMA, of another
-//! address space. So after locking, owner, sequence and bounds are asked. A recycled slot whose `seq` happens to equal
-//! the sequence of its new address space looks locked: that costs a fallback, never more.
+//! A slot is type-stable: between finding a VMA in the tree and locking it, it may have become another VMA,
+//! of another address space. So after locking, owner, sequence and bounds are asked. A recycled slot whose
+//! `seq` happens to equal the sequence of its new address space looks locked: that costs a fallback, never
+//! more.
 //!
-//! `version` counts the write locks that a slot has seen. Speculative faults take no lock; they remember it. It and the sequences
-//! have 64 bits, so that none comes round to a value that somebody remembers.
+//! `version` counts the write locks that a slot has seen. Speculative faults take no lock; they remember it.
+//! It and the sequences have 64 bits, so that none comes round to a value that somebody remembers.
 //!
-//! Linux: include/linux/mmap_lock.h `vma_start_read`, `__vma_start_write`, mm/mmap_lock.c `lock_vma_under_rcu` (6.15).
-//! Differs: `version`; 64 bits (Linux's sequence has 32, and wraps); lookups need no RCU because nodes and VMAs are type-stable.
+//! Linux: include/linux/mmap_lock.h `vma_start_read`, `__vma_start_write`, mm/mmap_lock.c
+//! `lock_vma_under_rcu` (6.15). Differs: `version`; 64 bits (Linux's sequence has 32, and wraps); lookups
+//! need no RCU because nodes and VMAs are type-stable.
 
 use super::reshape::Reshaping;
 use crate::{
@@ -70,22 +72,24 @@ impl<M: Machine> Vma<M> {
         Err(refusal)
     }
 
-    /// Makes the VMA one that can be found and, once the mmap lock is let go, locked. What it says is complete.
+    /// Makes the VMA one that can be found and, once the mmap lock is let go, locked. What it says is
+    /// complete.
     #[doc(alias = "vma_mark_attached")]
     pub(crate) fn attach(&self, guard: &MmapWriteGuard<'_, M>) {
         anonmem_hal::debug_check!(M, !self.lock.is_attached(), "attached twice");
-        // The version changes before and after: a fault that remembers the slot's former use and sees this sequence, which is
-        // another address space's and may look like one of long ago, sees a new version too; and whoever sees the last
-        // version sees this sequence.
+        // The version changes before and after: a fault that remembers the slot's former use and sees this
+        // sequence, which is another address space's and may look like one of long ago, sees a new version
+        // too; and whoever sees the last version sees this sequence.
         self.lock.next_version();
         self.lock.seq.store(guard.slot().lock_seq(), Ordering::Relaxed);
         self.lock.next_version();
-        // Release pairs with the Acquire in `start_read`: whoever counts himself finds it complete, and locked.
+        // Release pairs with the Acquire in `start_read`: whoever counts himself finds it complete, and
+        // locked.
         self.lock.refcount.store(1, Ordering::Release);
     }
 
-    /// Ends that. The VMA is write-locked and out of the tree; waits for those who found it before and are about to
-    /// learn that it is locked.
+    /// Ends that. The VMA is write-locked and out of the tree; waits for those who found it before and are
+    /// about to learn that it is locked.
     #[doc(alias = "vma_mark_detached")]
     pub(crate) fn detach(&self, guard: &MmapWriteGuard<'_, M>) {
         let _ = self.start_write(guard);
@@ -94,7 +98,8 @@ impl<M: Machine> Vma<M> {
         spin_until::<M>(&|| self.lock.refcount.load(Ordering::Acquire) == 0);
     }
 
-    /// Write-locks the VMA until the mmap lock is let go: no fault of it runs, and none that runs without its lock commits.
+    /// Write-locks the VMA until the mmap lock is let go: no fault of it runs, and none that runs without its
+    /// lock commits.
     ///
     /// Must come before anything that a fault reads is changed: fields, and page-table entries other than by
     /// the rules that rmap walks keep.
@@ -189,8 +194,9 @@ impl<M: Machine> Objects<M> {
 
     /// The VMA that covers `va`, or did a moment ago: all of it must be asked again when the VMA is held.
     ///
-    /// The one that this CPU found last comes first. A thread that maps changes the tree, and a fault that looks into the tree
-    /// waits for the cache lines that it wrote; a VMA that is not changed is only asked whether it is the one.
+    /// The one that this CPU found last comes first. A thread that maps changes the tree, and a fault that
+    /// looks into the tree waits for the cache lines that it wrote; a VMA that is not changed is only asked
+    /// whether it is the one.
     #[doc(alias = "vmacache_find")]
     pub(crate) fn find_vma_unlocked(&self, slot: &MmSlot<M>, mm: MmId, va: Va) -> Result<VmaId, Refusal> {
         let last = self.last_vma.this();

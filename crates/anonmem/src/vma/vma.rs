@@ -21,7 +21,8 @@ use core::{mem::offset_of, num::NonZeroU64};
 pub(crate) enum Backing {
     /// Zeroes.
     Anonymous,
-    /// The bytes of a source from offset `pgoff`; a page is filled at its first touch and anonymous from then on.
+    /// The bytes of a source from offset `pgoff`; a page is filled at its first touch and anonymous from then
+    /// on.
     Source(SourceId),
     /// The pages of a shared object from index `pgoff`.
     Shared(ShmId),
@@ -158,7 +159,8 @@ impl<M: Machine> Vma<M> {
     #[doc(alias = "linear_page_index")]
     #[inline]
     pub(crate) fn index_of(&self, va: Va) -> u64 {
-        // Wrapping: a speculative fault may read a start that is another range's, and looks at the version afterwards.
+        // Wrapping: a speculative fault may read a start that is another range's, and looks at the version
+        // afterwards.
         self.pgoff().wrapping_add(va.0.wrapping_sub(self.start().0) >> PAGE_SHIFT)
     }
 
@@ -261,9 +263,9 @@ impl<M: Machine> VmaLock<M> {
         self.seq.load(Ordering::Relaxed) == slot.lock_seq()
     }
 
-    /// Whether a writer has it, or has had it, in the section of the address space that `seq` is of or in a later one.
-    /// If not, the section that made the version that was read is over, and all that it wrote is seen: `seq` was
-    /// loaded before the version, with Acquire.
+    /// Whether a writer has it, or has had it, in the section of the address space that `seq` is of or in a
+    /// later one. If not, the section that made the version that was read is over, and all that it wrote is
+    /// seen: `seq` was loaded before the version, with Acquire.
     pub(crate) fn was_write_locked_since(&self, seq: u64) -> bool {
         self.seq.load(Ordering::Relaxed) >= seq
     }

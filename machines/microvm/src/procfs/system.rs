@@ -13,7 +13,8 @@ use anonmem_oslib::text::field;
 use anonmem_oslib::vfs::{FileType, Synthetic};
 use core::fmt::Write;
 
-/// The release that programs are told: the Linux whose memory calls these are like (`mremap` of several mappings is of 6.17).
+/// The release that programs are told: the Linux whose memory calls these are like (`mremap` of several
+/// mappings is of 6.17).
 pub const RELEASE: &str = "6.17.0-anonmem";
 /// The version string that programs are told.
 pub const VERSION: &str = "#1 SMP PREEMPT";

@@ -95,7 +95,8 @@ impl FileData {
         self.size
     }
 
-    /// Gives the memory that the file's own pages take, in units of 512 bytes; what a store has is the store's to say.
+    /// Gives the memory that the file's own pages take, in units of 512 bytes; what a store has is the
+    /// store's to say.
     pub fn blocks(&self) -> u64 {
         (self.pages.len() as u64 + (self.base.len() as u64).div_ceil(PAGE as u64)) * 8
     }
