@@ -245,8 +245,8 @@ impl<'f, M: Machine> Cleared<'f, M> {
     #[cold]
     unsafe fn from_soft(frames: &'f Frames<M>, leaf: SoftLeaf) -> Self {
         match leaf {
-            // SAFETY: a swap entry owns a count of its slot, and this one no longer exists.
             SoftLeaf::Swap { entry, bits } => {
+                // SAFETY: a swap entry owns a count of its slot, and this one no longer exists.
                 Self::Swap(unsafe { SwapCount::from_entry(frames, entry) }, bits)
             }
             SoftLeaf::Migration { pfn, bits } => {

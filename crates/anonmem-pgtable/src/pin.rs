@@ -107,11 +107,11 @@ impl<M: Machine> AddressSpace<M> {
         let first = M::Arch::index(range.start, 0);
         let words = &entries(frames, table)[first..first + range.pages().0 as usize];
         let mut tried = [const { None }; BATCH as usize];
-        let mut n = 0;
-        for word in words {
-            let Some(one) = Tried::pin(frames, word, access) else { break };
-            tried[n] = Some(one);
-            n += 1;
+        for (place, word) in tried.iter_mut().zip(words) {
+            *place = Tried::pin(frames, word, access);
+            if place.is_none() {
+                break;
+            }
         }
         pin_protocol::pins_are_counted::<M>();
         // Whatever fails from here on is unpinned with `tried`.
