@@ -192,8 +192,8 @@ pub(super) fn svg(page: &Page<'_>, trace: &Trace) -> String {
     for row in &rows {
         picture.row(starts[row.cpu], starts[row.cpu + 1], row);
     }
-    for cpu in 0..trace.captions.len() {
-        let (x, end, cpu_hue) = (starts[cpu] - 8, picture.y - LINE, cpu % HUES.len());
+    for (cpu, start) in starts.iter().take(trace.captions.len()).enumerate() {
+        let (x, end, cpu_hue) = (start - 8, picture.y - LINE, cpu % HUES.len());
         writeln!(
             picture.out,
             "<line x1=\"{x}\" x2=\"{x}\" y1=\"{}\" y2=\"{end}\" class=\"line{cpu_hue}\"/>",

@@ -61,18 +61,6 @@ impl CpuSet {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn members_come_out_in_order() {
-        let set = CpuSet(0b1010_0001);
-        assert!(set.iter().eq([0, 5, 7].map(CpuId)));
-        assert_eq!(set.without(CpuId(5)).len(), 2);
-    }
-}
-
 /// How many CPUs a machine may have: how large that is of which there is one per CPU.
 pub trait CpuSlots: 'static {
     /// The most CPUs, at most [`MAX_CPUS`].
@@ -96,5 +84,17 @@ impl<const N: usize> CpuSlots for UpTo<N> {
     #[inline]
     fn make<T>(make: impl FnMut(usize) -> T) -> [T; N] {
         core::array::from_fn(make)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn members_come_out_in_order() {
+        let set = CpuSet(0b1010_0001);
+        assert!(set.iter().eq([0, 5, 7].map(CpuId)));
+        assert_eq!(set.without(CpuId(5)).len(), 2);
     }
 }

@@ -101,10 +101,10 @@ fn a_folio_is_frozen_by_its_only_owner_and_comes_back_as_it_was() {
         let page = reference(ours);
         let (pfn, second) = (page.pfn(), page.clone());
         let lock = page.lock();
-        let page = lock.freeze(page).err().expect("somebody else has a count");
+        let Err(page) = lock.freeze(page) else { panic!("somebody else has a count") };
         assert!(lock.freeze(reference(ours)).is_err(), "another folio");
         drop(second);
-        let frozen = lock.freeze(page).ok().expect("the only count");
+        let Ok(frozen) = lock.freeze(page) else { panic!("it is the only count") };
         assert!(ours.try_get(pfn).is_none(), "nobody can get it");
         let page = frozen.unfreeze();
         assert_eq!((page.folio().counts().refs(), page.folio().counts().total()), (1, 1));

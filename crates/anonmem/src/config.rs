@@ -14,12 +14,12 @@ pub enum LockMode {
     Speculative,
 }
 
-/// What a [`Vm`] is made with.
+/// What a `Vm` is made with.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Config {
     /// What a fault holds.
     pub lock_mode: LockMode,
-    /// How much may be promised at first; [`Vm::set_overcommit`](crate::Vm::set_overcommit) changes it.
+    /// How much may be promised at first; `Vm::set_overcommit` changes it.
     pub overcommit: Overcommit,
     /// The most mappings of one address space. Linux: /proc/sys/vm/max_map_count.
     pub max_map_count: u32,

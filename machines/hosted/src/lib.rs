@@ -1,9 +1,9 @@
 //! anonmem in an ordinary process: threads as CPUs, a software MMU with a TLB per CPU.
 //!
-//! [`Hosted`] is a [`Machine`] that can be wrong in the ways hardware is: a translation that nobody
-//! flushed stays, accessed and dirty bits appear at any moment, and a freed frame is full of poison. So a
-//! memory manager that forgets a flush, loses a reference or reuses a frame too early is caught by the
-//! bytes that a program reads.
+//! [`Hosted`] is a [`Machine`](anonmem_hal::Machine) that can be wrong in the ways hardware is: a translation
+//! that nobody flushed stays, accessed and dirty bits appear at any moment, and a freed frame is full of
+//! poison. So a memory manager that forgets a flush, loses a reference or reuses a frame too early is caught
+//! by the bytes that a program reads.
 //!
 //! - [`arena`], [`failures`]: physical memory; poison, allocation state, injected allocation failure.
 //! - [`sched`]: threads that hold a CPU while they run and give it up while they sleep.

@@ -142,7 +142,11 @@ impl Caller {
                 // What is mapped is looked at page by page.
                 let _ = mm.mincore(at, len.min(1 << 24), &mut |_| ());
                 let what = MlockAll::from_bits_truncate(self.random.below(8) as u32);
-                let _ = if self.random.one_in(4) { mm.mlockall(what) } else { Ok(mm.munlockall()) };
+                if self.random.one_in(4) {
+                    let _ = mm.mlockall(what);
+                } else {
+                    mm.munlockall();
+                }
             }
             14 => {
                 let heap = mm.brk(Va(0));

@@ -32,7 +32,7 @@ pub enum Search {
         /// How many executions.
         executions: u64,
     },
-    /// One execution, as a [`Guide`] says.
+    /// One execution, as a `Guide` says.
     Guided,
 }
 

@@ -20,8 +20,8 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
     /// # Errors
     /// [`Error::OutOfMemory`]; tables that were made stay.
     #[doc(alias = "alloc_new_pmd")]
-    pub(super) fn alloc_new_tables<'a>(
-        &'a self,
+    pub(super) fn alloc_new_tables(
+        &self,
         _write: &VmaWrite<'_, M>,
         from: VaRange,
         to: Va,
@@ -47,7 +47,7 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
 
     /// Moves all entries of `from` to the addresses from `to` on. The tables are there
     /// ([`alloc_new_tables`](Self::alloc_new_tables)).
-    pub(super) fn move_page_tables<'a>(&'a self, _write: &VmaWrite<'_, M>, from: VaRange, to: Va) {
+    pub(super) fn move_page_tables(&self, _write: &VmaWrite<'_, M>, from: VaRange, to: Va) {
         let (frames, space) = (&self.objects.frames, &self.slot().space);
         for (table, part) in space.tables(frames, self, from) {
             if table.lock().is_empty() {

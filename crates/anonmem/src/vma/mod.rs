@@ -28,6 +28,7 @@ mod split;
 #[cfg(test)]
 mod tests;
 pub(crate) mod tree;
+#[expect(clippy::module_inception, reason = "Linux's word for both the folder and the object")]
 pub(crate) mod vma;
 
 #[cfg(test)]

@@ -362,13 +362,13 @@ fn the_lock_sequence_does_not_come_round() {
         let id = mm.map_raw(pages(16, 1), RW_FLAGS, Backing::Anonymous);
         let (vma, slot) = (w.vm.vma(id), mm.slot());
         let guard = mm.write();
-        drop(vma.start_write(&guard));
+        let _ = vma.start_write(&guard);
         let (locked_at, version) = (slot.lock_seq(), vma.lock.version());
         drop(guard);
         slot.preset_lock_seq(locked_at + (1 << 32) - 1);
         let guard = mm.write();
         assert!(!vma.lock.is_write_locked(slot), "locked by a writer of long ago");
-        drop(vma.start_write(&guard));
+        let _ = vma.start_write(&guard);
         assert!(vma.lock.is_write_locked(slot));
         assert_ne!(vma.lock.version(), version, "a speculative fault would not notice");
     });

@@ -60,8 +60,11 @@ pub const SYS_FILES: &[File] = &[
     ("/sys/kernel/mm/transparent_hugepage/enabled", || "always madvise [never]\n".into()),
 ];
 
+/// A setting: its path below `/proc/sys`, and what sets it.
+type Setting = (&'static str, fn(u32) -> Result<()>);
+
 /// What can be set while programs run.
-const SETTABLE: &[(&str, fn(u32) -> Result<()>)] =
+const SETTABLE: &[Setting] =
     &[("vm/overcommit_memory", mm::set_overcommit_mode), ("vm/overcommit_ratio", mm::set_overcommit_ratio)];
 
 /// A file of `/proc/sys`. Writing what it already says is fine; few things can be changed while programs run.

@@ -170,8 +170,8 @@ fn do_select(c: &Call<'_>, deadline: Option<u64>) -> Result<usize> {
     let [readable, writable, urgent] = [0, 1, 2].map(|i| FdSet::read(c.args[i + 1], count, events[i]));
     let mut sets = [readable?, writable?, urgent?];
     let files = c.thread.files();
-    let wanted = (0..count).filter(|&fd| sets.iter().any(|set| set.has(fd)));
-    wanted.map(|fd| files.get(fd as u32).map(drop)).collect::<Result<()>>()?;
+    let mut wanted = (0..count).filter(|&fd| sets.iter().any(|set| set.has(fd)));
+    wanted.try_for_each(|fd| files.get(fd as u32).map(drop))?;
     let look = || {
         let mut n = 0;
         for fd in 0..count {
