@@ -13,6 +13,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <time.h>
 
 static long count_proc(void)
 {
@@ -203,6 +204,16 @@ static void queued_signals(void)
     CHECK(n > 1000, "%ld signals", n);
 }
 
+static void timers(void)
+{
+    long n = 0;
+    timer_t timer;
+    struct sigevent event = {.sigev_notify = SIGEV_NONE};
+    while (n < 100000 && syscall(SYS_timer_create, CLOCK_MONOTONIC, &event, &timer) == 0)
+        n++;
+    CHECK(n == 256 && errno == EAGAIN, "%ld timers", n);
+}
+
 static void unknown_calls(void)
 {
     for (long n = 0; n < 100000; n++)
@@ -225,7 +236,7 @@ static const struct {
     {"processes", processes}, {"zombies", zombies}, {"threads", threads}, {"descriptors", descriptors},
     {"pipes", pipes}, {"messages", messages}, {"interests", interests}, {"mappings", mappings},
     {"files", files}, {"bytes", bytes_of_files}, {"directories", deep_directories}, {"signals", queued_signals},
-    {"calls", unknown_calls}, {"memory", memory},
+    {"timers", timers}, {"calls", unknown_calls}, {"memory", memory},
 };
 
 int main(int count, char **arguments)
