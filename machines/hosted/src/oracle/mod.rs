@@ -126,6 +126,10 @@ impl Oracle {
             // A move of several areas leaves those before the one that failed moved (Linux 6.17).
             Op::Mremap(at, len, how @ (Remap::Fixed(to) | Remap::DontUnmapFixed(to))) if len == at.len => {
                 let Some(space) = self.space(at.space) else { return vec![base] };
+                // Something is mapped at its start, or it was refused before it moved anything.
+                if !space.pages.contains_key(&(at.addr >> anonmem_hal::PAGE_SHIFT)) {
+                    return vec![base];
+                }
                 let ends = space.pages.range(space::numbers(at.addr, at.len)).map(|(number, _)| number + 1);
                 let shorter = ends.map(|end| {
                     let mut state = base.clone();
