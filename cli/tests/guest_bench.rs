@@ -9,6 +9,12 @@ use std::os::unix::fs::PermissionsExt;
 use common::{anonmem, vm_is_there};
 use serde_json::Value;
 
+/// Whether the bench came to its end. 3 says that the machine was too busy for its times to be believed; they are not
+/// what is tested here.
+fn is_measured(output: &std::process::Output) -> bool {
+    matches!(output.status.code(), Some(0 | 3))
+}
+
 #[test]
 fn the_microvm_measures_every_kind_by_processes_and_threads() {
     if !vm_is_there() {
@@ -20,7 +26,7 @@ fn the_microvm_measures_every_kind_by_processes_and_threads() {
     command.args(["bench", "--guest", "--runs", "1", "--seconds", "0.02", "--accel", "tcg", "--ram", "64M"]);
     let output = command.arg("--json").arg(&json).arg("--csv").arg(&csv).output().unwrap();
     let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{stderr}");
+    assert!(is_measured(&output), "{stderr}");
     let document: Value = serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap();
     let rows = document["rows"].as_array().unwrap();
     assert_eq!(rows.len(), 5 * 2 * 2);
@@ -53,7 +59,7 @@ fn one_cpu_and_every_lock_mode_are_measured() {
             .arg(&json);
         let output = command.output().unwrap();
         let stderr = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{lock}: {stderr}");
+        assert!(is_measured(&output), "{lock}: {stderr}");
         let table = String::from_utf8(output.stdout).unwrap();
         assert!(table.contains(&format!("lock mode {lock}")), "{table}");
         let document: Value = serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap();
