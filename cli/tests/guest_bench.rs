@@ -9,8 +9,8 @@ use std::os::unix::fs::PermissionsExt;
 use common::{anonmem, vm_is_there};
 use serde_json::Value;
 
-/// Whether the bench came to its end. 3 says that the machine was too busy for its times to be believed; they are not
-/// what is tested here.
+/// Whether the bench came to its end. 3 says that the machine was too busy for its times to be believed; they
+/// are not what is tested here.
 fn is_measured(output: &std::process::Output) -> bool {
     matches!(output.status.code(), Some(0 | 3))
 }
