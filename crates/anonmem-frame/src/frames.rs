@@ -18,11 +18,11 @@
 
 use crate::{
     buddy::Buddy,
+    class::{Class, Counters, Watermarks},
+    magazine::{CpuPages, PcpLimits},
     memmap::Memmap,
     meta::{Kind, META_BYTES, Meta},
-    pcp::{CpuPages, PcpLimits},
     place::Field,
-    usage::{Class, Counters, Watermarks},
 };
 use anonmem_hal::{Machine, Order, Pfn};
 use anonmem_sync::{Atomic, Level, Ordering::Relaxed, PerCpu, Plain, RawSpin, Spin, order::Zone};
@@ -88,7 +88,7 @@ pub struct Frames<M: Machine> {
     pub(crate) watermarks: Watermarks,
     pub(crate) pcp_limits: PcpLimits,
     pub(crate) pcp: PerCpu<CpuPages<M>, M>,
-    buddy: Spin<M, Zone, Buddy>,
+    pub(crate) buddy: Spin<M, Zone, Buddy>,
     /// Frames on the buddy lists. Under the zone lock.
     pub(crate) buddy_free: Plain<u64, M>,
     /// Pages in blocks larger than one page. Under the zone lock.
@@ -195,102 +195,6 @@ impl<M: Machine> Frames<M> {
         self.next_slab_id.fetch_add(1, Relaxed)
     }
 
-    /// Allocates 2^order frames as `kind`, unless the machine refuses.
-    ///
-    /// The bytes are whatever they were. The metadata of the first frame is 0 but for kind and order; the
-    /// others are [`Kind::Tail`] with the first frame's number in `mapping`.
-    #[inline]
-    pub(crate) fn alloc_block(&self, order: Order, kind: Kind) -> Result<Pfn, OutOfMemory> {
-        if self.machine.admit() { self.alloc_admitted(order, kind) } else { Err(OutOfMemory) }
-    }
-
-    /// [`alloc_block`](Self::alloc_block) for who has asked the machine already.
-    #[inline]
-    pub(crate) fn alloc_admitted(&self, order: Order, kind: Kind) -> Result<Pfn, OutOfMemory> {
-        let class = Class::of(kind).expect("only an allocated kind is allocated");
-        let index = match self.take(order, kind, class) {
-            Some(index) => index,
-            None => self.take_hard(order, kind, class)?,
-        };
-        let pfn = self.memmap.pfn(index);
-        self.machine.allocated(pfn, order);
-        self.memmap.at(index).reset(kind.bits(order), 0);
-        if order != Order::ZERO {
-            self.init_tails(index, order);
-        }
-        Ok(pfn)
-    }
-
-    #[inline(always)]
-    fn take(&self, order: Order, kind: Kind, class: Class) -> Option<u32> {
-        if order == Order::ZERO { self.take_page(class) } else { self.take_block(order, kind, class) }
-    }
-
-    /// Tries again with what the CPUs keep for themselves.
-    #[cold]
-    #[inline(never)]
-    fn take_hard(&self, order: Order, kind: Kind, class: Class) -> Result<u32, OutOfMemory> {
-        self.drain_pcp();
-        self.take(order, kind, class).ok_or(OutOfMemory)
-    }
-
-    fn take_block(&self, order: Order, kind: Kind, class: Class) -> Option<u32> {
-        let floor = if class.may_use_reserve() { 0 } else { self.watermarks.min.0 };
-        self.with_buddy(|buddy| {
-            if u64::from(buddy.free()) < floor + order.pages() {
-                return None;
-            }
-            let index = buddy.take(&self.memmap, order, kind.bits(order))?;
-            self.used_large.add(class, order.pages() as i64);
-            self.note_peak(buddy, 0);
-            Some(index)
-        })
-    }
-
-    fn init_tails(&self, head: u32, order: Order) {
-        let head_pfn = self.memmap.pfn(head).0;
-        for index in head + 1..head + order.pages() as u32 {
-            self.memmap.at(index).reset(Kind::Tail.bits(Order::ZERO), head_pfn);
-        }
-    }
-
-    /// Frees the 2^order frames from `pfn` on, which the caller owns.
-    ///
-    /// # Panics
-    /// If no block of that order is allocated there.
-    #[inline]
-    #[track_caller]
-    pub(crate) fn free_block(&self, pfn: Pfn, order: Order) {
-        let index = self.memmap.index(pfn);
-        let meta = self.memmap.at(index);
-        let flags = meta.flags.load(Relaxed);
-        let Some(class) = Class::of(Kind::of(flags)).filter(|_| Kind::order_of(flags) == order.get()) else {
-            not_allocated(pfn, order, flags)
-        };
-        self.machine.freed(pfn, order);
-        meta.mapping.store(0, Relaxed);
-        if order == Order::ZERO {
-            self.put_page(index, class);
-        } else {
-            self.put_block(index, order, class);
-        }
-    }
-
-    fn put_block(&self, index: u32, order: Order, class: Class) {
-        self.with_buddy(|buddy| {
-            buddy.put(&self.memmap, index, order);
-            self.used_large.add(class, -(order.pages() as i64));
-        });
-    }
-
-    /// Runs `f` under the zone lock.
-    pub(crate) fn with_buddy<R>(&self, f: impl FnOnce(&mut Buddy) -> R) -> R {
-        let mut buddy = self.buddy.lock();
-        let result = f(&mut buddy);
-        self.buddy_free.set(u64::from(buddy.free()));
-        result
-    }
-
     #[inline(always)]
     #[track_caller]
     fn table_meta(&self, table: Pfn) -> &Meta<M> {
@@ -355,17 +259,4 @@ impl<M: Machine> fmt::Debug for Frames<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Frames").field("usage", &self.usage()).finish_non_exhaustive()
     }
-}
-
-#[cold]
-#[inline(never)]
-#[track_caller]
-pub(crate) fn not_allocated(pfn: Pfn, order: Order, flags: u32) -> ! {
-    panic!(
-        "freeing 2^{} frames at {:#x}, which is {:?} of 2^{}: freed twice, or never allocated like that",
-        order.get(),
-        pfn.0,
-        Kind::of(flags),
-        Kind::order_of(flags),
-    )
 }

@@ -402,7 +402,7 @@ fn validate_finds_what_was_planted() {
     plant(|f, _| f.meta(Pfn(512)).set_links(0, 17), "backward link");
     plant(|f, _| f.meta(Pfn(512)).set_links(5000, 0), "longer than it says");
     plant(|f, _| f.meta(Pfn(512)).flags.store(Kind::Buddy.bits(Order::new(8)), Relaxed), "no block starts");
-    plant(|f, _| f.used_large.add(crate::usage::Class::Slab, 1), "slab pages is wrong");
+    plant(|f, _| f.used_large.add(crate::class::Class::Slab, 1), "slab pages is wrong");
 }
 
 fn churn(frames: &Frames<M>, seed: u64, steps: u64) -> Vec<(Pfn, Order, Kind)> {
@@ -471,4 +471,22 @@ fn threads_on_all_cpus_never_get_the_same_frame() {
         threads.into_iter().flat_map(|t| t.join().unwrap()).collect()
     });
     check_usage(&frames, &held);
+}
+
+#[test]
+fn words_of_metadata_are_called_what_they_are() {
+    let frames = frames(16, 64);
+    let table = frames.alloc_table().unwrap();
+    let meta = frames.meta(table.pfn());
+    let words = [
+        core::ptr::from_ref(&meta.aux).addr(),
+        core::ptr::from_ref(&meta.mapping).addr(),
+        core::ptr::from_ref(&meta.private).addr(),
+    ];
+    let names = words.map(|at| format!("{}", frames.place_of(at).unwrap()));
+    let pfn = table.pfn().0;
+    assert_eq!(
+        names,
+        [format!("table#{pfn}.lock"), format!("table#{pfn}.next"), format!("table#{pfn}.used")]
+    );
 }

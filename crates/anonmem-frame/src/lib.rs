@@ -2,12 +2,12 @@
 //!
 //! - [`meta`]: 32 bytes per frame, and what they mean.
 //! - [`frames`]: the allocator's front: blocks of frames, page tables, the kernel's own.
-//! - `buddy`, `pcp`: its two layers, free blocks and each CPU's list of free pages.
-//! - [`usage`]: what memory is used for, and the watermarks.
+//! - `zone`, `buddy`; `pcp`, `magazine`: its two layers, free blocks and each CPU's free pages.
+//! - `class`, [`usage`]: what memory is used for, and the watermarks.
 //! - [`validate`]: recounting all of it.
 //! - [`swap`]: swap slots, which are the swap cache too; `swap_count`: the owner of one count of a slot.
 //! - [`slab`]: type-stable objects, and [`handle`]: their names.
-//! - [`place`]: what an address is, in words.
+//! - [`place`], `address`: what an address is, in words.
 //! - [`mod@array`]: arrays of words made of frames.
 //! - [`folio`]: the owner types. A count has one owner type and none stands in for another.
 //!
@@ -17,13 +17,16 @@
 #[cfg(test)]
 extern crate std;
 
+mod address;
 pub mod array;
 mod buddy;
+mod class;
 pub mod folio;
 pub mod frames;
 #[cfg(test)]
 mod frames_tests;
 pub mod handle;
+mod magazine;
 mod memmap;
 pub mod meta;
 mod owned;
@@ -38,21 +41,22 @@ mod swap_count;
 mod testing;
 pub mod usage;
 pub mod validate;
+mod zone;
 
 pub use array::FrameArray;
+pub use class::Watermarks;
 pub use folio::{
     DupError, Exclusive, ExclusiveRef, Folio, FolioGuard, FolioOwner, FolioPin, FolioRef, FrozenFolio,
     KeptFolio, MapRun, MigrationHold, MigrationHoldRef, NewAnonPages, NewFolio, PinList, PinListError,
-    PinNodes, PinTag, PinnedRun, Shared, SharedRef, ShmMap, TooManySharers, pin_protocol, try_dup_page,
-    try_dup_run,
+    PinNodes, PinTag, PinnedRun, Shared, SharedRef, ShmMap, pin_protocol, try_dup_page, try_dup_run,
 };
 pub use frames::{Frames, FramesError, MAX_FRAMES, OutOfMemory};
 pub use handle::{Handle, Link, RawHandle};
-pub use meta::{Counts, Kind, META_BYTES, Mapping, MappingWord};
+pub use meta::{Counts, Kind, META_BYTES, Mapping, MappingWord, TooManySharers};
 pub use owned::OwnedFrames;
 pub use place::{Field, Place};
 pub use slab::{Slab, SlabItem};
 pub use swap::{EvictionStamp, FreedSlot, SlotCountOverflow, SlotPut, SlotState, Stored, SwapSlots};
 pub use swap_count::{SwapCount, SwapCountRef};
-pub use usage::{Usage, Watermarks};
+pub use usage::Usage;
 pub use validate::Inconsistency;

@@ -18,10 +18,10 @@
 //! no list links in a folio, because reclaim sweeps the frame array itself (ARCHITECTURE.md); the three
 //! counts share one word, so that mapping a page is one atomic addition.
 
-use crate::handle::RawHandle;
+use crate::{handle::RawHandle, place::Field};
 use anonmem_hal::{Machine, Order, SwapEntry};
 use anonmem_sync::Atomic;
-use core::fmt;
+use core::{fmt, mem::offset_of};
 
 /// The metadata slot of one frame.
 #[repr(C)]
@@ -40,6 +40,33 @@ pub(crate) struct Meta<M> {
 
 /// The size of a metadata slot in bytes.
 pub const META_BYTES: usize = 32;
+
+/// Its words, for displays: what they are called depends on the kind.
+impl<M> Meta<M> {
+    /// Those of a folio.
+    pub(crate) const FOLIO_FIELDS: &'static [Field] = &[
+        Field::new("flags", offset_of!(Self, flags)),
+        Field::new("index", offset_of!(Self, aux)),
+        Field::new("counts", offset_of!(Self, counts)),
+        Field::new("mapping", offset_of!(Self, mapping)),
+        Field::new("private", offset_of!(Self, private)),
+    ];
+    /// Those of a page table.
+    pub(crate) const TABLE_FIELDS: &'static [Field] = &[
+        Field::new("flags", offset_of!(Self, flags)),
+        Field::new("lock", offset_of!(Self, aux)),
+        Field::new("counts", offset_of!(Self, counts)),
+        Field::new("next", offset_of!(Self, mapping)),
+        Field::new("used", offset_of!(Self, private)),
+    ];
+    /// Those of all others.
+    pub(crate) const OTHER_FIELDS: &'static [Field] = &[
+        Field::new("flags", offset_of!(Self, flags)),
+        Field::new("counts", offset_of!(Self, counts)),
+        Field::new("mapping", offset_of!(Self, mapping)),
+        Field::new("lists", offset_of!(Self, private)),
+    ];
+}
 
 /// The bits of [`Meta::flags`].
 pub(crate) mod flags {
@@ -232,6 +259,10 @@ impl Counts {
         self.maps() < Self::MAX_MAPS && self.refs() < Self::MAX_REFS && self.pins() < Self::MAX_PINS
     }
 }
+
+/// A folio has as many mappings, or pins, as can be counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TooManySharers;
 
 impl fmt::Debug for Counts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -66,7 +66,7 @@ impl<M: Machine> Frames<M> {
         // Acquire: no more than the lock that the caller frees under gave; it pairs with nothing.
         let (from, to) = (kind.bits(order), kind.bits(order) | flags::FREEING);
         if let Err(flags) = self.meta(pfn).flags.compare_exchange(from, to, Ordering::Acquire) {
-            crate::frames::not_allocated(pfn, order, flags)
+            crate::zone::not_allocated(pfn, order, flags)
         }
     }
 }

@@ -13,94 +13,14 @@
 
 use crate::{
     buddy::Buddy,
+    class::Class,
     frames::Frames,
-    memmap::{Memmap, NO_LINK},
+    magazine::{CpuPages, PcpLists, Stack},
+    memmap::NO_LINK,
     meta::{Kind, flags::STATE as STATE_FLAGS},
-    usage::{Class, Counters},
 };
 use anonmem_hal::{Machine, Order, Pfn};
-use anonmem_sync::{Ordering::Relaxed, Spin, SpinGuard, order::Pcp};
-
-/// The most pages that move between a CPU's list and the buddy lists in one go on refill.
-const MAX_BATCH: u32 = 31;
-
-/// How many pages move and stay, from the size of memory.
-#[derive(Clone, Copy)]
-pub(crate) struct PcpLimits {
-    /// Pages to fetch when a list is empty.
-    batch: u32,
-    /// Pages in one of the two stacks.
-    full: u32,
-}
-
-impl PcpLimits {
-    /// 31 to fetch and 186 to keep from 64 MiB on, less below.
-    pub(crate) fn for_frames(nr: u32) -> Self {
-        let batch = (nr / 512).clamp(1, MAX_BATCH);
-        Self { batch, full: batch * 3 }
-    }
-}
-
-/// A CPU's part of the allocator.
-pub(crate) struct CpuPages<M: Machine> {
-    lists: Spin<M, Pcp, PcpLists>,
-    /// What this CPU allocated minus what it freed, in pages, of single pages. Under the lock of `lists`.
-    pub(crate) used: Counters<M>,
-}
-
-/// A CPU's free pages.
-pub(crate) struct PcpLists {
-    hot: Stack,
-    cold: Stack,
-}
-
-/// Pages linked through their `private` words.
-#[derive(Clone, Copy)]
-struct Stack {
-    head: u32,
-    len: u32,
-}
-
-impl Stack {
-    const EMPTY: Self = Self { head: NO_LINK, len: 0 };
-
-    #[inline(always)]
-    fn push<M: Machine>(&mut self, map: &Memmap<M>, index: u32) {
-        map.at(index).set_links(self.head, NO_LINK);
-        self.head = index + 1;
-        self.len += 1;
-    }
-
-    #[inline(always)]
-    fn pop<M: Machine>(&mut self, map: &Memmap<M>) -> Option<u32> {
-        let index = self.head.checked_sub(1)?;
-        self.head = map.at(index).links().0;
-        self.len -= 1;
-        Some(index)
-    }
-}
-
-impl<M: Machine> CpuPages<M> {
-    /// A CPU without pages.
-    pub(crate) fn new() -> Self {
-        Self { lists: Spin::new(PcpLists { hot: Stack::EMPTY, cold: Stack::EMPTY }), used: Counters::new() }
-    }
-
-    /// Calls `f` with every page on this CPU's list, up to `limit`, and returns how many there should be.
-    pub(crate) fn for_each_free(&self, map: &Memmap<M>, limit: u32, mut f: impl FnMut(u32)) -> u32 {
-        let lists = self.lists.lock();
-        let mut left = limit;
-        for stack in [lists.hot, lists.cold] {
-            let mut link = stack.head;
-            while let Some(index) = link.checked_sub(1).filter(|_| left > 0) {
-                f(index);
-                left -= 1;
-                link = map.get(index).map_or(NO_LINK, |meta| meta.links().0);
-            }
-        }
-        lists.hot.len + lists.cold.len
-    }
-}
+use anonmem_sync::{Ordering::Relaxed, SpinGuard, order::Pcp};
 
 /// Folios that are being freed. This CPU's list is locked from the first page on: nothing else is allocated
 /// or freed by whoever holds this.

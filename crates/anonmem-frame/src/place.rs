@@ -1,10 +1,7 @@
 //! What an address is, in words: for the lab's columns and for messages.
 //!
-//! Nothing here is a step of the lab, and nothing panics: an address is asked about in the middle of whatever
-//! is going on.
+//! Every object says its own fields, by their offsets; `address` finds the object.
 
-use crate::{frames::Frames, handle::RawHandle, meta::Kind};
-use anonmem_hal::{Machine, PAGE_SHIFT, Pfn};
 use core::fmt;
 
 /// A field of an object.
@@ -85,51 +82,6 @@ impl fmt::Display for Place {
             rest => write!(f, "+{rest:#x}"),
         }
     }
-}
-
-/// The words of a folio's metadata.
-const FOLIO: &[Field] = &[
-    Field::new("flags", 0),
-    Field::new("index", 4),
-    Field::new("counts", 8),
-    Field::new("mapping", 16),
-    Field::new("private", 24),
-];
-/// Those of a page table's.
-const TABLE: &[Field] =
-    &[Field::new("flags", 0), Field::new("lock", 4), Field::new("used", 8), Field::new("next", 16)];
-/// Those of all others.
-const OTHER: &[Field] = &[Field::new("flags", 0), Field::new("lists", 8)];
-
-impl<M: Machine> Frames<M> {
-    /// What `address` is, if it is in the metadata of a frame.
-    pub fn place_of(&self, address: usize) -> Option<Place> {
-        let offset = address.checked_sub(self.machine().memmap().as_ptr().addr())?;
-        let meta = self.memmap.get(u32::try_from(offset / crate::META_BYTES).ok()?)?;
-        let pfn = self.memmap.pfn((offset / crate::META_BYTES) as u32);
-        let (kind, fields) = match meta.kind() {
-            Kind::New | Kind::Folio | Kind::Tail => ("folio", FOLIO),
-            Kind::Table => ("table", TABLE),
-            Kind::Reserved | Kind::Buddy | Kind::BuddyTail | Kind::Pcp | Kind::Slab | Kind::Kernel => {
-                ("frame", OTHER)
-            }
-        };
-        Some(Place::new(kind, Some(pfn.0), fields, offset % crate::META_BYTES))
-    }
-
-    /// The frame whose bytes `address` is one of, with what it is used for and the offset.
-    pub fn frame_of(&self, address: usize) -> Option<(Pfn, Kind, usize)> {
-        let start = self.machine().direct_map(self.memmap.pfn(0)).as_ptr().addr();
-        let offset = address.checked_sub(start)?;
-        let index = u32::try_from(offset >> PAGE_SHIFT).ok()?;
-        let meta = self.memmap.get(index)?;
-        Some((self.memmap.pfn(index), meta.kind(), offset & ((1 << PAGE_SHIFT) - 1)))
-    }
-}
-
-/// The name of place `place` of frame `index`, as a number.
-pub(crate) fn number(name: u32) -> Option<u64> {
-    RawHandle::new(name).map(|raw| raw.get().into())
 }
 
 #[cfg(test)]

@@ -22,7 +22,7 @@ use crate::{
     frames::{Frames, OutOfMemory},
     handle::{Handle, RawHandle},
     meta::Kind,
-    place::{Field, Place, number},
+    place::{Field, Place},
     validate::Inconsistency,
 };
 use anonmem_hal::{Machine, Order, PAGE_SIZE, Pfn};
@@ -230,12 +230,10 @@ impl<M: Machine, T: SlabItem<M>> Slab<M, T> {
         }
         let inside = offset % Self::SLOT_SIZE;
         let state = core::mem::offset_of!(Slot<T, M>, state);
+        let number = Some(u64::from(Self::name(index, place)));
         Some(match inside {
-            i if i < state => Place::new(T::NAME, number(Self::name(index, place)), T::FIELDS, i),
-            i => {
-                let slot = &[Field::new("slot", state)];
-                Place::new(T::NAME, number(Self::name(index, place)), slot, i)
-            }
+            i if i < state => Place::new(T::NAME, number, T::FIELDS, i),
+            i => Place::new(T::NAME, number, &[Field::new("slot", state)], i),
         })
     }
 

@@ -3,10 +3,10 @@
 //! For tests and for the end of a run; nothing may be allocating or freeing meanwhile.
 
 use crate::{
+    class::{Class, Counters},
     frames::Frames,
     memmap::NO_LINK,
     meta::Kind,
-    usage::{Class, Counters},
 };
 use anonmem_hal::{MAX_ORDER, Machine, Order, Pfn};
 use core::fmt;

@@ -1,6 +1,6 @@
 //! The folio lock, and folios whose counts are frozen.
 
-use super::{Exclusive, Folio, FolioRef, Shared, TooManySharers, rmap::add_map};
+use super::{Folio, FolioRef};
 use crate::{
     Frames,
     handle::RawHandle,
@@ -16,7 +16,7 @@ type Guard<'f, M> = BitGuard<'f, M, FolioLock, { flags::LOCKED }, { flags::WAITE
 /// holder.
 #[must_use = "the lock is released when the guard drops"]
 pub struct FolioGuard<'f, M: Machine> {
-    folio: Folio<'f, M>,
+    pub(super) folio: Folio<'f, M>,
     _guard: Guard<'f, M>,
 }
 
@@ -48,35 +48,6 @@ impl<'f, M: Machine> FolioGuard<'f, M> {
     pub fn set_swap_entry(&self, entry: SwapEntry) {
         // Release pairs with the Acquire of `swap_entry`.
         self.folio.meta().private.store(encode_entry(entry), Ordering::Release);
-    }
-
-    /// Maps a page that was swapped in and that nobody else has: exclusive from the start, and found through
-    /// `anon_vma` alone.
-    ///
-    /// # Panics
-    /// If it is mapped already.
-    #[doc(alias = "folio_add_anon_rmap_pte")]
-    pub fn map_exclusive(&self, anon_vma: RawHandle, index: u64) -> Exclusive<'f, M> {
-        let folio = self.folio;
-        assert_eq!(folio.counts().maps(), 0, "an exclusive mapping of a page that is mapped");
-        folio.set_mapping(Mapping::Anon(anon_vma), index);
-        // Release: as for every mapping that is added.
-        folio.meta().counts.fetch_add(Counts::MAP + Counts::EXCLUSIVE, Ordering::Release);
-        Exclusive { frames: folio.frames, page: folio.head }
-    }
-
-    /// Maps a page that was swapped in and that others may have, in memory or in their swap entries. A page
-    /// that was just read belongs to `root`, the oldest anon_vma of the family, which finds all of them.
-    ///
-    /// # Errors
-    /// [`TooManySharers`].
-    pub fn map_shared(&self, root: RawHandle, index: u64) -> Result<Shared<'f, M>, TooManySharers> {
-        let folio = self.folio;
-        if matches!(folio.mapping(), Mapping::None) {
-            folio.set_mapping(Mapping::Anon(root), index);
-        }
-        add_map(folio)?;
-        Ok(Shared { frames: folio.frames, page: folio.head })
     }
 
     /// Takes the folio out of everybody's reach, if the reference is the only count of it: nobody can get the

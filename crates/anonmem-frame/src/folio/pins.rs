@@ -13,10 +13,11 @@
 //!
 //! The slab is this file's alone ([`PinNodes`]): a node has one list, and nobody else finds its runs.
 
-use super::{Folio, FolioPin, KeptFolio, TooManySharers};
+use super::{Folio, FolioPin, KeptFolio};
 use crate::{
     Frames, OutOfMemory,
     handle::{Handle, Link},
+    meta::TooManySharers,
     place::{Field, Place},
     slab::{Slab, SlabItem},
     validate::Inconsistency,

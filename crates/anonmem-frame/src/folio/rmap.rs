@@ -22,15 +22,11 @@ use super::{Folio, FolioGuard, FolioPin, FolioRef, pin_protocol::pinned_after_cl
 use crate::{
     Frames,
     handle::RawHandle,
-    meta::{Counts, Mapping},
+    meta::{Counts, Mapping, TooManySharers},
 };
 use anonmem_hal::{Machine, Pfn};
 use anonmem_sync::Ordering;
 use core::{marker::PhantomData, mem::ManuallyDrop};
-
-/// A page has as many mappings as can be counted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TooManySharers;
 
 /// Counts one more mapping of a folio that is mapped or referenced already.
 pub(super) fn add_map<M: Machine>(folio: Folio<'_, M>) -> Result<(), TooManySharers> {

@@ -7,10 +7,13 @@
 //! Linux: mm/rmap.c `folio_remove_rmap_ptes`; include/linux/rmap.h `folio_try_dup_anon_rmap_ptes`.
 
 use super::{
-    DupError, Exclusive, ExclusiveRef, Folio, FolioRef, Shared, ShmMap, TooManySharers,
+    DupError, Exclusive, ExclusiveRef, Folio, FolioRef, Shared, ShmMap,
     rmap::{MigrationHold, add_map, take_exclusive},
 };
-use crate::{Frames, meta::Counts};
+use crate::{
+    Frames,
+    meta::{Counts, TooManySharers},
+};
 use anonmem_hal::{Machine, Pfn};
 use anonmem_sync::Ordering;
 use core::mem::ManuallyDrop;

@@ -26,7 +26,7 @@ const CRATES: [(&str, usize); 12] = [
     ("bench/src/lib.rs", 0),
     ("cli/src/lib.rs", 0),
     ("crates/anonmem/src/lib.rs", 0),
-    ("crates/anonmem-frame/src/lib.rs", 8),
+    ("crates/anonmem-frame/src/lib.rs", 0),
     ("crates/anonmem-hal/src/lib.rs", 0),
     ("crates/anonmem-lab/src/lib.rs", 16),
     ("crates/anonmem-pgtable/src/lib.rs", 0),

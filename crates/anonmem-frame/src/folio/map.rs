@@ -1,0 +1,59 @@
+//! Mappings of folios that are there already: a page that was swapped in, a page of a shared object.
+//!
+//! Linux: mm/rmap.c `folio_add_anon_rmap_pte`, `folio_add_file_rmap_pte`.
+
+use super::{Exclusive, FolioGuard, FolioRef, Shared, ShmMap, rmap::add_map};
+use crate::{
+    handle::RawHandle,
+    meta::{Counts, Mapping, TooManySharers},
+};
+use anonmem_hal::Machine;
+use anonmem_sync::Ordering;
+
+impl<'f, M: Machine> FolioGuard<'f, M> {
+    /// Maps a page that was swapped in and that nobody else has: exclusive from the start, and found through
+    /// `anon_vma` alone.
+    ///
+    /// # Panics
+    /// If it is mapped already.
+    #[doc(alias = "folio_add_anon_rmap_pte")]
+    pub fn map_exclusive(&self, anon_vma: RawHandle, index: u64) -> Exclusive<'f, M> {
+        let folio = self.folio;
+        assert_eq!(folio.counts().maps(), 0, "an exclusive mapping of a page that is mapped");
+        folio.set_mapping(Mapping::Anon(anon_vma), index);
+        // Release: as for every mapping that is added.
+        folio.meta().counts.fetch_add(Counts::MAP + Counts::EXCLUSIVE, Ordering::Release);
+        Exclusive { frames: folio.frames, page: folio.head }
+    }
+
+    /// Maps a page that was swapped in and that others may have, in memory or in their swap entries. A page
+    /// that was just read belongs to `root`, the oldest anon_vma of the family, which finds all of them.
+    ///
+    /// # Errors
+    /// [`TooManySharers`].
+    pub fn map_shared(&self, root: RawHandle, index: u64) -> Result<Shared<'f, M>, TooManySharers> {
+        let folio = self.folio;
+        if matches!(folio.mapping(), Mapping::None) {
+            folio.set_mapping(Mapping::Anon(root), index);
+        }
+        add_map(folio)?;
+        Ok(Shared { frames: folio.frames, page: folio.head })
+    }
+}
+
+impl<'f, M: Machine> FolioRef<'f, M> {
+    /// Adds a mapping of a shared object's page, the `nth` of its folio, for an entry to own.
+    ///
+    /// # Errors
+    /// [`TooManySharers`] before the count would overflow.
+    ///
+    /// # Panics
+    /// If the folio is smaller, or is no shared object's.
+    pub fn map_shm(&self, nth: u64) -> Result<ShmMap<'f, M>, TooManySharers> {
+        let folio = self.folio();
+        assert!(matches!(folio.mapping(), Mapping::Shm(_)), "{folio:?} belongs to no object");
+        assert!(nth < folio.nr_pages().0, "page {nth} of {folio:?}");
+        add_map(folio)?;
+        Ok(ShmMap { frames: self.frames, page: self.head.offset(nth) })
+    }
+}

@@ -1,0 +1,115 @@
+//! Folios that nobody else can see yet, and what they become.
+//!
+//! Linux: mm/page_alloc.c `folio_alloc`; mm/rmap.c `folio_add_new_anon_rmap`.
+
+use super::{Exclusive, Folio, FolioRef, NewAnonPages};
+use crate::{
+    Frames, OutOfMemory,
+    handle::RawHandle,
+    meta::{Counts, Kind, Mapping},
+};
+use anonmem_hal::{Machine, Order, Pfn};
+use anonmem_sync::Ordering;
+use core::mem::ManuallyDrop;
+
+impl<M: Machine> Frames<M> {
+    /// Allocates 2^order frames for a folio. Their bytes are whatever they were.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`].
+    #[doc(alias = "folio_alloc")]
+    #[inline]
+    pub fn alloc(&self, order: Order) -> Result<NewFolio<'_, M>, OutOfMemory> {
+        Ok(NewFolio::from_block(self, self.alloc_block(order, Kind::New)?))
+    }
+}
+
+/// Frames that nobody else can see. Dropping it frees them.
+pub struct NewFolio<'f, M: Machine> {
+    frames: &'f Frames<M>,
+    head: Pfn,
+}
+
+impl<'f, M: Machine> NewFolio<'f, M> {
+    /// Takes over a block of kind [`Kind::New`].
+    pub(crate) fn from_block(frames: &'f Frames<M>, head: Pfn) -> Self {
+        anonmem_hal::debug_check_eq!(M, frames.meta(head).kind(), Kind::New);
+        Self { frames, head }
+    }
+
+    /// The first frame.
+    pub fn pfn(&self) -> Pfn {
+        self.head
+    }
+
+    /// The size.
+    pub fn order(&self) -> Order {
+        self.frames.meta(self.head).order()
+    }
+
+    /// Fills it with zeroes.
+    pub fn zero(&self) {
+        self.frames.machine().zero(self.head, self.order());
+    }
+
+    /// Copies one page of another folio, whose owner may be writing to it meanwhile.
+    pub fn copy_from(&self, page: Pfn) {
+        anonmem_hal::debug_check_eq!(M, self.order(), Order::ZERO);
+        self.frames.machine().copy(self.head, page, Order::ZERO);
+    }
+
+    /// Makes it an anonymous page, mapped once and exclusive: `folio_add_new_anon_rmap`.
+    ///
+    /// `anon_vma` finds the mapping that is about to be installed; `index` is the page's linear index in it.
+    #[doc(alias = "folio_add_new_anon_rmap")]
+    #[inline]
+    pub fn into_exclusive_anon(self, anon_vma: RawHandle, index: u64) -> Exclusive<'f, M> {
+        anonmem_hal::debug_check_eq!(M, self.order(), Order::ZERO);
+        let (frames, head) = self.publish(Mapping::Anon(anon_vma), index, Counts::MAP + Counts::EXCLUSIVE);
+        Exclusive { frames, page: head }
+    }
+
+    /// Makes it an anonymous folio whose pages are all mapped once and exclusive: the mappings, in order.
+    #[doc(alias = "folio_add_new_anon_rmap")]
+    pub fn into_exclusive_anon_pages(self, anon_vma: RawHandle, index: u64) -> NewAnonPages<'f, M> {
+        let pages = self.order().pages();
+        for page in (1..pages).map(|i| self.head.offset(i)) {
+            // Nobody sees the folio yet: the Release of `publish` comes after it.
+            self.frames.meta(page).counts.store(Counts::EXCLUSIVE, Ordering::Relaxed);
+        }
+        let counts = pages * Counts::MAP + Counts::EXCLUSIVE;
+        let (frames, head) = self.publish(Mapping::Anon(anon_vma), index, counts);
+        NewAnonPages::new(frames, head, pages)
+    }
+
+    /// Makes it a page of a shared object.
+    pub fn into_shm(self, object: RawHandle, index: u64) -> FolioRef<'f, M> {
+        let (frames, head) = self.publish(Mapping::Shm(object), index, Counts::REF);
+        FolioRef { frames, head }
+    }
+
+    /// Makes it a page that belongs to nothing, held by one reference: the zero page.
+    pub fn into_reference(self) -> FolioRef<'f, M> {
+        let (frames, head) = self.publish(Mapping::None, 0, Counts::REF);
+        FolioRef { frames, head }
+    }
+
+    #[inline]
+    fn publish(self, mapping: Mapping, index: u64, counts: u64) -> (&'f Frames<M>, Pfn) {
+        let this = ManuallyDrop::new(self);
+        let folio = Folio { frames: this.frames, head: this.head };
+        let meta = folio.meta();
+        meta.flags.store(Kind::Folio.bits(meta.order()), Ordering::Relaxed);
+        folio.set_mapping(mapping, index);
+        // Release pairs with the Acquire of `try_get` and of `is_mapped`: whoever finds the folio alive
+        // finds it complete.
+        meta.counts.store(counts, Ordering::Release);
+        (this.frames, this.head)
+    }
+}
+
+impl<M: Machine> Drop for NewFolio<'_, M> {
+    fn drop(&mut self) {
+        self.frames.free_block(self.head, self.order());
+    }
+}
