@@ -97,7 +97,10 @@ pub unsafe trait Mmu {
     /// Fills the kernel's part of a new top-level table, which is zeroed.
     fn init_root(&self, root: Pfn);
     /// Makes every CPU of `cpus` forget translations of the address space `root`, those that it cached from
-    /// intermediate tables included, and returns once all have.
+    /// intermediate tables included, and returns once all have. Their accesses through those translations are
+    /// over then, and walks that they begin later see the entries as the caller does.
+    ///
+    /// It need not order anything else that those CPUs and the caller do: nobody relies on it as a barrier.
     ///
     /// The caller's own CPU may be a member. Called without spin locks whose holders could block an
     /// acknowledgement; page-table locks may be held.

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     limits::{MAX_CPUS, address},
     memory::{
-        Clock, CpuViews, Model, View,
+        By, Clock, CpuViews, Model, View,
         c11::ScState,
         frames::{FrameRace, Frames},
     },
@@ -122,6 +122,9 @@ pub(crate) struct Cpu {
     pub(crate) waiting: Waiting,
     pub(crate) yielder: *const Yielder<(), ()>,
     pub(crate) views: CpuViews,
+    /// What its MMU knows, besides what its code does: what its walks read in tables, and what the senders of
+    /// flushes knew. Its code does not know that.
+    walker: CpuViews,
     /// Mazurkiewicz clock.
     pub(crate) clock: Clock,
     pub(crate) held: HeldLocks,
@@ -141,6 +144,7 @@ impl Cpu {
             waiting: Waiting::Nothing,
             yielder: core::ptr::null(),
             views: CpuViews::default(),
+            walker: CpuViews::default(),
             clock: Clock::ZERO,
             held: HeldLocks::NONE,
             spin: SpinReads::default(),
@@ -158,6 +162,28 @@ impl Cpu {
         // Event numbers start at 1, so that 0 means "none".
         self.views.now.hb.0[index] = 1;
         self.views.now.seen.0[index] = 1;
+    }
+
+    /// The views with which it accesses memory. The MMU comes after what the code did before, and hands nothing
+    /// of that on.
+    #[inline]
+    pub(crate) fn views_of(&mut self, by: By) -> &mut CpuViews {
+        match by {
+            By::Code => &mut self.views,
+            By::Mmu => {
+                self.walker.now.join(&self.views.now);
+                &mut self.walker
+            }
+        }
+    }
+
+    /// A flush by a CPU that knows `sender` has come to this CPU, which is number `me`: its walks from now on
+    /// see what the sender saw. Returns its last event: its accesses through translations are over up to
+    /// then. Nothing orders what the code of the two does.
+    pub(crate) fn flushed(&mut self, me: usize, sender: &View) -> u16 {
+        self.walker.now.join(sender);
+        // The number is that of its next event.
+        self.views.now.hb.0[me] - 1
     }
 }
 
@@ -411,11 +437,11 @@ impl Engine {
     /// An access to an object that concerns the CPU that runs alone: counts it. `false`: it has to ask for a
     /// turn.
     #[inline]
-    pub(crate) fn pass(&mut self, address: usize, write: bool) -> bool {
+    pub(crate) fn pass(&mut self, address: usize, write: bool, by: By) -> bool {
         let pass = self.skip
             && self.ops + 1 < self.max_steps
             && self.objects.is_private(address, self.current, write);
-        if !pass || self.frame_access(address, None).is_some() {
+        if !pass || self.frame_access(address, by, None).is_some() {
             return false;
         }
         self.ops += 1;
@@ -427,10 +453,12 @@ impl Engine {
     pub(crate) fn frame_access(
         &mut self,
         address: usize,
+        by: By,
         at: Option<&'static Location<'static>>,
     ) -> Option<FrameRace> {
         let me = self.current;
-        self.frames.access(address, me, &self.cpus[me].views.now.hb, at)
+        let hb = &self.cpus[me].views_of(by).now.hb;
+        self.frames.access(address, (me, by), hb, at)
     }
 
     /// Whether this execution showed that an object is shared that was taken for private: it does not count,

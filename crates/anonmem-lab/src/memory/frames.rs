@@ -3,12 +3,13 @@
 //! Zeroing, copying, freeing and transfers touch a whole frame at once, without atomics. Each must be ordered
 //! with everything else that touches the frame; otherwise it is a data race, as between plain words. What
 //! happens inside a frame that stays what it is (a program's loads and stores, the entries of a table, the
-//! objects of a slab) has rules of its own. A program may store to a page that is being copied or written
+//! objects of a slab) has rules of its own. An access through a translation, or a walk of tables, is over when
+//! a flush has returned. A program may store to a page that is being copied or written
 //! out: what is read then is one or the other.
 //!
 //! One clock a frame is enough: accesses of one kind need not be told apart by their place in it.
 
-use super::Clock;
+use super::{By, Clock, View};
 use crate::limits::MAX_CPUS;
 use anonmem_hal::PAGE_SIZE;
 use core::panic::Location;
@@ -23,8 +24,9 @@ struct Frame {
     writer: u8,
     written: u16,
     written_at: Option<At>,
-    /// The last event of each CPU that accessed it, and where, if that was a step.
+    /// The last event of each CPU whose code accessed it; whose MMU did; and where, if that was a step.
     accesses: Clock,
+    translated: Clock,
     accessed_at: [Option<At>; MAX_CPUS],
 }
 
@@ -35,6 +37,7 @@ impl Frame {
         written: 0,
         written_at: None,
         accesses: Clock::ZERO,
+        translated: Clock::ZERO,
         accessed_at: [None; MAX_CPUS],
     };
 }
@@ -93,21 +96,32 @@ impl Frames {
     /// Notes that `cpu`, which knows `hb`, accesses something inside of the frame at `address`, or reads all
     /// of it.
     #[inline]
-    pub fn access(&mut self, address: usize, cpu: usize, hb: &Clock, at: Option<At>) -> Option<FrameRace> {
+    pub fn access(
+        &mut self,
+        address: usize,
+        (cpu, by): (usize, By),
+        hb: &Clock,
+        at: Option<At>,
+    ) -> Option<FrameRace> {
         let frame = self.frame(address)?;
         let race = after_filling(frame, hb);
-        frame.accesses.0[cpu] = hb.0[cpu];
+        match by {
+            By::Code => frame.accesses.0[cpu] = hb.0[cpu],
+            By::Mmu => frame.translated.0[cpu] = hb.0[cpu],
+        }
         if at.is_some() {
             frame.accessed_at[cpu] = at;
         }
         race
     }
 
-    /// Notes that `cpu`, which knows `hb`, fills the frame at `address`.
-    pub fn fill(&mut self, address: usize, cpu: usize, hb: &Clock, at: At) -> Option<FrameRace> {
+    /// Notes that `cpu`, which has the view `now`, fills the frame at `address`.
+    pub fn fill(&mut self, address: usize, cpu: usize, now: &View, at: At) -> Option<FrameRace> {
         let frame = self.frame(address)?;
+        let hb = &now.hb;
         let race = after_filling(frame, hb).or_else(|| {
-            let cpu = hb.first_unknown_of(&frame.accesses)?;
+            let by_code = hb.first_unknown_of(&frame.accesses);
+            let cpu = by_code.or_else(|| now.translated().first_unknown_of(&frame.translated))?;
             Some(FrameRace { cpu, filled: false, at: frame.accessed_at[cpu] })
         });
         (frame.writer, frame.written, frame.written_at) = (cpu as u8, hb.0[cpu], Some(at));

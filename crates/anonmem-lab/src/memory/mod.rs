@@ -45,11 +45,13 @@ pub struct View {
     pub seen: Clock,
     /// Stores of sequential consistency up to this number must be seen.
     pub sc: u32,
+    /// Accesses through translations that a flush has waited for: they are over.
+    pub flushed: Clock,
 }
 
 impl View {
     /// Knows nothing.
-    pub const ZERO: Self = Self { hb: Clock::ZERO, seen: Clock::ZERO, sc: 0 };
+    pub const ZERO: Self = Self { hb: Clock::ZERO, seen: Clock::ZERO, sc: 0, flushed: Clock::ZERO };
 
     /// Adds what `other` carries.
     #[inline]
@@ -57,6 +59,14 @@ impl View {
         self.hb.join(&other.hb);
         self.seen.join(&other.seen);
         self.sc = self.sc.max(other.sc);
+        self.flushed.join(&other.flushed);
+    }
+
+    /// The events that are over as far as accesses through translations go.
+    pub fn translated(&self) -> Clock {
+        let mut known = self.hb;
+        known.join(&self.flushed);
+        known
     }
 }
 
@@ -69,6 +79,15 @@ pub struct CpuViews {
     pub pending: View,
     /// What it knew at its last release fence: carried by its relaxed stores.
     pub fence: View,
+}
+
+/// On whose behalf a CPU accesses memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum By {
+    /// The code's.
+    Code,
+    /// The MMU's: a walk of the page tables, or an access through a translation.
+    Mmu,
 }
 
 impl CpuViews {

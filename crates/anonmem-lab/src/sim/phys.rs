@@ -19,6 +19,7 @@ use crate::{
         step::turn,
     },
     limits::MAX_CPUS,
+    memory::By,
     snapshot::{Region, Touched},
     trace::{Action, Event},
 };
@@ -252,7 +253,7 @@ unsafe impl PhysMem for Sim {
             let address = self.arena.data_address(from);
             if running() {
                 turn(Kind::Load, address, Ordering::Relaxed, None, at);
-                inside_frame(address, at);
+                inside_frame(address, By::Code, at);
                 with(|e| {
                     let word = format!("is copied to frame {}", to.0);
                     e.record(|e| Event::new(e, Some(address), "", Action::Word(word), at));
@@ -275,7 +276,7 @@ unsafe impl PhysMem for Sim {
         let (at, address) = (Location::caller(), self.arena.data_address(pfn));
         if running() {
             turn(Kind::Load, address, Ordering::Relaxed, None, at);
-            inside_frame(address, at);
+            inside_frame(address, By::Code, at);
             with(|e| {
                 let word = "is looked at: all zeroes?".into();
                 e.record(|e| Event::new(e, Some(address), "", Action::Word(word), at));

@@ -9,7 +9,7 @@ use crate::{
         panics::escape,
         step::{Turn, stop, turn, visible},
     },
-    memory::{Model, View, frames::FrameRace, sc},
+    memory::{By, Model, View, frames::FrameRace, sc},
     trace::{Action, Event},
 };
 use anonmem_hal::{LockMode, Probe};
@@ -27,8 +27,8 @@ pub(crate) fn running() -> bool {
 
 /// Whether a load concerns the CPU that runs alone; then it is noted.
 #[inline]
-fn passes(e: &mut Engine, at: usize) -> bool {
-    let passes = e.pass(at, false);
+fn passes(e: &mut Engine, at: usize, by: By) -> bool {
+    let passes = e.pass(at, false, by);
     if passes {
         e.cpus[e.current].spin.add_private(at);
     }
@@ -37,8 +37,8 @@ fn passes(e: &mut Engine, at: usize) -> bool {
 
 /// Whether a store or a read-modify-write concerns the CPU that runs alone; then it is noted.
 #[inline]
-fn passes_changing(e: &mut Engine, at: usize) -> bool {
-    let passes = e.pass(at, true);
+fn passes_changing(e: &mut Engine, at: usize, by: By) -> bool {
+    let passes = e.pass(at, true, by);
     if passes {
         e.watch.note(at);
     }
@@ -94,7 +94,7 @@ impl Probe for SimProbe {
     #[inline]
     #[track_caller]
     fn load(at: usize, order: Ordering, read: impl FnOnce() -> u64) -> u64 {
-        if phase() == Phase::Running && with(|e| passes(e, at)) || phase() == Phase::Idle {
+        if phase() == Phase::Running && with(|e| passes(e, at, By::Code)) || phase() == Phase::Idle {
             return read();
         }
         if !running() {
@@ -103,13 +103,13 @@ impl Probe for SimProbe {
         }
         let caller = Location::caller();
         let turn = turn(Kind::Load, at, order, None, caller);
-        loaded(turn, at, order, read, caller)
+        loaded(turn, at, (By::Code, order), read, caller)
     }
 
     #[inline]
     #[track_caller]
     fn store(at: usize, order: Ordering, value: u64, old: impl FnOnce() -> u64, write: impl FnOnce()) {
-        if phase() == Phase::Running && with(|e| passes_changing(e, at)) {
+        if phase() == Phase::Running && with(|e| passes_changing(e, at, By::Code)) {
             with(|e| e.cpus[e.current].spin.clear());
             return write();
         }
@@ -119,7 +119,7 @@ impl Probe for SimProbe {
         }
         let caller = Location::caller();
         let Turn { id, shared } = turn(Kind::Store, at, order, None, caller);
-        inside_frame(at, caller);
+        inside_frame(at, By::Code, caller);
         if !shared {
             with(|e| e.cpus[e.current].spin.clear());
             return write();
@@ -158,7 +158,7 @@ impl Probe for SimProbe {
     #[inline]
     #[track_caller]
     fn rmw(at: usize, order: Ordering, op: impl FnOnce() -> (u64, Option<u64>)) -> (u64, Option<u64>) {
-        let passes = phase() == Phase::Running && with(|e| passes_changing(e, at));
+        let passes = phase() == Phase::Running && with(|e| passes_changing(e, at, By::Code));
         if !passes && !running() {
             outside(at);
             return op();
@@ -167,7 +167,7 @@ impl Probe for SimProbe {
         if passes {
             return changed_alone(at, op);
         }
-        exchanged(turn(Kind::Rmw, at, order, None, caller), at, order, op, caller)
+        exchanged(turn(Kind::Rmw, at, order, None, caller), at, (By::Code, order), op, caller)
     }
 
     #[track_caller]
@@ -256,11 +256,11 @@ impl Probe for SimProbe {
 fn loaded(
     Turn { id, shared }: Turn,
     at: usize,
-    order: Ordering,
+    (by, order): (By, Ordering),
     read: impl FnOnce() -> u64,
     caller: &'static Location<'static>,
 ) -> u64 {
-    inside_frame(at, caller);
+    inside_frame(at, by, caller);
     if !shared {
         with(|e| e.cpus[e.current].spin.add_private(at));
         return read();
@@ -270,7 +270,7 @@ fn loaded(
         let (value, age) = match e.model {
             Model::Sc => {
                 let message = e.objects.touch(id).message;
-                sc::load(&mut e.cpus[me].views, &message, order);
+                sc::load(e.cpus[me].views_of(by), &message, order);
                 (read(), 0)
             }
             Model::C11 => {
@@ -278,9 +278,9 @@ fn loaded(
                 if history.is_empty() {
                     history.init(read());
                 }
-                let choices = history.choices(&e.cpus[me].views, order, &e.sc);
+                let choices = history.choices(e.cpus[me].views_of(by), order, &e.sc);
                 let age = e.pick(choices);
-                let loaded = e.objects.touch(id).history.load(me, &mut e.cpus[me].views, order, age);
+                let loaded = e.objects.touch(id).history.load(me, e.cpus[me].views_of(by), order, age);
                 (loaded.value, loaded.age)
             }
         };
@@ -308,11 +308,11 @@ fn changed_alone(at: usize, op: impl FnOnce() -> (u64, Option<u64>)) -> (u64, Op
 fn exchanged(
     Turn { id, shared }: Turn,
     at: usize,
-    order: Ordering,
+    (by, order): (By, Ordering),
     op: impl FnOnce() -> (u64, Option<u64>),
     caller: &'static Location<'static>,
 ) -> (u64, Option<u64>) {
-    inside_frame(at, caller);
+    inside_frame(at, by, caller);
     if !shared {
         return changed_alone(at, op);
     }
@@ -322,7 +322,7 @@ fn exchanged(
         match e.model {
             Model::Sc => {
                 let message = e.objects.touch(id).message;
-                if let Some(next) = sc::rmw(&mut e.cpus[me].views, &message, order, new.is_some()) {
+                if let Some(next) = sc::rmw(e.cpus[me].views_of(by), &message, order, new.is_some()) {
                     e.objects.touch(id).message = next;
                 }
             }
@@ -331,7 +331,7 @@ fn exchanged(
                 if history.is_empty() {
                     history.init(old);
                 }
-                history.rmw(me, &mut e.cpus[me].views, order, &mut e.sc, new);
+                history.rmw(me, e.cpus[me].views_of(by), order, &mut e.sc, new);
             }
         }
         if new.is_some() {
@@ -356,15 +356,16 @@ pub(super) fn walk_load(
     goes_on: impl Fn() -> bool,
     read: impl FnOnce() -> u64,
 ) -> Option<u64> {
-    // Acquire: a walker depends on what it read, which orders its next read after it.
+    // Acquire: a walker depends on what it read, which orders its next read, and the access that is translated,
+    // after it.
     let order = Ordering::Acquire;
-    let alone = |e: &mut Engine| e.objects.is_private(through, e.current, false) && passes(e, at);
+    let alone = |e: &mut Engine| e.objects.is_private(through, e.current, false) && passes(e, at, By::Mmu);
     if phase() == Phase::Running && with(alone) || !running() {
         return Some(read());
     }
     let caller = Location::caller();
     let turn = turn(Kind::Load, at, order, Some(through), caller);
-    goes_on().then(|| loaded(turn, at, order, read, caller))
+    goes_on().then(|| loaded(turn, at, (By::Mmu, order), read, caller))
 }
 
 /// An exchange by a walk of the page tables; as [`walk_load`].
@@ -375,20 +376,22 @@ pub(super) fn walk_exchange(
     goes_on: impl Fn() -> bool,
     op: impl FnOnce() -> (u64, Option<u64>),
 ) -> Option<bool> {
-    let order = Ordering::AcqRel;
-    let alone = |e: &mut Engine| e.objects.is_private(through, e.current, false) && passes_changing(e, at);
+    // A bit that the walker sets says nothing of what the CPU did before: no Release.
+    let order = Ordering::Acquire;
+    let alone =
+        |e: &mut Engine| e.objects.is_private(through, e.current, false) && passes_changing(e, at, By::Mmu);
     if phase() == Phase::Running && with(alone) || !running() {
         return Some(op().1.is_some());
     }
     let caller = Location::caller();
     let turn = turn(Kind::Rmw, at, order, Some(through), caller);
-    goes_on().then(|| exchanged(turn, at, order, op, caller).1.is_some())
+    goes_on().then(|| exchanged(turn, at, (By::Mmu, order), op, caller).1.is_some())
 }
 
 /// An access inside of a frame, if `at` is in one: nobody may fill the frame at the same time.
 #[inline]
-pub(super) fn inside_frame(at: usize, caller: &'static Location<'static>) {
-    if let Some(race) = with(|e| e.frame_access(at, Some(caller))) {
+pub(super) fn inside_frame(at: usize, by: By, caller: &'static Location<'static>) {
+    if let Some(race) = with(|e| e.frame_access(at, by, Some(caller))) {
         frame_race("an access to the contents of a frame", at, race, caller);
     }
 }
@@ -397,7 +400,7 @@ pub(super) fn inside_frame(at: usize, caller: &'static Location<'static>) {
 pub(super) fn fill_frame(at: usize, caller: &'static Location<'static>) {
     let race = with(|e| {
         let (now, me) = (e.now(), e.current);
-        e.frames.fill(at, me, &now.hb, caller)
+        e.frames.fill(at, me, &now, caller)
     });
     if let Some(race) = race {
         frame_race("a frame is filled or freed", at, race, caller);
@@ -460,7 +463,7 @@ fn plain(at: usize, write: bool, caller: &'static Location<'static>) {
         Phase::Idle => return,
         Phase::Starting | Phase::Running => {}
     }
-    inside_frame(at, caller);
+    inside_frame(at, By::Code, caller);
     let race = with(|e| {
         if write {
             e.watch.note(at);

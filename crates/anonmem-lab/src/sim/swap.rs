@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     explorer::{engine::with, failure::FailureKind, op::Kind, step::turn},
+    memory::By,
     trace::{Action, Event},
 };
 use anonmem_hal::{FrameAlloc, IoError, PAGE_SIZE, Pfn, SwapIo};
@@ -102,7 +103,7 @@ impl SwapIo for Sim {
         }
         self.begin(Transfer::Write, (device, slot), src, Location::caller());
         if running() {
-            inside_frame(self.arena.data_address(src), Location::caller());
+            inside_frame(self.arena.data_address(src), By::Code, Location::caller());
         }
         let words = core::array::from_fn(|i| self.arena.read(src, i * 8));
         let rest = (WORDS..PAGE_SIZE / 8).all(|i| self.arena.read(src, i * 8) == 0);

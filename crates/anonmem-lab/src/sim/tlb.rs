@@ -6,7 +6,8 @@
 //! look-up that allows it are one step, because a flush is acknowledged between instructions.
 //!
 //! A flush reaches the CPUs one after the other, in every order, and other steps may come in between: that
-//! is how late interrupts are explored.
+//! is how late interrupts are explored. It orders the MMU's doings with those of its sender, and nothing that
+//! code does: not all hardware sends interrupts.
 
 use super::{
     Sim,
@@ -17,6 +18,7 @@ use super::{
 use crate::{
     explorer::{engine::with, failure::FailureKind, op::Kind, step::turn},
     limits::address,
+    memory::By,
     trace::{Action, Event},
 };
 use anonmem_hal::{
@@ -182,7 +184,7 @@ impl Sim {
             broken(FailureKind::Frame, format!("a device reaches the free frame {}", pfn.0), at);
         }
         if running() {
-            inside_frame(frame, at);
+            inside_frame(frame, By::Code, at);
         }
         let word = match access {
             Access::Read => self.arena.read(pfn, 0),
@@ -298,7 +300,7 @@ impl Sim {
             broken(FailureKind::StaleTranslation, message, at);
         }
         if running() {
-            inside_frame(frame, at);
+            inside_frame(frame, By::Mmu, at);
         }
         let offset = va.page_offset();
         let word = match access {
@@ -466,11 +468,10 @@ unsafe impl Mmu for Sim {
                 with(|e| {
                     let word = format!("flush {what:?}");
                     e.record(|e| Event::new(e, Some(tlb), "", Action::Word(word), at));
-                    // The interrupt and its answer order both sides.
-                    let (mine, me) = (e.now(), e.current);
-                    let theirs = core::mem::replace(&mut e.cpus[next.index()].views.now, mine);
-                    e.cpus[me].views.now.join(&theirs);
-                    e.cpus[next.index()].views.now = e.cpus[me].views.now;
+                    let (mine, me, other) = (e.now(), e.current, next.index());
+                    let last = e.cpus[other].flushed(other, &mine);
+                    let over = &mut e.cpus[me].views.now.flushed.0[other];
+                    *over = last.max(*over);
                     e.tick();
                 });
             }

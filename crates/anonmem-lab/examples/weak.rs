@@ -1,0 +1,34 @@
+//! Explores cases under weak memory with two preemptions, one after the other, whatever the catalogue says:
+//! `cargo run --release -p anonmem-lab --example weak [CASE...]`. `cases/weak.rs` keeps what it found.
+
+use anonmem_lab::{Config, Model, Search, cases, explore_bounded};
+use std::{process::ExitCode, time::Instant};
+
+/// More executions than this are too many for every check.
+const MOST: u64 = 200_000;
+
+fn main() -> ExitCode {
+    let names: Vec<_> = std::env::args().skip(1).collect();
+    let mut failed = false;
+    for case in cases::all() {
+        if !names.is_empty() && !names.iter().any(|n| n == case.name) {
+            continue;
+        }
+        let inject = case.runs[0].inject;
+        let config = Config { model: Model::C11, inject, max_executions: MOST, ..Config::default() };
+        let began = Instant::now();
+        let report = explore_bounded(&*(case.program)(None), &config, 2);
+        let ended = report.search.starts_with(&Search::Bounded { preemptions: 2 }.name());
+        let end = match (&report.found, ended) {
+            (Some(_), _) => "BROKEN",
+            (None, true) => "held",
+            (None, false) => "too many",
+        };
+        println!("{end:9}{} in {:.1} s: {report}", case.name, began.elapsed().as_secs_f64());
+        if let Some(found) = &report.found {
+            failed = true;
+            println!("{}", found.trace);
+        }
+    }
+    if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
