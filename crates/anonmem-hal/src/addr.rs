@@ -12,6 +12,11 @@ pub const PAGE_SIZE: usize = 1 << PAGE_SHIFT;
 /// The largest order of the frame allocator: 2^10 pages, 4 MiB.
 pub const MAX_ORDER: u8 = 10;
 
+/// A length in bytes, rounded up to whole pages. One that wraps around becomes 0, as on Linux (`PAGE_ALIGN`).
+pub const fn page_align(len: u64) -> u64 {
+    len.wrapping_add(PAGE_SIZE as u64 - 1) & !(PAGE_SIZE as u64 - 1)
+}
+
 /// A user virtual address, in bytes.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 #[repr(transparent)]

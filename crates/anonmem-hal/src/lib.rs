@@ -19,7 +19,7 @@ pub mod machine;
 pub mod probe;
 pub mod pte;
 
-pub use addr::{MAX_ORDER, NrPages, Order, PAGE_SHIFT, PAGE_SIZE, Pfn, Va, VaRange};
+pub use addr::{MAX_ORDER, NrPages, Order, PAGE_SHIFT, PAGE_SIZE, Pfn, Va, VaRange, page_align};
 pub use arch::Arch;
 pub use cpu::{CpuId, CpuSet, CpuSlots, MAX_CPUS, UpTo};
 pub use machine::{

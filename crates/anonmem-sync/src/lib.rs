@@ -9,6 +9,7 @@
 //! - [`spin`], [`rwsem`], [`bitlock`]: spin locks, sleeping reader/writer locks, a lock in one bit.
 //! - [`seqcount`], [`rcu`]: reading without locks.
 //! - [`wait`]: waiting for a condition.
+//! - [`state`]: words that hold one of a few named states.
 //! - [`contention`]: how long tasks waited for locks.
 //!
 //! `unsafe` is allowed here.
@@ -30,6 +31,7 @@ pub mod rcu;
 pub mod rwsem;
 pub mod seqcount;
 pub mod spin;
+pub mod state;
 #[cfg(test)]
 mod testing;
 pub mod wait;
@@ -45,4 +47,5 @@ pub use rcu::{Rcu, RcuGuard};
 pub use rwsem::{RwSem, RwSemReadGuard, RwSemWriteGuard};
 pub use seqcount::SeqCount;
 pub use spin::{RawSpin, Spin, SpinGuard};
+pub use state::AtomicState;
 pub use wait::{WaitQueue, spin_until};

@@ -65,12 +65,8 @@ levels! {
     Pmd: spin,
     /// A last-level table. Two at once by address: the lower first, the other as subclass 1.
     Ptl: spin,
-    /// A cluster of swap slots.
-    SwapCluster: spin,
-    /// A swap device.
+    /// A swap device: the cluster that the next search for free slots starts at.
     SwapDevice: spin,
-    /// Reclaim's position in the frame array and its lists.
-    Lru: spin,
     /// The list of page tables that wait for a grace period.
     RcuList: spin,
     /// The free list of a type-stable slab.
@@ -86,23 +82,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_order_is_the_one_of_the_design() {
-        let ranks = [
-            MmapLock::RANK,
-            VmaLock::RANK,
-            FolioLock::RANK,
-            AnonVmaRoot::RANK,
-            Pmd::RANK,
-            Ptl::RANK,
-            SwapCluster::RANK,
-            SwapDevice::RANK,
-            Lru::RANK,
-            Slab::RANK,
-            Pcp::RANK,
-            Zone::RANK,
-        ];
-        assert!(ranks.is_sorted());
+    fn the_order_is_the_one_of_the_document() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/locking.md");
+        let text = std::fs::read_to_string(path).expect("docs/locking.md");
+        let told = text.lines().filter_map(|line| {
+            let mut cells = line.strip_prefix("| `")?.split("` | ");
+            let (name, kind) = (cells.next()?, cells.next()?);
+            let sleeps = kind.starts_with("sleeping");
+            (sleeps || kind.starts_with("spin")).then_some((name, sleeps))
+        });
+        let ranks = (1..=LEVELS as u16).map(|place| place << 4);
+        assert!(told.eq(ranks.clone().map(|rank| (name_of(rank), sleeps(rank)))), "names, order and kinds");
+        assert!(ranks.map(|rank| !sleeps(rank)).is_sorted(), "a sleeping lock after a spin lock");
         assert_eq!(name_of(Ptl::RANK + 1), "Ptl");
-        assert!((1..=13).map(|place| !sleeps(place << 4)).is_sorted(), "a sleeping lock after a spin lock");
     }
 }

@@ -233,6 +233,21 @@ mod tests {
     }
 
     #[test]
+    fn a_call_that_ends_without_locks_is_content() {
+        let zone = RawSpin::<TestMachine, Zone>::new();
+        drop(zone.lock());
+        lockdep::assert_none_held::<TestMachine>();
+    }
+
+    #[test]
+    #[should_panic(expected = "Zone still held")]
+    fn a_call_that_ends_with_a_lock_panics() {
+        let zone = RawSpin::<TestMachine, Zone>::new();
+        let _z = zone.try_lock();
+        lockdep::assert_none_held::<TestMachine>();
+    }
+
+    #[test]
     fn a_trylock_is_exempt_from_the_order() {
         let (ptl, zone) = (RawSpin::<TestMachine, Ptl>::new(), RawSpin::<TestMachine, Zone>::new());
         let _z = zone.lock();

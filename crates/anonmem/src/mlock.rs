@@ -13,7 +13,7 @@ use crate::{
     populate::Stop,
     vma::flags::VmFlags,
 };
-use anonmem_hal::{Arch, Machine, PAGE_SHIFT, Va, VaRange};
+use anonmem_hal::{Arch, Machine, PAGE_SHIFT, Va, VaRange, page_align};
 
 /// What makes a mapping locked, one way or the other.
 const LOCKED_MASK: VmFlags = VmFlags::LOCKED.union(VmFlags::LOCKONFAULT);
@@ -167,11 +167,9 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
     }
 }
 
-/// The bytes of the pages that hold the `len` bytes from `start`. A length that wraps around is 0, as on
-/// Linux.
+/// The bytes of the pages that hold the `len` bytes from `start`.
 fn locked_len(start: Va, len: u64) -> u64 {
-    let len = len.wrapping_add(start.page_offset() as u64);
-    Va(len).page_up().map_or(0, |len| len.0)
+    page_align(len.wrapping_add(start.page_offset() as u64))
 }
 
 /// The `len` bytes from `start`, both of whole pages.

@@ -70,12 +70,8 @@ impl<M: Machine> Mm<'_, M> {
         flush: &mut VaRange,
     ) -> Result<(), Error> {
         anonmem_hal::debug_check_eq!(M, guard.id(), self.id, "the lock of another address space");
-        let (vm, tree) = (self.vm, &guard.slot().tree);
-        let mut rest = range;
-        while !rest.is_empty() {
-            let (vma, id) = tree.find_containing(vm.nodes(), rest.start).ok_or(Error::NotMapped)?;
-            let part = VaRange { start: rest.start, end: vma.end.min(range.end) };
-            let old = vm.vma(id).flags();
+        guard.each_part(range, |id, part| {
+            let old = self.vm.vma(id).flags();
             let new = old.difference(VmFlags::ACCESS) | prot.vm_flags();
             if !may_flags(old).contains(prot.vm_flags()) {
                 return Err(Error::AccessDenied);
@@ -86,9 +82,8 @@ impl<M: Machine> Mm<'_, M> {
                     self.write_to_locked(guard, part);
                 }
             }
-            rest.start = part.end;
-        }
-        Ok(())
+            Ok(())
+        })
     }
 
     /// Copies now what the first writes would copy: locked memory does not fault.
@@ -135,21 +130,13 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
     ) -> Result<(), Error> {
         let (objects, vma, pages) = (self.objects, self.objects.vma(id), part.pages().0);
         let old = vma.flags();
-        let mut charged = 0;
-        if new.contains(VmFlags::WRITE) {
-            // What is data already may stay beyond a limit that was lowered.
-            if let Err(limit) = self.may_expand(new, pages)
-                && self.may_expand(old, pages).is_ok()
-            {
-                return Err(limit);
-            }
-            let promised = VmFlags::ACCOUNT | VmFlags::WRITE | VmFlags::SHARED | VmFlags::NORESERVE;
-            if !old.intersects(promised) {
-                charged = pages;
-                objects.commit(charged)?;
-                new |= VmFlags::ACCOUNT;
-            }
-        } else if vma.backing() == Backing::Anonymous && Rmap::stamp(vma).is_none() {
+        let charged = if new.contains(VmFlags::WRITE) { self.charge_for(old, new, pages)? } else { 0 };
+        if charged > 0 {
+            new |= VmFlags::ACCOUNT;
+        } else if !new.contains(VmFlags::WRITE)
+            && vma.backing() == Backing::Anonymous
+            && Rmap::stamp(vma).is_none()
+        {
             // No page was ever written: nothing needs the promise.
             new -= VmFlags::ACCOUNT;
         }
@@ -159,6 +146,23 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
             objects.uncommit(pages);
         }
         Ok(())
+    }
+
+    /// Promises memory for `pages` that become writable, unless it is promised already or not to be. Returns
+    /// how much that was.
+    fn charge_for(&self, old: VmFlags, new: VmFlags, pages: u64) -> Result<u64, Error> {
+        // What is data already may stay beyond a limit that was lowered.
+        if let Err(limit) = self.may_expand(new, pages)
+            && self.may_expand(old, pages).is_ok()
+        {
+            return Err(limit);
+        }
+        let promised = VmFlags::ACCOUNT | VmFlags::WRITE | VmFlags::SHARED | VmFlags::NORESERVE;
+        if old.intersects(promised) {
+            return Ok(0);
+        }
+        self.objects.commit(pages)?;
+        Ok(pages)
     }
 
     /// Changes the entries of `range` to no more than `prot`.

@@ -32,7 +32,7 @@ use crate::{
     mmap::{MapFlags, Object},
     vma::{flags::VmFlags, merge::NewArea},
 };
-use anonmem_hal::{Arch, Machine, PAGE_SHIFT, Va, VaRange};
+use anonmem_hal::{Arch, Machine, PAGE_SHIFT, Va, VaRange, page_align};
 
 bitflags::bitflags! {
     /// How `mremap` may go about it. The values are those of Linux's `MREMAP_*`.
@@ -65,9 +65,7 @@ impl Request {
         flags: RemapFlags,
         new_addr: Va,
     ) -> Result<Self, Error> {
-        // A length that wraps around is 0, as on Linux.
-        let round = |len| Va(len).page_up().map_or(0, |len| len.0);
-        let (old_len, new_len) = (round(old_len), round(new_len));
+        let (old_len, new_len) = (page_align(old_len), page_align(new_len));
         let end = Va(old.0.saturating_add(old_len)).page_down();
         let request = Self { old: VaRange { start: old, end: end.max(old) }, new_len, flags, new_addr };
         let invalid = |what| Err(Error::Invalid(what));

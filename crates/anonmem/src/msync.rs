@@ -6,7 +6,7 @@
 //! Linux: mm/msync.c. Differs: no file to write to.
 
 use crate::{error::Error, mm::Mm, vma::flags::VmFlags};
-use anonmem_hal::{Machine, Va, VaRange};
+use anonmem_hal::{Machine, Va, VaRange, page_align};
 
 bitflags::bitflags! {
     /// How `msync` is to go about it. The values are those of Linux's `MS_*`.
@@ -36,9 +36,8 @@ impl<M: Machine> Mm<'_, M> {
         if !start.is_page_aligned() {
             return Err(Error::Invalid("msync of an address that is not page aligned"));
         }
-        // A length that wraps around is 0, as on Linux; a range that does is not.
-        let len = Va(len).page_up().map_or(0, |len| len.0);
-        let mut rest = VaRange::of(start, len).ok_or(Error::NotMapped)?;
+        // A length that wraps around is 0; a range that does is not.
+        let mut rest = VaRange::of(start, page_align(len)).ok_or(Error::NotMapped)?;
         let guard = self.read();
         let mut hole = false;
         while !rest.is_empty() {

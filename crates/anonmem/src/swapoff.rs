@@ -9,6 +9,7 @@ use crate::{
         vm_fault::{FaultAccess, FaultResult, VmFault},
     },
     mm::Mm,
+    swap::device::DeviceState,
     vm::Vm,
 };
 use anonmem_hal::{Arch, Machine, Pte, SoftLeaf, Va, VaRange};
@@ -26,7 +27,8 @@ impl<M: Machine> Vm<M> {
         let place = self.swap.devices.get(usize::from(device)).filter(|place| place.is_on());
         let place = place.ok_or(Error::Invalid("the swap device is not in use"))?;
         // Acquire pairs with the release that opened it: all of the device is seen.
-        if place.open.compare_exchange(1, 2, Ordering::Acquire).is_err() {
+        if place.state.compare_exchange(DeviceState::Open, DeviceState::Changing, Ordering::Acquire).is_err()
+        {
             return Err(Error::Invalid("the swap device is being taken out of use already"));
         }
         for cpu in place.cursor.iter() {
@@ -35,7 +37,7 @@ impl<M: Machine> Vm<M> {
         loop {
             if let Err(e) = self.try_to_unuse(device) {
                 // Release pairs with the Acquire of whoever looks for an open device.
-                place.open.store(1, Ordering::Release);
+                place.state.store(DeviceState::Open, Ordering::Release);
                 return Err(e);
             }
             // Acquire pairs with the Release of the users' drops.
@@ -51,7 +53,7 @@ impl<M: Machine> Vm<M> {
         }
         place.slots.free(&self.frames);
         place.cluster_free.free(&self.frames);
-        place.open.store(0, Ordering::Release);
+        place.state.store(DeviceState::Absent, Ordering::Release);
         Ok(())
     }
 

@@ -15,6 +15,7 @@ use crate::{
 };
 use anonmem::{Config, LockMode, Mm, Vm};
 use anonmem_hal::{Arch, CpuId, PAGE_SHIFT, PAGE_SIZE, Present, SourceId, Va, arch::X86_64};
+use anonmem_sync::lockdep;
 use std::{collections::BTreeMap, mem::ManuallyDrop, sync::Arc};
 
 /// The machine under the memory manager.
@@ -243,8 +244,8 @@ fn wrong_bytes(oracle: &Oracle, model: &Space, number: u64, found: &Bytes) -> St
     format!("at byte {i:#x} found {:02x?}, expected {wanted:02x?}", &found[i..end])
 }
 
-impl System for Anonmem {
-    fn apply(&mut self, op: &Op) -> Outcome {
+impl Anonmem {
+    fn apply_op(&mut self, op: &Op) -> Outcome {
         match *op {
             Op::Spawn(space) => return self.spawn(space),
             Op::Fork { parent, child } => return self.fork(parent, child),
@@ -264,6 +265,14 @@ impl System for Anonmem {
             Some(process) => calls::apply(&process.users[cpu as usize], self.source, op),
             None => Outcome::Skipped,
         }
+    }
+}
+
+impl System for Anonmem {
+    fn apply(&mut self, op: &Op) -> Outcome {
+        let outcome = self.apply_op(op);
+        lockdep::assert_none_held::<Machine>();
+        outcome
     }
 
     fn area_end(&mut self, space: usize, addr: u64) -> Option<u64> {

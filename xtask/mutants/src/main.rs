@@ -104,14 +104,8 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Options, &'stati
 }
 
 fn run(root: &Path, options: &Options) -> Result<bool, String> {
-    let paths = if options.paths.is_empty() {
-        let there = |p: &&&str| root.join(p).exists();
-        LISTED.iter().filter(there).map(ToString::to_string).collect()
-    } else {
-        options.paths.clone()
-    };
-    let files = tree::sources(root, &paths)?;
-    let mut mutants = find(root, &files)?;
+    let files = tree::sources(root, &listed(root, options))?;
+    let mutants = find(root, &files)?;
     if options.list {
         mutants.iter().for_each(|m| println!("{}", m.describe()));
         println!("{} mutants", mutants.len());
@@ -126,25 +120,38 @@ fn run(root: &Path, options: &Options) -> Result<bool, String> {
         return publish(root, &json, &report, options.docs);
     }
     let last = options.again.then(|| report::read(&json)).transpose()?;
-    let before = last.as_ref().map(Before::all);
-    let before_seconds = last.as_ref().map_or(0, |last| last.seconds);
+    let report = measure(root, options, &work, (&files, mutants, explanations), last.as_ref())?;
+    publish(root, &json, &report, options.docs)
+}
 
+/// The files and folders to plant mutants in.
+fn listed(root: &Path, options: &Options) -> Vec<String> {
+    if options.paths.is_empty() {
+        let there = |p: &&&str| root.join(p).exists();
+        LISTED.iter().filter(there).map(ToString::to_string).collect()
+    } else {
+        options.paths.clone()
+    }
+}
+
+/// The files, the mutants of them, and what is known of those that survive.
+type Subject<'a> = (&'a [String], Vec<Mutant>, Vec<survivors::Explanation>);
+
+/// Plants the mutants, builds, shows every one to what runs its code, and writes down what came of it as it
+/// comes. What `last` knows already is not shown again.
+fn measure(
+    root: &Path,
+    options: &Options,
+    work: &Path,
+    (files, mut mutants, explanations): Subject<'_>,
+    last: Option<&report::Json>,
+) -> Result<Report, String> {
     let start = Instant::now();
-    let copy = build::Copy { root, tree: &work.join("tree"), target: &work.join("target") };
-    eprintln!("planting {} mutants in {} files", mutants.len(), files.len());
-    let refused = copy.plant(&mut mutants)?;
-    eprintln!("building; {} do not compile", refused.len());
-    let mut packages: BTreeSet<String> = files.iter().map(|f| tree::package_of(f).to_owned()).collect();
-    packages.insert("anonmem".into());
-    let programs = copy.build(&packages)?;
-    eprintln!("running everything once without a mutant");
-    let suites = Suites::measure(&programs, work.join("logs"))?;
-    eprintln!("{} of {} mutants are in code that something runs", suites.reached().len(), mutants.len());
-    let refused = refused.iter().map(|(m, why)| format!("{}: {why}", m.describe())).collect();
+    let (suites, refused) = build_suites(root, work, files, &mut mutants)?;
     let (cases, code) = (suites.cases(), tree::code(root)?);
     let mut report =
         Report { rows: Vec::new(), refused, explanations: explanations.clone(), seconds: 0, cases, code };
-    let so_far = Mutex::new(&mut report);
+    let (before, before_seconds) = (last.map(Before::all), last.map_or(0, |last| last.seconds));
     let known = |mutant: &Mutant| {
         let outcome = before.as_ref()?.outcome(mutant)?;
         // Survivors that are explained stay what they are.
@@ -152,16 +159,37 @@ fn run(root: &Path, options: &Options) -> Result<bool, String> {
             !matches!(outcome, Outcome::Survived { .. }) || explanations.iter().any(|e| e.names(mutant));
         settled.then(|| outcome.clone())
     };
+    let so_far = Mutex::new(&mut report);
     show_all(&mutants, &suites, options.jobs, known, |row| {
         let mut report = so_far.lock().map_err(|_| "a worker panicked")?;
         report.rows.push(row);
         report.seconds = start.elapsed().as_secs() + before_seconds;
         progress(&report.rows, mutants.len());
         // A run that is stopped goes on with --again.
-        if report.rows.len() % 20 == 0 { write_json(&json, &report) } else { Ok(()) }
+        if report.rows.len() % 20 == 0 { write_json(&work.join("result.json"), &report) } else { Ok(()) }
     })?;
     report.rows.sort_by_key(|r| r.mutant.id);
-    publish(root, &json, &report, options.docs)
+    Ok(report)
+}
+
+/// Plants the mutants in a copy of the tree and builds its tests; says which mutants do not compile, and why.
+fn build_suites(
+    root: &Path,
+    work: &Path,
+    files: &[String],
+    mutants: &mut Vec<Mutant>,
+) -> Result<(Suites, Vec<String>), String> {
+    let copy = build::Copy { root, tree: &work.join("tree"), target: &work.join("target") };
+    eprintln!("planting {} mutants in {} files", mutants.len(), files.len());
+    let refused = copy.plant(mutants)?;
+    eprintln!("building; {} do not compile", refused.len());
+    let mut packages: BTreeSet<String> = files.iter().map(|f| tree::package_of(f).to_owned()).collect();
+    packages.insert("anonmem".into());
+    let programs = copy.build(&packages)?;
+    eprintln!("running everything once without a mutant");
+    let suites = Suites::measure(&programs, work.join("logs"))?;
+    eprintln!("{} of {} mutants are in code that something runs", suites.reached().len(), mutants.len());
+    Ok((suites, refused.iter().map(|(m, why)| format!("{}: {why}", m.describe())).collect()))
 }
 
 fn find(root: &Path, files: &[String]) -> Result<Vec<Mutant>, String> {

@@ -10,7 +10,7 @@ use anonmem_sync::{
     Atomic, Ordering,
     Ordering::{AcqRel, Acquire, Relaxed, Release},
     Plain, RawSpin,
-    order::{FolioLock, Lru, Slab},
+    order::{FolioLock, Ptl, Slab},
     spin::RawSpinGuard,
 };
 use core::cell::RefCell;
@@ -63,7 +63,8 @@ const STRANGER: u64 = 2;
 const SECOND: u64 = 3;
 
 struct AnonVma {
-    lock: RawSpin<Sim, Lru>,
+    /// A spin lock, as it was then; in production it sleeps, so it has the place of another one here.
+    lock: RawSpin<Sim, Ptl>,
     /// Protected by `lock`.
     owner: Plain<u64, Sim>,
 }
@@ -144,7 +145,7 @@ impl World {
         }
     }
 
-    fn page_lock_anon_vma(&self, protocol: Protocol) -> Option<(usize, RawSpinGuard<'_, Sim, Lru>)> {
+    fn page_lock_anon_vma(&self, protocol: Protocol) -> Option<(usize, RawSpinGuard<'_, Sim, Ptl>)> {
         for _ in 0..3 {
             let mapping = self.mapping.load(Acquire);
             if mapping & ANON == 0 {

@@ -232,53 +232,60 @@ fn choose_cpu(e: &mut Engine, enabled: u16) -> Option<usize> {
         e.fail(FailureKind::Livelock, message, None);
         return None;
     }
-    let cpu = if depth < e.nodes.len() {
-        let node = &e.nodes[depth];
-        let cpu = usize::from(node.cpu);
-        let same = node.enabled == enabled && enabled >> cpu & 1 == 1;
-        // The last step of the path may be new; those before it have been made like this.
-        let made = depth + 1 < e.replay;
-        if !same || made && e.cpus[cpu].pending.is_none_or(|op| !op.looks_like(&node.op)) {
-            let message = format!(
-                "step {depth}: CPUs {:#b} could run, CPU{cpu} would make {:?}; now {enabled:#b}, {:?}: a scenario \
-                 must do the same each time",
-                node.enabled,
-                node.op.kind,
-                e.cpus[cpu].pending.map(|op| op.kind)
-            );
-            e.fail(FailureKind::Nondeterminism, message, None);
-            return None;
-        }
-        e.sleep = node.sleep | (node.done & !(1 << cpu));
-        cpu
-    } else {
-        if enabled == 0 {
-            return None;
-        }
-        let Some((cpu, backtrack)) = extend(e, enabled) else {
-            e.redundant = true;
-            return None;
-        };
-        let op = e.cpus[cpu].pending.expect("enabled");
-        e.nodes.push(Node {
-            cpu: cpu as u8,
-            op,
-            clock: crate::memory::Clock::ZERO,
-            enabled,
-            backtrack,
-            done: 0,
-            sleep: e.sleep,
-            first_choice: e.choice,
-            ops: e.ops,
-        });
-        cpu
-    };
+    let cpu = if depth < e.nodes.len() { follow(e, enabled) } else { extend(e, enabled) }?;
     commit(e, cpu);
     Some(cpu)
 }
 
+/// Who made this step the last time; nobody if the scenario does something else now.
+fn follow(e: &mut Engine, enabled: u16) -> Option<usize> {
+    let depth = e.depth;
+    let node = &e.nodes[depth];
+    let cpu = usize::from(node.cpu);
+    let same = node.enabled == enabled && enabled >> cpu & 1 == 1;
+    // The last step of the path may be new; those before it have been made like this.
+    let made = depth + 1 < e.replay;
+    if !same || made && e.cpus[cpu].pending.is_none_or(|op| !op.looks_like(&node.op)) {
+        let message = format!(
+            "step {depth}: CPUs {:#b} could run, CPU{cpu} would make {:?}; now {enabled:#b}, {:?}: a scenario \
+             must do the same each time",
+            node.enabled,
+            node.op.kind,
+            e.cpus[cpu].pending.map(|op| op.kind)
+        );
+        e.fail(FailureKind::Nondeterminism, message, None);
+        return None;
+    }
+    e.sleep = node.sleep | (node.done & !(1 << cpu));
+    Some(cpu)
+}
+
+/// Lengthens the path by a step that was never made; nobody makes it if there is no need.
+fn extend(e: &mut Engine, enabled: u16) -> Option<usize> {
+    if enabled == 0 {
+        return None;
+    }
+    let Some((cpu, backtrack)) = choose_new(e, enabled) else {
+        e.redundant = true;
+        return None;
+    };
+    let op = e.cpus[cpu].pending.expect("enabled");
+    e.nodes.push(Node {
+        cpu: cpu as u8,
+        op,
+        clock: crate::memory::Clock::ZERO,
+        enabled,
+        backtrack,
+        done: 0,
+        sleep: e.sleep,
+        first_choice: e.choice,
+        ops: e.ops,
+    });
+    Some(cpu)
+}
+
 /// Who makes a step that no path prescribes, and who else shall be tried here.
-fn extend(e: &mut Engine, enabled: u16) -> Option<(usize, u16)> {
+fn choose_new(e: &mut Engine, enabled: u16) -> Option<(usize, u16)> {
     let current = e.current;
     let goes_on = enabled >> current & 1 == 1;
     let stay = |candidates: u16| {

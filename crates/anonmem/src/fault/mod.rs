@@ -49,6 +49,7 @@ use crate::{
 };
 use anonmem_hal::{Machine, Marker, Pte, SoftLeaf, Va};
 use anonmem_pgtable::{Cleared, Dirty, Mapped, PteTable};
+use anonmem_sync::lockdep;
 
 /// How often a fault without memory reclaims and tries again before it gives up.
 const OOM_RETRIES: u32 = 16;
@@ -178,6 +179,7 @@ impl<M: Machine> Mm<'_, M> {
             FaultOutcome::SegvMaperr | FaultOutcome::SegvAccerr => self.vm.count(Event::FaultSegv),
             FaultOutcome::Bus => self.vm.count(Event::FaultBus),
         }
+        lockdep::assert_none_held::<M>();
         outcome
     }
 

@@ -9,7 +9,7 @@ use crate::{
     events::Event,
     reclaim::{
         SWAP_CLUSTER_MAX,
-        state::{END, SLEEP, WORK},
+        state::KswapdOrder::{End, Sleep, Work},
     },
     vm::Vm,
 };
@@ -23,14 +23,14 @@ impl<M: Machine> Vm<M> {
         loop {
             let mailbox = &self.kswapd;
             // Acquire pairs with the release of whoever wakes or ends us: what it did is seen.
-            mailbox.queue.wait_until(&|| mailbox.state.load(Ordering::Acquire) != SLEEP);
-            if mailbox.state.load(Ordering::Acquire) == END {
+            mailbox.queue.wait_until(&|| mailbox.order.load(Ordering::Acquire) != Sleep);
+            if mailbox.order.load(Ordering::Acquire) == End {
                 // Another task may start it again.
-                mailbox.state.store(SLEEP, Ordering::Relaxed);
+                mailbox.order.store(Sleep, Ordering::Relaxed);
                 return;
             }
             // AcqRel pairs with the waker's: a wake-up after this sees memory as this round finds it.
-            let _ = mailbox.state.compare_exchange(WORK, SLEEP, Ordering::AcqRel);
+            let _ = mailbox.order.compare_exchange(Work, Sleep, Ordering::AcqRel);
             self.count(Event::KswapdWake);
             self.reap();
             // Without progress it would spin: whoever allocates then reclaims for himself.
@@ -41,7 +41,7 @@ impl<M: Machine> Vm<M> {
     /// Ends the background task.
     pub fn kswapd_stop(&self) {
         // Release pairs with the task's Acquire above.
-        self.kswapd.state.store(END, Ordering::Release);
+        self.kswapd.order.store(End, Ordering::Release);
         self.kswapd.queue.wake_all();
     }
 
@@ -52,8 +52,8 @@ impl<M: Machine> Vm<M> {
         if self.frames.below_low() && self.swap.any_open() {
             let mailbox = &self.kswapd;
             // AcqRel pairs with the task's: it works on the memory that made us wake it.
-            if mailbox.state.load(Ordering::Relaxed) == SLEEP
-                && mailbox.state.compare_exchange(SLEEP, WORK, Ordering::AcqRel).is_ok()
+            if mailbox.order.load(Ordering::Relaxed) == Sleep
+                && mailbox.order.compare_exchange(Sleep, Work, Ordering::AcqRel).is_ok()
             {
                 mailbox.queue.wake_all();
             }

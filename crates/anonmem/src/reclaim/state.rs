@@ -1,7 +1,7 @@
 //! What reclaim remembers: the clock's hand, who is at work, and the background task's mailbox.
 
 use anonmem_hal::Machine;
-use anonmem_sync::{Atomic, Ordering, WaitQueue};
+use anonmem_sync::{Atomic, AtomicState, Ordering, WaitQueue, states};
 
 /// Where the hand of the clock is: frames relative to the first.
 pub(crate) struct ClockHand<M> {
@@ -53,19 +53,24 @@ impl<M: Machine> Reclaimers<M> {
 
 /// The background task's mailbox.
 pub(crate) struct Kswapd<M> {
-    /// 0: sleep, 1: work, 2: end.
-    pub(super) state: Atomic<u32, M>,
+    pub(super) order: AtomicState<KswapdOrder, M>,
     pub(super) queue: WaitQueue<M>,
 }
 
-pub(super) const SLEEP: u32 = 0;
-
-pub(super) const WORK: u32 = 1;
-
-pub(super) const END: u32 = 2;
+states! {
+    /// What the background task is to do.
+    pub(super) enum KswapdOrder {
+        /// Wait.
+        Sleep,
+        /// Reclaim until the high watermark.
+        Work,
+        /// Return.
+        End,
+    }
+}
 
 impl<M: Machine> Kswapd<M> {
     pub(crate) const fn new() -> Self {
-        Self { state: Atomic::new(SLEEP), queue: WaitQueue::new() }
+        Self { order: AtomicState::new(), queue: WaitQueue::new() }
     }
 }

@@ -13,19 +13,32 @@
 
 use anonmem_frame::{FrameArray, SwapSlots};
 use anonmem_hal::{Machine, SwapEntry};
-use anonmem_sync::{Atomic, Ordering, PerCpu, Spin, WaitQueue, order::SwapDevice as SwapDeviceLevel};
+use anonmem_sync::{
+    Atomic, AtomicState, Ordering, PerCpu, Spin, WaitQueue, order::SwapDevice as SwapDeviceLevel, states,
+};
 
 /// The most devices at once.
 pub(crate) const MAX_DEVICES: usize = 8;
 /// Slots of a cluster: a CPU allocates from one at a time.
 pub(crate) const CLUSTER: u64 = 256;
 
+states! {
+    /// What is in a device's place.
+    pub(crate) enum DeviceState {
+        /// No device.
+        Absent,
+        /// A device whose slots may be allocated.
+        Open,
+        /// A device that comes or goes: whoever made it so alone may change the state.
+        Changing,
+    }
+}
+
 /// One device's place.
 pub(crate) struct SwapDevice<M: Machine> {
     pub(crate) users: Atomic<u32, M>,
     pub(crate) idle: WaitQueue<M>,
-    /// 0: there is no device; 1: slots may be allocated; 2: it comes or goes.
-    pub(crate) open: Atomic<u32, M>,
+    pub(crate) state: AtomicState<DeviceState, M>,
     pub(crate) priority: Atomic<i32, M>,
     pub(crate) slots: SwapSlots<M>,
     pub(crate) nr_free: Atomic<i64, M>,
@@ -61,7 +74,7 @@ impl<M: Machine> SwapDevices<M> {
             devices: core::array::from_fn(|number| SwapDevice {
                 users: Atomic::new(0),
                 idle: WaitQueue::new(),
-                open: Atomic::new(0),
+                state: AtomicState::new(),
                 priority: Atomic::new(0),
                 slots: SwapSlots::new(number as u8),
                 nr_free: Atomic::new(0),
@@ -74,7 +87,7 @@ impl<M: Machine> SwapDevices<M> {
 
     /// Whether there is a device to swap to.
     pub(crate) fn any_open(&self) -> bool {
-        self.devices.iter().any(|d| d.open.peek() == 1)
+        self.devices.iter().any(|d| d.state.peek() == DeviceState::Open)
     }
 
     /// Number, slots and free slots of each device, for `validate`.
@@ -125,7 +138,7 @@ impl<M: Machine> SwapDevice<M> {
 
     /// Whether pages may go there: not while swapoff brings back those that did.
     pub(crate) fn is_open(&self) -> bool {
-        self.open.load(Ordering::Relaxed) == 1
+        self.state.load(Ordering::Relaxed) == DeviceState::Open
     }
 
     pub(crate) fn priority(&self) -> i32 {

@@ -8,7 +8,7 @@
 
 use crate::{
     objects::Objects,
-    swap::device::{CLUSTER, SwapDevice},
+    swap::device::{CLUSTER, DeviceState, SwapDevice},
 };
 use anonmem_frame::{FolioOwner, FolioRef, SlotCountOverflow, SlotPut, SwapCount};
 use anonmem_hal::{Machine, SwapEntry};
@@ -179,6 +179,6 @@ impl<M: Machine> Objects<M> {
 impl<M: Machine> SwapDevice<M> {
     fn is_open_for_alloc(&self) -> bool {
         // Pairs with the release that opened it: its arrays are seen complete.
-        self.open.load(Ordering::Acquire) == 1
+        self.state.load(Ordering::Acquire) == DeviceState::Open
     }
 }

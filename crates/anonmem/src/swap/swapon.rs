@@ -2,7 +2,7 @@
 //!
 //! Linux: mm/swapfile.c `swapon`.
 
-use super::device::CLUSTER;
+use super::device::{CLUSTER, DeviceState};
 use crate::{error::Error, objects::Objects};
 use anonmem_frame::FrameArray;
 use anonmem_hal::Machine;
@@ -21,9 +21,10 @@ impl<M: Machine> Objects<M> {
         if pages == 0 || pages > FrameArray::<M>::MAX_LEN {
             return Err(Error::Invalid("a swap device has between 1 and 2^27 pages"));
         }
-        // Taken by whoever makes it 2; `users` stays 0 until it is complete. Acquire pairs with the
-        // release of whoever gave the place back.
-        if place.is_on() || place.open.compare_exchange(0, 2, Ordering::Acquire).is_err() {
+        // Whoever makes it `Changing` has the place; `users` stays 0 until the device is complete. Acquire pairs
+        // with the release of whoever gave the place back.
+        let (absent, changing) = (DeviceState::Absent, DeviceState::Changing);
+        if place.is_on() || place.state.compare_exchange(absent, changing, Ordering::Acquire).is_err() {
             return Err(Error::Invalid("the swap device is in use"));
         }
         let made = place.cluster_free.alloc(&self.frames, pages.div_ceil(CLUSTER)).and_then(|()| {
@@ -31,7 +32,7 @@ impl<M: Machine> Objects<M> {
         });
         if let Err(e) = made {
             // Release pairs with the Acquire of the next one who takes the place: it finds it empty.
-            place.open.store(0, Ordering::Release);
+            place.state.store(DeviceState::Absent, Ordering::Release);
             return Err(e.into());
         }
         for cluster in 0..pages.div_ceil(CLUSTER) {
@@ -43,7 +44,7 @@ impl<M: Machine> Objects<M> {
         *place.next_cluster.lock() = 0;
         // Release pairs with the Acquire of `get_user`: the slots are there.
         place.users.store(1, Ordering::Release);
-        place.open.store(1, Ordering::Release);
+        place.state.store(DeviceState::Open, Ordering::Release);
         Ok(())
     }
 }

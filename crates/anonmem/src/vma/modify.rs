@@ -80,13 +80,31 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
         range: VaRange,
         mut change: impl FnMut(&Vma<M>) -> Result<VmFlags, Error>,
     ) -> Result<(), Error> {
-        let (objects, tree) = (self.objects, &self.slot().tree);
+        self.each_part(range, |id, part| {
+            let flags = change(self.objects.vma(id))?;
+            self.modify_vma(id, part, flags).map(drop)
+        })
+    }
+
+    /// Calls `f` with every VMA of `range` and the part of it that lies in the range, in ascending order. `f`
+    /// may split the VMA, or merge it.
+    ///
+    /// # Locks
+    /// The mmap lock for writing.
+    ///
+    /// # Errors
+    /// [`Error::NotMapped`] at the first hole, and what `f` returns. It was called for what lies before.
+    pub(crate) fn each_part(
+        &self,
+        range: VaRange,
+        mut f: impl FnMut(VmaId, VaRange) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let (nodes, tree) = (self.objects.nodes(), &self.slot().tree);
         let mut rest = range;
         while !rest.is_empty() {
-            let (vma, id) = tree.find_containing(objects.nodes(), rest.start).ok_or(Error::NotMapped)?;
+            let (vma, id) = tree.find_containing(nodes, rest.start).ok_or(Error::NotMapped)?;
             let part = VaRange { start: rest.start, end: vma.end.min(range.end) };
-            let flags = change(objects.vma(id))?;
-            self.modify_vma(id, part, flags)?;
+            f(id, part)?;
             rest.start = part.end;
         }
         Ok(())

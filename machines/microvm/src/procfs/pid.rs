@@ -12,7 +12,7 @@ use alloc::format;
 use alloc::string::String;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
-use anonmem::{MapKind, MapUse, VmFlags, VmaInfo};
+use anonmem::{MapKind, MapUse, VmFlags, VmaInfo, VmaUsage};
 use anonmem_oslib::Result;
 use anonmem_oslib::cred::Cred;
 use anonmem_oslib::errno::{EINVAL, ENOENT, ENOMEM};
@@ -284,8 +284,8 @@ fn user_strings(process: &Process, range: (u64, u64), offset: u64, to: &mut [u8]
 }
 
 /// Puts what the memory manager tells about a mapping into the words of `/proc`.
-fn mapping<'a>(vma: &'a Vma, flags: &'a [&'static str]) -> Mapping<'a> {
-    let (info, usage) = (&vma.info, &vma.usage);
+fn mapping<'a>(vma: &'a Vma, costs: &'a Costs, flags: &'a [&'static str]) -> Mapping<'a> {
+    let info = &vma.info;
     let anonymous = vma.ino == 0;
     Mapping {
         start: info.range.start.0,
@@ -297,22 +297,32 @@ fn mapping<'a>(vma: &'a Vma, flags: &'a [&'static str]) -> Mapping<'a> {
         offset: if anonymous { 0 } else { info.pgoff * 4096 },
         ino: vma.ino,
         name: &vma.name,
-        usage: text::Usage {
-            rss: usage.rss,
-            pss: usage.pss,
-            pss_dirty: usage.pss_dirty,
-            shared_clean: usage.shared_clean,
-            shared_dirty: usage.shared_dirty,
-            private_clean: usage.private_clean,
-            private_dirty: usage.private_dirty,
-            referenced: usage.referenced,
-            anonymous: usage.anonymous,
-            lazy_free: usage.lazy_free,
-            swap: usage.swap,
-            locked: usage.locked,
-        },
+        costs,
         flags,
     }
+}
+
+/// What a mapping costs, line by line of `smaps`.
+type Costs = [(&'static str, u64); 14];
+
+/// Linux: fs/proc/task_mmu.c `__show_smap`.
+fn costs(usage: &VmaUsage) -> Costs {
+    [
+        ("Rss", usage.rss),
+        ("Pss", usage.pss),
+        ("Pss_Dirty", usage.pss_dirty),
+        ("Shared_Clean", usage.shared_clean),
+        ("Shared_Dirty", usage.shared_dirty),
+        ("Private_Clean", usage.private_clean),
+        ("Private_Dirty", usage.private_dirty),
+        ("Referenced", usage.referenced),
+        ("Anonymous", usage.anonymous),
+        ("LazyFree", usage.lazy_free),
+        ("AnonHugePages", 0),
+        ("Swap", usage.swap),
+        ("SwapPss", usage.swap),
+        ("Locked", usage.locked),
+    ]
 }
 
 /// The letters of `smaps` for the attributes of a mapping, in Linux's order. Linux: fs/proc/task_mmu.c
@@ -369,7 +379,7 @@ fn mappings(
     for vma in mm::vmas(&space, from, detail)? {
         text.clear();
         let flags = if detail == Detail::Pages { letters(vma.info.flags) } else { Vec::new() };
-        line(&mut text, &mapping(&vma, &flags));
+        line(&mut text, &mapping(&vma, &costs(&vma.usage), &flags));
         out.extend_from_slice(text.as_bytes());
         next = Some(vma.info.range.end.0);
         if out.len() >= ENOUGH {
@@ -389,7 +399,9 @@ fn rollup(process: &Process) -> String {
         kind: MapKind::Anonymous,
         purpose: MapUse::Other,
     };
-    text::smaps_rollup(&mut out, &mapping(&Vma { info, usage, ino: 0, name: String::new() }, &[]));
+    let costs = costs(&usage);
+    let all = Vma { info, usage, ino: 0, name: String::new() };
+    text::smaps_rollup(&mut out, &mapping(&all, &costs, &[]));
     out
 }
 

@@ -26,12 +26,14 @@ use crate::arch::lock::SpinLock;
 use crate::arch::trap::TrapFrame;
 use crate::heap;
 use crate::klog;
+use crate::machine::Kernel;
 use crate::proc::current_thread;
 use alloc::collections::BTreeSet;
 use alloc::string::String;
 use alloc::vec::Vec;
 use anonmem_oslib::errno::{ENOMEM, ENOSYS};
 use anonmem_oslib::{Result, restart};
+use anonmem_sync::lockdep;
 use call::Call;
 use linux_raw_sys::general as abi;
 
@@ -52,6 +54,7 @@ pub fn syscall(frame: &mut TrapFrame) {
         call.thread.note_work();
     }
     call.frame.rax = result;
+    lockdep::assert_none_held::<Kernel>();
 }
 
 static UNKNOWN: SpinLock<BTreeSet<u64>> = SpinLock::new(BTreeSet::new());
