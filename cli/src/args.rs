@@ -11,6 +11,7 @@ use crate::size::{parse_ram, parse_swap};
 use crate::values::{
     Accel, BillFormat, FileMapping, Lock, SwapBackend, parse_env, parse_file, parse_guest_path, parse_seconds,
 };
+use crate::vm::disk::{DiskOption, parse_disk};
 
 // Paragraphs are one line each: clap breaks them where the terminal ends. Lines of examples fit into 80
 // columns.
@@ -46,6 +47,9 @@ Examples:
     anonmem run --ram 64M -- python3 -c 'x = bytearray(200 << 20)'
   More than fits: what was not used lately is compressed:
     anonmem run --ram 64M --swap 512M -- python3 -c 'x = b\"x\" * (200 << 20)'
+  A disk of 64 MiB, of which it reads past all caches:
+    truncate -s 64M disk.img
+    anonmem run --disk disk.img -- dd if=/dev/vda bs=64k iflag=direct of=x
   The bill for a program to read:
     anonmem run --bill json --bill-file bill.json -- ./a.out
 
@@ -207,6 +211,12 @@ pub struct RunOptions {
     #[arg(long, value_name = "PATH")]
     pub swap_file: Option<PathBuf>,
 
+    /// Give the program a disk: FILE, or a block device, becomes /dev/vda, the next one /dev/vdb (repeat
+    /// for more). What it writes stays in FILE; with :ro it can only read. With O_DIRECT the disk reads and
+    /// writes the program's own pages. Swap's disk, if there is one, comes last
+    #[arg(long = "disk", value_name = "FILE[:ro]", value_parser = parse_disk)]
+    pub disks: Vec<DiskOption>,
+
     /// Number of CPUs
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64))]
     pub cpus: u32,
@@ -339,6 +349,7 @@ mod tests {
             ["--file", ":/x"],
             ["--file", "x:y"],
             ["--timeout", "0"],
+            ["--disk", ":ro"],
             ["--cwd", "here"],
         ] {
             let line = ["anonmem", "run", bad[0], bad[1], "--", "true"];

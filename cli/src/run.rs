@@ -22,6 +22,7 @@ use crate::pack::record::{Poison, RunRecord};
 use crate::pack::{self, Package};
 use crate::progress::Progress;
 use crate::values::{BillFormat, SwapBackend};
+use crate::vm::disk::{self, Disk};
 use crate::vm::machine::{Machine, Spec, describe};
 use crate::vm::qemu::Accelerator;
 use crate::vm::{accel, kernel, qemu};
@@ -47,6 +48,7 @@ pub fn run(options: &RunOptions) -> Result<u8> {
         return Err(Error::usage("--swap-backend disk needs to know how much: add --swap SIZE"));
     }
     out::check_writable([options.bill_file.as_deref()])?;
+    let mut disks = options.disks.iter().map(Disk::of_option).collect::<Result<Vec<_>>>()?;
     let search_path = std::env::var_os("PATH").unwrap_or_default();
     let mut progress = Progress::new();
     let package = pack::pack(options, &search_path, &mut progress)?;
@@ -58,14 +60,18 @@ pub fn run(options: &RunOptions) -> Result<u8> {
     let dir = tempfile::Builder::new().prefix("anonmem-").tempdir();
     let dir = dir.map_err(|e| on_host("cannot make a temporary directory", e))?;
     let archive = dir.path().join("archive");
-    write_package(options, &package, &archive, &mut progress)?;
-    let disk = swap_disk(options, dir.path())?;
+    let swap_disk = swap_disk(options, dir.path())?.map(|path| {
+        disks.push(Disk::for_swap(path));
+        disk::name(disks.len() - 1)
+    });
+    disk::check_all(&disks)?;
+    write_package(options, &package, swap_disk.as_deref(), &archive, &mut progress)?;
     progress.step("booting");
     let spec = Spec {
         qemu: &qemu,
         kernel: &kernel,
         archive: &archive,
-        disk: disk.as_deref(),
+        disks: &disks,
         ram: options.ram,
         cpus: options.cpus,
         accelerator,
@@ -127,6 +133,7 @@ fn swap_disk(options: &RunOptions, dir: &Path) -> Result<Option<PathBuf>> {
 fn write_package(
     options: &RunOptions,
     package: &Package,
+    swap_disk: Option<&str>,
     archive: &Path,
     progress: &mut Progress,
 ) -> Result<()> {
@@ -135,6 +142,7 @@ fn write_package(
         cpus: options.cpus,
         swap: options.swap,
         swap_backend: options.swap_backend,
+        swap_disk,
         lock: options.lock,
         poison: if options.no_poison { Poison::Off } else { Poison::On },
         cwd: &options.cwd,

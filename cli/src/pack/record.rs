@@ -18,6 +18,8 @@ pub struct RunRecord<'a> {
     pub swap: u64,
     /// What it is made of.
     pub swap_backend: SwapBackend,
+    /// The guest's name of the disk that it is, if it is one.
+    pub swap_disk: Option<&'a str>,
     /// How page faults are kept apart from changes of the mappings.
     pub lock: Lock,
     /// Whether freed frames are filled with a pattern.
@@ -68,6 +70,9 @@ impl RunRecord<'_> {
         if self.swap != 0 {
             field("swap", OsStr::new(&self.swap.to_string()))?;
             field("swap_backend", OsStr::new(self.swap_backend.name()))?;
+            if let Some(name) = self.swap_disk {
+                field("swap_disk", OsStr::new(name))?;
+            }
         }
         let poison = match self.poison {
             Poison::On => "1",
@@ -97,6 +102,7 @@ mod tests {
             cpus: 2,
             swap: 8192,
             swap_backend: SwapBackend::Disk,
+            swap_disk: Some("vdb"),
             lock: Lock::Vma,
             poison: Poison::On,
             cwd: Path::new("/root"),
@@ -104,7 +110,7 @@ mod tests {
             args: &["x".into(), "".into(), "a=b".into()],
             env: &["K=V".into()],
         };
-        let expected = "ram=4096\0cpus=2\0lock=vma\0swap=8192\0swap_backend=disk\0poison=1\0cwd=/root\0exe=/bin/x\0arg=x\0arg=\0arg=a=b\0env=K=V\0";
+        let expected = "ram=4096\0cpus=2\0lock=vma\0swap=8192\0swap_backend=disk\0swap_disk=vdb\0poison=1\0cwd=/root\0exe=/bin/x\0arg=x\0arg=\0arg=a=b\0env=K=V\0";
         assert_eq!(String::from_utf8(record.to_bytes().unwrap()).unwrap(), expected);
         let bad = RunRecord { args: &["a\0b".into()], ..record };
         assert!(bad.to_bytes().unwrap_err().to_string().contains("zero byte"));

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, set_parent_process_death_signal};
 
+use super::disk::Disk;
 use super::qemu::{Accelerator, Boot};
 
 /// What to boot; the files in the run's directory follow from it.
@@ -23,8 +24,8 @@ pub struct Spec<'a> {
     pub kernel: &'a Path,
     /// The initial archive.
     pub archive: &'a Path,
-    /// What the disk that is swapped to is made of, if there is one.
-    pub disk: Option<&'a Path>,
+    /// Its disks, in the order of their names.
+    pub disks: &'a [Disk],
     /// Bytes that the memory manager manages.
     pub ram: u64,
     /// Number of CPUs.
@@ -60,7 +61,7 @@ impl Machine {
             archive_len: spec.archive.metadata()?.len(),
             socket: &socket,
             serial: &serial,
-            disk: spec.disk,
+            disks: spec.disks,
             ram: spec.ram,
             cpus: spec.cpus,
             accelerator: spec.accelerator,
@@ -200,7 +201,7 @@ mod tests {
             qemu: &qemu,
             kernel: Path::new("/k"),
             archive: &archive,
-            disk: None,
+            disks: &[],
             ram: 1 << 20,
             cpus: 1,
             accelerator: Accelerator::Tcg,

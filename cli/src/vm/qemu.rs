@@ -3,6 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
+use super::disk::{self, Access, Disk, Worth};
 use crate::error::{Error, Result};
 use crate::pack::program::find_on_path;
 
@@ -67,8 +68,8 @@ pub struct Boot<'a> {
     pub socket: &'a Path,
     /// Where the serial line's text goes.
     pub serial: &'a Path,
-    /// What the disk that is swapped to is made of, if there is one.
-    pub disk: Option<&'a Path>,
+    /// Its disks, in the order of their names.
+    pub disks: &'a [Disk],
     /// Bytes that the memory manager manages.
     pub ram: u64,
     /// Number of CPUs.
@@ -133,10 +134,20 @@ impl Boot<'_> {
         };
         args.extend(["-chardev".into(), with_path("socket,id=ch0,path=", self.socket)]);
         args.extend(["-serial".into(), with_path("file:", self.serial)]);
-        if let Some(disk) = self.disk {
+        for (number, disk) in self.disks.iter().enumerate() {
+            let name = disk::name(number);
             // What is swapped out need not outlive the machine: nothing is ever flushed.
-            let drive = with_path("if=none,id=swap,format=raw,cache=unsafe,file=", disk);
-            args.extend(["-drive".into(), drive, "-device".into(), "virtio-blk-device,drive=swap".into()]);
+            let cache = match disk.worth {
+                Worth::Kept => "writeback",
+                Worth::Nothing => "unsafe",
+            };
+            let read_only = match disk.access {
+                Access::ReadWrite => "off",
+                Access::ReadOnly => "on",
+            };
+            let drive = format!("if=none,id={name},format=raw,cache={cache},readonly={read_only},file=");
+            let device = format!("virtio-blk-device,drive={name},serial={name}");
+            args.extend(["-drive".into(), with_path(&drive, &disk.path), "-device".into(), device.into()]);
         }
         args.extend(["-kernel".into(), self.kernel.into(), "-initrd".into(), self.archive.into()]);
         args
@@ -158,7 +169,7 @@ mod tests {
             archive: Path::new("/a"),
             archive_len: 1,
             socket: Path::new("/x,y/s"),
-            disk: None,
+            disks: &[],
             serial: Path::new("/x/serial"),
             ram: 64 << 20,
             cpus: 4,
@@ -180,6 +191,22 @@ mod tests {
         assert!(has("socket,id=ch0,path=/x,,y/s") && has("4") && has("tcg,thread=multi"), "{args:?}");
         assert!(boot(Accelerator::Kvm).arguments().iter().any(|a| a == "host"));
         assert!(boot(Accelerator::Counted).arguments().iter().any(|a| a == "-icount"));
+    }
+
+    #[test]
+    fn disks_have_names_and_keep_their_commas() {
+        let disk = |path: &str, access, worth| Disk { path: path.into(), access, worth };
+        let disks =
+            [disk("/a,b", Access::ReadOnly, Worth::Kept), disk("/s", Access::ReadWrite, Worth::Nothing)];
+        let args = Boot { disks: &disks, ..boot(Accelerator::Tcg) }.arguments();
+        for word in [
+            "if=none,id=vda,format=raw,cache=writeback,readonly=on,file=/a,,b",
+            "virtio-blk-device,drive=vda,serial=vda",
+            "if=none,id=vdb,format=raw,cache=unsafe,readonly=off,file=/s",
+            "virtio-blk-device,drive=vdb,serial=vdb",
+        ] {
+            assert!(args.iter().any(|arg| arg == word), "{word}: {args:?}");
+        }
     }
 
     #[test]

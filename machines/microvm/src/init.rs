@@ -9,7 +9,7 @@ use crate::proc::process::{ExitStatus, Process};
 use crate::proc::thread::{Thread, comm_of};
 use crate::proc::{exec, mm, signal, table, wait};
 use crate::sched::{self, Task};
-use crate::{klog, procfs, swap};
+use crate::{klog, procfs, swap, virtio};
 use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
@@ -65,6 +65,7 @@ fn run_program() -> core::result::Result<i32, Failure> {
         klog!("run file: record \"{}\" is not known and ignored", String::from_utf8_lossy(record));
     }
     swap::init(&run).map_err(|e| Failure::new("the swap device cannot be made", e))?;
+    fs::block::init().map_err(|e| Failure::new("the disks cannot be put into the tree", e))?;
     let number = table::number().map_err(|e| Failure::new("no process number", e))?;
     debug_assert_eq!(number, table::INIT);
     let init = Process::new(table::INIT, None);
@@ -142,6 +143,7 @@ fn finish(status: i32) -> ! {
     let run_ns = time::now_ns();
     end_everybody();
     sched::wait_for_reaper();
+    virtio::block::wait_for_begun();
     fs::vfs().clear();
     swap::finish();
     let bill = crate::bill::collect(run_ns);

@@ -1,8 +1,8 @@
 //! Swap: the device, the background task, `swapon` and `swapoff`.
 //!
 //! There is at most one device, as large as the run file's `swap=` says: `/dev/zram0`, compressed memory, or
-//! `/dev/vda`, a disk. What compressed memory keeps lies in frames of the memory manager, whose reserve is
-//! open to it: pages can leave when no frame is free for programs.
+//! the disk that `swap_disk=` names. What compressed memory keeps lies in frames of the memory
+//! manager, whose reserve is open to it: pages can leave when no frame is free for programs.
 //!
 //! Linux: mm/swapfile.c `swapon`, `swapoff`; drivers/block/zram, drivers/block/virtio_blk.c.
 
@@ -10,7 +10,8 @@ use crate::arch::percpu::{cpu_count, this_cpu};
 use crate::klog;
 use crate::machine::{self, Kernel};
 use crate::sched::{self, Interruptible, Mutex, Task};
-use crate::virtio::block::{self, Disk, Request};
+use crate::virtio::block::{self, Disk, Piece, SECTOR, Transfer};
+use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
 use anonmem_hal::{FrameAlloc, IoError, PAGE_SHIFT, PAGE_SIZE, Pfn, SwapIo};
@@ -41,10 +42,10 @@ struct Device {
 }
 
 impl Store {
-    fn path(&self) -> &'static str {
+    fn path(&self) -> String {
         match self {
-            Self::Zram(_) => "/dev/zram0",
-            Self::Disk(_) => "/dev/vda",
+            Self::Zram(_) => "/dev/zram0".into(),
+            Self::Disk(disk) => format!("/dev/{}", disk.name()),
         }
     }
 
@@ -52,7 +53,7 @@ impl Store {
     fn rdev(&self) -> u64 {
         match self {
             Self::Zram(_) => makedev(252, 0),
-            Self::Disk(_) => makedev(254, 0),
+            Self::Disk(disk) => crate::fs::block::rdev(disk),
         }
     }
 
@@ -90,7 +91,10 @@ pub fn init(run: &RunFile<'_>) -> Result<()> {
             let frames = machine::vm().stats().frames;
             Store::Zram(Zram::new(pages, frames, cpu_count()).map_err(|_| ENOMEM)?)
         }
-        b"disk" => Store::Disk(block::disk().filter(|disk| disk.pages() >= pages).ok_or(ENODEV)?),
+        b"disk" => {
+            let large = |disk: &&Disk| disk.bytes() >> PAGE_SHIFT >= pages && !disk.is_read_only();
+            Store::Disk(block::named(run.swap_disk).filter(large).ok_or(ENODEV)?)
+        }
         _ => return Err(EINVAL),
     };
     let store = &DEVICE.call_once(|| Device { store, pages }).store;
@@ -202,7 +206,7 @@ pub fn table() -> String {
     let mut out = String::from("Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n");
     for info in machine::vm().swap_devices() {
         let (size, used) = (info.pages * PAGE_SIZE as u64 / 1024, info.used * PAGE_SIZE as u64 / 1024);
-        let path = device().map_or("", |device| device.store.path());
+        let path = device().map_or_else(String::new, |device| device.store.path());
         let _ = writeln!(out, "{path:<40}partition\t{size}\t\t{used}\t\t{}", info.priority);
     }
     out
@@ -216,6 +220,12 @@ pub fn usage() -> Usage {
     }
 }
 
+/// Moves a page between its place on the disk and a frame, which the caller has locked.
+fn move_page(disk: &Disk, transfer: Transfer, page: u64, frame: Pfn) -> core::result::Result<(), IoError> {
+    let piece = Piece { at: frame.0 << PAGE_SHIFT, len: PAGE_SIZE as u32 };
+    disk.transfer(transfer, page * (PAGE_SIZE as u64 / SECTOR), core::iter::once(piece))
+}
+
 impl SwapIo for Kernel {
     fn swap_write(
         &self,
@@ -226,14 +236,14 @@ impl SwapIo for Kernel {
     ) -> core::result::Result<(), IoError> {
         match &device().ok_or(IoError)?.store {
             Store::Zram(zram) => zram.write(self, this_cpu().id(), slot, src, frames),
-            Store::Disk(disk) => disk.transfer(Request::Write, slot, src),
+            Store::Disk(disk) => move_page(disk, Transfer::Write, slot, src),
         }
     }
 
     fn swap_read(&self, _: u8, slot: u64, dst: Pfn) -> core::result::Result<(), IoError> {
         match &device().ok_or(IoError)?.store {
             Store::Zram(zram) => zram.read(self, this_cpu().id(), slot, dst),
-            Store::Disk(disk) => disk.transfer(Request::Read, slot, dst),
+            Store::Disk(disk) => move_page(disk, Transfer::Read, slot, dst),
         }
     }
 

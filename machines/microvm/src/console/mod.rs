@@ -6,7 +6,7 @@
 //!
 //! Locks: `SENDER` (sleeping; a frame is not interleaved with another) > `DEVICE` (interrupts off).
 
-mod queue;
+mod buffers;
 mod virtio;
 
 use alloc::vec::Vec;
@@ -19,7 +19,7 @@ use crate::arch::time;
 use crate::boot::acpi::Platform;
 use crate::log::{self, Line};
 use crate::sched::{self, Interruptible, Mutex, Task};
-use queue::Interrupts;
+use crate::virtio::queue::Interrupts;
 use spin::Once;
 use virtio::Device;
 

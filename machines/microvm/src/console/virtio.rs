@@ -6,8 +6,9 @@
 //!
 //! Virtio 1.2, section 5.3 (console).
 
-use super::queue::{Direction, Interrupts, Queue, SIZE};
+use super::buffers::{Buffers, SIZE};
 use crate::arch::mem::PAGE;
+use crate::virtio::queue::{Direction, Interrupts};
 use crate::virtio::{Kind, Transport};
 
 const F_MULTIPORT: u32 = 1 << 1;
@@ -24,11 +25,11 @@ const PORT_OPEN: u16 = 6;
 /// The device.
 pub(super) struct Device {
     transport: Transport,
-    control_rx: Queue,
-    control_tx: Queue,
+    control_rx: Buffers,
+    control_tx: Buffers,
     /// The port's queues, once the device has announced it.
-    pub(super) rx: Queue,
-    pub(super) tx: Queue,
+    pub(super) rx: Buffers,
+    pub(super) tx: Buffers,
     /// The port's number; 0 before it is known.
     port: u32,
 }
@@ -36,13 +37,13 @@ pub(super) struct Device {
 impl Device {
     /// Finds the device and starts it. `None` if the machine has none.
     pub(super) fn find() -> Option<Device> {
-        let transport = Transport::find(Kind::Console)?;
+        let transport = Transport::all(Kind::Console).next()?;
         let mut device = Device {
             transport,
-            control_rx: Queue::new(Direction::FromDevice)?,
-            control_tx: Queue::new(Direction::ToDevice)?,
-            rx: Queue::new(Direction::FromDevice)?,
-            tx: Queue::new(Direction::ToDevice)?,
+            control_rx: Buffers::new(Direction::FromDevice)?,
+            control_tx: Buffers::new(Direction::ToDevice)?,
+            rx: Buffers::new(Direction::FromDevice)?,
+            tx: Buffers::new(Direction::ToDevice)?,
             port: 0,
         };
         device.start()?;
@@ -50,7 +51,7 @@ impl Device {
     }
 
     fn start(&mut self) -> Option<()> {
-        self.transport.negotiate(F_MULTIPORT)?;
+        self.transport.negotiate(F_MULTIPORT).filter(|features| features & F_MULTIPORT != 0)?;
         self.configure_queue(CONTROL_RX, &self.control_rx)?;
         self.configure_queue(CONTROL_TX, &self.control_tx)?;
         // The first generic port is port 1: port 0 is for consoles.
@@ -65,7 +66,7 @@ impl Device {
         Some(())
     }
 
-    fn configure_queue(&self, index: usize, queue: &Queue) -> Option<()> {
+    fn configure_queue(&self, index: usize, queue: &Buffers) -> Option<()> {
         self.transport.add_queue(index, SIZE, queue.addresses())
     }
 
@@ -132,7 +133,7 @@ fn tx_queue(port: usize) -> usize {
     rx_queue(port) + 1
 }
 
-fn fill(queue: &mut Queue) {
+fn fill(queue: &mut Buffers) {
     while let Some(index) = queue.take_buffer() {
         queue.submit(index, PAGE as usize);
     }

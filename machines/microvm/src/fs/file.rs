@@ -1,5 +1,6 @@
 //! What a descriptor stands for: an open file description.
 
+use super::block::{BlockDevice, Travel};
 use super::event::Event;
 use super::iov::{From, To};
 use super::seq::Seq;
@@ -59,6 +60,10 @@ pub trait Object: Send + Sync + Any {
     fn readable(&self) -> Result<usize> {
         Err(ENOTTY)
     }
+    /// Answers an ioctl.
+    fn ioctl(&self, _request: u32, _argument: u64) -> Result<usize> {
+        Err(ENOTTY)
+    }
     /// Says whether the object has no position.
     fn is_stream(&self) -> bool {
         true
@@ -79,6 +84,8 @@ pub enum Target {
     Pieces,
     /// An object.
     Object(Arc<dyn Object>),
+    /// A disk.
+    Block(Arc<BlockDevice>),
     /// Nothing (`O_PATH`).
     Path,
 }
@@ -92,6 +99,13 @@ pub struct Cursor {
     pub last: Option<Vec<u8>>,
 }
 
+/// Whether a description takes `O_DIRECT`. Linux: `FMODE_CAN_ODIRECT`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Direct {
+    Taken,
+    Refused,
+}
+
 /// An open file description: what `dup` and `fork` share.
 pub struct OpenFile {
     /// The inode.
@@ -102,6 +116,8 @@ pub struct OpenFile {
     pub path: Box<[u8]>,
     /// `O_*`: access mode and status flags.
     flags: AtomicU32,
+    /// Whether `O_DIRECT` may be among them.
+    direct: Direct,
     /// Held over a read or write that uses and moves it, so that no byte is read or written twice.
     position: Mutex<u64>,
 }
@@ -112,7 +128,30 @@ impl OpenFile {
         let flags = AtomicU32::new(
             flags & !(abi::O_CLOEXEC | abi::O_CREAT | abi::O_EXCL | abi::O_TRUNC | abi::O_NOCTTY),
         );
-        Arc::new(OpenFile { inode, target, path: path.into(), flags, position: Mutex::new(0) })
+        let (path, position) = (path.into(), Mutex::new(0));
+        Arc::new(OpenFile { inode, target, path, flags, direct: Direct::Refused, position })
+    }
+
+    /// Makes a description of what a path has led to: a file of memory takes `O_DIRECT` and makes nothing of
+    /// it, as tmpfs since Linux 6.6, and a disk means it.
+    ///
+    /// # Errors
+    /// `EINVAL` if `O_DIRECT` is asked of anything else.
+    pub fn of_path(inode: Arc<Inode>, target: Target, path: &[u8], flags: u32) -> Result<Arc<OpenFile>> {
+        let direct = match target {
+            Target::File | Target::Block(_) => Direct::Taken,
+            Target::Directory(_) | Target::Text(_) | Target::Pieces | Target::Object(_) | Target::Path => {
+                Direct::Refused
+            }
+        };
+        if flags & abi::O_DIRECT != 0 && direct == Direct::Refused {
+            return Err(EINVAL);
+        }
+        let mut file = OpenFile::new(inode, target, path, flags);
+        if let Some(file) = Arc::get_mut(&mut file) {
+            file.direct = direct;
+        }
+        Ok(file)
     }
 
     /// Makes a description of an object that has no name: a pipe, a socket, a counter.
@@ -128,9 +167,22 @@ impl OpenFile {
     }
 
     /// Changes the status flags that can change (`F_SETFL`).
-    pub fn set_status(&self, flags: u32) {
+    ///
+    /// # Errors
+    /// `EINVAL` if `O_DIRECT` is asked of what does not take it; a pipe does, for packets.
+    pub fn set_status(&self, flags: u32) -> Result<()> {
         const SETTABLE: u32 = abi::O_APPEND | abi::O_NONBLOCK | abi::O_DIRECT | abi::O_NOATIME;
+        let takes_direct = self.direct == Direct::Taken || self.inode.kind() == FileType::Fifo;
+        if flags & abi::O_DIRECT != 0 && !takes_direct {
+            return Err(EINVAL);
+        }
         self.flags.store(self.flags() & !SETTABLE | flags & SETTABLE, Relaxed);
+        Ok(())
+    }
+
+    /// How bytes travel between a disk and the program.
+    fn travel(&self) -> Travel {
+        if self.flags() & abi::O_DIRECT != 0 { Travel::Direct } else { Travel::Buffered }
     }
 
     /// Says whether operations wait.
@@ -209,6 +261,7 @@ impl OpenFile {
             (Target::Path, _) => Err(EBADF),
             (Target::Object(object), _) if object.is_stream() => Err(ESPIPE),
             (Target::Object(object), _) => object.read(to, self.wait()),
+            (Target::Block(device), _) => device.read(offset, to, self.travel()),
         }
     }
 
@@ -257,6 +310,14 @@ impl OpenFile {
                 entry.write(&word[..n])?;
                 Ok((offset + n as u64, n))
             }
+            (Target::Block(device), _) => {
+                let offset = if self.flags() & abi::O_APPEND != 0 { device.size() } else { offset };
+                let n = device.write(offset, from, self.travel())?;
+                if self.flags() & abi::O_DSYNC != 0 {
+                    device.sync()?;
+                }
+                Ok((offset + n as u64, n))
+            }
             (Target::Text(_) | Target::Pieces, _) => Err(EINVAL),
             (Target::Directory(_), _) => Err(EISDIR),
             (Target::Path | Target::Object(_), _) => Err(EBADF),
@@ -297,7 +358,34 @@ impl OpenFile {
     }
 
     fn size(&self) -> u64 {
-        self.inode.size()
+        match &self.target {
+            Target::Block(device) => device.size(),
+            _ => self.inode.size(),
+        }
+    }
+
+    /// Waits until what was written is safe.
+    ///
+    /// # Errors
+    /// `EINVAL` for what has no position, `EIO`.
+    pub fn sync(&self) -> Result<()> {
+        match &self.target {
+            Target::Block(device) => device.sync(),
+            _ if self.is_stream() => Err(EINVAL),
+            _ => Ok(()),
+        }
+    }
+
+    /// Answers an ioctl that not every description knows.
+    ///
+    /// # Errors
+    /// `ENOTTY`: nothing here is a terminal; those of the object.
+    pub fn ioctl(&self, request: u32, argument: u64) -> Result<usize> {
+        match &self.target {
+            Target::Block(device) => device.ioctl(request, argument),
+            Target::Object(object) => object.ioctl(request, argument),
+            _ => Err(ENOTTY),
+        }
     }
 
     /// Says what would not wait now.

@@ -31,8 +31,13 @@ impl<'a> Pieces<'a> {
         Pieces { pieces, within: 0, left: total.min(LIMIT) }
     }
 
-    /// The next run of bytes: address and length, at most `max` and not over a page's end.
-    fn run(&mut self, max: usize) -> Option<(u64, usize)> {
+    /// How many bytes are left.
+    pub(super) fn left(&self) -> usize {
+        self.left
+    }
+
+    /// The next run of bytes: address and length, at most `max`.
+    pub(super) fn run(&mut self, max: usize) -> Option<(u64, usize)> {
         while self.pieces.first().is_some_and(|(_, len)| *len == self.within) {
             self.pieces = &self.pieces[1..];
             self.within = 0;
@@ -43,7 +48,8 @@ impl<'a> Pieces<'a> {
         (n > 0).then_some((at, n))
     }
 
-    fn advance(&mut self, n: usize) {
+    /// Passes `n` bytes of the run.
+    pub(super) fn advance(&mut self, n: usize) {
         self.within += n;
         self.left -= n;
     }
@@ -91,6 +97,17 @@ impl<'a> To<'a> {
         match self {
             To::User(pieces) => pieces.left,
             To::Kernel(buffer) => buffer.len(),
+        }
+    }
+
+    /// Gives up the room beyond `len` bytes.
+    pub(super) fn truncate(&mut self, len: usize) {
+        match self {
+            To::User(pieces) => pieces.left = pieces.left.min(len),
+            To::Kernel(buffer) => {
+                let n = buffer.len().min(len);
+                *buffer = &mut core::mem::take(buffer)[..n];
+            }
         }
     }
 
@@ -168,6 +185,14 @@ impl<'a> From<'a> {
         }
     }
 
+    /// Forgets the bytes beyond `len`.
+    pub(super) fn truncate(&mut self, len: usize) {
+        match self {
+            From::User(pieces) => pieces.left = pieces.left.min(len),
+            From::Kernel(buffer) => *buffer = &buffer[..buffer.len().min(len)],
+        }
+    }
+
     /// Fills `bytes`, or as much of it as there is, or as can be read of the caller's memory; gives how much.
     pub fn take(&mut self, bytes: &mut [u8]) -> usize {
         match self {
@@ -220,7 +245,7 @@ impl<'a> From<'a> {
 }
 
 /// What was done, if it was anything; else the error.
-fn or_error(done: usize, error: anonmem_oslib::Errno) -> Result<usize> {
+pub(super) fn or_error(done: usize, error: anonmem_oslib::Errno) -> Result<usize> {
     if done > 0 { Ok(done) } else { Err(error) }
 }
 
@@ -228,7 +253,7 @@ fn or_error(done: usize, error: anonmem_oslib::Errno) -> Result<usize> {
 ///
 /// # Errors
 /// `ENOMEM`.
-fn buffer(len: usize) -> Result<Vec<u8>> {
+pub(super) fn buffer(len: usize) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let len = match bytes.try_reserve_exact(len) {
         Ok(()) => len,

@@ -3,6 +3,7 @@
 //! The tree itself (names, inodes, bytes) is `anonmem_oslib::vfs`. Here is what needs the machine: what
 //! waits, what reaches the console, what is mapped.
 
+pub mod block;
 pub mod counter;
 pub mod device;
 pub mod epoll;

@@ -1,5 +1,6 @@
 //! Opening: from a path and `O_*` to an open file description.
 
+use super::block::BlockDevice;
 use super::device::Device;
 use super::file::{Cursor, OpenFile, Target};
 use super::pipe::{self, Pipe};
@@ -76,6 +77,8 @@ pub fn open_inode(inode: &Arc<Inode>, path: &[u8], flags: u32) -> Result<Arc<Ope
         return Err(ENOTDIR);
     }
     if flags & abi::O_PATH != 0 {
+        // All others are ignored, as on Linux.
+        let flags = flags & (abi::O_PATH | abi::O_DIRECTORY | abi::O_NOFOLLOW);
         return Ok(OpenFile::new(inode.clone(), Target::Path, path, flags));
     }
     let target = match (kind, &inode.body) {
@@ -95,12 +98,18 @@ pub fn open_inode(inode: &Arc<Inode>, path: &[u8], flags: u32) -> Result<Arc<Ope
         (_, Body::Special { .. }) => return open_special(inode, path, flags),
         (_, Body::Directory(_) | Body::Symlink(_)) => return Err(EINVAL),
     };
-    Ok(OpenFile::new(inode.clone(), target, path, flags))
+    OpenFile::of_path(inode.clone(), target, path, flags)
 }
 
 fn open_special(inode: &Arc<Inode>, path: &[u8], flags: u32) -> Result<Arc<OpenFile>> {
     if let Some(device) = inode.object::<Device>() {
-        return Ok(OpenFile::new(inode.clone(), Target::Object(device), path, flags));
+        return OpenFile::of_path(inode.clone(), Target::Object(device), path, flags);
+    }
+    if let Some(disk) = inode.object::<BlockDevice>() {
+        return OpenFile::of_path(inode.clone(), Target::Block(disk), path, flags);
+    }
+    if flags & abi::O_DIRECT != 0 {
+        return Err(EINVAL);
     }
     match inode.object::<Pipe>() {
         Some(pipe) => pipe::open_fifo(inode, pipe, path, flags),

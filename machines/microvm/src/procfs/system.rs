@@ -2,6 +2,7 @@
 
 use crate::arch::percpu::cpu_count;
 use crate::arch::time;
+use crate::fs::block;
 use crate::proc::{mm, table};
 use crate::swap;
 use alloc::format;
@@ -28,6 +29,7 @@ pub const FILES: &[File] = &[
     ("filesystems", || "nodev\tproc\nnodev\ttmpfs\n".into()),
     ("loadavg", loadavg),
     ("meminfo", meminfo),
+    ("partitions", block::partitions),
     ("stat", stat),
     ("swaps", swap::table),
     ("uptime", uptime),

@@ -11,7 +11,7 @@ use crate::fs::{pipe as pipes, vfs};
 use alloc::sync::Arc;
 use anonmem_oslib::Result;
 use anonmem_oslib::abi::{Fields, Packer};
-use anonmem_oslib::errno::{EBADF, EINVAL, ENOTTY};
+use anonmem_oslib::errno::{EBADF, EINVAL};
 use anonmem_oslib::vfs::{Body, FileType};
 use linux_raw_sys::general as abi;
 use spin::Mutex;
@@ -83,7 +83,7 @@ pub(super) fn fcntl(c: &mut Call<'_>) -> Result<usize> {
         }
         abi::F_GETFL => Ok(file.flags() as usize),
         abi::F_SETFL => {
-            file.set_status(argument);
+            file.set_status(argument)?;
             Ok(0)
         }
         F_GETPIPE_SZ => Ok(pipe_of(&file)?.capacity()),
@@ -119,8 +119,7 @@ pub(super) fn flock(c: &mut Call<'_>) -> Result<usize> {
 }
 
 pub(super) fn sync(c: &mut Call<'_>) -> Result<usize> {
-    let file = c.thread.files().get(c.u32(0))?;
-    if file.is_stream() { Err(EINVAL) } else { Ok(0) }
+    c.thread.files().get(c.u32(0))?.sync().map(|()| 0)
 }
 
 pub(super) fn ioctl(c: &mut Call<'_>) -> Result<usize> {
@@ -135,12 +134,11 @@ pub(super) fn ioctl(c: &mut Call<'_>) -> Result<usize> {
         FIONBIO => {
             let on = user::read_u32(c.args[2])? != 0;
             let flags = file.flags() & !abi::O_NONBLOCK;
-            file.set_status(if on { flags | abi::O_NONBLOCK } else { flags });
+            file.set_status(if on { flags | abi::O_NONBLOCK } else { flags })?;
         }
         FIOCLEX => files.set_on_exec(c.u32(0), OnExec::Close)?,
         FIONCLEX => files.set_on_exec(c.u32(0), OnExec::Keep)?,
-        // Nothing here is a terminal.
-        _ => return Err(ENOTTY),
+        request => return file.ioctl(request, c.args[2]),
     }
     Ok(0)
 }

@@ -5,6 +5,7 @@
 use crate::arch::mem::{PhysAddr, direct};
 
 pub mod block;
+pub mod queue;
 
 /// Where QEMU's microvm machine has its transports.
 const TRANSPORTS: PhysAddr = 0xfeb0_0000;
@@ -14,6 +15,8 @@ const NR_TRANSPORTS: u64 = 24;
 const MAGIC: u64 = 0x000;
 const VERSION: u64 = 0x004;
 const DEVICE_ID: u64 = 0x008;
+const DEVICE_FEATURES: u64 = 0x010;
+const DEVICE_FEATURES_SEL: u64 = 0x014;
 const DRIVER_FEATURES: u64 = 0x020;
 const DRIVER_FEATURES_SEL: u64 = 0x024;
 const QUEUE_SEL: u64 = 0x030;
@@ -51,23 +54,26 @@ pub struct Transport {
 }
 
 impl Transport {
-    /// The first device of this kind. `None` if the machine has none.
-    pub fn find(kind: Kind) -> Option<Self> {
-        (0..NR_TRANSPORTS).map(|i| Self { registers: TRANSPORTS + i * TRANSPORT_SIZE }).find(|at| {
+    /// The devices of this kind.
+    pub fn all(kind: Kind) -> impl Iterator<Item = Self> {
+        (0..NR_TRANSPORTS).map(|i| Self { registers: TRANSPORTS + i * TRANSPORT_SIZE }).filter(move |at| {
             at.read(MAGIC) == MAGIC_VALUE && at.read(DEVICE_ID) == kind as u32 && at.read(VERSION) == 2
         })
     }
 
-    /// Resets the device and agrees on features. `None` if it does not take them.
-    pub fn negotiate(&self, features_low: u32) -> Option<()> {
+    /// Resets the device and agrees on features: those of `wanted` that it has. `None` if it does not take
+    /// them.
+    pub fn negotiate(&self, wanted: u32) -> Option<u32> {
         self.write(STATUS, 0);
         self.write(STATUS, ACKNOWLEDGE | DRIVER);
+        self.write(DEVICE_FEATURES_SEL, 0);
+        let features = self.read(DEVICE_FEATURES) & wanted;
         self.write(DRIVER_FEATURES_SEL, 0);
-        self.write(DRIVER_FEATURES, features_low);
+        self.write(DRIVER_FEATURES, features);
         self.write(DRIVER_FEATURES_SEL, 1);
         self.write(DRIVER_FEATURES, F_VERSION_1_HIGH);
         self.write(STATUS, ACKNOWLEDGE | DRIVER | FEATURES_OK);
-        (self.read(STATUS) & FEATURES_OK != 0).then_some(())
+        (self.read(STATUS) & FEATURES_OK != 0).then_some(features)
     }
 
     /// Gives the device a queue of `size` descriptors: where the descriptors, the available ring and the used

@@ -1,0 +1,148 @@
+//! Disks of the microVM: what programs read and write, with O_DIRECT straight to and from their own pages.
+//!
+//! Skipped with a line where the kernel or QEMU is missing; `make test` insists on both.
+
+mod common;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use common::{Linked, Vm, compile, vm_is_there};
+
+/// A file of so many bytes for a disk.
+fn image(dir: &Path, bytes: u64) -> PathBuf {
+    let path = dir.join("disk, with a comma");
+    std::fs::File::create(&path).unwrap().set_len(bytes).unwrap();
+    path
+}
+
+fn host(program: &Path, argument: &Path) -> String {
+    let output = Command::new(program).arg(argument).output().unwrap();
+    assert!(output.status.success(), "{program:?} on the host: {output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn a_disk_answers_as_a_file_of_the_host_does() {
+    if !vm_is_there() {
+        return;
+    }
+    // Not below /tmp, which may be a file system in memory: that has no rule of alignment.
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let (program, disk) = (compile("disk", Linked::Static), image(dir.path(), 1 << 20));
+    let expected = host(&program, &disk);
+    for cpus in ["1", "4"] {
+        let options = ["--cpus", cpus, "--disk", disk.to_str().unwrap()];
+        let ran =
+            Vm::new().options(&options).run(&[program.as_os_str(), "/dev/vda".as_ref()]).expect_status(0);
+        let differ: Vec<_> = expected.lines().zip(ran.stdout.lines()).filter(|(a, b)| a != b).collect();
+        assert!(differ.is_empty(), "host and microVM: {differ:#?}");
+        assert_eq!(ran.stdout.lines().count(), expected.lines().count(), "{}", ran.stderr);
+    }
+}
+
+#[test]
+fn files_in_memory_take_o_direct_and_nothing_else_does() {
+    if !vm_is_there() {
+        return;
+    }
+    // A table of Linux 6.6 and later: tmpfs refused before.
+    let program = compile("odirect", Linked::Static);
+    let output = Command::new(&program).output().unwrap();
+    let ran = Vm::new().run(&[&program]).expect_status(0);
+    let expected = String::from_utf8(output.stdout).unwrap();
+    if expected.starts_with("open: a new file             no") {
+        eprintln!("skipped: the host's tmpfs refuses O_DIRECT");
+    } else {
+        assert_eq!(ran.stdout, expected);
+    }
+}
+
+#[test]
+fn what_is_written_stays_in_the_file_and_a_disk_may_be_read_only() {
+    if !vm_is_there() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let disk = image(dir.path(), 1 << 20);
+    let (rw, ro) = (disk.to_str().unwrap().to_owned(), format!("{}:ro", disk.display()));
+    let script = "echo written > /dev/vda; cat /proc/partitions; ls -l /dev/vda | cut -c1-10";
+    let ran = Vm::new().options(&["--disk", &rw]).run(&["busybox", "sh", "-c", script]).expect_status(0);
+    let words: Vec<_> = ran.stdout.split_whitespace().collect();
+    let expected = ["major", "minor", "#blocks", "name", "254", "0", "1024", "vda", "brw-rw----"];
+    assert_eq!(words, expected, "{}", ran.stderr);
+    assert!(std::fs::read(&disk).unwrap().starts_with(b"written\n"));
+
+    let script = "head -c 8 /dev/vda; echo no > /dev/vda; echo $?";
+    let ran = Vm::new().options(&["--disk", &ro]).run(&["busybox", "sh", "-c", script]).expect_status(0);
+    assert_eq!(ran.stdout, "written\n1\n");
+    assert!(std::fs::read(&disk).unwrap().starts_with(b"written\n"));
+}
+
+#[test]
+fn swap_has_a_disk_of_its_own_behind_the_programs() {
+    if !vm_is_there() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let disk = image(dir.path(), 1 << 20);
+    let other = dir.path().join("other");
+    std::fs::write(&other, [b'o'; 4096]).unwrap();
+    let program = compile("swapcheck", Linked::Static);
+    let file = format!("{}:/root/swapcheck", program.display());
+    let script =
+        "head -c 3 /dev/vdb; tail -n +2 /proc/swaps | cut -c1-9; ./swapcheck 40 1; cat /dev/vdc | head -c 1";
+    let (disk, other) = (disk.to_str().unwrap(), other.to_str().unwrap());
+    let options = [
+        ["--ram", "16M"],
+        ["--swap", "64M"],
+        ["--swap-backend", "disk"],
+        ["--disk", disk],
+        ["--disk", other],
+        ["--file", &file],
+    ];
+    let ran = Vm::new().options(&options.concat()).run(&["busybox", "sh", "-c", script]).expect_status(0);
+    assert_eq!(ran.stdout, "ooo/dev/vdc \nswapcheck: 40 MiB, 1 rounds, 0 wrong\n");
+    assert!(std::fs::read(other).unwrap().iter().all(|&byte| byte == b'o'));
+}
+
+#[test]
+fn what_cannot_be_a_disk_is_said_in_a_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let odd = dir.path().join("odd");
+    std::fs::write(&odd, "x").unwrap();
+    let missing = dir.path().join("missing");
+    for (path, word) in
+        [(&odd, "sectors"), (&missing, "no such file"), (&dir.path().to_path_buf(), "directory")]
+    {
+        let output =
+            common::anonmem().args(["run", "--disk"]).arg(path).args(["--", "true"]).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains(word) && said.lines().count() == 1, "{said}");
+    }
+}
+
+#[test]
+fn a_disk_that_is_in_use_is_refused() {
+    if !vm_is_there() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let disk = image(dir.path(), 1 << 20);
+    let mut first = common::anonmem();
+    first.args(["run", "--bill", "none", "--timeout", "60", "--disk"]).arg(&disk);
+    first.args(["--", "busybox", "sh", "-c", "echo up; cat"]);
+    first.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped());
+    let mut first = first.spawn().unwrap();
+    let mut up = [0; 3];
+    std::io::Read::read_exact(first.stdout.as_mut().unwrap(), &mut up).unwrap();
+    let mut second = common::anonmem();
+    second.args(["run", "--disk"]).arg(&disk).args(["--", "busybox", "true"]);
+    let output = second.output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("in use"), "{said}");
+    drop(first.stdin.take());
+    assert_eq!(first.wait().unwrap().code(), Some(0));
+}
