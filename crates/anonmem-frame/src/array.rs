@@ -1,6 +1,6 @@
 //! Arrays of atomic words made of frames: what a swap device knows of each slot.
 //!
-//! Two levels of directory frames, so that no allocation is larger than a page: element `i` is word `i % 512`
+//! Two levels of directory frames, so that no allocation is larger than a page. Element `i` is word `i % 512`
 //! of leaf `i / 512`, and the leaf's frame number is in the directory.
 
 use crate::{Frames, OutOfMemory, meta::Kind};

@@ -1,8 +1,8 @@
 //! Free blocks of 2^order frames: split on the way out, merged on the way in.
 //!
 //! Only the first frame of a free block is marked ([`Kind::Buddy`] and its order) and linked; both take
-//! O(order). What the other frames of a free block say is left over: never a head, because a head that is
-//! merged into a block is marked [`Kind::BuddyTail`], so a look at a block's buddy is never misled.
+//! O(order). What the other frames of a free block say is left over. They never say that they are a head: one
+//! that is merged into a block is marked [`Kind::BuddyTail`]. So a look at a block's buddy is never misled.
 //!
 //! Locks: the caller holds the zone lock, which is how it has a `&mut Buddy`.
 //!

@@ -7,10 +7,10 @@
 //! | many small objects | [`Slab::alloc`](crate::Slab::alloc) | [`Slab::free`](crate::Slab::free) |
 //! | memory for the kernel's own heap | [`alloc_kernel`](Frames::alloc_kernel) | drop the owner |
 //!
-//! Single pages pass through a list of the current CPU (`pcp.rs`); larger blocks, and batches of
-//! pages, come from the buddy lists (`buddy.rs`). A frame's metadata may be looked at by
-//! anybody at any time, even while it is free: `flags` changes as a whole when the kind does, and the
-//! counts of whatever is not a folio admit no reference, so a stale look can only fail.
+//! Single pages pass through a list of the current CPU (`pcp.rs`); larger blocks, and batches of pages, come
+//! from the buddy lists (`buddy.rs`). A frame's metadata may be looked at by anybody at any time, even while
+//! the frame is free. `flags` changes as a whole when the kind does. The counts of whatever is not a folio
+//! admit no reference, so a stale look can only fail.
 //!
 //! Locks: a CPU's list, then the zone; none is held on return.
 //!

@@ -14,9 +14,9 @@
 //! nothing in everything that is not a folio: a late `try_get` that takes the frame for the folio it was must
 //! fail.
 //!
-//! Linux: include/linux/mm_types.h `struct folio`, `struct ptdesc`, `struct slab`. Differs: half the size;
-//! no list links in a folio, because reclaim sweeps the frame array itself (ARCHITECTURE.md); the three
-//! counts share one word, so that mapping a page is one atomic addition.
+//! Linux: include/linux/mm_types.h `struct folio`, `struct ptdesc`, `struct slab`. Differs: half the size; no
+//! list links in a folio, because reclaim sweeps the frame array itself (ARCHITECTURE.md). The three counts
+//! share one word, so that mapping a page is one atomic addition.
 
 use crate::{handle::RawHandle, place::Field};
 use anonmem_hal::{Machine, Order, SwapEntry};

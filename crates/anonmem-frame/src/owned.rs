@@ -2,7 +2,7 @@
 //!
 //! Whoever holds an [`OwnedFrames`] may free the block, and nobody else: that a number names a frame gives no
 //! right to it. Owners that live in words (an entry of a page table, a heap's list) take the type apart and
-//! put it together again, which is `unsafe`, because the number must be theirs.
+//! put it together again. That is `unsafe`, because the number must be theirs.
 
 use crate::{
     Frames, OutOfMemory,

@@ -1,9 +1,9 @@
 //! Free pages that a CPU keeps for itself, so that most allocations touch nothing shared.
 //!
 //! Two stacks of single pages: allocation pops from `hot`, free pushes to it. An empty `hot` is exchanged
-//! with `cold`, and if that is empty too a batch comes from the buddy lists; a full `hot` becomes `cold`,
-//! and the old `cold`, untouched for longest, goes back. So two transitions in a row never both reach the
-//! zone lock, whatever the pattern.
+//! with `cold`, and if that is empty too a batch comes from the buddy lists. A full `hot` becomes `cold`, and
+//! the old `cold`, untouched for longest, goes back. So two transitions in a row never both reach the zone
+//! lock, whatever the pattern.
 //!
 //! Locks: each CPU's list has a lock, because [`Frames::drain_pcp`] empties all of them; nobody else
 //! contends. The zone lock is taken inside.

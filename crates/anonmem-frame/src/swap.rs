@@ -9,10 +9,10 @@
 //! | 58 | being freed: the device is told, then the word becomes 0 |
 //! | 59-63 | when the contents left memory: [`EvictionStamp`] |
 //!
-//! 0 is a free slot. The swap cache *is* these words: membership of a folio is decided by its slot's word,
-//! and the entry in the folio's metadata only says which word that is. Count and cached page change together,
-//! so the last one to need a slot takes the page out of the cache with the same compare-exchange that frees
-//! the slot; no lock is needed for that.
+//! 0 is a free slot. The swap cache *is* these words. A slot's word decides whether a folio is in it, and the
+//! entry in the folio's metadata only says which word that is. Count and cached page change together. So the
+//! last one to need a slot takes the page out of the cache with the same compare-exchange that frees the
+//! slot. That needs no lock.
 //!
 //! A cached page owns one reference, which is the word's. Three rules keep the races out:
 //!
@@ -22,9 +22,9 @@
 //! - *Under the page-table lock, the word is asked again.* An entry that compares equal after a sleep may be
 //!   a later use of the same slot (ABA); then another page is cached, or none.
 //!
-//! Whoever has only read an entry, and owns no count, may ask about a slot that is not there: swapoff, then
-//! swapon of a smaller device, while the reader slept. `lookup`, `cached_page`, `caches`, `cache` and
-//! `dup_if_cached` ask the length first.
+//! Whoever has only read an entry, and owns no count, may ask about a slot that is not there. While the
+//! reader slept, swapoff and swapon of a smaller device may have come by. `lookup`, `cached_page`, `caches`,
+//! `cache` and `dup_if_cached` ask the length first.
 //!
 //! Linux: mm/swapfile.c `swap_map`, mm/swap_state.c. Differs: count and cache in one word; 2^28 owners
 //! instead of a chain of continuation pages.

@@ -1,8 +1,8 @@
 //! The owner of one count of a swap slot.
 //!
-//! A swap entry in a page table owns one count, and so does whoever works on a slot. The count is made by the
-//! slots (`claim`, `dup` and `dup_if_cached` of [`swap`](crate::swap)), goes into an entry and comes out of
-//! it again through the page-table guard, and ends where it began: `put`.
+//! A swap entry in a page table owns one count, and so does whoever works on a slot. The slots make the
+//! count: `claim`, `dup` and `dup_if_cached` of [`swap`](crate::swap). The count goes into an entry, and
+//! comes out of it again, through the page-table guard. It ends where it began: `put`.
 //!
 //! Linux: `swap_map[]`, counted by hand.
 

@@ -1,7 +1,7 @@
 //! Assertions that are too dear, or too many, for a release build, unless the machine checks.
 //!
 //! `debug_assert!` asks how the crate was compiled. Code that is generic over its machine is compiled once
-//! for all of them, so the lab's instance in a release build would lose what the tests have. These ask the
+//! for all machines. So the lab's instance in a release build would lose what the tests have. These ask the
 //! machine, too: one with [`Machine::CHECKED`](crate::Machine::CHECKED) always has them, another pays
 //! nothing.
 

@@ -1,6 +1,6 @@
 //! What the memory manager asks of the world, as a handful of small traits.
 //!
-//! Methods with a `self` act on one machine's memory; the associated functions of [`Sched`] need no value,
+//! Methods with a `self` act on one machine's memory. The associated functions of [`Sched`] need no value,
 //! because locks are typed by the machine and do not store it.
 
 use crate::{

@@ -1,8 +1,8 @@
 //! The seam of the lab: every shared access, before it happens.
 //!
 //! A real machine uses [`NoProbe`], whose functions are the access itself and vanish when inlined. A
-//! simulated one gives up control here, so that the explorer decides who goes next, and under a weak
-//! memory model decides which value a load returns. What is explored is therefore the production code.
+//! simulated one gives up control here, so that the explorer decides who goes next. Under a weak memory model
+//! the explorer also decides which value a load returns. What is explored is therefore the production code.
 
 use core::sync::atomic::Ordering;
 

@@ -1,14 +1,14 @@
 //! Entries that are handled together: those of consecutive pages of one folio that say the same.
 //!
-//! Whoever touches several entries (fork, zap, unmap) asks a folio once and not once a page. A batch ends at
-//! the first of these: the end of the table, the end of what the caller gives (a VMA, or a part of it), the
-//! end of the folio, an entry whose frame is not the next one, and one that differs in its permissions, in
+//! Whoever touches several entries (fork, zap, unmap) asks a folio once and not once a page. A batch ends
+//! with the table, with what the caller gives (a VMA, or a part of it), and with the folio. It ends before an
+//! entry whose frame is not the next one. It also ends before an entry that differs in its permissions, in
 //! the mark of userfaultfd, or in whether its page is exclusive. Accessed and dirty bits, which the hardware
 //! sets one by one, are gathered.
 //!
-//! The entries of a folio of one page are batches of one, and nothing is asked to find that out but the word
-//! of metadata that everybody reads anyway. mprotect has no use for batches: it asks no folio, but each
-//! page's own word, with one load.
+//! The entries of a folio of one page are batches of one. To find that out, nothing is asked but the word of
+//! metadata that everybody reads anyway. mprotect has no use for batches: it asks no folio, but each page's
+//! own word, with one load.
 //!
 //! Linux: mm/internal.h `folio_pte_batch_flags`.
 

@@ -1,8 +1,8 @@
 //! Page tables: entries as enums, owners as bits, locks, walks, and the TLB gather.
 //!
-//! Every entry *owns* what it says: a present one a mapping, a swap entry a count of its slot, a migration
-//! entry a hold on its page. [`PteGuard::install`] consumes the owner, [`PteGuard::clear`] gives it back, and
-//! [`PteGuard::exchange`] does both; that conversion exists here and nowhere else.
+//! Every entry *owns* what it says. A present one owns a mapping, a swap entry a count of its slot, a
+//! migration entry a hold on its page. [`PteGuard::install`] consumes the owner, [`PteGuard::clear`] gives it
+//! back, and [`PteGuard::exchange`] does both; that conversion exists here and nowhere else.
 //!
 //! | operation | needs |
 //! |---|---|

@@ -5,7 +5,7 @@
 //! [`AddressSpace::is_flush_deferred`] under the page-table lock, and flushes himself.
 //!
 //! Linux: mm/rmap.c `set_tlb_ubc_flush_pending`, `try_to_unmap_flush`, `flush_tlb_batched_pending`. Differs:
-//! the address spaces are remembered with their ranges, instead of the CPUs; the count of unfinished batches
+//! the address spaces are remembered with their ranges, instead of the CPUs. The count of unfinished batches
 //! of a space tells whether one is under way.
 
 use crate::space::AddressSpace;

@@ -1,15 +1,15 @@
 //! Duplicating an address space.
 //!
-//! The child gets copies of the VMAs, linked to all anon_vmas that the parent's are linked to, and shares the
-//! pages: an exclusive page becomes shared, and both entries read-only. A page that may be pinned is copied
-//! for the child instead, so that the parent keeps the one that a device is using.
+//! The child gets copies of the VMAs, linked to all anon_vmas that the parent's are linked to. The child
+//! shares the pages: an exclusive page becomes shared, and both entries read-only. A page that may be pinned
+//! is copied for the child instead, so that the parent keeps the one that a device is using.
 //!
-//! All or nothing: if memory runs out, the child is torn down like any address space, and pages that were
-//! shared with it are taken back.
+//! All or nothing: if memory runs out, the child is torn down like any address space. Pages that were shared
+//! with it are taken back.
 //!
-//! Locks: the parent's mmap lock for writing, then the child's (nobody knows it yet); a page-table lock of
-//! the parent and, inside, one of the child. No fault of the parent runs while its entries are changed, and
-//! the flush comes before the mmap lock is let go.
+//! Locks: the parent's mmap lock for writing, then the child's (nobody knows it yet). Inside them, a
+//! page-table lock of the parent and one of the child. No fault of the parent runs while its entries are
+//! changed, and the flush comes before the mmap lock is let go.
 //!
 //! Linux: kernel/fork.c `dup_mmap`; mm/memory.c `copy_page_range`, `copy_present_ptes`. Differs: no
 //! shared page tables.

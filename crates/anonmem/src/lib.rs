@@ -2,7 +2,7 @@
 //!
 //! Three doors lead in. *A fault comes in*: [`Mm::handle_fault`], and `fault/mod.rs` draws what happens. *A
 //! system call comes in*: the methods of [`Mm`], one file each. *Memory is short*: an allocation that finds
-//! no page makes pages leave for a swap device (`reclaim/`); an operation that gets none all the same fails
+//! no page makes pages leave for a swap device (`reclaim/`). An operation that gets none all the same fails
 //! with [`Error::OutOfMemory`] and leaves nothing behind.
 //!
 //! Everything is reached from one [`Vm`], which is made over a machine's memory ([`anonmem_hal::Machine`]).

@@ -1,10 +1,10 @@
 //! Mapping memory.
 //!
-//! [`Mm::mmap`] finds a place, checks limits and takes the promise of memory; then either a neighbour covers
+//! [`Mm::mmap`] finds a place, checks limits and takes the promise of memory. Then either a neighbour covers
 //! the new range too, or a VMA is made for it. No page is allocated: faults do that.
 //!
 //! `MapFlags::FIXED` replaces what is there. All that can fail comes first: the VMAs at the edges are split,
-//! the VMA and tree nodes allocated, memory promised; then the old is unmapped. An operation that fails joins
+//! the VMA and tree nodes allocated, memory promised. Then the old is unmapped. An operation that fails joins
 //! the edges again.
 //!
 //! Locks: the mmap lock for writing.

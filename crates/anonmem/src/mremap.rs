@@ -13,7 +13,7 @@
 //! that fails has changed nothing, what was mapped at a fixed destination included.
 //!
 //! Several mappings move together if their size does not change and the place is given (`move_all`), one
-//! after the other; a failure then leaves those before it at their new place.
+//! after the other. A failure then leaves those before it at their new place.
 //!
 //! Locks: the mmap lock for writing; the lock of the anon_vma for writing during the move.
 //!

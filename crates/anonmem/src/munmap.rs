@@ -1,8 +1,8 @@
 //! Unmapping a range.
 //!
-//! VMAs that reach over an edge of the range are split there, which can fail; then nothing can any more: the
-//! VMAs leave the tree together, their pages are unmapped, they are unlinked from their anon_vmas, page
-//! tables that nobody else uses are freed, the TLBs flushed, and at last the VMAs freed.
+//! VMAs that reach over an edge of the range are split there, which can fail. Nothing that follows can. The
+//! VMAs leave the tree together, their pages are unmapped, and the VMAs are unlinked from their anon_vmas.
+//! Page tables that nobody else uses are freed, the TLBs are flushed, and at last the VMAs are freed.
 //!
 //! Locks: the mmap lock for writing.
 //!

@@ -1,9 +1,9 @@
 //! What the guards promise about page tables: the only `unsafe` of this crate, and no more than these impls.
 //!
-//! That a lock keeps tables allocated is a fact about who frees them: `munmap` and `exit_mmap`, with the mmap
-//! lock held for writing and the VMAs out of the tree and unlinked from their anon_vmas. No type can say it,
-//! so it is written here, once for each guard. Safe code outside of this file cannot make another guard that
-//! opens page tables.
+//! That a lock keeps tables allocated is a fact about who frees them: `munmap` and `exit_mmap`. Both hold the
+//! mmap lock for writing, with the VMAs out of the tree and unlinked from their anon_vmas. No type can say
+//! it, so it is written here, once for each guard. Safe code outside of this file cannot make another guard
+//! that opens page tables.
 //!
 //! docs/locking.md, "Who may do what to page tables", has the same as a table.
 #![allow(unsafe_code)]

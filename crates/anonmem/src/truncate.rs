@@ -1,8 +1,8 @@
 //! What is behind mappings becomes shorter: a shared object, or a source.
 //!
-//! The new length is set first, by the caller for a source; then every address space that maps the end gives
+//! The new length is set first, by the caller for a source. Then every address space that maps the end gives
 //! up its pages beyond, private copies included. A fault that found the old length holds the VMA's lock or
-//! the mmap lock until its page is installed; the walk takes both for writing, so it meets the page. A fault
+//! the mmap lock until its page is installed. The walk takes both for writing, so it meets the page. A fault
 //! that comes later finds the new length, and a SIGBUS.
 //!
 //! A fork that runs meanwhile may give its child, which the walk does not meet, private copies beyond the

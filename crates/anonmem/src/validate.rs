@@ -1,9 +1,9 @@
 //! Counting the world again.
 //!
-//! No memory is needed for it. That a folio's mapcount equals its entries follows from two counts: rmap finds
-//! as many entries as the folio counts, for every folio; and over all folios the counts add up to the entries
-//! that walking all page tables finds. An entry that rmap misses, or a count without an entry, breaks one of
-//! the two.
+//! No memory is needed for it. That a folio's mapcount equals its entries follows from two counts. First,
+//! rmap finds as many entries as the folio counts, for every folio. Second, over all folios the counts add up
+//! to the entries that walking all page tables finds. An entry that rmap misses, or a count without an entry,
+//! breaks one of the two.
 //!
 //! At rest only: nobody else is at work on the `Vm`.
 

@@ -1,7 +1,7 @@
 //! Unmapping pages: entries are cleared, and what they owned goes to the gather.
 //!
 //! Locks: the mmap lock, either way, or nobody else is left (exit). Takes the page-table lock of one table at
-//! a time; what was cleared is flushed at the latest when the gather is full, and always before it is freed.
+//! a time. What was cleared is flushed at the latest when the gather is full, and always before it is freed.
 //!
 //! Linux: mm/memory.c `unmap_page_range`, `zap_pte_range`, `unmap_vmas`.
 

@@ -16,6 +16,7 @@ mod patches;
 mod place;
 mod prose;
 mod rules;
+mod sentences;
 mod source;
 
 use std::path::{Path, PathBuf};
@@ -62,6 +63,7 @@ pub(crate) fn run(root: &Path) -> ExitCode {
 /// Applies every rule that a file's path calls for.
 pub(crate) fn check_file(path: &Path, text: &str, enums: &Enums) -> Vec<Finding> {
     let mut findings = rules::check_text(path, text);
+    findings.extend(sentences::check(path, text));
     if path.extension().is_some_and(|e| e == "rs") {
         findings.extend(rules::check_rust(path, text, enums));
     } else if path.extension().is_some_and(|e| e == "md") {

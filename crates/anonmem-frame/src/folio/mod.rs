@@ -12,7 +12,7 @@
 //! | the folio lock | [`FolioGuard`] | `PG_locked` | `lock`, `try_lock` | drop |
 //! | the counts frozen at 0 | [`FrozenFolio`] | the only reference | [`FolioGuard::freeze`] | `unfreeze`, drop = put |
 //!
-//! A [`Folio`] is a look at the metadata and owns nothing: what it says may be old by the time it is used,
+//! A [`Folio`] is a look at the metadata and owns nothing. What it says may be old by the time it is used,
 //! and nothing can be changed through it. What changes a folio's state is asked of an owner ([`FolioOwner`]).
 //!
 //! Linux: include/linux/mm.h `folio_get`, `folio_put`; include/linux/rmap.h.

@@ -28,7 +28,7 @@
 //!
 //! * B3, B4 against A1, A2: each side writes its word, then reads the other's. Between the two fences either
 //!   B4 sees the cleared entry or A2 sees the pin. Without either fence both may miss.
-//! * B5 is for the entry that A4 fills in with the same bits as before: a page marked for lazy freeing that
+//! * B5 is for the entry that A4 fills in with the same bits as before. A page marked for lazy freeing that
 //!   was written stays, read-only and shared. B4 (Acquire) reads what A4 (Release) wrote, so B5 sees what A3
 //!   did.
 //! * F1, F2 against B3, C2: the same with the sequence in the entry's place, because fork clears no entry. A
@@ -36,7 +36,7 @@
 //! * The slow path pins under the page-table lock of the entry, which every sharer and fork hold, too: it
 //!   needs no fence.
 //!
-//! A pin that is not kept is nobody's business: the counts of all other owners are in the same word, so
+//! A pin that is not kept is nobody's business. The counts of all other owners are in the same word. So
 //! whoever asks "am I alone" finds one count too many and is on the safe side.
 //!
 //! Linux: include/linux/rmap.h, the comment above `__folio_try_share_anon_rmap`; mm/gup.c `gup_fast`.

@@ -1,8 +1,8 @@
 //! Runs of mappings: the owner of what several entries for one folio owned.
 //!
 //! A folio counts all its mappings in one word. So the mappings of a run of entries that are cleared together
-//! are uncounted together, and become *one* reference that waits for the flush: `+REF - n * MAP`, one atomic
-//! operation and one slot of the gather, however long the run is.
+//! are uncounted together, and become *one* reference that waits for the flush. That is `+REF - n * MAP`: one
+//! atomic operation and one slot of the gather, however long the run is.
 //!
 //! Linux: mm/rmap.c `folio_remove_rmap_ptes`; include/linux/rmap.h `folio_try_dup_anon_rmap_ptes`.
 

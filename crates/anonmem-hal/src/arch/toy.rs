@@ -1,4 +1,4 @@
-//! A made-up format: two levels of eight entries, for tests of everything that is not a format, and for
+//! A made-up format: two levels of eight entries. It is for tests of everything that is not a format, and for
 //! the lab, where a page table should fit on a screen.
 //!
 //! Bits 0-1: 0 nothing, 1 present, 2 software, 3 table or large leaf. Bits 2-9: flags. Bits 10-14: device.

@@ -16,9 +16,9 @@
 //! | 12-51 | frame | device (10-13), offset or frame from bit 14 |
 //! | 63 | no-execute | 0 |
 //!
-//! A `PROT_NONE` page keeps its frame and flags with P = 0 and bit 1 set, which no other not-present
-//! entry has. Its frame number is stored inverted, as is a swap offset, so that a processor which
-//! speculates past the missing P bit (L1TF) finds an address beyond memory.
+//! A `PROT_NONE` page keeps its frame and flags with P = 0 and bit 1 set, which no other not-present entry
+//! has. Its frame number is stored inverted, as is a swap offset. So a processor which speculates past the
+//! missing P bit (L1TF) finds an address beyond memory.
 
 use super::Arch;
 use crate::{

@@ -2,20 +2,20 @@
 //!
 //! What a fault needs to know of its VMA is read once, with the version of the VMA's write lock
 //! ([`Speculation`]). Page tables are walked in an RCU section, so a table that is unlinked meanwhile stays a
-//! table. The page is made; then, under the page-table lock and before the entry is filled, two things are
-//! asked again: is the version the same, and is this still the table for the address?
+//! table. The page is made. Then, under the page-table lock and before the entry is filled, two things are
+//! asked again. Is the version the same, and is this still the table for the address?
 //!
 //! Why that is enough. Whoever changes the VMA write-locks it first, which changes the version, and
 //! afterwards takes the lock of every page table in it. If our check comes first, our entry is there when the
-//! writer takes the page-table lock, and it is cleared, moved or write-protected like any other. If the
-//! writer's section under the page-table lock came first, our taking the same lock makes its new version
-//! visible, and we refuse. In particular the anon_vma that was read is one that the VMA is linked to when the
-//! page is installed, so every rmap walk for the page reaches it; that the address still lies in the VMA is
-//! implied, and asserted only there.
+//! writer takes the page-table lock. The writer then clears, moves or write-protects the entry like any
+//! other. If the writer's section under the page-table lock came first, our taking the same lock makes its
+//! new version visible, and we refuse. In particular, when the page is installed the VMA is linked to the
+//! anon_vma that was read. So every rmap walk for the page reaches it. That the address still lies in the VMA
+//! is implied, and asserted only there.
 //!
-//! Refused, to the VMA's lock: no VMA at the address (a stack may grow), a VMA that is being changed, no
-//! anon_vma yet, a missing table, pages that come from a source or a shared object; and whatever would have
-//! to wait: for a swap device, for memory, for a folio's lock.
+//! Refused, to the VMA's lock, is a fault without a VMA (a stack may grow), or whose VMA is being changed.
+//! Refused, too, is a fault that lacks an anon_vma or a table, and one for a page of a source or a shared
+//! object. So is whatever would have to wait: for a swap device, for memory, for a folio's lock.
 //!
 //! Linux: the series "Speculative page faults" (v9, 2018), never merged. Differs: the version is that of the
 //! per-VMA lock.

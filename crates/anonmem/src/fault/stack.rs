@@ -1,7 +1,7 @@
 //! Stacks that grow.
 //!
-//! An access in the hole just below a growing VMA makes it reach down to the page that was accessed, if its
-//! limit and the gap that must stay below it allow that.
+//! An access in the hole just below a growing VMA makes the VMA reach down to the page that was accessed. The
+//! stack's limit, and the gap that must stay below it, may forbid that.
 //!
 //! Locks: the mmap lock for writing, because a VMA changes; the anon_vma's for the interval tree, whose key
 //! changes.

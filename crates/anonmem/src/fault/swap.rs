@@ -1,12 +1,12 @@
 //! Faults on pages that were swapped out.
 //!
-//! The page is found in the swap cache or read into it; then, with the folio lock and the page-table lock
-//! held, everything is asked again: is the entry the same, and is this folio still the cached page of its
-//! slot? The entry alone does not say: while the fault slept, another thread may have swapped the page in,
-//! changed it, and had it swapped out to the same slot again. Then the slot has another cached page, or none.
+//! The page is found in the swap cache or read into it. Then, with the folio lock and the page-table lock
+//! held, everything is asked again. Is the entry the same, and is this folio still the cached page of its
+//! slot? The entry alone does not say. While the fault slept, another thread may have swapped the page in and
+//! changed it. The page may have left to the same slot again. Then the slot has another cached page, or none.
 //!
 //! A page comes back exclusive if its entry says so, or if this entry is all that needs it. If nobody else
-//! does, it leaves the swap cache and its slot is freed; it is dirty then, because memory is the only place
+//! does, it leaves the swap cache and its slot is freed. It is dirty then, because memory is the only place
 //! that has it.
 //!
 //! Locks: the fault's guard; takes the folio lock, then the page-table lock.

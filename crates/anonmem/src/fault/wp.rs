@@ -3,14 +3,14 @@
 //! `do_wp_page` either reuses the page (it is ours alone) or copies it; `wp_can_reuse_anon_folio` decides
 //! which.
 //!
-//! Locks: entered with the page-table lock held on the faulting entry. Drops it to allocate and copy; then
+//! Locks: entered with the page-table lock held on the faulting entry. Drops it to allocate and copy. Then
 //! the entry is re-checked (`lock_if_same`), and so is what the entry alone cannot say: that the page did not
 //! become exclusive meanwhile. An exclusive page is never replaced: somebody may have pinned it, or be
 //! writing to it.
 //!
 //! Who pins a page for reading has its sharing broken like a writer (`FaultAccess::Unshare`), and gets a page
-//! that is his own and stays read-only: the device must see what the program writes to the page later, and
-//! nobody else's stores.
+//! of his own that stays read-only. The device must see what the program writes to the page later, and nobody
+//! else's stores.
 //!
 //! Linux: mm/memory.c `do_wp_page`, `wp_page_copy`, `wp_page_reuse`. Differs: no file mappings, no
 //! soft-dirty.

@@ -1,8 +1,8 @@
 //! Pinning without any lock.
 //!
-//! The pages of a program that has touched its buffer are there, writable and its own; nothing is to be asked
+//! The pages of a program that has touched its buffer are there, writable and its own. Nothing is to be asked
 //! of a VMA then, because an entry never allows more than its VMA. So the page tables are walked in an RCU
-//! section, and each page is pinned and its entry looked at again; fork's sequence says whether a child came
+//! section, and each page is pinned and its entry looked at again. Fork's sequence says whether a child came
 //! to share the pages meanwhile. The protocol, both halves of it, is in
 //! `anonmem-frame/src/folio/pin_protocol.rs`.
 //!

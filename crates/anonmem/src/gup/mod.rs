@@ -1,9 +1,9 @@
 //! Pinning pages of a program, for a device or whoever else reads and writes them behind the page tables'
 //! back.
 //!
-//! What a pin promises: the page stays the one that the program sees at its address, until the pin is dropped
-//! or the program itself unmaps it. So only a page is pinned that nobody else has; docs/pins.md says who
-//! keeps which part of the promise.
+//! A pin promises that the page stays the one that the program sees at its address. The promise ends when the
+//! pin is dropped or the program itself unmaps the page. So only a page is pinned that nobody else has;
+//! docs/pins.md says who keeps which part of the promise.
 //!
 //! ```text
 //!   pin ──▶ for each page: may the mapping be accessed so?  no ─▶ BadAddress
@@ -17,7 +17,7 @@
 //! ```
 //!
 //! Linux: mm/gup.c `__get_user_pages`, `check_vma_flags`, `faultin_page`, `gup_must_unshare`. Differs: a
-//! range is pinned as a whole or not at all; pins are counted apart from references, so a page never looks
+//! range is pinned as a whole or not at all. Pins are counted apart from references, so a page never looks
 //! pinned that is not.
 
 mod fast;

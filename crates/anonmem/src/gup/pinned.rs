@@ -1,6 +1,6 @@
 //! A range of addresses whose pages are pinned: the owner of its pins.
 //!
-//! A [`PinnedRange`] is its own builder: while it is made it owns what has been pinned so far, and an error
+//! A [`PinnedRange`] is its own builder. While it is made it owns what has been pinned so far, and an error
 //! releases that as any drop does. It does not keep the address space: pages stay pinned when their mapping
 //! goes, and when the program ends.
 //!

@@ -1,7 +1,7 @@
 //! The lock of an address space, and what it means to hold it.
 //!
 //! The lock protects the tree of VMAs and the accounting. [`MmapReadGuard`] and [`MmapWriteGuard`] are what
-//! functions take to say that they need it; what changes the structure of an address space is a method of the
+//! functions take to say that they need it. What changes the structure of an address space is a method of the
 //! latter.
 //!
 //! Linux: include/linux/mmap_lock.h.

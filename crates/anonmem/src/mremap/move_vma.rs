@@ -1,7 +1,7 @@
 //! A VMA moves to another place, with its pages.
 //!
-//! First what can fail: the VMA is cut to what moves, and what is at the destination to the destination;
-//! memory is promised; tree nodes, page tables and, for `DONTUNMAP`, a VMA that stays behind are allocated.
+//! First what can fail: the VMA is cut to what moves, and what is at the destination to the destination.
+//! Memory is promised; tree nodes, page tables and, for `DONTUNMAP`, a VMA that stays behind are allocated.
 //! Then what cannot:
 //!
 //! ```text
@@ -13,13 +13,13 @@
 //!   6. the tail is unmapped, tables that are left over are freed, neighbours merge
 //! ```
 //!
-//! A walk that could run between 3 and 4 might visit the destination before a page came and the source after
-//! it left, and miss it (CVE-2022-41222). Without the flush in 3 a page could be freed through its new
-//! address and written through its old one (CVE-2018-18281).
+//! A walk that could run between 3 and 4 might visit the destination before a page came, and the source after
+//! the page left. It would miss the page (CVE-2022-41222). Without the flush in 3 a page could be freed
+//! through its new address and written through its old one (CVE-2018-18281).
 //!
 //! A page keeps its index and its anon_vma: `pgoff` goes along with the address. Only a VMA without an
-//! anon_vma, which has no page that knows its index, takes the number of its new address, so that it can
-//! merge there.
+//! anon_vma takes the number of its new address, so that it can merge there. No page of such a VMA knows its
+//! index.
 //!
 //! Linux: mm/mremap.c `move_vma`, `copy_vma_and_data`; mm/vma.c `copy_vma`.
 

@@ -1,7 +1,7 @@
 //! Entries go to other addresses.
 //!
-//! Where the old and the new addresses are aligned to what a last-level table covers, the table itself moves;
-//! else entry by entry, under the locks of both tables.
+//! Where the old and the new addresses are aligned to what a last-level table covers, the table itself moves.
+//! Otherwise the entries move one by one, under the locks of both tables.
 //!
 //! Locks: the mmap lock for writing with the VMA write-locked, and the lock of its anon_vma for writing. Both
 //! tables of a moving entry, by address. Old translations are flushed before these are let go.

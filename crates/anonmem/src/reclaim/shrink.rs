@@ -1,6 +1,6 @@
 //! The clock: choosing folios and making them leave.
 //!
-//! Folios leave in batches ([`PageoutBatch`]): each is locked and unmapped; then one flush makes all CPUs
+//! Folios leave in batches ([`PageoutBatch`]): each is locked and unmapped. Then one flush makes all CPUs
 //! forget all of them; then they are written and freed.
 //!
 //! Linux: mm/vmscan.c `shrink_folio_list`, `pageout`, `folio_check_references`; mm/page_io.c `swap_writeout`.

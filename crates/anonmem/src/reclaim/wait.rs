@@ -1,7 +1,7 @@
 //! Asking for memory while others reclaim.
 //!
 //! Reclaimers keep what they unmap locked until all of it has left. With little memory that may be everything
-//! there is; whoever finds nothing then waits for what they bring, and runs out of memory only if nobody
+//! there is. Whoever finds nothing then waits for what they bring, and runs out of memory only if nobody
 //! brings any.
 //!
 //! Linux: mm/vmscan.c `too_many_isolated`, `throttle_direct_reclaim`; mm/page_alloc.c `should_reclaim_retry`.

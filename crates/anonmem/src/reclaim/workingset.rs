@@ -1,12 +1,11 @@
 //! How long ago a page left: whether reclaim took what a program still needed.
 //!
-//! Time is counted in pages that left. A page that comes back before as many others left as memory holds
-//! would have stayed, had there been twice the memory: it is a *refault*. Many of them say that memory is too
-//! small for what the programs use at a time; swap-ins that are none only say that something was parked for
-//! long.
+//! Time is counted in pages that left. A page that comes back before as many others left as memory holds is a
+//! *refault*. It would have stayed, had there been twice the memory. Many refaults say that memory is too
+//! small for what the programs use at a time. Other swap-ins only say that something was parked for long.
 //!
 //! A slot keeps its page's time in five bits ([`EvictionStamp`]), in units of an eighth of memory, modulo
-//! four times memory: a page that stayed away for longer may be mistaken for one that came back soon.
+//! four times memory. So a page that stayed away for longer may be mistaken for one that came back soon.
 //!
 //! Linux: mm/workingset.c `workingset_eviction`, `workingset_refault`; its shadow entries are cut to what
 //! fits in the same way.

@@ -1,8 +1,9 @@
 //! anon_vmas: which VMAs may map a page.
 //!
-//! An [`AnonVma`] is the set of VMAs that a page of it may be mapped by: the VMA that first faulted it, and
-//! that VMA's copies in children, because fork copies the links. Each link is an [`AnonVmaChain`]; it is in a
-//! list of its VMA and in the interval tree of its anon_vma, by the linear page indices that the VMA covers.
+//! An [`AnonVma`] is the set of VMAs that may map a page of it. In it are the VMA that first faulted the page
+//! and that VMA's copies in children, because fork copies the links. Each link is an [`AnonVmaChain`]. It is
+//! in a list of its VMA and in the interval tree of its anon_vma, by the linear page indices that the VMA
+//! covers.
 //!
 //! ```text
 //!   parent VMA ──▶ chain ──▶ anon_vma P (root)         a page of P may be mapped by parent and child,
@@ -15,9 +16,9 @@
 //! (`rmap/folio.rs`).
 //!
 //! Counts of an anon_vma: `refcount` keeps the slot (one for the interval tree while it is not empty, one per
-//! anon_vma whose root it is); `nr_vmas` is the number of VMAs whose `anon_vma` it
-//! is; `nr_children` the number of anon_vmas whose parent it is (a root is its own). The last two are apart
-//! because one number for both lets fork reuse an anon_vma that still serves another VMA (CVE-2022-42703).
+//! anon_vma whose root it is). `nr_vmas` is the number of VMAs whose `anon_vma` it is; `nr_children` the
+//! number of anon_vmas whose parent it is (a root is its own). The last two are apart because one number for
+//! both lets fork reuse an anon_vma that still serves another VMA (CVE-2022-42703).
 //!
 //! Linux: mm/rmap.c `anon_vma_prepare`, `anon_vma_clone`, `anon_vma_fork`, `unlink_anon_vmas`.
 

@@ -5,16 +5,16 @@
 //! locking it is harmless; and after locking, everything is asked again, in this order:
 //!
 //! 1. *Is the folio mapped?* Acquire. If not, whatever the mapping word says is history.
-//! 2. *Does the mapping word still say the same?* If the folio is mapped because somebody mapped it
-//!    anew, (1) has seen that mapping, and so (2) sees the word that was written before it.
+//! 2. *Does the mapping word still say the same?* If the folio is mapped because somebody mapped it anew, (1)
+//!    has seen that mapping. So (2) sees the word that was written before the mapping.
 //! 3. *Is the root still the one that was locked?* The slot may have been freed and reused twice, with the
 //!    folio following it back.
 //!
 //! If all three hold, a mapping existed while the lock was held. `unlink_anon_vmas` of the VMA that has it
 //! takes the lock for writing after unmapping, so the anon_vma lives until the lock is dropped.
 //!
-//! The order of (1) and (2) matters only without the folio lock: with it nobody can give the folio another
-//! anon_vma, and either order will do. `folio_referenced` comes without.
+//! The order of (1) and (2) matters only without the folio lock. With that lock nobody can give the folio
+//! another anon_vma, and either order will do. `folio_referenced` comes without.
 //!
 //! Linux: mm/rmap.c `folio_lock_anon_vma_read`, `folio_get_anon_vma`. Differs: step 3; a
 //! waiter needs no reference, because the slot and its lock are type-stable for ever.

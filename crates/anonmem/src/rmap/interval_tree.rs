@@ -1,10 +1,10 @@
 //! Which intervals of page indices overlap a given one: the tree of an anon_vma.
 //!
 //! The links are part of the objects that they link, so linking never allocates. The tree is a treap: in
-//! order of the first index, with the higher *priority* above. A priority is a scrambled handle, never
-//! stored and never equal to another's, so the shape is that of a random tree whatever the intervals are:
-//! a million equal ones (a million children that share a page) are as good as any. Each node knows the
-//! largest last index of its subtree; a search passes over subtrees that do not reach its own first index.
+//! order of the first index, with the higher *priority* above. A priority is a scrambled handle, never stored
+//! and never equal to another's. So the shape is that of a random tree whatever the intervals are. A million
+//! equal intervals (a million children that share a page) are as good as any. Each node knows the largest
+//! last index of its subtree; a search passes over subtrees that do not reach its own first index.
 //!
 //! Locks: that of the anon_vma's root; for writing to link and unlink, for reading to search.
 //!

@@ -8,7 +8,7 @@
 //! - [`referenced`], `unmap`: what is done with them.
 //!
 //! A page that may be shared belongs to an anon_vma that every one of its mappers is linked to. Exclusive
-//! pages belong to the anon_vma of the VMA that has them; fork shares a page without touching that, because
+//! pages belong to the anon_vma of the VMA that has them. Fork shares a page without touching that, because
 //! the child is linked to whatever the parent is linked to. A page that becomes exclusive again by reuse
 //! moves to the anon_vma of its only mapper, which is younger. It never happens the other way round: a page
 //! that is shared is never stamped with a younger anon_vma.

@@ -1,16 +1,16 @@
 //! What the rest of the memory manager asks of a reverse map.
 //!
 //! A page carries a *stamp*, from which all entries that may map it are found. A back end says what a stamp
-//! is, how VMAs come to be found by it, and which lock keeps them: sets of VMAs
-//! ([`AnonVmas`](super::anon_vmas::AnonVmas)) are one. Nothing outside this folder names what belongs to one
-//! back end; [`Rmap`](super::Rmap) says which one is compiled.
+//! is, how VMAs come to be found by it, and which lock keeps them. Sets of VMAs
+//! ([`AnonVmas`](super::anon_vmas::AnonVmas)) are one back end. Nothing outside this folder names what
+//! belongs to one back end; [`Rmap`](super::Rmap) says which one is compiled.
 //!
 //! The contract, whatever the back end:
 //!
 //! - A walk under [`lock`](ReverseMap::lock) meets every entry that maps the folio for the whole walk, and an
 //!   entry that moves meanwhile at least once.
 //! - A page that may be shared has a stamp by which all of its mappers are found
-//!   ([`shared_stamp`](ReverseMap::shared_stamp)), in parents, children and siblings; a page of one mapper
+//!   ([`shared_stamp`](ReverseMap::shared_stamp)), in parents, children and siblings. A page of one mapper
 //!   may have a younger one.
 //! - Everything that can fail does so before anything has changed.
 

@@ -1,8 +1,8 @@
 //! Shared anonymous memory: an object of pages that several address spaces map.
 //!
-//! An object is a page table of its own: the entry for offset `i` owns one *mapping* of page `i`, so that the
-//! machinery of entries, locks and walks serves here too. No CPU ever loads it. Pages stay until the
-//! last VMA that maps the object is gone; they are neither swapped nor found by rmap.
+//! An object is a page table of its own: the entry for offset `i` owns one *mapping* of page `i`. So the
+//! machinery of entries, locks and walks serves here too. No CPU ever loads it. Pages stay until the last VMA
+//! that maps the object is gone; they are neither swapped nor found by rmap.
 //!
 //! Linux: mm/shmem.c `shmem_zero_setup`. Differs: no file, no swap.
 

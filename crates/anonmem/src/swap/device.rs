@@ -1,7 +1,7 @@
 //! Swap devices.
 //!
-//! A device is a number that the machine's `SwapIo` understands, a priority, and an array of slots. Whoever
-//! works on a slot without owning a count of it (a fault that has only read an entry) holds a user count of
+//! A device is a number that the machine's `SwapIo` understands, a priority, and an array of slots. A fault
+//! that has only read an entry works on a slot without owning a count of the slot. It holds a user count of
 //! the device, so that swapoff waits for it.
 //!
 //! | `users` | meaning |

@@ -1,8 +1,8 @@
 //! The lock of a VMA: faults take it for reading instead of the mmap lock.
 //!
 //! A reader counts itself in `refcount`. A writer holds the mmap lock for writing, waits until it is alone,
-//! and writes the address space's lock sequence into `seq`: the VMA is write-locked for as long as the two
-//! are equal, so all VMAs are unlocked at once when the mmap lock is let go and its sequence moves on.
+//! and writes the address space's lock sequence into `seq`. The VMA is write-locked for as long as the two
+//! are equal. So all VMAs are unlocked at once when the mmap lock is let go and its sequence moves on.
 //!
 //! | `refcount` | meaning |
 //! |---|---|

@@ -1,8 +1,8 @@
 //! When two VMAs may become one, and how they do.
 //!
 //! A merge makes one VMA, the *target*, cover more: a hole that is to be mapped, neighbours that go away, or
-//! a part of one. Its attributes stay what they are. With `P` and `N` for what is before and after the range
-//! `*` that is to be mapped or changed, and `X` for the VMA that is there:
+//! a part of one. Its attributes stay what they are. `*` is the range that is to be mapped or changed. `P`
+//! and `N` are what is before and after it, and `X` is the VMA that is there:
 //!
 //! ```text
 //!   PPPP****NNNN ─▶ PPPPPPPPPPPP   both sides: P covers all           (cases 1, 6)
@@ -12,8 +12,8 @@
 //!   XXXX****NNNN ─▶ XXXXNNNNNNNN   N takes the last part of X         (case 5)
 //! ```
 //!
-//! A merge never fails, it is left out: the only thing that it may need memory for is to link the target to
-//! the anon_vmas of what it takes over.
+//! A merge never fails, it is left out. It may need memory for one thing only: to link the target to the
+//! anon_vmas of what the target takes over.
 //!
 //! Locks: the mmap lock for writing; the lock of the anon_vma while keys of its interval tree change. What
 //! the target takes over is linked to it before it is unlinked from what goes away, so that rmap walks always

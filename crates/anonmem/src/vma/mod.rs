@@ -1,6 +1,6 @@
 //! Virtual memory areas: what a range of an address space is for.
 //!
-//! A [`Vma`] lives in a type-stable slab: a slot may be freed and become another VMA, of another address
+//! A [`Vma`] lives in a type-stable slab. A slot may be freed and become another VMA, of another address
 //! space, while somebody still looks at it. Its words are atomic for that reason, and what is decided from
 //! them is decided under a lock that keeps the VMA, or decided again.
 //!
@@ -10,9 +10,9 @@
 //!
 //! - [`lock`]: the lock that a fault takes instead of the mmap lock.
 //!
-//! Locks: fields are written under the mmap lock for writing with the VMA write-locked (`VmaWrite`), and the
-//! ones that rmap walks read (`start`, `end`, `pgoff`) also under the lock of its anon_vma's root. `anon_vma`
-//! goes from none to some under the mmap lock for reading (`anon_vma_prepare`).
+//! Locks: fields are written under the mmap lock for writing with the VMA write-locked (`VmaWrite`). Those
+//! that rmap walks read (`start`, `end`, `pgoff`) are written also under the lock of its anon_vma's root.
+//! `anon_vma` goes from none to some under the mmap lock for reading (`anon_vma_prepare`).
 //!
 //! Linux: include/linux/mm_types.h `struct vm_area_struct`.
 

@@ -1,8 +1,8 @@
 //! One VMA becomes two.
 //!
-//! All memory is allocated first; then the two halves appear in one write section of the tree, so that no
-//! lookup sees a hole, and in the interval trees under one hold of their lock, so that no rmap walk misses a
-//! page.
+//! All memory is allocated first. Then the two halves appear in one write section of the tree, so that no
+//! lookup sees a hole. They appear in the interval trees under one hold of their lock, so that no rmap walk
+//! misses a page.
 //!
 //! Linux: mm/vma.c `__split_vma`.
 

@@ -1,6 +1,6 @@
 //! Split and merge, through the operations that cause them, on layouts written as text.
 //!
-//! One character is one page: `.` is a hole, `R` may be read, `W` written; in lower case every page was
+//! One character is one page: `.` is a hole, `R` may be read, `W` written. In lower case every page was
 //! written to, so that its VMA has an anon_vma. What came of it is text too: one letter per VMA, in order.
 
 mod stress;

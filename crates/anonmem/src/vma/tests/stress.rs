@@ -1,4 +1,4 @@
-//! Threads of one program that map, protect, unmap and use pages between one another's, so that every VMA of
+//! Threads of one program that map, protect, unmap and use pages between one another's. So every VMA of
 //! theirs is split and merged by others while they fault.
 
 use crate::{

@@ -1,9 +1,9 @@
 //! Lookups, with the mmap lock or without any.
 //!
 //! Both go down the same way; the difference is what is asked at each level. A holder of the mmap lock asks
-//! nothing. A lock-free reader asks whether a writer was at work since it began, *before* it follows a link:
-//! what it follows is therefore a node of this tree as it was then, whatever became of the node since. Its
-//! slot stays a node for ever, and the last question discards what a later writer put there.
+//! nothing. A lock-free reader asks whether a writer was at work since it began, *before* it follows a link.
+//! So the link leads to a node of this tree as the tree was then, whatever became of the node since. Its slot
+//! stays a node for ever, and the last question discards what a later writer put there.
 //!
 //! Linux: lib/maple_tree.c `mas_find`, `mas_walk`; mm/mmap.c `find_vma`, `find_vma_prev`.
 

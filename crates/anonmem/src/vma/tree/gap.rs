@@ -1,6 +1,6 @@
 //! Finding a hole for a new mapping.
 //!
-//! Each slot of an inner node knows the largest hole below its child, so whole subtrees are passed over; the
+//! Each slot of an inner node knows the largest hole below its child, so whole subtrees are passed over. The
 //! holes between two children are seen in their parent. The part below an entry that it wants as its guard is
 //! no hole.
 //!

@@ -1,7 +1,7 @@
 //! The map of an address space: disjoint ranges of pages, in order, each with a value.
 //!
 //! A B+-tree with up to sixteen slots a node (`node.rs`). Lookups take no lock: nodes are slots of a
-//! type-stable slab, every word is an [`Atomic`], and a sequence count tells whether a writer was at work
+//! type-stable slab, and every word is an [`Atomic`]. A sequence count tells whether a writer was at work
 //! meanwhile (`find.rs`). Each node knows the largest hole below every child, so that a place for a new
 //! mapping is found in O(log n) (`gap.rs`).
 //!
@@ -11,7 +11,7 @@
 //! [`TreeWriter`] (`write.rs`): no lookup sees a half-done split or merge.
 //!
 //! Linux: lib/maple_tree.c, include/linux/mm.h `vma_iterator`. Differs: a lookup that meets a writer retries
-//! instead of finding the old nodes under RCU, so nodes are reused at once; holes are not slots.
+//! instead of finding the old nodes under RCU, so nodes are reused at once. Holes are not slots.
 
 mod find;
 mod gap;

@@ -1,8 +1,8 @@
 //! The nodes that a change may need, reserved while failing is still possible.
 //!
 //! An insertion splits at most one node per level and may put a new root on top. What is reserved and not
-//! used stays with the tree for the next change, up to [`KEEP`] nodes, so that the usual `mmap` allocates no
-//! node at all.
+//! used stays with the tree for the next change, up to [`KEEP`] nodes. So the usual `mmap` allocates no node
+//! at all.
 //!
 //! Linux: lib/maple_tree.c `mas_preallocate`. Differs: reserves for any place, before the place is known.
 

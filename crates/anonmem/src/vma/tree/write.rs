@@ -1,9 +1,9 @@
 //! Changing the tree.
 //!
-//! Each operation goes down once, changes a leaf, and mends the summaries on the way up until nothing
-//! differs any more. A full node is split in two, with the cut where the insertion is if that is near an
-//! end: maps grow in one direction, and the nodes that stay behind should be full. A node that gets too
-//! small takes from its neighbour or merges with it.
+//! Each operation goes down once, changes a leaf, and mends the summaries on the way up until nothing differs
+//! any more. A full node is split in two, with the cut where the insertion is if that is near an end. Maps
+//! grow in one direction, and the nodes that stay behind should be full. A node that gets too small takes
+//! from its neighbour or merges with it.
 
 use super::{
     Path, Prealloc, TreeNode, VmaTree,
