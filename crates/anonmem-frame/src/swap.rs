@@ -342,6 +342,33 @@ impl<M: Machine> SwapSlots<M> {
         self.word(frames, slot.0).store(0, Ordering::Release);
     }
 
+    /// Makes `new` the cached page in the place of `old`, which moves there; returns the cache's reference to
+    /// `old`. The caller has both locked, and keeps the device.
+    ///
+    /// # Errors
+    /// The reference to `new`, if `old` is not the slot's cached page, or no longer.
+    #[doc(alias = "__swap_cache_replace_folio")]
+    pub fn recache<'f>(
+        &self,
+        frames: &'f Frames<M>,
+        slot: u64,
+        old: Pfn,
+        new: FolioRef<'f, M>,
+    ) -> Result<FolioRef<'f, M>, FolioRef<'f, M>> {
+        let Some(word) = self.word_if_there(frames, slot) else { return Err(new) };
+        let (from, to) = (Self::cache_bits(frames, old), Self::cached_bits(frames, &new));
+        // AcqRel: as in `claim`, and as in `put`.
+        let replaced = word.fetch_update(Ordering::AcqRel, |word| {
+            (word & CACHE == from && word & FREEING == 0).then_some(word & !CACHE | to)
+        });
+        if replaced.is_err() {
+            return Err(new);
+        }
+        new.into_raw();
+        // SAFETY: as in `put`.
+        Ok(unsafe { FolioRef::from_raw(frames, old) })
+    }
+
     /// Takes `page` out of the cache if it is the slot's page; the slot stays for those who need it. Returns
     /// the cache's reference.
     #[doc(alias = "__delete_from_swap_cache")]

@@ -113,6 +113,14 @@ events! {
     PinFastRefused => "pin_fast_refused",
     /// Folios that reclaim left alone because they may be pinned.
     ReclaimPinned => "pgscan_pinned",
+    /// Pages that went to another frame.
+    MigrateSuccess => "pgmigrate_success",
+    /// Pages that were to go to another frame and stayed, whatever the reason.
+    MigrateFail => "pgmigrate_fail",
+    /// Of those that stayed: may be pinned.
+    MigratePinned => "pgmigrate_pinned",
+    /// Of those that stayed: somebody was using them.
+    MigrateBusy => "pgmigrate_busy",
     /// Flushes asked for by the memory manager.
     TlbFlush => "tlb_flush",
     /// VMAs split.

@@ -20,6 +20,7 @@
 mod lock;
 mod look;
 mod map;
+mod migrate;
 mod new;
 mod owner;
 mod pin;

@@ -26,8 +26,8 @@ impl<M: Machine> Frames<M> {
 
 /// Frames that nobody else can see. Dropping it frees them.
 pub struct NewFolio<'f, M: Machine> {
-    frames: &'f Frames<M>,
-    head: Pfn,
+    pub(super) frames: &'f Frames<M>,
+    pub(super) head: Pfn,
 }
 
 impl<'f, M: Machine> NewFolio<'f, M> {

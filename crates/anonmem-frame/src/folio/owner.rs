@@ -3,7 +3,7 @@
 //! A count keeps the frames a folio. Without one, the bits that are set could be those of a page table by the
 //! time that they are set.
 
-use super::{Exclusive, ExclusiveRef, Folio, FolioGuard, FolioPin, FolioRef, Shared, SharedRef, ShmMap};
+use super::{Exclusive, ExclusiveRef, Folio, FolioGuard, FolioPin, FolioRef, MigrationHoldRef, Shared, SharedRef, ShmMap};
 use crate::meta::{encode_entry, flags};
 use anonmem_hal::{Machine, SwapEntry};
 use anonmem_sync::Ordering;
@@ -116,4 +116,5 @@ owner!(Shared<'_>);
 owner!(ShmMap<'_>);
 owner!(ExclusiveRef<'_, '_>);
 owner!(SharedRef<'_, '_>);
+owner!(MigrationHoldRef<'_, '_>);
 owner!(KeptFolio<'_, '_>);

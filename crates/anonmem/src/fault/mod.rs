@@ -44,9 +44,11 @@ use crate::{
         vm_fault::{FaultGuard, FaultResult, VmFault},
     },
     ids::VmaId,
+    migrate::put_back,
     mm::Mm,
     vma::{flags::VmFlags, refusal::Refusal, vma::Backing},
 };
+use anonmem_frame::FolioOwner;
 use anonmem_hal::{Machine, Marker, Pte, SoftLeaf, Va};
 use anonmem_pgtable::{Cleared, Dirty, Mapped, PteTable};
 use anonmem_sync::lockdep;
@@ -105,13 +107,28 @@ fn do_soft<'a, M: Machine, G: FaultGuard<M>>(
 }
 
 /// The page is on its way to another frame. Waits a moment and looks again; whoever moves it needs no more
-/// than the locks that he has. No reference is taken to wait on the folio's lock: the folio could not be
-/// frozen then, so that those who wait would keep what they wait for from happening.
+/// than the locks that he has. No reference is taken to wait on the folio's lock: it would keep what the fault
+/// waits for from happening.
+///
+/// A page moves only while its folio is locked. If the fault gets the lock, the entry was left behind by a
+/// move that is over (fork copied the entry to where the mover had looked already), and the page is put back.
 fn migration_entry_wait<M: Machine, G: FaultGuard<M>>(
     fault: &VmFault<'_, M, G>,
 ) -> Result<FaultResult, FaultResult> {
     fault.guard.sleeps(Refusal::WouldSleep)?;
-    M::yield_now();
+    let mut entries = fault.lock(fault.table()?)?;
+    let Mapped::Migration(hold, _) = entries.mapped(fault.va) else { return Err(FaultResult::Reload) };
+    let Some(lock) = hold.try_lock() else {
+        drop(entries);
+        M::yield_now();
+        return Err(FaultResult::Reload);
+    };
+    let (Cleared::Migration(hold, bits), vacancy) = entries.take(fault.va) else {
+        unreachable!("it was a migration entry, and is locked")
+    };
+    put_back(vacancy, hold, bits, fault.flags.protection());
+    drop(entries);
+    drop(lock);
     Err(FaultResult::Reload)
 }
 

@@ -84,6 +84,24 @@ impl<M: Machine> Objects<M> {
         taken.is_some()
     }
 
+    /// Lets `new`, which is locked, take the place of a locked page in the cache of `entry`, if it is there. The
+    /// caller keeps the device.
+    pub(crate) fn swap_recache(
+        &self,
+        entry: SwapEntry,
+        old: &FolioGuard<'_, M>,
+        new: (&FolioRef<'_, M>, &FolioGuard<'_, M>),
+    ) -> bool {
+        let (page, lock) = new;
+        let slots = self.swap.get(entry).slots();
+        // Before the slot's word names the page, so that whoever finds it there finds the entry.
+        lock.set_swap_entry(entry);
+        let replaced = slots.recache(&self.frames, entry.offset, old.folio().pfn(), page.clone()).is_ok();
+        let without = if replaced { old } else { lock };
+        without.forget_swap_entry(entry);
+        replaced
+    }
+
     /// A count of the slot that a locked folio is the cached page of, if it is one.
     pub(crate) fn swap_dup_cached(&self, lock: &FolioGuard<'_, M>) -> Option<SwapRef<'_, M>> {
         let entry = lock.folio().swap_entry()?;

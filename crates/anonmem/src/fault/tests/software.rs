@@ -1,7 +1,7 @@
 //! Software entries under every operation: pages that are on their way to another frame, and bits of
 //! userfaultfd.
 //!
-//! Nothing migrates yet. The tests put migration entries where a migration would, and take them away again.
+//! The tests put migration entries where a migration would, and take them away again.
 
 use super::rechecks::{beaten, fault};
 use crate::{
@@ -15,6 +15,7 @@ use crate::{
     testing::{M, P, RW, World, pages},
     vma::{Backing, Refusal},
 };
+use anonmem_frame::FolioOwner;
 use anonmem_hal::{EntryBits, FlushRange, Marker, Pte, Sharing, SoftLeaf, Va};
 use anonmem_hosted::Trap;
 use anonmem_pgtable::{AddressSpace as PageTables, Attrs, CanInstall, Cleared, PteGuard, StableVma};
@@ -76,15 +77,34 @@ fn a_fault_waits_until_the_page_has_arrived() {
     World::run(|w| {
         for access in [Read, Write] {
             let (mm, id) = program(w);
+            let page = w.vm.frames.try_get(mm.pagemap(AT).pfn.unwrap()).unwrap();
+            let lock = page.lock();
             begin(&mm, AT);
-            w.vm.validate().unwrap();
             let mmap = mm.read();
             let guard = beaten(&mmap, || end(&mm, &mmap, AT, Prot::READ | Prot::WRITE));
             assert_eq!(fault(&mm, &guard, id, PAGE, access), FaultResult::Done);
             drop(guard);
             drop(mmap);
+            drop((lock, page));
             assert_eq!((mm.load(AT.0), mm.counters().rss().0), (Ok(7), 2));
         }
+    });
+}
+
+#[test]
+fn a_fault_puts_a_page_back_that_a_move_left_behind() {
+    World::run(|w| {
+        let (mm, _) = program(w);
+        let frame = mm.pagemap(AT).pfn;
+        begin(&mm, AT);
+        w.vm.validate().unwrap();
+        assert_eq!((mm.load(AT.0), mm.pagemap(AT).pfn, mm.pagemap(AT).exclusive), (Ok(7), frame, true));
+        let child = mm.fork().unwrap();
+        begin(&mm, AT);
+        begin(&child, AT);
+        child.store(AT.0, 9).unwrap();
+        assert_eq!((mm.load(AT.0), child.load(AT.0), mm.pagemap(AT).exclusive), (Ok(7), Ok(9), false));
+        w.vm.validate().unwrap();
     });
 }
 
