@@ -3,7 +3,10 @@
 //! A count keeps the frames a folio. Without one, the bits that are set could be those of a page table by the
 //! time that they are set.
 
-use super::{Exclusive, ExclusiveRef, Folio, FolioGuard, FolioPin, FolioRef, MigrationHoldRef, Shared, SharedRef, ShmMap};
+use super::{
+    Exclusive, ExclusiveRef, Folio, FolioGuard, FolioPin, FolioRef, MigrationHoldRef, Shared, SharedRef,
+    ShmMap,
+};
 use crate::meta::{encode_entry, flags};
 use anonmem_hal::{Machine, SwapEntry};
 use anonmem_sync::Ordering;

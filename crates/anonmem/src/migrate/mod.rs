@@ -281,7 +281,8 @@ fn try_to_migrate_one<'v, M: Machine>(
 
 /// Copies a folio that no CPU can use any more, and lets its entries follow.
 fn land<M: Machine>(vm: &Vm<M>, moving: Moving<'_, M>) -> Result<Went, Stays> {
-    let Moving { target, lock, page } = moving;
+    // In this order: the lock is let go of before the reference, whatever the way out.
+    let Moving { page, target, lock } = moving;
     let folio = lock.folio();
     // Whoever has the device open keeps its slots there.
     let slot = folio.swap_entry().map(|entry| (entry, vm.swap.get(entry).get_user()));
@@ -320,7 +321,8 @@ fn land<M: Machine>(vm: &Vm<M>, moving: Moving<'_, M>) -> Result<Went, Stays> {
     });
     let to = new.pfn();
     drop((new_lock, new));
-    drop((lock, page));
+    drop(lock);
+    drop(page);
     Ok(Went::To(to))
 }
 
