@@ -121,6 +121,8 @@ events! {
     MigratePinned => "pgmigrate_pinned",
     /// Of those that stayed: somebody was using them.
     MigrateBusy => "pgmigrate_busy",
+    /// Entries that a move had left behind, and a fault has put right.
+    MigrateLeftBehind => "pgmigrate_left_behind",
     /// Flushes asked for by the memory manager.
     TlbFlush => "tlb_flush",
     /// VMAs split.

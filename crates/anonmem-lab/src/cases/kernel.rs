@@ -377,6 +377,12 @@ impl Kernel {
         self.vm.frames().try_get(pfn).is_some_and(|page| self.vm.reclaim_folio(page))
     }
 
+    /// Moves the folio that the noted frame holds now to another frame, if it can go.
+    pub(crate) fn migrate_noted(&self) -> bool {
+        let pfn = self.noted.get().expect("noted");
+        self.vm.frames().try_get(pfn).is_some_and(|page| self.vm.migrate_folio(page).is_ok())
+    }
+
     /// Pins page `n` of address space `i` under the mmap lock, as pinned range number `pin`.
     pub(crate) fn pin(&self, pin: usize, i: usize, n: u64, flags: PinFlags) -> Result<(), Error> {
         let range = self.mm(i).pin(pages(n, 1), flags)?;

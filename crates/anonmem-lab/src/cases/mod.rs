@@ -22,6 +22,7 @@ pub mod fork_of_cow;
 pub(crate) mod kernel;
 pub mod kswapd;
 pub mod lazyfree;
+pub mod migrate;
 pub mod mremap;
 mod naming;
 pub mod pin_fast;
@@ -164,6 +165,14 @@ pub fn all() -> &'static [&'static Case] {
         &sync_rcu::CASE,
         &sync_rcu::TWICE,
         &sync_wait_queue::CASE,
+        &migrate::FAULT,
+        &migrate::FORK,
+        &migrate::ZAP,
+        &migrate::PIN,
+        &migrate::SWAP_IN,
+        &migrate::PROTECT,
+        &migrate::REMAP,
+        &migrate::RECLAIM,
     ];
     ALL
 }

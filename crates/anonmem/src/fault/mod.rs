@@ -127,6 +127,7 @@ fn migration_entry_wait<M: Machine, G: FaultGuard<M>>(
         unreachable!("it was a migration entry, and is locked")
     };
     put_back(vacancy, hold, bits, fault.flags.protection());
+    fault.vm.count(Event::MigrateLeftBehind);
     drop(entries);
     drop(lock);
     Err(FaultResult::Reload)
