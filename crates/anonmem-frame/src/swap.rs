@@ -24,7 +24,7 @@
 //!
 //! Whoever has only read an entry, and owns no count, may ask about a slot that is not there. While the
 //! reader slept, swapoff and swapon of a smaller device may have come by. `lookup`, `cached_page`, `caches`,
-//! `cache` and `dup_if_cached` ask the length first.
+//! `cache`, `recache` and `dup_if_cached` ask the length first.
 //!
 //! Linux: mm/swapfile.c `swap_map`, mm/swap_state.c. Differs: count and cache in one word; 2^28 owners
 //! instead of a chain of continuation pages.

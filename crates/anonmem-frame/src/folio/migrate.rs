@@ -1,9 +1,9 @@
 //! A folio takes another one's place: what its entries, its slot and its state become.
 //!
 //! ```text
-//!   entry: Exclusive/Shared of the old folio ──try_share, hold──▶ MigrationHold ──arrive──▶ Shared/Exclusive
-//!                                                                      │           of the new folio
-//!                                                                      └──release──▶ Shared/Exclusive of the old
+//!   Exclusive/Shared ──try_share, hold──▶ MigrationHold ──arrive──▶ Exclusive/Shared of the new folio
+//!                                              │
+//!                                              └──release──▶ Exclusive/Shared of the old folio again
 //! ```
 //!
 //! The holds count as mappings of the old folio, so that its word says how many entries still wait. The new
@@ -53,8 +53,8 @@ impl<'f, M: Machine> NewFolio<'f, M> {
 }
 
 impl<M: Machine> FolioGuard<'_, M> {
-    /// Whether the references to the folio are `refs`, and nobody has pinned it. Acquire pairs with the Release
-    /// of every drop: what others did through theirs is over.
+    /// Whether the references to the folio are `refs`, and nobody has pinned it. Acquire pairs with the
+    /// Release of every drop: what others did through theirs is over.
     pub fn is_referenced_only(&self, refs: u64) -> bool {
         let counts = Counts(self.folio().meta().counts.load(Ordering::Acquire));
         counts.refs() == refs && counts.pins() == 0

@@ -38,6 +38,11 @@ const TOO_MANY: &[&str] = &[
     "cow-on-three-cpus",
     "tlb-batch-full",
     "mremap-dontunmap-vs-store",
+    "migrate-vs-fork",
+    "migrate-vs-mremap",
+    "migrate-vs-reclaim",
+    "migrate-vs-swap-in",
+    "migrate-vs-zap",
 ];
 
 /// Two preemptions come to their end, and nothing was found; not part of every check.
@@ -75,6 +80,8 @@ const HELD_ONCE: &[&str] = &[
     "lazyfree-fork-vs-store",
     "lazyfree-then-store",
     "lazyfree-vs-store",
+    "migrate-vs-gup-fast",
+    "migrate-vs-mprotect",
     "mlock-vs-reclaim",
     "mprotect-fails-half-way",
     "mprotect-vs-exit",

@@ -126,12 +126,8 @@ impl<'v, M: Machine> MigrationBatch<'v, M> {
         Self { vm, tlb: TlbBatch::new(&vm.frames), moving: [const { None }; SWAP_CLUSTER_MAX], len: 0 }
     }
 
-    /// Whether no other fits: [`finish`](Self::finish) it.
-    pub(crate) fn is_full(&self) -> bool {
-        self.len == SWAP_CLUSTER_MAX
-    }
-
-    /// Replaces the entries of one folio by migration entries. There is room.
+    /// Replaces the entries of one folio by migration entries. There is room for
+    /// [`SWAP_CLUSTER_MAX`].
     ///
     /// # Locks
     /// Tries the folio lock, and keeps it. Takes anon_vma and page-table locks; the caller holds none.
