@@ -94,8 +94,9 @@ pub enum FlushRange {
 ///   tables that lead to it, and none makes one from what it read of an entry before;
 /// - [`init_root`](Self::init_root) fills entries above `Arch::USER_END` and no others.
 pub unsafe trait Mmu {
-    /// Fills the kernel's part of a new top-level table, which is zeroed.
-    fn init_root(&self, root: Pfn);
+    /// Fills the kernel's part of a new top-level table, which is zeroed. A machine without such a part
+    /// implements nothing.
+    fn init_root(&self, _root: Pfn) {}
     /// Makes every CPU of `cpus` forget translations of the address space `root`, those that it cached from
     /// intermediate tables included, and returns once all have. Their accesses through those translations are
     /// over then, and walks that they begin later see the entries as the caller does.
@@ -137,6 +138,10 @@ impl Default for HeldLocks {
 /// A task stays on its CPU until it parks or yields: kernel code is not preempted. (A hosted machine pins
 /// each thread to one simulated CPU.)
 ///
+/// A machine without a scheduler implements [`current_cpu`](Self::current_cpu) and
+/// [`nr_cpus`](Self::nr_cpus) alone: who has to wait then spins. A machine that implements
+/// [`park`](Self::park) implements [`unpark`](Self::unpark), too.
+///
 /// # Safety
 /// Per-CPU data is accessed without a lock, and locks are built on these calls. So:
 /// - [`current_cpu`](Self::current_cpu) names the CPU that runs the caller, below [`nr_cpus`](Self::nr_cpus),
@@ -153,11 +158,17 @@ pub unsafe trait Sched {
     ///
     /// The check and the enqueueing are one step with respect to `unpark` of the same key. May return
     /// early: callers loop.
-    fn park(key: usize, keep_waiting: &dyn Fn() -> bool);
+    fn park(_key: usize, keep_waiting: &dyn Fn() -> bool) {
+        while keep_waiting() {
+            Self::yield_now();
+        }
+    }
     /// Wakes up to `n` tasks parked on `key`.
-    fn unpark(key: usize, n: usize);
+    fn unpark(_key: usize, _n: usize) {}
     /// Waits a moment while a spin lock is contended; lets TLB shootdowns be answered.
-    fn relax();
+    fn relax() {
+        core::hint::spin_loop();
+    }
     /// Lets others run before a loop goes round again that waits for what they do, and does things itself
     /// each time.
     #[doc(alias = "cond_resched")]
@@ -171,8 +182,11 @@ pub unsafe trait Sched {
     fn contended(_level: u16, wait: &mut dyn FnMut()) {
         wait();
     }
-    /// Runs `f` on the list of locks that the current task holds. Called only if [`Machine::CHECKED`].
-    fn with_held_locks(f: &mut dyn FnMut(&mut HeldLocks));
+    /// Runs `f` on the list of locks that the current task holds. Called only if [`Machine::CHECKED`]: a
+    /// machine that is not checked keeps no lists.
+    fn with_held_locks(_f: &mut dyn FnMut(&mut HeldLocks)) {
+        unreachable!("a machine that is CHECKED keeps a list of held locks for each task")
+    }
 }
 
 /// Time.
@@ -188,16 +202,20 @@ pub trait Clock {
 pub struct SourceId(pub NonZeroU64);
 
 /// The bytes behind private mappings that do not start as zeroes.
+///
+/// A machine without sources implements none of it.
 pub trait Sources {
     /// Fills frame `dst` with the page of `source` at byte `offset`, zeroes beyond its end. May sleep.
     ///
     /// # Errors
     /// [`SourceError`] if there is no such page or it cannot be read: the access is a SIGBUS.
-    fn fill(&self, source: SourceId, offset: u64, dst: Pfn) -> Result<(), SourceError>;
-    /// A VMA more refers to `source`.
-    fn dup(&self, source: SourceId);
-    /// A VMA less refers to `source`.
-    fn release(&self, source: SourceId);
+    fn fill(&self, _source: SourceId, _offset: u64, _dst: Pfn) -> Result<(), SourceError> {
+        Err(SourceError)
+    }
+    /// Called when another VMA starts to refer to `source`.
+    fn dup(&self, _source: SourceId) {}
+    /// Called when a VMA that referred to `source` no longer does.
+    fn release(&self, _source: SourceId) {}
 }
 
 /// The page of a source cannot be had.

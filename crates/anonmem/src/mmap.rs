@@ -117,6 +117,13 @@ pub struct MmapRequest {
     pub backing: MapBacking,
 }
 
+impl MmapRequest {
+    /// `len` bytes of zeroes, private, at an address that the memory manager chooses.
+    pub const fn anonymous(len: u64, prot: Prot) -> Self {
+        Self { addr: Va(0), len, prot, flags: MapFlags::empty(), backing: MapBacking::Anonymous }
+    }
+}
+
 /// Where `MAP_32BIT` looks for a place.
 const LOW_WINDOW: VaRange = VaRange { start: Va(1 << 30), end: Va(1 << 31) };
 

@@ -1,0 +1,47 @@
+//! Threads are CPUs: two of them use one address space while its pages leave for swap and come back.
+
+use anonmem::{Advice, Config, MmapRequest, PAGE_SIZE, Prot, Va, Vm};
+use anonmem_testkit::{Program, VecMachine};
+
+const PAGES: u64 = 16;
+
+#[test]
+fn no_store_is_lost_while_pages_leave_and_come_back() {
+    let vm = Vm::new(VecMachine::new(512), Config::default()).unwrap();
+    vm.swap_on(0, 256, 0).unwrap();
+    let mm = vm.new_mm().unwrap();
+    let len = PAGES * PAGE_SIZE as u64;
+    let start = mm.mmap(MmapRequest::anonymous(len, Prot::READ | Prot::WRITE)).unwrap();
+    let rounds = 2_000;
+    std::thread::scope(|scope| {
+        for half in 0..2 {
+            let mm = mm.clone();
+            scope.spawn(move || {
+                for round in 1..=rounds {
+                    for page in 0..PAGES {
+                        let word = Va(start.0 + page * PAGE_SIZE as u64 + half * 8);
+                        assert_eq!(mm.load(word).unwrap(), round - 1);
+                        mm.store(word, round).unwrap();
+                    }
+                }
+            });
+        }
+        scope.spawn(|| {
+            for _ in 0..rounds {
+                mm.madvise(start, len, Advice::PageOut).unwrap();
+                drop(mm.fork().unwrap());
+            }
+        });
+    });
+    vm.validate().unwrap();
+}
+
+#[test]
+fn a_program_gets_a_signal_for_what_it_may_not() {
+    anonmem_testkit::example(|_, mm| {
+        let start = mm.mmap(MmapRequest::anonymous(PAGE_SIZE as u64, Prot::READ))?;
+        assert!(mm.store(start, 1).unwrap_err().to_string().contains("SegvAccerr"));
+        assert!(mm.load(Va(start.0 + PAGE_SIZE as u64)).is_err());
+        Ok(())
+    });
+}
