@@ -3,8 +3,6 @@
 //! While an execution is recorded, every operation adds an `Event` with raw addresses. [`Trace`] is the
 //! readable form: objects by name, functions by name, values formatted, the locks that were held.
 
-use crate::explorer::engine::Engine;
-use anonmem_sync::order;
 use core::{fmt, panic::Location};
 
 /// What an event did, with its values.
@@ -32,23 +30,6 @@ pub(crate) struct Event {
     /// The object's name and the values, as they were read at that time.
     pub(crate) object: String,
     pub(crate) what: String,
-}
-
-impl Event {
-    /// An event of the CPU that runs.
-    pub(crate) fn new(
-        e: &Engine,
-        address: Option<usize>,
-        order: &'static str,
-        action: Action,
-        at: &'static Location<'static>,
-    ) -> Self {
-        let held = &e.cpus[e.current].held;
-        let held = held.entries[..held.len].iter().map(|h| order::name_of(h.0)).collect();
-        let object = address.map(|a| e.names.name(a)).unwrap_or_default();
-        let what = e.names.describe(address, &action);
-        Self { cpu: e.current, order, action, at, held, address, object, what }
-    }
 }
 
 /// The events of one execution.

@@ -256,7 +256,7 @@ pub(crate) struct Engine {
     /// Steps that the path prescribes.
     pub(crate) replay: usize,
     pub(crate) guide: Guide,
-    pub(crate) rng: super::random::Rng,
+    pub(crate) rng: super::rng::Rng,
     pub(crate) change_points: Vec<usize>,
 
     pub(crate) current: usize,
@@ -320,7 +320,7 @@ impl Engine {
             choices: Vec::with_capacity(64),
             replay: 0,
             guide: Guide::default(),
-            rng: super::random::Rng::new(config.search.seed()),
+            rng: super::rng::Rng::new(config.search.seed()),
             change_points: Vec::new(),
             current: 0,
             next: None,
@@ -373,7 +373,6 @@ impl Engine {
         self.redundant = false;
         self.counters.executions += 1;
         self.replay = self.nodes.len();
-        super::random::begin(self);
         if let Some(recorder) = &mut self.recorder {
             recorder.events.clear();
         }

@@ -5,13 +5,13 @@
 //! of its preemptions removed that turn out not to matter.
 
 use super::{
-    Config, Failure, Guide, Outcome, Search,
+    Config, Failure, Guide, Search,
     engine::{Engine, install, with},
-    judge, next_path,
     objects::Objects,
-    path, replay,
+    replay,
     report::Found,
-    search, step,
+    search::{Outcome, judge, next_path, path, search},
+    step,
 };
 use crate::scenario::Program;
 use std::time::{Duration, Instant};

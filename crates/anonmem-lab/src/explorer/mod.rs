@@ -9,6 +9,7 @@
 //! ([`minimise`]), with its trace and a replay id ([`replay()`]).
 
 pub mod config;
+pub(crate) mod deadlock;
 pub(crate) mod dpor;
 pub(crate) mod draw;
 pub(crate) mod ends;
@@ -19,8 +20,11 @@ pub(crate) mod objects;
 pub mod op;
 pub(crate) mod panics;
 pub mod random;
+pub(crate) mod record;
 pub mod replay;
 pub mod report;
+pub mod rng;
+pub(crate) mod search;
 pub(crate) mod step;
 
 pub use crate::limits::MAX_CPUS;
@@ -30,31 +34,13 @@ pub use failure::{Failure, FailureKind};
 pub use op::Broken;
 pub use report::{Found, Report};
 
-use crate::{scenario::Program, trace::Recorder};
+pub(crate) use search::search;
+
+use crate::scenario::Program;
 use core::time::Duration;
-use engine::{Engine, install, with};
 use objects::Objects;
+use search::{Start, search_from};
 use std::time::Instant;
-use step::Stacks;
-
-/// What a search came to.
-pub(crate) struct Outcome {
-    pub(crate) counters: Counters,
-    pub(crate) exhausted: bool,
-    pub(crate) cuts: Vec<&'static str>,
-    pub(crate) failure: Option<(Failure, Guide)>,
-    pub(crate) elapsed: Duration,
-    pub(crate) recorder: Option<Recorder>,
-    pub(crate) objects: Objects,
-}
-
-/// What a search begins with.
-#[derive(Default)]
-struct Start {
-    guide: Guide,
-    recorder: Option<Recorder>,
-    objects: Objects,
-}
 
 /// Explores `program` as `config` says, until it is exhausted, something fails, or the budget is spent.
 pub fn explore(program: &dyn Program, config: &Config) -> Report {
@@ -145,143 +131,4 @@ pub fn representative(program: &dyn Program, config: &Config) -> crate::trace::T
     let outcome = search(program, &config.search(Search::Guided), Guide::default(), true, &mut |_| ());
     let failure = outcome.failure.as_ref().map(|f| &f.0);
     outcome.recorder.map(|r| r.trace(program, failure)).unwrap_or_default()
-}
-
-struct Shared<'a>(&'a dyn Program, &'a mut dyn FnMut(&Engine));
-// SAFETY: the thread that made it waits until the one that got it has ended.
-unsafe impl Send for Shared<'_> {}
-
-/// Searches on a thread of its own. `each` is shown the engine after every execution that came to its end.
-pub(crate) fn search(
-    program: &dyn Program,
-    config: &Config,
-    guide: Guide,
-    record: bool,
-    each: &mut dyn FnMut(&Engine),
-) -> Outcome {
-    let recorder = record.then(Recorder::default);
-    search_from(program, config, Start { guide, recorder, ..Start::default() }, each)
-}
-
-fn search_from(
-    program: &dyn Program,
-    config: &Config,
-    start: Start,
-    each: &mut dyn FnMut(&Engine),
-) -> Outcome {
-    panics::install_hook();
-    let shared = Shared(program, each);
-    std::thread::scope(|scope| {
-        let thread = scope.spawn(move || {
-            let shared = shared;
-            search_here(shared.0, config, start, shared.1)
-        });
-        match thread.join() {
-            Ok(outcome) => outcome,
-            Err(panic) => std::panic::resume_unwind(panic),
-        }
-    })
-}
-
-fn search_here(
-    program: &dyn Program,
-    config: &Config,
-    from: Start,
-    each: &mut dyn FnMut(&Engine),
-) -> Outcome {
-    let mut stacks = Stacks::new(program.nr_cpus());
-    let mut engine = Engine::new(config, program, from.objects);
-    engine.guide = from.guide;
-    engine.recorder = from.recorder;
-    // Builds the world, so that the time that is measured is that of executions.
-    install(&mut engine, || program.reset(true));
-    let start = Instant::now();
-    let (exhausted, failure) = install(&mut engine, || {
-        loop {
-            step::run(program, &mut stacks);
-            if let Some(failure) = judge(program) {
-                return (false, Some((failure, with(|e| path(e)))));
-            }
-            with(|e| {
-                if !e.redundant {
-                    each(e);
-                }
-            });
-            if !with(|e| next_path(e, config)) {
-                return (with(|e| is_exhaustive(e)), None);
-            }
-            let executions = with(|e| e.counters.executions);
-            if executions >= config.max_executions
-                || executions & 127 == 0 && start.elapsed() >= config.budget
-            {
-                return (false, None);
-            }
-        }
-    });
-    let Engine { counters, recorder, objects, cuts, .. } = engine;
-    Outcome { counters, exhausted, cuts, failure, elapsed: start.elapsed(), recorder, objects }
-}
-
-/// The failure of the execution that ran, the scenario's own check included.
-fn judge(program: &dyn Program) -> Option<Failure> {
-    let (failure, ended) = with(|e| (e.failure.take(), e.ended && !e.redundant));
-    if failure.is_some() || !ended {
-        return failure;
-    }
-    // The check is the same whoever made the last step.
-    let alike = with(|e| {
-        e.current = 0;
-        e.ends.are_alike()
-    });
-    let fingerprint = alike.then(|| program.fingerprint()).flatten();
-    if fingerprint.is_some_and(|f| with(|e| e.ends.knows(f))) {
-        return None;
-    }
-    match panics::quietly(|| program.check()) {
-        Ok(Ok(())) => {
-            fingerprint.inspect(|f| with(|e| e.ends.add(*f)));
-            None
-        }
-        Ok(Err(message)) => Some(Failure { kind: FailureKind::Check, message, cpu: None, at: None }),
-        Err((message, at)) => {
-            Some(Failure { kind: FailureKind::Check, message, cpu: None, at: (!at.is_empty()).then_some(at) })
-        }
-    }
-}
-
-/// The schedule of the execution that ran.
-pub(crate) fn path(e: &Engine) -> Guide {
-    let nodes = &e.nodes[..e.depth.min(e.nodes.len())];
-    // Private operations come before the same CPU's next step.
-    let ends = nodes.iter().skip(1).map(|n| n.ops).chain([e.ops]);
-    let runs = nodes.iter().zip(ends).map(|(n, end)| core::iter::repeat_n(n.cpu, end - n.ops));
-    Guide {
-        cpus: runs.flatten().collect(),
-        choices: e.choices[..e.choice.min(e.choices.len())].iter().map(|c| c.value).collect(),
-    }
-}
-
-/// Prepares the next execution; `false` if there is none.
-fn next_path(e: &mut Engine, config: &Config) -> bool {
-    if e.astray() {
-        // From the beginning, with what is known now.
-        (e.objects.learned, e.objects.learned_rules) = (false, false);
-        e.counters.restarts += 1;
-        e.nodes.clear();
-        e.choices.clear();
-        return true;
-    }
-    match config.search {
-        Search::Dpor | Search::Plain | Search::Bounded { .. } => e.backtrack(),
-        Search::Random { executions, .. } | Search::Pct { executions, .. } => {
-            e.nodes.clear();
-            e.choices.clear();
-            e.counters.executions < executions
-        }
-        Search::Guided => false,
-    }
-}
-
-fn is_exhaustive(e: &Engine) -> bool {
-    matches!(e.search, Search::Dpor | Search::Plain | Search::Bounded { .. })
 }

@@ -1,8 +1,8 @@
 //! Panics of code under test: noted as failures, not printed, and hardly unwound.
 //!
 //! Unwinding would run destructors of production code, which take locks that other CPUs hold in the middle of
-//! their turns. So the first destructor that touches the machine ends the execution: [`escape`] switches
-//! away from the coroutine for good.
+//! their turns. So the first destructor that touches the machine ends the execution:
+//! [`escape`](super::step::escape) switches away from the coroutine for good.
 
 use super::{
     engine::{Phase, installed, phase, set_phase, with},
@@ -67,12 +67,6 @@ fn hook(info: &PanicHookInfo<'_>) {
         Phase::Predicate => {}
         Phase::Idle | Phase::Starting | Phase::Running => set_phase(Phase::Unwinding),
     }
-}
-
-/// Ends the execution in the middle of unwinding, without running further destructors.
-pub(crate) fn escape() -> ! {
-    note();
-    super::step::stop();
 }
 
 /// Turns the panic that was caught last into this execution's failure.

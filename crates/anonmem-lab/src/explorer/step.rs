@@ -134,6 +134,12 @@ pub(crate) fn stop() -> ! {
     unreachable!("a stopped CPU was resumed");
 }
 
+/// Ends the execution in the middle of unwinding, without running further destructors.
+pub(crate) fn escape() -> ! {
+    super::panics::note();
+    stop();
+}
+
 /// Switches to the loop of [`run`].
 fn switch() {
     let yielder = with(|e| e.cpus[e.current].yielder);
@@ -359,6 +365,7 @@ pub(crate) fn run(program: &dyn Program, stacks: &mut Stacks) {
     let nr_cpus = with(|e| {
         e.watch = program.watch();
         e.begin();
+        random::begin(e);
         e.names = names.unwrap_or_default();
         e.nr_cpus
     });
@@ -442,7 +449,7 @@ fn finish(e: &mut Engine) {
     }
     if e.failure.is_none() && !e.deadlock_is_an_end && e.cpus[..e.nr_cpus].iter().any(|c| c.pending.is_some())
     {
-        let message = super::report::deadlock(e);
+        let message = super::deadlock::deadlock(e);
         e.fail(FailureKind::Deadlock, message, None);
     }
     if e.failure.is_none() {

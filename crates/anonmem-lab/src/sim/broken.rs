@@ -1,6 +1,6 @@
 //! Ends an execution in which the simulated machine saw something that must not happen.
 
-use super::probe::running;
+use super::chance::running;
 use crate::{
     explorer::{engine::with, failure::FailureKind, step::stop},
     trace::{Action, Event},

@@ -1,13 +1,13 @@
 //! The probe of the simulated machine: every access is a step of the explorer.
 
-use super::Sim;
+use super::chance::inject;
+pub(crate) use super::chance::running;
 use crate::{
     explorer::{
         engine::{Engine, Phase, Waiting, installed, phase, with},
         failure::FailureKind,
         op::{Kind, NONE, Op},
-        panics::escape,
-        step::{Turn, stop, turn, visible},
+        step::{Turn, escape, stop, turn, visible},
     },
     memory::{By, Model, View, frames::FrameRace, sc},
     trace::{Action, Event},
@@ -18,12 +18,6 @@ use core::{panic::Location, sync::atomic::Ordering};
 /// Hands every access to the explorer of this thread. Outside an execution accesses pass through.
 #[derive(Debug)]
 pub enum SimProbe {}
-
-/// Whether a CPU of a scenario is running.
-#[inline]
-pub(crate) fn running() -> bool {
-    matches!(phase(), Phase::Running | Phase::Starting)
-}
 
 /// Whether a load concerns the CPU that runs alone; then it is noted.
 #[inline]
@@ -609,7 +603,7 @@ fn try_lock(at: usize, mode: LockMode, caller: &'static Location<'static>) -> bo
         return true;
     }
     let turn = turn(kind(mode, Kind::TryLock, Kind::TryLockShared), at, Ordering::Relaxed, None, caller);
-    let spurious = with(|e| e.inject.try_lock) && super::inject(2) == 1;
+    let spurious = with(|e| e.inject.try_lock) && inject(2) == 1;
     with(|e| {
         let object = e.objects.touch(turn.id);
         let free = object.writer == 0 && !object.queued && (mode == LockMode::Shared || object.readers == 0);
@@ -675,11 +669,4 @@ pub(crate) fn unlock(at: usize, mode: LockMode, caller: &'static Location<'stati
         e.record(|e| Event::new(e, Some(at), "", Action::Word("unlock".into()), caller));
         e.tick();
     });
-}
-
-impl Sim {
-    /// Whether the calling code runs as a CPU of an execution that is being explored.
-    pub fn is_exploring() -> bool {
-        running()
-    }
 }

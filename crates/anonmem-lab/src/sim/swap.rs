@@ -8,11 +8,13 @@
 //!
 //! Slots keep the first words of a page; the rest of a page that a case swaps out must be zero.
 
+pub(crate) use super::slots::{DEVICES, SLOTS};
 use super::{
     Sim,
     broken::broken,
     misfortune,
     probe::{inside_frame, running},
+    slots::{Slot, WORDS},
 };
 use crate::{
     explorer::{engine::with, failure::FailureKind, op::Kind, step::turn},
@@ -21,31 +23,6 @@ use crate::{
 };
 use anonmem_hal::{FrameAlloc, IoError, PAGE_SIZE, Pfn, SwapIo};
 use core::{panic::Location, sync::atomic::Ordering};
-
-/// The devices of the machine: any more than two have never shown anything that two do not.
-pub(crate) const DEVICES: usize = 2;
-/// Slots of a device.
-pub(crate) const SLOTS: usize = 16;
-/// Words of a page that a slot keeps.
-const WORDS: usize = 16;
-
-/// What is kept of a page.
-type Slot = Option<[u64; WORDS]>;
-
-/// The contents of all devices.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct SwapTable {
-    slots: [[Slot; SLOTS]; DEVICES],
-}
-
-impl SwapTable {
-    pub(super) const EMPTY: Self = Self { slots: [[None; SLOTS]; DEVICES] };
-
-    fn slot(&mut self, device: u8, slot: u64) -> &mut Slot {
-        let slots = self.slots.get_mut(usize::from(device)).expect("the machine has two swap devices");
-        slots.get_mut(slot as usize).expect("a device has 16 slots")
-    }
-}
 
 /// What a device does with a slot.
 #[derive(Clone, Copy)]

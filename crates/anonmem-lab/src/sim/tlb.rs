@@ -14,6 +14,7 @@ use super::{
     broken::broken,
     choose, misfortune,
     probe::{inside_frame, running, walk_exchange, walk_load},
+    translations::{Translation, Upper},
 };
 use crate::{
     explorer::{engine::with, failure::FailureKind, op::Kind, step::turn},
@@ -26,7 +27,6 @@ use anonmem_hal::{
     arch::Toy,
 };
 use core::{
-    ops::Range,
     panic::Location,
     sync::atomic::{AtomicU64, Ordering},
 };
@@ -47,99 +47,6 @@ pub struct Trap {
     pub va: Va,
     /// What was tried.
     pub access: Access,
-}
-
-const WAYS: usize = 8;
-
-/// One cached translation.
-#[derive(Clone, Copy, Debug)]
-struct Translation {
-    root: Pfn,
-    va: Va,
-    pfn: Pfn,
-    write: bool,
-    dirty: bool,
-}
-
-/// The last table on the way to some addresses, as an upper entry had it when it was read.
-#[derive(Clone, Copy, Debug)]
-struct Upper {
-    root: Pfn,
-    /// Which entry: the address without what is below it.
-    entry: u64,
-    table: Pfn,
-}
-
-impl Upper {
-    fn entry_of(va: Va) -> u64 {
-        va.0 >> Toy::shift(1)
-    }
-}
-
-/// The translations that a CPU has cached, and the upper entries.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Tlb {
-    entries: [Option<Translation>; WAYS],
-    next: u8,
-    flushes: u32,
-    upper: [Option<Upper>; 2],
-}
-
-impl Tlb {
-    pub(super) const EMPTY: Self = Self { entries: [None; WAYS], next: 0, flushes: 0, upper: [None; 2] };
-
-    /// The address that is translated to a frame of `block`, if there is one.
-    pub(super) fn translation_to(&self, block: &Range<u64>) -> Option<Va> {
-        self.entries.iter().flatten().find(|t| block.contains(&t.pfn.0)).map(|t| t.va)
-    }
-
-    fn find(&self, root: Pfn, va: Va) -> Option<Translation> {
-        self.entries.iter().flatten().find(|t| t.root == root && t.va == va).copied()
-    }
-
-    /// Adds a translation. Returns whether another one, which the hardware might have kept, had to make room.
-    #[must_use]
-    fn insert(&mut self, new: Translation) -> bool {
-        self.drop_where(|t| t.root == new.root && t.va == new.va);
-        let free = self.entries.iter().position(Option::is_none);
-        let way = free.unwrap_or_else(|| {
-            self.next = (self.next + 1) % WAYS as u8;
-            self.next.into()
-        });
-        self.entries[way] = Some(new);
-        free.is_none()
-    }
-
-    fn find_upper(&self, root: Pfn, va: Va) -> Option<Pfn> {
-        let here = |u: &&Upper| u.root == root && u.entry == Upper::entry_of(va);
-        self.upper.iter().flatten().find(here).map(|u| u.table)
-    }
-
-    fn insert_upper(&mut self, new: Upper) {
-        if self.find_upper(new.root, Va(new.entry << Toy::shift(1))) != Some(new.table) {
-            self.upper = [Some(new), self.upper[0]];
-        }
-    }
-
-    fn drop_where(&mut self, gone: impl Fn(&Translation) -> bool) {
-        for entry in &mut self.entries {
-            if entry.as_ref().is_some_and(&gone) {
-                *entry = None;
-            }
-        }
-    }
-
-    fn flush(&mut self, root: Pfn, what: FlushRange) {
-        self.flushes += 1;
-        self.upper.iter_mut().filter(|u| u.is_some_and(|u| u.root == root)).for_each(|u| *u = None);
-        self.drop_where(|t| {
-            t.root == root
-                && match what {
-                    FlushRange::All => true,
-                    FlushRange::Range(range) => range.contains(t.va),
-                }
-        });
-    }
 }
 
 impl Sim {
