@@ -1,9 +1,10 @@
 //! The seams of anonmem: what the memory manager takes as given, and what it asks of the world.
 //!
-//! Two traits, both small. [`Arch`] is *facts*: how a page-table entry is laid out. It is pure, so every
-//! architecture is tested on every host. [`Machine`] is *effects*: physical memory, translation caches,
-//! scheduling, the clock, and the bytes behind private mappings. Everything above is generic over
-//! `M: Machine`; there is no other way out of the memory manager.
+//! [`Arch`] is *facts*: how a page-table entry is laid out. It is pure, so every architecture is tested on
+//! every host. [`Machine`] is *effects*, in six small traits, of which eleven methods have no default.
+//! [`PhysMem`] is physical memory, [`Mmu`] the caches of translations, [`Sched`] CPUs and tasks, and
+//! [`Clock`] the time. [`Sources`] are the bytes behind private mappings, and [`SwapIo`] devices to swap to.
+//! Everything above is generic over `M: Machine`; there is no other way out of the memory manager.
 //!
 //! [`Probe`] is the third seam and normally absent: a machine that simulates sees every shared access
 //! before it happens and decides what it returns.

@@ -12,6 +12,81 @@ use crate::{
 use core::{num::NonZeroU64, ptr::NonNull};
 
 /// The world that a memory manager runs on.
+///
+/// A machine of one CPU, without swap, sources or a scheduler, is this much. `machines/testkit` has one with
+/// threads as CPUs, swap and a software MMU.
+///
+/// ```
+/// use anonmem_hal::*;
+/// use core::ptr::NonNull;
+///
+/// struct OneCpu {
+///     frames: NonNull<u8>,
+///     nr_frames: u64,
+///     memmap: NonNull<u8>,
+/// }
+///
+/// // SAFETY: one CPU runs all of the kernel, so nothing is shared.
+/// unsafe impl Send for OneCpu {}
+/// // SAFETY: as above.
+/// unsafe impl Sync for OneCpu {}
+///
+/// impl Machine for OneCpu {
+///     type Arch = arch::X86_64;
+///     type Probe = NoProbe;
+///     type Cpus = UpTo<1>;
+///     const CHECKED: bool = false;
+/// }
+///
+/// // SAFETY: the boot code has set the frames and the metadata aside, page-aligned and zeroed.
+/// unsafe impl PhysMem for OneCpu {
+///     fn base_pfn(&self) -> Pfn {
+///         Pfn(0x100)
+///     }
+///     fn nr_frames(&self) -> u64 {
+///         self.nr_frames
+///     }
+///     fn memmap(&self) -> NonNull<u8> {
+///         self.memmap
+///     }
+///     fn direct_map(&self, pfn: Pfn) -> NonNull<u8> {
+///         // SAFETY: the frame is one of ours.
+///         unsafe { self.frames.add((pfn.0 - 0x100) as usize * PAGE_SIZE) }
+///     }
+///     fn zero(&self, pfn: Pfn, order: Order) {
+///         // SAFETY: the block is the caller's alone.
+///         unsafe { self.direct_map(pfn).write_bytes(0, order.bytes()) }
+///     }
+///     fn copy(&self, dst: Pfn, src: Pfn, order: Order) {
+///         // SAFETY: on one CPU no program runs meanwhile; the two blocks are different ones.
+///         unsafe { self.direct_map(src).copy_to_nonoverlapping(self.direct_map(dst), order.bytes()) }
+///     }
+/// }
+///
+/// // SAFETY: both instructions drop every translation of this CPU, which is the only one.
+/// unsafe impl Mmu for OneCpu {
+///     fn flush(&self, _cpus: CpuSet, _root: Pfn, _what: FlushRange) { /* load the root again */ }
+///     fn flush_local(&self, _root: Pfn, _va: Va) { /* invlpg */ }
+/// }
+///
+/// // SAFETY: there is one CPU, and nothing preempts it.
+/// unsafe impl Sched for OneCpu {
+///     fn current_cpu() -> CpuId {
+///         CpuId(0)
+///     }
+///     fn nr_cpus() -> usize {
+///         1
+///     }
+/// }
+///
+/// impl Clock for OneCpu {
+///     fn now_ns(&self) -> u64 {
+///         0 // a counter, where there is one
+///     }
+/// }
+/// impl Sources for OneCpu {}
+/// impl SwapIo for OneCpu {}
+/// ```
 pub trait Machine: PhysMem + Mmu + Sched + Clock + Sources + SwapIo + Sized + Send + Sync + 'static {
     /// Its page-table format.
     type Arch: Arch;

@@ -20,7 +20,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 ///
 /// # Errors
 /// If a step fails, which none does.
-pub fn tour() -> Result<String, Box<dyn Error>> {
+pub(crate) fn tour() -> Result<String, Box<dyn Error>> {
     let vm = Vm::new(VecMachine::new(256), Config::default())?;
     vm.swap_on(0, 64, 0)?;
     let mut tour = Tour::new(&vm);

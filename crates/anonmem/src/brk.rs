@@ -28,6 +28,18 @@ impl<M: Machine> Mm<'_, M> {
     /// Moves the end of the heap to `new`; returns where it is then. If that is not `new`, it cannot be moved
     /// there.
     ///
+    /// ```
+    /// # use anonmem::*;
+    /// # use anonmem_testkit::Program;
+    /// # anonmem_testkit::example(|_, mm| {
+    /// let start = Va(0x100_0000);
+    /// mm.set_brk_start(start);
+    /// assert_eq!(mm.brk(Va(start.0 + 4096)), Va(start.0 + 4096));
+    /// mm.store(start, 7)?;
+    /// # Ok(())
+    /// # });
+    /// ```
+    ///
     /// # Locks
     /// The mmap lock, for writing. Sleeps.
     #[doc(alias = "sys_brk")]

@@ -32,6 +32,19 @@ use anonmem_pgtable::{Attrs, Mapped, NotShared, PteGuard, PteTable};
 impl<'v, M: Machine> Mm<'v, M> {
     /// Makes a copy of this address space.
     ///
+    /// ```
+    /// # use anonmem::*;
+    /// # use anonmem_testkit::Program;
+    /// # anonmem_testkit::example(|_, mm| {
+    /// let start = mm.mmap(MmapRequest::anonymous(4 * 4096, Prot::READ | Prot::WRITE))?;
+    /// mm.store(start, 7)?;
+    /// let child = mm.fork()?;
+    /// child.store(start, 8)?;
+    /// assert_eq!((mm.load(start)?, child.load(start)?), (7, 8));
+    /// # Ok(())
+    /// # });
+    /// ```
+    ///
     /// # Locks
     /// The mmap lock, for writing. Sleeps.
     ///

@@ -5,6 +5,26 @@
 //! no page makes pages leave for a swap device (`reclaim/`). An operation that gets none all the same fails
 //! with [`Error::OutOfMemory`] and leaves nothing behind.
 //!
+//! ```
+//! use anonmem::{Advice, Config, MmapRequest, Prot, Vm};
+//! use anonmem_testkit::{Program, VecMachine};
+//!
+//! let vm = Vm::new(VecMachine::new(256), Config::default())?; // over 256 frames of a `Vec`
+//! vm.swap_on(0, 64, 0)?;
+//! let parent = vm.new_mm()?; // an address space
+//! let va = parent.mmap(MmapRequest::anonymous(4 * 4096, Prot::READ | Prot::WRITE))?;
+//! parent.store(va, 7)?; // traps, and `Mm::handle_fault` finds a page
+//! let child = parent.fork()?; // shares the page
+//! child.store(va, 8)?; // traps, and copies it
+//! parent.madvise(va, 4096, Advice::PageOut)?; // the page leaves for the swap device
+//! assert_eq!((parent.load(va)?, child.load(va)?), (7, 8)); // and comes back
+//! vm.validate()?; // recounts everything
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! `anonmem-testkit` is the smallest machine, to be read beside a port of your own; `examples/one_page.rs` and
+//! docs/walkthrough.md show what the memory manager knows after each of these steps.
+//!
 //! Everything is reached from one [`Vm`], which is made over a machine's memory ([`anonmem_hal::Machine`]).
 //! There is no heap below this crate, no global state, and no `unsafe` in it but for what its guards promise
 //! (`promises.rs`).

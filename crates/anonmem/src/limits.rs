@@ -36,6 +36,15 @@ impl<M: Machine> Mm<'_, M> {
     }
 
     /// Sets the limits. What is in use already stays.
+    ///
+    /// ```
+    /// # use anonmem::*;
+    /// # anonmem_testkit::example(|_, mm| {
+    /// mm.set_limits(Limits { space: 4096, ..mm.limits() });
+    /// assert!(mm.mmap(MmapRequest::anonymous(2 * 4096, Prot::READ)).is_err());
+    /// # Ok(())
+    /// # });
+    /// ```
     pub fn set_limits(&self, limits: Limits) {
         let guard = self.write();
         let slot = guard.slot();

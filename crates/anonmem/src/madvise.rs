@@ -214,6 +214,18 @@ impl Advice {
 impl<M: Machine> Mm<'_, M> {
     /// Takes advice about the `len` bytes from `start`, rounded up to pages.
     ///
+    /// ```
+    /// # use anonmem::*;
+    /// # use anonmem_testkit::Program;
+    /// # anonmem_testkit::example(|_, mm| {
+    /// let start = mm.mmap(MmapRequest::anonymous(4 * 4096, Prot::READ | Prot::WRITE))?;
+    /// mm.store(start, 7)?;
+    /// mm.madvise(start, 4096, Advice::DontNeed)?;
+    /// assert_eq!(mm.load(start)?, 0);
+    /// # Ok(())
+    /// # });
+    /// ```
+    ///
     /// # Locks
     /// The mmap lock, one way or the other. Sleeps.
     ///

@@ -152,6 +152,18 @@ impl<M: Machine> Mm<'_, M> {
     /// Calls `f` with every mapping that ends above `from`, in ascending order, until it breaks. Who breaks
     /// goes on later from the last mapping's end, and so tells about any number of mappings in little memory.
     ///
+    /// ```
+    /// # use anonmem::*;
+    /// # anonmem_testkit::example(|_, mm| {
+    /// let start = mm.mmap(MmapRequest::anonymous(4 * 4096, Prot::READ | Prot::WRITE))?;
+    /// mm.for_each_vma(Va(0), &mut |vma| {
+    ///     assert_eq!((vma.range.start, vma.kind), (start, MapKind::Anonymous));
+    ///     std::ops::ControlFlow::Continue(())
+    /// });
+    /// # Ok(())
+    /// # });
+    /// ```
+    ///
     /// # Locks
     /// The mmap lock for reading, also while `f` runs.
     #[doc(alias = "show_map")]
@@ -288,6 +300,18 @@ impl<M: Machine> MmapReadGuard<'_, M> {
 
 impl<M: Machine> Mm<'_, M> {
     /// What the page at `va` is; nothing if there is no mapping.
+    ///
+    /// ```
+    /// # use anonmem::*;
+    /// # use anonmem_testkit::Program;
+    /// # anonmem_testkit::example(|_, mm| {
+    /// let start = mm.mmap(MmapRequest::anonymous(4 * 4096, Prot::READ | Prot::WRITE))?;
+    /// mm.store(start, 7)?;
+    /// assert!(mm.pagemap(start).present() && mm.pagemap(start).exclusive);
+    /// assert!(!mm.pagemap(Va(start.0 + 4096)).present());
+    /// # Ok(())
+    /// # });
+    /// ```
     #[doc(alias = "pte_to_pagemap_entry")]
     pub fn pagemap(&self, va: Va) -> PagemapEntry {
         let mut entry = PagemapEntry::default();

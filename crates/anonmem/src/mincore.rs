@@ -19,6 +19,19 @@ impl<M: Machine> Mm<'_, M> {
     ///
     /// `f` runs under the mmap lock and may not touch memory of this address space.
     ///
+    /// ```
+    /// # use anonmem::*;
+    /// # use anonmem_testkit::Program;
+    /// # anonmem_testkit::example(|_, mm| {
+    /// let start = mm.mmap(MmapRequest::anonymous(4 * 4096, Prot::READ | Prot::WRITE))?;
+    /// mm.store(start, 7)?;
+    /// let mut there = Vec::new();
+    /// mm.mincore(start, 4 * 4096, &mut |is_there| there.push(is_there))?;
+    /// assert_eq!(there, [true, false, false, false]);
+    /// # Ok(())
+    /// # });
+    /// ```
+    ///
     /// # Errors
     /// [`Error::Invalid`] if `start` is not page aligned; [`Error::NotMapped`] if part of the range is not
     /// mapped or outside the address space: the pages before the hole have been told.

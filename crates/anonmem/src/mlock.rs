@@ -34,6 +34,16 @@ bitflags::bitflags! {
 impl<M: Machine> Mm<'_, M> {
     /// Locks the pages that hold the `len` bytes from `start`, and faults them in.
     ///
+    /// ```
+    /// # use anonmem::*;
+    /// # anonmem_testkit::example(|_, mm| {
+    /// let start = mm.mmap(MmapRequest::anonymous(4 * 4096, Prot::READ | Prot::WRITE))?;
+    /// mm.mlock(start, 2 * 4096)?;
+    /// assert_eq!((mm.counters().locked.0, mm.counters().anon.0), (2, 2));
+    /// # Ok(())
+    /// # });
+    /// ```
+    ///
     /// # Locks
     /// The mmap lock for writing, then for reading. Sleeps.
     ///
@@ -57,6 +67,17 @@ impl<M: Machine> Mm<'_, M> {
 
     /// Unlocks the pages that hold the `len` bytes from `start`.
     ///
+    /// ```
+    /// # use anonmem::*;
+    /// # anonmem_testkit::example(|_, mm| {
+    /// let start = mm.mmap(MmapRequest::anonymous(4 * 4096, Prot::READ | Prot::WRITE))?;
+    /// mm.mlock(start, 2 * 4096)?;
+    /// mm.munlock(start, 4096)?;
+    /// assert_eq!(mm.counters().locked.0, 1);
+    /// # Ok(())
+    /// # });
+    /// ```
+    ///
     /// # Locks
     /// The mmap lock for writing.
     ///
@@ -69,6 +90,16 @@ impl<M: Machine> Mm<'_, M> {
     }
 
     /// Locks everything that is mapped, will be mapped, or both.
+    ///
+    /// ```
+    /// # use anonmem::*;
+    /// # anonmem_testkit::example(|_, mm| {
+    /// mm.mlockall(MlockAll::FUTURE)?;
+    /// mm.mmap(MmapRequest::anonymous(4 * 4096, Prot::READ | Prot::WRITE))?;
+    /// assert_eq!(mm.counters().anon.0, 4);
+    /// # Ok(())
+    /// # });
+    /// ```
     ///
     /// # Locks
     /// The mmap lock for writing, then for reading. Sleeps.

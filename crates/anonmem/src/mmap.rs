@@ -139,6 +139,17 @@ pub(crate) enum Object {
 impl<M: Machine> Mm<'_, M> {
     /// Maps memory; returns where.
     ///
+    /// ```
+    /// # use anonmem::*;
+    /// # use anonmem_testkit::Program;
+    /// # anonmem_testkit::example(|_, mm| {
+    /// let start = mm.mmap(MmapRequest::anonymous(4 * 4096, Prot::READ | Prot::WRITE))?;
+    /// mm.store(start, 7)?;
+    /// assert_eq!(mm.load(start)?, 7);
+    /// # Ok(())
+    /// # });
+    /// ```
+    ///
     /// # Locks
     /// The mmap lock, for writing. Sleeps.
     ///

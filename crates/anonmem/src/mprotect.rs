@@ -23,6 +23,18 @@ use anonmem_hal::{FlushRange, Machine, Protection, Va, VaRange};
 impl<M: Machine> Mm<'_, M> {
     /// Lets a program do `prot` with the pages of `range`, and no more; the end of the range is rounded up.
     ///
+    /// ```
+    /// # use anonmem::*;
+    /// # use anonmem_testkit::Program;
+    /// # anonmem_testkit::example(|_, mm| {
+    /// let start = mm.mmap(MmapRequest::anonymous(4 * 4096, Prot::READ | Prot::WRITE))?;
+    /// mm.mprotect(VaRange { start, end: Va(start.0 + 4096) }, Prot::READ)?;
+    /// assert!(mm.store(start, 7).is_err());
+    /// assert_eq!(mm.counters().vmas, 2);
+    /// # Ok(())
+    /// # });
+    /// ```
+    ///
     /// # Locks
     /// The mmap lock, for writing. Sleeps.
     ///

@@ -121,6 +121,18 @@ impl<M: Machine> Mm<'_, M> {
     ///
     /// With an `old_len` of 0 a shared mapping is duplicated.
     ///
+    /// ```
+    /// # use anonmem::*;
+    /// # use anonmem_testkit::Program;
+    /// # anonmem_testkit::example(|_, mm| {
+    /// let start = mm.mmap(MmapRequest::anonymous(4 * 4096, Prot::READ | Prot::WRITE))?;
+    /// mm.store(start, 7)?;
+    /// let start = mm.mremap(start, 4 * 4096, 64 * 4096, RemapFlags::MAYMOVE, Va(0))?;
+    /// assert_eq!(mm.load(start)?, 7);
+    /// # Ok(())
+    /// # });
+    /// ```
+    ///
     /// # Locks
     /// The mmap lock, for writing. Sleeps.
     ///

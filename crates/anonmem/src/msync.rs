@@ -24,6 +24,16 @@ bitflags::bitflags! {
 impl<M: Machine> Mm<'_, M> {
     /// Looks at the mappings of the `len` bytes from `start`, rounded up to pages.
     ///
+    /// ```
+    /// # use anonmem::*;
+    /// # anonmem_testkit::example(|_, mm| {
+    /// let start = mm.mmap(MmapRequest::anonymous(4 * 4096, Prot::READ | Prot::WRITE))?;
+    /// assert_eq!(mm.msync(start, 4 * 4096, SyncFlags::SYNC), Ok(()));
+    /// assert_eq!(mm.msync(start, 5 * 4096, SyncFlags::SYNC), Err(Error::NotMapped));
+    /// # Ok(())
+    /// # });
+    /// ```
+    ///
     /// # Errors
     /// [`Error::Invalid`] for flags that make no sense or a `start` that is not page aligned;
     /// [`Error::NotMapped`] if the range wraps around or has a hole; [`Error::Busy`] at the first locked

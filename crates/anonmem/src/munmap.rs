@@ -48,6 +48,18 @@ pub(crate) struct Covered {
 impl<M: Machine> Mm<'_, M> {
     /// Unmaps the pages of `range`; its end is rounded up. Holes in it do not matter.
     ///
+    /// ```
+    /// # use anonmem::*;
+    /// # use anonmem_testkit::Program;
+    /// # anonmem_testkit::example(|_, mm| {
+    /// let start = mm.mmap(MmapRequest::anonymous(4 * 4096, Prot::READ | Prot::WRITE))?;
+    /// mm.munmap(VaRange { start, end: Va(start.0 + 4096) })?;
+    /// assert!(mm.load(start).is_err());
+    /// assert_eq!(mm.load(Va(start.0 + 4096))?, 0);
+    /// # Ok(())
+    /// # });
+    /// ```
+    ///
     /// # Locks
     /// The mmap lock for writing. Sleeps.
     ///

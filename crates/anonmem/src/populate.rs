@@ -74,6 +74,16 @@ enum Plan {
 impl<M: Machine> Mm<'_, M> {
     /// Faults in the pages of `range` (whole pages), as `MADV_POPULATE_READ` and `MADV_POPULATE_WRITE` do.
     ///
+    /// ```
+    /// # use anonmem::*;
+    /// # anonmem_testkit::example(|_, mm| {
+    /// let start = mm.mmap(MmapRequest::anonymous(4 * 4096, Prot::READ | Prot::WRITE))?;
+    /// mm.populate(VaRange { start, end: Va(start.0 + 2 * 4096) }, Populate::Write)?;
+    /// assert_eq!(mm.counters().anon.0, 2);
+    /// # Ok(())
+    /// # });
+    /// ```
+    ///
     /// # Locks
     /// The mmap lock for reading, again and again. Sleeps.
     ///

@@ -9,6 +9,17 @@ use anonmem_sync::Ordering;
 
 impl<M: Machine> Vm<M> {
     /// A snapshot of all counters.
+    ///
+    /// ```
+    /// # use anonmem::*;
+    /// # use anonmem_testkit::Program;
+    /// # anonmem_testkit::example(|vm, mm| {
+    /// let start = mm.mmap(MmapRequest::anonymous(4 * 4096, Prot::READ | Prot::WRITE))?;
+    /// mm.store(start, 7)?;
+    /// assert_eq!((vm.stats().user, vm.stats().event(Event::Fault)), (1, 1));
+    /// # Ok(())
+    /// # });
+    /// ```
     pub fn stats(&self) -> Stats {
         let usage = self.frames.usage();
         Stats {

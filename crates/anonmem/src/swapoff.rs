@@ -18,6 +18,21 @@ use anonmem_sync::Ordering;
 impl<M: Machine> Vm<M> {
     /// Stops swapping to `device`: brings everything back that is on it, while faults go on.
     ///
+    /// ```
+    /// # use anonmem::*;
+    /// # use anonmem_testkit::Program;
+    /// # anonmem_testkit::example(|vm, mm| {
+    /// let start = mm.mmap(MmapRequest::anonymous(4 * 4096, Prot::READ | Prot::WRITE))?;
+    /// mm.store(start, 7)?;
+    /// mm.madvise(start, 4096, Advice::PageOut)?;
+    /// assert_eq!(mm.counters().swap.0, 1);
+    /// vm.swap_off(0)?;
+    /// assert_eq!(mm.counters().swap.0, 0);
+    /// assert_eq!(mm.load(start)?, 7);
+    /// # Ok(())
+    /// # });
+    /// ```
+    ///
     /// # Errors
     /// [`Error::Invalid`] if it is not in use, [`Error::OutOfMemory`] if what is on it does not fit into
     /// memory: the device goes on being used. A page that cannot be read is lost; whoever accesses it gets a

@@ -97,6 +97,17 @@ struct Recount {
 impl<M: Machine> Vm<M> {
     /// Recounts everything that is counted, and checks every rule that can be checked at rest.
     ///
+    /// ```
+    /// # use anonmem::*;
+    /// # use anonmem_testkit::Program;
+    /// # anonmem_testkit::example(|vm, mm| {
+    /// let start = mm.mmap(MmapRequest::anonymous(4 * 4096, Prot::READ | Prot::WRITE))?;
+    /// mm.store(start, 7)?;
+    /// vm.validate()?;
+    /// # Ok(())
+    /// # });
+    /// ```
+    ///
     /// # Errors
     /// The first rule that does not hold.
     pub fn validate(&self) -> Check {

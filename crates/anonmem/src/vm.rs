@@ -14,6 +14,15 @@ use core::{mem::offset_of, ops::Deref};
 
 /// A memory manager: the objects that it owns, and what reclaims them.
 ///
+/// ```
+/// use anonmem::{Config, Vm};
+/// use anonmem_testkit::VecMachine;
+///
+/// let vm = Vm::new(VecMachine::new(256), Config::default())?;
+/// assert_eq!((vm.stats().frames, vm.stats().mms), (256, 0));
+/// # Ok::<(), anonmem::FramesError>(())
+/// ```
+///
 /// A `Vm` derefs to its [`Objects`], so that an operation reads the same whichever of the two it was given.
 pub struct Vm<M: Machine> {
     objects: Objects<M>,

@@ -178,6 +178,16 @@ fn do_present<'a, M: Machine, G: FaultGuard<M>>(
 impl<M: Machine> Mm<'_, M> {
     /// Resolves an access that trapped at `va`.
     ///
+    /// ```
+    /// # use anonmem::*;
+    /// # anonmem_testkit::example(|_, mm| {
+    /// let start = mm.mmap(MmapRequest::anonymous(4 * 4096, Prot::READ | Prot::WRITE))?;
+    /// assert_eq!(mm.handle_fault(start, FaultAccess::Write), FaultOutcome::Done);
+    /// assert_eq!(mm.handle_fault(Va(4096), FaultAccess::Read), FaultOutcome::SegvMaperr);
+    /// # Ok(())
+    /// # });
+    /// ```
+    ///
     /// # Locks
     /// Takes the mmap lock for reading, for writing if a stack grows. Sleeps.
     #[doc(alias = "do_user_addr_fault")]

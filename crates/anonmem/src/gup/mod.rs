@@ -76,6 +76,18 @@ impl<'v, M: Machine> Mm<'v, M> {
     /// Anybody may ask, of any address space that he has an [`Mm`] of (Linux: `pin_user_pages`,
     /// `pin_user_pages_remote`).
     ///
+    /// ```
+    /// # use anonmem::*;
+    /// # use anonmem_testkit::Program;
+    /// # anonmem_testkit::example(|_, mm| {
+    /// let start = mm.mmap(MmapRequest::anonymous(4 * 4096, Prot::READ | Prot::WRITE))?;
+    /// let pinned = mm.pin(VaRange { start, end: Va(start.0 + 4096) }, PinFlags::WRITE)?;
+    /// assert_eq!(pinned.pages().0, 1);
+    /// mm.store(start, 7)?;
+    /// # Ok(())
+    /// # });
+    /// ```
+    ///
     /// # Locks
     /// The mmap lock for reading, again and again. Sleeps.
     ///

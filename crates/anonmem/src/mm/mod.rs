@@ -27,6 +27,25 @@ use anonmem_hal::{CpuId, Machine, NrPages, Pfn};
 use anonmem_sync::{Ordering, lockdep};
 
 /// A user of an address space. Cloning adds one; dropping the last one tears it down.
+///
+/// A CPU that runs a program says so by [`activate`](Self::activate) before it loads [`root`](Self::root). What
+/// traps goes to [`handle_fault`](Self::handle_fault). Before the last user is dropped, every CPU has called
+/// [`deactivate`](Self::deactivate).
+///
+/// ```
+/// # use anonmem::*;
+/// # anonmem_testkit::example(|vm, _| {
+/// let mm = vm.new_mm()?;
+/// let other_user = mm.clone();
+/// assert!(other_user.is(&mm));
+/// drop((mm, other_user));
+/// assert_eq!(vm.stats().mms, 1, "that of the example itself");
+/// # Ok(())
+/// # });
+/// ```
+///
+/// # Panics
+/// When the last user is dropped while a CPU is active.
 pub struct Mm<'v, M: Machine> {
     pub(crate) vm: &'v Vm<M>,
     pub(crate) id: MmId,
@@ -34,6 +53,15 @@ pub struct Mm<'v, M: Machine> {
 
 impl<M: Machine> Vm<M> {
     /// Makes an empty address space.
+    ///
+    /// ```
+    /// # use anonmem::*;
+    /// # anonmem_testkit::example(|vm, mm| {
+    /// let other = vm.new_mm()?;
+    /// assert!(!other.is(mm));
+    /// # Ok(())
+    /// # });
+    /// ```
     ///
     /// # Errors
     /// [`Error::OutOfMemory`].

@@ -10,6 +10,21 @@ use anonmem_sync::Ordering;
 impl<M: Machine> Vm<M> {
     /// Makes an object of `pages` pages, with one user; they are promised, not allocated.
     ///
+    /// ```
+    /// # use anonmem::*;
+    /// # use anonmem_testkit::Program;
+    /// # anonmem_testkit::example(|vm, mm| {
+    /// let object = vm.shm_new(4)?;
+    /// let backing = MapBacking::Shared { object, first: 0 };
+    /// let request = MmapRequest { backing, ..MmapRequest::anonymous(4 * 4096, Prot::READ | Prot::WRITE) };
+    /// let (one, two) = (mm.mmap(request)?, mm.mmap(request)?);
+    /// mm.store(one, 7)?;
+    /// assert_eq!(mm.load(two)?, 7);
+    /// vm.shm_put(object);
+    /// # Ok(())
+    /// # });
+    /// ```
+    ///
     /// # Errors
     /// [`Error::OutOfMemory`], [`Error::Limit`] beyond the commit limit, [`Error::Invalid`] if it is larger
     /// than the page-table format can name.

@@ -11,6 +11,15 @@ use anonmem_sync::Ordering;
 impl<M: Machine> Objects<M> {
     /// Starts swapping to `device` of the machine, which has `pages` pages.
     ///
+    /// ```
+    /// # use anonmem::*;
+    /// # anonmem_testkit::example(|vm, _| {
+    /// vm.swap_on(1, 64, 5)?;
+    /// assert_eq!(vm.swap_devices().map(|device| device.pages).collect::<Vec<_>>(), [64, 64]);
+    /// # Ok(())
+    /// # });
+    /// ```
+    ///
     /// # Errors
     /// [`Error::Invalid`] if the number is 8 or more, the size 0 or too large, or the device in use;
     /// [`Error::OutOfMemory`].
@@ -21,8 +30,8 @@ impl<M: Machine> Objects<M> {
         if pages == 0 || pages > FrameArray::<M>::MAX_LEN {
             return Err(Error::Invalid("a swap device has between 1 and 2^27 pages"));
         }
-        // Whoever makes it `Changing` has the place; `users` stays 0 until the device is complete. Acquire pairs
-        // with the release of whoever gave the place back.
+        // Whoever makes it `Changing` has the place; `users` stays 0 until the device is complete. Acquire
+        // pairs with the release of whoever gave the place back.
         let (absent, changing) = (DeviceState::Absent, DeviceState::Changing);
         if place.is_on() || place.state.compare_exchange(absent, changing, Ordering::Acquire).is_err() {
             return Err(Error::Invalid("the swap device is in use"));
