@@ -24,8 +24,8 @@ pub use addr::{MAX_ORDER, NrPages, Order, PAGE_SHIFT, PAGE_SIZE, Pfn, Va, VaRang
 pub use arch::Arch;
 pub use cpu::{CpuId, CpuSet, CpuSlots, MAX_CPUS, UpTo};
 pub use machine::{
-    Clock, FlushRange, FrameAlloc, HeldLocks, IoError, Machine, Mmu, PhysMem, Sched, SourceError, SourceId,
-    Sources, SwapIo,
+    Clock, FlushRange, FrameAlloc, GiveUp, HeldLocks, IoError, Machine, Mmu, PhysMem, Sched, SourceError,
+    SourceId, Sources, SwapIo,
 };
 pub use probe::{LockMode, NoProbe, Probe};
 pub use pte::{

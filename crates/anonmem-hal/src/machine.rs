@@ -208,6 +208,15 @@ impl Default for HeldLocks {
     }
 }
 
+/// What ends a wait for another program before that program does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum GiveUp {
+    /// Any signal: the task goes back to its program, which handles the signal and comes again.
+    Signal,
+    /// The end of the task's program.
+    Death,
+}
+
 /// Tasks and CPUs.
 ///
 /// A task stays on its CPU until it parks or yields: kernel code is not preempted. (A hosted machine pins
@@ -238,8 +247,21 @@ pub unsafe trait Sched {
             Self::yield_now();
         }
     }
+    /// As [`park`](Self::park), for a wait that only another program ends: a signal ends it, too. Says
+    /// whether one has come, so that the wait is to be given up.
+    fn park_for_program(key: usize, keep_waiting: &dyn Fn() -> bool, _until: GiveUp) -> bool {
+        Self::park(key, keep_waiting);
+        false
+    }
     /// Wakes up to `n` tasks parked on `key`.
     fn unpark(_key: usize, _n: usize) {}
+    /// The number that a program knows the current task by. Linux: `task_pid_vnr`.
+    fn task_number() -> u32 {
+        0
+    }
+    /// Told that a message has come that a program may be waiting to read (`Uffd::read`). Called without
+    /// spin locks.
+    fn message_queued() {}
     /// Waits a moment while a spin lock is contended; lets TLB shootdowns be answered.
     fn relax() {
         core::hint::spin_loop();

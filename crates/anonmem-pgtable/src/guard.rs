@@ -7,7 +7,9 @@ use crate::{
     word::{change_word, take},
 };
 use anonmem_frame::Frames;
-use anonmem_hal::{Arch, Machine, PAGE_SIZE, Present, Protection, Pte, SoftLeaf, Va, VaRange};
+use anonmem_hal::{
+    Arch, Machine, MigrationBits, PAGE_SIZE, Present, Protection, Pte, SoftLeaf, SwapBits, Va, VaRange,
+};
 use anonmem_sync::{Atomic, Ordering, Plain, order::Ptl, spin::RawSpinGuard};
 
 /// A last-level table whose lock is held. `G` is the guard that keeps the VMA stable.
@@ -160,6 +162,53 @@ impl<'a, M: Machine, G: StableVma<M>> PteGuard<'a, M, G> {
     /// it again.
     pub fn clear_dirty(&mut self, va: Va) {
         self.change(va, |p| Present { dirty: false, ..p });
+    }
+
+    /// Write-protects an entry that says something of a page for userfaultfd, whatever its form. Returns
+    /// whether the TLB must be flushed.
+    #[doc(alias("pte_mkuffd_wp", "pte_swp_mkuffd_wp"))]
+    pub fn uffd_wp(&mut self, va: Va) -> bool {
+        let protect = |p: Present| Present { uffd_wp: true, ..p.write_protected() };
+        if let Pte::Present(old) = self.change(va, protect) {
+            return old.prot.write;
+        }
+        self.change_soft(va, |leaf| match leaf {
+            SoftLeaf::Swap { entry, bits } => {
+                SoftLeaf::Swap { entry, bits: SwapBits { uffd_wp: true, ..bits } }
+            }
+            SoftLeaf::Migration { pfn, bits } => {
+                let bits = MigrationBits { uffd_wp: true, ..bits.write_protected() };
+                SoftLeaf::Migration { pfn, bits }
+            }
+            SoftLeaf::Marker(marker) => SoftLeaf::Marker(marker),
+        });
+        false
+    }
+
+    /// Ends that: the next write fault, or [`change_protection`](Self::change_protection), makes the entry
+    /// writable. A marker stays.
+    #[doc(alias("pte_clear_uffd_wp", "pte_swp_clear_uffd_wp"))]
+    pub fn clear_uffd_wp(&mut self, va: Va) {
+        if matches!(self.change(va, |p| Present { uffd_wp: false, ..p }), Pte::Present(_)) {
+            return;
+        }
+        self.change_soft(va, |leaf| match leaf {
+            SoftLeaf::Swap { entry, bits } => {
+                SoftLeaf::Swap { entry, bits: SwapBits { uffd_wp: false, ..bits } }
+            }
+            SoftLeaf::Migration { pfn, bits } => {
+                SoftLeaf::Migration { pfn, bits: MigrationBits { uffd_wp: false, ..bits } }
+            }
+            SoftLeaf::Marker(marker) => SoftLeaf::Marker(marker),
+        });
+    }
+
+    /// Changes what a software entry says; what it owns stays the same.
+    fn change_soft(&mut self, va: Va, f: impl FnOnce(SoftLeaf) -> SoftLeaf) {
+        let word = self.table.word(va);
+        let Pte::Soft(leaf) = M::Arch::decode_pte(word.load(Ordering::Relaxed)) else { return };
+        // Relaxed: the lock orders this with other software, and nothing is published.
+        word.store(M::Arch::encode_pte(Pte::Soft(f(leaf))), Ordering::Relaxed);
     }
 
     /// Changes the permissions of a present entry to no more than the VMA's `prot`. Write permission is given

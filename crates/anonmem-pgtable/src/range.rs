@@ -88,6 +88,21 @@ impl<'a, M: Machine, G: StableVma<M>> PteGuard<'a, M, G> {
         matches!(unsafe { Mapped::of_bits(self.table.frames, raw) }, Mapped::Shm(_))
     }
 
+    /// Write-protects the entries of `range` that say something of a page for userfaultfd; returns what must
+    /// be flushed.
+    #[doc(alias = "change_pte_range")]
+    pub fn uffd_wp_range(&mut self, range: VaRange) -> VaRange {
+        let (mut first, mut end) = (range.end, range.start);
+        let mut va = self.next_used(range);
+        while va < range.end {
+            if self.uffd_wp(va) {
+                (first, end) = (first.min(va), va.next_page());
+            }
+            va = self.next_used(VaRange { start: va.next_page(), end: range.end });
+        }
+        VaRange { start: first.min(end), end }
+    }
+
     /// Moves the entries of `range` to another table (or within this one, with `to` = `None`), to the empty
     /// ones from `target` on. Returns what of `range` the caller must flush before it lets go of the locks.
     #[doc(alias = "move_ptes")]

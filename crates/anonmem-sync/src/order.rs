@@ -67,6 +67,8 @@ levels! {
     Ptl: spin,
     /// A swap device: the cluster that the next search for free slots starts at.
     SwapDevice: spin,
+    /// The messages of a userfaultfd.
+    Userfault: spin,
     /// The list of page tables that wait for a grace period.
     RcuList: spin,
     /// The free list of a type-stable slab.

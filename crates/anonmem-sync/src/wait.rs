@@ -1,7 +1,7 @@
 //! Waiting for a condition.
 
 use crate::{atomic::Atomic, lockdep};
-use anonmem_hal::{Machine, Probe};
+use anonmem_hal::{GiveUp, Machine, Probe};
 use core::sync::atomic::Ordering;
 
 /// Spins until `ready` holds; for what another CPU brings about in a bounded time.
@@ -46,6 +46,26 @@ impl<M: Machine> WaitQueue<M> {
             M::park(self.sleepers.addr(), &|| !ready());
         }
         self.sleepers.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// As [`wait_until`](Self::wait_until), for what another program brings about, if it ever does: says
+    /// whether `ready()` holds; if not, the wait was given up.
+    #[doc(alias("wait_event_interruptible", "wait_event_killable"))]
+    #[track_caller]
+    pub fn wait_for_program(&self, ready: &dyn Fn() -> bool, until: GiveUp) -> bool {
+        lockdep::might_sleep::<M>();
+        if ready() {
+            return true;
+        }
+        self.sleepers.fetch_add(1, Ordering::Relaxed);
+        // SeqCst: as in `wait_until`.
+        crate::fence::<M>(Ordering::SeqCst);
+        let mut given_up = false;
+        while !ready() && !given_up {
+            given_up = M::park_for_program(self.sleepers.addr(), &|| !ready(), until);
+        }
+        self.sleepers.fetch_sub(1, Ordering::Relaxed);
+        ready()
     }
 
     /// Wakes all sleepers; call it after making their condition true.

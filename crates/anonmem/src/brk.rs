@@ -6,6 +6,7 @@ use crate::{
     error::Error,
     mm::{Mm, mmap_lock::MmapWriteGuard},
     mmap::{MapFlags, Object},
+    userfaultfd::events::Changes,
     vma::{flags::VmFlags, merge::NewArea, vma::Backing},
 };
 use anonmem_hal::{Machine, PAGE_SIZE, Va, VaRange};
@@ -45,16 +46,24 @@ impl<M: Machine> Mm<'_, M> {
     #[doc(alias = "sys_brk")]
     pub fn brk(&self, new: Va) -> Va {
         let moved = self.vm.reclaiming(|| {
+            let mut changes = Changes::none(self.vm);
             let guard = self.write();
             let old = Va(guard.slot().brk.get());
+            if let (Some(start), Some(end)) = (new.page_up(), old.page_up())
+                && start < end
+            {
+                changes.unmap(&guard, VaRange { start, end })?;
+            }
             guard.move_brk(new)?;
             guard.slot().brk.set(new.0);
-            Ok((guard, old))
+            changes.tell();
+            Ok((guard, old, changes))
         });
-        let Ok((guard, old)) = moved else { return Va(self.read().slot().brk.get()) };
+        let Ok((guard, old, told)) = moved else { return Va(self.read().slot().brk.get()) };
         let slot = guard.slot();
         let locked = VmFlags::from_bits_retain(slot.def_flags.get()).contains(VmFlags::LOCKED);
         drop(guard);
+        told.wait();
         if let (Some(from), Some(to)) = (old.page_up(), new.page_up())
             && locked
             && from < to

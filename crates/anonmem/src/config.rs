@@ -14,11 +14,28 @@ pub enum LockMode {
     Speculative,
 }
 
+/// What keeps walks of the reverse map away from a page that moves to another set of VMAs (`UFFDIO_MOVE`).
+///
+/// A walk without the folio's lock finds the page's set, locks it, and asks again. The mover must not change
+/// the set of a page under such a walk, and there are two ways to see to it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum MoveLocks {
+    /// The mover holds the folio's lock and that of the page's old set, for writing; walks ask again (Linux
+    /// 6.8 to 6.18). Moves out of one set run one after the other.
+    AnonVma,
+    /// The mover holds the folio's lock, and so does every walk (Linux 7.2). A walk that finds the folio
+    /// locked takes it for one that is in use.
+    #[default]
+    Folio,
+}
+
 /// What a `Vm` is made with.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Config {
     /// What a fault holds.
     pub lock_mode: LockMode,
+    /// What a moving page is guarded by.
+    pub move_locks: MoveLocks,
     /// How much may be promised at first; `Vm::set_overcommit` changes it.
     pub overcommit: Overcommit,
     /// The most mappings of one address space. Linux: /proc/sys/vm/max_map_count.
@@ -33,6 +50,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             lock_mode: LockMode::Mmap,
+            move_locks: MoveLocks::default(),
             overcommit: Overcommit::Heuristic,
             max_map_count: 65_530,
             mmap_min_addr: 65_536,

@@ -28,6 +28,12 @@ pub enum Error {
     Again,
     /// An offset is too large to be counted in pages.
     Overflow,
+    /// What the call is about is not there.
+    NotFound,
+    /// The address space has ended.
+    NoProcess,
+    /// A signal came first.
+    Interrupted,
     /// Not supported by this memory manager; the text names it.
     Unsupported(&'static str),
 }
@@ -54,6 +60,9 @@ impl Error {
     pub const fn errno(self) -> i32 {
         match self {
             Self::NotPermitted => 1,
+            Self::NotFound => 2,
+            Self::NoProcess => 3,
+            Self::Interrupted => 4,
             Self::Again => 11,
             Self::OutOfMemory | Self::Limit(_) | Self::NotMapped => 12,
             Self::AccessDenied => 13,
@@ -81,6 +90,9 @@ impl fmt::Display for Error {
             Self::BadAddress => f.write_str("bad address"),
             Self::Again => f.write_str("a limit is reached; try again later"),
             Self::Overflow => f.write_str("an offset is too large"),
+            Self::NotFound => f.write_str("nothing is there"),
+            Self::NoProcess => f.write_str("the address space has ended"),
+            Self::Interrupted => f.write_str("a signal came first"),
             Self::Unsupported(what) => write!(f, "not supported: {what}"),
         }
     }

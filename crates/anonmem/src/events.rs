@@ -79,6 +79,14 @@ events! {
     RefusedChanged => "refused_changed",
     /// Not speculatively: the fault would have to wait.
     RefusedWouldSleep => "refused_would_sleep",
+    /// Not speculatively: a userfaultfd is asked.
+    RefusedUserfault => "refused_userfault",
+    /// Faults that waited for a userfaultfd.
+    FaultUserfault => "fault_userfault",
+    /// Pages that a userfaultfd filled.
+    UffdCopy => "uffd_copy",
+    /// Pages that moved from one address to another.
+    UffdMove => "uffd_move",
     /// Pages read from swap.
     SwapIn => "pswpin",
     /// Pages written to swap.

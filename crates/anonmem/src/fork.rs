@@ -17,9 +17,10 @@
 use crate::{
     error::Error,
     events::Event,
-    ids::VmaId,
+    ids::{UffdId, VmaId},
     mm::{Mm, mmap_lock::MmapWriteGuard},
     rmap::{Rmap, reverse_map::ReverseMap},
+    userfaultfd::{events::Changes, is_protected},
     vm::Vm,
     vma::{flags::VmFlags, free::free_vma},
 };
@@ -58,19 +59,25 @@ impl<'v, M: Machine> Mm<'v, M> {
 
     fn try_fork(&self) -> Result<Mm<'v, M>, Error> {
         let child = self.vm.new_mm()?;
+        // Dropped after the locks: what is not told ends in the child.
+        let mut changes = Changes::none(self.vm);
         let parent = self.write();
         let copied = {
             // Who pins a page without a lock meanwhile finds out, or is found.
             let _sharing = parent.slot().space.begin_sharing();
             let target = self.vm.mmap_write_lock_nested(child.id);
-            dup_mmap(self.vm, &parent, &child, &target)
+            dup_mmap(self.vm, &parent, &child, &target, &mut changes)
         };
         // Before any fault of the parent runs again: its entries have lost write permission.
         parent.slot().space.flush(&self.vm.frames, FlushRange::All);
         self.vm.count(Event::TlbFlush);
+        if copied.is_ok() {
+            changes.tell();
+        }
         drop(parent);
         match copied {
             Ok(()) => {
+                changes.wait();
                 self.vm.count(Event::Fork);
                 Ok(child)
             }
@@ -88,6 +95,7 @@ fn dup_mmap<M: Machine>(
     parent: &MmapWriteGuard<'_, M>,
     child: &Mm<'_, M>,
     target: &MmapWriteGuard<'_, M>,
+    changes: &mut Changes<'_, M>,
 ) -> Result<(), Error> {
     let (from, to) = (parent.slot(), target.slot());
     for (old, new) in [
@@ -109,26 +117,34 @@ fn dup_mmap<M: Machine>(
         if flags.contains(VmFlags::DONTCOPY) {
             continue;
         }
-        let vma = dup_vma(vm, child, target, id)?;
+        let uffd = changes.fork(id, child)?;
+        let vma = dup_vma(vm, child, target, id, uffd)?;
+        if uffd.is_some() {
+            target.slot().note_uffd();
+        }
         // Without an anon_vma there is nothing but zero pages and shared objects, which faults bring back.
-        if Rmap::stamp(vm.vma(id)).is_some() && !flags.contains(VmFlags::WIPEONFORK) {
-            Copying { vm, parent, child: target, vma }.copy_page_range()?;
+        // But what is protected stays so if somebody watches the child.
+        let keeps_wp = vm.vma(vma).flags().contains(VmFlags::UFFD_WP);
+        let has_pages = Rmap::stamp(vm.vma(id)).is_some() || keeps_wp;
+        if has_pages && !flags.contains(VmFlags::WIPEONFORK) {
+            Copying { vm, parent, child: target, vma, keeps_wp }.copy_page_range()?;
         }
     }
     Ok(())
 }
 
-/// Gives the child a copy of VMA `id`, without pages.
+/// Gives the child a copy of VMA `id`, without pages, that `uffd` watches.
 fn dup_vma<M: Machine>(
     vm: &Vm<M>,
     child: &Mm<'_, M>,
     target: &MmapWriteGuard<'_, M>,
     id: VmaId,
+    uffd: Option<UffdId>,
 ) -> Result<VmaId, Error> {
     let (old, slot) = (vm.vma(id), target.slot());
     let (range, pages) = (old.range(), old.range().pages().0);
     // A child's memory is not locked (mlock(2)).
-    let flags = old.flags().difference(VmFlags::LOCKED | VmFlags::LOCKONFAULT);
+    let flags = old.flags().difference(VmFlags::LOCKED | VmFlags::LOCKONFAULT | VmFlags::UFFD);
     let mut nodes = slot.tree.prealloc(vm.nodes(), 1)?;
     let accounted = if flags.contains(VmFlags::ACCOUNT) { pages } else { 0 };
     vm.commit(accounted)?;
@@ -142,6 +158,7 @@ fn dup_vma<M: Machine>(
     let backing = old.backing();
     vm.backing_get(backing);
     vm.vma(new).init(child.id, range, old.pgoff(), flags, backing);
+    vm.vma(new).watch_as(old, uffd);
     let linked = if flags.contains(VmFlags::WIPEONFORK) { Ok(()) } else { Rmap::fork(vm, new, id) };
     if let Err(e) = linked {
         // It is linked to nothing.
@@ -163,6 +180,8 @@ struct Copying<'a, M: Machine> {
     child: &'a MmapWriteGuard<'a, M>,
     /// The child's VMA.
     vma: VmaId,
+    /// Whether what a userfaultfd protects is protected in the child, too.
+    keeps_wp: bool,
 }
 
 type Entries<'a, M> = PteGuard<'a, M, MmapWriteGuard<'a, M>>;
@@ -207,6 +226,9 @@ impl<'a, M: Machine> Copying<'a, M> {
         while va < part.end {
             let (at, stopped) = to.share_range(&mut from, VaRange { start: va, end: part.end });
             copied += VaRange { start: va, end: at }.pages().0 as i64;
+            if self.keeps_wp {
+                protect_like(&from, &mut to, VaRange { start: va, end: at });
+            }
             va = match stopped {
                 Ok(()) => at,
                 Err(NotShared::NoPage) => {
@@ -241,10 +263,16 @@ impl<'a, M: Machine> Copying<'a, M> {
         let va = part.start;
         match from.mapped(va) {
             Mapped::None => return Ok(from.next_used(part)),
-            Mapped::Zero(present) => to.install_zero(va, present.prot),
+            Mapped::Zero(present) => {
+                to.install_zero(va, present.prot);
+                if self.keeps_wp {
+                    protect_like(from, to, VaRange::page(va));
+                }
+            }
             Mapped::Swap(..) | Mapped::Migration(..) | Mapped::Marker(_) => {
                 self.copy_nonpresent(from, to, va)?
             }
+            Mapped::Shm(present) if present.uffd_wp && self.keeps_wp => to.install(va, Marker::UffdWp, ()),
             // The child's faults bring pages of shared objects back.
             Mapped::Shm(_) => {}
             Mapped::Exclusive(..) | Mapped::Shared(..) => unreachable!("pages are shared or copied"),
@@ -263,21 +291,27 @@ impl<'a, M: Machine> Copying<'a, M> {
     ) -> Result<(), Error> {
         match from.mapped(va) {
             Mapped::Marker(marker @ (Marker::Guard | Marker::Poisoned)) => to.install(va, marker, ()),
-            // userfaultfd does not follow into the child.
+            Mapped::Marker(Marker::UffdWp) if self.keeps_wp => to.install(va, Marker::UffdWp, ()),
+            // The userfaultfd does not follow into the child.
             Mapped::Marker(Marker::UffdWp) => {}
             Mapped::Swap(owned, bits) => {
                 let count = self
                     .vm
                     .swap_dup(&owned)
                     .map_err(|SlotCountOverflow| Error::Limit("processes that share a swapped page"))?;
-                to.install(va, count.into_count(), SwapBits { uffd_wp: false, ..bits.shared() });
+                to.install(
+                    va,
+                    count.into_count(),
+                    SwapBits { uffd_wp: bits.uffd_wp && self.keeps_wp, ..bits.shared() },
+                );
                 from.share_soft(va);
                 self.child.slot().add_swap(1);
             }
             Mapped::Migration(owned, bits) => {
                 let hold =
                     owned.try_dup().map_err(|TooManySharers| Error::Limit("processes that share a page"))?;
-                to.install(va, hold, MigrationBits { uffd_wp: false, young: false, ..bits.shared() });
+                let uffd_wp = bits.uffd_wp && self.keeps_wp;
+                to.install(va, hold, MigrationBits { uffd_wp, young: false, ..bits.shared() });
                 from.share_soft(va);
                 self.child.slot().add_anon(1);
             }
@@ -302,7 +336,18 @@ impl<'a, M: Machine> Copying<'a, M> {
         new.copy_from(present.pfn);
         let page = new.into_exclusive_anon(anon_vma.raw(), vma.index_of(va));
         to.install(va, page, child_attrs(present, present.prot));
+        if self.keeps_wp {
+            protect_like(from, to, VaRange::page(va));
+        }
         self.vm.count(Event::ForkCopied);
+    }
+}
+
+/// Protects the child's entries where the parent's are protected.
+#[cold]
+fn protect_like<'a, M: Machine>(from: &Entries<'a, M>, to: &mut Entries<'a, M>, range: VaRange) {
+    for va in range.iter_pages().filter(|&va| is_protected(&from.mapped(va))) {
+        to.uffd_wp(va);
     }
 }
 

@@ -32,4 +32,8 @@ ids! {
     ChainId, ChainTag;
     /// Names the slot of a node of a tree of VMAs.
     NodeId, NodeTag;
+    /// Names a userfaultfd's slot.
+    UffdId, UffdTag;
+    /// Names the slot of a message of a userfaultfd.
+    UffdMessageId, UffdMessageTag;
 }

@@ -70,19 +70,20 @@ mod swapoff;
 #[cfg(test)]
 mod testing;
 mod truncate;
+mod userfaultfd;
 mod validate;
 mod vm;
 mod vma;
 mod zap;
 
-pub use config::{Config, LockMode};
+pub use config::{Config, LockMode, MoveLocks};
 pub use error::Error;
 pub use events::Event;
 pub use fault::{FaultAccess, FaultOutcome};
 pub use gup::{PinFlags, PinnedRange, Unpin};
 pub use ids::{AnonVmaId, AnonVmaTag, MmId, MmTag, ShmId, ShmTag, VmaId, VmaTag};
 #[doc(hidden)]
-pub use ids::{ChainId, ChainTag, NodeId, NodeTag};
+pub use ids::{ChainId, ChainTag, NodeId, NodeTag, UffdId, UffdMessageId, UffdMessageTag, UffdTag};
 pub use limits::Limits;
 pub use madvise::Advice;
 pub use maps::{MapKind, MapUse, PagemapEntry, VmaInfo, VmaUsage};
@@ -96,6 +97,10 @@ pub use overcommit::Overcommit;
 pub use populate::Populate;
 pub use stats::Stats;
 pub use swap::device::SwapInfo;
+pub use userfaultfd::{
+    FillMode, Filled, MoveMode, ProtectMode, RegisterMode, Uffd, UffdFault, UffdFaults, UffdFeatures,
+    UffdFork, UffdMessage, UffdReason,
+};
 pub use validate::Violation;
 pub use vm::Vm;
 pub use vma::{flags::VmFlags, tree::Busy};
@@ -114,7 +119,7 @@ pub mod lab {
             anon_vma::AnonVmaReadGuard,
             folio::folio_lock_anon_vma_read,
             hit::RmapHit,
-            referenced::{Referenced, folio_referenced},
+            referenced::{Referenced, folio_referenced, folio_referenced_by_reclaim},
             walk::rmap_walk_anon,
         },
     };

@@ -10,6 +10,7 @@
 use crate::{
     ids::{ShmId, VmaId},
     mm::{Mm, mmap_lock::MmapReadGuard, slot::MmSlot},
+    userfaultfd::is_protected,
     vma::{flags::VmFlags, tree::Busy, vma::Backing},
 };
 use anonmem_frame::{Folio, RawHandle};
@@ -123,6 +124,8 @@ pub struct PagemapEntry {
     pub dirty: bool,
     /// `MADV_GUARD_INSTALL`.
     pub guard: bool,
+    /// A userfaultfd has protected it against writes.
+    pub uffd_wp: bool,
 }
 
 impl PagemapEntry {
@@ -137,6 +140,7 @@ impl PagemapEntry {
         let bit = |on: bool, n: u32| u64::from(on) << n;
         self.pfn.map_or(0, |pfn| pfn.0)
             | bit(self.exclusive, 56)
+            | bit(self.uffd_wp, 57)
             | bit(self.guard, 58)
             | bit(self.shared, 61)
             | bit(self.swapped, 62)
@@ -346,8 +350,10 @@ impl<M: Machine> Mm<'_, M> {
             exclusive: mappers == 1,
             young: present.young,
             dirty: present.dirty,
+            uffd_wp: present.uffd_wp,
             ..PagemapEntry::default()
         };
+        let uffd_wp = is_protected(&mapped);
         match mapped {
             Mapped::None => PagemapEntry::default(),
             Mapped::Zero(present) => page(present, false, 0),
@@ -359,10 +365,10 @@ impl<M: Machine> Mm<'_, M> {
             }
             // Linux shows a page that migrates as one that is swapped.
             Mapped::Swap(..) | Mapped::Migration(..) => {
-                PagemapEntry { swapped: true, ..PagemapEntry::default() }
+                PagemapEntry { swapped: true, uffd_wp, ..PagemapEntry::default() }
             }
             Mapped::Marker(marker) => {
-                PagemapEntry { guard: marker == Marker::Guard, ..PagemapEntry::default() }
+                PagemapEntry { guard: marker == Marker::Guard, uffd_wp, ..PagemapEntry::default() }
             }
         }
     }

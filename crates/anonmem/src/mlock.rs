@@ -148,7 +148,7 @@ impl<M: Machine> Mm<'_, M> {
             guard.apply_vma_lock_flags(locked_range(start, len)?, flags)
         })?;
         self.mm_populate(locked_range(start, len)?).map_err(|stop| match stop {
-            Stop::Hole | Stop::Denied | Stop::Signal => Error::NotMapped,
+            Stop::Hole | Stop::Denied | Stop::Signal | Stop::Userfault(_) => Error::NotMapped,
             Stop::Oom => Error::Again,
         })
     }

@@ -19,6 +19,7 @@ use crate::{
     munmap::Covered,
     overcommit::Overcommit,
     shm::Promise,
+    userfaultfd::events::Changes,
     vma::{flags::VmFlags, free::free_vma, merge::NewArea, vma::Backing},
 };
 use anonmem_hal::{Arch, Machine, NrPages, PAGE_SHIFT, PAGE_SIZE, SourceId, Va, VaRange};
@@ -160,13 +161,21 @@ impl<M: Machine> Mm<'_, M> {
     /// may be locked), [`Error::Again`] (too much is locked), [`Error::Overflow`].
     #[doc(alias("vm_mmap_pgoff", "ksys_mmap_pgoff"))]
     pub fn mmap(&self, request: MmapRequest) -> Result<Va, Error> {
-        let (guard, start) = self.vm.reclaiming(|| {
+        let (guard, start, told) = self.vm.reclaiming(|| {
+            let mut changes = Changes::none(self.vm);
             let guard = self.write();
+            if request.flags.contains(MapFlags::FIXED)
+                && let Some(range) = VaRange::of(request.addr, NrPages::containing(request.len).bytes())
+            {
+                changes.unmap(&guard, range)?;
+            }
             let start = guard.do_mmap(&request)?;
-            Ok((guard, start))
+            changes.tell();
+            Ok((guard, start, changes))
         })?;
         let locked = VmFlags::from_bits_retain(guard.slot().def_flags.get()).contains(VmFlags::LOCKED);
         drop(guard);
+        told.wait();
         let fill = request.flags.intersection(MapFlags::POPULATE | MapFlags::NONBLOCK) == MapFlags::POPULATE;
         if locked || fill || request.flags.contains(MapFlags::LOCKED) {
             let len = NrPages::containing(request.len).bytes();

@@ -11,7 +11,7 @@
 use crate::{
     error::Error,
     events::Event,
-    fault::vm_fault::{FaultAccess, FaultOutcome},
+    fault::vm_fault::{FaultAccess, FaultOutcome, Waits},
     ids::VmaId,
     mm::{Mm, mmap_lock::MmapWriteGuard},
     mmap::Prot,
@@ -103,7 +103,7 @@ impl<M: Machine> Mm<'_, M> {
     fn write_to_locked(&self, guard: &MmapWriteGuard<'_, M>, range: VaRange) {
         for va in range.iter_pages() {
             let Some((_, id)) = guard.slot().tree.find_containing(self.vm.nodes(), va) else { return };
-            if self.fault_in_vma(guard, id, va, FaultAccess::Write) != FaultOutcome::Done {
+            if self.fault_in_vma(guard, id, va, FaultAccess::Write, Waits::Never) != Ok(FaultOutcome::Done) {
                 return;
             }
         }

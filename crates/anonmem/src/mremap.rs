@@ -30,6 +30,7 @@ use crate::{
     ids::VmaId,
     mm::{Mm, mmap_lock::MmapWriteGuard},
     mmap::{MapFlags, Object},
+    userfaultfd::events::Changes,
     vma::{flags::VmFlags, merge::NewArea},
 };
 use anonmem_hal::{Arch, Machine, PAGE_SHIFT, Va, VaRange, page_align};
@@ -154,14 +155,17 @@ impl<M: Machine> Mm<'_, M> {
         if request.moves_all() {
             return self.move_all(request);
         }
-        let (guard, start) = self.vm.reclaiming(|| {
+        let (guard, start, told) = self.vm.reclaiming(|| {
+            let mut changes = Changes::none(self.vm);
             let guard = self.write();
-            let start = guard.do_mremap(&request)?;
-            Ok((guard, start))
+            let start = self.remap_telling(&guard, &request, &mut changes)?;
+            changes.tell();
+            Ok((guard, start, changes))
         })?;
         let moved = guard.slot().tree.find_containing(self.vm.nodes(), start);
         let locked = moved.is_some_and(|(_, id)| self.vm.vma(id).flags().contains(VmFlags::LOCKED));
         drop(guard);
+        told.wait();
         if locked && request.new_len > request.old.len() {
             let grown =
                 VaRange { start: Va(start.0 + request.old.len()), end: Va(start.0 + request.new_len) };
@@ -182,7 +186,8 @@ impl<M: Machine> Mm<'_, M> {
         // An attempt that finds no memory goes on where it was: what has moved is not at the old place any
         // more.
         let mut rest = request.old;
-        self.vm.reclaiming(|| {
+        let mut told = Changes::none(self.vm);
+        let moved = self.vm.reclaiming(|| {
             let guard = self.write();
             while let Some((part, _)) = guard.slot().tree.find(self.vm.nodes(), rest.start) {
                 let Some(old) = part.intersect(rest) else { break };
@@ -190,11 +195,45 @@ impl<M: Machine> Mm<'_, M> {
                     return Err(Error::BadAddress);
                 }
                 let new_addr = Va(request.new_addr.0 + (old.start.0 - request.old.start.0));
-                guard.do_mremap(&Request { old, new_len: old.len(), new_addr, ..request })?;
+                let mut changes = Changes::none(self.vm);
+                let part = Request { old, new_len: old.len(), new_addr, ..request };
+                self.remap_telling(&guard, &part, &mut changes)?;
+                changes.tell();
+                told.join(changes);
                 rest.start = old.end;
             }
             if rest.start == request.old.start { Err(Error::BadAddress) } else { Ok(request.new_addr) }
-        })
+        });
+        // Also of what has moved before something could not.
+        told.wait();
+        moved
+    }
+
+    /// Resizes or moves a mapping, and notes in `changes` what whoever watches it is to be told.
+    fn remap_telling(
+        &self,
+        guard: &MmapWriteGuard<'_, M>,
+        request: &Request,
+        changes: &mut Changes<'_, M>,
+    ) -> Result<Va, Error> {
+        anonmem_hal::debug_check_eq!(M, guard.id(), self.id, "the lock of another address space");
+        // Most address spaces have never had a userfaultfd.
+        if !guard.slot().has_uffd() {
+            return guard.do_mremap(request);
+        }
+        let Request { old, new_len, .. } = *request;
+        let kept = VaRange { start: old.start, end: Va(old.start.0 + old.len().min(new_len)) };
+        if request.flags.contains(RemapFlags::FIXED) {
+            changes
+                .unmap(guard, VaRange { start: request.new_addr, end: Va(request.new_addr.0 + new_len) })?;
+        }
+        changes.unmap(guard, VaRange { start: kept.end, end: old.end })?;
+        if let Some((_, id)) = guard.slot().tree.find_containing(self.vm.nodes(), old.start) {
+            changes.remap(id, kept)?;
+        }
+        let start = guard.do_mremap(request)?;
+        changes.moved(kept, start);
+        Ok(start)
     }
 }
 
@@ -303,8 +342,8 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
     /// Maps at `to` what the shared mapping `id` maps from `old` on.
     fn duplicate(&self, id: VmaId, old: Va, to: VaRange) -> Result<(), Error> {
         let vma = self.objects.vma(id);
-        let area =
-            NewArea { range: to, pgoff: vma.index_of(old), flags: vma.flags(), backing: vma.backing() };
+        let flags = vma.flags() - VmFlags::UFFD;
+        let area = NewArea { range: to, pgoff: vma.index_of(old), flags, backing: vma.backing() };
         self.mmap_region(area, Object::Given)
     }
 }

@@ -13,6 +13,7 @@ use crate::{
     ids::{VmaId, VmaTag},
     mm::{Mm, mmap_lock::MmapWriteGuard},
     rmap::{Rmap, reverse_map::ReverseMap},
+    userfaultfd::events::Changes,
     vma::{flags::VmFlags, free::free_vma},
     zap::zap_range,
 };
@@ -69,7 +70,16 @@ impl<M: Machine> Mm<'_, M> {
     /// changed.
     #[doc(alias("__vm_munmap", "do_vmi_munmap"))]
     pub fn munmap(&self, range: VaRange) -> Result<(), Error> {
-        self.vm.reclaiming(|| self.write().do_munmap(range))
+        let told = self.vm.reclaiming(|| {
+            let mut changes = Changes::none(self.vm);
+            let guard = self.write();
+            changes.unmap(&guard, range)?;
+            guard.do_munmap(range)?;
+            changes.tell();
+            Ok(changes)
+        })?;
+        told.wait();
+        Ok(())
     }
 }
 

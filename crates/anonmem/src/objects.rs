@@ -14,6 +14,7 @@ use crate::{
     rmap::objects::{AnonVma, AnonVmaChain},
     shm::object::ShmObject,
     swap::device::{SwapDevices, SwapInfo},
+    userfaultfd::context::{UffdContext, UffdMessage},
     vma::{
         flags::VmFlags,
         tree::{Nodes, TreeNode},
@@ -37,6 +38,8 @@ pub struct Objects<M: Machine> {
     pub(crate) anon_vmas: Slab<M, AnonVma<M>>,
     pub(crate) chains: Slab<M, AnonVmaChain<M>>,
     pub(crate) shm_objects: Slab<M, ShmObject<M>>,
+    pub(crate) uffds: Slab<M, UffdContext<M>>,
+    pub(crate) uffd_messages: Slab<M, UffdMessage<M>>,
     pub(crate) pins: PinNodes<M>,
     pub(crate) swap: SwapDevices<M>,
     pub(crate) workingset: Workingset<M>,
@@ -67,6 +70,8 @@ impl<M: Machine> Objects<M> {
             anon_vmas: Slab::new(&frames),
             chains: Slab::new(&frames),
             shm_objects: Slab::new(&frames),
+            uffds: Slab::new(&frames),
+            uffd_messages: Slab::new(&frames),
             pins: PinNodes::new(&frames),
             swap: SwapDevices::new(),
             workingset: Workingset::new(frames.machine().nr_frames()),
@@ -191,6 +196,8 @@ impl<M: Machine> Objects<M> {
             .or_else(|| self.anon_vmas.place_of(frames, address))
             .or_else(|| self.chains.place_of(frames, address))
             .or_else(|| self.shm_objects.place_of(frames, address))
+            .or_else(|| self.uffds.place_of(frames, address))
+            .or_else(|| self.uffd_messages.place_of(frames, address))
             .or_else(|| self.pins.place_of(frames, address))
             .or_else(|| frames.place_of(address))
     }
@@ -205,6 +212,8 @@ impl<M: Machine> Objects<M> {
         Field::new("anon_vmas", offset_of!(Self, anon_vmas)),
         Field::new("chains", offset_of!(Self, chains)),
         Field::new("shm_objects", offset_of!(Self, shm_objects)),
+        Field::new("uffds", offset_of!(Self, uffds)),
+        Field::new("uffd_messages", offset_of!(Self, uffd_messages)),
         Field::new("pins", offset_of!(Self, pins)),
         Field::new("swap", offset_of!(Self, swap)),
         Field::new("workingset", offset_of!(Self, workingset)),

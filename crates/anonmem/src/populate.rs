@@ -19,11 +19,11 @@ use crate::{
     error::Error,
     fault::{
         anon::fill_run,
-        vm_fault::{FaultAccess, FaultOutcome, FaultResult, VmFault},
+        vm_fault::{FaultAccess, FaultOutcome, FaultResult, VmFault, Waits},
     },
-    ids::VmaId,
+    ids::{UffdMessageId, VmaId},
     mm::{Mm, mmap_lock::MmapReadGuard},
-    vma::{flags::VmFlags, vma::Backing},
+    vma::flags::VmFlags,
 };
 use anonmem_hal::{Machine, PAGE_SIZE, Pte, Va, VaRange};
 
@@ -50,6 +50,8 @@ pub(crate) enum Stop {
     Signal,
     /// No memory.
     Oom,
+    /// A userfaultfd was sent this message: let go of the lock, wait, and go on.
+    Userfault(UffdMessageId),
 }
 
 impl From<Stop> for Error {
@@ -59,6 +61,7 @@ impl From<Stop> for Error {
             Stop::Denied => Self::Invalid("populating pages that the mapping does not allow to be accessed"),
             Stop::Signal => Self::BadAddress,
             Stop::Oom => Self::OutOfMemory,
+            Stop::Userfault(_) => unreachable!("whoever populates waits by himself"),
         }
     }
 }
@@ -145,10 +148,29 @@ impl<M: Machine> Mm<'_, M> {
             let part = VaRange { start: rest.start, end: rest.end.min(mapped.end) };
             rest.start = match plan(self.vm.vma(id).flags())? {
                 Plan::Skip => part.end,
-                Plan::Fault(access) => self.populate_batch(&guard, id, part, access)?,
+                Plan::Fault(access) => match self.populate_batch(&guard, id, part, access) {
+                    Err(Stop::Userfault(message)) => {
+                        drop(guard);
+                        self.wait_to_populate(message)?;
+                        // What was populated before is found so.
+                        part.start
+                    }
+                    result => result?,
+                },
             };
         }
         Ok(())
+    }
+
+    #[cold]
+    fn wait_to_populate(&self, message: UffdMessageId) -> Result<(), Stop> {
+        match self.vm.wait_for_userfault(message, Waits::Kernel) {
+            FaultOutcome::Done => Ok(()),
+            // The program is ending.
+            FaultOutcome::Oom | FaultOutcome::SegvMaperr | FaultOutcome::SegvAccerr | FaultOutcome::Bus => {
+                Err(Stop::Signal)
+            }
+        }
     }
 
     /// Faults in the first pages of `part`; returns where it stopped.
@@ -182,10 +204,10 @@ impl<M: Machine> Mm<'_, M> {
     ) -> Result<u64, Stop> {
         let vma = self.vm.vma(id);
         let writable = access == FaultAccess::Write && vma.flags().contains(VmFlags::WRITE);
-        if !writable || vma.backing() != Backing::Anonymous {
+        if !writable || !vma.is_plain() {
             return Ok(0);
         }
-        let fault = VmFault::new(self.vm, self.slot(), guard, id, part.start, access);
+        let fault = VmFault::new(self.vm, self.slot(), guard, id, part.start, access, Waits::Never);
         match fill_run(&fault, part.end) {
             Ok(pages) => Ok(pages),
             Err(FaultResult::Oom) => Err(Stop::Oom),
@@ -205,11 +227,12 @@ impl<M: Machine> Mm<'_, M> {
         if self.has_page(guard, va, access) {
             return Ok(va.next_page());
         }
-        match self.fault_in_vma(guard, id, va, access) {
-            FaultOutcome::Done => Ok(va.next_page()),
-            FaultOutcome::Oom => Err(Stop::Oom),
-            FaultOutcome::SegvAccerr => Err(Stop::Denied),
-            FaultOutcome::SegvMaperr | FaultOutcome::Bus => Err(Stop::Signal),
+        match self.fault_in_vma(guard, id, va, access, Waits::Kernel) {
+            Ok(FaultOutcome::Done) => Ok(va.next_page()),
+            Ok(FaultOutcome::Oom) => Err(Stop::Oom),
+            Ok(FaultOutcome::SegvAccerr) => Err(Stop::Denied),
+            Ok(FaultOutcome::SegvMaperr | FaultOutcome::Bus) => Err(Stop::Signal),
+            Err(message) => Err(Stop::Userfault(message)),
         }
     }
 

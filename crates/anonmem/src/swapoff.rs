@@ -6,7 +6,7 @@ use crate::{
     error::Error,
     fault::{
         handle_mm_fault,
-        vm_fault::{FaultAccess, FaultResult, VmFault},
+        vm_fault::{FaultAccess, FaultResult, VmFault, Waits},
     },
     mm::Mm,
     swap::device::DeviceState,
@@ -108,13 +108,14 @@ impl<M: Machine> Mm<'_, M> {
                     if entry.device != device {
                         continue;
                     }
-                    let fault = VmFault::new(vm, slot, &guard, id, va, FaultAccess::Read);
+                    let fault = VmFault::new(vm, slot, &guard, id, va, FaultAccess::Read, Waits::Never);
                     match handle_mm_fault(&fault) {
                         FaultResult::Oom => return Err(Error::OutOfMemory),
                         FaultResult::Bus => fault.poison(entry),
                         FaultResult::Done
                         | FaultResult::Reload
                         | FaultResult::Refused(_)
+                        | FaultResult::Userfault(_)
                         | FaultResult::Segv => {}
                     }
                 }

@@ -15,6 +15,7 @@ use crate::{
         hit::{Form, RmapHit},
         reverse_map::ReverseMap,
     },
+    userfaultfd::is_protected,
     vm::Vm,
     vma::{
         flags::VmFlags,
@@ -133,6 +134,8 @@ impl<M: Machine> Vm<M> {
         self.vmas.validate(&self.frames)?;
         self.anon_vmas.validate(&self.frames)?;
         self.chains.validate(&self.frames)?;
+        self.uffds.validate(&self.frames)?;
+        self.uffd_messages.validate(&self.frames)?;
         self.frames.validate()?;
         Ok(())
     }
@@ -140,12 +143,13 @@ impl<M: Machine> Vm<M> {
     fn validate_mm(&self, id: MmId, slot: &MmSlot<M>, totals: &mut Totals) -> Check {
         totals.mms += 1;
         if slot.users() == 0 {
-            // Only what was pinned for long in it is left.
+            // Only what was pinned for long in it is left, or a userfaultfd.
+            let kept = slot.pinned.peek() > 0 || self.is_watched(id);
             return expect(
-                "an address space that has ended is kept by its pins",
+                "an address space that has ended is kept by its pins or a userfaultfd",
                 id.raw().get().into(),
                 1,
-                u64::from(slot.pinned.peek() > 0),
+                u64::from(kept),
             );
         }
         let guard = self.mmap_read_lock(id);
@@ -220,6 +224,7 @@ impl<M: Machine> Vm<M> {
         count.committed += when(flags.contains(VmFlags::ACCOUNT));
         totals.vmas += 1;
         self.validate_chains(vma, at, totals)?;
+        self.validate_uffd(vma, at)?;
         for (table, part) in guard.slot().space.tables(&self.frames, guard, range) {
             let entries = table.lock();
             for va in part.iter_pages() {
@@ -229,8 +234,39 @@ impl<M: Machine> Vm<M> {
         Ok(())
     }
 
+    /// Whether a userfaultfd is for this address space.
+    fn is_watched(&self, mm: MmId) -> bool {
+        let mut found = false;
+        self.uffds.for_each_live(&self.frames, |_, uffd| found |= uffd.mm() == mm);
+        found
+    }
+
+    /// Who watches a VMA is there, and watches this address space.
+    fn validate_uffd(&self, vma: &Vma<M>, at: u64) -> Check {
+        let watched = vma.flags().intersects(VmFlags::UFFD);
+        expect(
+            "a VMA that is watched has a userfaultfd",
+            at,
+            u64::from(watched),
+            u64::from(vma.uffd().is_some()),
+        )?;
+        let Some(uffd) = vma.uffd() else { return Ok(()) };
+        expect(
+            "a userfaultfd that watches is live",
+            at,
+            1,
+            u64::from(self.uffds.is_live(&self.frames, uffd)),
+        )?;
+        let same = Some(self.uffd(uffd).mm()) == vma.mm();
+        expect("a userfaultfd watches its own address space", at, 1, u64::from(same))
+    }
+
     fn validate_entry(&self, vma: &Vma<M>, va: Va, entry: Mapped<'_, '_, M>, count: &mut Recount) -> Check {
         let flags = vma.flags();
+        if is_protected(&entry) {
+            let watched = flags.contains(VmFlags::UFFD_WP);
+            expect("a protected entry is in a VMA that is watched for writes", va.0, 1, u64::from(watched))?;
+        }
         let (present, folio) = match entry {
             Mapped::None | Mapped::Marker(_) => return Ok(()),
             Mapped::Swap(owned, _) => {
@@ -261,6 +297,8 @@ impl<M: Machine> Vm<M> {
             }
         };
         count.anon += 1;
+        let protected = present.uffd_wp && present.prot.write;
+        expect("a protected entry is not writable", va.0, 0, u64::from(protected))?;
         expect(
             "an anonymous page is in a private mapping",
             va.0,

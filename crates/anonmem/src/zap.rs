@@ -8,7 +8,7 @@
 use crate::{mm::slot::MmSlot, objects::Objects, swap::slot::SwapRef};
 use anonmem_frame::MapRun;
 use anonmem_hal::{Machine, Marker, Pte, SoftLeaf, Va, VaRange};
-use anonmem_pgtable::{Cleared, MmuGather, PteGuard, PteTable, StableVma};
+use anonmem_pgtable::{CanInstall, Cleared, MmuGather, PteGuard, PteTable, StableVma};
 
 /// Pages that were unmapped, by the count that they are in.
 #[derive(Default)]
@@ -36,11 +36,16 @@ impl Zapped {
 /// The entry of an address that traps.
 pub(crate) const GUARD: Pte = Pte::Soft(SoftLeaf::Marker(Marker::Guard));
 
-/// What becomes of guard markers (Linux: `ZAP_FLAG_DROP_MARKER`).
+/// The entry of an address that a userfaultfd protects.
+const UFFD_WP: Pte = Pte::Soft(SoftLeaf::Marker(Marker::UffdWp));
+
+/// What becomes of markers (Linux: `ZAP_FLAG_DROP_MARKER`).
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Markers {
-    /// They stay: only the contents go.
+    /// Guards stay: only the contents go.
     Keep,
+    /// And so does the protection of a userfaultfd, because the object still has the page.
+    KeepProtection,
     /// They go with the mapping.
     Drop,
 }
@@ -57,7 +62,7 @@ pub(crate) fn zap_range<'v, M: Machine, G: StableVma<M>>(
     zap(objects, slot, stable, gather, range, Markers::Drop);
 }
 
-/// Drops the contents of `range`, which stays mapped; so do guard markers.
+/// Drops the contents of `range`, which stays mapped; guard markers stay, too.
 #[doc(alias = "zap_page_range_single")]
 pub(crate) fn discard_range<'v, M: Machine, G: StableVma<M>>(
     objects: &'v Objects<M>,
@@ -67,6 +72,43 @@ pub(crate) fn discard_range<'v, M: Machine, G: StableVma<M>>(
     range: VaRange,
 ) {
     zap(objects, slot, stable, gather, range, Markers::Keep);
+}
+
+/// As [`discard_range`], for shared memory that a userfaultfd watches for writes: entries that it protects
+/// leave markers behind.
+#[doc(alias = "zap_install_uffd_wp_if_needed")]
+pub(crate) fn discard_protected_range<'v, M: Machine, G: CanInstall<M>>(
+    objects: &'v Objects<M>,
+    slot: &'v MmSlot<M>,
+    stable: &'v G,
+    gather: &mut MmuGather<'v, M>,
+    range: VaRange,
+) {
+    // Before anything is cleared: an entry of a shared object that is gone and protected is a marker.
+    for (table, part) in slot.space.tables(&objects.frames, stable, range) {
+        for va in part.iter_pages() {
+            let mut entries = table.lock();
+            if !is_protected_page(entries.get(va)) {
+                continue;
+            }
+            let mut zapped = Zapped::default();
+            zap_entry(objects, &mut entries, va, gather, &mut zapped);
+            entries.install(va, Marker::UffdWp, ());
+            drop(entries);
+            zapped.uncount(slot);
+            if gather.is_full() {
+                gather.flush();
+            }
+        }
+    }
+    zap(objects, slot, stable, gather, range, Markers::KeepProtection);
+}
+
+fn is_protected_page(pte: Pte) -> bool {
+    match pte {
+        Pte::Present(present) => present.uffd_wp,
+        Pte::None | Pte::Soft(_) => false,
+    }
 }
 
 fn zap<'v, M: Machine, G: StableVma<M>>(
@@ -110,7 +152,11 @@ fn zap_table<'v, M: Machine, G: StableVma<M>>(
             continue;
         }
         left -= 1;
-        let stays = markers == Markers::Keep && entries.get(va) == GUARD;
+        let stays = match markers {
+            Markers::Keep => entries.get(va) == GUARD,
+            Markers::KeepProtection => [GUARD, UFFD_WP].contains(&entries.get(va)),
+            Markers::Drop => false,
+        };
         if !stays && let Some(run) = clear_entry(objects, &mut entries, va, gather, &mut zapped) {
             let rest = VaRange { start: va, end: part.end };
             let more = zap_run(&mut entries, rest, gather, run, &mut zapped) - 1;

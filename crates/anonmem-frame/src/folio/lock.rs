@@ -36,11 +36,19 @@ impl<'f, M: Machine> FolioGuard<'f, M> {
         self.folio
     }
 
-    /// Moves an exclusive page to another anon_vma and index (UFFDIO_MOVE). The caller also holds the locks
-    /// of the destination anon_vma, for writing, and of the page-table entry.
-    pub fn move_anon(&self, anon_vma: RawHandle, index: u64) {
-        anonmem_hal::debug_check!(M, matches!(self.folio.mapping(), Mapping::Anon(_)));
-        self.folio.set_mapping(Mapping::Anon(anon_vma), index);
+    /// Lets the cached page of an exclusive swap entry go along with the entry to another anon_vma and index
+    /// (UFFDIO_MOVE). The caller also holds the lock of the entry's table. A page that was only read belongs
+    /// to nothing yet, and learns where it is when it is mapped.
+    ///
+    /// # Panics
+    /// If it is mapped: the page of a mapping moves by [`Exclusive::move_to`].
+    pub fn move_cached(&self, anon_vma: RawHandle, index: u64) {
+        assert_eq!(self.folio.counts().maps(), 0, "a cached page that is mapped moves with its mapping");
+        match self.folio.mapping() {
+            Mapping::Anon(_) => self.folio.set_mapping(Mapping::Anon(anon_vma), index),
+            Mapping::None => {}
+            Mapping::Shm(_) | Mapping::Ksm(_) => unreachable!("a cached page is anonymous"),
+        }
     }
 
     /// Notes which swap slot it is the cached page of. The slot's word is the caller's.

@@ -5,15 +5,15 @@
 //! Locks: the fault's guard. Memory is allocated and zeroed before the page-table lock is taken; then the
 //! entry must still be empty, or somebody else was faster.
 //!
-//! Linux: mm/memory.c `do_anonymous_page`. Differs: no userfaultfd; populating makes pages in runs.
+//! Linux: mm/memory.c `do_anonymous_page`. Differs: populating makes pages in runs.
 
 use crate::{
     events::Event,
     fault::vm_fault::{FaultAccess, FaultGuard, FaultResult, VmFault},
 };
 use anonmem_frame::{NewFolio, OutOfMemory};
-use anonmem_hal::{Machine, PAGE_SHIFT, Pte, Va};
-use anonmem_pgtable::PteTable;
+use anonmem_hal::{Machine, Marker, PAGE_SHIFT, Pte, Va};
+use anonmem_pgtable::{Cleared, Mapped, PteTable};
 
 /// The most pages that [`fill_run`] makes at once.
 const RUN: usize = 16;
@@ -38,6 +38,24 @@ fn map_zero_page<'a, M: Machine, G: FaultGuard<M>>(
         return Err(FaultResult::Reload);
     }
     entries.install_zero(fault.va, fault.flags.protection());
+    fault.vm.count(Event::FaultZeroPage);
+    Ok(FaultResult::Done)
+}
+
+/// Puts the zero page in the place of a userfaultfd's marker, and protected as that says.
+#[cold]
+pub(super) fn map_protected_zero_page<'a, M: Machine, G: FaultGuard<M>>(
+    fault: &VmFault<'a, M, G>,
+    table: PteTable<'a, M, G>,
+) -> Result<FaultResult, FaultResult> {
+    let mut entries = fault.lock(table)?;
+    if !matches!(entries.mapped(fault.va), Mapped::Marker(Marker::UffdWp)) {
+        return Err(FaultResult::Reload);
+    }
+    let (Cleared::Marker(_), vacancy) = entries.take(fault.va) else { unreachable!("it was a marker") };
+    vacancy.leave_empty();
+    entries.install_zero(fault.va, fault.flags.protection());
+    entries.uffd_wp(fault.va);
     fault.vm.count(Event::FaultZeroPage);
     Ok(FaultResult::Done)
 }

@@ -6,16 +6,17 @@
 //!    ├─ no VMA, or not allowed ──────────────────────────▶ SIGSEGV (a stack may grow)
 //!    │
 //!    └─ handle_mm_fault ── what is the entry?
-//!         ├─ nothing ─┬─ shared object ──────────────────▶ do_shared_fault      the object's page
+//!         ├─ nothing ─┬─ a userfaultfd is asked ─────────▶ handle_userfault     the fault waits, and comes again
+//!         │           ├─ shared object ──────────────────▶ do_shared_fault      the object's page
 //!         │           ├─ source ─────────────────────────▶ do_source_fault      a page filled from it
 //!         │           └─ anonymous ─┬─ read ─────────────▶ do_anonymous_page    the zero page
 //!         │                         └─ write ────────────▶                      a page of zeroes, exclusive
-//!         ├─ present ─┬─ a write, and it is read-only ───▶ do_wp_page           reuse or copy
+//!         ├─ present ─┬─ a write, and it is read-only ───▶ do_wp_page           reuse or copy, or a userfaultfd
 //!         │           ├─ a pin, and it may be shared ────▶                      the same, and still read-only
 //!         │           └─ else ───────────────────────────▶ accessed, dirty; spurious
 //!         ├─ swap entry ─────────────────────────────────▶ do_swap_page         found, or read
 //!         ├─ migration entry ────────────────────────────▶ migration_entry_wait until the page has arrived
-//!         └─ marker ─────────────────────────────────────▶ guard: SIGSEGV; poison: SIGBUS
+//!         └─ marker ─────────────────────────────────────▶ guard: SIGSEGV; poison: SIGBUS; protected: as nothing
 //! ```
 //!
 //! A fault comes in with a guard that keeps its VMA, and every path is generic over which one it is
@@ -41,11 +42,15 @@ use crate::{
     events::Event,
     fault::{
         speculative::Speculation,
-        vm_fault::{FaultGuard, FaultResult, VmFault},
+        vm_fault::{FaultGuard, FaultResult, VmFault, Waits},
     },
-    ids::VmaId,
+    ids::{UffdMessageId, VmaId},
     migrate::put_back,
     mm::Mm,
+    userfaultfd::{
+        context::UffdReason,
+        fault::{asked_for, handle_userfault},
+    },
     vma::{flags::VmFlags, refusal::Refusal, vma::Backing},
 };
 use anonmem_frame::FolioOwner;
@@ -67,6 +72,7 @@ pub(crate) fn handle_mm_fault<M: Machine, G: FaultGuard<M>>(fault: &VmFault<'_, 
             FaultResult::Reload => fault.vm.count(Event::FaultRetry),
             FaultResult::Done
             | FaultResult::Refused(_)
+            | FaultResult::Userfault(_)
             | FaultResult::Oom
             | FaultResult::Segv
             | FaultResult::Bus => return result,
@@ -80,13 +86,27 @@ fn handle_pte_fault<M: Machine, G: FaultGuard<M>>(
 ) -> Result<FaultResult, FaultResult> {
     let table = fault.slot.space.walk(&fault.vm.frames, fault.guard, fault.va);
     match table.map_or(Pte::None, |table| table.peek(fault.va)) {
-        Pte::None => match fault.vm.vma(fault.id).backing() {
-            Backing::Anonymous => anon::do_anonymous_page(fault, table),
-            Backing::Source(source) => source::do_source_fault(fault, source),
-            Backing::Shared(object) => shared::do_shared_fault(fault, object),
-        },
+        Pte::None if fault.vm.vma(fault.id).is_plain() => anon::do_anonymous_page(fault, table),
+        Pte::None => do_empty(fault, table),
         Pte::Present(_) => do_present(fault, fault.found_or_made(table)?),
         Pte::Soft(leaf) => do_soft(fault, table, leaf),
+    }
+}
+
+/// The entry is empty, and its page is more than one of zeroes.
+#[inline(never)]
+fn do_empty<'a, M: Machine, G: FaultGuard<M>>(
+    fault: &VmFault<'a, M, G>,
+    table: Option<PteTable<'a, M, G>>,
+) -> Result<FaultResult, FaultResult> {
+    let backing = fault.vm.vma(fault.id).backing();
+    if let Some(reason) = asked_for(fault.flags, || fault.object_has_page(backing)) {
+        return Err(handle_userfault(fault, reason));
+    }
+    match backing {
+        Backing::Anonymous => anon::do_anonymous_page(fault, table),
+        Backing::Source(source) => source::do_source_fault(fault, source),
+        Backing::Shared(object) => shared::do_shared_fault(fault, object),
     }
 }
 
@@ -100,7 +120,7 @@ fn do_soft<'a, M: Machine, G: FaultGuard<M>>(
     match leaf {
         SoftLeaf::Marker(Marker::Guard) => Err(fault.settled(leaf, FaultResult::Segv)),
         SoftLeaf::Marker(Marker::Poisoned) => Err(fault.settled(leaf, FaultResult::Bus)),
-        SoftLeaf::Marker(Marker::UffdWp) => clear_uffd_marker(fault, fault.found_or_made(table)?),
+        SoftLeaf::Marker(Marker::UffdWp) => do_uffd_marker(fault, fault.found_or_made(table)?),
         SoftLeaf::Swap { entry, .. } => swap::do_swap_page(fault, leaf, entry),
         SoftLeaf::Migration { .. } => migration_entry_wait(fault),
     }
@@ -133,13 +153,35 @@ fn migration_entry_wait<M: Machine, G: FaultGuard<M>>(
     Err(FaultResult::Reload)
 }
 
-/// A marker of a userfaultfd that the VMA is no longer registered with says nothing: it goes, and the fault
-/// looks again.
-#[doc(alias = "pte_marker_clear")]
-fn clear_uffd_marker<'a, M: Machine, G: FaultGuard<M>>(
+/// An entry that is empty but for a userfaultfd's protection against writes. A page that is missing for the
+/// userfaultfd is asked for; else a read finds what an empty entry would give it, protected, and a write is
+/// asked for. Where nobody asks, because writes end their protection or the VMA is no longer registered, the
+/// marker goes, and the fault looks again.
+#[doc(alias("pte_marker_handle_uffd_wp", "pte_marker_clear"))]
+fn do_uffd_marker<'a, M: Machine, G: FaultGuard<M>>(
     fault: &VmFault<'a, M, G>,
     table: PteTable<'a, M, G>,
 ) -> Result<FaultResult, FaultResult> {
+    let backing = fault.vm.vma(fault.id).backing();
+    if let Some(reason) = asked_for(fault.flags, || fault.object_has_page(backing)) {
+        return Err(handle_userfault(fault, reason));
+    }
+    if fault.flags.contains(VmFlags::UFFD_WP) {
+        match fault.access {
+            FaultAccess::Write if !fault.uffd_is_async() => {
+                return Err(handle_userfault(fault, UffdReason::WriteProtected));
+            }
+            FaultAccess::Read | FaultAccess::Exec | FaultAccess::Unshare if backing == Backing::Anonymous => {
+                return anon::map_protected_zero_page(fault, table);
+            }
+            FaultAccess::Read | FaultAccess::Exec | FaultAccess::Unshare => {
+                if let Backing::Shared(object) = backing {
+                    return shared::map_protected_page(fault, object);
+                }
+            }
+            FaultAccess::Write => {}
+        }
+    }
     let mut entries = fault.lock(table)?;
     if matches!(entries.mapped(fault.va), Mapped::Marker(Marker::UffdWp)) {
         let (Cleared::Marker(_), vacancy) = entries.take(fault.va) else { unreachable!("it was a marker") };
@@ -192,14 +234,28 @@ impl<M: Machine> Mm<'_, M> {
     /// Takes the mmap lock for reading, for writing if a stack grows. Sleeps.
     #[doc(alias = "do_user_addr_fault")]
     pub fn handle_fault(&self, va: Va, access: FaultAccess) -> FaultOutcome {
+        self.handle_fault_of(va, access, Waits::Program)
+    }
+
+    /// The same for an access that the kernel makes for the program: a userfaultfd may not be told of it
+    /// ([`UffdFaults::UserOnly`](crate::UffdFaults::UserOnly)).
+    ///
+    /// # Locks
+    /// As [`handle_fault`](Self::handle_fault).
+    pub fn handle_kernel_fault(&self, va: Va, access: FaultAccess) -> FaultOutcome {
+        self.handle_fault_of(va, access, Waits::Kernel)
+    }
+
+    #[inline(always)]
+    fn handle_fault_of(&self, va: Va, access: FaultAccess, waits: Waits) -> FaultOutcome {
         self.vm.count(Event::Fault);
-        let mut outcome = self.fault_by_mode(va, access);
+        let mut outcome = self.fault_by_mode(va, access, waits);
         // Whatever could not be had (a table, a chain) may be had when pages have left; no lock is held here.
         for _ in 0..OOM_RETRIES {
             if outcome != FaultOutcome::Oom || !self.vm.reclaim_some() {
                 break;
             }
-            outcome = self.fault_by_mode(va, access);
+            outcome = self.fault_by_mode(va, access, waits);
         }
         match outcome {
             FaultOutcome::Done => {}
@@ -212,71 +268,105 @@ impl<M: Machine> Mm<'_, M> {
     }
 
     /// Tries what the lock mode says, then the next stronger ways, and counts why.
-    fn fault_by_mode(&self, va: Va, access: FaultAccess) -> FaultOutcome {
+    fn fault_by_mode(&self, va: Va, access: FaultAccess, waits: Waits) -> FaultOutcome {
         let mode = self.vm.config.lock_mode;
         if mode == LockMode::Speculative {
-            match self.fault_speculatively(va, access) {
+            match self.fault_speculatively(va, access, waits) {
                 Ok(outcome) => return outcome,
-                Err(why) => self.vm.count(why.event()),
+                Err(Stop::Refused(why)) => self.vm.count(why.event()),
+                Err(Stop::Userfault(message)) => return self.vm.wait_for_userfault(message, waits),
             }
         }
         if mode != LockMode::Mmap {
-            match self.fault_under_vma_lock(va, access) {
+            match self.fault_under_vma_lock(va, access, waits) {
                 Ok(outcome) => return outcome,
-                Err(why) => self.vm.count(why.event()),
+                Err(Stop::Refused(why)) => self.vm.count(why.event()),
+                Err(Stop::Userfault(message)) => return self.vm.wait_for_userfault(message, waits),
             }
         }
         self.vm.count(Event::FaultMmapLock);
-        self.fault_under_mmap_lock(va, access)
+        match self.fault_under_mmap_lock(va, access, waits) {
+            Ok(outcome) => outcome,
+            Err(message) => self.vm.wait_for_userfault(message, waits),
+        }
     }
 
-    fn fault_speculatively(&self, va: Va, access: FaultAccess) -> Result<FaultOutcome, Refusal> {
+    fn fault_speculatively(&self, va: Va, access: FaultAccess, waits: Waits) -> Result<FaultOutcome, Stop> {
         let slot = self.slot();
         let (guard, id) = Speculation::begin(self.vm, slot, self.id, va)?;
-        let fault = VmFault::new(self.vm, slot, &guard, id, va, access);
+        let fault = VmFault::new(self.vm, slot, &guard, id, va, access, waits);
         guard.read_whole(va)?;
         let outcome = resolve(&fault)?;
         self.vm.count(Event::FaultSpeculative);
         Ok(outcome)
     }
 
-    fn fault_under_vma_lock(&self, va: Va, access: FaultAccess) -> Result<FaultOutcome, Refusal> {
+    fn fault_under_vma_lock(&self, va: Va, access: FaultAccess, waits: Waits) -> Result<FaultOutcome, Stop> {
         let slot = self.slot();
         let guard = self.vm.lock_vma(slot, self.id, va)?;
-        let fault = VmFault::new(self.vm, slot, &guard, guard.id(), va, access);
+        let fault = VmFault::new(self.vm, slot, &guard, guard.id(), va, access, waits);
         let outcome = resolve(&fault)?;
         self.vm.count(Event::FaultVmaLock);
         Ok(outcome)
     }
 
-    fn fault_under_mmap_lock(&self, va: Va, access: FaultAccess) -> FaultOutcome {
+    /// # Errors
+    /// The message that a userfaultfd was sent: wait for its answer.
+    fn fault_under_mmap_lock(
+        &self,
+        va: Va,
+        access: FaultAccess,
+        waits: Waits,
+    ) -> Result<FaultOutcome, UffdMessageId> {
         let guard = self.read();
         match guard.slot().tree.find(self.vm.nodes(), va) {
-            Some((range, id)) if range.start <= va => self.fault_in_vma(&guard, id, va, access),
+            Some((range, id)) if range.start <= va => self.fault_in_vma(&guard, id, va, access, waits),
             Some((_, id)) if self.vm.vma(id).flags().contains(VmFlags::GROWSDOWN) => {
                 drop(guard);
-                self.fault_below_stack(va, access)
+                self.fault_below_stack(va, access, waits)
             }
-            Some(_) | None => FaultOutcome::SegvMaperr,
+            Some(_) | None => Ok(FaultOutcome::SegvMaperr),
         }
     }
 
     /// Checks the access against the VMA and resolves it, under the mmap lock.
+    ///
+    /// # Errors
+    /// The message that a userfaultfd was sent: let go of the lock, and wait for its answer.
     pub(crate) fn fault_in_vma<G: FaultGuard<M>>(
         &self,
         guard: &G,
         id: VmaId,
         va: Va,
         access: FaultAccess,
-    ) -> FaultOutcome {
+        waits: Waits,
+    ) -> Result<FaultOutcome, UffdMessageId> {
         let held = guard.mmap().expect("the caller holds the mmap lock");
-        let fault = VmFault::new(self.vm, held.slot(), guard, id, va, access);
-        resolve(&fault).unwrap_or_else(|why| unreachable!("{why:?} under the mmap lock"))
+        let fault = VmFault::new(self.vm, held.slot(), guard, id, va, access, waits);
+        match resolve(&fault) {
+            Ok(outcome) => Ok(outcome),
+            Err(Stop::Userfault(message)) => Err(message),
+            Err(Stop::Refused(why)) => unreachable!("{why:?} under the mmap lock"),
+        }
+    }
+}
+
+/// Why a fault did not end under the guard that it had.
+enum Stop {
+    /// A stronger one is needed.
+    Refused(Refusal),
+    /// None may be held while a userfaultfd answers this message.
+    Userfault(UffdMessageId),
+}
+
+impl From<Refusal> for Stop {
+    fn from(why: Refusal) -> Self {
+        Self::Refused(why)
     }
 }
 
 /// Checks the access against the VMA and resolves it.
-fn resolve<M: Machine, G: FaultGuard<M>>(fault: &VmFault<'_, M, G>) -> Result<FaultOutcome, Refusal> {
+fn resolve<M: Machine, G: FaultGuard<M>>(fault: &VmFault<'_, M, G>) -> Result<FaultOutcome, Stop> {
     if !fault.flags.intersects(fault.access.needs()) {
         return Ok(FaultOutcome::SegvAccerr);
     }
@@ -285,7 +375,8 @@ fn resolve<M: Machine, G: FaultGuard<M>>(fault: &VmFault<'_, M, G>) -> Result<Fa
         FaultResult::Oom => Ok(FaultOutcome::Oom),
         FaultResult::Segv => Ok(FaultOutcome::SegvMaperr),
         FaultResult::Bus => Ok(FaultOutcome::Bus),
-        FaultResult::Refused(why) => Err(why),
+        FaultResult::Refused(why) => Err(why.into()),
+        FaultResult::Userfault(message) => Err(Stop::Userfault(message)),
         FaultResult::Reload => unreachable!("handle_mm_fault tries again by itself"),
     }
 }

@@ -7,10 +7,53 @@ use crate::{
     events::Event,
     fault::vm_fault::{FaultGuard, FaultResult, VmFault},
     ids::ShmId,
-    vma::refusal::Refusal,
+    vma::{refusal::Refusal, vma::Backing},
 };
-use anonmem_frame::TooManySharers;
-use anonmem_hal::{Machine, Pte};
+use anonmem_frame::{FolioRef, TooManySharers};
+use anonmem_hal::{Machine, Marker, Pte};
+use anonmem_pgtable::{Attrs, Cleared, Mapped};
+
+impl<M: Machine, G: FaultGuard<M>> VmFault<'_, M, G> {
+    /// Whether the VMA maps a shared object that has the fault's page.
+    pub(super) fn object_has_page(&self, backing: Backing) -> bool {
+        matches!(backing, Backing::Shared(object) if self.vm.shm_has_page(object, self.index))
+    }
+}
+
+/// Puts the object's page in the place of a userfaultfd's marker, and protected as that says.
+#[cold]
+pub(super) fn map_protected_page<M: Machine, G: FaultGuard<M>>(
+    fault: &VmFault<'_, M, G>,
+    object: ShmId,
+) -> Result<FaultResult, FaultResult> {
+    fault.guard.sleeps(Refusal::Backing)?;
+    let table = fault.table()?;
+    let page = object_page(fault, object)?;
+    let map = page.map_shm(0).map_err(|TooManySharers| FaultResult::Oom)?;
+    let mut entries = fault.lock(table)?;
+    if !matches!(entries.mapped(fault.va), Mapped::Marker(Marker::UffdWp)) {
+        return Err(FaultResult::Reload);
+    }
+    let attrs = fault.attrs();
+    let attrs = Attrs { prot: attrs.prot.write_protected(), uffd_wp: true, ..attrs };
+    let Cleared::Marker(_) = entries.exchange(fault.va, map, attrs) else { unreachable!("it was a marker") };
+    drop(entries);
+    fault.slot.add_shared(1);
+    fault.vm.count(Event::FaultShared);
+    Ok(FaultResult::Done)
+}
+
+/// The object's page, made if need be.
+fn object_page<'a, M: Machine, G: FaultGuard<M>>(
+    fault: &VmFault<'a, M, G>,
+    object: ShmId,
+) -> Result<FolioRef<'a, M>, FaultResult> {
+    match fault.vm.shm_page(object, fault.index) {
+        Ok(page) => Ok(page),
+        Err(Error::BadAddress | Error::Limit(_)) => Err(FaultResult::Bus),
+        Err(_) => Err(FaultResult::Oom),
+    }
+}
 
 /// Fills the empty entry of a VMA that maps a shared object.
 pub(super) fn do_shared_fault<M: Machine, G: FaultGuard<M>>(
@@ -19,11 +62,7 @@ pub(super) fn do_shared_fault<M: Machine, G: FaultGuard<M>>(
 ) -> Result<FaultResult, FaultResult> {
     fault.guard.sleeps(Refusal::Backing)?;
     let table = fault.table()?;
-    let page = match fault.vm.shm_page(object, fault.index) {
-        Ok(page) => page,
-        Err(Error::BadAddress | Error::Limit(_)) => return Err(FaultResult::Bus),
-        Err(_) => return Err(FaultResult::Oom),
-    };
+    let page = object_page(fault, object)?;
     let map = page.map_shm(0).map_err(|TooManySharers| FaultResult::Oom)?;
     let mut entries = fault.lock(table)?;
     if entries.get(fault.va) != Pte::None {

@@ -11,8 +11,8 @@
 use crate::{
     error::Error,
     events::Event,
-    fault::vm_fault::{FaultAccess, FaultOutcome},
-    ids::VmaId,
+    fault::vm_fault::{FaultAccess, FaultOutcome, Waits},
+    ids::{UffdMessageId, VmaId},
     mm::{Mm, mmap_lock::MmapWriteGuard},
     vma::flags::VmFlags,
 };
@@ -20,20 +20,30 @@ use anonmem_hal::{Machine, PAGE_SHIFT, Va, VaRange};
 
 impl<M: Machine> Mm<'_, M> {
     /// Resolves a fault that was in the hole below a stack a moment ago.
-    pub(super) fn fault_below_stack(&self, va: Va, access: FaultAccess) -> FaultOutcome {
+    ///
+    /// # Errors
+    /// As [`fault_in_vma`](Self::fault_in_vma); no lock is held any more.
+    pub(super) fn fault_below_stack(
+        &self,
+        va: Va,
+        access: FaultAccess,
+        waits: Waits,
+    ) -> Result<FaultOutcome, UffdMessageId> {
         let slot = self.slot();
         let guard = self.write();
-        let Some((range, id)) = slot.tree.find(self.vm.nodes(), va) else { return FaultOutcome::SegvMaperr };
+        let Some((range, id)) = slot.tree.find(self.vm.nodes(), va) else {
+            return Ok(FaultOutcome::SegvMaperr);
+        };
         if range.start > va {
             if !self.vm.vma(id).flags().contains(VmFlags::GROWSDOWN) {
-                return FaultOutcome::SegvMaperr;
+                return Ok(FaultOutcome::SegvMaperr);
             }
             if guard.expand_downwards(id, va.page_down()).is_err() {
-                return FaultOutcome::SegvMaperr;
+                return Ok(FaultOutcome::SegvMaperr);
             }
             self.vm.count(Event::FaultStackGrowth);
         }
-        self.fault_in_vma(&guard, id, va, access)
+        self.fault_in_vma(&guard, id, va, access, waits)
     }
 }
 

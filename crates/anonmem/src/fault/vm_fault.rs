@@ -1,7 +1,7 @@
 //! One fault: what it knows of its VMA, and what its paths may assume.
 
 use crate::{
-    ids::{AnonVmaId, VmaId},
+    ids::{AnonVmaId, UffdMessageId, VmaId},
     mm::{
         mmap_lock::{MmapHeld, MmapReadGuard, MmapWriteGuard},
         slot::MmSlot,
@@ -11,7 +11,7 @@ use crate::{
     vma::{flags::VmFlags, lock::VmaReadGuard, refusal::Refusal},
 };
 use anonmem_frame::{NewFolio, OutOfMemory};
-use anonmem_hal::{Machine, Pte, SoftLeaf, Va};
+use anonmem_hal::{Machine, Present, Pte, SoftLeaf, Va};
 use anonmem_pgtable::{Attrs, CanInstall, Dirty, PteGuard, PteSnapshot, PteTable};
 
 /// What an access does.
@@ -64,6 +64,8 @@ pub(crate) enum FaultResult {
     Reload,
     /// Not under this guard, which is still held: try a stronger one.
     Refused(Refusal),
+    /// A userfaultfd was asked: let go of all locks, wait, and fault again.
+    Userfault(UffdMessageId),
     /// No memory.
     Oom,
     /// The address has a guard marker.
@@ -82,6 +84,17 @@ impl From<Refusal> for FaultResult {
     fn from(why: Refusal) -> Self {
         Self::Refused(why)
     }
+}
+
+/// For whom a fault may wait for a userfaultfd.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Waits {
+    /// For a program, whose access trapped.
+    Program,
+    /// For the kernel, which works for a program.
+    Kernel,
+    /// It may not: the caller holds locks.
+    Never,
 }
 
 /// A guard that a fault may run under: it keeps the VMA as it is and lets entries be filled, or can tell
@@ -131,11 +144,14 @@ pub(crate) struct VmFault<'a, M: Machine, G> {
     pub(crate) slot: &'a MmSlot<M>,
     /// What keeps the VMA, or tells whether it is still the same.
     pub(crate) guard: &'a G,
-    pub(super) id: VmaId,
+    pub(crate) id: VmaId,
     /// The page's address.
     pub(crate) va: Va,
+    /// The address that was accessed.
+    pub(crate) exact: Va,
+    pub(crate) waits: Waits,
     pub(crate) access: FaultAccess,
-    pub(super) flags: VmFlags,
+    pub(crate) flags: VmFlags,
     /// The page's linear index.
     pub(super) index: u64,
     pub(super) anon_vma: Option<AnonVmaId>,
@@ -148,12 +164,13 @@ impl<'a, M: Machine, G: FaultGuard<M>> VmFault<'a, M, G> {
         slot: &'a MmSlot<M>,
         guard: &'a G,
         id: VmaId,
-        va: Va,
+        exact: Va,
         access: FaultAccess,
+        waits: Waits,
     ) -> Self {
-        let (vma, va) = (vm.vma(id), va.page_down());
+        let (vma, va) = (vm.vma(id), exact.page_down());
         let (flags, index, anon_vma) = (vma.flags(), vma.index_of(va), Rmap::stamp(vma));
-        Self { vm, slot, guard, id, va, access, flags, index, anon_vma }
+        Self { vm, slot, guard, id, va, exact, waits, access, flags, index, anon_vma }
     }
 
     /// The anon_vma that a new page will belong to.
@@ -196,7 +213,7 @@ impl<'a, M: Machine, G: FaultGuard<M>> VmFault<'a, M, G> {
 
     /// Locks the table, if what was read of the VMA still holds under the lock.
     #[inline]
-    pub(super) fn lock(&self, table: PteTable<'a, M, G>) -> Result<PteGuard<'a, M, G>, FaultResult> {
+    pub(crate) fn lock(&self, table: PteTable<'a, M, G>) -> Result<PteGuard<'a, M, G>, FaultResult> {
         let entries = table.lock();
         self.guard.still_holds()?;
         Ok(entries)
@@ -228,12 +245,14 @@ impl<'a, M: Machine, G: FaultGuard<M>> VmFault<'a, M, G> {
         Attrs { prot: self.flags.protection(), young: true, dirty, uffd_wp: false }
     }
 
-    /// What the entry for a copy says. A page that is only unshared is not written yet: the first write says
+    /// What the entry for a copy says, in place of the one for the old page. A page that is only unshared is not written yet: the first write says
     /// so.
-    pub(super) fn attrs_of_copy(&self) -> Attrs {
+    pub(super) fn attrs_of_copy(&self, old: Present) -> Attrs {
         let attrs = self.attrs();
         match self.access {
-            FaultAccess::Unshare => Attrs { prot: attrs.prot.write_protected(), ..attrs },
+            FaultAccess::Unshare => {
+                Attrs { prot: attrs.prot.write_protected(), uffd_wp: old.uffd_wp, ..attrs }
+            }
             FaultAccess::Read | FaultAccess::Write | FaultAccess::Exec => attrs,
         }
     }

@@ -18,6 +18,8 @@
 use crate::{
     events::Event,
     fault::vm_fault::{FaultAccess, FaultGuard, FaultResult, VmFault},
+    userfaultfd::{context::UffdReason, fault::handle_userfault},
+    vma::flags::VmFlags,
 };
 use anonmem_frame::{FolioOwner, FolioRef, SharedRef};
 use anonmem_hal::{FlushRange, Machine, Pte, VaRange};
@@ -31,6 +33,8 @@ enum Verdict<'a, M: Machine> {
     Zero,
     /// Others may have it: copy. The reference keeps it meanwhile, and keeps others from reusing it.
     Copy(FolioRef<'a, M>),
+    /// A userfaultfd has protected it against writes.
+    Protected,
     /// The entry is no longer what trapped.
     Gone,
 }
@@ -42,6 +46,7 @@ pub(super) fn do_wp_page<'a, M: Machine, G: FaultGuard<M>>(
     mut entries: PteGuard<'a, M, G>,
 ) -> Result<FaultResult, FaultResult> {
     match judge(fault, &entries) {
+        Verdict::Protected => userfault(fault, entries),
         Verdict::Reuse => {
             entries.upgrade(fault.va, fault.dirty());
             // CPUs that keep the read-only translation trap, and find this entry.
@@ -58,6 +63,10 @@ fn judge<'a, M: Machine, G: FaultGuard<M>>(
     fault: &VmFault<'a, M, G>,
     entries: &PteGuard<'a, M, G>,
 ) -> Verdict<'a, M> {
+    let protected = fault.flags.contains(VmFlags::UFFD_WP) && fault.access == FaultAccess::Write;
+    if protected && matches!(entries.get(fault.va), Pte::Present(present) if present.uffd_wp) {
+        return Verdict::Protected;
+    }
     match entries.mapped(fault.va) {
         Mapped::Zero(_) => Verdict::Zero,
         // A shared object's page is read-only only until it is written through this entry.
@@ -71,6 +80,20 @@ fn judge<'a, M: Machine, G: FaultGuard<M>>(
         }
         Mapped::None | Mapped::Swap(..) | Mapped::Migration(..) | Mapped::Marker(_) => Verdict::Gone,
     }
+}
+
+/// A write to what a userfaultfd has protected: it is asked, unless it lets writes end their protection.
+#[cold]
+fn userfault<'a, M: Machine, G: FaultGuard<M>>(
+    fault: &VmFault<'a, M, G>,
+    mut entries: PteGuard<'a, M, G>,
+) -> Result<FaultResult, FaultResult> {
+    if fault.uffd_is_async() {
+        entries.clear_uffd_wp(fault.va);
+        return Err(FaultResult::Reload);
+    }
+    drop(entries);
+    Err(handle_userfault(fault, UffdReason::WriteProtected))
 }
 
 /// Makes the page exclusive if this entry is all that is left of its sharers. A page of an ancestor's becomes
@@ -98,15 +121,12 @@ fn wp_page_copy<'a, M: Machine, G: FaultGuard<M>>(
     entries: PteGuard<'a, M, G>,
     old: Option<FolioRef<'a, M>>,
 ) -> Result<FaultResult, FaultResult> {
-    let page = match entries.get(fault.va) {
-        Pte::Present(present) => present.pfn,
-        Pte::None | Pte::Soft(_) => return Err(FaultResult::Reload),
-    };
+    let Pte::Present(present) = entries.get(fault.va) else { return Err(FaultResult::Reload) };
     let snapshot = entries.unlock(fault.va);
     let anon_vma = fault.anon_vma()?;
     let new = fault.alloc()?;
     match &old {
-        Some(_) => new.copy_from(page),
+        Some(_) => new.copy_from(present.pfn),
         None => new.zero(),
     }
     let mut entries = fault.relock(snapshot)?;
@@ -123,7 +143,7 @@ fn wp_page_copy<'a, M: Machine, G: FaultGuard<M>>(
     fault.slot.space.flush(&fault.vm.frames, FlushRange::Range(VaRange::page(fault.va)));
     fault.vm.count(Event::TlbFlush);
     let new = new.into_exclusive_anon(anon_vma.raw(), fault.index);
-    entries.install(fault.va, new, fault.attrs_of_copy());
+    entries.install(fault.va, new, fault.attrs_of_copy(present));
     drop(entries);
     match replaced {
         Cleared::Shared(map, _) => {

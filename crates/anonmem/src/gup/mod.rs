@@ -32,9 +32,9 @@ use crate::{
     events::Event,
     fault::{
         handle_mm_fault,
-        vm_fault::{FaultAccess, FaultResult, VmFault},
+        vm_fault::{FaultAccess, FaultOutcome, FaultResult, VmFault, Waits},
     },
-    ids::VmaId,
+    ids::{UffdMessageId, VmaId},
     mm::{Mm, mmap_lock::MmapReadGuard},
     vma::flags::VmFlags,
 };
@@ -127,12 +127,18 @@ impl<'v, M: Machine> Mm<'v, M> {
             let (mapped, id) = found.ok_or(Error::BadAddress)?;
             check_vma_flags(self.vm.vma(id).flags(), flags)?;
             let part = VaRange { start, end: batch.min(mapped.end) };
-            self.pin_in_vma(&guard, id, pinned, part, flags)?;
+            if let Some(message) = self.pin_in_vma(&guard, id, pinned, part, flags)? {
+                drop(guard);
+                if self.vm.wait_for_userfault(message, Waits::Kernel) != FaultOutcome::Done {
+                    return Err(Error::BadAddress);
+                }
+            }
         }
         Ok(())
     }
 
-    /// Pins the pages of `part`, which is in one VMA.
+    /// Pins the pages of `part`, which is in one VMA; or stops at one that a userfaultfd was sent a message
+    /// about, which it returns.
     fn pin_in_vma(
         &self,
         guard: &MmapReadGuard<'_, M>,
@@ -140,7 +146,7 @@ impl<'v, M: Machine> Mm<'v, M> {
         pinned: &mut PinnedRange<'v, M>,
         part: VaRange,
         flags: PinFlags,
-    ) -> Result<(), Error> {
+    ) -> Result<Option<UffdMessageId>, Error> {
         anonmem_hal::debug_check_eq!(M, guard.id(), self.id, "the lock of another address space");
         let vma = self.vm.vma(id).flags();
         while pinned.range().end < part.end {
@@ -150,9 +156,12 @@ impl<'v, M: Machine> Mm<'v, M> {
             if flags.contains(PinFlags::NOFAULT) {
                 return Err(Error::BadAddress);
             }
-            self.fault_for_pin(guard, id, pinned.range().end, access)?;
+            let waits = self.fault_for_pin(guard, id, pinned.range().end, access)?;
+            if waits.is_some() {
+                return Ok(waits);
+            }
         }
-        Ok(())
+        Ok(None)
     }
 
     /// Pins pages that are there, from the start of `rest` on, as far as its table and they go.
@@ -185,7 +194,7 @@ impl<'v, M: Machine> Mm<'v, M> {
         next
     }
 
-    /// Faults a page in, or makes it the program's own.
+    /// Faults a page in, or makes it the program's own, or returns the message that a userfaultfd was sent.
     #[doc(alias = "faultin_page")]
     fn fault_for_pin(
         &self,
@@ -193,11 +202,12 @@ impl<'v, M: Machine> Mm<'v, M> {
         id: VmaId,
         va: Va,
         access: FaultAccess,
-    ) -> Result<(), Error> {
+    ) -> Result<Option<UffdMessageId>, Error> {
         // What the mapping allows was asked by `check_vma_flags`, which knows of force.
-        let fault = VmFault::new(self.vm, guard.slot(), guard, id, va, access);
+        let fault = VmFault::new(self.vm, guard.slot(), guard, id, va, access, Waits::Kernel);
         match handle_mm_fault(&fault) {
-            FaultResult::Done => Ok(()),
+            FaultResult::Done => Ok(None),
+            FaultResult::Userfault(message) => Ok(Some(message)),
             FaultResult::Oom => Err(Error::OutOfMemory),
             FaultResult::Segv | FaultResult::Bus => Err(Error::BadAddress),
             FaultResult::Refused(why) => unreachable!("{why:?} under the mmap lock"),

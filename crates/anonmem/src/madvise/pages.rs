@@ -6,13 +6,14 @@ use crate::{
     error::Error,
     fault::{
         handle_mm_fault,
-        vm_fault::{FaultAccess, FaultResult, VmFault},
+        vm_fault::{FaultAccess, FaultResult, VmFault, Waits},
     },
     ids::VmaId,
     mm::{Mm, mmap_lock::MmapReadGuard},
     reclaim::shrink::{Age, PageoutBatch},
+    userfaultfd::events::Changes,
     vma::{flags::VmFlags, vma::Backing},
-    zap::{Zapped, discard_range, zap_entry},
+    zap::{Zapped, discard_protected_range, discard_range, zap_entry},
 };
 use anonmem_frame::FolioOwner;
 use anonmem_hal::{Machine, Pte, SoftLeaf, VaRange};
@@ -24,32 +25,97 @@ const MAX_IDLE: u32 = 3;
 impl<M: Machine> Mm<'_, M> {
     pub(super) fn madvise_pages(&self, range: VaRange, advice: PageAdvice) -> Result<(), Error> {
         let guard = self.read();
+        if advice.drops() && guard.slot().has_uffd() {
+            drop(guard);
+            return self.vm.reclaiming(|| self.madvise_told(range, advice));
+        }
         self.for_each_part(guard.slot(), range, |id, part| {
-            if self.vm.vma(id).flags().contains(VmFlags::LOCKED) && !advice.is_for_locked() {
-                return Err(Error::Invalid("the pages of a locked mapping stay as they are"));
-            }
-            match advice {
-                PageAdvice::DontNeed | PageAdvice::DontNeedLocked => guard.dont_need(part),
-                PageAdvice::Free => guard.madvise_free(id, part)?,
-                PageAdvice::Remove => guard.madvise_remove(id, part)?,
-                PageAdvice::WillNeed => self.madvise_willneed(&guard, id, part),
-                PageAdvice::Cold => guard.madvise_cold(part),
-                PageAdvice::PageOut => self.madvise_pageout(&guard, part),
-                PageAdvice::GuardInstall => guard.guard_install(id, part)?,
-                PageAdvice::GuardRemove => guard.guard_remove(part),
-            }
-            Ok(())
+            self.may_advise(id, advice)?;
+            self.advise_part(&guard, id, part, advice)
         })
+    }
+
+    fn may_advise(&self, id: VmaId, advice: PageAdvice) -> Result<(), Error> {
+        if self.vm.vma(id).flags().contains(VmFlags::LOCKED) && !advice.is_for_locked() {
+            return Err(Error::Invalid("the pages of a locked mapping stay as they are"));
+        }
+        Ok(())
+    }
+
+    fn advise_part(
+        &self,
+        guard: &MmapReadGuard<'_, M>,
+        id: VmaId,
+        part: VaRange,
+        advice: PageAdvice,
+    ) -> Result<(), Error> {
+        match advice {
+            PageAdvice::DontNeed | PageAdvice::DontNeedLocked => guard.dont_need(id, part),
+            PageAdvice::Free => guard.madvise_free(id, part)?,
+            PageAdvice::Remove => guard.madvise_remove(id, part)?,
+            PageAdvice::WillNeed => self.madvise_willneed(guard, id, part),
+            PageAdvice::Cold => guard.madvise_cold(part),
+            PageAdvice::PageOut => self.madvise_pageout(guard, part),
+            PageAdvice::GuardInstall => guard.guard_install(id, part)?,
+            PageAdvice::GuardRemove => guard.guard_remove(part),
+        }
+        Ok(())
+    }
+
+    /// Drops pages, VMA by VMA, after whoever watches them has been told. The lock is let go for that, so
+    /// what is mapped is looked up anew.
+    #[doc(alias = "userfaultfd_remove")]
+    fn madvise_told(&self, range: VaRange, advice: PageAdvice) -> Result<(), Error> {
+        let (slot, nodes) = (self.slot(), self.vm.nodes());
+        let (mut rest, mut mapped) = (range, 0);
+        loop {
+            let mut changes = Changes::none(self.vm);
+            let mut guard = self.read();
+            let Some((whole, id)) = slot.tree.find(nodes, rest.start) else { break };
+            let Some(part) = whole.intersect(rest) else { break };
+            self.may_advise(id, advice)?;
+            let (mut id, mut part) = (id, part);
+            if changes.remove(id, part)? {
+                changes.tell();
+                drop(guard);
+                changes.wait();
+                guard = self.read();
+                let found = slot.tree.find_containing(nodes, part.start);
+                let Some((now, found)) = found else { return Err(Error::NotMapped) };
+                (id, part) = (found, VaRange { start: part.start, end: part.end.min(now.end) });
+                self.may_advise(id, advice)?;
+            }
+            self.advise_part(&guard, id, part, advice)?;
+            drop(guard);
+            mapped += part.len();
+            rest.start = part.end;
+        }
+        if mapped == range.len() { Ok(()) } else { Err(Error::NotMapped) }
+    }
+}
+
+impl PageAdvice {
+    /// Whether pages are dropped, so that whoever watches them is told.
+    const fn drops(self) -> bool {
+        match self {
+            Self::DontNeed | Self::DontNeedLocked | Self::Free | Self::Remove => true,
+            Self::WillNeed | Self::Cold | Self::PageOut | Self::GuardInstall | Self::GuardRemove => false,
+        }
     }
 }
 
 impl<M: Machine> MmapReadGuard<'_, M> {
     /// Drops the pages; markers stay.
     #[doc(alias = "madvise_dontneed_single_vma")]
-    fn dont_need(&self, part: VaRange) {
-        let slot = self.slot();
+    fn dont_need(&self, id: VmaId, part: VaRange) {
+        let (slot, vma) = (self.slot(), self.objects.vma(id));
         let mut gather = self.objects.gather(&slot.space, Teardown::Range);
-        discard_range(self.objects, slot, self, &mut gather, part);
+        let protected = vma.flags().contains(VmFlags::UFFD_WP);
+        if protected && matches!(vma.backing(), Backing::Shared(_)) {
+            discard_protected_range(self.objects, slot, self, &mut gather, part);
+        } else {
+            discard_range(self.objects, slot, self, &mut gather, part);
+        }
         gather.finish();
     }
 
@@ -100,7 +166,7 @@ impl<M: Machine> Mm<'_, M> {
                 if !matches!(table.peek(va), Pte::Soft(SoftLeaf::Swap { .. })) {
                     continue;
                 }
-                let fault = VmFault::new(self.vm, slot, guard, id, va, FaultAccess::Read);
+                let fault = VmFault::new(self.vm, slot, guard, id, va, FaultAccess::Read, Waits::Never);
                 if matches!(handle_mm_fault(&fault), FaultResult::Oom) {
                     return;
                 }
@@ -198,7 +264,7 @@ impl<M: Machine> MmapReadGuard<'_, M> {
             Backing::Source(_) => Err(Error::AccessDenied),
             Backing::Shared(_) if !vma.flags().contains(VmFlags::MAYWRITE) => Err(Error::AccessDenied),
             Backing::Shared(object) => {
-                self.dont_need(part);
+                self.dont_need(id, part);
                 self.objects.shm_punch(object, vma.index_of(part.start), part.pages().0);
                 Ok(())
             }

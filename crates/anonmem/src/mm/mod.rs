@@ -232,6 +232,18 @@ impl<'v, M: Machine> Mm<'v, M> {
     }
 }
 
+impl<'v, M: Machine> MmGrab<'v, M> {
+    /// Gives the grab to whoever keeps the name.
+    pub(crate) fn into_id(self) -> MmId {
+        core::mem::ManuallyDrop::new(self).id
+    }
+
+    /// Takes back what [`into_id`](Self::into_id) gave.
+    pub(crate) fn from_id(objects: &'v Objects<M>, id: MmId) -> Self {
+        Self { objects, id }
+    }
+}
+
 impl<M: Machine> MmGrab<'_, M> {
     pub(crate) fn slot(&self) -> &MmSlot<M> {
         self.objects.mm_slot(self.id)

@@ -38,6 +38,8 @@ pub(crate) struct MmSlot<M: Machine> {
     pub(crate) counts: MmCounts<M>,
     /// Pages that are pinned for long, at most `locked_limit` (`pinned_vm`).
     pub(crate) pinned: Atomic<u64, M>,
+    /// 1 once a userfaultfd was registered with any of it. Under the mmap lock.
+    uffd: Plain<u64, M>,
     /// First byte of the heap. Under the mmap lock.
     pub(crate) start_brk: Plain<u64, M>,
     /// End of the heap. Under the mmap lock.
@@ -119,6 +121,7 @@ impl<M: Machine> SlabItem<M> for MmSlot<M> {
         Field::new("tree.len", offset_of!(Self, tree.len)),
         Field::new("counts", offset_of!(Self, counts)),
         Field::new("pinned", offset_of!(Self, pinned)),
+        Field::new("uffd", offset_of!(Self, uffd)),
         Field::new("start_brk", offset_of!(Self, start_brk)),
         Field::new("brk", offset_of!(Self, brk)),
         Field::new("mmap_base", offset_of!(Self, mmap_base)),
@@ -150,6 +153,7 @@ impl<M: Machine> SlabItem<M> for MmSlot<M> {
                 committed: Plain::new(0),
             },
             pinned: Atomic::new(0),
+            uffd: Plain::new(0),
             start_brk: Plain::new(0),
             brk: Plain::new(0),
             mmap_base: Plain::new(0),
@@ -177,7 +181,7 @@ impl<M: Machine> MmSlot<M> {
 
     pub(super) fn init(&self) {
         self.mmap_base.set(Self::default_mmap_base());
-        for zeroed in [&self.start_brk, &self.brk, &self.def_flags] {
+        for zeroed in [&self.start_brk, &self.brk, &self.def_flags, &self.uffd] {
             zeroed.set(0);
         }
         self.stack_limit.set(DEFAULT_STACK_LIMIT);
@@ -185,6 +189,16 @@ impl<M: Machine> MmSlot<M> {
             unlimited.set(u64::MAX);
         }
         self.pages.peak.store(0, Ordering::Relaxed);
+    }
+
+    /// Whether a userfaultfd was ever registered with any of it.
+    pub(crate) fn has_uffd(&self) -> bool {
+        self.uffd.get() != 0
+    }
+
+    /// Notes that one is.
+    pub(crate) fn note_uffd(&self) {
+        self.uffd.set(1);
     }
 
     /// Mapped pages.

@@ -152,10 +152,13 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
         let (fresh, charged) = (prepared.fresh, prepared.charged);
         let replaced = self.unmap_cut_and(work.to, Tables::Keep);
         let id = self.vma_from(work.from.start);
-        let flags = objects.vma(id).flags();
         if let Some(fresh) = fresh {
             self.leave_behind(id, fresh);
         }
+        if !objects.uffd_follows(id) {
+            self.unwatch(id);
+        }
+        let flags = objects.vma(id).flags();
         self.relocate(id, work, prepared);
         let grown = work.to.pages().0 as i64 - work.from.pages().0 as i64;
         slot.counts.add_vma(flags, grown);
@@ -180,6 +183,7 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
         let flags = vma.flags() - (VmFlags::LOCKED | VmFlags::LOCKONFAULT);
         objects.backing_get(vma.backing());
         objects.vma(fresh).init(self.id(), vma.range(), vma.pgoff(), flags, vma.backing());
+        objects.vma(fresh).watch_as(vma, vma.uffd());
         objects.vma(fresh).attach(self);
     }
 

@@ -9,7 +9,7 @@ use crate::{
     events::Event,
     reclaim::SWAP_CLUSTER_MAX,
     rmap::{
-        referenced::folio_referenced,
+        referenced::folio_referenced_by_reclaim,
         unmap::{UnmapTo, Unmapped, try_to_unmap},
     },
     swap::slot::SwapRef,
@@ -118,8 +118,8 @@ impl<M: Machine> Vm<M> {
     fn folio_check_references(&self, page: &FolioRef<'_, M>) -> Shrunk {
         let folio = page.folio();
         let was_used = || {
-            let found = folio_referenced(self, folio);
-            found.young > 0 || found.locked
+            let found = folio_referenced_by_reclaim(self, page);
+            found.is_none_or(|found| found.young > 0 || found.locked)
         };
         if page.test_and_clear_referenced() || was_used() {
             page.set_idle(0);

@@ -32,7 +32,7 @@ use crate::{
     },
     vma::{compatible::anon_vma_compatible, vma::Vma},
 };
-use anonmem_frame::{Link, OutOfMemory};
+use anonmem_frame::{Folio, Link, Mapping, OutOfMemory};
 use anonmem_hal::Machine;
 use anonmem_sync::{Ordering, RwSemReadGuard, RwSemWriteGuard, order::AnonVmaRoot};
 
@@ -71,6 +71,25 @@ pub(crate) struct AnonVmaWriteGuard<'v, M: Machine> {
     objects: &'v Objects<M>,
     root: AnonVmaId,
     _root: RwSemWriteGuard<'v, M, AnonVmaRoot, ()>,
+}
+
+impl<'v, M: Machine> AnonVmaWriteGuard<'v, M> {
+    /// The guard of `anon_vma`'s root, which `lock` is the lock of.
+    pub(super) fn of(
+        objects: &'v Objects<M>,
+        anon_vma: AnonVmaId,
+        lock: RwSemWriteGuard<'v, M, AnonVmaRoot, ()>,
+    ) -> Self {
+        let root = objects.anon_vma(anon_vma).root().expect("an anon_vma in use has a root");
+        Self { objects, root, _root: lock }
+    }
+
+    /// Whether the folio, which is mapped and whose anon_vma stays what it is, is of the family.
+    pub(super) fn guards(&self, folio: Folio<'_, M>) -> bool {
+        let Mapping::Anon(raw) = folio.mapping() else { return false };
+        let anon_vma = self.objects.anon_vmas.resolve(&self.objects.frames, raw);
+        anon_vma.is_some_and(|id| self.objects.anon_vma(id).root() == Some(self.root))
+    }
 }
 
 impl<M: Machine> IntervalNodes<M, ChainTag> for Objects<M> {

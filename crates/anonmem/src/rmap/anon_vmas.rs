@@ -9,17 +9,17 @@ use crate::{
     objects::Objects,
     rmap::{
         anon_vma::{
-            AnonVmaReadGuard, anon_vma_clone, anon_vma_fork, anon_vma_prepare, anon_vmas_merge, dup_anon_vma,
-            is_singular, unlink_anon_vmas,
+            AnonVmaReadGuard, AnonVmaWriteGuard, anon_vma_clone, anon_vma_fork, anon_vma_prepare,
+            anon_vmas_merge, dup_anon_vma, is_singular, unlink_anon_vmas,
         },
-        folio::folio_lock_anon_vma_read,
+        folio::{folio_lock_anon_vma_read, folio_lock_anon_vma_write},
         hit::{Form, RmapHit},
         reverse_map::ReverseMap,
         walk::walk,
     },
     vma::vma::Vma,
 };
-use anonmem_frame::{Folio, OutOfMemory};
+use anonmem_frame::{Folio, FolioGuard, OutOfMemory};
 use anonmem_hal::Machine;
 use core::ops::ControlFlow;
 
@@ -30,6 +30,11 @@ impl<M: Machine> ReverseMap<M> for AnonVmas {
     type Stamp = AnonVmaId;
     type Locked<'v>
         = AnonVmaReadGuard<'v, M>
+    where
+        M: 'v;
+
+    type Moving<'v>
+        = AnonVmaWriteGuard<'v, M>
     where
         M: 'v;
 
@@ -91,6 +96,17 @@ impl<M: Machine> ReverseMap<M> for AnonVmas {
 
     fn lock<'v>(objects: &'v Objects<M>, folio: Folio<'_, M>) -> Option<AnonVmaReadGuard<'v, M>> {
         folio_lock_anon_vma_read(objects, folio)
+    }
+
+    fn lock_to_move<'v>(
+        objects: &'v Objects<M>,
+        lock: &FolioGuard<'_, M>,
+    ) -> Option<AnonVmaWriteGuard<'v, M>> {
+        folio_lock_anon_vma_write(objects, lock.folio())
+    }
+
+    fn moves_under(locked: &AnonVmaWriteGuard<'_, M>, folio: Folio<'_, M>) -> bool {
+        locked.guards(folio)
     }
 
     #[inline]

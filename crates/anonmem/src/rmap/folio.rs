@@ -22,7 +22,10 @@
 use crate::{
     ids::AnonVmaId,
     objects::Objects,
-    rmap::{anon_vma::AnonVmaReadGuard, objects::AnonVma},
+    rmap::{
+        anon_vma::{AnonVmaReadGuard, AnonVmaWriteGuard},
+        objects::AnonVma,
+    },
 };
 use anonmem_frame::{Folio, Mapping, MappingWord};
 use anonmem_hal::Machine;
@@ -45,6 +48,29 @@ pub fn folio_lock_anon_vma_read<'v, M: Machine>(
     objects: &'v Objects<M>,
     folio: Folio<'_, M>,
 ) -> Option<AnonVmaReadGuard<'v, M>> {
+    let (anon_vma, _root) = lock_and_recheck(objects, folio, |root| objects.anon_vma(root).lock().read())?;
+    Some(AnonVmaReadGuard { objects, anon_vma, _root })
+}
+
+/// The same for writing: no walk runs that does not hold the folio's lock.
+///
+/// # Locks
+/// As [`folio_lock_anon_vma_read`]. Sleeps.
+pub(super) fn folio_lock_anon_vma_write<'v, M: Machine>(
+    objects: &'v Objects<M>,
+    folio: Folio<'_, M>,
+) -> Option<AnonVmaWriteGuard<'v, M>> {
+    let (anon_vma, lock) = lock_and_recheck(objects, folio, |root| objects.anon_vma(root).lock().write())?;
+    Some(AnonVmaWriteGuard::of(objects, anon_vma, lock))
+}
+
+/// Locks the root of the folio's anon_vma, and asks again whether it is that; also says which anon_vma.
+#[inline]
+fn lock_and_recheck<M: Machine, L>(
+    objects: &Objects<M>,
+    folio: Folio<'_, M>,
+    lock: impl Fn(AnonVmaId) -> L,
+) -> Option<(AnonVmaId, L)> {
     loop {
         let word = folio.mapping_word();
         let id = anon_vma_of(objects, word)?;
@@ -54,9 +80,9 @@ pub fn folio_lock_anon_vma_read<'v, M: Machine>(
         let anon_vma = objects.anon_vma(id);
         let Some(root) = anon_vma.root() else { continue };
         // What the slot is by the time that the lock is ours is asked below.
-        let guard = objects.anon_vma(root).lock().read();
+        let guard = lock(root);
         match recheck(folio, word, anon_vma, root) {
-            Recheck::Right => return Some(AnonVmaReadGuard { objects, anon_vma: id, _root: guard }),
+            Recheck::Right => return Some((id, guard)),
             Recheck::Unmapped => return None,
             Recheck::Changed => drop(guard),
         }

@@ -3,11 +3,12 @@
 //! Linux: mm/rmap.c `folio_referenced`.
 
 use crate::{
+    config::MoveLocks,
     objects::Objects,
     rmap::{Rmap, hit::Form, reverse_map::ReverseMap},
     vma::flags::VmFlags,
 };
-use anonmem_frame::Folio;
+use anonmem_frame::{Folio, FolioOwner, FolioRef};
 use anonmem_hal::Machine;
 use core::ops::ControlFlow;
 
@@ -22,11 +23,28 @@ pub struct Referenced {
     pub locked: bool,
 }
 
+/// What reclaim asks of a folio; `None` if the folio is locked, and may be moving
+/// ([`MoveLocks::Folio`](crate::MoveLocks)).
+///
+/// # Locks
+/// Tries the folio lock where a page that moves is guarded by it alone; then as [`folio_referenced`].
+pub fn folio_referenced_by_reclaim<M: Machine>(
+    objects: &Objects<M>,
+    page: &FolioRef<'_, M>,
+) -> Option<Referenced> {
+    let _lock = match objects.config.move_locks {
+        MoveLocks::AnonVma => None,
+        MoveLocks::Folio => Some(page.try_lock()?),
+    };
+    Some(folio_referenced(objects, page.folio()))
+}
+
 /// Counts the mappings through which the folio was accessed since it was last asked, and clears their
 /// accessed bits. The TLB is not flushed: a stale "accessed" costs precision and nothing else.
 ///
 /// # Locks
-/// The caller has a reference to the folio; its lock is not needed.
+/// The caller has a reference to the folio; its lock only with [`MoveLocks::Folio`](crate::MoveLocks), and if
+/// others may move it.
 pub fn folio_referenced<M: Machine>(objects: &Objects<M>, folio: Folio<'_, M>) -> Referenced {
     let mut found = Referenced::default();
     let Some(guard) = Rmap::lock(objects, folio) else { return found };

@@ -21,7 +21,7 @@ use crate::{
     rmap::hit::{Form, RmapHit},
     vma::vma::Vma,
 };
-use anonmem_frame::{Folio, OutOfMemory};
+use anonmem_frame::{Folio, FolioGuard, OutOfMemory};
 use anonmem_hal::Machine;
 use anonmem_pgtable::StableVma;
 use core::ops::ControlFlow;
@@ -34,6 +34,11 @@ pub(crate) trait ReverseMap<M: Machine> {
     /// The lock under which the mappers of a page stand still; entries may be looked at and cleared under it,
     /// never filled.
     type Locked<'v>: StableVma<M>
+    where
+        M: 'v;
+
+    /// The lock under which no walk of a page runs that does not hold the folio's lock.
+    type Moving<'v>
     where
         M: 'v;
 
@@ -97,6 +102,16 @@ pub(crate) trait ReverseMap<M: Machine> {
     /// # Locks
     /// The caller has a reference to the folio, and may or may not hold its lock. Sleeps.
     fn lock<'v>(objects: &'v Objects<M>, folio: Folio<'_, M>) -> Option<Self::Locked<'v>>;
+
+    /// Locks out the walks of a folio that do not hold its lock, which the caller does; `None` if the folio is
+    /// not anonymous or not mapped.
+    ///
+    /// # Locks
+    /// Sleeps.
+    fn lock_to_move<'v>(objects: &'v Objects<M>, lock: &FolioGuard<'_, M>) -> Option<Self::Moving<'v>>;
+
+    /// Whether that lock is the one of this folio, too, which is locked and mapped.
+    fn moves_under(locked: &Self::Moving<'_>, folio: Folio<'_, M>) -> bool;
 
     /// Calls `f` for every entry of `form` that owns a page of `folio`, until it breaks.
     ///

@@ -2,10 +2,17 @@
 
 use super::{Promise, ShmUser, offset};
 use crate::{error::Error, ids::ShmId, vm::Vm};
-use anonmem_frame::FolioRef;
+use anonmem_frame::{FolioRef, NewFolio};
 use anonmem_hal::{Machine, Protection};
 use anonmem_pgtable::{Attrs, Mapped};
 use anonmem_sync::Ordering;
+
+/// What came of adding a page to an object.
+enum Inserted<'v, M: Machine> {
+    New(FolioRef<'v, M>),
+    /// The object had one.
+    Found(FolioRef<'v, M>),
+}
 
 impl<M: Machine> Vm<M> {
     /// Makes an object of `pages` pages, with one user; they are promised, not allocated.
@@ -65,20 +72,70 @@ impl<M: Machine> Vm<M> {
 
     /// Makes the page with index `index`, which is promised.
     fn shm_add(&self, id: ShmId, index: u64) -> Result<FolioRef<'_, M>, Error> {
-        let (object, va) = (self.shm(id), offset(index));
         let new = self.alloc_page()?;
         new.zero();
+        match self.shm_insert(id, index, new) {
+            // Somebody was faster; `new` is freed, and its promise taken back.
+            Ok(Inserted::Found(page)) => {
+                self.uncommit(u64::from(self.shm(id).is_sparse()));
+                Ok(page)
+            }
+            Ok(Inserted::New(page)) => Ok(page),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Makes `new`, which is filled and promised, the page with index `index`, unless there is one.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`], [`Error::Limit`].
+    #[doc(alias = "shmem_add_to_page_cache")]
+    fn shm_insert<'v>(
+        &'v self,
+        id: ShmId,
+        index: u64,
+        new: NewFolio<'v, M>,
+    ) -> Result<Inserted<'v, M>, Error> {
+        let (object, va) = (self.shm(id), offset(index));
         let user = ShmUser(object);
         let table = object.space.walk_alloc(&self.frames, &user, va)?;
         let mut entries = table.lock();
         if let Mapped::Shm(present) = entries.mapped(va) {
-            // Somebody was faster; `new` is freed, and its promise taken back.
-            self.uncommit(u64::from(object.is_sparse()));
-            return Ok(self.frames.try_get(present.pfn).expect("the object's entry owns the page"));
+            let page = self.frames.try_get(present.pfn).expect("the object's entry owns the page");
+            return Ok(Inserted::Found(page));
         }
         let page = new.into_shm(id.raw(), index);
         let map = page.map_shm(0).map_err(|_| Error::Limit("mappings of a page"))?;
         entries.install(va, map, Attrs { prot: Protection::RW, young: false, dirty: false, uffd_wp: false });
-        Ok(page)
+        Ok(Inserted::New(page))
+    }
+
+    /// Makes `new`, which is filled, the page with index `index` of an object that the caller uses.
+    ///
+    /// # Errors
+    /// [`Error::Exists`] if there is one; [`Error::BadAddress`] beyond the object's end;
+    /// [`Error::OutOfMemory`]; [`Error::Limit`] if it may not be promised.
+    #[doc(alias = "shmem_mfill_atomic_pte")]
+    pub(crate) fn shm_fill<'v>(
+        &'v self,
+        id: ShmId,
+        index: u64,
+        new: NewFolio<'v, M>,
+    ) -> Result<FolioRef<'v, M>, Error> {
+        let object = self.shm(id);
+        if index >= object.pages.load(Ordering::Relaxed) {
+            return Err(Error::BadAddress);
+        }
+        let promised = u64::from(object.is_sparse());
+        self.commit(promised)?;
+        match self.shm_insert(id, index, new) {
+            Ok(Inserted::New(page)) => return Ok(page),
+            Ok(Inserted::Found(_)) => self.uncommit(promised),
+            Err(e) => {
+                self.uncommit(promised);
+                return Err(e);
+            }
+        }
+        Err(Error::Exists)
     }
 }

@@ -24,6 +24,10 @@ bitflags::bitflags! {
         const MAYSHARE = 1 << 7;
         /// A stack: an access just below makes it grow.
         const GROWSDOWN = 1 << 8;
+        /// A userfaultfd is asked for pages that are missing.
+        const UFFD_MISSING = 1 << 9;
+        /// A userfaultfd may write-protect pages.
+        const UFFD_WP = 1 << 12;
         /// `mlock`: its pages stay.
         const LOCKED = 1 << 13;
         /// `mlock2(MLOCK_ONFAULT)`: pages stay once they are there.
@@ -50,10 +54,16 @@ bitflags::bitflags! {
         const NOHUGEPAGE = 1 << 30;
         /// `MADV_MERGEABLE`.
         const MERGEABLE = 1 << 31;
+        /// A userfaultfd is asked about pages of shared memory that are there, but not mapped.
+        const UFFD_MINOR = 1 << 41;
     }
 }
 
 impl VmFlags {
+    /// Those that say what a userfaultfd is asked.
+    #[doc(alias = "__VM_UFFD_FLAGS")]
+    pub const UFFD: Self = Self::UFFD_MISSING.union(Self::UFFD_WP).union(Self::UFFD_MINOR);
+
     /// The three that an access is checked against.
     pub const ACCESS: Self = Self::READ.union(Self::WRITE).union(Self::EXEC);
 

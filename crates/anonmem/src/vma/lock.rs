@@ -25,7 +25,7 @@
 
 use super::reshape::Reshaping;
 use crate::{
-    ids::{MmId, VmaId},
+    ids::{MmId, UffdId, VmaId},
     mm::{mmap_lock::MmapWriteGuard, slot::MmSlot},
     objects::Objects,
     vma::{
@@ -144,9 +144,9 @@ impl<M: Machine> VmaWrite<'_, M> {
         self.vma.set_range(range, pgoff);
     }
 
-    /// Sets the attributes.
-    pub(crate) fn set_flags(&self, flags: VmFlags) {
-        self.vma.flags.store(flags.bits(), Ordering::Relaxed);
+    /// Sets the attributes, and the userfaultfd that watches as they say.
+    pub(crate) fn set_flags(&self, flags: VmFlags, uffd: Option<UffdId>) {
+        self.vma.set_flags(flags, uffd);
     }
 }
 

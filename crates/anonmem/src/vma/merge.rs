@@ -25,7 +25,7 @@
 use super::{compatible::backing_continues, reshape::Reshaping};
 use crate::{
     events::Event,
-    ids::VmaId,
+    ids::{UffdId, VmaId},
     mm::{mmap_lock::MmapWriteGuard, slot::MmSlot},
     objects::Objects,
     rmap::{Rmap, reverse_map::ReverseMap},
@@ -48,6 +48,7 @@ pub(crate) struct NewArea {
 }
 
 impl NewArea {
+    /// What is mapped anew is registered with no userfaultfd, so its attributes tell it from what is.
     fn follows<M: Machine>(&self, low: &Vma<M>) -> bool {
         low.flags() == self.flags
             && low.backing() == self.backing
@@ -93,14 +94,20 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
     }
 
     /// Lets a neighbour take over `range`, which is all of VMA `id`, its first or its last part, and is to
-    /// have the attributes `flags`; returns the VMA that covers it then. `None` if no neighbour can, or if
-    /// the range is in the middle.
+    /// have the attributes `flags` and the userfaultfd `uffd`; returns the VMA that covers it then. `None` if
+    /// no neighbour can, or if the range is in the middle.
     #[doc(alias = "vma_merge_existing_range")]
-    pub(crate) fn merge_existing(&self, id: VmaId, range: VaRange, flags: VmFlags) -> Option<VmaId> {
+    pub(crate) fn merge_existing(
+        &self,
+        id: VmaId,
+        range: VaRange,
+        (flags, uffd): (VmFlags, Option<UffdId>),
+    ) -> Option<VmaId> {
         let (objects, slot, vma) = (self.objects, self.slot(), self.objects.vma(id));
         let (at_start, at_end) = (range.start == vma.start(), range.end == vma.end());
         let fits = |near: VmaId, low: &Vma<M>, high: &Vma<M>| {
             objects.vma(near).flags() == flags
+                && objects.vma(near).uffd() == uffd
                 && backing_continues(low, high)
                 && Rmap::can_merge(objects, near, id)
         };
@@ -125,7 +132,7 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
     pub(crate) fn rejoin(&self, at: Va) {
         if let Some(high) = above(self.objects, self.slot(), at) {
             let vma = self.objects.vma(high);
-            self.merge_existing(high, vma.range(), vma.flags());
+            self.merge_existing(high, vma.range(), (vma.flags(), vma.uffd()));
         }
     }
 

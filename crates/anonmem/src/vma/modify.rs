@@ -7,7 +7,7 @@
 
 use crate::{
     error::Error,
-    ids::VmaId,
+    ids::{UffdId, VmaId},
     mm::mmap_lock::MmapWriteGuard,
     vma::{flags::VmFlags, vma::Vma},
 };
@@ -24,6 +24,21 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
     /// [`Error::OutOfMemory`]; [`Error::Limit`] if there would be too many mappings. Nothing has changed.
     #[doc(alias = "vma_modify_flags")]
     pub(crate) fn modify_vma(&self, id: VmaId, range: VaRange, flags: VmFlags) -> Result<VmaId, Error> {
+        self.modify_watched(id, range, flags, self.objects.vma(id).uffd())
+    }
+
+    /// The same, with the userfaultfd `uffd`: some if the attributes say so.
+    ///
+    /// # Errors
+    /// As [`modify_vma`](Self::modify_vma).
+    #[doc(alias = "vma_modify_flags_uffd")]
+    pub(crate) fn modify_watched(
+        &self,
+        id: VmaId,
+        range: VaRange,
+        flags: VmFlags,
+        uffd: Option<UffdId>,
+    ) -> Result<VmaId, Error> {
         let old = self.objects.vma(id).flags();
         if old == flags {
             return Ok(id);
@@ -34,11 +49,11 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
             VmFlags::empty(),
             "a stack is made by mmap"
         );
-        let modified = match self.merge_existing(id, range, flags) {
+        let modified = match self.merge_existing(id, range, (flags, uffd)) {
             Some(neighbour) => neighbour,
             None => {
                 let part = self.cut_out(id, range)?;
-                self.objects.vma(part).start_write(self).set_flags(flags);
+                self.objects.vma(part).start_write(self).set_flags(flags, uffd);
                 part
             }
         };

@@ -23,6 +23,8 @@ pub(crate) enum Refusal {
     Changed,
     /// A speculative fault does not wait: for memory, a device or a folio lock.
     WouldSleep,
+    /// A userfaultfd is asked, which takes a while.
+    Userfault,
 }
 
 impl Refusal {
@@ -38,6 +40,7 @@ impl Refusal {
             Self::Backing => Event::RefusedBacking,
             Self::Changed => Event::RefusedChanged,
             Self::WouldSleep => Event::RefusedWouldSleep,
+            Self::Userfault => Event::RefusedUserfault,
         }
     }
 }

@@ -54,6 +54,7 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
         let backing = vma.backing();
         objects.backing_get(backing);
         objects.vma(upper).init(self.id(), high, vma.index_of(high.start), vma.flags(), backing);
+        objects.vma(upper).watch_as(vma, vma.uffd());
         if let Err(e) = Rmap::split(objects, upper, id) {
             free_vma(objects, upper);
             return Err(e.into());

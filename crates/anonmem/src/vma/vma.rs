@@ -3,7 +3,7 @@
 //! Linux: include/linux/mm_types.h `struct vm_area_struct`.
 
 use crate::{
-    ids::{AnonVmaId, AnonVmaTag, ChainTag, MmId, MmTag, ShmId, ShmTag, VmaTag},
+    ids::{AnonVmaId, AnonVmaTag, ChainTag, MmId, MmTag, ShmId, ShmTag, UffdId, UffdTag, VmaTag},
     mm::slot::MmSlot,
     vma::flags::VmFlags,
 };
@@ -28,6 +28,11 @@ pub(crate) enum Backing {
     Shared(ShmId),
 }
 
+/// In [`Vma::special`]: the pages come from a source or an object.
+const BACKED: u32 = 1;
+/// In [`Vma::special`]: a userfaultfd is asked.
+const WATCHED: u32 = 2;
+
 /// A range of an address space with one set of attributes.
 pub(crate) struct Vma<M: Machine> {
     pub(super) mm: Atomic<Link<MmTag>, M>,
@@ -39,6 +44,10 @@ pub(crate) struct Vma<M: Machine> {
     pub(super) flags: Atomic<u64, M>,
     pub(super) source: Atomic<u64, M>,
     pub(super) shared: Atomic<Link<ShmTag>, M>,
+    /// What an empty entry needs that is more than a page of zeroes, as bits: [`BACKED`], [`WATCHED`].
+    pub(super) special: Atomic<u32, M>,
+    /// The userfaultfd that it is registered with, if its attributes say so ([`VmFlags::UFFD`]).
+    pub(super) uffd: Atomic<Link<UffdTag>, M>,
     /// The anon_vma that new pages belong to.
     pub(super) anon_vma: Atomic<Link<AnonVmaTag>, M>,
     /// First of the chains that link this VMA to its anon_vmas, newest first. Under the mmap lock for
@@ -60,6 +69,8 @@ impl<M: Machine> SlabItem<M> for Vma<M> {
         Field::new("flags", offset_of!(Self, flags)),
         Field::new("source", offset_of!(Self, source)),
         Field::new("shared", offset_of!(Self, shared)),
+        Field::new("special", offset_of!(Self, special)),
+        Field::new("uffd", offset_of!(Self, uffd)),
         Field::new("anon_vma", offset_of!(Self, anon_vma)),
         Field::new("chains", offset_of!(Self, chains)),
         Field::new("next_detached", offset_of!(Self, next_detached)),
@@ -77,6 +88,8 @@ impl<M: Machine> SlabItem<M> for Vma<M> {
             flags: Atomic::new(0),
             source: Atomic::new(0),
             shared: Atomic::new(Link::NONE),
+            special: Atomic::new(0),
+            uffd: Atomic::new(Link::NONE),
             anon_vma: Atomic::new(Link::NONE),
             chains: Plain::new(Link::NONE),
             next_detached: Plain::new(Link::NONE),
@@ -86,16 +99,18 @@ impl<M: Machine> SlabItem<M> for Vma<M> {
 }
 
 impl<M: Machine> Vma<M> {
-    /// Fills a slot that was just allocated: no anon_vma yet.
+    /// Fills a slot that was just allocated: no anon_vma yet, and no userfaultfd, whatever the attributes say.
     pub(crate) fn init(&self, mm: MmId, range: VaRange, pgoff: u64, flags: VmFlags, backing: Backing) {
         self.mm.store(mm.into(), Relaxed);
         self.set_range(range, pgoff);
-        self.flags.store(flags.bits(), Relaxed);
-        let (source, shared) = match backing {
-            Backing::Anonymous => (0, Link::NONE),
-            Backing::Source(id) => (id.0.get(), Link::NONE),
-            Backing::Shared(object) => (0, object.into()),
+        self.flags.store((flags - VmFlags::UFFD).bits(), Relaxed);
+        let (source, shared, special) = match backing {
+            Backing::Anonymous => (0, Link::NONE, 0),
+            Backing::Source(id) => (id.0.get(), Link::NONE, BACKED),
+            Backing::Shared(object) => (0, object.into(), BACKED),
         };
+        self.special.store(special, Relaxed);
+        self.uffd.store(Link::NONE, Relaxed);
         self.source.store(source, Relaxed);
         self.shared.store(shared, Relaxed);
         self.anon_vma.store(Link::NONE, Relaxed);
@@ -142,6 +157,40 @@ impl<M: Machine> Vma<M> {
     #[inline]
     pub(crate) fn flags(&self) -> VmFlags {
         VmFlags::from_bits_retain(self.flags.load(Relaxed))
+    }
+
+    /// Whether an empty entry is a page of zeroes, and nobody is asked about it.
+    #[inline]
+    pub(crate) fn is_plain(&self) -> bool {
+        self.special.load(Relaxed) == 0
+    }
+
+    /// The userfaultfd that it is registered with.
+    #[doc(alias = "vm_userfaultfd_ctx")]
+    pub(crate) fn uffd(&self) -> Option<UffdId> {
+        self.uffd.load(Relaxed).get()
+    }
+
+    /// Sets the attributes, the userfaultfd with them. Whether a fault reads them the caller knows.
+    pub(super) fn set_flags(&self, flags: VmFlags, uffd: Option<UffdId>) {
+        anonmem_hal::debug_check_eq!(
+            M,
+            flags.intersects(VmFlags::UFFD),
+            uffd.is_some(),
+            "what is watched is watched by somebody"
+        );
+        self.flags.store(flags.bits(), Relaxed);
+        self.uffd.store(uffd.into(), Relaxed);
+        let watched = flags.intersects(VmFlags::UFFD_MISSING | VmFlags::UFFD_MINOR);
+        let backed = self.special.load(Relaxed) & BACKED;
+        self.special.store(backed | if watched { WATCHED } else { 0 }, Relaxed);
+    }
+
+    /// Lets a VMA that nobody knows yet be watched for what `other` is, by `uffd`: if there is one.
+    pub(crate) fn watch_as(&self, other: &Self, uffd: Option<UffdId>) {
+        if uffd.is_some() {
+            self.set_flags(self.flags() | (other.flags() & VmFlags::UFFD), uffd);
+        }
     }
 
     /// What its pages are before anybody writes to them.

@@ -5,6 +5,7 @@ use crate::{
     fault::{
         FaultAccess::{self, Read, Write},
         FaultOutcome, FaultResult, VmFault, handle_mm_fault,
+        vm_fault::Waits,
     },
     rmap::referenced::folio_referenced,
     testing::{M, P, RW, World, pages},
@@ -106,7 +107,7 @@ fn a_page_that_was_ours_before_is_reused_at_once_even_if_it_is_locked() {
         let guard = mm.read();
         let id = guard.slot().tree.find(w.vm.nodes(), AT).unwrap().1;
         let lock = w.vm.frames.try_get(before).unwrap().lock();
-        let fault = VmFault::new(&w.vm, mm.slot(), &guard, id, AT, Write);
+        let fault = VmFault::new(&w.vm, mm.slot(), &guard, id, AT, Write, Waits::Never);
         assert_eq!(handle_mm_fault(&fault), FaultResult::Done);
         drop((lock, guard));
         assert!(is_writable(w, &mm) && mm.pagemap(AT).pfn == Some(before));
@@ -277,7 +278,7 @@ fn a_page_that_came_back_meanwhile_is_not_poisoned() {
         let id = guard.slot().tree.find(w.vm.nodes(), AT).unwrap().1;
         let table = mm.slot().space.walk(&w.vm.frames, &guard, AT).unwrap();
         let Pte::Soft(SoftLeaf::Swap { entry, .. }) = table.peek(AT) else { panic!("it is in swap") };
-        let fault = VmFault::new(&w.vm, mm.slot(), &guard, id, AT, Read);
+        let fault = VmFault::new(&w.vm, mm.slot(), &guard, id, AT, Read, Waits::Never);
         assert_eq!(handle_mm_fault(&fault), FaultResult::Done);
         fault.poison(entry);
         drop(guard);

@@ -8,6 +8,7 @@ use crate::{
         FaultGuard, FaultResult, VmFault,
         anon::fill_run,
         handle_mm_fault,
+        vm_fault::Waits,
     },
     mm::{
         Mm,
@@ -66,7 +67,7 @@ pub(super) fn fault<G: FaultGuard<M>>(
     page: u64,
     access: FaultAccess,
 ) -> FaultResult {
-    handle_mm_fault(&VmFault::new(mm.vm, mm.slot(), guard, id, Va(page * P), access))
+    handle_mm_fault(&VmFault::new(mm.vm, mm.slot(), guard, id, Va(page * P), access, Waits::Never))
 }
 
 fn entry(mm: &Mm<'_, M>, guard: &MmapReadGuard<'_, M>, page: u64) -> Pte {
@@ -204,7 +205,10 @@ fn run<G: FaultGuard<M>>(
     at: u64,
     end: u64,
 ) -> Result<u64, FaultResult> {
-    fill_run(&VmFault::new(mm.vm, mm.slot(), guard, id, Va((FIRST + at) * P), Write), Va((FIRST + end) * P))
+    fill_run(
+        &VmFault::new(mm.vm, mm.slot(), guard, id, Va((FIRST + at) * P), Write, Waits::Never),
+        Va((FIRST + end) * P),
+    )
 }
 
 #[test]

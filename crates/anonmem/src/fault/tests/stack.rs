@@ -3,7 +3,7 @@
 use crate::ids::VmaId;
 use crate::{
     Event, Limits, Mm,
-    fault::{FaultAccess, FaultOutcome},
+    fault::{FaultAccess, FaultOutcome, vm_fault::Waits},
     testing::{M, P, RW, World, pages},
     vma::{Backing, VmFlags},
 };
@@ -30,12 +30,12 @@ fn a_stack_that_grew_already_grows_no_more() {
     World::run(|w| {
         // Another thread was faster, between the two locks of the fault.
         let (mm, _) = stack(w);
-        let below = |page| mm.fault_below_stack(Va(page * P), FaultAccess::Write);
-        assert_eq!(below(TOP), FaultOutcome::Done);
+        let below = |page| mm.fault_below_stack(Va(page * P), FaultAccess::Write, Waits::Program).ok();
+        assert_eq!(below(TOP), Some(FaultOutcome::Done));
         assert_eq!((mm.counters().stack.0, w.vm.stats().event(Event::FaultStackGrowth)), (1, 0));
-        assert_eq!(below(TOP - 2), FaultOutcome::Done);
+        assert_eq!(below(TOP - 2), Some(FaultOutcome::Done));
         assert_eq!((mm.counters().stack.0, w.vm.stats().event(Event::FaultStackGrowth)), (3, 1));
-        assert_eq!(below(TOP - 1), FaultOutcome::Done);
+        assert_eq!(below(TOP - 1), Some(FaultOutcome::Done));
         assert_eq!((mm.counters().stack.0, w.vm.stats().event(Event::FaultStackGrowth)), (3, 1));
     });
 }
@@ -46,8 +46,8 @@ fn what_is_no_stack_does_not_grow() {
         // The stack went, and something else came, between the two locks of the fault.
         let mm = w.vm.new_mm().unwrap();
         mm.map_raw(pages(TOP, 1), RW, Backing::Anonymous);
-        let outcome = mm.fault_below_stack(Va((TOP - 1) * P), FaultAccess::Write);
-        assert_eq!((outcome, mm.layout().len()), (FaultOutcome::SegvMaperr, 1));
+        let outcome = mm.fault_below_stack(Va((TOP - 1) * P), FaultAccess::Write, Waits::Program).ok();
+        assert_eq!((outcome, mm.layout().len()), (Some(FaultOutcome::SegvMaperr), 1));
         assert_eq!(mm.layout()[0].0, pages(TOP, 1));
         assert_eq!(mm.store((TOP - 1) * P, 1), Err(Trap::Unmapped));
     });

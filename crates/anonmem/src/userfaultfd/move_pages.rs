@@ -1,0 +1,520 @@
+//! A page goes to another address of its address space, without a copy.
+//!
+//! ```text
+//!   source entry ─┬─ nothing ──────────────── a hole: passed over if the caller allows it
+//!                 ├─ the zero page ────────── cleared there, put here
+//!                 ├─ an exclusive page ────── move_run: as many as lie together
+//!                 ├─ an exclusive swap entry  move_swap: with its page, if that is in memory
+//!                 ├─ shared, or pinned ────── Busy
+//!                 ├─ on its way elsewhere ─── waits, and looks again
+//!                 └─ a marker ─────────────── BadAddress
+//! ```
+//!
+//! The page may come to belong to another root of anon_vmas, while others walk the reverse map to it. The
+//! order of locks and what each is for:
+//!
+//! 1. *the folio lock*: whoever unmaps or migrates the page holds it, and so does whoever gives it another
+//!    anon_vma;
+//! 2. *the lock of the page's anon_vma, for writing* ([`MoveLocks::AnonVma`]), because `folio_referenced`
+//!    walks without the folio lock; not with [`MoveLocks::Folio`], where that takes it;
+//! 3. *both page-table locks*, by address: faults, and everybody else who touches an entry.
+//!
+//! Then the entry is cleared, and only then is it asked whether the page is pinned: who pins without a lock
+//! looks at the entry again after that (`pin_protocol`). All checks come before the first change of the folio
+//! (CVE-2024-27007). The old translations are flushed before the new entries are filled, all under the locks.
+//!
+//! A swap entry takes its cached page along, or has none: that is asked under the page-table lock, because a
+//! page can come back and leave again to the same slot in between (CVE-2025-38242, CVE-2025-21984).
+//!
+//! A move drops the protection of userfaultfd, in every form: it is a statement about the old address.
+//!
+//! Pages of large folios are refused as busy.
+//!
+//! Linux: mm/userfaultfd.c `move_pages`, `move_pages_ptes`, `move_present_ptes`, `move_swap_pte`.
+
+use super::{
+    copy::{Filled, Halt},
+    register::Uffd,
+};
+use crate::{
+    config::{LockMode, MoveLocks},
+    error::Error,
+    events::Event,
+    fault::vm_fault::FaultGuard,
+    ids::{AnonVmaId, VmaId},
+    mm::{Mm, slot::MmSlot},
+    rmap::{Rmap, reverse_map::ReverseMap},
+    vm::Vm,
+    vma::{
+        flags::VmFlags,
+        vma::{Backing, Vma},
+    },
+};
+use anonmem_frame::{Exclusive, FolioGuard, FolioOwner, FolioRef};
+use anonmem_hal::{
+    FlushRange, Machine, PAGE_SIZE, Pfn, Present, Pte, Sharing, SoftLeaf, SwapBits, SwapEntry, Va, VaRange,
+};
+use anonmem_pgtable::{Attrs, Cleared, Mapped, PteGuard, PteTable};
+
+/// The most pages that move under one hold of the locks, their folio locks included.
+const RUN: usize = 16;
+
+bitflags::bitflags! {
+    /// How pages move. The values are Linux's (`UFFDIO_MOVE_MODE_*`).
+    #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+    pub struct MoveMode: u64 {
+        /// Whoever waits goes on waiting.
+        const DONTWAKE = 1 << 0;
+        /// Where nothing is, nothing moves.
+        const ALLOW_SRC_HOLES = 1 << 1;
+    }
+}
+
+impl<'v, M: Machine> Uffd<'v, M> {
+    /// Moves the pages of the `len` bytes from `src` to the empty addresses from `dst` on, which it watches.
+    ///
+    /// # Locks
+    /// The locks of both VMAs or the mmap lock, for reading; then those of the pages. Sleeps.
+    ///
+    /// # Errors
+    /// In [`Filled`]: [`Error::Again`] while a change of either range is under way or untold;
+    /// [`Error::Invalid`] for arguments that make no sense, or mappings that do not go together;
+    /// [`Error::NotFound`] if nothing is mapped at either start, and at a hole; [`Error::Exists`] where
+    /// something is at the destination; [`Error::Busy`] at a page that others may have, that may be pinned, or
+    /// that is of a large folio; [`Error::BadAddress`] at a marker; [`Error::OutOfMemory`];
+    /// [`Error::NoProcess`] if the address space has ended.
+    #[doc(alias("userfaultfd_move", "UFFDIO_MOVE", "UFFDIO_REMAP"))]
+    pub fn move_pages(&self, dst: Va, src: Va, len: u64, mode: MoveMode) -> Filled {
+        if self.is_changing(dst, len) || self.is_changing(src, len) {
+            return Filled::refused(Error::Again);
+        }
+        let checked = self.check_range(dst, len).and_then(|dst| Ok((dst, self.check_range(src, len)?)));
+        let (dst, src) = match checked {
+            Ok(ranges) if MoveMode::all().contains(mode) => ranges,
+            Ok(_) => return Filled::refused(Error::Invalid("a way to move that there is not")),
+            Err(e) => return Filled::refused(e),
+        };
+        let mm = match self.mm() {
+            Ok(mm) => mm,
+            Err(e) => return Filled::refused(e),
+        };
+        let (mut done, mut error) = (0, None);
+        while done < len {
+            let at = |range: VaRange| VaRange { start: Va(range.start.0 + done), end: range.end };
+            let batch = MoveBatch { uffd: self, mm: &mm, src: at(src), dst: at(dst), mode };
+            match batch.run() {
+                Ok(pages) => done += pages * PAGE_SIZE as u64,
+                Err(Error::OutOfMemory) if self.vm.reclaim_some() => {}
+                Err(e) => {
+                    error = Some(e);
+                    break;
+                }
+            }
+        }
+        if done > 0 && !mode.contains(MoveMode::DONTWAKE) {
+            self.vm.uffd_wake(self.id, VaRange { start: dst.start, end: Va(dst.start.0 + done) });
+        }
+        Filled { bytes: done, error }
+    }
+}
+
+/// What is left to be moved.
+struct MoveBatch<'a, 'v, M: Machine> {
+    uffd: &'a Uffd<'v, M>,
+    mm: &'a Mm<'v, M>,
+    src: VaRange,
+    dst: VaRange,
+    mode: MoveMode,
+}
+
+/// Pages that are moved before the VMAs' locks are let go for a moment.
+const HOLD: u64 = 512;
+
+impl<M: Machine> MoveBatch<'_, '_, M> {
+    /// Moves some of the first pages; returns how many, at least one.
+    #[doc(alias = "uffd_move_lock")]
+    fn run(&self) -> Result<u64, Error> {
+        let (vm, mm) = (self.uffd.vm, self.mm);
+        // Neither lock is waited for, so nobody who waits for one while we have the other can stop us.
+        if vm.config.lock_mode != LockMode::Mmap
+            && let Ok(dst) = vm.lock_vma(mm.slot(), mm.id, self.dst.start)
+            && let Ok(src) = vm.lock_vma(mm.slot(), mm.id, self.src.start)
+        {
+            match self.under(mm.slot(), (&src, src.id()), (&dst, dst.id())) {
+                Ok(pages) => return Ok(pages),
+                Err(Halt::Error(error)) => return Err(error),
+                Err(Halt::NeedMmap) => {}
+            }
+        }
+        let guard = mm.read();
+        let find = |va: Va| guard.slot().tree.find_containing(vm.nodes(), va).map(|(_, id)| id);
+        let dst = find(self.dst.start).ok_or(Error::NotFound)?;
+        let src = find(self.src.start).ok_or(Error::NotFound)?;
+        match self.under(guard.slot(), (&guard, src), (&guard, dst)) {
+            Ok(pages) => Ok(pages),
+            Err(Halt::Error(error)) => Err(error),
+            Err(Halt::NeedMmap) => unreachable!("it is held"),
+        }
+    }
+
+    /// Whether pages may go from one mapping to the other.
+    #[doc(alias = "validate_move_areas")]
+    fn check(&self, src: &Vma<M>, dst: &Vma<M>) -> Result<(), Error> {
+        let changing = |range| self.uffd.vm.uffd_is_changing(self.uffd.id, range);
+        if changing(self.dst) || changing(self.src) {
+            return Err(Error::Again);
+        }
+        let whole = self.src.end <= src.end() && self.dst.end <= dst.end();
+        let alike = VmFlags::ACCESS | VmFlags::LOCKED;
+        let same = (src.flags() & alike) == (dst.flags() & alike);
+        let private =
+            |vma: &Vma<M>| vma.backing() == Backing::Anonymous && !vma.flags().contains(VmFlags::SHARED);
+        let allowed = whole
+            && same
+            && src.flags().contains(VmFlags::WRITE)
+            && dst.uffd() == Some(self.uffd.id)
+            && private(src)
+            && private(dst);
+        if allowed { Ok(()) } else { Err(Error::Invalid("mappings that pages do not move between")) }
+    }
+
+    fn under<G: FaultGuard<M>>(
+        &self,
+        slot: &MmSlot<M>,
+        (src_guard, src): (&G, VmaId),
+        (dst_guard, dst): (&G, VmaId),
+    ) -> Result<u64, Halt> {
+        let vm = self.uffd.vm;
+        let (from, to) = (vm.vma(src), vm.vma(dst));
+        self.check(from, to)?;
+        let stamp = match (Rmap::stamp(to), dst_guard.mmap()) {
+            (Some(stamp), _) => stamp,
+            (None, Some(mmap)) => Rmap::prepare(vm, mmap, dst)?,
+            (None, None) => return Err(Halt::NeedMmap),
+        };
+        let mover = Mover { vm, slot, src: src_guard, dst: dst_guard, to, stamp, mode: self.mode };
+        let most = self.src.pages().0.min(HOLD);
+        let mut moved = 0;
+        while moved < most {
+            let (src, dst) = (self.src.start.page_after(moved), self.dst.start.page_after(moved));
+            match mover.step(src, dst, most - moved) {
+                Ok(Step::Moved(pages)) => moved += pages,
+                Ok(Step::Again) => vm.count(Event::FaultRetry),
+                Err(Halt::Error(error)) if moved == 0 => return Err(error.into()),
+                Err(Halt::Error(_)) => break,
+                Err(Halt::NeedMmap) => return Err(Halt::NeedMmap),
+            }
+        }
+        Ok(moved)
+    }
+}
+
+/// What came of one attempt.
+enum Step {
+    /// So many pages, or holes, are done.
+    Moved(u64),
+    /// Something changed meanwhile: look again.
+    Again,
+}
+
+/// From where to where pages go.
+struct Mover<'a, M: Machine, G> {
+    vm: &'a Vm<M>,
+    slot: &'a MmSlot<M>,
+    src: &'a G,
+    dst: &'a G,
+    /// The destination.
+    to: &'a Vma<M>,
+    /// What its pages carry.
+    stamp: AnonVmaId,
+    mode: MoveMode,
+}
+
+type Table<'a, M, G> = PteTable<'a, M, G>;
+/// The lock that keeps away walks without the folio lock.
+type Moving<'a, M> = <Rmap as ReverseMap<M>>::Moving<'a>;
+
+/// Both tables, locked. The second is none if it is the same.
+struct Both<'a, M: Machine, G> {
+    src: PteGuard<'a, M, G>,
+    dst: Option<PteGuard<'a, M, G>>,
+}
+
+impl<'a, M: Machine, G: FaultGuard<M>> Both<'a, M, G> {
+    fn lock(src: Table<'a, M, G>, dst: Table<'a, M, G>) -> Self {
+        let (src, dst) = src.lock_two(dst);
+        Self { src, dst }
+    }
+
+    fn dst(&mut self) -> &mut PteGuard<'a, M, G> {
+        self.dst.as_mut().unwrap_or(&mut self.src)
+    }
+}
+
+/// A page whose entry was cleared, and its folio lock.
+struct Taken<'a, M: Machine> {
+    page: Exclusive<'a, M>,
+    present: Present,
+    _lock: FolioGuard<'a, M>,
+    _reference: FolioRef<'a, M>,
+}
+
+impl<'a, M: Machine, G: FaultGuard<M>> Mover<'a, M, G> {
+    /// Moves the page at `src`, and some that follow, at most `most`.
+    #[doc(alias = "move_pages_ptes")]
+    fn step(&self, src: Va, dst: Va, most: u64) -> Result<Step, Halt> {
+        let (frames, space) = (&self.vm.frames, &self.slot.space);
+        let to = space.walk_alloc(frames, self.dst, dst)?;
+        if to.peek(dst) != Pte::None {
+            return Err(Error::Exists.into());
+        }
+        let most = most.min(room(to.range(), dst));
+        let Some(from) = space.walk(frames, self.src, src) else {
+            // None of what the table would cover is there.
+            let missing = room(src_span(to, src), src);
+            return self.skip_holes(None, to, (src, dst), most.min(missing));
+        };
+        let most = most.min(room(from.range(), src));
+        let entries = from.lock();
+        match entries.mapped(src) {
+            Mapped::None => {
+                drop(entries);
+                self.skip_holes(Some(from), to, (src, dst), most)
+            }
+            Mapped::Zero(_) => {
+                drop(entries);
+                self.move_zero(Both::lock(from, to), src, dst)
+            }
+            Mapped::Exclusive(page, _) => {
+                let folio = page.folio();
+                // A hint that saves taking locks; what decides comes after the entry is cleared.
+                if folio.maybe_pinned() || folio.order().get() != 0 {
+                    return Err(Error::Busy.into());
+                }
+                let page = page.get();
+                drop(entries);
+                self.move_run(page, (from, to), (src, dst), most)
+            }
+            Mapped::Swap(owned, bits) => {
+                let entry = owned.entry();
+                drop(entries);
+                self.move_swap(entry, bits, (from, to), (src, dst))
+            }
+            Mapped::Shared(..) => Err(Error::Busy.into()),
+            Mapped::Migration(..) => {
+                drop(entries);
+                M::yield_now();
+                Ok(Step::Again)
+            }
+            Mapped::Marker(_) => Err(Error::BadAddress.into()),
+            Mapped::Shm(_) => unreachable!("private memory has no page of a shared object"),
+        }
+    }
+
+    /// Passes over pages that are not there, as far as nothing is at their destination.
+    fn skip_holes(
+        &self,
+        from: Option<Table<'_, M, G>>,
+        to: Table<'_, M, G>,
+        (src, dst): (Va, Va),
+        most: u64,
+    ) -> Result<Step, Halt> {
+        if !self.mode.contains(MoveMode::ALLOW_SRC_HOLES) {
+            return Err(Error::NotFound.into());
+        }
+        let is_hole = |&i: &u64| {
+            from.is_none_or(|from| from.peek(src.page_after(i)) == Pte::None)
+                && to.peek(dst.page_after(i)) == Pte::None
+        };
+        let holes = (0..most).take_while(is_hole).count() as u64;
+        if holes == 0 { Ok(Step::Again) } else { Ok(Step::Moved(holes)) }
+    }
+
+    /// Moves the zero page, which nobody owns.
+    #[doc(alias = "move_zeropage_pte")]
+    fn move_zero(&self, mut both: Both<'_, M, G>, src: Va, dst: Va) -> Result<Step, Halt> {
+        if !matches!(both.src.mapped(src), Mapped::Zero(_)) || !both.dst().is_none(dst) {
+            return Ok(Step::Again);
+        }
+        let (Cleared::Zero(_), vacancy) = both.src.take(src) else { unreachable!("it was the zero page") };
+        vacancy.leave_empty();
+        self.flush(VaRange::page(src));
+        both.dst().install_zero(dst, self.to.protection());
+        Ok(Step::Moved(1))
+    }
+
+    fn flush(&self, range: VaRange) {
+        self.slot.space.flush(&self.vm.frames, FlushRange::Range(range));
+        self.vm.count(Event::TlbFlush);
+    }
+
+    /// Moves the page that `first` is a reference to, and those that follow it and are like it, under one
+    /// flush.
+    #[doc(alias = "move_present_ptes")]
+    fn move_run(
+        &self,
+        first: FolioRef<'a, M>,
+        (from, to): (Table<'a, M, G>, Table<'a, M, G>),
+        (src, dst): (Va, Va),
+        most: u64,
+    ) -> Result<Step, Halt> {
+        let lead = first.pfn();
+        // A sleeping lock, so no page-table lock is held; the entry is looked at again.
+        let lock = first.lock();
+        let walks = match self.vm.config.move_locks {
+            MoveLocks::Folio => None,
+            MoveLocks::AnonVma => match Rmap::lock_to_move(self.vm, &lock) {
+                Some(walks) => Some(walks),
+                None => return Ok(Step::Again),
+            },
+        };
+        let mut both = Both::lock(from, to);
+        if !self.is_still(&mut both, lead, src, dst) {
+            return Ok(Step::Again);
+        }
+        let mut taken: [Option<Taken<'a, M>>; RUN] = [const { None }; RUN];
+        let mut count = 0;
+        let mut next = Some((first, lock));
+        while let Some((reference, lock)) = next.take() {
+            let (from, to) = (src.page_after(count as u64), dst.page_after(count as u64));
+            match self.take(&mut both.src, from, to, &lock) {
+                Ok((page, present)) => {
+                    taken[count] = Some(Taken { page, present, _lock: lock, _reference: reference });
+                    count += 1;
+                }
+                Err(Error::Busy) if count == 0 => return Err(Error::Busy.into()),
+                Err(_) => break,
+            }
+            if count < RUN && (count as u64) < most {
+                let (from, to) = (src.page_after(count as u64), dst.page_after(count as u64));
+                next = self.follower(&mut both, from, to, walks.as_ref());
+            }
+        }
+        self.flush(VaRange { start: src, end: src.page_after(count as u64) });
+        // Declared before the locks' guards, so that those are let go under no page-table lock.
+        let mut locks: [Option<(FolioGuard<'a, M>, FolioRef<'a, M>)>; RUN] = [const { None }; RUN];
+        for (i, (taken, kept)) in taken.iter_mut().zip(&mut locks).enumerate() {
+            let Some(Taken { page, present, _lock, _reference }) = taken.take() else { break };
+            let attrs = Attrs { prot: self.to.protection(), uffd_wp: false, ..present.into() };
+            both.dst().install(dst.page_after(i as u64), page, attrs);
+            *kept = Some((_lock, _reference));
+        }
+        drop(both);
+        drop(locks);
+        self.vm.events.add(Event::UffdMove, count as u64);
+        Ok(Step::Moved(count as u64))
+    }
+
+    /// Whether the entry still maps the page, alone, and nothing is at the destination.
+    fn is_still(&self, both: &mut Both<'a, M, G>, page: Pfn, src: Va, dst: Va) -> bool {
+        both.dst().is_none(dst)
+            && matches!(both.src.mapped(src), Mapped::Exclusive(found, _)
+                if found.pfn() == page && found.folio().order().get() == 0)
+    }
+
+    /// The next page, locked, if it can go along under the locks that are held. Its folio lock may only be
+    /// tried.
+    fn follower(
+        &self,
+        both: &mut Both<'a, M, G>,
+        src: Va,
+        dst: Va,
+        walks: Option<&Moving<'a, M>>,
+    ) -> Option<(FolioRef<'a, M>, FolioGuard<'a, M>)> {
+        if !both.dst().is_none(dst) {
+            return None;
+        }
+        let Mapped::Exclusive(page, _) = both.src.mapped(src) else { return None };
+        let folio = page.folio();
+        if folio.order().get() != 0 || folio.maybe_pinned() {
+            return None;
+        }
+        let reference = page.get();
+        let lock = reference.try_lock()?;
+        let alike = walks.is_none_or(|walks| <Rmap as ReverseMap<M>>::moves_under(walks, folio));
+        alike.then_some((reference, lock))
+    }
+
+    /// Clears the entry of a page whose folio is locked, and gives the page to the destination; or puts it
+    /// back.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] if the page may be pinned.
+    fn take(
+        &self,
+        entries: &mut PteGuard<'a, M, G>,
+        src: Va,
+        dst: Va,
+        lock: &FolioGuard<'a, M>,
+    ) -> Result<(Exclusive<'a, M>, Present), Error> {
+        let (Cleared::Exclusive(page, present), vacancy) = entries.take(src) else {
+            unreachable!("the entry was just looked at, and is locked")
+        };
+        match page.move_to(lock, self.stamp.raw(), self.to.index_of(dst)) {
+            Ok(page) => {
+                vacancy.leave_empty();
+                Ok((page, present))
+            }
+            Err(page) => {
+                vacancy.fill(page, present.into());
+                Err(Error::Busy)
+            }
+        }
+    }
+
+    /// Moves a swap entry, with its page if that is in memory.
+    #[doc(alias = "move_swap_pte")]
+    fn move_swap(
+        &self,
+        entry: SwapEntry,
+        bits: SwapBits,
+        (from, to): (Table<'a, M, G>, Table<'a, M, G>),
+        (src, dst): (Va, Va),
+    ) -> Result<Step, Halt> {
+        if bits.sharing != Sharing::Exclusive {
+            return Err(Error::Busy.into());
+        }
+        // Without it the device could go away, and its slots with it, while we look.
+        let Some(_user) = self.vm.swap.get(entry).get_user() else {
+            M::relax();
+            return Ok(Step::Again);
+        };
+        let cached = self.vm.swap_cache_get(entry);
+        let lock = cached.as_ref().map(FolioRef::lock);
+        let mut both = Both::lock(from, to);
+        let same = Pte::Soft(SoftLeaf::Swap { entry, bits });
+        if both.src.get(src) != same || !both.dst().is_none(dst) {
+            return Ok(Step::Again);
+        }
+        // The entry owns a count, so what the slot says of its page is said of this use of it. But it may have
+        // got a page, lost the one that we locked, or had it exchanged.
+        let slots = self.vm.swap.get(entry).slots();
+        match (&lock, slots.cached_page(&self.vm.frames, entry.offset)) {
+            (None, None) => {}
+            (Some(lock), Some(page)) if lock.folio().pfn() == page => {
+                lock.move_cached(self.stamp.raw(), self.to.index_of(dst));
+            }
+            (None, Some(_)) | (Some(_), None | Some(_)) => return Ok(Step::Again),
+        }
+        let (Cleared::Swap(count, bits), vacancy) = both.src.take(src) else {
+            unreachable!("it was a swap entry, and is locked")
+        };
+        vacancy.leave_empty();
+        both.dst().install(dst, count, SwapBits { uffd_wp: false, ..bits });
+        drop(both);
+        self.vm.count(Event::UffdMove);
+        Ok(Step::Moved(1))
+    }
+}
+
+/// The pages from `va` to the end of `table`.
+fn room(table: VaRange, va: Va) -> u64 {
+    VaRange { start: va, end: table.end }.pages().0
+}
+
+/// What the missing table for `src` would cover, as the one that is there does.
+fn src_span<M: Machine, G>(like: Table<'_, M, G>, src: Va) -> VaRange {
+    let span = like.range().len();
+    let start = Va(src.0 - src.0 % span);
+    VaRange { start, end: Va(start.0 + span) }
+}
