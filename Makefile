@@ -8,7 +8,7 @@ KERNEL = target/microvm/anonmem-microvm
 export CARGO_TARGET_DIR := $(CURDIR)/target
 
 .DEFAULT_GOAL := help
-.PHONY: help deps kernel build install demo test stress oddcalls mutants mutants-generated planted lint doc clean \
+.PHONY: help deps kernel build install demo test stress oddcalls mutants mutants-generated planted lint package doc clean \
 	bench bench-instructions bench-instructions-record bench-instructions-planted
 
 help: ## Show this list
@@ -71,6 +71,9 @@ lint: ## Check formatting, clippy, documentation and the rules of style
 	$(CARGO) clippy --locked --package anonmem-microvm --profile microvm -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps
 	$(CARGO) xtask tidy
+
+package: ## Pack the library's crates, build each from its package, and with the oldest Rust that is promised
+	@scripts/package
 
 doc: ## Build the documentation
 	$(CARGO) doc --locked --no-deps

@@ -13,6 +13,7 @@
 //!
 //! `unsafe` is allowed here; there is no `alloc`.
 #![no_std]
+#![warn(missing_debug_implementations)]
 
 #[cfg(test)]
 extern crate std;
@@ -21,6 +22,7 @@ mod address;
 pub mod array;
 mod buddy;
 mod class;
+mod debug;
 pub mod folio;
 pub mod frames;
 #[cfg(test)]

@@ -264,6 +264,14 @@ impl Counts {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TooManySharers;
 
+impl fmt::Display for TooManySharers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a folio has as many mappings, or pins, as can be counted")
+    }
+}
+
+impl core::error::Error for TooManySharers {}
+
 impl fmt::Debug for Counts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let exclusive = if self.is_exclusive() { ", exclusive" } else { "" };

@@ -32,6 +32,7 @@
 use crate::{FolioRef, FrameArray, Frames, OutOfMemory, SwapCount};
 use anonmem_hal::{Machine, Pfn, SwapEntry};
 use anonmem_sync::{Atomic, Ordering};
+use core::fmt;
 
 const COUNT: u64 = (1 << 28) - 1;
 const CACHE_SHIFT: u32 = 28;
@@ -82,6 +83,14 @@ impl EvictionStamp {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SlotCountOverflow;
 
+impl fmt::Display for SlotCountOverflow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a swap slot has as many owners as can be counted")
+    }
+}
+
+impl core::error::Error for SlotCountOverflow {}
+
 /// What is left of a slot when a count of it was dropped.
 #[must_use = "a slot that is free must be finished"]
 pub enum SlotPut<'f, M: Machine> {
@@ -100,6 +109,7 @@ pub enum SlotPut<'f, M: Machine> {
 
 /// A slot whose last count was dropped, and which cannot be claimed yet.
 #[must_use = "a slot that is free must be finished"]
+#[derive(Debug)]
 pub struct FreedSlot(u64);
 
 /// The slots of one device.

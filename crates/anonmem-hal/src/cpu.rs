@@ -72,6 +72,7 @@ pub trait CpuSlots: 'static {
 }
 
 /// Up to `N` CPUs.
+#[derive(Clone, Copy, Debug)]
 pub struct UpTo<const N: usize>;
 
 impl<const N: usize> CpuSlots for UpTo<N> {

@@ -11,6 +11,7 @@
 //!
 //! No policy lives here, and no `alloc`.
 #![no_std]
+#![warn(missing_debug_implementations)]
 
 pub mod addr;
 pub mod arch;

@@ -9,7 +9,7 @@ use crate::{
     cpu::{CpuId, CpuSet},
     probe::Probe,
 };
-use core::{num::NonZeroU64, ptr::NonNull};
+use core::{fmt, num::NonZeroU64, ptr::NonNull};
 
 /// The world that a memory manager runs on.
 ///
@@ -319,6 +319,14 @@ pub trait Sources {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SourceError;
 
+impl fmt::Display for SourceError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a page of a source cannot be had")
+    }
+}
+
+impl core::error::Error for SourceError {}
+
 /// Frames for a swap device that keeps its pages in memory. Implemented by the memory manager.
 pub trait FrameAlloc {
     /// A frame, from the reserve if need be; `None` if there is none.
@@ -334,6 +342,14 @@ pub trait FrameAlloc {
 /// A page could not be read from or written to a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IoError;
+
+impl fmt::Display for IoError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a page could not be read from or written to a swap device")
+    }
+}
+
+impl core::error::Error for IoError {}
 
 /// Where pages go that leave memory. Devices are numbered by whoever adds them to the memory manager.
 ///

@@ -15,12 +15,14 @@
 //!
 //! `unsafe` is allowed here; there is no `alloc`.
 #![no_std]
+#![warn(missing_debug_implementations)]
 
 #[cfg(test)]
 extern crate std;
 
 mod batch;
 mod dead;
+mod debug;
 mod free;
 mod gather;
 mod guard;

@@ -16,6 +16,7 @@
 //!
 //! [`Probe`]: anonmem_hal::Probe
 #![no_std]
+#![warn(missing_debug_implementations)]
 
 #[cfg(test)]
 extern crate std;
@@ -23,6 +24,7 @@ extern crate std;
 pub mod atomic;
 pub mod bitlock;
 pub mod contention;
+mod debug;
 pub mod lockdep;
 pub mod order;
 pub mod percpu;

@@ -6,6 +6,7 @@ use core::ops::Deref;
 /// A value that shares its cache lines with nothing: what others write nearby does not slow its readers down.
 /// Two lines, because CPUs fetch them in pairs.
 #[doc(alias = "____cacheline_aligned")]
+#[derive(Debug)]
 #[repr(align(128))]
 pub struct CachePadded<T>(pub T);
 

@@ -31,6 +31,7 @@
 //!
 //! The folder listing is the table of contents; names are Linux's where the job is the same.
 #![no_std]
+#![warn(missing_debug_implementations)]
 #![deny(unsafe_code)]
 
 #[cfg(test)]
@@ -39,6 +40,7 @@ extern crate std;
 mod brk;
 mod commit;
 mod config;
+mod debug;
 mod error;
 mod events;
 mod fault;

@@ -6,6 +6,7 @@
 //! A finding names its file and line and says what to do.
 
 mod enums;
+mod error_types;
 mod errors;
 mod finding;
 mod functions;
@@ -66,6 +67,7 @@ pub(crate) fn check_file(path: &Path, text: &str, enums: &Enums) -> Vec<Finding>
     findings.extend(sentences::check(path, text));
     if path.extension().is_some_and(|e| e == "rs") {
         findings.extend(rules::check_rust(path, text, enums));
+        findings.extend(error_types::check(path, text));
     } else if path.extension().is_some_and(|e| e == "md") {
         findings.extend(prose::check_markdown(path, text));
     } else if path.file_name().is_some_and(|n| n == "Cargo.toml") {

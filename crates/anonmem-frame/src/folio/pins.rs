@@ -24,7 +24,10 @@ use crate::{
 };
 use anonmem_hal::{Machine, NrPages, Pfn};
 use anonmem_sync::Plain;
-use core::mem::{ManuallyDrop, offset_of};
+use core::{
+    fmt,
+    mem::{ManuallyDrop, offset_of},
+};
 
 /// Runs of a node.
 const RUNS: usize = 14;
@@ -32,6 +35,7 @@ const RUNS: usize = 14;
 const MAX_RUN: u64 = 1 << 16;
 
 /// Tells the names of nodes from those of other objects.
+#[derive(Debug)]
 pub enum PinTag {}
 
 /// Some runs of a list. Its list's owner alone touches it.
@@ -130,6 +134,17 @@ pub enum PinListError {
     /// The folio at the split is pinned 2^16 times.
     TooManyPins,
 }
+
+impl fmt::Display for PinListError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::OutOfMemory => OutOfMemory.fmt(f),
+            Self::TooManyPins => f.write_str("the folio is pinned as often as can be counted"),
+        }
+    }
+}
+
+impl core::error::Error for PinListError {}
 
 impl From<OutOfMemory> for PinListError {
     fn from(OutOfMemory: OutOfMemory) -> Self {

@@ -26,7 +26,7 @@ use crate::{
 };
 use anonmem_hal::{Machine, Pfn};
 use anonmem_sync::Ordering;
-use core::{marker::PhantomData, mem::ManuallyDrop};
+use core::{fmt, marker::PhantomData, mem::ManuallyDrop};
 
 /// Counts one more mapping of a folio that is mapped or referenced already.
 pub(super) fn add_map<M: Machine>(folio: Folio<'_, M>) -> Result<(), TooManySharers> {
@@ -416,6 +416,17 @@ pub enum DupError {
     /// The page has 2^27 mappings.
     TooManySharers,
 }
+
+impl fmt::Display for DupError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::MaybePinned => f.write_str("the page may be pinned"),
+            Self::TooManySharers => TooManySharers.fmt(f),
+        }
+    }
+}
+
+impl core::error::Error for DupError {}
 
 /// A look at a shared mapping that a locked entry owns.
 pub struct SharedRef<'e, 'f, M: Machine> {

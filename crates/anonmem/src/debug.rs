@@ -1,0 +1,20 @@
+//! `Debug` for the types that belong to a machine: the name, and what it is about.
+
+use crate::{
+    gup::PinnedRange,
+    mm::Mm,
+    objects::Objects,
+    rmap::{anon_vma::AnonVmaReadGuard, hit::RmapHit},
+    vm::Vm,
+};
+use anonmem_hal::Machine;
+use anonmem_sync::debug_by_name;
+
+debug_by_name! {
+    [M: Machine] Vm<M>, "Vm";
+    [M: Machine] Objects<M>, "Objects";
+    [M: Machine] Mm<'_, M>, "Mm", mm => mm.id;
+    [M: Machine] PinnedRange<'_, M>, "PinnedRange", pinned => pinned.range();
+    [M: Machine] AnonVmaReadGuard<'_, M>, "AnonVmaReadGuard", guard => guard.anon_vma();
+    [M: Machine, G] RmapHit<'_, '_, M, G>, "RmapHit", hit => hit.vma;
+}
