@@ -48,9 +48,9 @@ impl<M: Machine> Rcu<M> {
         let word = self.cpus.this();
         let inside = word.load(Ordering::Relaxed);
         if inside == 0 {
-            // Release pairs with the Acquire of `has_ended`: a grace period that finds this section, and takes it
-            // for one that began later, has to come after the section before it on this CPU, whose own end it did
-            // not see.
+            // Release pairs with the Acquire of `has_ended`: a grace period that finds this section, and
+            // takes it for one that began later, has to come after the section before it on this CPU, whose
+            // own end it did not see.
             word.store(self.epoch.load(Ordering::Relaxed) << DEPTH_BITS | 1, Ordering::Release);
             // SeqCst pairs with the fence in `start`: either this section sees what was unlinked before
             // the grace period started, or the grace period sees this section.
