@@ -4,7 +4,7 @@
 //! because locks are typed by the machine and do not store it.
 
 use crate::{
-    addr::{Order, Pfn, Va, VaRange},
+    addr::{Order, PAGE_SIZE, Pfn, Va, VaRange},
     arch::Arch,
     cpu::{CpuId, CpuSet},
     probe::Probe,
@@ -131,6 +131,28 @@ pub unsafe trait PhysMem {
     /// Copies a block of frames; programs may be writing to `src`.
     fn copy(&self, dst: Pfn, src: Pfn, order: Order);
 
+    /// Copies bytes of a frame from byte `offset` on into a kernel buffer; programs may be writing to them.
+    ///
+    /// # Panics
+    /// If they do not all lie in the frame.
+    fn read_bytes(&self, pfn: Pfn, offset: usize, to: &mut [u8]) {
+        assert_in_frame(offset, to.len());
+        let len = to.len();
+        let target = NonNull::from(to).cast();
+        // SAFETY: the frame's bytes are valid for reads, and these lie in it; `to` is the caller's alone.
+        unsafe { self.direct_map(pfn).add(offset).copy_to_nonoverlapping(target, len) };
+    }
+    /// Copies a kernel buffer to the bytes of a frame from byte `offset` on; programs may be using them.
+    ///
+    /// # Panics
+    /// If they do not all lie in the frame.
+    fn write_bytes(&self, pfn: Pfn, offset: usize, from: &[u8]) {
+        assert_in_frame(offset, from.len());
+        let source = NonNull::from(from).cast();
+        // SAFETY: the frame's bytes are valid for writes, and these lie in it; `from` is no part of it.
+        unsafe { self.direct_map(pfn).add(offset).copy_from_nonoverlapping(source, from.len()) };
+    }
+
     /// Whether the frame's bytes are all 0. `false` is always a right answer.
     #[inline]
     fn is_zero(&self, _pfn: Pfn) -> bool {
@@ -149,6 +171,10 @@ pub unsafe trait PhysMem {
     /// Told that a block came back. Tests poison it.
     #[inline]
     fn freed(&self, _pfn: Pfn, _order: Order) {}
+}
+
+fn assert_in_frame(offset: usize, len: usize) {
+    assert!(offset <= PAGE_SIZE && len <= PAGE_SIZE - offset, "an access leaves its frame");
 }
 
 /// Which translations to forget.

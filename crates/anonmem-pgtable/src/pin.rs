@@ -79,49 +79,54 @@ impl<M: Machine> AddressSpace<M> {
         access: PinAccess,
         pins: &mut PinList<'f, M>,
     ) -> Va {
+        let walk = FastWalk { space: self, frames, rcu, access };
         let mut va = range.start;
         while va < range.end {
             let table_end = va.align_down(span::<M>()).0.saturating_add(span::<M>());
             let batch_end = va.0.saturating_add(BATCH * PAGE_SIZE as u64);
             let batch = VaRange { start: va, end: Va(table_end.min(batch_end)).min(range.end) };
-            va = self.pin_batch(frames, rcu, batch, access, pins);
+            va = walk.pin_batch(batch, pins);
             if va != batch.end {
                 break;
             }
         }
         va
     }
+}
 
-    /// The same for pages of one table.
-    fn pin_batch<'f>(
-        &self,
-        frames: &'f Frames<M>,
-        rcu: &RcuGuard<'_, M>,
-        range: VaRange,
-        access: PinAccess,
-        pins: &mut PinList<'f, M>,
-    ) -> Va {
+/// A walk over tables in a read section.
+struct FastWalk<'w, 'f, 'r, M: Machine> {
+    space: &'w AddressSpace<M>,
+    frames: &'f Frames<M>,
+    rcu: &'w RcuGuard<'r, M>,
+    access: PinAccess,
+}
+
+impl<'f, M: Machine> FastWalk<'_, 'f, '_, M> {
+    /// Pins pages of one table.
+    fn pin_batch(&self, range: VaRange, pins: &mut PinList<'f, M>) -> Va {
+        let frames = self.frames;
         // C1
-        let Some(seen) = self.sharing().try_begin() else { return range.start };
-        let Some(table) = self.table_unlocked(frames, rcu, range.start) else { return range.start };
+        let Some(seen) = self.space.sharing().try_begin() else { return range.start };
+        let Some(table) = self.table(range.start) else { return range.start };
         let first = M::Arch::index(range.start, 0);
         let words = &entries(frames, table)[first..first + range.pages().0 as usize];
         let mut tried = [const { None }; BATCH as usize];
         for (place, word) in tried.iter_mut().zip(words) {
-            *place = Tried::pin(frames, word, access);
+            *place = Tried::pin(frames, word, self.access);
             if place.is_none() {
                 break;
             }
         }
         pin_protocol::pins_are_counted::<M>();
         // Whatever fails from here on is unpinned with `tried`.
-        if self.table_unlocked(frames, rcu, range.start) != Some(table) {
+        if self.table(range.start) != Some(table) {
             return range.start;
         }
         let kept =
             tried.iter().flatten().zip(words).take_while(|(one, word)| one.still_holds(frames, word)).count();
         // C2
-        if self.sharing().retry(seen) {
+        if self.space.sharing().retry(seen) {
             return range.start;
         }
         let mut va = range.start;
@@ -135,10 +140,11 @@ impl<M: Machine> AddressSpace<M> {
     }
 
     /// The last-level table for `va` as it is just now. The read section keeps it a table.
-    fn table_unlocked(&self, frames: &Frames<M>, _rcu: &RcuGuard<'_, M>, va: Va) -> Option<Pfn> {
+    fn table(&self, va: Va) -> Option<Pfn> {
+        let _kept_by = self.rcu;
         (1..M::Arch::LEVELS)
             .rev()
-            .try_fold(self.root(), |table, level| next_table::<M>(frames, table, va, level))
+            .try_fold(self.space.root(), |table, level| next_table::<M>(self.frames, table, va, level))
     }
 }
 

@@ -55,6 +55,8 @@ impl Error {
     pub(crate) const LOCKED: Self = Self::Limit("locked memory (RLIMIT_MEMLOCK)");
     /// As often as a page may be pinned.
     pub(crate) const PINS: Self = Self::Limit("pins of a page");
+    /// As many references as a page may have.
+    pub(crate) const REFERENCES: Self = Self::Limit("references to a page");
 
     /// The Linux error number (positive).
     pub const fn errno(self) -> i32 {

@@ -82,7 +82,7 @@ pub use config::{Config, LockMode, MoveLocks};
 pub use error::Error;
 pub use events::Event;
 pub use fault::{FaultAccess, FaultOutcome};
-pub use gup::{PinFlags, PinnedRange, Unpin};
+pub use gup::{PageLook, PartlyPinned, PinFlags, PinnedRange, RemoteBytes, Unpin};
 pub use ids::{AnonVmaId, AnonVmaTag, MmId, MmTag, ShmId, ShmTag, VmaId, VmaTag};
 #[doc(hidden)]
 pub use ids::{ChainId, ChainTag, NodeId, NodeTag, UffdId, UffdMessageId, UffdMessageTag, UffdTag};
@@ -91,7 +91,7 @@ pub use madvise::Advice;
 pub use maps::{MapKind, MapUse, PagemapEntry, VmaInfo, VmaUsage};
 pub use migrate::{Stays, Went};
 pub use mlock::MlockAll;
-pub use mm::{Mm, MmCounters};
+pub use mm::{Mm, MmCounters, MmGrab};
 pub use mmap::{MapBacking, MapFlags, MmapRequest, Prot};
 pub use mremap::RemapFlags;
 pub use msync::SyncFlags;

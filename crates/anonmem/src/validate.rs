@@ -143,13 +143,12 @@ impl<M: Machine> Vm<M> {
     fn validate_mm(&self, id: MmId, slot: &MmSlot<M>, totals: &mut Totals) -> Check {
         totals.mms += 1;
         if slot.users() == 0 {
-            // Only what was pinned for long in it is left, or a userfaultfd.
-            let kept = slot.pinned.peek() > 0 || self.is_watched(id);
+            // Whoever is charged to it, or asks for it later, has left the slot.
             return expect(
-                "an address space that has ended is kept by its pins or a userfaultfd",
+                "an address space that has ended is kept by somebody",
                 id.raw().get().into(),
                 1,
-                u64::from(kept),
+                u64::from(slot.is_grabbed()),
             );
         }
         let guard = self.mmap_read_lock(id);
@@ -232,13 +231,6 @@ impl<M: Machine> Vm<M> {
             }
         }
         Ok(())
-    }
-
-    /// Whether a userfaultfd is for this address space.
-    fn is_watched(&self, mm: MmId) -> bool {
-        let mut found = false;
-        self.uffds.for_each_live(&self.frames, |_, uffd| found |= uffd.mm() == mm);
-        found
     }
 
     /// Who watches a VMA is there, and watches this address space.

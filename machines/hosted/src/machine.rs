@@ -153,6 +153,14 @@ unsafe impl<C: Checks, A: Arch> PhysMem for Hosted<C, A> {
         self.arena.copy(dst, src, order);
     }
 
+    fn read_bytes(&self, pfn: Pfn, offset: usize, to: &mut [u8]) {
+        self.arena.read(pfn, offset, to);
+    }
+
+    fn write_bytes(&self, pfn: Pfn, offset: usize, from: &[u8]) {
+        self.arena.write(pfn, offset, from);
+    }
+
     fn is_zero(&self, pfn: Pfn) -> bool {
         self.arena.words(pfn).iter().all(|word| word.load(Relaxed) == 0)
     }

@@ -154,6 +154,13 @@ impl Arena {
         }
     }
 
+    /// Some bytes of a frame.
+    pub(super) fn part(&self, pfn: Pfn, offset: usize, len: usize) -> NonNull<u8> {
+        assert!(offset <= PAGE_SIZE && len <= PAGE_SIZE - offset, "an access leaves its frame");
+        // SAFETY: the offset is inside the page, or at its end.
+        unsafe { self.bytes(pfn).add(offset) }
+    }
+
     /// The word at `offset` of a frame.
     pub(super) fn read(&self, pfn: Pfn, offset: usize) -> u64 {
         assert!(offset + 8 <= PAGE_SIZE && offset.is_multiple_of(8), "a word of a page");

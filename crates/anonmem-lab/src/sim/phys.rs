@@ -23,6 +23,21 @@ use crate::{
 use anonmem_hal::{Order, PAGE_SIZE, Pfn, PhysMem};
 use core::{panic::Location, ptr::NonNull, sync::atomic::Ordering};
 
+impl Sim {
+    /// A step of the kernel's that touches the bytes of a frame.
+    fn step(&self, kind: Kind, pfn: Pfn, what: &str, at: &'static Location<'static>) {
+        let address = self.arena.data_address(pfn);
+        if running() {
+            turn(kind, address, Ordering::Relaxed, None, at);
+            inside_frame(address, at);
+            with(|e| {
+                e.record(|e| Event::new(e, Some(address), "", Action::Word(what.into()), at));
+                e.tick();
+            });
+        }
+    }
+}
+
 // SAFETY: the arena is this machine's alone and does not move; frames are adjacent; `memmap` has 32 zeroed
 // bytes a frame, aligned to 64.
 unsafe impl PhysMem for Sim {
@@ -72,6 +87,24 @@ unsafe impl PhysMem for Sim {
             unsafe { to.copy_from(from, PAGE_SIZE) };
             overwritten(to, PAGE_SIZE);
         }
+    }
+
+    /// One step, as [`copy`](Self::copy).
+    #[track_caller]
+    fn read_bytes(&self, pfn: Pfn, offset: usize, to: &mut [u8]) {
+        self.step(Kind::Load, pfn, "is read by the kernel", Location::caller());
+        let from = self.arena.part(pfn, offset, to.len());
+        // SAFETY: the part lies in a frame of the arena, and `to` does not.
+        unsafe { from.copy_to_nonoverlapping(NonNull::from(&mut *to).cast(), to.len()) };
+    }
+
+    /// One step, as [`copy`](Self::copy).
+    #[track_caller]
+    fn write_bytes(&self, pfn: Pfn, offset: usize, from: &[u8]) {
+        self.step(Kind::Store, pfn, "is written by the kernel", Location::caller());
+        let to = self.arena.part(pfn, offset, from.len());
+        // SAFETY: the part lies in a frame of the arena, and `from` does not.
+        unsafe { to.copy_from_nonoverlapping(NonNull::from(from).cast(), from.len()) };
     }
 
     /// One step, as [`copy`](Self::copy).

@@ -16,33 +16,35 @@
 //!                  shared, to be read     ──▶ an unshare fault  (copies it; it stays read-only)
 //! ```
 //!
-//! Linux: mm/gup.c `__get_user_pages`, `check_vma_flags`, `faultin_page`, `gup_must_unshare`. Differs: a
-//! range is pinned as a whole or not at all. Pins are counted apart from references, so a page never looks
-//! pinned that is not.
+//! | file | what |
+//! |---|---|
+//! | `area.rs` | a mapping that allows the access, under the mmap lock; pages of it, pinned |
+//! | `fast.rs` | pins without a lock |
+//! | `look.rs` | a reference for who only looks |
+//! | `remote.rs` | bytes in and out of any address space |
+//! | `pinned.rs` | who owns the pins |
+//!
+//! Linux: mm/gup.c `__get_user_pages`, `gup_must_unshare`. Differs: a range is pinned as a whole or not at all,
+//! unless the caller asks for a part; pins are counted apart from references, so a page never looks pinned
+//! that is not.
 
+mod area;
 mod fast;
+mod look;
 mod pinned;
+mod remote;
 #[cfg(test)]
 mod tests;
 
-pub use pinned::{PinnedRange, Unpin};
+pub use look::PageLook;
+pub use pinned::{PartlyPinned, PinnedRange, Unpin};
+pub use remote::RemoteBytes;
 
-use crate::{
-    error::Error,
-    events::Event,
-    fault::{
-        handle_mm_fault,
-        vm_fault::{FaultAccess, FaultOutcome, FaultResult, VmFault, Waits},
-    },
-    ids::{UffdMessageId, VmaId},
-    mm::{Mm, mmap_lock::MmapReadGuard},
-    vma::flags::VmFlags,
-};
-use anonmem_hal::{Arch, Machine, PAGE_SIZE, Pte, Va, VaRange};
-use anonmem_pgtable::{PinEntry, PteGuard};
-use pinned::{Charge, mark_written};
+use crate::{error::Error, fault::vm_fault::FaultAccess, mm::Mm};
+use anonmem_hal::{Arch, Machine, PAGE_SIZE, Va, VaRange};
+use pinned::Charge;
 
-/// Pages that are pinned before the mmap lock is let go for a moment.
+/// Pages that are taken before the mmap lock is let go for a moment.
 const BATCH: u64 = 256;
 
 bitflags::bitflags! {
@@ -62,9 +64,9 @@ bitflags::bitflags! {
     }
 }
 
-/// What a page needs before it can be pinned.
+/// What a page needs before it can be taken.
 enum Next {
-    /// Nothing: it is, or is the zero page.
+    /// Nothing: it is.
     Page,
     /// A fault.
     Fault(FaultAccess),
@@ -72,9 +74,6 @@ enum Next {
 
 impl<'v, M: Machine> Mm<'v, M> {
     /// Pins the pages that `range` touches, all of them or none.
-    ///
-    /// Anybody may ask, of any address space that he has an [`Mm`] of (Linux: `pin_user_pages`,
-    /// `pin_user_pages_remote`).
     ///
     /// ```
     /// # use anonmem::*;
@@ -88,6 +87,8 @@ impl<'v, M: Machine> Mm<'v, M> {
     /// # });
     /// ```
     ///
+    /// Anybody may ask, of any address space that he has an [`Mm`] of; long-term pins are charged to it.
+    ///
     /// # Locks
     /// The mmap lock for reading, again and again. Sleeps.
     ///
@@ -97,11 +98,51 @@ impl<'v, M: Machine> Mm<'v, M> {
     /// or more would be pinned for long than may be locked; [`Error::OutOfMemory`].
     #[doc(alias = "pin_user_pages")]
     pub fn pin(&self, range: VaRange, flags: PinFlags) -> Result<PinnedRange<'v, M>, Error> {
+        self.pin_remote(self, range, flags)
+    }
+
+    /// Pins pages of another address space. Long-term pins are charged to this one, whose user decides when
+    /// they end.
+    ///
+    /// # Locks
+    /// As [`pin`](Self::pin), those of `of`.
+    ///
+    /// # Errors
+    /// As [`pin`](Self::pin).
+    #[doc(alias = "pin_user_pages_remote")]
+    pub fn pin_remote(
+        &self,
+        of: &Self,
+        range: VaRange,
+        flags: PinFlags,
+    ) -> Result<PinnedRange<'v, M>, Error> {
         let range = whole_pages::<M>(range)?;
         self.vm.reclaiming(|| {
             let mut pinned = self.begin(range, flags)?;
-            self.pin_rest(&mut pinned, range, flags)?;
+            of.pin_rest(&mut pinned, range, flags)?;
             Ok(pinned)
+        })
+    }
+
+    /// Pins pages of `range` from its start on, up to the first that cannot be had, and says why not.
+    ///
+    /// # Locks
+    /// As [`pin`](Self::pin).
+    ///
+    /// # Errors
+    /// As [`pin`](Self::pin), if not even the first page can be had.
+    pub fn pin_some(&self, range: VaRange, flags: PinFlags) -> Result<PartlyPinned<'v, M>, Error> {
+        let range = whole_pages::<M>(range)?;
+        self.vm.reclaiming(|| {
+            let mut pinned = self.begin(range, flags)?;
+            let stopped = self.pin_rest(&mut pinned, range, flags).err();
+            match stopped {
+                Some(why) if pinned.pages().0 == 0 => Err(why),
+                stopped => {
+                    pinned.charge_only_what_is_there();
+                    Ok(PartlyPinned { pinned, stopped })
+                }
+            }
         })
     }
 
@@ -122,155 +163,16 @@ impl<'v, M: Machine> Mm<'v, M> {
         while pinned.range().end < range.end {
             let start = pinned.range().end;
             let batch = Va(start.0.saturating_add(BATCH * PAGE_SIZE as u64)).min(range.end);
-            let guard = self.read();
-            let found = guard.slot().tree.find_containing(self.vm.nodes(), start);
-            let (mapped, id) = found.ok_or(Error::BadAddress)?;
-            check_vma_flags(self.vm.vma(id).flags(), flags)?;
-            let part = VaRange { start, end: batch.min(mapped.end) };
-            if let Some(message) = self.pin_in_vma(&guard, id, pinned, part, flags)? {
-                drop(guard);
-                if self.vm.wait_for_userfault(message, Waits::Kernel) != FaultOutcome::Done {
-                    return Err(Error::BadAddress);
-                }
-            }
+            let pinning = self.area(start, flags)?.pin(pinned, batch);
+            self.unless_stopped(pinning)?;
         }
         Ok(())
     }
-
-    /// Pins the pages of `part`, which is in one VMA; or stops at one that a userfaultfd was sent a message
-    /// about, which it returns.
-    fn pin_in_vma(
-        &self,
-        guard: &MmapReadGuard<'_, M>,
-        id: VmaId,
-        pinned: &mut PinnedRange<'v, M>,
-        part: VaRange,
-        flags: PinFlags,
-    ) -> Result<Option<UffdMessageId>, Error> {
-        anonmem_hal::debug_check_eq!(M, guard.id(), self.id, "the lock of another address space");
-        let vma = self.vm.vma(id).flags();
-        while pinned.range().end < part.end {
-            let rest = VaRange { start: pinned.range().end, end: part.end };
-            let stopped = self.pin_present(guard, vma, pinned, rest, flags)?;
-            let Next::Fault(access) = stopped else { continue };
-            if flags.contains(PinFlags::NOFAULT) {
-                return Err(Error::BadAddress);
-            }
-            let waits = self.fault_for_pin(guard, id, pinned.range().end, access)?;
-            if waits.is_some() {
-                return Ok(waits);
-            }
-        }
-        Ok(None)
-    }
-
-    /// Pins pages that are there, from the start of `rest` on, as far as its table and they go.
-    fn pin_present(
-        &self,
-        guard: &MmapReadGuard<'_, M>,
-        vma: VmFlags,
-        pinned: &mut PinnedRange<'v, M>,
-        rest: VaRange,
-        flags: PinFlags,
-    ) -> Result<Next, Error> {
-        let Some(table) = guard.slot().space.walk(&self.vm.frames, guard, rest.start) else {
-            return Ok(Next::Fault(first_access(flags)));
-        };
-        let end = rest.end.min(table.range().end);
-        let before = pinned.pages().0;
-        let entries = table.lock();
-        let mut va = rest.start;
-        let mut next = Ok(Next::Page);
-        while va < end {
-            next = pin_entry(&entries, va, vma, pinned, flags);
-            if !matches!(next, Ok(Next::Page)) {
-                break;
-            }
-            va = va.next_page();
-        }
-        drop(entries);
-        pinned.lengthen();
-        self.vm.events.add(Event::PinSlow, pinned.pages().0 - before);
-        next
-    }
-
-    /// Faults a page in, or makes it the program's own, or returns the message that a userfaultfd was sent.
-    #[doc(alias = "faultin_page")]
-    fn fault_for_pin(
-        &self,
-        guard: &MmapReadGuard<'_, M>,
-        id: VmaId,
-        va: Va,
-        access: FaultAccess,
-    ) -> Result<Option<UffdMessageId>, Error> {
-        // What the mapping allows was asked by `check_vma_flags`, which knows of force.
-        let fault = VmFault::new(self.vm, guard.slot(), guard, id, va, access, Waits::Kernel);
-        match handle_mm_fault(&fault) {
-            FaultResult::Done => Ok(None),
-            FaultResult::Userfault(message) => Ok(Some(message)),
-            FaultResult::Oom => Err(Error::OutOfMemory),
-            FaultResult::Segv | FaultResult::Bus => Err(Error::BadAddress),
-            FaultResult::Refused(why) => unreachable!("{why:?} under the mmap lock"),
-            FaultResult::Reload => unreachable!("handle_mm_fault tries again by itself"),
-        }
-    }
-}
-
-/// Pins the page of one entry, if it is there for what the flags say.
-#[doc(alias = "follow_page_pte")]
-fn pin_entry<M: Machine>(
-    entries: &PteGuard<'_, M, MmapReadGuard<'_, M>>,
-    va: Va,
-    vma: VmFlags,
-    pinned: &mut PinnedRange<'_, M>,
-    flags: PinFlags,
-) -> Result<Next, Error> {
-    let writable = matches!(entries.get(va), Pte::Present(present) if present.prot.write);
-    // A write that is forced leaves the entry read-only: that the page is the entry's own is all that it
-    // needs.
-    if flags.contains(PinFlags::WRITE) && !writable && vma.contains(VmFlags::WRITE) {
-        return Ok(Next::Fault(FaultAccess::Write));
-    }
-    let missing = match entries.pin(va) {
-        PinEntry::Pinned(pin) => {
-            if flags.contains(PinFlags::WRITE) {
-                mark_written(&pin);
-            }
-            pinned.list().push(pin)?;
-            return Ok(Next::Page);
-        }
-        PinEntry::Zero if !flags.intersects(PinFlags::WRITE | PinFlags::LONGTERM) => {
-            pinned.list().push_zero()?;
-            return Ok(Next::Page);
-        }
-        PinEntry::TooManyPins => return Err(Error::PINS),
-        PinEntry::NoPage => first_access(flags),
-        PinEntry::Zero | PinEntry::Shared => match first_access(flags) {
-            FaultAccess::Write => FaultAccess::Write,
-            FaultAccess::Read | FaultAccess::Exec | FaultAccess::Unshare => FaultAccess::Unshare,
-        },
-    };
-    Ok(Next::Fault(missing))
 }
 
 /// The fault that a page takes that is not there.
 fn first_access(flags: PinFlags) -> FaultAccess {
     if flags.contains(PinFlags::WRITE) { FaultAccess::Write } else { FaultAccess::Read }
-}
-
-/// Whether pages of a VMA may be pinned so.
-///
-/// # Errors
-/// [`Error::BadAddress`].
-fn check_vma_flags(vma: VmFlags, flags: PinFlags) -> Result<(), Error> {
-    let force = flags.contains(PinFlags::FORCE);
-    let allowed = if flags.contains(PinFlags::WRITE) {
-        // Force never writes to what others have, too.
-        vma.contains(VmFlags::WRITE) || force && vma.is_cow()
-    } else {
-        vma.contains(VmFlags::READ) || force && vma.contains(VmFlags::MAYREAD)
-    };
-    if allowed { Ok(()) } else { Err(Error::BadAddress) }
 }
 
 /// The pages that `range` touches.

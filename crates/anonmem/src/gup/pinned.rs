@@ -34,6 +34,15 @@ pub struct PinnedRange<'v, M: Machine> {
     charge: Option<Charge<'v, M>>,
 }
 
+/// The first pages of a range that was to be pinned.
+#[must_use = "the pages are unpinned when it drops"]
+pub struct PartlyPinned<'v, M: Machine> {
+    /// What is pinned.
+    pub pinned: PinnedRange<'v, M>,
+    /// Why the page after it is not; `None` if there was none to pin.
+    pub stopped: Option<Error>,
+}
+
 impl<'v, M: Machine> PinnedRange<'v, M> {
     /// One without pages, which begins at `start`.
     pub(super) fn new(mm: &Mm<'v, M>, start: Va, charge: Option<Charge<'v, M>>) -> Self {
@@ -89,6 +98,14 @@ impl<'v, M: Machine> PinnedRange<'v, M> {
         let rest = VaRange { start: at, end: self.range.end };
         self.range.end = at;
         Ok(Self { pins, range: rest, unpin: self.unpin, charge })
+    }
+
+    /// Charges no more than what is pinned.
+    pub(super) fn charge_only_what_is_there(&mut self) {
+        let pages = self.pages();
+        if let Some(charge) = &mut self.charge {
+            drop(charge.split_off(NrPages(charge.pages - pages.0)));
+        }
     }
 
     /// The list, to add the pages to that follow [`range`](Self::range).

@@ -1,5 +1,7 @@
 //! What pins promise, and what they cost.
 
+mod remote;
+
 use super::{PinFlags, Unpin};
 use crate::{
     Advice, Error, Event, Limits, Mm, Prot,

@@ -219,20 +219,31 @@ impl<M: Machine> Drop for Mm<'_, M> {
 /// Keeps the slot of an address space, though not its memory: what is charged to it is charged to no other
 /// that comes after.
 #[doc(alias = "mmgrab")]
-pub(crate) struct MmGrab<'v, M: Machine> {
+pub struct MmGrab<'v, M: Machine> {
     objects: &'v Objects<M>,
     id: MmId,
 }
 
 impl<'v, M: Machine> Mm<'v, M> {
     /// Keeps the slot when the users have gone.
-    pub(crate) fn grab(&self) -> MmGrab<'v, M> {
+    pub fn grab(&self) -> MmGrab<'v, M> {
         self.slot().grabs.fetch_add(1, Ordering::Relaxed);
         MmGrab { objects: self.vm, id: self.id }
     }
 }
 
 impl<'v, M: Machine> MmGrab<'v, M> {
+    /// Becomes a user of the address space, unless it has none any more.
+    ///
+    /// # Panics
+    /// If it is another memory manager's.
+    #[doc(alias = "mmget_not_zero")]
+    pub fn user(&self, vm: &'v Vm<M>) -> Option<Mm<'v, M>> {
+        assert!(core::ptr::eq(self.objects, &raw const **vm), "an address space of another memory manager");
+        // The slot is kept: its users, or none, are those of the same address space.
+        vm.try_user(self.id)
+    }
+
     /// Gives the grab to whoever keeps the name.
     pub(crate) fn into_id(self) -> MmId {
         core::mem::ManuallyDrop::new(self).id

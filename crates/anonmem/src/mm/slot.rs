@@ -230,6 +230,11 @@ impl<M: Machine> MmSlot<M> {
         let _ = self.pages.peak.fetch_update(Ordering::Relaxed, |peak| (peak < rss).then_some(rss));
     }
 
+    /// Whether somebody keeps the slot.
+    pub(crate) fn is_grabbed(&self) -> bool {
+        self.grabs.peek() != 0
+    }
+
     /// Owners, for `validate`.
     pub(crate) fn users(&self) -> u32 {
         self.users.peek()
