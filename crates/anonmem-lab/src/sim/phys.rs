@@ -29,7 +29,7 @@ impl Sim {
         let address = self.arena.data_address(pfn);
         if running() {
             turn(kind, address, Ordering::Relaxed, None, at);
-            inside_frame(address, at);
+            inside_frame(address, By::Code, at);
             with(|e| {
                 e.record(|e| Event::new(e, Some(address), "", Action::Word(what.into()), at));
                 e.tick();
@@ -110,16 +110,7 @@ unsafe impl PhysMem for Sim {
     /// One step, as [`copy`](Self::copy).
     #[track_caller]
     fn is_zero(&self, pfn: Pfn) -> bool {
-        let (at, address) = (Location::caller(), self.arena.data_address(pfn));
-        if running() {
-            turn(Kind::Load, address, Ordering::Relaxed, None, at);
-            inside_frame(address, By::Code, at);
-            with(|e| {
-                let word = "is looked at: all zeroes?".into();
-                e.record(|e| Event::new(e, Some(address), "", Action::Word(word), at));
-                e.tick();
-            });
-        }
+        self.step(Kind::Load, pfn, "is looked at: all zeroes?", Location::caller());
         (0..PAGE_SIZE / 8).all(|i| self.arena.read(pfn, i * 8) == 0)
     }
 
