@@ -19,9 +19,8 @@ impl<M: Machine> Frames<M> {
         let (kind, fields) = match meta.kind() {
             Kind::New | Kind::Folio | Kind::Tail => ("folio", Meta::<M>::FOLIO_FIELDS),
             Kind::Table => ("table", Meta::<M>::TABLE_FIELDS),
-            Kind::Reserved | Kind::Buddy | Kind::BuddyTail | Kind::Pcp | Kind::Slab | Kind::Kernel => {
-                ("frame", Meta::<M>::OTHER_FIELDS)
-            }
+            Kind::Reserved | Kind::Buddy | Kind::BuddyTail | Kind::Pcp => ("frame", Meta::<M>::OTHER_FIELDS),
+            Kind::Slab | Kind::Kernel | Kind::Offline => ("frame", Meta::<M>::OTHER_FIELDS),
         };
         Some(Place::new(kind, Some(pfn.0), fields, offset % META_BYTES))
     }

@@ -98,6 +98,13 @@ impl Buddy {
         index
     }
 
+    /// Takes a certain free block, whatever is to become of it.
+    pub(crate) fn take_block<M: Machine>(&mut self, map: &Memmap<M>, block: &Range<u32>) {
+        let order = block.len().ilog2() as u8;
+        self.unlink(map, block.start, order);
+        self.free -= 1 << order;
+    }
+
     /// Puts adjacent pages back, in the largest blocks that they make. Nobody else looks at their marks.
     pub(crate) fn put_run<M: Machine>(&mut self, map: &Memmap<M>, mut run: Range<u32>) {
         for index in run.clone() {

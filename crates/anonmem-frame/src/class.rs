@@ -11,13 +11,15 @@ pub(crate) enum Class {
     Table = 1,
     Slab = 2,
     Kernel = 3,
+    Offline = 4,
 }
 
 /// The number of [`Class`]es.
-const CLASSES: usize = 4;
+const CLASSES: usize = 5;
 
 impl Class {
-    pub(crate) const ALL: [Self; CLASSES] = [Self::Folio, Self::Table, Self::Slab, Self::Kernel];
+    pub(crate) const ALL: [Self; CLASSES] =
+        [Self::Folio, Self::Table, Self::Slab, Self::Kernel, Self::Offline];
 
     /// That of a block's first frame; `None` if that kind is not allocated.
     #[inline(always)]
@@ -27,6 +29,7 @@ impl Class {
             Kind::Table => Some(Self::Table),
             Kind::Slab => Some(Self::Slab),
             Kind::Kernel => Some(Self::Kernel),
+            Kind::Offline => Some(Self::Offline),
             Kind::Reserved | Kind::Buddy | Kind::BuddyTail | Kind::Pcp | Kind::Tail => None,
         }
     }

@@ -184,6 +184,27 @@ impl<M: Machine> Frames<M> {
         self.meta(pfn).kind()
     }
 
+    /// The allocated block that has a frame, as of now: its first frame, what it is used for, its size.
+    /// `None` if the frame is free.
+    ///
+    /// # Panics
+    /// If the frame is not one of these.
+    pub fn block_of(&self, pfn: Pfn) -> Option<(Pfn, Kind, Order)> {
+        let meta = self.meta(pfn);
+        let (head, flags) = match meta.flags.load(Relaxed) {
+            // What a tail says may be left over from a block that is free, or smaller, by now.
+            flags if Kind::of(flags) == Kind::Tail => {
+                let head = Pfn(meta.mapping.load(Relaxed));
+                (head, self.memmap.find(head).map(|index| self.memmap.at(index).flags.load(Relaxed))?)
+            }
+            flags => (pfn, flags),
+        };
+        let (kind, order) = (Kind::of(flags), Order::new(Kind::order_of(flags)));
+        let is_in = pfn.0.wrapping_sub(head.0) < order.pages();
+        let is_used = Class::of(kind).is_some() || pfn == self.zero_page;
+        (is_in && is_used).then_some((head, kind, order))
+    }
+
     /// Whether the frame is one of these.
     #[inline]
     pub fn contains(&self, pfn: Pfn) -> bool {

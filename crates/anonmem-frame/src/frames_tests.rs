@@ -490,3 +490,29 @@ fn words_of_metadata_are_called_what_they_are() {
         [format!("table#{pfn}.lock"), format!("table#{pfn}.next"), format!("table#{pfn}.used")]
     );
 }
+
+#[test]
+fn a_part_of_a_block_goes_and_comes_back() {
+    let frames = frames(0x100, 256);
+    let base = frames.machine().base_pfn();
+    let free = frames.usage().free;
+    let range = base.offset(100)..base.offset(171);
+    assert_eq!(frames.take_offline(range.clone()), 71);
+    assert_eq!((frames.usage().free.0, frames.usage().offline.0), (free.0 - 71, 71));
+    frames.validate().unwrap();
+    // What is out of use is not taken twice, and nobody gets it.
+    assert_eq!(frames.take_offline(base.offset(90)..base.offset(171)), 10);
+    let mut all = Vec::new();
+    while let Ok(page) = frames.alloc(Order::ZERO) {
+        assert!(!(base.offset(90)..range.end).contains(&page.pfn()));
+        all.push(page);
+    }
+    // A part comes back, and is found.
+    assert_eq!(frames.give_online(base.offset(95)..base.offset(105)), 10);
+    let found = frames.alloc(Order::ZERO).unwrap().pfn();
+    assert!((base.offset(95)..base.offset(105)).contains(&found));
+    drop(all);
+    assert_eq!(frames.give_online(base..base.offset(1000)), 71);
+    assert_eq!((frames.usage().free, frames.usage().offline.0), (free, 0));
+    frames.validate().unwrap();
+}

@@ -3,6 +3,7 @@
 //! - [`meta`]: 32 bytes per frame, and what they mean.
 //! - [`frames`]: the allocator's front: blocks of frames, page tables, the kernel's own.
 //! - `zone`, `buddy`; `pcp`, `magazine`: its two layers, free blocks and each CPU's free pages.
+//! - `offline`: frames out of use, and back.
 //! - `class`, [`usage`]: what memory is used for, and the watermarks.
 //! - [`validate`]: recounting all of it.
 //! - [`swap`]: swap slots, which are the swap cache too; `swap_count`: the owner of one count of a slot.
@@ -31,6 +32,7 @@ pub mod handle;
 mod magazine;
 mod memmap;
 pub mod meta;
+mod offline;
 mod owned;
 mod pcp;
 pub mod place;

@@ -94,6 +94,12 @@ impl<M: Machine> Memmap<M> {
         (buddy < u64::from(self.nr)).then_some(buddy as u32)
     }
 
+    /// The first frame of the block of `order` that contains `index`, if that frame is ours.
+    pub(crate) fn head_of(&self, index: u32, order: u8) -> Option<u32> {
+        let into = self.pfn(index).0 & ((1 << order) - 1);
+        index.checked_sub(into as u32)
+    }
+
     /// Whether a block of `order` may start at `index`: aligned, and all of it ours.
     pub(crate) fn is_block(&self, index: u32, order: Order) -> bool {
         self.pfn(index).0.is_multiple_of(order.pages())

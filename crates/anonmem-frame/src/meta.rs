@@ -116,11 +116,13 @@ pub enum Kind {
     Slab = 8,
     /// The kernel's own: its heap, its stacks.
     Kernel = 9,
+    /// Out of use: unplugged, in a balloon, or bad.
+    Offline = 10,
 }
 
 impl Kind {
     pub(crate) fn of(bits: u32) -> Self {
-        const ALL: [Kind; 10] = [
+        const ALL: [Kind; 11] = [
             Kind::Reserved,
             Kind::Buddy,
             Kind::BuddyTail,
@@ -131,6 +133,7 @@ impl Kind {
             Kind::Table,
             Kind::Slab,
             Kind::Kernel,
+            Kind::Offline,
         ];
         ALL[(bits >> flags::KIND_SHIFT & 15) as usize]
     }

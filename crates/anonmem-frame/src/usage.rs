@@ -22,6 +22,8 @@ pub struct Usage {
     pub slabs: NrPages,
     /// The kernel's own.
     pub kernel: NrPages,
+    /// Out of use: unplugged, in a balloon, or bad.
+    pub offline: NrPages,
     /// The most that was in use at a time. Looked at when a CPU's list is refilled, so that it may lag by
     /// one list per CPU.
     pub peak: NrPages,
@@ -40,8 +42,8 @@ const ZERO_PAGES: u32 = 1;
 impl<M: Machine> Frames<M> {
     /// Tells how much of memory is used for what.
     pub fn usage(&self) -> Usage {
-        let [folios, tables, slabs, kernel] = Class::ALL.map(|class| self.used(class));
-        let used = folios + tables + slabs + kernel;
+        let [folios, tables, slabs, kernel, offline] = Class::ALL.map(|class| self.used(class));
+        let used = folios + tables + slabs + kernel + offline;
         let total = u64::from(self.memmap.nr() - ZERO_PAGES);
         Usage {
             total: NrPages(total),
@@ -50,6 +52,7 @@ impl<M: Machine> Frames<M> {
             tables: NrPages(tables),
             slabs: NrPages(slabs),
             kernel: NrPages(kernel),
+            offline: NrPages(offline),
             peak: NrPages(self.peak.peek().max(used)),
         }
     }

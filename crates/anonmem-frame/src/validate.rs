@@ -181,5 +181,6 @@ const fn wrong_counter(class: Class) -> &'static str {
         Class::Table => "the number of page tables is wrong",
         Class::Slab => "the number of slab pages is wrong",
         Class::Kernel => "the number of the kernel's own pages is wrong",
+        Class::Offline => "the number of pages out of use is wrong",
     }
 }

@@ -129,6 +129,10 @@ events! {
     MigratePinned => "pgmigrate_pinned",
     /// Of those that stayed: somebody was using them.
     MigrateBusy => "pgmigrate_busy",
+    /// Large blocks made by moving pages.
+    CompactSuccess => "compact_success",
+    /// Large blocks that could not be made.
+    CompactFail => "compact_fail",
     /// Entries that a move had left behind, and a fault has put right.
     MigrateLeftBehind => "pgmigrate_left_behind",
     /// Flushes asked for by the memory manager.

@@ -89,7 +89,7 @@ pub use ids::{ChainId, ChainTag, NodeId, NodeTag, UffdId, UffdMessageId, UffdMes
 pub use limits::Limits;
 pub use madvise::Advice;
 pub use maps::{MapKind, MapUse, PagemapEntry, VmaInfo, VmaUsage};
-pub use migrate::{Stays, Went};
+pub use migrate::{Effort, Evacuation, Kept, Stays, Went};
 pub use mlock::MlockAll;
 pub use mm::{Mm, MmCounters, MmGrab};
 pub use mmap::{MapBacking, MapFlags, MmapRequest, Prot};

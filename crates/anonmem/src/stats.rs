@@ -31,6 +31,7 @@ impl<M: Machine> Vm<M> {
             tables: usage.tables.0,
             slabs: usage.slabs.0,
             kernel: usage.kernel.0,
+            offline: usage.offline.0,
             committed: self.committed.load(Ordering::Relaxed).max(0) as u64,
             mms: self.mms.live(),
             vmas: self.vmas.live(),
@@ -66,6 +67,8 @@ pub struct Stats {
     pub slabs: u64,
     /// Frames that the kernel took for itself.
     pub kernel: u64,
+    /// Frames that are out of use ([`Vm::evacuate`]).
+    pub offline: u64,
     /// Pages promised (`Committed_AS`).
     pub committed: u64,
     /// Address spaces.

@@ -27,6 +27,11 @@
 //! `remove_migration_ptes`; mm/rmap.c `try_to_migrate_one`. Differs: fork copies migration entries, and a walk
 //! that it ran behind is repeated.
 
+mod compact;
+mod evacuate;
+
+pub use evacuate::{Effort, Evacuation, Kept};
+
 use crate::{
     events::Event,
     objects::Objects,

@@ -1,0 +1,98 @@
+//! Compaction: room for a large block, made of small ones.
+//!
+//! Any aligned window of the size will do. The one is chosen of which the fewest pages have to move, among those
+//! that have nothing which cannot. Its pages go to frames outside, and it comes back as one free block.
+//!
+//! Linux: mm/compaction.c. Differs: no two scanners that meet. The cost of every window is known before the
+//! first page moves.
+
+use super::evacuate::{Effort, Evacuation};
+use crate::{events::Event, vm::Vm};
+use anonmem_frame::{Kind, OutOfMemory};
+use anonmem_hal::{Machine, Order, Pfn};
+use core::ops::Range;
+
+/// Windows that are tried before compaction gives up.
+const TRIES: u32 = 4;
+
+impl<M: Machine> Vm<M> {
+    /// Makes a free block of 2^order frames, unless there is one. Returns how many pages had to move.
+    ///
+    /// # Locks
+    /// As [`evacuate`](Self::evacuate).
+    ///
+    /// # Errors
+    /// [`OutOfMemory`]: no window can be emptied, or there are no frames for what is in it.
+    #[doc(alias = "try_to_compact_pages")]
+    pub fn compact(&self, order: Order, effort: Effort) -> Result<u64, OutOfMemory> {
+        self.frames.drain_pcp();
+        let mut moved = 0;
+        let mut above = 0;
+        for _ in 0..TRIES {
+            let Some((window, cost)) = self.cheapest_window(order, above) else { break };
+            if cost == 0 {
+                return Ok(moved);
+            }
+            let Evacuation { moved: now, kept } = self.evacuate(window.clone(), effort);
+            self.give_back(window);
+            moved += now;
+            if kept.total() == 0 {
+                self.count(Event::CompactSuccess);
+                return Ok(moved);
+            }
+            // Not the same one again: it looked cheaper than it was.
+            above = cost + 1;
+        }
+        self.count(Event::CompactFail);
+        Err(OutOfMemory)
+    }
+
+    /// The window of 2^order frames whose pages cost the least to move, at least `above`, and how many they
+    /// are.
+    fn cheapest_window(&self, order: Order, above: u64) -> Option<(Range<Pfn>, u64)> {
+        let (base, end) =
+            (self.machine().base_pfn().0, self.machine().base_pfn().0 + self.machine().nr_frames());
+        let first = base.next_multiple_of(order.pages());
+        let windows = (first..end).step_by(order.pages() as usize).filter(|at| at + order.pages() <= end);
+        let mut best: Option<(Range<Pfn>, u64)> = None;
+        for window in windows.map(|at| Pfn(at)..Pfn(at + order.pages())) {
+            let limit = best.as_ref().map_or(order.pages(), |(_, cost)| *cost);
+            if let Some(cost) = self.cost_of(&window, limit).filter(|cost| *cost >= above) {
+                let done = cost == above;
+                best = Some((window, cost));
+                if done {
+                    break;
+                }
+            }
+        }
+        best
+    }
+
+    /// How many pages of a window have to move; `None` if there is one that cannot, or if they are `limit` or
+    /// more.
+    fn cost_of(&self, window: &Range<Pfn>, limit: u64) -> Option<u64> {
+        let mut cost = 0;
+        let mut at = window.start;
+        while at < window.end {
+            match self.frames.block_of(at) {
+                None => {}
+                Some((_, Kind::Folio, Order::ZERO)) if self.may_move(at) => cost += 1,
+                Some((_, Kind::New, Order::ZERO)) => cost += 1,
+                // No arm for what else there may be: it does not move, and its window is out.
+                Some((..)) => return None,
+            }
+            if cost >= limit {
+                return None;
+            }
+            at = at.offset(1);
+        }
+        Some(cost)
+    }
+
+    fn may_move(&self, at: Pfn) -> bool {
+        self.frames.folio(at).is_some_and(|folio| !folio.maybe_pinned() && folio.is_anon())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,66 @@
+//! Large blocks where there were only pages.
+
+use super::super::evacuate::Effort;
+use crate::{
+    Advice, PinFlags,
+    testing::{P, RW, World, pages},
+    vma::Backing,
+};
+use anonmem_hal::{Order, Va};
+use std::vec::Vec;
+
+#[test]
+fn every_second_page_gives_way_to_large_blocks() {
+    World::run(|w| {
+        let mm = w.vm.new_mm().unwrap();
+        // 95 % of memory, of which every second page is freed.
+        let n = 3800;
+        mm.map_raw(pages(16, n), RW, Backing::Anonymous);
+        (0..n).for_each(|i| mm.store((16 + i) * P, (i % 251) as u8).unwrap());
+        (0..n).step_by(2).for_each(|i| mm.madvise(Va((16 + i) * P), P, Advice::DontNeed).unwrap());
+        w.vm.drain();
+        let (order, mut blocks, mut moved) = (Order::new(6), Vec::new(), 0);
+        let could = w.vm.stats().free / order.pages();
+        loop {
+            match w.vm.frames.alloc(order) {
+                Ok(block) => blocks.push(block),
+                Err(_) => match w.vm.compact(order, Effort::Light) {
+                    Ok(pages) => moved += pages,
+                    Err(_) => break,
+                },
+            }
+        }
+        let made = blocks.len() as u64;
+        assert!(made * 10 >= could * 8, "{made} blocks of {could} that free memory holds");
+        // Half of a window's pages had to move, and the first windows cost less.
+        assert!(moved * 10 <= made * order.pages() / 2 * 13, "{moved} pages moved for {made} blocks");
+        drop(blocks);
+        assert!((0..n).all(|i| mm.load((16 + i) * P) == Ok(if i % 2 == 0 { 0 } else { (i % 251) as u8 })));
+        w.vm.validate().unwrap();
+    });
+}
+
+#[test]
+fn a_pinned_page_costs_its_window_and_no_other() {
+    World::run(|w| {
+        let mm = w.vm.new_mm().unwrap();
+        mm.map_raw(pages(16, 3900), RW, Backing::Anonymous);
+        (0..3900).for_each(|i| mm.store((16 + i) * P, 1).unwrap());
+        let keeps = |i: u64| i % 64 == 0;
+        (0..3900)
+            .filter(|&i| !keeps(i))
+            .for_each(|i| mm.madvise(Va((16 + i) * P), P, Advice::DontNeed).unwrap());
+        w.vm.drain();
+        let pins: Vec<_> = (0..3900)
+            .filter(|&i| keeps(i))
+            .map(|i| mm.pin(pages(16 + i, 1), PinFlags::WRITE).unwrap())
+            .collect();
+        let order = Order::new(9);
+        assert!(w.vm.compact(order, Effort::Light).is_err(), "each window of 512 has a pinned page");
+        drop(pins);
+        let moved = w.vm.compact(order, Effort::Light).unwrap();
+        assert!(moved <= 16, "{moved} pages moved");
+        assert!(w.vm.frames.alloc(order).is_ok());
+        w.vm.validate().unwrap();
+    });
+}
