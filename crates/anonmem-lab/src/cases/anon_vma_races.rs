@@ -45,7 +45,7 @@ pub static FORK_AND_EXIT: Case = Case {
         name: "anon-vma-counted-unlocked",
         what: "fork counts the child without the lock",
     }],
-    runs: &[Run::new(Model::Sc, Extent::Bound(1))],
+    runs: &[Run::new(Model::Sc, Extent::Bound(1)), Run::new(Model::C11, Extent::Bound(2))],
     program: fork_and_exit,
 };
 
@@ -78,7 +78,7 @@ pub static LAST_PUT: Case = Case {
         name: "anon-vma-relaxed-put",
         what: "the last reference is put without an order",
     }],
-    runs: &[Run::new(Model::C11, Extent::Bound(1))],
+    runs: &[Run::new(Model::C11, Extent::Bound(2))],
     program: last_put,
 };
 
@@ -94,7 +94,7 @@ pub static WALK_AND_REUSE: Case = Case {
         name: "rmap-keeps-lock",
         what: "the walk keeps the lock when it begins anew",
     }],
-    runs: &[Run::new(Model::Sc, Extent::Bound(2))],
+    runs: &[Run::new(Model::Sc, Extent::Bound(2)), Run::new(Model::C11, Extent::Bound(2))],
     program: walk_and_reuse,
 };
 
@@ -109,7 +109,7 @@ pub static REUSE_AND_LOCK: Case = Case {
         name: "wp-reuse-locked",
         what: "a page whose lock is taken is written all the same",
     }],
-    runs: &[Run::new(Model::Sc, Extent::Bound(2))],
+    runs: &[Run::new(Model::Sc, Extent::Bound(2)), Run::new(Model::C11, Extent::Bound(2))],
     program: reuse_and_lock,
 };
 

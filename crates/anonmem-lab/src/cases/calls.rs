@@ -10,6 +10,8 @@ use anonmem_hal::Va;
 
 const RW: Prot = Prot::READ.union(Prot::WRITE);
 const BOTH: &[Run] = &[Run::new(Model::Sc, Extent::Bound(2)), Run::new(Model::C11, Extent::Bound(1))];
+/// Where two preemptions are few executions.
+const WEAK: &[Run] = &[Run::new(Model::Sc, Extent::Bound(2)), Run::new(Model::C11, Extent::Bound(2))];
 
 /// The page of the case.
 pub static MLOCK: Case = Case {
@@ -68,7 +70,7 @@ pub static GUARD: Case = Case {
             what: "the entry is filled without looking whether it still is empty",
         },
     ],
-    runs: BOTH,
+    runs: WEAK,
     program: |_| {
         boxed(
             scenario("guard-vs-store", 1, two_pages)
@@ -109,7 +111,7 @@ pub static BRK: Case = Case {
         Mutant::Patch { name: "gather-no-flush", what: "what was unmapped is freed without a flush" },
         Mutant::Patch { name: "brk-keeps-pages", what: "a heap that shrinks keeps its last page" },
     ],
-    runs: BOTH,
+    runs: WEAK,
     program: |_| {
         let world = || {
             let kernel = Kernel::new(64, LockMode::Mmap);
@@ -157,7 +159,7 @@ pub static STACK: Case = Case {
             what: "the interval tree keeps the old range of a VMA",
         },
     ],
-    runs: BOTH,
+    runs: WEAK,
     program: |_| {
         let world = || {
             let kernel = Kernel::new(64, LockMode::Mmap);
@@ -238,7 +240,7 @@ pub static MERGE: Case = Case {
         name: "reshape-keys-before-ranges",
         what: "the reverse map gets its keys back, and its lock is let go, before the ranges change",
     }],
-    runs: BOTH,
+    runs: WEAK,
     program: |_| {
         let world = || {
             let kernel = two_pages();

@@ -90,7 +90,7 @@ pub static RMAP: Case = Case {
         name: "munmap-frees-tables-before-unlink",
         what: "the tables go before the VMAs are unlinked from their anon_vmas",
     }],
-    runs: &[Run::new(Model::Sc, Extent::Bound(2)), Run::new(Model::C11, Extent::Bound(1))],
+    runs: &[Run::new(Model::Sc, Extent::Bound(2)), Run::new(Model::C11, Extent::Bound(2))],
     program: |_| {
         let world = || {
             let kernel = in_three_tables();
@@ -120,7 +120,7 @@ pub static HARDWARE: Case = Case {
         name: "gather-tables-before-flush",
         what: "tables are given up for freeing before the flush",
     }],
-    runs: &[Run::new(Model::Sc, Extent::Bound(2))],
+    runs: &[Run::new(Model::Sc, Extent::Bound(2)), Run::new(Model::C11, Extent::Bound(2))],
     program: |_| {
         boxed(
             scenario("table-freed-under-hardware-walk", 2, in_three_tables)

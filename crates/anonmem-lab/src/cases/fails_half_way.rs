@@ -8,8 +8,11 @@ use crate::{Inject, Model, Program};
 use anonmem::{Error, FaultOutcome, LockMode, Prot, RemapFlags};
 
 const RW: Prot = Prot::READ.union(Prot::WRITE);
-const RUNS: &[Run] =
-    &[Run::new(Model::Sc, Extent::Exhaust).with(Inject { at_most: 1, allocation: true, ..Inject::NONE })];
+const REFUSED: Inject = Inject { at_most: 1, allocation: true, ..Inject::NONE };
+const RUNS: &[Run] = &[
+    Run::new(Model::Sc, Extent::Exhaust).with(REFUSED),
+    Run::new(Model::C11, Extent::Exhaust).with(REFUSED),
+];
 
 const HAPPENED: &str = "Linux found such paths for twenty years by failing allocations on purpose (failslab, 2006; syzkaller): a VMA that \
                         stays cut in two, a table or a promise that nobody gives back.";

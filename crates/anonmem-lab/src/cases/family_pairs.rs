@@ -7,7 +7,7 @@ use super::{
 use crate::{Model, Program};
 use anonmem::{LockMode, Prot};
 
-const RUNS: &[Run] = &[Run::new(Model::Sc, Extent::Bound(2)), Run::new(Model::C11, Extent::Bound(1))];
+const RUNS: &[Run] = &[Run::new(Model::Sc, Extent::Bound(2)), Run::new(Model::C11, Extent::Bound(2))];
 
 const HAPPENED: &str = "The ordinary life of a shell. Each holds its own mmap lock, so nothing but the lock of the family's root keeps them \
                         apart; Linux took that one too late, or let go of it too early, in 2008, in 2010 and in 2022.";

@@ -24,7 +24,7 @@ macro_rules! exit {
             environment: ENVIRONMENT,
             rule: RULE,
             mutants: &[Mutant::Patch { name: $mutant, what: $what }],
-            runs: &[Run::new(Model::Sc, Extent::Exhaust)],
+            runs: &[Run::new(Model::Sc, Extent::Exhaust), Run::new(Model::C11, Extent::Bound(2))],
             program: |_| parent_exits($id, $mode),
         };
     };

@@ -14,6 +14,9 @@ const SC: &[Run] = &[Run::new(Model::Sc, Extent::Bound(2)), HARDWARE];
 /// Without the mmap lock, which orders all that a fault reads, weak memory may show it something older.
 const WEAK: &[Run] =
     &[Run::new(Model::Sc, Extent::Bound(2)), HARDWARE, Run::new(Model::C11, Extent::Bound(1))];
+/// Where two preemptions are few executions.
+const WEAK_TWICE: &[Run] =
+    &[Run::new(Model::Sc, Extent::Bound(2)), HARDWARE, Run::new(Model::C11, Extent::Bound(2))];
 const RW: Prot = Prot::READ.union(Prot::WRITE);
 const ENVIRONMENT: &str = "Two threads of one address space. The fault holds what its lock mode says: the mmap lock for \
                            reading, the VMA's lock, or nothing; the other side holds the mmap lock for writing.";
@@ -38,7 +41,7 @@ pair!(
     MUNMAP,
     "fault-vs-munmap",
     LockMode::Mmap,
-    SC,
+    WEAK_TWICE,
     "a page is filled in while its mapping goes",
     "The store happened before, or is a segmentation fault; nothing is left mapped.",
     "gather-no-flush",
@@ -157,7 +160,7 @@ pair!(
     MPROTECT,
     "fault-vs-mprotect",
     LockMode::Mmap,
-    SC,
+    WEAK_TWICE,
     "a page is made writable while its mapping is made read-only",
     "After mprotect has returned no store succeeds.",
     "mprotect-no-flush",
@@ -179,7 +182,7 @@ pair!(
     FORK,
     "fault-vs-fork",
     LockMode::Mmap,
-    SC,
+    WEAK_TWICE,
     "a page is filled in while the address space is copied",
     "The child has what was there when fork returned.",
     "fork-no-flush",
@@ -190,7 +193,7 @@ pair!(
     FAULT,
     "fault-vs-fault",
     LockMode::Mmap,
-    SC,
+    WEAK_TWICE,
     "two threads fault the same page in",
     "One page is installed, and neither store is lost.",
     "anon-install-without-recheck",
@@ -203,7 +206,7 @@ pair!(
     FAULT_VMA,
     "fault-vs-fault-vma-lock",
     LockMode::Vma,
-    WEAK,
+    WEAK_TWICE,
     "two threads fault the same page in under the VMA's lock",
     "As with the mmap lock.",
     "anon-install-without-recheck",
@@ -214,7 +217,7 @@ pair!(
     FAULT_SPECULATIVE,
     "fault-vs-fault-speculative",
     LockMode::Speculative,
-    WEAK,
+    WEAK_TWICE,
     "two threads fault the same page in without any lock",
     "As with the mmap lock.",
     "anon-install-without-recheck",

@@ -17,7 +17,7 @@ pub static CASE: Case = Case {
     environment: "CPU0 forks with the mmap lock for writing. CPU1 is another thread of the parent and writes.",
     rule: "What the child sees after fork has returned does not change.",
     mutants: &[Mutant::Patch { name: "fork-no-flush", what: "the parent's translations are not flushed" }],
-    runs: &[Run::new(Model::Sc, Extent::Bound(2))],
+    runs: &[Run::new(Model::Sc, Extent::Bound(2)), Run::new(Model::C11, Extent::Bound(2))],
     program,
 };
 

@@ -25,7 +25,7 @@ pub static CASE: Case = Case {
             what: "a sleeper of a wait queue is not counted",
         },
     ],
-    runs: &[Run::new(Model::Sc, Extent::Bound(1))],
+    runs: &[Run::new(Model::Sc, Extent::Bound(2))],
     program: |_| {
         boxed(
             scenario("kswapd-wakes-works-ends", 2, world)

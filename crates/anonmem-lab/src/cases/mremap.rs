@@ -30,7 +30,7 @@ pub static MISSED: Case = Case {
         name: "mremap-moves-unlocked",
         what: "the pages move before the anon_vma is locked",
     }],
-    runs: &[Run::new(Model::Sc, Extent::Bound(2))],
+    runs: &[Run::new(Model::Sc, Extent::Bound(2)), Run::new(Model::C11, Extent::Bound(2))],
     program: |_| {
         let world = || {
             let kernel = mapped(8, &[0, 1]);
@@ -59,7 +59,7 @@ pub static LATE: Case = Case {
         name: "mremap-late-flush",
         what: "mremap flushes after it has let go of the mmap lock",
     }],
-    runs: &[Run::new(Model::Sc, Extent::Bound(2))],
+    runs: &[Run::new(Model::Sc, Extent::Bound(2)), Run::new(Model::C11, Extent::Bound(2))],
     program: |_| dropped("tlb-mremap-late-flush", 1, 9),
 };
 
@@ -74,7 +74,7 @@ pub static LATE_TABLE: Case = Case {
         name: "mremap-table-no-flush",
         what: "a table that has moved is not flushed",
     }],
-    runs: &[Run::new(Model::Sc, Extent::Bound(2))],
+    runs: &[Run::new(Model::Sc, Extent::Bound(2)), Run::new(Model::C11, Extent::Bound(2))],
     program: |_| dropped("tlb-mremap-late-flush-table", 8, 8),
 };
 

@@ -108,7 +108,7 @@ pub static TABLE_FREE: Case = Case {
         name: "pin-fast-outside-rcu",
         what: "the tables are walked outside of a read section",
     }],
-    runs: &[Run::new(Model::Sc, Extent::Bound(2)), Run::new(Model::C11, Extent::Bound(1))],
+    runs: &[Run::new(Model::Sc, Extent::Bound(2)), Run::new(Model::C11, Extent::Bound(2))],
     program: |_| {
         boxed(
             scenario("gup-fast-vs-table-free", 1, || one_page(&[0, 1]))

@@ -27,7 +27,7 @@ pub static DIRTY_COW: Case = Case {
         name: "pin-forgets-write",
         what: "what is shared is pinned for writing once a fault has come back from breaking it",
     }],
-    runs: &[Run::new(Model::Sc, Extent::Bound(2))],
+    runs: &[Run::new(Model::Sc, Extent::Bound(2)), Run::new(Model::C11, Extent::Bound(2))],
     program: |_| {
         let world = || {
             let kernel = Kernel::new(64, LockMode::Mmap);
@@ -94,7 +94,7 @@ pub static FORK: Case = Case {
                   the mmap lock for writing.",
     rule: "The parent keeps the page that is pinned, the child gets a copy: device and parent see one another's stores.",
     mutants: &[FORK_IGNORES_PINS],
-    runs: &[Run::new(Model::Sc, Extent::Bound(2)), Run::new(Model::C11, Extent::Bound(1))],
+    runs: &[Run::new(Model::Sc, Extent::Bound(2)), Run::new(Model::C11, Extent::Bound(2))],
     program: |_| {
         boxed(
             scenario("fork-of-pinned", 1, || one_page(&[0, 1]))
@@ -126,7 +126,7 @@ pub static UNSHARE: Case = Case {
         },
         UNSHARE_FORGOTTEN,
     ],
-    runs: &[Run::new(Model::Sc, Extent::Bound(2)), Run::new(Model::C11, Extent::Bound(1))],
+    runs: &[Run::new(Model::Sc, Extent::Bound(2)), Run::new(Model::C11, Extent::Bound(2))],
     program: |_| {
         let world = || {
             let kernel = Kernel::new(64, LockMode::Mmap);
@@ -157,7 +157,7 @@ pub static SATURATES: Case = Case {
         name: "pin-uncounted-limit",
         what: "a pin without a lock is counted whatever there is room for",
     }],
-    runs: &[Run::new(Model::Sc, Extent::Bound(2))],
+    runs: &[Run::new(Model::Sc, Extent::Bound(2)), Run::new(Model::C11, Extent::Bound(2))],
     program: |_| {
         let world = || {
             let kernel = one_page(&[0, 1]);
@@ -193,7 +193,7 @@ pub static LAZYFREE: Case = Case {
         name: "unmap-drops-written-by-pin",
         what: "whether the page is to be dropped is not asked again once its entry is cleared",
     }],
-    runs: &[Run::new(Model::Sc, Extent::Bound(2)), Run::new(Model::C11, Extent::Bound(1))],
+    runs: &[Run::new(Model::Sc, Extent::Bound(2)), Run::new(Model::C11, Extent::Bound(2))],
     program: |_| {
         let world = || {
             let kernel = one_page(&[0]);

@@ -52,7 +52,7 @@ pub static DOUBLE_REUSE: Case = Case {
     environment: "One CPU. Forks, splits by munmap, exits, forks again.",
     rule: "An anon_vma is reused only if no VMA uses it and it has at most one child.",
     mutants: &[Mutant::Patch { name: "anon-vma-children-uncounted", what: "children are not counted" }],
-    runs: &[Run::new(Model::Sc, Extent::Exhaust)],
+    runs: &[Run::new(Model::Sc, Extent::Exhaust), Run::new(Model::C11, Extent::Bound(2))],
     program: double_reuse,
 };
 

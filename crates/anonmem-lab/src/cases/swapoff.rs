@@ -9,6 +9,8 @@ use anonmem::{FaultOutcome, LockMode, Prot};
 
 const RW: Prot = Prot::READ.union(Prot::WRITE);
 const RUNS: &[Run] = &[Run::new(Model::Sc, Extent::Bound(2))];
+/// Where two preemptions are few executions.
+const WEAK: &[Run] = &[Run::new(Model::Sc, Extent::Bound(2)), Run::new(Model::C11, Extent::Bound(2))];
 
 /// The page of the case.
 pub static FAULT: Case = Case {
@@ -89,7 +91,7 @@ pub static FORK: Case = Case {
         name: "swapoff-one-round",
         what: "swapoff visits every address space once and frees the device",
     }],
-    runs: &[Run::new(Model::Sc, Extent::Bound(1))],
+    runs: &[Run::new(Model::Sc, Extent::Bound(1)), Run::new(Model::C11, Extent::Bound(2))],
     program: |_| {
         boxed(
             scenario("swapoff-vs-fork", 1, visited_first)
@@ -153,7 +155,7 @@ pub static SMALLER_MINCORE: Case = Case {
             what: "the question for a slot's cached page does not ask whether there is such a slot",
         },
     ],
-    runs: RUNS,
+    runs: WEAK,
     program: |_| {
         boxed(
             scenario("swapoff-vs-mincore", 1, beyond_the_first)
