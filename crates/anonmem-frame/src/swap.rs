@@ -293,6 +293,21 @@ impl<M: Machine> SwapSlots<M> {
         counted.map(|_| self.count_of(frames, slot)).map_err(|_| SlotCountOverflow)
     }
 
+    /// Counts owners of a slot in use that nobody is, so that `room` more fit; returns how many. For tests.
+    #[doc(hidden)]
+    pub fn forge(&self, frames: &Frames<M>, slot: u64, room: u64) -> u64 {
+        let word = self.word(frames, slot);
+        let forged = COUNT - room - (word.load(Ordering::Relaxed) & COUNT);
+        word.fetch_add(forged, Ordering::Relaxed);
+        forged
+    }
+
+    /// Takes the count of owners away that [`forge`](Self::forge) has made.
+    #[doc(hidden)]
+    pub fn unforge(&self, frames: &Frames<M>, slot: u64, forged: u64) {
+        self.word(frames, slot).fetch_sub(forged, Ordering::Relaxed);
+    }
+
     /// Counts one more owner, if `page` is the slot's cached page and somebody needs it.
     pub fn dup_if_cached<'f>(&self, frames: &'f Frames<M>, slot: u64, page: Pfn) -> Option<SwapCount<'f, M>> {
         // A folio's entry may be older than the device that has its number now.

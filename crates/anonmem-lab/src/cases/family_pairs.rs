@@ -84,8 +84,17 @@ fn pair(name: &str, parent: Act, child: Act) -> Box<dyn Program> {
             .cpu(child.0, move |k| child.1(k, 1))
             .check(|k| {
                 for (mm, n) in (0..4).flat_map(|mm| [(mm, 0), (mm, 1)]) {
-                    if k.is_mapped(mm, n) && k.load(mm, n) != Ok(7) {
+                    if !k.is_mapped(mm, n) {
+                        continue;
+                    }
+                    if k.load(mm, n) != Ok(7) {
                         return Err(format!("page {n} of address space {mm} is not what it was"));
+                    }
+                    let (frame, walked) = (k.frame_of(mm, n), k.walk_rmap_of(mm, n));
+                    let mappers =
+                        (0..4).filter(|&other| k.is_mapped(other, n) && k.frame_of(other, n) == frame);
+                    if walked != mappers.count() as u64 {
+                        return Err(format!("an rmap walk finds {walked} mappings of page {n} of {mm}"));
                     }
                 }
                 k.check()

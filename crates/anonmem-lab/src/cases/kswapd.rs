@@ -18,14 +18,13 @@ pub static CASE: Case = Case {
     environment: "Memory is low. CPU0 faults, which wakes the task, and then ends it. CPU1 is the task.",
     rule: "The task ends; what it made leave comes back.",
     mutants: &[
-        Mutant::Patch { name: "kswapd-forgets-end", what: "a round of work overwrites the request to end" },
         Mutant::Patch { name: "kswapd-stop-silent", what: "the task is not woken to end" },
         Mutant::Patch {
             name: "wait-queue-sleeper-unannounced",
             what: "a sleeper of a wait queue is not counted",
         },
     ],
-    runs: &[Run::new(Model::Sc, Extent::Bound(2))],
+    runs: &[Run::new(Model::Sc, Extent::Bound(1))],
     program: |_| {
         boxed(
             scenario("kswapd-wakes-works-ends", 2, world)
@@ -41,6 +40,32 @@ pub static CASE: Case = Case {
                         found => Err(format!("7 and 8 were stored, found {found:?}")),
                     }
                 }),
+        )
+    },
+};
+
+/// The page of the case.
+pub static ENDS: Case = Case {
+    name: "kswapd-ends",
+    title: "the background task, which has work to do, misses that it is to end",
+    happened: "As in kswapd-wakes-works-ends.",
+    environment: "The task has been woken and has not begun. CPU0 ends it, CPU1 is the task.",
+    rule: "The task ends.",
+    mutants: &[
+        Mutant::Patch { name: "kswapd-forgets-end", what: "a round of work overwrites the request to end" },
+        Mutant::Patch { name: "kswapd-stop-silent", what: "the task is not woken to end" },
+    ],
+    runs: &[Run::new(Model::Sc, Extent::Bound(2)), Run::new(Model::C11, Extent::Bound(2))],
+    program: |_| {
+        let world = || {
+            let kernel = world();
+            Sim::on_cpu(0, || kernel.store_here(0, 1, 0, 8)).expect("frames");
+            kernel
+        };
+        boxed(
+            scenario("kswapd-ends", 1, world)
+                .cpu("ends it", |k| k.vm.kswapd_stop())
+                .cpu("kswapd", |k| k.vm.kswapd()),
         )
     },
 };

@@ -27,6 +27,7 @@ pub mod mremap;
 mod naming;
 pub mod pin_fast;
 pub mod pins;
+pub mod reclaim_pairs;
 pub mod reclaim_wait;
 pub mod rmap_family;
 pub mod seed_001;
@@ -83,6 +84,7 @@ pub fn all() -> &'static [&'static Case] {
         &fault_pairs::PUBLISHED,
         &fork_late_flush::CASE,
         &fork_fails::CASE,
+        &fork_fails::SWAP_FULL,
         &fails_half_way::FAULT,
         &fails_half_way::MUNMAP,
         &fails_half_way::MPROTECT,
@@ -110,6 +112,11 @@ pub fn all() -> &'static [&'static Case] {
         &family_pairs::EXIT_EXIT,
         &family_pairs::MUNMAP_FORK,
         &family_pairs::MPROTECT_EXIT,
+        &reclaim_pairs::FORK,
+        &reclaim_pairs::EXIT,
+        &reclaim_pairs::MUNMAP,
+        &reclaim_pairs::MPROTECT,
+        &reclaim_pairs::MREMAP,
         &mremap::LATE,
         &mremap::LATE_TABLE,
         &swap_exclusive::CASE,
@@ -161,6 +168,7 @@ pub fn all() -> &'static [&'static Case] {
         &pin_fast::SHARE,
         &pin_fast::TABLE_FREE,
         &kswapd::CASE,
+        &kswapd::ENDS,
         &sync_seqcount::CASE,
         &sync_rcu::CASE,
         &sync_rcu::TWICE,

@@ -71,7 +71,7 @@ pub static DROPPED: Case = Case {
     rule: "The load finds what was stored, or zeroes.",
     mutants: &[Mutant::Patch {
         name: "swap-read-error-without-recheck",
-        what: "an error is believed without asking whether the slot is still in use",
+        what: "an error is believed without asking whether slot and entry are what they were (either would do here)",
     }],
     runs: &[
         Run::new(Model::Sc, Extent::Bound(2)),

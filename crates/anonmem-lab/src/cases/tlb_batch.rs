@@ -86,9 +86,17 @@ fn world(nr_pages: u64) -> Kernel {
 
 /// CPU1 uses the page through its translation and says with `sees_old` whether it could; it must not be able
 /// to when CPU2's `change` had returned before.
-fn race(name: &str, nr_pages: u64, change: fn(&Kernel), sees_old: fn(&Kernel) -> bool) -> Box<dyn Program> {
+///
+/// What it stored before is not lost, whichever way the page went: `now` reads the page in the end.
+fn race(
+    name: &str,
+    nr_pages: u64,
+    change: fn(&Kernel),
+    sees_old: fn(&Kernel) -> bool,
+    now: fn(&Kernel, bool) -> Result<(), String>,
+) -> Box<dyn Program> {
     boxed(
-        scenario(name, 1, move || world(nr_pages))
+        scenario(name, 2, move || world(nr_pages))
             .cpu("reclaims", |k| {
                 k.reclaim(anonmem_hal::Pfn(k.notes[0].get()));
             })
@@ -97,21 +105,41 @@ fn race(name: &str, nr_pages: u64, change: fn(&Kernel), sees_old: fn(&Kernel) ->
                 let changed = k.flag.load(Ordering::Acquire) == 1;
                 let old = sees_old(k);
                 assert!(!(changed && old), "an old translation was used");
+                k.notes[1].set(old.into());
             })
             .cpu("changes the mapping", move |k| {
                 change(k);
                 k.flag.store(1, Ordering::Release);
+            })
+            .check(move |k| {
+                now(k, k.notes[1].get() == 1)?;
+                k.check()
             }),
     )
 }
 
+/// Page `n` says 8 if that was stored, else 7.
+fn reads(k: &Kernel, n: u64, stored: bool) -> Result<(), String> {
+    let expected = if stored { 8 } else { 7 };
+    match k.load(0, n) {
+        Ok(found) if found == expected => Ok(()),
+        found => Err(format!("{expected} was stored, found {found:?}")),
+    }
+}
+
 fn mprotect(_: Option<&str>) -> Box<dyn Program> {
     let protect = |k: &Kernel| k.mm(0).mprotect(pages(0, 1), Prot::READ).expect("it is mapped");
-    race("tlb-mprotect-vs-batch", 1, protect, |k| k.store(0, 0, 8).is_ok())
+    race("tlb-mprotect-vs-batch", 1, protect, |k| k.store(0, 0, 8).is_ok(), |k, stored| reads(k, 0, stored))
 }
 
 fn discard(_: Option<&str>) -> Box<dyn Program> {
-    race("tlb-discard-vs-batch", 2, |k| k.madvise(0, 0, Advice::DontNeed), |k| k.load(0, 0) != Ok(0))
+    race(
+        "tlb-discard-vs-batch",
+        2,
+        |k| k.madvise(0, 0, Advice::DontNeed),
+        |k| k.load(0, 0) != Ok(0),
+        |k, _| if k.load(0, 0) == Ok(0) { Ok(()) } else { Err("the page is not dropped".into()) },
+    )
 }
 
 fn mremap(_: Option<&str>) -> Box<dyn Program> {
@@ -120,5 +148,5 @@ fn mremap(_: Option<&str>) -> Box<dyn Program> {
         // Not aligned to a table as the page is now: entries move one by one.
         k.mm(0).mremap(page(0), P, P, flags, page(9)).expect("room");
     };
-    race("tlb-mremap-vs-batch", 2, elsewhere, |k| k.load(0, 0).is_ok())
+    race("tlb-mremap-vs-batch", 2, elsewhere, |k| k.store(0, 0, 8).is_ok(), |k, stored| reads(k, 9, stored))
 }
