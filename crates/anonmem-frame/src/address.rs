@@ -16,7 +16,7 @@ impl<M: Machine> Frames<M> {
         let offset = address.checked_sub(self.machine().memmap().as_ptr().addr())?;
         let meta = self.memmap.get(u32::try_from(offset / META_BYTES).ok()?)?;
         let pfn = self.memmap.pfn((offset / META_BYTES) as u32);
-        let (kind, fields) = match meta.kind() {
+        let (kind, fields) = match meta.owned().kind() {
             Kind::New | Kind::Folio | Kind::Tail => ("folio", Meta::<M>::FOLIO_FIELDS),
             Kind::Table => ("table", Meta::<M>::TABLE_FIELDS),
             Kind::Reserved | Kind::Buddy | Kind::BuddyTail | Kind::Pcp => ("frame", Meta::<M>::OTHER_FIELDS),
@@ -31,6 +31,6 @@ impl<M: Machine> Frames<M> {
         let offset = address.checked_sub(start)?;
         let index = u32::try_from(offset >> PAGE_SHIFT).ok()?;
         let meta = self.memmap.get(index)?;
-        Some((self.memmap.pfn(index), meta.kind(), offset & ((1 << PAGE_SHIFT) - 1)))
+        Some((self.memmap.pfn(index), meta.owned().kind(), offset & ((1 << PAGE_SHIFT) - 1)))
     }
 }

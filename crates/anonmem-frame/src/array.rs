@@ -129,7 +129,7 @@ fn alloc_words<M: Machine>(frames: &Frames<M>) -> Result<Pfn, OutOfMemory> {
 
 /// The words of a frame of an array.
 fn words<M: Machine>(frames: &Frames<M>, pfn: Pfn) -> &[Atomic<u64, M>] {
-    assert!(frames.meta(pfn).kind() == Kind::Kernel, "frame {:#x} is no part of an array", pfn.0);
+    assert!(frames.meta(pfn).owned().is(Kind::Kernel), "frame {:#x} is no part of an array", pfn.0);
     let first = frames.machine().direct_map(pfn).cast::<Atomic<u64, M>>();
     // SAFETY: the frame is the kernel's and one of an array's, whose words are only accessed atomically; it
     // is freed only by `free`, when nobody uses the array.

@@ -180,8 +180,9 @@ impl<M: Machine> Frames<M> {
     /// # Panics
     /// If the frame is not one of these.
     #[inline]
+    #[track_caller]
     pub fn kind(&self, pfn: Pfn) -> Kind {
-        self.meta(pfn).kind()
+        self.meta(pfn).look().kind()
     }
 
     /// The allocated block that has a frame, as of now: its first frame, what it is used for, its size.
@@ -220,7 +221,8 @@ impl<M: Machine> Frames<M> {
     #[track_caller]
     fn table_meta(&self, table: Pfn) -> &Meta<M> {
         let meta = self.meta(table);
-        assert!(meta.is(Kind::Table), "frame {:#x} is no page table but {:?}", table.0, meta.kind());
+        let what = meta.owned();
+        assert!(what.is(Kind::Table), "frame {:#x} is no page table but {:?}", table.0, what.kind());
         meta
     }
 
@@ -265,7 +267,7 @@ impl<M: Machine> Frames<M> {
     pub fn for_each_frame(&self, mut f: impl FnMut(Pfn, Kind, Order)) {
         let mut index = 0;
         while let Some(meta) = self.memmap.get(index) {
-            let (kind, order) = (meta.kind(), meta.order());
+            let (kind, order) = (meta.owned().kind(), meta.owned().order());
             if kind == Kind::Buddy || kind == Kind::Pcp || Class::of(kind).is_some() {
                 f(self.memmap.pfn(index), kind, order);
                 index += order.pages() as u32;

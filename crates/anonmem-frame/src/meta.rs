@@ -20,7 +20,7 @@
 
 use crate::{handle::RawHandle, place::Field};
 use anonmem_hal::{Machine, Order, SwapEntry};
-use anonmem_sync::Atomic;
+use anonmem_sync::{Atomic, Ordering};
 use core::{fmt, mem::offset_of};
 
 /// The metadata slot of one frame.
@@ -148,30 +148,51 @@ impl Kind {
     }
 }
 
-impl<M: Machine> Meta<M> {
-    /// What the frame is used for; stable only for whoever owns a count of it.
+/// Kind and order, which change together: one word, read at once.
+#[derive(Clone, Copy)]
+pub(crate) struct Use(u32);
+
+impl Use {
+    /// What the frame is used for.
     #[inline]
-    pub(crate) fn kind(&self) -> Kind {
-        Kind::of(self.flags.peek())
+    pub(crate) fn kind(self) -> Kind {
+        Kind::of(self.0)
     }
 
     /// Whether the frame is used for that: cheaper than [`kind`](Self::kind), which decodes.
     #[inline(always)]
-    pub(crate) fn is(&self, kind: Kind) -> bool {
-        self.flags.peek() >> flags::KIND_SHIFT & 15 == kind as u32
+    pub(crate) const fn is(self, kind: Kind) -> bool {
+        self.0 >> flags::KIND_SHIFT & 15 == kind as u32
     }
 
     /// Whether the frame is a folio of one page.
     #[inline(always)]
-    pub(crate) fn is_one_page(&self) -> bool {
+    pub(crate) const fn is_one_page(self) -> bool {
         // Kind and order are the highest bits.
-        self.flags.peek() >> flags::KIND_SHIFT == Kind::Folio as u32
+        self.0 >> flags::KIND_SHIFT == Kind::Folio as u32
     }
 
     /// The order of the block that starts here.
     #[inline]
-    pub(crate) fn order(&self) -> Order {
-        Order::new(Kind::order_of(self.flags.peek()))
+    pub(crate) fn order(self) -> Order {
+        Order::new(Kind::order_of(self.0))
+    }
+}
+
+impl<M: Machine> Meta<M> {
+    /// Kind and order as of now, for whoever owns no count of the frame: the allocator may give it to others
+    /// before and after. A step of the lab, and an old value under its weak model.
+    #[inline(always)]
+    #[track_caller]
+    pub(crate) fn look(&self) -> Use {
+        Use(self.flags.load(Ordering::Relaxed))
+    }
+
+    /// Kind and order for whoever owns a count of the frame or the frame itself, so that neither changes; and
+    /// for displays and recounts at rest. No step of the lab.
+    #[inline(always)]
+    pub(crate) fn owned(&self) -> Use {
+        Use(self.flags.peek())
     }
 }
 

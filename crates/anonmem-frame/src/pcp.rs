@@ -40,7 +40,7 @@ impl<M: Machine> FreeMany<'_, M> {
         let index = frames.memmap.index(head);
         let meta = frames.memmap.at(index);
         if meta.flags.load(Relaxed) & !STATE_FLAGS != Kind::Folio.bits(Order::ZERO) {
-            return frames.free_block(head, meta.order());
+            return frames.free_block(head, meta.owned().order());
         }
         frames.machine().freed(head, Order::ZERO);
         meta.mapping.store(0, Relaxed);

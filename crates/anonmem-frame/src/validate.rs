@@ -72,9 +72,9 @@ impl<M: Machine> Frames<M> {
         let mut census = Census::default();
         let mut index = 0;
         while let Some(meta) = self.memmap.get(index) {
-            let (pfn, kind) = (self.memmap.pfn(index), meta.kind());
+            let (pfn, kind) = (self.memmap.pfn(index), meta.owned().kind());
             check!(Kind::order_of(meta.flags.peek()) <= MAX_ORDER, pfn, "the order is out of range");
-            let order = meta.order();
+            let order = meta.owned().order();
             check!(self.memmap.is_block(index, order), pfn, "the block is not aligned or too long");
             match Class::of(kind) {
                 Some(class) => census.used[class as usize] += order.pages(),
@@ -100,7 +100,7 @@ impl<M: Machine> Frames<M> {
         let head_pfn = self.memmap.pfn(head).0;
         for index in head + 1..head + order.pages() as u32 {
             let (pfn, meta) = (self.memmap.pfn(index), self.memmap.at(index));
-            let kind = meta.kind();
+            let kind = meta.owned().kind();
             if of == Kind::Buddy {
                 let leftover = matches!(kind, Kind::Reserved | Kind::BuddyTail | Kind::Tail);
                 check!(leftover, pfn, "a head inside a free block");
@@ -158,7 +158,7 @@ impl<M: Machine> Frames<M> {
             let (mut seen, mut wrong) = (0, None);
             let limit = self.memmap.nr() + 1;
             let claimed = cpu.for_each_free(&self.memmap, limit, |index| {
-                let ok = self.memmap.get(index).is_some_and(|meta| meta.kind() == Kind::Pcp);
+                let ok = self.memmap.get(index).is_some_and(|meta| meta.owned().kind() == Kind::Pcp);
                 if !ok {
                     wrong = wrong.or(Some(index));
                 }

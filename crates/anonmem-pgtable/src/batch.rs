@@ -71,7 +71,7 @@ pub(crate) fn gather<M: Machine>(
 ) -> usize {
     let first = *present;
     let exclusive = frames.page_is_exclusive(first.pfn);
-    let of_folio = frames.folio(first.pfn).map_or(1, |folio| folio.pages_from(first.pfn));
+    let of_folio = frames.folio_of_owned(first.pfn).owned_pages_from(first.pfn);
     let most = words.len().min(of_folio as usize);
     let mut len = 1;
     while len < most {

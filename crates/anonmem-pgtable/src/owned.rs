@@ -338,7 +338,7 @@ fn kind_of<M: Machine>(frames: &Frames<M>, page: Pfn) -> Owned {
     if frames.page_is_exclusive(page) {
         return Owned::Exclusive;
     }
-    let folio = frames.folio(page).expect("an entry maps a frame that is no folio");
+    let folio = frames.folio_of_owned(page);
     if folio.is_anon() { Owned::Shared } else { kind_of_other(folio) }
 }
 

@@ -282,8 +282,7 @@ impl<M: Machine> MmapReadGuard<'_, M> {
                     Mapped::Exclusive(page, present) => sums.add_anon(page.folio(), present),
                     Mapped::Shared(page, present) => sums.add_anon(page.folio(), present),
                     Mapped::Shm(present) => {
-                        let folio =
-                            self.objects.frames.folio(present.pfn).expect("a mapped page is a folio's");
+                        let folio = self.objects.frames.folio_of_owned(present.pfn);
                         // The object's own mapping is none of a program's.
                         sums.add(folio.counts().maps() - 1, present);
                     }
@@ -360,7 +359,7 @@ impl<M: Machine> Mm<'_, M> {
             Mapped::Exclusive(_, present) => page(present, false, 1),
             Mapped::Shared(at, present) => page(present, false, at.folio().counts().maps()),
             Mapped::Shm(present) => {
-                let folio = self.vm.frames.folio(present.pfn).expect("a mapped page is a folio's");
+                let folio = self.vm.frames.folio_of_owned(present.pfn);
                 page(present, true, folio.counts().maps() - 1)
             }
             // Linux shows a page that migrates as one that is swapped.

@@ -38,9 +38,10 @@ impl<M: Machine> Frames<M> {
     #[inline]
     pub fn folio(&self, pfn: Pfn) -> Option<Folio<'_, M>> {
         let meta = self.meta(pfn);
-        if meta.is(Kind::Folio) {
+        let what = meta.look();
+        if what.is(Kind::Folio) {
             Some(Folio { frames: self, head: pfn })
-        } else if meta.is(Kind::Tail) {
+        } else if what.is(Kind::Tail) {
             self.folio_of_tail(pfn, meta)
         } else {
             None
@@ -51,8 +52,8 @@ impl<M: Machine> Frames<M> {
     /// one by one under this look, so the head has to agree.
     fn folio_of_tail(&self, pfn: Pfn, tail: &Meta<M>) -> Option<Folio<'_, M>> {
         let head = self.head_of_tail(tail);
-        let meta = self.memmap.get(self.memmap.find(head)?)?;
-        let inside = meta.kind() == Kind::Folio && pfn.0.wrapping_sub(head.0) < meta.order().pages();
+        let what = self.memmap.get(self.memmap.find(head)?)?.look();
+        let inside = what.is(Kind::Folio) && pfn.0.wrapping_sub(head.0) < what.order().pages();
         inside.then_some(Folio { frames: self, head })
     }
 
@@ -64,17 +65,17 @@ impl<M: Machine> Frames<M> {
     /// than one.
     #[inline(always)]
     pub fn is_one_page(&self, page: Pfn) -> bool {
-        self.meta(page).is_one_page()
+        self.meta(page).owned().is_one_page()
     }
 
     /// The folio of a page that somebody owns a count of, so that it cannot go away.
     #[inline]
-    pub(super) fn folio_of_owned(&self, page: Pfn) -> Folio<'_, M> {
+    pub fn folio_of_owned(&self, page: Pfn) -> Folio<'_, M> {
         let meta = self.meta(page);
-        let head = if meta.is(Kind::Tail) { self.head_of_tail(meta) } else { page };
+        let head = if meta.owned().is(Kind::Tail) { self.head_of_tail(meta) } else { page };
         anonmem_hal::debug_check_eq!(
             M,
-            self.meta(head).kind(),
+            self.meta(head).owned().kind(),
             Kind::Folio,
             "an owner of a frame that is no folio"
         );
@@ -104,20 +105,28 @@ impl<'f, M: Machine> Folio<'f, M> {
         self.head
     }
 
-    /// Its size.
+    /// Its size, as of now.
+    #[track_caller]
     pub fn order(&self) -> Order {
-        self.meta().order()
+        self.meta().look().order()
     }
 
-    /// Its size in pages.
+    /// Its size, for whoever owns a count of it.
+    #[inline]
+    pub fn owned_order(&self) -> Order {
+        self.meta().owned().order()
+    }
+
+    /// Its size in pages, as of now.
+    #[track_caller]
     pub fn nr_pages(&self) -> NrPages {
         NrPages(self.order().pages())
     }
 
-    /// How many pages it has from `page` on, which is one of them.
+    /// How many pages it has from `page` on, which is one of them, for whoever owns a count of it.
     #[inline]
-    pub fn pages_from(&self, page: Pfn) -> u64 {
-        self.head.0 + self.nr_pages().0 - page.0
+    pub fn owned_pages_from(&self, page: Pfn) -> u64 {
+        self.head.0 + self.owned_order().pages() - page.0
     }
 
     /// Its counts.

@@ -52,7 +52,7 @@ impl<'f, M: Machine> FolioRef<'f, M> {
     pub fn map_shm(&self, nth: u64) -> Result<ShmMap<'f, M>, TooManySharers> {
         let folio = self.folio();
         assert!(matches!(folio.mapping(), Mapping::Shm(_)), "{folio:?} belongs to no object");
-        assert!(nth < folio.nr_pages().0, "page {nth} of {folio:?}");
+        assert!(nth < folio.owned_order().pages(), "page {nth} of {folio:?}");
         add_map(folio)?;
         Ok(ShmMap { frames: self.frames, page: self.head.offset(nth) })
     }

@@ -34,15 +34,15 @@ impl<'f, M: Machine> NewFolio<'f, M> {
         old: &FolioGuard<'f, M>,
     ) -> Result<(FolioRef<'f, M>, FolioGuard<'f, M>), Self> {
         let from = old.folio();
-        if self.order() != from.order() || !core::ptr::eq(self.frames, from.frames) {
+        if self.order() != from.owned_order() || !core::ptr::eq(self.frames, from.frames) {
             return Err(self);
         }
         let this = ManuallyDrop::new(self);
         let (frames, head) = (this.frames, this.head);
-        frames.machine().copy(head, from.head, from.order());
+        frames.machine().copy(head, from.head, from.owned_order());
         let folio = Folio { frames, head };
         let state = from.meta().flags.load(Ordering::Relaxed) & CARRIED;
-        folio.meta().flags.store(Kind::Folio.bits(from.order()) | state, Ordering::Relaxed);
+        folio.meta().flags.store(Kind::Folio.bits(from.owned_order()) | state, Ordering::Relaxed);
         folio.set_mapping(from.mapping(), from.index());
         // The counts are 0, so that nobody gets the folio, and its lock is free.
         let lock = FolioGuard::try_lock(folio).expect("a folio that nobody can get is locked");
@@ -65,7 +65,7 @@ impl<'f, M: Machine> MigrationHold<'f, M> {
     /// The page of `new` that this entry is to have.
     fn page_in(&self, new: Folio<'f, M>) -> Pfn {
         let old = self.folio();
-        assert!(old.order() == new.order() && old != new, "{new:?} is no successor of {old:?}");
+        assert!(old.owned_order() == new.owned_order() && old != new, "{new:?} is no successor of {old:?}");
         new.head.offset(self.page.0 - old.head.0)
     }
 

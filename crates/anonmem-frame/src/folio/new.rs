@@ -33,7 +33,7 @@ pub struct NewFolio<'f, M: Machine> {
 impl<'f, M: Machine> NewFolio<'f, M> {
     /// Takes over a block of kind [`Kind::New`].
     pub(crate) fn from_block(frames: &'f Frames<M>, head: Pfn) -> Self {
-        anonmem_hal::debug_check_eq!(M, frames.meta(head).kind(), Kind::New);
+        anonmem_hal::debug_check_eq!(M, frames.meta(head).owned().kind(), Kind::New);
         Self { frames, head }
     }
 
@@ -44,7 +44,7 @@ impl<'f, M: Machine> NewFolio<'f, M> {
 
     /// The size.
     pub fn order(&self) -> Order {
-        self.frames.meta(self.head).order()
+        self.frames.meta(self.head).owned().order()
     }
 
     /// Fills it with zeroes.
@@ -99,7 +99,7 @@ impl<'f, M: Machine> NewFolio<'f, M> {
         let this = ManuallyDrop::new(self);
         let folio = Folio { frames: this.frames, head: this.head };
         let meta = folio.meta();
-        meta.flags.store(Kind::Folio.bits(meta.order()), Ordering::Relaxed);
+        meta.flags.store(Kind::Folio.bits(meta.owned().order()), Ordering::Relaxed);
         folio.set_mapping(mapping, index);
         // Release pairs with the Acquire of `try_get` and of `is_mapped`: whoever finds the folio alive
         // finds it complete.

@@ -90,7 +90,7 @@ impl<M: Machine> Frames<M> {
     pub(super) fn free_folio(&self, head: Pfn) {
         let meta = self.meta(head);
         assert_freeable(meta);
-        self.free_block(head, meta.order());
+        self.free_block(head, meta.owned().order());
     }
 }
 
@@ -119,7 +119,7 @@ impl<M: Machine> Frames<M> {
 /// What must hold of a folio whose counts have reached 0.
 #[inline]
 fn assert_freeable<M: Machine>(meta: &Meta<M>) {
-    anonmem_hal::debug_check_eq!(M, meta.kind(), Kind::Folio);
+    anonmem_hal::debug_check_eq!(M, meta.owned().kind(), Kind::Folio);
     // In every build: whoever has the lock would unlock what the frame has become.
     assert!(meta.flags.peek() & flags::LOCKED == 0, "freeing a locked folio");
     anonmem_hal::debug_check_eq!(M, meta.private.peek(), 0, "freeing a folio in the swap cache");

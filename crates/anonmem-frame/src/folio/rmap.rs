@@ -316,7 +316,10 @@ impl<M: Machine> Exclusive<'_, M> {
     #[doc(alias = "folio_move_anon_rmap")]
     pub fn move_to(self, lock: &FolioGuard<'_, M>, anon_vma: RawHandle, index: u64) -> Result<Self, Self> {
         let folio = self.folio();
-        assert!(lock.folio() == folio && folio.order().get() == 0, "a page moves under its own folio's lock");
+        assert!(
+            lock.folio() == folio && folio.owned_order().get() == 0,
+            "a page moves under its own folio's lock"
+        );
         if pinned_after_clearing(&folio.meta().counts) {
             return Err(self);
         }
@@ -493,7 +496,10 @@ impl<'e, 'f, M: Machine> SharedRef<'e, 'f, M> {
         assert!(lock.folio() == folio, "reuse under another folio's lock");
         // Acquire pairs with the Release of the last `unmap`: what the former sharers did is over.
         let counts = Counts(folio.meta().counts.load(Ordering::Acquire));
-        if !counts.is_one_map() || folio.order().get() != 0 || matches!(folio.mapping(), Mapping::Ksm(_)) {
+        if !counts.is_one_map()
+            || folio.owned_order().get() != 0
+            || matches!(folio.mapping(), Mapping::Ksm(_))
+        {
             return Err(());
         }
         folio.set_mapping(Mapping::Anon(anon_vma), folio.index());
@@ -511,7 +517,7 @@ impl<'e, 'f, M: Machine> SharedRef<'e, 'f, M> {
         let folio = self.folio();
         // A page of a larger folio has its bit elsewhere; `mapping` is stable, because only the only mapper
         // changes it.
-        if folio.order().get() != 0 || folio.mapping() != Mapping::Anon(anon_vma) {
+        if folio.owned_order().get() != 0 || folio.mapping() != Mapping::Anon(anon_vma) {
             return false;
         }
         let ours = Counts::MAP + Counts::EXCLUSIVE;

@@ -59,7 +59,7 @@ impl<'f, M: Machine> MapRun<'f, M> {
     /// The page that would make the run longer; `None` at the end of the folio.
     pub fn next(&self) -> Option<Pfn> {
         let (folio, next) = (self.folio(), self.first.offset(self.len));
-        (next.0 < folio.pfn().0 + folio.nr_pages().0).then_some(next)
+        (next.0 < folio.pfn().0 + folio.owned_order().pages()).then_some(next)
     }
 
     /// Adds the mapping of the next page.

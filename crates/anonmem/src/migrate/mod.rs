@@ -160,7 +160,7 @@ impl<'v, M: Machine> MigrationBatch<'v, M> {
 
     fn unmap(&mut self, page: &FolioRef<'v, M>) -> Result<FolioGuard<'v, M>, Stays> {
         let (vm, folio) = (self.vm, page.folio());
-        if folio.order() != Order::ZERO {
+        if folio.owned_order() != Order::ZERO {
             return Err(Stays::Large);
         }
         // Only a hint: who pins it from now on is found when its entry has been cleared (`try_share`).

@@ -151,7 +151,7 @@ impl<M: Machine> Objects<M> {
             let mut entries = table.lock();
             for va in part.iter_pages() {
                 let Mapped::Shm(present) = entries.mapped(va) else { continue };
-                let folio = self.frames.folio(present.pfn).expect("the object's entry owns the page");
+                let folio = self.frames.folio_of_owned(present.pfn);
                 // New mappings start with a reference that is taken under this lock, so being the only one
                 // lasts.
                 if folio.counts().total() == 1 {
