@@ -171,10 +171,10 @@ fn a_block_is_aligned_in_the_machines_numbers_and_its_tails_know_it() {
     for order in (1..=MAX_ORDER).map(Order::new) {
         let head = frames.alloc_block(order, Kind::New).unwrap();
         assert!(head.0.is_multiple_of(order.pages()));
-        assert_eq!((frames.meta(head).kind(), frames.meta(head).order()), (Kind::New, order));
+        assert_eq!((frames.meta(head).owned().kind(), frames.meta(head).owned().order()), (Kind::New, order));
         for i in 1..order.pages() {
             let tail = frames.meta(head.offset(i));
-            assert_eq!((tail.kind(), tail.mapping.peek()), (Kind::Tail, head.0));
+            assert_eq!((tail.owned().kind(), tail.mapping.peek()), (Kind::Tail, head.0));
         }
         assert_eq!(frames.validate(), Ok(()));
     }
