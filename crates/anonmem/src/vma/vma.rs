@@ -222,6 +222,14 @@ impl<M: Machine> Vma<M> {
         (va < self.end()).then_some(va)
     }
 
+    /// The addresses of the `pages` pages from linear index `first` on, as far as the VMA covers them.
+    pub(crate) fn addresses_of(&self, first: u64, pages: u64) -> Option<VaRange> {
+        let pgoff = self.pgoff();
+        let from = self.address_of(first.max(pgoff))?;
+        let len = (first + pages).checked_sub(first.max(pgoff)).filter(|&len| len > 0)?;
+        Some(VaRange { start: from, end: from.page_after(len).min(self.end()) })
+    }
+
     /// The hardware's permissions for a page that may be written without asking.
     #[doc(alias = "vm_page_prot")]
     #[inline]
