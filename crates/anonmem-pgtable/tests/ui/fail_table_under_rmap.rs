@@ -13,7 +13,7 @@ unsafe impl<M> StableVma<M> for Rmap {
 }
 
 fn grow<M: Machine>(space: &AddressSpace<M>, frames: &Frames<M>, rmap: &Rmap) -> Result<(), OutOfMemory> {
-    space.table_alloc(frames, rmap, Va(0)).map(drop)
+    space.walk_alloc(frames, rmap, Va(0)).map(drop)
 }
 
 fn main() {}

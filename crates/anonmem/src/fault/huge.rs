@@ -11,10 +11,8 @@
 
 use crate::{
     events::Event,
-    fault::{
-        migration_entry_wait,
-        vm_fault::{FaultAccess, FaultGuard, FaultResult, VmFault},
-    },
+    fault::vm_fault::{FaultAccess, FaultGuard, FaultResult, VmFault},
+    vma::refusal::Refusal,
 };
 use anonmem_frame::{FolioOwner, SharedWholeRef};
 use anonmem_hal::{Machine, Present};
@@ -62,7 +60,10 @@ pub(super) fn do_leaf<'a, M: Machine, G: FaultGuard<M>>(
         }
         Verdict::Migrates => {
             drop(leaf);
-            migration_entry_wait(fault)
+            // As for a page that migrates.
+            fault.guard.sleeps(Refusal::WouldSleep)?;
+            M::yield_now();
+            Err(FaultResult::Reload)
         }
     }
 }
