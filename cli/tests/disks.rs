@@ -107,6 +107,71 @@ fn swap_has_a_disk_of_its_own_behind_the_programs() {
 }
 
 #[test]
+fn a_ring_answers_as_on_linux() {
+    if !vm_is_there() {
+        return;
+    }
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let (program, disk) = (compile("uring", Linked::Static), image(dir.path(), 1 << 20));
+    let output = Command::new(&program).arg(dir.path().join("new")).arg(&disk).output().unwrap();
+    let expected = String::from_utf8(output.stdout).unwrap();
+    let expected = (!expected.starts_with("uring: not here")).then_some(expected);
+    match &expected {
+        Some(_) => {
+            assert!(output.status.success(), "on the host: {}", String::from_utf8_lossy(&output.stderr))
+        }
+        None => eprintln!("the host refuses io_uring: not compared with it"),
+    }
+    for cpus in ["1", "4"] {
+        let options = ["--cpus", cpus, "--disk", disk.to_str().unwrap()];
+        let arguments = [program.as_os_str(), "/tmp/new".as_ref(), "/dev/vda".as_ref()];
+        let ran = Vm::new().options(&options).run(&arguments).expect_status(0);
+        assert!(ran.stdout.ends_with("uring: done\n"), "{}", ran.stderr);
+        let Some(expected) = &expected else { continue };
+        let differ: Vec<_> = expected.lines().zip(ran.stdout.lines()).filter(|(a, b)| a != b).collect();
+        assert!(differ.is_empty(), "host and microVM: {differ:#?}");
+        assert_eq!(ran.stdout.lines().count(), expected.lines().count());
+    }
+}
+
+/// A QEMU whose first disk takes its time: pages stay pinned for tens of milliseconds, in which the program
+/// forks, writes and swaps.
+fn slow_qemu(dir: &Path) -> PathBuf {
+    let path = dir.join("qemu");
+    let script = "#!/bin/bash\nargs=()\nfor a in \"$@\"; do case \"$a\" in *id=vda,*) \
+                  a=\"throttling.iops-total=150,$a\";; esac; args+=(\"$a\"); done\n\
+                  exec qemu-system-x86_64 \"${args[@]}\"\n";
+    std::fs::write(&path, script).unwrap();
+    std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    path
+}
+
+/// Without fork's copies of pinned pages, reclaim's refusal of them or the second look of who copies a page, a
+/// reader misses bytes within seconds.
+#[test]
+fn a_disk_writes_to_pages_that_the_program_sees_whatever_it_does_meanwhile() {
+    if !vm_is_there() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (disk, qemu) = (image(dir.path(), 4 << 20), slow_qemu(dir.path()));
+    let program = compile("diskpins", Linked::Static);
+    for lock in ["mmap", "vma", "speculative"] {
+        for mode in ["direct", "fixed"] {
+            let disk = disk.to_str().unwrap();
+            let memory = ["--ram", "20M", "--swap", "64M", "--cpus", "4", "--lock", lock];
+            let machine = ["--disk", disk, "--qemu", qemu.to_str().unwrap()];
+            let arguments = [program.to_str().unwrap(), "/dev/vda", mode, "4", "20"];
+            let ran = Vm::new().options(&memory).options(&machine).run(&arguments).expect_status(0);
+            assert_eq!(ran.stdout, format!("diskpins: {mode}, 0 wrong\n"), "{lock}: {}", ran.stderr);
+            let count =
+                |pointer: &str| ran.bill.pointer(pointer).and_then(serde_json::Value::as_u64).unwrap();
+            assert!(count("/swap/outs") > 100 && count("/forks") > 0, "{}", ran.bill);
+        }
+    }
+}
+
+#[test]
 fn what_cannot_be_a_disk_is_said_in_a_line() {
     let dir = tempfile::tempdir().unwrap();
     let odd = dir.path().join("odd");

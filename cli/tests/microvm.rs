@@ -158,12 +158,28 @@ fn calls_with_odd_arguments_harm_nobody() {
     let number = |name: &str, default| std::env::var(name).map_or(default, |v| v.parse::<u64>().unwrap());
     let (mut left, mut seed) = (number("ANONMEM_ODDCALLS_SECONDS", 20), number("ANONMEM_SEED", 1));
     let program = compile("oddcalls", Linked::Static);
+    let disk = tempfile::NamedTempFile::new().unwrap();
+    disk.as_file().set_len(1 << 20).unwrap();
     let mut pieces = ["speculative", "vma", "mmap"].iter().cycle();
     while left > 0 {
         let (mode, seconds) = (pieces.next().unwrap(), left.min(7));
         let args = [program.as_os_str(), seed.to_string().as_ref(), seconds.to_string().as_ref()]
             .map(OsString::from);
-        let options = ["--ram", "128M", "--swap", "32M", "--cpus", "4", "--lock", mode];
+        let disk = disk.path().to_str().unwrap();
+        let options = [
+            "--ram",
+            "128M",
+            "--swap",
+            "32M",
+            "--cpus",
+            "4",
+            "--lock",
+            mode,
+            "--disk",
+            disk,
+            "--env",
+            "ODDCALLS_DISK=/dev/vda",
+        ];
         let ran = Vm::new().options(&options).run(&args).expect_status(0);
         println!("{mode}: {}", ran.stdout.trim());
         // Less than one second on a quiet machine.
@@ -243,7 +259,7 @@ fn whatever_is_exhausted_the_kernel_and_the_others_go_on() {
     for cpus in ["1", "4"] {
         let ran = Vm::new().options(&["--ram", "64M", "--cpus", cpus]).run(&[&program]).expect_status(0);
         let expected = "exhaust: processes zombies threads descriptors pipes messages interests mappings files bytes \
-                        directories signals timers calls memory (killed)\n";
+                        directories signals timers rings calls memory (killed)\n";
         assert_eq!(ran.stdout, expected, "{}", ran.stderr);
         assert_eq!(ran.bill["oom_kills"], 1);
     }

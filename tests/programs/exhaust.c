@@ -1,6 +1,6 @@
 /* Takes all there is of one thing after the other, each in a child that then ends: what it is refused with is in
  * machines/microvm/README.md, and neither the kernel nor the parent minds. Not for the host. */
-#include "common.h"
+#include "ring.h"
 #include <dirent.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -214,6 +214,34 @@ static void timers(void)
     CHECK(n == 256 && errno == EAGAIN, "%ld timers", n);
 }
 
+/* Rings of the largest size, then of the smallest; and more completions than are kept. */
+static void rings(void)
+{
+    struct ring ring;
+    CHECK(ring_make(&ring, 1, 0, 0) == 0);
+    enum { NOPS = 70000 };
+    for (int i = 0; i < NOPS; i++) {
+        ring_transfer(&ring, IORING_OP_NOP, -1, NULL, 0, 0, 0);
+        CHECK(ring_enter(&ring, 1, 0, 0) == 1);
+    }
+    unsigned lost = *ring_word(&ring, ring.params.cq_off.overflow);
+    CHECK(lost > 0 && lost < NOPS - 2, "%u lost", lost);
+    CHECK(ring_enter(&ring, 0, 1, IORING_ENTER_GETEVENTS) == -1 && errno == EBADR);
+    long n = 0;
+    allow_descriptors();
+    for (unsigned entries = 32768; entries > 0; entries /= 8) {
+        struct io_uring_params params = {0};
+        while (ring_setup(entries, &params) >= 0) {
+            n++;
+            memset(&params, 0, sizeof params);
+        }
+        CHECK(errno == ENOMEM || errno == EMFILE);
+    }
+    CHECK(n > 4, "%ld rings", n);
+    ring_transfer(&ring, IORING_OP_NOP, -1, NULL, 0, 0, 0);
+    CHECK(ring_enter(&ring, 1, 0, 0) == 1);
+}
+
 static void unknown_calls(void)
 {
     for (long n = 0; n < 100000; n++)
@@ -236,7 +264,7 @@ static const struct {
     {"processes", processes}, {"zombies", zombies}, {"threads", threads}, {"descriptors", descriptors},
     {"pipes", pipes}, {"messages", messages}, {"interests", interests}, {"mappings", mappings},
     {"files", files}, {"bytes", bytes_of_files}, {"directories", deep_directories}, {"signals", queued_signals},
-    {"timers", timers}, {"calls", unknown_calls}, {"memory", memory},
+    {"timers", timers}, {"rings", rings}, {"calls", unknown_calls}, {"memory", memory},
 };
 
 int main(int count, char **arguments)

@@ -1,4 +1,4 @@
-/* Memory system calls with odd arguments, by four threads and their children, for so many seconds (2) from a seed (1).
+/* Memory system calls, direct reads and writes of a disk and rings, with odd arguments, by four threads and their children, for so many seconds (2) from a seed (1).
  *
  * Addresses and lengths are of both ends, misaligned and wrapping as often as not. Nothing is said about results: what must
  * hold is that everybody lives, or dies of a signal, that no call takes long (so none is asked to fill a gibibyte), and that the kernel's books are right at the end.
@@ -40,6 +40,9 @@ struct shared {
 };
 static struct shared *shared;
 static int files[3];
+/* A disk with O_DIRECT and a ring with its memory, where there are any. */
+static int disk = -1, ring = -1;
+static unsigned char *ring_memory[2];
 
 static unsigned long pick_of(uint64_t *state, const unsigned long *list, unsigned long count)
 {
@@ -125,6 +128,49 @@ static long call(uint64_t *state, int number)
         /* The kernel reads and writes memory on the program's behalf, with a length that it looks at first. */
         return word % 2 ? pread(files[0], (void *)at, len > 1UL << 20 ? 1UL << 20 : len, 0)
                         : pwrite(files[0], (void *)at, len > 1UL << 16 ? 1UL << 16 : len, 0);
+    case SYS_pread64: {
+        /* A disk of 1 MiB. Offsets and lengths are whole sectors as often as not. */
+        unsigned long odd = word % 4 ? 0 : word % 512, offset = next_random(state) % 2056 * 512 + odd;
+        unsigned long part = len > 1UL << 20 ? len : len - odd;
+        return word % 2 ? pread(disk, (void *)at, part, (off_t)offset) : pwrite(disk, (void *)at, part, (off_t)offset);
+    }
+    case SYS_io_uring_setup: {
+        uint32_t params[30] = {0};
+        params[1] = (uint32_t)more;
+        params[2] = (uint32_t)(word % 3 ? word % 32 * 8 : word);
+        long fd = syscall(SYS_io_uring_setup, word % 5 ? word % 70 : word, word % 7 ? params : (void *)at);
+        if (fd >= 0) {
+            mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, (int)fd, word % 2 ? 0 : 0x10000000);
+            syscall(SYS_io_uring_register, fd, 0, at, word % 4);
+            close((int)fd);
+        }
+        return fd;
+    }
+    case SYS_io_uring_enter: {
+        /* What the kernel is given is any bytes at all, but for the operation and the file, which are good as often as not. */
+        uint32_t *entries = (uint32_t *)(void *)ring_memory[1], *rings = (uint32_t *)(void *)ring_memory[0];
+        if (ring < 0)
+            return 0;
+        for (int i = 0; i < 8; i++) {
+            uint32_t *entry = entries + i * 16;
+            uint64_t place = next_random(state), memory = address(state), size = length(state);
+            entry[0] = (uint32_t)(place % 4 ? place % 3 + 22 : place % 2 ? place % 6 : place);
+            entry[1] = (uint32_t)(place % 5 ? disk : (int)(3 + place % 9));
+            entry[2] = (uint32_t)(place % 2048 * 512), entry[3] = place % 7 ? 0 : (uint32_t)place;
+            memcpy(entry + 4, &memory, 8);
+            entry[6] = (uint32_t)(size > 1UL << 20 ? 1UL << 16 : size), entry[7] = place % 11 ? 0 : (uint32_t)place;
+            entry[10] = place % 3 ? 0 : (uint32_t)(place % 4);
+        }
+        rings[16] += (uint32_t)(word % 16 ? word % 9 : word);
+        if (word % 3)
+            rings[32] = rings[48];
+        return syscall(SYS_io_uring_enter, ring, word % 16, 0, word % 13 ? 1 : word, word % 17 ? 0 : at, word % 2 ? 8 : more);
+    }
+    case SYS_io_uring_register: {
+        uint64_t vectors[4] = {at, len, other, more};
+        unsigned long where = word % 4 ? (unsigned long)vectors : at;
+        return ring < 0 ? 0 : syscall(SYS_io_uring_register, ring, word % 5 ? word % 4 : word % 40, word % 5 % 2 ? 0 : where, word % 5 % 2 ? 0 : word % 3);
+    }
     case SYS_ftruncate:
         return ftruncate(files[word % 2], (long)(word % 24 * PAGE + word % 3));
     default: {
@@ -137,6 +183,7 @@ static long call(uint64_t *state, int number)
 static const int numbers[] = {
     SYS_mmap, SYS_mmap, SYS_mmap, SYS_munmap, SYS_mprotect, SYS_mremap, SYS_mremap, SYS_madvise, SYS_madvise, SYS_mlock,
     SYS_munlock, SYS_msync, SYS_mincore, SYS_brk, SYS_mlockall, SYS_read, SYS_ftruncate, SYS_setrlimit,
+    SYS_pread64, SYS_pread64, SYS_io_uring_setup, SYS_io_uring_enter, SYS_io_uring_enter, SYS_io_uring_register,
 };
 
 static void timed(uint64_t *state)
@@ -186,6 +233,19 @@ static void family(uint64_t seed)
     files[0] = memfd_create("odd", 0);
     files[1] = memfd_create("odder", 0);
     files[2] = open("/proc/self/exe", O_RDONLY);
+    /* Only a disk that was given for this. */
+    if (getenv("ODDCALLS_DISK"))
+        disk = open(getenv("ODDCALLS_DISK"), O_RDWR | O_DIRECT);
+    uint32_t params[30] = {0};
+    ring = (int)syscall(SYS_io_uring_setup, 8, params);
+    if (ring >= 0) {
+        ring_memory[0] = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, ring, 0);
+        ring_memory[1] = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, ring, 0x10000000);
+        if ((void *)ring_memory[0] == MAP_FAILED || (void *)ring_memory[1] == MAP_FAILED)
+            _exit(1);
+        for (uint32_t i = 0; i < 8; i++)
+            ((uint32_t *)(void *)ring_memory[0])[params[16] / 4 + i] = i;
+    }
     if (ftruncate(files[0], 12 * (long)PAGE) != 0)
         _exit(1);
     pthread_t threads[THREADS];

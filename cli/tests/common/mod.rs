@@ -120,7 +120,8 @@ pub(crate) fn compile(name: &str, linked: Linked) -> PathBuf {
     let source = programs.join(name).with_extension("c");
     let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{linked:?}"));
     let made = |path: &Path| path.metadata().and_then(|m| m.modified()).ok();
-    if made(&out) > made(&source).max(made(&programs.join("common.h"))) {
+    let headers = ["common.h", "ring.h"].map(|name| made(&programs.join(name)));
+    if made(&out) > headers.into_iter().chain([made(&source)]).max().flatten() {
         return out;
     }
     let fresh = out.with_extension(std::process::id().to_string());

@@ -71,12 +71,7 @@ impl<M: Machine> Frames<M> {
     }
 }
 
-impl<'f, M: Machine> OwnedFrames<'f, M> {
-    /// The allocator that the block is from.
-    pub const fn frames(&self) -> &'f Frames<M> {
-        self.frames
-    }
-
+impl<M: Machine> OwnedFrames<'_, M> {
     /// The first frame.
     pub const fn pfn(&self) -> Pfn {
         self.pfn

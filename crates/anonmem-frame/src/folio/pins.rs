@@ -15,7 +15,7 @@
 
 use super::{Folio, FolioPin, KeptFolio};
 use crate::{
-    Frames, OutOfMemory, fields,
+    Frames, OutOfMemory,
     handle::{Handle, Link},
     meta::TooManySharers,
     place::{Field, Place},
@@ -24,7 +24,10 @@ use crate::{
 };
 use anonmem_hal::{Machine, NrPages, Pfn};
 use anonmem_sync::Plain;
-use core::{fmt, mem::ManuallyDrop};
+use core::{
+    fmt,
+    mem::{ManuallyDrop, offset_of},
+};
 
 /// Runs of a node.
 const RUNS: usize = 14;
@@ -45,9 +48,11 @@ struct PinNode<M> {
 impl<M: Machine> SlabItem<M> for PinNode<M> {
     type Tag = PinTag;
     const NAME: &'static str = "pin_node";
-    const FIELDS: &'static [Field] = fields! {
-        next, len, runs[size_of::<u64>()],
-    };
+    const FIELDS: &'static [Field] = &[
+        Field::new("next", offset_of!(Self, next)),
+        Field::new("len", offset_of!(Self, len)),
+        Field::array("runs", offset_of!(Self, runs), size_of::<u64>()),
+    ];
     fn new() -> Self {
         Self { next: Plain::new(Link::NONE), len: Plain::new(0), runs: [const { Plain::new(0) }; RUNS] }
     }

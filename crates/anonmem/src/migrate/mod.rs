@@ -255,13 +255,11 @@ fn try_to_migrate<'v, M: Machine>(
 }
 
 fn try_to_migrate_one<'v, M: Machine>(
-    hit: RmapHit<'_, 'v, M, impl StableVma<M>>,
+    mut hit: RmapHit<'_, 'v, M, impl StableVma<M>>,
     tlb: &mut TlbBatch<'v, M>,
 ) -> ControlFlow<()> {
-    let va = hit.va;
-    let (mut entries, slot) = hit.into_table();
-    let (cleared, vacancy) = entries.take(va);
-    tlb.note(&slot.space, va);
+    let (cleared, vacancy) = hit.entries.take(hit.va);
+    tlb.note(&hit.slot.space, hit.va);
     let (shared, present, sharing) = match cleared {
         Cleared::Exclusive(page, present) => match page.try_share() {
             Ok(page) => (page, present, Sharing::Exclusive),
@@ -359,12 +357,11 @@ where
     // Fork may have copied an entry to where the walk had passed.
     while core::mem::take(&mut found) {
         let Some(guard) = Rmap::lock(objects, folio) else { return };
-        let _ = Rmap::walk(&guard, folio, Form::Migration, |hit| {
+        let _ = Rmap::walk(&guard, folio, Form::Migration, |mut hit| {
             found = true;
             // Under the page-table lock: mprotect says what it allows first, and then comes by.
             let vma = objects.vma(hit.vma).flags().protection();
-            let (va, (mut entries, _)) = (hit.va, hit.into_table());
-            let (Cleared::Migration(hold, bits), vacancy) = entries.take(va) else {
+            let (Cleared::Migration(hold, bits), vacancy) = hit.entries.take(hit.va) else {
                 unreachable!("the walk said that the entry waits for the page")
             };
             arrive(vacancy, hold, bits, vma);

@@ -22,7 +22,7 @@ use crate::arch::mem::phys_of;
 use crate::machine::Kernel;
 use crate::sched::{self, Mutex};
 use crate::usercopy;
-use crate::virtio::block::{self, Disk, Piece, SECTOR, Transfer};
+use crate::virtio::block::{self, Begun, Disk, Piece, SECTOR, Transfer};
 use alloc::format;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -228,21 +228,56 @@ impl BlockDevice {
     fn direct(&self, transfer: Transfer, offset: u64, pieces: &mut Pieces<'_>) -> Result<usize> {
         check_aligned(offset, pieces)?;
         let mut done = 0;
-        while let Some((address, len)) = pieces.run(DIRECT_MAX) {
-            let (pinned, n) = match pin_some(transfer, address, len) {
-                Ok(some) => some,
+        while pieces.left() > 0 {
+            let moved = Parts::pin(transfer, pieces, DIRECT_MAX).and_then(|parts| {
+                let sector = (offset + done as u64) / SECTOR;
+                self.disk.transfer(transfer, sector, parts.memory()).map_err(eio)?;
+                Ok(parts.bytes())
+            });
+            match moved {
+                Ok(n) => done += n,
                 Err(error) => return iov::or_error(done, error),
-            };
-            let sector = (offset + done as u64) / SECTOR;
-            let moved = self.disk.transfer(transfer, sector, pieces_of(&pinned, address, n));
-            drop(pinned);
-            if let Err(error) = moved {
-                return iov::or_error(done, eio(error));
             }
-            pieces.advance(n);
-            done += n;
         }
         Ok(done)
+    }
+
+    /// How many bytes a direct transfer of `len` bytes at `offset` may move: none at the end.
+    ///
+    /// # Errors
+    /// `EINVAL` if `addresses`, where the bytes are in memory, or the place is not aligned; `EPERM`,
+    /// `ENOSPC`.
+    pub fn check_direct(
+        &self,
+        transfer: Transfer,
+        offset: u64,
+        len: usize,
+        addresses: &[(u64, usize)],
+    ) -> Result<usize> {
+        if transfer == Transfer::Write && self.disk.is_read_only() {
+            return Err(EPERM);
+        }
+        let left = self.size().saturating_sub(offset);
+        if len == 0 || left == 0 {
+            return if len > 0 && transfer == Transfer::Write { Err(ENOSPC) } else { Ok(0) };
+        }
+        let odd = |value: u64| !value.is_multiple_of(SECTOR);
+        if odd(offset) || odd(len as u64) || addresses.iter().any(|&(at, len)| odd(at) || odd(len as u64)) {
+            return Err(EINVAL);
+        }
+        Ok(len.min(usize::try_from(left).unwrap_or(usize::MAX)))
+    }
+
+    /// Begins a direct transfer that [`BlockDevice::check_direct`] allows: `whom` is told of its end, and
+    /// keeps the memory until then.
+    pub fn begin(
+        &self,
+        transfer: Transfer,
+        offset: u64,
+        memory: impl Iterator<Item = Piece>,
+        whom: &Arc<dyn Begun>,
+    ) {
+        self.disk.begin(transfer, offset / SECTOR, memory, whom);
     }
 
     /// Answers an ioctl.
@@ -294,35 +329,59 @@ fn check_aligned(offset: u64, pieces: &Pieces<'_>) -> Result<()> {
     Ok(())
 }
 
+/// Pages of the caller's that are pinned for one transfer.
+pub struct Parts {
+    parts: Vec<Part>,
+    bytes: usize,
+}
+
+/// Pages of one piece of the caller's memory.
+struct Part {
+    pinned: Pinned,
+    address: u64,
+    len: usize,
+}
+
+impl Parts {
+    /// Pins the pages of the next `max` bytes, or as many as can be had, and passes them.
+    ///
+    /// # Errors
+    /// `EFAULT` if not even the first page can be had, `ENOMEM`.
+    pub fn pin(transfer: Transfer, pieces: &mut Pieces<'_>, max: usize) -> Result<Parts> {
+        let mut all = Parts { parts: Vec::new(), bytes: 0 };
+        while let Some((address, len)) = pieces.run(max - all.bytes) {
+            if all.parts.try_reserve(1).is_err() {
+                return if all.bytes > 0 { Ok(all) } else { Err(ENOMEM) };
+            }
+            let (pinned, len) = match pin_some(transfer, address, len) {
+                Ok(some) => some,
+                Err(_) if all.bytes > 0 => break,
+                Err(error) => return Err(error),
+            };
+            all.parts.push(Part { pinned, address, len });
+            all.bytes += len;
+            pieces.advance(len);
+        }
+        Ok(all)
+    }
+
+    /// How many bytes they are.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The memory.
+    pub fn memory(&self) -> impl Iterator<Item = Piece> + '_ {
+        self.parts.iter().flat_map(|part| pieces_of(&part.pinned, part.address, part.len))
+    }
+}
+
 /// Pins the caller's pages from `address` on: those of `len` bytes, or fewer if not all can be had. Gives for
 /// how many bytes.
 ///
 /// # Errors
 /// `EFAULT` if not even the first page can be had, `ENOMEM`.
-pub fn pin_some(transfer: Transfer, address: u64, len: usize) -> Result<(Pinned, usize)> {
-    let mut n = len;
-    loop {
-        match pin(transfer, address, n) {
-            // A range is pinned as a whole or not at all: the half that ends at a page's end is next.
-            Err(EFAULT) if n > in_page(address) => {
-                let half = (n / 2).max(in_page(address));
-                n = half - (address as usize + half) % PAGE_SIZE;
-            }
-            pinned => return pinned.map(|pinned| (pinned, n)),
-        }
-    }
-}
-
-/// The bytes from `address` to its page's end.
-fn in_page(address: u64) -> usize {
-    PAGE_SIZE - address as usize % PAGE_SIZE
-}
-
-/// Pins the caller's pages, all of them or none.
-///
-/// # Errors
-/// `EFAULT`, `ENOMEM`.
-pub fn pin(transfer: Transfer, address: u64, len: usize) -> Result<Pinned> {
+fn pin_some(transfer: Transfer, address: u64, len: usize) -> Result<(Pinned, usize)> {
     let mm = sched::current_mm().ok_or(EFAULT)?;
     let end = address.checked_add(len as u64).ok_or(EFAULT)?;
     let range = VaRange { start: Va(address), end: Va(end) };
@@ -331,14 +390,24 @@ pub fn pin(transfer: Transfer, address: u64, len: usize) -> Result<Pinned> {
         Transfer::Read => PinFlags::WRITE,
         Transfer::Write => PinFlags::empty(),
     };
-    let mut pinned = mm.pin_fast(range, flags).map_err(|error| match Errno(error.errno()) {
-        EFAULT => EFAULT,
-        _ => ENOMEM,
-    })?;
+    let mut pinned = match mm.pin_fast(range, flags) {
+        Ok(pinned) => pinned,
+        Err(error) if Errno(error.errno()) == EFAULT => mm.pin_some(range, flags).map_err(pin_error)?.pinned,
+        Err(error) => return Err(pin_error(error)),
+    };
     if transfer == Transfer::Read {
         pinned.set_unpin(Unpin::Dirty);
     }
-    Ok(pinned)
+    let n = (pinned.range().end.0 - address).min(len as u64);
+    Ok((pinned, n as usize))
+}
+
+/// What a program is told when pages cannot be pinned.
+pub fn pin_error(error: anonmem::Error) -> Errno {
+    match Errno(error.errno()) {
+        EFAULT => EFAULT,
+        _ => ENOMEM,
+    }
 }
 
 /// The memory of `len` bytes at `address`, whose pages are pinned.

@@ -5,8 +5,9 @@
 //!
 //! Touching the caller's memory may sleep: not under a spin lock. Linux: lib/iov_iter.c.
 
-use crate::arch::mem::PAGE;
+use crate::arch::mem::{PAGE, direct};
 use crate::usercopy;
+use crate::virtio::block::Piece;
 use alloc::vec::Vec;
 use anonmem_oslib::Result;
 use anonmem_oslib::errno::{EFAULT, ENOMEM};
@@ -26,13 +27,19 @@ pub struct Pieces<'a> {
 }
 
 impl<'a> Pieces<'a> {
-    fn new(pieces: &'a [(u64, usize)]) -> Self {
+    /// All of them.
+    pub fn new(pieces: &'a [(u64, usize)]) -> Self {
         let total = pieces.iter().fold(0usize, |sum, (_, len)| sum.saturating_add(*len));
         Pieces { pieces, within: 0, left: total.min(LIMIT) }
     }
 
+    /// Gives up what is beyond `len` bytes.
+    pub fn truncate(&mut self, len: usize) {
+        self.left = self.left.min(len);
+    }
+
     /// How many bytes are left.
-    pub(super) fn left(&self) -> usize {
+    pub fn left(&self) -> usize {
         self.left
     }
 
@@ -78,12 +85,46 @@ impl<'a> Pieces<'a> {
     }
 }
 
+/// Frames that somebody keeps: pinned pages of a program that need not be the running one.
+pub struct Frames<'a> {
+    rest: &'a mut dyn Iterator<Item = Piece>,
+    piece: Piece,
+    left: usize,
+}
+
+impl<'a> Frames<'a> {
+    /// The pieces, of `left` bytes together.
+    pub fn new(rest: &'a mut dyn Iterator<Item = Piece>, left: usize) -> Self {
+        Frames { rest, piece: Piece { at: 0, len: 0 }, left }
+    }
+
+    /// Calls `copy` for runs of at most `len` bytes in total: where they are in the kernel's direct map, and
+    /// the range of the buffer on the other side. Gives how many bytes there were.
+    fn each(&mut self, len: usize, mut copy: impl FnMut(*mut u8, core::ops::Range<usize>)) -> usize {
+        let mut done = 0;
+        while done < len.min(self.left) {
+            if self.piece.len == 0 {
+                let Some(piece) = self.rest.next() else { break };
+                self.piece = piece;
+            }
+            let n = (self.piece.len as usize).min(len.min(self.left) - done);
+            copy(direct(self.piece.at), done..done + n);
+            self.piece = Piece { at: self.piece.at + n as u64, len: self.piece.len - n as u32 };
+            done += n;
+        }
+        self.left -= done;
+        done
+    }
+}
+
 /// Where bytes go to.
 pub enum To<'a> {
     /// The caller's memory.
     User(Pieces<'a>),
     /// A kernel buffer.
     Kernel(&'a mut [u8]),
+    /// Frames.
+    Frames(Frames<'a>),
 }
 
 impl<'a> To<'a> {
@@ -97,6 +138,7 @@ impl<'a> To<'a> {
         match self {
             To::User(pieces) => pieces.left,
             To::Kernel(buffer) => buffer.len(),
+            To::Frames(frames) => frames.left,
         }
     }
 
@@ -108,6 +150,7 @@ impl<'a> To<'a> {
                 let n = buffer.len().min(len);
                 *buffer = &mut core::mem::take(buffer)[..n];
             }
+            To::Frames(frames) => frames.left = frames.left.min(len),
         }
     }
 
@@ -124,6 +167,12 @@ impl<'a> To<'a> {
                 *buffer = later;
                 n
             }
+            To::Frames(frames) => frames.each(bytes.len(), |at, range| {
+                let bytes = &bytes[range];
+                // SAFETY: the frames are kept, and as long as the range; programs may write to them
+                // meanwhile, and whatever bytes are there then stay.
+                unsafe { core::ptr::copy_nonoverlapping(bytes.as_ptr(), at, bytes.len()) };
+            }),
         }
     }
 
@@ -169,6 +218,8 @@ pub enum From<'a> {
     User(Pieces<'a>),
     /// A kernel buffer.
     Kernel(&'a [u8]),
+    /// Frames.
+    Frames(Frames<'a>),
 }
 
 impl<'a> From<'a> {
@@ -182,6 +233,7 @@ impl<'a> From<'a> {
         match self {
             From::User(pieces) => pieces.left,
             From::Kernel(buffer) => buffer.len(),
+            From::Frames(frames) => frames.left,
         }
     }
 
@@ -190,6 +242,7 @@ impl<'a> From<'a> {
         match self {
             From::User(pieces) => pieces.left = pieces.left.min(len),
             From::Kernel(buffer) => *buffer = &buffer[..buffer.len().min(len)],
+            From::Frames(frames) => frames.left = frames.left.min(len),
         }
     }
 
@@ -205,6 +258,12 @@ impl<'a> From<'a> {
                 *buffer = later;
                 now.len()
             }
+            From::Frames(frames) => frames.each(bytes.len(), |at, range| {
+                let bytes = &mut bytes[range];
+                // SAFETY: the frames are kept, and as long as the range; programs may write to them
+                // meanwhile, and whatever bytes are there are taken.
+                unsafe { core::ptr::copy_nonoverlapping(at, bytes.as_mut_ptr(), bytes.len()) };
+            }),
         }
     }
 

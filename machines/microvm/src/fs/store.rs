@@ -6,12 +6,12 @@
 
 use super::file::writer;
 use crate::arch::lock::SpinLock;
-use crate::machine;
+use crate::machine::{self, Kernel};
 use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::sync::Arc;
 use anonmem::ShmId;
-use anonmem_frame::RawHandle;
+use anonmem_frame::{FolioRef, RawHandle};
 use anonmem_hal::{PAGE_SIZE, Pfn, PhysMem};
 use anonmem_oslib::errno::{EINVAL, ENOMEM, ENOSPC};
 use anonmem_oslib::vfs::{Body, Inode, SharedStore};
@@ -39,6 +39,24 @@ impl Store {
     fn new(bytes: u64) -> Result<Store> {
         let made = machine::vm().shm_new_sparse(pages_of(bytes));
         Ok(Store { object: made.map_err(|error| Errno(error.errno()))? })
+    }
+
+    /// Makes memory that is no file's, all of it zero; the maps show `name`.
+    ///
+    /// # Errors
+    /// `ENOMEM`, `EINVAL` if it is too large.
+    pub fn nameless(bytes: u64, name: &str) -> Result<Store> {
+        let new = Store::new(bytes)?;
+        NAMES.lock().insert(number(new.object.raw()), (1, name.into()));
+        Ok(new)
+    }
+
+    /// Gives a page, which stays where it is as long as the reference lives.
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub fn page(&self, index: u64) -> Result<FolioRef<'static, Kernel>> {
+        machine::vm().shm_page(self.object, index).map_err(|_| ENOMEM)
     }
 
     /// Gives the object.

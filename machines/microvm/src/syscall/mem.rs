@@ -1,6 +1,7 @@
 //! Memory: the system calls of the memory manager.
 
 use super::call::Call;
+use super::uring::Uring;
 use super::user;
 use crate::fs::file::{OpenFile, Target};
 use crate::fs::store;
@@ -105,6 +106,13 @@ fn map_file(space: &Space, map: Map, file: &OpenFile, offset: u64) -> Result<u64
         let flags = map.flags & !abi::MAP_TYPE | kind | abi::MAP_ANONYMOUS;
         return mm::mmap(space, Map { flags, ..map }, Backing::Anonymous);
     }
+    if let Some(ring) = file.object::<Uring>() {
+        if map.flags & abi::MAP_TYPE == abi::MAP_PRIVATE {
+            return Err(EINVAL);
+        }
+        let store = ring.mapped(offset)?;
+        return mm::mmap(space, map, Backing::Store { store, offset: 0 });
+    }
     let Body::File(data) = &file.inode.body else { return Err(ENODEV) };
     let backing = Backing::File { inode: &file.inode, path: &file.path, offset };
     if map.flags & abi::MAP_TYPE == abi::MAP_PRIVATE {
@@ -152,7 +160,8 @@ fn check_file(map: Map, file: &OpenFile, offset: u64) -> Result<()> {
     if map.prot & abi::PROT_EXEC != 0 && no_programs {
         return Err(EPERM);
     }
-    if !matches!(file.inode.body, Body::File(_)) && !is_dev_zero(file) {
+    let is_mapped = is_dev_zero(file) || file.object::<Uring>().is_some();
+    if !matches!(file.inode.body, Body::File(_)) && !is_mapped {
         return Err(ENODEV);
     }
     if map.flags & abi::MAP_GROWSDOWN != 0 {

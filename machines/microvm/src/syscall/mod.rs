@@ -19,6 +19,7 @@ mod signal;
 mod socket;
 mod system;
 mod time;
+mod uring;
 pub mod user;
 mod wait;
 
@@ -114,6 +115,8 @@ fn leaves_something(number: u32) -> bool {
             | abi::__NR_execve
             | abi::__NR_execveat
             | abi::__NR_mmap
+            | abi::__NR_io_uring_setup
+            | abi::__NR_io_uring_register
     )
 }
 
@@ -135,6 +138,10 @@ fn dispatch(c: &mut Call<'_>, number: u64) -> Result<usize> {
         abi::__NR_pwritev | abi::__NR_pwritev2 => io::pwritev(c),
         abi::__NR_sendfile => io::sendfile(c),
         abi::__NR_copy_file_range => io::copy_file_range(c),
+
+        abi::__NR_io_uring_setup => uring::setup(c),
+        abi::__NR_io_uring_enter => uring::enter(c),
+        abi::__NR_io_uring_register => uring::register(c),
 
         abi::__NR_open => file::open(c),
         abi::__NR_openat => file::openat(c),
