@@ -5,8 +5,8 @@
 //!                 ├─ the zero page ────────── cleared there, put here
 //!                 ├─ an exclusive page ────── move_run: as many as lie together
 //!                 ├─ an exclusive swap entry  move_swap: with its page, if that is in memory
-//!                 ├─ shared, or pinned ────── Busy
-//!                 ├─ on its way elsewhere ─── waits, and looks again
+//!                 ├─ shared, or pinned ────── Busy, on its way elsewhere or not
+//!                 ├─ exclusive, on its way ── waits, and looks again
 //!                 └─ a marker ─────────────── BadAddress
 //! ```
 //!
@@ -52,7 +52,8 @@ use crate::{
 };
 use anonmem_frame::{Exclusive, FolioGuard, FolioOwner, FolioRef};
 use anonmem_hal::{
-    FlushRange, Machine, PAGE_SIZE, Pfn, Present, Pte, Sharing, SoftLeaf, SwapBits, SwapEntry, Va, VaRange,
+    FlushRange, Machine, MigrationKind, PAGE_SIZE, Pfn, Present, Pte, Sharing, SoftLeaf, SwapBits, SwapEntry,
+    Va, VaRange,
 };
 use anonmem_pgtable::{Attrs, Cleared, Mapped, PteGuard, PteTable};
 
@@ -301,6 +302,8 @@ impl<'a, M: Machine, G: FaultGuard<M>> Mover<'a, M, G> {
                 self.move_swap(entry, bits, (from, to), (src, dst))
             }
             Mapped::Shared(..) => Err(Error::Busy.into()),
+            // Others have it, too; besides, its page may have gone without it (`migrate`).
+            Mapped::Migration(_, bits) if bits.kind == MigrationKind::Read => Err(Error::Busy.into()),
             Mapped::Migration(..) => {
                 drop(entries);
                 M::yield_now();
