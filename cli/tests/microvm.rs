@@ -190,6 +190,24 @@ fn calls_with_odd_arguments_harm_nobody() {
 }
 
 #[test]
+fn memory_of_others_is_read_and_written_as_on_linux() {
+    same_table_as_host("remote", &[]);
+}
+
+#[test]
+fn pipes_keep_pages_and_pass_them_on_as_on_linux() {
+    same_table_as_host("splice", &[]);
+}
+
+/// CVE-2020-29374.
+#[test]
+fn who_keeps_a_page_in_a_pipe_reads_nothing_that_is_written_later() {
+    for mode in ["mmap", "vma", "speculative"] {
+        same_as_host_on(&["1", "4"], "pinleak", Linked::Static, &["--lock", mode]);
+    }
+}
+
+#[test]
 fn mappings_are_described_by_all_their_attributes() {
     same_table_as_host("described", &[]);
 }

@@ -18,6 +18,7 @@ use crate::{error::Error, fault::vm_fault::FaultAccess, mm::Mm, vm::Vm};
 use anonmem_frame::FolioRef;
 use anonmem_hal::{Machine, Pfn, Va};
 use anonmem_pgtable::Mapped;
+use core::fmt;
 
 /// A page of a program, to be read.
 pub struct PageLook<'v, M: Machine> {
@@ -25,6 +26,12 @@ pub struct PageLook<'v, M: Machine> {
     /// `None` for the zero page, which needs no owner.
     folio: Option<FolioRef<'v, M>>,
     page: Pfn,
+}
+
+impl<M: Machine> fmt::Debug for PageLook<'_, M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a look at page {:#x}", self.page.0)
+    }
 }
 
 impl<M: Machine> PageLook<'_, M> {

@@ -35,6 +35,7 @@ pub struct PinnedRange<'v, M: Machine> {
 }
 
 /// The first pages of a range that was to be pinned.
+#[derive(Debug)]
 #[must_use = "the pages are unpinned when it drops"]
 pub struct PartlyPinned<'v, M: Machine> {
     /// What is pinned.

@@ -20,6 +20,7 @@ use crate::{error::Error, mm::Mm};
 use anonmem_hal::{Machine, PAGE_SIZE, Va};
 
 /// Bytes on the caller's side.
+#[derive(Debug)]
 pub enum RemoteBytes<'b> {
     /// To be read from the address space.
     Read(&'b mut [u8]),

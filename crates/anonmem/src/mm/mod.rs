@@ -25,6 +25,7 @@ use crate::{
 };
 use anonmem_hal::{CpuId, Machine, NrPages, Pfn};
 use anonmem_sync::{Ordering, lockdep};
+use core::fmt;
 
 /// A user of an address space. Cloning adds one; dropping the last one tears it down.
 ///
@@ -229,6 +230,12 @@ impl<'v, M: Machine> Mm<'v, M> {
     pub fn grab(&self) -> MmGrab<'v, M> {
         self.slot().grabs.fetch_add(1, Ordering::Relaxed);
         MmGrab { objects: self.vm, id: self.id }
+    }
+}
+
+impl<M: Machine> fmt::Debug for MmGrab<'_, M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a grab of address space {:?}", self.id)
     }
 }
 

@@ -21,6 +21,7 @@ pub enum Cap {
     SetUid = 7,
     SetPcap = 8,
     IpcLock = 14,
+    SysPtrace = 19,
     SysAdmin = 21,
     SysResource = 24,
 }

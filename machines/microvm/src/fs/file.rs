@@ -72,6 +72,23 @@ pub trait Object: Send + Sync + Any {
     fn as_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync>;
 }
 
+/// Bytes that are read and written at offsets, and are no file's.
+pub trait Positioned: Send + Sync {
+    /// Reads.
+    ///
+    /// # Errors
+    /// Its own.
+    fn read_at(&self, offset: u64, to: &mut To<'_>) -> Result<usize>;
+    /// Writes.
+    ///
+    /// # Errors
+    /// Its own.
+    fn write_at(&self, offset: u64, from: &mut From<'_>) -> Result<usize>;
+}
+
+/// What [`Synthetic::open`](anonmem_oslib::vfs::Synthetic::open) gives.
+pub struct Opened(pub alloc::boxed::Box<dyn Positioned>);
+
 /// What an open file description reads and writes.
 pub enum Target {
     /// The inode's own bytes.
@@ -82,6 +99,8 @@ pub enum Target {
     Text(Mutex<Seq>),
     /// A generated file that is read at any offset.
     Pieces,
+    /// What an entry of `/proc` was when it was opened.
+    Placed(Arc<Opened>),
     /// An object.
     Object(Arc<dyn Object>),
     /// A disk.
@@ -140,9 +159,12 @@ impl OpenFile {
     pub fn of_path(inode: Arc<Inode>, target: Target, path: &[u8], flags: u32) -> Result<Arc<OpenFile>> {
         let direct = match target {
             Target::File | Target::Block(_) => Direct::Taken,
-            Target::Directory(_) | Target::Text(_) | Target::Pieces | Target::Object(_) | Target::Path => {
-                Direct::Refused
-            }
+            Target::Directory(_)
+            | Target::Text(_)
+            | Target::Pieces
+            | Target::Placed(_)
+            | Target::Object(_)
+            | Target::Path => Direct::Refused,
         };
         if flags & abi::O_DIRECT != 0 && direct == Direct::Refused {
             return Err(EINVAL);
@@ -259,6 +281,7 @@ impl OpenFile {
             (Target::Text(_) | Target::Pieces, _) => Err(EINVAL),
             (Target::Directory(_), _) => Err(EISDIR),
             (Target::Path, _) => Err(EBADF),
+            (Target::Placed(opened), _) => opened.0.read_at(offset, to),
             (Target::Object(object), _) if object.is_stream() => Err(ESPIPE),
             (Target::Object(object), _) => object.read(to, self.wait()),
             (Target::Block(device), _) => device.read(offset, to, self.travel()),
@@ -318,6 +341,10 @@ impl OpenFile {
                 }
                 Ok((offset + n as u64, n))
             }
+            (Target::Placed(opened), _) => {
+                let n = opened.0.write_at(offset, from)?;
+                Ok((offset + n as u64, n))
+            }
             (Target::Text(_) | Target::Pieces, _) => Err(EINVAL),
             (Target::Directory(_), _) => Err(EISDIR),
             (Target::Path | Target::Object(_), _) => Err(EBADF),
@@ -337,6 +364,7 @@ impl OpenFile {
         let from = match whence {
             abi::SEEK_SET => 0,
             abi::SEEK_CUR => *position,
+            _ if matches!(self.target, Target::Placed(_)) => return Err(EINVAL),
             abi::SEEK_END => size,
             // No holes are told: everything is data.
             abi::SEEK_DATA if (offset as u64) < size => 0,

@@ -2,7 +2,7 @@
 
 use super::block::BlockDevice;
 use super::device::Device;
-use super::file::{Cursor, OpenFile, Target};
+use super::file::{Cursor, OpenFile, Opened, Target};
 use super::pipe::{self, Pipe};
 use super::seq::Seq;
 use super::sources;
@@ -91,9 +91,10 @@ pub fn open_inode(inode: &Arc<Inode>, path: &[u8], flags: u32) -> Result<Arc<Ope
             }
             Target::File
         }
-        (_, Body::Synthetic(entry)) => match entry.read_at(0, &mut []) {
-            Some(_) => Target::Pieces,
-            None => Target::Text(sched::Mutex::new(Seq::new())),
+        (_, Body::Synthetic(entry)) => match (entry.open(), entry.read_at(0, &mut [])) {
+            (Some(opened), _) => Target::Placed(opened?.downcast::<Opened>().map_err(|_| EINVAL)?),
+            (None, Some(_)) => Target::Pieces,
+            (None, None) => Target::Text(sched::Mutex::new(Seq::new())),
         },
         (_, Body::Special { .. }) => return open_special(inode, path, flags),
         (_, Body::Directory(_) | Body::Symlink(_)) => return Err(EINVAL),

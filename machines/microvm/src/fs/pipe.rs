@@ -1,4 +1,5 @@
-//! Pipes: pages of bytes in a row, readers and writers.
+//! Pipes: pages of bytes in a row, readers and writers. The pages are [`super::pages`]'s, and what moves them
+//! between pipes and files is [`super::splice`].
 //!
 //! A write fills the last page if its odd bytes fit there, and then new ones, as on Linux; so what a fault, a
 //! full pipe or a short read leaves behind is the same, too. A pipe has at least one page from the start:
@@ -10,8 +11,7 @@
 use super::event::Event;
 use super::file::{ERR, HUP, IN, OUT, Object, OpenFile, Ready, Wait, block_on};
 use super::iov::{From, To};
-use crate::arch::mem::PAGE;
-use crate::machine;
+use super::pages::{Buffer, Page, SIZE};
 use crate::sched::Mutex;
 use alloc::collections::VecDeque;
 use alloc::sync::Arc;
@@ -20,23 +20,21 @@ use anonmem_oslib::Result;
 use anonmem_oslib::errno::{EAGAIN, EBADF, EBUSY, EFAULT, EINVAL, ENFILE, ENOMEM, EPIPE};
 use anonmem_oslib::vfs::{Body, FileType, Inode};
 use core::any::Any;
-use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use linux_raw_sys::general as abi;
 
 /// Pages that a pipe holds at first.
 const SLOTS: usize = 16;
 /// Pages without bytes that a pipe keeps.
 const SPARE: usize = 2;
-const SIZE: usize = PAGE as usize;
 
 /// A pipe.
 pub struct Pipe {
-    state: Mutex<State>,
+    pub(super) state: Mutex<State>,
     meeting: Meeting,
     /// Something was written, or the last writer left, or came.
-    filled: Event,
+    pub(super) filled: Event,
     /// Something was read, or the last reader left, or came.
-    drained: Event,
+    pub(super) drained: Event,
 }
 
 /// Whether an open waits for the other kind of end.
@@ -48,49 +46,17 @@ pub enum Meeting {
     Skipped,
 }
 
-/// A page and the bytes in it that wait.
-struct Buffer {
-    page: Page,
-    start: usize,
-    len: usize,
-}
-
-struct State {
+pub(super) struct State {
     /// Has room for `slots`.
-    buffers: VecDeque<Buffer>,
+    pub(super) buffers: VecDeque<Buffer>,
     slots: usize,
     /// Has room for [`SPARE`]; not empty while `buffers` is.
     spare: Vec<Page>,
-    readers: usize,
-    writers: usize,
+    pub(super) readers: usize,
+    pub(super) writers: usize,
     /// Ends of each kind that there ever were: an open of a named pipe waits for the other kind.
     readers_ever: u64,
     writers_ever: u64,
-}
-
-/// Pages of all pipes. They may take an eighth of memory: nobody who writes much may take it from others.
-/// Linux: the limits of fs.pipe-user-pages-soft and -hard.
-static PAGES: AtomicU64 = AtomicU64::new(0);
-
-/// A page; it counts as long as it lives.
-struct Page(Vec<u8>);
-
-impl Page {
-    /// `None` if there are too many, or memory has none.
-    fn new() -> Option<Page> {
-        let most = machine::nr_frames() / 8;
-        PAGES.fetch_update(Relaxed, Relaxed, |n| (n < most).then_some(n + 1)).ok()?;
-        let mut page = Page(Vec::new());
-        page.0.try_reserve_exact(SIZE).ok()?;
-        page.0.resize(SIZE, 0);
-        Some(page)
-    }
-}
-
-impl Drop for Page {
-    fn drop(&mut self) {
-        PAGES.fetch_sub(1, Relaxed);
-    }
 }
 
 impl State {
@@ -114,7 +80,7 @@ impl State {
         self.buffers.iter().map(|buffer| buffer.len).sum()
     }
 
-    fn is_full(&self) -> bool {
+    pub(super) fn is_full(&self) -> bool {
         self.buffers.len() >= self.slots
     }
 
@@ -138,25 +104,33 @@ impl State {
             if self.is_full() {
                 return None;
             }
-            let mut page = self.spare.pop().or_else(Page::new)?;
+            let mut page = self.new_page()?;
             let wanted = from.left().min(SIZE);
-            let n = from.take(&mut page.0[..wanted]);
+            let n = from.take(&mut page.bytes()[..wanted]);
             if n < wanted {
                 self.keep(page);
                 return Some(Err(EFAULT));
             }
-            self.buffers.push_back(Buffer { page, start: 0, len: n });
+            self.buffers.push_back(Buffer::own(page, n));
             *done += n;
         }
         Some(Ok(()))
     }
 
+    /// A page to fill, if there is one.
+    pub(super) fn new_page(&mut self) -> Option<Page> {
+        self.spare.pop().or_else(Page::new)
+    }
+
     /// Puts the odd bytes into the last page, if they fit.
     fn join_last(&mut self, from: &mut From<'_>) -> Option<Result<usize>> {
         let odd = from.left() % SIZE;
-        let last = self.buffers.back_mut().filter(|last| odd > 0 && last.start + last.len + odd <= SIZE)?;
-        let end = last.start + last.len;
-        if let Err(error) = from.take_whole(&mut last.page.0[end..end + odd]) {
+        if odd == 0 {
+            return None;
+        }
+        let last = self.buffers.back_mut()?;
+        let room = last.room(odd)?;
+        if let Err(error) = from.take_whole(room) {
             return Some(Err(error));
         }
         last.len += odd;
@@ -172,20 +146,35 @@ impl State {
             && let Some(first) = self.buffers.front_mut()
         {
             let n = first.len.min(to.left());
-            to.put_whole(&first.page.0[first.start..first.start + n])?;
-            first.start += n;
-            first.len -= n;
+            first.give(n, to)?;
             *done += n;
-            if first.len == 0
-                && let Some(empty) = self.buffers.pop_front()
-            {
-                self.keep(empty.page);
-            }
+            self.consume(n);
         }
         Ok(())
     }
 
-    fn keep(&mut self, page: Page) {
+    /// Sees to a page for later writes, before pages of this pipe become another's; says whether there is
+    /// one.
+    pub(super) fn ensure_spare(&mut self) -> bool {
+        if self.spare.is_empty() {
+            self.spare.extend(Page::new());
+        }
+        !self.spare.is_empty()
+    }
+
+    /// Takes `n` bytes of the first page away.
+    pub(super) fn consume(&mut self, n: usize) {
+        let Some(first) = self.buffers.front_mut() else { return };
+        first.start += n;
+        first.len -= n;
+        if first.len == 0
+            && let Some(page) = self.buffers.pop_front().and_then(Buffer::into_own)
+        {
+            self.keep(page);
+        }
+    }
+
+    pub(super) fn keep(&mut self, page: Page) {
         if self.spare.len() < SPARE {
             self.spare.push(page);
         }
@@ -210,7 +199,10 @@ impl Pipe {
     }
 
     /// Delivers waiting bytes. Nothing there and no writer left: zero.
-    fn read(&self, to: &mut To<'_>, wait: Wait) -> Result<usize> {
+    ///
+    /// # Errors
+    /// `EAGAIN`, `EFAULT`, `ERESTARTSYS`.
+    pub fn read(&self, to: &mut To<'_>, wait: Wait) -> Result<usize> {
         if to.left() == 0 {
             return Ok(0);
         }
@@ -278,7 +270,7 @@ impl Pipe {
 /// One end of a pipe, open.
 pub struct PipeEnd {
     pipe: Arc<Pipe>,
-    direction: Direction,
+    pub(super) direction: Direction,
 }
 
 /// Which way an end goes.

@@ -95,6 +95,8 @@ pub struct Counters {
     pub stack: u64,
     /// Locked mappings.
     pub locked: u64,
+    /// Pages pinned for long.
+    pub pinned: u64,
 }
 
 /// What the machine's memory is used for, in bytes.
@@ -394,6 +396,7 @@ pub fn counters(mm: &Space) -> Counters {
         data: c.data.bytes(),
         stack: c.stack.bytes(),
         locked: c.locked.bytes(),
+        pinned: c.pinned.bytes(),
     }
 }
 

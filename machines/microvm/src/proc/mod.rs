@@ -20,6 +20,7 @@ pub mod futex;
 pub mod mm;
 pub mod oom;
 pub mod process;
+pub mod remote;
 pub mod signal;
 pub mod table;
 pub mod thread;

@@ -2,12 +2,14 @@
 
 use super::generated::{FIRST_INO, PER_PROCESS, TICK_NS, now};
 use crate::arch::percpu::cpu_count;
-use crate::fs::file::{GONE, OpenFile};
+use crate::fs::file::{GONE, OpenFile, Opened};
 use crate::proc::Thread;
 use crate::proc::mm::{self, Detail, Vma};
 use crate::proc::process::Process;
+use crate::proc::remote::Memory;
 use crate::proc::thread::try_current;
 use crate::usercopy;
+use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::String;
 use alloc::sync::{Arc, Weak};
@@ -15,9 +17,10 @@ use alloc::vec::Vec;
 use anonmem::{MapKind, MapUse, VmFlags, VmaInfo, VmaUsage};
 use anonmem_oslib::Result;
 use anonmem_oslib::cred::Cred;
-use anonmem_oslib::errno::{EINVAL, ENOENT, ENOMEM};
+use anonmem_oslib::errno::{EACCES, EINVAL, ENOENT, ENOMEM, EPERM};
 use anonmem_oslib::text::{self, Mapping, StatLine};
 use anonmem_oslib::vfs::{FileType, Inode, LinkTarget, Synthetic, first_names};
+use core::any::Any;
 use core::fmt::Write;
 use core::sync::atomic::Ordering::SeqCst;
 
@@ -30,6 +33,7 @@ enum Kind {
     Environ,
     Limits,
     Maps,
+    Mem,
     Mounts,
     OomScore,
     OomScoreAdj,
@@ -56,6 +60,7 @@ const FILES: &[(&str, Kind, FileType)] = &[
     ("fd", Kind::Fd, FileType::Directory),
     ("limits", Kind::Limits, FileType::Regular),
     ("maps", Kind::Maps, FileType::Regular),
+    ("mem", Kind::Mem, FileType::Regular),
     ("mounts", Kind::Mounts, FileType::Regular),
     ("oom_score", Kind::OomScore, FileType::Regular),
     ("oom_score_adj", Kind::OomScoreAdj, FileType::Regular),
@@ -152,7 +157,13 @@ impl Synthetic for Entry {
             Kind::Stat => stat(p),
             Kind::Statm => statm(p),
             Kind::Status => status(p),
-            Kind::Maps | Kind::Smaps | Kind::Auxv | Kind::Cmdline | Kind::Environ | Kind::Pagemap => {
+            Kind::Maps
+            | Kind::Mem
+            | Kind::Smaps
+            | Kind::Auxv
+            | Kind::Cmdline
+            | Kind::Environ
+            | Kind::Pagemap => {
                 return Err(EINVAL);
             }
             Kind::Cwd | Kind::Exe | Kind::Root | Kind::Fd | Kind::Task => return Err(EINVAL),
@@ -180,6 +191,18 @@ impl Synthetic for Entry {
             Kind::Environ => Some(Ok(user_strings(p, p.program.lock().env, offset, to))),
             _ => None,
         }
+    }
+
+    fn open(&self) -> Option<Result<Arc<dyn Any + Send + Sync>>> {
+        (self.kind == Kind::Mem).then(|| {
+            let thread = try_current().ok_or(EACCES)?;
+            let memory = Memory::open(&thread, &self.process).map_err(|error| match error {
+                EPERM => EACCES,
+                other => other,
+            })?;
+            let opened: Arc<dyn Any + Send + Sync> = Arc::new(Opened(Box::new(memory)));
+            Ok(opened)
+        })
     }
 
     fn write(&self, bytes: &[u8]) -> Result<()> {
@@ -496,7 +519,7 @@ fn status(process: &Process) -> String {
         ("VmPeak", c.total_vm),
         ("VmSize", c.total_vm),
         ("VmLck", c.locked),
-        ("VmPin", 0),
+        ("VmPin", c.pinned),
         ("VmHWM", c.hiwater_rss),
         ("VmRSS", c.rss),
         ("RssAnon", c.rss - c.shared),

@@ -16,7 +16,7 @@ use anonmem_oslib::errno::{EFAULT, EINVAL, ENOMEM, EPIPE};
 use anonmem_oslib::signal::SIGPIPE;
 
 /// The largest number of bytes that one call moves.
-const LIMIT: usize = 0x7fff_f000;
+pub(super) const LIMIT: usize = 0x7fff_f000;
 /// The largest number of pieces of one `readv` or `writev`.
 const IOV_MAX: usize = 1024;
 

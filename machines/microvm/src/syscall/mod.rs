@@ -15,8 +15,10 @@ mod mem;
 mod names;
 mod poll;
 mod process;
+mod remote;
 mod signal;
 mod socket;
+mod splice;
 mod system;
 mod time;
 mod uring;
@@ -138,6 +140,11 @@ fn dispatch(c: &mut Call<'_>, number: u64) -> Result<usize> {
         abi::__NR_pwritev | abi::__NR_pwritev2 => io::pwritev(c),
         abi::__NR_sendfile => io::sendfile(c),
         abi::__NR_copy_file_range => io::copy_file_range(c),
+        abi::__NR_splice => splice::splice(c),
+        abi::__NR_tee => splice::tee(c),
+        abi::__NR_vmsplice => splice::vmsplice(c),
+        abi::__NR_process_vm_readv => remote::process_vm(c, remote::Way::Read),
+        abi::__NR_process_vm_writev => remote::process_vm(c, remote::Way::Write),
 
         abi::__NR_io_uring_setup => uring::setup(c),
         abi::__NR_io_uring_enter => uring::enter(c),

@@ -117,6 +117,11 @@ pub trait Synthetic: Send + Sync {
     fn read_at(&self, _offset: u64, _to: &mut [u8]) -> Option<Result<usize>> {
         None
     }
+    /// Gives what an open of a file stands for from then on, for files that are no text and belong to more
+    /// than their name. `None`: the entry itself.
+    fn open(&self) -> Option<Result<Arc<dyn Any + Send + Sync>>> {
+        None
+    }
     /// Takes what was written to a file.
     fn write(&self, _bytes: &[u8]) -> Result<()> {
         Err(EINVAL)
