@@ -26,7 +26,8 @@ build: kernel ## Build the kernel and the command, which carries it: target/rele
 install: ## Install the command, with its kernel, into ~/.cargo/bin (four minutes the first time)
 	$(CARGO) install --locked --path cli --features embed
 
-demo: deps build ## Run a shell script that forks pipelines in the microVM, and print its memory bill
+demo: deps kernel ## Run a shell script that forks pipelines in the microVM, and print its memory bill
+	$(CARGO) build --locked --package anonmem-cli --release --no-default-features --features embed
 	@scripts/demo $(ANONMEM)
 
 test: deps kernel ## Run all tests: unit, property, bounded stress, compile-fail, microVM

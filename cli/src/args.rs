@@ -5,7 +5,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+#[cfg(feature = "measure")]
 use crate::guest::options::GuestOptions;
+#[cfg(feature = "measure")]
 use crate::lab::{CasesOptions, CheckOptions, RaceOptions};
 use crate::size::{parse_ram, parse_swap};
 use crate::values::{
@@ -76,6 +78,7 @@ Exit status: the program's own, 128+N if signal N ended it, 137 if memory ran ou
 The microVM's kernel is looked for beside the command and where a checkout builds it, or named in ANONMEM_KERNEL; a \
 command that was built with the feature `embed` carries it.";
 
+#[cfg(feature = "measure")]
 const CASES_EXAMPLES: &str = "\
 Examples:
   anonmem cases                 all of them
@@ -84,12 +87,14 @@ Examples:
 
 Exit status: 0, or 2 if nothing has these words";
 
+#[cfg(feature = "measure")]
 const CHECK_HELP: &str = "\
 Explores the interleavings of the memory manager's own code, case by case: each CPU of a case calls production \
 functions on a simulated machine, and a rule says what must hold. A verdict says what was explored: the memory model, \
 the search and its bound, the executions, whether all were tried. \"holds\" is said only of what was exhausted; it is no \
 proof beyond the case's CPUs, and says nothing about Linux.";
 
+#[cfg(feature = "measure")]
 const CHECK_EXAMPLES: &str = "\
 Examples:
   anonmem check                                everything, in about a minute
@@ -99,11 +104,13 @@ Examples:
 Exit status: 0 if no rule broke, 1 if one did, 2 if the command line cannot be carried out, 130 if interrupted: the \
 table so far is printed, and the files are written.";
 
+#[cfg(feature = "measure")]
 const RACE_HELP: &str = "\
 Draws one execution of a case as columns, one a CPU, a line for each shared access: function, object, value, ordering, \
 locks held. If a rule breaks, it is the execution that breaks it, made as short as possible, and the line is marked; \
 otherwise it is one that shows how it goes well.";
 
+#[cfg(feature = "measure")]
 const RACE_EXAMPLES: &str = "\
 Examples:
   anonmem race seed-004-copy-after-reuse --svg race.svg
@@ -113,6 +120,7 @@ Examples:
 Exit status: 0 if no rule broke, 1 if one did (with a planted bug, too), 2 if the command line cannot be carried out, 3 \
 if a planted bug was not found.";
 
+#[cfg(feature = "measure")]
 const BENCH_HELP: &str = "\
 Does the same work three times, in turns: by anonmem, hosted in this process with page tables in memory and folios \
 that are really zeroed and copied; by the Linux kernel of this machine, through system calls and page faults; and by the \
@@ -125,6 +133,7 @@ the same QEMU with the same memory and CPUs. Operations per second come from boo
 operation from one more boot each, in which QEMU counts them. Without KVM the times are those of an emulator: compare \
 the instructions.";
 
+#[cfg(feature = "measure")]
 const BENCH_EXAMPLES: &str = "\
 Examples:
   anonmem bench
@@ -164,23 +173,28 @@ pub enum Command {
     Run(RunOptions),
 
     /// Measure anonmem beside the Linux of this machine and the physical limit, row by row
+    #[cfg(feature = "measure")]
     #[command(long_about = BENCH_HELP, after_long_help = BENCH_EXAMPLES)]
     Bench(BenchOptions),
 
     /// List the cases of the catalogue: races and bugs that anonymous memory has had elsewhere
+    #[cfg(feature = "measure")]
     #[command(after_long_help = CASES_EXAMPLES)]
     Cases(CasesOptions),
 
     /// Explore the catalogue against the production code: no root, no VM
+    #[cfg(feature = "measure")]
     #[command(long_about = CHECK_HELP, after_long_help = CHECK_EXAMPLES)]
     Check(CheckOptions),
 
     /// Draw one case as columns, CPU by CPU
+    #[cfg(feature = "measure")]
     #[command(long_about = RACE_HELP, after_long_help = RACE_EXAMPLES)]
     Race(RaceOptions),
 }
 
 /// Options of `anonmem bench`.
+#[cfg(feature = "measure")]
 #[derive(Clone, Debug, Args)]
 pub struct BenchOptions {
     /// What to measure and where to write it.

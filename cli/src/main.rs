@@ -2,31 +2,38 @@
 
 use std::process::ExitCode;
 
-use anonmem_bench::Trust;
 use anonmem_cli::args::{Cli, Command};
-use anonmem_cli::error::{EXIT_UNSURE, EXIT_USAGE, Error, Result, one_line};
-use anonmem_cli::{guest, lab, out, run};
+use anonmem_cli::error::{EXIT_USAGE, Error, one_line};
+#[cfg(feature = "measure")]
+use anonmem_cli::{error::EXIT_UNSURE, error::Result, guest, lab};
+use anonmem_cli::{out, run};
 use clap::{CommandFactory, Parser};
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) if error.use_stderr() => {
-            out::say(format_args!(
-                "{}; see {}",
-                one_line(&error.to_string()),
-                help_for(std::env::args().nth(1))
-            ));
+            let word = std::env::args().nth(1);
+            if let Some(word) = word.as_deref().filter(|word| is_left_out(word)) {
+                out::say(format_args!("built for `anonmem run` alone; `make build` has `anonmem {word}`"));
+            } else {
+                out::say(format_args!("{}; see {}", one_line(&error.to_string()), help_for(word)));
+            }
             return ExitCode::from(EXIT_USAGE);
         }
         Err(help) => help.exit(),
     };
     let outcome = match &cli.command {
         Command::Run(options) => run::run(options),
+        #[cfg(feature = "measure")]
         Command::Cases(options) => lab::list(options),
+        #[cfg(feature = "measure")]
         Command::Check(options) => lab::check(options),
+        #[cfg(feature = "measure")]
         Command::Race(options) => lab::race(options),
+        #[cfg(feature = "measure")]
         Command::Bench(options) if options.guest.guest => guest::bench(options),
+        #[cfg(feature = "measure")]
         Command::Bench(options) => bench(&options.table),
     };
     match outcome {
@@ -40,8 +47,16 @@ fn main() -> ExitCode {
     }
 }
 
+/// Whether `word` is a subcommand that this build does not have.
+fn is_left_out(word: &str) -> bool {
+    cfg!(not(feature = "measure")) && matches!(word, "bench" | "cases" | "check" | "race")
+}
+
 /// Measures beside the host's kernel.
+#[cfg(feature = "measure")]
 fn bench(options: &anonmem_bench::Options) -> Result<u8> {
+    use anonmem_bench::Trust;
+
     out::check_writable(
         [&options.json, &options.csv, &options.svg, &options.markdown].map(|path| path.as_deref()),
     )?;

@@ -112,6 +112,28 @@ fn an_interrupted_check_keeps_the_table_so_far() {
 }
 
 #[test]
+fn the_picture_of_the_readme_is_what_the_command_draws() {
+    // What moves with every change of the case's file: line numbers, and the fingerprint in the replay id.
+    fn steady(svg: &str) -> String {
+        let without_lines =
+            svg.split(".rs:").map(|part| part.trim_start_matches(|c: char| c.is_ascii_digit()));
+        let joined = without_lines.collect::<Vec<_>>().join(".rs:");
+        joined.lines().filter(|line| !line.contains("--replay")).collect::<Vec<_>>().join("\n")
+    }
+    let drawn = tempfile::NamedTempFile::new().unwrap();
+    let output = run(&["race", CASE, "--mutant", BUG, "--svg", drawn.path().to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    let shown = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/pictures/race.svg");
+    let (shown, drawn) =
+        (std::fs::read_to_string(shown).unwrap(), std::fs::read_to_string(drawn.path()).unwrap());
+    assert_eq!(
+        steady(&shown),
+        steady(&drawn),
+        "anonmem race {CASE} --mutant {BUG} --svg docs/pictures/race.svg draws it anew"
+    );
+}
+
+#[test]
 fn the_catalogue_can_be_searched() {
     let all = stdout(&run(&["cases"]));
     let some = stdout(&run(&["cases", "2010", "anon"]));

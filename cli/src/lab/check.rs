@@ -91,10 +91,21 @@ fn sum(verdicts: &[&Verdict], wanted: usize) -> String {
 fn explore_all(runs: &[(&'static Case, &'static Run)], options: &CheckOptions, board: &Board) {
     let (start, budget) = (Instant::now(), Duration::from_secs(options.budget.max(1)));
     let all: Vec<usize> = (0..runs.len()).collect();
-    explore_some(runs, &all, options, start + budget / 2, board);
+    let jobs = options.jobs.unwrap_or_else(cpus).clamp(1, runs.len().max(1));
+    explore_some(runs, &all, jobs, (start + budget / 2, least(budget, jobs, runs.len())), board);
     let is_open = |i: &usize| board.lock()[*i].as_ref().is_none_or(|v| !is_whole(runs[*i].1, &v.report));
     let unfinished: Vec<usize> = all.into_iter().filter(is_open).collect();
-    explore_some(runs, &unfinished, options, start + budget, board);
+    explore_some(runs, &unfinished, jobs, (start + budget, Duration::ZERO), board);
+}
+
+/// How long an exploration that comes too late is tried all the same: a quarter of the budget is enough for
+/// all of them.
+fn least(budget: Duration, jobs: usize, runs: usize) -> Duration {
+    SHORTEST.min(budget * jobs as u32 / (4 * runs.max(1)) as u32)
+}
+
+fn cpus() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// Whether there is no more to explore than `report` says: all bounds up to the last, or a rule broke.
@@ -110,16 +121,14 @@ fn sampled(run: &Run, report: &Report) -> bool {
     matches!(run.extent, Extent::Sample(executions) if report.executions >= executions)
 }
 
-/// Explores those that `chosen` names, until `end`.
+/// Explores those that `chosen` names, until `end`; for `least` each afterwards, or not at all if that is 0.
 fn explore_some(
     runs: &[(&'static Case, &'static Run)],
     chosen: &[usize],
-    options: &CheckOptions,
-    end: Instant,
+    jobs: usize,
+    (end, least): (Instant, Duration),
     board: &Board,
 ) {
-    let cpus = || std::thread::available_parallelism().map_or(1, usize::from);
-    let jobs = options.jobs.unwrap_or_else(cpus).clamp(1, chosen.len().max(1));
     let (next, done) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let progress = Mutex::new(Progress::new());
     std::thread::scope(|scope| {
@@ -131,8 +140,11 @@ fn explore_some(
                     let (case, run) = runs[place];
                     let left = end.saturating_duration_since(Instant::now());
                     let share = left * jobs as u32 / (chosen.len() - i) as u32;
+                    if left.max(least).is_zero() {
+                        return;
+                    }
                     let program = (case.program)(None);
-                    let report = run.explore(&*program, share.clamp(SHORTEST, left.max(SHORTEST)));
+                    let report = run.explore(&*program, share.clamp(least, left.max(least)));
                     board.note(place, Verdict { case, report });
                     let done = done.fetch_add(1, Ordering::Relaxed) + 1;
                     let said = format!("{done} of {} explored, {} last", chosen.len(), case.name);
@@ -143,7 +155,7 @@ fn explore_some(
     });
 }
 
-/// Even what comes last is tried.
+/// No exploration that comes too late is tried for longer.
 const SHORTEST: Duration = Duration::from_millis(200);
 
 fn table(verdicts: &[&Verdict]) -> String {
@@ -236,4 +248,19 @@ fn junit(verdicts: &[&Verdict]) -> String {
         }
     }
     xml + "</testsuite>\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_comes_too_late_does_not_overrun_the_budget() {
+        for (seconds, jobs, runs) in [(1, 2, 212), (5, 2, 212), (60, 1, 212), (600, 64, 212), (60, 2, 1)] {
+            let budget = Duration::from_secs(seconds);
+            let late = least(budget, jobs, runs) * runs as u32 / jobs as u32;
+            assert!(late <= budget / 4, "{seconds} s: {late:?} for those that come too late");
+        }
+        assert_eq!(least(Duration::from_secs(600), 2, 212), SHORTEST);
+    }
 }

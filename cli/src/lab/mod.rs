@@ -49,8 +49,7 @@ pub struct CheckOptions {
     /// Only under this memory model
     #[arg(long)]
     pub model: Option<ModelOption>,
-    /// Seconds for everything together, at least; even what comes last is tried for a fifth of a second,
-    /// twice
+    /// Seconds for everything together; even what comes last is tried for a moment
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     pub budget: u64,
     /// Explorations at a time [default: one a CPU]

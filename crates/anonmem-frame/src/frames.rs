@@ -19,6 +19,7 @@
 use crate::{
     buddy::Buddy,
     class::{Class, Counters, Watermarks},
+    fields,
     magazine::{CpuPages, PcpLimits},
     memmap::Memmap,
     meta::{Kind, META_BYTES, Meta},
@@ -26,7 +27,7 @@ use crate::{
 };
 use anonmem_hal::{Machine, Order, Pfn};
 use anonmem_sync::{Atomic, Level, Ordering::Relaxed, PerCpu, Plain, RawSpin, Spin, order::Zone};
-use core::{fmt, mem::offset_of};
+use core::fmt;
 
 /// There is no free memory that the caller may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,15 +103,10 @@ pub struct Frames<M: Machine> {
 
 impl<M: Machine> Frames<M> {
     /// Its fields, for displays.
-    pub const FIELDS: &'static [Field] = &[
-        Field::new("pcp", offset_of!(Self, pcp)),
-        Field::new("zone", offset_of!(Self, buddy)),
-        Field::new("zone.free", offset_of!(Self, buddy_free)),
-        Field::new("zone.used", offset_of!(Self, used_large)),
-        Field::new("zone.peak", offset_of!(Self, peak)),
-        Field::new("slab_ids", offset_of!(Self, next_slab_id)),
-        Field::new("machine", offset_of!(Self, machine)),
-    ];
+    pub const FIELDS: &'static [Field] = fields! {
+        memmap as _, watermarks as _, pcp_limits as _, pcp, buddy as "zone", buddy_free as "zone.free",
+        used_large as "zone.used", peak as "zone.peak", next_slab_id as "slab_ids", zero_page as _, machine,
+    };
 
     /// Takes over the memory of `machine`, all of it free but for the zero page.
     ///

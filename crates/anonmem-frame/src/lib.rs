@@ -50,9 +50,10 @@ mod zone;
 pub use array::FrameArray;
 pub use class::Watermarks;
 pub use folio::{
-    DupError, Exclusive, ExclusiveRef, Folio, FolioGuard, FolioOwner, FolioPin, FolioRef, FrozenFolio,
-    KeptFolio, MapRun, MigrationHold, MigrationHoldRef, NewAnonPages, NewFolio, PinList, PinListError,
-    PinNodes, PinTag, PinnedRun, Shared, SharedRef, ShmMap, pin_protocol, try_dup_page, try_dup_run,
+    DupError, Exclusive, ExclusiveRef, ExclusiveWhole, ExclusiveWholeRef, Folio, FolioGuard, FolioOwner,
+    FolioPin, FolioRef, FrozenFolio, HoldWhole, HoldWholeRef, KeptFolio, MapRun, MigrationHold,
+    MigrationHoldRef, NewAnonPages, NewFolio, PinList, PinListError, PinNodes, PinTag, PinnedRun, Shared,
+    SharedRef, SharedWhole, SharedWholeRef, ShmMap, pin_protocol, try_dup_page, try_dup_run, try_dup_whole,
 };
 pub use frames::{Frames, FramesError, MAX_FRAMES, OutOfMemory};
 pub use handle::{Handle, Link, RawHandle};

@@ -5,10 +5,13 @@
 //! | word | folio (head) | tail of a folio | free (head) | page table | slab |
 //! |---|---|---|---|---|---|
 //! | `flags` | lock, state, kind, order | kind | kind, order | kind | kind, slab id |
-//! | `aux` | index, low half | - | - | its lock | - |
+//! | `aux` | index, low half | of the first: leaves that map the folio | - | its lock | - |
 //! | `counts` | [`Counts`] | exclusive bit | 0 | 0 | 0 |
-//! | `mapping` | [`Mapping`] | head | 0 | deferred-free link | type of the slots |
+//! | `mapping` | [`Mapping`] | head | 0 | list link (below) | type of the slots |
 //! | `private` | swap entry | - | list links | entries in use | next slab frame |
+//!
+//! The link of a page table is that of the list of tables that wait to be freed, or of those that are kept to
+//! split leaves into; the first of these is the link of the table that has the leaves.
 //!
 //! A frame of a free block that is not its first says whatever it said last, but is no head. `counts` counts
 //! nothing in everything that is not a folio: a late `try_get` that takes the frame for the folio it was must
@@ -208,7 +211,12 @@ impl<M: Machine> Meta<M> {
 /// Linux's refcount is the sum of the three; 0 is free or frozen. Every increment checks for the limit and
 /// fails before it is reached, so no count overflows: 2^27 mappings, 2^20 references, 2^16 pins.
 ///
-/// The last bit is each page's own, in tails too, where it is all there is. It is here so that fork, which
+/// A leaf above the last level counts as a mapping of each page of its folio: n mappings in one addition. So
+/// the word does not change when a leaf becomes a table of n entries, and "am I alone" is the same question of
+/// leaves and of entries.
+///
+/// The last bit is each page's own, in tails too, where it is all there is; but while a leaf maps the folio, the
+/// first page's says it of all of them, and theirs are clear. It is here so that fork, which
 /// adds a mapping and takes the bit away, does both in one atomic operation. It goes with the mapping that it
 /// says is the only one.
 #[derive(Clone, Copy, PartialEq, Eq, Default)]

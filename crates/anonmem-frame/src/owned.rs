@@ -71,7 +71,12 @@ impl<M: Machine> Frames<M> {
     }
 }
 
-impl<M: Machine> OwnedFrames<'_, M> {
+impl<'f, M: Machine> OwnedFrames<'f, M> {
+    /// The allocator that the block is from.
+    pub const fn frames(&self) -> &'f Frames<M> {
+        self.frames
+    }
+
     /// The first frame.
     pub const fn pfn(&self) -> Pfn {
         self.pfn

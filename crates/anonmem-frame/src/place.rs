@@ -25,6 +25,44 @@ impl Field {
     }
 }
 
+/// The fields of `Self`, for [`SlabItem::FIELDS`](crate::SlabItem::FIELDS) and the like: each once, and none
+/// forgotten, because what does not name all of them does not compile.
+///
+/// `name` is shown under its name, `name as "label"` under another one, and `name as _` not at all. `name[8]` is
+/// an array whose elements have 8 bytes. `name { "label": path, ... }` shows fields inside of it.
+#[macro_export]
+macro_rules! fields {
+    (@ [$($all:ident)*] [$($out:tt)*]) => {{
+        let _every_field = |this: &Self| {
+            let Self { $($all: _),* } = this;
+        };
+        &[$($out)*]
+    }};
+    (@ [$($all:ident)*] [$($out:tt)*] $field:ident, $($rest:tt)*) => {
+        $crate::fields!(@ [$($all)* $field]
+            [$($out)* $crate::Field::new(stringify!($field), ::core::mem::offset_of!(Self, $field)),] $($rest)*)
+    };
+    (@ [$($all:ident)*] [$($out:tt)*] $field:ident as _, $($rest:tt)*) => {
+        $crate::fields!(@ [$($all)* $field] [$($out)*] $($rest)*)
+    };
+    (@ [$($all:ident)*] [$($out:tt)*] $field:ident as $label:literal, $($rest:tt)*) => {
+        $crate::fields!(@ [$($all)* $field]
+            [$($out)* $crate::Field::new($label, ::core::mem::offset_of!(Self, $field)),] $($rest)*)
+    };
+    (@ [$($all:ident)*] [$($out:tt)*] $field:ident[$element:expr], $($rest:tt)*) => {
+        $crate::fields!(@ [$($all)* $field]
+            [$($out)* $crate::Field::array(
+                stringify!($field), ::core::mem::offset_of!(Self, $field), $element),] $($rest)*)
+    };
+    (@ [$($all:ident)*] [$($out:tt)*] $field:ident { $($label:literal: $($path:tt).+),* $(,)? }, $($rest:tt)*) => {
+        $crate::fields!(@ [$($all)* $field]
+            [$($out)* $($crate::Field::new($label, ::core::mem::offset_of!(Self, $field.$($path).+)),)*] $($rest)*)
+    };
+    ($($field:tt)*) => {
+        $crate::fields!(@ [] [] $($field)*)
+    };
+}
+
 /// A place inside of an object.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Place {

@@ -271,14 +271,44 @@ pub enum Marker {
 }
 
 /// An entry of a table above the last level.
+///
+/// A leaf maps the pages of a whole folio, as large as what the entry covers. Without permission to read it
+/// traps, and stays a leaf: so it is in a `PROT_NONE` mapping, and for the moment in which it is split.
+///
+/// Neither a swap entry nor a marker comes at this level: a folio goes to a run of slots, which entries of the
+/// last level say one by one, and so do markers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Entry {
-    /// No table.
+    /// Nothing.
     None,
     /// The next table.
     Table(Pfn),
-    /// A large leaf at this level.
+    /// A leaf at this level.
     Leaf(Present),
+    /// The leaf's folio is being migrated. The entry owns the mappings of the old frames.
+    Migration {
+        /// The old folio's first frame.
+        pfn: Pfn,
+        /// What the entry says beside.
+        bits: MigrationBits,
+    },
+}
+
+impl Entry {
+    /// What the last level says of the `nth` page of what this entry maps as a whole; `None` if that is
+    /// nothing, or a table that says it itself. It says all that the entry says: where a leaf becomes a table,
+    /// no bit is lost.
+    ///
+    /// Linux: `__split_huge_pmd_locked`, which carries the bits by hand.
+    pub const fn nth_page(self, nth: u64) -> Option<Pte> {
+        match self {
+            Self::None | Self::Table(_) => None,
+            Self::Leaf(leaf) => Some(Pte::Present(Present { pfn: leaf.pfn.offset(nth), ..leaf })),
+            Self::Migration { pfn, bits } => {
+                Some(Pte::Soft(SoftLeaf::Migration { pfn: pfn.offset(nth), bits }))
+            }
+        }
+    }
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! `Debug` for guards, owners and looks at entries: the name, and what it is about.
 
 use crate::{
-    AddressSpace, Cleared, DeadTables, Mapped, MmuGather, PinEntry, PteGuard, PteSnapshot, PteTable,
-    TlbBatch, Vacancy,
+    AddressSpace, Cleared, ClearedLeaf, DeadTables, Deposit, LeafGuard, LeafPlace, LeafVacancy, Locked,
+    Mapped, MappedLeaf, MmuGather, PinEntry, PteGuard, PteSnapshot, PteTable, TlbBatch, Vacancy, Walked,
 };
 use anonmem_hal::Machine;
 use anonmem_sync::debug_by_name;
@@ -17,6 +17,49 @@ debug_by_name! {
     [M: Machine, G] PteGuard<'_, M, G>, "PteGuard";
     [M: Machine, G] PteSnapshot<'_, M, G>, "PteSnapshot";
     [M: Machine, G] Vacancy<'_, '_, M, G>, "Vacancy";
+    [M: Machine] Deposit<'_, M>, "Deposit";
+    [M: Machine, G] LeafPlace<'_, M, G>, "LeafPlace", place => place.range();
+    [M: Machine, G] LeafGuard<'_, M, G>, "LeafGuard";
+    [M: Machine, G] LeafVacancy<'_, M, G>, "LeafVacancy";
+}
+
+impl<M: Machine, G> fmt::Debug for Walked<'_, M, G> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Table(table) => f.debug_tuple("Table").field(table).finish(),
+            Self::Leaf(place) => f.debug_tuple("Leaf").field(place).finish(),
+        }
+    }
+}
+
+impl<M: Machine, G> fmt::Debug for Locked<'_, M, G> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Leaf(leaf) => f.debug_tuple("Leaf").field(leaf).finish(),
+            Self::Table(table) => f.debug_tuple("Table").field(table).finish(),
+            Self::None => f.write_str("None"),
+        }
+    }
+}
+
+impl<M: Machine> fmt::Debug for ClearedLeaf<'_, M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exclusive(map, leaf) => f.debug_tuple("Exclusive").field(map).field(leaf).finish(),
+            Self::Shared(map, leaf) => f.debug_tuple("Shared").field(map).field(leaf).finish(),
+            Self::Migration(hold, bits) => f.debug_tuple("Migration").field(hold).field(bits).finish(),
+        }
+    }
+}
+
+impl<M: Machine> fmt::Debug for MappedLeaf<'_, '_, M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exclusive(map, leaf) => f.debug_tuple("Exclusive").field(map).field(leaf).finish(),
+            Self::Shared(map, leaf) => f.debug_tuple("Shared").field(map).field(leaf).finish(),
+            Self::Migration(hold, bits) => f.debug_tuple("Migration").field(hold).field(bits).finish(),
+        }
+    }
 }
 
 impl<M: Machine> fmt::Debug for Cleared<'_, M> {

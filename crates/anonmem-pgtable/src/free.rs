@@ -1,15 +1,18 @@
 //! Freeing page tables.
 
 use crate::{
+    deposit::Deposits,
     gather::MmuGather,
-    space::{AddressSpace, CanInstall, next_table},
+    space::{AddressSpace, CanInstall},
     table::{entries, span},
+    walk::{entry_of, next_table},
 };
 use anonmem_frame::{Frames, OutOfMemory};
-use anonmem_hal::{Arch, FlushRange, Machine, Pfn, Va, VaRange};
+use anonmem_hal::{Arch, Entry, FlushRange, Machine, Pfn, Va, VaRange};
 use anonmem_sync::{
     Atomic, Ordering,
     order::{Pmd, Ptl},
+    spin::RawSpinGuard,
 };
 
 impl<M: Machine> AddressSpace<M> {
@@ -59,6 +62,7 @@ impl<M: Machine> AddressSpace<M> {
             let Some(n) = slots[i..].iter().position(in_use) else { break };
             let at = Va(base.0 + (i + n) as u64 * size);
             i += n + 1;
+            // A leaf is in nobody's VMA but its own: one that was forgotten here is found with the table above.
             let Some(next) = next_table::<M>(frames, table, at, level) else { continue };
             let covered = VaRange { start: at, end: Va(at.0.saturating_add(size)) };
             if level > 1 {
@@ -107,8 +111,8 @@ impl<M: Machine> AddressSpace<M> {
         self.upper_alloc(frames, to).map(drop)
     }
 
-    /// Moves a whole last-level table from the addresses at `from` to those at `to`, both aligned to what a
-    /// table covers (mremap). Returns whether it could: there was a table at `from` and none at `to`.
+    /// Moves a whole last-level table, or a leaf, from the addresses at `from` to those at `to`, both aligned to
+    /// what one covers (mremap). Returns whether it could: there was one at `from`, and nothing at `to`.
     ///
     /// The old addresses are flushed before the locks of the table and of those above are let go, so that
     /// nobody who finds the pages at their new addresses can take them away while an old translation lives.
@@ -118,50 +122,64 @@ impl<M: Machine> AddressSpace<M> {
     ///
     /// # Errors
     /// [`OutOfMemory`], unless [`prepare_move_table`](Self::prepare_move_table) came before.
-    #[doc(alias = "move_normal_pmd")]
+    #[doc(alias("move_normal_pmd", "move_huge_pmd"))]
     pub fn move_table(&self, frames: &Frames<M>, from: Va, to: Va) -> Result<bool, OutOfMemory> {
         anonmem_hal::debug_check!(M, from.0.is_multiple_of(span::<M>()) && to.0.is_multiple_of(span::<M>()));
         let Some(source) = self.upper(frames, from) else { return Ok(false) };
-        let Some(table) = next_table::<M>(frames, source, from, 1) else { return Ok(false) };
-        let target = self.upper_alloc(frames, to)?;
-        if next_table::<M>(frames, target, to, 1).is_some() {
+        if entry_of::<M>(frames, source, from, 1) == Entry::None {
             return Ok(false);
         }
-        let (source_lock, target_lock) = (frames.table_lock::<Pmd>(source), frames.table_lock::<Pmd>(target));
-        // By address; the same table is locked once.
-        let _first = if source <= target { source_lock.lock() } else { target_lock.lock() };
-        let _second = match source.cmp(&target) {
-            core::cmp::Ordering::Less => Some(target_lock.lock_nested(1)),
-            core::cmp::Ordering::Equal => None,
-            core::cmp::Ordering::Greater => Some(source_lock.lock_nested(1)),
-        };
+        let target = self.upper_alloc(frames, to)?;
+        let (source_lock, target_lock) = lock_uppers(frames, source, target);
+        let word = &entries(frames, source)[M::Arch::index(from, 1)];
+        let place = &entries(frames, target)[M::Arch::index(to, 1)];
+        if place.load(Ordering::Relaxed) != 0 {
+            return Ok(false);
+        }
         // A speculative fault that has checked its VMA fills its entry first; one that has not finds it
-        // changed.
-        let _entries = frames.table_lock::<Ptl>(table).lock();
-        let raw = entries(frames, source)[M::Arch::index(from, 1)].swap(0, Ordering::Relaxed);
+        // changed. Of a leaf, it needs the lock that is held.
+        let _entries = match M::Arch::decode_entry(word.load(Ordering::Relaxed), 1) {
+            Entry::None => return Ok(false),
+            Entry::Table(table) => Some(frames.table_lock::<Ptl>(table).lock()),
+            Entry::Leaf(_) | Entry::Migration { .. } => {
+                // The table that is kept for the leaf goes along.
+                if let Some(target_lock) = &target_lock {
+                    let kept = Deposits::of(frames, source, &source_lock).pop();
+                    Deposits::of(frames, target, target_lock).push(kept);
+                }
+                None
+            }
+        };
+        // A swap, because the hardware may be setting bits of a leaf just now.
+        let raw = word.swap(0, Ordering::Relaxed);
         frames.table_used(source).update(|n| n - 1);
-        anonmem_hal::debug_check_eq!(M, M::Arch::decode_entry(raw, 1), anonmem_hal::Entry::Table(table));
-        // Release as in `add_table`.
-        entries(frames, target)[M::Arch::index(to, 1)].store(raw, Ordering::Release);
+        // Release: as when an entry is filled.
+        place.store(raw, Ordering::Release);
         frames.table_used(target).update(|n| n + 1);
         let old = VaRange { start: from, end: Va(from.0.saturating_add(span::<M>())) };
         self.flush(frames, FlushRange::Range(old));
         Ok(true)
     }
+}
 
-    /// The level-1 table for `va`.
-    fn upper(&self, frames: &Frames<M>, va: Va) -> Option<Pfn> {
-        (2..M::Arch::LEVELS)
-            .rev()
-            .try_fold(self.root(), |table, level| next_table::<M>(frames, table, va, level))
-    }
+type UpperLock<'a, M> = RawSpinGuard<'a, M, Pmd>;
 
-    fn upper_alloc(&self, frames: &Frames<M>, va: Va) -> Result<Pfn, OutOfMemory> {
-        (2..M::Arch::LEVELS).rev().try_fold(self.root(), |table, level| {
-            match next_table::<M>(frames, table, va, level) {
-                Some(next) => Ok(next),
-                None => self.add_table(frames, table, va, level),
-            }
-        })
+/// Locks two tables above the last level by address; the same one is locked once.
+fn lock_uppers<M: Machine>(
+    frames: &Frames<M>,
+    one: Pfn,
+    two: Pfn,
+) -> (UpperLock<'_, M>, Option<UpperLock<'_, M>>) {
+    let (first, second) = (frames.table_lock::<Pmd>(one), frames.table_lock::<Pmd>(two));
+    match one.cmp(&two) {
+        core::cmp::Ordering::Less => {
+            let first = first.lock();
+            (first, Some(second.lock_nested(1)))
+        }
+        core::cmp::Ordering::Equal => (first.lock(), None),
+        core::cmp::Ordering::Greater => {
+            let second = second.lock();
+            (first.lock_nested(1), Some(second))
+        }
     }
 }

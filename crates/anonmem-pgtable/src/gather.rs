@@ -72,11 +72,16 @@ impl<'f, M: Machine> MmuGather<'f, M> {
     /// Notes that the translation of the page at `va` must be flushed.
     #[inline]
     pub fn note(&mut self, va: Va) {
-        let page = VaRange::page(va);
+        self.note_range(VaRange::page(va));
+    }
+
+    /// The same for the translations of a leaf, or of several pages.
+    #[inline]
+    pub fn note_range(&mut self, range: VaRange) {
         self.range = if self.range.is_empty() {
-            page
+            range
         } else {
-            VaRange { start: self.range.start.min(page.start), end: self.range.end.max(page.end) }
+            VaRange { start: self.range.start.min(range.start), end: self.range.end.max(range.end) }
         };
     }
 

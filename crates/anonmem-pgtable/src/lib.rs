@@ -4,6 +4,8 @@
 //! migration entry a hold on its page. [`PteGuard::install`] consumes the owner, [`PteGuard::clear`] gives it
 //! back, and [`PteGuard::exchange`] does both; that conversion exists here and nowhere else.
 //!
+//! A walk ends at a last-level table or at a leaf above it ([`Walked`]), which maps a whole folio.
+//!
 //! | operation | needs |
 //! |---|---|
 //! | look at a table, clear entries | any [`StableVma`]: mmap, VMA or rmap lock |
@@ -23,25 +25,34 @@ extern crate std;
 mod batch;
 mod dead;
 mod debug;
+mod deposit;
 mod free;
 mod gather;
 mod guard;
+mod leaf;
+mod leaf_share;
 mod owned;
+mod owned_leaf;
 mod pin;
 mod range;
 mod recount;
 mod space;
 mod table;
 mod tlb_batch;
+mod walk;
 mod word;
 
 pub use batch::Batch;
 pub use dead::DeadTables;
+pub use deposit::Deposit;
 pub use gather::MmuGather;
 pub use guard::{Dirty, PteGuard, PteSnapshot, Vacancy};
+pub use leaf::{LeafGuard, LeafPlace, LeafVacancy, Locked};
 pub use owned::{Attrs, Cleared, EntryOwner, Mapped, NotShared, Unmap, UnmapPage};
+pub use owned_leaf::{ClearedLeaf, LeafOwner, MappedLeaf};
 pub use pin::{PinAccess, PinEntry};
 pub use recount::Miscounted;
 pub use space::{AddressSpace, CanInstall, StableVma, Teardown};
 pub use table::PteTable;
 pub use tlb_batch::TlbBatch;
+pub use walk::Walked;

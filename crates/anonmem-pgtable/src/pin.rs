@@ -11,12 +11,14 @@
 
 use crate::{
     guard::PteGuard,
+    leaf::LeafGuard,
     owned::Mapped,
-    space::{AddressSpace, StableVma, next_table},
+    owned_leaf::MappedLeaf,
+    space::{AddressSpace, StableVma},
     table::{entries, span},
 };
 use anonmem_frame::{FolioPin, Frames, Mapping, PinList, pin_protocol};
-use anonmem_hal::{Arch, Machine, PAGE_SIZE, Pfn, Pte, Va, VaRange};
+use anonmem_hal::{Arch, Entry, Machine, PAGE_SIZE, Pfn, Present, Pte, Va, VaRange};
 use anonmem_sync::{Atomic, Ordering, RcuGuard};
 
 /// Pages that are pinned before they are looked at again.
@@ -59,6 +61,21 @@ impl<'a, M: Machine, G: StableVma<M>> PteGuard<'a, M, G> {
             Mapped::Zero(_) => PinEntry::Zero,
             Mapped::Shared(..) => PinEntry::Shared,
             Mapped::None | Mapped::Swap(..) | Mapped::Migration(..) | Mapped::Marker(_) => PinEntry::NoPage,
+        }
+    }
+}
+
+impl<'a, M: Machine, G: StableVma<M>> LeafGuard<'a, M, G> {
+    /// The same of the page at `va`, which the leaf maps.
+    #[doc(alias = "follow_trans_huge_pmd")]
+    pub fn pin(&self, va: Va) -> PinEntry<'a, M> {
+        match self.mapped() {
+            MappedLeaf::Exclusive(folio, _) => {
+                let nth = va.page() - self.range().start.page();
+                folio.pin(nth).map_or(PinEntry::TooManyPins, PinEntry::Pinned)
+            }
+            MappedLeaf::Shared(..) => PinEntry::Shared,
+            MappedLeaf::Migration(..) => PinEntry::NoPage,
         }
     }
 }
@@ -108,7 +125,11 @@ impl<'f, M: Machine> FastWalk<'_, 'f, '_, M> {
         let frames = self.frames;
         // C1
         let Some(seen) = self.space.sharing().try_begin() else { return range.start };
-        let Some(table) = self.table(range.start) else { return range.start };
+        let table = match self.end_of(range.start) {
+            Some(WalkEnd::Table(table)) => table,
+            Some(WalkEnd::Leaf(raw)) => return self.pin_leaf(raw, seen, range, pins),
+            None => return range.start,
+        };
         let first = M::Arch::index(range.start, 0);
         let words = &entries(frames, table)[first..first + range.pages().0 as usize];
         let mut tried = [const { None }; BATCH as usize];
@@ -120,7 +141,7 @@ impl<'f, M: Machine> FastWalk<'_, 'f, '_, M> {
         }
         pin_protocol::pins_are_counted::<M>();
         // Whatever fails from here on is unpinned with `tried`.
-        if self.table(range.start) != Some(table) {
+        if self.end_of(range.start) != Some(WalkEnd::Table(table)) {
             return range.start;
         }
         let kept =
@@ -139,13 +160,68 @@ impl<'f, M: Machine> FastWalk<'_, 'f, '_, M> {
         va
     }
 
-    /// The last-level table for `va` as it is just now. The read section keeps it a table.
-    fn table(&self, va: Va) -> Option<Pfn> {
-        let _kept_by = self.rcu;
-        (1..M::Arch::LEVELS)
-            .rev()
-            .try_fold(self.space.root(), |table, level| next_table::<M>(self.frames, table, va, level))
+    /// The same for pages of a leaf that says `raw`: the steps are the same, with the leaf in the entry's place,
+    /// and its first page's bit for all.
+    #[cold]
+    #[doc(alias = "gup_fast_pmd_leaf")]
+    fn pin_leaf(&self, raw: u64, seen: u64, range: VaRange, pins: &mut PinList<'f, M>) -> Va {
+        let Entry::Leaf(leaf) = M::Arch::decode_entry(raw, 1) else { return range.start };
+        if !allows(leaf, self.access) {
+            return range.start;
+        }
+        let first = leaf.pfn.offset(range.start.page() % M::Arch::ENTRIES as u64);
+        let mut tried = [const { None }; BATCH as usize];
+        for (place, nth) in tried.iter_mut().zip(0..range.pages().0) {
+            *place = self.frames.try_pin(first.offset(nth));
+            if place.is_none() {
+                break;
+            }
+        }
+        pin_protocol::pins_are_counted::<M>();
+        // Whatever fails from here on is unpinned with `tried`. A leaf that was split is none any more, and the
+        // pages' own bits count.
+        let same = self.end_of(range.start) == Some(WalkEnd::Leaf(raw));
+        if !same || !self.frames.page_is_exclusive(leaf.pfn) || self.space.sharing().retry(seen) {
+            return range.start;
+        }
+        let mut va = range.start;
+        for pin in tried.into_iter().flatten() {
+            if pins.push(pin).is_err() {
+                break;
+            }
+            va = va.next_page();
+        }
+        va
     }
+
+    /// What a walk to `va` ends at just now. The read section keeps a table one.
+    #[inline(always)]
+    fn end_of(&self, va: Va) -> Option<WalkEnd> {
+        let _kept_by = self.rcu;
+        let upper = self.space.upper(self.frames, va)?;
+        // Acquire: as in every walk.
+        let raw = entries(self.frames, upper)[M::Arch::index(va, 1)].load(Ordering::Acquire);
+        match M::Arch::decode_entry(raw, 1) {
+            Entry::Table(table) => Some(WalkEnd::Table(table)),
+            Entry::Leaf(_) => Some(WalkEnd::Leaf(raw)),
+            Entry::None | Entry::Migration { .. } => None,
+        }
+    }
+}
+
+/// What a walk without any lock ends at.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum WalkEnd {
+    /// A last-level table.
+    Table(Pfn),
+    /// A leaf that says this.
+    Leaf(u64),
+}
+
+/// Whether an entry allows what a page is wanted for.
+#[inline(always)]
+fn allows(present: Present, access: PinAccess) -> bool {
+    present.prot.read && (access == PinAccess::Read || present.prot.write)
 }
 
 /// A page that was pinned because of what its entry said.
@@ -162,8 +238,7 @@ impl<'f, M: Machine> Tried<'f, M> {
         // Acquire pairs with the Release with which entries are filled: the page's metadata are seen.
         let raw = word.load(Ordering::Acquire);
         let Pte::Present(present) = M::Arch::decode_pte(raw) else { return None };
-        let allowed = present.prot.read && (access == PinAccess::Read || present.prot.write);
-        if present.special || !allowed {
+        if present.special || !allows(present, access) {
             return None;
         }
         Some(Self { pin: frames.try_pin(present.pfn)?, raw })

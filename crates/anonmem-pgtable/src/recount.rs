@@ -1,11 +1,11 @@
 //! Counting the tables and entries of an address space again.
 
-use crate::{space::AddressSpace, table::entries};
+use crate::{deposit, space::AddressSpace, table::entries};
 use anonmem_frame::Frames;
 use anonmem_hal::{Arch, Entry, Machine, Pfn, Va};
 use anonmem_sync::Ordering;
 
-/// A table whose count of entries in use is wrong.
+/// A table whose count of entries in use, or of tables that it keeps for its leaves, is wrong.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Miscounted {
     /// The table.
@@ -17,7 +17,8 @@ pub struct Miscounted {
 }
 
 impl<M: Machine> AddressSpace<M> {
-    /// Counts the tables that are reachable, and checks every table's count of entries in use. At rest.
+    /// Counts the tables that are reachable or kept for leaves, and checks every table's count of entries in
+    /// use, and that it keeps one table for each of its leaves. At rest.
     ///
     /// # Errors
     /// The first table that is wrong.
@@ -35,19 +36,29 @@ fn recount_table<M: Machine>(
     level: u32,
     nr_entries: usize,
 ) -> Result<u64, Miscounted> {
-    let (mut tables, mut found) = (1, 0);
+    let (mut tables, mut found, mut leaves) = (1, 0, 0);
     for word in &entries(frames, table)[..nr_entries] {
         let raw = word.load(Ordering::Relaxed);
         if raw == 0 {
             continue;
         }
         found += 1;
-        if level > 0
-            && let Entry::Table(next) = M::Arch::decode_entry(raw, level)
-        {
-            tables += recount_table(frames, next, level - 1, M::Arch::ENTRIES)?;
+        if level == 0 {
+            continue;
+        }
+        match M::Arch::decode_entry(raw, level) {
+            Entry::None => {}
+            Entry::Table(next) => tables += recount_table(frames, next, level - 1, M::Arch::ENTRIES)?,
+            Entry::Leaf(_) | Entry::Migration { .. } => leaves += 1,
         }
     }
     let counted = frames.table_used(table).peek();
-    if counted == found { Ok(tables) } else { Err(Miscounted { table, counted, found }) }
+    if counted != found {
+        return Err(Miscounted { table, counted, found });
+    }
+    let kept = deposit::count(frames, table);
+    if kept != leaves {
+        return Err(Miscounted { table, counted: kept, found: leaves });
+    }
+    Ok(tables + kept)
 }

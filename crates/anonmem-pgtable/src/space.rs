@@ -1,9 +1,9 @@
-//! An address space: a root table, the tables below it, and the CPUs that may hold its translations.
+//! An address space: a root table, the tables below it, and the CPUs that may hold its translations. Walks are
+//! in `walk`.
 
-use crate::table::{PteTable, entries};
 use anonmem_frame::{Frames, OutOfMemory, pin_protocol};
-use anonmem_hal::{Arch, CpuId, CpuSet, Entry, FlushRange, Machine, Pfn, Va, VaRange};
-use anonmem_sync::{Atomic, Ordering, SeqCount, fence, order::Pmd, seqcount::SeqWriteGuard};
+use anonmem_hal::{CpuId, CpuSet, FlushRange, Machine, Pfn};
+use anonmem_sync::{Atomic, Ordering, SeqCount, fence, seqcount::SeqWriteGuard};
 
 /// A guard that keeps a VMA, and so its page tables, from going away.
 ///
@@ -31,7 +31,7 @@ pub unsafe trait CanInstall<M>: StableVma<M> {}
 /// means that there are no tables.
 pub struct AddressSpace<M> {
     root: Atomic<u64, M>,
-    /// Frames used by tables, the root included.
+    /// Frames used by tables, the root included, and those that are kept to split leaves into.
     nr_tables: Atomic<u64, M>,
     /// The CPUs that run it.
     cpus: Atomic<u64, M>,
@@ -98,6 +98,10 @@ impl<M: Machine> AddressSpace<M> {
     /// The number of frames that the tables use.
     pub fn nr_tables(&self) -> u64 {
         self.nr_tables.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn count_tables(&self, n: u64) {
+        self.nr_tables.fetch_add(n, Ordering::Relaxed);
     }
 
     pub(crate) fn forget_tables(&self, n: u64) {
@@ -176,112 +180,9 @@ impl<M: Machine> AddressSpace<M> {
     /// # Panics
     /// If the guard is another space's.
     #[inline(always)]
-    fn root_for<G: StableVma<M>>(&self, stable: &G) -> Option<Pfn> {
+    pub(crate) fn root_for<G: StableVma<M>>(&self, stable: &G) -> Option<Pfn> {
         assert!(stable.opens(self), "a guard of another address space");
         Some(self.root()).filter(|root| root.0 != 0)
-    }
-
-    /// The last-level table for `va`, if there is one.
-    #[doc(alias = "pte_offset_map")]
-    #[inline]
-    pub fn walk<'a, G: StableVma<M>>(
-        &self,
-        frames: &'a Frames<M>,
-        stable: &'a G,
-        va: Va,
-    ) -> Option<PteTable<'a, M, G>> {
-        let mut table = self.root_for(stable)?;
-        for level in (1..M::Arch::LEVELS).rev() {
-            table = next_table::<M>(frames, table, va, level)?;
-        }
-        Some(PteTable::new(frames, table, va))
-    }
-
-    /// The last-level table for `va`, adding what is missing on the way.
-    ///
-    /// # Errors
-    /// [`OutOfMemory`]; tables that were added stay, empty, until their range is unmapped.
-    #[doc(alias = "pte_alloc")]
-    #[inline]
-    pub fn walk_alloc<'a, G: CanInstall<M>>(
-        &self,
-        frames: &'a Frames<M>,
-        stable: &'a G,
-        va: Va,
-    ) -> Result<PteTable<'a, M, G>, OutOfMemory> {
-        let mut table = self.root_for(stable).expect("a space without a root has no tables to add to");
-        for level in (1..M::Arch::LEVELS).rev() {
-            table = match next_table::<M>(frames, table, va, level) {
-                Some(next) => next,
-                None => self.add_table(frames, table, va, level)?,
-            };
-        }
-        Ok(PteTable::new(frames, table, va))
-    }
-
-    /// Puts a new table into the empty entry for `va` of `upper`, or finds that somebody else has.
-    #[cold]
-    pub(crate) fn add_table(
-        &self,
-        frames: &Frames<M>,
-        upper: Pfn,
-        va: Va,
-        level: u32,
-    ) -> Result<Pfn, OutOfMemory> {
-        let new = frames.alloc_table()?;
-        let guard = frames.table_lock::<Pmd>(upper).lock();
-        if let Some(found) = next_table::<M>(frames, upper, va, level) {
-            drop(guard);
-            return Ok(found);
-        }
-        let word = &entries(frames, upper)[M::Arch::index(va, level)];
-        // Release: the table is empty before it can be walked (pairs with the Acquire of `next_table`).
-        let new = new.into_pfn();
-        word.store(M::Arch::encode_entry(Entry::Table(new), level), Ordering::Release);
-        frames.table_used(upper).update(|n| n + 1);
-        self.nr_tables.fetch_add(1, Ordering::Relaxed);
-        Ok(new)
-    }
-
-    /// The last-level tables that exist for `range`, ascending, each with the part of the range that it
-    /// covers.
-    pub fn tables<'a, G: StableVma<M>>(
-        &'a self,
-        frames: &'a Frames<M>,
-        stable: &'a G,
-        range: VaRange,
-    ) -> impl Iterator<Item = (PteTable<'a, M, G>, VaRange)> {
-        let mut va = range.start;
-        core::iter::from_fn(move || {
-            while va < range.end {
-                let (found, next) = self.walk_or_skip(frames, stable, va);
-                let part = VaRange { start: va, end: next.min(range.end) };
-                va = next;
-                if let Some(table) = found {
-                    return Some((table, part));
-                }
-            }
-            None
-        })
-    }
-
-    /// The last-level table for `va`, and the first address that it, or the hole that is there instead, does
-    /// not cover.
-    fn walk_or_skip<'a, G: StableVma<M>>(
-        &self,
-        frames: &'a Frames<M>,
-        stable: &'a G,
-        va: Va,
-    ) -> (Option<PteTable<'a, M, G>>, Va) {
-        let end_of = |level: u32| Va((va.0 | ((1 << M::Arch::shift(level)) - 1)).saturating_add(1));
-        let Some(mut table) = self.root_for(stable) else { return (None, Va(u64::MAX)) };
-        for level in (1..M::Arch::LEVELS).rev() {
-            match next_table::<M>(frames, table, va, level) {
-                Some(next) => table = next,
-                None => return (None, end_of(level)),
-            }
-        }
-        (Some(PteTable::new(frames, table, va)), end_of(1))
     }
 }
 
@@ -297,17 +198,5 @@ pub enum Teardown {
 impl<M: Machine> Default for AddressSpace<M> {
     fn default() -> Self {
         Self::new()
-    }
-}
-
-/// The table that the entry for `va` of `table`, at `level`, points to.
-#[inline]
-pub(crate) fn next_table<M: Machine>(frames: &Frames<M>, table: Pfn, va: Va, level: u32) -> Option<Pfn> {
-    // Acquire pairs with the Release of `add_table`.
-    let raw = entries(frames, table)[M::Arch::index(va, level)].load(Ordering::Acquire);
-    match M::Arch::decode_entry(raw, level) {
-        Entry::None => None,
-        Entry::Table(next) => Some(next),
-        Entry::Leaf(_) => unreachable!("a large leaf: none is ever installed"),
     }
 }

@@ -66,7 +66,7 @@ impl World {
     }
 
     fn lock(&self) -> PteGuard<'_, M, Mmap> {
-        self.space.walk_alloc(&self.frames, &Mmap, va(0)).unwrap().lock()
+        self.space.table_alloc(&self.frames, &Mmap, va(0)).unwrap().lock()
     }
 
     /// A folio of four pages.
@@ -217,7 +217,7 @@ fn a_child_shares_a_large_folio_in_one_step_and_not_if_it_is_pinned() {
         let folio = w.frames.folio(head).unwrap();
         let child = AddressSpace::new();
         child.alloc_root(&w.frames).unwrap();
-        let table = child.walk_alloc(&w.frames, &Mmap, va(0)).unwrap();
+        let table = child.table_alloc(&w.frames, &Mmap, va(0)).unwrap();
         let share = |range| {
             let mut from = w.lock();
             table.lock_nested().share_range(&mut from, range)

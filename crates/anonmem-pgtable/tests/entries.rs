@@ -42,7 +42,7 @@ impl World {
             };
             world.space.alloc_root(&world.frames).unwrap();
             world.slots.alloc(&world.frames, 8).unwrap();
-            f(&world, &mut world.space.walk_alloc(&world.frames, &Mmap, VA).unwrap().lock());
+            f(&world, &mut world.space.table_alloc(&world.frames, &Mmap, VA).unwrap().lock());
             world.end();
         });
     }

@@ -43,7 +43,7 @@ impl World {
     }
 
     fn lock(&self, va: Va) -> PteGuard<'_, M, Mmap> {
-        self.space.walk_alloc(&self.frames, &Mmap, va).unwrap().lock()
+        self.space.table_alloc(&self.frames, &Mmap, va).unwrap().lock()
     }
 
     fn map(&self, va: Va) {
@@ -138,7 +138,7 @@ fn a_run_is_shared_up_to_the_first_gap() {
         child.alloc_root(&w.frames).unwrap();
         let range = VaRange::new(Va(0x1000), Va(0x8000));
         [0x1000, 0x2000, 0x5000].into_iter().for_each(|va| w.map(Va(va)));
-        let to = child.walk_alloc(&w.frames, &Mmap, range.start).unwrap();
+        let to = child.table_alloc(&w.frames, &Mmap, range.start).unwrap();
         let mut from = w.lock(range.start);
         let mut to = to.lock_nested();
         assert_eq!(to.share_range(&mut from, range), (Va(0x3000), Err(NotShared::NoPage)));
@@ -186,7 +186,7 @@ fn a_page_shared_by_fork_is_reused_when_it_is_alone_again() {
         let w = World::new();
         let (parent, child) = (Va(0x1000), Va(0x40_0000));
         w.map(parent);
-        let to = w.space.walk_alloc(&w.frames, &Mmap, child).unwrap();
+        let to = w.space.table_alloc(&w.frames, &Mmap, child).unwrap();
         let mut from = w.lock(parent);
         let mut to = to.lock_nested();
         let Mapped::Exclusive(page, present) = from.mapped(parent) else { panic!("mapped exclusive") };

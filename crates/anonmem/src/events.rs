@@ -31,6 +31,8 @@ events! {
     FaultZeroPage => "fault_zero_page",
     /// A fresh page for a write over the zero page.
     FaultZeroUpgrade => "fault_zero_upgrade",
+    /// A leaf became a table, for a fault or for fork.
+    LeafSplit => "leaf_split",
     /// A copy, because the page may be shared.
     FaultCowCopy => "fault_cow_copy",
     /// A copy for a pin, because the page may be shared.

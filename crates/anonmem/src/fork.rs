@@ -24,11 +24,13 @@ use crate::{
     vm::Vm,
     vma::{flags::VmFlags, free::free_vma},
 };
-use anonmem_frame::{FolioOwner, NewFolio, SlotCountOverflow, TooManySharers};
+use anonmem_frame::{DupError, FolioOwner, NewFolio, RawHandle, SlotCountOverflow, TooManySharers};
 use anonmem_hal::{
     Arch, FlushRange, Machine, Marker, MigrationBits, Present, Protection, Pte, SwapBits, Va, VaRange,
 };
-use anonmem_pgtable::{Attrs, Mapped, NotShared, PteGuard, PteTable};
+use anonmem_pgtable::{
+    Attrs, Deposit, LeafGuard, LeafPlace, Locked, Mapped, MappedLeaf, NotShared, PteGuard, PteTable, Walked,
+};
 
 impl<'v, M: Machine> Mm<'v, M> {
     /// Makes a copy of this address space.
@@ -190,24 +192,73 @@ type Table<'a, M> = PteTable<'a, M, MmapWriteGuard<'a, M>>;
 impl<'a, M: Machine> Copying<'a, M> {
     /// Shares all pages of the VMA.
     fn copy_page_range(&self) -> Result<(), Error> {
-        let (vm, from, to) = (self.vm, self.parent.slot(), self.child.slot());
+        let (vm, from) = (self.vm, self.parent.slot());
         let mut spare = None;
-        for (source, part) in from.space.tables(&vm.frames, self.parent, vm.vma(self.vma).range()) {
-            if source.lock().is_empty() {
-                continue;
-            }
-            let target = to.space.walk_alloc(&vm.frames, self.child, part.start)?;
-            let mut rest = part;
-            loop {
-                rest.start = self.copy_pte_range(source, target, rest, &mut spare)?;
-                if rest.is_empty() {
-                    break;
-                }
-                // Stopped at a page that must be copied: that happens under the locks, getting memory not.
-                spare = Some(vm.alloc_page()?);
+        for (source, part) in from.space.parts(&vm.frames, self.parent, vm.vma(self.vma).range()) {
+            let source = match source {
+                Walked::Table(source) => Some(source),
+                Walked::Leaf(place) => self.copy_leaf(place, part)?,
+            };
+            if let Some(source) = source {
+                self.copy_table(source, part, &mut spare)?;
             }
         }
         Ok(())
+    }
+
+    /// Shares all pages of `part`, which is in one table.
+    fn copy_table(
+        &self,
+        source: Table<'a, M>,
+        part: VaRange,
+        spare: &mut Option<NewFolio<'a, M>>,
+    ) -> Result<(), Error> {
+        let (vm, to) = (self.vm, self.child.slot());
+        if source.lock().is_empty() {
+            return Ok(());
+        }
+        let target = to.space.table_alloc(&vm.frames, self.child, part.start)?;
+        let mut rest = part;
+        loop {
+            rest.start = self.copy_pte_range(source, target, rest, spare)?;
+            if rest.is_empty() {
+                return Ok(());
+            }
+            // Stopped at a page that must be copied: that happens under the locks, getting memory not.
+            *spare = Some(vm.alloc_page()?);
+        }
+    }
+
+    /// Shares the folio of a leaf, by a leaf. What must be copied page by page (the folio may be pinned), and
+    /// what is no leaf any more, comes back as a table.
+    #[doc(alias = "copy_huge_pmd")]
+    #[cold]
+    fn copy_leaf(
+        &self,
+        source: LeafPlace<'a, M, MmapWriteGuard<'a, M>>,
+        part: VaRange,
+    ) -> Result<Option<Table<'a, M>>, Error> {
+        let (vm, to) = (self.vm, self.child.slot());
+        let target = to.space.leaf_alloc(&vm.frames, self.child, part.start)?;
+        let kept = Deposit::alloc(&vm.frames)?;
+        let mut leaf = match source.lock_covered(part) {
+            Locked::Leaf(leaf) => leaf,
+            Locked::Table(table) => return Ok(Some(table)),
+            Locked::None => return Ok(None),
+        };
+        let Some(vacancy) = target.lock_empty_nested() else {
+            unreachable!("a child has nothing yet where its parent has a leaf")
+        };
+        match leaf.share_with(vacancy, kept) {
+            Ok(()) => {
+                to.add_anon(part.pages().0 as i64);
+                Ok(None)
+            }
+            Err(DupError::MaybePinned | DupError::TooManySharers) => {
+                vm.count(Event::LeafSplit);
+                Ok(Some(leaf.split()))
+            }
+        }
     }
 
     /// Shares the pages of `part`, which is in one table; stops where it needs a `spare` page, and says
@@ -362,7 +413,15 @@ fn take_back<M: Machine>(vm: &Vm<M>, guard: &MmapWriteGuard<'_, M>) {
     slot.tree.for_each(vm.nodes(), |range, id| {
         let vma = vm.vma(id);
         let Some(anon_vma) = Rmap::stamp(vma) else { return };
-        for (table, part) in slot.space.tables(&vm.frames, guard, range) {
+        for (found, part) in slot.space.parts(&vm.frames, guard, range) {
+            let table = match found.covered(part) {
+                Locked::Table(table) => table,
+                Locked::Leaf(leaf) => {
+                    take_back_leaf(leaf, anon_vma.raw(), vma.protection());
+                    continue;
+                }
+                Locked::None => continue,
+            };
             let mut entries = table.lock();
             for va in part.iter_pages() {
                 let ours = match entries.mapped(va) {
@@ -384,6 +443,24 @@ fn take_back<M: Machine>(vm: &Vm<M>, guard: &MmapWriteGuard<'_, M>) {
             }
         }
     });
+}
+
+/// The same for a leaf.
+#[cold]
+fn take_back_leaf<M: Machine>(
+    mut leaf: LeafGuard<'_, M, MmapWriteGuard<'_, M>>,
+    anon_vma: RawHandle,
+    prot: Protection,
+) {
+    let ours = match leaf.mapped() {
+        MappedLeaf::Shared(folio, _) if folio.looks_reusable() => {
+            folio.try_lock().is_some_and(|lock| folio.reuse(&lock, anon_vma).is_ok())
+        }
+        MappedLeaf::Shared(..) | MappedLeaf::Exclusive(..) | MappedLeaf::Migration(..) => false,
+    };
+    if ours {
+        leaf.change_protection(prot);
+    }
 }
 
 #[cfg(test)]

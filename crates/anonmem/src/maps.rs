@@ -15,9 +15,9 @@ use crate::{
 };
 use anonmem_frame::{Folio, RawHandle};
 use anonmem_hal::{
-    Arch, EntryBits, Machine, Marker, PAGE_SHIFT, PAGE_SIZE, Pfn, Present, SourceId, Va, VaRange,
+    Arch, EntryBits, Machine, Marker, PAGE_SHIFT, PAGE_SIZE, Pfn, Present, Protection, SourceId, Va, VaRange,
 };
-use anonmem_pgtable::Mapped;
+use anonmem_pgtable::{LeafGuard, Locked, Mapped, MappedLeaf, PteTable, StableVma, Walked};
 use core::ops::ControlFlow;
 
 /// What a mapping is a mapping of.
@@ -78,6 +78,8 @@ pub struct VmaUsage {
     pub referenced: u64,
     /// Anonymous pages.
     pub anonymous: u64,
+    /// The part of `anonymous` that leaves map, a whole folio each.
+    pub anon_huge: u64,
     /// Anonymous pages after `MADV_FREE` that were not written since.
     pub lazy_free: u64,
     /// Pages in swap.
@@ -100,6 +102,7 @@ impl VmaUsage {
             private_dirty: self.private_dirty + other.private_dirty,
             referenced: self.referenced + other.referenced,
             anonymous: self.anonymous + other.anonymous,
+            anon_huge: self.anon_huge + other.anon_huge,
             lazy_free: self.lazy_free + other.lazy_free,
             swap: self.swap + other.swap,
             locked: self.locked + other.locked,
@@ -269,7 +272,15 @@ impl<M: Machine> Mm<'_, M> {
 impl<M: Machine> MmapReadGuard<'_, M> {
     fn usage_of(&self, id: VmaId) -> VmaUsage {
         let (vma, mut sums) = (self.objects.vma(id), Sums::default());
-        for (table, part) in self.slot().space.tables(&self.objects.frames, self, vma.range()) {
+        for (found, part) in self.slot().space.parts(&self.objects.frames, self, vma.range()) {
+            let table = match found.covered(part) {
+                Locked::Table(table) => table,
+                Locked::Leaf(leaf) => {
+                    sums.add_leaf(leaf.mapped(), leaf.pages(), vma.protection());
+                    continue;
+                }
+                Locked::None => continue,
+            };
             let entries = table.lock();
             let mut left = entries.used();
             for va in part.iter_pages() {
@@ -333,12 +344,30 @@ impl<M: Machine> Mm<'_, M> {
         let mut vmas = slot.tree.cursor(range);
         while let Some((mapped, _)) = vmas.next(&slot.tree, self.vm.nodes()) {
             let Some(part) = mapped.intersect(range) else { continue };
-            for (table, part) in slot.space.tables(&self.vm.frames, &guard, part) {
-                let entries = table.lock();
-                for va in part.iter_pages() {
-                    f(va, &self.page_of(entries.mapped(va)));
+            for (found, part) in slot.space.parts(&self.vm.frames, &guard, part) {
+                match found {
+                    Walked::Table(table) => self.pages_of_table(table, part, f),
+                    Walked::Leaf(place) => match place.lock() {
+                        Locked::Leaf(leaf) => {
+                            part.iter_pages().for_each(|va| f(va, &page_of_leaf(&leaf, va)));
+                        }
+                        Locked::Table(table) => self.pages_of_table(table, part, f),
+                        Locked::None => part.iter_pages().for_each(|va| f(va, &PagemapEntry::default())),
+                    },
                 }
             }
+        }
+    }
+
+    fn pages_of_table<G: StableVma<M>>(
+        &self,
+        table: PteTable<'_, M, G>,
+        part: VaRange,
+        f: &mut dyn FnMut(Va, &PagemapEntry),
+    ) {
+        let entries = table.lock();
+        for va in part.iter_pages() {
+            f(va, &self.page_of(entries.mapped(va)));
         }
     }
 
@@ -373,6 +402,25 @@ impl<M: Machine> Mm<'_, M> {
     }
 }
 
+/// What the page at `va` of a leaf is.
+#[doc(alias = "pagemap_pmd_range")]
+fn page_of_leaf<M: Machine, G: StableVma<M>>(leaf: &LeafGuard<'_, M, G>, va: Va) -> PagemapEntry {
+    let nth = va.page() - leaf.range().start.page();
+    let page = |of: Present, exclusive| PagemapEntry {
+        pfn: Some(of.pfn.offset(nth)),
+        exclusive,
+        young: of.young,
+        dirty: of.dirty,
+        ..PagemapEntry::default()
+    };
+    match leaf.mapped() {
+        MappedLeaf::Exclusive(_, of) => page(of, true),
+        MappedLeaf::Shared(folio, of) => page(of, folio.looks_reusable()),
+        // As for a page that migrates.
+        MappedLeaf::Migration(..) => PagemapEntry { swapped: true, ..PagemapEntry::default() },
+    }
+}
+
 /// Counts of pages, and shares of pages with [`PSS_SHIFT`] fractional bits.
 #[derive(Default)]
 struct Sums {
@@ -387,7 +435,24 @@ impl Sums {
         if folio.is_lazyfree() && !present.dirty {
             self.usage.lazy_free += PAGE;
         }
-        self.add(folio.counts().maps(), present);
+        // Of a large folio, as often as its pages are mapped on average.
+        self.add(folio.counts().maps().div_ceil(folio.nr_pages().0), present);
+    }
+
+    /// Adds a leaf of `pages` pages.
+    #[doc(alias = "smaps_pmd_entry")]
+    fn add_leaf<M: Machine>(&mut self, mapped: MappedLeaf<'_, '_, M>, pages: u64, vma: Protection) {
+        let (folio, present) = match mapped {
+            MappedLeaf::Exclusive(folio, present) => (folio.folio(), present),
+            MappedLeaf::Shared(folio, present) => (folio.folio(), present),
+            MappedLeaf::Migration(hold, bits) => {
+                (hold.folio(), EntryBits::from(bits).to_present(hold.pfn(), vma))
+            }
+        };
+        self.usage.anon_huge += pages * PAGE;
+        for _ in 0..pages {
+            self.add_anon(folio, present);
+        }
     }
 
     /// Adds a page with this many mappers.

@@ -58,8 +58,8 @@ impl<M: Machine> MmapReadGuard<'_, M> {
         let space = &self.slot().space;
         let vma = self.objects.vma(id);
         for va in part.iter_pages() {
-            let table = space.walk(&self.objects.frames, self, va);
-            let present = match table.map_or(Pte::None, |table| table.peek(va)) {
+            let found = space.walk(&self.objects.frames, self, va);
+            let present = match found.map_or(Pte::None, |found| found.peek(va)) {
                 Pte::Present(_) => true,
                 Pte::Soft(SoftLeaf::Swap { entry, .. }) => self.objects.swap_has_page(entry),
                 // It is in memory, here or there.

@@ -19,6 +19,7 @@ use crate::{
     vma::{flags::VmFlags, vma::Backing},
 };
 use anonmem_hal::{FlushRange, Machine, Protection, Va, VaRange};
+use anonmem_pgtable::Locked;
 
 impl<M: Machine> Mm<'_, M> {
     /// Lets a program do `prot` with the pages of `range`, and no more; the end of the range is rounded up.
@@ -180,12 +181,18 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
     /// Changes the entries of `range` to no more than `prot`.
     fn change_protection(&self, range: VaRange, prot: Protection, flush: &mut VaRange) {
         let space = &self.slot().space;
-        for (table, part) in space.tables(&self.objects.frames, self, range) {
-            let mut entries = table.lock();
-            let changed = entries.change_protection_range(part, prot);
-            // Reclaim may have left nothing to be changed here, and not have flushed it yet.
-            let changed = if space.is_flush_deferred() { part } else { changed };
-            drop(entries);
+        for (found, part) in space.parts(&self.objects.frames, self, range) {
+            let changed = match found.covered(part) {
+                Locked::Table(table) => {
+                    let mut entries = table.lock();
+                    let changed = entries.change_protection_range(part, prot);
+                    // Reclaim may have left nothing to be changed here, and not have flushed it yet.
+                    if space.is_flush_deferred() { part } else { changed }
+                }
+                // What reclaim takes, it takes from a table: nothing of a leaf waits for its flush.
+                Locked::Leaf(mut leaf) => leaf.change_protection(prot),
+                Locked::None => continue,
+            };
             if !changed.is_empty() {
                 flush.start = if flush.is_empty() { changed.start } else { flush.start };
                 flush.end = changed.end;

@@ -21,7 +21,7 @@ use crate::{
         vma::Vma,
     },
 };
-use anonmem_frame::{Field, FolioOwner, Frames, FramesError, Link, PinNodes, Place, Slab};
+use anonmem_frame::{Field, FolioOwner, Frames, FramesError, Link, PinNodes, Place, Slab, fields};
 use anonmem_hal::{Machine, NrPages, PAGE_SHIFT};
 use anonmem_pgtable::{AddressSpace, DeadTables, MmuGather, Teardown};
 use anonmem_sync::{Atomic, CachePadded, Ordering, PerCpu, Rcu};
@@ -202,26 +202,9 @@ impl<M: Machine> Objects<M> {
             .or_else(|| frames.place_of(address))
     }
 
-    const FIELDS: &'static [Field] = &[
-        Field::new("frames", offset_of!(Self, frames)),
-        Field::new("rcu", offset_of!(Self, rcu)),
-        Field::new("dead_tables", offset_of!(Self, dead_tables)),
-        Field::new("mms", offset_of!(Self, mms)),
-        Field::new("vmas", offset_of!(Self, vmas)),
-        Field::new("tree_nodes", offset_of!(Self, tree_nodes)),
-        Field::new("anon_vmas", offset_of!(Self, anon_vmas)),
-        Field::new("chains", offset_of!(Self, chains)),
-        Field::new("shm_objects", offset_of!(Self, shm_objects)),
-        Field::new("uffds", offset_of!(Self, uffds)),
-        Field::new("uffd_messages", offset_of!(Self, uffd_messages)),
-        Field::new("pins", offset_of!(Self, pins)),
-        Field::new("swap", offset_of!(Self, swap)),
-        Field::new("workingset", offset_of!(Self, workingset)),
-        Field::new("lazyfree_used", offset_of!(Self, lazyfree_used)),
-        Field::new("events", offset_of!(Self, events)),
-        Field::new("last_vma", offset_of!(Self, last_vma)),
-        Field::new("config", offset_of!(Self, config)),
-        Field::new("overcommit", offset_of!(Self, overcommit)),
-        Field::new("committed", offset_of!(Self, committed)),
-    ];
+    const FIELDS: &'static [Field] = fields! {
+        frames, rcu, dead_tables, mms, vmas, tree_nodes, anon_vmas, chains, shm_objects, uffds,
+        uffd_messages, pins, swap, workingset, lazyfree_used, events, last_vma, config, overcommit,
+        committed,
+    };
 }

@@ -240,8 +240,8 @@ impl<M: Machine> Mm<'_, M> {
     #[doc(alias = "follow_page_mask")]
     fn has_page(&self, guard: &MmapReadGuard<'_, M>, va: Va, access: FaultAccess) -> bool {
         anonmem_hal::debug_check_eq!(M, guard.id(), self.id, "the lock of another address space");
-        let table = guard.slot().space.walk(&self.vm.frames, guard, va);
-        match table.map_or(Pte::None, |table| table.peek(va)) {
+        let found = guard.slot().space.walk(&self.vm.frames, guard, va);
+        match found.map_or(Pte::None, |found| found.peek(va)) {
             Pte::Present(present) => access != FaultAccess::Write || present.prot.write,
             Pte::None | Pte::Soft(_) => false,
         }

@@ -13,6 +13,7 @@ use crate::{
     vm::Vm,
 };
 use anonmem_hal::{Arch, Machine, Pte, SoftLeaf, Va, VaRange};
+use anonmem_pgtable::Walked;
 use anonmem_sync::Ordering;
 
 impl<M: Machine> Vm<M> {
@@ -102,7 +103,9 @@ impl<M: Machine> Mm<'_, M> {
         let guard = self.read();
         let mut vmas = slot.tree.cursor(VaRange { start: Va(0), end: M::Arch::USER_END });
         while let Some((range, id)) = vmas.next(&slot.tree, vm.nodes()) {
-            for (table, part) in slot.space.tables(&vm.frames, &guard, range) {
+            for (found, part) in slot.space.parts(&vm.frames, &guard, range) {
+                // Nothing of a leaf is in swap.
+                let Walked::Table(table) = found else { continue };
                 for va in part.iter_pages() {
                     let Pte::Soft(SoftLeaf::Swap { entry, .. }) = table.peek(va) else { continue };
                     if entry.device != device {

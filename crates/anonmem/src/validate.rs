@@ -24,7 +24,7 @@ use crate::{
 };
 use anonmem_frame::{Folio, Inconsistency, Kind, Mapping};
 use anonmem_hal::{Arch, EntryBits, Machine, Pte, SoftLeaf, SwapEntry, Va, VaRange};
-use anonmem_pgtable::{Mapped, Miscounted};
+use anonmem_pgtable::{Locked, Mapped, MappedLeaf, Miscounted, Walked};
 use core::{fmt, ops::ControlFlow};
 
 /// A rule that does not hold.
@@ -71,6 +71,7 @@ fn expect(rule: &'static str, at: u64, expected: u64, found: u64) -> Check {
 #[derive(Default)]
 struct Totals {
     anon_entries: u64,
+    leaves: u64,
     shared_entries: u64,
     swap_entries: u64,
     vmas: u64,
@@ -194,10 +195,10 @@ impl<M: Machine> Vm<M> {
     fn entries_in_all_tables(&self, guard: &MmapReadGuard<'_, M>) -> u64 {
         let all = VaRange { start: Va(0), end: M::Arch::USER_END };
         let space = &guard.slot().space;
-        let pages = |(table, part): (anonmem_pgtable::PteTable<'_, M, _>, VaRange)| {
-            part.iter_pages().filter(|&va| is_page(table.peek(va))).count() as u64
+        let pages = |(found, part): (Walked<'_, M, _>, VaRange)| {
+            part.iter_pages().filter(|&va| is_page(found.peek(va))).count() as u64
         };
-        space.tables(&self.frames, guard, all).map(pages).sum()
+        space.parts(&self.frames, guard, all).map(pages).sum()
     }
 
     fn validate_vma(
@@ -224,10 +225,21 @@ impl<M: Machine> Vm<M> {
         totals.vmas += 1;
         self.validate_chains(vma, at, totals)?;
         self.validate_uffd(vma, at)?;
-        for (table, part) in guard.slot().space.tables(&self.frames, guard, range) {
-            let entries = table.lock();
-            for va in part.iter_pages() {
-                self.validate_entry(vma, va, entries.mapped(va), count)?;
+        for (found, part) in guard.slot().space.parts(&self.frames, guard, range) {
+            match found {
+                Walked::Table(table) => {
+                    let entries = table.lock();
+                    for va in part.iter_pages() {
+                        self.validate_entry(vma, va, entries.mapped(va), count)?;
+                    }
+                }
+                Walked::Leaf(place) => {
+                    let whole = part == place.range();
+                    expect("a leaf lies within one VMA", part.start.0, 1, u64::from(whole))?;
+                    let Locked::Leaf(leaf) = place.lock() else { unreachable!("at rest, a leaf stays one") };
+                    self.validate_leaf(vma, part, leaf.mapped(), count)?;
+                    totals.leaves += 1;
+                }
             }
         }
         Ok(())
@@ -251,6 +263,42 @@ impl<M: Machine> Vm<M> {
         )?;
         let same = Some(self.uffd(uffd).mm()) == vma.mm();
         expect("a userfaultfd watches its own address space", at, 1, u64::from(same))
+    }
+
+    /// As [`validate_entry`](Self::validate_entry), for all pages of `range` at once.
+    fn validate_leaf(
+        &self,
+        vma: &Vma<M>,
+        range: VaRange,
+        leaf: MappedLeaf<'_, '_, M>,
+        count: &mut Recount,
+    ) -> Check {
+        let (at, pages) = (range.start.0, range.pages().0);
+        let (folio, write) = match leaf {
+            MappedLeaf::Exclusive(folio, leaf) => {
+                let maps = folio.folio().counts().maps();
+                expect("an exclusive leaf is all that maps its folio", at, pages, maps)?;
+                (folio.folio(), leaf.prot.write)
+            }
+            MappedLeaf::Shared(folio, leaf) => {
+                expect("a shared leaf is not writable", at, 0, u64::from(leaf.prot.write))?;
+                (folio.folio(), leaf.prot.write)
+            }
+            MappedLeaf::Migration(hold, bits) => {
+                let present = EntryBits::from(bits).to_present(hold.pfn(), vma.protection());
+                (hold.folio(), present.prot.write)
+            }
+        };
+        count.anon += pages;
+        let private = !vma.flags().contains(VmFlags::SHARED);
+        expect("a leaf is in a private mapping", at, 1, u64::from(private))?;
+        expect("a leaf maps a folio of its size", at, pages, folio.nr_pages().0)?;
+        expect("index of a leaf's folio", at, vma.index_of(range.start), folio.index())?;
+        for page in (1..pages).map(|nth| folio.pfn().offset(nth)) {
+            let marked = u64::from(self.frames.page_is_exclusive(page));
+            expect("the first page of a leaf says for all whether they are exclusive", page.0, 0, marked)?;
+        }
+        allowed(vma.flags(), range.start, write)
     }
 
     fn validate_entry(&self, vma: &Vma<M>, va: Va, entry: Mapped<'_, '_, M>, count: &mut Recount) -> Check {
@@ -384,7 +432,7 @@ impl<M: Machine> Vm<M> {
     }
 
     fn validate_folios(&self, totals: &Totals, cached: u64) -> Check {
-        let (mut anon, mut shared, mut in_cache) = (0, 0, 0);
+        let (mut anon, mut leaves, mut shared, mut in_cache) = (0, 0, 0, 0);
         let mut result = Ok(());
         self.frames.for_each_frame(|pfn, kind, _| {
             if result.is_err() || kind != Kind::Folio {
@@ -394,6 +442,7 @@ impl<M: Machine> Vm<M> {
             match folio.mapping() {
                 Mapping::Anon(_) => {
                     anon += folio.counts().maps();
+                    leaves += folio.whole_mappings();
                     result = self.validate_rmap(folio);
                 }
                 Mapping::Shm(_) => shared += folio.counts().maps(),
@@ -412,6 +461,7 @@ impl<M: Machine> Vm<M> {
         result?;
         expect("pages in the swap cache", 0, cached, in_cache)?;
         expect("mappings of anonymous pages", 0, totals.anon_entries, anon)?;
+        expect("mappings of whole folios", 0, totals.leaves, leaves)?;
         expect("mappings of shared pages", 0, totals.shared_entries, shared)
     }
 

@@ -8,9 +8,9 @@ use crate::{
     objects::Objects,
     reclaim::state::{ClockHand, Kswapd, Reclaimers},
 };
-use anonmem_frame::{Field, FramesError, Place};
+use anonmem_frame::{Field, FramesError, Place, fields};
 use anonmem_hal::Machine;
-use core::{mem::offset_of, ops::Deref};
+use core::ops::Deref;
 
 /// A memory manager: the objects that it owns, and what reclaims them.
 ///
@@ -45,11 +45,9 @@ impl<M: Machine> Vm<M> {
         Ok(Self { clock: ClockHand::new(), reclaimers: Reclaimers::new(), kswapd: Kswapd::new(), objects })
     }
 
-    const FIELDS: &'static [Field] = &[
-        Field::new("clock", offset_of!(Self, clock)),
-        Field::new("reclaimers", offset_of!(Self, reclaimers)),
-        Field::new("kswapd", offset_of!(Self, kswapd)),
-    ];
+    const FIELDS: &'static [Field] = fields! {
+        objects as _, clock, reclaimers, kswapd,
+    };
 
     /// What `address` is, if it is in the memory manager or one of its objects: for displays.
     pub fn place_of(&self, address: usize) -> Option<Place> {

@@ -8,7 +8,7 @@
 use crate::{mm::slot::MmSlot, objects::Objects, swap::slot::SwapRef};
 use anonmem_frame::MapRun;
 use anonmem_hal::{Machine, Marker, Pte, SoftLeaf, Va, VaRange};
-use anonmem_pgtable::{CanInstall, Cleared, MmuGather, PteGuard, PteTable, StableVma};
+use anonmem_pgtable::{CanInstall, Cleared, LeafGuard, Locked, MmuGather, PteGuard, PteTable, StableVma};
 
 /// Pages that were unmapped, by the count that they are in.
 #[derive(Default)]
@@ -120,14 +120,36 @@ fn zap<'v, M: Machine, G: StableVma<M>>(
     markers: Markers,
 ) {
     slot.note_peak();
-    for (table, part) in slot.space.tables(&objects.frames, stable, range) {
-        let mut rest = part;
-        while !rest.is_empty() {
-            rest.start = zap_table(objects, table, gather, rest, markers, slot);
-            if gather.is_full() {
-                gather.flush();
+    for (found, part) in slot.space.parts(&objects.frames, stable, range) {
+        match found.covered(part) {
+            Locked::Table(table) => {
+                let mut rest = part;
+                while !rest.is_empty() {
+                    rest.start = zap_table(objects, table, gather, rest, markers, slot);
+                    if gather.is_full() {
+                        gather.flush();
+                    }
+                }
             }
+            Locked::Leaf(leaf) => zap_leaf(leaf, gather, slot),
+            Locked::None => {}
         }
+    }
+}
+
+/// Clears a leaf: its folio takes one slot of the gather, which has room.
+#[cold]
+#[doc(alias = "zap_huge_pmd")]
+pub(crate) fn zap_leaf<'v, M: Machine, G: StableVma<M>>(
+    leaf: LeafGuard<'v, M, G>,
+    gather: &mut MmuGather<'v, M>,
+    slot: &MmSlot<M>,
+) {
+    let range = leaf.range();
+    gather.run(range, leaf.clear().into_run());
+    slot.add_anon(-(range.pages().0 as i64));
+    if gather.is_full() {
+        gather.flush();
     }
 }
 

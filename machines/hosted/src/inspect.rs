@@ -32,7 +32,7 @@ impl<C: Checks, A: Arch> Hosted<C, A> {
                 continue;
             }
             match A::decode_entry(raw, level) {
-                Entry::None => {}
+                Entry::None | Entry::Migration { .. } => {}
                 Entry::Table(next) => self.visit_table(next, level - 1, va, f),
                 Entry::Leaf(leaf) => {
                     let pages = 1 << (A::shift(level) - A::shift(0));

@@ -5,6 +5,9 @@
 //! - A translation stays cached, with the permissions it had, until it is flushed on *this* CPU or evicted.
 //!   Tables above the last level's entries are cached too, so a table that is freed without a flush is
 //!   walked after its death. Entries are tagged by address space, as with PCIDs: switching flushes nothing.
+//! - A leaf is cached as one translation of all its pages, beside those of single pages. If a CPU comes to hold
+//!   both for one address, it panics: real ones use either, or take a machine check. Whoever makes a leaf a
+//!   table flushes the leaf first.
 //! - A walk sets accessed, and dirty for a store, by compare-exchange on the entry: at any moment between
 //!   two instructions of the kernel. A store through a clean cached translation walks again to set dirty.
 //! - A CPU speculates: now and then it loads the translation of a neighbouring page unasked, and sets
@@ -49,6 +52,22 @@ pub enum Access {
     Exec,
 }
 
+/// What a walk ends at: an entry for a page, or a leaf for many.
+struct Walked {
+    to: Present,
+    pages: u64,
+}
+
+impl Walked {
+    fn frame_of(&self, va: Va) -> Pfn {
+        self.to.pfn.offset(va.page() & (self.pages - 1))
+    }
+
+    fn translation(&self, root: Pfn, va: Va) -> Translation {
+        Translation { root, page: va.page() & !(self.pages - 1), pages: self.pages, to: self.to }
+    }
+}
+
 /// Who reached a frame, for messages.
 struct Reached {
     what: &'static str,
@@ -87,46 +106,47 @@ impl<C: Checks, A: Arch> Hosted<C, A> {
         f: impl FnOnce(&Arena, Pfn) -> R,
     ) -> Option<R> {
         if !C::CHECKED {
-            let to = self.walk(root, va, access, None)?;
-            return Some(f(&self.arena, to.pfn));
+            let walked = self.walk(root, va, access, None)?;
+            return Some(f(&self.arena, walked.frame_of(va)));
         }
         let mut tlb = self.tlbs.lock(cpu);
-        let to = self.translate(&mut tlb, root, va, access)?;
-        self.arena.assert_allocated(to.pfn, &Reached { what: "a translation", root, va });
-        let result = f(&self.arena, to.pfn);
+        let frame = self.translate(&mut tlb, root, va, access)?;
+        self.arena.assert_allocated(frame, &Reached { what: "a translation", root, va });
+        let result = f(&self.arena, frame);
         if tlb.one_in(SPECULATE_ONE_IN) {
             self.speculate(&mut tlb, root, va);
         }
         Some(result)
     }
 
-    fn translate(&self, tlb: &mut Tlb, root: Pfn, va: Va, access: Access) -> Option<Present> {
-        if let Some(cached) = tlb.find(root, va.page())
-            && allows(cached.to, access)
-            && (access != Access::Write || cached.to.dirty)
-        {
-            return Some(cached.to);
+    /// The frame that `va` is translated to.
+    fn translate(&self, tlb: &mut Tlb, root: Pfn, va: Va, access: Access) -> Option<Pfn> {
+        match tlb.find(root, va.page()) {
+            Some(cached) if !allows(cached.to, access) => {
+                // A denial, which hardware confirms by a walk: that drops what it denies.
+                tlb.drop_page(root, va.page());
+            }
+            Some(cached) if access != Access::Write || cached.to.dirty => return Some(cached.frame_of(va)),
+            // A miss; or a store through a clean translation, which sets dirty by a walk and keeps what it has.
+            Some(_) | None => {}
         }
-        // A miss; or a store through a clean translation; or a denial, which hardware confirms by a walk.
-        tlb.drop_page(root, va.page());
-        let to = self.walk(root, va, access, Some(tlb))?;
-        tlb.insert(Translation { root, page: va.page(), to });
-        Some(to)
+        let walked = self.walk(root, va, access, Some(tlb))?;
+        tlb.insert(walked.translation(root, va));
+        Some(walked.frame_of(va))
     }
 
     /// Loads the translation of a neighbouring page, as a processor may at any time.
     fn speculate(&self, tlb: &mut Tlb, root: Pfn, va: Va) {
         let neighbour = if tlb.one_in(2) { Va(va.0 ^ 0x1000) } else { Va(va.0.wrapping_add(0x1000)) };
         if neighbour < A::USER_END && tlb.find(root, neighbour.page()).is_none() {
-            let page = neighbour.page();
-            if let Some(to) = self.walk(root, neighbour, Access::Read, Some(tlb)) {
-                tlb.insert(Translation { root, page, to });
+            if let Some(walked) = self.walk(root, neighbour, Access::Read, Some(tlb)) {
+                tlb.insert(walked.translation(root, neighbour));
             }
         }
     }
 
-    /// Walks the tables and sets accessed and dirty. The result names the frame of `va`'s own page.
-    fn walk(&self, root: Pfn, va: Va, access: Access, mut tlb: Option<&mut Tlb>) -> Option<Present> {
+    /// Walks the tables and sets accessed and dirty, of a page or of a leaf.
+    fn walk(&self, root: Pfn, va: Va, access: Access, mut tlb: Option<&mut Tlb>) -> Option<Walked> {
         if va >= A::USER_END {
             return None;
         }
@@ -141,11 +161,8 @@ impl<C: Checks, A: Arch> Hosted<C, A> {
         while level > 0 {
             match self.walk_entry(root, table, va, level, access)? {
                 Entry::Table(next) => table = next,
-                Entry::Leaf(leaf) => {
-                    let within = (va.0 & ((1 << A::shift(level)) - 1)) >> A::shift(0);
-                    return Some(Present { pfn: leaf.pfn.offset(within), ..leaf });
-                }
-                Entry::None => return None,
+                Entry::Leaf(to) => return Some(Walked { to, pages: 1 << (A::shift(level) - A::shift(0)) }),
+                Entry::None | Entry::Migration { .. } => return None,
             }
             level -= 1;
             if level == 0
@@ -154,7 +171,7 @@ impl<C: Checks, A: Arch> Hosted<C, A> {
                 tlb.insert_table(root, span, table);
             }
         }
-        self.walk_last(root, table, va, access)
+        Some(Walked { to: self.walk_last(root, table, va, access)?, pages: 1 })
     }
 
     /// An entry above the last level; a leaf is marked as touched.

@@ -14,12 +14,28 @@ const SETS: usize = 64;
 const WAYS: usize = 4;
 /// Last-level tables that a CPU remembers.
 const TABLES: usize = 16;
-/// A cached translation of one page.
+/// Leaves that a CPU remembers.
+const LEAVES: usize = 8;
+
+/// A cached translation of one page, or of the pages of a leaf.
 #[derive(Clone, Copy)]
 pub(crate) struct Translation {
     pub(crate) root: Pfn,
+    /// The first page.
     pub(crate) page: u64,
+    pub(crate) pages: u64,
     pub(crate) to: Present,
+}
+
+impl Translation {
+    /// The frame of `va`, which it translates.
+    pub(crate) fn frame_of(&self, va: Va) -> Pfn {
+        self.to.pfn.offset(va.page() - self.page)
+    }
+
+    fn covers(&self, root: Pfn, page: u64) -> bool {
+        self.root == root && self.page <= page && page - self.page < self.pages
+    }
 }
 
 /// A cached pointer to the table that maps `span` (the address shifted by what the table covers).
@@ -33,6 +49,7 @@ struct CachedTable {
 /// What one CPU remembers.
 pub(crate) struct Tlb {
     sets: [[Option<Translation>; WAYS]; SETS],
+    leaves: [Option<Translation>; LEAVES],
     tables: [Option<CachedTable>; TABLES],
     random: u64,
 }
@@ -59,7 +76,12 @@ pub struct MmuStats {
 
 impl TlbModel {
     pub(crate) fn new(nr_cpus: usize) -> Self {
-        let tlb = |cpu: usize| Tlb { sets: [[None; WAYS]; SETS], tables: [None; TABLES], random: cpu as u64 };
+        let tlb = |cpu: usize| Tlb {
+            sets: [[None; WAYS]; SETS],
+            leaves: [None; LEAVES],
+            tables: [None; TABLES],
+            random: cpu as u64,
+        };
         Self {
             cpus: (0..nr_cpus).map(|cpu| Mutex::new(tlb(cpu))).collect(),
             flushes: AtomicU64::new(0),
@@ -118,12 +140,24 @@ impl Tlb {
         self.tables[slot] = Some(CachedTable { root, span, table });
     }
 
-    pub(crate) fn find(&mut self, root: Pfn, page: u64) -> Option<&mut Translation> {
-        let set = &mut self.sets[page as usize % SETS];
-        set.iter_mut().flatten().find(|t| t.root == root && t.page == page)
+    pub(crate) fn find(&self, root: Pfn, page: u64) -> Option<Translation> {
+        let set = &self.sets[page as usize % SETS];
+        set.iter().chain(&self.leaves).flatten().find(|t| t.covers(root, page)).copied()
     }
 
+    /// Remembers a translation, in the place of an older one of the same addresses, or of any other.
+    ///
+    /// # Panics
+    /// If translations of another size are remembered for some of the addresses.
     pub(crate) fn insert(&mut self, new: Translation) {
+        self.assert_one_size(&new);
+        if new.pages > 1 {
+            let victim = next_random(&mut self.random) as usize % LEAVES;
+            let same = self.leaves.iter().position(|t| t.is_some_and(|t| t.covers(new.root, new.page)));
+            let way = same.or_else(|| self.leaves.iter().position(Option::is_none)).unwrap_or(victim);
+            self.leaves[way] = Some(new);
+            return;
+        }
         let victim = next_random(&mut self.random) as usize % WAYS;
         let set = &mut self.sets[new.page as usize % SETS];
         let same = set.iter().position(|t| t.is_some_and(|t| t.root == new.root && t.page == new.page));
@@ -131,7 +165,32 @@ impl Tlb {
         set[way] = Some(new);
     }
 
+    fn assert_one_size(&self, new: &Translation) {
+        let (pages, leaves) = (self.sets.as_flattened().iter(), self.leaves.iter());
+        let clash = if new.pages > 1 {
+            pages.flatten().find(|t| new.covers(t.root, t.page))
+        } else {
+            leaves.flatten().find(|t| t.covers(new.root, new.page))
+        };
+        if let Some(old) = clash {
+            panic!(
+                "{:?} has translations of {} and of {} pages in the address space of root {:#x}: a leaf became \
+                 a table, or a table a leaf, without a flush between",
+                Va::from_page(new.page.max(old.page)),
+                old.pages,
+                new.pages,
+                new.root.0
+            );
+        }
+    }
+
+    /// Forgets what translates the page: a leaf, too.
     pub(crate) fn drop_page(&mut self, root: Pfn, page: u64) {
+        for slot in &mut self.leaves {
+            if slot.is_some_and(|t| t.covers(root, page)) {
+                *slot = None;
+            }
+        }
         for slot in &mut self.sets[page as usize % SETS] {
             if slot.is_some_and(|t| t.root == root && t.page == page) {
                 *slot = None;
@@ -149,7 +208,7 @@ impl Tlb {
 
     fn drop_all(&mut self, root: Pfn) {
         self.drop_tables(root);
-        for slot in self.sets.as_flattened_mut() {
+        for slot in self.sets.as_flattened_mut().iter_mut().chain(&mut self.leaves) {
             if slot.is_some_and(|t| t.root == root) {
                 *slot = None;
             }
@@ -173,8 +232,9 @@ impl Tlb {
             pages.for_each(|page| self.drop_page(root, page));
             return;
         }
-        for slot in self.sets.as_flattened_mut() {
-            if slot.is_some_and(|t| t.root == root && pages.contains(&t.page)) {
+        for slot in self.sets.as_flattened_mut().iter_mut().chain(&mut self.leaves) {
+            let overlaps = |t: Translation| t.page < pages.end && pages.start < t.page + t.pages;
+            if slot.is_some_and(|t| t.root == root && overlaps(t)) {
                 *slot = None;
             }
         }

@@ -9,10 +9,13 @@
 //! Then the same where memory is short: pages leave for two swap devices and return, in the background and by
 //! whoever needs memory, while one device goes and comes back and, in some rounds, fails to write or to read.
 //!
+//! In both, one more thread empties ranges of frames, gives them back, and makes large blocks: pages move to
+//! other frames under everybody's hands.
+//!
 //! `ANONMEM_STRESS_SECONDS` (default 10) is how long it runs; `ANONMEM_SEED` what it does.
 
-use anonmem::{Config, LockMode, Mm, Vm};
-use anonmem_hal::{CpuId, SourceId, Va, arch::X86_64};
+use anonmem::{Config, Effort, LockMode, Mm, Vm};
+use anonmem_hal::{CpuId, Order, PhysMem, SourceId, Va, arch::X86_64};
 use anonmem_hosted::{
     Checked, FailurePlan, Trap, UserCpu, calls,
     generate::Generator,
@@ -71,6 +74,9 @@ struct World {
     /// What each private counter has reached for certain.
     floors: [AtomicU64; COUNTERS as usize],
     steps: AtomicU64,
+    /// Pages that went to other frames, and ranges that were emptied.
+    moved: AtomicU64,
+    evacuated: AtomicU64,
     stop: AtomicBool,
     /// Allocations fail now and then.
     injecting: AtomicBool,
@@ -301,6 +307,29 @@ fn sum(user: &User, source: SourceId, page: u64) -> u64 {
     bytes.chunks_exact(8).map(|b| u64::from_ne_bytes(b.try_into().expect("8 bytes"))).sum()
 }
 
+/// Empties one range of frames after the other, gives it back, and now and then makes a large block.
+fn move_pages(world: &World) {
+    let vm = world.vm;
+    let (base, frames) = (vm.machine().base_pfn(), vm.machine().nr_frames());
+    let pages = if world.memory == Memory::Short { 32 } else { 256 };
+    // All ranges have had their turn after as many steps as there are.
+    let steps = world.evacuated.load(Relaxed)..;
+    for step in steps {
+        if world.stop.load(Relaxed) {
+            return;
+        }
+        let start = base.offset(step * 7 % (frames / pages) * pages);
+        let range = start..start.offset(pages);
+        let done = vm.evacuate(range.clone(), Effort::Light);
+        vm.give_back(range);
+        let compacted =
+            if step % 16 == 0 { vm.compact(Order::new(4), Effort::Light).unwrap_or(0) } else { 0 };
+        world.moved.fetch_add(done.moved + compacted, Relaxed);
+        world.evacuated.fetch_add(1, Relaxed);
+        thread::yield_now();
+    }
+}
+
 /// Runs all workers for one phase, and the background task beside them where memory is short.
 fn phase(world: &World, workers: &mut [Worker<'_>]) {
     world.stop.store(false, Relaxed);
@@ -308,6 +337,7 @@ fn phase(world: &World, workers: &mut [Worker<'_>]) {
         let vm = world.vm;
         let kswapd = (world.memory == Memory::Short)
             .then(|| scope.spawn(|| vm.machine().cpus().run_on(CpuId(6), || vm.kswapd())));
+        scope.spawn(|| vm.machine().cpus().run_on(CpuId(5), || move_pages(world)));
         let threads: Vec<_> = workers.iter_mut().map(|worker| scope.spawn(|| worker.run())).collect();
         let end = Instant::now() + PHASE;
         let mut last = (world.steps.load(Relaxed), Instant::now());
@@ -410,6 +440,8 @@ fn stress(lock_mode: LockMode, memory: Memory, time: Duration, seed: u64) {
         floors: [const { AtomicU64::new(0) }; COUNTERS as usize],
         shared_total: AtomicU64::new(0),
         steps: AtomicU64::new(0),
+        moved: AtomicU64::new(0),
+        evacuated: AtomicU64::new(0),
         stop: AtomicBool::new(false),
         injecting: AtomicBool::new(false),
         reads_fail: AtomicBool::new(false),
@@ -437,6 +469,8 @@ fn stress(lock_mode: LockMode, memory: Memory, time: Duration, seed: u64) {
     }
     let steps = world.steps.load(Relaxed);
     assert!(steps > 1_000, "only {steps} steps in {round} rounds");
+    let (moved, evacuated) = (world.moved.load(Relaxed), world.evacuated.load(Relaxed));
+    assert!(moved > 100, "only {moved} pages went to other frames");
     let _cpu = cpus.enter(CpuId(7));
     drop((ManuallyDrop::into_inner(workers), ManuallyDrop::into_inner(user), ManuallyDrop::into_inner(root)));
     vm.validate().unwrap_or_else(|violation| panic!("seed {seed}, at the end: {violation}"));
@@ -447,7 +481,7 @@ fn stress(lock_mode: LockMode, memory: Memory, time: Duration, seed: u64) {
     assert_eq!(vm.machine().swap().stored(), 0, "pages are left on the swap devices");
     assert!(memory == Memory::Plenty || reads > 100, "only {reads} pages came back from swap");
     println!(
-        "{steps} steps, {round} rounds, {writes} pages out, {reads} in, {:?}",
+        "{steps} steps, {round} rounds, {writes} pages out, {reads} in, {moved} moved by emptying {evacuated} ranges, {:?}",
         vm.machine().tlbs().stats()
     );
     // SAFETY: it came from `Box::leak` above, and nothing borrows it any more.

@@ -80,7 +80,7 @@ impl VecMachine {
             match X86_64::decode_entry(raw, level) {
                 Entry::Table(next) => Some(next),
                 // Leaves are asked for by configuration, which this machine's users leave alone.
-                Entry::None | Entry::Leaf(_) => None,
+                Entry::None | Entry::Leaf(_) | Entry::Migration { .. } => None,
             }
         })
     }

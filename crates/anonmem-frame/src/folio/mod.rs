@@ -7,6 +7,7 @@
 //! | a pin | [`FolioPin`] | 1 pin | `pin` on an [`Exclusive`] page, `try_pin` | drop = unpin |
 //! | pins of many pages | [`PinList`] | 1 pin a run of pages of one folio | pins, pushed | drop = unpin |
 //! | a mapping | [`Exclusive`], [`Shared`], [`ShmMap`] | 1 mapping | the adds of `rmap` | installed into an entry, or `unmap` |
+//! | what a leaf maps | [`ExclusiveWhole`], [`SharedWhole`], [`HoldWhole`] | a mapping of each page of a folio | [`NewFolio`], [`try_dup_whole`] | installed into a leaf, or `unmap` |
 //! | mappings of a run of entries | [`MapRun`] | n mappings of one folio | single ones, joined | `unmap`: one reference |
 //! | a page that is on its way to another frame | [`MigrationHold`] | 1 mapping of the old frame | [`Shared::hold`] | a migration entry, `release`, or `unmap` |
 //! | the folio lock | [`FolioGuard`] | `PG_locked` | `lock`, `try_lock` | drop |
@@ -29,6 +30,7 @@ mod pins;
 mod reference;
 mod rmap;
 mod run;
+mod whole;
 
 pub use lock::{FolioGuard, FrozenFolio};
 pub use look::Folio;
@@ -41,3 +43,6 @@ pub use rmap::{
     DupError, Exclusive, ExclusiveRef, MigrationHold, MigrationHoldRef, Shared, SharedRef, ShmMap,
 };
 pub use run::{MapRun, NewAnonPages, try_dup_page, try_dup_run};
+pub use whole::{
+    ExclusiveWhole, ExclusiveWholeRef, HoldWhole, HoldWholeRef, SharedWhole, SharedWholeRef, try_dup_whole,
+};

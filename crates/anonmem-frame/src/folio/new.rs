@@ -2,7 +2,7 @@
 //!
 //! Linux: mm/page_alloc.c `folio_alloc`; mm/rmap.c `folio_add_new_anon_rmap`.
 
-use super::{Exclusive, Folio, FolioRef, NewAnonPages};
+use super::{Exclusive, ExclusiveWhole, Folio, FolioRef, NewAnonPages, whole::wholes};
 use crate::{
     Frames, OutOfMemory,
     handle::RawHandle,
@@ -80,6 +80,21 @@ impl<'f, M: Machine> NewFolio<'f, M> {
         let counts = pages * Counts::MAP + Counts::EXCLUSIVE;
         let (frames, head) = self.publish(Mapping::Anon(anon_vma), index, counts);
         NewAnonPages::new(frames, head, pages)
+    }
+
+    /// Makes it an anonymous folio that one leaf maps, and nobody else: `folio_add_new_anon_rmap`.
+    ///
+    /// # Panics
+    /// If it is a single page.
+    #[doc(alias = "folio_add_new_anon_rmap")]
+    pub fn into_exclusive_anon_whole(self, anon_vma: RawHandle, index: u64) -> ExclusiveWhole<'f, M> {
+        let order = self.order();
+        assert!(order.get() > 0, "a leaf maps more than a page");
+        // Nobody sees the folio yet: the Release of `publish` comes after it.
+        wholes(self.frames, self.head).store(1, Ordering::Relaxed);
+        let counts = order.pages() * Counts::MAP + Counts::EXCLUSIVE;
+        let (frames, head) = self.publish(Mapping::Anon(anon_vma), index, counts);
+        ExclusiveWhole { frames, head }
     }
 
     /// Makes it a page of a shared object.

@@ -4,8 +4,8 @@
 //! time that they are set.
 
 use super::{
-    Exclusive, ExclusiveRef, Folio, FolioGuard, FolioPin, FolioRef, MigrationHoldRef, Shared, SharedRef,
-    ShmMap,
+    Exclusive, ExclusiveRef, ExclusiveWholeRef, Folio, FolioGuard, FolioPin, FolioRef, MigrationHoldRef,
+    Shared, SharedRef, SharedWhole, SharedWholeRef, ShmMap,
 };
 use crate::meta::{encode_entry, flags};
 use anonmem_hal::{Machine, SwapEntry};
@@ -120,4 +120,7 @@ owner!(ShmMap<'_>);
 owner!(ExclusiveRef<'_, '_>);
 owner!(SharedRef<'_, '_>);
 owner!(MigrationHoldRef<'_, '_>);
+owner!(SharedWhole<'_>);
+owner!(ExclusiveWholeRef<'_, '_>);
+owner!(SharedWholeRef<'_, '_>);
 owner!(KeptFolio<'_, '_>);

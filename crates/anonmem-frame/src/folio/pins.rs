@@ -15,7 +15,7 @@
 
 use super::{Folio, FolioPin, KeptFolio};
 use crate::{
-    Frames, OutOfMemory,
+    Frames, OutOfMemory, fields,
     handle::{Handle, Link},
     meta::TooManySharers,
     place::{Field, Place},
@@ -24,10 +24,7 @@ use crate::{
 };
 use anonmem_hal::{Machine, NrPages, Pfn};
 use anonmem_sync::Plain;
-use core::{
-    fmt,
-    mem::{ManuallyDrop, offset_of},
-};
+use core::{fmt, mem::ManuallyDrop};
 
 /// Runs of a node.
 const RUNS: usize = 14;
@@ -48,11 +45,9 @@ struct PinNode<M> {
 impl<M: Machine> SlabItem<M> for PinNode<M> {
     type Tag = PinTag;
     const NAME: &'static str = "pin_node";
-    const FIELDS: &'static [Field] = &[
-        Field::new("next", offset_of!(Self, next)),
-        Field::new("len", offset_of!(Self, len)),
-        Field::array("runs", offset_of!(Self, runs), size_of::<u64>()),
-    ];
+    const FIELDS: &'static [Field] = fields! {
+        next, len, runs[size_of::<u64>()],
+    };
     fn new() -> Self {
         Self { next: Plain::new(Link::NONE), len: Plain::new(0), runs: [const { Plain::new(0) }; RUNS] }
     }

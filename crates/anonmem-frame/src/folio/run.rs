@@ -46,6 +46,11 @@ run_of!(ShmMap);
 run_of!(MigrationHold);
 
 impl<'f, M: Machine> MapRun<'f, M> {
+    /// Those of `len` pages from `first` on, of which `by` is what they are of the folio's word.
+    pub(super) fn new(frames: &'f Frames<M>, first: Pfn, len: u64, by: u64) -> Self {
+        Self { frames, first, len, by }
+    }
+
     /// The number of mappings.
     pub fn pages(&self) -> u64 {
         self.len

@@ -7,7 +7,7 @@ pub use toy::Toy;
 pub use x86_64::X86_64;
 
 use crate::{
-    addr::{PAGE_SHIFT, Pfn, Va},
+    addr::{Order, PAGE_SHIFT, Pfn, Va},
     pte::{Entry, Present, Protection, Pte},
 };
 
@@ -103,6 +103,9 @@ pub trait Arch: Send + Sync + 'static {
 
     /// The number of entries of a table.
     const ENTRIES: usize = 1 << Self::INDEX_BITS;
+
+    /// The order of a folio that a leaf maps: what an entry of level 1 covers.
+    const LEAF_ORDER: Order = Order::new(Self::INDEX_BITS as u8);
 
     /// log2 of the bytes that one entry of `level` covers.
     fn shift(level: u32) -> u32 {

@@ -1,8 +1,8 @@
 //! A made-up format: two levels of eight entries. It is for tests of everything that is not a format, and for
 //! the lab, where a page table should fit on a screen.
 //!
-//! Bits 0-1: 0 nothing, 1 present, 2 software, 3 table or large leaf. Bits 2-9: flags. Bits 10-14: device.
-//! Bits 15 and up: frame or offset.
+//! Bits 0-1: 0 nothing, 1 present (above the last level: a leaf), 2 software, 3 table. Bits 2-9: flags. Bits
+//! 10-14: device. Bits 15 and up: frame or offset.
 
 use super::Arch;
 use crate::{
@@ -20,6 +20,8 @@ pub enum Toy {}
 const PRESENT: u64 = 1;
 const SOFT: u64 = 2;
 const TABLE: u64 = 3;
+/// The low flags of a migration entry.
+const MIGRATION: u64 = 1;
 const FLAG_SHIFT: u32 = 2;
 const DEVICE_SHIFT: u32 = 10;
 const VALUE_SHIFT: u32 = 15;
@@ -31,6 +33,22 @@ fn pack(kind: u64, flags: u64, device: u64, value: u64) -> u64 {
 fn present_flags(p: Present) -> u64 {
     let bits = [p.prot.read, p.prot.write, p.prot.exec, p.young, p.dirty, p.special, p.uffd_wp];
     bits.iter().enumerate().map(|(i, &on)| u64::from(on) << i).sum()
+}
+
+fn encode_migration(pfn: Pfn, MigrationBits { kind, young, dirty, uffd_wp }: MigrationBits) -> u64 {
+    let said = u64::from(young) | u64::from(dirty) << 1 | u64::from(uffd_wp) << 2;
+    pack(SOFT, MIGRATION | (kind as u64) << 2 | said << 4, 0, pfn.0)
+}
+
+fn decode_migration(raw: u64) -> MigrationBits {
+    let flags = raw >> FLAG_SHIFT & 0xff;
+    MigrationBits {
+        kind: [MigrationKind::Read, MigrationKind::ReadExclusive, MigrationKind::Write]
+            [(flags >> 2 & 3) as usize],
+        young: flags >> 4 & 1 == 1,
+        dirty: flags >> 5 & 1 == 1,
+        uffd_wp: flags >> 6 & 1 == 1,
+    }
 }
 
 fn decode_present(raw: u64) -> Present {
@@ -60,10 +78,7 @@ impl Arch for Toy {
                 u64::from(entry.device),
                 entry.offset,
             ),
-            Pte::Soft(SoftLeaf::Migration { pfn, bits: MigrationBits { kind, young, dirty, uffd_wp } }) => {
-                let said = u64::from(young) | u64::from(dirty) << 1 | u64::from(uffd_wp) << 2;
-                pack(SOFT, 1 | (kind as u64) << 2 | said << 4, 0, pfn.0)
-            }
+            Pte::Soft(SoftLeaf::Migration { pfn, bits }) => encode_migration(pfn, bits),
             Pte::Soft(SoftLeaf::Marker(marker)) => pack(SOFT, 2 | (marker as u64) << 2, 0, 0),
         }
     }
@@ -81,16 +96,9 @@ impl Arch for Toy {
                     uffd_wp: flags & 8 != 0,
                 },
             }),
-            (SOFT, 1) => Pte::Soft(SoftLeaf::Migration {
-                pfn: Pfn(value),
-                bits: MigrationBits {
-                    kind: [MigrationKind::Read, MigrationKind::ReadExclusive, MigrationKind::Write]
-                        [(flags >> 2 & 3) as usize],
-                    young: flags >> 4 & 1 == 1,
-                    dirty: flags >> 5 & 1 == 1,
-                    uffd_wp: flags >> 6 & 1 == 1,
-                },
-            }),
+            (SOFT, MIGRATION) => {
+                Pte::Soft(SoftLeaf::Migration { pfn: Pfn(value), bits: decode_migration(raw) })
+            }
             (SOFT, 2) => Pte::Soft(SoftLeaf::Marker(
                 [Marker::UffdWp, Marker::Poisoned, Marker::Guard][(flags >> 2) as usize],
             )),
@@ -103,15 +111,18 @@ impl Arch for Toy {
             Entry::None => 0,
             Entry::Table(pfn) => pack(TABLE, 0, 0, pfn.0),
             Entry::Leaf(p) => pack(PRESENT, present_flags(p), 0, p.pfn.0),
+            Entry::Migration { pfn, bits } => encode_migration(pfn, bits),
         }
     }
 
     fn decode_entry(raw: u64, _level: u32) -> Entry {
-        match raw & 3 {
-            0 => Entry::None,
-            TABLE => Entry::Table(Pfn(raw >> VALUE_SHIFT)),
-            PRESENT => Entry::Leaf(decode_present(raw)),
-            _ => panic!("page-table entry {raw:#x}: a software entry above the last level"),
+        let value = Pfn(raw >> VALUE_SHIFT);
+        match (raw & 3, raw >> FLAG_SHIFT & 3) {
+            (0, _) => Entry::None,
+            (TABLE, _) => Entry::Table(value),
+            (PRESENT, _) => Entry::Leaf(decode_present(raw)),
+            (SOFT, MIGRATION) => Entry::Migration { pfn: value, bits: decode_migration(raw) },
+            (_, kind) => panic!("page-table entry {raw:#x}: software entry {kind} above the last level"),
         }
     }
 }
@@ -174,8 +185,50 @@ pub(super) mod tests {
             raw_facts_are_those_of_the_entry::<A>(raw, pte);
             assert!(seen.insert(raw), "{pte:?} shares its bits {raw:#x} with another entry");
         }
-        for entry in [Entry::None, Entry::Table(Pfn(3))] {
-            assert_eq!(A::decode_entry(A::encode_entry(entry, 1), 1), entry);
+    }
+
+    /// The same for entries of `level`, of folios that are as large as what one covers; and what is said of
+    /// their pages is what they say.
+    pub(in crate::arch) fn every_upper_entry_round_trips<A: Arch>(values: &[u64], level: u32) {
+        let pages = 1u64 << (level * A::INDEX_BITS);
+        let values: Vec<u64> = values.iter().map(|value| value & !(pages - 1)).collect();
+        let mut seen = HashSet::from([0]);
+        assert_eq!(A::encode_entry(Entry::None, level), 0);
+        assert_eq!(A::decode_entry(0, level), Entry::None);
+        let tables = values.iter().map(|&value| Entry::Table(Pfn(value)));
+        let rest = all_entries(&values).into_iter().filter_map(|pte| match pte {
+            Pte::Present(leaf) => Some(Entry::Leaf(leaf)),
+            Pte::Soft(SoftLeaf::Migration { pfn, bits }) => Some(Entry::Migration { pfn, bits }),
+            Pte::None | Pte::Soft(SoftLeaf::Swap { .. } | SoftLeaf::Marker(_)) => None,
+        });
+        for entry in tables.chain(rest) {
+            let raw = A::encode_entry(entry, level);
+            assert_eq!(A::decode_entry(raw, level), entry, "{raw:#x}");
+            if matches!(entry, Entry::Leaf(_) | Entry::Migration { .. }) && values.len() > 1 {
+                assert!(seen.insert(raw), "{entry:?} shares its bits {raw:#x} with another entry");
+            }
+            for nth in [0, 1, pages - 1] {
+                every_bit_goes_to_the_pages::<A>(entry, nth);
+            }
+        }
+    }
+
+    fn every_bit_goes_to_the_pages<A: Arch>(entry: Entry, nth: u64) {
+        let page = entry.nth_page(nth);
+        match entry {
+            Entry::None | Entry::Table(_) => assert_eq!(page, None),
+            Entry::Leaf(leaf) => {
+                let Some(Pte::Present(page)) = page else { panic!("{page:?} of {entry:?}") };
+                assert_eq!(page.pfn, leaf.pfn.offset(nth));
+                assert_eq!(Present { pfn: leaf.pfn, ..page }, leaf);
+                assert_eq!(A::decode_pte(A::encode_pte(Pte::Present(page))), Pte::Present(page));
+            }
+            Entry::Migration { pfn, bits } => {
+                let Some(Pte::Soft(SoftLeaf::Migration { pfn: page, bits: of_page })) = page else {
+                    panic!("{page:?} of {entry:?}")
+                };
+                assert_eq!((page, of_page), (pfn.offset(nth), bits));
+            }
         }
     }
 
@@ -217,5 +270,6 @@ pub(super) mod tests {
     #[test]
     fn every_toy_entry_round_trips() {
         every_entry_round_trips::<Toy>(&[0, 1, 0x1234, (1 << 40) - 1]);
+        every_upper_entry_round_trips::<Toy>(&[0, 0x1234, (1 << 40) - 1], 1);
     }
 }

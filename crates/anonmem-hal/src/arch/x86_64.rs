@@ -10,15 +10,17 @@
 //! | 3, 4 | PWT, PCD (0) | kind, high bits |
 //! | 5 | accessed | flag 0 |
 //! | 6 | dirty | flag 1 |
-//! | 7 | PS (levels 1, 2) | flag 2 |
+//! | 7 | PAT (0); above the last level: PS, a leaf | flag 2 |
 //! | 9 | software: special | device, low bit; of a migration entry: accessed |
 //! | 10 | software: uffd write protected | device; of a migration entry: dirty, then (11) uffd write protected |
-//! | 12-51 | frame | device (10-13), offset or frame from bit 14 |
+//! | 12-51 | frame; of a leaf of level 1 from bit 21, of level 2 from bit 30, below it PAT (bit 12, 0) and zeroes | device (10-13), offset or frame from bit 14 |
 //! | 63 | no-execute | 0 |
 //!
 //! A `PROT_NONE` page keeps its frame and flags with P = 0 and bit 1 set, which no other not-present entry
 //! has. Its frame number is stored inverted, as is a swap offset. So a processor which speculates past the
 //! missing P bit (L1TF) finds an address beyond memory.
+//!
+//! All of that holds of a leaf above the last level, too. A leaf has PS set beside, with or without P.
 
 use super::Arch;
 use crate::{
@@ -61,24 +63,45 @@ const fn bit(on: bool, mask: u64) -> u64 {
     if on { mask } else { 0 }
 }
 
+/// The bits of the frame of a leaf of `level`.
+const fn leaf_frame(level: u32) -> u64 {
+    FRAME & !((1 << (12 + 9 * level)) - 1)
+}
+
 #[inline(always)]
 fn encode_present(p: Present) -> u64 {
+    encode_leaf(p, FRAME)
+}
+
+/// A present entry whose frame is in the bits `frame_bits`.
+#[inline(always)]
+fn encode_leaf(p: Present, frame_bits: u64) -> u64 {
     let soft = bit(p.young, A) | bit(p.dirty, D) | bit(p.special, SPECIAL) | bit(p.uffd_wp, UFFD_WP);
     let soft = soft | bit(!p.prot.exec, NX);
     let frame = p.pfn.phys();
-    debug_assert_eq!(frame & !FRAME, 0, "frame beyond the physical address space");
+    debug_assert_eq!(
+        frame & !frame_bits,
+        0,
+        "a frame that is not aligned, or beyond the physical address space"
+    );
     if p.prot.read || p.prot.write || p.prot.exec {
         P | US | bit(p.prot.write, RW) | soft | frame
     } else {
-        PROTNONE | soft | (!frame & FRAME)
+        PROTNONE | soft | (!frame & frame_bits)
     }
 }
 
 // Inlined wherever it is used: what is not asked of the entry is then not computed.
 #[inline(always)]
 fn decode_present(raw: u64) -> Present {
+    decode_leaf(raw, FRAME)
+}
+
+/// The present entry whose frame is in the bits `frame_bits`.
+#[inline(always)]
+fn decode_leaf(raw: u64, frame_bits: u64) -> Present {
     let accessible = raw & P != 0;
-    let frame = if accessible { raw } else { !raw } & FRAME;
+    let frame = if accessible { raw } else { !raw } & frame_bits;
     Present {
         pfn: Pfn(frame >> 12),
         prot: Protection {
@@ -149,6 +172,21 @@ fn decode_soft(raw: u64) -> SoftLeaf {
             _ => panic!("page-table entry {raw:#x}: unknown marker"),
         }),
         _ => panic!("page-table entry {raw:#x} is neither present nor a known software entry"),
+    }
+}
+
+/// What is in use above the last level and is no table.
+#[cold]
+fn decode_upper(raw: u64, level: u32) -> Entry {
+    if raw & (P | PROTNONE) != 0 {
+        debug_assert!(level <= 2 && raw & PS != 0, "page-table entry {raw:#x}: neither a table nor a leaf");
+        return Entry::Leaf(decode_leaf(raw, leaf_frame(level)));
+    }
+    match decode_soft(raw) {
+        SoftLeaf::Migration { pfn, bits } => Entry::Migration { pfn, bits },
+        leaf @ (SoftLeaf::Swap { .. } | SoftLeaf::Marker(_)) => {
+            panic!("page-table entry {raw:#x}: {leaf:?} above the last level")
+        }
     }
 }
 
@@ -270,20 +308,21 @@ impl Arch for X86_64 {
             // The hardware ands the permissions of all levels: the leaf decides.
             Entry::Table(pfn) => pfn.phys() | P | RW | US,
             Entry::Leaf(p) => {
-                debug_assert!(level <= 2 && p.prot.read, "no such leaf");
-                encode_present(p) | PS
+                debug_assert!(level <= 2, "no such leaf");
+                encode_leaf(p, leaf_frame(level)) | PS
             }
+            Entry::Migration { pfn, bits } => encode_soft(SoftLeaf::Migration { pfn, bits }),
         }
     }
 
     #[inline(always)]
-    fn decode_entry(raw: u64, _level: u32) -> Entry {
-        if raw & P == 0 {
-            Entry::None
-        } else if raw & PS != 0 {
-            Entry::Leaf(decode_present(raw))
-        } else {
+    fn decode_entry(raw: u64, level: u32) -> Entry {
+        if raw & (P | PS) == P {
             Entry::Table(Pfn((raw & FRAME) >> 12))
+        } else if raw == 0 {
+            Entry::None
+        } else {
+            decode_upper(raw, level)
         }
     }
 }
@@ -291,11 +330,38 @@ impl Arch for X86_64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::arch::toy::tests::every_entry_round_trips;
+    use crate::arch::toy::tests::{every_entry_round_trips, every_upper_entry_round_trips};
 
     #[test]
     fn every_x86_64_entry_round_trips() {
         every_entry_round_trips::<X86_64>(&[0, 1, 0x1234, (1 << 40) - 1]);
+        for level in [1, 2] {
+            every_upper_entry_round_trips::<X86_64>(&[0, 0x12_3456_7890, (1 << 40) - 1], level);
+        }
+    }
+
+    #[test]
+    fn the_bits_of_a_leaf_are_where_the_manual_says() {
+        let leaf = Present {
+            pfn: Pfn(0x200),
+            prot: Protection::RW,
+            young: false,
+            dirty: true,
+            special: false,
+            uffd_wp: false,
+        };
+        let raw = X86_64::encode_entry(Entry::Leaf(leaf), 1);
+        assert_eq!(raw, 1 << 63 | 0x20_0000 | 0b1100_0111);
+        // Bit 12 is PAT there, and bits 13 to 20 are reserved: none is part of the frame.
+        assert_eq!(X86_64::decode_entry(raw | 1 << 12, 1), Entry::Leaf(leaf));
+        let none = X86_64::encode_entry(Entry::Leaf(Present { prot: Protection::NONE, ..leaf }), 1);
+        assert_eq!(none & P, 0, "PROT_NONE must trap");
+        assert_eq!(
+            none & 0x1f_f000,
+            0,
+            "a processor that goes on nevertheless finds PAT and reserved bits clear"
+        );
+        assert_eq!(none & leaf_frame(1), !0x20_0000 & leaf_frame(1), "and an address beyond memory");
     }
 
     #[test]

@@ -293,11 +293,9 @@ impl Kernel {
     pub(crate) fn share_many(&self, n: u64) {
         let guard = folio_lock_anon_vma_read(self.vm, self.folio()).expect("mapped");
         let walked = rmap_walk_anon(&guard, self.folio(), |hit| {
-            let Mapped::Shared(..) = hit.entries.mapped(hit.va) else { return ControlFlow::Continue(()) };
+            let Some(Mapped::Shared(..)) = hit.mapped() else { return ControlFlow::Continue(()) };
             for _ in 0..n {
-                let Mapped::Shared(page, _) = hit.entries.mapped(hit.va) else {
-                    unreachable!("it is locked")
-                };
+                let Some(Mapped::Shared(page, _)) = hit.mapped() else { unreachable!("it is locked") };
                 let owner = page.try_dup().expect("counts are wide enough");
                 // SAFETY: only the lifetime changes, and the memory manager lives for ever.
                 let owner = unsafe { core::mem::transmute::<Shared<'_, Sim>, Shared<'static, Sim>>(owner) };

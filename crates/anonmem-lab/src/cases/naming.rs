@@ -85,13 +85,14 @@ fn above(sim: &Sim, roots: &[(usize, Pfn)], pfn: Pfn) -> Option<(usize, usize)> 
 }
 
 fn pmd(raw: u64) -> String {
-    if raw & 3 == 2 {
+    if raw & 3 == 2 && raw >> 2 & 3 != 1 {
         return format!("{raw:#x}, no entry of an upper table");
     }
     match Toy::decode_entry(raw, 1) {
         Entry::None => "none".into(),
         Entry::Table(pfn) => format!("table{}", pfn.0),
-        Entry::Leaf(leaf) => format!("folio{}", leaf.pfn.0),
+        Entry::Leaf(leaf) => format!("leaf of folio{}", leaf.pfn.0),
+        Entry::Migration { pfn, .. } => format!("migration of folio{}", pfn.0),
     }
 }
 

@@ -134,7 +134,7 @@ impl Sim {
             return Err(trap);
         }
         if running() && with(|e| e.inject.mmu) && misfortune("the TLB drops the translation") {
-            self.arena.state(|s| s.tlbs[me].drop_where(|t| t.root == root && t.va == page));
+            self.arena.state(|s| s.tlbs[me].drop_where(|t| t.covers(root, page)));
         }
         self.speculate(root, Va(page.0 + PAGE_SIZE as u64));
         loop {
@@ -145,7 +145,7 @@ impl Sim {
                 Some(t) if usable(&t) => t,
                 Some(t) if access == Access::Write && !t.write => {
                     // A permission fault drops the translation: it may be out of date.
-                    self.arena.state(|s| s.tlbs[me].drop_where(|e| e.root == root && e.va == page));
+                    self.arena.state(|s| s.tlbs[me].drop_where(|e| e.covers(root, page)));
                     match self.walk(root, page, access) {
                         Some(walked) => walked,
                         None => return Err(trap),
@@ -168,14 +168,25 @@ impl Sim {
         if !running() || !with(|e| e.inject.speculation) || !misfortune("the next page is translated, too") {
             return;
         }
+        let me = Self::current_cpu().index();
+        if self.arena.state(|s| s.tlbs[me].find(root, va)).is_some_and(|cached| cached.pages > 1) {
+            // A leaf that is remembered translates it already.
+            return;
+        }
         if let Some(walked) = self.walk(root, va, Access::Read) {
-            let me = Self::current_cpu().index();
-            self.keep(me, walked);
+            self.keep(me, walked, Location::caller());
         }
     }
 
     /// Adds a translation to the TLB of `cpu`.
-    fn keep(&self, cpu: usize, translation: Translation) {
+    fn keep(&self, cpu: usize, translation: Translation, at: &'static Location<'static>) {
+        if let Some(old) = self.arena.state(|s| s.tlbs[cpu].of_another_size(&translation)) {
+            let message = format!(
+                "CPU{cpu} has translations of {} and of {} pages for {:?}",
+                old.pages, translation.pages, translation.va
+            );
+            broken(FailureKind::StaleTranslation, message, at);
+        }
         if self.arena.state(|s| s.tlbs[cpu].insert(translation)) && running() {
             with(|e| e.cut("a full TLB forgot a translation"));
         }
@@ -193,7 +204,8 @@ impl Sim {
         value: u64,
         at: &'static Location<'static>,
     ) -> Option<u64> {
-        let frame = self.arena.data_address(translation.pfn);
+        let pfn = translation.frame_of(va);
+        let frame = self.arena.data_address(pfn);
         if running() {
             let kind = if access == Access::Write { Kind::Store } else { Kind::Load };
             turn(kind, frame, Ordering::Relaxed, Some(address::TLB + me), at);
@@ -201,9 +213,9 @@ impl Sim {
         if self.arena.state(|s| s.tlbs[me].flushes) != flushes {
             return None;
         }
-        self.keep(me, translation);
-        if self.arena.is_free(translation.pfn) {
-            let message = format!("CPU{me} reaches the free frame {} through {va:?}", translation.pfn.0);
+        self.keep(me, translation, at);
+        if self.arena.is_free(pfn) {
+            let message = format!("CPU{me} reaches the free frame {} through {va:?}", pfn.0);
             broken(FailureKind::StaleTranslation, message, at);
         }
         if running() {
@@ -211,9 +223,9 @@ impl Sim {
         }
         let offset = va.page_offset();
         let word = match access {
-            Access::Read => self.arena.read(translation.pfn, offset),
+            Access::Read => self.arena.read(pfn, offset),
             Access::Write => {
-                self.arena.write(translation.pfn, offset, value);
+                self.arena.write(pfn, offset, value);
                 value
             }
         };
@@ -249,10 +261,14 @@ impl Sim {
         let remembered = self.remembered_table(me, root, va);
         let levels = if remembered.is_some() { 1..1 } else { 1..Toy::LEVELS };
         for level in levels.rev() {
-            match Toy::decode_entry(walker.entry(table, va, level)?, level) {
-                Entry::None => return Some(None),
+            let raw = walker.entry(table, va, level)?;
+            match Toy::decode_entry(raw, level) {
+                Entry::None | Entry::Migration { .. } => return Some(None),
                 Entry::Table(next) => table = next,
-                Entry::Leaf(leaf) => return Some(Self::large(root, va, leaf, level, access)),
+                Entry::Leaf(leaf) => {
+                    let encode = |leaf| Toy::encode_entry(Entry::Leaf(leaf), level);
+                    return walker.end(root, (table, va, level), (raw, leaf), access, encode);
+                }
             }
         }
         let table = remembered.unwrap_or(table);
@@ -260,15 +276,8 @@ impl Sim {
         self.arena.state(|s| s.tlbs[me].insert_upper(upper));
         let raw = walker.entry(table, va, 0)?;
         let Pte::Present(present) = Toy::decode_pte(raw) else { return Some(None) };
-        if !allows(present, access) || !self.arena.has(present.pfn) {
-            return Some(None);
-        }
-        let marked = Present { young: true, dirty: present.dirty || access == Access::Write, ..present };
-        if marked != present && !walker.exchange(table, va, raw, Toy::encode_pte(Pte::Present(marked)))? {
-            return None;
-        }
-        let (write, dirty) = (marked.prot.write, marked.dirty);
-        Some(Some(Translation { root, va, pfn: marked.pfn, write, dirty }))
+        let encode = |page| Toy::encode_pte(Pte::Present(page));
+        walker.end(root, (table, va, 0), (raw, present), access, encode)
     }
 
     /// The last table for `va`, if the CPU remembers it and begins its walk there.
@@ -279,17 +288,6 @@ impl Sim {
         }
         let table = self.arena.state(|s| s.tlbs[me].find_upper(root, va))?;
         misfortune("the walk begins at a remembered table").then_some(table)
-    }
-
-    fn large(root: Pfn, va: Va, leaf: Present, level: u32, access: Access) -> Option<Translation> {
-        let page = va.page() & ((1 << (Toy::shift(level) - Toy::shift(0))) - 1);
-        allows(leaf, access).then_some(Translation {
-            root,
-            va,
-            pfn: leaf.pfn.offset(page),
-            write: leaf.prot.write,
-            dirty: true,
-        })
     }
 
     fn slot(&self, table: Pfn, va: Va, level: u32) -> &AtomicU64 {
@@ -329,9 +327,29 @@ impl Walker<'_> {
         entry
     }
 
+    /// Ends at an entry that says `present` as `raw`: sets accessed, and dirty for a store.
+    fn end(
+        &self,
+        root: Pfn,
+        at: (Pfn, Va, u32),
+        (raw, present): (u64, Present),
+        access: Access,
+        encode: impl Fn(Present) -> u64,
+    ) -> Option<Option<Translation>> {
+        let (_, va, level) = at;
+        if !allows(present, access) || !self.sim.arena.has(present.pfn) {
+            return Some(None);
+        }
+        let marked = Present { young: true, dirty: present.dirty || access == Access::Write, ..present };
+        if marked != present && !self.exchange(at, raw, encode(marked))? {
+            return None;
+        }
+        Some(Some(Translation::of(root, va, level, marked)))
+    }
+
     /// Whether the entry was as it should be, and changed.
-    fn exchange(&self, table: Pfn, va: Va, old: u64, new: u64) -> Option<bool> {
-        let slot = self.sim.slot(table, va, 0);
+    fn exchange(&self, (table, va, level): (Pfn, Va, u32), old: u64, new: u64) -> Option<bool> {
+        let slot = self.sim.slot(table, va, level);
         let exchange = || match slot.compare_exchange(old, new, Ordering::AcqRel, Ordering::Acquire) {
             Ok(found) => (found, Some(new)),
             Err(found) => (found, None),
@@ -393,7 +411,7 @@ unsafe impl Mmu for Sim {
         }
         let page = va.page_down();
         self.arena.state(|s| {
-            s.tlbs[me].drop_where(|t| t.root == root && t.va == page);
+            s.tlbs[me].drop_where(|t| t.covers(root, page));
             s.tlbs[me].upper = [None; 2];
         });
     }

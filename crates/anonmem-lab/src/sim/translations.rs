@@ -1,18 +1,43 @@
 //! The translations that a CPU keeps.
 
-use anonmem_hal::{Arch, FlushRange, Pfn, Va, arch::Toy};
+use anonmem_hal::{Arch, FlushRange, PAGE_SIZE, Pfn, Present, Va, VaRange, arch::Toy};
 use core::ops::Range;
 
 const WAYS: usize = 8;
 
-/// One cached translation.
+/// One cached translation: of a page, or of all pages of a leaf.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Translation {
     pub(super) root: Pfn,
+    /// The first address.
     pub(super) va: Va,
+    /// The frame of the first page.
     pub(super) pfn: Pfn,
+    pub(super) pages: u64,
     pub(super) write: bool,
     pub(super) dirty: bool,
+}
+
+impl Translation {
+    /// What an entry of `level` for `va` says.
+    pub(super) fn of(root: Pfn, va: Va, level: u32, present: Present) -> Self {
+        let pages = 1 << (Toy::shift(level) - Toy::shift(0));
+        let va = va.align_down(pages * PAGE_SIZE as u64);
+        Self { root, va, pfn: present.pfn, pages, write: present.prot.write, dirty: present.dirty }
+    }
+
+    fn range(&self) -> VaRange {
+        VaRange { start: self.va, end: self.va.page_after(self.pages) }
+    }
+
+    pub(super) fn covers(&self, root: Pfn, va: Va) -> bool {
+        self.root == root && self.range().contains(va)
+    }
+
+    /// The frame of the page at `va`, which it translates.
+    pub(super) fn frame_of(&self, va: Va) -> Pfn {
+        self.pfn.offset(va.page() - self.va.page())
+    }
 }
 
 /// The last table on the way to some addresses, as an upper entry had it when it was read.
@@ -44,11 +69,20 @@ impl Tlb {
 
     /// The address that is translated to a frame of `block`, if there is one.
     pub(super) fn translation_to(&self, block: &Range<u64>) -> Option<Va> {
-        self.entries.iter().flatten().find(|t| block.contains(&t.pfn.0)).map(|t| t.va)
+        let reaches = |t: &&Translation| t.pfn.0 < block.end && block.start < t.pfn.0 + t.pages;
+        self.entries.iter().flatten().find(reaches).map(|t| t.va)
+    }
+
+    /// A translation of another size for some of the addresses of `new`. A CPU uses either, or takes a machine
+    /// check (Intel SDM volume 3A, 5.10.2.3; AMD family 10h, erratum 383).
+    pub(super) fn of_another_size(&self, new: &Translation) -> Option<Translation> {
+        let clashes =
+            |t: &&Translation| t.root == new.root && t.pages != new.pages && t.range().overlaps(new.range());
+        self.entries.iter().flatten().find(clashes).copied()
     }
 
     pub(super) fn find(&self, root: Pfn, va: Va) -> Option<Translation> {
-        self.entries.iter().flatten().find(|t| t.root == root && t.va == va).copied()
+        self.entries.iter().flatten().find(|t| t.covers(root, va)).copied()
     }
 
     /// Adds a translation. Returns whether another one, which the hardware might have kept, had to make room.
@@ -90,7 +124,7 @@ impl Tlb {
             t.root == root
                 && match what {
                     FlushRange::All => true,
-                    FlushRange::Range(range) => range.contains(t.va),
+                    FlushRange::Range(range) => range.overlaps(t.range()),
                 }
         });
     }

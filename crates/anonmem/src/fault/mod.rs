@@ -14,6 +14,8 @@
 //!         ├─ present ─┬─ a write, and it is read-only ───▶ do_wp_page           reuse or copy, or a userfaultfd
 //!         │           ├─ a pin, and it may be shared ────▶                      the same, and still read-only
 //!         │           └─ else ───────────────────────────▶ accessed, dirty; spurious
+//!         ├─ leaf: a whole folio ─┬─ a write, read-only ─▶ do_huge_wp_page      reuse, or split and look again
+//!         │                       └─ else ───────────────▶ as present; migrating: as a migration entry
 //!         ├─ swap entry ─────────────────────────────────▶ do_swap_page         found, or read
 //!         ├─ migration entry ────────────────────────────▶ migration_entry_wait until the page has arrived
 //!         └─ marker ─────────────────────────────────────▶ guard: SIGSEGV; poison: SIGBUS; protected: as nothing
@@ -25,6 +27,7 @@
 //! Linux: mm/memory.c `handle_mm_fault`, `handle_pte_fault`; arch/x86/mm/fault.c `do_user_addr_fault`.
 
 pub(crate) mod anon;
+mod huge;
 mod shared;
 mod source;
 pub(crate) mod speculative;
@@ -55,7 +58,7 @@ use crate::{
 };
 use anonmem_frame::FolioOwner;
 use anonmem_hal::{Machine, Marker, Pte, SoftLeaf, Va};
-use anonmem_pgtable::{Cleared, Dirty, Mapped, PteTable};
+use anonmem_pgtable::{Cleared, Dirty, Mapped, PteTable, Walked};
 use anonmem_sync::lockdep;
 
 /// How often a fault without memory reclaims and tries again before it gives up.
@@ -84,7 +87,11 @@ pub(crate) fn handle_mm_fault<M: Machine, G: FaultGuard<M>>(fault: &VmFault<'_, 
 fn handle_pte_fault<M: Machine, G: FaultGuard<M>>(
     fault: &VmFault<'_, M, G>,
 ) -> Result<FaultResult, FaultResult> {
-    let table = fault.slot.space.walk(&fault.vm.frames, fault.guard, fault.va);
+    let table = match fault.slot.space.walk(&fault.vm.frames, fault.guard, fault.va) {
+        Some(Walked::Table(table)) => Some(table),
+        Some(Walked::Leaf(place)) => return huge::do_leaf(fault, place),
+        None => None,
+    };
     match table.map_or(Pte::None, |table| table.peek(fault.va)) {
         Pte::None if fault.vm.vma(fault.id).is_plain() => anon::do_anonymous_page(fault, table),
         Pte::None => do_empty(fault, table),

@@ -312,7 +312,7 @@ fn a_speculative_fault_does_not_commit_to_a_vma_that_was_changed() {
         let id = mm.map_raw(pages(16, 4), RW, Backing::Anonymous);
         mm.store(16 * P, 1).unwrap();
         let guard = mm.read();
-        let table = mm.slot().space.walk(&w.vm.frames, &guard, Va(17 * P)).unwrap();
+        let table = mm.slot().space.walk(&w.vm.frames, &guard, Va(17 * P)).unwrap().table().unwrap();
         let entries = table.lock();
         let before = w.vm.stats().user;
         // It has its page, and waits for the page-table lock.

@@ -12,7 +12,7 @@ use crate::{
 };
 use anonmem_frame::{NewFolio, OutOfMemory};
 use anonmem_hal::{Machine, Present, Pte, SoftLeaf, Va};
-use anonmem_pgtable::{Attrs, CanInstall, Dirty, PteGuard, PteSnapshot, PteTable};
+use anonmem_pgtable::{Attrs, CanInstall, Dirty, PteGuard, PteSnapshot, PteTable, Walked};
 
 /// What an access does.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -190,13 +190,19 @@ impl<'a, M: Machine, G: FaultGuard<M>> VmFault<'a, M, G> {
         }
     }
 
-    /// The last-level table, made if need be.
+    /// The last-level table, made if need be. Where a leaf has come meanwhile, the fault looks again.
     pub(super) fn table(&self) -> Result<PteTable<'a, M, G>, FaultResult> {
-        if let Some(table) = self.slot.space.walk(&self.vm.frames, self.guard, self.va) {
-            return Ok(table);
+        let found = match self.slot.space.walk(&self.vm.frames, self.guard, self.va) {
+            Some(found) => found,
+            None => {
+                self.guard.adds_tables()?;
+                self.slot.space.walk_alloc(&self.vm.frames, self.guard, self.va)?
+            }
+        };
+        match found {
+            Walked::Table(table) => Ok(table),
+            Walked::Leaf(_) => Err(FaultResult::Reload),
         }
-        self.guard.adds_tables()?;
-        Ok(self.slot.space.walk_alloc(&self.vm.frames, self.guard, self.va)?)
     }
 
     /// The table that a walk found, or else one that is made.

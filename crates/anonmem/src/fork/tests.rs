@@ -74,7 +74,7 @@ fn a_copy_of_a_pinned_page_that_cannot_be_had_fails_the_fork() {
 /// What the parent's entry of a page says: whether the page is known to be its own, and whether it may write.
 fn own_and_writable(w: &World, mm: &Mm<'_, M>, page: u64) -> (bool, bool) {
     let guard = mm.read();
-    match mm.slot().space.walk(&w.vm.frames, &guard, at(page)).unwrap().peek(at(page)) {
+    match mm.slot().space.walk(&w.vm.frames, &guard, at(page)).unwrap().table().unwrap().peek(at(page)) {
         Pte::Present(p) => (!p.special && w.vm.frames.page_is_exclusive(p.pfn), p.prot.write),
         other => panic!("{other:?} at page {page}"),
     }

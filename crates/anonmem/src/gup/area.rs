@@ -21,8 +21,8 @@ use crate::{
     vm::Vm,
     vma::flags::VmFlags,
 };
-use anonmem_hal::{Machine, Pte, Va, VaRange};
-use anonmem_pgtable::{PinEntry, PteGuard, PteTable};
+use anonmem_hal::{Entry, Machine, Pte, Va, VaRange};
+use anonmem_pgtable::{LeafGuard, Locked, PinEntry, PteGuard, Walked};
 
 /// A mapping that may be accessed as the flags say.
 pub(super) struct Area<'v, M: Machine> {
@@ -83,10 +83,50 @@ impl<'v, M: Machine> Mm<'v, M> {
     }
 }
 
+/// What a walk ended at, locked.
+pub(super) enum Held<'a, 'v, M: Machine> {
+    /// Entries of a table.
+    Table(PteGuard<'a, M, MmapReadGuard<'v, M>>),
+    /// A leaf, which is all entries of its addresses at once.
+    Leaf(LeafGuard<'a, M, MmapReadGuard<'v, M>>),
+}
+
+impl<'a, M: Machine> Held<'a, '_, M> {
+    /// The addresses.
+    fn range(&self) -> VaRange {
+        match self {
+            Self::Table(entries) => entries.table().range(),
+            Self::Leaf(leaf) => leaf.range(),
+        }
+    }
+
+    fn is_writable(&self, va: Va) -> bool {
+        match self {
+            Self::Table(entries) => matches!(entries.get(va), Pte::Present(page) if page.prot.write),
+            Self::Leaf(leaf) => matches!(leaf.get(), Entry::Leaf(leaf) if leaf.prot.write),
+        }
+    }
+
+    #[doc(alias("follow_page_pte", "follow_trans_huge_pmd"))]
+    fn pin(&self, va: Va) -> PinEntry<'a, M> {
+        match self {
+            Self::Table(entries) => entries.pin(va),
+            Self::Leaf(leaf) => leaf.pin(va),
+        }
+    }
+}
+
 impl<'v, M: Machine> Area<'v, M> {
-    /// The table of `va`, if there is one.
-    pub(super) fn table(&self, va: Va) -> Option<PteTable<'_, M, MmapReadGuard<'v, M>>> {
-        self.guard.slot().space.walk(&self.vm.frames, &self.guard, va)
+    /// The entries of `va`, locked: those of its table, or the leaf; `None` if there is neither.
+    pub(super) fn lock(&self, va: Va) -> Option<Held<'_, 'v, M>> {
+        match self.guard.slot().space.walk(&self.vm.frames, &self.guard, va)? {
+            Walked::Table(table) => Some(Held::Table(table.lock())),
+            Walked::Leaf(place) => match place.lock() {
+                Locked::Leaf(leaf) => Some(Held::Leaf(leaf)),
+                Locked::Table(table) => Some(Held::Table(table.lock())),
+                Locked::None => None,
+            },
+        }
     }
 
     /// Pins pages from the end of `pinned` up to `end`, or the end of the mapping.
@@ -106,10 +146,9 @@ impl<'v, M: Machine> Area<'v, M> {
 
     /// Pins pages that are there, from the start of `rest` on, as far as its table and they go.
     fn pin_present(&self, pinned: &mut PinnedRange<'v, M>, rest: VaRange) -> Result<Next, Error> {
-        let Some(table) = self.table(rest.start) else { return Ok(Next::Fault(first_access(self.flags))) };
-        let end = rest.end.min(table.range().end);
+        let Some(entries) = self.lock(rest.start) else { return Ok(Next::Fault(first_access(self.flags))) };
+        let end = rest.end.min(entries.range().end);
         let before = pinned.pages().0;
-        let entries = table.lock();
         let mut va = rest.start;
         let mut next = Ok(Next::Page);
         while va < end {
@@ -129,7 +168,7 @@ impl<'v, M: Machine> Area<'v, M> {
     #[doc(alias = "follow_page_pte")]
     fn pin_entry(
         &self,
-        entries: &PteGuard<'_, M, MmapReadGuard<'v, M>>,
+        entries: &Held<'_, 'v, M>,
         va: Va,
         pinned: &mut PinnedRange<'v, M>,
     ) -> Result<Next, Error> {
@@ -161,8 +200,8 @@ impl<'v, M: Machine> Area<'v, M> {
 
     /// Whether a write needs an entry that allows it, and this one does not. A write that is forced leaves the
     /// entry read-only: that the page is the entry's own is all that it needs.
-    pub(super) fn lacks_write(&self, entries: &PteGuard<'_, M, MmapReadGuard<'v, M>>, va: Va) -> bool {
-        let writable = || matches!(entries.get(va), Pte::Present(present) if present.prot.write);
+    pub(super) fn lacks_write(&self, entries: &Held<'_, 'v, M>, va: Va) -> bool {
+        let writable = || entries.is_writable(va);
         self.flags.contains(PinFlags::WRITE) && self.vma.contains(VmFlags::WRITE) && !writable()
     }
 

@@ -12,11 +12,11 @@
 
 use super::{
     PinFlags,
-    area::{Area, Stop},
+    area::{Area, Held, Stop},
 };
 use crate::{error::Error, fault::vm_fault::FaultAccess, mm::Mm, vm::Vm};
 use anonmem_frame::FolioRef;
-use anonmem_hal::{Machine, Pfn, Va};
+use anonmem_hal::{Entry, Machine, Pfn, Va};
 use anonmem_pgtable::Mapped;
 use core::fmt;
 
@@ -93,9 +93,17 @@ impl<'v, M: Machine> Area<'v, M> {
     /// Takes a reference to the page that the entry for `va` maps; `None` if there is none.
     #[doc(alias = "follow_page_pte")]
     fn look_at_entry(&self, va: Va) -> Result<Option<PageLook<'v, M>>, Error> {
-        let Some(table) = self.table(va) else { return Ok(None) };
+        let Some(held) = self.lock(va) else { return Ok(None) };
         let vm = self.vm;
-        let entries = table.lock();
+        let entries = match &held {
+            Held::Table(entries) => entries,
+            Held::Leaf(leaf) => {
+                let Entry::Leaf(of) = leaf.get() else { return Ok(None) };
+                let page = of.pfn.offset(va.page() - leaf.range().start.page());
+                let folio = vm.frames.try_get(page).ok_or(Error::REFERENCES)?;
+                return Ok(Some(PageLook { vm, folio: Some(folio), page }));
+            }
+        };
         let page = match entries.mapped(va) {
             Mapped::Exclusive(_, present) | Mapped::Shared(_, present) | Mapped::Shm(present) => present.pfn,
             Mapped::Zero(_) => {

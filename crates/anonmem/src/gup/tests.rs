@@ -84,7 +84,8 @@ fn a_read_pin_of_a_shared_page_gets_a_page_of_its_own_that_stays_read_only() {
         assert!(own != shared && frame(&child, AT) == own && child.pagemap(Va(AT)).exclusive);
         assert_eq!((dma_read(w, own), w.vm.stats().event(Event::FaultUnshare)), (1, 1));
         let guard = child.read();
-        let entry = child.slot().space.walk(&w.vm.frames, &guard, Va(AT)).unwrap().peek(Va(AT));
+        let entry =
+            child.slot().space.walk(&w.vm.frames, &guard, Va(AT)).unwrap().table().unwrap().peek(Va(AT));
         assert!(matches!(entry, anonmem_hal::Pte::Present(p) if !p.prot.write && !p.dirty), "{entry:?}");
         drop(guard);
         // The page is never replaced: what the program writes later, the device sees.

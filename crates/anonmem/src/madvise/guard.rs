@@ -16,10 +16,10 @@ use crate::{
     },
     objects::Objects,
     rmap::{Rmap, reverse_map::ReverseMap},
-    zap::{GUARD, Zapped, zap_entry},
+    zap::{GUARD, Zapped, zap_entry, zap_leaf},
 };
 use anonmem_hal::{Machine, Marker, Va, VaRange};
-use anonmem_pgtable::{Cleared, MmuGather, PteTable, Teardown};
+use anonmem_pgtable::{Cleared, Locked, MmuGather, PteTable, Teardown, Walked};
 
 impl<M: Machine> MmapReadGuard<'_, M> {
     /// Makes every access to `part` of VMA `id` trap, and drops its pages.
@@ -31,7 +31,14 @@ impl<M: Machine> MmapReadGuard<'_, M> {
         let (mut rest, mut result) = (part, Ok(()));
         while !rest.is_empty() {
             match slot.space.walk_alloc(&objects.frames, self, rest.start) {
-                Ok(table) => rest.start = install_in_table(self.objects, slot, table, &mut gather, rest),
+                Ok(found) => match found.covered(rest) {
+                    Locked::Table(table) => {
+                        rest.start = install_in_table(self.objects, slot, table, &mut gather, rest);
+                    }
+                    // A table takes its place next.
+                    Locked::Leaf(leaf) => zap_leaf(leaf, &mut gather, slot),
+                    Locked::None => {}
+                },
                 Err(e) => {
                     result = Err(e.into());
                     break;
@@ -47,7 +54,9 @@ impl<M: Machine> MmapReadGuard<'_, M> {
 
     /// Takes the markers out of `part`: the next access faults.
     pub(super) fn guard_remove(&self, part: VaRange) {
-        for (table, part) in self.slot().space.tables(&self.objects.frames, self, part) {
+        for (found, part) in self.slot().space.parts(&self.objects.frames, self, part) {
+            // A leaf has no marker.
+            let Walked::Table(table) = found else { continue };
             let mut entries = table.lock();
             if entries.is_empty() {
                 continue;

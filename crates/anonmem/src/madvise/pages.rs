@@ -15,9 +15,9 @@ use crate::{
     vma::{flags::VmFlags, vma::Backing},
     zap::{Zapped, discard_protected_range, discard_range, zap_entry},
 };
-use anonmem_frame::FolioOwner;
+use anonmem_frame::{Folio, FolioOwner};
 use anonmem_hal::{Machine, Pte, SoftLeaf, VaRange};
-use anonmem_pgtable::{Mapped, MmuGather, Teardown};
+use anonmem_pgtable::{LeafGuard, Locked, Mapped, MappedLeaf, MmuGather, Teardown, Walked};
 
 /// As long unused as a folio can count: two bits of sweeps.
 const MAX_IDLE: u32 = 3;
@@ -128,7 +128,7 @@ impl<M: Machine> MmapReadGuard<'_, M> {
             return Err(Error::Invalid("only private anonymous memory can be freed lazily"));
         }
         // Without the flush a store through a cached dirty translation would not set the bit again.
-        self.change_entries(part, |mapped| {
+        let pages = |mapped: Mapped<'_, '_, M>| {
             match mapped {
                 // In the swap cache it may be another's, whose entry is a swap entry just now.
                 Mapped::Exclusive(page, _) if page.folio().counts().total() == 1 => {
@@ -147,7 +147,19 @@ impl<M: Machine> MmapReadGuard<'_, M> {
                 | Mapped::Marker(_) => return Change::None,
             }
             Change::CleanAndOld
-        });
+        };
+        let whole = |leaf: MappedLeaf<'_, '_, M>| match leaf {
+            MappedLeaf::Exclusive(folio, _) if is_all(folio.folio()) => {
+                self.objects.mark_lazyfree(&folio);
+                Change::CleanAndOld
+            }
+            MappedLeaf::Shared(folio, _) if is_all(folio.folio()) => {
+                self.objects.mark_lazyfree(&folio);
+                Change::CleanAndOld
+            }
+            MappedLeaf::Exclusive(..) | MappedLeaf::Shared(..) | MappedLeaf::Migration(..) => Change::None,
+        };
+        self.change_entries(part, pages, whole);
         Ok(())
     }
 }
@@ -161,7 +173,9 @@ impl<M: Machine> Mm<'_, M> {
     fn madvise_willneed(&self, guard: &MmapReadGuard<'_, M>, id: VmaId, part: VaRange) {
         anonmem_hal::debug_check_eq!(M, guard.id(), self.id, "the lock of another address space");
         let slot = guard.slot();
-        for (table, part) in slot.space.tables(&self.vm.frames, guard, part) {
+        for (found, part) in slot.space.parts(&self.vm.frames, guard, part) {
+            // Nothing of a leaf is in swap.
+            let Walked::Table(table) = found else { continue };
             for va in part.iter_pages() {
                 if !matches!(table.peek(va), Pte::Soft(SoftLeaf::Swap { .. })) {
                     continue;
@@ -179,7 +193,7 @@ impl<M: Machine> MmapReadGuard<'_, M> {
     /// Clears accessed bits and makes the pages count as unused for long, so that reclaim comes here first.
     #[doc(alias = "madvise_cold_or_pageout_pte_range")]
     fn madvise_cold(&self, part: VaRange) {
-        self.change_entries(part, |mapped| {
+        let pages = |mapped: Mapped<'_, '_, M>| {
             match mapped {
                 Mapped::Exclusive(page, _) => page.set_idle(MAX_IDLE),
                 Mapped::Shared(page, _) if page.folio().counts().maps() == 1 => page.set_idle(MAX_IDLE),
@@ -191,7 +205,17 @@ impl<M: Machine> MmapReadGuard<'_, M> {
                 | Mapped::Marker(_) => return Change::None,
             }
             Change::Old
-        });
+        };
+        let whole = |leaf: MappedLeaf<'_, '_, M>| {
+            match leaf {
+                MappedLeaf::Exclusive(folio, _) => folio.set_idle(MAX_IDLE),
+                MappedLeaf::Shared(folio, _) if is_all(folio.folio()) => folio.set_idle(MAX_IDLE),
+                MappedLeaf::Shared(..) => {}
+                MappedLeaf::Migration(..) => return Change::None,
+            }
+            Change::Old
+        };
+        self.change_entries(part, pages, whole);
     }
 }
 
@@ -228,11 +252,27 @@ impl<M: Machine> Mm<'_, M> {
 
 impl<M: Machine> MmapReadGuard<'_, M> {
     /// Changes entries as `f` says, and flushes what was changed.
-    fn change_entries(&self, part: VaRange, f: impl Fn(Mapped<'_, '_, M>) -> Change) {
+    /// A leaf is changed as `whole` says, if `part` covers all of it.
+    fn change_entries(
+        &self,
+        part: VaRange,
+        f: impl Fn(Mapped<'_, '_, M>) -> Change,
+        whole: impl Fn(MappedLeaf<'_, '_, M>) -> Change,
+    ) {
         let (slot, mut zapped) = (self.slot(), Zapped::default());
         let mut gather: MmuGather<'_, M> = self.objects.gather(&slot.space, Teardown::Range);
-        for (table, part) in slot.space.tables(&self.objects.frames, self, part) {
-            let mut entries = table.lock();
+        for (found, part) in slot.space.parts(&self.objects.frames, self, part) {
+            let mut entries = match found.covered(part) {
+                Locked::Table(table) => table.lock(),
+                Locked::Leaf(mut leaf) => {
+                    let change = whole(leaf.mapped());
+                    change_leaf(&mut leaf, change, &mut gather);
+                    // Before the lock goes, as below.
+                    gather.flush_tlb();
+                    continue;
+                }
+                Locked::None => continue,
+            };
             if entries.is_empty() {
                 continue;
             }
@@ -270,6 +310,28 @@ impl<M: Machine> MmapReadGuard<'_, M> {
             }
         }
     }
+}
+
+/// Whether the leaf that was asked is all that has the folio: one mapping a page, and nothing else.
+fn is_all<M: Machine>(folio: Folio<'_, M>) -> bool {
+    folio.counts().total() == folio.nr_pages().0
+}
+
+/// Changes a leaf as a whole.
+#[cold]
+fn change_leaf<'v, M: Machine>(
+    leaf: &mut LeafGuard<'v, M, MmapReadGuard<'v, M>>,
+    change: Change,
+    gather: &mut MmuGather<'v, M>,
+) {
+    match change {
+        // Nothing of a leaf is in swap, so there is nothing to be dropped.
+        Change::None | Change::Drop => return,
+        Change::Old => {}
+        Change::CleanAndOld => leaf.clear_dirty(),
+    }
+    leaf.test_and_clear_young();
+    gather.note_range(leaf.range());
 }
 
 /// What to do to an entry.

@@ -255,11 +255,13 @@ fn try_to_migrate<'v, M: Machine>(
 }
 
 fn try_to_migrate_one<'v, M: Machine>(
-    mut hit: RmapHit<'_, 'v, M, impl StableVma<M>>,
+    hit: RmapHit<'_, 'v, M, impl StableVma<M>>,
     tlb: &mut TlbBatch<'v, M>,
 ) -> ControlFlow<()> {
-    let (cleared, vacancy) = hit.entries.take(hit.va);
-    tlb.note(&hit.slot.space, hit.va);
+    let va = hit.va;
+    let (mut entries, slot) = hit.into_table();
+    let (cleared, vacancy) = entries.take(va);
+    tlb.note(&slot.space, va);
     let (shared, present, sharing) = match cleared {
         Cleared::Exclusive(page, present) => match page.try_share() {
             Ok(page) => (page, present, Sharing::Exclusive),
@@ -357,11 +359,12 @@ where
     // Fork may have copied an entry to where the walk had passed.
     while core::mem::take(&mut found) {
         let Some(guard) = Rmap::lock(objects, folio) else { return };
-        let _ = Rmap::walk(&guard, folio, Form::Migration, |mut hit| {
+        let _ = Rmap::walk(&guard, folio, Form::Migration, |hit| {
             found = true;
             // Under the page-table lock: mprotect says what it allows first, and then comes by.
             let vma = objects.vma(hit.vma).flags().protection();
-            let (Cleared::Migration(hold, bits), vacancy) = hit.entries.take(hit.va) else {
+            let (va, (mut entries, _)) = (hit.va, hit.into_table());
+            let (Cleared::Migration(hold, bits), vacancy) = entries.take(va) else {
                 unreachable!("the walk said that the entry waits for the page")
             };
             arrive(vacancy, hold, bits, vma);

@@ -9,11 +9,10 @@ use crate::{
     ids::{MmTag, VmaTag},
     vma::{flags::VmFlags, tree::VmaTree},
 };
-use anonmem_frame::{Field, SlabItem};
+use anonmem_frame::{Field, SlabItem, fields};
 use anonmem_hal::{Arch, Machine, PAGE_SIZE};
 use anonmem_pgtable::AddressSpace;
 use anonmem_sync::{Atomic, CachePadded, Ordering, Plain, RwSem, order::MmapLock};
-use core::mem::offset_of;
 
 /// An address space's slot.
 ///
@@ -105,32 +104,12 @@ impl<M: Machine> MmCounts<M> {
 impl<M: Machine> SlabItem<M> for MmSlot<M> {
     type Tag = MmTag;
     const NAME: &'static str = "mm_struct";
-    const FIELDS: &'static [Field] = &[
-        Field::new("users", offset_of!(Self, users)),
-        Field::new("grabs", offset_of!(Self, grabs)),
-        Field::new("mmap_lock", offset_of!(Self, mmap_lock)),
-        Field::new("lock_seq", offset_of!(Self, lock_seq)),
-        Field::new("space", offset_of!(Self, space.0)),
-        Field::new("pages.anon", offset_of!(Self, pages.0.anon)),
-        Field::new("pages.shared", offset_of!(Self, pages.0.shared)),
-        Field::new("pages.swap", offset_of!(Self, pages.0.swap)),
-        Field::new("pages.peak", offset_of!(Self, pages.0.peak)),
-        Field::new("tree.seq", offset_of!(Self, tree.seq)),
-        Field::new("tree.height", offset_of!(Self, tree.height)),
-        Field::new("tree.root", offset_of!(Self, tree.root)),
-        Field::new("tree.len", offset_of!(Self, tree.len)),
-        Field::new("counts", offset_of!(Self, counts)),
-        Field::new("pinned", offset_of!(Self, pinned)),
-        Field::new("uffd", offset_of!(Self, uffd)),
-        Field::new("start_brk", offset_of!(Self, start_brk)),
-        Field::new("brk", offset_of!(Self, brk)),
-        Field::new("mmap_base", offset_of!(Self, mmap_base)),
-        Field::new("def_flags", offset_of!(Self, def_flags)),
-        Field::new("locked_limit", offset_of!(Self, locked_limit)),
-        Field::new("stack_limit", offset_of!(Self, stack_limit)),
-        Field::new("data_limit", offset_of!(Self, data_limit)),
-        Field::new("space_limit", offset_of!(Self, space_limit)),
-    ];
+    const FIELDS: &'static [Field] = fields! {
+        users, grabs, mmap_lock, lock_seq, space { "space": 0 }, pages { "pages.anon": 0.anon,
+        "pages.shared": 0.shared, "pages.swap": 0.swap, "pages.peak": 0.peak }, tree { "tree.seq": seq,
+        "tree.height": height, "tree.root": root, "tree.len": len }, counts, pinned, uffd, start_brk, brk,
+        mmap_base, def_flags, locked_limit, stack_limit, data_limit, space_limit,
+    };
     fn new() -> Self {
         Self {
             users: Atomic::new(0),

@@ -1,7 +1,8 @@
 //! Entries go to other addresses.
 //!
-//! Where the old and the new addresses are aligned to what a last-level table covers, the table itself moves.
-//! Otherwise the entries move one by one, under the locks of both tables.
+//! Where the old and the new addresses are aligned to what a last-level table covers, the table itself moves,
+//! and so does a leaf. Otherwise a leaf becomes a table, and the entries move one by one, under the locks of
+//! both tables.
 //!
 //! Locks: the mmap lock for writing with the VMA write-locked, and the lock of its anon_vma for writing. Both
 //! tables of a moving entry, by address. Old translations are flushed before these are let go.
@@ -10,7 +11,7 @@
 
 use crate::{error::Error, events::Event, mm::mmap_lock::MmapWriteGuard, vma::lock::VmaWrite};
 use anonmem_hal::{FlushRange, Machine, PAGE_SIZE, Va, VaRange};
-use anonmem_pgtable::PteTable;
+use anonmem_pgtable::{PteTable, Walked};
 
 type Table<'a, M> = PteTable<'a, M, MmapWriteGuard<'a, M>>;
 
@@ -27,19 +28,21 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
         to: Va,
     ) -> Result<(), Error> {
         let (frames, space) = (&self.objects.frames, &self.slot().space);
-        for (table, part) in space.tables(frames, self, from) {
+        for (found, part) in space.parts(frames, self, from) {
             // Speculative faults that had checked the VMA before it was write-locked are done when the lock
             // is ours.
-            if table.lock().is_empty() {
+            if let Walked::Table(table) = found
+                && table.lock().is_empty()
+            {
                 continue;
             }
             let target = image(from, to, part.start);
-            if is_whole(table, part, target) {
+            if is_whole(found.range(), part, target) {
                 space.prepare_move_table(frames, self, target)?;
             } else {
                 // The image of a part of one table is in two at most.
-                space.walk_alloc(frames, self, target)?;
-                space.walk_alloc(frames, self, Va(target.0 + part.len() - PAGE_SIZE as u64))?;
+                space.table_alloc(frames, self, target)?;
+                space.table_alloc(frames, self, Va(target.0 + part.len() - PAGE_SIZE as u64))?;
             }
         }
         Ok(())
@@ -49,17 +52,21 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
     /// ([`alloc_new_tables`](Self::alloc_new_tables)).
     pub(super) fn move_page_tables(&self, _write: &VmaWrite<'_, M>, from: VaRange, to: Va) {
         let (frames, space) = (&self.objects.frames, &self.slot().space);
-        for (table, part) in space.tables(frames, self, from) {
-            if table.lock().is_empty() {
+        for (found, part) in space.parts(frames, self, from) {
+            if let Walked::Table(table) = found
+                && table.lock().is_empty()
+            {
                 continue;
             }
             let target = image(from, to, part.start);
-            let whole = is_whole(table, part, target);
+            let whole = is_whole(found.range(), part, target);
             if whole && space.move_table(frames, part.start, target).expect("the tables above are there") {
                 self.objects.count(Event::TlbFlush);
                 continue;
             }
-            self.move_ptes(table, part, target);
+            if let Some(table) = found.table() {
+                self.move_ptes(table, part, target);
+            }
         }
     }
 
@@ -69,7 +76,8 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
         let mut rest = part;
         while !rest.is_empty() {
             let to = image(part, target, rest.start);
-            let dest = space.walk(&self.objects.frames, self, to).expect("the table was made");
+            let dest = space.walk(&self.objects.frames, self, to).and_then(Walked::table);
+            let dest = dest.expect("the table was made");
             let room = dest.range().end.0 - to.0;
             let piece = VaRange { start: rest.start, end: Va(rest.start.0 + room.min(rest.len())) };
             self.move_piece(table, dest, piece, to);
@@ -96,8 +104,7 @@ fn image(from: VaRange, to: Va, va: Va) -> Va {
     Va(to.0 + (va.0 - from.start.0))
 }
 
-/// Whether the table can move as a whole.
-fn is_whole<M: Machine>(table: Table<'_, M>, part: VaRange, target: Va) -> bool {
-    let covered = table.range();
+/// Whether what covers these addresses can move as a whole.
+fn is_whole(covered: VaRange, part: VaRange, target: Va) -> bool {
     part == covered && target.0.is_multiple_of(covered.len())
 }

@@ -4,11 +4,12 @@
 
 use crate::{ids::VmaId, mm::slot::MmSlot, objects::Objects};
 use anonmem_frame::{Folio, FolioOwner};
-use anonmem_hal::{Machine, PAGE_SIZE, Pfn, Present, Pte, SoftLeaf, Va, VaRange};
-use anonmem_pgtable::{Mapped, PteGuard, StableVma};
+use anonmem_hal::{Entry, Machine, PAGE_SIZE, Pfn, Present, Pte, SoftLeaf, Va, VaRange};
+use anonmem_pgtable::{LeafGuard, Locked, Mapped, PteGuard, PteTable, StableVma, Walked};
+use core::{fmt, ops::ControlFlow};
 
 /// Mappings of consecutive pages that a walk met in one table, which is locked: a
-/// [`Batch`](anonmem_pgtable::Batch) of the folio's.
+/// [`Batch`](anonmem_pgtable::Batch) of the folio's, or the leaf that maps all of it.
 pub struct RmapHit<'a, 'v, M: Machine, G> {
     /// The VMA that maps the page.
     pub vma: VmaId,
@@ -20,14 +21,31 @@ pub struct RmapHit<'a, 'v, M: Machine, G> {
     pub pages: u64,
     /// The address space.
     pub(crate) slot: &'v MmSlot<M>,
-    /// The table that the entry is in, locked. An rmap lock lets it be changed and cleared, not filled.
-    pub entries: PteGuard<'a, M, G>,
+    /// The entries. An rmap lock lets them be changed and cleared, not filled.
+    pub entries: HitEntries<'a, M, G>,
+}
+
+/// What maps the pages of a hit.
+pub enum HitEntries<'a, M: Machine, G> {
+    /// Entries of this table, which is locked.
+    Table(PteGuard<'a, M, G>),
+    /// This leaf.
+    Leaf(LeafGuard<'a, M, G>),
+}
+
+impl<M: Machine, G> fmt::Debug for HitEntries<'_, M, G> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Table(entries) => f.debug_tuple("Table").field(entries).finish(),
+            Self::Leaf(leaf) => f.debug_tuple("Leaf").field(leaf).finish(),
+        }
+    }
 }
 
 /// The entries that a walk is for.
 #[derive(Clone, Copy)]
 pub(crate) enum Form {
-    /// Those that map a page.
+    /// Those that map a page, and leaves that map the folio.
     Present,
     /// Those that wait for a page to arrive somewhere else.
     Migration,
@@ -43,42 +61,155 @@ impl Form {
             (Self::Present | Self::Migration, Pte::None | Pte::Present(_) | Pte::Soft(_)) => None,
         }
     }
+
+    /// The folio's first page that a leaf of this form owns a count of.
+    fn leaf(self, entry: Entry) -> Option<Pfn> {
+        match (self, entry) {
+            (Self::Present, Entry::Leaf(leaf)) => Some(leaf.pfn),
+            (Self::Migration, Entry::Migration { pfn, .. }) => Some(pfn),
+            (Self::Present, Entry::None | Entry::Table(_) | Entry::Migration { .. }) => None,
+            (Self::Migration, Entry::None | Entry::Table(_) | Entry::Leaf(_)) => None,
+        }
+    }
 }
 
-/// The entries of VMA `id` from page `index` on, if they map `folio`, whose last page is `last`.
+/// Calls `f` for what of VMA `id` maps `folio`, table by table, until it breaks.
 #[doc(alias = "page_vma_mapped_walk")]
-pub(super) fn find_mapping<'a, 'v: 'a, M: Machine, G: StableVma<M>>(
+#[inline]
+pub(super) fn visit_vma<'v, M: Machine, G: StableVma<M>, B>(
     objects: &'v Objects<M>,
-    guard: &'a G,
+    guard: &G,
     id: VmaId,
     folio: Folio<'_, M>,
-    (index, last): (u64, u64),
     form: Form,
-) -> Option<RmapHit<'a, 'v, M, G>> {
+    mut f: impl FnMut(RmapHit<'_, 'v, M, G>) -> ControlFlow<B>,
+) -> ControlFlow<B> {
     let vma = objects.vma(id);
-    let va = vma.address_of(index)?;
-    let slot = objects.mm_slot(vma.mm()?);
-    let table = slot.space.walk(&objects.frames, guard, va)?;
-    // All of it is of these frames: the first one names the folio.
-    let is_of = |found: Option<Folio<'_, M>>| found.is_some_and(|found| found.pfn() == folio.pfn());
-    let maps = |pte| form.page(pte).filter(|&page| is_of(objects.frames.folio(page)));
-    // Without the lock first: most of a family's VMAs do not map the page.
-    maps(table.peek(va))?;
-    let entries = table.lock();
-    let page = maps(entries.get(va))?;
-    let pages = match form {
-        Form::Present if index != last => {
-            entries.batch(VaRange { start: va, end: vma.end() }).map_or(1, |batch| batch.pages())
+    let (first, pages) = (folio.index(), folio.nr_pages().0);
+    let Some(slot) = vma.mm().map(|mm| objects.mm_slot(mm)) else { return ControlFlow::Continue(()) };
+    let met = Meeting { objects, slot, id, folio, form };
+    if pages == 1 {
+        let Some(va) = vma.address_of(first) else { return ControlFlow::Continue(()) };
+        let found = slot.space.walk(&objects.frames, guard, va);
+        return match found.and_then(|found| met.next(found, VaRange::page(va))) {
+            Some(hit) => f(hit),
+            None => ControlFlow::Continue(()),
+        };
+    }
+    let Some(range) = vma.addresses_of(first, pages) else { return ControlFlow::Continue(()) };
+    for (found, part) in slot.space.parts(&objects.frames, guard, range) {
+        let mut rest = part;
+        while !rest.is_empty()
+            && let Some(hit) = met.next(found, rest)
+        {
+            rest.start = hit.va.page_after(hit.pages).min(rest.end);
+            f(hit)?;
         }
-        Form::Present | Form::Migration => 1,
-    };
-    Some(RmapHit { vma: id, va, page, pages, slot, entries })
+    }
+    ControlFlow::Continue(())
+}
+
+/// A walk at one of the VMAs that it visits.
+struct Meeting<'v, 'f, M: Machine> {
+    objects: &'v Objects<M>,
+    slot: &'v MmSlot<M>,
+    id: VmaId,
+    folio: Folio<'f, M>,
+    form: Form,
+}
+
+impl<'v, M: Machine> Meeting<'v, '_, M> {
+    /// The next batch of `rest` that maps the folio, in what a walk found there.
+    fn next<'a, G: StableVma<M>>(
+        &self,
+        found: Walked<'a, M, G>,
+        rest: VaRange,
+    ) -> Option<RmapHit<'a, 'v, M, G>> {
+        let is_ours = |entry| self.form.leaf(entry) == Some(self.folio.pfn());
+        match found {
+            Walked::Table(table) => self.in_table(table, rest),
+            // Without the lock first, as for entries.
+            Walked::Leaf(place) if !place.has_leaf(is_ours) => None,
+            Walked::Leaf(place) => match place.lock() {
+                Locked::Leaf(leaf) => is_ours(leaf.get()).then(|| self.leaf(leaf)),
+                Locked::Table(table) => self.in_table(table, rest),
+                Locked::None => None,
+            },
+        }
+    }
+
+    fn leaf<'a, G: StableVma<M>>(&self, leaf: LeafGuard<'a, M, G>) -> RmapHit<'a, 'v, M, G> {
+        let (range, pages) = (leaf.range(), leaf.pages());
+        let page = self.folio.pfn();
+        let entries = HitEntries::Leaf(leaf);
+        RmapHit { vma: self.id, va: range.start, page, pages, slot: self.slot, entries }
+    }
+
+    fn in_table<'a, G: StableVma<M>>(
+        &self,
+        table: PteTable<'a, M, G>,
+        mut rest: VaRange,
+    ) -> Option<RmapHit<'a, 'v, M, G>> {
+        loop {
+            // Without the lock first: most of a family's VMAs do not map the page.
+            let va = rest.iter_pages().find(|&va| self.maps(table.peek(va)).is_some())?;
+            let entries = table.lock();
+            if let Some(page) = self.maps(entries.get(va)) {
+                let pages = match self.form {
+                    Form::Present if rest.end > va.next_page() => {
+                        entries.batch(VaRange { start: va, end: rest.end }).map_or(1, |batch| batch.pages())
+                    }
+                    Form::Present | Form::Migration => 1,
+                };
+                let entries = HitEntries::Table(entries);
+                return Some(RmapHit { vma: self.id, va, page, pages, slot: self.slot, entries });
+            }
+            rest.start = va.next_page();
+        }
+    }
+
+    /// The page of the folio that an entry owns a count of. All of an entry is of these frames: its first page
+    /// names the folio.
+    #[inline(always)]
+    fn maps(&self, pte: Pte) -> Option<Pfn> {
+        let page = self.form.page(pte)?;
+        self.objects.frames.folio(page).is_some_and(|found| found.pfn() == self.folio.pfn()).then_some(page)
+    }
 }
 
 /// Pages of a table that a walk looks at together. Linux: `MIN_LRU_BATCH`.
 const LOOK_AROUND: u64 = 64;
 
+impl<'a, 'v, M: Machine, G: StableVma<M>> RmapHit<'a, 'v, M, G> {
+    /// A view of the first entry and what it owns; `None` of a leaf.
+    pub fn mapped(&self) -> Option<Mapped<'_, 'a, M>> {
+        match &self.entries {
+            HitEntries::Table(entries) => Some(entries.mapped(self.va)),
+            HitEntries::Leaf(_) => None,
+        }
+    }
+
+    /// The entries one by one: a leaf becomes a table, with no moment in which somebody else could change it.
+    #[doc(alias("split_huge_pmd", "TTU_SPLIT_HUGE_PMD"))]
+    pub(crate) fn into_table(self) -> (PteGuard<'a, M, G>, &'v MmSlot<M>) {
+        match self.entries {
+            HitEntries::Table(entries) => (entries, self.slot),
+            HitEntries::Leaf(leaf) => (leaf.split_locked(), self.slot),
+        }
+    }
+}
+
 impl<M: Machine, G: StableVma<M>> RmapHit<'_, '_, M, G> {
+    /// Takes the accessed bits; returns of how many pages they were set. A leaf has one for all of its pages.
+    pub(super) fn take_young(&mut self) -> u64 {
+        match &mut self.entries {
+            HitEntries::Leaf(leaf) => u64::from(leaf.test_and_clear_young()) * self.pages,
+            HitEntries::Table(entries) => (0..self.pages)
+                .map(|page| u64::from(entries.test_and_clear_young(self.va.page_after(page))))
+                .sum(),
+        }
+    }
+
     /// Takes the accessed bits of the entries around, whose table is locked already, and notes them at their
     /// folios: pages that lie together are used together, and reclaim need not walk to each of them.
     #[doc(alias = "lru_gen_look_around")]
@@ -86,15 +217,17 @@ impl<M: Machine, G: StableVma<M>> RmapHit<'_, '_, M, G> {
         let window = LOOK_AROUND * PAGE_SIZE as u64;
         let start = Va(self.va.0 - self.va.0 % window);
         let around = VaRange { start, end: Va(start.0 + window) };
-        let Some(inside) = around.intersect(self.entries.table().range()) else { return };
+        // Around a leaf are others' tables.
+        let HitEntries::Table(entries) = &mut self.entries else { return };
+        let Some(inside) = around.intersect(entries.table().range()) else { return };
         for va in inside.iter_pages() {
-            match self.entries.mapped(va) {
+            match entries.mapped(va) {
                 Mapped::Exclusive(page, Present { young: true, .. }) => page.set_referenced(),
                 Mapped::Shared(page, Present { young: true, .. }) => page.set_referenced(),
                 Mapped::Exclusive(..) | Mapped::Shared(..) | Mapped::None | Mapped::Zero(_) => continue,
                 Mapped::Shm(_) | Mapped::Swap(..) | Mapped::Migration(..) | Mapped::Marker(_) => continue,
             }
-            self.entries.test_and_clear_young(va);
+            entries.test_and_clear_young(va);
         }
     }
 }

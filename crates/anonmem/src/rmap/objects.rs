@@ -6,10 +6,9 @@ use crate::{
     ids::{AnonVmaId, AnonVmaTag, ChainTag, VmaId, VmaTag},
     rmap::interval_tree::{IntervalLinks, IntervalTree},
 };
-use anonmem_frame::{Field, Link, SlabItem};
+use anonmem_frame::{Field, Link, SlabItem, fields};
 use anonmem_hal::Machine;
 use anonmem_sync::{Atomic, Ordering, Plain, RwSem, order::AnonVmaRoot};
-use core::mem::offset_of;
 
 /// A set of VMAs that may map a page.
 pub(crate) struct AnonVma<M: Machine> {
@@ -32,15 +31,9 @@ pub(crate) struct AnonVma<M: Machine> {
 impl<M: Machine> SlabItem<M> for AnonVma<M> {
     type Tag = AnonVmaTag;
     const NAME: &'static str = "anon_vma";
-    const FIELDS: &'static [Field] = &[
-        Field::new("root", offset_of!(Self, root)),
-        Field::new("parent", offset_of!(Self, parent)),
-        Field::new("refcount", offset_of!(Self, refcount)),
-        Field::new("nr_children", offset_of!(Self, nr_children)),
-        Field::new("nr_vmas", offset_of!(Self, nr_vmas)),
-        Field::new("lock", offset_of!(Self, lock)),
-        Field::new("tree", offset_of!(Self, tree)),
-    ];
+    const FIELDS: &'static [Field] = fields! {
+        root, parent, refcount, nr_children, nr_vmas, lock, tree,
+    };
     fn new() -> Self {
         Self {
             root: Atomic::new(Link::NONE),
@@ -68,12 +61,9 @@ pub(crate) struct AnonVmaChain<M: Machine> {
 impl<M: Machine> SlabItem<M> for AnonVmaChain<M> {
     type Tag = ChainTag;
     const NAME: &'static str = "anon_vma_chain";
-    const FIELDS: &'static [Field] = &[
-        Field::new("vma", offset_of!(Self, vma)),
-        Field::new("anon_vma", offset_of!(Self, anon_vma)),
-        Field::new("next", offset_of!(Self, next)),
-        Field::new("links", offset_of!(Self, links)),
-    ];
+    const FIELDS: &'static [Field] = fields! {
+        vma, anon_vma, next, links,
+    };
     fn new() -> Self {
         Self {
             vma: Plain::new(Link::NONE),

@@ -50,10 +50,7 @@ pub fn folio_referenced<M: Machine>(objects: &Objects<M>, folio: Folio<'_, M>) -
     let Some(guard) = Rmap::lock(objects, folio) else { return found };
     let _ = Rmap::walk(&guard, folio, Form::Present, |mut hit| {
         found.mappings += hit.pages;
-        let mut young = u64::from(hit.entries.test_and_clear_young(hit.va));
-        for page in 1..hit.pages {
-            young += u64::from(hit.entries.test_and_clear_young(hit.va.page_after(page)));
-        }
+        let young = hit.take_young();
         if young > 0 {
             found.young += young;
             hit.look_around();

@@ -177,7 +177,7 @@ fn a_walk_does_not_wait_for_tables_that_do_not_map_the_page() {
         child.store(va.0, 2).unwrap();
         let page = w.vm.frames.try_get(parent.pagemap(va).pfn.unwrap()).unwrap();
         let guard = child.read();
-        let entries = child.slot().space.walk(&w.vm.frames, &guard, va).unwrap().lock();
+        let entries = child.slot().space.walk(&w.vm.frames, &guard, va).unwrap().table().unwrap().lock();
         assert_eq!(elsewhere(w, || folio_referenced(&w.vm, page.folio()).mappings), 1);
         drop(entries);
         drop(guard);

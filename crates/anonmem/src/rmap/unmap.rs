@@ -68,7 +68,7 @@ pub(crate) fn try_to_unmap<'v, M: Machine>(
 /// Replaces one entry; breaks if the page must stay.
 fn try_to_unmap_one<'v, M: Machine>(
     objects: &'v Objects<M>,
-    mut hit: RmapHit<'_, 'v, M, impl StableVma<M>>,
+    hit: RmapHit<'_, 'v, M, impl StableVma<M>>,
     to: &UnmapTo<'_, '_, M>,
     tlb: &mut TlbBatch<'v, M>,
 ) -> ControlFlow<()> {
@@ -81,7 +81,7 @@ fn try_to_unmap_one<'v, M: Machine>(
     if objects.vma(hit.vma).flags().contains(VmFlags::LOCKED) {
         return ControlFlow::Break(());
     }
-    let (va, slot) = (hit.va, hit.slot);
+    let va = hit.va;
     let owned = match to {
         UnmapTo::Swap(swap) => match swap.try_dup() {
             Ok(count) => Some(count),
@@ -90,7 +90,8 @@ fn try_to_unmap_one<'v, M: Machine>(
         UnmapTo::Nothing => None,
     };
     // The dirty bit is final: a CPU that would set it looks at the entry again, and finds it gone.
-    let (cleared, vacancy) = hit.entries.take(va);
+    let (mut entries, slot) = hit.into_table();
+    let (cleared, vacancy) = entries.take(va);
     tlb.note(&slot.space, va);
     if matches!(to, UnmapTo::Nothing) {
         tlb.flush();
@@ -129,7 +130,7 @@ fn try_to_unmap_one<'v, M: Machine>(
         },
     }
     slot.add_anon(-1);
-    drop(hit);
+    drop(entries);
     drop(shared.unmap());
     ControlFlow::Continue(())
 }

@@ -4,13 +4,14 @@
 
 use crate::rmap::{
     anon_vma::AnonVmaReadGuard,
-    hit::{Form, RmapHit, find_mapping},
+    hit::{Form, RmapHit, visit_vma},
 };
 use anonmem_frame::Folio;
 use anonmem_hal::Machine;
 use core::ops::ControlFlow;
 
-/// Calls `f` for every batch of entries that map pages of `folio`, until it breaks.
+/// Calls `f` for every batch of entries that map pages of `folio`, and for every leaf that maps it, until it
+/// breaks. It comes by an address space once for each of its VMAs, whatever the folio's size.
 ///
 /// Every mapping that exists for the whole walk is met, a page that moves meanwhile (mremap) at least once.
 ///
@@ -39,14 +40,7 @@ pub(super) fn walk<'v, M: Machine, B>(
     let mut at = tree.first_overlap(objects, first, last);
     while let Some(chain) = at {
         let id = objects.chain(chain).vma();
-        let mut index = first;
-        while index <= last {
-            let hit = find_mapping(objects, guard, id, folio, (index, last), form);
-            index += hit.as_ref().map_or(1, |hit| hit.pages);
-            if let Some(hit) = hit {
-                f(hit)?;
-            }
-        }
+        visit_vma(objects, guard, id, folio, form, &mut f)?;
         at = tree.next_overlap(objects, chain, first, last);
     }
     ControlFlow::Continue(())

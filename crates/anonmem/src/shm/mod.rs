@@ -112,7 +112,7 @@ impl<M: Machine> Objects<M> {
 
     pub(super) fn shm_find<'a>(&'a self, object: &'a ShmObject<M>, va: Va) -> Option<FolioRef<'a, M>> {
         let user = ShmUser(object);
-        let table = object.space.walk(&self.frames, &user, va)?;
+        let table = object.space.walk(&self.frames, &user, va)?.table()?;
         let entries = table.lock();
         match entries.mapped(va) {
             Mapped::Shm(present) => self.frames.try_get(present.pfn),

@@ -1,11 +1,10 @@
 //! One shared object.
 
 use crate::ids::ShmTag;
-use anonmem_frame::{Field, SlabItem};
+use anonmem_frame::{Field, SlabItem, fields};
 use anonmem_hal::Machine;
 use anonmem_pgtable::AddressSpace;
 use anonmem_sync::{Atomic, Ordering};
-use core::mem::offset_of;
 
 /// Pages shared by all VMAs that map the object.
 pub(crate) struct ShmObject<M> {
@@ -25,13 +24,9 @@ pub(crate) struct ShmObject<M> {
 impl<M: Machine> SlabItem<M> for ShmObject<M> {
     type Tag = ShmTag;
     const NAME: &'static str = "shm_object";
-    const FIELDS: &'static [Field] = &[
-        Field::new("users", offset_of!(Self, users)),
-        Field::new("space", offset_of!(Self, space)),
-        Field::new("pages", offset_of!(Self, pages)),
-        Field::new("reach", offset_of!(Self, reach)),
-        Field::new("sparse", offset_of!(Self, sparse)),
-    ];
+    const FIELDS: &'static [Field] = fields! {
+        users, space, pages, reach, sparse,
+    };
     fn new() -> Self {
         Self {
             users: Atomic::new(0),

@@ -98,7 +98,7 @@ impl<M: Machine> Vm<M> {
     ) -> Result<Inserted<'v, M>, Error> {
         let (object, va) = (self.shm(id), offset(index));
         let user = ShmUser(object);
-        let table = object.space.walk_alloc(&self.frames, &user, va)?;
+        let table = object.space.table_alloc(&self.frames, &user, va)?;
         let mut entries = table.lock();
         if let Mapped::Shm(present) = entries.mapped(va) {
             let page = self.frames.try_get(present.pfn).expect("the object's entry owns the page");

@@ -16,10 +16,9 @@
 //! Linux: fs/userfaultfd.c `struct userfaultfd_ctx`, `struct userfaultfd_wait_queue`.
 
 use crate::ids::{MmTag, UffdId, UffdMessageTag, UffdTag};
-use anonmem_frame::{Field, Link, RawHandle, SlabItem};
+use anonmem_frame::{Field, Link, RawHandle, SlabItem, fields};
 use anonmem_hal::{Machine, Va, VaRange};
 use anonmem_sync::{Atomic, Plain, Spin, WaitQueue, order::Userfault};
-use core::mem::offset_of;
 
 bitflags::bitflags! {
     /// What a userfaultfd can do beyond the least. The values are Linux's (`UFFD_FEATURE_*`).
@@ -110,17 +109,9 @@ pub(super) const SLEEPERS: usize = 16;
 impl<M: Machine> SlabItem<M> for UffdContext<M> {
     type Tag = UffdTag;
     const NAME: &'static str = "userfaultfd_ctx";
-    const FIELDS: &'static [Field] = &[
-        Field::new("mm", offset_of!(Self, mm)),
-        Field::new("refs", offset_of!(Self, refs)),
-        Field::new("features", offset_of!(Self, features)),
-        Field::new("user_only", offset_of!(Self, user_only)),
-        Field::new("next_released", offset_of!(Self, next_released)),
-        Field::new("released", offset_of!(Self, released)),
-        Field::new("queues", offset_of!(Self, queues)),
-        Field::new("readers", offset_of!(Self, readers)),
-        Field::new("sleepers", offset_of!(Self, sleepers)),
-    ];
+    const FIELDS: &'static [Field] = fields! {
+        mm, refs, features, user_only, next_released, released, queues, readers, sleepers,
+    };
     fn new() -> Self {
         Self {
             mm: Atomic::new(Link::NONE),
@@ -207,15 +198,9 @@ pub(super) enum Stage {
 impl<M: Machine> SlabItem<M> for UffdMessage<M> {
     type Tag = UffdMessageTag;
     const NAME: &'static str = "userfaultfd_message";
-    const FIELDS: &'static [Field] = &[
-        Field::new("ctx", offset_of!(Self, ctx)),
-        Field::new("next", offset_of!(Self, next)),
-        Field::new("next_own", offset_of!(Self, next_own)),
-        Field::new("next_changing", offset_of!(Self, next_changing)),
-        Field::new("kind", offset_of!(Self, kind)),
-        Field::new("args", offset_of!(Self, args)),
-        Field::new("stage", offset_of!(Self, stage)),
-    ];
+    const FIELDS: &'static [Field] = fields! {
+        ctx, next, next_own, next_changing, kind, args, stage,
+    };
     fn new() -> Self {
         Self {
             ctx: Plain::new(Link::NONE),

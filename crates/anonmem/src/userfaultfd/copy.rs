@@ -356,7 +356,7 @@ impl<M: Machine, G: FaultGuard<M>> Target<'_, M, G> {
     /// The part of `rest` that is in the first table, which is made if need be, and locked.
     fn first_table<'g>(&'g self, batch: &Batch<'g, '_, M>) -> Result<(PteGuard<'g, M, G>, VaRange), Halt> {
         let frames = &batch.uffd.vm.frames;
-        let table = self.slot.space.walk_alloc(frames, self.guard, batch.rest.start)?;
+        let table = self.slot.space.table_alloc(frames, self.guard, batch.rest.start)?;
         let part = VaRange { start: batch.rest.start, end: batch.rest.end.min(table.range().end) };
         Ok((table.lock(), part))
     }
@@ -454,7 +454,7 @@ impl<M: Machine, G: FaultGuard<M>> Target<'_, M, G> {
         place: usize,
     ) -> Result<(), Halt> {
         let vm = batch.uffd.vm;
-        let table = self.slot.space.walk_alloc(&vm.frames, self.guard, va)?;
+        let table = self.slot.space.table_alloc(&vm.frames, self.guard, va)?;
         let index = self.vma.index_of(va);
         // Asked again below: this saves making a page of the object that has no place here.
         let is_free = match content {

@@ -18,7 +18,7 @@ use crate::{
     vma::{flags::VmFlags, refusal::Refusal},
 };
 use anonmem_hal::{GiveUp, Machine, Marker};
-use anonmem_pgtable::{Mapped, PteGuard, StableVma};
+use anonmem_pgtable::{Mapped, PteGuard, StableVma, Walked};
 
 /// What becomes of a fault that the VMA's userfaultfd is asked about.
 #[cold]
@@ -81,8 +81,11 @@ fn must_wait<M: Machine, G: FaultGuard<M>>(
     fault: &VmFault<'_, M, G>,
     reason: UffdReason,
 ) -> Result<bool, FaultResult> {
-    let Some(table) = fault.slot.space.walk(&fault.vm.frames, fault.guard, fault.va) else {
-        return Ok(reason != UffdReason::WriteProtected);
+    let table = match fault.slot.space.walk(&fault.vm.frames, fault.guard, fault.va) {
+        Some(Walked::Table(table)) => table,
+        // A leaf that is protected becomes a table before anybody waits for it.
+        Some(Walked::Leaf(_)) => return Ok(false),
+        None => return Ok(reason != UffdReason::WriteProtected),
     };
     let entries = fault.lock(table)?;
     Ok(entry_waits(&entries, fault.va, reason))

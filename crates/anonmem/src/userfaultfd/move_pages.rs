@@ -55,7 +55,7 @@ use anonmem_hal::{
     FlushRange, Machine, MigrationKind, PAGE_SIZE, Pfn, Present, Pte, Sharing, SoftLeaf, SwapBits, SwapEntry,
     Va, VaRange,
 };
-use anonmem_pgtable::{Attrs, Cleared, Mapped, PteGuard, PteTable};
+use anonmem_pgtable::{Attrs, Cleared, Mapped, PteGuard, PteTable, Walked};
 
 /// The most pages that move under one hold of the locks, their folio locks included.
 const RUN: usize = 16;
@@ -265,12 +265,12 @@ impl<'a, M: Machine, G: FaultGuard<M>> Mover<'a, M, G> {
     #[doc(alias = "move_pages_ptes")]
     fn step(&self, src: Va, dst: Va, most: u64) -> Result<Step, Halt> {
         let (frames, space) = (&self.vm.frames, &self.slot.space);
-        let to = space.walk_alloc(frames, self.dst, dst)?;
+        let to = space.table_alloc(frames, self.dst, dst)?;
         if to.peek(dst) != Pte::None {
             return Err(Error::Exists.into());
         }
         let most = most.min(room(to.range(), dst));
-        let Some(from) = space.walk(frames, self.src, src) else {
+        let Some(from) = space.walk(frames, self.src, src).and_then(Walked::table) else {
             // None of what the table would cover is there.
             let missing = room(src_span(to, src), src);
             return self.skip_holes(None, to, (src, dst), most.min(missing));

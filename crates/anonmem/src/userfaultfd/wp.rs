@@ -23,7 +23,7 @@ use crate::{
     vma::{flags::VmFlags, vma::Backing},
 };
 use anonmem_hal::{FlushRange, Machine, Marker, Protection, Pte, SoftLeaf, Va, VaRange};
-use anonmem_pgtable::{AddressSpace, Cleared, Mapped, PteGuard, StableVma};
+use anonmem_pgtable::{AddressSpace, Cleared, Mapped, PteGuard, StableVma, Walked};
 
 bitflags::bitflags! {
     /// What becomes of the protection. The values are Linux's (`UFFDIO_WRITEPROTECT_MODE_*`).
@@ -122,7 +122,7 @@ impl<M: Machine> MmapReadGuard<'_, M> {
         let (frames, space) = (&self.objects.frames, &self.slot().space);
         let mut rest = part;
         while !rest.is_empty() {
-            let table = space.walk_alloc(frames, self, rest.start)?;
+            let table = space.table_alloc(frames, self, rest.start)?;
             let piece = VaRange { start: rest.start, end: rest.end.min(table.range().end) };
             let mut entries = table.lock();
             let mut flush = entries.uffd_wp_range(piece);
@@ -169,7 +169,9 @@ fn resolve<M: Machine, G: StableVma<M>>(
     range: VaRange,
     prot: Protection,
 ) {
-    for (table, part) in space.tables(&objects.frames, guard, range) {
+    for (found, part) in space.parts(&objects.frames, guard, range) {
+        // Protecting makes leaves tables.
+        let Walked::Table(table) = found else { continue };
         let mut entries = table.lock();
         if entries.is_empty() {
             continue;

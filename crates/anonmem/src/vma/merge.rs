@@ -147,6 +147,11 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
         // Those that keep a part; what goes away altogether stays in the interval trees until it is unlinked.
         let rests = merge.eaten.map(|id| id.and_then(|id| Some((id, rest_of(objects, id, merge.range)?))));
         let shrinking = rests.iter().flatten().map(|&(id, _)| id);
+        // A leaf lies within one VMA.
+        for (id, rest) in rests.iter().flatten() {
+            let at = if rest.start == objects.vma(*id).start() { rest.end } else { rest.start };
+            self.slot().space.split_leaf_at(&objects.frames, self, at);
+        }
         self.reshape(merge.target, shrinking, |reshaping| {
             let mut nodes = self.slot().tree.prealloc_none(objects.nodes());
             let mut writer = nodes.write();

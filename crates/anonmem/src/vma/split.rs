@@ -35,6 +35,8 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
         let mut nodes = slot.tree.prealloc(objects.nodes(), 1)?;
         let upper = self.copy_upper(id, high)?;
         let write = vma.start_write(self);
+        // A leaf lies within one VMA.
+        slot.space.split_leaf_at(&objects.frames, self, at);
         objects.vma(upper).attach(self);
         self.reshape(id, core::iter::empty(), |reshaping| {
             let mut writer = nodes.write();

@@ -7,14 +7,14 @@ use crate::{
     mm::slot::MmSlot,
     vma::flags::VmFlags,
 };
-use anonmem_frame::{Field, Link, SlabItem};
+use anonmem_frame::{Field, Link, SlabItem, fields};
 use anonmem_hal::{Machine, PAGE_SHIFT, Protection, SourceId, Va, VaRange};
 use anonmem_sync::{
     Atomic,
     Ordering::{self, Relaxed},
     Plain, WaitQueue, fence,
 };
-use core::{mem::offset_of, num::NonZeroU64};
+use core::num::NonZeroU64;
 
 /// What the pages of a VMA are before anybody writes to them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -61,24 +61,10 @@ pub(crate) struct Vma<M: Machine> {
 impl<M: Machine> SlabItem<M> for Vma<M> {
     type Tag = VmaTag;
     const NAME: &'static str = "vm_area_struct";
-    const FIELDS: &'static [Field] = &[
-        Field::new("mm", offset_of!(Self, mm)),
-        Field::new("start", offset_of!(Self, start)),
-        Field::new("end", offset_of!(Self, end)),
-        Field::new("pgoff", offset_of!(Self, pgoff)),
-        Field::new("flags", offset_of!(Self, flags)),
-        Field::new("source", offset_of!(Self, source)),
-        Field::new("shared", offset_of!(Self, shared)),
-        Field::new("special", offset_of!(Self, special)),
-        Field::new("uffd", offset_of!(Self, uffd)),
-        Field::new("anon_vma", offset_of!(Self, anon_vma)),
-        Field::new("chains", offset_of!(Self, chains)),
-        Field::new("next_detached", offset_of!(Self, next_detached)),
-        Field::new("lock.refcount", offset_of!(Self, lock.refcount)),
-        Field::new("lock.seq", offset_of!(Self, lock.seq)),
-        Field::new("lock.version", offset_of!(Self, lock.version)),
-        Field::new("lock.writer", offset_of!(Self, lock.writer)),
-    ];
+    const FIELDS: &'static [Field] = fields! {
+        mm, start, end, pgoff, flags, source, shared, special, uffd, anon_vma, chains, next_detached, lock {
+        "lock.refcount": refcount, "lock.seq": seq, "lock.version": version, "lock.writer": writer },
+    };
     fn new() -> Self {
         Self {
             mm: Atomic::new(Link::NONE),
@@ -220,6 +206,14 @@ impl<M: Machine> Vma<M> {
         let page = index.checked_sub(self.pgoff())?;
         let va = Va(self.start().0.checked_add(page << PAGE_SHIFT)?);
         (va < self.end()).then_some(va)
+    }
+
+    /// The addresses of the `pages` pages from linear index `first` on, as far as the VMA covers them.
+    pub(crate) fn addresses_of(&self, first: u64, pages: u64) -> Option<VaRange> {
+        let pgoff = self.pgoff();
+        let from = self.address_of(first.max(pgoff))?;
+        let len = (first + pages).checked_sub(first.max(pgoff)).filter(|&len| len > 0)?;
+        Some(VaRange { start: from, end: from.page_after(len).min(self.end()) })
     }
 
     /// The hardware's permissions for a page that may be written without asking.

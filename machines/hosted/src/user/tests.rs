@@ -3,7 +3,7 @@
 use super::*;
 use crate::Checked;
 use anonmem_hal::{
-    Entry, FlushRange, Mmu, Order, PhysMem, Present, Protection, Pte, VaRange,
+    CpuSet, Entry, FlushRange, Mmu, Order, PhysMem, Present, Protection, Pte, VaRange,
     arch::{Toy, X86_64},
 };
 use std::{
@@ -56,7 +56,7 @@ impl<A: Arch, C: Checks> Tiny<A, C> {
                     entry.store(A::encode_entry(Entry::Table(next), level), Relaxed);
                     next
                 }
-                Entry::Leaf(_) => panic!("no large leaves here"),
+                Entry::Leaf(_) | Entry::Migration { .. } => panic!("no large leaves here"),
             };
         }
         &self.machine.arena.words(table)[A::index(va, 0)]
@@ -248,6 +248,46 @@ fn large_leaves_translate_to_their_parts() {
     assert_eq!(byte, [9]);
     let entry = tiny.machine.arena.words(tiny.root)[1].load(Relaxed);
     assert!(matches!(Toy::decode_entry(entry, 1), Entry::Leaf(p) if p.young && p.dirty));
+}
+
+/// A leaf over the second eight pages that a CPU has read through, which clean becomes a table of the same pages.
+fn leaf_that_becomes_a_table(tiny: &Tiny<Toy>, between: impl Fn()) {
+    let first = tiny.new_frame();
+    (0..7).for_each(|_| {
+        tiny.new_frame();
+    });
+    let table = tiny.new_frame();
+    let word = &tiny.machine.arena.words(tiny.root)[1];
+    let leaf = Entry::Leaf(Present { dirty: false, ..page(first, Protection::RW) });
+    word.store(Toy::encode_entry(leaf, 1), Relaxed);
+    tiny.run(0, |user| {
+        user.load(Va(0x8000), &mut [0]).unwrap();
+        for (nth, word) in tiny.machine.arena.words(table)[..8].iter().enumerate() {
+            word.store(Toy::encode_pte(leaf.nth_page(nth as u64).unwrap()), Relaxed);
+        }
+        between();
+        word.store(Toy::encode_entry(Entry::Table(table), 1), Relaxed);
+        user.store(Va(0xb000), &[9]).unwrap();
+    });
+    let mut byte = [0];
+    tiny.machine.arena.read(first.offset(3), 0, &mut byte);
+    assert_eq!(byte, [9]);
+}
+
+#[test]
+#[should_panic(expected = "has translations of 8 and of 1 pages")]
+fn a_leaf_that_becomes_a_table_without_a_flush_is_found() {
+    let tiny = Tiny::<Toy>::new(None);
+    leaf_that_becomes_a_table(&tiny, || ());
+}
+
+#[test]
+fn a_leaf_that_is_flushed_may_become_a_table() {
+    let tiny = Tiny::<Toy>::new(None);
+    let second = VaRange::page(Va(0xf000));
+    leaf_that_becomes_a_table(&tiny, || {
+        tiny.machine.flush(CpuSet::one(CpuId(0)), tiny.root, FlushRange::Range(second));
+    });
 }
 
 #[test]

@@ -44,7 +44,7 @@ fn with_swap(f: impl FnOnce(&World)) {
 /// Whether the entry lets programs write.
 fn is_writable(w: &World, mm: &Mm<'_, M>) -> bool {
     let guard = mm.read();
-    let table = mm.slot().space.walk(&w.vm.frames, &guard, AT).unwrap();
+    let table = mm.slot().space.walk(&w.vm.frames, &guard, AT).unwrap().table().unwrap();
     matches!(table.peek(AT), Pte::Present(present) if present.prot.write)
 }
 
@@ -216,7 +216,7 @@ fn cached_for_one<'a>(w: &'a World, parent: &Mm<'a, M>) -> FolioRef<'a, M> {
     page_out(w, parent);
     child.load(AT.0).unwrap();
     let guard = parent.read();
-    let entry = parent.slot().space.walk(&w.vm.frames, &guard, AT).unwrap().peek(AT);
+    let entry = parent.slot().space.walk(&w.vm.frames, &guard, AT).unwrap().table().unwrap().peek(AT);
     let Pte::Soft(SoftLeaf::Swap { entry, .. }) = entry else { panic!("{entry:?}") };
     drop(guard);
     drop(child);
@@ -276,7 +276,7 @@ fn a_page_that_came_back_meanwhile_is_not_poisoned() {
         page_out(w, &mm);
         let guard = mm.read();
         let id = guard.slot().tree.find(w.vm.nodes(), AT).unwrap().1;
-        let table = mm.slot().space.walk(&w.vm.frames, &guard, AT).unwrap();
+        let table = mm.slot().space.walk(&w.vm.frames, &guard, AT).unwrap().table().unwrap();
         let Pte::Soft(SoftLeaf::Swap { entry, .. }) = table.peek(AT) else { panic!("it is in swap") };
         let fault = VmFault::new(&w.vm, mm.slot(), &guard, id, AT, Read, Waits::Never);
         assert_eq!(handle_mm_fault(&fault), FaultResult::Done);

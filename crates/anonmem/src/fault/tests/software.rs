@@ -38,7 +38,7 @@ fn lock<'a>(
     guard: &'a MmapReadGuard<'a, M>,
     va: Va,
 ) -> PteGuard<'a, M, MmapReadGuard<'a, M>> {
-    mm.slot().space.walk(&mm.vm.frames, guard, va).unwrap().lock()
+    mm.slot().space.walk(&mm.vm.frames, guard, va).unwrap().table().unwrap().lock()
 }
 
 /// The page at `va` starts to migrate.

@@ -102,7 +102,7 @@ fn a_page_that_was_pinned_meanwhile_gets_its_entry_back() {
         let mm = program(w, 7);
         let entry = |w: &World| {
             let guard = mm.read();
-            let table = mm.slot().space.walk(&w.vm.frames, &guard, Va(AT)).unwrap();
+            let table = mm.slot().space.walk(&w.vm.frames, &guard, Va(AT)).unwrap().table().unwrap();
             table.peek(Va(AT))
         };
         let pin = mm.pin_page(Va(AT));

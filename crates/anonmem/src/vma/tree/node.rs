@@ -13,10 +13,10 @@
 //! Unused slots end at [`UNUSED`], above every page, so that [`TreeNode::rank`] needs no length.
 
 use crate::ids::{NodeId, NodeTag};
-use anonmem_frame::{Field, Handle, Link, RawHandle, SlabItem};
+use anonmem_frame::{Field, Handle, Link, RawHandle, SlabItem, fields};
 use anonmem_hal::Machine;
 use anonmem_sync::{Atomic, Ordering::Relaxed};
-use core::{array, mem::offset_of};
+use core::array;
 
 /// The most slots of a node.
 pub(super) const CAPACITY: usize = 16;
@@ -78,14 +78,9 @@ impl Tier {
 impl<M: Machine> SlabItem<M> for TreeNode<M> {
     type Tag = NodeTag;
     const NAME: &'static str = "vma_tree_node";
-    const FIELDS: &'static [Field] = &[
-        Field::array("end", offset_of!(Self, end), 8),
-        Field::array("link", offset_of!(Self, link), 4),
-        Field::array("start", offset_of!(Self, start), 8),
-        Field::array("gap", offset_of!(Self, gap), 8),
-        Field::new("len", offset_of!(Self, len)),
-        Field::new("next", offset_of!(Self, next)),
-    ];
+    const FIELDS: &'static [Field] = fields! {
+        end[8], link[4], start[8], gap[8], len, next, _pad as _,
+    };
 
     fn new() -> Self {
         Self {

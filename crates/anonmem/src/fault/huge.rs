@@ -1,0 +1,111 @@
+//! Faults on leaves: one entry above the last level that maps a whole folio.
+//!
+//! A leaf is resolved as a whole where that is possible: it becomes accessed, dirty and writable as one, and
+//! its only owner takes all of its folio for its own. Where only a part of it can be resolved (a write to a
+//! folio that others have, too), it becomes a table, which cannot fail, and the fault looks again: the rest is
+//! the business of the paths for pages.
+//!
+//! Locks: the leaf's table's, taken here. What the walk saw of the leaf is asked again under it.
+//!
+//! Linux: mm/huge_memory.c `do_huge_pmd_wp_page`, `huge_pmd_set_accessed`.
+
+use crate::{
+    events::Event,
+    fault::vm_fault::{FaultAccess, FaultGuard, FaultResult, VmFault},
+    vma::refusal::Refusal,
+};
+use anonmem_frame::{FolioOwner, SharedWholeRef};
+use anonmem_hal::{Machine, Present};
+use anonmem_pgtable::{Dirty, LeafGuard, LeafPlace, Locked, MappedLeaf};
+
+/// What a leaf that traps needs.
+enum Verdict {
+    /// Nothing but its bits: the access is allowed.
+    Bits(Dirty),
+    /// To become writable, or exclusive: the folio is the leaf's alone.
+    Reuse,
+    /// To become a table: others have the folio.
+    Split,
+    /// To be waited for.
+    Migrates,
+}
+
+/// Resolves a fault at a leaf.
+#[cold]
+pub(super) fn do_leaf<'a, M: Machine, G: FaultGuard<M>>(
+    fault: &VmFault<'a, M, G>,
+    place: LeafPlace<'a, M, G>,
+) -> Result<FaultResult, FaultResult> {
+    let Locked::Leaf(mut leaf) = place.lock() else { return Err(FaultResult::Reload) };
+    fault.guard.still_holds()?;
+    match judge(fault, &leaf) {
+        Verdict::Bits(dirty) => {
+            leaf.upgrade(dirty);
+            drop(leaf);
+            // The leaf allows the access, so it trapped because of a translation that is older than it.
+            fault.vm.machine().flush_local(fault.slot.space.root(), fault.va);
+            fault.vm.count(Event::FaultSpurious);
+            Ok(FaultResult::Done)
+        }
+        Verdict::Reuse => {
+            leaf.upgrade(fault.dirty());
+            // CPUs that keep the read-only translation trap, and find this leaf.
+            fault.vm.count(Event::FaultCowReuse);
+            Ok(FaultResult::Done)
+        }
+        Verdict::Split => {
+            leaf.split();
+            fault.vm.count(Event::LeafSplit);
+            Err(FaultResult::Reload)
+        }
+        Verdict::Migrates => {
+            drop(leaf);
+            // As for a page that migrates.
+            fault.guard.sleeps(Refusal::WouldSleep)?;
+            M::yield_now();
+            Err(FaultResult::Reload)
+        }
+    }
+}
+
+#[doc(alias = "do_huge_pmd_wp_page")]
+fn judge<'a, M: Machine, G: FaultGuard<M>>(fault: &VmFault<'a, M, G>, leaf: &LeafGuard<'a, M, G>) -> Verdict {
+    let breaks_sharing = |leaf: Present| match fault.access {
+        FaultAccess::Write => !leaf.prot.write,
+        FaultAccess::Unshare => true,
+        FaultAccess::Read | FaultAccess::Exec => false,
+    };
+    match leaf.mapped() {
+        MappedLeaf::Migration(..) => Verdict::Migrates,
+        // A userfaultfd is asked page by page.
+        MappedLeaf::Exclusive(_, leaf) | MappedLeaf::Shared(_, leaf) if leaf.uffd_wp => Verdict::Split,
+        MappedLeaf::Exclusive(_, leaf) if breaks_sharing(leaf) => Verdict::Reuse,
+        MappedLeaf::Shared(folio, leaf) if breaks_sharing(leaf) => {
+            if wp_can_reuse_whole(fault, &folio) {
+                Verdict::Reuse
+            } else {
+                Verdict::Split
+            }
+        }
+        MappedLeaf::Exclusive(..) => Verdict::Bits(match fault.access {
+            FaultAccess::Write => Dirty::Yes,
+            FaultAccess::Read | FaultAccess::Exec | FaultAccess::Unshare => Dirty::No,
+        }),
+        MappedLeaf::Shared(..) => Verdict::Bits(Dirty::No),
+    }
+}
+
+/// Makes the folio exclusive if this leaf is all that is left of its sharers. As for a page, the folio lock
+/// may only be tried; if it is taken, copying is always right.
+#[doc(alias = "wp_can_reuse_anon_folio")]
+fn wp_can_reuse_whole<M: Machine, G: FaultGuard<M>>(
+    fault: &VmFault<'_, M, G>,
+    folio: &SharedWholeRef<'_, '_, M>,
+) -> bool {
+    let Some(anon_vma) = fault.anon_vma else { return false };
+    if !folio.looks_reusable() {
+        return false;
+    }
+    let Some(lock) = folio.try_lock() else { return false };
+    folio.reuse(&lock, anon_vma.raw()).is_ok()
+}
