@@ -87,6 +87,15 @@ pub fn root_of(mm: &Mm) -> PhysAddr {
     mm.root().0 * PAGE
 }
 
+/// The bytes of a frame that is about to be a page.
+///
+/// # Safety
+/// Nobody else sees the frame yet, and the slice is gone before somebody does.
+pub unsafe fn new_frame<'a>(pfn: Pfn) -> &'a mut [u8] {
+    // SAFETY: the frame is in the direct map, and the caller's alone.
+    unsafe { core::slice::from_raw_parts_mut(direct(pfn.0 * PAGE), PAGE as usize) }
+}
+
 /// This CPU is about to use the address space.
 pub fn activate(mm: &Mm, cpu: usize) {
     mm.activate(CpuId(cpu as u32));

@@ -36,12 +36,23 @@ impl<'f, M: Machine> FolioGuard<'f, M> {
         self.folio
     }
 
+    /// Gives the folio, a page that is mapped once and exclusive, to another anon_vma and index: it is mapped
+    /// there already (UFFDIO_MOVE). A walk that finds it there by what is written now finds the entry, too.
+    ///
+    /// The caller still holds the lock of the entry's table, and whatever keeps away the walks that do not
+    /// hold the folio lock.
+    #[doc(alias = "folio_move_anon_rmap")]
+    pub fn move_mapped(&self, anon_vma: RawHandle, index: u64) {
+        anonmem_hal::debug_check!(M, matches!(self.folio.mapping(), Mapping::Anon(_)));
+        self.folio.set_mapping(Mapping::Anon(anon_vma), index);
+    }
+
     /// Lets the cached page of an exclusive swap entry go along with the entry to another anon_vma and index
     /// (UFFDIO_MOVE). The caller also holds the lock of the entry's table. A page that was only read belongs
     /// to nothing yet, and learns where it is when it is mapped.
     ///
     /// # Panics
-    /// If it is mapped: the page of a mapping moves by [`Exclusive::move_to`].
+    /// If it is mapped: the page of a mapping moves by [`move_mapped`](Self::move_mapped).
     pub fn move_cached(&self, anon_vma: RawHandle, index: u64) {
         assert_eq!(self.folio.counts().maps(), 0, "a cached page that is mapped moves with its mapping");
         match self.folio.mapping() {

@@ -304,27 +304,14 @@ impl<'f, M: Machine> Exclusive<'f, M> {
 }
 
 impl<M: Machine> Exclusive<'_, M> {
-    /// Gives the page, a folio of its own, to another anon_vma and index: it will be mapped there
-    /// (UFFDIO_MOVE). The entry that it came from is cleared, so that a pin is seen that was taken before:
-    /// the sharer's half of [`pin_protocol`](super::pin_protocol).
+    /// Asks whether the page may go to another address (UFFDIO_MOVE). The entry that it came from is cleared,
+    /// so that a pin is seen that was taken before: the sharer's half of
+    /// [`pin_protocol`](super::pin_protocol).
     ///
     /// # Errors
     /// The page itself, if it may be pinned: put it back. Nothing of it has changed.
-    ///
-    /// # Panics
-    /// If the lock is another folio's, or the folio has more pages.
-    #[doc(alias = "folio_move_anon_rmap")]
-    pub fn move_to(self, lock: &FolioGuard<'_, M>, anon_vma: RawHandle, index: u64) -> Result<Self, Self> {
-        let folio = self.folio();
-        assert!(
-            lock.folio() == folio && folio.owned_order().get() == 0,
-            "a page moves under its own folio's lock"
-        );
-        if pinned_after_clearing(&folio.meta().counts) {
-            return Err(self);
-        }
-        folio.set_mapping(Mapping::Anon(anon_vma), index);
-        Ok(self)
+    pub fn try_move(self) -> Result<Self, Self> {
+        if pinned_after_clearing(&self.folio().meta().counts) { Err(self) } else { Ok(self) }
     }
 }
 

@@ -14,10 +14,11 @@ use crate::{
     },
     snapshot::Region,
 };
-use anonmem::lab::{folio_lock_anon_vma_read, rmap_walk_anon};
+use anonmem::lab::{folio_lock_anon_vma_read, folio_referenced_by_reclaim, rmap_walk_anon};
 use anonmem::{
-    Advice, Config, Error, FaultAccess, FaultOutcome, LockMode, MapBacking, MapFlags, Mm, MmapRequest,
-    PinFlags, PinnedRange, Prot, Unpin, Vm,
+    Advice, Config, Error, FaultAccess, FaultOutcome, FillMode, LockMode, MapBacking, MapFlags, Mm,
+    MmapRequest, MoveLocks, MoveMode, PinFlags, PinnedRange, Prot, ProtectMode, RegisterMode, Uffd,
+    UffdFaults, UffdFeatures, Unpin, Vm,
 };
 use anonmem_frame::{
     Exclusive, Folio, FolioOwner, FolioPin, FolioRef, Mapping, OwnedFrames, RawHandle, Shared,
@@ -57,6 +58,8 @@ pub(crate) struct Kernel {
     many_pins: RefCell<Option<(ManuallyDrop<FolioPin<'static, Sim>>, u64)>>,
     /// Ranges that the case has pinned, each by its number.
     pinned: [RefCell<Option<PinnedRange<'static, Sim>>>; 2],
+    /// A userfaultfd of address space 0.
+    uffd: RefCell<Option<Uffd<'static, Sim>>>,
     /// What CPUs want to tell the check at the end.
     pub(crate) notes: [Cell<u64>; 4],
     /// What CPUs tell one another.
@@ -76,8 +79,14 @@ pub(crate) const fn pages(first: u64, n: u64) -> VaRange {
 impl Kernel {
     /// A machine with `nr_frames` frames and no program.
     pub(crate) fn new(nr_frames: u64, lock_mode: LockMode) -> Self {
+        Self::with_moves(nr_frames, lock_mode, MoveLocks::default())
+    }
+
+    /// The same with a choice of what guards a page that moves.
+    pub(crate) fn with_moves(nr_frames: u64, lock_mode: LockMode, move_locks: MoveLocks) -> Self {
         let sim = Sim::new(nr_frames);
-        let config = Config { lock_mode, mmap_min_addr: P, stack_guard_gap: P, ..Config::default() };
+        let config =
+            Config { lock_mode, move_locks, mmap_min_addr: P, stack_guard_gap: P, ..Config::default() };
         let vm = Vm::new(sim.clone(), config).expect("frames for the memory manager");
         // Worlds are as many as scenarios, and they are copied in place: they live for ever.
         let vm = Box::leak(Box::new(vm));
@@ -93,6 +102,7 @@ impl Kernel {
             eaten: [const { Cell::new(None) }; 64],
             many_pins: RefCell::new(None),
             pinned: Default::default(),
+            uffd: RefCell::new(None),
             notes: Default::default(),
             flag: Atomic::new(0),
         }
@@ -283,6 +293,51 @@ impl Kernel {
         mappings
     }
 
+    /// What reclaim finds when it asks whether the folio of [`hold`](Self::hold) was used: how many entries map
+    /// it; `None` if it is locked.
+    pub(crate) fn ask_referenced(&self) -> Option<u64> {
+        let page = self.folio.borrow().as_ref().expect("held").clone();
+        folio_referenced_by_reclaim(self.vm, &page).map(|found| found.mappings)
+    }
+
+    /// Makes a userfaultfd for address space 0.
+    pub(crate) fn userfaultfd(&self, features: UffdFeatures) {
+        let uffd = self.mm(0).userfaultfd(UffdFaults::Any).expect("frames");
+        uffd.agree(features).expect("features that there are");
+        *self.uffd.borrow_mut() = Some(uffd);
+    }
+
+    /// The userfaultfd of [`userfaultfd`](Self::userfaultfd).
+    pub(crate) fn uffd(&self) -> Ref<'_, Uffd<'static, Sim>> {
+        Ref::map(self.uffd.borrow(), |uffd| uffd.as_ref().expect("made"))
+    }
+
+    /// Closes it.
+    pub(crate) fn close_uffd(&self) {
+        let closed = self.uffd.borrow_mut().take();
+        drop(closed);
+    }
+
+    /// Lets it watch `n` pages from page `first` on.
+    pub(crate) fn watch(&self, first: u64, n: u64, mode: RegisterMode) {
+        self.uffd().register(page(first), n * P, mode).expect("a mapping that can be watched");
+    }
+
+    /// Moves page `src` to page `dst`; says whether it did, or why not.
+    pub(crate) fn move_page(&self, dst: u64, src: u64) -> Result<(), Error> {
+        self.uffd().move_pages(page(dst), page(src), P, MoveMode::empty()).result()
+    }
+
+    /// Puts the page of zeroes at page `n`.
+    pub(crate) fn zeropage(&self, n: u64) -> Result<(), Error> {
+        self.uffd().zeropage(page(n), P, FillMode::empty()).result()
+    }
+
+    /// Protects page `n` against writes, or lets it be written again.
+    pub(crate) fn write_protect(&self, n: u64, mode: ProtectMode) -> Result<(), Error> {
+        self.uffd().write_protect(page(n), P, mode)
+    }
+
     /// Gives back the reference of [`hold`](Self::hold).
     pub(crate) fn let_go(&self) {
         drop(self.folio.borrow_mut().take());
@@ -457,6 +512,8 @@ impl Kernel {
     pub(crate) fn check(&self) -> Result<(), String> {
         drop(self.elsewhere.borrow_mut().take());
         self.let_go();
+        self.vm.validate().map_err(|v| v.to_string())?;
+        self.close_uffd();
         self.give_back();
         self.vm.validate().map_err(|v| v.to_string())?;
         for mm in 0..MMS {

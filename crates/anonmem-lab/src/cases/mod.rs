@@ -23,6 +23,7 @@ pub(crate) mod kernel;
 pub mod kswapd;
 pub mod lazyfree;
 pub mod migrate;
+pub mod moves;
 pub mod mremap;
 mod naming;
 pub mod pin_fast;
@@ -31,6 +32,7 @@ pub mod reclaim_pairs;
 pub mod reclaim_wait;
 pub mod rmap_family;
 pub mod seed_001;
+pub mod seed_003;
 pub mod seed_004;
 pub mod shared_objects;
 pub mod speculative_vma;
@@ -44,6 +46,7 @@ pub mod sync_seqcount;
 pub mod sync_wait_queue;
 pub mod tlb_batch;
 pub mod translations;
+pub mod userfaultfd;
 pub mod vma_lookup;
 mod weak;
 pub mod wp_reuse;
@@ -59,6 +62,10 @@ pub fn all() -> &'static [&'static Case] {
         &seed_001::CASE,
         &fault_pairs::TABLE_SPECULATIVE,
         &swap_shared::SWAPPED_IN_ALREADY,
+        &seed_003::CASE,
+        &seed_003::UNMAP,
+        &seed_003::FOLIO,
+        &seed_003::FOLIO_UNMAP,
         &seed_004::CASE,
         &seed_004::PINNED,
         &swap_shared::COPY_ABA,
@@ -181,6 +188,18 @@ pub fn all() -> &'static [&'static Case] {
         &migrate::PROTECT,
         &migrate::REMAP,
         &migrate::RECLAIM,
+        &seed_003::PIN,
+        &moves::FORK,
+        &moves::SWAP_OUT,
+        &moves::CACHED,
+        &moves::SWAP_IN,
+        &moves::MOVE,
+        &moves::UNMAP,
+        &userfaultfd::SLEEPS,
+        &userfaultfd::CLOSES,
+        &userfaultfd::LATE,
+        &userfaultfd::OUTLIVES,
+        &userfaultfd::REMOVE,
     ];
     ALL
 }

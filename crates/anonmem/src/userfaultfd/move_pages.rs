@@ -22,6 +22,8 @@
 //! Then the entry is cleared, and only then is it asked whether the page is pinned: who pins without a lock
 //! looks at the entry again after that (`pin_protocol`). All checks come before the first change of the folio
 //! (CVE-2024-27007). The old translations are flushed before the new entries are filled, all under the locks.
+//! Last, the folio says where it is: a walk that reads the new anon_vma takes that one's lock, which nobody
+//! here holds, and must find the new entry. (Linux has it the other way round, and such a walk may miss it.)
 //!
 //! A swap entry takes its cached page along, or has none: that is asked under the page-table lock, because a
 //! page can come back and leave again to the same slot in between (CVE-2025-38242, CVE-2025-21984).
@@ -256,8 +258,8 @@ impl<'a, M: Machine, G: FaultGuard<M>> Both<'a, M, G> {
 struct Taken<'a, M: Machine> {
     page: Exclusive<'a, M>,
     present: Present,
-    _lock: FolioGuard<'a, M>,
-    _reference: FolioRef<'a, M>,
+    lock: FolioGuard<'a, M>,
+    reference: FolioRef<'a, M>,
 }
 
 impl<'a, M: Machine, G: FaultGuard<M>> Mover<'a, M, G> {
@@ -379,10 +381,9 @@ impl<'a, M: Machine, G: FaultGuard<M>> Mover<'a, M, G> {
         let mut count = 0;
         let mut next = Some((first, lock));
         while let Some((reference, lock)) = next.take() {
-            let (from, to) = (src.page_after(count as u64), dst.page_after(count as u64));
-            match self.take(&mut both.src, from, to, &lock) {
+            match self.take(&mut both.src, src.page_after(count as u64)) {
                 Ok((page, present)) => {
-                    taken[count] = Some(Taken { page, present, _lock: lock, _reference: reference });
+                    taken[count] = Some(Taken { page, present, lock, reference });
                     count += 1;
                 }
                 Err(Error::Busy) if count == 0 => return Err(Error::Busy.into()),
@@ -397,10 +398,11 @@ impl<'a, M: Machine, G: FaultGuard<M>> Mover<'a, M, G> {
         // Declared before the locks' guards, so that those are let go under no page-table lock.
         let mut locks: [Option<(FolioGuard<'a, M>, FolioRef<'a, M>)>; RUN] = [const { None }; RUN];
         for (i, (taken, kept)) in taken.iter_mut().zip(&mut locks).enumerate() {
-            let Some(Taken { page, present, _lock, _reference }) = taken.take() else { break };
-            let attrs = Attrs { prot: self.to.protection(), uffd_wp: false, ..present.into() };
-            both.dst().install(dst.page_after(i as u64), page, attrs);
-            *kept = Some((_lock, _reference));
+            let Some(Taken { page, present, lock, reference }) = taken.take() else { break };
+            let (va, attrs) = (dst.page_after(i as u64), self.attrs(present));
+            both.dst().install(va, page, attrs);
+            lock.move_mapped(self.stamp.raw(), self.to.index_of(va));
+            *kept = Some((lock, reference));
         }
         drop(both);
         drop(locks);
@@ -438,22 +440,15 @@ impl<'a, M: Machine, G: FaultGuard<M>> Mover<'a, M, G> {
         alike.then_some((reference, lock))
     }
 
-    /// Clears the entry of a page whose folio is locked, and gives the page to the destination; or puts it
-    /// back.
+    /// Clears the entry of a page whose folio is locked; or puts it back.
     ///
     /// # Errors
     /// [`Error::Busy`] if the page may be pinned.
-    fn take(
-        &self,
-        entries: &mut PteGuard<'a, M, G>,
-        src: Va,
-        dst: Va,
-        lock: &FolioGuard<'a, M>,
-    ) -> Result<(Exclusive<'a, M>, Present), Error> {
+    fn take(&self, entries: &mut PteGuard<'a, M, G>, src: Va) -> Result<(Exclusive<'a, M>, Present), Error> {
         let (Cleared::Exclusive(page, present), vacancy) = entries.take(src) else {
             unreachable!("the entry was just looked at, and is locked")
         };
-        match page.move_to(lock, self.stamp.raw(), self.to.index_of(dst)) {
+        match page.try_move() {
             Ok(page) => {
                 vacancy.leave_empty();
                 Ok((page, present))
@@ -463,6 +458,11 @@ impl<'a, M: Machine, G: FaultGuard<M>> Mover<'a, M, G> {
                 Err(Error::Busy)
             }
         }
+    }
+
+    /// What the entry of a page that has moved says.
+    fn attrs(&self, old: Present) -> Attrs {
+        Attrs { prot: self.to.protection(), uffd_wp: false, ..old.into() }
     }
 
     /// Moves a swap entry, with its page if that is in memory.

@@ -25,7 +25,6 @@ use crate::{
         vma::{Backing, Vma},
     },
 };
-use anonmem_frame::Link;
 use anonmem_hal::{Arch, GiveUp, Machine, Va, VaRange};
 use core::mem::ManuallyDrop;
 
@@ -407,19 +406,24 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
 /// # Locks
 /// Takes the mmap lock of its address space for writing. Sleeps.
 pub(super) fn release<M: Machine>(vm: &Vm<M>, id: UffdId) {
+    unwatch_all(vm, id, None);
     let mut at = Some(id);
-    vm.uffd(id).next_released.set(Link::NONE);
     while let Some(id) = at {
-        // Faults that come from now on do not wait.
+        // Everybody who asks does so under a lock that was waited for; so nobody comes any more.
         if let Some(child) = vm.uffd_dismiss(id) {
-            vm.uffd(child).next_released.set(id.into());
+            unwatch_all(vm, child, Some(id));
             at = Some(child);
             continue;
         }
-        if let Some(mm) = vm.try_user(vm.uffd(id).mm()) {
-            mm.write().unwatch_all(id);
-        }
         at = vm.uffd(id).next_released.get().get();
         vm.uffd_put(id);
+    }
+}
+
+/// Ends the watch of all that `id` watches; `then` is to be gone on with afterwards.
+fn unwatch_all<M: Machine>(vm: &Vm<M>, id: UffdId, then: Option<UffdId>) {
+    vm.uffd(id).next_released.set(then.into());
+    if let Some(mm) = vm.try_user(vm.uffd(id).mm()) {
+        mm.write().unwatch_all(id);
     }
 }

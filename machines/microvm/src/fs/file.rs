@@ -56,6 +56,10 @@ pub trait Object: Send + Sync + Any {
     fn ready(&self) -> Ready {
         IN | OUT
     }
+    /// The same for a description whose operations wait or do not.
+    fn ready_for(&self, _wait: Wait) -> Ready {
+        self.ready()
+    }
     /// Gives the number of bytes that a read would find (`FIONREAD`).
     fn readable(&self) -> Result<usize> {
         Err(ENOTTY)
@@ -419,7 +423,7 @@ impl OpenFile {
     /// Says what would not wait now.
     pub fn ready(&self) -> Ready {
         match &self.target {
-            Target::Object(object) => object.ready(),
+            Target::Object(object) => object.ready_for(self.wait()),
             _ => IN | OUT,
         }
     }

@@ -34,7 +34,7 @@ pub fn user(va: u64, error_code: u64) {
     let thread = super::current_thread();
     thread.faults.fetch_add(1, Relaxed);
     *thread.trap.lock() = Trap { error: error_code, number: PAGE_FAULT, cr2: va };
-    let info = match resolve(va, error_code) {
+    let info = match resolve(va, error_code, mm::handle_fault) {
         Ok(()) => return,
         Err(End::Signal(signal, code)) => SigInfo { signal, code, detail: Detail::Fault { addr: va } },
         Err(End::Killed) => SigInfo { signal: SIGKILL, code: code::SI_KERNEL, detail: Detail::None },
@@ -48,7 +48,7 @@ pub fn user(va: u64, error_code: u64) {
 
 /// A page fault of the kernel at a user address; says whether to try again.
 pub fn kernel(va: u64, error_code: u64) -> bool {
-    resolve(va, error_code).is_ok()
+    resolve(va, error_code, mm::handle_kernel_fault).is_ok()
 }
 
 /// How a fault ended that could not be resolved.
@@ -68,12 +68,12 @@ pub fn latency() -> Vec<(&'static str, u64)> {
     [("p50_ns", 500), ("p99_ns", 990), ("max_ns", 1000)].into_iter().filter_map(of).collect()
 }
 
-fn resolve(va: u64, error_code: u64) -> Result<(), End> {
+fn resolve(va: u64, error_code: u64, handle: fn(&mm::Space, u64, Access) -> Outcome) -> Result<(), End> {
     let mm = sched::current_mm().ok_or(End::Signal(SIGSEGV, code::SEGV_MAPERR))?;
     let start = time::now_ns();
     let mut tries = 0;
     loop {
-        match mm::handle_fault(&mm, va, access(error_code)) {
+        match handle(&mm, va, access(error_code)) {
             Outcome::Done => {
                 LATENCY[this_cpu().id()].record(time::now_ns() - start);
                 return Ok(());

@@ -304,6 +304,31 @@ pub fn handle_fault(mm: &Space, va: u64, access: Access) -> Outcome {
     mm.handle_fault(Va(va), access)
 }
 
+/// Resolves a fault of the kernel's, which works for the program.
+pub fn handle_kernel_fault(mm: &Space, va: u64, access: Access) -> Outcome {
+    mm.handle_kernel_fault(Va(va), access)
+}
+
+/// Whether everybody may be told of the kernel's faults: `vm.unprivileged_userfaultfd`.
+static UNPRIVILEGED_USERFAULTFD: AtomicU64 = AtomicU64::new(0);
+
+/// Gives it.
+pub fn unprivileged_userfaultfd() -> u32 {
+    UNPRIVILEGED_USERFAULTFD.load(Relaxed) as u32
+}
+
+/// Sets it.
+///
+/// # Errors
+/// `EINVAL` if it is neither 0 nor 1.
+pub fn set_unprivileged_userfaultfd(on: u32) -> Result<()> {
+    if on > 1 {
+        return Err(EINVAL);
+    }
+    UNPRIVILEGED_USERFAULTFD.store(on.into(), Relaxed);
+    Ok(())
+}
+
 /// Gives the shared object that is mapped at `va`, by number, and the offset in it.
 pub fn shared_at(mm: &Space, va: u64) -> Option<(u64, u64)> {
     let (object, index) = mm.shared_at(Va(va))?;

@@ -93,6 +93,14 @@ impl UserThread for Thread {
         }
         over
     }
+
+    fn is_ending(&self) -> bool {
+        super::exit::requested(self).is_some()
+    }
+
+    fn number(&self) -> u32 {
+        self.tid
+    }
 }
 
 /// The running task's thread; kernel tasks have none.

@@ -360,6 +360,8 @@ const LETTERS: &[(VmFlags, &str)] = &[
     (VmFlags::MAYEXEC, "me"),
     (VmFlags::MAYSHARE, "ms"),
     (VmFlags::GROWSDOWN, "gd"),
+    (VmFlags::UFFD_MISSING, "um"),
+    (VmFlags::UFFD_WP, "uw"),
     (VmFlags::LOCKED, "lo"),
     (VmFlags::SEQ_READ, "sr"),
     (VmFlags::RAND_READ, "rr"),
@@ -373,6 +375,7 @@ const LETTERS: &[(VmFlags, &str)] = &[
     (VmFlags::HUGEPAGE, "hg"),
     (VmFlags::NOHUGEPAGE, "nh"),
     (VmFlags::MERGEABLE, "mg"),
+    (VmFlags::UFFD_MINOR, "ui"),
 ];
 
 /// Linux takes the attribute of being shared from what is mapped shared and can never be written.

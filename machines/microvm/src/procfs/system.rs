@@ -51,6 +51,7 @@ pub const SYSCTLS: &[File] = &[
     ("vm/overcommit_memory", || format!("{}\n", mm::overcommit_mode())),
     ("vm/overcommit_ratio", || format!("{}\n", mm::overcommit_ratio())),
     ("vm/swappiness", || "60\n".into()),
+    ("vm/unprivileged_userfaultfd", || format!("{}\n", mm::unprivileged_userfaultfd())),
 ];
 
 /// The files of `/sys`.
@@ -66,8 +67,11 @@ pub const SYS_FILES: &[File] = &[
 type Setting = (&'static str, fn(u32) -> Result<()>);
 
 /// What can be set while programs run.
-const SETTABLE: &[Setting] =
-    &[("vm/overcommit_memory", mm::set_overcommit_mode), ("vm/overcommit_ratio", mm::set_overcommit_ratio)];
+const SETTABLE: &[Setting] = &[
+    ("vm/overcommit_memory", mm::set_overcommit_mode),
+    ("vm/overcommit_ratio", mm::set_overcommit_ratio),
+    ("vm/unprivileged_userfaultfd", mm::set_unprivileged_userfaultfd),
+];
 
 /// A file of `/proc/sys`. Writing what it already says is fine; few things can be changed while programs run.
 pub struct Sysctl {

@@ -1,16 +1,25 @@
 //! The scheduler as the memory manager sees it: [`anonmem_hal::Sched`].
 
-use anonmem_hal::{CpuId, HeldLocks, Sched};
+use anonmem_hal::{CpuId, GiveUp, HeldLocks, Sched};
 use anonmem_sync::LockWaits;
 
 use super::task::with_held_locks;
-use super::{Interruptible, park, unpark};
+use super::wait::wait_was_interrupted_by;
+use super::{Interruptible, Wake, park, unpark};
 use crate::arch::percpu::{cpu_count, this_cpu};
 use crate::arch::{time, tlb};
 use crate::machine::Kernel;
 
 /// How long tasks waited for the memory manager's locks.
 pub static LOCK_WAITS: LockWaits = LockWaits::new();
+
+/// Who is told that a message of a userfaultfd has come: whoever lets programs wait for it, above.
+static MESSAGES: spin::Once<fn()> = spin::Once::new();
+
+/// Says who is told.
+pub fn on_message(tell: fn()) {
+    MESSAGES.call_once(|| tell);
+}
 
 // SAFETY: kernel code is not preempted, so a task leaves its CPU only where it parks or yields.
 unsafe impl Sched for Kernel {
@@ -27,8 +36,25 @@ unsafe impl Sched for Kernel {
         park(key, keep_waiting, None, Interruptible::No);
     }
 
+    fn park_for_program(key: usize, keep_waiting: &dyn Fn() -> bool, until: GiveUp) -> bool {
+        match park(key, keep_waiting, None, Interruptible::Yes) {
+            Wake::Interrupted => wait_was_interrupted_by(until),
+            Wake::Unparked | Wake::Invalid | Wake::TimedOut => false,
+        }
+    }
+
     fn unpark(key: usize, n: usize) {
         unpark(key, n);
+    }
+
+    fn task_number() -> u32 {
+        super::current_task().thread().map_or(0, |thread| thread.number())
+    }
+
+    fn message_queued() {
+        if let Some(tell) = MESSAGES.get() {
+            tell();
+        }
     }
 
     fn relax() {

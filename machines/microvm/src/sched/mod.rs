@@ -22,7 +22,7 @@ mod task;
 mod timer;
 mod wait;
 
-pub use machine::LOCK_WAITS;
+pub use machine::{LOCK_WAITS, on_message};
 pub use mutex::{Mutex, MutexGuard};
 pub use reaper::{init as init_reaper, wait_for_reaper};
 pub use run::{exit, run_scheduler, start, yield_now};

@@ -35,6 +35,10 @@ pub trait UserThread: Any + Send + Sync {
     /// Whether the running task's interrupted wait is over: something is there that it must see to. Else the
     /// wait goes on. Called by the task itself, after its interrupt flag was cleared.
     fn wait_is_over(&self) -> bool;
+    /// Whether its program is to end.
+    fn is_ending(&self) -> bool;
+    /// The number that programs know it by.
+    fn number(&self) -> u32;
 }
 
 /// One thread of execution.

@@ -6,6 +6,7 @@ use super::run::{Action, TaskList, enqueue, reschedule};
 use super::task::{Task, current_task, try_current_task};
 use super::{idle, timer};
 use crate::arch::lock::IrqLock;
+use anonmem_hal::GiveUp;
 
 const BUCKETS: usize = 256;
 
@@ -178,6 +179,15 @@ pub fn wait_was_interrupted() -> bool {
     // Cleared before looking: what comes after the look sets it again.
     clear_interrupt();
     current_task().thread().is_some_and(|thread| thread.wait_is_over())
+}
+
+/// Whether the running task's interrupted wait for another program is over.
+pub(super) fn wait_was_interrupted_by(until: GiveUp) -> bool {
+    let over = wait_was_interrupted();
+    match until {
+        GiveUp::Signal => over,
+        GiveUp::Death => over && current_task().thread().is_some_and(|thread| thread.is_ending()),
+    }
 }
 
 /// Whether somebody called [`interrupt`] for the running task since the flag was cleared.

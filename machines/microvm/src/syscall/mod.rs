@@ -23,6 +23,7 @@ mod system;
 mod time;
 mod uring;
 pub mod user;
+mod userfaultfd;
 mod wait;
 
 use crate::arch::lock::SpinLock;
@@ -101,6 +102,7 @@ fn leaves_something(number: u32) -> bool {
             | abi::__NR_pipe2
             | abi::__NR_eventfd
             | abi::__NR_eventfd2
+            | abi::__NR_userfaultfd
             | abi::__NR_memfd_create
             | abi::__NR_socketpair
             | abi::__NR_epoll_create
@@ -231,6 +233,7 @@ fn dispatch(c: &mut Call<'_>, number: u64) -> Result<usize> {
             let flags = c.u32(1);
             fd::eventfd(c, flags)
         }
+        abi::__NR_userfaultfd => userfaultfd::userfaultfd(c),
         abi::__NR_memfd_create => fd::memfd_create(c),
         abi::__NR_socketpair => socket::socketpair(c),
         abi::__NR_socket => socket::socket(c),
