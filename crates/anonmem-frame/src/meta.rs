@@ -10,8 +10,8 @@
 //! | `mapping` | [`Mapping`] | head | 0 | list link (below) | type of the slots |
 //! | `private` | swap entry | - | list links | entries in use | next slab frame |
 //!
-//! The link of a page table is that of the list of tables that wait to be freed, or of those that are kept to
-//! split leaves into; the first of these is the link of the table that has the leaves.
+//! The link of a page table is that of a list. Tables that wait to be freed are on one. Those that are kept to
+//! split leaves into are on another, which begins at the link of the table that has the leaves.
 //!
 //! A frame of a free block that is not its first says whatever it said last, but is no head. `counts` counts
 //! nothing in everything that is not a folio: a late `try_get` that takes the frame for the folio it was must
@@ -212,11 +212,11 @@ impl<M: Machine> Meta<M> {
 /// fails before it is reached, so no count overflows: 2^27 mappings, 2^20 references, 2^16 pins.
 ///
 /// A leaf above the last level counts as a mapping of each page of its folio: n mappings in one addition. So
-/// the word does not change when a leaf becomes a table of n entries, and "am I alone" is the same question of
+/// the word does not change when a leaf becomes a table of n entries. "Am I alone" is the same question of
 /// leaves and of entries.
 ///
-/// The last bit is each page's own, in tails too, where it is all there is; but while a leaf maps the folio, the
-/// first page's says it of all of them, and theirs are clear. It is here so that fork, which
+/// The last bit is each page's own, in tails too, where it is all there is. But while a leaf maps the folio,
+/// the first page's says it of all of them, and theirs are clear. It is here so that fork, which
 /// adds a mapping and takes the bit away, does both in one atomic operation. It goes with the mapping that it
 /// says is the only one.
 #[derive(Clone, Copy, PartialEq, Eq, Default)]

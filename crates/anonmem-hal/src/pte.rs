@@ -275,8 +275,8 @@ pub enum Marker {
 /// A leaf maps the pages of a whole folio, as large as what the entry covers. Without permission to read it
 /// traps, and stays a leaf: so it is in a `PROT_NONE` mapping, and for the moment in which it is split.
 ///
-/// Neither a swap entry nor a marker comes at this level: a folio goes to a run of slots, which entries of the
-/// last level say one by one, and so do markers.
+/// Neither a swap entry nor a marker comes at this level. A folio goes to a run of slots, which entries of
+/// the last level say one by one; so do markers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Entry {
     /// Nothing.
@@ -296,8 +296,8 @@ pub enum Entry {
 
 impl Entry {
     /// What the last level says of the `nth` page of what this entry maps as a whole; `None` if that is
-    /// nothing, or a table that says it itself. It says all that the entry says: where a leaf becomes a table,
-    /// no bit is lost.
+    /// nothing, or a table that says it itself. It says all that the entry says: where a leaf becomes a
+    /// table, no bit is lost.
     ///
     /// Linux: `__split_huge_pmd_locked`, which carries the bits by hand.
     pub const fn nth_page(self, nth: u64) -> Option<Pte> {

@@ -1,7 +1,7 @@
 //! Tables that are kept ready: one for every leaf, to be split into.
 //!
-//! Splitting a leaf needs a table for its entries, and happens where nothing can fail any more: in the middle
-//! of munmap, in a walk of the reverse map. So whoever installs a leaf brings a table along, which stays with
+//! Splitting a leaf needs a table for its entries. It happens where nothing can fail any more: in the middle
+//! of munmap, in a walk of the reverse map. So whoever installs a leaf brings a table along. It stays with
 //! the table that the leaf is in, on a list through the tables' metadata, under that table's lock. It counts
 //! among the tables of its address space from then on: a split changes no count.
 //!

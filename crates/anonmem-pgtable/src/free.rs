@@ -62,7 +62,7 @@ impl<M: Machine> AddressSpace<M> {
             let Some(n) = slots[i..].iter().position(in_use) else { break };
             let at = Va(base.0 + (i + n) as u64 * size);
             i += n + 1;
-            // A leaf is in nobody's VMA but its own: one that was forgotten here is found with the table above.
+            // A leaf is in nobody's VMA but its own. One that was forgotten is found with the table above.
             let Some(next) = next_table::<M>(frames, table, at, level) else { continue };
             let covered = VaRange { start: at, end: Va(at.0.saturating_add(size)) };
             if level > 1 {
@@ -111,8 +111,8 @@ impl<M: Machine> AddressSpace<M> {
         self.upper_alloc(frames, to).map(drop)
     }
 
-    /// Moves a whole last-level table, or a leaf, from the addresses at `from` to those at `to`, both aligned to
-    /// what one covers (mremap). Returns whether it could: there was one at `from`, and nothing at `to`.
+    /// Moves a whole last-level table, or a leaf, from the addresses at `from` to those at `to`, both aligned
+    /// to what one covers (mremap). Returns whether it could: there was one at `from`, and nothing at `to`.
     ///
     /// The old addresses are flushed before the locks of the table and of those above are let go, so that
     /// nobody who finds the pages at their new addresses can take them away while an old translation lives.

@@ -4,15 +4,15 @@
 //! (`Pmd` in the lock order). What it owns is one owner for all its pages; a table to split it into is kept
 //! ready ([`Deposit`]), so that splitting cannot fail.
 //!
-//! **Splitting breaks before it makes.** The leaf first loses all permissions, so that it traps; then its range
-//! is flushed; only then the table takes its place. Without the flush a CPU could hold translations of both
-//! sizes for one address: which of them an access uses is undefined (Intel SDM volume 3A, 5.10.2.3), and some
-//! processors take a machine check (AMD family 10h erratum 383; Intel, "Machine Check Error on Page Size
-//! Change"). And the accessed and dirty bits are final only when no walk can find the leaf: a walk that began
-//! before sets them in the entry that it has read, by compare-exchange, and finds it changed.
+//! **Splitting breaks before it makes.** The leaf first loses all permissions, so that it traps. Then its range
+//! is flushed, and only then the table takes its place. Without the flush a CPU could hold translations of
+//! both sizes for one address. Which of them an access uses is undefined (Intel SDM volume 3A, 5.10.2.3), and
+//! some processors take a machine check (AMD family 10h erratum 383). And the accessed and dirty bits are
+//! final only when no walk can find the leaf. A walk that began before sets them in the entry that it has
+//! read, by compare-exchange, and finds it changed.
 //!
-//! In the moment between, whoever meets the leaf without the lock sees one that allows nothing, and comes for
-//! the lock: programs fault, GUP-fast goes the slow way.
+//! In the moment between, whoever meets the leaf without the lock sees one that allows nothing. It comes for
+//! the lock: a program by a fault, GUP-fast by the slow way.
 //!
 //! Linux: mm/huge_memory.c `__split_huge_pmd_locked`, `zap_huge_pmd`, `change_huge_pmd`, `copy_huge_pmd`,
 //! `move_huge_pmd`; include/linux/pgtable.h `pmdp_invalidate`. Differs: no huge zero page; a child's leaf is
@@ -79,8 +79,8 @@ impl<'a, M: Machine, G> LeafPlace<'a, M, G> {
         M::Arch::decode_entry(self.word.load(Ordering::Acquire), 1)
     }
 
-    /// Whether what the entry says just now, without the lock, is a leaf that `f` wants, or a table: that it has
-    /// become one since the walk is no reason to pass it over.
+    /// Whether what the entry says just now, without the lock, is a leaf that `f` wants, or a table. That it
+    /// has become one since the walk is no reason to pass it over.
     pub fn has_leaf(&self, f: impl FnOnce(Entry) -> bool) -> bool {
         match self.peek() {
             Entry::Table(_) => true,
@@ -300,8 +300,8 @@ impl<'a, M: Machine, G: StableVma<M>> LeafGuard<'a, M, G> {
         self.change(Present::write_protected);
     }
 
-    /// Clears the accessed bit and returns what it was. Without a flush: a translation that is cached may hide
-    /// later accesses, which costs precision and nothing else.
+    /// Clears the accessed bit and returns what it was. Without a flush: a translation that is cached may
+    /// hide later accesses, which costs precision and nothing else.
     #[doc(alias = "pmdp_clear_flush_young")]
     pub fn test_and_clear_young(&mut self) -> bool {
         matches!(self.change(|leaf| Present { young: false, ..leaf }), Entry::Leaf(leaf) if leaf.young)
@@ -313,8 +313,8 @@ impl<'a, M: Machine, G: StableVma<M>> LeafGuard<'a, M, G> {
     }
 
     /// Changes the permissions to no more than the VMA's `prot`, as
-    /// [`PteGuard::change_protection`](crate::PteGuard::change_protection) does of a page. Returns what must be
-    /// flushed.
+    /// [`PteGuard::change_protection`](crate::PteGuard::change_protection) does of a page. Returns what must
+    /// be flushed.
     #[doc(alias = "change_huge_pmd")]
     pub fn change_protection(&mut self, prot: Protection) -> VaRange {
         let nothing = VaRange { start: self.range().start, end: self.range().start };
@@ -348,8 +348,8 @@ impl<'a, M: Machine, G: StableVma<M>> LeafGuard<'a, M, G> {
         reduced.then_some(self.range())
     }
 
-    /// Changes a leaf, keeping what the hardware sets meanwhile; a migration entry stays as it is. Returns what
-    /// it was.
+    /// Changes a leaf, keeping what the hardware sets meanwhile; a migration entry stays as it is. Returns
+    /// what it was.
     pub(crate) fn change(&mut self, f: impl Fn(Present) -> Present) -> Entry {
         let changed = |raw| match M::Arch::decode_entry(raw, 1) {
             Entry::Leaf(leaf) => M::Arch::encode_entry(Entry::Leaf(f(leaf)), 1),

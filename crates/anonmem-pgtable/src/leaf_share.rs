@@ -13,11 +13,12 @@ use anonmem_hal::{Entry, Machine, MigrationBits, Present};
 
 impl<'a, M: Machine, G: StableVma<M>> LeafGuard<'a, M, G> {
     /// Shares the folio with the child's empty place for the same addresses: fork. Both leaves are shared and
-    /// without write permission from now on; the child's is not yet accessed. The caller owes the parent's TLBs
-    /// a flush.
+    /// without write permission from now on; the child's is not yet accessed. The caller owes the parent's
+    /// TLBs a flush.
     ///
     /// # Errors
-    /// Why the folio is not shared. Nothing has changed; the leaf may be split, and its pages shared or copied.
+    /// Why the folio is not shared. Nothing has changed: the leaf may be split, and its pages shared or
+    /// copied.
     #[doc(alias = "copy_huge_pmd")]
     pub fn share_with<H: CanInstall<M>>(
         &mut self,

@@ -160,8 +160,8 @@ impl<'f, M: Machine> FastWalk<'_, 'f, '_, M> {
         va
     }
 
-    /// The same for pages of a leaf that says `raw`: the steps are the same, with the leaf in the entry's place,
-    /// and its first page's bit for all.
+    /// The same for pages of a leaf that says `raw`. The steps are the same, with the leaf in the entry's
+    /// place, and its first page's bit for all.
     #[cold]
     #[doc(alias = "gup_fast_pmd_leaf")]
     fn pin_leaf(&self, raw: u64, seen: u64, range: VaRange, pins: &mut PinList<'f, M>) -> Va {
@@ -178,8 +178,8 @@ impl<'f, M: Machine> FastWalk<'_, 'f, '_, M> {
             }
         }
         pin_protocol::pins_are_counted::<M>();
-        // Whatever fails from here on is unpinned with `tried`. A leaf that was split is none any more, and the
-        // pages' own bits count.
+        // Whatever fails from here on is unpinned with `tried`. A leaf that was split is none any more, and
+        // the pages' own bits count.
         let same = self.end_of(range.start) == Some(WalkEnd::Leaf(raw));
         if !same || !self.frames.page_is_exclusive(leaf.pfn) || self.space.sharing().retry(seen) {
             return range.start;

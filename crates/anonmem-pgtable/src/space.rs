@@ -1,5 +1,5 @@
-//! An address space: a root table, the tables below it, and the CPUs that may hold its translations. Walks are
-//! in `walk`.
+//! An address space: a root table, the tables below it, and the CPUs that may hold its translations. Walks
+//! are in `walk`.
 
 use anonmem_frame::{Frames, OutOfMemory, pin_protocol};
 use anonmem_hal::{CpuId, CpuSet, FlushRange, Machine, Pfn};

@@ -1,7 +1,7 @@
 //! Walks, from the root to where they end: at a last-level table, or at a leaf above it.
 //!
 //! What an entry above the last level is, a walk reads without its lock. A table that is seen under a guard
-//! stays one. A leaf may become a table, or go, at any moment; so a walk that ends there says only *where*
+//! stays one. A leaf may become a table, or go, at any moment. So a walk that ends there says only *where*
 //! ([`LeafPlace`]), and what is there is asked under the lock.
 //!
 //! Linux: include/linux/pgtable.h `pmd_offset`, `pte_offset_map`; mm/pagewalk.c.
@@ -31,8 +31,8 @@ impl<M: Machine, G> Clone for Walked<'_, M, G> {
 impl<M: Machine, G> Copy for Walked<'_, M, G> {}
 
 impl<'a, M: Machine, G: StableVma<M>> Walked<'a, M, G> {
-    /// What is there for whoever treats all addresses of `part` alike: a leaf, locked, if `part` covers all of
-    /// it; one that it covers in part becomes a table.
+    /// What is there for whoever treats all addresses of `part` alike: a leaf, locked, if `part` covers all
+    /// of it. One that it covers in part becomes a table.
     pub fn covered(self, part: VaRange) -> Locked<'a, M, G> {
         match self {
             Self::Table(table) => Locked::Table(table),

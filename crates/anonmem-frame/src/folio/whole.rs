@@ -1,18 +1,19 @@
 //! Mappings of whole folios: what a leaf above the last level owns.
 //!
-//! A leaf maps every page of one folio at once, and counts as *one mapping of each page*: n mappings, added and
-//! taken away in one atomic operation. So nothing has to be counted anew when a leaf becomes a table, and
-//! whoever asks how often a folio is mapped need not know how. How many of the mappings are whole is a
+//! A leaf maps every page of one folio at once, and counts as *one mapping of each page*. These n mappings
+//! are added and taken away in one atomic operation. So nothing is counted anew when a leaf becomes a table.
+//! Whoever asks how often a folio is mapped need not know how. How many of the mappings are whole is a
 //! statistic beside them, in the first tail.
 //!
-//! Whether the pages are exclusive is one bit, that of the *first* page: a leaf is exclusive or shared as a
-//! whole, its folio has no other mapping if it is exclusive, and the other pages' bits are clear for as long.
-//! So fork shares a leaf with one addition to one word. Where the leaf becomes a table
-//! ([`into_page_entries`](ExclusiveWhole::into_page_entries)), every page gets a bit of its own: stores, which
-//! cannot fail and need no memory, before anybody can see the table.
+//! Whether the pages are exclusive is one bit, that of the *first* page. A leaf is exclusive or shared as a
+//! whole, and the folio of an exclusive one has no other mapping. The other pages' bits are clear for as
+//! long. So fork shares a leaf with one addition to one word. Where the leaf becomes a table, every page gets
+//! a bit of its own ([`into_page_entries`](ExclusiveWhole::into_page_entries)). Those are stores, before
+//! anybody can see the table: they cannot fail, and need no memory.
 //!
-//! Linux: include/linux/rmap.h `folio_try_dup_anon_rmap_pmd`, `folio_try_share_anon_rmap_pmd`; mm/huge_memory.c
-//! `__split_huge_pmd_locked`. Differs: one mapping a page instead of one a leaf, and no count per page.
+//! Linux: include/linux/rmap.h `folio_try_dup_anon_rmap_pmd`, `folio_try_share_anon_rmap_pmd`;
+//! mm/huge_memory.c `__split_huge_pmd_locked`. Differs: one mapping a page instead of one a leaf, and no
+//! count per page.
 
 use super::{
     DupError, Folio, FolioGuard, FolioPin, FolioRef, MapRun,
@@ -91,8 +92,8 @@ macro_rules! whole_owner {
             /// Takes the mappings back from the leaf that owned them.
             ///
             /// # Safety
-            /// `head` came from `into_entry` of the same `frames` and of this type, or is that of a folio that
-            /// [`try_dup_whole`] has mapped once more, and the leaf was cleared.
+            /// `head` came from `into_entry` of the same `frames` and of this type, or is that of a folio
+            /// that [`try_dup_whole`] has mapped once more. The leaf was cleared.
             pub unsafe fn from_entry(frames: &'f Frames<M>, head: Pfn) -> Self {
                 Self { frames, head }
             }
@@ -139,8 +140,8 @@ whole_owner! {
     SharedWhole, 0
 }
 whole_owner! {
-    /// The mappings of a whole folio that is on its way to other frames: what a migration entry above the last
-    /// level owns of the old ones. They go on counting, as those of a
+    /// The mappings of a whole folio that is on its way to other frames: what a migration entry above the
+    /// last level owns of the old ones. They go on counting, as those of a
     /// [`MigrationHold`](super::MigrationHold) do.
     HoldWhole, 0
 }
@@ -298,8 +299,8 @@ impl<'f, M: Machine> HoldWholeRef<'_, 'f, M> {
 }
 
 impl<M: Machine> SharedWholeRef<'_, '_, M> {
-    /// Whether these mappings are all there is: the first half of `wp_can_reuse_anon_folio`, cheap and without
-    /// the folio lock; [`reuse`](Self::reuse) decides.
+    /// Whether these mappings are all there is: the first half of `wp_can_reuse_anon_folio`. It is cheap and
+    /// without the folio lock; [`reuse`](Self::reuse) decides.
     pub fn looks_reusable(&self) -> bool {
         let folio = self.folio();
         folio.counts().0 == all_maps(folio)

@@ -27,7 +27,7 @@
 //! Linux: mm/memory.c `handle_mm_fault`, `handle_pte_fault`; arch/x86/mm/fault.c `do_user_addr_fault`.
 
 pub(crate) mod anon;
-mod huge;
+mod leaf;
 mod shared;
 mod source;
 pub(crate) mod speculative;
@@ -89,7 +89,7 @@ fn handle_pte_fault<M: Machine, G: FaultGuard<M>>(
 ) -> Result<FaultResult, FaultResult> {
     let table = match fault.slot.space.walk(&fault.vm.frames, fault.guard, fault.va) {
         Some(Walked::Table(table)) => Some(table),
-        Some(Walked::Leaf(place)) => return huge::do_leaf(fault, place),
+        Some(Walked::Leaf(place)) => return leaf::do_leaf(fault, place),
         None => None,
     };
     match table.map_or(Pte::None, |table| table.peek(fault.va)) {

@@ -250,7 +250,7 @@ fn large_leaves_translate_to_their_parts() {
     assert!(matches!(Toy::decode_entry(entry, 1), Entry::Leaf(p) if p.young && p.dirty));
 }
 
-/// A leaf over the second eight pages that a CPU has read through, which clean becomes a table of the same pages.
+/// A leaf over the second eight pages that a CPU has read through, and that becomes a table of these pages.
 fn leaf_that_becomes_a_table(tiny: &Tiny<Toy>, between: impl Fn()) {
     let first = tiny.new_frame();
     (0..7).for_each(|_| {
