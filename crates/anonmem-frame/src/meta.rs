@@ -10,8 +10,8 @@
 //! | `mapping` | [`Mapping`] | head | 0 | list link (below) | type of the slots |
 //! | `private` | swap entry | - | list links | entries in use | next slab frame |
 //!
-//! The link of a page table is that of a list. Tables that wait to be freed are on one. Those that are kept to
-//! split leaves into are on another, which begins at the link of the table that has the leaves.
+//! The link of a page table is that of a list. Tables that wait to be freed are on one. Those that are kept
+//! to split leaves into are on another, which begins at the link of the table that has the leaves.
 //!
 //! A frame of a free block that is not its first says whatever it said last, but is no head. `counts` counts
 //! nothing in everything that is not a folio: a late `try_get` that takes the frame for the folio it was must

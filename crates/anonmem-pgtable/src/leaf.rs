@@ -4,10 +4,10 @@
 //! (`Pmd` in the lock order). What it owns is one owner for all its pages; a table to split it into is kept
 //! ready ([`Deposit`]), so that splitting cannot fail.
 //!
-//! **Splitting breaks before it makes.** The leaf first loses all permissions, so that it traps. Then its range
-//! is flushed, and only then the table takes its place. Without the flush a CPU could hold translations of
-//! both sizes for one address. Which of them an access uses is undefined (Intel SDM volume 3A, 5.10.2.3), and
-//! some processors take a machine check (AMD family 10h erratum 383). And the accessed and dirty bits are
+//! **Splitting breaks before it makes.** The leaf first loses all permissions, so that it traps. Then its
+//! range is flushed, and only then the table takes its place. Without the flush a CPU could hold translations
+//! of both sizes for one address. Which of them an access uses is undefined (Intel SDM volume 3A, 5.10.2.3),
+//! and some processors take a machine check (AMD family 10h erratum 383). And the accessed and dirty bits are
 //! final only when no walk can find the leaf. A walk that began before sets them in the entry that it has
 //! read, by compare-exchange, and finds it changed.
 //!

@@ -6,8 +6,8 @@
 //!   Tables above the last level's entries are cached too, so a table that is freed without a flush is
 //!   walked after its death. Entries are tagged by address space, as with PCIDs: switching flushes nothing.
 //! - A leaf is cached as one translation of all its pages, beside those of single pages. If a CPU comes to
-//! hold both for one address, it panics: real ones use either, or take a machine check. Whoever makes a leaf
-//! a table flushes the leaf first.
+//!   hold both for one address, it panics: real ones use either, or take a machine check. Whoever makes a
+//!   leaf a table flushes the leaf first.
 //! - A walk sets accessed, and dirty for a store, by compare-exchange on the entry: at any moment between
 //!   two instructions of the kernel. A store through a clean cached translation walks again to set dirty.
 //! - A CPU speculates: now and then it loads the translation of a neighbouring page unasked, and sets
