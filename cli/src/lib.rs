@@ -6,7 +6,7 @@
 //! the memory bill. [`run`] puts them together. [`guest`] measures one program in the microVM and on Linux
 //! beside it. [`lab`] explores the catalogue of cases.
 //!
-//! Without the feature `measure` there is `anonmem run` alone: what `make demo` needs, built in half the time.
+//! Without the feature `measure` there is `anonmem run` alone, which is what `make demo` needs.
 
 pub mod args;
 pub mod bill;

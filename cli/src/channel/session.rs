@@ -105,6 +105,20 @@ enum OutputState {
     Closed,
 }
 
+impl OutputState {
+    /// Writes `bytes` to the stream while somebody reads it. Says once that nobody does any more.
+    fn write(&mut self, stream: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<Written> {
+        if *self == Self::Closed {
+            return Ok(Written::All);
+        }
+        let written = stdio::write_all(stream, bytes)?;
+        if written == Written::Closed {
+            *self = Self::Closed;
+        }
+        Ok(written)
+    }
+}
+
 /// What `poll` found.
 struct Readiness {
     channel_in: PollFlags,
@@ -315,10 +329,7 @@ impl<'a> Session<'a> {
 
     fn output(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.progress.finish();
-        if self.stdout_open == OutputState::Open
-            && stdio::write_all(self.streams.stdout, bytes)? == Written::Closed
-        {
-            self.stdout_open = OutputState::Closed;
+        if self.stdout_open.write(self.streams.stdout, bytes)? == Written::Closed {
             HostFrame::Signal(SIGPIPE).encode(&mut self.unsent);
         }
         Ok(())
@@ -326,12 +337,7 @@ impl<'a> Session<'a> {
 
     fn errors(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.progress.finish();
-        if self.stderr_open == OutputState::Open
-            && stdio::write_all(self.streams.stderr, bytes)? == Written::Closed
-        {
-            self.stderr_open = OutputState::Closed;
-        }
-        Ok(())
+        self.stderr_open.write(self.streams.stderr, bytes).map(drop)
     }
 
     fn log_line(&mut self, line: &str) -> io::Result<()> {

@@ -28,8 +28,8 @@ impl Field {
 /// The fields of `Self`, for [`SlabItem::FIELDS`](crate::SlabItem::FIELDS) and the like: each once, and none
 /// forgotten, because what does not name all of them does not compile.
 ///
-/// `name` is shown under its name, `name as "label"` under another one, and `name as _` not at all. `name[8]` is
-/// an array whose elements have 8 bytes. `name { "label": path, ... }` shows fields inside of it.
+/// `name` is shown under its name, `name as "label"` under another one, and `name as _` not at all. `name[8]`
+/// is an array whose elements have 8 bytes. `name { "label": path, ... }` shows fields inside of it.
 #[macro_export]
 macro_rules! fields {
     (@ [$($all:ident)*] [$($out:tt)*]) => {{

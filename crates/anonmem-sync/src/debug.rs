@@ -23,6 +23,25 @@ macro_rules! debug_by_name {
     )*};
 }
 
+/// Implements `Debug` for enums: the name of the variant, and its fields.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! debug_variants {
+    ($([$($generics:tt)*] $type:ty {
+        $($variant:ident $(($($field:ident),+))? $({ $($named:ident),+ })?),+ $(,)?
+    })*) => {$(
+        impl<$($generics)*> ::core::fmt::Debug for $type {
+            fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+                match self {
+                    $(Self::$variant $(($($field),+))? $({ $($named),+ })? => {
+                        f.debug_tuple(stringify!($variant))$($(.field($field))+)?$($(.field($named))+)?.finish()
+                    })+
+                }
+            }
+        }
+    )*};
+}
+
 debug_by_name! {
     [M, L: Level, const A: u32, const B: u32] BitLock<'_, M, L, A, B>, "BitLock", _lock => Name(L::NAME);
     [M: Machine, L: Level, const A: u32, const B: u32] BitGuard<'_, M, L, A, B>, "BitGuard", _lock => Name(L::NAME);

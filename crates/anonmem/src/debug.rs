@@ -1,16 +1,15 @@
 //! `Debug` for the types that belong to a machine: the name, and what it is about.
 
 use crate::{
-    gup::PinnedRange,
-    mm::Mm,
+    gup::{PageLook, PartlyPinned, PinnedRange, RemoteBytes},
+    mm::{Mm, MmGrab},
     objects::Objects,
     rmap::{anon_vma::AnonVmaReadGuard, hit::RmapHit},
     userfaultfd::{Uffd, UffdFork, UffdMessage},
     vm::Vm,
 };
 use anonmem_hal::Machine;
-use anonmem_sync::debug_by_name;
-use core::fmt;
+use anonmem_sync::{debug_by_name, debug_variants};
 
 debug_by_name! {
     [M: Machine] Vm<M>, "Vm";
@@ -18,22 +17,15 @@ debug_by_name! {
     [M: Machine] Mm<'_, M>, "Mm", mm => mm.id;
     [M: Machine] PinnedRange<'_, M>, "PinnedRange", pinned => pinned.range();
     [M: Machine] AnonVmaReadGuard<'_, M>, "AnonVmaReadGuard", guard => guard.anon_vma();
+    [M: Machine] PartlyPinned<'_, M>, "PartlyPinned", partly => partly.pinned.range();
+    [M: Machine] PageLook<'_, M>, "PageLook";
+    [M: Machine] MmGrab<'_, M>, "MmGrab";
     [M: Machine] Uffd<'_, M>, "Uffd";
     [M: Machine] UffdFork<'_, M>, "UffdFork";
     [M: Machine, G] RmapHit<'_, '_, M, G>, "RmapHit", hit => hit.vma;
 }
 
-impl<M: Machine> fmt::Debug for UffdMessage<'_, M> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Fault(fault) => f.debug_tuple("Fault").field(fault).finish(),
-            Self::Fork(fork) => f.debug_tuple("Fork").field(fork).finish(),
-            Self::Remap { from, to, len } => {
-                let mut remap = f.debug_struct("Remap");
-                remap.field("from", from).field("to", to).field("len", len).finish()
-            }
-            Self::Remove(range) => f.debug_tuple("Remove").field(range).finish(),
-            Self::Unmap(range) => f.debug_tuple("Unmap").field(range).finish(),
-        }
-    }
+debug_variants! {
+    [M: Machine] UffdMessage<'_, M> { Fault(fault), Fork(fork), Remap { from, to, len }, Remove(range), Unmap(range) }
+    [] RemoteBytes<'_> { Read(bytes), Write(bytes) }
 }

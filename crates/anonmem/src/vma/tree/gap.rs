@@ -37,6 +37,12 @@ impl Want {
         Self { need: self.len.saturating_add(self.align - 1), ..self }
     }
 
+    /// The place that `search` finds: where the alignment exceeds a page, in a hole with room to spare, if there
+    /// is one.
+    fn best(self, search: impl Fn(Self) -> Option<u64>) -> Option<Va> {
+        search(self.padded()).or_else(|| if self.align > 1 { search(self) } else { None }).map(Va::from_page)
+    }
+
     /// The highest place in the hole from `start` to `end`.
     fn highest_in(&self, start: u64, end: u64) -> Option<u64> {
         let place = end.min(self.high).checked_sub(self.len)? & !(self.align - 1);
@@ -75,10 +81,7 @@ impl<M: Machine, V> VmaTree<M, V> {
         within: VaRange,
         align: NrPages,
     ) -> Option<Va> {
-        let want = Want::new(len, within, align);
-        self.highest(nodes, want.padded())
-            .or_else(|| if align.0 > 1 { self.highest(nodes, want) } else { None })
-            .map(Va::from_page)
+        Want::new(len, within, align).best(|want| self.highest(nodes, want))
     }
 
     /// Finds the lowest hole, else as [`gap_topdown`](Self::gap_topdown).
@@ -96,10 +99,7 @@ impl<M: Machine, V> VmaTree<M, V> {
         within: VaRange,
         align: NrPages,
     ) -> Option<Va> {
-        let want = Want::new(len, within, align);
-        self.lowest(nodes, want.padded())
-            .or_else(|| if align.0 > 1 { self.lowest(nodes, want) } else { None })
-            .map(Va::from_page)
+        Want::new(len, within, align).best(|want| self.lowest(nodes, want))
     }
 
     fn highest(&self, nodes: Nodes<'_, M>, want: Want) -> Option<u64> {
