@@ -1,7 +1,47 @@
 //! Structures of the Linux ABI as bytes: what system calls copy to user memory.
+//!
+//! [`structure!`](crate::structure) puts fields where the headers have them. A [`Packer`] is for what has no
+//! structure: numbers one after another.
 
 use crate::vfs::FileType;
 use alloc::vec::Vec;
+use linux_raw_sys::general as abi;
+
+/// A number that a structure may have as a field.
+pub trait Number: Copy {
+    /// Writes it, little-endian, to the first bytes of `to`.
+    fn put(self, to: &mut [u8]);
+}
+
+macro_rules! numbers {
+    ($($type:ty)*) => {$(
+        impl Number for $type {
+            fn put(self, to: &mut [u8]) {
+                to[..size_of::<Self>()].copy_from_slice(&self.to_le_bytes());
+            }
+        }
+    )*};
+}
+numbers! { u8 u16 u32 u64 i8 i16 i32 i64 }
+
+/// `value`, which has the type of the field that `_of` gives.
+pub fn as_field<S, F: Number>(_of: impl Fn(&S) -> F, value: F) -> F {
+    value
+}
+
+/// The bytes of a structure of `linux-raw-sys` with these fields; all others are 0. A value is cast to the type of
+/// its field, as in C.
+#[macro_export]
+macro_rules! structure {
+    ($type:path { $($($field:ident).+: $value:expr),* $(,)? }) => {{
+        let mut bytes = ::alloc::vec![0; size_of::<$type>()];
+        $(
+            let value = $crate::abi::as_field(|all: &$type| all.$($field).+, $value as _);
+            $crate::abi::Number::put(value, &mut bytes[::core::mem::offset_of!($type, $($field).+)..]);
+        )*
+        bytes
+    }};
+}
 
 /// Puts little-endian numbers one after another.
 #[derive(Clone, Debug, Default)]
@@ -100,47 +140,51 @@ pub const fn makedev(major: u32, minor: u32) -> u64 {
 impl Stat {
     /// Gives `struct stat`.
     pub fn stat(&self) -> Vec<u8> {
-        Packer::new()
-            .u64(self.dev)
-            .u64(self.ino)
-            .u64(self.nlink.into())
-            .u32(self.mode)
-            .u32(self.uid)
-            .u32(self.gid)
-            .u32(0)
-            .u64(self.rdev)
-            .u64(self.size)
-            .u64(4096)
-            .u64(self.blocks)
-            .timespec(self.atime_ns)
-            .timespec(self.mtime_ns)
-            .timespec(self.ctime_ns)
-            .zeros_to(144)
-            .0
+        structure!(abi::stat {
+            st_dev: self.dev,
+            st_ino: self.ino,
+            st_nlink: self.nlink,
+            st_mode: self.mode,
+            st_uid: self.uid,
+            st_gid: self.gid,
+            st_rdev: self.rdev,
+            st_size: self.size,
+            st_blksize: 4096,
+            st_blocks: self.blocks,
+            st_atime: self.atime_ns / NS,
+            st_atime_nsec: self.atime_ns % NS,
+            st_mtime: self.mtime_ns / NS,
+            st_mtime_nsec: self.mtime_ns % NS,
+            st_ctime: self.ctime_ns / NS,
+            st_ctime_nsec: self.ctime_ns % NS,
+        })
     }
 
     /// Gives `struct statx` with the basic fields.
     pub fn statx(&self) -> Vec<u8> {
-        const STATX_BASIC_STATS: u32 = 0x7ff;
-        let time = |p: Packer, ns: u64| p.u64(ns / NS).u32((ns % NS) as u32).u32(0);
-        let device = |p: Packer, dev: u64| p.u32((dev >> 8) as u32 & 0xfff).u32((dev & 0xff) as u32);
-        let mut p = Packer::new()
-            .u32(STATX_BASIC_STATS)
-            .u32(4096)
-            .u64(0)
-            .u32(self.nlink)
-            .u32(self.uid)
-            .u32(self.gid)
-            .u16(self.mode as u16)
-            .u16(0)
-            .u64(self.ino)
-            .u64(self.size)
-            .u64(self.blocks)
-            .u64(0);
-        for ns in [self.atime_ns, 0, self.ctime_ns, self.mtime_ns] {
-            p = time(p, ns);
-        }
-        device(device(p, self.rdev), self.dev).zeros_to(256).0
+        let major = |dev: u64| dev >> 8 & 0xfff;
+        let minor = |dev: u64| dev & 0xff;
+        structure!(abi::statx {
+            stx_mask: abi::STATX_BASIC_STATS,
+            stx_blksize: 4096,
+            stx_nlink: self.nlink,
+            stx_uid: self.uid,
+            stx_gid: self.gid,
+            stx_mode: self.mode,
+            stx_ino: self.ino,
+            stx_size: self.size,
+            stx_blocks: self.blocks,
+            stx_atime.tv_sec: self.atime_ns / NS,
+            stx_atime.tv_nsec: self.atime_ns % NS,
+            stx_ctime.tv_sec: self.ctime_ns / NS,
+            stx_ctime.tv_nsec: self.ctime_ns % NS,
+            stx_mtime.tv_sec: self.mtime_ns / NS,
+            stx_mtime.tv_nsec: self.mtime_ns % NS,
+            stx_rdev_major: major(self.rdev),
+            stx_rdev_minor: minor(self.rdev),
+            stx_dev_major: major(self.dev),
+            stx_dev_minor: minor(self.dev),
+        })
     }
 }
 

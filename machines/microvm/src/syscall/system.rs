@@ -8,10 +8,10 @@ use crate::fs::iov::To;
 use crate::proc::{mm, table, wait};
 use crate::procfs::system::{RELEASE, VERSION};
 use crate::{sched, swap};
-use anonmem_oslib::Result;
 use anonmem_oslib::abi::{Fields, Packer};
 use anonmem_oslib::cred::Cap;
 use anonmem_oslib::errno::{EINVAL, EPERM, ESRCH};
+use anonmem_oslib::{Result, structure};
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 use linux_raw_sys::general as abi;
 
@@ -24,11 +24,18 @@ pub(super) fn uname(c: &mut Call<'_>) -> Result<usize> {
 
 pub(super) fn sysinfo(c: &mut Call<'_>) -> Result<usize> {
     let memory = mm::memory();
-    let processes = table::processes().count() as u16;
-    let p = Packer::new().u64(crate::arch::time::now_ns() / 1_000_000_000).u64(0).u64(0).u64(0);
+    let processes = table::processes().count();
     let (swap_total, swap_free) = swap::space();
-    let p = p.u64(memory.total_bytes).u64(memory.free_bytes).u64(0).u64(0).u64(swap_total).u64(swap_free);
-    user::write(c.args[0], &p.u16(processes).zeros_to(104).u32(1).zeros_to(112).0)?;
+    let told = structure!(linux_raw_sys::system::sysinfo {
+        uptime: crate::arch::time::now_ns() / 1_000_000_000,
+        totalram: memory.total_bytes,
+        freeram: memory.free_bytes,
+        totalswap: swap_total,
+        freeswap: swap_free,
+        procs: processes,
+        mem_unit: 1,
+    });
+    user::write(c.args[0], &told)?;
     Ok(0)
 }
 
@@ -69,8 +76,13 @@ pub(super) fn getrusage(c: &mut Call<'_>) -> Result<usize> {
         THREAD => (c.thread.cpu_time_ns(), c.thread.faults.load(Relaxed), wait::hiwater(process)),
         _ => return Err(EINVAL),
     };
-    let p = Packer::new().timeval(cpu_ns).timeval(0).u64(max_rss / 1024).u64(0).u64(0).u64(0).u64(faults);
-    user::write(c.args[1], &p.zeros_to(144).0)?;
+    let usage = structure!(abi::rusage {
+        ru_utime.tv_sec: cpu_ns / 1_000_000_000,
+        ru_utime.tv_usec: cpu_ns % 1_000_000_000 / 1_000,
+        ru_maxrss: max_rss / 1024,
+        ru_minflt: faults,
+    });
+    user::write(c.args[1], &usage)?;
     Ok(0)
 }
 

@@ -3,21 +3,22 @@
 use super::call::{Call, only};
 use super::user;
 use crate::proc::wait::{self, Change, Who};
-use anonmem_oslib::Result;
-use anonmem_oslib::abi::Packer;
 use anonmem_oslib::errno::EINVAL;
 use anonmem_oslib::sigframe::{Detail, SigInfo};
 use anonmem_oslib::signal::{SIGCHLD, SIGCONT, code};
+use anonmem_oslib::{Result, structure};
 use core::sync::atomic::Ordering::SeqCst;
 use linux_raw_sys::general as abi;
 
-/// Bytes of `struct rusage`.
-const RUSAGE: usize = 144;
 /// Options that say whose children and of which kind: all are alike here.
 const KINDS: u32 = abi::__WALL | abi::__WCLONE | abi::__WNOTHREAD;
 
 fn put_rusage(address: u64, cpu_ns: u64) -> Result<()> {
-    user::write_unless_null(address, &Packer::new().timeval(cpu_ns).timeval(0).zeros_to(RUSAGE).0)
+    let usage = structure!(abi::rusage {
+        ru_utime.tv_sec: cpu_ns / 1_000_000_000,
+        ru_utime.tv_usec: cpu_ns % 1_000_000_000 / 1_000,
+    });
+    user::write_unless_null(address, &usage)
 }
 
 pub(super) fn wait4(c: &mut Call<'_>) -> Result<usize> {
