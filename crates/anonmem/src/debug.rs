@@ -1,8 +1,8 @@
 //! `Debug` for the types that belong to a machine: the name, and what it is about.
 
 use crate::{
-    gup::{PageLook, PartlyPinned, PinnedRange, RemoteBytes},
-    mm::{Mm, MmGrab},
+    gup::PinnedRange,
+    mm::Mm,
     objects::Objects,
     rmap::{anon_vma::AnonVmaReadGuard, hit::RmapHit},
     userfaultfd::{Uffd, UffdFork, UffdMessage},
@@ -17,9 +17,6 @@ debug_by_name! {
     [M: Machine] Mm<'_, M>, "Mm", mm => mm.id;
     [M: Machine] PinnedRange<'_, M>, "PinnedRange", pinned => pinned.range();
     [M: Machine] AnonVmaReadGuard<'_, M>, "AnonVmaReadGuard", guard => guard.anon_vma();
-    [M: Machine] PartlyPinned<'_, M>, "PartlyPinned", partly => partly.pinned.range();
-    [M: Machine] PageLook<'_, M>, "PageLook";
-    [M: Machine] MmGrab<'_, M>, "MmGrab";
     [M: Machine] Uffd<'_, M>, "Uffd";
     [M: Machine] UffdFork<'_, M>, "UffdFork";
     [M: Machine, G] RmapHit<'_, '_, M, G>, "RmapHit", hit => hit.vma;
@@ -27,5 +24,4 @@ debug_by_name! {
 
 debug_variants! {
     [M: Machine] UffdMessage<'_, M> { Fault(fault), Fork(fork), Remap { from, to, len }, Remove(range), Unmap(range) }
-    [] RemoteBytes<'_> { Read(bytes), Write(bytes) }
 }
