@@ -146,8 +146,8 @@ fn slow_qemu(dir: &Path) -> PathBuf {
     path
 }
 
-/// Without fork's copies of pinned pages, reclaim's refusal of them or the second look of who copies a page, a
-/// reader misses bytes within seconds.
+/// Without fork's copies of pinned pages, reclaim's refusal of them or the second look of who copies a page,
+/// a reader misses bytes within seconds.
 #[test]
 fn a_disk_writes_to_pages_that_the_program_sees_whatever_it_does_meanwhile() {
     if !vm_is_there() {

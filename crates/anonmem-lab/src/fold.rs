@@ -1,7 +1,8 @@
 //! A shorter drawing: what more than one CPU touches, and who goes on when; the rest is folded.
 //!
-//! An execution of production code has hundreds of steps, most of them loads that one CPU makes of what nobody else
-//! changes. They stay in the trace; [`Trace::folded`] leaves a line for each run of them that names the functions.
+//! An execution of production code has hundreds of steps, most of them loads that one CPU makes of what
+//! nobody else changes. They stay in the trace; [`Trace::folded`] leaves a line for each run of them that
+//! names the functions.
 
 use crate::trace::{Line, Trace};
 use std::collections::{HashMap, HashSet};
@@ -47,7 +48,8 @@ fn contended(lines: &[Line]) -> HashSet<usize> {
     touched.into_iter().filter(shared).map(|(at, _)| at).collect()
 }
 
-/// Whether the line changes an entry of a page table: other CPUs use it without a step of theirs, through their TLBs.
+/// Whether the line changes an entry of a page table: other CPUs use it without a step of theirs, through
+/// their TLBs.
 fn changes_an_entry(line: &Line) -> bool {
     let is_entry =
         [".pte[", ".pmd["].iter().any(|part| line.object.contains(part)) && line.object.ends_with(']');

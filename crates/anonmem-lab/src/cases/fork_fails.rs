@@ -1,4 +1,5 @@
-//! Fork fails after it has shared some pages: no memory is left, or a swap slot has as many owners as can be counted.
+//! Fork fails after it has shared some pages: no memory is left, or a swap slot has as many owners as can be
+//! counted.
 
 use super::{
     Case, Extent, Mutant, Run,

@@ -293,8 +293,8 @@ impl Kernel {
         mappings
     }
 
-    /// What reclaim finds when it asks whether the folio of [`hold`](Self::hold) was used: how many entries map
-    /// it; `None` if it is locked.
+    /// What reclaim finds when it asks whether the folio of [`hold`](Self::hold) was used: how many entries
+    /// map it; `None` if it is locked.
     pub(crate) fn ask_referenced(&self) -> Option<u64> {
         let page = self.folio.borrow().as_ref().expect("held").clone();
         folio_referenced_by_reclaim(self.vm, &page).map(|found| found.mappings)
@@ -465,8 +465,8 @@ impl Kernel {
         self.sim.device_store(self.pinned_frame(pin).expect("pinned"), value);
     }
 
-    /// Pins the frame of [`note_frame`](Self::note_frame) as often as can be counted, but for `room` times. Nobody has those pins, so this
-    /// world can be recounted only after [`unpin_many`](Self::unpin_many).
+    /// Pins the frame of [`note_frame`](Self::note_frame) as often as can be counted, but for `room` times.
+    /// Nobody has those pins, so this world can be recounted only after [`unpin_many`](Self::unpin_many).
     pub(crate) fn pin_noted_but(&self, room: u64) {
         let pfn = self.noted.get().expect("noted");
         let mut taken = 0;
@@ -491,7 +491,8 @@ impl Kernel {
         let pins = self.many_pins.borrow();
         let Some((pin, _)) = pins.as_ref() else { return };
         for _ in 0..n {
-            // SAFETY: `pin_noted_but` forgot as many owners, all of which had these bits; each is dropped once.
+            // SAFETY: `pin_noted_but` forgot as many owners, all of which had these bits; each is dropped
+            // once.
             drop(unsafe { core::ptr::read(&**pin) });
         }
     }

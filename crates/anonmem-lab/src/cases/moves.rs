@@ -112,7 +112,8 @@ pub static CACHED: Case = Case {
     },
 };
 
-/// Lets a child have what was moved to page 8, too: whoever brings it back finds what the page says of itself.
+/// Lets a child have what was moved to page 8, too: whoever brings it back finds what the page says of
+/// itself.
 fn shared_afterwards(k: &Kernel) -> Result<(), String> {
     Sim::on_cpu(0, || k.fork(0, 1, &[0])).map_err(|e| e.to_string())?;
     match (k.load(1, 8), k.load(0, 8)) {

@@ -1,4 +1,5 @@
-//! A page is looked for by the reverse map, and reclaimed, while one of its mappers forks, ends, or changes its mappings.
+//! A page is looked for by the reverse map, and reclaimed, while one of its mappers forks, ends, or changes
+//! its mappings.
 
 use super::{
     Case, Extent, Mutant, Run,

@@ -164,8 +164,8 @@ impl Cpu {
         self.views.now.seen.0[index] = 1;
     }
 
-    /// The views with which it accesses memory. The MMU comes after what the code did before, and hands nothing
-    /// of that on.
+    /// The views with which it accesses memory. The MMU comes after what the code did before, and hands
+    /// nothing of that on.
     #[inline]
     pub(crate) fn views_of(&mut self, by: By) -> &mut CpuViews {
         match by {

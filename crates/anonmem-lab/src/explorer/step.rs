@@ -74,8 +74,8 @@ pub(crate) fn turn(
         return Turn { id: op.object, shared: false };
     }
     visible(op);
-    // What the access goes through may be shared while the object itself is not: then the object has no history yet, and
-    // must not get one, because what this CPU alone does to it is not written there.
+    // What the access goes through may be shared while the object itself is not: then the object has no
+    // history yet, and must not get one, because what this CPU alone does to it is not written there.
     let shared = through.is_none() || with(|e| e.objects.meet(address, e.current, !kind.reads_only()).1);
     Turn { id: op.object, shared }
 }

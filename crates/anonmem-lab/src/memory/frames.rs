@@ -3,9 +3,9 @@
 //! Zeroing, copying, freeing and transfers touch a whole frame at once, without atomics. Each must be ordered
 //! with everything else that touches the frame; otherwise it is a data race, as between plain words. What
 //! happens inside a frame that stays what it is (a program's loads and stores, the entries of a table, the
-//! objects of a slab) has rules of its own. An access through a translation, or a walk of tables, is over when
-//! a flush has returned. A program may store to a page that is being copied or written
-//! out: what is read then is one or the other.
+//! objects of a slab) has rules of its own. An access through a translation, or a walk of tables, is over
+//! when a flush has returned. A program may store to a page that is being copied or written out: what is read
+//! then is one or the other.
 //!
 //! One clock a frame is enough: accesses of one kind need not be told apart by their place in it.
 

@@ -350,8 +350,8 @@ pub(super) fn walk_load(
     goes_on: impl Fn() -> bool,
     read: impl FnOnce() -> u64,
 ) -> Option<u64> {
-    // Acquire: a walker depends on what it read, which orders its next read, and the access that is translated,
-    // after it.
+    // Acquire: a walker depends on what it read, which orders its next read, and the access that is
+    // translated, after it.
     let order = Ordering::Acquire;
     let alone = |e: &mut Engine| e.objects.is_private(through, e.current, false) && passes(e, at, By::Mmu);
     if phase() == Phase::Running && with(alone) || !running() {

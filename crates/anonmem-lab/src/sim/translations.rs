@@ -73,8 +73,8 @@ impl Tlb {
         self.entries.iter().flatten().find(reaches).map(|t| t.va)
     }
 
-    /// A translation of another size for some of the addresses of `new`. A CPU uses either, or takes a machine
-    /// check (Intel SDM volume 3A, 5.10.2.3; AMD family 10h, erratum 383).
+    /// A translation of another size for some of the addresses of `new`. A CPU uses either, or takes a
+    /// machine check (Intel SDM volume 3A, 5.10.2.3; AMD family 10h, erratum 383).
     pub(super) fn of_another_size(&self, new: &Translation) -> Option<Translation> {
         let clashes =
             |t: &&Translation| t.root == new.root && t.pages != new.pages && t.range().overlaps(new.range());

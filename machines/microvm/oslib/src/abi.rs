@@ -29,8 +29,8 @@ pub fn as_field<S, F: Number>(_of: impl Fn(&S) -> F, value: F) -> F {
     value
 }
 
-/// The bytes of a structure of `linux-raw-sys` with these fields; all others are 0. A value is cast to the type of
-/// its field, as in C.
+/// The bytes of a structure of `linux-raw-sys` with these fields; all others are 0. A value is cast to the
+/// type of its field, as in C.
 #[macro_export]
 macro_rules! structure {
     ($type:path { $($($field:ident).+: $value:expr),* $(,)? }) => {{

@@ -1,8 +1,8 @@
 //! The pages of pipes: the kernel's own, those that several pipes have, and a program's.
 //!
 //! A program's page is kept by a reference and not copied (`vmsplice`). A reader may see what the program
-//! writes to it later, until copy-on-write gives the program another page. The reference keeps the other sharers
-//! of the page from taking it for their own: who reads the pipe sees nothing that they write later
+//! writes to it later, until copy-on-write gives the program another page. The reference keeps the other
+//! sharers of the page from taking it for their own: who reads the pipe sees nothing that they write later
 //! (CVE-2020-29374).
 //!
 //! Linux: include/linux/pipe_fs_i.h `struct pipe_buffer`.

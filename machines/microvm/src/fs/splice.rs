@@ -1,7 +1,7 @@
 //! Moving bytes between pipes, files and memory without copying where a reference will do.
 //!
-//! Locks: the state of a pipe over the transfer, as reads and writes have it. Of two pipes the one at the lower
-//! address comes first.
+//! Locks: the state of a pipe over the transfer, as reads and writes have it. Of two pipes the one at the
+//! lower address comes first.
 //!
 //! Linux: fs/splice.c. Differs: bytes of files are copied into pages of the pipe, because files have no page
 //! cache.
