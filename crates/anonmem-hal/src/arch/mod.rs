@@ -1,8 +1,13 @@
 //! Facts about memory-management units. Nothing here has an effect.
 
+mod aarch64;
+mod riscv;
+mod soft;
 mod toy;
 mod x86_64;
 
+pub use aarch64::AArch64;
+pub use riscv::Sv48;
 pub use toy::Toy;
 pub use x86_64::X86_64;
 

@@ -6,14 +6,14 @@
 //! |---|---|---|
 //! | 0 | P = 1 | 0 |
 //! | 1 | R/W | PROT_NONE: 1, the entry is a page that traps |
-//! | 2 | U/S | kind, low bit |
-//! | 3, 4 | PWT, PCD (0) | kind, high bits |
-//! | 5 | accessed | flag 0 |
-//! | 6 | dirty | flag 1 |
-//! | 7 | PAT (0); above the last level: PS, a leaf | flag 2 |
-//! | 9 | software: special | device, low bit; of a migration entry: accessed |
-//! | 10 | software: uffd write protected | device; of a migration entry: dirty, then (11) uffd write protected |
-//! | 12-51 | frame; of a leaf of level 1 from bit 21, of level 2 from bit 30, below it PAT (bit 12, 0) and zeroes | device (10-13), offset or frame from bit 14 |
+//! | 2 | U/S | a software entry: `soft.rs` |
+//! | 3, 4 | PWT, PCD (0) | |
+//! | 5 | accessed | |
+//! | 6 | dirty | |
+//! | 7 | PAT (0); above the last level: PS, a leaf | |
+//! | 9 | software: special | |
+//! | 10 | software: uffd write protected | |
+//! | 12-51 | frame; of a leaf of level 1 from bit 21, of level 2 from bit 30, below it PAT (bit 12, 0) and zeroes | |
 //! | 63 | no-execute | 0 |
 //!
 //! A `PROT_NONE` page keeps its frame and flags with P = 0 and bit 1 set, which no other not-present entry
@@ -22,13 +22,13 @@
 //!
 //! All of that holds of a leaf above the last level, too. A leaf has PS set beside, with or without P.
 
-use super::Arch;
+use super::{
+    Arch,
+    soft::{decode_soft, decode_upper_soft, encode_soft},
+};
 use crate::{
     addr::{Pfn, Va},
-    pte::{
-        Entry, Marker, MigrationBits, MigrationKind, Present, Protection, Pte, Sharing, SoftLeaf, SwapBits,
-        SwapEntry,
-    },
+    pte::{Entry, Present, Protection, Pte, SoftLeaf},
 };
 
 /// x86-64 with four levels of tables.
@@ -46,17 +46,8 @@ const UFFD_WP: u64 = 1 << 10;
 const NX: u64 = 1 << 63;
 const FRAME: u64 = 0x000f_ffff_ffff_f000;
 
-// Not-present forms. Bit 1 clear: bits 2-4 kind, 5-7 flags, 9-13 device, 14-62 value (inverted).
-// Bit 1 set: a PROT_NONE page; bit 2 carries the write bit that the hardware must not see.
+// Without P. Bit 1 clear: a software entry (`soft.rs`). Bit 1 set: a PROT_NONE page.
 const PROTNONE: u64 = 1 << 1;
-const KIND_SHIFT: u32 = 2;
-const FLAG_SHIFT: u32 = 5;
-const DEVICE_SHIFT: u32 = 9;
-const VALUE_SHIFT: u32 = 14;
-const VALUE_MASK: u64 = (1 << 49) - 1;
-const KIND_SWAP: u64 = 1;
-const KIND_MIGRATION: u64 = 2;
-const KIND_MARKER: u64 = 3;
 
 #[inline(always)]
 const fn bit(on: bool, mask: u64) -> u64 {
@@ -116,65 +107,6 @@ fn decode_leaf(raw: u64, frame_bits: u64) -> Present {
     }
 }
 
-#[cold]
-fn encode_soft(leaf: SoftLeaf) -> u64 {
-    let pack = |kind: u64, flags: u64, device: u64, value: u64| {
-        debug_assert!(value <= VALUE_MASK && device < 32 && flags < 8);
-        kind << KIND_SHIFT
-            | flags << FLAG_SHIFT
-            | device << DEVICE_SHIFT
-            | (!value & VALUE_MASK) << VALUE_SHIFT
-    };
-    match leaf {
-        SoftLeaf::Swap { entry, bits: SwapBits { sharing, uffd_wp } } => pack(
-            KIND_SWAP,
-            u64::from(sharing == Sharing::Exclusive) | u64::from(uffd_wp) << 1,
-            u64::from(entry.device),
-            entry.offset,
-        ),
-        SoftLeaf::Migration { pfn, bits: MigrationBits { kind, young, dirty, uffd_wp } } => {
-            let kind = match kind {
-                MigrationKind::Read => 0,
-                MigrationKind::ReadExclusive => 1,
-                MigrationKind::Write => 2,
-            };
-            let said = u64::from(young) | u64::from(dirty) << 1 | u64::from(uffd_wp) << 2;
-            pack(KIND_MIGRATION, kind, said, pfn.0)
-        }
-        SoftLeaf::Marker(marker) => {
-            let which = match marker {
-                Marker::UffdWp => 0,
-                Marker::Poisoned => 1,
-                Marker::Guard => 2,
-            };
-            pack(KIND_MARKER, which, 0, 0)
-        }
-    }
-}
-
-#[cold]
-fn decode_soft(raw: u64) -> SoftLeaf {
-    let flags = raw >> FLAG_SHIFT & 7;
-    let value = !(raw >> VALUE_SHIFT) & VALUE_MASK;
-    match raw >> KIND_SHIFT & 7 {
-        KIND_SWAP => SoftLeaf::Swap {
-            entry: SwapEntry { device: (raw >> DEVICE_SHIFT & 31) as u8, offset: value },
-            bits: SwapBits {
-                sharing: if flags & 1 != 0 { Sharing::Exclusive } else { Sharing::Shared },
-                uffd_wp: flags & 2 != 0,
-            },
-        },
-        KIND_MIGRATION => SoftLeaf::Migration { pfn: Pfn(value), bits: decode_migration(raw) },
-        KIND_MARKER => SoftLeaf::Marker(match flags {
-            0 => Marker::UffdWp,
-            1 => Marker::Poisoned,
-            2 => Marker::Guard,
-            _ => panic!("page-table entry {raw:#x}: unknown marker"),
-        }),
-        _ => panic!("page-table entry {raw:#x} is neither present nor a known software entry"),
-    }
-}
-
 /// What is in use above the last level and is no table.
 #[cold]
 fn decode_upper(raw: u64, level: u32) -> Entry {
@@ -182,23 +114,7 @@ fn decode_upper(raw: u64, level: u32) -> Entry {
         debug_assert!(level <= 2 && raw & PS != 0, "page-table entry {raw:#x}: neither a table nor a leaf");
         return Entry::Leaf(decode_leaf(raw, leaf_frame(level)));
     }
-    match decode_soft(raw) {
-        SoftLeaf::Migration { pfn, bits } => Entry::Migration { pfn, bits },
-        leaf @ (SoftLeaf::Swap { .. } | SoftLeaf::Marker(_)) => {
-            panic!("page-table entry {raw:#x}: {leaf:?} above the last level")
-        }
-    }
-}
-
-fn decode_migration(raw: u64) -> MigrationBits {
-    let kind = match raw >> FLAG_SHIFT & 7 {
-        0 => MigrationKind::Read,
-        1 => MigrationKind::ReadExclusive,
-        2 => MigrationKind::Write,
-        _ => panic!("page-table entry {raw:#x}: unknown migration kind"),
-    };
-    let said = |i: u32| raw >> (DEVICE_SHIFT + i) & 1 == 1;
-    MigrationBits { kind, young: said(0), dirty: said(1), uffd_wp: said(2) }
+    decode_upper_soft(raw)
 }
 
 /// [`Arch::pte_modify`] from or to `PROT_NONE`.

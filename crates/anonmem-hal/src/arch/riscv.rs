@@ -1,0 +1,174 @@
+//! RISC-V, Sv48: four levels, 4 KiB granule.
+//!
+//! Source: The RISC-V Instruction Set Manual, volume II (Privileged Architecture), sections 12.4 (Sv39) and 12.5
+//! (Sv48).
+//!
+//! | bit | present | not present |
+//! |---|---|---|
+//! | 0 | V = 1 | 0 |
+//! | 1 | R | PROT_NONE: 1, the entry is a page that traps |
+//! | 2, 3 | W, X; all three of R, W, X 0: a table | a software entry: `soft.rs` |
+//! | 4 | U | |
+//! | 5 | G (0) | |
+//! | 6, 7 | accessed, dirty | |
+//! | 8, 9 | software: special, uffd write protected | |
+//! | 10-53 | frame | |
+//! | 54-63 | reserved, PBMT, N (0) | |
+//!
+//! W without R is reserved, so a page that may be written may be read. Without V the hardware looks at no other
+//! bit. A processor with Svadu sets the accessed and dirty bits; one with Svade traps instead, and the fault
+//! sets them.
+
+use super::{
+    Arch,
+    soft::{decode_soft, decode_upper_soft, encode_soft},
+};
+use crate::{
+    addr::{Pfn, Va},
+    pte::{Entry, Present, Protection, Pte, SoftLeaf},
+};
+
+/// RISC-V with four levels of tables.
+#[derive(Debug)]
+pub enum Sv48 {}
+
+const V: u64 = 1;
+const R: u64 = 1 << 1;
+const W: u64 = 1 << 2;
+const X: u64 = 1 << 3;
+const U: u64 = 1 << 4;
+const A: u64 = 1 << 6;
+const D: u64 = 1 << 7;
+const SPECIAL: u64 = 1 << 8;
+const UFFD_WP: u64 = 1 << 9;
+const PPN_SHIFT: u32 = 10;
+const PPN: u64 = (1 << 44) - 1;
+/// Without V: the entry is a page that traps.
+const PROTNONE: u64 = R;
+
+const fn bit(on: bool, mask: u64) -> u64 {
+    if on { mask } else { 0 }
+}
+
+/// A page, or a leaf: the format does not tell them apart.
+#[inline]
+fn encode_present(p: Present) -> u64 {
+    debug_assert!(p.pfn.0 <= PPN, "a frame beyond the physical address space");
+    let said = bit(p.young, A) | bit(p.dirty, D) | bit(p.special, SPECIAL) | bit(p.uffd_wp, UFFD_WP);
+    let said = said | p.pfn.0 << PPN_SHIFT;
+    let Protection { read, write, exec } = p.prot;
+    if read || write || exec {
+        V | U | bit(read || write, R) | bit(write, W) | bit(exec, X) | said
+    } else {
+        PROTNONE | said
+    }
+}
+
+#[inline]
+fn decode_present(raw: u64) -> Present {
+    let may = |mask| raw & V != 0 && raw & mask != 0;
+    Present {
+        pfn: Pfn(raw >> PPN_SHIFT & PPN),
+        prot: Protection { read: may(R), write: may(W), exec: may(X) },
+        young: raw & A != 0,
+        dirty: raw & D != 0,
+        special: raw & SPECIAL != 0,
+        uffd_wp: raw & UFFD_WP != 0,
+    }
+}
+
+impl Arch for Sv48 {
+    const LEVELS: u32 = 4;
+    const INDEX_BITS: u32 = 9;
+    const USER_END: Va = Va(1 << 47);
+
+    #[inline]
+    fn encode_pte(pte: Pte) -> u64 {
+        match pte {
+            Pte::None => 0,
+            Pte::Present(p) => encode_present(p),
+            Pte::Soft(leaf) => encode_soft(leaf),
+        }
+    }
+
+    #[inline]
+    fn decode_pte(raw: u64) -> Pte {
+        if raw == 0 {
+            Pte::None
+        } else if raw & (V | PROTNONE) != 0 {
+            Pte::Present(decode_present(raw))
+        } else {
+            Pte::Soft(decode_soft(raw))
+        }
+    }
+
+    #[inline]
+    fn encode_entry(entry: Entry, level: u32) -> u64 {
+        debug_assert!(level > 0 && level < Self::LEVELS);
+        match entry {
+            Entry::None => 0,
+            Entry::Table(pfn) => V | pfn.0 << PPN_SHIFT,
+            Entry::Leaf(p) => {
+                debug_assert!(
+                    p.pfn.0.trailing_zeros() >= level * Self::INDEX_BITS,
+                    "a leaf that is not aligned"
+                );
+                encode_present(p)
+            }
+            Entry::Migration { pfn, bits } => encode_soft(SoftLeaf::Migration { pfn, bits }),
+        }
+    }
+
+    #[inline]
+    fn decode_entry(raw: u64, _level: u32) -> Entry {
+        if raw == 0 {
+            Entry::None
+        } else if raw & (V | R | W | X) == V {
+            Entry::Table(Pfn(raw >> PPN_SHIFT & PPN))
+        } else if raw & (V | PROTNONE) != 0 {
+            Entry::Leaf(decode_present(raw))
+        } else {
+            decode_upper_soft(raw)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::arch::toy::tests::{every_entry_round_trips, every_upper_entry_round_trips};
+
+    #[test]
+    fn every_sv48_entry_round_trips() {
+        every_entry_round_trips::<Sv48>(&[0, 1, 0x1234, (1 << 44) - 1]);
+        for level in [1, 2] {
+            every_upper_entry_round_trips::<Sv48>(&[0, 0x123_4567_8900, (1 << 44) - 1], level);
+        }
+    }
+
+    /// Privileged Architecture, figure "Sv48 page table entry" and the table of R, W and X.
+    #[test]
+    fn the_bits_are_where_the_manual_says() {
+        let page = Present {
+            pfn: Pfn(0x42),
+            prot: Protection::RW,
+            young: true,
+            dirty: false,
+            special: false,
+            uffd_wp: false,
+        };
+        let with = |prot| Sv48::encode_pte(Pte::Present(Present { prot, ..page }));
+        // V, R, W, U, A.
+        assert_eq!(with(Protection::RW), 0x42 << 10 | 0b0101_0111);
+        assert_eq!(with(Protection::R), 0x42 << 10 | 0b0101_0011);
+        assert_eq!(with(Protection::RX), 0x42 << 10 | 0b0101_1011);
+        let exec = Protection { exec: true, ..Protection::NONE };
+        assert_eq!(with(exec), 0x42 << 10 | 0b0101_1001, "execute-only is a permission of its own");
+        assert_eq!(with(Protection::NONE) & V, 0, "PROT_NONE must trap");
+        // A pointer to the next level has R, W and X clear; A, D and U are reserved there.
+        assert_eq!(Sv48::encode_entry(Entry::Table(Pfn(7)), 1), 7 << 10 | 1);
+        // A leaf of 2 MiB is a page whose low nine bits of the frame are 0.
+        let large = Present { pfn: Pfn(0x200), ..page };
+        assert_eq!(Sv48::encode_entry(Entry::Leaf(large), 1), 0x200 << 10 | 0b0101_0111);
+    }
+}
