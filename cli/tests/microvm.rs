@@ -207,6 +207,20 @@ fn who_keeps_a_page_in_a_pipe_reads_nothing_that_is_written_later() {
     }
 }
 
+/// The host's kernel rarely has the file: the program's own checks are what counts.
+#[test]
+fn pins_keep_what_they_promise() {
+    if !vm_is_there() {
+        return;
+    }
+    let program = compile("guptest", Linked::Static);
+    for (cpus, lock) in [("1", "mmap"), ("4", "vma"), ("4", "speculative")] {
+        let options = ["--cpus", cpus, "--lock", lock, "--swap", "64M"];
+        let ran = Vm::new().options(&options).run(&[&program]).expect_status(0);
+        assert_eq!(ran.stdout, "guptest: ok\n", "{}", ran.stderr);
+    }
+}
+
 #[test]
 fn mappings_are_described_by_all_their_attributes() {
     same_table_as_host("described", &[]);

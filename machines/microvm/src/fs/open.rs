@@ -2,7 +2,7 @@
 
 use super::block::BlockDevice;
 use super::device::Device;
-use super::file::{Cursor, OpenFile, Opened, Target};
+use super::file::{Cursor, Object, OpenFile, Opened, Target};
 use super::pipe::{self, Pipe};
 use super::seq::Seq;
 use super::sources;
@@ -16,6 +16,9 @@ use anonmem_oslib::vfs::path::Follow;
 use anonmem_oslib::vfs::{Body, FileData, FileType, Inode};
 use linux_raw_sys::general as abi;
 use spin::Mutex;
+
+/// What makes an object for everybody who opens its inode.
+pub struct Opener(pub fn() -> Arc<dyn Object>);
 
 /// Opens `path` relative to `at`, creating the file if `O_CREAT` says so.
 ///
@@ -108,6 +111,9 @@ fn open_special(inode: &Arc<Inode>, path: &[u8], flags: u32) -> Result<Arc<OpenF
     }
     if let Some(disk) = inode.object::<BlockDevice>() {
         return OpenFile::of_path(inode.clone(), Target::Block(disk), path, flags);
+    }
+    if let Some(opener) = inode.object::<Opener>() {
+        return OpenFile::of_path(inode.clone(), Target::Object((opener.0)()), path, flags);
     }
     if flags & abi::O_DIRECT != 0 {
         return Err(EINVAL);

@@ -4,6 +4,7 @@
 //! a process.
 
 mod generated;
+mod gup_test;
 pub mod pid;
 pub mod system;
 
@@ -11,6 +12,7 @@ pub use generated::TICK_NS;
 use generated::{FIRST_INO, now};
 
 use crate::arch::percpu::cpu_count;
+use crate::fs::open::Opener;
 use crate::proc::table;
 use crate::proc::thread::try_current;
 use alloc::format;
@@ -190,5 +192,9 @@ pub fn init(vfs: &Vfs) -> core::result::Result<(), Taken> {
     for (path, text) in system::SYS_FILES {
         vfs.put(path.as_bytes(), 0o444, Body::Synthetic(Arc::new(Text(*text)))).map_err(taken(path))?;
     }
+    let path = "/sys/kernel/debug/gup_test";
+    let object = Arc::new(Opener(gup_test::GupTest::open));
+    let body = Body::Special { kind: FileType::Regular, rdev: 0, object };
+    vfs.put(path.as_bytes(), 0o600, body).map_err(taken(path))?;
     Ok(())
 }
