@@ -3,7 +3,8 @@
 use anonmem_frame::OutOfMemory;
 use core::fmt;
 
-/// Why an operation was refused. Nothing has changed when one is returned.
+/// Why an operation was refused. Nothing has changed when one is returned, unless the call says how far it came:
+/// `mprotect`, `madvise`, `mlock` and a move of several mappings change one after the other, as on Linux.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Error {
     /// No frame could be had.
@@ -41,6 +42,8 @@ pub enum Error {
 impl Error {
     /// No hole of this length among the addresses.
     pub(crate) const NO_ROOM: Self = Self::Limit("no hole among the addresses is long enough");
+    /// A fixed place that does not lie among the addresses.
+    pub(crate) const BEYOND: Self = Self::Limit("the place that is asked for is beyond the last address");
     /// The mapping cannot grow where it is and may not move.
     pub(crate) const MAY_NOT_MOVE: Self = Self::Limit("no room behind the mapping, which may not move");
     /// As much as may be promised.

@@ -282,7 +282,7 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
         let last = end.0.checked_sub(len).ok_or(Error::NO_ROOM)?;
         if flags.intersects(MapFlags::FIXED | MapFlags::FIXED_NOREPLACE) {
             return match hint {
-                _ if hint.0 > last => Err(Error::NO_ROOM),
+                _ if hint.0 > last => Err(Error::BEYOND),
                 _ if !hint.is_page_aligned() => Err(Error::Invalid("a fixed address is not at a page")),
                 _ if hint.0 < self.objects.config.mmap_min_addr => Err(Error::NotPermitted),
                 _ => Ok(hint),

@@ -45,3 +45,12 @@ fn a_program_gets_a_signal_for_what_it_may_not() {
         Ok(())
     });
 }
+
+#[test]
+fn users_of_two_memory_managers_are_not_of_one_address_space() {
+    let make = || Vm::new(VecMachine::new(64), Config::default()).unwrap();
+    let (one, two) = (make(), make());
+    let (here, there) = (one.new_mm().unwrap(), two.new_mm().unwrap());
+    assert!(here.is(&here.clone()));
+    assert!(!here.is(&there), "both are the first of their memory manager");
+}

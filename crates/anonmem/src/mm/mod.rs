@@ -137,7 +137,7 @@ impl<'v, M: Machine> Mm<'v, M> {
 
     /// Whether both are users of the same address space.
     pub fn is(&self, other: &Self) -> bool {
-        self.id == other.id
+        core::ptr::eq(self.vm, other.vm) && self.id == other.id
     }
 
     /// What it uses.

@@ -93,6 +93,8 @@ fn places_are_found_from_the_top_down_then_from_below() {
         assert_eq!(mm.mmap(anywhere(1)), Ok(Va(base)), "above the base");
         mm.mmap(MmapRequest { addr: Va(base + P), len: END - base - P, ..all }).unwrap();
         assert_eq!(mm.mmap(anywhere(1)), Err(Error::NO_ROOM));
+        let beyond = MmapRequest { addr: X86_64::USER_END, ..fixed(0, 1) };
+        assert_eq!(mm.mmap(beyond), Err(Error::BEYOND), "no hole is looked for at a fixed place");
         mm.munmap(VaRange::of(low, P).unwrap()).unwrap();
         assert_eq!(mm.mmap(anywhere(1)), Ok(low), "the lowest page that may be mapped");
     });
