@@ -195,6 +195,11 @@ fn memory_of_others_is_read_and_written_as_on_linux() {
 }
 
 #[test]
+fn processes_are_traced_as_on_linux() {
+    same_table_as_host("traced", &[]);
+}
+
+#[test]
 fn pipes_keep_pages_and_pass_them_on_as_on_linux() {
     same_table_as_host("splice", &[]);
 }

@@ -8,6 +8,7 @@ mod fork;
 mod limits;
 pub(crate) mod lookup;
 mod metadata;
+mod pins;
 mod populate;
 mod protect;
 mod remap;
@@ -30,6 +31,7 @@ pub const EXPERIMENTS: &[Experiment] = &[
     fork::EXPERIMENT,
     protect::EXPERIMENT,
     remap::EXPERIMENT,
+    pins::EXPERIMENT,
     swap::EXPERIMENT,
     lookup::EXPERIMENT,
     metadata::EXPERIMENT,

@@ -207,6 +207,17 @@ pub const ROWS: &[Row] = &[
         .host_only(&[TlbFlush, Charge, Lru])
         .ours("madvise(DONTNEED) of 256 MiB populated; no TLB to flush")
         .host("MADV_DONTNEED of 256 MiB populated; TLB is flushed"),
+    row("pin-fast", "pin without a lock, runs of 256")
+        .most(8.0)
+        .ours("pin_fast(WRITE) of 256 pages that are there, for each run of 256 MiB; a list of pins each")
+        .host("vmsplice of 256 pages into a pipe: GUP-fast, a reference and a slot of the pipe a page"),
+    row("unpin", "unpin, runs of 256")
+        .most(8.0)
+        .ours("the pinned ranges are dropped")
+        .host("splice of the pages to /dev/null"),
+    row("fork-pinned", "fork, 1 % pinned")
+        .ours("as fork, with one page in a hundred pinned: those are copied for the child")
+        .host("no call of the host pins pages for as long as a fork takes, unless its kernel has gup_test"),
     row("fork", "fork, exclusive pages")
         .most(12.0)
         .host_only(&[TlbFlush, Task])

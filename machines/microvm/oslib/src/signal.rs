@@ -40,6 +40,8 @@ pub mod code {
     pub const CLD_EXITED: i32 = 1;
     /// SIGCHLD: killed by a signal.
     pub const CLD_KILLED: i32 = 2;
+    /// SIGCHLD: it waits for its tracer.
+    pub const CLD_TRAPPED: i32 = 4;
     /// SIGCHLD: stopped.
     pub const CLD_STOPPED: i32 = 5;
     /// SIGCHLD: continued.

@@ -6,7 +6,7 @@
 
 use super::process::ExitStatus;
 use super::signal::{Action, SIG_DFL, SIG_IGN};
-use super::{Thread, exit, fault};
+use super::{Thread, exit, fault, trace};
 use crate::arch::fpu;
 use crate::arch::trap::TrapFrame;
 use crate::sched;
@@ -44,6 +44,7 @@ fn work(frame: &mut TrapFrame) -> Option<ExitStatus> {
             return Some(status);
         }
         stay_stopped(&thread);
+        trace::stop_if_asked(&thread, frame);
         if let Some(status) = exit::requested(&thread) {
             return Some(status);
         }
@@ -83,10 +84,12 @@ fn stay_stopped(thread: &Thread) {
 fn deliver_pending(thread: &Arc<Thread>, frame: &mut TrapFrame) -> bool {
     let mut handled = false;
     while let Some((info, action)) = thread.next_signal() {
+        let Some((info, action)) = trace::before_signal(thread, frame, info, action) else { continue };
         match action.handler {
             SIG_IGN => {}
             SIG_DFL => match signal::default_action(info.signal) {
                 DefaultAction::Ignore | DefaultAction::Continue => {}
+                DefaultAction::Stop if trace::is_traced(thread) => trace::stop_alone(thread, frame, info),
                 DefaultAction::Stop => {
                     stop(thread, info.signal);
                     return handled;

@@ -5,7 +5,7 @@
 
 use super::process::{ExitStatus, Process};
 use super::signal::{self, SIG_IGN};
-use super::{Thread, futex, mm, table};
+use super::{Thread, futex, mm, table, trace};
 use crate::arch::lock::SpinLock;
 use crate::fs::FsContext;
 use crate::fs::table::FdTable;
@@ -24,6 +24,7 @@ static REQUESTS: SpinLock<alloc::collections::BTreeMap<u32, ExitStatus>> =
 pub fn request(thread: &Thread, status: ExitStatus) {
     REQUESTS.lock().insert(thread.tid, status);
     thread.kick();
+    thread.process.continued.notify();
 }
 
 /// Gives the status if the thread is to end, alone or with its group.
@@ -60,6 +61,7 @@ pub fn thread(status: ExitStatus) {
         life.threads.is_empty()
     };
     thread.set_task(None);
+    trace::forget(&thread);
     if last {
         end_process(&process, process.ending().unwrap_or(status));
     } else {
@@ -91,6 +93,7 @@ fn end_process(process: &Arc<Process>, status: ExitStatus) {
     // The address space goes before anybody can learn of the end.
     drop(process.set_space(None));
 
+    trace::release_tracees(process.pid);
     let orphans = give_children_to_init(process.pid);
     let told = bury(process, status);
     if orphans && let Some(init) = table::process(table::INIT) {

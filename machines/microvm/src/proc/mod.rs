@@ -24,6 +24,7 @@ pub mod remote;
 pub mod signal;
 pub mod table;
 pub mod thread;
+pub mod trace;
 pub mod wait;
 
 pub use thread::{Thread, current_thread};

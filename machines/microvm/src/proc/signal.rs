@@ -4,7 +4,7 @@
 
 use super::Thread;
 use super::process::{ExitStatus, Life, Process};
-use super::table;
+use super::{table, trace};
 use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use anonmem_oslib::Result;
@@ -224,7 +224,7 @@ pub fn queue(process: &Arc<Process>, info: SigInfo) -> Result<()> {
             !s.mask.has(info.signal) || s.waiting_for.has(info.signal)
         };
         let blocked = first.signals.lock().mask.has(info.signal);
-        if signals.ignores(info.signal) && !blocked {
+        if signals.ignores(info.signal) && !blocked && !trace::is_traced(first) {
             None
         } else {
             signals.shared.add(info, limit)?;
@@ -259,7 +259,8 @@ pub fn queue_to_thread(thread: &Arc<Thread>, info: SigInfo) -> Result<()> {
         let mut signals = process.signals.lock();
         prepare(&life, &mut signals, info.signal);
         let mut own = thread.signals.lock();
-        if signals.ignores(info.signal) && !own.mask.has(info.signal) {
+        let hears = own.mask.has(info.signal) || trace::is_traced(thread);
+        if signals.ignores(info.signal) && !hears {
             drop(own);
             drop(signals);
             drop(life);

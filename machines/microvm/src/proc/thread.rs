@@ -2,6 +2,7 @@
 
 use super::process::Process;
 use super::signal::ThreadSignals;
+use super::trace::Trace;
 use crate::arch::lock::SpinLock;
 use crate::fs::FsContext;
 use crate::fs::event::Event;
@@ -34,6 +35,8 @@ pub struct Thread {
     pub faults: AtomicU64,
     /// Set once somebody waits for this thread to leave its parent's address space (`vfork`).
     pub vfork: SpinLock<Option<Arc<Released>>>,
+    /// Who traces it.
+    pub trace: SpinLock<Trace>,
     cred: SpinLock<Cred>,
     /// The child that it waits for (`vfork`).
     awaits: SpinLock<Option<Arc<Released>>>,
@@ -134,6 +137,7 @@ impl Thread {
             faults: AtomicU64::new(0),
             vfork: SpinLock::new(None),
             awaits: SpinLock::new(None),
+            trace: SpinLock::default(),
             cred: SpinLock::new(Cred::root()),
             fs: SpinLock::new(fs),
             files: SpinLock::new(files),

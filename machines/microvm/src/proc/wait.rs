@@ -27,6 +27,8 @@ pub enum Change {
     Ended(ExitStatus),
     /// A signal stopped it.
     Stopped(u32),
+    /// It waits for its tracer, with this signal, and the event above it.
+    Trapped(u32),
     /// It goes on.
     Continued,
 }
@@ -82,6 +84,23 @@ fn find(parent: &Process, who: Who, options: u32) -> Result<Option<Found>> {
             if let Some(change) = change_of(child, options) {
                 found = Some((child.clone(), change));
                 break;
+            }
+        }
+    }
+    if found.is_none() {
+        let keep = options & abi::WNOWAIT != 0;
+        for thread in table.threads.values() {
+            let wanted = match who {
+                Who::Any => true,
+                Who::Pid(pid) => thread.tid == pid,
+                Who::Group(pgid) => thread.process.pgid.load(SeqCst) == pgid,
+            };
+            let mut trace = thread.trace.lock();
+            if wanted && trace.is_by(parent.pid) {
+                any = true;
+                if let Some(status) = trace.report(keep) {
+                    return Ok(Some(Found { pid: thread.tid, change: Change::Trapped(status), cpu_ns: 0 }));
+                }
             }
         }
     }

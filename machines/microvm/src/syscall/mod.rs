@@ -15,6 +15,7 @@ mod mem;
 mod names;
 mod poll;
 mod process;
+mod ptrace;
 mod remote;
 mod signal;
 mod socket;
@@ -312,6 +313,7 @@ fn dispatch(c: &mut Call<'_>, number: u64) -> Result<usize> {
         abi::__NR_capget => cred::capget(c),
         abi::__NR_capset => cred::capset(c),
         abi::__NR_prctl => process::prctl(c),
+        abi::__NR_ptrace => ptrace::ptrace(c),
         abi::__NR_arch_prctl => process::arch_prctl(c),
         abi::__NR_set_tid_address => process::set_tid_address(c),
         abi::__NR_set_robust_list => process::set_robust_list(c),

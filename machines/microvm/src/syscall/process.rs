@@ -10,7 +10,7 @@ use crate::fs::vfs;
 use crate::proc::clone::{self, Request};
 use crate::proc::exec::Given;
 use crate::proc::process::{ExitStatus, Process};
-use crate::proc::{exec, exit as exiting, table};
+use crate::proc::{exec, exit as exiting, table, trace};
 use crate::sched;
 use alloc::sync::Arc;
 use anonmem_oslib::abi::Fields;
@@ -96,6 +96,7 @@ fn exec_path(
     let given = given(c, given_at[0], given_at[1])?;
     let prepared = exec::prepare(&c.thread.fs(), &inode, &absolute(at, path), name, given)?;
     exec::exec(&c.thread, c.frame, &prepared)?;
+    trace::after_exec(&c.thread);
     Ok(0)
 }
 
@@ -107,6 +108,7 @@ pub(super) fn execveat(c: &mut Call<'_>) -> Result<usize> {
         let given = given(c, c.args[2], c.args[3])?;
         let prepared = exec::prepare(&c.thread.fs(), &file.inode, &file.path, &name, given)?;
         exec::exec(&c.thread, c.frame, &prepared)?;
+        trace::after_exec(&c.thread);
         return Ok(0);
     }
     let at = base(c, c.i32(0), &path)?;

@@ -32,7 +32,7 @@ pub(super) fn wait4(c: &mut Call<'_>) -> Result<usize> {
     let Some(found) = wait::wait(&c.thread, who, options & !KINDS)? else { return Ok(0) };
     let status = match found.change {
         Change::Ended(status) => status.0,
-        Change::Stopped(signal) => signal << 8 | 0x7f,
+        Change::Stopped(signal) | Change::Trapped(signal) => signal << 8 | 0x7f,
         Change::Continued => 0xffff,
     };
     user::write_unless_null(c.args[1], &status.to_le_bytes())?;
@@ -64,6 +64,7 @@ pub(super) fn waitid(c: &mut Call<'_>) -> Result<usize> {
                 Change::Ended(status) if status.0 & 0x7f == 0 => (code::CLD_EXITED, (status.0 >> 8) as i32),
                 Change::Ended(status) => (code::CLD_KILLED, (status.0 & 0x7f) as i32),
                 Change::Stopped(signal) => (code::CLD_STOPPED, signal as i32),
+                Change::Trapped(signal) => (code::CLD_TRAPPED, signal as i32),
                 Change::Continued => (code::CLD_CONTINUED, SIGCONT as i32),
             };
             put_rusage(c.args[4], found.cpu_ns)?;
