@@ -1,5 +1,6 @@
 /* What /proc says of mappings: the attributes of each in smaps, sums in statm, status and smaps_rollup, auxv, and a rewound maps. */
 #include "common.h"
+#include <dirent.h>
 #include <elf.h>
 #include <fcntl.h>
 #include <sys/auxv.h>
@@ -108,6 +109,72 @@ static void rewound(void)
     close(fd);
 }
 
+static int refs(const char *what)
+{
+    int fd = open("/proc/self/clear_refs", O_WRONLY);
+    CHECK(fd >= 0);
+    ssize_t n = write(fd, what, strlen(what));
+    int error = n < 0 ? errno : 0;
+    close(fd);
+    return error;
+}
+
+static long kib_of(const char *name)
+{
+    return atol(field("/proc/self/status", NULL, name));
+}
+
+static void cleared(void)
+{
+    unsigned char *at = map_pages(64);
+    memset(at, 1, 64 * PAGE);
+    long before = atol(field("/proc/self/smaps", at, "Referenced"));
+    printf("clear_refs: %d\n", refs("1"));
+    long after = atol(field("/proc/self/smaps", at, "Referenced"));
+    printf("referenced before: %s, after: %s\n", before >= 256 ? "all" : "some", after == 0 ? "none" : "some");
+    printf("clear_refs of 2, 3, 0, 6, words: %d %d %d %d %d\n", refs("2\n"), refs("3"), refs("0"), refs("6"), refs("all"));
+    unsigned char *much = map_pages(4096);
+    memset(much, 1, 4096 * PAGE);
+    CHECK(munmap(much, 4096 * PAGE) == 0);
+    long peak = kib_of("VmHWM") - kib_of("VmRSS");
+    printf("clear_refs of the peak: %d\n", refs("5"));
+    long now = kib_of("VmHWM") - kib_of("VmRSS");
+    printf("peak before: %s, after: %s\n", peak > 15 << 10 ? "high" : "low", now < 1 << 10 ? "low" : "high");
+}
+
+static void files(void)
+{
+    char line[1024], path[128], target[512];
+    int listed = 0, mapped = 0, agree = 1;
+    FILE *maps = fopen("/proc/self/maps", "r");
+    CHECK(maps != NULL);
+    while (fgets(line, sizeof line, maps)) {
+        unsigned long start, end, inode;
+        int name = 0;
+        CHECK(sscanf(line, "%lx-%lx %*s %*s %*s %lu %n", &start, &end, &inode, &name) >= 3);
+        snprintf(path, sizeof path, "/proc/self/map_files/%lx-%lx", start, end);
+        ssize_t n = readlink(path, target, sizeof target - 1);
+        if (inode == 0) {
+            agree &= n < 0 && errno == ENOENT;
+            continue;
+        }
+        mapped++;
+        line[strcspn(line, "\n")] = 0;
+        target[n < 0 ? 0 : n] = 0;
+        if (n < 0 || strcmp(target, line + name) != 0) {
+            printf("%s is %s, not %s\n", path, target, line + name);
+            agree = 0;
+        }
+    }
+    fclose(maps);
+    DIR *dir = opendir("/proc/self/map_files");
+    CHECK(dir != NULL);
+    for (struct dirent *entry; (entry = readdir(dir)) != NULL;)
+        listed += entry->d_name[0] != '.';
+    closedir(dir);
+    printf("map_files: %s, links as maps: %s\n", listed == mapped && mapped > 4 ? "one each" : "others", agree ? "yes" : "no");
+}
+
 int main(void)
 {
     const int rw = PROT_READ | PROT_WRITE, anonymous = MAP_PRIVATE | MAP_ANONYMOUS;
@@ -144,5 +211,7 @@ int main(void)
     sums();
     vector();
     rewound();
+    cleared();
+    files();
     return 0;
 }

@@ -38,6 +38,7 @@
 extern crate std;
 
 mod brk;
+mod clear_refs;
 mod commit;
 mod config;
 mod debug;
@@ -78,6 +79,7 @@ mod vm;
 mod vma;
 mod zap;
 
+pub use clear_refs::ClearRefs;
 pub use config::{Config, LockMode, MoveLocks};
 pub use error::Error;
 pub use events::Event;

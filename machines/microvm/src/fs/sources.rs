@@ -95,6 +95,11 @@ pub fn path(id: u64) -> Option<String> {
     SOURCES.lock().get(&id).map(|source| source.path.clone())
 }
 
+/// Gives the file of source `id`.
+pub fn inode(id: u64) -> Option<Arc<Inode>> {
+    SOURCES.lock().get(&id).map(|source| source.inode.clone())
+}
+
 /// Gives the number of sources in use: zero when no process is left.
 pub fn count() -> usize {
     SOURCES.lock().len()

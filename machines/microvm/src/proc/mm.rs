@@ -7,7 +7,7 @@ use crate::machine;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use anonmem::{Advice, MlockAll, RemapFlags, SyncFlags};
+use anonmem::{Advice, ClearRefs, MlockAll, RemapFlags, SyncFlags};
 use anonmem::{
     Event, FaultAccess, FaultOutcome, Limits, MapKind, MapUse, Overcommit, VmFlags, VmaInfo, VmaUsage,
 };
@@ -406,6 +406,16 @@ impl Vma {
 pub fn pagemap(mm: &Space, va: u64, count: u64, tell: &mut dyn FnMut(u64, u64)) {
     let Some(range) = VaRange::of(Va(va), count << PAGE_SHIFT) else { return };
     mm.for_each_page(range, &mut |at, entry| tell(at.0, entry.bits()));
+}
+
+/// Clears the accessed bits of pages, or the peak, as the number says that is written to `clear_refs`.
+///
+/// # Errors
+/// `EINVAL` if it says nothing, or soft-dirty bits, which there are not.
+pub fn clear_refs(mm: &Space, what: u32) -> Result<()> {
+    let what = ClearRefs::from_number(what).ok_or(EINVAL)?;
+    mm.clear_refs(what);
+    Ok(())
 }
 
 /// Gives what an address space uses.

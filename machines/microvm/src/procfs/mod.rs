@@ -5,6 +5,7 @@
 
 mod generated;
 mod gup_test;
+mod map_files;
 pub mod pid;
 pub mod system;
 

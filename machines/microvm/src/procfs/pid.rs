@@ -1,6 +1,7 @@
 //! `/proc/PID`.
 
 use super::generated::{FIRST_INO, PER_PROCESS, TICK_NS, now};
+use super::map_files;
 use crate::arch::percpu::cpu_count;
 use crate::fs::file::{GONE, OpenFile, Opened};
 use crate::proc::Thread;
@@ -28,10 +29,12 @@ use core::sync::atomic::Ordering::SeqCst;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Auxv,
+    ClearRefs,
     Cmdline,
     Comm,
     Environ,
     Limits,
+    MapFiles,
     Maps,
     Mem,
     Mounts,
@@ -52,6 +55,7 @@ enum Kind {
 
 const FILES: &[(&str, Kind, FileType)] = &[
     ("auxv", Kind::Auxv, FileType::Regular),
+    ("clear_refs", Kind::ClearRefs, FileType::Regular),
     ("cmdline", Kind::Cmdline, FileType::Regular),
     ("comm", Kind::Comm, FileType::Regular),
     ("cwd", Kind::Cwd, FileType::Symlink),
@@ -59,6 +63,7 @@ const FILES: &[(&str, Kind, FileType)] = &[
     ("exe", Kind::Exe, FileType::Symlink),
     ("fd", Kind::Fd, FileType::Directory),
     ("limits", Kind::Limits, FileType::Regular),
+    ("map_files", Kind::MapFiles, FileType::Directory),
     ("maps", Kind::Maps, FileType::Regular),
     ("mem", Kind::Mem, FileType::Regular),
     ("mounts", Kind::Mounts, FileType::Regular),
@@ -116,6 +121,7 @@ impl Synthetic for Directory {
         let ino = self.ino + 1 + at as u64;
         let (_, kind, file_type) = self.files[at];
         let mode = match file_type {
+            _ if kind == Kind::ClearRefs => 0o200,
             FileType::Directory => 0o555,
             FileType::Symlink => 0o777,
             _ => 0o644,
@@ -166,7 +172,10 @@ impl Synthetic for Entry {
             | Kind::Pagemap => {
                 return Err(EINVAL);
             }
-            Kind::Cwd | Kind::Exe | Kind::Root | Kind::Fd | Kind::Task => return Err(EINVAL),
+            Kind::ClearRefs => return Err(EINVAL),
+            Kind::Cwd | Kind::Exe | Kind::Root | Kind::Fd | Kind::MapFiles | Kind::Task => {
+                return Err(EINVAL);
+            }
         };
         Ok(text.into_bytes())
     }
@@ -216,6 +225,11 @@ impl Synthetic for Entry {
                 self.process.oom_score_adj.store(adj, SeqCst);
                 Ok(())
             }
+            Kind::ClearRefs => {
+                let what = text.parse().or(Err(EINVAL))?;
+                let space = self.process.space().ok_or(GONE)?;
+                mm::clear_refs(&space, what)
+            }
             Kind::Comm => {
                 self.process.threads().next().ok_or(GONE)?.set_name(text.as_bytes());
                 Ok(())
@@ -242,6 +256,9 @@ impl Synthetic for Entry {
 
     fn lookup(&self, name: &[u8]) -> Result<Arc<Inode>> {
         let me = self.me.get().and_then(Weak::upgrade).ok_or(ENOENT)?;
+        if self.kind == Kind::MapFiles {
+            return map_files::link(&self.process, name, self.ino, &me);
+        }
         let number: u32 = core::str::from_utf8(name).ok().and_then(|n| n.parse().ok()).ok_or(ENOENT)?;
         match self.kind {
             Kind::Fd => {
@@ -261,6 +278,7 @@ impl Synthetic for Entry {
     fn list_after(&self, after: Option<&[u8]>, limit: usize) -> Result<Vec<(Vec<u8>, FileType)>> {
         let name = |n: u32| format!("{n}").into_bytes();
         match self.kind {
+            Kind::MapFiles => Ok(first_names(after, limit, map_files::names(&self.process))),
             Kind::Fd => {
                 let files = first_thread(&self.process)?.files();
                 Ok(first_names(after, limit, files.numbers().map(|n| (name(n), FileType::Symlink))))
