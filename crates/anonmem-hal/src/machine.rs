@@ -139,8 +139,10 @@ pub unsafe trait PhysMem {
         assert_in_frame(offset, to.len());
         let len = to.len();
         let target = NonNull::from(to).cast();
+        // SAFETY: the offset lies in the frame.
+        let source = unsafe { self.direct_map(pfn).add(offset) };
         // SAFETY: the frame's bytes are valid for reads, and these lie in it; `to` is the caller's alone.
-        unsafe { self.direct_map(pfn).add(offset).copy_to_nonoverlapping(target, len) };
+        unsafe { source.copy_to_nonoverlapping(target, len) };
     }
     /// Copies a kernel buffer to the bytes of a frame from byte `offset` on; programs may be using them.
     ///
@@ -149,8 +151,10 @@ pub unsafe trait PhysMem {
     fn write_bytes(&self, pfn: Pfn, offset: usize, from: &[u8]) {
         assert_in_frame(offset, from.len());
         let source = NonNull::from(from).cast();
+        // SAFETY: the offset lies in the frame.
+        let target = unsafe { self.direct_map(pfn).add(offset) };
         // SAFETY: the frame's bytes are valid for writes, and these lie in it; `from` is no part of it.
-        unsafe { self.direct_map(pfn).add(offset).copy_from_nonoverlapping(source, from.len()) };
+        unsafe { target.copy_from_nonoverlapping(source, from.len()) };
     }
 
     /// Whether the frame's bytes are all 0. `false` is always a right answer.

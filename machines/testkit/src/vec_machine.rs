@@ -157,6 +157,21 @@ unsafe impl PhysMem for VecMachine {
         let words = self.block(dst, order).zip(self.block(src, order));
         words.for_each(|(dst, src)| dst.store(src.load(Relaxed), Relaxed));
     }
+
+    // Programs use whole words at the same time, so these do, too.
+    fn read_bytes(&self, pfn: Pfn, offset: usize, to: &mut [u8]) {
+        for (at, byte) in (offset..).zip(to) {
+            *byte = self.words(pfn)[at / 8].load(Relaxed).to_le_bytes()[at % 8];
+        }
+    }
+
+    fn write_bytes(&self, pfn: Pfn, offset: usize, from: &[u8]) {
+        for (at, byte) in (offset..).zip(from) {
+            let shift = at % 8 * 8;
+            let changed = |word: u64| Some(word & !(0xff << shift) | u64::from(*byte) << shift);
+            self.words(pfn)[at / 8].fetch_update(Relaxed, Relaxed, changed).expect("it always changes");
+        }
+    }
 }
 
 // SAFETY: nothing is cached. An access that read an entry before it changed is over when the lock was had for
@@ -236,5 +251,15 @@ mod tests {
             assert_eq!(machine.access(mm.root(), start, Stores::Yes, |_| ()), None, "read-only");
             Ok(())
         });
+    }
+
+    #[test]
+    fn bytes_lie_in_words() {
+        let machine = VecMachine::new(2);
+        machine.write_bytes(FIRST, 6, &[1, 2, 3]);
+        assert_eq!(machine.words(FIRST)[0].load(Relaxed), 0x0201_0000_0000_0000);
+        let mut bytes = [9; 5];
+        machine.read_bytes(FIRST, 5, &mut bytes);
+        assert_eq!(bytes, [0, 1, 2, 3, 0]);
     }
 }
