@@ -96,6 +96,8 @@ pub struct Frames<M: Machine> {
     pub(crate) used_large: Counters<M>,
     /// The most pages in use so far. Under the zone lock.
     pub(crate) peak: Plain<u64, M>,
+    /// Whether a folio became partly mapped since reclaim last looked.
+    pub(crate) partly_mapped: Atomic<u32, M>,
     next_slab_id: Atomic<u32, M>,
     zero_page: Pfn,
     machine: M,
@@ -105,7 +107,7 @@ impl<M: Machine> Frames<M> {
     /// Its fields, for displays.
     pub const FIELDS: &'static [Field] = fields! {
         memmap as _, watermarks as _, pcp_limits as _, pcp, buddy as "zone", buddy_free as "zone.free",
-        used_large as "zone.used", peak as "zone.peak", next_slab_id as "slab_ids", zero_page as _, machine,
+        used_large as "zone.used", peak as "zone.peak", partly_mapped, next_slab_id as "slab_ids", zero_page as _, machine,
     };
 
     /// Takes over the memory of `machine`, all of it free but for the zero page.
@@ -142,6 +144,7 @@ impl<M: Machine> Frames<M> {
             buddy: Spin::new(buddy),
             used_large: Counters::new(),
             peak: Plain::new(0),
+            partly_mapped: Atomic::new(0),
             next_slab_id: Atomic::new(1),
             zero_page,
             machine,

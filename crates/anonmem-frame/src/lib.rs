@@ -51,9 +51,10 @@ pub use array::FrameArray;
 pub use class::Watermarks;
 pub use folio::{
     DupError, Exclusive, ExclusiveRef, ExclusiveWhole, ExclusiveWholeRef, Folio, FolioGuard, FolioOwner,
-    FolioPin, FolioRef, FrozenFolio, HoldWhole, HoldWholeRef, KeptFolio, MapRun, MigrationHold,
+    FolioPin, FolioRef, FrozenFolio, HoldWhole, HoldWholeRef, KeptFolio, LargeUsage, MapRun, MigrationHold,
     MigrationHoldRef, NewAnonPages, NewFolio, PinList, PinListError, PinNodes, PinTag, PinnedRun, Shared,
-    SharedRef, SharedWhole, SharedWholeRef, ShmMap, pin_protocol, try_dup_page, try_dup_run, try_dup_whole,
+    SharedRef, SharedWhole, SharedWholeRef, ShmMap, SplitRefused, pin_protocol, try_dup_page, try_dup_run,
+    try_dup_whole,
 };
 pub use frames::{Frames, FramesError, MAX_FRAMES, OutOfMemory};
 pub use handle::{Handle, Link, RawHandle};

@@ -81,6 +81,8 @@ pub(crate) mod flags {
     pub(crate) const LAZYFREE: u32 = 1 << 3;
     /// A page-table scan found it accessed since reclaim came by last (`PG_referenced`).
     pub(crate) const REFERENCED: u32 = 1 << 4;
+    /// What the pieces of a folio have in common with it when it is split.
+    pub(crate) const INHERITED: u32 = LAZYFREE | REFERENCED | 3 << IDLE_SHIFT;
     /// Where the two bits start that count the sweeps of reclaim that found the folio unused.
     pub(crate) const IDLE_SHIFT: u32 = 8;
 

@@ -33,13 +33,29 @@ impl<M: Machine> Frames<M> {
             Some(index) => index,
             None => self.take_hard(order, kind, class)?,
         };
+        Ok(self.made(index, order, kind))
+    }
+
+    /// Marks a block that was taken.
+    #[inline(always)]
+    fn made(&self, index: u32, order: Order, kind: Kind) -> Pfn {
         let pfn = self.memmap.pfn(index);
         self.machine().allocated(pfn, order);
         self.memmap.at(index).reset(kind.bits(order), 0);
         if order != Order::ZERO {
             self.init_tails(index, order);
         }
-        Ok(pfn)
+        pfn
+    }
+
+    /// [`alloc_block`](Self::alloc_block), but what is not at hand is not looked for: for who will take less.
+    pub(crate) fn alloc_block_gently(&self, order: Order, kind: Kind) -> Result<Pfn, OutOfMemory> {
+        let class = Class::of(kind).expect("only an allocated kind is allocated");
+        if !self.machine().admit() {
+            return Err(OutOfMemory);
+        }
+        let index = self.take(order, kind, class).ok_or(OutOfMemory)?;
+        Ok(self.made(index, order, kind))
     }
 
     #[inline(always)]

@@ -37,6 +37,11 @@ impl<'a, M: Machine, G: StableVma<M>> PteTable<'a, M, G> {
         PteGuard::new(self, self.frames.table_lock::<Ptl>(self.table).lock_nested(1))
     }
 
+    /// Locks the table if it is not locked: exempt from the order of locks.
+    pub(crate) fn try_lock(self) -> Option<PteGuard<'a, M, G>> {
+        Some(PteGuard::new(self, self.frames.table_lock::<Ptl>(self.table).try_lock()?))
+    }
+
     /// Locks this and another table, in the order of their addresses; the same one is locked once.
     pub fn lock_two(self, other: Self) -> (PteGuard<'a, M, G>, Option<PteGuard<'a, M, G>>) {
         if self.table == other.table {

@@ -1,6 +1,6 @@
 //! What a [`Vm`](crate::Vm) is made with.
 
-use crate::overcommit::Overcommit;
+use crate::{overcommit::Overcommit, thp::policy::FolioPolicy};
 
 /// What a fault holds. Each mode falls back to the next stronger one, and counts why.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -44,6 +44,8 @@ pub struct Config {
     pub mmap_min_addr: u64,
     /// Bytes that are left free below a stack. Linux: the boot parameter `stack_guard_gap`.
     pub stack_guard_gap: u64,
+    /// The sizes of folios that faults take at first; `Vm::set_folio_policy` changes them.
+    pub folios: FolioPolicy,
 }
 
 impl Default for Config {
@@ -55,6 +57,7 @@ impl Default for Config {
             max_map_count: 65_530,
             mmap_min_addr: 65_536,
             stack_guard_gap: 256 * 4096,
+            folios: FolioPolicy::default(),
         }
     }
 }

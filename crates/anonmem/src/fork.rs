@@ -31,6 +31,7 @@ use anonmem_hal::{
 use anonmem_pgtable::{
     Attrs, Deposit, LeafGuard, LeafPlace, Locked, Mapped, MappedLeaf, NotShared, PteGuard, PteTable, Walked,
 };
+use anonmem_sync::Ordering;
 
 impl<'v, M: Machine> Mm<'v, M> {
     /// Makes a copy of this address space.
@@ -111,6 +112,7 @@ fn dup_mmap<M: Machine>(
     ] {
         new.set(old.get());
     }
+    to.thp_disable.store(from.thp_disable.load(Ordering::Relaxed), Ordering::Relaxed);
     let mut vmas = from.tree.cursor(VaRange { start: Va(0), end: M::Arch::USER_END });
     while let Some((_, id)) = vmas.next(&from.tree, vm.nodes()) {
         let flags = vm.vma(id).flags();

@@ -72,6 +72,7 @@ mod swap;
 mod swapoff;
 #[cfg(test)]
 mod testing;
+mod thp;
 mod truncate;
 mod userfaultfd;
 mod validate;
@@ -101,6 +102,10 @@ pub use overcommit::Overcommit;
 pub use populate::Populate;
 pub use stats::Stats;
 pub use swap::device::SwapInfo;
+pub use thp::{
+    policy::{FolioMode, FolioPolicy, MAX_FOLIO_ORDER, ThpDisable},
+    stats::FolioEvent,
+};
 pub use userfaultfd::{
     FillMode, Filled, MoveMode, ProtectMode, RegisterMode, Uffd, UffdFault, UffdFaults, UffdFeatures,
     UffdFork, UffdMessage, UffdReason,

@@ -14,6 +14,7 @@ use crate::{
     rmap::objects::{AnonVma, AnonVmaChain},
     shm::object::ShmObject,
     swap::device::{SwapDevices, SwapInfo},
+    thp::{policy::FolioPolicyNow, stats::FolioEvents},
     userfaultfd::context::{UffdContext, UffdMessage},
     vma::{
         flags::VmFlags,
@@ -48,6 +49,10 @@ pub struct Objects<M: Machine> {
     pub(crate) events: Events<M>,
     /// The VMA that each CPU found last without the mmap lock.
     pub(crate) last_vma: PerCpu<Atomic<Link<VmaTag>, M>, M>,
+    /// What happened to folios, by size.
+    pub(crate) folio_events: FolioEvents<M>,
+    /// The sizes of folios that faults take.
+    pub(crate) folio_policy: FolioPolicyNow<M>,
     pub(crate) config: Config,
     pub(crate) overcommit: OvercommitPolicy<M>,
     /// Pages promised to all address spaces and shared objects.
@@ -78,6 +83,8 @@ impl<M: Machine> Objects<M> {
             lazyfree_used: Atomic::new(0),
             last_vma: PerCpu::new(|_| Atomic::new(Link::NONE)),
             events: Events::new(),
+            folio_events: FolioEvents::new(),
+            folio_policy: FolioPolicyNow::new(config.folios),
             overcommit: OvercommitPolicy::new(config.overcommit),
             committed: CachePadded(Atomic::new(0)),
             frames,
@@ -204,7 +211,7 @@ impl<M: Machine> Objects<M> {
 
     const FIELDS: &'static [Field] = fields! {
         frames, rcu, dead_tables, mms, vmas, tree_nodes, anon_vmas, chains, shm_objects, uffds,
-        uffd_messages, pins, swap, workingset, lazyfree_used, events, last_vma, config, overcommit,
+        uffd_messages, pins, swap, workingset, lazyfree_used, events, last_vma, folio_events, folio_policy, config, overcommit,
         committed,
     };
 }

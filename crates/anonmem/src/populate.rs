@@ -27,8 +27,8 @@ use crate::{
 };
 use anonmem_hal::{Machine, PAGE_SIZE, Pte, Va, VaRange};
 
-/// Pages that are faulted in before the mmap lock is let go for a moment.
-const BATCH: u64 = 256;
+/// Pages that are faulted in at most before the mmap lock is let go for a moment: those of a table.
+const BATCH: u64 = 512;
 
 /// How `MADV_POPULATE_*` wants pages to be there.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -182,7 +182,9 @@ impl<M: Machine> Mm<'_, M> {
         access: FaultAccess,
     ) -> Result<Va, Stop> {
         anonmem_hal::debug_check_eq!(M, guard.id(), self.id, "the lock of another address space");
-        let end = Va(part.start.0.saturating_add(BATCH * PAGE_SIZE as u64)).min(part.end);
+        let bytes = BATCH * PAGE_SIZE as u64;
+        // Up to where a table ends, so that a folio of that size is not cut.
+        let end = Va(part.start.0.saturating_add(bytes)).align_down(bytes).min(part.end);
         let mut va = part.start;
         while va < end {
             va = match self.populate_run(guard, id, VaRange { start: va, end }, access)? {

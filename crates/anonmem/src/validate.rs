@@ -307,6 +307,7 @@ impl<M: Machine> Vm<M> {
             let watched = flags.contains(VmFlags::UFFD_WP);
             expect("a protected entry is in a VMA that is watched for writes", va.0, 1, u64::from(watched))?;
         }
+        let mut nth = 0;
         let (present, folio) = match entry {
             Mapped::None | Mapped::Marker(_) => return Ok(()),
             Mapped::Swap(owned, _) => {
@@ -322,11 +323,16 @@ impl<M: Machine> Vm<M> {
                 return expect("the zero page is never writable", va.0, 0, u64::from(present.prot.write));
             }
             Mapped::Exclusive(page, present) => {
-                expect("an exclusive page has one mapping", va.0, 1, page.folio().counts().maps())?;
+                // Of a large folio, `validate_rmap` counts those of each page.
+                if !page.folio().is_large() {
+                    expect("an exclusive page has one mapping", va.0, 1, page.folio().counts().maps())?;
+                }
+                nth = page.pfn().0 - page.folio().pfn().0;
                 (present, page.folio())
             }
             Mapped::Shared(page, present) => {
                 expect("a shared page is not writable", va.0, 0, u64::from(present.prot.write))?;
+                nth = page.pfn().0 - page.folio().pfn().0;
                 (present, page.folio())
             }
             Mapped::Shm(present) => {
@@ -345,7 +351,7 @@ impl<M: Machine> Vm<M> {
             0,
             u64::from(flags.contains(VmFlags::SHARED)),
         )?;
-        expect("index of a page", va.0, vma.index_of(va), folio.index())?;
+        expect("index of a page", va.0, vma.index_of(va), folio.index() + nth)?;
         allowed(flags, va, present.prot.write)
     }
 
@@ -488,17 +494,22 @@ impl<M: Machine> Vm<M> {
         Ok(())
     }
 
-    /// Rmap finds as many entries as the folio counts.
+    /// Rmap finds as many entries as the folio counts, and one for each of its pages that is exclusive.
     fn validate_rmap(&self, folio: Folio<'_, M>) -> Check {
-        let mut found = 0;
+        let (mut found, mut exclusive) = (0, 0);
+        let pages = || (0..folio.nr_pages().0).map(|nth| folio.pfn().offset(nth));
         if let Some(guard) = Rmap::lock(self, folio) {
             let mut count = |hit: RmapHit<'_, '_, M, _>| {
                 found += hit.pages;
+                let met = |nth: &u64| self.frames.page_is_exclusive(hit.page.offset(*nth));
+                exclusive += (0..hit.pages).filter(met).count() as u64;
                 ControlFlow::<()>::Continue(())
             };
             let _ = Rmap::walk(&guard, folio, Form::Present, &mut count);
             let _ = Rmap::walk(&guard, folio, Form::Migration, &mut count);
         }
+        let marked = pages().filter(|&page| self.frames.page_is_exclusive(page)).count() as u64;
+        expect("an exclusive page has one mapping", folio.pfn().0, marked, exclusive)?;
         expect("entries that rmap finds", folio.pfn().0, found, folio.counts().maps())
     }
 }

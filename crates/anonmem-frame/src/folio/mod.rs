@@ -18,6 +18,7 @@
 //!
 //! Linux: include/linux/mm.h `folio_get`, `folio_put`; include/linux/rmap.h.
 
+mod large;
 mod lock;
 mod look;
 mod map;
@@ -32,6 +33,7 @@ mod rmap;
 mod run;
 mod whole;
 
+pub use large::{LargeUsage, SplitRefused};
 pub use lock::{FolioGuard, FrozenFolio};
 pub use look::Folio;
 pub use new::NewFolio;

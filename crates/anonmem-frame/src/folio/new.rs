@@ -37,6 +37,11 @@ impl<'f, M: Machine> NewFolio<'f, M> {
         Self { frames, head }
     }
 
+    /// The allocator that it is from.
+    pub(super) const fn frames(&self) -> &'f Frames<M> {
+        self.frames
+    }
+
     /// The first frame.
     pub fn pfn(&self) -> Pfn {
         self.head

@@ -18,7 +18,9 @@
 //! Linux: include/linux/rmap.h `folio_try_dup_anon_rmap_pte`, `folio_try_share_anon_rmap_pte`,
 //! `folio_remove_rmap_pte`; mm/rmap.c `folio_move_anon_rmap`.
 
-use super::{Folio, FolioGuard, FolioPin, FolioRef, pin_protocol::pinned_after_clearing};
+use super::{
+    Folio, FolioGuard, FolioPin, FolioRef, large::note_unmapped, pin_protocol::pinned_after_clearing,
+};
 use crate::{
     Frames,
     handle::RawHandle,
@@ -110,6 +112,7 @@ macro_rules! mapping_owner {
                 let by = Counts::REF.wrapping_sub(Self::counted(folio, this.page));
                 let old = folio.meta().counts.fetch_add(by, Ordering::Release);
                 anonmem_hal::debug_check!(M, Counts(old).maps() > 0, "a mapping too many was removed");
+                note_unmapped(folio, Counts(old), 1);
                 FolioRef { frames: this.frames, head: folio.head }
             }
         }
@@ -132,6 +135,9 @@ macro_rules! mapping_owner {
                 anonmem_hal::debug_check!(M, Counts(old).maps() > 0 && Counts(old).refs() > 0, "a count too many was removed");
                 if old == by {
                     this.frames.free_folio(folio.head);
+                } else {
+                    // A folio of others by now: only a hint.
+                    note_unmapped(folio, Counts(old), 1);
                 }
             }
 

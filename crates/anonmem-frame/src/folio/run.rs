@@ -8,6 +8,7 @@
 
 use super::{
     DupError, Exclusive, ExclusiveRef, Folio, FolioRef, Shared, ShmMap,
+    large::note_unmapped,
     rmap::{MigrationHold, add_map, take_exclusive},
 };
 use crate::{
@@ -91,6 +92,7 @@ impl<'f, M: Machine> MapRun<'f, M> {
         // Release pairs with the Acquire of whoever finds the folio unmapped, as for a single mapping.
         let old = folio.meta().counts.fetch_add(Counts::REF.wrapping_sub(this.by), Ordering::Release);
         anonmem_hal::debug_check!(M, Counts(old).maps() >= this.len, "mappings too many were removed");
+        note_unmapped(folio, Counts(old), this.len);
         FolioRef { frames: this.frames, head: folio.head }
     }
 
@@ -109,6 +111,9 @@ impl<'f, M: Machine> MapRun<'f, M> {
         anonmem_hal::debug_check!(M, Counts(old).maps() >= this.len, "mappings too many were removed");
         if old == this.by {
             this.frames.free_folio(folio.head);
+        } else {
+            // A folio of others by now, or free: only a hint.
+            note_unmapped(folio, Counts(old), this.len);
         }
         None
     }

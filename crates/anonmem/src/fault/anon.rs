@@ -9,6 +9,7 @@
 
 use crate::{
     events::Event,
+    fault::huge::{Want, map_large_folio},
     fault::vm_fault::{FaultAccess, FaultGuard, FaultResult, VmFault},
 };
 use anonmem_frame::{NewFolio, OutOfMemory};
@@ -66,6 +67,10 @@ fn map_new_page<'a, M: Machine, G: FaultGuard<M>>(
 ) -> Result<FaultResult, FaultResult> {
     let anon_vma = fault.anon_vma()?;
     let table = fault.found_or_made(table)?;
+    if fault.vm.folio_policy.is_on() && map_large_folio(fault, table, Want::Touch)?.is_some() {
+        fault.vm.count(Event::FaultAnon);
+        return Ok(FaultResult::Done);
+    }
     let new = fault.alloc()?;
     new.zero();
     let mut entries = fault.lock(table)?;
@@ -95,6 +100,12 @@ pub(crate) fn fill_run<M: Machine, G: FaultGuard<M>>(
     let anon_vma = fault.anon_vma()?;
     let table = fault.table()?;
     let end = end.min(table.range().end);
+    if fault.vm.folio_policy.is_on()
+        && let Some(filled) = map_large_folio(fault, table, Want::All(end))?
+    {
+        fault.vm.count(Event::FaultAnon);
+        return Ok(filled.pages().0);
+    }
     let address = |i: usize| Va(fault.va.0 + ((i as u64) << PAGE_SHIFT));
     let is_free = |i: usize| address(i) < end && table.peek(address(i)) == Pte::None;
     let wanted = (0..RUN).take_while(|&i| is_free(i)).count();

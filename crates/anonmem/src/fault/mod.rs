@@ -27,6 +27,7 @@
 //! Linux: mm/memory.c `handle_mm_fault`, `handle_pte_fault`; arch/x86/mm/fault.c `do_user_addr_fault`.
 
 pub(crate) mod anon;
+mod huge;
 mod leaf;
 mod shared;
 mod source;

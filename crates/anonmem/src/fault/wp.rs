@@ -17,7 +17,10 @@
 
 use crate::{
     events::Event,
-    fault::vm_fault::{FaultAccess, FaultGuard, FaultResult, VmFault},
+    fault::{
+        huge,
+        vm_fault::{FaultAccess, FaultGuard, FaultResult, VmFault},
+    },
     userfaultfd::{context::UffdReason, fault::handle_userfault},
     vma::flags::VmFlags,
 };
@@ -35,6 +38,8 @@ enum Verdict<'a, M: Machine> {
     Copy(FolioRef<'a, M>),
     /// A userfaultfd has protected it against writes.
     Protected,
+    /// It is a page of a large folio.
+    Large,
     /// The entry is no longer what trapped.
     Gone,
 }
@@ -53,8 +58,10 @@ pub(super) fn do_wp_page<'a, M: Machine, G: FaultGuard<M>>(
             fault.vm.count(Event::FaultCowReuse);
             Ok(FaultResult::Done)
         }
+        Verdict::Zero if fault.vm.folio_policy.is_on() => huge::do_wp_zero(fault, entries),
         Verdict::Zero => wp_page_copy(fault, entries, None),
         Verdict::Copy(old) => wp_page_copy(fault, entries, Some(old)),
+        Verdict::Large => huge::do_wp_large(fault, entries),
         Verdict::Gone => Err(FaultResult::Reload),
     }
 }
@@ -72,7 +79,9 @@ fn judge<'a, M: Machine, G: FaultGuard<M>>(
         // A shared object's page is read-only only until it is written through this entry.
         Mapped::Exclusive(..) | Mapped::Shm(_) => Verdict::Reuse,
         Mapped::Shared(page, _) => {
-            if page.looks_reusable() && wp_can_reuse_anon_folio(fault, &page) {
+            if !fault.vm.frames.is_one_page(page.pfn()) {
+                Verdict::Large
+            } else if page.looks_reusable() && wp_can_reuse_anon_folio(fault, &page) {
                 Verdict::Reuse
             } else {
                 Verdict::Copy(page.get())
@@ -116,7 +125,7 @@ fn wp_can_reuse_anon_folio<M: Machine, G: FaultGuard<M>>(
 ///
 /// Other CPUs of this address space may read the old page through a cached translation until the flush; the
 /// new entry is installed after it, so that nobody sees the old page once somebody has written the new one.
-fn wp_page_copy<'a, M: Machine, G: FaultGuard<M>>(
+pub(super) fn wp_page_copy<'a, M: Machine, G: FaultGuard<M>>(
     fault: &VmFault<'a, M, G>,
     entries: PteGuard<'a, M, G>,
     old: Option<FolioRef<'a, M>>,
@@ -165,7 +174,7 @@ fn wp_page_copy<'a, M: Machine, G: FaultGuard<M>>(
 }
 
 /// For whom a shared page was copied.
-fn copied(access: FaultAccess) -> Event {
+pub(super) fn copied(access: FaultAccess) -> Event {
     match access {
         FaultAccess::Unshare => Event::FaultUnshare,
         FaultAccess::Read | FaultAccess::Write | FaultAccess::Exec => Event::FaultCowCopy,

@@ -16,7 +16,7 @@ use crate::{
     zap::{Zapped, discard_protected_range, discard_range, zap_entry},
 };
 use anonmem_frame::{Folio, FolioOwner};
-use anonmem_hal::{Machine, Pte, SoftLeaf, VaRange};
+use anonmem_hal::{Machine, Order, Pte, SoftLeaf, VaRange};
 use anonmem_pgtable::{LeafGuard, Locked, Mapped, MappedLeaf, MmuGather, Teardown, Walked};
 
 /// As long unused as a folio can count: two bits of sweeps.
@@ -127,6 +127,7 @@ impl<M: Machine> MmapReadGuard<'_, M> {
         if self.objects.vma(id).backing() != Backing::Anonymous {
             return Err(Error::Invalid("only private anonymous memory can be freed lazily"));
         }
+        self.split_large(part);
         // Without the flush a store through a cached dirty translation would not set the bit again.
         let pages = |mapped: Mapped<'_, '_, M>| {
             match mapped {
@@ -196,7 +197,7 @@ impl<M: Machine> MmapReadGuard<'_, M> {
         let pages = |mapped: Mapped<'_, '_, M>| {
             match mapped {
                 Mapped::Exclusive(page, _) => page.set_idle(MAX_IDLE),
-                Mapped::Shared(page, _) if page.folio().counts().maps() == 1 => page.set_idle(MAX_IDLE),
+                Mapped::Shared(page, _) if page.folio().is_likely_alone() => page.set_idle(MAX_IDLE),
                 Mapped::Shared(..) | Mapped::Shm(_) => {}
                 Mapped::None
                 | Mapped::Zero(_)
@@ -233,7 +234,7 @@ impl<M: Machine> Mm<'_, M> {
                 let entries = table.lock();
                 let page = match entries.mapped(va) {
                     Mapped::Exclusive(page, _) => page.get(),
-                    Mapped::Shared(page, _) if page.folio().counts().maps() == 1 => page.get(),
+                    Mapped::Shared(page, _) if page.folio().is_likely_alone() => page.get(),
                     Mapped::Shared(..)
                     | Mapped::None
                     | Mapped::Zero(_)
@@ -251,6 +252,35 @@ impl<M: Machine> Mm<'_, M> {
 }
 
 impl<M: Machine> MmapReadGuard<'_, M> {
+    /// Splits the large folios that `part` maps pages of: advice that is true of a page is none about others.
+    /// One that cannot be split stays as it is.
+    fn split_large(&self, part: VaRange) {
+        let objects = self.objects;
+        for (table, part) in self.slot().space.tables(&objects.frames, self, part) {
+            for va in part.iter_pages() {
+                let Pte::Present(present) = table.peek(va) else { continue };
+                if present.special || objects.frames.is_one_page(present.pfn) {
+                    continue;
+                }
+                let entries = table.lock();
+                let page = match entries.mapped(va) {
+                    Mapped::Exclusive(page, _) => page.get(),
+                    Mapped::Shared(page, _) => page.get(),
+                    Mapped::Shm(_)
+                    | Mapped::None
+                    | Mapped::Zero(_)
+                    | Mapped::Swap(..)
+                    | Mapped::Migration(..)
+                    | Mapped::Marker(_) => continue,
+                };
+                drop(entries);
+                if let Some(lock) = page.try_lock() {
+                    let _ = objects.split_folio(&lock, &page, Order::ZERO);
+                }
+            }
+        }
+    }
+
     /// Changes entries as `f` says, and flushes what was changed.
     /// A leaf is changed as `whole` says, if `part` covers all of it.
     fn change_entries(

@@ -35,6 +35,8 @@ pub(crate) struct MmSlot<M: Machine> {
     pub(crate) pages: CachePadded<MmPages<M>>,
     pub(crate) tree: VmaTree<M, VmaTag>,
     pub(crate) counts: MmCounts<M>,
+    /// What the program has said of large folios ([`ThpDisable`](crate::ThpDisable)).
+    pub(crate) thp_disable: Atomic<u32, M>,
     /// Pages that are pinned for long, at most `locked_limit` (`pinned_vm`).
     pub(crate) pinned: Atomic<u64, M>,
     /// 1 once a userfaultfd was registered with any of it. Under the mmap lock.
@@ -107,7 +109,7 @@ impl<M: Machine> SlabItem<M> for MmSlot<M> {
     const FIELDS: &'static [Field] = fields! {
         users, grabs, mmap_lock, lock_seq, space { "space": 0 }, pages { "pages.anon": 0.anon,
         "pages.shared": 0.shared, "pages.swap": 0.swap, "pages.peak": 0.peak }, tree { "tree.seq": seq,
-        "tree.height": height, "tree.root": root, "tree.len": len }, counts, pinned, uffd, start_brk, brk,
+        "tree.height": height, "tree.root": root, "tree.len": len }, counts, thp_disable, pinned, uffd, start_brk, brk,
         mmap_base, def_flags, locked_limit, stack_limit, data_limit, space_limit,
     };
     fn new() -> Self {
@@ -131,6 +133,7 @@ impl<M: Machine> SlabItem<M> for MmSlot<M> {
                 locked: Plain::new(0),
                 committed: Plain::new(0),
             },
+            thp_disable: Atomic::new(0),
             pinned: Atomic::new(0),
             uffd: Plain::new(0),
             start_brk: Plain::new(0),
@@ -159,6 +162,7 @@ impl<M: Machine> MmSlot<M> {
     }
 
     pub(super) fn init(&self) {
+        self.thp_disable.store(0, Ordering::Relaxed);
         self.mmap_base.set(Self::default_mmap_base());
         for zeroed in [&self.start_brk, &self.brk, &self.def_flags, &self.uffd] {
             zeroed.set(0);

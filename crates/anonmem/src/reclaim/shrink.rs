@@ -16,7 +16,7 @@ use crate::{
     vm::Vm,
 };
 use anonmem_frame::{Folio, FolioGuard, FolioOwner, FolioRef, Kind, Mapping, Stored};
-use anonmem_hal::Machine;
+use anonmem_hal::{Machine, Order};
 use anonmem_pgtable::TlbBatch;
 use anonmem_sync::Ordering;
 
@@ -56,10 +56,15 @@ impl<M: Machine> Vm<M> {
     #[doc(alias = "try_to_free_pages")]
     pub(crate) fn shrink(&self, want: u64) -> u64 {
         let frames = self.machine().nr_frames();
-        let mut freed = 0;
+        // What nobody maps costs nobody anything to give back.
+        let mut freed = self.split_partly_mapped();
+        self.reclaimers.freed(freed);
+        if freed >= want {
+            return freed;
+        }
         // Without a place to go to, pages stay, and looking at them would only cost them their age.
         if !self.swap.any_open() && self.lazyfree_used.load(Ordering::Relaxed) == 0 {
-            return 0;
+            return freed;
         }
         let mut batch = PageoutBatch::new(self);
         let mut since = 0;
@@ -236,6 +241,17 @@ impl<'v, M: Machine> PageoutBatch<'v, M> {
         let device = folio.swap_entry().map(|entry| vm.swap.get(entry).get_user());
         if matches!(device, Some(None)) || vm.is_in_use(folio) {
             return Shrunk::Kept;
+        }
+        if folio.is_large() {
+            // The reference is the only one, or it is refused. The other pieces leave when the hand meets them.
+            if vm.split_folio(&lock, &page, Order::ZERO).is_err() {
+                return Shrunk::Kept;
+            }
+            if folio.counts().maps() == 0 {
+                drop((lock, page));
+                vm.reclaimers.freed(1);
+                return Shrunk::Freed;
+            }
         }
         if folio.is_lazyfree() && try_to_unmap(vm, &lock, &UnmapTo::Nothing, &mut self.tlb) == Unmapped::All {
             vm.count(Event::LazyFree);

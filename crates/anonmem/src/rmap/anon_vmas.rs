@@ -110,11 +110,11 @@ impl<M: Machine> ReverseMap<M> for AnonVmas {
     }
 
     #[inline]
-    fn walk<'v, B>(
-        locked: &AnonVmaReadGuard<'v, M>,
+    fn walk<'a, 'v: 'a, B>(
+        locked: &'a AnonVmaReadGuard<'v, M>,
         folio: Folio<'_, M>,
         form: Form,
-        f: impl FnMut(RmapHit<'_, 'v, M, AnonVmaReadGuard<'v, M>>) -> ControlFlow<B>,
+        f: impl FnMut(RmapHit<'a, 'v, M, AnonVmaReadGuard<'v, M>>) -> ControlFlow<B>,
     ) -> ControlFlow<B> {
         walk(locked, folio, form, f)
     }

@@ -76,13 +76,13 @@ impl Form {
 /// Calls `f` for what of VMA `id` maps `folio`, table by table, until it breaks.
 #[doc(alias = "page_vma_mapped_walk")]
 #[inline]
-pub(super) fn visit_vma<'v, M: Machine, G: StableVma<M>, B>(
+pub(super) fn visit_vma<'a, 'v: 'a, M: Machine, G: StableVma<M>, B>(
     objects: &'v Objects<M>,
-    guard: &G,
+    guard: &'a G,
     id: VmaId,
     folio: Folio<'_, M>,
     form: Form,
-    mut f: impl FnMut(RmapHit<'_, 'v, M, G>) -> ControlFlow<B>,
+    mut f: impl FnMut(RmapHit<'a, 'v, M, G>) -> ControlFlow<B>,
 ) -> ControlFlow<B> {
     let vma = objects.vma(id);
     let (first, pages) = (folio.index(), folio.nr_pages().0);

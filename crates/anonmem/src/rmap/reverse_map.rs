@@ -117,10 +117,10 @@ pub(crate) trait ReverseMap<M: Machine> {
     ///
     /// # Locks
     /// `locked` is that of the folio. Takes one page-table lock at a time.
-    fn walk<'v, B>(
-        locked: &Self::Locked<'v>,
+    fn walk<'a, 'v: 'a, B>(
+        locked: &'a Self::Locked<'v>,
         folio: Folio<'_, M>,
         form: Form,
-        f: impl FnMut(RmapHit<'_, 'v, M, Self::Locked<'v>>) -> ControlFlow<B>,
+        f: impl FnMut(RmapHit<'a, 'v, M, Self::Locked<'v>>) -> ControlFlow<B>,
     ) -> ControlFlow<B>;
 }

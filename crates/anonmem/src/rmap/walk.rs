@@ -17,21 +17,21 @@ use core::ops::ControlFlow;
 ///
 /// # Locks
 /// The guard is that of the folio's anon_vma. Takes one page-table lock at a time.
-pub fn rmap_walk_anon<'v, M: Machine, B>(
-    guard: &AnonVmaReadGuard<'v, M>,
+pub fn rmap_walk_anon<'a, 'v: 'a, M: Machine, B>(
+    guard: &'a AnonVmaReadGuard<'v, M>,
     folio: Folio<'_, M>,
-    f: impl FnMut(RmapHit<'_, 'v, M, AnonVmaReadGuard<'v, M>>) -> ControlFlow<B>,
+    f: impl FnMut(RmapHit<'a, 'v, M, AnonVmaReadGuard<'v, M>>) -> ControlFlow<B>,
 ) -> ControlFlow<B> {
     walk(guard, folio, Form::Present, f)
 }
 
 /// As [`rmap_walk_anon`], for entries of any one form.
 #[inline]
-pub(super) fn walk<'v, M: Machine, B>(
-    guard: &AnonVmaReadGuard<'v, M>,
+pub(super) fn walk<'a, 'v: 'a, M: Machine, B>(
+    guard: &'a AnonVmaReadGuard<'v, M>,
     folio: Folio<'_, M>,
     form: Form,
-    mut f: impl FnMut(RmapHit<'_, 'v, M, AnonVmaReadGuard<'v, M>>) -> ControlFlow<B>,
+    mut f: impl FnMut(RmapHit<'a, 'v, M, AnonVmaReadGuard<'v, M>>) -> ControlFlow<B>,
 ) -> ControlFlow<B> {
     let objects = guard.objects();
     let first = folio.index();

@@ -1,0 +1,262 @@
+//! What only folios of several pages need: made without effort, split, and told from those that are mapped in
+//! part.
+//!
+//! Nothing of it has a word of its own. Whether a folio is *partly mapped* follows from its count of mappings
+//! and its order: fewer mappings than pages, and one at least. So there is no note that could be lost when the
+//! folio is freed or moved, and none that could be stale. (A folio that several address spaces map may have an
+//! unmapped page that the sum hides; it shows as soon as they have let go of enough.)
+//!
+//! A split needs to know how many mappings each page has, which no word says either. Whoever splits holds the
+//! locks of all tables whose entries map the folio, and counts the entries. If they add up to the count of the
+//! folio, nobody else can change it, and the counts go from one word to many while they are frozen at 0:
+//!
+//! ```text
+//!   head   counts  n MAP + REF ──cmpxchg──▶ 0 ··················· order, then counts ──Release──▶
+//!   tail   index, mapping, counts are written while it is still a tail ── flags, one store ──▶ a folio
+//! ```
+//!
+//! A look at a tail meanwhile finds the old head, whose counts admit nobody, or a word that is no frame, or
+//! the new folio whole: kind, order and lock are one word.
+//!
+//! Linux: mm/huge_memory.c `__split_folio_to_order`. Differs: no migration entries, because the entries that
+//! map the pages go on saying the same.
+
+use super::{Folio, FolioGuard, FolioRef, NewFolio};
+use crate::{
+    Frames, OutOfMemory,
+    handle::RawHandle,
+    meta::{Counts, Kind, Mapping, MappingWord, flags},
+};
+use anonmem_hal::{MAX_ORDER, Machine, NrPages, Order, Pfn};
+use anonmem_sync::Ordering;
+
+/// Why a folio is not split.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SplitRefused {
+    /// It may be pinned: a device's pages stay what they are.
+    Pinned,
+    /// Others have references, or mappings that are not under the caller's locks.
+    Busy,
+    /// It is not larger than the pieces would be, or no anonymous folio.
+    NotLarge,
+}
+
+/// Folios of one order at a time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct LargeUsage {
+    /// Anonymous folios.
+    pub folios: u64,
+    /// Those of which a page is known to be mapped nowhere.
+    pub partly_mapped: u64,
+    /// The pages of those that are mapped nowhere.
+    pub unmapped: NrPages,
+}
+
+impl<M: Machine> Frames<M> {
+    /// Allocates a folio that the caller can do without: no CPU's list is emptied for it.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`] if there is no free block of that size.
+    pub fn alloc_gently(&self, order: Order) -> Result<NewFolio<'_, M>, OutOfMemory> {
+        Ok(NewFolio::from_block(self, self.alloc_block_gently(order, Kind::New)?))
+    }
+
+    /// The anonymous folios of each order, as of now: looks at all frames.
+    pub fn large_usage(&self) -> [LargeUsage; MAX_ORDER as usize + 1] {
+        let mut usage = [LargeUsage::default(); MAX_ORDER as usize + 1];
+        self.for_each_frame(|pfn, kind, order| {
+            let Some(folio) = (kind == Kind::Folio).then(|| self.folio(pfn)).flatten() else { return };
+            if !folio.is_anon() {
+                return;
+            }
+            let of = &mut usage[usize::from(order.get())];
+            of.folios += 1;
+            of.unmapped.0 += folio.unmapped_pages();
+            of.partly_mapped += u64::from(folio.unmapped_pages() > 0);
+        });
+        usage
+    }
+
+    /// Whether a folio became partly mapped since this was last asked: then memory may be had by splitting.
+    pub fn take_partly_mapped_hint(&self) -> bool {
+        self.partly_mapped.load(Ordering::Relaxed) != 0 && self.partly_mapped.swap(0, Ordering::Relaxed) != 0
+    }
+
+    /// The same, without taking the answer.
+    #[inline]
+    pub fn has_partly_mapped_hint(&self) -> bool {
+        self.partly_mapped.peek() != 0
+    }
+
+    /// Says that there may be partly mapped folios that were not split.
+    pub fn set_partly_mapped_hint(&self) {
+        if self.partly_mapped.load(Ordering::Relaxed) == 0 {
+            self.partly_mapped.store(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Notes that mappings of `folio` went whose counts were `old`, if that leaves a part of it unmapped.
+// What the frame is by now may be anything: an order is read, and nothing is asked of it.
+#[inline]
+pub(super) fn note_unmapped<M: Machine>(folio: Folio<'_, M>, old: Counts, pages: u64) {
+    let left = old.maps().wrapping_sub(pages);
+    if left != 0 && left >> Kind::order_of(folio.meta().flags.load(Ordering::Relaxed)) == 0 {
+        folio.frames.set_partly_mapped_hint();
+    }
+}
+
+impl<M: Machine> Folio<'_, M> {
+    /// Whether it has more than one page.
+    #[inline]
+    pub fn is_large(&self) -> bool {
+        self.order() != Order::ZERO
+    }
+
+    /// Whether it has no more mappings than pages: of a page, exactly if it is mapped once; of a large folio,
+    /// what is likely of one that a single address space maps.
+    #[doc(alias = "folio_maybe_mapped_shared")]
+    pub fn is_likely_alone(&self) -> bool {
+        self.counts().maps() <= self.nr_pages().0
+    }
+
+    /// How many of its pages are known to be mapped nowhere, of a folio that is mapped.
+    pub fn unmapped_pages(&self) -> u64 {
+        match self.counts().maps() {
+            0 => 0,
+            maps => self.nr_pages().0.saturating_sub(maps),
+        }
+    }
+}
+
+impl<M: Machine> NewFolio<'_, M> {
+    /// Copies as many pages as it has, from `first` on, of another folio, whose owner may be writing to them
+    /// meanwhile.
+    pub fn copy_pages_from(&self, first: Pfn) {
+        self.frames().machine().copy(self.pfn(), first, self.order());
+    }
+}
+
+impl<'f, M: Machine> FolioGuard<'f, M> {
+    /// Makes `pages` of the folio exclusive and its anon_vma the given one, if they are all of its mappings
+    /// and nobody else has a count of it. Returns whether they are.
+    ///
+    /// # Safety
+    /// `mapped` entries, all of one address space and under a page-table lock that is held, own mappings of
+    /// distinct pages of the folio, and `pages` are those.
+    #[doc(alias = "__wp_can_reuse_large_anon_folio")]
+    pub unsafe fn reuse_pages(
+        &self,
+        anon_vma: RawHandle,
+        mapped: u64,
+        pages: impl Iterator<Item = Pfn>,
+    ) -> bool {
+        let folio = self.folio();
+        // Acquire pairs with the Release of the last `unmap`: what the former sharers did is over.
+        let counts = Counts(folio.meta().counts.load(Ordering::Acquire));
+        let alone = counts.maps() == mapped && counts.refs() == 0 && counts.pins() == 0;
+        if !alone || !matches!(folio.mapping(), Mapping::Anon(_)) {
+            return false;
+        }
+        // From here on nobody can add a mapping: fork needs one of these entries, a fault on a swap entry the
+        // folio lock.
+        folio.set_mapping(Mapping::Anon(anon_vma), folio.index());
+        for page in pages {
+            folio.frames().meta(page).counts.fetch_or(Counts::EXCLUSIVE, Ordering::Relaxed);
+        }
+        true
+    }
+
+    /// Splits the folio into folios of 2^`to` pages, those that nobody maps into free memory. The reference
+    /// goes on as one to the first, which stays locked.
+    ///
+    /// # Errors
+    /// [`SplitRefused`]; nothing has changed.
+    ///
+    /// # Safety
+    /// `mapped(first, pages)` is the number of entries for these pages in tables whose locks are held
+    /// throughout, present ones and those of migration.
+    #[doc(alias = "__split_folio_to_order")]
+    pub unsafe fn split(
+        &self,
+        only: &FolioRef<'f, M>,
+        to: Order,
+        mapped: &mut dyn FnMut(Pfn, u64) -> u64,
+    ) -> Result<(), SplitRefused> {
+        let folio = self.folio();
+        assert!(only.folio() == folio, "a split of another folio than the one that is locked");
+        let order = folio.order();
+        let Mapping::Anon(anon_vma) = folio.mapping() else { return Err(SplitRefused::NotLarge) };
+        if order <= to || folio.swap_entry().is_some() {
+            return Err(SplitRefused::NotLarge);
+        }
+        let maps = mapped(folio.pfn(), order.pages());
+        let exclusive = folio.counts().0 & Counts::EXCLUSIVE;
+        // AcqRel pairs with the Releases of everybody who had a count; from here on nobody gets one.
+        let frozen = folio.meta().counts.compare_exchange(
+            maps * Counts::MAP + Counts::REF + exclusive,
+            0,
+            Ordering::AcqRel,
+        );
+        if let Err(now) = frozen {
+            return Err(if Counts(now).pins() != 0 { SplitRefused::Pinned } else { SplitRefused::Busy });
+        }
+        let pieces = Pieces { folio, anon_vma, index: folio.index(), order: to };
+        // The highest first: what is below is still what it was when a look goes from a tail to its head.
+        for nth in (1..order.pages() >> to.get()).rev() {
+            let first = folio.pfn().offset(nth << to.get());
+            pieces.publish(first, mapped(first, to.pages()));
+        }
+        pieces.shrink_head(mapped(folio.pfn(), to.pages()), exclusive);
+        Ok(())
+    }
+}
+
+/// A folio whose counts are frozen, and what it falls into.
+struct Pieces<'f, M: Machine> {
+    folio: Folio<'f, M>,
+    anon_vma: RawHandle,
+    index: u64,
+    order: Order,
+}
+
+impl<M: Machine> Pieces<'_, M> {
+    /// Makes the tails from `first` on a folio that has `maps` mappings, or free.
+    fn publish(&self, first: Pfn, maps: u64) {
+        let frames = self.folio.frames();
+        let meta = frames.meta(first);
+        for page in (1..self.order.pages()).map(|i| first.offset(i)) {
+            frames.meta(page).mapping.store(first.0, Ordering::Relaxed);
+        }
+        if maps == 0 {
+            meta.mapping.store(0, Ordering::Relaxed);
+            meta.flags.store(Kind::New.bits(self.order), Ordering::Release);
+            drop(NewFolio::from_block(frames, first));
+            return;
+        }
+        let index = self.index + (first.0 - self.folio.pfn().0);
+        meta.aux.store(index as u32, Ordering::Relaxed);
+        meta.private.store(0, Ordering::Relaxed);
+        let word = MappingWord::encode(Mapping::Anon(self.anon_vma), index);
+        meta.mapping.store(word.0, Ordering::Relaxed);
+        // The bit that says whether the page is exclusive is this page's own and stays. Nobody adds a count to
+        // a tail, and nobody takes one away whose page-table lock we hold.
+        let own = meta.counts.load(Ordering::Relaxed) & Counts::EXCLUSIVE;
+        meta.counts.store(maps * Counts::MAP + own, Ordering::Relaxed);
+        let state = self.folio.meta().flags.load(Ordering::Relaxed) & flags::INHERITED;
+        // Release: whoever finds a folio here finds all of it. One store: it is a tail, or a whole folio that
+        // is not locked.
+        meta.flags.store(Kind::Folio.bits(self.order) | state, Ordering::Release);
+    }
+
+    /// Makes the head one of the pieces and lets others have it again.
+    fn shrink_head(&self, maps: u64, exclusive: u64) {
+        let meta = self.folio.meta();
+        // The lock bit and those who wait for it are in the same word.
+        let _ = meta
+            .flags
+            .fetch_update(Ordering::Relaxed, |bits| Some(bits & flags::STATE | Kind::Folio.bits(self.order)));
+        // Release pairs with the Acquire of the next who takes a count: he sees the new order.
+        meta.counts.store(maps * Counts::MAP + Counts::REF + exclusive, Ordering::Release);
+    }
+}

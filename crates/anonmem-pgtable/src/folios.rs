@@ -1,0 +1,178 @@
+//! Large folios behind runs of entries: filled at once, taken for one's own at once, and split under the
+//! locks of all that map them.
+//!
+//! A folio's mappings are counted in one word, and its entries lie in few tables: in one, if its address space
+//! has it alone. So two questions that would need counts of their own are answered by counting entries under
+//! the locks of the tables that they are in: *are all mappings mine?* ([`PteGuard::reuse_folio`]), and *how
+//! many has each page?* ([`TableSet::split`]). If the entries found add up to the folio's count, there are no
+//! others, and none can come. If they do not, the answer is "no", which is always safe.
+//!
+//! Linux: mm/memory.c `__wp_can_reuse_large_anon_folio`, with a count for each of two owners; mm/huge_memory.c
+//! `__folio_split`, with migration entries.
+
+use crate::{
+    batch::Batch,
+    guard::PteGuard,
+    owned::Attrs,
+    space::{CanInstall, StableVma},
+    table::PteTable,
+};
+use anonmem_frame::{FolioGuard, FolioRef, NewAnonPages, RawHandle, SplitRefused};
+use anonmem_hal::{Arch, Machine, Order, PAGE_SHIFT, Pfn, Pte, SoftLeaf, Va, VaRange};
+use anonmem_sync::{Atomic, Ordering};
+use core::fmt;
+
+/// Tables that one folio may be mapped by to be split.
+pub const MAX_TABLES: usize = 12;
+
+/// The page that an entry owns a mapping of, in whatever form.
+fn page_of<M: Machine>(word: &Atomic<u64, M>) -> Option<Pfn> {
+    match M::Arch::decode_pte(word.load(Ordering::Relaxed)) {
+        Pte::Present(present) => (!present.special).then_some(present.pfn),
+        Pte::Soft(SoftLeaf::Migration { pfn, .. }) => Some(pfn),
+        Pte::None | Pte::Soft(SoftLeaf::Swap { .. } | SoftLeaf::Marker(_)) => None,
+    }
+}
+
+/// How many of `words` own a mapping of one of the `pages` pages from `first` on.
+fn mappings_in<M: Machine>(words: &[Atomic<u64, M>], first: Pfn, pages: u64) -> u64 {
+    let inside = |page: Pfn| page.0.wrapping_sub(first.0) < pages;
+    words.iter().filter(|word| page_of::<M>(word).is_some_and(inside)).count() as u64
+}
+
+impl<'a, M: Machine, G: StableVma<M>> PteGuard<'a, M, G> {
+    /// Whether nothing is mapped in `range`, which the table covers: its entries are empty, or say that the
+    /// zero page was read there.
+    pub fn is_vacant(&self, range: VaRange) -> bool {
+        self.table().is_vacant(range)
+    }
+
+    /// Makes the pages of the folio that the entry for `va` maps exclusive, if the entries for `within`, which
+    /// are of this table and one VMA, are all of its mappings, and nobody else has a count of it. `lock` is the
+    /// folio's lock, and `anon_vma` that of the VMA.
+    ///
+    /// # Panics
+    /// If another folio is locked.
+    #[doc(alias = "__wp_can_reuse_large_anon_folio")]
+    pub fn reuse_folio(
+        &mut self,
+        va: Va,
+        within: VaRange,
+        lock: &FolioGuard<'_, M>,
+        anon_vma: RawHandle,
+    ) -> bool {
+        let folio = lock.folio();
+        let (first, pages) = (folio.pfn(), folio.nr_pages().0);
+        let words = self.table.words_of(within);
+        let here = page_of::<M>(self.table.word(va));
+        assert!(here.is_some_and(|page| page.0.wrapping_sub(first.0) < pages), "reuse of another folio");
+        // More mappings than pages: others have some. That is what most are told, and costs one load.
+        if folio.counts().maps() > pages {
+            return false;
+        }
+        let mapped = mappings_in::<M>(words, first, pages);
+        let inside = |page: &Pfn| page.0.wrapping_sub(first.0) < pages;
+        let mine = words.iter().filter_map(page_of::<M>).filter(inside);
+        // SAFETY: each of these entries owns a mapping of a page of the folio, and their table is locked. A page
+        // of anonymous memory has one address in a VMA, so that the pages are distinct.
+        unsafe { lock.reuse_pages(anon_vma, mapped, mine) }
+    }
+
+    /// The batch of shared pages that fills `window`, if there is one: what a copy of all of it would replace.
+    pub fn shared_window(&self, window: VaRange) -> Option<Batch> {
+        let batch = Batch::of(self.frames(), self.table.words_of(window), window)?;
+        let exclusive = self.frames().page_is_exclusive(batch.present().pfn);
+        (batch.range() == window && !exclusive && !batch.present().prot.write).then_some(batch)
+    }
+}
+
+impl<'a, M: Machine, G: StableVma<M>> PteTable<'a, M, G> {
+    /// [`PteGuard::is_vacant`], as of now.
+    pub fn is_vacant(&self, range: VaRange) -> bool {
+        self.words_of(range).iter().all(|word| {
+            let raw = word.load(Ordering::Relaxed);
+            raw == 0 || matches!(M::Arch::decode_pte(raw), Pte::Present(present) if present.special)
+        })
+    }
+
+    /// How many pages of `range`, which the table covers, are mapped and were written, as of now.
+    pub fn written(&self, range: VaRange) -> u64 {
+        let written = |word: &&Atomic<u64, M>| matches!(M::Arch::decode_pte(word.load(Ordering::Relaxed)), Pte::Present(p) if p.dirty && !p.special);
+        self.words_of(range).iter().filter(written).count() as u64
+    }
+}
+
+impl<M: Machine, G: CanInstall<M>> PteGuard<'_, M, G> {
+    /// Fills the empty entries from `first` on with the pages of a new folio; `says` tells what each entry says.
+    #[doc(alias = "set_ptes")]
+    pub fn install_pages(&mut self, first: Va, pages: NewAnonPages<'_, M>, says: impl Fn(Va) -> Attrs) {
+        for (va, page) in (0..).map(|i| Va(first.0 + (i << PAGE_SHIFT))).zip(pages) {
+            self.install(va, page, says(va));
+        }
+    }
+}
+
+/// The tables whose entries map one folio.
+pub struct TableSet<'a, M: Machine, G> {
+    tables: [Option<PteTable<'a, M, G>>; MAX_TABLES],
+}
+
+/// There are more tables than a set holds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TooManyTables;
+
+impl<M: Machine, G> fmt::Debug for TableSet<'_, M, G> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.tables.iter().flatten().map(|table| table.table)).finish()
+    }
+}
+
+impl<M: Machine, G: StableVma<M>> Default for TableSet<'_, M, G> {
+    fn default() -> Self {
+        Self { tables: [const { None }; MAX_TABLES] }
+    }
+}
+
+impl<'a, M: Machine, G: StableVma<M>> TableSet<'a, M, G> {
+    /// Adds a table, unless it is there.
+    ///
+    /// # Errors
+    /// [`TooManyTables`].
+    pub fn add(&mut self, table: PteTable<'a, M, G>) -> Result<(), TooManyTables> {
+        if self.tables.iter().flatten().any(|known| known.table == table.table) {
+            return Ok(());
+        }
+        *self.tables.iter_mut().find(|place| place.is_none()).ok_or(TooManyTables)? = Some(table);
+        Ok(())
+    }
+
+    /// Splits the folio that `lock` is the lock of into folios of 2^`to` pages, if these tables have all
+    /// entries that map it, and `only` is the only reference. Entries do not change, and no translation does.
+    ///
+    /// # Locks
+    /// Tries the locks of the tables.
+    ///
+    /// # Errors
+    /// [`SplitRefused`]; nothing has changed.
+    #[doc(alias = "split_folio_to_order")]
+    pub fn split(
+        &self,
+        lock: &FolioGuard<'a, M>,
+        only: &FolioRef<'a, M>,
+        to: Order,
+    ) -> Result<(), SplitRefused> {
+        let mut locked: [Option<PteGuard<'a, M, G>>; MAX_TABLES] = [const { None }; MAX_TABLES];
+        for (place, table) in locked.iter_mut().zip(self.tables.iter().flatten()) {
+            // Races with fork, which locks the parent's table before the child's, wherever they are.
+            *place = Some(table.try_lock().ok_or(SplitRefused::Busy)?);
+        }
+        let tables = || locked.iter().flatten();
+        let mut mapped = |first: Pfn, pages: u64| {
+            tables()
+                .map(|entries| mappings_in::<M>(entries.table.words_of(entries.table.range()), first, pages))
+                .sum()
+        };
+        // SAFETY: the tables differ, and all of them are locked until this returns.
+        unsafe { lock.split(only, to, &mut mapped) }
+    }
+}

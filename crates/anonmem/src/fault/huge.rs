@@ -1,0 +1,351 @@
+//! Faults that take a large folio: the first write, a write over the zero page, and populating.
+//!
+//! The largest order wins that the policy allows, whose aligned window lies in the VMA and in which nothing is
+//! mapped. Each order that does not is counted with its reason, and the next smaller one is asked; if none is
+//! left, the fault goes on with a single page. Memory for a folio is never made by reclaim: it is there, or a
+//! smaller one will do.
+//!
+//! The window is looked at twice: without the lock, to choose; and under it, because another thread may have
+//! filled a part of it while the folio was zeroed (`thp-range-no-longer-empty`).
+//!
+//! A write to a shared page of a large folio asks two questions, in this order. *Are all of its mappings ours?*
+//! Then all of its pages become exclusive at once ([`reuse_run`]). *Which aligned part of it is mapped here, and
+//! alike?* The largest such part is copied into a folio of its own ([`copy_run`]); a page that is exclusive
+//! already is never replaced, because a batch of entries is exclusive as a whole or not at all.
+//!
+//! Locks: the fault's guard. The page-table lock is taken after the folio was zeroed.
+//!
+//! Linux: mm/memory.c `alloc_anon_folio`, `do_anonymous_page`. Differs: only the page that trapped is marked
+//! accessed and dirty, so that what was never touched can be told; a window may have been read before.
+
+use crate::{
+    events::Event,
+    fault::{
+        vm_fault::{FaultAccess, FaultGuard, FaultResult, VmFault},
+        wp::{copied, wp_page_copy},
+    },
+    thp::{policy::Orders, stats::FolioEvent},
+    vma::refusal::Refusal,
+};
+use anonmem_frame::{FolioOwner, FolioRef, MapRun, NewFolio};
+use anonmem_hal::{FlushRange, Machine, Order, PAGE_SHIFT, Va, VaRange};
+use anonmem_pgtable::{Attrs, Cleared, Dirty, Mapped, PteGuard, PteTable, Teardown};
+
+/// The largest order that a fault without a VMA lock zeroes: longer, and others wait for its read section.
+const MAX_SPECULATIVE: u8 = 4;
+
+/// The pages of an `auto` folio that must be in use beside it are as many as it has. Of all pages, one in so
+/// many may be one that nobody has touched.
+const UNTOUCHED_SHARE: u64 = 10;
+
+/// The largest part of a folio that one write copies: 64 KiB.
+const MAX_COPY: u8 = 4;
+
+/// Who wants pages.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Want {
+    /// A program that touched one page.
+    Touch,
+    /// A program that wants all pages up to an address: none of them is a guess.
+    All(Va),
+}
+
+/// The aligned window of 2^`order` pages around `va`.
+fn window(va: Va, order: u8) -> VaRange {
+    let bytes = 1 << (PAGE_SHIFT + u32::from(order));
+    let start = va.align_down(bytes);
+    VaRange { start, end: Va(start.0 + bytes) }
+}
+
+/// Fills the window around the fault's address with a large folio; `None` if there can be none, and a page
+/// will do.
+///
+/// # Errors
+/// As a fault.
+#[cold]
+#[inline(never)]
+pub(super) fn map_large_folio<'a, M: Machine, G: FaultGuard<M>>(
+    fault: &VmFault<'a, M, G>,
+    table: PteTable<'a, M, G>,
+    want: Want,
+) -> Result<Option<VaRange>, FaultResult> {
+    let vm = fault.vm;
+    let orders = vm.folio_policy.orders(fault.slot, fault.flags);
+    if orders.is_empty() {
+        return Ok(None);
+    }
+    let Some((new, range)) = choose(fault, table, orders, want)? else { return Ok(None) };
+    let anon_vma = fault.anon_vma()?;
+    let order = new.order();
+    new.zero();
+    let mut entries = fault.lock(table)?;
+    if !entries.is_vacant(range) {
+        vm.count_folio(order, FolioEvent::FaultRaced);
+        return Err(FaultResult::Reload);
+    }
+    forget_zero_pages(fault, &mut entries, range);
+    let behind = (fault.va.0 - range.start.0) >> PAGE_SHIFT;
+    let pages = new.into_exclusive_anon_pages(anon_vma.raw(), fault.index - behind);
+    let touched = fault.attrs();
+    let untouched = match want {
+        Want::Touch => Attrs { young: false, dirty: false, ..touched },
+        Want::All(_) => touched,
+    };
+    entries.install_pages(range.start, pages, |va| if va == fault.va { touched } else { untouched });
+    drop(entries);
+    fault.slot.add_anon(range.pages().0 as i64);
+    vm.count_folio(order, FolioEvent::FaultAlloc);
+    Ok(Some(range))
+}
+
+/// The folio and its window: the largest that may be had.
+fn choose<'a, M: Machine, G: FaultGuard<M>>(
+    fault: &VmFault<'a, M, G>,
+    table: PteTable<'a, M, G>,
+    orders: Orders,
+    want: Want,
+) -> Result<Option<(NewFolio<'a, M>, VaRange)>, FaultResult> {
+    let vm = fault.vm;
+    for order in (1..=orders.largest()).rev().filter(|&order| orders.has(order)) {
+        let range = window(fault.va, order);
+        let size = Order::new(order);
+        match refusal(fault, table, range, orders.is_free(order), want) {
+            Some(why) => vm.count_folio(size, why),
+            None if order > MAX_SPECULATIVE && fault.guard.sleeps(Refusal::WouldSleep).is_err() => {
+                vm.count_folio(size, FolioEvent::RefusedSpeculative);
+                return Err(Refusal::WouldSleep.into());
+            }
+            None => match vm.frames.alloc_gently(size) {
+                Ok(new) => return Ok(Some((new, range))),
+                Err(_) => vm.count_folio(size, FolioEvent::FallbackMemory),
+            },
+        }
+    }
+    Ok(None)
+}
+
+/// Why the window is not filled by one folio.
+fn refusal<'a, M: Machine, G: FaultGuard<M>>(
+    fault: &VmFault<'a, M, G>,
+    table: PteTable<'a, M, G>,
+    range: VaRange,
+    is_free: bool,
+    want: Want,
+) -> Option<FolioEvent> {
+    let mapped = fault.vm.vma(fault.id).range();
+    let inside = |all: VaRange| range.start >= all.start && range.end <= all.end;
+    let wanted = match want {
+        Want::Touch => true,
+        Want::All(end) => range.start >= fault.va && range.end <= end,
+    };
+    if !inside(mapped) || !inside(table.range()) || !wanted {
+        return Some(FolioEvent::FallbackVma);
+    }
+    if !table.is_vacant(range) {
+        return Some(FolioEvent::FallbackUsed);
+    }
+    match want {
+        Want::Touch if !is_free => unproven(fault, table, range),
+        Want::Touch | Want::All(_) => None,
+    }
+}
+
+/// Why `auto` does not take a folio for `range`: nobody pays for a page that was not touched.
+///
+/// The window beside it, of the same size, must have been written in whole: the program works its way along
+/// here. And of all pages, only a share may be untouched: the pages of this folio, too, until they are written.
+fn unproven<'a, M: Machine, G: FaultGuard<M>>(
+    fault: &VmFault<'a, M, G>,
+    table: PteTable<'a, M, G>,
+    range: VaRange,
+) -> Option<FolioEvent> {
+    let (pages, bytes) = (range.pages().0, range.len());
+    let beside = |start: Option<u64>| {
+        let start = Va(start?);
+        let beside = VaRange { start, end: Va(start.0 + bytes) };
+        let here = start >= table.range().start && beside.end <= table.range().end;
+        Some(here && table.written(beside) == pages)
+    };
+    let below = beside(range.start.0.checked_sub(bytes));
+    if below != Some(true) && beside(Some(range.end.0)) != Some(true) {
+        return Some(FolioEvent::FallbackUnproven);
+    }
+    // A program that stops here has touched one page of it. What it has in all pays for the rest.
+    let mine = fault.slot.pages.anon.load(anonmem_sync::Ordering::Relaxed).max(0) as u64;
+    (pages - 1 > mine / UNTOUCHED_SHARE).then_some(FolioEvent::FallbackBound)
+}
+
+/// Takes the zero page out of the entries of a window, and makes all CPUs forget it, before anything else is
+/// mapped there.
+fn forget_zero_pages<'a, M: Machine, G: FaultGuard<M>>(
+    fault: &VmFault<'a, M, G>,
+    entries: &mut PteGuard<'a, M, G>,
+    range: VaRange,
+) {
+    let mut forgotten = false;
+    for va in range.iter_pages() {
+        if matches!(entries.mapped(va), Mapped::Zero(_)) {
+            let Cleared::Zero(_) = entries.clear(va) else {
+                unreachable!("it was the zero page, and is locked")
+            };
+            forgotten = true;
+        }
+    }
+    if forgotten {
+        fault.slot.space.flush(&fault.vm.frames, FlushRange::Range(range));
+        fault.vm.count(Event::TlbFlush);
+    }
+}
+
+/// Resolves a write over the zero page: with a large folio if nothing but the zero page is mapped around it.
+///
+/// # Errors
+/// As a fault.
+#[cold]
+#[inline(never)]
+pub(super) fn do_wp_zero<'a, M: Machine, G: FaultGuard<M>>(
+    fault: &VmFault<'a, M, G>,
+    entries: PteGuard<'a, M, G>,
+) -> Result<FaultResult, FaultResult> {
+    let table = entries.table();
+    // Mappings of a source have no zero page; those of an object fill their entries otherwise.
+    let snapshot = entries.unlock(fault.va);
+    if fault.access == FaultAccess::Write && map_large_folio(fault, table, Want::Touch)?.is_some() {
+        fault.vm.count(Event::FaultZeroUpgrade);
+        return Ok(FaultResult::Done);
+    }
+    let entries = fault.relock(snapshot)?;
+    if !matches!(entries.mapped(fault.va), Mapped::Zero(_)) {
+        return Err(FaultResult::Reload);
+    }
+    wp_page_copy(fault, entries, None)
+}
+
+/// Resolves a write to a shared page of a large folio, or makes it the entry's own for a pin.
+///
+/// # Errors
+/// As a fault.
+#[cold]
+#[inline(never)]
+pub(super) fn do_wp_large<'a, M: Machine, G: FaultGuard<M>>(
+    fault: &VmFault<'a, M, G>,
+    mut entries: PteGuard<'a, M, G>,
+) -> Result<FaultResult, FaultResult> {
+    if reuse_run(fault, &mut entries) {
+        fault.vm.count(Event::FaultCowReuse);
+        return Ok(FaultResult::Done);
+    }
+    let Some((window, new)) = choose_copy(fault, &entries) else {
+        let Mapped::Shared(page, _) = entries.mapped(fault.va) else { return Err(FaultResult::Reload) };
+        let old = page.get();
+        return wp_page_copy(fault, entries, Some(old));
+    };
+    copy_run(fault, entries, window, new)
+}
+
+/// Where the entries of the fault's VMA and table are.
+fn within<'a, M: Machine, G: FaultGuard<M>>(
+    fault: &VmFault<'a, M, G>,
+    table: PteTable<'a, M, G>,
+) -> Option<VaRange> {
+    let within = fault.vm.vma(fault.id).range().intersect(table.range())?;
+    within.contains(fault.va).then_some(within)
+}
+
+/// Takes the whole folio for this VMA's own, if nobody else has any of it. The entries of all of its pages
+/// become writable that a write may make so; returns whether they are ours.
+fn reuse_run<'a, M: Machine, G: FaultGuard<M>>(
+    fault: &VmFault<'a, M, G>,
+    entries: &mut PteGuard<'a, M, G>,
+) -> bool {
+    // A VMA that maps a shared page has an anon_vma; only what was read of it may be older.
+    let Some(anon_vma) = fault.anon_vma else { return false };
+    let Some(within) = within(fault, entries.table()) else { return false };
+    let Mapped::Shared(page, present) = entries.mapped(fault.va) else { return false };
+    let folio = page.folio();
+    // Under a page-table lock it may only be tried; if it is taken, copying is always right.
+    let Some(lock) = page.try_lock() else { return false };
+    if !entries.reuse_folio(fault.va, within, &lock, anon_vma.raw()) {
+        return false;
+    }
+    drop(lock);
+    entries.upgrade(fault.va, fault.dirty());
+    if fault.dirty() == Dirty::Yes {
+        let before = (present.pfn.0 - folio.pfn().0).min((fault.va.0 - within.start.0) >> PAGE_SHIFT);
+        let start = Va(fault.va.0 - (before << PAGE_SHIFT));
+        let end = fault.va.page_after(folio.owned_pages_from(present.pfn)).min(within.end);
+        // Nothing is lost by it: CPUs that keep the read-only translation trap, and find the entry.
+        entries.change_protection_range(VaRange { start, end }, fault.flags.protection());
+    }
+    fault.vm.count_folio(folio.order(), FolioEvent::ReuseRun);
+    true
+}
+
+/// The largest aligned part of the folio around the fault that is copied at once, and where to; `None` if that
+/// is one page.
+fn choose_copy<'a, M: Machine, G: FaultGuard<M>>(
+    fault: &VmFault<'a, M, G>,
+    entries: &PteGuard<'a, M, G>,
+) -> Option<(VaRange, NewFolio<'a, M>)> {
+    let vm = fault.vm;
+    let within = within(fault, entries.table())?;
+    let Mapped::Shared(page, _) = entries.mapped(fault.va) else { return None };
+    let folio = page.folio();
+    let orders = vm.folio_policy.orders(fault.slot, fault.flags);
+    let most = orders.largest().min(MAX_COPY).min(folio.order().get());
+    for order in (1..=most).rev().filter(|&order| orders.has(order)) {
+        let (size, range) = (Order::new(order), window(fault.va, order));
+        let inside = range.start >= within.start && range.end <= within.end;
+        let alike = inside
+            && !folio.maybe_pinned()
+            && entries.shared_window(range).is_some_and(|batch| !batch.present().uffd_wp);
+        // Under the page-table lock: what is at hand is taken, and nobody waits for more.
+        match alike.then(|| vm.frames.alloc_gently(size)) {
+            Some(Ok(new)) => return Some((range, new)),
+            Some(Err(_)) | None => vm.count_folio(size, FolioEvent::CopyFallback),
+        }
+    }
+    None
+}
+
+/// Replaces the pages of a window by copies of our own, in one folio.
+///
+/// As for a single page: the old translations are flushed before the new entries are there.
+fn copy_run<'a, M: Machine, G: FaultGuard<M>>(
+    fault: &VmFault<'a, M, G>,
+    entries: PteGuard<'a, M, G>,
+    range: VaRange,
+    new: NewFolio<'a, M>,
+) -> Result<FaultResult, FaultResult> {
+    let anon_vma = fault.anon_vma()?;
+    let Mapped::Shared(page, _) = entries.mapped(fault.va) else { return Err(FaultResult::Reload) };
+    // Keeps the folio while it is copied, and keeps others from reusing it.
+    let old: FolioRef<'a, M> = page.get();
+    let seen = entries.shared_window(range).ok_or(FaultResult::Reload)?.present();
+    let first = seen.pfn;
+    let snapshot = entries.unlock(fault.va);
+    new.copy_pages_from(first);
+    let mut entries = fault.relock(snapshot)?;
+    // Every entry is asked again: one may have become exclusive, and be pinned or written, or be gone.
+    let still = entries.shared_window(range).is_some_and(|batch| batch.present().pfn == first);
+    if !still {
+        return Err(FaultResult::Reload);
+    }
+    let Cleared::Shared(map, _) = entries.clear(range.start) else {
+        unreachable!("just looked at, and locked")
+    };
+    let mut run = MapRun::from(map);
+    let cleared = entries.clear_on(&mut run, range, Teardown::Range);
+    assert!(cleared == range.end, "a window of one batch was cleared in part");
+    fault.slot.space.flush(&fault.vm.frames, FlushRange::Range(range));
+    fault.vm.count(Event::TlbFlush);
+    let order = new.order();
+    let behind = (fault.va.0 - range.start.0) >> PAGE_SHIFT;
+    let pages = new.into_exclusive_anon_pages(anon_vma.raw(), fault.index - behind);
+    entries.install_pages(range.start, pages, |_| fault.attrs_of_copy(seen));
+    drop(entries);
+    drop((run.unmap(), old));
+    fault.vm.count(copied(fault.access));
+    fault.vm.count_folio(order, FolioEvent::CopyRun);
+    Ok(FaultResult::Done)
+}

@@ -1,0 +1,108 @@
+//! A folio falls into smaller ones.
+//!
+//! What maps the folio stays as it is: the entries of a run say of each page what they said before. Only the
+//! metadata change, under the locks of the tables that map it ([`TableSet`]). So a split needs no flush and no
+//! migration entries, and no fault waits for it. It is refused while anybody has a reference or a pin, and
+//! says so.
+//!
+//! When memory is short, folios of which a part was unmapped are split first of all, before any page leaves:
+//! what nobody maps becomes free, and nothing has to be written anywhere.
+//!
+//! Linux: mm/huge_memory.c `folio_split`, `deferred_split_scan`. Differs: no queue; the folios are found by
+//! their counts, by a sweep that only begins when one has become partly mapped.
+
+use crate::{
+    objects::Objects,
+    rmap::{Rmap, hit::Form, reverse_map::ReverseMap},
+    thp::stats::FolioEvent,
+};
+use anonmem_frame::{FolioGuard, FolioOwner, FolioRef, Kind, SplitRefused};
+use anonmem_hal::{Machine, Order};
+use anonmem_pgtable::{TableSet, TooManyTables};
+use core::ops::ControlFlow;
+
+impl<M: Machine> Objects<M> {
+    /// Splits a folio, which is locked, into folios of 2^`to` pages; what of it nobody maps becomes free.
+    /// `page` is a reference to it, and the only one; it goes on as one to the first piece.
+    ///
+    /// # Locks
+    /// The folio lock. Takes the anon_vma's lock, and tries those of the tables that map it.
+    ///
+    /// # Errors
+    /// [`SplitRefused`]: it may be pinned, others have a reference, or too many tables map it.
+    #[doc(alias = "split_folio_to_order")]
+    pub fn split_folio<'v>(
+        &'v self,
+        lock: &FolioGuard<'v, M>,
+        page: &FolioRef<'v, M>,
+        to: Order,
+    ) -> Result<(), SplitRefused> {
+        let (folio, order) = (lock.folio(), lock.folio().order());
+        let result = match Rmap::lock(self, folio) {
+            Some(guard) => {
+                let mut tables = TableSet::default();
+                let mut too_many = false;
+                for form in [Form::Present, Form::Migration] {
+                    let _ =
+                        Rmap::walk(&guard, folio, form, |hit| match tables.add(hit.into_table().0.table()) {
+                            Ok(()) => ControlFlow::Continue(()),
+                            Err(TooManyTables) => {
+                                too_many = true;
+                                ControlFlow::Break(())
+                            }
+                        });
+                }
+                if too_many {
+                    self.count_folio(order, FolioEvent::SplitShared);
+                    return Err(SplitRefused::Busy);
+                }
+                tables.split(lock, page, to)
+            }
+            None => Err(SplitRefused::Busy),
+        };
+        match result {
+            Ok(()) => self.count_folio(order, FolioEvent::Split),
+            Err(SplitRefused::Pinned) => self.count_folio(order, FolioEvent::SplitPinned),
+            Err(SplitRefused::Busy) => self.count_folio(order, FolioEvent::SplitBusy),
+            Err(SplitRefused::NotLarge) => {}
+        }
+        result
+    }
+
+    /// Splits the folios that are partly mapped, if there may be any. Returns how many pages that freed.
+    ///
+    /// # Locks
+    /// The caller holds no folio, anon_vma or spin lock.
+    #[doc(alias = "deferred_split_scan")]
+    pub(crate) fn split_partly_mapped(&self) -> u64 {
+        if !self.frames.has_partly_mapped_hint() || !self.frames.take_partly_mapped_hint() {
+            return 0;
+        }
+        let mut freed = 0;
+        self.frames.for_each_frame(|pfn, kind, order| {
+            if kind != Kind::Folio || order == Order::ZERO {
+                return;
+            }
+            let Some(page) = self.frames.try_get(pfn).filter(|page| page.pfn() == pfn) else { return };
+            freed += self.split_if_partly_mapped(page);
+        });
+        freed
+    }
+
+    /// Splits one folio, if a part of it is mapped nowhere; returns the pages that became free.
+    fn split_if_partly_mapped(&self, page: FolioRef<'_, M>) -> u64 {
+        let (folio, order) = (page.folio(), page.folio().order());
+        let unmapped = folio.unmapped_pages();
+        if unmapped == 0 || order == Order::ZERO || !folio.is_anon() {
+            return 0;
+        }
+        let split = page.try_lock().is_some_and(|lock| self.split_folio(&lock, &page, Order::ZERO).is_ok());
+        if !split {
+            // Somebody is using it just now: the next one who needs memory tries again.
+            self.frames.set_partly_mapped_hint();
+            return 0;
+        }
+        self.count_folio(order, FolioEvent::SplitPartly);
+        unmapped
+    }
+}

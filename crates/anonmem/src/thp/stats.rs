@@ -1,0 +1,102 @@
+//! What happened to folios, for each size.
+//!
+//! Linux: include/linux/huge_mm.h `enum mthp_stat_item`. Differs: every fallback has its reason.
+
+use anonmem_hal::{Machine, Order};
+use anonmem_sync::{Atomic, PerCpu};
+
+use super::policy::MAX_FOLIO_ORDER;
+use crate::objects::Objects;
+
+macro_rules! folio_events {
+    ($($(#[$doc:meta])* $name:ident => $label:literal,)*) => {
+        /// Something that is counted for each size of folio.
+        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        #[repr(usize)]
+        pub enum FolioEvent { $($(#[$doc])* $name,)* }
+
+        impl FolioEvent {
+            /// All of them.
+            pub const ALL: &'static [Self] = &[$(Self::$name),*];
+
+            /// Its name in the memory bill.
+            pub const fn label(self) -> &'static str {
+                match self { $(Self::$name => $label,)* }
+            }
+        }
+    };
+}
+
+folio_events! {
+    /// A fault took one.
+    FaultAlloc => "anon_fault_alloc",
+    /// Not that large: the window does not lie in the mapping.
+    FallbackVma => "anon_fault_fallback_vma",
+    /// Not that large: something is mapped in the window.
+    FallbackUsed => "anon_fault_fallback_used",
+    /// Not that large: there is no free block.
+    FallbackMemory => "anon_fault_fallback_memory",
+    /// A fault without a VMA lock zeroes little: it was done again under the VMA's lock.
+    RefusedSpeculative => "anon_fault_refused_speculative",
+    /// Not that large (`auto`): the memory beside is not in use.
+    FallbackUnproven => "anon_fault_fallback_unproven",
+    /// Not that large (`auto`): too much is untouched already.
+    FallbackBound => "anon_fault_fallback_bound",
+    /// Somebody filled a part of the window meanwhile.
+    FaultRaced => "anon_fault_raced",
+    /// A write took all pages of a folio for its own.
+    ReuseRun => "cow_reuse_run",
+    /// A write copied so many pages at once.
+    CopyRun => "cow_copy_run",
+    /// A write would have copied so many pages, and copied fewer: they are not alike, or there is no memory.
+    CopyFallback => "cow_copy_fallback",
+    /// Split.
+    Split => "split",
+    /// Not split, because it may be pinned.
+    SplitPinned => "split_failed_pinned",
+    /// Not split, because others were working on it.
+    SplitBusy => "split_failed_busy",
+    /// Not split, because too many address spaces map it.
+    SplitShared => "split_failed_shared",
+    /// Split because a part of it was unmapped.
+    SplitPartly => "split_partly_mapped",
+    /// Left memory whole.
+    SwapOut => "swpout",
+    /// Was split before it left, because there was no run of slots.
+    SwapOutFallback => "swpout_fallback",
+    /// Came back whole.
+    SwapIn => "swpin",
+    /// Did not come back whole: a slot was in use otherwise, or there was no memory.
+    SwapInFallback => "swpin_fallback",
+}
+
+const NR: usize = FolioEvent::ALL.len();
+const ORDERS: usize = MAX_FOLIO_ORDER as usize + 1;
+
+/// The counters of a `Vm`.
+pub(crate) struct FolioEvents<M: Machine> {
+    cpus: PerCpu<[[Atomic<u64, M>; NR]; ORDERS], M>,
+}
+
+impl<M: Machine> FolioEvents<M> {
+    pub(crate) fn new() -> Self {
+        Self { cpus: PerCpu::new(|_| [const { [const { Atomic::new(0) }; NR] }; ORDERS]) }
+    }
+
+    fn total(&self, order: usize, event: FolioEvent) -> u64 {
+        self.cpus.iter().map(|cpu| cpu[order][event as usize].peek()).sum()
+    }
+}
+
+impl<M: Machine> Objects<M> {
+    /// Counts one event on this CPU.
+    #[cold]
+    pub(crate) fn count_folio(&self, order: Order, event: FolioEvent) {
+        self.folio_events.cpus.this()[usize::from(order.get())][event as usize].add_unobserved(1);
+    }
+
+    /// How often `event` happened to folios of `order`, up to [`MAX_FOLIO_ORDER`].
+    pub fn folio_event(&self, order: Order, event: FolioEvent) -> u64 {
+        self.folio_events.total(usize::from(order.get()), event)
+    }
+}
