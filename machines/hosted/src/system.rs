@@ -13,8 +13,8 @@ use crate::{
     },
     runner::System,
 };
-use anonmem::{Config, LockMode, Mm, Vm};
-use anonmem_hal::{Arch, CpuId, PAGE_SHIFT, PAGE_SIZE, Present, SourceId, Va, arch::X86_64};
+use anonmem::{Config, FolioMode, FolioPolicy, LockMode, Mm, Vm};
+use anonmem_hal::{Arch, CpuId, Order, PAGE_SHIFT, PAGE_SIZE, Present, SourceId, Va, arch::X86_64};
 use anonmem_sync::lockdep;
 use std::{collections::BTreeMap, mem::ManuallyDrop, sync::Arc};
 
@@ -68,6 +68,15 @@ pub struct Anonmem {
     cpu: Option<CpuGuard>,
 }
 
+/// The sizes of folios that tests go through: pages only, 64 KiB, all that a table holds, all sizes, `auto`.
+pub const FOLIOS: [(&str, FolioPolicy); 5] = [
+    ("4K", FolioPolicy::up_to(Order::ZERO, FolioMode::Always)),
+    ("64K", FolioPolicy::up_to(Order::ZERO, FolioMode::Always).with(Order::new(4), FolioMode::Always)),
+    ("2M", FolioPolicy::up_to(Order::ZERO, FolioMode::Always).with(Order::new(9), FolioMode::Always)),
+    ("mixed", FolioPolicy::up_to(Order::new(9), FolioMode::Always)),
+    ("auto", FolioPolicy::up_to(Order::new(9), FolioMode::Auto)),
+];
+
 /// The bytes of the source that the operations map.
 pub fn source() -> Vec<u8> {
     (0..SOURCE_BYTES).map(|i| (i * 7 + i / 256 + 3) as u8).collect()
@@ -92,11 +101,19 @@ impl Anonmem {
     /// # Panics
     /// If the machine is too small, which it is not.
     pub fn start(lock_mode: LockMode, memory: Memory) -> (Self, Oracle) {
+        Self::start_with(lock_mode, memory, FolioPolicy::default())
+    }
+
+    /// [`start`](Self::start), with folios of these sizes.
+    ///
+    /// # Panics
+    /// If the machine is too small, which it is not.
+    pub fn start_with(lock_mode: LockMode, memory: Memory, folios: FolioPolicy) -> (Self, Oracle) {
         let machine = Machine::new(if memory == Memory::Short { FEW } else { PLENTY });
         let (failures, sources) = (machine.failures().clone(), machine.sources().clone());
         let cpu = machine.cpus().enter(CpuId(0));
         let source_id = sources.register(source());
-        let config = Config { lock_mode, ..Config::default() };
+        let config = Config { lock_mode, folios, ..Config::default() };
         let vm = Vm::new(machine, config).expect("enough memory for a memory manager");
         if memory == Memory::Short {
             vm.swap_on(0, SWAP_PAGES, 0).expect("enough memory for a swap device");

@@ -6,7 +6,7 @@
 use anonmem::LockMode;
 use anonmem_hosted::{
     runner::{Inject, run_random},
-    system::{Anonmem, Memory},
+    system::{Anonmem, FOLIOS, Memory},
 };
 
 const STEPS: usize = 1_000;
@@ -15,15 +15,17 @@ fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |v| v.parse().unwrap_or_else(|_| panic!("{name} is not a number")))
 }
 
-/// In every lock mode: one thread sees no difference, but the code does.
+/// In every lock mode, with folios of every size: one thread sees no difference, but the code does.
 #[track_caller]
 fn run(default_runs: u64, memory: Memory, inject: Inject) {
     let first = number("ANONMEM_SEED", 1);
     for seed in first..first + number("ANONMEM_RUNS", default_runs) {
         let modes = [LockMode::Mmap, LockMode::Vma, LockMode::Speculative];
         let mode = modes[(seed % 3) as usize];
-        if let Err(failure) = run_random(&|| Anonmem::start(mode, memory), seed, STEPS, inject) {
-            panic!("seed {seed}, {mode:?}: {failure:?}");
+        let (name, folios) = FOLIOS[((seed / 3) % 5) as usize];
+        let start = || Anonmem::start_with(mode, memory, folios);
+        if let Err(failure) = run_random(&start, seed, STEPS, inject) {
+            panic!("seed {seed}, {mode:?}, folios {name}: {failure:?}");
         }
     }
 }
