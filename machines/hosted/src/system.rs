@@ -68,11 +68,14 @@ pub struct Anonmem {
     cpu: Option<CpuGuard>,
 }
 
+/// No large folios.
+const PAGES: FolioPolicy = FolioPolicy::up_to(Order::ZERO, FolioMode::Never);
+
 /// The sizes of folios that tests go through: pages only, 64 KiB, all that a table holds, all sizes, `auto`.
 pub const FOLIOS: [(&str, FolioPolicy); 5] = [
-    ("4K", FolioPolicy::up_to(Order::ZERO, FolioMode::Always)),
-    ("64K", FolioPolicy::up_to(Order::ZERO, FolioMode::Always).with(Order::new(4), FolioMode::Always)),
-    ("2M", FolioPolicy::up_to(Order::ZERO, FolioMode::Always).with(Order::new(9), FolioMode::Always)),
+    ("4K", PAGES),
+    ("64K", PAGES.with(Order::new(4), FolioMode::Always)),
+    ("2M", PAGES.with(Order::new(9), FolioMode::Always)),
     ("mixed", FolioPolicy::up_to(Order::new(9), FolioMode::Always)),
     ("auto", FolioPolicy::up_to(Order::new(9), FolioMode::Auto)),
 ];
@@ -91,6 +94,7 @@ pub fn limits(memory: Memory) -> Limits {
         heap_start: HEAP_START,
         stack: 8 << 20,
         swap: memory == Memory::Short,
+        folios: false,
         is_host: false,
     }
 }
@@ -129,7 +133,8 @@ impl Anonmem {
             turn: 0,
             cpu: Some(cpu),
         };
-        (system, Oracle::new(source(), limits(memory)))
+        let folios = folios != FolioPolicy::default();
+        (system, Oracle::new(source(), Limits { folios, ..limits(memory) }))
     }
 
     /// The memory manager.

@@ -21,7 +21,7 @@ use anonmem_hosted::{
     generate::Generator,
     ops::{Advise, At, Backing, Op, Outcome, Place, Rights, SPACES, Signal, errno},
     oracle::{
-        Oracle,
+        Limits, Oracle,
         space::{Area, compare_areas},
     },
     system::{self, Machine, Memory},
@@ -110,7 +110,8 @@ fn map(user: &User, source: SourceId, addr: u64, pages: u64, rights: Rights, bac
 
 impl<'a> Worker<'a> {
     fn new(id: u64, world: &'a World, root: &Mm<'static, Machine>, seed: u64) -> Self {
-        let mut oracle = Oracle::new(system::source(), system::limits(world.memory));
+        let mut oracle =
+            Oracle::new(system::source(), Limits { folios: true, ..system::limits(world.memory) });
         oracle.judge(&Op::Spawn(0), &Outcome::Done, None).expect("a fresh oracle");
         let mut spaces = [const { None }; SPACES];
         spaces[0] = Some(root.clone());

@@ -135,9 +135,6 @@ macro_rules! mapping_owner {
                 anonmem_hal::debug_check!(M, Counts(old).maps() > 0 && Counts(old).refs() > 0, "a count too many was removed");
                 if old == by {
                     this.frames.free_folio(folio.head);
-                } else {
-                    // A folio of others by now: only a hint.
-                    note_unmapped(folio, Counts(old), 1);
                 }
             }
 

@@ -238,6 +238,10 @@ pub(super) fn do_wp_large<'a, M: Machine, G: FaultGuard<M>>(
     let Some((window, new)) = choose_copy(fault, &entries) else {
         let Mapped::Shared(page, _) = entries.mapped(fault.va) else { return Err(FaultResult::Reload) };
         let old = page.get();
+        if old.folio().is_likely_alone() {
+            // When the copy is mapped, nobody may map the page that was copied.
+            fault.vm.frames.set_partly_mapped_hint();
+        }
         return wp_page_copy(fault, entries, Some(old));
     };
     copy_run(fault, entries, window, new)

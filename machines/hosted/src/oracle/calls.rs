@@ -176,7 +176,7 @@ impl Oracle {
         if at.addr.checked_add(at.len).is_none_or(|end| end > self.limits.user_end) {
             return expect(outcome, &ENOMEM);
         }
-        let (range, swap) = (numbers(at.addr, at.len), self.limits.swap);
+        let (range, swap, folios) = (numbers(at.addr, at.len), self.limits.swap, self.limits.folios);
         let space = self.space_mut(at.space);
         if space.mapped_until(range.clone()) < range.end {
             return expect(outcome, &ENOMEM);
@@ -189,7 +189,7 @@ impl Oracle {
             let private = page.attrs.kind == Kind::Private && !page.contents.lazy;
             let wrong = match page.resident {
                 Residency::Yes => !found && !swap,
-                Residency::No => *found,
+                Residency::No => *found && !folios,
                 Residency::Maybe => false,
             };
             if private && wrong {

@@ -42,6 +42,8 @@ pub struct Limits {
     pub stack: u64,
     /// Whether pages may leave memory without being dropped.
     pub swap: bool,
+    /// Whether a touch may bring pages around it along: a large folio.
+    pub folios: bool,
     /// Whether the host's kernel is judged, in some version: where versions answer differently, either is
     /// right.
     pub is_host: bool,

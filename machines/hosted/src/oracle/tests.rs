@@ -10,6 +10,7 @@ const LIMITS: Limits = Limits {
     heap_start: 1 << 24,
     stack: 8 << 20,
     swap: false,
+    folios: false,
     is_host: false,
 };
 

@@ -41,6 +41,7 @@ impl Linux {
             heap_start: 0,
             stack: 8 << 20,
             swap: true,
+            folios: false,
             is_host: true,
         };
         (linux, Oracle::new(source(), limits))
