@@ -1,14 +1,14 @@
 //! Large folios behind runs of entries: filled at once, taken for one's own at once, and split under the
 //! locks of all that map them.
 //!
-//! A folio's mappings are counted in one word, and its entries lie in few tables: in one, if its address space
-//! has it alone. So two questions that would need counts of their own are answered by counting entries under
-//! the locks of the tables that they are in: *are all mappings mine?* ([`PteGuard::reuse_folio`]), and *how
-//! many has each page?* ([`TableSet::split`]). If the entries found add up to the folio's count, there are no
-//! others, and none can come. If they do not, the answer is "no", which is always safe.
+//! A folio's mappings are counted in one word, and its entries lie in few tables: in one, if its address
+//! space has it alone. So two questions need no counts of their own. *Are all mappings mine?*
+//! ([`PteGuard::reuse_folio`]), and *how many has each page?* ([`TableSet::split`]). The entries are counted
+//! under the locks of their tables. If they add up to the folio's count, there are no others, and none can
+//! come. If they do not, the answer is "no", which is always safe.
 //!
-//! Linux: mm/memory.c `__wp_can_reuse_large_anon_folio`, with a count for each of two owners; mm/huge_memory.c
-//! `__folio_split`, with migration entries.
+//! Linux: mm/memory.c `__wp_can_reuse_large_anon_folio`, with a count for each of two owners;
+//! mm/huge_memory.c `__folio_split`, with migration entries.
 
 use crate::{
     batch::Batch,
@@ -47,8 +47,8 @@ impl<'a, M: Machine, G: StableVma<M>> PteGuard<'a, M, G> {
         self.table().is_vacant(range)
     }
 
-    /// Makes the pages of the folio that the entry for `va` maps exclusive, if the entries for `within`, which
-    /// are of this table and one VMA, are all of its mappings, and nobody else has a count of it. `lock` is the
+    /// Makes the pages of the folio that the entry for `va` maps exclusive, if nobody else has a count of it:
+    /// the entries for `within`, which are of this table and one VMA, are all of its mappings. `lock` is the
     /// folio's lock, and `anon_vma` that of the VMA.
     ///
     /// # Panics
@@ -73,12 +73,12 @@ impl<'a, M: Machine, G: StableVma<M>> PteGuard<'a, M, G> {
         let mapped = mappings_in::<M>(words, first, pages);
         let inside = |page: &Pfn| page.0.wrapping_sub(first.0) < pages;
         let mine = words.iter().filter_map(page_of::<M>).filter(inside);
-        // SAFETY: each of these entries owns a mapping of a page of the folio, and their table is locked. A page
-        // of anonymous memory has one address in a VMA, so that the pages are distinct.
+        // SAFETY: each of these entries owns a mapping of a page of the folio, and their table is locked. A
+        // page of anonymous memory has one address in a VMA, so that the pages are distinct.
         unsafe { lock.reuse_pages(anon_vma, mapped, mine) }
     }
 
-    /// The batch of shared pages that fills `window`, if there is one: what a copy of all of it would replace.
+    /// The batch of shared pages that fills `window`, if there is one: what a copy of it would replace.
     pub fn shared_window(&self, window: VaRange) -> Option<Batch> {
         let batch = Batch::of(self.frames(), self.table.words_of(window), window)?;
         let exclusive = self.frames().page_is_exclusive(batch.present().pfn);
@@ -103,7 +103,7 @@ impl<'a, M: Machine, G: StableVma<M>> PteTable<'a, M, G> {
 }
 
 impl<M: Machine, G: CanInstall<M>> PteGuard<'_, M, G> {
-    /// Fills the empty entries from `first` on with the pages of a new folio; `says` tells what each entry says.
+    /// Fills the empty entries from `first` on with the pages of a new folio, each as `says` tells.
     #[doc(alias = "set_ptes")]
     pub fn install_pages(&mut self, first: Va, pages: NewAnonPages<'_, M>, says: impl Fn(Va) -> Attrs) {
         for (va, page) in (0..).map(|i| Va(first.0 + (i << PAGE_SHIFT))).zip(pages) {

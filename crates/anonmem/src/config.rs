@@ -1,6 +1,6 @@
 //! What a [`Vm`](crate::Vm) is made with.
 
-use crate::{overcommit::Overcommit, thp::policy::FolioPolicy};
+use crate::{overcommit::Overcommit, thp::mode::FolioPolicy};
 
 /// What a fault holds. Each mode falls back to the next stronger one, and counts why.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

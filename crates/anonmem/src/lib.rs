@@ -103,7 +103,7 @@ pub use populate::Populate;
 pub use stats::Stats;
 pub use swap::device::SwapInfo;
 pub use thp::{
-    policy::{FolioMode, FolioPolicy, MAX_FOLIO_ORDER, ThpDisable},
+    mode::{FolioMode, FolioPolicy, MAX_FOLIO_ORDER, ThpDisable},
     stats::FolioEvent,
 };
 pub use userfaultfd::{

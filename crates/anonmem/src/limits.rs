@@ -5,9 +5,11 @@
 use crate::{
     error::Error,
     mm::{Mm, mmap_lock::MmapWriteGuard},
+    thp::mode::ThpDisable,
     vma::flags::VmFlags,
 };
 use anonmem_hal::{Machine, PAGE_SHIFT};
+use anonmem_sync::Ordering;
 
 /// Limits of an address space, in bytes; `u64::MAX` for none. A child inherits them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -85,5 +87,19 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
             return Err(Error::Again);
         }
         Ok(())
+    }
+}
+
+impl<M: Machine> Mm<'_, M> {
+    /// What the program has said of large folios.
+    #[doc(alias = "PR_GET_THP_DISABLE")]
+    pub fn thp_disable(&self) -> ThpDisable {
+        ThpDisable::decode(self.slot().thp_disable.load(Ordering::Relaxed))
+    }
+
+    /// Lets the program have no large folios from now on, or have them again. A child inherits it.
+    #[doc(alias = "PR_SET_THP_DISABLE")]
+    pub fn set_thp_disable(&self, disable: ThpDisable) {
+        self.slot().thp_disable.store(disable as u32, Ordering::Relaxed);
     }
 }

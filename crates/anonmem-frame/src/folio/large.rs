@@ -2,21 +2,21 @@
 //! part.
 //!
 //! Nothing of it has a word of its own. Whether a folio is *partly mapped* follows from its count of mappings
-//! and its order: fewer mappings than pages, and one at least. So there is no note that could be lost when the
-//! folio is freed or moved, and none that could be stale. (A folio that several address spaces map may have an
-//! unmapped page that the sum hides; it shows as soon as they have let go of enough.)
+//! and its order: fewer mappings than pages, and one at least. So there is no note that could be lost when
+//! the folio is freed or moved, and none that could be stale. Where several address spaces map a folio, the
+//! sum may hide an unmapped page. It shows as soon as they have let go of enough.
 //!
 //! A split needs to know how many mappings each page has, which no word says either. Whoever splits holds the
-//! locks of all tables whose entries map the folio, and counts the entries. If they add up to the count of the
-//! folio, nobody else can change it, and the counts go from one word to many while they are frozen at 0:
+//! locks of all tables whose entries map the folio, and counts the entries. If they add up to the count of
+//! the folio, nobody else can change it. Then the counts go from one word to many, frozen at 0 meanwhile:
 //!
 //! ```text
 //!   head   counts  n MAP + REF ──cmpxchg──▶ 0 ··················· order, then counts ──Release──▶
 //!   tail   index, mapping, counts are written while it is still a tail ── flags, one store ──▶ a folio
 //! ```
 //!
-//! A look at a tail meanwhile finds the old head, whose counts admit nobody, or a word that is no frame, or
-//! the new folio whole: kind, order and lock are one word.
+//! A look at a tail meanwhile finds the old head, whose counts admit nobody, or a word that is no frame. Or it
+//! finds the new folio whole: kind, order and lock are one word.
 //!
 //! Linux: mm/huge_memory.c `__split_folio_to_order`. Differs: no migration entries, because the entries that
 //! map the pages go on saying the same.
@@ -86,23 +86,6 @@ impl<M: Machine> Frames<M> {
     #[inline]
     pub fn has_partly_mapped_hint(&self) -> bool {
         self.partly_mapped.peek() != 0
-    }
-
-    /// Says that there may be partly mapped folios that were not split.
-    pub fn set_partly_mapped_hint(&self) {
-        if self.partly_mapped.load(Ordering::Relaxed) == 0 {
-            self.partly_mapped.store(1, Ordering::Relaxed);
-        }
-    }
-}
-
-/// Notes that mappings of `folio` went whose counts were `old`, if that leaves a part of it unmapped.
-// What the frame is by now may be anything: an order is read, and nothing is asked of it.
-#[inline]
-pub(super) fn note_unmapped<M: Machine>(folio: Folio<'_, M>, old: Counts, pages: u64) {
-    let left = old.maps().wrapping_sub(pages);
-    if left != 0 && left >> Kind::order_of(folio.meta().flags.load(Ordering::Relaxed)) == 0 {
-        folio.frames.set_partly_mapped_hint();
     }
 }
 
@@ -230,6 +213,7 @@ impl<M: Machine> Pieces<'_, M> {
         }
         if maps == 0 {
             meta.mapping.store(0, Ordering::Relaxed);
+            // Release pairs with the Acquire of a look at the kind: the head of a tail is no longer ours.
             meta.flags.store(Kind::New.bits(self.order), Ordering::Release);
             drop(NewFolio::from_block(frames, first));
             return;
@@ -239,13 +223,13 @@ impl<M: Machine> Pieces<'_, M> {
         meta.private.store(0, Ordering::Relaxed);
         let word = MappingWord::encode(Mapping::Anon(self.anon_vma), index);
         meta.mapping.store(word.0, Ordering::Relaxed);
-        // The bit that says whether the page is exclusive is this page's own and stays. Nobody adds a count to
-        // a tail, and nobody takes one away whose page-table lock we hold.
+        // The bit that says whether the page is exclusive is this page's own and stays. Nobody adds a count
+        // to a tail, and nobody takes one away whose page-table lock we hold.
         let own = meta.counts.load(Ordering::Relaxed) & Counts::EXCLUSIVE;
         meta.counts.store(maps * Counts::MAP + own, Ordering::Relaxed);
         let state = self.folio.meta().flags.load(Ordering::Relaxed) & flags::INHERITED;
-        // Release: whoever finds a folio here finds all of it. One store: it is a tail, or a whole folio that
-        // is not locked.
+        // Release pairs with the Acquire of whoever takes a count: he finds all of the folio. One store: it is
+        // a tail, or a whole folio that is not locked.
         meta.flags.store(Kind::Folio.bits(self.order) | state, Ordering::Release);
     }
 

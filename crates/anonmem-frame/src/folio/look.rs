@@ -206,3 +206,22 @@ impl<M: Machine> fmt::Debug for Folio<'_, M> {
         write!(f, "folio {:#x} ({:?}, {:?})", self.head.0, self.counts(), self.mapping())
     }
 }
+
+impl<M: Machine> Frames<M> {
+    /// Says that there may be partly mapped folios that were not split.
+    pub fn set_partly_mapped_hint(&self) {
+        if self.partly_mapped.load(Ordering::Relaxed) == 0 {
+            self.partly_mapped.store(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Notes that mappings of `folio` went whose counts were `old`, if that leaves a part of it unmapped.
+// What the frame is by now may be anything: an order is read, and nothing is asked of it.
+#[inline]
+pub(super) fn note_unmapped<M: Machine>(folio: Folio<'_, M>, old: Counts, pages: u64) {
+    let left = old.maps().wrapping_sub(pages);
+    if left != 0 && left >> Kind::order_of(folio.meta().flags.load(Ordering::Relaxed)) == 0 {
+        folio.frames.set_partly_mapped_hint();
+    }
+}

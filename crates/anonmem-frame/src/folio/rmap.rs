@@ -19,7 +19,7 @@
 //! `folio_remove_rmap_pte`; mm/rmap.c `folio_move_anon_rmap`.
 
 use super::{
-    Folio, FolioGuard, FolioPin, FolioRef, large::note_unmapped, pin_protocol::pinned_after_clearing,
+    Folio, FolioGuard, FolioPin, FolioRef, look::note_unmapped, pin_protocol::pinned_after_clearing,
 };
 use crate::{
     Frames,

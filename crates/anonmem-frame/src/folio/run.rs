@@ -8,7 +8,7 @@
 
 use super::{
     DupError, Exclusive, ExclusiveRef, Folio, FolioRef, Shared, ShmMap,
-    large::note_unmapped,
+    look::note_unmapped,
     rmap::{MigrationHold, add_map, take_exclusive},
 };
 use crate::{

@@ -8,10 +8,10 @@
 //! The window is looked at twice: without the lock, to choose; and under it, because another thread may have
 //! filled a part of it while the folio was zeroed (`thp-range-no-longer-empty`).
 //!
-//! A write to a shared page of a large folio asks two questions, in this order. *Are all of its mappings ours?*
-//! Then all of its pages become exclusive at once ([`reuse_run`]). *Which aligned part of it is mapped here, and
-//! alike?* The largest such part is copied into a folio of its own ([`copy_run`]); a page that is exclusive
-//! already is never replaced, because a batch of entries is exclusive as a whole or not at all.
+//! A write to a shared page of a large folio asks two questions, in this order. *Are all of its mappings
+//! ours?* Then all of its pages become exclusive at once ([`reuse_run`]). *Which aligned part of it is mapped
+//! here, and alike?* The largest such part is copied into a folio of its own ([`copy_run`]). A page that is
+//! exclusive already is never replaced: a batch of entries is exclusive as a whole or not at all.
 //!
 //! Locks: the fault's guard. The page-table lock is taken after the folio was zeroed.
 //!
@@ -20,11 +20,8 @@
 
 use crate::{
     events::Event,
-    fault::{
-        vm_fault::{FaultAccess, FaultGuard, FaultResult, VmFault},
-        wp::{copied, wp_page_copy},
-    },
-    thp::{policy::Orders, stats::FolioEvent},
+    fault::vm_fault::{FaultAccess, FaultGuard, FaultResult, VmFault},
+    thp::{mode::ThpDisable, policy::Orders, stats::FolioEvent},
     vma::refusal::Refusal,
 };
 use anonmem_frame::{FolioOwner, FolioRef, MapRun, NewFolio};
@@ -50,6 +47,20 @@ pub(super) enum Want {
     All(Va),
 }
 
+/// What became of a write to the zero page, or to a page of a large folio.
+pub(super) enum Large<'a, M: Machine, G> {
+    /// It is resolved.
+    Done,
+    /// A page has to be copied, whose entry is locked.
+    OnePage(PteGuard<'a, M, G>),
+}
+
+/// The orders that the policy allows the fault.
+fn orders_for<M: Machine, G: FaultGuard<M>>(fault: &VmFault<'_, M, G>) -> Orders {
+    let disable = ThpDisable::decode(fault.slot.thp_disable.load(anonmem_sync::Ordering::Relaxed));
+    fault.vm.folio_policy.orders(disable, fault.flags)
+}
+
 /// The aligned window of 2^`order` pages around `va`.
 fn window(va: Va, order: u8) -> VaRange {
     let bytes = 1 << (PAGE_SHIFT + u32::from(order));
@@ -70,7 +81,7 @@ pub(super) fn map_large_folio<'a, M: Machine, G: FaultGuard<M>>(
     want: Want,
 ) -> Result<Option<VaRange>, FaultResult> {
     let vm = fault.vm;
-    let orders = vm.folio_policy.orders(fault.slot, fault.flags);
+    let orders = orders_for(fault);
     if orders.is_empty() {
         return Ok(None);
     }
@@ -206,19 +217,19 @@ fn forget_zero_pages<'a, M: Machine, G: FaultGuard<M>>(
 pub(super) fn do_wp_zero<'a, M: Machine, G: FaultGuard<M>>(
     fault: &VmFault<'a, M, G>,
     entries: PteGuard<'a, M, G>,
-) -> Result<FaultResult, FaultResult> {
+) -> Result<Large<'a, M, G>, FaultResult> {
     let table = entries.table();
     // Mappings of a source have no zero page; those of an object fill their entries otherwise.
     let snapshot = entries.unlock(fault.va);
     if fault.access == FaultAccess::Write && map_large_folio(fault, table, Want::Touch)?.is_some() {
         fault.vm.count(Event::FaultZeroUpgrade);
-        return Ok(FaultResult::Done);
+        return Ok(Large::Done);
     }
     let entries = fault.relock(snapshot)?;
     if !matches!(entries.mapped(fault.va), Mapped::Zero(_)) {
         return Err(FaultResult::Reload);
     }
-    wp_page_copy(fault, entries, None)
+    Ok(Large::OnePage(entries))
 }
 
 /// Resolves a write to a shared page of a large folio, or makes it the entry's own for a pin.
@@ -230,21 +241,21 @@ pub(super) fn do_wp_zero<'a, M: Machine, G: FaultGuard<M>>(
 pub(super) fn do_wp_large<'a, M: Machine, G: FaultGuard<M>>(
     fault: &VmFault<'a, M, G>,
     mut entries: PteGuard<'a, M, G>,
-) -> Result<FaultResult, FaultResult> {
+) -> Result<Large<'a, M, G>, FaultResult> {
     if reuse_run(fault, &mut entries) {
         fault.vm.count(Event::FaultCowReuse);
-        return Ok(FaultResult::Done);
+        return Ok(Large::Done);
     }
     let Some((window, new)) = choose_copy(fault, &entries) else {
         let Mapped::Shared(page, _) = entries.mapped(fault.va) else { return Err(FaultResult::Reload) };
-        let old = page.get();
-        if old.folio().is_likely_alone() {
+        if page.folio().is_likely_alone() {
             // When the copy is mapped, nobody may map the page that was copied.
             fault.vm.frames.set_partly_mapped_hint();
         }
-        return wp_page_copy(fault, entries, Some(old));
+        return Ok(Large::OnePage(entries));
     };
-    copy_run(fault, entries, window, new)
+    copy_run(fault, entries, window, new)?;
+    Ok(Large::Done)
 }
 
 /// Where the entries of the fault's VMA and table are.
@@ -295,7 +306,7 @@ fn choose_copy<'a, M: Machine, G: FaultGuard<M>>(
     let within = within(fault, entries.table())?;
     let Mapped::Shared(page, _) = entries.mapped(fault.va) else { return None };
     let folio = page.folio();
-    let orders = vm.folio_policy.orders(fault.slot, fault.flags);
+    let orders = orders_for(fault);
     let most = orders.largest().min(MAX_COPY).min(folio.order().get());
     for order in (1..=most).rev().filter(|&order| orders.has(order)) {
         let (size, range) = (Order::new(order), window(fault.va, order));
@@ -349,7 +360,7 @@ fn copy_run<'a, M: Machine, G: FaultGuard<M>>(
     entries.install_pages(range.start, pages, |_| fault.attrs_of_copy(seen));
     drop(entries);
     drop((run.unmap(), old));
-    fault.vm.count(copied(fault.access));
+    fault.vm.count(fault.access.copied());
     fault.vm.count_folio(order, FolioEvent::CopyRun);
     Ok(FaultResult::Done)
 }

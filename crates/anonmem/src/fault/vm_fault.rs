@@ -1,6 +1,7 @@
 //! One fault: what it knows of its VMA, and what its paths may assume.
 
 use crate::{
+    events::Event,
     ids::{AnonVmaId, UffdMessageId, VmaId},
     mm::{
         mmap_lock::{MmapHeld, MmapReadGuard, MmapWriteGuard},
@@ -36,6 +37,16 @@ impl FaultAccess {
             Self::Read | Self::Unshare => VmFlags::ACCESS,
             Self::Write => VmFlags::WRITE,
             Self::Exec => VmFlags::EXEC,
+        }
+    }
+}
+
+impl FaultAccess {
+    /// What a copy of a shared page is counted as: for whom it was made.
+    pub(super) const fn copied(self) -> Event {
+        match self {
+            Self::Unshare => Event::FaultUnshare,
+            Self::Read | Self::Write | Self::Exec => Event::FaultCowCopy,
         }
     }
 }

@@ -18,7 +18,7 @@
 use crate::{
     events::Event,
     fault::{
-        huge,
+        huge::{self, Large},
         vm_fault::{FaultAccess, FaultGuard, FaultResult, VmFault},
     },
     userfaultfd::{context::UffdReason, fault::handle_userfault},
@@ -58,10 +58,16 @@ pub(super) fn do_wp_page<'a, M: Machine, G: FaultGuard<M>>(
             fault.vm.count(Event::FaultCowReuse);
             Ok(FaultResult::Done)
         }
-        Verdict::Zero if fault.vm.folio_policy.is_on() => huge::do_wp_zero(fault, entries),
+        Verdict::Zero if fault.vm.folio_policy.is_on() => {
+            let zero = huge::do_wp_zero(fault, entries)?;
+            wp_large(fault, zero)
+        }
         Verdict::Zero => wp_page_copy(fault, entries, None),
         Verdict::Copy(old) => wp_page_copy(fault, entries, Some(old)),
-        Verdict::Large => huge::do_wp_large(fault, entries),
+        Verdict::Large => {
+            let large = huge::do_wp_large(fault, entries)?;
+            wp_large(fault, large)
+        }
         Verdict::Gone => Err(FaultResult::Reload),
     }
 }
@@ -125,7 +131,7 @@ fn wp_can_reuse_anon_folio<M: Machine, G: FaultGuard<M>>(
 ///
 /// Other CPUs of this address space may read the old page through a cached translation until the flush; the
 /// new entry is installed after it, so that nobody sees the old page once somebody has written the new one.
-pub(super) fn wp_page_copy<'a, M: Machine, G: FaultGuard<M>>(
+fn wp_page_copy<'a, M: Machine, G: FaultGuard<M>>(
     fault: &VmFault<'a, M, G>,
     entries: PteGuard<'a, M, G>,
     old: Option<FolioRef<'a, M>>,
@@ -157,7 +163,7 @@ pub(super) fn wp_page_copy<'a, M: Machine, G: FaultGuard<M>>(
     match replaced {
         Cleared::Shared(map, _) => {
             map.unmap_and_put(old.expect("a shared page was kept while it was copied"));
-            fault.vm.count(copied(fault.access));
+            fault.vm.count(fault.access.copied());
         }
         Cleared::Zero(_) => {
             fault.slot.add_anon(1);
@@ -173,10 +179,24 @@ pub(super) fn wp_page_copy<'a, M: Machine, G: FaultGuard<M>>(
     Ok(FaultResult::Done)
 }
 
-/// For whom a shared page was copied.
-pub(super) fn copied(access: FaultAccess) -> Event {
-    match access {
-        FaultAccess::Unshare => Event::FaultUnshare,
-        FaultAccess::Read | FaultAccess::Write | FaultAccess::Exec => Event::FaultCowCopy,
-    }
+/// Copies the one page that is left to be copied of a large folio, or of the zero page.
+#[cold]
+#[inline(never)]
+fn wp_large<'a, M: Machine, G: FaultGuard<M>>(
+    fault: &VmFault<'a, M, G>,
+    large: Large<'a, M, G>,
+) -> Result<FaultResult, FaultResult> {
+    let entries = match large {
+        Large::Done => return Ok(FaultResult::Done),
+        Large::OnePage(entries) => entries,
+    };
+    let old = match entries.mapped(fault.va) {
+        Mapped::Shared(page, _) => Some(page.get()),
+        Mapped::Zero(_) => None,
+        Mapped::Exclusive(..) | Mapped::Shm(_) => return Err(FaultResult::Reload),
+        Mapped::None | Mapped::Swap(..) | Mapped::Migration(..) | Mapped::Marker(_) => {
+            return Err(FaultResult::Reload);
+        }
+    };
+    wp_page_copy(fault, entries, old)
 }

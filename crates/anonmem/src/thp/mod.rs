@@ -1,12 +1,14 @@
 //! Large folios: which sizes a fault may take, what is counted, and how a folio is split.
 //!
-//! - `policy`: the sizes that are allowed where, changed at run time.
-//! - `stats`: what happened, for each size.
+//! - `mode`, `policy`: the sizes that are allowed where, changed at run time.
+//! - `stats`, `control`: what happened, for each size.
 //! - `split`: a folio falls into smaller ones; those that are partly mapped go first when memory is short.
 //! - The fault is `fault/huge.rs`. docs/folios.md has the whole picture.
 //!
 //! Linux: mm/huge_memory.c.
 
+pub(crate) mod control;
+pub(crate) mod mode;
 pub(crate) mod policy;
 pub(crate) mod split;
 pub(crate) mod stats;

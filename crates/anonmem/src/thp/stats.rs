@@ -5,8 +5,7 @@
 use anonmem_hal::{Machine, Order};
 use anonmem_sync::{Atomic, PerCpu};
 
-use super::policy::MAX_FOLIO_ORDER;
-use crate::objects::Objects;
+use super::mode::MAX_FOLIO_ORDER;
 
 macro_rules! folio_events {
     ($($(#[$doc:meta])* $name:ident => $label:literal,)*) => {
@@ -83,20 +82,12 @@ impl<M: Machine> FolioEvents<M> {
         Self { cpus: PerCpu::new(|_| [const { [const { Atomic::new(0) }; NR] }; ORDERS]) }
     }
 
-    fn total(&self, order: usize, event: FolioEvent) -> u64 {
-        self.cpus.iter().map(|cpu| cpu[order][event as usize].peek()).sum()
-    }
-}
-
-impl<M: Machine> Objects<M> {
-    /// Counts one event on this CPU.
     #[cold]
-    pub(crate) fn count_folio(&self, order: Order, event: FolioEvent) {
-        self.folio_events.cpus.this()[usize::from(order.get())][event as usize].add_unobserved(1);
+    pub(crate) fn count(&self, order: Order, event: FolioEvent) {
+        self.cpus.this()[usize::from(order.get())][event as usize].add_unobserved(1);
     }
 
-    /// How often `event` happened to folios of `order`, up to [`MAX_FOLIO_ORDER`].
-    pub fn folio_event(&self, order: Order, event: FolioEvent) -> u64 {
-        self.folio_events.total(usize::from(order.get()), event)
+    pub(crate) fn total(&self, order: Order, event: FolioEvent) -> u64 {
+        self.cpus.iter().map(|cpu| cpu[usize::from(order.get())][event as usize].peek()).sum()
     }
 }
