@@ -15,8 +15,8 @@
 //!   tail   index, mapping, counts are written while it is still a tail ── flags, one store ──▶ a folio
 //! ```
 //!
-//! A look at a tail meanwhile finds the old head, whose counts admit nobody, or a word that is no frame. Or it
-//! finds the new folio whole: kind, order and lock are one word.
+//! A look at a tail meanwhile finds the old head, whose counts admit nobody, or a word that is no frame. Or
+//! it finds the new folio whole: kind, order and lock are one word.
 //!
 //! Linux: mm/huge_memory.c `__split_folio_to_order`. Differs: no migration entries, because the entries that
 //! map the pages go on saying the same.
@@ -228,8 +228,8 @@ impl<M: Machine> Pieces<'_, M> {
         let own = meta.counts.load(Ordering::Relaxed) & Counts::EXCLUSIVE;
         meta.counts.store(maps * Counts::MAP + own, Ordering::Relaxed);
         let state = self.folio.meta().flags.load(Ordering::Relaxed) & flags::INHERITED;
-        // Release pairs with the Acquire of whoever takes a count: he finds all of the folio. One store: it is
-        // a tail, or a whole folio that is not locked.
+        // Release pairs with the Acquire of whoever takes a count: he finds all of the folio. One store: it
+        // is a tail, or a whole folio that is not locked.
         meta.flags.store(Kind::Folio.bits(self.order) | state, Ordering::Release);
     }
 
