@@ -20,8 +20,8 @@
 //! | 55, 56, 58 | software: dirty, special, uffd write protected | |
 //!
 //! A page that may be written and has not been is DBM with AP\[2\] set. A processor with FEAT_HAFDBS clears
-//! AP\[2\] on the first write; any other one traps, and the fault clears it. So "written" is AP\[2\] clear, or
-//! the software bit, which stays when write permission goes.
+//! AP\[2\] on the first write; any other one traps, and the fault clears it. So "written" is AP\[2\] clear,
+//! or the software bit, which stays when write permission goes.
 
 use super::{
     Arch,
@@ -67,8 +67,8 @@ impl AArch64 {
     /// A valid last-level entry with the hint that its neighbours map the neighbouring frames.
     ///
     /// The rules are the hardware's. All 16 entries of an aligned window have it or none; their frames are
-    /// consecutive and aligned alike; they differ in nothing else. Whoever changes one of them takes the hint,
-    /// and the entries, from all first, and flushes.
+    /// consecutive and aligned alike; they differ in nothing else. Whoever changes one of them takes the
+    /// hint, and the entries, from all first, and flushes.
     pub const fn contiguous(raw: u64) -> u64 {
         raw | CONTIGUOUS
     }

@@ -1,7 +1,7 @@
 //! RISC-V, Sv48: four levels, 4 KiB granule.
 //!
-//! Source: The RISC-V Instruction Set Manual, volume II (Privileged Architecture), sections 12.4 (Sv39) and 12.5
-//! (Sv48).
+//! Source: The RISC-V Instruction Set Manual, volume II (Privileged Architecture), sections 12.4 (Sv39) and
+//! 12.5 (Sv48).
 //!
 //! | bit | present | not present |
 //! |---|---|---|
@@ -15,9 +15,9 @@
 //! | 10-53 | frame | |
 //! | 54-63 | reserved, PBMT, N (0) | |
 //!
-//! W without R is reserved, so a page that may be written may be read. Without V the hardware looks at no other
-//! bit. A processor with Svadu sets the accessed and dirty bits; one with Svade traps instead, and the fault
-//! sets them.
+//! W without R is reserved, so a page that may be written may be read. Without V the hardware looks at no
+//! other bit. A processor with Svadu sets the accessed and dirty bits; one with Svade traps instead, and the
+//! fault sets them.
 
 use super::{
     Arch,

@@ -1,5 +1,5 @@
-//! Software entries, as all formats of 64 bits hold them: bits 0 and 1 are 0, so that no hardware takes them for
-//! a page, nor we for one that traps.
+//! Software entries, as all formats of 64 bits hold them: bits 0 and 1 are 0. So no hardware takes them for a
+//! page, nor do we for one that traps.
 //!
 //! | bit | what |
 //! |---|---|
@@ -8,8 +8,8 @@
 //! | 9-13 | device; of a migration entry: accessed, dirty, uffd write protected |
 //! | 14-62 | offset or frame, inverted |
 //!
-//! The value is inverted because of x86: a processor that speculates past the missing present bit (L1TF) finds
-//! an address beyond memory.
+//! The value is inverted because of x86: a processor that speculates past the missing present bit (L1TF)
+//! finds an address beyond memory.
 
 use crate::{
     addr::Pfn,
