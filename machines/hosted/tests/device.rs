@@ -2,8 +2,8 @@
 //! reclaimed, changes rights, writes beside the device, and frames are emptied.
 //!
 //! Every page of the buffer has two words: the program counts in the first, the device in the second. Whoever
-//! has counted says so, and from then on the other side must not see less: the page that is pinned is the page
-//! that the program sees. The device lets go of its pages now and then, and pins them again.
+//! has counted says so, and from then on the other side must not see less. For the page that is pinned is the
+//! page that the program sees. The device lets go of its pages now and then, and pins them again.
 //!
 //! `ANONMEM_DEVICE_SECONDS` (default 4) is how long it runs, in all lock modes together.
 
