@@ -17,12 +17,14 @@ pub struct FrameArray<M> {
     /// Frame of the root directory plus one.
     root: Atomic<u64, M>,
     len: Atomic<u64, M>,
+    /// The [`identity`](Frames::identity) of the frames that the words lie in.
+    owner: Atomic<usize, M>,
 }
 
 impl<M: Machine> FrameArray<M> {
     /// An array of length 0.
     pub const fn new() -> Self {
-        Self { root: Atomic::new(0), len: Atomic::new(0) }
+        Self { root: Atomic::new(0), len: Atomic::new(0), owner: Atomic::new(0) }
     }
 
     /// The most words that an array can have.
@@ -49,6 +51,7 @@ impl<M: Machine> FrameArray<M> {
     pub fn alloc(&self, frames: &Frames<M>, len: u64) -> Result<(), OutOfMemory> {
         assert!(self.is_empty() && len <= Self::MAX_LEN, "an array is made once, of at most 2^27 words");
         self.root.store(alloc_words(frames)?.0 + 1, Ordering::Relaxed);
+        self.owner.store(frames.identity(), Ordering::Relaxed);
         let leaves = len.div_ceil(WORDS);
         for leaf in 0..leaves {
             if let Err(e) = self.add_leaf(frames, leaf) {
@@ -79,18 +82,32 @@ impl<M: Machine> FrameArray<M> {
     /// The word at `index`.
     ///
     /// # Panics
-    /// If `index` is not below the length.
+    /// If `index` is not below the length, or the array is of other frames.
     #[inline]
     pub fn get<'f>(&self, frames: &'f Frames<M>, index: u64) -> &'f Atomic<u64, M> {
         assert!(index < self.len(), "word {index} of an array of {}", self.len());
+        self.assert_is_of(frames);
         let (leaf, word) = (index / WORDS, (index % WORDS) as usize);
         let root = words(frames, self.root_frame().expect("an array of some length has frames"));
         let directory = words(frames, Pfn(root[(leaf / WORDS) as usize].load(Ordering::Relaxed) - 1));
         &words(frames, Pfn(directory[(leaf % WORDS) as usize].load(Ordering::Relaxed) - 1))[word]
     }
 
+    /// The length, which was loaded with Acquire, comes after the owner.
+    #[inline(always)]
+    #[track_caller]
+    fn assert_is_of(&self, frames: &Frames<M>) {
+        assert!(self.owner.peek() == frames.identity(), "an array of other frames");
+    }
+
     /// Empties the array and frees its frames. Nobody is using it.
+    ///
+    /// # Panics
+    /// If the array is of other frames.
     pub fn free(&self, frames: &Frames<M>) {
+        if self.root_frame().is_some() {
+            self.assert_is_of(frames);
+        }
         self.len.store(0, Ordering::Relaxed);
         self.free_frames(frames);
     }

@@ -164,6 +164,12 @@ impl<M: Machine> Frames<M> {
         &self.machine
     }
 
+    /// Tells these frames from those of every other machine; it stays when they are moved. Never 0.
+    #[inline(always)]
+    pub fn identity(&self) -> usize {
+        self.memmap.address()
+    }
+
     /// The metadata of a frame.
     ///
     /// # Panics
@@ -216,48 +222,21 @@ impl<M: Machine> Frames<M> {
         self.next_slab_id.fetch_add(1, Relaxed)
     }
 
+    /// The words of a page table's metadata.
+    ///
+    /// # Safety
+    /// The caller is the owner of the page tables of these frames, and alone in using these words: the count
+    /// of entries in use changes under the table's lock, the link while the table waits to be freed.
+    ///
+    /// # Panics
+    /// If the frame is no page table.
     #[inline(always)]
     #[track_caller]
-    fn table_meta(&self, table: Pfn) -> &Meta<M> {
+    pub unsafe fn table_words(&self, table: Pfn) -> TableWords<'_, M> {
         let meta = self.meta(table);
         let what = meta.owned();
         assert!(what.is(Kind::Table), "frame {:#x} is no page table but {:?}", table.0, what.kind());
-        meta
-    }
-
-    /// The lock of a page table, [`Pmd`](anonmem_sync::order::Pmd) or [`Ptl`](anonmem_sync::order::Ptl).
-    ///
-    /// # Panics
-    /// If the frame is no page table.
-    #[doc(alias = "pte_lockptr")]
-    #[inline]
-    #[track_caller]
-    pub fn table_lock<L: Level>(&self, table: Pfn) -> &RawSpin<M, L> {
-        let word: *const Atomic<u32, M> = &self.table_meta(table).aux;
-        // SAFETY: a `RawSpin` is such a word and nothing else, and every value of it is a valid one.
-        unsafe { &*word.cast() }
-    }
-
-    /// The number of entries of a page table that are in use; under the table's lock.
-    ///
-    /// # Panics
-    /// If the frame is no page table.
-    #[inline]
-    #[track_caller]
-    pub fn table_used(&self, table: Pfn) -> &Plain<u64, M> {
-        let word: *const Atomic<u64, M> = &self.table_meta(table).private;
-        // SAFETY: a `Plain` is such a word and nothing else.
-        unsafe { &*word.cast() }
-    }
-
-    /// A word of a page table for the list of those that wait to be freed.
-    ///
-    /// # Panics
-    /// If the frame is no page table.
-    #[inline]
-    #[track_caller]
-    pub fn table_link(&self, table: Pfn) -> &Atomic<u64, M> {
-        &self.table_meta(table).mapping
+        TableWords(meta)
     }
 
     /// Calls `f` with the first frame, kind and order of every block, free ones included, in ascending order.
@@ -274,6 +253,40 @@ impl<M: Machine> Frames<M> {
                 index += 1;
             }
         }
+    }
+}
+
+/// What the metadata of a page table holds for those who walk, fill and free it.
+pub struct TableWords<'f, M>(&'f Meta<M>);
+
+impl<M: Machine> fmt::Debug for TableWords<'_, M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TableWords").field("used", &self.used().peek()).finish_non_exhaustive()
+    }
+}
+
+impl<'f, M: Machine> TableWords<'f, M> {
+    /// The table's lock, [`Pmd`](anonmem_sync::order::Pmd) or [`Ptl`](anonmem_sync::order::Ptl).
+    #[doc(alias = "pte_lockptr")]
+    #[inline(always)]
+    pub fn lock<L: Level>(&self) -> &'f RawSpin<M, L> {
+        let word: *const Atomic<u32, M> = &self.0.aux;
+        // SAFETY: a `RawSpin` is such a word and nothing else, and every value of it is a valid one.
+        unsafe { &*word.cast() }
+    }
+
+    /// The number of its entries that are in use; under its lock.
+    #[inline(always)]
+    pub fn used(&self) -> &'f Plain<u64, M> {
+        let word: *const Atomic<u64, M> = &self.0.private;
+        // SAFETY: a `Plain` is such a word and nothing else.
+        unsafe { &*word.cast() }
+    }
+
+    /// A word for the list of tables that wait to be freed.
+    #[inline(always)]
+    pub fn link(&self) -> &'f Atomic<u64, M> {
+        &self.0.mapping
     }
 }
 

@@ -1,7 +1,7 @@
 //! The allocator against models of it.
 
 use crate::{
-    Frames, FramesError, Kind, OutOfMemory,
+    Frames, FramesError, Kind, OutOfMemory, TableWords,
     buddy::Buddy,
     memmap::Memmap,
     meta::Meta,
@@ -16,6 +16,11 @@ type M = TestMachine;
 
 fn frames(base: u64, nr: u64) -> Frames<M> {
     Frames::new(TestMachine::new(base, nr)).unwrap()
+}
+
+fn words(frames: &Frames<M>, table: Pfn) -> TableWords<'_, M> {
+    // SAFETY: the tables of a test are its own.
+    unsafe { frames.table_words(table) }
 }
 
 /// Takes everything that an ordinary allocation may have.
@@ -284,15 +289,15 @@ fn a_table_is_zero_and_its_words_start_at_zero() {
     // SAFETY: the table is ours and nobody else's.
     let bytes = unsafe { frames.machine().direct_map(table).cast::<[u8; 4096]>().as_ref() };
     assert!(bytes.iter().all(|b| *b == 0));
-    let lock = frames.table_lock::<Ptl>(table);
+    let lock = words(&frames, table).lock::<Ptl>();
     let guard = lock.lock();
-    assert!(frames.table_lock::<Ptl>(table).is_locked());
-    frames.table_used(table).set(3);
+    assert!(words(&frames, table).lock::<Ptl>().is_locked());
+    words(&frames, table).used().set(3);
     drop(guard);
-    frames.table_link(table).store(9, Relaxed);
+    words(&frames, table).link().store(9, Relaxed);
     frames.free_table(table);
     let table = frames.raw_table().unwrap();
-    assert_eq!((frames.table_used(table).get(), frames.table_link(table).peek()), (0, 0));
+    assert_eq!((words(&frames, table).used().get(), words(&frames, table).link().peek()), (0, 0));
     assert_eq!(frames.usage().tables, NrPages(1));
 }
 
@@ -300,7 +305,7 @@ fn a_table_is_zero_and_its_words_start_at_zero() {
 #[should_panic(expected = "is no page table but Kernel")]
 fn only_tables_have_a_tables_lock() {
     let frames = frames(0, 64);
-    frames.table_lock::<Ptl>(frames.raw_kernel(Order::ZERO).unwrap());
+    words(&frames, frames.raw_kernel(Order::ZERO).unwrap());
 }
 
 #[test]
@@ -515,4 +520,20 @@ fn a_part_of_a_block_goes_and_comes_back() {
     assert_eq!(frames.give_online(base..base.offset(1000)), 71);
     assert_eq!((frames.usage().free, frames.usage().offline.0), (free, 0));
     frames.validate().unwrap();
+}
+
+#[test]
+fn an_array_belongs_to_its_frames() {
+    let (ours, other) = (frames(16, 64), frames(16, 64));
+    let array = crate::FrameArray::<M>::new();
+    array.alloc(&ours, 3).unwrap();
+    array.get(&ours, 2).store(7, Relaxed);
+    let panics = |f: &dyn Fn()| std::panic::catch_unwind(std::panic::AssertUnwindSafe(f)).is_err();
+    assert!(panics(&|| _ = array.get(&other, 2)), "words of another machine");
+    assert!(panics(&|| array.free(&other)), "frames of another machine");
+    // Frames may be moved: what counts is the machine.
+    let moved = std::boxed::Box::new(ours);
+    assert_eq!(array.get(&moved, 2).load(Relaxed), 7);
+    array.free(&moved);
+    moved.validate().unwrap();
 }

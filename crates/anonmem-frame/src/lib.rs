@@ -20,30 +20,39 @@
 extern crate std;
 
 mod address;
+#[doc(hidden)]
 pub mod array;
 mod buddy;
 mod class;
 mod debug;
 pub mod folio;
+#[doc(hidden)]
 pub mod frames;
 #[cfg(test)]
 mod frames_tests;
+#[doc(hidden)]
 pub mod handle;
 mod magazine;
 mod memmap;
+#[doc(hidden)]
 pub mod meta;
 mod offline;
 mod owned;
 mod pcp;
+#[doc(hidden)]
 pub mod place;
+#[doc(hidden)]
 pub mod slab;
 #[cfg(test)]
 mod slab_tests;
+#[doc(hidden)]
 pub mod swap;
 mod swap_count;
 #[cfg(test)]
 mod testing;
+#[doc(hidden)]
 pub mod usage;
+#[doc(hidden)]
 pub mod validate;
 mod zone;
 
@@ -51,18 +60,27 @@ pub use array::FrameArray;
 pub use class::Watermarks;
 pub use folio::{
     DupError, Exclusive, ExclusiveRef, ExclusiveWhole, ExclusiveWholeRef, Folio, FolioGuard, FolioOwner,
-    FolioPin, FolioRef, FrozenFolio, HoldWhole, HoldWholeRef, KeptFolio, LargeUsage, MapRun, MigrationHold,
-    MigrationHoldRef, NewAnonPages, NewFolio, PinList, PinListError, PinNodes, PinTag, PinnedRun, Shared,
-    SharedRef, SharedWhole, SharedWholeRef, ShmMap, SplitRefused, pin_protocol, try_dup_page, try_dup_run,
-    try_dup_whole,
+    FolioPin, FolioRef, FrozenFolio, HoldWhole, HoldWholeRef, LargeUsage, MapRun, MigrationHold,
+    MigrationHoldRef, NewFolio, PinList, PinListError, PinnedRun, Shared, SharedRef, SharedWhole,
+    SharedWholeRef, ShmMap, SplitRefused,
 };
+#[doc(hidden)]
+pub use folio::{
+    KeptFolio, NewAnonPages, PinNodes, PinTag, pin_protocol, try_dup_page, try_dup_run, try_dup_whole,
+};
+#[doc(hidden)]
+pub use frames::TableWords;
 pub use frames::{Frames, FramesError, MAX_FRAMES, OutOfMemory};
 pub use handle::{Handle, Link, RawHandle};
-pub use meta::{Counts, Kind, META_BYTES, Mapping, MappingWord, TooManySharers};
+#[doc(hidden)]
+pub use meta::META_BYTES;
+pub use meta::{Counts, Kind, Mapping, MappingWord, TooManySharers};
 pub use owned::OwnedFrames;
 pub use place::{Field, Place};
 pub use slab::{Slab, SlabItem};
-pub use swap::{EvictionStamp, FreedSlot, SlotCountOverflow, SlotPut, SlotState, Stored, SwapSlots};
+pub use swap::{EvictionStamp, SlotPut, SlotState, SwapSlots};
+#[doc(hidden)]
+pub use swap::{FreedSlot, SlotCountOverflow, Stored};
 pub use swap_count::{SwapCount, SwapCountRef};
 pub use usage::Usage;
 pub use validate::Inconsistency;

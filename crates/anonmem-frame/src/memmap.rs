@@ -32,6 +32,12 @@ impl<M: Machine> Memmap<M> {
         Self { slots, base: base.0, nr }
     }
 
+    /// Where the slots are.
+    #[inline(always)]
+    pub(crate) fn address(&self) -> usize {
+        self.slots.as_ptr().addr()
+    }
+
     /// The number of frames.
     #[inline(always)]
     pub(crate) const fn nr(&self) -> u32 {

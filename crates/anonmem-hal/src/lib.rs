@@ -13,12 +13,17 @@
 #![no_std]
 #![warn(missing_debug_implementations)]
 
+#[doc(hidden)]
 pub mod addr;
 pub mod arch;
 mod check;
+#[doc(hidden)]
 pub mod cpu;
+#[doc(hidden)]
 pub mod machine;
+#[doc(hidden)]
 pub mod probe;
+#[doc(hidden)]
 pub mod pte;
 
 pub use addr::{MAX_ORDER, NrPages, Order, PAGE_SHIFT, PAGE_SIZE, Pfn, Va, VaRange, page_align};

@@ -6,6 +6,7 @@
 //!
 //! Linux: mm/mmu_gather.c `tlb_remove_table`; `pte_free_defer`.
 
+use crate::words::TableWords as _;
 use anonmem_frame::Frames;
 use anonmem_hal::{Machine, Pfn};
 use anonmem_sync::{Ordering, Rcu, Spin, order::RcuList, rcu::GracePeriod};

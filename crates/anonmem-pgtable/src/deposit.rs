@@ -8,6 +8,7 @@
 //! Linux: include/linux/pgtable.h `pgtable_trans_huge_deposit`, `pgtable_trans_huge_withdraw`.
 
 use crate::space::AddressSpace;
+use crate::words::TableWords as _;
 use anonmem_frame::{Frames, OutOfMemory, OwnedFrames};
 use anonmem_hal::{Machine, Pfn};
 use anonmem_sync::{Ordering, order::Pmd, spin::RawSpinGuard};

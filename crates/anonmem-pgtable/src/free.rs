@@ -1,5 +1,6 @@
 //! Freeing page tables.
 
+use crate::words::TableWords as _;
 use crate::{
     deposit::Deposits,
     gather::MmuGather,

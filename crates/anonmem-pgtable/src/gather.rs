@@ -3,6 +3,7 @@
 //! Linux: mm/mmu_gather.c `tlb_gather_mmu`, `tlb_finish_mmu`. Differs: a fixed batch on the stack instead of
 //! pages of pointers; when it is full, it is flushed and freed, and filling goes on.
 
+use crate::words::TableWords as _;
 use crate::{
     dead::DeadTables,
     owned::{Unmap, UnmapPage},

@@ -1,5 +1,6 @@
 //! A locked last-level table: the only place where entries change.
 
+use crate::words::TableWords as _;
 use crate::{
     owned::{Cleared, EntryOwner, Mapped, address_of},
     space::{CanInstall, StableVma, Teardown},

@@ -18,6 +18,7 @@
 //! `move_huge_pmd`; include/linux/pgtable.h `pmdp_invalidate`. Differs: no huge zero page; a child's leaf is
 //! shared under the lock of the parent's, as entries are.
 
+use crate::words::TableWords as _;
 use crate::{
     deposit::{Deposit, Deposits},
     guard::{Dirty, PteGuard},

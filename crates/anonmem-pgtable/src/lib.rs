@@ -42,6 +42,7 @@ mod table;
 mod tlb_batch;
 mod walk;
 mod word;
+mod words;
 
 pub use batch::Batch;
 pub use dead::DeadTables;

@@ -1,5 +1,6 @@
 //! Counting the tables and entries of an address space again.
 
+use crate::words::TableWords as _;
 use crate::{deposit, space::AddressSpace, table::entries};
 use anonmem_frame::Frames;
 use anonmem_hal::{Arch, Entry, Machine, Pfn, Va};

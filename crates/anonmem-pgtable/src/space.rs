@@ -31,6 +31,8 @@ pub unsafe trait CanInstall<M>: StableVma<M> {}
 /// means that there are no tables.
 pub struct AddressSpace<M> {
     root: Atomic<u64, M>,
+    /// The [`identity`](Frames::identity) of the frames that the tables are of; 0 before there was a root.
+    owner: Atomic<usize, M>,
     /// Frames used by tables, the root included, and those that are kept to split leaves into.
     nr_tables: Atomic<u64, M>,
     /// The CPUs that run it.
@@ -46,6 +48,7 @@ impl<M: Machine> AddressSpace<M> {
     pub const fn new() -> Self {
         Self {
             root: Atomic::new(0),
+            owner: Atomic::new(0),
             nr_tables: Atomic::new(0),
             cpus: Atomic::new(0),
             deferred: Atomic::new(0),
@@ -57,13 +60,17 @@ impl<M: Machine> AddressSpace<M> {
     ///
     /// # Errors
     /// [`OutOfMemory`].
+    ///
+    /// # Panics
+    /// If there is a root.
     #[doc(alias = "pgd_alloc")]
     pub fn alloc_root(&self, frames: &Frames<M>) -> Result<(), OutOfMemory> {
-        anonmem_hal::debug_check_eq!(M, self.root.peek(), 0);
+        assert_eq!(self.root.peek(), 0, "a second root of an address space");
         let root = frames.alloc_table()?.into_pfn();
         frames.machine().init_root(root);
         self.nr_tables.store(1, Ordering::Relaxed);
         self.cpus.store(0, Ordering::Relaxed);
+        self.owner.store(frames.identity(), Ordering::Relaxed);
         // Release pairs with the Acquire of `root`.
         self.root.store(root.0, Ordering::Release);
         Ok(())
@@ -72,9 +79,10 @@ impl<M: Machine> AddressSpace<M> {
     /// Frees the root. The other tables are gone and no CPU runs the address space.
     ///
     /// # Panics
-    /// If a table is left or a CPU still runs it.
+    /// If a table is left, or a CPU still runs it, or the tables are of other frames.
     #[doc(alias = "pgd_free")]
     pub fn free_root(&self, frames: &Frames<M>) {
+        assert!(self.is_of(frames), "the root of an address space of other frames");
         assert_eq!(
             self.nr_tables.load(Ordering::Relaxed),
             1,
@@ -86,6 +94,12 @@ impl<M: Machine> AddressSpace<M> {
         self.root.store(0, Ordering::Relaxed);
         // SAFETY: the space owned its root, and has forgotten it.
         drop(unsafe { frames.table_frame(root) });
+    }
+
+    /// Whether the tables are of these frames. A slot's frames never change, so nothing is to be ordered.
+    #[inline(always)]
+    pub fn is_of(&self, frames: &Frames<M>) -> bool {
+        self.owner.peek() == frames.identity()
     }
 
     /// The top-level table: what CR3 takes.
@@ -178,11 +192,15 @@ impl<M: Machine> AddressSpace<M> {
     /// The root, if there is one, for whoever has a guard of this space.
     ///
     /// # Panics
-    /// If the guard is another space's.
+    /// If the guard is another space's, or the tables are of other frames.
     #[inline(always)]
-    pub(crate) fn root_for<G: StableVma<M>>(&self, stable: &G) -> Option<Pfn> {
-        assert!(stable.opens(self), "a guard of another address space");
-        Some(self.root()).filter(|root| root.0 != 0)
+    pub(crate) fn root_for<G: StableVma<M>>(&self, frames: &Frames<M>, stable: &G) -> Option<Pfn> {
+        let root = self.root();
+        if root.0 == 0 {
+            return None;
+        }
+        assert!(stable.opens(self) && self.is_of(frames), "a guard of another address space");
+        Some(root)
     }
 }
 

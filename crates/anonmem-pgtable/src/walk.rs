@@ -6,6 +6,7 @@
 //!
 //! Linux: include/linux/pgtable.h `pmd_offset`, `pte_offset_map`; mm/pagewalk.c.
 
+use crate::words::TableWords as _;
 use crate::{
     leaf::{LeafPlace, Locked},
     space::{AddressSpace, CanInstall, StableVma},
@@ -78,7 +79,7 @@ impl<M: Machine> AddressSpace<M> {
         stable: &'a G,
         va: Va,
     ) -> Option<Walked<'a, M, G>> {
-        let mut table = self.root_for(stable)?;
+        let mut table = self.root_for(frames, stable)?;
         for level in (1..M::Arch::LEVELS).rev() {
             match entry_of::<M>(frames, table, va, level) {
                 Entry::Table(next) => table = next,
@@ -104,7 +105,8 @@ impl<M: Machine> AddressSpace<M> {
         stable: &'a G,
         va: Va,
     ) -> Result<Walked<'a, M, G>, OutOfMemory> {
-        let mut table = self.root_for(stable).expect("a space without a root has no tables to add to");
+        let mut table =
+            self.root_for(frames, stable).expect("a space without a root has no tables to add to");
         for level in (1..M::Arch::LEVELS).rev() {
             table = loop {
                 match entry_of::<M>(frames, table, va, level) {
@@ -225,7 +227,7 @@ impl<M: Machine> AddressSpace<M> {
         va: Va,
     ) -> (Option<Walked<'a, M, G>>, Va) {
         let end_of = |level: u32| Va((va.0 | ((1 << M::Arch::shift(level)) - 1)).saturating_add(1));
-        let Some(mut table) = self.root_for(stable) else { return (None, Va(u64::MAX)) };
+        let Some(mut table) = self.root_for(frames, stable) else { return (None, Va(u64::MAX)) };
         for level in (1..M::Arch::LEVELS).rev() {
             match entry_of::<M>(frames, table, va, level) {
                 Entry::Table(next) => table = next,

@@ -265,3 +265,28 @@ fn a_whole_table_moves() {
         w.end(VaRange::new(Va(0), Va(2 << 30)));
     });
 }
+
+#[test]
+fn a_space_without_tables_has_nothing_to_walk() {
+    on_cpu(|| {
+        let w = World::new();
+        let empty = AddressSpace::new();
+        assert!(empty.walk(&w.frames, &Mmap, Va(0x1000)).is_none(), "frame 0 is no table of it");
+        assert_eq!(empty.tables(&w.frames, &Mmap, VaRange::new(Va(0), Va(1 << 30))).count(), 0);
+        w.end(VaRange::new(Va(0), Va(0x1000)));
+    });
+}
+
+#[test]
+fn tables_are_walked_with_their_own_frames() {
+    on_cpu(|| {
+        let (w, other) = (World::new(), World::new());
+        let panics = |f: &dyn Fn()| std::panic::catch_unwind(std::panic::AssertUnwindSafe(f)).is_err();
+        assert!(panics(&|| _ = w.space.walk(&other.frames, &Mmap, Va(0x1000))));
+        assert!(panics(&|| _ = w.space.walk_alloc(&other.frames, &Mmap, Va(0x1000))));
+        assert!(panics(&|| w.space.free_root(&other.frames)));
+        assert!(panics(&|| _ = w.space.alloc_root(&w.frames)), "a second root");
+        w.end(VaRange::new(Va(0), Va(0x1000)));
+        other.end(VaRange::new(Va(0), Va(0x1000)));
+    });
+}

@@ -21,21 +21,32 @@
 #[cfg(test)]
 extern crate std;
 
+#[doc(hidden)]
 pub mod atomic;
+#[doc(hidden)]
 pub mod bitlock;
+#[doc(hidden)]
 pub mod contention;
 mod debug;
 pub mod lockdep;
 pub mod order;
+#[doc(hidden)]
 pub mod percpu;
+#[doc(hidden)]
 pub mod plain;
+#[doc(hidden)]
 pub mod rcu;
+#[doc(hidden)]
 pub mod rwsem;
+#[doc(hidden)]
 pub mod seqcount;
+#[doc(hidden)]
 pub mod spin;
+#[doc(hidden)]
 pub mod state;
 #[cfg(test)]
 mod testing;
+#[doc(hidden)]
 pub mod wait;
 
 pub use atomic::{Atomic, Word, fence};

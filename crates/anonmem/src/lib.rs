@@ -100,6 +100,7 @@ pub use mremap::RemapFlags;
 pub use msync::SyncFlags;
 pub use overcommit::Overcommit;
 pub use populate::Populate;
+pub use shm::owned::SharedObject;
 pub use stats::Stats;
 pub use swap::device::SwapInfo;
 pub use thp::{

@@ -529,12 +529,13 @@ mod tests {
         World::run(|w| {
             let mm = w.vm.new_mm().unwrap();
             let object = w.vm.shm_new(4).unwrap();
-            mm.map_raw(pages(16, 4), RW | VmFlags::SHARED, Backing::Shared(object));
-            w.vm.shm_put(object);
+            mm.map_raw(pages(16, 4), RW | VmFlags::SHARED, Backing::Shared(object.id()));
+            let id = object.id();
+            drop(object);
             mm.store(17 * P, 1).unwrap();
             let usage = usage_of(&mm)[0];
             assert_eq!((usage.rss, usage.anonymous, usage.private_dirty), (P, 0, P));
-            assert_eq!(mm.shared_at(Va(18 * P + 5)), Some((object, 2)));
+            assert_eq!(mm.shared_at(Va(18 * P + 5)), Some((id, 2)));
             let entry = mm.pagemap(Va(17 * P));
             assert!(entry.present() && entry.shared && entry.exclusive);
         });

@@ -105,9 +105,9 @@ mod tests {
             let (one, two) = (w.vm.new_mm().unwrap(), w.vm.new_mm().unwrap());
             let object = w.vm.shm_new(2).unwrap();
             for mm in [&one, &two] {
-                mm.map_raw(pages(16, 2), RW | VmFlags::SHARED, Backing::Shared(object));
+                mm.map_raw(pages(16, 2), RW | VmFlags::SHARED, Backing::Shared(object.id()));
             }
-            w.vm.shm_put(object);
+            drop(object);
             one.store(16 * P, 1).unwrap();
             let mut told = vec![];
             two.mincore(Va(16 * P), 2 * P, &mut |is| told.push(is)).unwrap();

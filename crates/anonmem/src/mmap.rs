@@ -389,7 +389,10 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
         let new = objects.vmas.alloc(&objects.frames)?;
         let backing = match object {
             Object::Given => {
-                objects.backing_get(area.backing);
+                if !objects.backing_try_get(area.backing) {
+                    objects.vmas.free(&objects.frames, new);
+                    return Err(Error::Invalid("a shared object that nobody uses"));
+                }
                 area.backing
             }
             Object::New(pages) => {

@@ -22,7 +22,7 @@ use crate::{
         vma::Vma,
     },
 };
-use anonmem_frame::{Field, FolioOwner, Frames, FramesError, Link, PinNodes, Place, Slab, fields};
+use anonmem_frame::{Field, FolioOwner, FolioRef, Frames, FramesError, Link, PinNodes, Place, Slab, fields};
 use anonmem_hal::{Machine, NrPages, PAGE_SHIFT};
 use anonmem_pgtable::{AddressSpace, DeadTables, MmuGather, Teardown};
 use anonmem_sync::{Atomic, CachePadded, Ordering, PerCpu, Rcu};
@@ -127,6 +127,12 @@ impl<M: Machine> Objects<M> {
     /// What it was made with.
     pub fn config(&self) -> &Config {
         &self.config
+    }
+
+    /// An owner that came from outside is one of this memory manager's.
+    #[track_caller]
+    pub(crate) fn assert_has(&self, page: &FolioRef<'_, M>) {
+        assert!(core::ptr::eq(page.folio().frames(), &self.frames), "a page of another memory manager");
     }
 
     #[inline]

@@ -320,9 +320,9 @@ mod tests {
             let object = w.vm.shm_new(2).unwrap();
             mm.map_raw(pages(16, 2), RW, Backing::Anonymous);
             mm.map_raw(pages(18, 2), RW - VmFlags::ACCESS, Backing::Anonymous);
-            mm.map_raw(pages(20, 2), RW | VmFlags::SHARED, Backing::Shared(object));
+            mm.map_raw(pages(20, 2), RW | VmFlags::SHARED, Backing::Shared(object.id()));
             mm.map_raw(pages(24, 2), RW | VmFlags::LOCKONFAULT, Backing::Anonymous);
-            w.vm.shm_put(object);
+            drop(object);
             assert_eq!(mm.mm_populate(pages(16, 16)), Err(Stop::Denied));
             assert_eq!(mm.counters().rss().0, 2);
             mm.mm_populate_ignoring_errors(pages(0, 64));

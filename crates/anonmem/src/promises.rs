@@ -66,17 +66,17 @@ unsafe impl<M: Machine> CanInstall<M> for Speculation<'_, M> {}
 // those of the VMAs that are linked to the family stay while the lock is held. Under an rmap lock entries may
 // be looked at and cleared, never filled: munmap clears them before it unlinks, and would not come by again.
 unsafe impl<M: Machine> StableVma<M> for AnonVmaReadGuard<'_, M> {
-    /// A walk opens the space of each VMA that it finds in the family's trees.
+    /// A walk opens the space of each VMA that it finds in the family's trees, all of the same `Vm`.
     #[inline(always)]
-    fn opens(&self, _: &AddressSpace<M>) -> bool {
-        true
+    fn opens(&self, space: &AddressSpace<M>) -> bool {
+        space.is_of(&self.objects().frames)
     }
 }
 // SAFETY: as for the lock held for reading.
 unsafe impl<M: Machine> StableVma<M> for AnonVmaWriteGuard<'_, M> {
     #[inline(always)]
-    fn opens(&self, _: &AddressSpace<M>) -> bool {
-        true
+    fn opens(&self, space: &AddressSpace<M>) -> bool {
+        space.is_of(&self.objects().frames)
     }
 }
 

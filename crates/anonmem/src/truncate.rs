@@ -28,7 +28,7 @@ impl<M: Machine> Vm<M> {
     /// # Errors
     /// [`Error::Invalid`] if the object was promised in full, or would be larger than an address space.
     #[doc(alias = "shmem_setattr")]
-    pub fn shm_resize(&self, id: ShmId, pages: u64) -> Result<(), Error> {
+    pub(crate) fn shm_resize(&self, id: ShmId, pages: u64) -> Result<(), Error> {
         if pages > M::Arch::USER_END.page() {
             return Err(Error::Invalid("a shared object larger than an address space"));
         }
@@ -111,8 +111,8 @@ mod tests {
             let (one, two) = (w.vm.new_mm().unwrap(), w.vm.new_mm().unwrap());
             let object = w.vm.shm_new_sparse(6).unwrap();
             assert_eq!(w.vm.stats().committed, 0, "pages are promised when they are made");
-            one.map_raw(pages(16, 8), RW | VmFlags::SHARED, Backing::Shared(object));
-            two.map_raw(pages(32, 8), RW | VmFlags::SHARED, Backing::Shared(object));
+            one.map_raw(pages(16, 8), RW | VmFlags::SHARED, Backing::Shared(object.id()));
+            two.map_raw(pages(32, 8), RW | VmFlags::SHARED, Backing::Shared(object.id()));
             let promised =
                 || w.vm.stats().committed - one.counters().committed.0 - two.counters().committed.0;
             for page in 0..6 {
@@ -120,20 +120,20 @@ mod tests {
                 assert_eq!(two.load((32 + page) * P), Ok(7));
             }
             assert_eq!((one.store(22 * P, 1), promised()), (Err(Trap::Bus), 6));
-            w.vm.shm_resize(object, 2).unwrap();
+            object.resize(2).unwrap();
             assert_eq!(
                 (two.load(33 * P), two.load(34 * P), one.load(21 * P)),
                 (Ok(7), Err(Trap::Bus), Err(Trap::Bus))
             );
             assert_eq!((one.counters().shared.0, promised()), (2, 2));
-            w.vm.shm_resize(object, 3).unwrap();
+            object.resize(3).unwrap();
             assert_eq!(
                 (two.load(34 * P), one.load(19 * P)),
                 (Ok(0), Err(Trap::Bus)),
                 "new pages are of zeroes"
             );
             w.vm.validate().unwrap();
-            w.vm.shm_put(object);
+            drop(object);
         });
     }
 
@@ -158,8 +158,8 @@ mod tests {
     fn a_promise_in_full_has_its_length_for_ever() {
         World::run(|w| {
             let object = w.vm.shm_new(2).unwrap();
-            assert!(w.vm.shm_resize(object, 1).is_err());
-            w.vm.shm_put(object);
+            assert!(object.resize(1).is_err());
+            drop(object);
         });
     }
 }

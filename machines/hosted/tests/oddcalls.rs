@@ -8,8 +8,8 @@
 //! what it does.
 
 use anonmem::{
-    Advice, Config, LockMode, MapBacking, MapFlags, MlockAll, Mm, MmapRequest, Prot, RemapFlags, ShmId,
-    SyncFlags, Vm,
+    Advice, Config, LockMode, MapBacking, MapFlags, MlockAll, Mm, MmapRequest, Prot, RemapFlags,
+    SharedObject, SyncFlags, Vm,
 };
 use anonmem_hal::{CpuId, SourceId, Va, VaRange, arch::X86_64};
 use anonmem_hosted::{Checked, UserCpu, generate::Generator, system::Machine};
@@ -58,7 +58,7 @@ type User<'v> = UserCpu<'v, Checked, X86_64, Mm<'v, Machine>>;
 struct World<'v> {
     vm: &'v Vm<Machine>,
     source: SourceId,
-    object: ShmId,
+    object: &'v SharedObject<'v, Machine>,
     /// One at a time changes its length.
     resizing: Mutex<()>,
 }
@@ -104,7 +104,7 @@ impl Caller {
                 MapBacking::Source { id: world.source, offset: odd }
             }
             _ => MapBacking::Shared {
-                object: world.object,
+                object: world.object.id(),
                 first: self.of(&[first, u64::MAX >> 12, u64::MAX]),
             },
         };
@@ -153,7 +153,7 @@ impl Caller {
                 mm.brk(if self.random.one_in(4) { at } else { Va(heap.0 + self.random.below(32) * P) });
                 let pages = self.random.below(12);
                 let _resizing = world.resizing.lock().expect("nobody has panicked");
-                world.vm.shm_resize(world.object, pages).expect("it can be resized");
+                world.object.resize(pages).expect("it can be resized");
                 world.vm.unmap_source(world.source, self.random.below(12));
             }
             _ => {
@@ -221,7 +221,7 @@ fn odd_arguments_harm_nobody() {
         let vm = Vm::new(machine, Config { lock_mode, ..Config::default() }).expect("enough memory");
         let object = vm.shm_new_sparse(6).expect("enough memory");
         drop(cpu);
-        let world = World { vm: &vm, source, object, resizing: Mutex::new(()) };
+        let world = World { vm: &vm, source, object: &object, resizing: Mutex::new(()) };
         let first = seed;
         while seed == first || Instant::now() < end {
             batch(&world, seed);
@@ -229,7 +229,7 @@ fn odd_arguments_harm_nobody() {
         }
         println!("{lock_mode:?}: {} batches from seed {first}", seed - first);
         let _cpu = cpus.enter(CpuId(7));
-        vm.shm_put(object);
+        drop(object);
         let stats = vm.stats();
         assert_eq!((stats.user, stats.tables, stats.mms, stats.vmas, stats.shared_objects), (0, 0, 0, 0, 0));
         assert_eq!(stats.committed, 0);

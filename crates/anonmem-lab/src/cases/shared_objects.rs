@@ -116,9 +116,9 @@ fn two_programs(mode: LockMode) -> Kernel {
     let object = kernel.vm.shm_new(2).expect("frames");
     for mm in 0..2 {
         kernel.spawn(mm, &[mm as u32]);
-        kernel.map_as(mm, 0, 2, RW, MapFlags::empty(), MapBacking::Shared { object, first: 0 });
+        kernel.map_as(mm, 0, 2, RW, MapFlags::empty(), MapBacking::Shared { object: object.id(), first: 0 });
     }
-    kernel.vm.shm_put(object);
+    drop(object);
     debug_assert_eq!(page(1).0 - page(0).0, P);
     kernel
 }

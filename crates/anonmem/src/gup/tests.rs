@@ -308,9 +308,9 @@ fn force_does_not_write_to_what_others_have() {
         mm.map_raw(
             pages(16, 1),
             (RW | VmFlags::SHARED) - VmFlags::WRITE - VmFlags::ACCOUNT,
-            Backing::Shared(object),
+            Backing::Shared(object.id()),
         );
-        w.vm.shm_put(object);
+        drop(object);
         assert_eq!(mm.pin(pages(16, 1), WRITE | PinFlags::FORCE).err(), Some(Error::BadAddress));
         drop(mm.pin(pages(16, 1), READ).unwrap());
     });
@@ -322,8 +322,8 @@ fn pages_of_shared_objects_are_pinned_as_they_are() {
         let object = w.vm.shm_new(2).unwrap();
         let mm = w.vm.new_mm().unwrap();
         let shared = (RW | VmFlags::SHARED) - VmFlags::ACCOUNT;
-        mm.map_raw(pages(16, 2), shared, Backing::Shared(object));
-        w.vm.shm_put(object);
+        mm.map_raw(pages(16, 2), shared, Backing::Shared(object.id()));
+        drop(object);
         let pinned = mm.pin(pages(16, 2), WRITE).unwrap();
         let child = mm.fork().unwrap();
         dma_write(w, first_page(&pinned), 4);

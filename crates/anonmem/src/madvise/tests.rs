@@ -228,9 +228,9 @@ fn a_punched_object_reads_as_zeroes_for_everybody() {
         let object = w.vm.shm_new(4).unwrap();
         let flags = (RW - VmFlags::ACCOUNT) | VmFlags::SHARED;
         for mm in [&one, &two] {
-            mm.map_raw(pages(16, 4), flags, Backing::Shared(object));
+            mm.map_raw(pages(16, 4), flags, Backing::Shared(object.id()));
         }
-        w.vm.shm_put(object);
+        drop(object);
         (16..20).for_each(|page| one.store(page * P, 1).unwrap());
         assert_eq!(two.load(17 * P), Ok(1));
         let pages_before = w.vm.stats().user;
@@ -282,8 +282,8 @@ fn guards_in_shared_memory_are_each_address_space_s_own() {
     World::run(|w| {
         let mm = w.vm.new_mm().unwrap();
         let object = w.vm.shm_new(4).unwrap();
-        mm.map_raw(pages(16, 4), (RW - VmFlags::ACCOUNT) | VmFlags::SHARED, Backing::Shared(object));
-        w.vm.shm_put(object);
+        mm.map_raw(pages(16, 4), (RW - VmFlags::ACCOUNT) | VmFlags::SHARED, Backing::Shared(object.id()));
+        drop(object);
         mm.populate(pages(16, 4), Populate::Write).unwrap();
         mm.store(18 * P, 3).unwrap();
         let before = mm.fork().unwrap();

@@ -100,8 +100,12 @@ impl<M: Machine> Vm<M> {
     ///
     /// # Errors
     /// Why the page stays: everything is as it was.
+    ///
+    /// # Panics
+    /// If the page is of another memory manager.
     #[doc(alias = "migrate_pages")]
     pub fn migrate_folio(&self, page: FolioRef<'_, M>) -> Result<Went, Stays> {
+        self.assert_has(&page);
         let target = self.alloc_page().map_err(|_| Stays::NoMemory)?;
         let mut batch = MigrationBatch::new(self);
         let mut result = batch.add(page, target).map(|()| Went::Away).map_err(|(stays, _)| stays);

@@ -68,9 +68,9 @@ fn arguments_that_make_no_sense_get_linux_error_numbers() {
             assert_eq!((mm.counters().vmas, committed(&world.vm)), (1, 1), "{what}");
         }
         let object = world.vm.shm_new(1).unwrap();
-        let far = MapBacking::Shared { object, first: u64::MAX };
+        let far = MapBacking::Shared { object: object.id(), first: u64::MAX };
         assert_eq!(mm.mmap(MmapRequest { backing: far, ..anywhere(1) }), Err(Error::Overflow));
-        world.vm.shm_put(object);
+        drop(object);
     });
 }
 
@@ -155,11 +155,11 @@ fn what_is_shared_for_reading_never_becomes_writable() {
     World::run(|world| {
         let mm = world.vm.new_mm().unwrap();
         let object = world.vm.shm_new(2).unwrap();
-        let backing = MapBacking::Shared { object, first: 0 };
+        let backing = MapBacking::Shared { object: object.id(), first: 0 };
         let request =
             MmapRequest { prot: Prot::READ, flags: MapFlags::SHARED_READ_ONLY, backing, ..anywhere(2) };
         let start = mm.mmap(request).unwrap();
-        world.vm.shm_put(object);
+        drop(object);
         let range = VaRange::of(start, P).unwrap();
         assert_eq!(mm.mprotect(range, RW), Err(Error::AccessDenied));
         assert_eq!(mm.mprotect(range, Prot::empty()), Ok(()));

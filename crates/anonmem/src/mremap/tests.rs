@@ -201,8 +201,8 @@ fn a_length_of_nothing_duplicates_a_shared_mapping() {
     World::run(|w| {
         let mm = w.vm.new_mm().unwrap();
         let object = w.vm.shm_new(4).unwrap();
-        mm.map_raw(pages(16, 4), (RW - VmFlags::ACCOUNT) | VmFlags::SHARED, Backing::Shared(object));
-        w.vm.shm_put(object);
+        mm.map_raw(pages(16, 4), (RW - VmFlags::ACCOUNT) | VmFlags::SHARED, Backing::Shared(object.id()));
+        drop(object);
         mm.store(18 * P, 7).unwrap();
         let to = remap(&mm, 17, 0, 2, MOVE, 0).unwrap();
         assert_eq!(mm.load((to + 1) * P), Ok(7));

@@ -102,10 +102,14 @@ impl<M: Machine> Vm<M> {
     /// Makes one folio leave, whoever maps it and however lately it was used, and says whether it is free
     /// now: for machines that want a certain frame back, and for tests.
     ///
+    /// # Panics
+    /// If the page is of another memory manager.
+    ///
     /// # Locks
     /// The caller holds no folio, anon_vma or spin lock. Sleeps.
     #[doc(alias = "reclaim_pages")]
     pub fn reclaim_folio(&self, page: FolioRef<'_, M>) -> bool {
+        self.assert_has(&page);
         let mut batch = PageoutBatch::new(self);
         let dropped = batch.add(page, Age::Any) == Shrunk::Freed;
         batch.finish() == 1 || dropped

@@ -84,6 +84,11 @@ impl<'v, M: Machine> AnonVmaWriteGuard<'v, M> {
         Self { objects, root, _root: lock }
     }
 
+    /// The objects that the anon_vma is one of.
+    pub(crate) fn objects(&self) -> &'v Objects<M> {
+        self.objects
+    }
+
     /// Whether the folio, which is mapped and whose anon_vma stays what it is, is of the family.
     pub(super) fn guards(&self, folio: Folio<'_, M>) -> bool {
         let Mapping::Anon(raw) = folio.mapping() else { return false };

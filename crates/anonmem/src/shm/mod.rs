@@ -7,6 +7,7 @@
 //! Linux: mm/shmem.c `shmem_zero_setup`. Differs: no file, no swap.
 
 pub(crate) mod object;
+pub(crate) mod owned;
 mod page;
 
 use crate::{error::Error, ids::ShmId, objects::Objects, shm::object::ShmObject};
@@ -78,13 +79,23 @@ impl<M: Machine> Objects<M> {
         }
     }
 
+    /// Adds a user of an object that somebody uses. `false` if nobody does, or there is none of this name:
+    /// names can be made up, and outlive what they named.
+    pub(crate) fn shm_try_get(&self, id: ShmId) -> bool {
+        let Some(id) = self.shm_objects.resolve(&self.frames, id.raw()) else { return false };
+        // Acquire pairs with the Release of `shm_make`: the object is complete.
+        let got =
+            self.shm(id).users.fetch_update(Ordering::Acquire, |users| (users != 0).then_some(users + 1));
+        got.is_ok()
+    }
+
     /// Adds a user of an object that the caller uses.
-    pub fn shm_get(&self, id: ShmId) {
+    pub(crate) fn shm_get(&self, id: ShmId) {
         self.shm(id).users.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Drops a user; the last one frees the pages. No entry maps them any more.
-    pub fn shm_put(&self, id: ShmId) {
+    pub(crate) fn shm_put(&self, id: ShmId) {
         let object = self.shm(id);
         // AcqRel: the last user sees all that the others did.
         if object.users.fetch_sub(1, Ordering::AcqRel) != 1 {
@@ -127,7 +138,7 @@ impl<M: Machine> Objects<M> {
     }
 
     /// The number of pages that an object has, which the caller uses.
-    pub fn shm_resident(&self, id: ShmId) -> u64 {
+    pub(crate) fn shm_resident(&self, id: ShmId) -> u64 {
         let object = self.shm(id);
         let all = VaRange { start: Va(0), end: offset(object.reach()) };
         let user = ShmUser(object);
@@ -138,13 +149,13 @@ impl<M: Machine> Objects<M> {
     }
 
     /// Whether the object has a page with this index.
-    pub fn shm_has_page(&self, id: ShmId, index: u64) -> bool {
+    pub(crate) fn shm_has_page(&self, id: ShmId, index: u64) -> bool {
         self.shm_find(self.shm(id), offset(index)).is_some()
     }
 
     /// Makes a range of an object read as zeroes (`MADV_REMOVE`). Pages that only the object has are freed;
     /// those that somebody maps, or holds, are zeroed in place, because nothing finds their mappers.
-    pub fn shm_punch(&self, id: ShmId, first: u64, pages: u64) {
+    pub(crate) fn shm_punch(&self, id: ShmId, first: u64, pages: u64) {
         let object = self.shm(id);
         let range = VaRange { start: offset(first), end: offset(first + pages) };
         for (table, part) in object.space.tables(&self.frames, &ShmUser(object), range) {
@@ -196,7 +207,7 @@ impl<M: Machine> Objects<M> {
     }
 
     /// The page of an object with this index, if there is one.
-    pub fn shm_lookup(&self, id: ShmId, index: u64) -> Option<FolioRef<'_, M>> {
+    pub(crate) fn shm_lookup(&self, id: ShmId, index: u64) -> Option<FolioRef<'_, M>> {
         let object = self.shm(id);
         if index < object.pages() { self.shm_find(object, offset(index)) } else { None }
     }

@@ -1,6 +1,6 @@
 //! Making objects, and the pages of an object: what may have to wait for memory.
 
-use super::{Promise, ShmUser, offset};
+use super::{Promise, ShmUser, offset, owned::SharedObject};
 use crate::{error::Error, ids::ShmId, vm::Vm};
 use anonmem_frame::{FolioRef, NewFolio};
 use anonmem_hal::{Machine, Protection};
@@ -15,19 +15,18 @@ enum Inserted<'v, M: Machine> {
 }
 
 impl<M: Machine> Vm<M> {
-    /// Makes an object of `pages` pages, with one user; they are promised, not allocated.
+    /// Makes an object of `pages` pages; they are promised, not allocated.
     ///
     /// ```
     /// # use anonmem::*;
     /// # use anonmem_testkit::Program;
     /// # anonmem_testkit::example(|vm, mm| {
     /// let object = vm.shm_new(4)?;
-    /// let backing = MapBacking::Shared { object, first: 0 };
+    /// let backing = MapBacking::Shared { object: object.id(), first: 0 };
     /// let request = MmapRequest { backing, ..MmapRequest::anonymous(4 * 4096, Prot::READ | Prot::WRITE) };
     /// let (one, two) = (mm.mmap(request)?, mm.mmap(request)?);
     /// mm.store(one, 7)?;
     /// assert_eq!(mm.load(two)?, 7);
-    /// vm.shm_put(object);
     /// # Ok(())
     /// # });
     /// ```
@@ -36,18 +35,20 @@ impl<M: Machine> Vm<M> {
     /// [`Error::OutOfMemory`], [`Error::Limit`] beyond the commit limit, [`Error::Invalid`] if it is larger
     /// than the page-table format can name.
     #[doc(alias = "shmem_zero_setup")]
-    pub fn shm_new(&self, pages: u64) -> Result<ShmId, Error> {
-        self.reclaiming(|| self.shm_make(pages, Promise::InFull))
+    pub fn shm_new(&self, pages: u64) -> Result<SharedObject<'_, M>, Error> {
+        let made = self.reclaiming(|| self.shm_make(pages, Promise::InFull))?;
+        Ok(SharedObject::new(self, made))
     }
 
-    /// Makes an object of `pages` pages, with one user, that can be resized
-    /// ([`shm_resize`](Self::shm_resize)): a file's. Each page is promised when it is made.
+    /// Makes an object of `pages` pages that can be resized ([`SharedObject::resize`]): a file's. Each page is
+    /// promised when it is made.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`], [`Error::Invalid`] if it is larger than the page-table format can name. No
     /// [`Error::Limit`]: nothing is promised yet.
-    pub fn shm_new_sparse(&self, pages: u64) -> Result<ShmId, Error> {
-        self.reclaiming(|| self.shm_make(pages, Promise::PageByPage))
+    pub fn shm_new_sparse(&self, pages: u64) -> Result<SharedObject<'_, M>, Error> {
+        let made = self.reclaiming(|| self.shm_make(pages, Promise::PageByPage))?;
+        Ok(SharedObject::new(self, made))
     }
 
     /// The page with index `index` of an object that the caller uses, allocating it if there is none.
@@ -56,7 +57,7 @@ impl<M: Machine> Vm<M> {
     /// [`Error::OutOfMemory`]; [`Error::BadAddress`] beyond the object's end (a SIGBUS); [`Error::Limit`] if
     /// the page has as many mappings as can be counted, or may not be promised.
     #[doc(alias = "shmem_get_folio")]
-    pub fn shm_page(&self, id: ShmId, index: u64) -> Result<FolioRef<'_, M>, Error> {
+    pub(crate) fn shm_page(&self, id: ShmId, index: u64) -> Result<FolioRef<'_, M>, Error> {
         let object = self.shm(id);
         if index >= object.pages.load(Ordering::Relaxed) {
             return Err(Error::BadAddress);

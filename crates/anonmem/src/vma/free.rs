@@ -14,6 +14,17 @@ impl<M: Machine> Objects<M> {
             Backing::Shared(object) => self.shm_get(object),
         }
     }
+
+    /// The same for a backing that somebody outside names: `false` if it is an object that nobody uses.
+    pub(crate) fn backing_try_get(&self, backing: Backing) -> bool {
+        match backing {
+            Backing::Anonymous | Backing::Source(_) => {
+                self.backing_get(backing);
+                true
+            }
+            Backing::Shared(object) => self.shm_try_get(object),
+        }
+    }
 }
 
 /// Frees a VMA that is out of the tree and unlinked.

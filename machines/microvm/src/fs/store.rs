@@ -10,7 +10,7 @@ use crate::machine::{self, Kernel};
 use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::sync::Arc;
-use anonmem::ShmId;
+use anonmem::{SharedObject, ShmId};
 use anonmem_frame::{FolioRef, RawHandle};
 use anonmem_hal::{PAGE_SIZE, Pfn, PhysMem};
 use anonmem_oslib::errno::{EINVAL, ENOMEM, ENOSPC};
@@ -20,7 +20,7 @@ use core::any::Any;
 
 /// A file's bytes in shared memory.
 pub struct Store {
-    object: ShmId,
+    object: SharedObject<'static, Kernel>,
 }
 
 /// What is to be done about a hole.
@@ -47,7 +47,7 @@ impl Store {
     /// `ENOMEM`, `EINVAL` if it is too large.
     pub fn nameless(bytes: u64, name: &str) -> Result<Store> {
         let new = Store::new(bytes)?;
-        NAMES.lock().insert(number(new.object.raw()), (1, name.into()));
+        NAMES.lock().insert(number(new.object.id().raw()), (1, name.into()));
         Ok(new)
     }
 
@@ -56,12 +56,12 @@ impl Store {
     /// # Errors
     /// `ENOMEM`.
     pub fn page(&self, index: u64) -> Result<FolioRef<'static, Kernel>> {
-        machine::vm().shm_page(self.object, index).map_err(|_| ENOMEM)
+        self.object.page(index).map_err(|_| ENOMEM)
     }
 
     /// Gives the object.
     pub fn object(&self) -> ShmId {
-        self.object
+        self.object.id()
     }
 
     /// Does `copy` with the bytes of each page of a range: address in the direct map (none for a hole), and
@@ -80,8 +80,8 @@ impl Store {
             let (index, within) = (at / PAGE_SIZE as u64, (at % PAGE_SIZE as u64) as usize);
             let n = (PAGE_SIZE - within).min(len - done);
             let page = match hole {
-                Hole::Fill => Some(vm.shm_page(self.object, index).map_err(|_| ENOSPC)?),
-                Hole::Skip => vm.shm_lookup(self.object, index),
+                Hole::Fill => Some(self.object.page(index).map_err(|_| ENOSPC)?),
+                Hole::Skip => self.object.lookup(index),
             };
             let bytes = page.as_ref().map(|page| {
                 let frame: Pfn = page.pfn();
@@ -101,8 +101,7 @@ fn pages_of(bytes: u64) -> u64 {
 
 impl Drop for Store {
     fn drop(&mut self) {
-        NAMES.lock().remove(&number(self.object.raw()));
-        machine::vm().shm_put(self.object);
+        NAMES.lock().remove(&number(self.object.id().raw()));
     }
 }
 
@@ -131,15 +130,14 @@ impl SharedStore for Store {
 
     fn resize(&self, size: u64) -> Result<()> {
         let within = (size % PAGE_SIZE as u64) as usize;
-        let vm = machine::vm();
-        if within != 0 && vm.shm_has_page(self.object, size / PAGE_SIZE as u64) {
+        if within != 0 && self.object.has_page(size / PAGE_SIZE as u64) {
             self.write(size, &[0; PAGE_SIZE][within..])?;
         }
-        vm.shm_resize(self.object, pages_of(size)).map_err(|error| Errno(error.errno()))
+        self.object.resize(pages_of(size)).map_err(|error| Errno(error.errno()))
     }
 
     fn pages(&self) -> u64 {
-        machine::vm().shm_resident(self.object)
+        self.object.resident()
     }
 
     fn as_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync> {
@@ -168,9 +166,10 @@ pub fn of_file(inode: &Arc<Inode>, path: &[u8]) -> Result<Arc<Store>> {
         Some(store) => store,
         None => {
             let new = Arc::new(Store::new(size)?);
-            NAMES
-                .lock()
-                .insert(number(new.object.raw()), (inode.ino, String::from_utf8_lossy(path).into_owned()));
+            NAMES.lock().insert(
+                number(new.object.id().raw()),
+                (inode.ino, String::from_utf8_lossy(path).into_owned()),
+            );
             let mut data = data.lock();
             match data.store() {
                 // Somebody else was faster; ours goes.

@@ -124,8 +124,8 @@ fn two_faults_of_a_page_of_an_object_make_one_mapping() {
     World::run(|w| {
         let object = w.vm.shm_new(2).unwrap();
         let flags = RW.union(VmFlags::SHARED).difference(VmFlags::ACCOUNT);
-        one_page_for_both(w, flags, Backing::Shared(object));
-        w.vm.shm_put(object);
+        one_page_for_both(w, flags, Backing::Shared(object.id()));
+        drop(object);
     });
 }
 

@@ -101,8 +101,8 @@ fn force_writes_to_nothing_that_others_have_by_right() {
         let object = w.vm.shm_new(1).unwrap();
         let mm = w.vm.new_mm().unwrap();
         let read_only = (RW | VmFlags::SHARED) - VmFlags::WRITE - VmFlags::ACCOUNT;
-        mm.map_raw(pages(16, 1), read_only, Backing::Shared(object));
-        w.vm.shm_put(object);
+        mm.map_raw(pages(16, 1), read_only, Backing::Shared(object.id()));
+        drop(object);
         assert_eq!(poke(&mm, AT, &[1], FORCE), Err(Error::BadAddress));
         assert_eq!(peek(&mm, AT, 1, READ), Ok(vec![0]));
     });

@@ -106,8 +106,8 @@ fn shared_memory_is_filled_through_its_object() {
     in_every_mode(|w| {
         let mm = w.vm.new_mm().unwrap();
         let object = w.vm.shm_new(8).unwrap();
-        mm.map_raw(pages(AT, 8), RW | VmFlags::SHARED, Backing::Shared(object));
-        mm.map_raw(pages(BESIDE, 8), RW | VmFlags::SHARED, Backing::Shared(object));
+        mm.map_raw(pages(AT, 8), RW | VmFlags::SHARED, Backing::Shared(object.id()));
+        mm.map_raw(pages(BESIDE, 8), RW | VmFlags::SHARED, Backing::Shared(object.id()));
         let uffd = mm.userfaultfd(UffdFaults::Any).unwrap();
         uffd.agree(UffdFeatures::empty()).unwrap();
         uffd.register(at(AT), 8 * P, RegisterMode::MISSING | RegisterMode::MINOR).unwrap();
@@ -127,7 +127,7 @@ fn shared_memory_is_filled_through_its_object() {
             Err(Error::NotFound)
         ));
         w.vm.validate().unwrap();
-        w.vm.shm_put(object);
+        drop(object);
     });
 }
 

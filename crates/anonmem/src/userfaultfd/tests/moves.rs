@@ -189,8 +189,8 @@ fn every_other_error_of_a_move() {
         mm.map_raw(pages(600, 2), RW - VmFlags::WRITE, Backing::Anonymous);
         invalid(go(at(AT), at(600), P, NONE));
         let object = w.vm.shm_new(2).unwrap();
-        mm.map_raw(pages(610, 2), RW | VmFlags::SHARED, Backing::Shared(object));
-        w.vm.shm_put(object);
+        mm.map_raw(pages(610, 2), RW | VmFlags::SHARED, Backing::Shared(object.id()));
+        drop(object);
         mm.store(610 * P, 1).unwrap();
         invalid(go(at(AT), at(610), P, NONE));
         let source = w.sources.register([3; 2 * P as usize].as_slice());

@@ -107,8 +107,8 @@ fn shared_memory_stays_protected_when_its_entries_go() {
     in_every_mode(|w| {
         let mm = w.vm.new_mm().unwrap();
         let object = w.vm.shm_new(4).unwrap();
-        mm.map_raw(pages(AT, 4), RW | VmFlags::SHARED, Backing::Shared(object));
-        w.vm.shm_put(object);
+        mm.map_raw(pages(AT, 4), RW | VmFlags::SHARED, Backing::Shared(object.id()));
+        drop(object);
         let uffd = mm.userfaultfd(UffdFaults::Any).unwrap();
         uffd.agree(UffdFeatures::empty()).unwrap();
         uffd.register(at(AT), 4 * P, RegisterMode::WP | RegisterMode::MISSING).unwrap();

@@ -87,9 +87,9 @@ fn a_page_of_an_object_that_is_not_mapped_is_asked_for() {
     in_every_mode(|w| {
         let mm = w.vm.new_mm().unwrap();
         let object = w.vm.shm_new(2).unwrap();
-        mm.map_raw(pages(AT, 2), RW | VmFlags::SHARED, Backing::Shared(object));
-        mm.map_raw(pages(AT + 8, 2), RW | VmFlags::SHARED, Backing::Shared(object));
-        w.vm.shm_put(object);
+        mm.map_raw(pages(AT, 2), RW | VmFlags::SHARED, Backing::Shared(object.id()));
+        mm.map_raw(pages(AT + 8, 2), RW | VmFlags::SHARED, Backing::Shared(object.id()));
+        drop(object);
         let uffd = mm.userfaultfd(UffdFaults::Any).unwrap();
         uffd.agree(UffdFeatures::empty()).unwrap();
         uffd.register(at(AT), 2 * P, RegisterMode::MINOR).unwrap();

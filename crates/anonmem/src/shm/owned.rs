@@ -1,0 +1,79 @@
+//! The owner of one use of a shared object.
+//!
+//! A use is a count, and a count has an owner: whoever only knows an object's name ([`ShmId`]) can map it while
+//! somebody uses it, and can take nothing away from those who do.
+
+use crate::{error::Error, ids::ShmId, vm::Vm};
+use anonmem_frame::FolioRef;
+use anonmem_hal::Machine;
+use core::fmt;
+
+/// One use of a shared object: its pages stay while it lives. Dropping the last use frees them; each mapping
+/// is a use of its own.
+#[must_use = "an object that nobody uses is freed"]
+pub struct SharedObject<'v, M: Machine> {
+    vm: &'v Vm<M>,
+    id: ShmId,
+}
+
+impl<'v, M: Machine> SharedObject<'v, M> {
+    /// Takes over a use that was just counted.
+    pub(super) const fn new(vm: &'v Vm<M>, id: ShmId) -> Self {
+        Self { vm, id }
+    }
+
+    /// Its name, for [`MapBacking::Shared`](crate::MapBacking::Shared).
+    pub const fn id(&self) -> ShmId {
+        self.id
+    }
+
+    /// The page with this index, allocating it if there is none.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`]; [`Error::BadAddress`] beyond the object's end (a SIGBUS); [`Error::Limit`] if
+    /// the page has as many mappings as can be counted, or may not be promised.
+    #[doc(alias = "shmem_get_folio")]
+    pub fn page(&self, index: u64) -> Result<FolioRef<'v, M>, Error> {
+        self.vm.shm_page(self.id, index)
+    }
+
+    /// The page with this index, if there is one.
+    pub fn lookup(&self, index: u64) -> Option<FolioRef<'v, M>> {
+        self.vm.shm_lookup(self.id, index)
+    }
+
+    /// Whether there is a page with this index.
+    pub fn has_page(&self, index: u64) -> bool {
+        self.vm.shm_has_page(self.id, index)
+    }
+
+    /// The number of pages that it has.
+    pub fn resident(&self) -> u64 {
+        self.vm.shm_resident(self.id)
+    }
+
+    /// Makes the object `pages` pages long. Pages beyond the end leave it, and every mapping of it.
+    ///
+    /// # Locks
+    /// The mmap lock of every address space that maps the object, one at a time, for writing. Sleeps. The
+    /// caller sees to it that no other call changes the length, or makes pages beyond it, meanwhile.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if the object was promised in full, or would be larger than an address space.
+    #[doc(alias = "shmem_setattr")]
+    pub fn resize(&self, pages: u64) -> Result<(), Error> {
+        self.vm.shm_resize(self.id, pages)
+    }
+}
+
+impl<M: Machine> Drop for SharedObject<'_, M> {
+    fn drop(&mut self) {
+        self.vm.shm_put(self.id);
+    }
+}
+
+impl<M: Machine> fmt::Debug for SharedObject<'_, M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "shared object {:?}", self.id)
+    }
+}

@@ -1,0 +1,77 @@
+//! What a user's crate cannot do under `forbid(unsafe_code)`: break memory, or a count.
+//!
+//! | attempt | how it ends | test |
+//! |---|---|---|
+//! | a guard, or an owner of mappings, of one's own | does not compile | `anonmem-pgtable`: `fail_guard_of_ones_own`, `fail_owner_of_ones_own` |
+//! | counts that are made up for a frozen folio | does not compile | `anonmem-pgtable`: `fail_forged_counts` |
+//! | the root, or the kernel's frames, freed by number | does not compile | `fail_free_a_table`; `anonmem-pgtable`: `fail_free_by_number` |
+//! | a walk of a space without tables | finds nothing | `anonmem-pgtable`: `a_space_without_tables_has_nothing_to_walk` |
+//! | a walk of a space with other frames, or a guard of another `Vm` | panics | `anonmem-pgtable`: `tables_are_walked_with_their_own_frames` |
+//! | owners of one `Vm` given to another | panics | [`pages_go_back_to_their_own_manager`]; `anonmem-frame`: `an_array_belongs_to_its_frames` |
+//! | a count of a swap slot that nobody has | does not compile | `anonmem-pgtable`: `fail_put_without_count` |
+//! | a folio changed, or locked, through a look | does not compile | `fail_change_by_look` |
+//! | RCU guards dropped out of order | harmless | `anonmem-sync`: `sections_may_end_in_any_order` |
+//! | a scheduler, a memory, an MMU that lies | does not compile | `fail_lying_scheduler`, `fail_lying_memory`; `anonmem-pgtable`: `fail_lying_machine` |
+//! | the words of a page table changed | does not compile | `fail_words_of_a_table` |
+//! | a use of a shared object that is put twice, or made up | does not compile | `fail_put_by_name`, `fail_use_by_name`, `fail_copy_use` |
+//! | a mapping of an object by a name that is stale, foreign or made up | `Error::Invalid` | [`names_that_nobody_uses_map_nothing`] |
+//! | a reference taken back by its number | does not compile | `fail_take_a_count_back` |
+//! | an address space or object that outlives its `Vm` | does not compile | `fail_owners_outlive_vm` |
+//!
+//! What is left to the author of a machine: the methods of its traits may be called by whoever has the machine.
+#![forbid(unsafe_code)]
+
+use anonmem::{Config, Error, MapBacking, MmapRequest, PAGE_SIZE, Prot, ShmId, Vm};
+use anonmem_testkit::{Program, VecMachine};
+
+const P: u64 = PAGE_SIZE as u64;
+
+#[test]
+fn what_must_not_compile_does_not() {
+    trybuild::TestCases::new().compile_fail("tests/ui/fail_*.rs");
+}
+
+fn shared(object: ShmId) -> MmapRequest {
+    let backing = MapBacking::Shared { object, first: 0 };
+    MmapRequest { backing, ..MmapRequest::anonymous(P, Prot::READ | Prot::WRITE) }
+}
+
+#[test]
+fn names_that_nobody_uses_map_nothing() {
+    let vm = Vm::new(VecMachine::new(256), Config::default()).unwrap();
+    let other = Vm::new(VecMachine::new(256), Config::default()).unwrap();
+    let mm = vm.new_mm().unwrap();
+    let refused = |id| {
+        let refused = mm.mmap(shared(id));
+        assert!(matches!(refused, Err(Error::Invalid(_))), "{refused:?}");
+    };
+    let object = vm.shm_new(1).unwrap();
+    let stale = object.id();
+    drop(object);
+    refused(stale);
+    // The name of an object elsewhere is that of a slot, too.
+    let elsewhere = other.shm_new(1).unwrap();
+    refused(elsewhere.id());
+    // A mapping is a use of its own.
+    let object = vm.shm_new(1).unwrap();
+    let at = mm.mmap(shared(object.id())).unwrap();
+    drop(object);
+    mm.store(at, 7).unwrap();
+    assert_eq!(mm.load(at).unwrap(), 7);
+    drop(mm);
+    vm.validate().unwrap();
+    assert_eq!(vm.stats().shared_objects, 0);
+}
+
+#[test]
+fn pages_go_back_to_their_own_manager() {
+    let vm = Vm::new(VecMachine::new(256), Config::default()).unwrap();
+    let other = Vm::new(VecMachine::new(256), Config::default()).unwrap();
+    let object = vm.shm_new(1).unwrap();
+    let panics = |f: &dyn Fn()| std::panic::catch_unwind(std::panic::AssertUnwindSafe(f)).is_err();
+    assert!(panics(&|| _ = other.reclaim_folio(object.page(0).unwrap())));
+    assert!(panics(&|| _ = other.migrate_folio(object.page(0).unwrap())));
+    drop(object);
+    vm.validate().unwrap();
+    other.validate().unwrap();
+}

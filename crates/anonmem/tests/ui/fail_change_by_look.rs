@@ -1,0 +1,12 @@
+//! A look at a folio changes nothing: it owns no count.
+#![forbid(unsafe_code)]
+
+use anonmem::{Machine, SharedObject};
+
+fn change<M: Machine>(object: &SharedObject<'_, M>) {
+    let look = object.page(0).unwrap().folio();
+    look.set_lazyfree();
+    look.lock();
+}
+
+fn main() {}
