@@ -18,7 +18,7 @@
 //! | a reference taken back by its number | does not compile | `fail_take_a_count_back` |
 //! | an address space or object that outlives its `Vm` | does not compile | `fail_owners_outlive_vm` |
 //!
-//! What is left to the author of a machine: the methods of its traits may be called by whoever has the machine.
+//! What is left to the author of a machine: whoever has the machine may call the methods of its traits.
 #![forbid(unsafe_code)]
 
 use anonmem::{Config, Error, MapBacking, MmapRequest, PAGE_SIZE, Prot, ShmId, Vm};
@@ -69,8 +69,8 @@ fn pages_go_back_to_their_own_manager() {
     let other = Vm::new(VecMachine::new(256), Config::default()).unwrap();
     let object = vm.shm_new(1).unwrap();
     let panics = |f: &dyn Fn()| std::panic::catch_unwind(std::panic::AssertUnwindSafe(f)).is_err();
-    assert!(panics(&|| _ = other.reclaim_folio(object.page(0).unwrap())));
-    assert!(panics(&|| _ = other.migrate_folio(object.page(0).unwrap())));
+    assert!(panics(&|| _ = other.reclaim_folio(object.page_at(0).unwrap())));
+    assert!(panics(&|| _ = other.migrate_folio(object.page_at(0).unwrap())));
     drop(object);
     vm.validate().unwrap();
     other.validate().unwrap();

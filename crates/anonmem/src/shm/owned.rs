@@ -1,7 +1,7 @@
 //! The owner of one use of a shared object.
 //!
-//! A use is a count, and a count has an owner: whoever only knows an object's name ([`ShmId`]) can map it while
-//! somebody uses it, and can take nothing away from those who do.
+//! A use is a count, and a count has an owner. Whoever only knows an object's name ([`ShmId`]) can map it
+//! while somebody uses it. A name takes nothing away from those who do.
 
 use crate::{error::Error, ids::ShmId, vm::Vm};
 use anonmem_frame::FolioRef;
@@ -33,7 +33,7 @@ impl<'v, M: Machine> SharedObject<'v, M> {
     /// [`Error::OutOfMemory`]; [`Error::BadAddress`] beyond the object's end (a SIGBUS); [`Error::Limit`] if
     /// the page has as many mappings as can be counted, or may not be promised.
     #[doc(alias = "shmem_get_folio")]
-    pub fn page(&self, index: u64) -> Result<FolioRef<'v, M>, Error> {
+    pub fn page_at(&self, index: u64) -> Result<FolioRef<'v, M>, Error> {
         self.vm.shm_page(self.id, index)
     }
 

@@ -40,8 +40,8 @@ impl<M: Machine> Vm<M> {
         Ok(SharedObject::new(self, made))
     }
 
-    /// Makes an object of `pages` pages that can be resized ([`SharedObject::resize`]): a file's. Each page is
-    /// promised when it is made.
+    /// Makes an object of `pages` pages that can be resized ([`SharedObject::resize`]): a file's. Each page
+    /// is promised when it is made.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`], [`Error::Invalid`] if it is larger than the page-table format can name. No

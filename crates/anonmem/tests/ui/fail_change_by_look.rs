@@ -4,7 +4,7 @@
 use anonmem::{Machine, SharedObject};
 
 fn change<M: Machine>(object: &SharedObject<'_, M>) {
-    let look = object.page(0).unwrap().folio();
+    let look = object.page_at(0).unwrap().folio();
     look.set_lazyfree();
     look.lock();
 }

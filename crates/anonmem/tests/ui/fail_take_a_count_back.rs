@@ -4,7 +4,7 @@
 use anonmem::{Machine, SharedObject, Vm};
 
 fn twice<M: Machine>(vm: &Vm<M>, object: &SharedObject<'_, M>) {
-    let head = object.page(0).unwrap().into_raw();
+    let head = object.page_at(0).unwrap().into_raw();
     vm.frames().put_many([head, head].into_iter());
 }
 

@@ -56,7 +56,7 @@ impl Store {
     /// # Errors
     /// `ENOMEM`.
     pub fn page(&self, index: u64) -> Result<FolioRef<'static, Kernel>> {
-        self.object.page(index).map_err(|_| ENOMEM)
+        self.object.page_at(index).map_err(|_| ENOMEM)
     }
 
     /// Gives the object.
@@ -80,7 +80,7 @@ impl Store {
             let (index, within) = (at / PAGE_SIZE as u64, (at % PAGE_SIZE as u64) as usize);
             let n = (PAGE_SIZE - within).min(len - done);
             let page = match hole {
-                Hole::Fill => Some(self.object.page(index).map_err(|_| ENOSPC)?),
+                Hole::Fill => Some(self.object.page_at(index).map_err(|_| ENOSPC)?),
                 Hole::Skip => self.object.lookup(index),
             };
             let bytes = page.as_ref().map(|page| {
