@@ -241,6 +241,21 @@ fn mmap_refuses_what_linux_refuses_for_the_same_reason() {
     same_table_as_host("refusals", &[]);
 }
 
+/// An oracle for every error of userfaultfd that the host's Linux gives, and for how far each call came.
+#[test]
+fn userfaultfd_refuses_what_linux_refuses_for_the_same_reason() {
+    same_table_as_host("uffd_errors", &[]);
+}
+
+#[test]
+fn programs_fill_protect_and_move_their_own_pages() {
+    for mode in ["mmap", "vma", "speculative"] {
+        for program in ["uffd_pager", "uffd_snapshot", "uffd_compact"] {
+            same_as_host_on(&["4"], program, Linked::Static, &["--ram", "64M", "--lock", mode]);
+        }
+    }
+}
+
 #[test]
 fn no_more_is_locked_than_a_user_may_lock() {
     same_table_as_host("locked", &[]);

@@ -65,7 +65,6 @@ pub fn all() -> &'static [&'static Case] {
         &seed_003::CASE,
         &seed_003::UNMAP,
         &seed_003::FOLIO,
-        &seed_003::FOLIO_UNMAP,
         &seed_004::CASE,
         &seed_004::PINNED,
         &swap_shared::COPY_ABA,

@@ -204,8 +204,8 @@ pub static UNMAP: Case = Case {
     environment: "CPU0 moves under the locks of both VMAs; CPU1 unmaps the destination, with the mmap lock for writing.",
     rule: "The page stays where it was, or goes with the mapping.",
     mutants: &[Mutant::Patch {
-        name: "vma-write-lock-no-wait",
-        what: "a writer of a VMA does not wait for its readers",
+        name: "move-no-destination-lock",
+        what: "the lock of the destination's VMA is let go early",
     }],
     runs: BOUNDED,
     program: |_| {

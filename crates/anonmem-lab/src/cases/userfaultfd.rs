@@ -137,8 +137,9 @@ pub static REMOVE: Case = Case {
     runs: &[Run::new(Model::Sc, Extent::Bound(2)), Run::new(Model::C11, Extent::Bound(1))],
     program: |_| {
         let world = || {
+            // Page 0 is empty, so that nothing but the change keeps it from being filled.
             let kernel = watched(RegisterMode::MISSING, UffdFeatures::EVENT_REMOVE);
-            kernel.zeropage(0).expect("nothing is there");
+            kernel.zeropage(1).expect("nothing is there");
             kernel
         };
         boxed(

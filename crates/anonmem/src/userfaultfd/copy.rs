@@ -54,12 +54,22 @@ pub struct Filled {
     pub bytes: u64,
     /// Why it stopped, if that is not all.
     pub error: Option<Error>,
+    /// Whether it was refused for what it was asked, before anything was looked at.
+    pub(super) unasked: bool,
 }
 
 impl Filled {
     /// Nothing was done, because of an argument: what the caller is told elsewhere stays as it is.
     pub(super) fn refused(error: Error) -> Self {
-        Self { bytes: 0, error: Some(error) }
+        Self { bytes: 0, error: Some(error), unasked: true }
+    }
+
+    /// Something of the range is changing.
+    pub(super) const CHANGING: Self = Self { bytes: 0, error: Some(Error::Again), unasked: false };
+
+    /// Whether the call leaves its argument as it is: it was refused for what it says.
+    pub fn leaves_argument(&self) -> bool {
+        self.unasked
     }
 
     /// The number of bytes, or the error number if it is none: what the call leaves in its argument.
@@ -179,7 +189,7 @@ impl<'v, M: Machine> Uffd<'v, M> {
         mut content: Content<'_>,
     ) -> Filled {
         if self.is_changing(dst, len) {
-            return Filled::refused(Error::Again);
+            return Filled::CHANGING;
         }
         let range = match self.check_range(dst, len) {
             Ok(range) if known.contains(mode) => range,
@@ -205,7 +215,7 @@ impl<'v, M: Machine> Uffd<'v, M> {
         if !done.is_empty() && !mode.contains(FillMode::DONTWAKE) {
             self.vm.uffd_wake(self.id, done);
         }
-        Filled { bytes: done.len(), error }
+        Filled { bytes: done.len(), error, unasked: false }
     }
 
     /// Fills the first pages of `rest`; returns how many, at least one.
@@ -329,19 +339,20 @@ struct Target<'a, M: Machine, G> {
     vma: &'a Vma<M>,
 }
 
-/// Whether a page may be put there: nothing is, but for a userfaultfd's protection.
+/// Whether a page may be put there: nothing is, but for a userfaultfd's protection or poison (as on Linux
+/// 6.18; a guard stays).
 fn takes_page<M: Machine, G: FaultGuard<M>>(entries: &PteGuard<'_, M, G>, va: Va) -> bool {
     match entries.get(va) {
-        Pte::None | Pte::Soft(SoftLeaf::Marker(Marker::UffdWp)) => true,
+        Pte::None | Pte::Soft(SoftLeaf::Marker(Marker::UffdWp | Marker::Poisoned)) => true,
         Pte::Present(_)
         | Pte::Soft(SoftLeaf::Swap { .. } | SoftLeaf::Migration { .. })
-        | Pte::Soft(SoftLeaf::Marker(Marker::Guard | Marker::Poisoned)) => false,
+        | Pte::Soft(SoftLeaf::Marker(Marker::Guard)) => false,
     }
 }
 
 /// Makes way for a page where [`takes_page`].
 fn make_way<M: Machine, G: FaultGuard<M>>(entries: &mut PteGuard<'_, M, G>, va: Va) {
-    if matches!(entries.mapped(va), Mapped::Marker(Marker::UffdWp)) {
+    if matches!(entries.mapped(va), Mapped::Marker(_)) {
         let (Cleared::Marker(_), vacancy) = entries.take(va) else { unreachable!("it was a marker") };
         vacancy.leave_empty();
     }

@@ -89,7 +89,7 @@ impl<'v, M: Machine> Uffd<'v, M> {
     #[doc(alias("userfaultfd_move", "UFFDIO_MOVE", "UFFDIO_REMAP"))]
     pub fn move_pages(&self, dst: Va, src: Va, len: u64, mode: MoveMode) -> Filled {
         if self.is_changing(dst, len) || self.is_changing(src, len) {
-            return Filled::refused(Error::Again);
+            return Filled::CHANGING;
         }
         let checked = self.check_range(dst, len).and_then(|dst| Ok((dst, self.check_range(src, len)?)));
         let (dst, src) = match checked {
@@ -117,7 +117,7 @@ impl<'v, M: Machine> Uffd<'v, M> {
         if done > 0 && !mode.contains(MoveMode::DONTWAKE) {
             self.vm.uffd_wake(self.id, VaRange { start: dst.start, end: Va(dst.start.0 + done) });
         }
-        Filled { bytes: done, error }
+        Filled { bytes: done, error, unasked: false }
     }
 }
 

@@ -248,8 +248,7 @@ impl Userfaultfd {
 /// Says in the argument how far an operation came, and in the result whether that is all. What is refused
 /// because of its arguments leaves them as they are, as on Linux.
 fn tell(at: u64, filled: Filled) -> Result<usize> {
-    let refused = matches!(filled.error, Some(anonmem::Error::Invalid(_))) && filled.bytes == 0;
-    if !refused {
+    if !filled.leaves_argument() {
         user::write(at, &filled.out().to_le_bytes()).map_err(|_| EFAULT)?;
     }
     filled.result().map_err(errno).map(|()| 0)
