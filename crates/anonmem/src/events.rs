@@ -31,6 +31,8 @@ events! {
     FaultZeroPage => "fault_zero_page",
     /// A fresh page for a write over the zero page.
     FaultZeroUpgrade => "fault_zero_upgrade",
+    /// A write fault made a whole folio of zeroes, mapped by one leaf.
+    LeafFault => "leaf_fault",
     /// A leaf became a table, for a fault or for fork.
     LeafSplit => "leaf_split",
     /// A copy, because the page may be shared.
