@@ -61,11 +61,11 @@ const PAGES_MAX: u64 = i32::MAX as u64 / 8;
 static LONG: SpinLock<Option<Arc<Pinned>>> = SpinLock::new(None);
 
 /// The file, opened. Closing any of them ends the long-term pins, as on Linux.
-pub struct GupTest;
+pub(super) struct GupTest;
 
 impl GupTest {
     /// Opens it.
-    pub fn open() -> Arc<dyn Object> {
+    pub(super) fn open() -> Arc<dyn Object> {
         Arc::new(GupTest)
     }
 }
