@@ -19,7 +19,7 @@ use anonmem_sync::lockdep;
 use std::{collections::BTreeMap, mem::ManuallyDrop, sync::Arc};
 
 /// The machine under the memory manager.
-pub type Machine = Hosted<Checked>;
+pub type Machine<A = X86_64> = Hosted<Checked, A>;
 
 /// The CPUs that an address space is active on.
 const CPUS: u32 = 4;
@@ -36,7 +36,7 @@ const FAIL_WRITES: u64 = 13;
 /// Length of the source that is mapped, in bytes: not a multiple of pages.
 const SOURCE_BYTES: usize = 6 * PAGE_SIZE + 100;
 
-type User = UserCpu<'static, Checked, X86_64, Mm<'static, Machine>>;
+type User<A> = UserCpu<'static, Checked, A, Mm<'static, Machine<A>>>;
 
 /// How much memory there is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -48,17 +48,17 @@ pub enum Memory {
 }
 
 /// One address space and its programs, one on each CPU.
-struct Process {
-    users: Vec<User>,
-    mm: Mm<'static, Machine>,
+struct Process<A: Arch> {
+    users: Vec<User<A>>,
+    mm: Mm<'static, Machine<A>>,
 }
 
 /// A memory manager that operations are applied to.
 ///
 /// Dropping it leaks it: after a failure it may be in any state. [`System::finish`] takes it down.
-pub struct Anonmem {
-    spaces: ManuallyDrop<[Option<Process>; SPACES]>,
-    vm: &'static Vm<Machine>,
+pub struct Anonmem<A: Arch = X86_64> {
+    spaces: ManuallyDrop<[Option<Process<A>>; SPACES]>,
+    vm: &'static Vm<Machine<A>>,
     failures: Arc<Failures>,
     sources: Arc<SourceTable>,
     source: SourceId,
@@ -85,11 +85,15 @@ pub fn source() -> Vec<u8> {
     (0..SOURCE_BYTES).map(|i| (i * 7 + i / 256 + 3) as u8).collect()
 }
 
-/// What the oracle has to know of anonmem.
+/// What the oracle has to know of anonmem on x86-64.
 pub fn limits(memory: Memory) -> Limits {
+    limits_of::<X86_64>(memory)
+}
+
+fn limits_of<A: Arch>(memory: Memory) -> Limits {
     let config = Config::default();
     Limits {
-        user_end: X86_64::USER_END.0,
+        user_end: A::USER_END.0,
         min_addr: config.mmap_min_addr,
         heap_start: HEAP_START,
         stack: 8 << 20,
@@ -99,7 +103,7 @@ pub fn limits(memory: Memory) -> Limits {
     }
 }
 
-impl Anonmem {
+impl<A: Arch> Anonmem<A> {
     /// A fresh memory manager, whose faults hold what `lock_mode` says, and the oracle that goes with it.
     ///
     /// # Panics
@@ -113,7 +117,7 @@ impl Anonmem {
     /// # Panics
     /// If the machine is too small, which it is not.
     pub fn start_with(lock_mode: LockMode, memory: Memory, folios: FolioPolicy) -> (Self, Oracle) {
-        let machine = Machine::new(if memory == Memory::Short { FEW } else { PLENTY });
+        let machine = Machine::<A>::new(if memory == Memory::Short { FEW } else { PLENTY });
         let (failures, sources) = (machine.failures().clone(), machine.sources().clone());
         let cpu = machine.cpus().enter(CpuId(0));
         let source_id = sources.register(source());
@@ -134,11 +138,11 @@ impl Anonmem {
             cpu: Some(cpu),
         };
         let folios = folios != FolioPolicy::default();
-        (system, Oracle::new(source(), Limits { folios, ..limits(memory) }))
+        (system, Oracle::new(source(), Limits { folios, ..limits_of::<A>(memory) }))
     }
 
     /// The memory manager.
-    pub fn vm(&self) -> &'static Vm<Machine> {
+    pub fn vm(&self) -> &'static Vm<Machine<A>> {
         self.vm
     }
 
@@ -149,7 +153,7 @@ impl Anonmem {
     }
 
     /// Starts a program on each CPU.
-    fn process(&mut self, mm: Mm<'static, Machine>) -> Process {
+    fn process(&mut self, mm: Mm<'static, Machine<A>>) -> Process<A> {
         let mut users = Vec::new();
         for cpu in 0..CPUS {
             self.run_on(cpu);
@@ -214,7 +218,7 @@ impl Anonmem {
     }
 
     /// A page that was written and is not in memory must be in swap: brings it back.
-    fn check_absent(&self, process: &Process, oracle: &Oracle, number: u64, page: &Page) -> Verdict {
+    fn check_absent(&self, process: &Process<A>, oracle: &Oracle, number: u64, page: &Page) -> Verdict {
         if self.memory == Memory::Plenty {
             return Err(format!("page {number:#x} was written and is gone"));
         }
@@ -266,7 +270,7 @@ fn wrong_bytes(oracle: &Oracle, model: &Space, number: u64, found: &Bytes) -> St
     format!("at byte {i:#x} found {:02x?}, expected {wanted:02x?}", &found[i..end])
 }
 
-impl Anonmem {
+impl<A: Arch> Anonmem<A> {
     fn apply_op(&mut self, op: &Op) -> Outcome {
         match *op {
             Op::Spawn(space) => return self.spawn(space),
@@ -290,10 +294,20 @@ impl Anonmem {
     }
 }
 
-impl System for Anonmem {
+impl<A: Arch> System for Anonmem<A> {
+    /// Where half of x86-64's address space fits, a mapping of that size is refused because nothing could
+    /// ever fill it; the oracle knows of no such limit.
+    fn supports(&self, op: &Op) -> bool {
+        const HALF: u64 = 1 << 46;
+        match op {
+            Op::Mmap(at, ..) | Op::Mremap(at, ..) => at.len < HALF || A::USER_END <= X86_64::USER_END,
+            _ => true,
+        }
+    }
+
     fn apply(&mut self, op: &Op) -> Outcome {
         let outcome = self.apply_op(op);
-        lockdep::assert_none_held::<Machine>();
+        lockdep::assert_none_held::<Machine<A>>();
         outcome
     }
 

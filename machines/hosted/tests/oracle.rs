@@ -4,6 +4,10 @@
 //! thousand operations.
 
 use anonmem::LockMode;
+use anonmem_hal::{
+    Arch,
+    arch::{AArch64, Sv48, X86_64},
+};
 use anonmem_hosted::{
     runner::{Inject, run_random},
     system::{Anonmem, FOLIOS, Memory},
@@ -18,12 +22,18 @@ fn number(name: &str, default: u64) -> u64 {
 /// In every lock mode, with folios of every size: one thread sees no difference, but the code does.
 #[track_caller]
 fn run(default_runs: u64, memory: Memory, inject: Inject) {
+    run_on::<X86_64>(default_runs, memory, inject);
+}
+
+/// The same with the page tables of another processor.
+#[track_caller]
+fn run_on<A: Arch>(default_runs: u64, memory: Memory, inject: Inject) {
     let first = number("ANONMEM_SEED", 1);
     for seed in first..first + number("ANONMEM_RUNS", default_runs) {
         let modes = [LockMode::Mmap, LockMode::Vma, LockMode::Speculative];
         let mode = modes[(seed % 3) as usize];
         let (name, folios) = FOLIOS[((seed / 3) % 5) as usize];
-        let start = || Anonmem::start_with(mode, memory, folios);
+        let start = || Anonmem::<A>::start_with(mode, memory, folios);
         if let Err(failure) = run_random(&start, seed, STEPS, inject) {
             panic!("seed {seed}, {mode:?}, folios {name}: {failure:?}");
         }
@@ -48,4 +58,16 @@ fn pages_that_were_swapped_out_are_what_they_were() {
 #[test]
 fn operations_fail_cleanly_while_memory_is_short() {
     run(10, Memory::Short, Inject::EveryAllocation { one_in: 10 });
+}
+
+#[test]
+fn page_tables_of_aarch64_say_the_same() {
+    run_on::<AArch64>(30, Memory::Plenty, Inject::Nothing);
+    run_on::<AArch64>(20, Memory::Short, Inject::Nothing);
+}
+
+#[test]
+fn page_tables_of_risc_v_say_the_same() {
+    run_on::<Sv48>(30, Memory::Plenty, Inject::Nothing);
+    run_on::<Sv48>(20, Memory::Short, Inject::Nothing);
 }

@@ -80,7 +80,8 @@ fn decode_present(raw: u64) -> Present {
 impl Arch for Sv48 {
     const LEVELS: u32 = 4;
     const INDEX_BITS: u32 = 9;
-    const USER_END: Va = Va(1 << 47);
+    // One page short of the canonical hole, as on x86-64.
+    const USER_END: Va = Va((1 << 47) - 4096);
 
     #[inline]
     fn encode_pte(pte: Pte) -> u64 {
