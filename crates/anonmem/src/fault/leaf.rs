@@ -1,9 +1,9 @@
 //! Faults on leaves: one entry above the last level that maps a whole folio.
 //!
-//! A leaf is resolved as a whole where that is possible: it becomes accessed, dirty and writable as one, and
-//! its only owner takes all of its folio for its own. Where only a part of it can be resolved (a write to a
-//! folio that others have, too), it becomes a table, which cannot fail, and the fault looks again: the rest is
-//! the business of the paths for pages.
+//! A leaf is resolved as a whole where that is possible. It becomes accessed, dirty and writable as one, and
+//! its only owner takes all of its folio for its own. A write to a folio that others have, too, resolves a part
+//! of it. So the leaf becomes a table, which cannot fail, and the fault looks again: the rest is the business
+//! of the paths for pages.
 //!
 //! Locks: the leaf's table's, taken here. What the walk saw of the leaf is asked again under it.
 //!
@@ -31,9 +31,9 @@ enum Verdict {
     Migrates,
 }
 
-/// Fills the window of the fault's address with a folio of zeroes, mapped by one leaf. Returns whether it
-/// did: it does not where the VMA does not cover the window, where a table or a leaf is, or where there is no
-/// such block of frames.
+/// Fills the window of the fault's address with a folio of zeroes, mapped by one leaf. Returns whether it did.
+/// It does not where the VMA does not cover the window, where a table or a leaf is, or where there is no such
+/// block of frames.
 ///
 /// The caller has asked policy, and whether the window's pages may come at once. What the VMA covers stays
 /// under the fault's guard; that the window is empty is looked at again under the lock.
