@@ -256,7 +256,9 @@ impl<M: Machine> MmapReadGuard<'_, M> {
     /// One that cannot be split stays as it is.
     fn split_large(&self, part: VaRange) {
         let objects = self.objects;
-        for (table, part) in self.slot().space.tables(&objects.frames, self, part) {
+        for (found, part) in self.slot().space.parts(&objects.frames, self, part) {
+            // What a leaf maps is advised whole.
+            let Locked::Table(table) = found.covered(part) else { continue };
             for va in part.iter_pages() {
                 let Pte::Present(present) = table.peek(va) else { continue };
                 if present.special || objects.frames.is_one_page(present.pfn) {
