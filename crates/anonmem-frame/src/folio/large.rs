@@ -226,10 +226,10 @@ impl<M: Machine> Pieces<'_, M> {
         // The bit that says whether the page is exclusive is this page's own and stays. Nobody adds a count
         // to a tail, and nobody takes one away whose page-table lock we hold.
         let own = meta.counts.load(Ordering::Relaxed) & Counts::EXCLUSIVE;
-        meta.counts.store(maps * Counts::MAP + own, Ordering::Relaxed);
+        // Release pairs with the Acquire of whoever takes a count: he finds all that is written above.
+        meta.counts.store(maps * Counts::MAP + own, Ordering::Release);
         let state = self.folio.meta().flags.load(Ordering::Relaxed) & flags::INHERITED;
-        // Release pairs with the Acquire of whoever takes a count: he finds all of the folio. One store: it
-        // is a tail, or a whole folio that is not locked.
+        // One store: it is a tail, or a whole folio that is not locked. Release: the counts come before it.
         meta.flags.store(Kind::Folio.bits(self.order) | state, Ordering::Release);
     }
 

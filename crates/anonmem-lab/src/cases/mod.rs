@@ -15,6 +15,7 @@ pub mod family_pairs;
 pub mod fault_answers;
 pub mod fault_exit;
 pub mod fault_pairs;
+pub mod folios;
 pub mod fork_a_million;
 pub mod fork_fails;
 pub mod fork_late_flush;
@@ -199,6 +200,11 @@ pub fn all() -> &'static [&'static Case] {
         &userfaultfd::LATE,
         &userfaultfd::OUTLIVES,
         &userfaultfd::REMOVE,
+        &folios::SECOND_LOOK,
+        &folios::COPY,
+        &folios::ALONE,
+        &folios::PARTIAL,
+        &folios::ONE_STORE,
     ];
     ALL
 }
