@@ -23,6 +23,7 @@ pub mod fork_of_cow;
 pub(crate) mod kernel;
 pub mod kswapd;
 pub mod lazyfree;
+pub mod leaves;
 pub mod migrate;
 pub mod moves;
 pub mod mremap;
@@ -205,6 +206,9 @@ pub fn all() -> &'static [&'static Case] {
         &folios::ALONE,
         &folios::PARTIAL,
         &folios::ONE_STORE,
+        &leaves::SPLIT,
+        &leaves::FORK,
+        &leaves::PIN,
     ];
     ALL
 }
