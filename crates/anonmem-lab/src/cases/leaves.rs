@@ -99,8 +99,9 @@ pub static PIN: Case = Case {
     name: "thp-leaf-zap-vs-gup-fast",
     title: "a page of a leaf is pinned without a lock while the leaf is taken away",
     happened: "Linux, gup_fast_pmd_leaf: after the folio is grabbed, the upper entry is read again, because it may have been split or zapped since.",
-    environment: "CPU0 drops the whole leaf, with the mmap lock for reading, and stores to it again. CPU1 pins a page of it without a lock.",
-    rule: "What is pinned when the pin returns was mapped there after the pin was counted: its frame is not free.",
+    environment: "CPU0 drops the whole leaf, with the mmap lock for reading, and gets another leaf at another address, in the same frames. CPU1 pins \
+                  a page of the first without a lock.",
+    rule: "What is pinned when the pin returns was mapped there after the pin was counted. It is not what the other address maps now.",
     mutants: &[
         Mutant::Patch {
             name: "pin-leaf-no-second-look",
@@ -115,21 +116,29 @@ pub static PIN: Case = Case {
     runs: &[Run::new(Model::Sc, Extent::Bound(2))],
     program: |_| {
         boxed(
-            scenario("thp-leaf-zap-vs-gup-fast", 1, || leaf(&[0, 1]))
-                .cpu("drops the leaf", |k| {
-                    k.mm(0).madvise(page(0), 8 * P, Advice::DontNeed).expect("mapped");
-                    k.flag.store(1, Ordering::Release);
-                })
-                .cpu("pins page 1, loads it", |k| {
-                    let gone = k.flag.load(Ordering::Acquire) == 1;
-                    k.pin_fast(0, 0, 1, PinFlags::WRITE).expect("frames");
-                    let word = k.load(0, 1).expect("mapped");
-                    assert!(word == 0 || word == 7 && !gone, "{word} after the leaf was dropped: {gone}");
-                })
-                .check(|k| {
-                    k.unpin(0, anonmem::Unpin::Clean);
-                    k.check()
-                }),
+            scenario("thp-leaf-zap-vs-gup-fast", 1, || {
+                let kernel = leaf(&[0, 1]);
+                kernel.map(0, 8, 8, Prot::READ | Prot::WRITE);
+                kernel
+            })
+            .cpu("drops the leaf", |k| {
+                k.mm(0).madvise(page(0), 8 * P, Advice::DontNeed).expect("mapped");
+                k.flag.store(1, Ordering::Release);
+                assert!(k.mm(0).fault_leaf(page(8)), "a folio of eight pages");
+            })
+            .cpu("pins page 1, loads it", |k| {
+                let gone = k.flag.load(Ordering::Acquire) == 1;
+                k.pin_fast(0, 0, 1, PinFlags::WRITE).expect("frames");
+                let word = k.load(0, 1).expect("mapped");
+                assert!(word == 0 || word == 7 && !gone, "{word} after the leaf was dropped: {gone}");
+            })
+            .check(|k| {
+                if k.pinned_frame(0) == k.frame_of(0, 9) {
+                    return Err("the page of another address is pinned".into());
+                }
+                k.unpin(0, anonmem::Unpin::Clean);
+                k.check()
+            }),
         )
     },
 };
