@@ -36,9 +36,12 @@ fn answers(look: fn(&World) -> bool) -> (bool, bool) {
     seen.get()
 }
 
+/// A look at a frame that nobody holds, with its name.
+type Look = (&'static str, fn(&World) -> bool);
+
 #[test]
 fn looks_without_a_count_find_the_folio_and_find_it_gone() {
-    let looks: [(&str, fn(&World) -> bool); 4] = [
+    let looks: [Look; 4] = [
         ("kind", |w| w.frames.kind(w.pfn) == Kind::Folio),
         ("folio", |w| w.frames.folio(w.pfn).is_some()),
         ("try_get", |w| w.frames.try_get(w.pfn).map(FolioRef::into_raw).is_some()),

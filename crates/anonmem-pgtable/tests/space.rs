@@ -219,7 +219,7 @@ fn a_pinned_page_cannot_be_shared() {
         let pin = page.pin().unwrap();
         assert!(page.try_dup().is_err());
         let Cleared::Exclusive(page, present) = entries.clear(va) else { panic!("was exclusive") };
-        let page = page.try_share().err().expect("pinned pages do not become shared");
+        let page = page.try_share().expect_err("pinned pages do not become shared");
         entries.install(va, page, present.into());
         drop(entries);
         drop(pin);

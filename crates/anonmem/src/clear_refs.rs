@@ -1,7 +1,7 @@
 //! Accessed bits are cleared from outside: what a program uses from then on can be told.
 //!
-//! Locks: the mmap lock for reading; a page-table lock for one table at a time. Nothing is flushed: a CPU that has a translation
-//! sets the bit again when it walks next.
+//! Locks: the mmap lock for reading; a page-table lock for one table at a time. Nothing is flushed: a CPU
+//! that has a translation sets the bit again when it walks next.
 //!
 //! Linux: fs/proc/task_mmu.c `clear_refs_write`. Differs: no soft-dirty bits.
 

@@ -139,10 +139,11 @@ impl<C: Checks, A: Arch> Hosted<C, A> {
     /// Loads the translation of a neighbouring page, as a processor may at any time.
     fn speculate(&self, tlb: &mut Tlb, root: Pfn, va: Va) {
         let neighbour = if tlb.one_in(2) { Va(va.0 ^ 0x1000) } else { Va(va.0.wrapping_add(0x1000)) };
-        if neighbour < A::USER_END && tlb.find(root, neighbour.page()).is_none() {
-            if let Some(walked) = self.walk(root, neighbour, Access::Read, Some(tlb)) {
-                tlb.insert(walked.translation(root, neighbour));
-            }
+        if neighbour < A::USER_END
+            && tlb.find(root, neighbour.page()).is_none()
+            && let Some(walked) = self.walk(root, neighbour, Access::Read, Some(tlb))
+        {
+            tlb.insert(walked.translation(root, neighbour));
         }
     }
 

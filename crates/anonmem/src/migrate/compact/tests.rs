@@ -46,9 +46,9 @@ fn a_pinned_page_costs_its_window_and_no_other() {
         let mm = w.vm.new_mm().unwrap();
         mm.map_raw(pages(16, 3900), RW, Backing::Anonymous);
         (0..3900).for_each(|i| mm.store((16 + i) * P, 1).unwrap());
-        let is_pinned = |i: u64| i % 64 == 0;
+        let is_pinned = |i: u64| i.is_multiple_of(64);
         // The first windows cost eight times as much as the others.
-        let keeps = |i: u64| is_pinned(i) || i < 2000 && i % 8 == 0;
+        let keeps = |i: u64| is_pinned(i) || i < 2000 && i.is_multiple_of(8);
         (0..3900)
             .filter(|&i| !keeps(i))
             .for_each(|i| mm.madvise(Va((16 + i) * P), P, Advice::DontNeed).unwrap());
