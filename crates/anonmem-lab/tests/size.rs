@@ -5,5 +5,5 @@
 #[test]
 fn a_memory_manager_for_eight_cpus_fits_a_kernels_stack() {
     let bytes = size_of::<anonmem::Vm<anonmem_lab::Sim>>();
-    assert!(bytes < 48 << 10, "{bytes} bytes");
+    assert!(bytes < 38 << 10, "{bytes} bytes");
 }

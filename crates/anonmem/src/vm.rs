@@ -34,8 +34,8 @@ pub struct Vm<M: Machine> {
 impl<M: Machine> Vm<M> {
     /// Takes over the memory of `machine`.
     ///
-    /// The value has about 3 KiB, and 4.6 KiB for each CPU that the machine may have
-    /// ([`Machine::Cpus`]): 40 KiB for 8, about 300 KiB for 64. A kernel whose stack is small makes it on its boot
+    /// The value has about 3 KiB, and 4.3 KiB for each CPU that the machine may have
+    /// ([`Machine::Cpus`]): 37 KiB for 8, about 280 KiB for 64. A kernel whose stack is small makes it on its boot
     /// stack, or says how many CPUs it really has.
     ///
     /// # Errors

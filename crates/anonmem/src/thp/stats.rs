@@ -59,14 +59,6 @@ folio_events! {
     SplitShared => "split_failed_shared",
     /// Split because a part of it was unmapped.
     SplitPartly => "split_partly_mapped",
-    /// Left memory whole.
-    SwapOut => "swpout",
-    /// Was split before it left, because there was no run of slots.
-    SwapOutFallback => "swpout_fallback",
-    /// Came back whole.
-    SwapIn => "swpin",
-    /// Did not come back whole: a slot was in use otherwise, or there was no memory.
-    SwapInFallback => "swpin_fallback",
 }
 
 const NR: usize = FolioEvent::ALL.len();
