@@ -49,7 +49,13 @@ pub(crate) fn run(command: &Command, cpu: Duration, log: &Path) -> Result<End, S
     })
 }
 
-/// Waits for the end, or until the process has only waited for some time itself: then `None`.
+/// The processor time that ended processes of this one have used.
+pub(crate) fn used_by_ended() -> Duration {
+    Duration::from_millis(10 * ticks("self", 2))
+}
+
+/// Waits for the end, or until the process has only waited for some time itself: then `None`. Who gets no
+/// processor does not wait itself.
 fn wait(child: &mut Child) -> std::io::Result<Option<ExitStatus>> {
     let (mut since, mut used) = (Instant::now(), 0);
     let mut polls = 0_u32;
@@ -59,8 +65,8 @@ fn wait(child: &mut Child) -> std::io::Result<Option<ExitStatus>> {
         }
         polls += 1;
         if polls.is_multiple_of(100) {
-            let now = ticks(child.id());
-            if now != used {
+            let now = ticks(&child.id().to_string(), 0);
+            if now != used || is_runnable(child.id()) {
                 (since, used) = (Instant::now(), now);
             } else if since.elapsed() > IDLE {
                 child.kill()?;
@@ -72,12 +78,24 @@ fn wait(child: &mut Child) -> std::io::Result<Option<ExitStatus>> {
     }
 }
 
-/// The processor time of a process so far, in ticks of the kernel.
-fn ticks(pid: u32) -> u64 {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // Behind the name, which may contain anything: utime and stime are the 12th and the 13th.
-    let words = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
-    words.skip(11).take(2).filter_map(|n| n.parse::<u64>().ok()).sum()
+/// The processor time of a process so far, or of its ended children (`skip` of 2), in ticks of 10 ms.
+fn ticks(process: &str, skip: usize) -> u64 {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+    // utime, stime, cutime and cstime are the 12th to the 15th.
+    behind_name(&stat).skip(11 + skip).take(2).filter_map(|n| n.parse::<u64>().ok()).sum()
+}
+
+/// Whether a thread of the process runs, would run, or waits for a disk.
+fn is_runnable(process: u32) -> bool {
+    let threads = fs::read_dir(format!("/proc/{process}/task")).into_iter().flatten().flatten();
+    threads
+        .filter_map(|thread| fs::read_to_string(thread.path().join("stat")).ok())
+        .any(|stat| matches!(behind_name(&stat).next(), Some("R" | "D")))
+}
+
+/// The words of a line of /proc behind the name, which may contain anything.
+fn behind_name(stat: &str) -> impl Iterator<Item = &str> {
+    stat.rsplit(')').next().unwrap_or_default().split_whitespace()
 }
 
 /// Whether the kernel stopped it at its limit of processor time.
@@ -107,6 +125,8 @@ mod tests {
     fn a_process_that_passes_fails_or_spins_is_told_apart() {
         assert_eq!(shell("exit 0"), End::Passed);
         assert_eq!(shell("echo found; exit 1"), End::Failed("found\n".into()));
+        let before = used_by_ended();
         assert_eq!(shell("echo here; while :; do :; done"), End::TimedOut("here\n".into()));
+        assert!(used_by_ended() - before >= Duration::from_millis(900));
     }
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -66,6 +66,7 @@ struct Stage {
     program: PathBuf,
     /// The mutants that it comes past.
     reached: HashSet<u32>,
+    /// Of a processor's time.
     took: Duration,
 }
 
@@ -121,9 +122,9 @@ impl Suites {
             Stage { suite, name, program: program.into(), reached: HashSet::new(), took: Duration::ZERO };
         let mut command = command(&[&stage]);
         command.env("ANONMEM_MUTANT_REACHED", &reached);
-        let start = Instant::now();
+        let before = process::used_by_ended();
         let end = process::run(&command, Duration::from_secs(240), &self.logs.join("unbroken.log"))?;
-        stage.took = start.elapsed();
+        stage.took = process::used_by_ended() - before;
         if let End::Failed(said) | End::TimedOut(said) = end {
             let name = stage.name.as_deref().unwrap_or(suite.title());
             return Err(format!("{name} does not pass without a mutant:\n{said}"));

@@ -128,7 +128,7 @@ pub struct Config {
     pub max_steps: usize,
     /// Stop after so many executions.
     pub max_executions: u64,
-    /// Stop after so much time.
+    /// Stop after so much processor time of the thread that explores.
     pub budget: Duration,
     /// How long to look for a shorter trace of a failure.
     pub minimise: Duration,

@@ -26,6 +26,7 @@ pub mod report;
 pub mod rng;
 pub(crate) mod search;
 pub(crate) mod step;
+pub(crate) mod stopwatch;
 
 pub use crate::limits::MAX_CPUS;
 pub use config::{Config, Inject, Search};
@@ -40,7 +41,6 @@ use crate::scenario::Program;
 use core::time::Duration;
 use objects::Objects;
 use search::{Start, search_from};
-use std::time::Instant;
 
 /// Explores `program` as `config` says, until it is exhausted, something fails, or the budget is spent.
 pub fn explore(program: &dyn Program, config: &Config) -> Report {
@@ -60,13 +60,12 @@ fn explore_knowing(program: &dyn Program, config: &Config, objects: &mut Objects
 /// Raises the preemption bound from 0 to `most`, until something fails or the budget is spent. The report is
 /// that of the last bound; its executions are those of all.
 pub fn explore_bounded(program: &dyn Program, config: &Config, most: u32) -> Report {
-    let start = Instant::now();
     let mut before = Counters::default();
     let mut elapsed = Duration::ZERO;
     let mut last: Option<Report> = None;
     let mut objects = Objects::new();
     for preemptions in 0..=most {
-        let budget = config.budget.saturating_sub(start.elapsed());
+        let budget = config.budget.saturating_sub(elapsed);
         let config = Config { budget, ..config.search(Search::Bounded { preemptions }) };
         let mut report = explore_knowing(program, &config, &mut objects);
         report.executions += before.executions;

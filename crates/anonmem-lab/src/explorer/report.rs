@@ -48,7 +48,8 @@ pub struct Report {
     pub cuts: Vec<&'static str>,
     /// Whether the search came to its end.
     pub(crate) ended: bool,
-    /// How long the executions took, the checks at their ends included; not the first building of the world.
+    /// The processor time of the executions, the checks at their ends included; not the first building of the
+    /// world.
     pub elapsed: Duration,
     /// The failure, if one was found.
     pub found: Option<Found>,

@@ -6,10 +6,10 @@ use super::{
     objects::Objects,
     panics,
     step::{self, Stacks},
+    stopwatch::Stopwatch,
 };
 use crate::{scenario::Program, trace::Recorder};
 use core::time::Duration;
-use std::time::Instant;
 
 /// What a search came to.
 pub(crate) struct Outcome {
@@ -78,7 +78,7 @@ fn search_here(
     engine.recorder = from.recorder;
     // Builds the world, so that the time that is measured is that of executions.
     install(&mut engine, || program.reset(true));
-    let start = Instant::now();
+    let start = Stopwatch::start();
     let (exhausted, failure) = install(&mut engine, || {
         loop {
             step::run(program, &mut stacks);
