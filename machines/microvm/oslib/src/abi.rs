@@ -82,16 +82,6 @@ impl Packer {
         self
     }
 
-    /// Adds a time as seconds and nanoseconds, eight bytes each.
-    pub fn timespec(self, ns: u64) -> Self {
-        self.u64(ns / NS).u64(ns % NS)
-    }
-
-    /// Adds a time as seconds and microseconds, eight bytes each.
-    pub fn timeval(self, ns: u64) -> Self {
-        self.u64(ns / NS).u64(ns % NS / 1000)
-    }
-
     /// Adds a string of a fixed size, cut so that a NUL follows it.
     pub fn fixed(mut self, text: &[u8], size: usize) -> Self {
         let end = self.0.len() + size;
@@ -102,6 +92,41 @@ impl Packer {
 }
 
 const NS: u64 = 1_000_000_000;
+
+/// Gives `struct timespec`.
+pub fn timespec(ns: u64) -> Vec<u8> {
+    structure!(abi::timespec { tv_sec: ns / NS, tv_nsec: ns % NS })
+}
+
+/// Gives `struct timeval`.
+pub fn timeval(ns: u64) -> Vec<u8> {
+    structure!(abi::timeval { tv_sec: ns / NS, tv_usec: ns % NS / 1000 })
+}
+
+/// Gives `struct itimerspec`.
+pub fn itimerspec(interval_ns: u64, value_ns: u64) -> Vec<u8> {
+    structure!(abi::itimerspec {
+        it_interval.tv_sec: interval_ns / NS,
+        it_interval.tv_nsec: interval_ns % NS,
+        it_value.tv_sec: value_ns / NS,
+        it_value.tv_nsec: value_ns % NS,
+    })
+}
+
+/// Gives `struct itimerval`.
+pub fn itimerval(interval_ns: u64, value_ns: u64) -> Vec<u8> {
+    structure!(abi::itimerval {
+        it_interval.tv_sec: interval_ns / NS,
+        it_interval.tv_usec: interval_ns % NS / 1000,
+        it_value.tv_sec: value_ns / NS,
+        it_value.tv_usec: value_ns % NS / 1000,
+    })
+}
+
+/// Gives `struct epoll_event`.
+pub fn epoll_event(events: u32, data: u64) -> Vec<u8> {
+    structure!(abi::epoll_event { events: events, data: data })
+}
 
 /// What `stat` and `statx` tell.
 #[derive(Clone, Copy, Debug, Default)]

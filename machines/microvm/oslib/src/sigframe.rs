@@ -2,10 +2,16 @@
 //!
 //! `struct rt_sigframe` of x86-64: the return address (the restorer), `struct ucontext`, `siginfo_t`; above
 //! it, aligned to 64 bytes, the floating-point state. Linux: arch/x86/kernel/signal_64.c.
+//!
+//! `siginfo_t` and `stack_t` are where `linux-raw-sys` has their fields. It has no `struct ucontext` and no
+//! `struct sigcontext`: their offsets are below.
 
 use crate::abi::{Fields, Packer};
 use crate::signal::SigSet;
 use alloc::vec::Vec;
+use core::mem::offset_of;
+use linux_raw_sys::general as abi;
+pub use linux_raw_sys::general::{SS_DISABLE, SS_ONSTACK};
 
 /// The general registers of a thread in user mode.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -78,18 +84,37 @@ pub enum Detail {
 }
 
 /// Bytes of `siginfo_t`.
-pub const SIGINFO: usize = 128;
+pub const SIGINFO: usize = size_of::<abi::siginfo>();
+
+/// Where a field of `siginfo_t` is. Its structure is unions in unions, which have no names.
+macro_rules! at {
+    ($($field:ident).+) => { offset_of!(abi::siginfo, __bindgen_anon_1.__bindgen_anon_1.$($field).+) };
+}
 
 impl SigInfo {
     /// Gives `siginfo_t`.
     pub fn to_bytes(&self) -> Vec<u8> {
-        let p = Packer::new().u32(self.signal).i32(0).i32(self.code).i32(0);
+        let p = Packer::new().u32(self.signal).zeros_to(at!(si_code)).i32(self.code);
         let p = match self.detail {
             Detail::None => p,
-            Detail::Sender { pid, uid, value } => p.u32(pid).u32(uid).u64(value),
-            Detail::Child { pid, status } => p.u32(pid).u32(0).i32(status),
-            Detail::Fault { addr } => p.u64(addr),
-            Detail::Timer { id, value } => p.u32(id).u32(0).u64(value),
+            Detail::Sender { pid, uid, value } => p
+                .zeros_to(at!(_sifields._rt._pid))
+                .u32(pid)
+                .zeros_to(at!(_sifields._rt._uid))
+                .u32(uid)
+                .zeros_to(at!(_sifields._rt._sigval))
+                .u64(value),
+            Detail::Child { pid, status } => p
+                .zeros_to(at!(_sifields._sigchld._pid))
+                .u32(pid)
+                .zeros_to(at!(_sifields._sigchld._status))
+                .i32(status),
+            Detail::Fault { addr } => p.zeros_to(at!(_sifields._sigfault._addr)).u64(addr),
+            Detail::Timer { id, value } => p
+                .zeros_to(at!(_sifields._timer._tid))
+                .u32(id)
+                .zeros_to(at!(_sifields._timer._sigval))
+                .u64(value),
         };
         p.zeros_to(SIGINFO).0
     }
@@ -97,8 +122,12 @@ impl SigInfo {
     /// Reads what `rt_sigqueueinfo` was given.
     pub fn from_bytes(signal: u32, bytes: &[u8]) -> SigInfo {
         let f = Fields(bytes);
-        let detail = Detail::Sender { pid: f.u32(16), uid: f.u32(20), value: f.u64(24) };
-        SigInfo { signal, code: f.i32(8), detail }
+        let detail = Detail::Sender {
+            pid: f.u32(at!(_sifields._rt._pid)),
+            uid: f.u32(at!(_sifields._rt._uid)),
+            value: f.u64(at!(_sifields._rt._sigval)),
+        };
+        SigInfo { signal, code: f.i32(at!(si_code)), detail }
     }
 }
 
@@ -113,11 +142,6 @@ pub struct AltStack {
     pub size: u64,
 }
 
-/// `SS_ONSTACK`: the thread runs on the alternate stack now.
-pub const SS_ONSTACK: u32 = 1;
-/// `SS_DISABLE`: there is none.
-pub const SS_DISABLE: u32 = 2;
-
 impl AltStack {
     /// No alternate stack.
     pub const NONE: AltStack = AltStack { sp: 0, flags: SS_DISABLE, size: 0 };
@@ -129,13 +153,24 @@ impl AltStack {
 
     /// Gives `stack_t`.
     pub fn to_bytes(&self) -> Vec<u8> {
-        Packer::new().u64(self.sp).u32(self.flags).u32(0).u64(self.size).0
+        Packer::new()
+            .zeros_to(offset_of!(abi::stack_t, ss_sp))
+            .u64(self.sp)
+            .zeros_to(offset_of!(abi::stack_t, ss_flags))
+            .u32(self.flags)
+            .zeros_to(offset_of!(abi::stack_t, ss_size))
+            .u64(self.size)
+            .0
     }
 
     /// Reads `stack_t`.
     pub fn from_bytes(bytes: &[u8]) -> AltStack {
         let f = Fields(bytes);
-        AltStack { sp: f.u64(0), flags: f.u32(8), size: f.u64(16) }
+        AltStack {
+            sp: f.u64(offset_of!(abi::stack_t, ss_sp)),
+            flags: f.u32(offset_of!(abi::stack_t, ss_flags)),
+            size: f.u64(offset_of!(abi::stack_t, ss_size)),
+        }
     }
 }
 

@@ -2,56 +2,57 @@
 
 use core::ops::{BitAnd, BitOr, Not};
 
-macro_rules! signals {
-    ($($name:ident = $n:literal)*) => { $(
-        #[doc = concat!("Linux `", stringify!($name), "`.")]
-        pub const $name: u32 = $n;
-    )* };
-}
-signals! {
-    SIGHUP = 1 SIGINT = 2 SIGQUIT = 3 SIGILL = 4 SIGTRAP = 5 SIGABRT = 6 SIGBUS = 7 SIGFPE = 8 SIGKILL = 9
-    SIGUSR1 = 10 SIGSEGV = 11 SIGUSR2 = 12 SIGPIPE = 13 SIGALRM = 14 SIGTERM = 15 SIGSTKFLT = 16 SIGCHLD = 17
-    SIGCONT = 18 SIGSTOP = 19 SIGTSTP = 20 SIGTTIN = 21 SIGTTOU = 22 SIGURG = 23 SIGXCPU = 24 SIGXFSZ = 25
-    SIGVTALRM = 26 SIGPROF = 27 SIGWINCH = 28 SIGIO = 29 SIGPWR = 30 SIGSYS = 31
-}
+use linux_raw_sys::general as abi;
+pub use linux_raw_sys::general::{
+    SIGABRT, SIGALRM, SIGBUS, SIGCHLD, SIGCONT, SIGFPE, SIGHUP, SIGILL, SIGINT, SIGIO, SIGKILL, SIGPIPE,
+    SIGPROF, SIGPWR, SIGQUIT, SIGSEGV, SIGSTKFLT, SIGSTOP, SIGSYS, SIGTERM, SIGTRAP, SIGTSTP, SIGTTIN,
+    SIGTTOU, SIGURG, SIGUSR1, SIGUSR2, SIGVTALRM, SIGWINCH, SIGXCPU, SIGXFSZ,
+};
 
 /// The highest signal number.
-pub const SIGNALS: u32 = 64;
+pub const SIGNALS: u32 = abi::_NSIG;
 
 /// Where a signal came from (`si_code`), as far as this kernel raises it.
 pub mod code {
-    /// `kill`.
-    pub const SI_USER: i32 = 0;
-    /// The kernel.
-    pub const SI_KERNEL: i32 = 0x80;
-    /// `rt_sigqueueinfo`.
-    pub const SI_QUEUE: i32 = -1;
-    /// A timer.
-    pub const SI_TIMER: i32 = -2;
-    /// `tkill`, `tgkill`.
-    pub const SI_TKILL: i32 = -6;
-    /// SIGSEGV: nothing is mapped there.
-    pub const SEGV_MAPERR: i32 = 1;
-    /// SIGSEGV: the mapping does not permit the access.
-    pub const SEGV_ACCERR: i32 = 2;
-    /// SIGBUS: no object behind the address.
-    pub const BUS_ADRERR: i32 = 2;
-    /// SIGCHLD: exited.
-    pub const CLD_EXITED: i32 = 1;
-    /// SIGCHLD: killed by a signal.
-    pub const CLD_KILLED: i32 = 2;
-    /// SIGCHLD: it waits for its tracer.
-    pub const CLD_TRAPPED: i32 = 4;
-    /// SIGCHLD: stopped.
-    pub const CLD_STOPPED: i32 = 5;
-    /// SIGCHLD: continued.
-    pub const CLD_CONTINUED: i32 = 6;
-    /// SIGFPE: integer division by zero.
-    pub const FPE_INTDIV: i32 = 1;
-    /// SIGILL: illegal opcode.
-    pub const ILL_ILLOPN: i32 = 2;
-    /// SIGTRAP: breakpoint.
-    pub const TRAP_BRKPT: i32 = 1;
+    use super::abi;
+
+    macro_rules! codes {
+        ($($(#[$doc:meta])* $name:ident)*) => { $( $(#[$doc])* pub const $name: i32 = abi::$name as i32; )* };
+    }
+    codes! {
+        /// `kill`.
+        SI_USER
+        /// The kernel.
+        SI_KERNEL
+        /// `rt_sigqueueinfo`.
+        SI_QUEUE
+        /// A timer.
+        SI_TIMER
+        /// `tkill`, `tgkill`.
+        SI_TKILL
+        /// SIGSEGV: nothing is mapped there.
+        SEGV_MAPERR
+        /// SIGSEGV: the mapping does not permit the access.
+        SEGV_ACCERR
+        /// SIGBUS: no object behind the address.
+        BUS_ADRERR
+        /// SIGCHLD: exited.
+        CLD_EXITED
+        /// SIGCHLD: killed by a signal.
+        CLD_KILLED
+        /// SIGCHLD: it waits for its tracer.
+        CLD_TRAPPED
+        /// SIGCHLD: stopped.
+        CLD_STOPPED
+        /// SIGCHLD: continued.
+        CLD_CONTINUED
+        /// SIGFPE: integer division by zero.
+        FPE_INTDIV
+        /// SIGILL: illegal opcode.
+        ILL_ILLOPN
+        /// SIGTRAP: breakpoint.
+        TRAP_BRKPT
+    }
 }
 
 /// A set of signals, bit `n - 1` for signal `n`, as the ABI has it.

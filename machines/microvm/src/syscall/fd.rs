@@ -13,6 +13,7 @@ use anonmem_oslib::Result;
 use anonmem_oslib::abi::{Fields, Packer};
 use anonmem_oslib::errno::{EBADF, EINVAL};
 use anonmem_oslib::vfs::{Body, FileType};
+use core::mem::offset_of;
 use linux_raw_sys::general as abi;
 use spin::Mutex;
 
@@ -203,6 +204,7 @@ pub(super) fn memfd_create(c: &mut Call<'_>) -> Result<usize> {
 
 /// Reads `struct epoll_event`: events and data.
 pub(super) fn epoll_event(address: u64) -> Result<(u32, u64)> {
-    let bytes: [u8; 12] = user::read_array(address)?;
-    Ok((Fields(&bytes).u32(0), Fields(&bytes).u64(4)))
+    let bytes: [u8; size_of::<abi::epoll_event>()] = user::read_array(address)?;
+    let f = Fields(&bytes);
+    Ok((f.u32(offset_of!(abi::epoll_event, events)), f.u64(offset_of!(abi::epoll_event, data))))
 }

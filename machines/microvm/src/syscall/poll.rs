@@ -10,7 +10,7 @@ use crate::fs::event::wait_for_anything;
 use crate::fs::file::{ERR, HUP, IN, OUT, OpenFile};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use anonmem_oslib::abi::{Fields, Packer};
+use anonmem_oslib::abi::{self as layout, Fields};
 use anonmem_oslib::errno::{EINTR, EINVAL, ENOMEM, ETIMEDOUT};
 use anonmem_oslib::restart::{ERESTARTNOHAND, ERESTARTSYS};
 use anonmem_oslib::signal::SigSet;
@@ -260,8 +260,9 @@ fn do_epoll_wait(c: &Call<'_>, deadline: Option<u64>) -> Result<usize> {
         Ok(()) | Err(ETIMEDOUT) => {}
         Err(error) => return Err(error),
     }
-    let packed = ready.iter().fold(Packer::new(), |p, (events, data)| p.u32(*events).u64(*data));
-    user::write(c.args[1], &packed.0)?;
+    let packed: Vec<u8> =
+        ready.iter().flat_map(|(events, data)| layout::epoll_event(*events, *data)).collect();
+    user::write(c.args[1], &packed)?;
     Ok(ready.len())
 }
 

@@ -14,7 +14,7 @@ use crate::sched::Interruptible;
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use anonmem_oslib::Result;
-use anonmem_oslib::abi::{Fields, Packer};
+use anonmem_oslib::abi::{self as layout, Fields, Packer};
 use anonmem_oslib::errno::{EAGAIN, EINVAL, ETIMEDOUT};
 use anonmem_oslib::restart::{ERESTART_RESTARTBLOCK, ERESTARTSYS};
 use anonmem_oslib::sigframe::{Detail, SigInfo};
@@ -62,18 +62,18 @@ fn boot_time(id: u32, at: u64) -> Result<u64> {
 
 pub(super) fn clock_gettime(c: &mut Call<'_>) -> Result<usize> {
     let now = now_of(c, c.u32(0))?;
-    user::write(c.args[1], &Packer::new().timespec(now).0)?;
+    user::write(c.args[1], &layout::timespec(now))?;
     Ok(0)
 }
 
 pub(super) fn clock_getres(c: &mut Call<'_>) -> Result<usize> {
     now_of(c, c.u32(0))?;
-    user::write_unless_null(c.args[1], &Packer::new().timespec(1).0)?;
+    user::write_unless_null(c.args[1], &layout::timespec(1))?;
     Ok(0)
 }
 
 pub(super) fn gettimeofday(c: &mut Call<'_>) -> Result<usize> {
-    user::write_unless_null(c.args[0], &Packer::new().timeval(clock::wall_ns()).0)?;
+    user::write_unless_null(c.args[0], &layout::timeval(clock::wall_ns()))?;
     user::write_unless_null(c.args[1], &[0; 8])?;
     Ok(0)
 }
@@ -108,7 +108,7 @@ fn sleep_for(c: &Call<'_>, duration: u64, remaining: u64) -> Result<usize> {
         Ok(()) => Ok(0),
         Err(ERESTARTSYS) => {
             let left = deadline.saturating_sub(clock::now_ns());
-            user::write_unless_null(remaining, &Packer::new().timespec(left).0)?;
+            user::write_unless_null(remaining, &layout::timespec(left))?;
             *c.thread.restart.lock() = Some(deadline);
             Err(ERESTART_RESTARTBLOCK)
         }
@@ -169,7 +169,7 @@ fn real_timer(c: &Call<'_>) -> Result<Arc<Timer>> {
 }
 
 fn put_itimerval(address: u64, setting: Setting) -> Result<()> {
-    user::write_unless_null(address, &Packer::new().timeval(setting.interval_ns).timeval(setting.value_ns).0)
+    user::write_unless_null(address, &layout::itimerval(setting.interval_ns, setting.value_ns))
 }
 
 pub(super) fn setitimer(c: &mut Call<'_>) -> Result<usize> {
@@ -213,10 +213,7 @@ fn itimerspec(address: u64, id: u32, from: From) -> Result<(Option<u64>, u64)> {
 }
 
 fn put_itimerspec(address: u64, setting: Setting) -> Result<()> {
-    user::write_unless_null(
-        address,
-        &Packer::new().timespec(setting.interval_ns).timespec(setting.value_ns).0,
-    )
+    user::write_unless_null(address, &layout::itimerspec(setting.interval_ns, setting.value_ns))
 }
 
 /// What a POSIX timer does when it is due (`struct sigevent`).
