@@ -14,12 +14,16 @@ use std::ops::Range;
 const P: u64 = PAGE_SIZE as u64;
 /// Above this many pages an address space mostly unmaps.
 const CROWDED: usize = 256;
+/// Bytes that a leaf maps.
+const LEAF: u64 = 512 * P;
 
 /// A source of operations: the same seed gives the same ones.
 #[derive(Clone, Debug)]
 pub struct Generator {
     state: u64,
     window: Range<u64>,
+    /// Whether areas that leaves fill are mapped around the window, too.
+    leaves: bool,
     /// Where the last store or load went: the next one goes there too, now and then, on another CPU.
     recent: Option<(u64, u64)>,
 }
@@ -27,7 +31,13 @@ pub struct Generator {
 impl Generator {
     /// The generator with this seed.
     pub fn new(seed: u64) -> Self {
-        Self { state: seed, window: WINDOW..WINDOW + WINDOW_PAGES * P, recent: None }
+        Self { state: seed, window: WINDOW..WINDOW + WINDOW_PAGES * P, leaves: false, recent: None }
+    }
+
+    /// A generator that maps areas of a leaf's size, too, in which the window lies.
+    #[must_use]
+    pub fn with_leaves(self) -> Self {
+        Self { leaves: true, ..self }
     }
 
     /// A generator with another window, for [`Self::op_within`].
@@ -72,7 +82,11 @@ impl Generator {
     }
 
     fn op_in(&mut self, space: usize, oracle: &Oracle) -> Op {
-        let crowded = oracle.space(space).is_some_and(|s| s.pages.len() > CROWDED);
+        let enough = if self.leaves { CROWDED + 2 * (LEAF / P) as usize } else { CROWDED };
+        let crowded = oracle.space(space).is_some_and(|s| s.pages.len() > enough);
+        if self.leaves && !crowded && self.one_in(20) {
+            return self.leaf(space);
+        }
         match self.below(if crowded { 260 } else { 200 }) {
             0 => Op::Spawn(self.below(SPACES as u64) as usize),
             1..=8 => Op::Fork { parent: space, child: self.below(SPACES as u64) as usize },
@@ -90,6 +104,19 @@ impl Generator {
             146..=147 => Op::Fetch(self.bytes(space, oracle)),
             148..=199 => Op::Write(self.bytes(space, oracle), self.below(1 << 32) as u32),
             _ => Op::Munmap(self.large_area(space, oracle)),
+        }
+    }
+
+    /// An operation on all that a leaf maps. What comes afterwards meets parts of it.
+    fn leaf(&mut self, space: usize) -> Op {
+        let base = |nth: u64| (WINDOW & !(LEAF - 1)) + nth * LEAF;
+        let at = At { space, addr: base(self.below(3)), len: LEAF };
+        match self.below(10) {
+            0..=5 => Op::Mmap(at, Place::Fixed(at.addr), Rights::RW, Backing::Private),
+            6 => Op::Mprotect(at, self.rights()),
+            7 => Op::Mremap(at, LEAF, Remap::Fixed(base(self.below(3)))),
+            8 => Op::Madvise(at, self.pick(&Advise::ALL)),
+            _ => Op::Write(At { len: 1, ..at }, self.below(1 << 32) as u32),
         }
     }
 

@@ -240,21 +240,28 @@ impl<C: Checks, A: Arch> Sources for Hosted<C, A> {
 }
 
 impl<C: Checks, A: Arch> SwapIo for Hosted<C, A> {
-    fn swap_write(&self, device: u8, slot: u64, src: Pfn, frames: &dyn FrameAlloc) -> Result<(), IoError> {
+    fn swap_write(
+        &self,
+        device: u8,
+        slot: u64,
+        order: Order,
+        src: Pfn,
+        frames: &dyn FrameAlloc,
+    ) -> Result<(), IoError> {
         if let Some(zram) = self.swap().zram() {
-            return zram.write(self, Self::current_cpu().index(), slot, src, frames);
+            return zram.write_run(self, Self::current_cpu().index(), slot, order, src, frames);
         }
         // A device takes its time: others run meanwhile.
         std::thread::yield_now();
-        self.swap().write((device, slot), self.arena(), src)
+        self.swap().write((device, slot), order, self.arena(), src)
     }
 
-    fn swap_read(&self, device: u8, slot: u64, dst: Pfn) -> Result<(), IoError> {
+    fn swap_read(&self, device: u8, slot: u64, order: Order, dst: Pfn) -> Result<(), IoError> {
         if let Some(zram) = self.swap().zram() {
-            return zram.read(self, Self::current_cpu().index(), slot, dst);
+            return zram.read_run(self, Self::current_cpu().index(), slot, order, dst);
         }
         std::thread::yield_now();
-        self.swap().read((device, slot), self.arena(), dst)
+        self.swap().read((device, slot), order, self.arena(), dst)
     }
 
     fn swap_discard(&self, device: u8, slot: u64, frames: &dyn FrameAlloc) {

@@ -37,6 +37,10 @@ pub trait System {
     fn may_run_short(&self) -> bool {
         false
     }
+    /// Whether it maps areas by leaves, so that operations should meet some.
+    fn has_leaves(&self) -> bool {
+        false
+    }
     /// Ends all address spaces and looks for leaks. Not called after a failure: the system may be in any
     /// state then, and should be abandoned rather than torn down.
     fn finish(self) -> Verdict;
@@ -187,7 +191,8 @@ pub fn run_random<S: System>(
     let result = guarded(|| {
         let (system, oracle) = make();
         let mut run = Run { system, oracle, done: Vec::new() };
-        let mut generator = Generator::new(seed);
+        let generator = Generator::new(seed);
+        let mut generator = if run.system.has_leaves() { generator.with_leaves() } else { generator };
         for _ in 0..steps {
             let op = generator.op(&run.oracle);
             if !run.system.supports(&op) {

@@ -5,7 +5,7 @@
 //! written.
 
 use crate::arena::Arena;
-use anonmem_hal::{FrameAlloc, IoError, PAGE_SIZE, Pfn};
+use anonmem_hal::{FrameAlloc, IoError, Order, PAGE_SIZE, Pfn};
 use anonmem_zram::Zram;
 use rustix::fs::OFlags;
 use std::{
@@ -22,7 +22,7 @@ use std::{
 };
 
 /// A page where direct I/O may read and write it.
-#[repr(align(4096))]
+#[repr(C, align(4096))]
 struct Page([u8; PAGE_SIZE]);
 
 struct Stored {
@@ -37,8 +37,8 @@ enum Store {
     Zram(Zram),
 }
 
-/// Slots with the same number of so many devices follow one another in the file.
-const DEVICES: u64 = 32;
+/// Each device has room for so many slots in the file, which has holes.
+const MOST_SLOTS: u64 = 1 << 24;
 
 /// Whether the host's cache lies between a file and its disk.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -143,48 +143,83 @@ impl SwapTable {
         self.lock().remove(&at);
     }
 
-    pub(crate) fn write(&self, at: (u8, u64), arena: &Arena, src: Pfn) -> Result<(), IoError> {
+    /// Writes pages to slots in a row: one request to the file.
+    pub(crate) fn write(
+        &self,
+        (device, slot): (u8, u64),
+        order: Order,
+        arena: &Arena,
+        src: Pfn,
+    ) -> Result<(), IoError> {
         count_and_fail(&self.writes, &self.fail_writes)?;
-        let mut page = Box::new(Page([0; PAGE_SIZE]));
-        arena.read(src, 0, &mut page.0);
-        let checksum = checksum(&page);
-        let page = match self.file() {
-            Some(file) => {
-                file.write_all_at(&page.0, offset(at)).map_err(|_| IoError)?;
-                None
-            }
-            None => Some(page),
-        };
-        self.lock().insert(at, Stored { page, checksum });
+        let mut pages = blank(order);
+        for (page, nth) in pages.iter_mut().zip(0..) {
+            arena.read(src.offset(nth), 0, &mut page.0);
+        }
+        if let Some(file) = self.file() {
+            file.write_all_at(bytes(&mut pages), offset((device, slot))).map_err(|_| IoError)?;
+        }
+        let in_memory = self.file().is_none();
+        let mut slots = self.lock();
+        for (page, at) in pages.into_iter().zip(slot..) {
+            let checksum = checksum(&page);
+            let page = in_memory.then(|| Box::new(page));
+            slots.insert((device, at), Stored { page, checksum });
+        }
         Ok(())
     }
 
-    pub(crate) fn read(&self, at: (u8, u64), arena: &Arena, dst: Pfn) -> Result<(), IoError> {
+    /// Reads slots in a row: one request to the file.
+    pub(crate) fn read(
+        &self,
+        (device, slot): (u8, u64),
+        order: Order,
+        arena: &Arena,
+        dst: Pfn,
+    ) -> Result<(), IoError> {
         count_and_fail(&self.reads, &self.fail_reads)?;
-        let mut page = Page([0; PAGE_SIZE]);
-        let wanted = {
+        let mut pages = blank(order);
+        let mut wanted = Vec::new();
+        {
             let slots = self.lock();
-            // A reader that was late may ask for a slot that was freed: what it gets is thrown away.
-            let stored = slots.get(&at).ok_or(IoError)?;
-            if let Some(kept) = &stored.page {
-                page.0 = kept.0;
+            for (page, at) in pages.iter_mut().zip(slot..) {
+                // A reader that was late may ask for a slot that was freed: what it gets is thrown away.
+                let stored = slots.get(&(device, at)).ok_or(IoError)?;
+                if let Some(kept) = &stored.page {
+                    page.0 = kept.0;
+                }
+                wanted.push(stored.checksum);
             }
-            stored.checksum
-        };
-        if let Some(file) = self.file() {
-            file.read_exact_at(&mut page.0, offset(at)).map_err(|_| IoError)?;
         }
-        // A slot that was freed meanwhile may hold another page by now.
-        let is_current = self.lock().get(&at).is_some_and(|stored| stored.checksum == wanted);
-        assert!(!is_current || checksum(&page) == wanted, "swap slot {at:?} changed on the device");
-        arena.write(dst, 0, &page.0);
+        if let Some(file) = self.file() {
+            file.read_exact_at(bytes(&mut pages), offset((device, slot))).map_err(|_| IoError)?;
+        }
+        for ((page, wanted), nth) in pages.iter().zip(wanted).zip(0..) {
+            let at = (device, slot + nth);
+            // A slot that was freed meanwhile may hold another page by now.
+            let is_current = self.lock().get(&at).is_some_and(|stored| stored.checksum == wanted);
+            assert!(!is_current || checksum(page) == wanted, "swap slot {at:?} changed on the device");
+            arena.write(dst.offset(nth), 0, &page.0);
+        }
         Ok(())
     }
 }
 
+/// Pages for a transfer.
+fn blank(order: Order) -> Vec<Page> {
+    (0..order.pages()).map(|_| Page([0; PAGE_SIZE])).collect()
+}
+
+/// Their bytes.
+fn bytes(pages: &mut [Page]) -> &mut [u8] {
+    // SAFETY: a page is `PAGE_SIZE` bytes and has no others, and the slice has so many of them in a row.
+    unsafe { core::slice::from_raw_parts_mut(pages.as_mut_ptr().cast(), pages.len() * PAGE_SIZE) }
+}
+
 /// Where a slot is in the file.
 fn offset((device, slot): (u8, u64)) -> u64 {
-    (slot * DEVICES + u64::from(device)) * PAGE_SIZE as u64
+    assert!(slot < MOST_SLOTS, "slot {slot} of a device in a file");
+    (u64::from(device) * MOST_SLOTS + slot) * PAGE_SIZE as u64
 }
 
 fn count_and_fail(count: &AtomicU64, fail: &AtomicU64) -> Result<(), IoError> {
@@ -223,16 +258,20 @@ mod tests {
         machine.cpus().clone().run_on(CpuId(0), || {
             for (device, byte) in [(0, 7), (1, 9)] {
                 machine.arena().write(frame, 0, &[byte; PAGE_SIZE]);
-                machine.swap_write(device, 3, frame, &NoFrames).unwrap();
+                machine.swap_write(device, 3, Order::ZERO, frame, &NoFrames).unwrap();
             }
             let mut bytes = [0; PAGE_SIZE];
-            machine.swap_read(0, 3, frame).unwrap();
+            machine.swap_read(0, 3, Order::ZERO, frame).unwrap();
             machine.arena().read(frame, 0, &mut bytes);
             assert_eq!(bytes, [7; PAGE_SIZE], "{caching:?}");
-            assert_eq!((machine.swap_read(0, 4, frame), machine.swap().stored()), (Err(IoError), 2));
+            assert_eq!(
+                (machine.swap_read(0, 4, Order::ZERO, frame), machine.swap().stored()),
+                (Err(IoError), 2)
+            );
             File::options().write(true).open(&path).unwrap().write_all_at(&[1], offset((1, 3))).unwrap();
-            let read =
-                std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| machine.swap_read(1, 3, frame)));
+            let read = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                machine.swap_read(1, 3, Order::ZERO, frame)
+            }));
             assert!(read.is_err(), "the page was changed on the device");
         });
         std::fs::remove_file(path).unwrap();

@@ -45,6 +45,27 @@ pub enum Memory {
     Plenty,
     /// Less than they use, and a swap device.
     Short,
+    /// As before, and yet room for some folios of a leaf's size.
+    Tight,
+}
+
+impl Memory {
+    /// Whether pages have to leave.
+    pub fn swaps(self) -> bool {
+        match self {
+            Self::Plenty => false,
+            Self::Short | Self::Tight => true,
+        }
+    }
+
+    /// Frames of the machine, and pages of its swap device.
+    const fn size(self) -> (u64, u64) {
+        match self {
+            Self::Plenty => (PLENTY, 0),
+            Self::Short => (FEW, SWAP_PAGES),
+            Self::Tight => (2_048, 16_384),
+        }
+    }
 }
 
 /// One address space and its programs, one on each CPU.
@@ -97,7 +118,7 @@ fn limits_of<A: Arch>(memory: Memory) -> Limits {
         min_addr: config.mmap_min_addr,
         heap_start: HEAP_START,
         stack: 8 << 20,
-        swap: memory == Memory::Short,
+        swap: memory.swaps(),
         folios: false,
         is_host: false,
     }
@@ -117,14 +138,15 @@ impl<A: Arch> Anonmem<A> {
     /// # Panics
     /// If the machine is too small, which it is not.
     pub fn start_with(lock_mode: LockMode, memory: Memory, folios: FolioPolicy) -> (Self, Oracle) {
-        let machine = Machine::<A>::new(if memory == Memory::Short { FEW } else { PLENTY });
+        let (frames, slots) = memory.size();
+        let machine = Machine::<A>::new(frames);
         let (failures, sources) = (machine.failures().clone(), machine.sources().clone());
         let cpu = machine.cpus().enter(CpuId(0));
         let source_id = sources.register(source());
         let config = Config { lock_mode, folios, ..Config::default() };
         let vm = Vm::new(machine, config).expect("enough memory for a memory manager");
-        if memory == Memory::Short {
-            vm.swap_on(0, SWAP_PAGES, 0).expect("enough memory for a swap device");
+        if memory.swaps() {
+            vm.swap_on(0, slots, 0).expect("enough memory for a swap device");
             vm.machine().swap().fail_every_write(FAIL_WRITES);
         }
         let system = Self {
@@ -238,7 +260,7 @@ impl<A: Arch> Anonmem<A> {
         let is_off = self.vm.swap_off(0).is_ok() || self.vm.swap_devices().next().is_none();
         if is_off {
             // Without memory for it there is none until the next time.
-            let _ = self.vm.swap_on(0, SWAP_PAGES, 0);
+            let _ = self.vm.swap_on(0, self.memory.size().1, 0);
         }
     }
 }
@@ -284,7 +306,7 @@ impl<A: Arch> Anonmem<A> {
         self.turn += 1;
         let cpu = self.turn % CPUS;
         self.run_on(cpu);
-        if self.memory == Memory::Short && self.turn.is_multiple_of(SWAP_CYCLE) {
+        if self.memory.swaps() && self.turn.is_multiple_of(SWAP_CYCLE) {
             self.cycle_swap();
         }
         match &self.spaces[op.space()] {
@@ -341,7 +363,12 @@ impl<A: Arch> System for Anonmem<A> {
     }
 
     fn may_run_short(&self) -> bool {
-        self.memory == Memory::Short
+        self.memory.swaps()
+    }
+
+    fn has_leaves(&self) -> bool {
+        let leaves = self.vm.folio_policy().mode(A::LEAF_ORDER) == FolioMode::Always;
+        leaves && self.memory != Memory::Short
     }
 
     fn finish(mut self) -> Verdict {

@@ -61,6 +61,11 @@ fn operations_fail_cleanly_while_memory_is_short() {
 }
 
 #[test]
+fn folios_that_leave_and_return_in_runs_are_what_they_were() {
+    run(30, Memory::Tight, Inject::Nothing);
+}
+
+#[test]
 fn page_tables_of_aarch64_say_the_same() {
     run_on::<AArch64>(30, Memory::Plenty, Inject::Nothing);
     run_on::<AArch64>(20, Memory::Short, Inject::Nothing);

@@ -14,7 +14,7 @@ use crate::virtio::block::{self, Disk, Piece, SECTOR, Transfer};
 use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
-use anonmem_hal::{FrameAlloc, IoError, PAGE_SHIFT, PAGE_SIZE, Pfn, SwapIo};
+use anonmem_hal::{FrameAlloc, IoError, Order, PAGE_SHIFT, PAGE_SIZE, Pfn, SwapIo};
 use anonmem_oslib::abi::makedev;
 use anonmem_oslib::errno::{EBUSY, EINVAL, ENODEV, ENOMEM};
 use anonmem_oslib::runfile::RunFile;
@@ -220,9 +220,15 @@ pub fn usage() -> Usage {
     }
 }
 
-/// Moves a page between its place on the disk and a frame, which the caller has locked.
-fn move_page(disk: &Disk, transfer: Transfer, page: u64, frame: Pfn) -> core::result::Result<(), IoError> {
-    let piece = Piece { at: frame.0 << PAGE_SHIFT, len: PAGE_SIZE as u32 };
+/// Moves pages between their place on the disk and frames, which the caller has locked: one request.
+fn move_pages(
+    disk: &Disk,
+    transfer: Transfer,
+    page: u64,
+    order: Order,
+    frame: Pfn,
+) -> core::result::Result<(), IoError> {
+    let piece = Piece { at: frame.0 << PAGE_SHIFT, len: order.bytes() as u32 };
     disk.transfer(transfer, page * (PAGE_SIZE as u64 / SECTOR), core::iter::once(piece))
 }
 
@@ -231,19 +237,20 @@ impl SwapIo for Kernel {
         &self,
         _: u8,
         slot: u64,
+        order: Order,
         src: Pfn,
         frames: &dyn FrameAlloc,
     ) -> core::result::Result<(), IoError> {
         match &device().ok_or(IoError)?.store {
-            Store::Zram(zram) => zram.write(self, this_cpu().id(), slot, src, frames),
-            Store::Disk(disk) => move_page(disk, Transfer::Write, slot, src),
+            Store::Zram(zram) => zram.write_run(self, this_cpu().id(), slot, order, src, frames),
+            Store::Disk(disk) => move_pages(disk, Transfer::Write, slot, order, src),
         }
     }
 
-    fn swap_read(&self, _: u8, slot: u64, dst: Pfn) -> core::result::Result<(), IoError> {
+    fn swap_read(&self, _: u8, slot: u64, order: Order, dst: Pfn) -> core::result::Result<(), IoError> {
         match &device().ok_or(IoError)?.store {
-            Store::Zram(zram) => zram.read(self, this_cpu().id(), slot, dst),
-            Store::Disk(disk) => move_page(disk, Transfer::Read, slot, dst),
+            Store::Zram(zram) => zram.read_run(self, this_cpu().id(), slot, order, dst),
+            Store::Disk(disk) => move_pages(disk, Transfer::Read, slot, order, dst),
         }
     }
 

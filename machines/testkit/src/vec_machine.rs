@@ -214,16 +214,30 @@ impl Sources for VecMachine {}
 
 /// Any device has room for any slot.
 impl SwapIo for VecMachine {
-    fn swap_write(&self, device: u8, slot: u64, src: Pfn, _frames: &dyn FrameAlloc) -> Result<(), IoError> {
-        let words = Box::new(std::array::from_fn(|i| self.words(src)[i].load(Relaxed)));
-        self.swapped.lock().map_err(|_| IoError)?.insert((device, slot), words);
+    fn swap_write(
+        &self,
+        device: u8,
+        slot: u64,
+        order: Order,
+        src: Pfn,
+        _frames: &dyn FrameAlloc,
+    ) -> Result<(), IoError> {
+        let mut swapped = self.swapped.lock().map_err(|_| IoError)?;
+        for nth in 0..order.pages() {
+            let page = self.words(src.offset(nth));
+            let words = Box::new(std::array::from_fn(|i| page[i].load(Relaxed)));
+            swapped.insert((device, slot + nth), words);
+        }
         Ok(())
     }
 
-    fn swap_read(&self, device: u8, slot: u64, dst: Pfn) -> Result<(), IoError> {
+    fn swap_read(&self, device: u8, slot: u64, order: Order, dst: Pfn) -> Result<(), IoError> {
         let swapped = self.swapped.lock().map_err(|_| IoError)?;
-        let words = swapped.get(&(device, slot)).ok_or(IoError)?;
-        self.words(dst).iter().zip(words.iter()).for_each(|(to, from)| to.store(*from, Relaxed));
+        for nth in 0..order.pages() {
+            let words = swapped.get(&(device, slot + nth)).ok_or(IoError)?;
+            let page = self.words(dst.offset(nth));
+            page.iter().zip(words.iter()).for_each(|(to, from)| to.store(*from, Relaxed));
+        }
         Ok(())
     }
 

@@ -5,7 +5,7 @@ use crate::{
     store::{LARGEST, Piece, Store},
 };
 use alloc::{boxed::Box, collections::TryReserveError, vec, vec::Vec};
-use anonmem_hal::{FrameAlloc, IoError, PAGE_SIZE, Pfn, PhysMem};
+use anonmem_hal::{FrameAlloc, IoError, Order, PAGE_SIZE, Pfn, PhysMem};
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use lz4_flex::block::{CompressTable, compress_into_with_table, decompress_into, get_maximum_output_size};
 use spin::Mutex;
@@ -148,6 +148,44 @@ impl Zram {
         *tables.slots.get_mut(memory, slot).ok_or(IoError)? = contents.to_bits();
         self.peak_frames.fetch_max(tables.frames(), Relaxed);
         Ok(())
+    }
+
+    /// The same for 2^`order` pages and slots in a row. They are compressed one by one: a page can be had, and its
+    /// piece given back, without the others.
+    ///
+    /// # Errors
+    /// [`IoError`] if there is no frame to keep one of them in: none of the slots holds anything then.
+    pub fn write_run(
+        &self,
+        memory: &impl PhysMem,
+        cpu: usize,
+        slot: u64,
+        order: Order,
+        src: Pfn,
+        frames: &dyn FrameAlloc,
+    ) -> Result<(), IoError> {
+        for nth in 0..order.pages() {
+            if self.write(memory, cpu, slot + nth, src.offset(nth), frames).is_err() {
+                (0..nth).for_each(|nth| self.discard(memory, slot + nth, frames));
+                return Err(IoError);
+            }
+        }
+        Ok(())
+    }
+
+    /// Gets the pages of 2^`order` slots in a row into as many frames from `dst` on, which the caller owns.
+    ///
+    /// # Errors
+    /// [`IoError`] if one of the slots holds nothing.
+    pub fn read_run(
+        &self,
+        memory: &impl PhysMem,
+        cpu: usize,
+        slot: u64,
+        order: Order,
+        dst: Pfn,
+    ) -> Result<(), IoError> {
+        (0..order.pages()).try_for_each(|nth| self.read(memory, cpu, slot + nth, dst.offset(nth)))
     }
 
     /// Gets the page of `slot` into `dst`, which the caller owns.

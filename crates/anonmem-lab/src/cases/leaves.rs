@@ -6,7 +6,8 @@ use super::{
     kernel::{Kernel, P, boxed, page, scenario},
 };
 use crate::{Model, Sim};
-use anonmem::{Advice, LockMode, PinFlags, Prot};
+use anonmem::{Advice, FolioMode, FolioPolicy, LockMode, PinFlags, Prot};
+use anonmem_hal::Order;
 use anonmem_sync::Ordering;
 
 /// A program on `cpus` with a leaf at page 0, in which page 1 says 7. CPU 1 has read it, so that it knows a clean
@@ -25,6 +26,38 @@ fn leaf(cpus: &[u32]) -> Kernel {
     }
     kernel
 }
+
+/// A fault makes a leaf where another thread needs a table.
+pub static FAULT: Case = Case {
+    name: "thp-leaf-fault-vs-table",
+    title: "a fault zeroes a folio for a leaf; meanwhile another thread puts a table into its place",
+    happened: "Linux, __do_huge_pmd_anonymous_page: the upper entry is looked at again under its lock, because it was empty when the fault began.",
+    environment: "Two threads of one program, with folios of a leaf's size. A stores to page 0, B puts a guard on page 3.",
+    rule: "The place of a leaf is asked again under the lock: what another thread has put there stays.",
+    mutants: &[Mutant::Patch {
+        name: "leaf-fault-without-second-look",
+        what: "the leaf is put there because the place was empty when the fault began",
+    }],
+    runs: &[Run::new(Model::Sc, Extent::Bound(2))],
+    program: |_| {
+        let world = || {
+            let kernel = Kernel::new(96, LockMode::Vma);
+            kernel.vm.set_folio_policy(FolioPolicy::default().with(Order::new(3), FolioMode::Always));
+            kernel.spawn(0, &[0, 1]);
+            kernel.map(0, 0, 8, Prot::READ | Prot::WRITE);
+            kernel
+        };
+        boxed(
+            scenario("thp-leaf-fault-vs-table", 1, world)
+                .cpu("A stores", |k| assert_eq!(k.store(0, 0, 1), Ok(())))
+                .cpu("B guards", |k| k.madvise(0, 3, Advice::GuardInstall))
+                .check(|k| match (k.load(0, 0), k.load(0, 3)) {
+                    (Ok(1), Err(_)) => k.check(),
+                    found => Err(format!("1 and a guard were put there, found {found:?}")),
+                }),
+        )
+    },
+};
 
 /// The page of the case.
 pub static SPLIT: Case = Case {

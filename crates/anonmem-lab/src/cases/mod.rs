@@ -206,6 +206,7 @@ pub fn all() -> &'static [&'static Case] {
         &folios::ALONE,
         &folios::PARTIAL,
         &folios::ONE_STORE,
+        &leaves::FAULT,
         &leaves::SPLIT,
         &leaves::FORK,
         &leaves::PIN,

@@ -1,6 +1,6 @@
 //! The simulated machine's swap devices: a few slots each, kept in the execution's world.
 //!
-//! A transfer is one step, somewhere between the call and its return; other CPUs may act before and after it,
+//! A transfer of a page is one step, somewhere between the call and its return; other CPUs may act before and after it,
 //! as they do while a device works. It touches the slot and the frame: a program that still stores to the
 //! frame through a stale translation is seen before or after, and a transfer from or to a frame that is free
 //! fails the execution. A slot that was discarded has no contents; reading it is an error of the device, as
@@ -21,7 +21,7 @@ use crate::{
     memory::By,
     trace::{Action, Event},
 };
-use anonmem_hal::{FrameAlloc, IoError, PAGE_SIZE, Pfn, SwapIo};
+use anonmem_hal::{FrameAlloc, IoError, Order, PAGE_SIZE, Pfn, SwapIo};
 use core::{panic::Location, sync::atomic::Ordering};
 
 /// What a device does with a slot.
@@ -74,30 +74,27 @@ impl Sim {
 
 impl SwapIo for Sim {
     #[track_caller]
-    fn swap_write(&self, device: u8, slot: u64, src: Pfn, _: &dyn FrameAlloc) -> Result<(), IoError> {
+    fn swap_write(
+        &self,
+        device: u8,
+        slot: u64,
+        order: Order,
+        src: Pfn,
+        _: &dyn FrameAlloc,
+    ) -> Result<(), IoError> {
         if Self::fails("the device fails to write") {
             return Err(IoError);
         }
-        self.begin(Transfer::Write, (device, slot), src, Location::caller());
-        if running() {
-            inside_frame(self.arena.data_address(src), By::Code, Location::caller());
-        }
-        let words = core::array::from_fn(|i| self.arena.read(src, i * 8));
-        let rest = (WORDS..PAGE_SIZE / 8).all(|i| self.arena.read(src, i * 8) == 0);
-        assert!(rest, "a page that is swapped out has its contents in its first {WORDS} words");
-        self.arena.state(|s| *s.swap.slot(device, slot) = Some(words));
+        (0..order.pages()).for_each(|nth| self.write_page(device, slot + nth, src.offset(nth)));
         Ok(())
     }
 
     #[track_caller]
-    fn swap_read(&self, device: u8, slot: u64, dst: Pfn) -> Result<(), IoError> {
+    fn swap_read(&self, device: u8, slot: u64, order: Order, dst: Pfn) -> Result<(), IoError> {
         if Self::fails("the device fails to read") {
             return Err(IoError);
         }
-        self.begin(Transfer::Read, (device, slot), dst, Location::caller());
-        let words = self.arena.state(|s| *s.swap.slot(device, slot)).ok_or(IoError)?;
-        self.arena.write_words(dst, &words, Location::caller());
-        Ok(())
+        (0..order.pages()).try_for_each(|nth| self.read_page(device, slot + nth, dst.offset(nth)))
     }
 
     #[track_caller]
@@ -111,5 +108,27 @@ impl SwapIo for Sim {
             });
         }
         self.arena.state(|s| *s.swap.slot(device, slot) = None);
+    }
+}
+
+impl Sim {
+    #[track_caller]
+    fn write_page(&self, device: u8, slot: u64, src: Pfn) {
+        self.begin(Transfer::Write, (device, slot), src, Location::caller());
+        if running() {
+            inside_frame(self.arena.data_address(src), By::Code, Location::caller());
+        }
+        let words = core::array::from_fn(|i| self.arena.read(src, i * 8));
+        let rest = (WORDS..PAGE_SIZE / 8).all(|i| self.arena.read(src, i * 8) == 0);
+        assert!(rest, "a page that is swapped out has its contents in its first {WORDS} words");
+        self.arena.state(|s| *s.swap.slot(device, slot) = Some(words));
+    }
+
+    #[track_caller]
+    fn read_page(&self, device: u8, slot: u64, dst: Pfn) -> Result<(), IoError> {
+        self.begin(Transfer::Read, (device, slot), dst, Location::caller());
+        let words = self.arena.state(|s| *s.swap.slot(device, slot)).ok_or(IoError)?;
+        self.arena.write_words(dst, &words, Location::caller());
+        Ok(())
     }
 }

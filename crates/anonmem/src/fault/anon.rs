@@ -9,7 +9,7 @@
 
 use crate::{
     events::Event,
-    fault::huge::{Want, map_large_folio},
+    fault::huge::{Want, map_large_folio, map_leaf},
     fault::vm_fault::{FaultAccess, FaultGuard, FaultResult, VmFault},
 };
 use anonmem_frame::{NewFolio, OutOfMemory};
@@ -66,8 +66,13 @@ fn map_new_page<'a, M: Machine, G: FaultGuard<M>>(
     table: Option<PteTable<'a, M, G>>,
 ) -> Result<FaultResult, FaultResult> {
     let anon_vma = fault.anon_vma()?;
+    let large = fault.vm.folio_policy.is_on();
+    if large && table.is_none() && map_leaf(fault, Want::Touch)?.is_some() {
+        fault.vm.count(Event::FaultAnon);
+        return Ok(FaultResult::Done);
+    }
     let table = fault.found_or_made(table)?;
-    if fault.vm.folio_policy.is_on() && map_large_folio(fault, table, Want::Touch)?.is_some() {
+    if large && map_large_folio(fault, table, Want::Touch)?.is_some() {
         fault.vm.count(Event::FaultAnon);
         return Ok(FaultResult::Done);
     }
@@ -98,11 +103,17 @@ pub(crate) fn fill_run<M: Machine, G: FaultGuard<M>>(
     end: Va,
 ) -> Result<u64, FaultResult> {
     let anon_vma = fault.anon_vma()?;
+    let large = fault.vm.folio_policy.is_on();
+    if large
+        && fault.slot.space.walk(&fault.vm.frames, fault.guard, fault.va).is_none()
+        && let Some(filled) = map_leaf(fault, Want::All(end))?
+    {
+        fault.vm.count(Event::FaultAnon);
+        return Ok(filled.pages().0);
+    }
     let table = fault.table()?;
     let end = end.min(table.range().end);
-    if fault.vm.folio_policy.is_on()
-        && let Some(filled) = map_large_folio(fault, table, Want::All(end))?
-    {
+    if large && let Some(filled) = map_large_folio(fault, table, Want::All(end))? {
         fault.vm.count(Event::FaultAnon);
         return Ok(filled.pages().0);
     }

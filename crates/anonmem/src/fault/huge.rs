@@ -5,6 +5,9 @@
 //! left, the fault goes on with a single page. Memory for a folio is never made by reclaim: it is there, or a
 //! smaller one will do.
 //!
+//! A folio of a leaf's size is mapped by one leaf where no table is yet ([`map_leaf`]), else by a run of entries
+//! like the others. A table that is there stays: other faults may be using it.
+//!
 //! The window is looked at twice: without the lock, to choose; and under it, because another thread may have
 //! filled a part of it while the folio was zeroed (`thp-range-no-longer-empty`).
 //!
@@ -20,12 +23,13 @@
 
 use crate::{
     events::Event,
+    fault::leaf::map_new_leaf,
     fault::vm_fault::{FaultAccess, FaultGuard, FaultResult, VmFault},
     thp::{mode::ThpDisable, policy::Orders, stats::FolioEvent},
     vma::refusal::Refusal,
 };
 use anonmem_frame::{FolioOwner, FolioRef, MapRun, NewFolio};
-use anonmem_hal::{FlushRange, Machine, Order, PAGE_SHIFT, Va, VaRange};
+use anonmem_hal::{Arch, FlushRange, Machine, Order, PAGE_SHIFT, Va, VaRange};
 use anonmem_pgtable::{Attrs, Cleared, Dirty, Mapped, PteGuard, PteTable, Teardown};
 
 /// The largest order that a fault without a VMA lock zeroes: longer, and others wait for its read section.
@@ -47,6 +51,16 @@ pub(super) enum Want {
     All(Va),
 }
 
+impl Want {
+    /// Whether all pages of `window`, which `va` lies in, may come at once.
+    fn all_of(self, va: Va, window: VaRange) -> bool {
+        match self {
+            Self::Touch => true,
+            Self::All(end) => window.start >= va && window.end <= end,
+        }
+    }
+}
+
 /// What became of a write to the zero page, or to a page of a large folio.
 pub(super) enum Large<'a, M: Machine, G> {
     /// It is resolved.
@@ -66,6 +80,26 @@ fn window(va: Va, order: u8) -> VaRange {
     let bytes = 1 << (PAGE_SHIFT + u32::from(order));
     let start = va.align_down(bytes);
     VaRange { start, end: Va(start.0 + bytes) }
+}
+
+/// Fills the window around the fault's address by one leaf, where there is no table yet and the policy allows its
+/// size; `None` if a table is to be made. What is refused here is asked again of the table, and counted there.
+///
+/// `auto` takes no leaves. A leaf has one accessed bit, so that nobody could tell what was never touched.
+///
+/// # Errors
+/// As a fault.
+#[cold]
+#[inline(never)]
+pub(super) fn map_leaf<M: Machine, G: FaultGuard<M>>(
+    fault: &VmFault<'_, M, G>,
+    want: Want,
+) -> Result<Option<VaRange>, FaultResult> {
+    let order = M::Arch::LEAF_ORDER.get();
+    if !orders_for(fault).is_free(order) || !want.all_of(fault.va, window(fault.va, order)) {
+        return Ok(None);
+    }
+    map_new_leaf(fault)
 }
 
 /// Fills the window around the fault's address with a large folio; `None` if there can be none, and a page
@@ -145,11 +179,7 @@ fn refusal<'a, M: Machine, G: FaultGuard<M>>(
 ) -> Option<FolioEvent> {
     let mapped = fault.vm.vma(fault.id).range();
     let inside = |all: VaRange| range.start >= all.start && range.end <= all.end;
-    let wanted = match want {
-        Want::Touch => true,
-        Want::All(end) => range.start >= fault.va && range.end <= end,
-    };
-    if !inside(mapped) || !inside(table.range()) || !wanted {
+    if !inside(mapped) || !inside(table.range()) || !want.all_of(fault.va, range) {
         return Some(FolioEvent::FallbackVma);
     }
     if !table.is_vacant(range) {

@@ -13,6 +13,7 @@ use crate::{
     events::Event,
     fault::vm_fault::{FaultAccess, FaultGuard, FaultResult, VmFault, Waits},
     mm::Mm,
+    thp::stats::FolioEvent,
     vma::refusal::Refusal,
 };
 use anonmem_frame::{FolioOwner, SharedWholeRef};
@@ -31,45 +32,50 @@ enum Verdict {
     Migrates,
 }
 
-/// Fills the window of the fault's address with a folio of zeroes, mapped by one leaf. Returns whether it did.
-/// It does not where the VMA does not cover the window, where a table or a leaf is, or where there is no such
-/// block of frames.
+/// Fills the window of the fault's address with a folio of zeroes, mapped by one leaf. Returns the window if it
+/// did. It does not where the VMA does not cover the window, where a table or a leaf is, or where there is no
+/// such block of frames: memory for it is never made.
 ///
 /// The caller has asked policy, and whether the window's pages may come at once. What the VMA covers stays
 /// under the fault's guard; that the window is empty is looked at again under the lock.
 #[doc(alias = "__do_huge_pmd_anonymous_page")]
-pub(crate) fn map_new_leaf<M: Machine, G: FaultGuard<M>>(
+pub(super) fn map_new_leaf<M: Machine, G: FaultGuard<M>>(
     fault: &VmFault<'_, M, G>,
-) -> Result<bool, FaultResult> {
+) -> Result<Option<VaRange>, FaultResult> {
     let (frames, space, vma) = (&fault.vm.frames, &fault.slot.space, fault.vm.vma(fault.id));
     fault.guard.adds_tables()?;
-    let size = M::Arch::LEAF_ORDER.bytes() as u64;
+    let (order, size) = (M::Arch::LEAF_ORDER, M::Arch::LEAF_ORDER.bytes() as u64);
     let start = fault.va.align_down(size);
     let Some(window) = VaRange::of(start, size).filter(|&window| vma.range().covers(window)) else {
-        return Ok(false);
+        return Ok(None);
     };
     let anon_vma = fault.anon_vma()?;
-    let Ok(new) = frames.alloc(M::Arch::LEAF_ORDER) else { return Ok(false) };
+    let Ok(new) = frames.alloc_gently(order) else { return Ok(None) };
     new.zero();
-    let kept = Deposit::alloc(frames)?;
-    let place = space.leaf_alloc(frames, fault.guard, start)?;
-    let Some(vacancy) = place.lock_empty() else { return Ok(false) };
+    // Without a frame for a table the folio goes back: a smaller one leaves room for it.
+    let Ok(kept) = Deposit::alloc(frames) else { return Ok(None) };
+    let Ok(place) = space.leaf_alloc(frames, fault.guard, start) else { return Ok(None) };
+    let Some(vacancy) = place.lock_empty() else {
+        fault.vm.count_folio(order, FolioEvent::FaultRaced);
+        return Err(FaultResult::Reload);
+    };
     fault.guard.still_holds()?;
     let folio = new.into_exclusive_anon_whole(anon_vma.raw(), vma.index_of(start));
     drop(vacancy.fill(folio, fault.attrs(), kept));
     fault.slot.add_anon(window.pages().0 as i64);
+    fault.vm.count_folio(order, FolioEvent::FaultAlloc);
     fault.vm.count(Event::LeafFault);
-    Ok(true)
+    Ok(Some(window))
 }
 
 impl<M: Machine> Mm<'_, M> {
-    /// Fills the window of `va` by one leaf, as a write fault does where policy wants it: for tests and cases.
+    /// Fills the window of `va` by one leaf, whatever policy says: for tests and cases.
     #[doc(hidden)]
     pub fn fault_leaf(&self, va: Va) -> bool {
         let guard = self.read();
         let Some((_, id)) = guard.slot().tree.find_containing(self.vm.nodes(), va) else { return false };
         let fault = VmFault::new(self.vm, guard.slot(), &guard, id, va, FaultAccess::Write, Waits::Kernel);
-        map_new_leaf(&fault) == Ok(true)
+        matches!(map_new_leaf(&fault), Ok(Some(_)))
     }
 }
 
@@ -150,7 +156,11 @@ fn wp_can_reuse_whole<M: Machine, G: FaultGuard<M>>(
         return false;
     }
     let Some(lock) = folio.try_lock() else { return false };
-    folio.reuse(&lock, anon_vma.raw()).is_ok()
+    let reused = folio.reuse(&lock, anon_vma.raw()).is_ok();
+    if reused {
+        fault.vm.count_folio(M::Arch::LEAF_ORDER, FolioEvent::ReuseRun);
+    }
+    reused
 }
 
 #[cfg(test)]

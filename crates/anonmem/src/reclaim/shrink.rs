@@ -180,7 +180,8 @@ impl<M: Machine> Vm<M> {
             self.count(Event::SwapZero);
             return true;
         }
-        let written = self.machine().swap_write(entry.device, entry.offset, page.pfn(), &self.frames);
+        let written =
+            self.machine().swap_write(entry.device, entry.offset, Order::ZERO, page.pfn(), &self.frames);
         if written.is_ok() {
             slots.set_stored(swap.count(), Stored::OnDevice, self.workingset.evict());
         }

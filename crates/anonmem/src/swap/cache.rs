@@ -5,7 +5,7 @@
 
 use crate::{events::Event, objects::Objects, swap::slot::SwapRef};
 use anonmem_frame::{Folio, FolioGuard, FolioOwner, FolioRef, NewFolio};
-use anonmem_hal::{IoError, Machine, SwapEntry};
+use anonmem_hal::{IoError, Machine, Order, SwapEntry};
 
 /// What came of asking for the page of an entry.
 pub(crate) enum SwapIn<'v, M: Machine> {
@@ -52,10 +52,10 @@ impl<M: Machine> Objects<M> {
             return Ok(SwapIn::Changed);
         }
         let read = if slots.state(&self.frames, entry.offset).zero {
-            self.machine().zero(page.pfn(), anonmem_hal::Order::ZERO);
+            self.machine().zero(page.pfn(), Order::ZERO);
             Ok(())
         } else {
-            self.machine().swap_read(entry.device, entry.offset, page.pfn())
+            self.machine().swap_read(entry.device, entry.offset, Order::ZERO, page.pfn())
         };
         if read.is_err() && !self.swap_uncache(entry, &lock) {
             // Only the last owner of a count takes the page of another out of the cache: the slot was freed,

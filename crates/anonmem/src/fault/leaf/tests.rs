@@ -1,12 +1,14 @@
 //! Programs over leaves: every call that treats a leaf whole, or in part.
 
 use crate::{
-    Advice, Event, Mm, PinFlags, Prot, RemapFlags,
+    Advice, Config, Event, FolioEvent, FolioMode, FolioPolicy, LockMode, Mm, PinFlags, Populate, Prot,
+    RegisterMode, RemapFlags, UffdFaults,
     fault::vm_fault::FaultAccess,
     testing::{M, P, RW, World},
     vma::Backing,
 };
-use anonmem_hal::{Va, VaRange};
+use anonmem_frame::FolioOwner;
+use anonmem_hal::{Order, Va, VaRange};
 use core::ops::ControlFlow;
 use std::vec::Vec;
 
@@ -50,6 +52,137 @@ fn advise(mm: &Mm<'_, M>, range: VaRange, advice: Advice) {
 
 fn splits(w: &World) -> u64 {
     w.vm.stats().event(Event::LeafSplit)
+}
+
+/// Runs `f` in every lock mode, with folios of a leaf's size taken as `mode` says.
+fn with_leaves(mode: FolioMode, f: impl Fn(&World)) {
+    for lock_mode in [LockMode::Mmap, LockMode::Vma, LockMode::Speculative] {
+        let folios = FolioPolicy::default().with(Order::new(9), mode);
+        World::run_with(Config { lock_mode, folios, ..Config::default() }, &f);
+    }
+}
+
+/// An address space that maps the pages up to `end`.
+fn mapped(w: &World, end: u64) -> Mm<'_, M> {
+    let mm = w.vm.new_mm().unwrap();
+    mm.map_raw(range(0, end), RW, Backing::Anonymous);
+    mm
+}
+
+fn taken(w: &World) -> (u64, u64) {
+    (w.vm.stats().event(Event::LeafFault), w.vm.folio_event(Order::new(9), FolioEvent::FaultAlloc))
+}
+
+#[test]
+fn a_store_takes_a_leaf_where_policy_says_so() {
+    with_leaves(FolioMode::Always, |w| {
+        let mm = mapped(w, 3 * N - 1);
+        mm.store(at(N + 9).0, 4).unwrap();
+        assert_eq!((huge(&mm), taken(w), mm.counters().anon.0), (1, (1, 1), N));
+        let faults = w.vm.stats().event(Event::Fault);
+        range(N, 2 * N).iter_pages().for_each(|va| mm.store(va.0, 5).unwrap());
+        assert_eq!(w.vm.stats().event(Event::Fault), faults, "one fault for all of it");
+        // The VMA ends before the window does.
+        mm.store(at(2 * N).0, 6).unwrap();
+        assert_eq!((huge(&mm), mm.counters().anon.0), (1, N + 1));
+        assert!(w.vm.folio_event(Order::new(9), FolioEvent::FallbackVma) > 0);
+        w.vm.validate().unwrap();
+    });
+}
+
+#[test]
+fn where_a_table_is_a_folio_of_that_size_is_a_run_of_entries() {
+    with_leaves(FolioMode::Always, |w| {
+        let mm = mapped(w, 2 * N);
+        assert_eq!((mm.load(at(3).0), mm.load(at(N - 1).0)), (Ok(0), Ok(0)));
+        mm.store(at(4).0, 1).unwrap();
+        assert_eq!((huge(&mm), taken(w), mm.counters().anon.0), (0, (0, 1), N));
+        // What was dropped whole leaves no table behind.
+        mm.store(at(N).0, 1).unwrap();
+        advise(&mm, range(N, 2 * N), Advice::DontNeed);
+        mm.store(at(N).0, 2).unwrap();
+        assert_eq!((huge(&mm), taken(w)), (1, (2, 3)));
+        w.vm.validate().unwrap();
+    });
+}
+
+#[test]
+fn populating_and_advice_take_leaves_and_auto_takes_none() {
+    with_leaves(FolioMode::Madvise, |w| {
+        let mm = mapped(w, 3 * N);
+        mm.populate(range(0, N), Populate::Write).unwrap();
+        assert_eq!(taken(w), (0, 0));
+        advise(&mm, range(N, 3 * N), Advice::HugePage);
+        mm.populate(range(N + 1, 3 * N), Populate::Write).unwrap();
+        assert_eq!((huge(&mm), taken(w)), (1, (1, 1)), "the first window is wanted in part");
+        w.vm.validate().unwrap();
+    });
+    with_leaves(FolioMode::Auto, |w| {
+        let mm = mapped(w, 2 * N);
+        mm.populate(range(0, 2 * N), Populate::Write).unwrap();
+        assert_eq!((huge(&mm), taken(w).0), (0, 0));
+    });
+}
+
+#[test]
+fn without_a_block_or_a_table_to_spare_a_smaller_folio_will_do() {
+    with_leaves(FolioMode::Always, |w| {
+        let mm = mapped(w, 8 * N);
+        let stored = range(0, 8 * N).iter_pages().take_while(|va| mm.store(va.0, 1).is_ok()).count() as u64;
+        assert!(stored > 3500 && huge(&mm) >= 5, "{stored} pages, {} leaves", huge(&mm));
+        assert!(w.vm.folio_event(Order::new(9), FolioEvent::FallbackMemory) > 0);
+        w.vm.validate().unwrap();
+    });
+    with_leaves(FolioMode::Always, |w| {
+        // Whatever allocation fails, the store finds memory at the next attempt, or less than a leaf.
+        let fault = |mm: &Mm<'_, M>| match mm.handle_fault(at(7), FaultAccess::Write) {
+            crate::FaultOutcome::Oom => Err(crate::Error::OutOfMemory),
+            _ => Ok(()),
+        };
+        let failed = w.fail_each_allocation(|| mapped(w, N), fault, |_, _| w.vm.validate().unwrap());
+        assert!(failed < 20, "{failed}");
+    });
+}
+
+#[test]
+fn leaves_are_reclaimed_and_split_like_other_folios() {
+    with_leaves(FolioMode::Always, |w| {
+        w.vm.swap_on(0, 4 * N, 0).unwrap();
+        let mm = mapped(w, N);
+        mm.store(at(7).0, 1).unwrap();
+        assert_eq!(huge(&mm), 1);
+        let child = mm.fork().unwrap();
+        child.store(at(9).0, 2).unwrap();
+        let page = w.vm.frames.try_get(mm.pagemap(at(0)).pfn.unwrap()).unwrap();
+        let lock = page.lock();
+        w.vm.split_folio(&lock, &page, Order::new(3)).unwrap();
+        drop((lock, page));
+        w.vm.validate().unwrap();
+        assert_eq!((mm.load(at(7).0), child.load(at(7).0), child.load(at(9).0)), (Ok(1), Ok(1), Ok(2)));
+        drop(child);
+        advise(&mm, range(0, N), Advice::PageOut);
+        w.vm.validate().unwrap();
+        assert_eq!((mm.load(at(7).0), mm.load(at(9).0)), (Ok(1), Ok(0)));
+    });
+}
+
+#[test]
+fn a_userfaultfd_is_asked_of_the_pages_of_a_leaf() {
+    with_leaves(FolioMode::Always, |w| {
+        let mm = mapped(w, 2 * N);
+        mm.store(at(7).0, 1).unwrap();
+        assert_eq!(huge(&mm), 1);
+        let uffd = mm.userfaultfd(UffdFaults::Any).unwrap();
+        uffd.agree(crate::UffdFeatures::empty()).unwrap();
+        uffd.register(at(0), 2 * N * P, RegisterMode::MISSING | RegisterMode::WP).unwrap();
+        uffd.write_protect(at(3), P, crate::ProtectMode::WP).unwrap();
+        w.vm.validate().unwrap();
+        assert_eq!((mm.load(at(7).0), huge(&mm)), (Ok(1), 0));
+        mm.store(at(8).0, 2).unwrap();
+        drop(uffd);
+        mm.store(at(3).0, 3).unwrap();
+        w.vm.validate().unwrap();
+    });
 }
 
 #[test]
