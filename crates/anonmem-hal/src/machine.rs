@@ -385,9 +385,9 @@ impl core::error::Error for IoError {}
 ///
 /// A machine without swap implements none of it.
 pub trait SwapIo {
-    /// Writes 2^`order` frames from `src` on to as many slots of `device` from `slot` on: one unit of work for a
-    /// device that can do it at once. Both are aligned to their number. Returns when the frames may be reused.
-    /// May sleep.
+    /// Writes 2^`order` frames from `src` on to as many slots of `device` from `slot` on. Both are aligned to
+    /// their number: one unit of work for a device that can do it at once. Returns when the frames may be
+    /// reused. May sleep.
     ///
     /// # Errors
     /// [`IoError`]: the pages stay in memory. The slots hold nothing, or anything.
@@ -405,8 +405,8 @@ pub trait SwapIo {
     /// Reads 2^`order` slots of `device` from `slot` on into as many frames from `dst` on. May sleep.
     ///
     /// # Errors
-    /// [`IoError`]: of one page, that it is lost; whoever needs it gets a SIGBUS. Of more, that one of them could
-    /// not be read: they are asked for one by one.
+    /// [`IoError`]: of one page, that it is lost; whoever needs it gets a SIGBUS. Of more, that one of them
+    /// could not be read: they are asked for one by one.
     fn swap_read(&self, _device: u8, _slot: u64, _order: Order, _dst: Pfn) -> Result<(), IoError> {
         Err(IoError)
     }

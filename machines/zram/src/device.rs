@@ -150,8 +150,8 @@ impl Zram {
         Ok(())
     }
 
-    /// The same for 2^`order` pages and slots in a row. They are compressed one by one: a page can be had, and its
-    /// piece given back, without the others.
+    /// The same for 2^`order` pages and slots in a row. They are compressed one by one: a page can be had, and
+    /// its piece given back, without the others.
     ///
     /// # Errors
     /// [`IoError`] if there is no frame to keep one of them in: none of the slots holds anything then.
@@ -173,7 +173,7 @@ impl Zram {
         Ok(())
     }
 
-    /// Gets the pages of 2^`order` slots in a row into as many frames from `dst` on, which the caller owns.
+    /// Gets the pages of 2^`order` slots in a row into as many frames from `dst` on, which the caller has.
     ///
     /// # Errors
     /// [`IoError`] if one of the slots holds nothing.

@@ -1,14 +1,14 @@
 //! Faults that take a large folio: the first write, a write over the zero page, and populating.
 //!
-//! The largest order wins that the policy allows, whose aligned window lies in the VMA and in which nothing is
-//! mapped. Each order that does not is counted with its reason, and the next smaller one is asked; if none is
-//! left, the fault goes on with a single page. Memory for a folio is never made by reclaim: it is there, or a
-//! smaller one will do.
+//! The largest order wins that the policy allows, whose aligned window lies in the VMA and is empty. Each order
+//! that does not is counted with its reason, and the next smaller one is asked. If none is left, the fault
+//! goes on with a single page. Memory for a folio is never made by reclaim: it is there, or a smaller one
+//! will do.
 //!
-//! A folio of a leaf's size is mapped by one leaf where no table is yet ([`map_leaf`]), else by a run of entries
-//! like the others. A table that is there stays: other faults may be using it.
+//! A folio of a leaf's size is mapped by one leaf where no table is yet ([`map_leaf`]). Else a run of entries
+//! maps it, like the others: a table that is there stays, because other faults may be using it.
 //!
-//! The window is looked at twice: without the lock, to choose; and under it, because another thread may have
+//! The window is looked at twice: without the lock, to choose; and under the lock. Another thread may have
 //! filled a part of it while the folio was zeroed (`thp-range-no-longer-empty`).
 //!
 //! A write to a shared page of a large folio asks two questions, in this order. *Are all of its mappings
@@ -18,8 +18,8 @@
 //!
 //! Locks: the fault's guard. The page-table lock is taken after the folio was zeroed.
 //!
-//! Linux: mm/memory.c `alloc_anon_folio`, `do_anonymous_page`. Differs: only the page that trapped is marked
-//! accessed and dirty, so that what was never touched can be told; a window may have been read before.
+//! Linux: mm/memory.c `alloc_anon_folio`, `do_anonymous_page`. Differs: a window may have been read before.
+//! Only the page that trapped is marked accessed and dirty, so that what was never touched can be told.
 
 use crate::{
     events::Event,
@@ -82,8 +82,9 @@ fn window(va: Va, order: u8) -> VaRange {
     VaRange { start, end: Va(start.0 + bytes) }
 }
 
-/// Fills the window around the fault's address by one leaf, where there is no table yet and the policy allows its
-/// size; `None` if a table is to be made. What is refused here is asked again of the table, and counted there.
+/// Fills the window around the fault's address by one leaf, where there is no table yet and the policy allows
+/// its size; `None` if a table is to be made. What is refused here is asked again of the table, and counted
+/// there.
 ///
 /// `auto` takes no leaves. A leaf has one accessed bit, so that nobody could tell what was never touched.
 ///

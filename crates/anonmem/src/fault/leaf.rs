@@ -32,9 +32,9 @@ enum Verdict {
     Migrates,
 }
 
-/// Fills the window of the fault's address with a folio of zeroes, mapped by one leaf. Returns the window if it
-/// did. It does not where the VMA does not cover the window, where a table or a leaf is, or where there is no
-/// such block of frames: memory for it is never made.
+/// Fills the window of the fault's address with a folio of zeroes, mapped by one leaf. Returns the window if
+/// it did. It does not where the VMA does not cover the window, where a table or a leaf is, or where there is
+/// no such block of frames: memory for it is never made.
 ///
 /// The caller has asked policy, and whether the window's pages may come at once. What the VMA covers stays
 /// under the fault's guard; that the window is empty is looked at again under the lock.
