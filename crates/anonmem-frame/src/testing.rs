@@ -115,6 +115,7 @@ pub(crate) fn run_on(cpu: u32) {
 impl<const CHECKED: bool> Machine for TestMachine<CHECKED> {
     type Arch = Toy;
     type Cpus = anonmem_hal::UpTo<64>;
+    type ReverseMap = anonmem_hal::reverse_map::AnonVmas;
     type Probe = NoProbe;
     const CHECKED: bool = CHECKED;
 }

@@ -25,6 +25,7 @@ pub mod machine;
 pub mod probe;
 #[doc(hidden)]
 pub mod pte;
+pub mod reverse_map;
 
 pub use addr::{MAX_ORDER, NrPages, Order, PAGE_SHIFT, PAGE_SIZE, Pfn, Va, VaRange, page_align};
 pub use arch::Arch;

@@ -35,6 +35,7 @@ use core::{fmt, num::NonZeroU64, ptr::NonNull};
 ///     type Arch = arch::X86_64;
 ///     type Probe = NoProbe;
 ///     type Cpus = UpTo<1>;
+///     type ReverseMap = reverse_map::AnonVmas;
 ///     const CHECKED: bool = false;
 /// }
 ///
@@ -95,6 +96,8 @@ pub trait Machine: PhysMem + Mmu + Sched + Clock + Sources + SwapIo + Sized + Se
     /// How many CPUs it may have, for example [`UpTo<8>`](crate::UpTo): the memory manager has room for so
     /// many.
     type Cpus: crate::CpuSlots;
+    /// How the memory manager finds what maps a page: one of [`reverse_map`](crate::reverse_map).
+    type ReverseMap: 'static;
     /// Whether the lock order and other run-time rules are checked. Off in benches.
     const CHECKED: bool;
 

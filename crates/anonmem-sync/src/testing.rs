@@ -16,6 +16,7 @@ static WAKE: Condvar = Condvar::new();
 impl Machine for TestMachine {
     type Arch = Toy;
     type Cpus = anonmem_hal::UpTo<64>;
+    type ReverseMap = anonmem_hal::reverse_map::AnonVmas;
     type Probe = NoProbe;
     const CHECKED: bool = true;
 }

@@ -6,10 +6,11 @@ use crate::{
     error::Error,
     mm::{Mm, mmap_lock::MmapWriteGuard},
     mmap::{MapFlags, Object},
+    rmap::machine::Machine,
     userfaultfd::events::Changes,
     vma::{flags::VmFlags, merge::NewArea, vma::Backing},
 };
-use anonmem_hal::{Machine, PAGE_SIZE, Va, VaRange};
+use anonmem_hal::{PAGE_SIZE, Va, VaRange};
 
 /// The attributes of a heap.
 const HEAP: VmFlags = VmFlags::READ

@@ -7,10 +7,11 @@
 
 use crate::{
     mm::{Mm, mmap_lock::MmapReadGuard},
+    rmap::machine::Machine,
     vma::vma::Backing,
 };
 use anonmem_frame::FolioOwner;
-use anonmem_hal::{Machine, VaRange};
+use anonmem_hal::VaRange;
 use anonmem_pgtable::Mapped;
 use anonmem_sync::Ordering;
 

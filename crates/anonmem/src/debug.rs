@@ -4,11 +4,11 @@ use crate::{
     gup::PinnedRange,
     mm::Mm,
     objects::Objects,
+    rmap::machine::Machine,
     rmap::{anon_vma::AnonVmaReadGuard, hit::RmapHit},
     userfaultfd::{Uffd, UffdFork, UffdMessage},
     vm::Vm,
 };
-use anonmem_hal::Machine;
 use anonmem_sync::{debug_by_name, debug_variants};
 
 debug_by_name! {

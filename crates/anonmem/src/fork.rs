@@ -19,15 +19,14 @@ use crate::{
     events::Event,
     ids::{UffdId, VmaId},
     mm::{Mm, mmap_lock::MmapWriteGuard},
+    rmap::machine::Machine,
     rmap::{Rmap, reverse_map::ReverseMap},
     userfaultfd::{events::Changes, is_protected},
     vm::Vm,
     vma::{flags::VmFlags, free::free_vma},
 };
 use anonmem_frame::{DupError, FolioOwner, NewFolio, RawHandle, SlotCountOverflow, TooManySharers};
-use anonmem_hal::{
-    Arch, FlushRange, Machine, Marker, MigrationBits, Present, Protection, Pte, SwapBits, Va, VaRange,
-};
+use anonmem_hal::{Arch, FlushRange, Marker, MigrationBits, Present, Protection, Pte, SwapBits, Va, VaRange};
 use anonmem_pgtable::{
     Attrs, Deposit, LeafGuard, LeafPlace, Locked, Mapped, MappedLeaf, NotShared, PteGuard, PteTable, Walked,
 };
@@ -129,7 +128,7 @@ fn dup_mmap<M: Machine>(
         // Without an anon_vma there is nothing but zero pages and shared objects, which faults bring back.
         // But what is protected stays so if somebody watches the child.
         let keeps_wp = vm.vma(vma).flags().contains(VmFlags::UFFD_WP);
-        let has_pages = Rmap::stamp(vm.vma(id)).is_some() || keeps_wp;
+        let has_pages = Rmap::<M>::stamp(vm.vma(id)).is_some() || keeps_wp;
         if has_pages && !flags.contains(VmFlags::WIPEONFORK) {
             Copying { vm, parent, child: target, vma, keeps_wp }.copy_page_range()?;
         }
@@ -163,7 +162,7 @@ fn dup_vma<M: Machine>(
     vm.backing_get(backing);
     vm.vma(new).init(child.id, range, old.pgoff(), flags, backing);
     vm.vma(new).watch_as(old, uffd);
-    let linked = if flags.contains(VmFlags::WIPEONFORK) { Ok(()) } else { Rmap::fork(vm, new, id) };
+    let linked = if flags.contains(VmFlags::WIPEONFORK) { Ok(()) } else { Rmap::<M>::fork(vm, new, id) };
     if let Err(e) = linked {
         // It is linked to nothing.
         free_vma(vm, new);
@@ -385,7 +384,7 @@ impl<'a, M: Machine> Copying<'a, M> {
     ) {
         let Pte::Present(present) = from.get(va) else { unreachable!("the page was just looked at") };
         let vma = self.vm.vma(self.vma);
-        let anon_vma = Rmap::stamp(vma).expect("the copy of a VMA with pages has an anon_vma");
+        let anon_vma = Rmap::<M>::stamp(vma).expect("the copy of a VMA with pages has an anon_vma");
         new.copy_from(present.pfn);
         let page = new.into_exclusive_anon(anon_vma.raw(), vma.index_of(va));
         to.install(va, page, child_attrs(present, present.prot));
@@ -414,7 +413,7 @@ fn take_back<M: Machine>(vm: &Vm<M>, guard: &MmapWriteGuard<'_, M>) {
     let slot = guard.slot();
     slot.tree.for_each(vm.nodes(), |range, id| {
         let vma = vm.vma(id);
-        let Some(anon_vma) = Rmap::stamp(vma) else { return };
+        let Some(anon_vma) = Rmap::<M>::stamp(vma) else { return };
         for (found, part) in slot.space.parts(&vm.frames, guard, range) {
             let table = match found.covered(part) {
                 Locked::Table(table) => table,

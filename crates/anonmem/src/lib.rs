@@ -118,7 +118,8 @@ pub use vma::{flags::VmFlags, tree::Busy};
 pub use anonmem_frame::FramesError;
 /// The seams: what a machine implements, and the types of addresses and frames.
 pub use anonmem_hal as hal;
-pub use anonmem_hal::{CpuId, Machine, PAGE_SIZE, Va, VaRange};
+pub use anonmem_hal::{CpuId, PAGE_SIZE, Va, VaRange};
+pub use rmap::machine::Machine;
 
 /// What the lab and the bench look at behind the API. No promise is made about it.
 #[doc(hidden)]

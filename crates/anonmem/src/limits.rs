@@ -5,10 +5,11 @@
 use crate::{
     error::Error,
     mm::{Mm, mmap_lock::MmapWriteGuard},
+    rmap::machine::Machine,
     thp::mode::ThpDisable,
     vma::flags::VmFlags,
 };
-use anonmem_hal::{Machine, PAGE_SHIFT};
+use anonmem_hal::PAGE_SHIFT;
 use anonmem_sync::Ordering;
 
 /// Limits of an address space, in bytes; `u64::MAX` for none. A child inherits them.

@@ -30,12 +30,13 @@ use crate::{
     ids::VmaId,
     mm::{Mm, slot::MmSlot},
     populate::Populate,
+    rmap::machine::Machine,
     vma::{
         flags::VmFlags,
         vma::{Backing, Vma},
     },
 };
-use anonmem_hal::{Machine, Va, VaRange};
+use anonmem_hal::{Va, VaRange};
 
 /// What `madvise` is told. The numbers are Linux's.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

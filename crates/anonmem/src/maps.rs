@@ -10,12 +10,13 @@
 use crate::{
     ids::{ShmId, VmaId},
     mm::{Mm, mmap_lock::MmapReadGuard, slot::MmSlot},
+    rmap::machine::Machine,
     userfaultfd::is_protected,
     vma::{flags::VmFlags, tree::Busy, vma::Backing},
 };
 use anonmem_frame::{Folio, RawHandle};
 use anonmem_hal::{
-    Arch, EntryBits, Machine, Marker, PAGE_SHIFT, PAGE_SIZE, Pfn, Present, Protection, SourceId, Va, VaRange,
+    Arch, EntryBits, Marker, PAGE_SHIFT, PAGE_SIZE, Pfn, Present, Protection, SourceId, Va, VaRange,
 };
 use anonmem_pgtable::{LeafGuard, Locked, Mapped, MappedLeaf, PteTable, StableVma, Walked};
 use core::ops::ControlFlow;

@@ -9,9 +9,10 @@ use crate::{
     error::Error,
     ids::VmaId,
     mm::{Mm, mmap_lock::MmapReadGuard},
+    rmap::machine::Machine,
     vma::vma::Backing,
 };
-use anonmem_hal::{Arch, Machine, Pte, SoftLeaf, Va, VaRange};
+use anonmem_hal::{Arch, Pte, SoftLeaf, Va, VaRange};
 
 impl<M: Machine> Mm<'_, M> {
     /// Tells for each page of the `len` bytes from `start`, in order, whether an access would find it in

@@ -11,9 +11,10 @@ use crate::{
     error::Error,
     mm::{Mm, mmap_lock::MmapWriteGuard},
     populate::Stop,
+    rmap::machine::Machine,
     vma::flags::VmFlags,
 };
-use anonmem_hal::{Arch, Machine, PAGE_SHIFT, Va, VaRange, page_align};
+use anonmem_hal::{Arch, PAGE_SHIFT, Va, VaRange, page_align};
 
 /// What makes a mapping locked, one way or the other.
 const LOCKED_MASK: VmFlags = VmFlags::LOCKED.union(VmFlags::LOCKONFAULT);

@@ -18,11 +18,12 @@ use crate::{
     mm::{Mm, mmap_lock::MmapWriteGuard},
     munmap::Covered,
     overcommit::Overcommit,
+    rmap::machine::Machine,
     shm::Promise,
     userfaultfd::events::Changes,
     vma::{flags::VmFlags, free::free_vma, merge::NewArea, vma::Backing},
 };
-use anonmem_hal::{Arch, Machine, NrPages, PAGE_SHIFT, PAGE_SIZE, SourceId, Va, VaRange};
+use anonmem_hal::{Arch, NrPages, PAGE_SHIFT, PAGE_SIZE, SourceId, Va, VaRange};
 
 bitflags::bitflags! {
     /// What a program may do with a mapping. The values are those of Linux's `PROT_*`.

@@ -15,10 +15,11 @@ use crate::{
     ids::VmaId,
     mm::{Mm, mmap_lock::MmapWriteGuard},
     mmap::Prot,
+    rmap::machine::Machine,
     rmap::{Rmap, reverse_map::ReverseMap},
     vma::{flags::VmFlags, vma::Backing},
 };
-use anonmem_hal::{FlushRange, Machine, Protection, Va, VaRange};
+use anonmem_hal::{FlushRange, Protection, Va, VaRange};
 use anonmem_pgtable::Locked;
 
 impl<M: Machine> Mm<'_, M> {
@@ -148,7 +149,7 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
             new |= VmFlags::ACCOUNT;
         } else if !new.contains(VmFlags::WRITE)
             && vma.backing() == Backing::Anonymous
-            && Rmap::stamp(vma).is_none()
+            && Rmap::<M>::stamp(vma).is_none()
         {
             // No page was ever written: nothing needs the promise.
             new -= VmFlags::ACCOUNT;

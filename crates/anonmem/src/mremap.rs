@@ -30,10 +30,11 @@ use crate::{
     ids::VmaId,
     mm::{Mm, mmap_lock::MmapWriteGuard},
     mmap::{MapFlags, Object},
+    rmap::machine::Machine,
     userfaultfd::events::Changes,
     vma::{flags::VmFlags, merge::NewArea},
 };
-use anonmem_hal::{Arch, Machine, PAGE_SHIFT, Va, VaRange, page_align};
+use anonmem_hal::{Arch, PAGE_SHIFT, Va, VaRange, page_align};
 
 bitflags::bitflags! {
     /// How `mremap` may go about it. The values are those of Linux's `MREMAP_*`.

@@ -5,8 +5,8 @@
 //!
 //! Linux: mm/msync.c. Differs: no file to write to.
 
-use crate::{error::Error, mm::Mm, vma::flags::VmFlags};
-use anonmem_hal::{Machine, Va, VaRange, page_align};
+use crate::{error::Error, mm::Mm, rmap::machine::Machine, vma::flags::VmFlags};
+use anonmem_hal::{Va, VaRange, page_align};
 
 bitflags::bitflags! {
     /// How `msync` is to go about it. The values are those of Linux's `MS_*`.

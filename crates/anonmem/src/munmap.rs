@@ -12,13 +12,14 @@ use crate::{
     error::Error,
     ids::{VmaId, VmaTag},
     mm::{Mm, mmap_lock::MmapWriteGuard},
+    rmap::machine::Machine,
     rmap::{Rmap, reverse_map::ReverseMap},
     userfaultfd::events::Changes,
     vma::{flags::VmFlags, free::free_vma},
     zap::zap_range,
 };
 use anonmem_frame::Link;
-use anonmem_hal::{Arch, Machine, Va, VaRange};
+use anonmem_hal::{Arch, Va, VaRange};
 use anonmem_pgtable::Teardown;
 
 /// VMAs that were taken out of the tree, the lowest first.
@@ -162,7 +163,7 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
         self.for_each_detached(&detached, |id| {
             zap_range(objects, slot, self, &mut gather, objects.vma(id).range())
         });
-        self.for_each_detached(&detached, |id| Rmap::unlink(objects, id));
+        self.for_each_detached(&detached, |id| Rmap::<M>::unlink(objects, id));
         if tables == Tables::Free {
             let limits = self.limits_of(detached.hull);
             slot.space.free_tables(&mut gather, &objects.frames, detached.hull, limits);

@@ -23,9 +23,10 @@ use crate::{
     },
     ids::{UffdMessageId, VmaId},
     mm::{Mm, mmap_lock::MmapReadGuard},
+    rmap::machine::Machine,
     vma::flags::VmFlags,
 };
-use anonmem_hal::{Machine, PAGE_SIZE, Pte, Va, VaRange};
+use anonmem_hal::{PAGE_SIZE, Pte, Va, VaRange};
 
 /// Pages that are faulted in at most before the mmap lock is let go for a moment: those of a table.
 const BATCH: u64 = 512;

@@ -11,7 +11,10 @@
 use crate::{
     fault::speculative::Speculation,
     mm::mmap_lock::{MmapReadGuard, MmapWriteGuard},
-    rmap::anon_vma::{AnonVmaReadGuard, AnonVmaWriteGuard},
+    rmap::{
+        self,
+        anon_vma::{AnonVmaReadGuard, AnonVmaWriteGuard},
+    },
     shm::ShmUser,
     vma::lock::VmaReadGuard,
 };
@@ -51,7 +54,7 @@ unsafe impl<M: Machine> StableVma<M> for VmaReadGuard<'_, M> {
 unsafe impl<M: Machine> CanInstall<M> for VmaReadGuard<'_, M> {}
 
 // SAFETY: it is an RCU read section, and tables are freed a grace period after they were unlinked.
-unsafe impl<M: Machine> StableVma<M> for Speculation<'_, M> {
+unsafe impl<M: rmap::machine::Machine> StableVma<M> for Speculation<'_, M> {
     #[inline(always)]
     fn opens(&self, space: &AddressSpace<M>) -> bool {
         ptr::eq(&*self.slot().space, space)
@@ -60,7 +63,7 @@ unsafe impl<M: Machine> StableVma<M> for Speculation<'_, M> {
 // SAFETY: true from the check under the page-table lock on (`FaultGuard::still_holds`), and entries are
 // filled only after it: `VmFault::lock` and `VmFault::relock` are the only ways of a fault to a guard of
 // entries.
-unsafe impl<M: Machine> CanInstall<M> for Speculation<'_, M> {}
+unsafe impl<M: rmap::machine::Machine> CanInstall<M> for Speculation<'_, M> {}
 
 // SAFETY: the tables under a VMA are freed after `unlink_anon_vmas` has taken the root's lock for writing, so
 // those of the VMAs that are linked to the family stay while the lock is held. Under an rmap lock entries may

@@ -2,9 +2,10 @@
 
 use crate::{
     events::{Event, NR_EVENTS},
+    rmap::machine::Machine,
     vm::Vm,
 };
-use anonmem_hal::{CpuId, Machine};
+use anonmem_hal::CpuId;
 use anonmem_sync::Ordering;
 
 impl<M: Machine> Vm<M> {

@@ -9,10 +9,11 @@ use crate::{
         vm_fault::{FaultAccess, FaultResult, VmFault, Waits},
     },
     mm::Mm,
+    rmap::machine::Machine,
     swap::device::DeviceState,
     vm::Vm,
 };
-use anonmem_hal::{Arch, Machine, Pte, SoftLeaf, Va, VaRange};
+use anonmem_hal::{Arch, Pte, SoftLeaf, Va, VaRange};
 use anonmem_pgtable::Walked;
 use anonmem_sync::Ordering;
 

@@ -14,8 +14,10 @@
 //! Linux: mm/truncate.c `truncate_pagecache`, mm/memory.c `unmap_mapping_range`, mm/shmem.c `shmem_setattr`.
 //! Differs: all address spaces are looked at, because nothing leads from an object to the VMAs that map it.
 
-use crate::{error::Error, ids::ShmId, mm::Mm, vm::Vm, vma::vma::Backing, zap::discard_range};
-use anonmem_hal::{Arch, Machine, PAGE_SHIFT, SourceId, Va, VaRange};
+use crate::{
+    error::Error, ids::ShmId, mm::Mm, rmap::machine::Machine, vm::Vm, vma::vma::Backing, zap::discard_range,
+};
+use anonmem_hal::{Arch, PAGE_SHIFT, SourceId, Va, VaRange};
 use anonmem_pgtable::Teardown;
 
 impl<M: Machine> Vm<M> {

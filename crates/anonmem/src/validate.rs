@@ -10,6 +10,7 @@
 use crate::{
     ids::{MmId, VmaId},
     mm::{mmap_lock::MmapReadGuard, slot::MmSlot},
+    rmap::machine::Machine,
     rmap::{
         Rmap,
         hit::{Form, RmapHit},
@@ -23,7 +24,7 @@ use crate::{
     },
 };
 use anonmem_frame::{Folio, Inconsistency, Kind, Mapping};
-use anonmem_hal::{Arch, EntryBits, Machine, Pte, SoftLeaf, SwapEntry, Va, VaRange};
+use anonmem_hal::{Arch, EntryBits, Pte, SoftLeaf, SwapEntry, Va, VaRange};
 use anonmem_pgtable::{Locked, Mapped, MappedLeaf, Miscounted, Walked};
 use core::{fmt, ops::ControlFlow};
 
@@ -498,15 +499,15 @@ impl<M: Machine> Vm<M> {
     fn validate_rmap(&self, folio: Folio<'_, M>) -> Check {
         let (mut found, mut exclusive) = (0, 0);
         let pages = || (0..folio.nr_pages().0).map(|nth| folio.pfn().offset(nth));
-        if let Some(guard) = Rmap::lock(self, folio) {
+        if let Some(guard) = Rmap::<M>::lock(self, folio) {
             let mut count = |hit: RmapHit<'_, '_, M, _>| {
                 found += hit.pages;
                 let met = |nth: &u64| self.frames.page_is_exclusive(hit.page.offset(*nth));
                 exclusive += (0..hit.pages).filter(met).count() as u64;
                 ControlFlow::<()>::Continue(())
             };
-            let _ = Rmap::walk(&guard, folio, Form::Present, &mut count);
-            let _ = Rmap::walk(&guard, folio, Form::Migration, &mut count);
+            let _ = Rmap::<M>::walk(&guard, folio, Form::Present, &mut count);
+            let _ = Rmap::<M>::walk(&guard, folio, Form::Migration, &mut count);
         }
         let marked = pages().filter(|&page| self.frames.page_is_exclusive(page)).count() as u64;
         expect("an exclusive page has one mapping", folio.pfn().0, marked, exclusive)?;

@@ -7,9 +7,9 @@ use crate::{
     config::Config,
     objects::Objects,
     reclaim::state::{ClockHand, Kswapd, Reclaimers},
+    rmap::machine::Machine,
 };
 use anonmem_frame::{Field, FramesError, Place, fields};
-use anonmem_hal::Machine;
 use core::ops::Deref;
 
 /// A memory manager: the objects that it owns, and what reclaims them.

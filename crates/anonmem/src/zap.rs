@@ -5,9 +5,9 @@
 //!
 //! Linux: mm/memory.c `unmap_page_range`, `zap_pte_range`, `unmap_vmas`.
 
-use crate::{mm::slot::MmSlot, objects::Objects, swap::slot::SwapRef};
+use crate::{mm::slot::MmSlot, objects::Objects, rmap::machine::Machine, swap::slot::SwapRef};
 use anonmem_frame::MapRun;
-use anonmem_hal::{Machine, Marker, Pte, SoftLeaf, Va, VaRange};
+use anonmem_hal::{Marker, Pte, SoftLeaf, Va, VaRange};
 use anonmem_pgtable::{CanInstall, Cleared, LeafGuard, Locked, MmuGather, PteGuard, PteTable, StableVma};
 
 /// Pages that were unmapped, by the count that they are in.

@@ -114,6 +114,7 @@ impl<C: Checks, A: Arch> Hosted<C, A> {
 impl<C: Checks, A: Arch> Machine for Hosted<C, A> {
     type Arch = A;
     type Cpus = anonmem_hal::UpTo<64>;
+    type ReverseMap = anonmem_hal::reverse_map::AnonVmas;
     type Probe = NoProbe;
     const CHECKED: bool = C::CHECKED;
 

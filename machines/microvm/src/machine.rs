@@ -157,6 +157,7 @@ impl Kernel {
 impl Machine for Kernel {
     type Arch = X86_64;
     type Cpus = anonmem_hal::UpTo<64>;
+    type ReverseMap = anonmem_hal::reverse_map::AnonVmas;
     type Probe = NoProbe;
     const CHECKED: bool = cfg!(feature = "lock-order");
 }

@@ -122,6 +122,7 @@ impl Machine for VecMachine {
     type Arch = X86_64;
     type Probe = NoProbe;
     type Cpus = UpTo<CPUS>;
+    type ReverseMap = anonmem_hal::reverse_map::AnonVmas;
     const CHECKED: bool = true;
 
     fn unwinding() -> bool {

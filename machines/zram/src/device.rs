@@ -150,8 +150,8 @@ impl Zram {
         Ok(())
     }
 
-    /// The same for 2^`order` pages and slots in a row. They are compressed one by one: a page can be had, and
-    /// its piece given back, without the others.
+    /// The same for 2^`order` pages and slots in a row. They are compressed one by one: a page can be had,
+    /// and its piece given back, without the others.
     ///
     /// # Errors
     /// [`IoError`] if there is no frame to keep one of them in: none of the slots holds anything then.

@@ -11,9 +11,10 @@ use crate::{
     events::Event,
     fault::huge::{Want, map_large_folio, map_leaf},
     fault::vm_fault::{FaultAccess, FaultGuard, FaultResult, VmFault},
+    rmap::machine::Machine,
 };
 use anonmem_frame::{NewFolio, OutOfMemory};
-use anonmem_hal::{Machine, Marker, PAGE_SHIFT, Pte, Va};
+use anonmem_hal::{Marker, PAGE_SHIFT, Pte, Va};
 use anonmem_pgtable::{Cleared, Mapped, PteTable};
 
 /// The most pages that [`fill_run`] makes at once.

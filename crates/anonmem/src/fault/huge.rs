@@ -25,11 +25,12 @@ use crate::{
     events::Event,
     fault::leaf::map_new_leaf,
     fault::vm_fault::{FaultAccess, FaultGuard, FaultResult, VmFault},
+    rmap::machine::Machine,
     thp::{mode::ThpDisable, policy::Orders, stats::FolioEvent},
     vma::refusal::Refusal,
 };
 use anonmem_frame::{FolioOwner, FolioRef, MapRun, NewFolio};
-use anonmem_hal::{Arch, FlushRange, Machine, Order, PAGE_SHIFT, Va, VaRange};
+use anonmem_hal::{Arch, FlushRange, Order, PAGE_SHIFT, Va, VaRange};
 use anonmem_pgtable::{Attrs, Cleared, Dirty, Mapped, PteGuard, PteTable, Teardown};
 
 /// The largest order that a fault without a VMA lock zeroes: longer, and others wait for its read section.

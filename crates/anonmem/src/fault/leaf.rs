@@ -13,11 +13,12 @@ use crate::{
     events::Event,
     fault::vm_fault::{FaultAccess, FaultGuard, FaultResult, VmFault, Waits},
     mm::Mm,
+    rmap::machine::Machine,
     thp::stats::FolioEvent,
     vma::refusal::Refusal,
 };
 use anonmem_frame::{FolioOwner, SharedWholeRef};
-use anonmem_hal::{Arch, Machine, Present, Va, VaRange};
+use anonmem_hal::{Arch, Present, Va, VaRange};
 use anonmem_pgtable::{Deposit, Dirty, LeafGuard, LeafPlace, Locked, MappedLeaf};
 
 /// What a leaf that traps needs.

@@ -51,6 +51,7 @@ use crate::{
     ids::{UffdMessageId, VmaId},
     migrate::put_back,
     mm::Mm,
+    rmap::machine::Machine,
     userfaultfd::{
         context::UffdReason,
         fault::{asked_for, handle_userfault},
@@ -58,7 +59,7 @@ use crate::{
     vma::{flags::VmFlags, refusal::Refusal, vma::Backing},
 };
 use anonmem_frame::FolioOwner;
-use anonmem_hal::{Machine, Marker, Pte, SoftLeaf, Va};
+use anonmem_hal::{Marker, Pte, SoftLeaf, Va};
 use anonmem_pgtable::{Cleared, Dirty, Mapped, PteTable, Walked};
 use anonmem_sync::lockdep;
 

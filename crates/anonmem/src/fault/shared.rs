@@ -7,10 +7,11 @@ use crate::{
     events::Event,
     fault::vm_fault::{FaultGuard, FaultResult, VmFault},
     ids::ShmId,
+    rmap::machine::Machine,
     vma::{refusal::Refusal, vma::Backing},
 };
 use anonmem_frame::{FolioRef, TooManySharers};
-use anonmem_hal::{Machine, Marker, Pte};
+use anonmem_hal::{Marker, Pte};
 use anonmem_pgtable::{Attrs, Cleared, Mapped};
 
 impl<M: Machine, G: FaultGuard<M>> VmFault<'_, M, G> {

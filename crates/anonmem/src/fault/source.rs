@@ -10,9 +10,10 @@
 use crate::{
     events::Event,
     fault::vm_fault::{FaultGuard, FaultResult, VmFault},
+    rmap::machine::Machine,
     vma::refusal::Refusal,
 };
-use anonmem_hal::{Machine, PAGE_SHIFT, Pte, SourceError, SourceId};
+use anonmem_hal::{PAGE_SHIFT, Pte, SourceError, SourceId};
 
 /// A page's metadata has room for an index below this one. No source is so long, but a mapping may begin at
 /// any offset, and its last pages may lie beyond the largest.

@@ -24,10 +24,11 @@ use crate::{
     fault::vm_fault::FaultGuard,
     ids::{MmId, VmaId},
     mm::{mmap_lock::MmapHeld, slot::MmSlot},
+    rmap::machine::Machine,
     vm::Vm,
     vma::{refusal::Refusal, vma::Vma},
 };
-use anonmem_hal::{Machine, Va};
+use anonmem_hal::Va;
 use anonmem_sync::{Ordering, RcuGuard, fence};
 
 /// A VMA as it was read, and the version that must still hold when a page is installed.

@@ -14,9 +14,10 @@ use crate::{
     fault::vm_fault::{FaultAccess, FaultOutcome, Waits},
     ids::{UffdMessageId, VmaId},
     mm::{Mm, mmap_lock::MmapWriteGuard},
+    rmap::machine::Machine,
     vma::flags::VmFlags,
 };
-use anonmem_hal::{Machine, PAGE_SHIFT, Va, VaRange};
+use anonmem_hal::{PAGE_SHIFT, Va, VaRange};
 
 impl<M: Machine> Mm<'_, M> {
     /// Resolves a fault that was in the hole below a stack a moment ago.

@@ -17,12 +17,13 @@
 use crate::{
     events::Event,
     fault::vm_fault::{FaultAccess, FaultGuard, FaultResult, VmFault},
+    rmap::machine::Machine,
     rmap::{Rmap, reverse_map::ReverseMap},
     swap::{cache::SwapIn, slot::SwapRef},
     vma::refusal::Refusal,
 };
 use anonmem_frame::{FolioGuard, FolioOwner, FolioRef, TooManySharers};
-use anonmem_hal::{IoError, Machine, Marker, Sharing, SoftLeaf, SwapBits, SwapEntry};
+use anonmem_hal::{IoError, Marker, Sharing, SoftLeaf, SwapBits, SwapEntry};
 use anonmem_pgtable::{Attrs, Cleared, Mapped, PteGuard};
 
 /// Brings back the page of a swap entry.
@@ -56,7 +57,7 @@ pub(super) fn do_swap_page<M: Machine, G: FaultGuard<M>>(
         let map = lock.map_exclusive(anon_vma.raw(), fault.index);
         entries.exchange(fault.va, map, attrs(fault, SwapBits { sharing: Sharing::Exclusive, ..bits }))
     } else {
-        let root = Rmap::shared_stamp(fault.vm, anon_vma);
+        let root = Rmap::<M>::shared_stamp(fault.vm, anon_vma);
         let map = lock.map_shared(root.raw(), fault.index).map_err(|TooManySharers| FaultResult::Oom)?;
         entries.exchange(fault.va, map, attrs(fault, bits))
     };

@@ -2,17 +2,21 @@
 
 use crate::{
     events::Event,
-    ids::{AnonVmaId, UffdMessageId, VmaId},
+    ids::{UffdMessageId, VmaId},
     mm::{
         mmap_lock::{MmapHeld, MmapReadGuard, MmapWriteGuard},
         slot::MmSlot,
     },
-    rmap::{Rmap, reverse_map::ReverseMap},
+    rmap::machine::Machine,
+    rmap::{
+        Rmap,
+        reverse_map::{ReverseMap, Stamp},
+    },
     vm::Vm,
     vma::{flags::VmFlags, lock::VmaReadGuard, refusal::Refusal},
 };
 use anonmem_frame::{NewFolio, OutOfMemory};
-use anonmem_hal::{Machine, Present, Pte, SoftLeaf, Va};
+use anonmem_hal::{Present, Pte, SoftLeaf, Va};
 use anonmem_pgtable::{Attrs, CanInstall, Dirty, PteGuard, PteSnapshot, PteTable, Walked};
 
 /// What an access does.
@@ -165,7 +169,7 @@ pub(crate) struct VmFault<'a, M: Machine, G> {
     pub(crate) flags: VmFlags,
     /// The page's linear index.
     pub(super) index: u64,
-    pub(super) anon_vma: Option<AnonVmaId>,
+    pub(super) anon_vma: Option<Stamp>,
 }
 
 impl<'a, M: Machine, G: FaultGuard<M>> VmFault<'a, M, G> {
@@ -180,17 +184,17 @@ impl<'a, M: Machine, G: FaultGuard<M>> VmFault<'a, M, G> {
         waits: Waits,
     ) -> Self {
         let (vma, va) = (vm.vma(id), exact.page_down());
-        let (flags, index, anon_vma) = (vma.flags(), vma.index_of(va), Rmap::stamp(vma));
+        let (flags, index, anon_vma) = (vma.flags(), vma.index_of(va), Rmap::<M>::stamp(vma));
         Self { vm, slot, guard, id, va, exact, waits, access, flags, index, anon_vma }
     }
 
     /// The anon_vma that a new page will belong to.
-    pub(super) fn anon_vma(&self) -> Result<AnonVmaId, FaultResult> {
+    pub(super) fn anon_vma(&self) -> Result<Stamp, FaultResult> {
         if let Some(anon_vma) = self.anon_vma {
             return Ok(anon_vma);
         }
         let mmap = self.guard.mmap().ok_or(Refusal::NoAnonVma)?;
-        Rmap::prepare(self.vm, mmap, self.id).map_err(|OutOfMemory| FaultResult::Oom)
+        Rmap::<M>::prepare(self.vm, mmap, self.id).map_err(|OutOfMemory| FaultResult::Oom)
     }
 
     /// A page for the fault's bytes, before any spin lock is taken.

@@ -21,11 +21,12 @@ use crate::{
         huge::{self, Large},
         vm_fault::{FaultAccess, FaultGuard, FaultResult, VmFault},
     },
+    rmap::machine::Machine,
     userfaultfd::{context::UffdReason, fault::handle_userfault},
     vma::flags::VmFlags,
 };
 use anonmem_frame::{FolioOwner, FolioRef, SharedRef};
-use anonmem_hal::{FlushRange, Machine, Pte, VaRange};
+use anonmem_hal::{FlushRange, Pte, VaRange};
 use anonmem_pgtable::{Cleared, Mapped, PteGuard};
 
 /// What is to be done about a write to a read-only entry.

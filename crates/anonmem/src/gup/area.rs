@@ -18,10 +18,11 @@ use crate::{
     },
     ids::{UffdMessageId, VmaId},
     mm::{Mm, mmap_lock::MmapReadGuard},
+    rmap::machine::Machine,
     vm::Vm,
     vma::flags::VmFlags,
 };
-use anonmem_hal::{Entry, Machine, Pte, Va, VaRange};
+use anonmem_hal::{Entry, Pte, Va, VaRange};
 use anonmem_pgtable::{LeafGuard, Locked, PinEntry, PteGuard, Walked};
 
 /// A mapping that may be accessed as the flags say.

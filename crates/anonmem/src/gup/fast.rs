@@ -15,8 +15,8 @@ use super::{
     pinned::{PinnedRange, mark_written},
     whole_pages,
 };
-use crate::{error::Error, events::Event, mm::Mm};
-use anonmem_hal::{Machine, PAGE_SIZE, Va, VaRange};
+use crate::{error::Error, events::Event, mm::Mm, rmap::machine::Machine};
+use anonmem_hal::{PAGE_SIZE, Va, VaRange};
 use anonmem_pgtable::PinAccess;
 
 /// Pages that are pinned in one read section: page tables that were unlinked wait for its end.

@@ -14,9 +14,9 @@ use super::{
     PinFlags,
     area::{Area, Held, Stop},
 };
-use crate::{error::Error, fault::vm_fault::FaultAccess, mm::Mm, vm::Vm};
+use crate::{error::Error, fault::vm_fault::FaultAccess, mm::Mm, rmap::machine::Machine, vm::Vm};
 use anonmem_frame::FolioRef;
-use anonmem_hal::{Entry, Machine, Pfn, Va};
+use anonmem_hal::{Entry, Pfn, Va};
 use anonmem_pgtable::Mapped;
 use core::fmt;
 

@@ -40,8 +40,8 @@ pub use look::PageLook;
 pub use pinned::{PartlyPinned, PinnedRange, Unpin};
 pub use remote::RemoteBytes;
 
-use crate::{error::Error, fault::vm_fault::FaultAccess, mm::Mm};
-use anonmem_hal::{Arch, Machine, PAGE_SIZE, Va, VaRange};
+use crate::{error::Error, fault::vm_fault::FaultAccess, mm::Mm, rmap::machine::Machine};
+use anonmem_hal::{Arch, PAGE_SIZE, Va, VaRange};
 use pinned::Charge;
 
 /// Pages that are taken before the mmap lock is let go for a moment.

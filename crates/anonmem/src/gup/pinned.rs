@@ -9,9 +9,10 @@
 use crate::{
     error::Error,
     mm::{Mm, MmGrab},
+    rmap::machine::Machine,
 };
 use anonmem_frame::{Folio, FolioOwner, PinList, PinListError, PinnedRun};
-use anonmem_hal::{Machine, NrPages, PAGE_SHIFT, Va, VaRange};
+use anonmem_hal::{NrPages, PAGE_SHIFT, Va, VaRange};
 use anonmem_sync::Ordering;
 
 /// What unpinning says of the pages.

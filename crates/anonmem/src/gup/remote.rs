@@ -16,8 +16,8 @@ use super::{
     area::{Area, Stop},
     pinned::PinnedRange,
 };
-use crate::{error::Error, mm::Mm};
-use anonmem_hal::{Machine, PAGE_SIZE, Va};
+use crate::{error::Error, mm::Mm, rmap::machine::Machine};
+use anonmem_hal::{PAGE_SIZE, Va};
 
 /// Bytes on the caller's side.
 #[derive(Debug)]

@@ -15,17 +15,18 @@ use crate::{
         slot::MmSlot,
     },
     objects::Objects,
+    rmap::machine::Machine,
     rmap::{Rmap, reverse_map::ReverseMap},
     zap::{GUARD, Zapped, zap_entry, zap_leaf},
 };
-use anonmem_hal::{Machine, Marker, Va, VaRange};
+use anonmem_hal::{Marker, Va, VaRange};
 use anonmem_pgtable::{Cleared, Locked, MmuGather, PteTable, Teardown, Walked};
 
 impl<M: Machine> MmapReadGuard<'_, M> {
     /// Makes every access to `part` of VMA `id` trap, and drops its pages.
     pub(super) fn guard_install(&self, id: VmaId, part: VaRange) -> Result<(), Error> {
         let (objects, slot) = (self.objects, self.slot());
-        Rmap::prepare(objects, MmapHeld::Read(self), id)?;
+        Rmap::<M>::prepare(objects, MmapHeld::Read(self), id)?;
         slot.note_peak();
         let mut gather = objects.gather(&slot.space, Teardown::Range);
         let (mut rest, mut result) = (part, Ok(()));

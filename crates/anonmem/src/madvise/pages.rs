@@ -11,12 +11,13 @@ use crate::{
     ids::VmaId,
     mm::{Mm, mmap_lock::MmapReadGuard},
     reclaim::shrink::{Age, PageoutBatch},
+    rmap::machine::Machine,
     userfaultfd::events::Changes,
     vma::{flags::VmFlags, vma::Backing},
     zap::{Zapped, discard_protected_range, discard_range, zap_entry},
 };
 use anonmem_frame::{Folio, FolioOwner};
-use anonmem_hal::{Machine, Order, Pte, SoftLeaf, VaRange};
+use anonmem_hal::{Order, Pte, SoftLeaf, VaRange};
 use anonmem_pgtable::{LeafGuard, Locked, Mapped, MappedLeaf, MmuGather, Teardown, Walked};
 
 /// As long unused as a folio can count: two bits of sweeps.

@@ -7,9 +7,9 @@
 //! first page moves.
 
 use super::evacuate::{Effort, Evacuation};
-use crate::{events::Event, vm::Vm};
+use crate::{events::Event, rmap::machine::Machine, vm::Vm};
 use anonmem_frame::{Kind, OutOfMemory};
-use anonmem_hal::{Machine, Order, Pfn};
+use anonmem_hal::{Order, Pfn};
 use core::ops::Range;
 
 /// Windows that are tried before compaction gives up.

@@ -7,9 +7,9 @@
 //! Linux: mm/memory_hotplug.c `offline_pages`, mm/page_alloc.c `alloc_contig_range`.
 
 use super::{MigrationBatch, Stays, Went};
-use crate::{reclaim::SWAP_CLUSTER_MAX, vm::Vm};
+use crate::{reclaim::SWAP_CLUSTER_MAX, rmap::machine::Machine, vm::Vm};
 use anonmem_frame::{Kind, NewFolio};
-use anonmem_hal::{Machine, Order, Pfn};
+use anonmem_hal::{Order, Pfn};
 use core::{fmt, ops::Range};
 
 /// How often pages that are in use are asked to move.

@@ -36,6 +36,7 @@ use crate::{
     events::Event,
     objects::Objects,
     reclaim::SWAP_CLUSTER_MAX,
+    rmap::machine::Machine,
     rmap::{
         Rmap,
         hit::{Form, RmapHit},
@@ -44,7 +45,7 @@ use crate::{
     vm::Vm,
 };
 use anonmem_frame::{FolioGuard, FolioOwner, FolioRef, Mapping, MigrationHold, NewFolio};
-use anonmem_hal::{EntryBits, Machine, MigrationBits, MigrationKind, Order, Pfn, Protection, Sharing};
+use anonmem_hal::{EntryBits, MigrationBits, MigrationKind, Order, Pfn, Protection, Sharing};
 use anonmem_pgtable::{Attrs, Cleared, StableVma, TlbBatch, Vacancy};
 use core::{fmt, ops::ControlFlow};
 
@@ -245,9 +246,9 @@ fn try_to_migrate<'v, M: Machine>(
     let folio = lock.folio();
     let mut holds = 0;
     loop {
-        let Some(guard) = Rmap::lock(objects, folio) else { return ControlFlow::Continue(()) };
+        let Some(guard) = Rmap::<M>::lock(objects, folio) else { return ControlFlow::Continue(()) };
         let before = holds;
-        Rmap::walk(&guard, folio, Form::Present, |hit| {
+        Rmap::<M>::walk(&guard, folio, Form::Present, |hit| {
             holds += 1;
             try_to_migrate_one(hit, tlb)
         })?;
@@ -352,7 +353,7 @@ fn restore<M: Machine>(objects: &Objects<M>, lock: &FolioGuard<'_, M>) {
 fn follow<'v, M: Machine, F>(objects: &'v Objects<M>, lock: &FolioGuard<'_, M>, mut arrive: F)
 where
     F: for<'e, 'a> FnMut(
-        Vacancy<'e, 'a, M, <Rmap as ReverseMap<M>>::Locked<'v>>,
+        Vacancy<'e, 'a, M, <Rmap<M> as ReverseMap<M>>::Locked<'v>>,
         MigrationHold<'a, M>,
         MigrationBits,
         Protection,
@@ -362,8 +363,8 @@ where
     let mut found = true;
     // Fork may have copied an entry to where the walk had passed.
     while core::mem::take(&mut found) {
-        let Some(guard) = Rmap::lock(objects, folio) else { return };
-        let _ = Rmap::walk(&guard, folio, Form::Migration, |hit| {
+        let Some(guard) = Rmap::<M>::lock(objects, folio) else { return };
+        let _ = Rmap::<M>::walk(&guard, folio, Form::Migration, |hit| {
             found = true;
             // Under the page-table lock: mprotect says what it allows first, and then comes by.
             let vma = objects.vma(hit.vma).flags().protection();

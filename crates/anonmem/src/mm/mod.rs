@@ -21,9 +21,10 @@ use crate::{
         slot::MmSlot,
     },
     objects::Objects,
+    rmap::machine::Machine,
     vm::Vm,
 };
-use anonmem_hal::{CpuId, Machine, NrPages, Pfn};
+use anonmem_hal::{CpuId, NrPages, Pfn};
 use anonmem_sync::{Ordering, lockdep};
 use core::fmt;
 

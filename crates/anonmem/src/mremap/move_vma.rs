@@ -29,6 +29,7 @@ use crate::{
     ids::{VmaId, VmaTag},
     mm::mmap_lock::MmapWriteGuard,
     munmap::Tables,
+    rmap::machine::Machine,
     rmap::{Rmap, reverse_map::ReverseMap},
     vma::{
         flags::VmFlags,
@@ -37,7 +38,7 @@ use crate::{
         vma::{Backing, Vma},
     },
 };
-use anonmem_hal::{Machine, Va, VaRange};
+use anonmem_hal::{Va, VaRange};
 
 /// What a move is about.
 struct Move {
@@ -219,5 +220,9 @@ fn promise(work: &Move, flags: VmFlags) -> u64 {
 
 /// The page index of the VMA's first page once it starts at `start`.
 fn new_pgoff<M: Machine>(vma: &Vma<M>, start: Va) -> u64 {
-    if vma.backing() == Backing::Anonymous && Rmap::stamp(vma).is_none() { start.page() } else { vma.pgoff() }
+    if vma.backing() == Backing::Anonymous && Rmap::<M>::stamp(vma).is_none() {
+        start.page()
+    } else {
+        vma.pgoff()
+    }
 }

@@ -9,8 +9,10 @@
 //!
 //! Linux: mm/mremap.c `move_page_tables`, `move_ptes`, `move_normal_pmd`.
 
-use crate::{error::Error, events::Event, mm::mmap_lock::MmapWriteGuard, vma::lock::VmaWrite};
-use anonmem_hal::{FlushRange, Machine, PAGE_SIZE, Va, VaRange};
+use crate::{
+    error::Error, events::Event, mm::mmap_lock::MmapWriteGuard, rmap::machine::Machine, vma::lock::VmaWrite,
+};
+use anonmem_hal::{FlushRange, PAGE_SIZE, Va, VaRange};
 use anonmem_pgtable::{PteTable, Walked};
 
 type Table<'a, M> = PteTable<'a, M, MmapWriteGuard<'a, M>>;

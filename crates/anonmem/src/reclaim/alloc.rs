@@ -2,9 +2,9 @@
 //!
 //! Linux: mm/page_alloc.c `__alloc_pages_slowpath`.
 
-use crate::{events::Event, vm::Vm};
+use crate::{events::Event, rmap::machine::Machine, vm::Vm};
 use anonmem_frame::{NewFolio, OutOfMemory};
-use anonmem_hal::{Machine, Order};
+use anonmem_hal::Order;
 
 impl<M: Machine> Vm<M> {
     /// A page for user memory, its bytes whatever they were; without waiting.

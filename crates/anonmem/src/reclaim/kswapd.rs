@@ -11,9 +11,9 @@ use crate::{
         SWAP_CLUSTER_MAX,
         state::KswapdOrder::{End, Sleep, Work},
     },
+    rmap::machine::Machine,
     vm::Vm,
 };
-use anonmem_hal::Machine;
 use anonmem_sync::Ordering;
 
 impl<M: Machine> Vm<M> {

@@ -8,6 +8,7 @@
 use crate::{
     events::Event,
     reclaim::SWAP_CLUSTER_MAX,
+    rmap::machine::Machine,
     rmap::{
         referenced::folio_referenced_by_reclaim,
         unmap::{UnmapTo, Unmapped, try_to_unmap},
@@ -16,7 +17,7 @@ use crate::{
     vm::Vm,
 };
 use anonmem_frame::{Folio, FolioGuard, FolioOwner, FolioRef, Kind, Mapping, Stored};
-use anonmem_hal::{Machine, Order};
+use anonmem_hal::Order;
 use anonmem_pgtable::TlbBatch;
 use anonmem_sync::Ordering;
 

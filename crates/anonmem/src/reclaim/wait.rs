@@ -7,8 +7,7 @@
 //! Linux: mm/vmscan.c `too_many_isolated`, `throttle_direct_reclaim`; mm/page_alloc.c `should_reclaim_retry`.
 //! Differs: waits for the others instead of trying sixteen times.
 
-use crate::{error::Error, reclaim::SWAP_CLUSTER_MAX, vm::Vm};
-use anonmem_hal::Machine;
+use crate::{error::Error, reclaim::SWAP_CLUSTER_MAX, rmap::machine::Machine, vm::Vm};
 use anonmem_sync::Ordering;
 
 impl<M: Machine> Vm<M> {

@@ -14,20 +14,17 @@ use crate::{
         },
         folio::{folio_lock_anon_vma_read, folio_lock_anon_vma_write},
         hit::{Form, RmapHit},
-        reverse_map::ReverseMap,
+        reverse_map::{ReverseMap, Stamp},
         walk::walk,
     },
     vma::vma::Vma,
 };
 use anonmem_frame::{Folio, FolioGuard, OutOfMemory};
-use anonmem_hal::Machine;
+use anonmem_hal::{Machine, reverse_map::AnonVmas};
 use core::ops::ControlFlow;
 
 /// A page's stamp is an anon_vma: the set of VMAs that may map it.
-pub(crate) struct AnonVmas;
-
 impl<M: Machine> ReverseMap<M> for AnonVmas {
-    type Stamp = AnonVmaId;
     type Locked<'v>
         = AnonVmaReadGuard<'v, M>
     where
@@ -39,18 +36,19 @@ impl<M: Machine> ReverseMap<M> for AnonVmas {
         M: 'v;
 
     #[inline]
-    fn stamp(vma: &Vma<M>) -> Option<AnonVmaId> {
-        vma.anon_vma()
+    fn stamp(vma: &Vma<M>) -> Option<Stamp> {
+        vma.anon_vma().map(Stamp::of)
     }
 
     /// The root's: everybody who may map the page descends from it.
-    fn shared_stamp(objects: &Objects<M>, stamp: AnonVmaId) -> AnonVmaId {
-        objects.anon_vma(stamp).root().unwrap_or(stamp)
+    fn shared_stamp(objects: &Objects<M>, stamp: Stamp) -> Stamp {
+        let root = objects.anon_vma(AnonVmaId::from_raw(stamp.raw())).root();
+        root.map_or(stamp, Stamp::of)
     }
 
     #[inline]
-    fn prepare(objects: &Objects<M>, mm: MmapHeld<'_, M>, id: VmaId) -> Result<AnonVmaId, OutOfMemory> {
-        anon_vma_prepare(objects, mm, id)
+    fn prepare(objects: &Objects<M>, mm: MmapHeld<'_, M>, id: VmaId) -> Result<Stamp, OutOfMemory> {
+        anon_vma_prepare(objects, mm, id).map(Stamp::of)
     }
 
     fn fork(objects: &Objects<M>, child: VmaId, parent: VmaId) -> Result<(), OutOfMemory> {

@@ -1,6 +1,7 @@
 //! Reverse mapping: from a page to the entries that map it.
 //!
-//! - `reverse_map`: what the rest asks of a reverse map, and `anon_vmas`: the one that answers.
+//! - `reverse_map`: what the rest asks of a reverse map; `machine`: which one a machine has; `anon_vmas`: the
+//!   one that there is.
 //! - [`anon_vma`]: the sets of VMAs, and how fork, split and exit keep them.
 //! - [`interval_tree`]: a set's VMAs by page index.
 //! - [`folio`]: from a folio to the lock of its set, although the set may be gone.
@@ -18,6 +19,7 @@ pub(crate) mod anon_vmas;
 pub(crate) mod folio;
 pub(crate) mod hit;
 pub(crate) mod interval_tree;
+pub(crate) mod machine;
 pub(crate) mod objects;
 pub(crate) mod referenced;
 pub(crate) mod reverse_map;
@@ -26,5 +28,5 @@ mod tests;
 pub(crate) mod unmap;
 pub(crate) mod walk;
 
-/// The reverse map that is compiled.
-pub(crate) type Rmap = anon_vmas::AnonVmas;
+/// The reverse map of a machine.
+pub(crate) type Rmap<M> = <M as anonmem_hal::Machine>::ReverseMap;

@@ -5,11 +5,11 @@
 use crate::{
     config::MoveLocks,
     objects::Objects,
+    rmap::machine::Machine,
     rmap::{Rmap, hit::Form, reverse_map::ReverseMap},
     vma::flags::VmFlags,
 };
 use anonmem_frame::{Folio, FolioOwner, FolioRef};
-use anonmem_hal::Machine;
 use core::ops::ControlFlow;
 
 /// What `folio_referenced` found.
@@ -47,8 +47,8 @@ pub fn folio_referenced_by_reclaim<M: Machine>(
 /// others may move it.
 pub fn folio_referenced<M: Machine>(objects: &Objects<M>, folio: Folio<'_, M>) -> Referenced {
     let mut found = Referenced::default();
-    let Some(guard) = Rmap::lock(objects, folio) else { return found };
-    let _ = Rmap::walk(&guard, folio, Form::Present, |mut hit| {
+    let Some(guard) = Rmap::<M>::lock(objects, folio) else { return found };
+    let _ = Rmap::<M>::walk(&guard, folio, Form::Present, |mut hit| {
         found.mappings += hit.pages;
         let young = hit.take_young();
         if young > 0 {

@@ -1,9 +1,9 @@
 //! What the rest of the memory manager asks of a reverse map.
 //!
 //! A page carries a *stamp*, from which all entries that may map it are found. A back end says what a stamp
-//! is, how VMAs come to be found by it, and which lock keeps them. Sets of VMAs
-//! ([`AnonVmas`](super::anon_vmas::AnonVmas)) are one back end. Nothing outside this folder names what
-//! belongs to one back end; [`Rmap`](super::Rmap) says which one is compiled.
+//! is, how VMAs come to be found by it, and which lock keeps them. Sets of VMAs, called
+//! [`AnonVmas`](anonmem_hal::reverse_map::AnonVmas), are one back end. Nothing outside this folder names what
+//! belongs to one back end; [`Rmap`](super::Rmap) is the one that a machine chose.
 //!
 //! The contract, whatever the back end:
 //!
@@ -21,16 +21,31 @@ use crate::{
     rmap::hit::{Form, RmapHit},
     vma::vma::Vma,
 };
-use anonmem_frame::{Folio, FolioGuard, OutOfMemory};
+use anonmem_frame::{Folio, FolioGuard, Handle, OutOfMemory, RawHandle};
 use anonmem_hal::Machine;
 use anonmem_pgtable::StableVma;
 use core::ops::ControlFlow;
 
+/// What a page carries: a name that the reverse map gives, and gives a meaning to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Stamp(RawHandle);
+
+impl Stamp {
+    /// That of pages that an object of the reverse map leads to.
+    #[inline]
+    pub(super) fn of<T>(object: Handle<T>) -> Self {
+        Self(object.raw())
+    }
+
+    /// As a folio keeps it.
+    #[inline]
+    pub(crate) fn raw(self) -> RawHandle {
+        self.0
+    }
+}
+
 /// A way from a page to the entries that map it.
 pub(crate) trait ReverseMap<M: Machine> {
-    /// What a page carries.
-    type Stamp: Copy;
-
     /// The lock under which the mappers of a page stand still; entries may be looked at and cleared under it,
     /// never filled.
     type Locked<'v>: StableVma<M>
@@ -43,10 +58,10 @@ pub(crate) trait ReverseMap<M: Machine> {
         M: 'v;
 
     /// The stamp that new pages of a VMA get, if it is ready for pages.
-    fn stamp(vma: &Vma<M>) -> Option<Self::Stamp>;
+    fn stamp(vma: &Vma<M>) -> Option<Stamp>;
 
     /// The stamp for a page that others map, or may map, too, and that this VMA brings back.
-    fn shared_stamp(objects: &Objects<M>, stamp: Self::Stamp) -> Self::Stamp;
+    fn shared_stamp(objects: &Objects<M>, stamp: Stamp) -> Stamp;
 
     /// Makes a VMA ready for pages.
     ///
@@ -55,7 +70,7 @@ pub(crate) trait ReverseMap<M: Machine> {
     ///
     /// # Errors
     /// [`OutOfMemory`].
-    fn prepare(objects: &Objects<M>, mm: MmapHeld<'_, M>, id: VmaId) -> Result<Self::Stamp, OutOfMemory>;
+    fn prepare(objects: &Objects<M>, mm: MmapHeld<'_, M>, id: VmaId) -> Result<Stamp, OutOfMemory>;
 
     /// Lets the pages of `parent` be found in `child`, its copy in another address space that is in no tree
     /// yet.
@@ -103,8 +118,8 @@ pub(crate) trait ReverseMap<M: Machine> {
     /// The caller has a reference to the folio, and may or may not hold its lock. Sleeps.
     fn lock<'v>(objects: &'v Objects<M>, folio: Folio<'_, M>) -> Option<Self::Locked<'v>>;
 
-    /// Locks out the walks of a folio that do not hold its lock, which the caller does; `None` if the folio is
-    /// not anonymous or not mapped.
+    /// Locks out the walks of a folio that do not hold its lock, which the caller does; `None` if the folio
+    /// is not anonymous or not mapped.
     ///
     /// # Locks
     /// Sleeps.

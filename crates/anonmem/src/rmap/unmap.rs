@@ -4,6 +4,7 @@
 
 use crate::{
     objects::Objects,
+    rmap::machine::Machine,
     rmap::{
         Rmap,
         hit::{Form, RmapHit},
@@ -13,7 +14,7 @@ use crate::{
     vma::flags::VmFlags,
 };
 use anonmem_frame::{FolioGuard, FolioOwner};
-use anonmem_hal::{EntryBits, Machine, Sharing};
+use anonmem_hal::{EntryBits, Sharing};
 use anonmem_pgtable::{Cleared, StableVma, TlbBatch};
 use core::ops::ControlFlow;
 
@@ -53,8 +54,8 @@ pub(crate) fn try_to_unmap<'v, M: Machine>(
     tlb: &mut TlbBatch<'v, M>,
 ) -> Unmapped {
     let folio = lock.folio();
-    let Some(guard) = Rmap::lock(objects, folio) else { return Unmapped::All };
-    let walked = Rmap::walk(&guard, folio, Form::Present, |hit| try_to_unmap_one(objects, hit, to, tlb));
+    let Some(guard) = Rmap::<M>::lock(objects, folio) else { return Unmapped::All };
+    let walked = Rmap::<M>::walk(&guard, folio, Form::Present, |hit| try_to_unmap_one(objects, hit, to, tlb));
     drop(guard);
     match walked {
         ControlFlow::Continue(()) if folio.counts().maps() == 0 => Unmapped::All,

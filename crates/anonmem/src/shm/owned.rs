@@ -3,9 +3,8 @@
 //! A use is a count, and a count has an owner. Whoever only knows an object's name ([`ShmId`]) can map it
 //! while somebody uses it. A name takes nothing away from those who do.
 
-use crate::{error::Error, ids::ShmId, vm::Vm};
+use crate::{error::Error, ids::ShmId, rmap::machine::Machine, vm::Vm};
 use anonmem_frame::FolioRef;
-use anonmem_hal::Machine;
 use core::fmt;
 
 /// One use of a shared object: its pages stay while it lives. Dropping the last use frees them; each mapping

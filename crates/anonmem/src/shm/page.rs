@@ -1,9 +1,9 @@
 //! Making objects, and the pages of an object: what may have to wait for memory.
 
 use super::{Promise, ShmUser, offset, owned::SharedObject};
-use crate::{error::Error, ids::ShmId, vm::Vm};
+use crate::{error::Error, ids::ShmId, rmap::machine::Machine, vm::Vm};
 use anonmem_frame::{FolioRef, NewFolio};
-use anonmem_hal::{Machine, Protection};
+use anonmem_hal::Protection;
 use anonmem_pgtable::{Attrs, Mapped};
 use anonmem_sync::Ordering;
 

@@ -13,11 +13,12 @@
 
 use crate::{
     objects::Objects,
+    rmap::machine::Machine,
     rmap::{Rmap, hit::Form, reverse_map::ReverseMap},
     thp::stats::FolioEvent,
 };
 use anonmem_frame::{FolioGuard, FolioOwner, FolioRef, Kind, SplitRefused};
-use anonmem_hal::{Machine, Order};
+use anonmem_hal::Order;
 use anonmem_pgtable::{TableSet, TooManyTables};
 use core::ops::ControlFlow;
 
@@ -38,19 +39,20 @@ impl<M: Machine> Objects<M> {
         to: Order,
     ) -> Result<(), SplitRefused> {
         let (folio, order) = (lock.folio(), lock.folio().order());
-        let result = match Rmap::lock(self, folio) {
+        let result = match Rmap::<M>::lock(self, folio) {
             Some(guard) => {
                 let mut tables = TableSet::default();
                 let mut too_many = false;
                 for form in [Form::Present, Form::Migration] {
-                    let _ =
-                        Rmap::walk(&guard, folio, form, |hit| match tables.add(hit.into_table().0.table()) {
+                    let _ = Rmap::<M>::walk(&guard, folio, form, |hit| {
+                        match tables.add(hit.into_table().0.table()) {
                             Ok(()) => ControlFlow::Continue(()),
                             Err(TooManyTables) => {
                                 too_many = true;
                                 ControlFlow::Break(())
                             }
-                        });
+                        }
+                    });
                 }
                 if too_many {
                     self.count_folio(order, FolioEvent::SplitShared);

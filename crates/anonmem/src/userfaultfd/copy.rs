@@ -22,6 +22,7 @@ use crate::{
     fault::vm_fault::FaultGuard,
     ids::{ShmId, VmaId},
     mm::{Mm, slot::MmSlot},
+    rmap::machine::Machine,
     rmap::{Rmap, reverse_map::ReverseMap},
     vma::{
         flags::VmFlags,
@@ -29,7 +30,7 @@ use crate::{
     },
 };
 use anonmem_frame::{FolioRef, NewFolio, TooManySharers};
-use anonmem_hal::{Machine, Marker, Pfn, Pte, SoftLeaf, SourceError, Va, VaRange};
+use anonmem_hal::{Marker, Pfn, Pte, SoftLeaf, SourceError, Va, VaRange};
 use anonmem_pgtable::{Attrs, Cleared, Mapped, PteGuard};
 
 /// The most pages that are made before the destination is locked.
@@ -378,9 +379,9 @@ impl<M: Machine, G: FaultGuard<M>> Target<'_, M, G> {
         if batch.pages[0].is_none() {
             return Err(batch.short.into());
         }
-        let stamp = match (Rmap::stamp(self.vma), self.guard.mmap()) {
+        let stamp = match (Rmap::<M>::stamp(self.vma), self.guard.mmap()) {
             (Some(stamp), _) => stamp,
-            (None, Some(mmap)) => Rmap::prepare(batch.uffd.vm, mmap, self.id)?,
+            (None, Some(mmap)) => Rmap::<M>::prepare(batch.uffd.vm, mmap, self.id)?,
             (None, None) => return Err(Halt::NeedMmap),
         };
         let mut pages = core::mem::replace(&mut batch.pages, [const { None }; BATCH]);

@@ -25,10 +25,11 @@ use crate::{
     ids::{UffdId, UffdMessageId, UffdMessageTag, VmaId},
     mm::mmap_lock::MmapWriteGuard,
     objects::Objects,
+    rmap::machine::Machine,
     vm::Vm,
 };
 use anonmem_frame::{Link, OutOfMemory};
-use anonmem_hal::{GiveUp, Machine, Va, VaRange};
+use anonmem_hal::{GiveUp, Va, VaRange};
 
 /// Changes that are under way, and what is told about them.
 #[must_use = "wait() waits until they have been read"]

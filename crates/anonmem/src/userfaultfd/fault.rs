@@ -15,9 +15,10 @@ use crate::{
     fault::vm_fault::{FaultAccess, FaultGuard, FaultOutcome, FaultResult, VmFault, Waits},
     ids::UffdMessageId,
     objects::Objects,
+    rmap::machine::Machine,
     vma::{flags::VmFlags, refusal::Refusal},
 };
-use anonmem_hal::{GiveUp, Machine, Marker};
+use anonmem_hal::{GiveUp, Marker};
 use anonmem_pgtable::{Mapped, PteGuard, StableVma, Walked};
 
 /// What becomes of a fault that the VMA's userfaultfd is asked about.

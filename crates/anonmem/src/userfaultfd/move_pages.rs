@@ -43,9 +43,13 @@ use crate::{
     error::Error,
     events::Event,
     fault::vm_fault::FaultGuard,
-    ids::{AnonVmaId, VmaId},
+    ids::VmaId,
     mm::{Mm, slot::MmSlot},
-    rmap::{Rmap, reverse_map::ReverseMap},
+    rmap::machine::Machine,
+    rmap::{
+        Rmap,
+        reverse_map::{ReverseMap, Stamp},
+    },
     vm::Vm,
     vma::{
         flags::VmFlags,
@@ -54,8 +58,8 @@ use crate::{
 };
 use anonmem_frame::{Exclusive, FolioGuard, FolioOwner, FolioRef};
 use anonmem_hal::{
-    FlushRange, Machine, MigrationKind, PAGE_SIZE, Pfn, Present, Pte, Sharing, SoftLeaf, SwapBits, SwapEntry,
-    Va, VaRange,
+    FlushRange, MigrationKind, PAGE_SIZE, Pfn, Present, Pte, Sharing, SoftLeaf, SwapBits, SwapEntry, Va,
+    VaRange,
 };
 use anonmem_pgtable::{Attrs, Cleared, Mapped, PteGuard, PteTable, Walked};
 
@@ -190,9 +194,9 @@ impl<M: Machine> MoveBatch<'_, '_, M> {
         let vm = self.uffd.vm;
         let (from, to) = (vm.vma(src), vm.vma(dst));
         self.check(from, to)?;
-        let stamp = match (Rmap::stamp(to), dst_guard.mmap()) {
+        let stamp = match (Rmap::<M>::stamp(to), dst_guard.mmap()) {
             (Some(stamp), _) => stamp,
-            (None, Some(mmap)) => Rmap::prepare(vm, mmap, dst)?,
+            (None, Some(mmap)) => Rmap::<M>::prepare(vm, mmap, dst)?,
             (None, None) => return Err(Halt::NeedMmap),
         };
         let mover = Mover { vm, slot, src: src_guard, dst: dst_guard, to, stamp, mode: self.mode };
@@ -229,13 +233,13 @@ struct Mover<'a, M: Machine, G> {
     /// The destination.
     to: &'a Vma<M>,
     /// What its pages carry.
-    stamp: AnonVmaId,
+    stamp: Stamp,
     mode: MoveMode,
 }
 
 type Table<'a, M, G> = PteTable<'a, M, G>;
 /// The lock that keeps away walks without the folio lock.
-type Moving<'a, M> = <Rmap as ReverseMap<M>>::Moving<'a>;
+type Moving<'a, M> = <Rmap<M> as ReverseMap<M>>::Moving<'a>;
 
 /// Both tables, locked. The second is none if it is the same.
 struct Both<'a, M: Machine, G> {
@@ -368,7 +372,7 @@ impl<'a, M: Machine, G: FaultGuard<M>> Mover<'a, M, G> {
         let lock = first.lock();
         let walks = match self.vm.config.move_locks {
             MoveLocks::Folio => None,
-            MoveLocks::AnonVma => match Rmap::lock_to_move(self.vm, &lock) {
+            MoveLocks::AnonVma => match Rmap::<M>::lock_to_move(self.vm, &lock) {
                 Some(walks) => Some(walks),
                 None => return Ok(Step::Again),
             },
@@ -436,7 +440,7 @@ impl<'a, M: Machine, G: FaultGuard<M>> Mover<'a, M, G> {
         }
         let reference = page.get();
         let lock = reference.try_lock()?;
-        let alike = walks.is_none_or(|walks| <Rmap as ReverseMap<M>>::moves_under(walks, folio));
+        let alike = walks.is_none_or(|walks| Rmap::<M>::moves_under(walks, folio));
         alike.then_some((reference, lock))
     }
 

@@ -6,7 +6,8 @@ use super::{
     copy::{Content, FillMode, Filled},
     register::Uffd,
 };
-use anonmem_hal::{Machine, Va};
+use crate::rmap::machine::Machine;
+use anonmem_hal::Va;
 
 impl<M: Machine> Uffd<'_, M> {
     /// Lets every access to the `len` bytes from `dst` be a SIGBUS, where nothing is.

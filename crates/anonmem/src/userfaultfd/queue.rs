@@ -19,9 +19,10 @@ use crate::{
     ids::{MmId, UffdId, UffdMessageId, UffdMessageTag},
     mm::{Mm, MmGrab},
     objects::Objects,
+    rmap::machine::Machine,
 };
 use anonmem_frame::{Link, OutOfMemory};
-use anonmem_hal::{GiveUp, Machine, VaRange};
+use anonmem_hal::{GiveUp, VaRange};
 use anonmem_sync::{Ordering, Plain, WaitQueue};
 
 impl<M: Machine> UffdContext<M> {

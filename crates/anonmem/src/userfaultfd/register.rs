@@ -19,13 +19,14 @@ use crate::{
     error::Error,
     ids::{UffdId, UffdMessageId, VmaId},
     mm::{Mm, mmap_lock::MmapWriteGuard},
+    rmap::machine::Machine,
     vm::Vm,
     vma::{
         flags::VmFlags,
         vma::{Backing, Vma},
     },
 };
-use anonmem_hal::{Arch, GiveUp, Machine, Va, VaRange};
+use anonmem_hal::{Arch, GiveUp, Va, VaRange};
 use core::mem::ManuallyDrop;
 
 bitflags::bitflags! {

@@ -20,9 +20,10 @@ use crate::{
     events::Event,
     mm::mmap_lock::{MmapReadGuard, MmapWriteGuard},
     objects::Objects,
+    rmap::machine::Machine,
     vma::{flags::VmFlags, vma::Backing},
 };
-use anonmem_hal::{FlushRange, Machine, Marker, Protection, Pte, SoftLeaf, Va, VaRange};
+use anonmem_hal::{FlushRange, Marker, Protection, Pte, SoftLeaf, Va, VaRange};
 use anonmem_pgtable::{AddressSpace, Cleared, Mapped, PteGuard, StableVma, Walked};
 
 bitflags::bitflags! {

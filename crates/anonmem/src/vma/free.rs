@@ -2,8 +2,7 @@
 //!
 //! Linux: mm/vma.c `remove_vma`.
 
-use crate::{ids::VmaId, objects::Objects, vma::vma::Backing};
-use anonmem_hal::Machine;
+use crate::{ids::VmaId, objects::Objects, rmap::machine::Machine, vma::vma::Backing};
 
 impl<M: Machine> Objects<M> {
     /// Counts a VMA more that has this backing; `free_vma` counts it less.

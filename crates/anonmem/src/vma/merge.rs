@@ -28,6 +28,7 @@ use crate::{
     ids::{UffdId, VmaId},
     mm::{mmap_lock::MmapWriteGuard, slot::MmSlot},
     objects::Objects,
+    rmap::machine::Machine,
     rmap::{Rmap, reverse_map::ReverseMap},
     vma::{
         flags::VmFlags,
@@ -36,7 +37,7 @@ use crate::{
         vma::{Backing, Vma},
     },
 };
-use anonmem_hal::{Machine, PAGE_SHIFT, Va, VaRange};
+use anonmem_hal::{PAGE_SHIFT, Va, VaRange};
 
 /// A mapping that is to be made where nothing is mapped.
 pub(crate) struct NewArea {
@@ -75,7 +76,7 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
     #[doc(alias = "vma_merge_new_range")]
     pub(crate) fn merge_new(&self, area: &NewArea) -> Option<VmaId> {
         let (objects, slot) = (self.objects, self.slot());
-        let fits = |near: VmaId| Rmap::can_grow(objects, near);
+        let fits = |near: VmaId| Rmap::<M>::can_grow(objects, near);
         let prev =
             below(objects, slot, area.range.start).filter(|&p| area.follows(objects.vma(p)) && fits(p));
         let next = above(objects, slot, area.range.end).filter(|&n| area.precedes(objects.vma(n)) && fits(n));
@@ -85,7 +86,7 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
             self.commit_merge(&Merge { target, range, eaten: [eaten, None] })
         };
         if let (Some(prev), Some(next)) = (prev, next)
-            && Rmap::can_merge(objects, prev, next)
+            && Rmap::<M>::can_merge(objects, prev, next)
             && let Some(merged) = merge(prev, Some(next))
         {
             return Some(merged);
@@ -109,7 +110,7 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
             objects.vma(near).flags() == flags
                 && objects.vma(near).uffd() == uffd
                 && backing_continues(low, high)
-                && Rmap::can_merge(objects, near, id)
+                && Rmap::<M>::can_merge(objects, near, id)
         };
         let prev = if at_start { below(objects, slot, range.start) } else { None };
         let prev = prev.filter(|&p| fits(p, objects.vma(p), vma));
@@ -120,7 +121,7 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
             self.commit_merge(&Merge { target, range, eaten: [Some(id), eaten] })
         };
         if let (Some(prev), Some(next)) = (prev, next)
-            && Rmap::can_merge(objects, prev, next)
+            && Rmap::<M>::can_merge(objects, prev, next)
             && let Some(merged) = merge(prev, Some(next))
         {
             return Some(merged);
@@ -143,7 +144,7 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
         for id in merge.eaten.into_iter().flatten() {
             let _ = objects.vma(id).start_write(self);
         }
-        Rmap::merge(objects, merge.target, merge.eaten.into_iter().flatten()).ok()?;
+        Rmap::<M>::merge(objects, merge.target, merge.eaten.into_iter().flatten()).ok()?;
         // Those that keep a part; what goes away altogether stays in the interval trees until it is unlinked.
         let rests = merge.eaten.map(|id| id.and_then(|id| Some((id, rest_of(objects, id, merge.range)?))));
         let shrinking = rests.iter().flatten().map(|&(id, _)| id);
@@ -170,7 +171,7 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
         });
         for id in merge.eaten.iter().zip(rests).filter_map(|(id, rest)| id.filter(|_| rest.is_none())) {
             objects.vma(id).detach(self);
-            Rmap::unlink(objects, id);
+            Rmap::<M>::unlink(objects, id);
             free_vma(objects, id);
         }
         objects.count(Event::VmaMerge);

@@ -9,9 +9,10 @@ use crate::{
     error::Error,
     ids::{UffdId, VmaId},
     mm::mmap_lock::MmapWriteGuard,
+    rmap::machine::Machine,
     vma::{flags::VmFlags, vma::Vma},
 };
-use anonmem_hal::{Machine, VaRange};
+use anonmem_hal::VaRange;
 
 impl<M: Machine> MmapWriteGuard<'_, M> {
     /// Gives `range`, which lies in VMA `id`, the attributes `flags`; returns the VMA that covers it then,

@@ -9,9 +9,10 @@
 use crate::{
     ids::VmaId,
     mm::mmap_lock::MmapWriteGuard,
+    rmap::machine::Machine,
     rmap::{Rmap, reverse_map::ReverseMap},
 };
-use anonmem_hal::{Machine, VaRange};
+use anonmem_hal::VaRange;
 
 /// Proof that the reverse map waits for the VMAs' new ranges.
 pub(crate) struct Reshaping(());
@@ -36,7 +37,7 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
             moved.clone().all(|id| self.objects.vma(id).lock.is_write_locked(self.slot())),
             "a fault may be reading the range of a VMA that changes"
         );
-        Rmap::reshape(self.objects, moved, || change(&Reshaping(())));
+        Rmap::<M>::reshape(self.objects, moved, || change(&Reshaping(())));
     }
 
     /// Gives VMA `id` another range, which overlaps no other VMA.

@@ -11,10 +11,11 @@ use crate::{
     events::Event,
     ids::VmaId,
     mm::mmap_lock::MmapWriteGuard,
+    rmap::machine::Machine,
     rmap::{Rmap, reverse_map::ReverseMap},
     vma::free::free_vma,
 };
-use anonmem_hal::{Machine, Va, VaRange};
+use anonmem_hal::{Va, VaRange};
 
 impl<M: Machine> MmapWriteGuard<'_, M> {
     /// Splits VMA `id` at `at`, which lies inside it: it keeps the lower part, the upper one is returned.
@@ -57,7 +58,7 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
         objects.backing_get(backing);
         objects.vma(upper).init(self.id(), high, vma.index_of(high.start), vma.flags(), backing);
         objects.vma(upper).watch_as(vma, vma.uffd());
-        if let Err(e) = Rmap::split(objects, upper, id) {
+        if let Err(e) = Rmap::<M>::split(objects, upper, id) {
             free_vma(objects, upper);
             return Err(e.into());
         }
