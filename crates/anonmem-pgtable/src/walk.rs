@@ -58,6 +58,23 @@ impl<'a, M: Machine, G: StableVma<M>> Walked<'a, M, G> {
         }
     }
 
+    /// As [`peek`](Self::peek), for whoever tells others that nothing is there. Whoever exchanges what is in an
+    /// entry empties it first, under its lock: so an entry that is empty is asked again under that lock.
+    ///
+    /// # Locks
+    /// Takes the page-table lock.
+    pub fn look(self, va: Va) -> Pte {
+        match (self.peek(va), self) {
+            (Pte::None, Self::Table(table)) => table.lock().get(va),
+            (Pte::None, Self::Leaf(place)) => match place.lock() {
+                Locked::Leaf(_) => place.peek_page(va),
+                Locked::Table(table) => table.lock().get(va),
+                Locked::None => Pte::None,
+            },
+            (pte @ (Pte::Present(_) | Pte::Soft(_)), _) => pte,
+        }
+    }
+
     /// The table, for whoever treats pages one by one: a leaf becomes one. `None` if it has gone.
     #[doc(alias = "split_huge_pmd")]
     #[inline]

@@ -1,6 +1,6 @@
 //! Which pages are in memory.
 //!
-//! Locks: the mmap lock for reading, a page-table lock for one table at a time.
+//! Locks: the mmap lock for reading, a page-table lock for one empty entry at a time.
 //!
 //! Linux: mm/mincore.c `do_mincore`. Differs: a private mapping of a source has no page cache behind it, so
 //! only pages of its own count.
@@ -60,7 +60,7 @@ impl<M: Machine> MmapReadGuard<'_, M> {
         let vma = self.objects.vma(id);
         for va in part.iter_pages() {
             let found = space.walk(&self.objects.frames, self, va);
-            let present = match found.map_or(Pte::None, |found| found.peek(va)) {
+            let present = match found.map_or(Pte::None, |found| found.look(va)) {
                 Pte::Present(_) => true,
                 Pte::Soft(SoftLeaf::Swap { entry, .. }) => self.objects.swap_has_page(entry),
                 // It is in memory, here or there.

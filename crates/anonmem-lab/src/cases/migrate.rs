@@ -121,6 +121,35 @@ pub static FAULT: Case = Case {
 };
 
 /// The page of the case.
+pub static MINCORE: Case = Case {
+    name: "migrate-vs-mincore",
+    title: "mincore asks for a page that is on its way to another frame",
+    happened: "The threaded stress of this memory manager, once in some 10 million operations: mincore looked at entries without their lock, and found one \
+               empty that was just becoming a migration entry.",
+    environment: "CPU0 moves a page of one mapping to another frame. CPU1 runs the program and asks mincore.",
+    rule: "The page is in memory all the time.",
+    mutants: &[Mutant::Patch {
+        name: "mincore-without-lock",
+        what: "an empty entry is believed without its lock",
+    }],
+    runs: &[Run::new(Model::Sc, Extent::Exhaust), Run::new(Model::C11, Extent::Bound(2))],
+    program: |_| {
+        boxed(
+            moving("migrate-vs-mincore", alone)
+                .cpu("asks", |k| {
+                    let mut there = None;
+                    k.mm(0).mincore(page(0), P, &mut |is| there = Some(is)).expect("it is mapped");
+                    assert_eq!(there, Some(true), "a page is not in memory while it moves");
+                })
+                .check(|k| {
+                    finds(k, 0, 7)?;
+                    all_followed(k)
+                }),
+        )
+    },
+};
+
+/// The page of the case.
 pub static FORK: Case = Case {
     name: "migrate-vs-fork",
     title: "fork copies an entry whose page is on its way to another frame",

@@ -2,11 +2,11 @@
 
 use super::{
     Case, Extent, Mutant, Run,
-    kernel::{Kernel, boxed, pages, scenario},
+    kernel::{Kernel, P, boxed, page, pages, scenario},
     seed_003::two_roots,
 };
 use crate::{Inject, Model, Sim};
-use anonmem::{Error, FaultOutcome, LockMode, MoveLocks, Prot, RegisterMode, UffdFeatures};
+use anonmem::{Error, FaultOutcome, LockMode, MoveLocks, MoveMode, Prot, RegisterMode, UffdFeatures};
 
 const RW: Prot = Prot::READ.union(Prot::WRITE);
 const RUNS: &[Run] = &[Run::new(Model::Sc, Extent::Exhaust), Run::new(Model::C11, Extent::Bound(2))];
@@ -69,6 +69,50 @@ pub static SWAP_OUT: Case = Case {
                     k.reclaim_noted();
                 })
                 .check(|k| match (k.load(0, 8), k.load(0, 0)) {
+                    (Ok(7), Ok(0)) => k.check(),
+                    other => Err(format!("where it went, and where it was: {other:?}")),
+                }),
+        )
+    },
+};
+
+/// The page of the case.
+pub static HOLE: Case = Case {
+    name: "move-vs-hole",
+    title: "a page that reclaim unmaps is taken for a hole, and stays behind",
+    happened: "This memory manager before it was looked for: of a row of holes only the first was asked under its lock. Reclaim empties an entry, then \
+               writes the swap entry; a move that came between passed the page over, and said that it had moved.",
+    environment: "CPU0 moves a hole and the page behind it, and lets holes be; CPU1 reclaims the page.",
+    rule: "The value is found where the page went.",
+    mutants: &[Mutant::Patch {
+        name: "move-holes-unlocked",
+        what: "holes are counted without the page-table lock",
+    }],
+    runs: BOUNDED,
+    program: |_| {
+        let world = || {
+            let kernel = Kernel::with_moves(64, LockMode::Mmap, MoveLocks::Folio);
+            kernel.spawn(0, &[0, 1]);
+            kernel.map(0, 0, 2, RW);
+            kernel.map(0, 8, 3, RW);
+            kernel.store(0, 1, 7).expect("frames");
+            kernel.store(0, 10, 9).expect("frames");
+            kernel.userfaultfd(UffdFeatures::empty());
+            kernel.watch(8, 3, RegisterMode::WP);
+            kernel.swap_on(0, 2);
+            kernel.note_frame(0, 1);
+            kernel
+        };
+        boxed(
+            scenario("move-vs-hole", 1, world)
+                .cpu("moves", |k| {
+                    let moved = k.uffd().move_pages(page(8), page(0), 2 * P, MoveMode::ALLOW_SRC_HOLES);
+                    assert_eq!(moved.result(), Ok(()));
+                })
+                .cpu("reclaims", |k| {
+                    k.reclaim_noted();
+                })
+                .check(|k| match (k.load(0, 9), k.load(0, 1)) {
                     (Ok(7), Ok(0)) => k.check(),
                     other => Err(format!("where it went, and where it was: {other:?}")),
                 }),

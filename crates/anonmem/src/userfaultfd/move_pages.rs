@@ -331,8 +331,11 @@ impl<'a, M: Machine, G: FaultGuard<M>> Mover<'a, M, G> {
         if !self.mode.contains(MoveMode::ALLOW_SRC_HOLES) {
             return Err(Error::NotFound.into());
         }
+        // Under the lock: an entry whose page is just leaving is empty for a moment, and no hole. Where
+        // something goes to, that does no harm, as nothing is put there.
+        let from = from.map(PteTable::lock);
         let is_hole = |&i: &u64| {
-            from.is_none_or(|from| from.peek(src.page_after(i)) == Pte::None)
+            from.as_ref().is_none_or(|from| from.is_none(src.page_after(i)))
                 && to.peek(dst.page_after(i)) == Pte::None
         };
         let holes = (0..most).take_while(is_hole).count() as u64;
