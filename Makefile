@@ -8,7 +8,7 @@ KERNEL = target/microvm/anonmem-microvm
 export CARGO_TARGET_DIR := $(CURDIR)/target
 
 .DEFAULT_GOAL := help
-.PHONY: help deps kernel build install demo test stress oddcalls mutants mutants-generated planted lint package doc clean \
+.PHONY: help deps kernel build install demo test stress oddcalls mutants mutants-generated planted scale-planted lint package doc clean \
 	bench bench-instructions bench-instructions-record bench-instructions-planted
 
 help: ## Show this list
@@ -50,6 +50,9 @@ mutants-generated: ## Plant hundreds of small bugs, one at a time; fail if under
 
 planted: ## Plant bugs in a copy of the tree and show that the tests find them
 	@machines/hosted/tests/planted/run
+
+scale-planted: ## Plant a shared counter into the fault path and show that the table of conflicts fails
+	@crates/anonmem-lab/tests/planted/run
 
 bench: ## Measure beside the host's Linux; the table, target/bench.json, .csv and .svg
 	$(CARGO) run --locked --quiet --release --package anonmem-cli -- bench \

@@ -9,6 +9,8 @@ use clap::{Args, Parser, Subcommand};
 use crate::guest::options::GuestOptions;
 #[cfg(feature = "measure")]
 use crate::lab::{CasesOptions, CheckOptions, RaceOptions};
+#[cfg(feature = "measure")]
+use crate::scale::ScaleOptions;
 use crate::size::{parse_ram, parse_swap};
 use crate::values::{
     Accel, BillFormat, FileMapping, Lock, SwapBackend, parse_env, parse_file, parse_guest_path, parse_seconds,
@@ -105,6 +107,28 @@ Exit status: 0 if no rule broke, 1 if one did, 2 if the command line cannot be c
 table so far is printed, and the files are written.";
 
 #[cfg(feature = "measure")]
+const SCALE_HELP: &str = "\
+Runs every pair of operations that commute on two simulated CPUs, one after the other, from the same state and in both \
+orders, and lists the cache lines that the memory manager's own code reads and writes. A pair is free of conflicts if \
+neither writes a line that the other touches: then the two never wait for one another, on however many CPUs. Threads of \
+one process, a process and its child, and strangers are compared, in the three lock modes. What follows for 1 to 256 CPUs \
+is a bound by arithmetic, no measurement.";
+
+#[cfg(feature = "measure")]
+const SCALE_EXAMPLES: &str = "\
+Examples:
+  anonmem scale                                every pair, in a minute
+  anonmem scale write-fault mmap --lines       two operations, with lines of code
+  anonmem scale --lock spec --svg scale.svg --html scale.html
+  anonmem scale --compare docs/scale.toml      is any conflict new?
+  anonmem scale --record docs/scale.toml       after one was taken away
+  anonmem scale --transfer 120                 of another machine
+  anonmem scale --list
+
+Exit status: 0, 1 if --compare found a conflict that the table does not have, 2 if the command line cannot be carried \
+out.";
+
+#[cfg(feature = "measure")]
 const RACE_HELP: &str = "\
 Draws one execution of a case as columns, one a CPU, a line for each shared access: function, object, value, ordering, \
 locks held. If a rule breaks, it is the execution that breaks it, made as short as possible, and the line is marked; \
@@ -191,6 +215,11 @@ pub enum Command {
     #[cfg(feature = "measure")]
     #[command(long_about = RACE_HELP, after_long_help = RACE_EXAMPLES)]
     Race(RaceOptions),
+
+    /// Compare operations by the cache lines that each touches: which run without talking to one another
+    #[cfg(feature = "measure")]
+    #[command(long_about = SCALE_HELP, after_long_help = SCALE_EXAMPLES)]
+    Scale(ScaleOptions),
 }
 
 /// Options of `anonmem bench`.
@@ -313,9 +342,15 @@ mod tests {
 
     #[test]
     fn examples_fit_into_80_columns() {
-        for text in
-            [TOP_EXAMPLES, RUN_EXAMPLES, CASES_EXAMPLES, CHECK_EXAMPLES, RACE_EXAMPLES, BENCH_EXAMPLES]
-        {
+        for text in [
+            TOP_EXAMPLES,
+            RUN_EXAMPLES,
+            CASES_EXAMPLES,
+            CHECK_EXAMPLES,
+            RACE_EXAMPLES,
+            SCALE_EXAMPLES,
+            BENCH_EXAMPLES,
+        ] {
             for line in text.lines().filter(|line| line.starts_with("  ")) {
                 assert!(line.chars().count() <= 80, "{line}");
             }

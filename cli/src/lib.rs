@@ -4,7 +4,8 @@
 //! the initial archive; [`vm`] finds the kernel and QEMU, chooses the accelerator and boots;
 //! [`channel`] carries the standard streams, signals, the exit status and the bill; [`bill`] prints
 //! the memory bill. [`run`] puts them together. [`guest`] measures one program in the microVM and on Linux
-//! beside it. [`lab`] explores the catalogue of cases.
+//! beside it. [`lab`] explores the catalogue of cases; [`scale`] compares operations by the cache lines that
+//! each touches.
 //!
 //! Without the feature `measure` there is `anonmem run` alone, which is what `make demo` needs.
 
@@ -20,6 +21,8 @@ pub mod out;
 pub mod pack;
 pub mod progress;
 pub mod run;
+#[cfg(feature = "measure")]
+pub mod scale;
 pub mod size;
 pub mod values;
 pub mod vm;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anonmem_cli::args::{Cli, Command};
 use anonmem_cli::error::{EXIT_USAGE, Error, one_line};
 #[cfg(feature = "measure")]
-use anonmem_cli::{error::EXIT_UNSURE, error::Result, guest, lab};
+use anonmem_cli::{error::EXIT_UNSURE, error::Result, guest, lab, scale};
 use anonmem_cli::{out, run};
 use clap::{CommandFactory, Parser};
 
@@ -32,6 +32,8 @@ fn main() -> ExitCode {
         #[cfg(feature = "measure")]
         Command::Race(options) => lab::race(options),
         #[cfg(feature = "measure")]
+        Command::Scale(options) => scale::scale(options),
+        #[cfg(feature = "measure")]
         Command::Bench(options) if options.guest.guest => guest::bench(options),
         #[cfg(feature = "measure")]
         Command::Bench(options) => bench(&options.table),
@@ -49,7 +51,7 @@ fn main() -> ExitCode {
 
 /// Whether `word` is a subcommand that this build does not have.
 fn is_left_out(word: &str) -> bool {
-    cfg!(not(feature = "measure")) && matches!(word, "bench" | "cases" | "check" | "race")
+    cfg!(not(feature = "measure")) && matches!(word, "bench" | "cases" | "check" | "race" | "scale")
 }
 
 /// Measures beside the host's kernel.

@@ -161,7 +161,7 @@ fn a_program_needs_no_dashes_before_it() {
 
 #[test]
 fn help_is_wrapped_once_and_tells_the_exit_statuses() {
-    for command in ["run", "bench", "cases", "check", "race"] {
+    for command in ["run", "bench", "cases", "check", "race", "scale"] {
         let help = stdout(&run(&[command, "--help"]));
         assert!(help.contains("Exit status:"), "{command}");
         // A line of prose that is broken twice leaves a short one in the middle of a sentence.

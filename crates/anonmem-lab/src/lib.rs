@@ -12,6 +12,7 @@
 //! - [`trace`], [`names`]: the columns, and what addresses are called in them.
 //! - [`litmus`], [`selfcheck`]: what the explorer is trusted for.
 //! - [`cases`]: the catalogue.
+//! - [`scale`]: which operations that commute conflict all the same, by cache line.
 //!
 //! `unsafe` is allowed here: coroutines, an arena, and worlds that are copied back.
 
@@ -22,6 +23,8 @@ pub mod limits;
 pub mod litmus;
 pub mod memory;
 pub mod names;
+mod observe;
+pub mod scale;
 pub mod scenario;
 pub mod selfcheck;
 pub mod sim;

@@ -41,6 +41,8 @@ pub(crate) const P: u64 = PAGE_SIZE as u64;
 pub(crate) struct Kernel {
     pub(crate) sim: Sim,
     pub(crate) vm: &'static Vm<Sim>,
+    /// Where `vm` lies, for [`raze`](Self::raze).
+    leaked: *mut Vm<Sim>,
     mms: [RefCell<Option<Mm<'static, Sim>>>; MMS],
     /// The CPUs that each one runs on.
     active: [Cell<CpuSet>; MMS],
@@ -58,8 +60,8 @@ pub(crate) struct Kernel {
     many_pins: RefCell<Option<(ManuallyDrop<FolioPin<'static, Sim>>, u64)>>,
     /// Ranges that the case has pinned, each by its number.
     pinned: [RefCell<Option<PinnedRange<'static, Sim>>>; 2],
-    /// A userfaultfd of address space 0.
-    uffd: RefCell<Option<Uffd<'static, Sim>>>,
+    /// Userfaultfds, each by its number.
+    uffds: [RefCell<Option<Uffd<'static, Sim>>>; 2],
     /// What CPUs want to tell the check at the end.
     pub(crate) notes: [Cell<u64>; 4],
     /// What CPUs tell one another.
@@ -89,10 +91,13 @@ impl Kernel {
             Config { lock_mode, move_locks, mmap_min_addr: P, stack_guard_gap: P, ..Config::default() };
         let vm = Vm::new(sim.clone(), config).expect("frames for the memory manager");
         // Worlds are as many as scenarios, and they are copied in place: they live for ever.
-        let vm = Box::leak(Box::new(vm));
+        let leaked = Box::into_raw(Box::new(vm));
+        // SAFETY: it comes from a box, and only `raze` frees it.
+        let vm = unsafe { &*leaked };
         Self {
             sim,
             vm,
+            leaked,
             mms: Default::default(),
             active: Default::default(),
             folio: RefCell::new(None),
@@ -102,10 +107,18 @@ impl Kernel {
             eaten: [const { Cell::new(None) }; 64],
             many_pins: RefCell::new(None),
             pinned: Default::default(),
-            uffd: RefCell::new(None),
+            uffds: Default::default(),
             notes: Default::default(),
             flag: Atomic::new(0),
         }
+    }
+
+    /// Frees a world that no scenario keeps, all of whose programs have ended ([`check`](Self::check)).
+    pub(crate) fn raze(self) {
+        let vm = self.leaked;
+        drop(self);
+        // SAFETY: `with_moves` leaked it, and whoever borrowed from it was part of `self`.
+        drop(unsafe { Box::from_raw(vm) });
     }
 
     /// A parent on CPU 0 that stored 7 in page 0, and its child, address space 1, which shares the page and
@@ -302,20 +315,32 @@ impl Kernel {
 
     /// Makes a userfaultfd for address space 0.
     pub(crate) fn userfaultfd(&self, features: UffdFeatures) {
-        let uffd = self.mm(0).userfaultfd(UffdFaults::Any).expect("frames");
+        self.userfaultfd_of(0, 0, features);
+    }
+
+    /// Makes userfaultfd number `number`, of address space `i`.
+    pub(crate) fn userfaultfd_of(&self, number: usize, i: usize, features: UffdFeatures) {
+        let uffd = self.mm(i).userfaultfd(UffdFaults::Any).expect("frames");
         uffd.agree(features).expect("features that there are");
-        *self.uffd.borrow_mut() = Some(uffd);
+        *self.uffds[number].borrow_mut() = Some(uffd);
+    }
+
+    /// Userfaultfd number `number`.
+    pub(crate) fn uffd_number(&self, number: usize) -> Ref<'_, Uffd<'static, Sim>> {
+        Ref::map(self.uffds[number].borrow(), |uffd| uffd.as_ref().expect("made"))
     }
 
     /// The userfaultfd of [`userfaultfd`](Self::userfaultfd).
     pub(crate) fn uffd(&self) -> Ref<'_, Uffd<'static, Sim>> {
-        Ref::map(self.uffd.borrow(), |uffd| uffd.as_ref().expect("made"))
+        self.uffd_number(0)
     }
 
-    /// Closes it.
+    /// Closes all userfaultfds.
     pub(crate) fn close_uffd(&self) {
-        let closed = self.uffd.borrow_mut().take();
-        drop(closed);
+        for uffd in &self.uffds {
+            let closed = uffd.borrow_mut().take();
+            drop(closed);
+        }
     }
 
     /// Lets it watch `n` pages from page `first` on.

@@ -19,6 +19,7 @@ use crate::{
         frames::{FrameRace, Frames},
     },
     names::Names,
+    observe::Observer,
     scenario::Program,
     snapshot::Watch,
     trace::{Event, Recorder},
@@ -43,6 +44,8 @@ pub(crate) enum Phase {
     Predicate,
     /// A panic unwinds: the next access ends the execution.
     Unwinding,
+    /// One CPU after the other runs to its end: accesses pass through and are listed.
+    Observed,
 }
 
 /// What a CPU waits for.
@@ -290,6 +293,8 @@ pub(crate) struct Engine {
     pub(crate) recorder: Option<Recorder>,
     /// The names of the world that runs, while it is recorded.
     pub(crate) names: Names,
+    /// The list of accesses, while they are being listed.
+    pub(crate) observer: Option<Observer>,
     /// The memory whose accesses are noted.
     pub(crate) watch: Watch,
     /// The ends that were right.
@@ -346,6 +351,7 @@ impl Engine {
             counters: Counters::default(),
             recorder: None,
             names: Names::default(),
+            observer: None,
             watch: Watch::NONE,
             ends: Ends::default(),
             cuts: Vec::new(),

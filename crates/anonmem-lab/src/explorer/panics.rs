@@ -24,7 +24,7 @@ pub(crate) fn install_hook() {
     ONCE.call_once(|| {
         let outer = take_hook();
         set_hook(Box::new(move |info| {
-            if installed() && phase() != Phase::Idle {
+            if installed() && !matches!(phase(), Phase::Idle | Phase::Observed) {
                 hook(info);
             } else if QUIET.get() {
                 remember(info);
@@ -65,7 +65,7 @@ fn hook(info: &PanicHookInfo<'_>) {
             eprintln!("a panic during the panic \"{message}\" at {at}: {info}");
         }
         Phase::Predicate => {}
-        Phase::Idle | Phase::Starting | Phase::Running => set_phase(Phase::Unwinding),
+        Phase::Idle | Phase::Starting | Phase::Running | Phase::Observed => set_phase(Phase::Unwinding),
     }
 }
 

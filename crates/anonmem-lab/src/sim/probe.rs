@@ -10,6 +10,7 @@ use crate::{
         step::{Turn, escape, stop, turn, visible},
     },
     memory::{By, Model, View, frames::FrameRace, sc},
+    observe::Touch,
     trace::{Action, Event},
 };
 use anonmem_hal::{LockMode, Probe};
@@ -41,11 +42,11 @@ fn passes_changing(e: &mut Engine, at: usize, by: By) -> bool {
 
 /// An access while no CPU runs: notes what the condition of a waiting CPU reads, and ends unwinding.
 #[inline]
-fn outside(at: usize) {
+fn outside(at: usize, touch: Touch, caller: &'static Location<'static>) {
     if phase() == Phase::Idle {
         note(at);
     } else {
-        outside_cold(at);
+        outside_cold(at, touch, caller);
     }
 }
 
@@ -58,8 +59,9 @@ fn note(at: usize) {
 }
 
 #[cold]
-fn outside_cold(at: usize) {
+fn outside_cold(at: usize, touch: Touch, caller: &'static Location<'static>) {
     match phase() {
+        Phase::Observed => observe(at, touch, caller),
         Phase::Predicate => with(|e| {
             if e.reads == 0 {
                 let (object, _) = e.objects.meet(at, e.current, false);
@@ -69,6 +71,30 @@ fn outside_cold(at: usize) {
         }),
         Phase::Unwinding => escape(),
         Phase::Idle | Phase::Starting | Phase::Running => {}
+    }
+}
+
+/// Notes an access of a CPU whose accesses are being listed.
+fn observe(at: usize, touch: Touch, caller: &'static Location<'static>) {
+    with(|e| {
+        let Engine { observer, names, .. } = e;
+        if let Some(observer) = observer {
+            observer.note(at, touch, caller, names);
+        }
+    });
+}
+
+/// A flush has come to another CPU than the one whose accesses are being listed.
+pub(super) fn observe_interrupt() {
+    if phase() == Phase::Observed {
+        with(|e| e.observer.as_mut().expect("observed").interrupts += 1);
+    }
+}
+
+const fn lock_touch(mode: LockMode) -> Touch {
+    match mode {
+        LockMode::Exclusive => Touch::Lock,
+        LockMode::Shared => Touch::LockShared,
     }
 }
 
@@ -92,7 +118,7 @@ impl Probe for SimProbe {
             return read();
         }
         if !running() {
-            outside(at);
+            outside(at, Touch::Read, Location::caller());
             return read();
         }
         let caller = Location::caller();
@@ -108,7 +134,7 @@ impl Probe for SimProbe {
             return write();
         }
         if !running() {
-            outside(at);
+            outside(at, Touch::Write, Location::caller());
             return write();
         }
         let caller = Location::caller();
@@ -154,7 +180,7 @@ impl Probe for SimProbe {
     fn rmw(at: usize, order: Ordering, op: impl FnOnce() -> (u64, Option<u64>)) -> (u64, Option<u64>) {
         let passes = phase() == Phase::Running && with(|e| passes_changing(e, at, By::Code));
         if !passes && !running() {
-            outside(at);
+            outside(at, Touch::Write, Location::caller());
             return op();
         }
         let caller = Location::caller();
@@ -208,7 +234,11 @@ impl Probe for SimProbe {
     }
 
     #[inline]
+    #[track_caller]
     fn statistics(at: usize) {
+        if phase() == Phase::Observed {
+            return observe(at, Touch::Write, Location::caller());
+        }
         note(at);
     }
 
@@ -452,7 +482,9 @@ pub(crate) fn wait(
 
 fn plain(at: usize, write: bool, caller: &'static Location<'static>) {
     match phase() {
-        Phase::Predicate | Phase::Unwinding => return unevaluable(at),
+        Phase::Predicate | Phase::Unwinding | Phase::Observed => {
+            return unevaluable(at, if write { Touch::Write } else { Touch::Read }, caller);
+        }
         Phase::Idle if write => return note(at),
         Phase::Idle => return,
         Phase::Starting | Phase::Running => {}
@@ -500,7 +532,7 @@ fn kind(mode: LockMode, exclusive: Kind, shared: Kind) -> Kind {
 /// Takes the lock at `at`; the CPU waits until it is free.
 pub(crate) fn lock(at: usize, mode: LockMode, caller: &'static Location<'static>) {
     if !running() {
-        return unevaluable(at);
+        return unevaluable(at, lock_touch(mode), caller);
     }
     let (queues, checked) = with(|e| (e.objects.queues(at), is_checked(e, at)));
     if mode == LockMode::Shared && !checked {
@@ -552,16 +584,19 @@ fn kind_word(mode: LockMode, exclusive: &str, shared: &str) -> String {
 
 /// A lock or a plain word in the condition of a spin loop: it is not evaluated from outside.
 #[inline]
-fn unevaluable(at: usize) {
+fn unevaluable(at: usize, touch: Touch, caller: &'static Location<'static>) {
     if phase() == Phase::Idle {
         note(at);
     } else {
-        unevaluable_now();
+        unevaluable_now(at, touch, caller);
     }
 }
 
 #[cold]
-fn unevaluable_now() {
+fn unevaluable_now(at: usize, touch: Touch, caller: &'static Location<'static>) {
+    if phase() == Phase::Observed {
+        return observe(at, touch, caller);
+    }
     if phase() == Phase::Predicate {
         with(|e| e.reads += 2);
     }
@@ -599,7 +634,7 @@ fn acquired(e: &mut Engine, turn: Turn, at: usize, mode: LockMode) {
 
 fn try_lock(at: usize, mode: LockMode, caller: &'static Location<'static>) -> bool {
     if !running() {
-        unevaluable(at);
+        unevaluable(at, lock_touch(mode), caller);
         return true;
     }
     let turn = turn(kind(mode, Kind::TryLock, Kind::TryLockShared), at, Ordering::Relaxed, None, caller);
@@ -633,6 +668,9 @@ fn try_lock(at: usize, mode: LockMode, caller: &'static Location<'static>) -> bo
 /// Releases the lock at `at`.
 pub(crate) fn unlock(at: usize, mode: LockMode, caller: &'static Location<'static>) {
     if !running() {
+        if phase() == Phase::Observed {
+            return observe(at, Touch::Unlock, caller);
+        }
         note(at);
         return ended();
     }

@@ -13,7 +13,7 @@ use super::{
     Sim,
     broken::broken,
     choose, misfortune,
-    probe::{inside_frame, running, walk_exchange, walk_load},
+    probe::{inside_frame, observe_interrupt, running, walk_exchange, walk_load},
     translations::{Translation, Upper},
 };
 use crate::{
@@ -385,6 +385,9 @@ unsafe impl Mmu for Sim {
         while !left.is_empty() {
             let next = left.remove(choose(left.len(), "the next CPU to answer the flush"));
             let tlb = address::TLB + next.index();
+            if next != Self::current_cpu() {
+                observe_interrupt();
+            }
             if running() {
                 touch(Kind::Store, next, at);
             }

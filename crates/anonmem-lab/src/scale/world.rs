@@ -1,0 +1,134 @@
+//! The state that both orders of a pair start from.
+//!
+//! A side of a pair is one CPU and what is its own: an address space or a part of one, a table's worth of
+//! pages in a mapping that both sides share, another one in a mapping of its own, a userfaultfd. Everything is
+//! warm: each CPU has run programs before, so that its lists of pages and slots are neither empty nor full.
+
+use super::{
+    Op, Relation,
+    ops::{Fork, Step},
+};
+use crate::{Sim, cases::kernel::Kernel};
+use anonmem::{LockMode, PinFlags, Prot, UffdFeatures, Unpin};
+use anonmem_hal::Order;
+
+/// Read and write.
+pub(super) const RW: Prot = Prot::READ.union(Prot::WRITE);
+/// Pages of a table of the simulated machine.
+pub(super) const TABLE: u64 = 8;
+/// Enough that a CPU's list of free pages holds a batch of eight.
+const FRAMES: u64 = 4096;
+/// Pages that each CPU takes and gives back before: its list is half full then.
+const WARM_PAGES: usize = 12;
+/// The first page of the heaps.
+pub(super) const HEAP: u64 = 40;
+
+/// One side of a pair.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Side {
+    /// 0 or 1: its CPU, too.
+    pub(super) number: usize,
+    /// Its address space.
+    pub(super) mm: usize,
+}
+
+impl Side {
+    /// A page in the mapping that both sides have, in a table of this side's.
+    pub(super) const fn common(self, n: u64) -> u64 {
+        TABLE * self.number as u64 + n
+    }
+
+    /// A page of this side's own part.
+    pub(super) const fn own(self, n: u64) -> u64 {
+        TABLE * (2 + self.number as u64) + n
+    }
+
+    /// The address space of its child.
+    pub(super) const fn child(self) -> usize {
+        2 + self.number
+    }
+}
+
+/// The two sides of a relation.
+pub(super) fn sides(relation: Relation) -> [Side; 2] {
+    let mm = |number| if relation == Relation::Threads { 0 } else { number };
+    [0, 1].map(|number| Side { number, mm: mm(number) })
+}
+
+/// The state before `ops`, those of side 0 and of side 1.
+pub(super) fn build(relation: Relation, mode: LockMode, ops: [&Op; 2]) -> Kernel {
+    let kernel = Kernel::new(FRAMES, mode);
+    kernel.swap_on(0, 16);
+    let both = sides(relation);
+    match relation {
+        Relation::Threads => kernel.spawn(0, &[0, 1]),
+        Relation::Family => {
+            kernel.spawn(0, &[0]);
+            lay_out(&kernel, both[0], both);
+            Sim::on_cpu(0, || kernel.fork(0, 1, &[1])).expect("frames");
+        }
+        Relation::Strangers => both.iter().for_each(|side| kernel.spawn(side.mm, &[side.number as u32])),
+    }
+    for side in both {
+        Sim::on_cpu(side.number, || {
+            warm_up(&kernel, side);
+            if relation != Relation::Family {
+                lay_out(&kernel, side, both);
+            }
+        });
+    }
+    prepare(&kernel, both, ops);
+    kernel
+}
+
+/// Maps what both operations find: a mapping with a table for each side, and one for this side alone.
+fn lay_out(kernel: &Kernel, side: Side, both: [Side; 2]) {
+    if !kernel.is_mapped(side.mm, 0) {
+        kernel.map(side.mm, 0, 2 * TABLE, RW);
+        for other in both {
+            kernel.store_here(side.mm, other.common(0), 0, 1).expect("frames");
+        }
+    }
+    kernel.map(side.mm, side.own(0), 1, RW);
+    kernel.store_here(side.mm, side.own(0), 0, 1).expect("frames");
+}
+
+/// Lets a CPU's lists come to the state that they are in most of the time.
+fn warm_up(kernel: &Kernel, side: Side) {
+    let pages: Vec<_> =
+        (0..WARM_PAGES).map(|_| kernel.vm.frames().alloc_kernel(Order::ZERO).expect("frames")).collect();
+    drop(pages);
+    // A child that maps, swaps and pins takes one of every object, and gives it back.
+    let child = side.child();
+    kernel.fork(side.mm, child, &[side.number as u32]).expect("frames");
+    kernel.map(child, HEAP, 1, RW);
+    kernel.store_here(child, HEAP, 0, 1).expect("frames");
+    kernel.page_out(child, HEAP);
+    kernel.store_here(child, HEAP, 0, 2).expect("frames");
+    kernel.pin(side.number, child, HEAP, PinFlags::WRITE).expect("present");
+    kernel.unpin(side.number, Unpin::Dirty);
+    kernel.exit(child);
+    kernel.vm.drain();
+}
+
+/// What must be there before each operation: before the forks that one of them may need, and after.
+fn prepare(kernel: &Kernel, both: [Side; 2], ops: [&Op; 2]) {
+    let each = |step: fn(&Op) -> Step| {
+        for (side, op) in both.into_iter().zip(ops) {
+            Sim::on_cpu(side.number, || step(op)(kernel, side));
+        }
+    };
+    each(|op| op.before_fork);
+    for (side, op) in both.into_iter().zip(ops) {
+        match op.fork {
+            Fork::None => {}
+            Fork::Child => {
+                Sim::on_cpu(side.number, || kernel.fork(side.mm, side.child(), &[])).expect("frames")
+            }
+        }
+        if op.needs_uffd {
+            kernel.userfaultfd_of(side.number, side.mm, UffdFeatures::empty());
+        }
+    }
+    each(|op| op.after_fork);
+}
