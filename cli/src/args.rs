@@ -13,7 +13,8 @@ use crate::lab::{CasesOptions, CheckOptions, RaceOptions};
 use crate::scale::ScaleOptions;
 use crate::size::{parse_ram, parse_swap};
 use crate::values::{
-    Accel, BillFormat, FileMapping, Lock, SwapBackend, parse_env, parse_file, parse_guest_path, parse_seconds,
+    Accel, BillFormat, FileMapping, Folios, Lock, SwapBackend, parse_env, parse_file, parse_folios,
+    parse_guest_path, parse_seconds,
 };
 use crate::vm::disk::{DiskOption, parse_disk};
 
@@ -271,6 +272,12 @@ pub struct RunOptions {
     /// How page faults are kept apart from changes of the mappings
     #[arg(long, value_enum, default_value_t = Lock::Mmap)]
     pub lock: Lock,
+
+    /// The largest folios that page faults take: 4K for single pages, 64K, 2M (or any power of two between);
+    /// auto grows with what the program uses. Or each size with its mode, as in thp_anon= of Linux's command
+    /// line: 16K-64K:always;2M:madvise. Programs change it in /sys/kernel/mm/transparent_hugepage
+    #[arg(long, value_name = "SIZE|auto|LIST", default_value = "4K", value_parser = parse_folios)]
+    pub folios: Folios,
 
     /// Set a variable in the program's environment (repeat for more)
     #[arg(long = "env", value_name = "K=V", value_parser = parse_env)]

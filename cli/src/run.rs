@@ -144,6 +144,7 @@ fn write_package(
         swap_backend: options.swap_backend,
         swap_disk,
         lock: options.lock,
+        folios: &options.folios,
         poison: if options.no_poison { Poison::Off } else { Poison::On },
         cwd: &options.cwd,
         exe: &package.program.exe,

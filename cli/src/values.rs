@@ -6,6 +6,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use anonmem::FolioPolicy;
 use clap::ValueEnum;
 
 /// How the guest's CPUs are made.
@@ -110,6 +111,32 @@ pub(crate) fn parse_guest_path(text: &str) -> Result<PathBuf, String> {
         return Err(format!("\"{text}\" is not an absolute path in the guest"));
     }
     Ok(path)
+}
+
+/// The sizes of folios, as the kernel reads them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Folios(String);
+
+impl Folios {
+    /// Single pages.
+    #[must_use]
+    pub fn none() -> Self {
+        Self("4K".into())
+    }
+
+    /// The words.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Reads the value of `--folios`.
+pub(crate) fn parse_folios(text: &str) -> Result<Folios, String> {
+    match text.parse::<FolioPolicy>() {
+        Ok(_) => Ok(Folios(text.to_string())),
+        Err(why) => Err(format!("{why}; write 4K, 64K, 2M, auto, or a list: 16K-64K:always;2M:madvise")),
+    }
 }
 
 /// Reads a number of seconds above zero.

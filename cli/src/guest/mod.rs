@@ -75,6 +75,7 @@ pub fn bench(options: &BenchOptions) -> Result<u8> {
         memory_mib: memory_mib(&setup)?,
         cpus: timed.tasks,
         lock: setup.lock,
+        folios: setup.folios,
         image: setup.image.take(),
         runs: options.table.runs,
         timed: all,
@@ -126,8 +127,8 @@ fn prepare(options: &GuestOptions) -> Result<Setup> {
     let accelerator = accel::choose(options.accel, &qemu, &microvm, &mut signals, &mut progress)?;
     progress.finish();
     let bar = ProgressBar::hidden();
-    let (ram, lock) = (options.ram, options.lock);
-    Ok(Setup { qemu, microvm, image, program, dir, accelerator, ram, lock, signals, bar })
+    let (ram, lock, folios) = (options.ram, options.lock, options.folios.clone());
+    Ok(Setup { qemu, microvm, image, program, dir, accelerator, ram, lock, folios, signals, bar })
 }
 
 /// Divides memory: a quarter of it for all the regions that are populated at once, so that none is swapped or

@@ -7,7 +7,7 @@ use clap::Args;
 use super::image::{self, Image};
 use crate::error::Result;
 use crate::size::parse_ram;
-use crate::values::{Accel, Lock, parse_seconds};
+use crate::values::{Accel, Folios, Lock, parse_folios, parse_seconds};
 
 /// Options of `anonmem bench` that go with `--guest`.
 #[derive(Clone, Debug, Args)]
@@ -41,6 +41,10 @@ pub struct GuestOptions {
     /// How the microVM keeps page faults apart from changes of the mappings
     #[arg(long, value_enum, default_value_t = Lock::Mmap, requires = "guest")]
     pub lock: Lock,
+
+    /// The largest folios that page faults of the microVM take: 4K, 64K, 2M, auto, or a list
+    #[arg(long, value_name = "SIZE|auto|LIST", default_value = "4K", value_parser = parse_folios, requires = "guest")]
+    pub folios: Folios,
 
     /// How the CPUs are made while time is measured; instructions are always counted by QEMU's translator
     #[arg(long, value_enum, default_value_t = Accel::Auto, requires = "guest")]

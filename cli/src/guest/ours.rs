@@ -62,6 +62,7 @@ fn write_package(setup: &Setup, work: &Work, archive: &Path) -> Result<()> {
         swap_backend: SwapBackend::Lz4,
         swap_disk: None,
         lock: setup.lock,
+        folios: &setup.folios,
         poison: Poison::Off,
         cwd: Path::new("/"),
         exe: Path::new(PROGRAM),

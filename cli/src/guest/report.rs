@@ -144,7 +144,12 @@ fn heading(outcome: &Outcome) -> String {
         outcome.cpus,
         outcome.memory_mib
     );
-    let _ = writeln!(text, "anonmem: machine type microvm, lock mode {}", outcome.lock.name());
+    let _ = writeln!(
+        text,
+        "anonmem: machine type microvm, lock mode {}, folios {}",
+        outcome.lock.name(),
+        outcome.folios.as_str()
+    );
     if let Some(image) = &outcome.image {
         let more = if image.arguments.is_empty() { String::new() } else { format!(", {}", image.arguments) };
         let kernel = kernel(outcome, Side::Linux);
@@ -287,7 +292,7 @@ pub(super) fn json(outcome: &Outcome, lines: &[Line]) -> String {
         ours: Kernel {
             release: kernel(outcome, Side::Ours),
             machine_type: "microvm",
-            arguments: format!("lock={}", outcome.lock.name()),
+            arguments: format!("lock={} folios={}", outcome.lock.name(), outcome.folios.as_str()),
         },
         linux,
         rows: lines,

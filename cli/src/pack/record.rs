@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use crate::error::{Error, Result};
-use crate::values::{Lock, SwapBackend};
+use crate::values::{Folios, Lock, SwapBackend};
 
 /// What the kernel is to start, and with what.
 #[derive(Debug)]
@@ -22,6 +22,8 @@ pub struct RunRecord<'a> {
     pub swap_disk: Option<&'a str>,
     /// How page faults are kept apart from changes of the mappings.
     pub lock: Lock,
+    /// The sizes of folios.
+    pub folios: &'a Folios,
     /// Whether freed frames are filled with a pattern.
     pub poison: Poison,
     /// The directory to start in.
@@ -67,6 +69,7 @@ impl RunRecord<'_> {
         field("ram", OsStr::new(&self.ram.to_string()))?;
         field("cpus", OsStr::new(&self.cpus.to_string()))?;
         field("lock", OsStr::new(self.lock.name()))?;
+        field("folios", OsStr::new(self.folios.as_str()))?;
         if self.swap != 0 {
             field("swap", OsStr::new(&self.swap.to_string()))?;
             field("swap_backend", OsStr::new(self.swap_backend.name()))?;
@@ -94,6 +97,7 @@ impl RunRecord<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::values::parse_folios;
 
     #[test]
     fn fields_are_ended_by_zero_bytes() {
@@ -104,13 +108,14 @@ mod tests {
             swap_backend: SwapBackend::Disk,
             swap_disk: Some("vdb"),
             lock: Lock::Vma,
+            folios: &parse_folios("64K").unwrap(),
             poison: Poison::On,
             cwd: Path::new("/root"),
             exe: Path::new("/bin/x"),
             args: &["x".into(), "".into(), "a=b".into()],
             env: &["K=V".into()],
         };
-        let expected = "ram=4096\0cpus=2\0lock=vma\0swap=8192\0swap_backend=disk\0swap_disk=vdb\0poison=1\0cwd=/root\0exe=/bin/x\0arg=x\0arg=\0arg=a=b\0env=K=V\0";
+        let expected = "ram=4096\0cpus=2\0lock=vma\0folios=64K\0swap=8192\0swap_backend=disk\0swap_disk=vdb\0poison=1\0cwd=/root\0exe=/bin/x\0arg=x\0arg=\0arg=a=b\0env=K=V\0";
         assert_eq!(String::from_utf8(record.to_bytes().unwrap()).unwrap(), expected);
         let bad = RunRecord { args: &["a\0b".into()], ..record };
         assert!(bad.to_bytes().unwrap_err().to_string().contains("zero byte"));

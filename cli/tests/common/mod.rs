@@ -73,6 +73,11 @@ impl Vm {
         let bill = dir.path().join("bill");
         let mut command = anonmem();
         command.args(["run", "--bill", "json", "--timeout", "240", "--bill-file"]).arg(&bill);
+        // A test that names them says what it is about.
+        let named = self.options.iter().any(|option| option == "--folios");
+        if let Some(folios) = std::env::var_os("ANONMEM_FOLIOS").filter(|_| !named) {
+            command.arg("--folios").arg(folios);
+        }
         command.args(&self.options).arg("--").args(program);
         let output = run_with_input(&mut command, &self.input);
         let bill = std::fs::read(&bill).unwrap_or_default();

@@ -25,7 +25,7 @@ use crate::{
     meta::{Kind, META_BYTES, Meta},
     place::Field,
 };
-use anonmem_hal::{Machine, Order, Pfn};
+use anonmem_hal::{MAX_ORDER, Machine, Order, Pfn};
 use anonmem_sync::{Atomic, Level, Ordering::Relaxed, PerCpu, Plain, RawSpin, Spin, order::Zone};
 use core::fmt;
 
@@ -83,6 +83,9 @@ const MEMMAP_ALIGN: usize = 64;
 const _: () = assert!(size_of::<Meta<()>>() == META_BYTES, "metadata is 32 bytes a frame");
 const _: () = assert!(MEMMAP_ALIGN.is_multiple_of(align_of::<Meta<()>>()));
 
+/// The number of orders that a block may have.
+const NR_ORDERS: usize = MAX_ORDER as usize + 1;
+
 /// The frames of one machine. The root of everything that is allocated on it.
 pub struct Frames<M: Machine> {
     pub(crate) memmap: Memmap<M>,
@@ -98,6 +101,8 @@ pub struct Frames<M: Machine> {
     pub(crate) peak: Plain<u64, M>,
     /// Whether a folio became partly mapped since reclaim last looked.
     pub(crate) partly_mapped: Atomic<u32, M>,
+    /// How many folios of each order have become partly mapped so far.
+    pub(crate) became_partly_mapped: PerCpu<[Atomic<u64, M>; NR_ORDERS], M>,
     next_slab_id: Atomic<u32, M>,
     zero_page: Pfn,
     machine: M,
@@ -107,7 +112,8 @@ impl<M: Machine> Frames<M> {
     /// Its fields, for displays.
     pub const FIELDS: &'static [Field] = fields! {
         memmap as _, watermarks as _, pcp_limits as _, pcp, buddy as "zone", buddy_free as "zone.free",
-        used_large as "zone.used", peak as "zone.peak", partly_mapped, next_slab_id as "slab_ids", zero_page as _, machine,
+        used_large as "zone.used", peak as "zone.peak", partly_mapped,
+        became_partly_mapped as _, next_slab_id as "slab_ids", zero_page as _, machine,
     };
 
     /// Takes over the memory of `machine`, all of it free but for the zero page.
@@ -145,6 +151,7 @@ impl<M: Machine> Frames<M> {
             used_large: Counters::new(),
             peak: Plain::new(0),
             partly_mapped: Atomic::new(0),
+            became_partly_mapped: PerCpu::new(|_| [const { Atomic::new(0) }; NR_ORDERS]),
             next_slab_id: Atomic::new(1),
             zero_page,
             machine,

@@ -62,11 +62,13 @@ mod msync;
 mod munmap;
 mod objects;
 mod overcommit;
+mod page_flags;
 mod populate;
 mod promises;
 mod reclaim;
 mod rmap;
 mod shm;
+mod split_folios;
 mod stats;
 mod swap;
 mod swapoff;
@@ -99,13 +101,16 @@ pub use mmap::{MapBacking, MapFlags, MmapRequest, Prot};
 pub use mremap::RemapFlags;
 pub use msync::SyncFlags;
 pub use overcommit::Overcommit;
+pub use page_flags::PageState;
 pub use populate::Populate;
 pub use shm::owned::SharedObject;
+pub use split_folios::Splits;
 pub use stats::Stats;
 pub use swap::device::SwapInfo;
 pub use thp::{
     mode::{FolioMode, FolioPolicy, MAX_FOLIO_ORDER, ThpDisable},
     stats::FolioEvent,
+    words::NoPolicy,
 };
 pub use userfaultfd::{
     FillMode, Filled, MoveMode, ProtectMode, RegisterMode, Uffd, UffdFault, UffdFaults, UffdFeatures,

@@ -56,6 +56,8 @@ pub struct VmaInfo {
     pub kind: MapKind,
     /// What it is for.
     pub purpose: MapUse,
+    /// Whether the policy allows a large folio somewhere in it (`THPeligible`).
+    pub may_be_large: bool,
 }
 
 /// What the present pages of a mapping cost, in bytes. Linux: /proc/PID/smaps.
@@ -266,7 +268,8 @@ impl<M: Machine> Mm<'_, M> {
         } else {
             MapUse::Other
         };
-        VmaInfo { range, flags, pgoff: vma.pgoff(), kind, purpose }
+        let may_be_large = kind == MapKind::Anonymous && self.vm.has_window(range, flags, self.thp_disable());
+        VmaInfo { range, flags, pgoff: vma.pgoff(), kind, purpose, may_be_large }
     }
 }
 

@@ -7,7 +7,6 @@ use alloc::boxed::Box;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
 
-use anonmem::LockMode;
 use anonmem_hal::arch::X86_64;
 use anonmem_hal::{
     Clock, CpuId, CpuSet, FlushRange, Machine, Mmu, NoProbe, Order, PAGE_SIZE, Pfn, PhysMem, Va,
@@ -17,7 +16,7 @@ use anonmem_oslib::memory::Layout;
 
 use crate::arch::mem::{PAGE, PhysAddr, direct};
 use crate::arch::{time, tlb};
-use crate::boot::config::Poison;
+use crate::boot::config::{self, Poison};
 use crate::boot::paging;
 use crate::heap;
 
@@ -56,16 +55,17 @@ pub fn vm() -> &'static Vm {
 }
 
 /// Makes the memory manager over the frames of `layout`, and lets the heap draw from it.
-pub fn init(layout: &Layout, poison: Poison, lock_mode: LockMode) {
+pub fn init(layout: &Layout, config: &config::Config) {
     let frames = (layout.frames.end - layout.frames.start) / PAGE;
     let aligned = layout.metadata.start.next_multiple_of(64);
     let memmap = NonNull::new(direct(aligned)).expect("the direct map is not at 0");
     // SAFETY: the range is RAM, in the direct map, given to nobody else, 32 bytes for each frame.
     unsafe { core::ptr::write_bytes(memmap.as_ptr(), 0, (layout.metadata.end - aligned) as usize) };
-    let bits = if poison == Poison::On { frames.div_ceil(64) } else { 0 };
+    let bits = if config.poison == Poison::On { frames.div_ceil(64) } else { 0 };
     let poisoned = (0..bits).map(|_| AtomicU64::new(0)).collect();
     let kernel = Kernel { base: Pfn(layout.frames.start / PAGE), frames, memmap, poisoned };
-    let config = anonmem::Config { lock_mode, ..anonmem::Config::default() };
+    let config =
+        anonmem::Config { lock_mode: config.lock_mode, folios: config.folios, ..anonmem::Config::default() };
     let vm = match Vm::new(kernel, config) {
         Ok(vm) => Box::leak(Box::new(vm)),
         Err(error) => panic!("the memory manager does not take this memory: {error:?}"),
@@ -80,6 +80,11 @@ pub fn init(layout: &Layout, poison: Poison, lock_mode: LockMode) {
 /// The number of frames that the memory manager has.
 pub fn nr_frames() -> u64 {
     vm().machine().nr_frames()
+}
+
+/// The number after that of the last frame that the memory manager has.
+pub fn end_of_frames() -> u64 {
+    vm().machine().base.0 + nr_frames()
 }
 
 /// The top-level table of an address space.

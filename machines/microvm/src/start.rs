@@ -44,7 +44,7 @@ extern "C" fn kernel_entry(start_info: PhysAddr) -> ! {
         initrd().len() >> 10,
         time::now_ns() / 1_000_000
     );
-    machine::init(&layout, config.poison, config.lock_mode);
+    machine::init(&layout, &config);
     entry::check_stack();
     console::init(&platform, apic_id, init::channel_frame);
     sched::init_reaper();

@@ -28,7 +28,7 @@ use crate::{
     meta::{Counts, Kind, Mapping, MappingWord, flags},
 };
 use anonmem_hal::{MAX_ORDER, Machine, NrPages, Order, Pfn};
-use anonmem_sync::Ordering;
+use anonmem_sync::{Atomic, Ordering};
 
 /// Why a folio is not split.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -50,6 +50,8 @@ pub struct LargeUsage {
     pub partly_mapped: u64,
     /// The pages of those that are mapped nowhere.
     pub unmapped: NrPages,
+    /// Those that a leaf maps (Linux: `NR_ANON_THPS`).
+    pub in_leaves: u64,
 }
 
 impl<M: Machine> Frames<M> {
@@ -73,8 +75,16 @@ impl<M: Machine> Frames<M> {
             of.folios += 1;
             of.unmapped.0 += folio.unmapped_pages();
             of.partly_mapped += u64::from(folio.unmapped_pages() > 0);
+            of.in_leaves += u64::from(folio.whole_mappings() > 0);
         });
         usage
+    }
+
+    /// How many folios of an order have become partly mapped so far.
+    #[doc(alias = "MTHP_STAT_SPLIT_DEFERRED")]
+    pub fn times_partly_mapped(&self, order: Order) -> u64 {
+        let of = |cpu: &[Atomic<u64, M>]| cpu.get(usize::from(order.get())).map_or(0, Atomic::peek);
+        self.became_partly_mapped.iter().map(|cpu| of(cpu)).sum()
     }
 
     /// Whether a folio became partly mapped since this was last asked: then memory may be had by splitting.

@@ -188,6 +188,11 @@ impl<'f, M: Machine> Folio<'f, M> {
         self.meta().flags.load(Ordering::Relaxed) >> flags::IDLE_SHIFT & 3
     }
 
+    /// Whether somebody holds its lock, as of now (Linux: `PG_locked`).
+    pub fn is_locked(&self) -> bool {
+        self.meta().flags.load(Ordering::Relaxed) & flags::LOCKED != 0
+    }
+
     /// Whether it may be dropped instead of swapped (`MADV_FREE`) unless written since.
     pub fn is_lazyfree(&self) -> bool {
         self.meta().flags.load(Ordering::Relaxed) & flags::LAZYFREE != 0
@@ -221,7 +226,12 @@ impl<M: Machine> Frames<M> {
 #[inline]
 pub(super) fn note_unmapped<M: Machine>(folio: Folio<'_, M>, old: Counts, pages: u64) {
     let left = old.maps().wrapping_sub(pages);
-    if left != 0 && left >> Kind::order_of(folio.meta().flags.load(Ordering::Relaxed)) == 0 {
+    let order = Kind::order_of(folio.meta().flags.load(Ordering::Relaxed));
+    if left != 0 && left >> order == 0 {
         folio.frames.set_partly_mapped_hint();
+        let counter = folio.frames.became_partly_mapped.this().get(usize::from(order));
+        if let Some(counter) = counter.filter(|_| old.maps() >> order != 0) {
+            counter.add_unobserved(1);
+        }
     }
 }

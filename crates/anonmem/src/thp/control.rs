@@ -4,9 +4,13 @@
 
 use crate::{
     objects::Objects,
-    thp::{mode::FolioPolicy, stats::FolioEvent},
+    thp::{
+        mode::{FolioPolicy, ThpDisable},
+        stats::FolioEvent,
+    },
+    vma::flags::VmFlags,
 };
-use anonmem_hal::{Machine, Order};
+use anonmem_hal::{Machine, Order, VaRange};
 
 impl<M: Machine> Objects<M> {
     /// The sizes of folios that faults take.
@@ -18,6 +22,17 @@ impl<M: Machine> Objects<M> {
     #[doc(alias = "anon_enabled_store")]
     pub fn set_folio_policy(&self, policy: FolioPolicy) {
         self.folio_policy.set(policy);
+    }
+
+    /// Whether a mapping of these addresses has a window of a size that the policy allows. What is mapped there
+    /// is not asked, nor who watches it.
+    #[doc(alias = "thp_vma_allowable_orders")]
+    pub(crate) fn has_window(&self, range: VaRange, flags: VmFlags, disable: ThpDisable) -> bool {
+        let orders = self.folio_policy.orders(disable, flags - VmFlags::UFFD);
+        (1..=orders.largest()).filter(|&order| orders.has(order)).any(|order| {
+            let bytes = Order::new(order).bytes() as u64;
+            range.end.align_down(bytes).0.checked_sub(bytes).is_some_and(|start| start >= range.start.0)
+        })
     }
 
     /// Counts one event on this CPU.

@@ -1,6 +1,6 @@
 //! Large folios: which sizes a fault may take, what is counted, and how a folio is split.
 //!
-//! - `mode`, `policy`: the sizes that are allowed where, changed at run time.
+//! - `mode`, `policy`: the sizes that are allowed where, changed at run time; `words`: how that is said.
 //! - `stats`, `control`: what happened, for each size.
 //! - `split`: a folio falls into smaller ones; those that are partly mapped go first when memory is short.
 //! - The fault is `fault/huge.rs`. docs/folios.md has the whole picture.
@@ -14,3 +14,4 @@ pub(crate) mod split;
 pub(crate) mod stats;
 #[cfg(test)]
 mod tests;
+pub(crate) mod words;

@@ -25,12 +25,12 @@ pub enum FolioMode {
     Always = 2,
     /// As the mode for all orders says.
     Inherit = 3,
-    /// Beside memory that is in use, within a bound.
+    /// Beside memory that is in use, within a bound; without asking where a program asked for them.
     Auto = 4,
 }
 
 impl FolioMode {
-    const ALL: [Self; 5] = [Self::Never, Self::Madvise, Self::Always, Self::Inherit, Self::Auto];
+    pub(super) const ALL: [Self; 5] = [Self::Never, Self::Madvise, Self::Always, Self::Inherit, Self::Auto];
 }
 
 /// The modes of all orders: what a [`Vm`](crate::Vm) is made with.
@@ -107,13 +107,13 @@ impl FolioPolicy {
                 FolioMode::Inherit => self.all,
                 mode => mode,
             };
-            let field = match mode {
-                FolioMode::Never | FolioMode::Inherit => return bits,
-                FolioMode::Always => 0,
-                FolioMode::Madvise => 16,
-                FolioMode::Auto => 32,
+            let fields = match mode {
+                FolioMode::Never | FolioMode::Inherit => 0,
+                FolioMode::Always => 1,
+                FolioMode::Madvise => 1 << 16,
+                FolioMode::Auto => 1 << 16 | 1 << 32,
             };
-            bits | 1 << (field + order)
+            bits | fields << order
         })
     }
 }
@@ -158,7 +158,7 @@ mod unit {
             assert_eq!(policy.mode(Order::ZERO), all);
         }
         let allowed = policy.with_all(FolioMode::Always).allowed();
-        assert_eq!(allowed, 1 << 1 | 1 << 2 | 1 << 4 | 1 << (16 + 3) | 1 << (32 + 9));
+        assert_eq!(allowed, 1 << 1 | 1 << 2 | 1 << 4 | 1 << (16 + 3) | 1 << (16 + 9) | 1 << (32 + 9));
         assert_eq!(FolioPolicy::default().allowed(), 0);
     }
 }

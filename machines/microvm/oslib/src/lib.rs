@@ -12,6 +12,7 @@ extern crate std;
 
 pub mod abi;
 pub mod bill;
+pub mod choice;
 pub mod cpio;
 pub mod cred;
 pub mod elf;

@@ -1,7 +1,7 @@
 //! `.anonmem/run`: what the command line asks the kernel to run.
 //!
 //! NUL-terminated records `key=value`. The keys: `ram`, `cpus`, `cwd`, `exe`, `arg` (repeated), `env`
-//! (repeated), `poison`, `lock`, `swap` (bytes), `swap_backend`, `swap_disk`. Unknown keys are kept, so that
+//! (repeated), `poison`, `lock`, `folios`, `swap` (bytes), `swap_backend`, `swap_disk`. Unknown keys are kept, so that
 //! the kernel can name them on its log.
 
 use alloc::vec::Vec;
@@ -25,6 +25,8 @@ pub struct RunFile<'a> {
     pub poison: bool,
     /// Lock mode of the memory manager.
     pub lock: &'a [u8],
+    /// Sizes of folios that it takes, in words.
+    pub folios: &'a [u8],
     /// Bytes of the swap device; zero for none.
     pub swap: u64,
     /// What the swap device is made of.
@@ -41,6 +43,7 @@ impl<'a> RunFile<'a> {
         let mut run = RunFile {
             cwd: b"/",
             lock: b"mmap",
+            folios: b"4K",
             swap_backend: b"lz4",
             swap_disk: b"vda",
             ..RunFile::default()
@@ -65,6 +68,7 @@ impl<'a> RunFile<'a> {
             b"env" => self.env.push(value),
             b"poison" => self.poison = number(value)? != 0,
             b"lock" => self.lock = value,
+            b"folios" => self.folios = value,
             b"swap" => self.swap = number(value)?,
             b"swap_backend" => self.swap_backend = value,
             b"swap_disk" => self.swap_disk = value,

@@ -26,6 +26,8 @@ pub struct Mapping<'a> {
     pub name: &'a str,
     /// What its pages cost, in bytes, with the names and in the order of `smaps`.
     pub costs: &'a [(&'static str, u64)],
+    /// Whether large folios may be in it.
+    pub may_be_large: bool,
     /// Its attributes, by the two letters of `smaps`.
     pub flags: &'a [&'static str],
 }
@@ -63,7 +65,7 @@ pub fn smaps_entry(out: &mut String, m: &Mapping<'_>) {
     field(out, "KernelPageSize", 4096);
     field(out, "MMUPageSize", 4096);
     smaps_sums(out, m);
-    let _ = writeln!(out, "THPeligible:           0");
+    let _ = writeln!(out, "THPeligible:    {:8}", u8::from(m.may_be_large));
     out.push_str("VmFlags:");
     for name in m.flags {
         let _ = write!(out, " {name}");

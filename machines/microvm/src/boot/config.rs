@@ -2,7 +2,7 @@
 //!
 //! The archive's first entry, `.anonmem/run`, holds NUL-terminated `key=value` records.
 
-use anonmem::LockMode;
+use anonmem::{FolioPolicy, LockMode};
 use anonmem_oslib::cpio::Archive;
 
 const RUN_FILE: &[u8] = b".anonmem/run";
@@ -25,6 +25,8 @@ pub struct Config {
     pub poison: Poison,
     /// `lock=`: `mmap`, `vma` or `spec`.
     pub lock_mode: LockMode,
+    /// `folios=`: a policy in words.
+    pub folios: FolioPolicy,
 }
 
 impl Config {
@@ -38,7 +40,8 @@ impl Config {
             Some("spec" | "speculative") => LockMode::Speculative,
             _ => LockMode::Mmap,
         };
-        Config { ram: value(text, b"ram=").and_then(|ram| ram.parse().ok()), poison, lock_mode }
+        let folios = value(text, b"folios=").and_then(|words| words.parse().ok()).unwrap_or_default();
+        Config { ram: value(text, b"ram=").and_then(|ram| ram.parse().ok()), poison, lock_mode, folios }
     }
 }
 

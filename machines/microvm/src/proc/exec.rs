@@ -1,8 +1,8 @@
 //! Running another program. Linux: fs/exec.c, fs/binfmt_elf.c, fs/binfmt_script.c.
 
-use super::exit;
 use super::mm::{self, Backing, Map, Space};
 use super::thread::{Thread, comm_of};
+use super::{exit, folios};
 use crate::arch::fpu;
 use crate::arch::trap::TrapFrame;
 use crate::elf::{self, Loaded, Program};
@@ -100,6 +100,9 @@ pub fn exec(thread: &Arc<Thread>, frame: &mut TrapFrame, prepared: &Prepared) ->
     let mut cred = thread.cred();
     cred.exec();
     mm::set_limits(&space, &thread.process.limits(), &cred);
+    if let Some(old) = thread.process.space() {
+        folios::inherit_disabled(&old, &space);
+    }
     let files = Arc::new(thread.files().fork()?);
     if !exit::end_other_threads(thread) {
         return Err(EINTR);

@@ -16,6 +16,7 @@ pub mod deliver;
 pub mod exec;
 pub mod exit;
 pub mod fault;
+pub mod folios;
 pub mod futex;
 pub mod mm;
 pub mod oom;

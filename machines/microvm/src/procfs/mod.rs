@@ -5,9 +5,11 @@
 
 mod generated;
 mod gup_test;
+mod kpage;
 mod map_files;
 pub mod pid;
 pub mod system;
+mod thp;
 
 pub use generated::TICK_NS;
 use generated::{FIRST_INO, now};
@@ -62,6 +64,11 @@ impl Synthetic for Root {
         if let Some(index) = system::FILES.iter().position(|(file, _)| *file == text) {
             return self.file(index, system::FILES[index].1);
         }
+        if let Some(index) = kpage::FILES.iter().position(|(file, _)| *file == text) {
+            let object = Arc::new(kpage::KPage(kpage::FILES[index].1));
+            let ino = FIRST_INO + 50 + index as u64;
+            return Ok(Inode::synthetic(ino, 0o400, now(), &parent, object));
+        }
         let (process, target) = match text {
             "self" => (None, format!("{}", current_pid()?)),
             "thread-self" => (None, format!("{0}/task/{0}", current_pid()?)),
@@ -81,6 +88,7 @@ impl Synthetic for Root {
 
     fn list_after(&self, after: Option<&[u8]>, limit: usize) -> Result<Vec<(Vec<u8>, FileType)>> {
         let files = system::FILES.iter().map(|(name, _)| (name.as_bytes().to_vec(), FileType::Regular));
+        let pages = kpage::FILES.map(|(name, _)| (name.as_bytes().to_vec(), FileType::Regular));
         let fixed = [
             (b"self".to_vec(), FileType::Symlink),
             (b"thread-self".to_vec(), FileType::Symlink),
@@ -88,7 +96,7 @@ impl Synthetic for Root {
             (b"sys".to_vec(), FileType::Directory),
         ];
         let processes = table::processes().map(|p| (format!("{}", p.pid).into_bytes(), FileType::Directory));
-        Ok(first_names(after, limit, files.chain(fixed).chain(processes)))
+        Ok(first_names(after, limit, files.chain(pages).chain(fixed).chain(processes)))
     }
 }
 
@@ -193,6 +201,7 @@ pub fn init(vfs: &Vfs) -> core::result::Result<(), Taken> {
     for (path, text) in system::SYS_FILES {
         vfs.put(path.as_bytes(), 0o444, Body::Synthetic(Arc::new(Text(*text)))).map_err(taken(path))?;
     }
+    thp::init(vfs)?;
     let path = "/sys/kernel/debug/gup_test";
     let object = Arc::new(Opener(gup_test::GupTest::open));
     let body = Body::Special { kind: FileType::Regular, rdev: 0, object };

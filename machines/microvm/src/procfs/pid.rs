@@ -339,12 +339,13 @@ fn mapping<'a>(vma: &'a Vma, costs: &'a Costs, flags: &'a [&'static str]) -> Map
         ino: vma.ino,
         name: &vma.name,
         costs,
+        may_be_large: info.may_be_large,
         flags,
     }
 }
 
 /// What a mapping costs, line by line of `smaps`.
-type Costs = [(&'static str, u64); 14];
+type Costs = [(&'static str, u64); 18];
 
 /// Linux: fs/proc/task_mmu.c `__show_smap`.
 fn costs(usage: &VmaUsage) -> Costs {
@@ -359,7 +360,11 @@ fn costs(usage: &VmaUsage) -> Costs {
         ("Referenced", usage.referenced),
         ("Anonymous", usage.anonymous),
         ("LazyFree", usage.lazy_free),
-        ("AnonHugePages", 0),
+        ("AnonHugePages", usage.anon_huge),
+        ("ShmemPmdMapped", 0),
+        ("FilePmdMapped", 0),
+        ("Shared_Hugetlb", 0),
+        ("Private_Hugetlb", 0),
         ("Swap", usage.swap),
         ("SwapPss", usage.swap),
         ("Locked", usage.locked),
@@ -442,6 +447,7 @@ fn rollup(process: &Process) -> String {
         pgoff: 0,
         kind: MapKind::Anonymous,
         purpose: MapUse::Other,
+        may_be_large: false,
     };
     let costs = costs(&usage);
     let all = Vma { info, usage, ino: 0, name: String::new() };

@@ -3,7 +3,7 @@
 use crate::arch::percpu::cpu_count;
 use crate::arch::time;
 use crate::fs::block;
-use crate::proc::{mm, table};
+use crate::proc::{folios, mm, table};
 use crate::swap;
 use alloc::format;
 use alloc::string::String;
@@ -60,7 +60,6 @@ pub const SYS_FILES: &[File] = &[
     ("/sys/devices/system/cpu/possible", cpu_list),
     ("/sys/devices/system/cpu/present", cpu_list),
     ("/sys/devices/system/node/online", || "0\n".into()),
-    ("/sys/kernel/mm/transparent_hugepage/enabled", || "always madvise [never]\n".into()),
 ];
 
 /// A setting: its path below `/proc/sys`, and what sets it.
@@ -177,7 +176,7 @@ fn meminfo() -> String {
         ("Committed_AS", m.committed_bytes),
         ("VmallocTotal", 0),
         ("VmallocUsed", m.kernel_bytes),
-        ("AnonHugePages", 0),
+        ("AnonHugePages", folios::in_leaves() * folios::LEAF_BYTES),
         ("HugePages_Total", 0),
     ] {
         field(&mut out, name, bytes);
@@ -195,7 +194,7 @@ fn vmstat() -> String {
     ] {
         let _ = writeln!(out, "{name} {}", bytes / 4096);
     }
-    for (name, count) in mm::event_counts() {
+    for (name, count) in mm::event_counts().into_iter().chain(folios::vmstat()) {
         let _ = writeln!(out, "{name} {count}");
     }
     let _ = writeln!(out, "oom_kill {}", crate::proc::oom::kills());

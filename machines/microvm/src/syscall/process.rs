@@ -10,7 +10,7 @@ use crate::fs::vfs;
 use crate::proc::clone::{self, Request};
 use crate::proc::exec::Given;
 use crate::proc::process::{ExitStatus, Process};
-use crate::proc::{exec, exit as exiting, table, trace};
+use crate::proc::{exec, exit as exiting, folios, table, trace};
 use crate::sched;
 use alloc::sync::Arc;
 use anonmem_oslib::abi::Fields;
@@ -210,6 +210,18 @@ pub(super) fn prctl(c: &mut Call<'_>) -> Result<usize> {
         p::PR_CAPBSET_READ => cred::in_bounding_set(c, c.u32(1)),
         p::PR_CAPBSET_DROP => cred::drop_bounding(c, c.u32(1)),
         p::PR_GET_TIMERSLACK => Ok(50_000),
+        p::PR_SET_THP_DISABLE => {
+            if c.args[3] != 0 || c.args[4] != 0 {
+                return Err(EINVAL);
+            }
+            folios::set_disabled(&sched::current_mm().ok_or(ESRCH)?, c.args[1], c.args[2]).map(|()| 0)
+        }
+        p::PR_GET_THP_DISABLE => {
+            if c.args[1..5].iter().any(|&arg| arg != 0) {
+                return Err(EINVAL);
+            }
+            Ok(folios::disabled(&sched::current_mm().ok_or(ESRCH)?) as usize)
+        }
         p::PR_GET_NO_NEW_PRIVS | p::PR_GET_SECCOMP => Ok(0),
         _ => Err(EINVAL),
     }

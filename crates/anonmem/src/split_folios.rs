@@ -1,0 +1,126 @@
+//! Large folios are split because somebody says so.
+//!
+//! Locks: the mmap lock for reading, for a few pages at a time; the folio lock of each.
+//!
+//! Linux: mm/huge_memory.c `split_huge_pages_pid`, `split_huge_pages_all`.
+
+use crate::{mm::Mm, vm::Vm};
+use anonmem_frame::{FolioOwner, FolioRef, Kind};
+use anonmem_hal::{Machine, Order, Pfn, Va, VaRange};
+use core::ops::ControlFlow;
+
+/// Pages that are looked at together.
+const PAGES: usize = 64;
+
+/// What came of it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Splits {
+    /// Folios that were larger than they were to be.
+    pub found: u64,
+    /// Those of them that were split.
+    pub split: u64,
+}
+
+impl<M: Machine> Mm<'_, M> {
+    /// Splits the large folios that are mapped in `range` into folios of 2^`to` pages.
+    ///
+    /// # Locks
+    /// The mmap lock for reading, and the folios' locks.
+    #[doc(alias = "split_huge_pages_pid")]
+    pub fn split_folios(&self, range: VaRange, to: Order) -> Splits {
+        let mut splits = Splits::default();
+        let mut from = range.start.page_down();
+        while from < range.end {
+            let Some(part) = self.first_mapped(from, range.end) else { break };
+            let part = VaRange { end: part.end.min(part.start.page_after(PAGES as u64)), ..part };
+            let mut frames = [None; PAGES];
+            let mut found = frames.iter_mut();
+            self.for_each_page(part, &mut |_, page| {
+                if let Some(slot) = found.next() {
+                    *slot = page.pfn;
+                }
+            });
+            frames.into_iter().flatten().for_each(|pfn| self.vm.split_one(pfn, to, &mut splits));
+            from = part.end;
+        }
+        splits
+    }
+
+    /// The first addresses from `from` on, and below `end`, that are mapped.
+    fn first_mapped(&self, from: Va, end: Va) -> Option<VaRange> {
+        let mut first = None;
+        self.for_each_vma(from, &mut |vma| {
+            first = vma.range.intersect(VaRange { start: from, end });
+            ControlFlow::Break(())
+        });
+        first
+    }
+}
+
+impl<M: Machine> Vm<M> {
+    /// Splits all large folios into single pages.
+    ///
+    /// # Locks
+    /// The folios' locks.
+    #[doc(alias = "split_huge_pages_all")]
+    pub fn split_all_folios(&self) -> Splits {
+        let mut splits = Splits::default();
+        self.frames().for_each_frame(|pfn, kind, order| {
+            if kind == Kind::Folio && order != Order::ZERO {
+                self.split_one(pfn, Order::ZERO, &mut splits);
+            }
+        });
+        splits
+    }
+
+    fn split_one(&self, pfn: Pfn, to: Order, splits: &mut Splits) {
+        let Some(page) = self.frames().try_get(pfn) else { return };
+        if page.folio().order() <= to || !page.folio().is_anon() {
+            return;
+        }
+        splits.found += 1;
+        splits.split += u64::from(self.try_split(&page, to).is_some());
+    }
+
+    fn try_split(&self, page: &FolioRef<'_, M>, to: Order) -> Option<()> {
+        // As on Linux: who is working on a folio just now is not waited for.
+        let lock = page.try_lock()?;
+        self.split_folio(&lock, page, to).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        Config, FolioPolicy,
+        testing::{P, RW, World, pages},
+        vma::Backing,
+    };
+
+    #[test]
+    fn what_is_mapped_in_a_range_is_split_and_what_is_smaller_stays() {
+        let folios: FolioPolicy = "16K-64K:always".parse().unwrap();
+        World::run_with(Config { folios, ..Config::default() }, |w| {
+            let mm = w.vm.new_mm().unwrap();
+            for first in [64, 128] {
+                mm.map_raw(pages(first, 16), RW, Backing::Anonymous);
+                (first..first + 16).for_each(|page| mm.store(page * P, page as u8).unwrap());
+            }
+            let order = |page: u64| {
+                let pfn = mm.pagemap(Va(page * P)).pfn.unwrap();
+                w.vm.frames().folio(pfn).unwrap().order().get()
+            };
+            assert_eq!([order(64), order(128)], [4, 4]);
+            let all = VaRange { start: Va(0), end: Va(1000 * P) };
+            assert_eq!(mm.split_folios(pages(68, 4), Order::new(2)), Splits { found: 1, split: 1 });
+            assert_eq!([order(64), order(79), order(128)], [2, 2, 4]);
+            assert_eq!(mm.split_folios(all, Order::new(2)), Splits { found: 1, split: 1 });
+            assert_eq!(mm.split_folios(all, Order::ZERO), Splits { found: 8, split: 8 });
+            assert_eq!(w.vm.split_all_folios(), Splits::default());
+            for page in (64..80).chain(128..144) {
+                assert_eq!((order(page), mm.load(page * P)), (0, Ok(page as u8)));
+            }
+        });
+    }
+}
