@@ -1,6 +1,7 @@
 /* mremap, madvise, mincore, and what /proc/self says of it: maps, smaps, pagemap. */
 #include "common.h"
 #include <fcntl.h>
+#include <sys/prctl.h>
 
 #ifndef MADV_POPULATE_READ
 #define MADV_POPULATE_READ 22
@@ -205,6 +206,8 @@ static void describe(void)
 
 int main(void)
 {
+    /* Exactly what is touched is counted below. */
+    CHECK(prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0) == 0);
     remap();
     advise();
     describe();

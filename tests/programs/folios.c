@@ -4,11 +4,7 @@
  * On a host the settings that it changes are put back, also when a check fails. Files that a host does not have are
  * passed over there; in the microVM (argument "all") none may be missing. */
 #include "common.h"
-#include <dirent.h>
 #include <fcntl.h>
-#include <signal.h>
-#include <stdarg.h>
-#include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
 
@@ -343,7 +339,6 @@ static void one_size(unsigned long bytes)
     /* And it is split because somebody says so. */
     char request[128];
     snprintf(request, sizeof request, "%d,0x%lx,0x%lx", (int)getpid(), (unsigned long)at, (unsigned long)(at + bytes));
-    mount("none", "/sys/kernel/debug", "debugfs", 0, NULL);
     if (exists("/sys/kernel/debug/split_huge_pages")) {
         int error = try_write("/sys/kernel/debug/split_huge_pages", request);
         CHECK(error == 0, "%s: %d", request, error);

@@ -109,6 +109,13 @@ fn named_kernel() -> Option<PathBuf> {
     std::env::var_os("ANONMEM_KERNEL").map(PathBuf::from)
 }
 
+/// What a test program prints on the host.
+pub(crate) fn host_runs(program: &Path) -> String {
+    let output = Command::new(program).output().unwrap();
+    assert!(output.status.success(), "{} on the host: {output:?}", program.display());
+    String::from_utf8(output.stdout).unwrap()
+}
+
 /// How a test program is linked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Linked {

@@ -22,8 +22,8 @@ pub const FOR_ALL: &[&str] = &["always", "madvise", "never"];
 /// When folios of one size are taken, as Linux has it.
 pub const FOR_ONE: &[&str] = &["always", "inherit", "madvise", "never"];
 
-/// As [`text`]; a word that Linux does not have comes last, and only if it is the chosen one. Programs compare
-/// the whole line with what Linux says.
+/// As [`text`]; a word that Linux does not have comes last, and only if it is the chosen one. Programs
+/// compare the whole line with what Linux says.
 pub fn modes(words: &[&str], chosen: &str) -> String {
     let linux = text(words, chosen);
     if words.contains(&chosen) {
@@ -51,7 +51,7 @@ pub enum SplitRequest {
 }
 
 impl SplitRequest {
-    /// Reads `1`, or `PID,0xSTART,0xEND[,ORDER[,PAGE]]`. Which page of a folio goes first does not matter here.
+    /// Reads `1`, or `PID,0xSTART,0xEND[,ORDER[,PAGE]]`. Which page of a folio goes first does not matter.
     pub fn parse(text: &str) -> Option<Self> {
         let mut words = text.trim().split(',');
         let pid: u32 = words.next()?.parse().ok()?;

@@ -1,5 +1,11 @@
 //! What all generated files share: their numbers and their time.
 
+use alloc::string::String;
+use anonmem_oslib::Errno;
+
+/// A path of `/proc` or `/sys` at which something is already, or another reason why it could not be made.
+pub struct Taken(pub String, pub Errno);
+
 /// Nanoseconds in a clock tick of `times` and `/proc`.
 pub const TICK_NS: u64 = 10_000_000;
 

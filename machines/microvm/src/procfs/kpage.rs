@@ -10,10 +10,13 @@ use anonmem_oslib::errno::EINVAL;
 use anonmem_oslib::vfs::{FileType, Synthetic};
 
 /// One of the files: what its words say.
-pub(super) struct KPage(pub(super) fn(PageState) -> u64);
+pub(super) struct KPage(pub(super) Word);
+
+/// What the word of a frame says.
+type Word = fn(PageState) -> u64;
 
 /// The files of `/proc`.
-pub(super) const FILES: [(&str, fn(PageState) -> u64); 2] =
+pub(super) const FILES: [(&str, Word); 2] =
     [("kpagecount", |page| page.mappings), ("kpageflags", |page| page.flags)];
 
 impl Synthetic for KPage {

@@ -11,8 +11,8 @@ pub mod pid;
 pub mod system;
 mod thp;
 
-pub use generated::TICK_NS;
 use generated::{FIRST_INO, now};
+pub use generated::{TICK_NS, Taken};
 
 use crate::arch::percpu::cpu_count;
 use crate::fs::open::Opener;
@@ -22,9 +22,9 @@ use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use anonmem_oslib::Result;
 use anonmem_oslib::errno::{EACCES, ENOENT};
 use anonmem_oslib::vfs::{Body, FileType, Inode, LinkTarget, Synthetic, Vfs, first_names};
-use anonmem_oslib::{Errno, Result};
 
 /// A generated file: a function that writes its text.
 pub struct Text(pub fn() -> String);
@@ -175,9 +175,6 @@ impl Synthetic for Branch {
         Ok(all)
     }
 }
-
-/// A path of `/proc` or `/sys` at which something is already, or another reason why it could not be made.
-pub struct Taken(pub String, pub Errno);
 
 /// Puts `/proc` and `/sys` into the tree.
 ///

@@ -1,12 +1,12 @@
-//! `/sys/kernel/mm/transparent_hugepage`: the policy of large folios, and what happened to those of each size.
-//! And `/sys/kernel/debug/split_huge_pages`.
+//! `/sys/kernel/mm/transparent_hugepage`: the policy of large folios, and what happened to each size. And
+//! `/sys/kernel/debug/split_huge_pages`.
 //!
 //! A setting that this kernel cannot follow is refused with `EINVAL`; it says what is so. The settings of
 //! khugepaged are kept, and nobody scans.
 //!
 //! Linux: mm/huge_memory.c, mm/khugepaged.c.
 
-use super::Taken;
+use super::generated::Taken;
 use crate::proc::folios::{self, SizeStat};
 use crate::proc::table;
 use alloc::format;
