@@ -5,9 +5,9 @@
 //! Linux: fs/proc/page.c `stable_page_flags`. Differs: no page is on a list of reclaim; of a large folio, a page
 //! is mapped as often as its pages are on average, as without `CONFIG_PAGE_MAPCOUNT`.
 
-use crate::vm::Vm;
+use crate::{rmap::machine::Machine, vm::Vm};
 use anonmem_frame::{Folio, Kind};
-use anonmem_hal::{Machine, Pfn};
+use anonmem_hal::Pfn;
 
 /// The bits of /proc/kpageflags (include/uapi/linux/kernel-page-flags.h).
 mod bit {

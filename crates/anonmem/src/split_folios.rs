@@ -4,9 +4,9 @@
 //!
 //! Linux: mm/huge_memory.c `split_huge_pages_pid`, `split_huge_pages_all`.
 
-use crate::{mm::Mm, vm::Vm};
+use crate::{mm::Mm, rmap::machine::Machine, vm::Vm};
 use anonmem_frame::{FolioOwner, FolioRef, Kind};
-use anonmem_hal::{Machine, Order, Pfn, Va, VaRange};
+use anonmem_hal::{Order, Pfn, Va, VaRange};
 use core::ops::ControlFlow;
 
 /// Pages that are looked at together.
