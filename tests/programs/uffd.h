@@ -7,6 +7,7 @@
 #include <linux/userfaultfd.h>
 #include <poll.h>
 #include <pthread.h>
+#include <signal.h>
 #include <sys/ioctl.h>
 
 struct move_arg { uint64_t dst, src, len, mode; int64_t move; };
@@ -17,6 +18,36 @@ struct poison_arg { uint64_t start, len, mode; int64_t updated; };
 #define FEATURE_WP_ASYNC (1UL << 15)
 #define FEATURE_MOVE (1UL << 16)
 #define MOVE_ALLOW_SRC_HOLES 2UL
+
+/* A child that writes to so many MiB again and again, so that pages of others leave for swap; none if no number is given. It has written to
+ * all of them once. */
+static inline pid_t press(int argc, char **argv)
+{
+    size_t bytes = argc > 1 ? (size_t)atoi(argv[1]) << 20 : 0;
+    int ready[2];
+    char byte;
+    CHECK(pipe(ready) == 0);
+    pid_t child = bytes ? fork() : 0;
+    CHECK(child >= 0);
+    if (child > 0)
+        CHECK(read(ready[0], &byte, 1) == 1);
+    if (bytes == 0 || child > 0)
+        return child;
+    volatile unsigned char *ballast = map_pages(bytes / PAGE);
+    for (unsigned char round = 1;; round++) {
+        for (size_t at = 0; at < bytes; at += PAGE)
+            ballast[at] = round;
+        if (round == 1)
+            CHECK(write(ready[1], "r", 1) == 1);
+    }
+}
+
+static inline void press_no_more(pid_t child)
+{
+    int status;
+    if (child > 0)
+        CHECK(kill(child, SIGKILL) == 0 && waitpid(child, &status, 0) == child);
+}
 
 /* A userfaultfd with these features agreed upon. */
 static inline int uffd_open(uint64_t features, int flags)

@@ -49,8 +49,9 @@ static void *mutator(void *which)
     return NULL;
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
+    pid_t ballast = press(argc, argv);
     struct sigaction action = {.sa_sigaction = on_bus, .sa_flags = SA_SIGINFO | SA_NODEFER};
     CHECK(sigaction(SIGBUS, &action, NULL) == 0);
     space[0] = map_pages(PAGES);
@@ -93,5 +94,6 @@ int main(void)
     for (int i = 0; i < MUTATORS; i++)
         pthread_join(threads[i], NULL);
     printf("%d pages moved %d times\n", PAGES, ROUNDS);
+    press_no_more(ballast);
     return 0;
 }

@@ -84,8 +84,9 @@ static void *dropper(void *none)
     return none;
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
+    pid_t ballast = press(argc, argv);
     char name[] = "/tmp/snapshotXXXXXX";
     CHECK((file = mkstemp(name)) >= 0);
     unlink(name);
@@ -118,5 +119,6 @@ int main(void)
         pthread_join(handlers[i], NULL);
     CHECK(served >= PAGES);
     printf("%d pages were restored as they were\n", PAGES);
+    press_no_more(ballast);
     return 0;
 }

@@ -1,5 +1,7 @@
-/* A snapshot of memory while others write to it: by write protection that a handler ends after it has saved the page, and by protection
- * that writes end themselves. Each page is saved once, and as it was when the snapshot began. */
+/* A snapshot of memory while others write to it. By write protection that a handler ends after it has saved the page: each page is saved
+ * once, and as it was when the snapshot began. By protection that writes end themselves, of which PAGEMAP_SCAN tells: a page that was
+ * written is told by one look, and the copy is what the memory is when the writers stop. */
+#include "pagescan.h"
 #include "uffd.h"
 
 enum { PAGES = 256, WRITERS = 3 };
@@ -72,38 +74,112 @@ static void synchronous(void)
     close(fd);
 }
 
-static int is_protected(int pagemap, unsigned page)
+/* What a writer makes of a page: its first word is odd while the page is written, and says what all others are when it is not. */
+static void write_page(unsigned page, uint64_t value)
 {
-    uint64_t word;
-    off_t at = (off_t)((uintptr_t)memory / PAGE + page) * 8;
-    CHECK(pread(pagemap, &word, 8, at) == 8);
-    return word >> 57 & 1;
+    volatile uint64_t *words = (volatile uint64_t *)(memory + page * PAGE);
+    words[0] = 2 * value + 1;
+    for (unsigned i = 1; i < PAGE / 8; i++)
+        words[i] = value;
+    words[0] = 2 * value;
+}
+
+static void *counting_writer(void *which)
+{
+    unsigned n = (unsigned)(uintptr_t)which;
+    for (uint64_t round = 1; !stop; round++)
+        write_page((unsigned)(round * 7 + n) % (PAGES / WRITERS) * WRITERS + n, round);
+    return NULL;
+}
+
+/* Tells the pages that were written since they were last told, with `seen[page]` for each; protects them if that is said. */
+static unsigned look(int pagemap, uint64_t flags, unsigned char *seen)
+{
+    struct scan_region regions[PAGES];
+    struct scan_arg arg = {.size = sizeof arg, .flags = flags | SCAN_CHECK_WPASYNC, .start = (uintptr_t)memory,
+                           .end = (uintptr_t)memory + PAGES * PAGE, .mask = IS_WRITTEN, .returned = IS_WRITTEN,
+                           .vec = (uintptr_t)regions, .vec_len = PAGES};
+    int got = ioctl(pagemap, IOC_SCAN, &arg);
+    CHECK(got >= 0);
+    memset(seen, 0, PAGES);
+    unsigned pages = 0;
+    uint64_t last = arg.start;
+    for (int i = 0; i < got; i++) {
+        CHECK(regions[i].start >= last && regions[i].end > regions[i].start && regions[i].end <= arg.end, "told twice");
+        CHECK(regions[i].categories == IS_WRITTEN);
+        for (last = regions[i].start; last < regions[i].end; last += PAGE, pages++)
+            seen[(last - arg.start) / PAGE] = 1;
+    }
+    return pages;
+}
+
+/* A page that nobody has written since it was protected is whole in the copy, unless its writer stood still in the middle of it. Then
+ * it is told again when the writer goes on. */
+static void check_whole(const unsigned char *written_since)
+{
+    for (unsigned page = 0; page < PAGES; page++) {
+        const uint64_t *words = (const uint64_t *)(saved + page * PAGE);
+        if (written_since[page] || words[0] & 1)
+            continue;
+        for (unsigned i = 1; i < PAGE / 8; i++)
+            CHECK(words[i] == words[0] / 2, "page %u is torn at %u", page, i);
+    }
 }
 
 static void asynchronous(void)
 {
+    static unsigned char told[PAGES], since[PAGES];
     int pagemap = open("/proc/self/pagemap", O_RDONLY);
     CHECK(pagemap >= 0);
     fd = uffd_open(FEATURE_WP_ASYNC | FEATURE_WP_UNPOPULATED, O_NONBLOCK);
+    memset(memory, 0, PAGES * PAGE);
+    memset(saved, 255, PAGES * PAGE);
     uffd_watch(fd, memory, PAGES, UFFDIO_REGISTER_MODE_WP);
-    CHECK(uffd_protect(fd, memory, PAGES * PAGE, UFFDIO_WRITEPROTECT_MODE_WP) == 0);
+    /* What stood still: each page is told once, and one that was written once more. */
+    CHECK(look(pagemap, SCAN_WP, told) == PAGES);
+    CHECK(look(pagemap, SCAN_WP, told) == 0);
     for (unsigned page = 0; page < PAGES; page += 5)
-        memory[page * PAGE + 7] = 77;
+        write_page(page, 7);
+    CHECK(look(pagemap, SCAN_WP, told) == (PAGES + 4) / 5);
     for (unsigned page = 0; page < PAGES; page++)
-        CHECK(is_protected(pagemap, page) == (page % 5 != 0), "page %u", page);
+        CHECK(told[page] == (page % 5 == 0), "page %u", page);
+    for (unsigned page = 0; page < PAGES; page++)
+        memcpy(saved + page * PAGE, memory + page * PAGE, PAGE);
+    stop = 0;
+    pthread_t writers[WRITERS];
+    for (uintptr_t i = 0; i < WRITERS; i++)
+        CHECK(pthread_create(&writers[i], NULL, counting_writer, (void *)i) == 0);
+    for (unsigned round = 0; round < 200; round++) {
+        look(pagemap, SCAN_WP, told);
+        for (unsigned page = 0; page < PAGES; page++)
+            if (told[page])
+                memcpy(saved + page * PAGE, memory + page * PAGE, PAGE);
+        look(pagemap, 0, since);
+        check_whole(since);
+    }
+    stop = 1;
+    for (int i = 0; i < WRITERS; i++)
+        pthread_join(writers[i], NULL);
+    look(pagemap, SCAN_WP, told);
+    for (unsigned page = 0; page < PAGES; page++)
+        if (told[page])
+            memcpy(saved + page * PAGE, memory + page * PAGE, PAGE);
+    for (unsigned page = 0; page < PAGES; page++)
+        CHECK(memcmp(saved + page * PAGE, memory + page * PAGE, PAGE) == 0, "page %u was missed", page);
+    CHECK(look(pagemap, 0, since) == 0);
     close(fd);
-    for (unsigned page = 0; page < PAGES; page++)
-        CHECK(!is_protected(pagemap, page), "page %u", page);
     close(pagemap);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
+    pid_t ballast = press(argc, argv);
     memory = map_pages(PAGES);
     saved = map_pages(PAGES);
     memset(memory, 1, PAGES * PAGE);
     synchronous();
     asynchronous();
     printf("%d pages were saved as they were\n", PAGES);
+    press_no_more(ballast);
     return 0;
 }

@@ -121,6 +121,8 @@ pub(crate) fn host_runs(program: &Path) -> String {
 pub(crate) enum Linked {
     Static,
     Dynamic,
+    /// To be loaded before a program's own libraries.
+    Library,
 }
 
 /// Compiles a program of tests/programs, unless it is newer than its source; the result lies in cargo's
@@ -132,15 +134,17 @@ pub(crate) fn compile(name: &str, linked: Linked) -> PathBuf {
     let source = programs.join(name).with_extension("c");
     let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{linked:?}"));
     let made = |path: &Path| path.metadata().and_then(|m| m.modified()).ok();
-    let headers = ["common.h", "ring.h"].map(|name| made(&programs.join(name)));
+    let headers = ["common.h", "ring.h", "uffd.h", "pagescan.h"].map(|name| made(&programs.join(name)));
     if made(&out) > headers.into_iter().chain([made(&source)]).max().flatten() {
         return out;
     }
     let fresh = out.with_extension(std::process::id().to_string());
     let mut cc = Command::new("cc");
     cc.args(["-O1", "-g", "-Wall", "-Wextra", "-Werror", "-pthread"]);
-    if linked == Linked::Static {
-        cc.arg("-static");
+    match linked {
+        Linked::Static => _ = cc.arg("-static"),
+        Linked::Dynamic => {}
+        Linked::Library => _ = cc.args(["-shared", "-fPIC"]),
     }
     let status = cc.arg("-o").arg(&fresh).arg(&source).status().unwrap();
     assert!(status.success(), "cc {}", source.display());

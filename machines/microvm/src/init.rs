@@ -9,6 +9,7 @@ use crate::proc::process::{ExitStatus, Process};
 use crate::proc::thread::{Thread, comm_of};
 use crate::proc::{exec, mm, signal, table, wait};
 use crate::sched::{self, Task};
+use crate::syscall::userfaultfd;
 use crate::{klog, procfs, swap, virtio};
 use alloc::format;
 use alloc::string::String;
@@ -58,6 +59,7 @@ fn run_program() -> core::result::Result<i32, Failure> {
         let message = format!("{path}: the kernel's own file; --file cannot put another there ({error:?})");
         Failure { message, code: 2 }
     })?;
+    userfaultfd::init().map_err(|e| Failure::new("/dev/userfaultfd cannot be put into the tree", e))?;
     timer::init().map_err(|e| Failure::new("no timer task", e))?;
     let bytes = read_file(RUN_FILE).map_err(|e| Failure::new("the archive has no /.anonmem/run", e))?;
     let run = RunFile::parse(&bytes);

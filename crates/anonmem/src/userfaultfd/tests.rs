@@ -4,6 +4,7 @@ mod events;
 mod fills;
 mod moves;
 mod protection;
+mod scans;
 mod waits;
 
 use crate::{

@@ -142,7 +142,8 @@ impl<M: Machine> MmapReadGuard<'_, M> {
         Ok(())
     }
 
-    fn flush(&self, range: VaRange) {
+    /// Makes every CPU forget the translations of `range`.
+    pub(crate) fn flush(&self, range: VaRange) {
         if !range.is_empty() {
             self.slot().space.flush(&self.objects.frames, FlushRange::Range(range));
             self.objects.count(Event::TlbFlush);

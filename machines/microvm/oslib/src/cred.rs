@@ -7,6 +7,7 @@
 //! Linux: kernel/sys.c `__sys_setuid` and its siblings, security/commoncap.c.
 
 use crate::errno::{EINVAL, EPERM, Result};
+use crate::vfs::inode::Meta;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
@@ -17,6 +18,7 @@ pub type Caps = u64;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the names are Linux's")]
 pub enum Cap {
+    DacOverride = 1,
     SetGid = 6,
     SetUid = 7,
     SetPcap = 8,
@@ -179,6 +181,19 @@ impl Cred {
         self.effective & 1 << cap as u32 != 0
     }
 
+    /// Says whether a file with these permissions may be opened for all of `wanted` (4 to read, 2 to write).
+    #[doc(alias = "generic_permission")]
+    pub fn may(&self, meta: &Meta, wanted: u32) -> bool {
+        let bits = if self.user.fs == meta.uid {
+            meta.mode >> 6
+        } else if self.group.fs == meta.gid || self.groups.contains(&meta.gid) {
+            meta.mode >> 3
+        } else {
+            meta.mode
+        };
+        bits & wanted == wanted || self.has(Cap::DacOverride)
+    }
+
     /// Changes the user.
     ///
     /// # Errors
@@ -298,6 +313,19 @@ mod tests {
         assert_eq!(cred.set_user(SetIds::One(0)), Err(EPERM));
         assert_eq!(cred.set_user(SetIds::All([1000, SAME, 7])), Err(EPERM));
         assert_eq!(cred.set_groups(Vec::new()), Err(EPERM));
+    }
+
+    #[test]
+    fn one_class_of_permissions_decides() {
+        let (mut user, root) = (Cred::root(), Cred::root());
+        user.set_groups(vec![7]).unwrap();
+        user.set_group(SetIds::One(1000)).unwrap();
+        user.set_user(SetIds::One(1000)).unwrap();
+        let meta = |mode, uid, gid| Meta { mode, uid, gid, ..Meta::default() };
+        assert!(!user.may(&meta(0o600, 0, 0), 4) && root.may(&meta(0, 5, 5), 6));
+        assert!(user.may(&meta(0o604, 0, 0), 4) && !user.may(&meta(0o604, 0, 0), 6));
+        assert!(user.may(&meta(0o060, 0, 7), 6) && user.may(&meta(0o060, 0, 1000), 6));
+        assert!(!user.may(&meta(0o077, 1000, 7), 4), "an owner's bits are all that an owner has");
     }
 
     #[test]

@@ -88,6 +88,13 @@ pub trait Positioned: Send + Sync {
     /// # Errors
     /// Its own.
     fn write_at(&self, offset: u64, from: &mut From<'_>) -> Result<usize>;
+    /// Answers an ioctl.
+    ///
+    /// # Errors
+    /// `ENOTTY` if there are none; its own.
+    fn ioctl(&self, _request: u32, _argument: u64) -> Result<usize> {
+        Err(ENOTTY)
+    }
 }
 
 /// What [`Synthetic::open`](anonmem_oslib::vfs::Synthetic::open) gives.
@@ -416,6 +423,7 @@ impl OpenFile {
         match &self.target {
             Target::Block(device) => device.ioctl(request, argument),
             Target::Object(object) => object.ioctl(request, argument),
+            Target::Placed(opened) => opened.0.ioctl(request, argument),
             _ => Err(ENOTTY),
         }
     }

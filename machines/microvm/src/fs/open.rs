@@ -17,8 +17,8 @@ use anonmem_oslib::vfs::{Body, FileData, FileType, Inode};
 use linux_raw_sys::general as abi;
 use spin::Mutex;
 
-/// What makes an object for everybody who opens its inode.
-pub struct Opener(pub fn() -> Arc<dyn Object>);
+/// What makes an object for everybody who may open its inode, with these `O_*`.
+pub struct Opener(pub fn(&Inode, u32) -> Result<Arc<dyn Object>>);
 
 /// Opens `path` relative to `at`, creating the file if `O_CREAT` says so.
 ///
@@ -113,7 +113,7 @@ fn open_special(inode: &Arc<Inode>, path: &[u8], flags: u32) -> Result<Arc<OpenF
         return OpenFile::of_path(inode.clone(), Target::Block(disk), path, flags);
     }
     if let Some(opener) = inode.object::<Opener>() {
-        return OpenFile::of_path(inode.clone(), Target::Object((opener.0)()), path, flags);
+        return OpenFile::of_path(inode.clone(), Target::Object((opener.0)(inode, flags)?), path, flags);
     }
     if flags & abi::O_DIRECT != 0 {
         return Err(EINVAL);

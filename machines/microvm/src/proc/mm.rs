@@ -11,7 +11,7 @@ use anonmem::{Advice, ClearRefs, MlockAll, RemapFlags, SyncFlags};
 use anonmem::{
     Event, FaultAccess, FaultOutcome, Limits, MapKind, MapUse, Overcommit, VmFlags, VmaInfo, VmaUsage,
 };
-use anonmem::{MapBacking, MapFlags, MmapRequest, Prot};
+use anonmem::{MapBacking, MapFlags, MmapRequest, PageRegion, PageScan, Prot, Scanned};
 use anonmem_hal::{NrPages, PAGE_SHIFT, SourceId, Va, VaRange};
 use anonmem_oslib::cred::{Cap, Cred};
 use anonmem_oslib::errno::{EINVAL, ENOMEM};
@@ -406,6 +406,14 @@ impl Vma {
 pub fn pagemap(mm: &Space, va: u64, count: u64, tell: &mut dyn FnMut(u64, u64)) {
     let Some(range) = VaRange::of(Va(va), count << PAGE_SHIFT) else { return };
     mm.for_each_page(range, &mut |at, entry| tell(at.0, entry.bits()));
+}
+
+/// Looks at the pages of a range, tells of those that are asked for, and write-protects those that were written.
+///
+/// # Errors
+/// `EPERM`, `ENOMEM`.
+pub fn scan(mm: &Space, scan: &PageScan, regions: Option<&mut [PageRegion]>) -> Result<Scanned> {
+    mm.pagemap_scan(scan, regions).map_err(errno)
 }
 
 /// Clears the accessed bits of pages, or the peak, as the number says that is written to `clear_refs`.

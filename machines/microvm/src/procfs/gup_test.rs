@@ -21,6 +21,7 @@ use anonmem_hal::{PAGE_SIZE, PhysMem, Va, VaRange};
 use anonmem_oslib::Result;
 use anonmem_oslib::abi::Fields;
 use anonmem_oslib::errno::{EFAULT, EINVAL, ENOMEM, ESRCH};
+use anonmem_oslib::vfs::Inode;
 use core::any::Any;
 
 const PAGE: u64 = PAGE_SIZE as u64;
@@ -65,8 +66,11 @@ pub(super) struct GupTest;
 
 impl GupTest {
     /// Opens it.
-    pub(super) fn open() -> Arc<dyn Object> {
-        Arc::new(GupTest)
+    ///
+    /// # Errors
+    /// None.
+    pub(super) fn open(_inode: &Inode, _flags: u32) -> Result<Arc<dyn Object>> {
+        Ok(Arc::new(GupTest))
     }
 }
 

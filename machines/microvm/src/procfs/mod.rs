@@ -7,6 +7,7 @@ mod generated;
 mod gup_test;
 mod kpage;
 mod map_files;
+mod pagemap;
 pub mod pid;
 pub mod system;
 mod thp;

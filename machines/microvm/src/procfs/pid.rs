@@ -2,8 +2,9 @@
 
 use super::generated::{FIRST_INO, PER_PROCESS, TICK_NS, now};
 use super::map_files;
+use super::pagemap::Pagemap;
 use crate::arch::percpu::cpu_count;
-use crate::fs::file::{GONE, OpenFile, Opened};
+use crate::fs::file::{GONE, OpenFile, Opened, Positioned};
 use crate::proc::Thread;
 use crate::proc::mm::{self, Detail, Vma};
 use crate::proc::process::Process;
@@ -194,7 +195,6 @@ impl Synthetic for Entry {
     fn read_at(&self, offset: u64, to: &mut [u8]) -> Option<Result<usize>> {
         let p = &*self.process;
         match self.kind {
-            Kind::Pagemap => Some(pagemap(p, offset, to)),
             Kind::Auxv => Some(Ok(user_strings(p, p.program.lock().auxv, offset, to))),
             Kind::Cmdline => Some(Ok(user_strings(p, p.program.lock().args, offset, to))),
             Kind::Environ => Some(Ok(user_strings(p, p.program.lock().env, offset, to))),
@@ -203,13 +203,17 @@ impl Synthetic for Entry {
     }
 
     fn open(&self) -> Option<Result<Arc<dyn Any + Send + Sync>>> {
-        (self.kind == Kind::Mem).then(|| {
+        let open = || {
             let thread = try_current().ok_or(EACCES)?;
-            let memory = Memory::open(&thread, &self.process).map_err(|error| match error {
-                EPERM => EACCES,
-                other => other,
-            })?;
-            let opened: Arc<dyn Any + Send + Sync> = Arc::new(Opened(Box::new(memory)));
+            let opened: Box<dyn Positioned> = match self.kind {
+                Kind::Pagemap => Box::new(Pagemap::open(&thread, &self.process)?),
+                _ => Box::new(Memory::open(&thread, &self.process)?),
+            };
+            Ok(Opened(opened))
+        };
+        matches!(self.kind, Kind::Mem | Kind::Pagemap).then(|| {
+            let refused = |error| if error == EPERM { EACCES } else { error };
+            let opened: Arc<dyn Any + Send + Sync> = Arc::new(open().map_err(refused)?);
             Ok(opened)
         })
     }
@@ -453,23 +457,6 @@ fn rollup(process: &Process) -> String {
     let all = Vma { info, usage, ino: 0, name: String::new() };
     text::smaps_rollup(&mut out, &mapping(&all, &costs, &[]));
     out
-}
-
-/// Eight bytes a page: bit 63 present, bit 62 swapped, bit 56 exclusive, bits 0 to 54 the frame.
-fn pagemap(process: &Process, offset: u64, to: &mut [u8]) -> Result<usize> {
-    if !offset.is_multiple_of(8) || !to.len().is_multiple_of(8) {
-        return Err(EINVAL);
-    }
-    let Some(space) = process.space() else { return Ok(0) };
-    let last = usercopy::USER_END / 4096;
-    let first = offset / 8;
-    let count = (to.len() as u64 / 8).min(last.saturating_sub(first));
-    to.fill(0);
-    mm::pagemap(&space, first * 4096, count, &mut |va, bits| {
-        let at = (va / 4096 - first) as usize * 8;
-        to[at..at + 8].copy_from_slice(&bits.to_le_bytes());
-    });
-    Ok(count as usize * 8)
 }
 
 fn state(process: &Process) -> char {

@@ -3,6 +3,7 @@
 use crate::arch::percpu::cpu_count;
 use crate::arch::time;
 use crate::fs::block;
+use crate::proc::thread::try_current;
 use crate::proc::{folios, mm, table};
 use crate::swap;
 use alloc::format;
@@ -11,7 +12,7 @@ use alloc::vec::Vec;
 use anonmem_oslib::Result;
 use anonmem_oslib::errno::{EACCES, EINVAL};
 use anonmem_oslib::text::field;
-use anonmem_oslib::vfs::{FileType, Synthetic};
+use anonmem_oslib::vfs::{FileType, Meta, Synthetic};
 use core::fmt::Write;
 
 /// The release that programs are told: the Linux whose memory calls these are like (`mremap` of several
@@ -90,6 +91,11 @@ impl Synthetic for Sysctl {
     }
 
     fn write(&self, bytes: &[u8]) -> Result<()> {
+        // Linux says so when the file is opened.
+        let owner = Meta { mode: 0o644, ..Meta::default() };
+        if !try_current().is_some_and(|thread| thread.cred().may(&owner, 2)) {
+            return Err(EACCES);
+        }
         if let Some((_, set)) = SETTABLE.iter().find(|(path, _)| *path == self.path) {
             let text = core::str::from_utf8(bytes.trim_ascii()).or(Err(EINVAL))?;
             return set(text.parse().or(Err(EINVAL))?);

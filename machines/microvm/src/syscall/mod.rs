@@ -24,7 +24,7 @@ mod system;
 mod time;
 mod uring;
 pub mod user;
-mod userfaultfd;
+pub mod userfaultfd;
 mod wait;
 
 use crate::arch::lock::SpinLock;

@@ -8,9 +8,11 @@
 
 use super::call::{Call, only};
 use super::user;
+use crate::fs;
 use crate::fs::event::Event;
 use crate::fs::file::{ERR, IN, Object, OpenFile, Ready, Wait, block_on};
 use crate::fs::iov::To;
+use crate::fs::open::Opener;
 use crate::fs::table::{NR_OPEN, OnExec};
 use crate::machine::{self, Kernel};
 use crate::proc::{self, mm};
@@ -20,10 +22,10 @@ use alloc::sync::Arc;
 use anonmem::{FillMode, Filled, MoveMode, ProtectMode, RegisterMode, UffdFaults, UffdFeatures};
 use anonmem::{UffdFault, UffdMessage, UffdReason};
 use anonmem_hal::{Pfn, SourceError, Va};
-use anonmem_oslib::abi::{Fields, Packer};
+use anonmem_oslib::abi::{Fields, Packer, makedev};
 use anonmem_oslib::cred::Cap;
-use anonmem_oslib::errno::{EAGAIN, EFAULT, EINVAL, EPERM};
-use anonmem_oslib::vfs::FileType;
+use anonmem_oslib::errno::{EACCES, EAGAIN, EEXIST, EFAULT, EINVAL, EPERM};
+use anonmem_oslib::vfs::{Body, FileType, Inode};
 use anonmem_oslib::{Errno, Result};
 use core::any::Any;
 use linux_raw_sys::general as abi;
@@ -79,6 +81,65 @@ pub(super) fn userfaultfd(c: &mut Call<'_>) -> Result<usize> {
     if !user_only && mm::unprivileged_userfaultfd() == 0 && !c.thread.cred().has(Cap::SysPtrace) {
         return Err(EPERM);
     }
+    new(flags)
+}
+
+/// `/dev/userfaultfd`: whoever may open it may be told of the kernel's faults.
+struct Door;
+
+/// `_IO(USERFAULTFD_IOC, 0x00)`.
+const NEW: u32 = abi::USERFAULTFD_IOC << 8;
+/// Of the miscellaneous devices; the number of the misc device says no header.
+const MISC_MAJOR: u32 = 10;
+const DOOR_MINOR: u32 = 257;
+
+/// Puts the device into the tree; what the archive has already put there stays.
+///
+/// # Errors
+/// `ENOMEM`.
+pub fn init() -> Result<()> {
+    let rdev = makedev(MISC_MAJOR, DOOR_MINOR);
+    let body = Body::Special { kind: FileType::Char, rdev, object: Arc::new(Opener(Door::open)) };
+    match fs::vfs().put(b"/dev/userfaultfd", 0o600, body) {
+        Ok(_) | Err(EEXIST) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+impl Door {
+    /// Opens it.
+    ///
+    /// # Errors
+    /// `EACCES`.
+    fn open(inode: &Inode, flags: u32) -> Result<Arc<dyn Object>> {
+        let wanted = match flags & abi::O_ACCMODE {
+            abi::O_RDONLY => 4,
+            abi::O_WRONLY => 2,
+            _ => 6,
+        };
+        let may = proc::current_thread().cred().may(&inode.meta(), wanted);
+        if may { Ok(Arc::new(Door)) } else { Err(EACCES) }
+    }
+}
+
+impl Object for Door {
+    #[doc(alias = "userfaultfd_dev_ioctl")]
+    fn ioctl(&self, request: u32, flags: u64) -> Result<usize> {
+        if request != NEW {
+            return Err(EINVAL);
+        }
+        new(only(flags as u32, abi::O_CLOEXEC | abi::O_NONBLOCK | abi::UFFD_USER_MODE_ONLY)?)
+    }
+
+    fn as_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync> {
+        self
+    }
+}
+
+/// Makes a userfaultfd as `flags` say.
+#[doc(alias = "new_userfaultfd")]
+fn new(flags: u32) -> Result<usize> {
+    let user_only = flags & abi::UFFD_USER_MODE_ONLY != 0;
     make(if user_only { UffdFaults::UserOnly } else { UffdFaults::Any }, flags)
 }
 
