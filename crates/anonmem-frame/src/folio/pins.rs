@@ -179,17 +179,25 @@ impl<'f, M: Machine> PinList<'f, M> {
     /// # Errors
     /// [`OutOfMemory`].
     pub fn reserve(&mut self, runs: u64) -> Result<(), OutOfMemory> {
-        let (mut at, mut room) = (self.last, 0);
-        let mut end = at;
-        while let Some(node) = at.get() {
-            room += (RUNS - self.node(node).len.get() as usize) as u64;
-            (end, at) = (at, self.node(node).next.get());
+        let (mut end, mut room) = (self.last, self.room());
+        while let Some(next) = end.get().and_then(|id| self.node(id).next.get().get()) {
+            end = next.into();
         }
         while room < runs {
             end = self.append(end)?;
             room += RUNS as u64;
         }
         Ok(())
+    }
+
+    /// How many more runs there is room for.
+    pub fn room(&self) -> u64 {
+        let (mut at, mut room) = (self.last, 0);
+        while let Some(node) = at.get() {
+            room += (RUNS - self.node(node).len.get() as usize) as u64;
+            at = self.node(node).next.get();
+        }
+        room
     }
 
     /// Adds a page. It becomes part of the last run if that ends before it in the same folio.
@@ -200,14 +208,29 @@ impl<'f, M: Machine> PinList<'f, M> {
     /// # Panics
     /// If the pin is of other frames.
     pub fn push(&mut self, pin: FolioPin<'_, M>) -> Result<(), OutOfMemory> {
+        self.push_pages(pin, NrPages(1))
+    }
+
+    /// Adds `pages` pages of one folio from the pinned one on: their pin is one, however many they are. They
+    /// become part of the last run if that ends before them in the same folio.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`]; the pages are unpinned.
+    ///
+    /// # Panics
+    /// If the pin is of other frames, or the folio has fewer pages.
+    pub fn push_pages(&mut self, pin: FolioPin<'_, M>, pages: NrPages) -> Result<(), OutOfMemory> {
         assert!(core::ptr::eq(pin.frames, self.frames), "a pin of other frames");
         let page = pin.pfn();
-        if self.lengthen(pin.folio(), page) {
-            // The run has a pin of the folio.
-            drop(pin);
-            return Ok(());
+        if !self.frames.is_one_page(page) || pages.0 != 1 {
+            assert!(pages.0 <= pin.folio().owned_pages_from(page), "a run of more than one folio");
+            if self.lengthen(pin.folio(), page, pages) {
+                // The run has a pin of the folio.
+                drop(pin);
+                return Ok(());
+            }
         }
-        self.push_run(PinnedRun { first: page, pages: NrPages(1) })?;
+        self.push_run(PinnedRun { first: page, pages })?;
         // The run owns the pin.
         let _ = ManuallyDrop::new(pin);
         Ok(())
@@ -328,19 +351,19 @@ impl<'f, M: Machine> PinList<'f, M> {
         Ok(())
     }
 
-    /// Makes the last run longer by `page` of `folio`, if it ends there.
-    fn lengthen(&mut self, folio: Folio<'_, M>, page: Pfn) -> bool {
+    /// Makes the last run longer by `pages` pages of `folio` from `page` on, if it ends there.
+    fn lengthen(&mut self, folio: Folio<'_, M>, page: Pfn, pages: NrPages) -> bool {
         if page == folio.head {
             return false;
         }
         let Some(node) = self.last.get().map(|id| self.node(id)) else { return false };
         let Some(last) = (node.len.get() as usize).checked_sub(1) else { return false };
         let run = PinnedRun::decode(node.runs[last].get());
-        if run.end() != page || run.first < folio.head || run.pages.0 == MAX_RUN {
+        if run.end() != page || run.first < folio.head || run.pages.0 + pages.0 > MAX_RUN {
             return false;
         }
-        node.runs[last].set(PinnedRun { pages: NrPages(run.pages.0 + 1), ..run }.encode());
-        self.pages += 1;
+        node.runs[last].set(PinnedRun { pages: NrPages(run.pages.0 + pages.0), ..run }.encode());
+        self.pages += pages.0;
         true
     }
 

@@ -21,6 +21,8 @@ use anonmem_pgtable::PinAccess;
 
 /// Pages that are pinned in one read section: page tables that were unlinked wait for its end.
 const SECTION: u64 = 512;
+/// Runs that room is made for at a time: at least as many as the pages that are looked at together.
+const RUNS: u64 = 64;
 
 impl<'v, M: Machine> Mm<'v, M> {
     /// Pins the pages that `range` touches, all of them or none: those that are there without any lock of the
@@ -63,15 +65,16 @@ impl<'v, M: Machine> Mm<'v, M> {
             let start = pinned.range().end;
             let end = Va(start.0.saturating_add(SECTION * PAGE_SIZE as u64)).min(range.end);
             let part = VaRange { start, end };
-            // A frame for a node may be hard to come by: not in the read section.
-            pinned.list().reserve(part.pages().0)?;
+            // A frame for a node may be hard to come by: not in the read section. Runs may be long.
+            pinned.list().reserve(part.pages().0.min(RUNS))?;
             let stopped = {
                 let rcu = self.vm.rcu.read_lock();
                 self.slot().space.pin_fast(&self.vm.frames, &rcu, part, access, pinned.list())
             };
             self.vm.events.add(Event::PinFast, VaRange { start, end: stopped }.pages().0);
             pinned.lengthen();
-            if stopped < end {
+            // Where it stopped for want of room it goes on.
+            if stopped == start {
                 break;
             }
         }
