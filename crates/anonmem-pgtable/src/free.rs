@@ -163,10 +163,10 @@ impl<M: Machine> AddressSpace<M> {
     }
 }
 
-type UpperLock<'a, M> = RawSpinGuard<'a, M, Pmd>;
+pub(crate) type UpperLock<'a, M> = RawSpinGuard<'a, M, Pmd>;
 
 /// Locks two tables above the last level by address; the same one is locked once.
-fn lock_uppers<M: Machine>(
+pub(crate) fn lock_uppers<M: Machine>(
     frames: &Frames<M>,
     one: Pfn,
     two: Pfn,

@@ -316,7 +316,7 @@ impl<'a, M: Machine, G: StableVma<M>> PteGuard<'a, M, G> {
     }
 
     #[inline(always)]
-    fn fill(&mut self, va: Va, pte: Pte) {
+    pub(crate) fn fill(&mut self, va: Va, pte: Pte) {
         let raw = M::Arch::encode_pte(pte);
         let word = self.table.word(va);
         anonmem_hal::debug_check_eq!(M, word.load(Ordering::Relaxed), 0, "the entry for {va:?} is in use");

@@ -35,11 +35,11 @@ use core::marker::PhantomData;
 /// Where a leaf is, or was, or may be: the entry above the last level for some addresses, not locked. `G` is
 /// what keeps its table allocated.
 pub struct LeafPlace<'a, M: Machine, G> {
-    space: &'a AddressSpace<M>,
-    frames: &'a Frames<M>,
+    pub(crate) space: &'a AddressSpace<M>,
+    pub(crate) frames: &'a Frames<M>,
     /// The table that the entry is in.
-    upper: Pfn,
-    word: &'a Atomic<u64, M>,
+    pub(crate) upper: Pfn,
+    pub(crate) word: &'a Atomic<u64, M>,
     /// The first address that the entry covers.
     base: Va,
     stable: PhantomData<&'a G>,
@@ -388,7 +388,7 @@ impl<'a, M: Machine, G> LeafPlace<'a, M, G> {
     ///
     /// # Panics
     /// If the owner is of other frames than the table, or of a folio of another size.
-    fn entry_of<O: LeafOwner>(&self, owner: O, says: O::Says) -> Entry {
+    pub(crate) fn entry_of<O: LeafOwner>(&self, owner: O, says: O::Says) -> Entry {
         assert!(owner.home() == address_of(self.frames), "an owner of another machine's frames");
         assert_eq!(owner.order(), M::Arch::LEAF_ORDER, "a leaf maps a folio of its size");
         owner.into_entry(says)

@@ -9,6 +9,7 @@
 use super::{
     DupError, Exclusive, ExclusiveRef, Folio, FolioRef, Shared, ShmMap,
     look::note_unmapped,
+    pin_protocol::pinned_after_clearing,
     rmap::{MigrationHold, add_map, take_exclusive},
 };
 use crate::{
@@ -126,7 +127,8 @@ impl<M: Machine> Drop for MapRun<'_, M> {
     }
 }
 
-/// The mappings of the pages of a new large folio, each for an entry to own.
+/// The mappings of the pages of a large folio, each exclusive, and each for an entry to own: of a new one, or
+/// of one whose entries were cleared.
 #[must_use = "the mappings must be installed into entries or unmapped"]
 pub struct NewAnonPages<'f, M: Machine> {
     frames: &'f Frames<M>,
@@ -138,6 +140,20 @@ impl<'f, M: Machine> NewAnonPages<'f, M> {
     /// The caller has counted a mapping of each of the `pages` pages from `first` on.
     pub(super) fn new(frames: &'f Frames<M>, first: Pfn, pages: u64) -> Self {
         Self { frames, next: first, end: first.offset(pages) }
+    }
+
+    /// Takes the mappings back from the entries of the `pages` pages from `first` on.
+    ///
+    /// # Safety
+    /// The entries owned an exclusive mapping each of these pages, which are of one folio, and were cleared.
+    pub unsafe fn from_entries(frames: &'f Frames<M>, first: Pfn, pages: u64) -> Self {
+        Self::new(frames, first, pages)
+    }
+
+    /// Asks whether the pages may go to other addresses, as [`Exclusive::try_move`] does of one. The entries
+    /// that they came from are cleared.
+    pub fn may_move(&self) -> bool {
+        !pinned_after_clearing(&self.frames.folio_of_owned(self.next).meta().counts)
     }
 }
 

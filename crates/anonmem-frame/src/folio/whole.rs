@@ -193,6 +193,14 @@ impl<'f, M: Machine> ExclusiveWhole<'f, M> {
         folio.meta().counts.fetch_and(!Counts::EXCLUSIVE, Ordering::Relaxed);
         Ok(SharedWhole { frames: this.frames, head: this.head })
     }
+
+    /// Asks whether the folio may go to another address (UFFDIO_MOVE). The leaf that it came from is cleared.
+    ///
+    /// # Errors
+    /// The mappings, if the folio may be pinned: put them back.
+    pub fn try_move(self) -> Result<Self, Self> {
+        if pinned_after_clearing(&self.folio().meta().counts) { Err(self) } else { Ok(self) }
+    }
 }
 
 impl<'f, M: Machine> SharedWhole<'f, M> {

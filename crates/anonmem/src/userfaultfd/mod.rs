@@ -3,7 +3,7 @@
 //! - [`context`]: what a userfaultfd is made of; `queue`: messages come, are read, are answered.
 //! - `fault`: faults that wait. `events`: changes that are told.
 //! - `register`: which memory is watched. `copy`: fills. `poison`: fills that are none. `wp`: write
-//!   protection. `move_pages`: a page goes to another address.
+//!   protection. `move_pages`: a page goes to another address; `move_large`: a large folio.
 //!
 //! docs/userfaultfd.md says what a program may rely on.
 //!
@@ -13,6 +13,7 @@ pub(crate) mod context;
 mod copy;
 pub(crate) mod events;
 pub(crate) mod fault;
+mod move_large;
 mod move_pages;
 mod poison;
 mod queue;

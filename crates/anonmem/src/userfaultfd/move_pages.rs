@@ -4,6 +4,7 @@
 //!   source entry ─┬─ nothing ──────────────── a hole: passed over if the caller allows it
 //!                 ├─ the zero page ────────── cleared there, put here
 //!                 ├─ an exclusive page ────── move_run: as many as lie together
+//!                 │  of a large folio ─────── move_large: all of it, or it is split
 //!                 ├─ an exclusive swap entry  move_swap: with its page, if that is in memory
 //!                 ├─ shared, or pinned ────── Busy, on its way elsewhere or not
 //!                 ├─ exclusive, on its way ── waits, and looks again
@@ -30,7 +31,7 @@
 //!
 //! A move drops the protection of userfaultfd, in every form: it is a statement about the old address.
 //!
-//! Pages of large folios are refused as busy.
+//! Large folios and leaves go whole where both windows allow it (`move_large`).
 //!
 //! Linux: mm/userfaultfd.c `move_pages`, `move_pages_ptes`, `move_present_ptes`, `move_swap_pte`.
 
@@ -58,8 +59,8 @@ use crate::{
 };
 use anonmem_frame::{Exclusive, FolioGuard, FolioOwner, FolioRef};
 use anonmem_hal::{
-    FlushRange, MigrationKind, PAGE_SIZE, Pfn, Present, Pte, Sharing, SoftLeaf, SwapBits, SwapEntry, Va,
-    VaRange,
+    FlushRange, MigrationKind, Order, PAGE_SIZE, Pfn, Present, Pte, Sharing, SoftLeaf, SwapBits, SwapEntry,
+    Va, VaRange,
 };
 use anonmem_pgtable::{Attrs, Cleared, Mapped, PteGuard, PteTable, Walked};
 
@@ -88,7 +89,7 @@ impl<'v, M: Machine> Uffd<'v, M> {
     /// [`Error::Invalid`] for arguments that make no sense, or mappings that do not go together;
     /// [`Error::NotFound`] if nothing is mapped at either start, and at a hole; [`Error::Exists`] where
     /// something is at the destination; [`Error::Busy`] at a page that others may have, that may be pinned, or
-    /// that is of a large folio; [`Error::BadAddress`] at a marker; [`Error::OutOfMemory`];
+    /// that is of a large folio which cannot be split just now; [`Error::BadAddress`] at a marker; [`Error::OutOfMemory`];
     /// [`Error::NoProcess`] if the address space has ended.
     #[doc(alias("userfaultfd_move", "UFFDIO_MOVE", "UFFDIO_REMAP"))]
     pub fn move_pages(&self, dst: Va, src: Va, len: u64, mode: MoveMode) -> Filled {
@@ -217,7 +218,7 @@ impl<M: Machine> MoveBatch<'_, '_, M> {
 }
 
 /// What came of one attempt.
-enum Step {
+pub(super) enum Step {
     /// So many pages, or holes, are done.
     Moved(u64),
     /// Something changed meanwhile: look again.
@@ -225,35 +226,35 @@ enum Step {
 }
 
 /// From where to where pages go.
-struct Mover<'a, M: Machine, G> {
-    vm: &'a Vm<M>,
-    slot: &'a MmSlot<M>,
-    src: &'a G,
-    dst: &'a G,
+pub(super) struct Mover<'a, M: Machine, G> {
+    pub(super) vm: &'a Vm<M>,
+    pub(super) slot: &'a MmSlot<M>,
+    pub(super) src: &'a G,
+    pub(super) dst: &'a G,
     /// The destination.
-    to: &'a Vma<M>,
+    pub(super) to: &'a Vma<M>,
     /// What its pages carry.
-    stamp: Stamp,
+    pub(super) stamp: Stamp,
     mode: MoveMode,
 }
 
-type Table<'a, M, G> = PteTable<'a, M, G>;
+pub(super) type Table<'a, M, G> = PteTable<'a, M, G>;
 /// The lock that keeps away walks without the folio lock.
-type Moving<'a, M> = <Rmap<M> as ReverseMap<M>>::Moving<'a>;
+pub(super) type Moving<'a, M> = <Rmap<M> as ReverseMap<M>>::Moving<'a>;
 
 /// Both tables, locked. The second is none if it is the same.
-struct Both<'a, M: Machine, G> {
-    src: PteGuard<'a, M, G>,
+pub(super) struct Both<'a, M: Machine, G> {
+    pub(super) src: PteGuard<'a, M, G>,
     dst: Option<PteGuard<'a, M, G>>,
 }
 
 impl<'a, M: Machine, G: FaultGuard<M>> Both<'a, M, G> {
-    fn lock(src: Table<'a, M, G>, dst: Table<'a, M, G>) -> Self {
+    pub(super) fn lock(src: Table<'a, M, G>, dst: Table<'a, M, G>) -> Self {
         let (src, dst) = src.lock_two(dst);
         Self { src, dst }
     }
 
-    fn dst(&mut self) -> &mut PteGuard<'a, M, G> {
+    pub(super) fn dst(&mut self) -> &mut PteGuard<'a, M, G> {
         self.dst.as_mut().unwrap_or(&mut self.src)
     }
 }
@@ -270,6 +271,9 @@ impl<'a, M: Machine, G: FaultGuard<M>> Mover<'a, M, G> {
     /// Moves the page at `src`, and some that follow, at most `most`.
     #[doc(alias = "move_pages_ptes")]
     fn step(&self, src: Va, dst: Va, most: u64) -> Result<Step, Halt> {
+        if let Some(step) = self.whole_leaf(src, dst, most)? {
+            return Ok(step);
+        }
         let (frames, space) = (&self.vm.frames, &self.slot.space);
         let to = space.table_alloc(frames, self.dst, dst)?;
         if to.peek(dst) != Pte::None {
@@ -295,12 +299,16 @@ impl<'a, M: Machine, G: FaultGuard<M>> Mover<'a, M, G> {
             Mapped::Exclusive(page, _) => {
                 let folio = page.folio();
                 // A hint that saves taking locks; what decides comes after the entry is cleared.
-                if folio.maybe_pinned() || folio.order().get() != 0 {
+                if folio.maybe_pinned() {
                     return Err(Error::Busy.into());
                 }
-                let page = page.get();
+                let (reference, page) = (page.get(), page.pfn());
                 drop(entries);
-                self.move_run(page, (from, to), (src, dst), most)
+                // Under the reference alone it may be split just now: both look again.
+                match folio.order() {
+                    Order::ZERO => self.move_run(reference, (from, to), (src, dst), most),
+                    _large => self.move_large((reference, page), (from, to), (src, dst), most),
+                }
             }
             Mapped::Swap(owned, bits) => {
                 let entry = owned.entry();
@@ -355,7 +363,7 @@ impl<'a, M: Machine, G: FaultGuard<M>> Mover<'a, M, G> {
         Ok(Step::Moved(1))
     }
 
-    fn flush(&self, range: VaRange) {
+    pub(super) fn flush(&self, range: VaRange) {
         self.slot.space.flush(&self.vm.frames, FlushRange::Range(range));
         self.vm.count(Event::TlbFlush);
     }

@@ -2,6 +2,7 @@
 
 mod events;
 mod fills;
+mod large;
 mod moves;
 mod protection;
 mod scans;
