@@ -81,6 +81,6 @@ pub use slab::{Slab, SlabItem};
 pub use swap::{EvictionStamp, SlotPut, SlotState, SwapSlots};
 #[doc(hidden)]
 pub use swap::{FreedSlot, SlotCountOverflow, Stored};
-pub use swap_count::{SwapCount, SwapCountRef};
+pub use swap_count::{SwapCount, SwapCountRef, SwapCounts};
 pub use usage::Usage;
 pub use validate::Inconsistency;

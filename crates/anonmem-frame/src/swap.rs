@@ -29,7 +29,7 @@
 //! Linux: mm/swapfile.c `swap_map`, mm/swap_state.c. Differs: count and cache in one word; 2^28 owners
 //! instead of a chain of continuation pages.
 
-use crate::{FolioRef, FrameArray, Frames, OutOfMemory, SwapCount};
+use crate::{FolioRef, FrameArray, Frames, OutOfMemory, SwapCount, SwapCounts};
 use anonmem_hal::{Machine, Pfn, SwapEntry};
 use anonmem_sync::{Atomic, Ordering};
 use core::fmt;
@@ -171,6 +171,25 @@ impl<M: Machine> SwapSlots<M> {
         Self::cache_bits(frames, page.pfn())
     }
 
+    /// The same for the `nth` page of the folio.
+    #[track_caller]
+    fn nth_bits(frames: &Frames<M>, page: &FolioRef<'_, M>, nth: u64) -> u64 {
+        assert!(nth < page.folio().owned_order().pages(), "page {nth} of {page:?}");
+        Self::cached_bits(frames, page) + (nth << CACHE_SHIFT)
+    }
+
+    /// The reference that a word owned whose cached page was `page`.
+    ///
+    /// # Safety
+    /// As for [`FolioRef::from_raw`]; the word was replaced by one that does not own the reference.
+    unsafe fn reference(frames: &Frames<M>, page: Pfn) -> FolioRef<'_, M> {
+        // The reference keeps the folio, and whoever splits it finds one that he does not know, and leaves it
+        // alone.
+        let head = frames.folio_of_owned(page).pfn();
+        // SAFETY: the caller's promise.
+        unsafe { FolioRef::from_raw(frames, head) }
+    }
+
     fn cache_bits(frames: &Frames<M>, page: Pfn) -> u64 {
         (page.0 - frames.machine().base_pfn().0 + 1) << CACHE_SHIFT
     }
@@ -233,7 +252,40 @@ impl<M: Machine> SwapSlots<M> {
         SwapCount::new(frames, SwapEntry { device: self.device, offset: slot })
     }
 
-    /// Makes `page` the cached page of a slot that is needed and has none: it is going to be read.
+    /// Takes slots in a row from `first` on, one for each page of the folio that `page` is a reference to, if
+    /// all of them are free. Each page becomes the cached page of its slot, which has a reference of its own.
+    /// Returns the slots' counts.
+    #[doc(alias = "folio_alloc_swap")]
+    pub fn claim_run<'f>(
+        &self,
+        frames: &'f Frames<M>,
+        first: u64,
+        page: &FolioRef<'f, M>,
+    ) -> Option<SwapCounts<'f, M>> {
+        let pages = page.folio().owned_order().pages();
+        let mut counts = SwapCounts::none(frames, SwapEntry { device: self.device, offset: first });
+        for nth in 0..pages {
+            let word = Self::nth_bits(frames, page, nth) | 1;
+            // AcqRel: as in `claim`.
+            if self.word(frames, first + nth).compare_exchange(0, word, Ordering::AcqRel).is_err() {
+                // Nobody has seen an entry for them: they go as they came.
+                while let Some(count) = counts.pop() {
+                    let slot = count.entry().offset;
+                    if let SlotPut::Free { slot: freed, .. } = self.put(count) {
+                        anonmem_hal::debug_check_eq!(M, slot, freed.0);
+                        self.finish_free(frames, freed);
+                    }
+                }
+                return None;
+            }
+            page.clone().into_raw();
+            counts.push(self.count_of(frames, first + nth));
+        }
+        Some(counts)
+    }
+
+    /// Makes the `nth` page of the folio of `page` the cached page of a slot that is needed and has none: it
+    /// is going to be read.
     ///
     /// # Errors
     /// The reference, if somebody was faster or nobody needs the slot any more.
@@ -242,9 +294,10 @@ impl<M: Machine> SwapSlots<M> {
         frames: &'f Frames<M>,
         slot: u64,
         page: FolioRef<'f, M>,
+        nth: u64,
     ) -> Result<(), FolioRef<'f, M>> {
         let Some(word) = self.word_if_there(frames, slot) else { return Err(page) };
-        let bits = Self::cached_bits(frames, &page);
+        let bits = Self::nth_bits(frames, &page, nth);
         // AcqRel: as in `claim`.
         let cached = word.fetch_update(Ordering::AcqRel, |word| {
             (word & COUNT != 0 && word & (CACHE | FREEING) == 0).then_some(word | bits)
@@ -355,7 +408,7 @@ impl<M: Machine> SwapSlots<M> {
         let page = Self::cached(frames, old).map(|pfn| {
             // SAFETY: `claim` or `cache` took the reference apart; the word that owned it was replaced by
             // ours, which does not, and only one compare-exchange can do that.
-            unsafe { FolioRef::from_raw(frames, pfn) }
+            unsafe { Self::reference(frames, pfn) }
         });
         SlotPut::Free { slot: FreedSlot(slot), stored: old & STORED != 0, page }
     }
@@ -391,7 +444,7 @@ impl<M: Machine> SwapSlots<M> {
         }
         new.into_raw();
         // SAFETY: as in `put`.
-        Ok(unsafe { FolioRef::from_raw(frames, old) })
+        Ok(unsafe { Self::reference(frames, old) })
     }
 
     /// Takes `page` out of the cache if it is the slot's page; the slot stays for those who need it. Returns
@@ -405,7 +458,7 @@ impl<M: Machine> SwapSlots<M> {
         });
         taken.ok()?;
         // SAFETY: as in `put`.
-        Some(unsafe { FolioRef::from_raw(frames, page) })
+        Some(unsafe { Self::reference(frames, page) })
     }
 }
 

@@ -66,6 +66,98 @@ impl<M: Machine> fmt::Debug for SwapCount<'_, M> {
     }
 }
 
+/// The most slots of a run: as many as a folio that a table's entries map has pages.
+const MOST: u64 = 512;
+
+/// At most one count of each of [`MOST`] slots in a row.
+///
+/// A folio that leaves whole has one of each of its slots. A folio that is split has those of the slots that
+/// it is still the cached folio of.
+#[must_use = "each count goes back to its slot"]
+pub struct SwapCounts<'f, M: Machine> {
+    frames: &'f Frames<M>,
+    first: SwapEntry,
+    /// A bit for each slot.
+    held: [u64; (MOST / 64) as usize],
+}
+
+impl<'f, M: Machine> SwapCounts<'f, M> {
+    /// None of the slots from `first` on.
+    pub const fn none(frames: &'f Frames<M>, first: SwapEntry) -> Self {
+        Self { frames, first, held: [0; (MOST / 64) as usize] }
+    }
+
+    /// The first slot.
+    pub const fn first(&self) -> SwapEntry {
+        self.first
+    }
+
+    /// How many counts there are.
+    pub fn len(&self) -> u64 {
+        self.held.iter().map(|word| u64::from(word.count_ones())).sum()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.held == [0; (MOST / 64) as usize]
+    }
+
+    /// Whether there is one of the `nth` slot.
+    pub const fn has(&self, nth: u64) -> bool {
+        nth < MOST && self.held[(nth / 64) as usize] >> (nth % 64) & 1 != 0
+    }
+
+    /// How many there are of `pages` slots from the `nth` on.
+    pub fn in_run(&self, nth: u64, pages: u64) -> u64 {
+        (nth..nth + pages).filter(|&nth| self.has(nth)).count() as u64
+    }
+
+    /// Adds one.
+    ///
+    /// # Panics
+    /// If it is of another run's slot, or there is one of that slot already.
+    pub fn push(&mut self, count: SwapCount<'f, M>) {
+        let SwapEntry { device, offset } = count.entry();
+        let nth = offset.wrapping_sub(self.first.offset);
+        assert!(device == self.first.device && nth < MOST && !self.has(nth), "{count:?} in another run");
+        assert!(core::ptr::eq(self.frames, count.frames), "a count of another machine's frames");
+        count.into_entry();
+        self.held[(nth / 64) as usize] |= 1 << (nth % 64);
+    }
+
+    /// A look at the one of the `nth` slot, if there is.
+    pub fn get(&self, nth: u64) -> Option<SwapCountRef<'_, 'f, M>> {
+        // SAFETY: this owns a count of the slot for as long as it is borrowed.
+        self.has(nth).then(|| unsafe { SwapCountRef::of_entry(self.frames, self.slot(nth)) })
+    }
+
+    /// Takes one out; `None` if there is none left.
+    pub fn pop(&mut self) -> Option<SwapCount<'f, M>> {
+        let word = self.held.iter().position(|&word| word != 0)?;
+        let bit = self.held[word].trailing_zeros();
+        self.held[word] &= !(1 << bit);
+        // The count that `push` took apart.
+        Some(SwapCount { frames: self.frames, entry: self.slot(word as u64 * 64 + u64::from(bit)) })
+    }
+
+    const fn slot(&self, nth: u64) -> SwapEntry {
+        SwapEntry { device: self.first.device, offset: self.first.offset + nth }
+    }
+}
+
+impl<M: Machine> Drop for SwapCounts<'_, M> {
+    fn drop(&mut self) {
+        // As for a single one: safe, and a leak.
+        anonmem_hal::debug_check!(M, self.is_empty() || M::unwinding(), "{self:?} dropped instead of put");
+    }
+}
+
+impl<M: Machine> fmt::Debug for SwapCounts<'_, M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} counts from {:?} on", self.len(), self.first)
+    }
+}
+
 /// A look at the count that a locked entry owns.
 pub struct SwapCountRef<'e, 'f, M: Machine> {
     count: ManuallyDrop<SwapCount<'f, M>>,

@@ -17,7 +17,7 @@ use crate::{
     space::{CanInstall, StableVma},
     table::PteTable,
 };
-use anonmem_frame::{FolioGuard, FolioRef, NewAnonPages, RawHandle, SplitRefused};
+use anonmem_frame::{FolioGuard, FolioRef, NewAnonPages, RawHandle, SplitRefused, SwapCounts};
 use anonmem_hal::{Arch, Machine, Order, PAGE_SHIFT, Pfn, Pte, SoftLeaf, Va, VaRange};
 use anonmem_sync::{Atomic, Ordering};
 use core::fmt;
@@ -147,7 +147,8 @@ impl<'a, M: Machine, G: StableVma<M>> TableSet<'a, M, G> {
     }
 
     /// Splits the folio that `lock` is the lock of into folios of 2^`to` pages, if these tables have all
-    /// entries that map it, and `only` is the only reference. Entries do not change, and no translation does.
+    /// entries that map it, and `only` is the only reference beside those of the slots that `cached` has
+    /// counts of. Entries do not change, and no translation does.
     ///
     /// # Locks
     /// Tries the locks of the tables.
@@ -160,6 +161,7 @@ impl<'a, M: Machine, G: StableVma<M>> TableSet<'a, M, G> {
         lock: &FolioGuard<'a, M>,
         only: &FolioRef<'a, M>,
         to: Order,
+        cached: &SwapCounts<'a, M>,
     ) -> Result<(), SplitRefused> {
         let mut locked: [Option<PteGuard<'a, M, G>>; MAX_TABLES] = [const { None }; MAX_TABLES];
         for (place, table) in locked.iter_mut().zip(self.tables.iter().flatten()) {
@@ -173,6 +175,6 @@ impl<'a, M: Machine, G: StableVma<M>> TableSet<'a, M, G> {
                 .sum()
         };
         // SAFETY: the tables differ, and all of them are locked until this returns.
-        unsafe { lock.split(only, to, &mut mapped) }
+        unsafe { lock.split(only, to, cached, &mut mapped) }
     }
 }

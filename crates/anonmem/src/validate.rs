@@ -428,8 +428,10 @@ impl<M: Machine> Vm<M> {
                 counts += state.count;
                 let Some(page) = state.cached else { continue };
                 cached += 1;
-                let of = self.frames.folio(page).and_then(|folio| folio.swap_entry());
-                let right = of == Some(SwapEntry { device, offset: slot });
+                let right = self.frames.folio(page).is_some_and(|folio| {
+                    let nth = page.0 - folio.pfn().0;
+                    folio.swap_entry() == slot.checked_sub(nth).map(|offset| SwapEntry { device, offset })
+                });
                 expect("a cached page knows its slot", page.0, 1, u64::from(right))?;
             }
             expect("free slots of a swap device", device.into(), unused, free)?;
@@ -460,8 +462,14 @@ impl<M: Machine> Vm<M> {
                 }
             }
             if result.is_ok() {
-                let refs = u64::from(folio.swap_entry().is_some());
+                let refs = self.swap_references(folio);
                 in_cache += refs;
+                let knows = u64::from(folio.swap_entry().is_some());
+                result =
+                    expect("a folio knows of a slot that it is cached by", pfn.0, u64::from(refs > 0), knows);
+            }
+            if result.is_ok() {
+                let refs = self.swap_references(folio);
                 result = expect("references at rest", pfn.0, refs, folio.counts().refs());
             }
         });

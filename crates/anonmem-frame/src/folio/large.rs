@@ -23,11 +23,11 @@
 
 use super::{Folio, FolioGuard, FolioRef, NewFolio};
 use crate::{
-    Frames, OutOfMemory,
+    Frames, OutOfMemory, SwapCounts,
     handle::RawHandle,
-    meta::{Counts, Kind, Mapping, MappingWord, flags},
+    meta::{Counts, Kind, Mapping, MappingWord, encode_entry, flags},
 };
-use anonmem_hal::{MAX_ORDER, Machine, NrPages, Order, Pfn};
+use anonmem_hal::{MAX_ORDER, Machine, NrPages, Order, Pfn, SwapEntry};
 use anonmem_sync::{Atomic, Ordering};
 
 /// Why a folio is not split.
@@ -160,8 +160,11 @@ impl<'f, M: Machine> FolioGuard<'f, M> {
         true
     }
 
-    /// Splits the folio into folios of 2^`to` pages, those that nobody maps into free memory. The reference
+    /// Splits the folio into folios of 2^`to` pages, those that nobody has into free memory. The reference
     /// goes on as one to the first, which stays locked.
+    ///
+    /// `cached` has a count of every slot that a page of the folio is the cached page of. So none of them can
+    /// lose its page meanwhile, and each piece keeps the references that are its slots'.
     ///
     /// # Errors
     /// [`SplitRefused`]; nothing has changed.
@@ -174,27 +177,28 @@ impl<'f, M: Machine> FolioGuard<'f, M> {
         &self,
         only: &FolioRef<'f, M>,
         to: Order,
+        cached: &SwapCounts<'f, M>,
         mapped: &mut dyn FnMut(Pfn, u64) -> u64,
     ) -> Result<(), SplitRefused> {
         let folio = self.folio();
         assert!(only.folio() == folio, "a split of another folio than the one that is locked");
         let order = folio.order();
         let Mapping::Anon(anon_vma) = folio.mapping() else { return Err(SplitRefused::NotLarge) };
-        if order <= to || folio.swap_entry().is_some() {
+        if order <= to {
             return Err(SplitRefused::NotLarge);
         }
         let maps = mapped(folio.pfn(), order.pages());
         let exclusive = folio.counts().0 & Counts::EXCLUSIVE;
         // AcqRel pairs with the Releases of everybody who had a count; from here on nobody gets one.
         let frozen = folio.meta().counts.compare_exchange(
-            maps * Counts::MAP + Counts::REF + exclusive,
+            maps * Counts::MAP + (1 + cached.len()) * Counts::REF + exclusive,
             0,
             Ordering::AcqRel,
         );
         if let Err(now) = frozen {
             return Err(if Counts(now).pins() != 0 { SplitRefused::Pinned } else { SplitRefused::Busy });
         }
-        let pieces = Pieces { folio, anon_vma, index: folio.index(), order: to };
+        let pieces = Pieces { folio, anon_vma, index: folio.index(), order: to, cached };
         // The highest first: what is below is still what it was when a look goes from a tail to its head.
         for nth in (1..order.pages() >> to.get()).rev() {
             let first = folio.pfn().offset(nth << to.get());
@@ -206,14 +210,24 @@ impl<'f, M: Machine> FolioGuard<'f, M> {
 }
 
 /// A folio whose counts are frozen, and what it falls into.
-struct Pieces<'f, M: Machine> {
+struct Pieces<'c, 'f, M: Machine> {
     folio: Folio<'f, M>,
     anon_vma: RawHandle,
     index: u64,
     order: Order,
+    cached: &'c SwapCounts<'f, M>,
 }
 
-impl<M: Machine> Pieces<'_, M> {
+impl<M: Machine> Pieces<'_, '_, M> {
+    /// How many references the slots have to the piece that begins with the `nth` page, and what it says of
+    /// the first of them.
+    fn slots(&self, nth: u64) -> (u64, u64) {
+        let refs = self.cached.in_run(nth, self.order.pages());
+        let SwapEntry { device, offset } = self.cached.first();
+        let entry = SwapEntry { device, offset: offset + nth };
+        (refs, if refs == 0 { 0 } else { encode_entry(entry) })
+    }
+
     /// Makes the tails from `first` on a folio that has `maps` mappings, or free.
     fn publish(&self, first: Pfn, maps: u64) {
         let frames = self.folio.frames();
@@ -221,7 +235,8 @@ impl<M: Machine> Pieces<'_, M> {
         for page in (1..self.order.pages()).map(|i| first.offset(i)) {
             frames.meta(page).mapping.store(first.0, Ordering::Relaxed);
         }
-        if maps == 0 {
+        let (refs, entry) = self.slots(first.0 - self.folio.pfn().0);
+        if maps + refs == 0 {
             meta.mapping.store(0, Ordering::Relaxed);
             // Release pairs with the Acquire of a look at the kind: the head of a tail is no longer ours.
             meta.flags.store(Kind::New.bits(self.order), Ordering::Release);
@@ -230,14 +245,14 @@ impl<M: Machine> Pieces<'_, M> {
         }
         let index = self.index + (first.0 - self.folio.pfn().0);
         meta.aux.store(index as u32, Ordering::Relaxed);
-        meta.private.store(0, Ordering::Relaxed);
+        meta.private.store(entry, Ordering::Relaxed);
         let word = MappingWord::encode(Mapping::Anon(self.anon_vma), index);
         meta.mapping.store(word.0, Ordering::Relaxed);
         // The bit that says whether the page is exclusive is this page's own and stays. Nobody adds a count
         // to a tail, and nobody takes one away whose page-table lock we hold.
         let own = meta.counts.load(Ordering::Relaxed) & Counts::EXCLUSIVE;
         // Release pairs with the Acquire of whoever takes a count: he finds all that is written above.
-        meta.counts.store(maps * Counts::MAP + own, Ordering::Release);
+        meta.counts.store(maps * Counts::MAP + refs * Counts::REF + own, Ordering::Release);
         let state = self.folio.meta().flags.load(Ordering::Relaxed) & flags::INHERITED;
         // One store: it is a tail, or a whole folio that is not locked. Release: the counts come before it.
         meta.flags.store(Kind::Folio.bits(self.order) | state, Ordering::Release);
@@ -246,11 +261,13 @@ impl<M: Machine> Pieces<'_, M> {
     /// Makes the head one of the pieces and lets others have it again.
     fn shrink_head(&self, maps: u64, exclusive: u64) {
         let meta = self.folio.meta();
+        let (refs, entry) = self.slots(0);
+        meta.private.store(entry, Ordering::Relaxed);
         // The lock bit and those who wait for it are in the same word.
         let _ = meta
             .flags
             .fetch_update(Ordering::Relaxed, |bits| Some(bits & flags::STATE | Kind::Folio.bits(self.order)));
         // Release pairs with the Acquire of the next who takes a count: he sees the new order.
-        meta.counts.store(maps * Counts::MAP + Counts::REF + exclusive, Ordering::Release);
+        meta.counts.store(maps * Counts::MAP + (1 + refs) * Counts::REF + exclusive, Ordering::Release);
     }
 }

@@ -123,6 +123,12 @@ impl<'f, M: Machine> Folio<'f, M> {
         NrPages(self.order().pages())
     }
 
+    /// Whether `page` is one of its pages, for whoever owns a count of it.
+    #[inline]
+    pub fn owned_has(&self, page: Pfn) -> bool {
+        page.0.wrapping_sub(self.head.0) < self.owned_order().pages()
+    }
+
     /// How many pages it has from `page` on, which is one of them, for whoever owns a count of it.
     #[inline]
     pub fn owned_pages_from(&self, page: Pfn) -> u64 {

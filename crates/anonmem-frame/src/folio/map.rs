@@ -41,6 +41,53 @@ impl<'f, M: Machine> FolioGuard<'f, M> {
     }
 }
 
+impl<'f, M: Machine> FolioGuard<'f, M> {
+    /// Maps the `nth` page of a folio that was swapped in, whose entry had it alone. The folio is found
+    /// through `stamp` and has `index`, if it was just read; else as before.
+    ///
+    /// # Panics
+    /// If the folio is smaller, or that page is exclusive already.
+    #[doc(alias = "folio_add_anon_rmap_ptes")]
+    pub fn map_nth_exclusive(&self, nth: u64, stamp: RawHandle, index: u64) -> Exclusive<'f, M> {
+        let folio = self.folio;
+        self.belong(nth, stamp, index);
+        let page = folio.head.offset(nth);
+        let before = Counts(folio.frames.meta(page).counts.fetch_or(Counts::EXCLUSIVE, Ordering::Relaxed));
+        assert!(!before.is_exclusive(), "an exclusive mapping of a page that has one");
+        // Release: as for every mapping that is added.
+        folio.meta().counts.fetch_add(Counts::MAP, Ordering::Release);
+        Exclusive { frames: folio.frames, page }
+    }
+
+    /// The same for a page that others may have.
+    ///
+    /// # Errors
+    /// [`TooManySharers`].
+    ///
+    /// # Panics
+    /// If the folio is smaller.
+    pub fn map_nth_shared(
+        &self,
+        nth: u64,
+        stamp: RawHandle,
+        index: u64,
+    ) -> Result<Shared<'f, M>, TooManySharers> {
+        let folio = self.folio;
+        self.belong(nth, stamp, index);
+        add_map(folio)?;
+        Ok(Shared { frames: folio.frames, page: folio.head.offset(nth) })
+    }
+
+    fn belong(&self, nth: u64, stamp: RawHandle, index: u64) {
+        let folio = self.folio;
+        assert!(nth < folio.owned_order().pages(), "page {nth} of {folio:?}");
+        if matches!(folio.mapping(), Mapping::None) {
+            folio.set_mapping(Mapping::Anon(stamp), index);
+        }
+        anonmem_hal::debug_check_eq!(M, folio.index(), index);
+    }
+}
+
 impl<'f, M: Machine> FolioRef<'f, M> {
     /// Adds a mapping of a shared object's page, the `nth` of its folio, for an entry to own.
     ///

@@ -15,6 +15,7 @@ pub mod family_pairs;
 pub mod fault_answers;
 pub mod fault_exit;
 pub mod fault_pairs;
+pub mod folio_swap;
 pub mod folios;
 pub mod fork_a_million;
 pub mod fork_fails;
@@ -208,6 +209,10 @@ pub fn all() -> &'static [&'static Case] {
         &folios::ALONE,
         &folios::PARTIAL,
         &folios::ONE_STORE,
+        &folio_swap::HALF_CACHED,
+        &folio_swap::SHARED,
+        &folio_swap::CLAIM,
+        &folio_swap::SPLIT,
         &leaves::FAULT,
         &leaves::SPLIT,
         &leaves::FORK,

@@ -1,9 +1,9 @@
 //! Faults that take a large folio: the first write, a write over the zero page, and populating.
 //!
-//! The largest order wins that the policy allows, whose aligned window lies in the VMA and is empty. Each order
-//! that does not is counted with its reason, and the next smaller one is asked. If none is left, the fault
-//! goes on with a single page. Memory for a folio is never made by reclaim: it is there, or a smaller one
-//! will do.
+//! The largest order wins that the policy allows, whose aligned window lies in the VMA and is empty. Each
+//! order that does not is counted with its reason, and the next smaller one is asked. If none is left, the
+//! fault goes on with a single page. Memory for a folio is never made by reclaim: it is there, or a smaller
+//! one will do.
 //!
 //! A folio of a leaf's size is mapped by one leaf where no table is yet ([`map_leaf`]). Else a run of entries
 //! maps it, like the others: a table that is there stays, because other faults may be using it.
@@ -71,13 +71,13 @@ pub(super) enum Large<'a, M: Machine, G> {
 }
 
 /// The orders that the policy allows the fault.
-fn orders_for<M: Machine, G: FaultGuard<M>>(fault: &VmFault<'_, M, G>) -> Orders {
+pub(super) fn orders_for<M: Machine, G: FaultGuard<M>>(fault: &VmFault<'_, M, G>) -> Orders {
     let disable = ThpDisable::decode(fault.slot.thp_disable.load(anonmem_sync::Ordering::Relaxed));
     fault.vm.folio_policy.orders(disable, fault.flags)
 }
 
 /// The aligned window of 2^`order` pages around `va`.
-fn window(va: Va, order: u8) -> VaRange {
+pub(super) fn window(va: Va, order: u8) -> VaRange {
     let bytes = 1 << (PAGE_SHIFT + u32::from(order));
     let start = va.align_down(bytes);
     VaRange { start, end: Va(start.0 + bytes) }
@@ -196,7 +196,8 @@ fn refusal<'a, M: Machine, G: FaultGuard<M>>(
 /// Why `auto` does not take a folio for `range`: nobody pays for a page that was not touched.
 ///
 /// The window beside it, of the same size, must have been written in whole: the program works its way along
-/// here. And of all pages, only a share may be untouched: the pages of this folio, too, until they are written.
+/// here. And of all pages, only a share may be untouched: the pages of this folio, too, until they are
+/// written.
 fn unproven<'a, M: Machine, G: FaultGuard<M>>(
     fault: &VmFault<'a, M, G>,
     table: PteTable<'a, M, G>,
@@ -328,8 +329,8 @@ fn reuse_run<'a, M: Machine, G: FaultGuard<M>>(
     true
 }
 
-/// The largest aligned part of the folio around the fault that is copied at once, and where to; `None` if that
-/// is one page.
+/// The largest aligned part of the folio around the fault that is copied at once, and where to; `None` if
+/// that is one page.
 fn choose_copy<'a, M: Machine, G: FaultGuard<M>>(
     fault: &VmFault<'a, M, G>,
     entries: &PteGuard<'a, M, G>,

@@ -34,6 +34,7 @@ mod source;
 pub(crate) mod speculative;
 mod stack;
 mod swap;
+mod swap_run;
 #[cfg(test)]
 mod tests;
 pub(crate) mod vm_fault;
@@ -136,8 +137,8 @@ fn do_soft<'a, M: Machine, G: FaultGuard<M>>(
 }
 
 /// The page is on its way to another frame. Waits a moment and looks again; whoever moves it needs no more
-/// than the locks that he has. No reference is taken to wait on the folio's lock: it would keep what the fault
-/// waits for from happening.
+/// than the locks that he has. No reference is taken to wait on the folio's lock: it would keep what the
+/// fault waits for from happening.
 ///
 /// A page moves only while its folio is locked. If the fault gets the lock, the entry was left behind by a
 /// move that is over (fork copied the entry to where the mover had looked already), and the page is put back.

@@ -16,6 +16,7 @@
 
 use crate::{
     events::Event,
+    fault::swap_run::{map_cached, read_run},
     fault::vm_fault::{FaultAccess, FaultGuard, FaultResult, VmFault},
     rmap::machine::Machine,
     rmap::{Rmap, reverse_map::ReverseMap},
@@ -42,6 +43,9 @@ pub(super) fn do_swap_page<M: Machine, G: FaultGuard<M>>(
     let lock = lock_page(fault, &page)?;
     if !fault.vm.swap_caches(entry, lock.folio()) {
         return Err(FaultResult::Reload);
+    }
+    if lock.folio().is_large() {
+        return map_cached(fault, entry, &page, &lock);
     }
     let anon_vma = fault.anon_vma()?;
     let mut entries = fault.lock(fault.table()?)?;
@@ -82,6 +86,11 @@ fn get_page<'a, M: Machine, G: FaultGuard<M>>(
         return Ok(page);
     }
     fault.guard.sleeps(Refusal::WouldSleep)?;
+    if fault.vm.folio_policy.is_on()
+        && let Some(page) = read_run(fault, entry)
+    {
+        return Ok(page);
+    }
     let new = fault.alloc()?;
     match fault.vm.swap_read(entry, new) {
         Ok(SwapIn::Page(page)) => {

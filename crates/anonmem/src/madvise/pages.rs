@@ -16,9 +16,11 @@ use crate::{
     vma::{flags::VmFlags, vma::Backing},
     zap::{Zapped, discard_protected_range, discard_range, zap_entry},
 };
-use anonmem_frame::{Folio, FolioOwner};
-use anonmem_hal::{Order, Pte, SoftLeaf, VaRange};
-use anonmem_pgtable::{LeafGuard, Locked, Mapped, MappedLeaf, MmuGather, Teardown, Walked};
+use anonmem_frame::{Folio, FolioOwner, FolioRef};
+use anonmem_hal::{Order, PAGE_SIZE, Pfn, Pte, SoftLeaf, Va, VaRange};
+use anonmem_pgtable::{
+    LeafGuard, Locked, Mapped, MappedLeaf, MmuGather, PteTable, StableVma, Teardown, Walked,
+};
 
 /// As long unused as a folio can count: two bits of sweeps.
 const MAX_IDLE: u32 = 3;
@@ -128,17 +130,14 @@ impl<M: Machine> MmapReadGuard<'_, M> {
         if self.objects.vma(id).backing() != Backing::Anonymous {
             return Err(Error::Invalid("only private anonymous memory can be freed lazily"));
         }
-        self.split_large(part);
+        self.split_advised_in_part(part);
         // Without the flush a store through a cached dirty translation would not set the bit again.
         let pages = |mapped: Mapped<'_, '_, M>| {
             match mapped {
-                // In the swap cache it may be another's, whose entry is a swap entry just now.
-                Mapped::Exclusive(page, _) if page.folio().counts().total() == 1 => {
-                    self.objects.mark_lazyfree(&page);
-                }
-                Mapped::Shared(page, _) if page.folio().counts().total() == 1 => {
-                    self.objects.mark_lazyfree(&page);
-                }
+                // In the swap cache it may be another's, whose entry is a swap entry just now. A large folio
+                // is advised whole, or could not be split and has somebody else.
+                Mapped::Exclusive(page, _) if is_all(page.folio()) => self.objects.mark_lazyfree(&page),
+                Mapped::Shared(page, _) if is_all(page.folio()) => self.objects.mark_lazyfree(&page),
                 Mapped::Swap(..) => return Change::Drop,
                 Mapped::Exclusive(..) | Mapped::Shared(..) => return Change::None,
                 // A page that migrates is being used: it stays.
@@ -232,32 +231,50 @@ impl<M: Machine> Mm<'_, M> {
                 if batch.is_full() {
                     batch.finish();
                 }
-                let entries = table.lock();
-                let page = match entries.mapped(va) {
-                    Mapped::Exclusive(page, _) => page.get(),
-                    Mapped::Shared(page, _) if page.folio().is_likely_alone() => page.get(),
-                    Mapped::Shared(..)
-                    | Mapped::None
-                    | Mapped::Zero(_)
-                    | Mapped::Shm(_)
-                    | Mapped::Swap(..)
-                    | Mapped::Migration(..)
-                    | Mapped::Marker(_) => continue,
-                };
-                drop(entries);
-                batch.add(page, Age::Any);
+                if let Some(page) = self.folio_to_leave(table, va, part) {
+                    batch.add(page, Age::Any);
+                }
             }
         }
         batch.finish();
     }
+
+    /// The folio at `va`, if it is nobody else's. One that `part` has only pages of is split first.
+    fn folio_to_leave<'a, G: StableVma<M>>(
+        &'a self,
+        table: PteTable<'a, M, G>,
+        va: Va,
+        part: VaRange,
+    ) -> Option<FolioRef<'a, M>> {
+        loop {
+            let entries = table.lock();
+            let (page, pfn) = match entries.mapped(va) {
+                Mapped::Exclusive(page, _) => (page.get(), page.pfn()),
+                Mapped::Shared(page, _) if page.folio().is_likely_alone() => (page.get(), page.pfn()),
+                Mapped::Shared(..)
+                | Mapped::None
+                | Mapped::Zero(_)
+                | Mapped::Shm(_)
+                | Mapped::Swap(..)
+                | Mapped::Migration(..)
+                | Mapped::Marker(_) => return None,
+            };
+            drop(entries);
+            if part.covers(window_of(&page, pfn, va)) {
+                return Some(page);
+            }
+            let lock = page.try_lock()?;
+            self.vm.split_folio(&lock, &page, Order::ZERO).ok()?;
+        }
+    }
 }
 
 impl<M: Machine> MmapReadGuard<'_, M> {
-    /// Splits the large folios that `part` maps pages of: advice that is true of a page is none about others.
-    /// One that cannot be split stays as it is.
-    fn split_large(&self, part: VaRange) {
+    /// Splits the large folios that lie in `all` in part only: advice that is true of a page is none about
+    /// others. One that cannot be split stays as it is.
+    fn split_advised_in_part(&self, all: VaRange) {
         let objects = self.objects;
-        for (found, part) in self.slot().space.parts(&objects.frames, self, part) {
+        for (found, part) in self.slot().space.parts(&objects.frames, self, all) {
             // What a leaf maps is advised whole.
             let Locked::Table(table) = found.covered(part) else { continue };
             for va in part.iter_pages() {
@@ -266,9 +283,9 @@ impl<M: Machine> MmapReadGuard<'_, M> {
                     continue;
                 }
                 let entries = table.lock();
-                let page = match entries.mapped(va) {
-                    Mapped::Exclusive(page, _) => page.get(),
-                    Mapped::Shared(page, _) => page.get(),
+                let (page, pfn) = match entries.mapped(va) {
+                    Mapped::Exclusive(page, _) => (page.get(), page.pfn()),
+                    Mapped::Shared(page, _) => (page.get(), page.pfn()),
                     Mapped::Shm(_)
                     | Mapped::None
                     | Mapped::Zero(_)
@@ -277,6 +294,9 @@ impl<M: Machine> MmapReadGuard<'_, M> {
                     | Mapped::Marker(_) => continue,
                 };
                 drop(entries);
+                if all.covers(window_of(&page, pfn, va)) {
+                    continue;
+                }
                 if let Some(lock) = page.try_lock() {
                     let _ = objects.split_folio(&lock, &page, Order::ZERO);
                 }
@@ -345,7 +365,14 @@ impl<M: Machine> MmapReadGuard<'_, M> {
     }
 }
 
-/// Whether the leaf that was asked is all that has the folio: one mapping a page, and nothing else.
+/// Where all of a folio would be mapped, of which the page `pfn` is mapped at `va`.
+fn window_of<M: Machine>(page: &FolioRef<'_, M>, pfn: Pfn, va: Va) -> VaRange {
+    let start = Va(va.0.saturating_sub((pfn.0 - page.pfn().0) * PAGE_SIZE as u64));
+    VaRange { start, end: start.page_after(page.folio().owned_order().pages()) }
+}
+
+/// Whether as many mappings as the folio has pages are all that has it: there is one of each page that is
+/// asked.
 fn is_all<M: Machine>(folio: Folio<'_, M>) -> bool {
     folio.counts().total() == folio.nr_pages().0
 }

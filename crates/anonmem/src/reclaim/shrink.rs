@@ -3,6 +3,9 @@
 //! Folios leave in batches ([`PageoutBatch`]): each is locked and unmapped. Then one flush makes all CPUs
 //! forget all of them; then they are written and freed.
 //!
+//! A large folio leaves whole, to slots in a row, and is written in one piece. It is split before that if a
+//! part of it is mapped nowhere, or no device has a run of free slots. Then its pages leave one by one.
+//!
 //! Linux: mm/vmscan.c `shrink_folio_list`, `pageout`, `folio_check_references`; mm/page_io.c `swap_writeout`.
 
 use crate::{
@@ -13,11 +16,12 @@ use crate::{
         referenced::folio_referenced_by_reclaim,
         unmap::{UnmapTo, Unmapped, try_to_unmap},
     },
-    swap::slot::SwapRef,
+    swap::slot::{SwapRef, SwapRun},
+    thp::stats::FolioEvent,
     vm::Vm,
 };
 use anonmem_frame::{Folio, FolioGuard, FolioOwner, FolioRef, Kind, Mapping, Stored};
-use anonmem_hal::Order;
+use anonmem_hal::{Order, SwapEntry};
 use anonmem_pgtable::TlbBatch;
 use anonmem_sync::Ordering;
 
@@ -113,15 +117,14 @@ impl<M: Machine> Vm<M> {
         self.assert_has(&page);
         let mut batch = PageoutBatch::new(self);
         let dropped = batch.add(page, Age::Any) == Shrunk::Freed;
-        batch.finish() == 1 || dropped
+        batch.finish() > 0 || dropped
     }
 
     /// Whether somebody else holds a reference, such as a fault that is copying the page: its frame would not
     /// become free, and the fault would find its page gone, bring it back, and ask for memory again, for
     /// ever.
     fn is_in_use(&self, folio: Folio<'_, M>) -> bool {
-        let cached = folio.swap_entry().is_some_and(|entry| self.swap_caches(entry, folio));
-        folio.counts().refs() > 1 + u64::from(cached)
+        folio.counts().refs() > 1 + self.swap_references(folio)
     }
 
     /// Whether the folio was used since the hand came by last, or the hand must come by once more.
@@ -155,6 +158,59 @@ impl<M: Machine> Vm<M> {
                 Some(swap)
             }
         }
+    }
+
+    /// Counts of the slots of a large folio, or of those that it gets now: one for each page. `None` if there
+    /// are no free ones in a row, or some of its slots have let go of it.
+    fn swap_run_for<'v>(
+        &'v self,
+        page: &FolioRef<'v, M>,
+        lock: &FolioGuard<'v, M>,
+    ) -> Option<SwapRun<'v, M>> {
+        let folio = lock.folio();
+        let Some(entry) = folio.swap_entry() else {
+            let run = self.swap_claim_run(page)?;
+            lock.set_swap_entry(run.first());
+            return Some(run);
+        };
+        // A closed device: as for a page.
+        let held = self.swap_hold_cached(lock);
+        let all = held.counts().len() == folio.owned_order().pages();
+        (all && self.swap.get(entry).is_open()).then_some(held)
+    }
+
+    /// Writes a large folio as [`pageout`](Self::pageout) does a page: in one piece. Returns how many pages
+    /// are free.
+    fn pageout_run(&self, leaving: LeavingRun<'_, M>) -> u64 {
+        let LeavingRun { page, lock, run } = leaving;
+        let (order, first) = (lock.folio().owned_order(), run.first());
+        if !self.swap_write_run(&run, &page, order) {
+            self.count(Event::SwapWriteError);
+            return 0;
+        }
+        self.events.add(Event::SwapOut, order.pages());
+        self.count_folio(order, FolioEvent::SwapOut);
+        self.swap_uncache_run(first, &lock, order.pages());
+        drop(lock);
+        order.pages()
+    }
+
+    /// Writes the pages to their slots, unless all of them are all zeroes.
+    fn swap_write_run(&self, run: &SwapRun<'_, M>, page: &FolioRef<'_, M>, order: Order) -> bool {
+        let (SwapEntry { device, offset }, head) = (run.first(), page.pfn());
+        let slots = self.swap.get(run.first()).slots();
+        let zeroes = (0..order.pages()).all(|nth| self.machine().is_zero(head.offset(nth)));
+        let written = zeroes || self.machine().swap_write(device, offset, order, head, &self.frames).is_ok();
+        if !written {
+            return false;
+        }
+        let contents = if zeroes { Stored::Zeroes } else { Stored::OnDevice };
+        for nth in 0..order.pages() {
+            let count = run.counts().get(nth).expect("a count of each slot of the folio");
+            slots.set_stored(&count, contents, self.workingset.evict());
+        }
+        self.events.add(Event::SwapZero, if zeroes { order.pages() } else { 0 });
+        true
     }
 
     /// Writes a page, which nobody maps and all CPUs have forgotten, and takes it out of the swap cache.
@@ -197,29 +253,51 @@ struct Leaving<'v, M: Machine> {
     page: FolioRef<'v, M>,
 }
 
+/// The same of a large folio.
+struct LeavingRun<'v, M: Machine> {
+    run: SwapRun<'v, M>,
+    lock: FolioGuard<'v, M>,
+    page: FolioRef<'v, M>,
+}
+
+/// Large folios that leave together at most.
+const RUNS: usize = 4;
+/// So many pages of large folios are enough for one flush: they are kept locked until all of them have left.
+const ENOUGH: u64 = 256;
+
 /// Folios on their way out, locked, and the flushes that are owed for them.
 pub(crate) struct PageoutBatch<'v, M: Machine> {
     vm: &'v Vm<M>,
     tlb: TlbBatch<'v, M>,
     leaving: [Option<Leaving<'v, M>>; SWAP_CLUSTER_MAX],
     len: usize,
+    runs: [Option<LeavingRun<'v, M>>; RUNS],
+    /// The pages of the large folios.
+    run_pages: u64,
 }
 
 impl<'v, M: Machine> PageoutBatch<'v, M> {
     /// An empty one.
     pub(crate) fn new(vm: &'v Vm<M>) -> Self {
         vm.reclaimers.begin();
-        Self { vm, tlb: TlbBatch::new(&vm.frames), leaving: [const { None }; SWAP_CLUSTER_MAX], len: 0 }
+        Self {
+            vm,
+            tlb: TlbBatch::new(&vm.frames),
+            leaving: [const { None }; SWAP_CLUSTER_MAX],
+            len: 0,
+            runs: [const { None }; RUNS],
+            run_pages: 0,
+        }
     }
 
-    /// The folios in it.
+    /// The pages in it.
     pub(crate) fn len(&self) -> u64 {
-        self.len as u64
+        self.len as u64 + self.run_pages
     }
 
-    /// Whether no other fits: [`finish`](Self::finish) it.
+    /// Whether no other fits, or enough are waiting: [`finish`](Self::finish) it.
     pub(crate) fn is_full(&self) -> bool {
-        self.len == SWAP_CLUSTER_MAX
+        self.len == SWAP_CLUSTER_MAX || self.runs[RUNS - 1].is_some() || self.run_pages >= ENOUGH
     }
 
     /// Unmaps one folio, if it may leave. There is room.
@@ -241,7 +319,7 @@ impl<'v, M: Machine> PageoutBatch<'v, M> {
             return Shrunk::Used;
         }
         // Somebody who has it locked is using it; besides, the caller may be below a fault that has.
-        let Some(lock) = page.try_lock() else { return Shrunk::Kept };
+        let Some(mut lock) = page.try_lock() else { return Shrunk::Kept };
         // A folio that leaves the swap cache without the lock forgets its entry a moment later, and the
         // device may go meanwhile.
         let device = folio.swap_entry().map(|entry| vm.swap.get(entry).get_user());
@@ -249,7 +327,12 @@ impl<'v, M: Machine> PageoutBatch<'v, M> {
             return Shrunk::Kept;
         }
         if folio.is_large() {
-            // The reference is the only one, or it is refused. The other pieces leave when the hand meets them.
+            match self.add_whole(&page, lock) {
+                Ok(whole) => return whole,
+                Err(back) => lock = back,
+            }
+            // The reference is the only one, or it is refused. The other pieces leave when the hand meets
+            // them.
             if vm.split_folio(&lock, &page, Order::ZERO).is_err() {
                 return Shrunk::Kept;
             }
@@ -274,12 +357,52 @@ impl<'v, M: Machine> PageoutBatch<'v, M> {
         Shrunk::Leaving
     }
 
-    /// Flushes once for all, writes them and frees them; returns how many are free.
+    /// Unmaps a large folio that may leave whole.
+    ///
+    /// # Errors
+    /// Its lock, if it is to be split.
+    fn add_whole(
+        &mut self,
+        page: &FolioRef<'v, M>,
+        lock: FolioGuard<'v, M>,
+    ) -> Result<Shrunk, FolioGuard<'v, M>> {
+        let (vm, folio) = (self.vm, page.folio());
+        let (order, cached) = (folio.owned_order(), folio.swap_entry().is_some());
+        if folio.unmapped_pages() > 0 && !cached {
+            return Err(lock);
+        }
+        if folio.is_lazyfree() {
+            if try_to_unmap(vm, &lock, &UnmapTo::Nothing, &mut self.tlb) != Unmapped::All {
+                // Written since: no longer marked, and what was clean of it is gone.
+                return Ok(Shrunk::Kept);
+            }
+            vm.events.add(Event::LazyFree, order.pages());
+            vm.reclaimers.freed(order.pages());
+            return Ok(Shrunk::Freed);
+        }
+        let Some(run) = vm.swap_run_for(page, &lock) else {
+            vm.count_folio(order, FolioEvent::SwapOutFallback);
+            return Err(lock);
+        };
+        if try_to_unmap(vm, &lock, &UnmapTo::Run(&run), &mut self.tlb) != Unmapped::All {
+            return Ok(Shrunk::Kept);
+        }
+        let place = self.runs.iter_mut().find(|place| place.is_none()).expect("there is room");
+        *place = Some(LeavingRun { run, lock, page: page.clone() });
+        self.run_pages += order.pages();
+        Ok(Shrunk::Leaving)
+    }
+
+    /// Flushes once for all, writes them and frees them; returns how many pages are free.
     #[doc(alias = "try_to_unmap_flush_dirty")]
     pub(crate) fn finish(&mut self) -> u64 {
         self.tlb.flush();
         let leaving = self.leaving[..core::mem::take(&mut self.len)].iter_mut().filter_map(Option::take);
-        let freed = leaving.map(|folio| u64::from(self.vm.pageout(folio) == Shrunk::Freed)).sum();
+        let pages: u64 = leaving.map(|folio| u64::from(self.vm.pageout(folio) == Shrunk::Freed)).sum();
+        self.run_pages = 0;
+        let runs: u64 =
+            self.runs.iter_mut().filter_map(Option::take).map(|run| self.vm.pageout_run(run)).sum();
+        let freed = pages + runs;
         self.vm.reclaimers.freed(freed);
         freed
     }
@@ -289,7 +412,7 @@ impl<M: Machine> Drop for PageoutBatch<'_, M> {
     fn drop(&mut self) {
         anonmem_hal::debug_check!(
             M,
-            self.len == 0 || M::unwinding(),
+            self.len() == 0 || M::unwinding(),
             "a batch was dropped before it was finished"
         );
         self.vm.reclaimers.end();

@@ -3,6 +3,7 @@
 //! Linux: mm/rmap.c `try_to_unmap_one`.
 
 use crate::{
+    mm::slot::MmSlot,
     objects::Objects,
     rmap::machine::Machine,
     rmap::{
@@ -10,12 +11,12 @@ use crate::{
         hit::{Form, RmapHit},
         reverse_map::ReverseMap,
     },
-    swap::slot::SwapRef,
+    swap::slot::{SwapRef, SwapRun},
     vma::flags::VmFlags,
 };
-use anonmem_frame::{FolioGuard, FolioOwner};
-use anonmem_hal::{EntryBits, Sharing};
-use anonmem_pgtable::{Cleared, StableVma, TlbBatch};
+use anonmem_frame::{FolioGuard, FolioOwner, MapRun};
+use anonmem_hal::{EntryBits, Sharing, Va};
+use anonmem_pgtable::{Cleared, PteGuard, StableVma, TlbBatch};
 use core::ops::ControlFlow;
 
 /// What became of the mappings of a page.
@@ -30,8 +31,10 @@ pub(crate) enum Unmapped {
 
 /// What an unmapped entry becomes.
 pub(crate) enum UnmapTo<'a, 'v, M: Machine> {
-    /// A swap entry for this slot.
+    /// A swap entry for this slot: the folio is one page.
     Swap(&'a SwapRef<'v, M>),
+    /// Swap entries for these slots, one for each page of the folio.
+    Run(&'a SwapRun<'v, M>),
     /// Nothing: the page is dropped, unless it was written (`MADV_FREE`).
     Nothing,
 }
@@ -66,37 +69,60 @@ pub(crate) fn try_to_unmap<'v, M: Machine>(
     }
 }
 
-/// Replaces one entry; breaks if the page must stay.
+/// Replaces what one table has of the folio; breaks if a page must stay.
 fn try_to_unmap_one<'v, M: Machine>(
     objects: &'v Objects<M>,
     hit: RmapHit<'_, 'v, M, impl StableVma<M>>,
     to: &UnmapTo<'_, '_, M>,
     tlb: &mut TlbBatch<'v, M>,
 ) -> ControlFlow<()> {
-    anonmem_hal::debug_check_eq!(
-        M,
-        hit.pages,
-        1,
-        "a folio has one slot: a large one is split before it leaves"
-    );
     if objects.vma(hit.vma).flags().contains(VmFlags::LOCKED) {
         return ControlFlow::Break(());
     }
-    let va = hit.va;
-    let owned = match to {
-        UnmapTo::Swap(swap) => match swap.try_dup() {
-            Ok(count) => Some(count),
-            Err(_) => return ControlFlow::Break(()),
-        },
-        UnmapTo::Nothing => None,
-    };
-    // The dirty bit is final: a CPU that would set it looks at the entry again, and finds it gone.
+    let (va, pages) = (hit.va, hit.pages);
+    let nth = hit.page.0 - objects.frames.folio_of_owned(hit.page).pfn().0;
     let (mut entries, slot) = hit.into_table();
-    let (cleared, vacancy) = entries.take(va);
-    tlb.note(&slot.space, va);
+    let mut gone = Gone { run: None, swapped: 0 };
+    let ended = (0..pages)
+        .try_for_each(|i| unmap_entry(&mut entries, slot, (va.page_after(i), nth + i), to, tlb, &mut gone));
+    // Before the lock goes: as said above.
     if matches!(to, UnmapTo::Nothing) {
         tlb.flush();
     }
+    drop(entries);
+    let Gone { run, swapped } = gone;
+    slot.add_swap(swapped);
+    if let Some(run) = run {
+        slot.add_anon(-(run.pages() as i64));
+        drop(run.unmap());
+    }
+    ended
+}
+
+/// What the entries of one table owned that are gone.
+struct Gone<'v, M: Machine> {
+    run: Option<MapRun<'v, M>>,
+    swapped: i64,
+}
+
+/// Replaces the entry for `va`, which maps the `nth` page of the folio; breaks if the page must stay.
+fn unmap_entry<'a, 'v: 'a, M: Machine, G: StableVma<M>>(
+    entries: &mut PteGuard<'a, M, G>,
+    slot: &'v MmSlot<M>,
+    (va, nth): (Va, u64),
+    to: &UnmapTo<'_, '_, M>,
+    tlb: &mut TlbBatch<'v, M>,
+    gone: &mut Gone<'a, M>,
+) -> ControlFlow<()> {
+    let owned = match to {
+        UnmapTo::Swap(swap) => Some(swap.try_dup()),
+        UnmapTo::Run(run) => Some(run.try_dup(nth)),
+        UnmapTo::Nothing => None,
+    };
+    let Ok(owned) = owned.transpose() else { return ControlFlow::Break(()) };
+    // The dirty bit is final: a CPU that would set it looks at the entry again, and finds it gone.
+    let (cleared, vacancy) = entries.take(va);
+    tlb.note(&slot.space, va);
     let (shared, present, sharing) = match cleared {
         Cleared::Exclusive(page, present) => match page.try_share() {
             Ok(page) => (page, present, Sharing::Exclusive),
@@ -117,7 +143,7 @@ fn try_to_unmap_one<'v, M: Machine>(
     match owned {
         Some(count) => {
             vacancy.fill(count.into_count(), bits.to_swap());
-            slot.add_swap(1);
+            gone.swapped += 1;
         }
         // Written through a pin, too: that is noted before the page is unpinned, which `try_share` has seen.
         None if present.dirty || !shared.folio().is_lazyfree() => {
@@ -130,9 +156,10 @@ fn try_to_unmap_one<'v, M: Machine>(
             None => vacancy.leave_empty(),
         },
     }
-    slot.add_anon(-1);
-    drop(entries);
-    drop(shared.unmap());
+    match &mut gone.run {
+        Some(run) => run.push(shared),
+        None => gone.run = Some(MapRun::from(shared)),
+    }
     ControlFlow::Continue(())
 }
 

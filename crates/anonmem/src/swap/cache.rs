@@ -3,9 +3,13 @@
 //! Linux: mm/swap_state.c `swap_cache_get_folio`, `read_swap_cache_async`, `free_swap_cache`; mm/page_io.c
 //! `swap_read_folio`.
 
-use crate::{events::Event, objects::Objects, swap::slot::SwapRef};
+use crate::{
+    events::Event,
+    objects::Objects,
+    swap::slot::{SwapRef, SwapRun},
+};
 use anonmem_frame::{Folio, FolioGuard, FolioOwner, FolioRef, NewFolio};
-use anonmem_hal::{IoError, Machine, Order, SwapEntry};
+use anonmem_hal::{IoError, Machine, Order, Pfn, SwapEntry};
 
 /// What came of asking for the page of an entry.
 pub(crate) enum SwapIn<'v, M: Machine> {
@@ -28,9 +32,35 @@ impl<M: Machine> Objects<M> {
         user.is_some() && device.slots().cached_page(&self.frames, entry.offset).is_some()
     }
 
-    /// Whether the folio is the cached page of `entry`.
+    /// Whether the cached page of `entry` is one of the folio's, which the caller has a count of.
     pub(crate) fn swap_caches(&self, entry: SwapEntry, folio: Folio<'_, M>) -> bool {
-        self.swap.get(entry).slots().caches(&self.frames, entry.offset, folio.pfn())
+        let cached = self.swap.get(entry).slots().cached_page(&self.frames, entry.offset);
+        cached.is_some_and(|page| folio.owned_has(page))
+    }
+
+    /// How many references to the folio are those of slots. The caller has a count of it, and keeps its
+    /// device.
+    pub(crate) fn swap_references(&self, folio: Folio<'_, M>) -> u64 {
+        let Some(first) = folio.swap_entry() else { return 0 };
+        let slots = self.swap.get(first).slots();
+        let caches = |nth: u64| slots.caches(&self.frames, first.offset + nth, folio.pfn().offset(nth));
+        (0..folio.owned_order().pages()).filter(|&nth| caches(nth)).count() as u64
+    }
+
+    /// Lets a page that `entry` let go of forget its slot. A large folio forgets its slots with the last one.
+    pub(crate) fn swap_forget(&self, page: &FolioRef<'_, M>, entry: SwapEntry) {
+        let folio = page.folio();
+        if !folio.is_large() {
+            page.forget_swap_entry(entry);
+            return;
+        }
+        let Some(first) = folio.swap_entry() else { return };
+        let slots = self.swap.get(first).slots();
+        let caches = |nth: u64| slots.caches(&self.frames, first.offset + nth, folio.pfn().offset(nth));
+        // From the end: most let go of them in their order, and then the first look says no.
+        if !(0..folio.owned_order().pages()).rev().any(caches) {
+            page.forget_swap_entry(first);
+        }
     }
 
     /// Makes `new` the cached page of `entry` and fills it. It is in the cache, locked, before it is read:
@@ -47,16 +77,11 @@ impl<M: Machine> Objects<M> {
         let page = new.into_reference();
         let lock = page.lock();
         lock.set_swap_entry(entry);
-        if slots.cache(&self.frames, entry.offset, page.clone()).is_err() {
+        if slots.cache(&self.frames, entry.offset, page.clone(), 0).is_err() {
             page.forget_swap_entry(entry);
             return Ok(SwapIn::Changed);
         }
-        let read = if slots.state(&self.frames, entry.offset).zero {
-            self.machine().zero(page.pfn(), Order::ZERO);
-            Ok(())
-        } else {
-            self.machine().swap_read(entry.device, entry.offset, Order::ZERO, page.pfn())
-        };
+        let read = self.read_contents(entry, Order::ZERO, page.pfn());
         if read.is_err() && !self.swap_uncache(entry, &lock) {
             // Only the last owner of a count takes the page of another out of the cache: the slot was freed,
             // and discarded, under the read. That is no error of the device, and nobody misses the page.
@@ -64,6 +89,58 @@ impl<M: Machine> Objects<M> {
         }
         drop(lock);
         read.map(|()| SwapIn::Page(page))
+    }
+
+    /// The same for all pages of a folio and as many slots from `first` on, none of which has a cached page:
+    /// they are read as one. If somebody is faster at one of the slots, or needs one of them no more, nothing
+    /// is read.
+    ///
+    /// # Errors
+    /// [`IoError`]; the pages are out of the cache again. One of them could not be read.
+    #[doc(alias = "alloc_swap_folio")]
+    pub(crate) fn swap_read_run<'v>(
+        &'v self,
+        first: SwapEntry,
+        new: NewFolio<'v, M>,
+    ) -> Result<SwapIn<'v, M>, IoError> {
+        let (slots, order) = (self.swap.get(first).slots(), new.order());
+        let page = new.into_reference();
+        let lock = page.lock();
+        lock.set_swap_entry(first);
+        let cache = |&nth: &u64| slots.cache(&self.frames, first.offset + nth, page.clone(), nth).is_ok();
+        let cached = (0..order.pages()).take_while(cache).count() as u64;
+        let read = match cached == order.pages() {
+            true => self.read_contents(first, order, page.pfn()),
+            false => Err(IoError),
+        };
+        if read.is_err() {
+            self.swap_uncache_run(first, &lock, cached);
+            return if cached == order.pages() { Err(IoError) } else { Ok(SwapIn::Changed) };
+        }
+        drop(lock);
+        Ok(SwapIn::Page(page))
+    }
+
+    /// Fills frames with what the slots hold: in one piece, unless some hold zeroes and others do not.
+    fn read_contents(&self, first: SwapEntry, order: Order, to: Pfn) -> Result<(), IoError> {
+        let (slots, machine) = (self.swap.get(first).slots(), self.machine());
+        let is_zero = |nth: u64| slots.state(&self.frames, first.offset + nth).zero;
+        let zeroes = (0..order.pages()).filter(|&nth| is_zero(nth)).count() as u64;
+        if zeroes == order.pages() {
+            machine.zero(to, order);
+            return Ok(());
+        }
+        if zeroes == 0 {
+            return machine.swap_read(first.device, first.offset, order, to);
+        }
+        for nth in 0..order.pages() {
+            if is_zero(nth) {
+                machine.zero(to.offset(nth), Order::ZERO);
+            } else {
+                machine.swap_read(first.device, first.offset + nth, Order::ZERO, to.offset(nth))?;
+            }
+        }
+        Ok(())
     }
 
     /// Counts a page that a fault has read as a refault, if it left lately.
@@ -84,8 +161,17 @@ impl<M: Machine> Objects<M> {
         taken.is_some()
     }
 
-    /// Lets `new`, which is locked, take the place of a locked page in the cache of `entry`, if it is there. The
-    /// caller keeps the device.
+    /// Takes the first `pages` pages of a locked folio out of the cache of the slots from `first` on.
+    pub(crate) fn swap_uncache_run(&self, first: SwapEntry, lock: &FolioGuard<'_, M>, pages: u64) {
+        let (slots, head) = (self.swap.get(first).slots(), lock.folio().pfn());
+        for nth in 0..pages {
+            drop(slots.uncache(&self.frames, first.offset + nth, head.offset(nth)));
+        }
+        lock.forget_swap_entry(first);
+    }
+
+    /// Lets `new`, which is locked, take the place of a locked page in the cache of `entry`, if it is there.
+    /// The caller keeps the device.
     pub(crate) fn swap_recache(
         &self,
         entry: SwapEntry,
@@ -100,6 +186,25 @@ impl<M: Machine> Objects<M> {
         let without = if replaced { old } else { lock };
         without.forget_swap_entry(entry);
         replaced
+    }
+
+    /// Counts of the slots that the pages of a locked folio are the cached pages of. While they are held, no
+    /// slot loses its page. The caller keeps the device.
+    pub(crate) fn swap_hold_cached(&self, lock: &FolioGuard<'_, M>) -> SwapRun<'_, M> {
+        let folio = lock.folio();
+        let none = SwapEntry { device: 0, offset: 0 };
+        let first = folio.swap_entry();
+        let mut run = SwapRun::none(self, first.unwrap_or(none));
+        let Some(first) = first else { return run };
+        let slots = self.swap.get(first).slots();
+        for nth in 0..folio.owned_order().pages() {
+            if let Some(count) =
+                slots.dup_if_cached(&self.frames, first.offset + nth, folio.pfn().offset(nth))
+            {
+                run.push(count);
+            }
+        }
+        run
     }
 
     /// A count of the slot that a locked folio is the cached page of, if it is one.

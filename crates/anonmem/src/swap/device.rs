@@ -19,8 +19,8 @@ use anonmem_sync::{
 
 /// The most devices at once.
 pub(crate) const MAX_DEVICES: usize = 8;
-/// Slots of a cluster: a CPU allocates from one at a time.
-pub(crate) const CLUSTER: u64 = 256;
+/// Slots of a cluster: a CPU allocates from one at a time, and a folio's run lies in one.
+pub(crate) const CLUSTER: u64 = 512;
 
 states! {
     /// What is in a device's place.
@@ -46,6 +46,8 @@ pub(crate) struct SwapDevice<M: Machine> {
     pub(crate) cluster_free: FrameArray<M>,
     /// The cluster that the search for one with free slots starts at.
     pub(crate) next_cluster: Spin<M, SwapDeviceLevel, u64>,
+    /// The cluster that the search for a run of slots starts at.
+    pub(crate) run_cursor: Atomic<u64, M>,
     /// Each CPU's next slot to try, plus one; 0 if it has no cluster.
     pub(crate) cursor: PerCpu<Atomic<u64, M>, M>,
 }
@@ -80,6 +82,7 @@ impl<M: Machine> SwapDevices<M> {
                 nr_free: Atomic::new(0),
                 cluster_free: FrameArray::new(),
                 next_cluster: Spin::new(0),
+                run_cursor: Atomic::new(0),
                 cursor: PerCpu::new(|_| Atomic::new(0)),
             }),
         }

@@ -2,7 +2,8 @@
 //!
 //! Each CPU allocates from a cluster of its own, so that CPUs do not meet and pages that leave together lie
 //! together. A free slot is taken by a compare-exchange on its word; the device's lock is taken only to find
-//! another cluster.
+//! another cluster. A large folio takes a run of slots in one cluster, word by word. A run that somebody else
+//! takes a slot of is given up again, and the next one is tried.
 //!
 //! Linux: mm/swapfile.c `folio_alloc_swap`, `swap_range_free`. Differs: clusters are counted, not listed.
 
@@ -10,7 +11,7 @@ use crate::{
     objects::Objects,
     swap::device::{CLUSTER, DeviceState, SwapDevice},
 };
-use anonmem_frame::{FolioOwner, FolioRef, SlotCountOverflow, SlotPut, SwapCount};
+use anonmem_frame::{FolioRef, SlotCountOverflow, SlotPut, SwapCount, SwapCounts};
 use anonmem_hal::{Machine, SwapEntry};
 use anonmem_sync::Ordering;
 
@@ -60,7 +61,7 @@ impl<M: Machine> Drop for SwapRef<'_, M> {
         let device = objects.swap.get(entry);
         let SlotPut::Free { slot, stored, page } = device.slots.put(count) else { return };
         if let Some(page) = page {
-            page.forget_swap_entry(entry);
+            objects.swap_forget(&page, entry);
         }
         if stored {
             objects.machine().swap_discard(entry.device, entry.offset, &objects.frames);
@@ -73,7 +74,105 @@ impl<M: Machine> Drop for SwapRef<'_, M> {
     }
 }
 
+/// Counts of slots in a row, at most one of each. Each slot is freed with its last count.
+pub(crate) struct SwapRun<'v, M: Machine> {
+    objects: &'v Objects<M>,
+    counts: SwapCounts<'v, M>,
+}
+
+impl<'v, M: Machine> SwapRun<'v, M> {
+    /// None of the slots from `first` on.
+    pub(crate) fn none(objects: &'v Objects<M>, first: SwapEntry) -> Self {
+        Self { objects, counts: SwapCounts::none(&objects.frames, first) }
+    }
+
+    /// The first slot.
+    pub(crate) fn first(&self) -> SwapEntry {
+        self.counts.first()
+    }
+
+    /// The counts.
+    pub(crate) fn counts(&self) -> &SwapCounts<'v, M> {
+        &self.counts
+    }
+
+    /// Takes over a count of one more of the slots.
+    pub(crate) fn push(&mut self, count: SwapCount<'v, M>) {
+        self.counts.push(count);
+    }
+
+    /// Another count of the `nth` slot, which there is one of.
+    ///
+    /// # Errors
+    /// [`SlotCountOverflow`].
+    pub(crate) fn try_dup(&self, nth: u64) -> Result<SwapRef<'v, M>, SlotCountOverflow> {
+        self.objects.swap_dup(&self.counts.get(nth).expect("a count of each slot of the folio"))
+    }
+}
+
+impl<M: Machine> Drop for SwapRun<'_, M> {
+    fn drop(&mut self) {
+        while let Some(count) = self.counts.pop() {
+            drop(SwapRef::own(self.objects, count));
+        }
+    }
+}
+
+/// Clusters that are looked at for a run of free slots, and those of them whose slots are.
+const MOST_CLUSTERS: u64 = 1_024;
+const MOST_SEARCHED: u64 = 32;
+
 impl<M: Machine> Objects<M> {
+    /// Takes free slots in a row for all pages of a folio, which is locked, aligned to their number: the
+    /// folio is in the swap cache from now on. `None` if there are none, as far as a bounded search says.
+    #[doc(alias = "folio_alloc_swap")]
+    pub(crate) fn swap_claim_run<'v>(&'v self, page: &FolioRef<'v, M>) -> Option<SwapRun<'v, M>> {
+        let mut below = None;
+        while let Some((device, index)) = self.next_device(below) {
+            // As for a single slot.
+            if let Some(_user) = device.get_user()
+                && let Some(counts) = self.claim_run_on(device, page)
+            {
+                return Some(SwapRun { objects: self, counts });
+            }
+            below = Some((device.priority(), index));
+        }
+        None
+    }
+
+    fn claim_run_on<'v>(
+        &'v self,
+        device: &SwapDevice<M>,
+        page: &FolioRef<'v, M>,
+    ) -> Option<SwapCounts<'v, M>> {
+        let (pages, slots) = (page.folio().owned_order().pages(), device.slots());
+        let clusters = slots.len().div_ceil(CLUSTER);
+        let first = device.run_cursor.load(Ordering::Relaxed);
+        let free_in = |cluster: u64| device.cluster_free.get(&self.frames, cluster);
+        let fits = |cluster: &u64| free_in(*cluster).load(Ordering::Relaxed) >= pages;
+        let order = (0..clusters.min(MOST_CLUSTERS)).map(|i| (first + i) % clusters);
+        for cluster in order.filter(fits).take(MOST_SEARCHED as usize) {
+            let end = ((cluster + 1) * CLUSTER).min(slots.len());
+            for run in (cluster * CLUSTER..end + 1 - pages.min(end)).step_by(pages as usize) {
+                if !device.is_open() {
+                    return None;
+                }
+                if (run..run + pages).any(|slot| !slots.is_free(&self.frames, slot)) {
+                    continue;
+                }
+                if let Some(counts) = slots.claim_run(&self.frames, run, page) {
+                    free_in(cluster).fetch_sub(pages, Ordering::Relaxed);
+                    device.nr_free.fetch_sub(pages as i64, Ordering::Relaxed);
+                    device.run_cursor.store(cluster, Ordering::Relaxed);
+                    return Some(counts);
+                }
+            }
+        }
+        // The next one looks where this one did not.
+        device.run_cursor.store((first + MOST_SEARCHED) % clusters, Ordering::Relaxed);
+        None
+    }
+
     /// Counts owners of a slot that nobody is, so that `room` more fit; returns how many. For tests.
     #[doc(hidden)]
     pub fn forge_swap_owners(&self, entry: SwapEntry, room: u64) -> u64 {

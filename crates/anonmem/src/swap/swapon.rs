@@ -51,6 +51,7 @@ impl<M: Machine> Objects<M> {
         place.nr_free.store(pages as i64, Ordering::Relaxed);
         place.priority.store(priority, Ordering::Relaxed);
         *place.next_cluster.lock() = 0;
+        place.run_cursor.store(0, Ordering::Relaxed);
         // Release pairs with the Acquire of `get_user`: the slots are there.
         place.users.store(1, Ordering::Release);
         place.state.store(DeviceState::Open, Ordering::Release);

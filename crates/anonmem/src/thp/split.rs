@@ -1,8 +1,11 @@
 //! A folio falls into smaller ones.
 //!
+//! Pages that are in the swap cache stay there: each piece goes on as the cached folio of its own slots.
+//! Whoever splits holds a count of each of them, so that none loses its page meanwhile.
+//!
 //! What maps the folio stays as it is: the entries of a run say of each page what they said before. Only the
-//! metadata change, under the locks of the tables that map it ([`TableSet`]). So a split needs no flush and no
-//! migration entries, and no fault waits for it. It is refused while anybody has a reference or a pin, and
+//! metadata change, under the locks of the tables that map it ([`TableSet`]). So a split needs no flush and
+//! no migration entries, and no fault waits for it. It is refused while anybody has a reference or a pin, and
 //! says so.
 //!
 //! When memory is short, folios of which a part was unmapped are split first of all, before any page leaves:
@@ -39,6 +42,12 @@ impl<M: Machine> Objects<M> {
         to: Order,
     ) -> Result<(), SplitRefused> {
         let (folio, order) = (lock.folio(), lock.folio().order());
+        // Without its device a folio is cached nowhere.
+        let device = folio.swap_entry().map(|entry| self.swap.get(entry).get_user());
+        if matches!(device, Some(None)) {
+            return Err(SplitRefused::Busy);
+        }
+        let cached = self.swap_hold_cached(lock);
         let result = match Rmap::<M>::lock(self, folio) {
             Some(guard) => {
                 let mut tables = TableSet::default();
@@ -58,7 +67,7 @@ impl<M: Machine> Objects<M> {
                     self.count_folio(order, FolioEvent::SplitShared);
                     return Err(SplitRefused::Busy);
                 }
-                tables.split(lock, page, to)
+                tables.split(lock, page, to, cached.counts())
             }
             None => Err(SplitRefused::Busy),
         };
@@ -94,7 +103,8 @@ impl<M: Machine> Objects<M> {
     /// Splits one folio, if a part of it is mapped nowhere; returns the pages that became free.
     fn split_if_partly_mapped(&self, page: FolioRef<'_, M>) -> u64 {
         let (folio, order) = (page.folio(), page.folio().order());
-        let unmapped = folio.unmapped_pages();
+        // What is in the swap cache waits for the entries that ask for it.
+        let unmapped = folio.unmapped_pages().saturating_sub(self.swap_references(folio));
         if unmapped == 0 || order == Order::ZERO || !folio.is_anon() {
             return 0;
         }

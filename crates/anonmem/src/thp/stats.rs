@@ -3,7 +3,7 @@
 //! Linux: include/linux/huge_mm.h `enum mthp_stat_item`. Differs: every fallback has its reason.
 
 use anonmem_hal::{Machine, Order};
-use anonmem_sync::{Atomic, PerCpu};
+use anonmem_sync::{Atomic, Ordering, PerCpu};
 
 use super::mode::MAX_FOLIO_ORDER;
 
@@ -59,27 +59,50 @@ folio_events! {
     SplitShared => "split_failed_shared",
     /// Split because a part of it was unmapped.
     SplitPartly => "split_partly_mapped",
+    /// Left as one, to a run of slots.
+    SwapOut => "swpout",
+    /// Split before it left: there was no run of free slots.
+    SwapOutFallback => "swpout_fallback",
+    /// Came back as one.
+    SwapIn => "swpin",
+    /// Would have come back as one, and came page by page: others were faster, or there is no block.
+    SwapInFallback => "swpin_fallback",
 }
 
-const NR: usize = FolioEvent::ALL.len();
+/// Events of faults: each CPU counts them for itself.
+const NR: usize = FolioEvent::Split as usize;
+/// Those that come with work beside which a counter that CPUs share costs nothing.
+const RARE: usize = FolioEvent::ALL.len() - NR;
 const ORDERS: usize = MAX_FOLIO_ORDER as usize + 1;
 
 /// The counters of a `Vm`.
 pub(crate) struct FolioEvents<M: Machine> {
     cpus: PerCpu<[[Atomic<u64, M>; NR]; ORDERS], M>,
+    rare: [[Atomic<u64, M>; RARE]; ORDERS],
 }
 
 impl<M: Machine> FolioEvents<M> {
     pub(crate) fn new() -> Self {
-        Self { cpus: PerCpu::new(|_| [const { [const { Atomic::new(0) }; NR] }; ORDERS]) }
+        Self {
+            cpus: PerCpu::new(|_| [const { [const { Atomic::new(0) }; NR] }; ORDERS]),
+            rare: [const { [const { Atomic::new(0) }; RARE] }; ORDERS],
+        }
     }
 
     #[cold]
     pub(crate) fn count(&self, order: Order, event: FolioEvent) {
-        self.cpus.this()[usize::from(order.get())][event as usize].add_unobserved(1);
+        let (order, event) = (usize::from(order.get()), event as usize);
+        match event.checked_sub(NR) {
+            None => self.cpus.this()[order][event].add_unobserved(1),
+            Some(rare) => _ = self.rare[order][rare].fetch_add(1, Ordering::Relaxed),
+        }
     }
 
     pub(crate) fn total(&self, order: Order, event: FolioEvent) -> u64 {
-        self.cpus.iter().map(|cpu| cpu[usize::from(order.get())][event as usize].peek()).sum()
+        let (order, event) = (usize::from(order.get()), event as usize);
+        match event.checked_sub(NR) {
+            None => self.cpus.iter().map(|cpu| cpu[order][event].peek()).sum(),
+            Some(rare) => self.rare[order][rare].peek(),
+        }
     }
 }

@@ -9,6 +9,8 @@ use crate::{
 use anonmem_frame::FolioOwner;
 use anonmem_hal::{Order, Va, VaRange};
 
+mod swap;
+
 const MODES: [LockMode; 3] = [LockMode::Mmap, LockMode::Vma, LockMode::Speculative];
 
 fn only(order: u8, mode: FolioMode) -> FolioPolicy {

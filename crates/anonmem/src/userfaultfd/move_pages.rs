@@ -89,7 +89,8 @@ impl<'v, M: Machine> Uffd<'v, M> {
     /// [`Error::Invalid`] for arguments that make no sense, or mappings that do not go together;
     /// [`Error::NotFound`] if nothing is mapped at either start, and at a hole; [`Error::Exists`] where
     /// something is at the destination; [`Error::Busy`] at a page that others may have, that may be pinned, or
-    /// that is of a large folio which cannot be split just now; [`Error::BadAddress`] at a marker; [`Error::OutOfMemory`];
+    /// that is of a large folio which cannot be split just now; [`Error::BadAddress`] at a marker;
+    /// [`Error::OutOfMemory`];
     /// [`Error::NoProcess`] if the address space has ended.
     #[doc(alias("userfaultfd_move", "UFFDIO_MOVE", "UFFDIO_REMAP"))]
     pub fn move_pages(&self, dst: Va, src: Va, len: u64, mode: MoveMode) -> Filled {
@@ -499,13 +500,20 @@ impl<'a, M: Machine, G: FaultGuard<M>> Mover<'a, M, G> {
         };
         let cached = self.vm.swap_cache_get(entry);
         let lock = cached.as_ref().map(FolioRef::lock);
+        if let (Some(page), Some(lock)) = (&cached, &lock)
+            && lock.folio().is_large()
+        {
+            // The others of its pages stay where they are.
+            let split = self.vm.split_folio(lock, page, Order::ZERO);
+            return split.map(|()| Step::Again).map_err(|_| Error::Busy.into());
+        }
         let mut both = Both::lock(from, to);
         let same = Pte::Soft(SoftLeaf::Swap { entry, bits });
         if both.src.get(src) != same || !both.dst().is_none(dst) {
             return Ok(Step::Again);
         }
-        // The entry owns a count, so what the slot says of its page is said of this use of it. But it may have
-        // got a page, lost the one that we locked, or had it exchanged.
+        // The entry owns a count, so what the slot says of its page is said of this use of it. But it may
+        // have got a page, lost the one that we locked, or had it exchanged.
         let slots = self.vm.swap.get(entry).slots();
         match (&lock, slots.cached_page(&self.vm.frames, entry.offset)) {
             (None, None) => {}
