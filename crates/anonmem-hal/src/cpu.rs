@@ -65,10 +65,10 @@ impl CpuSet {
 pub trait CpuSlots: 'static {
     /// The most CPUs, at most [`MAX_CPUS`].
     const MAX: usize;
-    /// One `T` per CPU.
-    type Of<T>: AsRef<[T]>;
+    /// One `T` per CPU. All CPUs share them, so that a memory manager is `Sync` whatever its machine is.
+    type Of<T: Send + Sync>: AsRef<[T]> + Send + Sync;
     /// Makes one for each, by its number.
-    fn make<T>(make: impl FnMut(usize) -> T) -> Self::Of<T>;
+    fn make<T: Send + Sync>(make: impl FnMut(usize) -> T) -> Self::Of<T>;
 }
 
 /// Up to `N` CPUs.
@@ -80,10 +80,10 @@ impl<const N: usize> CpuSlots for UpTo<N> {
         assert!(N > 0 && N <= MAX_CPUS, "a machine has between 1 and MAX_CPUS CPUs");
         N
     };
-    type Of<T> = [T; N];
+    type Of<T: Send + Sync> = [T; N];
 
     #[inline]
-    fn make<T>(make: impl FnMut(usize) -> T) -> [T; N] {
+    fn make<T: Send + Sync>(make: impl FnMut(usize) -> T) -> [T; N] {
         core::array::from_fn(make)
     }
 }

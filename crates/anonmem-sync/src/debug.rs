@@ -45,7 +45,7 @@ macro_rules! debug_variants {
 debug_by_name! {
     [M, L: Level, const A: u32, const B: u32] BitLock<'_, M, L, A, B>, "BitLock", _lock => Name(L::NAME);
     [M: Machine, L: Level, const A: u32, const B: u32] BitGuard<'_, M, L, A, B>, "BitGuard", _lock => Name(L::NAME);
-    [T, M: Machine] PerCpu<T, M>, "PerCpu";
+    [T: Send + Sync, M: Machine] PerCpu<T, M>, "PerCpu";
     [M: Machine] Rcu<M>, "Rcu";
     [M: Machine] RcuGuard<'_, M>, "RcuGuard";
     [M: Machine, L: Level, T] RwSemReadGuard<'_, M, L, T>, "RwSemReadGuard", _lock => Name(L::NAME);

@@ -20,11 +20,11 @@ impl<T> Deref for CachePadded<T> {
 }
 
 /// One `T` for each CPU that the machine may have.
-pub struct PerCpu<T, M: Machine> {
+pub struct PerCpu<T: Send + Sync, M: Machine> {
     values: <M::Cpus as CpuSlots>::Of<CachePadded<T>>,
 }
 
-impl<T, M: Machine> PerCpu<T, M> {
+impl<T: Send + Sync, M: Machine> PerCpu<T, M> {
     /// `make(cpu)` for every CPU.
     pub fn new(mut make: impl FnMut(CpuId) -> T) -> Self {
         const { assert!(M::Cpus::MAX > 0) };

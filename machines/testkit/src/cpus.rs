@@ -1,6 +1,6 @@
 //! Threads as CPUs: a thread has a number of its own from its first use of a machine to its end.
 
-use anonmem_hal::{CpuId, HeldLocks};
+use anonmem_hal::{CpuId, HeldLocks, Pfn};
 use std::{
     cell::RefCell,
     sync::{Mutex, PoisonError},
@@ -17,6 +17,7 @@ struct Cpu(u32);
 
 thread_local! {
     static CPU: Cpu = Cpu::take();
+    static SPACES: RefCell<Vec<Pfn>> = const { RefCell::new(Vec::new()) };
     static HELD: RefCell<HeldLocks> = const { RefCell::new(HeldLocks::NONE) };
 }
 
@@ -39,6 +40,27 @@ impl Drop for Cpu {
 /// The number of this thread.
 pub(crate) fn current() -> CpuId {
     CPU.with(|cpu| CpuId(cpu.0))
+}
+
+/// This thread's CPU uses the address space `root` once more; the first time runs `activate`.
+pub(crate) fn enter(root: Pfn, activate: impl FnOnce()) {
+    SPACES.with_borrow_mut(|spaces| {
+        if !spaces.contains(&root) {
+            activate();
+        }
+        spaces.push(root);
+    });
+}
+
+/// This thread's CPU uses it once less; the last time runs `deactivate`.
+pub(crate) fn leave(root: Pfn, deactivate: impl FnOnce()) {
+    SPACES.with_borrow_mut(|spaces| {
+        let last = spaces.iter().rposition(|space| *space == root).expect("the space was entered");
+        spaces.remove(last);
+        if !spaces.contains(&root) {
+            deactivate();
+        }
+    });
 }
 
 /// Runs `f` on the locks that this thread holds.

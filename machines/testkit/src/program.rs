@@ -1,6 +1,9 @@
 //! Programs: loads and stores that fault as those of a real one.
 
-use crate::vec_machine::{Stores, VecMachine};
+use crate::{
+    cpus,
+    vec_machine::{Stores, VecMachine},
+};
 use anonmem::{Config, FaultAccess, FaultOutcome, Mm, Vm};
 use anonmem_hal::{Sched as _, Va};
 use std::{
@@ -60,9 +63,9 @@ fn access<R>(
     let (machine, cpu) = (mm.vm().machine(), VecMachine::current_cpu());
     loop {
         // A CPU is active while it may hold translations: here, for one access.
-        mm.activate(cpu);
+        cpus::enter(mm.root(), || mm.activate(cpu));
         let done = machine.access(mm.root(), va, stores, &f);
-        mm.deactivate(cpu);
+        cpus::leave(mm.root(), || mm.deactivate(cpu));
         if let Some(result) = done {
             return Ok(result);
         }

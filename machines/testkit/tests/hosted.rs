@@ -1,0 +1,70 @@
+//! The hosted machine, checked as anybody's; and machines with a bug each, of which one check says so.
+
+mod common;
+
+use anonmem::{LockMode, Vm};
+use anonmem_testkit::{checks, property};
+use common::{Bug, Planted, plant};
+
+/// Planted machines, and the check that finds each. The first check that fails decides: what a broken machine
+/// does after that proves nothing.
+const PLANTED: [(Bug, &str); 20] = [
+    (Bug::FlushDoesNothing, "flush: this CPU, one page"),
+    (Bug::FlushForgetsOthers, "flush: other CPUs"),
+    (Bug::FlushForgetsTheLastPage, "flush: this CPU, one page"),
+    (Bug::FlushComesLater, "flush: this CPU, one page"),
+    (Bug::WakeUpIsLost, "park, unpark: no wake-up is lost"),
+    (Bug::WakeUpIsForOne, "park, unpark: a wake-up for each"),
+    (Bug::DirectMapMoves, "direct_map: one run, at the same place"),
+    (Bug::DirectMapIsACpus, "direct_map: one run, at the same place"),
+    (Bug::ZeroesOneFrame, "zero: all of a block, and no more"),
+    (Bug::CopiesOneFrame, "copy: all of a block, and no more"),
+    (Bug::CopiesTooMuch, "copy: all of a block, and no more"),
+    (Bug::WritesAtTheStart, "read_bytes, write_bytes: these bytes and no others"),
+    (Bug::LooksAtOneWord, "is_zero: never true of a page with a bit set"),
+    (Bug::ClockGoesBack, "now_ns: never back"),
+    (Bug::OneCpuForAll, "current_cpu: no two tasks at once"),
+    (Bug::WaitsTwice, "contended: runs its wait once"),
+    (Bug::NeverWaits, "contended: runs its wait once"),
+    (Bug::SlotsShareAPage, "swap_write, swap_read: each slot its page"),
+    (Bug::FillsTheFirstPage, "fill: the bytes of the source"),
+    (Bug::RootIsNotEmpty, "init_root: the user half is empty"),
+];
+
+/// The name of the first check that says that the machine is broken.
+fn first_broken(vm: &'static Vm<Planted>) -> Option<&'static str> {
+    let all = checks::all::<Planted>();
+    let broken = all.iter().find(|check| matches!(check.run(vm, vm.machine()), checks::Verdict::Broken(_)));
+    broken.map(|check| check.name)
+}
+
+/// One test, because the bug is a static.
+#[test]
+fn the_hosted_machine_keeps_its_promises_and_one_with_a_bug_does_not() {
+    for mode in [LockMode::Mmap, LockMode::Vma, LockMode::Speculative] {
+        plant(Bug::None);
+        let vm = Planted::start(8_192, mode);
+        vm.machine().on_cpu(0, || {
+            let report = checks::check(vm, vm.machine(), &mut |check, verdict| {
+                assert_eq!(*verdict, checks::Verdict::Kept, "{}", check.name);
+            });
+            assert_eq!(report.kept, checks::all::<Planted>().len());
+            for seed in 1..4 {
+                if let Err(broken) = property::play(vm, vm.machine(), seed, 3_000) {
+                    panic!("{mode:?}, seed {seed}: {broken}");
+                }
+            }
+        });
+    }
+    for (bug, name) in PLANTED {
+        plant(Bug::None);
+        let vm = Planted::start(8_192, LockMode::Mmap);
+        let found = vm.machine().on_cpu(0, || {
+            plant(bug);
+            let found = first_broken(vm);
+            plant(Bug::None);
+            found
+        });
+        assert_eq!(found, Some(name), "{bug:?}");
+    }
+}
