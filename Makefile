@@ -8,7 +8,7 @@ KERNEL = target/microvm/anonmem-microvm
 export CARGO_TARGET_DIR := $(CURDIR)/target
 
 .DEFAULT_GOAL := help
-.PHONY: help deps kernel build install demo test stress oddcalls mutants mutants-generated planted scale-planted lint package doc clean \
+.PHONY: help deps kernel toy build install demo test stress oddcalls mutants mutants-generated planted scale-planted lint package doc clean \
 	bench bench-instructions bench-instructions-record bench-instructions-planted
 
 help: ## Show this list
@@ -20,6 +20,9 @@ deps: ## Install what is missing (QEMU, a static busybox, a C compiler, valgrind
 kernel: ## Build the microVM kernel
 	$(CARGO) build --locked --package anonmem-microvm --profile microvm
 
+toy: ## Build the toy kernel, machines/toy: the smallest one on the library
+	$(CARGO) build --locked --package anonmem-toy --profile microvm
+
 build: kernel ## Build the kernel and the command, which carries it: target/release/anonmem runs anywhere
 	$(CARGO) build --locked --package anonmem-cli --release --features embed
 
@@ -30,7 +33,7 @@ demo: deps kernel ## Run a shell script that forks pipelines in the microVM, and
 	$(CARGO) build --locked --package anonmem-cli --release --no-default-features --features embed
 	@scripts/demo $(ANONMEM)
 
-test: deps kernel ## Run all tests: unit, property, bounded stress, compile-fail, microVM
+test: deps kernel toy ## Run all tests: unit, property, bounded stress, compile-fail, microVM
 	@scripts/test
 
 stress: ## Run the threaded stress for ten minutes and a million random operations against the oracle
@@ -72,7 +75,7 @@ bench-instructions-planted: deps ## Take away an optimisation and show that the 
 lint: ## Check formatting, clippy, documentation and the rules of style
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
-	$(CARGO) clippy --locked --package anonmem-microvm --profile microvm -- -D warnings
+	$(CARGO) clippy --locked --package anonmem-microvm --package anonmem-toy --profile microvm -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps
 	$(CARGO) xtask tidy
 
