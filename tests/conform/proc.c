@@ -1,0 +1,332 @@
+/* What /proc says of memory: maps, smaps, pagemap, status, statm, clear_refs, mem. */
+#include "conform.h"
+#define GROUP "proc"
+
+CHECK("maps is sorted and does not overlap", "by address")
+{
+    char line[512];
+    unsigned long start, end, last = 0;
+    FILE *file = fopen("/proc/self/maps", "r");
+    IS(file != NULL);
+    while (fgets(line, sizeof line, file)) {
+        EQ(sscanf(line, "%lx-%lx", &start, &end), 2);
+        IS(start >= last && end > start);
+        last = end;
+    }
+}
+CHECK("maps names the stack", "[stack]")
+{
+    char line[512], here;
+    unsigned long start, end;
+    int found = 0;
+    FILE *file = fopen("/proc/self/maps", "r");
+    IS(file != NULL);
+    while (fgets(line, sizeof line, file))
+        if (sscanf(line, "%lx-%lx", &start, &end) == 2 && start <= (unsigned long)&here && (unsigned long)&here < end)
+            found = strstr(line, "[stack]") != NULL;
+    EQ(found, 1);
+}
+CHECK("maps names a file", "the path at the end of the line")
+{
+    char line[512], self[256];
+    int found = 0;
+    ssize_t length = readlink("/proc/self/exe", self, sizeof self - 1);
+    OK(length);
+    self[length] = 0;
+    FILE *file = fopen("/proc/self/maps", "r");
+    IS(file != NULL);
+    while (fgets(line, sizeof line, file))
+        found |= strstr(line, strrchr(self, '/')) != NULL;
+    EQ(found, 1);
+}
+CHECK("smaps has the size", "of the mapping, in kB")
+{
+    EQ(smaps(island(10), "Size"), 40);
+}
+CHECK("smaps counts what is resident", "Rss")
+{
+    char *at = island(10);
+    at[0] = at[5 * P] = 1;
+    EQ(smaps(at, "Rss"), 8);
+}
+CHECK("smaps counts zero pages nowhere", "they are nobody's")
+{
+    char *at = island(10);
+    for (long i = 0; i < 10; i++)
+        EQ(reading(at + i * P), 0);
+    EQ(smaps(at, "Rss"), 0);
+}
+CHECK("smaps knows what is anonymous", "Anonymous")
+{
+    EQ(smaps(filled(4), "Anonymous"), 16);
+}
+CHECK("smaps knows what is private and dirty", "Private_Dirty")
+{
+    EQ(smaps(filled(4), "Private_Dirty"), 16);
+}
+CHECK("smaps knows what was used", "Referenced")
+{
+    EQ(smaps(filled(4), "Referenced"), 16);
+}
+CHECK("smaps has the share of each", "Pss: all of it where nobody shares")
+{
+    EQ(smaps(filled(4), "Pss"), 16);
+}
+CHECK("smaps has the size of a page", "KernelPageSize and MMUPageSize")
+{
+    char *at = filled(1);
+    EQ(smaps(at, "KernelPageSize"), 4);
+    EQ(smaps(at, "MMUPageSize"), 4);
+}
+CHECK("smaps says what is swapped", "Swap, 0 where nothing is")
+{
+    EQ(smaps(filled(4), "Swap"), 0);
+}
+CHECK("smaps has the flags of permissions", "rd wr mr mw me; no ex")
+{
+    char *at = island(1);
+    EQ(vm_flag(at, "rd"), 1);
+    EQ(vm_flag(at, "wr"), 1);
+    EQ(vm_flag(at, "ex"), 0);
+    EQ(vm_flag(at, "mr"), 1);
+    EQ(vm_flag(at, "mw"), 1);
+    EQ(vm_flag(at, "me"), 1);
+}
+CHECK("smaps has the flag of shared memory", "sh, and ms: may be shared")
+{
+    char *at = island_of(1, RW, SHARED);
+    EQ(vm_flag(at, "sh"), 1);
+    EQ(vm_flag(at, "ms"), 1);
+}
+CHECK("smaps has the flag of a stack", "gd")
+{
+    EQ(vm_flag(island_of(1, RW, ANON | MAP_GROWSDOWN), "gd"), 1);
+}
+CHECK("smaps has the flag of accounting", "ac: private and writable")
+{
+    EQ(vm_flag(island(1), "ac"), 1);
+    EQ(vm_flag(island_of(1, PROT_READ, ANON), "ac"), 0);
+}
+CHECK("smaps_rollup adds up", "Rss of all mappings")
+{
+    char line[256];
+    long rss = -1;
+    FILE *file = fopen("/proc/self/smaps_rollup", "r");
+    if (!file)
+        absent("smaps_rollup");
+    filled(256);
+    while (fgets(line, sizeof line, file))
+        if (!strncmp(line, "Rss:", 4))
+            rss = strtol(line + 4, NULL, 10);
+    IS(rss >= 1024);
+}
+CHECK("pagemap of nothing is 0", "no page, no swap")
+{
+    EQ(pagemap(island(1)) >> 61, 0);
+}
+CHECK("pagemap of a page is present", "bit 63")
+{
+    EQ(pagemap(filled(1)) >> 63, 1);
+}
+CHECK("pagemap of two pages has two frames", "for those who may see frame numbers")
+{
+    char *at = filled(2);
+    uint64_t one = pagemap(at) & ((1UL << 55) - 1), other = pagemap(at + P) & ((1UL << 55) - 1);
+    IS(one != other || one == 0);
+}
+CHECK("pagemap of a page that is shared with a child", "the same frame in both")
+{
+    char *at = filled(1);
+    uint64_t frame = pagemap(at) & ((1UL << 55) - 1);
+    CHILD {
+        EQ(pagemap(at) & ((1UL << 55) - 1), frame);
+        at[0] = 5;
+        IS((pagemap(at) & ((1UL << 55) - 1)) != frame || frame == 0);
+    }
+}
+CHECK("pagemap of a private page says exclusive", "bit 56")
+{
+    EQ(pagemap(filled(1)) >> 56 & 1, 1);
+}
+CHECK("pagemap of shared memory says file", "bit 61: a page of a file or shared")
+{
+    char *at = island_of(1, RW, SHARED);
+    at[0] = 1;
+    EQ(pagemap(at) >> 61 & 1, 1);
+}
+CHECK("pagemap of private memory does not", "bit 61 is 0")
+{
+    EQ(pagemap(filled(1)) >> 61 & 1, 0);
+}
+CHECK("pagemap at an odd offset is refused", "EINVAL: entries are eight bytes")
+{
+    uint64_t entry;
+    int fd = open("/proc/self/pagemap", O_RDONLY);
+    OK(fd);
+    ERR(pread(fd, &entry, 8, 4), EINVAL);
+    ERR(pread(fd, &entry, 4, 0), EINVAL);
+}
+CHECK("pagemap of a guard", "bit 58, since 6.15")
+{
+    char *at = filled(1);
+    if (madvise(at, P, 102))
+        absent("guards");
+    EQ(pagemap(at) >> 58 & 1, 1);
+    EQ(pagemap(at) >> 63, 0);
+}
+CHECK("status has VmSize", "all mappings")
+{
+    long before = status_kb("VmSize");
+    island(1024);
+    EQ(status_kb("VmSize") - before, 4096);
+}
+CHECK("status has VmRSS as the sum of its parts", "RssAnon, RssFile, RssShmem")
+{
+    long sum = status_kb("RssAnon") + status_kb("RssFile") + status_kb("RssShmem");
+    long rss = status_kb("VmRSS"), differs = rss > sum ? rss - sum : sum - rss;
+    IS(differs <= 256);
+}
+CHECK("status counts shared memory apart", "RssShmem")
+{
+    char *at = island_of(512, RW, SHARED);
+    long before = status_kb("RssShmem");
+    memset(at, 1, 512 * P);
+    IS(status_kb("RssShmem") - before >= 1800);
+}
+CHECK("status has a high-water mark", "VmHWM never falls")
+{
+    char *at = island(2048);
+    memset(at, 1, 2048 * P);
+    long high = status_kb("VmHWM");
+    OK(munmap(at, 2048 * P));
+    IS(status_kb("VmHWM") >= high - 256);
+}
+CHECK("status has the peak of sizes", "VmPeak never falls")
+{
+    char *at = island(2048);
+    long high = status_kb("VmPeak");
+    OK(munmap(at, 2048 * P));
+    EQ(status_kb("VmPeak"), high);
+}
+CHECK("status has the stack", "VmStk")
+{
+    IS(status_kb("VmStk") >= 8);
+}
+CHECK("status has the page tables", "VmPTE grows by a page for 2 MiB")
+{
+    long before = status_kb("VmPTE");
+    char *at = island(512 * 64);
+    for (long i = 0; i < 64; i++)
+        at[i * 512 * P] = 1;
+    IS(status_kb("VmPTE") - before >= 60 * 4);
+}
+CHECK("status has what is in swap", "VmSwap")
+{
+    IS(status_kb("VmSwap") >= 0);
+}
+CHECK("statm agrees with status", "in pages")
+{
+    long size, rss;
+    FILE *file = fopen("/proc/self/statm", "r");
+    IS(file != NULL);
+    EQ(fscanf(file, "%ld %ld", &size, &rss), 2);
+    EQ(size * 4, status_kb("VmSize"));
+}
+static void clear_refs(const char *what)
+{
+    int fd = open("/proc/self/clear_refs", O_WRONLY);
+    OK(fd);
+    OK(write(fd, what, 1));
+    close(fd);
+}
+CHECK("clear_refs forgets what was used", "1: Referenced is 0 then")
+{
+    char *at = filled(8);
+    clear_refs("1");
+    EQ(smaps(at, "Referenced"), 0);
+}
+CHECK("clear_refs of anonymous memory", "2: mappings of files are left alone")
+{
+    char *at = filled(8);
+    clear_refs("2");
+    EQ(smaps(at, "Referenced"), 0);
+}
+CHECK("clear_refs resets the high-water mark", "5")
+{
+    char *at = island(4096);
+    memset(at, 1, 4096 * P);
+    OK(munmap(at, 4096 * P));
+    long high = status_kb("VmHWM");
+    clear_refs("5");
+    IS(high - status_kb("VmHWM") >= 8192);
+}
+CHECK("clear_refs with an unknown number is refused", "EINVAL")
+{
+    int fd = open("/proc/self/clear_refs", O_WRONLY);
+    OK(fd);
+    ERR(write(fd, "9", 1), EINVAL);
+}
+CHECK("soft-dirty says what was written since", "clear_refs 4, then bit 55 of pagemap")
+{
+    char *at = filled(4);
+    clear_refs("4");
+    if (pagemap(at) >> 55 & 1)
+        absent("soft-dirty bits");
+    at[P] = 9;
+    if (!(pagemap(at + P) >> 55 & 1))
+        absent("soft-dirty bits");
+    EQ(pagemap(at) >> 55 & 1, 0);
+    EQ(pagemap(at + 2 * P) >> 55 & 1, 0);
+}
+CHECK("mem reads", "/proc/self/mem at an address")
+{
+    char byte, *at = filled(2);
+    int fd = open("/proc/self/mem", O_RDWR);
+    OK(fd);
+    EQ(pread(fd, &byte, 1, (long)at + P), 1);
+    EQ(byte, 2);
+}
+CHECK("mem writes", "as the program itself would")
+{
+    char byte = 8, *at = filled(1);
+    int fd = open("/proc/self/mem", O_RDWR);
+    OK(fd);
+    EQ(pwrite(fd, &byte, 1, (long)at), 1);
+    EQ(at[0], 8);
+}
+CHECK("mem writes what the program may not", "a debugger sets breakpoints in read-only code: FOLL_FORCE")
+{
+    char byte = 8, *at = filled(1);
+    OK(mprotect(at, P, PROT_READ));
+    int fd = open("/proc/self/mem", O_RDWR);
+    OK(fd);
+    if (pwrite(fd, &byte, 1, (long)at) != 1)
+        absent("forced writes (proc_mem.force_override)");
+    EQ(at[0], 8);
+}
+CHECK("mem of a hole is refused", "EIO")
+{
+    char byte;
+    int fd = open("/proc/self/mem", O_RDONLY);
+    OK(fd);
+    ERR(pread(fd, &byte, 1, (long)(island(1) + P)), EIO);
+}
+CHECK("mem stops at a hole", "what comes before it was read")
+{
+    char bytes[3 * P], *at = filled(2);
+    int fd = open("/proc/self/mem", O_RDONLY);
+    OK(fd);
+    EQ(pread(fd, bytes, 3 * P, (long)at), 2 * P);
+}
+CHECK("meminfo has total and available", "and the one is more than the other")
+{
+    char line[128];
+    long total = 0, available = 0;
+    FILE *file = fopen("/proc/meminfo", "r");
+    IS(file != NULL);
+    while (fgets(line, sizeof line, file)) {
+        sscanf(line, "MemTotal: %ld", &total);
+        sscanf(line, "MemAvailable: %ld", &available);
+    }
+    IS(total > available && available > 0);
+}
