@@ -10,8 +10,8 @@ use crate::{
     port::{MAX_TASKS, Port},
     tally::{Step, Tally},
 };
+use anonmem::Machine;
 use anonmem::{Advice, Error, FaultAccess, FaultOutcome, MapFlags, MmapRequest, Prot, RemapFlags, Va, Vm};
-use anonmem_hal::Machine;
 
 /// Address spaces of a player. The first is the one that all players share.
 const SPACES: usize = 3;

@@ -1,7 +1,7 @@
 //! What tasks that run at once find, collected without a lock or a heap.
 
 use crate::checks::{Broken, Stop};
-use anonmem_hal::Machine;
+use anonmem::Machine;
 use core::sync::atomic::{
     AtomicBool, AtomicPtr, AtomicU64, AtomicUsize,
     Ordering::{Relaxed, SeqCst},

@@ -4,7 +4,7 @@
 use crate::cpu;
 use anonmem::hal::{
     Clock, CpuId, CpuSet, FlushRange, FrameAlloc, IoError, Machine, Mmu, NoProbe, Order, PAGE_SIZE, Pfn,
-    PhysMem, Sched, SourceError, SourceId, Sources, SwapIo, UpTo, Va, arch::X86_64,
+    PhysMem, Sched, SourceError, SourceId, Sources, SwapIo, UpTo, Va, arch::X86_64, reverse_map::AnonVmas,
 };
 use core::{ops::Range, ptr::NonNull};
 
@@ -33,9 +33,9 @@ fn at(address: u64) -> NonNull<u8> {
     NonNull::new((DIRECT_MAP + address) as *mut u8).expect("the direct map is not at 0")
 }
 
-fn copy_page(from: NonNull<u8>, to: NonNull<u8>) {
-    // SAFETY: both are pages of ours, and different ones.
-    unsafe { from.copy_to_nonoverlapping(to, PAGE_SIZE) };
+fn copy_frames(from: NonNull<u8>, to: NonNull<u8>, order: Order) {
+    // SAFETY: both are memory of ours, and different pieces of it.
+    unsafe { from.copy_to_nonoverlapping(to, order.bytes()) };
 }
 
 impl Toy {
@@ -53,6 +53,7 @@ impl Toy {
 impl Machine for Toy {
     type Arch = X86_64;
     type Probe = NoProbe;
+    type ReverseMap = AnonVmas;
     type Cpus = UpTo<1>;
     const CHECKED: bool = false;
 }
@@ -76,8 +77,7 @@ unsafe impl PhysMem for Toy {
         unsafe { self.direct_map(pfn).write_bytes(0, order.bytes()) };
     }
     fn copy(&self, dst: Pfn, src: Pfn, order: Order) {
-        (0..order.pages())
-            .for_each(|n| copy_page(self.direct_map(src.offset(n)), self.direct_map(dst.offset(n))));
+        copy_frames(self.direct_map(src), self.direct_map(dst), order);
     }
 }
 
@@ -119,18 +119,20 @@ impl Sources for Toy {
     fn fill(&self, _source: SourceId, offset: u64, dst: Pfn) -> Result<(), SourceError> {
         let programs = crate::programs();
         let from = programs.get(offset as usize..offset as usize + PAGE_SIZE).ok_or(SourceError)?;
-        copy_page(NonNull::from(from).cast(), self.direct_map(dst));
+        copy_frames(NonNull::from(from).cast(), self.direct_map(dst), Order::ZERO);
         Ok(())
     }
 }
 
+type Io = Result<(), IoError>;
+
 impl SwapIo for Toy {
-    fn swap_write(&self, _device: u8, slot: u64, src: Pfn, _frames: &dyn FrameAlloc) -> Result<(), IoError> {
-        copy_page(self.direct_map(src), at(self.swap + (slot << 12)));
+    fn swap_write(&self, _: u8, slot: u64, order: Order, src: Pfn, _: &dyn FrameAlloc) -> Io {
+        copy_frames(self.direct_map(src), at(self.swap + (slot << 12)), order);
         Ok(())
     }
-    fn swap_read(&self, _device: u8, slot: u64, dst: Pfn) -> Result<(), IoError> {
-        copy_page(at(self.swap + (slot << 12)), self.direct_map(dst));
+    fn swap_read(&self, _: u8, slot: u64, order: Order, dst: Pfn) -> Io {
+        copy_frames(at(self.swap + (slot << 12)), self.direct_map(dst), order);
         Ok(())
     }
 }

@@ -125,9 +125,7 @@ fn turn(processes: &mut Processes, id: usize) {
         _ => Some(KILLED),
     };
     cpu::load_root((&raw const machine::boot_p4) as u64);
-    if let Some(process) = &processes[id] {
-        process.mm.deactivate(cpu_id);
-    }
+    processes[id].iter().for_each(|process| process.mm.deactivate(cpu_id));
     if let Some(status) = ended {
         exit(processes, id, status);
     }

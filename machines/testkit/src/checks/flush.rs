@@ -6,8 +6,8 @@
 
 use super::{Broken, Checked, Mm, P, Stop, World, equal, holds, page, range};
 use crate::tally::{Step, Tally, pause};
-use anonmem::{Advice, MmapRequest, Prot, Va};
-use anonmem_hal::{Arch, Machine};
+use anonmem::{Advice, Machine, MmapRequest, Prot, Va};
+use anonmem_hal::Arch;
 use core::sync::atomic::{
     AtomicBool, AtomicU64,
     Ordering::{Relaxed, SeqCst},

@@ -2,8 +2,8 @@
 
 use super::{Broken, Checked, Stop, World, equal, holds};
 use crate::tally::Tally;
-use anonmem::Vm;
-use anonmem_hal::{Machine, Order, PAGE_SIZE, Pfn};
+use anonmem::{Machine, Vm};
+use anonmem_hal::{Order, PAGE_SIZE, Pfn};
 
 /// The words of a frame.
 const WORDS: usize = PAGE_SIZE / 8;

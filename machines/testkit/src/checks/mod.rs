@@ -23,8 +23,8 @@ mod swap;
 mod tasks;
 
 use crate::port::Port;
-use anonmem::{Error, FaultAccess, FaultOutcome, MmapRequest, Prot, Va, VaRange, Vm};
-use anonmem_hal::{Machine, PAGE_SIZE};
+use anonmem::{Error, FaultAccess, FaultOutcome, Machine, MmapRequest, Prot, Va, VaRange, Vm};
+use anonmem_hal::PAGE_SIZE;
 use core::fmt;
 
 /// A page in bytes.

@@ -2,8 +2,8 @@
 
 use super::{Broken, Checked, P, Stop, World, equal, page};
 use crate::port::Source;
-use anonmem::{Advice, FaultAccess, FaultOutcome, MapBacking, MmapRequest, Prot, Va};
-use anonmem_hal::{Machine, PAGE_SIZE};
+use anonmem::{Advice, FaultAccess, FaultOutcome, Machine, MapBacking, MmapRequest, Prot, Va};
+use anonmem_hal::PAGE_SIZE;
 
 /// Pages that leave and come back.
 const PAGES: u64 = 48;

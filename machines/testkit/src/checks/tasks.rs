@@ -5,7 +5,8 @@ use crate::{
     port::MAX_TASKS,
     tally::{Step, Tally, pause},
 };
-use anonmem_hal::{CpuId, CpuSlots as _, GiveUp, HeldLocks, Machine};
+use anonmem::Machine;
+use anonmem_hal::{CpuId, CpuSlots as _, GiveUp, HeldLocks};
 use core::sync::atomic::{
     AtomicBool, AtomicU64, AtomicUsize,
     Ordering::{Relaxed, SeqCst},

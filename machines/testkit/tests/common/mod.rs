@@ -7,6 +7,7 @@ use anonmem::{Config, LockMode, Mm, Vm};
 use anonmem_hal::{
     Clock, CpuId, CpuSet, FlushRange, FrameAlloc, GiveUp, HeldLocks, IoError, Machine, Mmu, NoProbe, Order,
     PAGE_SIZE, Pfn, PhysMem, Sched, SourceError, SourceId, Sources, SwapIo, UpTo, Va, arch::X86_64,
+    reverse_map::AnonVmas,
 };
 use anonmem_hosted::{Access, Checked, Handled, Hosted, Trap, UserCpu, UserSpace};
 use anonmem_testkit::{Port, Source};
@@ -103,6 +104,7 @@ impl Machine for Planted {
     type Arch = X86_64;
     type Cpus = UpTo<8>;
     type Probe = NoProbe;
+    type ReverseMap = AnonVmas;
     const CHECKED: bool = true;
 
     fn unwinding() -> bool {
@@ -262,11 +264,18 @@ fn slot_of(slot: u64) -> u64 {
 }
 
 impl SwapIo for Planted {
-    fn swap_write(&self, device: u8, slot: u64, src: Pfn, frames: &dyn FrameAlloc) -> Result<(), IoError> {
-        self.inner.swap_write(device, slot_of(slot), src, frames)
+    fn swap_write(
+        &self,
+        device: u8,
+        slot: u64,
+        order: Order,
+        src: Pfn,
+        frames: &dyn FrameAlloc,
+    ) -> Result<(), IoError> {
+        self.inner.swap_write(device, slot_of(slot), order, src, frames)
     }
-    fn swap_read(&self, device: u8, slot: u64, dst: Pfn) -> Result<(), IoError> {
-        self.inner.swap_read(device, slot_of(slot), dst)
+    fn swap_read(&self, device: u8, slot: u64, order: Order, dst: Pfn) -> Result<(), IoError> {
+        self.inner.swap_read(device, slot_of(slot), order, dst)
     }
     fn swap_discard(&self, device: u8, slot: u64, frames: &dyn FrameAlloc) {
         if !has(Bug::SlotsShareAPage) {
