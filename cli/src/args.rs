@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::conform::ConformOptions;
 #[cfg(feature = "measure")]
 use crate::guest::options::GuestOptions;
 #[cfg(feature = "measure")]
@@ -80,6 +81,23 @@ Exit status: the program's own, 128+N if signal N ended it, 137 if memory ran ou
 
 The microVM's kernel is looked for beside the command and where a checkout builds it, or named in ANONMEM_KERNEL; a \
 command that was built with the feature `embed` carries it.";
+
+const CONFORM_HELP: &str = "\
+Asks a kernel what its memory calls do, check by check, and says where it differs from Linux: mmap, munmap, mprotect, \
+mremap, madvise, mlock, mincore, brk, fork, clone, /proc, limits, memory of other programs, userfaultfd. The checks are a \
+static program, which is compiled when it is needed; each runs in a process of its own and says what Linux does. All \
+hold on Linux 6.18.";
+
+const CONFORM_EXAMPLES: &str = "\
+Examples:
+  anonmem conform                          on this machine's kernel
+  anonmem conform --run --lock vma         in the microVM
+  anonmem conform --run mremap --verbose   some of them, each with its reason
+  anonmem conform --list madvise
+  anonmem conform --cmd './boot-mine {}' --junit > conform.xml
+
+Exit status: 0 if all hold, 1 if one does not, 2 if the command line cannot be carried out, 70 if the program ended \
+before its last check.";
 
 #[cfg(feature = "measure")]
 const CASES_EXAMPLES: &str = "\
@@ -196,6 +214,10 @@ pub enum Command {
     /// Run a Linux program on anonmem in a microVM, then print its memory bill
     #[command(long_about = RUN_HELP, after_long_help = RUN_EXAMPLES)]
     Run(RunOptions),
+
+    /// Compare a kernel's memory calls with Linux's: the host's, the microVM's, or yours
+    #[command(long_about = CONFORM_HELP, after_long_help = CONFORM_EXAMPLES)]
+    Conform(ConformOptions),
 
     /// Measure anonmem beside the Linux of this machine and the physical limit, row by row
     #[cfg(feature = "measure")]

@@ -5,13 +5,15 @@
 //! [`channel`] carries the standard streams, signals, the exit status and the bill; [`bill`] prints
 //! the memory bill. [`run`] puts them together. [`guest`] measures one program in the microVM and on Linux
 //! beside it. [`lab`] explores the catalogue of cases; [`scale`] compares operations by the cache lines that
-//! each touches.
+//! each touches. [`conform`] compares a kernel's memory calls with Linux's.
 //!
 //! Without the feature `measure` there is `anonmem run` alone, which is what `make demo` needs.
 
 pub mod args;
 pub mod bill;
+pub mod cc;
 pub mod channel;
+pub mod conform;
 pub mod error;
 #[cfg(feature = "measure")]
 pub mod guest;

@@ -4,9 +4,9 @@ use std::process::ExitCode;
 
 use anonmem_cli::args::{Cli, Command};
 use anonmem_cli::error::{EXIT_USAGE, Error, one_line};
+use anonmem_cli::{conform, out, run};
 #[cfg(feature = "measure")]
 use anonmem_cli::{error::EXIT_UNSURE, error::Result, guest, lab, scale};
-use anonmem_cli::{out, run};
 use clap::{CommandFactory, Parser};
 
 fn main() -> ExitCode {
@@ -25,6 +25,7 @@ fn main() -> ExitCode {
     };
     let outcome = match &cli.command {
         Command::Run(options) => run::run(options),
+        Command::Conform(options) => conform::conform(options),
         #[cfg(feature = "measure")]
         Command::Cases(options) => lab::list(options),
         #[cfg(feature = "measure")]

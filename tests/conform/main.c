@@ -1,5 +1,5 @@
 /* Runs the checks: conform [-l] [WORD...]. A line each, fields apart by tabs: what became of it (ok, FAILED,
- * absent), its name, why Linux does so, what was found. The exit status is 1 if one failed. */
+ * absent), its name, why Linux does so, what was found; then their number. The exit status is 1 if one failed. */
 #include "conform.h"
 
 extern const struct check *const __start_checks[], *const __stop_checks[];
@@ -69,7 +69,7 @@ static const char *run(const struct check *check)
 
 int main(int argc, char **argv)
 {
-    int only_list = argc > 1 && !strcmp(argv[1], "-l"), failed = 0;
+    int only_list = argc > 1 && !strcmp(argv[1], "-l"), failed = 0, count = 0;
     char **words = argv + 1 + only_list;
     found = mmap(NULL, P, RW, SHARED, -1, 0);
     for (const struct check *const *at = __start_checks; at < __stop_checks; at++) {
@@ -77,11 +77,13 @@ int main(int argc, char **argv)
             continue;
         const char *outcome = only_list ? "check" : run(*at);
         failed |= *outcome == 'F';
+        count++;
         for (char *c = found->text; *c; c++)
             if (*c == '\n' || *c == '\t')
                 *c = ' ';
         printf("%s\t%s\t%s\t%s\n", outcome, (*at)->name, (*at)->why, found->text);
     }
+    printf("end\t%d\n", count);
     fflush(stdout);
     return failed;
 }
