@@ -61,7 +61,7 @@ pub use class::Watermarks;
 pub use folio::{
     DupError, Exclusive, ExclusiveRef, ExclusiveWhole, ExclusiveWholeRef, Folio, FolioGuard, FolioOwner,
     FolioPin, FolioRef, FrozenFolio, HoldWhole, HoldWholeRef, LargeUsage, MapRun, MigrationHold,
-    MigrationHoldRef, NewFolio, PinList, PinListError, PinnedRun, Shared, SharedRef, SharedWhole,
+    MigrationHoldRef, NOTE_BITS, NewFolio, PinList, PinListError, PinnedRun, Shared, SharedRef, SharedWhole,
     SharedWholeRef, ShmMap, SplitRefused,
 };
 #[doc(hidden)]

@@ -86,6 +86,12 @@ pub(crate) mod flags {
     /// Where the two bits start that count the sweeps of reclaim that found the folio unused.
     pub(crate) const IDLE_SHIFT: u32 = 8;
 
+    /// Where the bits start that a sweep over all pages keeps of a page until it comes by again: a hash of
+    /// the bytes, in short, and how often nothing came of it (KSM).
+    pub(crate) const NOTE_SHIFT: u32 = 10;
+    /// How many bits it keeps.
+    pub(crate) const NOTE_BITS: u32 = 14;
+
     /// Of a frame that is no folio: it is being freed.
     pub(crate) const FREEING: u32 = 1 << 0;
 

@@ -21,6 +21,7 @@ mod check;
 pub mod cpu;
 #[doc(hidden)]
 pub mod machine;
+mod page_hash;
 #[doc(hidden)]
 pub mod probe;
 #[doc(hidden)]
@@ -34,6 +35,7 @@ pub use machine::{
     Clock, FlushRange, FrameAlloc, GiveUp, HeldLocks, IoError, Machine, Mmu, PhysMem, Sched, SourceError,
     SourceId, Sources, SwapIo,
 };
+pub use page_hash::PageHash;
 pub use probe::{LockMode, NoProbe, Probe};
 pub use pte::{
     Entry, EntryBits, Marker, MigrationBits, MigrationKind, Present, Protection, Pte, Sharing, SoftLeaf,

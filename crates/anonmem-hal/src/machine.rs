@@ -7,6 +7,7 @@ use crate::{
     addr::{Order, PAGE_SIZE, Pfn, Va, VaRange},
     arch::Arch,
     cpu::{CpuId, CpuSet},
+    page_hash::PageHash,
     probe::Probe,
 };
 use core::{fmt, num::NonZeroU64, ptr::NonNull};
@@ -160,6 +161,28 @@ pub unsafe trait PhysMem {
         unsafe { target.copy_from_nonoverlapping(source, from.len()) };
     }
 
+    /// A hash of the frame's bytes ([`PageHash`]); programs may be writing to them. Frames with equal bytes
+    /// have equal hashes under one key, which is all that is asked of it.
+    fn hash_page(&self, pfn: Pfn, key: u64) -> u64 {
+        let mut hash = PageHash::new(key);
+        let mut bytes = [0; PIECE];
+        for at in (0..PAGE_SIZE).step_by(PIECE) {
+            self.read_bytes(pfn, at, &mut bytes);
+            bytes.as_chunks().0.iter().for_each(|chunk| hash.add(chunk));
+        }
+        hash.finish()
+    }
+
+    /// Whether two frames have the same bytes; programs may be writing to them.
+    fn same_bytes(&self, one: Pfn, other: Pfn) -> bool {
+        let (mut left, mut right) = ([0; PIECE], [0; PIECE]);
+        (0..PAGE_SIZE).step_by(PIECE).all(|at| {
+            self.read_bytes(one, at, &mut left);
+            self.read_bytes(other, at, &mut right);
+            left == right
+        })
+    }
+
     /// Whether the frame's bytes are all 0. `false` is always a right answer.
     #[inline]
     fn is_zero(&self, _pfn: Pfn) -> bool {
@@ -179,6 +202,9 @@ pub unsafe trait PhysMem {
     #[inline]
     fn freed(&self, _pfn: Pfn, _order: Order) {}
 }
+
+/// Bytes that are read at a time of a page that is hashed or compared.
+const PIECE: usize = 512;
 
 fn assert_in_frame(offset: usize, len: usize) {
     assert!(offset <= PAGE_SIZE && len <= PAGE_SIZE - offset, "an access leaves its frame");

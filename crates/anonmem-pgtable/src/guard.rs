@@ -2,7 +2,7 @@
 
 use crate::words::TableWords as _;
 use crate::{
-    owned::{Cleared, EntryOwner, Mapped, address_of},
+    owned::{Attrs, Cleared, EntryOwner, Mapped, address_of},
     space::{CanInstall, StableVma, Teardown},
     table::PteTable,
     word::{change_word, take},
@@ -384,6 +384,22 @@ impl<M: Machine, G: StableVma<M>> Vacancy<'_, '_, M, G> {
     pub fn fill<O: EntryOwner>(self, owner: O, says: O::Says) {
         let pte = self.entries.entry_of(owner, says);
         self.entries.fill(self.va, pte);
+    }
+
+    /// Puts the zero page there, read-only, in the place of a page that was all zeroes (KSM). The entry is
+    /// dirty, which no other entry of the zero page is: so whoever counts can tell.
+    #[doc(alias = "ksm_map_zero_page")]
+    pub fn fill_zero(self, says: Attrs) {
+        let zero = self.entries.table.frames.zero_page();
+        let present = Present {
+            pfn: zero,
+            prot: says.prot.write_protected(),
+            young: says.young,
+            dirty: true,
+            special: true,
+            uffd_wp: says.uffd_wp,
+        };
+        self.entries.fill(self.va, Pte::Present(present));
     }
 
     /// Leaves the entry empty.

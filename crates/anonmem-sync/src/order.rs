@@ -53,6 +53,8 @@ pub const fn index_of(rank: u16) -> usize {
 }
 
 levels! {
+    /// The scanner of KSM: its hand, its tables, and the chains of stable nodes.
+    KsmScan: sleeping,
     /// `Mm::mmap_lock`. Two at once only in fork: parent, then child (subclass 1).
     MmapLock: sleeping,
     /// A VMA's lock. A fault that holds it may wait for a folio's.

@@ -44,6 +44,8 @@ pub struct Config {
     pub mmap_min_addr: u64,
     /// Bytes that are left free below a stack. Linux: the boot parameter `stack_guard_gap`.
     pub stack_guard_gap: u64,
+    /// A number that programs cannot know: what the hashes of KSM are keyed with.
+    pub secret: u64,
     /// The sizes of folios that faults take at first; `Vm::set_folio_policy` changes them.
     pub folios: FolioPolicy,
 }
@@ -57,6 +59,7 @@ impl Default for Config {
             max_map_count: 65_530,
             mmap_min_addr: 65_536,
             stack_guard_gap: 256 * 4096,
+            secret: 0x5bd1_e995_7f4a_7c15,
             folios: FolioPolicy::default(),
         }
     }

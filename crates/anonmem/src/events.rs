@@ -113,6 +113,12 @@ events! {
     LazyFree => "pglazyfreed",
     /// Allocations that had to reclaim for themselves.
     DirectReclaim => "allocstall",
+    /// Address spaces made.
+    MmAlloc => "mm_alloc",
+    /// Copies of a page that KSM had merged, for a write or a pin.
+    CowKsm => "cow_ksm",
+    /// Pages that KSM had merged before they left, and that came back as copies.
+    KsmSwapinCopy => "ksm_swpin_copy",
     /// Address spaces duplicated.
     Fork => "fork",
     /// Pages copied at fork, because they may be pinned.

@@ -36,4 +36,6 @@ ids! {
     UffdId, UffdTag;
     /// Names the slot of a message of a userfaultfd.
     UffdMessageId, UffdMessageTag;
+    /// Names the slot of a stable node of KSM.
+    StableId, StableTag;
 }

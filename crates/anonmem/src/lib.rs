@@ -22,8 +22,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! `anonmem-testkit` is the smallest machine, to be read beside a port of your own; `examples/one_page.rs` and
-//! docs/walkthrough.md show what the memory manager knows after each of these steps.
+//! `anonmem-testkit` is the smallest machine, to be read beside a port of your own; `examples/one_page.rs`
+//! and docs/walkthrough.md show what the memory manager knows after each of these steps.
 //!
 //! Everything is reached from one [`Vm`], which is made over a machine's memory ([`anonmem_hal::Machine`]).
 //! There is no heap below this crate, no global state, and no `unsafe` in it but for what its guards promise
@@ -48,6 +48,7 @@ mod fault;
 mod fork;
 pub mod gup;
 mod ids;
+mod ksm;
 mod limits;
 mod madvise;
 mod maps;
@@ -91,7 +92,15 @@ pub use fault::{FaultAccess, FaultOutcome};
 pub use gup::{PageLook, PartlyPinned, PinFlags, PinnedRange, RemoteBytes, Unpin};
 pub use ids::{AnonVmaId, AnonVmaTag, MmId, MmTag, ShmId, ShmTag, VmaId, VmaTag};
 #[doc(hidden)]
-pub use ids::{ChainId, ChainTag, NodeId, NodeTag, UffdId, UffdMessageId, UffdMessageTag, UffdTag};
+pub use ids::{
+    ChainId, ChainTag, NodeId, NodeTag, StableId, StableTag, UffdId, UffdMessageId, UffdMessageTag, UffdTag,
+};
+pub use ksm::{
+    scan::KsmScanned,
+    settings::{KsmSettings, MergeDomains},
+    unmerge::MergeAny,
+    usage::{KsmStats, KsmUsage},
+};
 pub use limits::Limits;
 pub use madvise::Advice;
 pub use maps::{MapKind, MapUse, PagemapEntry, VmaInfo, VmaUsage};

@@ -13,7 +13,7 @@
 //! | `COLD` | pages count as unused for long: reclaim takes them first |
 //! | `PAGEOUT` | pages that nobody else maps go to swap |
 //! | `WILLNEED` | pages come back from swap |
-//! | `MERGEABLE`, `UNMERGEABLE` | refused, as by a kernel without KSM |
+//! | `MERGEABLE`, `UNMERGEABLE` | equal pages may be merged; they are a program's own again ([`ksm`](crate::ksm)) |
 //!
 //! Locks: the mmap lock, for writing where a VMA's attributes change, else for reading; a page-table lock for
 //! one table at a time.
@@ -28,6 +28,7 @@ mod tests;
 use crate::{
     error::Error,
     ids::VmaId,
+    ksm::unmerge::MergeAny,
     mm::{Mm, slot::MmSlot},
     populate::Populate,
     rmap::machine::Machine,
@@ -135,7 +136,8 @@ enum Action {
     /// Pages or entries change.
     Pages(PageAdvice),
     Populate(Populate),
-    Refuse(Error),
+    /// Pages may be merged, or may not.
+    Merging(MergeAny),
 }
 
 /// Advice that changes the attributes of VMAs, as [`Advice`] names it.
@@ -205,9 +207,8 @@ impl Advice {
             Self::GuardRemove => Action::Pages(PageAdvice::GuardRemove),
             Self::PopulateRead => Action::Populate(Populate::Read),
             Self::PopulateWrite => Action::Populate(Populate::Write),
-            Self::Mergeable | Self::Unmergeable => {
-                Action::Refuse(Error::Invalid("advice about merging pages: there is no KSM"))
-            }
+            Self::Mergeable => Action::Merging(MergeAny::Yes),
+            Self::Unmergeable => Action::Merging(MergeAny::No),
         }
     }
 }
@@ -233,18 +234,16 @@ impl<M: Machine> Mm<'_, M> {
     /// # Errors
     /// [`Error::Invalid`] if `start` is not page aligned, the range wraps around, or a mapping does not allow
     /// the advice; [`Error::NotMapped`] if there are holes: the rest has been advised; [`Error::Again`] if
-    /// there was no memory to split a mapping; [`Error::AccessDenied`] for `REMOVE` of a private mapping of a
-    /// source; [`Error::BadAddress`] and [`Error::OutOfMemory`] from populating and `GUARD_INSTALL`. What
-    /// comes before the place of an error has been advised.
+    /// there was no memory to split a mapping, [`Error::Limit`] if `MERGEABLE` would make too many;
+    /// [`Error::AccessDenied`] for `REMOVE` of a private mapping of a source; [`Error::BadAddress`] and
+    /// [`Error::OutOfMemory`] from populating and `GUARD_INSTALL`. What comes before the place of an error
+    /// has been advised.
     #[doc(alias = "do_madvise")]
     pub fn madvise(&self, start: Va, len: u64, advice: Advice) -> Result<(), Error> {
         if !start.is_page_aligned() {
             return Err(Error::Invalid("advice about an address that is not page aligned"));
         }
         let action = advice.action();
-        if let Action::Refuse(error) = action {
-            return Err(error);
-        }
         let end = Va(len).page_up().and_then(|len| start.checked_add(len.0));
         let Some(end) = end else { return Err(Error::Invalid("advice about a range that wraps around")) };
         let range = VaRange { start, end };
@@ -252,7 +251,7 @@ impl<M: Machine> Mm<'_, M> {
             Action::Attributes(attribute) => self.madvise_attributes(range, attribute),
             Action::Pages(advice) => self.madvise_pages(range, advice),
             Action::Populate(how) => self.populate(range, how),
-            Action::Refuse(error) => Err(error),
+            Action::Merging(any) => self.madvise_merging(range, any),
         }
     }
 
@@ -277,6 +276,14 @@ impl<M: Machine> Mm<'_, M> {
             rest.start = part.end;
         }
         if mapped == range.len() { Ok(()) } else { Err(Error::NotMapped) }
+    }
+
+    /// A shared mapping is passed over: what is written to it is for others to see.
+    fn madvise_merging(&self, range: VaRange, any: MergeAny) -> Result<(), Error> {
+        self.vm.reclaiming(|| {
+            let guard = self.write();
+            self.for_each_part(guard.slot(), range, |id, part| self.advise_merging(&guard, id, part, any))
+        })
     }
 
     #[doc(alias = "madvise_vma_behavior")]

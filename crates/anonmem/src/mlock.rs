@@ -185,7 +185,8 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
         let slot = self.slot();
         let onfault = if what.contains(MlockAll::ONFAULT) { VmFlags::LOCKONFAULT } else { VmFlags::empty() };
         let flags_if = |when: bool| if when { VmFlags::LOCKED | onfault } else { VmFlags::empty() };
-        slot.def_flags.set(flags_if(what.contains(MlockAll::FUTURE)).bits());
+        let others = VmFlags::from_bits_retain(slot.def_flags.get()) - LOCKED_MASK;
+        slot.def_flags.set((others | flags_if(what.contains(MlockAll::FUTURE))).bits());
         if what == MlockAll::FUTURE || what == MlockAll::FUTURE | MlockAll::ONFAULT {
             return;
         }

@@ -261,6 +261,9 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
         if request.flags.contains(MapFlags::SHARED_READ_ONLY) {
             flags = (flags | VmFlags::MAYSHARE) - VmFlags::MAYWRITE;
         }
+        if !flags.may_be_mergeable() {
+            flags -= VmFlags::MERGEABLE;
+        }
         Ok(flags)
     }
 

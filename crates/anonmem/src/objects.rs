@@ -8,6 +8,7 @@ use crate::{
     config::Config,
     events::{Event, Events},
     ids::{AnonVmaId, ChainId, MmId, ShmId, VmaId, VmaTag},
+    ksm::node::{StableNode, StableNodes},
     mm::slot::MmSlot,
     overcommit::OvercommitPolicy,
     reclaim::workingset::Workingset,
@@ -44,6 +45,7 @@ pub struct Objects<M: Machine> {
     pub(crate) pins: PinNodes<M>,
     pub(crate) swap: SwapDevices<M>,
     pub(crate) workingset: Workingset<M>,
+    pub(crate) stable_nodes: Slab<M, StableNode<M>>,
     /// Whether any page was ever marked for lazy freeing.
     pub(crate) lazyfree_used: Atomic<u32, M>,
     pub(crate) events: Events<M>,
@@ -80,6 +82,7 @@ impl<M: Machine> Objects<M> {
             pins: PinNodes::new(&frames),
             swap: SwapDevices::new(),
             workingset: Workingset::new(frames.machine().nr_frames()),
+            stable_nodes: Slab::new(&frames),
             lazyfree_used: Atomic::new(0),
             last_vma: PerCpu::new(|_| Atomic::new(Link::NONE)),
             events: Events::new(),
@@ -138,6 +141,12 @@ impl<M: Machine> Objects<M> {
     #[inline]
     pub(crate) fn nodes(&self) -> Nodes<'_, M> {
         Nodes { slab: &self.tree_nodes, frames: &self.frames }
+    }
+
+    /// The nodes of merged pages.
+    #[inline]
+    pub(crate) fn stable_nodes(&self) -> StableNodes<'_, M> {
+        StableNodes { slab: &self.stable_nodes, frames: &self.frames }
     }
 
     /// Pages that are left free below a stack.
@@ -212,12 +221,13 @@ impl<M: Machine> Objects<M> {
             .or_else(|| self.uffds.place_of(frames, address))
             .or_else(|| self.uffd_messages.place_of(frames, address))
             .or_else(|| self.pins.place_of(frames, address))
+            .or_else(|| self.stable_nodes.place_of(frames, address))
             .or_else(|| frames.place_of(address))
     }
 
     const FIELDS: &'static [Field] = fields! {
         frames, rcu, dead_tables, mms, vmas, tree_nodes, anon_vmas, chains, shm_objects, uffds,
-        uffd_messages, pins, swap, workingset, lazyfree_used, events, last_vma, folio_events, folio_policy, config, overcommit,
+        uffd_messages, pins, swap, workingset, stable_nodes, lazyfree_used, events, last_vma, folio_events, folio_policy, config, overcommit,
         committed,
     };
 }

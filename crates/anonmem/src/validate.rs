@@ -11,11 +11,7 @@ use crate::{
     ids::{MmId, VmaId},
     mm::{mmap_lock::MmapReadGuard, slot::MmSlot},
     rmap::machine::Machine,
-    rmap::{
-        Rmap,
-        hit::{Form, RmapHit},
-        reverse_map::ReverseMap,
-    },
+    rmap::{hit::Form, ksm::rmap_walk},
     userfaultfd::is_protected,
     vm::Vm,
     vma::{
@@ -23,7 +19,7 @@ use crate::{
         vma::{Backing, Vma},
     },
 };
-use anonmem_frame::{Folio, Inconsistency, Kind, Mapping};
+use anonmem_frame::{Folio, Inconsistency, Kind, Mapping, RawHandle};
 use anonmem_hal::{Arch, EntryBits, Pte, SoftLeaf, SwapEntry, Va, VaRange};
 use anonmem_pgtable::{Locked, Mapped, MappedLeaf, Miscounted, Walked};
 use core::{fmt, ops::ControlFlow};
@@ -136,6 +132,7 @@ impl<M: Machine> Vm<M> {
         self.vmas.validate(&self.frames)?;
         self.anon_vmas.validate(&self.frames)?;
         self.chains.validate(&self.frames)?;
+        self.stable_nodes.validate(&self.frames)?;
         self.uffds.validate(&self.frames)?;
         self.uffd_messages.validate(&self.frames)?;
         self.frames.validate()?;
@@ -352,8 +349,18 @@ impl<M: Machine> Vm<M> {
             0,
             u64::from(flags.contains(VmFlags::SHARED)),
         )?;
-        expect("index of a page", va.0, vma.index_of(va), folio.index() + nth)?;
+        self.validate_index(folio, va, vma.index_of(va), nth)?;
         allowed(flags, va, present.prot.write)
+    }
+
+    /// A page is at the index that it says; a merged one at one of those that its node says.
+    fn validate_index(&self, folio: Folio<'_, M>, va: Va, index: u64, nth: u64) -> Check {
+        let Mapping::Ksm(node) = folio.mapping() else {
+            return expect("index of a page", va.0, index, folio.index() + nth);
+        };
+        let nodes = self.stable_nodes();
+        let place = nodes.resolve(node).and_then(|id| nodes.places(id).find(|place| place.index == index));
+        expect("index of a merged page", va.0, 1, u64::from(place.is_some()))
     }
 
     /// Every chain is of one family, and one of them is for the VMA's own anon_vma.
@@ -454,10 +461,14 @@ impl<M: Machine> Vm<M> {
                     leaves += folio.whole_mappings();
                     result = self.validate_rmap(folio);
                 }
+                Mapping::Ksm(node) => {
+                    anon += folio.counts().maps();
+                    result = self.validate_node(folio, node).and_then(|()| self.validate_rmap(folio));
+                }
                 Mapping::Shm(_) => shared += folio.counts().maps(),
                 // Read from swap, and not mapped yet.
                 Mapping::None if folio.swap_entry().is_some() => {}
-                Mapping::None | Mapping::Ksm(_) => {
+                Mapping::None => {
                     result = expect("a folio belongs to something", pfn.0, 1, 0);
                 }
             }
@@ -503,19 +514,34 @@ impl<M: Machine> Vm<M> {
         Ok(())
     }
 
+    /// The node of a merged page knows it.
+    fn validate_node(&self, folio: Folio<'_, M>, node: RawHandle) -> Check {
+        let (nodes, at) = (self.stable_nodes(), folio.pfn().0);
+        let live = nodes.resolve(node).filter(|id| self.stable_nodes.is_live(&self.frames, *id));
+        let Some(node) = live.map(|id| nodes.get(id)) else {
+            return expect("a merged page has a node", at, 1, 0);
+        };
+        let knows = [node.frame(), node.left()].contains(&Some(folio.pfn()));
+        expect("the node of a merged page knows its frame", at, 1, u64::from(knows))?;
+        expect(
+            "a merged page is nobody's alone",
+            at,
+            0,
+            u64::from(self.frames.page_is_exclusive(folio.pfn())),
+        )
+    }
+
     /// Rmap finds as many entries as the folio counts, and one for each of its pages that is exclusive.
     fn validate_rmap(&self, folio: Folio<'_, M>) -> Check {
         let (mut found, mut exclusive) = (0, 0);
         let pages = || (0..folio.nr_pages().0).map(|nth| folio.pfn().offset(nth));
-        if let Some(guard) = Rmap::<M>::lock(self, folio) {
-            let mut count = |hit: RmapHit<'_, '_, M, _>| {
+        for form in [Form::Present, Form::Migration] {
+            let _ = rmap_walk(self, folio, form, |hit| {
                 found += hit.pages;
                 let met = |nth: &u64| self.frames.page_is_exclusive(hit.page.offset(*nth));
                 exclusive += (0..hit.pages).filter(met).count() as u64;
                 ControlFlow::<()>::Continue(())
-            };
-            let _ = Rmap::<M>::walk(&guard, folio, Form::Present, &mut count);
-            let _ = Rmap::<M>::walk(&guard, folio, Form::Migration, &mut count);
+            });
         }
         let marked = pages().filter(|&page| self.frames.page_is_exclusive(page)).count() as u64;
         expect("an exclusive page has one mapping", folio.pfn().0, marked, exclusive)?;

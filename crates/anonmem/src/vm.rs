@@ -5,6 +5,7 @@
 
 use crate::{
     config::Config,
+    ksm::state::Ksm,
     objects::Objects,
     reclaim::state::{ClockHand, Kswapd, Reclaimers},
     rmap::machine::Machine,
@@ -29,24 +30,31 @@ pub struct Vm<M: Machine> {
     pub(crate) clock: ClockHand<M>,
     pub(crate) reclaimers: Reclaimers<M>,
     pub(crate) kswapd: Kswapd<M>,
+    pub(crate) ksm: Ksm<M>,
 }
 
 impl<M: Machine> Vm<M> {
     /// Takes over the memory of `machine`.
     ///
-    /// The value has about 3 KiB, and 4.3 KiB for each CPU that the machine may have
-    /// ([`Machine::Cpus`]): 37 KiB for 8, about 280 KiB for 64. A kernel whose stack is small makes it on its boot
-    /// stack, or says how many CPUs it really has.
+    /// The value has about 3 KiB, and 4.3 KiB for each CPU that the machine may have ([`Machine::Cpus`]): 37
+    /// KiB for 8, about 280 KiB for 64. A kernel whose stack is small makes it on its boot stack, or says how
+    /// many CPUs it really has.
     ///
     /// # Errors
     /// If there is no frame or too many ([`FramesError`]).
     pub fn new(machine: M, config: Config) -> Result<Self, FramesError> {
         let objects = Objects::new(machine, config)?;
-        Ok(Self { clock: ClockHand::new(), reclaimers: Reclaimers::new(), kswapd: Kswapd::new(), objects })
+        Ok(Self {
+            clock: ClockHand::new(),
+            reclaimers: Reclaimers::new(),
+            kswapd: Kswapd::new(),
+            ksm: Ksm::new(),
+            objects,
+        })
     }
 
     const FIELDS: &'static [Field] = fields! {
-        objects as _, clock, reclaimers, kswapd,
+        objects as _, clock, reclaimers, kswapd, ksm,
     };
 
     /// What `address` is, if it is in the memory manager or one of its objects: for displays.

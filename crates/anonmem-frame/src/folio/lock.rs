@@ -6,7 +6,7 @@ use crate::{
     handle::RawHandle,
     meta::{Counts, Mapping, encode_entry, flags},
 };
-use anonmem_hal::{Machine, Pfn, SwapEntry};
+use anonmem_hal::{Machine, Order, Pfn, SwapEntry};
 use anonmem_sync::{BitGuard, BitLock, Ordering, order::FolioLock};
 use core::mem::ManuallyDrop;
 
@@ -56,10 +56,36 @@ impl<'f, M: Machine> FolioGuard<'f, M> {
     pub fn move_cached(&self, anon_vma: RawHandle, index: u64) {
         assert_eq!(self.folio.counts().maps(), 0, "a cached page that is mapped moves with its mapping");
         match self.folio.mapping() {
-            Mapping::Anon(_) => self.folio.set_mapping(Mapping::Anon(anon_vma), index),
+            // The last page of a stable node that nobody maps is a page like any other.
+            Mapping::Anon(_) | Mapping::Ksm(_) => self.folio.set_mapping(Mapping::Anon(anon_vma), index),
             Mapping::None => {}
-            Mapping::Shm(_) | Mapping::Ksm(_) => unreachable!("a cached page is anonymous"),
+            Mapping::Shm(_) => unreachable!("a cached page is anonymous"),
         }
+    }
+
+    /// Gives the folio, a single page, to a stable node: equal pages are to be merged into it. From now on it
+    /// is nobody's own again, and is found by what the node says. Its mappers wait meanwhile, as for a page
+    /// that moves.
+    ///
+    /// # Panics
+    /// If it is no anonymous page of its own.
+    #[doc(alias = "folio_set_stable_node")]
+    pub fn give_to_node(&self, node: RawHandle) {
+        let alone =
+            matches!(self.folio.mapping(), Mapping::Anon(_)) && self.folio.owned_order() == Order::ZERO;
+        assert!(alone, "{:?} is no anonymous page of its own", self.folio);
+        self.folio.set_mapping(Mapping::Ksm(node), 0);
+    }
+
+    /// Takes it away from its stable node again, which is to end: nothing maps the folio, and who brings it
+    /// back says what it belongs to.
+    ///
+    /// # Panics
+    /// If it is mapped, or is no stable node's.
+    pub fn take_from_node(&self) {
+        let idle = self.folio.counts().maps() == 0 && matches!(self.folio.mapping(), Mapping::Ksm(_));
+        assert!(idle, "{:?} is not a stable node's to give up", self.folio);
+        self.folio.set_mapping(Mapping::None, 0);
     }
 
     /// Notes which swap slot it is the cached page of. The slot's word is the caller's.

@@ -13,6 +13,9 @@ use anonmem_hal::{Machine, NrPages, Order, Pfn, SwapEntry};
 use anonmem_sync::Ordering;
 use core::fmt;
 
+/// The bits of a [note](Folio::note).
+pub const NOTE_BITS: u32 = flags::NOTE_BITS;
+
 /// A look at the folio that holds a frame. Owns no count.
 pub struct Folio<'f, M: Machine> {
     pub(super) frames: &'f Frames<M>,
@@ -197,6 +200,11 @@ impl<'f, M: Machine> Folio<'f, M> {
     /// Whether somebody holds its lock, as of now (Linux: `PG_locked`).
     pub fn is_locked(&self) -> bool {
         self.meta().flags.load(Ordering::Relaxed) & flags::LOCKED != 0
+    }
+
+    /// What a sweep over all pages has kept of it: [`NOTE_BITS`] bits, 0 of a new page.
+    pub fn note(&self) -> u32 {
+        self.meta().flags.load(Ordering::Relaxed) >> flags::NOTE_SHIFT & ((1 << flags::NOTE_BITS) - 1)
     }
 
     /// Whether it may be dropped instead of swapped (`MADV_FREE`) unless written since.

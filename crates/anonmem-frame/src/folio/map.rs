@@ -26,14 +26,17 @@ impl<'f, M: Machine> FolioGuard<'f, M> {
         Exclusive { frames: folio.frames, page: folio.head }
     }
 
-    /// Maps a page that was swapped in and that others may have, in memory or in their swap entries. A page
-    /// that was just read belongs to `root`, the oldest anon_vma of the family, which finds all of them.
+    /// Maps a page that was swapped in and that others may have, in memory or in their swap entries. If
+    /// nobody maps it just now, it belongs to `root`, the oldest anon_vma of the family, which finds all of
+    /// them. What it said before may have been of others, who are gone (KSM).
+    ///
+    /// The caller has made sure that a page which is mapped belongs to the same family and index.
     ///
     /// # Errors
     /// [`TooManySharers`].
     pub fn map_shared(&self, root: RawHandle, index: u64) -> Result<Shared<'f, M>, TooManySharers> {
         let folio = self.folio;
-        if matches!(folio.mapping(), Mapping::None) {
+        if folio.counts().maps() == 0 {
             folio.set_mapping(Mapping::Anon(root), index);
         }
         add_map(folio)?;

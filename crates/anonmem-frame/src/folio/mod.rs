@@ -35,7 +35,7 @@ mod whole;
 
 pub use large::{LargeUsage, SplitRefused};
 pub use lock::{FolioGuard, FrozenFolio};
-pub use look::Folio;
+pub use look::{Folio, NOTE_BITS};
 pub use new::NewFolio;
 pub use owner::{FolioOwner, KeptFolio};
 pub use pin::FolioPin;

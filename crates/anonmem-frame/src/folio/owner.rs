@@ -46,6 +46,14 @@ pub trait FolioOwner<'f, M: Machine>: sealed::Sealed {
         word.fetch_or(set, Ordering::Relaxed);
     }
 
+    /// Keeps something of the page until a sweep comes by again ([`Folio::note`]). One sweep at a time does.
+    fn set_note(&self, note: u32) {
+        let bits = ((1 << flags::NOTE_BITS) - 1) << flags::NOTE_SHIFT;
+        let word = &self.owned().meta().flags;
+        word.fetch_and(!bits, Ordering::Relaxed);
+        word.fetch_or(note << flags::NOTE_SHIFT & bits, Ordering::Relaxed);
+    }
+
     /// Notes that a page-table scan found it accessed, and took the accessed bit.
     #[inline]
     fn set_referenced(&self) {

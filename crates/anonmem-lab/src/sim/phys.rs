@@ -20,7 +20,7 @@ use crate::{
     memory::By,
     trace::{Action, Event},
 };
-use anonmem_hal::{Order, PAGE_SIZE, Pfn, PhysMem};
+use anonmem_hal::{Order, PAGE_SIZE, PageHash, Pfn, PhysMem};
 use core::{panic::Location, ptr::NonNull, sync::atomic::Ordering};
 
 impl Sim {
@@ -105,6 +105,32 @@ unsafe impl PhysMem for Sim {
         let to = self.arena.part(pfn, offset, from.len());
         // SAFETY: the part lies in a frame of the arena, and `from` does not.
         unsafe { to.copy_from_nonoverlapping(NonNull::from(from).cast(), from.len()) };
+    }
+
+    /// One step, as [`copy`](Self::copy).
+    #[track_caller]
+    fn hash_page(&self, pfn: Pfn, key: u64) -> u64 {
+        self.step(Kind::Load, pfn, "is hashed", Location::caller());
+        let mut hash = PageHash::new(key);
+        for at in (0..PAGE_SIZE).step_by(PageHash::CHUNK) {
+            let mut chunk = [0; PageHash::CHUNK];
+            for (nth, bytes) in chunk.chunks_mut(8).enumerate() {
+                bytes.copy_from_slice(&self.arena.read(pfn, at + nth * 8).to_ne_bytes());
+            }
+            hash.add(&chunk);
+        }
+        hash.finish()
+    }
+
+    /// One step for each of the two, as [`copy`](Self::copy): a program may write between them.
+    #[track_caller]
+    fn same_bytes(&self, one: Pfn, other: Pfn) -> bool {
+        let at = Location::caller();
+        self.step(Kind::Load, one, "is compared", at);
+        let words = |pfn| (0..PAGE_SIZE / 8).map(move |i| self.arena.read(pfn, i * 8));
+        let first: Vec<u64> = words(one).collect();
+        self.step(Kind::Load, other, "is compared", at);
+        words(other).eq(first)
     }
 
     /// One step, as [`copy`](Self::copy).

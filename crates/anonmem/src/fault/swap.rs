@@ -9,6 +9,9 @@
 //! does, it leaves the swap cache and its slot is freed. It is dirty then, because memory is the only place
 //! that has it.
 //!
+//! The page of a slot that KSM had merged pages into comes back to the first of its families. Each of the
+//! others gets a copy, which may be merged again.
+//!
 //! Locks: the fault's guard; takes the folio lock, then the page-table lock.
 //!
 //! Linux: mm/memory.c `do_swap_page`, `should_try_to_free_swap`. Differs: no read-ahead (docs/swap.md has the
@@ -19,11 +22,14 @@ use crate::{
     fault::swap_run::{map_cached, read_run},
     fault::vm_fault::{FaultAccess, FaultGuard, FaultResult, VmFault},
     rmap::machine::Machine,
-    rmap::{Rmap, reverse_map::ReverseMap},
+    rmap::{
+        Rmap,
+        reverse_map::{ReverseMap, Stamp},
+    },
     swap::{cache::SwapIn, slot::SwapRef},
     vma::refusal::Refusal,
 };
-use anonmem_frame::{FolioGuard, FolioOwner, FolioRef, TooManySharers};
+use anonmem_frame::{Folio, FolioGuard, FolioOwner, FolioRef, Mapping, TooManySharers};
 use anonmem_hal::{IoError, Marker, Sharing, SoftLeaf, SwapBits, SwapEntry};
 use anonmem_pgtable::{Attrs, Cleared, Mapped, PteGuard};
 
@@ -57,6 +63,10 @@ pub(super) fn do_swap_page<M: Machine, G: FaultGuard<M>>(
         return Err(FaultResult::Reload);
     }
     let exclusive = bits.sharing == Sharing::Exclusive || nobody_else_has(fault, entry, &page);
+    if !exclusive && is_of_others(fault, anon_vma, lock.folio()) {
+        drop(entries);
+        return copy_page(fault, entry, &page, &lock);
+    }
     let replaced = if exclusive {
         let map = lock.map_exclusive(anon_vma.raw(), fault.index);
         entries.exchange(fault.va, map, attrs(fault, SwapBits { sharing: Sharing::Exclusive, ..bits }))
@@ -102,6 +112,57 @@ fn get_page<'a, M: Machine, G: FaultGuard<M>>(
         // The slot may have been freed, and used again by somebody whose page it was that could not be read.
         Err(IoError) => Err(fault.settled(leaf, FaultResult::Bus)),
     }
+}
+
+/// Whether others map the cached page, and could not be found together with us. A slot has entries of several
+/// families, or at several indices, if KSM had merged the page before it left.
+#[doc(alias = "ksm_might_need_to_copy")]
+fn is_of_others<M: Machine, G: FaultGuard<M>>(
+    fault: &VmFault<'_, M, G>,
+    ours: Stamp,
+    folio: Folio<'_, M>,
+) -> bool {
+    if folio.counts().maps() == 0 {
+        return false;
+    }
+    match folio.mapping() {
+        // Mapped, so that what it is stamped with lives.
+        Mapping::Anon(theirs) => {
+            !Rmap::<M>::is_related(fault.vm, theirs, ours) || folio.index() != fault.index
+        }
+        Mapping::Ksm(_) => true,
+        Mapping::None | Mapping::Shm(_) => false,
+    }
+}
+
+/// Gives the entry a copy of a cached page that others map, who are not to be found together with it.
+///
+/// No memory is reclaimed for it: the page is locked. Without a page the fault is short of memory, and comes
+/// again when some was freed.
+#[cold]
+fn copy_page<M: Machine, G: FaultGuard<M>>(
+    fault: &VmFault<'_, M, G>,
+    entry: SwapEntry,
+    page: &FolioRef<'_, M>,
+    lock: &FolioGuard<'_, M>,
+) -> Result<FaultResult, FaultResult> {
+    let anon_vma = fault.anon_vma()?;
+    let new = fault.vm.try_alloc_page()?;
+    new.copy_from(page.pfn());
+    let mut entries = fault.lock(fault.table()?)?;
+    let Mapped::Swap(owned, bits) = entries.mapped(fault.va) else {
+        return Err(FaultResult::Reload);
+    };
+    // As before: under both locks. What is shared and mapped is written by nobody, so the copy is good.
+    if owned.entry() != entry || !fault.vm.swap_caches(entry, lock.folio()) {
+        return Err(FaultResult::Reload);
+    }
+    let map = new.into_exclusive_anon(anon_vma.raw(), fault.index);
+    let says = attrs(fault, SwapBits { sharing: Sharing::Exclusive, ..bits });
+    let replaced = entries.exchange(fault.va, map, says);
+    finish(fault, entries, replaced, page);
+    fault.vm.count(Event::KsmSwapinCopy);
+    Ok(FaultResult::Done)
 }
 
 fn lock_page<'f, M: Machine, G: FaultGuard<M>>(

@@ -25,7 +25,7 @@ use crate::{
     userfaultfd::{context::UffdReason, fault::handle_userfault},
     vma::flags::VmFlags,
 };
-use anonmem_frame::{FolioOwner, FolioRef, SharedRef};
+use anonmem_frame::{FolioOwner, FolioRef, Mapping, SharedRef};
 use anonmem_hal::{FlushRange, Pte, VaRange};
 use anonmem_pgtable::{Cleared, Mapped, PteGuard};
 
@@ -158,6 +158,9 @@ fn wp_page_copy<'a, M: Machine, G: FaultGuard<M>>(
     let replaced = entries.clear(fault.va);
     fault.slot.space.flush(&fault.vm.frames, FlushRange::Range(VaRange::page(fault.va)));
     fault.vm.count(Event::TlbFlush);
+    if matches!(&replaced, Cleared::Shared(map, _) if matches!(map.folio().mapping(), Mapping::Ksm(_))) {
+        fault.vm.count(Event::CowKsm);
+    }
     let new = new.into_exclusive_anon(anon_vma.raw(), fault.index);
     entries.install(fault.va, new, fault.attrs_of_copy(present));
     drop(entries);

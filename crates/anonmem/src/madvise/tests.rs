@@ -64,7 +64,6 @@ fn holes_are_told_after_the_rest_is_done() {
         assert_eq!(advise(&mm, 16, 0, Advice::DontNeed), Ok(()));
         assert!(is_invalid(mm.madvise(Va(16 * P + 1), P, Advice::Normal)));
         assert!(is_invalid(mm.madvise(Va(16 * P), u64::MAX, Advice::Normal)));
-        assert!(is_invalid(advise(&mm, 16, 1, Advice::Mergeable)));
     });
 }
 

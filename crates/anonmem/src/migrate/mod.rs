@@ -18,14 +18,14 @@
 //! A migration entry stands only while its folio is locked. Fork may copy one into an address space that the
 //! walk has passed. A walk is therefore repeated until it finds nothing, and [`migration_entry_wait`] has the
 //! last word: a fault that gets the folio lock has met an entry that was left behind, and puts its page back.
-//! What was left behind is shared, so that page and successor are copies of one another from then on, as after
-//! copy-on-write.
+//! What was left behind is shared, so that page and successor are copies of one another from then on, as
+//! after copy-on-write.
 //!
 //! [`migration_entry_wait`]: crate::fault
 //!
 //! Linux: mm/migrate.c `migrate_pages_batch`, `migrate_folio_unmap`, `migrate_folio_move`,
-//! `remove_migration_ptes`; mm/rmap.c `try_to_migrate_one`. Differs: fork copies migration entries, and a walk
-//! that it ran behind is repeated.
+//! `remove_migration_ptes`; mm/rmap.c `try_to_migrate_one`. Differs: fork copies migration entries, and a
+//! walk that it ran behind is repeated.
 
 mod compact;
 mod evacuate;
@@ -34,17 +34,21 @@ pub use evacuate::{Effort, Evacuation, Kept};
 
 use crate::{
     events::Event,
+    ids::VmaId,
+    ksm::node::Behind,
+    mm::slot::MmSlot,
     objects::Objects,
     reclaim::SWAP_CLUSTER_MAX,
     rmap::machine::Machine,
     rmap::{
         Rmap,
         hit::{Form, RmapHit},
+        ksm::rmap_walk,
         reverse_map::ReverseMap,
     },
     vm::Vm,
 };
-use anonmem_frame::{FolioGuard, FolioOwner, FolioRef, Mapping, MigrationHold, NewFolio};
+use anonmem_frame::{Folio, FolioGuard, FolioOwner, FolioRef, Mapping, MigrationHold, NewFolio, RawHandle};
 use anonmem_hal::{EntryBits, MigrationBits, MigrationKind, Order, Pfn, Protection, Sharing};
 use anonmem_pgtable::{Attrs, Cleared, StableVma, TlbBatch, Vacancy};
 use core::{fmt, ops::ControlFlow};
@@ -176,15 +180,19 @@ impl<'v, M: Machine> MigrationBatch<'v, M> {
         let cached = folio.swap_entry().is_some_and(|entry| vm.swap_caches(entry, folio));
         match folio.mapping() {
             Mapping::Anon(_) => {}
+            // A merged page has read-only entries in many families, and goes as one; but not while an entry
+            // has the frame that it came from, because its node remembers one such frame.
+            Mapping::Ksm(node) if has_left(vm, node) => return Err(Stays::Referenced),
+            Mapping::Ksm(_) => {}
             // Read from swap, and no entry has asked for it yet.
             Mapping::None if cached => {}
-            Mapping::None | Mapping::Shm(_) | Mapping::Ksm(_) => return Err(Stays::NotAnonymous),
+            Mapping::None | Mapping::Shm(_) => return Err(Stays::NotAnonymous),
         }
         // Only a hint, too, which spares those who use it a fault.
         if !lock.is_referenced_only(1 + u64::from(cached)) {
             return Err(Stays::Referenced);
         }
-        match try_to_migrate(vm, &lock, &mut self.tlb) {
+        match try_to_migrate(vm, &lock, &mut self.tlb, |_| ControlFlow::Continue(())) {
             ControlFlow::Continue(()) => Ok(lock),
             ControlFlow::Break(()) => {
                 self.tlb.flush();
@@ -232,23 +240,25 @@ impl<M: Machine> Vm<M> {
     }
 }
 
-/// Replaces every entry that maps the folio by a migration entry; breaks if it may be pinned.
+/// Replaces every entry that maps the folio by a migration entry; breaks if it may be pinned, or if `may`,
+/// which is asked of each VMA under the page-table lock, breaks.
 ///
 /// CPUs may still use their translations, and write the page, until `tlb` is flushed.
 ///
 /// # Locks
 /// The folio lock. Takes the anon_vma's lock, and one page-table lock at a time.
-fn try_to_migrate<'v, M: Machine>(
+pub(crate) fn try_to_migrate<'v, M: Machine>(
     objects: &'v Objects<M>,
     lock: &FolioGuard<'_, M>,
     tlb: &mut TlbBatch<'v, M>,
+    may: impl Fn(VmaId) -> ControlFlow<()>,
 ) -> ControlFlow<()> {
     let folio = lock.folio();
     let mut holds = 0;
     loop {
-        let Some(guard) = Rmap::<M>::lock(objects, folio) else { return ControlFlow::Continue(()) };
         let before = holds;
-        Rmap::<M>::walk(&guard, folio, Form::Present, |hit| {
+        rmap_walk(objects, folio, Form::Present, |hit| {
+            may(hit.vma)?;
             holds += 1;
             try_to_migrate_one(hit, tlb)
         })?;
@@ -313,7 +323,7 @@ fn land<M: Machine>(vm: &Vm<M>, moving: Moving<'_, M>) -> Result<Went, Stays> {
         // If not, the last one who needed the slot has just let go of it.
         vm.swap_recache(entry, &lock, (&new, &new_lock));
     }
-    follow(vm, &lock, |vacancy, hold, bits, vma| {
+    follow(vm, &lock, |Waiting { vacancy, hold, bits, vma, .. }| {
         let says = Attrs::of(bits.into(), vma);
         match bits.kind {
             MigrationKind::Read => match hold.arrive(&new_lock) {
@@ -327,11 +337,28 @@ fn land<M: Machine>(vm: &Vm<M>, moving: Moving<'_, M>) -> Result<Went, Stays> {
             }
         }
     });
+    if let Mapping::Ksm(node) = folio.mapping() {
+        move_node(vm, node, folio, new.pfn());
+    }
     let to = new.pfn();
     drop((new_lock, new));
     drop(lock);
     drop(page);
     Ok(Went::To(to))
+}
+
+/// The node of a merged page follows it, and remembers the old frame if fork has left an entry behind.
+#[cold]
+fn move_node<M: Machine>(objects: &Objects<M>, node: RawHandle, old: Folio<'_, M>, to: Pfn) {
+    let nodes = objects.stable_nodes();
+    let Some(id) = nodes.resolve(node) else { return };
+    let behind = if old.is_mapped() { Behind::Entries } else { Behind::Nothing };
+    nodes.get(id).page_moved(old.pfn(), to, behind);
+}
+
+fn has_left<M: Machine>(objects: &Objects<M>, node: RawHandle) -> bool {
+    let nodes = objects.stable_nodes();
+    nodes.resolve(node).is_some_and(|id| nodes.get(id).left().is_some())
 }
 
 /// Lets a page stay after all.
@@ -341,38 +368,45 @@ fn stay<M: Machine>(vm: &Vm<M>, lock: &FolioGuard<'_, M>, why: Stays) -> Result<
 }
 
 /// Puts the folio back into the entries that wait for it.
-fn restore<M: Machine>(objects: &Objects<M>, lock: &FolioGuard<'_, M>) {
-    follow(objects, lock, put_back);
+pub(crate) fn restore<M: Machine>(objects: &Objects<M>, lock: &FolioGuard<'_, M>) {
+    follow(objects, lock, |Waiting { vacancy, hold, bits, vma, .. }| put_back(vacancy, hold, bits, vma));
 }
 
-/// Hands every migration entry of a locked folio to `arrive`, with what the VMA allows.
+/// An entry that waited for its page, emptied for what comes.
+pub(crate) struct Waiting<'e, 'a, 'v, M: Machine, G> {
+    /// Where something is to go.
+    pub(crate) vacancy: Vacancy<'e, 'a, M, G>,
+    /// What the entry had of the old page.
+    pub(crate) hold: MigrationHold<'a, M>,
+    pub(crate) bits: MigrationBits,
+    /// What the VMA allows.
+    pub(crate) vma: Protection,
+    /// The address space.
+    pub(crate) slot: &'v MmSlot<M>,
+}
+
+/// Hands every migration entry of a locked folio to `arrive`.
 ///
 /// # Locks
 /// The folio lock. Takes the anon_vma's lock, and one page-table lock at a time.
 #[doc(alias = "remove_migration_ptes")]
-fn follow<'v, M: Machine, F>(objects: &'v Objects<M>, lock: &FolioGuard<'_, M>, mut arrive: F)
+pub(crate) fn follow<'v, M: Machine, F>(objects: &'v Objects<M>, lock: &FolioGuard<'_, M>, mut arrive: F)
 where
-    F: for<'e, 'a> FnMut(
-        Vacancy<'e, 'a, M, <Rmap<M> as ReverseMap<M>>::Locked<'v>>,
-        MigrationHold<'a, M>,
-        MigrationBits,
-        Protection,
-    ),
+    F: for<'e, 'a> FnMut(Waiting<'e, 'a, 'v, M, <Rmap<M> as ReverseMap<M>>::Locked<'v>>),
 {
     let folio = lock.folio();
     let mut found = true;
     // Fork may have copied an entry to where the walk had passed.
     while core::mem::take(&mut found) {
-        let Some(guard) = Rmap::<M>::lock(objects, folio) else { return };
-        let _ = Rmap::<M>::walk(&guard, folio, Form::Migration, |hit| {
+        let _ = rmap_walk(objects, folio, Form::Migration, |hit| {
             found = true;
             // Under the page-table lock: mprotect says what it allows first, and then comes by.
             let vma = objects.vma(hit.vma).flags().protection();
-            let (va, (mut entries, _)) = (hit.va, hit.into_table());
+            let (va, (mut entries, slot)) = (hit.va, hit.into_table());
             let (Cleared::Migration(hold, bits), vacancy) = entries.take(va) else {
                 unreachable!("the walk said that the entry waits for the page")
             };
-            arrive(vacancy, hold, bits, vma);
+            arrive(Waiting { vacancy, hold, bits, vma, slot });
             ControlFlow::<()>::Continue(())
         });
     }

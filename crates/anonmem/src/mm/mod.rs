@@ -14,6 +14,7 @@ pub(crate) mod slot;
 
 use crate::{
     error::Error,
+    events::Event,
     ids::MmId,
     mm::{
         exit::exit_mmap,
@@ -30,9 +31,9 @@ use core::fmt;
 
 /// A user of an address space. Cloning adds one; dropping the last one tears it down.
 ///
-/// A CPU that runs a program says so by [`activate`](Self::activate) before it loads [`root`](Self::root). What
-/// traps goes to [`handle_fault`](Self::handle_fault). Before the last user is dropped, every CPU has called
-/// [`deactivate`](Self::deactivate).
+/// A CPU that runs a program says so by [`activate`](Self::activate) before it loads [`root`](Self::root).
+/// What traps goes to [`handle_fault`](Self::handle_fault). Before the last user is dropped, every CPU has
+/// called [`deactivate`](Self::deactivate).
 ///
 /// ```
 /// # use anonmem::*;
@@ -80,10 +81,19 @@ impl<M: Machine> Vm<M> {
             return Err(e.into());
         }
         slot.init();
+        slot.set_merge_domain(self.new_merge_domain());
         slot.grabs.store(1, Ordering::Relaxed);
         // Release pairs with the Acquire of `try_user`.
         slot.users.store(1, Ordering::Release);
         Ok(Mm { vm: self, id })
+    }
+
+    /// A merge domain that no address space has had. Each CPU counts for itself, and stays the same CPU
+    /// meanwhile.
+    fn new_merge_domain(&self) -> u64 {
+        self.count(Event::MmAlloc);
+        let cpu = M::current_cpu();
+        self.events.on(cpu, Event::MmAlloc) << 16 | cpu.0 as u64
     }
 
     /// Becomes a user of an address space, unless it has none any more.

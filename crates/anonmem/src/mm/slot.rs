@@ -37,6 +37,8 @@ pub(crate) struct MmSlot<M: Machine> {
     pub(crate) counts: MmCounts<M>,
     /// What the program has said of large folios ([`ThpDisable`](crate::ThpDisable)).
     pub(crate) thp_disable: Atomic<u32, M>,
+    /// Whose pages may be merged with its own: those of address spaces that say the same.
+    merge_domain: Atomic<u64, M>,
     /// Pages that are pinned for long, at most `locked_limit` (`pinned_vm`).
     pub(crate) pinned: Atomic<u64, M>,
     /// 1 once a userfaultfd was registered with any of it. Under the mmap lock.
@@ -109,7 +111,7 @@ impl<M: Machine> SlabItem<M> for MmSlot<M> {
     const FIELDS: &'static [Field] = fields! {
         users, grabs, mmap_lock, lock_seq, space { "space": 0 }, pages { "pages.anon": 0.anon,
         "pages.shared": 0.shared, "pages.swap": 0.swap, "pages.peak": 0.peak }, tree { "tree.seq": seq,
-        "tree.height": height, "tree.root": root, "tree.len": len }, counts, thp_disable, pinned, uffd, start_brk, brk,
+        "tree.height": height, "tree.root": root, "tree.len": len }, counts, thp_disable, merge_domain, pinned, uffd, start_brk, brk,
         mmap_base, def_flags, locked_limit, stack_limit, data_limit, space_limit,
     };
     fn new() -> Self {
@@ -134,6 +136,7 @@ impl<M: Machine> SlabItem<M> for MmSlot<M> {
                 committed: Plain::new(0),
             },
             thp_disable: Atomic::new(0),
+            merge_domain: Atomic::new(0),
             pinned: Atomic::new(0),
             uffd: Plain::new(0),
             start_brk: Plain::new(0),
@@ -172,6 +175,15 @@ impl<M: Machine> MmSlot<M> {
             unlimited.set(u64::MAX);
         }
         self.pages.peak.store(0, Ordering::Relaxed);
+    }
+
+    /// Whose pages may be merged with its own.
+    pub(crate) fn merge_domain(&self) -> u64 {
+        self.merge_domain.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_merge_domain(&self, domain: u64) {
+        self.merge_domain.store(domain, Ordering::Relaxed);
     }
 
     /// Whether a userfaultfd was ever registered with any of it.

@@ -307,7 +307,7 @@ impl<'v, M: Machine> PageoutBatch<'v, M> {
     #[doc(alias = "shrink_folio_list")]
     pub(crate) fn add(&mut self, page: FolioRef<'v, M>, age: Age) -> Shrunk {
         let (vm, folio) = (self.vm, page.folio());
-        if !matches!(folio.mapping(), Mapping::Anon(_)) {
+        if !matches!(folio.mapping(), Mapping::Anon(_) | Mapping::Ksm(_)) {
             return Shrunk::Kept;
         }
         // Only a hint: who pins it from now on is found when its entry has been cleared (`try_share`).

@@ -19,7 +19,7 @@ use crate::{
     },
     vma::vma::Vma,
 };
-use anonmem_frame::{Folio, FolioGuard, OutOfMemory};
+use anonmem_frame::{Folio, FolioGuard, OutOfMemory, RawHandle};
 use anonmem_hal::{Machine, reverse_map::AnonVmas};
 use core::ops::ControlFlow;
 
@@ -44,6 +44,12 @@ impl<M: Machine> ReverseMap<M> for AnonVmas {
     fn shared_stamp(objects: &Objects<M>, stamp: Stamp) -> Stamp {
         let root = objects.anon_vma(AnonVmaId::from_raw(stamp.raw())).root();
         root.map_or(stamp, Stamp::of)
+    }
+
+    fn is_related(objects: &Objects<M>, theirs: RawHandle, ours: Stamp) -> bool {
+        let root =
+            |raw| objects.anon_vmas.resolve(&objects.frames, raw).and_then(|id| objects.anon_vma(id).root());
+        root(theirs).is_some_and(|theirs| root(ours.raw()) == Some(theirs))
     }
 
     #[inline]
@@ -108,12 +114,26 @@ impl<M: Machine> ReverseMap<M> for AnonVmas {
     }
 
     #[inline]
-    fn walk<'a, 'v: 'a, B>(
+    fn walk_at<'a, 'v: 'a, B>(
         locked: &'a AnonVmaReadGuard<'v, M>,
-        folio: Folio<'_, M>,
+        at: (Folio<'_, M>, u64),
         form: Form,
         f: impl FnMut(RmapHit<'a, 'v, M, AnonVmaReadGuard<'v, M>>) -> ControlFlow<B>,
     ) -> ControlFlow<B> {
-        walk(locked, folio, form, f)
+        walk(locked, at, form, f)
+    }
+
+    /// The root: every VMA of the family is in its tree.
+    fn family(locked: &AnonVmaReadGuard<'_, M>) -> RawHandle {
+        let anon_vma = locked.anon_vma();
+        locked.objects().anon_vma(anon_vma).root().unwrap_or(anon_vma).raw()
+    }
+
+    fn lock_family<'v>(objects: &'v Objects<M>, family: RawHandle) -> Option<AnonVmaReadGuard<'v, M>> {
+        let root = objects.anon_vmas.resolve(&objects.frames, family)?;
+        let guard = objects.anon_vma(root).lock().read();
+        // Asked under the lock: a family that is gone stays gone, and one that has come stays.
+        let found = objects.anon_vma(root).root() == Some(root);
+        found.then_some(AnonVmaReadGuard { objects, anon_vma: root, _root: guard })
     }
 }

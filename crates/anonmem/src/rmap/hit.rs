@@ -73,19 +73,20 @@ impl Form {
     }
 }
 
-/// Calls `f` for what of VMA `id` maps `folio`, table by table, until it breaks.
+/// Calls `f` for what of VMA `id` maps `folio`, whose first page has the linear index `first` there, table by
+/// table, until it breaks.
 #[doc(alias = "page_vma_mapped_walk")]
 #[inline]
 pub(super) fn visit_vma<'a, 'v: 'a, M: Machine, G: StableVma<M>, B>(
     objects: &'v Objects<M>,
     guard: &'a G,
     id: VmaId,
-    folio: Folio<'_, M>,
+    (folio, first): (Folio<'_, M>, u64),
     form: Form,
     mut f: impl FnMut(RmapHit<'a, 'v, M, G>) -> ControlFlow<B>,
 ) -> ControlFlow<B> {
     let vma = objects.vma(id);
-    let (first, pages) = (folio.index(), folio.nr_pages().0);
+    let pages = folio.nr_pages().0;
     let Some(slot) = vma.mm().map(|mm| objects.mm_slot(mm)) else { return ControlFlow::Continue(()) };
     let met = Meeting { objects, slot, id, folio, form };
     if pages == 1 {
@@ -168,8 +169,8 @@ impl<'v, M: Machine> Meeting<'v, '_, M> {
         }
     }
 
-    /// The page of the folio that an entry owns a count of. All of an entry is of these frames: its first page
-    /// names the folio.
+    /// The page of the folio that an entry owns a count of. All of an entry is of these frames: its first
+    /// page names the folio.
     #[inline(always)]
     fn maps(&self, pte: Pte) -> Option<Pfn> {
         let page = self.form.page(pte)?;

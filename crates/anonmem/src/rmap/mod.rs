@@ -6,6 +6,7 @@
 //! - [`interval_tree`]: a set's VMAs by page index.
 //! - [`folio`]: from a folio to the lock of its set, although the set may be gone.
 //! - [`walk`]: every entry that maps a folio; [`hit`]: one of them.
+//! - [`ksm`]: the same for a page that was merged, and has entries in many families.
 //! - [`referenced`], `unmap`: what is done with them.
 //!
 //! A page that may be shared belongs to an anon_vma that every one of its mappers is linked to. Exclusive
@@ -19,6 +20,7 @@ pub(crate) mod anon_vmas;
 pub(crate) mod folio;
 pub(crate) mod hit;
 pub(crate) mod interval_tree;
+pub(crate) mod ksm;
 pub(crate) mod machine;
 pub(crate) mod objects;
 pub(crate) mod referenced;

@@ -63,6 +63,10 @@ pub(crate) trait ReverseMap<M: Machine> {
     /// The stamp for a page that others map, or may map, too, and that this VMA brings back.
     fn shared_stamp(objects: &Objects<M>, stamp: Stamp) -> Stamp;
 
+    /// Whether pages that are stamped so, one of which is mapped just now, may be this VMA's, too, whose own
+    /// pages get `ours`.
+    fn is_related(objects: &Objects<M>, theirs: RawHandle, ours: Stamp) -> bool;
+
     /// Makes a VMA ready for pages.
     ///
     /// # Locks
@@ -132,10 +136,35 @@ pub(crate) trait ReverseMap<M: Machine> {
     ///
     /// # Locks
     /// `locked` is that of the folio. Takes one page-table lock at a time.
+    #[inline]
     fn walk<'a, 'v: 'a, B>(
         locked: &'a Self::Locked<'v>,
         folio: Folio<'_, M>,
         form: Form,
         f: impl FnMut(RmapHit<'a, 'v, M, Self::Locked<'v>>) -> ControlFlow<B>,
+    ) -> ControlFlow<B> {
+        Self::walk_at(locked, (folio, folio.index()), form, f)
+    }
+
+    /// The same for a folio whose first page has a given index among what `locked` keeps: one page may have
+    /// several such places (KSM).
+    ///
+    /// # Locks
+    /// Takes one page-table lock at a time.
+    fn walk_at<'a, 'v: 'a, B>(
+        locked: &'a Self::Locked<'v>,
+        at: (Folio<'_, M>, u64),
+        form: Form,
+        f: impl FnMut(RmapHit<'a, 'v, M, Self::Locked<'v>>) -> ControlFlow<B>,
     ) -> ControlFlow<B>;
+
+    /// A name for all that may ever map a page that is locked: those who do, and whoever descends from them.
+    /// It keeps nothing, and may name others later; then a walk finds no entry of the page.
+    fn family(locked: &Self::Locked<'_>) -> RawHandle;
+
+    /// Locks what [`family`](Self::family) named; `None` if nobody is left of it.
+    ///
+    /// # Locks
+    /// Sleeps.
+    fn lock_family<'v>(objects: &'v Objects<M>, family: RawHandle) -> Option<Self::Locked<'v>>;
 }

@@ -7,9 +7,8 @@ use crate::{
     objects::Objects,
     rmap::machine::Machine,
     rmap::{
-        Rmap,
         hit::{Form, RmapHit},
-        reverse_map::ReverseMap,
+        ksm::rmap_walk,
     },
     swap::slot::{SwapRef, SwapRun},
     vma::flags::VmFlags,
@@ -57,10 +56,7 @@ pub(crate) fn try_to_unmap<'v, M: Machine>(
     tlb: &mut TlbBatch<'v, M>,
 ) -> Unmapped {
     let folio = lock.folio();
-    let Some(guard) = Rmap::<M>::lock(objects, folio) else { return Unmapped::All };
-    let walked = Rmap::<M>::walk(&guard, folio, Form::Present, |hit| try_to_unmap_one(objects, hit, to, tlb));
-    drop(guard);
-    match walked {
+    match rmap_walk(objects, folio, Form::Present, |hit| try_to_unmap_one(objects, hit, to, tlb)) {
         ControlFlow::Continue(()) if folio.counts().maps() == 0 => Unmapped::All,
         ControlFlow::Continue(()) | ControlFlow::Break(()) => {
             tlb.flush();

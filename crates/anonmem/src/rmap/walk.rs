@@ -22,25 +22,24 @@ pub fn rmap_walk_anon<'a, 'v: 'a, M: Machine, B>(
     folio: Folio<'_, M>,
     f: impl FnMut(RmapHit<'a, 'v, M, AnonVmaReadGuard<'v, M>>) -> ControlFlow<B>,
 ) -> ControlFlow<B> {
-    walk(guard, folio, Form::Present, f)
+    walk(guard, (folio, folio.index()), Form::Present, f)
 }
 
-/// As [`rmap_walk_anon`], for entries of any one form.
+/// As [`rmap_walk_anon`], for entries of any one form, and a folio whose first page has any one index.
 #[inline]
 pub(super) fn walk<'a, 'v: 'a, M: Machine, B>(
     guard: &'a AnonVmaReadGuard<'v, M>,
-    folio: Folio<'_, M>,
+    (folio, first): (Folio<'_, M>, u64),
     form: Form,
     mut f: impl FnMut(RmapHit<'a, 'v, M, AnonVmaReadGuard<'v, M>>) -> ControlFlow<B>,
 ) -> ControlFlow<B> {
     let objects = guard.objects();
-    let first = folio.index();
     let last = first + folio.nr_pages().0 - 1;
     let tree = objects.anon_vma(guard.anon_vma()).tree();
     let mut at = tree.first_overlap(objects, first, last);
     while let Some(chain) = at {
         let id = objects.chain(chain).vma();
-        visit_vma(objects, guard, id, folio, form, &mut f)?;
+        visit_vma(objects, guard, id, (folio, first), form, &mut f)?;
         at = tree.next_overlap(objects, chain, first, last);
     }
     ControlFlow::Continue(())

@@ -88,6 +88,13 @@ impl VmFlags {
         self.contains(Self::WRITE) && !self.contains(Self::SHARED) && !self.contains(Self::NORESERVE)
     }
 
+    /// Whether its pages may be merged with equal ones, if its program agrees: nobody else sees what is
+    /// written to them.
+    #[doc(alias = "vma_ksm_compatible")]
+    pub const fn may_be_mergeable(self) -> bool {
+        !self.intersects(Self::SHARED.union(Self::MAYSHARE))
+    }
+
     /// Whether it counts as data: private and writable, and no stack.
     #[doc(alias = "is_data_mapping")]
     pub const fn is_data(self) -> bool {

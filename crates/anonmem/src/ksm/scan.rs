@@ -1,0 +1,314 @@
+//! The scanner: a hand over the frames, a few pages at a time.
+//!
+//! It comes by pages, not by address spaces: a mapping of terabytes in which little is touched costs nothing
+//! (CVE-2025-68211 was a walk over one). Whose a page is, and whether they all agree to its being merged, the
+//! reverse map says.
+//!
+//! Of a page that is only looked at, 14 bits stay in its metadata until the hand comes by again. They are a
+//! piece of its hash, and how often nothing came of it. A page whose hash has changed is left alone for now.
+//!
+//! Linux: mm/ksm.c `ksm_do_scan`, `cmp_and_merge_page`, `should_skip_rmap_item`. Differs: no object for each
+//! page, and no walk over address spaces.
+
+use super::{
+    merge::{Candidate, NotMerged},
+    node::MergedAt,
+    settings::MergeDomains,
+    state::add,
+};
+use crate::{
+    error::Error,
+    objects::Objects,
+    rmap::machine::Machine,
+    rmap::{Rmap, hit::Form, reverse_map::ReverseMap},
+    vm::Vm,
+    vma::flags::VmFlags,
+};
+use anonmem_frame::{FolioGuard, FolioOwner, FolioRef, Kind, Mapping, NOTE_BITS};
+use anonmem_hal::Order;
+use anonmem_sync::Ordering;
+use core::ops::ControlFlow;
+
+/// Frames that the hand passes at most for each page that it looks at.
+const PASSES: u64 = 64;
+
+/// What a scan has done.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct KsmScanned {
+    /// Pages that were looked at.
+    pub scanned: u64,
+    /// Pages that were given up for an equal one, or for the zero page.
+    pub freed: u64,
+    /// Whether a sweep over all frames has ended.
+    pub swept: bool,
+}
+
+impl<M: Machine> Vm<M> {
+    /// Looks at up to `pages` pages that may be merged, and merges those that have an equal. Ends early where
+    /// there are few, or a sweep over all frames ends: call it again.
+    ///
+    /// A page is merged in the second sweep that finds it unchanged. One task at a time scans; another waits.
+    ///
+    /// ```
+    /// # use anonmem::*;
+    /// # use anonmem_testkit::Program;
+    /// # anonmem_testkit::example(|vm, mm| {
+    /// let start = mm.mmap(MmapRequest::anonymous(2 * 4096, Prot::READ | Prot::WRITE))?;
+    /// mm.madvise(start, 2 * 4096, Advice::Mergeable)?;
+    /// mm.store(start, 7)?;
+    /// mm.store(Va(start.0 + 4096), 7)?;
+    /// while vm.ksm_stats().full_scans < 2 {
+    ///     vm.ksm_scan(100)?;
+    /// }
+    /// assert_eq!((vm.stats().user, vm.ksm_stats().pages_shared), (1, 1));
+    /// mm.store(start, 8)?;
+    /// assert_eq!((mm.load(start)?, mm.load(Va(start.0 + 4096))?), (8, 7));
+    /// # Ok(())
+    /// # });
+    /// ```
+    ///
+    /// # Locks
+    /// The caller holds none. Takes the scanner's lock; tries folio locks. Sleeps.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] if the first scan finds no memory for its table, 10 bytes a frame.
+    #[doc(alias = "ksm_do_scan")]
+    pub fn ksm_scan(&self, pages: u64) -> Result<KsmScanned, Error> {
+        let _scanning = self.ksm.lock.write();
+        self.ksm.prepare(&self.frames)?;
+        let (nr, mut done) = (self.machine().nr_frames(), KsmScanned::default());
+        for _ in 0..pages.saturating_mul(PASSES) {
+            if done.scanned >= pages || done.swept {
+                break;
+            }
+            let at = self.ksm.at.get();
+            self.look_at(at, &mut done);
+            self.prune_beside(at, nr);
+            done.swept = at + 1 == nr;
+            self.ksm.at.set(if done.swept { 0 } else { at + 1 });
+        }
+        if done.swept {
+            self.end_sweep();
+        }
+        add(&self.ksm.counts.scanned, done.scanned);
+        Ok(done)
+    }
+
+    /// The buckets of nodes are looked through in step with the frames.
+    fn prune_beside(&self, at: u64, nr: u64) {
+        let buckets = self.ksm.buckets();
+        for bucket in at * buckets / nr..(at + 1) * buckets / nr {
+            self.ksm.prune(self, bucket);
+        }
+    }
+
+    fn end_sweep(&self) {
+        let counts = &self.ksm.counts;
+        self.ksm.sweep.update(|sweep| sweep + 1);
+        for (now, last) in
+            [(&counts.unshared, &counts.last_unshared), (&counts.changed, &counts.last_changed)]
+        {
+            last.store(now.load(Ordering::Relaxed), Ordering::Relaxed);
+            now.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// Looks at the page in frame `at`, relative to the first, if there is one that may be merged.
+    #[doc(alias = "cmp_and_merge_page")]
+    fn look_at(&self, at: u64, done: &mut KsmScanned) {
+        let pfn = self.machine().base_pfn().offset(at);
+        // Without a count first: most frames are none of ours.
+        if self.frames.kind(pfn) != Kind::Folio {
+            return;
+        }
+        let Some(page) = self.frames.try_get(pfn).filter(|page| page.pfn() == pfn) else { return };
+        let Some(candidate) = self.candidate(page) else { return };
+        done.scanned += 1;
+        let (note, counts) = (Note::of(candidate.lock.folio().note()), &self.ksm.counts);
+        if self.ksm.settings.get().smart_scan && !note.is_due(self.ksm.sweep.get() + at) {
+            add(&counts.skipped, 1);
+            add(&counts.unshared, 1);
+            return;
+        }
+        let hash = self.machine().hash_page(pfn, self.hash_key(candidate.domain));
+        let now = Note::new(hash);
+        if now.tag != note.tag {
+            candidate.lock.set_note(now.bits());
+            add(&counts.changed, 1);
+            return;
+        }
+        match self.merge_with_equal(candidate, hash, at) {
+            Outcome::Freed => done.freed += 1,
+            Outcome::Alone(lock) => {
+                lock.set_note(Note { age: (note.age + 1).min(MAX_AGE), ..note }.bits());
+                add(&counts.unshared, 1);
+            }
+            Outcome::Refused => add(&counts.refused, 1),
+        }
+    }
+
+    /// Merges a page that has not changed since the sweep before with an equal one, if one is known. Else
+    /// lets it wait for one.
+    fn merge_with_equal<'v>(&'v self, page: Candidate<'v, M>, hash: u64, at: u64) -> Outcome<'v, M> {
+        let (ksm, pfn) = (&self.ksm, page.page.pfn());
+        let key = (hash, page.domain);
+        if ksm.settings.get().use_zero_pages && self.machine().same_bytes(pfn, self.frames.zero_page()) {
+            return Outcome::of(self.merge_with_zero_page(page), &ksm.counts.zeroed);
+        }
+        if let Some(stable) = ksm.find_stable(self, key, pfn) {
+            return Outcome::of(self.merge_into(page, stable), &ksm.counts.merged);
+        }
+        for other_at in ksm.waiting(&self.frames, hash) {
+            let other_pfn = self.machine().base_pfn().offset(other_at);
+            if other_at == at {
+                continue;
+            }
+            let other = self.frames.try_get(other_pfn).filter(|other| other.pfn() == other_pfn);
+            let Some(other) = other.and_then(|other| self.candidate(other)) else { continue };
+            if other.domain == page.domain && self.machine().same_bytes(other_pfn, pfn) {
+                ksm.forget(&self.frames, hash, other_at);
+                if other_at < at {
+                    // It was counted in this sweep, as one without an equal.
+                    let alone = ksm.counts.unshared.load(Ordering::Relaxed);
+                    ksm.counts.unshared.store(alone.saturating_sub(1), Ordering::Relaxed);
+                }
+                let merged = Outcome::of(self.merge_two(page, other, hash), &ksm.counts.merged);
+                if matches!(merged, Outcome::Refused) {
+                    // The other one may be in use for long: the next equal page finds this one.
+                    ksm.wait_for_equal(&self.frames, hash, at);
+                }
+                return merged;
+            }
+        }
+        ksm.wait_for_equal(&self.frames, hash, at);
+        Outcome::Alone(page.lock)
+    }
+
+    /// The key under which pages of a domain are hashed: hashes of two domains have nothing to do with each
+    /// other.
+    fn hash_key(&self, domain: u64) -> u64 {
+        self.config.secret ^ domain.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29)
+    }
+
+    /// The page, locked, if it may be merged: one page, anonymous, not pinned, not cached for swap, and all
+    /// of its mappers agree.
+    fn candidate<'v>(&'v self, page: FolioRef<'v, M>) -> Option<Candidate<'v, M>> {
+        let folio = page.folio();
+        // Hints, all of them: what must hold is asked again when nobody can use the page.
+        let plain = folio.owned_order() == Order::ZERO && folio.swap_entry().is_none();
+        if !plain || folio.maybe_pinned() || !matches!(folio.mapping(), Mapping::Anon(_)) {
+            return None;
+        }
+        let lock = page.try_lock()?;
+        let (place, domain) = agreed(self, &lock, self.ksm.settings.get().domains)?;
+        Some(Candidate { page, lock, place, domain })
+    }
+}
+
+/// Where a locked page has its mappers, and their merge domain, if all of them agree to its being merged.
+fn agreed<M: Machine>(
+    objects: &Objects<M>,
+    lock: &FolioGuard<'_, M>,
+    domains: MergeDomains,
+) -> Option<(MergedAt, u64)> {
+    let folio = lock.folio();
+    let guard = Rmap::<M>::lock(objects, folio)?;
+    let mut domain = None;
+    let walked = Rmap::<M>::walk(&guard, folio, Form::Present, |hit| {
+        let its = match domains {
+            MergeDomains::Families => hit.slot.merge_domain(),
+            MergeDomains::One => 0,
+        };
+        let agrees = objects.vma(hit.vma).flags().contains(VmFlags::MERGEABLE);
+        if !agrees || *domain.get_or_insert(its) != its {
+            return ControlFlow::Break(());
+        }
+        ControlFlow::Continue(())
+    });
+    let place = MergedAt { family: Rmap::<M>::family(&guard), index: folio.index() };
+    domain.filter(|_| walked.is_continue()).map(|domain| (place, domain))
+}
+
+/// What came of a page that has not changed.
+enum Outcome<'v, M: Machine> {
+    /// It is gone: an equal one has its entries.
+    Freed,
+    /// No equal one is known.
+    Alone(FolioGuard<'v, M>),
+    /// Somebody was using it, or the equal one, or wrote to one of them.
+    Refused,
+}
+
+impl<M: Machine> Outcome<'_, M> {
+    fn of(merged: Result<(), NotMerged>, counter: &anonmem_sync::Atomic<u64, M>) -> Self {
+        match merged {
+            Ok(()) => {
+                add(counter, 1);
+                Self::Freed
+            }
+            Err(NotMerged) => Self::Refused,
+        }
+    }
+}
+
+/// What stays of a page until the hand comes by again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Note {
+    /// A piece of the hash; 0 of a page that was not hashed yet.
+    tag: u32,
+    /// How often no equal page was known.
+    age: u32,
+}
+
+/// Bits of a note for the hash.
+const TAG_BITS: u32 = 10;
+const MAX_AGE: u32 = (1 << (NOTE_BITS - TAG_BITS)) - 1;
+
+impl Note {
+    fn new(hash: u64) -> Self {
+        Self { tag: 1 + ((hash >> 16) % ((1 << TAG_BITS) - 1)) as u32, age: 0 }
+    }
+
+    const fn of(bits: u32) -> Self {
+        Self { tag: bits & ((1 << TAG_BITS) - 1), age: bits >> TAG_BITS }
+    }
+
+    const fn bits(self) -> u32 {
+        self.tag | self.age << TAG_BITS
+    }
+
+    /// Whether the page is looked at in this `turn`: the older it is, the fewer of them.
+    #[doc(alias = "skip_age")]
+    const fn is_due(self, turn: u64) -> bool {
+        let every = match self.age {
+            0..=2 => 1,
+            3..=4 => 2,
+            5..=7 => 4,
+            8.. => 8,
+        };
+        turn.is_multiple_of(every)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_note_holds_its_two_parts_and_fits() {
+        for hash in [0, 1, 1 << 16, u64::MAX, 0x1234_5678_9abc_def0] {
+            for age in 0..=MAX_AGE {
+                let note = Note { age, ..Note::new(hash) };
+                assert!(note.tag != 0 && note.bits() < 1 << NOTE_BITS);
+                assert_eq!(Note::of(note.bits()), note);
+            }
+        }
+        assert_eq!(Note::of(0).tag, 0, "a new page");
+    }
+
+    #[test]
+    fn an_old_page_is_looked_at_every_eighth_time() {
+        let due = |age| (0..16).filter(|turn| Note { tag: 1, age }.is_due(*turn)).count();
+        assert_eq!([0, 2, 3, 4, 5, 7, 8, 15].map(due), [16, 16, 8, 8, 4, 4, 2, 2]);
+    }
+}

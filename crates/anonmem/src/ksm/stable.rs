@@ -1,0 +1,211 @@
+//! Finding a page to merge into, by the hash of its bytes; and forgetting those that are gone.
+//!
+//! The last mapper of a merged page frees it like any other and tells nobody. So a node that is found may be
+//! of a frame that holds something else by now. The mapping word of the frame says so: it names the node, or
+//! the page is gone.
+
+use super::{node::StableNodes, state::Ksm};
+use crate::{
+    ids::StableId,
+    objects::Objects,
+    rmap::machine::Machine,
+    rmap::{Rmap, hit::Form, reverse_map::ReverseMap},
+};
+use anonmem_frame::{Folio, FolioOwner, FolioRef, Mapping};
+use anonmem_hal::Pfn;
+use anonmem_sync::{Ordering, fence};
+use core::ops::ControlFlow;
+
+/// What became of the page of a node.
+enum PageOf<'v, M: Machine> {
+    /// It is there.
+    There(FolioRef<'v, M>),
+    /// It is gone.
+    Gone,
+}
+
+impl<M: Machine> Objects<M> {
+    /// The page that the node has in `pfn`, if it has one there.
+    fn page_in(&self, id: StableId, pfn: Pfn) -> Option<FolioRef<'_, M>> {
+        let page = self.frames.try_get(pfn)?;
+        (page.folio().mapping() == Mapping::Ksm(id.raw())).then_some(page)
+    }
+
+    /// The page of a node. The caller holds the scanner's lock, so that the node stays.
+    fn page_of(&self, id: StableId) -> PageOf<'_, M> {
+        let node = self.stable_nodes().get(id);
+        loop {
+            let Some(frame) = node.frame() else { return PageOf::Gone };
+            if let Some(page) = self.page_in(id, frame) {
+                return PageOf::There(page);
+            }
+            // It may have moved: then the new frame was noted before the old one was let go. Pairs with the
+            // release of the last count.
+            fence::<M>(Ordering::SeqCst);
+            if node.frame() == Some(frame) {
+                return PageOf::Gone;
+            }
+        }
+    }
+
+    /// Whether no page of the node is left, so that nobody can come to it. A page that is only cached for
+    /// swap is taken away from it.
+    fn is_over(&self, id: StableId) -> bool {
+        let node = self.stable_nodes().get(id);
+        if let Some(left) = node.left() {
+            if self.page_in(id, left).is_some_and(|page| page.folio().is_mapped()) {
+                return false;
+            }
+            node.forget_left();
+        }
+        let PageOf::There(page) = self.page_of(id) else { return true };
+        if page.folio().is_mapped() {
+            return false;
+        }
+        let Some(lock) = page.try_lock() else { return false };
+        let idle = lock.folio().counts().maps() == 0 && lock.folio().mapping() == Mapping::Ksm(id.raw());
+        if idle {
+            lock.take_from_node();
+        }
+        idle
+    }
+
+    /// Takes places out that nobody maps the page at any more, if there are more than there are mappings.
+    fn trim_places(&self, id: StableId) {
+        let nodes = self.stable_nodes();
+        if nodes.get(id).left().is_some() {
+            return;
+        }
+        let PageOf::There(page) = self.page_of(id) else { return };
+        let Some(lock) = page.try_lock() else { return };
+        let folio = lock.folio();
+        if folio.mapping() != Mapping::Ksm(id.raw())
+            || nodes.places(id).count() as u64 <= folio.counts().maps()
+        {
+            return;
+        }
+        nodes.retain_places(id, |place| {
+            let Some(guard) = Rmap::<M>::lock_family(self, place.family) else { return false };
+            [Form::Present, Form::Migration].into_iter().any(|form| {
+                Rmap::<M>::walk_at(&guard, (folio, place.index), form, |_| ControlFlow::Break(())).is_break()
+            })
+        });
+    }
+}
+
+/// A page that others may be merged into.
+pub(super) struct Stable<'v, M: Machine> {
+    pub(super) id: StableId,
+    pub(super) page: FolioRef<'v, M>,
+}
+
+impl<M: Machine> Ksm<M> {
+    /// The nodes of a bucket. The caller holds the lock.
+    fn chain<'v>(
+        &self,
+        nodes: StableNodes<'v, M>,
+        bucket: u64,
+    ) -> impl Iterator<Item = StableId> + use<'v, M> {
+        let mut at = self.head(nodes.frames, bucket);
+        core::iter::from_fn(move || {
+            let id = at.get()?;
+            at = nodes.get(id).next();
+            Some(id)
+        })
+    }
+
+    fn bucket(&self, hash: u64) -> u64 {
+        (hash >> 32) % self.buckets()
+    }
+
+    /// A page whose bytes have this hash in this domain, which takes one more mapping, and which is the page
+    /// in `pfn` byte for byte, as of now.
+    pub(super) fn find_stable<'v>(
+        &self,
+        objects: &'v Objects<M>,
+        key @ (hash, _): (u64, u64),
+        pfn: Pfn,
+    ) -> Option<Stable<'v, M>> {
+        let nodes = objects.stable_nodes();
+        let most = u64::from(self.settings.get().max_page_sharing);
+        let same = self.chain(nodes, self.bucket(hash)).filter(|id| nodes.get(*id).key() == key);
+        same.filter_map(|id| match objects.page_of(id) {
+            PageOf::There(page) => Some(Stable { id, page }),
+            PageOf::Gone => None,
+        })
+        .find(|stable| takes_one_more(stable.page.folio(), most) && same_now(objects, &stable.page, pfn))
+    }
+
+    /// Lets a node be found.
+    pub(super) fn add_stable(&self, nodes: StableNodes<'_, M>, id: StableId) {
+        let bucket = self.bucket(nodes.get(id).key().0);
+        nodes.get(id).set_next(self.head(nodes.frames, bucket));
+        self.set_head(nodes.frames, bucket, id.into());
+    }
+
+    /// Frees the nodes of a bucket whose pages are gone; returns how many are left.
+    pub(super) fn prune(&self, objects: &Objects<M>, bucket: u64) -> u64 {
+        let nodes = objects.stable_nodes();
+        let (mut before, mut left): (Option<StableId>, u64) = (None, 0);
+        let mut at = self.head(nodes.frames, bucket);
+        while let Some(id) = at.get() {
+            at = nodes.get(id).next();
+            if !objects.is_over(id) {
+                objects.trim_places(id);
+                before = Some(id);
+                left += 1;
+                continue;
+            }
+            match before {
+                Some(before) => nodes.get(before).set_next(at),
+                None => self.set_head(nodes.frames, bucket, at),
+            }
+            nodes.free(id);
+        }
+        left
+    }
+
+    /// Calls `f` with the mappings of every page that is there, and whether the node before it in its bucket
+    /// has the same bytes.
+    pub(super) fn for_each_stable(&self, objects: &Objects<M>, mut f: impl FnMut(u64, SameBytes)) {
+        let nodes = objects.stable_nodes();
+        for bucket in 0..self.buckets() {
+            for id in self.chain(nodes, bucket) {
+                let PageOf::There(page) = objects.page_of(id) else { continue };
+                let maps = page.folio().counts().maps();
+                if maps == 0 {
+                    continue;
+                }
+                let key = nodes.get(id).key();
+                let others = || self.chain(nodes, bucket).filter(|other| nodes.get(*other).key() == key);
+                let same = match (others().next() == Some(id), others().nth(1)) {
+                    (_, None) => SameBytes::Alone,
+                    (true, Some(_)) => SameBytes::First,
+                    (false, Some(_)) => SameBytes::Another,
+                };
+                f(maps, same);
+            }
+        }
+    }
+}
+
+/// Whether more than one page has the same bytes, because so many map them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum SameBytes {
+    /// One page has them all.
+    Alone,
+    /// This is the first one of several.
+    First,
+    /// This is another one.
+    Another,
+}
+
+fn takes_one_more<M: Machine>(folio: Folio<'_, M>, most: u64) -> bool {
+    let maps = folio.counts().maps();
+    0 < maps && maps < most
+}
+
+/// Whether the bytes are the same just now; others may be writing.
+fn same_now<M: Machine>(objects: &Objects<M>, page: &FolioRef<'_, M>, pfn: Pfn) -> bool {
+    objects.machine().same_bytes(page.pfn(), pfn)
+}

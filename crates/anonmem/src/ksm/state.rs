@@ -1,0 +1,143 @@
+//! What the scanner remembers between two steps, and what it has counted.
+
+use super::settings::{KsmSettings, KsmSettingsNow};
+use crate::{
+    error::Error,
+    ids::{StableId, StableTag},
+};
+use anonmem_frame::{FrameArray, Frames, Link, RawHandle};
+use anonmem_hal::Machine;
+use anonmem_sync::{Atomic, Ordering, Plain, RwSem, order::KsmScan};
+
+/// Words of a group of candidates.
+pub(super) const GROUP: u64 = 8;
+
+/// KSM, of one memory manager.
+pub(crate) struct Ksm<M: Machine> {
+    /// Held for writing by the one who scans.
+    pub(super) lock: RwSem<M, KsmScan, ()>,
+    pub(super) settings: KsmSettingsNow<M>,
+    /// The frame that the hand is at, relative to the first.
+    pub(super) at: Plain<u64, M>,
+    /// Sweeps over all frames that have been completed.
+    pub(super) sweep: Plain<u64, M>,
+    /// The heads of the buckets of stable nodes, then the groups of candidates. No words until the first
+    /// scan.
+    pub(super) table: FrameArray<M>,
+    pub(super) counts: KsmCounts<M>,
+}
+
+/// What the scanner counts. Written under its lock.
+pub(crate) struct KsmCounts<M> {
+    /// Pages that were looked at.
+    pub(super) scanned: Atomic<u64, M>,
+    /// Pages that were passed over because nothing came of them so often.
+    pub(super) skipped: Atomic<u64, M>,
+    /// Pages that were merged, ever.
+    pub(super) merged: Atomic<u64, M>,
+    /// Pages that were given up for the zero page, ever.
+    pub(super) zeroed: Atomic<u64, M>,
+    /// Pages that were to be merged and were not, ever: somebody was using them, or writing to them.
+    pub(super) refused: Atomic<u64, M>,
+    /// Of the sweep under way: pages without an equal.
+    pub(super) unshared: Atomic<u64, M>,
+    /// Of the sweep under way: pages that were new, or had changed since the sweep before.
+    pub(super) changed: Atomic<u64, M>,
+    /// The two, of the sweep before.
+    pub(super) last_unshared: Atomic<u64, M>,
+    pub(super) last_changed: Atomic<u64, M>,
+}
+
+/// Adds to a counter that only the scanner writes.
+pub(super) fn add<M: Machine>(counter: &Atomic<u64, M>, n: u64) {
+    counter.store(counter.load(Ordering::Relaxed) + n, Ordering::Relaxed);
+}
+
+impl<M: Machine> Ksm<M> {
+    pub(crate) fn new() -> Self {
+        let zero = || Atomic::new(0);
+        Self {
+            lock: RwSem::new(()),
+            settings: KsmSettingsNow::new(KsmSettings::default()),
+            at: Plain::new(0),
+            sweep: Plain::new(0),
+            table: FrameArray::new(),
+            counts: KsmCounts {
+                scanned: zero(),
+                skipped: zero(),
+                merged: zero(),
+                zeroed: zero(),
+                refused: zero(),
+                unshared: zero(),
+                changed: zero(),
+                last_unshared: zero(),
+                last_changed: zero(),
+            },
+        }
+    }
+
+    /// Gets the memory that the scanner needs, if it has none: 10 bytes a frame.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`].
+    pub(super) fn prepare(&self, frames: &Frames<M>) -> Result<(), Error> {
+        if self.table.is_empty() {
+            let nr = frames.machine().nr_frames();
+            self.table.alloc(frames, buckets_of(nr) + candidates_of(nr))?;
+        }
+        Ok(())
+    }
+
+    /// Gives that memory back. No node is left.
+    pub(super) fn release(&self, frames: &Frames<M>) {
+        if !self.table.is_empty() {
+            self.table.free(frames);
+        }
+    }
+
+    /// The number of buckets; 0 before the first scan.
+    pub(super) fn buckets(&self) -> u64 {
+        // Five words for every four frames: one of them is a bucket's.
+        let words = self.table.len();
+        if words == 0 { 0 } else { words - words * 4 / 5 / GROUP * GROUP }
+    }
+
+    /// The number of words for candidates.
+    pub(super) fn candidates(&self) -> u64 {
+        self.table.len() - self.buckets()
+    }
+
+    /// The first node of a bucket.
+    pub(super) fn head(&self, frames: &Frames<M>, bucket: u64) -> Link<StableTag> {
+        let bits = self.table.get(frames, bucket).load(Ordering::Relaxed);
+        Link::from(RawHandle::new(bits as u32).map(StableId::from_raw))
+    }
+
+    pub(super) fn set_head(&self, frames: &Frames<M>, bucket: u64, head: Link<StableTag>) {
+        let bits = head.get().map_or(0, |id| u64::from(id.raw().get()));
+        self.table.get(frames, bucket).store(bits, Ordering::Relaxed);
+    }
+}
+
+const fn buckets_of(frames: u64) -> u64 {
+    frames.div_ceil(4 * GROUP) * GROUP
+}
+
+const fn candidates_of(frames: u64) -> u64 {
+    buckets_of(frames) * 4
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_has_four_words_for_candidates_to_each_bucket() {
+        for frames in [1, 31, 32, 33, 64, 4096, 65_535, 1 << 26] {
+            let (buckets, candidates) = (buckets_of(frames), candidates_of(frames));
+            let words = buckets + candidates;
+            assert!(candidates >= frames, "a word for each frame");
+            assert_eq!(words - words * 4 / 5 / GROUP * GROUP, buckets, "{frames} frames");
+        }
+    }
+}
