@@ -26,8 +26,10 @@ use crate::{
     place::Field,
 };
 use anonmem_hal::{MAX_ORDER, Machine, Order, Pfn};
-use anonmem_sync::{Atomic, Level, Ordering::Relaxed, PerCpu, Plain, RawSpin, Spin, order::Zone};
-use core::fmt;
+use anonmem_sync::{
+    Atomic, Level, Ordering::Relaxed, PerCpu, Plain, RawSpin, Spin, in_place, init_fields, order::Zone,
+};
+use core::{fmt, mem::MaybeUninit};
 
 /// There is no free memory that the caller may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -116,11 +118,11 @@ impl<M: Machine> Frames<M> {
         became_partly_mapped as _, next_slab_id as "slab_ids", zero_page as _, machine,
     };
 
-    /// Takes over the memory of `machine`, all of it free but for the zero page.
+    /// Takes over the memory of `machine`, all of it free but for the zero page. The value is made in `slot`.
     ///
     /// # Errors
     /// If there is none, or more than [`MAX_FRAMES`], or its metadata is not aligned.
-    pub fn new(machine: M) -> Result<Self, FramesError> {
+    pub fn init(slot: &mut MaybeUninit<Self>, machine: M) -> Result<&mut Self, FramesError> {
         let (frames, slots) = (machine.nr_frames(), machine.memmap());
         if frames > MAX_FRAMES {
             return Err(FramesError::TooMany { frames });
@@ -141,21 +143,29 @@ impl<M: Machine> Frames<M> {
         let zero_page = memmap.pfn(zero_page);
         machine.allocated(zero_page, Order::ZERO);
         machine.zero(zero_page, Order::ZERO);
-        Ok(Self {
-            memmap,
+        Ok(init_fields!(slot, {
+            memmap: memmap,
             watermarks: Watermarks::for_frames(frames),
             pcp_limits: PcpLimits::for_frames(nr),
-            pcp: PerCpu::new(|_| CpuPages::new()),
+            pcp <- |pcp| PerCpu::init(pcp, |_| CpuPages::new()),
             buddy_free: Plain::new(u64::from(buddy.free())),
             buddy: Spin::new(buddy),
             used_large: Counters::new(),
             peak: Plain::new(0),
             partly_mapped: Atomic::new(0),
-            became_partly_mapped: PerCpu::new(|_| [const { Atomic::new(0) }; NR_ORDERS]),
+            became_partly_mapped <- |slot| PerCpu::init(slot, |_| [const { Atomic::new(0) }; NR_ORDERS]),
             next_slab_id: Atomic::new(1),
-            zero_page,
-            machine,
-        })
+            zero_page: zero_page,
+            machine: machine,
+        }))
+    }
+
+    /// The same, as a value.
+    ///
+    /// # Errors
+    /// As [`init`](Self::init).
+    pub fn new(machine: M) -> Result<Self, FramesError> {
+        in_place::value(|slot| Self::init(slot, machine))
     }
 
     /// The page of zeroes that first reads are mapped to. It is never freed and nobody counts its mappings.

@@ -29,13 +29,15 @@ use anonmem_hal::{Machine, Order, PAGE_SIZE, Pfn};
 use anonmem_sync::{
     Atomic,
     Ordering::{Relaxed, Release},
-    PerCpu, Plain, Spin,
+    PerCpu, Plain, Spin, in_place, init_fields,
     order::Slab as SlabLevel,
 };
 use core::{
     any::TypeId,
+    convert::Infallible,
     hash::{Hash, Hasher},
     marker::PhantomData,
+    mem::MaybeUninit,
     ptr::NonNull,
 };
 
@@ -118,22 +120,32 @@ impl<M: Machine, T: SlabItem<M>> Slab<M, T> {
         (if fit < MAX_SLOTS { fit } else { MAX_SLOTS }) as u32
     };
 
-    /// A slab without a frame.
+    /// Makes a slab without a frame, where it is to stay.
     ///
     /// # Panics
     /// If these frames have had 2^24 slabs.
-    pub fn new(frames: &Frames<M>) -> Self {
+    pub fn init<'s>(slot: &'s mut MaybeUninit<Self>, frames: &Frames<M>) -> &'s mut Self {
         let id = frames.new_slab_id();
         assert!(id < 1 << 24, "too many slabs");
-        Self {
+        let cpu = |_| CpuSlots { free: Spin::new(FreeList::EMPTY), live: Plain::new(0) };
+        init_fields!(slot, {
             flags: Kind::Slab.bits(Order::ZERO) | id,
             type_word: type_word::<Slot<T, M>>(),
-            cpus: PerCpu::new(|_| CpuSlots { free: Spin::new(FreeList::EMPTY), live: Plain::new(0) }),
+            cpus <- |cpus| PerCpu::init(cpus, cpu),
             central: Spin::new(Central { free: FreeList::EMPTY, last_frame: 0 }),
             frames: Plain::new(0),
             peak: Plain::new(0),
             _items: PhantomData,
-        }
+        })
+    }
+
+    /// The same, as a value.
+    ///
+    /// # Panics
+    /// As [`init`](Self::init).
+    pub fn new(frames: &Frames<M>) -> Self {
+        let Ok(slab) = in_place::value(|slot| Ok::<_, Infallible>(Self::init(slot, frames)));
+        slab
     }
 
     /// Allocates a slot. Its object is what the last user left, or new.

@@ -100,6 +100,7 @@ impl VaRange {
     ///
     /// # Panics
     /// If `start > end`.
+    #[inline(always)]
     pub const fn new(start: Va, end: Va) -> Self {
         assert!(start.0 <= end.0, "a range starts after its end");
         Self { start, end }
@@ -215,6 +216,7 @@ impl Order {
     ///
     /// # Panics
     /// If `n` exceeds [`MAX_ORDER`].
+    #[inline(always)]
     pub const fn new(n: u8) -> Self {
         assert!(n <= MAX_ORDER, "order out of range");
         Self(n)

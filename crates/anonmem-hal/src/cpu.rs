@@ -1,5 +1,7 @@
 //! CPUs and sets of them.
 
+use core::mem::MaybeUninit;
+
 /// The most CPUs that a machine may have.
 pub const MAX_CPUS: usize = 64;
 
@@ -69,6 +71,13 @@ pub trait CpuSlots: 'static {
     type Of<T: Send + Sync>: AsRef<[T]> + Send + Sync;
     /// Makes one for each, by its number.
     fn make<T: Send + Sync>(make: impl FnMut(usize) -> T) -> Self::Of<T>;
+    /// The same, made where it is to stay: one after the other, none of them anywhere else before.
+    fn init<T: Send + Sync>(
+        slot: &mut MaybeUninit<Self::Of<T>>,
+        make: impl FnMut(usize) -> T,
+    ) -> &mut Self::Of<T> {
+        slot.write(Self::make(make))
+    }
 }
 
 /// Up to `N` CPUs.
@@ -86,11 +95,29 @@ impl<const N: usize> CpuSlots for UpTo<N> {
     fn make<T: Send + Sync>(make: impl FnMut(usize) -> T) -> [T; N] {
         core::array::from_fn(make)
     }
+
+    fn init<T: Send + Sync>(slot: &mut MaybeUninit<[T; N]>, mut make: impl FnMut(usize) -> T) -> &mut [T; N] {
+        let first = slot.as_mut_ptr().cast::<T>();
+        for i in 0..N {
+            // SAFETY: the array has `N` places.
+            let place = unsafe { first.add(i) };
+            // SAFETY: the place is in the slot, which is ours.
+            unsafe { place.write(make(i)) };
+        }
+        // SAFETY: all of them are made.
+        unsafe { slot.assume_init_mut() }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_array_made_in_place_is_the_one_made_elsewhere() {
+        let mut slot = MaybeUninit::uninit();
+        assert_eq!(*UpTo::<5>::init(&mut slot, |i| i * i), UpTo::<5>::make(|i| i * i));
+    }
 
     #[test]
     fn members_come_out_in_order() {

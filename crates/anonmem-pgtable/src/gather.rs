@@ -12,6 +12,7 @@ use crate::{
 use anonmem_frame::{FolioRef, Frames, MapRun};
 use anonmem_hal::{FlushRange, Machine, Pfn, Va, VaRange};
 use anonmem_sync::Rcu;
+use core::mem::MaybeUninit;
 
 /// Pages a batch holds.
 const BATCH: usize = 512;
@@ -27,7 +28,8 @@ pub struct MmuGather<'f, M: Machine> {
     /// What must be flushed: empty if nothing.
     range: VaRange,
     /// Raw references, as frame numbers relative to the first.
-    pages: [u32; BATCH],
+    pages: [MaybeUninit<u32>; BATCH],
+    /// How many of them are written.
     nr_pages: usize,
     /// Tables that were unlinked, linked through their metadata.
     tables: u64,
@@ -52,7 +54,7 @@ impl<'f, M: Machine> MmuGather<'f, M> {
             dead,
             teardown,
             range: VaRange::default(),
-            pages: [0; BATCH],
+            pages: [const { MaybeUninit::uninit() }; BATCH],
             nr_pages: 0,
             tables: 0,
             nr_tables: 0,
@@ -93,7 +95,7 @@ impl<'f, M: Machine> MmuGather<'f, M> {
         assert!(core::ptr::eq(page.folio().frames(), self.frames), "a page of another machine");
         self.note(va);
         let base = self.frames.machine().base_pfn();
-        self.pages[self.nr_pages] = (page.into_raw().0 - base.0) as u32;
+        self.pages[self.nr_pages].write((page.into_raw().0 - base.0) as u32);
         self.nr_pages += 1;
     }
 
@@ -185,7 +187,9 @@ impl<'f, M: Machine> MmuGather<'f, M> {
     pub fn flush(&mut self) {
         self.flush_tlb();
         let base = self.frames.machine().base_pfn();
-        let pages = self.pages[..self.nr_pages].iter().map(|&page| base.offset(u64::from(page)));
+        // SAFETY: `page` has written that many.
+        let page = |page: &MaybeUninit<u32>| u64::from(unsafe { page.assume_init() });
+        let pages = self.pages[..self.nr_pages].iter().map(|raw| base.offset(page(raw)));
         // SAFETY: `page` took the references apart with `into_raw`; each is taken back once, because
         // `nr_pages` is reset below.
         unsafe { self.frames.put_many(pages) };
@@ -208,11 +212,11 @@ impl<'f, M: Machine> MmuGather<'f, M> {
         }
     }
 
-    /// Flushes, frees, and ends the gathering.
-    // Inlined, so that two kilobytes are not moved to be dropped.
+    /// Flushes, frees, and ends the gathering: what is gathered later has to be flushed later.
+    // By reference, so that two kilobytes are not moved to be dropped.
     #[doc(alias = "tlb_finish_mmu")]
     #[inline]
-    pub fn finish(mut self) {
+    pub fn finish(&mut self) {
         self.flush();
     }
 }

@@ -58,6 +58,7 @@ impl<'a, M: Machine, G: StableVma<M>> PteTable<'a, M, G> {
 }
 
 impl<'a, M: Machine, G: StableVma<M>> PteGuard<'a, M, G> {
+    #[inline(always)]
     pub(crate) fn new(table: PteTable<'a, M, G>, lock: RawSpinGuard<'a, M, Ptl>) -> Self {
         Self { table, used: table.frames.table_used(table.table), _lock: lock }
     }
@@ -159,6 +160,7 @@ impl<'a, M: Machine, G: StableVma<M>> PteGuard<'a, M, G> {
     /// Clears the accessed bit of a present entry and returns what it was. Without a flush: a translation
     /// that is cached may hide later accesses, which costs precision and nothing else.
     #[doc(alias = "ptep_clear_young_notify")]
+    #[inline]
     pub fn test_and_clear_young(&mut self, va: Va) -> bool {
         let old = self.change(va, |p| Present { young: false, ..p });
         matches!(old, Pte::Present(p) if p.young)

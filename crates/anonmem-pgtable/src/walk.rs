@@ -96,6 +96,17 @@ impl<M: Machine> AddressSpace<M> {
         stable: &'a G,
         va: Va,
     ) -> Option<Walked<'a, M, G>> {
+        self.walk_inlined(frames, stable, va)
+    }
+
+    /// The same in line, for a loop that does little else.
+    #[inline(always)]
+    pub fn walk_inlined<'a, G: StableVma<M>>(
+        &'a self,
+        frames: &'a Frames<M>,
+        stable: &'a G,
+        va: Va,
+    ) -> Option<Walked<'a, M, G>> {
         let mut table = self.root_for(frames, stable)?;
         for level in (1..M::Arch::LEVELS).rev() {
             match entry_of::<M>(frames, table, va, level) {

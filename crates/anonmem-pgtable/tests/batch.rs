@@ -211,6 +211,30 @@ fn a_run_is_of_consecutive_pages() {
 }
 
 #[test]
+fn exclusive_pages_are_no_batch_with_shared_ones_that_say_the_same() {
+    World::run(|w| {
+        let read_only = Attrs { prot: Protection::R, ..RW };
+        w.install(|_| read_only);
+        assert_eq!(lengths(&w.lock(), range(0, 4)), [4]);
+        let child = AddressSpace::new();
+        child.alloc_root(&w.frames).unwrap();
+        let table = child.table_alloc(&w.frames, &Mmap, va(0)).unwrap();
+        let shared = table.lock_nested().share_range(&mut w.lock(), range(0, 3));
+        assert_eq!(shared, (va(3), Ok(())));
+        assert_eq!(lengths(&w.lock(), range(0, 4)), [3, 1]);
+        for i in 0..3 {
+            drop(table.lock().clear(va(i)));
+        }
+        w.clear(range(0, 4), Teardown::Range);
+        let mut gather = MmuGather::new(&w.frames, &child, &w.rcu, &w.dead, Teardown::Range);
+        child.free_tables(&mut gather, &w.frames, range(0, 8), VaRange::new(Va(0), Va(u64::MAX)));
+        gather.finish();
+        w.dead.drain(&w.frames, &w.rcu);
+        child.free_root(&w.frames);
+    });
+}
+
+#[test]
 fn a_child_shares_a_large_folio_in_one_step_and_not_if_it_is_pinned() {
     World::run(|w| {
         let head = w.install(|_| RW);

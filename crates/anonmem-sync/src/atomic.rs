@@ -85,6 +85,9 @@ macro_rules! core_op {
 macro_rules! rmw {
     ($self:ident, $order:ident, $name:ident, $value:ident, $new:expr) => {{
         let value = $value.to_bits();
+        if !M::Probe::ACTIVE {
+            return T::from_bits(core_op!($self, a => widen(a.$name(value as _, $order))));
+        }
         let (old, _) = M::Probe::rmw($self.addr(), $order, || {
             let old = core_op!($self, a => widen(a.$name(value as _, $order)));
             #[allow(clippy::redundant_closure_call)]
@@ -110,6 +113,10 @@ impl<T: Word, M: Machine> Atomic<T, M> {
     #[inline(always)]
     #[track_caller]
     pub fn load(&self, order: Ordering) -> T {
+        // Said here and not left to closures: a large caller does not inline those.
+        if !M::Probe::ACTIVE {
+            return T::from_bits(core_op!(self, a => widen(a.load(order))));
+        }
         T::from_bits(M::Probe::load(self.addr(), order, || core_op!(self, a => widen(a.load(order)))))
     }
 
@@ -118,6 +125,9 @@ impl<T: Word, M: Machine> Atomic<T, M> {
     #[track_caller]
     pub fn store(&self, value: T, order: Ordering) {
         let bits = value.to_bits();
+        if !M::Probe::ACTIVE {
+            return core_op!(self, a => a.store(bits as _, order));
+        }
         let old = || self.peek().to_bits();
         M::Probe::store(self.addr(), order, bits, old, || core_op!(self, a => a.store(bits as _, order)));
     }
@@ -165,6 +175,14 @@ impl<T: Word, M: Machine> Atomic<T, M> {
     #[inline(always)]
     #[track_caller]
     pub fn compare_exchange(&self, current: T, new: T, order: Ordering) -> Result<T, T> {
+        if !M::Probe::ACTIVE {
+            let failure = failure_order(order);
+            let (current, new) = (current.to_bits(), new.to_bits());
+            return core_op!(self, a => match a.compare_exchange(current as _, new as _, order, failure) {
+                Ok(old) => Ok(T::from_bits(widen(old))),
+                Err(old) => Err(T::from_bits(widen(old))),
+            });
+        }
         let (current, new) = (current.to_bits(), new.to_bits());
         let (old, stored) = M::Probe::rmw(self.addr(), order, || {
             core_op!(self, a => {

@@ -28,6 +28,8 @@ pub mod bitlock;
 #[doc(hidden)]
 pub mod contention;
 mod debug;
+#[doc(hidden)]
+pub mod in_place;
 pub mod lockdep;
 pub mod order;
 #[doc(hidden)]

@@ -1,7 +1,8 @@
 //! Values on cache lines of their own; one such value per CPU.
 
+use crate::init_fields;
 use anonmem_hal::{CpuId, CpuSlots, Machine};
-use core::ops::Deref;
+use core::{mem::MaybeUninit, ops::Deref};
 
 /// A value that shares its cache lines with nothing: what others write nearby does not slow its readers down.
 /// Two lines, because CPUs fetch them in pairs.
@@ -31,8 +32,16 @@ impl<T: Send + Sync, M: Machine> PerCpu<T, M> {
         Self { values: M::Cpus::make(|i| CachePadded(make(CpuId(i as u32)))) }
     }
 
+    /// The same, made where it is to stay.
+    pub fn init(slot: &mut MaybeUninit<Self>, mut make: impl FnMut(CpuId) -> T) -> &mut Self {
+        const { assert!(M::Cpus::MAX > 0) };
+        init_fields!(slot, {
+            values <- |values| M::Cpus::init(values, |i| CachePadded(make(CpuId(i as u32)))),
+        })
+    }
+
     /// The current CPU's. It stays ours until the task parks or yields.
-    #[inline]
+    #[inline(always)]
     pub fn this(&self) -> &T {
         self.of(M::current_cpu())
     }
@@ -41,7 +50,7 @@ impl<T: Send + Sync, M: Machine> PerCpu<T, M> {
     ///
     /// # Panics
     /// If the machine may not have so many ([`Machine::Cpus`]).
-    #[inline]
+    #[inline(always)]
     pub fn of(&self, cpu: CpuId) -> &T {
         &self.values.as_ref()[cpu.index()].0
     }

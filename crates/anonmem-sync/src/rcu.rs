@@ -14,11 +14,12 @@
 
 use crate::{
     atomic::{Atomic, fence},
+    init_fields,
     percpu::PerCpu,
     wait::spin_until,
 };
 use anonmem_hal::Machine;
-use core::{marker::PhantomData, sync::atomic::Ordering};
+use core::{marker::PhantomData, mem::MaybeUninit, sync::atomic::Ordering};
 
 /// How deep a CPU's sections are nested: the low bits of its word.
 const DEPTH_BITS: u32 = 8;
@@ -38,6 +39,11 @@ impl<M: Machine> Rcu<M> {
     /// A domain without readers.
     pub fn new() -> Self {
         Self { epoch: Atomic::new(1), cpus: PerCpu::new(|_| Atomic::new(0)) }
+    }
+
+    /// The same, made where it is to stay.
+    pub fn init(slot: &mut MaybeUninit<Self>) -> &mut Self {
+        init_fields!(slot, { epoch: Atomic::new(1), cpus <- |cpus| PerCpu::init(cpus, |_| Atomic::new(0)) })
     }
 
     /// Enters a read section. Sections nest.

@@ -1,7 +1,8 @@
 //! Counters of what happened, one set per CPU. Linux: /proc/vmstat.
 
 use anonmem_hal::{CpuId, Machine};
-use anonmem_sync::{Atomic, PerCpu};
+use anonmem_sync::{Atomic, PerCpu, init_fields};
+use core::mem::MaybeUninit;
 
 macro_rules! events {
     ($($(#[$doc:meta])* $name:ident => $label:literal,)*) => {
@@ -162,8 +163,9 @@ pub(crate) struct Events<M: Machine> {
 }
 
 impl<M: Machine> Events<M> {
-    pub(crate) fn new() -> Self {
-        Self { cpus: PerCpu::new(|_| [const { Atomic::new(0) }; NR_EVENTS]) }
+    pub(crate) fn init(slot: &mut MaybeUninit<Self>) -> &mut Self {
+        let none = |_| [const { Atomic::new(0) }; NR_EVENTS];
+        init_fields!(slot, { cpus <- |cpus| PerCpu::init(cpus, none) })
     }
 
     /// Counts one event on this CPU.

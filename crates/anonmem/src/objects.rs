@@ -26,8 +26,8 @@ use crate::{
 use anonmem_frame::{Field, FolioOwner, FolioRef, Frames, FramesError, Link, PinNodes, Place, Slab, fields};
 use anonmem_hal::{Machine, NrPages, PAGE_SHIFT};
 use anonmem_pgtable::{AddressSpace, DeadTables, MmuGather, Teardown};
-use anonmem_sync::{Atomic, CachePadded, Ordering, PerCpu, Rcu};
-use core::mem::offset_of;
+use anonmem_sync::{Atomic, CachePadded, Ordering, PerCpu, Rcu, init_fields};
+use core::mem::{MaybeUninit, offset_of};
 
 /// The objects of one memory manager.
 pub struct Objects<M: Machine> {
@@ -62,37 +62,40 @@ pub struct Objects<M: Machine> {
 }
 
 impl<M: Machine> Objects<M> {
-    /// Takes over the memory of `machine`.
+    /// Takes over the memory of `machine`. The value is made in `slot`.
     ///
     /// # Errors
     /// [`FramesError`].
-    pub(crate) fn new(machine: M, config: Config) -> Result<Self, FramesError> {
-        let frames = Frames::new(machine)?;
-        Ok(Self {
-            rcu: Rcu::new(),
+    pub(crate) fn init(
+        slot: &mut MaybeUninit<Self>,
+        machine: M,
+        config: Config,
+    ) -> Result<&mut Self, FramesError> {
+        Ok(init_fields!(slot, {
+            frames => |slot| Frames::init(slot, machine),
+            rcu <- Rcu::init,
             dead_tables: DeadTables::new(),
-            mms: Slab::new(&frames),
-            vmas: Slab::new(&frames),
-            tree_nodes: Slab::new(&frames),
-            anon_vmas: Slab::new(&frames),
-            chains: Slab::new(&frames),
-            shm_objects: Slab::new(&frames),
-            uffds: Slab::new(&frames),
-            uffd_messages: Slab::new(&frames),
-            pins: PinNodes::new(&frames),
-            swap: SwapDevices::new(),
+            mms <- |slot| Slab::init(slot, frames),
+            vmas <- |slot| Slab::init(slot, frames),
+            tree_nodes <- |slot| Slab::init(slot, frames),
+            anon_vmas <- |slot| Slab::init(slot, frames),
+            chains <- |slot| Slab::init(slot, frames),
+            shm_objects <- |slot| Slab::init(slot, frames),
+            uffds <- |slot| Slab::init(slot, frames),
+            uffd_messages <- |slot| Slab::init(slot, frames),
+            pins <- |slot| PinNodes::init(slot, frames),
+            swap <- SwapDevices::init,
             workingset: Workingset::new(frames.machine().nr_frames()),
             stable_nodes: Slab::new(&frames),
             lazyfree_used: Atomic::new(0),
-            last_vma: PerCpu::new(|_| Atomic::new(Link::NONE)),
-            events: Events::new(),
-            folio_events: FolioEvents::new(),
+            last_vma <- |slot| PerCpu::init(slot, |_| Atomic::new(Link::NONE)),
+            events <- Events::init,
+            folio_events <- FolioEvents::init,
             folio_policy: FolioPolicyNow::new(config.folios),
             overcommit: OvercommitPolicy::new(config.overcommit),
             committed: CachePadded(Atomic::new(0)),
-            frames,
-            config,
-        })
+            config: config,
+        }))
     }
 
     /// The slot of an address space; it may be another use of it.

@@ -48,9 +48,7 @@ impl<M: Machine> Vm<M> {
         {
             return Err(Error::Invalid("the swap device is being taken out of use already"));
         }
-        for cpu in place.cursor.iter() {
-            cpu.store(0, Ordering::Relaxed);
-        }
+        self.swap.forget_clusters(place);
         loop {
             if let Err(e) = self.try_to_unuse(device) {
                 // Release pairs with the Acquire of whoever looks for an open device.

@@ -11,7 +11,8 @@ use crate::{
     rmap::machine::Machine,
 };
 use anonmem_frame::{Field, FramesError, Place, fields};
-use core::ops::Deref;
+use anonmem_sync::{in_place, init_fields};
+use core::{mem::MaybeUninit, ops::Deref};
 
 /// A memory manager: the objects that it owns, and what reclaims them.
 ///
@@ -36,21 +37,39 @@ pub struct Vm<M: Machine> {
 impl<M: Machine> Vm<M> {
     /// Takes over the memory of `machine`.
     ///
-    /// The value has about 3 KiB, and 4.3 KiB for each CPU that the machine may have ([`Machine::Cpus`]): 37
-    /// KiB for 8, about 280 KiB for 64. A kernel whose stack is small makes it on its boot stack, or says how
-    /// many CPUs it really has.
+    /// The value is as large as the CPUs are many that the machine may have
+    /// ([`Machine::Cpus`](anonmem_hal::Machine::Cpus)): 30 KiB for 8 of them, some 220 KiB for 64. On a small
+    /// stack, use [`init`](Self::init).
     ///
     /// # Errors
     /// If there is no frame or too many ([`FramesError`]).
     pub fn new(machine: M, config: Config) -> Result<Self, FramesError> {
-        let objects = Objects::new(machine, config)?;
-        Ok(Self {
+        in_place::value(|slot| Self::init(slot, machine, config))
+    }
+
+    /// Takes over the memory of `machine`, and makes the value where it is to stay: in a static, or in memory
+    /// of the kernel's heap. This takes less than 8 KiB of the stack, however many CPUs there are.
+    ///
+    /// ```
+    /// use anonmem::{Config, Vm};
+    /// use anonmem_testkit::VecMachine;
+    ///
+    /// let slot = Box::leak(Box::new_uninit());
+    /// let vm: &'static Vm<_> = Vm::init(slot, VecMachine::new(256), Config::default())?;
+    /// # assert_eq!(vm.stats().frames, 256);
+    /// # Ok::<(), anonmem::FramesError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`new`](Self::new): the slot is as it was.
+    pub fn init(slot: &mut MaybeUninit<Self>, machine: M, config: Config) -> Result<&mut Self, FramesError> {
+        Ok(init_fields!(slot, {
+            objects => |objects| Objects::init(objects, machine, config),
             clock: ClockHand::new(),
             reclaimers: Reclaimers::new(),
             kswapd: Kswapd::new(),
             ksm: Ksm::new(),
-            objects,
-        })
+        }))
     }
 
     const FIELDS: &'static [Field] = fields! {

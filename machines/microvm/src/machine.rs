@@ -66,8 +66,8 @@ pub fn init(layout: &Layout, config: &config::Config) {
     let kernel = Kernel { base: Pfn(layout.frames.start / PAGE), frames, memmap, poisoned };
     let config =
         anonmem::Config { lock_mode: config.lock_mode, folios: config.folios, ..anonmem::Config::default() };
-    let vm = match Vm::new(kernel, config) {
-        Ok(vm) => Box::leak(Box::new(vm)),
+    let vm = match Vm::init(Box::leak(Box::new_uninit()), kernel, config) {
+        Ok(vm) => vm,
         Err(error) => panic!("the memory manager does not take this memory: {error:?}"),
     };
     // Release pairs with the Acquire in `vm`.

@@ -23,8 +23,11 @@ use crate::{
     validate::Inconsistency,
 };
 use anonmem_hal::{Machine, NrPages, Pfn};
-use anonmem_sync::Plain;
-use core::{fmt, mem::ManuallyDrop};
+use anonmem_sync::{Plain, init_fields};
+use core::{
+    fmt,
+    mem::{ManuallyDrop, MaybeUninit},
+};
 
 /// Runs of a node.
 const RUNS: usize = 14;
@@ -54,24 +57,26 @@ impl<M: Machine> SlabItem<M> for PinNode<M> {
 }
 
 /// Where lists keep their runs.
-pub struct PinNodes<M: Machine>(Slab<M, PinNode<M>>);
+pub struct PinNodes<M: Machine> {
+    slab: Slab<M, PinNode<M>>,
+}
 
 impl<M: Machine> PinNodes<M> {
-    /// None.
-    pub fn new(frames: &Frames<M>) -> Self {
-        Self(Slab::new(frames))
+    /// Makes an empty slab of them, where it is to stay.
+    pub fn init<'s>(slot: &'s mut MaybeUninit<Self>, frames: &Frames<M>) -> &'s mut Self {
+        init_fields!(slot, { slab <- |slab| Slab::init(slab, frames) })
     }
 
     /// Calls `f` with every run of every list. Exact only at rest.
     pub fn for_each_run(&self, frames: &Frames<M>, mut f: impl FnMut(PinnedRun)) {
-        self.0.for_each_live(frames, |_, node| {
+        self.slab.for_each_live(frames, |_, node| {
             node.runs[..node.len.peek() as usize].iter().for_each(|run| f(PinnedRun::decode(run.peek())));
         });
     }
 
     /// Nodes in use.
     pub fn live(&self) -> u64 {
-        self.0.live()
+        self.slab.live()
     }
 
     /// Checks that every node is in use or free, at rest.
@@ -79,12 +84,12 @@ impl<M: Machine> PinNodes<M> {
     /// # Errors
     /// The first thing that does not add up.
     pub fn validate(&self, frames: &Frames<M>) -> Result<(), Inconsistency> {
-        self.0.validate(frames)
+        self.slab.validate(frames)
     }
 
     /// What `address` is, if it is in a node.
     pub fn place_of(&self, frames: &Frames<M>, address: usize) -> Option<Place> {
-        self.0.place_of(frames, address)
+        self.slab.place_of(frames, address)
     }
 }
 
@@ -396,7 +401,7 @@ impl<'f, M: Machine> PinList<'f, M> {
 
     /// Links an empty node behind `end`, the last node, or as the first.
     fn append(&mut self, end: Link<PinTag>) -> Result<Link<PinTag>, OutOfMemory> {
-        let id = self.nodes.0.alloc(self.frames)?;
+        let id = self.nodes.slab.alloc(self.frames)?;
         let node = self.node(id);
         node.next.set(Link::NONE);
         node.len.set(0);
@@ -408,7 +413,7 @@ impl<'f, M: Machine> PinList<'f, M> {
     }
 
     fn node(&self, id: Handle<PinTag>) -> &'f PinNode<M> {
-        self.nodes.0.get(self.frames, id)
+        self.nodes.slab.get(self.frames, id)
     }
 }
 
@@ -424,7 +429,7 @@ impl<M: Machine> Drop for PinList<'_, M> {
                 }
             }
             at = node.next.get();
-            self.nodes.0.free(self.frames, id);
+            self.nodes.slab.free(self.frames, id);
         }
     }
 }

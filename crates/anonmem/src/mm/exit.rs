@@ -42,5 +42,4 @@ pub(crate) fn exit_mmap<M: Machine>(objects: &Objects<M>, id: MmId) {
     }
     anonmem_hal::debug_check_eq!(M, slot.rss(), 0, "pages are counted that nobody maps");
     slot.space.free_root(&objects.frames);
-    drop(guard);
 }

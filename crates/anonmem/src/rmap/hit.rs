@@ -2,7 +2,7 @@
 //!
 //! Linux: mm/page_vma_mapped.c `page_vma_mapped_walk`.
 
-use crate::{ids::VmaId, mm::slot::MmSlot, objects::Objects};
+use crate::{ids::VmaId, mm::slot::MmSlot, objects::Objects, vma::vma::Vma};
 use anonmem_frame::{Folio, FolioOwner};
 use anonmem_hal::{Entry, Machine, PAGE_SIZE, Pfn, Present, Pte, SoftLeaf, Va, VaRange};
 use anonmem_pgtable::{LeafGuard, Locked, Mapped, PteGuard, PteTable, StableVma, Walked};
@@ -83,21 +83,40 @@ pub(super) fn visit_vma<'a, 'v: 'a, M: Machine, G: StableVma<M>, B>(
     id: VmaId,
     (folio, first): (Folio<'_, M>, u64),
     form: Form,
-    mut f: impl FnMut(RmapHit<'a, 'v, M, G>) -> ControlFlow<B>,
+    f: &mut impl FnMut(RmapHit<'a, 'v, M, G>) -> ControlFlow<B>,
 ) -> ControlFlow<B> {
     let vma = objects.vma(id);
-    let pages = folio.nr_pages().0;
     let Some(slot) = vma.mm().map(|mm| objects.mm_slot(mm)) else { return ControlFlow::Continue(()) };
     let met = Meeting { objects, slot, id, folio, form };
-    if pages == 1 {
-        let Some(va) = vma.address_of(first) else { return ControlFlow::Continue(()) };
-        let found = slot.space.walk(&objects.frames, guard, va);
-        return match found.and_then(|found| met.next(found, VaRange::page(va))) {
-            Some(hit) => f(hit),
-            None => ControlFlow::Continue(()),
-        };
+    if folio.nr_pages().0 > 1 {
+        return visit_pages(met, first, guard, vma, f);
     }
-    let Some(range) = vma.addresses_of(first, pages) else { return ControlFlow::Continue(()) };
+    let Some(va) = vma.address_of(first) else { return ControlFlow::Continue(()) };
+    let hit = match slot.space.walk_inlined(&objects.frames, guard, va) {
+        Some(Walked::Table(table)) => met.page_in_table(table, va),
+        // That of a larger folio, or it has become a table.
+        Some(found @ Walked::Leaf(_)) => met.next(found, VaRange::page(va)),
+        None => None,
+    };
+    match hit {
+        Some(hit) => f(hit),
+        None => ControlFlow::Continue(()),
+    }
+}
+
+/// The same for a folio of several pages.
+// Apart, so that the way of a single page is short.
+#[inline(never)]
+fn visit_pages<'a, 'v: 'a, M: Machine, G: StableVma<M>, B>(
+    met: Meeting<'v, '_, M>,
+    first: u64,
+    guard: &'a G,
+    vma: &Vma<M>,
+    f: &mut impl FnMut(RmapHit<'a, 'v, M, G>) -> ControlFlow<B>,
+) -> ControlFlow<B> {
+    let Meeting { objects, slot, folio, .. } = met;
+    let range = vma.addresses_of(first, folio.nr_pages().0);
+    let Some(range) = range else { return ControlFlow::Continue(()) };
     for (found, part) in slot.space.parts(&objects.frames, guard, range) {
         let mut rest = part;
         while !rest.is_empty()
@@ -137,6 +156,21 @@ impl<'v, M: Machine> Meeting<'v, '_, M> {
                 Locked::None => None,
             },
         }
+    }
+
+    /// The entry for `va`, if it maps the folio, which is of one page.
+    #[inline(always)]
+    fn page_in_table<'a, G: StableVma<M>>(
+        &self,
+        table: PteTable<'a, M, G>,
+        va: Va,
+    ) -> Option<RmapHit<'a, 'v, M, G>> {
+        // Without the lock first: most of a family's VMAs do not map the page.
+        self.maps(table.peek(va))?;
+        let entries = table.lock();
+        let page = self.maps(entries.get(va))?;
+        let entries = HitEntries::Table(entries);
+        Some(RmapHit { vma: self.id, va, page, pages: 1, slot: self.slot, entries })
     }
 
     fn leaf<'a, G: StableVma<M>>(&self, leaf: LeafGuard<'a, M, G>) -> RmapHit<'a, 'v, M, G> {
@@ -202,9 +236,11 @@ impl<'a, 'v, M: Machine, G: StableVma<M>> RmapHit<'a, 'v, M, G> {
 
 impl<M: Machine, G: StableVma<M>> RmapHit<'_, '_, M, G> {
     /// Takes the accessed bits; returns of how many pages they were set. A leaf has one for all of its pages.
+    #[inline]
     pub(super) fn take_young(&mut self) -> u64 {
         match &mut self.entries {
             HitEntries::Leaf(leaf) => u64::from(leaf.test_and_clear_young()) * self.pages,
+            HitEntries::Table(entries) if self.pages == 1 => u64::from(entries.test_and_clear_young(self.va)),
             HitEntries::Table(entries) => (0..self.pages)
                 .map(|page| u64::from(entries.test_and_clear_young(self.va.page_after(page))))
                 .sum(),
@@ -214,6 +250,7 @@ impl<M: Machine, G: StableVma<M>> RmapHit<'_, '_, M, G> {
     /// Takes the accessed bits of the entries around, whose table is locked already, and notes them at their
     /// folios: pages that lie together are used together, and reclaim need not walk to each of them.
     #[doc(alias = "lru_gen_look_around")]
+    #[inline(never)]
     pub(super) fn look_around(&mut self) {
         let window = LOOK_AROUND * PAGE_SIZE as u64;
         let start = Va(self.va.0 - self.va.0 % window);

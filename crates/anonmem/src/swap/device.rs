@@ -14,8 +14,10 @@
 use anonmem_frame::{FrameArray, SwapSlots};
 use anonmem_hal::{Machine, SwapEntry};
 use anonmem_sync::{
-    Atomic, AtomicState, Ordering, PerCpu, Spin, WaitQueue, order::SwapDevice as SwapDeviceLevel, states,
+    Atomic, AtomicState, Ordering, PerCpu, Spin, WaitQueue, init_fields,
+    order::SwapDevice as SwapDeviceLevel, states,
 };
+use core::mem::MaybeUninit;
 
 /// The most devices at once.
 pub(crate) const MAX_DEVICES: usize = 8;
@@ -48,13 +50,14 @@ pub(crate) struct SwapDevice<M: Machine> {
     pub(crate) next_cluster: Spin<M, SwapDeviceLevel, u64>,
     /// The cluster that the search for a run of slots starts at.
     pub(crate) run_cursor: Atomic<u64, M>,
-    /// Each CPU's next slot to try, plus one; 0 if it has no cluster.
-    pub(crate) cursor: PerCpu<Atomic<u64, M>, M>,
+    number: u8,
 }
 
 /// All devices of a `Vm`.
 pub(crate) struct SwapDevices<M: Machine> {
     pub(crate) devices: [SwapDevice<M>; MAX_DEVICES],
+    /// Each CPU's next slot to try on each device, plus one; 0 if it has no cluster of it.
+    cursors: PerCpu<[Atomic<u64, M>; MAX_DEVICES], M>,
 }
 
 /// What there is to know of a device. Linux: /proc/swaps.
@@ -71,8 +74,8 @@ pub struct SwapInfo {
 }
 
 impl<M: Machine> SwapDevices<M> {
-    pub(crate) fn new() -> Self {
-        Self {
+    pub(crate) fn init(slot: &mut MaybeUninit<Self>) -> &mut Self {
+        init_fields!(slot, {
             devices: core::array::from_fn(|number| SwapDevice {
                 users: Atomic::new(0),
                 idle: WaitQueue::new(),
@@ -83,8 +86,21 @@ impl<M: Machine> SwapDevices<M> {
                 cluster_free: FrameArray::new(),
                 next_cluster: Spin::new(0),
                 run_cursor: Atomic::new(0),
-                cursor: PerCpu::new(|_| Atomic::new(0)),
+                number: number as u8,
             }),
+            cursors <- |cursors| PerCpu::init(cursors, |_| [const { Atomic::new(0) }; MAX_DEVICES]),
+        })
+    }
+
+    /// This CPU's place on a device: its next slot to try, plus one; 0 if it has no cluster.
+    pub(crate) fn cursor(&self, device: &SwapDevice<M>) -> &Atomic<u64, M> {
+        &self.cursors.this()[usize::from(device.number)]
+    }
+
+    /// Takes every CPU's cluster of a device away.
+    pub(crate) fn forget_clusters(&self, device: &SwapDevice<M>) {
+        for cpu in self.cursors.iter() {
+            cpu[usize::from(device.number)].store(0, Ordering::Relaxed);
         }
     }
 

@@ -239,7 +239,7 @@ impl<M: Machine> Objects<M> {
         mut page: FolioRef<'v, M>,
     ) -> Result<SwapCount<'v, M>, FolioRef<'v, M>> {
         while device.is_open() {
-            let cursor = device.cursor.this();
+            let cursor = self.swap.cursor(device);
             let Some(mut slot) = cursor.load(Ordering::Relaxed).checked_sub(1) else {
                 if !self.next_cluster(device) {
                     return Err(page);
@@ -279,7 +279,7 @@ impl<M: Machine> Objects<M> {
             let cluster = (*next + i) % clusters;
             if device.cluster_free.get(&self.frames, cluster).load(Ordering::Relaxed) > 0 {
                 *next = (cluster + 1) % clusters;
-                device.cursor.this().store(cluster * CLUSTER + 1, Ordering::Relaxed);
+                self.swap.cursor(device).store(cluster * CLUSTER + 1, Ordering::Relaxed);
                 return true;
             }
         }

@@ -3,7 +3,8 @@
 //! Linux: include/linux/huge_mm.h `enum mthp_stat_item`. Differs: every fallback has its reason.
 
 use anonmem_hal::{Machine, Order};
-use anonmem_sync::{Atomic, Ordering, PerCpu};
+use anonmem_sync::{Atomic, Ordering, PerCpu, init_fields};
+use core::mem::MaybeUninit;
 
 use super::mode::MAX_FOLIO_ORDER;
 
@@ -82,11 +83,12 @@ pub(crate) struct FolioEvents<M: Machine> {
 }
 
 impl<M: Machine> FolioEvents<M> {
-    pub(crate) fn new() -> Self {
-        Self {
-            cpus: PerCpu::new(|_| [const { [const { Atomic::new(0) }; NR] }; ORDERS]),
+    pub(crate) fn init(slot: &mut MaybeUninit<Self>) -> &mut Self {
+        let none = |_| [const { [const { Atomic::new(0) }; NR] }; ORDERS];
+        init_fields!(slot, {
+            cpus <- |cpus| PerCpu::init(cpus, none),
             rare: [const { [const { Atomic::new(0) }; RARE] }; ORDERS],
-        }
+        })
     }
 
     #[cold]

@@ -42,6 +42,7 @@ pub(super) fn pages(start: u64, end: u64) -> VaRange {
 ///
 /// # Panics
 /// If the range is empty or not page aligned.
+#[inline]
 pub(super) fn to_pages(range: VaRange) -> (u64, u64) {
     assert!(
         range.start.is_page_aligned() && range.end.is_page_aligned() && !range.is_empty(),

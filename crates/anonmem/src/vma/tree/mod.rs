@@ -122,13 +122,18 @@ impl<M: Machine, V> Default for VmaTree<M, V> {
 }
 
 /// The nodes from the root to a leaf and the slot taken in each. Index 0 is the leaf.
+///
+/// Three narrow arrays and not one of steps: an empty path is made for each change, and these are zeroed in a
+/// few instructions.
 struct Path<'a, M> {
-    steps: [Option<Step<'a, M>>; MAX_HEIGHT],
+    nodes: [Option<&'a TreeNode<M>>; MAX_HEIGHT],
+    handles: [Link<NodeTag>; MAX_HEIGHT],
+    slots: [u8; MAX_HEIGHT],
 }
 
 /// One node on a path.
 struct Step<'a, M> {
-    handle: NodeId,
+    handle: Link<NodeTag>,
     node: &'a TreeNode<M>,
     slot: usize,
 }
@@ -141,20 +146,27 @@ impl<M> Clone for Step<'_, M> {
 impl<M> Copy for Step<'_, M> {}
 
 impl<'a, M: Machine> Path<'a, M> {
-    const EMPTY: Self = Self { steps: [const { None }; MAX_HEIGHT] };
+    const EMPTY: Self =
+        Self { nodes: [None; MAX_HEIGHT], handles: [Link::NONE; MAX_HEIGHT], slots: [0; MAX_HEIGHT] };
 
     /// The step on `level`, which is on the path.
+    #[inline]
     fn at(&self, level: usize) -> Step<'a, M> {
-        self.steps[level].expect("a path reaches from the root to a leaf")
+        let node = self.nodes[level].expect("a path reaches from the root to a leaf");
+        Step { handle: self.handles[level], node, slot: usize::from(self.slots[level]) }
     }
 
-    fn set(&mut self, level: usize, handle: NodeId, node: &'a TreeNode<M>, slot: usize) {
-        self.steps[level] = Some(Step { handle, node, slot });
+    #[inline]
+    fn set(&mut self, level: usize, handle: impl Into<Link<NodeTag>>, node: &'a TreeNode<M>, slot: usize) {
+        self.nodes[level] = Some(node);
+        self.handles[level] = handle.into();
+        self.slots[level] = slot as u8;
     }
 }
 
 impl<M: Machine> Step<'_, M> {
     fn summary(&self, level: usize) -> node::Slot {
-        self.node.summary(Tier::of(level), self.handle)
+        let handle = self.handle.get().expect("a step is at a node");
+        self.node.summary(Tier::of(level), handle)
     }
 }

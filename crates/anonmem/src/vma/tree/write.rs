@@ -85,7 +85,8 @@ impl<'a, 'p, M: Machine, V> TreeWriter<'a, 'p, M, V> {
     #[doc(alias("vma_iter_clear", "mas_erase"))]
     pub(crate) fn erase(&mut self, range: VaRange) -> Handle<V> {
         let tree = self.tree();
-        let mut path = self.path_to(range);
+        let mut path = Path::EMPTY;
+        self.walk_to(range, &mut path);
         let leaf = path.at(0);
         let value = leaf.node.slot(leaf.slot).link;
         leaf.node.remove(leaf.slot);
@@ -106,20 +107,14 @@ impl<'a, 'p, M: Machine, V> TreeWriter<'a, 'p, M, V> {
         if M::CHECKED {
             self.assert_only_one_in(old, new);
         }
-        let path = self.path_to(old);
+        let mut path = Path::EMPTY;
+        self.walk_to(old, &mut path);
         let leaf = path.at(0);
         leaf.node.set(leaf.slot, Slot { start, end, ..leaf.node.slot(leaf.slot) });
         self.mend_summaries(&path, 0);
     }
 
-    /// The way down to the entry with exactly this range.
-    #[inline(always)]
-    fn path_to(&self, range: VaRange) -> Path<'a, M> {
-        let mut path = Path::EMPTY;
-        self.walk_to(range, &mut path);
-        path
-    }
-
+    /// Fills in the way down to the entry with exactly this range.
     fn walk_to(&self, range: VaRange, path: &mut Path<'a, M>) {
         let (start, end) = to_pages(range);
         let found = self.tree().walk(self.prealloc.nodes, start, path) && {
