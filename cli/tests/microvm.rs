@@ -288,7 +288,8 @@ fn programs_fill_protect_and_move_their_own_pages_while_they_are_swapped() {
     }
 }
 
-/// python3 knows nothing of the userfaultfd that was preloaded, grows its heap, forks, moves, drops and unmaps.
+/// python3 knows nothing of the userfaultfd that was preloaded, grows its heap, forks, moves, drops and
+/// unmaps.
 #[test]
 fn a_monitor_follows_a_program_that_it_did_not_write() {
     if !vm_is_there() {

@@ -81,8 +81,8 @@ pub(crate) struct Found {
 ///
 /// # Errors
 ///
-/// An operation that there is not, a table that cannot be read, a file that cannot be written. A conflict that
-/// the table does not have is the status 1.
+/// An operation that there is not, a table that cannot be read, a file that cannot be written. A conflict
+/// that the table does not have is the status 1.
 pub fn scale(options: &ScaleOptions) -> Result<u8> {
     if options.list {
         let lines: String = OPS.iter().map(|op| format!("{:<16} {}\n", op.name, op.what)).collect();

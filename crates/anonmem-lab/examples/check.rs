@@ -1,6 +1,6 @@
 //! Explores cases and prints a verdict for each: `cargo run --release -p anonmem-lab --example check
-//! [CASE...]`. With `--first`, the first that breaks a rule is the last. `--budget=SECONDS` is what each way of
-//! a case may use of a processor's time, 30 without it.
+//! [CASE...]`. With `--first`, the first that breaks a rule is the last. `--budget=SECONDS` is what each way
+//! of a case may use of a processor's time, 30 without it.
 
 use anonmem_lab::cases;
 use std::{process::ExitCode, time::Duration};

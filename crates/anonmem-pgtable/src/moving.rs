@@ -1,5 +1,5 @@
-//! A large folio goes to other addresses as a whole, from the entries of one range to those of another, or
-//! from one leaf to another.
+//! A large folio goes to other addresses as a whole: from the entries of one range to those of another, or
+//! from leaf to leaf.
 //!
 //! Only the addresses change: a folio that is exclusive has one address space, and its pages lie there in
 //! order before and after. Between, the entries are empty, the old translations are flushed, and the owner of
@@ -61,8 +61,8 @@ impl<M: Machine> fmt::Debug for TakenFolio<'_, M> {
 }
 
 impl<'a, M: Machine, G: StableVma<M>> PteGuard<'a, M, G> {
-    /// Clears the entries of `range`, if they map all pages of one exclusive folio in order, and are alike but
-    /// for what the hardware sets. The caller owes the TLB a flush.
+    /// Clears the entries of `range`, if they map all pages of one exclusive folio in order, and are alike
+    /// but for what the hardware sets. The caller owes the TLB a flush.
     pub fn take_folio(&mut self, range: VaRange) -> Option<TakenFolio<'a, M>> {
         let batch = self.batch(range)?;
         let (frames, said) = (self.frames(), batch.present());

@@ -58,8 +58,8 @@ impl<'a, M: Machine, G: StableVma<M>> Walked<'a, M, G> {
         }
     }
 
-    /// As [`peek`](Self::peek), for whoever tells others that nothing is there. Whoever exchanges what is in an
-    /// entry empties it first, under its lock: so an entry that is empty is asked again under that lock.
+    /// As [`peek`](Self::peek), for whoever tells others that nothing is there. Whoever exchanges what is in
+    /// an entry empties it first, under its lock: so an entry that is empty is asked again under that lock.
     ///
     /// # Locks
     /// Takes the page-table lock.

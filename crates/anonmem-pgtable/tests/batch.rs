@@ -211,6 +211,31 @@ fn a_run_is_of_consecutive_pages() {
 }
 
 #[test]
+fn what_goes_together_is_flushed_together() {
+    World::run(|w| {
+        let stats = || w.frames.machine().tlbs().stats();
+        w.space.activate(CpuId(0));
+        w.install(|_| RW);
+        let before = stats();
+        w.clear(range(0, 4), Teardown::Range);
+        let after = stats();
+        assert_eq!(
+            (after.flushes - before.flushes, after.pages - before.pages),
+            (1, 4),
+            "all pages of a run"
+        );
+        // The table is empty: what CPUs remember of it is about any of its addresses.
+        let mut gather = w.gather(Teardown::Range);
+        let all = VaRange::new(Va(0), Va(u64::MAX));
+        w.space.free_tables(&mut gather, &w.frames, range(0, 8), all);
+        gather.finish();
+        let freed = stats();
+        assert_eq!((freed.flushes - after.flushes, freed.pages - after.pages), (1, 0), "the whole space");
+        w.space.deactivate(CpuId(0));
+    });
+}
+
+#[test]
 fn exclusive_pages_are_no_batch_with_shared_ones_that_say_the_same() {
     World::run(|w| {
         let read_only = Attrs { prot: Protection::R, ..RW };

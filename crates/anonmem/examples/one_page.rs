@@ -1,5 +1,5 @@
-//! One page of memory, from the first fault to the end of its process, with what the memory manager knows of it
-//! after each step. docs/walkthrough.md explains the output line by line; a test keeps the two equal.
+//! One page of memory, from the first fault to the end of its process, with what the memory manager knows of
+//! it after each step. docs/walkthrough.md explains the output line by line; a test keeps the two equal.
 //!
 //! `cargo run -p anonmem --example one_page`
 
@@ -64,7 +64,8 @@ struct Tour<'v> {
     vm: &'v Vm<VecMachine>,
     text: String,
     steps: usize,
-    /// Frames that had a page; `None` when the page has left, so that the frame's next page gets another name.
+    /// Frames that had a page; `None` when the page has left, so that the frame's next page gets another
+    /// name.
     pages: RefCell<Vec<Option<Pfn>>>,
     anon_vmas: RefCell<Vec<RawHandle>>,
 }

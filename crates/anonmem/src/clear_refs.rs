@@ -56,7 +56,8 @@ impl<M: Machine> Mm<'_, M> {
         let guard = self.read();
         let slot = guard.slot();
         if what == ClearRefs::Peak {
-            // Relaxed: the count says nothing of anything else. The peak is never told as less than what is mapped.
+            // Relaxed: the count says nothing of anything else. The peak is never told as less than what is
+            // mapped.
             slot.pages.peak.store(0, Ordering::Relaxed);
             return;
         }

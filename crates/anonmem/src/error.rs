@@ -3,8 +3,9 @@
 use anonmem_frame::OutOfMemory;
 use core::fmt;
 
-/// Why an operation was refused. Nothing has changed when one is returned, unless the call says how far it came:
-/// `mprotect`, `madvise`, `mlock` and a move of several mappings change one after the other, as on Linux.
+/// Why an operation was refused. Nothing has changed when one is returned, unless the call says how far it
+/// came: `mprotect`, `madvise`, `mlock` and a move of several mappings change one after the other, as on
+/// Linux.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Error {
     /// No frame could be had.

@@ -22,7 +22,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! `anonmem-testkit` is the smallest machine, to be read beside a port of your own; `examples/one_page.rs`
+//! `anonmem-testkit` is the smallest machine, to be read beside a port of your own. `examples/one_page.rs`
 //! and docs/walkthrough.md show what the memory manager knows after each of these steps.
 //!
 //! Everything is reached from one [`Vm`], which is made over a machine's memory ([`anonmem_hal::Machine`]).

@@ -2,8 +2,8 @@
 //!
 //! Locks: none. It is a snapshot, and what it says may be over when it is told.
 //!
-//! Linux: fs/proc/page.c `stable_page_flags`. Differs: no page is on a list of reclaim; of a large folio, a page
-//! is mapped as often as its pages are on average, as without `CONFIG_PAGE_MAPCOUNT`.
+//! Linux: fs/proc/page.c `stable_page_flags`. Differs: no page is on a list of reclaim. Of a large folio, a
+//! page is mapped as often as its pages are on average, as without `CONFIG_PAGE_MAPCOUNT`.
 
 use crate::{rmap::machine::Machine, vm::Vm};
 use anonmem_frame::{Folio, Kind};

@@ -11,8 +11,8 @@
 //! Locks: the mmap lock for reading; a page-table lock for one table at a time.
 //!
 //! Linux: fs/proc/task_mmu.c `do_pagemap_scan`. Differs: no soft-dirty bits; no file pages, because a private
-//! mapping of a source has none; a hole that fills while it is protected is told as what it is then; protection
-//! makes leaves tables, whose pages are told one by one.
+//! mapping of a source has none. A hole that fills while it is protected is told as what it is then.
+//! Protection makes leaves tables, whose pages are told one by one.
 
 use crate::{
     error::Error,
@@ -144,8 +144,8 @@ pub struct Scanned {
 }
 
 impl<M: Machine> Mm<'_, M> {
-    /// Looks at the pages of a range, and tells `regions` of those that are asked for. Without a place to tell
-    /// them, and with [`ScanFlags::PROTECT`], all pages are protected that a table covers.
+    /// Looks at the pages of a range, and tells `regions` of those that are asked for. Without a place to
+    /// tell them, and with [`ScanFlags::PROTECT`], all pages are protected that a table covers.
     ///
     /// # Locks
     /// The mmap lock for reading. Sleeps.

@@ -156,7 +156,8 @@ impl<M: Machine> Mm<'_, M> {
                         // What was populated before is found so.
                         part.start
                     }
-                    result => result?,
+                    Err(stop @ (Stop::Hole | Stop::Denied | Stop::Signal | Stop::Oom)) => return Err(stop),
+                    Ok(end) => end,
                 },
             };
         }

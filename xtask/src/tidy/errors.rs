@@ -293,6 +293,17 @@ impl<'ast> Visit<'ast> for Body {
 
     fn visit_item(&mut self, _: &'ast syn::Item) {}
 
+    /// A call that is a statement hands nothing on: it has no error, or the compiler warns that one is
+    /// dropped.
+    fn visit_stmt(&mut self, stmt: &'ast syn::Stmt) {
+        match stmt {
+            syn::Stmt::Expr(call @ (syn::Expr::Call(_) | syn::Expr::MethodCall(_)), Some(_)) => {
+                self.swallow(call);
+            }
+            _ => visit::visit_stmt(self, stmt),
+        }
+    }
+
     fn visit_expr_path(&mut self, path: &'ast syn::ExprPath) {
         let segments: Vec<_> = path.path.segments.iter().map(|s| s.ident.to_string()).collect();
         if let [.., kind, variant] = &segments[..]
@@ -426,9 +437,11 @@ mod tests {
 
     #[test]
     fn what_goes_no_further_does_not_count() {
-        for body in
-            ["let _ = below(2); Ok(())", "if below(2).is_ok() { g() } Ok(())", "below(2).ok(); Ok(())"]
-        {
+        for body in [
+            "let _ = below(2); Ok(())",
+            "if below(2).is_ok() { g() } Ok(())",
+            "below(2); below(2).ok(); Ok(())",
+        ] {
             assert!(of("Does it.", body).is_empty(), "{body}");
         }
         assert!(of("Does it.", "if e == Error::Again { g() } Ok(())").is_empty());

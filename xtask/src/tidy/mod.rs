@@ -45,7 +45,6 @@ pub(crate) fn run(root: &Path) -> ExitCode {
     for (path, text) in &texts {
         findings.extend(check_file(path, text, &enums));
     }
-    findings = prose::forgive(findings);
     findings.extend(imports::check(root));
     findings.extend(patches::check(root, &files));
     findings.sort();

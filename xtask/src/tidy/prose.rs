@@ -8,10 +8,6 @@ use super::source::Source;
 /// The widest line, as in `rustfmt.toml`.
 const MAX_COLUMNS: usize = 110;
 
-/// Where there still are wider lines, and how many: documents, then folders. The number only ever falls.
-const KNOWN: [(&str, usize); 4] =
-    [("crates/anonmem", 70), ("crates/anonmem-lab", 12), ("crates/anonmem-sync", 1), ("machines/microvm", 1)];
-
 /// Checks a Markdown document. Rows of tables and code cannot be broken, nor can a word.
 pub(crate) fn check_markdown(path: &Path, text: &str) -> Vec<Finding> {
     let mut is_code = false;
@@ -56,18 +52,6 @@ fn is_too_wide(line: &str) -> bool {
 
 fn message(line: &str) -> String {
     format!("{} columns; break prose at {MAX_COLUMNS}", line.chars().count())
-}
-
-/// Forgives what [`KNOWN`] knows, folder by folder.
-pub(crate) fn forgive(found: Vec<Finding>) -> Vec<Finding> {
-    let mut left = found;
-    for (folder, known) in KNOWN {
-        let of_folder = left.iter().filter(|finding| finding.path.starts_with(folder)).count();
-        if of_folder <= known {
-            left.retain(|finding| !finding.path.starts_with(folder));
-        }
-    }
-    left
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
-//! Leaves above the last level, against those who make them tables, share them or take them away. A leaf of the
-//! simulated machine maps eight pages.
+//! Leaves above the last level, against those who make them tables, share them or take them away. A leaf of
+//! the simulated machine maps eight pages.
 
 use super::{
     Case, Extent, Mutant, Run,
@@ -10,8 +10,8 @@ use anonmem::{Advice, FolioMode, FolioPolicy, LockMode, PinFlags, Prot};
 use anonmem_hal::Order;
 use anonmem_sync::Ordering;
 
-/// A program on `cpus` with a leaf at page 0, in which page 1 says 7. CPU 1 has read it, so that it knows a clean
-/// translation of the whole leaf.
+/// A program on `cpus` with a leaf at page 0, in which page 1 says 7. CPU 1 has read it, so that it knows a
+/// clean translation of the whole leaf.
 fn leaf(cpus: &[u32]) -> Kernel {
     let kernel = Kernel::new(96, LockMode::Mmap);
     kernel.spawn(0, cpus);

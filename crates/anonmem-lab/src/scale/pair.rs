@@ -132,8 +132,8 @@ fn in_conflict([a, b]: &[Vec<&Access>; 2]) -> bool {
     !a.is_empty() && !b.is_empty() && (writes(a) || writes(b))
 }
 
-/// Entries of a table count as lines of their own. The tables of the simulated machine have eight entries, one
-/// line; those of real ones 512, and the two operations are about pages that are far apart.
+/// Entries of a table count as lines of their own. The tables of the simulated machine have eight entries,
+/// one line; those of real ones 512, and the two operations are about pages that are far apart.
 fn of_entries<'a>([a, b]: [Vec<&'a Access>; 2], names: &Observer) -> Option<[Vec<&'a Access>; 2]> {
     let is_entry = |access: &&Access| {
         names

@@ -1,7 +1,7 @@
 //! The committed table of conflicts: `docs/scale.toml`, which tests compare, so that a new conflict fails.
 //!
-//! A section for each relation and mode; in it a key for each line in conflict, and the pairs that meet there:
-//! each operation with those after it.
+//! A section for each relation and mode; in it a key for each line in conflict, and the pairs that meet
+//! there: each operation with those after it.
 
 use super::{MODES, Relation, Study, mode_name};
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,8 +1,9 @@
 //! The state that both orders of a pair start from.
 //!
 //! A side of a pair is one CPU and what is its own: an address space or a part of one, a table's worth of
-//! pages in a mapping that both sides share, another one in a mapping of its own, a userfaultfd. Everything is
-//! warm: each CPU has run programs before, so that its lists of pages and slots are neither empty nor full.
+//! pages in a mapping that both sides share, another one in a mapping of its own, a userfaultfd. Everything
+//! is warm: each CPU has run programs before, so that its lists of pages and slots are neither empty nor
+//! full.
 
 use super::{
     Op, Relation,

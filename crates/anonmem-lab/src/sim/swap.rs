@@ -1,10 +1,10 @@
 //! The simulated machine's swap devices: a few slots each, kept in the execution's world.
 //!
-//! A transfer of a page is one step, somewhere between the call and its return; other CPUs may act before and after it,
-//! as they do while a device works. It touches the slot and the frame: a program that still stores to the
-//! frame through a stale translation is seen before or after, and a transfer from or to a frame that is free
-//! fails the execution. A slot that was discarded has no contents; reading it is an error of the device, as
-//! on real machines.
+//! A transfer of a page is one step, somewhere between the call and its return; other CPUs may act before and
+//! after it, as they do while a device works. It touches the slot and the frame: a program that still stores
+//! to the frame through a stale translation is seen before or after, and a transfer from or to a frame that
+//! is free fails the execution. A slot that was discarded has no contents; reading it is an error of the
+//! device, as on real machines.
 //!
 //! Slots keep the first words of a page; the rest of a page that a case swaps out must be zero.
 

@@ -1,9 +1,9 @@
 //! Faults on leaves: one entry above the last level that maps a whole folio.
 //!
 //! A leaf is resolved as a whole where that is possible. It becomes accessed, dirty and writable as one, and
-//! its only owner takes all of its folio for its own. A write to a folio that others have, too, resolves a part
-//! of it. So the leaf becomes a table, which cannot fail, and the fault looks again: the rest is the business
-//! of the paths for pages.
+//! its only owner takes all of its folio for its own. A write to a folio that others have, too, resolves a
+//! part of it. So the leaf becomes a table, which cannot fail, and the fault looks again: the rest is the
+//! business of the paths for pages.
 //!
 //! Locks: the leaf's table's, taken here. What the walk saw of the leaf is asked again under it.
 //!

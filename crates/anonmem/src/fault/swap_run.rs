@@ -1,13 +1,13 @@
 //! Faults on pages of folios that left as one.
 //!
-//! A folio comes back whole if its slots are in a row and none of them has a page in memory. And the entries of
-//! its window must ask for all of them. Up to 64 KiB that is a guess, where the program wanted folios anyway.
-//! What is larger, and anything that `auto` allows, needs proof: the window below or above is back already. So
-//! the program works its way along. Without such a run, the fault reads one page.
+//! A folio comes back whole if its slots are in a row and none of them has a page in memory. And the entries
+//! of its window must ask for all of them. Up to 64 KiB that is a guess, where the program wanted folios
+//! anyway. What is larger, and anything that `auto` allows, needs proof: the window below or above is back
+//! already. So the program works its way along. Without such a run, the fault reads one page.
 //!
 //! What was chosen without locks is asked again under the folio's lock and the page table's
-//! (`thp-swap-in-half-cached`). If the window is not the same any more, the folio stays in the swap cache, and
-//! each entry gets its page of it.
+//! (`thp-swap-in-half-cached`). If the window is not the same any more, the folio stays in the swap cache,
+//! and each entry gets its page of it.
 //!
 //! Locks: as in `fault/swap.rs`.
 //!

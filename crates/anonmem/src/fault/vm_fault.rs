@@ -266,8 +266,8 @@ impl<'a, M: Machine, G: FaultGuard<M>> VmFault<'a, M, G> {
         Attrs { prot: self.flags.protection(), young: true, dirty, uffd_wp: false }
     }
 
-    /// What the entry for a copy says, in place of the one for the old page. A page that is only unshared is not written yet: the first write says
-    /// so.
+    /// What the entry for a copy says, in place of the one for the old page. A page that is only unshared is
+    /// not written yet: the first write says so.
     pub(super) fn attrs_of_copy(&self, old: Present) -> Attrs {
         let attrs = self.attrs();
         match self.access {

@@ -199,8 +199,8 @@ impl<'v, M: Machine> Area<'v, M> {
         Ok(Next::Fault(missing))
     }
 
-    /// Whether a write needs an entry that allows it, and this one does not. A write that is forced leaves the
-    /// entry read-only: that the page is the entry's own is all that it needs.
+    /// Whether a write needs an entry that allows it, and this one does not. A write that is forced leaves
+    /// the entry read-only: that the page is the entry's own is all that it needs.
     pub(super) fn lacks_write(&self, entries: &Held<'_, 'v, M>, va: Va) -> bool {
         let writable = || entries.is_writable(va);
         self.flags.contains(PinFlags::WRITE) && self.vma.contains(VmFlags::WRITE) && !writable()

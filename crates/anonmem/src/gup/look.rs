@@ -1,11 +1,11 @@
 //! A page for who only looks at it: kept by a reference, not pinned.
 //!
-//! Whoever reads a page takes it as it is, shared or not, and nobody is kept from anything: fork shares it,
-//! reclaim unmaps it, and what the program writes later may go to another page. What is seen is what the page
-//! said while it was this address's. A debugger's read and a pipe that holds a program's page need no more.
-//! Who writes, or needs to see what comes, pins ([`Mm::pin`]).
+//! Whoever reads a page takes it as it is, shared or not, and nobody is kept from anything. Fork shares the
+//! page, reclaim unmaps it, and what the program writes later may go to another page. What is seen is what
+//! the page said while it was this address's. A debugger's read and a pipe that holds a program's page need
+//! no more. Who writes, or needs to see what comes, pins ([`Mm::pin`]).
 //!
-//! The reference alone protects the other sharers of the page: a write by the last of its mappers finds a
+//! The reference alone protects the other sharers of the page. A write by the last of its mappers finds a
 //! count too many, and copies (CVE-2020-29374).
 //!
 //! Linux: mm/gup.c `FOLL_GET`.
@@ -55,7 +55,8 @@ impl<M: Machine> PageLook<'_, M> {
 }
 
 impl<'v, M: Machine> Mm<'v, M> {
-    /// Gets the page at `va` to look at it. Of the flags, [`PinFlags::FORCE`] and [`PinFlags::NOFAULT`] count.
+    /// Gets the page at `va` to look at it. Of the flags, [`PinFlags::FORCE`] and [`PinFlags::NOFAULT`]
+    /// count.
     ///
     /// # Locks
     /// The mmap lock for reading. Sleeps.

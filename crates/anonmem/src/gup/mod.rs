@@ -24,9 +24,9 @@
 //! | `remote.rs` | bytes in and out of any address space |
 //! | `pinned.rs` | who owns the pins |
 //!
-//! Linux: mm/gup.c `__get_user_pages`, `gup_must_unshare`. Differs: a range is pinned as a whole or not at all,
-//! unless the caller asks for a part; pins are counted apart from references, so a page never looks pinned
-//! that is not.
+//! Linux: mm/gup.c `__get_user_pages`, `gup_must_unshare`. Differs: a range is pinned as a whole or not at
+//! all, unless the caller asks for a part. Pins are counted apart from references, so a page never looks
+//! pinned that is not.
 
 mod area;
 mod fast;

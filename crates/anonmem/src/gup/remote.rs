@@ -1,12 +1,12 @@
 //! Bytes in and out of an address space that need not be the caller's: for debuggers, and for copies between
 //! programs.
 //!
-//! A page is read as it is, whoever else has it, and written only when it is the program's own, as a pin for
-//! writing has it: so a write by force through a read-only private mapping breaks copy-on-write, and leaves
-//! the entry as read-only as it was. The page is pinned while it is written: fork does not share it half-way,
-//! and reclaim does not drop what was written.
+//! A page is read as it is, whoever else has it. It is written only when it is the program's own, as a pin
+//! for writing has it. So a write by force through a read-only private mapping breaks copy-on-write, and
+//! leaves the entry as read-only as it was. The page is pinned while it is written: fork does not share it
+//! half-way, and reclaim does not drop what was written.
 //!
-//! Locks: the mmap lock for reading while a page is found and copied; no program's memory is touched but
+//! Locks: the mmap lock for reading while a page is found and copied. No program's memory is touched but
 //! through the kernel's own map, so nothing faults there.
 //!
 //! Linux: mm/memory.c `__access_remote_vm`; mm/process_vm_access.c.
@@ -47,8 +47,8 @@ impl RemoteBytes<'_> {
 }
 
 impl<M: Machine> Mm<'_, M> {
-    /// Moves bytes from or to the addresses from `at` on, up to the first page that cannot be had; returns how
-    /// many. Of the flags, [`PinFlags::FORCE`] and [`PinFlags::NOFAULT`] count.
+    /// Moves bytes from or to the addresses from `at` on, up to the first page that cannot be had; returns
+    /// how many. Of the flags, [`PinFlags::FORCE`] and [`PinFlags::NOFAULT`] count.
     ///
     /// # Locks
     /// The mmap lock for reading, again and again. Sleeps.

@@ -5,7 +5,7 @@
 //!   ───────────                                      ──────────────
 //!   two pages whose bytes are equal, locked
 //!   entries: present ──▶ migration entry             a fault on one waits, and holds no count meanwhile
-//!     exclusive: try_share, or the page stays          a pin, GUP-fast's too, is seen, or sees the entry gone
+//!     exclusive: try_share, or the page stays a pin, GUP-fast's too, is seen, or sees the entry gone
 //!   one flush                                        no CPU can write to either page any more
 //!   asks the counts                                  whoever had one of them has a reference: it stays
 //!   compares the bytes, the second time              what was written in between is seen

@@ -1,7 +1,7 @@
 //! Compaction: room for a large block, made of small ones.
 //!
-//! Any aligned window of the size will do. The one is chosen of which the fewest pages have to move, among those
-//! that have nothing which cannot. Its pages go to frames outside, and it comes back as one free block.
+//! Any aligned window of the size will do. The one is chosen of which the fewest pages have to move, among
+//! those that have nothing which cannot. Its pages go to frames outside, and it comes back as one free block.
 //!
 //! Linux: mm/compaction.c. Differs: no two scanners that meet. The cost of every window is known before the
 //! first page moves.

@@ -1,8 +1,8 @@
 //! Emptying a range of frames: hot-unplug, balloons, bad memory, room for a large block.
 //!
 //! What is free in the range is taken out of use first, so that nothing new comes in. Then its pages move
-//! elsewhere, and what they leave is taken as well. Pages that are in use just now are asked again. What cannot
-//! go is counted by the reason.
+//! elsewhere, and what they leave is taken as well. Pages that are in use just now are asked again. What
+//! cannot go is counted by the reason.
 //!
 //! Linux: mm/memory_hotplug.c `offline_pages`, mm/page_alloc.c `alloc_contig_range`.
 

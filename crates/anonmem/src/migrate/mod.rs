@@ -17,7 +17,7 @@
 //!
 //! A migration entry stands only while its folio is locked. Fork may copy one into an address space that the
 //! walk has passed. A walk is therefore repeated until it finds nothing, and [`migration_entry_wait`] has the
-//! last word: a fault that gets the folio lock has met an entry that was left behind, and puts its page back.
+//! last word. A fault that gets the folio lock has met an entry that was left behind, and puts its page back.
 //! What was left behind is shared, so that page and successor are copies of one another from then on, as
 //! after copy-on-write.
 //!

@@ -165,10 +165,16 @@ impl<'v, M: Machine> Meeting<'v, '_, M> {
         table: PteTable<'a, M, G>,
         va: Va,
     ) -> Option<RmapHit<'a, 'v, M, G>> {
+        let page = self.folio.pfn();
+        let maps = |pte: Pte| self.form.page(pte) == Some(page);
         // Without the lock first: most of a family's VMAs do not map the page.
-        self.maps(table.peek(va))?;
+        if !maps(table.peek(va)) {
+            return None;
+        }
         let entries = table.lock();
-        let page = self.maps(entries.get(va))?;
+        if !maps(entries.get(va)) {
+            return None;
+        }
         let entries = HitEntries::Table(entries);
         Some(RmapHit { vma: self.id, va, page, pages: 1, slot: self.slot, entries })
     }

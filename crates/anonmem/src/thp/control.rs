@@ -24,8 +24,8 @@ impl<M: Machine> Objects<M> {
         self.folio_policy.set(policy);
     }
 
-    /// Whether a mapping of these addresses has a window of a size that the policy allows. What is mapped there
-    /// is not asked, nor who watches it.
+    /// Whether a mapping of these addresses has a window of a size that the policy allows. What is mapped
+    /// there is not asked, nor who watches it.
     #[doc(alias = "thp_vma_allowable_orders")]
     pub(crate) fn has_window(&self, range: VaRange, flags: VmFlags, disable: ThpDisable) -> bool {
         let orders = self.folio_policy.orders(disable, flags - VmFlags::UFFD);

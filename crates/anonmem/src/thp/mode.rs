@@ -103,10 +103,8 @@ impl FolioPolicy {
     /// What follows for a fault.
     pub(super) fn allowed(self) -> u64 {
         (1..self.modes.len()).fold(0, |bits, order| {
-            let mode = match self.modes[order] {
-                FolioMode::Inherit => self.all,
-                mode => mode,
-            };
+            let own = self.modes[order];
+            let mode = if own == FolioMode::Inherit { self.all } else { own };
             let fields = match mode {
                 FolioMode::Never | FolioMode::Inherit => 0,
                 FolioMode::Always => 1,

@@ -8,8 +8,8 @@
 //! no migration entries, and no fault waits for it. It is refused while anybody has a reference or a pin, and
 //! says so.
 //!
-//! When memory is short, folios of which a part was unmapped are split first of all, before any page leaves:
-//! what nobody maps becomes free, and nothing has to be written anywhere.
+//! When memory is short, folios of which a part was unmapped are split first of all, before any page leaves.
+//! What nobody maps becomes free then, and nothing has to be written anywhere.
 //!
 //! Linux: mm/huge_memory.c `folio_split`, `deferred_split_scan`. Differs: no queue; the folios are found by
 //! their counts, by a sweep that only begins when one has become partly mapped.

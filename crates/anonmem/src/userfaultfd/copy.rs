@@ -8,8 +8,8 @@
 //! | poison ([`poison`](super::poison)) | a marker | a marker | any entry, markers too |
 //!
 //! A copy's bytes come from the caller, who may fault for them and wait: nothing is locked then. So the pages
-//! are made first, and the destination is looked up after that, under its VMA's lock if the faults of this
-//! `Vm` use those. If the bytes cannot be had, a destination that is none comes first.
+//! are made first. The destination is looked up after that, under its VMA's lock if the faults of this `Vm`
+//! use those. If the bytes cannot be had, a destination that is none comes first.
 //!
 //! Linux: mm/userfaultfd.c `mfill_atomic`, `mfill_atomic_pte_copy`, `mfill_atomic_install_pte`. Differs: the
 //! bytes are copied before the locks are taken, never under them.
@@ -130,8 +130,8 @@ impl From<anonmem_frame::OutOfMemory> for Halt {
 type Pages<'v, M> = [Option<NewFolio<'v, M>>; BATCH];
 
 impl<'v, M: Machine> Uffd<'v, M> {
-    /// Fills the `len` bytes from `dst` with what `source` puts into the frame for the page at each offset. It
-    /// is called without locks, and may fault and sleep.
+    /// Fills the `len` bytes from `dst` with what `source` puts into the frame for the page at each offset.
+    /// It is called without locks, and may fault and sleep.
     ///
     /// # Locks
     /// The VMA's lock or the mmap lock, for reading. Sleeps.
@@ -139,8 +139,8 @@ impl<'v, M: Machine> Uffd<'v, M> {
     /// # Errors
     /// In [`Filled`]: [`Error::Again`] while a change of the range is under way or untold; [`Error::Invalid`]
     /// for arguments or a mapping that cannot be filled so; [`Error::NotFound`] if the range is not in one
-    /// mapping that is watched; [`Error::Exists`] at the first page that is there; [`Error::BadAddress`] if the
-    /// bytes cannot be had; [`Error::OutOfMemory`]; [`Error::NoProcess`] if the address space has ended.
+    /// mapping that is watched; [`Error::Exists`] at the first page that is there; [`Error::BadAddress`] if
+    /// the bytes cannot be had; [`Error::OutOfMemory`]; [`Error::NoProcess`] if the address space has ended.
     #[doc(alias = "userfaultfd_copy")]
     pub fn copy(
         &self,

@@ -6,7 +6,7 @@
 //! with the VMA's lock.
 //!
 //! Linux: fs/userfaultfd.c `handle_userfault`, `userfaultfd_must_wait`. Differs: whether a fault must wait is
-//! decided for every kind of entry, so that none sleeps over an entry that nobody will answer for
+//! decided for every kind of entry. So none sleeps over an entry that nobody will answer for
 //! (CVE-2026-64514).
 
 use super::context::{Said, UffdFault, UffdFeatures, UffdReason};
@@ -117,8 +117,8 @@ fn entry_waits<M: Machine, G: StableVma<M>>(
     }
 }
 
-/// Whether the VMA's userfaultfd is asked about an empty entry, and what for. `has_page` says whether a shared
-/// object has the page.
+/// Whether the VMA's userfaultfd is asked about an empty entry, and what for. `has_page` says whether a
+/// shared object has the page.
 pub(crate) fn asked_for(flags: VmFlags, has_page: impl FnOnce() -> bool) -> Option<UffdReason> {
     if !flags.intersects(VmFlags::UFFD_MISSING | VmFlags::UFFD_MINOR) {
         return None;

@@ -1,18 +1,21 @@
 //! MOVE of large folios: whole where both windows allow it, split where they do not.
 //!
 //! ```text
-//!   all pages of the folio, exclusive and in order, from its first on ─┬─ behind a leaf, to an aligned place without
-//!                                                                      │  a table: the leaf goes (`whole_leaf`)
-//!                                                                      ├─ to as many empty entries of one table: all
-//!                                                                      │  entries go under one flush (`whole_folio`)
-//!   anything else ─────────────────────────────────────────────────────┴─ the folio is split, and its pages go
+//!   all pages of the folio, exclusive and in order, from its first on ─┬─ behind a leaf, to an aligned place
+//!   without
+//!                                                                      │ a table: the leaf goes
+//!                                                                      (`whole_leaf`) ├─ to as many empty
+//!                                                                      entries of one table: all │ entries
+//!                                                                      go under one flush (`whole_folio`)
+//!   anything else ─────────────────────────────────────────────────────┴─ the folio is split, and its pages
+//!   go
 //! ```
 //!
-//! A whole folio goes with one look for pins, one flush and one stamp. Its index is that of its first page, so
-//! that a folio of which a part goes elsewhere has to be split.
+//! A whole folio goes with one look for pins, one flush and one stamp. Its index is that of its first page,
+//! so that a folio of which a part goes elsewhere has to be split.
 //!
-//! The folio lock may only be tried: whoever splits needs the only reference, and this has one. Two that split
-//! and move one folio would wait for each other's reference for ever.
+//! The folio lock may only be tried: whoever splits needs the only reference, and this has one. Two that
+//! split and move one folio would wait for each other's reference for ever.
 //!
 //! Locks, and their order: as in `move_pages`; for a leaf those of the tables above instead of both tables'.
 //!
@@ -43,8 +46,8 @@ enum Whole {
 }
 
 impl<'a, M: Machine, G: FaultGuard<M>> Mover<'a, M, G> {
-    /// Moves the large folio of which `page` is mapped at `src`, if all of it is there and can go; else splits
-    /// it, and the caller looks again.
+    /// Moves the large folio of which `page` is mapped at `src`, if all of it is there and can go; else
+    /// splits it, and the caller looks again.
     pub(super) fn move_large(
         &self,
         (reference, page): (FolioRef<'a, M>, Pfn),
@@ -85,8 +88,8 @@ impl<'a, M: Machine, G: FaultGuard<M>> Mover<'a, M, G> {
         Step::Again
     }
 
-    /// What keeps walks without the folio lock away, if that is not the folio lock; `None` if the folio is not
-    /// mapped any more.
+    /// What keeps walks without the folio lock away, if that is not the folio lock; `None` if the folio is
+    /// not mapped any more.
     fn keep_walks_away(&self, lock: &FolioGuard<'a, M>) -> Option<Option<Moving<'a, M>>> {
         match self.vm.config.move_locks {
             MoveLocks::Folio => Some(None),
@@ -122,8 +125,8 @@ impl<'a, M: Machine, G: FaultGuard<M>> Mover<'a, M, G> {
         Ok(Whole::Moved)
     }
 
-    /// Moves the leaf at `src` to `dst`, if there is one, both are aligned to what a leaf maps, and no table is
-    /// at the destination. `None`: the pages go one by one, or in runs.
+    /// Moves the leaf at `src` to `dst`, if there is one, both are aligned to what a leaf maps, and no table
+    /// is at the destination. `None`: the pages go one by one, or in runs.
     pub(super) fn whole_leaf(&self, src: Va, dst: Va, most: u64) -> Result<Option<Step>, Halt> {
         let pages = M::Arch::LEAF_ORDER.pages();
         let aligned = |va: Va| va.0.is_multiple_of(pages * PAGE_SIZE as u64);

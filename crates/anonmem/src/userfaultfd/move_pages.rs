@@ -20,13 +20,13 @@
 //!    walks without the folio lock; not with [`MoveLocks::Folio`], where that takes it;
 //! 3. *both page-table locks*, by address: faults, and everybody else who touches an entry.
 //!
-//! Then the entry is cleared, and only then is it asked whether the page is pinned: who pins without a lock
+//! Then the entry is cleared, and only then is it asked whether the page is pinned. Who pins without a lock
 //! looks at the entry again after that (`pin_protocol`). All checks come before the first change of the folio
 //! (CVE-2024-27007). The old translations are flushed before the new entries are filled, all under the locks.
-//! Last, the folio says where it is: a walk that reads the new anon_vma takes that one's lock, which nobody
+//! Last, the folio says where it is. A walk that reads the new anon_vma takes that one's lock, which nobody
 //! here holds, and must find the new entry. (Linux has it the other way round, and such a walk may miss it.)
 //!
-//! A swap entry takes its cached page along, or has none: that is asked under the page-table lock, because a
+//! A swap entry takes its cached page along, or has none. That is asked under the page-table lock, because a
 //! page can come back and leave again to the same slot in between (CVE-2025-38242, CVE-2025-21984).
 //!
 //! A move drops the protection of userfaultfd, in every form: it is a statement about the old address.
@@ -88,10 +88,9 @@ impl<'v, M: Machine> Uffd<'v, M> {
     /// In [`Filled`]: [`Error::Again`] while a change of either range is under way or untold;
     /// [`Error::Invalid`] for arguments that make no sense, or mappings that do not go together;
     /// [`Error::NotFound`] if nothing is mapped at either start, and at a hole; [`Error::Exists`] where
-    /// something is at the destination; [`Error::Busy`] at a page that others may have, that may be pinned, or
-    /// that is of a large folio which cannot be split just now; [`Error::BadAddress`] at a marker;
-    /// [`Error::OutOfMemory`];
-    /// [`Error::NoProcess`] if the address space has ended.
+    /// something is at the destination; [`Error::Busy`] at a page that others may have, that may be pinned,
+    /// or that is of a large folio which cannot be split just now; [`Error::BadAddress`] at a marker;
+    /// [`Error::OutOfMemory`]; [`Error::NoProcess`] if the address space has ended.
     #[doc(alias("userfaultfd_move", "UFFDIO_MOVE", "UFFDIO_REMAP"))]
     pub fn move_pages(&self, dst: Va, src: Va, len: u64, mode: MoveMode) -> Filled {
         if self.is_changing(dst, len) || self.is_changing(src, len) {

@@ -1,7 +1,7 @@
 //! Messages come, are read, are answered.
 //!
 //! A fault brings a message, looks once more whether it must wait, and sleeps. Whoever fills an entry wakes
-//! those that wait for its range: the fill comes before the look for sleepers, and the sleeper's message
+//! those that wait for its range. The fill comes before the look for sleepers, and the sleeper's message
 //! before his look at the entry. Both looks are under the lock that the other's change is made under, so one
 //! of the two sees the other.
 //!

@@ -240,8 +240,8 @@ impl<'v, M: Machine> Uffd<'v, M> {
     ///
     /// # Errors
     /// [`Error::Invalid`] for arguments that make no sense, if nothing is mapped there or something that
-    /// cannot be watched so; [`Error::NotPermitted`] for a mapping that may not be written; [`Error::Busy`] if
-    /// another one watches it; [`Error::OutOfMemory`], [`Error::Limit`]: what lies before the place is
+    /// cannot be watched so; [`Error::NotPermitted`] for a mapping that may not be written; [`Error::Busy`]
+    /// if another one watches it; [`Error::OutOfMemory`], [`Error::Limit`]: what lies before the place is
     /// registered. [`Error::OutOfMemory`] also if the address space has ended.
     #[doc(alias = "userfaultfd_register")]
     pub fn register(&self, start: Va, len: u64, mode: RegisterMode) -> Result<(), Error> {

@@ -4,9 +4,9 @@
 //! way to another frame. Where there is no page yet a marker stands for it, if `WP_UNPOPULATED` was agreed
 //! upon or the memory is shared.
 //!
-//! Each table is flushed before its lock is let go: whoever finds an entry protected may rely on that nobody
-//! writes to the page any more (Linux 2020: a second caller found nothing to do, and copied a page that a CPU
-//! was still writing to).
+//! Each table is flushed before its lock is let go. Whoever finds an entry protected may rely on that nobody
+//! writes to the page any more. (Linux 2020: a second caller found nothing to do, and copied a page that a
+//! CPU was still writing to.)
 //!
 //! Locks: the mmap lock for reading (protecting) or writing (ending it for good); one page-table lock at a
 //! time.

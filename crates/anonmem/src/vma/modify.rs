@@ -109,7 +109,8 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
     /// The mmap lock for writing.
     ///
     /// # Errors
-    /// [`Error::NotMapped`] at the first hole, and what `f` returns. It was called for what lies before.
+    /// [`Error::NotMapped`] at the first hole, and what `f` returns, as [`modify_vma`](Self::modify_vma)
+    /// does. It was called for what lies before.
     pub(crate) fn each_part(
         &self,
         range: VaRange,

@@ -85,7 +85,8 @@ impl<M: Machine> SlabItem<M> for Vma<M> {
 }
 
 impl<M: Machine> Vma<M> {
-    /// Fills a slot that was just allocated: no anon_vma yet, and no userfaultfd, whatever the attributes say.
+    /// Fills a slot that was just allocated: no anon_vma yet, and no userfaultfd, whatever the attributes
+    /// say.
     pub(crate) fn init(&self, mm: MmId, range: VaRange, pgoff: u64, flags: VmFlags, backing: Backing) {
         self.mm.store(mm.into(), Relaxed);
         self.set_range(range, pgoff);

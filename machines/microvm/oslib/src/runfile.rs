@@ -1,8 +1,8 @@
 //! `.anonmem/run`: what the command line asks the kernel to run.
 //!
 //! NUL-terminated records `key=value`. The keys: `ram`, `cpus`, `cwd`, `exe`, `arg` (repeated), `env`
-//! (repeated), `poison`, `lock`, `folios`, `swap` (bytes), `swap_backend`, `swap_disk`. Unknown keys are kept,
-//! so that the kernel can name them on its log.
+//! (repeated), `poison`, `lock`, `folios`, `swap` (bytes), `swap_backend`, `swap_disk`. Unknown keys are
+//! kept, so that the kernel can name them on its log.
 
 use alloc::vec::Vec;
 

@@ -408,7 +408,8 @@ pub fn pagemap(mm: &Space, va: u64, count: u64, tell: &mut dyn FnMut(u64, u64)) 
     mm.for_each_page(range, &mut |at, entry| tell(at.0, entry.bits()));
 }
 
-/// Looks at the pages of a range, tells of those that are asked for, and write-protects those that were written.
+/// Looks at the pages of a range, tells of those that are asked for, and write-protects those that were
+/// written.
 ///
 /// # Errors
 /// `EPERM`, `ENOMEM`.

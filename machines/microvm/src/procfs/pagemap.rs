@@ -1,9 +1,10 @@
 //! `/proc/PID/pagemap`: a word a page, and PAGEMAP_SCAN.
 //!
-//! Who may open it is asked once, as for `/proc/PID/mem`; it is of the address space that the process had then.
+//! Who may open it is asked once, as for `/proc/PID/mem`; it is of the address space that the process had
+//! then.
 //!
-//! Linux: fs/proc/task_mmu.c `pagemap_read`, `do_pagemap_scan`. Differs: `walk_end` is where to go on, also when
-//! more regions were told than the kernel keeps at a time.
+//! Linux: fs/proc/task_mmu.c `pagemap_read`, `do_pagemap_scan`. Differs: `walk_end` is where to go on, also
+//! when more regions were told than the kernel keeps at a time.
 
 use crate::fs::file::Positioned;
 use crate::fs::iov::{From, To};
@@ -47,8 +48,8 @@ impl Pagemap {
 }
 
 impl Positioned for Pagemap {
-    /// Eight bytes a page: bit 63 present, bit 62 swapped, bit 57 write-protected, bit 56 exclusive, bits 0 to
-    /// 54 the frame.
+    /// Eight bytes a page: bit 63 present, bit 62 swapped, bit 57 write-protected, bit 56 exclusive, bits 0
+    /// to 54 the frame.
     fn read_at(&self, offset: u64, to: &mut To<'_>) -> Result<usize> {
         if !offset.is_multiple_of(8) || !to.left().is_multiple_of(8) {
             return Err(EINVAL);

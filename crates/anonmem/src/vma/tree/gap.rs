@@ -37,8 +37,8 @@ impl Want {
         Self { need: self.len.saturating_add(self.align - 1), ..self }
     }
 
-    /// The place that `search` finds: where the alignment exceeds a page, in a hole with room to spare, if there
-    /// is one.
+    /// The place that `search` finds: where the alignment exceeds a page, in a hole with room to spare, if
+    /// there is one.
     fn best(self, search: impl Fn(Self) -> Option<u64>) -> Option<Va> {
         search(self.padded()).or_else(|| if self.align > 1 { search(self) } else { None }).map(Va::from_page)
     }
