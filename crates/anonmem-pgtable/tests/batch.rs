@@ -244,8 +244,11 @@ fn exclusive_pages_are_no_batch_with_shared_ones_that_say_the_same() {
         let child = AddressSpace::new();
         child.alloc_root(&w.frames).unwrap();
         let table = child.table_alloc(&w.frames, &Mmap, va(0)).unwrap();
-        let shared = table.lock_nested().share_range(&mut w.lock(), range(0, 3));
-        assert_eq!(shared, (va(3), Ok(())));
+        {
+            let mut from = w.lock();
+            let shared = table.lock_nested().share_range(&mut from, range(0, 3));
+            assert_eq!(shared, (va(3), Ok(())));
+        }
         assert_eq!(lengths(&w.lock(), range(0, 4)), [3, 1]);
         for i in 0..3 {
             drop(table.lock().clear(va(i)));

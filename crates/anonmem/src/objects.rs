@@ -86,7 +86,7 @@ impl<M: Machine> Objects<M> {
             pins <- |slot| PinNodes::init(slot, frames),
             swap <- SwapDevices::init,
             workingset: Workingset::new(frames.machine().nr_frames()),
-            stable_nodes: Slab::new(&frames),
+            stable_nodes <- |slot| Slab::init(slot, frames),
             lazyfree_used: Atomic::new(0),
             last_vma <- |slot| PerCpu::init(slot, |_| Atomic::new(Link::NONE)),
             events <- Events::init,
