@@ -67,6 +67,11 @@ impl<M: Machine> PinNodes<M> {
         init_fields!(slot, { slab <- |slab| Slab::init(slab, frames) })
     }
 
+    /// The same, as a value.
+    pub fn new(frames: &Frames<M>) -> Self {
+        Self { slab: Slab::new(frames) }
+    }
+
     /// Calls `f` with every run of every list. Exact only at rest.
     pub fn for_each_run(&self, frames: &Frames<M>, mut f: impl FnMut(PinnedRun)) {
         self.slab.for_each_live(frames, |_, node| {
