@@ -33,7 +33,7 @@ fn hit(ball: &Ball, turn: u64) {
     while ball.0.load(Ordering::Acquire) != turn {
         spins += 1;
         // With one CPU for both, the other one has to run.
-        if spins % 4096 == 0 { std::thread::yield_now() } else { std::hint::spin_loop() }
+        if spins.is_multiple_of(4096) { std::thread::yield_now() } else { std::hint::spin_loop() }
     }
     ball.0.store(turn + 1, Ordering::Release);
 }

@@ -167,10 +167,13 @@ trap:
     pop %r15; pop %r14; pop %r13; pop %r12; pop %rbp; pop %rbx; ret
 
     # What the compiler calls.
-    .global memcpy, memset, memcmp
+    .global memcpy, memmove, memset, memcmp, bcmp
+memmove: cmp %rdi, %rsi; jae memcpy
+    lea -1(%rdi, %rdx), %rdi; lea -1(%rsi, %rdx), %rsi; mov %rdx, %rcx; std; rep movsb; cld; lea 1(%rdi), %rax; ret
 memcpy: mov %rdi, %rax; mov %rdx, %rcx; rep movsb; ret
 memset: mov %rdi, %r8; mov %esi, %eax; mov %rdx, %rcx; rep stosb; mov %r8, %rax; ret
-memcmp: mov %rdx, %rcx; cmp %eax, %eax; repe cmpsb; setb %cl; seta %al; sub %cl, %al; movsbl %al, %eax; ret
+bcmp:
+memcmp: mov %rdx, %rcx; cmp %eax, %eax; repe cmpsb; setb %al; seta %cl; sub %cl, %al; movsbl %al, %eax; ret
     "#,
     options(att_syntax)
 );
