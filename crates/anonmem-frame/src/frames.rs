@@ -27,7 +27,10 @@ use crate::{
 };
 use anonmem_hal::{MAX_ORDER, Machine, Order, Pfn};
 use anonmem_sync::{
-    Atomic, Level, Ordering::Relaxed, PerCpu, Plain, RawSpin, Spin, in_place, init_fields, order::Zone,
+    Atomic, Level,
+    Ordering::Relaxed,
+    PerCpu, Plain, RawSpin, Spin, in_place, init_fields,
+    order::{SplitTurn as SplitTurnLevel, Zone},
 };
 use core::{fmt, mem::MaybeUninit};
 
@@ -103,6 +106,8 @@ pub struct Frames<M: Machine> {
     pub(crate) peak: Plain<u64, M>,
     /// Whether a folio became partly mapped since reclaim last looked.
     pub(crate) partly_mapped: Atomic<u32, M>,
+    /// Whose turn it is to list the many tables that map one folio.
+    pub(crate) split_turn: Spin<M, SplitTurnLevel, ()>,
     /// How many folios of each order have become partly mapped so far.
     pub(crate) became_partly_mapped: PerCpu<[Atomic<u64, M>; NR_ORDERS], M>,
     next_slab_id: Atomic<u32, M>,
@@ -114,7 +119,7 @@ impl<M: Machine> Frames<M> {
     /// Its fields, for displays.
     pub const FIELDS: &'static [Field] = fields! {
         memmap as _, watermarks as _, pcp_limits as _, pcp, buddy as "zone", buddy_free as "zone.free",
-        used_large as "zone.used", peak as "zone.peak", partly_mapped,
+        used_large as "zone.used", peak as "zone.peak", partly_mapped, split_turn,
         became_partly_mapped as _, next_slab_id as "slab_ids", zero_page as _, machine,
     };
 
@@ -153,6 +158,7 @@ impl<M: Machine> Frames<M> {
             used_large: Counters::new(),
             peak: Plain::new(0),
             partly_mapped: Atomic::new(0),
+            split_turn: Spin::new(()),
             became_partly_mapped <- |slot| PerCpu::init(slot, |_| [const { Atomic::new(0) }; NR_ORDERS]),
             next_slab_id: Atomic::new(1),
             zero_page: zero_page,

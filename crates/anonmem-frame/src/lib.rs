@@ -62,7 +62,7 @@ pub use folio::{
     DupError, Exclusive, ExclusiveRef, ExclusiveWhole, ExclusiveWholeRef, Folio, FolioGuard, FolioOwner,
     FolioPin, FolioRef, FrozenFolio, HoldWhole, HoldWholeRef, LargeUsage, MapRun, MigrationHold,
     MigrationHoldRef, NOTE_BITS, NewFolio, PinList, PinListError, PinnedRun, Shared, SharedRef, SharedWhole,
-    SharedWholeRef, ShmMap, SplitRefused,
+    SharedWholeRef, ShmMap, SplitRefused, SplitTurn,
 };
 #[doc(hidden)]
 pub use folio::{

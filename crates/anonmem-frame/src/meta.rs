@@ -8,7 +8,7 @@
 //! | `aux` | index, low half | of the first: leaves that map the folio | - | its lock | - |
 //! | `counts` | [`Counts`] | exclusive bit | 0 | 0 | 0 |
 //! | `mapping` | [`Mapping`] | head | 0 | list link (below) | type of the slots |
-//! | `private` | swap entry | - | list links | entries in use | next slab frame |
+//! | `private` | swap entry | mappings, in a split | list links | entries in use | next slab frame |
 //!
 //! The link of a page table is that of a list. Tables that wait to be freed are on one. Those that are kept
 //! to split leaves into are on another, which begins at the link of the table that has the leaves.

@@ -10,19 +10,20 @@
 //! Linux: mm/memory.c `__wp_can_reuse_large_anon_folio`, with a count for each of two owners;
 //! mm/huge_memory.c `__folio_split`, with migration entries.
 
+use crate::words::TableWords as _;
 use crate::{
     batch::Batch,
     guard::PteGuard,
     owned::Attrs,
     space::{CanInstall, StableVma},
-    table::PteTable,
+    table::{PteTable, entries},
 };
-use anonmem_frame::{FolioGuard, FolioRef, NewAnonPages, RawHandle, SplitRefused, SwapCounts};
+use anonmem_frame::{FolioGuard, FolioRef, NewAnonPages, RawHandle, SplitRefused, SplitTurn, SwapCounts};
 use anonmem_hal::{Arch, Machine, Order, PAGE_SHIFT, Pfn, Pte, SoftLeaf, Va, VaRange};
-use anonmem_sync::{Atomic, Ordering};
-use core::fmt;
+use anonmem_sync::{Atomic, Ordering, order::Ptl};
+use core::{fmt, marker::PhantomData};
 
-/// Tables that one folio may be mapped by to be split.
+/// Tables that a [`TableSet`] has places for. More of them are a list ([`ManyTables`]).
 pub const MAX_TABLES: usize = 12;
 
 /// The page that an entry owns a mapping of, in whatever form.
@@ -94,12 +95,6 @@ impl<'a, M: Machine, G: StableVma<M>> PteTable<'a, M, G> {
             raw == 0 || matches!(M::Arch::decode_pte(raw), Pte::Present(present) if present.special)
         })
     }
-
-    /// How many pages of `range`, which the table covers, are mapped and were written, as of now.
-    pub fn written(&self, range: VaRange) -> u64 {
-        let written = |word: &&Atomic<u64, M>| matches!(M::Arch::decode_pte(word.load(Ordering::Relaxed)), Pte::Present(p) if p.dirty && !p.special);
-        self.words_of(range).iter().filter(written).count() as u64
-    }
 }
 
 impl<M: Machine, G: CanInstall<M>> PteGuard<'_, M, G> {
@@ -168,13 +163,124 @@ impl<'a, M: Machine, G: StableVma<M>> TableSet<'a, M, G> {
             // Races with fork, which locks the parent's table before the child's, wherever they are.
             *place = Some(table.try_lock().ok_or(SplitRefused::Busy)?);
         }
-        let tables = || locked.iter().flatten();
-        let mut mapped = |first: Pfn, pages: u64| {
-            tables()
-                .map(|entries| mappings_in::<M>(entries.table.words_of(entries.table.range()), first, pages))
-                .sum()
+        let inside = Inside::of(lock);
+        let mut mapped = |tell: &mut dyn FnMut(Pfn)| {
+            for entries in locked.iter().flatten() {
+                inside.tell::<M>(entries.table.words_of(entries.table.range()), tell);
+            }
         };
         // SAFETY: the tables differ, and all of them are locked until this returns.
         unsafe { lock.split(only, to, cached, &mut mapped) }
+    }
+}
+
+/// The pages of a folio.
+struct Inside {
+    first: Pfn,
+    pages: u64,
+}
+
+impl Inside {
+    fn of<M: Machine>(lock: &FolioGuard<'_, M>) -> Self {
+        Self { first: lock.folio().pfn(), pages: lock.folio().owned_order().pages() }
+    }
+
+    /// Tells the page of each entry for one of them.
+    fn tell<M: Machine>(&self, words: &[Atomic<u64, M>], tell: &mut dyn FnMut(Pfn)) {
+        let inside = |page: &Pfn| page.0.wrapping_sub(self.first.0) < self.pages;
+        words.iter().filter_map(page_of::<M>).filter(inside).for_each(tell);
+    }
+}
+
+/// Tables without number whose entries map one folio: a list through their own metadata, where tables in use
+/// have nothing. One list at a time, by whoever has the turn.
+pub struct ManyTables<'t, 'a, M: Machine, G> {
+    turn: &'t SplitTurn<'a, M>,
+    /// The first table; [`END`] if there is none.
+    head: u64,
+    stable: PhantomData<&'a G>,
+}
+
+/// What the last table of the list says: no frame has that number.
+const END: u64 = u64::MAX;
+
+impl<'t, 'a, M: Machine, G: StableVma<M>> ManyTables<'t, 'a, M, G> {
+    /// None yet.
+    pub fn new(turn: &'t mut SplitTurn<'a, M>) -> Self {
+        Self { turn, head: END, stable: PhantomData }
+    }
+
+    /// Adds a table, unless it is there. It stays a table: the rmap lock under which it was found is held for
+    /// as long as the list lives.
+    ///
+    /// # Panics
+    /// If it is of other frames.
+    pub fn add(&mut self, table: PteTable<'a, M, G>) {
+        let frames = self.turn.frames();
+        assert!(core::ptr::eq(frames, table.frames), "a table of another machine's frames");
+        let link = frames.table_link(table.table);
+        if link.load(Ordering::Relaxed) == 0 {
+            link.store(self.head, Ordering::Relaxed);
+            self.head = table.table.0;
+        }
+    }
+
+    fn tables(&self) -> impl Iterator<Item = Pfn> {
+        let frames = self.turn.frames();
+        let place = |at: u64| (at != END).then_some(Pfn(at));
+        core::iter::successors(place(self.head), move |&at| {
+            place(frames.table_link(at).load(Ordering::Relaxed))
+        })
+    }
+
+    /// As [`TableSet::split`].
+    ///
+    /// # Locks
+    /// Tries the locks of the tables.
+    ///
+    /// # Errors
+    /// [`SplitRefused`]; nothing has changed.
+    pub fn split(
+        &self,
+        lock: &FolioGuard<'a, M>,
+        only: &FolioRef<'a, M>,
+        to: Order,
+        cached: &SwapCounts<'a, M>,
+    ) -> Result<(), SplitRefused> {
+        let frames = self.turn.frames();
+        let table_lock = |table: Pfn| frames.table_lock::<Ptl>(table);
+        let all = self.tables().count();
+        let locked = self.tables().take_while(|&table| table_lock(table).try_lock_unnoted()).count();
+        let inside = Inside::of(lock);
+        let mut mapped = |tell: &mut dyn FnMut(Pfn)| {
+            self.tables().for_each(|table| inside.tell::<M>(entries(frames, table), tell));
+        };
+        let result = match locked == all {
+            // SAFETY: the tables differ, and all of them are locked until this returns.
+            true => unsafe { lock.split(only, to, cached, &mut mapped) },
+            false => Err(SplitRefused::Busy),
+        };
+        for table in self.tables().take(locked) {
+            // SAFETY: it was locked above.
+            unsafe { table_lock(table).unlock_unnoted() };
+        }
+        result
+    }
+}
+
+impl<M: Machine, G> Drop for ManyTables<'_, '_, M, G> {
+    fn drop(&mut self) {
+        let frames = self.turn.frames();
+        while self.head != END {
+            let link = frames.table_link(Pfn(self.head));
+            self.head = link.load(Ordering::Relaxed);
+            link.store(0, Ordering::Relaxed);
+        }
+    }
+}
+
+impl<M: Machine, G> fmt::Debug for ManyTables<'_, '_, M, G> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ManyTables").field("head", &self.head).finish_non_exhaustive()
     }
 }

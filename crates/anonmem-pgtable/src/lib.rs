@@ -48,7 +48,7 @@ mod words;
 pub use batch::Batch;
 pub use dead::DeadTables;
 pub use deposit::Deposit;
-pub use folios::{MAX_TABLES, TableSet, TooManyTables};
+pub use folios::{MAX_TABLES, ManyTables, TableSet, TooManyTables};
 pub use gather::MmuGather;
 pub use guard::{Dirty, PteGuard, PteSnapshot, Vacancy};
 pub use leaf::{LeafGuard, LeafPlace, LeafVacancy, Locked};

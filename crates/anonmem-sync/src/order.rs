@@ -63,6 +63,8 @@ levels! {
     FolioLock: sleeping,
     /// The lock of an anon_vma's root. A child's tree is never locked apart from its root.
     AnonVmaRoot: sleeping,
+    /// Whose turn it is to list the many tables that map one folio.
+    SplitTurn: spin,
     /// A table above the last level (Linux: `pmd_lock`).
     Pmd: spin,
     /// A last-level table. Two at once by address: the lower first, the other as subclass 1.

@@ -82,6 +82,28 @@ impl<M: Machine, L: Level> RawSpin<M, L> {
         Some(RawSpinGuard { lock: self, rank: L::RANK })
     }
 
+    /// Takes the lock if it is free, for whoever takes so many that the checker has no room for them. That
+    /// they are only tried exempts them from the order.
+    pub fn try_lock_unnoted(&self) -> bool {
+        if M::Probe::ACTIVE && !M::Probe::try_lock(self.word.addr(), LockMode::Exclusive) {
+            return false;
+        }
+        // Acquire: as in `try_lock`.
+        self.word.raw_compare_exchange(0, 1, Ordering::Acquire).is_ok()
+    }
+
+    /// Lets go of it.
+    ///
+    /// # Safety
+    /// The caller has taken it with [`try_lock_unnoted`](Self::try_lock_unnoted).
+    pub unsafe fn unlock_unnoted(&self) {
+        if M::Probe::ACTIVE {
+            M::Probe::unlock(self.word.addr(), LockMode::Exclusive);
+        }
+        // Release: as when a guard drops.
+        self.word.raw_store(0, Ordering::Release);
+    }
+
     /// Whether somebody holds the lock, for assertions.
     pub fn is_locked(&self) -> bool {
         self.word.peek() != 0

@@ -28,7 +28,7 @@ use crate::{
     meta::{Counts, Kind, Mapping, MappingWord, encode_entry, flags},
 };
 use anonmem_hal::{MAX_ORDER, Machine, NrPages, Order, Pfn, SwapEntry};
-use anonmem_sync::{Atomic, Ordering};
+use anonmem_sync::{Atomic, Ordering, order::SplitTurn as SplitTurnLevel, spin::SpinGuard};
 
 /// Why a folio is not split.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -170,7 +170,7 @@ impl<'f, M: Machine> FolioGuard<'f, M> {
     /// [`SplitRefused`]; nothing has changed.
     ///
     /// # Safety
-    /// `mapped(first, pages)` is the number of entries for these pages in tables whose locks are held
+    /// `mapped` tells the page of each entry for one of the folio's, in tables whose locks are held
     /// throughout, present ones and those of migration.
     #[doc(alias = "__split_folio_to_order")]
     pub unsafe fn split(
@@ -178,7 +178,7 @@ impl<'f, M: Machine> FolioGuard<'f, M> {
         only: &FolioRef<'f, M>,
         to: Order,
         cached: &SwapCounts<'f, M>,
-        mapped: &mut dyn FnMut(Pfn, u64) -> u64,
+        mapped: &mut dyn FnMut(&mut dyn FnMut(Pfn)),
     ) -> Result<(), SplitRefused> {
         let folio = self.folio();
         assert!(only.folio() == folio, "a split of another folio than the one that is locked");
@@ -187,25 +187,92 @@ impl<'f, M: Machine> FolioGuard<'f, M> {
         if order <= to {
             return Err(SplitRefused::NotLarge);
         }
-        let maps = mapped(folio.pfn(), order.pages());
+        let maps = folio.count_mappings(mapped);
         let exclusive = folio.counts().0 & Counts::EXCLUSIVE;
         // AcqRel pairs with the Releases of everybody who had a count; from here on nobody gets one.
         let frozen = folio.meta().counts.compare_exchange(
-            maps * Counts::MAP + (1 + cached.len()) * Counts::REF + exclusive,
+            maps.all * Counts::MAP + (1 + cached.len()) * Counts::REF + exclusive,
             0,
             Ordering::AcqRel,
         );
         if let Err(now) = frozen {
+            folio.uncount(folio.pfn(), order);
             return Err(if Counts(now).pins() != 0 { SplitRefused::Pinned } else { SplitRefused::Busy });
         }
         let pieces = Pieces { folio, anon_vma, index: folio.index(), order: to, cached };
         // The highest first: what is below is still what it was when a look goes from a tail to its head.
         for nth in (1..order.pages() >> to.get()).rev() {
             let first = folio.pfn().offset(nth << to.get());
-            pieces.publish(first, mapped(first, to.pages()));
+            pieces.publish(first, folio.counted(first, to));
         }
-        pieces.shrink_head(mapped(folio.pfn(), to.pages()), exclusive);
+        pieces.shrink_head(maps.head + folio.counted(folio.pfn(), to), exclusive);
         Ok(())
+    }
+}
+
+/// How many entries map a folio.
+struct Mappings {
+    all: u64,
+    /// Those of its first page; those of the others, their own words say.
+    head: u64,
+}
+
+impl<M: Machine> Folio<'_, M> {
+    /// Counts the mappings of each page. The word of a tail in which a folio has its swap entry is 0 and
+    /// nobody's until the tail is a folio: it takes the count, until [`uncount`](Self::uncount).
+    fn count_mappings(&self, mapped: &mut dyn FnMut(&mut dyn FnMut(Pfn))) -> Mappings {
+        let mut found = Mappings { all: 0, head: 0 };
+        mapped(&mut |page| {
+            found.all += 1;
+            if page == self.head {
+                found.head += 1;
+            } else {
+                // Nobody else writes it: the folio is locked.
+                let count = &self.frames.meta(page).private;
+                count.store(count.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+            }
+        });
+        found
+    }
+
+    /// Forgets what was counted of the 2^`order` pages from `first` on but of `first` itself.
+    fn uncount(&self, first: Pfn, order: Order) {
+        for tail in (1..order.pages()).map(|nth| first.offset(nth)) {
+            self.frames.meta(tail).private.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// What was counted of the 2^`order` pages from `first` on, without the folio's first page.
+    fn counted(&self, first: Pfn, order: Order) -> u64 {
+        let tails = (0..order.pages()).map(|nth| first.offset(nth)).filter(|&page| page != self.head);
+        tails.map(|page| self.frames.meta(page).private.load(Ordering::Relaxed)).sum()
+    }
+}
+
+impl<M: Machine> Frames<M> {
+    /// The right to list the tables that map one folio, through their metadata ([`SplitTurn`]); `None` while
+    /// somebody else has it.
+    pub fn split_turn(&self) -> Option<SplitTurn<'_, M>> {
+        Some(SplitTurn { frames: self, _turn: self.split_turn.try_lock()? })
+    }
+}
+
+/// Who lists the tables that map one folio.
+pub struct SplitTurn<'f, M: Machine> {
+    frames: &'f Frames<M>,
+    _turn: SpinGuard<'f, M, SplitTurnLevel, ()>,
+}
+
+impl<'f, M: Machine> SplitTurn<'f, M> {
+    /// The frames that the tables are of.
+    pub const fn frames(&self) -> &'f Frames<M> {
+        self.frames
+    }
+}
+
+impl<M: Machine> core::fmt::Debug for SplitTurn<'_, M> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str("the turn to split a folio of many tables")
     }
 }
 
@@ -236,6 +303,8 @@ impl<M: Machine> Pieces<'_, '_, M> {
             frames.meta(page).mapping.store(first.0, Ordering::Relaxed);
         }
         let (refs, entry) = self.slots(first.0 - self.folio.pfn().0);
+        meta.private.store(0, Ordering::Relaxed);
+        self.folio.uncount(first, self.order);
         if maps + refs == 0 {
             meta.mapping.store(0, Ordering::Relaxed);
             // Release pairs with the Acquire of a look at the kind: the head of a tail is no longer ours.
@@ -262,6 +331,7 @@ impl<M: Machine> Pieces<'_, '_, M> {
     fn shrink_head(&self, maps: u64, exclusive: u64) {
         let meta = self.folio.meta();
         let (refs, entry) = self.slots(0);
+        self.folio.uncount(self.folio.pfn(), self.order);
         meta.private.store(entry, Ordering::Relaxed);
         // The lock bit and those who wait for it are in the same word.
         let _ = meta

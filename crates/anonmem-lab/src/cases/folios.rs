@@ -164,6 +164,41 @@ pub static PARTIAL: Case = Case {
     },
 };
 
+/// What nobody touched is given back while somebody touches it.
+pub static UNTOUCHED: Case = Case {
+    name: "thp-untouched-vs-store",
+    title: "pages of zeroes of a folio are given back while a CPU stores to one of them through its translation",
+    happened: "Linux, try_to_map_unused_to_zeropage, looks for zeroes when migration entries have taken the place of what \
+               mapped the page: no CPU writes to it any more.",
+    environment: "A program has touched one page of four, and stored 0 there. Somebody who needs memory splits the folio. Another CPU \
+                  stores 5 through its translation.",
+    rule: "A page is looked at for zeroes after its entry was cleared and flushed: no store is lost.",
+    mutants: &[Mutant::Patch {
+        name: "untouched-asks-before-flush",
+        what: "the page is all zeroes, and a CPU goes on to write it",
+    }],
+    runs: &[Run::new(Model::Sc, Extent::Bound(1))],
+    program: |_| {
+        let world = || {
+            let kernel = Kernel::new(64, LockMode::Mmap);
+            kernel.vm.set_folio_policy(FolioPolicy::default().with(Order::new(2), FolioMode::Always));
+            kernel.spawn(0, &[1]);
+            kernel.map(0, 0, 4, Prot::READ | Prot::WRITE);
+            kernel.store(0, 0, 0).expect("frames");
+            kernel
+        };
+        boxed(
+            scenario("thp-untouched-vs-store", 1, world)
+                .cpu("gives back", |k| _ = k.vm.give_back_untouched(u64::MAX))
+                .cpu("stores", |k| assert_eq!(k.store(0, 0, 5), Ok(())))
+                .check(|k| match (k.load(0, 0), k.load(0, 3)) {
+                    (Ok(5), Ok(0)) => k.check(),
+                    found => Err(format!("5 was stored, found {found:?}")),
+                }),
+        )
+    },
+};
+
 /// A tail becomes a folio while somebody looks at it.
 pub static ONE_STORE: Case = Case {
     name: "thp-split-one-store",

@@ -208,6 +208,7 @@ pub fn all() -> &'static [&'static Case] {
         &folios::COPY,
         &folios::ALONE,
         &folios::PARTIAL,
+        &folios::UNTOUCHED,
         &folios::ONE_STORE,
         &folio_swap::HALF_CACHED,
         &folio_swap::SHARED,

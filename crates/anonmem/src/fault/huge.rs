@@ -30,15 +30,15 @@ use crate::{
     vma::refusal::Refusal,
 };
 use anonmem_frame::{FolioOwner, FolioRef, MapRun, NewFolio};
-use anonmem_hal::{Arch, FlushRange, Order, PAGE_SHIFT, Va, VaRange};
+use anonmem_hal::{Arch, FlushRange, Order, PAGE_SHIFT, Pte, Va, VaRange};
 use anonmem_pgtable::{Attrs, Cleared, Dirty, Mapped, PteGuard, PteTable, Teardown};
 
 /// The largest order that a fault without a VMA lock zeroes: longer, and others wait for its read section.
 const MAX_SPECULATIVE: u8 = 4;
 
-/// The pages of an `auto` folio that must be in use beside it are as many as it has. Of all pages, one in so
-/// many may be one that nobody has touched.
-const UNTOUCHED_SHARE: u64 = 10;
+/// Of all pages of an address space, one in so many may be one that `auto` has mapped and nobody has touched:
+/// what is allocated is at most 1.1 times what is touched.
+const UNTOUCHED_SHARE: u64 = 11;
 
 /// The largest part of a folio that one write copies: 64 KiB.
 const MAX_COPY: u8 = 4;
@@ -101,7 +101,11 @@ pub(super) fn map_leaf<M: Machine, G: FaultGuard<M>>(
     if !orders_for(fault).is_free(order) || !want.all_of(fault.va, window(fault.va, order)) {
         return Ok(None);
     }
-    map_new_leaf(fault)
+    let filled = map_new_leaf(fault)?;
+    if filled.is_some() && want == Want::Touch {
+        fault.vm.clock.note_untouched();
+    }
+    Ok(filled)
 }
 
 /// Fills the window around the fault's address with a large folio; `None` if there can be none, and a page
@@ -135,11 +139,18 @@ pub(super) fn map_large_folio<'a, M: Machine, G: FaultGuard<M>>(
     let pages = new.into_exclusive_anon_pages(anon_vma.raw(), fault.index - behind);
     let touched = fault.attrs();
     let untouched = match want {
-        Want::Touch => Attrs { young: false, dirty: false, ..touched },
+        Want::Touch => {
+            vm.clock.note_untouched();
+            Attrs { young: false, dirty: false, ..touched }
+        }
         Want::All(_) => touched,
     };
     entries.install_pages(range.start, pages, |va| if va == fault.va { touched } else { untouched });
     drop(entries);
+    if want == Want::Touch && !orders.is_free(order.get()) {
+        let (mine, left) = (pages_of(fault), |window| self::touched(fault, window).1);
+        fault.slot.guesses.note(range.start, order.get(), mine, left);
+    }
     fault.slot.add_anon(range.pages().0 as i64);
     vm.count_folio(order, FolioEvent::FaultAlloc);
     Ok(Some(range))
@@ -188,35 +199,60 @@ fn refusal<'a, M: Machine, G: FaultGuard<M>>(
         return Some(FolioEvent::FallbackUsed);
     }
     match want {
-        Want::Touch if !is_free => unproven(fault, table, range),
+        Want::Touch if !is_free => unproven(fault, range),
         Want::Touch | Want::All(_) => None,
     }
 }
 
 /// Why `auto` does not take a folio for `range`: nobody pays for a page that was not touched.
 ///
-/// The window beside it, of the same size, must have been written in whole: the program works its way along
-/// here. And of all pages, only a share may be untouched: the pages of this folio, too, until they are
-/// written.
-fn unproven<'a, M: Machine, G: FaultGuard<M>>(
-    fault: &VmFault<'a, M, G>,
-    table: PteTable<'a, M, G>,
-    range: VaRange,
-) -> Option<FolioEvent> {
-    let (pages, bytes) = (range.pages().0, range.len());
-    let beside = |start: Option<u64>| {
+/// The window beside it, of the same size, must have been written, but for an eighth: the program works its
+/// way along here. And of all pages, only a share may be untouched: those of this folio until they are
+/// written, and those of the folios before it that were not written yet.
+fn unproven<M: Machine, G: FaultGuard<M>>(fault: &VmFault<'_, M, G>, range: VaRange) -> Option<FolioEvent> {
+    let (pages, bytes, mine) = (range.pages().0, range.len(), pages_of(fault));
+    // A program that stops here has touched one page of it. What it has in all pays for the rest.
+    let fits = |before: u64| (before + pages - 1) * UNTOUCHED_SHARE <= mine + pages;
+    if !fits(0) {
+        return Some(FolioEvent::FallbackBound);
+    }
+    let in_use = |start: Option<u64>| {
         let start = Va(start?);
-        let beside = VaRange { start, end: Va(start.0 + bytes) };
-        let here = start >= table.range().start && beside.end <= table.range().end;
-        Some(here && table.written(beside) == pages)
+        let beside = VaRange { start, end: Va(start.0.checked_add(bytes)?) };
+        let (written, _) = touched(fault, beside);
+        Some(written * 8 >= pages * 7)
     };
-    let below = beside(range.start.0.checked_sub(bytes));
-    if below != Some(true) && beside(Some(range.end.0)) != Some(true) {
+    let below = in_use(range.start.0.checked_sub(bytes));
+    if below != Some(true) && in_use(Some(range.end.0)) != Some(true) {
         return Some(FolioEvent::FallbackUnproven);
     }
-    // A program that stops here has touched one page of it. What it has in all pays for the rest.
-    let mine = fault.slot.pages.anon.load(anonmem_sync::Ordering::Relaxed).max(0) as u64;
-    (pages - 1 > mine / UNTOUCHED_SHARE).then_some(FolioEvent::FallbackBound)
+    let before = fault.slot.guesses.outstanding(mine, |window| touched(fault, window).1);
+    (!fits(before)).then_some(FolioEvent::FallbackBound)
+}
+
+/// The anonymous pages of the fault's address space.
+fn pages_of<M: Machine, G: FaultGuard<M>>(fault: &VmFault<'_, M, G>) -> u64 {
+    fault.slot.pages.anon.load(anonmem_sync::Ordering::Relaxed).max(0) as u64
+}
+
+/// How many pages of `range` are mapped and were written, and how many are mapped and were not; none of
+/// either if the fault's VMA does not have all of it.
+fn touched<M: Machine, G: FaultGuard<M>>(fault: &VmFault<'_, M, G>, range: VaRange) -> (u64, u64) {
+    if !fault.vm.vma(fault.id).range().covers(range) {
+        return (0, 0);
+    }
+    let (mut written, mut untouched) = (0, 0);
+    for (found, part) in fault.slot.space.parts(&fault.vm.frames, fault.guard, range) {
+        for va in part.iter_pages() {
+            match found.peek(va) {
+                Pte::Present(present) if present.special => {}
+                Pte::Present(present) if present.dirty => written += 1,
+                Pte::Present(_) => untouched += 1,
+                Pte::None | Pte::Soft(_) => {}
+            }
+        }
+    }
+    (written, untouched)
 }
 
 /// Takes the zero page out of the entries of a window, and makes all CPUs forget it, before anything else is

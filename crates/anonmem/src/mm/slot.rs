@@ -7,6 +7,7 @@
 
 use crate::{
     ids::{MmTag, VmaTag},
+    thp::guesses::Guesses,
     vma::{flags::VmFlags, tree::VmaTree},
 };
 use anonmem_frame::{Field, SlabItem, fields};
@@ -39,6 +40,8 @@ pub(crate) struct MmSlot<M: Machine> {
     pub(crate) thp_disable: Atomic<u32, M>,
     /// Whose pages may be merged with its own: those of address spaces that say the same.
     merge_domain: Atomic<u64, M>,
+    /// What was mapped before it was touched.
+    pub(crate) guesses: Guesses<M>,
     /// Pages that are pinned for long, at most `locked_limit` (`pinned_vm`).
     pub(crate) pinned: Atomic<u64, M>,
     /// 1 once a userfaultfd was registered with any of it. Under the mmap lock.
@@ -111,7 +114,7 @@ impl<M: Machine> SlabItem<M> for MmSlot<M> {
     const FIELDS: &'static [Field] = fields! {
         users, grabs, mmap_lock, lock_seq, space { "space": 0 }, pages { "pages.anon": 0.anon,
         "pages.shared": 0.shared, "pages.swap": 0.swap, "pages.peak": 0.peak }, tree { "tree.seq": seq,
-        "tree.height": height, "tree.root": root, "tree.len": len }, counts, thp_disable, merge_domain, pinned, uffd, start_brk, brk,
+        "tree.height": height, "tree.root": root, "tree.len": len }, counts, thp_disable, guesses, merge_domain, pinned, uffd, start_brk, brk,
         mmap_base, def_flags, locked_limit, stack_limit, data_limit, space_limit,
     };
     fn new() -> Self {
@@ -137,6 +140,7 @@ impl<M: Machine> SlabItem<M> for MmSlot<M> {
             },
             thp_disable: Atomic::new(0),
             merge_domain: Atomic::new(0),
+            guesses: Guesses::new(),
             pinned: Atomic::new(0),
             uffd: Plain::new(0),
             start_brk: Plain::new(0),
@@ -166,6 +170,7 @@ impl<M: Machine> MmSlot<M> {
 
     pub(super) fn init(&self) {
         self.thp_disable.store(0, Ordering::Relaxed);
+        self.guesses.clear();
         self.mmap_base.set(Self::default_mmap_base());
         for zeroed in [&self.start_brk, &self.brk, &self.def_flags, &self.uffd] {
             zeroed.set(0);

@@ -16,6 +16,7 @@ mod alloc;
 mod kswapd;
 pub(crate) mod shrink;
 pub(crate) mod state;
+mod untouched;
 mod wait;
 pub(crate) mod workingset;
 

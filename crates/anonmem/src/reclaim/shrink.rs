@@ -63,6 +63,9 @@ impl<M: Machine> Vm<M> {
         let frames = self.machine().nr_frames();
         // What nobody maps costs nobody anything to give back.
         let mut freed = self.split_partly_mapped();
+        if freed < want {
+            freed += self.give_back_untouched(want - freed);
+        }
         self.reclaimers.freed(freed);
         if freed >= want {
             return freed;
@@ -128,7 +131,7 @@ impl<M: Machine> Vm<M> {
     }
 
     /// Whether the folio was used since the hand came by last, or the hand must come by once more.
-    fn folio_check_references(&self, page: &FolioRef<'_, M>) -> Shrunk {
+    pub(super) fn folio_check_references(&self, page: &FolioRef<'_, M>) -> Shrunk {
         let folio = page.folio();
         let was_used = || {
             let found = folio_referenced_by_reclaim(self, page);

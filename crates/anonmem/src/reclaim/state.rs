@@ -3,14 +3,33 @@
 use anonmem_hal::Machine;
 use anonmem_sync::{Atomic, AtomicState, Ordering, WaitQueue, states};
 
-/// Where the hand of the clock is: frames relative to the first.
+/// Where the hands of the clock are: frames relative to the first.
 pub(crate) struct ClockHand<M> {
     pub(super) at: Atomic<u64, M>,
+    /// The hand that looks for large folios of which most is untouched.
+    pub(super) large: Atomic<u64, M>,
+    /// Whether there may be any.
+    untouched: Atomic<u64, M>,
 }
 
 impl<M: Machine> ClockHand<M> {
     pub(crate) const fn new() -> Self {
-        Self { at: Atomic::new(0) }
+        Self { at: Atomic::new(0), large: Atomic::new(0), untouched: Atomic::new(0) }
+    }
+
+    /// A fault has taken a large folio for the sake of one page.
+    pub(crate) fn note_untouched(&self) {
+        if self.untouched.load(Ordering::Relaxed) == 0 {
+            self.untouched.store(1, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn may_be_untouched(&self) -> bool {
+        self.untouched.load(Ordering::Relaxed) != 0
+    }
+
+    pub(super) fn none_untouched(&self) {
+        self.untouched.store(0, Ordering::Relaxed);
     }
 }
 

@@ -253,6 +253,22 @@ impl<M: Machine, G: StableVma<M>> RmapHit<'_, '_, M, G> {
         }
     }
 
+    /// How many of the pages were neither accessed nor written, and are the mapper's alone. `None` of a leaf
+    /// that was used: it has one bit for all of its pages.
+    pub(crate) fn untouched(&self) -> Option<u64> {
+        let is_old = |present: Present| !present.young && !present.dirty;
+        match &self.entries {
+            HitEntries::Leaf(leaf) => match leaf.get() {
+                Entry::Leaf(present) if is_old(present) => Some(self.pages),
+                Entry::Leaf(_) | Entry::None | Entry::Table(_) | Entry::Migration { .. } => None,
+            },
+            HitEntries::Table(entries) => {
+                let old = |nth: &u64| matches!(entries.mapped(self.va.page_after(*nth)), Mapped::Exclusive(_, present) if is_old(present));
+                Some((0..self.pages).filter(old).count() as u64)
+            }
+        }
+    }
+
     /// Takes the accessed bits of the entries around, whose table is locked already, and notes them at their
     /// folios: pages that lie together are used together, and reclaim need not walk to each of them.
     #[doc(alias = "lru_gen_look_around")]

@@ -36,6 +36,8 @@ pub(crate) enum UnmapTo<'a, 'v, M: Machine> {
     Run(&'a SwapRun<'v, M>),
     /// Nothing: the page is dropped, unless it was written (`MADV_FREE`).
     Nothing,
+    /// Nothing, if the page is its program's alone, is all zeroes, and nobody watches what is missing.
+    Untouched,
 }
 
 /// Replaces every entry that maps the folio. An entry that was exclusive says so as a swap entry; the page is
@@ -72,7 +74,11 @@ fn try_to_unmap_one<'v, M: Machine>(
     to: &UnmapTo<'_, '_, M>,
     tlb: &mut TlbBatch<'v, M>,
 ) -> ControlFlow<()> {
-    if objects.vma(hit.vma).flags().contains(VmFlags::LOCKED) {
+    let kept_by = match to {
+        UnmapTo::Swap(_) | UnmapTo::Run(_) | UnmapTo::Nothing => VmFlags::LOCKED,
+        UnmapTo::Untouched => VmFlags::LOCKED.union(VmFlags::UFFD),
+    };
+    if objects.vma(hit.vma).flags().intersects(kept_by) {
         return ControlFlow::Break(());
     }
     let (va, pages) = (hit.va, hit.pages);
@@ -82,7 +88,7 @@ fn try_to_unmap_one<'v, M: Machine>(
     let ended = (0..pages)
         .try_for_each(|i| unmap_entry(&mut entries, slot, (va.page_after(i), nth + i), to, tlb, &mut gone));
     // Before the lock goes: as said above.
-    if matches!(to, UnmapTo::Nothing) {
+    if matches!(to, UnmapTo::Nothing | UnmapTo::Untouched) {
         tlb.flush();
     }
     drop(entries);
@@ -113,7 +119,7 @@ fn unmap_entry<'a, 'v: 'a, M: Machine, G: StableVma<M>>(
     let owned = match to {
         UnmapTo::Swap(swap) => Some(swap.try_dup()),
         UnmapTo::Run(run) => Some(run.try_dup(nth)),
-        UnmapTo::Nothing => None,
+        UnmapTo::Nothing | UnmapTo::Untouched => None,
     };
     let Ok(owned) = owned.transpose() else { return ControlFlow::Break(()) };
     // The dirty bit is final: a CPU that would set it looks at the entry again, and finds it gone.
@@ -140,6 +146,16 @@ fn unmap_entry<'a, 'v: 'a, M: Machine, G: StableVma<M>>(
         Some(count) => {
             vacancy.fill(count.into_count(), bits.to_swap());
             gone.swapped += 1;
+        }
+        None if matches!(to, UnmapTo::Untouched) => {
+            // What CPUs still write through their translations comes before that.
+            tlb.flush();
+            let frames = shared.folio().frames();
+            if sharing == Sharing::Shared || !frames.machine().is_zero(shared.pfn()) {
+                vacancy.fill(shared, present.write_protected().into());
+                return ControlFlow::Break(());
+            }
+            vacancy.leave_empty();
         }
         // Written through a pin, too: that is noted before the page is unpinned, which `try_share` has seen.
         None if present.dirty || !shared.folio().is_lazyfree() => {

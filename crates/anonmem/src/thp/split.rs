@@ -22,7 +22,7 @@ use crate::{
 };
 use anonmem_frame::{FolioGuard, FolioOwner, FolioRef, Kind, SplitRefused};
 use anonmem_hal::Order;
-use anonmem_pgtable::{TableSet, TooManyTables};
+use anonmem_pgtable::{ManyTables, TableSet, TooManyTables};
 use core::ops::ControlFlow;
 
 impl<M: Machine> Objects<M> {
@@ -33,7 +33,8 @@ impl<M: Machine> Objects<M> {
     /// The folio lock. Takes the anon_vma's lock, and tries those of the tables that map it.
     ///
     /// # Errors
-    /// [`SplitRefused`]: it may be pinned, others have a reference, or too many tables map it.
+    /// [`SplitRefused`]: it may be pinned, others have a reference, or many tables map it, and another such
+    /// folio is being split.
     #[doc(alias = "split_folio_to_order")]
     pub fn split_folio<'v>(
         &'v self,
@@ -51,23 +52,35 @@ impl<M: Machine> Objects<M> {
         let result = match Rmap::<M>::lock(self, folio) {
             Some(guard) => {
                 let mut tables = TableSet::default();
-                let mut too_many = false;
+                let mut found = ControlFlow::Continue(());
                 for form in [Form::Present, Form::Migration] {
-                    let _ = Rmap::<M>::walk(&guard, folio, form, |hit| {
+                    if found.is_break() {
+                        break;
+                    }
+                    found = Rmap::<M>::walk(&guard, folio, form, |hit| {
                         match tables.add(hit.into_table().0.table()) {
                             Ok(()) => ControlFlow::Continue(()),
-                            Err(TooManyTables) => {
-                                too_many = true;
-                                ControlFlow::Break(())
-                            }
+                            Err(TooManyTables) => ControlFlow::Break(()),
                         }
                     });
                 }
-                if too_many {
-                    self.count_folio(order, FolioEvent::SplitShared);
-                    return Err(SplitRefused::Busy);
+                match found {
+                    ControlFlow::Continue(()) => tables.split(lock, page, to, cached.counts()),
+                    ControlFlow::Break(()) => {
+                        let Some(mut turn) = self.frames.split_turn() else {
+                            self.count_folio(order, FolioEvent::SplitShared);
+                            return Err(SplitRefused::Busy);
+                        };
+                        let mut tables = ManyTables::new(&mut turn);
+                        for form in [Form::Present, Form::Migration] {
+                            let _ = Rmap::<M>::walk(&guard, folio, form, |hit| {
+                                tables.add(hit.into_table().0.table());
+                                ControlFlow::<()>::Continue(())
+                            });
+                        }
+                        tables.split(lock, page, to, cached.counts())
+                    }
                 }
-                tables.split(lock, page, to, cached.counts())
             }
             None => Err(SplitRefused::Busy),
         };

@@ -56,10 +56,12 @@ folio_events! {
     SplitPinned => "split_failed_pinned",
     /// Not split, because others were working on it.
     SplitBusy => "split_failed_busy",
-    /// Not split, because too many address spaces map it.
+    /// Not split, because many address spaces map it, and another such folio is being split.
     SplitShared => "split_failed_shared",
     /// Split because a part of it was unmapped.
     SplitPartly => "split_partly_mapped",
+    /// Split because most of it was untouched, which became free.
+    SplitUntouched => "split_untouched",
     /// Left as one, to a run of slots.
     SwapOut => "swpout",
     /// Split before it left: there was no run of free slots.

@@ -352,3 +352,143 @@ fn auto_grows_with_use_and_keeps_its_bound() {
         w.vm.validate().unwrap();
     });
 }
+
+/// Stores to `order`'s pages of a mapping, and says the most that was allocated for a hundred that were
+/// touched.
+fn most_allocated(w: &World, mm: &Mm<'_, M>, order: impl Iterator<Item = u64>) -> u64 {
+    let mut most = 0;
+    for (touched, page) in (1..).zip(order) {
+        mm.store(page * P, 1).unwrap();
+        // A program of few pages gets no more than a page at a time.
+        most = most.max((mm.counters().anon.0 * 100).div_ceil(touched));
+    }
+    w.vm.validate().unwrap();
+    most
+}
+
+fn auto(f: impl Fn(&World)) {
+    with_policy(FolioPolicy::up_to(Order::new(9), FolioMode::Auto), f);
+}
+
+fn faults(w: &World) -> u64 {
+    w.vm.stats().event(crate::Event::FaultAnon)
+}
+
+#[test]
+fn auto_grows_over_holes_and_keeps_its_bound() {
+    auto(|w| {
+        // Upwards, and one page in 25 is left out: what is beside is never all written.
+        let mm = mapped(w, pages(1024, 2048));
+        let most = most_allocated(w, &mm, (1024..3072).filter(|page| page % 25 != 7));
+        assert!(most <= 110, "{most} pages for 100 that were touched");
+        assert!(faults(w) < 900, "{} faults", faults(w));
+    });
+}
+
+#[test]
+fn auto_keeps_its_bound_whatever_the_order() {
+    let downwards = (1024..3072).rev().collect::<std::vec::Vec<u64>>();
+    // Four streams that take turns, and pages without any order: 1021 has no divisor in common with 2048.
+    let streams = (0..2048).map(|i| 1024 + i / 4 + i % 4 * 512).collect();
+    let scattered = (0..2048).map(|i| 1024 + i * 1021 % 2048).collect();
+    for (order, most_faults) in [(downwards, 700), (streams, 900), (scattered, 2049)] {
+        auto(|w| {
+            let mm = mapped(w, pages(1024, 2048));
+            let most = most_allocated(w, &mm, order.iter().copied());
+            assert!(most <= 110, "{most} pages for 100 that were touched");
+            assert!(faults(w) < most_faults, "{} faults", faults(w));
+        });
+    }
+}
+
+#[test]
+fn a_program_that_stops_in_every_folio_is_not_given_more() {
+    auto(|w| {
+        // 64 pages, then every 16th page of what follows: each is a page beside memory in use.
+        let mm = mapped(w, pages(1024, 2048));
+        let first = most_allocated(w, &mm, 1024..1088);
+        let order = (0..120).map(|i| 1088 + 16 * i);
+        let mut touched = 64;
+        for page in order {
+            mm.store(page * P, 1).unwrap();
+            touched += 1;
+            let allocated = mm.counters().anon.0;
+            assert!(allocated * 10 <= touched * 11 + 10, "{allocated} for {touched}, {first}");
+        }
+    });
+}
+
+#[test]
+fn what_nobody_touched_is_known_and_comes_back_when_memory_is_short() {
+    for order in [4, 9] {
+        with_policy(only(order, FolioMode::Always), |w| {
+            let mm = mapped(w, pages(1024, 2048));
+            (0..2048).step_by(1 << order).for_each(|i| mm.store((1024 + i) * P, 3).unwrap());
+            assert_eq!(mm.counters().anon.0, 2048);
+            let untouched: u64 = w.vm.untouched_pages().iter().map(|pages| pages.0).sum();
+            // The CPU may look at a page that the program does not.
+            let most = 2048 - (2048 >> order);
+            assert!(untouched <= most && untouched * 10 > most * 9, "{untouched} of {most}");
+            // Nothing can leave, and yet there is memory for more than is free.
+            let free = w.vm.stats().free;
+            let more = mapped(w, pages(8192, free + 1024));
+            more.populate(pages(8192, free + 1024), Populate::Write).unwrap();
+            w.vm.validate().unwrap();
+            assert!(event(w, order, FolioEvent::SplitUntouched) > 0);
+            assert!(mm.counters().anon.0 < 1100, "{}", mm.counters().anon.0);
+            (0..2048).for_each(|i| {
+                let expected = if i % (1 << order) == 0 { 3 } else { 0 };
+                assert_eq!(mm.load((1024 + i) * P), Ok(expected));
+            });
+        });
+    }
+}
+
+#[test]
+fn a_page_that_somebody_watches_or_wrote_is_not_given_back() {
+    with_policy(only(4, FolioMode::Always), |w| {
+        let mm = mapped(w, pages(1024, 64));
+        (0..64).step_by(16).for_each(|i| mm.store((1024 + i) * P, 3).unwrap());
+        let uffd = mm.userfaultfd(crate::UffdFaults::Any).unwrap();
+        uffd.agree(crate::UffdFeatures::empty()).unwrap();
+        uffd.register(Va(1024 * P), 16 * P, crate::RegisterMode::MISSING).unwrap();
+        mm.mlock_onfault(Va(1040 * P), 16 * P).unwrap();
+        // Written and zero again: it goes, and is what it was.
+        mm.store(1057 * P, 1).unwrap();
+        mm.store(1057 * P, 0).unwrap();
+        assert!(w.vm.give_back_untouched(4096) >= 16);
+        w.vm.validate().unwrap();
+        let here =
+            |first: u64| pages(first, 16).iter_pages().filter(|&va| mm.pagemap(va).pfn.is_some()).count();
+        assert_eq!((here(1024), here(1040)), (16, 16), "watched, and locked");
+        assert!(here(1056) <= 2 && here(1072) == 1);
+        assert_eq!((mm.load(1057 * P), mm.load(1056 * P)), (Ok(0), Ok(3)));
+        drop(uffd);
+    });
+}
+
+#[test]
+fn a_folio_of_many_programs_is_split() {
+    for order in [2, 9] {
+        with_policy(only(order, FolioMode::Always), |w| {
+            let mm = one_folio(w, order);
+            let all = pages(1024, 1 << order);
+            fill(&mm, all, 1);
+            let children: std::vec::Vec<_> = (0..15).map(|_| mm.fork().unwrap()).collect();
+            for (child, nth) in children.iter().zip(0..) {
+                child.munmap(pages(1024 + nth % 4, 1)).unwrap();
+            }
+            let page = w.vm.frames.try_get(mm.pagemap(all.start).pfn.unwrap()).unwrap();
+            let lock = page.lock();
+            w.vm.split_folio(&lock, &page, Order::new(1)).unwrap();
+            drop((lock, page));
+            w.vm.validate().unwrap();
+            assert_eq!((order_at(w, &mm, 1024), event(w, order, FolioEvent::Split)), (1, 1));
+            check(&children[3], pages(1024, 3), 1);
+            drop(children);
+            fill(&mm, all, 2);
+            check(&mm, all, 2);
+            w.vm.validate().unwrap();
+        });
+    }
+}
