@@ -347,8 +347,11 @@ impl<M: Machine> SwapSlots<M> {
     }
 
     /// Counts owners of a slot in use that nobody is, so that `room` more fit; returns how many. For tests.
+    ///
+    /// # Safety
+    /// The slot is in use, and [`unforge`](Self::unforge) takes the same number away while it still is.
     #[doc(hidden)]
-    pub fn forge(&self, frames: &Frames<M>, slot: u64, room: u64) -> u64 {
+    pub unsafe fn forge(&self, frames: &Frames<M>, slot: u64, room: u64) -> u64 {
         let word = self.word(frames, slot);
         let forged = COUNT - room - (word.load(Ordering::Relaxed) & COUNT);
         word.fetch_add(forged, Ordering::Relaxed);
@@ -356,8 +359,11 @@ impl<M: Machine> SwapSlots<M> {
     }
 
     /// Takes the count of owners away that [`forge`](Self::forge) has made.
+    ///
+    /// # Safety
+    /// [`forge`](Self::forge) has counted so many, and they are taken away once.
     #[doc(hidden)]
-    pub fn unforge(&self, frames: &Frames<M>, slot: u64, forged: u64) {
+    pub unsafe fn unforge(&self, frames: &Frames<M>, slot: u64, forged: u64) {
         self.word(frames, slot).fetch_sub(forged, Ordering::Relaxed);
     }
 

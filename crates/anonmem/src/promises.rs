@@ -1,4 +1,4 @@
-//! What the guards promise about page tables: the only `unsafe` of this crate, and no more than these impls.
+//! What the guards promise about page tables, and what a test may forge: the only `unsafe` of this crate.
 //!
 //! That a lock keeps tables allocated is a fact about who frees them: `munmap` and `exit_mmap`. Both hold the
 //! mmap lock for writing, with the VMAs out of the tree and unlinked from their anon_vmas. No type can say
@@ -11,6 +11,7 @@
 use crate::{
     fault::speculative::Speculation,
     mm::mmap_lock::{MmapReadGuard, MmapWriteGuard},
+    objects::Objects,
     rmap::{
         self,
         anon_vma::{AnonVmaReadGuard, AnonVmaWriteGuard},
@@ -18,7 +19,7 @@ use crate::{
     shm::ShmUser,
     vma::lock::VmaReadGuard,
 };
-use anonmem_hal::Machine;
+use anonmem_hal::{Machine, SwapEntry};
 use anonmem_pgtable::{AddressSpace, CanInstall, StableVma};
 use core::ptr;
 
@@ -92,3 +93,27 @@ unsafe impl<M: Machine> StableVma<M> for ShmUser<'_, M> {
 }
 // SAFETY: as above; pages are punched out under the page-table lock, and come back when asked for.
 unsafe impl<M: Machine> CanInstall<M> for ShmUser<'_, M> {}
+
+/// What tests forge.
+impl<M: Machine> Objects<M> {
+    /// Counts owners of a swap slot that nobody is, so that `room` more fit; returns how many.
+    ///
+    /// # Safety
+    /// The slot is in use, and [`unforge_swap_owners`](Self::unforge_swap_owners) takes the same number away
+    /// while it still is.
+    #[doc(hidden)]
+    pub unsafe fn forge_swap_owners(&self, entry: SwapEntry, room: u64) -> u64 {
+        // SAFETY: as the caller says.
+        unsafe { self.swap.get(entry).slots.forge(&self.frames, entry.offset, room) }
+    }
+
+    /// Takes the count of owners away that [`forge_swap_owners`](Self::forge_swap_owners) has made.
+    ///
+    /// # Safety
+    /// It has counted so many, and they are taken away once.
+    #[doc(hidden)]
+    pub unsafe fn unforge_swap_owners(&self, entry: SwapEntry, forged: u64) {
+        // SAFETY: as the caller says.
+        unsafe { self.swap.get(entry).slots.unforge(&self.frames, entry.offset, forged) };
+    }
+}

@@ -15,13 +15,17 @@
 //! | the words of a page table changed | does not compile | `fail_words_of_a_table` |
 //! | a use of a shared object that is put twice, or made up | does not compile | `fail_put_by_name`, `fail_use_by_name`, `fail_copy_use` |
 //! | a mapping of an object by a name that is stale, foreign or made up | `Error::Invalid` | [`names_that_nobody_uses_map_nothing`] |
+//! | a page of an object moved, or given a slot, through its lock | panics; of an anonymous page it is a hint, which its slot's word must confirm | [`a_lock_forges_no_place`] |
+//! | owners of a swap slot that nobody is | does not compile | `fail_forge_owners` |
 //! | a reference taken back by its number | does not compile | `fail_take_a_count_back` |
 //! | an address space or object that outlives its `Vm` | does not compile | `fail_owners_outlive_vm` |
 //!
-//! What is left to the author of a machine: whoever has the machine may call the methods of its traits.
+//! What is left to the author of a machine: whoever has the machine may call the methods of its traits. What
+//! is left to who makes a `FrameArray` of his own: its words are not looked at any more when it is freed.
 #![forbid(unsafe_code)]
 
-use anonmem::{Config, Error, MapBacking, MmapRequest, PAGE_SIZE, Prot, ShmId, Vm};
+use anonmem::{Config, Error, MapBacking, MmapRequest, PAGE_SIZE, Prot, ShmId, Vm, hal::SwapEntry};
+use anonmem_frame::{FolioOwner, RawHandle};
 use anonmem_testkit::{Program, VecMachine};
 
 const P: u64 = PAGE_SIZE as u64;
@@ -29,6 +33,26 @@ const P: u64 = PAGE_SIZE as u64;
 #[test]
 fn what_must_not_compile_does_not() {
     trybuild::TestCases::new().compile_fail("tests/ui/fail_*.rs");
+}
+
+#[test]
+fn a_lock_forges_no_place() {
+    let vm = Vm::new(VecMachine::new(256), Config::default()).unwrap();
+    let object = vm.shm_new(1).unwrap();
+    let page = object.page_at(0).unwrap();
+    let lock = page.lock();
+    let panics = |f: &dyn Fn()| std::panic::catch_unwind(std::panic::AssertUnwindSafe(f)).is_err();
+    assert!(panics(&|| lock.move_mapped(RawHandle::new(1).unwrap(), 7)));
+    assert!(panics(&|| lock.set_swap_entry(SwapEntry { device: 0, offset: 99 })));
+    drop(lock);
+    let mm = vm.new_mm().unwrap();
+    let at = mm.mmap(shared(object.id())).unwrap();
+    mm.store(at, 7).unwrap();
+    let _ = vm.reclaim_folio(object.page_at(0).unwrap());
+    assert_eq!(mm.load(at).unwrap(), 7);
+    drop((page, mm, object));
+    vm.validate().unwrap();
+    assert_eq!(vm.stats().shared_objects, 0);
 }
 
 fn shared(object: ShmId) -> MmapRequest {

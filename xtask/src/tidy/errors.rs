@@ -297,6 +297,12 @@ impl<'ast> Visit<'ast> for Body {
     /// dropped.
     fn visit_stmt(&mut self, stmt: &'ast syn::Stmt) {
         match stmt {
+            // This ends the error of what it is called on.
+            syn::Stmt::Expr(syn::Expr::MethodCall(call), Some(_))
+                if ENDS.contains(&&*call.method.to_string()) =>
+            {
+                self.visit_expr_method_call(call);
+            }
             syn::Stmt::Expr(call @ (syn::Expr::Call(_) | syn::Expr::MethodCall(_)), Some(_)) => {
                 self.swallow(call);
             }

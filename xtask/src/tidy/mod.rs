@@ -9,6 +9,7 @@ mod enums;
 mod error_types;
 mod errors;
 mod finding;
+mod front;
 mod functions;
 mod imports;
 mod manifests;
@@ -67,6 +68,7 @@ pub(crate) fn check_file(path: &Path, text: &str, enums: &Enums) -> Vec<Finding>
     if path.extension().is_some_and(|e| e == "rs") {
         findings.extend(rules::check_rust(path, text, enums));
         findings.extend(error_types::check(path, text));
+        findings.extend(front::check(path, text));
     } else if path.extension().is_some_and(|e| e == "md") {
         findings.extend(prose::check_markdown(path, text));
     } else if path.file_name().is_some_and(|n| n == "Cargo.toml") {

@@ -36,14 +36,17 @@ impl<'f, M: Machine> FolioGuard<'f, M> {
         self.folio
     }
 
-    /// Gives the folio, a page that is mapped once and exclusive, to another anon_vma and index: it is mapped
-    /// there already (UFFDIO_MOVE). A walk that finds it there by what is written now finds the entry, too.
+    /// Gives the folio, which is mapped once and exclusive, to another anon_vma and index: it is mapped there
+    /// already (UFFDIO_MOVE). A walk that finds it there by what is written now finds the entry, too.
     ///
     /// The caller still holds the lock of the entry's table, and whatever keeps away the walks that do not
     /// hold the folio lock.
+    ///
+    /// # Panics
+    /// If it is no anonymous page.
     #[doc(alias = "folio_move_anon_rmap")]
     pub fn move_mapped(&self, anon_vma: RawHandle, index: u64) {
-        anonmem_hal::debug_check!(M, matches!(self.folio.mapping(), Mapping::Anon(_)));
+        assert!(matches!(self.folio.mapping(), Mapping::Anon(_)), "a page that is not anonymous moves");
         self.folio.set_mapping(Mapping::Anon(anon_vma), index);
     }
 
@@ -89,8 +92,12 @@ impl<'f, M: Machine> FolioGuard<'f, M> {
     }
 
     /// Notes which swap slot it is the cached page of. The slot's word is the caller's.
+    ///
+    /// # Panics
+    /// If it belongs to a shared object.
     #[doc(alias = "folio_set_swapcache")]
     pub fn set_swap_entry(&self, entry: SwapEntry) {
+        assert!(!matches!(self.folio.mapping(), Mapping::Shm(_)), "a page of an object is not swapped");
         // Release pairs with the Acquire of `swap_entry`.
         self.folio.meta().private.store(encode_entry(entry), Ordering::Release);
     }

@@ -42,14 +42,14 @@ use crate::{
     rmap::machine::Machine,
     rmap::{
         Rmap,
-        hit::{Form, RmapHit},
+        hit::{Form, RmapHit, take_to_share},
         ksm::rmap_walk,
         reverse_map::ReverseMap,
     },
     vm::Vm,
 };
 use anonmem_frame::{Folio, FolioGuard, FolioOwner, FolioRef, Mapping, MigrationHold, NewFolio, RawHandle};
-use anonmem_hal::{EntryBits, MigrationBits, MigrationKind, Order, Pfn, Protection, Sharing};
+use anonmem_hal::{EntryBits, MigrationBits, MigrationKind, Order, Pfn, Protection};
 use anonmem_pgtable::{Attrs, Cleared, StableVma, TlbBatch, Vacancy};
 use core::{fmt, ops::ControlFlow};
 
@@ -275,23 +275,8 @@ fn try_to_migrate_one<'v, M: Machine>(
 ) -> ControlFlow<()> {
     let va = hit.va;
     let (mut entries, slot) = hit.into_table();
-    let (cleared, vacancy) = entries.take(va);
-    tlb.note(&slot.space, va);
-    let (shared, present, sharing) = match cleared {
-        Cleared::Exclusive(page, present) => match page.try_share() {
-            Ok(page) => (page, present, Sharing::Exclusive),
-            Err(page) => {
-                vacancy.fill(page, present.into());
-                return ControlFlow::Break(());
-            }
-        },
-        Cleared::Shared(page, present) => (page, present, Sharing::Shared),
-        Cleared::None
-        | Cleared::Zero(_)
-        | Cleared::Shm(..)
-        | Cleared::Swap(..)
-        | Cleared::Migration(..)
-        | Cleared::Marker(_) => unreachable!("the walk said that the entry maps an anonymous page"),
+    let Some((vacancy, shared, present, sharing)) = take_to_share(&mut entries, slot, va, tlb) else {
+        return ControlFlow::Break(());
     };
     vacancy.fill(shared.hold(), EntryBits::of_present(present, sharing).to_migration());
     ControlFlow::Continue(())

@@ -3,9 +3,11 @@
 //! Linux: mm/page_vma_mapped.c `page_vma_mapped_walk`.
 
 use crate::{ids::VmaId, mm::slot::MmSlot, objects::Objects, vma::vma::Vma};
-use anonmem_frame::{Folio, FolioOwner};
-use anonmem_hal::{Entry, Machine, PAGE_SIZE, Pfn, Present, Pte, SoftLeaf, Va, VaRange};
-use anonmem_pgtable::{LeafGuard, Locked, Mapped, PteGuard, PteTable, StableVma, Walked};
+use anonmem_frame::{Folio, FolioOwner, Shared};
+use anonmem_hal::{Entry, Machine, PAGE_SIZE, Pfn, Present, Pte, Sharing, SoftLeaf, Va, VaRange};
+use anonmem_pgtable::{
+    Cleared, LeafGuard, Locked, Mapped, PteGuard, PteTable, StableVma, TlbBatch, Vacancy, Walked,
+};
 use core::{fmt, ops::ControlFlow};
 
 /// Mappings of consecutive pages that a walk met in one table, which is locked: a
@@ -289,5 +291,37 @@ impl<M: Machine, G: StableVma<M>> RmapHit<'_, '_, M, G> {
             }
             entries.test_and_clear_young(va);
         }
+    }
+}
+
+/// What an entry gave that was taken to share its page: its place, the page, and what it said.
+pub(crate) type TakenToShare<'e, 'a, M, G> = (Vacancy<'e, 'a, M, G>, Shared<'a, M>, Present, Sharing);
+
+/// Takes the page of the entry for `va`, which maps an anonymous one, so that others may have it, too, and
+/// notes the translation. `None` if somebody may pin the page: the entry is as it was.
+#[inline]
+pub(crate) fn take_to_share<'e, 'a, 'v: 'a, M: Machine, G: StableVma<M>>(
+    entries: &'e mut PteGuard<'a, M, G>,
+    slot: &'v MmSlot<M>,
+    va: Va,
+    tlb: &mut TlbBatch<'v, M>,
+) -> Option<TakenToShare<'e, 'a, M, G>> {
+    let (cleared, vacancy) = entries.take(va);
+    tlb.note(&slot.space, va);
+    match cleared {
+        Cleared::Exclusive(page, present) => match page.try_share() {
+            Ok(page) => Some((vacancy, page, present, Sharing::Exclusive)),
+            Err(page) => {
+                vacancy.fill(page, present.into());
+                None
+            }
+        },
+        Cleared::Shared(page, present) => Some((vacancy, page, present, Sharing::Shared)),
+        Cleared::None
+        | Cleared::Zero(_)
+        | Cleared::Shm(..)
+        | Cleared::Swap(..)
+        | Cleared::Migration(..)
+        | Cleared::Marker(_) => unreachable!("the walk said that the entry maps an anonymous page"),
     }
 }

@@ -7,15 +7,15 @@ use crate::{
     objects::Objects,
     rmap::machine::Machine,
     rmap::{
-        hit::{Form, RmapHit},
+        hit::{Form, RmapHit, take_to_share},
         ksm::rmap_walk,
     },
     swap::slot::{SwapRef, SwapRun},
     vma::flags::VmFlags,
 };
 use anonmem_frame::{FolioGuard, FolioOwner, MapRun};
-use anonmem_hal::{EntryBits, Sharing, Va};
-use anonmem_pgtable::{Cleared, PteGuard, StableVma, TlbBatch};
+use anonmem_hal::{EntryBits, Va};
+use anonmem_pgtable::{PteGuard, StableVma, TlbBatch};
 use core::ops::ControlFlow;
 
 /// What became of the mappings of a page.
@@ -123,23 +123,8 @@ fn unmap_entry<'a, 'v: 'a, M: Machine, G: StableVma<M>>(
     };
     let Ok(owned) = owned.transpose() else { return ControlFlow::Break(()) };
     // The dirty bit is final: a CPU that would set it looks at the entry again, and finds it gone.
-    let (cleared, vacancy) = entries.take(va);
-    tlb.note(&slot.space, va);
-    let (shared, present, sharing) = match cleared {
-        Cleared::Exclusive(page, present) => match page.try_share() {
-            Ok(page) => (page, present, Sharing::Exclusive),
-            Err(page) => {
-                vacancy.fill(page, present.into());
-                return ControlFlow::Break(());
-            }
-        },
-        Cleared::Shared(page, present) => (page, present, Sharing::Shared),
-        Cleared::None
-        | Cleared::Zero(_)
-        | Cleared::Shm(..)
-        | Cleared::Swap(..)
-        | Cleared::Migration(..)
-        | Cleared::Marker(_) => unreachable!("the walk said that the entry maps an anonymous page"),
+    let Some((vacancy, shared, present, sharing)) = take_to_share(entries, slot, va, tlb) else {
+        return ControlFlow::Break(());
     };
     let bits = EntryBits::of_present(present, sharing);
     match owned {

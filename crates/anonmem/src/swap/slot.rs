@@ -173,18 +173,6 @@ impl<M: Machine> Objects<M> {
         None
     }
 
-    /// Counts owners of a slot that nobody is, so that `room` more fit; returns how many. For tests.
-    #[doc(hidden)]
-    pub fn forge_swap_owners(&self, entry: SwapEntry, room: u64) -> u64 {
-        self.swap.get(entry).slots.forge(&self.frames, entry.offset, room)
-    }
-
-    /// Takes the count of owners away that [`forge_swap_owners`](Self::forge_swap_owners) has made.
-    #[doc(hidden)]
-    pub fn unforge_swap_owners(&self, entry: SwapEntry, forged: u64) {
-        self.swap.get(entry).slots.unforge(&self.frames, entry.offset, forged);
-    }
-
     /// Another count of a slot that somebody has a count of: of one that a locked swap entry owns, for
     /// example.
     ///

@@ -299,6 +299,7 @@ impl Cred {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use alloc::vec;
 
     #[test]
     fn who_gives_up_root_loses_the_capabilities() {
