@@ -14,7 +14,7 @@ use crate::{
     vma::flags::VmFlags,
 };
 use anonmem_frame::{FolioGuard, FolioOwner, MapRun};
-use anonmem_hal::{EntryBits, Va};
+use anonmem_hal::{EntryBits, Sharing, Va};
 use anonmem_pgtable::{PteGuard, StableVma, TlbBatch};
 use core::ops::ControlFlow;
 
