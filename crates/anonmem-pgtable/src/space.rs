@@ -3,7 +3,7 @@
 
 use anonmem_frame::{Frames, OutOfMemory, pin_protocol};
 use anonmem_hal::{CpuId, CpuSet, FlushRange, Machine, Pfn};
-use anonmem_sync::{Atomic, Ordering, SeqCount, fence, seqcount::SeqWriteGuard};
+use anonmem_sync::{Atomic, CachePadded, Ordering, SeqCount, fence, seqcount::SeqWriteGuard};
 
 /// A guard that keeps a VMA, and so its page tables, from going away.
 ///
@@ -33,14 +33,20 @@ pub struct AddressSpace<M> {
     root: Atomic<u64, M>,
     /// The [`identity`](Frames::identity) of the frames that the tables are of; 0 before there was a root.
     owner: Atomic<usize, M>,
-    /// Frames used by tables, the root included, and those that are kept to split leaves into.
-    nr_tables: Atomic<u64, M>,
     /// The CPUs that run it.
     cpus: Atomic<u64, M>,
-    /// Batches that have cleared entries and not flushed them yet.
-    deferred: Atomic<u32, M>,
     /// Odd while fork shares pages of the space with a child.
     sharing: SeqCount<M>,
+    /// What changes while others walk.
+    changes: CachePadded<Changes<M>>,
+}
+
+/// On lines that no walk reads.
+struct Changes<M> {
+    /// Frames used by tables, the root included, and those that are kept to split leaves into.
+    nr_tables: Atomic<u64, M>,
+    /// Batches that have cleared entries and not flushed them yet.
+    deferred: Atomic<u32, M>,
 }
 
 impl<M: Machine> AddressSpace<M> {
@@ -49,10 +55,9 @@ impl<M: Machine> AddressSpace<M> {
         Self {
             root: Atomic::new(0),
             owner: Atomic::new(0),
-            nr_tables: Atomic::new(0),
             cpus: Atomic::new(0),
-            deferred: Atomic::new(0),
             sharing: SeqCount::new(),
+            changes: CachePadded(Changes { nr_tables: Atomic::new(0), deferred: Atomic::new(0) }),
         }
     }
 
@@ -68,7 +73,7 @@ impl<M: Machine> AddressSpace<M> {
         assert_eq!(self.root.peek(), 0, "a second root of an address space");
         let root = frames.alloc_table()?.into_pfn();
         frames.machine().init_root(root);
-        self.nr_tables.store(1, Ordering::Relaxed);
+        self.changes.nr_tables.store(1, Ordering::Relaxed);
         self.cpus.store(0, Ordering::Relaxed);
         self.owner.store(frames.identity(), Ordering::Relaxed);
         // Release pairs with the Acquire of `root`.
@@ -84,13 +89,13 @@ impl<M: Machine> AddressSpace<M> {
     pub fn free_root(&self, frames: &Frames<M>) {
         assert!(self.is_of(frames), "the root of an address space of other frames");
         assert_eq!(
-            self.nr_tables.load(Ordering::Relaxed),
+            self.changes.nr_tables.load(Ordering::Relaxed),
             1,
             "page tables left at the end of an address space"
         );
         assert!(self.cpus().is_empty(), "CPUs {:?} still run an address space that ends", self.cpus());
         let root = self.root();
-        self.nr_tables.store(0, Ordering::Relaxed);
+        self.changes.nr_tables.store(0, Ordering::Relaxed);
         self.root.store(0, Ordering::Relaxed);
         // SAFETY: the space owned its root, and has forgotten it.
         drop(unsafe { frames.table_frame(root) });
@@ -111,15 +116,15 @@ impl<M: Machine> AddressSpace<M> {
 
     /// The number of frames that the tables use.
     pub fn nr_tables(&self) -> u64 {
-        self.nr_tables.load(Ordering::Relaxed)
+        self.changes.nr_tables.load(Ordering::Relaxed)
     }
 
     pub(crate) fn count_tables(&self, n: u64) {
-        self.nr_tables.fetch_add(n, Ordering::Relaxed);
+        self.changes.nr_tables.fetch_add(n, Ordering::Relaxed);
     }
 
     pub(crate) fn forget_tables(&self, n: u64) {
-        self.nr_tables.fetch_sub(n, Ordering::Relaxed);
+        self.changes.nr_tables.fetch_sub(n, Ordering::Relaxed);
     }
 
     /// Notes that `cpu` is about to load the root. From here on flushes reach it.
@@ -162,18 +167,18 @@ impl<M: Machine> AddressSpace<M> {
     #[inline]
     pub fn is_flush_deferred(&self) -> bool {
         // Acquire pairs with the Release of `flush_done`. The page-table lock orders it after `defer_flush`.
-        self.deferred.load(Ordering::Acquire) != 0
+        self.changes.deferred.load(Ordering::Acquire) != 0
     }
 
     /// Notes that a batch puts off flushing entries that it clears, before it lets go of their lock.
     pub(crate) fn defer_flush(&self) {
-        self.deferred.fetch_add(1, Ordering::Relaxed);
+        self.changes.deferred.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Notes that a batch has flushed.
     pub(crate) fn flush_done(&self) {
         // Release: the translations are gone before the count is.
-        self.deferred.fetch_sub(1, Ordering::Release);
+        self.changes.deferred.fetch_sub(1, Ordering::Release);
     }
 
     /// Begins to share pages with a child, until the guard drops: who pins without a lock meanwhile, or did

@@ -58,7 +58,7 @@ impl<M: Machine> Mm<'_, M> {
         if what == ClearRefs::Peak {
             // Relaxed: the count says nothing of anything else. The peak is never told as less than what is
             // mapped.
-            slot.pages.peak.store(0, Ordering::Relaxed);
+            slot.peak.store(0, Ordering::Relaxed);
             return;
         }
         slot.tree.for_each(self.vm.nodes(), |range, id| {

@@ -4,8 +4,8 @@
 //! back with it. What a charge is asked depends on the mode, which can be changed while programs run: nothing
 //! that was promised is taken back.
 //!
-//! Locks: none. The sum is one atomic word; two that race for the last page may both be refused, never both
-//! be served.
+//! Locks: none. Each CPU has a word of its own (`cpu.rs`), and whoever is asked a limit adds all of them up; two
+//! that race for the last page may both be refused, never both be served.
 //!
 //! Linux: mm/util.c `__vm_enough_memory`, `vm_commit_limit`; /proc/sys/vm/overcommit_memory,
 //! overcommit_ratio. Differs: nothing is held back for the administrator (`admin_reserve_kbytes`) or the user
@@ -13,7 +13,7 @@
 
 use crate::{error::Error, objects::Objects, overcommit::Overcommit};
 use anonmem_hal::Machine;
-use anonmem_sync::Ordering;
+use anonmem_sync::{Ordering, fence};
 
 impl<M: Machine> Objects<M> {
     /// The mode of promising memory that is in force.
@@ -54,14 +54,18 @@ impl<M: Machine> Objects<M> {
     /// [`Error::Limit`] if the overcommit mode forbids it.
     #[doc(alias = "__vm_enough_memory")]
     pub(crate) fn commit(&self, pages: u64) -> Result<(), Error> {
-        let before = self.committed.fetch_add(pages as i64, Ordering::Relaxed).max(0) as u64;
+        self.cpus.this().committed.fetch_add(pages as i64, Ordering::Relaxed);
         let fits = match self.overcommit() {
             Overcommit::Always => true,
             Overcommit::Heuristic => {
                 let frames = self.machine().nr_frames();
                 pages <= frames || pages <= frames + self.swap_pages()
             }
-            Overcommit::Never { .. } => before + pages <= self.commit_limit(),
+            Overcommit::Never { .. } => {
+                // SeqCst pairs with itself: of two that promise at a time, one at least counts the other's.
+                fence::<M>(Ordering::SeqCst);
+                self.committed().max(0) as u64 <= self.commit_limit()
+            }
         };
         if fits {
             return Ok(());
@@ -73,6 +77,11 @@ impl<M: Machine> Objects<M> {
     /// Takes back a promise of `pages`.
     #[doc(alias = "vm_unacct_memory")]
     pub(crate) fn uncommit(&self, pages: u64) {
-        self.committed.fetch_sub(pages as i64, Ordering::Relaxed);
+        self.cpus.this().committed.fetch_sub(pages as i64, Ordering::Relaxed);
+    }
+
+    /// Pages promised to all address spaces and shared objects.
+    pub(crate) fn committed(&self) -> i64 {
+        self.cpus.iter().map(|cpu| cpu.committed.load(Ordering::Relaxed)).sum()
     }
 }

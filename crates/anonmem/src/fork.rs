@@ -255,7 +255,7 @@ impl<'a, M: Machine> Copying<'a, M> {
         };
         match leaf.share_with(vacancy, kept) {
             Ok(()) => {
-                to.add_anon(part.pages().0 as i64);
+                vm.add_anon(to, part.pages().0 as i64);
                 Ok(None)
             }
             Err(DupError::MaybePinned | DupError::TooManySharers) => {
@@ -289,7 +289,7 @@ impl<'a, M: Machine> Copying<'a, M> {
                 Err(NotShared::NoPage) => {
                     let rest = VaRange { start: at, end: part.end };
                     // What was copied is counted before the child is torn down.
-                    let counted = |_: &Error| self.child.slot().add_anon(copied);
+                    let counted = |_: &Error| self.vm.add_anon(self.child.slot(), copied);
                     self.copy_other(&mut from, &mut to, rest).inspect_err(counted)?
                 }
                 Err(NotShared::Refused(_)) => {
@@ -303,7 +303,7 @@ impl<'a, M: Machine> Copying<'a, M> {
         }
         drop(to);
         drop(from);
-        self.child.slot().add_anon(copied);
+        self.vm.add_anon(self.child.slot(), copied);
         Ok(va)
     }
 
@@ -360,7 +360,7 @@ impl<'a, M: Machine> Copying<'a, M> {
                     SwapBits { uffd_wp: bits.uffd_wp && self.keeps_wp, ..bits.shared() },
                 );
                 from.share_soft(va);
-                self.child.slot().add_swap(1);
+                self.vm.add_swap(self.child.slot(), 1);
             }
             Mapped::Migration(owned, bits) => {
                 let hold =
@@ -368,7 +368,7 @@ impl<'a, M: Machine> Copying<'a, M> {
                 let uffd_wp = bits.uffd_wp && self.keeps_wp;
                 to.install(va, hold, MigrationBits { uffd_wp, young: false, ..bits.shared() });
                 from.share_soft(va);
-                self.child.slot().add_anon(1);
+                self.vm.add_anon(self.child.slot(), 1);
             }
             Mapped::None | Mapped::Zero(_) | Mapped::Exclusive(..) | Mapped::Shared(..) | Mapped::Shm(_) => {
                 unreachable!("the entry was just looked at, and is locked")

@@ -41,6 +41,7 @@ mod brk;
 mod clear_refs;
 mod commit;
 mod config;
+mod cpu;
 mod debug;
 mod error;
 mod events;

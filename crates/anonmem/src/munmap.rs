@@ -158,7 +158,6 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
     pub(crate) fn unmap_cut_and(&self, range: VaRange, tables: Tables) -> Covered {
         let (objects, slot) = (self.objects, self.slot());
         let Some(detached) = self.detach(range) else { return Covered::default() };
-        slot.note_peak();
         let mut gather = objects.gather(&slot.space, Teardown::Range);
         self.for_each_detached(&detached, |id| {
             zap_range(objects, slot, self, &mut gather, objects.vma(id).range())

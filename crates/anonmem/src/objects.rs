@@ -6,8 +6,9 @@
 
 use crate::{
     config::Config,
+    cpu::CpuWords,
     events::{Event, Events},
-    ids::{AnonVmaId, ChainId, MmId, ShmId, VmaId, VmaTag},
+    ids::{AnonVmaId, ChainId, MmId, ShmId, VmaId},
     ksm::node::{StableNode, StableNodes},
     mm::slot::MmSlot,
     overcommit::OvercommitPolicy,
@@ -23,10 +24,10 @@ use crate::{
         vma::Vma,
     },
 };
-use anonmem_frame::{Field, FolioOwner, FolioRef, Frames, FramesError, Link, PinNodes, Place, Slab, fields};
+use anonmem_frame::{Field, FolioOwner, FolioRef, Frames, FramesError, PinNodes, Place, Slab, fields};
 use anonmem_hal::{Machine, NrPages, PAGE_SHIFT};
 use anonmem_pgtable::{AddressSpace, DeadTables, MmuGather, Teardown};
-use anonmem_sync::{Atomic, CachePadded, Ordering, PerCpu, Rcu, init_fields};
+use anonmem_sync::{Atomic, Ordering, PerCpu, Rcu, init_fields};
 use core::mem::{MaybeUninit, offset_of};
 
 /// The objects of one memory manager.
@@ -49,16 +50,14 @@ pub struct Objects<M: Machine> {
     /// Whether any page was ever marked for lazy freeing.
     pub(crate) lazyfree_used: Atomic<u32, M>,
     pub(crate) events: Events<M>,
-    /// The VMA that each CPU found last without the mmap lock.
-    pub(crate) last_vma: PerCpu<Atomic<Link<VmaTag>, M>, M>,
+    /// What each CPU keeps for itself.
+    pub(crate) cpus: PerCpu<CpuWords<M>, M>,
     /// What happened to folios, by size.
     pub(crate) folio_events: FolioEvents<M>,
     /// The sizes of folios that faults take.
     pub(crate) folio_policy: FolioPolicyNow<M>,
     pub(crate) config: Config,
     pub(crate) overcommit: OvercommitPolicy<M>,
-    /// Pages promised to all address spaces and shared objects.
-    pub(crate) committed: CachePadded<Atomic<i64, M>>,
 }
 
 impl<M: Machine> Objects<M> {
@@ -88,12 +87,11 @@ impl<M: Machine> Objects<M> {
             workingset: Workingset::new(frames.machine().nr_frames()),
             stable_nodes <- |slot| Slab::init(slot, frames),
             lazyfree_used: Atomic::new(0),
-            last_vma <- |slot| PerCpu::init(slot, |_| Atomic::new(Link::NONE)),
+            cpus <- |slot| PerCpu::init(slot, |_| CpuWords::new()),
             events <- Events::init,
             folio_events <- FolioEvents::init,
             folio_policy: FolioPolicyNow::new(config.folios),
             overcommit: OvercommitPolicy::new(config.overcommit),
-            committed: CachePadded(Atomic::new(0)),
             config: config,
         }))
     }
@@ -230,7 +228,6 @@ impl<M: Machine> Objects<M> {
 
     const FIELDS: &'static [Field] = fields! {
         frames, rcu, dead_tables, mms, vmas, tree_nodes, anon_vmas, chains, shm_objects, uffds,
-        uffd_messages, pins, swap, workingset, stable_nodes, lazyfree_used, events, last_vma, folio_events, folio_policy, config, overcommit,
-        committed,
+        uffd_messages, pins, swap, workingset, stable_nodes, lazyfree_used, events, cpus, folio_events, folio_policy, config, overcommit,
     };
 }

@@ -6,7 +6,6 @@ use crate::{
     vm::Vm,
 };
 use anonmem_hal::CpuId;
-use anonmem_sync::Ordering;
 
 impl<M: Machine> Vm<M> {
     /// A snapshot of all counters.
@@ -33,7 +32,7 @@ impl<M: Machine> Vm<M> {
             slabs: usage.slabs.0,
             kernel: usage.kernel.0,
             offline: usage.offline.0,
-            committed: self.committed.load(Ordering::Relaxed).max(0) as u64,
+            committed: self.committed().max(0) as u64,
             mms: self.mms.live(),
             vmas: self.vmas.live(),
             anon_vmas: self.anon_vmas.live(),

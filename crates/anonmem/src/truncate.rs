@@ -91,7 +91,7 @@ impl<M: Machine> Mm<'_, M> {
             // Faults that hold the VMA's lock have installed their page before this returns.
             let _ = vma.start_write(&guard);
             let part = VaRange { start: Va(range.start.0 + (kept << PAGE_SHIFT)), end: range.end };
-            slot.note_peak();
+            vm.note_peak(slot);
             let mut gather = vm.gather(&slot.space, Teardown::Range);
             discard_range(vm, slot, &guard, &mut gather, part);
             gather.finish();

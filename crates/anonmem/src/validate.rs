@@ -8,6 +8,7 @@
 //! At rest only: nobody else is at work on the `Vm`.
 
 use crate::{
+    cpu::PageKind,
     ids::{MmId, VmaId},
     mm::{mmap_lock::MmapReadGuard, slot::MmSlot},
     rmap::machine::Machine,
@@ -171,10 +172,10 @@ impl<M: Machine> Vm<M> {
         });
         result?;
         let c = &slot.counts;
-        let rss = |counter: &anonmem_sync::Atomic<i64, M>| counter.peek() as u64;
-        expect("mapped anonymous pages", root, count.anon, rss(&slot.pages.anon))?;
-        expect("mapped shared pages", root, count.shared, rss(&slot.pages.shared))?;
-        expect("pages in swap", root, count.swap, rss(&slot.pages.swap))?;
+        let counted = |kind| self.peek_pages_of(slot, kind) as u64;
+        expect("mapped anonymous pages", root, count.anon, counted(PageKind::Anon))?;
+        expect("mapped shared pages", root, count.shared, counted(PageKind::Shared))?;
+        expect("pages in swap", root, count.swap, counted(PageKind::Swap))?;
         expect("pages of mappings", root, count.total, c.total.peek())?;
         expect("pages of data", root, count.data, c.data.peek())?;
         expect("pages of stacks", root, count.stack, c.stack.peek())?;

@@ -20,15 +20,15 @@ pub(crate) struct Zapped {
 
 impl Zapped {
     /// Takes them off the address space's counts.
-    pub(crate) fn uncount<M: Machine>(self, slot: &MmSlot<M>) {
+    pub(crate) fn uncount<M: Machine>(self, objects: &Objects<M>, slot: &MmSlot<M>) {
         if self.anon != 0 {
-            slot.add_anon(-self.anon);
+            objects.add_anon(slot, -self.anon);
         }
         if self.shared != 0 {
-            slot.add_shared(-self.shared);
+            objects.add_shared(slot, -self.shared);
         }
         if self.swap != 0 {
-            slot.add_swap(-self.swap);
+            objects.add_swap(slot, -self.swap);
         }
     }
 }
@@ -95,7 +95,7 @@ pub(crate) fn discard_protected_range<'v, M: Machine, G: CanInstall<M>>(
             zap_entry(objects, &mut entries, va, gather, &mut zapped);
             entries.install(va, Marker::UffdWp, ());
             drop(entries);
-            zapped.uncount(slot);
+            zapped.uncount(objects, slot);
             if gather.is_full() {
                 gather.flush();
             }
@@ -119,7 +119,7 @@ fn zap<'v, M: Machine, G: StableVma<M>>(
     range: VaRange,
     markers: Markers,
 ) {
-    slot.note_peak();
+    objects.note_peak(slot);
     for (found, part) in slot.space.parts(&objects.frames, stable, range) {
         match found.covered(part) {
             Locked::Table(table) => {
@@ -131,7 +131,7 @@ fn zap<'v, M: Machine, G: StableVma<M>>(
                     }
                 }
             }
-            Locked::Leaf(leaf) => zap_leaf(leaf, gather, slot),
+            Locked::Leaf(leaf) => zap_leaf(objects, leaf, gather, slot),
             Locked::None => {}
         }
     }
@@ -141,13 +141,14 @@ fn zap<'v, M: Machine, G: StableVma<M>>(
 #[cold]
 #[doc(alias = "zap_huge_pmd")]
 pub(crate) fn zap_leaf<'v, M: Machine, G: StableVma<M>>(
+    objects: &Objects<M>,
     leaf: LeafGuard<'v, M, G>,
     gather: &mut MmuGather<'v, M>,
     slot: &MmSlot<M>,
 ) {
     let range = leaf.range();
     gather.run(range, leaf.clear().into_run());
-    slot.add_anon(-(range.pages().0 as i64));
+    objects.add_anon(slot, -(range.pages().0 as i64));
     if gather.is_full() {
         gather.flush();
     }
@@ -190,7 +191,7 @@ fn zap_table<'v, M: Machine, G: StableVma<M>>(
         va = part.end;
     }
     drop(entries);
-    zapped.uncount(slot);
+    zapped.uncount(objects, slot);
     va
 }
 

@@ -1,4 +1,6 @@
 //! The operations, what each finds, and which of them commute.
+//!
+//! A fault comes after another one of the same kind in the same mapping, as most do.
 
 use super::{
     Relation,
@@ -75,6 +77,12 @@ fn touch(k: &Kernel, side: Side, n: u64) {
     k.store_here(side.mm, side.own(n), 0, 7).expect("frames");
 }
 
+/// Maps two pages and stores to both.
+fn touch_two(k: &Kernel, side: Side) {
+    k.map(side.mm, side.own(3), 2, RW);
+    (3..5).for_each(|n| k.store_here(side.mm, side.own(n), 0, 7).expect("frames"));
+}
+
 /// Remembers the frame of a page of the side's own part.
 fn note(k: &Kernel, side: Side, n: u64) {
     k.notes[side.number].set(k.frame_of(side.mm, side.own(n)).expect("present").0);
@@ -89,41 +97,55 @@ fn watch(k: &Kernel, side: Side, first: u64, n: u64, mode: RegisterMode) {
 /// The operations, in the order of the tables.
 // Long: it is a list.
 pub static OPS: [Op; 20] = [
-    Op::new("write-fault", "the first write to a page of a mapping that both sides use", NOTHING, |k, s| {
-        fault(k, s, s.common(2), FaultAccess::Write);
-    }),
+    Op::new(
+        "write-fault",
+        "the first write to a page of a mapping that both sides use",
+        |k, s| fault(k, s, s.common(1), FaultAccess::Write),
+        |k, s| fault(k, s, s.common(2), FaultAccess::Write),
+    ),
     Op::new(
         "write-fault-vma",
         "the first write to a page of another mapping",
         |k, s| {
-            touch(k, s, 3);
-            k.map(s.mm, s.own(4), 1, RW);
+            k.map(s.mm, s.own(3), 2, RW);
+            fault(k, s, s.own(3), FaultAccess::Write);
         },
         |k, s| fault(k, s, s.own(4), FaultAccess::Write),
     ),
-    Op::new("read-fault", "the first read of a page of a mapping that both sides use", NOTHING, |k, s| {
-        fault(k, s, s.common(2), FaultAccess::Read);
-    }),
-    Op::new("cow-copy", "a write to a page that a child shares", NOTHING, |k, s| {
-        fault(k, s, s.own(3), FaultAccess::Write);
-    })
-    .of_child(|k, s| touch(k, s, 3)),
+    Op::new(
+        "read-fault",
+        "the first read of a page of a mapping that both sides use",
+        |k, s| fault(k, s, s.common(1), FaultAccess::Read),
+        |k, s| fault(k, s, s.common(2), FaultAccess::Read),
+    ),
+    Op::new(
+        "cow-copy",
+        "a write to a page that a child shares",
+        |k, s| fault(k, s, s.own(3), FaultAccess::Write),
+        |k, s| fault(k, s, s.own(4), FaultAccess::Write),
+    )
+    .of_child(touch_two),
     Op::new(
         "cow-reuse",
         "a write to a page that a child has shared",
-        |k, s| k.madvise(s.child(), s.own(3), Advice::DontNeed),
-        |k, s| fault(k, s, s.own(3), FaultAccess::Write),
+        |k, s| {
+            k.madvise(s.child(), s.own(4), Advice::DontNeed);
+            fault(k, s, s.own(3), FaultAccess::Write);
+        },
+        |k, s| fault(k, s, s.own(4), FaultAccess::Write),
     )
-    .of_child(|k, s| touch(k, s, 3)),
+    .of_child(touch_two),
     Op::new(
         "swap-in",
         "a write to a page that is in swap",
         |k, s| {
-            touch(k, s, 3);
+            touch_two(k, s);
             k.page_out(s.mm, s.own(3));
-            assert_eq!(k.frame_of(s.mm, s.own(3)), None, "it is swapped out");
+            k.page_out(s.mm, s.own(4));
+            fault(k, s, s.own(3), FaultAccess::Write);
+            assert_eq!(k.frame_of(s.mm, s.own(4)), None, "it is swapped out");
         },
-        |k, s| fault(k, s, s.own(3), FaultAccess::Write),
+        |k, s| fault(k, s, s.own(4), FaultAccess::Write),
     ),
     Op::new("mmap", "a mapping at a given place", NOTHING, |k, s| {
         let request = MmapRequest {

@@ -39,9 +39,10 @@ impl Side {
         TABLE * self.number as u64 + n
     }
 
-    /// A page of this side's own part.
+    /// A page of this side's own part, up to 6. A page is free before it, so that no mapping merges with the
+    /// common one.
     pub(super) const fn own(self, n: u64) -> u64 {
-        TABLE * (2 + self.number as u64) + n
+        TABLE * (2 + self.number as u64) + 1 + n
     }
 
     /// The address space of its child.

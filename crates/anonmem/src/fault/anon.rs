@@ -86,7 +86,7 @@ fn map_new_page<'a, M: Machine, G: FaultGuard<M>>(
     let page = new.into_exclusive_anon(anon_vma.raw(), fault.index);
     entries.install(fault.va, page, fault.attrs());
     drop(entries);
-    fault.slot.add_anon(1);
+    fault.vm.add_anon(fault.slot, 1);
     fault.vm.count(Event::FaultAnon);
     Ok(FaultResult::Done)
 }
@@ -146,7 +146,7 @@ pub(crate) fn fill_run<M: Machine, G: FaultGuard<M>>(
         }
     }
     drop(entries);
-    fault.slot.add_anon(filled as i64);
+    fault.vm.add_anon(fault.slot, filled as i64);
     fault.vm.events.add(Event::FaultAnon, filled);
     Ok(filled)
 }

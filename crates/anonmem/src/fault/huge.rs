@@ -22,6 +22,7 @@
 //! Only the page that trapped is marked accessed and dirty, so that what was never touched can be told.
 
 use crate::{
+    cpu::PageKind,
     events::Event,
     fault::leaf::map_new_leaf,
     fault::vm_fault::{FaultAccess, FaultGuard, FaultResult, VmFault},
@@ -151,7 +152,7 @@ pub(super) fn map_large_folio<'a, M: Machine, G: FaultGuard<M>>(
         let (mine, left) = (pages_of(fault), |window| self::touched(fault, window).1);
         fault.slot.guesses.note(range.start, order.get(), mine, left);
     }
-    fault.slot.add_anon(range.pages().0 as i64);
+    fault.vm.add_anon(fault.slot, range.pages().0 as i64);
     vm.count_folio(order, FolioEvent::FaultAlloc);
     Ok(Some(range))
 }
@@ -232,7 +233,7 @@ fn unproven<M: Machine, G: FaultGuard<M>>(fault: &VmFault<'_, M, G>, range: VaRa
 
 /// The anonymous pages of the fault's address space.
 fn pages_of<M: Machine, G: FaultGuard<M>>(fault: &VmFault<'_, M, G>) -> u64 {
-    fault.slot.pages.anon.load(anonmem_sync::Ordering::Relaxed).max(0) as u64
+    fault.vm.pages_about(fault.slot, PageKind::Anon)
 }
 
 /// How many pages of `range` are mapped and were written, and how many are mapped and were not; none of

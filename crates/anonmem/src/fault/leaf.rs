@@ -63,7 +63,7 @@ pub(super) fn map_new_leaf<M: Machine, G: FaultGuard<M>>(
     fault.guard.still_holds()?;
     let folio = new.into_exclusive_anon_whole(anon_vma.raw(), vma.index_of(start));
     drop(vacancy.fill(folio, fault.attrs(), kept));
-    fault.slot.add_anon(window.pages().0 as i64);
+    fault.vm.add_anon(fault.slot, window.pages().0 as i64);
     fault.vm.count_folio(order, FolioEvent::FaultAlloc);
     fault.vm.count(Event::LeafFault);
     Ok(Some(window))

@@ -39,7 +39,7 @@ pub(super) fn map_protected_page<M: Machine, G: FaultGuard<M>>(
     let attrs = Attrs { prot: attrs.prot.write_protected(), uffd_wp: true, ..attrs };
     let Cleared::Marker(_) = entries.exchange(fault.va, map, attrs) else { unreachable!("it was a marker") };
     drop(entries);
-    fault.slot.add_shared(1);
+    fault.vm.add_shared(fault.slot, 1);
     fault.vm.count(Event::FaultShared);
     Ok(FaultResult::Done)
 }
@@ -72,7 +72,7 @@ pub(super) fn do_shared_fault<M: Machine, G: FaultGuard<M>>(
     }
     entries.install(fault.va, map, fault.attrs());
     drop(entries);
-    fault.slot.add_shared(1);
+    fault.vm.add_shared(fault.slot, 1);
     fault.vm.count(Event::FaultShared);
     Ok(FaultResult::Done)
 }

@@ -40,7 +40,7 @@ pub(super) fn do_source_fault<M: Machine, G: FaultGuard<M>>(
     let page = new.into_exclusive_anon(anon_vma.raw(), fault.index);
     entries.install(fault.va, page, fault.attrs());
     drop(entries);
-    fault.slot.add_anon(1);
+    fault.vm.add_anon(fault.slot, 1);
     fault.vm.count(Event::FaultSource);
     Ok(FaultResult::Done)
 }

@@ -75,7 +75,19 @@ impl<'a, M: Machine> Speculation<'a, M> {
     ) -> Result<(Self, VmaId), Refusal> {
         let rcu = vm.rcu.read_lock();
         let id = vm.find_vma_unlocked(slot, mm, va)?;
-        let vma = vm.vma(id);
+        let (vma, cpu) = (vm.vma(id), vm.cpus.this());
+        let version = vma.lock.version();
+        if cpu.is_known_unlocked(version) && vma.mm() == Some(mm) && vma.lock.is_attached() {
+            return Ok((Self { slot, vma, version, _rcu: rcu }, id));
+        }
+        let version = Self::unlocked_version(slot, mm, vma)?;
+        cpu.note_unlocked(version);
+        Ok((Self { slot, vma, version, _rcu: rcu }, id))
+    }
+
+    /// The version of a VMA of `slot` that no writer has.
+    #[inline(never)]
+    fn unlocked_version(slot: &MmSlot<M>, mm: MmId, vma: &Vma<M>) -> Result<u64, Refusal> {
         // The sequence first. Races with munmap: a section that had locked the VMA before the version was
         // read, and ends before the sequence is, would look like one of long ago, though the VMA was still
         // attached when that was asked.
@@ -87,7 +99,7 @@ impl<'a, M: Machine> Speculation<'a, M> {
         if vma.lock.was_write_locked_since(seq) {
             return Err(Refusal::WriteLocked);
         }
-        Ok((Self { slot, vma, version, _rcu: rcu }, id))
+        Ok(version)
     }
 
     /// Whether what was read of the VMA since [`begin`](Self::begin) is of one piece.

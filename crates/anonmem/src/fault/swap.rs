@@ -203,8 +203,8 @@ fn finish<'a, M: Machine, G: FaultGuard<M>>(
     drop(SwapRef::own(fault.vm, count));
     drop(entries);
     page.set_idle(0);
-    fault.slot.add_anon(1);
-    fault.slot.add_swap(-1);
+    fault.vm.add_anon(fault.slot, 1);
+    fault.vm.add_swap(fault.slot, -1);
     fault.vm.count(Event::FaultSwap);
 }
 
@@ -219,6 +219,6 @@ impl<M: Machine, G: FaultGuard<M>> VmFault<'_, M, G> {
         let Cleared::Swap(count, _) = replaced else { unreachable!("it was a swap entry, and is locked") };
         drop(SwapRef::own(self.vm, count));
         drop(entries);
-        self.slot.add_swap(-1);
+        self.vm.add_swap(self.slot, -1);
     }
 }

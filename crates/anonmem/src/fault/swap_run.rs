@@ -234,8 +234,8 @@ pub(super) fn map_cached<'a, M: Machine, G: FaultGuard<M>>(
     let resolved = counts.counts().has(nth.wrapping_sub(counts.first().offset - first.offset));
     drop(counts);
     page.set_idle(0);
-    fault.slot.add_anon(mapped);
-    fault.slot.add_swap(-mapped);
+    fault.vm.add_anon(fault.slot, mapped);
+    fault.vm.add_swap(fault.slot, -mapped);
     if !resolved {
         return Err(FaultResult::Oom);
     }

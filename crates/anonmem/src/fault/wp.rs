@@ -170,7 +170,7 @@ fn wp_page_copy<'a, M: Machine, G: FaultGuard<M>>(
             fault.vm.count(fault.access.copied());
         }
         Cleared::Zero(_) => {
-            fault.slot.add_anon(1);
+            fault.vm.add_anon(fault.slot, 1);
             fault.vm.count(Event::FaultZeroUpgrade);
         }
         Cleared::None

@@ -118,7 +118,7 @@ impl<M: Machine> Vm<M> {
         follow(self, &page.lock, |Waiting { vacancy, hold, bits, vma, slot }| {
             vacancy.fill_zero(says(bits, vma));
             drop(hold.unmap());
-            slot.add_anon(-1);
+            self.add_anon(slot, -1);
         });
         Ok(())
     }

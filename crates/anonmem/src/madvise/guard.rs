@@ -27,7 +27,7 @@ impl<M: Machine> MmapReadGuard<'_, M> {
     pub(super) fn guard_install(&self, id: VmaId, part: VaRange) -> Result<(), Error> {
         let (objects, slot) = (self.objects, self.slot());
         Rmap::<M>::prepare(objects, MmapHeld::Read(self), id)?;
-        slot.note_peak();
+        objects.note_peak(slot);
         let mut gather = objects.gather(&slot.space, Teardown::Range);
         let (mut rest, mut result) = (part, Ok(()));
         while !rest.is_empty() {
@@ -37,7 +37,7 @@ impl<M: Machine> MmapReadGuard<'_, M> {
                         rest.start = install_in_table(self.objects, slot, table, &mut gather, rest);
                     }
                     // A table takes its place next.
-                    Locked::Leaf(leaf) => zap_leaf(leaf, &mut gather, slot),
+                    Locked::Leaf(leaf) => zap_leaf(objects, leaf, &mut gather, slot),
                     Locked::None => {}
                 },
                 Err(e) => {
@@ -93,6 +93,6 @@ fn install_in_table<'v, M: Machine>(
         va = va.next_page();
     }
     drop(entries);
-    zapped.uncount(slot);
+    zapped.uncount(objects, slot);
     va
 }

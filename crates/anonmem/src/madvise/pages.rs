@@ -3,13 +3,15 @@
 
 use super::PageAdvice;
 use crate::{
+    config::LockMode,
     error::Error,
     fault::{
         handle_mm_fault,
         vm_fault::{FaultAccess, FaultResult, VmFault, Waits},
     },
     ids::VmaId,
-    mm::{Mm, mmap_lock::MmapReadGuard},
+    mm::{Mm, mmap_lock::MmapReadGuard, slot::MmSlot},
+    objects::Objects,
     reclaim::shrink::{Age, PageoutBatch},
     rmap::machine::Machine,
     userfaultfd::events::Changes,
@@ -19,7 +21,7 @@ use crate::{
 use anonmem_frame::{Folio, FolioOwner, FolioRef};
 use anonmem_hal::{Order, PAGE_SIZE, Pfn, Pte, SoftLeaf, Va, VaRange};
 use anonmem_pgtable::{
-    LeafGuard, Locked, Mapped, MappedLeaf, MmuGather, PteTable, StableVma, Teardown, Walked,
+    CanInstall, LeafGuard, Locked, Mapped, MappedLeaf, MmuGather, PteTable, StableVma, Teardown, Walked,
 };
 
 /// As long unused as a folio can count: two bits of sweeps.
@@ -27,6 +29,9 @@ const MAX_IDLE: u32 = 3;
 
 impl<M: Machine> Mm<'_, M> {
     pub(super) fn madvise_pages(&self, range: VaRange, advice: PageAdvice) -> Result<(), Error> {
+        if self.dropped_under_vma_lock(range, advice) {
+            return Ok(());
+        }
         let guard = self.read();
         if advice.drops() && guard.slot().has_uffd() {
             drop(guard);
@@ -36,6 +41,31 @@ impl<M: Machine> Mm<'_, M> {
             self.may_advise(id, advice)?;
             self.advise_part(&guard, id, part, advice)
         })
+    }
+
+    /// Drops the pages of one VMA under its lock, so that whoever changes other mappings is not waited for. Says
+    /// `false`, and has done nothing, if it takes the mmap lock after all: for several VMAs, for one that a
+    /// userfaultfd watches, for one that is being changed, and for whatever else the answer is an error.
+    ///
+    /// Linux: mm/madvise.c `try_vma_read_lock` (6.16).
+    fn dropped_under_vma_lock(&self, range: VaRange, advice: PageAdvice) -> bool {
+        let by_vma_lock = match advice {
+            PageAdvice::DontNeed | PageAdvice::DontNeedLocked => self.vm.config.lock_mode != LockMode::Mmap,
+            PageAdvice::Free | PageAdvice::Remove | PageAdvice::WillNeed | PageAdvice::Cold => false,
+            PageAdvice::PageOut | PageAdvice::GuardInstall | PageAdvice::GuardRemove => false,
+        };
+        if !by_vma_lock || range.is_empty() {
+            return false;
+        }
+        let slot = self.slot();
+        let Ok(guard) = self.vm.lock_vma(slot, self.id, range.start) else { return false };
+        let vma = self.vm.vma(guard.id());
+        let fits = vma.range().end >= range.end && !vma.flags().intersects(VmFlags::UFFD);
+        if !fits || self.may_advise(guard.id(), advice).is_err() {
+            return false;
+        }
+        dont_need(self.vm, slot, &guard, guard.id(), range);
+        true
     }
 
     fn may_advise(&self, id: VmaId, advice: PageAdvice) -> Result<(), Error> {
@@ -53,7 +83,9 @@ impl<M: Machine> Mm<'_, M> {
         advice: PageAdvice,
     ) -> Result<(), Error> {
         match advice {
-            PageAdvice::DontNeed | PageAdvice::DontNeedLocked => guard.dont_need(id, part),
+            PageAdvice::DontNeed | PageAdvice::DontNeedLocked => {
+                dont_need(self.vm, guard.slot(), guard, id, part);
+            }
             PageAdvice::Free => guard.madvise_free(id, part)?,
             PageAdvice::Remove => guard.madvise_remove(id, part)?,
             PageAdvice::WillNeed => self.madvise_willneed(guard, id, part),
@@ -107,21 +139,27 @@ impl PageAdvice {
     }
 }
 
-impl<M: Machine> MmapReadGuard<'_, M> {
-    /// Drops the pages; markers stay.
-    #[doc(alias = "madvise_dontneed_single_vma")]
-    fn dont_need(&self, id: VmaId, part: VaRange) {
-        let (slot, vma) = (self.slot(), self.objects.vma(id));
-        let mut gather = self.objects.gather(&slot.space, Teardown::Range);
-        let protected = vma.flags().contains(VmFlags::UFFD_WP);
-        if protected && matches!(vma.backing(), Backing::Shared(_)) {
-            discard_protected_range(self.objects, slot, self, &mut gather, part);
-        } else {
-            discard_range(self.objects, slot, self, &mut gather, part);
-        }
-        gather.finish();
+/// Drops the pages of a part of a VMA; markers stay.
+#[doc(alias = "madvise_dontneed_single_vma")]
+fn dont_need<M: Machine, G: CanInstall<M>>(
+    objects: &Objects<M>,
+    slot: &MmSlot<M>,
+    stable: &G,
+    id: VmaId,
+    part: VaRange,
+) {
+    let vma = objects.vma(id);
+    let mut gather = objects.gather(&slot.space, Teardown::Range);
+    let protected = vma.flags().contains(VmFlags::UFFD_WP);
+    if protected && matches!(vma.backing(), Backing::Shared(_)) {
+        discard_protected_range(objects, slot, stable, &mut gather, part);
+    } else {
+        discard_range(objects, slot, stable, &mut gather, part);
     }
+    gather.finish();
+}
 
+impl<M: Machine> MmapReadGuard<'_, M> {
     /// Marks pages that nobody else has as free to be dropped, and clean: a store from now on makes its page
     /// dirty, which takes the mark's effect back. Reclaim drops a page only if it is marked *and* clean. What
     /// is in swap is dropped at once.
@@ -346,7 +384,7 @@ impl<M: Machine> MmapReadGuard<'_, M> {
             gather.flush_tlb();
         }
         gather.finish();
-        zapped.uncount(slot);
+        zapped.uncount(self.objects, slot);
     }
 
     /// Drops pages of the shared object, here and in the object.
@@ -357,7 +395,7 @@ impl<M: Machine> MmapReadGuard<'_, M> {
             Backing::Source(_) => Err(Error::AccessDenied),
             Backing::Shared(_) if !vma.flags().contains(VmFlags::MAYWRITE) => Err(Error::AccessDenied),
             Backing::Shared(object) => {
-                self.dont_need(id, part);
+                dont_need(self.objects, self.slot(), self, id, part);
                 self.objects.shm_punch(object, vma.index_of(part.start), part.pages().0);
                 Ok(())
             }

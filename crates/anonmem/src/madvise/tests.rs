@@ -2,7 +2,7 @@
 
 use super::Advice;
 use crate::{
-    Error, MapBacking, MapFlags, Mm, MmapRequest, Populate, Prot, VmFlags,
+    Config, Error, LockMode, MapBacking, MapFlags, Mm, MmapRequest, Populate, Prot, VmFlags,
     testing::{M, P, RW, World, pages},
     vma::Backing,
 };
@@ -28,6 +28,22 @@ fn advise(mm: &Mm<'_, M>, page: u64, n: u64, advice: Advice) -> Result<(), Error
 
 fn is_invalid(result: Result<(), Error>) -> bool {
     matches!(result, Err(Error::Invalid(_)))
+}
+
+#[test]
+fn pages_are_dropped_while_somebody_changes_other_mappings() {
+    for lock_mode in [LockMode::Vma, LockMode::Speculative] {
+        World::run_with(Config { lock_mode, ..Config::default() }, |w| {
+            let mm = w.vm.new_mm().unwrap();
+            written(&mm, pages(16, 4));
+            let writer = mm.write();
+            advise(&mm, 17, 2, Advice::DontNeed).unwrap();
+            drop(writer);
+            assert_eq!([16, 17, 18, 19].map(|page| mm.load(page * P).unwrap()), [1, 0, 0, 1]);
+            assert_eq!(advise(&mm, 19, 2, Advice::DontNeed), Err(Error::NotMapped), "beyond the mapping");
+            assert_eq!(mm.load(19 * P), Ok(0), "what is mapped was dropped");
+        });
+    }
 }
 
 #[test]

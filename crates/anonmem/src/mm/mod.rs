@@ -10,9 +10,11 @@
 
 pub(crate) mod exit;
 pub(crate) mod mmap_lock;
+mod pages;
 pub(crate) mod slot;
 
 use crate::{
+    cpu::PageKind,
     error::Error,
     events::Event,
     ids::MmId,
@@ -80,11 +82,11 @@ impl<M: Machine> Vm<M> {
             self.mms.free(&self.frames, id);
             return Err(e.into());
         }
-        slot.init();
+        slot.init(id);
         slot.set_merge_domain(self.new_merge_domain());
-        slot.grabs.store(1, Ordering::Relaxed);
+        slot.refs.grabs.store(1, Ordering::Relaxed);
         // Release pairs with the Acquire of `try_user`.
-        slot.users.store(1, Ordering::Release);
+        slot.refs.users.store(1, Ordering::Release);
         Ok(Mm { vm: self, id })
     }
 
@@ -101,7 +103,7 @@ impl<M: Machine> Vm<M> {
     pub(crate) fn try_user(&self, id: MmId) -> Option<Mm<'_, M>> {
         // Acquire pairs with the Release of `new_mm`.
         let more = |n| (n != 0).then_some(n + 1);
-        self.mm_slot(id).users.fetch_update(Ordering::Acquire, more).ok()?;
+        self.mm_slot(id).refs.users.fetch_update(Ordering::Acquire, more).ok()?;
         Some(Mm { vm: self, id })
     }
 }
@@ -155,12 +157,12 @@ impl<'v, M: Machine> Mm<'v, M> {
     pub fn counters(&self) -> MmCounters {
         let slot = self.slot();
         let counts = &slot.counts;
-        let rss = slot.rss();
+        let [anon, shared, swap] = PageKind::ALL.map(|kind| self.vm.pages_of(slot, kind).max(0) as u64);
         MmCounters {
-            anon: NrPages(slot.pages.anon.load(Ordering::Relaxed).max(0) as u64),
-            shared: NrPages(slot.pages.shared.load(Ordering::Relaxed).max(0) as u64),
-            swap: NrPages(slot.pages.swap.load(Ordering::Relaxed).max(0) as u64),
-            peak: NrPages(slot.pages.peak.load(Ordering::Relaxed).max(rss)),
+            anon: NrPages(anon),
+            shared: NrPages(shared),
+            swap: NrPages(swap),
+            peak: NrPages(slot.peak.load(Ordering::Relaxed).max(anon + shared)),
             tables: NrPages(slot.space.nr_tables()),
             total: NrPages(counts.total.peek()),
             data: NrPages(counts.data.peek()),
@@ -211,7 +213,7 @@ impl MmCounters {
 
 impl<M: Machine> Clone for Mm<'_, M> {
     fn clone(&self) -> Self {
-        self.slot().users.fetch_add(1, Ordering::Relaxed);
+        self.slot().refs.users.fetch_add(1, Ordering::Relaxed);
         Self { vm: self.vm, id: self.id }
     }
 }
@@ -219,7 +221,7 @@ impl<M: Machine> Clone for Mm<'_, M> {
 impl<M: Machine> Drop for Mm<'_, M> {
     fn drop(&mut self) {
         // AcqRel: the last user sees all that the others did.
-        if self.slot().users.fetch_sub(1, Ordering::AcqRel) == 1 {
+        if self.slot().refs.users.fetch_sub(1, Ordering::AcqRel) == 1 {
             lockdep::might_sleep::<M>();
             exit_mmap(self.vm, self.id);
             // The one that all users had together.
@@ -239,7 +241,7 @@ pub struct MmGrab<'v, M: Machine> {
 impl<'v, M: Machine> Mm<'v, M> {
     /// Keeps the slot when the users have gone.
     pub fn grab(&self) -> MmGrab<'v, M> {
-        self.slot().grabs.fetch_add(1, Ordering::Relaxed);
+        self.slot().refs.grabs.fetch_add(1, Ordering::Relaxed);
         MmGrab { objects: self.vm, id: self.id }
     }
 }
@@ -281,7 +283,7 @@ impl<M: Machine> MmGrab<'_, M> {
 
 impl<M: Machine> Clone for MmGrab<'_, M> {
     fn clone(&self) -> Self {
-        self.slot().grabs.fetch_add(1, Ordering::Relaxed);
+        self.slot().refs.grabs.fetch_add(1, Ordering::Relaxed);
         Self { objects: self.objects, id: self.id }
     }
 }
@@ -290,7 +292,7 @@ impl<M: Machine> Drop for MmGrab<'_, M> {
     #[doc(alias = "mmdrop")]
     fn drop(&mut self) {
         // AcqRel: whoever frees the slot sees all that the others did with it.
-        if self.slot().grabs.fetch_sub(1, Ordering::AcqRel) == 1 {
+        if self.slot().refs.grabs.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.objects.mms.free(&self.objects.frames, self.id);
         }
     }

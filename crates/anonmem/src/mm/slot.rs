@@ -6,7 +6,8 @@
 //! Linux: include/linux/mm_types.h `struct mm_struct`.
 
 use crate::{
-    ids::{MmTag, VmaTag},
+    cpu::PageKind,
+    ids::{MmId, MmTag, VmaTag},
     thp::guesses::Guesses,
     vma::{flags::VmFlags, tree::VmaTree},
 };
@@ -17,25 +18,24 @@ use anonmem_sync::{Atomic, CachePadded, Ordering, Plain, RwSem, order::MmapLock}
 
 /// An address space's slot.
 ///
-/// What every fault changes (`MmPages`) and what it only reads (`space`) lie apart from what changing a
-/// mapping writes, so that faults are not slowed down by a thread that maps, beyond the two words that tell
-/// them of it (`lock_seq`, the tree's sequence).
+/// What every fault reads (`MmPages`, `space`) lies apart from what changing a mapping writes, so that faults are
+/// not slowed down by a thread that maps, beyond the two words that tell them of it (`lock_seq`, the tree's
+/// sequence).
 pub(crate) struct MmSlot<M: Machine> {
-    /// Owners; 0 means free, or ended, or ending.
-    pub(super) users: Atomic<u32, M>,
-    /// What keeps the slot: one for all users together, one for each [`MmGrab`](super::MmGrab) (Linux:
-    /// `mm_count`).
-    pub(super) grabs: Atomic<u32, M>,
+    /// Who keeps it.
+    pub(super) refs: CachePadded<MmRefs<M>>,
     pub(crate) mmap_lock: RwSem<M, MmapLock, ()>,
     /// Odd while the mmap lock is held for writing; a VMA whose `seq` equals it is write-locked. 64 bits: a
     /// program that takes the lock 2^31 times, in minutes, must not meet a VMA that was write-locked when it
     /// began.
     pub(super) lock_seq: Atomic<u64, M>,
     pub(crate) space: CachePadded<AddressSpace<M>>,
-    /// Pages in use.
+    /// Pages in use, as far as they are no CPU's credit.
     pub(crate) pages: CachePadded<MmPages<M>>,
     pub(crate) tree: VmaTree<M, VmaTag>,
     pub(crate) counts: MmCounts<M>,
+    /// The most pages mapped so far, as far as it was looked at.
+    pub(crate) peak: Atomic<u64, M>,
     /// What the program has said of large folios ([`ThpDisable`](crate::ThpDisable)).
     pub(crate) thp_disable: Atomic<u32, M>,
     /// Whose pages may be merged with its own: those of address spaces that say the same.
@@ -64,16 +64,48 @@ pub(crate) struct MmSlot<M: Machine> {
     pub(crate) space_limit: Plain<u64, M>,
 }
 
+/// Who keeps an address space: on a line of its own, which calls for another program's sake write.
+pub(crate) struct MmRefs<M> {
+    /// Owners; 0 means free, or ended, or ending.
+    pub(super) users: Atomic<u32, M>,
+    /// What keeps the slot: one for all users together, one for each [`MmGrab`](super::MmGrab) (Linux:
+    /// `mm_count`).
+    pub(super) grabs: Atomic<u32, M>,
+}
+
 /// Pages that an address space has.
+///
+/// Faults count on their CPU's words (`cpu.rs`) and only read this line, but for one in [`MOST_CREDIT`].
+///
+/// [`MOST_CREDIT`]: crate::cpu::MOST_CREDIT
 pub(crate) struct MmPages<M> {
-    /// Mapped anonymous pages (`MM_ANONPAGES`).
-    pub(crate) anon: Atomic<i64, M>,
-    /// Mapped pages of shared objects (`MM_SHMEMPAGES`).
-    pub(crate) shared: Atomic<i64, M>,
-    /// Pages in swap (`MM_SWAPENTS`).
-    pub(crate) swap: Atomic<i64, M>,
-    /// The most pages mapped so far, as far as it was looked at.
-    pub(crate) peak: Atomic<u64, M>,
+    /// The slot's own name, for the credits of CPUs; 0 before it was ever used.
+    name: Atomic<u32, M>,
+    /// The CPUs that may have a credit.
+    pub(super) cpus: Atomic<u64, M>,
+    /// What is no credit, by [`PageKind`].
+    counts: [Atomic<i64, M>; PageKind::ALL.len()],
+}
+
+impl<M: Machine> MmPages<M> {
+    const fn new() -> Self {
+        Self {
+            name: Atomic::new(0),
+            cpus: Atomic::new(0),
+            counts: [const { Atomic::new(0) }; PageKind::ALL.len()],
+        }
+    }
+
+    /// Whether nothing is counted, but for credits.
+    pub(super) fn is_zero(&self) -> bool {
+        self.counts.iter().all(|count| count.load(Ordering::Relaxed) == 0)
+    }
+
+    /// The counter of `kind`, without credits.
+    #[inline]
+    pub(crate) fn of(&self, kind: PageKind) -> &Atomic<i64, M> {
+        &self.counts[kind as usize]
+    }
 }
 
 /// What an address space's VMAs come to, in pages.
@@ -112,24 +144,18 @@ impl<M: Machine> SlabItem<M> for MmSlot<M> {
     type Tag = MmTag;
     const NAME: &'static str = "mm_struct";
     const FIELDS: &'static [Field] = fields! {
-        users, grabs, mmap_lock, lock_seq, space { "space": 0 }, pages { "pages.anon": 0.anon,
-        "pages.shared": 0.shared, "pages.swap": 0.swap, "pages.peak": 0.peak }, tree { "tree.seq": seq,
-        "tree.height": height, "tree.root": root, "tree.len": len }, counts, thp_disable, guesses, merge_domain, pinned, uffd, start_brk, brk,
+        refs { "users": 0.users, "grabs": 0.grabs }, mmap_lock, lock_seq, space { "space": 0 }, pages { "pages.name": 0.name,
+        "pages.cpus": 0.cpus, "pages.counts": 0.counts }, tree { "tree.seq": seq,
+        "tree.height": height, "tree.root": root, "tree.len": len }, counts, peak, thp_disable, guesses, merge_domain, pinned, uffd, start_brk, brk,
         mmap_base, def_flags, locked_limit, stack_limit, data_limit, space_limit,
     };
     fn new() -> Self {
         Self {
-            users: Atomic::new(0),
-            grabs: Atomic::new(0),
+            refs: CachePadded(MmRefs { users: Atomic::new(0), grabs: Atomic::new(0) }),
             mmap_lock: RwSem::new(()),
             lock_seq: Atomic::new(0),
             space: CachePadded(AddressSpace::new()),
-            pages: CachePadded(MmPages {
-                anon: Atomic::new(0),
-                shared: Atomic::new(0),
-                swap: Atomic::new(0),
-                peak: Atomic::new(0),
-            }),
+            pages: CachePadded(MmPages::new()),
             tree: VmaTree::new(),
             counts: MmCounts {
                 total: Plain::new(0),
@@ -138,6 +164,7 @@ impl<M: Machine> SlabItem<M> for MmSlot<M> {
                 locked: Plain::new(0),
                 committed: Plain::new(0),
             },
+            peak: Atomic::new(0),
             thp_disable: Atomic::new(0),
             merge_domain: Atomic::new(0),
             guesses: Guesses::new(),
@@ -168,7 +195,8 @@ impl<M: Machine> MmSlot<M> {
         end - MMAP_BASE_GAP.min(end / 4) / PAGE_SIZE as u64 * PAGE_SIZE as u64
     }
 
-    pub(super) fn init(&self) {
+    pub(super) fn init(&self, id: MmId) {
+        self.pages.name.store(id.raw().get(), Ordering::Relaxed);
         self.thp_disable.store(0, Ordering::Relaxed);
         self.guesses.clear();
         self.mmap_base.set(Self::default_mmap_base());
@@ -179,7 +207,13 @@ impl<M: Machine> MmSlot<M> {
         for unlimited in [&self.locked_limit, &self.data_limit, &self.space_limit] {
             unlimited.set(u64::MAX);
         }
-        self.pages.peak.store(0, Ordering::Relaxed);
+        self.peak.store(0, Ordering::Relaxed);
+    }
+
+    /// The slot's name, as a number; 0 if it was never used.
+    #[inline(always)]
+    pub(super) fn name(&self) -> u32 {
+        self.pages.name.load(Ordering::Relaxed)
     }
 
     /// Whose pages may be merged with its own.
@@ -201,43 +235,14 @@ impl<M: Machine> MmSlot<M> {
         self.uffd.set(1);
     }
 
-    /// Mapped pages.
-    pub(crate) fn rss(&self) -> u64 {
-        let sum = self.pages.anon.load(Ordering::Relaxed) + self.pages.shared.load(Ordering::Relaxed);
-        sum.max(0) as u64
-    }
-
-    /// Counts mapped anonymous pages.
-    #[inline]
-    pub(crate) fn add_anon(&self, pages: i64) {
-        self.pages.anon.fetch_add(pages, Ordering::Relaxed);
-    }
-
-    /// Counts mapped pages of shared objects.
-    #[inline]
-    pub(crate) fn add_shared(&self, pages: i64) {
-        self.pages.shared.fetch_add(pages, Ordering::Relaxed);
-    }
-
-    /// Counts pages in swap.
-    pub(crate) fn add_swap(&self, pages: i64) {
-        self.pages.swap.fetch_add(pages, Ordering::Relaxed);
-    }
-
-    /// Remembers the number of mapped pages before it falls (Linux: `update_hiwater_rss`).
-    pub(crate) fn note_peak(&self) {
-        let rss = self.rss();
-        let _ = self.pages.peak.fetch_update(Ordering::Relaxed, |peak| (peak < rss).then_some(rss));
-    }
-
     /// Whether somebody keeps the slot.
     pub(crate) fn is_grabbed(&self) -> bool {
-        self.grabs.peek() != 0
+        self.refs.grabs.peek() != 0
     }
 
     /// Owners, for `validate`.
     pub(crate) fn users(&self) -> u32 {
-        self.users.peek()
+        self.refs.users.peek()
     }
 
     /// Sets the sequence of the VMA locks to what very many write sections would make it.

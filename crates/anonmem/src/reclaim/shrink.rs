@@ -75,11 +75,11 @@ impl<M: Machine> Vm<M> {
             return freed;
         }
         let mut batch = PageoutBatch::new(self);
-        let mut since = 0;
+        let (mut since, mut sweep) = (0, self.clock.sweep(frames));
         for passed in 0..3 * frames {
             // The third time around nothing is spared.
             let age = if passed < 2 * frames { Age::Idle } else { Age::Any };
-            let at = self.clock.at.fetch_add(1, Ordering::Relaxed) % frames;
+            let at = sweep.next_frame();
             since += 1;
             if batch.is_full() || (batch.len() > 0 && (since >= PATIENCE || freed + batch.len() >= want)) {
                 freed += batch.finish();

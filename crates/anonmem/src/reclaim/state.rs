@@ -5,7 +5,7 @@ use anonmem_sync::{Atomic, AtomicState, Ordering, WaitQueue, states};
 
 /// Where the hands of the clock are: frames relative to the first.
 pub(crate) struct ClockHand<M> {
-    pub(super) at: Atomic<u64, M>,
+    at: Atomic<u64, M>,
     /// The hand that looks for large folios of which most is untouched.
     pub(super) large: Atomic<u64, M>,
     /// Whether there may be any.
@@ -30,6 +30,48 @@ impl<M: Machine> ClockHand<M> {
 
     pub(super) fn none_untouched(&self) {
         self.untouched.store(0, Ordering::Relaxed);
+    }
+
+    /// Begins to sweep over a memory of `nr_frames`.
+    pub(super) fn sweep(&self, nr_frames: u64) -> Sweep<'_, M> {
+        let stride = (nr_frames / SMALLEST_SHARE).clamp(1, MOST_STRIDE);
+        Sweep { hand: self, nr_frames, stride, next: 0, end: 0 }
+    }
+}
+
+/// Frames that a reclaimer takes from the hand at once, so that reclaimers meet at its line once for so many.
+const MOST_STRIDE: u64 = 64;
+/// A stride is this part of memory at most: with little memory the others get their share.
+const SMALLEST_SHARE: u64 = 1024;
+
+/// A reclaimer's way round: pieces that it takes from the hand. Several reclaimers look at different frames.
+pub(super) struct Sweep<'a, M: Machine> {
+    hand: &'a ClockHand<M>,
+    nr_frames: u64,
+    stride: u64,
+    /// What is left of the piece.
+    next: u64,
+    end: u64,
+}
+
+impl<M: Machine> Sweep<'_, M> {
+    /// The next frame to look at, relative to the first.
+    pub(super) fn next_frame(&mut self) -> u64 {
+        if self.next == self.end {
+            self.next = self.hand.at.fetch_add(self.stride, Ordering::Relaxed);
+            self.end = self.next + self.stride;
+        }
+        self.next += 1;
+        (self.next - 1) % self.nr_frames
+    }
+}
+
+impl<M: Machine> Drop for Sweep<'_, M> {
+    /// Gives the rest of the piece back, unless somebody has taken the next one.
+    fn drop(&mut self) {
+        if self.next < self.end {
+            let _ = self.hand.at.compare_exchange(self.end, self.next, Ordering::Relaxed);
+        }
     }
 }
 
@@ -91,5 +133,34 @@ states! {
 impl<M: Machine> Kswapd<M> {
     pub(crate) const fn new() -> Self {
         Self { order: AtomicState::new(), queue: WaitQueue::new() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::M;
+
+    #[test]
+    fn reclaimers_take_pieces_and_give_the_rest_back() {
+        let hand = ClockHand::<M>::new();
+        let frames = 64 * SMALLEST_SHARE;
+        let (mut a, mut b) = (hand.sweep(frames), hand.sweep(frames));
+        assert_eq!([a.next_frame(), b.next_frame(), a.next_frame()], [0, MOST_STRIDE, 1]);
+        drop(a);
+        assert_eq!(hand.at.peek(), 2 * MOST_STRIDE, "b has the piece behind it");
+        drop(b);
+        assert_eq!(hand.at.peek(), MOST_STRIDE + 1);
+        assert_eq!(hand.sweep(frames).next_frame(), MOST_STRIDE + 1);
+        assert_eq!(hand.at.peek(), MOST_STRIDE + 2, "none is left out");
+    }
+
+    #[test]
+    fn with_little_memory_the_hand_goes_frame_by_frame() {
+        let hand = ClockHand::<M>::new();
+        let (mut a, mut b) = (hand.sweep(48), hand.sweep(48));
+        let met =
+            core::array::from_fn::<u64, 4, _>(|i| if i % 2 == 0 { a.next_frame() } else { b.next_frame() });
+        assert_eq!(met, [0, 1, 2, 3]);
     }
 }

@@ -93,9 +93,11 @@ fn try_to_unmap_one<'v, M: Machine>(
     }
     drop(entries);
     let Gone { run, swapped } = gone;
-    slot.add_swap(swapped);
+    if swapped > 0 {
+        objects.add_swap(slot, swapped);
+    }
     if let Some(run) = run {
-        slot.add_anon(-(run.pages() as i64));
+        objects.add_anon(slot, -(run.pages() as i64));
         drop(run.unmap());
     }
     ended

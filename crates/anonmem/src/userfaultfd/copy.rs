@@ -22,6 +22,7 @@ use crate::{
     fault::vm_fault::FaultGuard,
     ids::{ShmId, VmaId},
     mm::{Mm, slot::MmSlot},
+    objects::Objects,
     rmap::machine::Machine,
     rmap::{Rmap, reverse_map::ReverseMap},
     vma::{
@@ -310,7 +311,7 @@ impl<M: Machine> Batch<'_, '_, M> {
     ) -> Result<u64, Halt> {
         let vma = self.uffd.vm.vma(id);
         self.check(vma, content)?;
-        let target = Target { slot, guard, id, vma };
+        let target = Target { objects: self.uffd.vm, slot, guard, id, vma };
         let filled = match (vma.backing(), content) {
             (_, Content::Poison) => target.poison(self)?,
             (Backing::Shared(object), Content::Copy(_) | Content::Zero | Content::Continue) => {
@@ -334,6 +335,7 @@ impl<M: Machine> Batch<'_, '_, M> {
 
 /// Where pages go, under its guard.
 struct Target<'a, M: Machine, G> {
+    objects: &'a Objects<M>,
     slot: &'a MmSlot<M>,
     guard: &'a G,
     id: VmaId,
@@ -400,7 +402,7 @@ impl<M: Machine, G: FaultGuard<M>> Target<'_, M, G> {
             }
         }
         drop(entries);
-        self.slot.add_anon(filled as i64);
+        self.objects.add_anon(self.slot, filled as i64);
         some(filled, Error::Exists)
     }
 
@@ -498,7 +500,7 @@ impl<M: Machine, G: FaultGuard<M>> Target<'_, M, G> {
         make_way(&mut entries, va);
         entries.install(va, map, batch.attrs(self.vma));
         drop(entries);
-        self.slot.add_shared(1);
+        self.objects.add_shared(self.slot, 1);
         Ok(())
     }
 }

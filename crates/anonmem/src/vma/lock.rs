@@ -25,6 +25,7 @@
 
 use super::reshape::Reshaping;
 use crate::{
+    cpu::CpuWords,
     ids::{MmId, UffdId, VmaId},
     mm::{mmap_lock::MmapWriteGuard, slot::MmSlot},
     objects::Objects,
@@ -46,10 +47,10 @@ use core::marker::PhantomData;
 impl<M: Machine> Vma<M> {
     /// Read-locks the VMA if it is `slot`'s and no writer has it or waits for it.
     #[doc(alias = "vma_start_read")]
-    fn start_read(&self, slot: &MmSlot<M>, mm: MmId) -> Result<(), Refusal> {
+    fn start_read(&self, slot: &MmSlot<M>, mm: MmId, cpu: &CpuWords<M>) -> Result<(), Refusal> {
         let lock = &self.lock;
         // A first look saves the counting; the second, when we are counted, decides.
-        if lock.is_write_locked(slot) {
+        if !cpu.is_known_unlocked(lock.version()) && lock.is_write_locked(slot) {
             return Err(Refusal::WriteLocked);
         }
         // Acquire pairs with the Release with which a writer takes its count back: its `seq` is seen.
@@ -60,11 +61,14 @@ impl<M: Machine> Vma<M> {
             Err(_) => return Err(Refusal::WriteLocked),
             Ok(_) => {}
         }
+        // No writer changes the version while we are counted. If one has it, he changed it before, which we see.
+        let version = lock.version();
         let refusal = if self.mm() != Some(mm) {
             Refusal::Recycled
-        } else if lock.is_write_locked(slot) {
+        } else if !cpu.is_known_unlocked(version) && lock.is_write_locked(slot) {
             Refusal::WriteLocked
         } else {
+            cpu.note_unlocked(version);
             lockdep::acquire::<M>(VmaLevel::RANK, lock.refcount.addr(), Acquire::Try);
             return Ok(());
         };
@@ -186,7 +190,7 @@ impl<M: Machine> Objects<M> {
     ) -> Result<VmaReadGuard<'a, M>, Refusal> {
         let id = self.find_vma_unlocked(slot, mm, va)?;
         let vma = self.vma(id);
-        vma.start_read(slot, mm)?;
+        vma.start_read(slot, mm, self.cpus.this())?;
         let guard = VmaReadGuard { slot, vma, id };
         // All that led here is decided again: the VMA may have moved before it was locked.
         if guard.vma.range().contains(va) { Ok(guard) } else { Err(Refusal::Recycled) }
@@ -199,8 +203,8 @@ impl<M: Machine> Objects<M> {
     /// whether it is the one.
     #[doc(alias = "vmacache_find")]
     pub(crate) fn find_vma_unlocked(&self, slot: &MmSlot<M>, mm: MmId, va: Va) -> Result<VmaId, Refusal> {
-        let last = self.last_vma.this();
-        if let Some(id) = last.load(Ordering::Relaxed).get() {
+        let cpu = self.cpus.this();
+        if let Some(id) = cpu.last_vma() {
             let vma = self.vma(id);
             if vma.mm() == Some(mm) && vma.lock.is_attached() && vma.range().contains(va) {
                 return Ok(id);
@@ -208,7 +212,7 @@ impl<M: Machine> Objects<M> {
         }
         let found = slot.tree.try_find_containing(self.nodes(), va).map_err(|_| Refusal::TreeBusy)?;
         let (_, id) = found.ok_or(Refusal::NoVma)?;
-        last.store(id.into(), Ordering::Relaxed);
+        cpu.note_vma(id);
         Ok(id)
     }
 }
