@@ -461,6 +461,17 @@ impl Kernel {
         self.vm.frames().try_get(pfn).is_some_and(|page| self.vm.migrate_folio(page).is_ok())
     }
 
+    /// Lets the scanner of KSM look at page `n` of address space `i`.
+    pub(crate) fn look_for_equal(&self, i: usize, n: u64) {
+        let pfn = self.frame_of(i, n).expect("present");
+        self.vm.ksm_scan_frame(pfn).expect("frames for its table");
+    }
+
+    /// Lets it look at whatever the noted frame holds now.
+    pub(crate) fn look_at_noted(&self) {
+        self.vm.ksm_scan_frame(self.noted.get().expect("noted")).expect("it has its table");
+    }
+
     /// Pins page `n` of address space `i` under the mmap lock, as pinned range number `pin`.
     pub(crate) fn pin(&self, pin: usize, i: usize, n: u64, flags: PinFlags) -> Result<(), Error> {
         let range = self.mm(i).pin(pages(n, 1), flags)?;

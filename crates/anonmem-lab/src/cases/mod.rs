@@ -22,6 +22,7 @@ pub mod fork_fails;
 pub mod fork_late_flush;
 pub mod fork_of_cow;
 pub(crate) mod kernel;
+pub mod ksm;
 pub mod kswapd;
 pub mod lazyfree;
 pub mod leaves;
@@ -195,6 +196,14 @@ pub fn all() -> &'static [&'static Case] {
         &migrate::PROTECT,
         &migrate::REMAP,
         &migrate::RECLAIM,
+        &ksm::WRITE,
+        &ksm::FLUSH,
+        &ksm::PIN,
+        &ksm::REUSE,
+        &ksm::CONSENT,
+        &ksm::FORK,
+        &ksm::ZAP,
+        &ksm::SWAP,
         &seed_003::PIN,
         &moves::FORK,
         &moves::SWAP_OUT,

@@ -25,7 +25,7 @@ use crate::{
     vma::flags::VmFlags,
 };
 use anonmem_frame::{FolioGuard, FolioOwner, FolioRef, Kind, Mapping, NOTE_BITS};
-use anonmem_hal::Order;
+use anonmem_hal::{Order, Pfn};
 use anonmem_sync::Ordering;
 use core::ops::ControlFlow;
 
@@ -90,6 +90,27 @@ impl<M: Machine> Vm<M> {
         if done.swept {
             self.end_sweep();
         }
+        add(&self.ksm.counts.scanned, done.scanned);
+        Ok(done)
+    }
+
+    /// Looks at the page in frame `pfn` alone, wherever the hand is: for who knows which page has an equal.
+    ///
+    /// # Locks
+    /// As [`ksm_scan`](Self::ksm_scan).
+    ///
+    /// # Errors
+    /// As [`ksm_scan`](Self::ksm_scan).
+    ///
+    /// # Panics
+    /// If there is no such frame.
+    pub fn ksm_scan_frame(&self, pfn: Pfn) -> Result<KsmScanned, Error> {
+        let at = pfn.0.checked_sub(self.machine().base_pfn().0);
+        let at = at.filter(|at| *at < self.machine().nr_frames()).expect("a frame of this machine");
+        let _scanning = self.ksm.lock.write();
+        self.ksm.prepare(&self.frames)?;
+        let mut done = KsmScanned::default();
+        self.look_at(at, &mut done);
         add(&self.ksm.counts.scanned, done.scanned);
         Ok(done)
     }
