@@ -14,7 +14,7 @@ use crate::{
     userfaultfd::is_protected,
     vma::{flags::VmFlags, tree::Busy, vma::Backing},
 };
-use anonmem_frame::{Folio, RawHandle};
+use anonmem_frame::{Folio, Mapping, RawHandle};
 use anonmem_hal::{
     Arch, EntryBits, Marker, PAGE_SHIFT, PAGE_SIZE, Pfn, Present, Protection, SourceId, Va, VaRange,
 };
@@ -83,6 +83,8 @@ pub struct VmaUsage {
     pub anonymous: u64,
     /// The part of `anonymous` that leaves map, a whole folio each.
     pub anon_huge: u64,
+    /// The part of `anonymous` that KSM has merged with equal pages.
+    pub ksm: u64,
     /// Anonymous pages after `MADV_FREE` that were not written since.
     pub lazy_free: u64,
     /// Pages in swap.
@@ -106,6 +108,7 @@ impl VmaUsage {
             referenced: self.referenced + other.referenced,
             anonymous: self.anonymous + other.anonymous,
             anon_huge: self.anon_huge + other.anon_huge,
+            ksm: self.ksm + other.ksm,
             lazy_free: self.lazy_free + other.lazy_free,
             swap: self.swap + other.swap,
             locked: self.locked + other.locked,
@@ -436,6 +439,9 @@ struct Sums {
 impl Sums {
     fn add_anon<M: Machine>(&mut self, folio: Folio<'_, M>, present: Present) {
         self.usage.anonymous += PAGE;
+        if matches!(folio.mapping(), Mapping::Ksm(_)) {
+            self.usage.ksm += PAGE;
+        }
         if folio.is_lazyfree() && !present.dirty {
             self.usage.lazy_free += PAGE;
         }

@@ -6,7 +6,7 @@
 //! page is mapped as often as its pages are on average, as without `CONFIG_PAGE_MAPCOUNT`.
 
 use crate::{rmap::machine::Machine, vm::Vm};
-use anonmem_frame::{Folio, Kind};
+use anonmem_frame::{Folio, Kind, Mapping};
 use anonmem_hal::Pfn;
 
 /// The bits of /proc/kpageflags (include/uapi/linux/kernel-page-flags.h).
@@ -22,6 +22,7 @@ mod bit {
     pub(super) const COMPOUND_HEAD: u32 = 15;
     pub(super) const COMPOUND_TAIL: u32 = 16;
     pub(super) const NOPAGE: u32 = 20;
+    pub(super) const KSM: u32 = 21;
     pub(super) const THP: u32 = 22;
     pub(super) const OFFLINE: u32 = 23;
     pub(super) const ZERO_PAGE: u32 = 24;
@@ -90,6 +91,7 @@ fn of_folio<M: Machine>(folio: &Folio<'_, M>, pfn: Pfn) -> PageState {
     let mut set = |on: bool, bits: &[u32]| flags |= if on { word(bits) } else { 0 };
     set(maps > 0, &[bit::MMAP]);
     set(folio.is_anon(), &[bit::ANON]);
+    set(matches!(folio.mapping(), Mapping::Ksm(_)), &[bit::KSM]);
     set(!folio.is_lazyfree(), &[bit::SWAPBACKED]);
     set(folio.is_locked(), &[bit::LOCKED]);
     set(folio.swap_entry().is_some(), &[bit::SWAPCACHE]);

@@ -15,7 +15,7 @@ use anonmem_hal::{
 use anonmem_oslib::memory::Layout;
 
 use crate::arch::mem::{PAGE, PhysAddr, direct};
-use crate::arch::{time, tlb};
+use crate::arch::{random, time, tlb};
 use crate::boot::config::{self, Poison};
 use crate::boot::paging;
 use crate::heap;
@@ -64,8 +64,12 @@ pub fn init(layout: &Layout, config: &config::Config) {
     let bits = if config.poison == Poison::On { frames.div_ceil(64) } else { 0 };
     let poisoned = (0..bits).map(|_| AtomicU64::new(0)).collect();
     let kernel = Kernel { base: Pfn(layout.frames.start / PAGE), frames, memmap, poisoned };
-    let config =
-        anonmem::Config { lock_mode: config.lock_mode, folios: config.folios, ..anonmem::Config::default() };
+    let config = anonmem::Config {
+        lock_mode: config.lock_mode,
+        folios: config.folios,
+        secret: random::random_u64(),
+        ..anonmem::Config::default()
+    };
     let vm = match Vm::init(Box::leak(Box::new_uninit()), kernel, config) {
         Ok(vm) => vm,
         Err(error) => panic!("the memory manager does not take this memory: {error:?}"),

@@ -10,7 +10,8 @@ use anonmem::{Advice, LockMode, PinFlags, Prot, Unpin};
 const RW: Prot = Prot::READ.union(Prot::WRITE);
 const RUNS: &[Run] = &[Run::new(Model::Sc, Extent::Bound(2)), Run::new(Model::C11, Extent::Bound(1))];
 
-/// A program of both CPUs has `n` pages that may be merged, each of which says 7. The scanner has seen them once.
+/// A program of both CPUs has `n` pages that may be merged, each of which says 7. The scanner has seen them
+/// once.
 fn equal_pages(n: u64) -> Kernel {
     let kernel = Kernel::new(64, LockMode::Mmap);
     kernel.spawn(0, &[0, 1]);

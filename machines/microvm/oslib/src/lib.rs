@@ -11,6 +11,7 @@ extern crate alloc;
 extern crate std;
 
 pub mod abi;
+pub mod advisor;
 pub mod bill;
 pub mod choice;
 pub mod cpio;

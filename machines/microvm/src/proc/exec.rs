@@ -2,7 +2,7 @@
 
 use super::mm::{self, Backing, Map, Space};
 use super::thread::{Thread, comm_of};
-use super::{exit, folios};
+use super::{exit, folios, ksm};
 use crate::arch::fpu;
 use crate::arch::trap::TrapFrame;
 use crate::elf::{self, Loaded, Program};
@@ -102,6 +102,7 @@ pub fn exec(thread: &Arc<Thread>, frame: &mut TrapFrame, prepared: &Prepared) ->
     mm::set_limits(&space, &thread.process.limits(), &cred);
     if let Some(old) = thread.process.space() {
         folios::inherit_disabled(&old, &space);
+        ksm::inherit(&old, &space)?;
     }
     let files = Arc::new(thread.files().fork()?);
     if !exit::end_other_threads(thread) {

@@ -153,6 +153,16 @@ pub fn fork(mm: &Space) -> Result<Space> {
     mm.fork().map_err(errno)
 }
 
+/// Whether any of its memory may be merged with equal pages.
+pub fn is_mergeable(mm: &Space) -> bool {
+    let mut mergeable = false;
+    mm.for_each_vma(Va(0), &mut |info| {
+        mergeable = info.flags.contains(VmFlags::MERGEABLE);
+        if mergeable { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    mergeable
+}
+
 /// Gives a number that no other address space has while this one lives.
 pub fn id(mm: &Space) -> u64 {
     mm.root().0

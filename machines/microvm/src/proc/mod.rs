@@ -18,6 +18,7 @@ pub mod exit;
 pub mod fault;
 pub mod folios;
 pub mod futex;
+pub mod ksm;
 pub mod mm;
 pub mod oom;
 pub mod process;

@@ -6,6 +6,7 @@
 mod generated;
 mod gup_test;
 mod kpage;
+mod ksm;
 mod map_files;
 mod pagemap;
 pub mod pid;
@@ -200,6 +201,7 @@ pub fn init(vfs: &Vfs) -> core::result::Result<(), Taken> {
         vfs.put(path.as_bytes(), 0o444, Body::Synthetic(Arc::new(Text(*text)))).map_err(taken(path))?;
     }
     thp::init(vfs)?;
+    ksm::init(vfs)?;
     let path = "/sys/kernel/debug/gup_test";
     let object = Arc::new(Opener(gup_test::GupTest::open));
     let body = Body::Special { kind: FileType::Regular, rdev: 0, object };

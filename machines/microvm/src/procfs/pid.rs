@@ -1,6 +1,7 @@
 //! `/proc/PID`.
 
 use super::generated::{FIRST_INO, PER_PROCESS, TICK_NS, now};
+use super::ksm;
 use super::map_files;
 use super::pagemap::Pagemap;
 use crate::arch::percpu::cpu_count;
@@ -42,6 +43,8 @@ enum Kind {
     OomScore,
     OomScoreAdj,
     Pagemap,
+    KsmMergingPages,
+    KsmStat,
     Smaps,
     SmapsRollup,
     Stat,
@@ -63,6 +66,8 @@ const FILES: &[(&str, Kind, FileType)] = &[
     ("environ", Kind::Environ, FileType::Regular),
     ("exe", Kind::Exe, FileType::Symlink),
     ("fd", Kind::Fd, FileType::Directory),
+    ("ksm_merging_pages", Kind::KsmMergingPages, FileType::Regular),
+    ("ksm_stat", Kind::KsmStat, FileType::Regular),
     ("limits", Kind::Limits, FileType::Regular),
     ("map_files", Kind::MapFiles, FileType::Directory),
     ("maps", Kind::Maps, FileType::Regular),
@@ -157,6 +162,9 @@ impl Synthetic for Entry {
         let text = match self.kind {
             Kind::Comm => format!("{}\n", p.name()),
             Kind::Limits => limits(p),
+            // Of a process that has ended there is nothing to tell.
+            Kind::KsmMergingPages => p.space().map_or_else(String::new, |space| ksm::merging_pages(&space)),
+            Kind::KsmStat => p.space().map_or_else(String::new, |space| ksm::of_process(&space)),
             Kind::SmapsRollup => rollup(p),
             Kind::Mounts => "tmpfs / tmpfs rw 0 0\nproc /proc proc rw 0 0\n".into(),
             Kind::OomScore => format!("{}\n", oom_score(p)),
@@ -349,7 +357,7 @@ fn mapping<'a>(vma: &'a Vma, costs: &'a Costs, flags: &'a [&'static str]) -> Map
 }
 
 /// What a mapping costs, line by line of `smaps`.
-type Costs = [(&'static str, u64); 18];
+type Costs = [(&'static str, u64); 19];
 
 /// Linux: fs/proc/task_mmu.c `__show_smap`.
 fn costs(usage: &VmaUsage) -> Costs {
@@ -363,6 +371,7 @@ fn costs(usage: &VmaUsage) -> Costs {
         ("Private_Dirty", usage.private_dirty),
         ("Referenced", usage.referenced),
         ("Anonymous", usage.anonymous),
+        ("KSM", usage.ksm),
         ("LazyFree", usage.lazy_free),
         ("AnonHugePages", usage.anon_huge),
         ("ShmemPmdMapped", 0),
