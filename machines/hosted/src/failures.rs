@@ -44,6 +44,11 @@ impl Failures {
         self.armed.store(plan != FailurePlan::Off, Relaxed);
     }
 
+    /// Whether every allocation succeeds that can.
+    pub fn is_off(&self) -> bool {
+        !self.armed.load(Relaxed)
+    }
+
     /// How many allocations were asked for since the plan was set.
     pub fn asked(&self) -> u64 {
         self.asked.load(Relaxed)

@@ -13,7 +13,7 @@ use crate::{
     },
     runner::System,
 };
-use anonmem::{Config, FolioMode, FolioPolicy, LockMode, Mm, Vm};
+use anonmem::{Config, FolioMode, FolioPolicy, KsmSettings, LockMode, MergeAny, Mm, Vm};
 use anonmem_hal::{Arch, CpuId, Order, PAGE_SHIFT, PAGE_SIZE, Present, SourceId, Va, arch::X86_64};
 use anonmem_sync::lockdep;
 use std::{collections::BTreeMap, mem::ManuallyDrop, sync::Arc};
@@ -84,10 +84,21 @@ pub struct Anonmem<A: Arch = X86_64> {
     sources: Arc<SourceTable>,
     source: SourceId,
     memory: Memory,
+    merging: Merging,
     turn: u32,
     /// The CPU that the thread is on; `None` only while it changes.
     cpu: Option<CpuGuard>,
 }
+
+/// Whether equal pages are merged.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Merging {
+    Off,
+    On,
+}
+
+/// Pages that are looked at for an equal one before each operation.
+const MERGE_PAGES: u64 = 32;
 
 /// No large folios.
 const PAGES: FolioPolicy = FolioPolicy::up_to(Order::ZERO, FolioMode::Never);
@@ -156,11 +167,24 @@ impl<A: Arch> Anonmem<A> {
             sources,
             source: source_id,
             memory,
+            merging: Merging::Off,
             turn: 0,
             cpu: Some(cpu),
         };
         let folios = folios != FolioPolicy::default();
         (system, Oracle::new(source(), Limits { folios, ..limits_of::<A>(memory) }))
+    }
+
+    /// The same, and equal pages of all programs are merged between the operations.
+    ///
+    /// # Panics
+    /// If pages are merged already.
+    #[must_use]
+    pub fn merging(mut self) -> Self {
+        let settings = KsmSettings { use_zero_pages: true, max_page_sharing: 4, ..KsmSettings::default() };
+        self.vm.set_ksm(settings).expect("nothing is merged yet");
+        self.merging = Merging::On;
+        self
     }
 
     /// The memory manager.
@@ -188,6 +212,9 @@ impl<A: Arch> Anonmem<A> {
         match self.vm.new_mm() {
             Ok(mm) => {
                 mm.set_brk_start(Va(HEAP_START));
+                if self.merging == Merging::On {
+                    mm.set_merge_any(MergeAny::Yes).expect("nothing is mapped yet");
+                }
                 self.spaces[space] = Some(self.process(mm));
                 Outcome::Done
             }
@@ -308,6 +335,10 @@ impl<A: Arch> Anonmem<A> {
         self.run_on(cpu);
         if self.memory.swaps() && self.turn.is_multiple_of(SWAP_CYCLE) {
             self.cycle_swap();
+        }
+        if self.merging == Merging::On && self.failures.is_off() {
+            // Without memory for its table it merges nothing.
+            let _ = self.vm.ksm_scan(MERGE_PAGES);
         }
         match &self.spaces[op.space()] {
             Some(process) => calls::apply(&process.users[cpu as usize], self.source, op),

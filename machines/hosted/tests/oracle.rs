@@ -33,7 +33,11 @@ fn run_on<A: Arch>(default_runs: u64, memory: Memory, inject: Inject) {
         let modes = [LockMode::Mmap, LockMode::Vma, LockMode::Speculative];
         let mode = modes[(seed % 3) as usize];
         let (name, folios) = FOLIOS[((seed / 3) % 5) as usize];
-        let start = || Anonmem::<A>::start_with(mode, memory, folios);
+        // Every other run merges equal pages, which nobody may see.
+        let start = || match Anonmem::<A>::start_with(mode, memory, folios) {
+            (system, oracle) if seed.is_multiple_of(2) => (system.merging(), oracle),
+            plain => plain,
+        };
         if let Err(failure) = run_random(&start, seed, STEPS, inject) {
             panic!("seed {seed}, {mode:?}, folios {name}: {failure:?}");
         }

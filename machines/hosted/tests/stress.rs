@@ -14,7 +14,7 @@
 //!
 //! `ANONMEM_STRESS_SECONDS` (default 10) is how long it runs; `ANONMEM_SEED` what it does.
 
-use anonmem::{Config, Effort, FolioPolicy, LockMode, Mm, Vm};
+use anonmem::{Config, Effort, FolioPolicy, KsmSettings, LockMode, MergeAny, Mm, Vm};
 use anonmem_hal::{CpuId, Order, PhysMem, SourceId, Va, arch::X86_64};
 use anonmem_hosted::{
     Checked, FailurePlan, Trap, UserCpu, calls,
@@ -77,6 +77,8 @@ struct World {
     /// Pages that went to other frames, and ranges that were emptied.
     moved: AtomicU64,
     evacuated: AtomicU64,
+    /// Pages that were merged with equal ones.
+    merged: AtomicU64,
     stop: AtomicBool,
     /// Allocations fail now and then.
     injecting: AtomicBool,
@@ -331,6 +333,23 @@ fn move_pages(world: &World) {
     }
 }
 
+/// Merges equal pages, and now and then gives every program its own again.
+fn merge_pages(world: &World) {
+    for step in 1_u64.. {
+        if world.stop.load(Relaxed) {
+            return;
+        }
+        // Without memory for its table it merges nothing.
+        let done = world.vm.ksm_scan(200).unwrap_or_default();
+        world.merged.fetch_add(done.freed, Relaxed);
+        if step % 128 == 0 {
+            // Without memory for the copies some stay merged.
+            let _ = world.vm.ksm_unmerge_all();
+        }
+        thread::yield_now();
+    }
+}
+
 /// Runs all workers for one phase, and the background task beside them where memory is short.
 fn phase(world: &World, workers: &mut [Worker<'_>]) {
     world.stop.store(false, Relaxed);
@@ -339,6 +358,7 @@ fn phase(world: &World, workers: &mut [Worker<'_>]) {
         let kswapd = (world.memory == Memory::Short)
             .then(|| scope.spawn(|| vm.machine().cpus().run_on(CpuId(6), || vm.kswapd())));
         scope.spawn(|| vm.machine().cpus().run_on(CpuId(5), || move_pages(world)));
+        scope.spawn(|| vm.machine().cpus().run_on(CpuId(4), || merge_pages(world)));
         let threads: Vec<_> = workers.iter_mut().map(|worker| scope.spawn(|| worker.run())).collect();
         let end = Instant::now() + PHASE;
         let mut last = (world.steps.load(Relaxed), Instant::now());
@@ -432,6 +452,9 @@ fn stress(lock_mode: LockMode, memory: Memory, folios: FolioPolicy, time: Durati
         vm.swap_on(1, SWAP_PAGES, 0).expect("enough memory");
     }
     let root = ManuallyDrop::new(vm.new_mm().expect("enough memory"));
+    root.set_merge_any(MergeAny::Yes).expect("nothing is mapped yet");
+    vm.set_ksm(KsmSettings { use_zero_pages: true, max_page_sharing: 8, ..KsmSettings::default() })
+        .expect("nothing is merged yet");
     let user = ManuallyDrop::new(User::new(vm.machine(), (*root).clone()));
     map(&user, source, PRIVATE_COUNTERS, 1, Rights::RW, Backing::Private);
     map(&user, source, SHARED_COUNTERS, 1, Rights::RW, Backing::Shared);
@@ -446,6 +469,7 @@ fn stress(lock_mode: LockMode, memory: Memory, folios: FolioPolicy, time: Durati
         steps: AtomicU64::new(0),
         moved: AtomicU64::new(0),
         evacuated: AtomicU64::new(0),
+        merged: AtomicU64::new(0),
         stop: AtomicBool::new(false),
         injecting: AtomicBool::new(false),
         reads_fail: AtomicBool::new(false),
@@ -475,6 +499,8 @@ fn stress(lock_mode: LockMode, memory: Memory, folios: FolioPolicy, time: Durati
     assert!(steps > 1_000, "only {steps} steps in {round} rounds");
     let (moved, evacuated) = (world.moved.load(Relaxed), world.evacuated.load(Relaxed));
     assert!(moved > 100, "only {moved} pages went to other frames");
+    let merged = world.merged.load(Relaxed);
+    assert!(merged > 100, "only {merged} pages were merged");
     let _cpu = cpus.enter(CpuId(7));
     drop((ManuallyDrop::into_inner(workers), ManuallyDrop::into_inner(user), ManuallyDrop::into_inner(root)));
     vm.validate().unwrap_or_else(|violation| panic!("seed {seed}, at the end: {violation}"));
@@ -485,7 +511,7 @@ fn stress(lock_mode: LockMode, memory: Memory, folios: FolioPolicy, time: Durati
     assert_eq!(vm.machine().swap().stored(), 0, "pages are left on the swap devices");
     assert!(memory == Memory::Plenty || reads > 100, "only {reads} pages came back from swap");
     println!(
-        "{steps} steps, {round} rounds, {writes} pages out, {reads} in, {moved} moved by emptying {evacuated} ranges, {:?}",
+        "{steps} steps, {round} rounds, {writes} pages out, {reads} in, {moved} moved by emptying {evacuated} ranges, {merged} merged, {:?}",
         vm.machine().tlbs().stats()
     );
     // SAFETY: it came from `Box::leak` above, and nothing borrows it any more.
