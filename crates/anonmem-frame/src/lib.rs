@@ -59,8 +59,8 @@ mod zone;
 pub use array::FrameArray;
 pub use class::Watermarks;
 pub use folio::{
-    DupError, Exclusive, ExclusiveRef, ExclusiveWhole, ExclusiveWholeRef, Folio, FolioGuard, FolioOwner,
-    FolioPin, FolioRef, FrozenFolio, HoldWhole, HoldWholeRef, LargeUsage, MapRun, MigrationHold,
+    DupError, EachMapping, Exclusive, ExclusiveRef, ExclusiveWhole, ExclusiveWholeRef, Folio, FolioGuard,
+    FolioOwner, FolioPin, FolioRef, FrozenFolio, HoldWhole, HoldWholeRef, LargeUsage, MapRun, MigrationHold,
     MigrationHoldRef, NOTE_BITS, NewFolio, PinList, PinListError, PinnedRun, Shared, SharedRef, SharedWhole,
     SharedWholeRef, ShmMap, SplitRefused, SplitTurn,
 };

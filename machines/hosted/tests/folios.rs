@@ -145,7 +145,7 @@ fn three_times_the_memory_is_what_it_was_with_folios_that_leave_whole() {
                     for id in 0..THREADS {
                         let (cpus, vm, mm) = (&cpus, &vm, &mm);
                         scope.spawn(move || {
-                            cpus.run_on(CpuId(id as u32), || wander(vm, mm, id, 256 + 64 * nth));
+                            cpus.run_on(CpuId(id as u32), || wander(vm, mm, id, 128 + 16 * nth));
                         });
                     }
                 });

@@ -178,7 +178,7 @@ impl<'f, M: Machine> FolioGuard<'f, M> {
         only: &FolioRef<'f, M>,
         to: Order,
         cached: &SwapCounts<'f, M>,
-        mapped: &mut dyn FnMut(&mut dyn FnMut(Pfn)),
+        mapped: &mut EachMapping<'_>,
     ) -> Result<(), SplitRefused> {
         let folio = self.folio();
         assert!(only.folio() == folio, "a split of another folio than the one that is locked");
@@ -210,6 +210,9 @@ impl<'f, M: Machine> FolioGuard<'f, M> {
     }
 }
 
+/// Tells the page of each entry that maps one of a folio's.
+pub type EachMapping<'a> = dyn FnMut(&mut dyn FnMut(Pfn)) + 'a;
+
 /// How many entries map a folio.
 struct Mappings {
     all: u64,
@@ -220,7 +223,7 @@ struct Mappings {
 impl<M: Machine> Folio<'_, M> {
     /// Counts the mappings of each page. The word of a tail in which a folio has its swap entry is 0 and
     /// nobody's until the tail is a folio: it takes the count, until [`uncount`](Self::uncount).
-    fn count_mappings(&self, mapped: &mut dyn FnMut(&mut dyn FnMut(Pfn))) -> Mappings {
+    fn count_mappings(&self, mapped: &mut EachMapping<'_>) -> Mappings {
         let mut found = Mappings { all: 0, head: 0 };
         mapped(&mut |page| {
             found.all += 1;

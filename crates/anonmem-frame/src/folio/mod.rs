@@ -33,7 +33,7 @@ mod rmap;
 mod run;
 mod whole;
 
-pub use large::{LargeUsage, SplitRefused, SplitTurn};
+pub use large::{EachMapping, LargeUsage, SplitRefused, SplitTurn};
 pub use lock::{FolioGuard, FrozenFolio};
 pub use look::{Folio, NOTE_BITS};
 pub use new::NewFolio;

@@ -339,7 +339,8 @@ impl<'v, M: Machine> PageoutBatch<'v, M> {
             if vm.split_folio(&lock, &page, Order::ZERO).is_err() {
                 return Shrunk::Kept;
             }
-            if folio.counts().maps() == 0 {
+            // In the swap cache, somebody's entry waits for it: it leaves as a page.
+            if folio.counts().maps() == 0 && folio.swap_entry().is_none() {
                 drop((lock, page));
                 vm.reclaimers.freed(1);
                 return Shrunk::Freed;

@@ -289,3 +289,27 @@ fn three_times_the_memory_of_programs_with_folios_of_every_policy() {
         });
     }
 }
+
+#[test]
+fn a_first_page_that_only_a_slot_has_leaves_when_its_folio_is_split() {
+    with_policy(only(3, FolioMode::Always), |w| {
+        w.vm.swap_on(0, 4096, 0).unwrap();
+        let (mm, all) = (one_folio(w, 3), pages(FIRST, 8));
+        fill(&mm, all, 1);
+        let child = mm.fork().unwrap();
+        let head = mm.pagemap(all.start).pfn.unwrap();
+        assert!(w.vm.reclaim_folio(w.vm.frames.try_get(head).unwrap()));
+        check(&child, all, 1);
+        let second = child.pagemap(Va((FIRST + 1) * P)).pfn.unwrap();
+        // The parent wants the first page, and the child does not; the parent's second slot is free.
+        child.munmap(pages(FIRST, 1)).unwrap();
+        mm.munmap(pages(FIRST + 1, 1)).unwrap();
+        let free = w.vm.stats().free;
+        let gone = w.vm.reclaim_folio(w.vm.frames.try_get(second).unwrap());
+        w.vm.validate().unwrap();
+        assert_eq!((gone, w.vm.stats().free - free, event(w, 3, FolioEvent::Split)), (true, 1, 1));
+        check(&child, pages(FIRST + 1, 7), 1);
+        assert_eq!(mm.load(FIRST * P), Ok(byte(all.start, 1)));
+        w.vm.validate().unwrap();
+    });
+}
