@@ -32,7 +32,7 @@ enum Style {
 }
 
 /// The known keys in the order in which they are shown.
-const LINES: [(&str, &str, Style); 22] = [
+const LINES: [(&str, &str, Style); 24] = [
     ("faults", "faults", Style::Parts),
     ("forks", "forks", Style::Count),
     ("cow_copies", "pages copied on write", Style::Count),
@@ -43,6 +43,8 @@ const LINES: [(&str, &str, Style); 22] = [
     ("refusals", "fault refusals", Style::Parts),
     ("lock_waits", "waits for locks", Style::Parts),
     ("fault_latency", "fault latency", Style::Parts),
+    ("folios", "folios", Style::Parts),
+    ("pages_per_touched", "pages per touched page", Style::Count),
     ("swap", "swap", Style::Parts),
     ("compression_ratio", "compression ratio", Style::Count),
     ("reclaim", "reclaim", Style::Parts),
@@ -284,6 +286,27 @@ memory bill (256 MiB, 2 CPUs, mmap lock)
             assert!(text.contains(expected), "{expected} in\n{text}");
         }
         assert_eq!(render_text(&json!([1])), "memory bill: [1]\n");
+    }
+
+    #[test]
+    fn folios_have_a_line_a_size_without_zeroes() {
+        let counters = |n: u64| {
+            json!({
+                "anon_fault_alloc": n, "anon_fault_fallback_vma": 3, "cow_reuse_run": 0, "cow_copy_run": 0,
+                "split": 0, "split_partly_mapped": 0, "untouched_pages": 5,
+            })
+        };
+        let bill = json!({
+            "folios": {"policy": "auto", "64K": counters(1000), "2M": counters(1)}, "pages_per_touched": 1.04,
+        });
+        let text = render_text(&bill);
+        let expected = "
+  folios                 policy auto
+    64K                  anon fault alloc 1 000, anon fault fallback vma 3, untouched pages 5
+    2M                   anon fault alloc 1, anon fault fallback vma 3, untouched pages 5
+  pages per touched page 1.04
+";
+        assert!(text.ends_with(expected), "{text}");
     }
 
     #[test]

@@ -3,8 +3,10 @@
 mod common;
 
 use std::path::Path;
+use std::process::Command;
 
 use common::{Linked, Vm, compile, host_runs, vm_is_there};
+use serde_json::Value;
 
 const LOCKS: [&str; 3] = ["mmap", "vma", "speculative"];
 
@@ -26,5 +28,127 @@ fn settings_and_counters_are_those_of_linux() {
         let args = [program.as_os_str(), "all".as_ref()];
         let ran = Vm::new().options(&options).run(&args).expect_status(0);
         assert_eq!(ran.stdout, "folios: ok\n", "{folios}: {}", ran.stderr);
+    }
+}
+
+fn count(bill: &Value, pointer: &str) -> u64 {
+    bill.pointer(pointer).and_then(Value::as_u64).unwrap_or(0)
+}
+
+/// The sum of a counter over all sizes.
+fn sum(bill: &Value, counter: &str) -> u64 {
+    let sizes = bill["folios"].as_object().unwrap().values();
+    sizes.filter_map(|size| size[counter].as_u64()).sum()
+}
+
+#[test]
+fn the_bill_counts_folios_of_each_size() {
+    if !vm_is_there() {
+        return;
+    }
+    // A run that is written in order, a child that shares it, and copies.
+    let script = "
+import mmap, os
+m = mmap.mmap(-1, 16 << 20, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+for at in range(0, len(m), 4096): m[at] = 1
+if os.fork() == 0:
+    m[5 << 20] = 2
+    os._exit(0)
+os.wait()
+m[5 << 20] = 3
+print(m[5 << 20])
+";
+    for (folios, size) in [("4K", None), ("64K", Some("64K")), ("auto", Some("64K")), ("2M", None)] {
+        let ran = Vm::new().options(&["--folios", folios]).run(&["python3", "-c", script]).expect_status(0);
+        assert_eq!((ran.stdout.as_str(), &ran.bill["folios"]["policy"]), ("3\n", &folios.into()));
+        if let Some(size) = size {
+            assert!(count(&ran.bill, &format!("/folios/{size}/anon_fault_alloc")) > 0, "{}", ran.bill);
+            assert!(sum(&ran.bill, "cow_copy_run") > 0, "{}", ran.bill);
+        }
+        let large = sum(&ran.bill, "anon_fault_alloc");
+        assert_eq!(large == 0, folios == "4K", "{}", ran.bill);
+        let per_touched = ran.bill["pages_per_touched"].as_f64();
+        assert_eq!(per_touched.is_none(), folios == "4K" || folios == "2M", "{}", ran.bill);
+        if folios == "auto" {
+            assert!(per_touched.unwrap() <= 1.1, "{}", ran.bill);
+        }
+    }
+}
+
+/// Every second page of 64 MiB in folios of 2 MiB is given back, and taken again elsewhere.
+#[test]
+fn what_is_unmapped_of_large_folios_comes_back_before_anybody_is_killed() {
+    if !vm_is_there() {
+        return;
+    }
+    let program = compile("holes", Linked::Static);
+    for (lock, folios) in LOCKS.into_iter().zip(["2M", "2M:madvise", "auto"]) {
+        let options = ["--ram", "96M", "--cpus", "2", "--lock", lock, "--folios", folios];
+        let ran = Vm::new().options(&options).run(&[&program]).expect_status(0);
+        assert_eq!(ran.stdout, "holes: 64 MiB with holes, 40 MiB more\n");
+        assert_eq!(ran.bill["oom_kills"], 0);
+        assert!(sum(&ran.bill, "split_partly_mapped") > 0, "{}", ran.bill);
+    }
+}
+
+/// Three times the memory, at random, by threads and their children, on four CPUs.
+fn three_times_the_memory(folios: &str, device: &[&str]) {
+    if !vm_is_there() {
+        return;
+    }
+    let program = compile("swapforks", Linked::Static);
+    let args = [program.as_os_str(), "48".as_ref(), "4000".as_ref(), "4".as_ref()];
+    for lock in LOCKS {
+        let options =
+            [&["--ram", "16M", "--swap", "128M", "--cpus", "4", "--lock", lock, "--folios", folios], device]
+                .concat();
+        let ran = Vm::new().options(&options).run(&args).expect_status(0);
+        assert_eq!(ran.stdout, "swapforks: 48 MiB, 4 forks, 0 wrong\n", "{lock}");
+        assert_eq!(ran.bill["oom_kills"], 0, "{lock}");
+        assert!(count(&ran.bill, "/swap/outs") > 1000, "{lock}: {}", ran.bill);
+        assert!(sum(&ran.bill, "anon_fault_alloc") > 0, "{lock}: {}", ran.bill);
+        println!("{folios} {lock}: {} ms", ran.bill["wall_ms"]);
+    }
+}
+
+#[test]
+fn three_times_the_memory_in_compressed_folios_of_64_kib() {
+    three_times_the_memory("64K", &[]);
+}
+
+#[test]
+fn three_times_the_memory_in_compressed_folios_of_2_mib() {
+    three_times_the_memory("2M", &[]);
+}
+
+#[test]
+fn three_times_the_memory_in_compressed_folios_that_grow() {
+    three_times_the_memory("auto", &[]);
+}
+
+#[test]
+fn three_times_the_memory_on_a_disk() {
+    for folios in ["64K", "2M", "auto"] {
+        three_times_the_memory(folios, &["--swap-backend", "disk"]);
+    }
+}
+
+/// What programs print does not depend on the size of folios.
+#[test]
+fn programs_print_what_they_print_on_the_host() {
+    if !vm_is_there() {
+        return;
+    }
+    let python = "import hashlib, json; x = [bytes([i % 251]) * 5000 for i in range(2000)]; \
+                  print(hashlib.sha256(b''.join(x)).hexdigest(), len(json.dumps([len(b) for b in x])))";
+    let shell = "i=0; while [ $i -lt 40 ]; do echo $i | md5sum; i=$((i+1)); done | sort | md5sum";
+    for program in [&["python3", "-c", python][..], &["busybox", "sh", "-c", shell]] {
+        let on_host = Command::new(program[0]).args(&program[1..]).output().unwrap();
+        let expected = String::from_utf8(on_host.stdout).unwrap();
+        for (i, folios) in ["4K", "64K", "2M", "auto"].into_iter().enumerate() {
+            let options = ["--cpus", "2", "--folios", folios, "--lock", LOCKS[i % LOCKS.len()]];
+            let ran = Vm::new().options(&options).run(program).expect_status(0);
+            assert_eq!(ran.stdout, expected, "{folios}");
+        }
     }
 }

@@ -56,6 +56,7 @@ pub use moving::{LeafStays, TakenFolio};
 pub use owned::{Attrs, Cleared, EntryOwner, Mapped, NotShared, Unmap, UnmapPage};
 pub use owned_leaf::{ClearedLeaf, LeafOwner, MappedLeaf};
 pub use pin::{PinAccess, PinEntry};
+pub use range::ClearedRun;
 pub use recount::Miscounted;
 pub use space::{AddressSpace, CanInstall, StableVma, Teardown};
 pub use table::PteTable;

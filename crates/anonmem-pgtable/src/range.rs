@@ -13,6 +13,15 @@ use anonmem_frame::{Folio, Frames, MapRun, try_dup_page, try_dup_run};
 use anonmem_hal::{Arch, Machine, Pfn, Protection, Pte, SoftLeaf, Va, VaRange};
 use anonmem_sync::{Atomic, Ordering};
 
+/// What became of entries that go on with a folio.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ClearedRun {
+    /// The address after the last.
+    pub end: Va,
+    /// How many of them, without the first, nobody has accessed or written.
+    pub untouched: u64,
+}
+
 impl<'a, M: Machine, G: StableVma<M>> PteGuard<'a, M, G> {
     /// The same for all present entries of `range`; returns what must be flushed.
     #[doc(alias = "change_pte_range")]
@@ -146,15 +155,16 @@ impl<'a, M: Machine, G: StableVma<M>> PteGuard<'a, M, G> {
     }
 
     /// Clears the entries after the one at `range.start`, whose mapping was just taken into `run`, as long as
-    /// they go on with the same folio. Returns where it stopped.
+    /// they go on with the same folio.
     #[doc(alias = "clear_full_ptes")]
-    pub fn clear_on(&mut self, run: &mut MapRun<'a, M>, range: VaRange, teardown: Teardown) -> Va {
-        let mut va = range.start.next_page();
+    pub fn clear_on(&mut self, run: &mut MapRun<'a, M>, range: VaRange, teardown: Teardown) -> ClearedRun {
+        let (mut va, mut untouched) = (range.start.next_page(), 0);
         while va < range.end {
             let Pte::Present(present) = self.get(va) else { break };
             if present.special || run.next() != Some(present.pfn) {
                 break;
             }
+            untouched += u64::from(!present.young && !present.dirty);
             match self.clear_for(va, teardown) {
                 Cleared::Exclusive(map, _) => run.push(map),
                 Cleared::Shared(map, _) => run.push(map),
@@ -169,7 +179,7 @@ impl<'a, M: Machine, G: StableVma<M>> PteGuard<'a, M, G> {
             }
             va = va.next_page();
         }
-        va
+        ClearedRun { end: va, untouched }
     }
 }
 

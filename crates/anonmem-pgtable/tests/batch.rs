@@ -94,7 +94,7 @@ impl World {
                 Cleared::Shared(map, _) => anonmem_frame::MapRun::from(map),
                 _ => panic!("no page at {at:?}"),
             };
-            let end = entries.clear_on(&mut run, VaRange::new(at, range.end), teardown);
+            let end = entries.clear_on(&mut run, VaRange::new(at, range.end), teardown).end;
             assert_eq!(VaRange::new(at, end).pages().0, run.pages());
             gather.run(VaRange::new(at, end), run);
             at = end;
@@ -184,7 +184,7 @@ fn a_run_of_mappings_becomes_one_reference() {
         let mut entries = w.lock();
         let Cleared::Exclusive(first, _) = entries.clear(va(0)) else { panic!("exclusive") };
         let mut run = first.into();
-        assert_eq!(entries.clear_on(&mut run, range(0, 3), Teardown::Range), va(3));
+        assert_eq!(entries.clear_on(&mut run, range(0, 3), Teardown::Range).end, va(3));
         let reference = run.unmap();
         assert_eq!((folio.counts().maps(), folio.counts().refs()), (1, 1));
         drop(reference);

@@ -5,10 +5,14 @@
 //!
 //! Linux: mm/memory.c `unmap_page_range`, `zap_pte_range`, `unmap_vmas`.
 
-use crate::{mm::slot::MmSlot, objects::Objects, rmap::machine::Machine, swap::slot::SwapRef};
+use crate::{
+    mm::slot::MmSlot, objects::Objects, rmap::machine::Machine, swap::slot::SwapRef, thp::stats::FolioEvent,
+};
 use anonmem_frame::MapRun;
-use anonmem_hal::{Marker, Pte, SoftLeaf, Va, VaRange};
-use anonmem_pgtable::{CanInstall, Cleared, LeafGuard, Locked, MmuGather, PteGuard, PteTable, StableVma};
+use anonmem_hal::{Marker, Present, Pte, SoftLeaf, Va, VaRange};
+use anonmem_pgtable::{
+    CanInstall, Cleared, ClearedRun, LeafGuard, Locked, MmuGather, PteGuard, PteTable, StableVma,
+};
 
 /// Pages that were unmapped, by the count that they are in.
 #[derive(Default)]
@@ -180,9 +184,9 @@ fn zap_table<'v, M: Machine, G: StableVma<M>>(
             Markers::KeepProtection => [GUARD, UFFD_WP].contains(&entries.get(va)),
             Markers::Drop => false,
         };
-        if !stays && let Some(run) = clear_entry(objects, &mut entries, va, gather, &mut zapped) {
+        if !stays && let Some(first) = clear_entry(objects, &mut entries, va, gather, &mut zapped) {
             let rest = VaRange { start: va, end: part.end };
-            let more = zap_run(&mut entries, rest, gather, run, &mut zapped) - 1;
+            let more = zap_run(objects, &mut entries, rest, gather, first, &mut zapped) - 1;
             (left, va) = (left - more, va.page_after(more));
         }
         va = va.next_page();
@@ -203,8 +207,8 @@ pub(crate) fn zap_entry<'v, M: Machine, G: StableVma<M>>(
     gather: &mut MmuGather<'v, M>,
     zapped: &mut Zapped,
 ) {
-    if let Some(run) = clear_entry(objects, entries, va, gather, zapped) {
-        zap_run(entries, VaRange::page(va), gather, run, zapped);
+    if let Some(first) = clear_entry(objects, entries, va, gather, zapped) {
+        zap_run(objects, entries, VaRange::page(va), gather, first, zapped);
     }
 }
 
@@ -216,21 +220,21 @@ fn clear_entry<'v, M: Machine, G: StableVma<M>>(
     va: Va,
     gather: &mut MmuGather<'v, M>,
     zapped: &mut Zapped,
-) -> Option<MapRun<'v, M>> {
+) -> Option<(MapRun<'v, M>, Present)> {
     match entries.clear_for(va, gather.teardown()) {
         Cleared::None => {}
         Cleared::Zero(_) => gather.note(va),
-        Cleared::Exclusive(map, _) => match gather.one_page(va, map) {
+        Cleared::Exclusive(map, was) => match gather.one_page(va, map) {
             Ok(()) => zapped.anon += 1,
-            Err(map) => return Some(map.into()),
+            Err(map) => return Some((map.into(), was)),
         },
-        Cleared::Shared(map, _) => match gather.one_page(va, map) {
+        Cleared::Shared(map, was) => match gather.one_page(va, map) {
             Ok(()) => zapped.anon += 1,
-            Err(map) => return Some(map.into()),
+            Err(map) => return Some((map.into(), was)),
         },
-        Cleared::Shm(map, _) => match gather.one_page(va, map) {
+        Cleared::Shm(map, was) => match gather.one_page(va, map) {
             Ok(()) => zapped.shared += 1,
-            Err(map) => return Some(map.into()),
+            Err(map) => return Some((map.into(), was)),
         },
         Cleared::Swap(count, _) => {
             zapped.swap += 1;
@@ -257,13 +261,19 @@ fn clear_entry<'v, M: Machine, G: StableVma<M>>(
 #[inline(never)]
 #[doc(alias = "zap_present_folio_ptes")]
 fn zap_run<'v, M: Machine, G: StableVma<M>>(
+    objects: &Objects<M>,
     entries: &mut PteGuard<'v, M, G>,
     range: VaRange,
     gather: &mut MmuGather<'v, M>,
-    mut run: MapRun<'v, M>,
+    (mut run, first): (MapRun<'v, M>, Present),
     zapped: &mut Zapped,
 ) -> u64 {
-    let end = entries.clear_on(&mut run, range, gather.teardown());
+    let ClearedRun { end, untouched } = entries.clear_on(&mut run, range, gather.teardown());
+    let untouched = untouched + u64::from(!first.young && !first.dirty);
+    // Of a folio that several have, the last one tells: nobody touched what he did not.
+    if untouched > 0 && run.folio().is_likely_alone() {
+        objects.add_folio(run.folio().order(), FolioEvent::Untouched, untouched);
+    }
     let pages = run.pages();
     let count = if run.folio().is_anon() { &mut zapped.anon } else { &mut zapped.shared };
     *count += pages as i64;

@@ -3,7 +3,7 @@
 use crate::arch::percpu::cpu_count;
 use crate::arch::tlb;
 use crate::machine;
-use crate::proc::{fault, mm, oom};
+use crate::proc::{fault, folios, mm, oom};
 use crate::{klog, sched, swap, syscall};
 use alloc::format;
 use alloc::string::String;
@@ -128,6 +128,15 @@ fn swap_counters(stats: &Stats) -> Vec<(&'static str, u64)> {
     .into()
 }
 
+/// Anonymous pages that programs got, and those of them that they touched. Of what leaves map only the first is
+/// known.
+fn touched(stats: &Stats) -> Option<(u64, u64)> {
+    let (large, untouched) = folios::pages();
+    let single = [Event::FaultAnon, Event::FaultZeroUpgrade, Event::FaultCowCopy, Event::FaultSource];
+    let got = single.into_iter().map(|event| stats.event(event)).sum::<u64>() + large;
+    (large > 0 && stats.event(Event::LeafFault) == 0).then_some((got, got.saturating_sub(untouched)))
+}
+
 fn lock_mode() -> &'static str {
     match machine::vm().config().lock_mode {
         LockMode::Mmap => "mmap",
@@ -181,6 +190,8 @@ pub fn collect(run_ns: u64) -> String {
         faults_by_kind: KINDS.iter().map(|(name, event)| (*name, stats.event(*event))).collect(),
         faults_by_cpu: (0..cpus).map(|cpu| vm.events_on(CpuId(cpu as u32), Event::Fault)).collect(),
         groups: groups(&stats),
+        folios: (format!("{}", vm.folio_policy()), folios::bill()),
+        touched: touched(&stats),
         compression: (usage.bytes_kept > 0).then_some((usage.bytes_in, usage.bytes_kept)),
         validate,
         unknown_syscalls: syscall::unknown_names(),

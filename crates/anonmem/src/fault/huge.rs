@@ -420,7 +420,7 @@ fn copy_run<'a, M: Machine, G: FaultGuard<M>>(
         unreachable!("just looked at, and locked")
     };
     let mut run = MapRun::from(map);
-    let cleared = entries.clear_on(&mut run, range, Teardown::Range);
+    let cleared = entries.clear_on(&mut run, range, Teardown::Range).end;
     assert!(cleared == range.end, "a window of one batch was cleared in part");
     fault.slot.space.flush(&fault.vm.frames, FlushRange::Range(range));
     fault.vm.count(Event::TlbFlush);

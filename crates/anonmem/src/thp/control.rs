@@ -37,7 +37,12 @@ impl<M: Machine> Objects<M> {
 
     /// Counts one event on this CPU.
     pub(crate) fn count_folio(&self, order: Order, event: FolioEvent) {
-        self.folio_events.count(order, event);
+        self.folio_events.add(order, event, 1);
+    }
+
+    /// Counts `n` of them.
+    pub(crate) fn add_folio(&self, order: Order, event: FolioEvent, n: u64) {
+        self.folio_events.add(order, event, n);
     }
 
     /// How often `event` happened to folios of `order`, which is 9 at most.

@@ -50,6 +50,8 @@ folio_events! {
     CopyRun => "cow_copy_run",
     /// A write would have copied so many pages, and copied fewer: they are not alike, or there is no memory.
     CopyFallback => "cow_copy_fallback",
+    /// Pages that were unmapped, and nobody had touched. Of what a leaf maps nothing is known.
+    Untouched => "untouched_pages",
     /// Split.
     Split => "split",
     /// Not split, because it may be pinned.
@@ -94,11 +96,11 @@ impl<M: Machine> FolioEvents<M> {
     }
 
     #[cold]
-    pub(crate) fn count(&self, order: Order, event: FolioEvent) {
+    pub(crate) fn add(&self, order: Order, event: FolioEvent, n: u64) {
         let (order, event) = (usize::from(order.get()), event as usize);
         match event.checked_sub(NR) {
-            None => self.cpus.this()[order][event].add_unobserved(1),
-            Some(rare) => _ = self.rare[order][rare].fetch_add(1, Ordering::Relaxed),
+            None => self.cpus.this()[order][event].add_unobserved(n),
+            Some(rare) => _ = self.rare[order][rare].fetch_add(n, Ordering::Relaxed),
         }
     }
 

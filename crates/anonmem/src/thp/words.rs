@@ -113,6 +113,40 @@ impl FromStr for FolioPolicy {
     }
 }
 
+/// The short name if there is one, else a list of the sizes that have a mode; the modes of all that inherit are
+/// left out.
+impl fmt::Display for FolioPolicy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if *self == Self::auto() {
+            return f.write_str(FolioMode::Auto.word());
+        }
+        let modes = |order: u8| self.mode(Order::new(order));
+        let orders = || 1..=MAX_FOLIO_ORDER;
+        let largest = orders().rev().find(|&order| modes(order) != FolioMode::Never).unwrap_or(0);
+        if *self == Self::up_to(Order::new(largest), FolioMode::Always) || largest == 0 {
+            return Size(largest).fmt(f);
+        }
+        let mut between = "";
+        for order in orders().filter(|&order| modes(order) != FolioMode::Never) {
+            write!(f, "{between}{}:{}", Size(order), modes(order).word())?;
+            between = ";";
+        }
+        Ok(())
+    }
+}
+
+/// The size of an order, `4K` to `2M`.
+struct Size(u8);
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match 4_u32 << self.0 {
+            kib @ ..1024 => write!(f, "{kib}K"),
+            kib => write!(f, "{}M", kib >> 10),
+        }
+    }
+}
+
 #[cfg(test)]
 mod unit {
     use super::*;
@@ -144,6 +178,17 @@ mod unit {
             modes("auto"),
             [Auto, Inherit, Inherit, Inherit, Inherit, Inherit, Inherit, Inherit, Inherit, Inherit]
         );
+    }
+
+    #[test]
+    fn a_policy_says_what_it_was_read_from() {
+        extern crate std;
+        use std::string::ToString;
+        for text in ["4K", "8K", "64K", "1M", "2M", "auto", "16K:always;32K:always;2M:madvise", "64K:inherit"]
+        {
+            assert_eq!(text.parse::<FolioPolicy>().unwrap().to_string(), text);
+        }
+        assert_eq!("64K:never".parse::<FolioPolicy>().unwrap().to_string(), "4K");
     }
 
     #[test]

@@ -18,6 +18,10 @@ pub struct Bill {
     pub faults_by_cpu: Vec<u64>,
     /// Groups of counters: translation flushes, swap, reclaim, locks.
     pub groups: Vec<(&'static str, Vec<(&'static str, u64)>)>,
+    /// The sizes of folios that faults took, in words, and counters for each size in use, by its name.
+    pub folios: (String, Vec<(String, Vec<(&'static str, u64)>)>),
+    /// Anonymous pages that programs got, and those that they touched, if that is known.
+    pub touched: Option<(u64, u64)>,
     /// Bytes that were to be compressed, and what was kept of them.
     pub compression: Option<(u64, u64)>,
     /// `ok`, or the first violation that the check found.
@@ -45,10 +49,14 @@ impl Bill {
         for (name, group) in &self.groups {
             let _ = write!(out, ",\"{name}\":{}", object(group));
         }
-        if let Some((from, to)) = self.compression {
-            let hundredths = from * 100 / to.max(1);
-            let _ = write!(out, ",\"compression_ratio\":{}.{:02}", hundredths / 100, hundredths % 100);
+        let _ = write!(out, ",\"folios\":{{\"policy\":");
+        string(&mut out, &self.folios.0);
+        for (size, counters) in &self.folios.1 {
+            let _ = write!(out, ",\"{size}\":{}", object(counters));
         }
+        out.push('}');
+        ratio(&mut out, "pages_per_touched", self.touched);
+        ratio(&mut out, "compression_ratio", self.compression);
         text(&mut out, "validate", &self.validate);
         out.push_str(",\"unknown_syscalls\":[");
         for (i, name) in self.unknown_syscalls.iter().enumerate() {
@@ -57,6 +65,14 @@ impl Bill {
         }
         out.push_str("]}");
         out
+    }
+}
+
+/// Adds a quotient in hundredths, if it is known.
+fn ratio(out: &mut String, name: &str, of: Option<(u64, u64)>) {
+    if let Some((from, to)) = of {
+        let hundredths = from * 100 / to.max(1);
+        let _ = write!(out, ",\"{name}\":{}.{:02}", hundredths / 100, hundredths % 100);
     }
 }
 
@@ -99,6 +115,8 @@ mod tests {
             faults_by_kind: [("anon", 3), ("segv", 0)].into(),
             faults_by_cpu: [1, 2].into(),
             groups: [("tlb", [("ipis", 1)].into())].into(),
+            folios: ("auto".into(), [("64K".into(), [("split", 1)].into())].into()),
+            touched: Some((110, 100)),
             compression: Some((4096, 3000)),
             validate: "a \"bad\"\nline".into(),
             unknown_syscalls: ["keyctl(250)".into(), "x(999)".into()].into(),
@@ -106,7 +124,8 @@ mod tests {
         assert_eq!(
             bill.json(),
             "{\"version\":1,\"lock_mode\":\"mmap\",\"cpus\":2,\"faults\":{\"total\":3,\"by_kind\":{\"anon\":3,\"segv\":0},\
-             \"by_cpu\":[1,2]},\"tlb\":{\"ipis\":1},\"compression_ratio\":1.36,\"validate\":\"a \\\"bad\\\"\\u000aline\",\
+             \"by_cpu\":[1,2]},\"tlb\":{\"ipis\":1},\"folios\":{\"policy\":\"auto\",\"64K\":{\"split\":1}},\
+             \"pages_per_touched\":1.10,\"compression_ratio\":1.36,\"validate\":\"a \\\"bad\\\"\\u000aline\",\
              \"unknown_syscalls\":[\"keyctl(250)\",\"x(999)\"]}"
         );
     }

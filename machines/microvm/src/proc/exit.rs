@@ -5,7 +5,7 @@
 
 use super::process::{ExitStatus, Process};
 use super::signal::{self, SIG_IGN};
-use super::{Thread, futex, mm, table, trace};
+use super::{Thread, folios, futex, mm, table, trace};
 use crate::arch::lock::SpinLock;
 use crate::fs::FsContext;
 use crate::fs::table::FdTable;
@@ -90,6 +90,9 @@ fn end_process(process: &Arc<Process>, status: ExitStatus) {
     let timers = core::mem::take(&mut *process.timers.lock());
     alarm.iter().chain(timers.values()).for_each(|timer| timer.disarm());
     drop((alarm, timers));
+    if process.pid == table::PROGRAM {
+        folios::note_end();
+    }
     // The address space goes before anybody can learn of the end.
     drop(process.set_space(None));
 

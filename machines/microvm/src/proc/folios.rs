@@ -4,9 +4,12 @@
 
 use super::mm::Space;
 use crate::{klog, machine};
+use alloc::format;
+use alloc::string::String;
 use alloc::vec::Vec;
-use anonmem::{Event, FolioEvent, FolioMode, MAX_FOLIO_ORDER, ThpDisable};
-use anonmem_hal::{Order, Va, VaRange};
+use anonmem::{Event, FolioEvent, FolioMode, FolioPolicy, MAX_FOLIO_ORDER, ThpDisable};
+use anonmem_frame::LargeUsage;
+use anonmem_hal::{MAX_ORDER, Order, Va, VaRange};
 use anonmem_oslib::Result;
 use anonmem_oslib::errno::EINVAL;
 
@@ -95,11 +98,11 @@ pub const SIZE_STATS: &[(&str, SizeStat)] = &[
     ("split", SizeStat::Events(&[FolioEvent::Split])),
     ("split_deferred", SizeStat::BecamePartlyMapped),
     ("split_failed", SizeStat::Events(SPLIT_FAILED)),
-    ("swpin", SizeStat::Never),
-    ("swpin_fallback", SizeStat::Never),
+    ("swpin", SizeStat::Events(&[FolioEvent::SwapIn])),
+    ("swpin_fallback", SizeStat::Events(&[FolioEvent::SwapInFallback])),
     ("swpin_fallback_charge", SizeStat::Never),
-    ("swpout", SizeStat::Never),
-    ("swpout_fallback", SizeStat::Never),
+    ("swpout", SizeStat::Events(&[FolioEvent::SwapOut])),
+    ("swpout_fallback", SizeStat::Events(&[FolioEvent::SwapOutFallback])),
     ("zswpout", SizeStat::Never),
 ];
 
@@ -156,8 +159,8 @@ pub fn vmstat() -> Vec<(&'static str, u64)> {
         ("thp_split_pud", 0),
         ("thp_zero_page_alloc", 0),
         ("thp_zero_page_alloc_failed", 0),
-        ("thp_swpout", 0),
-        ("thp_swpout_fallback", 0),
+        ("thp_swpout", count(SizeStat::Events(&[FolioEvent::SwapOut]))),
+        ("thp_swpout_fallback", count(SizeStat::Events(&[FolioEvent::SwapOutFallback]))),
         ("thp_migration_success", 0),
         ("thp_migration_fail", 0),
         ("thp_migration_split", 0),
@@ -176,4 +179,40 @@ pub fn split(mm: &Space, start: u64, end: u64, order: u8) {
     let order = order.min(MAX_FOLIO_ORDER);
     let splits = mm.split_folios(VaRange { start: Va(start), end: Va(end) }, Order::new(order));
     klog!("{} of {} THP split", splits.split, splits.found);
+}
+
+/// Gives the pages that faults of large folios took, and those of them that were unmapped and never touched.
+pub fn pages() -> (u64, u64) {
+    let vm = machine::vm();
+    let of = |order: Order| {
+        // One of them is counted as a page by the fault itself.
+        let taken =
+            vm.folio_event(order, FolioEvent::FaultAlloc) + vm.folio_event(order, FolioEvent::CopyRun);
+        (taken * (order.pages() - 1), vm.folio_event(order, FolioEvent::Untouched))
+    };
+    orders().map(of).fold((0, 0), |sum, more| (sum.0 + more.0, sum.1 + more.1))
+}
+
+/// Counters of each size of which there are any, by its name.
+pub fn bill() -> Vec<(String, Vec<(&'static str, u64)>)> {
+    let vm = machine::vm();
+    let held = AT_END.lock();
+    let of = |order: Order| {
+        let events = FolioEvent::ALL.iter().map(|&event| (event.label(), vm.folio_event(order, event)));
+        let became = [("became_partly_mapped", vm.frames().times_partly_mapped(order))];
+        let held = [("unmapped_bytes_at_end", held[usize::from(order.get())].unmapped.bytes())];
+        let all: Vec<_> = events.chain(became).chain(held).collect();
+        let any = all.iter().any(|&(_, count)| count > 0);
+        any.then(|| (format!("{}", FolioPolicy::up_to(order, FolioMode::Always)), all))
+    };
+    orders().filter_map(of).collect()
+}
+
+/// The folios that there were when the program ended, of each order.
+static AT_END: spin::Mutex<[LargeUsage; MAX_ORDER as usize + 1]> =
+    spin::Mutex::new([LargeUsage::NONE; MAX_ORDER as usize + 1]);
+
+/// Remembers which folios the program holds, before it lets go of them.
+pub fn note_end() {
+    *AT_END.lock() = machine::vm().frames().large_usage();
 }
