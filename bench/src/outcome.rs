@@ -10,7 +10,8 @@ use crate::{
     rows::{self, Row},
     series::Series,
 };
-use anonmem::LockMode;
+use anonmem::{FolioMode, FolioPolicy, LockMode};
+use anonmem_hal::Order;
 use std::{collections::BTreeMap, io, sync::OnceLock};
 
 /// Who was measured.
@@ -18,6 +19,8 @@ use std::{collections::BTreeMap, io, sync::OnceLock};
 pub enum Side {
     /// anonmem.
     Ours,
+    /// anonmem with folios of this size, which is more than a page.
+    OursLarge(Folios),
     /// The host's Linux, with folios of this size.
     Host(Folios),
     /// The Rust peer.
@@ -31,12 +34,18 @@ pub struct Samples {
     faults: BTreeMap<&'static str, FaultCounts>,
     /// Whether this turn only warms up, so that its samples do not count.
     pub warming: bool,
+    /// The folios that our side has in this turn; its samples are of that size.
+    pub ours: Folios,
 }
 
 impl Samples {
     /// Adds a sample, in the row's unit.
     pub fn add(&mut self, row: &'static str, side: Side, value: f64) {
         debug_assert!(rows::find(row).is_some(), "no row {row}");
+        let side = match (side, self.ours) {
+            (Side::Ours, Folios::Kib64 | Folios::Mib2) => Side::OursLarge(self.ours),
+            (side, _) => side,
+        };
         if !self.warming {
             self.series.entry((row, side)).or_default().0.push(value);
         }
@@ -51,7 +60,7 @@ impl Samples {
     pub fn add_with_faults(&mut self, row: &'static str, world: &World, measure: impl FnOnce() -> f64) {
         let before = FaultCounts::so_far(world);
         self.add(row, Side::Ours, measure());
-        if !self.warming {
+        if !self.warming && self.ours == Folios::Base {
             self.faults.entry(row).or_default().add_since(&before, world);
         }
     }
@@ -87,6 +96,19 @@ impl Bench {
     pub fn new(cpus: Vec<usize>) -> io::Result<Self> {
         let modes = [OnceLock::new(), OnceLock::new()];
         Ok(Self { world: World::new(), modes, board: Blackboard::new()?, cpus })
+    }
+
+    /// Lets our side have folios of this size from now on.
+    pub fn set_folios(&self, folios: Folios) {
+        let policy = match folios {
+            Folios::Base => FolioPolicy::default(),
+            Folios::Kib64 | Folios::Mib2 => {
+                let order = Order::new(folios.pages().ilog2() as u8);
+                FolioPolicy::default().with(order, FolioMode::Always)
+            }
+        };
+        let made = self.modes.iter().filter_map(OnceLock::get);
+        made.chain([&self.world]).for_each(|world| world.vm.set_folio_policy(policy));
     }
 
     /// The world whose faults hold what `mode` says.

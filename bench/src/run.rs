@@ -193,6 +193,13 @@ fn run(
         samples.warming = turn == 0;
         if let Some(ours) = ours {
             ours(bench, samples);
+            for &folios in experiment.ours_large.iter().filter(|f| options.folios.contains(f)) {
+                samples.ours = folios;
+                bench.set_folios(folios);
+                ours(bench, samples);
+            }
+            samples.ours = Folios::Base;
+            bench.set_folios(Folios::Base);
         }
         if let Some(peer) = peer {
             peer(bench, samples);

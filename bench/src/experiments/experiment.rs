@@ -31,12 +31,22 @@ pub struct Experiment {
     pub peer: Option<PeerSide>,
     /// The sizes of the host's folios that make a difference to these rows.
     pub folios: &'static [Folios],
+    /// The sizes of ours that do, beside base pages.
+    pub ours_large: &'static [Folios],
 }
 
 impl Experiment {
     /// One of one thread in base pages, that nobody takes part in: what others say only what differs from.
-    pub(super) const NONE: Self =
-        Self { name: "", rows: &[], threads: 1, ours: None, host: None, peer: None, folios: folios::BASE };
+    pub(super) const NONE: Self = Self {
+        name: "",
+        rows: &[],
+        threads: 1,
+        ours: None,
+        host: None,
+        peer: None,
+        folios: folios::BASE,
+        ours_large: &[],
+    };
 
     /// Whether any of `rows` is one of its own, or has its limit or its aim in it.
     pub fn is_needed_for(&self, rows: &[&Row]) -> bool {

@@ -8,7 +8,7 @@ use crate::{
     PAGE, REGION, REGION_PAGES,
     clock::time,
     host::{Folios, folios},
-    ours::{fault_all, region},
+    ours::{fault_all, fault_folios, has_all, region},
     outcome::{Bench, Samples, Side},
     peer::space::Filled,
 };
@@ -22,6 +22,7 @@ pub(super) const EXPERIMENT: Experiment = Experiment {
     host: Some(host),
     peer: Some(peer),
     folios: folios::ALL,
+    ours_large: folios::LARGE,
     ..Experiment::NONE
 };
 
@@ -33,17 +34,20 @@ const MODES: [(&str, LockMode); 3] = [
 ];
 
 fn ours(bench: &Bench, samples: &mut Samples) {
+    let pages = samples.ours.pages();
     for (row, mode) in MODES {
         let world = bench.world_in(mode);
         in_ours(world, Holds::Nothing, |mm, range| {
-            let measure = || time(|| fault_all(mm, range, FaultAccess::Write)) / REGION_PAGES as f64;
-            samples.add_with_faults(row, world, measure);
+            let faults = || fault_folios(mm, range, pages, FaultAccess::Write);
+            samples.add_with_faults(row, world, || time(faults) / REGION_PAGES as f64);
+            assert!(has_all(mm, range), "a fault took less than a folio");
         });
     }
     let mut add = samples.per_page(Side::Ours);
     in_ours(&bench.world, Holds::Nothing, |mm, range| {
         add("fault-read", time(|| fault_all(mm, range, FaultAccess::Read)));
-        add("fault-zero-write", time(|| fault_all(mm, range, FaultAccess::Write)));
+        add("fault-zero-write", time(|| fault_folios(mm, range, pages, FaultAccess::Write)));
+        assert!(has_all(mm, range), "a fault took less than a folio");
     });
 }
 

@@ -12,7 +12,7 @@ use crate::{
         child::{self, Word},
         folios,
     },
-    ours::{Active, fault_all},
+    ours::{Active, fault_folios, has_all},
     outcome::{Bench, Samples, Side},
 };
 use anonmem::FaultAccess;
@@ -24,10 +24,13 @@ pub(super) const EXPERIMENT: Experiment = Experiment {
     ours: Some(ours),
     host: Some(host),
     folios: folios::ALL,
+    ours_large: folios::LARGE,
     ..Experiment::NONE
 };
 
 fn ours(bench: &Bench, samples: &mut Samples) {
+    // A write copies 64 KiB at most.
+    let (pages, copied) = (samples.ours.pages(), samples.ours.pages().min(Folios::Kib64.pages()));
     let mut add = samples.per_page(Side::Ours);
     in_ours(&bench.world, Holds::Pages, |parent, range| {
         let mut child = None;
@@ -35,12 +38,14 @@ fn ours(bench: &Bench, samples: &mut Samples) {
         add("exit-shared", time(|| drop(child.take().expect("memory for a fork"))));
         add("fork-again", time(|| child = parent.fork().ok()));
         drop(child.take().expect("memory for a fork"));
-        add("cow-reuse", time(|| fault_all(parent, range, FaultAccess::Write)));
+        add("cow-reuse", time(|| fault_folios(parent, range, pages, FaultAccess::Write)));
+        assert!(has_all(parent, range), "a fault took less than a folio for its own");
 
         let child = parent.fork().expect("memory for a fork");
         {
             let _active = Active::on(&child, 0);
-            add("cow-copy", time(|| fault_all(&child, range, FaultAccess::Write)));
+            add("cow-copy", time(|| fault_folios(&child, range, copied, FaultAccess::Write)));
+            assert!(has_all(&child, range), "a fault copied less than it could");
         }
     });
 }

@@ -4,6 +4,7 @@ mod churn;
 mod crowd;
 mod experiment;
 mod fault;
+mod footprint;
 mod fork;
 mod limits;
 pub(crate) mod lookup;
@@ -35,6 +36,7 @@ pub const EXPERIMENTS: &[Experiment] = &[
     swap::EXPERIMENT,
     lookup::EXPERIMENT,
     metadata::EXPERIMENT,
+    footprint::EXPERIMENT,
 ];
 
 #[cfg(test)]

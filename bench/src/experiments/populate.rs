@@ -22,6 +22,7 @@ pub(super) const EXPERIMENT: Experiment = Experiment {
     host: Some(host),
     peer: Some(peer),
     folios: folios::ALL,
+    ours_large: folios::LARGE,
     ..Experiment::NONE
 };
 

@@ -22,6 +22,7 @@ pub(super) const EXPERIMENT: Experiment = Experiment {
     ours: Some(ours),
     host: Some(host),
     folios: folios::ALL,
+    ours_large: folios::LARGE,
     ..Experiment::NONE
 };
 

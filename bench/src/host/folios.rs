@@ -4,9 +4,10 @@ use clap::ValueEnum;
 use std::{fs, io, path::Path};
 
 /// The size of the folios of a measurement.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, ValueEnum)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, ValueEnum)]
 pub enum Folios {
     /// Base pages of 4 KiB only.
+    #[default]
     #[value(name = "4K")]
     Base,
     /// Folios of 64 KiB, mapped by base entries.
@@ -19,6 +20,8 @@ pub enum Folios {
 
 /// All sizes.
 pub const ALL: &[Folios] = &[Folios::Base, Folios::Kib64, Folios::Mib2];
+/// The sizes that are larger than a page.
+pub const LARGE: &[Folios] = &[Folios::Kib64, Folios::Mib2];
 /// Base pages alone.
 pub const BASE: &[Folios] = &[Folios::Base];
 
@@ -32,6 +35,15 @@ impl Folios {
             Self::Base => "4K",
             Self::Kib64 => "64K",
             Self::Mib2 => "2M",
+        }
+    }
+
+    /// Base pages in one.
+    pub const fn pages(self) -> u64 {
+        match self {
+            Self::Base => 1,
+            Self::Kib64 => 16,
+            Self::Mib2 => 512,
         }
     }
 

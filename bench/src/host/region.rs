@@ -108,6 +108,17 @@ impl Region {
         check(unsafe { libc::madvise(self.start().cast(), self.len, advice) }, "madvise")
     }
 
+    /// How many of its pages are in memory (`mincore`).
+    ///
+    /// # Errors
+    /// What the host says.
+    pub fn resident(&self) -> io::Result<usize> {
+        let mut there = vec![0_u8; self.pages()];
+        // SAFETY: the range is ours, and there is a byte for each of its pages.
+        check(unsafe { libc::mincore(self.start().cast(), self.len, there.as_mut_ptr()) }, "mincore")?;
+        Ok(there.iter().filter(|&&page| page & 1 != 0).count())
+    }
+
     /// Faults everything in for writing with one call (`MADV_POPULATE_WRITE`).
     ///
     /// # Errors

@@ -4,9 +4,11 @@ use super::counted;
 use crate::{
     PAGE,
     experiments::lookup::{addresses, map_many},
-    ours::{Active, Machine, World, fault_all, map_anywhere, map_region},
+    ours::{Active, Machine, World, fault_all, fault_folios, has_all, map_anywhere, map_region},
 };
-use anonmem::{FaultAccess, LockMode, Mm, Populate, Prot, RemapFlags, lab::folio_referenced};
+use anonmem::{
+    FaultAccess, FolioMode, FolioPolicy, LockMode, Mm, Populate, Prot, RemapFlags, lab::folio_referenced,
+};
 use anonmem_hal::{Order, PhysMem, Va, VaRange};
 use std::hint::black_box;
 
@@ -58,6 +60,26 @@ pub const CASES: &[Case] = &[
     case("mremap-entries", "mremap that moves entries, per page", Bytes::Untouched, mremap_entries),
     case("mmap-munmap", "mmap + munmap, untouched", Bytes::Untouched, mmap_munmap),
     case("mprotect-split", "mprotect that splits + one that merges", Bytes::Untouched, mprotect_split),
+    case("fault-64k", "a first write, per page of a folio of 64 KiB", Bytes::Zeroed, |w| large_faults(w, 4)),
+    case("fault-2m", "a first write, per page of a leaf", Bytes::Zeroed, |w| large_faults(w, 9)),
+    case("populate-64k", "populate in folios of 64 KiB, per page", Bytes::Zeroed, |w| large(w, 4, populate)),
+    case("populate-2m", "populate in leaves, per page", Bytes::Zeroed, |w| large(w, 9, populate)),
+    case("cow-copy-64k", "a COW fault that copies 64 KiB, per page", Bytes::Copied, |w| large_cow_copy(w, 4)),
+    case("cow-reuse-64k", "a COW fault that reuses 64 KiB, per page", Bytes::Untouched, |w| {
+        large_reuse(w, 4)
+    }),
+    case("cow-reuse-2m", "a COW fault that reuses a leaf, per page", Bytes::Untouched, |w| large_reuse(w, 9)),
+    case("fork-64k", "fork in runs of 64 KiB, per page", Bytes::Untouched, |w| {
+        large(w, 4, |w| fork(w, Times::First))
+    }),
+    case("fork-2m", "fork of leaves, per page", Bytes::Untouched, |w| large(w, 9, |w| fork(w, Times::First))),
+    case("exit-64k", "exit of a child, runs of 64 KiB, per page", Bytes::Untouched, |w| large(w, 4, exit)),
+    case("exit-2m", "exit of a child, leaves, per page", Bytes::Untouched, |w| large(w, 9, exit)),
+    case("zap-64k", "munmap of runs of 64 KiB, per page", Bytes::Untouched, |w| large(w, 4, zap)),
+    case("zap-2m", "munmap of leaves, per page", Bytes::Untouched, |w| large(w, 9, zap)),
+    case("mprotect-ro-2m", "mprotect RW to RO of leaves, per page", Bytes::Untouched, |w| {
+        large(w, 9, |w| protect(w, Prot::READ))
+    }),
     case("lookup-10", "a VMA among 10", Bytes::Untouched, |w| lookup(w, 10)),
     case("lookup-1000", "a VMA among 1,000", Bytes::Untouched, |w| lookup(w, 1000)),
     case("lookup-100000", "a VMA among 100,000", Bytes::Untouched, |w| lookup(w, 100_000)),
@@ -235,6 +257,45 @@ fn mprotect_split(world: &World) -> u64 {
         }
     });
     REPEAT
+}
+
+/// Runs a case with folios of 2^`order` pages and no others.
+fn large(world: &World, order: u8, case: impl FnOnce(&World) -> u64) -> u64 {
+    world.vm.set_folio_policy(FolioPolicy::default().with(Order::new(order), FolioMode::Always));
+    let done = case(world);
+    world.vm.set_folio_policy(FolioPolicy::default());
+    done
+}
+
+fn large_faults(world: &World, order: u8) -> u64 {
+    large(world, order, |world| {
+        with_region(world, Filled::Empty, |mm, range| {
+            let rest = VaRange { start: range.start.page_after(512), end: range.end };
+            counted(&mut || fault_folios(mm, rest, 1 << order, FaultAccess::Write));
+            assert!(has_all(mm, rest), "a fault took less than a folio");
+        }) - 512
+    })
+}
+
+fn large_cow_copy(world: &World, order: u8) -> u64 {
+    large(world, order, |world| {
+        with_region(world, Filled::Written, |mm, range| {
+            let child = mm.fork().expect("memory");
+            let _active = Active::on(&child, 0);
+            counted(&mut || fault_folios(&child, range, 1 << order, FaultAccess::Write));
+            assert!(has_all(&child, range), "a fault copied less than a folio");
+        })
+    })
+}
+
+fn large_reuse(world: &World, order: u8) -> u64 {
+    large(world, order, |world| {
+        with_region(world, Filled::Written, |mm, range| {
+            drop(mm.fork().expect("memory"));
+            counted(&mut || fault_folios(mm, range, 1 << order, FaultAccess::Write));
+            assert!(has_all(mm, range), "a fault reused less than a folio");
+        })
+    })
 }
 
 fn lookup(world: &World, n: u64) -> u64 {

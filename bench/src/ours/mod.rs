@@ -156,6 +156,30 @@ pub fn fault_all(mm: &Mm<'_, Machine>, range: VaRange, access: FaultAccess) {
     }
 }
 
+/// As [`fault_all`], where each fault brings a whole folio: one fault for every aligned `pages` pages.
+///
+/// # Panics
+/// If a fault is not resolved.
+pub fn fault_folios(mm: &Mm<'_, Machine>, range: VaRange, pages: u64, access: FaultAccess) {
+    let mut va = range.start;
+    while va < range.end {
+        let outcome = mm.handle_fault(va, access);
+        assert!(outcome == FaultOutcome::Done, "a fault of the bench ended with {outcome:?}");
+        va = va.page_after(pages);
+    }
+}
+
+/// Whether every page of `range` is there, and nobody else has it: a fault that was left out would not have
+/// trapped.
+pub fn has_all(mm: &Mm<'_, Machine>, range: VaRange) -> bool {
+    let (mut all, mut seen) = (true, 0);
+    mm.for_each_page(range, &mut |_, page| {
+        all &= page.present() && page.exclusive;
+        seen += 1;
+    });
+    all && seen == range.pages().0
+}
+
 /// An address space that runs on a CPU: flushes reach it.
 pub struct Active<'a, 'v>(&'a Mm<'v, Machine>, CpuId);
 

@@ -4,7 +4,7 @@ use super::line::lines;
 use crate::{outcome::Outcome, series::Summary};
 
 const HEADER: &str = "row,title,unit,ours,ours_min,ours_max,host,host_min,host_max,host_entry,host_only,limit,\
-                      ours_per_host,ours_per_limit,aim,aim_met,host_64k,host_2m,peer,ours_per_peer";
+                      ours_per_host,ours_per_limit,aim,aim_met,host_64k,host_2m,peer,ours_per_peer,ours_64k,ours_2m";
 
 /// The whole file.
 pub fn text(outcome: &Outcome) -> String {
@@ -32,6 +32,8 @@ pub fn text(outcome: &Outcome) -> String {
             median(line.host_2m),
             median(line.peer),
             median(line.to_peer),
+            median(line.ours_64k),
+            median(line.ours_2m),
         ];
         text += &fields.join(",");
         text.push('\n');

@@ -22,9 +22,17 @@ pub struct Line {
     pub ours: Option<Summary>,
     /// The host's Linux.
     pub host: Option<Summary>,
-    /// The host's Linux with folios of 64 KiB: for itself, anonmem has none yet.
+    /// anonmem with folios of 64 KiB.
+    pub ours_64k: Option<Summary>,
+    /// anonmem with folios of 2 MiB.
+    pub ours_2m: Option<Summary>,
+    /// ours / host, both with folios of 64 KiB, run by run.
+    pub to_host_64k: Option<Summary>,
+    /// ours / host, both with folios of 2 MiB, run by run.
+    pub to_host_2m: Option<Summary>,
+    /// The host's Linux with folios of 64 KiB.
     pub host_64k: Option<Summary>,
-    /// The host's Linux with folios of 2 MiB: for itself, anonmem has none yet.
+    /// The host's Linux with folios of 2 MiB.
     pub host_2m: Option<Summary>,
     /// The Rust peer.
     pub peer: Option<Summary>,
@@ -76,6 +84,10 @@ fn line(outcome: &Outcome, row: &'static Row) -> Line {
     let limit = row.limit.and_then(|limit| of(limit.row(), Side::Ours));
     let ratio = |to: Option<&crate::series::Series>| ours?.ratio_to(to?).summary();
     let large = |folios| of(row.id, Side::Host(folios)).and_then(|s| s.summary());
+    let both = |folios| {
+        let (ours, host) = (of(row.id, Side::OursLarge(folios))?, of(row.id, Side::Host(folios))?);
+        ours.ratio_to(host).summary()
+    };
     let names = [
         (Side::Ours, "anonmem"),
         (Side::Host(Folios::Base), "host"),
@@ -91,6 +103,10 @@ fn line(outcome: &Outcome, row: &'static Row) -> Line {
         unit: row.unit.label(),
         ours: ours.and_then(|s| s.summary()),
         host: host.and_then(|s| s.summary()),
+        ours_64k: of(row.id, Side::OursLarge(Folios::Kib64)).and_then(|s| s.summary()),
+        ours_2m: of(row.id, Side::OursLarge(Folios::Mib2)).and_then(|s| s.summary()),
+        to_host_64k: both(Folios::Kib64),
+        to_host_2m: both(Folios::Mib2),
         host_64k: large(Folios::Kib64),
         host_2m: large(Folios::Mib2),
         peer: peer.and_then(|s| s.summary()),

@@ -128,6 +128,13 @@ const fn lookup(id: &'static str, title: &'static str, ours: &'static str) -> Ro
         .peer("MemorySet::find of a random address, under a mutex")
 }
 
+/// What a program costs that touches little of what it maps.
+const fn footprint(id: &'static str, title: &'static str) -> Row {
+    row(id, title).per(Unit::PerTouched).both(
+        "64 arenas of 4 MiB in turns: every eighth is filled in order, of the others a few pages are touched",
+    )
+}
+
 /// What the hardware alone needs.
 const fn limit(id: &'static str, title: &'static str, does: &'static str) -> Row {
     row(id, title).ours(does)
@@ -286,6 +293,8 @@ pub const ROWS: &[Row] = &[
         "memory of the hosted machine, 256 MiB, page by page",
     ),
     limit("limit-zeroing-cached", "limit: zeroing, in cache", "the same 4 pages again and again"),
+    footprint("rss-per-touched", "resident ÷ touched pages of a malloc trace"),
+    footprint("rss-per-touched.auto", "the same with folios that grow (auto)"),
     limit(
         "limit-copying",
         "limit: copying, out of cache",
@@ -305,11 +314,6 @@ pub const ROWS: &[Row] = &[
 
 /// The rows that wait for something.
 pub const NOT_YET: &[NotYet] = &[
-    NotYet {
-        id: "large-folios",
-        title: "the rows above with folios of 64 KiB and 2 MiB",
-        needs: "large folios",
-    },
     NotYet { id: "uffd-move", title: "UFFDIO_MOVE, whole region and page by page", needs: "userfaultfd" },
     NotYet { id: "uffd-copy", title: "UFFDIO_COPY, whole region and page by page", needs: "userfaultfd" },
     NotYet { id: "gup-fast", title: "GUP-fast, 256 pages a call", needs: "GUP" },

@@ -14,6 +14,9 @@ pub enum Unit {
     /// Nanoseconds per call.
     #[serde(rename = "ns/call")]
     NsPerCall,
+    /// Pages per page that was touched.
+    #[serde(rename = "pages/touched")]
+    PerTouched,
     /// Bytes per frame of 4 KiB.
     #[serde(rename = "B/frame")]
     BytesPerFrame,
@@ -26,6 +29,7 @@ impl Unit {
             Self::NsPerPage => "ns/page",
             Self::NsPerPair => "ns/pair",
             Self::NsPerCall => "ns/call",
+            Self::PerTouched => "pages/touched",
             Self::BytesPerFrame => "B/frame",
         }
     }
