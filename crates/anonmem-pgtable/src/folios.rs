@@ -64,18 +64,23 @@ impl<'a, M: Machine, G: StableVma<M>> PteGuard<'a, M, G> {
     ) -> bool {
         let folio = lock.folio();
         let (first, pages) = (folio.pfn(), folio.nr_pages().0);
-        let words = self.table.words_of(within);
         let here = page_of::<M>(self.table.word(va));
-        assert!(here.is_some_and(|page| page.0.wrapping_sub(first.0) < pages), "reuse of another folio");
+        let nth = here.map_or(u64::MAX, |page| page.0.wrapping_sub(first.0));
+        assert!(nth < pages, "reuse of another folio");
         // More mappings than pages: others have some. That is what most are told, and costs one load.
         if folio.counts().maps() > pages {
             return false;
         }
+        // A page of anonymous memory has one address in a VMA: the others are beside this one.
+        let start = Va(va.page_down().0.saturating_sub(nth << PAGE_SHIFT));
+        let beside = VaRange { start, end: va.page_down().page_after(pages - nth) };
+        let Some(beside) = beside.intersect(within) else { return false };
+        let words = self.table.words_of(beside);
         let mapped = mappings_in::<M>(words, first, pages);
         let inside = |page: &Pfn| page.0.wrapping_sub(first.0) < pages;
         let mine = words.iter().filter_map(page_of::<M>).filter(inside);
-        // SAFETY: each of these entries owns a mapping of a page of the folio, and their table is locked. A
-        // page of anonymous memory has one address in a VMA, so that the pages are distinct.
+        // SAFETY: each of these entries owns a mapping of a page of the folio, and their table is locked. They
+        // are those of one VMA, so that the pages are distinct.
         unsafe { lock.reuse_pages(anon_vma, mapped, mine) }
     }
 

@@ -28,6 +28,8 @@ pub struct MapRun<'f, M: Machine> {
     len: u64,
     /// What of the folio's word is theirs.
     by: u64,
+    /// The page after the folio's last: a run is made longer page by page, and the folio stays what it is.
+    end: Pfn,
 }
 
 macro_rules! run_of {
@@ -36,8 +38,9 @@ macro_rules! run_of {
             #[inline]
             fn from(map: $name<'f, M>) -> Self {
                 let map = ManuallyDrop::new(map);
-                let by = $name::counted(map.folio(), map.page);
-                Self { frames: map.frames, first: map.page, len: 1, by }
+                let folio = map.folio();
+                let by = $name::counted(folio, map.page);
+                Self { frames: map.frames, first: map.page, len: 1, by, end: end_of(folio) }
             }
         }
     };
@@ -50,7 +53,7 @@ run_of!(MigrationHold);
 impl<'f, M: Machine> MapRun<'f, M> {
     /// Those of `len` pages from `first` on, of which `by` is what they are of the folio's word.
     pub(super) fn new(frames: &'f Frames<M>, first: Pfn, len: u64, by: u64) -> Self {
-        Self { frames, first, len, by }
+        Self { frames, first, len, by, end: end_of(frames.folio_of_owned(first)) }
     }
 
     /// The number of mappings.
@@ -65,8 +68,8 @@ impl<'f, M: Machine> MapRun<'f, M> {
 
     /// The page that would make the run longer; `None` at the end of the folio.
     pub fn next(&self) -> Option<Pfn> {
-        let (folio, next) = (self.folio(), self.first.offset(self.len));
-        (next.0 < folio.pfn().0 + folio.owned_order().pages()).then_some(next)
+        let next = self.first.offset(self.len);
+        (next < self.end).then_some(next)
     }
 
     /// Adds the mapping of the next page.
@@ -122,9 +125,15 @@ impl<'f, M: Machine> MapRun<'f, M> {
 
 impl<M: Machine> Drop for MapRun<'_, M> {
     fn drop(&mut self) {
-        let Self { frames, first, len, by } = *self;
-        drop(Self { frames, first, len, by }.unmap());
+        let Self { frames, first, len, by, end } = *self;
+        drop(Self { frames, first, len, by, end }.unmap());
     }
+}
+
+/// The page after the last of a folio that somebody owns a count of.
+#[inline]
+fn end_of<M: Machine>(folio: Folio<'_, M>) -> Pfn {
+    folio.pfn().offset(folio.owned_order().pages())
 }
 
 /// The mappings of the pages of a large folio, each exclusive, and each for an entry to own: of a new one, or
