@@ -152,3 +152,71 @@ fn programs_print_what_they_print_on_the_host() {
         }
     }
 }
+
+/// Whether the host has a program; says so if not.
+fn has(program: &str) -> bool {
+    let paths = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&paths).any(|dir| dir.join(program).is_file());
+    if !found {
+        eprintln!("skipped: the host has no {program}");
+    }
+    found
+}
+
+/// The compiler proper of gcc makes the same assembly of a large source.
+#[test]
+fn gcc_compiles_to_the_same_assembly() {
+    if !vm_is_there() || !has("gcc") {
+        return;
+    }
+    let named = Command::new("gcc").arg("-print-prog-name=cc1").output().unwrap();
+    let compiler = String::from_utf8(named.stdout).unwrap().trim().to_string();
+    let dir = tempfile::tempdir().unwrap();
+    let source = dir.path().join("source.i");
+    let functions = (0..300).map(|n| {
+        format!("int f{n}(int *a, int n) {{ int s = {n}; for (int i = 0; i < n; i++) s += a[i] * (s ^ i); return s; }}\n")
+    });
+    std::fs::write(&source, functions.collect::<String>()).unwrap();
+    let arguments =
+        |source: &str| [&compiler, "-fpreprocessed", "-quiet", "-O2", source, "-o", "-"].map(str::to_string);
+    let on_host = arguments(source.to_str().unwrap());
+    let output = Command::new(&on_host[0]).args(&on_host[1..]).output().unwrap();
+    let body =
+        |text: &str| text.lines().filter(|line| !line.contains(".file")).collect::<Vec<_>>().join("\n");
+    let expected = body(&String::from_utf8(output.stdout).unwrap());
+    let file = format!("{}:/root/source.i", source.display());
+    for folios in ["64K", "2M", "auto"] {
+        let options = ["--cpus", "2", "--folios", folios, "--file", &file];
+        let ran = Vm::new().options(&options).run(&arguments("source.i")).expect_status(0);
+        assert!(body(&ran.stdout) == expected, "{folios}: other assembly than the host's");
+    }
+}
+
+/// The stressors of memory that fit, each for a few operations, which verify what they read.
+#[test]
+fn stressors_of_memory_find_nothing_wrong() {
+    if !vm_is_there() || !has("stress-ng") {
+        return;
+    }
+    let all = "--vm 1 --vm-bytes 8M --vm-ops 8000 --mremap 1 --mremap-bytes 4M --mremap-ops 20 --brk 1 --brk-ops 1000 \
+               --malloc 1 --malloc-bytes 8M --malloc-ops 1000 --bigheap 1 --bigheap-ops 100 --bigheap-growth 64K \
+               --mincore 1 --mincore-ops 100 --mlock 1 --mlock-ops 20 --mprotect 1 --mprotect-ops 100 --fork 1 \
+               --fork-ops 30 --mmapfork 1 --mmapfork-ops 2 --vm-rw 1 --vm-rw-bytes 4M --vm-rw-ops 10 --vm-splice 1 \
+               --vm-splice-ops 20 --userfaultfd 1 --userfaultfd-bytes 1M --userfaultfd-ops 100 --mmapmany 1 \
+               --mmapmany-ops 50";
+    let mut arguments: Vec<&str> = ["stress-ng", "--verify", "--seq", "1", "-t", "5"].into();
+    arguments.extend(all.split_whitespace());
+    // What it says but for the numbers of its processes, and how long it took.
+    let said = |text: &str| {
+        let words = |line: &str| line.split_once(']').map(|(_, said)| said.trim().to_string());
+        let told = text.lines().filter_map(words).filter(|line| !line.contains(" completed in "));
+        told.collect::<Vec<_>>()
+    };
+    let on_host = Command::new(arguments[0]).args(&arguments[1..]).output().unwrap();
+    let expected = said(&String::from_utf8_lossy(&on_host.stderr));
+    for (folios, lock) in ["64K", "2M", "auto"].into_iter().zip(LOCKS) {
+        let options = ["--ram", "512M", "--folios", folios, "--lock", lock];
+        let ran = Vm::new().options(&options).run(&arguments).expect_status(0);
+        assert_eq!(said(&ran.stderr), expected, "{folios}: {}", ran.stderr);
+    }
+}

@@ -54,11 +54,6 @@ pub struct LargeUsage {
     pub in_leaves: u64,
 }
 
-impl LargeUsage {
-    /// No folios.
-    pub const NONE: Self = Self { folios: 0, partly_mapped: 0, unmapped: NrPages(0), in_leaves: 0 };
-}
-
 impl<M: Machine> Frames<M> {
     /// Allocates a folio that the caller can do without: no CPU's list is emptied for it.
     ///

@@ -8,8 +8,7 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 use anonmem::{Event, FolioEvent, FolioMode, FolioPolicy, MAX_FOLIO_ORDER, ThpDisable};
-use anonmem_frame::LargeUsage;
-use anonmem_hal::{MAX_ORDER, Order, Va, VaRange};
+use anonmem_hal::{MAX_ORDER, NrPages, Order, Va, VaRange};
 use anonmem_oslib::Result;
 use anonmem_oslib::errno::EINVAL;
 
@@ -151,7 +150,7 @@ pub fn vmstat() -> Vec<(&'static str, u64)> {
         ("thp_split_page", count(SizeStat::Events(&[FolioEvent::Split]))),
         ("thp_split_page_failed", count(SizeStat::Events(SPLIT_FAILED))),
         ("thp_deferred_split_page", count(SizeStat::BecamePartlyMapped)),
-        ("thp_underused_split_page", 0),
+        ("thp_underused_split_page", count(SizeStat::Events(&[FolioEvent::SplitUntouched]))),
         ("thp_split_pmd", vm.stats().event(Event::LeafSplit)),
         ("thp_scan_exceed_none_pte", 0),
         ("thp_scan_exceed_swap_pte", 0),
@@ -200,7 +199,9 @@ pub fn bill() -> Vec<(String, Vec<(&'static str, u64)>)> {
     let of = |order: Order| {
         let events = FolioEvent::ALL.iter().map(|&event| (event.label(), vm.folio_event(order, event)));
         let became = [("became_partly_mapped", vm.frames().times_partly_mapped(order))];
-        let held = [("unmapped_bytes_at_end", held[usize::from(order.get())].unmapped.bytes())];
+        let (unmapped, untouched) = held[usize::from(order.get())];
+        let held =
+            [("unmapped_bytes_at_end", unmapped.bytes()), ("untouched_bytes_at_end", untouched.bytes())];
         let all: Vec<_> = events.chain(became).chain(held).collect();
         let any = all.iter().any(|&(_, count)| count > 0);
         any.then(|| (format!("{}", FolioPolicy::up_to(order, FolioMode::Always)), all))
@@ -208,11 +209,14 @@ pub fn bill() -> Vec<(String, Vec<(&'static str, u64)>)> {
     orders().filter_map(of).collect()
 }
 
-/// The folios that there were when the program ended, of each order.
-static AT_END: spin::Mutex<[LargeUsage; MAX_ORDER as usize + 1]> =
-    spin::Mutex::new([LargeUsage::NONE; MAX_ORDER as usize + 1]);
+/// What the program held when it ended, of each order: pages that were mapped nowhere, and untouched ones.
+static AT_END: spin::Mutex<[(NrPages, NrPages); MAX_ORDER as usize + 1]> =
+    spin::Mutex::new([(NrPages(0), NrPages(0)); MAX_ORDER as usize + 1]);
 
-/// Remembers which folios the program holds, before it lets go of them.
+/// Remembers what the program holds, before it lets go of it.
 pub fn note_end() {
-    *AT_END.lock() = machine::vm().frames().large_usage();
+    let vm = machine::vm();
+    let (usage, untouched) = (vm.frames().large_usage(), vm.untouched_pages());
+    let held = core::array::from_fn(|order| (usage[order].unmapped, untouched[order]));
+    *AT_END.lock() = held;
 }

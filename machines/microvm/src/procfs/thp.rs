@@ -164,8 +164,9 @@ pub(super) fn init(vfs: &Vfs) -> core::result::Result<(), Taken> {
     for fixed in &FIXED {
         put(at(fixed.name), File::Fixed { words: fixed.words, is: fixed.is })?;
     }
-    for name in ["use_zero_page", "shrink_underused"] {
-        put(at(name), File::Fixed { words: &[], is: "0" })?;
+    // There is no large page of zeroes; what nobody touched is given back when memory is short.
+    for (name, is) in [("use_zero_page", "0"), ("shrink_underused", "1")] {
+        put(at(name), File::Fixed { words: &[], is })?;
     }
     for number in &KHUGEPAGED {
         put(at("khugepaged/") + number.name, File::Number(number))?;
