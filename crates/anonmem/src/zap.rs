@@ -9,7 +9,7 @@ use crate::{
     mm::slot::MmSlot, objects::Objects, rmap::machine::Machine, swap::slot::SwapRef, thp::stats::FolioEvent,
 };
 use anonmem_frame::MapRun;
-use anonmem_hal::{Marker, Present, Pte, SoftLeaf, Va, VaRange};
+use anonmem_hal::{Marker, Pte, SoftLeaf, Va, VaRange};
 use anonmem_pgtable::{
     CanInstall, Cleared, ClearedRun, LeafGuard, Locked, MmuGather, PteGuard, PteTable, StableVma,
 };
@@ -184,9 +184,9 @@ fn zap_table<'v, M: Machine, G: StableVma<M>>(
             Markers::KeepProtection => [GUARD, UFFD_WP].contains(&entries.get(va)),
             Markers::Drop => false,
         };
-        if !stays && let Some(first) = clear_entry(objects, &mut entries, va, gather, &mut zapped) {
+        if !stays && let Some(run) = clear_entry(objects, &mut entries, va, gather, &mut zapped) {
             let rest = VaRange { start: va, end: part.end };
-            let more = zap_run(objects, &mut entries, rest, gather, first, &mut zapped) - 1;
+            let more = zap_run(objects, &mut entries, rest, gather, run, &mut zapped) - 1;
             (left, va) = (left - more, va.page_after(more));
         }
         va = va.next_page();
@@ -207,8 +207,8 @@ pub(crate) fn zap_entry<'v, M: Machine, G: StableVma<M>>(
     gather: &mut MmuGather<'v, M>,
     zapped: &mut Zapped,
 ) {
-    if let Some(first) = clear_entry(objects, entries, va, gather, zapped) {
-        zap_run(objects, entries, VaRange::page(va), gather, first, zapped);
+    if let Some(run) = clear_entry(objects, entries, va, gather, zapped) {
+        zap_run(objects, entries, VaRange::page(va), gather, run, zapped);
     }
 }
 
@@ -220,21 +220,21 @@ fn clear_entry<'v, M: Machine, G: StableVma<M>>(
     va: Va,
     gather: &mut MmuGather<'v, M>,
     zapped: &mut Zapped,
-) -> Option<(MapRun<'v, M>, Present)> {
+) -> Option<MapRun<'v, M>> {
     match entries.clear_for(va, gather.teardown()) {
         Cleared::None => {}
         Cleared::Zero(_) => gather.note(va),
-        Cleared::Exclusive(map, was) => match gather.one_page(va, map) {
+        Cleared::Exclusive(map, _) => match gather.one_page(va, map) {
             Ok(()) => zapped.anon += 1,
-            Err(map) => return Some((map.into(), was)),
+            Err(map) => return Some(map.into()),
         },
-        Cleared::Shared(map, was) => match gather.one_page(va, map) {
+        Cleared::Shared(map, _) => match gather.one_page(va, map) {
             Ok(()) => zapped.anon += 1,
-            Err(map) => return Some((map.into(), was)),
+            Err(map) => return Some(map.into()),
         },
-        Cleared::Shm(map, was) => match gather.one_page(va, map) {
+        Cleared::Shm(map, _) => match gather.one_page(va, map) {
             Ok(()) => zapped.shared += 1,
-            Err(map) => return Some((map.into(), was)),
+            Err(map) => return Some(map.into()),
         },
         Cleared::Swap(count, _) => {
             zapped.swap += 1;
@@ -265,12 +265,12 @@ fn zap_run<'v, M: Machine, G: StableVma<M>>(
     entries: &mut PteGuard<'v, M, G>,
     range: VaRange,
     gather: &mut MmuGather<'v, M>,
-    (mut run, first): (MapRun<'v, M>, Present),
+    mut run: MapRun<'v, M>,
     zapped: &mut Zapped,
 ) -> u64 {
     let ClearedRun { end, untouched } = entries.clear_on(&mut run, range, gather.teardown());
-    let untouched = untouched + u64::from(!first.young && !first.dirty);
-    // Of a folio that several have, the last one tells: nobody touched what he did not.
+    // The first counts as touched: to know, every page that is unmapped would have to pay. Of a folio that
+    // several have, the last one tells: nobody touched what he did not.
     if untouched > 0 && run.folio().is_likely_alone() {
         objects.add_folio(run.folio().order(), FolioEvent::Untouched, untouched);
     }
