@@ -130,6 +130,7 @@ impl<M: Machine> AddressSpace<M> {
     /// Notes that `cpu` is about to load the root. From here on flushes reach it.
     #[doc(alias = "switch_mm")]
     pub fn activate(&self, cpu: CpuId) {
+        anonmem_hal::debug_check!(M, cpu.index() < M::nr_cpus(), "there is no CPU {} to be active on", cpu.0);
         // SeqCst pairs with the fence in `flush`: either the flusher sees this CPU, or this CPU's walks
         // see the cleared entry.
         self.cpus.fetch_or(CpuSet::one(cpu).0, Ordering::SeqCst);

@@ -114,6 +114,9 @@ fn dup_mmap<M: Machine>(
     // A child's memory is not locked (mlock(2)), but merged with others' as its parent's.
     to.def_flags.set((VmFlags::from_bits_retain(from.def_flags.get()) & VmFlags::MERGEABLE).bits());
     to.set_merge_domain(from.merge_domain());
+    if from.has_sealed() {
+        to.note_sealed();
+    }
     to.thp_disable.store(from.thp_disable.load(Ordering::Relaxed), Ordering::Relaxed);
     let mut vmas = from.tree.cursor(VaRange { start: Va(0), end: M::Arch::USER_END });
     while let Some((_, id)) = vmas.next(&from.tree, vm.nodes()) {

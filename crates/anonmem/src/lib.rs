@@ -60,6 +60,7 @@ mod mm;
 mod mmap;
 mod mprotect;
 mod mremap;
+mod mseal;
 mod msync;
 mod munmap;
 mod objects;

@@ -235,7 +235,8 @@ impl<M: Machine> Mm<'_, M> {
     /// [`Error::Invalid`] if `start` is not page aligned, the range wraps around, or a mapping does not allow
     /// the advice; [`Error::NotMapped`] if there are holes: the rest has been advised; [`Error::Again`] if
     /// there was no memory to split a mapping, [`Error::Limit`] if `MERGEABLE` would make too many;
-    /// [`Error::AccessDenied`] for `REMOVE` of a private mapping of a source; [`Error::BadAddress`] and
+    /// [`Error::AccessDenied`] for `REMOVE` of a private mapping of a source; [`Error::NotPermitted`] for
+    /// what is sealed; [`Error::BadAddress`] and
     /// [`Error::OutOfMemory`] from populating and `GUARD_INSTALL`. What comes before the place of an error
     /// has been advised.
     #[doc(alias = "do_madvise")]
@@ -306,6 +307,9 @@ impl<M: Machine> Mm<'_, M> {
 /// The attributes of a VMA after the advice.
 fn attributes<M: Machine>(vma: &Vma<M>, advice: Attribute) -> Result<VmFlags, Error> {
     let flags = vma.flags();
+    if matches!(advice, Attribute::DontFork | Attribute::WipeOnFork) {
+        flags.check_droppable()?;
+    }
     let reading = VmFlags::SEQ_READ | VmFlags::RAND_READ;
     Ok(match advice {
         Attribute::Normal => flags - reading,

@@ -338,6 +338,7 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
         if !self.overlaps(area.range) {
             return self.charge_and_map(&mut area, object, Covered::default());
         }
+        self.check_not_sealed(area.range)?;
         self.cut_edges(area.range)?;
         let old = self.covered(area.range);
         self.charge_and_map(&mut area, object, old).inspect_err(|_| {

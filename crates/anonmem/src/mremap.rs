@@ -142,7 +142,7 @@ impl<M: Machine> Mm<'_, M> {
     /// As `mremap(2)`, and nothing has changed: [`Error::Invalid`] for arguments that make no sense,
     /// [`Error::BadAddress`] if the old range is not of one mapping or may not grow, [`Error::OutOfMemory`],
     /// [`Error::Limit`] without room or beyond a limit, [`Error::Again`] if too much would be locked,
-    /// [`Error::NotPermitted`] below the lowest address.
+    /// [`Error::NotPermitted`] below the lowest address, and if the old or the new range is sealed.
     #[doc(alias = "do_mremap")]
     pub fn mremap(
         &self,
@@ -243,6 +243,7 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
         let Request { old, new_len, flags, .. } = *request;
         let found = self.slot().tree.find_containing(self.objects.nodes(), old.start);
         let (range, id) = found.ok_or(Error::BadAddress)?;
+        self.objects.vma(id).flags().check_unsealed()?;
         if old.is_empty() && !self.objects.vma(id).flags().intersects(VmFlags::SHARED | VmFlags::MAYSHARE) {
             return Err(Error::Invalid("only a shared mapping can be duplicated"));
         }

@@ -67,8 +67,8 @@ impl<M: Machine> Mm<'_, M> {
     ///
     /// # Errors
     /// [`Error::Invalid`] if the range is empty, does not start at a page or leaves the address space;
-    /// [`Error::OutOfMemory`] or [`Error::Limit`] if a VMA would have to be split and cannot. Nothing has
-    /// changed.
+    /// [`Error::NotPermitted`] if part of it is sealed; [`Error::OutOfMemory`] or [`Error::Limit`] if a VMA
+    /// would have to be split and cannot. Nothing has changed.
     #[doc(alias("__vm_munmap", "do_vmi_munmap"))]
     pub fn munmap(&self, range: VaRange) -> Result<(), Error> {
         let told = self.vm.reclaiming(|| {
@@ -99,6 +99,7 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
             return Err(Error::Invalid("an empty range cannot be unmapped"));
         }
         let range = VaRange { start: range.start, end };
+        self.check_not_sealed(range)?;
         self.cut_edges(range)?;
         let covered = self.unmap_cut(range);
         self.objects.uncommit(covered.accounted);

@@ -69,6 +69,9 @@ impl<M: Machine> Mm<'_, M> {
     }
 
     fn may_advise(&self, id: VmaId, advice: PageAdvice) -> Result<(), Error> {
+        if advice.discards() {
+            self.vm.vma(id).flags().check_droppable()?;
+        }
         if self.vm.vma(id).flags().contains(VmFlags::LOCKED) && !advice.is_for_locked() {
             return Err(Error::Invalid("the pages of a locked mapping stay as they are"));
         }
@@ -130,6 +133,14 @@ impl<M: Machine> Mm<'_, M> {
 }
 
 impl PageAdvice {
+    /// Whether bytes are lost.
+    const fn discards(self) -> bool {
+        match self {
+            Self::DontNeed | Self::DontNeedLocked | Self::Free | Self::Remove | Self::GuardInstall => true,
+            Self::WillNeed | Self::Cold | Self::PageOut | Self::GuardRemove => false,
+        }
+    }
+
     /// Whether pages are dropped, so that whoever watches them is told.
     const fn drops(self) -> bool {
         match self {

@@ -40,7 +40,9 @@ pub(crate) fn exit_mmap<M: Machine>(objects: &Objects<M>, id: MmId) {
     slot.tree.clear(objects.nodes());
     objects.uncommit(slot.counts.committed.get());
     let counts = &slot.counts;
-    for zeroed in [&counts.total, &counts.data, &counts.stack, &counts.locked, &counts.committed] {
+    for zeroed in
+        [&counts.total, &counts.peak, &counts.data, &counts.stack, &counts.locked, &counts.committed]
+    {
         zeroed.set(0);
     }
     objects.take_credits(slot);

@@ -165,6 +165,7 @@ impl<'v, M: Machine> Mm<'v, M> {
             peak: NrPages(slot.peak.load(Ordering::Relaxed).max(anon + shared)),
             tables: NrPages(slot.space.nr_tables()),
             total: NrPages(counts.total.peek()),
+            peak_total: NrPages(counts.peak.peek().max(counts.total.peek())),
             data: NrPages(counts.data.peek()),
             stack: NrPages(counts.stack.peek()),
             locked: NrPages(counts.locked.peek()),
@@ -190,6 +191,8 @@ pub struct MmCounters {
     pub tables: NrPages,
     /// Pages covered by mappings (`VmSize`).
     pub total: NrPages,
+    /// The most pages covered by mappings at once (`VmPeak`).
+    pub peak_total: NrPages,
     /// Pages of private writable mappings (`VmData`).
     pub data: NrPages,
     /// Pages of stacks (`VmStk`).

@@ -46,6 +46,8 @@ pub(crate) struct MmSlot<M: Machine> {
     pub(crate) pinned: Atomic<u64, M>,
     /// 1 once a userfaultfd was registered with any of it. Under the mmap lock.
     uffd: Plain<u64, M>,
+    /// 1 once any of it was sealed. Under the mmap lock.
+    sealed: Plain<u64, M>,
     /// First byte of the heap. Under the mmap lock.
     pub(crate) start_brk: Plain<u64, M>,
     /// End of the heap. Under the mmap lock.
@@ -112,6 +114,8 @@ impl<M: Machine> MmPages<M> {
 pub(crate) struct MmCounts<M> {
     /// Pages covered by VMAs. Under the mmap lock, as are the following.
     pub(crate) total: Plain<u64, M>,
+    /// The most that they covered before they last became fewer.
+    pub(crate) peak: Plain<u64, M>,
     /// Those of private writable VMAs.
     pub(crate) data: Plain<u64, M>,
     /// Those of stacks.
@@ -132,6 +136,10 @@ impl<M: Machine> MmCounts<M> {
                 counter.update(|n| n.wrapping_add_signed(pages));
             }
         };
+        if pages < 0 {
+            let total = self.total.get();
+            self.peak.update(|peak| peak.max(total));
+        }
         add(&self.total, true);
         add(&self.data, flags.is_data());
         add(&self.stack, flags.contains(VmFlags::GROWSDOWN));
@@ -146,7 +154,7 @@ impl<M: Machine> SlabItem<M> for MmSlot<M> {
     const FIELDS: &'static [Field] = fields! {
         refs { "users": 0.users, "grabs": 0.grabs }, mmap_lock, lock_seq, space { "space": 0 }, pages { "pages.name": 0.name,
         "pages.cpus": 0.cpus, "pages.counts": 0.counts }, tree { "tree.seq": seq,
-        "tree.height": height, "tree.root": root, "tree.len": len }, counts, peak, thp_disable, guesses, merge_domain, pinned, uffd, start_brk, brk,
+        "tree.height": height, "tree.root": root, "tree.len": len }, counts, peak, thp_disable, guesses, merge_domain, pinned, uffd, sealed, start_brk, brk,
         mmap_base, def_flags, locked_limit, stack_limit, data_limit, space_limit,
     };
     fn new() -> Self {
@@ -159,6 +167,7 @@ impl<M: Machine> SlabItem<M> for MmSlot<M> {
             tree: VmaTree::new(),
             counts: MmCounts {
                 total: Plain::new(0),
+                peak: Plain::new(0),
                 data: Plain::new(0),
                 stack: Plain::new(0),
                 locked: Plain::new(0),
@@ -170,6 +179,7 @@ impl<M: Machine> SlabItem<M> for MmSlot<M> {
             guesses: Guesses::new(),
             pinned: Atomic::new(0),
             uffd: Plain::new(0),
+            sealed: Plain::new(0),
             start_brk: Plain::new(0),
             brk: Plain::new(0),
             mmap_base: Plain::new(0),
@@ -200,7 +210,7 @@ impl<M: Machine> MmSlot<M> {
         self.thp_disable.store(0, Ordering::Relaxed);
         self.guesses.clear();
         self.mmap_base.set(Self::default_mmap_base());
-        for zeroed in [&self.start_brk, &self.brk, &self.def_flags, &self.uffd] {
+        for zeroed in [&self.start_brk, &self.brk, &self.def_flags, &self.uffd, &self.sealed] {
             zeroed.set(0);
         }
         self.stack_limit.set(DEFAULT_STACK_LIMIT);
@@ -233,6 +243,16 @@ impl<M: Machine> MmSlot<M> {
     /// Notes that one is.
     pub(crate) fn note_uffd(&self) {
         self.uffd.set(1);
+    }
+
+    /// Whether any of it was ever sealed.
+    pub(crate) fn has_sealed(&self) -> bool {
+        self.sealed.get() != 0
+    }
+
+    /// Notes that it is.
+    pub(crate) fn note_sealed(&self) {
+        self.sealed.set(1);
     }
 
     /// Whether somebody keeps the slot.

@@ -105,6 +105,7 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
             if !work.tail.is_empty() {
                 self.cut_edges(work.tail)?;
             }
+            self.check_not_sealed(work.to)?;
             self.cut_edges(work.to)
         };
         cut().inspect_err(|_| self.uncut(work))

@@ -56,6 +56,8 @@ bitflags::bitflags! {
         const MERGEABLE = 1 << 31;
         /// A userfaultfd is asked about pages of shared memory that are there, but not mapped.
         const UFFD_MINOR = 1 << 41;
+        /// `mseal`: it stays mapped as it is.
+        const SEALED = 1 << 63;
     }
 }
 

@@ -24,6 +24,7 @@ pub(crate) mod merge;
 mod modify;
 pub(crate) mod refusal;
 pub(crate) mod reshape;
+pub(crate) mod seal;
 mod split;
 #[cfg(test)]
 mod tests;

@@ -25,6 +25,7 @@ pub enum Cap {
     IpcLock = 14,
     SysPtrace = 19,
     SysAdmin = 21,
+    SysNice = 23,
     SysResource = 24,
 }
 

@@ -66,9 +66,10 @@ pub fn smaps_entry(out: &mut String, m: &Mapping<'_>) {
     field(out, "MMUPageSize", 4096);
     smaps_sums(out, m);
     let _ = writeln!(out, "THPeligible:    {:8}", u8::from(m.may_be_large));
-    out.push_str("VmFlags:");
+    // A space after each, the last one, too: programs look for " rd ".
+    out.push_str("VmFlags: ");
     for name in m.flags {
-        let _ = write!(out, " {name}");
+        let _ = write!(out, "{name} ");
     }
     out.push('\n');
 }

@@ -424,6 +424,10 @@ impl OpenFile {
             Target::Block(device) => device.ioctl(request, argument),
             Target::Object(object) => object.ioctl(request, argument),
             Target::Placed(opened) => opened.0.ioctl(request, argument),
+            Target::Text(_) => match &self.inode.body {
+                Body::Synthetic(file) => file.ioctl(request, argument),
+                _ => Err(ENOTTY),
+            },
             _ => Err(ENOTTY),
         }
     }

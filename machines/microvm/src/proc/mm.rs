@@ -89,6 +89,8 @@ pub struct Counters {
     pub page_tables: u64,
     /// Mapped addresses.
     pub total_vm: u64,
+    /// The most that was mapped.
+    pub hiwater_vm: u64,
     /// Private writable mappings.
     pub data: u64,
     /// Stacks.
@@ -427,11 +429,24 @@ pub fn scan(mm: &Space, scan: &PageScan, regions: Option<&mut [PageRegion]>) -> 
     mm.pagemap_scan(scan, regions).map_err(errno)
 }
 
+/// Seals mappings.
+///
+/// # Errors
+/// `EINVAL`, `ENOMEM`.
+pub fn mseal(mm: &Space, start: u64, len: u64) -> Result<()> {
+    mm.mseal(Va(start), len).map_err(errno)
+}
+
 /// Clears the accessed bits of pages, or the peak, as the number says that is written to `clear_refs`.
 ///
 /// # Errors
-/// `EINVAL` if it says nothing, or soft-dirty bits, which there are not.
+/// `EINVAL` if it says nothing.
 pub fn clear_refs(mm: &Space, what: u32) -> Result<()> {
+    // There are no soft-dirty bits; Linux without them takes the number all the same.
+    const SOFT_DIRTY: u32 = 4;
+    if what == SOFT_DIRTY {
+        return Ok(());
+    }
     let what = ClearRefs::from_number(what).ok_or(EINVAL)?;
     mm.clear_refs(what);
     Ok(())
@@ -446,6 +461,7 @@ pub fn counters(mm: &Space) -> Counters {
         hiwater_rss: c.peak.bytes(),
         swap: c.swap.bytes(),
         page_tables: c.tables.bytes(),
+        hiwater_vm: c.peak_total.bytes(),
         total_vm: c.total.bytes(),
         data: c.data.bytes(),
         stack: c.stack.bytes(),

@@ -21,6 +21,7 @@ pub mod futex;
 pub mod ksm;
 pub mod mm;
 pub mod oom;
+pub mod pidfd;
 pub mod process;
 pub mod remote;
 pub mod signal;

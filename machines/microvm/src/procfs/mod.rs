@@ -10,6 +10,7 @@ mod ksm;
 mod map_files;
 mod pagemap;
 pub mod pid;
+mod procmap;
 pub mod system;
 mod thp;
 

@@ -4,6 +4,7 @@ use super::generated::{FIRST_INO, PER_PROCESS, TICK_NS, now};
 use super::ksm;
 use super::map_files;
 use super::pagemap::Pagemap;
+use super::procmap;
 use crate::arch::percpu::cpu_count;
 use crate::fs::file::{GONE, OpenFile, Opened, Positioned};
 use crate::proc::Thread;
@@ -20,7 +21,7 @@ use alloc::vec::Vec;
 use anonmem::{MapKind, MapUse, VmFlags, VmaInfo, VmaUsage};
 use anonmem_oslib::Result;
 use anonmem_oslib::cred::Cred;
-use anonmem_oslib::errno::{EACCES, EINVAL, ENOENT, ENOMEM, EPERM};
+use anonmem_oslib::errno::{EACCES, EINVAL, ENOENT, ENOMEM, ENOTTY, EPERM};
 use anonmem_oslib::text::{self, Mapping, StatLine};
 use anonmem_oslib::vfs::{FileType, Inode, LinkTarget, Synthetic, first_names};
 use core::any::Any;
@@ -226,6 +227,13 @@ impl Synthetic for Entry {
         })
     }
 
+    fn ioctl(&self, request: u32, argument: u64) -> Result<usize> {
+        match self.kind {
+            Kind::Maps => procmap::ioctl(&self.process, request, argument),
+            _ => Err(ENOTTY),
+        }
+    }
+
     fn write(&self, bytes: &[u8]) -> Result<()> {
         let text = core::str::from_utf8(bytes.trim_ascii()).or(Err(EINVAL))?;
         match self.kind {
@@ -412,6 +420,7 @@ const LETTERS: &[(VmFlags, &str)] = &[
     (VmFlags::NOHUGEPAGE, "nh"),
     (VmFlags::MERGEABLE, "mg"),
     (VmFlags::UFFD_MINOR, "ui"),
+    (VmFlags::SEALED, "sl"),
 ];
 
 /// Linux takes the attribute of being shared from what is mapped shared and can never be written.
@@ -539,7 +548,7 @@ fn status(process: &Process) -> String {
     }
     out.push('\n');
     for (name, bytes) in [
-        ("VmPeak", c.total_vm),
+        ("VmPeak", c.hiwater_vm),
         ("VmSize", c.total_vm),
         ("VmLck", c.locked),
         ("VmPin", c.pinned),

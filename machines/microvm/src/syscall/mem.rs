@@ -187,6 +187,14 @@ pub(super) fn mprotect(c: &mut Call<'_>) -> Result<usize> {
     Ok(0)
 }
 
+pub(super) fn mseal(c: &mut Call<'_>) -> Result<usize> {
+    if c.args[2] != 0 {
+        return Err(EINVAL);
+    }
+    mm::mseal(&space()?, c.args[0], c.args[1])?;
+    Ok(0)
+}
+
 pub(super) fn mremap(c: &mut Call<'_>) -> Result<usize> {
     Ok(mm::mremap(&space()?, c.args[0], c.args[1], c.args[2], c.u32(3), c.args[4])? as usize)
 }

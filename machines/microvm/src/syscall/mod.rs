@@ -13,6 +13,7 @@ mod futex;
 mod io;
 mod mem;
 mod names;
+mod pidfd;
 mod poll;
 mod process;
 mod ptrace;
@@ -105,6 +106,7 @@ fn leaves_something(number: u32) -> bool {
             | abi::__NR_eventfd2
             | abi::__NR_userfaultfd
             | abi::__NR_memfd_create
+            | abi::__NR_pidfd_open
             | abi::__NR_socketpair
             | abi::__NR_epoll_create
             | abi::__NR_epoll_create1
@@ -148,6 +150,11 @@ fn dispatch(c: &mut Call<'_>, number: u64) -> Result<usize> {
         abi::__NR_vmsplice => splice::vmsplice(c),
         abi::__NR_process_vm_readv => remote::process_vm(c, remote::Way::Read),
         abi::__NR_process_vm_writev => remote::process_vm(c, remote::Way::Write),
+
+        abi::__NR_pidfd_open => pidfd::pidfd_open(c),
+        abi::__NR_pidfd_send_signal => pidfd::pidfd_send_signal(c),
+        abi::__NR_process_madvise => pidfd::process_madvise(c),
+        abi::__NR_process_mrelease => pidfd::process_mrelease(c),
 
         abi::__NR_io_uring_setup => uring::setup(c),
         abi::__NR_io_uring_enter => uring::enter(c),
@@ -275,6 +282,7 @@ fn dispatch(c: &mut Call<'_>, number: u64) -> Result<usize> {
         abi::__NR_mlockall => mem::mlockall(c),
         abi::__NR_munlockall => mem::munlockall(c),
         abi::__NR_membarrier => mem::membarrier(c),
+        abi::__NR_mseal => mem::mseal(c),
 
         abi::__NR_clone => process::clone(c),
         abi::__NR_clone3 => process::clone3(c),

@@ -169,7 +169,7 @@ pub(super) fn sigaltstack(c: &mut Call<'_>) -> Result<usize> {
 }
 
 /// What a signal of the caller's says about where it comes from.
-fn from_caller(c: &Call<'_>, signal: u32, code: i32) -> SigInfo {
+pub(super) fn from_caller(c: &Call<'_>, signal: u32, code: i32) -> SigInfo {
     SigInfo { signal, code, detail: Detail::Sender { pid: c.thread.process.pid, uid: 0, value: 0 } }
 }
 

@@ -44,11 +44,13 @@ pub(super) fn waitid(c: &mut Call<'_>) -> Result<usize> {
     const P_ALL: u32 = 0;
     const P_PID: u32 = 1;
     const P_PGID: u32 = 2;
+    const P_PIDFD: u32 = 3;
     let wanted = abi::WEXITED | abi::WSTOPPED | abi::WCONTINUED;
     let options = only(c.u32(3), wanted | abi::WNOHANG | abi::WNOWAIT | KINDS)? & !KINDS;
     let who = match (c.u32(0), c.u32(1)) {
         (P_ALL, _) => Who::Any,
         (P_PID, pid) => Who::Pid(pid),
+        (P_PIDFD, fd) => Who::Pid(super::pidfd::named(c, fd)?.pid),
         (P_PGID, 0) => Who::Group(c.thread.process.pgid.load(SeqCst)),
         (P_PGID, pgid) => Who::Group(pgid),
         _ => return Err(EINVAL),

@@ -1,7 +1,7 @@
 //! What a name stands for.
 
 use super::data::FileData;
-use crate::errno::{EINVAL, EISDIR, ENOENT, ENOTDIR, Result};
+use crate::errno::{EINVAL, EISDIR, ENOENT, ENOTDIR, ENOTTY, Result};
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::sync::{Arc, Weak};
@@ -121,6 +121,10 @@ pub trait Synthetic: Send + Sync {
     /// than their name. `None`: the entry itself.
     fn open(&self) -> Option<Result<Arc<dyn Any + Send + Sync>>> {
         None
+    }
+    /// Answers an ioctl on a file.
+    fn ioctl(&self, _request: u32, _argument: u64) -> Result<usize> {
+        Err(ENOTTY)
     }
     /// Takes what was written to a file.
     fn write(&self, _bytes: &[u8]) -> Result<()> {
