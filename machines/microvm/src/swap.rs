@@ -72,6 +72,17 @@ static SWAPON: Mutex<()> = Mutex::new(());
 /// 1 while the background task runs.
 static KSWAPD: AtomicUsize = AtomicUsize::new(0);
 
+/// Swaps to so many pages of compressed memory, without a node and a background task: for the self-test.
+///
+/// # Errors
+/// `ENOMEM`.
+pub fn use_compressed_memory(pages: u64) -> Result<()> {
+    let frames = machine::vm().stats().frames;
+    let store = Store::Zram(Zram::new(pages, frames, cpu_count()).map_err(|_| ENOMEM)?);
+    DEVICE.call_once(|| Device { store, pages });
+    machine::vm().swap_on(NUMBER, pages, DEFAULT_PRIORITY).map_err(errno)
+}
+
 fn device() -> Option<&'static Device> {
     DEVICE.get()
 }

@@ -6,6 +6,13 @@ use anonmem_testkit::{Program, VecMachine};
 const PAGES: u64 = 16;
 
 #[test]
+#[should_panic(expected = "there is no CPU 99")]
+fn a_cpu_that_does_not_exist_is_not_active() {
+    let vm = Vm::new(VecMachine::new(256), Config::default()).unwrap();
+    vm.new_mm().unwrap().activate(anonmem::CpuId(99));
+}
+
+#[test]
 fn no_store_is_lost_while_pages_leave_and_come_back() {
     let vm = Vm::new(VecMachine::new(512), Config::default()).unwrap();
     vm.swap_on(0, 256, 0).unwrap();

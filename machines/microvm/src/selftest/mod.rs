@@ -1,19 +1,22 @@
 //! What the machine half can test of itself (`-append selftest`): boots, runs the tests on all CPUs, powers
 //! off with status 0x10, or panics.
 
+mod promises;
+mod tasks;
+
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
 use crate::arch::percpu::cpu_count;
 use crate::arch::{power, random, time, tlb};
-use crate::sched::{self, Interruptible, Mutex, Task, Wake};
+use crate::sched::{self, Interruptible, Mutex, Wake};
 use crate::{console, heap, klog};
+use tasks::{done, run_tasks};
 
 /// The exit code of success; QEMU's status is `(0x10 << 1) | 1 = 33`.
 const PASSED: u8 = 0x10;
 
-static DONE: AtomicUsize = AtomicUsize::new(0);
 static COUNTER: Mutex<u64> = Mutex::new(0);
 static TURN: AtomicUsize = AtomicUsize::new(0);
 
@@ -28,6 +31,7 @@ pub(crate) fn run(_: usize) {
         ("shootdown", test_shootdown),
         ("tasks", test_many_tasks),
         ("channel", test_channel),
+        ("promises", promises::test),
     ] {
         let start = time::now_ns();
         test();
@@ -36,27 +40,6 @@ pub(crate) fn run(_: usize) {
     klog!("selftest passed, tlb {:?}, heap {:?}", tlb::counters(), heap::counters());
     console::flush();
     power::off(PASSED)
-}
-
-fn done_key() -> usize {
-    core::ptr::from_ref(&DONE) as usize
-}
-
-/// Runs `count` kernel tasks and waits for them.
-fn run_tasks(count: usize, entry: fn(usize)) {
-    DONE.store(0, SeqCst);
-    for argument in 0..count {
-        let task = Task::new_kernel(entry, argument).expect("memory for a task");
-        sched::start(&task);
-    }
-    while DONE.load(SeqCst) < count {
-        sched::park(done_key(), &|| DONE.load(SeqCst) < count, None, Interruptible::No);
-    }
-}
-
-fn done() {
-    DONE.fetch_add(1, SeqCst);
-    sched::unpark(done_key(), 1);
 }
 
 fn test_time() {
