@@ -6,12 +6,14 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::conform::ConformOptions;
+use crate::doctor::DoctorOptions;
 #[cfg(feature = "measure")]
 use crate::guest::options::GuestOptions;
 #[cfg(feature = "measure")]
 use crate::lab::{CasesOptions, CheckOptions, RaceOptions};
 #[cfg(feature = "measure")]
 use crate::scale::ScaleOptions;
+use crate::shell::{CompletionsOptions, ManOptions};
 use crate::size::{parse_ram, parse_swap};
 use crate::values::{
     Accel, BillFormat, FileMapping, Folios, Lock, SwapBackend, parse_env, parse_file, parse_folios,
@@ -98,6 +100,20 @@ Examples:
 
 Exit status: 0 if all hold, 1 if one does not, 2 if the command line cannot be carried out, 70 if the program ended \
 before its last check.";
+
+const DOCTOR_HELP: &str =
+    "Exit status: 0 if `anonmem run` works here, 1 if something that it needs is missing.";
+
+const COMPLETIONS_EXAMPLES: &str = "\
+Examples:
+  anonmem completions bash > ~/.local/share/bash-completion/completions/anonmem
+  anonmem completions zsh > ~/.zfunc/_anonmem
+  anonmem completions fish > ~/.config/fish/completions/anonmem.fish";
+
+const MAN_EXAMPLES: &str = "\
+Examples:
+  anonmem man run | man -l -
+  anonmem man --dir ~/.local/share/man/man1";
 
 #[cfg(feature = "measure")]
 const CASES_EXAMPLES: &str = "\
@@ -243,6 +259,18 @@ pub enum Command {
     #[cfg(feature = "measure")]
     #[command(long_about = SCALE_HELP, after_long_help = SCALE_EXAMPLES)]
     Scale(ScaleOptions),
+
+    /// Say what of this machine is missing, for which subcommand, and how to get it
+    #[command(after_long_help = DOCTOR_HELP)]
+    Doctor(DoctorOptions),
+
+    /// Print a shell's completions
+    #[command(after_long_help = COMPLETIONS_EXAMPLES)]
+    Completions(CompletionsOptions),
+
+    /// Print the manual page of the command, or of a subcommand
+    #[command(after_long_help = MAN_EXAMPLES)]
+    Man(ManOptions),
 }
 
 /// Options of `anonmem bench`.
@@ -367,6 +395,24 @@ mod tests {
     #[test]
     fn the_definition_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_subcommand_has_a_page_and_every_shell_knows_it() {
+        use clap_complete::Shell;
+        let dir = tempfile::tempdir().unwrap();
+        let pages = ManOptions { dir: Some(dir.path().into()), subcommand: None };
+        crate::shell::man(&pages, Cli::command()).unwrap();
+        for command in Cli::command().get_subcommands().filter(|command| command.get_name() != "help") {
+            let name = command.get_name();
+            let page = std::fs::read_to_string(dir.path().join(format!("anonmem-{name}.1"))).unwrap();
+            assert!(page.contains(&format!("anonmem\\-{name}")), "{name}: {page}");
+            for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
+                let mut text = Vec::new();
+                clap_complete::generate(shell, &mut Cli::command(), "anonmem", &mut text);
+                assert!(String::from_utf8(text).unwrap().contains(name), "{shell} does not know {name}");
+            }
+        }
     }
 
     #[test]

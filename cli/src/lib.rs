@@ -14,6 +14,7 @@ pub mod bill;
 pub mod cc;
 pub mod channel;
 pub mod conform;
+pub mod doctor;
 pub mod error;
 #[cfg(feature = "measure")]
 pub mod guest;
@@ -25,6 +26,7 @@ pub mod progress;
 pub mod run;
 #[cfg(feature = "measure")]
 pub mod scale;
+pub mod shell;
 pub mod size;
 pub mod values;
 pub mod vm;

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anonmem_cli::args::{Cli, Command};
 use anonmem_cli::error::{EXIT_USAGE, Error, one_line};
-use anonmem_cli::{conform, out, run};
+use anonmem_cli::{conform, doctor, out, run, shell};
 #[cfg(feature = "measure")]
 use anonmem_cli::{error::EXIT_UNSURE, error::Result, guest, lab, scale};
 use clap::{CommandFactory, Parser};
@@ -26,6 +26,9 @@ fn main() -> ExitCode {
     let outcome = match &cli.command {
         Command::Run(options) => run::run(options),
         Command::Conform(options) => conform::conform(options),
+        Command::Doctor(options) => doctor::doctor(options),
+        Command::Completions(options) => shell::completions(options, Cli::command()),
+        Command::Man(options) => shell::man(options, Cli::command()),
         #[cfg(feature = "measure")]
         Command::Cases(options) => lab::list(options),
         #[cfg(feature = "measure")]
