@@ -127,7 +127,7 @@ fn prepare(options: &GuestOptions) -> Result<Setup> {
     let accelerator = accel::choose(options.accel, &qemu, &microvm, &mut signals, &mut progress)?;
     progress.finish();
     let bar = ProgressBar::hidden();
-    let (ram, lock, folios) = (options.ram, options.lock, options.folios.clone());
+    let (ram, lock, folios) = (options.ram, options.lock, options.guest_folios.clone());
     Ok(Setup { qemu, microvm, image, program, dir, accelerator, ram, lock, folios, signals, bar })
 }
 

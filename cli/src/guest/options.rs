@@ -43,8 +43,9 @@ pub struct GuestOptions {
     pub lock: Lock,
 
     /// The largest folios that page faults of the microVM take: 4K, 64K, 2M, auto, or a list
-    #[arg(long, value_name = "SIZE|auto|LIST", default_value = "4K", value_parser = parse_folios, requires = "guest")]
-    pub folios: Folios,
+    // Not `folios`: that is the host's in the same command.
+    #[arg(long, value_name = "SIZE|auto|LIST", default_value = "4K", value_parser = parse_folios)]
+    pub guest_folios: Folios,
 
     /// How the CPUs are made while time is measured; instructions are always counted by QEMU's translator
     #[arg(long, value_enum, default_value_t = Accel::Auto, requires = "guest")]
