@@ -27,6 +27,7 @@ pub mod kswapd;
 pub mod lazyfree;
 pub mod leaves;
 pub mod migrate;
+pub mod move_large;
 pub mod moves;
 pub mod mremap;
 mod naming;
@@ -212,6 +213,10 @@ pub fn all() -> &'static [&'static Case] {
         &moves::SWAP_IN,
         &moves::MOVE,
         &moves::UNMAP,
+        &move_large::PIN,
+        &move_large::WALK,
+        &move_large::LEAF_PIN,
+        &move_large::LEAF_STORE,
         &userfaultfd::SLEEPS,
         &userfaultfd::CLOSES,
         &userfaultfd::LATE,
