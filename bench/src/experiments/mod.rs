@@ -16,6 +16,7 @@ mod remap;
 mod setup;
 mod swap;
 mod threads;
+mod userfault;
 mod vma;
 
 pub use experiment::{Experiment, HostSide, OurSide, PeerSide};
@@ -33,6 +34,7 @@ pub const EXPERIMENTS: &[Experiment] = &[
     protect::EXPERIMENT,
     remap::EXPERIMENT,
     pins::EXPERIMENT,
+    userfault::EXPERIMENT,
     swap::EXPERIMENT,
     lookup::EXPERIMENT,
     metadata::EXPERIMENT,

@@ -15,8 +15,8 @@ use crate::{
     host::{Folios, folios},
     outcome::{Bench, Samples, Side},
 };
-use anonmem::PinFlags;
-use anonmem_hal::{PAGE_SIZE, Va, VaRange};
+use anonmem::{FolioMode, FolioPolicy, PinFlags, Populate};
+use anonmem_hal::{Order, PAGE_SIZE, Va, VaRange};
 use std::{
     fs::OpenOptions,
     io,
@@ -31,7 +31,7 @@ const SPARSE: u64 = 100;
 
 pub(super) const EXPERIMENT: Experiment = Experiment {
     name: "pins",
-    rows: &["pin-fast", "unpin", "fork-pinned"],
+    rows: &["pin-fast", "unpin", "fork-pinned", "pin-fast-64k", "unpin-64k", "pin-fast-2m", "unpin-2m"],
     ours: Some(ours),
     host: Some(host),
     folios: folios::BASE,
@@ -55,6 +55,29 @@ fn ours(bench: &Bench, samples: &mut Samples) {
         let mut child = None;
         add("fork-pinned", time(|| child = mm.fork().ok()));
         drop(child.expect("memory for a fork"));
+    });
+    drop(add);
+    large(bench, samples, 4, ["pin-fast-64k", "unpin-64k"]);
+    large(bench, samples, 9, ["pin-fast-2m", "unpin-2m"]);
+}
+
+/// Pins and unpins the same memory in folios of one size.
+fn large(bench: &Bench, samples: &mut Samples, order: u8, rows: [&'static str; 2]) {
+    let mut add = samples.per_page(Side::Ours);
+    in_ours(&bench.world, Holds::Nothing, |mm, range| {
+        let policy = FolioPolicy::default().with(Order::new(order), FolioMode::Always);
+        bench.world.vm.set_folio_policy(policy);
+        mm.populate(range, Populate::Write).expect("memory for the region");
+        bench.world.vm.set_folio_policy(FolioPolicy::default());
+        let len = (RUN * PAGE) as u64;
+        let runs = || (range.start.0..range.end.0).step_by(RUN * PAGE).map(Va);
+        let pin = |start: Va| {
+            mm.pin_fast(VaRange { start, end: Va(start.0 + len) }, PinFlags::WRITE)
+                .expect("memory for a list of pins")
+        };
+        let mut pinned = Vec::with_capacity(range.pages().0 as usize / RUN);
+        add(rows[0], time(|| pinned.extend(runs().map(pin))));
+        add(rows[1], time(|| pinned.clear()));
     });
 }
 

@@ -9,6 +9,7 @@
 //! - [`entry`]: what an exception and a system call cost before any memory management happens.
 //! - [`folios`]: sizes of folios, and whether the host used them.
 //! - [`settings`]: transparent huge pages under /sys, set and put back.
+//! - [`uffd`]: its userfaultfd.
 //! - [`about`]: what machine this is.
 
 pub mod about;
@@ -19,6 +20,7 @@ pub mod folios;
 pub mod load;
 pub mod region;
 pub mod settings;
+pub mod uffd;
 
 pub use folios::Folios;
 pub use region::Region;
