@@ -39,17 +39,16 @@ impl<'v, M: Machine> Mm<'v, M> {
     #[doc(alias = "pin_user_pages_fast")]
     pub fn pin_fast(&self, range: VaRange, flags: PinFlags) -> Result<PinnedRange<'v, M>, Error> {
         let range = whole_pages::<M>(range)?;
-        self.vm.reclaiming(|| {
-            let mut pinned = self.begin(range, flags)?;
-            if !flags.contains(PinFlags::FORCE) {
-                self.pin_unlocked(&mut pinned, range, flags)?;
-            }
-            if pinned.range().end < range.end {
-                self.vm.count(Event::PinFastRefused);
-                self.pin_rest(&mut pinned, range, flags)?;
-            }
-            Ok(pinned)
-        })
+        let mut pinned = self.begin(range, flags)?;
+        if !flags.contains(PinFlags::FORCE) {
+            // What is pinned stays so while memory for the list is reclaimed.
+            self.vm.reclaiming(|| self.pin_unlocked(&mut pinned, range, flags))?;
+        }
+        if pinned.range().end < range.end {
+            self.vm.count(Event::PinFastRefused);
+            self.pin_rest(&mut pinned, range, flags)?;
+        }
+        Ok(pinned)
     }
 
     /// Pins what can be pinned without a lock, from the start of `range` on.

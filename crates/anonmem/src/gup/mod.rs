@@ -117,11 +117,9 @@ impl<'v, M: Machine> Mm<'v, M> {
         flags: PinFlags,
     ) -> Result<PinnedRange<'v, M>, Error> {
         let range = whole_pages::<M>(range)?;
-        self.vm.reclaiming(|| {
-            let mut pinned = self.begin(range, flags)?;
-            of.pin_rest(&mut pinned, range, flags)?;
-            Ok(pinned)
-        })
+        let mut pinned = self.begin(range, flags)?;
+        of.pin_rest(&mut pinned, range, flags)?;
+        Ok(pinned)
     }
 
     /// Pins pages of `range` from its start on, up to the first that cannot be had, and says why not.
@@ -133,17 +131,15 @@ impl<'v, M: Machine> Mm<'v, M> {
     /// As [`pin`](Self::pin), if not even the first page can be had.
     pub fn pin_some(&self, range: VaRange, flags: PinFlags) -> Result<PartlyPinned<'v, M>, Error> {
         let range = whole_pages::<M>(range)?;
-        self.vm.reclaiming(|| {
-            let mut pinned = self.begin(range, flags)?;
-            let stopped = self.pin_rest(&mut pinned, range, flags).err();
-            match stopped {
-                Some(why) if pinned.pages().0 == 0 => Err(why),
-                stopped => {
-                    pinned.charge_only_what_is_there();
-                    Ok(PartlyPinned { pinned, stopped })
-                }
+        let mut pinned = self.begin(range, flags)?;
+        let stopped = self.pin_rest(&mut pinned, range, flags).err();
+        match stopped {
+            Some(why) if pinned.pages().0 == 0 => Err(why),
+            stopped => {
+                pinned.charge_only_what_is_there();
+                Ok(PartlyPinned { pinned, stopped })
             }
-        })
+        }
     }
 
     /// A range that nothing is pinned of yet, charged for all of it.
@@ -154,6 +150,10 @@ impl<'v, M: Machine> Mm<'v, M> {
     }
 
     /// Pins what of `range` is not pinned yet.
+    ///
+    /// What is pinned stays so while memory is reclaimed. If it were let go, and reclaimed, the next attempt
+    /// would bring it back and find no more memory than this one: a range that is larger than memory would be
+    /// tried for ever.
     fn pin_rest(
         &self,
         pinned: &mut PinnedRange<'v, M>,
@@ -161,10 +161,12 @@ impl<'v, M: Machine> Mm<'v, M> {
         flags: PinFlags,
     ) -> Result<(), Error> {
         while pinned.range().end < range.end {
-            let start = pinned.range().end;
-            let batch = Va(start.0.saturating_add(BATCH * PAGE_SIZE as u64)).min(range.end);
-            let pinning = self.area(start, flags)?.pin(pinned, batch);
-            self.unless_stopped(pinning)?;
+            self.vm.reclaiming(|| {
+                let start = pinned.range().end;
+                let batch = Va(start.0.saturating_add(BATCH * PAGE_SIZE as u64)).min(range.end);
+                let pinning = self.area(start, flags)?.pin(pinned, batch);
+                self.unless_stopped(pinning)
+            })?;
         }
         Ok(())
     }

@@ -32,6 +32,26 @@ fn with_swap(f: impl FnOnce(&World)) {
     });
 }
 
+#[test]
+fn more_than_memory_holds_is_refused_and_not_tried_for_ever() {
+    World::run(|w| {
+        w.vm.swap_on(0, 8192, 0).unwrap();
+        let mm = w.vm.new_mm().unwrap();
+        mm.map_raw(pages(16, 6000), RW, Backing::Anonymous);
+        let all = VaRange::new(Va(AT), Va(AT + 6000 * P));
+        // What is pinned was let go before, and swapped out: the next attempt found as much memory as the last.
+        assert_eq!(mm.pin_fast(all, WRITE).err(), Some(Error::OutOfMemory));
+        assert_eq!(mm.pin(all, WRITE).err(), Some(Error::OutOfMemory));
+        let some = mm.pin_some(all, WRITE).unwrap();
+        assert!(some.pinned.pages().0 > 1000 && some.stopped == Some(Error::OutOfMemory));
+        drop(some);
+        mm.store(AT, 7).unwrap();
+        assert_eq!(mm.load(AT), Ok(7));
+        drop(mm);
+        w.vm.swap_off(0).unwrap();
+    });
+}
+
 /// The first byte of a page, as a device reads it.
 fn dma_read(w: &World, page: Pfn) -> u8 {
     let mut byte = [0];
