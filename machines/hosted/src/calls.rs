@@ -7,6 +7,7 @@ use crate::{
         page::{Attrs, Kind},
         space::Area,
     },
+    watched,
 };
 use anonmem::{
     Advice, Error, FaultAccess, FaultOutcome, MapBacking, MapFlags, MapKind, Mm, MmapRequest, Prot,
@@ -64,7 +65,11 @@ pub fn apply<'v, C: Checks, A: Arch>(
         Op::Mlock(at) => done(mm.mlock(Va(at.addr), at.len)),
         Op::Munlock(at) => done(mm.munlock(Va(at.addr), at.len)),
         Op::Mincore(at) => mincore(mm, at),
-        Op::Spawn(_) | Op::Fork { .. } | Op::Exit(_) => {
+        Op::DeviceWrite(at, tag) => watched::device_write(mm, at, tag),
+        Op::UffdMove(at, to) => watched::uffd_move(mm, at, to),
+        Op::UffdFill(at, tag) => watched::uffd_fill(mm, at, tag),
+        Op::UffdProtect(at, tag) => watched::uffd_protect(user, at, tag),
+        Op::Spawn(_) | Op::Fork { .. } | Op::Exit(_) | Op::Hold(..) | Op::Release(..) => {
             unreachable!("{op:?} is not within one address space")
         }
     }
@@ -175,7 +180,11 @@ fn read<C: Checks, A: Arch, S: UserSpace>(user: &UserCpu<'_, C, A, S>, at: At) -
     Outcome::Bytes(bytes)
 }
 
-fn write<C: Checks, A: Arch, S: UserSpace>(user: &UserCpu<'_, C, A, S>, at: At, tag: u32) -> Outcome {
+pub(crate) fn write<C: Checks, A: Arch, S: UserSpace>(
+    user: &UserCpu<'_, C, A, S>,
+    at: At,
+    tag: u32,
+) -> Outcome {
     let bytes = pattern(tag, at.len as usize);
     for (done, va, n) in pieces(at) {
         if let Err(trap) = user.store(va, &bytes[done as usize..][..n]) {

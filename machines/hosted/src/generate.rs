@@ -4,7 +4,7 @@
 //! that nearly every call meets something. A few arguments are wrong on purpose.
 
 use crate::{
-    ops::{Advise, At, Backing, Op, Place, Remap, Rights, SPACES, WINDOW, WINDOW_PAGES},
+    ops::{Advise, At, Backing, HOLDS, Op, Place, Remap, Rights, SPACES, WINDOW, WINDOW_PAGES},
     oracle::Oracle,
     random::next_random,
 };
@@ -87,7 +87,7 @@ impl Generator {
         if self.leaves && !crowded && self.one_in(20) {
             return self.leaf(space);
         }
-        match self.below(if crowded { 260 } else { 200 }) {
+        match self.below(if crowded { 290 } else { 230 }) {
             0 => Op::Spawn(self.below(SPACES as u64) as usize),
             1..=8 => Op::Fork { parent: space, child: self.below(SPACES as u64) as usize },
             9..=11 => Op::Exit(space),
@@ -103,6 +103,12 @@ impl Generator {
             116..=145 => Op::Read(self.bytes(space, oracle)),
             146..=147 => Op::Fetch(self.bytes(space, oracle)),
             148..=199 => Op::Write(self.bytes(space, oracle), self.below(1 << 32) as u32),
+            200..=205 => Op::DeviceWrite(self.bytes(space, oracle), self.below(1 << 32) as u32),
+            206..=207 => Op::Hold(self.bytes(space, oracle), self.below(HOLDS as u64) as usize),
+            208..=210 => Op::Release(space, self.below(HOLDS as u64) as usize),
+            211..=218 => Op::UffdMove(self.range(space, oracle), self.addr(space, oracle)),
+            219..=223 => Op::UffdFill(self.range(space, oracle), self.below(1 << 32) as u32),
+            224..=229 => Op::UffdProtect(self.range(space, oracle), self.below(1 << 32) as u32),
             _ => Op::Munmap(self.large_area(space, oracle)),
         }
     }
@@ -269,5 +275,13 @@ fn confine(op: Op, window: &Range<u64>) -> Option<Op> {
         Op::Read(range) => Op::Read(at(range)),
         Op::Write(range, tag) => Op::Write(at(range), tag),
         Op::Fetch(range) => Op::Fetch(at(range)),
+        Op::DeviceWrite(range, tag) => Op::DeviceWrite(at(range), tag),
+        Op::Hold(..) | Op::Release(..) => return None,
+        Op::UffdMove(range, to) => {
+            let (range, to) = (at(range), into(to));
+            Op::UffdMove(At { len: cut(to, range.len), ..range }, to)
+        }
+        Op::UffdFill(range, tag) => Op::UffdFill(at(range), tag),
+        Op::UffdProtect(range, tag) => Op::UffdProtect(at(range), tag),
     })
 }

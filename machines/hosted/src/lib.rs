@@ -36,6 +36,7 @@ pub mod swap;
 pub mod system;
 pub mod tlb;
 pub mod user;
+mod watched;
 
 pub use arena::Arena;
 pub use failures::{FailurePlan, Failures};

@@ -167,6 +167,12 @@ impl At {
     pub fn pages(space: usize, addr: u64, pages: u64) -> Self {
         Self { space, addr, len: pages * PAGE_SIZE as u64 }
     }
+
+    /// The middle third, at least a byte of what is not empty.
+    pub fn middle(self) -> Self {
+        let third = self.len / 3;
+        Self { addr: self.addr + third, len: (self.len - 2 * third).min(3 * PAGE_SIZE as u64), ..self }
+    }
 }
 
 impl fmt::Debug for At {
@@ -213,7 +219,22 @@ pub enum Op {
     Write(At, u32),
     /// One instruction fetch.
     Fetch(At),
+    /// A device writes [`pattern`], through pins.
+    DeviceWrite(At, u32),
+    /// A range is pinned to be written, until the `Release` of that number.
+    Hold(At, usize),
+    /// The pins of a `Hold` are dropped, in whatever address space they were taken.
+    Release(usize, usize),
+    /// `UFFDIO_MOVE` of the range to this address.
+    UffdMove(At, u64),
+    /// `UFFDIO_COPY` of [`pattern`], a page again and again.
+    UffdFill(At, u32),
+    /// Write protection by a userfaultfd, stores of [`pattern`] to the middle, and a look at what was written.
+    UffdProtect(At, u32),
 }
+
+/// The most holds at once.
+pub const HOLDS: usize = 4;
 
 impl Op {
     /// The address space that the operation acts in.
@@ -231,7 +252,13 @@ impl Op {
             | Self::Mincore(at)
             | Self::Read(at)
             | Self::Write(at, _)
-            | Self::Fetch(at) => at.space,
+            | Self::Fetch(at)
+            | Self::DeviceWrite(at, _)
+            | Self::Hold(at, _)
+            | Self::UffdMove(at, _)
+            | Self::UffdFill(at, _)
+            | Self::UffdProtect(at, _) => at.space,
+            Self::Release(space, _) => space,
         }
     }
 }
@@ -329,6 +356,12 @@ impl fmt::Debug for Op {
             Self::Read(at) => write!(f, "Op::Read({at:?})"),
             Self::Write(at, tag) => write!(f, "Op::Write({at:?}, {tag})"),
             Self::Fetch(at) => write!(f, "Op::Fetch({at:?})"),
+            Self::DeviceWrite(at, tag) => write!(f, "Op::DeviceWrite({at:?}, {tag})"),
+            Self::Hold(at, hold) => write!(f, "Op::Hold({at:?}, {hold})"),
+            Self::Release(space, hold) => write!(f, "Op::Release({space}, {hold})"),
+            Self::UffdMove(at, to) => write!(f, "Op::UffdMove({at:?}, {to:#x})"),
+            Self::UffdFill(at, tag) => write!(f, "Op::UffdFill({at:?}, {tag})"),
+            Self::UffdProtect(at, tag) => write!(f, "Op::UffdProtect({at:?}, {tag})"),
         }
     }
 }
@@ -365,6 +398,8 @@ pub enum Outcome {
     Bytes(Vec<u8>),
     /// Which pages are resident.
     Resident(Vec<bool>),
+    /// So many bytes are done, and then this error, if any.
+    Progress(u64, i32),
     /// A signal, after this many bytes (up to a page boundary) were accessed.
     Signal(Signal, usize),
     /// There is no such address space, so nothing was done.
@@ -376,6 +411,7 @@ impl Outcome {
     pub fn is_out_of_memory(&self, op: &Op) -> bool {
         match self {
             Self::Errno(errno::ENOMEM | errno::EAGAIN) | Self::Signal(Signal::Oom, _) => true,
+            Self::Progress(_, errno::ENOMEM) => true,
             // `brk` returns the old end.
             Self::Address(_) => matches!(op, Op::Brk(_)),
             _ => false,
@@ -391,6 +427,7 @@ impl fmt::Debug for Outcome {
             Self::Errno(e) => write!(f, "Errno({e})"),
             Self::Bytes(b) => write!(f, "Bytes({} of them, first {:02x?})", b.len(), b.first()),
             Self::Resident(r) => write!(f, "Resident({r:?})"),
+            Self::Progress(bytes, e) => write!(f, "Progress({bytes:#x}, {e})"),
             Self::Signal(s, done) => write!(f, "Signal({s:?}, {done})"),
             Self::Skipped => write!(f, "Skipped"),
         }

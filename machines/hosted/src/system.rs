@@ -5,16 +5,17 @@
 
 use crate::{
     Checked, CpuGuard, FailurePlan, Failures, Hosted, SourceTable, Trap, UserCpu, calls,
-    ops::{HEAP_START, Op, Outcome, SPACES},
+    ops::{At, HEAP_START, HOLDS, Op, Outcome, SPACES},
     oracle::{
         Limits, Oracle, Verdict,
         page::{Bytes, Page},
         space::{Space, compare_areas},
     },
     runner::System,
+    watched::{self, PinHow},
 };
-use anonmem::{Config, FolioMode, FolioPolicy, KsmSettings, LockMode, MergeAny, Mm, Vm};
-use anonmem_hal::{Arch, CpuId, Order, PAGE_SHIFT, PAGE_SIZE, Present, SourceId, Va, arch::X86_64};
+use anonmem::{Config, FolioMode, FolioPolicy, KsmSettings, LockMode, MergeAny, Mm, PinnedRange, Vm};
+use anonmem_hal::{Arch, CpuId, Order, PAGE_SHIFT, PAGE_SIZE, Pfn, Present, SourceId, Va, arch::X86_64};
 use anonmem_sync::lockdep;
 use std::{collections::BTreeMap, mem::ManuallyDrop, sync::Arc};
 
@@ -74,6 +75,13 @@ struct Process<A: Arch> {
     mm: Mm<'static, Machine<A>>,
 }
 
+/// Pages that a device has for long.
+struct Held<A: Arch> {
+    /// They are unpinned when it drops.
+    _pins: PinnedRange<'static, Machine<A>>,
+    frames: Vec<Pfn>,
+}
+
 /// A memory manager that operations are applied to.
 ///
 /// Dropping it leaks it: after a failure it may be in any state. [`System::finish`] takes it down.
@@ -86,6 +94,8 @@ pub struct Anonmem<A: Arch = X86_64> {
     memory: Memory,
     merging: Merging,
     turn: u32,
+    /// What devices have for long, and the frames.
+    holds: ManuallyDrop<[Option<Held<A>>; HOLDS]>,
     /// The CPU that the thread is on; `None` only while it changes.
     cpu: Option<CpuGuard>,
 }
@@ -169,6 +179,7 @@ impl<A: Arch> Anonmem<A> {
             memory,
             merging: Merging::Off,
             turn: 0,
+            holds: ManuallyDrop::new(Default::default()),
             cpu: Some(cpu),
         };
         let folios = folios != FolioPolicy::default();
@@ -243,6 +254,7 @@ impl<A: Arch> Anonmem<A> {
         machine.for_each_present(process.mm.root(), &mut |va, entry| {
             present.insert(va.page(), entry);
         });
+        self.check_pinned(space, model, &present)?;
         for (&number, &entry) in &present {
             check_entry(model, number, entry).map_err(|why| format!("space {space}, {why}"))?;
             if !oracle.accepts(number, &model[number], &machine.frame_bytes(entry.pfn)) {
@@ -264,6 +276,39 @@ impl<A: Arch> Anonmem<A> {
         model.pages.iter().filter(absent).try_for_each(|(&number, page)| {
             self.check_absent(process, oracle, number, page).map_err(|why| format!("space {space}, {why}"))
         })
+    }
+
+    /// A page that a device has is the one that its program sees.
+    fn check_pinned(&self, space: usize, model: &Space, present: &BTreeMap<u64, Present>) -> Verdict {
+        for (&number, page) in &model.pages {
+            let Some(pinned) = page.pinned else { continue };
+            let held = self.holds[pinned.hold].as_ref().map(|held| held.frames[pinned.page]);
+            let found = present.get(&number).map(|entry| entry.pfn);
+            if found != held {
+                return Err(format!(
+                    "space {space}, page {number:#x}: a device has {held:?}, the program {found:?}"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// A device gets a range for long, unless it has one of that number.
+    fn hold(&mut self, at: At, hold: usize) -> Outcome {
+        let Some(process) = &self.spaces[at.space] else { return Outcome::Skipped };
+        if self.holds[hold].is_some() {
+            return Outcome::Skipped;
+        }
+        let how = if self.turn.is_multiple_of(2) { PinHow::Fast } else { PinHow::Slow };
+        match watched::pin(&process.mm, at, how) {
+            Ok(pins) => {
+                let pages = pins.runs().flat_map(|run| (0..run.pages.0).map(move |i| run.first.offset(i)));
+                let frames = pages.collect();
+                self.holds[hold] = Some(Held { _pins: pins, frames });
+                Outcome::Done
+            }
+            Err(outcome) => outcome,
+        }
     }
 
     /// A page that was written and is not in memory must be in swap: brings it back.
@@ -327,6 +372,11 @@ impl<A: Arch> Anonmem<A> {
             Op::Exit(space) => {
                 let was = self.spaces[space].take();
                 return if was.is_some() { Outcome::Done } else { Outcome::Skipped };
+            }
+            Op::Hold(at, hold) => return self.hold(at, hold),
+            Op::Release(_, hold) => {
+                self.holds[hold] = None;
+                return Outcome::Done;
             }
             _ => {}
         }
@@ -403,6 +453,7 @@ impl<A: Arch> System for Anonmem<A> {
     }
 
     fn finish(mut self) -> Verdict {
+        self.holds.iter_mut().for_each(|held| *held = None);
         self.spaces.iter_mut().for_each(|space| *space = None);
         self.vm.validate().map_err(|violation| format!("validate, after all exits: {violation}"))?;
         let stats = self.vm.stats();

@@ -9,7 +9,7 @@
 //! *judged*: [`Oracle::judge`] takes operation and outcome, says what is wrong, or takes the step.
 //!
 //! - [`page`]: one page. - [`space`]: one address space. - `calls`: the system calls. - `remap`: `mremap`.
-//! - `access`: loads, stores, stack growth.
+//! - `access`: loads, stores, stack growth. - `watched`: devices and userfaultfd.
 
 mod access;
 mod calls;
@@ -19,6 +19,7 @@ pub mod space;
 #[cfg(test)]
 mod tests;
 mod verdict;
+pub mod watched;
 
 pub use page::Object;
 pub use verdict::Verdict;
@@ -87,6 +88,7 @@ impl Oracle {
                 expect(outcome, if was.is_some() { &Outcome::Done } else { &Outcome::Skipped })
             }
             Op::Fork { parent, child } => self.fork(parent, child, outcome),
+            Op::Release(_, hold) => self.release(hold, outcome),
             _ if self.spaces[op.space()].is_none() => expect(outcome, &Outcome::Skipped),
             Op::Mmap(at, place, rights, backing) => self.mmap(at, place, rights, backing, outcome),
             Op::Munmap(at) => self.munmap(at, outcome),
@@ -100,6 +102,11 @@ impl Oracle {
             Op::Read(at) => self.read(at, outcome),
             Op::Write(at, tag) => self.write(at, tag, outcome),
             Op::Fetch(at) => self.fetch(at, outcome),
+            Op::DeviceWrite(at, tag) => self.device_write(at, tag, outcome),
+            Op::Hold(at, hold) => self.hold(at, hold, outcome),
+            Op::UffdMove(at, to) => self.uffd_move(at, to, outcome),
+            Op::UffdFill(at, tag) => self.uffd_fill(at, tag, outcome),
+            Op::UffdProtect(at, tag) => self.uffd_protect(at, tag, outcome),
         }
     }
 
@@ -112,6 +119,10 @@ impl Oracle {
         base.blur_residency(op, self);
         match *op {
             Op::Read(at) | Op::Write(at, _) | Op::Fetch(at) => base.stopped_access(op, at, outcome),
+            Op::UffdProtect(at, tag) => {
+                let at = at.middle();
+                base.stopped_access(&Op::Write(at, tag), at, outcome)
+            }
             Op::Mlock(at) | Op::Munlock(at) | Op::Mprotect(at, _) | Op::Madvise(at, _) => {
                 let Some(space) = self.space(at.space) else { return vec![base] };
                 let ends = space.pages.range(space::numbers(at.addr, at.len)).map(|(number, _)| number + 1);

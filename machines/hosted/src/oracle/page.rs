@@ -1,5 +1,6 @@
 //! One page of the model.
 
+use super::watched::Pinned;
 use crate::ops::Rights;
 use anonmem_hal::PAGE_SIZE;
 use std::{collections::BTreeMap, sync::Arc};
@@ -188,17 +189,20 @@ pub struct Page {
     pub guard: bool,
     /// Whether it is in memory.
     pub resident: Residency,
+    /// A device has it: it stays the page that it is until the program drops it.
+    pub pinned: Option<Pinned>,
 }
 
 impl Page {
     /// A page that nobody touched.
     pub fn new(attrs: Attrs) -> Self {
-        Self { attrs, contents: Contents::fresh(), guard: false, resident: Residency::No }
+        Self { attrs, contents: Contents::fresh(), guard: false, resident: Residency::No, pinned: None }
     }
 
     /// Forgets the private bytes.
     pub fn discard(&mut self) {
         self.contents = Contents::fresh();
         self.resident = Residency::No;
+        self.pinned = None;
     }
 }

@@ -127,6 +127,8 @@ impl Space {
         child.pages.retain(|_, page| !page.attrs.dont_fork);
         for page in child.pages.values_mut() {
             page.attrs.locked = false;
+            // The parent keeps what is pinned, the child gets a copy.
+            page.pinned = None;
             if page.attrs.wipe_on_fork {
                 page.discard();
                 page.guard = false;

@@ -80,6 +80,9 @@ fn source() -> Vec<u8> {
 fn supported(op: &Op) -> bool {
     match *op {
         Op::Brk(_) | Op::Fetch(_) => false,
+        // The host has no device; its userfaultfd is judged by tests/programs.
+        Op::DeviceWrite(..) | Op::Hold(..) | Op::Release(..) => false,
+        Op::UffdMove(..) | Op::UffdFill(..) | Op::UffdProtect(..) => false,
         Op::Munmap(at) | Op::Mprotect(at, _) | Op::Madvise(at, _) | Op::Mlock(at) | Op::Munlock(at) => {
             at.len < 1 << 30
         }
@@ -197,7 +200,14 @@ impl System for Linux {
                 self.shared.write(&pattern(tag, at.len as usize));
                 self.access(at, server::STORE).err().unwrap_or(Outcome::Done)
             }
-            Op::Brk(_) | Op::Fetch(_) => unreachable!("not supported"),
+            Op::Brk(_)
+            | Op::Fetch(_)
+            | Op::DeviceWrite(..)
+            | Op::Hold(..)
+            | Op::Release(..)
+            | Op::UffdMove(..)
+            | Op::UffdFill(..)
+            | Op::UffdProtect(..) => unreachable!("not supported"),
         }
     }
 

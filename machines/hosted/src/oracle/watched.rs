@@ -1,0 +1,191 @@
+//! Devices that write through pins; fills, moves and protection by userfaultfd.
+
+use super::{
+    Oracle, Verdict, expect,
+    page::{Kind, Page, Residency},
+    space::numbers,
+};
+use crate::ops::{At, Outcome, errno, pattern};
+use anonmem_hal::{PAGE_SHIFT, PAGE_SIZE};
+use std::sync::Arc;
+
+const P: u64 = PAGE_SIZE as u64;
+
+/// A page that is pinned: which of the held pins, and which of its pages.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Pinned {
+    /// Which hold.
+    pub hold: usize,
+    /// Which page of it.
+    pub page: usize,
+}
+
+impl Oracle {
+    fn page(&self, space: usize, number: u64) -> Option<&Page> {
+        self.spaces[space].as_ref().expect("checked").pages.get(&number)
+    }
+
+    fn page_mut(&mut self, space: usize, number: u64) -> &mut Page {
+        self.spaces[space].as_mut().expect("checked").pages.get_mut(&number).expect("checked")
+    }
+
+    /// Whether a device may write to all of a range. Nothing grows a stack for it.
+    fn device_may_write(&self, at: At) -> bool {
+        at.addr.checked_add(at.len).is_some()
+            && numbers(at.addr, at.len).all(|number| {
+                self.page(at.space, number).is_some_and(|page| {
+                    let there = page.contents.is_written() || self.fresh(number, page).is_some();
+                    page.attrs.rights.write() && !page.guard && there
+                })
+            })
+    }
+
+    /// A range is pinned, or nothing of it is.
+    fn pinned(&mut self, at: At, outcome: &Outcome) -> Result<bool, String> {
+        let may = self.device_may_write(at);
+        if at.len == 0 && outcome == &Outcome::Errno(errno::EFAULT) {
+            return Ok(false);
+        }
+        let wanted = if may { Outcome::Done } else { Outcome::Errno(errno::EFAULT) };
+        expect(outcome, &wanted)?;
+        if may {
+            for number in numbers(at.addr, at.len) {
+                self.page_mut(at.space, number).resident = Residency::Yes;
+            }
+        } else {
+            // Faults came before the page that there is not.
+            self.forget_residency(at);
+        }
+        Ok(may)
+    }
+
+    fn forget_residency(&mut self, at: At) {
+        let space = self.spaces[at.space].as_mut().expect("checked");
+        for (_, page) in space.pages.range_mut(numbers(at.addr, at.len)) {
+            page.resident = Residency::Maybe;
+        }
+    }
+
+    /// A device writes.
+    pub(super) fn device_write(&mut self, at: At, tag: u32, outcome: &Outcome) -> Verdict {
+        if self.pinned(at, outcome)? {
+            self.store(at.space, at.addr, &pattern(tag, at.len as usize));
+        }
+        Ok(())
+    }
+
+    /// A range is pinned until [`release`](Self::release): private pages stay the pages that they are.
+    pub(super) fn hold(&mut self, at: At, hold: usize, outcome: &Outcome) -> Verdict {
+        if *outcome == Outcome::Skipped || !self.pinned(at, outcome)? {
+            return Ok(());
+        }
+        for (page, number) in numbers(at.addr, at.len).enumerate() {
+            let model = self.page_mut(at.space, number);
+            if model.attrs.kind == Kind::Private {
+                model.pinned = Some(Pinned { hold, page });
+            }
+        }
+        Ok(())
+    }
+
+    /// The pins of a hold are dropped.
+    pub(super) fn release(&mut self, hold: usize, outcome: &Outcome) -> Verdict {
+        for page in self.spaces.iter_mut().flatten().flat_map(|space| space.pages.values_mut()) {
+            page.pinned = page.pinned.filter(|pinned| pinned.hold != hold);
+        }
+        expect(outcome, &Outcome::Done)
+    }
+
+    /// Whether an outcome that says how far an operation came makes sense; how many pages that is.
+    fn came_to(at: At, outcome: &Outcome) -> Result<u64, String> {
+        match *outcome {
+            // The range cannot be watched so.
+            Outcome::Errno(error) if error != 0 => Ok(0),
+            Outcome::Progress(bytes, 0) if bytes == at.len => Ok(bytes / P),
+            Outcome::Progress(bytes, error) if error != 0 && bytes < at.len && bytes.is_multiple_of(P) => {
+                Ok(bytes / P)
+            }
+            ref other => Err(format!("no way to come to {other:?}")),
+        }
+    }
+
+    /// Pages go from one range to another.
+    pub(super) fn uffd_move(&mut self, at: At, to: u64, outcome: &Outcome) -> Verdict {
+        let pages = Self::came_to(at, outcome)?;
+        for nth in 0..pages {
+            let (from, into) = ((at.addr >> PAGE_SHIFT) + nth, (to >> PAGE_SHIFT) + nth);
+            self.move_page(at.space, from, into)
+                .map_err(|why| format!("page {from:#x} moves to {into:#x}: {why}"))?;
+        }
+        if pages > 0 || matches!(outcome, Outcome::Progress(..)) {
+            // The zero page may have gone along, or tables been made.
+            self.forget_residency(at);
+            self.forget_residency(At { addr: to, ..at });
+        }
+        Ok(())
+    }
+
+    fn move_page(&mut self, space: usize, from: u64, to: u64) -> Verdict {
+        let (Some(source), Some(target)) = (self.page(space, from), self.page(space, to)) else {
+            return Err("one of them is not mapped".into());
+        };
+        let (a, b) = (source.attrs, target.attrs);
+        let plain = a.kind == Kind::Private && b.kind == Kind::Private;
+        if !plain || a.rights != b.rights || a.locked != b.locked || !a.rights.write() {
+            return Err("their mappings do not go together".into());
+        }
+        if target.contents.is_written() || target.guard || source.guard {
+            return Err("there is something in the way".into());
+        }
+        if source.pinned.is_some() {
+            return Err("it is pinned".into());
+        }
+        let contents = source.contents.clone();
+        self.page_mut(space, from).discard();
+        let target = self.page_mut(space, to);
+        target.contents = contents;
+        target.pinned = None;
+        Ok(())
+    }
+
+    /// Pages that are missing are filled with copies.
+    pub(super) fn uffd_fill(&mut self, at: At, tag: u32, outcome: &Outcome) -> Verdict {
+        let pages = Self::came_to(at, outcome)?;
+        let bytes: [u8; PAGE_SIZE] = pattern(tag, PAGE_SIZE).try_into().expect("a page");
+        let first = at.addr >> PAGE_SHIFT;
+        for number in first..first + pages {
+            let Some(page) = self.page(at.space, number) else {
+                return Err(format!("page {number:#x} is filled and not mapped"));
+            };
+            let object = page.attrs.kind.object_page(number);
+            let written = match object {
+                Some((object, index)) => self.objects[object].written.contains_key(&index),
+                None => page.contents.is_written() || matches!(page.attrs.kind, Kind::Source { .. }),
+            };
+            if written || page.guard {
+                return Err(format!("page {number:#x} is filled over something"));
+            }
+            match object {
+                Some((object, index)) => _ = self.objects[object].written.insert(index, Arc::new(bytes)),
+                None => self.store(at.space, number << PAGE_SHIFT, &bytes),
+            }
+        }
+        if matches!(outcome, Outcome::Progress(..)) {
+            self.forget_residency(at);
+        }
+        Ok(())
+    }
+
+    /// A range is protected, and written to in its middle.
+    pub(super) fn uffd_protect(&mut self, at: At, tag: u32, outcome: &Outcome) -> Verdict {
+        match outcome {
+            // The range cannot be watched so.
+            Outcome::Errno(_) => self.forget_residency(at),
+            _ => {
+                self.write(at.middle(), tag, outcome)?;
+                self.forget_residency(at);
+            }
+        }
+        Ok(())
+    }
+}
