@@ -160,8 +160,8 @@ impl<M: Machine> Vm<M> {
         }
         match self.merge_with_equal(candidate, hash, at) {
             Outcome::Freed => done.freed += 1,
-            Outcome::Alone(lock) => {
-                lock.set_note(Note { age: (note.age + 1).min(MAX_AGE), ..note }.bits());
+            Outcome::Alone(page) => {
+                page.lock.set_note(Note { age: (note.age + 1).min(MAX_AGE), ..note }.bits());
                 add(&counts.unshared, 1);
             }
             Outcome::Refused => add(&counts.refused, 1),
@@ -202,7 +202,7 @@ impl<M: Machine> Vm<M> {
             }
         }
         ksm.wait_for_equal(&self.frames, hash, at);
-        Outcome::Alone(page.lock)
+        Outcome::Alone(page)
     }
 
     /// The key under which pages of a domain are hashed: hashes of two domains have nothing to do with each
@@ -254,8 +254,9 @@ fn agreed<M: Machine>(
 enum Outcome<'v, M: Machine> {
     /// It is gone: an equal one has its entries.
     Freed,
-    /// No equal one is known.
-    Alone(FolioGuard<'v, M>),
+    /// No equal one is known. The page comes back with its lock: whoever else had it may have let go, and the
+    /// lock goes before the last reference.
+    Alone(Candidate<'v, M>),
     /// Somebody was using it, or the equal one, or wrote to one of them.
     Refused,
 }
