@@ -3,7 +3,7 @@
 use anonmem_lab::scale::model::{cpus, throughput};
 use anonmem_lab::scale::{Op, Relation, mode_name};
 
-use super::Found;
+use super::found::Found;
 
 /// Operations a microsecond at each number of CPUs, for threads of one process, or for processes where the
 /// operation is one of a process.

@@ -4,7 +4,8 @@ use std::fmt::Write;
 
 use anonmem_lab::scale::mode_name;
 
-use super::{Found, svg};
+use super::found::Found;
+use super::svg;
 
 const STYLE: &str = "\
 body{font:14px/1.4 system-ui,sans-serif;margin:1.5em;color:#222;background:#fff}

@@ -5,7 +5,8 @@ use anonmem_lab::scale::pair::Use;
 use anonmem_lab::scale::{Pair, Relation, mode_name};
 use serde_json::{Value, json};
 
-use super::{Found, curves};
+use super::curves;
+use super::found::Found;
 
 pub(super) fn text(found: &Found) -> String {
     let mut shares = Vec::new();

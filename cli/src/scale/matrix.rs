@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use anonmem_lab::scale::{Pair, Relation, mode_name};
 
-use super::Found;
+use super::found::Found;
 
 /// What a pair is in the matrix.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

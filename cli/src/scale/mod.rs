@@ -3,6 +3,7 @@
 //! The pairs are compared in `anonmem-lab`; here they get a command line, tables and pictures.
 
 mod curves;
+mod found;
 mod html;
 mod json;
 mod matrix;
@@ -12,8 +13,10 @@ mod svg;
 use std::path::PathBuf;
 
 use anonmem_lab::scale::model::Prices;
-use anonmem_lab::scale::{self, LockMode, MODES, OPS, Op, Study, table};
+use anonmem_lab::scale::{self, LockMode, MODES, OPS, Op, table};
+
 use clap::Args;
+use found::Found;
 
 use crate::error::{Error, Result};
 use crate::out;
@@ -65,16 +68,6 @@ pub struct ScaleOptions {
 fn parse_ns(text: &str) -> std::result::Result<f64, String> {
     let ns: f64 = text.parse().map_err(|_| "a number of nanoseconds".to_owned())?;
     if ns.is_finite() && ns > 0.0 { Ok(ns) } else { Err("more than 0 nanoseconds".to_owned()) }
-}
-
-/// What was found out, and the numbers that go with it.
-pub(crate) struct Found {
-    pub(crate) ops: Vec<&'static Op>,
-    pub(crate) modes: Vec<LockMode>,
-    pub(crate) study: Study,
-    pub(crate) prices: Prices,
-    /// Where the time of a transfer comes from.
-    pub(crate) measured: bool,
 }
 
 /// Compares the operations that `options` names.

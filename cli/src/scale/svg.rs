@@ -5,8 +5,8 @@ use std::fmt::Write;
 use anonmem_lab::scale::model::cpus;
 use anonmem_lab::scale::{Relation, mode_name};
 
-use super::Found;
 use super::curves::curve;
+use super::found::Found;
 use super::matrix::{Cell, cell};
 
 /// A square of the matrix, in SVG units.

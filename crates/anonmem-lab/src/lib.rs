@@ -16,6 +16,7 @@
 //!
 //! `unsafe` is allowed here: coroutines, an arena, and worlds that are copied back.
 
+mod accesses;
 pub mod cases;
 pub mod explorer;
 mod fold;

@@ -4,7 +4,7 @@
 //! back with it. What a charge is asked depends on the mode, which can be changed while programs run: nothing
 //! that was promised is taken back.
 //!
-//! Locks: none. Each CPU has a word of its own (`cpu.rs`), and whoever is asked a limit adds all of them up; two
+//! Locks: none. Each CPU has a word of its own (`cpu.rs`), and whoever is asked a limit adds all up. Two
 //! that race for the last page may both be refused, never both be served.
 //!
 //! Linux: mm/util.c `__vm_enough_memory`, `vm_commit_limit`; /proc/sys/vm/overcommit_memory,

@@ -5,13 +5,13 @@
 //! compare-exchange, because the end of the address space takes the credit from all CPUs. A count that is
 //! read is the shared counter and all credits: exact while nobody counts.
 //!
-//! *The last VMA* spares faults the tree, which whoever maps changes, and the address space's lock sequence, which
-//! he changes, too: a VMA that was unlocked at a version is so until its version changes.
+//! *The last VMA* spares faults the tree and the lock sequence of the address space, which whoever maps
+//! changes. A VMA that was unlocked at a version is so until its version changes.
 //!
 //! *Promises* are the sum of all CPUs' words. The word of one may be less than 0.
 //!
-//! Linux: include/linux/percpu_counter.h, and `SPLIT_RSS_COUNTING` until 6.2. Differs: no memory of an address
-//! space's own for each CPU.
+//! Linux: include/linux/percpu_counter.h, and `SPLIT_RSS_COUNTING` until 6.2. Differs: an address space has
+//! no memory of its own for each CPU.
 
 use crate::ids::{MmId, MmTag, VmaId, VmaTag};
 use anonmem_frame::{Handle, Link, RawHandle};
@@ -108,8 +108,8 @@ impl<M: Machine> CpuWords<M> {
         if is_credit_of(seen, mm) { Credit::of(seen).pages } else { 0 }
     }
 
-    /// Puts `new` in the place of the credit that is there, and returns that. It is the caller's now, who adds
-    /// it to its address space's counter.
+    /// Puts `new` in the place of the credit that is there, and returns that. The caller adds it to its
+    /// address space's counter.
     pub(crate) fn exchange_credit(&self, kind: PageKind, new: Credit) -> Credit {
         Credit::of(self.pages[kind as usize].swap(new.bits(), Ordering::Relaxed))
     }
@@ -128,7 +128,7 @@ pub(crate) const MOST_CREDIT: u64 = 64;
 
 /// By how much an address space's counter is behind.
 ///
-/// A word has the address space's name above and the pages, plus [`MOST_CREDIT`], below: so that one comparison
+/// A word has the address space's name above, and the pages plus [`MOST_CREDIT`] below. So one comparison
 /// says whether it is a small credit of this address space. 0 is nobody's.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Credit {

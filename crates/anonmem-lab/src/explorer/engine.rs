@@ -12,6 +12,7 @@ use super::{
     op::{Broken, Footprint, Op},
 };
 use crate::{
+    accesses::Observer,
     limits::{MAX_CPUS, address},
     memory::{
         By, Clock, CpuViews, Model, View,
@@ -19,7 +20,6 @@ use crate::{
         frames::{FrameRace, Frames},
     },
     names::Names,
-    observe::Observer,
     scenario::Program,
     snapshot::Watch,
     trace::{Event, Recorder},

@@ -13,6 +13,7 @@
 pub mod model;
 mod ops;
 pub mod pair;
+mod side;
 pub mod study;
 pub mod table;
 mod world;

@@ -4,7 +4,7 @@
 
 use super::{
     Relation,
-    world::{HEAP, RW, Side},
+    side::{HEAP, RW, Side},
 };
 use crate::cases::kernel::{Kernel, P, page, pages};
 use anonmem::{

@@ -1,10 +1,11 @@
 //! One pair of operations: the cache lines that both touch, and at least one of them writes.
 
-use super::{Op, Relation, ops::Step, world};
+use super::{Op, Relation, ops::Step, side, world};
 use crate::{
     Names, Sim,
+    accesses::{Access, LINE, Observer, Touch},
     cases::kernel::Kernel,
-    observe::{Access, LINE, Observer, list, observed},
+    observe::{list, observed},
 };
 use anonmem::LockMode;
 use core::panic::Location;
@@ -88,7 +89,7 @@ fn in_order(
 ) -> (Vec<Conflict>, Cost) {
     observed(2, || {
         let kernel = world::build(relation, mode, ops);
-        let sides = world::sides(relation);
+        let sides = side::sides(relation);
         let run = |i: usize, observer| {
             let mut names = Names::default();
             kernel.names(&mut names);
@@ -241,7 +242,6 @@ fn cost(first: &Observer, second: &Observer) -> Cost {
 
 /// For each lock on one of `lines` that is taken alone: what happens until it is released.
 fn held(accesses: &[Access], lines: &[usize]) -> Vec<(usize, usize)> {
-    use crate::observe::Touch;
     let mut all = Vec::new();
     for (i, lock) in accesses.iter().enumerate() {
         if lock.touch != Touch::Lock || !lines.contains(&(lock.at / LINE)) {

@@ -10,6 +10,7 @@
 mod arena;
 mod broken;
 mod chance;
+mod listed;
 mod machine;
 pub mod phys;
 pub mod probe;

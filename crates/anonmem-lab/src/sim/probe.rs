@@ -2,7 +2,9 @@
 
 use super::chance::inject;
 pub(crate) use super::chance::running;
+use super::listed::{lock_touch, observe};
 use crate::{
+    accesses::Touch,
     explorer::{
         engine::{Engine, Phase, Waiting, installed, phase, with},
         failure::FailureKind,
@@ -10,7 +12,6 @@ use crate::{
         step::{Turn, escape, stop, turn, visible},
     },
     memory::{By, Model, View, frames::FrameRace, sc},
-    observe::Touch,
     trace::{Action, Event},
 };
 use anonmem_hal::{LockMode, Probe};
@@ -71,30 +72,6 @@ fn outside_cold(at: usize, touch: Touch, caller: &'static Location<'static>) {
         }),
         Phase::Unwinding => escape(),
         Phase::Idle | Phase::Starting | Phase::Running => {}
-    }
-}
-
-/// Notes an access of a CPU whose accesses are being listed.
-fn observe(at: usize, touch: Touch, caller: &'static Location<'static>) {
-    with(|e| {
-        let Engine { observer, names, .. } = e;
-        if let Some(observer) = observer {
-            observer.note(at, touch, caller, names);
-        }
-    });
-}
-
-/// A flush has come to another CPU than the one whose accesses are being listed.
-pub(super) fn observe_interrupt() {
-    if phase() == Phase::Observed {
-        with(|e| e.observer.as_mut().expect("observed").interrupts += 1);
-    }
-}
-
-const fn lock_touch(mode: LockMode) -> Touch {
-    match mode {
-        LockMode::Exclusive => Touch::Lock,
-        LockMode::Shared => Touch::LockShared,
     }
 }
 

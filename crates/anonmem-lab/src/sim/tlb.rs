@@ -12,8 +12,10 @@
 use super::{
     Sim,
     broken::broken,
-    choose, misfortune,
-    probe::{inside_frame, observe_interrupt, running, walk_exchange, walk_load},
+    choose,
+    listed::observe_interrupt,
+    misfortune,
+    probe::{inside_frame, running, walk_exchange, walk_load},
     translations::{Translation, Upper},
 };
 use crate::{

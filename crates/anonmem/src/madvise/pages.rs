@@ -43,9 +43,9 @@ impl<M: Machine> Mm<'_, M> {
         })
     }
 
-    /// Drops the pages of one VMA under its lock, so that whoever changes other mappings is not waited for. Says
-    /// `false`, and has done nothing, if it takes the mmap lock after all: for several VMAs, for one that a
-    /// userfaultfd watches, for one that is being changed, and for whatever else the answer is an error.
+    /// Drops the pages of one VMA under its lock, so that whoever changes other mappings is not waited for.
+    /// Says `false`, and has done nothing, if that takes the mmap lock after all: for several VMAs, for one
+    /// that a userfaultfd watches or that is being changed, and where the answer is an error.
     ///
     /// Linux: mm/madvise.c `try_vma_read_lock` (6.16).
     fn dropped_under_vma_lock(&self, range: VaRange, advice: PageAdvice) -> bool {

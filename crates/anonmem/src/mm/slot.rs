@@ -18,9 +18,8 @@ use anonmem_sync::{Atomic, CachePadded, Ordering, Plain, RwSem, order::MmapLock}
 
 /// An address space's slot.
 ///
-/// What every fault reads (`MmPages`, `space`) lies apart from what changing a mapping writes, so that faults are
-/// not slowed down by a thread that maps, beyond the two words that tell them of it (`lock_seq`, the tree's
-/// sequence).
+/// What every fault reads (`MmPages`, `space`) lies apart from what changing a mapping writes, so that faults
+/// are not slowed down by a thread that maps.
 pub(crate) struct MmSlot<M: Machine> {
     /// Who keeps it.
     pub(super) refs: CachePadded<MmRefs<M>>,

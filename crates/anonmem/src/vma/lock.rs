@@ -61,7 +61,8 @@ impl<M: Machine> Vma<M> {
             Err(_) => return Err(Refusal::WriteLocked),
             Ok(_) => {}
         }
-        // No writer changes the version while we are counted. If one has it, he changed it before, which we see.
+        // No writer changes the version while we are counted. If one has it, he changed it before: we see
+        // that.
         let version = lock.version();
         let refusal = if self.mm() != Some(mm) {
             Refusal::Recycled
