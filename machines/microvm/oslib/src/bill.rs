@@ -18,8 +18,10 @@ pub struct Bill {
     pub faults_by_cpu: Vec<u64>,
     /// Groups of counters: translation flushes, swap, reclaim, locks.
     pub groups: Vec<(&'static str, Vec<(&'static str, u64)>)>,
-    /// The sizes of folios that faults took, in words, and counters for each size in use, by its name.
-    pub folios: (String, Vec<(String, Vec<(&'static str, u64)>)>),
+    /// The sizes of folios that faults took, in words.
+    pub folio_policy: String,
+    /// Counters for each size of folio in use.
+    pub folios: Vec<Folios>,
     /// Anonymous pages that programs got, and those that they touched, if that is known.
     pub touched: Option<(u64, u64)>,
     /// Bytes that were to be compressed, and what was kept of them.
@@ -28,6 +30,15 @@ pub struct Bill {
     pub validate: String,
     /// System calls that this kernel does not have: `name(number)`.
     pub unknown_syscalls: Vec<String>,
+}
+
+/// Counters of one size of folio.
+#[derive(Clone, Debug, Default)]
+pub struct Folios {
+    /// The size.
+    pub size: String,
+    /// Counters, by name.
+    pub counters: Vec<(&'static str, u64)>,
 }
 
 impl Bill {
@@ -50,9 +61,9 @@ impl Bill {
             let _ = write!(out, ",\"{name}\":{}", object(group));
         }
         let _ = write!(out, ",\"folios\":{{\"policy\":");
-        string(&mut out, &self.folios.0);
-        for (size, counters) in &self.folios.1 {
-            let _ = write!(out, ",\"{size}\":{}", object(counters));
+        string(&mut out, &self.folio_policy);
+        for folios in &self.folios {
+            let _ = write!(out, ",\"{}\":{}", folios.size, object(&folios.counters));
         }
         out.push('}');
         ratio(&mut out, "pages_per_touched", self.touched);
@@ -115,7 +126,8 @@ mod tests {
             faults_by_kind: [("anon", 3), ("segv", 0)].into(),
             faults_by_cpu: [1, 2].into(),
             groups: [("tlb", [("ipis", 1)].into())].into(),
-            folios: ("auto".into(), [("64K".into(), [("split", 1)].into())].into()),
+            folio_policy: "auto".into(),
+            folios: [Folios { size: "64K".into(), counters: [("split", 1)].into() }].into(),
             touched: Some((110, 100)),
             compression: Some((4096, 3000)),
             validate: "a \"bad\"\nline".into(),

@@ -5,11 +5,11 @@
 use super::mm::Space;
 use crate::{klog, machine};
 use alloc::format;
-use alloc::string::String;
 use alloc::vec::Vec;
 use anonmem::{Event, FolioEvent, FolioMode, FolioPolicy, MAX_FOLIO_ORDER, ThpDisable};
 use anonmem_hal::{MAX_ORDER, NrPages, Order, Va, VaRange};
 use anonmem_oslib::Result;
+use anonmem_oslib::bill::Folios;
 use anonmem_oslib::errno::EINVAL;
 
 /// `PR_THP_DISABLE_EXCEPT_ADVISED`: large folios only where the program asks for them (Linux 6.18).
@@ -192,8 +192,8 @@ pub fn pages() -> (u64, u64) {
     orders().map(of).fold((0, 0), |sum, more| (sum.0 + more.0, sum.1 + more.1))
 }
 
-/// Counters of each size of which there are any, by its name.
-pub fn bill() -> Vec<(String, Vec<(&'static str, u64)>)> {
+/// Gives the counters of each size of which there are any.
+pub fn bill() -> Vec<Folios> {
     let vm = machine::vm();
     let held = AT_END.lock();
     let of = |order: Order| {
@@ -204,7 +204,8 @@ pub fn bill() -> Vec<(String, Vec<(&'static str, u64)>)> {
             [("unmapped_bytes_at_end", unmapped.bytes()), ("untouched_bytes_at_end", untouched.bytes())];
         let all: Vec<_> = events.chain(became).chain(held).collect();
         let any = all.iter().any(|&(_, count)| count > 0);
-        any.then(|| (format!("{}", FolioPolicy::up_to(order, FolioMode::Always)), all))
+        let size = format!("{}", FolioPolicy::up_to(order, FolioMode::Always));
+        any.then_some(Folios { size, counters: all })
     };
     orders().filter_map(of).collect()
 }
