@@ -68,8 +68,9 @@ fn host(_bench: &Bench, samples: &mut Samples, folios: Folios) -> io::Result<()>
     let pages = touches();
     let region = Region::new(REGION_PAGES * PAGE, folios)?;
     for &page in &pages {
+        let at = region.start().wrapping_add(page * PAGE);
         // SAFETY: the page is in the region, which is ours and writable.
-        unsafe { region.start().add(page * PAGE).write_volatile(1) };
+        unsafe { at.write_volatile(1) };
     }
     samples.add("rss-per-touched", Side::Host(folios), region.resident()? as f64 / distinct(&pages));
     Ok(())
