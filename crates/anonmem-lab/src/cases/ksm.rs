@@ -267,6 +267,31 @@ pub static ZAP: Case = Case {
     },
 };
 
+/// The page of the case.
+pub static ALONE: Case = Case {
+    name: "ksm-alone-vs-zap",
+    title: "munmap drops the last entry of a page that the scanner finds no equal of",
+    happened: "The first stress of this scanner: it let go of its reference before the lock of the folio, and the folio was freed while it was locked.",
+    environment: "Page 0 of a program has no equal. CPU0 looks at it. CPU1 unmaps it.",
+    rule: "The page is freed, once, and unlocked.",
+    mutants: &[Mutant::Patch {
+        name: "ksm-lock-outlives-reference",
+        what: "the scanner keeps the lock of a page longer than its reference",
+    }],
+    runs: RUNS,
+    program: |_| {
+        boxed(
+            merging("ksm-alone-vs-zap", || {
+                let kernel = equal_pages(1);
+                kernel.note_frame(0, 0);
+                kernel
+            })
+            .cpu("unmaps it", |k| k.mm(0).munmap(pages(0, 1)).expect("no memory is needed"))
+            .check(Kernel::check),
+        )
+    },
+};
+
 /// Pages 0 and 1 were one, and have left to one slot.
 fn both_have_left() -> Kernel {
     let kernel = Kernel::new(64, LockMode::Mmap);

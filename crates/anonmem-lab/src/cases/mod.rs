@@ -205,6 +205,7 @@ pub fn all() -> &'static [&'static Case] {
         &ksm::FORK,
         &ksm::ZAP,
         &ksm::SWAP,
+        &ksm::ALONE,
         &seed_003::PIN,
         &moves::FORK,
         &moves::SWAP_OUT,

@@ -66,3 +66,36 @@ fn a_pinned_page_costs_its_window_and_no_other() {
         w.vm.validate().unwrap();
     });
 }
+
+#[test]
+fn the_window_that_costs_the_least_is_emptied() {
+    World::run(|w| {
+        let mm = w.vm.new_mm().unwrap();
+        let (n, order) = (3800, Order::new(6));
+        mm.map_raw(pages(16, n), RW, Backing::Anonymous);
+        (0..n).for_each(|i| mm.store((16 + i) * P, (i % 251) as u8).unwrap());
+        // The pages of each window that is all the program's.
+        let mut windows = std::collections::BTreeMap::<u64, Vec<u64>>::new();
+        for i in 0..n {
+            let frame = mm.pagemap(Va((16 + i) * P)).pfn.unwrap();
+            windows.entry(frame.0 / order.pages()).or_default().push(i);
+        }
+        windows.retain(|_, pages| pages.len() as u64 == order.pages());
+        // The cheapest is neither the first nor the last, and all others cost as much as a window can.
+        let left = [(2, 32), (20, 7), (30, 3), (40, 9)];
+        let mut cheapest = None;
+        for (nth, keep) in left {
+            let (&window, pages) = windows.iter().nth(nth).unwrap();
+            for &i in &pages[keep..] {
+                mm.madvise(Va((16 + i) * P), P, Advice::DontNeed).unwrap();
+            }
+            cheapest = cheapest.or((keep == 3).then_some(window));
+        }
+        w.vm.drain();
+        assert_eq!(w.vm.compact(order, Effort::Light), Ok(3));
+        let block = w.vm.frames.alloc(order).unwrap();
+        assert_eq!(Some(block.pfn().0 / order.pages()), cheapest);
+        drop(block);
+        w.vm.validate().unwrap();
+    });
+}
