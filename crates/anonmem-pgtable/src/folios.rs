@@ -79,8 +79,8 @@ impl<'a, M: Machine, G: StableVma<M>> PteGuard<'a, M, G> {
         let mapped = mappings_in::<M>(words, first, pages);
         let inside = |page: &Pfn| page.0.wrapping_sub(first.0) < pages;
         let mine = words.iter().filter_map(page_of::<M>).filter(inside);
-        // SAFETY: each of these entries owns a mapping of a page of the folio, and their table is locked. They
-        // are those of one VMA, so that the pages are distinct.
+        // SAFETY: each of these entries owns a mapping of a page of the folio, and their table is locked.
+        // They are those of one VMA, so that the pages are distinct.
         unsafe { lock.reuse_pages(anon_vma, mapped, mine) }
     }
 

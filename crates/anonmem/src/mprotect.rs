@@ -42,8 +42,8 @@ impl<M: Machine> Mm<'_, M> {
     ///
     /// # Errors
     /// [`Error::Invalid`] for arguments that make no sense; nothing has changed. [`Error::NotMapped`] for a
-    /// hole, [`Error::AccessDenied`] for a mapping that does not allow it, [`Error::NotPermitted`] for one that
-    /// is sealed, [`Error::OutOfMemory`], [`Error::Limit`]: the mappings before have been changed.
+    /// hole, [`Error::AccessDenied`] for a mapping that does not allow it, [`Error::NotPermitted`] for one
+    /// that is sealed, [`Error::OutOfMemory`], [`Error::Limit`]: the mappings before have been changed.
     #[doc(alias = "do_mprotect_pkey")]
     pub fn mprotect(&self, range: VaRange, prot: Prot) -> Result<(), Error> {
         if prot.contains(Prot::GROWSDOWN | Prot::GROWSUP) {

@@ -229,7 +229,8 @@ pub enum Op {
     UffdMove(At, u64),
     /// `UFFDIO_COPY` of [`pattern`], a page again and again.
     UffdFill(At, u32),
-    /// Write protection by a userfaultfd, stores of [`pattern`] to the middle, and a look at what was written.
+    /// Write protection by a userfaultfd, stores of [`pattern`] to the middle, and a look at what was
+    /// written.
     UffdProtect(At, u32),
 }
 

@@ -128,8 +128,8 @@ fn swap_counters(stats: &Stats) -> Vec<(&'static str, u64)> {
     .into()
 }
 
-/// Anonymous pages that programs got, and those of them that they touched. Of what leaves map only the first is
-/// known.
+/// Anonymous pages that programs got, and those of them that they touched. Of what leaves map only the first
+/// is known.
 fn touched(stats: &Stats) -> Option<(u64, u64)> {
     let (large, untouched) = folios::pages();
     let single = [Event::FaultAnon, Event::FaultZeroUpgrade, Event::FaultCowCopy, Event::FaultSource];

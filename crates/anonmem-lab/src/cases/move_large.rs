@@ -49,7 +49,8 @@ fn pair(move_locks: MoveLocks) -> Kernel {
     watched(kernel, 8, 2)
 }
 
-/// Pages 0 to 7 are a leaf, in which 7 is stored in page 1; pages 16 to 23 are watched, and no table is there.
+/// Pages 0 to 7 are a leaf, in which 7 is stored in page 1; pages 16 to 23 are watched, and no table is
+/// there.
 fn leaf() -> Kernel {
     let kernel = kernel(MoveLocks::Folio);
     kernel.map(0, 0, 8, RW);

@@ -43,6 +43,9 @@ const TOO_MANY: &[&str] = &[
     "migrate-vs-reclaim",
     "migrate-vs-swap-in",
     "migrate-vs-zap",
+    "move-vs-swap-aba",
+    "seed-004-copy-after-pin",
+    "thp-swap-in-run-shared",
 ];
 
 /// Two preemptions come to their end, and nothing was found; not part of every check.
@@ -51,6 +54,7 @@ const HELD_ONCE: &[&str] = &[
     "anon-vma-fork-vs-exit",
     "anon-vma-last-put",
     "brk-vs-store",
+    "cow-pin-leak",
     "cow-stamps",
     "exit-vs-exit",
     "exit-vs-fork",
@@ -73,6 +77,7 @@ const HELD_ONCE: &[&str] = &[
     "fork-fails-half-way",
     "fork-late-flush",
     "fork-of-cow",
+    "fork-swap-count-full",
     "fork-vs-fork",
     "guard-vs-store",
     "kswapd-wakes-works-ends",
@@ -83,6 +88,7 @@ const HELD_ONCE: &[&str] = &[
     "migrate-vs-gup-fast",
     "migrate-vs-mprotect",
     "mlock-vs-reclaim",
+    "move-of-cached-page",
     "mprotect-fails-half-way",
     "mprotect-vs-exit",
     "mremap-fails-half-way",
@@ -113,14 +119,26 @@ const HELD_ONCE: &[&str] = &[
     "table-added-twice",
     "table-freed-under-hardware-walk",
     "table-freed-under-rmap-walk",
+    "thp-partial-unmap-vs-split",
+    "thp-range-cow-vs-reuse",
+    "thp-range-no-longer-empty",
+    "thp-range-reuse-vs-exit",
+    "thp-split-one-store",
+    "thp-split-vs-slot-freed",
+    "thp-swap-out-run-vs-page",
+    "thp-untouched-vs-store",
     "tlb-mremap-late-flush",
     "tlb-mremap-late-flush-table",
+    "uffd-fill-vs-remove",
+    "uffd-wp-outlives-vma",
     "vma-recycled-under-lookup",
     "wp-reuse-vs-folio-lock",
 ];
 
-/// The case waits by looking again, which `c11` without fairness lets go on for ever.
-const UNFAIR: &[&str] = &["swapoff-vs-fault", "swapoff-vs-alloc", "swapoff-smaller-vs-fault"];
+/// The case waits by looking again, which `c11` without fairness lets go on for ever. (Of the last one only
+/// that is known: a fault that comes again does not come to its end.)
+const UNFAIR: &[&str] =
+    &["swapoff-vs-fault", "swapoff-vs-alloc", "swapoff-smaller-vs-fault", "thp-swap-in-half-cached"];
 
 impl Case {
     /// How far the case is explored under weak memory, and if that is fewer than two preemptions, why.

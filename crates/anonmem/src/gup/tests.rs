@@ -39,7 +39,8 @@ fn more_than_memory_holds_is_refused_and_not_tried_for_ever() {
         let mm = w.vm.new_mm().unwrap();
         mm.map_raw(pages(16, 6000), RW, Backing::Anonymous);
         let all = VaRange::new(Va(AT), Va(AT + 6000 * P));
-        // What is pinned was let go before, and swapped out: the next attempt found as much memory as the last.
+        // What is pinned was let go before, and swapped out: the next attempt found as much memory as the
+        // last.
         assert_eq!(mm.pin_fast(all, WRITE).err(), Some(Error::OutOfMemory));
         assert_eq!(mm.pin(all, WRITE).err(), Some(Error::OutOfMemory));
         let some = mm.pin_some(all, WRITE).unwrap();

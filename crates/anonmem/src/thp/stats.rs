@@ -50,8 +50,8 @@ folio_events! {
     CopyRun => "cow_copy_run",
     /// A write would have copied so many pages, and copied fewer: they are not alike, or there is no memory.
     CopyFallback => "cow_copy_fallback",
-    /// Pages that were unmapped, and nobody had touched: the first of each run counts as touched, and of what a
-    /// leaf maps nothing is known.
+    /// Pages that were unmapped, and nobody had touched: the first of each run counts as touched, and of what
+    /// a leaf maps nothing is known.
     Untouched => "untouched_pages",
     /// Split.
     Split => "split",

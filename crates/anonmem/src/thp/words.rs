@@ -113,8 +113,8 @@ impl FromStr for FolioPolicy {
     }
 }
 
-/// The short name if there is one, else a list of the sizes that have a mode; the modes of all that inherit are
-/// left out.
+/// The short name if there is one, else a list of the sizes that have a mode; the modes of all that inherit
+/// are left out.
 impl fmt::Display for FolioPolicy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if *self == Self::auto() {
