@@ -241,15 +241,10 @@ fn mmap_refuses_what_linux_refuses_for_the_same_reason() {
     same_table_as_host("refusals", &[]);
 }
 
-/// Every category and both flags of PAGEMAP_SCAN, where it stops, what it refuses.
+/// PAGEMAP_SCAN, all of it; and who may have a userfaultfd, which needs root on the host.
 #[test]
-fn pages_are_scanned_and_protected_as_on_linux() {
+fn pages_are_scanned_and_userfaultfds_given_as_on_linux() {
     same_table_as_host("pagescan", &[]);
-}
-
-/// Needs root on the host, as the device and its setting do.
-#[test]
-fn whoever_may_open_the_device_may_have_a_userfaultfd() {
     same_table_as_host("uffd_door", &[]);
 }
 
@@ -268,8 +263,7 @@ fn programs_fill_protect_and_move_their_own_pages() {
     }
 }
 
-/// A child writes to more memory than there is, so that the pages that are filled, protected and moved leave
-/// and come back all the time.
+/// A child writes to more memory than there is: what is filled and moved leaves and comes back.
 #[test]
 fn programs_fill_protect_and_move_their_own_pages_while_they_are_swapped() {
     if !vm_is_there() {
@@ -280,16 +274,15 @@ fn programs_fill_protect_and_move_their_own_pages_while_they_are_swapped() {
         let expected = host(&[compiled.to_str().unwrap()]);
         for mode in ["mmap", "vma", "speculative"] {
             let options = ["--ram", "64M", "--swap", "256M", "--cpus", "4", "--lock", mode];
-            let run = [compiled.as_os_str(), "72".as_ref()];
-            let ran = Vm::new().options(&options).run(&run).expect_status(0);
+            let vm = Vm::new().options(&options);
+            let ran = vm.run(&[compiled.as_os_str(), "72".as_ref()]).expect_status(0);
             assert_eq!(ran.stdout, expected, "{program}, {mode}");
             assert!(ran.bill["swap"]["outs"].as_u64() > Some(1000), "{program}, {mode}: {}", ran.bill);
         }
     }
 }
 
-/// python3 knows nothing of the userfaultfd that was preloaded, grows its heap, forks, moves, drops and
-/// unmaps.
+/// python3 knows nothing of the userfaultfd that is preloaded; it grows, forks, moves, drops and unmaps.
 #[test]
 fn a_monitor_follows_a_program_that_it_did_not_write() {
     if !vm_is_there() {
@@ -299,14 +292,15 @@ fn a_monitor_follows_a_program_that_it_did_not_write() {
     let script = include_str!("../../tests/programs/follow.py");
     let python = host(&["python3", "-c", "import sys; print(sys.executable, end='')"]);
     let env = |library: &str| [format!("LD_PRELOAD={library}"), "PYTHONMALLOC=malloc".into()];
-    let preload = env(library.to_str().unwrap());
-    let here = ["env", &preload[0], &preload[1], &python, "-c", script, library.to_str().unwrap()];
+    let [load, malloc] = env(library.to_str().unwrap());
+    let here = ["env", &load, &malloc, &python, "-c", script, library.to_str().unwrap()];
     let expected = host(&here);
     assert_eq!(expected, "followed: faults forks moves removals unmappings and nothing was wrong\n");
     let (file, there) = (format!("{}:/follow.so", library.display()), env("/follow.so"));
     for mode in ["mmap", "vma", "speculative"] {
-        let options = ["--ram", "64M", "--swap", "256M", "--cpus", "4", "--lock", mode, "--file", &file];
-        let vm = Vm::new().options(&options).options(&["--env", &there[0], "--env", &there[1]]);
+        let memory = ["--ram", "64M", "--swap", "256M", "--cpus", "4", "--lock", mode];
+        let given = ["--file", &file, "--env", &there[0], "--env", &there[1]];
+        let vm = Vm::new().options(&memory).options(&given);
         let ran = vm.run(&["python3", "-c", script, "/follow.so"]).expect_status(0);
         assert_eq!(ran.stdout, expected, "{mode}: {}", ran.stderr);
     }
