@@ -187,8 +187,15 @@ impl Oracle {
         for (number, found) in range.clone().zip(found) {
             let page = &space[number];
             let private = page.attrs.kind == Kind::Private && !page.contents.lazy;
+            // With large folios, a page of zeroes that nobody has touched since the fault that brought its
+            // folio is given back when memory is short: one that was read, or that KSM had merged into the
+            // zero page.
+            let zeroes = page.contents.candidates.iter().any(|bytes| match bytes {
+                Some(bytes) => bytes.iter().all(|byte| *byte == 0),
+                None => true,
+            });
             let wrong = match page.resident {
-                Residency::Yes => !found && !swap,
+                Residency::Yes => !found && !swap && !(folios && zeroes),
                 Residency::No => *found && !folios,
                 Residency::Maybe => false,
             };
