@@ -2,7 +2,8 @@
 
 use crate::{
     Access, Checks, Handled, Hosted, Trap, UserCpu, UserSpace,
-    ops::{Advise, At, Backing, HEAP_START, Op, Outcome, Place, Remap, Rights, Signal, pattern},
+    access::{fetch, read, write},
+    ops::{Advise, At, Backing, HEAP_START, Op, Outcome, Place, Remap, Rights},
     oracle::{
         page::{Attrs, Kind},
         space::Area,
@@ -13,7 +14,7 @@ use anonmem::{
     Advice, Error, FaultAccess, FaultOutcome, MapBacking, MapFlags, MapKind, Mm, MmapRequest, Prot,
     RemapFlags, VmFlags,
 };
-use anonmem_hal::{Arch, CpuId, PAGE_SHIFT, PAGE_SIZE, Pfn, SourceId, Va, VaRange};
+use anonmem_hal::{Arch, CpuId, PAGE_SHIFT, Pfn, SourceId, Va, VaRange};
 
 impl<C: Checks, A: Arch> UserSpace for Mm<'_, Hosted<C, A>> {
     fn root(&self) -> Pfn {
@@ -146,56 +147,6 @@ fn address(result: Result<Va, Error>) -> Outcome {
 
 fn done(result: Result<(), Error>) -> Outcome {
     result.map_or_else(|e| Outcome::Errno(e.errno()), |()| Outcome::Done)
-}
-
-fn signal(trap: Trap, done: u64) -> Outcome {
-    let signal = match trap {
-        Trap::Unmapped => Signal::Unmapped,
-        Trap::Denied => Signal::Denied,
-        Trap::Bus => Signal::Bus,
-        Trap::Oom => Signal::Oom,
-    };
-    Outcome::Signal(signal, done as usize)
-}
-
-/// The parts of an access that lie in one page each: offset from its start, address, length.
-fn pieces(at: At) -> impl Iterator<Item = (u64, Va, usize)> {
-    let mut next = 0;
-    std::iter::from_fn(move || {
-        let done = next;
-        let va = Va(at.addr.wrapping_add(done));
-        let n = (PAGE_SIZE - va.page_offset()).min((at.len - done) as usize);
-        next += n as u64;
-        (n > 0).then_some((done, va, n))
-    })
-}
-
-fn read<C: Checks, A: Arch, S: UserSpace>(user: &UserCpu<'_, C, A, S>, at: At) -> Outcome {
-    let mut bytes = vec![0; at.len as usize];
-    for (done, va, n) in pieces(at) {
-        if let Err(trap) = user.load(va, &mut bytes[done as usize..][..n]) {
-            return signal(trap, done);
-        }
-    }
-    Outcome::Bytes(bytes)
-}
-
-pub(crate) fn write<C: Checks, A: Arch, S: UserSpace>(
-    user: &UserCpu<'_, C, A, S>,
-    at: At,
-    tag: u32,
-) -> Outcome {
-    let bytes = pattern(tag, at.len as usize);
-    for (done, va, n) in pieces(at) {
-        if let Err(trap) = user.store(va, &bytes[done as usize..][..n]) {
-            return signal(trap, done);
-        }
-    }
-    Outcome::Done
-}
-
-fn fetch<C: Checks, A: Arch, S: UserSpace>(user: &UserCpu<'_, C, A, S>, at: At) -> Outcome {
-    user.fetch(Va(at.addr)).map_or_else(|trap| signal(trap, 0), |byte| Outcome::Bytes(vec![byte]))
 }
 
 /// The areas of an address space, as the oracle would have them.

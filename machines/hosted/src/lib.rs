@@ -19,6 +19,7 @@
 //! [`Hosted::failures`]), and gives it to the memory manager. Every thread that calls the memory manager
 //! holds a CPU: [`sched::Cpus::enter`].
 
+mod access;
 pub mod arena;
 pub mod calls;
 pub mod failures;

@@ -5,7 +5,7 @@
 
 use crate::{
     Checks, Hosted, UserCpu,
-    calls::write,
+    access::write,
     ops::{At, Outcome, pattern},
 };
 use anonmem::{

@@ -166,7 +166,8 @@ impl<'a> Worker<'a> {
         if may_fail && matches!(op, Op::Madvise(_, advice) if drops(advice)) {
             return;
         }
-        // A page that cannot be read is lost to whoever pins, moves or protects it, and says so in other words.
+        // A page that cannot be read is lost to whoever pins, moves or protects it, and says so in other
+        // words.
         let needs_pages =
             matches!(op, Op::DeviceWrite(..) | Op::UffdMove(..) | Op::UffdFill(..) | Op::UffdProtect(..));
         if self.world.reads_fail.load(Relaxed) && needs_pages {

@@ -1,9 +1,17 @@
 //! One page of the model.
 
-use super::watched::Pinned;
 use crate::ops::Rights;
 use anonmem_hal::PAGE_SIZE;
 use std::{collections::BTreeMap, sync::Arc};
+
+/// A page that is pinned: which of the held pins, and which of its pages.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Pinned {
+    /// Which hold.
+    pub hold: usize,
+    /// Which page of it.
+    pub page: usize,
+}
 
 /// The bytes of a page.
 pub type Bytes = [u8; PAGE_SIZE];

@@ -2,7 +2,7 @@
 
 use super::{
     Oracle, Verdict, expect,
-    page::{Kind, Page, Residency},
+    page::{Kind, Page, Pinned, Residency},
     space::numbers,
 };
 use crate::ops::{At, Outcome, errno, pattern};
@@ -10,15 +10,6 @@ use anonmem_hal::{PAGE_SHIFT, PAGE_SIZE};
 use std::sync::Arc;
 
 const P: u64 = PAGE_SIZE as u64;
-
-/// A page that is pinned: which of the held pins, and which of its pages.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Pinned {
-    /// Which hold.
-    pub hold: usize,
-    /// Which page of it.
-    pub page: usize,
-}
 
 impl Oracle {
     fn page(&self, space: usize, number: u64) -> Option<&Page> {

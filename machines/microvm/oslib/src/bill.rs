@@ -5,6 +5,9 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt::Write;
 
+/// Counters by name.
+pub type Counters = Vec<(&'static str, u64)>;
+
 /// What a run cost, as the command line is told.
 #[derive(Clone, Debug, Default)]
 pub struct Bill {
@@ -17,7 +20,7 @@ pub struct Bill {
     /// Faults that each CPU took.
     pub faults_by_cpu: Vec<u64>,
     /// Groups of counters: translation flushes, swap, reclaim, locks.
-    pub groups: Vec<(&'static str, Vec<(&'static str, u64)>)>,
+    pub groups: Vec<(&'static str, Counters)>,
     /// The sizes of folios that faults took, in words.
     pub folio_policy: String,
     /// Counters for each size of folio in use.
