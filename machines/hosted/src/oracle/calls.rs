@@ -195,7 +195,7 @@ impl Oracle {
                 None => true,
             });
             let wrong = match page.resident {
-                Residency::Yes => !found && !swap && !(folios && zeroes),
+                Residency::Yes => !(*found || swap || folios && zeroes),
                 Residency::No => *found && !folios,
                 Residency::Maybe => false,
             };
