@@ -33,7 +33,10 @@ impl PageHash {
             key.rotate_left(31) ^ 0x94d0_49bb_1331_11eb,
             key.rotate_left(47) ^ 0xd6e8_feb8_6659_fd93,
         ];
-        Self { secret, lanes: secret }
+        // A lane begins with another one's secret: with its own, the two words of the first chunk could be
+        // exchanged.
+        let [a, b, c, d] = secret;
+        Self { secret, lanes: [b, c, d, a] }
     }
 
     /// Takes a chunk of bytes in.
