@@ -152,12 +152,12 @@ is a bound by arithmetic, no measurement.";
 #[cfg(feature = "measure")]
 const SCALE_EXAMPLES: &str = "\
 Examples:
-  anonmem scale                                every pair, in a minute
-  anonmem scale write-fault mmap --lines       two operations, with lines of code
+  anonmem scale                             every pair, in a minute
+  anonmem scale write-fault mmap --lines    two operations, with lines of code
   anonmem scale --lock spec --svg scale.svg --html scale.html
   anonmem scale --compare docs/scale.toml      is any conflict new?
-  anonmem scale --record docs/scale.toml       after one was taken away
-  anonmem scale --transfer 120                 of another machine
+  anonmem scale --record docs/scale.toml    after one was taken away
+  anonmem scale --transfer 120              of another machine
   anonmem scale --list
 
 Exit status: 0, 1 if --compare found a conflict that the table does not have, 2 if the command line cannot be carried \

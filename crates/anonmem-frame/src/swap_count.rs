@@ -69,7 +69,7 @@ impl<M: Machine> fmt::Debug for SwapCount<'_, M> {
 /// The most slots of a run: as many as a folio that a table's entries map has pages.
 const MOST: u64 = 512;
 
-/// At most one count of each of [`MOST`] slots in a row.
+/// At most one count of each of 512 slots in a row.
 ///
 /// A folio that leaves whole has one of each of its slots. A folio that is split has those of the slots that
 /// it is still the cached folio of.

@@ -6,7 +6,7 @@ use crate::{
     testing::{P, RW, World, pages},
     vma::Backing,
 };
-use anonmem_hal::{Order, Va};
+use anonmem_hal::{Order, PhysMem as _, Va};
 use std::vec::Vec;
 
 #[test]
@@ -81,6 +81,11 @@ fn the_window_that_costs_the_least_is_emptied() {
             windows.entry(frame.0 / order.pages()).or_default().push(i);
         }
         windows.retain(|_, pages| pages.len() as u64 == order.pages());
+        // What is free now is out of use, so that no window costs nothing.
+        let base = w.vm.machine().base_pfn();
+        let all = base..base.offset(w.vm.machine().nr_frames());
+        w.vm.drain();
+        w.vm.frames.take_offline(all.clone());
         // The cheapest is neither the first nor the last, and all others cost as much as a window can.
         let left = [(2, 32), (20, 7), (30, 3), (40, 9)];
         let mut cheapest = None;
@@ -96,6 +101,7 @@ fn the_window_that_costs_the_least_is_emptied() {
         let block = w.vm.frames.alloc(order).unwrap();
         assert_eq!(Some(block.pfn().0 / order.pages()), cheapest);
         drop(block);
+        w.vm.give_back(all);
         w.vm.validate().unwrap();
     });
 }
