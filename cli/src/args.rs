@@ -155,7 +155,7 @@ Examples:
   anonmem scale                             every pair, in a minute
   anonmem scale write-fault mmap --lines    two operations, with lines of code
   anonmem scale --lock spec --svg scale.svg --html scale.html
-  anonmem scale --compare docs/scale.toml      is any conflict new?
+  anonmem scale --compare docs/scale.toml   is any conflict new?
   anonmem scale --record docs/scale.toml    after one was taken away
   anonmem scale --transfer 120              of another machine
   anonmem scale --list

@@ -2,11 +2,11 @@
 //!
 //! Two operations that commute can run without talking to one another, and do so exactly if neither writes a
 //! cache line that the other reads or writes (Clements and others, "The scalable commutativity rule", SOSP
-//! 2013). Two cores cannot show what 64 do; cache lines can. So every pair of operations ([`ops`]) runs here
-//! on two simulated CPUs, one after the other, in both orders, from the same state ([`world`]). The probe of
-//! the production code says what each touches, and [`pair`] compares the lines of 64 bytes.
+//! 2013). Two cores cannot show what 64 do; cache lines can. So every pair of operations (`ops`) runs here
+//! on two simulated CPUs, one after the other, in both orders, from the same state (`world`). The probe of
+//! the production code says what each touches, and `pair` compares the lines of 64 bytes.
 //!
-//! [`study`] compares all pairs, [`table`] the result with the table that is committed, and [`model`] says
+//! `study` compares all pairs, `table` the result with the table that is committed, and `model` says
 //! what the conflicts of an operation with itself cost at 1 to 256 CPUs. That is a bound by arithmetic from
 //! simulated accesses, and no measurement. `docs/scale.md` says what remains, and why.
 
