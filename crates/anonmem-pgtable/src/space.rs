@@ -2,7 +2,7 @@
 //! are in `walk`.
 
 use anonmem_frame::{Frames, OutOfMemory, pin_protocol};
-use anonmem_hal::{CpuId, CpuSet, FlushRange, Machine, Pfn};
+use anonmem_hal::{CpuId, CpuSet, CpuSlots, FlushRange, Machine, Pfn};
 use anonmem_sync::{Atomic, CachePadded, Ordering, SeqCount, fence, seqcount::SeqWriteGuard};
 
 /// A guard that keeps a VMA, and so its page tables, from going away.
@@ -130,7 +130,8 @@ impl<M: Machine> AddressSpace<M> {
     /// Notes that `cpu` is about to load the root. From here on flushes reach it.
     #[doc(alias = "switch_mm")]
     pub fn activate(&self, cpu: CpuId) {
-        anonmem_hal::debug_check!(M, cpu.index() < M::nr_cpus(), "there is no CPU {} to be active on", cpu.0);
+        let most = <M::Cpus as CpuSlots>::MAX;
+        anonmem_hal::debug_check!(M, cpu.index() < most, "there is no CPU {} to be active on", cpu.0);
         // SeqCst pairs with the fence in `flush`: either the flusher sees this CPU, or this CPU's walks
         // see the cleared entry.
         self.cpus.fetch_or(CpuSet::one(cpu).0, Ordering::SeqCst);
