@@ -63,7 +63,7 @@ fn one_cpu_and_every_lock_mode_are_measured() {
         let table = String::from_utf8(output.stdout).unwrap();
         assert!(table.contains(&format!("lock mode {lock}")), "{table}");
         let document: Value = serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap();
-        assert_eq!(document["ours"]["arguments"], format!("lock={lock}"));
+        assert_eq!(document["ours"]["arguments"], format!("lock={lock} folios=4K"));
         let rows = document["rows"].as_array().unwrap();
         assert_eq!(rows.len(), 2, "processes and threads, one task each");
         assert!(rows.iter().all(|row| row["ours_instructions"].as_f64().is_some()), "{table}");

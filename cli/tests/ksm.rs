@@ -23,7 +23,7 @@ fn a_hundred_processes_share_four_mebibytes_within_two_sweeps() {
         eprintln!("skipped on the host: {} cannot be written", writable.display());
     }
     for (processes, pages, memory, cpus) in [("100", "1024", "640M", "2"), ("20", "64", "64M", "1")] {
-        let options = ["--cpus", cpus, "--memory", memory, "--folios", "4K"];
+        let options = ["--cpus", cpus, "--ram", memory, "--folios", "4K"];
         let args = [program.as_os_str(), processes.as_ref(), pages.as_ref()];
         let ran = Vm::new().options(&options).run(&args).expect_status(0);
         assert_eq!(ran.stdout, "ksm: ok\n", "{}", ran.stderr);
