@@ -33,8 +33,8 @@ pub(crate) struct MmSlot<M: Machine> {
     pub(crate) pages: CachePadded<MmPages<M>>,
     pub(crate) tree: VmaTree<M, VmaTag>,
     pub(crate) counts: MmCounts<M>,
-    /// The most pages mapped so far, as far as it was looked at.
-    pub(crate) peak: Atomic<u64, M>,
+    /// The most pages mapped so far, as far as it was looked at. `MADV_DONTNEED` writes it beside faults.
+    pub(crate) peak: CachePadded<Atomic<u64, M>>,
     /// What the program has said of large folios ([`ThpDisable`](crate::ThpDisable)).
     pub(crate) thp_disable: Atomic<u32, M>,
     /// Whose pages may be merged with its own: those of address spaces that say the same.
@@ -172,7 +172,7 @@ impl<M: Machine> SlabItem<M> for MmSlot<M> {
                 locked: Plain::new(0),
                 committed: Plain::new(0),
             },
-            peak: Atomic::new(0),
+            peak: CachePadded(Atomic::new(0)),
             thp_disable: Atomic::new(0),
             merge_domain: Atomic::new(0),
             guesses: Guesses::new(),
