@@ -148,6 +148,9 @@ impl Generator {
         let at = self.range(space, oracle);
         let to = self.addr(space, oracle);
         let new_len = if self.one_in(3) { at.len } else { self.len() };
+        // Where there is room for such a length, it is granted, and the model has each of its pages.
+        let beyond = |len: u64| if (1 << 40..1 << 48).contains(&len) { len << 8 } else { len };
+        let (at, new_len) = (At { len: beyond(at.len), ..at }, beyond(new_len));
         match self.below(16) {
             0..=3 => Op::Mremap(at, new_len, Remap::InPlace),
             4..=8 => Op::Mremap(at, new_len, Remap::MayMove),

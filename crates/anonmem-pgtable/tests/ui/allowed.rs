@@ -45,7 +45,7 @@ fn pin<'f, M: Machine>(page: &ExclusiveRef<'_, 'f, M>) -> Result<FolioPin<'f, M>
 }
 
 #[allow(dead_code)]
-fn finish<M: Machine>(gather: MmuGather<'_, M>) {
+fn finish<M: Machine>(mut gather: MmuGather<'_, M>) {
     gather.finish();
 }
 

@@ -36,9 +36,9 @@ impl Advisor {
     pub fn pages_after(&self, pages: u64, sweep: Sweep) -> u64 {
         let took = sweep.took_ms.max(1);
         let wanted = pages.saturating_mul(took) / self.target_ms.max(1);
-        let moved = (wanted.saturating_mul(WEIGHT) + pages.saturating_mul(100 - WEIGHT)) / 100;
+        let moved = wanted.saturating_mul(WEIGHT).saturating_add(pages.saturating_mul(100 - WEIGHT)) / 100;
         // As many pages in the same time cost as much more of the processor.
-        let used = (sweep.worked_ms * 100 / took).max(1);
+        let used = (sweep.worked_ms.saturating_mul(100) / took).max(1);
         let affordable = pages.saturating_mul(self.max_cpu) / used;
         moved.min(affordable.max(1)).clamp(self.min_pages, self.max_pages.max(self.min_pages))
     }
