@@ -159,18 +159,45 @@ fn ksmd(_: usize) {
         }
         let start = time::now_ns();
         // Without memory for its table it tries again when it has slept.
-        let done = machine::vm().ksm_scan(PAGES_TO_SCAN.get()).unwrap_or_default();
+        let swept = scan(PAGES_TO_SCAN.get());
         let now = time::now_ns();
         worked += now - start;
-        if done.swept {
+        if swept {
             advise(Sweep { took_ms: (now - began) / 1_000_000, worked_ms: worked / 1_000_000 });
             (began, worked) = (now, 0);
         }
         let deadline = now + SLEEP_MS.get() * 1_000_000;
-        sched::park(key(), &|| RUN.load(SeqCst) == MERGE, Some(deadline), Interruptible::No);
+        let slept = SLEEP_MS.get();
+        let go_on = || RUN.load(SeqCst) == MERGE && SLEEP_MS.get() == slept;
+        sched::park(key(), &go_on, Some(deadline), Interruptible::No);
     }
     TASK.store(0, SeqCst);
     sched::unpark(core::ptr::from_ref(&TASK) as usize, usize::MAX);
+}
+
+/// Pages that are looked at in one piece: others want the processor, and KSM's settings, too.
+const PIECE: u64 = 256;
+
+/// Looks at `pages` pages, or to the end of the sweep; says whether that has come.
+fn scan(pages: u64) -> bool {
+    for piece in 0..pages.div_ceil(PIECE) {
+        let done = machine::vm().ksm_scan(PIECE.min(pages - piece * PIECE)).unwrap_or_default();
+        if done.swept || RUN.load(SeqCst) != MERGE {
+            return done.swept;
+        }
+        sched::yield_now();
+    }
+    false
+}
+
+/// Sets how long the task sleeps, from now on.
+///
+/// # Errors
+/// As [`Number::set`].
+pub fn set_sleep(value: u64) -> Result<()> {
+    SLEEP_MS.set(value)?;
+    sched::unpark(key(), usize::MAX);
+    Ok(())
 }
 
 fn advise(sweep: Sweep) {

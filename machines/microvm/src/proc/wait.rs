@@ -10,12 +10,14 @@ use core::sync::atomic::Ordering::SeqCst;
 use linux_raw_sys::general as abi;
 
 /// Which children to wait for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Who {
+#[derive(Clone, Copy)]
+pub enum Who<'a> {
     /// Any.
     Any,
     /// One.
     Pid(u32),
+    /// This one, whoever has its number by now.
+    This(&'a Process),
     /// Those of a process group.
     Group(u32),
 }
@@ -48,7 +50,7 @@ pub struct Found {
 ///
 /// # Errors
 /// `ECHILD`, `ERESTARTSYS`.
-pub fn wait(thread: &Thread, who: Who, options: u32) -> Result<Option<Found>> {
+pub fn wait(thread: &Thread, who: Who<'_>, options: u32) -> Result<Option<Found>> {
     let parent = &thread.process;
     let look = || match find(parent, who, options) {
         Ok(None) if options & abi::WNOHANG == 0 => None,
@@ -68,7 +70,7 @@ pub fn wait_as_init(init: &Process) -> Option<Found> {
 }
 
 /// Looks once. Zombies that are found are removed, unless `WNOWAIT`.
-fn find(parent: &Process, who: Who, options: u32) -> Result<Option<Found>> {
+fn find(parent: &Process, who: Who<'_>, options: u32) -> Result<Option<Found>> {
     let mut table = table::lock();
     let mut any = false;
     let mut found = None;
@@ -77,6 +79,7 @@ fn find(parent: &Process, who: Who, options: u32) -> Result<Option<Found>> {
         let wanted = match who {
             Who::Any => true,
             Who::Pid(pid) => child.pid == pid,
+            Who::This(process) => core::ptr::eq(&**child, process),
             Who::Group(pgid) => child.pgid.load(SeqCst) == pgid,
         };
         if mine && wanted {
@@ -93,6 +96,7 @@ fn find(parent: &Process, who: Who, options: u32) -> Result<Option<Found>> {
             let wanted = match who {
                 Who::Any => true,
                 Who::Pid(pid) => thread.tid == pid,
+                Who::This(process) => core::ptr::eq(&*thread.process, process) && thread.tid == process.pid,
                 Who::Group(pgid) => thread.process.pgid.load(SeqCst) == pgid,
             };
             let mut trace = thread.trace.lock();

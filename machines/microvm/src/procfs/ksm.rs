@@ -23,6 +23,7 @@ enum File {
     /// A number that the kernel task goes by.
     Number(&'static Number),
     PagesToScan,
+    SleepMillisecs,
     AcrossNodes,
     MaxPageSharing,
     UseZeroPages,
@@ -36,7 +37,7 @@ enum File {
 const FILES: &[(&str, File)] = &[
     ("run", File::Run),
     ("pages_to_scan", File::PagesToScan),
-    ("sleep_millisecs", File::Number(&ksm::SLEEP_MS)),
+    ("sleep_millisecs", File::SleepMillisecs),
     ("merge_across_nodes", File::AcrossNodes),
     ("use_zero_pages", File::UseZeroPages),
     ("max_page_sharing", File::MaxPageSharing),
@@ -65,9 +66,12 @@ impl File {
     const fn mode(self) -> u32 {
         match self {
             File::Stat(_) => 0o444,
-            File::Run | File::Number(_) | File::PagesToScan | File::AcrossNodes | File::MaxPageSharing => {
-                0o644
-            }
+            File::Run
+            | File::Number(_)
+            | File::PagesToScan
+            | File::SleepMillisecs
+            | File::AcrossNodes
+            | File::MaxPageSharing => 0o644,
             File::UseZeroPages | File::SmartScan | File::AdvisorMode | File::MergeDomains => 0o644,
         }
     }
@@ -77,6 +81,7 @@ impl File {
             File::Run => ksm::run(),
             File::Number(number) => number.get(),
             File::PagesToScan => ksm::PAGES_TO_SCAN.get(),
+            File::SleepMillisecs => ksm::SLEEP_MS.get(),
             File::AcrossNodes => ksm::ACROSS_NODES.get(),
             File::MaxPageSharing => ksm::settings().max_page_sharing.into(),
             File::UseZeroPages => ksm::settings().use_zero_pages.into(),
@@ -99,6 +104,7 @@ impl File {
             File::Run => ksm::set_run(number()?),
             File::Number(to) => to.set(number()?),
             File::PagesToScan => ksm::set_pages_to_scan(number()?),
+            File::SleepMillisecs => ksm::set_sleep(number()?),
             File::AcrossNodes => ksm::set_across_nodes(number()?),
             File::MaxPageSharing => {
                 let max_page_sharing = u32::try_from(number()?).or(Err(EINVAL))?;

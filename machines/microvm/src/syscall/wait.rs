@@ -47,10 +47,14 @@ pub(super) fn waitid(c: &mut Call<'_>) -> Result<usize> {
     const P_PIDFD: u32 = 3;
     let wanted = abi::WEXITED | abi::WSTOPPED | abi::WCONTINUED;
     let options = only(c.u32(3), wanted | abi::WNOHANG | abi::WNOWAIT | KINDS)? & !KINDS;
+    let named;
     let who = match (c.u32(0), c.u32(1)) {
         (P_ALL, _) => Who::Any,
         (P_PID, pid) => Who::Pid(pid),
-        (P_PIDFD, fd) => Who::Pid(super::pidfd::named(c, fd)?.pid),
+        (P_PIDFD, fd) => {
+            named = super::pidfd::named(c, fd)?;
+            Who::This(&named)
+        }
         (P_PGID, 0) => Who::Group(c.thread.process.pgid.load(SeqCst)),
         (P_PGID, pgid) => Who::Group(pgid),
         _ => return Err(EINVAL),
