@@ -171,6 +171,11 @@ pub struct LeafGuard<'a, M: Machine, G> {
 }
 
 impl<'a, M: Machine, G: StableVma<M>> LeafGuard<'a, M, G> {
+    /// The leaf at `place`, which was looked at under `lock`, the one of its table.
+    pub(crate) const fn new(place: LeafPlace<'a, M, G>, lock: RawSpinGuard<'a, M, Pmd>) -> Self {
+        Self { place, lock }
+    }
+
     /// Where it is.
     pub fn place(&self) -> LeafPlace<'a, M, G> {
         self.place
@@ -206,7 +211,7 @@ impl<'a, M: Machine, G: StableVma<M>> LeafGuard<'a, M, G> {
         self.place.frames
     }
 
-    fn deposits(&self) -> Deposits<'_, 'a, M> {
+    pub(crate) fn deposits(&self) -> Deposits<'_, 'a, M> {
         Deposits::of(self.place.frames, self.place.upper, &self.lock)
     }
 

@@ -15,14 +15,14 @@ use crate::{
     deposit::Deposits,
     free::lock_uppers,
     guard::PteGuard,
-    leaf::LeafPlace,
+    leaf::{LeafGuard, LeafPlace},
     owned::Attrs,
     owned_leaf::ClearedLeaf,
     space::{CanInstall, StableVma},
     word::take,
 };
 use anonmem_frame::{Folio, FolioGuard, NewAnonPages};
-use anonmem_hal::{Arch, Entry, FlushRange, Machine, PAGE_SIZE, Present, Protection, Pte, Va, VaRange};
+use anonmem_hal::{Arch, Entry, Machine, PAGE_SIZE, Present, Protection, Pte, Va, VaRange};
 use anonmem_sync::Ordering;
 use core::fmt;
 
@@ -169,9 +169,12 @@ impl<'a, M: Machine, G: CanInstall<M>> LeafPlace<'a, M, G> {
         if !same {
             return Err(LeafStays::Changed);
         }
-        // A swap, because the hardware may be setting the accessed or dirty bit just now.
-        let entry = M::Arch::decode_entry(self.word.swap(0, Ordering::Relaxed), 1);
-        // SAFETY: the entry was part of a live table and is cleared; nobody else clears it under the lock.
+        // It traps until the pins were asked. If it were empty, whoever walks without the lock would take it
+        // for a hole, and it may come back. Who pins without a lock sees that it has changed.
+        let mut leaf = LeafGuard::new(self, source_lock);
+        let entry = leaf.make_trap();
+        // SAFETY: the entry is part of a live table, and nobody else clears it under the lock. It is cleared
+        // below, or gets back what it owned.
         let ClearedLeaf::Exclusive(whole, said) = (unsafe { ClearedLeaf::from_entry(frames, entry) }) else {
             unreachable!("the leaf was just looked at, and is locked")
         };
@@ -184,10 +187,10 @@ impl<'a, M: Machine, G: CanInstall<M>> LeafPlace<'a, M, G> {
                 return Err(LeafStays::Pinned);
             }
         };
-        self.space.flush(frames, FlushRange::Range(self.range()));
+        self.word.store(0, Ordering::Relaxed);
         frames.table_used(self.upper).update(|n| n - 1);
         if let Some(target_lock) = &target_lock {
-            let kept = Deposits::of(frames, self.upper, &source_lock).pop();
+            let kept = leaf.deposits().pop();
             Deposits::of(frames, to.upper, target_lock).push(kept);
         }
         let says = Attrs { prot, uffd_wp: false, ..said.into() };

@@ -2,10 +2,10 @@
 //!
 //! ```text
 //!  no shorter than before?
-//!    ├─ shorter ──────────────────────────────▶ the tail is unmapped
-//!    ├─ longer, and a hole follows ───────────▶ the VMA grows where it is
-//!    ├─ else, if it may move ─────────────────▶ move_vma: a place is found, the VMA moves there with its
-//!    pages └─ FIXED or DONTUNMAP ───────────────────▶ move_vma, in any case
+//!    ├─ shorter ────────────────────────▶ the tail is unmapped
+//!    ├─ longer, and a hole follows ─────▶ the VMA grows where it is
+//!    ├─ else, if it may move ───────────▶ move_vma: a place is found, the VMA moves there with its pages
+//!    └─ FIXED or DONTUNMAP ─────────────▶ move_vma, in any case
 //! ```
 //!
 //! A VMA that moves stays the same VMA: it gets another range, and its page-table entries go to the new

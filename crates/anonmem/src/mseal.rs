@@ -111,6 +111,7 @@ mod tests {
             assert_eq!(mm.mmap(fixed(18 * P)).map(drop), REFUSED);
             assert_eq!(mm.mremap(Va(18 * P), P, P, moved, Va(40 * P)).map(drop), REFUSED);
             assert_eq!(mm.mremap(Va(22 * P), P, P, moved, Va(19 * P)).map(drop), REFUSED, "over it");
+            assert_eq!(mm.mremap(Va(17 * P), 2 * P, P, moved, Va(40 * P)).map(drop), REFUSED, "the tail");
             assert_eq!(mm.mremap(Va(18 * P), 2 * P, P, RemapFlags::empty(), Va(0)).map(drop), REFUSED);
             assert_eq!((mm.counters().vmas, mm.load(18 * P)), (3, Ok(7)), "nothing has changed");
             assert_eq!(mm.munmap(pages(20, 4)), Ok(()), "its neighbours may go");

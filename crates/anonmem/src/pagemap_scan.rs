@@ -22,7 +22,7 @@ use crate::{
     vma::{flags::VmFlags, vma::Vma},
 };
 use anonmem_hal::{Marker, Va, VaRange};
-use anonmem_pgtable::{Locked, Mapped, PteTable, Walked};
+use anonmem_pgtable::{Locked, Mapped, MappedLeaf, PteTable, Walked};
 
 bitflags::bitflags! {
     /// What a page can be. The values are Linux's (`PAGE_IS_*`).
@@ -284,9 +284,10 @@ impl Told<'_> {
                     self.table(guard, table, part, vma)
                 }
                 Walked::Leaf(place) => match place.lock() {
-                    Locked::Leaf(_) => self.alike(part, leaf_categories(vma)),
+                    Locked::Leaf(leaf) => self.alike(part, vma | leaf_categories(&leaf.mapped())),
                     Locked::Table(table) => self.table(guard, table, part, vma),
-                    Locked::None => self.alike(part, vma),
+                    // It went meanwhile: a hole, of which the mapping says whether it counts as written.
+                    Locked::None => self.hole(guard, part, vma)?,
                 },
             };
             if end.is_some() {
@@ -397,9 +398,13 @@ fn may_protect<M: Machine>(guard: &MmapReadGuard<'_, M>, vma: &Vma<M>) -> bool {
     vma.flags().contains(VmFlags::UFFD_WP) && features.is_some_and(|f| f.contains(UffdFeatures::WP_ASYNC))
 }
 
-fn leaf_categories(vma: PageCategories) -> PageCategories {
+fn leaf_categories<M: Machine>(mapped: &MappedLeaf<'_, '_, M>) -> PageCategories {
+    let there = match mapped {
+        MappedLeaf::Exclusive(..) | MappedLeaf::Shared(..) => PageCategories::PRESENT,
+        MappedLeaf::Migration(..) => PageCategories::SWAPPED,
+    };
     // One that is protected is a table.
-    vma | PageCategories::PRESENT | PageCategories::WRITTEN | PageCategories::HUGE
+    there | PageCategories::WRITTEN | PageCategories::HUGE
 }
 
 #[doc(alias = "pagemap_page_category")]

@@ -4,11 +4,11 @@
 
 use super::{
     Case, Extent, Mutant, Run,
+    folios::{finds, split},
     kernel::{Kernel, P, boxed, page, scenario},
 };
 use crate::Model;
 use anonmem::{Advice, FolioMode, FolioPolicy, LockMode, Prot};
-use anonmem_frame::FolioOwner;
 use anonmem_hal::Order;
 
 const RW: Prot = Prot::READ.union(Prot::WRITE);
@@ -24,11 +24,6 @@ fn pair(cpus: &[u32], slots: u64) -> Kernel {
     kernel.store(0, 1, 8).expect("frames");
     kernel.note_frame(0, 0);
     kernel
-}
-
-fn finds(k: &Kernel, mm: usize, words: [u64; 2]) -> Result<(), String> {
-    let found = [k.load(mm, 0), k.load(mm, 1)];
-    if found == words.map(Ok) { Ok(()) } else { Err(format!("expected {words:?}, found {found:?}")) }
 }
 
 /// A slot of a run is freed and used again while the run is read.
@@ -162,14 +157,7 @@ pub static SPLIT: Case = Case {
         boxed(
             scenario("thp-split-vs-slot-freed", 1, world)
                 .cpu("the parent drops", |k| k.madvise(0, 1, Advice::DontNeed))
-                .cpu("split", |k| {
-                    let pfn = k.noted_frame().expect("the folio was noted");
-                    let Some(page) = k.vm.frames().try_get(pfn).filter(|page| page.pfn() == pfn) else {
-                        return;
-                    };
-                    let Some(lock) = page.try_lock() else { return };
-                    let _ = k.vm.split_folio(&lock, &page, Order::ZERO);
-                })
+                .cpu("split", split)
                 .check(|k| finds(k, 0, [7, 0]).and_then(|()| finds(k, 1, [7, 8])).and_then(|()| k.check())),
         )
     },

@@ -32,7 +32,7 @@ fn pair() -> Kernel {
     kernel
 }
 
-fn finds(k: &Kernel, mm: usize, words: [u64; 2]) -> Result<(), String> {
+pub(super) fn finds(k: &Kernel, mm: usize, words: [u64; 2]) -> Result<(), String> {
     let found = [k.load(mm, 0), k.load(mm, 1)];
     if found == words.map(Ok) { Ok(()) } else { Err(format!("expected {words:?}, found {found:?}")) }
 }
@@ -135,7 +135,7 @@ pub static ALONE: Case = Case {
     },
 };
 
-fn split(k: &Kernel) {
+pub(super) fn split(k: &Kernel) {
     let pfn = k.noted_frame().expect("the folio was noted");
     let Some(page) = k.vm.frames().try_get(pfn).filter(|page| page.pfn() == pfn) else { return };
     let Some(lock) = page.try_lock() else { return };

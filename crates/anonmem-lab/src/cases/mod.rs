@@ -217,6 +217,7 @@ pub fn all() -> &'static [&'static Case] {
         &move_large::PIN,
         &move_large::WALK,
         &move_large::LEAF_PIN,
+        &move_large::LEAF_LOOK,
         &move_large::LEAF_STORE,
         &userfaultfd::SLEEPS,
         &userfaultfd::CLOSES,

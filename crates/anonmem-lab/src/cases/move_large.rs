@@ -109,6 +109,35 @@ pub static LEAF_PIN: Case = Case {
 };
 
 /// The page of the case.
+pub static LEAF_LOOK: Case = Case {
+    name: "move-leaf-vs-mincore",
+    title: "a leaf that is to move, and stays because it is pinned, is looked for meanwhile",
+    happened: "This memory manager before it was read once more: a leaf was taken out of its entry before its pins were asked. Who walked without \
+               the lock found a hole: mincore said that nothing is there, a move over holes passed it over, a fault asked a userfaultfd.",
+    environment: "CPU0 pins page 1 of a leaf and asks mincore for it; CPU1 moves the leaf, with the mmap lock for reading.",
+    rule: "What is pinned is in memory.",
+    mutants: &[Mutant::Patch {
+        name: "move-leaf-empties-first",
+        what: "the entry is empty while the pins are asked",
+    }],
+    runs: &[Run::new(Model::Sc, Extent::Bound(2)), Run::new(Model::C11, Extent::Bound(1))],
+    program: |_| {
+        boxed(
+            scenario("move-leaf-vs-mincore", 1, leaf)
+                .cpu("pins, and looks", |k| {
+                    if k.pin_fast(0, 0, 1, PinFlags::WRITE | PinFlags::NOFAULT).is_ok() {
+                        let mut there = None;
+                        k.mm(0).mincore(page(1), P, &mut |is| there = Some(is)).expect("it is mapped");
+                        assert_eq!(there, Some(true), "a pinned page is not in memory");
+                    }
+                })
+                .cpu("moves", |k| _ = moves(k, 16, 8))
+                .check(Kernel::check),
+        )
+    },
+};
+
+/// The page of the case.
 pub static WALK: Case = Case {
     name: "move-large-vs-walk",
     title: "a folio moves whole to another root while a walk looks for its entries",

@@ -3,21 +3,22 @@
 //! ```text
 //!  an access traps
 //!    │
-//!    ├─ no VMA, or not allowed ──────────────────────────▶ SIGSEGV (a stack may grow)
+//!    ├─ no VMA, or not allowed ──────────────────▶ SIGSEGV (a stack may grow)
 //!    │
 //!    └─ handle_mm_fault ── what is the entry?
-//!         ├─ nothing ─┬─ a userfaultfd is asked ─────────▶ handle_userfault the fault waits, and comes again
-//!         │ ├─ shared object ──────────────────▶ do_shared_fault the object's page │ ├─ source
-//!         ─────────────────────────▶ do_source_fault a page filled from it │ └─ anonymous ─┬─ read
-//!         ─────────────▶ do_anonymous_page the zero page │ └─ write ────────────▶ a page of zeroes,
-//!         exclusive ├─ present ─┬─ a write, and it is read-only ───▶ do_wp_page reuse or copy, or a
-//!         userfaultfd │ ├─ a pin, and it may be shared ────▶ the same, and still read-only │ └─ else
-//!         ───────────────────────────▶ accessed, dirty; spurious ├─ leaf: a whole folio ─┬─ a write,
-//!         read-only ─▶ do_huge_wp_page reuse, or split and look again │ └─ else ───────────────▶ as present;
-//!         migrating: as a migration entry ├─ swap entry ─────────────────────────────────▶ do_swap_page
-//!         found, or read ├─ migration entry ────────────────────────────▶ migration_entry_wait until the
-//!         page has arrived └─ marker ─────────────────────────────────────▶ guard: SIGSEGV; poison: SIGBUS;
-//!         protected: as nothing
+//!         ├─ nothing ─┬─ a userfaultfd is asked ─▶ handle_userfault     the fault waits, and comes again
+//!         │           ├─ shared object ──────────▶ do_shared_fault      the object's page
+//!         │           ├─ source ─────────────────▶ do_source_fault      a page filled from it
+//!         │           └─ anonymous ─┬─ read ─────▶ do_anonymous_page    the zero page
+//!         │                         └─ write ────▶                      zeroes: a page, or a folio
+//!         ├─ present ─┬─ a write, read-only ─────▶ do_wp_page           reuse or copy, or a userfaultfd
+//!         │           ├─ a pin, may be shared ───▶                      the same, and still read-only
+//!         │           └─ else ───────────────────▶ accessed, dirty; spurious
+//!         ├─ leaf ─┬─ a write, read-only ────────▶ do_huge_wp_page      reuse, or split and look again
+//!         │        └─ else ──────────────────────▶ as present; migrating: as a migration entry
+//!         ├─ swap entry ─────────────────────────▶ do_swap_page         found, or read: a page, or a folio
+//!         ├─ migration entry ────────────────────▶ migration_entry_wait until the page has arrived
+//!         └─ marker ─────────────────────────────▶ guard: SIGSEGV; poison: SIGBUS; protected: as nothing
 //! ```
 //!
 //! A fault comes in with a guard that keeps its VMA, and every path is generic over which one it is
@@ -33,6 +34,7 @@ mod source;
 pub(crate) mod speculative;
 mod stack;
 mod swap;
+mod swap_copy;
 mod swap_run;
 #[cfg(test)]
 mod tests;

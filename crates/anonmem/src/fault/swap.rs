@@ -19,19 +19,17 @@
 
 use crate::{
     events::Event,
+    fault::swap_copy::{attrs, copy_page, finish, is_of_others},
     fault::swap_run::{map_cached, read_run},
     fault::vm_fault::{FaultAccess, FaultGuard, FaultResult, VmFault},
     rmap::machine::Machine,
-    rmap::{
-        Rmap,
-        reverse_map::{ReverseMap, Stamp},
-    },
+    rmap::{Rmap, reverse_map::ReverseMap},
     swap::{cache::SwapIn, slot::SwapRef},
     vma::refusal::Refusal,
 };
-use anonmem_frame::{Folio, FolioGuard, FolioOwner, FolioRef, Mapping, TooManySharers};
+use anonmem_frame::{FolioGuard, FolioOwner, FolioRef, TooManySharers};
 use anonmem_hal::{IoError, Marker, Sharing, SoftLeaf, SwapBits, SwapEntry};
-use anonmem_pgtable::{Attrs, Cleared, Mapped, PteGuard};
+use anonmem_pgtable::{Cleared, Mapped};
 
 /// Brings back the page of a swap entry.
 pub(super) fn do_swap_page<M: Machine, G: FaultGuard<M>>(
@@ -63,9 +61,9 @@ pub(super) fn do_swap_page<M: Machine, G: FaultGuard<M>>(
         return Err(FaultResult::Reload);
     }
     let exclusive = bits.sharing == Sharing::Exclusive || nobody_else_has(fault, entry, &page);
-    if !exclusive && is_of_others(fault, anon_vma, lock.folio()) {
+    if !exclusive && is_of_others(fault, anon_vma, lock.folio(), 0) {
         drop(entries);
-        return copy_page(fault, entry, &page, &lock);
+        return copy_page(fault, entry, &page, &lock, 0);
     }
     let replaced = if exclusive {
         let map = lock.map_exclusive(anon_vma.raw(), fault.index);
@@ -114,57 +112,6 @@ fn get_page<'a, M: Machine, G: FaultGuard<M>>(
     }
 }
 
-/// Whether others map the cached page, and could not be found together with us. A slot has entries of several
-/// families, or at several indices, if KSM had merged the page before it left.
-#[doc(alias = "ksm_might_need_to_copy")]
-fn is_of_others<M: Machine, G: FaultGuard<M>>(
-    fault: &VmFault<'_, M, G>,
-    ours: Stamp,
-    folio: Folio<'_, M>,
-) -> bool {
-    if folio.counts().maps() == 0 {
-        return false;
-    }
-    match folio.mapping() {
-        // Mapped, so that what it is stamped with lives.
-        Mapping::Anon(theirs) => {
-            !Rmap::<M>::is_related(fault.vm, theirs, ours) || folio.index() != fault.index
-        }
-        Mapping::Ksm(_) => true,
-        Mapping::None | Mapping::Shm(_) => false,
-    }
-}
-
-/// Gives the entry a copy of a cached page that others map, who are not to be found together with it.
-///
-/// No memory is reclaimed for it: the page is locked. Without a page the fault is short of memory, and comes
-/// again when some was freed.
-#[cold]
-fn copy_page<M: Machine, G: FaultGuard<M>>(
-    fault: &VmFault<'_, M, G>,
-    entry: SwapEntry,
-    page: &FolioRef<'_, M>,
-    lock: &FolioGuard<'_, M>,
-) -> Result<FaultResult, FaultResult> {
-    let anon_vma = fault.anon_vma()?;
-    let new = fault.vm.try_alloc_page()?;
-    new.copy_from(page.pfn());
-    let mut entries = fault.lock(fault.table()?)?;
-    let Mapped::Swap(owned, bits) = entries.mapped(fault.va) else {
-        return Err(FaultResult::Reload);
-    };
-    // As before: under both locks. What is shared and mapped is written by nobody, so the copy is good.
-    if owned.entry() != entry || !fault.vm.swap_caches(entry, lock.folio()) {
-        return Err(FaultResult::Reload);
-    }
-    let map = new.into_exclusive_anon(anon_vma.raw(), fault.index);
-    let says = attrs(fault, SwapBits { sharing: Sharing::Exclusive, ..bits });
-    let replaced = entries.exchange(fault.va, map, says);
-    finish(fault, entries, replaced, page);
-    fault.vm.count(Event::KsmSwapinCopy);
-    Ok(FaultResult::Done)
-}
-
 fn lock_page<'f, M: Machine, G: FaultGuard<M>>(
     fault: &VmFault<'_, M, G>,
     page: &FolioRef<'f, M>,
@@ -185,27 +132,6 @@ fn nobody_else_has<M: Machine, G: FaultGuard<M>>(
     let slot = fault.vm.swap.get(entry).slots().state(&fault.vm.frames, entry.offset);
     let counts = page.folio().counts();
     slot.count == 1 && counts.maps() == 0 && counts.refs() == 2 && counts.pins() == 0
-}
-
-/// What the entry says of the page, which memory alone has now.
-fn attrs<M: Machine, G: FaultGuard<M>>(fault: &VmFault<'_, M, G>, bits: SwapBits) -> Attrs {
-    Attrs::of(bits.into(), fault.flags.protection())
-}
-
-/// Drops our entry's count of the slot; the last one takes the page out of the cache.
-fn finish<'a, M: Machine, G: FaultGuard<M>>(
-    fault: &VmFault<'a, M, G>,
-    entries: PteGuard<'a, M, G>,
-    replaced: Cleared<'a, M>,
-    page: &FolioRef<'_, M>,
-) {
-    let Cleared::Swap(count, _) = replaced else { unreachable!("it was a swap entry, and is locked") };
-    drop(SwapRef::own(fault.vm, count));
-    drop(entries);
-    page.set_idle(0);
-    fault.vm.add_anon(fault.slot, 1);
-    fault.vm.add_swap(fault.slot, -1);
-    fault.vm.count(Event::FaultSwap);
 }
 
 impl<M: Machine, G: FaultGuard<M>> VmFault<'_, M, G> {

@@ -18,6 +18,7 @@ use crate::{
     events::Event,
     fault::{
         huge::{orders_for, window},
+        swap_copy::{copy_page, is_of_others},
         vm_fault::{FaultAccess, FaultGuard, FaultResult, VmFault},
     },
     rmap::{Rmap, machine::Machine, reverse_map::ReverseMap},
@@ -205,13 +206,19 @@ pub(super) fn map_cached<'a, M: Machine, G: FaultGuard<M>>(
     if !cached.asks(fault, &entries, fault.va, nth) {
         return Err(FaultResult::Reload);
     }
+    // A slot that KSM had merged pages into is asked for at several places.
+    if is_of_others(fault, anon_vma, folio, nth) {
+        drop(entries);
+        return copy_page(fault, entry, page, lock, nth);
+    }
     let at = |page: u64| Va(fault.va.0.wrapping_add(page.wrapping_sub(nth) << PAGE_SHIFT));
     let asked = cached.asked(fault, &entries, at);
     let alone = asked.end - asked.start == pages && cached.nobody_else_has(fault);
     let index = fault.index.wrapping_sub(nth);
     // Others may come for pages of it, or have some.
     let stamp = if alone { anon_vma } else { Rmap::<M>::shared_stamp(vm, anon_vma) };
-    if alone {
+    if !folio.is_mapped() {
+        // Whoever had it before may have had it at another place.
         lock.move_cached(stamp.raw(), index);
     }
     let mut counts = SwapRun::none(vm, SwapEntry { offset: first.offset + asked.start, ..first });

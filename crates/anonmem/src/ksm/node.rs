@@ -12,7 +12,7 @@
 //! | field | changes under |
 //! |---|---|
 //! | `hash`, `domain`, `next` | the scanner's lock, or before anybody knows the node |
-//! | `frame`, `left` | the folio lock of the page, and of the frame that it moves to |
+//! | `frame`, `left` | the folio lock of the page, and of the frame that it moves to; `left` goes under the scanner's |
 //! | places | the folio lock of the page, while nothing is `left` |
 //!
 //! Linux: mm/ksm.c `struct ksm_stable_node`, `struct ksm_rmap_item`. Differs: a place is a family's, not a

@@ -53,8 +53,18 @@ impl<M: Machine> Objects<M> {
     fn is_over(&self, id: StableId) -> bool {
         let node = self.stable_nodes().get(id);
         if let Some(left) = node.left() {
-            if self.page_in(id, left).is_some_and(|page| page.folio().is_mapped()) {
-                return false;
+            if let Some(page) = self.page_in(id, left) {
+                if page.folio().is_mapped() {
+                    return false;
+                }
+                // It may be cached for swap, and move: not to the node that has this one's name next.
+                let Some(lock) = page.try_lock() else { return false };
+                if lock.folio().is_mapped() {
+                    return false;
+                }
+                if lock.folio().mapping() == Mapping::Ksm(id.raw()) {
+                    lock.take_from_node();
+                }
             }
             node.forget_left();
         }

@@ -1,12 +1,12 @@
 //! What is merged, what is not and why, and what programs see of it.
 
 use crate::{
-    Advice, Config, Error, Event, KsmSettings, KsmStats, MapBacking, MapFlags, MergeAny, MergeDomains, Mm,
-    MmapRequest, MoveLocks, PinFlags, Prot, RemapFlags,
+    Advice, Config, Error, Event, FolioEvent, FolioMode, FolioPolicy, KsmSettings, KsmStats, MapBacking,
+    MapFlags, MergeAny, MergeDomains, Mm, MmapRequest, MoveLocks, PinFlags, Prot, RemapFlags,
     testing::{M, P, World, pages},
 };
 use anonmem_frame::FolioRef;
-use anonmem_hal::{Pfn, Va, VaRange};
+use anonmem_hal::{Order, Pfn, Va, VaRange};
 use anonmem_hosted::FailurePlan;
 use std::{vec, vec::Vec};
 
@@ -308,6 +308,70 @@ fn without_memory_for_copies_unmerging_says_so_and_goes_on_later() {
         mm.madvise(Va(AT), 6 * P, Advice::Unmergeable).unwrap();
         assert_eq!((mm.ksm_usage().merging, bytes(&mm, 6)), (0, vec![7; 6]));
     });
+}
+
+#[test]
+fn without_memory_for_copies_no_mapping_goes_on_merging() {
+    World::run(|w| {
+        let mm = w.vm.new_mm().unwrap();
+        map_mergeable(&mm, 6);
+        let other = AT + 64 * P;
+        map_at(&mm, other, 1);
+        mm.madvise(Va(other), P, Advice::Mergeable).unwrap();
+        fill(&mm, &[7; 6]);
+        sweep(w, 2);
+        w.failures.set(FailurePlan::From(3));
+        let first = mm.set_merge_any(MergeAny::No);
+        w.failures.set(FailurePlan::Off);
+        assert_eq!(first, Err(Error::OutOfMemory));
+        for at in [AT, other] {
+            assert!(!mm.vma_at(Va(at)).unwrap().flags.contains(crate::VmFlags::MERGEABLE), "{at:#x}");
+        }
+        mm.set_merge_any(MergeAny::No).unwrap();
+        assert_eq!((mm.ksm_usage().merging, bytes(&mm, 6)), (0, vec![7; 6]));
+        w.vm.validate().unwrap();
+    });
+}
+
+#[test]
+fn a_merged_page_comes_back_in_a_folio_to_one_of_its_places_and_the_other_gets_a_copy() {
+    for other_first in [false, true] {
+        World::run(|w| {
+            w.vm.swap_on(0, 4096, 0).unwrap();
+            let mm = w.vm.new_mm().unwrap();
+            map_mergeable(&mm, 64);
+            let mut said = [0; 64];
+            (0..16).for_each(|n| said[n] = n as u8 + 1);
+            // Page 40 is the same as page 5.
+            said[40] = said[5];
+            fill(&mm, &said[..16]);
+            mm.store(page(40) + 9, said[40]).unwrap();
+            sweep(w, 2);
+            assert_eq!(frame(&mm, 5), frame(&mm, 40));
+            (0..16).for_each(|n| assert!(w.vm.reclaim_folio(folio(w, &mm, n)), "page {n}"));
+            assert_eq!(mm.counters().swap.0, 17);
+            let sixteen = FolioPolicy::default().with(Order::new(4), FolioMode::Always);
+            w.vm.set_folio_policy(sixteen);
+            if other_first {
+                assert_eq!(mm.load(page(40) + 9), Ok(6));
+            }
+            assert_eq!(mm.load(page(0) + 9), Ok(1));
+            w.vm.validate().unwrap();
+            let runs = w.vm.folio_event(Order::new(4), FolioEvent::SwapIn);
+            assert_eq!(runs, u64::from(!other_first), "as a run, unless one of its pages is back");
+            assert_eq!(mm.load(page(40) + 9), Ok(6));
+            w.vm.validate().unwrap();
+            assert_eq!(bytes(&mm, 16), said[..16]);
+            mm.store(page(40) + 9, 9).unwrap();
+            assert_eq!((mm.load(page(5) + 9), mm.load(page(40) + 9)), (Ok(6), Ok(9)));
+            w.vm.validate().unwrap();
+            // Whatever has come back can leave again: the reverse map finds it.
+            mm.madvise(Va(AT), 64 * P, Advice::PageOut).unwrap();
+            assert_eq!(mm.counters().anon.0, 0);
+            assert_eq!((bytes(&mm, 16), mm.load(page(40) + 9)), (said[..16].to_vec(), Ok(9)));
+            w.vm.validate().unwrap();
+        });
+    }
 }
 
 #[test]

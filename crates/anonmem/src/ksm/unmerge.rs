@@ -60,29 +60,38 @@ impl<M: Machine> Mm<'_, M> {
             let guard = self.write();
             let slot = guard.slot();
             slot.def_flags.update(|bits| with_consent(VmFlags::from_bits_retain(bits), any).bits());
+            // The consent of all goes first: what cannot be copied keeps nothing else merging.
             let mut at = Va(0);
             while let Some((range, id)) = slot.tree.find(self.vm.nodes(), at) {
                 at = range.end;
-                // A whole mapping needs no split.
-                self.advise_merging(&guard, id, range, any)?;
+                let flags = self.vm.vma(id).flags();
+                if flags.may_be_mergeable() {
+                    // A whole mapping needs no split.
+                    guard.modify_vma(id, range, with_consent(flags, any))?;
+                }
             }
-            Ok(())
+            match any {
+                MergeAny::Yes => Ok(()),
+                MergeAny::No => self.break_merged_under(&guard),
+            }
         })
     }
 
     /// Copies all that is merged, and leaves the consent as it is.
     fn break_all(&self) -> Result<(), Error> {
-        self.vm.reclaiming(|| {
-            let guard = self.read();
-            let slot = guard.slot();
-            let mut vmas = slot.tree.cursor(VaRange { start: Va(0), end: M::Arch::USER_END });
-            while let Some((range, id)) = vmas.next(&slot.tree, self.vm.nodes()) {
-                if self.vm.vma(id).flags().may_be_mergeable() {
-                    break_merged(self.vm, slot, &guard, id, range)?;
-                }
+        self.vm.reclaiming(|| self.break_merged_under(&self.read()))
+    }
+
+    /// Copies all that is merged, under the mmap lock.
+    fn break_merged_under<G: FaultGuard<M>>(&self, guard: &G) -> Result<(), Error> {
+        let slot = self.slot();
+        let mut vmas = slot.tree.cursor(VaRange { start: Va(0), end: M::Arch::USER_END });
+        while let Some((range, id)) = vmas.next(&slot.tree, self.vm.nodes()) {
+            if self.vm.vma(id).flags().may_be_mergeable() {
+                break_merged(self.vm, slot, guard, id, range)?;
             }
-            Ok(())
-        })
+        }
+        Ok(())
     }
 
     /// Takes the consent for `part` of VMA `id` back, or gives it.

@@ -103,6 +103,7 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
         let cut = || {
             self.cut_edges(work.from)?;
             if !work.tail.is_empty() {
+                self.check_not_sealed(work.tail)?;
                 self.cut_edges(work.tail)?;
             }
             self.check_not_sealed(work.to)?;

@@ -90,6 +90,8 @@ impl<M: Machine> Vm<M> {
         let frames = self.machine().nr_frames();
         let can_leave = self.swap.any_open();
         let mut freed = 0;
+        // Whatever is found from here on, by a fault, too, or could not be split, says so again.
+        self.clock.none_untouched();
         for age in [Age::Idle, Age::Any] {
             for _ in 0..if can_leave { PATIENCE.min(frames) } else { frames } {
                 let at = self.clock.large.fetch_add(1, Ordering::Relaxed) % frames;
@@ -100,15 +102,17 @@ impl<M: Machine> Vm<M> {
                     freed += self.split_if_untouched(page, age);
                 }
                 if freed >= want {
+                    self.clock.note_untouched();
                     return freed;
                 }
             }
             if can_leave {
+                self.clock.note_untouched();
                 return freed;
             }
         }
-        if freed == 0 {
-            self.clock.none_untouched();
+        if freed > 0 {
+            self.clock.note_untouched();
         }
         freed
     }
@@ -127,10 +131,15 @@ impl<M: Machine> Vm<M> {
         if age == Age::Idle && self.folio_check_references(&page) == Shrunk::Used {
             return 0;
         }
-        let Some(lock) = page.try_lock() else { return 0 };
-        if self.untouched_of(&lock) * 2 <= order.pages()
-            || self.split_folio(&lock, &page, Order::ZERO).is_err()
-        {
+        let Some(lock) = page.try_lock() else {
+            self.clock.note_untouched();
+            return 0;
+        };
+        if self.untouched_of(&lock) * 2 <= order.pages() {
+            return 0;
+        }
+        if self.split_folio(&lock, &page, Order::ZERO).is_err() {
+            self.clock.note_untouched();
             return 0;
         }
         drop(lock);

@@ -4,9 +4,9 @@
 //! Whoever splits holds a count of each of them, so that none loses its page meanwhile.
 //!
 //! What maps the folio stays as it is: the entries of a run say of each page what they said before. Only the
-//! metadata change, under the locks of the tables that map it ([`TableSet`]). So a split needs no flush and
-//! no migration entries, and no fault waits for it. It is refused while anybody has a reference or a pin, and
-//! says so.
+//! metadata change, under the locks of the tables that map it ([`TableSet`]). So a split needs no migration
+//! entries, and no flush but that of a leaf that becomes a table. No fault waits for it. It is refused while
+//! anybody has a reference or a pin, and says so.
 //!
 //! When memory is short, folios of which a part was unmapped are split first of all, before any page leaves.
 //! What nobody maps becomes free then, and nothing has to be written anywhere.
@@ -81,6 +81,12 @@ impl<M: Machine> Objects<M> {
                         tables.split(lock, page, to, cached.counts())
                     }
                 }
+            }
+            // Cached for swap, and mapped by nobody: there are no tables. Whoever would map it waits for the
+            // lock.
+            None if !folio.is_mapped() => {
+                let none = TableSet::<M, <Rmap<M> as ReverseMap<M>>::Locked<'v>>::default();
+                none.split(lock, page, to, cached.counts())
             }
             None => Err(SplitRefused::Busy),
         };

@@ -1,14 +1,10 @@
 //! MOVE of large folios: whole where both windows allow it, split where they do not.
 //!
 //! ```text
-//!   all pages of the folio, exclusive and in order, from its first on ─┬─ behind a leaf, to an aligned place
-//!   without
-//!                                                                      │ a table: the leaf goes
-//!                                                                      (`whole_leaf`) ├─ to as many empty
-//!                                                                      entries of one table: all │ entries
-//!                                                                      go under one flush (`whole_folio`)
-//!   anything else ─────────────────────────────────────────────────────┴─ the folio is split, and its pages
-//!   go
+//!   all pages of the folio, exclusive and in order, from its first on
+//!     ├─ behind a leaf, to an aligned place without a table ─▶ the leaf goes (`whole_leaf`)
+//!     └─ to as many empty entries of one table ──────────────▶ all entries, one flush (`whole_folio`)
+//!   anything else ───────────────────────────────────────────▶ the folio is split, and its pages go
 //! ```
 //!
 //! A whole folio goes with one look for pins, one flush and one stamp. Its index is that of its first page,
@@ -61,7 +57,7 @@ impl<'a, M: Machine, G: FaultGuard<M>> Mover<'a, M, G> {
         if pages == 1 {
             return Ok(Step::Again);
         }
-        // One with slots is about to leave, or has just come back.
+        // Some of its slots have it still: it is about to leave, or has come back in part.
         if folio.swap_entry().is_some() {
             return Err(Error::Busy.into());
         }

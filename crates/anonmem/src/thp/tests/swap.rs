@@ -129,6 +129,34 @@ fn a_cached_folio_is_reclaimed_again_or_split() {
 }
 
 #[test]
+fn a_cached_folio_that_nobody_maps_any_more_is_split_for_what_is_free_of_it() {
+    with_policy(only(3, FolioMode::Always), |w| {
+        w.vm.swap_on(0, 4096, 0).unwrap();
+        let (mm, all) = (one_folio(w, 3), pages(FIRST, 8));
+        fill(&mm, all, 1);
+        let child = mm.fork().unwrap();
+        let folio = || w.vm.frames.try_get(mm.pagemap(all.start).pfn.unwrap()).unwrap();
+        assert!(w.vm.reclaim_folio(folio()));
+        check(&mm, all, 1);
+        let page = folio();
+        mm.munmap(all).unwrap();
+        child.munmap(pages(FIRST + 1, 1)).unwrap();
+        assert_eq!(
+            (page.folio().order().get(), page.folio().counts().maps()),
+            (3, 0),
+            "cached for the child"
+        );
+        let (user, lock) = (w.vm.stats().user, page.lock());
+        w.vm.split_folio(&lock, &page, Order::ZERO).unwrap();
+        drop((lock, page));
+        assert_eq!(w.vm.stats().user, user - 1, "the page that no slot has");
+        w.vm.validate().unwrap();
+        check(&child, pages(FIRST + 2, 6), 1);
+        w.vm.validate().unwrap();
+    });
+}
+
+#[test]
 fn a_run_with_a_page_in_memory_comes_back_page_by_page() {
     with_policy(only(2, FolioMode::Always), |w| {
         w.vm.swap_on(0, 64, 0).unwrap();
