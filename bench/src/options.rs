@@ -15,8 +15,8 @@ pub struct Options {
     #[arg(long, value_enum, default_value_t = Against::All)]
     pub against: Against,
 
-    /// Sizes of the host's folios to measure; the large ones set /sys/kernel/mm/transparent_hugepage, and put
-    /// it back
+    /// Sizes of folios to measure, ours and the host's; for the host's large ones,
+    /// /sys/kernel/mm/transparent_hugepage is set, and put back
     #[arg(long, value_enum, value_name = "SIZE", value_delimiter = ',', default_value = "4K,64K,2M")]
     pub folios: Vec<Folios>,
 

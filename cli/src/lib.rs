@@ -7,7 +7,8 @@
 //! beside it. [`lab`] explores the catalogue of cases; [`scale`] compares operations by the cache lines that
 //! each touches. [`conform`] compares a kernel's memory calls with Linux's.
 //!
-//! Without the feature `measure` there is `anonmem run` alone, which is what `make demo` needs.
+//! Without the feature `measure` there are no explorer and no bench: `anonmem run`, which is what
+//! `make demo` needs, and conform, doctor, completions and man.
 
 pub mod args;
 pub mod bill;

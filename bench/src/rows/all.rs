@@ -113,11 +113,6 @@ const fn fault_write(id: &'static str, title: &'static str) -> Row {
     row(id, title).faults().first_writes().limit_times(Limit::Zeroing, 1.4, 60.0)
 }
 
-/// A call of a userfaultfd.
-const fn uffd(id: &'static str, title: &'static str) -> Row {
-    row(id, title)
-}
-
 /// Pages that leave for compressed memory or come back.
 const fn swap(id: &'static str, title: &'static str, ours: &'static str) -> Row {
     row(id, title).ours(ours).host("a swap device of the host would have to be set up for it: not done")
@@ -279,35 +274,35 @@ pub const ROWS: &[Row] = &[
         .most(10.0)
         .host_only(&[TlbFlush])
         .both("the same, one page off: entry by entry"),
-    uffd("uffd-copy", "UFFDIO_COPY, 2 MiB a call")
+    row("uffd-copy", "UFFDIO_COPY, 2 MiB a call")
         .limit_times(Limit::Copying, 1.2, 40.0)
         .both("COPY of 256 MiB in pieces of 2 MiB, from 64 MiB again and again"),
-    uffd("uffd-copy-one", "UFFDIO_COPY, a page a call")
+    row("uffd-copy-one", "UFFDIO_COPY, a page a call")
         .limit_times(Limit::Copying, 1.2, 40.0)
         .both("the same, a page a call"),
-    uffd("uffd-move", "UFFDIO_MOVE, 2 MiB a call")
+    row("uffd-move", "UFFDIO_MOVE, 2 MiB a call")
         .most(15.0)
         .both("MOVE of 256 MiB populated in pieces of 2 MiB, to another mapping"),
-    uffd("uffd-move-one", "UFFDIO_MOVE, a page a call").most(60.0).both("back again, a page a call"),
-    uffd("uffd-move-64k", "UFFDIO_MOVE of folios of 64 KiB")
+    row("uffd-move-one", "UFFDIO_MOVE, a page a call").most(60.0).both("back again, a page a call"),
+    row("uffd-move-64k", "UFFDIO_MOVE of folios of 64 KiB")
         .most(1.5)
         .ours("uffd-move, of folios of 64 KiB, which go whole")
         .host("not done: Linux splits them"),
-    uffd("uffd-move-2m", "UFFDIO_MOVE of folios of 2 MiB")
+    row("uffd-move-2m", "UFFDIO_MOVE of folios of 2 MiB")
         .most(1.5)
         .ours("uffd-move, of folios of 2 MiB, which go whole, behind a leaf where a fault made one")
         .host("not done"),
-    uffd("uffd-arm", "UFFDIO_WRITEPROTECT of a region")
+    row("uffd-arm", "UFFDIO_WRITEPROTECT of a region")
         .most(5.0)
         .host_only(&[TlbFlush])
         .both("write protection of 256 MiB populated with one call: arming 1 GiB is 262,144 of these"),
-    uffd("uffd-wp-fault", "write fault that ends a protection")
+    row("uffd-wp-fault", "write fault that ends a protection")
         .most(60.0)
         .host_only(&[Exception])
         .ours("handle_fault for each page in turn; protection of WP_ASYNC ends with the write")
         .host("one store to each page in turn: exception, fault, return")
         .traps(),
-    uffd("uffd-missing", "missing fault answered by a thread")
+    row("uffd-missing", "missing fault answered by a thread")
         .per(Unit::NsPerCall)
         .ours("handle_fault; a thread on the other CPU reads the message and copies a page; time on the wall")
         .host("one store; a thread on the other CPU reads the message and copies a page; time on the wall"),
@@ -361,6 +356,6 @@ pub const ROWS: &[Row] = &[
 
 /// The rows that wait for something.
 pub const NOT_YET: &[NotYet] = &[
-    NotYet { id: "ksm", title: "KSM, per freed page", needs: "KSM" },
-    NotYet { id: "compact", title: "compaction, per migrated page", needs: "migration and compaction" },
+    NotYet { id: "ksm", title: "KSM, per freed page", needs: "a row that drives KSM" },
+    NotYet { id: "compact", title: "compaction, per migrated page", needs: "a row that drives compaction" },
 ];

@@ -62,7 +62,7 @@ pub struct ConformOptions {
     #[arg(long, conflicts_with = "cmd")]
     pub run: bool,
 
-    /// By this command, a line for the shell; {} in it is the path of a static program
+    /// By this command, a line for the shell; {} in it is a static program and its arguments
     #[arg(long, value_name = "COMMAND {}", value_parser = parse_command)]
     pub cmd: Option<String>,
 

@@ -44,7 +44,7 @@ pub struct GuestOptions {
 
     /// The largest folios that page faults of the microVM take: 4K, 64K, 2M, auto, or a list
     // Not `folios`: that is the host's in the same command.
-    #[arg(long, value_name = "SIZE|auto|LIST", default_value = "4K", value_parser = parse_folios)]
+    #[arg(long, value_name = "SIZE|auto|LIST", default_value = "4K", value_parser = parse_folios, requires = "guest")]
     pub guest_folios: Folios,
 
     /// How the CPUs are made while time is measured; instructions are always counted by QEMU's translator

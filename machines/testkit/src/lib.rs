@@ -1,9 +1,10 @@
 //! For whoever ports anonmem: the smallest machine, and checks of your own.
 //!
 //! [`VecMachine`] is the smallest machine that anonmem runs on: a `Vec` is the memory, a thread is a CPU. It
-//! is for first steps and for examples. `vec_machine.rs` is a whole port of the library in two hundred lines,
-//! to be read beside a port of your own. It has no TLB: [`Program`] walks the page tables for every word that
-//! a program loads or stores. `anonmem-hosted` is the machine that tests use, with TLBs and failures.
+//! is for first steps and for examples. `vec_machine.rs` is a whole port of the library in two hundred lines
+//! of code, to be read beside a port of your own. It has no TLB: [`Program`] walks the page tables for every
+//! word that a program loads or stores. `anonmem-hosted` is the machine that tests use, with TLBs and
+//! failures.
 //!
 //! ```
 //! use anonmem::{Config, MmapRequest, Prot, Vm};
@@ -17,8 +18,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! A port of your own implements [`Port`] beside the seven traits. Then [`checks::check`] asks it for each
-//! promise of each method, and [`property::play`] does random operations on all its CPUs at once, next to a
+//! A port of your own implements [`Port`] beside the seven traits. Then [`checks::check`] asks it for the
+//! promises of its methods, and [`property::play`] does random operations on all its CPUs at once, next to a
 //! plain model. Both run without `std` (`default-features = false`) and without a heap: in a kernel, too.
 
 #![cfg_attr(not(feature = "std"), no_std)]

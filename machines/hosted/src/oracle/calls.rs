@@ -194,8 +194,10 @@ impl Oracle {
                 Some(bytes) => bytes.iter().all(|byte| *byte == 0),
                 None => true,
             });
+            // What is locked or pinned stays.
+            let given_back = folios && zeroes && !page.attrs.locked && page.pinned.is_none();
             let wrong = match page.resident {
-                Residency::Yes => !(*found || swap || folios && zeroes),
+                Residency::Yes => !(*found || swap || given_back),
                 Residency::No => *found && !folios,
                 Residency::Maybe => false,
             };
