@@ -210,6 +210,7 @@ pub fn all() -> &'static [&'static Case] {
         &moves::FORK,
         &moves::SWAP_OUT,
         &moves::HOLE,
+        &moves::FULL,
         &moves::CACHED,
         &moves::SWAP_IN,
         &moves::MOVE,

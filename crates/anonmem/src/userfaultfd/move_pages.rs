@@ -339,14 +339,20 @@ impl<'a, M: Machine, G: FaultGuard<M>> Mover<'a, M, G> {
         if !self.mode.contains(MoveMode::ALLOW_SRC_HOLES) {
             return Err(Error::NotFound.into());
         }
-        // Under the lock: an entry whose page is just leaving is empty for a moment, and no hole. Where
-        // something goes to, that does no harm, as nothing is put there.
-        let from = from.map(PteTable::lock);
-        let is_hole = |&i: &u64| {
-            from.as_ref().is_none_or(|from| from.is_none(src.page_after(i)))
-                && to.peek(dst.page_after(i)) == Pte::None
+        // Under the locks: an entry whose page is just leaving is empty for a moment, and neither a hole nor
+        // free.
+        let holes = match from {
+            Some(from) => {
+                let mut both = Both::lock(from, to);
+                let is_hole =
+                    |i: &u64| both.src.is_none(src.page_after(*i)) && both.dst().is_none(dst.page_after(*i));
+                (0..most).take_while(is_hole).count() as u64
+            }
+            None => {
+                let to = to.lock();
+                (0..most).take_while(|&i| to.is_none(dst.page_after(i))).count() as u64
+            }
         };
-        let holes = (0..most).take_while(is_hole).count() as u64;
         if holes == 0 { Ok(Step::Again) } else { Ok(Step::Moved(holes)) }
     }
 
