@@ -203,6 +203,16 @@ impl<M: Machine> Frames<M> {
         self.memmap.at(self.memmap.index(pfn))
     }
 
+    /// The metadata of `len` frames from `first` on.
+    ///
+    /// # Panics
+    /// If one of the frames is not one of these.
+    #[inline(always)]
+    #[track_caller]
+    pub(crate) fn metas(&self, first: Pfn, len: u64) -> &[Meta<M>] {
+        self.memmap.run(self.memmap.index(first), len)
+    }
+
     /// What a frame is used for, as of now.
     ///
     /// # Panics

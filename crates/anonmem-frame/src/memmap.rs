@@ -66,6 +66,23 @@ impl<M: Machine> Memmap<M> {
         Some(unsafe { slot.as_ref() })
     }
 
+    /// The slots of `len` frames from `index` on.
+    ///
+    /// # Panics
+    /// If one of them is not there.
+    #[inline(always)]
+    #[track_caller]
+    pub(crate) fn run(&self, index: u32, len: u64) -> &[Meta<M>] {
+        let end = u64::from(index) + len;
+        if end > u64::from(self.nr) {
+            out_of_range(self.base.wrapping_add(end));
+        }
+        // SAFETY: below `nr`, so inside the array that `new` was promised.
+        let first = unsafe { self.slots.add(index as usize) };
+        // SAFETY: as above, all of them; every state is valid, and they are shared by atomics only.
+        unsafe { core::slice::from_raw_parts(first.as_ptr(), len as usize) }
+    }
+
     /// The index of `pfn`, if it is one of ours.
     #[inline(always)]
     pub(crate) fn find(&self, pfn: Pfn) -> Option<u32> {

@@ -86,8 +86,8 @@ impl<M: Machine> Frames<M> {
 
     fn init_tails(&self, head: u32, order: Order) {
         let head_pfn = self.memmap.pfn(head).0;
-        for index in head + 1..head + order.pages() as u32 {
-            self.memmap.at(index).reset(Kind::Tail.bits(Order::ZERO), head_pfn);
+        for meta in self.memmap.run(head + 1, order.pages() - 1) {
+            meta.reset(Kind::Tail.bits(Order::ZERO), head_pfn);
         }
     }
 

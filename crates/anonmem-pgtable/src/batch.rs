@@ -12,7 +12,7 @@
 //!
 //! Linux: mm/internal.h `folio_pte_batch_flags`.
 
-use anonmem_frame::Frames;
+use anonmem_frame::{Folio, Frames};
 use anonmem_hal::{Arch, Machine, Present, Pte, VaRange};
 use anonmem_sync::{Atomic, Ordering};
 
@@ -64,28 +64,41 @@ fn page_in<M: Machine>(raw: u64) -> Option<Present> {
 /// The length of the batch that `words` start with, whose first entry says `present`; gathers what the others
 /// say.
 #[cold]
-pub(crate) fn gather<M: Machine>(
-    frames: &Frames<M>,
-    words: &[Atomic<u64, M>],
-    present: &mut Present,
-) -> usize {
-    let first = *present;
-    let exclusive = frames.page_is_exclusive(first.pfn);
-    let of_folio = frames.folio_of_owned(first.pfn).owned_pages_from(first.pfn);
-    let most = words.len().min(of_folio as usize);
-    let mut len = 1;
-    while len < most {
-        let Some(next) = page_in::<M>(words[len].load(Ordering::Relaxed)) else { break };
-        let goes_on = next.pfn == first.pfn.offset(len as u64)
-            && next.prot == first.prot
-            && next.uffd_wp == first.uffd_wp
-            && frames.page_is_exclusive(next.pfn) == exclusive;
-        if !goes_on {
+fn gather<M: Machine>(frames: &Frames<M>, words: &[Atomic<u64, M>], present: &mut Present) -> usize {
+    let folio = frames.folio_of_owned(present.pfn);
+    let len = batch_len(folio, *present, words);
+    for word in &words[1..len] {
+        if present.young && present.dirty {
             break;
         }
+        let Some(next) = page_in::<M>(word.load(Ordering::Relaxed)) else { break };
         present.young |= next.young;
         present.dirty |= next.dirty;
-        len += 1;
     }
     len
+}
+
+/// The length of the batch that `words` start with, whose first entry is for a page of `folio` and says
+/// `first`.
+#[inline]
+pub(crate) fn batch_len<M: Machine>(folio: Folio<'_, M>, first: Present, words: &[Atomic<u64, M>]) -> usize {
+    let most = words.len().min(folio.owned_pages_from(first.pfn) as usize);
+    let len = alike(M::Arch::encode_pte(Pte::Present(first)), &words[..most]);
+    // Writable implies exclusive: then no page has to be asked.
+    match first.prot.write {
+        true => len,
+        false => folio.frames().exclusive_alike(first.pfn, len as u64) as usize,
+    }
+}
+
+/// How many of `words`, which start with the present entry `first`, are for frames in a row and say the same,
+/// whatever of the accessed and dirty bits.
+#[inline(always)]
+pub(crate) fn alike<M: Machine>(first: u64, words: &[Atomic<u64, M>]) -> usize {
+    let (step, mut next) = (M::Arch::pte_step(first), first);
+    let goes_on = |word: &&Atomic<u64, M>| {
+        next = next.wrapping_add(step);
+        M::Arch::pte_alike(word.load(Ordering::Relaxed), next)
+    };
+    1 + words[1..].iter().take_while(goes_on).count()
 }

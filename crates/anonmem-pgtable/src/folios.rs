@@ -12,14 +12,15 @@
 
 use crate::words::TableWords as _;
 use crate::{
-    batch::Batch,
+    batch::{Batch, alike},
     guard::PteGuard,
     owned::Attrs,
     space::{CanInstall, StableVma},
     table::{PteTable, entries},
+    word::change_word,
 };
 use anonmem_frame::{FolioGuard, FolioRef, NewAnonPages, RawHandle, SplitRefused, SplitTurn, SwapCounts};
-use anonmem_hal::{Arch, Machine, Order, PAGE_SHIFT, Pfn, Pte, SoftLeaf, Va, VaRange};
+use anonmem_hal::{Arch, Machine, Order, PAGE_SHIFT, Pfn, Present, Protection, Pte, SoftLeaf, Va, VaRange};
 use anonmem_sync::{Atomic, Ordering, order::Ptl};
 use core::{fmt, marker::PhantomData};
 
@@ -50,7 +51,9 @@ impl<'a, M: Machine, G: StableVma<M>> PteGuard<'a, M, G> {
 
     /// Makes the pages of the folio that the entry for `va` maps exclusive, if nobody else has a count of it:
     /// the entries for `within`, which are of this table and one VMA, are all of its mappings. `lock` is the
-    /// folio's lock, and `anon_vma` that of the VMA.
+    /// folio's lock, and `anon_vma` that of the VMA. Returns whether it did.
+    ///
+    /// With a protection, that of a VMA, the entries become writable that may be.
     ///
     /// # Panics
     /// If another folio is locked.
@@ -61,6 +64,7 @@ impl<'a, M: Machine, G: StableVma<M>> PteGuard<'a, M, G> {
         within: VaRange,
         lock: &FolioGuard<'_, M>,
         anon_vma: RawHandle,
+        writable: Option<Protection>,
     ) -> bool {
         let folio = lock.folio();
         let (first, pages) = (folio.pfn(), folio.nr_pages().0);
@@ -76,12 +80,27 @@ impl<'a, M: Machine, G: StableVma<M>> PteGuard<'a, M, G> {
         let beside = VaRange { start, end: va.page_down().page_after(pages - nth) };
         let Some(beside) = beside.intersect(within) else { return false };
         let words = self.table.words_of(beside);
+        let raw = words[0].load(Ordering::Relaxed);
+        let whole = words.len() as u64 == pages && page_of::<M>(&words[0]) == Some(first);
+        if whole && M::Arch::pte_present(raw) && alike(raw, words) == words.len() {
+            // SAFETY: each of these entries owns a mapping of a page of the folio, all in a row, and their
+            // table is locked.
+            let reused = unsafe { lock.reuse_all(anon_vma) };
+            if let Some(prot) = writable.filter(|_| reused) {
+                words.iter().for_each(|word| allow_write(word, prot));
+            }
+            return reused;
+        }
         let mapped = mappings_in::<M>(words, first, pages);
         let inside = |page: &Pfn| page.0.wrapping_sub(first.0) < pages;
         let mine = words.iter().filter_map(page_of::<M>).filter(inside);
         // SAFETY: each of these entries owns a mapping of a page of the folio, and their table is locked.
         // They are those of one VMA, so that the pages are distinct.
-        unsafe { lock.reuse_pages(anon_vma, mapped, mine) }
+        let reused = unsafe { lock.reuse_pages(anon_vma, mapped, mine) };
+        if let Some(prot) = writable.filter(|_| reused) {
+            self.change_protection_range(beside, prot);
+        }
+        reused
     }
 
     /// The batch of shared pages that fills `window`, if there is one: what a copy of it would replace.
@@ -103,12 +122,59 @@ impl<'a, M: Machine, G: StableVma<M>> PteTable<'a, M, G> {
 }
 
 impl<M: Machine, G: CanInstall<M>> PteGuard<'_, M, G> {
-    /// Fills the empty entries from `first` on with the pages of a new folio, each as `says` tells.
+    /// Fills the empty entries from `first` on with the pages of a new folio. Each says `says`, but the one
+    /// that was `touched`.
+    ///
+    /// # Panics
+    /// If the pages are of other frames than the table, or the one that was touched is none of them.
     #[doc(alias = "set_ptes")]
-    pub fn install_pages(&mut self, first: Va, pages: NewAnonPages<'_, M>, says: impl Fn(Va) -> Attrs) {
-        for (va, page) in (0..).map(|i| Va(first.0 + (i << PAGE_SHIFT))).zip(pages) {
-            self.install(va, page, says(va));
+    pub fn install_pages(
+        &mut self,
+        first: Va,
+        pages: NewAnonPages<'_, M>,
+        says: Attrs,
+        touched: Option<(Va, Attrs)>,
+    ) {
+        assert!(core::ptr::eq(pages.frames(), self.frames()), "pages of another machine's frames");
+        let (page, len) = pages.into_entries();
+        let words = self.table.words_of(VaRange { start: first, end: first.page_after(len) });
+        let entry = |says: Attrs, nth: u64| {
+            let Attrs { prot, young, dirty, uffd_wp } = says;
+            let pfn = page.offset(nth);
+            M::Arch::encode_pte(Pte::Present(Present { pfn, prot, young, dirty, special: false, uffd_wp }))
+        };
+        match touched {
+            None => fill_words(words, entry(says, 0)),
+            Some((va, touched)) => {
+                let nth = VaRange { start: first, end: va }.pages().0;
+                let (before, rest) = words.split_at(nth as usize);
+                fill_words(before, entry(says, 0));
+                fill_words(&rest[..1], entry(touched, nth));
+                fill_words(&rest[1..], entry(says, nth + 1));
+            }
         }
+        self.count_used(len as i64);
+    }
+}
+
+/// Lets the owner of an exclusive page write without another fault, if the entry may say so.
+#[inline(always)]
+fn allow_write<M: Machine>(word: &Atomic<u64, M>, prot: Protection) {
+    let raw = word.load(Ordering::Relaxed);
+    if M::Arch::pte_can_mkwrite(raw) {
+        change_word(word, raw, move |raw| M::Arch::pte_modify(raw, prot));
+    }
+}
+
+/// Fills empty entries with `first` and what it is for the frames after that.
+#[inline(always)]
+fn fill_words<M: Machine>(words: &[Atomic<u64, M>], first: u64) {
+    let (step, mut raw) = (M::Arch::pte_step(first), first);
+    for word in words {
+        anonmem_hal::debug_check_eq!(M, word.load(Ordering::Relaxed), 0, "the entry is in use");
+        // Release: the page's contents come before its mapping, as when one entry is filled.
+        word.store(raw, Ordering::Release);
+        raw = raw.wrapping_add(step);
     }
 }
 

@@ -3,9 +3,9 @@
 //! Linux: mm/mprotect.c `change_pte_range`; mm/mremap.c `move_ptes`; mm/memory.c `copy_present_ptes`.
 
 use crate::{
-    batch::{Batch, gather},
+    batch::{Batch, alike, batch_len},
     guard::PteGuard,
-    owned::{Cleared, Mapped, NotShared},
+    owned::{Mapped, NotShared},
     space::{CanInstall, StableVma, Teardown},
     word::{change_word, pages_of, take},
 };
@@ -158,28 +158,44 @@ impl<'a, M: Machine, G: StableVma<M>> PteGuard<'a, M, G> {
     /// they go on with the same folio.
     #[doc(alias = "clear_full_ptes")]
     pub fn clear_on(&mut self, run: &mut MapRun<'a, M>, range: VaRange, teardown: Teardown) -> ClearedRun {
-        let (mut va, mut untouched) = (range.start.next_page(), 0);
-        while va < range.end {
-            let Pte::Present(present) = self.get(va) else { break };
-            if present.special || run.next() != Some(present.pfn) {
+        let words = self.table.words_of(range);
+        let (mut at, mut untouched) = (1, 0);
+        while at < words.len()
+            && let Some(page) = run.next()
+        {
+            let first = words[at].load(Ordering::Relaxed);
+            if M::Arch::pte_page(first) != Some(page) {
                 break;
             }
-            untouched += u64::from(!present.young && !present.dirty);
-            match self.clear_for(va, teardown) {
-                Cleared::Exclusive(map, _) => run.push(map),
-                Cleared::Shared(map, _) => run.push(map),
-                Cleared::Shm(map, _) => run.push(map),
-                Cleared::None
-                | Cleared::Zero(_)
-                | Cleared::Swap(..)
-                | Cleared::Migration(..)
-                | Cleared::Marker(_) => {
-                    unreachable!("the entry was just looked at, and is locked")
-                }
-            }
-            va = va.next_page();
+            // What differs in its permissions is cleared in another round.
+            let most = words.len().min(at + run.room() as usize);
+            let len = alike(first, &words[at..most]);
+            untouched += clear_words(&words[at..at + len], teardown);
+            // SAFETY: these entries owned mappings of the next pages of the run's folio, and were cleared
+            // under the lock of their table.
+            unsafe { run.push_pages(len as u64) };
+            at += len;
         }
-        ClearedRun { end: va, untouched }
+        self.count_used(1 - at as i64);
+        ClearedRun { end: range.start.page_after(at as u64), untouched }
+    }
+}
+
+/// Clears entries that are present; returns how many of them nobody has accessed or written.
+#[inline(always)]
+fn clear_words<M: Machine>(words: &[Atomic<u64, M>], teardown: Teardown) -> u64 {
+    let untouched = |raw| u64::from(M::Arch::pte_untouched(raw));
+    match teardown {
+        Teardown::Range => words.iter().map(|word| untouched(take(word))).sum(),
+        // No hardware can be setting bits just now.
+        Teardown::WholeSpace => words
+            .iter()
+            .map(|word| {
+                let raw = word.load(Ordering::Relaxed);
+                word.store(0, Ordering::Relaxed);
+                untouched(raw)
+            })
+            .sum(),
     }
 }
 
@@ -255,11 +271,11 @@ unsafe fn share_page<M: Machine>(
 #[cold]
 #[inline(never)]
 unsafe fn share_batch<M: Machine>(frames: &Frames<M>, words: &[Atomic<u64, M>]) -> Result<usize, NotShared> {
-    let Pte::Present(mut present) = M::Arch::decode_pte(words[0].load(Ordering::Relaxed)) else {
+    let Pte::Present(present) = M::Arch::decode_pte(words[0].load(Ordering::Relaxed)) else {
         return Err(NotShared::NoPage);
     };
-    frames.folio(present.pfn).filter(Folio::is_anon).ok_or(NotShared::NoPage)?;
-    let pages = gather(frames, words, &mut present);
+    let folio = frames.folio(present.pfn).filter(Folio::is_anon).ok_or(NotShared::NoPage)?;
+    let pages = batch_len(folio, present, words);
     // SAFETY: the entries of the batch own mappings of pages of one folio.
     unsafe { try_dup_run(frames, present.pfn, pages as u64) }.map_err(NotShared::Refused)?;
     Ok(pages)
@@ -274,10 +290,18 @@ fn inherit<M: Machine>(source: &Atomic<u64, M>, raw: u64, target: &Atomic<u64, M
     target.store(M::Arch::pte_inherited(now), Ordering::Release);
 }
 
+/// The same for entries that say the same, whatever of the accessed and dirty bits.
 #[cold]
 #[inline(never)]
 fn inherit_batch<M: Machine>(from: &[Atomic<u64, M>], to: &[Atomic<u64, M>]) {
+    let first = from[0].load(Ordering::Relaxed);
+    // All of them have write permission, or none.
+    let loses = M::Arch::pte_wrprotect(first) != first;
     for (source, target) in from.iter().zip(to) {
-        inherit(source, source.load(Ordering::Relaxed), target);
+        let raw = source.load(Ordering::Relaxed);
+        let now = if loses { change_word(source, raw, M::Arch::pte_wrprotect) } else { raw };
+        anonmem_hal::debug_check_eq!(M, target.load(Ordering::Relaxed), 0, "an entry of the child is in use");
+        // Release: as when an entry is filled.
+        target.store(M::Arch::pte_inherited(now), Ordering::Release);
     }
 }

@@ -1,7 +1,7 @@
 //! Batches of entries, and runs of mappings, on folios of more than one page.
 
-use anonmem_frame::{Frames, Kind, NewAnonPages, RawHandle};
-use anonmem_hal::{CpuId, Order, PAGE_SIZE, Pfn, Protection, Va, VaRange};
+use anonmem_frame::{FolioOwner, Frames, Kind, NewAnonPages, RawHandle};
+use anonmem_hal::{CpuId, Order, PAGE_SIZE, Pfn, Protection, Pte, Va, VaRange};
 use anonmem_hosted::{Checked, Hosted};
 use anonmem_pgtable::{
     AddressSpace, Attrs, CanInstall, Cleared, DeadTables, Mapped, MmuGather, NotShared, PteGuard, StableVma,
@@ -196,6 +196,110 @@ fn a_run_of_mappings_becomes_one_reference() {
         let kept = w.frames.try_get(head).unwrap();
         assert_eq!(w.clear(range(0, 4), Teardown::WholeSpace), 0);
         assert_eq!((kept.folio().counts().maps(), kept.folio().counts().refs()), (0, 1));
+    });
+}
+
+/// What the entries of the folio's four pages say of accessed, dirty and writable.
+fn says(entries: &PteGuard<'_, M, Mmap>) -> Vec<(bool, bool, bool)> {
+    let one = |i| match entries.get(va(i)) {
+        Pte::Present(present) => (present.young, present.dirty, present.prot.write),
+        other => panic!("{other:?} at {i}"),
+    };
+    (0..4).map(one).collect()
+}
+
+#[test]
+fn a_run_is_filled_at_once_and_one_page_of_it_was_touched() {
+    World::run(|w| {
+        let untouched = Attrs { young: false, ..RW };
+        for nth in 0..4 {
+            let mut entries = w.lock();
+            let touched = Attrs { dirty: true, ..RW };
+            entries.install_pages(va(0), w.four(), untouched, Some((va(nth), touched)));
+            let expected: Vec<_> = (0..4).map(|i| (i == nth, i == nth, true)).collect();
+            assert_eq!((says(&entries), entries.used()), (expected, 4));
+            assert!((0..4).all(|i| matches!(entries.mapped(va(i)), Mapped::Exclusive(..))));
+            assert_eq!(lengths(&entries, range(0, 4)), [4], "the frames are in a row");
+            drop(entries);
+            w.clear(range(0, 4), Teardown::Range);
+        }
+        w.lock().install_pages(va(2), w.four(), untouched, None);
+        assert_eq!(lengths(&w.lock(), range(2, 6)), [4]);
+        w.clear(range(2, 6), Teardown::WholeSpace);
+    });
+}
+
+#[test]
+fn pages_that_a_run_gave_up_are_exclusive_no_more() {
+    for teardown in [Teardown::Range, Teardown::WholeSpace] {
+        World::run(|w| {
+            let attrs = |i| match i {
+                2 => Attrs { prot: Protection::R, ..RW },
+                3 => Attrs { young: false, ..RW },
+                _ => RW,
+            };
+            let head = w.install(attrs);
+            let mut entries = w.lock();
+            let Cleared::Exclusive(first, _) = entries.clear(va(0)) else { panic!("exclusive") };
+            let mut run = first.into();
+            let cleared = entries.clear_on(&mut run, range(0, 3), teardown);
+            assert_eq!((cleared.end, cleared.untouched, entries.used()), (va(3), 0, 1));
+            let exclusive = |i| w.frames.page_is_exclusive(head.offset(i));
+            assert_eq!([1, 2, 3].map(exclusive), [false, false, true]);
+            drop(run.unmap());
+            assert!(!exclusive(0));
+            let Cleared::Exclusive(last, _) = entries.clear(va(3)) else { panic!("exclusive") };
+            drop(last.unmap());
+        });
+    }
+}
+
+#[test]
+fn the_only_owner_takes_a_run_and_may_write_what_was_written() {
+    World::run(|w| {
+        for hole in [None, Some(2)] {
+            let read_only = Attrs { prot: Protection::R, ..RW };
+            w.install(|i| Attrs { dirty: i != 1, uffd_wp: i == 3, ..read_only });
+            let child = AddressSpace::new();
+            child.alloc_root(&w.frames).unwrap();
+            let table = child.table_alloc(&w.frames, &Mmap, va(0)).unwrap();
+            let stamp = RawHandle::new(1).unwrap();
+            let reuse = |entries: &mut PteGuard<'_, M, Mmap>| {
+                let Mapped::Shared(page, _) = entries.mapped(va(0)) else { panic!("it is shared") };
+                let lock = page.try_lock().unwrap();
+                entries.reuse_folio(va(0), range(0, 4), &lock, stamp, Some(Protection::RW))
+            };
+            {
+                let mut from = w.lock();
+                assert_eq!(table.lock_nested().share_range(&mut from, range(0, 4)), (va(4), Ok(())));
+            }
+            assert!(!reuse(&mut w.lock()), "the child has it, too");
+            for i in 0..4 {
+                drop(table.lock().clear(va(i)));
+            }
+            if let Some(hole) = hole {
+                drop(w.lock().clear(va(hole)));
+            }
+            {
+                let mut entries = w.lock();
+                assert!(reuse(&mut entries));
+                let writable = |i| {
+                    let Mapped::Exclusive(_, present) = entries.mapped(va(i)) else { panic!("at {i}") };
+                    present.prot.write
+                };
+                // Of the others, one was never written, and one is watched.
+                let expected = [true, false, true, false];
+                (0..4).filter(|&i| Some(i) != hole).for_each(|i| {
+                    assert_eq!(writable(i), expected[i as usize], "page {i}, hole {hole:?}");
+                });
+                (0..4).for_each(|i| drop(entries.clear(va(i))));
+            }
+            let mut gather = MmuGather::new(&w.frames, &child, &w.rcu, &w.dead, Teardown::Range);
+            child.free_tables(&mut gather, &w.frames, range(0, 8), VaRange::new(Va(0), Va(u64::MAX)));
+            gather.finish();
+            w.dead.drain(&w.frames, &w.rcu);
+            child.free_root(&w.frames);
+        }
     });
 }
 

@@ -144,6 +144,37 @@ impl<'f, M: Machine> FolioGuard<'f, M> {
         mapped: u64,
         pages: impl Iterator<Item = Pfn>,
     ) -> bool {
+        if !self.take_for(anon_vma, mapped) {
+            return false;
+        }
+        for page in pages {
+            self.folio().frames().meta(page).counts.fetch_or(Counts::EXCLUSIVE, Ordering::Relaxed);
+        }
+        true
+    }
+
+    /// [`reuse_pages`](Self::reuse_pages) of all pages of the folio.
+    ///
+    /// # Safety
+    /// As many entries, all of one address space and under a page-table lock that is held, own a mapping of
+    /// each page.
+    pub unsafe fn reuse_all(&self, anon_vma: RawHandle) -> bool {
+        let (folio, pages) = (self.folio(), self.folio().owned_order().pages());
+        if !self.take_for(anon_vma, pages) {
+            return false;
+        }
+        folio.meta().counts.fetch_or(Counts::EXCLUSIVE, Ordering::Relaxed);
+        for tail in folio.frames().metas(folio.pfn().offset(1), pages - 1) {
+            // The bit is all that the word of a tail holds, and it changes under the lock of its entry's
+            // table.
+            tail.counts.store(Counts::EXCLUSIVE, Ordering::Relaxed);
+        }
+        true
+    }
+
+    /// Makes the folio's anon_vma the given one, if it has `mapped` mappings, all under a page-table lock
+    /// that the caller holds, and nobody else has a count of it.
+    fn take_for(&self, anon_vma: RawHandle, mapped: u64) -> bool {
         let folio = self.folio();
         // Acquire pairs with the Release of the last `unmap`: what the former sharers did is over.
         let counts = Counts(folio.meta().counts.load(Ordering::Acquire));
@@ -154,9 +185,6 @@ impl<'f, M: Machine> FolioGuard<'f, M> {
         // From here on nobody can add a mapping: fork needs one of these entries, a fault on a swap entry the
         // folio lock.
         folio.set_mapping(Mapping::Anon(anon_vma), folio.index());
-        for page in pages {
-            folio.frames().meta(page).counts.fetch_or(Counts::EXCLUSIVE, Ordering::Relaxed);
-        }
         true
     }
 

@@ -92,6 +92,17 @@ impl<M: Machine> Frames<M> {
     }
 }
 
+impl<M: Machine> Frames<M> {
+    /// How many of the `pages` pages from `first` on say the same as the first of whether they are exclusive.
+    #[inline]
+    pub fn exclusive_alike(&self, first: Pfn, pages: u64) -> u64 {
+        let is_exclusive = |meta: &Meta<M>| Counts(meta.counts.load(Ordering::Relaxed)).is_exclusive();
+        let exclusive = self.page_is_exclusive(first);
+        let differs = |meta| is_exclusive(meta) != exclusive;
+        self.metas(first, pages).iter().position(differs).map_or(pages, |nth| nth as u64)
+    }
+}
+
 impl<'f, M: Machine> Folio<'f, M> {
     #[inline]
     pub(crate) fn meta(&self) -> &'f Meta<M> {

@@ -78,9 +78,9 @@ impl<'f, M: Machine> NewFolio<'f, M> {
     #[doc(alias = "folio_add_new_anon_rmap")]
     pub fn into_exclusive_anon_pages(self, anon_vma: RawHandle, index: u64) -> NewAnonPages<'f, M> {
         let pages = self.order().pages();
-        for page in (1..pages).map(|i| self.head.offset(i)) {
+        for meta in self.frames.metas(self.head.offset(1), pages - 1) {
             // Nobody sees the folio yet: the Release of `publish` comes after it.
-            self.frames.meta(page).counts.store(Counts::EXCLUSIVE, Ordering::Relaxed);
+            meta.counts.store(Counts::EXCLUSIVE, Ordering::Relaxed);
         }
         let counts = pages * Counts::MAP + Counts::EXCLUSIVE;
         let (frames, head) = self.publish(Mapping::Anon(anon_vma), index, counts);

@@ -66,6 +66,12 @@ impl<'f, M: Machine> MapRun<'f, M> {
         self.frames.folio_of_owned(self.first)
     }
 
+    /// How many pages longer the run may get.
+    #[inline]
+    pub fn room(&self) -> u64 {
+        self.end.0 - self.first.offset(self.len).0
+    }
+
     /// The page that would make the run longer; `None` at the end of the folio.
     pub fn next(&self) -> Option<Pfn> {
         let next = self.first.offset(self.len);
@@ -84,6 +90,22 @@ impl<'f, M: Machine> MapRun<'f, M> {
         );
         self.len += map.len;
         self.by = self.by.wrapping_add(map.by);
+    }
+
+    /// Adds the mappings of the next `pages` pages.
+    ///
+    /// # Panics
+    /// If the folio ends before.
+    ///
+    /// # Safety
+    /// Entries under a page-table lock that is held owned a mapping each of these pages, and were cleared.
+    #[inline]
+    pub unsafe fn push_pages(&mut self, pages: u64) {
+        assert!(pages <= self.room(), "a run of more pages than the folio has");
+        // None of them is the folio's first, which the run may begin with.
+        share_tails(self.frames, self.first.offset(self.len), pages);
+        self.len += pages;
+        self.by = self.by.wrapping_add(pages * Counts::MAP);
     }
 
     /// Uncounts the mappings. The reference that remains may be put only when no translation to the pages is
@@ -149,6 +171,19 @@ impl<'f, M: Machine> NewAnonPages<'f, M> {
     /// The caller has counted a mapping of each of the `pages` pages from `first` on.
     pub(super) fn new(frames: &'f Frames<M>, first: Pfn, pages: u64) -> Self {
         Self { frames, next: first, end: first.offset(pages) }
+    }
+
+    /// The frames that the pages are of.
+    #[inline(always)]
+    pub fn frames(&self) -> &'f Frames<M> {
+        self.frames
+    }
+
+    /// Hands the mappings to entries, which own them from now on: the first page, and how many.
+    #[inline]
+    pub fn into_entries(self) -> (Pfn, u64) {
+        let this = ManuallyDrop::new(self);
+        (this.next, this.end.0 - this.next.0)
     }
 
     /// Takes the mappings back from the entries of the `pages` pages from `first` on.
@@ -225,8 +260,10 @@ pub unsafe fn try_dup_run<M: Machine>(frames: &Frames<M>, first: Pfn, len: u64) 
     if exclusive && folio.maybe_pinned() {
         return Err(DupError::MaybePinned);
     }
-    let pages = || (0..len).map(|i| first.offset(i));
-    let taken = if exclusive { pages().map(|page| take_exclusive(folio, page)).sum() } else { 0 };
+    let taken = if exclusive { take_exclusive(folio, first) } else { 0 };
+    if exclusive {
+        share_tails(frames, first.offset(1), len - 1);
+    }
     let by = (len * Counts::MAP).wrapping_sub(taken);
     // Release, as for every mapping that is added: pairs with the Acquire of `is_mapped`.
     let old = Counts(folio.meta().counts.fetch_add(by, Ordering::Release));
@@ -235,9 +272,25 @@ pub unsafe fn try_dup_run<M: Machine>(frames: &Frames<M>, first: Pfn, len: u64) 
     }
     folio.meta().counts.fetch_sub(by, Ordering::Relaxed);
     if exclusive {
-        for page in pages() {
-            frames.meta(page).counts.fetch_or(Counts::EXCLUSIVE, Ordering::Relaxed);
+        for meta in frames.metas(first, len) {
+            meta.counts.fetch_or(Counts::EXCLUSIVE, Ordering::Relaxed);
         }
     }
     Err(DupError::TooManySharers)
+}
+
+/// Takes the exclusive bits of `pages` pages from `first` on away, none of which is its folio's first.
+///
+/// The bit is all that the word of a tail holds, and it changes under the page-table lock of its page's only
+/// entry, which the caller holds: no atomic operation is needed. Of pages that others map, too, it is clear,
+/// and nothing is written.
+#[inline]
+fn share_tails<M: Machine>(frames: &Frames<M>, first: Pfn, pages: u64) {
+    for meta in frames.metas(first, pages) {
+        let word = meta.counts.load(Ordering::Relaxed);
+        if word != 0 {
+            anonmem_hal::debug_check_eq!(M, word, Counts::EXCLUSIVE, "a tail has counts");
+            meta.counts.store(0, Ordering::Relaxed);
+        }
+    }
 }

@@ -106,6 +106,21 @@ pub trait Arch: Send + Sync + 'static {
         change_present::<Self>(raw, |p| Present { prot, ..p })
     }
 
+    /// Whether two present entries say the same, whatever the hardware has set of accessed and dirty.
+    fn pte_alike(a: u64, b: u64) -> bool {
+        let settled = |raw| change_present::<Self>(raw, |p| Present { young: true, dirty: true, ..p });
+        settled(a) == settled(b)
+    }
+    /// What is added to a present entry (wrapping) to make it that of the next frame: loops over the entries
+    /// of a folio need not encode each. Linux: `pte_advance_pfn`.
+    fn pte_step(raw: u64) -> u64 {
+        change_present::<Self>(raw, |p| Present { pfn: p.pfn.offset(1), ..p }).wrapping_sub(raw)
+    }
+    /// Whether a present entry is neither accessed nor dirty.
+    fn pte_untouched(raw: u64) -> bool {
+        matches!(Self::decode_pte(raw), Pte::Present(p) if !p.young && !p.dirty)
+    }
+
     /// The number of entries of a table.
     const ENTRIES: usize = 1 << Self::INDEX_BITS;
 

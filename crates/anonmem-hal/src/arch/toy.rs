@@ -258,7 +258,21 @@ pub(super) mod tests {
         is(A::pte_mkyoung(raw), Present { young: true, ..p });
         let prot = Protection { write: p.prot.read, ..p.prot };
         is(A::pte_mkwritten(raw), Present { young: true, dirty: true, prot, ..p });
+        assert_eq!(A::pte_untouched(raw), !p.young && !p.dirty, "{pte:?}");
+        let like = |p: Present| A::encode_pte(Pte::Present(p));
+        assert!(A::pte_alike(raw, like(Present { young: !p.young, dirty: !p.dirty, ..p })), "{pte:?}");
+        for other in [
+            Present { pfn: Pfn(p.pfn.0 ^ 1), ..p },
+            Present { special: !p.special, ..p },
+            Present { uffd_wp: !p.uffd_wp, ..p },
+        ] {
+            assert!(!A::pte_alike(raw, like(other)), "{pte:?} and {other:?}");
+        }
+        // An aligned block of frames is where it is used.
+        let first = Present { pfn: Pfn(p.pfn.0 & !1), ..p };
+        is(like(first).wrapping_add(A::pte_step(like(first))), Present { pfn: first.pfn.offset(1), ..p });
         for prot in [Protection::NONE, Protection::R, Protection::RW, Protection::RX] {
+            assert_eq!(A::pte_alike(raw, like(Present { prot, ..p })), prot == p.prot, "{p:?} and {prot:?}");
             let modified = A::pte_modify(raw, prot);
             is(modified, Present { prot, ..p });
             let old = p.prot;

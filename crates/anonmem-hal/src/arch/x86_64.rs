@@ -217,6 +217,22 @@ impl Arch for X86_64 {
     }
 
     #[inline(always)]
+    fn pte_alike(a: u64, b: u64) -> bool {
+        (a ^ b) & !(A | D) == 0
+    }
+
+    #[inline(always)]
+    fn pte_step(raw: u64) -> u64 {
+        // Without P the frame is inverted.
+        if raw & P != 0 { 1 << 12 } else { (1_u64 << 12).wrapping_neg() }
+    }
+
+    #[inline(always)]
+    fn pte_untouched(raw: u64) -> bool {
+        raw & (A | D) == 0
+    }
+
+    #[inline(always)]
     fn encode_entry(entry: Entry, level: u32) -> u64 {
         debug_assert!(level > 0 && level < Self::LEVELS);
         match entry {

@@ -32,7 +32,7 @@ use crate::{
 };
 use anonmem_frame::{FolioOwner, FolioRef, MapRun, NewFolio};
 use anonmem_hal::{Arch, FlushRange, Order, PAGE_SHIFT, Pte, Va, VaRange};
-use anonmem_pgtable::{Attrs, Cleared, Dirty, Mapped, PteGuard, PteTable, Teardown};
+use anonmem_pgtable::{Attrs, Batch, Cleared, Dirty, Mapped, PteGuard, PteTable, Teardown};
 
 /// The largest order that a fault without a VMA lock zeroes: longer, and others wait for its read section.
 const MAX_SPECULATIVE: u8 = 4;
@@ -131,11 +131,13 @@ pub(super) fn map_large_folio<'a, M: Machine, G: FaultGuard<M>>(
     let order = new.order();
     new.zero();
     let mut entries = fault.lock(table)?;
-    if !entries.is_vacant(range) {
-        vm.count_folio(order, FolioEvent::FaultRaced);
-        return Err(FaultResult::Reload);
+    if entries.next_used(range) != range.end {
+        if !entries.is_vacant(range) {
+            vm.count_folio(order, FolioEvent::FaultRaced);
+            return Err(FaultResult::Reload);
+        }
+        forget_zero_pages(fault, &mut entries, range);
     }
-    forget_zero_pages(fault, &mut entries, range);
     let behind = (fault.va.0 - range.start.0) >> PAGE_SHIFT;
     let pages = new.into_exclusive_anon_pages(anon_vma.raw(), fault.index - behind);
     let touched = fault.attrs();
@@ -146,7 +148,7 @@ pub(super) fn map_large_folio<'a, M: Machine, G: FaultGuard<M>>(
         }
         Want::All(_) => touched,
     };
-    entries.install_pages(range.start, pages, |va| if va == fault.va { touched } else { untouched });
+    entries.install_pages(range.start, pages, untouched, Some((fault.va, touched)));
     drop(entries);
     if want == Want::Touch && !orders.is_free(order.get()) {
         let (mine, left) = (pages_of(fault), |window| self::touched(fault, window).1);
@@ -316,7 +318,7 @@ pub(super) fn do_wp_large<'a, M: Machine, G: FaultGuard<M>>(
         fault.vm.count(Event::FaultCowReuse);
         return Ok(Large::Done);
     }
-    let Some((window, new)) = choose_copy(fault, &entries) else {
+    let Some((seen, new)) = choose_copy(fault, &entries) else {
         let Mapped::Shared(page, _) = entries.mapped(fault.va) else { return Err(FaultResult::Reload) };
         if page.folio().is_likely_alone() {
             // When the copy is mapped, nobody may map the page that was copied.
@@ -324,7 +326,7 @@ pub(super) fn do_wp_large<'a, M: Machine, G: FaultGuard<M>>(
         }
         return Ok(Large::OnePage(entries));
     };
-    copy_run(fault, entries, window, new)?;
+    copy_run(fault, entries, seen, new)?;
     Ok(Large::Done)
 }
 
@@ -346,32 +348,27 @@ fn reuse_run<'a, M: Machine, G: FaultGuard<M>>(
     // A VMA that maps a shared page has an anon_vma; only what was read of it may be older.
     let Some(anon_vma) = fault.anon_vma else { return false };
     let Some(within) = within(fault, entries.table()) else { return false };
-    let Mapped::Shared(page, present) = entries.mapped(fault.va) else { return false };
+    let Mapped::Shared(page, _) = entries.mapped(fault.va) else { return false };
     let folio = page.folio();
     // Under a page-table lock it may only be tried; if it is taken, copying is always right.
     let Some(lock) = page.try_lock() else { return false };
-    if !entries.reuse_folio(fault.va, within, &lock, anon_vma.raw()) {
+    // Nothing is lost by it: CPUs that keep the read-only translation trap, and find the entry.
+    let writable = (fault.dirty() == Dirty::Yes).then(|| fault.flags.protection());
+    if !entries.reuse_folio(fault.va, within, &lock, anon_vma.raw(), writable) {
         return false;
     }
     drop(lock);
     entries.upgrade(fault.va, fault.dirty());
-    if fault.dirty() == Dirty::Yes {
-        let before = (present.pfn.0 - folio.pfn().0).min((fault.va.0 - within.start.0) >> PAGE_SHIFT);
-        let start = Va(fault.va.0 - (before << PAGE_SHIFT));
-        let end = fault.va.page_after(folio.owned_pages_from(present.pfn)).min(within.end);
-        // Nothing is lost by it: CPUs that keep the read-only translation trap, and find the entry.
-        entries.change_protection_range(VaRange { start, end }, fault.flags.protection());
-    }
     fault.vm.count_folio(folio.order(), FolioEvent::ReuseRun);
     true
 }
 
-/// The largest aligned part of the folio around the fault that is copied at once, and where to; `None` if
-/// that is one page.
+/// The entries of the largest aligned part of the folio around the fault that is copied at once, and where
+/// to; `None` if that is one page.
 fn choose_copy<'a, M: Machine, G: FaultGuard<M>>(
     fault: &VmFault<'a, M, G>,
     entries: &PteGuard<'a, M, G>,
-) -> Option<(VaRange, NewFolio<'a, M>)> {
+) -> Option<(Batch, NewFolio<'a, M>)> {
     let vm = fault.vm;
     let within = within(fault, entries.table())?;
     let Mapped::Shared(page, _) = entries.mapped(fault.va) else { return None };
@@ -381,32 +378,31 @@ fn choose_copy<'a, M: Machine, G: FaultGuard<M>>(
     for order in (1..=most).rev().filter(|&order| orders.has(order)) {
         let (size, range) = (Order::new(order), window(fault.va, order));
         let inside = range.start >= within.start && range.end <= within.end;
-        let alike = inside
-            && !folio.maybe_pinned()
-            && entries.shared_window(range).is_some_and(|batch| !batch.present().uffd_wp);
+        let window = if inside && !folio.maybe_pinned() { entries.shared_window(range) } else { None };
+        let alike = window.filter(|batch| !batch.present().uffd_wp);
         // Under the page-table lock: what is at hand is taken, and nobody waits for more.
-        match alike.then(|| vm.frames.alloc_gently(size)) {
-            Some(Ok(new)) => return Some((range, new)),
-            Some(Err(_)) | None => vm.count_folio(size, FolioEvent::CopyFallback),
+        match alike.map(|batch| (batch, vm.frames.alloc_gently(size))) {
+            Some((batch, Ok(new))) => return Some((batch, new)),
+            Some((_, Err(_))) | None => vm.count_folio(size, FolioEvent::CopyFallback),
         }
     }
     None
 }
 
-/// Replaces the pages of a window by copies of our own, in one folio.
+/// Replaces the pages of a window, whose entries are `seen`, by copies of our own, in one folio.
 ///
 /// As for a single page: the old translations are flushed before the new entries are there.
 fn copy_run<'a, M: Machine, G: FaultGuard<M>>(
     fault: &VmFault<'a, M, G>,
     entries: PteGuard<'a, M, G>,
-    range: VaRange,
+    seen: Batch,
     new: NewFolio<'a, M>,
 ) -> Result<FaultResult, FaultResult> {
     let anon_vma = fault.anon_vma()?;
     let Mapped::Shared(page, _) = entries.mapped(fault.va) else { return Err(FaultResult::Reload) };
     // Keeps the folio while it is copied, and keeps others from reusing it.
     let old: FolioRef<'a, M> = page.get();
-    let seen = entries.shared_window(range).ok_or(FaultResult::Reload)?.present();
+    let (range, seen) = (seen.range(), seen.present());
     let first = seen.pfn;
     let snapshot = entries.unlock(fault.va);
     new.copy_pages_from(first);
@@ -427,7 +423,7 @@ fn copy_run<'a, M: Machine, G: FaultGuard<M>>(
     let order = new.order();
     let behind = (fault.va.0 - range.start.0) >> PAGE_SHIFT;
     let pages = new.into_exclusive_anon_pages(anon_vma.raw(), fault.index - behind);
-    entries.install_pages(range.start, pages, |_| fault.attrs_of_copy(seen));
+    entries.install_pages(range.start, pages, fault.attrs_of_copy(seen), None);
     drop(entries);
     drop((run.unmap(), old));
     fault.vm.count(fault.access.copied());
