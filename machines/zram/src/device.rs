@@ -2,7 +2,9 @@
 
 use crate::{
     directory::Directory,
-    store::{LARGEST, Piece, Store},
+    store::{LARGEST, Store},
+    tables::{Contents, Tables},
+    unit::{Packer, UNIT_BYTES, UNIT_PAGES, Unit},
 };
 use alloc::{boxed::Box, collections::TryReserveError, vec, vec::Vec};
 use anonmem_hal::{FrameAlloc, IoError, Order, PAGE_SIZE, Pfn, PhysMem};
@@ -10,36 +12,14 @@ use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use lz4_flex::block::{CompressTable, compress_into_with_table, decompress_into, get_maximum_output_size};
 use spin::Mutex;
 
-/// What a slot holds: a piece and the bytes in use of it. As a number 0 is nothing.
-#[derive(Clone, Copy)]
-struct Contents {
-    piece: Piece,
-    len: usize,
-}
-
-const LEN_BITS: u32 = 13;
-
-impl Contents {
-    fn to_bits(self) -> u64 {
-        self.piece.to_bits() << LEN_BITS | self.len as u64
-    }
-
-    fn from_bits(bits: u64) -> Option<Self> {
-        let len = (bits & ((1 << LEN_BITS) - 1)) as usize;
-        (len != 0).then(|| Self { piece: Piece::from_bits(bits >> LEN_BITS), len })
-    }
-}
-
-struct Tables {
-    slots: Directory<u64>,
-    store: Store,
-}
-
 /// What a CPU compresses with.
 struct Workspace {
     table: CompressTable,
     bytes: Box<[u8]>,
 }
+
+/// The share of memory that packers may take.
+const PACKERS_SHARE: u64 = 64;
 
 /// What a device was used for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -63,6 +43,8 @@ pub struct Zram {
     tables: Mutex<Tables>,
     /// One per CPU. Never contended where kernel code stays on its CPU.
     workspaces: Box<[Mutex<Workspace>]>,
+    /// As many, unless memory is too small for so many.
+    packers: Box<[Mutex<Packer>]>,
     bytes_in: AtomicU64,
     bytes_kept: AtomicU64,
     whole: AtomicU64,
@@ -76,16 +58,24 @@ impl Zram {
     /// # Errors
     /// If there is no memory for its tables.
     pub fn new(slots: u64, frames: u64, cpus: usize) -> Result<Self, TryReserveError> {
-        let tables = Tables { slots: Directory::new(slots)?, store: Store::new(frames)? };
+        let units = Directory::new(slots / UNIT_PAGES)?;
+        let tables = Tables { slots: Directory::new(slots)?, store: Store::new(frames)?, units, written: 0 };
         let mut workspaces = Vec::new();
         workspaces.try_reserve_exact(cpus)?;
         workspaces.extend((0..cpus).map(|_| {
             let bytes = vec![0; get_maximum_output_size(PAGE_SIZE)].into_boxed_slice();
             Mutex::new(Workspace { table: CompressTable::small(), bytes })
         }));
+        let most = (frames / PACKERS_SHARE * PAGE_SIZE as u64 / Packer::BYTES) as usize;
+        let mut packers = Vec::new();
+        packers.try_reserve_exact(most.min(cpus))?;
+        for _ in 0..most.min(cpus) {
+            packers.push(Mutex::new(Packer::new()?));
+        }
         Ok(Self {
             tables: Mutex::new(tables),
             workspaces: workspaces.into_boxed_slice(),
+            packers: packers.into_boxed_slice(),
             bytes_in: AtomicU64::new(0),
             bytes_kept: AtomicU64::new(0),
             whole: AtomicU64::new(0),
@@ -139,19 +129,14 @@ impl Zram {
         if !tables.slots.reserve(memory, frames, slot) {
             return Err(IoError);
         }
-        let piece = tables.store.alloc(memory, frames, kept.len()).ok_or(IoError)?;
-        let (place, size) = tables.store.bytes(memory, piece);
-        assert!(kept.len() <= size, "a piece is too small");
-        // SAFETY: the piece is ours, under the lock, and large enough.
-        unsafe { place.copy_from_nonoverlapping(core::ptr::NonNull::from(kept).cast(), kept.len()) };
-        let contents = Contents { piece, len: kept.len() };
-        *tables.slots.get_mut(memory, slot).ok_or(IoError)? = contents.to_bits();
+        let piece = tables.store.put(memory, frames, kept).ok_or(IoError)?;
+        *tables.slots.get_mut(memory, slot).ok_or(IoError)? = Contents::Own(piece, kept.len()).to_bits();
         self.peak_frames.fetch_max(tables.frames(), Relaxed);
         Ok(())
     }
 
-    /// The same for 2^`order` pages and slots in a row. They are compressed one by one: a page can be had,
-    /// and its piece given back, without the others.
+    /// The same for 2^`order` pages and slots in a row, both aligned to their number. Of 64 KiB and more,
+    /// units are compressed as one ([`unit`](crate::unit)); the rest goes page by page.
     ///
     /// # Errors
     /// [`IoError`] if there is no frame to keep one of them in: none of the slots holds anything then.
@@ -164,13 +149,68 @@ impl Zram {
         src: Pfn,
         frames: &dyn FrameAlloc,
     ) -> Result<(), IoError> {
-        for nth in 0..order.pages() {
+        let pages = UNIT_PAGES.min(order.pages());
+        for at in (0..order.pages()).step_by(pages as usize) {
+            if self.write_part(memory, cpu, slot + at, pages, src.offset(at), frames).is_err() {
+                (0..at).for_each(|nth| self.discard(memory, slot + nth, frames));
+                return Err(IoError);
+            }
+        }
+        Ok(())
+    }
+
+    /// The same for a unit, or for so many pages that are less.
+    fn write_part(
+        &self,
+        memory: &impl PhysMem,
+        cpu: usize,
+        slot: u64,
+        pages: u64,
+        src: Pfn,
+        frames: &dyn FrameAlloc,
+    ) -> Result<(), IoError> {
+        if pages == UNIT_PAGES && self.write_unit(memory, cpu, slot, src, frames)? {
+            return Ok(());
+        }
+        for nth in 0..pages {
             if self.write(memory, cpu, slot + nth, src.offset(nth), frames).is_err() {
                 (0..nth).for_each(|nth| self.discard(memory, slot + nth, frames));
                 return Err(IoError);
             }
         }
         Ok(())
+    }
+
+    /// Packs the pages from `src` on and keeps them as one; `false` if they do not compress to half, or there
+    /// is nothing to pack with.
+    ///
+    /// # Errors
+    /// [`IoError`] if there is no frame to keep them in.
+    fn write_unit(
+        &self,
+        memory: &impl PhysMem,
+        cpu: usize,
+        slot: u64,
+        src: Pfn,
+        frames: &dyn FrameAlloc,
+    ) -> Result<bool, IoError> {
+        let Some(mut packer) = self.packer(cpu) else { return Ok(false) };
+        // SAFETY: the frames' bytes, which nobody writes to while the pages are on their way out.
+        let bytes = unsafe { core::slice::from_raw_parts(memory.direct_map(src).as_ptr(), UNIT_BYTES) };
+        let Some(packed) = packer.pack(bytes) else { return Ok(false) };
+        let mut tables = self.tables.lock();
+        if tables.put_unit(memory, slot, packed, frames).is_err() {
+            self.refused.fetch_add(1, Relaxed);
+            return Err(IoError);
+        }
+        self.bytes_kept.fetch_add(packed.len() as u64, Relaxed);
+        self.bytes_in.fetch_add(UNIT_BYTES as u64, Relaxed);
+        self.peak_frames.fetch_max(tables.frames(), Relaxed);
+        Ok(true)
+    }
+
+    fn packer(&self, cpu: usize) -> Option<spin::MutexGuard<'_, Packer>> {
+        Some(self.packers.get(cpu.checked_rem(self.packers.len())?)?.lock())
     }
 
     /// Gets the pages of 2^`order` slots in a row into as many frames from `dst` on, which the caller has.
@@ -185,7 +225,29 @@ impl Zram {
         order: Order,
         dst: Pfn,
     ) -> Result<(), IoError> {
-        (0..order.pages()).try_for_each(|nth| self.read(memory, cpu, slot + nth, dst.offset(nth)))
+        let pages = UNIT_PAGES.min(order.pages());
+        for at in (0..order.pages()).step_by(pages as usize) {
+            let (slot, dst) = (slot + at, dst.offset(at));
+            if pages < UNIT_PAGES || !self.read_unit(memory, cpu, slot, dst)? {
+                (0..pages).try_for_each(|nth| self.read(memory, cpu, slot + nth, dst.offset(nth)))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Gets the pages of a group of slots, if one unit has them all.
+    fn read_unit(&self, memory: &impl PhysMem, cpu: usize, slot: u64, dst: Pfn) -> Result<bool, IoError> {
+        let Some(mut packer) = self.packer(cpu) else { return Ok(false) };
+        let mut tables = self.tables.lock();
+        let Some(unit) = tables.unit_of(memory, slot).filter(Unit::is_whole) else { return Ok(false) };
+        let packed = packer.gather(memory, &mut tables.store, &unit);
+        drop(tables);
+        // SAFETY: the caller owns the frames and nobody else sees them yet.
+        let bytes = unsafe { core::slice::from_raw_parts_mut(memory.direct_map(dst).as_ptr(), UNIT_BYTES) };
+        match decompress_into(packed, bytes) {
+            Ok(UNIT_BYTES) => Ok(true),
+            Ok(_) | Err(_) => Err(IoError),
+        }
     }
 
     /// Gets the page of `slot` into `dst`, which the caller owns.
@@ -193,20 +255,25 @@ impl Zram {
     /// # Errors
     /// [`IoError`] if the slot holds nothing.
     pub fn read(&self, memory: &impl PhysMem, cpu: usize, slot: u64, dst: Pfn) -> Result<(), IoError> {
-        let mut workspace = self.workspaces[cpu].lock();
-        let mut tables = self.tables.lock();
-        let bits = tables.slots.get(memory, slot).unwrap_or(0);
-        let contents = Contents::from_bits(bits).ok_or(IoError)?;
-        let (place, _) = tables.store.bytes(memory, contents.piece);
-        // SAFETY: the piece stays as it is under the lock.
-        let kept = unsafe { core::slice::from_raw_parts(place.as_ptr(), contents.len) };
         // SAFETY: the caller owns the frame and nobody else sees it yet.
         let page = unsafe { core::slice::from_raw_parts_mut(memory.direct_map(dst).as_ptr(), PAGE_SIZE) };
-        if contents.len == PAGE_SIZE {
+        // Another reader may be taking the unit apart: then the page has a piece of its own.
+        if self.read_of_unit(memory, cpu, slot, page)? {
+            return Ok(());
+        }
+        let mut workspace = self.workspaces[cpu].lock();
+        let mut tables = self.tables.lock();
+        let Contents::Own(piece, len) = tables.contents(memory, slot).ok_or(IoError)? else {
+            return Err(IoError);
+        };
+        let (place, _) = tables.store.bytes(memory, piece);
+        // SAFETY: the piece stays as it is under the lock.
+        let kept = unsafe { core::slice::from_raw_parts(place.as_ptr(), len) };
+        if len == PAGE_SIZE {
             page.copy_from_slice(kept);
             return Ok(());
         }
-        let compressed = &mut workspace.bytes[..contents.len];
+        let compressed = &mut workspace.bytes[..len];
         compressed.copy_from_slice(kept);
         drop(tables);
         match decompress_into(compressed, page) {
@@ -215,15 +282,64 @@ impl Zram {
         }
     }
 
-    /// Forgets what `slot` holds.
+    /// Gets the page of `slot`, if a unit has it.
+    fn read_of_unit(
+        &self,
+        memory: &impl PhysMem,
+        cpu: usize,
+        slot: u64,
+        page: &mut [u8],
+    ) -> Result<bool, IoError> {
+        if !matches!(self.tables.lock().contents(memory, slot), Some(Contents::InUnit)) {
+            return Ok(false);
+        }
+        let mut packer = self.packer(cpu).ok_or(IoError)?;
+        let mut tables = self.tables.lock();
+        let Some(unit) = tables.unit_of(memory, slot) else { return Ok(false) };
+        if !packer.has(&unit) {
+            packer.gather(memory, &mut tables.store, &unit);
+        }
+        drop(tables);
+        packer.unpack(&unit)?;
+        page.copy_from_slice(packer.page(slot % UNIT_PAGES));
+        Ok(true)
+    }
+
+    /// Gives the pages that are left of a unit, whose first slot is `first`, pieces of their own, if somebody
+    /// has unpacked it. What finds no memory stays.
+    #[cold]
+    fn take_apart(&self, memory: &impl PhysMem, first: u64, unit: Unit, frames: &dyn FrameAlloc) {
+        let mut packers = self.packers.iter().filter_map(Mutex::try_lock);
+        let Some(mut packer) = packers.find(|packer| packer.has(&unit)) else { return };
+        for nth in unit.pages() {
+            let kept = packer.pack_page(nth);
+            let mut tables = self.tables.lock();
+            // The slot may have been given back meanwhile, and be another's.
+            if !tables.unit_of(memory, first + nth).is_some_and(|now| now.is_same(&unit)) {
+                continue;
+            }
+            let Some(piece) = tables.store.put(memory, frames, kept) else { return };
+            tables.discard(memory, first + nth, frames);
+            if let Some(word) = tables.slots.get_mut(memory, first + nth) {
+                *word = Contents::Own(piece, kept.len()).to_bits();
+            }
+        }
+    }
+
+    /// Forgets what `slot` holds. A unit of which half is gone is taken apart then, so that its other pages
+    /// can be given back one by one.
     pub fn discard(&self, memory: &impl PhysMem, slot: u64, frames: &dyn FrameAlloc) {
-        self.tables.lock().discard(memory, slot, frames);
+        let left = self.tables.lock().discard(memory, slot, frames);
+        if let Some(unit) = left.filter(Unit::is_sparse) {
+            self.take_apart(memory, slot - slot % UNIT_PAGES, unit, frames);
+        }
     }
 
     /// Gives back the frames of its tables, after it was swapped off: all slots are empty.
     pub fn clear(&self, frames: &dyn FrameAlloc) {
         let mut tables = self.tables.lock();
         tables.slots.clear(frames);
+        tables.units.clear(frames);
         tables.store.clear(frames);
     }
 
@@ -237,18 +353,5 @@ impl Zram {
             frames: self.tables.lock().frames(),
             peak_frames: self.peak_frames.load(Relaxed),
         }
-    }
-}
-
-impl Tables {
-    fn discard(&mut self, memory: &impl PhysMem, slot: u64, frames: &dyn FrameAlloc) {
-        let Some(word) = self.slots.get_mut(memory, slot) else { return };
-        if let Some(contents) = Contents::from_bits(core::mem::take(word)) {
-            self.store.free(memory, frames, contents.piece);
-        }
-    }
-
-    fn frames(&self) -> u64 {
-        self.store.frames() + self.slots.frames()
     }
 }

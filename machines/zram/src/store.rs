@@ -99,6 +99,16 @@ impl Store {
         Some(Piece { block, index })
     }
 
+    /// A piece that holds `bytes`, at most a frame of them; `None` if there is no memory.
+    pub fn put(&mut self, memory: &impl PhysMem, frames: &dyn FrameAlloc, bytes: &[u8]) -> Option<Piece> {
+        let piece = self.alloc(memory, frames, bytes.len())?;
+        let (place, size) = self.bytes(memory, piece);
+        assert!(bytes.len() <= size, "a piece is too small");
+        // SAFETY: the piece is ours, and large enough.
+        unsafe { place.copy_from_nonoverlapping(NonNull::from(bytes).cast(), bytes.len()) };
+        Some(piece)
+    }
+
     /// Gives a piece back.
     pub fn free(&mut self, memory: &impl PhysMem, frames: &dyn FrameAlloc, piece: Piece) {
         let record = self.block(memory, piece.block);

@@ -11,8 +11,9 @@ struct Memory {
     free: Mutex<Vec<Pfn>>,
 }
 
-const FRAMES: u64 = 64;
-const PAGES: u64 = 4;
+const FRAMES: u64 = 1 << 12;
+/// Two units: what is written, and what is read.
+const PAGES: u64 = 32;
 
 // SAFETY: the memory is this value's, and each test uses it from one thread.
 unsafe impl PhysMem for Memory {
@@ -97,6 +98,135 @@ fn device() -> Zram {
     Zram::new(2048, FRAMES, 1).unwrap()
 }
 
+/// Fills the first unit of the tests' pages: `noise` of 64 bytes of each page are random.
+fn fill_unit(memory: &Memory, seed: u64, noise: usize) {
+    for nth in (0..16).rev() {
+        memory.fill(seed + nth, noise);
+        let page = memory.page(0);
+        // SAFETY: the test's own page.
+        unsafe { memory.direct_map(Pfn(FRAMES + nth)).copy_from(NonNull::from(&page[..]).cast(), PAGE_SIZE) };
+    }
+}
+
+const UNIT: Order = Order::new(4);
+
+#[test]
+fn units_of_every_kind_come_back_whole_and_page_by_page() {
+    let (memory, zram) = (Memory::new(), device());
+    for noise in [0, 1, 8, 20, 31, 40, 64] {
+        fill_unit(&memory, noise as u64 * 100, noise);
+        zram.write_run(&memory, 0, 64, UNIT, Pfn(FRAMES), &memory).unwrap();
+        zram.read_run(&memory, 0, 64, UNIT, Pfn(FRAMES + 16)).unwrap();
+        assert!((0..16).all(|nth| memory.page(nth) == memory.page(16 + nth)), "whole: {noise}");
+        for nth in [3, 0, 15, 3] {
+            zram.read(&memory, 0, 64 + nth, Pfn(FRAMES + 16)).unwrap();
+            assert!(memory.page(nth) == memory.page(16), "page {nth}: {noise}");
+        }
+    }
+    // Another unit in the same slots: what was unpacked last is no longer theirs.
+    fill_unit(&memory, 9999, 2);
+    zram.write_run(&memory, 0, 64, UNIT, Pfn(FRAMES), &memory).unwrap();
+    zram.read(&memory, 0, 64, Pfn(FRAMES + 16)).unwrap();
+    assert!(memory.page(0) == memory.page(16));
+    (64..80).for_each(|slot| zram.discard(&memory, slot, &memory));
+    assert_eq!(zram.read(&memory, 0, 64, Pfn(FRAMES + 16)), Err(IoError));
+    zram.clear(&memory);
+    assert_eq!((memory.free(), zram.usage().frames), (FRAMES, 0));
+}
+
+#[test]
+fn a_unit_takes_less_than_its_pages_would() {
+    let kept = |order: Order| {
+        let (memory, zram) = (Memory::new(), device());
+        fill_unit(&memory, 1, 4);
+        let first = memory.page(0);
+        for page in (0..16).map(|nth| memory.direct_map(Pfn(FRAMES + nth))) {
+            // SAFETY: the test's own page. Half of them are the same as the first one's.
+            unsafe { page.copy_from(NonNull::from(&first[..]).cast(), PAGE_SIZE / 2) };
+        }
+        for slot in (0..16).step_by(order.pages() as usize) {
+            zram.write_run(&memory, 0, slot, order, Pfn(FRAMES + slot), &memory).unwrap();
+        }
+        let usage = zram.usage();
+        assert_eq!(usage.bytes_in, 16 * PAGE_SIZE as u64);
+        (0..16).for_each(|slot| zram.discard(&memory, slot, &memory));
+        zram.clear(&memory);
+        usage.bytes_kept
+    };
+    assert!(kept(UNIT) < kept(Order::ZERO), "{} and {}", kept(UNIT), kept(Order::ZERO));
+}
+
+#[test]
+fn a_unit_whose_pages_go_one_by_one_gives_its_memory_back() {
+    let (memory, zram) = (Memory::new(), device());
+    fill_unit(&memory, 5, 20);
+    zram.write_run(&memory, 0, 16, UNIT, Pfn(FRAMES), &memory).unwrap();
+    let whole = zram.usage().frames;
+    for nth in 0..15 {
+        zram.read(&memory, 0, 16 + nth, Pfn(FRAMES + 16)).unwrap();
+        assert!(memory.page(nth) == memory.page(16), "page {nth}");
+        zram.discard(&memory, 16 + nth, &memory);
+    }
+    assert!(zram.usage().frames < whole, "one page of sixteen is left");
+    zram.read(&memory, 0, 31, Pfn(FRAMES + 16)).unwrap();
+    assert!(memory.page(15) == memory.page(16));
+    zram.discard(&memory, 31, &memory);
+    zram.clear(&memory);
+    assert_eq!(memory.free(), FRAMES);
+}
+
+#[test]
+fn a_unit_is_refused_as_a_whole() {
+    let (memory, zram) = (Memory::new(), device());
+    fill_unit(&memory, 7, 20);
+    let kept = memory.free.lock().unwrap().split_off(5);
+    assert_eq!(zram.write_run(&memory, 0, 0, UNIT, Pfn(FRAMES), &memory), Err(IoError));
+    assert_eq!(zram.usage().refused, 1);
+    assert!((0..16).all(|slot| zram.read(&memory, 0, slot, Pfn(FRAMES + 16)).is_err()));
+    zram.clear(&memory);
+    assert_eq!(memory.free(), 5, "nothing is left of it");
+    memory.free.lock().unwrap().extend(kept);
+}
+
+#[test]
+fn units_and_pages_share_slots_at_random() {
+    let (memory, zram) = (Memory::new(), device());
+    let mut random = 7_u64;
+    let mut seeds = std::vec![None; 64];
+    for round in 0..6000_u64 {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let (slot, noise) = ((random >> 33) % 64, (random >> 45) as usize % 40);
+        match (random >> 20) % 8 {
+            0 => {
+                let first = slot - slot % 16;
+                fill_unit(&memory, round * 100, noise);
+                zram.write_run(&memory, 0, first, UNIT, Pfn(FRAMES), &memory).unwrap();
+                (0..16).for_each(|nth| seeds[(first + nth) as usize] = Some((round * 100 + nth, noise)));
+            }
+            1 => {
+                memory.fill(round * 100, noise);
+                zram.write(&memory, 0, slot, Pfn(FRAMES), &memory).unwrap();
+                seeds[slot as usize] = Some((round * 100, noise));
+            }
+            2 => {
+                zram.discard(&memory, slot, &memory);
+                seeds[slot as usize] = None;
+            }
+            _ => {
+                let read = zram.read(&memory, 0, slot, Pfn(FRAMES + 16));
+                assert_eq!(read.is_ok(), seeds[slot as usize].is_some());
+                if let Some((seed, noise)) = seeds[slot as usize] {
+                    memory.fill(seed, noise);
+                    assert!(memory.page(0) == memory.page(16), "slot {slot} in round {round}");
+                }
+            }
+        }
+    }
+    (0..64).for_each(|slot| zram.discard(&memory, slot, &memory));
+    zram.clear(&memory);
+    assert_eq!(memory.free(), FRAMES);
+}
+
 #[test]
 fn pages_of_every_kind_come_back() {
     let (memory, zram) = (Memory::new(), device());
@@ -152,6 +282,7 @@ fn many_pages_share_frames_and_slots_are_reused() {
 #[test]
 fn without_a_frame_a_page_is_refused_and_nothing_is_lost() {
     let (memory, zram) = (Memory::new(), device());
+    let kept = memory.free.lock().unwrap().split_off(64);
     let mut stored = 0;
     loop {
         memory.fill(stored, 64);
@@ -161,7 +292,7 @@ fn without_a_frame_a_page_is_refused_and_nothing_is_lost() {
         stored += 1;
     }
     assert_eq!(memory.free(), 0);
-    assert!(stored > FRAMES - 4, "{stored} of {FRAMES}");
+    assert!(stored > 60, "{stored} of 64");
     assert_eq!(zram.usage().refused, 1);
     for slot in 0..stored {
         zram.read(&memory, 0, slot, Pfn(FRAMES + 1)).unwrap();
@@ -170,5 +301,6 @@ fn without_a_frame_a_page_is_refused_and_nothing_is_lost() {
         zram.discard(&memory, slot, &memory);
     }
     zram.clear(&memory);
-    assert_eq!(memory.free(), FRAMES);
+    assert_eq!(memory.free(), 64);
+    memory.free.lock().unwrap().extend(kept);
 }
