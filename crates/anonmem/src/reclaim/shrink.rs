@@ -67,6 +67,8 @@ impl<M: Machine> Vm<M> {
             freed += self.give_back_untouched(want - freed);
         }
         self.reclaimers.freed(freed);
+        // Nobody looked for those: they are no part of what reclaim took of what it looked at.
+        let found = freed;
         if freed >= want {
             return freed;
         }
@@ -94,16 +96,17 @@ impl<M: Machine> Vm<M> {
             if self.frames.kind(pfn) != Kind::Folio {
                 continue;
             }
-            self.count(Event::ReclaimScan);
             if let Some(page) = self.frames.try_get(pfn)
                 && page.pfn() == pfn
-                && batch.add(page, age) == Shrunk::Freed
             {
-                freed += 1;
+                // Pages, as what is taken is counted in.
+                self.events.add(Event::ReclaimScan, page.folio().owned_order().pages());
+                batch.add(page, age);
+                freed += core::mem::take(&mut batch.dropped);
             }
         }
         freed += batch.finish();
-        self.events.add(Event::ReclaimSteal, freed);
+        self.events.add(Event::ReclaimSteal, freed - found);
         freed
     }
 
@@ -277,6 +280,8 @@ pub(crate) struct PageoutBatch<'v, M: Machine> {
     runs: [Option<LeavingRun<'v, M>>; RUNS],
     /// The pages of the large folios.
     run_pages: u64,
+    /// Pages that were free to go, and are gone: for whoever counts them.
+    dropped: u64,
 }
 
 impl<'v, M: Machine> PageoutBatch<'v, M> {
@@ -290,7 +295,15 @@ impl<'v, M: Machine> PageoutBatch<'v, M> {
             len: 0,
             runs: [const { None }; RUNS],
             run_pages: 0,
+            dropped: 0,
         }
+    }
+
+    /// Notes pages that were free to go.
+    fn dropped(&mut self, pages: u64) -> Shrunk {
+        self.dropped += pages;
+        self.vm.reclaimers.freed(pages);
+        Shrunk::Freed
     }
 
     /// The pages in it.
@@ -342,15 +355,13 @@ impl<'v, M: Machine> PageoutBatch<'v, M> {
             // In the swap cache, somebody's entry waits for it: it leaves as a page.
             if folio.counts().maps() == 0 && folio.swap_entry().is_none() {
                 drop((lock, page));
-                vm.reclaimers.freed(1);
-                return Shrunk::Freed;
+                return self.dropped(1);
             }
         }
         if folio.is_lazyfree() && try_to_unmap(vm, &lock, &UnmapTo::Nothing, &mut self.tlb) == Unmapped::All {
             vm.count(Event::LazyFree);
             drop((lock, page));
-            vm.reclaimers.freed(1);
-            return Shrunk::Freed;
+            return self.dropped(1);
         }
         let Some(swap) = vm.swap_for(&page, &lock) else { return Shrunk::Kept };
         if try_to_unmap(vm, &lock, &UnmapTo::Swap(&swap), &mut self.tlb) != Unmapped::All {
@@ -381,8 +392,7 @@ impl<'v, M: Machine> PageoutBatch<'v, M> {
                 return Ok(Shrunk::Kept);
             }
             vm.events.add(Event::LazyFree, order.pages());
-            vm.reclaimers.freed(order.pages());
-            return Ok(Shrunk::Freed);
+            return Ok(self.dropped(order.pages()));
         }
         let Some(run) = vm.swap_run_for(page, &lock) else {
             vm.count_folio(order, FolioEvent::SwapOutFallback);
