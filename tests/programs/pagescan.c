@@ -8,13 +8,14 @@ enum { PAGES = 12, ROOM = 16, SHOWN = IS_WPALLOWED | IS_WRITTEN | IS_FILE | IS_P
 static int pagemap;
 static unsigned char *at;
 
-/* Each part has a table of its own, of which nothing is there before. */
+/* Each part has a table of its own, of which nothing is there before, nor comes unasked in a large folio. */
 static unsigned char *fresh(void)
 {
     static uintptr_t next = 0x300000000000;
     void *wanted = (void *)next;
     next += 1UL << 30;
     CHECK(mmap(wanted, PAGES * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == wanted);
+    CHECK(madvise(wanted, PAGES * PAGE, MADV_NOHUGEPAGE) == 0 || errno == EINVAL);
     return wanted;
 }
 

@@ -208,6 +208,8 @@ static void shared_memory(void)
 int main(void)
 {
     at = map_pages(64);
+    /* What is empty here stays so: no large folio fills it. */
+    CHECK(madvise(at, 64 * PAGE, MADV_NOHUGEPAGE) == 0 || errno == EINVAL);
     /* Mappings of their own, so that neither is part of the other. */
     CHECK(munmap(at + 16 * PAGE, 16 * PAGE) == 0);
     beside = at + 32 * PAGE;
