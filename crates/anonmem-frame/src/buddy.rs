@@ -60,6 +60,11 @@ impl Buddy {
         self.blocks[order.get() as usize]
     }
 
+    /// The number of free blocks of each order.
+    pub(crate) fn all_blocks(&self) -> [u64; ORDERS] {
+        self.blocks.map(u64::from)
+    }
+
     /// The first free block of `order`, as a link.
     pub(crate) const fn head(&self, order: Order) -> u32 {
         self.heads[order.get() as usize]

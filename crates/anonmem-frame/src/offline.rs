@@ -7,7 +7,13 @@
 //! Linux: mm/page_isolation.c, mm/memory_hotplug.c `offline_pages`. Differs: no isolated lists. A frame that
 //! is taken is nobody's, and who allocates beside it does not notice.
 
-use crate::{buddy::Buddy, class::Class, frames::Frames, memmap::Memmap, meta::Kind};
+use crate::{
+    buddy::Buddy,
+    class::Class,
+    frames::Frames,
+    memmap::Memmap,
+    meta::{Kind, flags},
+};
 use anonmem_hal::{MAX_ORDER, Machine, Order, Pfn};
 use anonmem_sync::Ordering::Relaxed;
 use core::ops::Range;
@@ -43,6 +49,25 @@ impl<M: Machine> Frames<M> {
         })
     }
 
+    /// Keeps a frame that is out of use from ever being given back; returns whether it is.
+    #[doc(alias = "SetPageHWPoison")]
+    pub fn condemn(&self, frame: Pfn) -> bool {
+        let range = self.indices(&(frame..frame.offset(1)));
+        self.with_buddy(|_buddy| {
+            let Some(meta) = self.memmap.get(range.start).filter(|_| !range.is_empty()) else { return false };
+            let bits = meta.flags.load(Relaxed);
+            if bits == OFFLINE {
+                meta.flags.store(BAD, Relaxed);
+            }
+            bits == OFFLINE || bits == BAD
+        })
+    }
+
+    /// The free blocks of each order, as of now.
+    pub fn free_blocks(&self) -> [u64; MAX_ORDER as usize + 1] {
+        self.with_buddy(|buddy| buddy.all_blocks())
+    }
+
     /// The frames of `range` that there are.
     fn indices(&self, range: &Range<Pfn>) -> Range<u32> {
         let base = self.memmap.pfn(0).0;
@@ -59,6 +84,9 @@ fn end_of_offline<M: Machine>(map: &Memmap<M>, at: u32) -> u32 {
 
 /// The mark of a frame that is out of use.
 const OFFLINE: u32 = Kind::Offline.bits(Order::ZERO);
+
+/// The same of one that is bad.
+const BAD: u32 = OFFLINE | flags::BAD;
 
 impl Buddy {
     /// Takes the free frames of `range`, and puts back what else their blocks have.

@@ -426,8 +426,8 @@ impl<M: Machine> SwapSlots<M> {
         self.word(frames, slot.0).store(0, Ordering::Release);
     }
 
-    /// Makes `new` the cached page in the place of `old`, which moves there; returns the cache's reference to
-    /// `old`. The caller has both locked, and keeps the device.
+    /// Makes the page at the same place of `new` the cached one instead of `old`, which moves there; returns
+    /// the cache's reference to the folio of `old`. The caller has both locked, and keeps the device.
     ///
     /// # Errors
     /// The reference to `new`, if `old` is not the slot's cached page, or no longer.
@@ -440,7 +440,8 @@ impl<M: Machine> SwapSlots<M> {
         new: FolioRef<'f, M>,
     ) -> Result<FolioRef<'f, M>, FolioRef<'f, M>> {
         let Some(word) = self.word_if_there(frames, slot) else { return Err(new) };
-        let (from, to) = (Self::cache_bits(frames, old), Self::cached_bits(frames, &new));
+        let nth = old.0 - frames.folio_of_owned(old).pfn().0;
+        let (from, to) = (Self::cache_bits(frames, old), Self::nth_bits(frames, &new, nth));
         // AcqRel: as in `claim`, and as in `put`.
         let replaced = word.fetch_update(Ordering::AcqRel, |word| {
             (word & CACHE == from && word & FREEING == 0).then_some(word & !CACHE | to)

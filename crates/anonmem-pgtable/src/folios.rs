@@ -36,10 +36,12 @@ fn page_of<M: Machine>(word: &Atomic<u64, M>) -> Option<Pfn> {
     }
 }
 
-/// How many of `words` own a mapping of one of the `pages` pages from `first` on.
-fn mappings_in<M: Machine>(words: &[Atomic<u64, M>], first: Pfn, pages: u64) -> u64 {
-    let inside = |page: Pfn| page.0.wrapping_sub(first.0) < pages;
-    words.iter().filter(|word| page_of::<M>(word).is_some_and(inside)).count() as u64
+/// The page that an entry maps.
+fn present_page_of<M: Machine>(word: &Atomic<u64, M>) -> Option<Pfn> {
+    match M::Arch::decode_pte(word.load(Ordering::Relaxed)) {
+        Pte::Present(present) => (!present.special).then_some(present.pfn),
+        Pte::None | Pte::Soft(_) => None,
+    }
 }
 
 impl<'a, M: Machine, G: StableVma<M>> PteGuard<'a, M, G> {
@@ -91,12 +93,13 @@ impl<'a, M: Machine, G: StableVma<M>> PteGuard<'a, M, G> {
             }
             return reused;
         }
-        let mapped = mappings_in::<M>(words, first, pages);
+        // One that a migration left behind has a hold, which is never exclusive: then it is somebody else's.
         let inside = |page: &Pfn| page.0.wrapping_sub(first.0) < pages;
-        let mine = words.iter().filter_map(page_of::<M>).filter(inside);
+        let mine = || words.iter().filter_map(present_page_of::<M>).filter(inside);
+        let mapped = mine().count() as u64;
         // SAFETY: each of these entries owns a mapping of a page of the folio, and their table is locked.
         // They are those of one VMA, so that the pages are distinct.
-        let reused = unsafe { lock.reuse_pages(anon_vma, mapped, mine) };
+        let reused = unsafe { lock.reuse_pages(anon_vma, mapped, mine()) };
         if let Some(prot) = writable.filter(|_| reused) {
             self.change_protection_range(beside, prot);
         }

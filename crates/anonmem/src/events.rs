@@ -144,6 +144,12 @@ events! {
     CompactSuccess => "compact_success",
     /// Large blocks that could not be made.
     CompactFail => "compact_fail",
+    /// Entries that have a marker instead of a page whose frame has failed.
+    FramePoisoned => "frame_failed_entries",
+    /// The background task of compaction was asked.
+    CompactDaemonWake => "compact_daemon_wake",
+    /// Pages that it moved.
+    CompactDaemonMoved => "compact_daemon_migrate_scanned",
     /// Entries that a move had left behind, and a fault has put right.
     MigrateLeftBehind => "pgmigrate_left_behind",
     /// Flushes asked for by the memory manager.

@@ -106,7 +106,9 @@ pub use ksm::{
 pub use limits::Limits;
 pub use madvise::Advice;
 pub use maps::{MapKind, MapUse, PagemapEntry, VmaInfo, VmaUsage};
-pub use migrate::{Effort, Evacuation, Kept, Stays, Went};
+pub use migrate::{
+    Compacted, Effort, Evacuation, Failure, Fragmentation, FrameFate, FreeBlocks, Kept, Stays, Went,
+};
 pub use mlock::MlockAll;
 pub use mm::{Mm, MmCounters, MmGrab};
 pub use mmap::{MapBacking, MapFlags, MmapRequest, Prot};
@@ -121,6 +123,8 @@ pub use split_folios::Splits;
 pub use stats::Stats;
 pub use swap::device::SwapInfo;
 pub use thp::{
+    collapse::{BlockEffort, CollapseLimits, Collapsed, NotCollapsed},
+    khugepaged::{CollapseSettings, CollapseStep, CollapseTask},
     mode::{FolioMode, FolioPolicy, MAX_FOLIO_ORDER, ThpDisable},
     stats::FolioEvent,
     words::NoPolicy,

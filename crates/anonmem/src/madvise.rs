@@ -9,6 +9,7 @@
 //! | `POPULATE_READ`, `POPULATE_WRITE` | pages are faulted in |
 //! | `DONTFORK`, `DOFORK`, `WIPEONFORK`, `KEEPONFORK` | what a child gets |
 //! | `HUGEPAGE`, `NOHUGEPAGE` | remembered for large folios |
+//! | `COLLAPSE` | small pages become large folios now |
 //! | `NORMAL`, `RANDOM`, `SEQUENTIAL`, `DONTDUMP`, `DODUMP` | remembered, and shown: nothing is read ahead or dumped |
 //! | `COLD` | pages count as unused for long: reclaim takes them first |
 //! | `PAGEOUT` | pages that nobody else maps go to swap |
@@ -20,6 +21,7 @@
 //!
 //! Linux: mm/madvise.c.
 
+mod collapse;
 mod guard;
 mod pages;
 #[cfg(test)]
@@ -87,6 +89,8 @@ pub enum Advice {
     PopulateWrite = 23,
     /// `DontNeed`, locked mappings too.
     DontNeedLocked = 24,
+    /// Make large folios of small pages now.
+    Collapse = 25,
     /// Every access traps.
     GuardInstall = 102,
     /// Accesses do not trap any more.
@@ -95,7 +99,7 @@ pub enum Advice {
 
 impl Advice {
     /// All of them.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::Normal,
         Self::Random,
         Self::Sequential,
@@ -118,6 +122,7 @@ impl Advice {
         Self::PopulateRead,
         Self::PopulateWrite,
         Self::DontNeedLocked,
+        Self::Collapse,
         Self::GuardInstall,
         Self::GuardRemove,
     ];
@@ -136,6 +141,8 @@ enum Action {
     /// Pages or entries change.
     Pages(PageAdvice),
     Populate(Populate),
+    /// Small pages become large folios.
+    Collapse,
     /// Pages may be merged, or may not.
     Merging(MergeAny),
 }
@@ -207,6 +214,7 @@ impl Advice {
             Self::GuardRemove => Action::Pages(PageAdvice::GuardRemove),
             Self::PopulateRead => Action::Populate(Populate::Read),
             Self::PopulateWrite => Action::Populate(Populate::Write),
+            Self::Collapse => Action::Collapse,
             Self::Mergeable => Action::Merging(MergeAny::Yes),
             Self::Unmergeable => Action::Merging(MergeAny::No),
         }
@@ -252,6 +260,7 @@ impl<M: Machine> Mm<'_, M> {
             Action::Attributes(attribute) => self.madvise_attributes(range, attribute),
             Action::Pages(advice) => self.madvise_pages(range, advice),
             Action::Populate(how) => self.populate(range, how),
+            Action::Collapse => self.madvise_collapse(range),
             Action::Merging(any) => self.madvise_merging(range, any),
         }
     }

@@ -14,8 +14,13 @@ use crate::{
     runner::System,
     watched::{self, PinHow},
 };
-use anonmem::{Config, FolioMode, FolioPolicy, KsmSettings, LockMode, MergeAny, Mm, PinnedRange, Vm};
-use anonmem_hal::{Arch, CpuId, Order, PAGE_SHIFT, PAGE_SIZE, Pfn, Present, SourceId, Va, arch::X86_64};
+use anonmem::{
+    BlockEffort, CollapseLimits, CollapseSettings, CollapseTask, Config, Effort, FolioMode, FolioPolicy,
+    KsmSettings, LockMode, MergeAny, Mm, PinnedRange, Vm,
+};
+use anonmem_hal::{
+    Arch, CpuId, Order, PAGE_SHIFT, PAGE_SIZE, Pfn, PhysMem as _, Present, SourceId, Va, arch::X86_64,
+};
 use anonmem_sync::lockdep;
 use std::{collections::BTreeMap, mem::ManuallyDrop, sync::Arc};
 
@@ -93,6 +98,8 @@ pub struct Anonmem<A: Arch = X86_64> {
     source: SourceId,
     memory: Memory,
     merging: Merging,
+    /// Where the task is that makes large folios of small pages, if pages move.
+    moving: Option<CollapseTask>,
     turn: u32,
     /// What devices have for long, and the frames.
     holds: ManuallyDrop<[Option<Held<A>>; HOLDS]>,
@@ -109,6 +116,15 @@ enum Merging {
 
 /// Pages that are looked at for an equal one before each operation.
 const MERGE_PAGES: u64 = 32;
+
+/// Frames that are emptied before an operation, and how often that is.
+const EMPTIED: u64 = 64;
+const EMPTY_EVERY: u32 = 4;
+/// How often a block is made, and of what order.
+const COMPACT_EVERY: u32 = 16;
+const COMPACTED: Order = Order::new(3);
+/// Pages of windows that are looked at before each operation: they may become one folio.
+const COLLAPSE_PAGES: u64 = 64;
 
 /// No large folios.
 const PAGES: FolioPolicy = FolioPolicy::up_to(Order::ZERO, FolioMode::Never);
@@ -178,6 +194,7 @@ impl<A: Arch> Anonmem<A> {
             source: source_id,
             memory,
             merging: Merging::Off,
+            moving: None,
             turn: 0,
             holds: ManuallyDrop::new(Default::default()),
             cpu: Some(cpu),
@@ -196,6 +213,32 @@ impl<A: Arch> Anonmem<A> {
         self.vm.set_ksm(settings).expect("nothing is merged yet");
         self.merging = Merging::On;
         self
+    }
+
+    /// The same, and pages move to other frames between the operations, and become large folios.
+    #[must_use]
+    pub fn moving(mut self) -> Self {
+        self.moving = Some(CollapseTask::default());
+        self
+    }
+
+    fn move_pages(&mut self) {
+        let (vm, turn) = (self.vm, self.turn);
+        let Some(task) = &mut self.moving else { return };
+        if turn.is_multiple_of(EMPTY_EVERY) {
+            let ranges = vm.machine().nr_frames() / EMPTIED;
+            let start = vm.machine().base_pfn().offset(u64::from(turn) * 7 % ranges * EMPTIED);
+            let range = start..start.offset(EMPTIED);
+            vm.evacuate(range.clone(), Effort::Light);
+            vm.give_back(range);
+        }
+        if turn.is_multiple_of(COMPACT_EVERY) {
+            // There may be none.
+            let _ = vm.compact(COMPACTED, Effort::Light);
+        }
+        let limits = CollapseLimits { shared: u64::MAX, ..CollapseLimits::OWN };
+        let settings = CollapseSettings { everywhere: !1, limits, effort: BlockEffort::Free };
+        task.step(vm, COLLAPSE_PAGES, &settings);
     }
 
     /// The memory manager.
@@ -389,6 +432,9 @@ impl<A: Arch> Anonmem<A> {
         if self.merging == Merging::On && self.failures.is_off() {
             // Without memory for its table it merges nothing.
             let _ = self.vm.ksm_scan(MERGE_PAGES);
+        }
+        if self.failures.is_off() {
+            self.move_pages();
         }
         match &self.spaces[op.space()] {
             Some(process) => calls::apply(&process.users[cpu as usize], self.source, op),

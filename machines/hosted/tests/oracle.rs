@@ -34,9 +34,16 @@ fn run_on<A: Arch>(default_runs: u64, memory: Memory, inject: Inject) {
         let mode = modes[(seed % 3) as usize];
         let (name, folios) = FOLIOS[((seed / 3) % 5) as usize];
         // Every other run merges equal pages, which nobody may see.
-        let start = || match Anonmem::<A>::start_with(mode, memory, folios) {
-            (system, oracle) if seed.is_multiple_of(2) => (system.merging(), oracle),
-            plain => plain,
+        let start = || {
+            let (mut system, oracle) = Anonmem::<A>::start_with(mode, memory, folios);
+            if seed.is_multiple_of(2) {
+                system = system.merging();
+            }
+            // Nor may anybody see that pages move, and become large folios.
+            if seed % 5 > 2 {
+                system = system.moving();
+            }
+            (system, oracle)
         };
         if let Err(failure) = run_random(&start, seed, STEPS, inject) {
             panic!("seed {seed}, {mode:?}, folios {name}: {failure:?}");

@@ -9,12 +9,15 @@
 //! Then the same where memory is short: pages leave for two swap devices and return, in the background and by
 //! whoever needs memory, while one device goes and comes back and, in some rounds, fails to write or to read.
 //!
-//! In both, one more thread empties ranges of frames, gives them back, and makes large blocks: pages move to
-//! other frames under everybody's hands.
+//! In both, one more thread empties ranges of frames, gives them back, makes large blocks, and large folios of
+//! small pages: pages move to other frames under everybody's hands.
 //!
 //! `ANONMEM_STRESS_SECONDS` (default 10) is how long it runs; `ANONMEM_SEED` what it does.
 
-use anonmem::{Config, Effort, FolioPolicy, KsmSettings, LockMode, MergeAny, Mm, Vm};
+use anonmem::{
+    BlockEffort, CollapseLimits, CollapseSettings, CollapseTask, Config, Effort, FolioPolicy, KsmSettings,
+    LockMode, MergeAny, Mm, Vm,
+};
 use anonmem_hal::{CpuId, Order, PhysMem, SourceId, Va, arch::X86_64};
 use anonmem_hosted::{
     Checked, FailurePlan, Trap, UserCpu, calls,
@@ -77,6 +80,8 @@ struct World {
     /// Pages that went to other frames, and ranges that were emptied.
     moved: AtomicU64,
     evacuated: AtomicU64,
+    /// Large folios that were made of small pages.
+    collapsed: AtomicU64,
     /// Pages that were merged with equal ones.
     merged: AtomicU64,
     stop: AtomicBool,
@@ -322,6 +327,9 @@ fn move_pages(world: &World) {
     let vm = world.vm;
     let (base, frames) = (vm.machine().base_pfn(), vm.machine().nr_frames());
     let pages = if world.memory == Memory::Short { 32 } else { 256 };
+    let limits = CollapseLimits { shared: u64::MAX, ..CollapseLimits::OWN };
+    let settings = CollapseSettings { everywhere: !1, limits, effort: BlockEffort::Free };
+    let mut task = CollapseTask::default();
     // All ranges have had their turn after as many steps as there are.
     let steps = world.evacuated.load(Relaxed)..;
     for step in steps {
@@ -334,6 +342,7 @@ fn move_pages(world: &World) {
         vm.give_back(range);
         let compacted =
             if step % 16 == 0 { vm.compact(Order::new(4), Effort::Light).unwrap_or(0) } else { 0 };
+        world.collapsed.fetch_add(task.step(vm, 256, &settings).collapsed, Relaxed);
         world.moved.fetch_add(done.moved + compacted, Relaxed);
         world.evacuated.fetch_add(1, Relaxed);
         thread::yield_now();
@@ -476,6 +485,7 @@ fn stress(lock_mode: LockMode, memory: Memory, folios: FolioPolicy, time: Durati
         steps: AtomicU64::new(0),
         moved: AtomicU64::new(0),
         evacuated: AtomicU64::new(0),
+        collapsed: AtomicU64::new(0),
         merged: AtomicU64::new(0),
         stop: AtomicBool::new(false),
         injecting: AtomicBool::new(false),
@@ -505,6 +515,7 @@ fn stress(lock_mode: LockMode, memory: Memory, folios: FolioPolicy, time: Durati
     let steps = world.steps.load(Relaxed);
     assert!(steps > 1_000, "only {steps} steps in {round} rounds");
     let (moved, evacuated) = (world.moved.load(Relaxed), world.evacuated.load(Relaxed));
+    let collapsed = world.collapsed.load(Relaxed);
     assert!(moved > 100, "only {moved} pages went to other frames");
     let merged = world.merged.load(Relaxed);
     assert!(merged > 100, "only {merged} pages were merged");
@@ -518,7 +529,7 @@ fn stress(lock_mode: LockMode, memory: Memory, folios: FolioPolicy, time: Durati
     assert_eq!(vm.machine().swap().stored(), 0, "pages are left on the swap devices");
     assert!(memory == Memory::Plenty || reads > 100, "only {reads} pages came back from swap");
     println!(
-        "{steps} steps, {round} rounds, {writes} pages out, {reads} in, {moved} moved by emptying {evacuated} ranges, {merged} merged, {:?}",
+        "{steps} steps, {round} rounds, {writes} pages out, {reads} in, {moved} moved by emptying {evacuated} ranges, {collapsed} large folios made, {merged} merged, {:?}",
         vm.machine().tlbs().stats()
     );
     // SAFETY: it came from `Box::leak` above, and nothing borrows it any more.

@@ -4,6 +4,7 @@
 //! |---|---|---|---|---|
 //! | a page nobody else can see | [`NewFolio`] | the frames | allocator | `into_*`, drop = free |
 //! | a reference | [`FolioRef`] | 1 reference | `try_get`, clone, `unmap` | drop = put |
+//! | a folio that is filled and mapped page by page | [`GrowingFolio`] | 1 reference, the lock | [`NewFolio::into_growing`] | drop |
 //! | a pin | [`FolioPin`] | 1 pin | `pin` on an [`Exclusive`] page, `try_pin` | drop = unpin |
 //! | pins of many pages | [`PinList`] | 1 pin a run of pages of one folio | pins, pushed | drop = unpin |
 //! | a mapping | [`Exclusive`], [`Shared`], [`ShmMap`] | 1 mapping | the adds of `rmap` | installed into an entry, or `unmap` |
@@ -18,6 +19,7 @@
 //!
 //! Linux: include/linux/mm.h `folio_get`, `folio_put`; include/linux/rmap.h.
 
+mod growing;
 mod large;
 mod lock;
 mod look;
@@ -33,6 +35,7 @@ mod rmap;
 mod run;
 mod whole;
 
+pub use growing::GrowingFolio;
 pub use large::{EachMapping, LargeUsage, SplitRefused, SplitTurn};
 pub use lock::{FolioGuard, FrozenFolio};
 pub use look::{Folio, NOTE_BITS};

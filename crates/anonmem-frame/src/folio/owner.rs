@@ -4,8 +4,8 @@
 //! time that they are set.
 
 use super::{
-    Exclusive, ExclusiveRef, ExclusiveWholeRef, Folio, FolioGuard, FolioPin, FolioRef, MigrationHoldRef,
-    Shared, SharedRef, SharedWhole, SharedWholeRef, ShmMap,
+    Exclusive, ExclusiveRef, ExclusiveWholeRef, Folio, FolioGuard, FolioPin, FolioRef, HoldWholeRef,
+    MigrationHoldRef, Shared, SharedRef, SharedWhole, SharedWholeRef, ShmMap,
 };
 use crate::meta::{encode_entry, flags};
 use anonmem_hal::{Machine, SwapEntry};
@@ -131,4 +131,5 @@ owner!(MigrationHoldRef<'_, '_>);
 owner!(SharedWhole<'_>);
 owner!(ExclusiveWholeRef<'_, '_>);
 owner!(SharedWholeRef<'_, '_>);
+owner!(HoldWholeRef<'_, '_>);
 owner!(KeptFolio<'_, '_>);

@@ -162,6 +162,26 @@ impl<M: Machine> ExclusiveWhole<'_, M> {
     }
 }
 
+impl<'f, M: Machine> ExclusiveWhole<'f, M> {
+    /// Takes the mappings of all pages of a folio from their entries: a table becomes a leaf, which nobody
+    /// sees yet.
+    ///
+    /// # Safety
+    /// Entries owned an exclusive mapping of each page of the large folio at `head`, and the table that they
+    /// are in cannot be reached any more.
+    pub unsafe fn from_page_entries(frames: &'f Frames<M>, head: Pfn) -> Self {
+        let whole = Self { frames, head };
+        let folio = whole.folio();
+        for page in (1..folio.nr_pages().0).map(|nth| head.offset(nth)) {
+            // Relaxed: the Release with which the leaf is published comes after it. The first page's bit says
+            // it of all of them.
+            frames.meta(page).counts.fetch_and(!Counts::EXCLUSIVE, Ordering::Relaxed);
+        }
+        add_whole(folio);
+        whole
+    }
+}
+
 macro_rules! pages_of_whole {
     ($name:ident) => {
         impl<M: Machine> $name<'_, M> {

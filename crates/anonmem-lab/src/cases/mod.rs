@@ -9,6 +9,7 @@ pub mod anon_vma_2010;
 pub mod anon_vma_races;
 pub mod calls;
 mod case;
+mod collapse;
 pub mod dead_tables;
 pub mod fails_half_way;
 pub mod family_pairs;
@@ -27,6 +28,7 @@ pub mod kswapd;
 pub mod lazyfree;
 pub mod leaves;
 pub mod migrate;
+mod migrate_large;
 pub mod move_large;
 pub mod moves;
 pub mod mremap;
@@ -197,6 +199,23 @@ pub fn all() -> &'static [&'static Case] {
         &migrate::PROTECT,
         &migrate::REMAP,
         &migrate::RECLAIM,
+        &migrate_large::RUN_FAULT,
+        &migrate_large::RUN_ZAP,
+        &migrate_large::LEAF_FAULT,
+        &migrate_large::LEAF_FORK,
+        &migrate_large::LEAF_SPLIT,
+        &migrate_large::LEAF_PIN,
+        &migrate_large::LEAF_MINCORE,
+        &migrate_large::LEAF_PROTECT,
+        &migrate_large::LEAF_REMAP,
+        &collapse::DONTNEED,
+        &collapse::REFAULT,
+        &collapse::FAULT,
+        &collapse::PIN,
+        &collapse::MIGRATE,
+        &collapse::LEAF_STORE,
+        &collapse::LEAF_PIN,
+        &collapse::LEAF_WALK,
         &ksm::WRITE,
         &ksm::FLUSH,
         &ksm::PIN,

@@ -12,6 +12,7 @@
 use crate::{
     events::Event,
     fault::vm_fault::{FaultAccess, FaultGuard, FaultResult, VmFault, Waits},
+    migrate::arrive_whole,
     mm::Mm,
     rmap::machine::Machine,
     thp::stats::FolioEvent,
@@ -108,14 +109,32 @@ pub(super) fn do_leaf<'a, M: Machine, G: FaultGuard<M>>(
             fault.vm.count(Event::LeafSplit);
             Err(FaultResult::Reload)
         }
-        Verdict::Migrates => {
-            drop(leaf);
-            // As for a page that migrates.
-            fault.guard.sleeps(Refusal::WouldSleep)?;
-            M::yield_now();
-            Err(FaultResult::Reload)
-        }
+        Verdict::Migrates => leaf_migration_entry_wait(fault, leaf),
     }
+}
+
+/// The folio is on its way to other frames: as for a page that migrates. If its lock is free, the entry was
+/// left behind, and gets its folio back.
+#[doc(alias = "pmd_migration_entry_wait")]
+fn leaf_migration_entry_wait<'a, M: Machine, G: FaultGuard<M>>(
+    fault: &VmFault<'a, M, G>,
+    mut leaf: LeafGuard<'a, M, G>,
+) -> Result<FaultResult, FaultResult> {
+    fault.guard.sleeps(Refusal::WouldSleep)?;
+    let lock = match leaf.mapped() {
+        MappedLeaf::Migration(hold, _) => hold.try_lock(),
+        MappedLeaf::Exclusive(..) | MappedLeaf::Shared(..) => return Err(FaultResult::Reload),
+    };
+    let Some(lock) = lock else {
+        drop(leaf);
+        M::yield_now();
+        return Err(FaultResult::Reload);
+    };
+    leaf.end_migration(|hold, bits| arrive_whole(hold, bits, fault.flags.protection(), None));
+    fault.vm.count(Event::MigrateLeftBehind);
+    drop(leaf);
+    drop(lock);
+    Err(FaultResult::Reload)
 }
 
 #[doc(alias = "do_huge_pmd_wp_page")]

@@ -26,8 +26,20 @@ impl<M: Machine> Vm<M> {
     #[doc(alias = "try_to_compact_pages")]
     pub fn compact(&self, order: Order, effort: Effort) -> Result<u64, OutOfMemory> {
         self.frames.drain_pcp();
+        self.compact_from(order, effort, 0)
+    }
+
+    /// Empties a window that costs at least `above` pages, the cheapest of those.
+    ///
+    /// # Errors
+    /// As [`compact`](Self::compact).
+    pub(super) fn compact_from(
+        &self,
+        order: Order,
+        effort: Effort,
+        mut above: u64,
+    ) -> Result<u64, OutOfMemory> {
         let mut moved = 0;
-        let mut above = 0;
         for _ in 0..TRIES {
             let Some((window, cost)) = self.cheapest_window(order, above) else { break };
             if cost == 0 {
@@ -74,23 +86,34 @@ impl<M: Machine> Vm<M> {
         let mut cost = 0;
         let mut at = window.start;
         while at < window.end {
-            match self.frames.block_of(at) {
-                None => {}
-                Some((_, Kind::Folio, Order::ZERO)) if self.may_move(at) => cost += 1,
-                Some((_, Kind::New, Order::ZERO)) => cost += 1,
+            let pages = match self.frames.block_of(at) {
+                None => 1,
+                Some((head, Kind::Folio, order)) => {
+                    // One that is as large as the window leaves as large a hole as it fills.
+                    let inside = head >= window.start && order.pages() < window.end.0 - window.start.0;
+                    cost += self.pages_to_move(head).filter(|_| inside)?;
+                    order.pages()
+                }
+                Some((_, Kind::New, Order::ZERO)) => {
+                    cost += 1;
+                    1
+                }
                 // No arm for what else there may be: it does not move, and its window is out.
                 Some((..)) => return None,
-            }
+            };
             if cost >= limit {
                 return None;
             }
-            at = at.offset(1);
+            at = at.offset(pages);
         }
         Some(cost)
     }
 
-    fn may_move(&self, at: Pfn) -> bool {
-        self.frames.folio(at).is_some_and(|folio| !folio.maybe_pinned() && folio.is_anon())
+    /// How many pages of the folio at `head` have to move; `None` if it cannot.
+    fn pages_to_move(&self, head: Pfn) -> Option<u64> {
+        let folio = self.frames.folio(head)?;
+        let pages = folio.nr_pages().0 - folio.unmapped_pages();
+        (!folio.maybe_pinned() && folio.is_anon()).then_some(pages)
     }
 }
 

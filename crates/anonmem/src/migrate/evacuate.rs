@@ -7,8 +7,8 @@
 //! Linux: mm/memory_hotplug.c `offline_pages`, mm/page_alloc.c `alloc_contig_range`.
 
 use super::{MigrationBatch, Stays, Went};
-use crate::{reclaim::SWAP_CLUSTER_MAX, rmap::machine::Machine, vm::Vm};
-use anonmem_frame::{Kind, NewFolio};
+use crate::{reclaim::SWAP_CLUSTER_MAX, rmap::machine::Machine, thp::stats::FolioEvent, vm::Vm};
+use anonmem_frame::{FolioOwner, FolioRef, Kind, NewFolio, SplitRefused};
 use anonmem_hal::{Order, Pfn};
 use core::{fmt, ops::Range};
 
@@ -42,8 +42,6 @@ pub struct Kept {
     pub busy: u64,
     /// Shared objects' pages.
     pub shared: u64,
-    /// Pages of large folios.
-    pub large: u64,
     /// There was no frame for them to go to.
     pub no_memory: u64,
     /// Page tables, slabs and the kernel's own, which do not move.
@@ -53,19 +51,18 @@ pub struct Kept {
 impl Kept {
     /// All of them.
     pub const fn total(&self) -> u64 {
-        let Self { pinned, busy, shared, large, no_memory, kernel } = *self;
-        pinned + busy + shared + large + no_memory + kernel
+        let Self { pinned, busy, shared, no_memory, kernel } = *self;
+        pinned + busy + shared + no_memory + kernel
     }
 
-    fn note(&mut self, stays: Stays) {
+    fn note(&mut self, stays: Stays, pages: u64) {
         let reason = match stays {
             Stays::Pinned => &mut self.pinned,
             Stays::Locked | Stays::Referenced | Stays::SwapOff => &mut self.busy,
             Stays::NotAnonymous => &mut self.shared,
-            Stays::Large => &mut self.large,
             Stays::NoMemory => &mut self.no_memory,
         };
-        *reason += 1;
+        *reason += pages;
     }
 }
 
@@ -74,12 +71,11 @@ impl fmt::Display for Evacuation {
         let Self { moved, kept } = self;
         write!(
             f,
-            "{moved} pages moved, {} kept: {} pinned, {} busy, {} shared, {} large, {} without a place, {} the kernel's",
+            "{moved} pages moved, {} kept: {} pinned, {} busy, {} shared, {} without a place, {} the kernel's",
             kept.total(),
             kept.pinned,
             kept.busy,
             kept.shared,
-            kept.large,
             kept.no_memory,
             kept.kernel
         )
@@ -125,6 +121,16 @@ struct Pass<'v, 'r, M: Machine> {
     targets: Frames<'v, M>,
 }
 
+/// What became of a large folio.
+enum Large {
+    /// It is on its way, or has gone by itself.
+    Added,
+    /// It is many single pages now.
+    Split,
+    /// It is where it was.
+    Stays(Stays),
+}
+
 /// A few frames.
 struct Frames<'v, M: Machine> {
     pages: [Option<NewFolio<'v, M>>; SWAP_CLUSTER_MAX],
@@ -167,7 +173,12 @@ impl<'v, 'r, M: Machine> Pass<'v, 'r, M> {
             let pages = next.0.min(self.range.end.0) - at.0;
             match kind {
                 Kind::Folio if order == Order::ZERO => self.add(at, done),
-                Kind::Folio => done.kept.large += pages,
+                Kind::Folio => match self.add_large(head, order, done) {
+                    Large::Added => {}
+                    // Its pages are looked at one by one.
+                    Large::Split => continue,
+                    Large::Stays(why) => done.kept.note(why, pages),
+                },
                 Kind::Table | Kind::Slab | Kind::Kernel | Kind::Reserved => done.kept.kernel += pages,
                 // Somebody is allocating it just now.
                 Kind::New => done.kept.busy += pages,
@@ -179,28 +190,78 @@ impl<'v, 'r, M: Machine> Pass<'v, 'r, M> {
     }
 
     fn add(&mut self, at: Pfn, done: &mut Evacuation) {
-        if self.targets.len == 0 {
+        if self.targets.len == 0 || self.batch.is_full_for(1) {
             self.finish(done);
+        }
+        if self.targets.len == 0 {
             self.find_targets();
         }
-        let Some(target) = self.targets.pop() else { return done.kept.note(Stays::NoMemory) };
-        let Some(page) = self.vm.frames.try_get(at).filter(|page| page.pfn() == at) else {
+        let Some(target) = self.targets.pop() else { return done.kept.note(Stays::NoMemory, 1) };
+        let page = self.vm.frames.try_get(at);
+        let Some(page) = page.filter(|page| page.pfn() == at && !page.folio().is_large()) else {
             // It went away by itself.
             return self.targets.push(target);
         };
         if let Err((stays, target)) = self.batch.add(page, target) {
-            done.kept.note(stays);
+            done.kept.note(stays, 1);
             self.targets.push(target);
+        }
+    }
+
+    /// Moves a large folio whole, or splits it: if a part of it is mapped nowhere, which becomes free, or if
+    /// there is no block of its size outside the range.
+    fn add_large(&mut self, head: Pfn, order: Order, done: &mut Evacuation) -> Large {
+        let same = |page: &FolioRef<'_, M>| page.pfn() == head && page.folio().owned_order() == order;
+        let Some(page) = self.vm.frames.try_get(head).filter(same) else { return Large::Added };
+        let folio = page.folio();
+        if !folio.is_anon() && folio.swap_entry().is_none() {
+            return Large::Stays(Stays::NotAnonymous);
+        }
+        if self.batch.is_full_for(order.pages()) {
+            self.finish(done);
+        }
+        let target = if folio.unmapped_pages() > 0 { None } else { self.find_block(order) };
+        let Some(target) = target else { return self.split(page, order) };
+        match self.batch.add(page, target) {
+            Ok(()) => Large::Added,
+            Err((stays, _)) => Large::Stays(stays),
+        }
+    }
+
+    fn split(&self, page: FolioRef<'v, M>, order: Order) -> Large {
+        let Some(lock) = page.try_lock() else { return Large::Stays(Stays::Locked) };
+        match self.vm.split_folio(&lock, &page, Order::ZERO) {
+            Ok(()) => {
+                self.vm.count_folio(order, FolioEvent::MigrateSplit);
+                Large::Split
+            }
+            Err(SplitRefused::Pinned) => Large::Stays(Stays::Pinned),
+            Err(SplitRefused::Busy) => Large::Stays(Stays::Referenced),
+            Err(SplitRefused::NotLarge) => Large::Stays(Stays::NotAnonymous),
         }
     }
 
     fn finish(&mut self, done: &mut Evacuation) {
         let Evacuation { moved, kept } = done;
-        self.batch.finish(|landed| match landed {
-            Ok(Went::To(_)) => *moved += 1,
+        self.batch.finish(|landed, pages| match landed {
+            Ok(Went::To(_)) => *moved += pages,
             Ok(Went::Away) => {}
-            Err(stays) => kept.note(stays),
+            Err(stays) => kept.note(stays, pages),
         });
+    }
+
+    /// Finds a block of 2^order frames outside the range. Those inside are set aside as below.
+    fn find_block(&mut self, order: Order) -> Option<NewFolio<'v, M>> {
+        let mut aside = Frames::new();
+        while !aside.is_full() {
+            let block = self.vm.frames.alloc_gently(order).ok()?;
+            let end = block.pfn().offset(order.pages());
+            if end <= self.range.start || block.pfn() >= self.range.end {
+                return Some(block);
+            }
+            aside.push(block);
+        }
+        None
     }
 
     /// Finds frames outside the range. Those inside are set aside, so that they are not found twice, and are

@@ -198,17 +198,28 @@ impl<'v, M: Machine> Meeting<'v, '_, M> {
             let va = rest.iter_pages().find(|&va| self.maps(table.peek(va)).is_some())?;
             let entries = table.lock();
             if let Some(page) = self.maps(entries.get(va)) {
+                let from = VaRange { start: va, end: rest.end };
                 let pages = match self.form {
                     Form::Present if rest.end > va.next_page() => {
-                        entries.batch(VaRange { start: va, end: rest.end }).map_or(1, |batch| batch.pages())
+                        entries.batch(from).map_or(1, |batch| batch.pages())
                     }
-                    Form::Present | Form::Migration => 1,
+                    Form::Present => 1,
+                    Form::Migration => self.waiting(&entries, from, page),
                 };
                 let entries = HitEntries::Table(entries);
                 return Some(RmapHit { vma: self.id, va, page, pages, slot: self.slot, entries });
             }
             rest.start = va.next_page();
         }
+    }
+
+    /// How many entries from the first of `range` on wait for consecutive pages of the folio from `page` on.
+    fn waiting<G: StableVma<M>>(&self, entries: &PteGuard<'_, M, G>, range: VaRange, page: Pfn) -> u64 {
+        let waits = |&(va, nth): &(Va, u64)| {
+            self.form.page(entries.get(va)) == Some(page.offset(nth))
+                && self.folio.owned_has(page.offset(nth))
+        };
+        range.iter_pages().zip(0..).take_while(waits).count() as u64
     }
 
     /// The page of the folio that an entry owns a count of. All of an entry is of these frames: its first

@@ -188,6 +188,29 @@ impl<M: Machine> Objects<M> {
         replaced
     }
 
+    /// The same for a large folio, and the slots that `held` has counts of: each of them has a page of `old`,
+    /// and keeps one.
+    pub(crate) fn swap_recache_run(
+        &self,
+        held: &SwapRun<'_, M>,
+        old: &FolioGuard<'_, M>,
+        new: (&FolioRef<'_, M>, &FolioGuard<'_, M>),
+    ) {
+        let ((page, lock), first) = (new, held.first());
+        if held.counts().is_empty() {
+            return;
+        }
+        let (slots, from) = (self.swap.get(first).slots(), old.folio());
+        // As above: the entry first.
+        lock.set_swap_entry(first);
+        for nth in (0..from.owned_order().pages()).filter(|&nth| held.counts().has(nth)) {
+            let (slot, was) = (first.offset + nth, from.pfn().offset(nth));
+            let replaced = slots.recache(&self.frames, slot, was, page.clone()).is_ok();
+            anonmem_hal::debug_check!(M, replaced, "slot {slot} lost its page while it was held");
+        }
+        old.forget_swap_entry(first);
+    }
+
     /// Counts of the slots that the pages of a locked folio are the cached pages of. While they are held, no
     /// slot loses its page. The caller keeps the device.
     pub(crate) fn swap_hold_cached(&self, lock: &FolioGuard<'_, M>) -> SwapRun<'_, M> {

@@ -73,6 +73,30 @@ folio_events! {
     SwapIn => "swpin",
     /// Would have come back as one, and came page by page: others were faster, or there is no block.
     SwapInFallback => "swpin_fallback",
+    /// Went whole to other frames.
+    Migrated => "migration_success",
+    /// Was to go, and stayed.
+    MigrateFailed => "migration_fail",
+    /// Split before it went: there was no block of its size.
+    MigrateSplit => "migration_split",
+    /// Was taken for pages that were to become one.
+    CollapseAlloc => "collapse_alloc",
+    /// Was to be taken for that, and there was no block.
+    CollapseAllocFailed => "collapse_alloc_failed",
+    /// Was made of small pages.
+    Collapsed => "collapsed",
+    /// Became one leaf, where it is.
+    CollapsedInPlace => "collapsed_in_place",
+    /// Not made: too much of the window is not there.
+    CollapseExceedNone => "collapse_exceed_none_pte",
+    /// Not made: too much is in swap.
+    CollapseExceedSwap => "collapse_exceed_swap_pte",
+    /// Not made: others have too much of it.
+    CollapseExceedShared => "collapse_exceed_shared_pte",
+    /// Not made: a page was pinned, or in use.
+    CollapseBusy => "collapse_busy",
+    /// Given up, because the window changed while it was copied.
+    CollapseGivenUp => "collapse_given_up",
 }
 
 /// Events of faults: each CPU counts them for itself.

@@ -6,6 +6,7 @@
 //! Linux: mm/ksm.c `ksm_scan_thread`, `run_store`.
 
 use super::mm::Space;
+use super::number::Number;
 use crate::arch::time;
 use crate::machine;
 use crate::sched::{self, Interruptible, Task};
@@ -14,36 +15,6 @@ use anonmem_oslib::Result;
 use anonmem_oslib::advisor::{Advisor, Sweep};
 use anonmem_oslib::errno::{EBUSY, EINVAL, ENOMEM, Errno};
 use core::sync::atomic::{AtomicU64, Ordering::SeqCst};
-
-/// A number that can be set, within bounds.
-pub struct Number {
-    value: AtomicU64,
-    least: u64,
-    most: u64,
-}
-
-impl Number {
-    const fn new(value: u64, least: u64, most: u64) -> Self {
-        Number { value: AtomicU64::new(value), least, most }
-    }
-
-    /// The number.
-    pub fn get(&self) -> u64 {
-        self.value.load(SeqCst)
-    }
-
-    /// Sets it.
-    ///
-    /// # Errors
-    /// `EINVAL` if it is out of bounds.
-    pub fn set(&self, value: u64) -> Result<()> {
-        if !(self.least..=self.most).contains(&value) {
-            return Err(EINVAL);
-        }
-        self.value.store(value, SeqCst);
-        Ok(())
-    }
-}
 
 const U32: u64 = u32::MAX as u64;
 

@@ -12,14 +12,17 @@
 //! dropped under one.
 
 pub mod clone;
+pub mod compaction;
 pub mod deliver;
 pub mod exec;
 pub mod exit;
 pub mod fault;
 pub mod folios;
 pub mod futex;
+pub mod khugepaged;
 pub mod ksm;
 pub mod mm;
+pub mod number;
 pub mod oom;
 pub mod pidfd;
 pub mod process;

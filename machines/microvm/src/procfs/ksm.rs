@@ -3,8 +3,9 @@
 //! Linux: mm/ksm.c `ksm_attrs`; fs/proc/base.c `proc_pid_ksm_stat`. Differs: `merge_domains`.
 
 use super::generated::Taken;
-use crate::proc::ksm::{self, Number};
+use crate::proc::ksm;
 use crate::proc::mm::Space;
+use crate::proc::number::Number;
 use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;

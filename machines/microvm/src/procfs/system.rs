@@ -4,7 +4,7 @@ use crate::arch::percpu::cpu_count;
 use crate::arch::time;
 use crate::fs::block;
 use crate::proc::thread::try_current;
-use crate::proc::{folios, mm, table};
+use crate::proc::{compaction, folios, mm, table};
 use crate::swap;
 use alloc::format;
 use alloc::string::String;
@@ -26,10 +26,12 @@ pub type File = (&'static str, fn() -> String);
 
 /// The files of `/proc`.
 pub const FILES: &[File] = &[
+    ("buddyinfo", compaction::buddyinfo),
     ("cpuinfo", cpuinfo),
     ("filesystems", || "nodev\tproc\nnodev\ttmpfs\n".into()),
     ("loadavg", loadavg),
     ("meminfo", meminfo),
+    ("pagetypeinfo", compaction::pagetypeinfo),
     ("partitions", block::partitions),
     ("stat", stat),
     ("swaps", swap::table),
@@ -47,6 +49,10 @@ pub const SYSCTLS: &[File] = &[
     ("kernel/randomize_va_space", || "0\n".into()),
     ("kernel/threads-max", || format!("{}\n", table::threads_max())),
     ("kernel/version", || format!("{VERSION}\n")),
+    // Linux: written only.
+    ("vm/compact_memory", || "0\n".into()),
+    ("vm/compaction_proactiveness", || format!("{}\n", compaction::proactiveness())),
+    ("vm/extfrag_threshold", || format!("{}\n", compaction::threshold())),
     ("vm/max_map_count", || format!("{}\n", mm::max_map_count())),
     ("vm/mmap_min_addr", || format!("{}\n", mm::mmap_min_addr())),
     ("vm/overcommit_memory", || format!("{}\n", mm::overcommit_mode())),
@@ -61,6 +67,8 @@ pub const SYS_FILES: &[File] = &[
     ("/sys/devices/system/cpu/possible", cpu_list),
     ("/sys/devices/system/cpu/present", cpu_list),
     ("/sys/devices/system/node/online", || "0\n".into()),
+    ("/sys/kernel/debug/extfrag/extfrag_index", compaction::extfrag_index),
+    ("/sys/kernel/debug/extfrag/unusable_index", compaction::unusable_index),
 ];
 
 /// A setting: its path below `/proc/sys`, and what sets it.
@@ -68,6 +76,9 @@ type Setting = (&'static str, fn(u32) -> Result<()>);
 
 /// What can be set while programs run.
 const SETTABLE: &[Setting] = &[
+    ("vm/compact_memory", compaction::compact_all),
+    ("vm/compaction_proactiveness", compaction::set_proactiveness),
+    ("vm/extfrag_threshold", compaction::set_threshold),
     ("vm/overcommit_memory", mm::set_overcommit_mode),
     ("vm/overcommit_ratio", mm::set_overcommit_ratio),
     ("vm/unprivileged_userfaultfd", mm::set_unprivileged_userfaultfd),

@@ -1,13 +1,15 @@
 //! `/sys/kernel/mm/transparent_hugepage`: the policy of large folios, and what happened to each size. And
 //! `/sys/kernel/debug/split_huge_pages`.
 //!
-//! A setting that this kernel cannot follow is refused with `EINVAL`; it says what is so. The settings of
-//! khugepaged are kept, and nobody scans.
+//! A setting that this kernel cannot follow is refused with `EINVAL`; it says what is so. `khugepaged/run` and
+//! `khugepaged/sizes` are this kernel's own.
 //!
 //! Linux: mm/huge_memory.c, mm/khugepaged.c.
 
 use super::generated::Taken;
 use crate::proc::folios::{self, SizeStat};
+use crate::proc::khugepaged;
+use crate::proc::number::Number;
 use crate::proc::table;
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -18,35 +20,16 @@ use anonmem_oslib::Result;
 use anonmem_oslib::choice::{self, SplitRequest};
 use anonmem_oslib::errno::{EACCES, EINVAL, ESRCH};
 use anonmem_oslib::vfs::{Body, FileType, Synthetic, Vfs};
-use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 const DIR: &str = "/sys/kernel/mm/transparent_hugepage";
 
-/// A number that can be set, within bounds.
-struct Number {
-    name: &'static str,
-    value: AtomicU64,
-    least: u64,
-    most: u64,
-}
-
-impl Number {
-    const fn new(name: &'static str, value: u64, least: u64, most: u64) -> Self {
-        Number { name, value: AtomicU64::new(value), least, most }
-    }
-}
-
-/// The most entries of a table that may be of some kind: one must be another.
-const MOST_ENTRIES: u64 = 511;
-
-static KHUGEPAGED: [Number; 7] = [
-    Number::new("alloc_sleep_millisecs", 60_000, 0, u32::MAX as u64),
-    Number::new("defrag", 1, 0, 1),
-    Number::new("max_ptes_none", MOST_ENTRIES, 0, MOST_ENTRIES),
-    Number::new("max_ptes_shared", 256, 0, MOST_ENTRIES),
-    Number::new("max_ptes_swap", 64, 0, MOST_ENTRIES),
-    Number::new("pages_to_scan", 4096, 1, u32::MAX as u64),
-    Number::new("scan_sleep_millisecs", 10_000, 0, u32::MAX as u64),
+/// The numbers of `khugepaged/`.
+static KHUGEPAGED: [(&str, &Number); 5] = [
+    ("defrag", &khugepaged::DEFRAG),
+    ("max_ptes_none", &khugepaged::MAX_PTES_NONE),
+    ("max_ptes_shared", &khugepaged::MAX_PTES_SHARED),
+    ("max_ptes_swap", &khugepaged::MAX_PTES_SWAP),
+    ("pages_to_scan", &khugepaged::PAGES_TO_SCAN),
 ];
 
 /// What a setting is here, of what it may be on Linux.
@@ -78,6 +61,14 @@ enum File {
     Fixed { words: &'static [&'static str], is: &'static str },
     /// A number that can be set.
     Number(&'static Number),
+    /// How long the background task sleeps.
+    Sleep(&'static Number),
+    /// Whether it works.
+    Run,
+    /// The sizes that it makes everywhere.
+    Sizes,
+    /// What it has done.
+    Done(fn() -> u64),
     /// A number.
     Constant(u64),
     /// Folios are split by writing to it.
@@ -88,7 +79,8 @@ impl File {
     const fn mode(&self) -> u32 {
         match self {
             File::Enabled(_) | File::Fixed { .. } | File::Number(_) => 0o644,
-            File::Stat(..) | File::Constant(_) => 0o444,
+            File::Sleep(_) | File::Run | File::Sizes => 0o644,
+            File::Stat(..) | File::Done(_) | File::Constant(_) => 0o444,
             File::Split => 0o200,
         }
     }
@@ -99,26 +91,26 @@ impl File {
             File::Enabled(order) => choice::modes(choice::FOR_ONE, folios::mode(*order)),
             File::Stat(order, stat) => format!("{}\n", stat.count(*order)),
             File::Fixed { words, is } => choice::text(words, is),
-            File::Number(number) => format!("{}\n", number.value.load(Relaxed)),
+            File::Number(number) | File::Sleep(number) => format!("{}\n", number.get()),
+            File::Run => format!("{}\n", khugepaged::run()),
+            File::Sizes => khugepaged::sizes(),
+            File::Done(count) => format!("{}\n", count()),
             File::Constant(number) => format!("{number}\n"),
             File::Split => return Err(EACCES),
         })
     }
 
     fn set(&self, text: &str) -> Result<()> {
+        let value = || text.parse::<u64>().or(Err(EINVAL));
         match self {
             File::Enabled(order) => folios::set_mode(*order, text),
             File::Fixed { is, .. } if text == *is => Ok(()),
             File::Fixed { .. } => Err(EINVAL),
-            File::Number(number) => {
-                let value: u64 = text.parse().or(Err(EINVAL))?;
-                if !(number.least..=number.most).contains(&value) {
-                    return Err(EINVAL);
-                }
-                number.value.store(value, Relaxed);
-                Ok(())
-            }
-            File::Stat(..) | File::Constant(_) => Err(EACCES),
+            File::Number(number) => number.set(value()?),
+            File::Sleep(number) => khugepaged::set_sleep(number, value()?),
+            File::Run => khugepaged::set_run(value()?),
+            File::Sizes => khugepaged::set_sizes(text),
+            File::Stat(..) | File::Done(_) | File::Constant(_) => Err(EACCES),
             File::Split => split(text),
         }
     }
@@ -168,12 +160,16 @@ pub(super) fn init(vfs: &Vfs) -> core::result::Result<(), Taken> {
     for (name, is) in [("use_zero_page", "0"), ("shrink_underused", "1")] {
         put(at(name), File::Fixed { words: &[], is })?;
     }
-    for number in &KHUGEPAGED {
-        put(at("khugepaged/") + number.name, File::Number(number))?;
+    let task = |name: &str| at("khugepaged/") + name;
+    for (name, number) in KHUGEPAGED {
+        put(task(name), File::Number(number))?;
     }
-    for name in ["full_scans", "pages_collapsed"] {
-        put(at("khugepaged/") + name, File::Constant(0))?;
-    }
+    put(task("scan_sleep_millisecs"), File::Sleep(&khugepaged::SCAN_SLEEP_MS))?;
+    put(task("alloc_sleep_millisecs"), File::Sleep(&khugepaged::ALLOC_SLEEP_MS))?;
+    put(task("run"), File::Run)?;
+    put(task("sizes"), File::Sizes)?;
+    put(task("full_scans"), File::Done(khugepaged::full_scans))?;
+    put(task("pages_collapsed"), File::Done(khugepaged::pages_collapsed))?;
     for order in folios::orders() {
         let dir = at("hugepages-") + &(order.bytes() >> 10).to_string() + "kB/";
         put(dir.clone() + "enabled", File::Enabled(order))?;

@@ -2,7 +2,7 @@
 
 use super::super::evacuate::Effort;
 use crate::{
-    Advice, PinFlags,
+    Advice, FolioEvent, FolioMode, FolioPolicy, PinFlags,
     testing::{P, RW, World, pages},
     vma::Backing,
 };
@@ -102,6 +102,33 @@ fn the_window_that_costs_the_least_is_emptied() {
         assert_eq!(Some(block.pfn().0 / order.pages()), cheapest);
         drop(block);
         w.vm.give_back(all);
+        w.vm.validate().unwrap();
+    });
+}
+
+#[test]
+fn folios_of_16_pages_give_way_to_a_leaf_and_stay_whole() {
+    World::run(|w| {
+        w.vm.set_folio_policy(FolioPolicy::default().with(Order::new(4), FolioMode::Always));
+        let mm = w.vm.new_mm().unwrap();
+        let n = 3600;
+        mm.map_raw(pages(16, n), RW, Backing::Anonymous);
+        (0..n).for_each(|i| mm.store((16 + i) * P, (i % 251) as u8).unwrap());
+        // Every second folio goes.
+        (0..n).filter(|i| i / 16 % 2 == 0).for_each(|i| {
+            mm.madvise(Va((16 + i) * P), P, Advice::DontNeed).unwrap();
+        });
+        w.vm.drain();
+        let order = Order::new(9);
+        assert!(w.vm.frames.alloc(order).is_err(), "there is a block before anything has moved");
+        let moved = w.vm.compact(order, Effort::Light).unwrap();
+        assert!(moved <= 272, "{moved} pages moved for a block of 512, of which half had to");
+        assert!(w.vm.frames.alloc(order).is_ok());
+        let split = w.vm.folio_event(Order::new(4), FolioEvent::MigrateSplit);
+        assert_eq!(split, 0, "folios were split, and there was room for them");
+        assert!(
+            (0..n).all(|i| mm.load((16 + i) * P) == Ok(if i / 16 % 2 == 0 { 0 } else { (i % 251) as u8 }))
+        );
         w.vm.validate().unwrap();
     });
 }

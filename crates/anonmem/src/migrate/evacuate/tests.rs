@@ -2,7 +2,7 @@
 
 use super::Effort;
 use crate::{
-    Mm, PinFlags,
+    FolioEvent, FolioMode, FolioPolicy, Mm, PinFlags,
     testing::{M, P, RW, World, pages},
     vma::Backing,
 };
@@ -114,5 +114,53 @@ fn ten_thousand_times_back_and_forth() {
             }
         }
         assert!(all_right(&mm, n));
+    });
+}
+
+#[test]
+fn large_folios_go_whole_while_there_is_room_and_are_split_then() {
+    World::run(|w| {
+        w.vm.set_folio_policy(FolioPolicy::default().with(Order::new(4), FolioMode::Always));
+        let mm = w.vm.new_mm().unwrap();
+        mm.map_raw(pages(16, 2048), RW, Backing::Anonymous);
+        (0..2048).for_each(|i| mm.store((16 + i) * P, (i % 251) as u8).unwrap());
+        let range = quarter(w);
+        let before = inside(&mm, 2048, &range);
+        let done = w.vm.evacuate(range.clone(), Effort::Light);
+        let kernel = done.kept.kernel;
+        assert_eq!((done.moved, done.kept.total(), inside(&mm, 2048, &range)), (before, kernel, 0), "{done}");
+        let event = |event| w.vm.folio_event(Order::new(4), event);
+        let (whole, split) = (event(FolioEvent::Migrated), event(FolioEvent::MigrateSplit));
+        assert!(whole > 0 && split == 0, "{whole} went whole, {split} were split");
+        assert!(all_right(&mm, 2048));
+        w.vm.validate().unwrap();
+        w.vm.give_back(range.clone());
+        // Of what is free, every block is broken: there is a place for pages only.
+        let (mut taken, mut kept) = (Vec::new(), Vec::new());
+        while let Ok(page) = w.vm.frames.alloc(Order::ZERO) {
+            taken.push(page);
+        }
+        for page in taken {
+            if page.pfn().0.is_multiple_of(2) {
+                kept.push(page);
+            }
+        }
+        w.vm.drain();
+        // And what was kept for hard times.
+        for order in (1..=9).rev().map(Order::new) {
+            while let Ok(block) = w.vm.frames.alloc(order) {
+                kept.push(block);
+            }
+        }
+        let base = w.vm.machine().base_pfn();
+        let other = base.offset(1024)..base.offset(1024 + 64);
+        let before = inside(&mm, 2048, &other);
+        let done = w.vm.evacuate(other.clone(), Effort::Light);
+        assert_eq!((done.moved, inside(&mm, 2048, &other)), (before, 0), "{done}");
+        assert!(before == 0 || event(FolioEvent::MigrateSplit) > split);
+        w.vm.give_back(other);
+        drop(kept);
+        assert!(all_right(&mm, 2048));
+        w.vm.validate().unwrap();
     });
 }

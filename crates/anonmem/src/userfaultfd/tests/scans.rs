@@ -35,11 +35,11 @@ fn a_write_is_told_once_in_whatever_form_its_page_is() {
         let (mm, _uffd) = watched(w, RegisterMode::WP, UffdFeatures::WP_ASYNC);
         (0..8).for_each(|i| mm.store((AT + i) * P, 1).unwrap());
         assert_eq!(pages_of(told(&mm, &written(ScanFlags::PROTECT))), (0..16).collect::<Vec<_>>());
-        assert_eq!(pages_of(told(&mm, &written(ScanFlags::PROTECT))), []);
+        assert_eq!(pages_of(told(&mm, &written(ScanFlags::PROTECT))), [0u64; 0]);
         // Out and in again, still protected; read, and nothing is written; written, and it is told.
         assert!(page_out(w, &mm, AT) && page_out(w, &mm, AT + 1));
         assert_eq!((mm.load(AT * P), mm.load((AT + 12) * P)), (Ok(1), Ok(0)));
-        assert_eq!(pages_of(told(&mm, &written(ScanFlags::empty()))), []);
+        assert_eq!(pages_of(told(&mm, &written(ScanFlags::empty()))), [0u64; 0]);
         for page in [1, 2, 12, 13] {
             mm.store((AT + page) * P, 7).unwrap();
         }
@@ -47,7 +47,7 @@ fn a_write_is_told_once_in_whatever_form_its_page_is() {
         mm.madvise(at(AT + 5), P, Advice::DontNeed).unwrap();
         assert_eq!(pages_of(told(&mm, &written(ScanFlags::empty()))), [1, 2, 5, 12, 13]);
         assert_eq!(pages_of(told(&mm, &written(ScanFlags::PROTECT))), [1, 2, 5, 12, 13]);
-        assert_eq!(pages_of(told(&mm, &written(ScanFlags::PROTECT))), []);
+        assert_eq!(pages_of(told(&mm, &written(ScanFlags::PROTECT))), [0u64; 0]);
         assert_eq!((mm.load((AT + 2) * P), mm.load((AT + 5) * P)), (Ok(7), Ok(0)));
     });
 }

@@ -1,0 +1,115 @@
+//! A table whose entries map one whole folio becomes a leaf: collapse in place.
+//!
+//! Nothing is copied, and no page changes its frame. So whoever has pinned one goes on having it. The way back
+//! is [`LeafGuard::split`](crate::LeafGuard::split).
+//!
+//! A walk may have read the table and not have looked at its entries yet. Walks under the mmap lock, a VMA's
+//! lock or an rmap lock are locked out by the caller. GUP-fast and faults without a lock are in an RCU
+//! section: they read the entry above again, and the table is freed a grace period later.
+//!
+//! Linux: mm/khugepaged.c `collapse_pte_mapped_thp`; for anonymous memory, Linux copies.
+
+use crate::words::TableWords as _;
+use crate::{
+    DeadTables,
+    deposit::{Deposit, Deposits},
+    leaf::LeafPlace,
+    owned::Attrs,
+    space::{AddressSpace, CanInstall},
+    table::entries,
+    walk::entry_of,
+};
+use anonmem_frame::{ExclusiveWhole, Frames};
+use anonmem_hal::{Arch, Entry, FlushRange, Machine, Pfn, Present, Protection, Pte, Va};
+use anonmem_sync::{
+    Atomic, Ordering, Rcu,
+    order::{Pmd, Ptl},
+};
+
+/// The table does not map one folio of a leaf's size, of this address space alone, as a leaf would: nothing
+/// has changed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NotOneFolio;
+
+impl<M: Machine> AddressSpace<M> {
+    /// Makes the table for the addresses from `at` on, which a leaf would map, a leaf.
+    ///
+    /// # Locks
+    /// The caller holds the mmap lock for writing, has write-locked the VMA, which has all of these addresses
+    /// and allows `vma`, and has locked out the walks of the reverse map. Flushes under spin locks.
+    ///
+    /// # Errors
+    /// [`NotOneFolio`].
+    pub fn collapse_table<'a, G: CanInstall<M>>(
+        &'a self,
+        (frames, rcu, dead): (&'a Frames<M>, &Rcu<M>, &DeadTables<M>),
+        stable: &'a G,
+        at: Va,
+        vma: Protection,
+        kept: Deposit<'a, M>,
+    ) -> Result<(), NotOneFolio> {
+        assert!(stable.opens(self), "a guard of another address space");
+        let upper = self.upper(frames, at).ok_or(NotOneFolio)?;
+        let lock = frames.table_lock::<Pmd>(upper).lock();
+        let Entry::Table(table) = entry_of::<M>(frames, upper, at, 1) else { return Err(NotOneFolio) };
+        let ptl = frames.table_lock::<Ptl>(table).lock();
+        let words = entries(frames, table);
+        let head = one_folio(frames, words).ok_or(NotOneFolio)?;
+        let place = LeafPlace::<M, G>::new(self, frames, upper, at);
+        let trap = Present {
+            pfn: head,
+            prot: Protection::NONE,
+            young: false,
+            dirty: false,
+            special: false,
+            uffd_wp: false,
+        };
+        // It traps while the table may still be used: never empty, because nobody may take it for a hole.
+        place.word.store(M::Arch::encode_entry(Entry::Leaf(trap), 1), Ordering::Release);
+        // All: what CPUs know of the table itself, too.
+        self.flush(frames, FlushRange::All);
+        // Accessed and dirty bits are final.
+        let (mut said, mut write) = (trap, false);
+        for word in words {
+            if let Pte::Present(present) = M::Arch::decode_pte(word.swap(0, Ordering::Relaxed)) {
+                said.young |= present.young;
+                said.dirty |= present.dirty;
+                write |= present.prot.write;
+            }
+        }
+        frames.table_used(table).set(0);
+        // SAFETY: each entry owned an exclusive mapping of a page of this folio, as `one_folio` has seen under
+        // the lock, and they are cleared.
+        let whole = unsafe { ExclusiveWhole::from_page_entries(frames, head) };
+        let prot = Protection { write: write && vma.write, ..vma };
+        let leaf = place.entry_of(whole, Attrs { prot, ..Attrs::from(said) });
+        Deposits::of(frames, upper, &lock).put(self, kept);
+        self.forget_tables(1);
+        // Release: as when a leaf is installed.
+        place.word.store(M::Arch::encode_entry(leaf, 1), Ordering::Release);
+        drop((ptl, lock));
+        dead.push(frames, rcu, table);
+        Ok(())
+    }
+}
+
+/// The first page of the folio that all of `words` map, in order and exclusively, if there is one.
+fn one_folio<M: Machine>(frames: &Frames<M>, words: &[Atomic<u64, M>]) -> Option<Pfn> {
+    let page = |word: &Atomic<u64, M>| match M::Arch::decode_pte(word.load(Ordering::Relaxed)) {
+        Pte::Present(present) if !present.special && !present.uffd_wp => Some(present),
+        Pte::Present(_) | Pte::None | Pte::Soft(_) => None,
+    };
+    let first = page(&words[0])?;
+    let folio = frames.folio_of_owned(first.pfn);
+    let whole = folio.pfn() == first.pfn && folio.owned_order() == M::Arch::LEAF_ORDER && folio.is_anon();
+    let reads = first.prot.read;
+    let alike = |(nth, word): (u64, &Atomic<u64, M>)| {
+        page(word).is_some_and(|present| {
+            present.pfn == first.pfn.offset(nth)
+                && present.prot.exec == first.prot.exec
+                && present.prot.read
+                && frames.page_is_exclusive(present.pfn)
+        })
+    };
+    (whole && reads && (0..).zip(words).all(alike)).then_some(first.pfn)
+}

@@ -1,0 +1,224 @@
+//! A frame that is failing, or has failed.
+//!
+//! While its bytes can be read, what is in it goes elsewhere. When they cannot, nobody reads them again: a page
+//! whose bytes are in swap as well is read from there, and whoever has any other gets a marker, which traps.
+//! Either way the frame is out of use for good.
+//!
+//! Linux: mm/memory-failure.c `memory_failure`, `soft_offline_page`. Differs: a page that a device may be using
+//! stays, and is told of, so that the caller can end the program.
+
+use super::{
+    Stays, Waiting,
+    entries::{follow, restore, try_to_migrate},
+    evacuate::Effort,
+};
+use crate::{events::Event, rmap::machine::Machine, vm::Vm};
+use anonmem_frame::{FolioGuard, FolioOwner, FolioRef, Mapping, SplitRefused};
+use anonmem_hal::{EntryBits, Marker, MigrationKind, Order, Pfn};
+use anonmem_pgtable::TlbBatch;
+use core::ops::ControlFlow;
+
+/// What is wrong with a frame.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Failure {
+    /// It has needed correction so often that it will be lost soon (Linux: `MADV_SOFT_OFFLINE`).
+    Soon,
+    /// Its bytes are lost (Linux: `MADV_HWPOISON`).
+    Lost,
+}
+
+/// What became of what was in it. The frame is out of use.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FrameFate {
+    /// Nothing was.
+    Free,
+    /// It went to another frame.
+    Moved,
+    /// It is read from swap when somebody wants it.
+    InSwap,
+    /// So many entries have a marker instead of it.
+    Poisoned(u64),
+}
+
+impl<M: Machine> Vm<M> {
+    /// Takes a frame out of use that is failing, for good.
+    ///
+    /// # Locks
+    /// As [`evacuate`](Self::evacuate).
+    ///
+    /// # Errors
+    /// Why what is in it stays, and so does the frame.
+    #[doc(alias("memory_failure", "soft_offline_page"))]
+    pub fn frame_failed(&self, frame: Pfn, failure: Failure) -> Result<FrameFate, Stays> {
+        let range = frame..frame.offset(1);
+        self.frames.take_offline(range.clone());
+        if self.frames.condemn(frame) {
+            return Ok(FrameFate::Free);
+        }
+        let fate = match failure {
+            Failure::Soon => {
+                let done = self.evacuate(range.clone(), Effort::Full);
+                if done.kept.pinned > 0 {
+                    return Err(Stays::Pinned);
+                }
+                FrameFate::Moved
+            }
+            Failure::Lost => self.poison(frame)?,
+        };
+        self.frames.take_offline(range);
+        if self.frames.condemn(frame) { Ok(fate) } else { Err(Stays::Referenced) }
+    }
+
+    /// Takes the page in the frame from all who have it.
+    fn poison(&self, frame: Pfn) -> Result<FrameFate, Stays> {
+        let page = self.frames.try_get(frame).ok_or(Stays::NotAnonymous)?;
+        let page = if page.folio().is_large() { self.single(page, frame)? } else { page };
+        let lock = page.try_lock().ok_or(Stays::Locked)?;
+        match lock.folio().mapping() {
+            Mapping::Anon(_) | Mapping::Ksm(_) => {}
+            Mapping::None | Mapping::Shm(_) => return Err(Stays::NotAnonymous),
+        }
+        let mut tlb = TlbBatch::new(&self.frames);
+        let taken = try_to_migrate(self, &lock, &mut tlb, |_| ControlFlow::Continue(()));
+        tlb.flush();
+        let fate = match taken {
+            ControlFlow::Break(()) => Err(Stays::Pinned),
+            ControlFlow::Continue(()) => self.give_up(&lock),
+        };
+        if fate.is_err() {
+            restore(self, &lock);
+        }
+        fate
+    }
+
+    /// The page as a folio of its own.
+    fn single<'v>(&'v self, page: FolioRef<'v, M>, frame: Pfn) -> Result<FolioRef<'v, M>, Stays> {
+        {
+            let lock = page.try_lock().ok_or(Stays::Locked)?;
+            self.split_folio(&lock, &page, Order::ZERO).map_err(|why| match why {
+                SplitRefused::Pinned => Stays::Pinned,
+                SplitRefused::Busy => Stays::Referenced,
+                SplitRefused::NotLarge => Stays::NotAnonymous,
+            })?;
+        }
+        drop(page);
+        self.frames.try_get(frame).ok_or(Stays::NotAnonymous)
+    }
+
+    /// Gives the entries that wait for the page what there is instead.
+    fn give_up(&self, lock: &FolioGuard<'_, M>) -> Result<FrameFate, Stays> {
+        // Without its device the page is cached nowhere.
+        let device = lock.folio().swap_entry().map(|entry| self.swap.get(entry).get_user());
+        if matches!(device, Some(None)) {
+            return Err(Stays::SwapOff);
+        }
+        let slot = self.swap_dup_cached(lock);
+        let cached = u64::from(slot.is_some());
+        if !lock.is_referenced_only(1 + cached) {
+            return Err(Stays::Referenced);
+        }
+        let mut poisoned = 0;
+        follow(self, lock, |Waiting { vacancy, hold, bits, slot: mm, .. }| {
+            // The slot has the same bytes: a page that it caches, and that somebody maps, nobody writes to.
+            let is_read = bits.kind == MigrationKind::Read;
+            let count = slot.as_ref().filter(|_| is_read).and_then(|slot| slot.try_dup().ok());
+            match count {
+                Some(count) => {
+                    vacancy.fill(count.into_count(), EntryBits::from(bits).to_swap());
+                    self.add_swap(mm, 1);
+                }
+                None => {
+                    vacancy.fill(Marker::Poisoned, ());
+                    poisoned += 1;
+                }
+            }
+            self.add_anon(mm, -1);
+            drop(hold.unmap());
+        });
+        self.events.add(Event::FramePoisoned, poisoned);
+        if let Some(slot) = slot {
+            self.swap_uncache(slot.entry(), lock);
+        }
+        Ok(if poisoned == 0 { FrameFate::InSwap } else { FrameFate::Poisoned(poisoned) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        Mm, PinFlags,
+        testing::{M, P, RW, World, pages},
+        vma::Backing,
+    };
+    use anonmem_hal::{PhysMem as _, Va};
+    use anonmem_hosted::Trap;
+
+    const AT: u64 = 16 * P;
+
+    fn program(w: &World) -> Mm<'_, M> {
+        let mm = w.vm.new_mm().unwrap();
+        mm.map_raw(pages(16, 4), RW, Backing::Anonymous);
+        (0..4).for_each(|nth| mm.store(AT + nth * P, 7).unwrap());
+        mm
+    }
+
+    fn frame(mm: &Mm<'_, M>) -> Pfn {
+        mm.pagemap(Va(AT)).pfn.unwrap()
+    }
+
+    #[test]
+    fn a_frame_that_fails_soon_is_emptied_and_never_comes_back() {
+        World::run(|w| {
+            let mm = program(w);
+            let bad = frame(&mm);
+            assert_eq!(w.vm.frame_failed(bad, Failure::Soon), Ok(FrameFate::Moved));
+            assert_ne!(frame(&mm), bad);
+            assert_eq!((mm.load(AT), w.vm.stats().offline), (Ok(7), 1));
+            assert_eq!(w.vm.frame_failed(bad, Failure::Soon), Ok(FrameFate::Free), "it is known");
+            let base = w.vm.machine().base_pfn();
+            assert_eq!(w.vm.give_back(base..base.offset(4096)), 0);
+            w.vm.validate().unwrap();
+            let pin = mm.pin(pages(16, 1), PinFlags::WRITE).unwrap();
+            assert_eq!(w.vm.frame_failed(frame(&mm), Failure::Soon), Err(Stays::Pinned));
+            assert_eq!(w.vm.frame_failed(frame(&mm), Failure::Lost), Err(Stays::Pinned));
+            drop(pin);
+            w.vm.validate().unwrap();
+        });
+    }
+
+    #[test]
+    fn whoever_has_a_lost_page_traps_and_nobody_else() {
+        World::run(|w| {
+            let mm = program(w);
+            let child = mm.fork().unwrap();
+            let bad = frame(&mm);
+            assert_eq!(w.vm.frame_failed(bad, Failure::Lost), Ok(FrameFate::Poisoned(2)));
+            assert_eq!((mm.load(AT), child.load(AT)), (Err(Trap::Bus), Err(Trap::Bus)));
+            assert_eq!((mm.load(AT + P), mm.counters().rss().0), (Ok(7), 3));
+            w.vm.validate().unwrap();
+            mm.munmap(pages(16, 1)).unwrap();
+            drop((mm, child));
+            assert_eq!(w.vm.stats().offline, 1);
+        });
+    }
+
+    #[test]
+    fn what_swap_has_is_read_from_there() {
+        World::run(|w| {
+            w.vm.swap_on(0, 64, 0).unwrap();
+            let mm = program(w);
+            let child = mm.fork().unwrap();
+            let page = w.vm.frames.try_get(frame(&mm)).unwrap();
+            assert!(w.vm.reclaim_folio(page));
+            assert_eq!(mm.load(AT), Ok(7));
+            let bad = frame(&mm);
+            let fate = w.vm.frame_failed(bad, Failure::Lost);
+            assert_eq!(fate, Ok(FrameFate::InSwap));
+            assert_eq!((mm.load(AT), child.load(AT)), (Ok(7), Ok(7)));
+            w.vm.validate().unwrap();
+            drop((mm, child));
+            w.vm.swap_off(0).unwrap();
+        });
+    }
+}

@@ -1,0 +1,380 @@
+//! Collapse: the small pages of an aligned window become one large folio.
+//!
+//! ```text
+//!   who collapses (mmap lock for reading)            everybody else
+//!   ─────────────────────────────────────            ──────────────
+//!   a block of frames, before any lock
+//!   looks at the window: what does not fit, refuses
+//!   32 pages at a time:
+//!     folios tried and locked, referenced            reclaim, KSM, movers: stay away
+//!     entries: present ──▶ migration entry           a fault on one waits; MADV_DONTNEED drops it
+//!       exclusive: try_share, or it is pinned        a pin, GUP-fast's too, is seen, or sees the entry gone
+//!     one flush                                      no CPU writes to these pages any more
+//!     asks the counts, copies                        whoever had a page before has a reference: it stays
+//!     looks at each entry again: migration entry ──▶ a page of the new folio
+//!       what was dropped stays dropped, what was filled stays filled
+//!   all pages there: one folio. Else the window is given up: it is split, what nobody maps becomes free
+//! ```
+//!
+//! A window becomes a folio of its own program. A page that others have, too, is copied for it, as a write
+//! would do. So no reverse map is walked, and the entry above the table is never cleared. A fault waits for
+//! the copies of 32 pages at most. At every moment the folio is one of which a part is mapped: that is what
+//! is left if the window is given up in the middle, and nothing has to be undone.
+//!
+//! A folio of a leaf's size is mapped by a leaf then, in place ([`AddressSpace::collapse_table`]).
+//!
+//! [`AddressSpace::collapse_table`]: anonmem_pgtable::AddressSpace::collapse_table
+//!
+//! Linux: mm/khugepaged.c `collapse_huge_page`, `__collapse_huge_page_isolate`, `__collapse_huge_page_copy`.
+//! Differs: any order; no lock for writing while it copies; in pieces.
+
+mod chunk;
+mod survey;
+
+use self::{chunk::Chunk, survey::Survey};
+use crate::{
+    error::Error,
+    fault::vm_fault::{FaultAccess, FaultOutcome},
+    ids::VmaId,
+    migrate::Effort,
+    mm::{
+        Mm,
+        mmap_lock::{MmapHeld, MmapReadGuard},
+    },
+    rmap::machine::Machine,
+    rmap::{Rmap, reverse_map::ReverseMap},
+    thp::{mode::ThpDisable, stats::FolioEvent},
+    vm::Vm,
+    vma::{flags::VmFlags, vma::Backing},
+};
+use anonmem_frame::{FolioOwner, NewFolio};
+use anonmem_hal::{Arch, Order, PAGE_SHIFT, Va, VaRange};
+use anonmem_pgtable::{Deposit, Mapped, Walked};
+use anonmem_sync::Ordering;
+use core::fmt;
+
+/// How many pages of a window may be what.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct CollapseLimits {
+    /// Not there, or there and never touched: each costs a page of zeroes (Linux: `max_ptes_none`).
+    pub none: u64,
+    /// In swap: each is read first (Linux: `max_ptes_swap`).
+    pub swapped: u64,
+    /// Others' as well: each is copied, and the others keep theirs (Linux: `max_ptes_shared`).
+    pub shared: u64,
+}
+
+impl CollapseLimits {
+    /// Whatever there is.
+    pub const ANY: Self = Self { none: u64::MAX, swapped: u64::MAX, shared: u64::MAX };
+    /// Nothing but pages that are there, touched, and the program's own.
+    pub const OWN: Self = Self { none: 0, swapped: 0, shared: 0 };
+}
+
+/// What is done for a block of frames.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum BlockEffort {
+    /// Nothing: it is there or not.
+    Free,
+    /// Pages move to make room.
+    Compact(Effort),
+}
+
+/// What a window is now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Collapsed {
+    /// It was one folio already.
+    Already,
+    /// A folio behind entries, which was made of copies.
+    Copied,
+    /// A leaf, which was made of a table.
+    Leaf,
+}
+
+impl Collapsed {
+    /// Whether it was not so before.
+    pub const fn is_new(self) -> bool {
+        match self {
+            Self::Copied | Self::Leaf => true,
+            Self::Already => false,
+        }
+    }
+}
+
+/// Why a window is not one folio.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NotCollapsed {
+    /// No single mapping of private anonymous memory has all of it, or its program wants no large folios.
+    Mapping,
+    /// Nothing is there.
+    Empty,
+    /// Too much of it is not there, or was never touched.
+    Holes,
+    /// Too much of it is in swap.
+    Swapped,
+    /// Others have too much of it, too.
+    Shared,
+    /// There is something that is no page: a guard, a poisoned page, a protection by a userfaultfd.
+    Marked,
+    /// A device may be using a page.
+    Pinned,
+    /// Somebody was using a page, or moving it.
+    Busy,
+    /// Something changed while it was copied: the window was given up.
+    Changed,
+    /// There is no block of its size.
+    NoMemory,
+}
+
+impl From<NotCollapsed> for Error {
+    /// Linux: mm/khugepaged.c `madvise_collapse_errno`.
+    fn from(why: NotCollapsed) -> Self {
+        match why {
+            NotCollapsed::Mapping => {
+                Self::Invalid("a window that no mapping has all of, or that may not collapse")
+            }
+            NotCollapsed::Empty => Self::Invalid("a window in which nothing is"),
+            NotCollapsed::Marked => Self::Invalid("a window with what is no page"),
+            NotCollapsed::Holes | NotCollapsed::Swapped | NotCollapsed::Shared => Self::Busy,
+            NotCollapsed::Pinned | NotCollapsed::Busy | NotCollapsed::Changed => Self::Again,
+            NotCollapsed::NoMemory => Self::OutOfMemory,
+        }
+    }
+}
+
+impl fmt::Display for NotCollapsed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Mapping => "no mapping that may collapse has all of it",
+            Self::Empty => "nothing is there",
+            Self::Holes => "too much of it is not there",
+            Self::Swapped => "too much of it is in swap",
+            Self::Shared => "others have too much of it, too",
+            Self::Marked => "there is a guard, a poisoned page, or a protection",
+            Self::Pinned => "a page is pinned",
+            Self::Busy => "a page is in use",
+            Self::Changed => "something changed meanwhile",
+            Self::NoMemory => "there is no block of its size",
+        })
+    }
+}
+
+impl core::error::Error for NotCollapsed {}
+
+impl<M: Machine> Mm<'_, M> {
+    /// Makes the 2^`order` pages from `start` on, which is aligned to that, one folio; one of a leaf's size a
+    /// leaf.
+    ///
+    /// # Locks
+    /// The mmap lock for reading; of a leaf, for a moment, for writing. Sleeps.
+    ///
+    /// # Errors
+    /// [`NotCollapsed`]: what is there is what was there, in smaller folios.
+    ///
+    /// # Panics
+    /// If `start` is not aligned, or the order is 0 or more than a leaf's.
+    #[doc(alias("collapse_huge_page", "hpage_collapse_scan_pmd"))]
+    pub fn collapse(
+        &self,
+        start: Va,
+        order: Order,
+        limits: CollapseLimits,
+        effort: BlockEffort,
+    ) -> Result<Collapsed, NotCollapsed> {
+        let window = VaRange { start, end: start.page_after(order.pages()) };
+        assert!(order != Order::ZERO && order <= M::Arch::LEAF_ORDER, "a folio of {order:?} from pages");
+        assert!(start.0.is_multiple_of(order.bytes() as u64), "a window at {start:?} of {order:?}");
+        let copied = self.collapse_to_run(window, order, limits, effort);
+        if let Err(why) = copied {
+            self.vm.note_not_collapsed(order, why);
+        }
+        if copied? == Collapsed::Already && self.is_leaf(start) {
+            return copied;
+        }
+        if order == M::Arch::LEAF_ORDER && self.collapse_to_leaf(window).is_some() {
+            return Ok(Collapsed::Leaf);
+        }
+        copied
+    }
+
+    fn is_leaf(&self, va: Va) -> bool {
+        let guard = self.read();
+        matches!(guard.slot().space.walk(&self.vm.frames, &guard, va), Some(Walked::Leaf(_)))
+    }
+
+    /// Makes the window one folio behind entries.
+    fn collapse_to_run(
+        &self,
+        window: VaRange,
+        order: Order,
+        limits: CollapseLimits,
+        effort: BlockEffort,
+    ) -> Result<Collapsed, NotCollapsed> {
+        let found = self.survey(&self.read(), window)?.within(limits);
+        let Some(found) = found? else { return Ok(Collapsed::Already) };
+        if found.swapped > 0 {
+            self.swap_in(window)?;
+        }
+        // Before any lock: making room for it takes some.
+        let new = self.vm.block_for(order, effort)?;
+        let guard = self.read();
+        if self.survey(&guard, window)?.within(limits)?.is_none() {
+            return Ok(Collapsed::Already);
+        }
+        self.grow(&guard, window, new).map(|()| Collapsed::Copied)
+    }
+
+    /// The VMA that has all of the window, if it may collapse.
+    #[doc(alias = "hugepage_vma_revalidate")]
+    fn collapsible(&self, guard: &MmapReadGuard<'_, M>, window: VaRange) -> Result<VmaId, NotCollapsed> {
+        let found = guard.slot().tree.find_containing(self.vm.nodes(), window.start);
+        let (range, id) = found.ok_or(NotCollapsed::Mapping)?;
+        let vma = self.vm.vma(id);
+        let disabled =
+            ThpDisable::decode(guard.slot().thp_disable.load(Ordering::Relaxed)) == ThpDisable::Yes;
+        let refuses = VmFlags::SHARED | VmFlags::NOHUGEPAGE | VmFlags::UFFD;
+        let fits = range.covers(window) && vma.backing() == Backing::Anonymous;
+        if fits && !vma.flags().intersects(refuses) && !disabled {
+            return Ok(id);
+        }
+        Err(NotCollapsed::Mapping)
+    }
+
+    /// What is in the window.
+    fn survey(&self, guard: &MmapReadGuard<'_, M>, window: VaRange) -> Result<Survey, NotCollapsed> {
+        self.collapsible(guard, window)?;
+        match guard.slot().space.walk(&self.vm.frames, guard, window.start) {
+            // A leaf maps the window and more.
+            Some(Walked::Leaf(_)) => Ok(Survey::one_folio()),
+            Some(Walked::Table(table)) => Survey::of(&self.vm.frames, table, window),
+            None => Err(NotCollapsed::Empty),
+        }
+    }
+
+    /// Brings back what is in swap.
+    #[doc(alias = "__collapse_huge_page_swapin")]
+    fn swap_in(&self, window: VaRange) -> Result<(), NotCollapsed> {
+        for va in window.iter_pages() {
+            let swapped = {
+                let guard = self.read();
+                let walked = guard.slot().space.walk(&self.vm.frames, &guard, va);
+                walked.is_some_and(|walked| survey::is_swapped(walked.peek(va)))
+            };
+            if !swapped {
+                continue;
+            }
+            match self.handle_kernel_fault(va, FaultAccess::Read) {
+                FaultOutcome::Done => {}
+                FaultOutcome::Oom => return Err(NotCollapsed::NoMemory),
+                FaultOutcome::SegvMaperr | FaultOutcome::SegvAccerr => return Err(NotCollapsed::Mapping),
+                FaultOutcome::Bus => return Err(NotCollapsed::Swapped),
+            }
+        }
+        Ok(())
+    }
+
+    /// Fills and maps the new folio, 32 pages at a time.
+    fn grow(
+        &self,
+        guard: &MmapReadGuard<'_, M>,
+        window: VaRange,
+        new: NewFolio<'_, M>,
+    ) -> Result<(), NotCollapsed> {
+        let (vm, order) = (self.vm, new.order());
+        let id = self.collapsible(guard, window)?;
+        let stamp = Rmap::<M>::prepare(vm, MmapHeld::Read(guard), id).map_err(|_| NotCollapsed::NoMemory)?;
+        let index = vm.vma(id).index_of(window.start);
+        let vma = vm.vma(id).protection();
+        let Some(Walked::Table(table)) = guard.slot().space.walk(&vm.frames, guard, window.start) else {
+            return Err(NotCollapsed::Changed);
+        };
+        vm.count_folio(order, FolioEvent::CollapseAlloc);
+        let growing = new.into_growing(stamp.raw(), index);
+        let mut result = Ok(());
+        for first in (0..order.pages()).step_by(chunk::PAGES) {
+            let pages = order.pages().min(first + chunk::PAGES as u64) - first;
+            let part = VaRange::of(window.start.page_after(first), pages << PAGE_SHIFT);
+            let part = part.expect("a part of a window");
+            result = result.and(Chunk::new(vm, guard, &growing, first).run(table, part, vma));
+            if result.is_err() {
+                break;
+            }
+        }
+        if result.is_err() && growing.page().folio().is_mapped() {
+            // Given up: what is mapped of it goes on as single pages, and the rest becomes free.
+            if vm.split_folio(growing.lock(), growing.page(), Order::ZERO).is_err() {
+                vm.frames.set_partly_mapped_hint();
+            }
+        }
+        drop(growing);
+        if result.is_ok() {
+            vm.count_folio(order, FolioEvent::Collapsed);
+        }
+        result
+    }
+
+    /// Makes the table of a window a leaf, if it maps one folio that this address space has alone.
+    #[doc(alias = "collapse_pte_mapped_thp")]
+    fn collapse_to_leaf(&self, window: VaRange) -> Option<()> {
+        let (vm, order) = (self.vm, M::Arch::LEAF_ORDER);
+        let kept = Deposit::alloc(&vm.frames).ok()?;
+        let guard = self.write();
+        let slot = guard.slot();
+        let (range, id) = slot.tree.find_containing(vm.nodes(), window.start)?;
+        if !range.covers(window) || vm.vma(id).flags().intersects(VmFlags::SHARED | VmFlags::UFFD) {
+            return None;
+        }
+        let page = {
+            let Some(Walked::Table(table)) = slot.space.walk(&vm.frames, &guard, window.start) else {
+                return None;
+            };
+            match table.lock().mapped(window.start) {
+                Mapped::Exclusive(page, _) if page.folio().owned_order() == order => page.get(),
+                Mapped::None | Mapped::Zero(_) | Mapped::Exclusive(..) | Mapped::Shared(..) => return None,
+                Mapped::Shm(_) | Mapped::Swap(..) | Mapped::Migration(..) | Mapped::Marker(_) => return None,
+            }
+        };
+        // Faults under the VMA's lock are over, and those without a lock do not commit.
+        let _ = vm.vma(id).start_write(&guard);
+        let lock = page.try_lock()?;
+        // No walk of the reverse map looks at the table, whoever holds the folio's lock or not.
+        let walks = Rmap::<M>::lock_to_move(vm, &lock)?;
+        let tables = (&vm.frames, &vm.rcu, &vm.dead_tables);
+        let vma = vm.vma(id).protection();
+        let done = slot.space.collapse_table(tables, &guard, window.start, vma, kept);
+        drop(walks);
+        drop(lock);
+        done.ok()?;
+        vm.count_folio(order, FolioEvent::CollapsedInPlace);
+        Some(())
+    }
+}
+
+impl<M: Machine> Vm<M> {
+    /// A block of frames for a folio, as much effort as is said.
+    fn block_for(&self, order: Order, effort: BlockEffort) -> Result<NewFolio<'_, M>, NotCollapsed> {
+        if let Ok(new) = self.frames.alloc(order) {
+            return Ok(new);
+        }
+        if let BlockEffort::Compact(effort) = effort {
+            self.compact(order, effort).map_err(|_| NotCollapsed::NoMemory)?;
+        }
+        self.frames.alloc(order).map_err(|_| NotCollapsed::NoMemory)
+    }
+
+    fn note_not_collapsed(&self, order: Order, why: NotCollapsed) {
+        let event = match why {
+            NotCollapsed::Holes => FolioEvent::CollapseExceedNone,
+            NotCollapsed::Swapped => FolioEvent::CollapseExceedSwap,
+            NotCollapsed::Shared => FolioEvent::CollapseExceedShared,
+            NotCollapsed::NoMemory => FolioEvent::CollapseAllocFailed,
+            NotCollapsed::Pinned | NotCollapsed::Busy => FolioEvent::CollapseBusy,
+            NotCollapsed::Changed => FolioEvent::CollapseGivenUp,
+            NotCollapsed::Mapping | NotCollapsed::Empty | NotCollapsed::Marked => return,
+        };
+        self.count_folio(order, event);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,121 @@
+//! What is in a window that may become one folio: asked without locks, to find out what it would cost.
+
+use super::{CollapseLimits, NotCollapsed};
+use anonmem_frame::Frames;
+use anonmem_hal::{Machine, Marker, Pfn, Present, Pte, SoftLeaf, VaRange};
+use anonmem_pgtable::{PteTable, StableVma};
+
+/// The pages of a window, by what they are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Survey {
+    /// Not there, or of zeroes.
+    pub(super) none: u64,
+    /// Of a larger folio, and never touched.
+    pub(super) untouched: u64,
+    /// There.
+    pub(super) present: u64,
+    /// There, and others' as well, or they may be.
+    pub(super) shared: u64,
+    /// In swap.
+    pub(super) swapped: u64,
+    /// Whether the window is one folio, or a part of one, already.
+    one_folio: bool,
+}
+
+/// Whether an entry says that its page is in swap.
+pub(super) const fn is_swapped(pte: Pte) -> bool {
+    matches!(pte, Pte::Soft(SoftLeaf::Swap { .. }))
+}
+
+impl Survey {
+    /// That of a window which is one folio.
+    pub(super) fn one_folio() -> Self {
+        Self { one_folio: true, ..Self::default() }
+    }
+
+    /// That of the entries for `window`.
+    ///
+    /// # Errors
+    /// What cannot be a page of a folio.
+    pub(super) fn of<M: Machine, G: StableVma<M>>(
+        frames: &Frames<M>,
+        table: PteTable<'_, M, G>,
+        window: VaRange,
+    ) -> Result<Self, NotCollapsed> {
+        let mut found = Self { one_folio: true, ..Self::default() };
+        let mut first = None;
+        for (nth, va) in (0..).zip(window.iter_pages()) {
+            match table.peek(va) {
+                Pte::Present(present) if !present.special => {
+                    let head = *first.get_or_insert(present.pfn);
+                    found.one_folio &= nth == 0 || Some(present.pfn) == after(head, nth);
+                    found.note(frames, present)?;
+                }
+                other @ (Pte::None | Pte::Present(_) | Pte::Soft(_)) => found.note_other(other)?,
+            }
+        }
+        let inside = |first: Pfn| {
+            let folio = frames.folio(first);
+            folio.is_some_and(|folio| first.0 + window.pages().0 <= folio.pfn().0 + folio.nr_pages().0)
+        };
+        found.one_folio &= first.is_some_and(inside);
+        if found.present + found.swapped == 0 { Err(NotCollapsed::Empty) } else { Ok(found) }
+    }
+
+    fn note<M: Machine>(&mut self, frames: &Frames<M>, present: Present) -> Result<(), NotCollapsed> {
+        self.present += 1;
+        if present.uffd_wp {
+            return Err(NotCollapsed::Marked);
+        }
+        // The frame may be anything by now: only a hint.
+        let Some(folio) = frames.folio(present.pfn) else { return Ok(()) };
+        if !frames.page_is_exclusive(present.pfn) {
+            self.shared += 1;
+        }
+        if folio.maybe_pinned() {
+            return Err(NotCollapsed::Pinned);
+        }
+        if folio.is_large() && !present.young && !present.dirty {
+            self.untouched += 1;
+        }
+        Ok(())
+    }
+
+    fn note_other(&mut self, pte: Pte) -> Result<(), NotCollapsed> {
+        self.one_folio = false;
+        match pte {
+            Pte::None | Pte::Present(_) => self.none += 1,
+            Pte::Soft(SoftLeaf::Swap { bits, .. }) if bits.uffd_wp => return Err(NotCollapsed::Marked),
+            Pte::Soft(SoftLeaf::Swap { .. }) => self.swapped += 1,
+            Pte::Soft(SoftLeaf::Migration { .. }) => return Err(NotCollapsed::Busy),
+            Pte::Soft(SoftLeaf::Marker(Marker::Guard | Marker::Poisoned | Marker::UffdWp)) => {
+                return Err(NotCollapsed::Marked);
+            }
+        }
+        Ok(())
+    }
+
+    /// What is to be done, if the limits allow it; `None` if nothing is.
+    ///
+    /// # Errors
+    /// The limit.
+    pub(super) fn within(self, limits: CollapseLimits) -> Result<Option<Self>, NotCollapsed> {
+        if self.one_folio {
+            return Ok(None);
+        }
+        if self.swapped > limits.swapped {
+            return Err(NotCollapsed::Swapped);
+        }
+        if self.shared > limits.shared {
+            return Err(NotCollapsed::Shared);
+        }
+        if limits.none != u64::MAX && self.none + self.untouched > limits.none {
+            return Err(NotCollapsed::Holes);
+        }
+        Ok(Some(self))
+    }
+}
+
+fn after(first: Pfn, nth: u64) -> Option<Pfn> {
+    first.0.checked_add(nth).map(Pfn)
+}
