@@ -171,6 +171,34 @@ fn a_disk_writes_to_pages_that_the_program_sees_whatever_it_does_meanwhile() {
     }
 }
 
+/// The same into folios of several pages, which come anew again and again: the disk has a part of a folio,
+/// its neighbours write to other pages of it, and all that splits, shares or swaps folios meets the pins.
+#[test]
+fn a_disk_writes_to_large_folios_that_the_program_sees_whatever_it_does_meanwhile() {
+    if !vm_is_there() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (disk, qemu) = (image(dir.path(), 4 << 20), slow_qemu(dir.path()));
+    let (program, disk) = (compile("diskpins", Linked::Static), disk.to_str().unwrap());
+    for (folios, size, kib) in [("64K", "64K", "64"), ("2M", "2M", "2048")] {
+        for lock in ["mmap", "vma", "speculative"] {
+            for mode in ["direct", "fixed"] {
+                let memory = ["--ram", "32M", "--swap", "64M", "--cpus", "4", "--lock", lock];
+                let machine = ["--disk", disk, "--qemu", qemu.to_str().unwrap(), "--folios", folios];
+                let arguments = [program.to_str().unwrap(), "/dev/vda", mode, "3", "32", kib];
+                let ran = Vm::new().options(&memory).options(&machine).run(&arguments).expect_status(0);
+                let here = format!("{folios}, {lock}");
+                assert_eq!(ran.stdout, format!("diskpins: {mode}, 0 wrong\n"), "{here}: {}", ran.stderr);
+                let count =
+                    |pointer: &str| ran.bill.pointer(pointer).and_then(serde_json::Value::as_u64).unwrap();
+                assert!(count("/swap/outs") > 100 && count("/forks") > 0, "{here}: {}", ran.bill);
+                assert!(count(&format!("/folios/{size}/anon_fault_alloc")) > 3, "{here}: {}", ran.bill);
+            }
+        }
+    }
+}
+
 #[test]
 fn what_cannot_be_a_disk_is_said_in_a_line() {
     let dir = tempfile::tempdir().unwrap();

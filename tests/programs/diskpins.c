@@ -1,6 +1,7 @@
 /* A disk, or a file of the host that stands for one, writes to pages of which the program uses the rest.
  *
- * diskpins FILE direct|fixed SECONDS PRESSURE_MIB: FILE has 4 MiB, and what it holds is lost. Each of three readers has a buffer. The disk
+ * diskpins FILE direct|fixed SECONDS PRESSURE_MIB [FOLIO_KIB]: FILE has 4 MiB, and what it holds is lost. Each of three readers has a
+ * buffer; with FOLIO_KIB it lies where folios of that size may, and is dropped and touched again now and then. The disk
  * writes to the first seven sectors of each of its pages; another thread writes to the eighth meanwhile. All the while the program forks
  * and its children write to the pages, the pages' entries lose and get back the right to be written, and pages are swapped out: the
  * buffers' by madvise, others because memory is short. Every byte is looked at: one that is missing was written to a page that the
@@ -26,13 +27,15 @@ struct reader {
     /* Held by the neighbour while the pages are read-only, and by the reader while it changes the word. */
     pthread_mutex_t protecting;
     int is_moving;
+    /* Held for writing while the buffer is made anew. */
+    pthread_rwlock_t renewing;
 };
 
 static struct reader readers[READERS];
 static const char *path;
 static int is_fixed;
 static uint64_t end_ns;
-static size_t pressure_pages;
+static size_t pressure_pages, folio_bytes;
 static uint64_t *pressure;
 
 static uint64_t now_ns(void)
@@ -51,6 +54,22 @@ static uint64_t word_at(uint64_t offset, uint64_t version)
 {
     uint64_t x = (offset + 1) * 0x9e3779b97f4a7c15 + version * 0xd1342543de82ef95;
     return x ^ x >> 29;
+}
+
+static size_t buffer_bytes(void)
+{
+    return folio_bytes > PAGES * PAGE ? folio_bytes : PAGES * PAGE;
+}
+
+/* A buffer whose first page is the first of a folio, if it gets one. */
+static unsigned char *map_buffer(void)
+{
+    if (!folio_bytes)
+        return (unsigned char *)map_pages(PAGES);
+    unsigned char *all = (unsigned char *)map_pages((buffer_bytes() + folio_bytes) / PAGE);
+    unsigned char *first = all + (folio_bytes - (uintptr_t)all % folio_bytes) % folio_bytes;
+    CHECK(madvise(first, buffer_bytes(), MADV_HUGEPAGE) == 0);
+    return first;
 }
 
 static uint64_t *words(struct reader *reader, size_t page)
@@ -109,12 +128,37 @@ static void transfer(struct reader *reader, int is_read, uint64_t first)
     set_moving(reader, 0);
 }
 
+static void register_buffer(struct reader *reader)
+{
+    struct iovec buffer = {reader->pages, PAGES * PAGE};
+    CHECK(ring_register(&reader->ring, IORING_REGISTER_BUFFERS, &buffer, 1) == 0);
+}
+
+/* Swap and split make small pages of large ones: drops all, and touches it again, so that new folios come. */
+static void renew(struct reader *reader)
+{
+    unsigned char kept[PAGES][512];
+    pthread_rwlock_wrlock(&reader->renewing);
+    if (is_fixed)
+        CHECK(ring_register(&reader->ring, IORING_UNREGISTER_BUFFERS, NULL, 0) == 0);
+    for (size_t page = 0; page < PAGES; page++)
+        memcpy(kept[page], reader->pages + page * PAGE + PART, 512);
+    CHECK(madvise(reader->pages, buffer_bytes(), MADV_DONTNEED) == 0);
+    for (size_t page = 0; page < PAGES; page++)
+        memcpy(reader->pages + page * PAGE + PART, kept[page], 512);
+    if (is_fixed)
+        register_buffer(reader);
+    pthread_rwlock_unlock(&reader->renewing);
+}
+
 static void *read_and_compare(void *argument)
 {
     struct reader *reader = argument;
     uint64_t state = 77 + (uint64_t)(reader - readers), version = 0, base = 0;
     while (goes_on()) {
         uint64_t first = next_random(&state);
+        if (folio_bytes && reader->rounds % 4 == 0)
+            renew(reader);
         if (reader->rounds % 8 == 0) {
             /* New contents for the pages that are read next. */
             version = reader->rounds + 1, base = first;
@@ -156,11 +200,13 @@ static void *write_beside(void *argument)
     while (!__atomic_load_n(&reader->ended, __ATOMIC_ACQUIRE)) {
         if (count % 2)
             protect_and_back(reader);
+        pthread_rwlock_rdlock(&reader->renewing);
         for (size_t page = 0; page < PAGES; page++) {
             volatile uint64_t *at = words(reader, page) + WORDS + count % 64;
             CHECK(at[0] == (count < 64 ? 0 : count - 64), "page %zu count %lu: %lu", page, (unsigned long)count, (unsigned long)at[0]);
             at[0] = count;
         }
+        pthread_rwlock_unlock(&reader->renewing);
         count++;
     }
     reader->neighbours = count;
@@ -214,7 +260,8 @@ static void child(void)
 
 int main(int argc, char **argv)
 {
-    CHECK(argc == 5);
+    CHECK(argc == 5 || argc == 6);
+    folio_bytes = argc == 6 ? strtoul(argv[5], NULL, 10) * 1024 : 0;
     path = argv[1];
     is_fixed = strcmp(argv[2], "fixed") == 0;
     pressure_pages = strtoul(argv[4], NULL, 10) * 256;
@@ -223,17 +270,17 @@ int main(int argc, char **argv)
     CHECK(lseek(fd, 0, SEEK_END) == (off_t)SIZE);
     for (int i = 0; i < READERS; i++) {
         struct reader *reader = &readers[i];
-        reader->pages = map_pages(PAGES);
+        reader->pages = map_buffer();
         pthread_mutex_init(&reader->protecting, NULL);
+        pthread_rwlock_init(&reader->renewing, NULL);
         reader->fd = open(path, O_RDWR | O_DIRECT);
         CHECK(reader->fd >= 0);
         if (is_fixed) {
-            struct iovec buffer = {reader->pages, PAGES * PAGE};
             if (ring_make(&reader->ring, 32, 0, 0) != 0) {
                 printf("diskpins: no io_uring here (errno %d)\n", errno);
                 return 0;
             }
-            CHECK(ring_register(&reader->ring, IORING_REGISTER_BUFFERS, &buffer, 1) == 0);
+            register_buffer(reader);
         }
     }
     /* Memory is short from the beginning. Children do without: forks are to be many. */

@@ -7,7 +7,8 @@ use crate::{
     ours::{Active, Machine, World, fault_all, fault_folios, has_all, map_anywhere, map_region},
 };
 use anonmem::{
-    FaultAccess, FolioMode, FolioPolicy, LockMode, Mm, Populate, Prot, RemapFlags, lab::folio_referenced,
+    FaultAccess, FillMode, FolioMode, FolioPolicy, LockMode, Mm, MoveMode, PinFlags, Populate, Prot,
+    RegisterMode, RemapFlags, Uffd, UffdFaults, UffdFeatures, lab::folio_referenced,
 };
 use anonmem_hal::{Order, PhysMem, Va, VaRange};
 use std::hint::black_box;
@@ -84,6 +85,30 @@ pub const CASES: &[Case] = &[
     case("zap-2m", "munmap of leaves, per page", Bytes::Untouched, |w| large(w, 9, zap)),
     case("mprotect-ro-2m", "mprotect RW to RO of leaves, per page", Bytes::Untouched, |w| {
         large(w, 9, |w| protect(w, Prot::READ))
+    }),
+    case("pin-fast", "pins without a lock, per page of runs of 256", Bytes::Untouched, |w| {
+        pins(w, Pins::Taken)
+    }),
+    case("unpin", "unpinning, per page of runs of 256", Bytes::Untouched, |w| pins(w, Pins::Dropped)),
+    case("pin-fast-64k", "pins without a lock, per page of folios of 64 KiB", Bytes::Untouched, |w| {
+        large(w, 4, |w| pins(w, Pins::Taken))
+    }),
+    case("unpin-64k", "unpinning, per page of folios of 64 KiB", Bytes::Untouched, |w| {
+        large(w, 4, |w| pins(w, Pins::Dropped))
+    }),
+    case("pin-fast-2m", "pins without a lock, per page of leaves", Bytes::Untouched, |w| {
+        large(w, 9, |w| pins(w, Pins::Taken))
+    }),
+    case("uffd-move", "MOVE of regions, per page", Bytes::Untouched, |w| moves(w, MANY)),
+    case("uffd-move-one", "MOVE of a page a call", Bytes::Untouched, |w| moves(w, PAGE as u64)),
+    case("uffd-move-64k", "MOVE of folios of 64 KiB, per page", Bytes::Untouched, |w| {
+        large(w, 4, |w| moves(w, MANY))
+    }),
+    case("uffd-move-2m", "MOVE of leaves, per page", Bytes::Untouched, |w| large(w, 9, |w| moves(w, MANY))),
+    case("uffd-copy", "COPY of regions, per page, without copying", Bytes::Untouched, fills),
+    case("fault-beside", "a first write beside a region", Bytes::Zeroed, |w| beside(w, Watched::No)),
+    case("fault-beside-uffd", "the same, the region watched by a userfaultfd", Bytes::Zeroed, |w| {
+        beside(w, Watched::Yes)
     }),
     case("lookup-10", "a VMA among 10", Bytes::Untouched, |w| lookup(w, 10)),
     case("lookup-1000", "a VMA among 1,000", Bytes::Untouched, |w| lookup(w, 1000)),
@@ -301,6 +326,100 @@ fn large_reuse(world: &World, order: u8) -> u64 {
             assert!(has_all(mm, range), "a fault reused less than a folio");
         })
     })
+}
+
+/// What of pinning is counted.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Pins {
+    /// Pinning.
+    Taken,
+    /// Unpinning.
+    Dropped,
+}
+
+fn pins(world: &World, what: Pins) -> u64 {
+    const RUN: u64 = 256;
+    with_region(world, Filled::Written, |mm, range| {
+        let mut pinned = Vec::with_capacity(PAGES / RUN as usize);
+        let mut pin = || {
+            for first in range.iter_pages().step_by(RUN as usize) {
+                let run = VaRange { start: first, end: first.page_after(RUN) };
+                pinned.push(mm.pin_fast(run, PinFlags::WRITE).expect("memory for a list of pins"));
+            }
+        };
+        match what {
+            Pins::Taken => counted(&mut pin),
+            Pins::Dropped => pin(),
+        }
+        if what == Pins::Dropped {
+            counted(&mut || pinned.clear());
+        }
+    })
+}
+
+/// Bytes of a MOVE or a COPY that is for many pages.
+const MANY: u64 = 2 << 20;
+
+/// A userfaultfd that watches `ranges` for missing pages.
+fn watching<'v>(mm: &Mm<'v, Machine>, ranges: &[VaRange], mode: RegisterMode) -> Uffd<'v, Machine> {
+    let uffd = mm.userfaultfd(UffdFaults::Any).expect("memory for a userfaultfd");
+    uffd.agree(UffdFeatures::empty()).expect("features that there are");
+    for range in ranges {
+        uffd.register(range.start, range.len(), mode).expect("memory for a mapping");
+    }
+    uffd
+}
+
+/// Moves a region, `len` bytes a call.
+fn moves(world: &World, len: u64) -> u64 {
+    with_region(world, Filled::Written, |mm, range| {
+        let target = map_region(mm, 1, REGION);
+        let uffd = watching(mm, &[target], RegisterMode::MISSING);
+        counted(&mut || {
+            for at in (0..REGION as u64).step_by(len as usize) {
+                let (to, from) = (Va(target.start.0 + at), Va(range.start.0 + at));
+                let moved = uffd.move_pages(to, from, len, MoveMode::empty());
+                assert!(moved.out() == len as i64, "{moved:?}");
+            }
+        });
+    })
+}
+
+fn fills(world: &World) -> u64 {
+    let mm = world.new_mm();
+    let range = map_region(&mm, 0, REGION);
+    let uffd = watching(&mm, &[range], RegisterMode::MISSING);
+    counted(&mut || {
+        for at in (0..REGION as u64).step_by(MANY as usize) {
+            let filled = uffd.copy(Va(range.start.0 + at), MANY, FillMode::empty(), &mut |_, _| Ok(()));
+            assert!(filled.out() == MANY as i64, "{filled:?}");
+        }
+    });
+    PAGES as u64
+}
+
+/// Whether a userfaultfd watches the region that nothing happens in.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Watched {
+    /// It does.
+    Yes,
+    /// It does not.
+    No,
+}
+
+/// First writes, while the address space has another region that may be watched.
+fn beside(world: &World, watched: Watched) -> u64 {
+    with_region(world, Filled::Empty, |mm, range| {
+        let other = map_region(mm, 1, REGION);
+        let uffd = mm.userfaultfd(UffdFaults::Any).expect("memory for a userfaultfd");
+        uffd.agree(UffdFeatures::empty()).expect("features that there are");
+        if watched == Watched::Yes {
+            let mode = RegisterMode::MISSING | RegisterMode::WP;
+            uffd.register(other.start, other.len(), mode).expect("memory for a mapping");
+        }
+        let rest = VaRange { start: range.start.next_page(), end: range.end };
+        counted(&mut || fault_all(mm, rest, FaultAccess::Write));
+    }) - 1
 }
 
 fn lookup(world: &World, n: u64) -> u64 {

@@ -4,7 +4,7 @@ use crate::{
     FrameArray, Slab, SwapSlots,
     folio::{
         Exclusive, ExclusiveRef, FolioGuard, FolioPin, FrozenFolio, KeptFolio, MapRun, MigrationHold,
-        MigrationHoldRef, NewAnonPages, NewFolio, PinList, PinNodes, Shared, SharedRef, ShmMap,
+        MigrationHoldRef, NewAnonPages, NewFolio, PinList, PinNodes, Shared, SharedRef, ShmMap, TakenPin,
     },
     swap::SlotPut,
     swap_count::SwapCountRef,
@@ -22,6 +22,7 @@ debug_by_name! {
     [M: Machine] NewFolio<'_, M>, "NewFolio", folio => folio.pfn();
     [M: Machine] KeptFolio<'_, '_, M>, "KeptFolio", kept => kept.folio();
     [M: Machine] FolioPin<'_, M>, "FolioPin", pin => pin.pfn();
+    [M: Machine] TakenPin<'_, M>, "TakenPin", taken => taken.pfn();
     [M: Machine] PinNodes<M>, "PinNodes";
     [M: Machine] PinList<'_, M>, "PinList", list => list.pages();
     [M: Machine] Exclusive<'_, M>, "Exclusive", map => map.pfn();

@@ -66,7 +66,8 @@ pub use folio::{
 };
 #[doc(hidden)]
 pub use folio::{
-    KeptFolio, NewAnonPages, PinNodes, PinTag, pin_protocol, try_dup_page, try_dup_run, try_dup_whole,
+    KeptFolio, NewAnonPages, PinNodes, PinTag, TakenPin, pin_protocol, try_dup_page, try_dup_run,
+    try_dup_whole,
 };
 #[doc(hidden)]
 pub use frames::TableWords;

@@ -185,6 +185,12 @@ impl Use {
         self.0 >> flags::KIND_SHIFT == Kind::Folio as u32
     }
 
+    /// Whether the folio may be dropped unless it is written.
+    #[inline(always)]
+    pub(crate) const fn is_lazyfree(self) -> bool {
+        self.0 & flags::LAZYFREE != 0
+    }
+
     /// The order of the block that starts here.
     #[inline]
     pub(crate) fn order(self) -> Order {

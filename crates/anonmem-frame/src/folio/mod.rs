@@ -19,6 +19,7 @@
 //!
 //! Linux: include/linux/mm.h `folio_get`, `folio_put`; include/linux/rmap.h.
 
+mod frozen_maps;
 mod growing;
 mod large;
 mod lock;
@@ -41,7 +42,7 @@ pub use lock::{FolioGuard, FrozenFolio};
 pub use look::{Folio, NOTE_BITS};
 pub use new::NewFolio;
 pub use owner::{FolioOwner, KeptFolio};
-pub use pin::FolioPin;
+pub use pin::{FolioPin, TakenPin};
 pub use pins::{PinList, PinListError, PinNodes, PinTag, PinnedRun};
 pub use reference::FolioRef;
 pub use rmap::{

@@ -5,7 +5,7 @@
 use super::{Folio, pin_protocol};
 use crate::{
     Frames,
-    meta::{Counts, TooManySharers},
+    meta::{Counts, Kind, TooManySharers, Use},
 };
 use anonmem_hal::{Machine, Pfn};
 use anonmem_sync::Ordering;
@@ -31,6 +31,37 @@ impl<'f, M: Machine> FolioPin<'f, M> {
     }
 }
 
+/// A pin that was taken without a lock, and what the metadata of its folio said then.
+pub struct TakenPin<'f, M: Machine> {
+    pub(super) pin: FolioPin<'f, M>,
+    pub(super) pages: u64,
+    lazyfree: bool,
+}
+
+impl<'f, M: Machine> TakenPin<'f, M> {
+    /// The pin alone.
+    pub fn into_pin(self) -> FolioPin<'f, M> {
+        self.pin
+    }
+
+    /// The pinned page.
+    pub fn pfn(&self) -> Pfn {
+        self.pin.page
+    }
+
+    /// How many pages the folio has from the pinned one on.
+    #[inline(always)]
+    pub const fn pages(&self) -> u64 {
+        self.pages
+    }
+
+    /// Whether the folio may be dropped unless it is written (`MADV_FREE`).
+    #[inline(always)]
+    pub const fn is_lazyfree(&self) -> bool {
+        self.lazyfree
+    }
+}
+
 impl<M: Machine> Frames<M> {
     /// Pins the folio of `page`, if it has an owner and room for a pin, without any lock: the caller goes on
     /// as [`pin_protocol`] says, and keeps the pin only if the page turns out to be the one that it meant,
@@ -38,8 +69,41 @@ impl<M: Machine> Frames<M> {
     #[doc(alias = "try_grab_folio_fast")]
     #[inline]
     pub fn try_pin(&self, page: Pfn) -> Option<FolioPin<'_, M>> {
+        self.try_pin_pages(page).map(TakenPin::into_pin)
+    }
+
+    /// [`try_pin`](Self::try_pin) for whoever pins the pages after `page`, too.
+    #[inline(always)]
+    pub fn try_pin_pages(&self, page: Pfn) -> Option<TakenPin<'_, M>> {
+        let meta = self.meta(page);
+        // Only the first frame of a folio has counts, so a pin that counts says that this is one.
+        if !pin_protocol::try_count(&meta.counts) {
+            return self.try_pin_tail(page);
+        }
+        let what = meta.look();
+        let pin = FolioPin { frames: self, page };
+        if what.is_one_page() {
+            return Some(TakenPin { pin, pages: 1, lazyfree: what.is_lazyfree() });
+        }
+        self.taken_of_large(pin, what)
+    }
+
+    /// The same of the first page of a large folio, or of what is about to be a folio.
+    #[inline(never)]
+    fn taken_of_large<'f>(&'f self, pin: FolioPin<'f, M>, what: Use) -> Option<TakenPin<'f, M>> {
+        if what.is(Kind::Folio) {
+            return Some(TakenPin { pin, pages: what.order().pages(), lazyfree: what.is_lazyfree() });
+        }
+        // A split gives its pieces their counts first: the frame is still said to be a tail.
+        self.unpin(ManuallyDrop::new(pin).page);
+        None
+    }
+
+    /// The same for a page that is not the first of its folio, or of none, or that cannot be pinned.
+    #[cold]
+    fn try_pin_tail(&self, page: Pfn) -> Option<TakenPin<'_, M>> {
         let folio = self.folio(page)?;
-        if !pin_protocol::try_count(&folio.meta().counts) {
+        if folio.head == page || !pin_protocol::try_count(&folio.meta().counts) {
             return None;
         }
         let pin = FolioPin { frames: self, page: folio.head };
@@ -48,7 +112,19 @@ impl<M: Machine> Frames<M> {
             return None;
         }
         let _ = ManuallyDrop::new(pin);
-        Some(FolioPin { frames: self, page })
+        let pin = FolioPin { frames: self, page };
+        Some(TakenPin { pin, pages: folio.owned_pages_from(page), lazyfree: folio.is_lazyfree() })
+    }
+
+    /// Takes a pin of the folio that begins with `head` away.
+    #[inline]
+    fn unpin(&self, head: Pfn) {
+        // AcqRel as for a reference; the Release also pairs with the pin check of fork.
+        let old = self.meta(head).counts.fetch_sub(Counts::PIN, Ordering::AcqRel);
+        anonmem_hal::debug_check!(M, Counts(old).pins() > 0, "a pin too many was dropped");
+        if old == Counts::PIN {
+            self.free_folio(head);
+        }
     }
 }
 
@@ -65,13 +141,8 @@ impl<'f, M: Machine> Folio<'f, M> {
 }
 
 impl<M: Machine> Drop for FolioPin<'_, M> {
+    #[inline]
     fn drop(&mut self) {
-        let folio = self.folio();
-        // AcqRel as for a reference; the Release also pairs with the pin check of fork.
-        let old = folio.meta().counts.fetch_sub(Counts::PIN, Ordering::AcqRel);
-        anonmem_hal::debug_check!(M, Counts(old).pins() > 0, "a pin too many was dropped");
-        if old == Counts::PIN {
-            self.frames.free_folio(folio.head);
-        }
+        self.frames.unpin(self.folio().head);
     }
 }

@@ -13,7 +13,7 @@
 //!
 //! The slab is this file's alone ([`PinNodes`]): a node has one list, and nobody else finds its runs.
 
-use super::{Folio, FolioPin, KeptFolio};
+use super::{Folio, FolioPin, KeptFolio, TakenPin};
 use crate::{
     Frames, OutOfMemory, fields,
     handle::{Handle, Link},
@@ -170,13 +170,17 @@ pub struct PinList<'f, M: Machine> {
     first: Link<PinTag>,
     /// The node that is being filled; empty ones may follow.
     last: Link<PinTag>,
+    /// The same node, looked up.
+    filling: Option<&'f PinNode<M>>,
+    /// Runs that there is room for, in that node and after it.
+    room: u64,
     pages: u64,
 }
 
 impl<'f, M: Machine> PinList<'f, M> {
     /// A list without runs.
     pub fn new(frames: &'f Frames<M>, nodes: &'f PinNodes<M>) -> Self {
-        Self { frames, nodes, first: Link::NONE, last: Link::NONE, pages: 0 }
+        Self { frames, nodes, first: Link::NONE, last: Link::NONE, filling: None, room: 0, pages: 0 }
     }
 
     /// The pages of all runs.
@@ -189,19 +193,26 @@ impl<'f, M: Machine> PinList<'f, M> {
     /// # Errors
     /// [`OutOfMemory`].
     pub fn reserve(&mut self, runs: u64) -> Result<(), OutOfMemory> {
-        let (mut end, mut room) = (self.last, self.room());
+        if self.room >= runs {
+            return Ok(());
+        }
+        let mut end = self.last;
         while let Some(next) = end.get().and_then(|id| self.node(id).next.get().get()) {
             end = next.into();
         }
-        while room < runs {
+        while self.room < runs {
             end = self.append(end)?;
-            room += RUNS as u64;
         }
         Ok(())
     }
 
     /// How many more runs there is room for.
-    pub fn room(&self) -> u64 {
+    #[inline(always)]
+    pub const fn room(&self) -> u64 {
+        self.room
+    }
+
+    fn count_room(&self) -> u64 {
         let (mut at, mut room) = (self.last, 0);
         while let Some(node) = at.get() {
             room += (RUNS - self.node(node).len.get() as usize) as u64;
@@ -246,6 +257,26 @@ impl<'f, M: Machine> PinList<'f, M> {
         Ok(())
     }
 
+    /// Adds the `pages` pages from one on that was pinned without a lock.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`]; the pages are unpinned.
+    ///
+    /// # Panics
+    /// If the pin is of other frames, or the folio has fewer pages.
+    #[inline(always)]
+    pub fn push_taken(&mut self, taken: TakenPin<'_, M>, pages: NrPages) -> Result<(), OutOfMemory> {
+        assert!(pages.0 <= taken.pages, "a run of more than one folio");
+        if pages.0 != 1 {
+            return self.push_pages(taken.pin, pages);
+        }
+        assert!(core::ptr::eq(taken.pin.frames, self.frames), "a pin of other frames");
+        self.push_run(PinnedRun { first: taken.pin.page, pages })?;
+        // The run owns the pin.
+        let _ = ManuallyDrop::new(taken.pin);
+        Ok(())
+    }
+
     /// Adds the zero page, which is not pinned.
     ///
     /// # Errors
@@ -287,6 +318,37 @@ impl<'f, M: Machine> PinList<'f, M> {
             // The run owns a pin of it.
             f(&KeptFolio::new(self.frames.folio_of_owned(run.first)));
         }
+    }
+
+    /// Unpins the pages from number `at` on. The room that they had stays. A run that is cut keeps its pin.
+    pub fn truncate(&mut self, at: NrPages) {
+        if at.0 >= self.pages {
+            return;
+        }
+        let (mut left, mut link) = (at.0, self.first);
+        self.pages = at.0;
+        self.fill(self.first);
+        while let Some(id) = link.get() {
+            let node = self.node(id);
+            let mut kept = 0;
+            for word in &node.runs[..node.len.get() as usize] {
+                let run = PinnedRun::decode(word.get());
+                if left == 0 {
+                    self.unpin(run);
+                    continue;
+                }
+                let pages = left.min(run.pages.0);
+                word.set(PinnedRun { first: run.first, pages: NrPages(pages) }.encode());
+                left -= pages;
+                kept += 1;
+            }
+            node.len.set(kept);
+            if kept > 0 {
+                self.fill(link);
+            }
+            link = node.next.get();
+        }
+        self.room = self.count_room();
     }
 
     /// Takes the pages from number `at` on away, as a list of their own. A run that is cut needs a second
@@ -356,8 +418,9 @@ impl<'f, M: Machine> PinList<'f, M> {
         node.len.set(kept as u32);
         node.next.set(Link::NONE);
         // The node that was being filled went along, unless it is this one.
-        rest.last = if self.last == Link::from(id) { rest.first } else { self.last };
-        self.last = id.into();
+        rest.fill(if self.last == Link::from(id) { rest.first } else { self.last });
+        self.fill(id.into());
+        (self.room, rest.room) = (self.count_room(), rest.count_room());
         Ok(())
     }
 
@@ -377,31 +440,40 @@ impl<'f, M: Machine> PinList<'f, M> {
         true
     }
 
+    #[inline(always)]
     fn push_run(&mut self, run: PinnedRun) -> Result<(), OutOfMemory> {
-        let id = self.node_with_room()?;
-        let node = self.node(id);
+        let has_room = |node: &&PinNode<M>| (node.len.get() as usize) < RUNS;
+        let node = match self.filling.filter(has_room) {
+            Some(node) => node,
+            None => self.next_node()?,
+        };
         let len = node.len.get();
         node.runs[len as usize].set(run.encode());
         node.len.set(len + 1);
+        self.room -= 1;
         self.pages += run.pages.0;
         Ok(())
     }
 
-    /// The node that the next run goes to.
-    fn node_with_room(&mut self) -> Result<Handle<PinTag>, OutOfMemory> {
-        let has_room = |id: &Handle<PinTag>| (self.node(*id).len.get() as usize) < RUNS;
-        if let Some(id) = self.last.get().filter(has_room) {
-            return Ok(id);
-        }
+    /// Goes on to the node that the next run goes to, where the last is full or there is none.
+    #[inline(never)]
+    fn next_node(&mut self) -> Result<&'f PinNode<M>, OutOfMemory> {
         let next = match self.last.get() {
             Some(id) => self.node(id).next.get(),
             None => self.first,
         };
-        self.last = match next.get() {
+        let next = match next.get() {
             Some(_) => next,
             None => self.append(self.last)?,
         };
-        Ok(self.last.get().expect("there or just made"))
+        self.fill(next);
+        Ok(self.filling.expect("there or just made"))
+    }
+
+    /// Says which node is being filled.
+    fn fill(&mut self, node: Link<PinTag>) {
+        self.last = node;
+        self.filling = node.get().map(|id| self.node(id));
     }
 
     /// Links an empty node behind `end`, the last node, or as the first.
@@ -412,9 +484,21 @@ impl<'f, M: Machine> PinList<'f, M> {
         node.len.set(0);
         match end.get() {
             Some(end) => self.node(end).next.set(id.into()),
-            None => (self.first, self.last) = (id.into(), id.into()),
+            None => {
+                self.first = id.into();
+                self.fill(self.first);
+            }
         }
+        self.room += RUNS as u64;
         Ok(id.into())
+    }
+
+    /// Takes the pin of a run away, if it has one.
+    #[inline]
+    fn unpin(&self, run: PinnedRun) {
+        if run.first != self.frames.zero_page() {
+            drop(FolioPin { frames: self.frames, page: run.first });
+        }
     }
 
     fn node(&self, id: Handle<PinTag>) -> &'f PinNode<M> {
@@ -427,11 +511,8 @@ impl<M: Machine> Drop for PinList<'_, M> {
         let mut at = self.first;
         while let Some(id) = at.get() {
             let node = self.node(id);
-            for run in node.runs[..node.len.get() as usize].iter().map(|run| PinnedRun::decode(run.get())) {
-                if run.first != self.frames.zero_page() {
-                    // The run owned a pin.
-                    drop(FolioPin { frames: self.frames, page: run.first });
-                }
+            for run in &node.runs[..node.len.get() as usize] {
+                self.unpin(PinnedRun::decode(run.get()));
             }
             at = node.next.get();
             self.nodes.slab.free(self.frames, id);
@@ -440,113 +521,5 @@ impl<M: Machine> Drop for PinList<'_, M> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{Counts, folio::FolioRef, testing::TestMachine};
-    use anonmem_hal::Order;
-    use std::{vec, vec::Vec};
-
-    type M = TestMachine;
-
-    fn world() -> (Frames<M>, PinNodes<M>) {
-        let frames = Frames::new(TestMachine::new(16, 256)).unwrap();
-        let nodes = PinNodes::new(&frames);
-        (frames, nodes)
-    }
-
-    fn folio(frames: &Frames<M>, order: u8) -> FolioRef<'_, M> {
-        frames.alloc(Order::new(order)).unwrap().into_reference()
-    }
-
-    fn pin_all<'f>(list: &mut PinList<'f, M>, frames: &'f Frames<M>, folio: &FolioRef<'f, M>) {
-        for page in 0..folio.folio().nr_pages().0 {
-            list.push(frames.try_pin(folio.pfn().offset(page)).unwrap()).unwrap();
-        }
-    }
-
-    fn pins(folio: &FolioRef<'_, M>) -> u64 {
-        folio.folio().counts().pins()
-    }
-
-    #[test]
-    fn a_run_of_a_folio_has_one_pin_and_lists_unpin() {
-        let (frames, nodes) = world();
-        let (small, large) = (folio(&frames, 0), folio(&frames, 3));
-        let mut list = PinList::new(&frames, &nodes);
-        pin_all(&mut list, &frames, &small);
-        pin_all(&mut list, &frames, &large);
-        list.push_zero().unwrap();
-        assert_eq!((pins(&small), pins(&large), list.pages()), (1, 1, NrPages(10)));
-        let runs: Vec<_> = list.runs().map(|run| (run.first, run.pages.0)).collect();
-        assert_eq!(runs, vec![(small.pfn(), 1), (large.pfn(), 8), (frames.zero_page(), 1)]);
-        drop(list);
-        assert_eq!((pins(&small), pins(&large), nodes.live()), (0, 0, 0));
-    }
-
-    #[test]
-    fn lists_are_split_anywhere_and_lose_nothing() {
-        let (frames, nodes) = world();
-        let all = [0, 2, 0, 0, 3, 0].map(|order| folio(&frames, order));
-        let singles: Vec<_> = (0..30).map(|_| folio(&frames, 0)).collect();
-        let total = 1 + 4 + 1 + 1 + 8 + 1 + 30;
-        for at in 0..=total {
-            let mut list = PinList::new(&frames, &nodes);
-            let folios = || all.iter().chain(&singles);
-            folios().for_each(|folio| pin_all(&mut list, &frames, folio));
-            let pages = |list: &PinList<'_, M>| -> Vec<Pfn> {
-                list.runs().flat_map(|run| (0..run.pages.0).map(move |i| run.first.offset(i))).collect()
-            };
-            let before = pages(&list);
-            let mut rest = list.split_off(NrPages(at)).unwrap();
-            assert_eq!((list.pages().0, rest.pages().0), (at, total - at));
-            assert_eq!([pages(&list), pages(&rest)].concat(), before, "split at {at}");
-            // Both go on as lists.
-            pin_all(&mut list, &frames, &singles[0]);
-            pin_all(&mut rest, &frames, &singles[1]);
-            drop(list);
-            assert_eq!(folios().map(pins).sum::<u64>(), rest.runs().count() as u64, "split at {at}");
-            drop(rest);
-            assert_eq!((folios().map(pins).sum::<u64>(), nodes.live()), (0, 0));
-        }
-    }
-
-    #[test]
-    fn room_that_was_reserved_needs_no_memory_later() {
-        let (frames, nodes) = world();
-        let page = folio(&frames, 0);
-        let mut list = PinList::new(&frames, &nodes);
-        list.push_zero().unwrap();
-        list.reserve(40).unwrap();
-        frames.machine().admit_only(0);
-        for _ in 0..40 {
-            list.push(frames.try_pin(page.pfn()).unwrap()).unwrap();
-        }
-        let more = (0..RUNS).map_while(|_| list.push(frames.try_pin(page.pfn()).unwrap()).err());
-        assert!(more.count() <= RUNS, "a push without memory fails and unpins");
-        frames.machine().admit_only(-1);
-        drop(list);
-        assert_eq!((pins(&page), nodes.live()), (0, 0));
-    }
-
-    #[test]
-    fn pins_end_in_an_error_before_they_are_too_many() {
-        let (frames, nodes) = world();
-        let page = folio(&frames, 1);
-        let mut kept = Vec::new();
-        while let Some(pin) = frames.try_pin(page.pfn()) {
-            kept.push(pin);
-        }
-        assert!(kept.len() as u64 > 65_000 && kept.len() < 1 << 16, "{}", kept.len());
-        assert_eq!((pins(&page), page.folio().counts().refs()), (kept.len() as u64, 1));
-        // A run of two pages cannot be cut, and stays what it is.
-        let mut list = PinList::new(&frames, &nodes);
-        // To make the run longer takes a pin for a moment.
-        kept.truncate(kept.len() - 2);
-        pin_all(&mut list, &frames, &page);
-        kept.push(frames.try_pin(page.pfn()).unwrap());
-        assert!(matches!(list.split_off(NrPages(1)), Err(PinListError::TooManyPins)));
-        assert_eq!((list.pages(), list.runs().count()), (NrPages(2), 1));
-        drop((list, kept));
-        assert_eq!(page.folio().counts(), Counts(Counts::REF));
-    }
-}
+#[path = "pins_tests.rs"]
+mod tests;

@@ -67,6 +67,31 @@ pub trait Arch: Send + Sync + 'static {
             Pte::None | Pte::Soft(_) => None,
         }
     }
+    /// Whether the entry owns a page, as [`pte_page`](Self::pte_page) has it, and allows to be read.
+    fn pte_readable(raw: u64) -> bool {
+        matches!(Self::decode_pte(raw), Pte::Present(p) if p.prot.read && !p.special)
+    }
+    /// Whether it allows to be read and written.
+    fn pte_writable(raw: u64) -> bool {
+        matches!(Self::decode_pte(raw), Pte::Present(p) if p.prot.read && p.prot.write && !p.special)
+    }
+    /// The page of an entry that allows to be read.
+    fn pte_readable_page(raw: u64) -> Pfn {
+        match Self::decode_pte(raw) {
+            Pte::Present(p) => p.pfn,
+            Pte::None | Pte::Soft(_) => unreachable!("entry {raw:#x} allows nothing"),
+        }
+    }
+    /// Whether the entry says what `first` does, which allows to be read, of the page `nth` pages after its
+    /// own. What the hardware sets may differ.
+    fn pte_follows(raw: u64, first: u64, nth: u64) -> bool {
+        let (Pte::Present(this), Pte::Present(first)) = (Self::decode_pte(raw), Self::decode_pte(first))
+        else {
+            return false;
+        };
+        let Present { young, dirty, .. } = this;
+        this == Present { pfn: first.pfn.offset(nth), young, dirty, ..first }
+    }
     /// A present entry without write permission and accessed bit, and of no userfaultfd: what a child gets.
     /// Linux: `pte_wrprotect`, `pte_mkold`, `pte_clear_uffd_wp`.
     fn pte_inherited(raw: u64) -> u64 {

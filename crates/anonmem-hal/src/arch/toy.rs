@@ -235,13 +235,8 @@ pub(super) mod tests {
     /// What is said of raw bits is what is said of the entry.
     fn raw_facts_are_those_of_the_entry<A: Arch>(raw: u64, pte: Pte) {
         let Pte::Present(p) = pte else {
-            assert!(
-                A::pte_settled(raw)
-                    && !A::pte_present(raw)
-                    && !A::pte_plain(raw)
-                    && A::pte_page(raw).is_none(),
-                "{pte:?}"
-            );
+            let said = [A::pte_present, A::pte_plain, A::pte_readable, A::pte_writable].map(|f| f(raw));
+            assert!(A::pte_settled(raw) && !said.contains(&true) && A::pte_page(raw).is_none(), "{pte:?}");
             assert_eq!([A::pte_inherited(raw), A::pte_wrprotect(raw)], [raw, raw], "{pte:?}");
             return;
         };
@@ -255,6 +250,10 @@ pub(super) mod tests {
         is(A::pte_wrprotect(raw), p.write_protected());
         let can_mkwrite = !p.special && !p.uffd_wp && (p.dirty || p.prot.write);
         assert_eq!(A::pte_can_mkwrite(raw), can_mkwrite, "{pte:?}");
+        assert_eq!(A::pte_readable(raw), !p.special && p.prot.read, "{pte:?}");
+        assert_eq!(A::pte_writable(raw), !p.special && p.prot.read && p.prot.write, "{pte:?}");
+        assert!(!p.prot.read || A::pte_readable_page(raw) == p.pfn, "{pte:?}");
+        followers_differ_in_what_the_hardware_sets::<A>(raw, p);
         is(A::pte_mkyoung(raw), Present { young: true, ..p });
         let prot = Protection { write: p.prot.read, ..p.prot };
         is(A::pte_mkwritten(raw), Present { young: true, dirty: true, prot, ..p });
@@ -279,6 +278,25 @@ pub(super) mod tests {
             let reduced = (old.read && !prot.read) || (old.write && !prot.write) || (old.exec && !prot.exec);
             assert_eq!(A::pte_reduced(raw, modified), reduced, "{p:?} to {prot:?}");
         }
+    }
+
+    fn followers_differ_in_what_the_hardware_sets<A: Arch>(raw: u64, p: Present) {
+        let encode = |p: Present| A::encode_pte(Pte::Present(p));
+        let Some(before) = p.pfn.0.checked_sub(3).filter(|_| p.prot.read).map(Pfn) else { return };
+        for (young, dirty) in [(false, false), (true, false), (false, true), (true, true)] {
+            let first = Present { pfn: before, young, dirty, ..p };
+            assert!(A::pte_follows(raw, encode(first), 3), "{p:?} after {first:?}");
+            assert!(!A::pte_follows(raw, encode(first), 2), "{p:?} after {first:?}");
+            for other in [
+                Present { uffd_wp: !p.uffd_wp, ..first },
+                Present { special: !p.special, ..first },
+                Present { prot: Protection { exec: !p.prot.exec, ..p.prot }, ..first },
+                Present { prot: Protection { read: true, write: !p.prot.write, ..p.prot }, ..first },
+            ] {
+                assert!(!A::pte_follows(raw, encode(other), 3), "{p:?} after {other:?}");
+            }
+        }
+        assert!(!A::pte_follows(0, raw, 0));
     }
 
     #[test]

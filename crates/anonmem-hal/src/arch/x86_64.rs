@@ -170,6 +170,29 @@ impl Arch for X86_64 {
     }
 
     #[inline(always)]
+    fn pte_readable(raw: u64) -> bool {
+        raw & (P | SPECIAL) == P
+    }
+
+    #[inline(always)]
+    fn pte_writable(raw: u64) -> bool {
+        raw & (P | RW | SPECIAL) == P | RW
+    }
+
+    #[inline(always)]
+    fn pte_readable_page(raw: u64) -> Pfn {
+        Pfn((raw & FRAME) >> 12)
+    }
+
+    #[inline(always)]
+    fn pte_follows(raw: u64, first: u64, nth: u64) -> bool {
+        // Without P the frame is stored inverted.
+        let wanted =
+            if first & P != 0 { first.wrapping_add(nth << 12) } else { first.wrapping_sub(nth << 12) };
+        (raw ^ wanted) & !(A | D) == 0
+    }
+
+    #[inline(always)]
     fn pte_inherited(raw: u64) -> u64 {
         if raw & P != 0 {
             raw & !(RW | A | UFFD_WP)

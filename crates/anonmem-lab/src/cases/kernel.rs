@@ -313,6 +313,13 @@ impl Kernel {
         folio_referenced_by_reclaim(self.vm, &page).map(|found| found.mappings)
     }
 
+    /// The same of the folio that the frame of [`note_frame`](Self::note_frame) holds now; `None`, too, if
+    /// nobody has that.
+    pub(crate) fn ask_noted(&self) -> Option<u64> {
+        let page = self.vm.frames().try_get(self.noted.get().expect("noted"))?;
+        folio_referenced_by_reclaim(self.vm, &page).map(|found| found.mappings)
+    }
+
     /// Makes a userfaultfd for address space 0.
     pub(crate) fn userfaultfd(&self, features: UffdFeatures) {
         self.userfaultfd_of(0, 0, features);

@@ -29,6 +29,7 @@ pub mod lazyfree;
 pub mod leaves;
 pub mod migrate;
 mod migrate_large;
+pub mod move_alone;
 pub mod move_large;
 pub mod moves;
 pub mod mremap;
@@ -226,6 +227,11 @@ pub fn all() -> &'static [&'static Case] {
         &ksm::SWAP,
         &ksm::ALONE,
         &seed_003::PIN,
+        &move_alone::PIN,
+        &move_alone::LARGE_PIN,
+        &move_alone::WALK,
+        &move_alone::WALK_ANON_VMA,
+        &move_alone::STORE,
         &moves::FORK,
         &moves::SWAP_OUT,
         &moves::HOLE,

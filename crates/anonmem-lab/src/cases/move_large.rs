@@ -37,7 +37,7 @@ fn watched(kernel: Kernel, to: u64, n: u64) -> Kernel {
 }
 
 /// Pages 0 and 1 are a folio, in which 7 and 8 are stored; pages 8 and 9 are watched.
-fn pair(move_locks: MoveLocks) -> Kernel {
+pub(super) fn pair(move_locks: MoveLocks) -> Kernel {
     let kernel = kernel(move_locks);
     kernel.vm.set_folio_policy(FolioPolicy::default().with(Order::new(1), FolioMode::Always));
     kernel.map(0, 0, 2, RW);
@@ -59,23 +59,36 @@ fn leaf() -> Kernel {
     watched(kernel, 16, 8)
 }
 
+/// The folio of two, of which somebody has a reference: its counts say that it may not go alone.
+fn pair_in_use() -> Kernel {
+    let kernel = pair(MoveLocks::Folio);
+    kernel.hold(0, 0);
+    kernel
+}
+
 /// Moves `n` pages from page 0 on; says whether they went.
 fn moves(k: &Kernel, to: u64, n: u64) -> bool {
     k.uffd().move_pages(page(to), page(0), n * P, MoveMode::empty()).result().is_ok()
 }
 
-/// One CPU pins page 1, the other moves `n` pages to `to`.
-fn against_pin(name: &'static str, world: fn() -> Kernel, to: u64, n: u64, said: u64) -> Box<dyn Program> {
+/// One CPU pins page `pinned`, in which `said` is stored; the other moves `n` pages to `to`.
+pub(super) fn against_pin(
+    name: &'static str,
+    world: fn() -> Kernel,
+    (pinned, to, n): (u64, u64, u64),
+    said: u64,
+) -> Box<dyn Program> {
     boxed(
         scenario(name, 1, world)
-            .cpu("pins without a lock", |k| {
-                k.notes[0].set(u64::from(k.pin_fast(0, 0, 1, PinFlags::WRITE | PinFlags::NOFAULT).is_ok()));
+            .cpu("pins without a lock", move |k| {
+                let pin = k.pin_fast(0, 0, pinned, PinFlags::WRITE | PinFlags::NOFAULT);
+                k.notes[0].set(u64::from(pin.is_ok()));
             })
             .cpu("moves", move |k| k.notes[1].set(u64::from(moves(k, to, n))))
             .check(move |k| match (k.notes[0].get(), k.notes[1].get()) {
-                (1, 0) if k.pinned_frame(0) == k.frame_of(0, 1) => k.check(),
-                (0, 1) if k.load(0, to + 1) == Ok(said) => k.check(),
-                (0, 0) if k.load(0, 1) == Ok(said) => k.check(),
+                (1, 0) if k.pinned_frame(0) == k.frame_of(0, pinned) => k.check(),
+                (0, 1) if k.load(0, to + pinned) == Ok(said) => k.check(),
+                (0, 0) if k.load(0, pinned) == Ok(said) => k.check(),
                 other => Err(format!("pinned and moved: {other:?}")),
             }),
     )
@@ -86,11 +99,11 @@ pub static PIN: Case = Case {
     name: "move-large-vs-gup-fast",
     title: "a page of a folio is pinned without a lock while the folio moves whole",
     happened: HAPPENED,
-    environment: "CPU0 pins page 1 of a folio of two, for writing; CPU1 moves both, with the mmap lock for reading.",
+    environment: "CPU0 pins page 1 of a folio of two, for writing; CPU1 moves both, with the mmap lock for reading. Somebody has a reference to the folio.",
     rule: "What is pinned is what the program sees where it was pinned.",
     mutants: &[PINS],
     runs: &[Run::new(Model::Sc, Extent::Exhaust), Run::new(Model::C11, Extent::Bound(2))],
-    program: |_| against_pin("move-large-vs-gup-fast", || pair(MoveLocks::Folio), 8, 2, 8),
+    program: |_| against_pin("move-large-vs-gup-fast", pair_in_use, (1, 8, 2), 8),
 };
 
 /// The page of the case.
@@ -105,7 +118,7 @@ pub static LEAF_PIN: Case = Case {
         what: "whether the folio is pinned is not asked when the leaf is cleared",
     }],
     runs: &[Run::new(Model::Sc, Extent::Bound(2)), Run::new(Model::C11, Extent::Bound(1))],
-    program: |_| against_pin("move-leaf-vs-gup-fast", leaf, 16, 8, 7),
+    program: |_| against_pin("move-leaf-vs-gup-fast", leaf, (1, 16, 8), 7),
 };
 
 /// The page of the case.

@@ -265,7 +265,6 @@ pub static MOVE: Case = Case {
             kernel.map(0, 16, 2, RW);
             kernel.store(0, 17, 3).expect("frames");
             kernel.watch(16, 2, RegisterMode::WP);
-            kernel.let_go();
             kernel
         };
         boxed(

@@ -17,12 +17,10 @@ use super::{
 };
 use crate::{error::Error, events::Event, mm::Mm, rmap::machine::Machine};
 use anonmem_hal::{PAGE_SIZE, Va, VaRange};
-use anonmem_pgtable::PinAccess;
+use anonmem_pgtable::{PIN_FAST_ROOM, PinAccess};
 
 /// Pages that are pinned in one read section: page tables that were unlinked wait for its end.
 const SECTION: u64 = 512;
-/// Runs that room is made for at a time: at least as many as the pages that are looked at together.
-const RUNS: u64 = 64;
 
 impl<'v, M: Machine> Mm<'v, M> {
     /// Pins the pages that `range` touches, all of them or none: those that are there without any lock of the
@@ -60,25 +58,28 @@ impl<'v, M: Machine> Mm<'v, M> {
     ) -> Result<(), Error> {
         let write = flags.contains(PinFlags::WRITE);
         let access = if write { PinAccess::Write } else { PinAccess::Read };
+        // Runs may be long: much room is made only where they are not.
+        let mut room = PIN_FAST_ROOM;
         while pinned.range().end < range.end {
             let start = pinned.range().end;
             let end = Va(start.0.saturating_add(SECTION * PAGE_SIZE as u64)).min(range.end);
             let part = VaRange { start, end };
-            // A frame for a node may be hard to come by: not in the read section. Runs may be long.
-            pinned.list().reserve(part.pages().0.min(RUNS))?;
-            let stopped = {
+            // A frame for a node may be hard to come by: not in the read section.
+            pinned.list().reserve(part.pages().0.min(room))?;
+            let done = {
                 let rcu = self.vm.rcu.read_lock();
                 self.slot().space.pin_fast(&self.vm.frames, &rcu, part, access, pinned.list())
             };
-            self.vm.events.add(Event::PinFast, VaRange { start, end: stopped }.pages().0);
+            self.vm.events.add(Event::PinFast, VaRange { start, end: done.end }.pages().0);
             pinned.lengthen();
+            if write && done.any_lazyfree {
+                pinned.list().for_each_folio(|folio| mark_written(folio));
+            }
             // Where it stopped for want of room it goes on.
-            if stopped == start {
+            if done.end == start {
                 break;
             }
-        }
-        if write {
-            pinned.list().for_each_folio(|folio| mark_written(folio));
+            room = if done.end < end { SECTION } else { PIN_FAST_ROOM };
         }
         Ok(())
     }

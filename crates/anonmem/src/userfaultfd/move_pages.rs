@@ -62,7 +62,7 @@ use anonmem_hal::{
     FlushRange, MigrationKind, Order, PAGE_SIZE, Pfn, Present, Pte, Sharing, SoftLeaf, SwapBits, SwapEntry,
     Va, VaRange,
 };
-use anonmem_pgtable::{Attrs, Cleared, Mapped, PteGuard, PteTable, Walked};
+use anonmem_pgtable::{Attrs, Cleared, Destination, Mapped, PteGuard, PteTable, Walked};
 
 /// The most pages that move under one hold of the locks, their folio locks included.
 const RUN: usize = 16;
@@ -286,16 +286,17 @@ impl<'a, M: Machine, G: FaultGuard<M>> Mover<'a, M, G> {
             return self.skip_holes(None, to, (src, dst), most.min(missing));
         };
         let most = most.min(room(from.range(), src));
-        let entries = from.lock();
-        match entries.mapped(src) {
+        let mut both = Both::lock(from, to);
+        let moved = self.move_alone(&mut both, VaRange { start: src, end: src.page_after(most) }, dst);
+        if moved > 0 {
+            return Ok(Step::Moved(moved));
+        }
+        match both.src.mapped(src) {
             Mapped::None => {
-                drop(entries);
+                drop(both);
                 self.skip_holes(Some(from), to, (src, dst), most)
             }
-            Mapped::Zero(_) => {
-                drop(entries);
-                self.move_zero(Both::lock(from, to), src, dst)
-            }
+            Mapped::Zero(_) => self.move_zero(both, src, dst),
             Mapped::Exclusive(page, _) => {
                 let folio = page.folio();
                 // A hint that saves taking locks; what decides comes after the entry is cleared.
@@ -303,7 +304,7 @@ impl<'a, M: Machine, G: FaultGuard<M>> Mover<'a, M, G> {
                     return Err(Error::Busy.into());
                 }
                 let (reference, page) = (page.get(), page.pfn());
-                drop(entries);
+                drop(both);
                 // Under the reference alone it may be split just now: both look again.
                 match folio.order() {
                     Order::ZERO => self.move_run(reference, (from, to), (src, dst), most),
@@ -312,20 +313,35 @@ impl<'a, M: Machine, G: FaultGuard<M>> Mover<'a, M, G> {
             }
             Mapped::Swap(owned, bits) => {
                 let entry = owned.entry();
-                drop(entries);
+                drop(both);
                 self.move_swap(entry, bits, (from, to), (src, dst))
             }
             Mapped::Shared(..) => Err(Error::Busy.into()),
             // Others have it, too; besides, its page may have gone without it (`migrate`).
             Mapped::Migration(_, bits) if bits.kind == MigrationKind::Read => Err(Error::Busy.into()),
             Mapped::Migration(..) => {
-                drop(entries);
+                drop(both);
                 M::yield_now();
                 Ok(Step::Again)
             }
             Mapped::Marker(_) => Err(Error::BadAddress.into()),
             Mapped::Shm(_) => unreachable!("private memory has no page of a shared object"),
         }
+    }
+
+    /// Moves pages and large folios that nobody else has, from the first of `window` on; returns how many
+    /// pages. Their counts are frozen meanwhile, which serves for the folio lock and for that of the
+    /// anon_vma.
+    fn move_alone(&self, both: &mut Both<'a, M, G>, window: VaRange, dst: Va) -> u64 {
+        let to = Destination {
+            first: dst,
+            prot: self.to.protection(),
+            anon_vma: self.stamp.raw(),
+            index: self.to.index_of(dst),
+        };
+        let moved = both.src.move_alone(window, both.dst.as_mut(), to, |range| self.flush(range));
+        self.vm.events.add(Event::UffdMove, moved);
+        moved
     }
 
     /// Passes over pages that are not there, as far as nothing is at their destination.

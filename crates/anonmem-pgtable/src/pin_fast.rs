@@ -1,0 +1,275 @@
+//! Pinning what entries map without any lock.
+//!
+//! The steps are those of [`pin_protocol`], which says against whom each of them is. Pages are pinned in
+//! batches of one table, so that one walk, one fence and one more look at the table's entry serve for all of
+//! them. Pages of one folio that lie together get one pin, but each entry is looked at again.
+//!
+//! ```text
+//!   walk to the table      once a batch
+//!   B1 B2 B3  pin_run      each entry read once, one atomic operation a folio; the list owns the pin
+//!   fence                  once a batch
+//!   B4 B5     hold         each entry read again; the metadata only where an entry does not allow to write
+//!   C2                     once a batch; what did not hold is cut off the list
+//! ```
+//!
+//! B5 asks nothing of a page whose entry allows to write: such a page is its program's alone, or a shared
+//! object's. Whoever takes the exclusive mark away cleared the entry before (B4), or is a fork (C2).
+//!
+//! Linux: mm/gup.c `gup_fast_pte_range`, `gup_must_unshare`.
+
+use crate::{
+    pin::PinAccess,
+    space::AddressSpace,
+    table::{entries, span},
+};
+use anonmem_frame::{Frames, Mapping, PinList, pin_protocol};
+use anonmem_hal::{Arch, Entry, Machine, NrPages, Pfn, Present, Va, VaRange};
+use anonmem_sync::{Atomic, Ordering, RcuGuard};
+
+/// Pages that are pinned before they are looked at again.
+const BATCH: usize = 64;
+/// The room that a list of pins needs, in runs, so that [`AddressSpace::pin_fast`] does not stop for want of
+/// it at once.
+pub const PIN_FAST_ROOM: u64 = BATCH as u64;
+
+/// How far pinning without a lock came.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PinnedFast {
+    /// The first address whose page is not pinned.
+    pub end: Va,
+    /// Whether one of the pages may be dropped unless it is written (`MADV_FREE`).
+    pub any_lazyfree: bool,
+}
+
+impl<M: Machine> AddressSpace<M> {
+    /// Pins the pages of `range` from its start on, as far as that goes without any lock and without a fault,
+    /// and as there is room in `pins`. No node of the list is allocated.
+    ///
+    /// # Locks
+    /// None. The read section is of the domain that the space's tables wait for
+    /// ([`DeadTables`](crate::DeadTables)).
+    #[doc(alias = "gup_fast")]
+    pub fn pin_fast<'f>(
+        &self,
+        frames: &'f Frames<M>,
+        rcu: &RcuGuard<'_, M>,
+        range: VaRange,
+        access: PinAccess,
+        pins: &mut PinList<'f, M>,
+    ) -> PinnedFast {
+        let mut walk = FastWalk { space: self, frames, rcu, access, pins, any_lazyfree: false };
+        let mut va = range.start;
+        while va < range.end {
+            let table_end = va.align_down(span::<M>()).0.saturating_add(span::<M>());
+            let part = VaRange { start: va, end: Va(table_end).min(range.end) };
+            let held = walk.pin_part(part).unwrap_or(0);
+            va = va.page_after(held);
+            if held == 0 {
+                break;
+            }
+        }
+        PinnedFast { end: va, any_lazyfree: walk.any_lazyfree }
+    }
+}
+
+/// What was pinned of a batch, a run for each pin: what the first entry of a run said, and its pages.
+struct Runs {
+    said: [u64; BATCH],
+    pages: [u8; BATCH],
+    count: usize,
+    /// The pages of all of them.
+    total: usize,
+}
+
+/// A walk over tables in a read section.
+struct FastWalk<'w, 'f, 'r, M: Machine> {
+    space: &'w AddressSpace<M>,
+    frames: &'f Frames<M>,
+    rcu: &'w RcuGuard<'r, M>,
+    access: PinAccess,
+    pins: &'w mut PinList<'f, M>,
+    any_lazyfree: bool,
+}
+
+/// The entry of a table above the last level that a walk came to, and what it said.
+struct Upper<'f, M> {
+    word: &'f Atomic<u64, M>,
+    raw: u64,
+}
+
+impl<M: Machine> Upper<'_, M> {
+    /// Whether it says the same but for what the hardware sets.
+    fn still_says_so(&self) -> bool {
+        // Acquire: as in every walk.
+        let now = M::Arch::decode_entry(self.word.load(Ordering::Acquire), 1);
+        match (now, M::Arch::decode_entry(self.raw, 1)) {
+            (Entry::Table(now), Entry::Table(then)) => now == then,
+            (Entry::Leaf(now), Entry::Leaf(then)) => {
+                now == Present { young: now.young, dirty: now.dirty, ..then }
+            }
+            (Entry::None | Entry::Migration { .. } | Entry::Table(_) | Entry::Leaf(_), _) => false,
+        }
+    }
+}
+
+impl<'f, M: Machine> FastWalk<'_, 'f, '_, M> {
+    /// Pins pages of what one table covers; returns how many, or `None` if there is nothing to walk to.
+    fn pin_part(&mut self, part: VaRange) -> Option<u64> {
+        // C1
+        let seen = self.space.sharing().try_begin()?;
+        let upper = self.upper(part.start)?;
+        let before = self.pins.pages().0;
+        let held = match M::Arch::decode_entry(upper.raw, 1) {
+            Entry::Table(table) => self.pin_entries(table, &upper, part),
+            Entry::Leaf(leaf) => self.pin_leaf(leaf, &upper, part),
+            Entry::None | Entry::Migration { .. } => return None,
+        };
+        // C2
+        let held = if self.space.sharing().retry(seen) { 0 } else { held };
+        // Unpins the others.
+        self.pins.truncate(NrPages(before + held));
+        Some(held)
+    }
+
+    /// The entry for `va` in the table above the last level. The read section keeps that one.
+    #[inline(always)]
+    fn upper(&self, va: Va) -> Option<Upper<'f, M>> {
+        let _kept_by = self.rcu;
+        let table = self.space.upper(self.frames, va)?;
+        let word = &entries(self.frames, table)[M::Arch::index(va, 1)];
+        // Acquire: as in every walk.
+        Some(Upper { word, raw: word.load(Ordering::Acquire) })
+    }
+
+    /// Pins pages of one table, a batch of them at most; returns how many may be kept.
+    fn pin_entries(&mut self, table: Pfn, upper: &Upper<'f, M>, part: VaRange) -> u64 {
+        let first = M::Arch::index(part.start, 0);
+        let most = (part.pages().0 as usize).min(BATCH);
+        let words = &entries(self.frames, table)[first..first + most];
+        if self.pins.room() < most as u64 {
+            return 0;
+        }
+        let mut runs = Runs { said: [0; BATCH], pages: [0; BATCH], count: 0, total: 0 };
+        self.pin_runs(words, &mut runs);
+        pin_protocol::pins_are_counted::<M>();
+        if upper.still_says_so() { self.held_of(words, &runs) as u64 } else { 0 }
+    }
+
+    /// B1 to B3: pins the pages of the entries, up to the first that does not allow the access, or has no
+    /// page that can be pinned.
+    #[inline(always)]
+    fn pin_runs(&mut self, words: &[Atomic<u64, M>], runs: &mut Runs) {
+        while runs.total < words.len() {
+            // Acquire pairs with the Release with which entries are filled: the page's metadata are seen.
+            let said = words[runs.total].load(Ordering::Acquire);
+            let allowed = match self.access {
+                PinAccess::Read => M::Arch::pte_readable(said),
+                PinAccess::Write => M::Arch::pte_writable(said),
+            };
+            if !allowed {
+                return;
+            }
+            let Some(taken) = self.frames.try_pin_pages(M::Arch::pte_readable_page(said)) else { return };
+            self.any_lazyfree |= taken.is_lazyfree();
+            // The pin keeps the folio what it is.
+            let pages = match taken.pages() {
+                1 => 1,
+                most => follow(&words[runs.total..], said, 1, most),
+            };
+            if self.pins.push_taken(taken, NrPages(pages as u64)).is_err() {
+                return;
+            }
+            (runs.said[runs.count], runs.pages[runs.count]) = (said, pages as u8);
+            runs.count += 1;
+            runs.total += pages;
+        }
+    }
+
+    /// B4 and B5: how many of the first pages may be kept.
+    #[inline(always)]
+    fn held_of(&self, words: &[Atomic<u64, M>], runs: &Runs) -> usize {
+        if runs.count < runs.total {
+            return self.held_of_runs(words, runs);
+        }
+        let mut held = 0;
+        for (word, &said) in words.iter().zip(&runs.said[..runs.count]) {
+            let own = || M::Arch::pte_writable(said) || self.own_of(said, 1) == 1;
+            if !follows(word, said, 0) || !own() {
+                break;
+            }
+            held += 1;
+        }
+        held
+    }
+
+    /// The same where runs have several pages.
+    #[inline(never)]
+    fn held_of_runs(&self, words: &[Atomic<u64, M>], runs: &Runs) -> usize {
+        let mut held = 0;
+        for (&said, &pages) in runs.said[..runs.count].iter().zip(&runs.pages) {
+            let pages = usize::from(pages);
+            let mut same = follow(&words[held..], said, 0, pages as u64);
+            if !M::Arch::pte_writable(said) {
+                same = self.own_of(said, same);
+            }
+            held += same;
+            if same < pages {
+                break;
+            }
+        }
+        held
+    }
+
+    /// B5: how many of the first `pages` pages from that of an entry on, which does not allow to write, are
+    /// nobody else's, or a shared object's. A list of what may be pinned, not of what may not.
+    #[cold]
+    fn own_of(&self, said: u64, pages: usize) -> usize {
+        let first = M::Arch::pte_readable_page(said);
+        let own = |page| {
+            self.frames.page_is_exclusive(page)
+                || matches!(self.frames.folio_of_owned(page).mapping(), Mapping::Shm(_))
+        };
+        (0..pages).find(|&nth| !own(first.offset(nth as u64))).unwrap_or(pages)
+    }
+
+    /// The same for pages of a leaf. The steps are the same, with the leaf in the entry's place, and its
+    /// first page's bit for all. They get one pin.
+    #[cold]
+    #[doc(alias = "gup_fast_pmd_leaf")]
+    fn pin_leaf(&mut self, leaf: Present, upper: &Upper<'f, M>, part: VaRange) -> u64 {
+        let allowed = leaf.prot.read && (self.access == PinAccess::Read || leaf.prot.write);
+        if !allowed || self.pins.room() == 0 {
+            return 0;
+        }
+        let first = leaf.pfn.offset(part.start.page() % M::Arch::ENTRIES as u64);
+        let Some(taken) = self.frames.try_pin_pages(first) else { return 0 };
+        self.any_lazyfree |= taken.is_lazyfree();
+        pin_protocol::pins_are_counted::<M>();
+        // A leaf that was split is none any more, and the pages' own bits count.
+        if !upper.still_says_so() || !self.frames.page_is_exclusive(leaf.pfn) {
+            return 0;
+        }
+        // The leaf says that the folio has all of them.
+        if self.pins.push_taken(taken, part.pages()).is_err() { 0 } else { part.pages().0 }
+    }
+}
+
+/// Whether the entry says now what the first of its run said, but for what the hardware sets.
+#[inline(always)]
+fn follows<M: Machine>(word: &Atomic<u64, M>, said: u64, nth: u64) -> bool {
+    // Acquire: pairs with the Release of whoever filled the entry with the same bits, and shared the page
+    // before.
+    M::Arch::pte_follows(word.load(Ordering::Acquire), said, nth)
+}
+
+/// How many entries say what the first said of as many pages that follow one another, at most `most`. The
+/// first `seen` of them were looked at.
+#[inline(always)]
+fn follow<M: Machine>(words: &[Atomic<u64, M>], said: u64, seen: usize, most: u64) -> usize {
+    let words = &words[..words.len().min(most as usize)];
+    let mut nth = seen;
+    while nth < words.len() && follows(&words[nth], said, nth as u64) {
+        nth += 1;
+    }
+    nth
+}
