@@ -1,8 +1,8 @@
 //! Pinning what entries map without any lock.
 //!
 //! The steps are those of [`pin_protocol`], which says against whom each of them is. Pages are pinned in
-//! batches of one table, so that one walk, one fence and one more look at the table's entry serve for all of
-//! them. Pages of one folio that lie together get one pin, but each entry is looked at again.
+//! batches of one table: one walk, one fence and one more look at the table's entry serve for all of them.
+//! Pages of one folio that lie together get one pin, but each entry is looked at again.
 //!
 //! ```text
 //!   walk to the table      once a batch

@@ -5,7 +5,7 @@
 //! compare-exchange takes the counts away, and until they are given back nobody gets a reference or a pin:
 //!
 //! ```text
-//!   n MAP + EXCLUSIVE ──cmpxchg (Acquire)──▶ 0 ── entries change, anon_vma and index ──store (Release)──▶ the same
+//!   n MAP + EXCLUSIVE ──cmpxchg (Acquire)──▶ 0 ── entries, anon_vma, index ──store (Release)──▶ the same
 //! ```
 //!
 //! * *Pins without a lock*: a pin that was counted before makes the exchange fail. One that is counted after
@@ -31,9 +31,9 @@ impl<M: Machine> Frames<M> {
     /// nothing else. Returns whether it is frozen.
     ///
     /// # Safety
-    /// The `pages` entries that own a mapping each of the pages from `first` on, all of the folio's, are under
-    /// a page-table lock, or two, that is held until [`thaw_mappings`](Self::thaw_mappings). If there are
-    /// several, they allow to write, so that each of their pages is exclusive.
+    /// The entries that own a mapping each of the pages from `first` on, all of the folio's, are under one
+    /// page-table lock. It is held until [`thaw_mappings`](Self::thaw_mappings). If there are several, they
+    /// allow to write, so that each of their pages is exclusive.
     #[inline(always)]
     pub unsafe fn freeze_mappings(&self, first: Pfn, pages: u64) -> bool {
         let meta = self.meta(first);

@@ -49,7 +49,7 @@ pub(crate) struct Kernel {
     /// A folio to which the case holds a reference, as reclaim would.
     folio: RefCell<Option<FolioRef<'static, Sim>>>,
     /// A frame that the case remembers without a reference.
-    noted: Cell<Option<Pfn>>,
+    pub(super) noted: Cell<Option<Pfn>>,
     /// The mapping of that folio that [`map_elsewhere`](Self::map_elsewhere) made.
     elsewhere: RefCell<Option<Exclusive<'static, Sim>>>,
     /// One of the owners that [`share_many`](Self::share_many) forgot, and how many there are.
@@ -310,13 +310,6 @@ impl Kernel {
     /// map it; `None` if it is locked.
     pub(crate) fn ask_referenced(&self) -> Option<u64> {
         let page = self.folio.borrow().as_ref().expect("held").clone();
-        folio_referenced_by_reclaim(self.vm, &page).map(|found| found.mappings)
-    }
-
-    /// The same of the folio that the frame of [`note_frame`](Self::note_frame) holds now; `None`, too, if
-    /// nobody has that.
-    pub(crate) fn ask_noted(&self) -> Option<u64> {
-        let page = self.vm.frames().try_get(self.noted.get().expect("noted"))?;
         folio_referenced_by_reclaim(self.vm, &page).map(|found| found.mappings)
     }
 

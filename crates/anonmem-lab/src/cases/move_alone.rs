@@ -8,7 +8,7 @@ use super::{
     seed_003::two_roots,
 };
 use crate::{Model, Program, Sim};
-use anonmem::MoveLocks;
+use anonmem::{MoveLocks, lab::folio_referenced_by_reclaim};
 
 const HAPPENED: &str = "This memory manager alone: Linux takes a reference and the folio lock of each page that it moves. Here the counts of a page that only its \
                         entry has are taken away for the moment of the move, and nobody can get at the page (`frozen_maps`).";
@@ -85,11 +85,18 @@ pub static WALK_ANON_VMA: Case = Case {
     program: |_| against_walk("move-alone-vs-walk-anon-vma", MoveLocks::AnonVma),
 };
 
+/// What reclaim finds that comes for the frame which was noted: how many entries map its folio; `None` if it
+/// is locked, or nobody has it.
+fn ask_noted(k: &Kernel) -> Option<u64> {
+    let page = k.vm.frames().try_get(k.noted.get().expect("noted"))?;
+    folio_referenced_by_reclaim(k.vm, &page).map(|found| found.mappings)
+}
+
 fn against_walk(name: &'static str, move_locks: MoveLocks) -> Box<dyn Program> {
     boxed(
         scenario(name, 1, move || alone(move_locks))
             .cpu("comes for the page", |k| {
-                let found = k.ask_noted();
+                let found = ask_noted(k);
                 assert!(
                     matches!(found, None | Some(1)),
                     "a walk found {found:?} entries of a page that has one"
