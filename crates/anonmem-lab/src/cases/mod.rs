@@ -28,7 +28,7 @@ pub mod kswapd;
 pub mod lazyfree;
 pub mod leaves;
 pub mod migrate;
-mod migrate_large;
+pub mod migrate_large;
 pub mod move_alone;
 pub mod move_large;
 pub mod moves;
