@@ -10,7 +10,7 @@ use anonmem_lab::explorer::{Report, Search};
 use serde_json::{Value, json};
 
 use super::board::{Board, Verdict, on_interrupt};
-use super::{CheckOptions, ModelOption, find};
+use super::{CheckOptions, ModelOption, RmapOption, find};
 use crate::error::{EXIT_INTERRUPTED, Error};
 use crate::out;
 use crate::progress::Progress;
@@ -44,23 +44,29 @@ pub fn check(options: &CheckOptions) -> Result<u8, Error> {
     }
     out::check_writable([options.json.as_deref(), options.junit.as_deref()])?;
     let board = Arc::new(Board::new(runs.len()));
+    let rmap = options.rmap;
     let (seen, files) = (board.clone(), (options.json.clone(), options.junit.clone()));
     on_interrupt(move || {
         let verdicts = seen.lock();
         // Whatever cannot be written now, the status says what happened.
-        let _ = conclude(&verdicts, files.0.as_deref(), files.1.as_deref());
+        let _ = conclude(&verdicts, rmap, files.0.as_deref(), files.1.as_deref());
         out::say("interrupted; this is what was explored so far");
         std::process::exit(EXIT_INTERRUPTED.into());
     });
     explore_all(&runs, options, &board);
-    conclude(&board.lock(), options.json.as_deref(), options.junit.as_deref())
+    conclude(&board.lock(), rmap, options.json.as_deref(), options.junit.as_deref())
 }
 
 /// Says what was found out; the exit status is 1 if a rule broke.
-fn conclude(all: &[Option<Verdict>], json: Option<&Path>, junit: Option<&Path>) -> Result<u8, Error> {
+fn conclude(
+    all: &[Option<Verdict>],
+    rmap: RmapOption,
+    json: Option<&Path>,
+    junit: Option<&Path>,
+) -> Result<u8, Error> {
     let verdicts: Vec<&Verdict> = all.iter().flatten().collect();
     let mut text = table(&verdicts);
-    verdicts.iter().for_each(|verdict| text += &failure(verdict));
+    verdicts.iter().for_each(|verdict| text += &failure(verdict, rmap));
     text += &sum(&verdicts, all.len());
     if let Some(path) = json {
         let cases: Vec<_> = verdicts.iter().map(|verdict| as_json(verdict)).collect();
@@ -92,10 +98,16 @@ fn explore_all(runs: &[(&'static Case, &'static Run)], options: &CheckOptions, b
     let (start, budget) = (Instant::now(), Duration::from_secs(options.budget.max(1)));
     let all: Vec<usize> = (0..runs.len()).collect();
     let jobs = options.jobs.unwrap_or_else(cpus).clamp(1, runs.len().max(1));
-    explore_some(runs, &all, jobs, (start + budget / 2, least(budget, jobs, runs.len())), board);
+    explore_some(
+        runs,
+        &all,
+        (jobs, options.rmap),
+        (start + budget / 2, least(budget, jobs, runs.len())),
+        board,
+    );
     let is_open = |i: &usize| board.lock()[*i].as_ref().is_none_or(|v| !is_whole(runs[*i].1, &v.report));
     let unfinished: Vec<usize> = all.into_iter().filter(is_open).collect();
-    explore_some(runs, &unfinished, jobs, (start + budget, Duration::ZERO), board);
+    explore_some(runs, &unfinished, (jobs, options.rmap), (start + budget, Duration::ZERO), board);
 }
 
 /// How long an exploration that comes too late is tried all the same: a quarter of the budget is enough for
@@ -125,7 +137,7 @@ fn sampled(run: &Run, report: &Report) -> bool {
 fn explore_some(
     runs: &[(&'static Case, &'static Run)],
     chosen: &[usize],
-    jobs: usize,
+    (jobs, rmap): (usize, RmapOption),
     (end, least): (Instant, Duration),
     board: &Board,
 ) {
@@ -143,8 +155,8 @@ fn explore_some(
                     if left.max(least).is_zero() {
                         return;
                     }
-                    let program = (case.program)(None);
-                    let report = run.explore(&*program, share.clamp(least, left.max(least)));
+                    let share = share.clamp(least, left.max(least));
+                    let report = rmap.over(|| run.explore(&*(case.program)(None), share));
                     board.note(place, Verdict { case, report });
                     let done = done.fetch_add(1, Ordering::Relaxed) + 1;
                     let said = format!("{done} of {} explored, {} last", chosen.len(), case.name);
@@ -191,12 +203,15 @@ fn exhausted(report: &Report) -> &'static str {
 }
 
 /// How a rule broke, and how to see it again; nothing for others.
-fn failure(verdict: &Verdict) -> String {
+fn failure(verdict: &Verdict, rmap: RmapOption) -> String {
     let Some(found) = &verdict.report.found else { return String::new() };
     let (name, rule) = (verdict.case.name, verdict.case.rule);
     format!(
-        "\n{name}: {}\nrule: {rule}\n\n{}\nagain: anonmem race {name} --replay '{}'\n\n",
-        found.failure, found.trace, found.replay
+        "\n{name}: {}\nrule: {rule}\n\n{}\nagain: anonmem race {name}{} --replay '{}'\n\n",
+        found.failure,
+        found.trace,
+        rmap.argument(),
+        found.replay
     )
 }
 

@@ -11,6 +11,7 @@ mod race;
 
 use std::path::PathBuf;
 
+use anonmem::ReverseMapChoice;
 use anonmem_lab::Model;
 use anonmem_lab::cases::{self, Case};
 use clap::{Args, ValueEnum};
@@ -40,6 +41,36 @@ impl ModelOption {
     }
 }
 
+/// A reverse map, as an option.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum RmapOption {
+    /// Sets of VMAs.
+    #[default]
+    #[value(name = "anon_vma")]
+    AnonVma,
+    /// Families of address spaces, by labels.
+    Family,
+}
+
+impl RmapOption {
+    /// Runs `f`, in whose worlds that is the reverse map.
+    fn over<R>(self, f: impl FnOnce() -> R) -> R {
+        let choice = match self {
+            Self::AnonVma => ReverseMapChoice::AnonVmas,
+            Self::Family => ReverseMapChoice::Families,
+        };
+        cases::over(choice, f)
+    }
+
+    /// What to add to a command line that repeats something.
+    const fn argument(self) -> &'static str {
+        match self {
+            Self::AnonVma => "",
+            Self::Family => " --rmap family",
+        }
+    }
+}
+
 /// Options of `anonmem check`.
 #[derive(Debug, Args)]
 pub struct CheckOptions {
@@ -49,6 +80,9 @@ pub struct CheckOptions {
     /// Only under this memory model
     #[arg(long)]
     pub model: Option<ModelOption>,
+    /// How the memory manager finds what maps a page
+    #[arg(long, value_enum, default_value_t)]
+    pub rmap: RmapOption,
     /// Seconds for everything together; even what comes last is tried for a moment
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     pub budget: u64,
@@ -86,6 +120,9 @@ pub struct RaceOptions {
     /// Under this memory model [default: the case's first]
     #[arg(long)]
     pub model: Option<ModelOption>,
+    /// How the memory manager finds what maps a page
+    #[arg(long, value_enum, default_value_t)]
+    pub rmap: RmapOption,
     /// Exactly the execution that this id names
     #[arg(long, value_name = "ID")]
     pub replay: Option<String>,

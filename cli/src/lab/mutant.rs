@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use super::{ModelOption, RaceOptions};
+use super::{ModelOption, RaceOptions, RmapOption};
 use crate::error::{EXIT_UNSURE, Error};
 use crate::out;
 use crate::progress::Progress;
@@ -108,6 +108,10 @@ fn arguments(options: &RaceOptions) -> Vec<std::ffi::OsString> {
         Some(ModelOption::Sc) => add("--model", &"sc"),
         Some(ModelOption::C11) => add("--model", &"c11"),
         None => {}
+    }
+    match options.rmap {
+        RmapOption::AnonVma => {}
+        RmapOption::Family => add("--rmap", &"family"),
     }
     if let Some(id) = &options.replay {
         add("--replay", id);

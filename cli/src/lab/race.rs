@@ -13,6 +13,10 @@ use crate::out;
 /// Searches, replays or shows one execution, and draws it. The exit status is 1 if a rule broke, and 3 if a
 /// planted bug was not found.
 pub fn race(options: &RaceOptions) -> Result<u8, Error> {
+    options.rmap.over(|| race_over(options))
+}
+
+fn race_over(options: &RaceOptions) -> Result<u8, Error> {
     let case = find(&options.case)?;
     out::check_writable([options.svg.as_deref(), options.html.as_deref()])?;
     let variant = match planted(case, options.mutant.as_deref())? {

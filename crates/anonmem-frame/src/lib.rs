@@ -75,7 +75,7 @@ pub use frames::{Frames, FramesError, MAX_FRAMES, OutOfMemory};
 pub use handle::{Handle, Link, RawHandle};
 #[doc(hidden)]
 pub use meta::META_BYTES;
-pub use meta::{Counts, Kind, Mapping, MappingWord, TooManySharers};
+pub use meta::{ANON_INDEXES, Counts, Kind, Mapping, MappingWord, Stamp, TooManySharers};
 pub use owned::OwnedFrames;
 pub use place::{Field, Place};
 pub use slab::{Slab, SlabItem};

@@ -24,7 +24,7 @@
 use crate::{handle::RawHandle, place::Field};
 use anonmem_hal::{Machine, Order, SwapEntry};
 use anonmem_sync::{Atomic, Ordering};
-use core::{fmt, mem::offset_of};
+use core::{fmt, mem::offset_of, num::NonZeroU64};
 
 /// The metadata slot of one frame.
 #[repr(C)]
@@ -327,12 +327,82 @@ impl fmt::Debug for Counts {
     }
 }
 
+/// What an anonymous page is found by: the name of an object of the reverse map, and a label, to which the
+/// reverse map gives a meaning.
+///
+/// The bits are those that a mapping word has of it, so that encoding one is an addition.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct Stamp(NonZeroU64);
+
+impl Stamp {
+    /// The number of bits of a label.
+    pub const LABEL_BITS: u32 = 24;
+    const LABEL_SHIFT: u32 = 8;
+
+    /// That of pages that `object` leads to, by `label`.
+    #[inline]
+    pub const fn new(object: RawHandle, label: u32) -> Self {
+        assert!(label < 1 << Self::LABEL_BITS);
+        let bits = (object.get() as u64) << 32 | (label as u64) << Self::LABEL_SHIFT;
+        Self(NonZeroU64::new(bits).expect("a name is not 0"))
+    }
+
+    /// The object.
+    #[inline]
+    pub const fn object(self) -> RawHandle {
+        RawHandle::new((self.0.get() >> 32) as u32).expect("a name is not 0")
+    }
+
+    /// The label; 0 where the reverse map has none.
+    #[inline]
+    pub const fn label(self) -> u32 {
+        (self.0.get() as u32) >> Self::LABEL_SHIFT
+    }
+
+    /// As a word that is not 0.
+    #[inline]
+    pub const fn bits(self) -> u64 {
+        self.0.get()
+    }
+
+    /// The inverse of [`bits`](Self::bits); `None` for 0, and for what is no stamp.
+    #[inline]
+    pub const fn from_bits(bits: u64) -> Option<Self> {
+        if bits & (1 << Self::LABEL_SHIFT) - 1 != 0 || bits >> 32 == 0 {
+            return None;
+        }
+        match NonZeroU64::new(bits) {
+            Some(bits) => Some(Self(bits)),
+            None => None,
+        }
+    }
+}
+
+impl From<RawHandle> for Stamp {
+    #[inline]
+    fn from(object: RawHandle) -> Self {
+        Self::new(object, 0)
+    }
+}
+
+impl fmt::Debug for Stamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.label() {
+            0 => self.object().fmt(f),
+            label => write!(f, "{:?}/{label:x}", self.object()),
+        }
+    }
+}
+
 /// What a folio belongs to: the mapping word, decoded.
 ///
 /// | bits | meaning |
 /// |---|---|
-/// | 0-1 | 0 nothing, 1 anon_vma, 2 shared object, 3 KSM stable node |
-/// | 2-17 | high half of the index |
+/// | 0-1 | 0 nothing, 1 anonymous, 2 shared object, 3 KSM stable node |
+/// | 2-7 | bits 32 to 37 of the index |
+/// | 8-17 | anonymous: of the label; else bits 38 to 47 of the index |
+/// | 18-31 | anonymous: of the label |
 /// | 32-63 | handle |
 ///
 /// The word is read as one, which is what lock-and-recheck compares (Linux: `folio->mapping` with
@@ -342,24 +412,30 @@ impl fmt::Debug for Counts {
 pub enum Mapping {
     /// Nothing (yet, or any more).
     None,
-    /// Anonymous: the anon_vma whose tree finds every mapping.
-    Anon(RawHandle),
+    /// Anonymous: what finds every mapping, such as an anon_vma.
+    Anon(Stamp),
     /// A page of a shared anonymous object.
     Shm(RawHandle),
     /// Merged by KSM: the stable node.
     Ksm(RawHandle),
 }
 
+/// Indices of anonymous pages are below this: 4 KiB pages of 2^50 bytes.
+pub const ANON_INDEXES: u64 = 1 << 38;
+
 /// A mapping word as it was read: compare it to find out whether anything changed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct MappingWord(pub(crate) u64);
 
 impl MappingWord {
-    /// Encodes; `index` is in pages, below 2^48.
+    /// Encodes; `index` is in pages, below 2^48, of an anonymous page below [`ANON_INDEXES`].
     pub(crate) fn encode(mapping: Mapping, index: u64) -> Self {
         let (kind, handle) = match mapping {
             Mapping::None => return Self(0),
-            Mapping::Anon(h) => (1, h),
+            Mapping::Anon(stamp) => {
+                debug_assert!(index < ANON_INDEXES);
+                return Self(1 | (index >> 32) << 2 | stamp.bits());
+            }
             Mapping::Shm(h) => (2, h),
             Mapping::Ksm(h) => (3, h),
         };
@@ -377,7 +453,7 @@ impl MappingWord {
         let Some(handle) = RawHandle::new((self.0 >> 32) as u32) else { return Mapping::None };
         match self.0 & 3 {
             0 => Mapping::None,
-            1 => Mapping::Anon(handle),
+            1 => Mapping::Anon(Stamp::new(handle, (self.0 as u32) >> Stamp::LABEL_SHIFT)),
             2 => Mapping::Shm(handle),
             _ => Mapping::Ksm(handle),
         }
@@ -390,7 +466,8 @@ impl MappingWord {
     }
 
     pub(crate) fn index_high(self) -> u64 {
-        (self.0 >> 2 & 0xffff) << 32
+        let bits = if self.0 & 3 == 1 { 0x3f } else { 0xffff };
+        (self.0 >> 2 & bits) << 32
     }
 }
 
@@ -415,7 +492,13 @@ mod tests {
     fn a_mapping_word_holds_every_handle_and_index() {
         for (handle, index) in [(1, 0), (u32::MAX, (1 << 48) - 1), (77, 1 << 35)] {
             let handle = RawHandle::new(handle).unwrap();
-            for mapping in [Mapping::Anon(handle), Mapping::Shm(handle), Mapping::Ksm(handle)] {
+            let labels =
+                [0, 1, (1 << Stamp::LABEL_BITS) - 1].map(|label| Mapping::Anon(Stamp::new(handle, label)));
+            for mapping in labels.into_iter().chain([Mapping::Shm(handle), Mapping::Ksm(handle)]) {
+                let index = match mapping {
+                    Mapping::Anon(_) => index % ANON_INDEXES,
+                    Mapping::None | Mapping::Shm(_) | Mapping::Ksm(_) => index,
+                };
                 let word = MappingWord::encode(mapping, index);
                 assert_eq!(word.decode(), mapping);
                 assert_eq!(word.is_anon(), !matches!(mapping, Mapping::Shm(_)));

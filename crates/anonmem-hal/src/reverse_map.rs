@@ -6,3 +6,11 @@
 /// Sets of VMAs: Linux's `anon_vma`.
 #[derive(Debug)]
 pub enum AnonVmas {}
+
+/// Families of address spaces, by labels: nothing for each VMA, one insertion for each fork.
+#[derive(Debug)]
+pub enum Families {}
+
+/// Either of the two, as the memory manager is configured: for machines that test both.
+#[derive(Debug)]
+pub enum Either {}

@@ -19,7 +19,7 @@ use crate::{
     table::{PteTable, entries},
     word::change_word,
 };
-use anonmem_frame::{FolioGuard, FolioRef, NewAnonPages, RawHandle, SplitRefused, SplitTurn, SwapCounts};
+use anonmem_frame::{FolioGuard, FolioRef, NewAnonPages, SplitRefused, SplitTurn, Stamp, SwapCounts};
 use anonmem_hal::{Arch, Machine, Order, PAGE_SHIFT, Pfn, Present, Protection, Pte, SoftLeaf, Va, VaRange};
 use anonmem_sync::{Atomic, Ordering, order::Ptl};
 use core::{fmt, marker::PhantomData};
@@ -65,7 +65,7 @@ impl<'a, M: Machine, G: StableVma<M>> PteGuard<'a, M, G> {
         va: Va,
         within: VaRange,
         lock: &FolioGuard<'_, M>,
-        anon_vma: RawHandle,
+        anon_vma: Stamp,
         writable: Option<Protection>,
     ) -> bool {
         let folio = lock.folio();

@@ -14,7 +14,7 @@
 //! Linux: mm/userfaultfd.c `move_present_ptes`, which takes a reference and the folio lock of each page.
 
 use crate::{guard::PteGuard, space::CanInstall, table::PteTable, word::take};
-use anonmem_frame::{Frames, RawHandle};
+use anonmem_frame::{Frames, Stamp};
 use anonmem_hal::{Arch, Machine, Pfn, Present, Protection, Pte, Va, VaRange};
 use anonmem_sync::{Atomic, Ordering};
 
@@ -29,7 +29,7 @@ pub struct Destination {
     /// The permissions of its VMA.
     pub prot: Protection,
     /// What finds the mappings there.
-    pub anon_vma: RawHandle,
+    pub anon_vma: Stamp,
     /// The linear index of the first address.
     pub index: u64,
 }

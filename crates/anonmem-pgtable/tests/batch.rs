@@ -72,7 +72,7 @@ impl World {
     /// A folio of four pages.
     fn four(&self) -> NewAnonPages<'_, M> {
         let new = self.frames.alloc(Order::new(2)).unwrap();
-        new.into_exclusive_anon_pages(RawHandle::new(1).unwrap(), FIRST)
+        new.into_exclusive_anon_pages(RawHandle::new(1).unwrap().into(), FIRST)
     }
 
     fn install(&self, attrs: impl Fn(u64) -> Attrs) -> Pfn {
@@ -263,7 +263,7 @@ fn the_only_owner_takes_a_run_and_may_write_what_was_written() {
             let child = AddressSpace::new();
             child.alloc_root(&w.frames).unwrap();
             let table = child.table_alloc(&w.frames, &Mmap, va(0)).unwrap();
-            let stamp = RawHandle::new(1).unwrap();
+            let stamp = RawHandle::new(1).unwrap().into();
             let reuse = |entries: &mut PteGuard<'_, M, Mmap>| {
                 let Mapped::Shared(page, _) = entries.mapped(va(0)) else { panic!("it is shared") };
                 let lock = page.try_lock().unwrap();

@@ -62,7 +62,7 @@ impl World {
 
     fn page(&self) -> Exclusive<'_, M> {
         let new = self.frames.alloc(Order::ZERO).unwrap();
-        new.into_exclusive_anon(RawHandle::new(1).unwrap(), 1)
+        new.into_exclusive_anon(RawHandle::new(1).unwrap().into(), 1)
     }
 
     /// A count of slot 5.

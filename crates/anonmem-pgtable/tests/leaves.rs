@@ -88,7 +88,7 @@ impl World {
 
     fn folio(&self) -> ExclusiveWhole<'_, M> {
         let new = self.frames.alloc(A::LEAF_ORDER).unwrap();
-        new.into_exclusive_anon_whole(RawHandle::new(1).unwrap(), AT.page())
+        new.into_exclusive_anon_whole(RawHandle::new(1).unwrap().into(), AT.page())
     }
 
     fn install(&self, at: Va, attrs: Attrs) -> Pfn {

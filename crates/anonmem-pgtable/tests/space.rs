@@ -48,7 +48,7 @@ impl World {
 
     fn map(&self, va: Va) {
         let page = self.frames.alloc(Order::ZERO).unwrap();
-        let page = page.into_exclusive_anon(RawHandle::new(1).unwrap(), va.page());
+        let page = page.into_exclusive_anon(RawHandle::new(1).unwrap().into(), va.page());
         self.lock(va).install(va, page, RW);
     }
 
@@ -196,11 +196,11 @@ fn a_page_shared_by_fork_is_reused_when_it_is_alone_again() {
         let Mapped::Shared(page, _) = from.mapped(parent) else { panic!("shared now") };
         assert_eq!(page.folio().counts().maps(), 2);
         let lock = page.try_lock().unwrap();
-        assert!(page.reuse(&lock, RawHandle::new(2).unwrap()).is_err(), "the child still has it");
+        assert!(page.reuse(&lock, RawHandle::new(2).unwrap().into()).is_err(), "the child still has it");
         let reference = to.clear(child).unmap().ok().unwrap();
-        assert!(page.reuse(&lock, RawHandle::new(2).unwrap()).is_err(), "somebody has a reference");
+        assert!(page.reuse(&lock, RawHandle::new(2).unwrap().into()).is_err(), "somebody has a reference");
         drop(reference);
-        page.reuse(&lock, RawHandle::new(2).unwrap()).unwrap();
+        page.reuse(&lock, RawHandle::new(2).unwrap().into()).unwrap();
         drop(lock);
         assert!(matches!(from.mapped(parent), Mapped::Exclusive(..)));
         drop((to, from));

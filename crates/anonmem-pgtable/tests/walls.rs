@@ -41,7 +41,8 @@ fn a_page_is_not_installed_in_another_machine() {
         let space = AddressSpace::new();
         space.alloc_root(ours).unwrap();
         let guard = Only(&space);
-        let page = theirs.alloc(Order::ZERO).unwrap().into_exclusive_anon(RawHandle::new(1).unwrap(), 0);
+        let page =
+            theirs.alloc(Order::ZERO).unwrap().into_exclusive_anon(RawHandle::new(1).unwrap().into(), 0);
         space.table_alloc(ours, &guard, Va(0)).unwrap().lock().install(Va(0), page, RW);
     });
 }

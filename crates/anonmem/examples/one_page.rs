@@ -141,7 +141,7 @@ impl<'v> Tour<'v> {
         let counts = folio.counts();
         let exclusive = if frames.page_is_exclusive(pfn) { ", exclusive" } else { "" };
         let owner = match folio.mapping() {
-            Mapping::Anon(anon_vma) => format!("anon_vma {}", name(&self.anon_vmas, anon_vma, b'a')),
+            Mapping::Anon(anon_vma) => format!("anon_vma {}", name(&self.anon_vmas, anon_vma.object(), b'a')),
             other => format!("{other:?}"),
         };
         format!("mappings {}, references {}{exclusive}; {owner}", counts.maps(), counts.refs())

@@ -29,6 +29,17 @@ pub enum MoveLocks {
     Folio,
 }
 
+/// How the entries that map a page are found, on a machine whose reverse map is
+/// [`Either`](anonmem_hal::reverse_map::Either).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum ReverseMapChoice {
+    /// By sets of VMAs.
+    #[default]
+    AnonVmas,
+    /// By families of address spaces.
+    Families,
+}
+
 /// What a `Vm` is made with.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Config {
@@ -36,6 +47,8 @@ pub struct Config {
     pub lock_mode: LockMode,
     /// What a moving page is guarded by.
     pub move_locks: MoveLocks,
+    /// Which reverse map it is, of a machine that leaves that open.
+    pub reverse_map: ReverseMapChoice,
     /// How much may be promised at first; `Vm::set_overcommit` changes it.
     pub overcommit: Overcommit,
     /// The most mappings of one address space. Linux: /proc/sys/vm/max_map_count.
@@ -55,6 +68,7 @@ impl Default for Config {
         Self {
             lock_mode: LockMode::Mmap,
             move_locks: MoveLocks::default(),
+            reverse_map: ReverseMapChoice::default(),
             overcommit: Overcommit::Heuristic,
             max_map_count: 65_530,
             mmap_min_addr: 65_536,

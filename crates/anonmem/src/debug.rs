@@ -5,7 +5,9 @@ use crate::{
     mm::Mm,
     objects::Objects,
     rmap::machine::Machine,
-    rmap::{anon_vma::AnonVmaReadGuard, hit::RmapHit},
+    rmap::{
+        anon_vma::AnonVmaReadGuard, either::EitherReadGuard, family::members::FamilyReadGuard, hit::RmapHit,
+    },
     userfaultfd::{Uffd, UffdFork, UffdMessage},
     vm::Vm,
 };
@@ -17,6 +19,8 @@ debug_by_name! {
     [M: Machine] Mm<'_, M>, "Mm", mm => mm.id;
     [M: Machine] PinnedRange<'_, M>, "PinnedRange", pinned => pinned.range();
     [M: Machine] AnonVmaReadGuard<'_, M>, "AnonVmaReadGuard", guard => guard.anon_vma();
+    [M: Machine] FamilyReadGuard<'_, M>, "FamilyReadGuard", guard => guard.name();
+    [M: Machine] EitherReadGuard<'_, M>, "EitherReadGuard";
     [M: Machine] Uffd<'_, M>, "Uffd";
     [M: Machine] UffdFork<'_, M>, "UffdFork";
     [M: Machine, G] RmapHit<'_, '_, M, G>, "RmapHit", hit => hit.vma;

@@ -25,7 +25,7 @@ use crate::{
     vm::Vm,
     vma::{flags::VmFlags, free::free_vma},
 };
-use anonmem_frame::{DupError, FolioOwner, NewFolio, RawHandle, SlotCountOverflow, TooManySharers};
+use anonmem_frame::{DupError, FolioOwner, NewFolio, SlotCountOverflow, Stamp, TooManySharers};
 use anonmem_hal::{Arch, FlushRange, Marker, MigrationBits, Present, Protection, Pte, SwapBits, Va, VaRange};
 use anonmem_pgtable::{
     Attrs, Deposit, LeafGuard, LeafPlace, Locked, Mapped, MappedLeaf, NotShared, PteGuard, PteTable, Walked,
@@ -118,6 +118,8 @@ fn dup_mmap<M: Machine>(
         to.note_sealed();
     }
     to.thp_disable.store(from.thp_disable.load(Ordering::Relaxed), Ordering::Relaxed);
+    // Before its first page.
+    Rmap::<M>::fork_mm(vm, target.id(), parent.id());
     let mut vmas = from.tree.cursor(VaRange { start: Va(0), end: M::Arch::USER_END });
     while let Some((_, id)) = vmas.next(&from.tree, vm.nodes()) {
         let flags = vm.vma(id).flags();
@@ -134,7 +136,7 @@ fn dup_mmap<M: Machine>(
         // Without an anon_vma there is nothing but zero pages and shared objects, which faults bring back.
         // But what is protected stays so if somebody watches the child.
         let keeps_wp = vm.vma(vma).flags().contains(VmFlags::UFFD_WP);
-        let has_pages = Rmap::<M>::stamp(vm.vma(id)).is_some() || keeps_wp;
+        let has_pages = Rmap::<M>::stamp(vm, from, vm.vma(id)).is_some() || keeps_wp;
         if has_pages && !flags.contains(VmFlags::WIPEONFORK) {
             Copying { vm, parent, child: target, vma, keeps_wp }.copy_page_range()?;
         }
@@ -390,7 +392,8 @@ impl<'a, M: Machine> Copying<'a, M> {
     ) {
         let Pte::Present(present) = from.get(va) else { unreachable!("the page was just looked at") };
         let vma = self.vm.vma(self.vma);
-        let anon_vma = Rmap::<M>::stamp(vma).expect("the copy of a VMA with pages has an anon_vma");
+        let stamp = Rmap::<M>::stamp(self.vm, self.child.slot(), vma);
+        let anon_vma = stamp.expect("the copy of a VMA with pages has an anon_vma");
         new.copy_from(present.pfn);
         let page = new.into_exclusive_anon(anon_vma.raw(), vma.index_of(va));
         to.install(va, page, child_attrs(present, present.prot));
@@ -419,7 +422,7 @@ fn take_back<M: Machine>(vm: &Vm<M>, guard: &MmapWriteGuard<'_, M>) {
     let slot = guard.slot();
     slot.tree.for_each(vm.nodes(), |range, id| {
         let vma = vm.vma(id);
-        let Some(anon_vma) = Rmap::<M>::stamp(vma) else { return };
+        let Some(anon_vma) = Rmap::<M>::stamp(vm, slot, vma) else { return };
         for (found, part) in slot.space.parts(&vm.frames, guard, range) {
             let table = match found.covered(part) {
                 Locked::Table(table) => table,
@@ -456,7 +459,7 @@ fn take_back<M: Machine>(vm: &Vm<M>, guard: &MmapWriteGuard<'_, M>) {
 #[cold]
 fn take_back_leaf<M: Machine>(
     mut leaf: LeafGuard<'_, M, MmapWriteGuard<'_, M>>,
-    anon_vma: RawHandle,
+    anon_vma: Stamp,
     prot: Protection,
 ) {
     let ours = match leaf.mapped() {

@@ -26,6 +26,8 @@ ids! {
     VmaId, VmaTag;
     /// Names an anon_vma's slot.
     AnonVmaId, AnonVmaTag;
+    /// Names a family's slot.
+    FamilyId, FamilyTag;
     /// Names a shared object's slot.
     ShmId, ShmTag;
     /// Names the slot of a link between a VMA and an anon_vma.

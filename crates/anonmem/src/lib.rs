@@ -87,7 +87,7 @@ mod vma;
 mod zap;
 
 pub use clear_refs::ClearRefs;
-pub use config::{Config, LockMode, MoveLocks};
+pub use config::{Config, LockMode, MoveLocks, ReverseMapChoice};
 pub use error::Error;
 pub use events::Event;
 pub use fault::{FaultAccess, FaultOutcome};
@@ -95,7 +95,8 @@ pub use gup::{PageLook, PartlyPinned, PinFlags, PinnedRange, RemoteBytes, Unpin}
 pub use ids::{AnonVmaId, AnonVmaTag, MmId, MmTag, ShmId, ShmTag, VmaId, VmaTag};
 #[doc(hidden)]
 pub use ids::{
-    ChainId, ChainTag, NodeId, NodeTag, StableId, StableTag, UffdId, UffdMessageId, UffdMessageTag, UffdTag,
+    ChainId, ChainTag, FamilyId, FamilyTag, NodeId, NodeTag, StableId, StableTag, UffdId, UffdMessageId,
+    UffdMessageTag, UffdTag,
 };
 pub use ksm::{
     scan::KsmScanned,
@@ -150,10 +151,11 @@ pub mod lab {
         objects::Objects,
         rmap::{
             anon_vma::AnonVmaReadGuard,
-            folio::folio_lock_anon_vma_read,
+            either::EitherReadGuard,
+            family::members::FamilyReadGuard,
             hit::RmapHit,
+            lab::walk_mappings,
             referenced::{Referenced, folio_referenced, folio_referenced_by_reclaim},
-            walk::rmap_walk_anon,
         },
     };
 }

@@ -150,7 +150,7 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
             new |= VmFlags::ACCOUNT;
         } else if !new.contains(VmFlags::WRITE)
             && vma.backing() == Backing::Anonymous
-            && Rmap::<M>::stamp(vma).is_none()
+            && Rmap::<M>::stamp(objects, self.slot(), vma).is_none()
         {
             // No page was ever written: nothing needs the promise.
             new -= VmFlags::ACCOUNT;

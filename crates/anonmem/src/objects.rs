@@ -8,12 +8,15 @@ use crate::{
     config::Config,
     cpu::CpuWords,
     events::{Event, Events},
-    ids::{AnonVmaId, ChainId, MmId, ShmId, VmaId},
+    ids::{AnonVmaId, ChainId, FamilyId, MmId, ShmId, VmaId},
     ksm::node::{StableNode, StableNodes},
     mm::slot::MmSlot,
     overcommit::OvercommitPolicy,
     reclaim::workingset::Workingset,
-    rmap::objects::{AnonVma, AnonVmaChain},
+    rmap::{
+        family::objects::Family,
+        objects::{AnonVma, AnonVmaChain},
+    },
     shm::object::ShmObject,
     swap::device::{SwapDevices, SwapInfo},
     thp::{policy::FolioPolicyNow, stats::FolioEvents},
@@ -40,6 +43,7 @@ pub struct Objects<M: Machine> {
     pub(crate) tree_nodes: Slab<M, TreeNode<M>>,
     pub(crate) anon_vmas: Slab<M, AnonVma<M>>,
     pub(crate) chains: Slab<M, AnonVmaChain<M>>,
+    pub(crate) families: Slab<M, Family<M>>,
     pub(crate) shm_objects: Slab<M, ShmObject<M>>,
     pub(crate) uffds: Slab<M, UffdContext<M>>,
     pub(crate) uffd_messages: Slab<M, UffdMessage<M>>,
@@ -79,6 +83,7 @@ impl<M: Machine> Objects<M> {
             tree_nodes <- |slot| Slab::init(slot, frames),
             anon_vmas <- |slot| Slab::init(slot, frames),
             chains <- |slot| Slab::init(slot, frames),
+            families <- |slot| Slab::init(slot, frames),
             shm_objects <- |slot| Slab::init(slot, frames),
             uffds <- |slot| Slab::init(slot, frames),
             uffd_messages <- |slot| Slab::init(slot, frames),
@@ -110,6 +115,11 @@ impl<M: Machine> Objects<M> {
 
     pub(crate) fn chain(&self, id: ChainId) -> &AnonVmaChain<M> {
         self.chains.get(&self.frames, id)
+    }
+
+    /// The slot of a family; it may be another use of it.
+    pub(crate) fn family(&self, id: FamilyId) -> &Family<M> {
+        self.families.get(&self.frames, id)
     }
 
     pub(crate) fn shm(&self, id: ShmId) -> &ShmObject<M> {
@@ -218,6 +228,7 @@ impl<M: Machine> Objects<M> {
             .or_else(|| self.tree_nodes.place_of(frames, address))
             .or_else(|| self.anon_vmas.place_of(frames, address))
             .or_else(|| self.chains.place_of(frames, address))
+            .or_else(|| self.families.place_of(frames, address))
             .or_else(|| self.shm_objects.place_of(frames, address))
             .or_else(|| self.uffds.place_of(frames, address))
             .or_else(|| self.uffd_messages.place_of(frames, address))
@@ -227,7 +238,7 @@ impl<M: Machine> Objects<M> {
     }
 
     const FIELDS: &'static [Field] = fields! {
-        frames, rcu, dead_tables, mms, vmas, tree_nodes, anon_vmas, chains, shm_objects, uffds,
+        frames, rcu, dead_tables, mms, vmas, tree_nodes, anon_vmas, chains, families, shm_objects, uffds,
         uffd_messages, pins, swap, workingset, stable_nodes, lazyfree_used, events, cpus, folio_events, folio_policy, config, overcommit,
     };
 }

@@ -15,6 +15,8 @@ use crate::{
     rmap::{
         self,
         anon_vma::{AnonVmaReadGuard, AnonVmaWriteGuard},
+        either::{EitherReadGuard, EitherWriteGuard},
+        family::members::{FamilyReadGuard, FamilyWriteGuard},
     },
     shm::ShmUser,
     vma::lock::VmaReadGuard,
@@ -78,6 +80,39 @@ unsafe impl<M: Machine> StableVma<M> for AnonVmaReadGuard<'_, M> {
 }
 // SAFETY: as for the lock held for reading.
 unsafe impl<M: Machine> StableVma<M> for AnonVmaWriteGuard<'_, M> {
+    #[inline(always)]
+    fn opens(&self, space: &AddressSpace<M>) -> bool {
+        space.is_of(&self.objects().frames)
+    }
+}
+
+// SAFETY: the tables under a VMA that is marked are freed after `Families::unlink` or `Families::exit` has taken the
+// family's lock for writing. A walk goes into the tables of a VMA only if it found it marked, and the address
+// space's own, under the lock. As above, entries are never filled.
+unsafe impl<M: Machine> StableVma<M> for FamilyReadGuard<'_, M> {
+    /// A walk opens the space of each member that it finds, all of the same `Vm`.
+    #[inline(always)]
+    fn opens(&self, space: &AddressSpace<M>) -> bool {
+        space.is_of(&self.objects().frames)
+    }
+}
+// SAFETY: as for the lock held for reading.
+unsafe impl<M: Machine> StableVma<M> for FamilyWriteGuard<'_, M> {
+    #[inline(always)]
+    fn opens(&self, space: &AddressSpace<M>) -> bool {
+        space.is_of(&self.objects().frames)
+    }
+}
+
+// SAFETY: it is one of the guards above.
+unsafe impl<M: Machine> StableVma<M> for EitherReadGuard<'_, M> {
+    #[inline(always)]
+    fn opens(&self, space: &AddressSpace<M>) -> bool {
+        space.is_of(&self.objects().frames)
+    }
+}
+// SAFETY: it is one of the guards above.
+unsafe impl<M: Machine> StableVma<M> for EitherWriteGuard<'_, M> {
     #[inline(always)]
     fn opens(&self, space: &AddressSpace<M>) -> bool {
         space.is_of(&self.objects().frames)

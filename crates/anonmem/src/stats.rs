@@ -35,10 +35,10 @@ impl<M: Machine> Vm<M> {
             committed: self.committed().max(0) as u64,
             mms: self.mms.live(),
             vmas: self.vmas.live(),
-            anon_vmas: self.anon_vmas.live(),
+            anon_vmas: self.anon_vmas.live() + self.families.live(),
             chains: self.chains.live(),
             shared_objects: self.shm_objects.live(),
-            peak_anon_vmas: self.anon_vmas.peak(),
+            peak_anon_vmas: self.anon_vmas.peak() + self.families.peak(),
             peak_chains: self.chains.peak(),
         }
     }

@@ -1,8 +1,8 @@
 //! What the unit tests of this crate share: a machine, a memory manager, and programs that touch memory.
 
 use crate::{
-    Config, Error, FaultAccess, FaultOutcome, Mm, PinFlags, PinnedRange, Vm, VmFlags, ids::VmaId,
-    vma::Backing,
+    Config, Error, FaultAccess, FaultOutcome, Mm, PinFlags, PinnedRange, ReverseMapChoice, Vm, VmFlags,
+    ids::VmaId, vma::Backing,
 };
 use anonmem_hal::{CpuId, PAGE_SHIFT, PAGE_SIZE, Pfn, Va, VaRange};
 use anonmem_hosted::{
@@ -24,6 +24,15 @@ pub(crate) const RW: VmFlags = VmFlags::READ
     .union(VmFlags::MAYEXEC)
     .union(VmFlags::ACCOUNT);
 
+/// The reverse map that tests run over: anon_vmas, unless `ANONMEM_RMAP` is `family`.
+pub(crate) fn chosen() -> ReverseMapChoice {
+    match std::env::var("ANONMEM_RMAP").as_deref() {
+        Ok("family") => ReverseMapChoice::Families,
+        Ok("anon_vma") | Err(_) => ReverseMapChoice::AnonVmas,
+        Ok(other) => panic!("ANONMEM_RMAP is {other}, and not anon_vma or family"),
+    }
+}
+
 /// A memory manager on a machine of its own.
 pub(crate) struct World {
     pub(crate) vm: Vm<M>,
@@ -38,8 +47,14 @@ impl World {
         Self::run_with(Config::default(), f);
     }
 
-    /// The same with another configuration.
+    /// The same with another configuration; over the reverse map that [`chosen`] says.
     pub(crate) fn run_with(config: Config, f: impl FnOnce(&Self)) {
+        Self::run_over(chosen(), config, f);
+    }
+
+    /// The same over a certain reverse map.
+    pub(crate) fn run_over(reverse_map: ReverseMapChoice, config: Config, f: impl FnOnce(&Self)) {
+        let config = Config { reverse_map, ..config };
         let machine = M::new(4096);
         let (cpus, failures, sources) =
             (machine.cpus().clone(), machine.failures().clone(), machine.sources().clone());

@@ -12,7 +12,12 @@ use crate::{
     ids::{MmId, VmaId},
     mm::{mmap_lock::MmapReadGuard, slot::MmSlot},
     rmap::machine::Machine,
-    rmap::{hit::Form, ksm::rmap_walk},
+    rmap::{
+        Rmap,
+        hit::Form,
+        ksm::rmap_walk,
+        reverse_map::{Broken, ReverseMap},
+    },
     userfaultfd::is_protected,
     vm::Vm,
     vma::{
@@ -59,6 +64,12 @@ impl From<Miscounted> for Violation {
     }
 }
 
+impl From<Broken> for Violation {
+    fn from(Broken { rule, at, expected, found }: Broken) -> Self {
+        Self { rule, at, expected, found }
+    }
+}
+
 type Check = Result<(), Violation>;
 
 fn expect(rule: &'static str, at: u64, expected: u64, found: u64) -> Check {
@@ -73,8 +84,6 @@ struct Totals {
     shared_entries: u64,
     swap_entries: u64,
     vmas: u64,
-    vmas_with_anon_vma: u64,
-    chains: u64,
     tree_nodes: u64,
     tables: u64,
     committed: u64,
@@ -121,7 +130,7 @@ impl<M: Machine> Vm<M> {
         });
         result?;
         self.validate_objects(&mut totals)?;
-        self.validate_anon_vmas(&totals)?;
+        Rmap::<M>::validate(self)?;
         let cached = self.validate_swap(&totals)?;
         self.validate_folios(&totals, cached)?;
         self.validate_pins()?;
@@ -133,6 +142,7 @@ impl<M: Machine> Vm<M> {
         self.vmas.validate(&self.frames)?;
         self.anon_vmas.validate(&self.frames)?;
         self.chains.validate(&self.frames)?;
+        self.families.validate(&self.frames)?;
         self.stable_nodes.validate(&self.frames)?;
         self.uffds.validate(&self.frames)?;
         self.uffd_messages.validate(&self.frames)?;
@@ -222,7 +232,6 @@ impl<M: Machine> Vm<M> {
         count.locked += when(flags.contains(VmFlags::LOCKED));
         count.committed += when(flags.contains(VmFlags::ACCOUNT));
         totals.vmas += 1;
-        self.validate_chains(vma, at, totals)?;
         self.validate_uffd(vma, at)?;
         for (found, part) in guard.slot().space.parts(&self.frames, guard, range) {
             match found {
@@ -364,24 +373,6 @@ impl<M: Machine> Vm<M> {
         expect("index of a merged page", va.0, 1, u64::from(place.is_some()))
     }
 
-    /// Every chain is of one family, and one of them is for the VMA's own anon_vma.
-    fn validate_chains(&self, vma: &Vma<M>, at: u64, totals: &mut Totals) -> Check {
-        let own = vma.anon_vma();
-        let mut found_own = own.is_none();
-        let mut next = vma.chains();
-        while let Some(chain) = next.get() {
-            totals.chains += 1;
-            let id = self.chain(chain).anon_vma();
-            expect("a linked anon_vma is live", at, 1, u64::from(self.anon_vmas.is_live(&self.frames, id)))?;
-            let same = own.is_some_and(|own| self.anon_vma(own).root() == self.anon_vma(id).root());
-            expect("chains are of one family", at, 1, u64::from(same))?;
-            found_own |= own == Some(id);
-            next = self.chain(chain).next();
-        }
-        totals.vmas_with_anon_vma += u64::from(own.is_some());
-        expect("a VMA is linked to its anon_vma", at, 1, u64::from(found_own))
-    }
-
     fn validate_objects(&self, totals: &mut Totals) -> Check {
         let mut result = Ok(());
         self.shm_objects.for_each_live(&self.frames, |id, object| {
@@ -398,31 +389,6 @@ impl<M: Machine> Vm<M> {
             }
         });
         result
-    }
-
-    fn validate_anon_vmas(&self, totals: &Totals) -> Check {
-        let (mut live, mut refs, mut children, mut vmas, mut chains, mut not_roots) = (0, 0, 0, 0, 0, 0);
-        let mut result = Ok(());
-        self.anon_vmas.for_each_live(&self.frames, |id, anon_vma| {
-            let (refcount, nr_children, nr_vmas) = anon_vma.counts();
-            live += 1;
-            refs += u64::from(refcount);
-            children += nr_children;
-            vmas += nr_vmas;
-            not_roots += u64::from(anon_vma.root() != Some(id));
-            let parent_lives = anon_vma.parent().is_some_and(|p| self.anon_vmas.is_live(&self.frames, p));
-            match anon_vma.tree().validate(&**self) {
-                Ok(n) if n > 0 && parent_lives => chains += n,
-                Ok(n) => result = expect("an anon_vma has VMAs and a parent", id.raw().get().into(), 1, n),
-                Err(_) => result = expect("an interval tree is in order", id.raw().get().into(), 1, 0),
-            }
-        });
-        result?;
-        expect("VMAs that anon_vmas count", 0, totals.vmas_with_anon_vma, vmas)?;
-        expect("children that anon_vmas count", 0, live, children)?;
-        expect("references to anon_vmas", 0, live + not_roots, refs)?;
-        expect("chains in interval trees", 0, totals.chains, chains)?;
-        expect("chains of VMAs", 0, totals.chains, self.chains.live())
     }
 
     /// Counts of slots, and their free ones. Returns the number of cached pages.

@@ -42,7 +42,7 @@ fn a_lock_forges_no_place() {
     let page = object.page_at(0).unwrap();
     let lock = page.lock();
     let panics = |f: &dyn Fn()| std::panic::catch_unwind(std::panic::AssertUnwindSafe(f)).is_err();
-    assert!(panics(&|| lock.move_mapped(RawHandle::new(1).unwrap(), 7)));
+    assert!(panics(&|| lock.move_mapped(RawHandle::new(1).unwrap().into(), 7)));
     assert!(panics(&|| lock.set_swap_entry(SwapEntry { device: 0, offset: 99 })));
     drop(lock);
     let mm = vm.new_mm().unwrap();

@@ -11,12 +11,15 @@ use crate::{
     watched,
 };
 use anonmem::{
-    Advice, Error, FaultAccess, FaultOutcome, MapBacking, MapFlags, MapKind, Mm, MmapRequest, Prot,
+    Advice, Error, FaultAccess, FaultOutcome, Machine, MapBacking, MapFlags, MapKind, Mm, MmapRequest, Prot,
     RemapFlags, VmFlags,
 };
 use anonmem_hal::{Arch, CpuId, PAGE_SHIFT, Pfn, SourceId, Va, VaRange};
 
-impl<C: Checks, A: Arch> UserSpace for Mm<'_, Hosted<C, A>> {
+impl<C: Checks, A: Arch> UserSpace for Mm<'_, Hosted<C, A>>
+where
+    Hosted<C, A>: Machine,
+{
     fn root(&self) -> Pfn {
         Mm::root(self)
     }
@@ -51,7 +54,10 @@ pub fn apply<'v, C: Checks, A: Arch>(
     user: &UserCpu<'_, C, A, Mm<'v, Hosted<C, A>>>,
     source: SourceId,
     op: &Op,
-) -> Outcome {
+) -> Outcome
+where
+    Hosted<C, A>: Machine,
+{
     let mm = user.space();
     match *op {
         Op::Read(at) => read(user, at),
@@ -92,7 +98,10 @@ fn mmap<C: Checks, A: Arch>(
     rights: Rights,
     backing: Backing,
     source: SourceId,
-) -> Outcome {
+) -> Outcome
+where
+    Hosted<C, A>: Machine,
+{
     let (addr, place) = match place {
         Place::Anywhere => (0, MapFlags::empty()),
         Place::Hint(addr) => (addr, MapFlags::empty()),
@@ -112,7 +121,10 @@ fn mmap<C: Checks, A: Arch>(
     address(mm.mmap(MmapRequest { addr, len: at.len, prot, flags: place | kind, backing }))
 }
 
-fn mremap<C: Checks, A: Arch>(mm: &Mm<'_, Hosted<C, A>>, at: At, new_len: u64, how: Remap) -> Outcome {
+fn mremap<C: Checks, A: Arch>(mm: &Mm<'_, Hosted<C, A>>, at: At, new_len: u64, how: Remap) -> Outcome
+where
+    Hosted<C, A>: Machine,
+{
     let keep = RemapFlags::MAYMOVE | RemapFlags::DONTUNMAP;
     let (flags, to) = match how {
         Remap::InPlace => (RemapFlags::empty(), 0),
@@ -150,7 +162,10 @@ fn done(result: Result<(), Error>) -> Outcome {
 }
 
 /// The areas of an address space, as the oracle would have them.
-pub fn areas<C: Checks, A: Arch>(mm: &Mm<'_, Hosted<C, A>>) -> Vec<Area> {
+pub fn areas<C: Checks, A: Arch>(mm: &Mm<'_, Hosted<C, A>>) -> Vec<Area>
+where
+    Hosted<C, A>: Machine,
+{
     let mut areas = Vec::new();
     mm.for_each_vma(Va(0), &mut |info| {
         let (start, end) = (info.range.start.0, info.range.end.0);
@@ -182,7 +197,10 @@ pub fn areas<C: Checks, A: Arch>(mm: &Mm<'_, Hosted<C, A>>) -> Vec<Area> {
     areas
 }
 
-fn mincore<C: Checks, A: Arch>(mm: &Mm<'_, Hosted<C, A>>, at: At) -> Outcome {
+fn mincore<C: Checks, A: Arch>(mm: &Mm<'_, Hosted<C, A>>, at: At) -> Outcome
+where
+    Hosted<C, A>: Machine,
+{
     let mut pages = Vec::new();
     match mm.mincore(Va(at.addr), at.len, &mut |present| pages.push(present)) {
         Ok(()) => Outcome::Resident(pages),

@@ -41,7 +41,7 @@ mod watched;
 
 pub use arena::Arena;
 pub use failures::{FailurePlan, Failures};
-pub use machine::{Checked, Checks, Fast, Hosted};
+pub use machine::{Checked, Checks, Fast, FastFamilies, Hosted};
 pub use mmu::Access;
 pub use sched::{CpuGuard, Cpus};
 pub use sources::SourceTable;

@@ -11,7 +11,7 @@ use crate::{
 };
 use anonmem_hal::{
     Arch, Clock, CpuId, FrameAlloc, HeldLocks, IoError, Machine, NoProbe, Order, Pfn, PhysMem, Sched,
-    SourceError, SourceId, Sources, SwapIo, arch::X86_64,
+    SourceError, SourceId, Sources, SwapIo, arch::X86_64, reverse_map,
 };
 use std::{
     marker::PhantomData,
@@ -27,6 +27,8 @@ pub trait Checks: Send + Sync + 'static {
     const CHECKED: bool;
     /// The number of CPUs.
     const CPUS: usize;
+    /// The reverse map.
+    type ReverseMap: 'static;
 }
 
 /// Everything is checked: for tests.
@@ -36,6 +38,7 @@ pub enum Checked {}
 impl Checks for Checked {
     const CHECKED: bool = true;
     const CPUS: usize = 8;
+    type ReverseMap = reverse_map::Either;
 }
 
 /// Nothing is checked and there is no TLB: for measurements.
@@ -45,6 +48,17 @@ pub enum Fast {}
 impl Checks for Fast {
     const CHECKED: bool = false;
     const CPUS: usize = 8;
+    type ReverseMap = reverse_map::AnonVmas;
+}
+
+/// As [`Fast`], with families of address spaces as the reverse map.
+#[derive(Debug)]
+pub enum FastFamilies {}
+
+impl Checks for FastFamilies {
+    const CHECKED: bool = false;
+    const CPUS: usize = 8;
+    type ReverseMap = reverse_map::Families;
 }
 
 /// A machine made of a process: its memory, CPUs and MMU.
@@ -114,7 +128,7 @@ impl<C: Checks, A: Arch> Hosted<C, A> {
 impl<C: Checks, A: Arch> Machine for Hosted<C, A> {
     type Arch = A;
     type Cpus = anonmem_hal::UpTo<64>;
-    type ReverseMap = anonmem_hal::reverse_map::AnonVmas;
+    type ReverseMap = C::ReverseMap;
     type Probe = NoProbe;
     const CHECKED: bool = C::CHECKED;
 

@@ -16,7 +16,7 @@ use crate::{
 };
 use anonmem::{
     BlockEffort, CollapseLimits, CollapseSettings, CollapseTask, Config, Effort, FolioMode, FolioPolicy,
-    KsmSettings, LockMode, MergeAny, Mm, PinnedRange, Vm,
+    KsmSettings, LockMode, MergeAny, Mm, PinnedRange, ReverseMapChoice, Vm,
 };
 use anonmem_hal::{
     Arch, CpuId, Order, PAGE_SHIFT, PAGE_SIZE, Pfn, PhysMem as _, Present, SourceId, Va, arch::X86_64,
@@ -143,6 +143,18 @@ pub fn source() -> Vec<u8> {
     (0..SOURCE_BYTES).map(|i| (i * 7 + i / 256 + 3) as u8).collect()
 }
 
+/// The reverse map that tests run over: sets of VMAs, unless `ANONMEM_RMAP` is `family`.
+///
+/// # Panics
+/// If it is anything else than that or `anon_vma`.
+pub fn reverse_map() -> ReverseMapChoice {
+    match std::env::var("ANONMEM_RMAP").as_deref() {
+        Ok("family") => ReverseMapChoice::Families,
+        Ok("anon_vma") | Err(_) => ReverseMapChoice::AnonVmas,
+        Ok(other) => panic!("ANONMEM_RMAP is {other}, and not anon_vma or family"),
+    }
+}
+
 /// What the oracle has to know of anonmem on x86-64.
 pub fn limits(memory: Memory) -> Limits {
     limits_of::<X86_64>(memory)
@@ -180,7 +192,7 @@ impl<A: Arch> Anonmem<A> {
         let (failures, sources) = (machine.failures().clone(), machine.sources().clone());
         let cpu = machine.cpus().enter(CpuId(0));
         let source_id = sources.register(source());
-        let config = Config { lock_mode, folios, ..Config::default() };
+        let config = Config { lock_mode, folios, reverse_map: reverse_map(), ..Config::default() };
         let vm = Vm::new(machine, config).expect("enough memory for a memory manager");
         if memory.swaps() {
             vm.swap_on(0, slots, 0).expect("enough memory for a swap device");

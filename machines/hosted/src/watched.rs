@@ -9,8 +9,8 @@ use crate::{
     ops::{At, Outcome, pattern},
 };
 use anonmem::{
-    Error, FillMode, Filled, Mm, MoveMode, PageCategories, PageRegion, PageScan, PinFlags, PinnedRange,
-    ProtectMode, RegisterMode, ScanFlags, Uffd, UffdFaults, UffdFeatures, Unpin,
+    Error, FillMode, Filled, Machine, Mm, MoveMode, PageCategories, PageRegion, PageScan, PinFlags,
+    PinnedRange, ProtectMode, RegisterMode, ScanFlags, Uffd, UffdFaults, UffdFeatures, Unpin,
 };
 use anonmem_hal::{Arch, PAGE_SIZE, PhysMem, Va, VaRange};
 
@@ -26,7 +26,10 @@ pub(crate) fn pin<'v, C: Checks, A: Arch>(
     mm: &Space<'v, C, A>,
     at: At,
     how: PinHow,
-) -> Result<PinnedRange<'v, Hosted<C, A>>, Outcome> {
+) -> Result<PinnedRange<'v, Hosted<C, A>>, Outcome>
+where
+    Hosted<C, A>: Machine,
+{
     let range = VaRange { start: Va(at.addr), end: Va(at.addr.saturating_add(at.len)) };
     errno(match how {
         PinHow::Fast => mm.pin_fast(range, PinFlags::WRITE),
@@ -44,7 +47,10 @@ pub(crate) enum PinHow {
 }
 
 /// A device writes to a range, through pins.
-pub(crate) fn device_write<C: Checks, A: Arch>(mm: &Space<'_, C, A>, at: At, tag: u32) -> Outcome {
+pub(crate) fn device_write<C: Checks, A: Arch>(mm: &Space<'_, C, A>, at: At, tag: u32) -> Outcome
+where
+    Hosted<C, A>: Machine,
+{
     let how = if tag.is_multiple_of(2) { PinHow::Fast } else { PinHow::Slow };
     let mut pinned = match pin(mm, at, how) {
         Ok(pinned) => pinned,
@@ -70,7 +76,10 @@ fn watch<'v, C: Checks, A: Arch>(
     (addr, len): (u64, u64),
     features: UffdFeatures,
     mode: RegisterMode,
-) -> Result<Uffd<'v, Hosted<C, A>>, Outcome> {
+) -> Result<Uffd<'v, Hosted<C, A>>, Outcome>
+where
+    Hosted<C, A>: Machine,
+{
     let uffd = errno(mm.userfaultfd(UffdFaults::Any))?;
     errno(uffd.agree(features))?;
     // What was registered before the error is watched no more when this drops.
@@ -83,7 +92,10 @@ fn progress(filled: Filled) -> Outcome {
 }
 
 /// Moves a range to another, which is watched meanwhile.
-pub(crate) fn uffd_move<C: Checks, A: Arch>(mm: &Space<'_, C, A>, at: At, to: u64) -> Outcome {
+pub(crate) fn uffd_move<C: Checks, A: Arch>(mm: &Space<'_, C, A>, at: At, to: u64) -> Outcome
+where
+    Hosted<C, A>: Machine,
+{
     match watch(mm, (to, at.len), UffdFeatures::empty(), RegisterMode::MISSING) {
         Ok(uffd) => progress(uffd.move_pages(Va(to), Va(at.addr), at.len, MoveMode::ALLOW_SRC_HOLES)),
         Err(outcome) => outcome,
@@ -91,7 +103,10 @@ pub(crate) fn uffd_move<C: Checks, A: Arch>(mm: &Space<'_, C, A>, at: At, to: u6
 }
 
 /// Fills a range with copies, as far as it is empty.
-pub(crate) fn uffd_fill<C: Checks, A: Arch>(mm: &Space<'_, C, A>, at: At, tag: u32) -> Outcome {
+pub(crate) fn uffd_fill<C: Checks, A: Arch>(mm: &Space<'_, C, A>, at: At, tag: u32) -> Outcome
+where
+    Hosted<C, A>: Machine,
+{
     let uffd = match watch(mm, (at.addr, at.len), UffdFeatures::empty(), RegisterMode::MISSING) {
         Ok(uffd) => uffd,
         Err(outcome) => return outcome,
@@ -112,7 +127,10 @@ pub(crate) fn uffd_protect<'v, C: Checks, A: Arch>(
     user: &UserCpu<'_, C, A, Space<'v, C, A>>,
     at: At,
     tag: u32,
-) -> Outcome {
+) -> Outcome
+where
+    Hosted<C, A>: Machine,
+{
     let mm = user.space();
     let uffd = match watch(mm, (at.addr, at.len), UffdFeatures::WP_ASYNC, RegisterMode::WP) {
         Ok(uffd) => uffd,

@@ -9,7 +9,10 @@
 
 use anonmem::{Advice, Config, Effort, LockMode, MmapRequest, PinFlags, PinnedRange, Prot, Unpin, Vm};
 use anonmem_hal::{CpuId, Order, PAGE_SIZE, Pfn, PhysMem, Va, VaRange, arch::X86_64};
-use anonmem_hosted::{Checked, UserCpu, system::Machine};
+use anonmem_hosted::{
+    Checked, UserCpu,
+    system::{Machine, reverse_map},
+};
 use std::{
     sync::atomic::{
         AtomicBool, AtomicU64,
@@ -176,7 +179,8 @@ fn run(lock_mode: LockMode, time: Duration) {
     let machine = Machine::new(FRAMES);
     let vm: &'static Vm<Machine> = {
         let _cpu = machine.cpus().clone().enter(CpuId(0));
-        let vm = Vm::new(machine, Config { lock_mode, ..Config::default() }).expect("enough memory");
+        let vm = Vm::new(machine, Config { lock_mode, reverse_map: reverse_map(), ..Config::default() })
+            .expect("enough memory");
         Box::leak(Box::new(vm))
     };
     let (mm, buffer) = {

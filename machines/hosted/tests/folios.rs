@@ -6,7 +6,7 @@ use anonmem::{
 use anonmem_hal::{CpuId, Order, PAGE_SIZE, Va, VaRange, arch::X86_64};
 use anonmem_hosted::{
     Checked, UserCpu,
-    system::{FOLIOS, Machine},
+    system::{FOLIOS, Machine, reverse_map},
 };
 
 const P: u64 = PAGE_SIZE as u64;
@@ -21,7 +21,9 @@ fn with(bytes: u64, folios: FolioPolicy, f: impl Fn(&Vm<Machine>)) {
         let machine = Machine::new(bytes / P);
         let cpus = machine.cpus().clone();
         let _cpu = cpus.enter(CpuId(0));
-        let vm = Vm::new(machine, Config { lock_mode, folios, ..Config::default() }).expect("enough memory");
+        let vm =
+            Vm::new(machine, Config { lock_mode, folios, reverse_map: reverse_map(), ..Config::default() })
+                .expect("enough memory");
         f(&vm);
         vm.validate().unwrap();
     }
@@ -135,7 +137,8 @@ fn three_times_the_memory_is_what_it_was_with_folios_that_leave_whole() {
                     swap.keep_compressed(SLOTS, FRAMES + FRAMES / 2, 8);
                 }
                 let cpu = cpus.enter(CpuId(0));
-                let config = Config { lock_mode, folios: *folios, ..Config::default() };
+                let config =
+                    Config { lock_mode, folios: *folios, reverse_map: reverse_map(), ..Config::default() };
                 let vm = Vm::new(machine, config).expect("enough memory");
                 vm.swap_on(0, SLOTS, 0).expect("enough memory");
                 let program = user(&vm, THREADS * 8 * MIB);

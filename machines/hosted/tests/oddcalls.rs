@@ -12,7 +12,11 @@ use anonmem::{
     SharedObject, SyncFlags, Vm,
 };
 use anonmem_hal::{CpuId, SourceId, Va, VaRange, arch::X86_64};
-use anonmem_hosted::{Checked, UserCpu, generate::Generator, system::Machine};
+use anonmem_hosted::{
+    Checked, UserCpu,
+    generate::Generator,
+    system::{Machine, reverse_map},
+};
 use std::{
     sync::Mutex,
     thread,
@@ -218,7 +222,8 @@ fn odd_arguments_harm_nobody() {
         let source = sources.register(vec![7; 9 * P as usize]);
         let cpus = machine.cpus().clone();
         let cpu = cpus.enter(CpuId(7));
-        let vm = Vm::new(machine, Config { lock_mode, ..Config::default() }).expect("enough memory");
+        let vm = Vm::new(machine, Config { lock_mode, reverse_map: reverse_map(), ..Config::default() })
+            .expect("enough memory");
         let object = vm.shm_new_sparse(6).expect("enough memory");
         drop(cpu);
         let world = World { vm: &vm, source, object: &object, resizing: Mutex::new(()) };

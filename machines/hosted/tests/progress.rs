@@ -6,7 +6,7 @@ use anonmem_hal::{CpuId, PAGE_SIZE, Va, arch::X86_64};
 use anonmem_hosted::{
     Checked, Trap, UserCpu, calls,
     ops::{At, Backing, Op, Outcome, Place, Rights},
-    system::{self, Machine},
+    system::{self, Machine, reverse_map},
 };
 use std::{
     sync::{
@@ -28,7 +28,7 @@ const MODES: [LockMode; 3] = [LockMode::Mmap, LockMode::Vma, LockMode::Speculati
 type User<'v> = UserCpu<'v, Checked, X86_64, Mm<'v, Machine>>;
 
 fn config(lock_mode: LockMode) -> anonmem::Config {
-    anonmem::Config { lock_mode, ..anonmem::Config::default() }
+    anonmem::Config { lock_mode, reverse_map: reverse_map(), ..anonmem::Config::default() }
 }
 
 fn map(user: &User<'_>) {

@@ -451,7 +451,7 @@ fn stress(lock_mode: LockMode, memory: Memory, folios: FolioPolicy, time: Durati
     let (cpus, sources) = (machine.cpus().clone(), machine.sources().clone());
     let source = sources.register(system::source());
     let cpu = cpus.enter(CpuId(7));
-    let config = Config { lock_mode, folios, ..Config::default() };
+    let config = Config { lock_mode, folios, reverse_map: system::reverse_map(), ..Config::default() };
     let vm = Vm::new(machine, config).expect("enough memory");
     // After a failure everything stays as it is: it may be in any state, and is not to be taken down.
     let vm: &'static Vm<Machine> = Box::leak(Box::new(vm));

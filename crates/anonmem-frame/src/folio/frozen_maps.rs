@@ -20,8 +20,7 @@
 use super::Folio;
 use crate::{
     Frames,
-    handle::RawHandle,
-    meta::{Counts, Kind, Mapping},
+    meta::{Counts, Kind, Mapping, Stamp},
 };
 use anonmem_hal::{Machine, Pfn};
 use anonmem_sync::Ordering;
@@ -53,7 +52,7 @@ impl<M: Machine> Frames<M> {
     /// # Safety
     /// [`freeze_mappings`](Self::freeze_mappings) froze it, and as many entries own its mappings again.
     #[inline(always)]
-    pub unsafe fn thaw_mappings(&self, first: Pfn, pages: u64, anon_vma: RawHandle, index: u64) {
+    pub unsafe fn thaw_mappings(&self, first: Pfn, pages: u64, anon_vma: Stamp, index: u64) {
         let folio = Folio { frames: self, head: first };
         anonmem_hal::debug_check!(
             M,
@@ -75,13 +74,13 @@ const fn all_of(pages: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use crate::{Counts, Frames, RawHandle, testing::TestMachine};
+    use crate::{Counts, Frames, RawHandle, Stamp, testing::TestMachine};
     use anonmem_hal::Order;
 
     #[test]
     fn who_maps_a_page_alone_may_freeze_it_and_others_find_nothing_meanwhile() {
         let frames = Frames::<TestMachine>::new(TestMachine::new(16, 256)).unwrap();
-        let [old, new] = [1, 2].map(|n| RawHandle::new(n).unwrap());
+        let [old, new] = [1, 2].map(|n| Stamp::from(RawHandle::new(n).unwrap()));
         let page = frames.alloc(Order::ZERO).unwrap().into_exclusive_anon(old, 3);
         let pfn = page.pfn();
         // SAFETY: here and below: the mapping is ours, and nobody else knows the frame.
@@ -104,7 +103,7 @@ mod tests {
     #[test]
     fn a_large_folio_is_frozen_whole_or_not_at_all() {
         let frames = Frames::<TestMachine>::new(TestMachine::new(16, 256)).unwrap();
-        let anon_vma = RawHandle::new(1).unwrap();
+        let anon_vma = Stamp::from(RawHandle::new(1).unwrap());
         let mut pages = frames.alloc(Order::new(2)).unwrap().into_exclusive_anon_pages(anon_vma, 0);
         let mut maps = std::vec::Vec::from_iter(pages.by_ref());
         let head = maps[0].pfn();

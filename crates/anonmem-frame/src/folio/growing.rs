@@ -7,10 +7,7 @@
 //! A page's bytes are complete before it is mapped. Nobody can have it until then.
 
 use super::{Exclusive, Folio, FolioGuard, FolioRef, NewFolio, whole::wholes};
-use crate::{
-    handle::RawHandle,
-    meta::{Counts, Kind, Mapping},
-};
+use crate::meta::{Counts, Kind, Mapping, Stamp};
 use anonmem_hal::{Machine, Order, Pfn};
 use anonmem_sync::Ordering;
 use core::{fmt, mem::ManuallyDrop};
@@ -20,14 +17,14 @@ pub struct GrowingFolio<'f, M: Machine> {
     // In this order: the lock is let go of before the reference.
     lock: FolioGuard<'f, M>,
     page: FolioRef<'f, M>,
-    stamp: RawHandle,
+    stamp: Stamp,
     index: u64,
 }
 
 impl<'f, M: Machine> NewFolio<'f, M> {
     /// Makes it a folio that is found through `stamp`, whose first page has `index`, and of which no page is
     /// mapped yet.
-    pub fn into_growing(self, stamp: RawHandle, index: u64) -> GrowingFolio<'f, M> {
+    pub fn into_growing(self, stamp: Stamp, index: u64) -> GrowingFolio<'f, M> {
         let this = ManuallyDrop::new(self);
         let (frames, head) = (this.frames, this.head);
         let (folio, order) = (Folio { frames, head }, this.order());

@@ -24,8 +24,7 @@
 use super::{Folio, FolioGuard, FolioRef, NewFolio};
 use crate::{
     Frames, OutOfMemory, SwapCounts,
-    handle::RawHandle,
-    meta::{Counts, Kind, Mapping, MappingWord, encode_entry, flags},
+    meta::{Counts, Kind, Mapping, MappingWord, Stamp, encode_entry, flags},
 };
 use anonmem_hal::{MAX_ORDER, Machine, NrPages, Order, Pfn, SwapEntry};
 use anonmem_sync::{Atomic, Ordering, order::SplitTurn as SplitTurnLevel, spin::SpinGuard};
@@ -138,12 +137,7 @@ impl<'f, M: Machine> FolioGuard<'f, M> {
     /// `mapped` entries, all of one address space and under a page-table lock that is held, own mappings of
     /// distinct pages of the folio, and `pages` are those.
     #[doc(alias = "__wp_can_reuse_large_anon_folio")]
-    pub unsafe fn reuse_pages(
-        &self,
-        anon_vma: RawHandle,
-        mapped: u64,
-        pages: impl Iterator<Item = Pfn>,
-    ) -> bool {
+    pub unsafe fn reuse_pages(&self, anon_vma: Stamp, mapped: u64, pages: impl Iterator<Item = Pfn>) -> bool {
         if !self.take_for(anon_vma, mapped) {
             return false;
         }
@@ -158,7 +152,7 @@ impl<'f, M: Machine> FolioGuard<'f, M> {
     /// # Safety
     /// As many entries, all of one address space and under a page-table lock that is held, own a mapping of
     /// each page.
-    pub unsafe fn reuse_all(&self, anon_vma: RawHandle) -> bool {
+    pub unsafe fn reuse_all(&self, anon_vma: Stamp) -> bool {
         let (folio, pages) = (self.folio(), self.folio().owned_order().pages());
         if !self.take_for(anon_vma, pages) {
             return false;
@@ -174,7 +168,7 @@ impl<'f, M: Machine> FolioGuard<'f, M> {
 
     /// Makes the folio's anon_vma the given one, if it has `mapped` mappings, all under a page-table lock
     /// that the caller holds, and nobody else has a count of it.
-    fn take_for(&self, anon_vma: RawHandle, mapped: u64) -> bool {
+    fn take_for(&self, anon_vma: Stamp, mapped: u64) -> bool {
         let folio = self.folio();
         // Acquire pairs with the Release of the last `unmap`: what the former sharers did is over.
         let counts = Counts(folio.meta().counts.load(Ordering::Acquire));
@@ -310,7 +304,7 @@ impl<M: Machine> core::fmt::Debug for SplitTurn<'_, M> {
 /// A folio whose counts are frozen, and what it falls into.
 struct Pieces<'c, 'f, M: Machine> {
     folio: Folio<'f, M>,
-    anon_vma: RawHandle,
+    anon_vma: Stamp,
     index: u64,
     order: Order,
     cached: &'c SwapCounts<'f, M>,

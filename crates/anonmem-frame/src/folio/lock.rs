@@ -4,7 +4,7 @@ use super::{Folio, FolioRef};
 use crate::{
     Frames,
     handle::RawHandle,
-    meta::{Counts, Mapping, encode_entry, flags},
+    meta::{Counts, Mapping, Stamp, encode_entry, flags},
 };
 use anonmem_hal::{Machine, Order, Pfn, SwapEntry};
 use anonmem_sync::{BitGuard, BitLock, Ordering, order::FolioLock};
@@ -45,7 +45,7 @@ impl<'f, M: Machine> FolioGuard<'f, M> {
     /// # Panics
     /// If it is no anonymous page.
     #[doc(alias = "folio_move_anon_rmap")]
-    pub fn move_mapped(&self, anon_vma: RawHandle, index: u64) {
+    pub fn move_mapped(&self, anon_vma: Stamp, index: u64) {
         assert!(matches!(self.folio.mapping(), Mapping::Anon(_)), "a page that is not anonymous moves");
         self.folio.set_mapping(Mapping::Anon(anon_vma), index);
     }
@@ -56,7 +56,7 @@ impl<'f, M: Machine> FolioGuard<'f, M> {
     ///
     /// # Panics
     /// If it is mapped: the page of a mapping moves by [`move_mapped`](Self::move_mapped).
-    pub fn move_cached(&self, anon_vma: RawHandle, index: u64) {
+    pub fn move_cached(&self, anon_vma: Stamp, index: u64) {
         assert_eq!(self.folio.counts().maps(), 0, "a cached page that is mapped moves with its mapping");
         match self.folio.mapping() {
             // The last page of a stable node that nobody maps is a page like any other.

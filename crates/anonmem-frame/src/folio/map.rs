@@ -3,10 +3,7 @@
 //! Linux: mm/rmap.c `folio_add_anon_rmap_pte`, `folio_add_file_rmap_pte`.
 
 use super::{Exclusive, FolioGuard, FolioRef, Shared, ShmMap, rmap::add_map};
-use crate::{
-    handle::RawHandle,
-    meta::{Counts, Mapping, TooManySharers},
-};
+use crate::meta::{Counts, Mapping, Stamp, TooManySharers};
 use anonmem_hal::Machine;
 use anonmem_sync::Ordering;
 
@@ -17,7 +14,7 @@ impl<'f, M: Machine> FolioGuard<'f, M> {
     /// # Panics
     /// If it is mapped already.
     #[doc(alias = "folio_add_anon_rmap_pte")]
-    pub fn map_exclusive(&self, anon_vma: RawHandle, index: u64) -> Exclusive<'f, M> {
+    pub fn map_exclusive(&self, anon_vma: Stamp, index: u64) -> Exclusive<'f, M> {
         let folio = self.folio;
         assert_eq!(folio.counts().maps(), 0, "an exclusive mapping of a page that is mapped");
         folio.set_mapping(Mapping::Anon(anon_vma), index);
@@ -34,7 +31,7 @@ impl<'f, M: Machine> FolioGuard<'f, M> {
     ///
     /// # Errors
     /// [`TooManySharers`].
-    pub fn map_shared(&self, root: RawHandle, index: u64) -> Result<Shared<'f, M>, TooManySharers> {
+    pub fn map_shared(&self, root: Stamp, index: u64) -> Result<Shared<'f, M>, TooManySharers> {
         let folio = self.folio;
         if folio.counts().maps() == 0 {
             folio.set_mapping(Mapping::Anon(root), index);
@@ -51,7 +48,7 @@ impl<'f, M: Machine> FolioGuard<'f, M> {
     /// # Panics
     /// If the folio is smaller, or that page is exclusive already.
     #[doc(alias = "folio_add_anon_rmap_ptes")]
-    pub fn map_nth_exclusive(&self, nth: u64, stamp: RawHandle, index: u64) -> Exclusive<'f, M> {
+    pub fn map_nth_exclusive(&self, nth: u64, stamp: Stamp, index: u64) -> Exclusive<'f, M> {
         let folio = self.folio;
         self.belong(nth, stamp, index);
         let page = folio.head.offset(nth);
@@ -72,7 +69,7 @@ impl<'f, M: Machine> FolioGuard<'f, M> {
     pub fn map_nth_shared(
         &self,
         nth: u64,
-        stamp: RawHandle,
+        stamp: Stamp,
         index: u64,
     ) -> Result<Shared<'f, M>, TooManySharers> {
         let folio = self.folio;
@@ -81,7 +78,7 @@ impl<'f, M: Machine> FolioGuard<'f, M> {
         Ok(Shared { frames: folio.frames, page: folio.head.offset(nth) })
     }
 
-    fn belong(&self, nth: u64, stamp: RawHandle, index: u64) {
+    fn belong(&self, nth: u64, stamp: Stamp, index: u64) {
         let folio = self.folio;
         assert!(nth < folio.owned_order().pages(), "page {nth} of {folio:?}");
         if matches!(folio.mapping(), Mapping::None) {

@@ -6,7 +6,7 @@ use super::{Exclusive, ExclusiveWhole, Folio, FolioRef, NewAnonPages, whole::who
 use crate::{
     Frames, OutOfMemory,
     handle::RawHandle,
-    meta::{Counts, Kind, Mapping},
+    meta::{Counts, Kind, Mapping, Stamp},
 };
 use anonmem_hal::{Machine, Order, Pfn};
 use anonmem_sync::Ordering;
@@ -68,7 +68,7 @@ impl<'f, M: Machine> NewFolio<'f, M> {
     /// `anon_vma` finds the mapping that is about to be installed; `index` is the page's linear index in it.
     #[doc(alias = "folio_add_new_anon_rmap")]
     #[inline]
-    pub fn into_exclusive_anon(self, anon_vma: RawHandle, index: u64) -> Exclusive<'f, M> {
+    pub fn into_exclusive_anon(self, anon_vma: Stamp, index: u64) -> Exclusive<'f, M> {
         anonmem_hal::debug_check_eq!(M, self.order(), Order::ZERO);
         let (frames, head) = self.publish(Mapping::Anon(anon_vma), index, Counts::MAP + Counts::EXCLUSIVE);
         Exclusive { frames, page: head }
@@ -76,7 +76,7 @@ impl<'f, M: Machine> NewFolio<'f, M> {
 
     /// Makes it an anonymous folio whose pages are all mapped once and exclusive: the mappings, in order.
     #[doc(alias = "folio_add_new_anon_rmap")]
-    pub fn into_exclusive_anon_pages(self, anon_vma: RawHandle, index: u64) -> NewAnonPages<'f, M> {
+    pub fn into_exclusive_anon_pages(self, anon_vma: Stamp, index: u64) -> NewAnonPages<'f, M> {
         let pages = self.order().pages();
         for meta in self.frames.metas(self.head.offset(1), pages - 1) {
             // Nobody sees the folio yet: the Release of `publish` comes after it.
@@ -92,7 +92,7 @@ impl<'f, M: Machine> NewFolio<'f, M> {
     /// # Panics
     /// If it is a single page.
     #[doc(alias = "folio_add_new_anon_rmap")]
-    pub fn into_exclusive_anon_whole(self, anon_vma: RawHandle, index: u64) -> ExclusiveWhole<'f, M> {
+    pub fn into_exclusive_anon_whole(self, anon_vma: Stamp, index: u64) -> ExclusiveWhole<'f, M> {
         let order = self.order();
         assert!(order.get() > 0, "a leaf maps more than a page");
         // Nobody sees the folio yet: the Release of `publish` comes after it.

@@ -23,8 +23,7 @@ use super::{
 };
 use crate::{
     Frames,
-    handle::RawHandle,
-    meta::{Counts, Mapping, TooManySharers},
+    meta::{Counts, Mapping, Stamp, TooManySharers},
 };
 use anonmem_hal::{Machine, Pfn};
 use anonmem_sync::Ordering;
@@ -481,7 +480,7 @@ impl<'e, 'f, M: Machine> SharedRef<'e, 'f, M> {
     /// `Err(())`: others have a count.
     #[doc(alias = "folio_move_anon_rmap")]
     #[allow(clippy::result_unit_err)]
-    pub fn reuse(&self, lock: &FolioGuard<'_, M>, anon_vma: RawHandle) -> Result<(), ()> {
+    pub fn reuse(&self, lock: &FolioGuard<'_, M>, anon_vma: Stamp) -> Result<(), ()> {
         let folio = self.folio();
         assert!(lock.folio() == folio, "reuse under another folio's lock");
         // Acquire pairs with the Release of the last `unmap`: what the former sharers did is over.
@@ -503,7 +502,7 @@ impl<'e, 'f, M: Machine> SharedRef<'e, 'f, M> {
     /// lock (fork). Whoever takes a reference later finds the page exclusive under that lock. Returns whether
     /// it is ours.
     #[inline]
-    pub fn reuse_own(&self, anon_vma: RawHandle) -> bool {
+    pub fn reuse_own(&self, anon_vma: Stamp) -> bool {
         let folio = self.folio();
         // A page of a larger folio has its bit elsewhere; `mapping` is stable, because only the only mapper
         // changes it.

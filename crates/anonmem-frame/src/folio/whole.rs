@@ -21,8 +21,7 @@ use super::{
 };
 use crate::{
     Frames,
-    handle::RawHandle,
-    meta::{Counts, Mapping, TooManySharers},
+    meta::{Counts, Mapping, Stamp, TooManySharers},
 };
 use anonmem_hal::{Machine, Pfn};
 use anonmem_sync::{Atomic, Ordering};
@@ -343,7 +342,7 @@ impl<M: Machine> SharedWholeRef<'_, '_, M> {
     /// `Err(())`: others have a count.
     #[doc(alias = "folio_move_anon_rmap")]
     #[allow(clippy::result_unit_err)]
-    pub fn reuse(&self, lock: &FolioGuard<'_, M>, anon_vma: RawHandle) -> Result<(), ()> {
+    pub fn reuse(&self, lock: &FolioGuard<'_, M>, anon_vma: Stamp) -> Result<(), ()> {
         let folio = self.folio();
         assert!(lock.folio() == folio, "reuse under another folio's lock");
         // Acquire pairs with the Release of the last `unmap`: what the former sharers did is over.

@@ -14,15 +14,13 @@ use crate::{
     },
     snapshot::Region,
 };
-use anonmem::lab::{folio_lock_anon_vma_read, folio_referenced_by_reclaim, rmap_walk_anon};
+use anonmem::lab::{folio_referenced_by_reclaim, walk_mappings};
 use anonmem::{
     Advice, Config, Error, FaultAccess, FaultOutcome, FillMode, LockMode, MapBacking, MapFlags, Mm,
-    MmapRequest, MoveLocks, MoveMode, PinFlags, PinnedRange, Prot, ProtectMode, RegisterMode, Uffd,
-    UffdFaults, UffdFeatures, Unpin, Vm,
+    MmapRequest, MoveLocks, MoveMode, PinFlags, PinnedRange, Prot, ProtectMode, RegisterMode,
+    ReverseMapChoice, Uffd, UffdFaults, UffdFeatures, Unpin, Vm,
 };
-use anonmem_frame::{
-    Exclusive, Folio, FolioOwner, FolioPin, FolioRef, Mapping, OwnedFrames, RawHandle, Shared,
-};
+use anonmem_frame::{Exclusive, Folio, FolioOwner, FolioPin, FolioRef, Mapping, OwnedFrames, Shared, Stamp};
 use anonmem_hal::{CpuId, CpuSet, PAGE_SIZE, Pfn, Va, VaRange};
 use anonmem_pgtable::Mapped;
 use anonmem_sync::Atomic;
@@ -68,6 +66,28 @@ pub(crate) struct Kernel {
     pub(crate) flag: Atomic<u32, Sim>,
 }
 
+thread_local! {
+    /// Which reverse map the worlds have that this thread makes.
+    static REVERSE_MAP: Cell<Option<ReverseMapChoice>> = const { Cell::new(None) };
+}
+
+/// Which reverse map a world has: what [`over`] says, else `ANONMEM_RMAP`, else anon_vmas.
+fn reverse_map() -> ReverseMapChoice {
+    REVERSE_MAP.get().unwrap_or_else(|| match std::env::var("ANONMEM_RMAP").as_deref() {
+        Ok("family") => ReverseMapChoice::Families,
+        Ok("anon_vma") | Err(_) => ReverseMapChoice::AnonVmas,
+        Ok(other) => panic!("ANONMEM_RMAP is {other}, and not anon_vma or family"),
+    })
+}
+
+/// Runs `f`; the worlds that it makes have this reverse map.
+pub fn over<R>(reverse_map: ReverseMapChoice, f: impl FnOnce() -> R) -> R {
+    let before = REVERSE_MAP.replace(Some(reverse_map));
+    let result = f();
+    REVERSE_MAP.set(before);
+    result
+}
+
 /// A page of the world: page 16 is the first that a case uses, in the middle of the address space.
 pub(crate) const fn page(n: u64) -> Va {
     Va((16 + n) * P)
@@ -87,8 +107,14 @@ impl Kernel {
     /// The same with a choice of what guards a page that moves.
     pub(crate) fn with_moves(nr_frames: u64, lock_mode: LockMode, move_locks: MoveLocks) -> Self {
         let sim = Sim::new(nr_frames);
-        let config =
-            Config { lock_mode, move_locks, mmap_min_addr: P, stack_guard_gap: P, ..Config::default() };
+        let config = Config {
+            lock_mode,
+            move_locks,
+            reverse_map: reverse_map(),
+            mmap_min_addr: P,
+            stack_guard_gap: P,
+            ..Config::default()
+        };
         let vm = Vm::new(sim.clone(), config).expect("frames for the memory manager");
         // Worlds are as many as scenarios, and they are copied in place: they live for ever.
         let leaked = Box::into_raw(Box::new(vm));
@@ -258,7 +284,7 @@ impl Kernel {
     }
 
     /// The anon_vma of page `n` of address space `i`.
-    pub(crate) fn anon_vma_of(&self, i: usize, n: u64) -> RawHandle {
+    pub(crate) fn anon_vma_of(&self, i: usize, n: u64) -> Stamp {
         let page =
             self.frame_of(i, n).and_then(|pfn| self.vm.frames().try_get(pfn)).expect("the page is present");
         match page.folio().mapping() {
@@ -270,7 +296,7 @@ impl Kernel {
     /// Maps the folio of [`hold`](Self::hold) through another anon_vma once it is unmapped, as swap-in and
     /// UFFDIO_MOVE do: with the folio lock held. If it is still mapped, nothing happens. The entry that would
     /// map it is left out; the mapping lasts until the check.
-    pub(crate) fn map_elsewhere(&self, anon_vma: RawHandle, n: u64) {
+    pub(crate) fn map_elsewhere(&self, anon_vma: Stamp, n: u64) {
         let folio = self.folio();
         if folio.is_mapped() {
             return;
@@ -294,15 +320,11 @@ impl Kernel {
     }
 
     fn walk_folio(&self, folio: Folio<'static, Sim>) -> u64 {
-        let Some(guard) = folio_lock_anon_vma_read(self.vm, folio) else { return 0 };
-        assert!(guard.is_live(), "the anon_vma that was locked is free");
-        assert!(guard.covers(folio.index()), "the anon_vma that was locked is a stranger's");
         let mut mappings = 0;
-        let _ = rmap_walk_anon(&guard, folio, |_| {
+        let _ = walk_mappings(self.vm, folio, |_| {
             mappings += 1;
             ControlFlow::<()>::Continue(())
         });
-        assert!(guard.is_live(), "the anon_vma was freed during the walk");
         mappings
     }
 
@@ -371,8 +393,7 @@ impl Kernel {
     /// Lets `n` more mappings share the folio of [`hold`](Self::hold). They are in no page table and never
     /// end, so this world can be recounted only after [`unshare_many`](Self::unshare_many).
     pub(crate) fn share_many(&self, n: u64) {
-        let guard = folio_lock_anon_vma_read(self.vm, self.folio()).expect("mapped");
-        let walked = rmap_walk_anon(&guard, self.folio(), |hit| {
+        let walked = walk_mappings(self.vm, self.folio(), |hit| {
             let Some(Mapped::Shared(..)) = hit.mapped() else { return ControlFlow::Continue(()) };
             for _ in 0..n {
                 let Some(Mapped::Shared(page, _)) = hit.mapped() else { unreachable!("it is locked") };
@@ -383,7 +404,7 @@ impl Kernel {
             }
             ControlFlow::Break(())
         });
-        assert!(walked.is_break(), "the page is shared");
+        assert!(walked.is_some_and(|walked| walked.is_break()), "the page is shared");
     }
 
     /// Ends all the mappings that [`share_many`](Self::share_many) made.

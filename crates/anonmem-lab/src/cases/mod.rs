@@ -25,6 +25,7 @@ pub mod fork_of_cow;
 pub(crate) mod kernel;
 pub mod ksm;
 pub mod kswapd;
+pub mod labels;
 pub mod lazyfree;
 pub mod leaves;
 pub mod migrate;
@@ -60,6 +61,7 @@ mod weak;
 pub mod wp_reuse;
 
 pub use case::{Case, Extent, Mutant, Run};
+pub use kernel::over;
 
 /// The catalogue, in the order in which it is listed.
 // Long: it is a list.
@@ -191,6 +193,11 @@ pub fn all() -> &'static [&'static Case] {
         &sync_rcu::CASE,
         &sync_rcu::TWICE,
         &sync_wait_queue::CASE,
+        &labels::FORK,
+        &labels::EXIT,
+        &labels::REUSED,
+        &labels::RECORDS,
+        &labels::SIBLINGS,
         &migrate::FAULT,
         &migrate::MINCORE,
         &migrate::FORK,

@@ -124,7 +124,7 @@ fn pte(raw: u64) -> String {
 fn mapping(raw: u64) -> String {
     match MappingWord::from_bits(raw).decode() {
         Mapping::None => "none".into(),
-        Mapping::Anon(anon_vma) => format!("anon_vma#{}", anon_vma.get()),
+        Mapping::Anon(anon_vma) => format!("anon_vma#{}", anon_vma.object().get()),
         Mapping::Shm(object) => format!("shm_object#{}", object.get()),
         Mapping::Ksm(node) => format!("stable_node#{}", node.get()),
     }

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{Model, Program};
 use anonmem::{FaultOutcome, LockMode, Prot};
-use anonmem_frame::RawHandle;
+use anonmem_frame::Stamp;
 
 /// The page of the case.
 pub static CASE: Case = Case {
@@ -62,11 +62,11 @@ fn program(_: Option<&str>) -> Box<dyn Program> {
         kernel.map(2, 0, 1, Prot::READ | Prot::WRITE);
         kernel.store(2, 0, 1).expect("frames");
         kernel.store(0, 0, 1).expect("frames");
-        kernel.notes[0].set(kernel.anon_vma_of(2, 0).get().into());
+        kernel.notes[0].set(kernel.anon_vma_of(2, 0).bits());
         kernel.hold(0, 0);
         kernel
     };
-    let elsewhere = |k: &Kernel| RawHandle::new(k.notes[0].get() as u32).expect("the world has it");
+    let elsewhere = |k: &Kernel| Stamp::from_bits(k.notes[0].get()).expect("the world has it");
     boxed(
         scenario("seed-001-page-lock-anon-vma", 2, world)
             .cpu("walks the rmap", |k| assert!(k.walk_rmap() <= 1))

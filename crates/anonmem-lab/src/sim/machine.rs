@@ -56,7 +56,7 @@ impl Sim {
 impl Machine for Sim {
     type Arch = Toy;
     type Cpus = anonmem_hal::UpTo<8>;
-    type ReverseMap = anonmem_hal::reverse_map::AnonVmas;
+    type ReverseMap = anonmem_hal::reverse_map::Either;
     type Probe = SimProbe;
     const CHECKED: bool = true;
 

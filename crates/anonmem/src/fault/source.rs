@@ -13,11 +13,8 @@ use crate::{
     rmap::machine::Machine,
     vma::refusal::Refusal,
 };
+use anonmem_frame::ANON_INDEXES;
 use anonmem_hal::{PAGE_SHIFT, Pte, SourceError, SourceId};
-
-/// A page's metadata has room for an index below this one. No source is so long, but a mapping may begin at
-/// any offset, and its last pages may lie beyond the largest.
-const MAX_INDEX: u64 = 1 << 48;
 
 /// Fills the empty entry of a VMA with a source.
 pub(super) fn do_source_fault<M: Machine, G: FaultGuard<M>>(
@@ -25,7 +22,9 @@ pub(super) fn do_source_fault<M: Machine, G: FaultGuard<M>>(
     source: SourceId,
 ) -> Result<FaultResult, FaultResult> {
     fault.guard.sleeps(Refusal::Backing)?;
-    if fault.index >= MAX_INDEX {
+    // A page's metadata has no room for a larger index. A mapping may begin at any offset, and its last pages
+    // may lie beyond the largest.
+    if fault.index >= ANON_INDEXES {
         return Err(FaultResult::Bus);
     }
     let anon_vma = fault.anon_vma()?;

@@ -25,7 +25,7 @@ use crate::{
     swap::{cache::SwapIn, slot::SwapRun},
     thp::{policy::Orders, stats::FolioEvent},
 };
-use anonmem_frame::{FolioGuard, FolioOwner, FolioRef, RawHandle};
+use anonmem_frame::{FolioGuard, FolioOwner, FolioRef, Stamp};
 use anonmem_hal::{IoError, Order, PAGE_SHIFT, Pte, Sharing, SoftLeaf, SwapBits, SwapEntry, Va, VaRange};
 use anonmem_pgtable::{Attrs, Cleared, Mapped, PteGuard, PteTable, Walked};
 use core::ops::Range;
@@ -262,7 +262,7 @@ fn map_nth<'a, M: Machine, G: FaultGuard<M>>(
     cached: &Cached<'_, 'a, M>,
     (nth, va): (u64, Va),
     (bits, mine): (SwapBits, bool),
-    stamp: RawHandle,
+    stamp: Stamp,
     index: u64,
 ) -> Option<anonmem_frame::SwapCount<'a, M>> {
     let sharing = if mine { Sharing::Exclusive } else { bits.sharing };

@@ -184,7 +184,7 @@ impl<'a, M: Machine, G: FaultGuard<M>> VmFault<'a, M, G> {
         waits: Waits,
     ) -> Self {
         let (vma, va) = (vm.vma(id), exact.page_down());
-        let (flags, index, anon_vma) = (vma.flags(), vma.index_of(va), Rmap::<M>::stamp(vma));
+        let (flags, index, anon_vma) = (vma.flags(), vma.index_of(va), Rmap::<M>::stamp(vm, slot, vma));
         Self { vm, slot, guard, id, va, exact, waits, access, flags, index, anon_vma }
     }
 

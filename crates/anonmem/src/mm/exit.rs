@@ -25,7 +25,7 @@ pub(crate) fn exit_mmap<M: Machine>(objects: &Objects<M>, id: MmId) {
     assert!(slot.space.cpus().is_empty(), "an address space ends while CPUs {:?} run it", slot.space.cpus());
     let mut gather = objects.gather(&slot.space, Teardown::WholeSpace);
     slot.tree.for_each(objects.nodes(), |range, _| zap_range(objects, slot, &guard, &mut gather, range));
-    slot.tree.for_each(objects.nodes(), |_, id| Rmap::<M>::unlink(objects, id));
+    Rmap::<M>::exit(objects, id);
     // All at once: an upper table goes with the last of its VMAs, which may be several.
     let all = VaRange { start: Va(0), end: Va(u64::MAX) };
     let lowest = slot.tree.find(objects.nodes(), Va(0)).map(|(range, _)| range.start);

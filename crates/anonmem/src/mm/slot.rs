@@ -8,6 +8,7 @@
 use crate::{
     cpu::PageKind,
     ids::{MmId, MmTag, VmaTag},
+    rmap::family::objects::Member,
     thp::guesses::Guesses,
     vma::{flags::VmFlags, tree::VmaTree},
 };
@@ -63,6 +64,8 @@ pub(crate) struct MmSlot<M: Machine> {
     pub(crate) data_limit: Plain<u64, M>,
     /// The most bytes of address space (`RLIMIT_AS`). Under the mmap lock.
     pub(crate) space_limit: Plain<u64, M>,
+    /// What a reverse map by families has of it.
+    pub(crate) member: Member<M>,
 }
 
 /// Who keeps an address space: on a line of its own, which calls for another program's sake write.
@@ -154,7 +157,7 @@ impl<M: Machine> SlabItem<M> for MmSlot<M> {
         refs { "users": 0.users, "grabs": 0.grabs }, mmap_lock, lock_seq, space { "space": 0 }, pages { "pages.name": 0.name,
         "pages.cpus": 0.cpus, "pages.counts": 0.counts }, tree { "tree.seq": seq,
         "tree.height": height, "tree.root": root, "tree.len": len }, counts, peak, thp_disable, guesses, merge_domain, pinned, uffd, sealed, start_brk, brk,
-        mmap_base, def_flags, locked_limit, stack_limit, data_limit, space_limit,
+        mmap_base, def_flags, locked_limit, stack_limit, data_limit, space_limit, member,
     };
     fn new() -> Self {
         Self {
@@ -187,6 +190,7 @@ impl<M: Machine> SlabItem<M> for MmSlot<M> {
             stack_limit: Plain::new(0),
             data_limit: Plain::new(0),
             space_limit: Plain::new(0),
+            member: Member::new(),
         }
     }
 }

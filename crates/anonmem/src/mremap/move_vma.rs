@@ -135,6 +135,7 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
             let insertions = if work.left == Left::Mapping { 2 } else { 1 };
             let nodes = slot.tree.prealloc(objects.nodes(), insertions)?;
             self.alloc_new_tables(&write, work.from, work.to.start)?;
+            Rmap::<M>::prepare_move(objects, self.vma_from(work.from.start))?;
             let fresh = match work.left {
                 Left::Hole => None,
                 Left::Mapping => Some(objects.vmas.alloc(&objects.frames)?),
@@ -196,7 +197,7 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
         let Prepared { write, mut nodes, fresh, charged: _ } = prepared;
         let (objects, vma) = (self.objects, self.objects.vma(id));
         let gap = objects.guard_below(vma.flags());
-        let pgoff = new_pgoff(vma, work.to.start);
+        let pgoff = self.new_pgoff(vma, work.to.start);
         self.reshape(id, core::iter::empty(), |reshaping| {
             self.move_page_tables(&write, work.from, work.to.start);
             let mut writer = nodes.write();
@@ -208,6 +209,12 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
             write.set_range(reshaping, work.to, pgoff);
         });
     }
+
+    /// The page index of the VMA's first page once it starts at `start`.
+    fn new_pgoff(&self, vma: &Vma<M>, start: Va) -> u64 {
+        let has_pages = Rmap::<M>::stamp(self.objects, self.slot(), vma).is_some();
+        if vma.backing() == Backing::Anonymous && !has_pages { start.page() } else { vma.pgoff() }
+    }
 }
 
 /// Pages that must be promised for a move beyond what the VMA has.
@@ -217,14 +224,5 @@ fn promise(work: &Move, flags: VmFlags) -> u64 {
         (false, _) => 0,
         (true, Left::Hole) => grown,
         (true, Left::Mapping) => grown + work.from.pages().0,
-    }
-}
-
-/// The page index of the VMA's first page once it starts at `start`.
-fn new_pgoff<M: Machine>(vma: &Vma<M>, start: Va) -> u64 {
-    if vma.backing() == Backing::Anonymous && Rmap::<M>::stamp(vma).is_none() {
-        start.page()
-    } else {
-        vma.pgoff()
     }
 }

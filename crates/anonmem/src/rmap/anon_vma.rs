@@ -91,8 +91,8 @@ impl<'v, M: Machine> AnonVmaWriteGuard<'v, M> {
 
     /// Whether the folio, which is mapped and whose anon_vma stays what it is, is of the family.
     pub(super) fn guards(&self, folio: Folio<'_, M>) -> bool {
-        let Mapping::Anon(raw) = folio.mapping() else { return false };
-        let anon_vma = self.objects.anon_vmas.resolve(&self.objects.frames, raw);
+        let Mapping::Anon(stamp) = folio.mapping() else { return false };
+        let anon_vma = self.objects.anon_vmas.resolve(&self.objects.frames, stamp.object());
         anon_vma.is_some_and(|id| self.objects.anon_vma(id).root() == Some(self.root))
     }
 }

@@ -4,8 +4,8 @@
 //! [`walk`](super::walk); this page says which of them does what of a [`ReverseMap`].
 
 use crate::{
-    ids::{AnonVmaId, VmaId},
-    mm::mmap_lock::MmapHeld,
+    ids::{AnonVmaId, MmId, VmaId},
+    mm::{mmap_lock::MmapHeld, slot::MmSlot},
     objects::Objects,
     rmap::{
         anon_vma::{
@@ -14,12 +14,13 @@ use crate::{
         },
         folio::{folio_lock_anon_vma_read, folio_lock_anon_vma_write},
         hit::{Form, RmapHit},
-        reverse_map::{ReverseMap, Stamp},
+        reverse_map::{Broken, ReverseMap, Stamp},
+        validate_anon_vmas::validate,
         walk::walk,
     },
     vma::vma::Vma,
 };
-use anonmem_frame::{Folio, FolioGuard, OutOfMemory, RawHandle};
+use anonmem_frame::{Folio, FolioGuard, OutOfMemory, RawHandle, Stamp as FolioStamp};
 use anonmem_hal::{Machine, reverse_map::AnonVmas};
 use core::ops::ControlFlow;
 
@@ -36,19 +37,21 @@ impl<M: Machine> ReverseMap<M> for AnonVmas {
         M: 'v;
 
     #[inline]
-    fn stamp(vma: &Vma<M>) -> Option<Stamp> {
+    fn stamp(_: &Objects<M>, _: &MmSlot<M>, vma: &Vma<M>) -> Option<Stamp> {
         vma.anon_vma().map(Stamp::of)
     }
 
     /// The root's: everybody who may map the page descends from it.
     fn shared_stamp(objects: &Objects<M>, stamp: Stamp) -> Stamp {
-        let root = objects.anon_vma(AnonVmaId::from_raw(stamp.raw())).root();
+        let root = objects.anon_vma(AnonVmaId::from_raw(stamp.raw().object())).root();
         root.map_or(stamp, Stamp::of)
     }
 
-    fn is_related(objects: &Objects<M>, theirs: RawHandle, ours: Stamp) -> bool {
-        let root =
-            |raw| objects.anon_vmas.resolve(&objects.frames, raw).and_then(|id| objects.anon_vma(id).root());
+    fn is_related(objects: &Objects<M>, theirs: FolioStamp, ours: Stamp) -> bool {
+        let root = |of: FolioStamp| {
+            let id = objects.anon_vmas.resolve(&objects.frames, of.object())?;
+            objects.anon_vma(id).root()
+        };
         root(theirs).is_some_and(|theirs| root(ours.raw()) == Some(theirs))
     }
 
@@ -56,6 +59,9 @@ impl<M: Machine> ReverseMap<M> for AnonVmas {
     fn prepare(objects: &Objects<M>, mm: MmapHeld<'_, M>, id: VmaId) -> Result<Stamp, OutOfMemory> {
         anon_vma_prepare(objects, mm, id).map(Stamp::of)
     }
+
+    /// Each VMA is linked by itself.
+    fn fork_mm(_: &Objects<M>, _: MmId, _: MmId) {}
 
     fn fork(objects: &Objects<M>, child: VmaId, parent: VmaId) -> Result<(), OutOfMemory> {
         anon_vma_fork(objects, child, parent)
@@ -82,6 +88,11 @@ impl<M: Machine> ReverseMap<M> for AnonVmas {
         dup_anon_vma(objects, target, eaten)
     }
 
+    /// The links go along.
+    fn prepare_move(_: &Objects<M>, _: VmaId) -> Result<(), OutOfMemory> {
+        Ok(())
+    }
+
     fn reshape(objects: &Objects<M>, moved: impl Iterator<Item = VmaId> + Clone, change: impl FnOnce()) {
         let family = moved.clone().find_map(|id| objects.vma(id).anon_vma());
         let lock = family.map(|of| objects.anon_vma_lock_write(of));
@@ -96,6 +107,10 @@ impl<M: Machine> ReverseMap<M> for AnonVmas {
 
     fn unlink(objects: &Objects<M>, id: VmaId) {
         unlink_anon_vmas(objects, id);
+    }
+
+    fn exit(objects: &Objects<M>, mm: MmId) {
+        objects.mm_slot(mm).tree.for_each(objects.nodes(), |_, id| unlink_anon_vmas(objects, id));
     }
 
     fn lock<'v>(objects: &'v Objects<M>, folio: Folio<'_, M>) -> Option<AnonVmaReadGuard<'v, M>> {
@@ -120,7 +135,7 @@ impl<M: Machine> ReverseMap<M> for AnonVmas {
         form: Form,
         f: impl FnMut(RmapHit<'a, 'v, M, AnonVmaReadGuard<'v, M>>) -> ControlFlow<B>,
     ) -> ControlFlow<B> {
-        walk(locked, at, form, f)
+        walk(locked, locked, at, form, f)
     }
 
     /// The root: every VMA of the family is in its tree.
@@ -135,5 +150,13 @@ impl<M: Machine> ReverseMap<M> for AnonVmas {
         // Asked under the lock: a family that is gone stays gone, and one that has come stays.
         let found = objects.anon_vma(root).root() == Some(root);
         found.then_some(AnonVmaReadGuard { objects, anon_vma: root, _root: guard })
+    }
+
+    fn is_right(locked: &AnonVmaReadGuard<'_, M>, folio: Folio<'_, M>) -> bool {
+        locked.is_live() && locked.covers(folio.index())
+    }
+
+    fn validate(objects: &Objects<M>) -> Result<(), Broken> {
+        validate(objects)
     }
 }

@@ -44,7 +44,7 @@ enum Recheck {
 ///
 /// # Locks
 /// The caller has a reference to the folio, and may or may not hold its lock. Sleeps.
-pub fn folio_lock_anon_vma_read<'v, M: Machine>(
+pub(super) fn folio_lock_anon_vma_read<'v, M: Machine>(
     objects: &'v Objects<M>,
     folio: Folio<'_, M>,
 ) -> Option<AnonVmaReadGuard<'v, M>> {
@@ -92,7 +92,7 @@ fn lock_and_recheck<M: Machine, L>(
 /// The anon_vma that a mapping word names.
 fn anon_vma_of<M: Machine>(objects: &Objects<M>, word: MappingWord) -> Option<AnonVmaId> {
     match word.decode() {
-        Mapping::Anon(raw) => objects.anon_vmas.resolve(&objects.frames, raw),
+        Mapping::Anon(stamp) => objects.anon_vmas.resolve(&objects.frames, stamp.object()),
         Mapping::None | Mapping::Shm(_) | Mapping::Ksm(_) => None,
     }
 }

@@ -88,6 +88,13 @@ impl<M: Machine> AnonVmaChain<M> {
     pub(crate) fn next(&self) -> Link<ChainTag> {
         self.next.get()
     }
+
+    /// Makes it a family's record of `vma`: a link to no anon_vma.
+    pub(super) fn record(&self, vma: VmaId) {
+        self.vma.set(vma.into());
+        self.anon_vma.set(Link::NONE);
+        self.next.set(Link::NONE);
+    }
 }
 
 impl<M: Machine> AnonVma<M> {

@@ -1,46 +1,73 @@
 //! What the rest of the memory manager asks of a reverse map.
 //!
 //! A page carries a *stamp*, from which all entries that may map it are found. A back end says what a stamp
-//! is, how VMAs come to be found by it, and which lock keeps them. Sets of VMAs, called
-//! [`AnonVmas`](anonmem_hal::reverse_map::AnonVmas), are one back end. Nothing outside this folder names what
+//! is, how VMAs come to be found by it, and which lock keeps them. Sets of VMAs
+//! ([`AnonVmas`](anonmem_hal::reverse_map::AnonVmas)) are one back end, families of address spaces
+//! ([`Families`](anonmem_hal::reverse_map::Families)) the other. Nothing outside this folder names what
 //! belongs to one back end; [`Rmap`](super::Rmap) is the one that a machine chose.
 //!
 //! The contract, whatever the back end:
 //!
 //! - A walk under [`lock`](ReverseMap::lock) meets every entry that maps the folio for the whole walk, and an
-//!   entry that moves meanwhile at least once.
+//!   entry that moves meanwhile at least once. An entry that munmap is about to clear it may pass over.
 //! - A page that may be shared has a stamp by which all of its mappers are found
 //!   ([`shared_stamp`](ReverseMap::shared_stamp)), in parents, children and siblings. A page of one mapper
 //!   may have a younger one.
 //! - Everything that can fail does so before anything has changed.
 
 use crate::{
-    ids::VmaId,
-    mm::mmap_lock::MmapHeld,
+    ids::{MmId, VmaId},
+    mm::{mmap_lock::MmapHeld, slot::MmSlot},
     objects::Objects,
     rmap::hit::{Form, RmapHit},
     vma::vma::Vma,
 };
-use anonmem_frame::{Folio, FolioGuard, Handle, OutOfMemory, RawHandle};
+use anonmem_frame::{Folio, FolioGuard, Handle, OutOfMemory, RawHandle, Stamp as FolioStamp};
 use anonmem_hal::Machine;
 use anonmem_pgtable::StableVma;
 use core::ops::ControlFlow;
 
 /// What a page carries: a name that the reverse map gives, and gives a meaning to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Stamp(RawHandle);
+pub(crate) struct Stamp(FolioStamp);
 
 impl Stamp {
     /// That of pages that an object of the reverse map leads to.
     #[inline]
     pub(super) fn of<T>(object: Handle<T>) -> Self {
-        Self(object.raw())
+        Self(object.raw().into())
+    }
+
+    /// That which a folio keeps.
+    #[inline]
+    pub(super) fn from_folio(stamp: FolioStamp) -> Self {
+        Self(stamp)
     }
 
     /// As a folio keeps it.
     #[inline]
-    pub(crate) fn raw(self) -> RawHandle {
+    pub(crate) fn raw(self) -> FolioStamp {
         self.0
+    }
+}
+
+/// A rule of the reverse map that does not hold.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Broken {
+    /// The rule.
+    pub(crate) rule: &'static str,
+    /// Where: an address or a handle, as the rule says.
+    pub(crate) at: u64,
+    /// What was recounted.
+    pub(crate) expected: u64,
+    /// What is recorded.
+    pub(crate) found: u64,
+}
+
+impl Broken {
+    /// Says that `rule` does not hold, unless both are the same.
+    pub(super) fn unless_equal(rule: &'static str, at: u64, expected: u64, found: u64) -> Result<(), Self> {
+        if expected == found { Ok(()) } else { Err(Self { rule, at, expected, found }) }
     }
 }
 
@@ -57,15 +84,15 @@ pub(crate) trait ReverseMap<M: Machine> {
     where
         M: 'v;
 
-    /// The stamp that new pages of a VMA get, if it is ready for pages.
-    fn stamp(vma: &Vma<M>) -> Option<Stamp>;
+    /// The stamp that new pages of a VMA of `slot` get, if it is ready for pages.
+    fn stamp(objects: &Objects<M>, slot: &MmSlot<M>, vma: &Vma<M>) -> Option<Stamp>;
 
     /// The stamp for a page that others map, or may map, too, and that this VMA brings back.
     fn shared_stamp(objects: &Objects<M>, stamp: Stamp) -> Stamp;
 
     /// Whether pages that are stamped so, one of which is mapped just now, may be this VMA's, too, whose own
     /// pages get `ours`.
-    fn is_related(objects: &Objects<M>, theirs: RawHandle, ours: Stamp) -> bool;
+    fn is_related(objects: &Objects<M>, theirs: FolioStamp, ours: Stamp) -> bool;
 
     /// Makes a VMA ready for pages.
     ///
@@ -75,6 +102,12 @@ pub(crate) trait ReverseMap<M: Machine> {
     /// # Errors
     /// [`OutOfMemory`].
     fn prepare(objects: &Objects<M>, mm: MmapHeld<'_, M>, id: VmaId) -> Result<Stamp, OutOfMemory>;
+
+    /// Lets the address space `child`, which has nothing yet, have pages of its parent's.
+    ///
+    /// # Locks
+    /// Both mmap locks, for writing.
+    fn fork_mm(objects: &Objects<M>, child: MmId, parent: MmId);
 
     /// Lets the pages of `parent` be found in `child`, its copy in another address space that is in no tree
     /// yet.
@@ -106,6 +139,15 @@ pub(crate) trait ReverseMap<M: Machine> {
         eaten: impl Iterator<Item = VmaId>,
     ) -> Result<(), OutOfMemory>;
 
+    /// Lets the pages of a VMA be found wherever [`reshape`](Self::reshape) moves them.
+    ///
+    /// # Locks
+    /// The mmap lock for writing.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`].
+    fn prepare_move(objects: &Objects<M>, id: VmaId) -> Result<(), OutOfMemory>;
+
     /// Runs `change`, which gives the VMAs of `moved`, all of one family, new ranges: a walk sees them before
     /// it or after it.
     ///
@@ -115,6 +157,12 @@ pub(crate) trait ReverseMap<M: Machine> {
 
     /// Ends that a VMA is found. It has no page any more.
     fn unlink(objects: &Objects<M>, id: VmaId);
+
+    /// Ends that any VMA of an address space is found. It has no page any more.
+    ///
+    /// # Locks
+    /// The mmap lock for writing.
+    fn exit(objects: &Objects<M>, mm: MmId);
 
     /// Locks what maps a folio; `None` if the folio is not anonymous or not mapped.
     ///
@@ -167,4 +215,14 @@ pub(crate) trait ReverseMap<M: Machine> {
     /// # Locks
     /// Sleeps.
     fn lock_family<'v>(objects: &'v Objects<M>, family: RawHandle) -> Option<Self::Locked<'v>>;
+
+    /// Whether what is locked is in use, and may be what maps the folio. It always is, if the folio was
+    /// mapped under the lock: for assertions.
+    fn is_right(locked: &Self::Locked<'_>, folio: Folio<'_, M>) -> bool;
+
+    /// Checks, at rest, all that is to hold of it.
+    ///
+    /// # Errors
+    /// The first rule that does not hold.
+    fn validate(objects: &Objects<M>) -> Result<(), Broken>;
 }

@@ -2,7 +2,7 @@
 
 use super::{folio::folio_lock_anon_vma_read, referenced::folio_referenced};
 use crate::{
-    Advice, MapBacking, MapFlags, Mm, MmapRequest, Prot, Vm,
+    Advice, Config, MapBacking, MapFlags, Mm, MmapRequest, Prot, ReverseMapChoice, Vm,
     testing::{M, P, World},
 };
 use anonmem_frame::FolioOwner;
@@ -186,7 +186,7 @@ fn a_walk_does_not_wait_for_tables_that_do_not_map_the_page() {
 
 #[test]
 fn nobody_waits_to_learn_that_a_page_is_not_mapped() {
-    World::run(|w| {
+    World::run_over(ReverseMapChoice::AnonVmas, Config::default(), |w| {
         let parent = w.vm.new_mm().unwrap();
         let va = map(&parent, 2);
         (0..2).for_each(|i| parent.store(va.0 + i * P, 1).unwrap());

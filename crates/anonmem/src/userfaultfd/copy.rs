@@ -381,7 +381,7 @@ impl<M: Machine, G: FaultGuard<M>> Target<'_, M, G> {
         if batch.pages[0].is_none() {
             return Err(batch.short.into());
         }
-        let stamp = match (Rmap::<M>::stamp(self.vma), self.guard.mmap()) {
+        let stamp = match (Rmap::<M>::stamp(batch.uffd.vm, self.slot, self.vma), self.guard.mmap()) {
             (Some(stamp), _) => stamp,
             (None, Some(mmap)) => Rmap::<M>::prepare(batch.uffd.vm, mmap, self.id)?,
             (None, None) => return Err(Halt::NeedMmap),

@@ -195,7 +195,7 @@ impl<M: Machine> MoveBatch<'_, '_, M> {
         let vm = self.uffd.vm;
         let (from, to) = (vm.vma(src), vm.vma(dst));
         self.check(from, to)?;
-        let stamp = match (Rmap::<M>::stamp(to), dst_guard.mmap()) {
+        let stamp = match (Rmap::<M>::stamp(vm, slot, to), dst_guard.mmap()) {
             (Some(stamp), _) => stamp,
             (None, Some(mmap)) => Rmap::<M>::prepare(vm, mmap, dst)?,
             (None, None) => return Err(Halt::NeedMmap),

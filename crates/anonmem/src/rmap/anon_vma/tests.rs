@@ -3,7 +3,8 @@
 use super::anon_vma_clone;
 use crate::ids::{AnonVmaId, VmaId};
 use crate::{
-    Mm, Prot,
+    Config, Mm, Prot,
+    ReverseMapChoice::AnonVmas,
     rmap::interval_tree::IntervalNodes as _,
     testing::{M, P, RW, World, pages},
     vma::{Backing, VmFlags},
@@ -44,7 +45,7 @@ fn share(w: &World, second: u64, flags: VmFlags, order: [u64; 2]) -> bool {
 
 #[test]
 fn neighbours_that_may_merge_later_share_an_anon_vma() {
-    World::run(|w| {
+    World::run_over(AnonVmas, Config::default(), |w| {
         let executable = RW | VmFlags::EXEC;
         assert!(share(w, FIRST + 2, executable, [FIRST, FIRST + 2]), "the one below had it first");
         assert!(share(w, FIRST + 2, executable, [FIRST + 2, FIRST]), "the one above had it first");
@@ -53,7 +54,7 @@ fn neighbours_that_may_merge_later_share_an_anon_vma() {
 
 #[test]
 fn whoever_can_never_merge_has_an_anon_vma_of_its_own() {
-    World::run(|w| {
+    World::run_over(AnonVmas, Config::default(), |w| {
         for order in [[FIRST, FIRST + 3], [FIRST + 3, FIRST]] {
             assert!(!share(w, FIRST + 3, RW, order), "there is a hole between them");
         }
@@ -68,7 +69,7 @@ fn whoever_can_never_merge_has_an_anon_vma_of_its_own() {
 
 #[test]
 fn a_new_vma_does_not_get_into_the_family_of_a_forked_neighbour() {
-    World::run(|w| {
+    World::run_over(AnonVmas, Config::default(), |w| {
         let parent = w.vm.new_mm().unwrap();
         map(&parent, FIRST, RW);
         touch(&parent, FIRST);
@@ -84,7 +85,7 @@ fn a_new_vma_does_not_get_into_the_family_of_a_forked_neighbour() {
 
 #[test]
 fn a_split_keeps_the_anon_vma_although_a_forefather_is_free() {
-    World::run(|w| {
+    World::run_over(AnonVmas, Config::default(), |w| {
         let first = w.vm.new_mm().unwrap();
         map(&first, FIRST, RW);
         touch(&first, FIRST);
@@ -103,7 +104,7 @@ fn a_split_keeps_the_anon_vma_although_a_forefather_is_free() {
 
 #[test]
 fn fork_takes_an_unused_anon_vma_with_one_child_and_none_with_two() {
-    World::run(|w| {
+    World::run_over(AnonVmas, Config::default(), |w| {
         let first = w.vm.new_mm().unwrap();
         map(&first, FIRST, RW);
         touch(&first, FIRST);
@@ -125,7 +126,7 @@ fn fork_takes_an_unused_anon_vma_with_one_child_and_none_with_two() {
 
 #[test]
 fn a_link_covers_the_pages_of_its_vma_and_no_other() {
-    World::run(|w| {
+    World::run_over(AnonVmas, Config::default(), |w| {
         let mm = w.vm.new_mm().unwrap();
         map(&mm, FIRST, RW);
         touch(&mm, FIRST);
@@ -139,7 +140,7 @@ fn a_link_covers_the_pages_of_its_vma_and_no_other() {
 
 #[test]
 fn links_that_were_reserved_are_given_back_when_there_are_too_few() {
-    World::run(|w| {
+    World::run_over(AnonVmas, Config::default(), |w| {
         let parent = w.vm.new_mm().unwrap();
         map(&parent, FIRST, RW);
         touch(&parent, FIRST);
