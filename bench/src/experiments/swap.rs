@@ -59,7 +59,8 @@ fn ours(_: &Bench, samples: &mut Samples) {
     drop(active);
     drop(mm);
     world.vm.swap_off(0).expect("nothing is left there");
-    machine.swap().clear(world.vm.frames());
+    // SAFETY: the machine is this `Vm`'s.
+    unsafe { machine.swap().clear(world.vm.frames()) };
 }
 
 fn frames_of<'a>(mm: &'a Mm<'_, Machine>, range: VaRange) -> impl Iterator<Item = anonmem_hal::Pfn> + 'a {

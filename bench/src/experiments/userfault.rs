@@ -18,7 +18,8 @@ use anonmem::{
     FaultAccess, FaultOutcome, FillMode, FolioMode, FolioPolicy, Mm, MoveMode, Populate, ProtectMode,
     RegisterMode, Uffd, UffdFaults, UffdFeatures, UffdMessage,
 };
-use anonmem_hal::{Order, PAGE_SIZE, Pfn, PhysMem, Va, VaRange};
+use anonmem_frame::NewFolio;
+use anonmem_hal::{Order, PAGE_SIZE, Pfn, Va, VaRange};
 use std::{io, sync::atomic::AtomicBool, sync::atomic::Ordering::Relaxed, thread};
 
 /// Bytes of a call that is for many pages.
@@ -88,9 +89,9 @@ fn copies(world: &World, samples: &mut Samples) {
         let uffd = watching(mm, UffdFeatures::empty(), RegisterMode::MISSING, &[range]);
         for (row, len) in [("uffd-copy", MANY), ("uffd-copy-one", ONE)] {
             let mut next = 0;
-            let mut source = |_offset: u64, frame: Pfn| {
+            let mut source = |_offset: u64, new: &NewFolio<'_, Machine>| {
                 next = (next + 1) % from.len();
-                world.vm.machine().copy(frame, from[next], Order::ZERO);
+                new.copy_from(from[next]);
                 Ok(())
             };
             let ns = time(|| {
@@ -160,8 +161,8 @@ fn round_trips(bench: &Bench) -> f64 {
                         std::hint::spin_loop();
                         continue;
                     };
-                    let mut source = |_: u64, frame: Pfn| {
-                        world.vm.machine().zero(frame, Order::ZERO);
+                    let mut source = |_: u64, new: &NewFolio<'_, Machine>| {
+                        new.zero();
                         Ok(())
                     };
                     let filled = uffd.copy(fault.va.page_down(), ONE, FillMode::empty(), &mut source);

@@ -46,7 +46,8 @@ fn with<R>(f: impl FnOnce(&World) -> R) -> R {
 pub fn alloc_zeroed() -> Option<PhysAddr> {
     with(|world| {
         let pfn = world.vm.frames().alloc_kernel(Order::ZERO).ok()?.into_pfn();
-        world.vm.machine().zero(pfn, Order::ZERO);
+        // SAFETY: the frame was just taken from the pool.
+        unsafe { world.vm.machine().zero(pfn, Order::ZERO) };
         Some(address(pfn))
     })
 }

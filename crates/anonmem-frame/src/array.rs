@@ -47,21 +47,24 @@ impl<M: Machine> FrameArray<M> {
     /// [`OutOfMemory`]; the array is still empty.
     ///
     /// # Panics
-    /// If it is not empty, or `len` exceeds [`MAX_LEN`](Self::MAX_LEN).
+    /// If it is not empty, or being filled, or `len` exceeds [`MAX_LEN`](Self::MAX_LEN).
     pub fn alloc(&self, frames: &Frames<M>, len: u64) -> Result<(), OutOfMemory> {
-        assert!(self.is_empty() && len <= Self::MAX_LEN, "an array is made once, of at most 2^27 words");
-        self.root.store(alloc_words(frames)?.0 + 1, Ordering::Relaxed);
-        self.owner.store(frames.identity(), Ordering::Relaxed);
-        let leaves = len.div_ceil(WORDS);
-        for leaf in 0..leaves {
-            if let Err(e) = self.add_leaf(frames, leaf) {
-                self.free_frames(frames);
-                return Err(e);
-            }
+        assert!(len <= Self::MAX_LEN, "an array has at most 2^27 words");
+        // One task fills it. Acquire pairs with the Release of whoever emptied it.
+        let mine = self.owner.compare_exchange(0, frames.identity(), Ordering::Acquire);
+        assert!(mine.is_ok(), "an array is made once");
+        if let Err(e) = self.add_leaves(frames, len.div_ceil(WORDS)) {
+            self.free_frames(frames);
+            return Err(e);
         }
         // Release pairs with the Acquire of `len`.
         self.len.store(len, Ordering::Release);
         Ok(())
+    }
+
+    fn add_leaves(&self, frames: &Frames<M>, leaves: u64) -> Result<(), OutOfMemory> {
+        self.root.store(alloc_words(frames)?.0 + 1, Ordering::Relaxed);
+        (0..leaves).try_for_each(|leaf| self.add_leaf(frames, leaf))
     }
 
     fn add_leaf(&self, frames: &Frames<M>, leaf: u64) -> Result<(), OutOfMemory> {
@@ -100,20 +103,32 @@ impl<M: Machine> FrameArray<M> {
         assert!(self.owner.peek() == frames.identity(), "an array of other frames");
     }
 
-    /// Empties the array and frees its frames. Nobody is using it.
+    /// Empties the array and frees its frames.
     ///
     /// # Panics
     /// If the array is of other frames.
-    pub fn free(&self, frames: &Frames<M>) {
-        if self.root_frame().is_some() {
-            self.assert_is_of(frames);
+    ///
+    /// # Safety
+    /// Nobody has a word of it that [`get`](Self::get) gave, nor asks for one meanwhile.
+    pub unsafe fn free(&self, frames: &Frames<M>) {
+        if self.is_empty() {
+            return;
         }
+        self.assert_is_of(frames);
         self.len.store(0, Ordering::Relaxed);
         self.free_frames(frames);
     }
 
+    /// Frees the frames of an array that has no length, or no longer.
     fn free_frames(&self, frames: &Frames<M>) {
-        let Some(root) = self.root_frame() else { return };
+        if let Some(root) = self.root_frame() {
+            self.free_below(frames, root);
+        }
+        // Release pairs with the Acquire of the next `alloc`.
+        self.owner.store(0, Ordering::Release);
+    }
+
+    fn free_below(&self, frames: &Frames<M>, root: Pfn) {
         self.root.store(0, Ordering::Relaxed);
         for directory in words(frames, root).iter().filter_map(frame_in) {
             for leaf in words(frames, directory).iter().filter_map(frame_in) {
@@ -140,7 +155,8 @@ fn frame_in<M: Machine>(word: &Atomic<u64, M>) -> Option<Pfn> {
 
 fn alloc_words<M: Machine>(frames: &Frames<M>) -> Result<Pfn, OutOfMemory> {
     let frame = frames.alloc_kernel(Order::ZERO)?;
-    frames.machine().zero(frame.pfn(), Order::ZERO);
+    // SAFETY: the frame was just allocated.
+    unsafe { frames.machine().zero(frame.pfn(), Order::ZERO) };
     Ok(frame.into_pfn())
 }
 

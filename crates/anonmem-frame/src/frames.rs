@@ -146,8 +146,10 @@ impl<M: Machine> Frames<M> {
         let reserved = Kind::Reserved.bits(Order::ZERO);
         let zero_page = buddy.take(&memmap, Order::ZERO, reserved).ok_or(FramesError::None)?;
         let zero_page = memmap.pfn(zero_page);
-        machine.allocated(zero_page, Order::ZERO);
-        machine.zero(zero_page, Order::ZERO);
+        // SAFETY: it has just left the lists.
+        unsafe { machine.allocated(zero_page, Order::ZERO) };
+        // SAFETY: nobody else has it.
+        unsafe { machine.zero(zero_page, Order::ZERO) };
         Ok(init_fields!(slot, {
             memmap: memmap,
             watermarks: Watermarks::for_frames(frames),

@@ -1,7 +1,7 @@
 //! The allocator against models of it.
 
 use crate::{
-    Frames, FramesError, Kind, OutOfMemory, TableWords,
+    FolioOwner, Frames, FramesError, Kind, OutOfMemory, TableWords,
     buddy::Buddy,
     memmap::Memmap,
     meta::Meta,
@@ -530,10 +530,57 @@ fn an_array_belongs_to_its_frames() {
     array.get(&ours, 2).store(7, Relaxed);
     let panics = |f: &dyn Fn()| std::panic::catch_unwind(std::panic::AssertUnwindSafe(f)).is_err();
     assert!(panics(&|| _ = array.get(&other, 2)), "words of another machine");
-    assert!(panics(&|| array.free(&other)), "frames of another machine");
+    // SAFETY: nobody has a word of it.
+    assert!(panics(&|| unsafe { array.free(&other) }), "frames of another machine");
     // Frames may be moved: what counts is the machine.
     let moved = std::boxed::Box::new(ours);
     assert_eq!(array.get(&moved, 2).load(Relaxed), 7);
-    array.free(&moved);
+    // SAFETY: nobody has a word of it.
+    unsafe { array.free(&moved) };
     moved.validate().unwrap();
+}
+
+#[test]
+fn an_array_is_filled_once() {
+    let frames = frames(16, 64);
+    let array = crate::FrameArray::<M>::new();
+    let panics = |f: &dyn Fn()| std::panic::catch_unwind(std::panic::AssertUnwindSafe(f)).is_err();
+    frames.machine().admit_only(2);
+    assert!(array.alloc(&frames, 3).is_err(), "two frames are not three");
+    frames.machine().admit_only(-1);
+    array.alloc(&frames, 3).unwrap();
+    assert!(panics(&|| _ = array.alloc(&frames, 3)), "filled a second time");
+    // SAFETY: nobody has a word of it.
+    unsafe { array.free(&frames) };
+    array.alloc(&frames, 1).unwrap();
+    // SAFETY: as above.
+    unsafe { array.free(&frames) };
+    frames.validate().unwrap();
+}
+
+#[test]
+fn only_a_new_page_is_read_from_a_device() {
+    let frames = frames(16, 64);
+    let slots = crate::SwapSlots::<M>::new(0);
+    slots.alloc(&frames, 4).unwrap();
+    let panics = |f: &dyn Fn()| std::panic::catch_unwind(std::panic::AssertUnwindSafe(f)).is_err();
+    let page = frames.alloc(Order::ZERO).unwrap().into_shm(crate::RawHandle::new(1).unwrap(), 0);
+    let first = anonmem_hal::SwapEntry { device: 0, offset: 0 };
+    let lock = page.lock();
+    assert!(panics(&|| _ = slots.read(first, &lock)), "a page of an object");
+    drop(lock);
+    drop(page);
+    let page = frames.alloc(Order::ZERO).unwrap().into_reference();
+    let lock = page.lock();
+    assert!(
+        panics(&|| _ = slots.read(anonmem_hal::SwapEntry { device: 1, ..first }, &lock)),
+        "another device"
+    );
+    // The machine of these tests has no devices.
+    assert_eq!(slots.read(first, &lock), Err(anonmem_hal::IoError));
+    drop(lock);
+    drop(page);
+    // SAFETY: no slot is in use.
+    unsafe { slots.free(&frames) };
+    frames.validate().unwrap();
 }

@@ -7,6 +7,7 @@
 //! - `class`, [`usage`]: what memory is used for, and the watermarks.
 //! - [`validate`]: recounting all of it.
 //! - [`swap`]: swap slots, which are the swap cache too; `swap_count`: the owner of one count of a slot.
+//! - `swap_io`: pages on their way to a device and back.
 //! - [`slab`]: type-stable objects, and [`handle`]: their names.
 //! - [`place`], `address`: what an address is, in words.
 //! - [`mod@array`]: arrays of words made of frames.
@@ -48,6 +49,7 @@ mod slab_tests;
 #[doc(hidden)]
 pub mod swap;
 mod swap_count;
+mod swap_io;
 #[cfg(test)]
 mod testing;
 #[doc(hidden)]

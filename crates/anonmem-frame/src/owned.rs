@@ -47,7 +47,8 @@ impl<M: Machine> Frames<M> {
     #[doc(alias = "pte_alloc_one")]
     pub fn alloc_table(&self) -> Result<OwnedFrames<'_, M>, OutOfMemory> {
         let pfn = self.alloc_block(Order::ZERO, Kind::Table)?;
-        self.machine().zero(pfn, Order::ZERO);
+        // SAFETY: the frame was just allocated.
+        unsafe { self.machine().zero(pfn, Order::ZERO) };
         Ok(OwnedFrames { frames: self, pfn, order: Order::ZERO, kind: Kind::Table })
     }
 
@@ -108,7 +109,8 @@ impl<M: Machine> fmt::Debug for OwnedFrames<'_, M> {
 }
 
 /// For swap devices that keep pages in frames.
-impl<M: Machine> FrameAlloc for Frames<M> {
+// SAFETY: the frame is a block of the kernel's own, whose owner is given up.
+unsafe impl<M: Machine> FrameAlloc for Frames<M> {
     fn alloc_frame(&self) -> Option<Pfn> {
         self.alloc_kernel(Order::ZERO).ok().map(OwnedFrames::into_pfn)
     }

@@ -42,7 +42,8 @@ impl<M: Machine> FreeMany<'_, M> {
         if meta.flags.load(Relaxed) & !STATE_FLAGS != Kind::Folio.bits(Order::ZERO) {
             return frames.free_block(head, meta.owned().order());
         }
-        frames.machine().freed(head, Order::ZERO);
+        // SAFETY: the caller owned the page, and gives it up.
+        unsafe { frames.machine().freed(head, Order::ZERO) };
         meta.mapping.store(0, Relaxed);
         let lists = self.lists.get_or_insert_with(|| self.cpu.lists.lock());
         frames.put_on(lists, index);

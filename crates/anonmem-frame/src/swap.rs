@@ -112,6 +112,13 @@ pub enum SlotPut<'f, M: Machine> {
 #[derive(Debug)]
 pub struct FreedSlot(u64);
 
+impl FreedSlot {
+    /// Its number.
+    pub(crate) const fn offset(&self) -> u64 {
+        self.0
+    }
+}
+
 /// The slots of one device.
 pub struct SwapSlots<M> {
     device: u8,
@@ -122,6 +129,18 @@ impl<M: Machine> SwapSlots<M> {
     /// No slots of a device with this number.
     pub const fn new(device: u8) -> Self {
         Self { device, words: FrameArray::new() }
+    }
+
+    /// The number of the device.
+    pub(crate) const fn device(&self) -> u8 {
+        self.device
+    }
+
+    /// The device of a slot, which is one of these.
+    #[track_caller]
+    pub(crate) fn device_of(&self, slot: SwapEntry) -> u8 {
+        assert_eq!(slot.device, self.device, "a slot of another device");
+        self.device
     }
 
     /// The slot that an owner has a count of.
@@ -140,9 +159,13 @@ impl<M: Machine> SwapSlots<M> {
         self.words.alloc(frames, len)
     }
 
-    /// Frees the words. All slots are free and nobody looks.
-    pub fn free(&self, frames: &Frames<M>) {
-        self.words.free(frames);
+    /// Frees the words.
+    ///
+    /// # Safety
+    /// All slots are free, and nobody looks at one.
+    pub unsafe fn free(&self, frames: &Frames<M>) {
+        // SAFETY: the caller's promise.
+        unsafe { self.words.free(frames) };
     }
 
     /// The number of slots.

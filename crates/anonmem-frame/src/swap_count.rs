@@ -92,6 +92,11 @@ impl<'f, M: Machine> SwapCounts<'f, M> {
         self.first
     }
 
+    /// The frames that the slots' words lie in.
+    pub(crate) const fn frames(&self) -> &'f Frames<M> {
+        self.frames
+    }
+
     /// How many counts there are.
     pub fn len(&self) -> u64 {
         self.held.iter().map(|word| u64::from(word.count_ones())).sum()

@@ -137,11 +137,11 @@ unsafe impl<const CHECKED: bool> PhysMem for TestMachine<CHECKED> {
         // SAFETY: the callers pass frames of this machine.
         unsafe { self.memory.add((pfn.0 - self.base) as usize * PAGE_SIZE) }
     }
-    fn zero(&self, pfn: Pfn, order: Order) {
+    unsafe fn zero(&self, pfn: Pfn, order: Order) {
         // SAFETY: the caller owns the block.
         unsafe { self.direct_map(pfn).write_bytes(0, order.bytes()) };
     }
-    fn copy(&self, dst: Pfn, src: Pfn, order: Order) {
+    unsafe fn copy(&self, dst: Pfn, src: Pfn, order: Order) {
         // SAFETY: the caller owns both blocks, so they do not overlap.
         unsafe { self.direct_map(dst).copy_from_nonoverlapping(self.direct_map(src), order.bytes()) };
     }
@@ -155,7 +155,7 @@ unsafe impl<const CHECKED: bool> PhysMem for TestMachine<CHECKED> {
             || self.admit.load(Relaxed) < 0
     }
     #[inline]
-    fn allocated(&self, pfn: Pfn, order: Order) {
+    unsafe fn allocated(&self, pfn: Pfn, order: Order) {
         if CHECKED {
             self.own(pfn, order, true);
             // SAFETY: the frames are not handed out yet, so they are ours.
@@ -164,7 +164,7 @@ unsafe impl<const CHECKED: bool> PhysMem for TestMachine<CHECKED> {
         }
     }
     #[inline]
-    fn freed(&self, pfn: Pfn, order: Order) {
+    unsafe fn freed(&self, pfn: Pfn, order: Order) {
         if CHECKED {
             self.poison(pfn, order);
             self.own(pfn, order, false);
@@ -174,7 +174,7 @@ unsafe impl<const CHECKED: bool> PhysMem for TestMachine<CHECKED> {
 
 // SAFETY: nothing is translated.
 unsafe impl<const CHECKED: bool> Mmu for TestMachine<CHECKED> {
-    fn init_root(&self, _: Pfn) {}
+    unsafe fn init_root(&self, _: Pfn) {}
     fn flush(&self, _: CpuSet, _: Pfn, _: FlushRange) {}
     fn flush_local(&self, _: Pfn, _: Va) {}
 }
@@ -197,7 +197,7 @@ unsafe impl<const CHECKED: bool> Sched for TestMachine<CHECKED> {
     fn relax() {
         std::thread::yield_now();
     }
-    fn with_held_locks(f: &mut dyn FnMut(&mut HeldLocks)) {
+    unsafe fn with_held_locks(f: &mut dyn FnMut(&mut HeldLocks)) {
         HELD.with_borrow_mut(|held| f(held));
     }
 }
@@ -211,7 +211,7 @@ impl<const CHECKED: bool> Clock for TestMachine<CHECKED> {
 impl<const CHECKED: bool> anonmem_hal::SwapIo for TestMachine<CHECKED> {}
 
 impl<const CHECKED: bool> Sources for TestMachine<CHECKED> {
-    fn fill(&self, _: SourceId, _: u64, _: Pfn) -> Result<(), SourceError> {
+    unsafe fn fill(&self, _: SourceId, _: u64, _: Pfn) -> Result<(), SourceError> {
         Err(SourceError)
     }
     fn dup(&self, _: SourceId) {}

@@ -40,7 +40,8 @@ impl<M: Machine> Frames<M> {
     #[inline(always)]
     fn made(&self, index: u32, order: Order, kind: Kind) -> Pfn {
         let pfn = self.memmap.pfn(index);
-        self.machine().allocated(pfn, order);
+        // SAFETY: the block has just left the lists.
+        unsafe { self.machine().allocated(pfn, order) };
         self.memmap.at(index).reset(kind.bits(order), 0);
         if order != Order::ZERO {
             self.init_tails(index, order);
@@ -104,7 +105,8 @@ impl<M: Machine> Frames<M> {
         let Some(class) = Class::of(Kind::of(flags)).filter(|_| Kind::order_of(flags) == order.get()) else {
             not_allocated(pfn, order, flags)
         };
-        self.machine().freed(pfn, order);
+        // SAFETY: the caller owned the block, and gives it up.
+        unsafe { self.machine().freed(pfn, order) };
         meta.mapping.store(0, Relaxed);
         if order == Order::ZERO {
             self.put_page(index, class);

@@ -52,14 +52,16 @@ use core::{fmt, num::NonZeroU64, ptr::NonNull};
 ///         self.memmap
 ///     }
 ///     fn direct_map(&self, pfn: Pfn) -> NonNull<u8> {
+///         let index = pfn.0 - 0x100;
+///         assert!(index < self.nr_frames, "no frame of this machine");
 ///         // SAFETY: the frame is one of ours.
-///         unsafe { self.frames.add((pfn.0 - 0x100) as usize * PAGE_SIZE) }
+///         unsafe { self.frames.add(index as usize * PAGE_SIZE) }
 ///     }
-///     fn zero(&self, pfn: Pfn, order: Order) {
+///     unsafe fn zero(&self, pfn: Pfn, order: Order) {
 ///         // SAFETY: the block is the caller's alone.
 ///         unsafe { self.direct_map(pfn).write_bytes(0, order.bytes()) }
 ///     }
-///     fn copy(&self, dst: Pfn, src: Pfn, order: Order) {
+///     unsafe fn copy(&self, dst: Pfn, src: Pfn, order: Order) {
 ///         // SAFETY: on one CPU no program runs meanwhile; the two blocks are different ones.
 ///         unsafe { self.direct_map(src).copy_to_nonoverlapping(self.direct_map(dst), order.bytes()) }
 ///     }
@@ -114,11 +116,19 @@ pub trait Machine: PhysMem + Mmu + Sched + Clock + Sources + SwapIo + Sized + Se
 /// User bytes are only ever moved by these calls: there is no `&mut [u8]` to a page that a program may
 /// be writing to.
 ///
+/// Whoever has the machine may read any of its frames. What changes a frame is `unsafe`: a number that names
+/// a frame gives no right to it. The owners of `anonmem-frame` have that right, and safe methods for it.
+///
 /// # Safety
 /// - Frames `base_pfn() .. base_pfn() + nr_frames()` belong to the one memory manager that was made from
 ///   this value, for as long as it lives, and nobody else touches them except through page tables.
 /// - [`direct_map`](Self::direct_map) returns a page-aligned pointer to the frame's bytes, valid for reads
 ///   and writes for that time, at the same address every time; consecutive frames are adjacent.
+/// - [`direct_map`](Self::direct_map) is told any number: it touches no memory, and panics if there is no
+///   such frame, or returns a pointer that nobody may use;
+/// - [`read_bytes`](Self::read_bytes), [`hash_page`](Self::hash_page), [`same_bytes`](Self::same_bytes) and
+///   [`is_zero`](Self::is_zero) panic if there is no such frame. Of those that there are they may be told
+///   any, at any time, whoever is writing to it.
 /// - [`memmap`](Self::memmap) points to `nr_frames() * 32` zeroed bytes, aligned to 64, that belong to the
 ///   memory manager alone.
 pub unsafe trait PhysMem {
@@ -131,16 +141,25 @@ pub unsafe trait PhysMem {
     /// Where the kernel sees the frame.
     fn direct_map(&self, pfn: Pfn) -> NonNull<u8>;
     /// Zeroes a block of frames.
-    fn zero(&self, pfn: Pfn, order: Order);
+    ///
+    /// # Safety
+    /// The frames are this machine's and the caller's to change: nobody relies on their bytes, but programs
+    /// through page tables, and devices.
+    unsafe fn zero(&self, pfn: Pfn, order: Order);
     /// Copies a block of frames; programs may be writing to `src`.
-    fn copy(&self, dst: Pfn, src: Pfn, order: Order);
+    ///
+    /// # Safety
+    /// All frames are this machine's. Those from `dst` on are the caller's to change, as for
+    /// [`zero`](Self::zero), and none of them is one of those from `src` on.
+    unsafe fn copy(&self, dst: Pfn, src: Pfn, order: Order);
 
     /// Copies bytes of a frame from byte `offset` on into a kernel buffer; programs may be writing to them.
     ///
     /// # Panics
-    /// If they do not all lie in the frame.
+    /// If they do not all lie in the frame, or there is no such frame.
     fn read_bytes(&self, pfn: Pfn, offset: usize, to: &mut [u8]) {
         assert_in_frame(offset, to.len());
+        assert_frame(self, pfn);
         let len = to.len();
         let target = NonNull::from(to).cast();
         // SAFETY: the offset lies in the frame.
@@ -152,7 +171,10 @@ pub unsafe trait PhysMem {
     ///
     /// # Panics
     /// If they do not all lie in the frame.
-    fn write_bytes(&self, pfn: Pfn, offset: usize, from: &[u8]) {
+    ///
+    /// # Safety
+    /// As for [`zero`](Self::zero), of one frame.
+    unsafe fn write_bytes(&self, pfn: Pfn, offset: usize, from: &[u8]) {
         assert_in_frame(offset, from.len());
         let source = NonNull::from(from).cast();
         // SAFETY: the offset lies in the frame.
@@ -196,15 +218,26 @@ pub unsafe trait PhysMem {
         true
     }
     /// Told that a block left the allocator. Tests check that its poison is intact.
+    ///
+    /// # Safety
+    /// It has just done so.
     #[inline]
-    fn allocated(&self, _pfn: Pfn, _order: Order) {}
+    unsafe fn allocated(&self, _pfn: Pfn, _order: Order) {}
     /// Told that a block came back. Tests poison it.
+    ///
+    /// # Safety
+    /// It has just done so: nobody uses it any more.
     #[inline]
-    fn freed(&self, _pfn: Pfn, _order: Order) {}
+    unsafe fn freed(&self, _pfn: Pfn, _order: Order) {}
 }
 
 /// Bytes that are read at a time of a page that is hashed or compared.
 const PIECE: usize = 512;
+
+fn assert_frame<M: PhysMem + ?Sized>(machine: &M, pfn: Pfn) {
+    let has = pfn.0.checked_sub(machine.base_pfn().0).is_some_and(|index| index < machine.nr_frames());
+    assert!(has, "frame {:#x} is none of this machine's", pfn.0);
+}
 
 fn assert_in_frame(offset: usize, len: usize) {
     assert!(offset <= PAGE_SIZE && len <= PAGE_SIZE - offset, "an access leaves its frame");
@@ -230,7 +263,10 @@ pub enum FlushRange {
 pub unsafe trait Mmu {
     /// Fills the kernel's part of a new top-level table, which is zeroed. A machine without such a part
     /// implements nothing.
-    fn init_root(&self, _root: Pfn) {}
+    ///
+    /// # Safety
+    /// `root` is a new table of this machine, which nobody else has.
+    unsafe fn init_root(&self, _root: Pfn) {}
     /// Makes every CPU of `cpus` forget translations of the address space `root`, those that it cached from
     /// intermediate tables included, and returns once all have. Their accesses through those translations are
     /// over then, and walks that they begin later see the entries as the caller does.
@@ -340,7 +376,10 @@ pub unsafe trait Sched {
     }
     /// Runs `f` on the list of locks that the current task holds. Called only if [`Machine::CHECKED`]: a
     /// machine that is not checked keeps no lists.
-    fn with_held_locks(_f: &mut dyn FnMut(&mut HeldLocks)) {
+    ///
+    /// # Safety
+    /// `f` does not call this again: the list is borrowed meanwhile.
+    unsafe fn with_held_locks(_f: &mut dyn FnMut(&mut HeldLocks)) {
         unreachable!("a machine that is CHECKED keeps a list of held locks for each task")
     }
 }
@@ -365,7 +404,10 @@ pub trait Sources {
     ///
     /// # Errors
     /// [`SourceError`] if there is no such page or it cannot be read: the access is a SIGBUS.
-    fn fill(&self, _source: SourceId, _offset: u64, _dst: Pfn) -> Result<(), SourceError> {
+    ///
+    /// # Safety
+    /// `dst` is a frame of this machine that nobody else has.
+    unsafe fn fill(&self, _source: SourceId, _offset: u64, _dst: Pfn) -> Result<(), SourceError> {
         Err(SourceError)
     }
     /// Called when another VMA starts to refer to `source`.
@@ -387,7 +429,11 @@ impl fmt::Display for SourceError {
 impl core::error::Error for SourceError {}
 
 /// Frames for a swap device that keeps its pages in memory. Implemented by the memory manager.
-pub trait FrameAlloc {
+///
+/// # Safety
+/// A frame that [`alloc_frame`](Self::alloc_frame) gives is one of the machine's, and nobody else has it
+/// until it is given back.
+pub unsafe trait FrameAlloc {
     /// A frame, from the reserve if need be; `None` if there is none.
     fn alloc_frame(&self) -> Option<Pfn>;
     /// Gives one back.
@@ -420,7 +466,11 @@ pub trait SwapIo {
     ///
     /// # Errors
     /// [`IoError`]: the pages stay in memory. The slots hold nothing, or anything.
-    fn swap_write(
+    ///
+    /// # Safety
+    /// The frames are of this machine, the slots the caller's, and `frames` gives frames of the same machine
+    /// that nobody else has.
+    unsafe fn swap_write(
         &self,
         _device: u8,
         _slot: u64,
@@ -436,10 +486,16 @@ pub trait SwapIo {
     /// # Errors
     /// [`IoError`]: of one page, that it is lost; whoever needs it gets a SIGBUS. Of more, that one of them
     /// could not be read: they are asked for one by one.
-    fn swap_read(&self, _device: u8, _slot: u64, _order: Order, _dst: Pfn) -> Result<(), IoError> {
+    ///
+    /// # Safety
+    /// The frames are of this machine and the caller's to change, as for [`PhysMem::zero`].
+    unsafe fn swap_read(&self, _device: u8, _slot: u64, _order: Order, _dst: Pfn) -> Result<(), IoError> {
         Err(IoError)
     }
 
     /// Told that nobody needs the contents of `slot` any more. Does not sleep.
-    fn swap_discard(&self, _device: u8, _slot: u64, _frames: &dyn FrameAlloc) {}
+    ///
+    /// # Safety
+    /// As it says; `frames` is as for [`swap_write`](Self::swap_write).
+    unsafe fn swap_discard(&self, _device: u8, _slot: u64, _frames: &dyn FrameAlloc) {}
 }

@@ -378,12 +378,14 @@ fn whoever_wakes_one_of_two_sleepers_may_wake_either() {
 fn page_contents(publish: anonmem_sync::Ordering, look: anonmem_sync::Ordering) -> Scenario<Page> {
     let scenario = Scenario::new("page-contents", 1, || Page { sim: Sim::new(4), ready: Atomic::new(0) })
         .cpu("fills", move |w| {
-            w.sim.zero(PAGE, Order::ZERO);
+            // SAFETY: the scenario has the frames to itself, or the explorer says that it has not.
+            unsafe { w.sim.zero(PAGE, Order::ZERO) };
             w.ready.store(1, publish);
         })
         .cpu("copies", move |w| {
             if w.ready.load(look) == 1 {
-                w.sim.copy(PAGE.offset(1), PAGE, Order::ZERO);
+                // SAFETY: the scenario has the frames to itself, or the explorer says that it has not.
+                unsafe { w.sim.copy(PAGE.offset(1), PAGE, Order::ZERO) };
             }
         });
     // SAFETY: the world is the machine and a word; the machine lists its memory.
@@ -423,7 +425,8 @@ fn a_frame_is_not_freed_under_somebody_who_reads_a_word_of_it() {
                 })
                 .cpu("frees", move |w| {
                     anonmem_sync::spin_until::<Sim>(&|| w.ready.load(wait) == 1);
-                    w.sim.freed(PAGE, Order::ZERO);
+                    // SAFETY: the scenario has the frames to itself, or the explorer says that it has not.
+                    unsafe { w.sim.freed(PAGE, Order::ZERO) };
                 });
         // SAFETY: as above.
         unsafe { scenario.restored_by_copy(|w, regions| w.sim.regions(regions)) }
@@ -481,7 +484,8 @@ fn a_cpu_may_remember_a_table_until_it_is_flushed() {
                 if flush {
                     w.sim.flush(CpuSet::one(CpuId(1)), ROOT, FlushRange::All);
                 }
-                w.sim.freed(TABLE, Order::ZERO);
+                // SAFETY: the scenario has the frames to itself, or the explorer says that it has not.
+                unsafe { w.sim.freed(TABLE, Order::ZERO) };
                 w.turn.store(2, Ordering::Release);
             })
             .cpu("loads two pages", |w| {

@@ -116,7 +116,8 @@ fn after_a_flush_walks_find_what_its_sender_left_and_the_page_can_be_freed() {
         .cpu("unmaps, flushes, frees", |w| {
             w.unmap();
             w.flush();
-            w.sim.freed(PAGE, Order::ZERO);
+            // SAFETY: the scenario has the frames to itself, or the explorer says that it has not.
+            unsafe { w.sim.freed(PAGE, Order::ZERO) };
         })
         .cpu("stores twice", |w| {
             let _ = w.sim.user_store(ROOT, Va(0), 7);
@@ -126,7 +127,8 @@ fn after_a_flush_walks_find_what_its_sender_left_and_the_page_can_be_freed() {
     let late = scenario("unmap-free-flush")
         .cpu("unmaps, frees, flushes", |w| {
             w.unmap();
-            w.sim.freed(PAGE, Order::ZERO);
+            // SAFETY: the scenario has the frames to itself, or the explorer says that it has not.
+            unsafe { w.sim.freed(PAGE, Order::ZERO) };
             w.flush();
         })
         .cpu("stores", |w| _ = w.sim.user_store(ROOT, Va(0), 7));
@@ -146,7 +148,8 @@ fn freed_by_another(publish: Ordering) -> Scenario<Space> {
         .cpu("stores", |w| _ = w.sim.user_store(ROOT, Va(0), 7))
         .cpu("frees", |w| {
             if w.flag.load(Acquire) == 1 {
-                w.sim.freed(PAGE, Order::ZERO);
+                // SAFETY: the scenario has the frames to itself, or the explorer says that it has not.
+                unsafe { w.sim.freed(PAGE, Order::ZERO) };
             }
         })
 }

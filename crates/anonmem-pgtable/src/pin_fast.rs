@@ -46,10 +46,13 @@ impl<M: Machine> AddressSpace<M> {
     /// and as there is room in `pins`. No node of the list is allocated.
     ///
     /// # Locks
-    /// None. The read section is of the domain that the space's tables wait for
-    /// ([`DeadTables`](crate::DeadTables)).
+    /// None.
+    ///
+    /// # Safety
+    /// The read section is of the domain that the space's tables wait for
+    /// ([`DeadTables`](crate::DeadTables)), and the root is not freed before it ends.
     #[doc(alias = "gup_fast")]
-    pub fn pin_fast<'f>(
+    pub unsafe fn pin_fast<'f>(
         &self,
         frames: &'f Frames<M>,
         rcu: &RcuGuard<'_, M>,

@@ -72,7 +72,8 @@ impl<M: Machine> AddressSpace<M> {
     pub fn alloc_root(&self, frames: &Frames<M>) -> Result<(), OutOfMemory> {
         assert_eq!(self.root.peek(), 0, "a second root of an address space");
         let root = frames.alloc_table()?.into_pfn();
-        frames.machine().init_root(root);
+        // SAFETY: the table was just allocated.
+        unsafe { frames.machine().init_root(root) };
         self.changes.nr_tables.store(1, Ordering::Relaxed);
         self.cpus.store(0, Ordering::Relaxed);
         self.owner.store(frames.identity(), Ordering::Relaxed);

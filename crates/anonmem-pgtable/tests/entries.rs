@@ -48,7 +48,8 @@ impl World {
     }
 
     fn end(&self) {
-        self.slots.free(&self.frames);
+        // SAFETY: the test is over.
+        unsafe { self.slots.free(&self.frames) };
         let (rcu, dead) = (Rcu::new(), DeadTables::new());
         let mut gather = MmuGather::new(&self.frames, &self.space, &rcu, &dead, Teardown::Range);
         let (page, all) = (VaRange::page(VA), VaRange::new(Va(0), Va(u64::MAX)));

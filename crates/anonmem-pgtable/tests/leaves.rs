@@ -283,7 +283,9 @@ fn pages_of_a_leaf_are_pinned_without_a_lock_unless_it_is_shared() {
         let pin = |access| {
             let mut pins = anonmem_frame::PinList::new(&w.frames, &nodes);
             pins.reserve(40).unwrap();
-            let end = w.space.pin_fast(&w.frames, &w.rcu.read_lock(), range, access, &mut pins).end;
+            // SAFETY: the tables of this world wait for this domain.
+            let end =
+                unsafe { w.space.pin_fast(&w.frames, &w.rcu.read_lock(), range, access, &mut pins) }.end;
             (end, pins.runs().map(|run| run.first).next())
         };
         assert_eq!(pin(PinAccess::Write), (range.end, Some(head.offset(5))));

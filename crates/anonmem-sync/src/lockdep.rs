@@ -8,7 +8,7 @@
 //! [`Sched::with_held_locks`]: anonmem_hal::Sched::with_held_locks
 
 use crate::order;
-use anonmem_hal::Machine;
+use anonmem_hal::{HeldLocks, Machine};
 
 /// How a lock is being taken.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -48,7 +48,7 @@ pub fn release<M: Machine>(rank: u16, at: usize) {
 #[track_caller]
 pub fn might_sleep<M: Machine>() {
     if M::CHECKED {
-        M::with_held_locks(&mut |held| {
+        held_locks::<M>(&mut |held| {
             if let Some(&(spin, _)) = held.entries[..held.len].iter().find(|(r, _)| !order::sleeps(*r)) {
                 panic!("sleeping while the spin lock {} is held", order::name_of(spin));
             }
@@ -63,15 +63,22 @@ pub fn might_sleep<M: Machine>() {
 #[track_caller]
 pub fn assert_none_held<M: Machine>() {
     if M::CHECKED {
-        M::with_held_locks(&mut |held| {
+        held_locks::<M>(&mut |held| {
             assert!(held.len == 0, "{} still held", order::name_of(held.entries[0].0));
         });
     }
 }
 
+/// Runs `f`, a function of this file, on the list of the current task.
+#[track_caller]
+fn held_locks<M: Machine>(f: &mut dyn FnMut(&mut HeldLocks)) {
+    // SAFETY: no function of this file does so in another one.
+    unsafe { M::with_held_locks(f) };
+}
+
 #[track_caller]
 fn check_and_push<M: Machine>(rank: u16, at: usize, how: Acquire) {
-    M::with_held_locks(&mut |held| {
+    held_locks::<M>(&mut |held| {
         for &(other, other_at) in &held.entries[..held.len] {
             assert!(other_at != at || how == Acquire::Try, "{} taken twice", order::name_of(rank));
             if how == Acquire::Blocking {
@@ -91,7 +98,7 @@ fn check_and_push<M: Machine>(rank: u16, at: usize, how: Acquire) {
 
 #[track_caller]
 fn pop<M: Machine>(rank: u16, at: usize) {
-    M::with_held_locks(&mut |held| {
+    held_locks::<M>(&mut |held| {
         let found = held.entries[..held.len].iter().rposition(|e| *e == (rank, at));
         let Some(i) = found else { panic!("{} released but not held", order::name_of(rank)) };
         held.entries.copy_within(i + 1..held.len, i);

@@ -35,17 +35,17 @@ unsafe impl PhysMem for TestMachine {
     fn direct_map(&self, _: Pfn) -> NonNull<u8> {
         match *self {}
     }
-    fn zero(&self, _: Pfn, _: Order) {
+    unsafe fn zero(&self, _: Pfn, _: Order) {
         match *self {}
     }
-    fn copy(&self, _: Pfn, _: Pfn, _: Order) {
+    unsafe fn copy(&self, _: Pfn, _: Pfn, _: Order) {
         match *self {}
     }
 }
 
 // SAFETY: nothing is translated.
 unsafe impl Mmu for TestMachine {
-    fn init_root(&self, _: Pfn) {
+    unsafe fn init_root(&self, _: Pfn) {
         match *self {}
     }
     fn flush(&self, _: CpuSet, _: Pfn, _: FlushRange) {
@@ -77,7 +77,7 @@ unsafe impl Sched for TestMachine {
     fn relax() {
         std::thread::yield_now();
     }
-    fn with_held_locks(f: &mut dyn FnMut(&mut HeldLocks)) {
+    unsafe fn with_held_locks(f: &mut dyn FnMut(&mut HeldLocks)) {
         HELD.with_borrow_mut(|held| f(held));
     }
 }
@@ -91,7 +91,7 @@ impl Clock for TestMachine {
 impl anonmem_hal::SwapIo for TestMachine {}
 
 impl Sources for TestMachine {
-    fn fill(&self, _: SourceId, _: u64, _: Pfn) -> Result<(), SourceError> {
+    unsafe fn fill(&self, _: SourceId, _: u64, _: Pfn) -> Result<(), SourceError> {
         match *self {}
     }
     fn dup(&self, _: SourceId) {

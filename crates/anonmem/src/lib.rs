@@ -26,8 +26,8 @@
 //! and docs/walkthrough.md show what the memory manager knows after each of these steps.
 //!
 //! Everything is reached from one [`Vm`], which is made over a machine's memory ([`anonmem_hal::Machine`]).
-//! There is no heap below this crate, no global state, and no `unsafe` in it but for what its guards promise
-//! (`promises.rs`).
+//! There is no heap below this crate, and no global state. Its only `unsafe` is what its guards promise
+//! (`promises.rs`) and what is known at the end of an array (`freeing.rs`).
 //!
 //! The folder listing is the table of contents; names are Linux's where the job is the same.
 #![no_std]
@@ -47,6 +47,7 @@ mod error;
 mod events;
 mod fault;
 mod fork;
+mod freeing;
 pub mod gup;
 mod ids;
 mod ksm;

@@ -1,4 +1,5 @@
-//! What the guards promise about page tables, and what a test may forge: the only `unsafe` of this crate.
+//! What the guards promise about page tables, and what a test may forge: with `freeing.rs`, the only `unsafe`
+//! of this crate.
 //!
 //! That a lock keeps tables allocated is a fact about who frees them: `munmap` and `exit_mmap`. Both hold the
 //! mmap lock for writing, with the VMAs out of the tree and unlinked from their anon_vmas. No type can say
@@ -10,7 +11,10 @@
 
 use crate::{
     fault::speculative::Speculation,
-    mm::mmap_lock::{MmapReadGuard, MmapWriteGuard},
+    mm::{
+        Mm,
+        mmap_lock::{MmapReadGuard, MmapWriteGuard},
+    },
     objects::Objects,
     rmap::{
         self,
@@ -21,8 +25,9 @@ use crate::{
     shm::ShmUser,
     vma::lock::VmaReadGuard,
 };
-use anonmem_hal::{Machine, SwapEntry};
-use anonmem_pgtable::{AddressSpace, CanInstall, StableVma};
+use anonmem_frame::PinList;
+use anonmem_hal::{Machine, SwapEntry, VaRange};
+use anonmem_pgtable::{AddressSpace, CanInstall, PinAccess, PinnedFast, StableVma};
 use core::ptr;
 
 // SAFETY: tables of the space are freed with this lock held for writing.
@@ -128,6 +133,21 @@ unsafe impl<M: Machine> StableVma<M> for ShmUser<'_, M> {
 }
 // SAFETY: as above; pages are punched out under the page-table lock, and come back when asked for.
 unsafe impl<M: Machine> CanInstall<M> for ShmUser<'_, M> {}
+
+impl<'v, M: rmap::machine::Machine> Mm<'v, M> {
+    /// Pins pages without a lock, in one read section ([`AddressSpace::pin_fast`]).
+    pub(crate) fn pin_in_section(
+        &self,
+        part: VaRange,
+        access: PinAccess,
+        pins: &mut PinList<'v, M>,
+    ) -> PinnedFast {
+        let (vm, rcu) = (self.vm(), self.vm().rcu.read_lock());
+        // SAFETY: all tables of a `Vm` wait in its `dead_tables`, for this domain; the root stays while the
+        // address space has a user, such as this one.
+        unsafe { self.slot().space.pin_fast(&vm.frames, &rcu, part, access, pins) }
+    }
+}
 
 /// What tests forge.
 impl<M: Machine> Objects<M> {

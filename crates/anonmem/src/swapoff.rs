@@ -8,6 +8,7 @@ use crate::{
         handle_mm_fault,
         vm_fault::{FaultAccess, FaultResult, VmFault, Waits},
     },
+    freeing::free_slots,
     mm::Mm,
     rmap::machine::Machine,
     swap::device::DeviceState,
@@ -66,8 +67,7 @@ impl<M: Machine> Vm<M> {
             // Release pairs with the Acquire of `get_user`.
             place.users.store(1, Ordering::Release);
         }
-        place.slots.free(&self.frames);
-        place.cluster_free.free(&self.frames);
+        free_slots(&self.frames, &place.slots, &place.cluster_free);
         place.state.store(DeviceState::Absent, Ordering::Release);
         Ok(())
     }

@@ -394,8 +394,8 @@ impl<M: Machine> Vm<M> {
     /// Counts of slots, and their free ones. Returns the number of cached pages.
     fn validate_swap(&self, totals: &Totals) -> Result<u64, Violation> {
         let (mut counts, mut cached) = (0, 0);
-        for (device, slots, free) in self.swap.slots_in_use() {
-            let mut unused = 0;
+        for (device, user, free) in self.swap.slots_in_use() {
+            let (slots, mut unused) = (user.slots(), 0);
             for slot in 0..slots.len() {
                 let state = slots.state(&self.frames, slot);
                 unused += u64::from(slots.is_free(&self.frames, slot));

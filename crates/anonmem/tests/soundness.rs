@@ -20,11 +20,25 @@
 //! | a reference taken back by its number | does not compile | `fail_take_a_count_back` |
 //! | an address space or object that outlives its `Vm` | does not compile | `fail_owners_outlive_vm` |
 //!
-//! What is left to the author of a machine: whoever has the machine may call the methods of its traits. What
-//! is left to who makes a `FrameArray` of his own: its words are not looked at any more when it is freed.
+//! | a frame changed through the machine: zeroed, copied to, written, filled, given to a device | does not compile | `fail_machine_changes_frames` |
+//! | the list of held locks borrowed twice | does not compile | `fail_machine_changes_frames` |
+//! | a device that keeps pages in frames of one's own | does not compile | `fail_frames_of_ones_own` |
+//! | a frame read, or copied, that there is not | panics | [`frames_that_there_are_not_are_not_read`] |
+//! | words of an array, or of slots, freed while they are used | does not compile | `anonmem-pgtable`: `fail_free_words` |
+//! | an array that two tasks fill | panics | `anonmem-frame`: `an_array_is_filled_once` |
+//! | a walk without locks in the read section of another domain | does not compile | `anonmem-pgtable`: `fail_pin_in_any_section` |
+//! | a new folio that two tasks write to | does not compile | `anonmem-pgtable`: `fail_share_new_folio` |
+//! | the zero page written through a pin | panics | [`a_pin_writes_to_what_it_has`] |
+//! | a page read from a device that belongs to somebody | panics | `anonmem-frame`: `only_a_new_page_is_read_from_a_device` |
+//! | a page zeroed that is no object's | panics | [`a_lock_forges_no_place`] |
+//!
+//! Whoever has the machine may read its frames, as whoever has the kernel may.
 #![forbid(unsafe_code)]
 
-use anonmem::{Config, Error, MapBacking, MmapRequest, PAGE_SIZE, Prot, ShmId, Vm, hal::SwapEntry};
+use anonmem::{
+    Config, Error, MapBacking, MmapRequest, PAGE_SIZE, PinFlags, Prot, ShmId, Va, VaRange, Vm,
+    hal::{Order, Pfn, PhysMem, SwapEntry},
+};
 use anonmem_frame::{FolioOwner, RawHandle};
 use anonmem_testkit::{Program, VecMachine};
 
@@ -45,6 +59,9 @@ fn a_lock_forges_no_place() {
     assert!(panics(&|| lock.move_mapped(RawHandle::new(1).unwrap().into(), 7)));
     assert!(panics(&|| lock.set_swap_entry(SwapEntry { device: 0, offset: 99 })));
     drop(lock);
+    let new = vm.frames().alloc(Order::ZERO).unwrap().into_reference();
+    assert!(panics(&|| new.zero_of_object()));
+    drop(new);
     let mm = vm.new_mm().unwrap();
     let at = mm.mmap(shared(object.id())).unwrap();
     mm.store(at, 7).unwrap();
@@ -85,6 +102,40 @@ fn names_that_nobody_uses_map_nothing() {
     drop(mm);
     vm.validate().unwrap();
     assert_eq!(vm.stats().shared_objects, 0);
+}
+
+#[test]
+fn frames_that_there_are_not_are_not_read() {
+    let vm = Vm::new(VecMachine::new(256), Config::default()).unwrap();
+    let end = Pfn(vm.machine().base_pfn().0 + vm.machine().nr_frames());
+    let new = vm.frames().alloc(Order::ZERO).unwrap();
+    for none in [end, Pfn(vm.machine().base_pfn().0.wrapping_sub(1)), Pfn(u64::MAX)] {
+        let panics = |f: &dyn Fn()| std::panic::catch_unwind(std::panic::AssertUnwindSafe(f)).is_err();
+        assert!(panics(&|| new.copy_from(none)), "{none:?} copied");
+        assert!(panics(&|| vm.machine().read_bytes(none, 0, &mut [0])), "{none:?} read");
+        assert!(panics(&|| _ = vm.machine().hash_page(none, 0)), "{none:?} hashed");
+        assert!(panics(&|| _ = vm.machine().same_bytes(none, end)), "{none:?} compared");
+    }
+}
+
+#[test]
+fn a_pin_writes_to_what_it_has() {
+    let vm = Vm::new(VecMachine::new(256), Config::default()).unwrap();
+    let mm = vm.new_mm().unwrap();
+    let at = mm.mmap(MmapRequest::anonymous(2 * P, Prot::READ | Prot::WRITE)).unwrap();
+    let range = VaRange { start: at, end: Va(at.0 + 2 * P) };
+    assert_eq!(mm.load(at).unwrap(), 0);
+    let panics = |f: &dyn Fn()| std::panic::catch_unwind(std::panic::AssertUnwindSafe(f)).is_err();
+    let pinned = mm.pin(range, PinFlags::empty()).unwrap();
+    assert!(panics(&|| pinned.write(at, &[7])), "the zero page");
+    drop(pinned);
+    let pinned = mm.pin(range, PinFlags::WRITE).unwrap();
+    pinned.write(Va(at.0 + P - 1), &[0, 9]);
+    assert!(panics(&|| pinned.write(Va(at.0 + 2 * P - 1), &[1, 1])), "beyond its end");
+    assert!(panics(&|| pinned.write(Va(at.0 - 1), &[1])), "before its start");
+    assert_eq!(mm.load(Va(at.0 + P)).unwrap(), 9);
+    drop((pinned, mm));
+    vm.validate().unwrap();
 }
 
 #[test]

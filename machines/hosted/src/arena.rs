@@ -325,14 +325,16 @@ mod tests {
 
     fn one_frame() -> Machine {
         let machine = Machine::new(4);
-        machine.allocated(FIRST, Order::ZERO);
+        // SAFETY: the frames are the test's, or it panics first.
+        unsafe { machine.allocated(FIRST, Order::ZERO) };
         machine
     }
 
     #[test]
     fn parts_of_words_leave_their_neighbours_alone() {
         let machine = one_frame();
-        machine.zero(FIRST, Order::ZERO);
+        // SAFETY: the frames are the test's, or it panics first.
+        unsafe { machine.zero(FIRST, Order::ZERO) };
         machine.arena.write(FIRST, 5, &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]);
         let mut buf = [0xff; 16];
         machine.arena.read(FIRST, 3, &mut buf);
@@ -342,7 +344,8 @@ mod tests {
     #[test]
     fn a_compare_exchange_reports_what_was_there() {
         let machine = one_frame();
-        machine.zero(FIRST, Order::ZERO);
+        // SAFETY: the frames are the test's, or it panics first.
+        unsafe { machine.zero(FIRST, Order::ZERO) };
         let swap = |old: u32, new: u32| {
             machine.arena.compare_exchange(FIRST, 12, old.to_ne_bytes(), new.to_ne_bytes())
         };
@@ -354,17 +357,21 @@ mod tests {
     #[should_panic(expected = "frame 0x100 was written while it was free")]
     fn a_write_after_free_is_found_at_the_next_allocation() {
         let machine = one_frame();
-        machine.freed(FIRST, Order::ZERO);
+        // SAFETY: the frames are the test's, or it panics first.
+        unsafe { machine.freed(FIRST, Order::ZERO) };
         machine.arena.write(FIRST, 100, &[1]);
-        machine.allocated(FIRST, Order::ZERO);
+        // SAFETY: the frames are the test's, or it panics first.
+        unsafe { machine.allocated(FIRST, Order::ZERO) };
     }
 
     #[test]
     #[should_panic(expected = "frame 0x100 is freed twice")]
     fn a_double_free_is_found() {
         let machine = one_frame();
-        machine.freed(FIRST, Order::ZERO);
-        machine.freed(FIRST, Order::ZERO);
+        // SAFETY: the frames are the test's, or it panics first.
+        unsafe { machine.freed(FIRST, Order::ZERO) };
+        // SAFETY: the frames are the test's, or it panics first.
+        unsafe { machine.freed(FIRST, Order::ZERO) };
     }
 
     #[test]
@@ -373,7 +380,8 @@ mod tests {
         let (src, dst) = (FIRST, FIRST.offset(4));
         machine.arena.write(src, 0, &[3; PAGE_SIZE]);
         machine.arena.write(src.offset(1), 0, &[4; PAGE_SIZE]);
-        machine.copy(dst, src, Order::new(1));
+        // SAFETY: the frames are the test's, or it panics first.
+        unsafe { machine.copy(dst, src, Order::new(1)) };
         let mut last = [0];
         machine.arena.read(dst.offset(1), PAGE_SIZE - 1, &mut last);
         assert_eq!(last, [4]);

@@ -159,12 +159,12 @@ unsafe impl<C: Checks, A: Arch> PhysMem for Hosted<C, A> {
     }
 
     #[inline]
-    fn zero(&self, pfn: Pfn, order: Order) {
+    unsafe fn zero(&self, pfn: Pfn, order: Order) {
         self.arena.zero(pfn, order);
     }
 
     #[inline]
-    fn copy(&self, dst: Pfn, src: Pfn, order: Order) {
+    unsafe fn copy(&self, dst: Pfn, src: Pfn, order: Order) {
         self.arena.copy(dst, src, order);
     }
 
@@ -172,7 +172,7 @@ unsafe impl<C: Checks, A: Arch> PhysMem for Hosted<C, A> {
         self.arena.read(pfn, offset, to);
     }
 
-    fn write_bytes(&self, pfn: Pfn, offset: usize, from: &[u8]) {
+    unsafe fn write_bytes(&self, pfn: Pfn, offset: usize, from: &[u8]) {
         self.arena.write(pfn, offset, from);
     }
 
@@ -186,14 +186,14 @@ unsafe impl<C: Checks, A: Arch> PhysMem for Hosted<C, A> {
     }
 
     #[inline]
-    fn allocated(&self, pfn: Pfn, order: Order) {
+    unsafe fn allocated(&self, pfn: Pfn, order: Order) {
         if C::CHECKED {
             self.arena.mark_allocated(pfn, order);
         }
     }
 
     #[inline]
-    fn freed(&self, pfn: Pfn, order: Order) {
+    unsafe fn freed(&self, pfn: Pfn, order: Order) {
         if C::CHECKED {
             self.arena.mark_free(pfn, order);
         }
@@ -227,7 +227,7 @@ unsafe impl<C: Checks, A: Arch> Sched for Hosted<C, A> {
         sched::contended(level, wait);
     }
 
-    fn with_held_locks(f: &mut dyn FnMut(&mut HeldLocks)) {
+    unsafe fn with_held_locks(f: &mut dyn FnMut(&mut HeldLocks)) {
         sched::with_held_locks(f);
     }
 }
@@ -239,7 +239,7 @@ impl<C: Checks, A: Arch> Clock for Hosted<C, A> {
 }
 
 impl<C: Checks, A: Arch> Sources for Hosted<C, A> {
-    fn fill(&self, source: SourceId, offset: u64, dst: Pfn) -> Result<(), SourceError> {
+    unsafe fn fill(&self, source: SourceId, offset: u64, dst: Pfn) -> Result<(), SourceError> {
         let page = self.sources.page(source, offset)?;
         self.arena.write(dst, 0, &page);
         Ok(())
@@ -255,7 +255,7 @@ impl<C: Checks, A: Arch> Sources for Hosted<C, A> {
 }
 
 impl<C: Checks, A: Arch> SwapIo for Hosted<C, A> {
-    fn swap_write(
+    unsafe fn swap_write(
         &self,
         device: u8,
         slot: u64,
@@ -271,7 +271,7 @@ impl<C: Checks, A: Arch> SwapIo for Hosted<C, A> {
         self.swap().write((device, slot), order, self.arena(), src)
     }
 
-    fn swap_read(&self, device: u8, slot: u64, order: Order, dst: Pfn) -> Result<(), IoError> {
+    unsafe fn swap_read(&self, device: u8, slot: u64, order: Order, dst: Pfn) -> Result<(), IoError> {
         if let Some(zram) = self.swap().zram() {
             return zram.read_run(self, Self::current_cpu().index(), slot, order, dst);
         }
@@ -279,7 +279,7 @@ impl<C: Checks, A: Arch> SwapIo for Hosted<C, A> {
         self.swap().read((device, slot), order, self.arena(), dst)
     }
 
-    fn swap_discard(&self, device: u8, slot: u64, frames: &dyn FrameAlloc) {
+    unsafe fn swap_discard(&self, device: u8, slot: u64, frames: &dyn FrameAlloc) {
         match self.swap().zram() {
             Some(zram) => zram.discard(self, slot, frames),
             None => self.swap().discard((device, slot)),

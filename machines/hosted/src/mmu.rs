@@ -225,7 +225,7 @@ impl<C: Checks, A: Arch> Hosted<C, A> {
 // SAFETY: a flush takes the translations out of every TLB named, under the TLB's lock, before it returns.
 unsafe impl<C: Checks, A: Arch> Mmu for Hosted<C, A> {
     /// Does nothing: the hosted kernel is not mapped.
-    fn init_root(&self, _root: Pfn) {}
+    unsafe fn init_root(&self, _root: Pfn) {}
 
     fn flush(&self, cpus: CpuSet, root: Pfn, what: FlushRange) {
         if !C::CHECKED {

@@ -89,12 +89,16 @@ impl SwapTable {
     /// # Panics
     /// If it was decided before where pages are kept, or the host has no memory for its tables.
     pub fn keep_compressed(&self, slots: u64, nr_frames: u64, nr_cpus: usize) {
-        let zram = Zram::new(slots, nr_frames, nr_cpus).expect("memory for the tables");
+        // SAFETY: the machine that has this gives it its own memory, and the frames of its memory manager.
+        let zram = unsafe { Zram::new(slots, nr_frames, nr_cpus) }.expect("memory for the tables");
         assert!(self.store.set(Store::Zram(zram)).is_ok(), "pages are kept somewhere already");
     }
 
     /// Gives back the frames of compressed memory's tables, once no page is kept there.
-    pub fn clear(&self, frames: &dyn FrameAlloc) {
+    ///
+    /// # Safety
+    /// `frames` are those of the memory manager that has this machine.
+    pub unsafe fn clear(&self, frames: &dyn FrameAlloc) {
         if let Some(zram) = self.zram() {
             zram.clear(frames);
         }
@@ -242,7 +246,8 @@ mod tests {
 
     struct NoFrames;
 
-    impl FrameAlloc for NoFrames {
+    // SAFETY: it gives none.
+    unsafe impl FrameAlloc for NoFrames {
         fn alloc_frame(&self) -> Option<Pfn> {
             None
         }
@@ -258,20 +263,18 @@ mod tests {
         machine.cpus().clone().run_on(CpuId(0), || {
             for (device, byte) in [(0, 7), (1, 9)] {
                 machine.arena().write(frame, 0, &[byte; PAGE_SIZE]);
-                machine.swap_write(device, 3, Order::ZERO, frame, &NoFrames).unwrap();
+                // SAFETY: the test has the machine to itself.
+                unsafe { machine.swap_write(device, 3, Order::ZERO, frame, &NoFrames) }.unwrap();
             }
             let mut bytes = [0; PAGE_SIZE];
-            machine.swap_read(0, 3, Order::ZERO, frame).unwrap();
+            // SAFETY: the test has the machine to itself.
+            let read = |device, slot| unsafe { machine.swap_read(device, slot, Order::ZERO, frame) };
+            read(0, 3).unwrap();
             machine.arena().read(frame, 0, &mut bytes);
             assert_eq!(bytes, [7; PAGE_SIZE], "{caching:?}");
-            assert_eq!(
-                (machine.swap_read(0, 4, Order::ZERO, frame), machine.swap().stored()),
-                (Err(IoError), 2)
-            );
+            assert_eq!((read(0, 4), machine.swap().stored()), (Err(IoError), 2));
             File::options().write(true).open(&path).unwrap().write_all_at(&[1], offset((1, 3))).unwrap();
-            let read = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-                machine.swap_read(1, 3, Order::ZERO, frame)
-            }));
+            let read = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| read(1, 3)));
             assert!(read.is_err(), "the page was changed on the device");
         });
         std::fs::remove_file(path).unwrap();

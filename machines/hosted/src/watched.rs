@@ -12,7 +12,7 @@ use anonmem::{
     Error, FillMode, Filled, Machine, Mm, MoveMode, PageCategories, PageRegion, PageScan, PinFlags,
     PinnedRange, ProtectMode, RegisterMode, ScanFlags, Uffd, UffdFaults, UffdFeatures, Unpin,
 };
-use anonmem_hal::{Arch, PAGE_SIZE, PhysMem, Va, VaRange};
+use anonmem_hal::{Arch, PAGE_SIZE, Va, VaRange};
 
 type Space<'v, C, A> = Mm<'v, Hosted<C, A>>;
 const P: u64 = PAGE_SIZE as u64;
@@ -58,15 +58,7 @@ where
     };
     pinned.set_unpin(Unpin::Dirty);
     let bytes = pattern(tag, at.len as usize);
-    let frames = pinned.runs().flat_map(|run| (0..run.pages.0).map(move |nth| run.first.offset(nth)));
-    let mut rest = &bytes[..];
-    let mut offset = Va(at.addr).page_offset();
-    for frame in frames {
-        let (here, after) = rest.split_at(rest.len().min(PAGE_SIZE - offset));
-        mm.vm().machine().write_bytes(frame, offset, here);
-        (rest, offset) = (after, 0);
-    }
-    assert!(rest.is_empty(), "fewer pages are pinned than were asked for");
+    pinned.write(Va(at.addr), &bytes);
     Outcome::Done
 }
 
@@ -112,11 +104,10 @@ where
         Err(outcome) => return outcome,
     };
     let page = pattern(tag, PAGE_SIZE);
-    let mut source = |_: u64, frame| {
-        mm.vm().machine().write_bytes(frame, 0, &page);
+    progress(uffd.copy(Va(at.addr), at.len, FillMode::empty(), &mut |_, new| {
+        new.write(0, &page);
         Ok(())
-    };
-    progress(uffd.copy(Va(at.addr), at.len, FillMode::empty(), &mut source))
+    }))
 }
 
 /// Protects a range, writes to the middle of it, and looks which pages were written.

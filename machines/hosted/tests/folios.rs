@@ -168,7 +168,8 @@ fn three_times_the_memory_is_what_it_was_with_folios_that_leave_whole() {
                 assert!(whole(FolioEvent::SwapOut) > 0, "{lock_mode:?}, {name}: no folio left whole");
                 if compressed {
                     vm.swap_off(0).expect("all is back");
-                    swap.clear(vm.frames());
+                    // SAFETY: the machine is this `Vm`'s.
+                    unsafe { swap.clear(vm.frames()) };
                 }
                 assert_eq!((vm.stats().user, vm.stats().tables), (0, 0));
             }

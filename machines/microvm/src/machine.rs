@@ -129,7 +129,7 @@ fn free_frames(block: PhysAddr, order: u32) {
 
 impl Kernel {
     fn bytes(&self, pfn: Pfn) -> *mut u8 {
-        debug_assert!((self.base.0..self.base.0 + self.frames).contains(&pfn.0), "not a frame: {pfn:?}");
+        assert!((self.base.0..self.base.0 + self.frames).contains(&pfn.0), "not a frame: {pfn:?}");
         direct(pfn.0 * PAGE)
     }
 
@@ -191,28 +191,33 @@ unsafe impl PhysMem for Kernel {
         NonNull::new(self.bytes(pfn)).expect("the direct map is not at 0")
     }
 
-    fn zero(&self, pfn: Pfn, order: Order) {
+    unsafe fn zero(&self, pfn: Pfn, order: Order) {
         // SAFETY: the caller owns the frames.
         unsafe { core::ptr::write_bytes(self.bytes(pfn), 0, PAGE_SIZE << order.get()) };
     }
 
-    fn copy(&self, dst: Pfn, src: Pfn, order: Order) {
+    unsafe fn copy(&self, dst: Pfn, src: Pfn, order: Order) {
         // SAFETY: the caller owns `dst` and keeps `src`; they are different frames. Programs may write
         // to `src` meanwhile: the copy is assembly and takes whatever bytes are there.
         unsafe { core::ptr::copy_nonoverlapping(self.bytes(src), self.bytes(dst), PAGE_SIZE << order.get()) };
     }
 
     fn is_zero(&self, pfn: Pfn) -> bool {
-        // SAFETY: the caller has the page unmapped: nobody writes to it.
-        let words = unsafe { &*self.words(pfn) };
-        words.iter().all(|word| *word == 0)
+        let words = self.words(pfn).cast::<u64>();
+        // Programs may be writing to them.
+        (0..PAGE_SIZE / 8).all(|at| {
+            // SAFETY: the word lies in a frame of this machine, as `bytes` has checked.
+            let word = unsafe { words.add(at) };
+            // SAFETY: as above.
+            unsafe { word.read_volatile() == 0 }
+        })
     }
 
-    fn allocated(&self, pfn: Pfn, order: Order) {
+    unsafe fn allocated(&self, pfn: Pfn, order: Order) {
         (0..order.pages()).for_each(|i| self.check_poison(Pfn(pfn.0 + i)));
     }
 
-    fn freed(&self, pfn: Pfn, order: Order) {
+    unsafe fn freed(&self, pfn: Pfn, order: Order) {
         (0..order.pages()).for_each(|i| self.fill_with_poison(Pfn(pfn.0 + i)));
     }
 }
@@ -220,7 +225,7 @@ unsafe impl PhysMem for Kernel {
 // SAFETY: a flush waits for the acknowledgement of every CPU that it names; `init_root` copies the kernel's
 // half.
 unsafe impl Mmu for Kernel {
-    fn init_root(&self, root: Pfn) {
+    unsafe fn init_root(&self, root: Pfn) {
         paging::copy_kernel_half(root.0 * PAGE);
     }
 

@@ -77,10 +77,15 @@ static KSWAPD: AtomicUsize = AtomicUsize::new(0);
 /// # Errors
 /// `ENOMEM`.
 pub fn use_compressed_memory(pages: u64) -> Result<()> {
-    let frames = machine::vm().stats().frames;
-    let store = Store::Zram(Zram::new(pages, frames, cpu_count()).map_err(|_| ENOMEM)?);
+    let store = compressed_memory(pages)?;
     DEVICE.call_once(|| Device { store, pages });
     machine::vm().swap_on(NUMBER, pages, DEFAULT_PRIORITY).map_err(errno)
+}
+
+fn compressed_memory(pages: u64) -> Result<Store> {
+    // SAFETY: the kernel has one machine and one memory manager, and asks `Zram` for what that asks of it.
+    let zram = unsafe { Zram::new(pages, machine::vm().stats().frames, cpu_count()) };
+    Ok(Store::Zram(zram.map_err(|_| ENOMEM)?))
 }
 
 fn device() -> Option<&'static Device> {
@@ -98,10 +103,7 @@ pub fn init(run: &RunFile<'_>) -> Result<()> {
         return Ok(());
     }
     let store = match run.swap_backend {
-        b"lz4" => {
-            let frames = machine::vm().stats().frames;
-            Store::Zram(Zram::new(pages, frames, cpu_count()).map_err(|_| ENOMEM)?)
-        }
+        b"lz4" => compressed_memory(pages)?,
         b"disk" => {
             let large = |disk: &&Disk| disk.bytes() >> PAGE_SHIFT >= pages && !disk.is_read_only();
             Store::Disk(block::named(run.swap_disk).filter(large).ok_or(ENODEV)?)
@@ -244,7 +246,7 @@ fn move_pages(
 }
 
 impl SwapIo for Kernel {
-    fn swap_write(
+    unsafe fn swap_write(
         &self,
         _: u8,
         slot: u64,
@@ -258,14 +260,20 @@ impl SwapIo for Kernel {
         }
     }
 
-    fn swap_read(&self, _: u8, slot: u64, order: Order, dst: Pfn) -> core::result::Result<(), IoError> {
+    unsafe fn swap_read(
+        &self,
+        _: u8,
+        slot: u64,
+        order: Order,
+        dst: Pfn,
+    ) -> core::result::Result<(), IoError> {
         match &device().ok_or(IoError)?.store {
             Store::Zram(zram) => zram.read_run(self, this_cpu().id(), slot, order, dst),
             Store::Disk(disk) => move_pages(disk, Transfer::Read, slot, order, dst),
         }
     }
 
-    fn swap_discard(&self, _: u8, slot: u64, frames: &dyn FrameAlloc) {
+    unsafe fn swap_discard(&self, _: u8, slot: u64, frames: &dyn FrameAlloc) {
         if let Some(Store::Zram(zram)) = device().map(|device| &device.store) {
             zram.discard(self, slot, frames);
         }

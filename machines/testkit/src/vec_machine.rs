@@ -150,11 +150,11 @@ unsafe impl PhysMem for VecMachine {
         NonNull::from(&self.memory[frame..]).cast()
     }
 
-    fn zero(&self, pfn: Pfn, order: Order) {
+    unsafe fn zero(&self, pfn: Pfn, order: Order) {
         self.block(pfn, order).for_each(|word| word.store(0, Relaxed));
     }
 
-    fn copy(&self, dst: Pfn, src: Pfn, order: Order) {
+    unsafe fn copy(&self, dst: Pfn, src: Pfn, order: Order) {
         let words = self.block(dst, order).zip(self.block(src, order));
         words.for_each(|(dst, src)| dst.store(src.load(Relaxed), Relaxed));
     }
@@ -166,7 +166,7 @@ unsafe impl PhysMem for VecMachine {
         }
     }
 
-    fn write_bytes(&self, pfn: Pfn, offset: usize, from: &[u8]) {
+    unsafe fn write_bytes(&self, pfn: Pfn, offset: usize, from: &[u8]) {
         for (at, byte) in (offset..).zip(from) {
             let shift = at % 8 * 8;
             let changed = |word: u64| Some(word & !(0xff << shift) | u64::from(*byte) << shift);
@@ -199,7 +199,7 @@ unsafe impl Sched for VecMachine {
         std::thread::yield_now();
     }
 
-    fn with_held_locks(f: &mut dyn FnMut(&mut HeldLocks)) {
+    unsafe fn with_held_locks(f: &mut dyn FnMut(&mut HeldLocks)) {
         cpus::with_held_locks(f);
     }
 }
@@ -215,7 +215,7 @@ impl Sources for VecMachine {}
 
 /// Any device has room for any slot.
 impl SwapIo for VecMachine {
-    fn swap_write(
+    unsafe fn swap_write(
         &self,
         device: u8,
         slot: u64,
@@ -232,7 +232,7 @@ impl SwapIo for VecMachine {
         Ok(())
     }
 
-    fn swap_read(&self, device: u8, slot: u64, order: Order, dst: Pfn) -> Result<(), IoError> {
+    unsafe fn swap_read(&self, device: u8, slot: u64, order: Order, dst: Pfn) -> Result<(), IoError> {
         let swapped = self.swapped.lock().map_err(|_| IoError)?;
         for nth in 0..order.pages() {
             let words = swapped.get(&(device, slot + nth)).ok_or(IoError)?;
@@ -242,7 +242,7 @@ impl SwapIo for VecMachine {
         Ok(())
     }
 
-    fn swap_discard(&self, device: u8, slot: u64, _frames: &dyn FrameAlloc) {
+    unsafe fn swap_discard(&self, device: u8, slot: u64, _frames: &dyn FrameAlloc) {
         if let Ok(mut swapped) = self.swapped.lock() {
             swapped.remove(&(device, slot));
         }
@@ -271,7 +271,8 @@ mod tests {
     #[test]
     fn bytes_lie_in_words() {
         let machine = VecMachine::new(2);
-        machine.write_bytes(FIRST, 6, &[1, 2, 3]);
+        // SAFETY: nobody else has the machine.
+        unsafe { machine.write_bytes(FIRST, 6, &[1, 2, 3]) };
         assert_eq!(machine.words(FIRST)[0].load(Relaxed), 0x0201_0000_0000_0000);
         let mut bytes = [9; 5];
         machine.read_bytes(FIRST, 5, &mut bytes);

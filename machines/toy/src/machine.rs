@@ -70,20 +70,20 @@ unsafe impl PhysMem for Toy {
         self.memmap
     }
     fn direct_map(&self, pfn: Pfn) -> NonNull<u8> {
-        at(pfn.0 * PAGE_SIZE as u64)
+        at(pfn.0.wrapping_mul(PAGE_SIZE as u64))
     }
-    fn zero(&self, pfn: Pfn, order: Order) {
+    unsafe fn zero(&self, pfn: Pfn, order: Order) {
         // SAFETY: the block is the caller's.
         unsafe { self.direct_map(pfn).write_bytes(0, order.bytes()) };
     }
-    fn copy(&self, dst: Pfn, src: Pfn, order: Order) {
+    unsafe fn copy(&self, dst: Pfn, src: Pfn, order: Order) {
         copy_frames(self.direct_map(src), self.direct_map(dst), order);
     }
 }
 
 // SAFETY: loading the root again drops all translations of the only CPU.
 unsafe impl Mmu for Toy {
-    fn init_root(&self, root: Pfn) {
+    unsafe fn init_root(&self, root: Pfn) {
         // SAFETY: the boot table is below 1 GiB, and its upper half does not change.
         let kernel = unsafe { at((&raw const boot_p4) as u64).cast::<[u64; 512]>().as_ref() };
         // SAFETY: a new table, which nobody uses yet.
@@ -116,7 +116,7 @@ impl Clock for Toy {
 }
 
 impl Sources for Toy {
-    fn fill(&self, _source: SourceId, offset: u64, dst: Pfn) -> Result<(), SourceError> {
+    unsafe fn fill(&self, _source: SourceId, offset: u64, dst: Pfn) -> Result<(), SourceError> {
         let programs = crate::programs();
         let from = programs.get(offset as usize..offset as usize + PAGE_SIZE).ok_or(SourceError)?;
         copy_frames(NonNull::from(from).cast(), self.direct_map(dst), Order::ZERO);
@@ -127,11 +127,11 @@ impl Sources for Toy {
 type Io = Result<(), IoError>;
 
 impl SwapIo for Toy {
-    fn swap_write(&self, _: u8, slot: u64, order: Order, src: Pfn, _: &dyn FrameAlloc) -> Io {
+    unsafe fn swap_write(&self, _: u8, slot: u64, order: Order, src: Pfn, _: &dyn FrameAlloc) -> Io {
         copy_frames(self.direct_map(src), at(self.swap + (slot << 12)), order);
         Ok(())
     }
-    fn swap_read(&self, _: u8, slot: u64, order: Order, dst: Pfn) -> Io {
+    unsafe fn swap_read(&self, _: u8, slot: u64, order: Order, dst: Pfn) -> Io {
         copy_frames(at(self.swap + (slot << 12)), self.direct_map(dst), order);
         Ok(())
     }

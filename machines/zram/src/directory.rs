@@ -61,7 +61,8 @@ impl<T: Zeroable> Directory<T> {
     pub fn reserve(&mut self, memory: &impl PhysMem, frames: &dyn FrameAlloc, index: u64) -> bool {
         let Some(frame) = self.frames.get_mut(index as usize / Self::EACH) else { return false };
         if frame.is_none() {
-            *frame = frames.alloc_frame().inspect(|&pfn| memory.zero(pfn, Order::ZERO));
+            // SAFETY: nobody else has the frame.
+            *frame = frames.alloc_frame().inspect(|&pfn| unsafe { memory.zero(pfn, Order::ZERO) });
             self.in_use += u64::from(frame.is_some());
         }
         frame.is_some()

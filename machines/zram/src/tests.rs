@@ -31,16 +31,17 @@ unsafe impl PhysMem for Memory {
         // SAFETY: in the block.
         unsafe { self.base.add(pfn.0 as usize * PAGE_SIZE) }
     }
-    fn zero(&self, pfn: Pfn, _: Order) {
+    unsafe fn zero(&self, pfn: Pfn, _: Order) {
         // SAFETY: one frame.
         unsafe { self.direct_map(pfn).write_bytes(0, PAGE_SIZE) };
     }
-    fn copy(&self, _: Pfn, _: Pfn, _: Order) {
+    unsafe fn copy(&self, _: Pfn, _: Pfn, _: Order) {
         unreachable!("pages are copied as bytes")
     }
 }
 
-impl FrameAlloc for Memory {
+// SAFETY: a frame is on the list, or given out.
+unsafe impl FrameAlloc for Memory {
     fn alloc_frame(&self) -> Option<Pfn> {
         self.free.lock().unwrap().pop()
     }
@@ -95,7 +96,8 @@ impl Drop for Memory {
 }
 
 fn device() -> Zram {
-    Zram::new(2048, FRAMES, 1).unwrap()
+    // SAFETY: each test has one memory, and its pages to itself.
+    unsafe { Zram::new(2048, FRAMES, 1) }.unwrap()
 }
 
 /// Fills the first unit of the tests' pages: `noise` of 64 bytes of each page are random.
@@ -233,7 +235,8 @@ fn pages_of_every_kind_come_back() {
     for noise in 0..=64 {
         memory.fill(noise as u64, noise);
         zram.write(&memory, 0, 700, Pfn(FRAMES), &memory).unwrap();
-        memory.zero(Pfn(FRAMES + 1), Order::ZERO);
+        // SAFETY: the frame is the test's.
+        unsafe { memory.zero(Pfn(FRAMES + 1), Order::ZERO) };
         zram.read(&memory, 0, 700, Pfn(FRAMES + 1)).unwrap();
         assert!(memory.page(0) == memory.page(1), "{noise} of 64 bytes are random");
     }

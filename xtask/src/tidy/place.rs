@@ -11,6 +11,9 @@ const BELOW_THE_HEAP: [&str; 5] = [
     "crates/anonmem-pgtable/src/",
 ];
 
+/// The files of the core that promise what no type can say.
+const PROMISES: [&str; 2] = ["crates/anonmem/src/promises.rs", "crates/anonmem/src/freeing.rs"];
+
 /// Whether a file is of a crate that lives below the heap.
 pub(super) fn is_below_the_heap(path: &Path) -> bool {
     BELOW_THE_HEAP.iter().any(|dir| path.starts_with(dir))
@@ -20,7 +23,7 @@ pub(super) fn is_below_the_heap(path: &Path) -> bool {
 pub(super) struct Place {
     pub(super) is_crate: bool,
     pub(super) is_core: bool,
-    /// The one file of the core that may have `unsafe impl`s.
+    /// One of the files of the core that may have `unsafe`.
     pub(super) is_promises: bool,
     pub(super) is_below_heap: bool,
     /// Code of tests: by directory or by name.
@@ -40,7 +43,7 @@ impl Place {
         Self {
             is_crate: text.starts_with("crates/"),
             is_core: text.starts_with("crates/anonmem/src/"),
-            is_promises: text == "crates/anonmem/src/promises.rs",
+            is_promises: PROMISES.contains(&&*text),
             is_below_heap: is_below_the_heap(path),
             is_test: below_tests.is_some()
                 || is_tests_file(&name.to_string_lossy())

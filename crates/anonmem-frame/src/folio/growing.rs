@@ -10,7 +10,7 @@ use super::{Exclusive, Folio, FolioGuard, FolioRef, NewFolio, whole::wholes};
 use crate::meta::{Counts, Kind, Mapping, Stamp};
 use anonmem_hal::{Machine, Order, Pfn};
 use anonmem_sync::Ordering;
-use core::{fmt, mem::ManuallyDrop};
+use core::{cell::Cell, fmt, marker::PhantomData, mem::ManuallyDrop};
 
 /// A folio that is locked, of which pages are mapped one by one.
 pub struct GrowingFolio<'f, M: Machine> {
@@ -19,6 +19,8 @@ pub struct GrowingFolio<'f, M: Machine> {
     page: FolioRef<'f, M>,
     stamp: Stamp,
     index: u64,
+    /// One task at a time fills it: a look at it is not shared.
+    _not_sync: PhantomData<Cell<()>>,
 }
 
 impl<'f, M: Machine> NewFolio<'f, M> {
@@ -38,7 +40,7 @@ impl<'f, M: Machine> NewFolio<'f, M> {
         let lock = FolioGuard::try_lock(folio).expect("a folio that nobody can get is locked");
         // Release pairs with the Acquire of `try_get`, as in `publish`.
         folio.meta().counts.store(Counts::REF, Ordering::Release);
-        GrowingFolio { lock, page: FolioRef { frames, head }, stamp, index }
+        GrowingFolio { lock, page: FolioRef { frames, head }, stamp, index, _not_sync: PhantomData }
     }
 }
 
@@ -65,10 +67,12 @@ impl<'f, M: Machine> GrowingFolio<'f, M> {
     /// Fills the `nth` page with the bytes of another page, which no CPU writes to any more.
     ///
     /// # Panics
-    /// If it is mapped already, or the folio is smaller.
+    /// If it is mapped already, or the folio is smaller, or there is no such other frame.
     pub fn copy(&self, nth: u64, from: Pfn) {
-        let to = self.nth(nth);
-        self.page.frames.machine().copy(to, from, Order::ZERO);
+        let (to, frames) = (self.nth(nth), self.page.frames);
+        assert!(from != to && frames.contains(from), "{:#x} is no frame to copy", from.0);
+        // SAFETY: the page is the folio's, which nobody has by it until it is mapped, and one task fills it.
+        unsafe { frames.machine().copy(to, from, Order::ZERO) };
     }
 
     /// Fills the `nth` page with zeroes.
@@ -77,7 +81,8 @@ impl<'f, M: Machine> GrowingFolio<'f, M> {
     /// As [`copy`](Self::copy).
     pub fn zero(&self, nth: u64) {
         let to = self.nth(nth);
-        self.page.frames.machine().zero(to, Order::ZERO);
+        // SAFETY: as in `copy`.
+        unsafe { self.page.frames.machine().zero(to, Order::ZERO) };
     }
 
     /// Maps the `nth` page, which is filled, for an entry that has it alone.

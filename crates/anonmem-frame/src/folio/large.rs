@@ -124,8 +124,11 @@ impl<M: Machine> Folio<'_, M> {
 impl<M: Machine> NewFolio<'_, M> {
     /// Copies as many pages as it has, from `first` on, of another folio, whose owner may be writing to them
     /// meanwhile.
+    ///
+    /// # Panics
+    /// If there are not so many frames.
     pub fn copy_pages_from(&self, first: Pfn) {
-        self.frames().machine().copy(self.pfn(), first, self.order());
+        self.copy_block(first, self.order());
     }
 }
 

@@ -40,9 +40,9 @@ impl<'f, M: Machine> NewFolio<'f, M> {
         if self.order() != from.owned_order() || !core::ptr::eq(self.frames, from.frames) {
             return Err(self);
         }
+        self.copy_block(from.head, from.owned_order());
         let this = ManuallyDrop::new(self);
         let (frames, head) = (this.frames, this.head);
-        frames.machine().copy(head, from.head, from.owned_order());
         let folio = Folio { frames, head };
         let state = from.meta().flags.load(Ordering::Relaxed) & CARRIED;
         if from.owned_order().get() > 0 {

@@ -8,9 +8,9 @@ use crate::{
     handle::RawHandle,
     meta::{Counts, Kind, Mapping, Stamp},
 };
-use anonmem_hal::{Machine, Order, Pfn};
+use anonmem_hal::{Machine, Order, Pfn, SourceError, SourceId};
 use anonmem_sync::Ordering;
-use core::mem::ManuallyDrop;
+use core::{cell::Cell, marker::PhantomData, mem::ManuallyDrop};
 
 impl<M: Machine> Frames<M> {
     /// Allocates 2^order frames for a folio. Their bytes are whatever they were.
@@ -28,18 +28,15 @@ impl<M: Machine> Frames<M> {
 pub struct NewFolio<'f, M: Machine> {
     pub(super) frames: &'f Frames<M>,
     pub(super) head: Pfn,
+    /// One task at a time writes to it: a look at it is not shared.
+    _not_sync: PhantomData<Cell<()>>,
 }
 
 impl<'f, M: Machine> NewFolio<'f, M> {
     /// Takes over a block of kind [`Kind::New`].
     pub(crate) fn from_block(frames: &'f Frames<M>, head: Pfn) -> Self {
         anonmem_hal::debug_check_eq!(M, frames.meta(head).owned().kind(), Kind::New);
-        Self { frames, head }
-    }
-
-    /// The allocator that it is from.
-    pub(super) const fn frames(&self) -> &'f Frames<M> {
-        self.frames
+        Self { frames, head, _not_sync: PhantomData }
     }
 
     /// The first frame.
@@ -54,13 +51,45 @@ impl<'f, M: Machine> NewFolio<'f, M> {
 
     /// Fills it with zeroes.
     pub fn zero(&self) {
-        self.frames.machine().zero(self.head, self.order());
+        // SAFETY: the frames are this value's alone, which one task at a time may use.
+        unsafe { self.frames.machine().zero(self.head, self.order()) };
     }
 
     /// Copies one page of another folio, whose owner may be writing to it meanwhile.
+    ///
+    /// # Panics
+    /// If there is no such frame.
     pub fn copy_from(&self, page: Pfn) {
         anonmem_hal::debug_check_eq!(M, self.order(), Order::ZERO);
-        self.frames.machine().copy(self.head, page, Order::ZERO);
+        self.copy_block(page, Order::ZERO);
+    }
+
+    /// Copies 2^`order` frames from `first` on, no more than it has.
+    pub(super) fn copy_block(&self, first: Pfn, order: Order) {
+        let there = self.frames.contains(first) && self.frames.contains(first.offset(order.pages() - 1));
+        let apart = first.0.abs_diff(self.head.0) >= order.pages();
+        assert!(there && apart, "{} frames from {:#x} on are none to copy", order.pages(), first.0);
+        // SAFETY: all frames are the machine's; those that are written are this value's alone, as in `zero`,
+        // and no others.
+        unsafe { self.frames.machine().copy(self.head, first, order) };
+    }
+
+    /// Fills the page with that of `source` at byte `offset`. May sleep.
+    ///
+    /// # Errors
+    /// [`SourceError`].
+    pub fn fill_from(&self, source: SourceId, offset: u64) -> Result<(), SourceError> {
+        // SAFETY: as in `zero`.
+        unsafe { self.frames.machine().fill(source, offset, self.head) }
+    }
+
+    /// Copies bytes to its first page, from byte `offset` on.
+    ///
+    /// # Panics
+    /// If they do not all lie in the page.
+    pub fn write(&self, offset: usize, from: &[u8]) {
+        // SAFETY: as in `zero`.
+        unsafe { self.frames.machine().write_bytes(self.head, offset, from) };
     }
 
     /// Makes it an anonymous page, mapped once and exclusive: `folio_add_new_anon_rmap`.

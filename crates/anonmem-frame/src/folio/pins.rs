@@ -312,6 +312,27 @@ impl<'f, M: Machine> PinList<'f, M> {
         Some(self.frames.folio_of_owned(run.first))
     }
 
+    /// Copies bytes to page number `nth` of the list, from byte `offset` on, as a device does. Programs may
+    /// be using them.
+    ///
+    /// # Panics
+    /// If they do not all lie in the page, there are fewer pages, or it is the zero page.
+    pub fn write(&self, nth: u64, offset: usize, from: &[u8]) {
+        let page = self.page(nth).expect("a page of the list");
+        assert!(page != self.frames.zero_page(), "the zero page is written");
+        // SAFETY: the list has a pin of the page, so that its bytes are programs' and devices' alone.
+        unsafe { self.frames.machine().write_bytes(page, offset, from) };
+    }
+
+    /// Page number `nth` of the list.
+    fn page(&self, mut nth: u64) -> Option<Pfn> {
+        self.runs().find_map(|run| {
+            let here = (nth < run.pages.0).then(|| run.first.offset(nth));
+            nth = nth.wrapping_sub(run.pages.0);
+            here
+        })
+    }
+
     /// Calls `f` with the folio of every run but those of the zero page.
     pub fn for_each_folio(&self, mut f: impl FnMut(&KeptFolio<'_, 'f, M>)) {
         for run in self.runs().filter(|run| run.first != self.frames.zero_page()) {

@@ -5,9 +5,9 @@
 use super::Folio;
 use crate::{
     Frames,
-    meta::{Counts, Kind, Meta, flags},
+    meta::{Counts, Kind, Mapping, Meta, flags},
 };
-use anonmem_hal::{Machine, Pfn};
+use anonmem_hal::{Machine, Order, Pfn};
 use anonmem_sync::Ordering;
 use core::{fmt, mem::ManuallyDrop};
 
@@ -27,6 +27,18 @@ impl<'f, M: Machine> FolioRef<'f, M> {
     /// Its first frame.
     pub fn pfn(&self) -> Pfn {
         self.head
+    }
+
+    /// Makes a page of a shared object read as zeroes, for all who map it. Programs may be using it.
+    ///
+    /// # Panics
+    /// If it is none, or a large one.
+    pub fn zero_of_object(&self) {
+        let folio = self.folio();
+        let of_object = matches!(folio.mapping(), Mapping::Shm(_)) && folio.owned_order() == Order::ZERO;
+        assert!(of_object, "{folio:?} is no page of an object");
+        // SAFETY: the reference keeps the frame a page of the object, whose bytes are programs' alone.
+        unsafe { self.frames.machine().zero(self.head, Order::ZERO) };
     }
 
     /// Gives up the type; [`from_raw`](Self::from_raw) takes the reference back.

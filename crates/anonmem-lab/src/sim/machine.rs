@@ -75,7 +75,7 @@ impl Clock for Sim {
 /// Every page of a source starts with the source's number and the offset; the rest is zero.
 impl Sources for Sim {
     #[track_caller]
-    fn fill(&self, source: SourceId, offset: u64, dst: Pfn) -> Result<(), SourceError> {
+    unsafe fn fill(&self, source: SourceId, offset: u64, dst: Pfn) -> Result<(), SourceError> {
         self.arena.write_words(dst, &[source.0.get(), offset], Location::caller());
         Ok(())
     }

@@ -59,13 +59,13 @@ unsafe impl PhysMem for Sim {
     }
 
     #[track_caller]
-    fn zero(&self, pfn: Pfn, order: Order) {
+    unsafe fn zero(&self, pfn: Pfn, order: Order) {
         self.arena.fill(pfn, order, 0, Location::caller());
     }
 
     /// One step: programs may be writing to `src`, before or after.
     #[track_caller]
-    fn copy(&self, dst: Pfn, src: Pfn, order: Order) {
+    unsafe fn copy(&self, dst: Pfn, src: Pfn, order: Order) {
         let at = Location::caller();
         for i in 0..order.pages() {
             let (from, to) = (src.offset(i), dst.offset(i));
@@ -100,7 +100,7 @@ unsafe impl PhysMem for Sim {
 
     /// One step, as [`copy`](Self::copy).
     #[track_caller]
-    fn write_bytes(&self, pfn: Pfn, offset: usize, from: &[u8]) {
+    unsafe fn write_bytes(&self, pfn: Pfn, offset: usize, from: &[u8]) {
         self.step(Kind::Store, pfn, "is written by the kernel", Location::caller());
         let to = self.arena.part(pfn, offset, from.len());
         // SAFETY: the part lies in a frame of the arena, and `from` does not.
@@ -145,12 +145,12 @@ unsafe impl PhysMem for Sim {
     }
 
     #[track_caller]
-    fn allocated(&self, pfn: Pfn, order: Order) {
+    unsafe fn allocated(&self, pfn: Pfn, order: Order) {
         self.arena.set_free(pfn, order, false);
     }
 
     #[track_caller]
-    fn freed(&self, pfn: Pfn, order: Order) {
+    unsafe fn freed(&self, pfn: Pfn, order: Order) {
         let at = Location::caller();
         if self.arena.set_free(pfn, order, true) {
             broken(FailureKind::Frame, format!("frame {} is freed twice", pfn.0), at);

@@ -129,7 +129,7 @@ unsafe impl Sched for Sim {
         });
     }
 
-    fn with_held_locks(f: &mut dyn FnMut(&mut HeldLocks)) {
+    unsafe fn with_held_locks(f: &mut dyn FnMut(&mut HeldLocks)) {
         if !installed() {
             return f(&mut HeldLocks::default());
         }

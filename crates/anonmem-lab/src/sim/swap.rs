@@ -74,7 +74,7 @@ impl Sim {
 
 impl SwapIo for Sim {
     #[track_caller]
-    fn swap_write(
+    unsafe fn swap_write(
         &self,
         device: u8,
         slot: u64,
@@ -90,7 +90,7 @@ impl SwapIo for Sim {
     }
 
     #[track_caller]
-    fn swap_read(&self, device: u8, slot: u64, order: Order, dst: Pfn) -> Result<(), IoError> {
+    unsafe fn swap_read(&self, device: u8, slot: u64, order: Order, dst: Pfn) -> Result<(), IoError> {
         if Self::fails("the device fails to read") {
             return Err(IoError);
         }
@@ -98,7 +98,7 @@ impl SwapIo for Sim {
     }
 
     #[track_caller]
-    fn swap_discard(&self, device: u8, slot: u64, _: &dyn FrameAlloc) {
+    unsafe fn swap_discard(&self, device: u8, slot: u64, _: &dyn FrameAlloc) {
         let (at, place) = (Location::caller(), self.swap_slot(device, slot).0);
         if running() {
             turn(Kind::Store, place, Ordering::Relaxed, None, at);

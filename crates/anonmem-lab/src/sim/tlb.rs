@@ -375,8 +375,9 @@ fn allows(present: Present, access: Access) -> bool {
 // SAFETY: a flush takes the translations out of the simulated TLBs before it returns; misfortunes that a case
 // injects are reported when they are used, not obeyed.
 unsafe impl Mmu for Sim {
-    fn init_root(&self, root: Pfn) {
-        self.zero(root, Order::ZERO);
+    unsafe fn init_root(&self, root: Pfn) {
+        // SAFETY: the table is new.
+        unsafe { self.zero(root, Order::ZERO) };
     }
 
     #[track_caller]

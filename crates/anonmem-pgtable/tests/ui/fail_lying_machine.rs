@@ -6,7 +6,6 @@ use anonmem_hal::{CpuSet, FlushRange, Mmu, Pfn, Va};
 struct Liar;
 
 impl Mmu for Liar {
-    fn init_root(&self, _: Pfn) {}
     fn flush(&self, _: CpuSet, _: Pfn, _: FlushRange) {}
     fn flush_local(&self, _: Pfn, _: Va) {}
 }

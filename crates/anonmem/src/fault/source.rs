@@ -30,8 +30,7 @@ pub(super) fn do_source_fault<M: Machine, G: FaultGuard<M>>(
     let anon_vma = fault.anon_vma()?;
     let table = fault.table()?;
     let new = fault.alloc()?;
-    let filled = fault.vm.machine().fill(source, fault.index << PAGE_SHIFT, new.pfn());
-    filled.map_err(|SourceError| FaultResult::Bus)?;
+    new.fill_from(source, fault.index << PAGE_SHIFT).map_err(|SourceError| FaultResult::Bus)?;
     let mut entries = fault.lock(table)?;
     if entries.get(fault.va) != Pte::None {
         return Err(FaultResult::Reload);

@@ -66,10 +66,7 @@ impl<'v, M: Machine> Mm<'v, M> {
             let part = VaRange { start, end };
             // A frame for a node may be hard to come by: not in the read section.
             pinned.list().reserve(part.pages().0.min(room))?;
-            let done = {
-                let rcu = self.vm.rcu.read_lock();
-                self.slot().space.pin_fast(&self.vm.frames, &rcu, part, access, pinned.list())
-            };
+            let done = self.pin_in_section(part, access, pinned.list());
             self.vm.events.add(Event::PinFast, VaRange { start, end: done.end }.pages().0);
             pinned.lengthen();
             if write && done.any_lazyfree {

@@ -12,7 +12,7 @@ use crate::{
     rmap::machine::Machine,
 };
 use anonmem_frame::{Folio, FolioOwner, PinList, PinListError, PinnedRun};
-use anonmem_hal::{NrPages, PAGE_SHIFT, Va, VaRange};
+use anonmem_hal::{NrPages, PAGE_SHIFT, PAGE_SIZE, Va, VaRange};
 use anonmem_sync::Ordering;
 
 /// What unpinning says of the pages.
@@ -75,6 +75,23 @@ impl<'v, M: Machine> PinnedRange<'v, M> {
     /// If the run is none of them.
     pub fn folio(&self, run: PinnedRun) -> Option<Folio<'v, M>> {
         self.pins.folio(run)
+    }
+
+    /// Copies bytes to the pages from `at` on, as a device does: whatever the mapping allows, and while
+    /// programs are using them. [`Unpin::Dirty`] says so to the memory manager.
+    ///
+    /// # Panics
+    /// If they do not all lie in the range, or a page is the zero page: pages are pinned for writing first.
+    pub fn write(&self, at: Va, mut from: &[u8]) {
+        let inside = at >= self.range.start && self.range.end.0.saturating_sub(at.0) >= from.len() as u64;
+        assert!(inside, "{} bytes at {at:?} are written through a pin of {:?}", from.len(), self.range);
+        let mut page = at.page() - self.range.start.page();
+        let mut offset = at.page_offset();
+        while !from.is_empty() {
+            let (here, rest) = from.split_at(from.len().min(PAGE_SIZE - offset));
+            self.pins.write(page, offset, here);
+            (page, offset, from) = (page + 1, 0, rest);
+        }
     }
 
     /// Says what to do when the pages are unpinned. A device that wrote to them says [`Unpin::Dirty`].

@@ -116,7 +116,7 @@ impl<'v, M: Machine> Area<'v, M> {
     fn write_page(&self, mm: &Mm<'v, M>, page: Va, offset: usize, from: &[u8]) -> Result<(), Stop> {
         let mut pinned = PinnedRange::new(mm, page, None);
         self.pin(&mut pinned, page.next_page())?;
-        pinned.runs().for_each(|run| self.vm.machine().write_bytes(run.first, offset, from));
+        pinned.write(Va(page.0 + offset as u64), from);
         Ok(())
     }
 }

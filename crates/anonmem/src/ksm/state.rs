@@ -3,6 +3,7 @@
 use super::settings::{KsmSettings, KsmSettingsNow};
 use crate::{
     error::Error,
+    freeing::free_candidates,
     ids::{StableId, StableTag},
 };
 use anonmem_frame::{FrameArray, Frames, Link, RawHandle};
@@ -88,11 +89,9 @@ impl<M: Machine> Ksm<M> {
         Ok(())
     }
 
-    /// Gives that memory back. No node is left.
+    /// Gives that memory back. No node is left, and the caller holds the scanner's lock for writing.
     pub(super) fn release(&self, frames: &Frames<M>) {
-        if !self.table.is_empty() {
-            self.table.free(frames);
-        }
+        free_candidates(frames, &self.table);
     }
 
     /// The number of buckets; 0 before the first scan.

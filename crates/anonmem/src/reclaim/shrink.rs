@@ -21,7 +21,7 @@ use crate::{
     vm::Vm,
 };
 use anonmem_frame::{Folio, FolioGuard, FolioOwner, FolioRef, Kind, Mapping, Stored};
-use anonmem_hal::{Order, SwapEntry};
+use anonmem_hal::Order;
 use anonmem_pgtable::TlbBatch;
 use anonmem_sync::Ordering;
 
@@ -203,10 +203,9 @@ impl<M: Machine> Vm<M> {
 
     /// Writes the pages to their slots, unless all of them are all zeroes.
     fn swap_write_run(&self, run: &SwapRun<'_, M>, page: &FolioRef<'_, M>, order: Order) -> bool {
-        let (SwapEntry { device, offset }, head) = (run.first(), page.pfn());
-        let slots = self.swap.get(run.first()).slots();
+        let (slots, head) = (self.swap.get(run.first()).slots(), page.pfn());
         let zeroes = (0..order.pages()).all(|nth| self.machine().is_zero(head.offset(nth)));
-        let written = zeroes || self.machine().swap_write(device, offset, order, head, &self.frames).is_ok();
+        let written = zeroes || slots.write_run(run.counts(), page).is_ok();
         if !written {
             return false;
         }
@@ -237,14 +236,13 @@ impl<M: Machine> Vm<M> {
     /// Writes the page to its slot, unless it is all zeroes.
     #[doc(alias = "swap_writeout")]
     fn swap_write(&self, swap: &SwapRef<'_, M>, page: &FolioRef<'_, M>) -> bool {
-        let (entry, slots) = (swap.entry(), self.swap.get(swap.entry()).slots());
+        let slots = self.swap.get(swap.entry()).slots();
         if self.machine().is_zero(page.pfn()) {
             slots.set_stored(swap.count(), Stored::Zeroes, self.workingset.evict());
             self.count(Event::SwapZero);
             return true;
         }
-        let written =
-            self.machine().swap_write(entry.device, entry.offset, Order::ZERO, page.pfn(), &self.frames);
+        let written = slots.write(swap.count(), page);
         if written.is_ok() {
             slots.set_stored(swap.count(), Stored::OnDevice, self.workingset.evict());
         }

@@ -12,7 +12,7 @@ mod page;
 
 use crate::{error::Error, ids::ShmId, objects::Objects, shm::object::ShmObject};
 use anonmem_frame::FolioRef;
-use anonmem_hal::{Arch, Machine, Order, PAGE_SHIFT, Pte, Va, VaRange};
+use anonmem_hal::{Arch, Machine, PAGE_SHIFT, Pte, Va, VaRange};
 use anonmem_pgtable::{Mapped, Teardown};
 use anonmem_sync::Ordering;
 
@@ -162,14 +162,14 @@ impl<M: Machine> Objects<M> {
             let mut entries = table.lock();
             for va in part.iter_pages() {
                 let Mapped::Shm(present) = entries.mapped(va) else { continue };
-                let folio = self.frames.folio_of_owned(present.pfn);
                 // New mappings start with a reference that is taken under this lock, so being the only one
                 // lasts.
-                if folio.counts().total() == 1 {
+                if self.frames.folio_of_owned(present.pfn).counts().total() == 1 {
                     drop(entries.clear(va).unmap().ok());
                     self.uncommit(u64::from(object.is_sparse()));
                 } else {
-                    self.machine().zero(present.pfn, Order::ZERO);
+                    // The entry is an owner; its page has room for one reference, as nobody can take 2^20.
+                    self.frames.try_get(present.pfn).expect("the entry keeps its page").zero_of_object();
                 }
             }
         }

@@ -9,7 +9,7 @@ use crate::{
     swap::slot::{SwapRef, SwapRun},
 };
 use anonmem_frame::{Folio, FolioGuard, FolioOwner, FolioRef, NewFolio};
-use anonmem_hal::{IoError, Machine, Order, Pfn, SwapEntry};
+use anonmem_hal::{IoError, Machine, SwapEntry};
 
 /// What came of asking for the page of an entry.
 pub(crate) enum SwapIn<'v, M: Machine> {
@@ -81,7 +81,7 @@ impl<M: Machine> Objects<M> {
             page.forget_swap_entry(entry);
             return Ok(SwapIn::Changed);
         }
-        let read = self.read_contents(entry, Order::ZERO, page.pfn());
+        let read = slots.read(entry, &lock);
         if read.is_err() && !self.swap_uncache(entry, &lock) {
             // Only the last owner of a count takes the page of another out of the cache: the slot was freed,
             // and discarded, under the read. That is no error of the device, and nobody misses the page.
@@ -110,7 +110,7 @@ impl<M: Machine> Objects<M> {
         let cache = |&nth: &u64| slots.cache(&self.frames, first.offset + nth, page.clone(), nth).is_ok();
         let cached = (0..order.pages()).take_while(cache).count() as u64;
         let read = match cached == order.pages() {
-            true => self.read_contents(first, order, page.pfn()),
+            true => slots.read(first, &lock),
             false => Err(IoError),
         };
         if read.is_err() {
@@ -119,28 +119,6 @@ impl<M: Machine> Objects<M> {
         }
         drop(lock);
         Ok(SwapIn::Page(page))
-    }
-
-    /// Fills frames with what the slots hold: in one piece, unless some hold zeroes and others do not.
-    fn read_contents(&self, first: SwapEntry, order: Order, to: Pfn) -> Result<(), IoError> {
-        let (slots, machine) = (self.swap.get(first).slots(), self.machine());
-        let is_zero = |nth: u64| slots.state(&self.frames, first.offset + nth).zero;
-        let zeroes = (0..order.pages()).filter(|&nth| is_zero(nth)).count() as u64;
-        if zeroes == order.pages() {
-            machine.zero(to, order);
-            return Ok(());
-        }
-        if zeroes == 0 {
-            return machine.swap_read(first.device, first.offset, order, to);
-        }
-        for nth in 0..order.pages() {
-            if is_zero(nth) {
-                machine.zero(to.offset(nth), Order::ZERO);
-            } else {
-                machine.swap_read(first.device, first.offset + nth, Order::ZERO, to.offset(nth))?;
-            }
-        }
-        Ok(())
     }
 
     /// Counts a page that a fault has read as a refault, if it left lately.

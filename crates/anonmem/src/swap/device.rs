@@ -109,10 +109,13 @@ impl<M: Machine> SwapDevices<M> {
         self.devices.iter().any(|d| d.state.peek() == DeviceState::Open)
     }
 
-    /// Number, slots and free slots of each device, for `validate`.
-    pub(crate) fn slots_in_use(&self) -> impl Iterator<Item = (u8, &SwapSlots<M>, u64)> {
-        let on = self.devices.iter().zip(0..).filter(|(place, _)| place.is_on());
-        on.map(|(place, device)| (device, &place.slots, place.nr_free.peek() as u64))
+    /// Number, slots and free slots of each device, for `validate`. None goes away meanwhile.
+    pub(crate) fn slots_in_use(&self) -> impl Iterator<Item = (u8, DeviceUser<'_, M>, u64)> {
+        let on = self.devices.iter().zip(0..).filter_map(|(place, device)| Some((place.get_user()?, device)));
+        on.map(|(user, device)| {
+            let free = user.0.nr_free.peek() as u64;
+            (device, user, free)
+        })
     }
 
     /// What there is to know of the devices in use.
@@ -132,6 +135,13 @@ impl<M: Machine> SwapDevices<M> {
 
 /// Keeps a device from going away.
 pub(crate) struct DeviceUser<'a, M: Machine>(&'a SwapDevice<M>);
+
+impl<M: Machine> DeviceUser<'_, M> {
+    /// The device's slots.
+    pub(crate) fn slots(&self) -> &SwapSlots<M> {
+        &self.0.slots
+    }
+}
 
 impl<M: Machine> Drop for DeviceUser<'_, M> {
     fn drop(&mut self) {

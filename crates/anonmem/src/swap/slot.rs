@@ -64,7 +64,7 @@ impl<M: Machine> Drop for SwapRef<'_, M> {
             objects.swap_forget(&page, entry);
         }
         if stored {
-            objects.machine().swap_discard(entry.device, entry.offset, &objects.frames);
+            device.slots.discard(&objects.frames, &slot);
         }
         device.slots.finish_free(&objects.frames, slot);
         device.cluster_free.get(&objects.frames, entry.offset / CLUSTER).fetch_add(1, Ordering::Relaxed);

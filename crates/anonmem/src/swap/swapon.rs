@@ -3,7 +3,7 @@
 //! Linux: mm/swapfile.c `swapon`.
 
 use super::device::{CLUSTER, DeviceState};
-use crate::{error::Error, objects::Objects};
+use crate::{error::Error, freeing::free_slots, objects::Objects};
 use anonmem_frame::FrameArray;
 use anonmem_hal::Machine;
 use anonmem_sync::Ordering;
@@ -36,10 +36,10 @@ impl<M: Machine> Objects<M> {
         if place.is_on() || place.state.compare_exchange(absent, changing, Ordering::Acquire).is_err() {
             return Err(Error::Invalid("the swap device is in use"));
         }
-        let made = place.cluster_free.alloc(&self.frames, pages.div_ceil(CLUSTER)).and_then(|()| {
-            place.slots.alloc(&self.frames, pages).inspect_err(|_| place.cluster_free.free(&self.frames))
-        });
+        let clusters = place.cluster_free.alloc(&self.frames, pages.div_ceil(CLUSTER));
+        let made = clusters.and_then(|()| place.slots.alloc(&self.frames, pages));
         if let Err(e) = made {
+            free_slots(&self.frames, &place.slots, &place.cluster_free);
             // Release pairs with the Acquire of the next one who takes the place: it finds it empty.
             place.state.store(DeviceState::Absent, Ordering::Release);
             return Err(e.into());

@@ -31,7 +31,7 @@ use crate::{
     },
 };
 use anonmem_frame::{FolioRef, NewFolio, TooManySharers};
-use anonmem_hal::{Marker, Pfn, Pte, SoftLeaf, SourceError, Va, VaRange};
+use anonmem_hal::{Marker, Pte, SoftLeaf, SourceError, Va, VaRange};
 use anonmem_pgtable::{Attrs, Cleared, Mapped, PteGuard};
 
 /// The most pages that are made before the destination is locked.
@@ -95,10 +95,13 @@ impl Filled {
     }
 }
 
+/// Puts the bytes of the page at an offset into a frame that nobody else sees.
+type Bytes<'s, M> = dyn FnMut(u64, &NewFolio<'_, M>) -> Result<(), SourceError> + 's;
+
 /// What a range is filled with.
-pub(super) enum Content<'s> {
+pub(super) enum Content<'s, M: Machine> {
     /// The bytes that the function puts into a frame, for the page at an offset of the range.
-    Copy(&'s mut dyn FnMut(u64, Pfn) -> Result<(), SourceError>),
+    Copy(&'s mut Bytes<'s, M>),
     /// Zeroes.
     Zero,
     /// The shared object's page.
@@ -131,8 +134,8 @@ impl From<anonmem_frame::OutOfMemory> for Halt {
 type Pages<'v, M> = [Option<NewFolio<'v, M>>; BATCH];
 
 impl<'v, M: Machine> Uffd<'v, M> {
-    /// Fills the `len` bytes from `dst` with what `source` puts into the frame for the page at each offset.
-    /// It is called without locks, and may fault and sleep.
+    /// Fills the `len` bytes from `dst` with what `source` puts into the new page for each offset
+    /// ([`NewFolio::write`]). It is called without locks, and may fault and sleep.
     ///
     /// # Locks
     /// The VMA's lock or the mmap lock, for reading. Sleeps.
@@ -143,13 +146,7 @@ impl<'v, M: Machine> Uffd<'v, M> {
     /// mapping that is watched; [`Error::Exists`] at the first page that is there; [`Error::BadAddress`] if
     /// the bytes cannot be had; [`Error::OutOfMemory`]; [`Error::NoProcess`] if the address space has ended.
     #[doc(alias = "userfaultfd_copy")]
-    pub fn copy(
-        &self,
-        dst: Va,
-        len: u64,
-        mode: FillMode,
-        source: &mut dyn FnMut(u64, Pfn) -> Result<(), SourceError>,
-    ) -> Filled {
+    pub fn copy(&self, dst: Va, len: u64, mode: FillMode, source: &mut Bytes<'_, M>) -> Filled {
         self.fill(dst, len, mode, FillMode::all(), Content::Copy(source))
     }
 
@@ -188,7 +185,7 @@ impl<'v, M: Machine> Uffd<'v, M> {
         len: u64,
         mode: FillMode,
         known: FillMode,
-        mut content: Content<'_>,
+        mut content: Content<'_, M>,
     ) -> Filled {
         if self.is_changing(dst, len) {
             return Filled::CHANGING;
@@ -227,14 +224,14 @@ impl<'v, M: Machine> Uffd<'v, M> {
         start: Va,
         rest: VaRange,
         mode: FillMode,
-        content: &mut Content<'_>,
+        content: &mut Content<'_, M>,
     ) -> Result<u64, Error> {
         let mut pages: Pages<'v, M> = [const { None }; BATCH];
         let mut unreadable = false;
         if let Content::Copy(source) = content {
             for (page, va) in pages.iter_mut().zip(rest.iter_pages()) {
                 let Ok(new) = self.vm.alloc_page() else { break };
-                if source(va.0 - start.0, new.pfn()).is_err() {
+                if source(va.0 - start.0, &new).is_err() {
                     unreadable = true;
                     break;
                 }
@@ -259,7 +256,7 @@ struct Batch<'a, 'v, M: Machine> {
 }
 
 impl<M: Machine> Batch<'_, '_, M> {
-    fn run(&mut self, content: &Content<'_>) -> Result<u64, Error> {
+    fn run(&mut self, content: &Content<'_, M>) -> Result<u64, Error> {
         let (vm, mm) = (self.uffd.vm, self.mm);
         if vm.config.lock_mode != LockMode::Mmap
             && let Ok(guard) = vm.lock_vma(mm.slot(), mm.id, self.rest.start)
@@ -282,7 +279,7 @@ impl<M: Machine> Batch<'_, '_, M> {
 
     /// Whether the VMA may be filled so.
     #[doc(alias = "validate_dst_vma")]
-    fn check(&self, vma: &Vma<M>, content: &Content<'_>) -> Result<(), Error> {
+    fn check(&self, vma: &Vma<M>, content: &Content<'_, M>) -> Result<(), Error> {
         if self.rest.end > vma.end() || vma.uffd().is_none() {
             return Err(Error::NotFound);
         }
@@ -307,7 +304,7 @@ impl<M: Machine> Batch<'_, '_, M> {
         slot: &MmSlot<M>,
         guard: &G,
         id: VmaId,
-        content: &Content<'_>,
+        content: &Content<'_, M>,
     ) -> Result<u64, Halt> {
         let vma = self.uffd.vm.vma(id);
         self.check(vma, content)?;
@@ -442,7 +439,7 @@ impl<M: Machine, G: FaultGuard<M>> Target<'_, M, G> {
         &self,
         batch: &mut Batch<'_, '_, M>,
         object: ShmId,
-        content: &Content<'_>,
+        content: &Content<'_, M>,
     ) -> Result<u64, Halt> {
         let mut filled = 0;
         while filled < BATCH as u64 {
@@ -463,7 +460,7 @@ impl<M: Machine, G: FaultGuard<M>> Target<'_, M, G> {
         &self,
         batch: &mut Batch<'_, '_, M>,
         object: ShmId,
-        content: &Content<'_>,
+        content: &Content<'_, M>,
         va: Va,
         place: usize,
     ) -> Result<(), Halt> {

@@ -13,7 +13,8 @@ use crate::{
     testing::{M, P, RW, World, pages},
     vma::{flags::VmFlags, vma::Backing},
 };
-use anonmem_hal::{CpuId, Pfn, SourceError, Sources, Va};
+use anonmem_frame::NewFolio;
+use anonmem_hal::{CpuId, SourceError, Va};
 
 /// The first page of the memory that is watched, and of memory beside it that is not.
 const AT: u64 = 64;
@@ -46,9 +47,9 @@ fn missing(w: &World) -> (Mm<'_, M>, Uffd<'_, M>) {
 }
 
 /// Puts `byte` into every byte of the frame.
-fn full_of(w: &World, byte: u8) -> impl FnMut(u64, Pfn) -> Result<(), SourceError> {
+fn full_of(w: &World, byte: u8) -> impl FnMut(u64, &NewFolio<'_, M>) -> Result<(), SourceError> {
     let source = w.sources.register([byte; P as usize].as_slice());
-    move |_, frame| w.vm.machine().fill(source, 0, frame)
+    move |_, new| new.fill_from(source, 0)
 }
 
 fn at(page: u64) -> Va {

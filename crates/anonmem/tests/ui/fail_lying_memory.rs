@@ -19,8 +19,8 @@ impl PhysMem for Liar {
     fn direct_map(&self, _: Pfn) -> NonNull<u8> {
         NonNull::dangling()
     }
-    fn zero(&self, _: Pfn, _: Order) {}
-    fn copy(&self, _: Pfn, _: Pfn, _: Order) {}
+    unsafe fn zero(&self, _: Pfn, _: Order) {}
+    unsafe fn copy(&self, _: Pfn, _: Pfn, _: Order) {}
 }
 
 fn main() {}

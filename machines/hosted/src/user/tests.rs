@@ -40,8 +40,10 @@ impl<A: Arch, C: Checks> Tiny<A, C> {
 
     fn new_frame(&self) -> Pfn {
         let pfn = self.machine.base_pfn().offset(self.next.fetch_add(1, Relaxed));
-        self.machine.allocated(pfn, Order::ZERO);
-        self.machine.zero(pfn, Order::ZERO);
+        // SAFETY: the frames are the test's, or it panics first.
+        unsafe { self.machine.allocated(pfn, Order::ZERO) };
+        // SAFETY: the frames are the test's, or it panics first.
+        unsafe { self.machine.zero(pfn, Order::ZERO) };
         pfn
     }
 
@@ -298,7 +300,8 @@ fn an_access_to_a_freed_page_is_found() {
     tiny.run(0, |user| {
         user.store(P0, &[1]).unwrap();
         tiny.set(P0, Pte::None);
-        tiny.machine.freed(pfn, Order::ZERO);
+        // SAFETY: the frames are the test's, or it panics first.
+        unsafe { tiny.machine.freed(pfn, Order::ZERO) };
         user.load(P0, &mut [0]).unwrap();
     });
 }
@@ -313,7 +316,8 @@ fn a_table_that_was_freed_without_a_flush_is_found() {
         let entry = &tiny.machine.arena.words(tiny.root)[0];
         let Entry::Table(table) = Toy::decode_entry(entry.load(Relaxed), 1) else { unreachable!() };
         entry.store(0, Relaxed);
-        tiny.machine.freed(table, Order::ZERO);
+        // SAFETY: the frames are the test's, or it panics first.
+        unsafe { tiny.machine.freed(table, Order::ZERO) };
         let _ = user.load(P1, &mut [0]);
     });
 }

@@ -106,7 +106,7 @@ pub fn count() -> usize {
 }
 
 impl Sources for Kernel {
-    fn fill(&self, source: SourceId, offset: u64, dst: Pfn) -> core::result::Result<(), SourceError> {
+    unsafe fn fill(&self, source: SourceId, offset: u64, dst: Pfn) -> core::result::Result<(), SourceError> {
         // SAFETY: the caller owns the frame and nobody else sees it yet.
         let page = unsafe { core::slice::from_raw_parts_mut(self.direct_map(dst).as_ptr(), PAGE_SIZE) };
         if fill(source.0.get(), offset, page) { Ok(()) } else { Err(SourceError) }

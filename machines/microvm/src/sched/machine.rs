@@ -67,7 +67,7 @@ unsafe impl Sched for Kernel {
         LOCK_WAITS.add(level, time::now_ns() - start);
     }
 
-    fn with_held_locks(f: &mut dyn FnMut(&mut HeldLocks)) {
+    unsafe fn with_held_locks(f: &mut dyn FnMut(&mut HeldLocks)) {
         with_held_locks(f);
     }
 }

@@ -21,7 +21,8 @@ use crate::usercopy::copy_from_user;
 use alloc::sync::Arc;
 use anonmem::{FillMode, Filled, MoveMode, ProtectMode, RegisterMode, UffdFaults, UffdFeatures};
 use anonmem::{UffdFault, UffdMessage, UffdReason};
-use anonmem_hal::{Pfn, SourceError, Va};
+use anonmem_frame::NewFolio;
+use anonmem_hal::{SourceError, Va};
 use anonmem_oslib::abi::{Fields, Packer, makedev};
 use anonmem_oslib::cred::Cap;
 use anonmem_oslib::errno::{EACCES, EAGAIN, EEXIST, EFAULT, EINVAL, EPERM};
@@ -266,9 +267,9 @@ impl Userfaultfd {
             return Err(EINVAL);
         }
         // Called without locks: the program's memory may be watched itself.
-        let mut source = |offset: u64, frame: Pfn| {
-            // SAFETY: the memory manager asks for the bytes of a frame that nobody else sees.
-            let bytes = unsafe { machine::new_frame(frame) };
+        let mut source = |offset: u64, new: &NewFolio<'_, Kernel>| {
+            // SAFETY: nobody else sees the frame.
+            let bytes = unsafe { machine::new_frame(new.pfn()) };
             copy_from_user(bytes, src + offset).map_err(|_| SourceError)
         };
         let filled = self.uffd()?.copy(Va(dst), len, FillMode::from_bits_retain(mode), &mut source);

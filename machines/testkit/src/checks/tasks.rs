@@ -79,10 +79,16 @@ pub(super) fn contended<M: Machine>(_: &World<'_, '_, M>) -> Checked {
     Ok(())
 }
 
+/// Runs `f` on the list of the task.
+fn held_list<M: Machine>(f: &mut dyn FnMut(&mut HeldLocks)) {
+    // SAFETY: no function here does so in another one.
+    unsafe { M::with_held_locks(f) };
+}
+
 /// What the list has on top, and how long it is.
 fn top<M: Machine>() -> (u64, (u16, usize)) {
     let mut seen = (u64::MAX, (0, 0));
-    M::with_held_locks(&mut |held: &mut HeldLocks| {
+    held_list::<M>(&mut |held: &mut HeldLocks| {
         seen = (held.len as u64, if held.len == 0 { (0, 0) } else { held.entries[held.len - 1] });
     });
     seen
@@ -97,7 +103,7 @@ pub(super) fn held_locks<M: Machine>(w: &World<'_, '_, M>) -> Checked {
     w.port.at_once(tasks, &|me| {
         tally.note(equal("locks that a task holds that has taken none", top::<M>().0, 0));
         step.meet::<M>(tasks, 1);
-        M::with_held_locks(&mut |held| {
+        held_list::<M>(&mut |held| {
             held.entries[0] = (u16::MAX, me);
             held.len = 1;
         });
@@ -107,7 +113,7 @@ pub(super) fn held_locks<M: Machine>(w: &World<'_, '_, M>) -> Checked {
         tally.note(equal("whose lock it is", whose as u64, me as u64));
         tally.note(equal("its rank", rank.into(), u16::MAX.into()));
         step.meet::<M>(tasks, 3);
-        M::with_held_locks(&mut |held| held.len = 0);
+        held_list::<M>(&mut |held| held.len = 0);
     });
     Ok(tally.result()?)
 }

@@ -129,23 +129,26 @@ unsafe impl PhysMem for Planted {
             || has(Bug::DirectMapIsACpus) && is_last && Self::current_cpu() != CpuId(0);
         if moved { NonNull::from(&**ELSEWHERE).cast() } else { self.inner.direct_map(pfn) }
     }
-    fn zero(&self, pfn: Pfn, order: Order) {
-        self.inner.zero(pfn, if has(Bug::ZeroesOneFrame) { Order::ZERO } else { order });
+    unsafe fn zero(&self, pfn: Pfn, order: Order) {
+        // SAFETY: the caller's promise.
+        unsafe { self.inner.zero(pfn, if has(Bug::ZeroesOneFrame) { Order::ZERO } else { order }) };
     }
-    fn copy(&self, dst: Pfn, src: Pfn, order: Order) {
+    unsafe fn copy(&self, dst: Pfn, src: Pfn, order: Order) {
         let order = match order.get() {
             _ if has(Bug::CopiesOneFrame) => Order::ZERO,
             0 if has(Bug::CopiesTooMuch) => Order::new(1),
             _ => order,
         };
-        self.inner.copy(dst, src, order);
+        // SAFETY: the caller's promise.
+        unsafe { self.inner.copy(dst, src, order) };
     }
     fn read_bytes(&self, pfn: Pfn, offset: usize, to: &mut [u8]) {
         self.inner.read_bytes(pfn, offset, to);
     }
-    fn write_bytes(&self, pfn: Pfn, offset: usize, from: &[u8]) {
+    unsafe fn write_bytes(&self, pfn: Pfn, offset: usize, from: &[u8]) {
         let offset = if has(Bug::WritesAtTheStart) { offset & !7 } else { offset };
-        self.inner.write_bytes(pfn, offset, from);
+        // SAFETY: the caller's promise.
+        unsafe { self.inner.write_bytes(pfn, offset, from) };
     }
     fn is_zero(&self, pfn: Pfn) -> bool {
         let mut first = [0; 8];
@@ -155,22 +158,26 @@ unsafe impl PhysMem for Planted {
     fn admit(&self) -> bool {
         self.inner.admit()
     }
-    fn allocated(&self, pfn: Pfn, order: Order) {
-        self.inner.allocated(pfn, order);
+    unsafe fn allocated(&self, pfn: Pfn, order: Order) {
+        // SAFETY: the caller's promise.
+        unsafe { self.inner.allocated(pfn, order) };
     }
-    fn freed(&self, pfn: Pfn, order: Order) {
-        self.inner.freed(pfn, order);
+    unsafe fn freed(&self, pfn: Pfn, order: Order) {
+        // SAFETY: the caller's promise.
+        unsafe { self.inner.freed(pfn, order) };
     }
 }
 
 // SAFETY: as above.
 unsafe impl Mmu for Planted {
-    fn init_root(&self, root: Pfn) {
+    unsafe fn init_root(&self, root: Pfn) {
         if has(Bug::RootIsNotEmpty) {
             // An entry that means nothing to the MMU.
-            self.inner.write_bytes(root, 8, &[2]);
+            // SAFETY: the caller's promise.
+            unsafe { self.inner.write_bytes(root, 8, &[2]) };
         }
-        self.inner.init_root(root);
+        // SAFETY: the caller's promise.
+        unsafe { self.inner.init_root(root) };
     }
     fn flush(&self, cpus: CpuSet, root: Pfn, what: FlushRange) {
         let me = Self::current_cpu();
@@ -235,8 +242,9 @@ unsafe impl Sched for Planted {
         }
         Inner::contended(level, wait);
     }
-    fn with_held_locks(f: &mut dyn FnMut(&mut HeldLocks)) {
-        Inner::with_held_locks(f);
+    unsafe fn with_held_locks(f: &mut dyn FnMut(&mut HeldLocks)) {
+        // SAFETY: the caller's promise.
+        unsafe { Inner::with_held_locks(f) };
     }
 }
 
@@ -248,8 +256,9 @@ impl Clock for Planted {
 }
 
 impl Sources for Planted {
-    fn fill(&self, source: SourceId, offset: u64, dst: Pfn) -> Result<(), SourceError> {
-        self.inner.fill(source, if has(Bug::FillsTheFirstPage) { 0 } else { offset }, dst)
+    unsafe fn fill(&self, source: SourceId, offset: u64, dst: Pfn) -> Result<(), SourceError> {
+        // SAFETY: the caller's promise.
+        unsafe { self.inner.fill(source, if has(Bug::FillsTheFirstPage) { 0 } else { offset }, dst) }
     }
     fn dup(&self, source: SourceId) {
         self.inner.dup(source);
@@ -264,7 +273,7 @@ fn slot_of(slot: u64) -> u64 {
 }
 
 impl SwapIo for Planted {
-    fn swap_write(
+    unsafe fn swap_write(
         &self,
         device: u8,
         slot: u64,
@@ -272,14 +281,17 @@ impl SwapIo for Planted {
         src: Pfn,
         frames: &dyn FrameAlloc,
     ) -> Result<(), IoError> {
-        self.inner.swap_write(device, slot_of(slot), order, src, frames)
+        // SAFETY: the caller's promise.
+        unsafe { self.inner.swap_write(device, slot_of(slot), order, src, frames) }
     }
-    fn swap_read(&self, device: u8, slot: u64, order: Order, dst: Pfn) -> Result<(), IoError> {
-        self.inner.swap_read(device, slot_of(slot), order, dst)
+    unsafe fn swap_read(&self, device: u8, slot: u64, order: Order, dst: Pfn) -> Result<(), IoError> {
+        // SAFETY: the caller's promise.
+        unsafe { self.inner.swap_read(device, slot_of(slot), order, dst) }
     }
-    fn swap_discard(&self, device: u8, slot: u64, frames: &dyn FrameAlloc) {
+    unsafe fn swap_discard(&self, device: u8, slot: u64, frames: &dyn FrameAlloc) {
         if !has(Bug::SlotsShareAPage) {
-            self.inner.swap_discard(device, slot, frames);
+            // SAFETY: the caller's promise.
+            unsafe { self.inner.swap_discard(device, slot, frames) };
         }
     }
 }

@@ -50,6 +50,10 @@ fn the_promises_of_anonmem_are_impls() {
     );
     let text = "//! x\n// SAFETY: fine\nfn f() { unsafe { g() } }\n";
     assert_eq!(findings(PROMISES, text), [("unsafe", 3)]);
+    let freed =
+        "//! x\n#![allow(unsafe_code)]\n// SAFETY: no user is left\nfn f() { unsafe { a.free(b) } }\n";
+    assert_eq!(findings("crates/anonmem/src/freeing.rs", freed), []);
+    assert_eq!(findings(CORE, freed), [("unsafe", 4), ("unsafe", 2)]);
 }
 
 #[test]

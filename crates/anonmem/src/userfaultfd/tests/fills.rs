@@ -1,11 +1,12 @@
 //! COPY, ZEROPAGE, CONTINUE, POISON.
 
-use super::{AT, BESIDE, at, full_of, in_every_mode, missing, watched};
+use super::{AT, BESIDE, M, at, full_of, in_every_mode, missing, watched};
 use crate::{
     Advice, Error, FillMode, ProtectMode, RegisterMode, UffdFaults, UffdFeatures,
     testing::{P, RW, World, pages},
     vma::{flags::VmFlags, vma::Backing},
 };
+use anonmem_frame::NewFolio;
 use anonmem_hal::{SourceError, Va};
 use anonmem_hosted::{FailurePlan, Trap};
 
@@ -44,10 +45,13 @@ fn every_error_of_a_copy() {
         assert_eq!(copy(at(AT), 17 * P, NONE), Err(Error::NotFound), "beyond the mapping");
         assert_eq!(copy(at(BESIDE), P, NONE), Err(Error::NotFound), "not watched");
         assert_eq!(copy(at(5000), P, NONE), Err(Error::NotFound), "not mapped");
-        let unreadable = &mut |_, _| Err(SourceError);
+        let unreadable = &mut |_: u64, _: &NewFolio<'_, M>| Err(SourceError);
         assert_eq!(uffd.copy(at(AT), P, NONE, unreadable).result(), Err(Error::BadAddress));
         assert_eq!(uffd.copy(at(5000), P, NONE, unreadable).result(), Err(Error::NotFound), "comes first");
-        let second = &mut |offset, _| if offset == P { Err(SourceError) } else { Ok(()) };
+        let second = &mut |offset: u64, _: &NewFolio<'_, M>| match offset == P {
+            true => Err(SourceError),
+            false => Ok(()),
+        };
         let filled = uffd.copy(at(AT), 4 * P, NONE, second);
         assert_eq!((filled.out(), filled.error), (P as i64, Some(Error::BadAddress)));
         w.failures.set(FailurePlan::From(1));
