@@ -6,8 +6,7 @@
 
 use crate::{mm::Mm, rmap::machine::Machine, vm::Vm};
 use anonmem_frame::{FolioOwner, FolioRef, Kind};
-use anonmem_hal::{Order, Pfn, Va, VaRange};
-use core::ops::ControlFlow;
+use anonmem_hal::{Order, Pfn, VaRange};
 
 /// Pages that are looked at together.
 const PAGES: usize = 64;
@@ -29,10 +28,10 @@ impl<M: Machine> Mm<'_, M> {
     #[doc(alias = "split_huge_pages_pid")]
     pub fn split_folios(&self, range: VaRange, to: Order) -> Splits {
         let mut splits = Splits::default();
-        let mut from = range.start.page_down();
-        while from < range.end {
-            let Some(part) = self.first_mapped(from, range.end) else { break };
-            let part = VaRange { end: part.end.min(part.start.page_after(PAGES as u64)), ..part };
+        // A folio that stays is behind many pages, and counts once.
+        let mut last = None;
+        let mut rest = VaRange { start: range.start.page_down(), end: range.end };
+        while let Some(part) = self.first_part(rest) {
             let mut frames = [None; PAGES];
             let mut found = frames.iter_mut();
             self.for_each_page(part, &mut |_, page| {
@@ -40,20 +39,28 @@ impl<M: Machine> Mm<'_, M> {
                     *slot = page.pfn;
                 }
             });
-            frames.into_iter().flatten().for_each(|pfn| self.vm.split_one(pfn, to, &mut splits));
-            from = part.end;
+            for pfn in frames.into_iter().flatten() {
+                self.vm.split_one(pfn, to, &mut last, &mut splits);
+            }
+            rest.start = part.end;
+            // The range may be all that a program has.
+            M::yield_now();
         }
         splits
     }
 
-    /// The first addresses from `from` on, and below `end`, that are mapped.
-    fn first_mapped(&self, from: Va, end: Va) -> Option<VaRange> {
-        let mut first = None;
-        self.for_each_vma(from, &mut |vma| {
-            first = vma.range.intersect(VaRange { start: from, end });
-            ControlFlow::Break(())
-        });
-        first
+    /// The first addresses of `range` that a table or a leaf is there for, a few pages of them.
+    fn first_part(&self, range: VaRange) -> Option<VaRange> {
+        let (slot, guard) = (self.slot(), self.read());
+        let mut vmas = slot.tree.cursor(range);
+        while let Some((mapped, _)) = vmas.next(&slot.tree, self.vm.nodes()) {
+            let Some(inside) = mapped.intersect(range) else { continue };
+            if let Some((_, part)) = slot.space.parts(&self.vm.frames, &guard, inside).next() {
+                let most = part.start.page_after(PAGES as u64);
+                return Some(VaRange { end: part.end.min(most), ..part });
+            }
+        }
+        None
     }
 }
 
@@ -67,15 +74,19 @@ impl<M: Machine> Vm<M> {
         let mut splits = Splits::default();
         self.frames().for_each_frame(|pfn, kind, order| {
             if kind == Kind::Folio && order != Order::ZERO {
-                self.split_one(pfn, Order::ZERO, &mut splits);
+                self.split_one(pfn, Order::ZERO, &mut None, &mut splits);
             }
         });
         splits
     }
 
-    fn split_one(&self, pfn: Pfn, to: Order, splits: &mut Splits) {
+    /// Splits the folio of a page, unless it is the `last` one that was looked at.
+    fn split_one(&self, pfn: Pfn, to: Order, last: &mut Option<Pfn>, splits: &mut Splits) {
         let Some(page) = self.frames().try_get(pfn) else { return };
         if page.folio().order() <= to || !page.folio().is_anon() {
+            return;
+        }
+        if last.replace(page.pfn()) == Some(page.pfn()) {
             return;
         }
         splits.found += 1;
@@ -97,6 +108,7 @@ mod tests {
         testing::{P, RW, World, pages},
         vma::Backing,
     };
+    use anonmem_hal::Va;
 
     #[test]
     fn what_is_mapped_in_a_range_is_split_and_what_is_smaller_stays() {
@@ -112,10 +124,16 @@ mod tests {
                 w.vm.frames().folio(pfn).unwrap().order().get()
             };
             assert_eq!([order(64), order(128)], [4, 4]);
-            let all = VaRange { start: Va(0), end: Va(1000 * P) };
+            // Mostly holes, which cost nothing.
+            let all = VaRange { start: Va(0), end: Va(1 << 46) };
+            mm.map_raw(pages(1 << 20, 1 << 30), RW, Backing::Anonymous);
+            let kept = w.vm.frames().try_get(mm.pagemap(Va(64 * P)).pfn.unwrap()).unwrap();
+            assert_eq!(mm.split_folios(all, Order::new(3)), Splits { found: 2, split: 1 });
+            drop(kept);
+            assert_eq!([order(64), order(128)], [4, 3]);
             assert_eq!(mm.split_folios(pages(68, 4), Order::new(2)), Splits { found: 1, split: 1 });
-            assert_eq!([order(64), order(79), order(128)], [2, 2, 4]);
-            assert_eq!(mm.split_folios(all, Order::new(2)), Splits { found: 1, split: 1 });
+            assert_eq!([order(64), order(79), order(128)], [2, 2, 3]);
+            assert_eq!(mm.split_folios(all, Order::new(2)), Splits { found: 2, split: 2 });
             assert_eq!(mm.split_folios(all, Order::ZERO), Splits { found: 8, split: 8 });
             assert_eq!(w.vm.split_all_folios(), Splits::default());
             for page in (64..80).chain(128..144) {

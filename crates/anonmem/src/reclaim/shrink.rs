@@ -192,6 +192,12 @@ impl<M: Machine> Vm<M> {
         let (order, first) = (lock.folio().owned_order(), run.first());
         if !self.swap_write_run(&run, &page, order) {
             self.count(Event::SwapWriteError);
+            // Compressed memory has to have frames for all of it before any of its own are free: smaller
+            // pieces need fewer. They are in the swap cache, and leave when the hand meets them.
+            let smaller = if order > LESS { LESS } else { Order::ZERO };
+            if self.split_folio(&lock, &page, smaller).is_ok() {
+                self.count_folio(order, FolioEvent::SwapOutFallback);
+            }
             return 0;
         }
         self.events.add(Event::SwapOut, order.pages());
@@ -264,6 +270,8 @@ struct LeavingRun<'v, M: Machine> {
     page: FolioRef<'v, M>,
 }
 
+/// The size of the pieces of a folio that was too large for its device.
+const LESS: Order = Order::new(4);
 /// Large folios that leave together at most.
 const RUNS: usize = 4;
 /// So many pages of large folios are enough for one flush: they are kept locked until all of them have left.

@@ -225,6 +225,27 @@ fn a_device_that_fails_loses_nothing_of_a_folio() {
 }
 
 #[test]
+fn a_folio_that_is_too_much_for_its_device_leaves_in_pieces() {
+    for order in [4, 9] {
+        with_policy(only(order, FolioMode::Always), |w| {
+            w.vm.swap_on(0, 4096, 0).unwrap();
+            let (mm, all) = (one_folio(w, order), pages(FIRST, 1 << order));
+            fill(&mm, all, 1);
+            w.swap.fail_every_write(1);
+            page_out(&mm, all);
+            w.swap.fail_every_write(0);
+            assert_eq!(event(w, order, FolioEvent::SwapOutFallback), 1);
+            w.vm.validate().unwrap();
+            assert_eq!(w.vm.shrink(1 << order), 1 << order, "all of it leaves");
+            assert_eq!(event(w, 4, FolioEvent::SwapOut), if order == 9 { 32 } else { 0 });
+            assert_eq!(w.vm.frames().usage().folios.0, 0);
+            check(&mm, all, 1);
+            w.vm.validate().unwrap();
+        });
+    }
+}
+
+#[test]
 fn a_run_that_cannot_be_read_comes_back_page_by_page() {
     with_policy(only(3, FolioMode::Always), |w| {
         w.vm.swap_on(0, 4096, 0).unwrap();
