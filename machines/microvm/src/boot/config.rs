@@ -25,7 +25,7 @@ pub struct Config {
     pub poison: Poison,
     /// `lock=`: `mmap`, `vma` or `spec`.
     pub lock_mode: LockMode,
-    /// `folios=`: a policy in words.
+    /// `folios=`: a policy in words; without it, `auto`.
     pub folios: FolioPolicy,
 }
 
@@ -40,7 +40,8 @@ impl Config {
             Some("spec" | "speculative") => LockMode::Speculative,
             _ => LockMode::Mmap,
         };
-        let folios = value(text, b"folios=").and_then(|words| words.parse().ok()).unwrap_or_default();
+        let folios = value(text, b"folios=").and_then(|words| words.parse().ok());
+        let folios = folios.or_else(|| "auto".parse().ok()).unwrap_or_default();
         Config { ram: value(text, b"ram=").and_then(|ram| ram.parse().ok()), poison, lock_mode, folios }
     }
 }

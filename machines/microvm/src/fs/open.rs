@@ -7,11 +7,12 @@ use super::pipe::{self, Pipe};
 use super::seq::Seq;
 use super::sources;
 use super::vfs;
+use crate::proc::thread::try_current;
 use crate::sched;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use anonmem_oslib::Result;
-use anonmem_oslib::errno::{EEXIST, EINVAL, EISDIR, ELOOP, ENOENT, ENOTDIR, ENXIO};
+use anonmem_oslib::errno::{EACCES, EEXIST, EINVAL, EISDIR, ELOOP, ENOENT, ENOTDIR, ENXIO};
 use anonmem_oslib::vfs::path::Follow;
 use anonmem_oslib::vfs::{Body, FileData, FileType, Inode};
 use linux_raw_sys::general as abi;
@@ -94,6 +95,7 @@ pub fn open_inode(inode: &Arc<Inode>, path: &[u8], flags: u32) -> Result<Arc<Ope
             }
             Target::File
         }
+        (_, Body::Synthetic(entry)) if entry.asks_mode() && !may_open(inode, flags) => return Err(EACCES),
         (_, Body::Synthetic(entry)) => match (entry.open(), entry.read_at(0, &mut [])) {
             (Some(opened), _) => Target::Placed(opened?.downcast::<Opened>().map_err(|_| EINVAL)?),
             (None, Some(_)) => Target::Pieces,
@@ -103,6 +105,16 @@ pub fn open_inode(inode: &Arc<Inode>, path: &[u8], flags: u32) -> Result<Arc<Ope
         (_, Body::Directory(_) | Body::Symlink(_)) => return Err(EINVAL),
     };
     OpenFile::of_path(inode.clone(), target, path, flags)
+}
+
+/// Whether the caller may read or write the inode, as `O_*` say.
+pub fn may_open(inode: &Inode, flags: u32) -> bool {
+    let wanted = match flags & abi::O_ACCMODE {
+        abi::O_RDONLY => 4,
+        abi::O_WRONLY => 2,
+        _ => 6,
+    };
+    try_current().is_some_and(|thread| thread.cred().may(&inode.meta(), wanted))
 }
 
 fn open_special(inode: &Arc<Inode>, path: &[u8], flags: u32) -> Result<Arc<OpenFile>> {

@@ -24,6 +24,10 @@ impl Synthetic for KPage {
         FileType::Regular
     }
 
+    fn asks_mode(&self) -> bool {
+        true
+    }
+
     fn read_at(&self, offset: u64, to: &mut [u8]) -> Option<Result<usize>> {
         if !offset.is_multiple_of(8) || !to.len().is_multiple_of(8) {
             return Some(Err(EINVAL));

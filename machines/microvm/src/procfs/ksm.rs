@@ -131,6 +131,10 @@ impl Synthetic for File {
         FileType::Regular
     }
 
+    fn asks_mode(&self) -> bool {
+        true
+    }
+
     fn content(&self) -> Result<Vec<u8>> {
         Ok(self.text().into_bytes())
     }

@@ -121,6 +121,10 @@ impl Synthetic for File {
         FileType::Regular
     }
 
+    fn asks_mode(&self) -> bool {
+        true
+    }
+
     fn content(&self) -> Result<Vec<u8>> {
         self.text().map(String::into_bytes)
     }

@@ -113,13 +113,7 @@ impl Door {
     /// # Errors
     /// `EACCES`.
     fn open(inode: &Inode, flags: u32) -> Result<Arc<dyn Object>> {
-        let wanted = match flags & abi::O_ACCMODE {
-            abi::O_RDONLY => 4,
-            abi::O_WRONLY => 2,
-            _ => 6,
-        };
-        let may = proc::current_thread().cred().may(&inode.meta(), wanted);
-        if may { Ok(Arc::new(Door)) } else { Err(EACCES) }
+        if fs::open::may_open(inode, flags) { Ok(Arc::new(Door)) } else { Err(EACCES) }
     }
 }
 

@@ -117,6 +117,10 @@ pub trait Synthetic: Send + Sync {
     fn read_at(&self, _offset: u64, _to: &mut [u8]) -> Option<Result<usize>> {
         None
     }
+    /// Tells whether the inode's mode decides who may open it. Files of processes decide themselves.
+    fn asks_mode(&self) -> bool {
+        false
+    }
     /// Gives what an open of a file stands for from then on, for files that are no text and belong to more
     /// than their name. `None`: the entry itself.
     fn open(&self) -> Option<Result<Arc<dyn Any + Send + Sync>>> {
