@@ -185,7 +185,7 @@ fn gcc_compiles_to_the_same_assembly() {
         |text: &str| text.lines().filter(|line| !line.contains(".file")).collect::<Vec<_>>().join("\n");
     let expected = body(&String::from_utf8(output.stdout).unwrap());
     let file = format!("{}:/root/source.i", source.display());
-    for folios in ["64K", "2M", "auto"] {
+    for folios in ["4K", "64K", "2M", "auto"] {
         let options = ["--cpus", "2", "--folios", folios, "--file", &file];
         let ran = Vm::new().options(&options).run(&arguments("source.i")).expect_status(0);
         assert!(body(&ran.stdout) == expected, "{folios}: other assembly than the host's");
@@ -214,8 +214,8 @@ fn stressors_of_memory_find_nothing_wrong() {
     };
     let on_host = Command::new(arguments[0]).args(&arguments[1..]).output().unwrap();
     let expected = said(&String::from_utf8_lossy(&on_host.stderr));
-    for (folios, lock) in ["64K", "2M", "auto"].into_iter().zip(LOCKS) {
-        let options = ["--ram", "512M", "--folios", folios, "--lock", lock];
+    for (i, folios) in ["4K", "64K", "2M", "auto"].into_iter().enumerate() {
+        let options = ["--ram", "512M", "--folios", folios, "--lock", LOCKS[i % LOCKS.len()]];
         let ran = Vm::new().options(&options).run(&arguments).expect_status(0);
         assert_eq!(said(&ran.stderr), expected, "{folios}: {}", ran.stderr);
     }

@@ -468,6 +468,32 @@ static void frames(void)
     munmap(at, 2 * PAGE);
 }
 
+/* Who is not root may read the settings and write none of them; the words of frames are root's alone. */
+static void of_root(void)
+{
+    pid_t child = fork();
+    CHECK(child >= 0);
+    if (child == 0) {
+        CHECK(setgid(65534) == 0 && setuid(65534) == 0);
+        char text[256];
+        CHECK(try_read(DIR_ "/enabled", text, sizeof text) > 0);
+        const char *settings[] = {DIR_ "/enabled", DIR_ "/khugepaged/pages_to_scan", "/sys/kernel/mm/ksm/run",
+                                  "/sys/kernel/mm/ksm/pages_to_scan", "/proc/sys/vm/overcommit_memory"};
+        for (int i = 0; i < 5; i++)
+            if (access(settings[i], F_OK) == 0)
+                CHECK(try_write(settings[i], "1") == -EACCES, "%s", settings[i]);
+        CHECK(try_write(path_of(SIZE64, "enabled"), "never") == -EACCES);
+        CHECK(open(path_of(SIZE64, "enabled"), O_RDWR) < 0 && errno == EACCES);
+        for (int i = 0; i < 2; i++) {
+            const char *words = i ? "/proc/kpagecount" : "/proc/kpageflags";
+            if (access(words, F_OK) == 0)
+                CHECK(open(words, O_RDONLY) < 0 && errno == EACCES, "%s", words);
+        }
+        _exit(0);
+    }
+    wait_ok(child);
+}
+
 int main(int argc, char **argv)
 {
     if (argc > 1 && strcmp(argv[1], "disabled") == 0)
@@ -490,6 +516,7 @@ int main(int argc, char **argv)
     CHECK(child >= 0);
     if (child == 0) {
         settings();
+        of_root();
         one_size(SIZE64);
         one_size(SIZE2M);
         advice();
