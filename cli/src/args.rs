@@ -326,7 +326,7 @@ pub struct RunOptions {
     /// The largest folios that page faults take: 4K for single pages, 64K, 2M (or any power of two between);
     /// auto grows with what the program uses. Or each size with its mode, as in thp_anon= of Linux's command
     /// line: 16K-64K:always;2M:madvise. Programs change it in /sys/kernel/mm/transparent_hugepage
-    #[arg(long, value_name = "SIZE|auto|LIST", default_value = "4K", value_parser = parse_folios)]
+    #[arg(long, value_name = "SIZE|auto|LIST", default_value = "auto", value_parser = parse_folios)]
     pub folios: Folios,
 
     /// Set a variable in the program's environment (repeat for more)

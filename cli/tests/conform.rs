@@ -49,6 +49,10 @@ fn the_microvm_does_what_linux_does() {
         for lock in ["mmap", "vma", "speculative"] {
             all_hold(&["--run", "--lock", lock]);
         }
+        // Those were folios that grow, the default.
+        for folios in ["4K", "64K", "2M"] {
+            all_hold(&["--run", "--folios", folios]);
+        }
     }
 }
 

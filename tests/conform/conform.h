@@ -106,6 +106,8 @@ char *island(long n);
 char *filled(long n);
 /* How many of `n` pages mincore calls resident; -1 if it fails. */
 long resident(void *at, long n);
+/* Keeps large folios out, which a kernel may be set to take: a fault brings one page then. */
+#define SINGLY(at, n) (void)madvise((at), (n) * P, MADV_NOHUGEPAGE)
 /* How many mappings lie in `n` pages. */
 long mappings(void *at, long n);
 /* What smaps says of the mapping at `at`: a number of kB, or -1. */

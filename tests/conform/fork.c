@@ -238,6 +238,7 @@ CHECK("minor faults are counted", "a store to a page that is shared is one")
 {
     struct rusage before, after;
     char *at = filled(64);
+    SINGLY(at, 64);
     CHILD {
         getrusage(RUSAGE_SELF, &before);
         for (long i = 0; i < 64; i++)

@@ -47,6 +47,7 @@ CHECK("a range beyond all addresses is refused", "ENOMEM")
 CHECK("every other page", "each byte is one page's")
 {
     char *at = island(64);
+    SINGLY(at, 64);
     for (long i = 0; i < 64; i += 2)
         at[i * P] = 1;
     unsigned char v[64];

@@ -150,6 +150,7 @@ CHECK("a child has no locks", "fork does not inherit them")
 CHECK("on fault fills nothing", "mlock2(MLOCK_ONFAULT)")
 {
     char *at = island(4);
+    SINGLY(at, 4);
     OK(syscall(SYS_mlock2, at, 4 * P, MLOCK_ONFAULT));
     EQ(resident(at, 4), 0);
     EQ(status_kb("VmLck"), 16);

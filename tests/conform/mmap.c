@@ -21,6 +21,7 @@ CHECK("a load makes a page resident", "the zero page is mapped, which mincore co
 CHECK("a store makes a page resident", "only the page that was written gets memory")
 {
     char *at = island(4);
+    SINGLY(at, 4);
     at[2 * P] = 1;
     EQ(resident(at, 4), 1);
 }

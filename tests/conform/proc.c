@@ -46,6 +46,7 @@ CHECK("smaps has the size", "of the mapping, in kB")
 CHECK("smaps counts what is resident", "Rss")
 {
     char *at = island(10);
+    SINGLY(at, 10);
     at[0] = at[5 * P] = 1;
     EQ(smaps(at, "Rss"), 8);
 }

@@ -7,7 +7,7 @@ use crate::{
     guard::PteGuard,
     owned::{Mapped, NotShared},
     space::{CanInstall, StableVma, Teardown},
-    word::{change_word, pages_of, take},
+    word::{change_word, pages_of, replace_present, take},
 };
 use anonmem_frame::{Folio, Frames, MapRun, try_dup_page, try_dup_run};
 use anonmem_hal::{Arch, Machine, Pfn, Protection, Pte, SoftLeaf, Va, VaRange};
@@ -295,13 +295,18 @@ fn inherit<M: Machine>(source: &Atomic<u64, M>, raw: u64, target: &Atomic<u64, M
 #[inline(never)]
 fn inherit_batch<M: Machine>(from: &[Atomic<u64, M>], to: &[Atomic<u64, M>]) {
     let first = from[0].load(Ordering::Relaxed);
-    // All of them have write permission, or none.
-    let loses = M::Arch::pte_wrprotect(first) != first;
-    for (source, target) in from.iter().zip(to) {
-        let raw = source.load(Ordering::Relaxed);
-        let now = if loses { change_word(source, raw, M::Arch::pte_wrprotect) } else { raw };
+    let give = |target: &Atomic<u64, M>, now: u64| {
         anonmem_hal::debug_check_eq!(M, target.load(Ordering::Relaxed), 0, "an entry of the child is in use");
         // Release: as when an entry is filled.
         target.store(M::Arch::pte_inherited(now), Ordering::Release);
+    };
+    // All of them have write permission, or none.
+    if M::Arch::pte_wrprotect(first) == first {
+        from.iter().zip(to).for_each(|(source, target)| give(target, source.load(Ordering::Relaxed)));
+        return;
+    }
+    for (source, target) in from.iter().zip(to) {
+        let raw = source.load(Ordering::Relaxed);
+        give(target, replace_present(source, raw, M::Arch::pte_wrprotect));
     }
 }

@@ -31,7 +31,7 @@ impl<M: Machine> Mm<'_, M> {
         // A folio that stays is behind many pages, and counts once.
         let mut last = None;
         let mut rest = VaRange { start: range.start.page_down(), end: range.end };
-        while let Some(part) = self.first_part(rest) {
+        while let Some(part) = self.first_tabled(rest) {
             let mut frames = [None; PAGES];
             let mut found = frames.iter_mut();
             self.for_each_page(part, &mut |_, page| {
@@ -50,7 +50,7 @@ impl<M: Machine> Mm<'_, M> {
     }
 
     /// The first addresses of `range` that a table or a leaf is there for, a few pages of them.
-    fn first_part(&self, range: VaRange) -> Option<VaRange> {
+    fn first_tabled(&self, range: VaRange) -> Option<VaRange> {
         let (slot, guard) = (self.slot(), self.read());
         let mut vmas = slot.tree.cursor(range);
         while let Some((mapped, _)) = vmas.next(&slot.tree, self.vm.nodes()) {

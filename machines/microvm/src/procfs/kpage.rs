@@ -7,7 +7,7 @@ use anonmem::PageState;
 use anonmem_hal::Pfn;
 use anonmem_oslib::Result;
 use anonmem_oslib::errno::EINVAL;
-use anonmem_oslib::vfs::{FileType, Synthetic};
+use anonmem_oslib::vfs::{FileType, Meta, Synthetic};
 
 /// One of the files: what its words say.
 pub(super) struct KPage(pub(super) Word);
@@ -24,8 +24,8 @@ impl Synthetic for KPage {
         FileType::Regular
     }
 
-    fn asks_mode(&self) -> bool {
-        true
+    fn admits(&self, meta: &Meta, wanted: u32) -> bool {
+        super::caller_may(meta, wanted)
     }
 
     fn read_at(&self, offset: u64, to: &mut [u8]) -> Option<Result<usize>> {

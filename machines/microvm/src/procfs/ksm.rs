@@ -14,7 +14,7 @@ use anonmem::{KsmSettings, KsmStats};
 use anonmem_oslib::Result;
 use anonmem_oslib::choice;
 use anonmem_oslib::errno::{EACCES, EINVAL};
-use anonmem_oslib::vfs::{Body, FileType, Synthetic, Vfs};
+use anonmem_oslib::vfs::{Body, FileType, Meta, Synthetic, Vfs};
 
 /// A file.
 #[derive(Clone, Copy)]
@@ -131,8 +131,8 @@ impl Synthetic for File {
         FileType::Regular
     }
 
-    fn asks_mode(&self) -> bool {
-        true
+    fn admits(&self, meta: &Meta, wanted: u32) -> bool {
+        super::caller_may(meta, wanted)
     }
 
     fn content(&self) -> Result<Vec<u8>> {

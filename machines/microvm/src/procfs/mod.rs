@@ -27,7 +27,12 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use anonmem_oslib::Result;
 use anonmem_oslib::errno::{EACCES, ENOENT};
-use anonmem_oslib::vfs::{Body, FileType, Inode, LinkTarget, Synthetic, Vfs, first_names};
+use anonmem_oslib::vfs::{Body, FileType, Inode, LinkTarget, Meta, Synthetic, Vfs, first_names};
+
+/// Whether the caller may read (4) and write (2) what `meta` says.
+fn caller_may(meta: &Meta, wanted: u32) -> bool {
+    try_current().is_some_and(|thread| thread.cred().may(meta, wanted))
+}
 
 /// A generated file: a function that writes its text.
 pub struct Text(pub fn() -> String);

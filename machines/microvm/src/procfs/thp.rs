@@ -19,7 +19,7 @@ use anonmem_hal::Order;
 use anonmem_oslib::Result;
 use anonmem_oslib::choice::{self, SplitRequest};
 use anonmem_oslib::errno::{EACCES, EINVAL, ESRCH};
-use anonmem_oslib::vfs::{Body, FileType, Synthetic, Vfs};
+use anonmem_oslib::vfs::{Body, FileType, Meta, Synthetic, Vfs};
 
 const DIR: &str = "/sys/kernel/mm/transparent_hugepage";
 
@@ -121,8 +121,8 @@ impl Synthetic for File {
         FileType::Regular
     }
 
-    fn asks_mode(&self) -> bool {
-        true
+    fn admits(&self, meta: &Meta, wanted: u32) -> bool {
+        super::caller_may(meta, wanted)
     }
 
     fn content(&self) -> Result<Vec<u8>> {

@@ -117,9 +117,10 @@ pub trait Synthetic: Send + Sync {
     fn read_at(&self, _offset: u64, _to: &mut [u8]) -> Option<Result<usize>> {
         None
     }
-    /// Tells whether the inode's mode decides who may open it. Files of processes decide themselves.
-    fn asks_mode(&self) -> bool {
-        false
+    /// Tells whether the caller may open it to read (4) and write (2) it, by what its inode says. Files of
+    /// processes decide themselves when they are used.
+    fn admits(&self, _meta: &Meta, _wanted: u32) -> bool {
+        true
     }
     /// Gives what an open of a file stands for from then on, for files that are no text and belong to more
     /// than their name. `None`: the entry itself.
