@@ -22,6 +22,7 @@ pub mod ours;
 pub mod outcome;
 pub mod peer;
 pub mod report;
+pub mod rmap_study;
 pub mod rows;
 pub mod run;
 pub mod series;

@@ -45,6 +45,10 @@ pub struct Options {
     #[arg(long, value_name = "FILE")]
     pub markdown: Option<PathBuf>,
 
+    /// Instead of rows: what each reverse map costs, in bytes and in steps, as a table for a document
+    #[arg(long)]
+    pub rmap_study: bool,
+
     /// List the rows and what each side of them does, and measure nothing
     #[arg(long)]
     pub list: bool,

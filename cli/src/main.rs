@@ -61,8 +61,12 @@ fn is_left_out(word: &str) -> bool {
 /// Measures beside the host's kernel.
 #[cfg(feature = "measure")]
 fn bench(options: &anonmem_bench::Options) -> Result<u8> {
-    use anonmem_bench::Trust;
+    use anonmem_bench::{Trust, rmap_study};
 
+    if options.rmap_study {
+        out::print(&rmap_study::markdown(&rmap_study::study()))?;
+        return Ok(0);
+    }
     out::check_writable(
         [&options.json, &options.csv, &options.svg, &options.markdown].map(|path| path.as_deref()),
     )?;

@@ -155,7 +155,7 @@ pub mod lab {
             either::EitherReadGuard,
             family::members::FamilyReadGuard,
             hit::RmapHit,
-            lab::walk_mappings,
+            lab::{RmapBytes, count_mappings, walk_mappings},
             referenced::{Referenced, folio_referenced, folio_referenced_by_reclaim},
         },
     };

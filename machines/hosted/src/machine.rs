@@ -10,7 +10,7 @@ use crate::{
     tlb::TlbModel,
 };
 use anonmem_hal::{
-    Arch, Clock, CpuId, FrameAlloc, HeldLocks, IoError, Machine, NoProbe, Order, Pfn, PhysMem, Sched,
+    Arch, Clock, CpuId, FrameAlloc, HeldLocks, IoError, Machine, NoProbe, Order, Pfn, PhysMem, Probe, Sched,
     SourceError, SourceId, Sources, SwapIo, arch::X86_64, reverse_map,
 };
 use std::{
@@ -29,6 +29,8 @@ pub trait Checks: Send + Sync + 'static {
     const CPUS: usize;
     /// The reverse map.
     type ReverseMap: 'static;
+    /// What observes the accesses of the memory manager.
+    type Probe: Probe;
 }
 
 /// Everything is checked: for tests.
@@ -39,6 +41,7 @@ impl Checks for Checked {
     const CHECKED: bool = true;
     const CPUS: usize = 8;
     type ReverseMap = reverse_map::Either;
+    type Probe = NoProbe;
 }
 
 /// Nothing is checked and there is no TLB: for measurements.
@@ -49,6 +52,7 @@ impl Checks for Fast {
     const CHECKED: bool = false;
     const CPUS: usize = 8;
     type ReverseMap = reverse_map::AnonVmas;
+    type Probe = NoProbe;
 }
 
 /// As [`Fast`], with families of address spaces as the reverse map.
@@ -59,6 +63,7 @@ impl Checks for FastFamilies {
     const CHECKED: bool = false;
     const CPUS: usize = 8;
     type ReverseMap = reverse_map::Families;
+    type Probe = NoProbe;
 }
 
 /// A machine made of a process: its memory, CPUs and MMU.
@@ -129,7 +134,7 @@ impl<C: Checks, A: Arch> Machine for Hosted<C, A> {
     type Arch = A;
     type Cpus = anonmem_hal::UpTo<64>;
     type ReverseMap = C::ReverseMap;
-    type Probe = NoProbe;
+    type Probe = C::Probe;
     const CHECKED: bool = C::CHECKED;
 
     fn unwinding() -> bool {
