@@ -348,6 +348,12 @@ pub unsafe trait Sched {
         Self::park(key, keep_waiting);
         false
     }
+    /// Whether the program that the current task works for is to end, whatever the task comes to: long work
+    /// that can be left half done is.
+    #[doc(alias = "fatal_signal_pending")]
+    fn is_dying() -> bool {
+        false
+    }
     /// Wakes up to `n` tasks parked on `key`.
     fn unpark(_key: usize, _n: usize) {}
     /// The number that a program knows the current task by. Linux: `task_pid_vnr`.

@@ -220,6 +220,10 @@ unsafe impl<C: Checks, A: Arch> Sched for Hosted<C, A> {
         sched::park(key, keep_waiting);
     }
 
+    fn is_dying() -> bool {
+        sched::is_dying()
+    }
+
     fn unpark(key: usize, n: usize) {
         sched::unpark(key, n);
     }

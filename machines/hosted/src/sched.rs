@@ -40,6 +40,11 @@ thread_local! {
     static HELD: RefCell<HeldLocks> = const { RefCell::new(HeldLocks::NONE) };
     static SPINS: Cell<u32> = const { Cell::new(0) };
     static UNWINDING: Cell<Option<Instant>> = const { Cell::new(None) };
+    static DYING: Cell<bool> = const { Cell::new(false) };
+}
+
+pub(crate) fn is_dying() -> bool {
+    DYING.get()
 }
 
 /// Makes every panic on a CPU mark its machine as broken, before the thread unwinds.
@@ -131,6 +136,14 @@ impl Cpus {
     pub fn run_on<R>(self: &Arc<Self>, cpu: CpuId, f: impl FnOnce() -> R) -> R {
         let _cpu = self.enter(cpu);
         f()
+    }
+
+    /// Runs `f` on this thread as the kernel's work for a program that is being killed.
+    pub fn dying<R>(f: impl FnOnce() -> R) -> R {
+        DYING.set(true);
+        let result = f();
+        DYING.set(false);
+        result
     }
 
     /// Lets a thread that waits for this CPU run first: what a timer interrupt in user mode does.

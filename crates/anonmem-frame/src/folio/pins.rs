@@ -172,15 +172,15 @@ pub struct PinList<'f, M: Machine> {
     last: Link<PinTag>,
     /// The same node, looked up.
     filling: Option<&'f PinNode<M>>,
-    /// Runs that there is room for, in that node and after it.
-    room: u64,
+    /// The empty nodes after it.
+    spare: u64,
     pages: u64,
 }
 
 impl<'f, M: Machine> PinList<'f, M> {
     /// A list without runs.
     pub fn new(frames: &'f Frames<M>, nodes: &'f PinNodes<M>) -> Self {
-        Self { frames, nodes, first: Link::NONE, last: Link::NONE, filling: None, room: 0, pages: 0 }
+        Self { frames, nodes, first: Link::NONE, last: Link::NONE, filling: None, spare: 0, pages: 0 }
     }
 
     /// The pages of all runs.
@@ -193,32 +193,28 @@ impl<'f, M: Machine> PinList<'f, M> {
     /// # Errors
     /// [`OutOfMemory`].
     pub fn reserve(&mut self, runs: u64) -> Result<(), OutOfMemory> {
-        if self.room >= runs {
+        if self.room() >= runs {
             return Ok(());
         }
         let mut end = self.last;
         while let Some(next) = end.get().and_then(|id| self.node(id).next.get().get()) {
             end = next.into();
         }
-        while self.room < runs {
+        while self.room() < runs {
             end = self.append(end)?;
         }
         Ok(())
     }
 
     /// How many more runs there is room for.
-    #[inline(always)]
-    pub const fn room(&self) -> u64 {
-        self.room
+    pub fn room(&self) -> u64 {
+        let here = self.filling.map_or(0, |node| RUNS as u64 - u64::from(node.len.get()));
+        here + self.spare * RUNS as u64
     }
 
-    fn count_room(&self) -> u64 {
-        let (mut at, mut room) = (self.last, 0);
-        while let Some(node) = at.get() {
-            room += (RUNS - self.node(node).len.get() as usize) as u64;
-            at = self.node(node).next.get();
-        }
-        room
+    fn count_spare(&self) -> u64 {
+        let next = |id| self.node(id).next.get().get();
+        core::iter::successors(self.last.get(), |&id| next(id)).skip(1).count() as u64
     }
 
     /// Adds a page. It becomes part of the last run if that ends before it in the same folio.
@@ -369,7 +365,7 @@ impl<'f, M: Machine> PinList<'f, M> {
             }
             link = node.next.get();
         }
-        self.room = self.count_room();
+        self.spare = self.count_spare();
     }
 
     /// Takes the pages from number `at` on away, as a list of their own. A run that is cut needs a second
@@ -441,7 +437,7 @@ impl<'f, M: Machine> PinList<'f, M> {
         // The node that was being filled went along, unless it is this one.
         rest.fill(if self.last == Link::from(id) { rest.first } else { self.last });
         self.fill(id.into());
-        (self.room, rest.room) = (self.count_room(), rest.count_room());
+        (self.spare, rest.spare) = (self.count_spare(), rest.count_spare());
         Ok(())
     }
 
@@ -471,7 +467,6 @@ impl<'f, M: Machine> PinList<'f, M> {
         let len = node.len.get();
         node.runs[len as usize].set(run.encode());
         node.len.set(len + 1);
-        self.room -= 1;
         self.pages += run.pages.0;
         Ok(())
     }
@@ -487,7 +482,11 @@ impl<'f, M: Machine> PinList<'f, M> {
             Some(_) => next,
             None => self.append(self.last)?,
         };
-        self.fill(next);
+        // The first node of a list is being filled as soon as it is there.
+        if self.last != next {
+            self.spare -= 1;
+            self.fill(next);
+        }
         Ok(self.filling.expect("there or just made"))
     }
 
@@ -504,13 +503,15 @@ impl<'f, M: Machine> PinList<'f, M> {
         node.next.set(Link::NONE);
         node.len.set(0);
         match end.get() {
-            Some(end) => self.node(end).next.set(id.into()),
+            Some(end) => {
+                self.node(end).next.set(id.into());
+                self.spare += 1;
+            }
             None => {
                 self.first = id.into();
                 self.fill(self.first);
             }
         }
-        self.room += RUNS as u64;
         Ok(id.into())
     }
 

@@ -3,6 +3,7 @@
 use super::{
     Case, Extent, Mutant, Run,
     kernel::{Kernel, boxed, page, pages, scenario},
+    pin_fast::AGAINST_PINS,
 };
 use crate::{Model, Scenario};
 use anonmem::{Advice, LockMode, PinFlags, Prot, Unpin};
@@ -136,7 +137,7 @@ pub static PIN: Case = Case {
         name: "migrate-ignores-pins",
         what: "a page is taken from its entries without asking for pins",
     }],
-    runs: RUNS,
+    runs: AGAINST_PINS,
     program: |_| {
         boxed(
             merging("ksm-vs-gup-fast", one_waits)

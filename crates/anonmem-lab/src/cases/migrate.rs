@@ -3,6 +3,7 @@
 use super::{
     Case, Extent, Mutant, Run,
     kernel::{Kernel, P, boxed, page, pages, scenario},
+    pin_fast::AGAINST_PINS,
 };
 use crate::{Model, Scenario};
 use anonmem::{Event, LockMode, PinFlags, Prot, RemapFlags, Unpin};
@@ -218,7 +219,7 @@ pub static PIN: Case = Case {
         name: "migrate-ignores-pins",
         what: "a page moves without asking for pins once its entry is cleared",
     }],
-    runs: RUNS,
+    runs: AGAINST_PINS,
     program: |_| {
         boxed(
             moving("migrate-vs-gup-fast", alone)

@@ -77,6 +77,7 @@ pub fn all() -> &'static [&'static Case] {
         &seed_003::FOLIO,
         &seed_004::CASE,
         &seed_004::PINNED,
+        &seed_004::PINNED_FAST,
         &swap_shared::COPY_ABA,
         &wp_reuse::CASE,
         &rmap_family::YOUNGEST,

@@ -9,6 +9,9 @@ use super::{
 use crate::Model;
 use anonmem::{LockMode, PinFlags, Prot};
 
+/// How far pins without a lock are explored against each of their opponents.
+pub(super) const AGAINST_PINS: &[Run] =
+    &[Run::new(Model::Sc, Extent::Exhaust), Run::new(Model::C11, Extent::Bound(2))];
 const FORK_IGNORES_PINS: Mutant =
     Mutant::Patch { name: "fork-ignores-pins", what: "fork shares a page that is pinned" };
 const FENCE_OF_PINS: Mutant = Mutant::Patch {
@@ -36,7 +39,7 @@ pub static FORK: Case = Case {
         FENCE_OF_PINS,
         FORK_IGNORES_PINS,
     ],
-    runs: &[Run::new(Model::Sc, Extent::Bound(2)), Run::new(Model::C11, Extent::Bound(2))],
+    runs: AGAINST_PINS,
     program: |_| {
         boxed(
             scenario("fork-vs-gup-fast", 1, || one_page(&[0, 1]))
@@ -73,7 +76,7 @@ pub static SHARE: Case = Case {
             what: "the entry is not looked at again after the pin",
         },
     ],
-    runs: &[Run::new(Model::Sc, Extent::Bound(2)), Run::new(Model::C11, Extent::Bound(2))],
+    runs: AGAINST_PINS,
     program: |_| {
         let world = || {
             let kernel = Kernel::new(64, LockMode::Mmap);
@@ -108,7 +111,7 @@ pub static TABLE_FREE: Case = Case {
         name: "pin-fast-outside-rcu",
         what: "the tables are walked outside of a read section",
     }],
-    runs: &[Run::new(Model::Sc, Extent::Bound(2)), Run::new(Model::C11, Extent::Bound(2))],
+    runs: AGAINST_PINS,
     program: |_| {
         boxed(
             scenario("gup-fast-vs-table-free", 1, || one_page(&[0, 1]))

@@ -6,7 +6,7 @@ use super::{
     pins::same_page,
 };
 use crate::{Inject, Model, Program};
-use anonmem::{LockMode, PinFlags, Prot};
+use anonmem::{Error, LockMode, PinFlags, Prot};
 
 /// The page of the case.
 pub static CASE: Case = Case {
@@ -57,42 +57,61 @@ fn program(_: Option<&str>) -> Box<dyn Program> {
 pub static PINNED: Case = Case {
     name: "seed-004-copy-after-pin",
     title: "a page is copied although it was reused, and pinned, in between",
-    happened: "As seed-004-copy-after-reuse, with a device: thread A2 finds the page its own and pins it for one; A1 would replace it by its copy, and \
-               the device would go on with a page that nobody sees. The page may have been in swap meanwhile, and its entry look as before.",
-    environment: "A1 and A2 are threads of one address space, each with the mmap lock for reading; A2 pins, and its device stores. B ends, and the page is \
-                  reclaimed.",
-    rule: "What is pinned is mapped: program and device see one another's stores.",
-    mutants: &[Mutant::Patch {
-        name: "wp-copy-without-recheck",
-        what: "the copy is installed without comparing the entry with the one that was seen",
-    }],
-    runs: &[Run::new(Model::Sc, Extent::Bound(1))],
-    program: |_| {
-        let world = || {
-            let kernel = Kernel::new(64, LockMode::Mmap);
-            kernel.swap_on(0, 2);
-            kernel.spawn(0, &[0, 2]);
-            kernel.map(0, 0, 1, Prot::READ | Prot::WRITE);
-            kernel.store(0, 0, 7).expect("frames");
-            kernel.fork(0, 1, &[1]).expect("frames");
-            kernel.note_frame(0, 0);
-            kernel
-        };
-        boxed(
-            scenario("seed-004-copy-after-pin", 1, world)
-                .cpu("A1 stores", |k| assert_eq!(k.store_word(0, 0, 1, 1), Ok(())))
-                .cpu("B exits, reclaims", |k| {
-                    k.exit(1);
-                    k.reclaim_noted();
-                })
-                .cpu("A2 pins, a device stores", |k| {
-                    k.pin(0, 0, 0, PinFlags::WRITE).expect("frames");
-                    k.device_store(0, 2);
-                })
-                .check(|k| match k.load_word(0, 0, 1) {
-                    Ok(1) => same_page(k, 0, 2),
-                    other => Err(format!("1 was stored, found {other:?}")),
-                }),
-        )
-    },
+    happened: PIN_HAPPENED,
+    environment: PIN_ENVIRONMENT,
+    rule: PIN_RULE,
+    mutants: &[NO_RECHECK],
+    runs: &[Run::new(Model::Sc, Extent::Bound(2)), Run::new(Model::C11, Extent::Bound(1))],
+    program: |_| pinned("seed-004-copy-after-pin", |k| k.pin(0, 0, 0, PinFlags::WRITE)),
 };
+
+/// The same, pinned without a lock.
+pub static PINNED_FAST: Case = Case {
+    name: "seed-004-copy-after-pin-fast",
+    title: "a page is copied although it was reused, and pinned without a lock, in between",
+    happened: PIN_HAPPENED,
+    environment: PIN_ENVIRONMENT,
+    rule: PIN_RULE,
+    mutants: &[NO_RECHECK],
+    runs: &[Run::new(Model::Sc, Extent::Bound(2)), Run::new(Model::C11, Extent::Bound(1))],
+    program: |_| pinned("seed-004-copy-after-pin-fast", |k| k.pin_fast(0, 0, 0, PinFlags::WRITE)),
+};
+
+const PIN_HAPPENED: &str = "As seed-004-copy-after-reuse, with a device: thread A2 finds the page its own and pins it for one; A1 would replace it by its copy, and \
+                            the device would go on with a page that nobody sees. The page may have been in swap meanwhile, and its entry look as before.";
+const PIN_ENVIRONMENT: &str = "A1 and A2 are threads of one address space, each with the mmap lock for reading; A2 pins, and its device stores. B ends, and the page is \
+                               reclaimed.";
+const PIN_RULE: &str = "What is pinned is mapped: program and device see one another's stores.";
+const NO_RECHECK: Mutant = Mutant::Patch {
+    name: "wp-copy-without-recheck",
+    what: "the copy is installed without comparing the entry with the one that was seen",
+};
+
+fn pinned(name: &'static str, pin: fn(&Kernel) -> Result<(), Error>) -> Box<dyn Program> {
+    let world = || {
+        let kernel = Kernel::new(64, LockMode::Mmap);
+        kernel.swap_on(0, 2);
+        kernel.spawn(0, &[0, 2]);
+        kernel.map(0, 0, 1, Prot::READ | Prot::WRITE);
+        kernel.store(0, 0, 7).expect("frames");
+        kernel.fork(0, 1, &[1]).expect("frames");
+        kernel.note_frame(0, 0);
+        kernel
+    };
+    boxed(
+        scenario(name, 1, world)
+            .cpu("A1 stores", |k| assert_eq!(k.store_word(0, 0, 1, 1), Ok(())))
+            .cpu("B exits, reclaims", |k| {
+                k.exit(1);
+                k.reclaim_noted();
+            })
+            .cpu("A2 pins, a device stores", move |k| {
+                pin(k).expect("frames");
+                k.device_store(0, 2);
+            })
+            .check(|k| match k.load_word(0, 0, 1) {
+                Ok(1) => same_page(k, 0, 2),
+                other => Err(format!("1 was stored, found {other:?}")),
+            }),
+    )
+}

@@ -95,7 +95,8 @@ impl<'v, M: Machine> Mm<'v, M> {
     /// # Errors
     /// [`Error::BadAddress`] if a page is not mapped, or its mapping does not allow the access, or it cannot
     /// be had, or it needs a fault and the flags forbid one; [`Error::Limit`] if a page is pinned 2^16 times,
-    /// or more would be pinned for long than may be locked; [`Error::OutOfMemory`].
+    /// or more would be pinned for long than may be locked; [`Error::OutOfMemory`]; [`Error::Interrupted`] if
+    /// the program that is worked for is being killed.
     #[doc(alias = "pin_user_pages")]
     pub fn pin(&self, range: VaRange, flags: PinFlags) -> Result<PinnedRange<'v, M>, Error> {
         self.pin_remote(self, range, flags)
@@ -161,6 +162,9 @@ impl<'v, M: Machine> Mm<'v, M> {
         flags: PinFlags,
     ) -> Result<(), Error> {
         while pinned.range().end < range.end {
+            if M::is_dying() {
+                return Err(Error::Interrupted);
+            }
             self.vm.reclaiming(|| {
                 let start = pinned.range().end;
                 let batch = Va(start.0.saturating_add(BATCH * PAGE_SIZE as u64)).min(range.end);

@@ -97,6 +97,8 @@ pub(crate) struct UffdContext<M: Machine> {
     /// 1 once the owner has let go: nothing waits for it any more.
     pub(super) released: Atomic<u32, M>,
     pub(super) queues: Spin<M, Userfault, Queues>,
+    /// How many messages are in `changing`. Written under the lock of `queues`.
+    pub(super) changes: Atomic<u32, M>,
     /// Who waits for a message to come.
     pub(super) readers: WaitQueue<M>,
     /// Who waits for his message to be answered, by the message's name.
@@ -110,7 +112,7 @@ impl<M: Machine> SlabItem<M> for UffdContext<M> {
     type Tag = UffdTag;
     const NAME: &'static str = "userfaultfd_ctx";
     const FIELDS: &'static [Field] = fields! {
-        mm, refs, features, user_only, next_released, released, queues, readers, sleepers,
+        mm, refs, features, user_only, next_released, released, queues, changes, readers, sleepers,
     };
     fn new() -> Self {
         Self {
@@ -121,6 +123,7 @@ impl<M: Machine> SlabItem<M> for UffdContext<M> {
             next_released: Plain::new(Link::NONE),
             released: Atomic::new(0),
             queues: Spin::new(Queues::EMPTY),
+            changes: Atomic::new(0),
             readers: WaitQueue::new(),
             sleepers: [const { WaitQueue::new() }; SLEEPERS],
         }

@@ -144,7 +144,8 @@ impl<'v, M: Machine> Uffd<'v, M> {
     /// In [`Filled`]: [`Error::Again`] while a change of the range is under way or untold; [`Error::Invalid`]
     /// for arguments or a mapping that cannot be filled so; [`Error::NotFound`] if the range is not in one
     /// mapping that is watched; [`Error::Exists`] at the first page that is there; [`Error::BadAddress`] if
-    /// the bytes cannot be had; [`Error::OutOfMemory`]; [`Error::NoProcess`] if the address space has ended.
+    /// the bytes cannot be had; [`Error::OutOfMemory`]; [`Error::NoProcess`] if the address space has ended;
+    /// [`Error::Interrupted`] if the program that asked is being killed.
     #[doc(alias = "userfaultfd_copy")]
     pub fn copy(&self, dst: Va, len: u64, mode: FillMode, source: &mut Bytes<'_, M>) -> Filled {
         self.fill(dst, len, mode, FillMode::all(), Content::Copy(source))
@@ -201,6 +202,11 @@ impl<'v, M: Machine> Uffd<'v, M> {
         };
         let (mut rest, mut error) = (range, None);
         while !rest.is_empty() {
+            // Nobody asks any more.
+            if M::is_dying() {
+                error = Some(Error::Interrupted);
+                break;
+            }
             match self.fill_batch(&mm, range.start, rest, mode, &mut content) {
                 Ok(pages) => rest.start = rest.start.page_after(pages),
                 Err(Error::OutOfMemory) if self.vm.reclaim_some() => {}

@@ -57,11 +57,8 @@ impl<'a, M: Machine, G: FaultGuard<M>> Mover<'a, M, G> {
         if pages == 1 {
             return Ok(Step::Again);
         }
-        // Some of its slots have it still: it is about to leave, or has come back in part.
-        if folio.swap_entry().is_some() {
-            return Err(Error::Busy.into());
-        }
-        if folio.pfn() == page && pages <= most {
+        // Some of its slots may have it still, because it has come back in part: then its pages go alone.
+        if folio.pfn() == page && pages <= most && folio.swap_entry().is_none() {
             let window = VaRange { start: src, end: src.page_after(pages) };
             let Some(walks) = self.keep_walks_away(&lock) else { return Ok(Step::Again) };
             let whole = self.whole_folio(&lock, Both::lock(tables.0, tables.1), window, dst)?;

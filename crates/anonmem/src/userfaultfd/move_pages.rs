@@ -90,7 +90,8 @@ impl<'v, M: Machine> Uffd<'v, M> {
     /// [`Error::NotFound`] if nothing is mapped at either start, and at a hole; [`Error::Exists`] where
     /// something is at the destination; [`Error::Busy`] at a page that others may have, that may be pinned,
     /// or that is of a large folio which cannot be split just now; [`Error::BadAddress`] at a marker;
-    /// [`Error::OutOfMemory`]; [`Error::NoProcess`] if the address space has ended.
+    /// [`Error::OutOfMemory`]; [`Error::NoProcess`] if the address space has ended; [`Error::Interrupted`] if
+    /// the program that asked is being killed.
     #[doc(alias("userfaultfd_move", "UFFDIO_MOVE", "UFFDIO_REMAP"))]
     pub fn move_pages(&self, dst: Va, src: Va, len: u64, mode: MoveMode) -> Filled {
         if self.is_changing(dst, len) || self.is_changing(src, len) {
@@ -108,6 +109,11 @@ impl<'v, M: Machine> Uffd<'v, M> {
         };
         let (mut done, mut error) = (0, None);
         while done < len {
+            // Nobody asks any more.
+            if M::is_dying() {
+                error = Some(Error::Interrupted);
+                break;
+            }
             let at = |range: VaRange| VaRange { start: Va(range.start.0 + done), end: range.end };
             let batch = MoveBatch { uffd: self, mm: &mm, src: at(src), dst: at(dst), mode };
             match batch.run() {

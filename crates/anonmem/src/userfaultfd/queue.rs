@@ -90,6 +90,7 @@ impl<M: Machine> Objects<M> {
         context.user_only.store(u32::from(faults == UffdFaults::UserOnly), Ordering::Relaxed);
         context.released.store(0, Ordering::Relaxed);
         *context.queues.lock() = Queues::EMPTY;
+        context.changes.store(0, Ordering::Relaxed);
         context.refs.store(1, Ordering::Relaxed);
         Ok(id)
     }
@@ -215,9 +216,18 @@ impl<M: Machine> Objects<M> {
 
     /// Notes that what the message says is changing from now on: fills of its range are refused.
     pub(super) fn uffd_begin_change(&self, id: UffdMessageId) {
-        let mut queues = self.uffd(self.context_of(id)).queues.lock();
+        let context = self.uffd(self.context_of(id));
+        let mut queues = context.queues.lock();
         self.uffd_message(id).next_changing.set(queues.changing);
         queues.changing = id.into();
+        context.changes.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Notes that what the message says is not changing any more, if it was.
+    fn end_changing(&self, context: &UffdContext<M>, queues: &mut Queues, id: UffdMessageId) {
+        if self.unlink_message(&mut queues.changing, id, |m| &m.next_changing) {
+            context.changes.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 
     /// Lets a message that nobody can read yet say something else.
@@ -227,8 +237,17 @@ impl<M: Machine> Objects<M> {
     }
 
     /// Whether a change is under way, or has not been told yet, that has to do with `range`.
+    ///
+    /// Usually nothing is, and then no lock is taken. Relaxed: whoever changes mappings says so before he
+    /// locks them for writing, and the caller who is to rely on the answer has them locked for reading.
     #[doc(alias = "mmap_changing")]
+    #[inline]
     pub(super) fn uffd_is_changing(&self, ctx: UffdId, range: VaRange) -> bool {
+        self.uffd(ctx).changes.load(Ordering::Relaxed) != 0 && self.uffd_changes(ctx, range)
+    }
+
+    #[cold]
+    fn uffd_changes(&self, ctx: UffdId, range: VaRange) -> bool {
         let queues = self.uffd(ctx).queues.lock();
         let mut at = queues.changing;
         while let Some(id) = at.get() {
@@ -260,9 +279,7 @@ impl<M: Machine> Objects<M> {
             }
             // The change itself comes after it was told.
             Said::Remove(_) => {}
-            Said::Remap { .. } | Said::Unmap(_) => {
-                self.unlink_message(&mut queues.changing, id, |m| &m.next_changing);
-            }
+            Said::Remap { .. } | Said::Unmap(_) => self.end_changing(context, &mut queues, id),
         }
         message.set_stage(Stage::Done);
         drop(queues);
@@ -287,7 +304,7 @@ impl<M: Machine> Objects<M> {
         match taken {
             Taken::Yes => {
                 message.say(Said::Fork(Link::NONE));
-                self.unlink_message(&mut queues.changing, id, |m| &m.next_changing);
+                self.end_changing(context, &mut queues, id);
                 message.set_stage(Stage::Done);
                 drop(queues);
                 self.sleepers_of(id, context).wake_all();
@@ -341,7 +358,9 @@ impl<M: Machine> Objects<M> {
             }
         }
         drop(queues);
-        wake(context, woken);
+        if woken != 0 {
+            wake(context, woken);
+        }
     }
 
     /// Lets everybody go on who waits, whatever for. Returns the userfaultfd of a child that nobody has read
@@ -397,7 +416,7 @@ impl<M: Machine> Objects<M> {
         let context = self.uffd(self.context_of(id));
         let mut queues = context.queues.lock();
         let message = self.uffd_message(id);
-        self.unlink_message(&mut queues.changing, id, |m| &m.next_changing);
+        self.end_changing(context, &mut queues, id);
         if message.stage() == Stage::BeingRead as u32 {
             message.set_stage(Stage::Abandoned);
             return None;

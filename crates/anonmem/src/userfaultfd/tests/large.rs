@@ -2,8 +2,8 @@
 
 use super::at;
 use crate::{
-    Config, Error, FolioMode, FolioPolicy, LockMode, Mm, MoveLocks, MoveMode, PinFlags, RegisterMode, Uffd,
-    UffdFaults, UffdFeatures, VmaUsage,
+    Advice, Config, Error, FolioMode, FolioPolicy, LockMode, Mm, MoveLocks, MoveMode, PinFlags, RegisterMode,
+    Uffd, UffdFaults, UffdFeatures, VmaUsage,
     rmap::referenced::folio_referenced,
     testing::{M, P, RW, World, pages},
     vma::vma::Backing,
@@ -143,6 +143,41 @@ fn a_folio_over_two_tables_of_the_destination_is_split() {
         moved(&uffd, TO + N - 8, FROM, 16);
         check(&mm, TO + N - 8, 16, 0);
         assert_eq!(order_at(w, &mm, TO + N), 0);
+    });
+}
+
+#[test]
+fn a_page_of_a_folio_that_is_partly_back_from_swap_goes_alone() {
+    each_way(3, |w| {
+        w.vm.swap_on(0, 4096, 0).unwrap();
+        let (mm, uffd) = two(w);
+        fill(&mm, FROM, 8);
+        w.swap.fail_every_write(1);
+        mm.madvise(at(FROM), 8 * P, Advice::PageOut).unwrap();
+        w.swap.fail_every_write(0);
+        assert_eq!(mm.counters().swap.0, 8, "the entries name slots, and the folio is cached");
+        mm.madvise(at(FROM + 1), P, Advice::DontNeed).unwrap();
+        assert_eq!(mm.load((FROM + 2) * P), Ok(byte(2)));
+        assert_eq!((order_at(w, &mm, FROM + 2), mm.counters().swap.0 > 0), (3, true), "a part is back");
+        moved(&uffd, TO, FROM + 2, 1);
+        assert_eq!(order_at(w, &mm, TO), 0);
+        w.vm.validate().unwrap();
+        check(&mm, TO, 1, 2);
+        check(&mm, FROM, 1, 0);
+        check(&mm, FROM + 3, 5, 3);
+    });
+}
+
+#[test]
+fn a_folio_that_somebody_refers_to_goes_whole_all_the_same() {
+    each_way(4, |w| {
+        let (mm, uffd) = two(w);
+        fill(&mm, FROM, 16);
+        let held = w.vm.frames.try_get(mm.pagemap(at(FROM + 5)).pfn.unwrap()).unwrap();
+        moved(&uffd, TO + 3, FROM, 16);
+        assert_eq!((order_at(w, &mm, TO + 3), folio_referenced(&w.vm, held.folio()).mappings), (4, 16));
+        drop(held);
+        check(&mm, TO + 3, 16, 0);
     });
 }
 

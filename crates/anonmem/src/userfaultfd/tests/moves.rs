@@ -48,6 +48,38 @@ fn pages_move_to_another_root_and_are_found_there() {
 }
 
 #[test]
+fn pages_that_somebody_refers_to_move_all_the_same() {
+    in_both_designs(|w| {
+        let (mm, uffd) = missing(w);
+        (0..16).for_each(|i| mm.store((BESIDE + i) * P, i as u8 + 1).unwrap());
+        let frame = |i| mm.pagemap(at(BESIDE + i)).pfn.unwrap();
+        let held = [0, 1, 7, 15].map(|i| w.vm.frames.try_get(frame(i)).unwrap());
+        assert_eq!(uffd.move_pages(at(AT), at(BESIDE), 16 * P, NONE).result(), Ok(()));
+        (0..16).for_each(|i| assert_eq!(mm.load((AT + i) * P), Ok(i as u8 + 1)));
+        assert!(held.iter().all(|page| page.folio().counts().refs() == 1));
+        assert_eq!(folio_referenced(&w.vm, held[2].folio()).mappings, 1);
+        drop(held);
+    });
+}
+
+#[test]
+fn who_is_being_killed_moves_fills_and_pins_nothing_more() {
+    in_both_designs(|w| {
+        let (mm, uffd) = missing(w);
+        mm.store(BESIDE * P, 1).unwrap();
+        anonmem_hosted::Cpus::dying(|| {
+            let moved = uffd.move_pages(at(AT), at(BESIDE), P, NONE);
+            assert_eq!((moved.out(), moved.result()), (-4, Err(Error::Interrupted)));
+            let filled = uffd.copy(at(AT), P, Default::default(), &mut super::full_of(w, 5));
+            assert_eq!((filled.out(), filled.result()), (-4, Err(Error::Interrupted)));
+            let pinned = mm.pin(pages(BESIDE, 1), PinFlags::WRITE);
+            assert_eq!(pinned.err(), Some(Error::Interrupted));
+        });
+        assert_eq!(mm.load(BESIDE * P), Ok(1));
+    });
+}
+
+#[test]
 fn pages_move_within_a_mapping() {
     in_both_designs(|w| {
         let (mm, uffd) = missing(w);
