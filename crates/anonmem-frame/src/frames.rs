@@ -212,6 +212,10 @@ impl<M: Machine> Frames<M> {
     #[inline(always)]
     #[track_caller]
     pub(crate) fn metas(&self, first: Pfn, len: u64) -> &[Meta<M>] {
+        // What follows the last frame is none.
+        if len == 0 {
+            return &[];
+        }
         self.memmap.run(self.memmap.index(first), len)
     }
 

@@ -584,3 +584,10 @@ fn only_a_new_page_is_read_from_a_device() {
     unsafe { slots.free(&frames) };
     frames.validate().unwrap();
 }
+
+#[test]
+fn no_frames_are_those_after_the_last() {
+    let frames = frames(16, 32);
+    assert!(frames.metas(Pfn(48), 0).is_empty());
+    assert_eq!(frames.metas(Pfn(47), 1).len(), 1);
+}

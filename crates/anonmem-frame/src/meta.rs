@@ -369,7 +369,7 @@ impl Stamp {
     /// The inverse of [`bits`](Self::bits); `None` for 0, and for what is no stamp.
     #[inline]
     pub const fn from_bits(bits: u64) -> Option<Self> {
-        if bits & (1 << Self::LABEL_SHIFT) - 1 != 0 || bits >> 32 == 0 {
+        if bits & ((1 << Self::LABEL_SHIFT) - 1) != 0 || bits >> 32 == 0 {
             return None;
         }
         match NonZeroU64::new(bits) {

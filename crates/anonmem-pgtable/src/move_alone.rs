@@ -91,8 +91,9 @@ impl<M: Machine> Move<'_, M> {
     fn take(&self, said: &mut [u64]) -> usize {
         let mut taken = 0;
         while let Some(pages) = self.freeze(taken) {
-            for nth in taken..taken + pages {
-                said[nth] = take(&self.src[nth]);
+            let words = &self.src[taken..taken + pages];
+            for (said, word) in said[taken..taken + pages].iter_mut().zip(words) {
+                *said = take(word);
             }
             taken += pages;
         }
@@ -147,9 +148,9 @@ impl<M: Machine> Move<'_, M> {
                 true => 1,
                 false => self.frames.folio_of_owned(first).owned_order().pages() as usize,
             };
-            for nth in at..at + pages {
+            for (word, &said) in self.dst[at..at + pages].iter().zip(&said[at..at + pages]) {
                 // Release: the page's contents come before its mapping, as whenever an entry is filled.
-                self.dst[nth].store(arrived::<M>(said[nth], to.prot), Ordering::Release);
+                word.store(arrived::<M>(said, to.prot), Ordering::Release);
             }
             // SAFETY: it was frozen by `take`, and its new entries own its mappings. The tables are still
             // locked.

@@ -108,11 +108,10 @@ mod tests {
         let mut maps = std::vec::Vec::from_iter(pages.by_ref());
         let head = maps[0].pfn();
         // SAFETY: as above.
-        unsafe {
-            assert!(frames.freeze_mappings(head, 4));
-            assert!(frames.try_pin(head.offset(2)).is_none());
-            frames.thaw_mappings(head, 4, anon_vma, 8);
-        }
+        assert!(unsafe { frames.freeze_mappings(head, 4) });
+        assert!(frames.try_pin(head.offset(2)).is_none());
+        // SAFETY: as above.
+        unsafe { frames.thaw_mappings(head, 4, anon_vma, 8) };
         assert!(frames.page_is_exclusive(head.offset(3)) && frames.try_pin(head.offset(2)).is_some());
         drop(maps.pop());
         // SAFETY: as above.

@@ -9,7 +9,7 @@ pub mod anon_vma_2010;
 pub mod anon_vma_races;
 pub mod calls;
 mod case;
-mod collapse;
+pub mod collapse;
 pub mod dead_tables;
 pub mod fails_half_way;
 pub mod family_pairs;
