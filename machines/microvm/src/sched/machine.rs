@@ -44,7 +44,9 @@ unsafe impl Sched for Kernel {
     }
 
     fn is_dying() -> bool {
-        super::try_current_task().and_then(|task| task.thread()).is_some_and(|thread| thread.is_ending())
+        super::task::try_current_task()
+            .and_then(|task| task.thread())
+            .is_some_and(|thread| thread.is_ending())
     }
 
     fn unpark(key: usize, n: usize) {
