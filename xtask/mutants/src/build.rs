@@ -55,8 +55,10 @@ impl Copy<'_> {
                 return Err(format!("the copy does not compile:\n{}", said.join("\n")));
             }
             for (id, text) in guilty {
-                if let Some(at) = mutants.iter().position(|m| m.id == id) {
-                    refused.push((mutants.remove(at), text));
+                // A patch has several of one number, and goes as a whole.
+                if let Some(one) = mutants.iter().find(|m| m.id == id).cloned() {
+                    mutants.retain(|m| m.id != id);
+                    refused.push((one, text));
                 }
             }
         }
@@ -75,7 +77,12 @@ impl Copy<'_> {
     }
 
     /// Builds the lab's driver and the tests.
-    pub(crate) fn build(&self, packages: &BTreeSet<String>) -> Result<Vec<Program>, String> {
+    /// Also the tests of whole crates that `more` names: package and target.
+    pub(crate) fn build(
+        &self,
+        packages: &BTreeSet<String>,
+        more: &[(&str, &[&str])],
+    ) -> Result<Vec<Program>, String> {
         let mut lab = self.cargo("build");
         lab.args(["--package", "anonmem-lab", "--example", DRIVER_NAME]);
         let mut unit = self.cargo("test");
@@ -86,8 +93,15 @@ impl Copy<'_> {
         let mut hosted = self.cargo("test");
         hosted.args(["--no-run", "--package", "anonmem-hosted"]);
         hosted.args(["--test", "oracle", "--test", "progress", "--test", "stress"]);
+        let mut commands = vec![lab, unit, hosted];
+        for (package, targets) in more {
+            let mut command = self.cargo("test");
+            command.args(["--no-run", "--package", package]);
+            command.args(targets.iter().flat_map(|target| ["--test", target]));
+            commands.push(command);
+        }
         let mut programs = Vec::new();
-        for mut command in [lab, unit, hosted] {
+        for mut command in commands {
             let (messages, success) = messages(&mut command)?;
             if !success {
                 let said: Vec<_> = errors(&messages).into_iter().map(|e| e.text).collect();

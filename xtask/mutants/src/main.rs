@@ -3,6 +3,7 @@
 //! `make mutants-generated` runs it over the files whose protocols matter most. All bugs are written into one
 //! copy of the tree, each behind a question that the environment answers, so the tree is built once.
 //!
+//! - [`patch`], [`by_hand`]: the bugs of `mutants/`, planted in the same way (`mutants/run`).
 //! - [`mutant`], [`sites`]: where a file can be broken, and how.
 //! - [`plant`]: writes all mutants into a file.
 //! - [`tree`], [`build`]: the copy, and building it without the mutants that do not compile.
@@ -10,7 +11,9 @@
 //! - [`survivors`], [`report`]: why some survive, and what came of it.
 
 mod build;
+mod by_hand;
 mod mutant;
+mod patch;
 mod plant;
 mod process;
 mod report;
@@ -45,8 +48,11 @@ const LISTED: [&str; 4] = [
 const LEAST: usize = 900;
 
 const USAGE: &str = "\
-usage: anonmem-mutants [--list] [--again] [--report] [--docs] [--jobs N] [FILE|FOLDER...]
+usage: anonmem-mutants --by-hand [--docs] [--jobs N] [NAME|named|holes...]
+       anonmem-mutants [--list] [--again] [--report] [--docs] [--jobs N] [FILE|FOLDER...]
 Plants bugs in a copy of the tree and says which of them the lab and the tests find. Without files: rmap/, fault/, fork.rs, gup/.
+  --by-hand plant the patches of mutants/ instead, all of them or those of NAME;
+            holes: all of mutants/holes; named: those that name what must find them
   --list    only list the mutants
   --again   go on with the last run: ask those that it did not come to, or that survived it without an explanation
   --report  run nothing: print the last run's result again, with what mutants/survivors.toml says by now
@@ -56,6 +62,7 @@ Exit status 1: under 90 % are caught, or a survivor is not explained in mutants/
 
 #[derive(Default)]
 struct Options {
+    by_hand: bool,
     list: bool,
     again: bool,
     report: bool,
@@ -88,6 +95,7 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Options, &'stati
     let mut options = Options { jobs, ..Options::default() };
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
+            "--by-hand" => options.by_hand = true,
             "--list" => options.list = true,
             "--again" => options.again = true,
             "--report" => options.report = true,
@@ -104,6 +112,10 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Options, &'stati
 }
 
 fn run(root: &Path, options: &Options) -> Result<bool, String> {
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), Into::into);
+    if options.by_hand {
+        return by_hand::run(root, &target.join("mutants/by-hand"), options);
+    }
     let files = tree::sources(root, &listed(root, options))?;
     let mutants = find(root, &files)?;
     if options.list {
@@ -112,7 +124,6 @@ fn run(root: &Path, options: &Options) -> Result<bool, String> {
         return Ok(true);
     }
     let explanations = explanations(root, &files, &mutants)?;
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), Into::into);
     let work = target.join("mutants/generated");
     let json = work.join("result.json");
     if options.report {
@@ -185,7 +196,7 @@ fn build_suites(
     eprintln!("building; {} do not compile", refused.len());
     let mut packages: BTreeSet<String> = files.iter().map(|f| tree::package_of(f).to_owned()).collect();
     packages.insert("anonmem".into());
-    let programs = copy.build(&packages)?;
+    let programs = copy.build(&packages, &[])?;
     eprintln!("running everything once without a mutant");
     let suites = Suites::measure(&programs, work.join("logs"))?;
     eprintln!("{} of {} mutants are in code that something runs", suites.reached().len(), mutants.len());
@@ -293,9 +304,7 @@ fn publish(root: &Path, json: &Path, report: &Report, docs: bool) -> Result<bool
     write_json(json, report)?;
     write(&json.with_extension("md"), text.clone())?;
     if docs {
-        let path = root.join(DOCS);
-        let old = fs::read_to_string(&path).map_err(|e| format!("{DOCS}: {e}"))?;
-        write(&path, between_markers(&old, &text)?)?;
+        into_docs(root, "result", &text)?;
     }
     let (rate, unexplained) = (report.rate(), report.unexplained());
     if rate < LEAST {
@@ -314,13 +323,19 @@ fn write_json(path: &Path, report: &Report) -> Result<(), String> {
     fs::write(path, text).map_err(|e| format!("{}: {e}", path.display()))
 }
 
-/// Puts `text` where `page` has the result of the last run.
-fn between_markers(page: &str, text: &str) -> Result<String, String> {
-    const BEGIN: &str = "<!-- result -->\n";
-    const END: &str = "<!-- end of result -->";
-    let parts = page.split_once(BEGIN).and_then(|(head, rest)| Some((head, rest.split_once(END)?.1)));
-    let (head, tail) = parts.ok_or_else(|| format!("{DOCS} has no {} ... {END}", BEGIN.trim()))?;
-    Ok(format!("{head}{BEGIN}{text}{END}{tail}"))
+/// Writes `text` into the page, where it has the last result of `what`.
+fn into_docs(root: &Path, what: &str, text: &str) -> Result<(), String> {
+    let path = root.join(DOCS);
+    let old = fs::read_to_string(&path).map_err(|e| format!("{DOCS}: {e}"))?;
+    fs::write(&path, between_markers(&old, what, text)?).map_err(|e| format!("{DOCS}: {e}"))
+}
+
+/// Puts `text` where `page` has the last result of `what`.
+fn between_markers(page: &str, what: &str, text: &str) -> Result<String, String> {
+    let (begin, end) = (format!("<!-- {what} -->\n"), format!("<!-- end of {what} -->"));
+    let parts = page.split_once(&begin).and_then(|(head, rest)| Some((head, rest.split_once(&end)?.1)));
+    let (head, tail) = parts.ok_or_else(|| format!("{DOCS} has no {} ... {end}", begin.trim()))?;
+    Ok(format!("{head}{begin}{text}{end}{tail}"))
 }
 
 #[cfg(test)]
@@ -339,9 +354,9 @@ mod tests {
     fn the_page_keeps_what_is_around_the_result() {
         let page = "a\n<!-- result -->\nold\n<!-- end of result -->\nb\n";
         assert_eq!(
-            between_markers(page, "new\n").unwrap(),
+            between_markers(page, "result", "new\n").unwrap(),
             "a\n<!-- result -->\nnew\n<!-- end of result -->\nb\n"
         );
-        assert!(between_markers("nothing", "new").is_err());
+        assert!(between_markers("nothing", "result", "new").is_err());
     }
 }

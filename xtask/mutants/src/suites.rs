@@ -12,8 +12,11 @@ use crate::build::Program;
 use crate::process::{self, End};
 use crate::tree::DRIVER_NAME;
 
-/// How long a case may explore, in each of its ways.
+/// How long a case may explore, in each of its ways: at first, and then.
+const FIRST_BUDGET: Duration = Duration::from_millis(500);
 const CASE_BUDGET: Duration = Duration::from_secs(2);
+/// As long as the lab itself gives a case that a patch names.
+const NAMED_BUDGET: Duration = Duration::from_secs(30);
 /// What takes less is asked first.
 const QUICK: Duration = Duration::from_millis(500);
 const STRESS_SECONDS: &str = "3";
@@ -64,10 +67,16 @@ struct Stage {
     /// The case of the lab, or the unit test.
     name: Option<String>,
     program: PathBuf,
-    /// The mutants that it comes past.
-    reached: HashSet<u32>,
+    /// The mutants that it comes past; unknown if it was not measured.
+    reached: Option<HashSet<u32>>,
     /// Of a processor's time.
     took: Duration,
+}
+
+impl Stage {
+    fn reaches(&self, id: u32) -> bool {
+        self.reached.as_ref().is_none_or(|ids| ids.contains(&id))
+    }
 }
 
 /// Which of the tests a mutant is shown to.
@@ -92,83 +101,149 @@ impl Suites {
     /// # Errors
     /// What fails without a mutant.
     pub(crate) fn measure(programs: &[Program], logs: PathBuf) -> Result<Self, String> {
-        fs::create_dir_all(&logs).map_err(|e| format!("{}: {e}", logs.display()))?;
-        let mut suites = Self { stages: Vec::new(), logs };
-        for program in programs {
-            let path = &program.path;
-            match program.target.as_str() {
-                DRIVER_NAME => {
-                    for case in names(path, &[])? {
-                        suites.measure_one(Suite::Lab, Some(case), path)?;
-                    }
-                }
-                "oracle" | "progress" => suites.measure_one(Suite::Oracle, None, path)?,
-                "stress" => suites.measure_one(Suite::Stress, None, path)?,
-                _ => {
-                    for test in names(path, &["--list", "--format", "terse"])? {
-                        suites.measure_one(Suite::Unit, Some(test), path)?;
-                    }
-                }
-            }
+        let mut suites = Self::unmeasured(programs, logs)?;
+        for i in 0..suites.stages.len() {
+            suites.measure_one(i)?;
         }
         suites.stages.sort_by_key(|s| (s.suite, s.took));
         Ok(suites)
     }
 
-    fn measure_one(&mut self, suite: Suite, name: Option<String>, program: &Path) -> Result<(), String> {
+    /// All cases and tests, of which nobody knows yet how long they take and what they come past.
+    pub(crate) fn unmeasured(programs: &[Program], logs: PathBuf) -> Result<Self, String> {
+        fs::create_dir_all(&logs).map_err(|e| format!("{}: {e}", logs.display()))?;
+        let mut stages = Vec::new();
+        let mut add = |suite, name, program: &Program| {
+            let took = Duration::from_secs(if suite == Suite::Unit { 1 } else { 20 });
+            stages.push(Stage { suite, name, program: program.path.clone(), reached: None, took });
+        };
+        for program in programs {
+            match program.target.as_str() {
+                DRIVER_NAME => {
+                    names(&program.path, &[])?.into_iter().for_each(|n| add(Suite::Lab, Some(n), program));
+                }
+                "oracle" | "progress" => add(Suite::Oracle, None, program),
+                "stress" => add(Suite::Stress, None, program),
+                _ => {
+                    let tests = names(&program.path, &["--list", "--format", "terse"])?;
+                    tests.into_iter().for_each(|n| add(Suite::Unit, Some(n), program));
+                }
+            }
+        }
+        Ok(Self { stages, logs })
+    }
+
+    fn measure_one(&mut self, i: usize) -> Result<(), String> {
         let reached = self.logs.join("reached");
         let _ = fs::remove_file(&reached);
-        let mut stage =
-            Stage { suite, name, program: program.into(), reached: HashSet::new(), took: Duration::ZERO };
-        let mut command = command(&[&stage]);
+        let stage = &mut self.stages[i];
+        let mut command = command(&[stage], FIRST_BUDGET);
         command.env("ANONMEM_MUTANT_REACHED", &reached);
         let before = process::used_by_ended();
         let end = process::run(&command, Duration::from_secs(240), &self.logs.join("unbroken.log"))?;
         stage.took = process::used_by_ended() - before;
         if let End::Failed(said) | End::TimedOut(said) = end {
-            let name = stage.name.as_deref().unwrap_or(suite.title());
+            let name = stage.name.as_deref().unwrap_or(stage.suite.title());
             return Err(format!("{name} does not pass without a mutant:\n{said}"));
         }
         let ids = fs::read_to_string(&reached).unwrap_or_default();
-        stage.reached = ids.lines().filter_map(|id| id.parse().ok()).collect();
-        self.stages.push(stage);
+        stage.reached = Some(ids.lines().filter_map(|id| id.parse().ok()).collect());
         Ok(())
     }
 
     /// Whether anything comes past a mutant.
     pub(crate) fn reach(&self, id: u32) -> bool {
-        self.stages.iter().any(|s| s.reached.contains(&id))
+        self.stages.iter().any(|s| s.reaches(id))
     }
 
     /// Shows one mutant to what comes past it, quick or slow as `pace` says, until something fails.
     pub(crate) fn show(&self, id: u32, pace: Pace) -> Result<Option<Outcome>, String> {
+        self.first(id, pace, |_| true)
+    }
+
+    /// As [`Self::show`], but of the cases only those count that break a rule: the lab explores as long as it
+    /// may, and who does not come to an end has found nothing.
+    pub(crate) fn find(&self, id: u32, pace: Pace) -> Result<Option<Outcome>, String> {
+        self.first(id, pace, |outcome| !matches!(outcome, Outcome::TimedOut { suite: Suite::Lab, .. }))
+    }
+
+    fn first(&self, id: u32, pace: Pace, counts: fn(&Outcome) -> bool) -> Result<Option<Outcome>, String> {
         let quick = |s: &&Stage| s.took < QUICK && matches!(s.suite, Suite::Lab | Suite::Unit);
-        let past: Vec<&Stage> = self.stages.iter().filter(|s| s.reached.contains(&id)).collect();
+        let past: Vec<&Stage> = self.stages.iter().filter(|s| s.reaches(id)).collect();
         let of = |suite| past.iter().copied().filter(|s| s.suite == suite).collect::<Vec<_>>();
         let together = |suite| by_program(&of(suite).into_iter().filter(quick).collect::<Vec<_>>());
         let alone = |suite| of(suite).into_iter().filter(|s| !quick(s)).map(|s| vec![s]);
-        let groups: Vec<Vec<&Stage>> = match pace {
-            Pace::Quick => [Suite::Lab, Suite::Unit].into_iter().flat_map(together).collect(),
+        let (groups, budget): (Vec<Vec<&Stage>>, _) = match pace {
+            Pace::Quick => ([Suite::Lab, Suite::Unit].into_iter().flat_map(together).collect(), FIRST_BUDGET),
             Pace::Slow => {
-                [Suite::Oracle, Suite::Unit, Suite::Lab, Suite::Stress].into_iter().flat_map(alone).collect()
+                let slow = [Suite::Oracle, Suite::Unit, Suite::Lab, Suite::Stress];
+                (slow.into_iter().flat_map(alone).collect(), CASE_BUDGET)
             }
         };
         for group in &groups {
-            let outcome = self.show_to(id, group)?;
-            if outcome.is_some() {
-                return Ok(outcome);
+            match self.show_to(id, group, budget)? {
+                Some(outcome) if counts(&outcome) => return Ok(Some(outcome)),
+                Some(_) | None => {}
             }
         }
         Ok(None)
     }
 
-    fn show_to(&self, id: u32, group: &[&Stage]) -> Result<Option<Outcome>, String> {
+    /// Shows one mutant to the case of that name, as long as the lab itself explores it.
+    ///
+    /// # Errors
+    /// There is no such case.
+    pub(crate) fn show_case(&self, id: u32, name: &str) -> Result<Option<Outcome>, String> {
+        let is_it = |s: &&Stage| s.suite == Suite::Lab && s.name.as_deref() == Some(name);
+        let stage = self.stages.iter().find(is_it).ok_or_else(|| format!("no case {name}"))?;
+        let outcome = self.show_to(id, &[stage], NAMED_BUDGET)?;
+        Ok(outcome.filter(|o| matches!(o, Outcome::Caught { .. })))
+    }
+
+    /// Shows one mutant to the tests whose names contain `part`.
+    ///
+    /// # Errors
+    /// There is no such test.
+    pub(crate) fn show_tests(&self, id: u32, part: &str) -> Result<Option<Outcome>, String> {
+        let is_it = |s: &&Stage| s.suite == Suite::Unit && s.name.as_ref().is_some_and(|n| n.contains(part));
+        let tests: Vec<&Stage> = self.stages.iter().filter(is_it).collect();
+        if tests.is_empty() {
+            return Err(format!("no test {part}"));
+        }
+        for group in by_program(&tests) {
+            if let Some(outcome) = self.show_to(id, &group, CASE_BUDGET)? {
+                return Ok(Some(outcome));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether what has found a mutant fails without it, too: then it says nothing.
+    pub(crate) fn fails_anyway(&self, outcome: &Outcome) -> Result<bool, String> {
+        let (Outcome::Caught { suite, by, .. } | Outcome::TimedOut { suite, by }) = outcome else {
+            return Ok(false);
+        };
+        let is_it = |s: &&Stage| s.suite == *suite && (s.name.is_none() || s.name.as_deref() == Some(by));
+        for stage in self.stages.iter().filter(is_it) {
+            if self.show_to(0, &[stage], FIRST_BUDGET)?.is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    fn show_to(&self, id: u32, group: &[&Stage], budget: Duration) -> Result<Option<Outcome>, String> {
         let suite = group[0].suite;
-        let mut command = command(group);
+        let mut command = command(group, budget);
         command.env("ANONMEM_MUTANT", id.to_string());
         let took: Duration = group.iter().map(|s| s.took).sum();
-        // Threads that spin use every processor.
-        let cpu = Duration::from_secs(10) + took * if suite == Suite::Stress { 3 } else { 2 };
+        // Threads that spin use every processor. A case has several ways, each with its budget.
+        let times = match suite {
+            Suite::Stress => 3,
+            Suite::Lab if budget > FIRST_BUDGET => 10,
+            Suite::Lab | Suite::Unit | Suite::Oracle => 2,
+        };
+        let cpu = (Duration::from_secs(10) + took * times).max(budget * 4);
         let log = self.logs.join(format!("{id}-{suite:?}.log"));
         Ok(match process::run(&command, cpu, &log)? {
             End::Passed => None,
@@ -184,7 +259,7 @@ impl Suites {
 
     /// All mutants that anything comes past.
     pub(crate) fn reached(&self) -> BTreeSet<u32> {
-        self.stages.iter().flat_map(|s| s.reached.iter().copied()).collect()
+        self.stages.iter().flat_map(|s| s.reached.iter().flatten().copied()).collect()
     }
 }
 
@@ -195,7 +270,7 @@ fn by_program<'a>(stages: &[&'a Stage]) -> Vec<Vec<&'a Stage>> {
     programs.into_iter().map(of).collect()
 }
 
-fn command(group: &[&Stage]) -> Command {
+fn command(group: &[&Stage], budget: Duration) -> Command {
     let mut command = Command::new(&group[0].program);
     match group[0].suite {
         Suite::Unit => {
@@ -209,7 +284,7 @@ fn command(group: &[&Stage]) -> Command {
         Suite::Lab | Suite::Oracle => {}
     }
     command.args(group.iter().filter_map(|s| s.name.as_deref()));
-    command.env("ANONMEM_BUDGET_MS", CASE_BUDGET.as_millis().to_string());
+    command.env("ANONMEM_BUDGET_MS", budget.as_millis().to_string());
     command.env("ANONMEM_RUNS", ORACLE_RUNS).env("ANONMEM_STRESS_SECONDS", STRESS_SECONDS);
     command
 }

@@ -1,0 +1,254 @@
+//! Shows the bugs of `mutants/*.patch` and `mutants/holes/*.patch` to the lab and the tests: `mutants/run`.
+//!
+//! A patch of `mutants/` names the cases and tests that must find it, each of them. A patch of `holes/` names
+//! none, and any case or test may. All are planted in one copy. Those that change more than the bodies of
+//! functions follow, each built alone.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use serde::Deserialize;
+
+use crate::build::{Copy, Program};
+use crate::mutant::Mutant;
+use crate::patch::Patch;
+use crate::suites::{Outcome, Pace, Suites};
+use crate::{Options, SURVIVORS, each, into_docs, tree};
+
+/// With fewer patches of `holes/` it takes longer to learn what comes past each than to show them to all.
+const WORTH_MEASURING: usize = 4;
+/// Tests of whole crates, beside those of the generated mutants.
+const MORE: [(&str, &[&str]); 2] =
+    [("anonmem-pgtable", &["space", "batch", "entries", "leaves", "walls"]), ("anonmem-hosted", &["device"])];
+
+/// What became of a patch.
+struct Row {
+    patch: Patch,
+    /// Who found it, and what that said; otherwise who missed it.
+    result: Result<(String, String), String>,
+}
+
+/// Plants the patches that are named and says who finds them; whether that is good enough.
+///
+/// # Errors
+/// A patch that does not apply; a test that fails without any.
+pub(crate) fn run(root: &Path, work: &Path, options: &Options) -> Result<bool, String> {
+    let patches = patches(root, &options.paths)?;
+    let explained = explained(root)?;
+    let copy = Copy { root, tree: &work.join("tree"), target: &work.join("target") };
+    let (mut mutants, mut alone) = (Vec::new(), Vec::new());
+    for (patch, id) in patches.iter().zip(1..) {
+        match patch.mutants(root, &work.join("scratch"), id) {
+            Ok(of_patch) => mutants.extend(of_patch),
+            Err(why) => alone.push((id, why)),
+        }
+    }
+    alone.extend(copy.plant(&mut mutants)?.into_iter().map(|(mutant, why)| (mutant.id, why)));
+    eprintln!("{} patches together, {} alone", patches.len() - alone.len(), alone.len());
+    let rows = Mutex::new(Vec::new());
+    let done = |row: Row| {
+        say(&row);
+        rows.lock().map_err(|_| "a worker panicked".to_owned())?.push(row);
+        Ok(())
+    };
+    let together: Vec<(u32, &Patch)> =
+        (1..).zip(&patches).filter(|(id, _)| alone.iter().all(|(a, _)| a != id)).collect();
+    let suites = suites(&copy, &together, &mutants, work.join("logs"))?;
+    each(&together, options.jobs, |(id, patch)| done(show(&suites, *id, patch)?))?;
+    for (id, why) in &alone {
+        let patch = &patches[*id as usize - 1];
+        eprintln!("alone: {}: {why}", patch.name);
+        done(show_alone(&copy, patch, work.join("logs"))?)?;
+    }
+    let mut rows = rows.into_inner().map_err(|_| "a worker panicked")?;
+    rows.sort_by(|a, b| a.patch.name.cmp(&b.patch.name));
+    publish(root, work, options, &rows, &explained)
+}
+
+/// The patches that are named, or all. "named" and "holes" are those of a folder.
+fn patches(root: &Path, names: &[String]) -> Result<Vec<Patch>, String> {
+    let folder = root.join("mutants");
+    let holes = folder.join("holes");
+    let mut paths = Vec::new();
+    let mut all = |folder: &Path| -> Result<(), String> {
+        let entries = fs::read_dir(folder).map_err(|e| format!("{}: {e}", folder.display()))?;
+        let is_patch = |path: &PathBuf| path.extension().is_some_and(|e| e == "patch");
+        paths.extend(entries.flatten().map(|e| e.path()).filter(is_patch));
+        Ok(())
+    };
+    let (of_folders, rest): (Vec<&String>, Vec<&String>) =
+        names.iter().partition(|n| *n == "holes" || *n == "named");
+    for (name, folder) in [("holes", &holes), ("named", &folder)] {
+        if names.is_empty() || of_folders.iter().any(|n| *n == name) {
+            all(folder)?;
+        }
+    }
+    for name in rest {
+        let file = format!("{name}.patch");
+        let found = [&folder, &holes].into_iter().map(|f| f.join(&file)).find(|p| p.exists());
+        paths.push(found.ok_or_else(|| format!("mutants/ has no {file}"))?);
+    }
+    // Those that name nothing first.
+    let mut patches = paths.iter().map(|path| Patch::read(path)).collect::<Result<Vec<_>, _>>()?;
+    patches.sort_by_key(|p| (p.kind.is_none(), p.name.clone()));
+    Ok(patches)
+}
+
+/// Builds the copy with what is planted, and looks what comes past each, where many have to be found by any.
+fn suites(
+    copy: &Copy<'_>,
+    together: &[(u32, &Patch)],
+    mutants: &[Mutant],
+    logs: PathBuf,
+) -> Result<Suites, String> {
+    let programs = build(copy)?;
+    if together.iter().filter(|(_, patch)| patch.kind.is_some()).count() < WORTH_MEASURING {
+        return Suites::unmeasured(&programs, logs);
+    }
+    eprintln!("running everything once without a bug, for {} changed functions", mutants.len());
+    Suites::measure(&programs, logs)
+}
+
+fn build(copy: &Copy<'_>) -> Result<Vec<Program>, String> {
+    let packages = ["anonmem", "anonmem-frame", "anonmem-pgtable", "anonmem-sync"];
+    let packages: BTreeSet<String> = packages.into_iter().map(str::to_owned).collect();
+    copy.build(&packages, &MORE)
+}
+
+/// A copy with this patch alone in it.
+fn show_alone(copy: &Copy<'_>, patch: &Patch, logs: PathBuf) -> Result<Row, String> {
+    tree::write(copy.root, copy.tree, &[]).map_err(|e| format!("cannot copy the tree: {e}"))?;
+    patch.apply(copy.tree)?;
+    // What fails without the patch, too, was asked when the others were shown.
+    show(&Suites::unmeasured(&build(copy)?, logs)?, u32::MAX - 2, patch)
+}
+
+fn show(suites: &Suites, id: u32, patch: &Patch) -> Result<Row, String> {
+    let result = if patch.kind.is_some() { any(suites, id)? } else { named(suites, id, patch)? };
+    Ok(Row { patch: patch.clone(), result })
+}
+
+/// The first case or test that fails has found it.
+fn any(suites: &Suites, id: u32) -> Result<Result<(String, String), String>, String> {
+    for pace in [Pace::Quick, Pace::Slow] {
+        if let Some(outcome) = suites.find(id, pace)? {
+            return found(suites, &outcome).map(Ok);
+        }
+    }
+    Ok(Err(if suites.reach(id) { "everything passes" } else { "nothing runs it" }.into()))
+}
+
+/// Each case and each test that it names must fail.
+fn named(suites: &Suites, id: u32, patch: &Patch) -> Result<Result<(String, String), String>, String> {
+    let (mut by, mut why) = (Vec::new(), String::new());
+    let cases = patch.cases.iter().map(|case| (case, suites.show_case(id, case)));
+    let tests = patch.tests.iter().map(|test| (test, suites.show_tests(id, test)));
+    for (name, outcome) in cases.chain(tests) {
+        match outcome.map_err(|e| format!("{}: {e}", patch.name))? {
+            Some(outcome) => {
+                let (who, said) = found(suites, &outcome)?;
+                by.push(who);
+                why = said;
+            }
+            None => return Ok(Err(name.clone())),
+        }
+    }
+    Ok(if by.is_empty() { Err("nothing that it names".into()) } else { Ok((by.join(", "), why)) })
+}
+
+/// Who found it and what that said, unless the same fails without the bug.
+fn found(suites: &Suites, outcome: &Outcome) -> Result<(String, String), String> {
+    let (suite, by, why) = match outcome {
+        Outcome::Caught { suite, by, why } => (suite, by, why.as_str()),
+        Outcome::TimedOut { suite, by } => (suite, by, "it does not come to its end"),
+        Outcome::Survived { .. } => return Err("nobody has found it".into()),
+    };
+    if suites.fails_anyway(outcome)? {
+        return Err(format!("{by} fails without a bug, too"));
+    }
+    Ok((format!("{} `{by}`", suite.title()), why.to_owned()))
+}
+
+fn say(row: &Row) {
+    match &row.result {
+        Ok((by, why)) => println!("found    {} by {by}: {why}", row.patch.name),
+        Err(by) => println!("MISSED   {}: {by}", row.patch.name),
+    }
+}
+
+/// Why a planted bug survives.
+#[derive(Deserialize)]
+struct Planted {
+    patch: String,
+    verdict: crate::survivors::Verdict,
+    why: String,
+}
+
+fn explained(root: &Path) -> Result<Vec<Planted>, String> {
+    #[derive(Deserialize)]
+    struct File {
+        #[serde(default)]
+        planted: Vec<Planted>,
+    }
+    let text = fs::read_to_string(root.join(SURVIVORS)).map_err(|e| format!("{SURVIVORS}: {e}"))?;
+    let file: File = toml::from_str(&text).map_err(|e| format!("{SURVIVORS}: {e}"))?;
+    Ok(file.planted)
+}
+
+/// Prints and writes what came of it; whether it is good enough.
+fn publish(
+    root: &Path,
+    work: &Path,
+    options: &Options,
+    rows: &[Row],
+    explained: &[Planted],
+) -> Result<bool, String> {
+    let (any, named): (Vec<&Row>, Vec<&Row>) = rows.iter().partition(|r| r.patch.kind.is_some());
+    let code = tree::code(root)?;
+    let mut good = true;
+    for (what, rows) in [("holes", any), ("named", named)] {
+        if rows.is_empty() {
+            continue;
+        }
+        let missed: Vec<&&Row> = rows.iter().filter(|r| r.result.is_err()).collect();
+        let unexplained = missed.iter().filter(|r| explanation(r, explained).is_none()).count();
+        let found = (rows.len() - missed.len()) * 1000 / rows.len();
+        let summary = format!(
+            "{} patches, {} of them found: **{}.{} %**. Code of {code}.",
+            rows.len(),
+            rows.len() - missed.len(),
+            found / 10,
+            found % 10
+        );
+        let text = format!("{summary}\n\n{}", table(&rows, explained));
+        let path = work.join(format!("{what}.md"));
+        fs::write(&path, &text).map_err(|e| format!("{}: {e}", path.display()))?;
+        if options.docs {
+            into_docs(root, what, &text)?;
+        }
+        println!("{summary} {unexplained} survivors are not explained. {}", path.display());
+        good &= unexplained == 0 && missed.len() * 10 <= rows.len() && (what == "holes" || missed.is_empty());
+    }
+    Ok(good)
+}
+
+fn explanation<'a>(row: &Row, explained: &'a [Planted]) -> Option<&'a Planted> {
+    explained.iter().find(|e| e.patch == row.patch.name)
+}
+
+fn table(rows: &[&Row], explained: &[Planted]) -> String {
+    let mut text = "| patch | what it breaks | kind | found by |\n|---|---|---|---|\n".to_owned();
+    for row in rows {
+        let by = match (&row.result, explanation(row, explained)) {
+            (Ok((by, _)), _) => by.clone(),
+            (Err(_), Some(e)) => format!("nothing; {}: {}", e.verdict.title(), e.why),
+            (Err(by), None) => format!("**missed**: {by}"),
+        };
+        let Patch { name, breaks, kind, .. } = &row.patch;
+        let _ = writeln!(text, "| {name} | {breaks} | {} | {by} |", kind.as_deref().unwrap_or("named"));
+    }
+    text
+}
