@@ -178,7 +178,7 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
     }
 
     fn apply_vma_lock_flags(&self, range: VaRange, flags: VmFlags) -> Result<(), Error> {
-        self.modify_range(range, |vma| Ok((vma.flags() - LOCKED_MASK) | flags))
+        self.modify_range(range, |vma| Ok(locked_as(vma.flags(), flags)))
     }
 
     fn apply_mlockall_flags(&self, what: MlockAll) {
@@ -193,11 +193,19 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
         let flags = flags_if(what.contains(MlockAll::CURRENT));
         let mut vmas = slot.tree.cursor(VaRange { start: Va(0), end: M::Arch::USER_END });
         while let Some((range, id)) = vmas.next(&slot.tree, self.objects.nodes()) {
-            let new = (self.objects.vma(id).flags() - LOCKED_MASK) | flags;
+            let new = locked_as(self.objects.vma(id).flags(), flags);
             // A whole VMA needs no split, so nothing can fail.
             let _ = self.modify_vma(id, range, new);
         }
     }
+}
+
+/// The attributes of a mapping that is to be locked as `how` says. One of a fixed size never is: its pages
+/// are the machine's.
+///
+/// Linux: mm/mlock.c `mlock_fixup` (`VM_SPECIAL`).
+fn locked_as(old: VmFlags, how: VmFlags) -> VmFlags {
+    if old.contains(VmFlags::DONTEXPAND) { old } else { (old - LOCKED_MASK) | how }
 }
 
 /// The bytes of the pages that hold the `len` bytes from `start`.

@@ -78,7 +78,16 @@ bitflags::bitflags! {
         /// Shared, and `mprotect` never allows stores: what is mapped was opened for reading only. No number
         /// of Linux's.
         const SHARED_READ_ONLY = 0x8000_0000;
+        /// Of one size for ever: it does not grow, is not had twice, is not locked. No number of Linux's.
+        const FIXED_SIZE = 0x4000_0000;
+        /// `mprotect` never allows stores or fetches. No number of Linux's.
+        const ONLY_READ = 0x2000_0000;
     }
+}
+
+impl MapFlags {
+    /// Those that no program can ask for.
+    pub const NOT_LINUX: Self = Self::SHARED_READ_ONLY.union(Self::FIXED_SIZE).union(Self::ONLY_READ);
 }
 
 /// What is mapped.
@@ -260,6 +269,12 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
         }
         if request.flags.contains(MapFlags::SHARED_READ_ONLY) {
             flags = (flags | VmFlags::MAYSHARE) - VmFlags::MAYWRITE;
+        }
+        if request.flags.contains(MapFlags::FIXED_SIZE) {
+            flags = (flags | VmFlags::DONTEXPAND) - VmFlags::LOCKED - VmFlags::LOCKONFAULT;
+        }
+        if request.flags.contains(MapFlags::ONLY_READ) {
+            flags -= VmFlags::MAYWRITE | VmFlags::MAYEXEC;
         }
         if !flags.may_be_mergeable() {
             flags -= VmFlags::MERGEABLE;

@@ -11,6 +11,7 @@ use crate::boot::acpi::Platform;
 use crate::boot::config::Config;
 use crate::boot::info::BootInfo;
 use crate::boot::{ap, early, entry, image, initrd, paging, set_initrd};
+use crate::fs::sources;
 use crate::{console, heap, init, klog, machine, sched, selftest};
 use anonmem_oslib::memory::Layout;
 
@@ -45,6 +46,7 @@ extern "C" fn kernel_entry(start_info: PhysAddr) -> ! {
         time::now_ns() / 1_000_000
     );
     machine::init(&layout, &config);
+    sources::make_vdso();
     entry::check_stack();
     console::init(&platform, apic_id, init::channel_frame);
     sched::init_reaper();

@@ -1,7 +1,8 @@
 //! Mapping: arguments, places, promises, limits, and failure at every allocation.
 
 use crate::{
-    Config, Error, Limits, MapBacking, MapFlags, Mm, MmapRequest, Overcommit, Prot, Vm, VmFlags,
+    Advice, Config, Error, Limits, MapBacking, MapFlags, Mm, MmapRequest, Overcommit, Prot, RemapFlags, Vm,
+    VmFlags,
     testing::{M, P, World, pages},
 };
 use anonmem_hal::{Arch, NrPages, PAGE_SIZE, Va, VaRange, arch::X86_64};
@@ -166,6 +167,39 @@ fn what_is_shared_for_reading_never_becomes_writable() {
         assert_eq!(mm.mprotect(range, Prot::READ | Prot::EXEC), Ok(()));
         let flags = mm.vma_at(start).unwrap().flags;
         assert!(flags.contains(VmFlags::MAYSHARE) && !flags.contains(VmFlags::MAYWRITE), "{flags:?}");
+    });
+}
+
+#[test]
+fn a_mapping_of_a_fixed_size_moves_and_does_nothing_else() {
+    World::run(|world| {
+        let mm = world.vm.new_mm().unwrap();
+        let id = world.sources.register(vec![7; PAGE_SIZE]);
+        let backing = MapBacking::Source { id, offset: 0 };
+        let request = MmapRequest { prot: Prot::READ, flags: MapFlags::FIXED_SIZE, backing, ..anywhere(1) };
+        let start = mm.mmap(request).unwrap();
+        let (grow, move_to) = (RemapFlags::MAYMOVE, RemapFlags::MAYMOVE | RemapFlags::FIXED);
+        assert_eq!(mm.mremap(start, P, 2 * P, grow, Va(0)), Err(Error::BadAddress));
+        let twice = RemapFlags::MAYMOVE | RemapFlags::DONTUNMAP;
+        assert!(matches!(mm.mremap(start, P, P, twice, Va(0)), Err(Error::Invalid(_))));
+        assert_eq!(mm.mlock(start, P), Ok(()));
+        assert_eq!(mm.mlockall(crate::MlockAll::CURRENT), Ok(()));
+        assert!(matches!(mm.madvise(start, P, Advice::DoDump), Err(Error::Invalid(_))));
+        assert_eq!(mm.madvise(start, P, Advice::Mergeable), Ok(()));
+        let flags = mm.vma_at(start).unwrap().flags;
+        assert!(flags.contains(VmFlags::DONTEXPAND | VmFlags::MAYWRITE | VmFlags::MAYEXEC), "{flags:?}");
+        assert!(!flags.intersects(VmFlags::LOCKED | VmFlags::MERGEABLE), "{flags:?}");
+        assert_eq!(mm.mremap(start, P, P, move_to, Va(500 * P)), Ok(Va(500 * P)));
+        assert_eq!(mm.load(500 * P), Ok(7));
+        assert_eq!(
+            mm.mprotect(VaRange::of(Va(500 * P), P).unwrap(), RW),
+            Ok(()),
+            "a debugger's stores are private"
+        );
+        let only_read = MapFlags::FIXED_SIZE | MapFlags::ONLY_READ;
+        let start = mm.mmap(MmapRequest { flags: only_read, ..request }).unwrap();
+        assert_eq!(mm.mprotect(VaRange::of(start, P).unwrap(), RW), Err(Error::AccessDenied));
+        assert_eq!(mm.load(start.0), Ok(7));
     });
 }
 

@@ -94,7 +94,7 @@ impl VmFlags {
     /// written to them.
     #[doc(alias = "vma_ksm_compatible")]
     pub const fn may_be_mergeable(self) -> bool {
-        !self.intersects(Self::SHARED.union(Self::MAYSHARE))
+        !self.intersects(Self::SHARED.union(Self::MAYSHARE).union(Self::DONTEXPAND))
     }
 
     /// Whether it counts as data: private and writable, and no stack.

@@ -11,6 +11,10 @@ use std::sync::Arc;
 
 const P: u64 = PAGE_SIZE as u64;
 
+fn reason(has_reason: bool, what: &str, error: i32) -> Verdict {
+    if has_reason { Ok(()) } else { Err(format!("{what} with {error}, and there is no reason for it")) }
+}
+
 impl Oracle {
     fn page(&self, space: usize, number: u64) -> Option<&Page> {
         self.spaces[space].as_ref().expect("checked").pages.get(&number)
@@ -100,9 +104,91 @@ impl Oracle {
         }
     }
 
+    /// The error of a range that cannot be watched has a reason in the range.
+    fn refusal(&self, at: At, error: i32) -> Verdict {
+        let watchable = |number| {
+            self.page(at.space, number).is_some_and(|page| match page.attrs.kind {
+                Kind::Private | Kind::Shared { .. } => true,
+                Kind::Source { .. } => false,
+            })
+        };
+        let is_range = at.len > 0 && at.addr.is_multiple_of(P) && at.addr.checked_add(at.len).is_some();
+        let has_reason = match error {
+            errno::ENOMEM => true,
+            errno::EINVAL => !is_range || !numbers(at.addr, at.len).all(watchable),
+            _ => false,
+        };
+        reason(has_reason, "a range is not watched", error)
+    }
+
+    /// Whether something may be in the way of a page that comes from elsewhere.
+    fn is_taken(&self, space: usize, number: u64) -> bool {
+        self.page(space, number).is_none_or(|page| {
+            let written = page
+                .attrs
+                .kind
+                .object_page(number)
+                .is_some_and(|(object, index)| self.objects[object].written.contains_key(&index));
+            written || page.guard || page.contents.is_written() || page.resident != Residency::No
+        })
+    }
+
+    /// The error at which a move ends has a reason in the page that it came to.
+    fn stopped_move(&self, at: At, to: u64, pages: u64, error: i32) -> Verdict {
+        let (from, into) = ((at.addr >> PAGE_SHIFT) + pages, (to >> PAGE_SHIFT) + pages);
+        let (source, target) = (self.page(at.space, from), self.page(at.space, into));
+        // A mapping may end where the model sees no end.
+        let in_pieces = at.len > P;
+        let apart = || match (source, target) {
+            (Some(a), Some(b)) => {
+                let (a, b) = (a.attrs, b.attrs);
+                let plain = a.kind == Kind::Private && b.kind == Kind::Private;
+                !plain || a.rights != b.rights || a.locked != b.locked || !a.rights.write()
+            }
+            _ => true,
+        };
+        let overlap = at.addr.abs_diff(to) < at.len;
+        let has_reason = match error {
+            errno::ENOMEM => true,
+            errno::EINVAL => pages == 0 && (in_pieces || overlap || apart()),
+            errno::ENOENT => source.is_none() || target.is_none(),
+            errno::EEXIST => self.is_taken(at.space, into),
+            errno::EBUSY => self.is_taken(at.space, from),
+            errno::EFAULT => source.is_some_and(|page| page.guard),
+            _ => false,
+        };
+        reason(has_reason, "a move stops", error)
+    }
+
+    /// The error at which a fill ends has a reason in the page that it came to.
+    fn stopped_fill(&self, at: At, pages: u64, error: i32) -> Verdict {
+        let number = (at.addr >> PAGE_SHIFT) + pages;
+        let beyond = || match self.page(at.space, number).map(|page| page.attrs.kind) {
+            Some(kind @ Kind::Shared { .. }) => {
+                kind.object_page(number).is_none_or(|(object, index)| index >= self.objects[object].pages)
+            }
+            Some(Kind::Private | Kind::Source { .. }) => false,
+            None => true,
+        };
+        let has_reason = match error {
+            errno::ENOMEM => true,
+            // Shared pages beyond the end of their object.
+            errno::EFAULT => beyond(),
+            errno::ENOENT => pages == 0 && (at.len > P || self.page(at.space, number).is_none()),
+            errno::EEXIST => self.is_taken(at.space, number),
+            _ => false,
+        };
+        reason(has_reason, "a fill stops", error)
+    }
+
     /// Pages go from one range to another.
     pub(super) fn uffd_move(&mut self, at: At, to: u64, outcome: &Outcome) -> Verdict {
         let pages = Self::came_to(at, outcome)?;
+        match *outcome {
+            Outcome::Errno(error) => self.refusal(At { addr: to, ..at }, error)?,
+            Outcome::Progress(_, error) if error != 0 => self.stopped_move(at, to, pages, error)?,
+            _ => {}
+        }
         for nth in 0..pages {
             let (from, into) = ((at.addr >> PAGE_SHIFT) + nth, (to >> PAGE_SHIFT) + nth);
             self.move_page(at.space, from, into)
@@ -142,6 +228,11 @@ impl Oracle {
     /// Pages that are missing are filled with copies.
     pub(super) fn uffd_fill(&mut self, at: At, tag: u32, outcome: &Outcome) -> Verdict {
         let pages = Self::came_to(at, outcome)?;
+        match *outcome {
+            Outcome::Errno(error) => self.refusal(at, error)?,
+            Outcome::Progress(_, error) if error != 0 => self.stopped_fill(at, pages, error)?,
+            _ => {}
+        }
         let bytes: [u8; PAGE_SIZE] = pattern(tag, PAGE_SIZE).try_into().expect("a page");
         let first = at.addr >> PAGE_SHIFT;
         for number in first..first + pages {
@@ -170,8 +261,10 @@ impl Oracle {
     /// A range is protected, and written to in its middle.
     pub(super) fn uffd_protect(&mut self, at: At, tag: u32, outcome: &Outcome) -> Verdict {
         match outcome {
-            // The range cannot be watched so.
-            Outcome::Errno(_) => self.forget_residency(at),
+            Outcome::Errno(error) => {
+                self.refusal(at, *error)?;
+                self.forget_residency(at);
+            }
             _ => {
                 self.write(at.middle(), tag, outcome)?;
                 self.forget_residency(at);

@@ -29,6 +29,7 @@ pub mod signal;
 pub mod stack;
 pub mod strings;
 pub mod text;
+pub mod vdso;
 pub mod vfs;
 
 pub use errno::{Errno, Result};

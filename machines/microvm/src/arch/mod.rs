@@ -16,3 +16,4 @@ pub mod serial;
 pub mod time;
 pub mod tlb;
 pub mod trap;
+pub mod vdso;

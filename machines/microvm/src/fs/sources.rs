@@ -1,18 +1,21 @@
 //! Files as the memory manager's sources: what private mappings are filled from.
 //!
 //! A source is a file that at least one VMA maps. It stays readable while it is mapped, even if its
-//! name is gone.
+//! name is gone. Two sources are no files: the pages of the vdso.
 
 use super::file::{self, read_inode};
 use crate::arch::lock::SpinLock;
+use crate::arch::vdso;
 use crate::machine::{self, Kernel};
 use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::sync::Arc;
 use anonmem_hal::{PAGE_SIZE, Pfn, PhysMem, SourceError, SourceId, Sources};
 use anonmem_oslib::Result;
+use anonmem_oslib::vdso as image;
 use anonmem_oslib::vfs::Inode;
 use core::num::NonZeroU64;
+use spin::Once;
 
 struct Source {
     inode: Arc<Inode>,
@@ -21,6 +24,65 @@ struct Source {
 }
 
 static SOURCES: SpinLock<BTreeMap<u64, Source>> = SpinLock::new(BTreeMap::new());
+
+/// A source that is no file: the kernel has its bytes, and nobody counts its users.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Builtin {
+    /// What the vdso reads.
+    Vvar,
+    /// The vdso.
+    Vdso,
+}
+
+impl Builtin {
+    /// The pages of the vdso, in the order of their addresses.
+    pub const ALL: [Self; 2] = [Self::Vvar, Self::Vdso];
+
+    /// Its number as a source: no file has one so large.
+    pub const fn id(self) -> u64 {
+        match self {
+            Self::Vvar => u64::MAX - 1,
+            Self::Vdso => u64::MAX,
+        }
+    }
+
+    /// The one with that number.
+    pub fn of(id: u64) -> Option<Self> {
+        Self::ALL.into_iter().find(|builtin| builtin.id() == id)
+    }
+
+    /// As the maps show it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Vvar => "[vvar]",
+            Self::Vdso => "[vdso]",
+        }
+    }
+
+    /// Writes its only page.
+    fn fill(self, page: &mut [u8]) {
+        page.fill(0);
+        match self {
+            Self::Vvar => {
+                let words = page.chunks_exact_mut(8).zip(vdso::data());
+                words.for_each(|(to, word)| to.copy_from_slice(&word.to_le_bytes()));
+            }
+            Self::Vdso => page.copy_from_slice(IMAGE.get().expect("boot makes it")),
+        }
+    }
+}
+
+/// The vdso: made once, because memory may be short when a program touches it.
+static IMAGE: Once<[u8; PAGE_SIZE]> = Once::new();
+
+/// Makes the vdso. Once, by boot, when there is a heap and the clocks are measured.
+pub fn make_vdso() {
+    IMAGE.call_once(|| {
+        let mut page = [0; PAGE_SIZE];
+        page.copy_from_slice(&image::image(vdso::code(), &vdso::symbols()));
+        page
+    });
+}
 
 /// Notes that `inode` is about to be mapped; gives the number of the source. Holds a use of it, which
 /// [`release`] gives back.
@@ -77,6 +139,13 @@ pub fn truncate(inode: &Inode, size: u64) -> Result<()> {
 /// Fills `page` with the bytes of source `id` at `offset`, zeros beyond the end. `false` if the whole page
 /// is beyond the end.
 fn fill(id: u64, offset: u64, page: &mut [u8]) -> bool {
+    if let Some(builtin) = Builtin::of(id) {
+        // A mapping of it never grows beyond its page.
+        if offset == 0 {
+            builtin.fill(page);
+        }
+        return offset == 0;
+    }
     let inode = match SOURCES.lock().get(&id) {
         Some(source) => source.inode.clone(),
         None => return false,

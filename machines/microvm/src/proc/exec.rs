@@ -6,6 +6,7 @@ use super::{exit, folios, ksm};
 use crate::arch::fpu;
 use crate::arch::trap::TrapFrame;
 use crate::elf::{self, Loaded, Program};
+use crate::fs::sources::Builtin;
 use crate::fs::{FsContext, device, open, vfs};
 use crate::sched;
 use crate::usercopy;
@@ -18,7 +19,7 @@ use anonmem_oslib::stack::{Content, Stack};
 use anonmem_oslib::strings::Strings;
 use anonmem_oslib::vfs::Inode;
 use anonmem_oslib::vfs::path::Follow;
-use anonmem_oslib::{Result, elf as format, sigframe};
+use anonmem_oslib::{Result, elf as format, sigframe, vdso as image};
 use linux_raw_sys::general as abi;
 
 /// The end of the stack: one page below the end of user addresses.
@@ -154,7 +155,7 @@ pub fn install(thread: &Thread, space: &Space, prepared: &Prepared) -> Result<(u
     let loaded = prepared.program.load(space)?;
     mm::set_brk(space, loaded.end);
     let flags = abi::MAP_FIXED | abi::MAP_PRIVATE | abi::MAP_ANONYMOUS | abi::MAP_GROWSDOWN | abi::MAP_STACK;
-    let auxv = auxv(&thread.cred(), &loaded);
+    let auxv = auxv(&thread.cred(), &loaded, map_vdso(space)?);
     let mut random = [0; 16];
     device::fill_random(&mut random);
     let content = prepared.content(&auxv, random);
@@ -184,8 +185,29 @@ pub fn install(thread: &Thread, space: &Space, prepared: &Prepared) -> Result<(u
     Ok((loaded.start, stack.sp))
 }
 
-fn auxv(cred: &Cred, loaded: &Loaded) -> [(u64, u64); 16] {
+/// Maps the vdso, and before it the numbers that it reads; gives where the vdso is.
+///
+/// Linux: arch/x86/entry/vdso/vma.c `map_vdso`.
+fn map_vdso(space: &Space) -> Result<u64> {
+    let len = (Builtin::ALL.len() * image::SIZE) as u64;
+    let anywhere = Map { addr: 0, len, prot: 0, flags: abi::MAP_PRIVATE | abi::MAP_ANONYMOUS };
+    let start = mm::mmap(space, anywhere, Backing::Anonymous)?;
+    let flags = abi::MAP_FIXED | abi::MAP_PRIVATE;
+    let mut at = start;
+    for builtin in Builtin::ALL {
+        let prot = match builtin {
+            Builtin::Vvar => abi::PROT_READ,
+            Builtin::Vdso => abi::PROT_READ | abi::PROT_EXEC,
+        };
+        let map = Map { addr: at, len: image::SIZE as u64, prot, flags };
+        at = mm::mmap(space, map, Backing::Builtin(builtin))? + image::SIZE as u64;
+    }
+    Ok(at - image::SIZE as u64)
+}
+
+fn auxv(cred: &Cred, loaded: &Loaded, vdso: u64) -> [(u64, u64); 17] {
     [
+        (abi::AT_SYSINFO_EHDR, vdso),
         (abi::AT_HWCAP, u64::from(cpu_features())),
         (abi::AT_PAGESZ, 4096),
         (abi::AT_CLKTCK, 100),

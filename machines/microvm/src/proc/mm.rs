@@ -1,7 +1,7 @@
 //! The memory manager as the system side calls it: numbers of the ABI on one side, types on the other.
 
 use crate::arch::percpu::this_cpu;
-use crate::fs::sources;
+use crate::fs::sources::{self, Builtin};
 use crate::fs::store::{self, Store};
 use crate::machine;
 use alloc::string::String;
@@ -51,6 +51,8 @@ pub enum Backing<'a> {
         /// Where to start.
         offset: u64,
     },
+    /// A page of the kernel's, copied at first touch: a mapping that never grows.
+    Builtin(Builtin),
     /// A file's bytes, shared.
     Store {
         /// The memory that holds them.
@@ -202,12 +204,12 @@ fn request_of(map: Map) -> MmapRequest {
         addr: Va(map.addr),
         len: map.len,
         prot: Prot::from_bits_truncate(map.prot),
-        flags: MapFlags::from_bits_truncate(map.flags) - MapFlags::SHARED_READ_ONLY,
+        flags: MapFlags::from_bits_truncate(map.flags) - MapFlags::NOT_LINUX,
         backing: MapBacking::Anonymous,
     }
 }
 
-fn map_backing(mm: &Space, request: MmapRequest, map: Map, backing: Backing<'_>) -> Result<u64> {
+fn map_backing(mm: &Space, mut request: MmapRequest, map: Map, backing: Backing<'_>) -> Result<u64> {
     let shared = map.flags & abi::MAP_TYPE == abi::MAP_SHARED;
     let mut source = None;
     let backing = match backing {
@@ -222,6 +224,14 @@ fn map_backing(mm: &Space, request: MmapRequest, map: Map, backing: Backing<'_>)
             source = Some(id);
             let id = NonZeroU64::new(id).ok_or(EINVAL)?;
             MapBacking::Source { id: SourceId(id), offset }
+        }
+        Backing::Builtin(builtin) => {
+            request.flags |= match builtin {
+                Builtin::Vvar => MapFlags::FIXED_SIZE | MapFlags::ONLY_READ,
+                Builtin::Vdso => MapFlags::FIXED_SIZE,
+            };
+            let id = NonZeroU64::new(builtin.id()).ok_or(EINVAL)?;
+            MapBacking::Source { id: SourceId(id), offset: 0 }
         }
         Backing::Store { store, offset } => {
             MapBacking::Shared { object: store.object(), first: offset >> PAGE_SHIFT }
@@ -395,6 +405,9 @@ pub fn usage(mm: &Space) -> Option<(VaRange, VmaUsage)> {
 
 fn named(info: VmaInfo, usage: VmaUsage) -> Vma {
     let (ino, name) = match (info.kind, info.purpose) {
+        (MapKind::Source(id), _) if Builtin::of(id.0.get()).is_some() => {
+            (0, Builtin::of(id.0.get()).map(Builtin::name).unwrap_or_default().into())
+        }
         (MapKind::Source(id), _) => (id.0.get(), sources::path(id.0.get()).unwrap_or_default()),
         (MapKind::Shared(object), _) => {
             store::name(store::number(object)).unwrap_or_else(|| (1, "/dev/zero (deleted)".into()))

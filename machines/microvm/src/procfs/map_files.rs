@@ -3,7 +3,7 @@
 //! Linux: fs/proc/base.c `proc_map_files_lookup`. Differs: whoever may look may follow.
 
 use super::generated::now;
-use crate::fs::sources;
+use crate::fs::sources::{self, Builtin};
 use crate::proc::mm::{self, Detail, Vma};
 use crate::proc::process::Process;
 use alloc::format;
@@ -58,7 +58,8 @@ pub(super) fn names(process: &Process) -> impl Iterator<Item = (Vec<u8>, FileTyp
 
 fn is_of_file(vma: &Vma) -> bool {
     match vma.info.kind {
-        MapKind::Source(_) | MapKind::Shared(_) => true,
+        MapKind::Source(id) => Builtin::of(id.0.get()).is_none(),
+        MapKind::Shared(_) => true,
         MapKind::Anonymous => false,
     }
 }

@@ -24,7 +24,7 @@ impl<'v, M: Machine> World<'v, '_, M> {
 }
 
 /// A page that came from swap and has its slot still is dropped when it leaves again, unless a store made it
-/// dirty.
+/// dirty. So is a page that its program gave up (`MADV_FREE`).
 pub(super) fn dirty<M: Machine>(w: &World<'_, '_, M>) -> Checked {
     w.has_swap()?;
     let (mm, va) = w.space(1)?;
@@ -35,7 +35,10 @@ pub(super) fn dirty<M: Machine>(w: &World<'_, '_, M>) -> Checked {
             equal("the word that came back", w.load(&mm, va)?, value - 1)?;
             w.store(&mm, va, value)?;
         }
-        Ok(())
+        mm.madvise(va, P, Advice::Free)?;
+        w.store(&mm, va, 7)?;
+        w.page_out(&mm, va, 1)?;
+        Ok(equal("the word that was stored after MADV_FREE", w.load(&mm, va)?, 7)?)
     })?;
     w.within(&child, || Ok(equal("the child's word", w.load(&child, va)?, 1)?))
 }

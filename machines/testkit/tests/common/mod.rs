@@ -3,7 +3,7 @@
 //! The bug is a static, because half of what a machine does are functions without a value. So each test
 //! program that plants bugs does so in one test.
 
-use anonmem::{Config, LockMode, Mm, Vm};
+use anonmem::{Config, LockMode, Mm, Vm, VmFlags};
 use anonmem_hal::{
     Clock, CpuId, CpuSet, FlushRange, FrameAlloc, GiveUp, HeldLocks, IoError, Machine, Mmu, NoProbe, Order,
     PAGE_SIZE, Pfn, PhysMem, Sched, SourceError, SourceId, Sources, SwapIo, UpTo, Va, arch::X86_64,
@@ -14,7 +14,7 @@ use anonmem_testkit::{Port, Source};
 use std::{
     ptr::NonNull,
     sync::{
-        LazyLock,
+        LazyLock, Mutex,
         atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst},
     },
 };
@@ -44,14 +44,33 @@ pub(crate) enum Bug {
     SlotsShareAPage,
     FillsTheFirstPage,
     RootIsNotEmpty,
+    FramesVanish,
+    MemmapIsOdd,
+    CpusComeAndGo,
+    OneListForAll,
+    GivesUpAlways,
+    LoadsKeepTheirTranslation,
+    KeepsWhatDenies,
+    KeepsTheAddressSpace,
+    StoresAreClean,
+    FillsBeyondTheEnd,
 }
 
 static BUG: AtomicUsize = AtomicUsize::new(0);
 static CALLS: AtomicU64 = AtomicU64::new(0);
+/// The one list of held locks of a machine that has no more.
+static HELD: Mutex<HeldLocks> = Mutex::new(HeldLocks::NONE);
+/// The last load's address space, address and value.
+static LOADED: Mutex<Option<(u64, u64, u64)>> = Mutex::new(None);
+/// The CPUs, address spaces and addresses that were loaded where no store was allowed.
+static DENIED: Mutex<Vec<(u32, u64, u64)>> = Mutex::new(Vec::new());
 
 /// Plants a bug.
 pub(crate) fn plant(bug: Bug) {
     CALLS.store(0, SeqCst);
+    *HELD.lock().unwrap() = HeldLocks::NONE;
+    *LOADED.lock().unwrap() = None;
+    DENIED.lock().unwrap().clear();
     BUG.store(bug as usize, SeqCst);
 }
 
@@ -118,10 +137,12 @@ unsafe impl PhysMem for Planted {
         self.inner.base_pfn()
     }
     fn nr_frames(&self) -> u64 {
-        self.inner.nr_frames()
+        self.inner.nr_frames() - u64::from(has(Bug::FramesVanish))
     }
     fn memmap(&self) -> NonNull<u8> {
-        self.inner.memmap()
+        let memmap = self.inner.memmap();
+        // SAFETY: the array has more than one entry.
+        if has(Bug::MemmapIsOdd) { unsafe { memmap.add(32) } } else { memmap }
     }
     fn direct_map(&self, pfn: Pfn) -> NonNull<u8> {
         let is_last = pfn.0 + 1 == self.base_pfn().0 + self.nr_frames();
@@ -181,6 +202,10 @@ unsafe impl Mmu for Planted {
     }
     fn flush(&self, cpus: CpuSet, root: Pfn, what: FlushRange) {
         let me = Self::current_cpu();
+        DENIED.lock().unwrap().retain(|denied| denied.1 != root.0);
+        if what == FlushRange::All {
+            *LOADED.lock().unwrap() = None;
+        }
         match what {
             _ if has(Bug::FlushDoesNothing) => {}
             _ if has(Bug::FlushForgetsOthers) && cpus.contains(me) => {
@@ -206,7 +231,8 @@ unsafe impl Sched for Planted {
         if has(Bug::OneCpuForAll) { CpuId(0) } else { Inner::current_cpu() }
     }
     fn nr_cpus() -> usize {
-        Inner::nr_cpus()
+        let leaves = has(Bug::CpusComeAndGo) && Self::current_cpu() != CpuId(0);
+        Inner::nr_cpus() - usize::from(leaves)
     }
     fn park(key: usize, keep_waiting: &dyn Fn() -> bool) {
         CALLS.store(0, SeqCst);
@@ -219,7 +245,7 @@ unsafe impl Sched for Planted {
         Inner::park(key, keep_waiting);
     }
     fn park_for_program(key: usize, keep_waiting: &dyn Fn() -> bool, until: GiveUp) -> bool {
-        Inner::park_for_program(key, keep_waiting, until)
+        Inner::park_for_program(key, keep_waiting, until) || has(Bug::GivesUpAlways)
     }
     fn unpark(key: usize, n: usize) {
         if has(Bug::WakeUpIsForOne) && n == 1 && CALLS.fetch_add(1, SeqCst) > 0 {
@@ -243,8 +269,12 @@ unsafe impl Sched for Planted {
         Inner::contended(level, wait);
     }
     unsafe fn with_held_locks(f: &mut dyn FnMut(&mut HeldLocks)) {
-        // SAFETY: the caller's promise.
-        unsafe { Inner::with_held_locks(f) };
+        if has(Bug::OneListForAll) {
+            f(&mut HELD.lock().unwrap());
+        } else {
+            // SAFETY: the caller's promise.
+            unsafe { Inner::with_held_locks(f) };
+        }
     }
 }
 
@@ -257,8 +287,10 @@ impl Clock for Planted {
 
 impl Sources for Planted {
     unsafe fn fill(&self, source: SourceId, offset: u64, dst: Pfn) -> Result<(), SourceError> {
+        let offset = if has(Bug::FillsTheFirstPage) { 0 } else { offset };
         // SAFETY: the caller's promise.
-        unsafe { self.inner.fill(source, if has(Bug::FillsTheFirstPage) { 0 } else { offset }, dst) }
+        let filled = unsafe { self.inner.fill(source, offset, dst) };
+        if has(Bug::FillsBeyondTheEnd) { Ok(()) } else { filled }
     }
     fn dup(&self, source: SourceId) {
         self.inner.dup(source);
@@ -317,14 +349,41 @@ impl UserSpace for Raw<'_, '_> {
 impl<'v> Port<'v, Planted> for Planted {
     fn within(&self, mm: &Mm<'v, Planted>, program: &mut dyn FnMut()) {
         let _loaded = UserCpu::new(&self.inner, Raw(mm));
+        if has(Bug::KeepsTheAddressSpace) {
+            std::mem::forget(mm.clone());
+        }
         program();
     }
     fn load(&self, mm: &Mm<'v, Planted>, va: Va) -> Option<u64> {
+        let (root, cpu) = (mm.root().0, Self::current_cpu().0);
+        if has(Bug::LoadsKeepTheirTranslation)
+            && let Some((of, at, value)) = *LOADED.lock().unwrap()
+            && (of, at) == (root, va.0)
+        {
+            return Some(value);
+        }
         let mut word = [0; 8];
         UserCpu::new(&self.inner, Raw(mm)).load(va, &mut word).ok()?;
-        Some(u64::from_ne_bytes(word))
+        let value = u64::from_ne_bytes(word);
+        *LOADED.lock().unwrap() = Some((root, va.0, value));
+        if has(Bug::KeepsWhatDenies) && !mm.vma_at(va)?.flags.contains(VmFlags::WRITE) {
+            DENIED.lock().unwrap().push((cpu, root, va.0));
+        }
+        Some(value)
     }
     fn store(&self, mm: &Mm<'v, Planted>, va: Va, value: u64) -> bool {
+        if has(Bug::KeepsWhatDenies)
+            && DENIED.lock().unwrap().contains(&(Self::current_cpu().0, mm.root().0, va.0))
+        {
+            return false;
+        }
+        // The bytes of a page that is there, without its entry.
+        if has(Bug::StoresAreClean)
+            && let Some(pfn) = mm.pagemap(va).pfn
+        {
+            self.inner.write_bytes(pfn, va.page_offset(), &value.to_ne_bytes());
+            return true;
+        }
         UserCpu::new(&self.inner, Raw(mm)).store(va, &value.to_ne_bytes()).is_ok()
     }
     fn cpus(&self) -> usize {
