@@ -15,7 +15,7 @@ use serde::Deserialize;
 use crate::build::{Copy, Program};
 use crate::mutant::Mutant;
 use crate::patch::Patch;
-use crate::suites::{Outcome, Pace, Suites};
+use crate::suites::{Outcome, Suites};
 use crate::{Options, SURVIVORS, each, into_docs, tree};
 
 /// With fewer patches of `holes/` it takes longer to learn what comes past each than to show them to all.
@@ -108,8 +108,8 @@ fn suites(
     if together.iter().filter(|(_, patch)| patch.kind.is_some()).count() < WORTH_MEASURING {
         return Suites::unmeasured(&programs, logs);
     }
-    eprintln!("running everything once without a bug, for {} changed functions", mutants.len());
-    Suites::measure(&programs, logs)
+    eprintln!("running all cases once without a bug, for {} changed functions", mutants.len());
+    Suites::measure_cases(&programs, logs)
 }
 
 fn build(copy: &Copy<'_>) -> Result<Vec<Program>, String> {
@@ -133,10 +133,8 @@ fn show(suites: &Suites, id: u32, patch: &Patch) -> Result<Row, String> {
 
 /// The first case or test that fails has found it.
 fn any(suites: &Suites, id: u32) -> Result<Result<(String, String), String>, String> {
-    for pace in [Pace::Quick, Pace::Slow] {
-        if let Some(outcome) = suites.find(id, pace)? {
-            return found(suites, &outcome).map(Ok);
-        }
+    if let Some(outcome) = suites.find(id)? {
+        return found(suites, &outcome).map(Ok);
     }
     Ok(Err(if suites.reach(id) { "everything passes" } else { "nothing runs it" }.into()))
 }

@@ -15,6 +15,9 @@ use crate::tree::DRIVER_NAME;
 /// How long a case may explore, in each of its ways: at first, and then.
 const FIRST_BUDGET: Duration = Duration::from_millis(500);
 const CASE_BUDGET: Duration = Duration::from_secs(2);
+/// How long a case may explore a bug that nobody has named it for: at first, and then.
+const GLANCE: Duration = Duration::from_millis(100);
+const LOOK: Duration = Duration::from_secs(1);
 /// As long as the lab itself gives a case that a patch names.
 const NAMED_BUDGET: Duration = Duration::from_secs(30);
 /// What takes less is asked first.
@@ -103,7 +106,22 @@ impl Suites {
     pub(crate) fn measure(programs: &[Program], logs: PathBuf) -> Result<Self, String> {
         let mut suites = Self::unmeasured(programs, logs)?;
         for i in 0..suites.stages.len() {
-            suites.measure_one(i)?;
+            suites.measure_one(i, FIRST_BUDGET)?;
+        }
+        suites.stages.sort_by_key(|s| (s.suite, s.took));
+        Ok(suites)
+    }
+
+    /// Runs the cases once without a mutant, for a moment: they have to pass, and say what they come past.
+    ///
+    /// # Errors
+    /// A case that fails without a mutant.
+    pub(crate) fn measure_cases(programs: &[Program], logs: PathBuf) -> Result<Self, String> {
+        let mut suites = Self::unmeasured(programs, logs)?;
+        for i in 0..suites.stages.len() {
+            if suites.stages[i].suite == Suite::Lab {
+                suites.measure_one(i, GLANCE)?;
+            }
         }
         suites.stages.sort_by_key(|s| (s.suite, s.took));
         Ok(suites)
@@ -114,7 +132,7 @@ impl Suites {
         fs::create_dir_all(&logs).map_err(|e| format!("{}: {e}", logs.display()))?;
         let mut stages = Vec::new();
         let mut add = |suite, name, program: &Program| {
-            let took = Duration::from_secs(if suite == Suite::Unit { 1 } else { 20 });
+            let took = Duration::from_millis(if suite == Suite::Unit { 200 } else { 20_000 });
             stages.push(Stage { suite, name, program: program.path.clone(), reached: None, took });
         };
         for program in programs {
@@ -133,11 +151,11 @@ impl Suites {
         Ok(Self { stages, logs })
     }
 
-    fn measure_one(&mut self, i: usize) -> Result<(), String> {
+    fn measure_one(&mut self, i: usize, budget: Duration) -> Result<(), String> {
         let reached = self.logs.join("reached");
         let _ = fs::remove_file(&reached);
         let stage = &mut self.stages[i];
-        let mut command = command(&[stage], FIRST_BUDGET);
+        let mut command = command(&[stage], budget);
         command.env("ANONMEM_MUTANT_REACHED", &reached);
         let before = process::used_by_ended();
         let end = process::run(&command, Duration::from_secs(240), &self.logs.join("unbroken.log"))?;
@@ -156,18 +174,26 @@ impl Suites {
         self.stages.iter().any(|s| s.reaches(id))
     }
 
+    /// Shows one mutant to all cases that come past it, to the unit tests, to the same cases for longer, and to
+    /// the random operations and threads. Of the cases only those count that break a rule: who does not come
+    /// to an end has found nothing.
+    pub(crate) fn find(&self, id: u32) -> Result<Option<Outcome>, String> {
+        let of = |suite| self.stages.iter().filter(|s| s.suite == suite && s.reaches(id)).collect::<Vec<_>>();
+        let lab = by_program(&of(Suite::Lab));
+        let together = |budget| lab.iter().map(move |group| (group.clone(), budget));
+        let unit = by_program(&of(Suite::Unit)).into_iter().map(|group| (group, CASE_BUDGET));
+        let long = of(Suite::Oracle).into_iter().chain(of(Suite::Stress)).map(|s| (vec![s], CASE_BUDGET));
+        for (group, budget) in together(GLANCE).chain(unit).chain(together(LOOK)).chain(long) {
+            match self.show_to(id, &group, budget)? {
+                Some(Outcome::TimedOut { suite: Suite::Lab, .. }) | None => {}
+                outcome => return Ok(outcome),
+            }
+        }
+        Ok(None)
+    }
+
     /// Shows one mutant to what comes past it, quick or slow as `pace` says, until something fails.
     pub(crate) fn show(&self, id: u32, pace: Pace) -> Result<Option<Outcome>, String> {
-        self.first(id, pace, |_| true)
-    }
-
-    /// As [`Self::show`], but of the cases only those count that break a rule: the lab explores as long as it
-    /// may, and who does not come to an end has found nothing.
-    pub(crate) fn find(&self, id: u32, pace: Pace) -> Result<Option<Outcome>, String> {
-        self.first(id, pace, |outcome| !matches!(outcome, Outcome::TimedOut { suite: Suite::Lab, .. }))
-    }
-
-    fn first(&self, id: u32, pace: Pace, counts: fn(&Outcome) -> bool) -> Result<Option<Outcome>, String> {
         let quick = |s: &&Stage| s.took < QUICK && matches!(s.suite, Suite::Lab | Suite::Unit);
         let past: Vec<&Stage> = self.stages.iter().filter(|s| s.reaches(id)).collect();
         let of = |suite| past.iter().copied().filter(|s| s.suite == suite).collect::<Vec<_>>();
@@ -181,9 +207,9 @@ impl Suites {
             }
         };
         for group in &groups {
-            match self.show_to(id, group, budget)? {
-                Some(outcome) if counts(&outcome) => return Ok(Some(outcome)),
-                Some(_) | None => {}
+            let outcome = self.show_to(id, group, budget)?;
+            if outcome.is_some() {
+                return Ok(outcome);
             }
         }
         Ok(None)
@@ -240,7 +266,7 @@ impl Suites {
         // Threads that spin use every processor. A case has several ways, each with its budget.
         let times = match suite {
             Suite::Stress => 3,
-            Suite::Lab if budget > FIRST_BUDGET => 10,
+            Suite::Lab if budget > FIRST_BUDGET => 20,
             Suite::Lab | Suite::Unit | Suite::Oracle => 2,
         };
         let cpu = (Duration::from_secs(10) + took * times).max(budget * 4);

@@ -135,10 +135,8 @@ const HELD_ONCE: &[&str] = &[
     "wp-reuse-vs-folio-lock",
 ];
 
-/// The case waits by looking again, which `c11` without fairness lets go on for ever. (Of the last one only
-/// that is known: a fault that comes again does not come to its end.)
-const UNFAIR: &[&str] =
-    &["swapoff-vs-fault", "swapoff-vs-alloc", "swapoff-smaller-vs-fault", "thp-swap-in-half-cached"];
+/// The case waits by looking again, which `c11` without fairness lets go on for ever.
+const UNFAIR: &[&str] = &["swapoff-vs-fault", "swapoff-vs-alloc", "swapoff-smaller-vs-fault"];
 
 impl Case {
     /// How far the case is explored under weak memory, and if that is fewer than two preemptions, why.

@@ -252,6 +252,9 @@ impl<M: Machine> Objects<M> {
                 }
             }
             cursor.store(0, Ordering::Relaxed);
+            // The cluster's count comes after a slot is freed, and after one is claimed. So who has claimed
+            // the last one has not counted it yet, or the count is seen before the slot.
+            M::relax();
         }
         Err(page)
     }
