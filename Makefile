@@ -45,7 +45,7 @@ oddcalls: kernel ## Memory calls with odd arguments for an hour on the hosted ma
 	ANONMEM_REQUIRE_VM=1 ANONMEM_ODDCALLS_SECONDS=3600 $(CARGO) test --locked --package anonmem-cli --test microvm -- \
 		--nocapture calls_with_odd_arguments
 
-mutants: ## Plant bugs in a copy of the tree and show that the cases of the lab find them (NAME=... for one)
+mutants: ## Plant known bugs in a copy of the tree and show that the lab and the tests find them (NAME=... for one)
 	@mutants/run $(NAME)
 
 mutants-generated: ## Plant hundreds of small bugs, one at a time; fail if under 90 % are found (FILES=... for some files)

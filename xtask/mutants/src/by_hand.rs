@@ -46,6 +46,11 @@ pub(crate) fn run(root: &Path, work: &Path, options: &Options) -> Result<bool, S
             Err(why) => alone.push((id, why)),
         }
     }
+    if options.list {
+        let why = |id: u32| alone.iter().find(|(a, _)| *a == id).map_or("together", |(_, why)| why);
+        (1..).zip(&patches).for_each(|(id, patch)| println!("{id} {}: {}", patch.name, why(id)));
+        return Ok(true);
+    }
     alone.extend(copy.plant(&mut mutants)?.into_iter().map(|(mutant, why)| (mutant.id, why)));
     eprintln!("{} patches together, {} alone", patches.len() - alone.len(), alone.len());
     let rows = Mutex::new(Vec::new());

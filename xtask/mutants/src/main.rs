@@ -53,7 +53,7 @@ usage: anonmem-mutants --by-hand [--docs] [--jobs N] [NAME|named|holes...]
 Plants bugs in a copy of the tree and says which of them the lab and the tests find. Without files: rmap/, fault/, fork.rs, gup/.
   --by-hand plant the patches of mutants/ instead, all of them or those of NAME;
             holes: all of mutants/holes; named: those that name what must find them
-  --list    only list the mutants
+  --list    only list the mutants; of the patches, which are planted together
   --again   go on with the last run: ask those that it did not come to, or that survived it without an explanation
   --report  run nothing: print the last run's result again, with what mutants/survivors.toml says by now
   --docs    write the result into docs/mutants.md
