@@ -6,16 +6,12 @@ mod common;
 use std::collections::BTreeMap;
 use std::process::Output;
 
-use common::{anonmem, vm_is_there};
+use common::{Linked, Vm, anonmem, compile, host_runs, vm_is_there};
 use serde_json::Value;
 
 fn conform(options: &[&str]) -> Output {
     anonmem().arg("conform").args(options).output().unwrap()
 }
-
-/// At least so many of a hundred checks must be asked: the rest is of files and devices that the microVM does
-/// not have.
-const ASKED: u64 = 90;
 
 /// What was found, as JSON; everything is shown if a check failed.
 fn all_hold(options: &[&str]) -> Value {
@@ -51,7 +47,21 @@ fn linux_does_what_linux_does() {
 fn the_microvm_does_what_linux_does() {
     if vm_is_there() {
         for lock in ["mmap", "vma", "speculative"] {
-            all_hold(&["--run", "--lock", lock]);
+            let found = all_hold(&["--run", "--lock", lock]);
+            assert!(found["ok"].as_u64().unwrap() >= 595, "{lock}: {}", found["ok"]);
+        }
+    }
+}
+
+/// Where it is, what it has, what its calls give; and moved, patched, unmapped.
+#[test]
+fn the_vdso_is_what_it_is_on_linux() {
+    let program = compile("vdso", Linked::Dynamic);
+    let expected = host_runs(&program);
+    if vm_is_there() {
+        for cpus in ["1", "4"] {
+            let ran = Vm::new().options(&["--cpus", cpus]).run(&[&program]).expect_status(0);
+            assert_eq!(ran.stdout, expected, "{cpus} CPUs");
         }
         // Those were folios that grow, the default.
         for folios in ["4K", "64K", "2M"] {
@@ -63,7 +73,8 @@ fn the_microvm_does_what_linux_does() {
 #[test]
 fn pages_that_swap_do_what_linux_does() {
     if vm_is_there() {
-        all_hold(&["--run", "--swap", "64M", "madvise"]);
+        let found = all_hold(&["--run", "--swap", "64M", "madvise"]);
+        assert!(found["ok"].as_u64().unwrap() >= 190, "{}", found["ok"]);
     }
 }
 

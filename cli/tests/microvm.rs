@@ -232,11 +232,6 @@ fn mappings_are_described_by_all_their_attributes() {
 }
 
 #[test]
-fn every_program_finds_the_vdso() {
-    same_as_host("vdso", Linked::Dynamic, &[]);
-}
-
-#[test]
 fn beyond_the_end_of_a_file_is_sigbus() {
     same_table_as_host("shortened", &[]);
 }

@@ -33,7 +33,7 @@ const PLANTED: [(Bug, &str); 20] = [
 
 /// Checks that no machine above is the first to fail, and one that each of them says is broken.
 const ALONE: [(Bug, &str); 19] = [
-    (Bug::FramesVanish, "base_pfn, nr_frames: frames that exist"),
+    (Bug::FirstFrameIsNone, "base_pfn, nr_frames: frames that exist"),
     (Bug::MemmapIsOdd, "memmap: aligned to 64"),
     (Bug::CpusComeAndGo, "current_cpu: below nr_cpus, below Cpus::MAX"),
     (Bug::OneListForAll, "with_held_locks: a list for each task"),

@@ -4,9 +4,10 @@
 //! none, and any case or test may. All are planted in one copy. Those that change more than the bodies of
 //! functions follow, each built alone.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt::Write as _;
 use std::fs;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
@@ -15,7 +16,7 @@ use serde::Deserialize;
 use crate::build::{Copy, Program};
 use crate::mutant::Mutant;
 use crate::patch::Patch;
-use crate::suites::{Outcome, Suites};
+use crate::suites::{self, Suites};
 use crate::{Options, SURVIVORS, each, into_docs, tree};
 
 /// With fewer patches of `holes/` it takes longer to learn what comes past each than to show them to all.
@@ -24,11 +25,51 @@ const WORTH_MEASURING: usize = 4;
 const MORE: [(&str, &[&str]); 2] =
     [("anonmem-pgtable", &["space", "batch", "entries", "leaves", "walls"]), ("anonmem-hosted", &["device"])];
 
+/// Who found a patch, and what that said; otherwise who missed it.
+type Outcome = Result<(String, String), String>;
+
 /// What became of a patch.
 struct Row {
     patch: Patch,
-    /// Who found it, and what that said; otherwise who missed it.
-    result: Result<(String, String), String>,
+    result: Outcome,
+}
+
+/// The rows so far, a line each, for a run that is stopped: `--again` goes on with it.
+struct SoFar {
+    path: PathBuf,
+    known: HashMap<String, Outcome>,
+    rows: Mutex<Vec<Row>>,
+}
+
+impl SoFar {
+    fn start(path: PathBuf, again: bool) -> Result<Self, String> {
+        let text = if again { fs::read_to_string(&path).unwrap_or_default() } else { String::new() };
+        let lines = text.lines().filter_map(|line| serde_json::from_str::<(String, Outcome)>(line).ok());
+        let known = lines.filter(|(_, outcome)| outcome.is_ok()).collect();
+        if !again && path.exists() {
+            fs::remove_file(&path).map_err(|e| format!("{}: {e}", path.display()))?;
+        }
+        Ok(Self { path, known, rows: Mutex::default() })
+    }
+
+    /// What the last run found.
+    fn take(&self, patch: &Patch) -> Option<Row> {
+        Some(Row { patch: patch.clone(), result: self.known.get(&patch.name)?.clone() })
+    }
+
+    fn done(&self, row: Row) -> Result<(), String> {
+        let io = |e: std::io::Error| format!("{}: {e}", self.path.display());
+        match &row.result {
+            Ok((by, why)) => println!("found    {} by {by}: {why}", row.patch.name),
+            Err(by) => println!("MISSED   {}: {by}", row.patch.name),
+        }
+        let line = serde_json::to_string(&(&row.patch.name, &row.result)).map_err(|e| e.to_string())?;
+        let mut rows = self.rows.lock().map_err(|_| "a worker panicked")?;
+        let mut file = fs::OpenOptions::new().create(true).append(true).open(&self.path).map_err(io)?;
+        writeln!(file, "{line}").map_err(io)?;
+        rows.push(row);
+        Ok(())
+    }
 }
 
 /// Plants the patches that are named and says who finds them; whether that is good enough.
@@ -53,22 +94,25 @@ pub(crate) fn run(root: &Path, work: &Path, options: &Options) -> Result<bool, S
     }
     alone.extend(copy.plant(&mut mutants)?.into_iter().map(|(mutant, why)| (mutant.id, why)));
     eprintln!("{} patches together, {} alone", patches.len() - alone.len(), alone.len());
-    let rows = Mutex::new(Vec::new());
-    let done = |row: Row| {
-        say(&row);
-        rows.lock().map_err(|_| "a worker panicked".to_owned())?.push(row);
-        Ok(())
-    };
-    let together: Vec<(u32, &Patch)> =
-        (1..).zip(&patches).filter(|(id, _)| alone.iter().all(|(a, _)| a != id)).collect();
-    let suites = suites(&copy, &together, &mutants, work.join("logs"))?;
-    each(&together, options.jobs, |(id, patch)| done(show(&suites, *id, patch)?))?;
+    let so_far = SoFar::start(work.join("rows.json"), options.again)?;
+    let known = |patch: &Patch| options.again && so_far.known.contains_key(&patch.name);
+    let together: Vec<(u32, &Patch)> = (1..)
+        .zip(&patches)
+        .filter(|(id, patch)| !known(patch) && alone.iter().all(|(a, _)| a != id))
+        .collect();
+    alone.retain(|(id, _)| !known(&patches[*id as usize - 1]));
+    if !together.is_empty() {
+        let suites = measured(&copy, &together, &mutants, work.join("logs"))?;
+        each(&together, options.jobs, |(id, patch)| so_far.done(show(&suites, *id, patch)?))?;
+    }
     for (id, why) in &alone {
         let patch = &patches[*id as usize - 1];
         eprintln!("alone: {}: {why}", patch.name);
-        done(show_alone(&copy, patch, work.join("logs"))?)?;
+        so_far.done(show_alone(&copy, patch, work.join("logs"))?)?;
     }
-    let mut rows = rows.into_inner().map_err(|_| "a worker panicked")?;
+    let before = patches.iter().filter_map(|patch| so_far.take(patch)).collect::<Vec<_>>();
+    let mut rows = so_far.rows.into_inner().map_err(|_| "a worker panicked")?;
+    rows.extend(before);
     rows.sort_by(|a, b| a.patch.name.cmp(&b.patch.name));
     publish(root, work, options, &rows, &explained)
 }
@@ -103,7 +147,7 @@ fn patches(root: &Path, names: &[String]) -> Result<Vec<Patch>, String> {
 }
 
 /// Builds the copy with what is planted, and looks what comes past each, where many have to be found by any.
-fn suites(
+fn measured(
     copy: &Copy<'_>,
     together: &[(u32, &Patch)],
     mutants: &[Mutant],
@@ -137,49 +181,44 @@ fn show(suites: &Suites, id: u32, patch: &Patch) -> Result<Row, String> {
 }
 
 /// The first case or test that fails has found it.
-fn any(suites: &Suites, id: u32) -> Result<Result<(String, String), String>, String> {
-    if let Some(outcome) = suites.find(id)? {
-        return found(suites, &outcome).map(Ok);
+fn any(suites: &Suites, id: u32) -> Result<Outcome, String> {
+    match suites.find(id)? {
+        Some(shown) => found(suites, &shown),
+        None => Ok(Err(if suites.reach(id) { "everything passes" } else { "nothing runs it" }.into())),
     }
-    Ok(Err(if suites.reach(id) { "everything passes" } else { "nothing runs it" }.into()))
 }
 
 /// Each case and each test that it names must fail.
-fn named(suites: &Suites, id: u32, patch: &Patch) -> Result<Result<(String, String), String>, String> {
+fn named(suites: &Suites, id: u32, patch: &Patch) -> Result<Outcome, String> {
     let (mut by, mut why) = (Vec::new(), String::new());
     let cases = patch.cases.iter().map(|case| (case, suites.show_case(id, case)));
     let tests = patch.tests.iter().map(|test| (test, suites.show_tests(id, test)));
-    for (name, outcome) in cases.chain(tests) {
-        match outcome.map_err(|e| format!("{}: {e}", patch.name))? {
-            Some(outcome) => {
-                let (who, said) = found(suites, &outcome)?;
+    for (name, shown) in cases.chain(tests) {
+        let Some(shown) = shown.map_err(|e| format!("{}: {e}", patch.name))? else {
+            return Ok(Err(name.clone()));
+        };
+        match found(suites, &shown)? {
+            Ok((who, said)) => {
                 by.push(who);
                 why = said;
             }
-            None => return Ok(Err(name.clone())),
+            Err(missed) => return Ok(Err(missed)),
         }
     }
     Ok(if by.is_empty() { Err("nothing that it names".into()) } else { Ok((by.join(", "), why)) })
 }
 
-/// Who found it and what that said, unless the same fails without the bug.
-fn found(suites: &Suites, outcome: &Outcome) -> Result<(String, String), String> {
-    let (suite, by, why) = match outcome {
-        Outcome::Caught { suite, by, why } => (suite, by, why.as_str()),
-        Outcome::TimedOut { suite, by } => (suite, by, "it does not come to its end"),
-        Outcome::Survived { .. } => return Err("nobody has found it".into()),
+/// Who found it and what that said. What fails without the bug, too, has found nothing.
+fn found(suites: &Suites, shown: &suites::Outcome) -> Result<Outcome, String> {
+    let (suite, by, why) = match shown {
+        suites::Outcome::Caught { suite, by, why } => (suite, by, why.as_str()),
+        suites::Outcome::TimedOut { suite, by } => (suite, by, "it does not come to its end"),
+        suites::Outcome::Survived { .. } => return Ok(Err("everything passes".into())),
     };
-    if suites.fails_anyway(outcome)? {
-        return Err(format!("{by} fails without a bug, too"));
+    if suites.fails_anyway(shown)? {
+        return Ok(Err(format!("{by} fails without the bug, too")));
     }
-    Ok((format!("{} `{by}`", suite.title()), why.to_owned()))
-}
-
-fn say(row: &Row) {
-    match &row.result {
-        Ok((by, why)) => println!("found    {} by {by}: {why}", row.patch.name),
-        Err(by) => println!("MISSED   {}: {by}", row.patch.name),
-    }
+    Ok(Ok((format!("{} `{by}`", suite.title()), why.to_owned())))
 }
 
 /// Why a planted bug survives.

@@ -1,7 +1,6 @@
 //! A bug planted by hand: a patch of `mutants/` or `mutants/holes/`, as mutants of the copy.
 //!
-//! A patch changes the bodies of functions. Each of these becomes `if active(7) { changed } else { original }`,
-//! so that one copy has all patches in it. A patch that changes more (a signature, a constant) is said to.
+//! A patch changes the bodies of functions. Each of these becomes `if active(7) { changed } else { it }`. So one copy has all patches in it. A patch that changes more (a signature, a constant) is refused.
 
 use std::fs;
 use std::ops::Range;

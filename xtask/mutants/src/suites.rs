@@ -174,15 +174,15 @@ impl Suites {
         self.stages.iter().any(|s| s.reaches(id))
     }
 
-    /// Shows one mutant to all cases that come past it, to the unit tests, to the same cases for longer, and to
-    /// the random operations and threads. Of the cases only those count that break a rule: who does not come
-    /// to an end has found nothing.
+    /// Shows one mutant to all cases that come past it, to the unit tests, to the same cases for longer, and
+    /// to the random operations. Of the cases only those count that break a rule: who does not come to an end
+    /// has found nothing.
     pub(crate) fn find(&self, id: u32) -> Result<Option<Outcome>, String> {
         let of = |suite| self.stages.iter().filter(|s| s.suite == suite && s.reaches(id)).collect::<Vec<_>>();
         let lab = by_program(&of(Suite::Lab));
         let together = |budget| lab.iter().map(move |group| (group.clone(), budget));
         let unit = by_program(&of(Suite::Unit)).into_iter().map(|group| (group, CASE_BUDGET));
-        let long = of(Suite::Oracle).into_iter().chain(of(Suite::Stress)).map(|s| (vec![s], CASE_BUDGET));
+        let long = of(Suite::Oracle).into_iter().map(|s| (vec![s], CASE_BUDGET));
         for (group, budget) in together(GLANCE).chain(unit).chain(together(LOOK)).chain(long) {
             match self.show_to(id, &group, budget)? {
                 Some(Outcome::TimedOut { suite: Suite::Lab, .. }) | None => {}

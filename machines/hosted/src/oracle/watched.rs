@@ -112,7 +112,8 @@ impl Oracle {
                 Kind::Source { .. } => false,
             })
         };
-        let is_range = at.len > 0 && at.addr.is_multiple_of(P) && at.addr.checked_add(at.len).is_some();
+        let of_pages = at.addr.is_multiple_of(P) && at.len.is_multiple_of(P);
+        let is_range = at.len > 0 && of_pages && at.addr.checked_add(at.len).is_some();
         let has_reason = match error {
             errno::ENOMEM => true,
             errno::EINVAL => !is_range || !numbers(at.addr, at.len).all(watchable),
@@ -121,7 +122,8 @@ impl Oracle {
         reason(has_reason, "a range is not watched", error)
     }
 
-    /// Whether something may be in the way of a page that comes from elsewhere.
+    /// Whether something may be in the way of a page that comes from elsewhere. A touch may have brought a
+    /// large folio.
     fn is_taken(&self, space: usize, number: u64) -> bool {
         self.page(space, number).is_none_or(|page| {
             let written = page
@@ -129,7 +131,8 @@ impl Oracle {
                 .kind
                 .object_page(number)
                 .is_some_and(|(object, index)| self.objects[object].written.contains_key(&index));
-            written || page.guard || page.contents.is_written() || page.resident != Residency::No
+            let absent = page.resident == Residency::No && !self.limits.folios;
+            written || page.guard || page.contents.is_written() || !absent
         })
     }
 

@@ -100,6 +100,17 @@ fn hash(parts: &[&str]) -> u32 {
     parts.iter().flat_map(|part| part.bytes()).fold(0, step)
 }
 
+/// Where a table is, and how long.
+type Place = (usize, usize);
+
+/// Where the tables are that the dynamic section names.
+struct Tables {
+    hashes: Place,
+    symbols: Place,
+    versions: Place,
+    definitions: Place,
+}
+
 /// Makes the image around `code`, which finds what it needs relative to itself and is copied to [`CODE_AT`].
 ///
 /// # Panics
@@ -110,17 +121,60 @@ pub fn image(code: &[u8], symbols: &[Symbol]) -> Vec<u8> {
     let (soname, version) = (names.add(&[SONAME]), names.add(&[VERSION]));
     out.0.resize(HEADER + SEGMENTS * PROGRAM_HEADER, 0);
     let count = 1 + 2 * symbols.len();
+    let tables = Tables {
+        hashes: one_bucket(&mut out, count),
+        symbols: symbol_table(&mut out, &mut names, symbols),
+        versions: symbol_versions(&mut out, count),
+        definitions: version_definitions(&mut out, soname, version),
+    };
+    let (dynamic, names) = dynamic(&mut out, &tables, soname, &names);
+    assert!(out.0.len() <= CODE_AT, "the tables of the vdso have no room");
+    out.0.resize(CODE_AT, 0);
+    out.0.extend_from_slice(code);
+    let of = |name, kind, (at, len): Place, link, info, entry| Section {
+        name,
+        kind,
+        flags: if kind == 0 { 0 } else { ALLOC },
+        at,
+        len,
+        link,
+        info,
+        entry,
+    };
+    let sections = [
+        of("", 0, (0, 0), 0, 0, 0),
+        of(".hash", SHT_HASH, tables.hashes, DYNSYM, 0, 4),
+        of(".dynsym", SHT_DYNSYM, tables.symbols, DYNSTR, 1, SYMBOL as u64),
+        of(".gnu.version", SHT_GNU_VERSYM, tables.versions, DYNSYM, 0, 2),
+        of(".gnu.version_d", SHT_GNU_VERDEF, tables.definitions, DYNSTR, 2, 0),
+        of(".dynamic", SHT_DYNAMIC, dynamic, DYNSTR, 0, 16),
+        of(".dynstr", SHT_STRTAB, names, 0, 0, 0),
+        Section { flags: ALLOC | EXECUTE, ..of(".text", SHT_PROGBITS, (CODE_AT, code.len()), 0, 0, 0) },
+    ];
+    let headers = section_headers(&mut out, &sections);
+    assert!(out.0.len() <= SIZE, "the vdso's code has no room");
+    out.0.resize(SIZE, 0);
+    let head = head(headers, sections.len() + 1, dynamic);
+    out.0[..head.len()].copy_from_slice(&head);
+    out.0
+}
 
-    // One bucket: whoever looks compares all names.
-    let hashes = out.align(8);
-    [1, count as u32, 1, 0].into_iter().for_each(|word| out.u32(word));
-    (1..count as u32).for_each(|i| out.u32(if i + 1 < count as u32 { i + 1 } else { 0 }));
+/// The hash table of so many symbols, the empty one among them: whoever looks compares all names.
+fn one_bucket(out: &mut Bytes, count: usize) -> Place {
+    let at = out.align(8);
+    let count = count as u32;
+    [1, count, 1, 0].into_iter().for_each(|word| out.u32(word));
+    (1..count).for_each(|i| out.u32(if i + 1 < count { i + 1 } else { 0 }));
+    (at, out.0.len() - at)
+}
 
-    let table = out.align(8);
-    out.0.resize(table + SYMBOL, 0);
+/// The empty symbol, the functions by their long names, and by their short ones.
+fn symbol_table(out: &mut Bytes, names: &mut Strings, symbols: &[Symbol]) -> Place {
     const GLOBAL: u8 = 1 << 4;
     const WEAK: u8 = 2 << 4;
     const FUNCTION: u8 = 2;
+    let at = out.align(8);
+    out.0.resize(at + SYMBOL, 0);
     for (binding, prefix) in [(GLOBAL, "__vdso_"), (WEAK, "")] {
         for symbol in symbols {
             out.u32(names.add(&[prefix, symbol.name]));
@@ -130,66 +184,49 @@ pub fn image(code: &[u8], symbols: &[Symbol]) -> Vec<u8> {
             out.u64(symbol.len as u64);
         }
     }
-    let table_len = out.0.len() - table;
+    (at, out.0.len() - at)
+}
 
-    let versions = out.align(8);
+/// All symbols but the empty one have the second version.
+fn symbol_versions(out: &mut Bytes, count: usize) -> Place {
+    let at = out.align(8);
     (0..count).for_each(|i| out.u16(if i == 0 { 0 } else { 2 }));
-    let definitions = out.align(8);
-    // The library's own name is the first definition, which no symbol has.
+    (at, out.0.len() - at)
+}
+
+/// The library's own name is the first version, which no symbol has.
+fn version_definitions(out: &mut Bytes, soname: u32, version: u32) -> Place {
+    let at = out.align(8);
     for (flags, index, name, text, next) in [(1, 1, soname, SONAME, 28), (0, 2, version, VERSION, 0)] {
         [1, flags, index, 1].into_iter().for_each(|half| out.u16(half));
         [hash(&[text]), 20, next, name, 0].into_iter().for_each(|word| out.u32(word));
     }
+    (at, out.0.len() - at)
+}
 
-    let dynamic = out.align(8);
-    let names_at = dynamic + 10 * 16;
-    for (tag, value) in [
-        (14, soname.into()),               // DT_SONAME
-        (4, hashes as u64),                // DT_HASH
-        (5, names_at as u64),              // DT_STRTAB
-        (6, table as u64),                 // DT_SYMTAB
-        (10, names.0.len() as u64),        // DT_STRSZ
-        (11, SYMBOL as u64),               // DT_SYMENT
-        (0x6fff_fffc, definitions as u64), // DT_VERDEF
-        (0x6fff_fffd, 2),                  // DT_VERDEFNUM
-        (0x6fff_fff0, versions as u64),    // DT_VERSYM
+/// The dynamic section, and the names behind it.
+fn dynamic(out: &mut Bytes, tables: &Tables, soname: u32, names: &Strings) -> (Place, Place) {
+    const ENTRIES: usize = 10;
+    let at = out.align(8);
+    let names_at = at + ENTRIES * 16;
+    let entries: [(u64, u64); ENTRIES] = [
+        (14, soname.into()),                        // DT_SONAME
+        (4, tables.hashes.0 as u64),                // DT_HASH
+        (5, names_at as u64),                       // DT_STRTAB
+        (6, tables.symbols.0 as u64),               // DT_SYMTAB
+        (10, names.0.len() as u64),                 // DT_STRSZ
+        (11, SYMBOL as u64),                        // DT_SYMENT
+        (0x6fff_fffc, tables.definitions.0 as u64), // DT_VERDEF
+        (0x6fff_fffd, 2),                           // DT_VERDEFNUM
+        (0x6fff_fff0, tables.versions.0 as u64),    // DT_VERSYM
         (0, 0),
-    ] {
+    ];
+    for (tag, value) in entries {
         out.u64(tag);
         out.u64(value);
     }
-    let dynamic_len = out.0.len() - dynamic;
     out.0.extend_from_slice(&names.0);
-
-    let of = |name, kind, at, len, link, info, entry| Section {
-        name,
-        kind,
-        flags: ALLOC,
-        at,
-        len,
-        link,
-        info,
-        entry,
-    };
-    let sections = [
-        Section { flags: 0, ..of("", 0, 0, 0, 0, 0, 0) },
-        of(".hash", SHT_HASH, hashes, 4 * (3 + count), DYNSYM, 0, 4),
-        of(".dynsym", SHT_DYNSYM, table, table_len, DYNSTR, 1, SYMBOL as u64),
-        of(".gnu.version", SHT_GNU_VERSYM, versions, 2 * count, DYNSYM, 0, 2),
-        of(".gnu.version_d", SHT_GNU_VERDEF, definitions, 56, DYNSTR, 2, 0),
-        of(".dynamic", SHT_DYNAMIC, dynamic, dynamic_len, DYNSTR, 0, 16),
-        of(".dynstr", SHT_STRTAB, names_at, names.0.len(), 0, 0, 0),
-        Section { flags: ALLOC | EXECUTE, ..of(".text", SHT_PROGBITS, CODE_AT, code.len(), 0, 0, 0) },
-    ];
-    assert!(out.0.len() <= CODE_AT, "the tables of the vdso have no room");
-    out.0.resize(CODE_AT, 0);
-    out.0.extend_from_slice(code);
-    let headers = section_headers(&mut out, &sections);
-    assert!(out.0.len() <= SIZE, "the vdso's code has no room");
-    out.0.resize(SIZE, 0);
-    let head = head(headers, sections.len() + 1, (dynamic, dynamic_len));
-    out.0[..head.len()].copy_from_slice(&head);
-    out.0
+    ((at, ENTRIES * 16), (names_at, names.0.len()))
 }
 
 /// The numbers of sections that others name.

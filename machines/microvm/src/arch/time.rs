@@ -36,8 +36,8 @@ pub fn now_ns() -> u64 {
     ((u128::from(ticks) * u128::from(TSC_SCALE.load(Relaxed))) >> 32) as u64
 }
 
-/// What [`now_ns`] and [`wall_ns`] compute with, for programs: the counter at boot, nanoseconds per tick times
-/// 2^32, the date at boot. They stay what they are after [`init`].
+/// What [`now_ns`] and [`wall_ns`] compute with, for programs: the counter at boot, nanoseconds per tick
+/// times 2^32, the date at boot. They stay what they are after [`init`].
 pub fn scale() -> [u64; 3] {
     [&TSC_BASE, &TSC_SCALE, &WALL_BASE].map(|word| word.load(Relaxed))
 }

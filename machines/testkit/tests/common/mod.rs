@@ -44,7 +44,7 @@ pub(crate) enum Bug {
     SlotsShareAPage,
     FillsTheFirstPage,
     RootIsNotEmpty,
-    FramesVanish,
+    FirstFrameIsNone,
     MemmapIsOdd,
     CpusComeAndGo,
     OneListForAll,
@@ -134,10 +134,10 @@ impl Machine for Planted {
 // SAFETY: as the machine inside; a bug that is planted is one that a test finds before it does harm.
 unsafe impl PhysMem for Planted {
     fn base_pfn(&self) -> Pfn {
-        self.inner.base_pfn()
+        if has(Bug::FirstFrameIsNone) { Pfn(0) } else { self.inner.base_pfn() }
     }
     fn nr_frames(&self) -> u64 {
-        self.inner.nr_frames() - u64::from(has(Bug::FramesVanish))
+        self.inner.nr_frames()
     }
     fn memmap(&self) -> NonNull<u8> {
         let memmap = self.inner.memmap();
