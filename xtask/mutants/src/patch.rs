@@ -1,6 +1,8 @@
 //! A bug planted by hand: a patch of `mutants/` or `mutants/holes/`, as mutants of the copy.
 //!
-//! A patch changes the bodies of functions. Each of these becomes `if active(7) { changed } else { it }`. So one copy has all patches in it. A patch that changes more (a signature, a constant) is refused.
+//! A patch changes the bodies of functions. Each becomes a question: `if active(7)`, the changed body, else
+//! the old one. So one copy has all patches in it. A patch that changes more (a signature, a constant) is
+//! refused.
 
 use std::fs;
 use std::ops::Range;
