@@ -123,7 +123,7 @@ impl Oracle {
     }
 
     /// Whether something may be in the way of a page that comes from elsewhere. A touch may have brought a
-    /// large folio.
+    /// large folio, and others may have touched a page of an object.
     fn is_taken(&self, space: usize, number: u64) -> bool {
         self.page(space, number).is_none_or(|page| {
             let written = page
