@@ -16,7 +16,7 @@ use serde::Deserialize;
 use crate::build::{Copy, Program};
 use crate::mutant::Mutant;
 use crate::patch::Patch;
-use crate::suites::{self, Suites};
+use crate::suites::{self, Pace, Suites};
 use crate::{Options, SURVIVORS, each, into_docs, tree};
 
 /// With fewer patches of `holes/` it takes longer to learn what comes past each than to show them to all.
@@ -103,12 +103,12 @@ pub(crate) fn run(root: &Path, work: &Path, options: &Options) -> Result<bool, S
     alone.retain(|(id, _)| !known(&patches[*id as usize - 1]));
     if !together.is_empty() {
         let suites = measured(&copy, &together, &mutants, work.join("logs"))?;
-        each(&together, options.jobs, |(id, patch)| so_far.done(show(&suites, *id, patch)?))?;
+        each(&together, options.jobs, |(id, patch)| so_far.done(show(&suites, *id, patch, options.pace())?))?;
     }
     for (id, why) in &alone {
         let patch = &patches[*id as usize - 1];
         eprintln!("alone: {}: {why}", patch.name);
-        so_far.done(show_alone(&copy, patch, work.join("logs"))?)?;
+        so_far.done(show_alone(&copy, patch, work.join("logs"), options.pace())?)?;
     }
     let before = patches.iter().filter_map(|patch| so_far.take(patch)).collect::<Vec<_>>();
     let mut rows = so_far.rows.into_inner().map_err(|_| "a worker panicked")?;
@@ -168,21 +168,21 @@ fn build(copy: &Copy<'_>) -> Result<Vec<Program>, String> {
 }
 
 /// A copy with this patch alone in it.
-fn show_alone(copy: &Copy<'_>, patch: &Patch, logs: PathBuf) -> Result<Row, String> {
+fn show_alone(copy: &Copy<'_>, patch: &Patch, logs: PathBuf, pace: Pace) -> Result<Row, String> {
     tree::write(copy.root, copy.tree, &[]).map_err(|e| format!("cannot copy the tree: {e}"))?;
     patch.apply(copy.tree)?;
     // What fails without the patch, too, was asked when the others were shown.
-    show(&Suites::unmeasured(&build(copy)?, logs)?, u32::MAX - 2, patch)
+    show(&Suites::unmeasured(&build(copy)?, logs)?, u32::MAX - 2, patch, pace)
 }
 
-fn show(suites: &Suites, id: u32, patch: &Patch) -> Result<Row, String> {
-    let result = if patch.kind.is_some() { any(suites, id)? } else { named(suites, id, patch)? };
+fn show(suites: &Suites, id: u32, patch: &Patch, pace: Pace) -> Result<Row, String> {
+    let result = if patch.kind.is_some() { any(suites, id, pace)? } else { named(suites, id, patch)? };
     Ok(Row { patch: patch.clone(), result })
 }
 
 /// The first case or test that fails has found it.
-fn any(suites: &Suites, id: u32) -> Result<Outcome, String> {
-    match suites.find(id)? {
+fn any(suites: &Suites, id: u32, pace: Pace) -> Result<Outcome, String> {
+    match suites.find(id, pace)? {
         Some(shown) => found(suites, &shown),
         None => Ok(Err(if suites.reach(id) { "everything passes" } else { "nothing runs it" }.into())),
     }

@@ -48,12 +48,13 @@ const LISTED: [&str; 4] = [
 const LEAST: usize = 900;
 
 const USAGE: &str = "\
-usage: anonmem-mutants --by-hand [--docs] [--jobs N] [NAME|named|holes...]
+usage: anonmem-mutants --by-hand [--quick] [--again] [--list] [--docs] [--jobs N] [NAME|named|holes...]
        anonmem-mutants [--list] [--again] [--report] [--docs] [--jobs N] [FILE|FOLDER...]
 Plants bugs in a copy of the tree and says which of them the lab and the tests find. Without files: rmap/, fault/, fork.rs, gup/.
   --by-hand plant the patches of mutants/ instead, all of them or those of NAME;
             holes: all of mutants/holes; named: those that name what must find them
   --list    only list the mutants; of the patches, which are planted together
+  --quick   with --by-hand: a short look; --again then asks those that nobody found for longer
   --again   go on with the last run: ask those that it did not come to, or that survived it without an explanation
   --report  run nothing: print the last run's result again, with what mutants/survivors.toml says by now
   --docs    write the result into docs/mutants.md
@@ -63,12 +64,19 @@ Exit status 1: under 90 % are caught, or a survivor is not explained in mutants/
 #[derive(Default)]
 struct Options {
     by_hand: bool,
+    quick: bool,
     list: bool,
     again: bool,
     report: bool,
     docs: bool,
     jobs: usize,
     paths: Vec<String>,
+}
+
+impl Options {
+    fn pace(&self) -> Pace {
+        if self.quick { Pace::Quick } else { Pace::Slow }
+    }
 }
 
 fn main() -> ExitCode {
@@ -96,6 +104,7 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Options, &'stati
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
             "--by-hand" => options.by_hand = true,
+            "--quick" => options.quick = true,
             "--list" => options.list = true,
             "--again" => options.again = true,
             "--report" => options.report = true,

@@ -1,6 +1,6 @@
 //! What a mutant is shown to: the lab's cases, then the tests; nothing that does not come past it.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -118,11 +118,24 @@ impl Suites {
     /// A case that fails without a mutant.
     pub(crate) fn measure_cases(programs: &[Program], logs: PathBuf) -> Result<Self, String> {
         let mut suites = Self::unmeasured(programs, logs)?;
-        for i in 0..suites.stages.len() {
-            if suites.stages[i].suite == Suite::Lab {
-                suites.measure_one(i, GLANCE)?;
+        let kept = suites.logs.join("reached.json");
+        let mut known = measured_before(&kept, programs);
+        for i in (0..suites.stages.len()).filter(|i| suites.stages[*i].suite == Suite::Lab) {
+            let name = suites.stages[i].name.clone().unwrap_or_default();
+            match known.get(&name) {
+                Some((reached, took)) => {
+                    let stage = &mut suites.stages[i];
+                    (stage.reached, stage.took) = (Some(reached.clone()), *took);
+                }
+                None => {
+                    suites.measure_one(i, GLANCE)?;
+                    let stage = &suites.stages[i];
+                    known.insert(name, (stage.reached.clone().unwrap_or_default(), stage.took));
+                }
             }
         }
+        let text = serde_json::to_string(&known).map_err(|e| e.to_string())?;
+        fs::write(&kept, text).map_err(|e| format!("{}: {e}", kept.display()))?;
         suites.stages.sort_by_key(|s| (s.suite, s.took));
         Ok(suites)
     }
@@ -177,13 +190,16 @@ impl Suites {
     /// Shows one mutant to all cases that come past it, to the unit tests, to the same cases for longer, and
     /// to the random operations. Of the cases only those count that break a rule: who does not come to an end
     /// has found nothing.
-    pub(crate) fn find(&self, id: u32) -> Result<Option<Outcome>, String> {
+    ///
+    /// With [`Pace::Quick`] only the first look at the cases and the unit tests.
+    pub(crate) fn find(&self, id: u32, pace: Pace) -> Result<Option<Outcome>, String> {
         let of = |suite| self.stages.iter().filter(|s| s.suite == suite && s.reaches(id)).collect::<Vec<_>>();
         let lab = by_program(&of(Suite::Lab));
         let together = |budget| lab.iter().map(move |group| (group.clone(), budget));
         let unit = by_program(&of(Suite::Unit)).into_iter().map(|group| (group, CASE_BUDGET));
         let long = of(Suite::Oracle).into_iter().map(|s| (vec![s], CASE_BUDGET));
-        for (group, budget) in together(GLANCE).chain(unit).chain(together(LOOK)).chain(long) {
+        let slow = together(LOOK).chain(long).filter(|_| pace == Pace::Slow);
+        for (group, budget) in together(GLANCE).chain(unit).chain(slow) {
             match self.show_to(id, &group, budget)? {
                 Some(Outcome::TimedOut { suite: Suite::Lab, .. }) | None => {}
                 outcome => return Ok(outcome),
@@ -287,6 +303,17 @@ impl Suites {
     pub(crate) fn reached(&self) -> BTreeSet<u32> {
         self.stages.iter().flat_map(|s| s.reached.iter().flatten().copied()).collect()
     }
+}
+
+/// What a case came past, and how long it took, by its name.
+type Known = BTreeMap<String, (HashSet<u32>, Duration)>;
+
+/// What was written to `kept`, if that was after the programs were built.
+fn measured_before(kept: &Path, programs: &[Program]) -> Known {
+    let made = |path: &Path| path.metadata().and_then(|m| m.modified()).ok();
+    let newest = programs.iter().filter_map(|p| made(&p.path)).max();
+    let text = if made(kept) > newest { fs::read_to_string(kept).ok() } else { None };
+    text.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default()
 }
 
 /// The stages of each program.

@@ -126,13 +126,10 @@ impl Oracle {
     /// large folio, and others may have touched a page of an object.
     fn is_taken(&self, space: usize, number: u64) -> bool {
         self.page(space, number).is_none_or(|page| {
-            let written = page
-                .attrs
-                .kind
-                .object_page(number)
-                .is_some_and(|(object, index)| self.objects[object].written.contains_key(&index));
+            // Others may have touched a page of an object.
+            let shared = page.attrs.kind.object_page(number).is_some();
             let absent = page.resident == Residency::No && !self.limits.folios;
-            written || page.guard || page.contents.is_written() || !absent
+            shared || page.guard || page.contents.is_written() || !absent
         })
     }
 
