@@ -120,7 +120,10 @@ impl Suites {
         let mut suites = Self::unmeasured(programs, logs)?;
         let kept = suites.logs.join("reached.json");
         let mut known = measured_before(&kept, programs);
-        for i in (0..suites.stages.len()).filter(|i| suites.stages[*i].suite == Suite::Lab) {
+        for i in 0..suites.stages.len() {
+            if suites.stages[i].suite != Suite::Lab {
+                continue;
+            }
             let name = suites.stages[i].name.clone().unwrap_or_default();
             match known.get(&name) {
                 Some((reached, took)) => {
