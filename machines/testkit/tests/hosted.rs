@@ -44,7 +44,7 @@ const ALONE: [(Bug, &str); 19] = [
     (Bug::WalksOldTables, "flush: tables that were freed"),
     (Bug::FlushForgetsOthers, "flush: other CPUs, after fork"),
     (Bug::WalksOldTables, "flush: other CPUs, tables that were freed"),
-    (Bug::FlushComesLater, "flush: over when it returns"),
+    (Bug::FlushForgetsOthers, "flush: over when it returns"),
     (Bug::FlushDoesNothing, "flush: from two CPUs at each other"),
     (Bug::KeepsWhatDenies, "flush_local: drops what denies"),
     (Bug::KeepsTheAddressSpace, "deactivate: an address space ends"),

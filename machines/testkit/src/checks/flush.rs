@@ -18,6 +18,8 @@ const FEW: u64 = 4;
 const MANY: u64 = 600;
 /// How often a race is tried.
 const ROUNDS: u64 = 100;
+/// How long a neighbour that stores all the time is waited for.
+const WAITS_NS: u64 = 10_000_000;
 /// How long a store may be under way at most.
 const UNDER_WAY_NS: u64 = 20_000;
 
@@ -241,6 +243,11 @@ pub(super) fn over_on_return<M: Machine>(w: &World<'_, '_, M>) -> Checked {
             }
             let result = (0..ROUNDS).try_for_each(|_| {
                 w.store(&mm, va, 0)?;
+                // The neighbour has to be at it, or there is nothing to see.
+                let began = w.machine().now_ns();
+                while w.load(&mm, va)? == 0 && w.machine().now_ns() - began < WAITS_NS {
+                    M::relax();
+                }
                 mm.mprotect(range(va, 1), Prot::READ)?;
                 let before = w.load(&mm, va)?;
                 pause(w.machine(), UNDER_WAY_NS);
