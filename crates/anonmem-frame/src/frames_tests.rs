@@ -586,15 +586,8 @@ fn only_a_new_page_is_read_from_a_device() {
 }
 
 #[test]
-<<<<<<< HEAD
 fn no_frames_are_those_after_the_last() {
     let frames = frames(16, 32);
     assert!(frames.metas(Pfn(48), 0).is_empty());
     assert_eq!(frames.metas(Pfn(47), 1).len(), 1);
-=======
-fn a_run_of_no_frames_may_start_where_memory_ends() {
-    let frames = frames(64, 512);
-    assert_eq!(frames.metas(Pfn(64 + 511), 1).len(), 1);
-    assert!(frames.metas(Pfn(64 + 512), 0).is_empty(), "what follows a page of the last frame");
->>>>>>> 2c45937 (A run of no frames may start where memory ends: sharing the last frame's page panicked)
 }

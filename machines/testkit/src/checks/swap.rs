@@ -72,12 +72,15 @@ pub(super) fn slots<M: Machine>(w: &World<'_, '_, M>) -> Checked {
     })
 }
 
+/// The pages leave before the fork: one that two programs map stays where it is.
 pub(super) fn shared_slot<M: Machine>(w: &World<'_, '_, M>) -> Checked {
     w.has_swap()?;
     let (parent, start) = w.space(PAGES)?;
     w.within(&parent, || (0..PAGES).try_for_each(|n| w.store(&parent, page(start, n), n + 1)))?;
+    if w.page_out(&parent, start, PAGES)? == 0 {
+        return Err(Broken { what: "pages that went to swap", expected: PAGES, found: 0 }.into());
+    }
     let child = parent.fork()?;
-    w.page_out(&parent, start, PAGES)?;
     w.within(&child, || {
         (0..PAGES).try_for_each(|n| {
             equal("a word of the child", w.load(&child, page(start, n))?, n + 1)?;
