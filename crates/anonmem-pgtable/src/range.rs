@@ -7,7 +7,7 @@ use crate::{
     guard::PteGuard,
     owned::{Mapped, NotShared},
     space::{CanInstall, StableVma, Teardown},
-    word::{change_word, pages_of, replace_present, take},
+    word::{change_racing, change_word, pages_of, take},
 };
 use anonmem_frame::{Folio, Frames, MapRun, try_dup_page, try_dup_run};
 use anonmem_hal::{Arch, Machine, Pfn, Protection, Pte, SoftLeaf, Va, VaRange};
@@ -307,6 +307,14 @@ fn inherit_batch<M: Machine>(from: &[Atomic<u64, M>], to: &[Atomic<u64, M>]) {
     }
     for (source, target) in from.iter().zip(to) {
         let raw = source.load(Ordering::Relaxed);
-        give(target, replace_present(source, raw, M::Arch::pte_wrprotect));
+        // As `change_word`, which need not ask whether anything changes.
+        let now = if M::Arch::pte_settled(raw) {
+            let protected = M::Arch::pte_wrprotect(raw);
+            source.store(protected, Ordering::Release);
+            protected
+        } else {
+            change_racing(source, &M::Arch::pte_wrprotect)
+        };
+        give(target, now);
     }
 }

@@ -33,24 +33,16 @@ pub(crate) fn change_word<M: Machine>(word: &Atomic<u64, M>, raw: u64, f: impl F
     if !M::Arch::pte_present(raw) {
         return raw;
     }
-    if f(raw) == raw { raw } else { replace_present(word, raw, f) }
-}
-
-/// [`change_word`] of an entry that is present, and that `f` changes.
-#[inline(always)]
-pub(crate) fn replace_present<M: Machine>(
-    word: &Atomic<u64, M>,
-    raw: u64,
-    f: impl Fn(u64) -> u64 + Copy,
-) -> u64 {
-    if !M::Arch::pte_settled(raw) {
-        // A copy of `f`, so that what it holds need not be in memory where nobody races.
-        return change_racing(word, &{ f });
-    }
     let new = f(raw);
-    // Release: a walk without the lock may read this, and not the store that filled the entry; it has to
-    // see the page's contents all the same (pairs with the hardware's walk).
-    word.store(new, Ordering::Release);
+    if new != raw {
+        if !M::Arch::pte_settled(raw) {
+            // A copy of `f`, so that what it holds need not be in memory where nobody races.
+            return change_racing(word, &{ f });
+        }
+        // Release: a walk without the lock may read this, and not the store that filled the entry; it has to
+        // see the page's contents all the same (pairs with the hardware's walk).
+        word.store(new, Ordering::Release);
+    }
     new
 }
 
