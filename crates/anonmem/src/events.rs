@@ -36,6 +36,8 @@ events! {
     LeafFault => "leaf_fault",
     /// A leaf became a table, for a fault or for fork.
     LeafSplit => "leaf_split",
+    /// Leaves that came back from swap as leaves.
+    LeafSwapIn => "leaf_swpin",
     /// A copy, because the page may be shared.
     FaultCowCopy => "fault_cow_copy",
     /// A copy for a pin, because the page may be shared.

@@ -15,12 +15,13 @@ use crate::{
     migrate::arrive_whole,
     mm::Mm,
     rmap::machine::Machine,
+    rmap::{Rmap, reverse_map::ReverseMap},
     thp::stats::FolioEvent,
-    vma::refusal::Refusal,
+    vma::{flags::VmFlags, refusal::Refusal},
 };
 use anonmem_frame::{FolioOwner, SharedWholeRef};
 use anonmem_hal::{Arch, Present, Va, VaRange};
-use anonmem_pgtable::{Deposit, Dirty, LeafGuard, LeafPlace, Locked, MappedLeaf};
+use anonmem_pgtable::{Deposit, Dirty, LeafGuard, LeafPlace, Locked, Mapped, MappedLeaf, Walked};
 
 /// What a leaf that traps needs.
 enum Verdict {
@@ -78,6 +79,54 @@ impl<M: Machine> Mm<'_, M> {
         let Some((_, id)) = guard.slot().tree.find_containing(self.vm.nodes(), va) else { return false };
         let fault = VmFault::new(self.vm, guard.slot(), &guard, id, va, FaultAccess::Write, Waits::Kernel);
         matches!(map_new_leaf(&fault), Ok(Some(_)))
+    }
+}
+
+impl<M: Machine> Mm<'_, M> {
+    /// A leaf that left has come back as a run: it becomes a leaf again, if nothing speaks against it.
+    #[cold]
+    pub(super) fn leaf_is_back(&self, va: Va) {
+        let size = M::Arch::LEAF_ORDER.bytes() as u64;
+        let Some(window) = VaRange::of(va.align_down(size), size) else { return };
+        if self.collapse_to_leaf(window).is_some() {
+            self.vm.count(Event::LeafSwapIn);
+        }
+    }
+
+    /// Makes the table of a window a leaf, if it maps one folio that this address space has alone.
+    #[doc(alias = "collapse_pte_mapped_thp")]
+    pub(crate) fn collapse_to_leaf(&self, window: VaRange) -> Option<()> {
+        let (vm, order) = (self.vm, M::Arch::LEAF_ORDER);
+        let kept = Deposit::alloc(&vm.frames).ok()?;
+        let guard = self.write();
+        let slot = guard.slot();
+        let (range, id) = slot.tree.find_containing(vm.nodes(), window.start)?;
+        if !range.covers(window) || vm.vma(id).flags().intersects(VmFlags::SHARED | VmFlags::UFFD) {
+            return None;
+        }
+        let page = {
+            let Some(Walked::Table(table)) = slot.space.walk(&vm.frames, &guard, window.start) else {
+                return None;
+            };
+            match table.lock().mapped(window.start) {
+                Mapped::Exclusive(page, _) if page.folio().owned_order() == order => page.get(),
+                Mapped::None | Mapped::Zero(_) | Mapped::Exclusive(..) | Mapped::Shared(..) => return None,
+                Mapped::Shm(_) | Mapped::Swap(..) | Mapped::Migration(..) | Mapped::Marker(_) => return None,
+            }
+        };
+        // Faults under the VMA's lock are over, and those without a lock do not commit.
+        let _ = vm.vma(id).start_write(&guard);
+        let lock = page.try_lock()?;
+        // No walk of the reverse map looks at the table, whoever holds the folio's lock or not.
+        let walks = Rmap::<M>::lock_to_move(vm, &lock)?;
+        let tables = (&vm.frames, &vm.rcu, &vm.dead_tables);
+        let vma = vm.vma(id).protection();
+        let done = slot.space.collapse_table(tables, &guard, window.start, vma, kept);
+        drop(walks);
+        drop(lock);
+        done.ok()?;
+        vm.count_folio(order, FolioEvent::CollapsedInPlace);
+        Some(())
     }
 }
 

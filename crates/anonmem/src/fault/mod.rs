@@ -284,6 +284,10 @@ impl<M: Machine> Mm<'_, M> {
         if mode == LockMode::Speculative {
             match self.fault_speculatively(va, access, waits) {
                 Ok(outcome) => return outcome,
+                Err(Stop::Refused(Refusal::LeafIsBack)) => {
+                    self.leaf_is_back(va);
+                    return FaultOutcome::Done;
+                }
                 Err(Stop::Refused(why)) => self.vm.count(why.event()),
                 Err(Stop::Userfault(message)) => return self.vm.wait_for_userfault(message, waits),
             }
@@ -291,6 +295,10 @@ impl<M: Machine> Mm<'_, M> {
         if mode != LockMode::Mmap {
             match self.fault_under_vma_lock(va, access, waits) {
                 Ok(outcome) => return outcome,
+                Err(Stop::Refused(Refusal::LeafIsBack)) => {
+                    self.leaf_is_back(va);
+                    return FaultOutcome::Done;
+                }
                 Err(Stop::Refused(why)) => self.vm.count(why.event()),
                 Err(Stop::Userfault(message)) => return self.vm.wait_for_userfault(message, waits),
             }
@@ -331,7 +339,18 @@ impl<M: Machine> Mm<'_, M> {
     ) -> Result<FaultOutcome, UffdMessageId> {
         let guard = self.read();
         match guard.slot().tree.find(self.vm.nodes(), va) {
-            Some((range, id)) if range.start <= va => self.fault_in_vma(&guard, id, va, access, waits),
+            Some((range, id)) if range.start <= va => {
+                match resolve(&VmFault::new(self.vm, guard.slot(), &guard, id, va, access, waits)) {
+                    Ok(outcome) => Ok(outcome),
+                    Err(Stop::Userfault(message)) => Err(message),
+                    Err(Stop::Refused(Refusal::LeafIsBack)) => {
+                        drop(guard);
+                        self.leaf_is_back(va);
+                        Ok(FaultOutcome::Done)
+                    }
+                    Err(Stop::Refused(why)) => unreachable!("{why:?} under the mmap lock"),
+                }
+            }
             Some((_, id)) if self.vm.vma(id).flags().contains(VmFlags::GROWSDOWN) => {
                 drop(guard);
                 self.fault_below_stack(va, access, waits)
@@ -357,6 +376,8 @@ impl<M: Machine> Mm<'_, M> {
         match resolve(&fault) {
             Ok(outcome) => Ok(outcome),
             Err(Stop::Userfault(message)) => Err(message),
+            // Whoever holds the lock for more than this fault has use for the pages.
+            Err(Stop::Refused(Refusal::LeafIsBack)) => Ok(FaultOutcome::Done),
             Err(Stop::Refused(why)) => unreachable!("{why:?} under the mmap lock"),
         }
     }

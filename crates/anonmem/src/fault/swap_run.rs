@@ -19,14 +19,17 @@ use crate::{
     fault::{
         huge::{orders_for, window},
         swap_copy::{copy_page, is_of_others},
-        vm_fault::{FaultAccess, FaultGuard, FaultResult, VmFault},
+        vm_fault::{FaultAccess, FaultGuard, FaultResult, VmFault, Waits},
     },
     rmap::{Rmap, machine::Machine, reverse_map::ReverseMap},
     swap::{cache::SwapIn, slot::SwapRun},
     thp::{policy::Orders, stats::FolioEvent},
+    vma::refusal::Refusal,
 };
 use anonmem_frame::{FolioGuard, FolioOwner, FolioRef, Stamp};
-use anonmem_hal::{IoError, Order, PAGE_SHIFT, Pte, Sharing, SoftLeaf, SwapBits, SwapEntry, Va, VaRange};
+use anonmem_hal::{
+    Arch, IoError, Order, PAGE_SHIFT, Pte, Sharing, SoftLeaf, SwapBits, SwapEntry, Va, VaRange,
+};
 use anonmem_pgtable::{Attrs, Cleared, Mapped, PteGuard, PteTable, Walked};
 use core::ops::Range;
 
@@ -250,6 +253,15 @@ pub(super) fn map_cached<'a, M: Machine, G: FaultGuard<M>>(
     if fault.access == FaultAccess::Write && !exclusive {
         // As for a page.
         return Err(FaultResult::Reload);
+    }
+    // The fault of a program has let go of all locks a moment later.
+    let order = folio.owned_order();
+    if alone
+        && order == M::Arch::LEAF_ORDER
+        && fault.waits == Waits::Program
+        && orders_for(fault).is_free(order.get())
+    {
+        return Err(Refusal::LeafIsBack.into());
     }
     Ok(FaultResult::Done)
 }

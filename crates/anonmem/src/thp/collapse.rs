@@ -47,9 +47,9 @@ use crate::{
     vm::Vm,
     vma::{flags::VmFlags, vma::Backing},
 };
-use anonmem_frame::{FolioOwner, NewFolio};
+use anonmem_frame::NewFolio;
 use anonmem_hal::{Arch, Order, PAGE_SHIFT, Va, VaRange};
-use anonmem_pgtable::{Deposit, Mapped, Walked};
+use anonmem_pgtable::Walked;
 use anonmem_sync::Ordering;
 use core::fmt;
 
@@ -311,42 +311,6 @@ impl<M: Machine> Mm<'_, M> {
             vm.count_folio(order, FolioEvent::Collapsed);
         }
         result
-    }
-
-    /// Makes the table of a window a leaf, if it maps one folio that this address space has alone.
-    #[doc(alias = "collapse_pte_mapped_thp")]
-    fn collapse_to_leaf(&self, window: VaRange) -> Option<()> {
-        let (vm, order) = (self.vm, M::Arch::LEAF_ORDER);
-        let kept = Deposit::alloc(&vm.frames).ok()?;
-        let guard = self.write();
-        let slot = guard.slot();
-        let (range, id) = slot.tree.find_containing(vm.nodes(), window.start)?;
-        if !range.covers(window) || vm.vma(id).flags().intersects(VmFlags::SHARED | VmFlags::UFFD) {
-            return None;
-        }
-        let page = {
-            let Some(Walked::Table(table)) = slot.space.walk(&vm.frames, &guard, window.start) else {
-                return None;
-            };
-            match table.lock().mapped(window.start) {
-                Mapped::Exclusive(page, _) if page.folio().owned_order() == order => page.get(),
-                Mapped::None | Mapped::Zero(_) | Mapped::Exclusive(..) | Mapped::Shared(..) => return None,
-                Mapped::Shm(_) | Mapped::Swap(..) | Mapped::Migration(..) | Mapped::Marker(_) => return None,
-            }
-        };
-        // Faults under the VMA's lock are over, and those without a lock do not commit.
-        let _ = vm.vma(id).start_write(&guard);
-        let lock = page.try_lock()?;
-        // No walk of the reverse map looks at the table, whoever holds the folio's lock or not.
-        let walks = Rmap::<M>::lock_to_move(vm, &lock)?;
-        let tables = (&vm.frames, &vm.rcu, &vm.dead_tables);
-        let vma = vm.vma(id).protection();
-        let done = slot.space.collapse_table(tables, &guard, window.start, vma, kept);
-        drop(walks);
-        drop(lock);
-        done.ok()?;
-        vm.count_folio(order, FolioEvent::CollapsedInPlace);
-        Some(())
     }
 }
 

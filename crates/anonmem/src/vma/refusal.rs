@@ -25,6 +25,8 @@ pub(crate) enum Refusal {
     WouldSleep,
     /// A userfaultfd is asked, which takes a while.
     Userfault,
+    /// All of a leaf's window is back from swap, and may become a leaf: under the mmap lock for writing.
+    LeafIsBack,
 }
 
 impl Refusal {
@@ -41,6 +43,7 @@ impl Refusal {
             Self::Changed => Event::RefusedChanged,
             Self::WouldSleep => Event::RefusedWouldSleep,
             Self::Userfault => Event::RefusedUserfault,
+            Self::LeafIsBack => Event::LeafSwapIn,
         }
     }
 }

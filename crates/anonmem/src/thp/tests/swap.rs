@@ -225,6 +225,36 @@ fn a_device_that_fails_loses_nothing_of_a_folio() {
 }
 
 #[test]
+fn a_leaf_comes_back_as_a_leaf_beside_what_is_back() {
+    for (mode, leaves) in [(FolioMode::Always, 1), (FolioMode::Auto, 0)] {
+        with_policy(only(9, FolioMode::Always), |w| {
+            w.vm.swap_on(0, 4096, 0).unwrap();
+            let (first, second) = (pages(FIRST, 512), pages(FIRST + 512, 512));
+            let mm = mapped(w, VaRange { start: first.start, end: second.end });
+            fill(&mm, first, 1);
+            fill(&mm, second, 1);
+            let in_leaves = || w.vm.frames().large_usage()[9].in_leaves;
+            assert_eq!(in_leaves(), 2);
+            page_out(&mm, VaRange { start: first.start, end: second.end });
+            assert_eq!((in_leaves(), mm.counters().anon.0), (0, 0));
+            w.vm.set_folio_policy(only(9, mode));
+            // Nothing beside the first one is back: it comes page by page.
+            check(&mm, first, 1);
+            assert_eq!((in_leaves(), event(w, 9, FolioEvent::SwapIn)), (0, 0));
+            assert_eq!(mm.load((FIRST + 700) * P), Ok(byte(Va((FIRST + 700) * P), 1)));
+            assert_eq!(event(w, 9, FolioEvent::SwapIn), 1);
+            assert_eq!((in_leaves(), w.vm.stats().event(Event::LeafSwapIn)), (leaves, leaves));
+            check(&mm, second, 1);
+            w.vm.validate().unwrap();
+            fill(&mm, second, 2);
+            let child = mm.fork().unwrap();
+            check(&child, second, 2);
+            w.vm.validate().unwrap();
+        });
+    }
+}
+
+#[test]
 fn a_folio_that_is_too_much_for_its_device_leaves_in_pieces() {
     for order in [4, 9] {
         with_policy(only(order, FolioMode::Always), |w| {
