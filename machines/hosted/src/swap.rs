@@ -34,7 +34,7 @@ struct Stored {
 /// Where pages are kept, if not one by one in the host's memory.
 enum Store {
     File(File),
-    Zram(Zram),
+    Zram(Box<Zram>),
 }
 
 /// Each device has room for so many slots in the file, which has holes.
@@ -91,7 +91,7 @@ impl SwapTable {
     pub fn keep_compressed(&self, slots: u64, nr_frames: u64, nr_cpus: usize) {
         // SAFETY: the machine that has this gives it its own memory, and the frames of its memory manager.
         let zram = unsafe { Zram::new(slots, nr_frames, nr_cpus) }.expect("memory for the tables");
-        assert!(self.store.set(Store::Zram(zram)).is_ok(), "pages are kept somewhere already");
+        assert!(self.store.set(Store::Zram(Box::new(zram))).is_ok(), "pages are kept somewhere already");
     }
 
     /// Gives back the frames of compressed memory's tables, once no page is kept there.

@@ -11,6 +11,7 @@ use crate::klog;
 use crate::machine::{self, Kernel};
 use crate::sched::{self, Interruptible, Mutex, Task};
 use crate::virtio::block::{self, Disk, Piece, SECTOR, Transfer};
+use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
@@ -32,7 +33,7 @@ const DEFAULT_PRIORITY: i32 = -2;
 
 /// Where pages are kept.
 enum Store {
-    Zram(Zram),
+    Zram(Box<Zram>),
     Disk(&'static Disk),
 }
 
@@ -85,7 +86,7 @@ pub fn use_compressed_memory(pages: u64) -> Result<()> {
 fn compressed_memory(pages: u64) -> Result<Store> {
     // SAFETY: the kernel has one machine and one memory manager, and asks `Zram` for what that asks of it.
     let zram = unsafe { Zram::new(pages, machine::vm().stats().frames, cpu_count()) };
-    Ok(Store::Zram(zram.map_err(|_| ENOMEM)?))
+    Ok(Store::Zram(Box::new(zram.map_err(|_| ENOMEM)?)))
 }
 
 fn device() -> Option<&'static Device> {

@@ -102,7 +102,7 @@ mod tests {
         let codes: Vec<_> = (1..=8).map(delta).collect();
         let book = [(1, 1), (0b0100, 4), (0b0101, 4), (0b01100, 5), (0b01101, 5), (0b01110, 5), (0b01111, 5)];
         assert_eq!(codes[..7], book);
-        assert_eq!(codes[7], (0b00100_000, 8));
+        assert_eq!(codes[7], (0b0010_0000, 8));
         assert_eq!(delta(10_000).1, 20);
     }
 
