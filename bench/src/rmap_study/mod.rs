@@ -1,8 +1,8 @@
 //! `anonmem bench --rmap-study`: what each reverse map costs, in memory and in steps.
 //!
-//! A *step* is an access of the memory manager to a word that it shares: a load, a store, a read-modify-write.
-//! A probe counts them, so that a busy machine changes nothing. Steps are not time: they weigh a word in a
-//! cache like one in memory.
+//! A *step* is an access of the memory manager to a word that it shares: a load, a store, or a
+//! read-modify-write. A probe counts them, so that a busy machine changes nothing. Steps are not time: they
+//! weigh a word in a cache like one in memory.
 //!
 //! Bytes are those of the objects, without what a slab adds to them, and without VMAs, tables and pages.
 

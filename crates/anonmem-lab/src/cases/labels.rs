@@ -1,5 +1,5 @@
-//! Families of address spaces as the reverse map, attacked where labels take the place of objects. Each world has
-//! families, whatever the others of the catalogue have.
+//! Families of address spaces as the reverse map, attacked where labels take the place of objects. Each world
+//! has families, whatever the others of the catalogue have.
 
 use super::{
     Case, Extent, Mutant, Run,

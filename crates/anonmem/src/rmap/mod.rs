@@ -1,8 +1,8 @@
 //! Reverse mapping: from a page to the entries that map it.
 //!
 //! - `reverse_map`: what the rest asks of a reverse map; `machine`: which one a machine has.
-//! - `anon_vmas`: one of them, sets of VMAs; [`family`]: the other, labels of address spaces; `either`: one of
-//!   the two, as a test chooses.
+//! - `anon_vmas`: one of them, sets of VMAs; [`family`]: the other, labels of address spaces.
+//! - `either`: one of the two, as a test chooses; `lab`: what the lab and the bench ask.
 //! - [`anon_vma`]: the sets of VMAs, and how fork, split and exit keep them.
 //! - [`interval_tree`]: a set's VMAs by page index.
 //! - [`folio`]: from a folio to the lock of its set, although the set may be gone.

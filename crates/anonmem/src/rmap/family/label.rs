@@ -1,8 +1,8 @@
 //! Where an address space stands in its family: a number that says whose descendant it is.
 //!
-//! The labels of a family are the nodes of a binary tree of 24 levels, and of a node's *block*: itself and
-//! all below it. A child gets a label inside of its parent's block. So everybody who can ever have a page by
-//! fork from somebody is in that one's block, and nobody needs an object of the dead to know it.
+//! The labels of a family are the nodes of a binary tree of 24 levels. A node and all below it are its
+//! *block*. A child gets a label inside of its parent's block. So whoever may have somebody's page by fork is
+//! in that one's block. Nobody needs an object of the dead to know it.
 //!
 //! A label is a node's number in the tree's order (as a CIDR block would be written by its middle):
 //!

@@ -10,8 +10,8 @@
 //! number as small as a few looks can find. If there is none, it gets the last one that was looked at; if its
 //! parent stands too deep, its parent's own.
 //!
-//! Locks: a family has one lock. It is held for writing by who enters and leaves, by who gives VMAs with
-//! pages other addresses, and by who unlinks such a VMA before its tables go. Walks hold it for reading.
+//! Locks: a family has one lock. Who enters or leaves holds it for writing. So does who gives VMAs with pages
+//! other addresses, and who unlinks such a VMA before its tables go. Walks hold it for reading.
 
 use crate::{
     ids::{FamilyId, MmId, MmTag},

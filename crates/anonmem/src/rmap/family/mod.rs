@@ -1,9 +1,9 @@
 //! Families: labels instead of objects.
 //!
 //! A [family](objects::Family) is all address spaces that are related by fork without exec. Each has a
-//! [label](label::Label) in its parent's block. A page carries the family and the label of the address space
-//! that made it, and its index is the address where it was first mapped. So its mappers are found among the
-//! [members](members) whose labels are in the page's block, each [walked](walk) by its tree of VMAs.
+//! [label](label::Label) in its parent's block. A page carries the family and the label of who made it. Its
+//! index is the address where it was first mapped. So its mappers are found among the [members](members)
+//! whose labels are in the page's block. Each is [walked](walk) by its tree of VMAs.
 //!
 //! - *A VMA* costs nothing. Its mark says whether it has had a page; the few that are not where their pages'
 //!   indices say have a [record](records).
@@ -14,6 +14,7 @@
 //! docs/reverse-map.md says how each of nine obligations is met, and what the worst cases are.
 
 pub(crate) mod label;
+mod mark;
 pub(crate) mod members;
 pub(crate) mod objects;
 mod records;
@@ -23,13 +24,14 @@ mod validate;
 pub(crate) mod walk;
 
 use self::{
+    mark::{mark, mark_like, marked},
     members::{
         FamilyReadGuard, FamilyWriteGuard, enter_by_fork, family_of, leave, lock_read, lock_whole, lock_write,
     },
     records::{Spare, is_home, is_recorded},
 };
 use crate::{
-    ids::{AnonVmaId, FamilyId, MmId, VmaId},
+    ids::{MmId, VmaId},
     mm::{mmap_lock::MmapHeld, slot::MmSlot},
     objects::Objects,
     rmap::{
@@ -38,34 +40,9 @@ use crate::{
     },
     vma::vma::Vma,
 };
-use anonmem_frame::{Folio, FolioGuard, Handle, OutOfMemory, RawHandle};
+use anonmem_frame::{Folio, FolioGuard, OutOfMemory, RawHandle};
 use anonmem_hal::{Machine, reverse_map::Families};
 use core::ops::ControlFlow;
-
-/// The mark of a VMA that has pages: the field that names an anon_vma in the other reverse map.
-fn mark(family: FamilyId) -> AnonVmaId {
-    Handle::from_raw(family.raw())
-}
-
-/// The family that a VMA with pages is of.
-fn marked<M: Machine>(vma: &Vma<M>) -> Option<FamilyId> {
-    vma.anon_vma().map(|mark| Handle::from_raw(mark.raw()))
-}
-
-/// Marks a VMA that is in no tree yet, or loses no page by it, as one that has what `like` has; records it if
-/// it is not at home.
-fn mark_like<M: Machine>(objects: &Objects<M>, id: VmaId, like: &Vma<M>) -> Result<(), OutOfMemory> {
-    let (vma, Some(family)) = (objects.vma(id), marked(like)) else { return Ok(()) };
-    if is_home(vma) || is_recorded(vma) {
-        vma.set_anon_vma(Some(mark(family)));
-        return Ok(());
-    }
-    let mut spare = Spare::alloc(objects)?;
-    let lock = objects.family_lock_write(family);
-    lock.record(id, &mut spare);
-    vma.set_anon_vma(Some(mark(family)));
-    Ok(())
-}
 
 impl<M: Machine> ReverseMap<M> for Families {
     type Locked<'v>

@@ -1,9 +1,9 @@
 //! VMAs that are not where the indices of their pages say.
 //!
 //! A page's index is its address where it was first mapped. Mostly it is there still, and a walk finds the
-//! VMA by that address: the VMA is *at home*, and nothing is kept for it. A VMA that moved, or whose pages
-//! count from the beginning of a file, has a *record*: a node in a tree of its address space, by the indices
-//! of its pages. There are at most as many records as VMAs, whatever moved how often.
+//! VMA by that address: the VMA is *at home*, and nothing is kept for it. A VMA that moved has a *record*; so
+//! has one whose pages count from the beginning of a file. Records are nodes of a tree that each address
+//! space has, by the indices of the pages. There are at most as many as VMAs, whatever moved how often.
 //!
 //! A VMA with a record is found by it and not by its address. A VMA without pages has none. A record is
 //! allocated before a move begins, and freed when a move has brought the VMA home.

@@ -1,7 +1,7 @@
 //! What is to hold of families at rest.
 
 use super::{
-    marked,
+    mark::marked,
     records::{is_home, is_recorded},
 };
 use crate::{ids::MmId, mm::slot::MmSlot, objects::Objects, rmap::reverse_map::Broken, vma::vma::Vma};

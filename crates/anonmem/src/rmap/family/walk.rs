@@ -1,8 +1,8 @@
 //! Walking all mappings of a folio: the address spaces that descend from the folio's label, oldest first.
 //!
-//! Each is asked for the VMAs whose pages have the folio's indices: those at home by their address, in the
-//! tree of VMAs, and those that have records. The tree is read without its lock. What a walker may believe of
-//! a VMA that it finds there:
+//! Each is asked for the VMAs whose pages have the folio's indices. Those at home are found by address, in
+//! the tree of VMAs; the others have records. The tree is read without its lock. What a walker may believe
+//! of a VMA that it finds there:
 //!
 //! - It *has pages* (its mark is set) and is this address space's. So it is unlinked, and its tables go, only
 //!   under the family's lock for writing. Until then it is the same VMA: a slot is not reused before.
@@ -10,8 +10,8 @@
 //! - It may be out of the tree already, on its way to be unmapped: then it is found or not. Whoever misses
 //!   an entry there misses one that goes without him. The folio's counts say that it is still there.
 //!
-//! A page that one address space has alone is met once: when its entry, locked, says that it is exclusive,
-//! there is no other, and the walk ends.
+//! A page that one address space has alone is met once. When its entry is locked and the page is exclusive,
+//! there is no other entry, and the walk ends.
 //!
 //! Linux: mm/rmap.c `rmap_walk_anon`. Differs: all of it.
 
