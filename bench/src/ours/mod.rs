@@ -14,8 +14,15 @@ use anonmem_hal::{CpuId, Order, Pfn, PhysMem, Va, VaRange};
 use anonmem_hosted::{CpuGuard, Hosted};
 use std::hint::black_box;
 
+/// What the machine checks, and its reverse map.
+#[cfg(not(feature = "rmap-family"))]
+type Kind = anonmem_hosted::Fast;
+/// The same with families of address spaces.
+#[cfg(feature = "rmap-family")]
+type Kind = anonmem_hosted::FastFamilies;
+
 /// The machine.
-pub type Machine = Hosted<anonmem_hosted::Fast>;
+pub type Machine = Hosted<Kind>;
 
 /// Frames of the machine: room for a region, its copy, page tables and metadata, with as much again to spare.
 const FRAMES: u64 = (4 * REGION / PAGE) as u64;
