@@ -360,6 +360,15 @@ impl Stamp {
         (self.0.get() as u32) >> Self::LABEL_SHIFT
     }
 
+    /// That which a mapping word has.
+    #[inline(always)]
+    const fn of_word(word: u64) -> Option<Self> {
+        match NonZeroU64::new(word >> Self::LABEL_SHIFT << Self::LABEL_SHIFT) {
+            Some(bits) => Some(Self(bits)),
+            None => None,
+        }
+    }
+
     /// As a word that is not 0.
     #[inline]
     pub const fn bits(self) -> u64 {
@@ -449,14 +458,24 @@ impl MappingWord {
     }
 
     /// What it says.
+    #[inline]
     pub fn decode(self) -> Mapping {
         let Some(handle) = RawHandle::new((self.0 >> 32) as u32) else { return Mapping::None };
         match self.0 & 3 {
             0 => Mapping::None,
-            1 => Mapping::Anon(Stamp::new(handle, (self.0 as u32) >> Stamp::LABEL_SHIFT)),
+            1 => match Stamp::of_word(self.0) {
+                Some(stamp) => Mapping::Anon(stamp),
+                None => Mapping::None,
+            },
             2 => Mapping::Shm(handle),
             _ => Mapping::Ksm(handle),
         }
+    }
+
+    /// Whether it is that of an anonymous page that has this stamp.
+    #[inline(always)]
+    pub(crate) fn has(self, stamp: Stamp) -> bool {
+        self.0 & 3 == 1 && Stamp::of_word(self.0) == Some(stamp)
     }
 
     /// Whether it is that of an anonymous page, merged by KSM or not.
@@ -502,6 +521,8 @@ mod tests {
                 let word = MappingWord::encode(mapping, index);
                 assert_eq!(word.decode(), mapping);
                 assert_eq!(word.is_anon(), !matches!(mapping, Mapping::Shm(_)));
+                let stamp = Stamp::new(handle, 1);
+                assert_eq!(word.has(stamp), mapping == Mapping::Anon(stamp));
                 assert_eq!(word.index_high() | index & 0xffff_ffff, index);
             }
         }

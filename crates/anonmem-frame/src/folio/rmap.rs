@@ -506,7 +506,7 @@ impl<'e, 'f, M: Machine> SharedRef<'e, 'f, M> {
         let folio = self.folio();
         // A page of a larger folio has its bit elsewhere; `mapping` is stable, because only the only mapper
         // changes it.
-        if folio.owned_order().get() != 0 || folio.mapping() != Mapping::Anon(anon_vma) {
+        if folio.owned_order().get() != 0 || !folio.mapping_word().has(anon_vma) {
             return false;
         }
         let ours = Counts::MAP + Counts::EXCLUSIVE;
