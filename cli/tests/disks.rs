@@ -134,6 +134,23 @@ fn a_ring_answers_as_on_linux() {
     }
 }
 
+/// Pinned by a ring, or shared with a child and paged out: a userfaultfd does not move it.
+#[test]
+fn pages_that_others_hold_do_not_move_here_or_on_linux() {
+    if !vm_is_there() {
+        return;
+    }
+    let program = compile("uffd_pinned", Linked::Static);
+    let expected = Command::new(&program).output().unwrap();
+    assert!(expected.status.success(), "on the host: {expected:?}");
+    let ran = Vm::new().options(&["--cpus", "2", "--swap", "16M"]).run(&[&program]).expect_status(0);
+    if expected.stdout == b"no io_uring\n" {
+        eprintln!("the host refuses io_uring: not compared with it");
+    } else {
+        assert_eq!(ran.stdout.as_bytes(), expected.stdout);
+    }
+}
+
 /// A QEMU whose first disk takes its time: pages stay pinned for tens of milliseconds, in which the program
 /// forks, writes and swaps.
 fn slow_qemu(dir: &Path) -> PathBuf {

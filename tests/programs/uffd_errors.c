@@ -205,6 +205,87 @@ static void shared_memory(void)
     printf("%-34s %3d %3d %3d\n", "what is there", mem[0], mem[PAGE], mem[2 * PAGE]);
 }
 
+static void odd_pointers(void)
+{
+    static const struct { const char *what; unsigned long request; } requests[] = {
+        {"nowhere: the handshake", UFFDIO_API}, {"nowhere: register", UFFDIO_REGISTER}, {"nowhere: unregister", UFFDIO_UNREGISTER},
+        {"nowhere: wake", UFFDIO_WAKE}, {"nowhere: copy", UFFDIO_COPY}, {"nowhere: zero page", UFFDIO_ZEROPAGE},
+        {"nowhere: move", IOC_MOVE}, {"nowhere: protect", UFFDIO_WRITEPROTECT}, {"nowhere: continue", UFFDIO_CONTINUE},
+        {"nowhere: poison", IOC_POISON},
+    };
+    int other = uffd_open(0, O_NONBLOCK);
+    for (size_t i = 0; i < sizeof requests / sizeof requests[0]; i++)
+        line(requests[i].what, ioctl(other, requests[i].request, (void *)8) == 0 ? 0 : errno, 0);
+    close(other);
+}
+
+/* Of another address space: the child has the parent's. */
+static void from_a_child(void)
+{
+    fflush(stdout);
+    pid_t child = fork();
+    CHECK(child >= 0);
+    if (child == 0) {
+        move("a child moves its parent's pages", at + 13 * PAGE, beside + 4 * PAGE, PAGE, 0);
+        copy("a child fills its parent's page", at + 13 * PAGE, bytes, PAGE, 0);
+        fflush(stdout);
+        _exit(0);
+    }
+    wait_ok(child);
+}
+
+/* A userfaultfd whose address space has ended: that of a child, which its parent was told of. Before it is told, all fills wait. */
+static int told_of = -1;
+static unsigned char *forked;
+
+static void *read_of_the_fork(void *argument)
+{
+    int mother = *(int *)argument;
+    struct pollfd wait_for = {.fd = mother, .events = POLLIN};
+    CHECK(poll(&wait_for, 1, 10000) == 1);
+    int saved = fd;
+    fd = mother;
+    copy("copy while a child is born", forked, bytes, PAGE, 0);
+    move("move while a child is born", forked + PAGE, forked + 2 * PAGE, PAGE, 0);
+    zero("zero page while a child is born", forked, PAGE, 0);
+    printf("%-34s %3d\n", "protect while a child is born", uffd_protect(fd, forked, PAGE, 1));
+    fd = saved;
+    struct uffd_msg message;
+    CHECK(read(mother, &message, sizeof message) == sizeof message && message.event == UFFD_EVENT_FORK);
+    told_of = (int)message.arg.fork.ufd;
+    return NULL;
+}
+
+static void of_the_dead(void)
+{
+    int mother = uffd_open(UFFD_FEATURE_EVENT_FORK, O_NONBLOCK);
+    forked = map_pages(4);
+    watch("told of forks", mother, forked, 4 * PAGE, 3);
+    pthread_t reader;
+    CHECK(pthread_create(&reader, NULL, read_of_the_fork, &mother) == 0);
+    fflush(stdout);
+    pid_t child = fork();
+    CHECK(child >= 0);
+    if (child == 0)
+        _exit(0);
+    CHECK(pthread_join(reader, NULL) == 0 && told_of >= 0);
+    wait_ok(child);
+    int saved = fd;
+    fd = told_of;
+    copy("copy for the dead", forked, bytes, PAGE, 0);
+    zero("zero page for the dead", forked, PAGE, 0);
+    poison("poison for the dead", forked, PAGE, 0);
+    go_on("continue for the dead", forked, PAGE, 0);
+    printf("%-34s %3d\n", "protect for the dead", uffd_protect(fd, forked, PAGE, 1));
+    watch("register for the dead", fd, forked, PAGE, 1);
+    struct uffdio_range range = {(uintptr_t)forked, PAGE};
+    printf("%-34s %3d\n", "unregister for the dead", ioctl(fd, UFFDIO_UNREGISTER, &range) == 0 ? 0 : errno);
+    printf("%-34s %3d\n", "wake for the dead", ioctl(fd, UFFDIO_WAKE, &range) == 0 ? 0 : errno);
+    close(fd);
+    fd = saved;
+    close(mother);
+}
+
 int main(void)
 {
     at = map_pages(64);
@@ -222,5 +303,13 @@ int main(void)
     fills();
     moves();
     shared_memory();
+    poison("poison, to be moved", at + 9 * PAGE, PAGE, 0);
+    move("move poison", beside + 5 * PAGE, at + 9 * PAGE, PAGE, 0);
+    watch("where it would go", fd, beside, 2 * PAGE, 1);
+    CHECK(madvise(beside, 2 * PAGE, MADV_DONTNEED) == 0);
+    move("move poison to an empty page", beside, at + 9 * PAGE, PAGE, 0);
+    odd_pointers();
+    from_a_child();
+    of_the_dead();
     return 0;
 }
