@@ -66,6 +66,12 @@ fn check(file: &str) -> Result<ExitCode, String> {
         );
         return Ok(ExitCode::SUCCESS);
     }
+    for (a, b) in now.unequal() {
+        println!("{b} should cost exactly what {a} does.");
+    }
+    if !now.unequal().is_empty() {
+        return Ok(ExitCode::FAILURE);
+    }
     if changes.iter().any(anonmem_bench::instructions::table::Change::is_too_much) {
         println!(
             "A hot path grew by more than {LIMIT_PERCENT} %, or is not in the table. If it must, say why and record."
