@@ -4,7 +4,6 @@
 use super::{
     Case, Extent, Mutant, Run,
     kernel::{Kernel, boxed, page, pages, scenario},
-    pin_fast::AGAINST_PINS,
 };
 use crate::{Model, Scenario, Sim};
 use anonmem::{Advice, BlockEffort, CollapseLimits, LockMode, PinFlags, Prot, Unpin};
@@ -161,7 +160,7 @@ pub static PIN: Case = Case {
         name: "migrate-ignores-pins",
         what: "a page goes without asking for pins once its entry is cleared",
     }],
-    runs: AGAINST_PINS,
+    runs: BOUND,
     program: |_| {
         boxed(
             collapsing("collapse-vs-gup-fast", 1, || small_pages(2))
@@ -248,7 +247,7 @@ pub static LEAF_PIN: Case = Case {
     environment: "CPU0 makes the table of a folio of eight pages a leaf. CPU1 pins one of them without a lock; its device stores.",
     rule: "Program and device have the same page; nobody reads a table that was freed.",
     mutants: &[Mutant::Patch { name: "collapse-leaf-frees-table", what: "the table is free at once" }],
-    runs: AGAINST_PINS,
+    runs: &[Run::new(Model::Sc, Extent::Bound(2))],
     program: |_| {
         boxed(
             collapsing("collapse-leaf-vs-gup-fast", 3, one_run)

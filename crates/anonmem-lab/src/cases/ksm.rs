@@ -3,7 +3,6 @@
 use super::{
     Case, Extent, Mutant, Run,
     kernel::{Kernel, boxed, page, pages, scenario},
-    pin_fast::AGAINST_PINS,
 };
 use crate::{Model, Scenario};
 use anonmem::{Advice, LockMode, PinFlags, Prot, Unpin};
@@ -137,7 +136,7 @@ pub static PIN: Case = Case {
         name: "migrate-ignores-pins",
         what: "a page is taken from its entries without asking for pins",
     }],
-    runs: AGAINST_PINS,
+    runs: RUNS,
     program: |_| {
         boxed(
             merging("ksm-vs-gup-fast", one_waits)

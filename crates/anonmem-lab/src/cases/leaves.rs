@@ -4,7 +4,6 @@
 use super::{
     Case, Extent, Mutant, Run,
     kernel::{Kernel, P, boxed, page, scenario},
-    pin_fast::AGAINST_PINS,
 };
 use crate::{Model, Sim};
 use anonmem::{Advice, FolioMode, FolioPolicy, LockMode, PinFlags, Prot};
@@ -147,7 +146,7 @@ pub static PIN: Case = Case {
             what: "the table that was kept for the leaf stays, and nobody knows of it",
         },
     ],
-    runs: AGAINST_PINS,
+    runs: &[Run::new(Model::Sc, Extent::Bound(2))],
     program: |_| {
         boxed(
             scenario("thp-leaf-zap-vs-gup-fast", 1, || {

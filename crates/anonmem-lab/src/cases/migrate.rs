@@ -3,7 +3,6 @@
 use super::{
     Case, Extent, Mutant, Run,
     kernel::{Kernel, P, boxed, page, pages, scenario},
-    pin_fast::AGAINST_PINS,
 };
 use crate::{Model, Scenario};
 use anonmem::{Event, LockMode, PinFlags, Prot, RemapFlags, Unpin};
@@ -219,7 +218,7 @@ pub static PIN: Case = Case {
         name: "migrate-ignores-pins",
         what: "a page moves without asking for pins once its entry is cleared",
     }],
-    runs: AGAINST_PINS,
+    runs: RUNS,
     program: |_| {
         boxed(
             moving("migrate-vs-gup-fast", alone)

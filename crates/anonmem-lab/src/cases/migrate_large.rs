@@ -4,7 +4,6 @@
 use super::{
     Case, Extent, Mutant, Run,
     kernel::{Kernel, P, boxed, page, pages, scenario},
-    pin_fast::AGAINST_PINS,
 };
 use crate::{Model, Scenario};
 use anonmem::{Advice, Event, FolioMode, FolioPolicy, LockMode, PinFlags, Prot, RemapFlags, Unpin};
@@ -232,7 +231,7 @@ pub static LEAF_PIN: Case = Case {
         name: "migrate-leaf-ignores-pins",
         what: "a leaf goes without asking for pins once it traps",
     }],
-    runs: AGAINST_PINS,
+    runs: BOUND,
     program: |_| {
         boxed(
             moving("migrate-leaf-vs-gup-fast", leaf)

@@ -6,7 +6,6 @@
 use super::{
     Case, Extent, Mutant, Run,
     kernel::{Kernel, P, boxed, page, scenario},
-    pin_fast::AGAINST_PINS,
 };
 use crate::{Model, Program};
 use anonmem::{
@@ -118,7 +117,7 @@ pub static LEAF_PIN: Case = Case {
         name: "move-leaf-ignores-pins",
         what: "whether the folio is pinned is not asked when the leaf is cleared",
     }],
-    runs: AGAINST_PINS,
+    runs: &[Run::new(Model::Sc, Extent::Bound(2)), Run::new(Model::C11, Extent::Bound(1))],
     program: |_| against_pin("move-leaf-vs-gup-fast", leaf, (1, 16, 8), 7),
 };
 

@@ -10,8 +10,7 @@ use crate::Model;
 use anonmem::{LockMode, PinFlags, Prot};
 
 /// How far pins without a lock are explored against each of their opponents.
-pub(super) const AGAINST_PINS: &[Run] =
-    &[Run::new(Model::Sc, Extent::Exhaust), Run::new(Model::C11, Extent::Bound(2))];
+const AGAINST_PINS: &[Run] = &[Run::new(Model::Sc, Extent::Bound(2)), Run::new(Model::C11, Extent::Bound(2))];
 const FORK_IGNORES_PINS: Mutant =
     Mutant::Patch { name: "fork-ignores-pins", what: "fork shares a page that is pinned" };
 const FENCE_OF_PINS: Mutant = Mutant::Patch {

@@ -61,7 +61,7 @@ pub static PINNED: Case = Case {
     environment: PIN_ENVIRONMENT,
     rule: PIN_RULE,
     mutants: &[NO_RECHECK],
-    runs: &[Run::new(Model::Sc, Extent::Bound(2)), Run::new(Model::C11, Extent::Bound(1))],
+    runs: &[Run::new(Model::Sc, Extent::Bound(1))],
     program: |_| pinned("seed-004-copy-after-pin", |k| k.pin(0, 0, 0, PinFlags::WRITE)),
 };
 
@@ -73,7 +73,7 @@ pub static PINNED_FAST: Case = Case {
     environment: PIN_ENVIRONMENT,
     rule: PIN_RULE,
     mutants: &[NO_RECHECK],
-    runs: &[Run::new(Model::Sc, Extent::Bound(2)), Run::new(Model::C11, Extent::Bound(1))],
+    runs: &[Run::new(Model::Sc, Extent::Bound(1))],
     program: |_| pinned("seed-004-copy-after-pin-fast", |k| k.pin_fast(0, 0, 0, PinFlags::WRITE)),
 };
 

@@ -45,6 +45,7 @@ const TOO_MANY: &[&str] = &[
     "migrate-vs-zap",
     "move-vs-swap-aba",
     "seed-004-copy-after-pin",
+    "seed-004-copy-after-pin-fast",
     "thp-swap-in-run-shared",
 ];
 
