@@ -203,7 +203,7 @@ fn a_disk_writes_to_large_folios_that_the_program_sees_whatever_it_does_meanwhil
             for mode in ["direct", "fixed"] {
                 let memory = ["--ram", "32M", "--swap", "64M", "--cpus", "4", "--lock", lock];
                 let machine = ["--disk", disk, "--qemu", qemu.to_str().unwrap(), "--folios", folios];
-                let arguments = [program.to_str().unwrap(), "/dev/vda", mode, "3", "32", kib];
+                let arguments = [program.to_str().unwrap(), "/dev/vda", mode, "5", "32", kib];
                 let ran = Vm::new().options(&memory).options(&machine).run(&arguments).expect_status(0);
                 let here = format!("{folios}, {lock}");
                 assert_eq!(ran.stdout, format!("diskpins: {mode}, 0 wrong\n"), "{here}: {}", ran.stderr);

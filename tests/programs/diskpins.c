@@ -313,7 +313,7 @@ int main(int argc, char **argv)
         pthread_join(threads[i], NULL);
     for (int i = 0; i < READERS; i++)
         rounds += readers[i].rounds;
-    CHECK(forks > 0 && rounds >= READERS, "%lu forks, %lu rounds", forks, rounds);
+    CHECK(forks > 0 && rounds > 0, "%lu forks, %lu rounds", forks, rounds);
     fprintf(stderr, "diskpins: %lu rounds, %lu forks\n", rounds, forks);
     printf("diskpins: %s, 0 wrong\n", argv[2]);
     return 0;
