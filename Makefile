@@ -8,7 +8,7 @@ KERNEL = target/microvm/anonmem-microvm
 export CARGO_TARGET_DIR := $(CURDIR)/target
 
 .DEFAULT_GOAL := help
-.PHONY: help deps kernel toy build install demo test stress oddcalls mutants mutants-generated planted scale-planted lint package doc clean \
+.PHONY: help deps kernel toy build install demo test stress evacuate oddcalls mutants mutants-generated planted scale-planted lint package doc clean \
 	bench bench-instructions bench-instructions-record bench-instructions-planted
 
 help: ## Show this list
@@ -35,6 +35,9 @@ demo: deps kernel ## Run a shell script that forks pipelines in the microVM, and
 
 test: deps kernel toy ## Run all tests: unit, property, bounded stress, compile-fail, microVM
 	@scripts/test
+
+evacuate: ## Empty 10,000 quarters of memory under load
+	ANONMEM_EVACUATE_ROUNDS=10000 $(CARGO) test --locked --release --package anonmem-hosted --test moving -- --nocapture any_quarter
 
 stress: ## Run the threaded stress for ten minutes and a million random operations against the oracle
 	ANONMEM_STRESS_SECONDS=600 $(CARGO) test --locked --package anonmem-hosted --test stress

@@ -9,6 +9,7 @@ mod fork;
 mod limits;
 pub(crate) mod lookup;
 mod metadata;
+mod moving;
 mod pins;
 mod populate;
 mod protect;
@@ -36,6 +37,7 @@ pub const EXPERIMENTS: &[Experiment] = &[
     pins::EXPERIMENT,
     userfault::EXPERIMENT,
     swap::EXPERIMENT,
+    moving::EXPERIMENT,
     lookup::EXPERIMENT,
     metadata::EXPERIMENT,
     footprint::EXPERIMENT,

@@ -92,6 +92,14 @@ const fn churn(id: &'static str, title: &'static str) -> Row {
     row(id, title).first_writes().both(does)
 }
 
+/// Pages move until a block is free.
+const fn compact(id: &'static str, title: &'static str) -> Row {
+    row(id, title)
+        .per(Unit::NsPerCall)
+        .ours("32 MiB of memory filled with single pages, the others freed; per block that is made")
+        .host("not done")
+}
+
 /// One thread faults, another one maps and unmaps in an address space of its own.
 const fn apart(id: &'static str, title: &'static str) -> Row {
     row(id, title)
@@ -317,6 +325,48 @@ pub const ROWS: &[Row] = &[
         1.3,
         0.0,
     ),
+    row("migrate", "migration of single pages")
+        .limit_times(Limit::Copying, 1.3, 120.0)
+        .ours("evacuation of 32 MiB of single pages")
+        .host("not done: without a second node nothing moves a page when it is asked to"),
+    row("migrate-64k", "migration of folios of 64 KiB")
+        .limit_times(Limit::Copying, 1.3, 120.0)
+        .ours("the same in folios of 64 KiB, which go whole")
+        .host("not done"),
+    row("migrate-2m", "migration of leaves")
+        .limit_times(Limit::Copying, 1.3, 120.0)
+        .ours("the same in leaves, which go as leaves")
+        .host("not done"),
+    compact("compact-64k-50", "a block of 64 KiB, half full"),
+    compact("compact-64k-80", "a block of 64 KiB, 80 % full"),
+    compact("compact-64k-95", "a block of 64 KiB, 95 % full"),
+    compact("compact-2m-50", "a block of 2 MiB, half full"),
+    compact("compact-2m-80", "a block of 2 MiB, 80 % full"),
+    compact("compact-2m-95", "a block of 2 MiB, 95 % full"),
+    row("collapse-64k", "collapse into folios of 64 KiB")
+        .limit_times(Limit::Copying, 1.2, 60.0)
+        .ours("32 MiB of single pages become folios of 64 KiB")
+        .host("not done: Linux collapses to 2 MiB when it is asked to"),
+    row("collapse-2m", "collapse into leaves")
+        .limit_times(Limit::Copying, 1.2, 60.0)
+        .host_only(&[TlbFlush])
+        .ours("32 MiB of single pages become leaves, window by window; no TLB to flush")
+        .host("madvise(COLLAPSE) of 32 MiB of single pages; TLB is flushed"),
+    row("collapse-in-place", "a table becomes a leaf")
+        .most(5.0)
+        .host_only(&[TlbFlush])
+        .ours(
+            "the same when the frames lie right already: tables of one folio become leaves; no TLB to flush",
+        )
+        .host("not done: Linux copies"),
+    row("ksm-pairs", "KSM, pairs of equal pages")
+        .most(1500.0)
+        .ours("three sweeps over 32 MiB in which every page has one equal, per page that is given up")
+        .host("not done here: ksmd's time is the kernel's own"),
+    row("ksm-equal", "KSM, all pages equal")
+        .most(1500.0)
+        .ours("the same where all pages are equal")
+        .host("not done here"),
     lookup("lookup-10", "VMA lookup among 10", "the VMA of a random address, without a lock"),
     lookup("lookup-1000", "VMA lookup among 1,000", "the same among 1,000"),
     lookup(
@@ -355,7 +405,4 @@ pub const ROWS: &[Row] = &[
 ];
 
 /// The rows that wait for something.
-pub const NOT_YET: &[NotYet] = &[
-    NotYet { id: "ksm", title: "KSM, per freed page", needs: "a row that drives KSM" },
-    NotYet { id: "compact", title: "compaction, per migrated page", needs: "a row that drives compaction" },
-];
+pub const NOT_YET: &[NotYet] = &[];

@@ -1,11 +1,11 @@
 //! A table whose entries map one whole folio becomes a leaf: collapse in place.
 //!
-//! Nothing is copied, and no page changes its frame. So whoever has pinned one goes on having it. The way back
-//! is [`LeafGuard::split`](crate::LeafGuard::split).
+//! Nothing is copied, and no page changes its frame. So whoever has pinned one goes on having it. The way
+//! back is [`LeafGuard::split`](crate::LeafGuard::split).
 //!
 //! A walk may have read the table and not have looked at its entries yet. Walks under the mmap lock, a VMA's
 //! lock or an rmap lock are locked out by the caller. GUP-fast and faults without a lock are in an RCU
-//! section: they read the entry above again, and the table is freed a grace period later.
+//! section. They read the entry above again, and the table is freed a grace period later.
 //!
 //! Linux: mm/khugepaged.c `collapse_pte_mapped_thp`; for anonymous memory, Linux copies.
 
@@ -65,6 +65,7 @@ impl<M: Machine> AddressSpace<M> {
             uffd_wp: false,
         };
         // It traps while the table may still be used: never empty, because nobody may take it for a hole.
+        // Release pairs with the Acquire of walks: as when a leaf is installed.
         place.word.store(M::Arch::encode_entry(Entry::Leaf(trap), 1), Ordering::Release);
         // All: what CPUs know of the table itself, too.
         self.flush(frames, FlushRange::All);
@@ -78,8 +79,8 @@ impl<M: Machine> AddressSpace<M> {
             }
         }
         frames.table_used(table).set(0);
-        // SAFETY: each entry owned an exclusive mapping of a page of this folio, as `one_folio` has seen under
-        // the lock, and they are cleared.
+        // SAFETY: each entry owned an exclusive mapping of a page of this folio, as `one_folio` has seen
+        // under the lock, and they are cleared.
         let whole = unsafe { ExclusiveWhole::from_page_entries(frames, head) };
         let prot = Protection { write: write && vma.write, ..vma };
         let leaf = place.entry_of(whole, Attrs { prot, ..Attrs::from(said) });

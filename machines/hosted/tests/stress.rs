@@ -9,8 +9,8 @@
 //! Then the same where memory is short: pages leave for two swap devices and return, in the background and by
 //! whoever needs memory, while one device goes and comes back and, in some rounds, fails to write or to read.
 //!
-//! In both, one more thread empties ranges of frames, gives them back, makes large blocks, and large folios of
-//! small pages: pages move to other frames under everybody's hands.
+//! In both, one more thread empties ranges of frames, gives them back, makes large blocks, and large folios
+//! of small pages: pages move to other frames under everybody's hands.
 //!
 //! `ANONMEM_STRESS_SECONDS` (default 10) is how long it runs; `ANONMEM_SEED` what it does.
 

@@ -261,7 +261,8 @@ pub unsafe fn try_dup_run<M: Machine>(frames: &Frames<M>, first: Pfn, len: u64) 
         return Err(DupError::MaybePinned);
     }
     let taken = if exclusive { take_exclusive(folio, first) } else { 0 };
-    if exclusive {
+    // Behind the last frame there is none to look at.
+    if exclusive && len > 1 {
         share_tails(frames, first.offset(1), len - 1);
     }
     let by = (len * Counts::MAP).wrapping_sub(taken);

@@ -1,5 +1,5 @@
-//! Large folios on their way to other frames, met by everybody else: behind entries, and behind a leaf. A leaf
-//! of the simulated machine maps eight pages.
+//! Large folios on their way to other frames, met by everybody else: behind entries, and behind a leaf. A
+//! leaf of the simulated machine maps eight pages.
 
 use super::{
     Case, Extent, Mutant, Run,

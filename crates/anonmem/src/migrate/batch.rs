@@ -3,8 +3,8 @@
 //! Linux: mm/migrate.c `migrate_pages_batch`, `migrate_folio_unmap`, `migrate_folio_move`.
 
 use super::{
-    Stays, Waiting, Went,
-    entries::{arrive, follow, follow_large, restore, try_to_migrate},
+    entries::{Waiting, arrive, follow, follow_large, restore, try_to_migrate},
+    stays::{Stays, Went},
 };
 use crate::{
     events::Event, ksm::node::Behind, objects::Objects, reclaim::SWAP_CLUSTER_MAX, rmap::machine::Machine,

@@ -6,7 +6,10 @@
 //!
 //! Linux: mm/memory_hotplug.c `offline_pages`, mm/page_alloc.c `alloc_contig_range`.
 
-use super::{MigrationBatch, Stays, Went};
+use super::{
+    batch::MigrationBatch,
+    stays::{Stays, Went},
+};
 use crate::{reclaim::SWAP_CLUSTER_MAX, rmap::machine::Machine, thp::stats::FolioEvent, vm::Vm};
 use anonmem_frame::{FolioOwner, FolioRef, Kind, NewFolio, SplitRefused};
 use anonmem_hal::{Order, Pfn};

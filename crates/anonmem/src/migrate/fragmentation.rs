@@ -1,10 +1,10 @@
 //! How broken free memory is, and a background task that mends it.
 //!
-//! The *score* of an order is the part of free memory, in per cent, that lies in blocks smaller than that. The
-//! *index* says why a block cannot be had: towards 0 there is too little memory, towards 1000 it is in pieces.
+//! The *score* of an order is the part of free memory, in per cent, that lies in smaller blocks. The *index*
+//! says why a block cannot be had: towards 0 there is too little memory, towards 1000 it is in pieces.
 //!
-//! The task empties the cheapest windows, one after the other, until the score is low enough or a window would
-//! cost more than it is worth. Nobody waits for it, and a fault meets it as it meets any page that moves.
+//! The task empties the cheapest windows, one after the other, until the score is low enough. Nobody waits for
+//! it, and a fault meets it as it meets any page that moves.
 //!
 //! Linux: mm/vmstat.c `fragmentation_index`, `extfrag_for_order`; mm/compaction.c `proactive_compact_node`.
 

@@ -37,59 +37,19 @@ mod entries;
 mod evacuate;
 mod failed;
 mod fragmentation;
+mod stays;
 
 pub use evacuate::{Effort, Evacuation, Kept};
 pub use failed::{Failure, FrameFate};
 pub use fragmentation::{Compacted, Fragmentation, FreeBlocks};
+pub use stays::{Stays, Went};
 
 pub(crate) use batch::MigrationBatch;
 pub(crate) use entries::{Waiting, arrive_whole, follow, put_back, restore, try_to_migrate};
 
 use crate::{rmap::machine::Machine, vm::Vm};
 use anonmem_frame::FolioRef;
-use anonmem_hal::{Order, Pfn};
-use core::fmt;
-
-/// Why a page stays in its frame.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Stays {
-    /// It belongs to a shared object, or is no program's: only anonymous pages move.
-    NotAnonymous,
-    /// A device may be using it.
-    Pinned,
-    /// Somebody has its folio locked: it is being read, written, or moved.
-    Locked,
-    /// Somebody is using it: a fault copies it, or a debugger looks at it.
-    Referenced,
-    /// Its swap device is being closed, which brings it to its entries.
-    SwapOff,
-    /// There is no frame for it to go to.
-    NoMemory,
-}
-
-impl fmt::Display for Stays {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::NotAnonymous => "the page is not anonymous",
-            Self::Pinned => "the page is pinned: try again when its pin is gone",
-            Self::Locked => "the page is locked: try again",
-            Self::Referenced => "the page is in use: try again",
-            Self::SwapOff => "the page's swap device is being closed: try again",
-            Self::NoMemory => "there is no frame to move the page to",
-        })
-    }
-}
-
-impl core::error::Error for Stays {}
-
-/// Where a page went.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Went {
-    /// To this frame.
-    To(Pfn),
-    /// Nowhere: the last one that had it let go of it meanwhile.
-    Away,
-}
+use anonmem_hal::Order;
 
 impl<M: Machine> Vm<M> {
     /// Moves a folio to other frames, whoever maps it, and lets its own go. A large one moves whole.

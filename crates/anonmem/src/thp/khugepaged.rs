@@ -1,17 +1,16 @@
 //! The background task that makes large folios of small pages which are there already.
 //!
-//! It looks at one address space after the other, and in each at its windows in their order. In each place it
-//! tries the largest size that is allowed, and smaller ones then. What is one folio already, or empty, it
-//! passes over. Where the task is, and what it has done, is a value that its owner keeps ([`CollapseTask`]): a
-//! memory manager without such a task has none of it.
+//! It looks at one address space after the other, and in each at its windows in their order. In each place
+//! it tries the largest size that is allowed, and smaller ones then. What is one folio already, or empty, it
+//! passes over. Where the task is, and what it has done, is a value of its owner's ([`CollapseTask`]).
 //!
-//! The default allows no holes: nobody pays for a page that was not touched. A page of a larger folio that was
-//! never touched counts as a hole, too, so that a window does not look full because its parts were collapsed.
+//! The default allows no holes: nobody pays for a page that was not touched. A page of a larger folio that
+//! was never touched counts as a hole, too. Else a window would look full because its parts were collapsed.
 //!
 //! Locks: none between steps. In a step, those of [`Mm::collapse`].
 //!
-//! Linux: mm/khugepaged.c `khugepaged_scan_mm_slot`. Differs: no list of address spaces, and no wish of theirs
-//! to be on it; sizes of its own.
+//! Linux: mm/khugepaged.c `khugepaged_scan_mm_slot`. Differs: no list of address spaces, and no wish of
+//! theirs to be on it; sizes of its own.
 
 use super::collapse::{BlockEffort, CollapseLimits, NotCollapsed};
 use crate::{

@@ -161,8 +161,8 @@ pub fn unusable_index() -> String {
     thousandths(|now, order| now.unusable(order) as i64)
 }
 
-/// What blocks of a leaf's size may hold. No list is kept of them here: one that has a page of the kernel's is
-/// unmovable.
+/// What blocks of a leaf's size may hold. No list is kept of them here: one that has a page of the kernel's
+/// is unmovable.
 const TYPES: [&str; 4] = ["Unmovable", "Movable", "Reclaimable", "HighAtomic"];
 const UNMOVABLE: usize = 0;
 const MOVABLE: usize = 1;

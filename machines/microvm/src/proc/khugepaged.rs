@@ -1,7 +1,7 @@
 //! Large folios made of small pages in the background: the kernel task, and what the administrator tells it.
 //!
-//! Nothing runs until somebody writes 1 to `run`, which Linux does not have: there the task runs while any size
-//! is enabled. It makes the sizes that faults may take, and those of `sizes` everywhere.
+//! Nothing runs until somebody writes 1 to `run`, which Linux does not have: there the task runs while any
+//! size is enabled. It makes the sizes that faults may take, and those of `sizes` everywhere.
 //!
 //! Linux: mm/khugepaged.c `khugepaged`.
 

@@ -16,6 +16,7 @@ pub mod compaction;
 pub mod deliver;
 pub mod exec;
 pub mod exit;
+pub mod failing;
 pub mod fault;
 pub mod folios;
 pub mod futex;

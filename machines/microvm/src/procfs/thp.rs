@@ -1,8 +1,8 @@
 //! `/sys/kernel/mm/transparent_hugepage`: the policy of large folios, and what happened to each size. And
 //! `/sys/kernel/debug/split_huge_pages`.
 //!
-//! A setting that this kernel cannot follow is refused with `EINVAL`; it says what is so. `khugepaged/run` and
-//! `khugepaged/sizes` are this kernel's own.
+//! A setting that this kernel cannot follow is refused with `EINVAL`; it says what is so. `khugepaged/run`
+//! and `khugepaged/sizes` are this kernel's own.
 //!
 //! Linux: mm/huge_memory.c, mm/khugepaged.c.
 

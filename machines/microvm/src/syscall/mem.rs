@@ -5,10 +5,13 @@ use super::uring::Uring;
 use super::user;
 use crate::fs::file::{OpenFile, Target};
 use crate::fs::store;
+use crate::proc::failing;
 use crate::proc::mm::{self, Backing, Map, Space};
 use crate::sched;
 use crate::usercopy;
+use anonmem::Failure;
 use anonmem_oslib::Result;
+use anonmem_oslib::cred::Cap;
 use anonmem_oslib::errno::{
     EACCES, EBADF, EFAULT, EINVAL, ENODEV, ENOMEM, EOPNOTSUPP, EOVERFLOW, EPERM, ESRCH,
 };
@@ -204,6 +207,18 @@ pub(super) fn brk(c: &mut Call<'_>) -> Result<usize> {
 }
 
 pub(super) fn madvise(c: &mut Call<'_>) -> Result<usize> {
+    let failure = match c.u32(2) {
+        abi::MADV_HWPOISON => Some(Failure::Lost),
+        abi::MADV_SOFT_OFFLINE => Some(Failure::Soon),
+        _ => None,
+    };
+    if let Some(failure) = failure {
+        if !c.thread.cred().has(Cap::SysAdmin) {
+            return Err(EPERM);
+        }
+        failing::fail_pages(&space()?, c.args[0], c.args[1], failure)?;
+        return Ok(0);
+    }
     mm::madvise(&space()?, c.args[0], c.args[1], c.u32(2))?;
     Ok(0)
 }

@@ -1,6 +1,6 @@
 //! The pages of a window that go into the new folio together.
 
-use super::NotCollapsed;
+use super::outcome::NotCollapsed;
 use crate::{
     migrate::put_back,
     mm::{mmap_lock::MmapReadGuard, slot::MmSlot},

@@ -1,7 +1,7 @@
 //! What is in a window that may become one folio: asked without locks, to find out what it would cost.
 
-use super::{CollapseLimits, NotCollapsed};
-use anonmem_frame::Frames;
+use super::outcome::{CollapseLimits, NotCollapsed};
+use anonmem_frame::{Frames, Mapping};
 use anonmem_hal::{Machine, Marker, Pfn, Present, Pte, SoftLeaf, VaRange};
 use anonmem_pgtable::{PteTable, StableVma};
 
@@ -69,8 +69,11 @@ impl Survey {
         }
         // The frame may be anything by now: only a hint.
         let Some(folio) = frames.folio(present.pfn) else { return Ok(()) };
-        if !frames.page_is_exclusive(present.pfn) {
-            self.shared += 1;
+        if matches!(folio.mapping(), Mapping::Ksm(_)) {
+            // Who copies it undoes a merge: not unless he was told to take whatever there is.
+            self.shared = u64::MAX;
+        } else if !frames.page_is_exclusive(present.pfn) {
+            self.shared = self.shared.saturating_add(1);
         }
         if folio.maybe_pinned() {
             return Err(NotCollapsed::Pinned);

@@ -1,0 +1,45 @@
+//! What became of a page that was to move.
+
+use anonmem_hal::Pfn;
+use core::fmt;
+
+/// Why a page stays in its frame.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Stays {
+    /// It belongs to a shared object, or is no program's: only anonymous pages move.
+    NotAnonymous,
+    /// A device may be using it.
+    Pinned,
+    /// Somebody has its folio locked: it is being read, written, or moved.
+    Locked,
+    /// Somebody is using it: a fault copies it, or a debugger looks at it.
+    Referenced,
+    /// Its swap device is being closed, which brings it to its entries.
+    SwapOff,
+    /// There is no frame for it to go to.
+    NoMemory,
+}
+
+impl fmt::Display for Stays {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NotAnonymous => "the page is not anonymous",
+            Self::Pinned => "the page is pinned: try again when its pin is gone",
+            Self::Locked => "the page is locked: try again",
+            Self::Referenced => "the page is in use: try again",
+            Self::SwapOff => "the page's swap device is being closed: try again",
+            Self::NoMemory => "there is no frame to move the page to",
+        })
+    }
+}
+
+impl core::error::Error for Stays {}
+
+/// Where a page went.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Went {
+    /// To this frame.
+    To(Pfn),
+    /// Nowhere: the last one that had it let go of it meanwhile.
+    Away,
+}
