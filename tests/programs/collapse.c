@@ -43,9 +43,9 @@ static unsigned char *small_pages(size_t windows)
     CHECK(madvise(at, size, MADV_NOHUGEPAGE) == 0);
     for (size_t i = 0; i < size / PAGE; i++)
         *(uint32_t *)(at + i * PAGE) = i + 1;
-    /* Takes the refusal back, and asks for nothing. */
-    CHECK(madvise(at, size, MADV_HUGEPAGE) == 0);
     CHECK(huge_kb(at) == 0, "%ld kB", huge_kb(at));
+    /* Takes the refusal back. From here on the host's background task may be faster. */
+    CHECK(madvise(at, size, MADV_HUGEPAGE) == 0);
     return at;
 }
 
@@ -88,7 +88,7 @@ static void own(void)
     right(at, 2);
     /* Holes are filled with zeroes: that is what was asked for. */
     CHECK(madvise(at + 8 * PAGE, 4 * PAGE, MADV_DONTNEED) == 0);
-    CHECK(huge_kb(at) == 2048, "%ld kB", huge_kb(at));
+    CHECK(huge_kb(at) >= 2048, "%ld kB", huge_kb(at));
     CHECK(collapse(at, LEAF) == 0);
     CHECK(huge_kb(at) == 4096, "%ld kB", huge_kb(at));
     for (size_t i = 0; i < 16; i++) {

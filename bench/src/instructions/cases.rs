@@ -7,9 +7,8 @@ use crate::{
     ours::{Active, Machine, World, fault_all, fault_folios, has_all, map_anywhere, map_region},
 };
 use anonmem::{
-    BlockEffort, CollapseLimits, Collapsed, Effort, FaultAccess, FillMode, FolioMode, FolioPolicy, LockMode,
-    Mm, MoveMode, PinFlags, Populate, Prot, RegisterMode, RemapFlags, Uffd, UffdFaults, UffdFeatures,
-    lab::folio_referenced,
+    FaultAccess, FillMode, FolioMode, FolioPolicy, LockMode, Mm, MoveMode, PinFlags, Populate, Prot,
+    RegisterMode, RemapFlags, Uffd, UffdFaults, UffdFeatures, lab::folio_referenced,
 };
 use anonmem_hal::{Order, PhysMem, Va, VaRange};
 use std::hint::black_box;
@@ -111,12 +110,6 @@ pub const CASES: &[Case] = &[
     case("fault-beside-uffd", "the same, the region watched by a userfaultfd", Bytes::Zeroed, |w| {
         beside(w, Watched::Yes)
     }),
-    case("migrate", "migration of a page", Bytes::Copied, migrate),
-    case("migrate-64k", "migration of a folio of 64 KiB, per page", Bytes::Copied, |w| large(w, 4, migrate)),
-    case("migrate-2m", "migration of a leaf, per page", Bytes::Copied, |w| large(w, 9, migrate)),
-    case("collapse-64k", "collapse into folios of 64 KiB, per page", Bytes::Copied, |w| collapse(w, 4)),
-    case("collapse-2m", "collapse into leaves, per page", Bytes::Copied, |w| collapse(w, 9)),
-    case("collapse-leaf", "a table becomes a leaf, per page", Bytes::Untouched, collapse_again),
     case("lookup-10", "a VMA among 10", Bytes::Untouched, |w| lookup(w, 10)),
     case("lookup-1000", "a VMA among 1,000", Bytes::Untouched, |w| lookup(w, 1000)),
     case("lookup-100000", "a VMA among 100,000", Bytes::Untouched, |w| lookup(w, 100_000)),
@@ -181,44 +174,6 @@ enum Filled {
     Read,
     /// Pages of its own.
     Written,
-}
-
-/// All pages of a region go to other frames.
-fn migrate(world: &World) -> u64 {
-    with_region(world, Filled::Written, |mm, range| {
-        let frames = || range.iter_pages().map(|va| mm.pagemap(va).pfn.expect("populated"));
-        let (first, last) = (frames().min().expect("pages"), frames().max().expect("pages"));
-        let mut moved = 0;
-        counted(&mut || moved = world.vm.evacuate(first..last.offset(1), Effort::Light).moved);
-        assert!(moved >= PAGES as u64, "{moved} pages moved");
-        world.vm.give_back(first..last.offset(1));
-    })
-}
-
-/// Makes every window of a region a folio of 2^`order` pages.
-fn all_windows(mm: &Mm<'_, Machine>, range: VaRange, order: u8) {
-    let size = Order::new(order);
-    for first in (0..PAGES as u64).step_by(1 << order) {
-        let window = range.start.page_after(first);
-        let done = mm.collapse(window, size, CollapseLimits::OWN, BlockEffort::Free);
-        assert!(done.is_ok_and(Collapsed::is_new), "{done:?}");
-    }
-}
-
-fn collapse(world: &World, order: u8) -> u64 {
-    with_region(world, Filled::Written, |mm, range| counted(&mut || all_windows(mm, range, order)))
-}
-
-fn collapse_again(world: &World) -> u64 {
-    with_region(world, Filled::Written, |mm, range| {
-        all_windows(mm, range, 9);
-        for first in (0..PAGES as u64).step_by(512) {
-            let page = VaRange::page(range.start.page_after(first + 7));
-            mm.mprotect(page, Prot::READ).expect("memory");
-            mm.mprotect(page, Prot::READ | Prot::WRITE).expect("memory");
-        }
-        counted(&mut || all_windows(mm, range, 9));
-    })
 }
 
 fn faults(world: &World, access: FaultAccess) -> u64 {

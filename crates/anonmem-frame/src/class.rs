@@ -34,6 +34,15 @@ impl Class {
         }
     }
 
+    /// Whether it stays where it is until it is freed.
+    #[inline(always)]
+    pub(crate) const fn is_fixed(self) -> bool {
+        match self {
+            Self::Table | Self::Slab | Self::Kernel => true,
+            Self::Folio | Self::Offline => false,
+        }
+    }
+
     /// Whether it may take what is left below the `min` watermark (Linux: `ALLOC_NO_WATERMARKS`).
     pub(crate) const fn may_use_reserve(self) -> bool {
         matches!(self, Self::Table | Self::Kernel)

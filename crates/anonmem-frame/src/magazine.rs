@@ -1,4 +1,4 @@
-//! The two stacks of free pages that a CPU keeps for itself: `pcp.rs` says when pages move.
+//! The stacks of free pages that a CPU keeps for itself: `pcp.rs` says when pages move.
 
 use crate::{
     class::Counters,
@@ -38,6 +38,19 @@ pub(crate) struct CpuPages<M: Machine> {
 pub(crate) struct PcpLists {
     pub(crate) hot: Stack,
     pub(crate) cold: Stack,
+    /// For what does not move: page tables, slabs, the kernel's own. They lie together, so that they spoil
+    /// few large blocks.
+    pub(crate) fixed: Stack,
+}
+
+impl PcpLists {
+    /// None.
+    const EMPTY: Self = Self { hot: Stack::EMPTY, cold: Stack::EMPTY, fixed: Stack::EMPTY };
+
+    /// How many they are.
+    pub(crate) const fn len(&self) -> u32 {
+        self.hot.len + self.cold.len + self.fixed.len
+    }
 }
 
 /// Pages linked through their `private` words.
@@ -69,14 +82,14 @@ impl Stack {
 impl<M: Machine> CpuPages<M> {
     /// A CPU without pages.
     pub(crate) fn new() -> Self {
-        Self { lists: Spin::new(PcpLists { hot: Stack::EMPTY, cold: Stack::EMPTY }), used: Counters::new() }
+        Self { lists: Spin::new(PcpLists::EMPTY), used: Counters::new() }
     }
 
     /// Calls `f` with every page on this CPU's list, up to `limit`, and returns how many there should be.
     pub(crate) fn for_each_free(&self, map: &Memmap<M>, limit: u32, mut f: impl FnMut(u32)) -> u32 {
         let lists = self.lists.lock();
         let mut left = limit;
-        for stack in [lists.hot, lists.cold] {
+        for stack in [lists.hot, lists.cold, lists.fixed] {
             let mut link = stack.head;
             while let Some(index) = link.checked_sub(1).filter(|_| left > 0) {
                 f(index);
@@ -84,6 +97,6 @@ impl<M: Machine> CpuPages<M> {
                 link = map.get(index).map_or(NO_LINK, |meta| meta.links().0);
             }
         }
-        lists.hot.len + lists.cold.len
+        lists.len()
     }
 }

@@ -5,6 +5,10 @@
 //! the old `cold`, untouched for longest, goes back. So two transitions in a row never both reach the zone
 //! lock, whatever the pattern.
 //!
+//! What does not move has a third stack, `fixed`, which is filled with adjacent pages. What is freed of them
+//! is used for the like again. So page tables lie together, and not one in every large block. Linux has
+//! migrate types of whole blocks.
+//!
 //! Locks: each CPU's list has a lock, because [`Frames::drain_pcp`] empties all of them; nobody else
 //! contends. The zone lock is taken inside.
 //!
@@ -68,6 +72,11 @@ impl<M: Machine> Frames<M> {
     pub(crate) fn take_page(&self, class: Class) -> Option<u32> {
         let cpu = self.pcp.this();
         let mut lists = cpu.lists.lock();
+        if class.is_fixed() {
+            let index = self.take_fixed(&mut lists, class)?;
+            cpu.used.add(class, 1);
+            return Some(index);
+        }
         let index = match lists.hot.pop(&self.memmap) {
             Some(index) => index,
             None => self.refill(&mut lists, class)?,
@@ -81,8 +90,31 @@ impl<M: Machine> Frames<M> {
     #[inline]
     pub(crate) fn put_page(&self, index: u32, class: Class) {
         let cpu = self.pcp.this();
-        self.put_on(&mut cpu.lists.lock(), index);
+        let mut lists = cpu.lists.lock();
+        if class.is_fixed() && lists.fixed.len < self.pcp_limits.full {
+            self.memmap.at(index).flags.store(ON_PCP, Relaxed);
+            lists.fixed.push(&self.memmap, index);
+        } else {
+            self.put_on(&mut lists, index);
+        }
         cpu.used.add(class, -1);
+    }
+
+    /// Takes a page for what does not move.
+    #[inline(never)]
+    fn take_fixed(&self, lists: &mut PcpLists, class: Class) -> Option<u32> {
+        if lists.fixed.len == 0 {
+            lists.fixed = self.with_buddy(|buddy| {
+                let stack = self.fetch(buddy, class);
+                self.note_peak(buddy, stack.len);
+                stack
+            });
+        }
+        match lists.fixed.pop(&self.memmap) {
+            Some(index) => Some(index),
+            // What this CPU has for others is better than none.
+            None => lists.hot.pop(&self.memmap).or_else(|| lists.cold.pop(&self.memmap)),
+        }
     }
 
     #[inline]
@@ -187,9 +219,9 @@ impl<M: Machine> Frames<M> {
     pub fn drain_pcp(&self) {
         for cpu in self.pcp.iter() {
             let mut lists = cpu.lists.lock();
-            let PcpLists { hot, cold } = &mut *lists;
-            if hot.len + cold.len > 0 {
-                self.with_buddy(|buddy| [hot, cold].map(|stack| self.give_back(buddy, stack)));
+            if lists.len() > 0 {
+                let PcpLists { hot, cold, fixed } = &mut *lists;
+                self.with_buddy(|buddy| [hot, cold, fixed].map(|stack| self.give_back(buddy, stack)));
             }
         }
     }

@@ -1,8 +1,8 @@
 //! A folio whose pages are filled and mapped one after the other: collapse.
 //!
-//! Once a page of it is mapped, it is found like any folio of which a part is mapped nowhere. So whoever gives
-//! up in the middle leaves such a folio behind, and splits it. It is locked throughout: who would write it to
-//! swap, move it or merge it stays away.
+//! Once a page of it is mapped, it is found like any folio of which a part is mapped nowhere. So whoever
+//! gives up in the middle leaves such a folio behind, and splits it. It is locked throughout: who would write
+//! it to swap, move it or merge it stays away.
 //!
 //! A page's bytes are complete before it is mapped. Nobody can have it until then.
 

@@ -3,7 +3,7 @@
 
 use super::{
     Case, Extent, Mutant, Run,
-    kernel::{Kernel, boxed, page, pages, scenario},
+    kernel::{Kernel, P, boxed, page, pages, scenario},
 };
 use crate::{Model, Scenario, Sim};
 use anonmem::{Advice, BlockEffort, CollapseLimits, LockMode, PinFlags, Prot, Unpin};
@@ -43,6 +43,16 @@ fn one_run() -> Kernel {
     kernel.mm(0).mprotect(pages(3, 1), RW).expect("memory for a mapping");
     (0..8).for_each(|nth| kernel.store(0, nth, 7).expect("mapped"));
     kernel.note_frame(0, 1);
+    kernel
+}
+
+/// The same, the entries are clean, and CPU 1 knows that of page 1.
+fn known_run() -> Kernel {
+    let kernel = one_run();
+    // Clean: what only the next store changes.
+    kernel.mm(0).madvise(page(0), 8 * P, Advice::Free).expect("private memory");
+    let root = kernel.mm(0).root();
+    assert_eq!(Sim::on_cpu(1, || kernel.sim.user_load(root, page(1))), Ok(7));
     kernel
 }
 
@@ -210,7 +220,8 @@ pub static LEAF_STORE: Case = Case {
     name: "collapse-leaf-vs-store",
     title: "a table becomes a leaf while a CPU stores through its translations of pages",
     happened: "AMD family 10h, erratum 383, and Linux, collapse_huge_page: the table is unlinked and flushed before the leaf takes its place.",
-    environment: "CPU0 makes the table of a folio of eight pages a leaf. CPU1, a thread of the program, stores to one of them.",
+    environment: "CPU0 makes the table of a folio of eight pages a leaf. CPU1, a thread of the program, knows the entry of one, stores to it, and loads \
+                  another.",
     rule: "No CPU knows an address by two sizes; the store is in memory and in the dirty bit.",
     mutants: &[
         Mutant::Patch {
@@ -225,8 +236,11 @@ pub static LEAF_STORE: Case = Case {
     runs: &[Run::new(Model::Sc, Extent::Bound(2))],
     program: |_| {
         boxed(
-            collapsing("collapse-leaf-vs-store", 3, one_run)
-                .cpu("stores to page 1", |k| assert_eq!(k.store(0, 1, 8), Ok(())))
+            collapsing("collapse-leaf-vs-store", 3, known_run)
+                .cpu("stores to page 1, loads page 3", |k| {
+                    assert_eq!(k.store(0, 1, 8), Ok(()));
+                    assert_eq!(k.load(0, 3), Ok(7));
+                })
                 .check(|k| {
                     finds(k, 1, 8)?;
                     finds(k, 3, 7)?;

@@ -1,8 +1,8 @@
 //! A frame that is failing, or has failed.
 //!
-//! While its bytes can be read, what is in it goes elsewhere. When they cannot, nobody reads them again. A page
-//! whose bytes are in swap as well is read from there. Whoever has any other gets a marker, which traps. Either
-//! way the frame is out of use for good.
+//! While its bytes can be read, what is in it goes elsewhere. When they cannot, nobody reads them again. A
+//! page whose bytes are in swap as well is read from there. Whoever has any other gets a marker, which traps.
+//! Either way the frame is out of use for good.
 //!
 //! Linux: mm/memory-failure.c `memory_failure`, `soft_offline_page`. Differs: a page that a device may be
 //! using stays, and is told of, so that the caller can end the program.

@@ -3,8 +3,8 @@
 //! The *score* of an order is the part of free memory, in per cent, that lies in smaller blocks. The *index*
 //! says why a block cannot be had: towards 0 there is too little memory, towards 1000 it is in pieces.
 //!
-//! The task empties the cheapest windows, one after the other, until the score is low enough. Nobody waits for
-//! it, and a fault meets it as it meets any page that moves.
+//! The task empties the cheapest windows, one after the other, until the score is low enough. Nobody waits
+//! for it, and a fault meets it as it meets any page that moves.
 //!
 //! Linux: mm/vmstat.c `fragmentation_index`, `extfrag_for_order`; mm/compaction.c `proactive_compact_node`.
 
@@ -86,12 +86,18 @@ impl<M: Machine> Vm<M> {
         self.count(Event::CompactDaemonWake);
         let mut done = Compacted::default();
         self.frames.drain_pcp();
-        while done.blocks < most && self.fragmentation().score(order) > low {
+        let mut now = self.fragmentation();
+        while done.blocks < most && now.score(order) > low {
             // A window that is free already makes no block.
             let Ok(moved) = self.compact_from(order, Effort::Light, 1) else { break };
-            done.blocks += 1;
             done.moved += moved;
             self.frames.drain_pcp();
+            let before = core::mem::replace(&mut now, self.fragmentation());
+            // Where only large blocks are left to go to, a window costs one: it would go round in circles.
+            if now.suitable(order) <= before.suitable(order) {
+                break;
+            }
+            done.blocks += 1;
         }
         self.events.add(Event::CompactDaemonMoved, done.moved);
         done
@@ -145,6 +151,9 @@ mod tests {
             assert!(after.score(order) <= 25, "{after:?} after {done:?}");
             assert!(done.moved <= done.blocks * order.pages() / 2 * 13 / 10, "{done:?}");
             assert_eq!(w.vm.compact_until(order, 25, 1000), Compacted::default());
+            // All that can be done is done, and comes to an end.
+            w.vm.compact_until(order, 0, u64::MAX);
+            assert!(w.vm.compact_until(order, 0, u64::MAX).blocks <= 1);
             let right = |i| mm.load((16 + i) * P) == Ok(if i % 2 == 0 { 0 } else { (i % 251) as u8 });
             assert!((0..n).all(right));
             w.vm.validate().unwrap();

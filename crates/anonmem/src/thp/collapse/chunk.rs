@@ -113,12 +113,11 @@ impl<'c, 'v: 'c, M: Machine> Chunk<'c, 'v, M> {
         self.guard.slot()
     }
 
-    /// Locks the folio of a page, unless it is that of the page before.
+    /// Locks the folio of a page, unless it is that of a page before: a copy may lie between two of its pages.
     fn lock(&mut self, page: FolioRef<'c, M>, alone: bool) -> Result<(), NotCollapsed> {
-        if let Some(last) = self.locked.checked_sub(1).and_then(|last| self.sources[last].as_mut())
-            && last.page.folio() == page.folio()
-        {
-            last.alone |= alone;
+        let same = |source: &&mut Source<'c, M>| source.page.folio() == page.folio();
+        if let Some(known) = self.sources[..self.locked].iter_mut().flatten().find(same) {
+            known.alone |= alone;
             return Ok(());
         }
         let lock = page.try_lock().ok_or(NotCollapsed::Busy)?;

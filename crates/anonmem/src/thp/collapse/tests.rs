@@ -300,3 +300,20 @@ fn pages_of_a_folio_that_were_never_touched_are_holes_for_the_background_task() 
         w.vm.validate().unwrap();
     });
 }
+
+#[test]
+fn a_child_collapses_what_it_has_of_its_parents_leaf_around_its_own_copies() {
+    World::run(|w| {
+        let mm = program(w, 512);
+        assert_eq!(collapse(&mm, 9), Ok(Collapsed::Leaf));
+        let child = mm.fork().unwrap();
+        for nth in [5, 9, 100] {
+            child.store((FIRST + nth) * P, 99).unwrap();
+        }
+        assert_eq!(collapse(&child, 9), Ok(Collapsed::Leaf));
+        let right = |nth| if [5, 9, 100].contains(&nth) { 99 } else { byte(nth) };
+        assert!((0..512).all(|nth| child.load((FIRST + nth) * P) == Ok(right(nth))));
+        assert!(all_right(&mm, 512));
+        w.vm.validate().unwrap();
+    });
+}
