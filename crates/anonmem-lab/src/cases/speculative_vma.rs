@@ -157,8 +157,8 @@ pub static DROPPED: Case = Case {
     environment: "MADV_DONTNEED holds the VMA's lock for reading; munmap holds the mmap lock for writing.",
     rule: "munmap waits, or the advice finds no mapping: no table is read that is free, and every page is freed once.",
     mutants: &[Mutant::Patch {
-        name: "vma-write-lock-no-wait",
-        what: "write-locking a VMA does not wait for its readers",
+        name: "vma-detach-no-wait",
+        what: "a VMA is taken out without waiting for its readers",
     }],
     runs: LAST_RUNS,
     program: |_| {

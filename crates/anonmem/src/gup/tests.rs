@@ -212,6 +212,13 @@ fn what_was_written_through_a_pin_is_not_dropped_as_unwritten() {
         drop(mm.pin(pages(16, 1), WRITE).unwrap());
         assert!(!reclaim(w, frame(&mm, AT)));
         assert_eq!(mm.load(AT), Ok(8));
+        // Without a lock, too.
+        mm.madvise(Va(AT), P, Advice::Free).unwrap();
+        let fast = w.vm.stats().event(Event::PinFast);
+        drop(mm.pin_fast(pages(16, 1), WRITE).unwrap());
+        assert_eq!(w.vm.stats().event(Event::PinFast), fast + 1, "it needed none");
+        assert!(!reclaim(w, frame(&mm, AT)));
+        assert_eq!(mm.load(AT), Ok(8));
         // And what was only read, is not.
         mm.madvise(Va(AT), P, Advice::Free).unwrap();
         drop(mm.pin(pages(16, 1), READ).unwrap());
