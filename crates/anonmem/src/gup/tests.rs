@@ -227,6 +227,23 @@ fn what_was_written_through_a_pin_is_not_dropped_as_unwritten() {
 }
 
 #[test]
+fn a_shared_page_between_own_ones_is_not_pinned_as_it_is() {
+    World::run(|w| {
+        let mm = program(w, 3);
+        let child = mm.fork().unwrap();
+        mm.store(AT, 1).unwrap();
+        mm.store(AT + 2 * P, 1).unwrap();
+        assert_eq!(frame(&mm, AT + P), frame(&child, AT + P), "the middle is shared");
+        let pinned = mm.pin_fast(pages(16, 3), READ).unwrap();
+        let frames: Vec<_> =
+            pinned.runs().flat_map(|run| (0..run.pages.0).map(move |nth| run.first.offset(nth))).collect();
+        let mapped: Vec<_> = (0..3).map(|nth| frame(&mm, AT + nth * P)).collect();
+        assert_eq!(frames, mapped, "what is pinned is what the program has");
+        assert_ne!(frames[1], frame(&child, AT + P), "and is its own");
+    });
+}
+
+#[test]
 fn a_mapping_that_goes_leaves_the_page_to_the_pin() {
     World::run(|w| {
         for take_away in [

@@ -112,6 +112,23 @@ fn sharers_find_the_same_page_again() {
 }
 
 #[test]
+fn a_page_that_another_has_in_swap_is_not_given_up() {
+    in_every_mode(|w| {
+        let parent = w.vm.new_mm().unwrap();
+        let va = map(&parent, 1);
+        parent.store(va, 7).unwrap();
+        let child = parent.fork().unwrap();
+        assert!(page_out(w, &parent, va));
+        assert_eq!(parent.load(va), Ok(7));
+        parent.madvise(Va(va), P, Advice::Free).unwrap();
+        assert_eq!(child.load(va), Ok(7));
+        page_out(w, &child, va);
+        assert_eq!(child.load(va), Ok(7), "it has given nothing up");
+        w.vm.validate().unwrap();
+    });
+}
+
+#[test]
 fn a_page_swapped_in_by_a_child_outlives_the_child() {
     // It must not belong to the child's anon_vma: the others would lose it when the child exits.
     in_every_mode(|w| {
