@@ -44,12 +44,8 @@ pub static HALF_CACHED: Case = Case {
             name: "swap-run-entries-only",
             what: "the entries are compared, and not the slots' pages",
         },
-        Mutant::Patch {
-            name: "swap-claim-spins-blindly",
-            what: "who finds no slot in a cluster that counts one looks again at once, and at what it saw before",
-        },
     ],
-    runs: &[Run::new(Model::Sc, Extent::Bound(2)), Run::new(Model::C11, Extent::Bound(1))],
+    runs: &[Run::new(Model::Sc, Extent::Bound(2))],
     program: |_| {
         let world = || {
             let kernel = pair(&[0, 1], 2);
