@@ -417,17 +417,11 @@ mod tests {
 
     #[test]
     fn examples_fit_into_80_columns() {
-        for text in [
-            TOP_EXAMPLES,
-            RUN_EXAMPLES,
-            CASES_EXAMPLES,
-            CHECK_EXAMPLES,
-            RACE_EXAMPLES,
-            SCALE_EXAMPLES,
-            BENCH_EXAMPLES,
-        ] {
-            for line in text.lines().filter(|line| line.starts_with("  ")) {
-                assert!(line.chars().count() <= 80, "{line}");
+        let all = Cli::command();
+        for command in std::iter::once(&all).chain(all.get_subcommands()) {
+            let text = command.get_after_long_help().or(command.get_after_help()).map(ToString::to_string);
+            for line in text.iter().flat_map(|text| text.lines()).filter(|line| line.starts_with("  ")) {
+                assert!(line.chars().count() <= 80, "{}: {line}", command.get_name());
             }
         }
     }

@@ -25,6 +25,12 @@ pub fn failed(error: &io::Error) -> Error {
     }
 }
 
+/// Makes text safe inside XML and HTML.
+#[must_use]
+pub fn escape(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}
+
 /// Says one line on standard error. That nobody can read it is no error.
 pub fn say(text: impl std::fmt::Display) {
     let _ = writeln!(io::stderr(), "anonmem: {text}");
@@ -53,4 +59,12 @@ pub fn write(path: &Path, text: &str) -> Result<()> {
 
 fn cannot_write(path: &Path, error: &io::Error) -> Error {
     Error::usage(format_args!("cannot write {}: {error}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn text_is_text_in_xml() {
+        assert_eq!(super::escape("<a & \"b\">"), "&lt;a &amp; &quot;b&quot;&gt;");
+    }
 }

@@ -84,7 +84,13 @@ fn a_command_runs_the_checks() {
     let text = String::from_utf8_lossy(&output.stdout);
     assert_eq!((text.trim(), output.status.code()), ("1 checks: 1 as on Linux, 0 not, 0 absent", Some(0)));
     let output = conform(&["--cmd", "true {}", "--junit", "brk"]);
-    assert_eq!(output.status.code(), Some(2), "no check ran: {output:?}");
+    assert_eq!(output.status.code(), Some(70), "no check ran: {output:?}");
+    let output = conform(&["--cmd", "no-such-runner {}", "brk"]);
+    let text = String::from_utf8_lossy(&output.stdout);
+    let said = "0 checks: 0 as on Linux, 0 not, 0 absent; what was to run them ended before the first check";
+    assert_eq!((text.trim(), output.status.code()), (said, Some(70)), "no runner: {output:?}");
+    let output = conform(&["--cmd", "{}", "brk", "no such check"]);
+    assert_eq!(output.status.code(), Some(2), "no check has these words: {output:?}");
     let output = conform(&["--cmd", "{} | head -2", "brk"]);
     assert_eq!(output.status.code(), Some(70), "it ended before its end: {output:?}");
 }

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use crate::out::escape;
 use serde::Serialize;
 
 /// What became of a check.
@@ -112,7 +113,11 @@ impl Report {
     #[must_use]
     pub fn summary(&self) -> String {
         let (ok, failed, absent) = (self.count(Outcome::Ok), self.failed(), self.count(Outcome::Absent));
-        let end = if self.is_whole() { "" } else { "; it ended before the last check" };
+        let end = match self.checks.len() {
+            _ if self.is_whole() => "",
+            0 => "; what was to run them ended before the first check",
+            _ => "; it ended before the last check",
+        };
         format!("{} checks: {ok} as on Linux, {failed} not, {absent} absent{end}\n", self.checks.len())
     }
 
@@ -164,11 +169,6 @@ impl Report {
         }
         text + "</testsuite>\n"
     }
-}
-
-/// Text inside XML.
-fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
 #[cfg(test)]

@@ -248,15 +248,15 @@ fn junit(verdicts: &[&Verdict]) -> String {
     for Verdict { case, report } in verdicts {
         xml += &format!(
             "  <testcase classname=\"{}\" name=\"{} {}\" time=\"{:.3}\"",
-            super::draw::escape(case.name),
+            out::escape(case.name),
             report.model,
-            super::draw::escape(&report.search),
+            out::escape(&report.search),
             report.elapsed.as_secs_f64()
         );
         match &report.found {
             Some(found) => {
-                let message = super::draw::escape(&found.failure.to_string());
-                let columns = super::draw::escape(&found.trace.to_string());
+                let message = out::escape(&found.failure.to_string());
+                let columns = out::escape(&found.trace.to_string());
                 xml += &format!(">\n    <failure message=\"{message}\">{columns}</failure>\n  </testcase>\n");
             }
             None => xml += "/>\n",

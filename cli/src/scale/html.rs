@@ -6,6 +6,7 @@ use anonmem_lab::scale::mode_name;
 
 use super::found::Found;
 use super::svg;
+use crate::out::escape;
 
 const STYLE: &str = "\
 body{font:14px/1.4 system-ui,sans-serif;margin:1.5em;color:#222;background:#fff}
@@ -50,8 +51,4 @@ pub(super) fn text(found: &Found) -> String {
         }
     }
     page + "</table></body></html>\n"
-}
-
-fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
