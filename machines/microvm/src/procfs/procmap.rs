@@ -5,34 +5,27 @@
 use crate::proc::mm::{self, Detail, Vma};
 use crate::proc::process::Process;
 use crate::usercopy;
+use alloc::vec::Vec;
 use anonmem::VmFlags;
 use anonmem_hal::PAGE_SIZE;
-use anonmem_oslib::Result;
+use anonmem_oslib::abi::Fields;
 use anonmem_oslib::errno::{E2BIG, EINVAL, ENAMETOOLONG, ENOENT, ENOTTY, ESRCH};
+use anonmem_oslib::{Result, structure};
+use core::mem::offset_of;
+use linux_raw_sys::general::{procmap_query as Query, procmap_query_flags as Flag};
 
-/// Words of `struct procmap_query`: twice four bytes are in word 9 and in word 10.
-const WORDS: usize = 13;
-const BYTES: usize = WORDS * 8;
-const SIZE: usize = 0;
-const FLAGS: usize = 1;
-const ADDRESS: usize = 2;
-/// `vma_start`, `vma_end`, `vma_flags`, `vma_page_size`, `vma_offset`, `inode`, the device.
-const FOUND: usize = 3;
-/// `vma_name_size` and, above it, `build_id_size`.
-const SIZES: usize = 10;
-const NAME: usize = 11;
-const BUILD_ID: usize = 12;
+const BYTES: usize = size_of::<Query>();
 
 /// `_IOWR('f', 17, struct procmap_query)`.
 const QUERY: u32 = 3 << 30 | (BYTES as u32) << 16 | (b'f' as u32) << 8 | 17;
 
-const READABLE: u64 = 1;
-const WRITABLE: u64 = 2;
-const EXECUTABLE: u64 = 4;
-const SHARED: u64 = 8;
-const OR_NEXT: u64 = 0x10;
-const OF_A_FILE: u64 = 0x20;
-const KNOWN: u64 = 0x3f;
+const READABLE: u64 = Flag::PROCMAP_QUERY_VMA_READABLE as u64;
+const WRITABLE: u64 = Flag::PROCMAP_QUERY_VMA_WRITABLE as u64;
+const EXECUTABLE: u64 = Flag::PROCMAP_QUERY_VMA_EXECUTABLE as u64;
+const SHARED: u64 = Flag::PROCMAP_QUERY_VMA_SHARED as u64;
+const OR_NEXT: u64 = Flag::PROCMAP_QUERY_COVERING_OR_NEXT_VMA as u64;
+const OF_A_FILE: u64 = Flag::PROCMAP_QUERY_FILE_BACKED_VMA as u64;
+const KNOWN: u64 = READABLE | WRITABLE | EXECUTABLE | SHARED | OR_NEXT | OF_A_FILE;
 /// The longest name.
 const PATH_MAX: u64 = 4096;
 
@@ -48,53 +41,60 @@ pub(super) fn ioctl(process: &Process, request: u32, argument: u64) -> Result<us
     if size > PAGE_SIZE as u64 {
         return Err(E2BIG);
     }
-    if size < (ADDRESS as u64 + 1) * 8 {
+    if size < offset_of!(Query, vma_start) as u64 {
         return Err(EINVAL);
     }
     let size = (size as usize).min(BYTES);
     let mut bytes = [0; BYTES];
     usercopy::copy_from_user(&mut bytes[..size], argument)?;
-    let mut words = [0; WORDS];
-    for (word, part) in words.iter_mut().zip(bytes.as_chunks().0) {
-        *word = u64::from_le_bytes(*part);
-    }
-    answer(process, &mut words)?;
-    words[SIZE] = size as u64;
-    for (word, part) in words.iter().zip(bytes.as_chunks_mut().0) {
-        *part = word.to_le_bytes();
-    }
-    usercopy::copy_to_user(argument, &bytes[..size])?;
+    let told = answer(process, size, Fields(&bytes))?;
+    usercopy::copy_to_user(argument, &told[..size])?;
     Ok(0)
 }
 
-/// Fills in what was found, and writes its name.
-fn answer(process: &Process, words: &mut [u64; WORDS]) -> Result<()> {
-    let (name_size, build_id_size) = (words[SIZES] & 0xffff_ffff, words[SIZES] >> 32);
-    let is_half = |size: u64, address: u64| (size == 0) != (address == 0);
-    if words[FLAGS] & !KNOWN != 0
-        || is_half(name_size, words[NAME])
-        || is_half(build_id_size, words[BUILD_ID])
+/// What is told to who has asked with `size` bytes; writes the name of what was found.
+fn answer(process: &Process, size: usize, asked: Fields<'_>) -> Result<Vec<u8>> {
+    let number = |at| asked.u64(at);
+    let (flags, address) = (number(offset_of!(Query, query_flags)), number(offset_of!(Query, query_addr)));
+    let (name, build_id) =
+        (number(offset_of!(Query, vma_name_addr)), number(offset_of!(Query, build_id_addr)));
+    let name_size = asked.u32(offset_of!(Query, vma_name_size));
+    let is_half = |size: u32, address: u64| (size == 0) != (address == 0);
+    if flags & !KNOWN != 0
+        || is_half(name_size, name)
+        || is_half(asked.u32(offset_of!(Query, build_id_size)), build_id)
     {
         return Err(EINVAL);
     }
-    let vma = find(process, words[ADDRESS], words[FLAGS])?;
-    let offset = if vma.ino == 0 { 0 } else { vma.info.pgoff * PAGE_SIZE as u64 };
-    let range = vma.info.range;
-    let found =
-        [range.start.0, range.end.0, permissions(vma.info.flags), PAGE_SIZE as u64, offset, vma.ino, 0];
-    words[FOUND..FOUND + found.len()].copy_from_slice(&found);
-    words[SIZES] = 0;
-    if name_size == 0 || vma.name.is_empty() {
-        return Ok(());
+    let vma = find(process, address, flags)?;
+    Ok(structure!(Query {
+        size: size,
+        query_flags: flags,
+        query_addr: address,
+        vma_start: vma.info.range.start.0,
+        vma_end: vma.info.range.end.0,
+        vma_flags: permissions(vma.info.flags),
+        vma_page_size: PAGE_SIZE,
+        vma_offset: if vma.ino == 0 { 0 } else { vma.info.pgoff * PAGE_SIZE as u64 },
+        inode: vma.ino,
+        vma_name_size: write_name(&vma, name, name_size)?,
+        vma_name_addr: name,
+        build_id_addr: build_id,
+    }))
+}
+
+/// Writes the name, with its zero, if it was asked for; returns its length, or 0.
+fn write_name(vma: &Vma, to: u64, room: u32) -> Result<u64> {
+    if room == 0 || vma.name.is_empty() {
+        return Ok(0);
     }
     let len = vma.name.len() as u64 + 1;
-    if len > name_size.min(PATH_MAX) {
+    if len > u64::from(room).min(PATH_MAX) {
         return Err(ENAMETOOLONG);
     }
-    usercopy::copy_to_user(words[NAME], vma.name.as_bytes())?;
-    usercopy::copy_to_user(words[NAME] + len - 1, &[0])?;
-    words[SIZES] = len;
-    Ok(())
+    usercopy::copy_to_user(to, vma.name.as_bytes())?;
+    usercopy::copy_to_user(to + len - 1, &[0])?;
+    Ok(len)
 }
 
 fn permissions(flags: VmFlags) -> u64 {
