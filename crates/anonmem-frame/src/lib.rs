@@ -39,6 +39,7 @@ mod memmap;
 pub mod meta;
 mod offline;
 mod owned;
+mod page_set;
 mod pcp;
 #[doc(hidden)]
 pub mod place;
@@ -79,6 +80,8 @@ pub use handle::{Handle, Link, RawHandle};
 pub use meta::META_BYTES;
 pub use meta::{ANON_INDEXES, Counts, Kind, Mapping, MappingWord, Stamp, TooManySharers};
 pub use owned::OwnedFrames;
+#[doc(hidden)]
+pub use page_set::PageSet;
 pub use place::{Field, Place};
 pub use slab::{Slab, SlabItem};
 pub use swap::{EvictionStamp, SlotPut, SlotState, SwapSlots};

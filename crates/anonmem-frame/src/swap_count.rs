@@ -6,7 +6,7 @@
 //!
 //! Linux: `swap_map[]`, counted by hand.
 
-use crate::Frames;
+use crate::{Frames, PageSet};
 use anonmem_hal::{Machine, SwapEntry};
 use core::{fmt, marker::PhantomData, mem::ManuallyDrop, ops::Deref};
 
@@ -66,9 +66,6 @@ impl<M: Machine> fmt::Debug for SwapCount<'_, M> {
     }
 }
 
-/// The most slots of a run: as many as a folio that a table's entries map has pages.
-const MOST: u64 = 512;
-
 /// At most one count of each of 512 slots in a row.
 ///
 /// A folio that leaves whole has one of each of its slots. A folio that is split has those of the slots that
@@ -77,14 +74,13 @@ const MOST: u64 = 512;
 pub struct SwapCounts<'f, M: Machine> {
     frames: &'f Frames<M>,
     first: SwapEntry,
-    /// A bit for each slot.
-    held: [u64; (MOST / 64) as usize],
+    held: PageSet,
 }
 
 impl<'f, M: Machine> SwapCounts<'f, M> {
     /// None of the slots from `first` on.
     pub const fn none(frames: &'f Frames<M>, first: SwapEntry) -> Self {
-        Self { frames, first, held: [0; (MOST / 64) as usize] }
+        Self { frames, first, held: PageSet::EMPTY }
     }
 
     /// The first slot.
@@ -99,17 +95,17 @@ impl<'f, M: Machine> SwapCounts<'f, M> {
 
     /// How many counts there are.
     pub fn len(&self) -> u64 {
-        self.held.iter().map(|word| u64::from(word.count_ones())).sum()
+        self.held.len()
     }
 
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
-        self.held == [0; (MOST / 64) as usize]
+        self.held.is_empty()
     }
 
     /// Whether there is one of the `nth` slot.
     pub const fn has(&self, nth: u64) -> bool {
-        nth < MOST && self.held[(nth / 64) as usize] >> (nth % 64) & 1 != 0
+        self.held.has(nth)
     }
 
     /// How many there are of `pages` slots from the `nth` on.
@@ -124,10 +120,13 @@ impl<'f, M: Machine> SwapCounts<'f, M> {
     pub fn push(&mut self, count: SwapCount<'f, M>) {
         let SwapEntry { device, offset } = count.entry();
         let nth = offset.wrapping_sub(self.first.offset);
-        assert!(device == self.first.device && nth < MOST && !self.has(nth), "{count:?} in another run");
+        assert!(
+            device == self.first.device && nth < PageSet::MOST && !self.has(nth),
+            "{count:?} in another run"
+        );
         assert!(core::ptr::eq(self.frames, count.frames), "a count of another machine's frames");
         count.into_entry();
-        self.held[(nth / 64) as usize] |= 1 << (nth % 64);
+        self.held.add(nth);
     }
 
     /// A look at the one of the `nth` slot, if there is.
@@ -138,11 +137,9 @@ impl<'f, M: Machine> SwapCounts<'f, M> {
 
     /// Takes one out; `None` if there is none left.
     pub fn pop(&mut self) -> Option<SwapCount<'f, M>> {
-        let word = self.held.iter().position(|&word| word != 0)?;
-        let bit = self.held[word].trailing_zeros();
-        self.held[word] &= !(1 << bit);
+        let nth = self.held.pop()?;
         // The count that `push` took apart.
-        Some(SwapCount { frames: self.frames, entry: self.slot(word as u64 * 64 + u64::from(bit)) })
+        Some(SwapCount { frames: self.frames, entry: self.slot(nth) })
     }
 
     const fn slot(&self, nth: u64) -> SwapEntry {

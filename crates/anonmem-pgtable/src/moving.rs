@@ -21,27 +21,10 @@ use crate::{
     space::{CanInstall, StableVma},
     word::take,
 };
-use anonmem_frame::{Folio, FolioGuard, NewAnonPages};
-use anonmem_hal::{Arch, Entry, Machine, PAGE_SIZE, Present, Protection, Pte, Va, VaRange};
+use anonmem_frame::{Folio, FolioGuard, NewAnonPages, PageSet};
+use anonmem_hal::{Arch, Entry, Machine, Present, Protection, Pte, Va, VaRange};
 use anonmem_sync::Ordering;
 use core::fmt;
-
-/// The most pages of a folio.
-const PAGES: usize = 512;
-
-/// A bit for each page of a folio.
-#[derive(Clone, Copy, Default)]
-struct Bits([u64; PAGES / 64]);
-
-impl Bits {
-    fn set(&mut self, nth: usize, on: bool) {
-        self.0[nth / 64] |= u64::from(on) << (nth % 64);
-    }
-
-    fn get(&self, nth: usize) -> bool {
-        self.0[nth / 64] >> (nth % 64) & 1 != 0
-    }
-}
 
 /// All mappings of an exclusive folio, whose entries were cleared, and what these said.
 #[must_use = "the pages are unmapped unless they are installed or put back"]
@@ -50,8 +33,8 @@ pub struct TakenFolio<'a, M: Machine> {
     pages: NewAnonPages<'a, M>,
     /// What all entries said alike.
     said: Present,
-    young: Bits,
-    dirty: Bits,
+    young: PageSet,
+    dirty: PageSet,
 }
 
 impl<M: Machine> fmt::Debug for TakenFolio<'_, M> {
@@ -70,16 +53,20 @@ impl<'a, M: Machine, G: StableVma<M>> PteGuard<'a, M, G> {
         let whole = batch.range() == range
             && folio.pfn() == said.pfn
             && folio.owned_order().pages() == batch.pages()
-            && range.pages().0 <= PAGES as u64;
+            && range.pages().0 <= PageSet::MOST;
         if !whole || !folio.is_anon() || !frames.page_is_exclusive(said.pfn) {
             return None;
         }
-        let (mut young, mut dirty) = (Bits::default(), Bits::default());
-        for (nth, word) in self.table().words_of(range).iter().enumerate() {
+        let (mut young, mut dirty) = (PageSet::EMPTY, PageSet::EMPTY);
+        for (nth, word) in (0..).zip(self.table().words_of(range)) {
             // What the hardware has set by now.
             if let Pte::Present(present) = M::Arch::decode_pte(take(word)) {
-                young.set(nth, present.young);
-                dirty.set(nth, present.dirty);
+                if present.young {
+                    young.add(nth);
+                }
+                if present.dirty {
+                    dirty.add(nth);
+                }
             }
         }
         self.count_used(-(batch.pages() as i64));
@@ -120,10 +107,10 @@ impl<'a, M: Machine> TakenFolio<'a, M> {
         prot: Protection,
         uffd_wp: bool,
     ) {
-        for (nth, page) in self.pages.enumerate() {
-            let attrs = Attrs { prot, young: self.young.get(nth), dirty: self.dirty.get(nth), uffd_wp };
+        for (nth, page) in (0..).zip(self.pages) {
+            let attrs = Attrs { prot, young: self.young.has(nth), dirty: self.dirty.has(nth), uffd_wp };
             let pte = entries.entry_of(page, attrs);
-            entries.fill(Va(first.0 + (nth * PAGE_SIZE) as u64), pte);
+            entries.fill(first.page_after(nth), pte);
         }
     }
 }

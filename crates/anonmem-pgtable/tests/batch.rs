@@ -1,25 +1,12 @@
 //! Batches of entries, and runs of mappings, on folios of more than one page.
 
-use anonmem_frame::{FolioOwner, Frames, Kind, NewAnonPages, RawHandle};
+mod common;
+
+use common::{M, Mmap, World};
+
+use anonmem_frame::{FolioOwner, Kind, NewAnonPages, RawHandle};
 use anonmem_hal::{CpuId, Order, PAGE_SIZE, Pfn, Protection, Pte, Va, VaRange};
-use anonmem_hosted::{Checked, Hosted};
-use anonmem_pgtable::{
-    AddressSpace, Attrs, CanInstall, Cleared, DeadTables, Mapped, MmuGather, NotShared, PteGuard, StableVma,
-    Teardown,
-};
-use anonmem_sync::Rcu;
-
-type M = Hosted<Checked>;
-
-struct Mmap;
-// SAFETY: one thread is at work, and frees tables when all guards are gone.
-unsafe impl StableVma<M> for Mmap {
-    fn opens(&self, _: &AddressSpace<M>) -> bool {
-        true
-    }
-}
-// SAFETY: as above.
-unsafe impl CanInstall<M> for Mmap {}
+use anonmem_pgtable::{AddressSpace, Attrs, Cleared, Mapped, MmuGather, NotShared, PteGuard, Teardown};
 
 const P: u64 = PAGE_SIZE as u64;
 /// The tables of the tests cover 2 MiB; these are the last eight pages of the first one.
@@ -34,35 +21,10 @@ fn range(first: u64, end: u64) -> VaRange {
     VaRange::new(va(first), va(end))
 }
 
-struct World {
-    frames: Frames<M>,
-    space: AddressSpace<M>,
-    rcu: Rcu<M>,
-    dead: DeadTables<M>,
-}
-
 impl World {
     /// Runs `f` on a CPU; afterwards no frame is left.
     fn run(f: impl FnOnce(&Self)) {
-        let machine = M::new(256);
-        machine.cpus().clone().run_on(CpuId(0), || {
-            let frames = Frames::new(machine).unwrap();
-            let world = Self { frames, space: AddressSpace::new(), rcu: Rcu::new(), dead: DeadTables::new() };
-            world.space.alloc_root(&world.frames).unwrap();
-            f(&world);
-            let mut gather = world.gather(Teardown::Range);
-            let all = VaRange::new(Va(0), Va(u64::MAX));
-            world.space.free_tables(&mut gather, &world.frames, VaRange::new(Va(0), va(8)), all);
-            gather.finish();
-            world.dead.drain(&world.frames, &world.rcu);
-            world.space.free_root(&world.frames);
-            assert_eq!(world.frames.usage().used().0, 0, "frames leaked");
-            world.frames.validate().unwrap();
-        });
-    }
-
-    fn gather(&self, teardown: Teardown) -> MmuGather<'_, M> {
-        MmuGather::new(&self.frames, &self.space, &self.rcu, &self.dead, teardown)
+        Self::run_with(256, va(8), f);
     }
 
     fn lock(&self) -> PteGuard<'_, M, Mmap> {
@@ -86,7 +48,7 @@ impl World {
     }
 
     fn clear(&self, range: VaRange, teardown: Teardown) -> u64 {
-        let (mut entries, mut gather) = (self.lock(), self.gather(teardown));
+        let (mut entries, mut gather) = (self.lock(), self.gather_for(teardown));
         let (mut at, mut slots) = (range.start, gather.room());
         while at < range.end {
             let mut run = match entries.clear_for(at, teardown) {
@@ -329,7 +291,7 @@ fn what_goes_together_is_flushed_together() {
             "all pages of a run"
         );
         // The table is empty: what CPUs remember of it is about any of its addresses.
-        let mut gather = w.gather(Teardown::Range);
+        let mut gather = w.gather_for(Teardown::Range);
         let all = VaRange::new(Va(0), Va(u64::MAX));
         w.space.free_tables(&mut gather, &w.frames, range(0, 8), all);
         gather.finish();

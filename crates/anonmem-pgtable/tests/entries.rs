@@ -1,25 +1,16 @@
 //! Software entries: each owns what it says, and gives it back.
 
+mod common;
+
+use common::{M, Mmap};
+
 use anonmem_frame::{Exclusive, Frames, RawHandle, SlotPut, SwapCount, SwapSlots};
 use anonmem_hal::{
     CpuId, EntryBits, Marker, MigrationKind, Order, Protection, Pte, Sharing, SoftLeaf, SwapBits, Va, VaRange,
 };
-use anonmem_hosted::{Checked, Hosted};
-use anonmem_pgtable::{AddressSpace, Attrs, CanInstall, Cleared, DeadTables, Mapped, StableVma, Teardown};
+use anonmem_pgtable::{AddressSpace, Attrs, Cleared, DeadTables, Mapped, Teardown};
 use anonmem_pgtable::{MmuGather, PteGuard};
 use anonmem_sync::Rcu;
-
-type M = Hosted<Checked>;
-
-struct Mmap;
-// SAFETY: one thread is at work, and frees tables when all guards are gone.
-unsafe impl StableVma<M> for Mmap {
-    fn opens(&self, _: &AddressSpace<M>) -> bool {
-        true
-    }
-}
-// SAFETY: as above.
-unsafe impl CanInstall<M> for Mmap {}
 
 const VA: Va = Va(0x1000);
 const RW: Attrs = Attrs { prot: Protection::RW, young: true, dirty: true, uffd_wp: false };

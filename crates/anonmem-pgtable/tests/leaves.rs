@@ -1,28 +1,19 @@
 //! Leaves above the last level: installed, shared, split, moved and taken, with every count.
 
-use anonmem_frame::{DupError, ExclusiveWhole, Frames, Kind, RawHandle};
+mod common;
+
+use common::{M, Mmap, World};
+
+use anonmem_frame::{DupError, ExclusiveWhole, Kind, RawHandle};
 use anonmem_hal::{
     Arch, CpuId, Entry, MigrationKind, PAGE_SIZE, Pfn, Present, Protection, Pte, SoftLeaf, Va, VaRange,
 };
-use anonmem_hosted::{Checked, Hosted};
 use anonmem_pgtable::{
-    AddressSpace, Attrs, CanInstall, ClearedLeaf, DeadTables, Deposit, LeafGuard, LeafPlace, Locked, Mapped,
-    MappedLeaf, MmuGather, PinAccess, StableVma, Teardown, Walked,
+    AddressSpace, Attrs, ClearedLeaf, Deposit, LeafGuard, LeafPlace, Locked, Mapped, MappedLeaf, PinAccess,
+    Teardown, Walked,
 };
-use anonmem_sync::Rcu;
 
-type M = Hosted<Checked>;
 type A = <M as anonmem_hal::Machine>::Arch;
-
-struct Mmap;
-// SAFETY: one thread is at work, and frees tables when all guards are gone.
-unsafe impl StableVma<M> for Mmap {
-    fn opens(&self, _: &AddressSpace<M>) -> bool {
-        true
-    }
-}
-// SAFETY: as above.
-unsafe impl CanInstall<M> for Mmap {}
 
 const P: u64 = PAGE_SIZE as u64;
 const PAGES: u64 = A::LEAF_ORDER.pages();
@@ -31,27 +22,15 @@ const AT: Va = Va(PAGES * P);
 const FAR: Va = Va(1 << 30);
 const RW: Attrs = Attrs { prot: Protection::RW, young: true, dirty: false, uffd_wp: false };
 
-struct World {
-    frames: Frames<M>,
-    space: AddressSpace<M>,
-    rcu: Rcu<M>,
-    dead: DeadTables<M>,
-}
-
 impl World {
     /// Runs `f` on a CPU; afterwards no frame is left.
     fn run(f: impl FnOnce(&Self)) {
         let machine = M::new(4096);
         machine.cpus().clone().run_on(CpuId(0), || {
-            let frames = Frames::new(machine).unwrap();
-            let world = Self { frames, space: AddressSpace::new(), rcu: Rcu::new(), dead: DeadTables::new() };
-            world.space.alloc_root(&world.frames).unwrap();
+            let world = Self::on(machine);
             f(&world);
             world.end(&world.space);
-            let usage = world.frames.usage();
-            // Slabs stay: lists of pins lie in one.
-            assert_eq!(usage.used().0, usage.slabs.0, "frames leaked");
-            world.frames.validate().unwrap();
+            world.assert_no_frame_left();
         });
     }
 
@@ -63,8 +42,7 @@ impl World {
 
     fn end(&self, space: &AddressSpace<M>) {
         assert_eq!(space.recount(&self.frames), Ok(space.nr_tables()));
-        let mut gather = MmuGather::new(&self.frames, space, &self.rcu, &self.dead, Teardown::Range);
-        let all = VaRange::new(Va(0), Va(u64::MAX));
+        let mut gather = self.gather_of(space, Teardown::Range);
         for (found, part) in space.parts(&self.frames, &Mmap, VaRange::new(Va(0), A::USER_END)) {
             match found.covered(part) {
                 Locked::Leaf(leaf) => gather.run(leaf.range(), leaf.clear().into_run()),
@@ -80,10 +58,8 @@ impl World {
                 Locked::None => {}
             }
         }
-        space.free_tables(&mut gather, &self.frames, VaRange::new(Va(0), A::USER_END), all);
         gather.finish();
-        self.dead.drain(&self.frames, &self.rcu);
-        space.free_root(&self.frames);
+        self.free(space, VaRange::new(Va(0), A::USER_END));
     }
 
     fn folio(&self) -> ExclusiveWhole<'_, M> {

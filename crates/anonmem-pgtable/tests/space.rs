@@ -1,45 +1,24 @@
 //! Tables, guards and the gather on a hosted machine.
 
-use anonmem_frame::{FolioOwner, Frames, RawHandle};
+mod common;
+
+use common::{M, Mmap, World};
+
+use anonmem_frame::{FolioOwner, RawHandle};
 use anonmem_hal::{CpuId, Order, Protection, Pte, Va, VaRange};
-use anonmem_hosted::{Checked, Hosted};
 use anonmem_pgtable::{
-    AddressSpace, Attrs, CanInstall, Cleared, DeadTables, Dirty, Mapped, MmuGather, NotShared, PteGuard,
-    StableVma, Teardown,
+    AddressSpace, Attrs, Cleared, Dirty, Mapped, MmuGather, NotShared, PteGuard, Teardown,
 };
-use anonmem_sync::Rcu;
-
-type M = Hosted<Checked>;
-
-struct Mmap;
-// SAFETY: one thread is at work, and frees tables when all guards are gone.
-unsafe impl StableVma<M> for Mmap {
-    fn opens(&self, _: &AddressSpace<M>) -> bool {
-        true
-    }
-}
-// SAFETY: as above.
-unsafe impl CanInstall<M> for Mmap {}
-
-struct World {
-    frames: Frames<M>,
-    space: AddressSpace<M>,
-    rcu: Rcu<M>,
-    dead: DeadTables<M>,
-}
 
 const RW: Attrs = Attrs { prot: Protection::RW, young: true, dirty: true, uffd_wp: false };
 
 impl World {
     fn new() -> Box<Self> {
-        let frames = Frames::new(M::new(256)).unwrap();
-        let space = AddressSpace::new();
-        space.alloc_root(&frames).unwrap();
-        Box::new(Self { frames, space, rcu: Rcu::new(), dead: DeadTables::new() })
+        Self::on(M::new(256))
     }
 
     fn gather(&self) -> MmuGather<'_, M> {
-        MmuGather::new(&self.frames, &self.space, &self.rcu, &self.dead, Teardown::Range)
+        self.gather_for(Teardown::Range)
     }
 
     fn lock(&self, va: Va) -> PteGuard<'_, M, Mmap> {
@@ -62,12 +41,9 @@ impl World {
                 }
             }
         }
-        self.space.free_tables(&mut gather, &self.frames, range, VaRange::new(Va(0), Va(u64::MAX)));
         gather.finish();
-        self.dead.drain(&self.frames, &self.rcu);
-        self.space.free_root(&self.frames);
-        assert_eq!(self.frames.usage().used().0, 0, "frames leaked");
-        self.frames.validate().unwrap();
+        self.free(&self.space, range);
+        self.assert_no_frame_left();
     }
 }
 

@@ -25,11 +25,11 @@
 
 use super::{
     Arch,
-    soft::{decode_soft, decode_upper_soft, encode_soft},
+    soft::{self, bit, decode_upper_soft},
 };
 use crate::{
     addr::{Pfn, Va},
-    pte::{Entry, Present, Protection, Pte, SoftLeaf},
+    pte::{Entry, Present, Protection, Pte},
 };
 
 /// AArch64 with four levels of tables.
@@ -54,10 +54,6 @@ const SPECIAL: u64 = 1 << 56;
 const UFFD_WP: u64 = 1 << 58;
 /// Not valid: the entry is a page that traps.
 const PROTNONE: u64 = 1 << 1;
-
-const fn bit(on: bool, mask: u64) -> u64 {
-    if on { mask } else { 0 }
-}
 
 impl AArch64 {
     /// How many entries one translation may cover together, each of which is marked
@@ -114,40 +110,26 @@ impl Arch for AArch64 {
 
     #[inline]
     fn encode_pte(pte: Pte) -> u64 {
-        match pte {
-            Pte::None => 0,
-            Pte::Present(p) => encode_present(p, PAGE),
-            Pte::Soft(leaf) => encode_soft(leaf),
-        }
+        soft::encode_pte(pte, |p| encode_present(p, PAGE))
     }
 
     #[inline]
     fn decode_pte(raw: u64) -> Pte {
-        if raw == 0 {
-            Pte::None
-        } else if raw & (VALID | PROTNONE) != 0 {
-            Pte::Present(decode_present(raw))
-        } else {
-            Pte::Soft(decode_soft(raw))
-        }
+        soft::decode_pte(raw, VALID | PROTNONE, decode_present)
     }
 
     #[inline]
     fn encode_entry(entry: Entry, level: u32) -> u64 {
         debug_assert!(level > 0 && level < Self::LEVELS);
-        match entry {
-            Entry::None => 0,
-            Entry::Table(pfn) => VALID | PAGE | pfn.phys(),
-            Entry::Leaf(p) => {
-                debug_assert!(level <= 2, "no such block");
-                debug_assert!(
-                    p.pfn.0.trailing_zeros() >= level * Self::INDEX_BITS,
-                    "a block that is not aligned"
-                );
-                encode_present(p, 0)
-            }
-            Entry::Migration { pfn, bits } => encode_soft(SoftLeaf::Migration { pfn, bits }),
-        }
+        let leaf = |p: Present| {
+            debug_assert!(level <= 2, "no such block");
+            debug_assert!(
+                p.pfn.0.trailing_zeros() >= level * Self::INDEX_BITS,
+                "a block that is not aligned"
+            );
+            encode_present(p, 0)
+        };
+        soft::encode_entry(entry, |pfn| VALID | PAGE | pfn.phys(), leaf)
     }
 
     #[inline]

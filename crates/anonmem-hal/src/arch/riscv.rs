@@ -21,11 +21,11 @@
 
 use super::{
     Arch,
-    soft::{decode_soft, decode_upper_soft, encode_soft},
+    soft::{self, bit, decode_upper_soft},
 };
 use crate::{
     addr::{Pfn, Va},
-    pte::{Entry, Present, Protection, Pte, SoftLeaf},
+    pte::{Entry, Present, Protection, Pte},
 };
 
 /// RISC-V with four levels of tables.
@@ -45,10 +45,6 @@ const PPN_SHIFT: u32 = 10;
 const PPN: u64 = (1 << 44) - 1;
 /// Without V: the entry is a page that traps.
 const PROTNONE: u64 = R;
-
-const fn bit(on: bool, mask: u64) -> u64 {
-    if on { mask } else { 0 }
-}
 
 /// A page, or a leaf: the format does not tell them apart.
 #[inline]
@@ -85,39 +81,22 @@ impl Arch for Sv48 {
 
     #[inline]
     fn encode_pte(pte: Pte) -> u64 {
-        match pte {
-            Pte::None => 0,
-            Pte::Present(p) => encode_present(p),
-            Pte::Soft(leaf) => encode_soft(leaf),
-        }
+        soft::encode_pte(pte, encode_present)
     }
 
     #[inline]
     fn decode_pte(raw: u64) -> Pte {
-        if raw == 0 {
-            Pte::None
-        } else if raw & (V | PROTNONE) != 0 {
-            Pte::Present(decode_present(raw))
-        } else {
-            Pte::Soft(decode_soft(raw))
-        }
+        soft::decode_pte(raw, V | PROTNONE, decode_present)
     }
 
     #[inline]
     fn encode_entry(entry: Entry, level: u32) -> u64 {
         debug_assert!(level > 0 && level < Self::LEVELS);
-        match entry {
-            Entry::None => 0,
-            Entry::Table(pfn) => V | pfn.0 << PPN_SHIFT,
-            Entry::Leaf(p) => {
-                debug_assert!(
-                    p.pfn.0.trailing_zeros() >= level * Self::INDEX_BITS,
-                    "a leaf that is not aligned"
-                );
-                encode_present(p)
-            }
-            Entry::Migration { pfn, bits } => encode_soft(SoftLeaf::Migration { pfn, bits }),
-        }
+        let leaf = |p: Present| {
+            debug_assert!(p.pfn.0.trailing_zeros() >= level * Self::INDEX_BITS, "a leaf that is not aligned");
+            encode_present(p)
+        };
+        soft::encode_entry(entry, |pfn| V | pfn.0 << PPN_SHIFT, leaf)
     }
 
     #[inline]

@@ -1,5 +1,6 @@
-//! Software entries, as all formats of 64 bits hold them: bits 0 and 1 are 0. So no hardware takes them for a
-//! page, nor do we for one that traps.
+//! What all formats of 64 bits have alike: software entries, and how entries are told apart.
+//!
+//! Bits 0 and 1 of a software entry are 0. So no hardware takes it for a page, nor do we for one that traps.
 //!
 //! | bit | what |
 //! |---|---|
@@ -13,7 +14,9 @@
 
 use crate::{
     addr::Pfn,
-    pte::{Entry, Marker, MigrationBits, MigrationKind, Sharing, SoftLeaf, SwapBits, SwapEntry},
+    pte::{
+        Entry, Marker, MigrationBits, MigrationKind, Present, Pte, Sharing, SoftLeaf, SwapBits, SwapEntry,
+    },
 };
 
 const KIND_SHIFT: u32 = 2;
@@ -24,6 +27,49 @@ const VALUE_MASK: u64 = (1 << 49) - 1;
 const KIND_SWAP: u64 = 1;
 const KIND_MIGRATION: u64 = 2;
 const KIND_MARKER: u64 = 3;
+
+/// A bit of an entry.
+#[inline(always)]
+pub(super) const fn bit(on: bool, mask: u64) -> u64 {
+    if on { mask } else { 0 }
+}
+
+/// A last-level entry, of a format that encodes a page by `present`.
+#[inline(always)]
+pub(super) fn encode_pte(pte: Pte, present: impl FnOnce(Present) -> u64) -> u64 {
+    match pte {
+        Pte::None => 0,
+        Pte::Present(p) => present(p),
+        Pte::Soft(leaf) => encode_soft(leaf),
+    }
+}
+
+/// The last-level entry, of a format in which a page has one of the bits `pages` and is decoded by `present`.
+#[inline(always)]
+pub(super) fn decode_pte(raw: u64, pages: u64, present: impl FnOnce(u64) -> Present) -> Pte {
+    if raw == 0 {
+        Pte::None
+    } else if raw & pages != 0 {
+        Pte::Present(present(raw))
+    } else {
+        Pte::Soft(decode_soft(raw))
+    }
+}
+
+/// An entry above the last level, of a format that encodes tables by `table` and leaves by `leaf`.
+#[inline(always)]
+pub(super) fn encode_entry(
+    entry: Entry,
+    table: impl FnOnce(Pfn) -> u64,
+    leaf: impl FnOnce(Present) -> u64,
+) -> u64 {
+    match entry {
+        Entry::None => 0,
+        Entry::Table(pfn) => table(pfn),
+        Entry::Leaf(p) => leaf(p),
+        Entry::Migration { pfn, bits } => encode_soft(SoftLeaf::Migration { pfn, bits }),
+    }
+}
 
 /// The entry.
 #[cold]
