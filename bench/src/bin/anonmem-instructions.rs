@@ -1,7 +1,7 @@
 //! Counts the instructions of the hot paths and compares them with the committed table.
 //!
 //! ```text
-//! anonmem-instructions check FILE    fail if a row grew by more than 5 %
+//! anonmem-instructions check FILE    fail if a row grew by more than 3 %
 //! anonmem-instructions record FILE   write the table
 //! anonmem-instructions run CASE      what runs under valgrind: prints how many units were counted
 //! ```

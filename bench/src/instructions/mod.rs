@@ -21,7 +21,7 @@ pub mod valgrind;
 pub use table::Table;
 
 /// By how much a count may grow.
-pub const LIMIT_PERCENT: f64 = 5.0;
+pub const LIMIT_PERCENT: f64 = 3.0;
 
 /// Runs `f` where callgrind collects.
 #[inline(never)]

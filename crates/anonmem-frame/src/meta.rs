@@ -478,6 +478,16 @@ impl MappingWord {
         self.0 & 3 == 1 && Stamp::of_word(self.0) == Some(stamp)
     }
 
+    /// What an anonymous page is found by; `None` of other pages, and of those that KSM has merged.
+    #[inline]
+    pub fn stamp(self) -> Option<Stamp> {
+        if self.0 & 3 != 1 {
+            return None;
+        }
+        // The bits of a stamp are the word's.
+        Stamp::from_bits(self.0 & !((1 << Stamp::LABEL_SHIFT) - 1))
+    }
+
     /// Whether it is that of an anonymous page, merged by KSM or not.
     #[inline(always)]
     pub(crate) fn is_anon(self) -> bool {

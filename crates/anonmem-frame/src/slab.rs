@@ -220,6 +220,12 @@ impl<M: Machine, T: SlabItem<M>> Slab<M, T> {
         self.slot(frames, raw).map(|_| Handle::from_raw(raw))
     }
 
+    /// The slot of the name, and the name with its type, if it is one of this slab's.
+    #[inline]
+    pub fn find<'f>(&'f self, frames: &'f Frames<M>, raw: RawHandle) -> Option<(Handle<T::Tag>, &'f T)> {
+        self.slot(frames, raw).map(|slot| (Handle::from_raw(raw), &slot.value))
+    }
+
     /// Whether the slot is allocated (to somebody).
     ///
     /// # Panics

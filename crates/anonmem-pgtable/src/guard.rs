@@ -132,6 +132,9 @@ impl<'a, M: Machine, G: StableVma<M>> PteGuard<'a, M, G> {
             Teardown::Range => take(word),
             Teardown::WholeSpace => {
                 let raw = word.load(Ordering::Relaxed);
+                if raw == 0 {
+                    return Cleared::None;
+                }
                 word.store(0, Ordering::Relaxed);
                 raw
             }

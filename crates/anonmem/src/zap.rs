@@ -174,22 +174,23 @@ fn zap_table<'v, M: Machine, G: StableVma<M>>(
     let mut left = entries.used();
     let mut va = part.start;
     while va < part.end && left > 0 && !gather.is_full() {
-        if entries.is_none(va) {
-            va = entries.next_used(VaRange { start: va, end: part.end });
-            continue;
-        }
-        left -= 1;
         let stays = match markers {
             Markers::Keep => entries.get(va) == GUARD,
             Markers::KeepProtection => [GUARD, UFFD_WP].contains(&entries.get(va)),
             Markers::Drop => false,
         };
-        if !stays && let Some(run) = clear_entry(objects, &mut entries, va, gather, &mut zapped) {
-            let rest = VaRange { start: va, end: part.end };
-            let more = zap_run(objects, &mut entries, rest, gather, run, &mut zapped) - 1;
-            (left, va) = (left - more, va.page_after(more));
-        }
-        va = va.next_page();
+        let rest = VaRange { start: va, end: part.end };
+        let gone =
+            if stays { Gone::All } else { clear_entry(objects, &mut entries, va, gather, &mut zapped) };
+        let pages = match gone {
+            Gone::All => 1,
+            Gone::Run(run) => zap_run(objects, &mut entries, rest, gather, run, &mut zapped),
+            Gone::Nothing => {
+                va = entries.next_used(rest);
+                continue;
+            }
+        };
+        (left, va) = (left - pages, va.page_after(pages));
     }
     if left == 0 {
         va = part.end;
@@ -207,12 +208,23 @@ pub(crate) fn zap_entry<'v, M: Machine, G: StableVma<M>>(
     gather: &mut MmuGather<'v, M>,
     zapped: &mut Zapped,
 ) {
-    if let Some(run) = clear_entry(objects, entries, va, gather, zapped) {
-        zap_run(objects, entries, VaRange::page(va), gather, run, zapped);
+    match clear_entry(objects, entries, va, gather, zapped) {
+        Gone::Run(run) => _ = zap_run(objects, entries, VaRange::page(va), gather, run, zapped),
+        Gone::All | Gone::Nothing => {}
     }
 }
 
-/// Clears one entry. The gather has room. What a page of a large folio owned comes back, for [`zap_run`].
+/// What became of an entry that was cleared.
+enum Gone<'v, M: Machine> {
+    /// It was empty.
+    Nothing,
+    /// What it owned is with the gather.
+    All,
+    /// What a page of a large folio owned, for [`zap_run`].
+    Run(MapRun<'v, M>),
+}
+
+/// Clears one entry. The gather has room.
 #[inline]
 fn clear_entry<'v, M: Machine, G: StableVma<M>>(
     objects: &'v Objects<M>,
@@ -220,21 +232,21 @@ fn clear_entry<'v, M: Machine, G: StableVma<M>>(
     va: Va,
     gather: &mut MmuGather<'v, M>,
     zapped: &mut Zapped,
-) -> Option<MapRun<'v, M>> {
+) -> Gone<'v, M> {
     match entries.clear_for(va, gather.teardown()) {
-        Cleared::None => {}
+        Cleared::None => return Gone::Nothing,
         Cleared::Zero(_) => gather.note(va),
         Cleared::Exclusive(map, _) => match gather.one_page(va, map) {
             Ok(()) => zapped.anon += 1,
-            Err(map) => return Some(map.into()),
+            Err(map) => return Gone::Run(map.into()),
         },
         Cleared::Shared(map, _) => match gather.one_page(va, map) {
             Ok(()) => zapped.anon += 1,
-            Err(map) => return Some(map.into()),
+            Err(map) => return Gone::Run(map.into()),
         },
         Cleared::Shm(map, _) => match gather.one_page(va, map) {
             Ok(()) => zapped.shared += 1,
-            Err(map) => return Some(map.into()),
+            Err(map) => return Gone::Run(map.into()),
         },
         Cleared::Swap(count, _) => {
             zapped.swap += 1;
@@ -252,7 +264,7 @@ fn clear_entry<'v, M: Machine, G: StableVma<M>>(
         // A marker owns nothing.
         Cleared::Marker(_) => {}
     }
-    None
+    Gone::All
 }
 
 /// Clears the entries that go on with the folio of the first of `range`, which was cleared: they take one

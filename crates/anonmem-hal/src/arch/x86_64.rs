@@ -24,11 +24,11 @@
 
 use super::{
     Arch,
-    soft::{decode_soft, decode_upper_soft, encode_soft},
+    soft::{self, bit, decode_soft, decode_upper_soft, encode_soft},
 };
 use crate::{
     addr::{Pfn, Va},
-    pte::{Entry, Present, Protection, Pte, SoftLeaf},
+    pte::{Entry, Present, Protection, Pte},
 };
 
 /// x86-64 with four levels of tables.
@@ -48,11 +48,6 @@ const FRAME: u64 = 0x000f_ffff_ffff_f000;
 
 // Without P. Bit 1 clear: a software entry (`soft.rs`). Bit 1 set: a PROT_NONE page.
 const PROTNONE: u64 = 1 << 1;
-
-#[inline(always)]
-const fn bit(on: bool, mask: u64) -> u64 {
-    if on { mask } else { 0 }
-}
 
 /// The bits of the frame of a leaf of `level`.
 const fn leaf_frame(level: u32) -> u64 {
@@ -107,16 +102,6 @@ fn decode_leaf(raw: u64, frame_bits: u64) -> Present {
     }
 }
 
-/// What is in use above the last level and is no table.
-#[cold]
-fn decode_upper(raw: u64, level: u32) -> Entry {
-    if raw & (P | PROTNONE) != 0 {
-        debug_assert!(level <= 2 && raw & PS != 0, "page-table entry {raw:#x}: neither a table nor a leaf");
-        return Entry::Leaf(decode_leaf(raw, leaf_frame(level)));
-    }
-    decode_upper_soft(raw)
-}
-
 /// [`Arch::pte_modify`] from or to `PROT_NONE`.
 #[cold]
 fn modify_trapping(raw: u64, prot: Protection) -> u64 {
@@ -140,6 +125,7 @@ impl Arch for X86_64 {
 
     #[inline(always)]
     fn decode_pte(raw: u64) -> Pte {
+        // Not by `soft::decode_pte`: what is not asked of a page is then computed all the same.
         if raw == 0 {
             Pte::None
         } else if raw & (P | PROTNONE) != 0 {
@@ -258,16 +244,12 @@ impl Arch for X86_64 {
     #[inline(always)]
     fn encode_entry(entry: Entry, level: u32) -> u64 {
         debug_assert!(level > 0 && level < Self::LEVELS);
-        match entry {
-            Entry::None => 0,
-            // The hardware ands the permissions of all levels: the leaf decides.
-            Entry::Table(pfn) => pfn.phys() | P | RW | US,
-            Entry::Leaf(p) => {
-                debug_assert!(level <= 2, "no such leaf");
-                encode_leaf(p, leaf_frame(level)) | PS
-            }
-            Entry::Migration { pfn, bits } => encode_soft(SoftLeaf::Migration { pfn, bits }),
-        }
+        let leaf = |p: Present| {
+            debug_assert!(level <= 2, "no such leaf");
+            encode_leaf(p, leaf_frame(level)) | PS
+        };
+        // The hardware ands the permissions of all levels: the leaf decides.
+        soft::encode_entry(entry, |pfn| pfn.phys() | P | RW | US, leaf)
     }
 
     #[inline(always)]
@@ -276,8 +258,14 @@ impl Arch for X86_64 {
             Entry::Table(Pfn((raw & FRAME) >> 12))
         } else if raw == 0 {
             Entry::None
+        } else if raw & (P | PROTNONE) != 0 {
+            debug_assert!(
+                level <= 2 && raw & PS != 0,
+                "page-table entry {raw:#x}: neither a table nor a leaf"
+            );
+            Entry::Leaf(decode_leaf(raw, leaf_frame(level)))
         } else {
-            decode_upper(raw, level)
+            decode_upper_soft(raw)
         }
     }
 }

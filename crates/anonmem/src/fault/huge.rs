@@ -193,7 +193,7 @@ fn refusal<'a, M: Machine, G: FaultGuard<M>>(
     is_free: bool,
     want: Want,
 ) -> Option<FolioEvent> {
-    let mapped = fault.vm.vma(fault.id).range();
+    let mapped = fault.vma.range();
     let inside = |all: VaRange| range.start >= all.start && range.end <= all.end;
     if !inside(mapped) || !inside(table.range()) || !want.all_of(fault.va, range) {
         return Some(FolioEvent::FallbackVma);
@@ -241,7 +241,7 @@ fn pages_of<M: Machine, G: FaultGuard<M>>(fault: &VmFault<'_, M, G>) -> u64 {
 /// How many pages of `range` are mapped and were written, and how many are mapped and were not; none of
 /// either if the fault's VMA does not have all of it.
 fn touched<M: Machine, G: FaultGuard<M>>(fault: &VmFault<'_, M, G>, range: VaRange) -> (u64, u64) {
-    if !fault.vm.vma(fault.id).range().covers(range) {
+    if !fault.vma.range().covers(range) {
         return (0, 0);
     }
     let (mut written, mut untouched) = (0, 0);
@@ -335,7 +335,7 @@ fn within<'a, M: Machine, G: FaultGuard<M>>(
     fault: &VmFault<'a, M, G>,
     table: PteTable<'a, M, G>,
 ) -> Option<VaRange> {
-    let within = fault.vm.vma(fault.id).range().intersect(table.range())?;
+    let within = fault.vma.range().intersect(table.range())?;
     within.contains(fault.va).then_some(within)
 }
 

@@ -45,7 +45,7 @@ enum Verdict {
 pub(super) fn map_new_leaf<M: Machine, G: FaultGuard<M>>(
     fault: &VmFault<'_, M, G>,
 ) -> Result<Option<VaRange>, FaultResult> {
-    let (frames, space, vma) = (&fault.vm.frames, &fault.slot.space, fault.vm.vma(fault.id));
+    let (frames, space, vma) = (&fault.vm.frames, &fault.slot.space, fault.vma);
     fault.guard.adds_tables()?;
     let (order, size) = (M::Arch::LEAF_ORDER, M::Arch::LEAF_ORDER.bytes() as u64);
     let start = fault.va.align_down(size);

@@ -97,7 +97,7 @@ fn handle_pte_fault<M: Machine, G: FaultGuard<M>>(
         None => None,
     };
     match table.map_or(Pte::None, |table| table.peek(fault.va)) {
-        Pte::None if fault.vm.vma(fault.id).is_plain() => anon::do_anonymous_page(fault, table),
+        Pte::None if fault.vma.is_plain() => anon::do_anonymous_page(fault, table),
         Pte::None => do_empty(fault, table),
         Pte::Present(_) => do_present(fault, fault.found_or_made(table)?),
         Pte::Soft(leaf) => do_soft(fault, table, leaf),
@@ -110,7 +110,7 @@ fn do_empty<'a, M: Machine, G: FaultGuard<M>>(
     fault: &VmFault<'a, M, G>,
     table: Option<PteTable<'a, M, G>>,
 ) -> Result<FaultResult, FaultResult> {
-    let backing = fault.vm.vma(fault.id).backing();
+    let backing = fault.vma.backing();
     if let Some(reason) = asked_for(fault.flags, || fault.object_has_page(backing)) {
         return Err(handle_userfault(fault, reason));
     }
@@ -173,7 +173,7 @@ fn do_uffd_marker<'a, M: Machine, G: FaultGuard<M>>(
     fault: &VmFault<'a, M, G>,
     table: PteTable<'a, M, G>,
 ) -> Result<FaultResult, FaultResult> {
-    let backing = fault.vm.vma(fault.id).backing();
+    let backing = fault.vma.backing();
     if let Some(reason) = asked_for(fault.flags, || fault.object_has_page(backing)) {
         return Err(handle_userfault(fault, reason));
     }

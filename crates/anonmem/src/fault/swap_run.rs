@@ -93,7 +93,7 @@ fn asks_for_run<'a, M: Machine, G: FaultGuard<M>>(
     range: VaRange,
 ) -> bool {
     let slots = fault.vm.swap.get(first).slots();
-    let covered = fault.vm.vma(fault.id).range().covers(range) && table.range().covers(range);
+    let covered = fault.vma.range().covers(range) && table.range().covers(range);
     covered
         && range.iter_pages().zip(first.offset..).all(|(va, offset)| {
             let asks = matches!(table.peek(va), Pte::Soft(SoftLeaf::Swap { entry, .. })
@@ -121,7 +121,7 @@ fn is_wanted<M: Machine, G: FaultGuard<M>>(
 
 /// Whether all pages of `range`, which are the same VMA's, are in memory.
 fn is_back<M: Machine, G: FaultGuard<M>>(fault: &VmFault<'_, M, G>, range: VaRange) -> bool {
-    if !fault.vm.vma(fault.id).range().covers(range) {
+    if !fault.vma.range().covers(range) {
         return false;
     }
     let mapped = |pte: Pte| matches!(pte, Pte::Present(present) if !present.special);
@@ -163,7 +163,7 @@ impl<M: Machine> Cached<'_, '_, M> {
         entries: &PteGuard<'_, M, G>,
         at: impl Fn(u64) -> Va,
     ) -> Range<u64> {
-        let inside = fault.vm.vma(fault.id).range().intersect(entries.table().range());
+        let inside = fault.vma.range().intersect(entries.table().range());
         let fits = fault.va.0 >= self.nth << PAGE_SHIFT
             && inside.is_some_and(|inside| inside.covers(VaRange { start: at(0), end: at(self.pages) }));
         if fits && (0..self.pages).all(|nth| self.asks(fault, entries, at(nth), nth)) {

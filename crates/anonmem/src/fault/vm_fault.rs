@@ -13,7 +13,7 @@ use crate::{
         reverse_map::{ReverseMap, Stamp},
     },
     vm::Vm,
-    vma::{flags::VmFlags, lock::VmaReadGuard, refusal::Refusal},
+    vma::{flags::VmFlags, lock::VmaReadGuard, refusal::Refusal, vma::Vma},
 };
 use anonmem_frame::{NewFolio, OutOfMemory};
 use anonmem_hal::{Present, Pte, SoftLeaf, Va};
@@ -160,6 +160,8 @@ pub(crate) struct VmFault<'a, M: Machine, G> {
     /// What keeps the VMA, or tells whether it is still the same.
     pub(crate) guard: &'a G,
     pub(crate) id: VmaId,
+    /// The VMA, found once.
+    pub(crate) vma: &'a Vma<M>,
     /// The page's address.
     pub(crate) va: Va,
     /// The address that was accessed.
@@ -185,7 +187,7 @@ impl<'a, M: Machine, G: FaultGuard<M>> VmFault<'a, M, G> {
     ) -> Self {
         let (vma, va) = (vm.vma(id), exact.page_down());
         let (flags, index, anon_vma) = (vma.flags(), vma.index_of(va), Rmap::<M>::stamp(vm, slot, vma));
-        Self { vm, slot, guard, id, va, exact, waits, access, flags, index, anon_vma }
+        Self { vm, slot, guard, id, vma, va, exact, waits, access, flags, index, anon_vma }
     }
 
     /// The anon_vma that a new page will belong to.

@@ -146,12 +146,13 @@ fn wp_page_copy<'a, M: Machine, G: FaultGuard<M>>(
         None => new.zero(),
     }
     let mut entries = fault.relock(snapshot)?;
-    let still = match entries.mapped(fault.va) {
-        Mapped::Shared(..) => old.is_some(),
-        Mapped::Zero(_) => old.is_none(),
-        Mapped::Exclusive(..) | Mapped::Shm(_) => false,
-        Mapped::None | Mapped::Swap(..) | Mapped::Migration(..) | Mapped::Marker(_) => false,
-    };
+    // An entry of the zero page that compares equal still is one. A page may have become exclusive.
+    let still = old.is_none()
+        || match entries.mapped(fault.va) {
+            Mapped::Shared(..) => true,
+            Mapped::Zero(_) | Mapped::Exclusive(..) | Mapped::Shm(_) => false,
+            Mapped::None | Mapped::Swap(..) | Mapped::Migration(..) | Mapped::Marker(_) => false,
+        };
     if !still {
         return Err(FaultResult::Reload);
     }

@@ -27,7 +27,7 @@ use crate::{
         objects::AnonVma,
     },
 };
-use anonmem_frame::{Folio, Mapping, MappingWord};
+use anonmem_frame::{Folio, MappingWord};
 use anonmem_hal::Machine;
 
 /// What came of looking again.
@@ -73,11 +73,10 @@ fn lock_and_recheck<M: Machine, L>(
 ) -> Option<(AnonVmaId, L)> {
     loop {
         let word = folio.mapping_word();
-        let id = anon_vma_of(objects, word)?;
+        let (id, anon_vma) = objects.anon_vmas.find(&objects.frames, word.stamp()?.object())?;
         if !folio.is_mapped() {
             return None;
         }
-        let anon_vma = objects.anon_vma(id);
         let Some(root) = anon_vma.root() else { continue };
         // What the slot is by the time that the lock is ours is asked below.
         let guard = lock(root);
@@ -86,14 +85,6 @@ fn lock_and_recheck<M: Machine, L>(
             Recheck::Unmapped => return None,
             Recheck::Changed => drop(guard),
         }
-    }
-}
-
-/// The anon_vma that a mapping word names.
-fn anon_vma_of<M: Machine>(objects: &Objects<M>, word: MappingWord) -> Option<AnonVmaId> {
-    match word.decode() {
-        Mapping::Anon(stamp) => objects.anon_vmas.resolve(&objects.frames, stamp.object()),
-        Mapping::None | Mapping::Shm(_) | Mapping::Ksm(_) => None,
     }
 }
 

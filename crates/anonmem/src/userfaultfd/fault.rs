@@ -71,7 +71,7 @@ impl<M: Machine, G: FaultGuard<M>> VmFault<'_, M, G> {
     /// Whether writes end the write protection of the VMA's pages without anybody being asked.
     #[doc(alias = "userfaultfd_wp_async")]
     pub(crate) fn uffd_is_async(&self) -> bool {
-        let ctx = self.vm.vma(self.id).uffd();
+        let ctx = self.vma.uffd();
         ctx.is_some_and(|ctx| self.vm.uffd(ctx).features().contains(UffdFeatures::WP_ASYNC))
     }
 }
