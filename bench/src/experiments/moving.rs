@@ -15,7 +15,7 @@ use anonmem::{
     Advice, BlockEffort, CollapseLimits, Collapsed, Effort, FolioMode, FolioPolicy, KsmSettings, LockMode,
     MergeAny, Mm, Populate, Prot,
 };
-use anonmem_hal::{Order, PAGE_SIZE, Pfn, PhysMem, VaRange};
+use anonmem_hal::{Order, PAGE_SIZE, Pfn, VaRange};
 use std::io;
 
 pub(super) const EXPERIMENT: Experiment = Experiment {
