@@ -310,6 +310,7 @@ fn inherit_batch<M: Machine>(from: &[Atomic<u64, M>], to: &[Atomic<u64, M>]) {
         // As `change_word`, which need not ask whether anything changes.
         let now = if M::Arch::pte_settled(raw) {
             let protected = M::Arch::pte_wrprotect(raw);
+            // Release: as in `change_word`.
             source.store(protected, Ordering::Release);
             protected
         } else {

@@ -91,9 +91,9 @@ unsafe impl<M: Machine> StableVma<M> for AnonVmaWriteGuard<'_, M> {
     }
 }
 
-// SAFETY: the tables under a VMA that is marked are freed after `Families::unlink` or `Families::exit` has taken the
-// family's lock for writing. A walk goes into the tables of a VMA only if it found it marked, and the address
-// space's own, under the lock. As above, entries are never filled.
+// SAFETY: the tables under a VMA that is marked are freed after `Families::unlink` or `Families::exit` has
+// taken the family's lock for writing. A walk goes into the tables of a VMA only if it found it marked, and
+// the address space's own, under the lock. As above, entries are never filled.
 unsafe impl<M: Machine> StableVma<M> for FamilyReadGuard<'_, M> {
     /// A walk opens the space of each member that it finds, all of the same `Vm`.
     #[inline(always)]

@@ -59,9 +59,9 @@ impl Zram {
     /// If there is no memory for its tables.
     ///
     /// # Safety
-    /// Whoever calls the methods of this value gives them the memory and the frames of one machine, the same
-    /// in every call. A page that is put in is written by nobody meanwhile; what a page is gotten into, nobody
-    /// else sees.
+    /// Whoever calls the methods of this value gives them the memory and the frames of one machine, the
+    /// same in every call. A page that is put in is written by nobody meanwhile. What a page is gotten
+    /// into, nobody else sees.
     pub unsafe fn new(slots: u64, frames: u64, cpus: usize) -> Result<Self, TryReserveError> {
         let units = Directory::new(slots / UNIT_PAGES)?;
         let tables = Tables { slots: Directory::new(slots)?, store: Store::new(frames)?, units, written: 0 };

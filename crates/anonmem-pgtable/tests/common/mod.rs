@@ -38,8 +38,8 @@ impl World {
         Box::new(Self { frames, space, rcu: Rcu::new(), dead: DeadTables::new() })
     }
 
-    /// Runs `f` on a CPU of a machine with so many frames. Afterwards the tables below `end` are freed, and no
-    /// frame is left but slabs.
+    /// Runs `f` on a CPU of a machine with so many frames. Afterwards the tables below `end` are freed,
+    /// and no frame is left but slabs.
     pub(crate) fn run_with(frames: u64, end: Va, f: impl FnOnce(&Self)) {
         let machine = M::new(frames);
         machine.cpus().clone().run_on(CpuId(0), || {

@@ -254,16 +254,16 @@ pub(super) fn map_cached<'a, M: Machine, G: FaultGuard<M>>(
         // As for a page.
         return Err(FaultResult::Reload);
     }
-    // The fault of a program has let go of all locks a moment later.
-    let order = folio.owned_order();
-    if alone
-        && order == M::Arch::LEAF_ORDER
-        && fault.waits == Waits::Program
-        && orders_for(fault).is_free(order.get())
-    {
+    if alone && may_be_leaf(fault, folio.owned_order()) {
         return Err(Refusal::LeafIsBack.into());
     }
     Ok(FaultResult::Done)
+}
+
+/// Whether a folio that is back whole may be mapped by a leaf. The fault of a program has let go of all
+/// locks a moment later.
+fn may_be_leaf<M: Machine, G: FaultGuard<M>>(fault: &VmFault<'_, M, G>, order: Order) -> bool {
+    order == M::Arch::LEAF_ORDER && fault.waits == Waits::Program && orders_for(fault).is_free(order.get())
 }
 
 /// Maps one page of the folio; returns the count of the slot that its entry owned. `None` if the folio has as

@@ -321,8 +321,8 @@ fn an_operation_that_fails_has_changed_nothing() {
 fn a_merge_without_memory_is_left_out() {
     tiny(|world| {
         let mm = build(world, "WW..ww", Build::MapAll);
-        // The first of the three has no anon_vma and would have to be linked to that of the last. A family needs
-        // no memory for that.
+        // The first of the three has no anon_vma and would have to be linked to that of the last. A family
+        // needs no memory for that.
         let expected_layout = if chosen() == ReverseMapChoice::AnonVmas { "AAAABB" } else { "AAAAAA" };
         world.failures.set(FailurePlan::From(1));
         map(&mm, range_of(&(2..4)), RW).unwrap();

@@ -25,7 +25,7 @@ impl Synthetic for KPage {
     }
 
     fn admits(&self, meta: &Meta, wanted: u32) -> bool {
-        super::caller_may(meta, wanted)
+        super::caller::caller_may(meta, wanted)
     }
 
     fn read_at(&self, offset: u64, to: &mut [u8]) -> Option<Result<usize>> {

@@ -3,6 +3,7 @@
 //! Everything is generated when it is opened: [`system`] has what concerns the machine, [`pid`] what concerns
 //! a process.
 
+mod caller;
 mod generated;
 mod gup_test;
 mod kpage;
@@ -27,12 +28,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use anonmem_oslib::Result;
 use anonmem_oslib::errno::{EACCES, ENOENT};
-use anonmem_oslib::vfs::{Body, FileType, Inode, LinkTarget, Meta, Synthetic, Vfs, first_names};
-
-/// Whether the caller may read (4) and write (2) what `meta` says.
-fn caller_may(meta: &Meta, wanted: u32) -> bool {
-    try_current().is_some_and(|thread| thread.cred().may(meta, wanted))
-}
+use anonmem_oslib::vfs::{Body, FileType, Inode, LinkTarget, Synthetic, Vfs, first_names};
 
 /// A generated file: a function that writes its text.
 pub struct Text(pub fn() -> String);

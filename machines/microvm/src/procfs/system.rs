@@ -97,7 +97,7 @@ impl Synthetic for Sysctl {
     }
 
     fn admits(&self, meta: &Meta, wanted: u32) -> bool {
-        super::caller_may(meta, wanted)
+        super::caller::caller_may(meta, wanted)
     }
 
     fn content(&self) -> Result<Vec<u8>> {

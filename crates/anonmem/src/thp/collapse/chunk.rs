@@ -113,7 +113,8 @@ impl<'c, 'v: 'c, M: Machine> Chunk<'c, 'v, M> {
         self.guard.slot()
     }
 
-    /// Locks the folio of a page, unless it is that of a page before: a copy may lie between two of its pages.
+    /// Locks the folio of a page, unless it is that of a page before: a copy may lie between two of its
+    /// pages.
     fn lock(&mut self, page: FolioRef<'c, M>, alone: bool) -> Result<(), NotCollapsed> {
         let same = |source: &&mut Source<'c, M>| source.page.folio() == page.folio();
         if let Some(known) = self.sources[..self.locked].iter_mut().flatten().find(same) {
