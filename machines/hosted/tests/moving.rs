@@ -75,7 +75,7 @@ fn two_mebibytes_at_a_time_are_made_of_every_second_page() {
                     assert_eq!(load(&user, start + nth * P), nth + 1);
                     longest.fetch_max(began.elapsed().as_nanos() as u64, Relaxed);
                     loads.fetch_add(1, Relaxed);
-                    nth = (nth + 2 * 769) % pages | 1;
+                    nth = ((nth + 2 * 769) % pages) | 1;
                     nth = if nth < pages { nth } else { 1 };
                 }
             });
