@@ -136,6 +136,7 @@ const CHECK_EXAMPLES: &str = "\
 Examples:
   anonmem check                                everything, in about a minute
   anonmem check seed-001-page-lock-anon-vma    one case
+  anonmem check --rmap family                  over the other reverse map
   anonmem check --model c11 --budget 600 --json verdicts.json
 
 Exit status: 0 if no rule broke, 1 if one did, 2 if the command line cannot be carried out, 130 if interrupted: the \

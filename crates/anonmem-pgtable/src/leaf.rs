@@ -263,7 +263,8 @@ impl<'a, M: Machine, G: StableVma<M>> LeafGuard<'a, M, G> {
     #[doc(alias = "pmdp_invalidate")]
     pub fn make_trap(&mut self) -> Entry {
         let old = self.change(|leaf| Present { prot: Protection::NONE, ..leaf });
-        if matches!(old, Entry::Leaf(leaf) if leaf.prot.read) {
+        // Of one without permissions, too: whoever took them away may not have flushed yet.
+        if matches!(old, Entry::Leaf(_)) {
             self.place.space.flush(self.place.frames, FlushRange::Range(self.range()));
         }
         old

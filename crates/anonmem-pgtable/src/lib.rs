@@ -12,6 +12,7 @@
 //! | pin what is mapped | the lock of the table, or an RCU read section: [`AddressSpace::pin_fast`] |
 //! | fill entries, add tables | a [`CanInstall`]: mmap or VMA lock |
 //! | free tables | the mmap lock for writing, and the VMAs unlinked: [`AddressSpace::free_tables`] |
+//! | make a table a leaf | mmap lock, VMA, rmap lock, all for writing: [`AddressSpace::collapse_table`] |
 //!
 //! Linux: Documentation/mm/process_addrs.rst; include/linux/pgtable.h; mm/mmu_gather.c.
 //!

@@ -7,13 +7,14 @@ use anonmem_sync::{Atomic, CachePadded, Ordering, SeqCount, fence, seqcount::Seq
 
 /// A guard that keeps a VMA, and so its page tables, from going away.
 ///
-/// Implemented by the guards of `anonmem`: mmap lock, VMA lock, anon_vma lock.
+/// Implemented by the guards of `anonmem`: mmap lock, VMA lock, anon_vma or family lock.
 ///
 /// # Safety
 /// While the guard lives, the tables of the spaces that it [`opens`](Self::opens), as far as the guard's VMAs
 /// reach, are not freed; or they are freed a grace period after they were unlinked at the earliest, and the
 /// guard is a read section of it. Whoever frees tables
 /// ([`AddressSpace::free_tables`](crate::AddressSpace::free_tables),
+/// [`collapse_table`](crate::AddressSpace::collapse_table),
 /// [`free_root`](crate::AddressSpace::free_root)) waits for such guards, or has locked them out.
 pub unsafe trait StableVma<M> {
     /// Whether this guard keeps the tables of `space`.

@@ -1,10 +1,11 @@
 //! What the guards promise about page tables, and what a test may forge: with `freeing.rs`, the only `unsafe`
 //! of this crate.
 //!
-//! That a lock keeps tables allocated is a fact about who frees them: `munmap` and `exit_mmap`. Both hold the
-//! mmap lock for writing, with the VMAs out of the tree and unlinked from their anon_vmas. No type can say
-//! it, so it is written here, once for each guard. Safe code outside of this file cannot make another guard
-//! that opens page tables.
+//! That a lock keeps tables allocated is a fact about who frees them. `munmap` and `exit_mmap` hold the mmap
+//! lock for writing, with the VMAs out of the tree and unlinked from the reverse map. Collapse in place
+//! (`Mm::collapse_to_leaf`) holds the mmap lock and the rmap lock for writing, and has write-locked the VMA.
+//! Its table is freed a grace period later. No type can say it, so it is written here, once for each guard.
+//! Safe code outside of this file cannot make another guard that opens page tables.
 //!
 //! docs/locking.md, "Who may do what to page tables", has the same as a table.
 #![allow(unsafe_code)]

@@ -50,7 +50,7 @@ impl<M: Machine> Mm<'_, M> {
     }
 
     /// The first addresses of `range` that a table or a leaf is there for, a few pages of them.
-    fn first_tabled(&self, range: VaRange) -> Option<VaRange> {
+    pub(crate) fn first_tabled(&self, range: VaRange) -> Option<VaRange> {
         let (slot, guard) = (self.slot(), self.read());
         let mut vmas = slot.tree.cursor(range);
         while let Some((mapped, _)) = vmas.next(&slot.tree, self.vm.nodes()) {
@@ -106,7 +106,7 @@ mod tests {
     use crate::{
         Config, FolioPolicy,
         testing::{P, RW, World, pages},
-        vma::Backing,
+        vma::{Backing, VmFlags},
     };
     use anonmem_hal::Va;
 
@@ -126,7 +126,8 @@ mod tests {
             assert_eq!([order(64), order(128)], [4, 4]);
             // Mostly holes, which cost nothing.
             let all = VaRange { start: Va(0), end: Va(1 << 46) };
-            mm.map_raw(pages(1 << 20, 1 << 30), RW, Backing::Anonymous);
+            let unpromised = RW.difference(VmFlags::ACCOUNT);
+            mm.map_raw(pages(1 << 20, 1 << 30), unpromised, Backing::Anonymous);
             let kept = w.vm.frames().try_get(mm.pagemap(Va(64 * P)).pfn.unwrap()).unwrap();
             assert_eq!(mm.split_folios(all, Order::new(3)), Splits { found: 2, split: 1 });
             drop(kept);

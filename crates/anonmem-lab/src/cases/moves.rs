@@ -18,7 +18,7 @@ const CACHED_STAYS: Mutant =
 pub static FORK: Case = Case {
     name: "move-vs-fork",
     title: "a page moves while fork shares it",
-    happened: "What this memory manager must keep: a page that is shared is not exclusive, and does not move (LINUX.md, UFFDIO_MOVE: EBUSY).",
+    happened: "What this memory manager must keep: a page that is shared is not exclusive, and does not move (Linux: UFFDIO_MOVE says EBUSY).",
     environment: "CPU0 moves, with the mmap lock for reading; CPU1 forks, with it for writing.",
     rule: "Parent and child both find the value, at one of the two addresses, the same in both if the page moved first.",
     mutants: &[Mutant::Patch {

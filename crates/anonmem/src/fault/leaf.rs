@@ -5,9 +5,12 @@
 //! part of it. So the leaf becomes a table, which cannot fail, and the fault looks again: the rest is the
 //! business of the paths for pages.
 //!
-//! Locks: the leaf's table's, taken here. What the walk saw of the leaf is asked again under it.
+//! Locks: the leaf's table's, taken here. What the walk saw of the leaf is asked again under it. To make a
+//! table a leaf (`collapse_to_leaf`) takes the mmap lock, the VMA's and the rmap lock for writing, and a try
+//! of the folio's. The caller holds none.
 //!
-//! Linux: mm/huge_memory.c `do_huge_pmd_wp_page`, `huge_pmd_set_accessed`.
+//! Linux: mm/huge_memory.c `do_huge_pmd_wp_page`, `huge_pmd_set_accessed`; mm/khugepaged.c
+//! `collapse_pte_mapped_thp`.
 
 use crate::{
     events::Event,
@@ -181,8 +184,9 @@ fn leaf_migration_entry_wait<'a, M: Machine, G: FaultGuard<M>>(
     };
     leaf.end_migration(|hold, bits| arrive_whole(hold, bits, fault.flags.protection(), None));
     fault.vm.count(Event::MigrateLeftBehind);
-    drop(leaf);
+    // The lock first: the mapping is all that keeps the folio, and may go once its table is not locked.
     drop(lock);
+    drop(leaf);
     Err(FaultResult::Reload)
 }
 

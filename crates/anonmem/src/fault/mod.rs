@@ -159,8 +159,9 @@ fn migration_entry_wait<M: Machine, G: FaultGuard<M>>(
     };
     put_back(vacancy, hold, bits, fault.flags.protection());
     fault.vm.count(Event::MigrateLeftBehind);
-    drop(entries);
+    // The lock first: the mapping is all that keeps the folio, and may go once its table is not locked.
     drop(lock);
+    drop(entries);
     Err(FaultResult::Reload)
 }
 

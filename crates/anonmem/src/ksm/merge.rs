@@ -136,7 +136,12 @@ impl<M: Machine> Vm<M> {
         let taken =
             pages.iter().all(|page| try_to_migrate(self, &page.lock, &mut tlb, still_agrees).is_continue());
         tlb.flush();
-        if taken && pages.iter().all(|page| page.lock.is_referenced_only(1)) {
+        // A page that is exclusive still has an entry that the walk missed, because its VMA is just going: it
+        // may be written.
+        let ours = |page: &&Candidate<'_, M>| {
+            page.lock.is_referenced_only(1) && !page.lock.folio().counts().is_exclusive()
+        };
+        if taken && pages.iter().all(ours) {
             return Ok(());
         }
         pages.iter().for_each(|page| restore(self, &page.lock));

@@ -24,7 +24,7 @@ impl<M: Machine> Mm<'_, M> {
     /// # Errors
     /// [`Error::OutOfMemory`] if there was no block, [`Error::Again`] if pages were in use,
     /// [`Error::Invalid`] if a mapping has no window or may not collapse, [`Error::NotMapped`] at the end if
-    /// there were holes.
+    /// there were holes, [`Error::Interrupted`] if the caller is to end.
     pub(super) fn madvise_collapse(&self, range: VaRange) -> Result<(), Error> {
         let (mut rest, mut mapped) = (range, 0);
         while let Some(part) = self.first_part(rest) {
@@ -45,18 +45,28 @@ impl<M: Machine> Mm<'_, M> {
     fn collapse_part(&self, part: VaRange) -> Result<(), Error> {
         let leaf = M::Arch::LEAF_ORDER;
         let has_leaf = Windows { rest: part, most: leaf.get() }.any(|(_, order)| order == leaf);
-        let (mut windows, mut failed) = (0, None);
-        for (start, order) in (Windows { rest: part, most: leaf.get() }) {
+        let (mut nr, mut failed) = (0, None);
+        let mut windows = Windows { rest: part, most: leaf.get() };
+        while let Some((start, order)) = windows.next() {
+            if M::is_dying() {
+                return Err(Error::Interrupted);
+            }
+            // The range may be all that a program has.
+            M::yield_now();
             let effort = if order == leaf || !has_leaf {
                 BlockEffort::Compact(Effort::Full)
             } else {
                 BlockEffort::Free
             };
             let done = self.collapse(start, order, CollapseLimits::ANY, effort);
+            if let Err(NotCollapsed::Empty) = done {
+                let next = self.first_tabled(windows.rest);
+                windows.rest.start = next.map_or(windows.rest.end, |part| part.start);
+            }
             if has_leaf && order != leaf {
                 continue;
             }
-            windows += 1;
+            nr += 1;
             match done {
                 Ok(_) => {}
                 Err(NotCollapsed::NoMemory) => return Err(NotCollapsed::NoMemory.into()),
@@ -65,7 +75,7 @@ impl<M: Machine> Mm<'_, M> {
         }
         match failed {
             Some(why) => Err(why.into()),
-            None if windows == 0 => Err(NotCollapsed::Mapping.into()),
+            None if nr == 0 => Err(NotCollapsed::Mapping.into()),
             None => Ok(()),
         }
     }

@@ -86,6 +86,11 @@ impl<'v, M: Machine> MigrationBatch<'v, M> {
             return Err(Stays::Pinned);
         }
         let lock = page.try_lock().ok_or(Stays::Locked)?;
+        // Whoever has the device open keeps its slots there.
+        let device = folio.swap_entry().map(|entry| vm.swap.get(entry).get_user());
+        if matches!(device, Some(None)) {
+            return Err(Stays::SwapOff);
+        }
         let cached = vm.cached_pages(folio);
         match folio.mapping() {
             Mapping::Anon(_) => {}
@@ -187,7 +192,7 @@ fn land<M: Machine>(vm: &Vm<M>, moving: Moving<'_, M>) -> Result<Went, Stays> {
         None => false,
     };
     // Nobody can get at the page any more but through the slot, and waits for the lock then.
-    if !lock.is_referenced_only(1 + u64::from(cached)) {
+    if !lock.is_referenced_only(1 + u64::from(cached)) || has_exclusive(vm, folio) {
         return stay(vm, &lock, Stays::Referenced);
     }
     if !folio.is_mapped() && !cached {
@@ -213,6 +218,11 @@ fn land<M: Machine>(vm: &Vm<M>, moving: Moving<'_, M>) -> Result<Went, Stays> {
     Ok(Went::To(to))
 }
 
+/// Whether an entry that the walk missed, because its VMA is just going, may still write to a page.
+fn has_exclusive<M: Machine>(vm: &Vm<M>, folio: Folio<'_, M>) -> bool {
+    (0..folio.owned_order().pages()).any(|nth| vm.frames.page_is_exclusive(folio.pfn().offset(nth)))
+}
+
 /// The same for a large folio. Pages of it may be cached ones of slots, each of its own.
 fn land_large<M: Machine>(vm: &Vm<M>, moving: Moving<'_, M>) -> Result<Went, Stays> {
     // As above.
@@ -224,7 +234,7 @@ fn land_large<M: Machine>(vm: &Vm<M>, moving: Moving<'_, M>) -> Result<Went, Sta
     }
     // No slot loses its page while these are held.
     let cached = vm.swap_hold_cached(&lock);
-    if !lock.is_referenced_only(1 + cached.counts().len()) {
+    if !lock.is_referenced_only(1 + cached.counts().len()) || has_exclusive(vm, folio) {
         return stay(vm, &lock, Stays::Referenced);
     }
     if !folio.is_mapped() && cached.counts().is_empty() {

@@ -61,12 +61,18 @@ impl<M: Machine> Vm<M> {
                 if done.kept.pinned > 0 {
                     return Err(Stays::Pinned);
                 }
-                FrameFate::Moved
+                Ok(FrameFate::Moved)
             }
-            Failure::Lost => self.poison(frame)?,
+            Failure::Lost => self.poison(frame),
         };
         self.frames.take_offline(range);
-        if self.frames.condemn(frame) { Ok(fate) } else { Err(Stays::Referenced) }
+        match (self.frames.condemn(frame), fate) {
+            (true, Ok(fate)) => Ok(fate),
+            // Those who had the page have let go of it meanwhile.
+            (true, Err(_)) => Ok(FrameFate::Free),
+            (false, Ok(_)) => Err(Stays::Referenced),
+            (false, Err(stays)) => Err(stays),
+        }
     }
 
     /// Takes the page in the frame from all who have it.
@@ -115,6 +121,10 @@ impl<M: Machine> Vm<M> {
         let slot = self.swap_dup_cached(lock);
         let cached = u64::from(slot.is_some());
         if !lock.is_referenced_only(1 + cached) {
+            return Err(Stays::Referenced);
+        }
+        // A page that its device has not taken yet is in memory alone.
+        if slot.as_ref().is_some_and(|slot| !self.swap_is_stored(slot.entry())) {
             return Err(Stays::Referenced);
         }
         let mut poisoned = 0;

@@ -38,6 +38,12 @@ impl<M: Machine> Objects<M> {
         cached.is_some_and(|page| folio.owned_has(page))
     }
 
+    /// Whether the device has the bytes of a slot, of which the caller has a count.
+    pub(crate) fn swap_is_stored(&self, entry: SwapEntry) -> bool {
+        let state = self.swap.get(entry).slots().state(&self.frames, entry.offset);
+        state.stored || state.zero
+    }
+
     /// How many references to the folio are those of slots. The caller has a count of it, and keeps its
     /// device.
     pub(crate) fn swap_references(&self, folio: Folio<'_, M>) -> u64 {

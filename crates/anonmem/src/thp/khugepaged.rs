@@ -82,6 +82,8 @@ impl CollapseTask {
                 step.swept = true;
                 break;
             };
+            // One that has nothing is looked at, too.
+            step.scanned += 1;
             if !self.scan(&mm, pages, settings, &mut step) {
                 // Nothing comes behind it: the next one.
                 self.at = u64::MAX;
@@ -129,12 +131,13 @@ impl CollapseTask {
             let mut va = Va(self.at.max(range.start.0));
             while va < range.end && step.scanned < pages {
                 let passed = mm.collapse_at(va, range, orders, settings, step);
+                step.scanned += passed;
+                va = va.page_after(passed);
                 if step.no_memory {
+                    // The next time begins behind it: others may have their block.
                     self.at = va.0;
                     return true;
                 }
-                step.scanned += passed;
-                va = va.page_after(passed);
             }
             self.at = va.0;
         }
@@ -182,6 +185,7 @@ impl<M: Machine> Mm<'_, M> {
         for order in (1..=leaf).rev().filter(fits).map(Order::new) {
             match self.collapse(va, order, scaled(settings.limits, order, leaf), settings.effort) {
                 Ok(made) => {
+                    step.no_memory = false;
                     step.collapsed += u64::from(made.is_new());
                     return order.pages();
                 }

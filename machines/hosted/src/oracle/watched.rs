@@ -148,9 +148,10 @@ impl Oracle {
             _ => true,
         };
         let overlap = at.addr.abs_diff(to) < at.len;
+        let of_pages = at.addr.is_multiple_of(P) && to.is_multiple_of(P);
         let has_reason = match error {
             errno::ENOMEM => true,
-            errno::EINVAL => pages == 0 && (in_pieces || overlap || apart()),
+            errno::EINVAL => pages == 0 && (!of_pages || in_pieces || overlap || apart()),
             errno::ENOENT => source.is_none() || target.is_none(),
             errno::EEXIST => self.is_taken(at.space, into),
             errno::EBUSY => self.is_taken(at.space, from),

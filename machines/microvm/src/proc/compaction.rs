@@ -87,7 +87,9 @@ pub fn compact_all(value: u32) -> Result<()> {
     if value != 1 {
         return Err(EINVAL);
     }
-    machine::vm().compact_until(WANTED, 0, u64::MAX);
+    while machine::vm().compact_until(WANTED, 0, PIECE).blocks > 0 {
+        sched::yield_now();
+    }
     Ok(())
 }
 
@@ -100,7 +102,8 @@ fn kcompactd(_: usize) {
         let wish = PROACTIVENESS.get();
         let low = (100 - wish).max(LEAST);
         if wish > 0 && machine::vm().fragmentation().score(WANTED) > (low + 10).min(100) {
-            while TASK.load(SeqCst) == RUNS && machine::vm().compact_until(WANTED, low, PIECE).blocks > 0 {
+            let go_on = || TASK.load(SeqCst) == RUNS && PROACTIVENESS.get() == wish;
+            while go_on() && machine::vm().compact_until(WANTED, low, PIECE).blocks > 0 {
                 sched::yield_now();
             }
         }

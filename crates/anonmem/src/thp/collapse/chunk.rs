@@ -131,8 +131,12 @@ impl<'c, 'v: 'c, M: Machine> Chunk<'c, 'v, M> {
     /// copy of the same bytes, which nobody may write.
     fn are_ours(&self) -> bool {
         self.sources.iter().flatten().all(|source| {
-            let cached = self.vm.swap_references(source.page.folio());
-            !source.alone || source.lock.is_referenced_only(1 + cached)
+            // Whoever has the device open keeps its slots there.
+            let entry = source.page.folio().swap_entry();
+            let device = entry.map(|entry| self.vm.swap.get(entry).get_user());
+            !matches!(device, Some(None))
+                && (!source.alone
+                    || source.lock.is_referenced_only(1 + self.vm.swap_references(source.page.folio())))
         })
     }
 
