@@ -15,7 +15,7 @@ const MAX_BATCH: u32 = 31;
 pub(crate) struct PcpLimits {
     /// Pages to fetch when a list is empty.
     pub(crate) batch: u32,
-    /// Pages in one of the two stacks.
+    /// Pages in one of the three stacks.
     pub(crate) full: u32,
 }
 

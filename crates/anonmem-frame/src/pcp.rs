@@ -112,7 +112,7 @@ impl<M: Machine> Frames<M> {
         }
         match lists.fixed.pop(&self.memmap) {
             Some(index) => Some(index),
-            // What this CPU has for others is better than none.
+            // Not even the reserve has one: what this CPU has for others is better than none.
             None => lists.hot.pop(&self.memmap).or_else(|| lists.cold.pop(&self.memmap)),
         }
     }

@@ -19,7 +19,7 @@ use crate::{
     table::entries,
     walk::entry_of,
 };
-use anonmem_frame::{ExclusiveWhole, Frames};
+use anonmem_frame::{ExclusiveWhole, Folio, Frames};
 use anonmem_hal::{Arch, Entry, FlushRange, Machine, Pfn, Present, Protection, Pte, Va};
 use anonmem_sync::{
     Atomic, Ordering, Rcu,
@@ -32,7 +32,7 @@ use anonmem_sync::{
 pub struct NotOneFolio;
 
 impl<M: Machine> AddressSpace<M> {
-    /// Makes the table for the addresses from `at` on, which a leaf would map, a leaf.
+    /// Makes the table for the addresses from `at` on, which a leaf would map, a leaf, if it maps `folio`.
     ///
     /// # Locks
     /// The caller holds the mmap lock for writing, has write-locked the VMA, which has all of these addresses
@@ -44,7 +44,7 @@ impl<M: Machine> AddressSpace<M> {
         &'a self,
         (frames, rcu, dead): (&'a Frames<M>, &Rcu<M>, &DeadTables<M>),
         stable: &'a G,
-        at: Va,
+        (at, folio): (Va, Folio<'_, M>),
         vma: Protection,
         kept: Deposit<'a, M>,
     ) -> Result<(), NotOneFolio> {
@@ -54,7 +54,8 @@ impl<M: Machine> AddressSpace<M> {
         let Entry::Table(table) = entry_of::<M>(frames, upper, at, 1) else { return Err(NotOneFolio) };
         let ptl = frames.table_lock::<Ptl>(table).lock();
         let words = entries(frames, table);
-        let head = one_folio(frames, words).ok_or(NotOneFolio)?;
+        // Another one than the caller has locked may have come meanwhile.
+        let head = one_folio(frames, words).filter(|&head| head == folio.pfn()).ok_or(NotOneFolio)?;
         let place = LeafPlace::<M, G>::new(self, frames, upper, at);
         let trap = Present {
             pfn: head,

@@ -124,7 +124,7 @@ impl<M: Machine> Mm<'_, M> {
         let walks = Rmap::<M>::lock_to_move(vm, &lock)?;
         let tables = (&vm.frames, &vm.rcu, &vm.dead_tables);
         let vma = vm.vma(id).protection();
-        let done = slot.space.collapse_table(tables, &guard, window.start, vma, kept);
+        let done = slot.space.collapse_table(tables, &guard, (window.start, lock.folio()), vma, kept);
         drop(walks);
         drop(lock);
         done.ok()?;

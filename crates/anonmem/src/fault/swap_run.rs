@@ -209,8 +209,9 @@ pub(super) fn map_cached<'a, M: Machine, G: FaultGuard<M>>(
     if !cached.asks(fault, &entries, fault.va, nth) {
         return Err(FaultResult::Reload);
     }
-    // A slot that KSM had merged pages into is asked for at several places.
-    if is_of_others(fault, anon_vma, folio, nth) {
+    // A slot that KSM had merged pages into is asked for at several places. Where one is too near the
+    // beginning of a mapping's indices, the folio's first page would have none.
+    if is_of_others(fault, anon_vma, folio, nth) || fault.index < nth {
         drop(entries);
         return copy_page(fault, entry, page, lock, nth);
     }
