@@ -5,7 +5,7 @@ use super::uring::Uring;
 use super::user;
 use crate::fs::file::{OpenFile, Target};
 use crate::fs::store;
-use crate::proc::failing;
+use crate::proc::failing::{self, By};
 use crate::proc::mm::{self, Backing, Map, Space};
 use crate::sched;
 use crate::usercopy;
