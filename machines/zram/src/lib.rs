@@ -5,7 +5,7 @@
 //! saves. A page that does not compress to half is kept whole.
 //!
 //! - [`device`]: slots, and moving pages in and out of them.
-//! - [`unit`]: sixteen pages that are compressed as one.
+//! - [`unit`](mod@unit): sixteen pages that are compressed as one.
 //! - `tables`: what each slot holds, and where.
 //! - [`store`]: pieces of frames, in classes of size.
 //! - [`directory`]: long arrays in frames, of which only the parts in use take memory.
