@@ -75,6 +75,16 @@ fn finds(k: &Kernel, n: u64, value: u64) -> Result<(), String> {
     }
 }
 
+/// The device that stored 9 through a pin has the page of the program, which is let go of.
+fn device_has_page_one(k: &Kernel) -> Result<(), String> {
+    finds(k, 1, 9)?;
+    if k.mm(0).pagemap(page(1)).pfn != k.pinned_frame(0) {
+        return Err("program and device have two pages".into());
+    }
+    k.unpin(0, Unpin::Dirty);
+    k.check()
+}
+
 /// The page of the case.
 pub static DONTNEED: Case = Case {
     name: "collapse-vs-dontneed",
@@ -178,14 +188,7 @@ pub static PIN: Case = Case {
                     k.pin_fast(0, 0, 1, PinFlags::WRITE).expect("frames");
                     k.device_store(0, 9);
                 })
-                .check(|k| {
-                    finds(k, 1, 9)?;
-                    if k.mm(0).pagemap(page(1)).pfn != k.pinned_frame(0) {
-                        return Err("program and device have two pages".into());
-                    }
-                    k.unpin(0, Unpin::Dirty);
-                    k.check()
-                }),
+                .check(device_has_page_one),
         )
     },
 };
@@ -269,14 +272,7 @@ pub static LEAF_PIN: Case = Case {
                     k.pin_fast(0, 0, 1, PinFlags::WRITE).expect("frames");
                     k.device_store(0, 9);
                 })
-                .check(|k| {
-                    finds(k, 1, 9)?;
-                    if k.mm(0).pagemap(page(1)).pfn != k.pinned_frame(0) {
-                        return Err("program and device have two pages".into());
-                    }
-                    k.unpin(0, Unpin::Dirty);
-                    k.check()
-                }),
+                .check(device_has_page_one),
         )
     },
 };

@@ -59,16 +59,18 @@ impl<M: Machine> Mm<'_, M> {
                 BlockEffort::Free
             };
             let done = self.collapse(start, order, CollapseLimits::ANY, effort);
-            if let Err(NotCollapsed::Empty) = done {
-                let next = self.first_tabled(windows.rest);
-                windows.rest.start = next.map_or(windows.rest.end, |part| part.start);
-            }
             if has_leaf && order != leaf {
                 continue;
             }
             nr += 1;
             match done {
                 Ok(_) => {}
+                Err(NotCollapsed::Empty) => {
+                    failed = Some(NotCollapsed::Empty);
+                    // Those behind it that have no table say the same.
+                    let next = self.first_tabled(windows.rest);
+                    windows.rest.start = next.map_or(windows.rest.end, |part| part.start);
+                }
                 Err(NotCollapsed::NoMemory) => return Err(NotCollapsed::NoMemory.into()),
                 Err(why) => failed = Some(why),
             }
