@@ -37,8 +37,8 @@ pub fn fail_pages(mm: &Space, by: By, start: u64, len: u64, failure: Failure) ->
         yield_now();
         // What is there is looked at: a copy of it would be in another frame.
         let mut outcome = mm.handle_kernel_fault(va, FaultAccess::Read);
-        // The zero page is in no frame of the program's: a page of its own, if it may have one.
-        if outcome == FaultOutcome::Done && mm.pagemap(va).pfn.is_none() {
+        // The frame of the zero page serves everybody: a page of its own, if it may have one.
+        if outcome == FaultOutcome::Done && mm.pagemap(va).pfn == Some(machine::vm().frames().zero_page()) {
             outcome = match mm.handle_kernel_fault(va, FaultAccess::Write) {
                 FaultOutcome::SegvAccerr => FaultOutcome::Done,
                 other => other,
