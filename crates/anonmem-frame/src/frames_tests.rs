@@ -1,7 +1,7 @@
 //! The allocator against models of it.
 
 use crate::{
-    FolioOwner, Frames, FramesError, Kind, OutOfMemory, TableWords,
+    FolioOwner, Frames, FramesError, Kind, OutFor, OutOfMemory, TableWords,
     buddy::Buddy,
     memmap::Memmap,
     meta::Meta,
@@ -502,23 +502,48 @@ fn a_part_of_a_block_goes_and_comes_back() {
     let base = frames.machine().base_pfn();
     let free = frames.usage().free;
     let range = base.offset(100)..base.offset(171);
-    assert_eq!(frames.take_offline(range.clone()), 71);
+    assert_eq!(frames.take_offline(range.clone(), OutFor::Owner), 71);
     assert_eq!((frames.usage().free.0, frames.usage().offline.0), (free.0 - 71, 71));
     frames.validate().unwrap();
     // What is out of use is not taken twice, and nobody gets it.
-    assert_eq!(frames.take_offline(base.offset(90)..base.offset(171)), 10);
+    assert_eq!(frames.take_offline(base.offset(90)..base.offset(171), OutFor::Owner), 10);
     let mut all = Vec::new();
     while let Ok(page) = frames.alloc(Order::ZERO) {
         assert!(!(base.offset(90)..range.end).contains(&page.pfn()));
         all.push(page);
     }
     // A part comes back, and is found.
-    assert_eq!(frames.give_online(base.offset(95)..base.offset(105)), 10);
+    assert_eq!(frames.give_online(base.offset(95)..base.offset(105), OutFor::Owner), 10);
     let found = frames.alloc(Order::ZERO).unwrap().pfn();
     assert!((base.offset(95)..base.offset(105)).contains(&found));
     drop(all);
-    assert_eq!(frames.give_online(base..base.offset(1000)), 71);
+    assert_eq!(frames.give_online(base..base.offset(1000), OutFor::Owner), 71);
     assert_eq!((frames.usage().free, frames.usage().offline.0), (free, 0));
+    frames.validate().unwrap();
+}
+
+#[test]
+fn nobody_gives_back_what_another_one_has_taken() {
+    let frames = frames(0x100, 256);
+    let base = frames.machine().base_pfn();
+    let free = frames.usage().free;
+    let window = base.offset(64)..base.offset(128);
+    assert_eq!(frames.take_offline(window.clone(), OutFor::Block), 64);
+    // Half of the window is unplugged meanwhile, and a frame of that fails.
+    let half = base.offset(96)..base.offset(160);
+    assert_eq!(frames.take_offline(half.clone(), OutFor::Owner), 32);
+    assert_eq!(frames.take_offline(base.offset(100)..base.offset(101), OutFor::Good), 0);
+    assert_eq!(frames.out_for(base.offset(64)), Some(OutFor::Block));
+    // A weaker reason takes nothing away.
+    assert_eq!(frames.take_offline(window.clone(), OutFor::Block), 0);
+    assert_eq!(frames.give_online(window.clone(), OutFor::Block), 32);
+    assert_eq!(frames.out_for(base.offset(64)), None);
+    assert_eq!(frames.out_for(base.offset(96)), Some(OutFor::Owner));
+    assert_eq!((frames.usage().free.0, frames.usage().offline.0), (free.0 - 64, 64));
+    frames.validate().unwrap();
+    assert_eq!(frames.give_online(half.clone(), OutFor::Owner), 63);
+    assert_eq!(frames.give_online(half, OutFor::Good), 0);
+    assert_eq!((frames.out_for(base.offset(100)), frames.usage().offline.0), (Some(OutFor::Good), 1));
     frames.validate().unwrap();
 }
 

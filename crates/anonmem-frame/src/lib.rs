@@ -79,6 +79,7 @@ pub use handle::{Handle, Link, RawHandle};
 #[doc(hidden)]
 pub use meta::META_BYTES;
 pub use meta::{ANON_INDEXES, Counts, Kind, Mapping, MappingWord, Stamp, TooManySharers};
+pub use offline::OutFor;
 pub use owned::OwnedFrames;
 #[doc(hidden)]
 pub use page_set::PageSet;

@@ -79,6 +79,8 @@ pub(crate) mod flags {
     pub(crate) const WAITERS: u32 = 1 << 1;
     /// Of a frame that is out of use: it is bad, and never comes back.
     pub(crate) const BAD: u32 = 1 << 2;
+    /// Of a frame that is out of use: until a large block is made of it.
+    pub(crate) const BLOCK: u32 = 1 << 1;
     /// May be dropped instead of swapped unless written (`MADV_FREE`; Linux: not `PG_swapbacked`).
     pub(crate) const LAZYFREE: u32 = 1 << 3;
     /// A page-table scan found it accessed since reclaim came by last (`PG_referenced`).

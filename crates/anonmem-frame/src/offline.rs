@@ -2,6 +2,10 @@
 //!
 //! Only free frames go. Whoever wants a range empties it first, page by page, and takes what became free.
 //!
+//! Several may want the same frame. Its metadata says for whom it is out of use, and the stronger reason
+//! stays. Compaction may have a frame that is to be unplugged meanwhile: then it is unplugged. Nobody gives
+//! back what another one has taken.
+//!
 //! Locks: the CPUs' lists, then the zone.
 //!
 //! Linux: mm/page_isolation.c, mm/memory_hotplug.c `offline_pages`. Differs: no isolated lists. A frame that
@@ -18,28 +22,62 @@ use anonmem_hal::{MAX_ORDER, Machine, Order, Pfn};
 use anonmem_sync::Ordering::Relaxed;
 use core::ops::Range;
 
+/// Why a frame is out of use; the later in this list, the stronger.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum OutFor {
+    /// A large block is being made of it, and it comes back at once.
+    Block,
+    /// It is unplugged, or in a balloon, until its owner gives it back.
+    Owner,
+    /// It is bad, and never comes back.
+    Good,
+}
+
+impl OutFor {
+    const ALL: [Self; 3] = [Self::Block, Self::Owner, Self::Good];
+
+    /// What the metadata of such a frame says.
+    const fn bits(self) -> u32 {
+        let offline = Kind::Offline.bits(Order::ZERO);
+        match self {
+            Self::Block => offline | flags::BLOCK,
+            Self::Owner => offline,
+            Self::Good => offline | flags::BAD,
+        }
+    }
+
+    fn of(bits: u32) -> Option<Self> {
+        Self::ALL.into_iter().find(|why| why.bits() == bits)
+    }
+}
+
 impl<M: Machine> Frames<M> {
-    /// Takes the free frames of `range` out of use; returns how many.
+    /// Takes the free frames of `range` out of use; returns how many. What is out of use for a weaker reason
+    /// is out of use for this one from now on.
     #[doc(alias = "offline_pages")]
-    pub fn take_offline(&self, range: Range<Pfn>) -> u64 {
+    pub fn take_offline(&self, range: Range<Pfn>, why: OutFor) -> u64 {
         let range = self.indices(&range);
         self.drain_pcp();
         self.with_buddy(|buddy| {
-            let taken = buddy.take_within(&self.memmap, range);
+            let taken = buddy.take_within(&self.memmap, range, why);
             self.used_large.add(Class::Offline, i64::from(taken));
             u64::from(taken)
         })
     }
 
-    /// Gives the frames of `range` that are out of use back; returns how many.
+    /// Gives the frames of `range` back that are out of use for this reason; returns how many. What is out
+    /// of use for good stays so.
     #[doc(alias = "online_pages")]
-    pub fn give_online(&self, range: Range<Pfn>) -> u64 {
+    pub fn give_online(&self, range: Range<Pfn>, why: OutFor) -> u64 {
         let range = self.indices(&range);
+        if why == OutFor::Good {
+            return 0;
+        }
         self.with_buddy(|buddy| {
             let mut given = 0;
             let mut at = range.start;
             while at < range.end {
-                let run = at..range.end.min(end_of_offline(&self.memmap, at));
+                let run = at..range.end.min(end_of_out(&self.memmap, at, why));
                 at = run.end + 1;
                 given += run.len() as i64;
                 buddy.put_run(&self.memmap, run);
@@ -49,18 +87,12 @@ impl<M: Machine> Frames<M> {
         })
     }
 
-    /// Keeps a frame that is out of use from ever being given back; returns whether it is.
-    #[doc(alias = "SetPageHWPoison")]
-    pub fn condemn(&self, frame: Pfn) -> bool {
-        let range = self.indices(&(frame..frame.offset(1)));
-        self.with_buddy(|_buddy| {
-            let Some(meta) = self.memmap.get(range.start).filter(|_| !range.is_empty()) else { return false };
-            let bits = meta.flags.load(Relaxed);
-            if bits == OFFLINE {
-                meta.flags.store(BAD, Relaxed);
-            }
-            bits == OFFLINE || bits == BAD
-        })
+    /// Why the frame is out of use, if it is.
+    pub fn out_for(&self, frame: Pfn) -> Option<OutFor> {
+        let index = self.indices(&(frame..frame.offset(1)));
+        let meta = self.memmap.get(index.start).filter(|_| !index.is_empty())?;
+        // Relaxed: a look, which whoever takes the frame or gives it back may make untrue at once.
+        OutFor::of(meta.flags.load(Relaxed))
     }
 
     /// The free blocks of each order, as of now.
@@ -76,32 +108,31 @@ impl<M: Machine> Frames<M> {
     }
 }
 
-/// The end of the frames from `at` on that are out of use.
-fn end_of_offline<M: Machine>(map: &Memmap<M>, at: u32) -> u32 {
-    let in_use = |&index: &u32| map.at(index).flags.load(Relaxed) != OFFLINE;
-    (at..map.nr()).find(in_use).unwrap_or(map.nr())
+/// The end of the frames from `at` on that are out of use for this reason.
+fn end_of_out<M: Machine>(map: &Memmap<M>, at: u32, why: OutFor) -> u32 {
+    let differs = |&index: &u32| map.at(index).flags.load(Relaxed) != why.bits();
+    (at..map.nr()).find(differs).unwrap_or(map.nr())
 }
-
-/// The mark of a frame that is out of use.
-const OFFLINE: u32 = Kind::Offline.bits(Order::ZERO);
-
-/// The same of one that is bad.
-const BAD: u32 = OFFLINE | flags::BAD;
 
 impl Buddy {
     /// Takes the free frames of `range`, and puts back what else their blocks have.
-    fn take_within<M: Machine>(&mut self, map: &Memmap<M>, range: Range<u32>) -> u32 {
+    fn take_within<M: Machine>(&mut self, map: &Memmap<M>, range: Range<u32>, why: OutFor) -> u32 {
         let mut taken = 0;
         let mut at = range.start;
         while at < range.end {
             let Some(block) = free_block_with(map, at) else {
+                // The zone lock makes this exact: under it alone a frame goes out of use, and comes back.
+                let meta = map.at(at);
+                if OutFor::of(meta.flags.load(Relaxed)).is_some_and(|known| known < why) {
+                    meta.flags.store(why.bits(), Relaxed);
+                }
                 at += 1;
                 continue;
             };
             let inside = block.start.max(range.start)..block.end.min(range.end);
             self.take_block(map, &block);
             for index in inside.clone() {
-                map.at(index).reset(OFFLINE, 0);
+                map.at(index).reset(why.bits(), 0);
             }
             for outside in [block.start..inside.start, inside.end..block.end] {
                 self.put_run(map, outside);

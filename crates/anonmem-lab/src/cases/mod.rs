@@ -35,6 +35,7 @@ pub mod move_large;
 pub mod moves;
 pub mod mremap;
 mod naming;
+pub mod offline;
 pub mod pin_fast;
 pub mod pins;
 pub mod reclaim_pairs;
@@ -208,6 +209,7 @@ pub fn all() -> &'static [&'static Case] {
         &migrate::PROTECT,
         &migrate::REMAP,
         &migrate::RECLAIM,
+        &offline::COMPACT,
         &migrate_large::RUN_FAULT,
         &migrate_large::RUN_ZAP,
         &migrate_large::LEAF_FAULT,

@@ -8,7 +8,7 @@
 
 use super::evacuate::{Effort, Evacuation};
 use crate::{events::Event, rmap::machine::Machine, vm::Vm};
-use anonmem_frame::{Kind, OutOfMemory};
+use anonmem_frame::{Kind, OutFor, OutOfMemory};
 use anonmem_hal::{Order, Pfn};
 use core::ops::Range;
 
@@ -45,10 +45,11 @@ impl<M: Machine> Vm<M> {
             if cost == 0 {
                 return Ok(moved);
             }
-            let Evacuation { moved: now, kept } = self.evacuate(window.clone(), effort);
-            self.give_back(window);
+            let Evacuation { moved: now, .. } = self.empty(window.clone(), effort, OutFor::Block);
+            let given = self.frames.give_online(window, OutFor::Block);
             moved += now;
-            if kept.total() == 0 {
+            // Fewer, if something stays there, or if others have taken a part out of use meanwhile.
+            if given == order.pages() {
                 self.count(Event::CompactSuccess);
                 return Ok(moved);
             }

@@ -11,7 +11,7 @@ use super::{
     stays::{Stays, Went},
 };
 use crate::{reclaim::SWAP_CLUSTER_MAX, rmap::machine::Machine, thp::stats::FolioEvent, vm::Vm};
-use anonmem_frame::{FolioOwner, FolioRef, Kind, NewFolio, SplitRefused};
+use anonmem_frame::{FolioOwner, FolioRef, Kind, NewFolio, OutFor, SplitRefused};
 use anonmem_hal::{Order, Pfn};
 use core::{fmt, ops::Range};
 
@@ -93,24 +93,33 @@ impl<M: Machine> Vm<M> {
     /// The caller holds no folio, anon_vma or spin lock. Sleeps.
     #[doc(alias = "offline_pages")]
     pub fn evacuate(&self, range: Range<Pfn>, effort: Effort) -> Evacuation {
+        self.empty(range, effort, OutFor::Owner)
+    }
+
+    /// Empties the frames of `range`, which are out of use for this reason then.
+    ///
+    /// # Locks
+    /// As [`evacuate`](Self::evacuate).
+    pub(super) fn empty(&self, range: Range<Pfn>, effort: Effort, why: OutFor) -> Evacuation {
         let mut done = Evacuation::default();
         for _ in 0..PASSES {
-            self.frames.take_offline(range.clone());
+            self.frames.take_offline(range.clone(), why);
             done.kept = Kept::default();
-            Pass::new(self, &range, effort).run(&mut done);
+            Pass::new(self, &range, effort, why).run(&mut done);
             if done.kept.busy == 0 {
                 break;
             }
             M::yield_now();
         }
-        self.frames.take_offline(range);
+        self.frames.take_offline(range, why);
         done
     }
 
-    /// Gives the frames of `range` that are out of use back; returns how many.
+    /// Gives the frames of `range` back that were evacuated; returns how many. Those that others have taken
+    /// out of use stay theirs.
     #[doc(alias = "online_pages")]
     pub fn give_back(&self, range: Range<Pfn>) -> u64 {
-        self.frames.give_online(range)
+        self.frames.give_online(range, OutFor::Owner)
     }
 }
 
@@ -119,6 +128,7 @@ struct Pass<'v, 'r, M: Machine> {
     vm: &'v Vm<M>,
     range: &'r Range<Pfn>,
     effort: Effort,
+    why: OutFor,
     batch: MigrationBatch<'v, M>,
     /// Frames that pages are to go to.
     targets: Frames<'v, M>,
@@ -161,8 +171,8 @@ impl<'v, M: Machine> Frames<'v, M> {
 }
 
 impl<'v, 'r, M: Machine> Pass<'v, 'r, M> {
-    fn new(vm: &'v Vm<M>, range: &'r Range<Pfn>, effort: Effort) -> Self {
-        Self { vm, range, effort, batch: MigrationBatch::new(vm), targets: Frames::new() }
+    fn new(vm: &'v Vm<M>, range: &'r Range<Pfn>, effort: Effort, why: OutFor) -> Self {
+        Self { vm, range, effort, why, batch: MigrationBatch::new(vm), targets: Frames::new() }
     }
 
     fn run(mut self, done: &mut Evacuation) {
@@ -284,7 +294,7 @@ impl<'v, 'r, M: Machine> Pass<'v, 'r, M> {
             aside.push(page);
             if aside.is_full() {
                 aside = Frames::new();
-                self.vm.frames.take_offline(self.range.clone());
+                self.vm.frames.take_offline(self.range.clone(), self.why);
             }
         }
     }

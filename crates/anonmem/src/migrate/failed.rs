@@ -13,7 +13,7 @@ use super::{
     stays::Stays,
 };
 use crate::{events::Event, rmap::machine::Machine, vm::Vm};
-use anonmem_frame::{FolioGuard, FolioOwner, FolioRef, Mapping, SplitRefused};
+use anonmem_frame::{FolioGuard, FolioOwner, FolioRef, Mapping, OutFor, SplitRefused};
 use anonmem_hal::{EntryBits, Marker, MigrationKind, Order, Pfn};
 use anonmem_pgtable::TlbBatch;
 use core::ops::ControlFlow;
@@ -50,14 +50,12 @@ impl<M: Machine> Vm<M> {
     /// Why what is in it stays, and so does the frame.
     #[doc(alias("memory_failure", "soft_offline_page"))]
     pub fn frame_failed(&self, frame: Pfn, failure: Failure) -> Result<FrameFate, Stays> {
-        let range = frame..frame.offset(1);
-        self.frames.take_offline(range.clone());
-        if self.frames.condemn(frame) {
+        if self.condemn(frame) {
             return Ok(FrameFate::Free);
         }
         let fate = match failure {
             Failure::Soon => {
-                let done = self.evacuate(range.clone(), Effort::Full);
+                let done = self.empty(frame..frame.offset(1), Effort::Full, OutFor::Good);
                 if done.kept.pinned > 0 {
                     return Err(Stays::Pinned);
                 }
@@ -65,14 +63,20 @@ impl<M: Machine> Vm<M> {
             }
             Failure::Lost => self.poison(frame),
         };
-        self.frames.take_offline(range);
-        match (self.frames.condemn(frame), fate) {
+        match (self.condemn(frame), fate) {
             (true, Ok(fate)) => Ok(fate),
             // Those who had the page have let go of it meanwhile.
             (true, Err(_)) => Ok(FrameFate::Free),
             (false, Ok(_)) => Err(Stays::Referenced),
             (false, Err(stays)) => Err(stays),
         }
+    }
+
+    /// Takes the frame out of use for good if it is free; returns whether it is out of use.
+    #[doc(alias = "SetPageHWPoison")]
+    fn condemn(&self, frame: Pfn) -> bool {
+        self.frames.take_offline(frame..frame.offset(1), OutFor::Good);
+        self.frames.out_for(frame) == Some(OutFor::Good)
     }
 
     /// Takes the page in the frame from all who have it.

@@ -6,6 +6,7 @@ use crate::{
     testing::{P, RW, World, pages},
     vma::Backing,
 };
+use anonmem_frame::OutFor;
 use anonmem_hal::{Order, PhysMem as _, Va};
 use std::vec::Vec;
 
@@ -87,7 +88,7 @@ fn the_window_that_costs_the_least_is_emptied() {
         let base = w.vm.machine().base_pfn();
         let all = base..base.offset(w.vm.machine().nr_frames());
         w.vm.drain();
-        w.vm.frames.take_offline(all.clone());
+        w.vm.frames.take_offline(all.clone(), OutFor::Owner);
         // The cheapest is neither the first nor the last, and all others cost as much as a window can.
         let left = [(2, 32), (20, 7), (30, 3), (40, 9)];
         let mut cheapest = None;
