@@ -282,6 +282,20 @@ fn programs_fill_protect_and_move_their_own_pages_while_they_are_swapped() {
     }
 }
 
+/// The kernel's stacks come from pages that leave, too.
+#[test]
+fn threads_begin_while_memory_is_short() {
+    if !vm_is_there() {
+        return;
+    }
+    let program = compile("threads_short", Linked::Static);
+    let expected = host(&[program.to_str().unwrap()]);
+    let vm = Vm::new().options(&["--ram", "64M", "--swap", "256M", "--cpus", "4"]);
+    let ran = vm.run(&[program.as_os_str(), "72".as_ref()]).expect_status(0);
+    assert_eq!(ran.stdout, expected);
+    assert!(ran.bill["swap"]["outs"].as_u64() > Some(1000), "{}", ran.bill);
+}
+
 /// python3 knows nothing of the userfaultfd that is preloaded; it grows, forks, moves, drops and unmaps.
 #[test]
 fn a_monitor_follows_a_program_that_it_did_not_write() {

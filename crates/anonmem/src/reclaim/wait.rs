@@ -31,9 +31,13 @@ impl<M: Machine> Vm<M> {
 
     /// Frees some memory if any can be freed, or waits until others have; returns whether some was.
     ///
+    /// For a kernel whose own allocation failed: it asks and tries again until the answer is `false`. Whatever
+    /// came free may be somebody else's by then. One call looks for 32 pages (`SWAP_CLUSTER_MAX`).
+    ///
     /// # Locks
     /// The caller may hold the mmap lock; no folio, anon_vma or spin lock. Sleeps.
-    pub(crate) fn reclaim_some(&self) -> bool {
+    #[doc(alias = "try_to_free_pages")]
+    pub fn reclaim_some(&self) -> bool {
         let all = &self.reclaimers;
         let before = all.freed.load(Ordering::Relaxed);
         self.reap();

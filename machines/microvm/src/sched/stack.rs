@@ -13,6 +13,7 @@ use crate::arch::mem::{PAGE, PhysAddr, STACK_AREA};
 use crate::arch::tlb;
 use crate::boot::paging;
 use crate::heap;
+use crate::machine;
 
 const SLOT: u64 = 64 * 1024;
 const STACK: u64 = 32 * 1024;
@@ -56,15 +57,18 @@ pub(super) struct KernelStack {
 }
 
 impl KernelStack {
-    /// A mapped stack.
+    /// A mapped stack. Sleeps if memory is short.
     pub(super) fn new() -> Result<KernelStack, OutOfMemory> {
         if let Some(slot) = SLOTS.lock().cached.pop() {
             return Ok(KernelStack { slot });
         }
         let slot = take_empty_slot()?;
-        if let Err(error) = map(slot) {
-            give_empty_slot(slot);
-            return Err(error);
+        // Pages of programs leave for a stack as they leave for one another.
+        while let Err(error) = map(slot) {
+            if !machine::vm().reclaim_some() {
+                give_empty_slot(slot);
+                return Err(error);
+            }
         }
         let stack = KernelStack { slot };
         // SAFETY: the lowest word of a stack that is mapped and that nobody uses yet.
