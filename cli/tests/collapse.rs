@@ -13,7 +13,7 @@ fn a_program_collapses_its_memory_as_on_linux() {
         return;
     }
     let program = compile("collapse", Linked::Static);
-    assert_eq!(host_runs(&program), "collapse: ok\n");
+    assert_eq!(host_runs(&[&program]), "collapse: ok\n");
     for (folios, lock) in ["4K", "auto", "64K"].into_iter().zip(LOCKS) {
         let options = ["--cpus", "2", "--ram", "128M", "--folios", folios, "--lock", lock];
         let ran = Vm::new().options(&options).run(&[program.as_os_str()]).expect_status(0);
@@ -172,4 +172,28 @@ except OSError as error:
         let rest: Vec<_> = ran.stdout.lines().skip(1).collect();
         assert_eq!(rest, ["True", "True", "7", "22", "1"], "{folios}: {}", ran.stderr);
     }
+}
+
+/// A descriptor of a setting is worth nothing to who is not root, and some files are for root alone.
+#[test]
+fn settings_ask_who_writes_and_not_who_opened() {
+    if !vm_is_there() {
+        return;
+    }
+    let script = "
+import os
+def mode(path): return oct(os.stat(path).st_mode & 0o777)
+def refused(call):
+    try: call()
+    except OSError as error: return error.errno
+print(mode('/proc/pagetypeinfo'), mode('/proc/sys/vm/compact_memory'), mode('/proc/sys/kernel/ostype'))
+print(refused(lambda: open('/proc/sys/vm/compact_memory').read()))
+kept = os.open('/proc/sys/vm/overcommit_ratio', os.O_WRONLY)
+os.write(kept, b'60')
+os.setuid(1000)
+print(refused(lambda: os.write(kept, b'70')), refused(lambda: open('/proc/pagetypeinfo')))
+print(refused(lambda: open('/proc/sys/vm/overcommit_ratio', 'w')), open('/proc/sys/vm/overcommit_ratio').read())
+";
+    let ran = Vm::new().run(&["python3", "-c", script]).expect_status(0);
+    assert_eq!(ran.stdout, "0o400 0o200 0o444\n13\n1 13\n13 60\n\n", "{}", ran.stderr);
 }

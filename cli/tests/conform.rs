@@ -57,7 +57,7 @@ fn the_microvm_does_what_linux_does() {
 #[test]
 fn the_vdso_is_what_it_is_on_linux() {
     let program = compile("vdso", Linked::Dynamic);
-    let expected = host_runs(&program);
+    let expected = host_runs(&[&program]);
     if vm_is_there() {
         for cpus in ["1", "4"] {
             let ran = Vm::new().options(&["--cpus", cpus]).run(&[&program]).expect_status(0);

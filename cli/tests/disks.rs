@@ -7,19 +7,13 @@ mod common;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use common::{Linked, Vm, compile, vm_is_there};
+use common::{Linked, Vm, compile, host_runs, vm_is_there};
 
 /// A file of so many bytes for a disk.
 fn image(dir: &Path, bytes: u64) -> PathBuf {
     let path = dir.join("disk, with a comma");
     std::fs::File::create(&path).unwrap().set_len(bytes).unwrap();
     path
-}
-
-fn host(program: &Path, argument: &Path) -> String {
-    let output = Command::new(program).arg(argument).output().unwrap();
-    assert!(output.status.success(), "{program:?} on the host: {output:?}");
-    String::from_utf8(output.stdout).unwrap()
 }
 
 #[test]
@@ -30,14 +24,12 @@ fn a_disk_answers_as_a_file_of_the_host_does() {
     // Not below /tmp, which may be a file system in memory: that has no rule of alignment.
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let (program, disk) = (compile("disk", Linked::Static), image(dir.path(), 1 << 20));
-    let expected = host(&program, &disk);
+    let expected = host_runs(&[&program, &disk]);
     for cpus in ["1", "4"] {
         let options = ["--cpus", cpus, "--disk", disk.to_str().unwrap()];
         let ran =
             Vm::new().options(&options).run(&[program.as_os_str(), "/dev/vda".as_ref()]).expect_status(0);
-        let differ: Vec<_> = expected.lines().zip(ran.stdout.lines()).filter(|(a, b)| a != b).collect();
-        assert!(differ.is_empty(), "host and microVM: {differ:#?}");
-        assert_eq!(ran.stdout.lines().count(), expected.lines().count(), "{}", ran.stderr);
+        ran.expect_table(&expected);
     }
 }
 
@@ -127,10 +119,9 @@ fn a_ring_answers_as_on_linux() {
         let arguments = [program.as_os_str(), "/tmp/new".as_ref(), "/dev/vda".as_ref()];
         let ran = Vm::new().options(&options).run(&arguments).expect_status(0);
         assert!(ran.stdout.ends_with("uring: done\n"), "{}", ran.stderr);
-        let Some(expected) = &expected else { continue };
-        let differ: Vec<_> = expected.lines().zip(ran.stdout.lines()).filter(|(a, b)| a != b).collect();
-        assert!(differ.is_empty(), "host and microVM: {differ:#?}");
-        assert_eq!(ran.stdout.lines().count(), expected.lines().count());
+        if let Some(expected) = &expected {
+            ran.expect_table(expected);
+        }
     }
 }
 
@@ -141,13 +132,12 @@ fn pages_that_others_hold_do_not_move_here_or_on_linux() {
         return;
     }
     let program = compile("uffd_pinned", Linked::Static);
-    let expected = Command::new(&program).output().unwrap();
-    assert!(expected.status.success(), "on the host: {expected:?}");
+    let expected = host_runs(&[&program]);
     let ran = Vm::new().options(&["--cpus", "2", "--swap", "16M"]).run(&[&program]).expect_status(0);
-    if expected.stdout == b"no io_uring\n" {
+    if expected == "no io_uring\n" {
         eprintln!("the host refuses io_uring: not compared with it");
     } else {
-        assert_eq!(ran.stdout.as_bytes(), expected.stdout);
+        assert_eq!(ran.stdout, expected);
     }
 }
 

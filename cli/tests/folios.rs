@@ -2,10 +2,9 @@
 
 mod common;
 
-use std::path::Path;
 use std::process::Command;
 
-use common::{Linked, Vm, compile, host_runs, vm_is_there};
+use common::{Linked, Vm, compile, host_lets_write, host_runs, vm_is_there};
 use serde_json::Value;
 
 const LOCKS: [&str; 3] = ["mmap", "vma", "speculative"];
@@ -17,11 +16,8 @@ fn settings_and_counters_are_those_of_linux() {
         return;
     }
     let program = compile("folios", Linked::Static);
-    let writable = Path::new("/sys/kernel/mm/transparent_hugepage/hugepages-64kB/enabled");
-    if std::fs::File::options().write(true).open(writable).is_ok() {
-        assert_eq!(host_runs(&program), "folios: ok\n");
-    } else {
-        eprintln!("skipped on the host: {} cannot be written", writable.display());
+    if host_lets_write("/sys/kernel/mm/transparent_hugepage/hugepages-64kB/enabled") {
+        assert_eq!(host_runs(&[&program]), "folios: ok\n");
     }
     for (folios, lock) in ["4K", "auto", "64K"].into_iter().zip(LOCKS) {
         let options = ["--cpus", "2", "--folios", folios, "--lock", lock];
@@ -143,8 +139,7 @@ fn programs_print_what_they_print_on_the_host() {
                   print(hashlib.sha256(b''.join(x)).hexdigest(), len(json.dumps([len(b) for b in x])))";
     let shell = "i=0; while [ $i -lt 40 ]; do echo $i | md5sum; i=$((i+1)); done | sort | md5sum";
     for program in [&["python3", "-c", python][..], &["busybox", "sh", "-c", shell]] {
-        let on_host = Command::new(program[0]).args(&program[1..]).output().unwrap();
-        let expected = String::from_utf8(on_host.stdout).unwrap();
+        let expected = host_runs(program);
         for (i, folios) in ["4K", "64K", "2M", "auto"].into_iter().enumerate() {
             let options = ["--cpus", "2", "--folios", folios, "--lock", LOCKS[i % LOCKS.len()]];
             let ran = Vm::new().options(&options).run(program).expect_status(0);
@@ -169,8 +164,7 @@ fn gcc_compiles_to_the_same_assembly() {
     if !vm_is_there() || !has("gcc") {
         return;
     }
-    let named = Command::new("gcc").arg("-print-prog-name=cc1").output().unwrap();
-    let compiler = String::from_utf8(named.stdout).unwrap().trim().to_string();
+    let compiler = host_runs(&["gcc", "-print-prog-name=cc1"]).trim().to_string();
     let dir = tempfile::tempdir().unwrap();
     let source = dir.path().join("source.i");
     let functions = (0..300).map(|n| {
@@ -179,11 +173,10 @@ fn gcc_compiles_to_the_same_assembly() {
     std::fs::write(&source, functions.collect::<String>()).unwrap();
     let arguments =
         |source: &str| [&compiler, "-fpreprocessed", "-quiet", "-O2", source, "-o", "-"].map(str::to_string);
-    let on_host = arguments(source.to_str().unwrap());
-    let output = Command::new(&on_host[0]).args(&on_host[1..]).output().unwrap();
+    let output = host_runs(&arguments(source.to_str().unwrap()));
     let body =
         |text: &str| text.lines().filter(|line| !line.contains(".file")).collect::<Vec<_>>().join("\n");
-    let expected = body(&String::from_utf8(output.stdout).unwrap());
+    let expected = body(&output);
     let file = format!("{}:/root/source.i", source.display());
     for folios in ["4K", "64K", "2M", "auto"] {
         let options = ["--cpus", "2", "--folios", folios, "--file", &file];

@@ -2,10 +2,7 @@
 
 mod common;
 
-use std::path::Path;
-use std::process::Command;
-
-use common::{Linked, Vm, compile, vm_is_there};
+use common::{Linked, Vm, compile, host_lets_write, host_runs, vm_is_there};
 
 /// The host's settings are put back; it needs root.
 #[test]
@@ -14,13 +11,8 @@ fn a_hundred_processes_share_four_mebibytes_within_two_sweeps() {
         return;
     }
     let program = compile("ksm", Linked::Static);
-    let writable = Path::new("/sys/kernel/mm/ksm/run");
-    if std::fs::File::options().write(true).open(writable).is_ok() {
-        let output = Command::new(&program).args(["20", "256"]).output().unwrap();
-        assert!(output.status.success(), "on the host: {output:?}");
-        assert_eq!(output.stdout, b"ksm: ok\n");
-    } else {
-        eprintln!("skipped on the host: {} cannot be written", writable.display());
+    if host_lets_write("/sys/kernel/mm/ksm/run") {
+        assert_eq!(host_runs(&[program.as_os_str(), "20".as_ref(), "256".as_ref()]), "ksm: ok\n");
     }
     for (processes, pages, memory, cpus) in [("100", "1024", "640M", "2"), ("20", "64", "64M", "1")] {
         let options = ["--cpus", cpus, "--ram", memory, "--folios", "4K"];

@@ -6,15 +6,8 @@ mod common;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
-use std::process::Command;
 
-use common::{Linked, Vm, compile, vm_is_there};
-
-fn host(program: &[&str]) -> String {
-    let output = Command::new(program[0]).args(&program[1..]).output().unwrap();
-    assert!(output.status.success(), "{program:?} on the host: {output:?}");
-    String::from_utf8(output.stdout).unwrap()
-}
+use common::{Linked, Vm, compile, host_runs, vm_is_there};
 
 /// Runs a test program that prints a table on the host, then in the microVM, and compares line by line.
 fn same_table_as_host(name: &str, options: &[&str]) {
@@ -22,17 +15,9 @@ fn same_table_as_host(name: &str, options: &[&str]) {
         return;
     }
     let program = compile(name, Linked::Static);
-    let expected = host(&[program.to_str().unwrap()]);
+    let expected = host_runs(&[&program]);
     let ran = Vm::new().options(&["--cpus", "2"]).options(options).run(&[&program]).expect_status(0);
-    let differ: Vec<_> =
-        expected.lines().zip(ran.stdout.lines()).filter(|(ours, theirs)| ours != theirs).collect();
-    assert!(
-        differ.is_empty(),
-        "{} lines differ, host and microVM: {:#?}",
-        differ.len(),
-        &differ[..differ.len().min(8)]
-    );
-    assert_eq!(ran.stdout.lines().count(), expected.lines().count());
+    ran.expect_table(&expected);
 }
 
 /// Runs a test program on the host, then in the microVM with 1, 2 and 4 CPUs, and compares.
@@ -45,7 +30,7 @@ fn same_as_host_on(cpus: &[&str], name: &str, linked: Linked, options: &[&str]) 
         return;
     }
     let program = compile(name, linked);
-    let expected = host(&[program.to_str().unwrap()]);
+    let expected = host_runs(&[&program]);
     assert_eq!(expected.lines().count(), 1);
     for cpus in cpus {
         let vm = Vm::new().options(&["--cpus", cpus]).options(options);
@@ -271,7 +256,7 @@ fn programs_fill_protect_and_move_their_own_pages_while_they_are_swapped() {
     }
     for program in ["uffd_pager", "uffd_snapshot", "uffd_compact"] {
         let compiled = compile(program, Linked::Static);
-        let expected = host(&[compiled.to_str().unwrap()]);
+        let expected = host_runs(&[&compiled]);
         for mode in ["mmap", "vma", "speculative"] {
             let options = ["--ram", "64M", "--swap", "256M", "--cpus", "4", "--lock", mode];
             let vm = Vm::new().options(&options);
@@ -304,11 +289,11 @@ fn a_monitor_follows_a_program_that_it_did_not_write() {
     }
     let library = compile("follow", Linked::Library);
     let script = include_str!("../../tests/programs/follow.py");
-    let python = host(&["python3", "-c", "import sys; print(sys.executable, end='')"]);
+    let python = host_runs(&["python3", "-c", "import sys; print(sys.executable, end='')"]);
     let env = |library: &str| [format!("LD_PRELOAD={library}"), "PYTHONMALLOC=malloc".into()];
     let [load, malloc] = env(library.to_str().unwrap());
     let here = ["env", &load, &malloc, &python, "-c", script, library.to_str().unwrap()];
-    let expected = host(&here);
+    let expected = host_runs(&here);
     assert_eq!(expected, "followed: faults forks moves removals unmappings and nothing was wrong\n");
     let (file, there) = (format!("{}:/follow.so", library.display()), env("/follow.so"));
     for mode in ["mmap", "vma", "speculative"] {
@@ -526,7 +511,7 @@ fn python_has_more_than_fits() {
         "x=[bytes([i%251])*4096 for i in range(20000)]; print(sum(b[0] for b in x), sum(map(len, x)))";
     let options = ["--ram", "64M", "--swap", "512M"];
     let ran = Vm::new().options(&options).run(&["python3", "-c", script]).expect_status(0);
-    assert_eq!(ran.stdout, host(&["python3", "-c", script]));
+    assert_eq!(ran.stdout, host_runs(&["python3", "-c", script]));
     assert!(ran.bill["swap"]["outs"].as_u64().unwrap() > 0, "{}", ran.bill);
 }
 
@@ -670,7 +655,7 @@ fn python_prints_what_the_host_prints() {
         return;
     }
     for (script, cpus) in [(PYTHON_SUM, "2"), (PYTHON_THREADS, "2"), (PYTHON_THREADS, "4")] {
-        let expected = host(&["python3", "-c", script]);
+        let expected = host_runs(&["python3", "-c", script]);
         let ran = Vm::new().options(&["--cpus", cpus]).run(&["python3", "-c", script]).expect_status(0);
         assert_eq!(ran.stdout, expected);
     }

@@ -45,6 +45,15 @@ impl Ran {
         assert_eq!(self.bill["validate"], "ok", "{}", self.bill);
         self
     }
+
+    /// Checks that it printed this table; the first lines that differ are shown.
+    pub(crate) fn expect_table(&self, expected: &str) {
+        let pairs = expected.lines().zip(self.stdout.lines());
+        let differ: Vec<_> = pairs.filter(|(ours, theirs)| ours != theirs).collect();
+        let first = &differ[..differ.len().min(8)];
+        assert!(differ.is_empty(), "{} lines differ, host and microVM: {first:#?}", differ.len());
+        assert_eq!(self.stdout.lines().count(), expected.lines().count(), "{}", self.stderr);
+    }
 }
 
 /// A run in the microVM: options, then the program.
@@ -109,11 +118,21 @@ fn named_kernel() -> Option<PathBuf> {
     std::env::var_os("ANONMEM_KERNEL").map(PathBuf::from)
 }
 
-/// What a test program prints on the host.
-pub(crate) fn host_runs(program: &Path) -> String {
-    let output = Command::new(program).output().unwrap();
-    assert!(output.status.success(), "{} on the host: {output:?}", program.display());
+/// What a program prints on the host, where it must succeed.
+pub(crate) fn host_runs<S: AsRef<OsStr>>(program: &[S]) -> String {
+    let words: Vec<_> = program.iter().map(AsRef::as_ref).collect();
+    let output = Command::new(words[0]).args(&words[1..]).output().unwrap();
+    assert!(output.status.success(), "{words:?} on the host: {output:?}");
     String::from_utf8(output.stdout).unwrap()
+}
+
+/// Whether a setting of the host can be written, which needs root; says so if not.
+pub(crate) fn host_lets_write(setting: &str) -> bool {
+    let writable = std::fs::File::options().write(true).open(setting).is_ok();
+    if !writable {
+        eprintln!("skipped on the host: {setting} cannot be written");
+    }
+    writable
 }
 
 /// How a test program is linked.
