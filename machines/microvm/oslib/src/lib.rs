@@ -21,6 +21,7 @@ pub mod errno;
 pub mod latency;
 pub mod memory;
 pub mod oom;
+pub mod proactive;
 pub mod restart;
 pub mod ring;
 pub mod runfile;

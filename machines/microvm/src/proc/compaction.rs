@@ -2,48 +2,33 @@
 //!
 //! The task runs once somebody has set `compaction_proactiveness`, which is 0 here (Linux: 20). Every half a
 //! second it asks how much of free memory lies in blocks smaller than a leaf. If that is more than
-//! 110 - proactiveness per cent, it makes blocks until it is less than 100 - proactiveness.
+//! 110 - proactiveness per cent, it makes blocks until it is less than 100 - proactiveness. If that did not
+//! help, it leaves memory alone for half a minute, or until somebody writes another number.
 //!
 //! Linux: mm/compaction.c `kcompactd`, `proactive_compact_node`, `sysctl_compaction_handler`.
 
 use super::number::Number;
-use crate::arch::time;
+use super::worker::{Nap, OFF, ON, Worker};
 use crate::machine;
-use crate::sched::{self, Interruptible, Task};
+use crate::sched;
 use alloc::string::String;
 use alloc::vec;
 use anonmem::{Fragmentation, MAX_FOLIO_ORDER};
 use anonmem_frame::Kind;
 use anonmem_hal::{MAX_ORDER, Order, Pfn, PhysMem as _};
-use anonmem_oslib::Result;
-use anonmem_oslib::errno::{EINVAL, ENOMEM};
+use anonmem_oslib::errno::EINVAL;
+use anonmem_oslib::{Result, proactive};
 use core::fmt::Write as _;
-use core::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
 /// The order of the blocks that are wanted.
 const WANTED: Order = Order::new(MAX_FOLIO_ORDER);
-/// How often the score is asked.
-const EVERY_NS: u64 = 500_000_000;
-/// The least score that is ever asked for.
-const LEAST: u64 = 5;
-
 /// How much is done in the background, in per cent.
 static PROACTIVENESS: Number = Number::new(0, 0, 100);
 /// Kept: nobody reclaims for a large block (Linux: `extfrag_threshold`).
 static THRESHOLD: Number = Number::new(500, 0, 1000);
 
-/// Whether there is a task: 0 if not, 1 if so, 2 if it is to end.
-static TASK: AtomicU64 = AtomicU64::new(NONE);
-const NONE: u64 = 0;
-const RUNS: u64 = 1;
-const ENDS: u64 = 2;
-
-/// Who starts the task does it one after the other.
-static CHANGE: sched::Mutex<()> = sched::Mutex::new(());
-
-fn key() -> usize {
-    core::ptr::from_ref(&TASK) as usize
-}
+/// The task: on while anything is wished.
+static WORKER: Worker = Worker::new();
 
 /// How much is done in the background.
 pub fn proactiveness() -> u64 {
@@ -53,17 +38,11 @@ pub fn proactiveness() -> u64 {
 /// Sets how much is done in the background, and starts the task if there is none.
 ///
 /// # Errors
-/// `EINVAL` for more than 100, `ENOMEM` if there is no memory for the task.
+/// `EINVAL` for more than 100, `ENOMEM` if there is no memory for the task; then a later write starts it.
 pub fn set_proactiveness(value: u32) -> Result<()> {
-    let _one = CHANGE.lock();
+    let changing = WORKER.changing();
     PROACTIVENESS.set(value.into())?;
-    if value > 0 && TASK.load(SeqCst) == NONE {
-        let task = Task::new_kernel(kcompactd, 0).map_err(|_| ENOMEM)?;
-        TASK.store(RUNS, SeqCst);
-        sched::start(&task);
-    }
-    sched::unpark(key(), usize::MAX);
-    Ok(())
+    WORKER.tell(if value > 0 { ON } else { OFF }, kcompactd, &changing)
 }
 
 /// The index from which on memory counts as broken, and not as short.
@@ -98,32 +77,23 @@ const PIECE: u64 = 4;
 
 /// The task.
 fn kcompactd(_: usize) {
-    while TASK.load(SeqCst) == RUNS {
-        let wish = PROACTIVENESS.get();
-        let low = (100 - wish).max(LEAST);
-        if wish > 0 && machine::vm().fragmentation().score(WANTED) > (low + 10).min(100) {
-            let go_on = || TASK.load(SeqCst) == RUNS && PROACTIVENESS.get() == wish;
-            while go_on() && machine::vm().compact_until(WANTED, low, PIECE).blocks > 0 {
-                sched::yield_now();
-            }
+    let score = || machine::vm().fragmentation().score(WANTED);
+    WORKER.work(|_| {
+        let (wish, before) = (PROACTIVENESS.get(), score());
+        if !proactive::is_due(wish, before) {
+            return Nap::new(proactive::EVERY_NS, &PROACTIVENESS, wish);
         }
-        let deadline = time::now_ns() + EVERY_NS;
-        let go_on = || TASK.load(SeqCst) == RUNS && PROACTIVENESS.get() == wish;
-        sched::park(key(), &go_on, Some(deadline), Interruptible::No);
-    }
-    TASK.store(NONE, SeqCst);
-    sched::unpark(key(), usize::MAX);
+        let go_on = || WORKER.is_on() && PROACTIVENESS.get() == wish;
+        while go_on() && machine::vm().compact_until(WANTED, proactive::low(wish), PIECE).blocks > 0 {
+            sched::yield_now();
+        }
+        Nap::new(proactive::pause_ns(before, score()), &PROACTIVENESS, wish)
+    });
 }
 
 /// Ends the task after all processes are gone.
 pub fn finish() {
-    if TASK.compare_exchange(RUNS, ENDS, SeqCst, SeqCst).is_err() {
-        return;
-    }
-    sched::unpark(key(), usize::MAX);
-    while TASK.load(SeqCst) != NONE {
-        sched::park(key(), &|| TASK.load(SeqCst) != NONE, None, Interruptible::No);
-    }
+    WORKER.finish();
 }
 
 fn orders() -> impl Iterator<Item = Order> {

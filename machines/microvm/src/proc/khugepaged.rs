@@ -6,15 +6,15 @@
 //! Linux: mm/khugepaged.c `khugepaged`.
 
 use super::number::Number;
-use crate::arch::time;
+use super::worker::{Nap, ON, Worker};
 use crate::machine;
-use crate::sched::{self, Interruptible, Task};
+use crate::sched;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use anonmem::{BlockEffort, CollapseLimits, CollapseSettings, CollapseTask, Effort, MAX_FOLIO_ORDER};
 use anonmem_hal::Order;
 use anonmem_oslib::Result;
-use anonmem_oslib::errno::{EINVAL, ENOMEM};
+use anonmem_oslib::errno::EINVAL;
 use core::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
 const U32: u64 = u32::MAX as u64;
@@ -43,25 +43,12 @@ static COLLAPSED: AtomicU64 = AtomicU64::new(0);
 /// A bit for each order that is made everywhere.
 static EVERYWHERE: AtomicU64 = AtomicU64::new(0);
 
-/// What the task is to do.
-static RUN: AtomicU64 = AtomicU64::new(STOP);
-const STOP: u64 = 0;
-const COLLAPSE: u64 = 1;
-const END: u64 = 2;
-
-/// Whether there is a task: 1 if so.
-static TASK: AtomicU64 = AtomicU64::new(0);
-
-/// Who changes `run` does it one after the other.
-static CHANGE: sched::Mutex<()> = sched::Mutex::new(());
-
-fn key() -> usize {
-    core::ptr::from_ref(&RUN) as usize
-}
+/// The task.
+static WORKER: Worker = Worker::new();
 
 /// Whether the task works: 1 if so.
 pub fn run() -> u64 {
-    RUN.load(SeqCst)
+    WORKER.told()
 }
 
 /// How many sweeps are done.
@@ -107,18 +94,10 @@ pub fn set_sizes(text: &str) -> Result<()> {
 /// # Errors
 /// `EINVAL` for other numbers than 0 and 1; `ENOMEM` if there is no memory for the task.
 pub fn set_run(run: u64) -> Result<()> {
-    if run > COLLAPSE {
+    if run > ON {
         return Err(EINVAL);
     }
-    let _one = CHANGE.lock();
-    if run == COLLAPSE && TASK.load(SeqCst) == 0 {
-        let task = Task::new_kernel(khugepaged, 0).map_err(|_| ENOMEM)?;
-        TASK.store(1, SeqCst);
-        sched::start(&task);
-    }
-    RUN.store(run, SeqCst);
-    sched::unpark(key(), usize::MAX);
-    Ok(())
+    WORKER.tell(run, khugepaged, &WORKER.changing())
 }
 
 /// Sets how long the task sleeps, one way or the other, from now on.
@@ -127,7 +106,7 @@ pub fn set_run(run: u64) -> Result<()> {
 /// As [`Number::set`].
 pub fn set_sleep(sleep: &Number, value: u64) -> Result<()> {
     sleep.set(value)?;
-    sched::unpark(key(), usize::MAX);
+    WORKER.wake();
     Ok(())
 }
 
@@ -149,22 +128,10 @@ fn settings() -> CollapseSettings {
 /// The task.
 fn khugepaged(_: usize) {
     let mut task = CollapseTask::default();
-    while RUN.load(SeqCst) != END {
-        if RUN.load(SeqCst) != COLLAPSE {
-            sched::park(key(), &|| !matches!(RUN.load(SeqCst), COLLAPSE | END), None, Interruptible::No);
-            continue;
-        }
-        let sleep = match scan(&mut task, PAGES_TO_SCAN.get()) {
-            Scanned::Enough => &SCAN_SLEEP_MS,
-            Scanned::NoMemory => &ALLOC_SLEEP_MS,
-        };
-        let slept = sleep.get();
-        let deadline = time::now_ns() + slept * 1_000_000;
-        let go_on = || RUN.load(SeqCst) == COLLAPSE && sleep.get() == slept;
-        sched::park(key(), &go_on, Some(deadline), Interruptible::No);
-    }
-    TASK.store(0, SeqCst);
-    sched::unpark(core::ptr::from_ref(&TASK) as usize, usize::MAX);
+    WORKER.work(|_| match scan(&mut task, PAGES_TO_SCAN.get()) {
+        Scanned::Enough => Nap::of_millis(&SCAN_SLEEP_MS),
+        Scanned::NoMemory => Nap::of_millis(&ALLOC_SLEEP_MS),
+    });
 }
 
 /// How a round ended.
@@ -181,7 +148,7 @@ const PIECE: u64 = 512;
 /// Looks at `pages` pages, or to the end of the sweep.
 fn scan(task: &mut CollapseTask, pages: u64) -> Scanned {
     let mut left = pages;
-    while left > 0 && RUN.load(SeqCst) == COLLAPSE {
+    while left > 0 && WORKER.is_on() {
         let step = task.step(machine::vm(), left.min(PIECE), &settings());
         FULL_SCANS.store(task.full_scans, SeqCst);
         COLLAPSED.store(task.collapsed, SeqCst);
@@ -199,10 +166,5 @@ fn scan(task: &mut CollapseTask, pages: u64) -> Scanned {
 
 /// Ends the task after all processes are gone.
 pub fn finish() {
-    RUN.store(END, SeqCst);
-    sched::unpark(key(), usize::MAX);
-    let task = core::ptr::from_ref(&TASK) as usize;
-    while TASK.load(SeqCst) != 0 {
-        sched::park(task, &|| TASK.load(SeqCst) != 0, None, Interruptible::No);
-    }
+    WORKER.finish();
 }

@@ -7,13 +7,14 @@
 
 use super::mm::Space;
 use super::number::Number;
+use super::worker::{Nap, OFF, Round, Worker};
 use crate::arch::time;
 use crate::machine;
-use crate::sched::{self, Interruptible, Task};
+use crate::sched;
 use anonmem::{KsmSettings, KsmStats, KsmUsage, MergeAny, MergeDomains};
 use anonmem_oslib::Result;
 use anonmem_oslib::advisor::{Advisor, Sweep};
-use anonmem_oslib::errno::{EBUSY, EINVAL, ENOMEM, Errno};
+use anonmem_oslib::errno::{EBUSY, EINVAL, Errno};
 use core::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
 const U32: u64 = u32::MAX as u64;
@@ -70,26 +71,14 @@ pub fn set_pages_to_scan(pages: u64) -> Result<()> {
     PAGES_TO_SCAN.set(pages)
 }
 
-/// What the task is to do: Linux's numbers, and one for its end.
-static RUN: AtomicU64 = AtomicU64::new(STOP);
-const STOP: u64 = 0;
-const MERGE: u64 = 1;
+/// The task. What it is told are Linux's numbers.
+static WORKER: Worker = Worker::new();
+/// It is off, and all was unmerged.
 const UNMERGE: u64 = 2;
-const END: u64 = 3;
-
-/// Whether there is a task: 1 if so.
-static TASK: AtomicU64 = AtomicU64::new(0);
-
-/// Who changes `run` does it one after the other.
-static CHANGE: sched::Mutex<()> = sched::Mutex::new(());
-
-fn key() -> usize {
-    core::ptr::from_ref(&RUN) as usize
-}
 
 /// What is being done: 0 nothing, 1 merging, 2 nothing, and all was unmerged.
 pub fn run() -> u64 {
-    RUN.load(SeqCst)
+    WORKER.told()
 }
 
 /// Starts or stops merging; 2 also copies every merged page again.
@@ -102,18 +91,12 @@ pub fn set_run(run: u64) -> Result<()> {
     if run > UNMERGE {
         return Err(EINVAL);
     }
-    let _one = CHANGE.lock();
-    if run == MERGE && TASK.load(SeqCst) == 0 {
-        let task = Task::new_kernel(ksmd, 0).map_err(|_| ENOMEM)?;
-        TASK.store(1, SeqCst);
-        sched::start(&task);
-    }
-    RUN.store(run, SeqCst);
-    sched::unpark(key(), usize::MAX);
+    let changing = WORKER.changing();
+    WORKER.tell(run, ksmd, &changing)?;
     if run == UNMERGE
         && let Err(error) = machine::vm().ksm_unmerge_all()
     {
-        RUN.store(STOP, SeqCst);
+        WORKER.tell(OFF, ksmd, &changing)?;
         return Err(Errno(error.errno()));
     }
     Ok(())
@@ -121,14 +104,12 @@ pub fn set_run(run: u64) -> Result<()> {
 
 /// The task.
 fn ksmd(_: usize) {
-    let (mut began, mut worked) = (time::now_ns(), 0);
-    while RUN.load(SeqCst) != END {
-        if RUN.load(SeqCst) != MERGE {
-            sched::park(key(), &|| !matches!(RUN.load(SeqCst), MERGE | END), None, Interruptible::No);
-            (began, worked) = (time::now_ns(), 0);
-            continue;
-        }
+    let (mut began, mut worked) = (0, 0);
+    WORKER.work(|round| {
         let start = time::now_ns();
+        if round == Round::First {
+            (began, worked) = (start, 0);
+        }
         // Without memory for its table it tries again when it has slept.
         let swept = scan(PAGES_TO_SCAN.get());
         let now = time::now_ns();
@@ -137,13 +118,8 @@ fn ksmd(_: usize) {
             advise(Sweep { took_ms: (now - began) / 1_000_000, worked_ms: worked / 1_000_000 });
             (began, worked) = (now, 0);
         }
-        let deadline = now + SLEEP_MS.get() * 1_000_000;
-        let slept = SLEEP_MS.get();
-        let go_on = || RUN.load(SeqCst) == MERGE && SLEEP_MS.get() == slept;
-        sched::park(key(), &go_on, Some(deadline), Interruptible::No);
-    }
-    TASK.store(0, SeqCst);
-    sched::unpark(core::ptr::from_ref(&TASK) as usize, usize::MAX);
+        Nap::of_millis(&SLEEP_MS)
+    });
 }
 
 /// Pages that are looked at in one piece: others want the processor, and KSM's settings, too.
@@ -153,7 +129,7 @@ const PIECE: u64 = 256;
 fn scan(pages: u64) -> bool {
     for piece in 0..pages.div_ceil(PIECE) {
         let done = machine::vm().ksm_scan(PIECE.min(pages - piece * PIECE)).unwrap_or_default();
-        if done.swept || RUN.load(SeqCst) != MERGE {
+        if done.swept || !WORKER.is_on() {
             return done.swept;
         }
         sched::yield_now();
@@ -167,7 +143,7 @@ fn scan(pages: u64) -> bool {
 /// As [`Number::set`].
 pub fn set_sleep(value: u64) -> Result<()> {
     SLEEP_MS.set(value)?;
-    sched::unpark(key(), usize::MAX);
+    WORKER.wake();
     Ok(())
 }
 
@@ -188,12 +164,7 @@ fn advise(sweep: Sweep) {
 
 /// Ends merging after all processes are gone, and gives its memory back.
 pub fn finish() {
-    RUN.store(END, SeqCst);
-    sched::unpark(key(), usize::MAX);
-    let task = core::ptr::from_ref(&TASK) as usize;
-    while TASK.load(SeqCst) != 0 {
-        sched::park(task, &|| TASK.load(SeqCst) != 0, None, Interruptible::No);
-    }
+    WORKER.finish();
     // Nobody is left who has a merged page.
     let _ = machine::vm().ksm_unmerge_all();
 }
@@ -213,7 +184,7 @@ pub fn settings() -> KsmSettings {
 /// # Errors
 /// `EBUSY` if pages are merged already and it matters to them, `EINVAL` if the number makes no sense.
 pub fn change(change: impl FnOnce(KsmSettings) -> KsmSettings) -> Result<()> {
-    let _one = CHANGE.lock();
+    let _changing = WORKER.changing();
     machine::vm().set_ksm(change(settings())).map_err(|error| Errno(error.errno()))
 }
 

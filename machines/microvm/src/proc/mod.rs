@@ -33,5 +33,6 @@ pub mod table;
 pub mod thread;
 pub mod trace;
 pub mod wait;
+pub mod worker;
 
 pub use thread::{Thread, current_thread};

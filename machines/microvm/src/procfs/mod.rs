@@ -28,7 +28,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use anonmem_oslib::Result;
 use anonmem_oslib::errno::{EACCES, ENOENT};
-use anonmem_oslib::vfs::{Body, FileType, Inode, LinkTarget, Synthetic, Vfs, first_names};
+use anonmem_oslib::vfs::{Body, FileType, Inode, LinkTarget, Meta, Synthetic, Vfs, first_names};
 
 /// A generated file: a function that writes its text.
 pub struct Text(pub fn() -> String);
@@ -36,6 +36,9 @@ pub struct Text(pub fn() -> String);
 impl Synthetic for Text {
     fn kind(&self) -> FileType {
         FileType::Regular
+    }
+    fn admits(&self, meta: &Meta, wanted: u32) -> bool {
+        caller::caller_may(meta, wanted)
     }
     fn content(&self) -> Result<Vec<u8>> {
         Ok((self.0)().into_bytes())
@@ -51,9 +54,11 @@ struct Root {
 }
 
 impl Root {
-    fn file(&self, index: usize, text: fn() -> String) -> Result<Arc<Inode>> {
+    fn file(&self, index: usize) -> Result<Arc<Inode>> {
+        let (name, text) = system::FILES[index];
         let parent = self.inode.get().and_then(alloc::sync::Weak::upgrade).ok_or(ENOENT)?;
-        Ok(Inode::synthetic(FIRST_INO + index as u64, 0o444, now(), &parent, Arc::new(Text(text))))
+        let (ino, mode) = (FIRST_INO + index as u64, system::file_mode(name));
+        Ok(Inode::synthetic(ino, mode, now(), &parent, Arc::new(Text(text))))
     }
 }
 
@@ -66,7 +71,7 @@ impl Synthetic for Root {
         let parent = self.inode.get().and_then(alloc::sync::Weak::upgrade).ok_or(ENOENT)?;
         let text = core::str::from_utf8(name).or(Err(ENOENT))?;
         if let Some(index) = system::FILES.iter().position(|(file, _)| *file == text) {
-            return self.file(index, system::FILES[index].1);
+            return self.file(index);
         }
         if let Some(index) = kpage::FILES.iter().position(|(file, _)| *file == text) {
             let object = Arc::new(kpage::KPage(kpage::FILES[index].1));
@@ -154,7 +159,8 @@ impl Synthetic for Branch {
             let (path, text) = system::SYSCTLS[i];
             if rest.as_bytes() == name {
                 let ino = FIRST_INO + 300 + i as u64;
-                return Ok(Inode::synthetic(ino, 0o644, now(), &me, Arc::new(system::Sysctl { path, text })));
+                let setting = system::Sysctl { path, text };
+                return Ok(Inode::synthetic(ino, setting.mode(), now(), &me, Arc::new(setting)));
             }
             if let Some((first, _)) = rest.split_once('/')
                 && first.as_bytes() == name

@@ -1,5 +1,6 @@
 //! `/proc` files about the machine, `/proc/sys`, and the CPU lists of `/sys`.
 
+use super::caller::caller_may_set;
 use crate::arch::percpu::cpu_count;
 use crate::arch::time;
 use crate::fs::block;
@@ -9,7 +10,7 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 use anonmem_oslib::Result;
-use anonmem_oslib::errno::{EACCES, EINVAL};
+use anonmem_oslib::errno::{EACCES, EINVAL, EPERM};
 use anonmem_oslib::text::field;
 use anonmem_oslib::vfs::{FileType, Meta, Synthetic};
 use core::fmt::Write;
@@ -39,6 +40,11 @@ pub const FILES: &[File] = &[
     ("vmstat", vmstat),
 ];
 
+/// Who may read a file of `/proc`: everybody, but for what costs a look at every frame.
+pub fn file_mode(name: &str) -> u32 {
+    if name == "pagetypeinfo" { 0o400 } else { 0o444 }
+}
+
 /// The files of `/proc/sys`, in the order of their paths.
 pub const SYSCTLS: &[File] = &[
     ("kernel/hostname", || "anonmem\n".into()),
@@ -48,8 +54,8 @@ pub const SYSCTLS: &[File] = &[
     ("kernel/randomize_va_space", || "0\n".into()),
     ("kernel/threads-max", || format!("{}\n", table::threads_max())),
     ("kernel/version", || format!("{VERSION}\n")),
-    // Linux: written only.
-    ("vm/compact_memory", || "0\n".into()),
+    // Only written.
+    ("vm/compact_memory", String::new),
     ("vm/compaction_proactiveness", || format!("{}\n", compaction::proactiveness())),
     ("vm/extfrag_threshold", || format!("{}\n", compaction::threshold())),
     ("vm/max_map_count", || format!("{}\n", mm::max_map_count())),
@@ -91,13 +97,24 @@ pub struct Sysctl {
     pub text: fn() -> String,
 }
 
+impl Sysctl {
+    /// Its permissions.
+    pub fn mode(&self) -> u32 {
+        match self.path {
+            "vm/compact_memory" => 0o200,
+            "kernel/osrelease" | "kernel/ostype" | "kernel/version" => 0o444,
+            _ => 0o644,
+        }
+    }
+}
+
 impl Synthetic for Sysctl {
     fn kind(&self) -> FileType {
         FileType::Regular
     }
 
-    fn admits(&self, meta: &Meta, wanted: u32) -> bool {
-        super::caller::caller_may(meta, wanted)
+    fn admits(&self, _meta: &Meta, wanted: u32) -> bool {
+        caller_may_set(self.mode(), wanted)
     }
 
     fn content(&self) -> Result<Vec<u8>> {
@@ -105,6 +122,10 @@ impl Synthetic for Sysctl {
     }
 
     fn write(&self, bytes: &[u8]) -> Result<()> {
+        // Who opened it may have given the descriptor to somebody else, or become somebody else.
+        if !caller_may_set(self.mode(), 2) {
+            return Err(EPERM);
+        }
         if let Some((_, set)) = SETTABLE.iter().find(|(path, _)| *path == self.path) {
             let text = core::str::from_utf8(bytes.trim_ascii()).or(Err(EINVAL))?;
             return set(text.parse().or(Err(EINVAL))?);
