@@ -11,15 +11,6 @@ use crate::{guard::PteGuard, leaf::LeafGuard, owned::Mapped, owned_leaf::MappedL
 use anonmem_frame::FolioPin;
 use anonmem_hal::{Machine, Va};
 
-/// What pinned pages are for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum PinAccess {
-    /// To be read.
-    Read,
-    /// To be written, and read.
-    Write,
-}
-
 /// What came of pinning the page of an entry.
 pub enum PinEntry<'f, M: Machine> {
     /// It is pinned.

@@ -18,11 +18,10 @@
 //! Linux: mm/gup.c `gup_fast_pte_range`, `gup_must_unshare`.
 
 use crate::{
-    pin::PinAccess,
     space::AddressSpace,
     table::{entries, span},
 };
-use anonmem_frame::{Frames, Mapping, PinList, pin_protocol};
+use anonmem_frame::{Frames, Mapping, PinAccess, PinList, pin_protocol};
 use anonmem_hal::{Arch, Entry, Machine, NrPages, Pfn, Present, Va, VaRange};
 use anonmem_sync::{Atomic, Ordering, RcuGuard};
 

@@ -163,6 +163,15 @@ impl From<TooManySharers> for PinListError {
     }
 }
 
+/// What pinned pages are for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PinAccess {
+    /// To be read.
+    Read,
+    /// To be written, and read.
+    Write,
+}
+
 /// Runs of pages, each with its pin. Dropping the list unpins them.
 pub struct PinList<'f, M: Machine> {
     frames: &'f Frames<M>,
@@ -175,12 +184,13 @@ pub struct PinList<'f, M: Machine> {
     /// The empty nodes after it.
     spare: u64,
     pages: u64,
+    access: PinAccess,
 }
 
 impl<'f, M: Machine> PinList<'f, M> {
-    /// A list without runs.
-    pub fn new(frames: &'f Frames<M>, nodes: &'f PinNodes<M>) -> Self {
-        Self { frames, nodes, first: Link::NONE, last: Link::NONE, filling: None, spare: 0, pages: 0 }
+    /// A list without runs, for pins that are taken for `access`.
+    pub fn new(frames: &'f Frames<M>, nodes: &'f PinNodes<M>, access: PinAccess) -> Self {
+        Self { frames, nodes, first: Link::NONE, last: Link::NONE, filling: None, spare: 0, pages: 0, access }
     }
 
     /// The pages of all runs.
@@ -312,8 +322,10 @@ impl<'f, M: Machine> PinList<'f, M> {
     /// be using them.
     ///
     /// # Panics
-    /// If they do not all lie in the page, there are fewer pages, or it is the zero page.
+    /// If they do not all lie in the page, there are fewer pages, or it is the zero page. If the list is for
+    /// reading, too: others may share its pages, who are to see nothing of it.
     pub fn write(&self, nth: u64, offset: usize, from: &[u8]) {
+        assert!(self.access == PinAccess::Write, "pages that are pinned to be read are written");
         let page = self.page(nth).expect("a page of the list");
         assert!(page != self.frames.zero_page(), "the zero page is written");
         // SAFETY: the list has a pin of the page, so that its bytes are programs' and devices' alone.
@@ -378,7 +390,7 @@ impl<'f, M: Machine> PinList<'f, M> {
     /// If there are fewer pages.
     pub fn split_off(&mut self, at: NrPages) -> Result<Self, PinListError> {
         assert!(at.0 <= self.pages, "a list of {} pages is split at {}", self.pages, at.0);
-        let mut rest = Self::new(self.frames, self.nodes);
+        let mut rest = Self::new(self.frames, self.nodes, self.access);
         let (mut link, mut left) = (self.first, at.0);
         while let Some(id) = link.get() {
             let node = self.node(id);

@@ -31,7 +31,7 @@ fn pins(folio: &FolioRef<'_, M>) -> u64 {
 fn a_run_of_a_folio_has_one_pin_and_lists_unpin() {
     let (frames, nodes) = world();
     let (small, large) = (folio(&frames, 0), folio(&frames, 3));
-    let mut list = PinList::new(&frames, &nodes);
+    let mut list = PinList::new(&frames, &nodes, PinAccess::Write);
     pin_all(&mut list, &frames, &small);
     pin_all(&mut list, &frames, &large);
     list.push_zero().unwrap();
@@ -49,7 +49,7 @@ fn lists_are_split_anywhere_and_lose_nothing() {
     let singles: Vec<_> = (0..30).map(|_| folio(&frames, 0)).collect();
     let total = 1 + 4 + 1 + 1 + 8 + 1 + 30;
     for at in 0..=total {
-        let mut list = PinList::new(&frames, &nodes);
+        let mut list = PinList::new(&frames, &nodes, PinAccess::Write);
         let folios = || all.iter().chain(&singles);
         folios().for_each(|folio| pin_all(&mut list, &frames, folio));
         let pages = |list: &PinList<'_, M>| -> Vec<Pfn> {
@@ -77,7 +77,7 @@ fn lists_are_cut_anywhere_and_go_on_in_the_room_that_is_left() {
     let folios = || all.iter().chain(&singles);
     let total = 1 + 4 + 1 + 1 + 8 + 1 + 30;
     for at in 0..=total {
-        let mut list = PinList::new(&frames, &nodes);
+        let mut list = PinList::new(&frames, &nodes, PinAccess::Write);
         folios().for_each(|folio| pin_all(&mut list, &frames, folio));
         let pages = |list: &PinList<'_, M>| -> Vec<Pfn> {
             list.runs().flat_map(|run| (0..run.pages.0).map(move |i| run.first.offset(i))).collect()
@@ -103,7 +103,7 @@ fn lists_are_cut_anywhere_and_go_on_in_the_room_that_is_left() {
 fn room_that_was_reserved_needs_no_memory_later() {
     let (frames, nodes) = world();
     let page = folio(&frames, 0);
-    let mut list = PinList::new(&frames, &nodes);
+    let mut list = PinList::new(&frames, &nodes, PinAccess::Write);
     list.push_zero().unwrap();
     list.reserve(40).unwrap();
     frames.machine().admit_only(0);
@@ -128,7 +128,7 @@ fn pins_end_in_an_error_before_they_are_too_many() {
     assert!(kept.len() as u64 > 65_000 && kept.len() < 1 << 16, "{}", kept.len());
     assert_eq!((pins(&page), page.folio().counts().refs()), (kept.len() as u64, 1));
     // A run of two pages cannot be cut, and stays what it is.
-    let mut list = PinList::new(&frames, &nodes);
+    let mut list = PinList::new(&frames, &nodes, PinAccess::Write);
     // To make the run longer takes a pin for a moment.
     kept.truncate(kept.len() - 2);
     pin_all(&mut list, &frames, &page);

@@ -11,13 +11,14 @@
 //! Linux: mm/gup.c `gup_fast_fallback`.
 
 use super::{
-    PinFlags,
+    PinFlags, access_of,
     pinned::{PinnedRange, mark_written},
     whole_pages,
 };
 use crate::{error::Error, events::Event, mm::Mm, rmap::machine::Machine};
+use anonmem_frame::PinAccess;
 use anonmem_hal::{PAGE_SIZE, Va, VaRange};
-use anonmem_pgtable::{PIN_FAST_ROOM, PinAccess};
+use anonmem_pgtable::PIN_FAST_ROOM;
 
 /// Pages that are pinned in one read section: page tables that were unlinked wait for its end.
 const SECTION: u64 = 512;
@@ -56,8 +57,7 @@ impl<'v, M: Machine> Mm<'v, M> {
         range: VaRange,
         flags: PinFlags,
     ) -> Result<(), Error> {
-        let write = flags.contains(PinFlags::WRITE);
-        let access = if write { PinAccess::Write } else { PinAccess::Read };
+        let access = access_of(flags);
         // Runs may be long: much room is made only where they are not.
         let mut room = PIN_FAST_ROOM;
         while pinned.range().end < range.end {
@@ -69,7 +69,7 @@ impl<'v, M: Machine> Mm<'v, M> {
             let done = self.pin_in_section(part, access, pinned.list());
             self.vm.events.add(Event::PinFast, VaRange { start, end: done.end }.pages().0);
             pinned.lengthen();
-            if write && done.any_lazyfree {
+            if access == PinAccess::Write && done.any_lazyfree {
                 pinned.list().for_each_folio(|folio| mark_written(folio));
             }
             // Where it stopped for want of room it goes on.

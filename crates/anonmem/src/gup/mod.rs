@@ -41,6 +41,7 @@ pub use pinned::{PartlyPinned, PinnedRange, Unpin};
 pub use remote::RemoteBytes;
 
 use crate::{error::Error, fault::vm_fault::FaultAccess, mm::Mm, rmap::machine::Machine};
+use anonmem_frame::PinAccess;
 use anonmem_hal::{Arch, PAGE_SIZE, Va, VaRange};
 use pinned::Charge;
 
@@ -147,7 +148,7 @@ impl<'v, M: Machine> Mm<'v, M> {
     fn begin(&self, range: VaRange, flags: PinFlags) -> Result<PinnedRange<'v, M>, Error> {
         let long = flags.contains(PinFlags::LONGTERM);
         let charge = long.then(|| Charge::new(self, range.pages())).transpose()?;
-        Ok(PinnedRange::new(self, range.start, charge))
+        Ok(PinnedRange::new(self, range.start, access_of(flags), charge))
     }
 
     /// Pins what of `range` is not pinned yet.
@@ -174,6 +175,11 @@ impl<'v, M: Machine> Mm<'v, M> {
         }
         Ok(())
     }
+}
+
+/// What pages with these flags are pinned for.
+fn access_of(flags: PinFlags) -> PinAccess {
+    if flags.contains(PinFlags::WRITE) { PinAccess::Write } else { PinAccess::Read }
 }
 
 /// The fault that a page takes that is not there.

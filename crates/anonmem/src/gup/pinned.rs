@@ -11,7 +11,7 @@ use crate::{
     mm::{Mm, MmGrab},
     rmap::machine::Machine,
 };
-use anonmem_frame::{Folio, FolioOwner, PinList, PinListError, PinnedRun};
+use anonmem_frame::{Folio, FolioOwner, PinAccess, PinList, PinListError, PinnedRun};
 use anonmem_hal::{NrPages, PAGE_SHIFT, PAGE_SIZE, Va, VaRange};
 use anonmem_sync::Ordering;
 
@@ -47,9 +47,8 @@ pub struct PartlyPinned<'v, M: Machine> {
 
 impl<'v, M: Machine> PinnedRange<'v, M> {
     /// One without pages, which begins at `start`.
-    pub(super) fn new(mm: &Mm<'v, M>, start: Va, charge: Option<Charge<'v, M>>) -> Self {
-        let vm = mm.vm;
-        let pins = PinList::new(&vm.frames, &vm.pins);
+    pub(super) fn new(mm: &Mm<'v, M>, start: Va, access: PinAccess, charge: Option<Charge<'v, M>>) -> Self {
+        let pins = PinList::new(&mm.vm.frames, &mm.vm.pins, access);
         Self { pins, range: VaRange { start, end: start }, unpin: Unpin::Clean, charge }
     }
 
@@ -81,7 +80,7 @@ impl<'v, M: Machine> PinnedRange<'v, M> {
     /// programs are using them. [`Unpin::Dirty`] says so to the memory manager.
     ///
     /// # Panics
-    /// If they do not all lie in the range, or a page is the zero page: pages are pinned for writing first.
+    /// If they do not all lie in the range, or they were not pinned for writing.
     pub fn write(&self, at: Va, mut from: &[u8]) {
         let inside = at >= self.range.start && self.range.end.0.saturating_sub(at.0) >= from.len() as u64;
         assert!(inside, "{} bytes at {at:?} are written through a pin of {:?}", from.len(), self.range);

@@ -17,6 +17,7 @@ use super::{
     pinned::PinnedRange,
 };
 use crate::{error::Error, mm::Mm, rmap::machine::Machine};
+use anonmem_frame::PinAccess;
 use anonmem_hal::{PAGE_SIZE, Va};
 
 /// Bytes on the caller's side.
@@ -114,7 +115,7 @@ impl<'v, M: Machine> Area<'v, M> {
 
     /// Writes to one page, which is pinned meanwhile.
     fn write_page(&self, mm: &Mm<'v, M>, page: Va, offset: usize, from: &[u8]) -> Result<(), Stop> {
-        let mut pinned = PinnedRange::new(mm, page, None);
+        let mut pinned = PinnedRange::new(mm, page, PinAccess::Write, None);
         self.pin(&mut pinned, page.next_page())?;
         pinned.write(Va(page.0 + offset as u64), from);
         Ok(())
