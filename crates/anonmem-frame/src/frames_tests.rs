@@ -219,6 +219,22 @@ fn below_the_min_watermark_only_the_kernel_and_page_tables_allocate() {
 }
 
 #[test]
+fn what_a_cpu_keeps_for_folios_goes_to_tables_before_the_reserve() {
+    let frames = frames(0, 2048);
+    let pages = exhaust(&frames, Order::ZERO);
+    pages[..8].iter().for_each(|page| frames.free_block(*page, Order::ZERO));
+    let reserve = frames.buddy_free.peek();
+    assert_eq!(reserve, frames.watermarks().min.0);
+    for nth in 1..=8 {
+        frames.raw_table().unwrap();
+        assert_eq!(frames.buddy_free.peek(), reserve, "table {nth} of 8");
+    }
+    frames.raw_table().unwrap();
+    assert_eq!(frames.buddy_free.peek(), reserve - 1, "nothing else is left");
+    assert_eq!(frames.validate(), Ok(()));
+}
+
+#[test]
 fn what_other_cpus_keep_is_found_before_giving_up() {
     let frames = frames(0, 4096);
     let pages = exhaust(&frames, Order::ZERO);

@@ -103,8 +103,13 @@ impl<M: Machine> Frames<M> {
     /// Takes a page for what does not move.
     #[inline(never)]
     fn take_fixed(&self, lists: &mut PcpLists, class: Class) -> Option<u32> {
+        let own = lists.hot.len + lists.cold.len;
         if lists.fixed.len == 0 {
             lists.fixed = self.with_buddy(|buddy| {
+                // What this CPU has for others comes before the reserve.
+                if own > 0 && self.above_min(buddy) == 0 {
+                    return Stack::EMPTY;
+                }
                 let stack = self.fetch(buddy, class);
                 self.note_peak(buddy, stack.len);
                 stack
@@ -112,7 +117,6 @@ impl<M: Machine> Frames<M> {
         }
         match lists.fixed.pop(&self.memmap) {
             Some(index) => Some(index),
-            // Not even the reserve has one: what this CPU has for others is better than none.
             None => lists.hot.pop(&self.memmap).or_else(|| lists.cold.pop(&self.memmap)),
         }
     }
@@ -151,11 +155,15 @@ impl<M: Machine> Frames<M> {
         lists.hot.pop(&self.memmap)
     }
 
+    /// The pages in the buddy lists that are no reserve.
+    fn above_min(&self, buddy: &Buddy) -> u64 {
+        u64::from(buddy.free()).saturating_sub(self.watermarks.min.0)
+    }
+
     /// Takes up to a batch of pages, the first one on top.
     fn fetch(&self, buddy: &mut Buddy, class: Class) -> Stack {
-        let above_min = u64::from(buddy.free()).saturating_sub(self.watermarks.min.0);
         // A page of the reserve is for whoever asks, not for this CPU's list.
-        let want = match above_min {
+        let want = match self.above_min(buddy) {
             0 if class.may_use_reserve() => 1,
             above => above.min(u64::from(self.pcp_limits.batch)) as u32,
         };
