@@ -30,7 +30,7 @@ pub struct Usage {
     pub bytes_kept: u64,
     /// Pages of them that were kept whole.
     pub whole: u64,
-    /// Pages that were refused because there was no frame.
+    /// Pages that were refused, because there was no frame for one of those that were written with them.
     pub refused: u64,
     /// Frames in use now.
     pub frames: u64,
@@ -101,6 +101,21 @@ impl Zram {
         src: Pfn,
         frames: &dyn FrameAlloc,
     ) -> Result<(), IoError> {
+        self.write_page(memory, cpu, slot, src, frames).inspect_err(|IoError| self.refuse(1))
+    }
+
+    fn refuse(&self, pages: u64) {
+        self.refused.fetch_add(pages, Relaxed);
+    }
+
+    fn write_page(
+        &self,
+        memory: &impl PhysMem,
+        cpu: usize,
+        slot: u64,
+        src: Pfn,
+        frames: &dyn FrameAlloc,
+    ) -> Result<(), IoError> {
         let mut workspace = self.workspaces[cpu].lock();
         let Workspace { table, bytes } = &mut *workspace;
         // SAFETY: the frame's bytes, which nobody writes to while the page is on its way out.
@@ -109,17 +124,11 @@ impl Zram {
             Ok(len) if len <= LARGEST => &bytes[..len],
             Ok(_) | Err(_) => page,
         };
-        let stored = self.store(memory, slot, kept, frames);
-        let (counter, by) = match stored {
-            Ok(()) => (&self.bytes_kept, kept.len() as u64),
-            Err(IoError) => (&self.refused, 1),
-        };
-        counter.fetch_add(by, Relaxed);
-        if stored.is_ok() {
-            self.bytes_in.fetch_add(PAGE_SIZE as u64, Relaxed);
-            self.whole.fetch_add(u64::from(kept.len() == PAGE_SIZE), Relaxed);
-        }
-        stored
+        self.store(memory, slot, kept, frames)?;
+        self.bytes_kept.fetch_add(kept.len() as u64, Relaxed);
+        self.bytes_in.fetch_add(PAGE_SIZE as u64, Relaxed);
+        self.whole.fetch_add(u64::from(kept.len() == PAGE_SIZE), Relaxed);
+        Ok(())
     }
 
     fn store(
@@ -158,6 +167,7 @@ impl Zram {
         for at in (0..order.pages()).step_by(pages as usize) {
             if self.write_part(memory, cpu, slot + at, pages, src.offset(at), frames).is_err() {
                 (0..at).for_each(|nth| self.discard(memory, slot + nth, frames));
+                self.refuse(order.pages());
                 return Err(IoError);
             }
         }
@@ -178,7 +188,7 @@ impl Zram {
             return Ok(());
         }
         for nth in 0..pages {
-            if self.write(memory, cpu, slot + nth, src.offset(nth), frames).is_err() {
+            if self.write_page(memory, cpu, slot + nth, src.offset(nth), frames).is_err() {
                 (0..nth).for_each(|nth| self.discard(memory, slot + nth, frames));
                 return Err(IoError);
             }
@@ -204,10 +214,7 @@ impl Zram {
         let bytes = unsafe { core::slice::from_raw_parts(memory.direct_map(src).as_ptr(), UNIT_BYTES) };
         let Some(packed) = packer.pack(bytes) else { return Ok(false) };
         let mut tables = self.tables.lock();
-        if tables.put_unit(memory, slot, packed, frames).is_err() {
-            self.refused.fetch_add(1, Relaxed);
-            return Err(IoError);
-        }
+        tables.put_unit(memory, slot, packed, frames)?;
         self.bytes_kept.fetch_add(packed.len() as u64, Relaxed);
         self.bytes_in.fetch_add(UNIT_BYTES as u64, Relaxed);
         self.peak_frames.fetch_max(tables.frames(), Relaxed);
@@ -324,6 +331,7 @@ impl Zram {
                 continue;
             }
             let Some(piece) = tables.store.put(memory, frames, kept) else { return };
+            self.peak_frames.fetch_max(tables.frames(), Relaxed);
             tables.discard(memory, first + nth, frames);
             if let Some(word) = tables.slots.get_mut(memory, first + nth) {
                 *word = Contents::Own(piece, kept.len()).to_bits();

@@ -3,12 +3,15 @@
 use crate::Zram;
 use anonmem_hal::{FrameAlloc, IoError, Order, PAGE_SIZE, Pfn, PhysMem};
 use core::ptr::NonNull;
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::{alloc::Layout, sync::Mutex, vec::Vec};
 
 /// Memory of a few frames, of which [`FRAMES`] can be allocated; the rest are the tests' pages.
 struct Memory {
     base: NonNull<u8>,
     free: Mutex<Vec<Pfn>>,
+    /// The fewest that were free at once.
+    least_free: AtomicU64,
 }
 
 const FRAMES: u64 = 1 << 12;
@@ -43,7 +46,9 @@ unsafe impl PhysMem for Memory {
 // SAFETY: a frame is on the list, or given out.
 unsafe impl FrameAlloc for Memory {
     fn alloc_frame(&self) -> Option<Pfn> {
-        self.free.lock().unwrap().pop()
+        let frame = self.free.lock().unwrap().pop();
+        self.least_free.fetch_min(self.free(), Relaxed);
+        frame
     }
     unsafe fn free_frame(&self, pfn: Pfn) {
         self.free.lock().unwrap().push(pfn);
@@ -58,11 +63,16 @@ impl Memory {
     fn new() -> Self {
         // SAFETY: the size is not 0.
         let base = NonNull::new(unsafe { std::alloc::alloc_zeroed(Self::layout()) }).unwrap();
-        Self { base, free: Mutex::new((0..FRAMES).map(Pfn).collect()) }
+        Self { base, free: Mutex::new((0..FRAMES).map(Pfn).collect()), least_free: AtomicU64::new(FRAMES) }
     }
 
     fn free(&self) -> u64 {
         self.free.lock().unwrap().len() as u64
+    }
+
+    /// The most frames that were taken at once.
+    fn most_taken(&self) -> u64 {
+        FRAMES - self.least_free.load(Relaxed)
     }
 
     /// A copy of one of the tests' pages.
@@ -169,6 +179,8 @@ fn a_unit_whose_pages_go_one_by_one_gives_its_memory_back() {
         assert!(memory.page(nth) == memory.page(16), "page {nth}");
         zram.discard(&memory, 16 + nth, &memory);
     }
+    // The pages that were left had pieces of their own before the last of the unit's was given back.
+    assert_eq!(zram.usage().peak_frames, memory.most_taken(), "the most frames at once");
     assert!(zram.usage().frames < whole, "one page of sixteen is left");
     zram.read(&memory, 0, 31, Pfn(FRAMES + 16)).unwrap();
     assert!(memory.page(15) == memory.page(16));
@@ -183,7 +195,7 @@ fn a_unit_is_refused_as_a_whole() {
     fill_unit(&memory, 7, 20);
     let kept = memory.free.lock().unwrap().split_off(5);
     assert_eq!(zram.write_run(&memory, 0, 0, UNIT, Pfn(FRAMES), &memory), Err(IoError));
-    assert_eq!(zram.usage().refused, 1);
+    assert_eq!(zram.usage().refused, 16, "all of its pages");
     assert!((0..16).all(|slot| zram.read(&memory, 0, slot, Pfn(FRAMES + 16)).is_err()));
     zram.clear(&memory);
     assert_eq!(memory.free(), 5, "nothing is left of it");
