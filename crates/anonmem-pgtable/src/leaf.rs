@@ -21,7 +21,7 @@
 use crate::words::TableWords as _;
 use crate::{
     deposit::{Deposit, Deposits},
-    guard::{Dirty, PteGuard},
+    guard::{PteGuard, Writes},
     owned::address_of,
     owned_leaf::{ClearedLeaf, LeafOwner, MappedLeaf},
     space::{AddressSpace, CanInstall, StableVma},
@@ -219,15 +219,21 @@ impl<'a, M: Machine, G: StableVma<M>> LeafGuard<'a, M, G> {
     /// The caller owes the TLB a flush of the leaf's range, before the place is filled with another folio and
     /// before what comes out is freed.
     #[doc(alias = "pmdp_huge_get_and_clear")]
-    pub fn take(self) -> (ClearedLeaf<'a, M>, Deposit<'a, M>, LeafVacancy<'a, M, G>) {
-        // A swap, because the hardware may be setting the accessed or dirty bit just now.
-        let entry = self.decoded(self.place.word.swap(0, Ordering::Relaxed));
-        self.place.frames.table_used(self.place.upper).update(|n| n - 1);
-        let deposit = self.deposits().take(self.place.space);
+    pub fn take(mut self) -> (ClearedLeaf<'a, M>, Deposit<'a, M>, LeafVacancy<'a, M, G>) {
+        let (entry, deposit) = self.empty();
         let Self { place, lock } = self;
         // SAFETY: the entry was part of this live table and is cleared; nobody else clears it under the lock.
         let cleared = unsafe { ClearedLeaf::from_entry(place.frames, entry) };
         (cleared, deposit, LeafVacancy { place, lock })
+    }
+
+    /// Empties the entry; returns what it said, and the table that was kept for it. What it owned is the
+    /// caller's.
+    pub(crate) fn empty(&mut self) -> (Entry, Deposit<'a, M>) {
+        // A swap, because the hardware may be setting the accessed or dirty bit just now.
+        let entry = self.decoded(self.place.word.swap(0, Ordering::Relaxed));
+        self.place.frames.table_used(self.place.upper).update(|n| n - 1);
+        (entry, self.deposits().take(self.place.space))
     }
 
     /// Clears it for good, and returns what it owned. The caller owes the TLB a flush.
@@ -373,8 +379,8 @@ impl<'a, M: Machine, G: CanInstall<M>> LeafGuard<'a, M, G> {
     /// Makes a leaf accessed and, for a write to a folio whose owner allows it, dirty and writable. Returns
     /// whether anything changed; if not, the fault was spurious.
     #[doc(alias = "pmdp_set_access_flags")]
-    pub fn upgrade(&mut self, dirty_and_writable: Dirty) -> bool {
-        let writes = dirty_and_writable == Dirty::Yes;
+    pub fn upgrade(&mut self, writes: Writes) -> bool {
+        let writes = writes == Writes::Yes;
         if writes {
             anonmem_hal::debug_check!(M, matches!(self.mapped(), MappedLeaf::Exclusive(..)));
         }

@@ -8,7 +8,7 @@
 use crate::{
     leaf::LeafGuard,
     owned::Attrs,
-    owned_leaf::{ClearedLeaf, LeafOwner},
+    owned_leaf::{ClearedLeaf, LeafOwner, MappedLeaf},
     space::StableVma,
 };
 use anonmem_frame::{ExclusiveWhole, HoldWhole, SharedWhole};
@@ -39,6 +39,7 @@ impl<'a, M: Machine, G: StableVma<M>> LeafGuard<'a, M, G> {
     /// If it is a migration entry already.
     #[doc(alias = "set_pmd_migration_entry")]
     pub fn begin_migration(&mut self) -> Result<(), LeafPinned> {
+        assert!(!matches!(self.mapped(), MappedLeaf::Migration(..)), "a leaf that migrates is to migrate");
         let entry = self.make_trap();
         // SAFETY: the entry is part of a live table, under its lock, and one of the stores below replaces it.
         let (folio, said, sharing) = match unsafe { ClearedLeaf::from_entry(self.frames(), entry) } {
@@ -50,7 +51,7 @@ impl<'a, M: Machine, G: StableVma<M>> LeafGuard<'a, M, G> {
                 }
             },
             ClearedLeaf::Shared(folio, said) => (folio, said, Sharing::Shared),
-            ClearedLeaf::Migration(hold, _) => panic!("{hold:?} is about to migrate, and does"),
+            ClearedLeaf::Migration(..) => unreachable!("it was a leaf, and is locked"),
         };
         self.put(folio.hold(), EntryBits::of_present(said, sharing).to_migration());
         Ok(())
@@ -68,16 +69,23 @@ impl<'a, M: Machine, G: StableVma<M>> LeafGuard<'a, M, G> {
     ) where
         M: 'b,
     {
-        // SAFETY: as in `begin_migration`.
+        assert!(
+            matches!(self.mapped(), MappedLeaf::Migration(..)),
+            "the end of a migration of what is there"
+        );
+        let unowned = Unowned(self);
+        let leaf = &mut *unowned.0;
+        // SAFETY: as in `begin_migration`; if none of the stores below comes, `Unowned` empties the entry.
         let ClearedLeaf::Migration(hold, bits) =
-            (unsafe { ClearedLeaf::from_entry(self.frames(), self.get()) })
+            (unsafe { ClearedLeaf::from_entry(leaf.frames(), leaf.get()) })
         else {
-            panic!("the end of a migration of what is there")
+            unreachable!("it was a migration entry, and is locked")
         };
         match arrive(hold, bits) {
-            (Arrived::Exclusive(folio), says) => self.put(folio, says),
-            (Arrived::Shared(folio), says) => self.put(folio, says),
+            (Arrived::Exclusive(folio), says) => leaf.put(folio, says),
+            (Arrived::Shared(folio), says) => leaf.put(folio, says),
         }
+        core::mem::forget(unowned);
     }
 
     /// Replaces what it says, which no CPU uses: what that owned has become `owner`'s.
@@ -86,5 +94,15 @@ impl<'a, M: Machine, G: StableVma<M>> LeafGuard<'a, M, G> {
         // Release: the pages' contents come before their mapping. A plain store: the hardware sets no bits of
         // what traps.
         self.place().word.store(M::Arch::encode_entry(entry, 1), Ordering::Release);
+    }
+}
+
+/// An entry whose owner somebody else has. Empties the entry if it drops: then a panic has dropped the owner,
+/// and the entry is not to own the same once more.
+struct Unowned<'g, 'a, M: Machine, G: StableVma<M>>(&'g mut LeafGuard<'a, M, G>);
+
+impl<M: Machine, G: StableVma<M>> Drop for Unowned<'_, '_, M, G> {
+    fn drop(&mut self) {
+        drop(self.0.empty());
     }
 }

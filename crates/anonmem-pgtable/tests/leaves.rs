@@ -217,8 +217,8 @@ fn permissions_change_whole_and_only_an_owner_may_write() {
         assert!(leaf.change_protection(Protection::RW).is_empty());
         let writes = |leaf: &LeafGuard<'_, M, Mmap>| matches!(leaf.get(), Entry::Leaf(l) if l.prot.write);
         assert!(!writes(&leaf), "a clean leaf waits for the next write");
-        assert!(leaf.upgrade(anonmem_pgtable::Dirty::Yes) && writes(&leaf));
-        assert!(!leaf.upgrade(anonmem_pgtable::Dirty::Yes), "that was spurious");
+        assert!(leaf.upgrade(anonmem_pgtable::Writes::Yes) && writes(&leaf));
+        assert!(!leaf.upgrade(anonmem_pgtable::Writes::Yes), "that was spurious");
         assert_eq!(leaf.change_protection(Protection::NONE), leaf.range());
         assert!(leaf.change_protection(Protection::RW).is_empty() && writes(&leaf), "a dirty one does not");
         drop(leaf);
@@ -251,13 +251,35 @@ fn a_leaf_goes_to_a_migration_entry_and_back() {
 }
 
 #[test]
+fn a_migration_that_panics_counts_once() {
+    World::run(|w| {
+        let head = w.install(AT, RW);
+        let page = w.frames.try_get(head).unwrap();
+        let panics = |f: &mut dyn FnMut()| {
+            let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(f));
+            assert!(caught.is_err(), "that was to panic");
+        };
+        let arrives_nowhere = || w.leaf(&w.space, AT).end_migration(|_, _| panic!("nothing has arrived"));
+        panics(&mut || arrives_nowhere());
+        assert_eq!(w.counts(head), (PAGES, 1, 1), "it was a leaf, and is one");
+        w.leaf(&w.space, AT).begin_migration().unwrap();
+        panics(&mut || _ = w.leaf(&w.space, AT).begin_migration());
+        assert_eq!(w.counts(head), (PAGES, 1, 0), "it migrates, and does");
+        panics(&mut || arrives_nowhere());
+        assert_eq!(w.counts(head), (0, 0, 0), "what the entry owned has gone, once");
+        assert!(w.space.walk(&w.frames, &Mmap, AT).is_none_or(|found| !matches!(found, Walked::Leaf(_))));
+        drop(page);
+    });
+}
+
+#[test]
 fn pages_of_a_leaf_are_pinned_without_a_lock_unless_it_is_shared() {
     World::run(|w| {
         let head = w.install(AT, RW);
         let nodes = anonmem_frame::PinNodes::new(&w.frames);
         let range = VaRange::new(AT.page_after(5), AT.page_after(45));
         let pin = |access| {
-            let mut pins = anonmem_frame::PinList::new(&w.frames, &nodes);
+            let mut pins = anonmem_frame::PinList::new(&w.frames, &nodes, access);
             pins.reserve(40).unwrap();
             // SAFETY: the tables of this world wait for this domain.
             let end =
