@@ -36,7 +36,7 @@ pub use machine::{
     SourceId, Sources, SwapIo,
 };
 pub use page_hash::PageHash;
-pub use probe::{LockMode, NoProbe, Probe};
+pub use probe::{LockKind, NoProbe, Probe};
 pub use pte::{
     Entry, EntryBits, Marker, MigrationBits, MigrationKind, Present, Protection, Pte, Sharing, SoftLeaf,
     SwapBits, SwapEntry,

@@ -8,7 +8,7 @@ use core::sync::atomic::Ordering;
 
 /// How a lock is held.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum LockMode {
+pub enum LockKind {
     /// By one.
     Exclusive,
     /// By many readers.
@@ -69,17 +69,17 @@ pub trait Probe: Send + Sync + 'static {
 
     /// About to take a lock; returns when it is free for `mode`. Only called if [`ACTIVE`](Self::ACTIVE).
     #[track_caller]
-    fn lock(_at: usize, _mode: LockMode) {}
+    fn lock(_at: usize, _mode: LockKind) {}
 
     /// About to try a lock: whether it is to be had. Only called if [`ACTIVE`](Self::ACTIVE).
     #[track_caller]
-    fn try_lock(_at: usize, _mode: LockMode) -> bool {
+    fn try_lock(_at: usize, _mode: LockKind) -> bool {
         true
     }
 
     /// About to release a lock. Only called if [`ACTIVE`](Self::ACTIVE).
     #[track_caller]
-    fn unlock(_at: usize, _mode: LockMode) {}
+    fn unlock(_at: usize, _mode: LockKind) {}
 
     /// About to wait for `ready`; returns when it holds. Only called if [`ACTIVE`](Self::ACTIVE).
     #[track_caller]

@@ -22,7 +22,7 @@ use crate::{
     scenario::Scenario,
     sim::SimProbe,
 };
-use anonmem_hal::{LockMode, Probe, Sched};
+use anonmem_hal::{LockKind, Probe, Sched};
 use anonmem_sync::{Atomic, Ordering, fence, spin_until};
 use core::cell::{Cell, RefCell};
 use std::{collections::BTreeSet, rc::Rc};
@@ -46,11 +46,11 @@ pub enum Instr {
     /// A fence.
     Fence(Ordering),
     /// Runs the instructions with a lock held.
-    Locked(usize, LockMode, Vec<Instr>),
+    Locked(usize, LockKind, Vec<Instr>),
     /// Runs the instructions if a lock is to be had; a register says whether.
-    Try(usize, LockMode, Vec<Instr>),
+    Try(usize, LockKind, Vec<Instr>),
     /// Tries a lock until it is to be had, spins in between, and runs the instructions with it held.
-    Spin(usize, LockMode, Vec<Instr>),
+    Spin(usize, LockKind, Vec<Instr>),
     /// Waits until a word is not zero.
     WaitFor(usize),
     /// Waits until the first word is not zero or the second one is; the condition looks at the second only if

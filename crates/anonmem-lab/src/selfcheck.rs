@@ -16,7 +16,7 @@ use crate::{
     memory::Model,
     scenario::Program,
 };
-use anonmem_hal::LockMode;
+use anonmem_hal::LockKind;
 use anonmem_sync::Ordering;
 use std::{
     collections::HashSet,
@@ -162,7 +162,7 @@ fn random_instr(rng: &mut Rng, vars: usize, model: Model, nest: bool) -> (Instr,
     let load_order = [Ordering::Relaxed, Ordering::Acquire, Ordering::SeqCst][rng.below(3)];
     let store_order = [Ordering::Relaxed, Ordering::Release, Ordering::SeqCst][rng.below(3)];
     let lock = rng.below(LOCKS);
-    let mode = if rng.below(2) == 0 { LockMode::Exclusive } else { LockMode::Shared };
+    let mode = if rng.below(2) == 0 { LockKind::Exclusive } else { LockKind::Shared };
     match rng.below(if nest { 16 } else { 8 }) {
         0..=2 => (Instr::Load(var, load_order), 1),
         3..=4 => (Instr::Store(var, value, store_order), 1),
@@ -193,7 +193,7 @@ fn random_body(rng: &mut Rng, vars: usize, model: Model) -> (Vec<Instr>, usize) 
         0 => (Vec::new(), 0),
         // Two locks, in either order: some programs deadlock.
         1 => {
-            let mode = if rng.below(2) == 0 { LockMode::Exclusive } else { LockMode::Shared };
+            let mode = if rng.below(2) == 0 { LockKind::Exclusive } else { LockKind::Shared };
             let (inner, cost) = random_instr(rng, vars, model, false);
             (vec![Instr::Locked(rng.below(LOCKS), mode, vec![inner])], cost + 2)
         }

@@ -153,13 +153,6 @@ impl<'a, M: Machine, G: StableVma<M>> PteGuard<'a, M, G> {
         unsafe { Cleared::from_bits(self.table.frames, raw) }
     }
 
-    /// Removes write permission from a present entry. The caller owes the TLB a flush if it was writable.
-    #[doc(alias = "ptep_set_wrprotect")]
-    #[inline(always)]
-    pub fn write_protect(&mut self, va: Va) {
-        self.change_bits(va, M::Arch::pte_wrprotect);
-    }
-
     /// Clears the accessed bit of a present entry and returns what it was. Without a flush: a translation
     /// that is cached may hide later accesses, which costs precision and nothing else.
     #[doc(alias = "ptep_clear_young_notify")]
@@ -361,13 +354,13 @@ impl<M: Machine, G: CanInstall<M>> PteGuard<'_, M, G> {
     /// Returns whether anything changed; if not, the fault was spurious.
     #[doc(alias = "ptep_set_access_flags")]
     #[inline]
-    pub fn upgrade(&mut self, va: Va, dirty_and_writable: Dirty) -> bool {
-        if dirty_and_writable == Dirty::Yes {
+    pub fn upgrade(&mut self, va: Va, writes: Writes) -> bool {
+        if writes == Writes::Yes {
             anonmem_hal::debug_check!(M, matches!(self.mapped(va), Mapped::Exclusive(..) | Mapped::Shm(_)));
         }
-        let (old, new) = match dirty_and_writable {
-            Dirty::Yes => self.change_bits(va, M::Arch::pte_mkwritten),
-            Dirty::No => self.change_bits(va, M::Arch::pte_mkyoung),
+        let (old, new) = match writes {
+            Writes::Yes => self.change_bits(va, M::Arch::pte_mkwritten),
+            Writes::No => self.change_bits(va, M::Arch::pte_mkyoung),
         };
         old != new
     }
@@ -411,9 +404,9 @@ impl<M: Machine, G: StableVma<M>> Vacancy<'_, '_, M, G> {
     pub fn leave_empty(self) {}
 }
 
-/// Whether an access writes.
+/// Whether an access writes: an entry that it upgrades becomes dirty and writable, and not only accessed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Dirty {
+pub enum Writes {
     /// It writes.
     Yes,
     /// It only reads.

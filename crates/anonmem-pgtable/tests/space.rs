@@ -7,7 +7,7 @@ use common::{M, Mmap, World};
 use anonmem_frame::{FolioOwner, RawHandle};
 use anonmem_hal::{CpuId, Order, Protection, Pte, Va, VaRange};
 use anonmem_pgtable::{
-    AddressSpace, Attrs, Cleared, Dirty, Mapped, MmuGather, NotShared, PteGuard, Teardown,
+    AddressSpace, Attrs, Cleared, Mapped, MmuGather, NotShared, PteGuard, Teardown, Writes,
 };
 
 const RW: Attrs = Attrs { prot: Protection::RW, young: true, dirty: true, uffd_wp: false };
@@ -147,10 +147,10 @@ fn a_snapshot_that_still_matches_leads_back() {
         let mut entries = w.lock(va).unlock(va).lock_if_same().expect("nothing changed");
         assert!(entries.test_and_clear_young(va));
         let snapshot = entries.unlock(va);
-        assert!(w.lock(va).upgrade(va, Dirty::No), "the accessed bit comes back");
+        assert!(w.lock(va).upgrade(va, Writes::No), "the accessed bit comes back");
         let entries = snapshot.lock_if_same().expect("accessed and dirty do not count");
         let snapshot = entries.unlock(va);
-        w.lock(va).write_protect(va);
+        w.lock(va).change_protection_range(VaRange::page(va), Protection::R);
         assert!(matches!(snapshot.lock_if_same(), Err(Pte::Present(p)) if !p.prot.write));
         w.end(VaRange::page(va));
     });
@@ -165,9 +165,9 @@ fn a_page_shared_by_fork_is_reused_when_it_is_alone_again() {
         let to = w.space.table_alloc(&w.frames, &Mmap, child).unwrap();
         let mut from = w.lock(parent);
         let mut to = to.lock_nested();
+        from.change_protection_range(VaRange::page(parent), Protection::R);
         let Mapped::Exclusive(page, present) = from.mapped(parent) else { panic!("mapped exclusive") };
         let shared = page.try_dup().unwrap();
-        from.write_protect(parent);
         to.install(child, shared, Attrs::from(present.write_protected()));
         let Mapped::Shared(page, _) = from.mapped(parent) else { panic!("shared now") };
         assert_eq!(page.folio().counts().maps(), 2);

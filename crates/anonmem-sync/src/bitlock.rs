@@ -13,7 +13,7 @@ use crate::{
     lockdep::{self, Acquire},
     order::Level,
 };
-use anonmem_hal::{LockMode, Machine, Probe};
+use anonmem_hal::{LockKind, Machine, Probe};
 use core::{marker::PhantomData, sync::atomic::Ordering};
 
 /// A view of a word as a lock: bit `LOCKED` and bit `WAITERS`, the rest is left alone.
@@ -34,7 +34,7 @@ impl<'a, M: Machine, L: Level, const LOCKED: u32, const WAITERS: u32> BitLock<'a
     pub fn lock(self) -> BitGuard<'a, M, L, LOCKED, WAITERS> {
         lockdep::acquire::<M>(L::RANK, self.word.addr(), Acquire::Blocking);
         if M::Probe::ACTIVE {
-            M::Probe::lock(self.word.addr() + 1, LockMode::Exclusive);
+            M::Probe::lock(self.word.addr() + 1, LockKind::Exclusive);
         }
         // Acquire pairs with the Release of the previous holder's unlock.
         if self.word.raw_fetch_or(LOCKED, Ordering::Acquire) & LOCKED != 0 {
@@ -63,7 +63,7 @@ impl<'a, M: Machine, L: Level, const LOCKED: u32, const WAITERS: u32> BitLock<'a
     #[inline]
     #[track_caller]
     pub fn try_lock(self) -> Option<BitGuard<'a, M, L, LOCKED, WAITERS>> {
-        if M::Probe::ACTIVE && !M::Probe::try_lock(self.word.addr() + 1, LockMode::Exclusive) {
+        if M::Probe::ACTIVE && !M::Probe::try_lock(self.word.addr() + 1, LockKind::Exclusive) {
             return None;
         }
         // Acquire pairs with the Release of the previous holder's unlock.
@@ -89,7 +89,7 @@ impl<M: Machine, L: Level, const LOCKED: u32, const WAITERS: u32> Drop
     fn drop(&mut self) {
         lockdep::release::<M>(L::RANK, self.word.addr());
         if M::Probe::ACTIVE {
-            M::Probe::unlock(self.word.addr() + 1, LockMode::Exclusive);
+            M::Probe::unlock(self.word.addr() + 1, LockKind::Exclusive);
         }
         // Release pairs with the Acquire of the next holder.
         let old = self.word.raw_fetch_and(!(LOCKED | WAITERS), Ordering::Release);

@@ -16,7 +16,7 @@ use crate::{
     lockdep::{self, Acquire},
     order::Level,
 };
-use anonmem_hal::{LockMode, Machine, Probe};
+use anonmem_hal::{LockKind, Machine, Probe};
 use core::{
     cell::UnsafeCell,
     fmt,
@@ -51,7 +51,7 @@ impl<M: Machine, L: Level, T> RwSem<M, L, T> {
     pub fn read(&self) -> RwSemReadGuard<'_, M, L, T> {
         lockdep::acquire::<M>(L::RANK, self.state.addr(), Acquire::Blocking);
         if M::Probe::ACTIVE {
-            M::Probe::lock(self.state.addr(), LockMode::Shared);
+            M::Probe::lock(self.state.addr(), LockKind::Shared);
         }
         if !self.try_add_reader() {
             self.read_slow();
@@ -63,7 +63,7 @@ impl<M: Machine, L: Level, T> RwSem<M, L, T> {
     #[inline]
     #[track_caller]
     pub fn try_read(&self) -> Option<RwSemReadGuard<'_, M, L, T>> {
-        if M::Probe::ACTIVE && !M::Probe::try_lock(self.state.addr(), LockMode::Shared) {
+        if M::Probe::ACTIVE && !M::Probe::try_lock(self.state.addr(), LockKind::Shared) {
             return None;
         }
         self.try_add_reader().then(|| {
@@ -86,7 +86,7 @@ impl<M: Machine, L: Level, T> RwSem<M, L, T> {
         let rank = L::RANK + subclass;
         lockdep::acquire::<M>(rank, self.state.addr(), Acquire::Blocking);
         if M::Probe::ACTIVE {
-            M::Probe::lock(self.state.addr(), LockMode::Exclusive);
+            M::Probe::lock(self.state.addr(), LockKind::Exclusive);
         }
         // Acquire pairs with the Release of the previous holders' unlocks.
         if self.state.raw_compare_exchange(0, WRITER, Ordering::Acquire).is_err() {
@@ -99,7 +99,7 @@ impl<M: Machine, L: Level, T> RwSem<M, L, T> {
     #[inline]
     #[track_caller]
     pub fn try_write(&self) -> Option<RwSemWriteGuard<'_, M, L, T>> {
-        if M::Probe::ACTIVE && !M::Probe::try_lock(self.state.addr(), LockMode::Exclusive) {
+        if M::Probe::ACTIVE && !M::Probe::try_lock(self.state.addr(), LockKind::Exclusive) {
             return None;
         }
         // Acquire pairs with the Release of the previous holders' unlocks.
@@ -242,7 +242,7 @@ impl<M: Machine, L: Level, T> Drop for RwSemReadGuard<'_, M, L, T> {
     fn drop(&mut self) {
         lockdep::release::<M>(L::RANK, self.lock.state.addr());
         if M::Probe::ACTIVE {
-            M::Probe::unlock(self.lock.state.addr(), LockMode::Shared);
+            M::Probe::unlock(self.lock.state.addr(), LockKind::Shared);
         }
         self.lock.release_read();
     }
@@ -284,7 +284,7 @@ impl<M: Machine, L: Level, T> Drop for RwSemWriteGuard<'_, M, L, T> {
     fn drop(&mut self) {
         lockdep::release::<M>(self.rank, self.lock.state.addr());
         if M::Probe::ACTIVE {
-            M::Probe::unlock(self.lock.state.addr(), LockMode::Exclusive);
+            M::Probe::unlock(self.lock.state.addr(), LockKind::Exclusive);
         }
         self.lock.release_write();
     }

@@ -5,7 +5,7 @@ use crate::{
     lockdep::{self, Acquire},
     order::Level,
 };
-use anonmem_hal::{LockMode, Machine, Probe};
+use anonmem_hal::{LockKind, Machine, Probe};
 use core::{
     cell::UnsafeCell,
     fmt,
@@ -43,7 +43,7 @@ impl<M: Machine, L: Level> RawSpin<M, L> {
         let rank = L::RANK + subclass;
         lockdep::acquire::<M>(rank, self.word.addr(), Acquire::Blocking);
         if M::Probe::ACTIVE {
-            M::Probe::lock(self.word.addr(), LockMode::Exclusive);
+            M::Probe::lock(self.word.addr(), LockKind::Exclusive);
         }
         // Acquire pairs with the Release store of the previous holder's unlock.
         if self.word.raw_compare_exchange(0, 1, Ordering::Acquire).is_err() {
@@ -73,7 +73,7 @@ impl<M: Machine, L: Level> RawSpin<M, L> {
     #[inline]
     #[track_caller]
     pub fn try_lock(&self) -> Option<RawSpinGuard<'_, M, L>> {
-        if M::Probe::ACTIVE && !M::Probe::try_lock(self.word.addr(), LockMode::Exclusive) {
+        if M::Probe::ACTIVE && !M::Probe::try_lock(self.word.addr(), LockKind::Exclusive) {
             return None;
         }
         // Acquire pairs with the Release store of the previous holder's unlock.
@@ -85,7 +85,7 @@ impl<M: Machine, L: Level> RawSpin<M, L> {
     /// Takes the lock if it is free, for whoever takes so many that the checker has no room for them. That
     /// they are only tried exempts them from the order.
     pub fn try_lock_unnoted(&self) -> bool {
-        if M::Probe::ACTIVE && !M::Probe::try_lock(self.word.addr(), LockMode::Exclusive) {
+        if M::Probe::ACTIVE && !M::Probe::try_lock(self.word.addr(), LockKind::Exclusive) {
             return false;
         }
         // Acquire: as in `try_lock`.
@@ -98,7 +98,7 @@ impl<M: Machine, L: Level> RawSpin<M, L> {
     /// The caller has taken it with [`try_lock_unnoted`](Self::try_lock_unnoted).
     pub unsafe fn unlock_unnoted(&self) {
         if M::Probe::ACTIVE {
-            M::Probe::unlock(self.word.addr(), LockMode::Exclusive);
+            M::Probe::unlock(self.word.addr(), LockKind::Exclusive);
         }
         // Release: as when a guard drops.
         self.word.raw_store(0, Ordering::Release);
@@ -128,7 +128,7 @@ impl<M: Machine, L: Level> Drop for RawSpinGuard<'_, M, L> {
     fn drop(&mut self) {
         lockdep::release::<M>(self.rank, self.lock.word.addr());
         if M::Probe::ACTIVE {
-            M::Probe::unlock(self.lock.word.addr(), LockMode::Exclusive);
+            M::Probe::unlock(self.lock.word.addr(), LockKind::Exclusive);
         }
         // Release pairs with the Acquire of the next holder.
         self.lock.word.raw_store(0, Ordering::Release);

@@ -28,15 +28,16 @@
 //! | an array that two tasks fill | panics | `anonmem-frame`: `an_array_is_filled_once` |
 //! | a walk without locks in the read section of another domain | does not compile | `anonmem-pgtable`: `fail_pin_in_any_section` |
 //! | a new folio that two tasks write to | does not compile | `anonmem-pgtable`: `fail_share_new_folio` |
-//! | the zero page written through a pin | panics | [`a_pin_writes_to_what_it_has`] |
+//! | the zero page, or one that was pinned to be read, written through a pin | panics | [`a_pin_writes_to_what_it_has`] |
 //! | a page read from a device that belongs to somebody | panics | `anonmem-frame`: `only_a_new_page_is_read_from_a_device` |
 //! | a page zeroed that is no object's | panics | [`a_lock_forges_no_place`] |
+//! | a page given to a stable node that is made up | nothing merges with it; it is found nowhere, and ends with its mappings | [`a_node_that_is_made_up_has_nothing`] |
 //!
 //! Whoever has the machine may read its frames, as whoever has the kernel may.
 #![forbid(unsafe_code)]
 
 use anonmem::{
-    Config, Error, MapBacking, MmapRequest, PAGE_SIZE, PinFlags, Prot, ShmId, Va, VaRange, Vm,
+    Advice, Config, Error, MapBacking, MmapRequest, PAGE_SIZE, PinFlags, Prot, ShmId, Va, VaRange, Vm,
     hal::{Order, Pfn, PhysMem, SwapEntry},
 };
 use anonmem_frame::{FolioOwner, RawHandle};
@@ -129,6 +130,12 @@ fn a_pin_writes_to_what_it_has() {
     let pinned = mm.pin(range, PinFlags::empty()).unwrap();
     assert!(panics(&|| pinned.write(at, &[7])), "the zero page");
     drop(pinned);
+    mm.store(at, 7).unwrap();
+    let child = mm.fork().unwrap();
+    let pinned = mm.pin(range, PinFlags::empty()).unwrap();
+    assert!(panics(&|| pinned.write(at, &[8])), "a page that others share, pinned to be read");
+    assert_eq!(child.load(at).unwrap(), 7);
+    drop((pinned, child));
     let pinned = mm.pin(range, PinFlags::WRITE).unwrap();
     pinned.write(Va(at.0 + P - 1), &[0, 9]);
     assert!(panics(&|| pinned.write(Va(at.0 + 2 * P - 1), &[1, 1])), "beyond its end");
@@ -149,4 +156,42 @@ fn pages_go_back_to_their_own_manager() {
     drop(object);
     vm.validate().unwrap();
     other.validate().unwrap();
+}
+
+#[test]
+fn a_node_that_is_made_up_has_nothing() {
+    let vm = Vm::new(VecMachine::new(256), Config::default()).unwrap();
+    vm.swap_on(0, 64, 0).unwrap();
+    let mm = vm.new_mm().unwrap();
+    let at = mm.mmap(MmapRequest::anonymous(4 * P, Prot::READ | Prot::WRITE)).unwrap();
+    let page = |n: u64| Va(at.0 + n * P);
+    let all = VaRange { start: at, end: page(4) };
+    mm.madvise(at, 4 * P, Advice::Mergeable).unwrap();
+    // There are nodes, and slots of nodes that have gone.
+    (0..4).for_each(|n| mm.store(page(n), 7 + (n & 1)).unwrap());
+    (0..4).for_each(|_| _ = vm.ksm_scan(256).unwrap());
+    assert_eq!(vm.ksm_stats().pages_shared, 2, "two nodes");
+    mm.store(page(1), 1).unwrap();
+    mm.store(page(3), 1).unwrap();
+    for made_up in (1..256 * 64).filter_map(RawHandle::new) {
+        mm.store(page(0), 5).unwrap();
+        let frame = mm.pagemap(page(0)).pfn.expect("just written");
+        let folio = || vm.frames().try_get(frame).expect("mapped");
+        folio().lock().give_to_node(made_up);
+        let child = mm.fork().unwrap();
+        child.store(page(0), 6).unwrap();
+        drop(child);
+        let _ = vm.migrate_folio(folio());
+        let _ = vm.reclaim_folio(folio());
+        mm.madvise(at, P, Advice::PageOut).unwrap();
+        mm.mprotect(all, Prot::READ).unwrap();
+        mm.mprotect(all, Prot::READ | Prot::WRITE).unwrap();
+        vm.ksm_scan(256).unwrap();
+        assert_eq!(mm.load(page(0)).unwrap(), 5, "{made_up:?}");
+        mm.madvise(at, P, Advice::DontNeed).unwrap();
+    }
+    vm.ksm_unmerge_all().unwrap();
+    drop(mm);
+    vm.validate().unwrap();
+    assert_eq!(vm.stats().user, 0);
 }

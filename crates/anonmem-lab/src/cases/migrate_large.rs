@@ -5,7 +5,7 @@ use super::{
     Case, Extent, Mutant, Run,
     kernel::{Kernel, P, boxed, page, pages, scenario},
 };
-use crate::{Model, Scenario};
+use crate::{Model, Program, Scenario};
 use anonmem::{Advice, Event, FolioMode, FolioPolicy, LockMode, PinFlags, Prot, RemapFlags, Unpin};
 use anonmem_hal::Order;
 
@@ -48,6 +48,25 @@ fn moving(name: &str, world: impl Fn() -> Kernel + 'static) -> Scenario<Kernel> 
     })
 }
 
+/// The folio moves, and a thread of the program stores to page 1 and to `other` of its `pages`.
+fn stores_to_two(
+    name: &str,
+    world: impl Fn() -> Kernel + 'static,
+    (other, pages): (u64, u64),
+) -> Box<dyn Program> {
+    boxed(
+        moving(name, world)
+            .cpu("stores to two pages", move |k| {
+                assert_eq!(k.store(0, 1, 8), Ok(()));
+                assert_eq!(k.store(0, other, 9), Ok(()));
+            })
+            .check(move |k| {
+                settled(k, &[(0, 1, 8), (0, other, 9)])?;
+                in_order(k, pages)
+            }),
+    )
+}
+
 /// Page `n` of program `i` says `value`.
 fn finds(k: &Kernel, i: usize, n: u64, value: u64) -> Result<(), String> {
     match k.load(i, n) {
@@ -62,6 +81,12 @@ fn all_followed(k: &Kernel) -> Result<(), String> {
         0 => k.check(),
         n => Err(format!("{n} entries were left behind by the walk")),
     }
+}
+
+/// Pages of programs say what they are to, each given as (program, page, value), and no walk missed an entry.
+fn settled(k: &Kernel, pages: &[(usize, u64, u64)]) -> Result<(), String> {
+    pages.iter().try_for_each(|&(i, n, value)| finds(k, i, n, value))?;
+    all_followed(k)
 }
 
 /// The first `n` pages of program 0 are beside each other.
@@ -82,21 +107,7 @@ pub static RUN_FAULT: Case = Case {
     rule: "No store is lost, and each page is at its place in the folio.",
     mutants: &[Mutant::Patch { name: "migrate-run-mixes-pages", what: "two pages arrive in one frame" }],
     runs: BOUND,
-    program: |_| {
-        boxed(
-            moving("migrate-run-vs-fault", run)
-                .cpu("stores to two pages", |k| {
-                    assert_eq!(k.store(0, 1, 8), Ok(()));
-                    assert_eq!(k.store(0, 3, 9), Ok(()));
-                })
-                .check(|k| {
-                    finds(k, 0, 1, 8)?;
-                    finds(k, 0, 3, 9)?;
-                    in_order(k, 4)?;
-                    all_followed(k)
-                }),
-        )
-    },
+    program: |_| stores_to_two("migrate-run-vs-fault", run, (3, 4)),
 };
 
 /// The page of the case.
@@ -119,10 +130,8 @@ pub static RUN_ZAP: Case = Case {
                     assert_eq!(k.load(1, 1), Ok(7));
                 })
                 .check(|k| {
-                    finds(k, 0, 1, 7)?;
-                    finds(k, 1, 1, 7)?;
-                    in_order(k, 4)?;
-                    all_followed(k)
+                    settled(k, &[(0, 1, 7), (1, 1, 7)])?;
+                    in_order(k, 4)
                 }),
         )
     },
@@ -146,21 +155,7 @@ pub static LEAF_FAULT: Case = Case {
         },
     ],
     runs: BOUND,
-    program: |_| {
-        boxed(
-            moving("migrate-leaf-vs-fault", leaf)
-                .cpu("stores to two pages", |k| {
-                    assert_eq!(k.store(0, 1, 8), Ok(()));
-                    assert_eq!(k.store(0, 6, 9), Ok(()));
-                })
-                .check(|k| {
-                    finds(k, 0, 1, 8)?;
-                    finds(k, 0, 6, 9)?;
-                    in_order(k, 8)?;
-                    all_followed(k)
-                }),
-        )
-    },
+    program: |_| stores_to_two("migrate-leaf-vs-fault", leaf, (6, 8)),
 };
 
 /// The page of the case.
@@ -182,11 +177,7 @@ pub static LEAF_FORK: Case = Case {
                     k.fork(0, 1, &[1]).expect("frames");
                     assert_eq!(k.store(0, 1, 8), Ok(()));
                 })
-                .check(|k| {
-                    finds(k, 0, 1, 8)?;
-                    finds(k, 1, 1, 7)?;
-                    all_followed(k)
-                }),
+                .check(|k| settled(k, &[(0, 1, 8), (1, 1, 7)])),
         )
     },
 };
@@ -210,11 +201,7 @@ pub static LEAF_SPLIT: Case = Case {
                     k.madvise(0, 3, Advice::DontNeed);
                     assert_eq!(k.load(0, 1), Ok(7));
                 })
-                .check(|k| {
-                    finds(k, 0, 1, 7)?;
-                    finds(k, 0, 3, 0)?;
-                    all_followed(k)
-                }),
+                .check(|k| settled(k, &[(0, 1, 7), (0, 3, 0)])),
         )
     },
 };
@@ -272,10 +259,7 @@ pub static LEAF_MINCORE: Case = Case {
                     k.mm(0).mincore(page(1), P, &mut |is| there = Some(is)).expect("it is mapped");
                     assert_eq!(there, Some(true), "a page is not in memory while it moves");
                 })
-                .check(|k| {
-                    finds(k, 0, 1, 7)?;
-                    all_followed(k)
-                }),
+                .check(|k| settled(k, &[(0, 1, 7)])),
         )
     },
 };
@@ -299,10 +283,7 @@ pub static LEAF_PROTECT: Case = Case {
                     k.mm(0).mprotect(pages(0, 8), Prot::READ).expect("no memory is needed");
                     assert!(k.store(0, 1, 9).is_err(), "a store to what may not be written");
                 })
-                .check(|k| {
-                    finds(k, 0, 1, 7)?;
-                    all_followed(k)
-                }),
+                .check(|k| settled(k, &[(0, 1, 7)])),
         )
     },
 };
@@ -328,10 +309,7 @@ pub static LEAF_REMAP: Case = Case {
                     assert_eq!(k.load(0, 17), Ok(7));
                     assert_eq!(k.store(0, 17, 8), Ok(()));
                 })
-                .check(|k| {
-                    finds(k, 0, 17, 8)?;
-                    all_followed(k)
-                }),
+                .check(|k| settled(k, &[(0, 17, 8)])),
         )
     },
 };

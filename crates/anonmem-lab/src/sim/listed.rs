@@ -4,7 +4,7 @@ use crate::{
     accesses::Touch,
     explorer::engine::{Engine, Phase, phase, with},
 };
-use anonmem_hal::LockMode;
+use anonmem_hal::LockKind;
 use core::panic::Location;
 
 /// Notes an access of a CPU whose accesses are being listed.
@@ -24,9 +24,9 @@ pub(super) fn observe_interrupt() {
     }
 }
 
-pub(super) const fn lock_touch(mode: LockMode) -> Touch {
+pub(super) const fn lock_touch(mode: LockKind) -> Touch {
     match mode {
-        LockMode::Exclusive => Touch::Lock,
-        LockMode::Shared => Touch::LockShared,
+        LockKind::Exclusive => Touch::Lock,
+        LockKind::Shared => Touch::LockShared,
     }
 }

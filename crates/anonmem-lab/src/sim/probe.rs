@@ -14,7 +14,7 @@ use crate::{
     memory::{By, Model, View, frames::FrameRace, sc},
     trace::{Action, Event},
 };
-use anonmem_hal::{LockMode, Probe};
+use anonmem_hal::{LockKind, Probe};
 use core::{panic::Location, sync::atomic::Ordering};
 
 /// Hands every access to the explorer of this thread. Outside an execution accesses pass through.
@@ -220,17 +220,17 @@ impl Probe for SimProbe {
     }
 
     #[track_caller]
-    fn lock(at: usize, mode: LockMode) {
+    fn lock(at: usize, mode: LockKind) {
         lock(at, mode, Location::caller());
     }
 
     #[track_caller]
-    fn try_lock(at: usize, mode: LockMode) -> bool {
+    fn try_lock(at: usize, mode: LockKind) -> bool {
         try_lock(at, mode, Location::caller())
     }
 
     #[track_caller]
-    fn unlock(at: usize, mode: LockMode) {
+    fn unlock(at: usize, mode: LockKind) {
         unlock(at, mode, Location::caller());
     }
 
@@ -499,20 +499,20 @@ fn plain(at: usize, write: bool, caller: &'static Location<'static>) {
     }
 }
 
-fn kind(mode: LockMode, exclusive: Kind, shared: Kind) -> Kind {
+fn kind(mode: LockKind, exclusive: Kind, shared: Kind) -> Kind {
     match mode {
-        LockMode::Exclusive => exclusive,
-        LockMode::Shared => shared,
+        LockKind::Exclusive => exclusive,
+        LockKind::Shared => shared,
     }
 }
 
 /// Takes the lock at `at`; the CPU waits until it is free.
-pub(crate) fn lock(at: usize, mode: LockMode, caller: &'static Location<'static>) {
+pub(crate) fn lock(at: usize, mode: LockKind, caller: &'static Location<'static>) {
     if !running() {
         return unevaluable(at, lock_touch(mode), caller);
     }
     let (queues, checked) = with(|e| (e.objects.queues(at), is_checked(e, at)));
-    if mode == LockMode::Shared && !checked {
+    if mode == LockKind::Shared && !checked {
         // Whether somebody waits for it while reading is not known.
         with(|e| e.objects.queue(at));
     }
@@ -520,7 +520,7 @@ pub(crate) fn lock(at: usize, mode: LockMode, caller: &'static Location<'static>
     loop {
         let turn = turn(kind(mode, exclusive, Kind::LockShared), at, Ordering::Relaxed, None, caller);
         let taken = with(|e| {
-            let taken = !queues || mode == LockMode::Shared || attempt(e, turn.id);
+            let taken = !queues || mode == LockKind::Shared || attempt(e, turn.id);
             if taken {
                 acquired(e, turn, at, mode);
             }
@@ -552,10 +552,10 @@ fn attempt(e: &mut Engine, lock: u32) -> bool {
     free
 }
 
-fn kind_word(mode: LockMode, exclusive: &str, shared: &str) -> String {
+fn kind_word(mode: LockKind, exclusive: &str, shared: &str) -> String {
     match mode {
-        LockMode::Exclusive => exclusive.into(),
-        LockMode::Shared => shared.into(),
+        LockKind::Exclusive => exclusive.into(),
+        LockKind::Shared => shared.into(),
     }
 }
 
@@ -588,12 +588,12 @@ pub(crate) fn ended() {
     }
 }
 
-fn acquired(e: &mut Engine, turn: Turn, at: usize, mode: LockMode) {
+fn acquired(e: &mut Engine, turn: Turn, at: usize, mode: LockKind) {
     let me = e.current;
     let object = e.objects.touch(turn.id);
     match mode {
-        LockMode::Exclusive => object.writer = me as u8 + 1,
-        LockMode::Shared => {
+        LockKind::Exclusive => object.writer = me as u8 + 1,
+        LockKind::Shared => {
             object.readers += 1;
             e.cpus[me].reading.push(at);
         }
@@ -603,13 +603,13 @@ fn acquired(e: &mut Engine, turn: Turn, at: usize, mode: LockMode) {
         return;
     }
     let mut known: View = object.unlocked;
-    if mode == LockMode::Exclusive {
+    if mode == LockKind::Exclusive {
         known.join(&object.unlocked_shared);
     }
     e.cpus[me].views.now.join(&known);
 }
 
-fn try_lock(at: usize, mode: LockMode, caller: &'static Location<'static>) -> bool {
+fn try_lock(at: usize, mode: LockKind, caller: &'static Location<'static>) -> bool {
     if !running() {
         unevaluable(at, lock_touch(mode), caller);
         return true;
@@ -618,7 +618,7 @@ fn try_lock(at: usize, mode: LockMode, caller: &'static Location<'static>) -> bo
     let spurious = with(|e| e.inject.try_lock) && inject(2) == 1;
     with(|e| {
         let object = e.objects.touch(turn.id);
-        let free = object.writer == 0 && !object.queued && (mode == LockMode::Shared || object.readers == 0);
+        let free = object.writer == 0 && !object.queued && (mode == LockKind::Shared || object.readers == 0);
         let version = object.version;
         let taken = free && !spurious;
         if taken {
@@ -643,7 +643,7 @@ fn try_lock(at: usize, mode: LockMode, caller: &'static Location<'static>) -> bo
 }
 
 /// Releases the lock at `at`.
-pub(crate) fn unlock(at: usize, mode: LockMode, caller: &'static Location<'static>) {
+pub(crate) fn unlock(at: usize, mode: LockKind, caller: &'static Location<'static>) {
     if !running() {
         if phase() == Phase::Observed {
             return observe(at, Touch::Unlock, caller);
@@ -656,18 +656,18 @@ pub(crate) fn unlock(at: usize, mode: LockMode, caller: &'static Location<'stati
     let turn = turn(kind(mode, Kind::Unlock, shared), at, Ordering::Relaxed, None, caller);
     with(|e| {
         let (now, me) = (e.now(), e.current);
-        if mode == LockMode::Shared
+        if mode == LockKind::Shared
             && let Some(place) = e.cpus[me].reading.iter().rposition(|lock| *lock == at)
         {
             e.cpus[me].reading.remove(place);
         }
         let object = e.objects.touch(turn.id);
         match mode {
-            LockMode::Exclusive => {
+            LockKind::Exclusive => {
                 object.writer = 0;
                 object.unlocked = now;
             }
-            LockMode::Shared => {
+            LockKind::Shared => {
                 object.readers -= 1;
                 object.unlocked_shared.join(&now);
             }
@@ -678,8 +678,8 @@ pub(crate) fn unlock(at: usize, mode: LockMode, caller: &'static Location<'stati
         // readers are none, and have no order among themselves that a version could stand for.
         let version = object.version;
         match mode {
-            LockMode::Exclusive => e.cpus[me].spin.renew(turn.id, version),
-            LockMode::Shared => e.cpus[me].spin.add_unknown(),
+            LockKind::Exclusive => e.cpus[me].spin.renew(turn.id, version),
+            LockKind::Shared => e.cpus[me].spin.add_unknown(),
         }
         e.record(|e| Event::new(e, Some(at), "", Action::Word("unlock".into()), caller));
         e.tick();

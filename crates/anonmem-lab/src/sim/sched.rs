@@ -19,7 +19,7 @@ use crate::{
     limits::address,
     trace::{Action, Event},
 };
-use anonmem_hal::{CpuId, HeldLocks, LockMode, Sched};
+use anonmem_hal::{CpuId, HeldLocks, LockKind, Sched};
 use core::{panic::Location, sync::atomic::Ordering};
 
 // SAFETY: the explorer runs one coroutine of a CPU at a time, and switches only where they ask it to.
@@ -40,16 +40,16 @@ unsafe impl Sched for Sim {
         }
         let at = Location::caller();
         let queue = address::queue(key);
-        probe::lock(queue, LockMode::Exclusive, at);
+        probe::lock(queue, LockKind::Exclusive, at);
         if !keep_waiting() {
-            return probe::unlock(queue, LockMode::Exclusive, at);
+            return probe::unlock(queue, LockKind::Exclusive, at);
         }
         with(|e| {
             let me = e.current;
             e.cpus[me].parked = Some(key);
             e.cpus[me].woken = false;
         });
-        probe::unlock(queue, LockMode::Exclusive, at);
+        probe::unlock(queue, LockKind::Exclusive, at);
         if with(|e| e.inject.wake_up) && misfortune("wakes up for no reason") {
             return leave_queue(queue, at);
         }
@@ -72,7 +72,7 @@ unsafe impl Sched for Sim {
         }
         let at = Location::caller();
         let queue = address::queue(key);
-        probe::lock(queue, LockMode::Exclusive, at);
+        probe::lock(queue, LockKind::Exclusive, at);
         for woken in 0..n {
             let Some(cpu) = one_parked(key, n - woken) else { break };
             let flag = turn(Kind::Rmw, address::WAKE + cpu, Ordering::Relaxed, None, at);
@@ -87,7 +87,7 @@ unsafe impl Sched for Sim {
                 e.tick();
             });
         }
-        probe::unlock(queue, LockMode::Exclusive, at);
+        probe::unlock(queue, LockKind::Exclusive, at);
     }
 
     /// Waits until something that this CPU has read since its last turn changes.
@@ -172,10 +172,10 @@ fn suspect_private(e: &mut Engine) {
 
 /// A task that woke up for no reason leaves the queue, unless it has been woken meanwhile.
 fn leave_queue(queue: usize, at: &'static Location<'static>) {
-    probe::lock(queue, LockMode::Exclusive, at);
+    probe::lock(queue, LockKind::Exclusive, at);
     with(|e| {
         let me = e.current;
         e.cpus[me].parked = None;
     });
-    probe::unlock(queue, LockMode::Exclusive, at);
+    probe::unlock(queue, LockKind::Exclusive, at);
 }

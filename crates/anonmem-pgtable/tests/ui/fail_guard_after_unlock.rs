@@ -5,7 +5,7 @@ use anonmem_pgtable::{PteGuard, StableVma};
 
 fn late<M: Machine, G: StableVma<M>>(mut entries: PteGuard<'_, M, G>) {
     let _snapshot = entries.unlock(Va(0));
-    entries.write_protect(Va(0));
+    entries.clear_dirty(Va(0));
 }
 
 fn main() {}

@@ -32,7 +32,7 @@ use crate::{
 };
 use anonmem_frame::{FolioOwner, FolioRef, MapRun, NewFolio};
 use anonmem_hal::{Arch, FlushRange, Order, PAGE_SHIFT, Pte, Va, VaRange};
-use anonmem_pgtable::{Attrs, Batch, Cleared, Dirty, Mapped, PteGuard, PteTable, Teardown};
+use anonmem_pgtable::{Attrs, Batch, Cleared, Mapped, PteGuard, PteTable, Teardown, Writes};
 
 /// The largest order that a fault without a VMA lock zeroes: longer, and others wait for its read section.
 const MAX_SPECULATIVE: u8 = 4;
@@ -353,12 +353,12 @@ fn reuse_run<'a, M: Machine, G: FaultGuard<M>>(
     // Under a page-table lock it may only be tried; if it is taken, copying is always right.
     let Some(lock) = page.try_lock() else { return false };
     // Nothing is lost by it: CPUs that keep the read-only translation trap, and find the entry.
-    let writable = (fault.dirty() == Dirty::Yes).then(|| fault.flags.protection());
+    let writable = (fault.writes() == Writes::Yes).then(|| fault.flags.protection());
     if !entries.reuse_folio(fault.va, within, &lock, anon_vma.raw(), writable) {
         return false;
     }
     drop(lock);
-    entries.upgrade(fault.va, fault.dirty());
+    entries.upgrade(fault.va, fault.writes());
     fault.vm.count_folio(folio.order(), FolioEvent::ReuseRun);
     true
 }

@@ -24,12 +24,12 @@ use crate::{
 };
 use anonmem_frame::{FolioOwner, SharedWholeRef};
 use anonmem_hal::{Arch, Present, Va, VaRange};
-use anonmem_pgtable::{Deposit, Dirty, LeafGuard, LeafPlace, Locked, Mapped, MappedLeaf, Walked};
+use anonmem_pgtable::{Deposit, LeafGuard, LeafPlace, Locked, Mapped, MappedLeaf, Walked, Writes};
 
 /// What a leaf that traps needs.
 enum Verdict {
     /// Nothing but its bits: the access is allowed.
-    Bits(Dirty),
+    Bits(Writes),
     /// To become writable, or exclusive: the folio is the leaf's alone.
     Reuse,
     /// To become a table: others have the folio.
@@ -151,7 +151,7 @@ pub(super) fn do_leaf<'a, M: Machine, G: FaultGuard<M>>(
             Ok(FaultResult::Done)
         }
         Verdict::Reuse => {
-            leaf.upgrade(fault.dirty());
+            leaf.upgrade(fault.writes());
             // CPUs that keep the read-only translation trap, and find this leaf.
             fault.vm.count(Event::FaultCowReuse);
             Ok(FaultResult::Done)
@@ -210,10 +210,10 @@ fn judge<'a, M: Machine, G: FaultGuard<M>>(fault: &VmFault<'a, M, G>, leaf: &Lea
             }
         }
         MappedLeaf::Exclusive(..) => Verdict::Bits(match fault.access {
-            FaultAccess::Write => Dirty::Yes,
-            FaultAccess::Read | FaultAccess::Exec | FaultAccess::Unshare => Dirty::No,
+            FaultAccess::Write => Writes::Yes,
+            FaultAccess::Read | FaultAccess::Exec | FaultAccess::Unshare => Writes::No,
         }),
-        MappedLeaf::Shared(..) => Verdict::Bits(Dirty::No),
+        MappedLeaf::Shared(..) => Verdict::Bits(Writes::No),
     }
 }
 

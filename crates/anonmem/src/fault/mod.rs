@@ -62,7 +62,7 @@ use crate::{
 };
 use anonmem_frame::FolioOwner;
 use anonmem_hal::{Marker, Pte, SoftLeaf, Va};
-use anonmem_pgtable::{Cleared, Dirty, Mapped, PteTable, Walked};
+use anonmem_pgtable::{Cleared, Mapped, PteTable, Walked, Writes};
 use anonmem_sync::lockdep;
 
 /// How often a fault without memory reclaims and tries again before it gives up.
@@ -217,11 +217,11 @@ fn do_present<'a, M: Machine, G: FaultGuard<M>>(
     if breaks_sharing {
         return wp::do_wp_page(fault, entries);
     }
-    let dirty = match (fault.access, entries.mapped(fault.va)) {
-        (FaultAccess::Write, Mapped::Exclusive(..) | Mapped::Shm(_)) => Dirty::Yes,
-        (FaultAccess::Read | FaultAccess::Write | FaultAccess::Exec | FaultAccess::Unshare, _) => Dirty::No,
+    let writes = match (fault.access, entries.mapped(fault.va)) {
+        (FaultAccess::Write, Mapped::Exclusive(..) | Mapped::Shm(_)) => Writes::Yes,
+        (FaultAccess::Read | FaultAccess::Write | FaultAccess::Exec | FaultAccess::Unshare, _) => Writes::No,
     };
-    entries.upgrade(fault.va, dirty);
+    entries.upgrade(fault.va, writes);
     drop(entries);
     // The entry allows the access, so it trapped because of a translation that is older than the entry.
     fault.vm.machine().flush_local(fault.slot.space.root(), fault.va);

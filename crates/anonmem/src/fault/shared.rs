@@ -10,9 +10,9 @@ use crate::{
     rmap::machine::Machine,
     vma::{refusal::Refusal, vma::Backing},
 };
-use anonmem_frame::{FolioRef, TooManySharers};
+use anonmem_frame::{FolioRef, ShmMap, TooManySharers};
 use anonmem_hal::{Marker, Pte};
-use anonmem_pgtable::{Attrs, Cleared, Mapped};
+use anonmem_pgtable::{Attrs, Cleared, Mapped, PteGuard};
 
 impl<M: Machine, G: FaultGuard<M>> VmFault<'_, M, G> {
     /// Whether the VMA maps a shared object that has the fault's page.
@@ -27,18 +27,49 @@ pub(super) fn map_protected_page<M: Machine, G: FaultGuard<M>>(
     fault: &VmFault<'_, M, G>,
     object: ShmId,
 ) -> Result<FaultResult, FaultResult> {
+    map_object_page(fault, object, |entries, map| {
+        if !matches!(entries.mapped(fault.va), Mapped::Marker(Marker::UffdWp)) {
+            return Err(map);
+        }
+        let attrs = fault.attrs();
+        let attrs = Attrs { prot: attrs.prot.write_protected(), uffd_wp: true, ..attrs };
+        let replaced = entries.exchange(fault.va, map, attrs);
+        let Cleared::Marker(_) = replaced else { unreachable!("it was a marker") };
+        Ok(())
+    })
+}
+
+/// Fills the empty entry of a VMA that maps a shared object.
+pub(super) fn do_shared_fault<M: Machine, G: FaultGuard<M>>(
+    fault: &VmFault<'_, M, G>,
+    object: ShmId,
+) -> Result<FaultResult, FaultResult> {
+    map_object_page(fault, object, |entries, map| {
+        if entries.get(fault.va) != Pte::None {
+            return Err(map);
+        }
+        entries.install(fault.va, map, fault.attrs());
+        Ok(())
+    })
+}
+
+/// Has `install` put a mapping of the object's page into the entry, under its lock, and counts it. If the
+/// entry has changed, `install` gives the mapping back, and the fault looks again.
+#[inline(always)]
+fn map_object_page<'a, M: Machine, G: FaultGuard<M>>(
+    fault: &VmFault<'a, M, G>,
+    object: ShmId,
+    install: impl FnOnce(&mut PteGuard<'a, M, G>, ShmMap<'a, M>) -> Result<(), ShmMap<'a, M>>,
+) -> Result<FaultResult, FaultResult> {
     fault.guard.sleeps(Refusal::Backing)?;
     let table = fault.table()?;
     let page = object_page(fault, object)?;
     let map = page.map_shm(0).map_err(|TooManySharers| FaultResult::Oom)?;
     let mut entries = fault.lock(table)?;
-    if !matches!(entries.mapped(fault.va), Mapped::Marker(Marker::UffdWp)) {
-        return Err(FaultResult::Reload);
-    }
-    let attrs = fault.attrs();
-    let attrs = Attrs { prot: attrs.prot.write_protected(), uffd_wp: true, ..attrs };
-    let Cleared::Marker(_) = entries.exchange(fault.va, map, attrs) else { unreachable!("it was a marker") };
+    let installed = install(&mut entries, map);
+    // The lock goes first: no count is put under it.
     drop(entries);
+    installed.map_err(|_| FaultResult::Reload)?;
     fault.vm.add_shared(fault.slot, 1);
     fault.vm.count(Event::FaultShared);
     Ok(FaultResult::Done)
@@ -54,25 +85,4 @@ fn object_page<'a, M: Machine, G: FaultGuard<M>>(
         Err(Error::BadAddress | Error::Limit(_)) => Err(FaultResult::Bus),
         Err(_) => Err(FaultResult::Oom),
     }
-}
-
-/// Fills the empty entry of a VMA that maps a shared object.
-pub(super) fn do_shared_fault<M: Machine, G: FaultGuard<M>>(
-    fault: &VmFault<'_, M, G>,
-    object: ShmId,
-) -> Result<FaultResult, FaultResult> {
-    fault.guard.sleeps(Refusal::Backing)?;
-    let table = fault.table()?;
-    let page = object_page(fault, object)?;
-    let map = page.map_shm(0).map_err(|TooManySharers| FaultResult::Oom)?;
-    let mut entries = fault.lock(table)?;
-    if entries.get(fault.va) != Pte::None {
-        // The lock goes first, declared last: no count is put under it.
-        return Err(FaultResult::Reload);
-    }
-    entries.install(fault.va, map, fault.attrs());
-    drop(entries);
-    fault.vm.add_shared(fault.slot, 1);
-    fault.vm.count(Event::FaultShared);
-    Ok(FaultResult::Done)
 }

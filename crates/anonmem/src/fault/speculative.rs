@@ -63,6 +63,10 @@ impl<M: Machine> FaultGuard<M> for Speculation<'_, M> {
     fn still_holds(&self) -> Result<(), Refusal> {
         if self.vma.lock.version() == self.version { Ok(()) } else { Err(Refusal::Changed) }
     }
+
+    /// A writer may have locked the VMA since the version was asked, and changes it while it waits for the
+    /// page-table lock. That the VMA covered the address was asked by [`read_whole`](Self::read_whole).
+    fn check_covers(&self, _vma: &Vma<M>, _va: Va) {}
 }
 
 impl<'a, M: Machine> Speculation<'a, M> {

@@ -17,7 +17,7 @@ use crate::{
 };
 use anonmem_frame::{NewFolio, OutOfMemory};
 use anonmem_hal::{Present, Pte, SoftLeaf, Va};
-use anonmem_pgtable::{Attrs, CanInstall, Dirty, PteGuard, PteSnapshot, PteTable, Walked};
+use anonmem_pgtable::{Attrs, CanInstall, PteGuard, PteSnapshot, PteTable, Walked, Writes};
 
 /// What an access does.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -133,6 +133,12 @@ pub(crate) trait FaultGuard<M: Machine>: CanInstall<M> {
     fn still_holds(&self) -> Result<(), Refusal> {
         Ok(())
     }
+
+    /// Checks, in tests, that the VMA still covers the address whose entry is locked. The lock that is held
+    /// keeps it so; whoever holds none says so here.
+    fn check_covers(&self, vma: &Vma<M>, va: Va) {
+        anonmem_hal::debug_check!(M, vma.covered_at_rest().contains(va), "an entry outside of the VMA");
+    }
 }
 
 impl<M: Machine> FaultGuard<M> for MmapReadGuard<'_, M> {
@@ -239,6 +245,7 @@ impl<'a, M: Machine, G: FaultGuard<M>> VmFault<'a, M, G> {
     pub(crate) fn lock(&self, table: PteTable<'a, M, G>) -> Result<PteGuard<'a, M, G>, FaultResult> {
         let entries = table.lock();
         self.guard.still_holds()?;
+        self.guard.check_covers(self.vma, self.va);
         Ok(entries)
     }
 
@@ -246,6 +253,7 @@ impl<'a, M: Machine, G: FaultGuard<M>> VmFault<'a, M, G> {
     pub(super) fn relock(&self, snapshot: PteSnapshot<'a, M, G>) -> Result<PteGuard<'a, M, G>, FaultResult> {
         let entries = snapshot.lock_if_same().map_err(|_| FaultResult::Reload)?;
         self.guard.still_holds()?;
+        self.guard.check_covers(self.vma, self.va);
         Ok(entries)
     }
 
@@ -282,8 +290,8 @@ impl<'a, M: Machine, G: FaultGuard<M>> VmFault<'a, M, G> {
 
     /// Whether the entry becomes dirty and writable. A write that is forced upon a mapping that does not
     /// allow it (a debugger's) leaves it read-only.
-    pub(super) fn dirty(&self) -> Dirty {
+    pub(super) fn writes(&self) -> Writes {
         let writes = self.access == FaultAccess::Write && self.flags.contains(VmFlags::WRITE);
-        if writes { Dirty::Yes } else { Dirty::No }
+        if writes { Writes::Yes } else { Writes::No }
     }
 }

@@ -54,7 +54,7 @@ pub(super) fn do_wp_page<'a, M: Machine, G: FaultGuard<M>>(
     match judge(fault, &entries) {
         Verdict::Protected => userfault(fault, entries),
         Verdict::Reuse => {
-            entries.upgrade(fault.va, fault.dirty());
+            entries.upgrade(fault.va, fault.writes());
             // CPUs that keep the read-only translation trap, and find this entry.
             fault.vm.count(Event::FaultCowReuse);
             Ok(FaultResult::Done)

@@ -133,8 +133,10 @@ impl<M: Machine> Vm<M> {
         folio.counts().refs() > 1 + self.swap_references(folio)
     }
 
-    /// Whether the folio was used since the hand came by last, or the hand must come by once more.
-    pub(super) fn folio_check_references(&self, page: &FolioRef<'_, M>) -> Shrunk {
+    /// Whether the folio was used lately: since the hand came by last, or so short before that the hand must
+    /// come by once more.
+    #[doc(alias = "folio_check_references")]
+    pub(super) fn was_used_lately(&self, page: &FolioRef<'_, M>) -> bool {
         let folio = page.folio();
         let was_used = || {
             let found = folio_referenced_by_reclaim(self, page);
@@ -142,14 +144,13 @@ impl<M: Machine> Vm<M> {
         };
         if page.test_and_clear_referenced() || was_used() {
             page.set_idle(0);
-            return Shrunk::Used;
+            return true;
         }
         let idle = folio.idle();
         if idle < IDLE_SWEEPS {
             page.set_idle(idle + 1);
-            return Shrunk::Used;
         }
-        Shrunk::Kept
+        idle < IDLE_SWEEPS
     }
 
     /// A count of the folio's slot, or of one that it gets now.
@@ -337,7 +338,7 @@ impl<'v, M: Machine> PageoutBatch<'v, M> {
             vm.count(Event::ReclaimPinned);
             return Shrunk::Kept;
         }
-        if age == Age::Idle && vm.folio_check_references(&page) == Shrunk::Used {
+        if age == Age::Idle && vm.was_used_lately(&page) {
             return Shrunk::Used;
         }
         // Somebody who has it locked is using it; besides, the caller may be below a fault that has.

@@ -17,7 +17,7 @@
 //! `try_to_map_unused_to_zeropage`. Differs: untouched instead of all zeroes; no queue.
 
 use crate::{
-    reclaim::shrink::{Age, Shrunk},
+    reclaim::shrink::Age,
     rmap::{
         Rmap,
         hit::Form,
@@ -128,7 +128,7 @@ impl<M: Machine> Vm<M> {
         {
             return 0;
         }
-        if age == Age::Idle && self.folio_check_references(&page) == Shrunk::Used {
+        if age == Age::Idle && self.was_used_lately(&page) {
             return 0;
         }
         let Some(lock) = page.try_lock() else {

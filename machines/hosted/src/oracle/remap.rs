@@ -67,11 +67,8 @@ impl Oracle {
         if request.old_len.min(request.new_len) > area_end - request.old {
             // A move that does not resize may take several areas along, holes included, since Linux 6.17.
             let all = request.fixed().is_some() && request.new_len == request.old_len;
-            return if all && *outcome != EFAULT {
-                self.relocate(request, outcome)
-            } else {
-                expect(outcome, &EFAULT)
-            };
+            let refused = self.limits.is_host && *outcome == EFAULT;
+            return if all && !refused { self.relocate(request, outcome) } else { expect(outcome, &EFAULT) };
         }
         if !request.moves() && self.expands_in_place(request, area_end) {
             self.extend(request);
@@ -83,15 +80,16 @@ impl Oracle {
         self.relocate(request, outcome)
     }
 
-    /// What is said of a tail that cannot be unmapped because it leaves the address space: that first, or, if
-    /// what moves is not of one area, that.
+    /// What is said of a tail that cannot be unmapped because it leaves the address space. If what moves is
+    /// not of one area, that is said first; Linux may say either.
     fn unmappable_tail(&self, request: Request, area_end: u64, outcome: &Outcome) -> Option<Verdict> {
         let old_end = request.old.checked_add(request.old_len);
         if request.new_len >= request.old_len || old_end.is_some_and(|end| end <= self.limits.user_end) {
             return None;
         }
         let is_split = request.moves() && request.new_len > area_end - request.old;
-        Some(if is_split && *outcome == EFAULT { Ok(()) } else { expect(outcome, &EINVAL) })
+        let split_first = is_split && (!self.limits.is_host || *outcome == EFAULT);
+        Some(expect(outcome, if split_first { &EFAULT } else { &EINVAL }))
     }
 
     /// Cuts the tail off, in place; of the same length, it changes nothing.
