@@ -7,38 +7,9 @@ mod common;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use common::{Linked, Vm, compile, host_runs, vm_is_there};
-
-/// Runs a test program that prints a table on the host, then in the microVM, and compares line by line.
-fn same_table_as_host(name: &str, options: &[&str]) {
-    if !vm_is_there() {
-        return;
-    }
-    let program = compile(name, Linked::Static);
-    let expected = host_runs(&[&program]);
-    let ran = Vm::new().options(&["--cpus", "2"]).options(options).run(&[&program]).expect_status(0);
-    ran.expect_table(&expected);
-}
-
-/// Runs a test program on the host, then in the microVM with 1, 2 and 4 CPUs, and compares.
-fn same_as_host(name: &str, linked: Linked, options: &[&str]) {
-    same_as_host_on(&["1", "2", "4"], name, linked, options);
-}
-
-fn same_as_host_on(cpus: &[&str], name: &str, linked: Linked, options: &[&str]) {
-    if !vm_is_there() {
-        return;
-    }
-    let program = compile(name, linked);
-    let expected = host_runs(&[&program]);
-    assert_eq!(expected.lines().count(), 1);
-    for cpus in cpus {
-        let vm = Vm::new().options(&["--cpus", cpus]).options(options);
-        let ran = vm.run(&[&program]).expect_status(0);
-        assert_eq!(ran.stdout, expected, "{cpus} CPUs");
-        assert_eq!(ran.bill["cpus"].to_string(), *cpus);
-    }
-}
+use common::{
+    Linked, Vm, compile, host_runs, same_as_host, same_as_host_on, same_table_as_host, vm_is_there,
+};
 
 #[test]
 fn a_thousand_children_share_a_page() {

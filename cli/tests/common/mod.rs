@@ -170,3 +170,35 @@ pub(crate) fn compile(name: &str, linked: Linked) -> PathBuf {
     std::fs::rename(&fresh, &out).unwrap();
     out
 }
+
+/// Runs a test program that prints a table on the host, then in the microVM, and compares line by line.
+pub(crate) fn same_table_as_host(name: &str, options: &[&str]) {
+    if !vm_is_there() {
+        return;
+    }
+    let program = compile(name, Linked::Static);
+    let expected = host_runs(&[&program]);
+    let ran = Vm::new().options(options).run(&[&program]).expect_status(0);
+    ran.expect_table(&expected);
+}
+
+/// Runs a test program on the host, then in the microVM with 1, 2 and 4 CPUs, and compares.
+pub(crate) fn same_as_host(name: &str, linked: Linked, options: &[&str]) {
+    same_as_host_on(&["1", "2", "4"], name, linked, options);
+}
+
+/// The same on these numbers of CPUs.
+pub(crate) fn same_as_host_on(cpus: &[&str], name: &str, linked: Linked, options: &[&str]) {
+    if !vm_is_there() {
+        return;
+    }
+    let program = compile(name, linked);
+    let expected = host_runs(&[&program]);
+    assert_eq!(expected.lines().count(), 1);
+    for cpus in cpus {
+        let vm = Vm::new().options(&["--cpus", cpus]).options(options);
+        let ran = vm.run(&[&program]).expect_status(0);
+        assert_eq!(ran.stdout, expected, "{cpus} CPUs");
+        assert_eq!(ran.bill["cpus"].to_string(), *cpus);
+    }
+}

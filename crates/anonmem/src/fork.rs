@@ -18,6 +18,7 @@ use crate::{
     error::Error,
     events::Event,
     ids::{UffdId, VmaId},
+    limits::WriteExec,
     mm::{Mm, mmap_lock::MmapWriteGuard},
     rmap::machine::Machine,
     rmap::{Rmap, reverse_map::ReverseMap},
@@ -114,6 +115,7 @@ fn dup_mmap<M: Machine>(
     // A child's memory is not locked (mlock(2)), but merged with others' as its parent's.
     to.def_flags.set((VmFlags::from_bits_retain(from.def_flags.get()) & VmFlags::MERGEABLE).bits());
     to.set_merge_domain(from.merge_domain());
+    to.write_exec.set(WriteExec::of(from).inherited() as u64);
     if from.has_sealed() {
         to.note_sealed();
     }
@@ -167,7 +169,7 @@ fn dup_vma<M: Machine>(
         }
     };
     let backing = old.backing();
-    vm.backing_get(backing);
+    vm.backing_get(backing, flags);
     vm.vma(new).init(child.id, range, old.pgoff(), flags, backing);
     vm.vma(new).watch_as(old, uffd);
     let linked = if flags.contains(VmFlags::WIPEONFORK) { Ok(()) } else { Rmap::<M>::fork(vm, new, id) };

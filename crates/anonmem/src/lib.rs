@@ -105,7 +105,7 @@ pub use ksm::{
     unmerge::MergeAny,
     usage::{KsmStats, KsmUsage},
 };
-pub use limits::Limits;
+pub use limits::{Limits, WriteExec};
 pub use madvise::Advice;
 pub use maps::{MapKind, MapUse, PagemapEntry, VmaInfo, VmaUsage};
 pub use migrate::{

@@ -4,7 +4,7 @@
 
 use crate::{
     error::Error,
-    mm::{Mm, mmap_lock::MmapWriteGuard},
+    mm::{Mm, mmap_lock::MmapWriteGuard, slot::MmSlot},
     rmap::machine::Machine,
     thp::mode::ThpDisable,
     vma::flags::VmFlags,
@@ -58,6 +58,73 @@ impl<M: Machine> Mm<'_, M> {
     }
 }
 
+/// Whether a program may make memory executable that it could write.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum WriteExec {
+    /// It may.
+    #[default]
+    Allowed = 0,
+    /// It may not, and neither may its children.
+    Refused = 1,
+    /// It may not. Its children may, unless they ask for the same.
+    RefusedHere = 3,
+}
+
+impl WriteExec {
+    /// What an address space has said. The caller holds its mmap lock.
+    pub(crate) fn of<M: Machine>(slot: &MmSlot<M>) -> Self {
+        match slot.write_exec.get() {
+            0 => Self::Allowed,
+            1 => Self::Refused,
+            _ => Self::RefusedHere,
+        }
+    }
+
+    /// What a child has of it, and a program that takes this one's place.
+    #[doc(alias = "mmf_init_flags")]
+    pub const fn inherited(self) -> Self {
+        match self {
+            Self::Allowed | Self::RefusedHere => Self::Allowed,
+            Self::Refused => Self::Refused,
+        }
+    }
+}
+
+impl<M: Machine> Mm<'_, M> {
+    /// Whether memory that was writable may become executable.
+    #[doc(alias = "PR_GET_MDWE")]
+    pub fn write_exec(&self) -> WriteExec {
+        WriteExec::of(self.read().slot())
+    }
+
+    /// Refuses from now on what would make memory executable that is or was writable: new mappings that are
+    /// both, and `mprotect` of what is not executable. What is mapped stays as it is.
+    ///
+    /// ```
+    /// # use anonmem::*;
+    /// # anonmem_testkit::example(|_, mm| {
+    /// let start = mm.mmap(MmapRequest::anonymous(4096, Prot::READ | Prot::WRITE))?;
+    /// mm.set_write_exec(WriteExec::Refused)?;
+    /// let code = mm.mprotect(VaRange { start, end: Va(start.0 + 4096) }, Prot::READ | Prot::EXEC);
+    /// assert_eq!(code, Err(Error::AccessDenied));
+    /// # Ok(())
+    /// # });
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::NotPermitted`] if it is refused already, and in another way: nothing takes it back.
+    #[doc(alias = "PR_SET_MDWE")]
+    pub fn set_write_exec(&self, wanted: WriteExec) -> Result<(), Error> {
+        let guard = self.write();
+        let now = WriteExec::of(guard.slot());
+        if now != WriteExec::Allowed && now != wanted {
+            return Err(Error::NotPermitted);
+        }
+        guard.slot().write_exec.set(wanted as u64);
+        Ok(())
+    }
+}
+
 impl<M: Machine> MmapWriteGuard<'_, M> {
     /// Checks that `pages` more with these attributes are within the limits.
     ///
@@ -88,6 +155,19 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
             return Err(Error::Again);
         }
         Ok(())
+    }
+
+    /// Checks that a mapping with the attributes `old` may have `new`; a new one has had them always.
+    ///
+    /// # Errors
+    /// [`Error::AccessDenied`] if it would become executable, or is both, and the program gave that up.
+    #[doc(alias = "map_deny_write_exec")]
+    pub(crate) fn check_write_exec(&self, old: VmFlags, new: VmFlags) -> Result<(), Error> {
+        if !new.contains(VmFlags::EXEC) || WriteExec::of(self.slot()) == WriteExec::Allowed {
+            return Ok(());
+        }
+        let denied = new.contains(VmFlags::WRITE) || !old.contains(VmFlags::EXEC);
+        if denied { Err(Error::AccessDenied) } else { Ok(()) }
     }
 }
 

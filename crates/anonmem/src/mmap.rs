@@ -168,7 +168,8 @@ impl<M: Machine> Mm<'_, M> {
     /// As `mmap(2)`, and nothing has changed: [`Error::Invalid`] for arguments that make no sense,
     /// [`Error::OutOfMemory`] without memory, [`Error::Limit`] without room or beyond a limit,
     /// [`Error::Exists`] (`FIXED_NOREPLACE`), [`Error::NotPermitted`] (below the lowest address, or nothing
-    /// may be locked), [`Error::Again`] (too much is locked), [`Error::Overflow`].
+    /// may be locked), [`Error::Again`] (too much is locked), [`Error::AccessDenied`]
+    /// ([`set_write_exec`](Self::set_write_exec)), [`Error::Overflow`].
     #[doc(alias("vm_mmap_pgoff", "ksys_mmap_pgoff"))]
     pub fn mmap(&self, request: MmapRequest) -> Result<Va, Error> {
         let (guard, start, told) = self.vm.reclaiming(|| {
@@ -216,6 +217,7 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
         if flags.contains(VmFlags::GROWSDOWN) && !private_anonymous {
             return Err(Error::Invalid("only private anonymous memory grows down"));
         }
+        self.check_write_exec(flags, flags)?;
         let pgoff = first.unwrap_or(range.start.page());
         self.mmap_region(NewArea { range, pgoff, flags, backing }, object)?;
         Ok(range.start)
@@ -348,7 +350,7 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
     ///
     /// # Errors
     /// [`Error::OutOfMemory`]; [`Error::Limit`] that it would exceed; [`Error::Invalid`] for an object that
-    /// is too long. Nothing has changed.
+    /// is too long; [`Error::NotPermitted`] for one that refuses writers. Nothing has changed.
     pub(crate) fn mmap_region(&self, mut area: NewArea, object: Object) -> Result<(), Error> {
         if !self.overlaps(area.range) {
             return self.charge_and_map(&mut area, object, Covered::default());
@@ -409,10 +411,8 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
         let new = objects.vmas.alloc(&objects.frames)?;
         let backing = match object {
             Object::Given => {
-                if !objects.backing_try_get(area.backing) {
-                    objects.vmas.free(&objects.frames, new);
-                    return Err(Error::Invalid("a shared object that nobody uses"));
-                }
+                let got = objects.backing_try_get(area.backing, area.flags);
+                got.inspect_err(|_| objects.vmas.free(&objects.frames, new))?;
                 area.backing
             }
             Object::New(pages) => {
@@ -423,6 +423,9 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
                 let made = objects
                     .shm_make(pages, promise)
                     .inspect_err(|_| objects.vmas.free(&objects.frames, new))?;
+                if area.flags.may_store_shared() {
+                    objects.shm_add_writer(made).expect("nobody else knows the object");
+                }
                 Backing::Shared(made)
             }
         };

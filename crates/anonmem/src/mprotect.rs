@@ -90,6 +90,7 @@ impl<M: Machine> Mm<'_, M> {
             if !may_flags(old).contains(prot.vm_flags()) {
                 return Err(Error::AccessDenied);
             }
+            guard.check_write_exec(old, new)?;
             old.check_unsealed()?;
             if new != old {
                 guard.mprotect_fixup(id, part, new, flush)?;

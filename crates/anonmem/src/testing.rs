@@ -153,8 +153,8 @@ impl Mm<'_, M> {
                 anonmem_hal::Sources::dup(vm.machine(), source);
                 0
             }
-            Backing::Shared(object) => {
-                vm.shm_get(object);
+            Backing::Shared(_) => {
+                vm.backing_get(backing, flags);
                 0
             }
         };

@@ -82,6 +82,7 @@ struct Totals {
     anon_entries: u64,
     leaves: u64,
     shared_entries: u64,
+    shared_writers: u64,
     swap_entries: u64,
     vmas: u64,
     tree_nodes: u64,
@@ -232,6 +233,12 @@ impl<M: Machine> Vm<M> {
         count.locked += when(flags.contains(VmFlags::LOCKED));
         count.committed += when(flags.contains(VmFlags::ACCOUNT));
         totals.vmas += 1;
+        if let Backing::Shared(object) = vma.backing()
+            && flags.may_store_shared()
+            && self.shm(object).is_sparse()
+        {
+            totals.shared_writers += 1;
+        }
         self.validate_uffd(vma, at)?;
         for (found, part) in guard.slot().space.parts(&self.frames, guard, range) {
             match found {
@@ -375,6 +382,7 @@ impl<M: Machine> Vm<M> {
 
     fn validate_objects(&self, totals: &mut Totals) -> Check {
         let mut result = Ok(());
+        let mut writers = 0;
         self.shm_objects.for_each_live(&self.frames, |id, object| {
             let mut check = || {
                 let tables = object.space().recount(&self.frames)?;
@@ -387,8 +395,10 @@ impl<M: Machine> Vm<M> {
             if result.is_ok() {
                 result = check();
             }
+            writers += object.writers();
         });
-        result
+        result?;
+        expect("mappings that may store to objects of files", 0, totals.shared_writers, writers)
     }
 
     /// Counts of slots, and their free ones. Returns the number of cached pages.

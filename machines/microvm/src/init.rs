@@ -7,7 +7,7 @@ use crate::fs::table::{FdTable, NR_OPEN, OnExec};
 use crate::fs::{self, FsContext, open, timer};
 use crate::proc::process::{ExitStatus, Process};
 use crate::proc::thread::{Thread, comm_of};
-use crate::proc::{compaction, exec, khugepaged, ksm, mm, signal, table, wait};
+use crate::proc::{compaction, exec, ipc, khugepaged, ksm, mm, signal, table, wait};
 use crate::sched::{self, Task};
 use crate::syscall::userfaultfd;
 use crate::{klog, procfs, swap, virtio};
@@ -147,6 +147,7 @@ fn finish(status: i32) -> ! {
     sched::wait_for_reaper();
     virtio::block::wait_for_begun();
     fs::vfs().clear();
+    ipc::clear();
     khugepaged::finish();
     compaction::finish();
     ksm::finish();

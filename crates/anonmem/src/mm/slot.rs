@@ -48,6 +48,9 @@ pub(crate) struct MmSlot<M: Machine> {
     uffd: Plain<u64, M>,
     /// 1 once any of it was sealed. Under the mmap lock.
     sealed: Plain<u64, M>,
+    /// Whether memory that was writable may become executable ([`WriteExec`](crate::WriteExec)). Under the
+    /// mmap lock.
+    pub(crate) write_exec: Plain<u64, M>,
     /// First byte of the heap. Under the mmap lock.
     pub(crate) start_brk: Plain<u64, M>,
     /// End of the heap. Under the mmap lock.
@@ -156,7 +159,8 @@ impl<M: Machine> SlabItem<M> for MmSlot<M> {
     const FIELDS: &'static [Field] = fields! {
         refs { "users": 0.users, "grabs": 0.grabs }, mmap_lock, lock_seq, space { "space": 0 }, pages { "pages.name": 0.name,
         "pages.cpus": 0.cpus, "pages.counts": 0.counts }, tree { "tree.seq": seq,
-        "tree.height": height, "tree.root": root, "tree.len": len }, counts, peak, thp_disable, guesses, merge_domain, pinned, uffd, sealed, start_brk, brk,
+        "tree.height": height, "tree.root": root, "tree.len": len }, counts, peak, thp_disable, guesses, merge_domain, pinned, uffd, sealed,
+        write_exec, start_brk, brk,
         mmap_base, def_flags, locked_limit, stack_limit, data_limit, space_limit, member,
     };
     fn new() -> Self {
@@ -182,6 +186,7 @@ impl<M: Machine> SlabItem<M> for MmSlot<M> {
             pinned: Atomic::new(0),
             uffd: Plain::new(0),
             sealed: Plain::new(0),
+            write_exec: Plain::new(0),
             start_brk: Plain::new(0),
             brk: Plain::new(0),
             mmap_base: Plain::new(0),
@@ -213,7 +218,9 @@ impl<M: Machine> MmSlot<M> {
         self.thp_disable.store(0, Ordering::Relaxed);
         self.guesses.clear();
         self.mmap_base.set(Self::default_mmap_base());
-        for zeroed in [&self.start_brk, &self.brk, &self.def_flags, &self.uffd, &self.sealed] {
+        let zeroed =
+            [&self.start_brk, &self.brk, &self.def_flags, &self.uffd, &self.sealed, &self.write_exec];
+        for zeroed in zeroed {
             zeroed.set(0);
         }
         self.stack_limit.set(DEFAULT_STACK_LIMIT);

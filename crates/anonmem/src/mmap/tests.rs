@@ -2,7 +2,7 @@
 
 use crate::{
     Advice, Config, Error, Limits, MapBacking, MapFlags, Mm, MmapRequest, Overcommit, Prot, RemapFlags, Vm,
-    VmFlags,
+    VmFlags, WriteExec,
     testing::{M, P, World, pages},
 };
 use anonmem_hal::{Arch, NrPages, PAGE_SIZE, Va, VaRange, arch::X86_64};
@@ -337,6 +337,68 @@ fn mappings_count_as_users_of_their_source_or_object() {
         assert_eq!((child.load(start.0), world.vm.stats().shared_objects), (Ok(9), 1));
         drop(child);
         assert_eq!((world.vm.stats().shared_objects, committed(&world.vm)), (0, 0));
+    });
+}
+
+#[test]
+fn an_object_refuses_writers_once_nobody_can_write_to_it() {
+    World::run(|world| {
+        let (mm, object) = (world.vm.new_mm().unwrap(), world.vm.shm_new_sparse(8).unwrap());
+        let of = |page, n, prot, flags| MmapRequest {
+            backing: MapBacking::Shared { object: object.id(), first: 0 },
+            prot,
+            flags: MapFlags::FIXED | flags,
+            ..fixed(page, n)
+        };
+        let (plain, only_read) = (MapFlags::empty(), MapFlags::SHARED_READ_ONLY);
+        mm.mmap(of(100, 8, RW, plain)).unwrap();
+        mm.mprotect(pages(100, 8), Prot::READ).unwrap();
+        assert!(!object.deny_writers(), "it may become writable again");
+        // Split, had by a child, had twice, and all of it gone but for the child's.
+        mm.munmap(pages(102, 1)).unwrap();
+        let child = mm.fork().unwrap();
+        child.mremap(Va(103 * P), 0, P, RemapFlags::MAYMOVE, Va(0)).unwrap();
+        world.vm.validate().unwrap();
+        assert_eq!(object.mappings(), 5);
+        mm.munmap(pages(100, 8)).unwrap();
+        assert!(!object.deny_writers());
+        drop(child);
+        mm.mmap(of(100, 8, Prot::READ, only_read)).unwrap();
+        assert!(object.deny_writers() && object.deny_writers());
+        assert_eq!(mm.mmap(of(200, 1, RW, plain)), Err(Error::NotPermitted));
+        assert_eq!(mm.mmap(of(200, 1, Prot::READ, plain)), Err(Error::NotPermitted));
+        assert_eq!(mm.mprotect(pages(100, 1), RW), Err(Error::AccessDenied));
+        drop(mm.fork().unwrap());
+        let held = object.page_at(0).unwrap();
+        assert!(object.is_held());
+        drop(held);
+        assert!(!object.is_held());
+        object.allow_writers();
+        mm.mmap(of(200, 1, RW, plain)).unwrap();
+        world.vm.validate().unwrap();
+    });
+}
+
+#[test]
+fn a_child_inherits_what_was_said_of_code_that_was_written() {
+    World::run(|world| {
+        let rwx = RW | Prot::EXEC;
+        for (said, childs) in
+            [(WriteExec::Refused, WriteExec::Refused), (WriteExec::RefusedHere, WriteExec::Allowed)]
+        {
+            let mm = world.vm.new_mm().unwrap();
+            mm.mmap(MmapRequest { prot: rwx, ..fixed(100, 2) }).unwrap();
+            mm.mmap(fixed(200, 2)).unwrap();
+            mm.set_write_exec(said).unwrap();
+            assert_eq!(mm.set_write_exec(WriteExec::Allowed), Err(Error::NotPermitted));
+            let denied = Err(Error::AccessDenied);
+            assert_eq!(mm.mmap(MmapRequest { prot: rwx, ..fixed(200, 2) }).map(drop), denied);
+            assert_eq!(mm.mprotect(pages(200, 1), Prot::READ | Prot::EXEC), denied);
+            assert_eq!(mm.mprotect(pages(100, 2), Prot::READ | Prot::EXEC), Ok(()));
+            assert_eq!(mm.mprotect(pages(100, 2), rwx), denied);
+            assert_eq!((mm.write_exec(), mm.fork().unwrap().write_exec()), (said, childs));
+        }
+        assert_eq!(world.vm.new_mm().unwrap().write_exec(), WriteExec::Allowed, "of a slot that was used");
     });
 }
 

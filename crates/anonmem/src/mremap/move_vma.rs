@@ -185,7 +185,7 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
     fn leave_behind(&self, id: VmaId, fresh: VmaId) {
         let (objects, vma) = (self.objects, self.objects.vma(id));
         let flags = vma.flags() - (VmFlags::LOCKED | VmFlags::LOCKONFAULT);
-        objects.backing_get(vma.backing());
+        objects.backing_get(vma.backing(), flags);
         objects.vma(fresh).init(self.id(), vma.range(), vma.pgoff(), flags, vma.backing());
         objects.vma(fresh).watch_as(vma, vma.uffd());
         objects.vma(fresh).attach(self);

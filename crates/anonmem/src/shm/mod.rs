@@ -10,7 +10,12 @@ pub(crate) mod object;
 pub(crate) mod owned;
 mod page;
 
-use crate::{error::Error, ids::ShmId, objects::Objects, shm::object::ShmObject};
+use crate::{
+    error::Error,
+    ids::ShmId,
+    objects::Objects,
+    shm::object::{NO_WRITERS, ShmObject},
+};
 use anonmem_frame::FolioRef;
 use anonmem_hal::{Arch, Machine, PAGE_SHIFT, Pte, Va, VaRange};
 use anonmem_pgtable::{Mapped, Teardown};
@@ -57,6 +62,7 @@ impl<M: Machine> Objects<M> {
                 object.pages.store(pages, Ordering::Relaxed);
                 object.reach.store(pages, Ordering::Relaxed);
                 object.sparse.store(u32::from(promise == Promise::PageByPage), Ordering::Relaxed);
+                object.writers.store(0, Ordering::Relaxed);
                 // Release pairs with the AcqRel of the last user, who frees what this object holds.
                 object.users.store(1, Ordering::Release);
                 Ok(id)
@@ -92,6 +98,64 @@ impl<M: Machine> Objects<M> {
     /// Adds a user of an object that the caller uses.
     pub(crate) fn shm_get(&self, id: ShmId) {
         self.shm(id).users.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a VMA that may store, of an object that the caller uses.
+    ///
+    /// # Errors
+    /// [`Error::NotPermitted`] if the object refuses writers.
+    #[doc(alias = "mapping_map_writable")]
+    pub(crate) fn shm_add_writer(&self, id: ShmId) -> Result<(), Error> {
+        let object = self.shm(id);
+        if !object.is_sparse() {
+            return Ok(());
+        }
+        // Relaxed: nothing is read because of it. The two words that meet here are one.
+        let more = |n| (n != NO_WRITERS).then_some(n + 1);
+        object.writers.fetch_update(Ordering::Relaxed, more).map(drop).map_err(|_| Error::NotPermitted)
+    }
+
+    /// Takes back what [`shm_add_writer`](Self::shm_add_writer) has counted.
+    #[doc(alias = "mapping_unmap_writable")]
+    pub(crate) fn shm_drop_writer(&self, id: ShmId) {
+        let object = self.shm(id);
+        if object.is_sparse() {
+            object.writers.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Refuses writers from now on; `false`, and nothing has changed, if there is one.
+    #[doc(alias = "mapping_deny_writable")]
+    pub(crate) fn shm_deny_writers(&self, id: ShmId) -> bool {
+        let none = |n| (n == 0 || n == NO_WRITERS).then_some(NO_WRITERS);
+        self.shm(id).writers.fetch_update(Ordering::Relaxed, none).is_ok()
+    }
+
+    /// Takes writers again.
+    #[doc(alias = "mapping_allow_writable")]
+    pub(crate) fn shm_allow_writers(&self, id: ShmId) {
+        let none = |n| (n == NO_WRITERS).then_some(0);
+        let _ = self.shm(id).writers.fetch_update(Ordering::Relaxed, none);
+    }
+
+    /// Whether somebody holds a page of the object beside those who map it: a pin, or a reference.
+    #[doc(alias = "memfd_wait_for_pins")]
+    pub(crate) fn shm_is_held(&self, id: ShmId) -> bool {
+        let object = self.shm(id);
+        let all = VaRange { start: Va(0), end: offset(object.reach()) };
+        object.space.tables(&self.frames, &ShmUser(object), all).any(|(table, part)| {
+            let entries = table.lock();
+            part.iter_pages().any(|va| {
+                let Mapped::Shm(present) = entries.mapped(va) else { return false };
+                let counts = self.frames.folio_of_owned(present.pfn).counts();
+                counts.refs() + counts.pins() > 0
+            })
+        })
+    }
+
+    /// The VMAs that map an object which the caller has `handles` uses of.
+    pub(crate) fn shm_mappings(&self, id: ShmId, handles: u32) -> u32 {
+        self.shm(id).users.load(Ordering::Relaxed) - handles
     }
 
     /// Drops a user; the last one frees the pages. No entry maps them any more.

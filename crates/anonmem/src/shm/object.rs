@@ -6,10 +6,16 @@ use anonmem_hal::Machine;
 use anonmem_pgtable::AddressSpace;
 use anonmem_sync::{Atomic, Ordering};
 
+/// The count of writers of an object that refuses them.
+pub(super) const NO_WRITERS: u32 = u32::MAX;
+
 /// Pages shared by all VMAs that map the object.
 pub(crate) struct ShmObject<M> {
     /// VMAs, and handles held by the machine.
     pub(super) users: Atomic<u32, M>,
+    /// VMAs that are or may become writable; [`NO_WRITERS`] if there are none and never will be. Counted for
+    /// objects whose pages are promised one by one: those that stand for files.
+    pub(super) writers: Atomic<u32, M>,
     /// Page `i` is at address `i << PAGE_SHIFT` of this space.
     pub(super) space: AddressSpace<M>,
     /// Its length in pages.
@@ -25,11 +31,12 @@ impl<M: Machine> SlabItem<M> for ShmObject<M> {
     type Tag = ShmTag;
     const NAME: &'static str = "shm_object";
     const FIELDS: &'static [Field] = fields! {
-        users, space, pages, reach, sparse,
+        users, writers, space, pages, reach, sparse,
     };
     fn new() -> Self {
         Self {
             users: Atomic::new(0),
+            writers: Atomic::new(0),
             space: AddressSpace::new(),
             pages: Atomic::new(0),
             reach: Atomic::new(0),
@@ -41,6 +48,14 @@ impl<M: Machine> SlabItem<M> for ShmObject<M> {
 impl<M: Machine> ShmObject<M> {
     pub(crate) fn users(&self) -> u32 {
         self.users.peek()
+    }
+
+    /// How many VMAs are counted that may store.
+    pub(crate) fn writers(&self) -> u64 {
+        match self.writers.peek() {
+            NO_WRITERS => 0,
+            writers => writers.into(),
+        }
     }
 
     pub(crate) fn space(&self) -> &AddressSpace<M> {

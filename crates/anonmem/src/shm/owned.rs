@@ -51,6 +51,32 @@ impl<'v, M: Machine> SharedObject<'v, M> {
         self.vm.shm_resident(self.id)
     }
 
+    /// How many mappings there are of the object, if this is the only use of it that no mapping has.
+    #[doc(alias = "shm_nattch")]
+    pub fn mappings(&self) -> u32 {
+        self.vm.shm_mappings(self.id, 1)
+    }
+
+    /// Lets nobody map the object from now on so that it could be written: what does is refused
+    /// ([`Error::NotPermitted`]). Returns `false`, and changes nothing, if somebody has mapped it so. Only of
+    /// an object that can be resized.
+    #[doc(alias = "mapping_deny_writable")]
+    pub fn deny_writers(&self) -> bool {
+        self.vm.shm_deny_writers(self.id)
+    }
+
+    /// Takes [`deny_writers`](Self::deny_writers) back.
+    #[doc(alias = "mapping_allow_writable")]
+    pub fn allow_writers(&self) {
+        self.vm.shm_allow_writers(self.id);
+    }
+
+    /// Whether somebody holds a page of the object beside those who map it: a pin, or a reference, which may
+    /// be one for a moment.
+    pub fn is_held(&self) -> bool {
+        self.vm.shm_is_held(self.id)
+    }
+
     /// Makes the object `pages` pages long. Pages beyond the end leave it, and every mapping of it.
     ///
     /// # Locks

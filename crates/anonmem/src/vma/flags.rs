@@ -84,6 +84,12 @@ impl VmFlags {
         !self.contains(Self::SHARED) && self.contains(Self::MAYWRITE)
     }
 
+    /// Whether it is shared, and stores may be allowed now or later. No change of a VMA changes that.
+    #[doc(alias = "is_shared_maywrite")]
+    pub const fn may_store_shared(self) -> bool {
+        self.contains(Self::SHARED.union(Self::MAYWRITE))
+    }
+
     /// Whether it is private and writable, so that its pages cost memory that nothing else backs.
     #[doc(alias = "accountable_mapping")]
     pub const fn is_accountable(self) -> bool {

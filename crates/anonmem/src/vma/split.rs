@@ -55,7 +55,7 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
         let (objects, vma) = (self.objects, self.objects.vma(id));
         let upper = objects.vmas.alloc(&objects.frames)?;
         let backing = vma.backing();
-        objects.backing_get(backing);
+        objects.backing_get(backing, vma.flags());
         objects.vma(upper).init(self.id(), high, vma.index_of(high.start), vma.flags(), backing);
         objects.vma(upper).watch_as(vma, vma.uffd());
         if let Err(e) = Rmap::<M>::split(objects, upper, id) {

@@ -23,6 +23,7 @@ pub enum Cap {
     SetUid = 7,
     SetPcap = 8,
     IpcLock = 14,
+    IpcOwner = 15,
     SysPtrace = 19,
     SysAdmin = 21,
     SysNice = 23,

@@ -483,11 +483,12 @@ pub fn writer(inode: &Inode) -> MutexGuard<'static, ()> {
 fn write_inode(inode: &Inode, offset: u64, from: &[u8]) -> Result<usize> {
     let Body::File(data) = &inode.body else { return Err(EINVAL) };
     inode.touch(time::wall_ns());
-    let store = {
+    let (store, from) = {
         let mut data = data.lock();
+        let from = &from[..data.seals.may_write(offset, from.len(), data.size())?];
         match data.store() {
             None => return data.write(offset, from),
-            Some(store) => store,
+            Some(store) => (store, from),
         }
     };
     if offset.saturating_add(from.len() as u64) > LIMIT {
@@ -528,6 +529,7 @@ pub fn truncate(inode: &Inode, size: u64) -> Result<()> {
     let _writer = writer(inode);
     let shrinking = {
         let mut data = data.lock();
+        data.seals.may_resize(data.size(), size)?;
         match data.store() {
             None => {
                 data.truncate(size)?;

@@ -14,6 +14,7 @@ pub mod open;
 pub mod packets;
 pub mod pages;
 pub mod pipe;
+pub mod seals;
 pub mod seq;
 pub mod socket;
 pub mod sources;

@@ -13,7 +13,7 @@ use alloc::sync::Arc;
 use anonmem::{SharedObject, ShmId};
 use anonmem_frame::{FolioRef, RawHandle};
 use anonmem_hal::{PAGE_SIZE, Pfn, PhysMem};
-use anonmem_oslib::errno::{EINVAL, ENOMEM, ENOSPC};
+use anonmem_oslib::errno::{EBUSY, EINVAL, ENOMEM, ENOSPC};
 use anonmem_oslib::vfs::{Body, Inode, SharedStore};
 use anonmem_oslib::{Errno, Result};
 use core::any::Any;
@@ -41,13 +41,35 @@ impl Store {
         Ok(Store { object: made.map_err(|error| Errno(error.errno()))? })
     }
 
+    /// Makes memory that is no file's, all of it zero, and promises none of it.
+    ///
+    /// # Errors
+    /// `ENOMEM`, `EINVAL` if it is too large.
+    pub fn sparse(bytes: u64) -> Result<Store> {
+        Store::new(bytes)
+    }
+
+    /// The same, and promises all of it.
+    ///
+    /// # Errors
+    /// `ENOMEM`, `EINVAL` if it is too large.
+    pub fn promised(bytes: u64) -> Result<Store> {
+        let made = machine::vm().shm_new(pages_of(bytes));
+        Ok(Store { object: made.map_err(|error| Errno(error.errno()))? })
+    }
+
+    /// Lets the maps show a number and a name for it.
+    pub fn set_name(&self, ino: u64, name: String) {
+        NAMES.lock().insert(number(self.object.id().raw()), (ino, name));
+    }
+
     /// Makes memory that is no file's, all of it zero; the maps show `name`.
     ///
     /// # Errors
     /// `ENOMEM`, `EINVAL` if it is too large.
     pub fn nameless(bytes: u64, name: &str) -> Result<Store> {
         let new = Store::new(bytes)?;
-        NAMES.lock().insert(number(new.object.id().raw()), (1, name.into()));
+        new.set_name(1, name.into());
         Ok(new)
     }
 
@@ -57,6 +79,34 @@ impl Store {
     /// `ENOMEM`.
     pub fn page(&self, index: u64) -> Result<FolioRef<'static, Kernel>> {
         self.object.page_at(index).map_err(|_| ENOMEM)
+    }
+
+    /// Lets nobody map it so that it could be written.
+    ///
+    /// # Errors
+    /// `EBUSY` if somebody has.
+    pub fn deny_writers(&self) -> Result<()> {
+        if self.object.deny_writers() { Ok(()) } else { Err(EBUSY) }
+    }
+
+    /// Takes that back.
+    pub fn allow_writers(&self) {
+        self.object.allow_writers();
+    }
+
+    /// Says whether somebody holds a page, beside those who map it.
+    pub fn is_held(&self) -> bool {
+        self.object.is_held()
+    }
+
+    /// Gives how many mappings there are.
+    pub fn mappings(&self) -> u32 {
+        self.object.mappings()
+    }
+
+    /// Gives how many pages there are.
+    pub fn resident(&self) -> u64 {
+        self.object.resident()
     }
 
     /// Gives the object.

@@ -2,7 +2,7 @@
 
 use super::mm::{self, Backing, Map, Space};
 use super::thread::{Thread, comm_of};
-use super::{exit, folios, ksm};
+use super::{exit, folios, ipc, ksm};
 use crate::arch::fpu;
 use crate::arch::trap::TrapFrame;
 use crate::elf::{self, Loaded, Program};
@@ -103,6 +103,7 @@ pub fn exec(thread: &Arc<Thread>, frame: &mut TrapFrame, prepared: &Prepared) ->
     mm::set_limits(&space, &thread.process.limits(), &cred);
     if let Some(old) = thread.process.space() {
         folios::inherit_disabled(&old, &space);
+        mm::inherit_write_exec(&old, &space);
         ksm::inherit(&old, &space)?;
     }
     let files = Arc::new(thread.files().fork()?);
@@ -114,6 +115,7 @@ pub fn exec(thread: &Arc<Thread>, frame: &mut TrapFrame, prepared: &Prepared) ->
     let old = thread.process.set_space(Some(space.clone()));
     sched::set_current_mm(Some(space.clone()));
     drop(old);
+    ipc::shm::sweep();
     exit::release_vfork_parent(thread);
     forget_old_program(thread);
     thread.set_cred(cred);

@@ -5,7 +5,7 @@
 
 use super::process::{ExitStatus, Process};
 use super::signal::{self, SIG_IGN};
-use super::{Thread, folios, futex, mm, table, trace};
+use super::{Thread, folios, futex, ipc, mm, table, trace};
 use crate::arch::lock::SpinLock;
 use crate::fs::FsContext;
 use crate::fs::table::FdTable;
@@ -93,8 +93,10 @@ fn end_process(process: &Arc<Process>, status: ExitStatus) {
     if process.pid == table::PROGRAM {
         folios::note_end();
     }
+    ipc::sem::end_process(process.pid);
     // The address space goes before anybody can learn of the end.
     drop(process.set_space(None));
+    ipc::shm::sweep();
 
     trace::release_tracees(process.pid);
     let orphans = give_children_to_init(process.pid);

@@ -7,7 +7,7 @@ use crate::machine;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use anonmem::{Advice, ClearRefs, MlockAll, RemapFlags, SyncFlags};
+use anonmem::{Advice, ClearRefs, MlockAll, RemapFlags, SyncFlags, WriteExec};
 use anonmem::{
     Event, FaultAccess, FaultOutcome, Limits, MapKind, MapUse, Overcommit, VmFlags, VmaInfo, VmaUsage,
 };
@@ -463,6 +463,27 @@ pub fn clear_refs(mm: &Space, what: u32) -> Result<()> {
     let what = ClearRefs::from_number(what).ok_or(EINVAL)?;
     mm.clear_refs(what);
     Ok(())
+}
+
+/// Refuses what would make memory executable that is or was writable: `PR_MDWE_*`.
+///
+/// # Errors
+/// `EINVAL` for bits that there are not, `EPERM` to take it back.
+pub fn set_write_exec(mm: &Space, bits: u64) -> Result<()> {
+    let wanted = [WriteExec::Allowed, WriteExec::Refused, WriteExec::RefusedHere];
+    let wanted = wanted.into_iter().find(|&wanted| wanted as u64 == bits).ok_or(EINVAL)?;
+    mm.set_write_exec(wanted).map_err(errno)
+}
+
+/// Gives what of it was asked for.
+pub fn write_exec(mm: &Space) -> u64 {
+    mm.write_exec() as u64
+}
+
+/// Lets a new program have what the old one asked for.
+pub fn inherit_write_exec(old: &Space, new: &Space) {
+    // A fresh address space refuses nothing yet.
+    let _ = new.set_write_exec(old.write_exec().inherited());
 }
 
 /// Gives what an address space uses.

@@ -20,6 +20,7 @@ pub mod failing;
 pub mod fault;
 pub mod folios;
 pub mod futex;
+pub mod ipc;
 pub mod khugepaged;
 pub mod ksm;
 pub mod mm;

@@ -4,6 +4,7 @@ use super::caller::caller_may_set;
 use crate::arch::percpu::cpu_count;
 use crate::arch::time;
 use crate::fs::block;
+use crate::proc::ipc::{sem, shm};
 use crate::proc::{compaction, folios, mm, table};
 use crate::swap;
 use alloc::format;
@@ -52,6 +53,12 @@ pub const SYSCTLS: &[File] = &[
     ("kernel/ostype", || "Linux\n".into()),
     ("kernel/pid_max", || format!("{}\n", table::PID_MAX)),
     ("kernel/randomize_va_space", || "0\n".into()),
+    ("kernel/sem", || {
+        format!("{}\t{}\t{}\t{}\n", sem::MOST_OF_SET, sem::MOST_OF_ALL, sem::MOST_OPERATIONS, sem::MOST)
+    }),
+    ("kernel/shmall", || format!("{}\n", shm::most_pages())),
+    ("kernel/shmmax", || format!("{}\n", shm::LARGEST)),
+    ("kernel/shmmni", || format!("{}\n", shm::MOST)),
     ("kernel/threads-max", || format!("{}\n", table::threads_max())),
     ("kernel/version", || format!("{VERSION}\n")),
     // Only written.

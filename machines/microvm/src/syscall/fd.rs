@@ -7,11 +7,12 @@ use crate::fs::counter::{Counter, Take};
 use crate::fs::file::{OpenFile, Target};
 use crate::fs::pipe::{Pipe, PipeEnd};
 use crate::fs::table::{NR_OPEN, OnExec};
-use crate::fs::{pipe as pipes, vfs};
+use crate::fs::{pipe as pipes, seals, vfs};
 use alloc::sync::Arc;
 use anonmem_oslib::Result;
 use anonmem_oslib::abi::{Fields, Packer};
-use anonmem_oslib::errno::{EBADF, EINVAL};
+use anonmem_oslib::errno::{EBADF, EINVAL, ENAMETOOLONG, ENOMEM, EPERM};
+use anonmem_oslib::vfs::data::{FileData, Seals};
 use anonmem_oslib::vfs::{Body, FileType};
 use core::mem::offset_of;
 use linux_raw_sys::general as abi;
@@ -91,6 +92,12 @@ pub(super) fn fcntl(c: &mut Call<'_>) -> Result<usize> {
         F_SETPIPE_SZ => pipe_of(&file)?.resize(argument as usize),
         abi::F_GETLK | F_OFD_GETLK => unlocked(c),
         abi::F_SETLK | abi::F_SETLKW | F_OFD_SETLK | F_OFD_SETLKW => Ok(0),
+        F_ADD_SEALS => {
+            file.check_writable().or(Err(EPERM))?;
+            seals::add(&file.inode, &file.path, Seals::from_bits(argument).ok_or(EINVAL)?)?;
+            Ok(0)
+        }
+        F_GET_SEALS => Ok(seals::of(&file.inode)?.bits() as usize),
         abi::F_GETOWN => Ok(0),
         abi::F_SETOWN => Ok(0),
         _ => Err(EINVAL),
@@ -104,6 +111,8 @@ fn pipe_of(file: &OpenFile) -> Result<Arc<Pipe>> {
 
 const F_SETPIPE_SZ: u32 = 1031;
 const F_GETPIPE_SZ: u32 = 1032;
+const F_ADD_SEALS: u32 = 1033;
+const F_GET_SEALS: u32 = 1034;
 const F_OFD_GETLK: u32 = 36;
 const F_OFD_SETLK: u32 = 37;
 const F_OFD_SETLKW: u32 = 38;
@@ -191,11 +200,31 @@ pub(super) fn eventfd(c: &mut Call<'_>, flags: u32) -> Result<usize> {
     install(c, OpenFile::anonymous(FileType::Regular, counter, b"anon_inode:[eventfd]", status), flags)
 }
 
+/// The longest name of a file of memory.
+const MEMFD_NAME_MAX: usize = 249;
+
+/// There is no pool of huge pages.
 pub(super) fn memfd_create(c: &mut Call<'_>) -> Result<usize> {
-    let name = user::path(c.args[0])?;
-    let flags =
-        only(c.u32(1), abi::MFD_CLOEXEC | abi::MFD_ALLOW_SEALING | abi::MFD_NOEXEC_SEAL | abi::MFD_EXEC)?;
-    let inode = vfs().inode(0o777, Body::File(Mutex::default()));
+    const HUGE: u32 = abi::MFD_HUGETLB | abi::MFD_HUGE_MASK << abi::MFD_HUGE_SHIFT;
+    const EITHER: u32 = abi::MFD_EXEC | abi::MFD_NOEXEC_SEAL;
+    let flags = only(c.u32(1), abi::MFD_CLOEXEC | abi::MFD_ALLOW_SEALING | EITHER | HUGE)?;
+    if flags & EITHER == EITHER || flags & HUGE != 0 && flags & abi::MFD_HUGETLB == 0 {
+        return Err(EINVAL);
+    }
+    let name = user::path(c.args[0]).map_err(|error| if error == ENAMETOOLONG { EINVAL } else { error })?;
+    if name.len() > MEMFD_NAME_MAX {
+        return Err(EINVAL);
+    }
+    if flags & abi::MFD_HUGETLB != 0 {
+        return Err(ENOMEM);
+    }
+    let seals = match flags & (abi::MFD_NOEXEC_SEAL | abi::MFD_ALLOW_SEALING) {
+        0 => Seals::SEAL,
+        abi::MFD_ALLOW_SEALING => Seals::empty(),
+        _ => Seals::EXEC,
+    };
+    let mode = if seals.contains(Seals::EXEC) { 0o666 } else { 0o777 };
+    let inode = vfs().inode(mode, Body::File(Mutex::new(FileData::sealed(seals))));
     inode.update(|meta| meta.nlink = 0);
     let path = [&b"/memfd:"[..], &name, b" (deleted)"].concat();
     let cloexec = if flags & abi::MFD_CLOEXEC != 0 { abi::O_CLOEXEC } else { 0 };

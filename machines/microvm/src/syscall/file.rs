@@ -6,12 +6,13 @@ use crate::arch::time;
 use crate::fs::file::{self, OpenFile};
 use crate::fs::sources;
 use crate::fs::table::OnExec;
-use crate::fs::{open as opening, vfs};
+use crate::fs::{open as opening, seals, vfs};
 use crate::proc::mm;
 use alloc::sync::Arc;
 use anonmem_oslib::Result;
 use anonmem_oslib::abi::{Fields, Packer};
-use anonmem_oslib::errno::{EACCES, EINVAL, EISDIR, ENODEV, ENOENT, ENOTDIR, EOPNOTSUPP};
+use anonmem_oslib::errno::{EACCES, EINVAL, EISDIR, ENODEV, ENOENT, ENOTDIR, EOPNOTSUPP, EPERM};
+use anonmem_oslib::vfs::data::Seals;
 use anonmem_oslib::vfs::path::Follow;
 use anonmem_oslib::vfs::{Body, FileType, Inode, data, inode};
 use linux_raw_sys::general as abi;
@@ -124,6 +125,10 @@ pub(super) fn faccessat(c: &mut Call<'_>) -> Result<usize> {
 
 fn set_mode(inode: &Inode, mode: u32) -> Result<usize> {
     let now = vfs().now_ns();
+    let sealed = seals::of(inode).is_ok_and(|seals| seals.contains(Seals::EXEC));
+    if sealed && (inode.meta().mode ^ mode) & 0o111 != 0 {
+        return Err(EPERM);
+    }
     inode.update(|meta| (meta.mode, meta.ctime_ns) = (mode & 0o7777, now));
     Ok(0)
 }
@@ -244,7 +249,11 @@ pub(super) fn fallocate(c: &mut Call<'_>) -> Result<usize> {
     if !matches!(file.inode.body, Body::File(_)) {
         return Err(ENODEV);
     }
-    if mode == 0 && end > file.inode.size() { set_size(&file.inode, end) } else { Ok(0) }
+    let grows = end > file.inode.size();
+    if grows && seals::of(&file.inode)?.contains(Seals::GROW) {
+        return Err(EPERM);
+    }
+    if mode == 0 && grows { set_size(&file.inode, end) } else { Ok(0) }
 }
 
 fn put_statfs(to: u64) -> Result<usize> {

@@ -4,8 +4,10 @@ use super::call::Call;
 use super::uring::Uring;
 use super::user;
 use crate::fs::file::{OpenFile, Target};
+use crate::fs::seals;
 use crate::fs::store;
 use crate::proc::failing::{self, By};
+use crate::proc::ipc;
 use crate::proc::mm::{self, Backing, Map, Space};
 use crate::sched;
 use crate::usercopy;
@@ -15,6 +17,7 @@ use anonmem_oslib::cred::Cap;
 use anonmem_oslib::errno::{
     EACCES, EBADF, EFAULT, EINVAL, ENODEV, ENOMEM, EOPNOTSUPP, EOVERFLOW, EPERM, ESRCH,
 };
+use anonmem_oslib::vfs::data::Seals;
 use anonmem_oslib::vfs::{Body, FileType};
 use linux_raw_sys::general as abi;
 
@@ -39,6 +42,7 @@ pub(super) fn mmap(c: &mut Call<'_>) -> Result<usize> {
     } else {
         mm::mmap(&space()?, map, Backing::Anonymous)?
     };
+    ipc::shm::sweep();
     Ok(at as usize)
 }
 
@@ -98,7 +102,8 @@ fn map_file(space: &Space, map: Map, file: &OpenFile, offset: u64) -> Result<u64
         return Err(EINVAL);
     }
     let writable = file.check_writable().is_ok();
-    if let Err(error) = check_file(map, file, offset) {
+    let sealed = seals::of(&file.inode).unwrap_or(Seals::empty());
+    if let Err(error) = check_file(map, file, offset).and_then(|()| check_seals(map, sealed)) {
         // What is wrong with the place comes first.
         mm::check_mmap(space, map)?;
         return Err(error);
@@ -121,7 +126,7 @@ fn map_file(space: &Space, map: Map, file: &OpenFile, offset: u64) -> Result<u64
     if map.flags & abi::MAP_TYPE == abi::MAP_PRIVATE {
         return mm::mmap(space, map, backing);
     }
-    if writable {
+    if writable && !sealed.refuse_writes() {
         let store = store::of_file(&file.inode, &file.path)?;
         return mm::mmap(space, map, Backing::Store { store: &store, offset });
     }
@@ -173,6 +178,14 @@ fn check_file(map: Map, file: &OpenFile, offset: u64) -> Result<()> {
     Ok(())
 }
 
+/// Checks that a file with these seals may be mapped as it is asked for. Linux: mm/memfd.c
+/// `memfd_check_seals_mmap`.
+fn check_seals(map: Map, seals: Seals) -> Result<()> {
+    let shared = map.flags & abi::MAP_TYPE != abi::MAP_PRIVATE;
+    let stores = shared && map.prot & abi::PROT_WRITE != 0;
+    if stores && seals.refuse_writes() { Err(EPERM) } else { Ok(()) }
+}
+
 fn is_dev_zero(file: &OpenFile) -> bool {
     use crate::fs::device::Device;
     file.object::<Device>().is_some_and(|device| *device == Device::Zero)
@@ -180,6 +193,7 @@ fn is_dev_zero(file: &OpenFile) -> bool {
 
 pub(super) fn munmap(c: &mut Call<'_>) -> Result<usize> {
     mm::munmap(&space()?, c.args[0], c.args[1])?;
+    ipc::shm::sweep();
     Ok(0)
 }
 
@@ -199,7 +213,9 @@ pub(super) fn mseal(c: &mut Call<'_>) -> Result<usize> {
 }
 
 pub(super) fn mremap(c: &mut Call<'_>) -> Result<usize> {
-    Ok(mm::mremap(&space()?, c.args[0], c.args[1], c.args[2], c.u32(3), c.args[4])? as usize)
+    let at = mm::mremap(&space()?, c.args[0], c.args[1], c.args[2], c.u32(3), c.args[4])?;
+    ipc::shm::sweep();
+    Ok(at as usize)
 }
 
 pub(super) fn brk(c: &mut Call<'_>) -> Result<usize> {

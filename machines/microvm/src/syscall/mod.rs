@@ -11,6 +11,7 @@ mod fd;
 mod file;
 mod futex;
 mod io;
+mod ipc;
 mod mem;
 mod names;
 mod pidfd;
@@ -115,6 +116,9 @@ fn leaves_something(number: u32) -> bool {
             | abi::__NR_timerfd_create
             | abi::__NR_rt_sigqueueinfo
             | abi::__NR_rt_tgsigqueueinfo
+            | abi::__NR_shmget
+            | abi::__NR_shmat
+            | abi::__NR_semget
             | abi::__NR_clone
             | abi::__NR_clone3
             | abi::__NR_fork
@@ -283,6 +287,14 @@ fn dispatch(c: &mut Call<'_>, number: u64) -> Result<usize> {
         abi::__NR_munlockall => mem::munlockall(c),
         abi::__NR_membarrier => mem::membarrier(c),
         abi::__NR_mseal => mem::mseal(c),
+
+        abi::__NR_shmget => ipc::shmget(c),
+        abi::__NR_shmat => ipc::shmat(c),
+        abi::__NR_shmdt => ipc::shmdt(c),
+        abi::__NR_shmctl => ipc::shmctl(c),
+        abi::__NR_semget => ipc::semget(c),
+        abi::__NR_semop | abi::__NR_semtimedop => ipc::semop(c),
+        abi::__NR_semctl => ipc::semctl(c),
 
         abi::__NR_clone => process::clone(c),
         abi::__NR_clone3 => process::clone3(c),

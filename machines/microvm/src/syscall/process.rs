@@ -10,7 +10,7 @@ use crate::fs::vfs;
 use crate::proc::clone::{self, Request};
 use crate::proc::exec::Given;
 use crate::proc::process::{ExitStatus, Process};
-use crate::proc::{exec, exit as exiting, folios, ksm, table, trace};
+use crate::proc::{exec, exit as exiting, folios, ksm, mm, table, trace};
 use crate::sched;
 use alloc::sync::Arc;
 use anonmem_oslib::abi::Fields;
@@ -233,6 +233,18 @@ pub(super) fn prctl(c: &mut Call<'_>) -> Result<usize> {
                 return Err(EINVAL);
             }
             Ok(usize::from(ksm::merges_any(&sched::current_mm().ok_or(ESRCH)?)))
+        }
+        p::PR_SET_MDWE => {
+            if c.args[2..5].iter().any(|&arg| arg != 0) {
+                return Err(EINVAL);
+            }
+            mm::set_write_exec(&sched::current_mm().ok_or(ESRCH)?, c.args[1]).map(|()| 0)
+        }
+        p::PR_GET_MDWE => {
+            if c.args[1..5].iter().any(|&arg| arg != 0) {
+                return Err(EINVAL);
+            }
+            Ok(mm::write_exec(&sched::current_mm().ok_or(ESRCH)?) as usize)
         }
         p::PR_GET_NO_NEW_PRIVS | p::PR_GET_SECCOMP => Ok(0),
         _ => Err(EINVAL),

@@ -5,10 +5,11 @@
 //! its bytes move into a [`SharedStore`] of the memory manager, which then is the only copy: what
 //! is stored through a mapping and what is written through a descriptor are the same bytes.
 
-use crate::errno::{EFBIG, ENOSPC, Result};
+use crate::errno::{EFBIG, ENOSPC, EPERM, Result};
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::cmp::Ordering;
 use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -52,6 +53,71 @@ impl Drop for Page {
     }
 }
 
+bitflags::bitflags! {
+    /// What nobody may do with a file any more. The values are those of Linux's `F_SEAL_*`.
+    #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+    pub struct Seals: u32 {
+        /// Seal it further.
+        const SEAL = 0x01;
+        /// Make it shorter.
+        const SHRINK = 0x02;
+        /// Make it longer.
+        const GROW = 0x04;
+        /// Write to it.
+        const WRITE = 0x08;
+        /// Write to it, but by the mappings that there are.
+        const FUTURE_WRITE = 0x10;
+        /// Make it a program, or none.
+        const EXEC = 0x20;
+    }
+}
+
+impl Default for Seals {
+    /// A file with a name cannot be sealed.
+    fn default() -> Self {
+        Seals::SEAL
+    }
+}
+
+impl Seals {
+    /// Whether nobody may write any more, but by the mappings that there are.
+    #[doc(alias = "is_write_sealed")]
+    pub fn refuse_writes(self) -> bool {
+        self.intersects(Seals::WRITE | Seals::FUTURE_WRITE)
+    }
+
+    /// Gives how many of `len` bytes at `offset` may be written to a file of `size` bytes: all of the pages
+    /// before the one that would make it longer. Linux: mm/shmem.c `shmem_write_begin`.
+    ///
+    /// # Errors
+    /// `EPERM` if none may be.
+    pub fn may_write(self, offset: u64, len: usize, size: u64) -> Result<usize> {
+        let fits = offset.saturating_add(len as u64) <= size;
+        match self {
+            _ if len == 0 => Ok(0),
+            seals if seals.refuse_writes() => Err(EPERM),
+            seals if fits || !seals.contains(Seals::GROW) => Ok(len),
+            _ => match (size / PAGE as u64 * PAGE as u64).checked_sub(offset) {
+                Some(before @ 1..) => Ok(before as usize),
+                Some(0) | None => Err(EPERM),
+            },
+        }
+    }
+
+    /// Checks that a file of `old` bytes may get `new`.
+    ///
+    /// # Errors
+    /// `EPERM`.
+    pub fn may_resize(self, old: u64, new: u64) -> Result<()> {
+        let refused = match new.cmp(&old) {
+            Ordering::Less => self.contains(Seals::SHRINK),
+            Ordering::Equal => false,
+            Ordering::Greater => self.contains(Seals::GROW),
+        };
+        if refused { Err(EPERM) } else { Ok(()) }
+    }
+}
+
 /// Memory that can be mapped shared and holds a file's bytes.
 pub trait SharedStore: Send + Sync {
     /// Reads bytes; what was never written is zero.
@@ -76,6 +142,8 @@ pub struct FileData {
     pages: BTreeMap<u64, Page>,
     size: u64,
     store: Option<Arc<dyn SharedStore>>,
+    /// What nobody may do any more.
+    pub seals: Seals,
 }
 
 impl fmt::Debug for FileData {
@@ -88,6 +156,11 @@ impl FileData {
     /// Makes a file of bytes that are referenced in place.
     pub fn in_place(bytes: &'static [u8]) -> Self {
         FileData { base: bytes, size: bytes.len() as u64, ..FileData::default() }
+    }
+
+    /// Makes an empty file with these seals.
+    pub fn sealed(seals: Seals) -> Self {
+        FileData { seals, ..FileData::default() }
     }
 
     /// Gives the size in bytes.

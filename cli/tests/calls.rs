@@ -1,0 +1,30 @@
+//! System calls beside those of memory, whose tables must be the host's.
+//!
+//! Skipped with a line where the kernel or QEMU is missing; `make test` insists on both.
+
+mod common;
+
+use common::same_table_as_host;
+
+/// PR_SET_MDWE: what is refused, and who inherits it.
+#[test]
+fn memory_that_was_writable_does_not_become_executable_once_that_was_said() {
+    same_table_as_host("mdwe", &[]);
+}
+
+/// All 64 sets of seals, and mappings that are in the way of one.
+#[test]
+fn files_of_memory_are_sealed_as_on_linux() {
+    for lock in ["mmap", "speculative"] {
+        same_table_as_host("seals", &["--lock", lock]);
+    }
+}
+
+/// Segments: found, mapped, split, inherited, removed while they are mapped; and semaphores.
+#[test]
+fn shared_memory_and_semaphores_of_system_v_are_as_on_linux() {
+    for cpus in ["1", "4"] {
+        same_table_as_host("sysvshm", &["--cpus", cpus]);
+        same_table_as_host("sysvsem", &["--cpus", cpus]);
+    }
+}
