@@ -179,7 +179,13 @@ impl<M: Machine> SwapDevice<M> {
     }
 
     pub(crate) fn used(&self) -> u64 {
+        self.slots.len() - self.nr_free.load(Ordering::Relaxed).max(0) as u64
+    }
+
+    /// The same for swapoff, which looks again and again. A load may go on telling it what was long ago; an
+    /// addition has the last word.
+    pub(crate) fn still_used(&self) -> u64 {
         // Acquire pairs with the Release of whoever frees a slot: he is done with it.
-        self.slots.len() - self.nr_free.load(Ordering::Acquire).max(0) as u64
+        self.slots.len() - self.nr_free.fetch_add(0, Ordering::Acquire).max(0) as u64
     }
 }

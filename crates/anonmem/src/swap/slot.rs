@@ -67,9 +67,10 @@ impl<M: Machine> Drop for SwapRef<'_, M> {
             device.slots.discard(&objects.frames, &slot);
         }
         device.slots.finish_free(&objects.frames, slot);
-        device.cluster_free.get(&objects.frames, entry.offset / CLUSTER).fetch_add(1, Ordering::Relaxed);
-        // Release pairs with the Acquire of `used`: swapoff frees the arrays only after we are done with
-        // them.
+        // Release pairs with the Acquire in `next_cluster`: who is told of a free slot finds it.
+        device.cluster_free.get(&objects.frames, entry.offset / CLUSTER).fetch_add(1, Ordering::Release);
+        // Release pairs with the Acquire of `still_used`: swapoff frees the arrays only after we are done
+        // with them.
         device.nr_free.fetch_add(1, Ordering::Release);
     }
 }
@@ -253,7 +254,7 @@ impl<M: Machine> Objects<M> {
             }
             cursor.store(0, Ordering::Relaxed);
             // The cluster's count comes after a slot is freed, and after one is claimed. So who has claimed
-            // the last one has not counted it yet, or the count is seen before the slot.
+            // the last one has not counted it yet.
             M::relax();
         }
         Err(page)
@@ -268,7 +269,9 @@ impl<M: Machine> Objects<M> {
         let clusters = device.slots.len().div_ceil(CLUSTER);
         for i in 0..clusters {
             let cluster = (*next + i) % clusters;
-            if device.cluster_free.get(&self.frames, cluster).load(Ordering::Relaxed) > 0 {
+            // Acquire pairs with the Release of who frees a slot. Without it, this CPU could look for the
+            // slot again and again, and not see that it is free.
+            if device.cluster_free.get(&self.frames, cluster).load(Ordering::Acquire) > 0 {
                 *next = (cluster + 1) % clusters;
                 self.swap.cursor(device).store(cluster * CLUSTER + 1, Ordering::Relaxed);
                 return true;
