@@ -13,7 +13,8 @@ fn a_program_collapses_its_memory_as_on_linux() {
         return;
     }
     let program = compile("collapse", Linked::Static);
-    assert_eq!(host_runs(&[&program]), "collapse: ok\n");
+    let host = host_runs(&[&program]);
+    assert!(["collapse: ok\n", "collapse: no block\n"].contains(&&*host), "{host}");
     for (folios, lock) in ["4K", "auto", "64K"].into_iter().zip(LOCKS) {
         let options = ["--cpus", "2", "--ram", "128M", "--folios", folios, "--lock", lock];
         let ran = Vm::new().options(&options).run(&[program.as_os_str()]).expect_status(0);

@@ -252,7 +252,8 @@ int main(int argc, char **argv)
     printf("time: %d %d\n", given == stored, llabs(asked(CLOCK_REALTIME) / second - now(NULL)) <= 1);
     unsigned which = 9999, node = 9999;
     status = cpu(&which, &node, NULL);
-    printf("cpu: %d %d %u %d\n", status, which < 4096, node, cpu(NULL, NULL, NULL));
+    /* Which node it is depends on the machine. */
+    printf("cpu: %d %d %d %d\n", status, which < 4096, node < 1024, cpu(NULL, NULL, NULL));
 
     in_child("a child calls", calls, vdso, first);
     in_child("moved", moves, vdso, first);

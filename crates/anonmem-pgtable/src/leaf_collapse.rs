@@ -54,7 +54,8 @@ impl<M: Machine> AddressSpace<M> {
         let Entry::Table(table) = entry_of::<M>(frames, upper, at, 1) else { return Err(NotOneFolio) };
         let ptl = frames.table_lock::<Ptl>(table).lock();
         let words = entries(frames, table);
-        // Another one than the caller has locked may have come meanwhile.
+        // The caller's reference keeps it here: who moves or splits it looks at the count, and gives up. It
+        // is asked all the same, because what follows relies on the locks of this one.
         let head = one_folio(frames, words).filter(|&head| head == folio.pfn()).ok_or(NotOneFolio)?;
         let place = LeafPlace::<M, G>::new(self, frames, upper, at);
         let trap = Present {

@@ -149,6 +149,7 @@ pub use rmap::machine::Machine;
 #[doc(hidden)]
 pub mod lab {
     pub use crate::{
+        migrate::leave_behind,
         objects::Objects,
         rmap::{
             anon_vma::AnonVmaReadGuard,

@@ -26,7 +26,7 @@ use crate::{
     },
 };
 use anonmem_frame::{Folio, Inconsistency, Kind, Mapping, RawHandle};
-use anonmem_hal::{Arch, EntryBits, Pte, SoftLeaf, SwapEntry, Va, VaRange};
+use anonmem_hal::{Arch, EntryBits, Pfn, Pte, Sharing, SoftLeaf, SwapEntry, Va, VaRange};
 use anonmem_pgtable::{Locked, Mapped, MappedLeaf, Miscounted, Walked};
 use core::{fmt, ops::ControlFlow};
 
@@ -325,11 +325,15 @@ impl<M: Machine> Vm<M> {
         let mut nth = 0;
         let (present, folio) = match entry {
             Mapped::None | Mapped::Marker(_) => return Ok(()),
-            Mapped::Swap(owned, _) => {
+            Mapped::Swap(owned, bits) => {
                 count.swap += 1;
                 let entry = owned.entry();
-                let needed = self.swap.get(entry).slots().state(&self.frames, entry.offset).count > 0;
-                return expect("a swap entry owns a count of its slot", va.0, 1, u64::from(needed));
+                let slot = self.swap.get(entry).slots().state(&self.frames, entry.offset);
+                expect("a swap entry owns a count of its slot", va.0, 1, u64::from(slot.count > 0))?;
+                return match (bits.sharing, slot.cached) {
+                    (Sharing::Exclusive, Some(page)) => self.validate_cached(page, va, vma.index_of(va)),
+                    (Sharing::Exclusive, None) | (Sharing::Shared, _) => Ok(()),
+                };
             }
             Mapped::Migration(hold, bits) => {
                 (EntryBits::from(bits).to_present(hold.pfn(), vma.protection()), hold.folio())
@@ -368,6 +372,16 @@ impl<M: Machine> Vm<M> {
         )?;
         self.validate_index(folio, va, vma.index_of(va), nth)?;
         allowed(flags, va, present.prot.write)
+    }
+
+    /// The cached page of a slot that one entry has alone is where that entry is, if it says where it is. A
+    /// part of a large folio may have been asked for at several places (KSM).
+    fn validate_cached(&self, page: Pfn, va: Va, index: u64) -> Check {
+        let Some(folio) = self.frames.folio(page).filter(|folio| !folio.is_large()) else { return Ok(()) };
+        match folio.mapping() {
+            Mapping::Anon(_) => expect("index of a cached page", va.0, index, folio.index()),
+            Mapping::None | Mapping::Ksm(_) | Mapping::Shm(_) => Ok(()),
+        }
     }
 
     /// A page is at the index that it says; a merged one at one of those that its node says.

@@ -22,7 +22,14 @@ use anonmem_hal::{
     Arch, CpuId, Order, PAGE_SHIFT, PAGE_SIZE, Pfn, PhysMem as _, Present, SourceId, Va, arch::X86_64,
 };
 use anonmem_sync::lockdep;
-use std::{collections::BTreeMap, mem::ManuallyDrop, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    mem::ManuallyDrop,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
 
 /// The machine under the memory manager.
 pub type Machine<A = X86_64> = Hosted<Checked, A>;
@@ -98,13 +105,22 @@ pub struct Anonmem<A: Arch = X86_64> {
     source: SourceId,
     memory: Memory,
     merging: Merging,
-    /// Where the task is that makes large folios of small pages, if pages move.
-    moving: Option<CollapseTask>,
+    /// Where the task is that makes large folios of small pages, if pages move, and what came of it.
+    moving: Option<(CollapseTask, Arc<Moves>)>,
     turn: u32,
     /// What devices have for long, and the frames.
     holds: ManuallyDrop<[Option<Held<A>>; HOLDS]>,
     /// The CPU that the thread is on; `None` only while it changes.
     cpu: Option<CpuGuard>,
+}
+
+/// What became of pages that move between the operations, of all systems that it is given to.
+#[derive(Debug, Default)]
+pub struct Moves {
+    /// Pages that went to other frames.
+    pub moved: AtomicU64,
+    /// Large folios that were made.
+    pub collapsed: AtomicU64,
 }
 
 /// Whether equal pages are merged.
@@ -227,30 +243,31 @@ impl<A: Arch> Anonmem<A> {
         self
     }
 
-    /// The same, and pages move to other frames between the operations, and become large folios.
+    /// The same, and pages move to other frames between the operations, and become large folios, as `moves`
+    /// tells.
     #[must_use]
-    pub fn moving(mut self) -> Self {
-        self.moving = Some(CollapseTask::default());
+    pub fn moving(mut self, moves: &Arc<Moves>) -> Self {
+        self.moving = Some((CollapseTask::default(), moves.clone()));
         self
     }
 
     fn move_pages(&mut self) {
         let (vm, turn) = (self.vm, self.turn);
-        let Some(task) = &mut self.moving else { return };
+        let Some((task, moves)) = &mut self.moving else { return };
         if turn.is_multiple_of(EMPTY_EVERY) {
             let ranges = vm.machine().nr_frames() / EMPTIED;
             let start = vm.machine().base_pfn().offset(u64::from(turn) * 7 % ranges * EMPTIED);
             let range = start..start.offset(EMPTIED);
-            vm.evacuate(range.clone(), Effort::Light);
+            moves.moved.fetch_add(vm.evacuate(range.clone(), Effort::Light).moved, Relaxed);
             vm.give_back(range);
         }
         if turn.is_multiple_of(COMPACT_EVERY) {
             // There may be none.
-            let _ = vm.compact(COMPACTED, Effort::Light);
+            moves.moved.fetch_add(vm.compact(COMPACTED, Effort::Light).unwrap_or(0), Relaxed);
         }
         let limits = CollapseLimits { shared: u64::MAX, ..CollapseLimits::OWN };
         let settings = CollapseSettings { everywhere: !1, limits, effort: BlockEffort::Free };
-        task.step(vm, COLLAPSE_PAGES, &settings);
+        moves.collapsed.fetch_add(task.step(vm, COLLAPSE_PAGES, &settings).collapsed, Relaxed);
     }
 
     /// The memory manager.

@@ -10,8 +10,9 @@ use anonmem_hal::{
 };
 use anonmem_hosted::{
     runner::{Inject, run_random},
-    system::{Anonmem, FOLIOS, Memory},
+    system::{Anonmem, FOLIOS, Memory, Moves},
 };
+use std::sync::{Arc, atomic::Ordering::Relaxed};
 
 const STEPS: usize = 1_000;
 
@@ -29,19 +30,22 @@ fn run(default_runs: u64, memory: Memory, inject: Inject) {
 #[track_caller]
 fn run_on<A: Arch>(default_runs: u64, memory: Memory, inject: Inject) {
     let first = number("ANONMEM_SEED", 1);
+    let (moves, mut moving) = (Arc::new(Moves::default()), 0);
     for seed in first..first + number("ANONMEM_RUNS", default_runs) {
         let modes = [LockMode::Mmap, LockMode::Vma, LockMode::Speculative];
         let mode = modes[(seed % 3) as usize];
         let (name, folios) = FOLIOS[((seed / 3) % 5) as usize];
+        // Nor may anybody see that pages move, and become large folios.
+        let moves_pages = seed % 5 > 2;
+        moving += u64::from(moves_pages);
         // Every other run merges equal pages, which nobody may see.
         let start = || {
             let (mut system, oracle) = Anonmem::<A>::start_with(mode, memory, folios);
             if seed.is_multiple_of(2) {
                 system = system.merging();
             }
-            // Nor may anybody see that pages move, and become large folios.
-            if seed % 5 > 2 {
-                system = system.moving();
+            if moves_pages {
+                system = system.moving(&moves);
             }
             (system, oracle)
         };
@@ -49,6 +53,8 @@ fn run_on<A: Arch>(default_runs: u64, memory: Memory, inject: Inject) {
             panic!("seed {seed}, {mode:?}, folios {name}: {failure:?}");
         }
     }
+    let (moved, collapsed) = (moves.moved.load(Relaxed), moves.collapsed.load(Relaxed));
+    assert!(moved >= moving && collapsed >= moving, "{moved} moved, {collapsed} collapsed in {moving} runs");
 }
 
 #[test]

@@ -517,6 +517,7 @@ fn stress(lock_mode: LockMode, memory: Memory, folios: FolioPolicy, time: Durati
     let (moved, evacuated) = (world.moved.load(Relaxed), world.evacuated.load(Relaxed));
     let collapsed = world.collapsed.load(Relaxed);
     assert!(moved > 100, "only {moved} pages went to other frames");
+    assert!(collapsed > 10, "only {collapsed} folios became larger ones");
     let merged = world.merged.load(Relaxed);
     assert!(merged > 100, "only {merged} pages were merged");
     let _cpu = cpus.enter(CpuId(7));

@@ -14,7 +14,7 @@ use crate::{
     },
     snapshot::Region,
 };
-use anonmem::lab::{folio_referenced_by_reclaim, walk_mappings};
+use anonmem::lab::{folio_referenced_by_reclaim, leave_behind, walk_mappings};
 use anonmem::{
     Advice, Config, Error, FaultAccess, FaultOutcome, FillMode, LockMode, MapBacking, MapFlags, Mm,
     MmapRequest, MoveLocks, MoveMode, PinFlags, PinnedRange, Prot, ProtectMode, RegisterMode,
@@ -480,6 +480,12 @@ impl Kernel {
     pub(crate) fn migrate_noted(&self) -> bool {
         let pfn = self.noted.get().expect("noted");
         self.vm.frames().try_get(pfn).is_some_and(|page| self.vm.migrate_folio(page).is_ok())
+    }
+
+    /// Lets every entry of the noted frame wait for its page, as after a move whose walk missed them all.
+    pub(crate) fn leave_noted_behind(&self) {
+        let page = self.vm.frames().try_get(self.noted.get().expect("noted")).expect("mapped");
+        leave_behind(self.vm, &page);
     }
 
     /// Lets the scanner of KSM look at page `n` of address space `i`.

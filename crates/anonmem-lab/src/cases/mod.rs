@@ -29,6 +29,8 @@ pub mod labels;
 pub mod lazyfree;
 pub mod leaves;
 pub mod migrate;
+pub mod migrate_devices;
+pub mod migrate_entries;
 pub mod migrate_large;
 pub mod move_alone;
 pub mod move_large;
@@ -40,6 +42,7 @@ pub mod pin_fast;
 pub mod pins;
 pub mod reclaim_pairs;
 pub mod reclaim_wait;
+pub mod recycled;
 pub mod rmap_family;
 pub mod seed_001;
 pub mod seed_003;
@@ -93,6 +96,9 @@ pub fn all() -> &'static [&'static Case] {
         &anon_vma_races::WALK_AND_COPY,
         &anon_vma_races::WALK_AND_REUSE,
         &anon_vma_races::REUSE_AND_LOCK,
+        &recycled::REFERENCE,
+        &recycled::PINNED,
+        &recycled::ANON_VMA,
         &speculative_vma::HALVES,
         &speculative_vma::LAST_SPECULATIVE,
         &speculative_vma::LAST_VMA_LOCK,
@@ -145,6 +151,7 @@ pub fn all() -> &'static [&'static Case] {
         &swap_in::ABA,
         &swap_in::TWICE,
         &swap_in::DROPPED,
+        &swap_in::FREED,
         &reclaim_wait::CASE,
         &tlb_batch::MPROTECT,
         &tlb_batch::DISCARD,
@@ -219,6 +226,14 @@ pub fn all() -> &'static [&'static Case] {
         &migrate_large::LEAF_MINCORE,
         &migrate_large::LEAF_PROTECT,
         &migrate_large::LEAF_REMAP,
+        &migrate_entries::LATE_FLUSH,
+        &migrate_entries::LEFT_BEHIND,
+        &migrate_entries::LEAF_LEFT_BEHIND,
+        &migrate_entries::MUNMAP,
+        &migrate_entries::MERGE,
+        &migrate_devices::MIGRATE,
+        &migrate_devices::COLLAPSE,
+        &migrate_devices::FAILS,
         &collapse::DONTNEED,
         &collapse::REFAULT,
         &collapse::FAULT,

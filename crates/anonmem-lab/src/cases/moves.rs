@@ -200,9 +200,10 @@ pub static CACHED: Case = Case {
     },
 };
 
-/// Lets a child have what was moved to page 8, too: whoever brings it back finds what the page says of
-/// itself.
+/// The page in the cache says where its entry is. Then a child has what was moved to page 8, too: whoever
+/// brings it back finds what the page says of itself.
 fn shared_afterwards(k: &Kernel) -> Result<(), String> {
+    k.vm.validate().map_err(|v| v.to_string())?;
     Sim::on_cpu(0, || k.fork(0, 1, &[0])).map_err(|e| e.to_string())?;
     match (k.load(1, 8), k.load(0, 8)) {
         (Ok(7), Ok(7)) => k.check(),

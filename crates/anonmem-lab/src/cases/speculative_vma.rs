@@ -64,39 +64,54 @@ pub static LAST_SPECULATIVE: Case = Case {
     rule: "The store is refused, or its page is gone with the others: nothing is left behind.",
     mutants: &[LAST_VMA],
     runs: LAST_RUNS,
-    program: |_| last_vma("last-vma-locked-speculative", LockMode::Speculative),
+    program: |_| {
+        boxed(
+            scenario("last-vma-locked-speculative", 1, || last_vma_world(LockMode::Speculative))
+                .cpu("stores to page 2", |k| stored_or_refused(k, 2))
+                .cpu("unmaps", |k| k.mm(0).munmap(pages(0, 3)).expect("frames"))
+                .check(Kernel::check),
+        )
+    },
 };
 
 /// The page of the case.
 pub static LAST_VMA_LOCK: Case = Case {
     name: "last-vma-locked-vma-lock",
-    title: "a fault locks the VMA of its CPU's last one, which is being unmapped",
-    happened: "As without any lock.",
-    environment: "A store takes the VMA's lock; its CPU has faulted in the same VMA before. Another thread unmaps it.",
-    rule: "The store is refused, or its page is gone with the others: nothing is left behind.",
+    title: "a fault locks the VMA of its CPU's last one, whose permissions are being taken away",
+    happened: "As without any lock. munmap waits for its readers once more when it takes a VMA out; mprotect waits once.",
+    environment: "A store takes the VMA's lock; its CPU has faulted in the same VMA before. Another thread makes the VMA read-only.",
+    rule: "When mprotect is back, no entry may be written.",
     mutants: &[LAST_VMA],
     runs: LAST_RUNS,
-    program: |_| last_vma("last-vma-locked-vma-lock", LockMode::Vma),
+    program: |_| {
+        boxed(
+            scenario("last-vma-locked-vma-lock", 2, || last_vma_world(LockMode::Vma))
+                .cpu("stores to page 2", |k| match k.store(0, 2, 7) {
+                    Ok(()) | Err(FaultOutcome::SegvAccerr) => {}
+                    Err(other) => panic!("{other:?}"),
+                })
+                .cpu("makes it read-only", |k| {
+                    k.mm(0).mprotect(pages(0, 3), Prot::READ).expect("no memory is needed");
+                })
+                .check(|k| match k.store(0, 2, 8) {
+                    Err(FaultOutcome::SegvAccerr) => k.check(),
+                    other => Err(format!("a store to what may not be written: {other:?}")),
+                }),
+        )
+    },
 };
 
-fn last_vma(name: &str, mode: LockMode) -> Box<dyn Program> {
-    let world = move || {
-        let kernel = Kernel::new(48, mode);
-        kernel.spawn(0, &[0, 1]);
-        kernel.map(0, 0, 3, RW);
-        kernel.map(0, 5, 1, RW);
-        // The table stays. The last fault of the CPU is one that needs no mmap lock.
-        for page in [5, 0, 1] {
-            kernel.store(0, page, 1).expect("frames");
-        }
-        kernel
-    };
-    boxed(
-        scenario(name, 1, world)
-            .cpu("stores to page 2", |k| stored_or_refused(k, 2))
-            .cpu("unmaps", |k| k.mm(0).munmap(pages(0, 3)).expect("frames"))
-            .check(Kernel::check),
-    )
+/// A program of both CPUs, with three pages, the last of which is not there yet.
+fn last_vma_world(mode: LockMode) -> Kernel {
+    let kernel = Kernel::new(48, mode);
+    kernel.spawn(0, &[0, 1]);
+    kernel.map(0, 0, 3, RW);
+    kernel.map(0, 5, 1, RW);
+    // The table stays. The last fault of the CPU is one that needs no mmap lock.
+    for page in [5, 0, 1] {
+        kernel.store(0, page, 1).expect("frames");
+    }
+    kernel
 }
 
 /// Stores to page `n`, if it is mapped.

@@ -90,6 +90,40 @@ pub static DROPPED: Case = Case {
     },
 };
 
+/// The page of the case.
+pub static FREED: Case = Case {
+    name: "swap-out-vs-slot-freed",
+    title: "a page leaves to a slot that somebody is just letting go of",
+    happened: "Linux, mm/swapfile.c swap_range_free: the device is told to discard a slot before the slot is free for others; zram frees what it has of a \
+               slot, whoever's it is (swap_slot_free_notify).",
+    environment: "Two programs and a device of one slot, which has the first one's page. CPU0 drops that page; CPU1 lets the other's page leave, if there is \
+                  room. Each holds its own mmap lock for reading.",
+    rule: "Whoever has a slot finds there what was written for him.",
+    mutants: &[Mutant::Patch {
+        name: "swap-slot-free-before-discarded",
+        what: "a slot can be claimed before the device was told to discard it",
+    }],
+    runs: &[Run::new(Model::Sc, Extent::Bound(2)), Run::new(Model::C11, Extent::Bound(1))],
+    program: |_| {
+        let world = || {
+            let kernel = swapped_out(48, LockMode::Mmap);
+            kernel.spawn(1, &[1]);
+            kernel.map(1, 0, 1, RW);
+            kernel.store(1, 0, 5).expect("frames");
+            kernel
+        };
+        boxed(
+            scenario("swap-out-vs-slot-freed", 1, world)
+                .cpu("drops", |k| k.madvise(0, 0, Advice::DontNeed))
+                .cpu("leaves", |k| k.page_out(1, 0))
+                .check(|k| match k.load(1, 0) {
+                    Ok(5) => k.check(),
+                    other => Err(format!("5 was stored, found {other:?}")),
+                }),
+        )
+    },
+};
+
 /// An address space, on two CPUs, with a page that says 7 and is on the device, which has one slot.
 fn swapped_out(nr_frames: u64, mode: LockMode) -> Kernel {
     let kernel = Kernel::new(nr_frames, mode);

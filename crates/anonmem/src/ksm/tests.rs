@@ -3,7 +3,8 @@
 use crate::{
     Advice, Config, Error, Event, FolioEvent, FolioMode, FolioPolicy, KsmSettings, KsmStats, MapBacking,
     MapFlags, MergeAny, MergeDomains, Mm, MmapRequest, MoveLocks, PinFlags, Prot, RemapFlags,
-    testing::{M, P, World, pages},
+    testing::{M, P, RW, World, pages},
+    vma::Backing,
 };
 use anonmem_frame::FolioRef;
 use anonmem_hal::{Order, Pfn, Va, VaRange};
@@ -389,6 +390,35 @@ fn a_scan_without_memory_merges_nothing_and_breaks_nothing() {
         }
         sweep(w, 3);
         assert_eq!(mm.ksm_usage().merging, 6);
+    });
+}
+
+#[test]
+fn a_place_before_all_that_a_cached_folio_could_begin_at_gets_a_copy() {
+    World::run(|w| {
+        w.vm.swap_on(0, 4096, 0).unwrap();
+        let mm = w.vm.new_mm().unwrap();
+        map_mergeable(&mm, 16);
+        // The first page of all, with what page 5 of the others says.
+        mm.map_raw(pages(1, 1), RW, Backing::Anonymous);
+        mm.madvise(Va(P), P, Advice::Mergeable).unwrap();
+        let said: Vec<_> = (1..=16).collect();
+        fill(&mm, &said);
+        mm.store(P + 9, said[5]).unwrap();
+        sweep(w, 2);
+        assert_eq!(mm.pagemap(Va(P)).pfn, Some(frame(&mm, 5)));
+        (0..16).for_each(|n| assert!(w.vm.reclaim_folio(folio(w, &mm, n)), "page {n}"));
+        w.vm.set_folio_policy(FolioPolicy::default().with(Order::new(4), FolioMode::Always));
+        assert_eq!(mm.load(page(0) + 9), Ok(1));
+        assert_eq!(w.vm.folio_event(Order::new(4), FolioEvent::SwapIn), 1, "as a run");
+        // What is left of the folio is the cached page of a slot that the first page needs.
+        mm.madvise(Va(AT), 16 * P, Advice::DontNeed).unwrap();
+        assert_eq!(mm.load(P + 9), Ok(6));
+        assert_eq!(w.vm.stats().event(Event::KsmSwapinCopy), 1);
+        w.vm.validate().unwrap();
+        mm.store(P + 9, 9).unwrap();
+        assert_eq!(mm.load(P + 9), Ok(9));
+        w.vm.validate().unwrap();
     });
 }
 

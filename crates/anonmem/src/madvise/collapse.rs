@@ -71,7 +71,8 @@ impl<M: Machine> Mm<'_, M> {
                     let next = self.first_tabled(windows.rest);
                     windows.rest.start = next.map_or(windows.rest.end, |part| part.start);
                 }
-                Err(NotCollapsed::NoMemory) => return Err(NotCollapsed::NoMemory.into()),
+                // A mapping that may not collapse says so of each of its windows.
+                Err(why @ (NotCollapsed::NoMemory | NotCollapsed::Mapping)) => return Err(why.into()),
                 Err(why) => failed = Some(why),
             }
         }

@@ -14,7 +14,7 @@ use crate::{
         reverse_map::ReverseMap,
     },
 };
-use anonmem_frame::{FolioGuard, HoldWhole, MigrationHold};
+use anonmem_frame::{FolioGuard, FolioOwner, FolioRef, HoldWhole, MigrationHold};
 use anonmem_hal::{EntryBits, MigrationBits, MigrationKind, Order, Protection, Va};
 use anonmem_pgtable::{Arrived, Attrs, Cleared, LeafPinned, PteGuard, StableVma, TlbBatch, Vacancy};
 use core::ops::ControlFlow;
@@ -46,6 +46,19 @@ pub(crate) fn try_to_migrate<'v, M: Machine>(
             return ControlFlow::Continue(());
         }
     }
+}
+
+/// Lets the entries of a folio, which nobody has pinned or locked, wait for it, and goes: what a walk leaves
+/// that missed all of them. For cases.
+///
+/// # Locks
+/// As [`try_to_migrate`]; the caller holds none.
+pub fn leave_behind<M: Machine>(objects: &Objects<M>, page: &FolioRef<'_, M>) {
+    let lock = page.lock();
+    let mut tlb = TlbBatch::new(&objects.frames);
+    let taken = try_to_migrate(objects, &lock, &mut tlb, |_| ControlFlow::Continue(()));
+    assert!(taken.is_continue(), "{page:?} is pinned");
+    tlb.flush();
 }
 
 fn try_to_migrate_one<'v, M: Machine>(

@@ -150,10 +150,16 @@ impl<M: Machine> Vm<M> {
             drop(hold.unmap());
         });
         self.events.add(Event::FramePoisoned, poisoned);
+        let fate = match (poisoned, &slot) {
+            (0, Some(_)) => FrameFate::InSwap,
+            // Those who had it let go of their entries while these waited.
+            (0, None) => FrameFate::Free,
+            (poisoned, _) => FrameFate::Poisoned(poisoned),
+        };
         if let Some(slot) = slot {
             self.swap_uncache(slot.entry(), lock);
         }
-        Ok(if poisoned == 0 { FrameFate::InSwap } else { FrameFate::Poisoned(poisoned) })
+        Ok(fate)
     }
 }
 
@@ -214,6 +220,26 @@ mod tests {
             mm.munmap(pages(16, 1)).unwrap();
             drop((mm, child));
             assert_eq!(w.vm.stats().offline, 1);
+        });
+    }
+
+    #[test]
+    fn what_its_device_has_not_taken_is_in_the_failed_frame_alone() {
+        World::run(|w| {
+            w.vm.swap_on(0, 64, 0).unwrap();
+            let mm = program(w);
+            let child = mm.fork().unwrap();
+            let page = w.vm.frames.try_get(frame(&mm)).unwrap();
+            w.swap.fail_every_write(1);
+            assert!(!w.vm.reclaim_folio(page), "the page stays in the cache");
+            w.swap.fail_every_write(0);
+            assert_eq!((mm.load(AT), child.counters().swap.0), (Ok(7), 1));
+            assert_eq!(w.vm.frame_failed(frame(&mm), Failure::Lost), Err(Stays::Referenced));
+            w.vm.validate().unwrap();
+            assert_eq!((mm.load(AT), child.load(AT)), (Ok(7), Ok(7)), "nobody reads what was never written");
+            drop((mm, child));
+            w.vm.swap_off(0).unwrap();
+            assert_eq!(w.vm.stats().offline, 0);
         });
     }
 

@@ -39,6 +39,8 @@ mod failed;
 mod fragmentation;
 mod stays;
 
+#[doc(hidden)]
+pub use entries::leave_behind;
 pub use evacuate::{Effort, Evacuation, Kept};
 pub use failed::{Failure, FrameFate};
 pub use fragmentation::{Compacted, Fragmentation, FreeBlocks};

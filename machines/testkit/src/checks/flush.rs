@@ -230,13 +230,14 @@ pub(super) fn others_tables<M: Machine>(w: &World<'_, '_, M>) -> Checked {
 pub(super) fn over_on_return<M: Machine>(w: &World<'_, '_, M>) -> Checked {
     w.several()?;
     let (mm, va) = w.space(1)?;
-    let (tally, stop) = (Tally::new(), AtomicBool::new(false));
+    let (tally, stop, tries) = (Tally::new(), AtomicBool::new(false), AtomicU64::new(0));
     w.port.at_once(2, &|me| {
         tally.note_stop(w.within(&mm, || {
             if me == 1 {
                 let mut value = 0;
                 while !stop.load(Relaxed) {
                     value += u64::from(w.port.store(&mm, va, value));
+                    tries.fetch_add(1, Relaxed);
                     M::relax();
                 }
                 return Ok(());
@@ -251,6 +252,11 @@ pub(super) fn over_on_return<M: Machine>(w: &World<'_, '_, M>) -> Checked {
                 mm.mprotect(range(va, 1), Prot::READ)?;
                 let before = w.load(&mm, va)?;
                 pause(w.machine(), UNDER_WAY_NS);
+                // Nor is there if it has not tried since: the second try began after the load.
+                let (tried, began) = (tries.load(Relaxed), w.machine().now_ns());
+                while tries.load(Relaxed) < tried + 2 && w.machine().now_ns() - began < WAITS_NS {
+                    M::relax();
+                }
                 equal("a word that nobody may store to any more", w.load(&mm, va)?, before)?;
                 mm.mprotect(range(va, 1), Prot::READ | Prot::WRITE)?;
                 Ok(())

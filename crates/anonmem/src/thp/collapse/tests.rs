@@ -258,6 +258,82 @@ fn advice_says_what_linux_says() {
 }
 
 #[test]
+fn a_window_in_which_nothing_is_is_told_of_whatever_comes_before_and_behind() {
+    World::run(|w| {
+        let mm = w.vm.new_mm().unwrap();
+        mm.map_raw(pages(FIRST - 768, 768 + 512), RW, Backing::Anonymous);
+        fill(&mm, 512);
+        // A piece of a window, a whole one, both untouched; and a full one.
+        let done = mm.madvise(Va((FIRST - 768) * P), (768 + 512) * P, Advice::Collapse);
+        assert_eq!(done.map_err(Error::errno), Err(22));
+        assert_eq!(leaves(w, &mm), 1, "what comes behind it is made all the same");
+        assert!(all_right(&mm, 512));
+        w.vm.validate().unwrap();
+    });
+}
+
+#[test]
+fn who_is_being_killed_collapses_nothing_more() {
+    World::run(|w| {
+        let mm = program(w, 512);
+        anonmem_hosted::Cpus::dying(|| {
+            assert_eq!(mm.madvise(AT, 512 * P, Advice::Collapse), Err(Error::Interrupted));
+        });
+        assert_eq!((order_at(w, &mm, 0), mm.madvise(AT, 512 * P, Advice::Collapse)), (0, Ok(())));
+        assert_eq!(leaves(w, &mm), 1);
+    });
+}
+
+/// Window by window this would take minutes.
+#[test]
+fn seventy_terabytes_of_nothing_are_advised_at_once() {
+    World::run(|w| {
+        let mm = program(w, 512);
+        let unpromised = RW.difference(crate::VmFlags::ACCOUNT);
+        let empty = pages(1 << 20, 1 << 34);
+        mm.map_raw(empty, unpromised, Backing::Anonymous);
+        for advice in [Advice::Normal, Advice::HugePage, Advice::NoHugePage] {
+            mm.madvise(empty.start, empty.len(), advice).unwrap();
+            let done = mm.madvise(empty.start, empty.len(), Advice::Collapse);
+            assert_eq!(done.map_err(Error::errno), Err(22), "after {advice:?}");
+        }
+    });
+}
+
+#[test]
+fn the_background_task_passes_windows_that_there_is_no_block_for() {
+    World::run(|w| {
+        let mm = program(w, 64);
+        let mut taken = std::vec::Vec::new();
+        while let Ok(page) = w.vm.frames.alloc(Order::ZERO) {
+            taken.push(page);
+        }
+        let settings = CollapseSettings { everywhere: 1 << 4, ..CollapseSettings::default() };
+        let mut task = CollapseTask::default();
+        let steps = (0..100).map(|_| task.step(&w.vm, 64, &settings)).take_while(|step| !step.swept).count();
+        assert!((4..100).contains(&steps), "{steps} steps for four windows");
+        assert_eq!(task.collapsed, 0);
+        drop(taken);
+        w.vm.drain();
+        while !task.step(&w.vm, 64, &settings).swept {}
+        assert_eq!(task.collapsed, 4);
+        assert!(all_right(&mm, 64));
+    });
+}
+
+#[test]
+fn the_background_task_counts_address_spaces_in_which_nothing_is() {
+    World::run(|w| {
+        let _programs: std::vec::Vec<_> = (0..20).map(|_| w.vm.new_mm().unwrap()).collect();
+        let settings = CollapseSettings { everywhere: 1 << 4, ..CollapseSettings::default() };
+        let mut task = CollapseTask::default();
+        let step = task.step(&w.vm, 8, &settings);
+        assert_eq!((step.scanned, step.swept), (8, false));
+        while !task.step(&w.vm, 8, &settings).swept {}
+    });
+}
+
+#[test]
 fn the_background_task_makes_what_is_full_as_large_as_it_is() {
     World::run(|w| {
         let mm = program(w, 1024);
