@@ -28,3 +28,11 @@ fn shared_memory_and_semaphores_of_system_v_are_as_on_linux() {
         same_table_as_host("sysvsem", &["--cpus", cpus]);
     }
 }
+
+/// Unix streams, datagrams and packets by path and by name; TCP and UDP; descriptors that go along.
+#[test]
+fn sockets_lead_where_they_lead_on_linux() {
+    for cpus in ["1", "4"] {
+        same_table_as_host("sockets", &["--cpus", cpus]);
+    }
+}

@@ -10,7 +10,7 @@ use crate::proc::thread::{Thread, comm_of};
 use crate::proc::{compaction, exec, ipc, khugepaged, ksm, mm, signal, table, wait};
 use crate::sched::{self, Task};
 use crate::syscall::userfaultfd;
-use crate::{klog, procfs, swap, virtio};
+use crate::{klog, procfs, swap, virtio, watch};
 use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
@@ -68,6 +68,7 @@ fn run_program() -> core::result::Result<i32, Failure> {
     }
     swap::init(&run).map_err(|e| Failure::new("the swap device cannot be made", e))?;
     fs::block::init().map_err(|e| Failure::new("the disks cannot be put into the tree", e))?;
+    watch::start(run.watch).map_err(|e| Failure::new("what is used cannot be watched", e))?;
     let number = table::number().map_err(|e| Failure::new("no process number", e))?;
     debug_assert_eq!(number, table::INIT);
     let init = Process::new(table::INIT, None);
@@ -143,11 +144,13 @@ fn reap_until(init: &Process, pid: u32) -> ExitStatus {
 /// Ends what is left, accounts, tells the host and powers off.
 fn finish(status: i32) -> ! {
     let run_ns = time::now_ns();
+    watch::finish();
     end_everybody();
     sched::wait_for_reaper();
     virtio::block::wait_for_begun();
     fs::vfs().clear();
     ipc::clear();
+    fs::parcel::clear();
     khugepaged::finish();
     compaction::finish();
     ksm::finish();

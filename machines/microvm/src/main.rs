@@ -31,3 +31,4 @@ pub mod syscall;
 mod traps;
 pub mod usercopy;
 pub mod virtio;
+pub mod watch;

@@ -111,7 +111,8 @@ impl<M: Machine> Objects<M> {
             return Ok(());
         }
         // Relaxed: nothing is read because of it. The two words that meet here are one.
-        let more = |n| (n != NO_WRITERS).then_some(n + 1);
+        // The largest number is an object that refuses.
+        let more = |n: u32| n.checked_add(1);
         object.writers.fetch_update(Ordering::Relaxed, more).map(drop).map_err(|_| Error::NotPermitted)
     }
 

@@ -100,6 +100,13 @@ fn text(out: &mut String, name: &str, value: &str) {
     string(out, value);
 }
 
+/// Gives a string as JSON has it.
+pub fn quoted(value: &str) -> String {
+    let mut out = String::new();
+    string(&mut out, value);
+    out
+}
+
 fn string(out: &mut String, value: &str) {
     out.push('"');
     for c in value.chars() {

@@ -11,6 +11,7 @@ extern crate alloc;
 extern crate std;
 
 pub mod abi;
+pub mod address;
 pub mod advisor;
 pub mod bill;
 pub mod choice;

@@ -1,8 +1,8 @@
 //! `.anonmem/run`: what the command line asks the kernel to run.
 //!
 //! NUL-terminated records `key=value`. The keys: `ram`, `cpus`, `cwd`, `exe`, `arg` (repeated), `env`
-//! (repeated), `poison`, `lock`, `folios`, `swap` (bytes), `swap_backend`, `swap_disk`. Unknown keys are
-//! kept, so that the kernel can name them on its log.
+//! (repeated), `poison`, `lock`, `folios`, `swap` (bytes), `swap_backend`, `swap_disk`, `watch`
+//! (milliseconds). Unknown keys are kept, so that the kernel can name them on its log.
 
 use alloc::vec::Vec;
 
@@ -33,6 +33,8 @@ pub struct RunFile<'a> {
     pub swap_backend: &'a [u8],
     /// The name of the disk that it is, if it is one.
     pub swap_disk: &'a [u8],
+    /// Milliseconds between two looks at what is used; zero for none.
+    pub watch: u64,
     /// Records that this kernel does not know.
     pub unknown: Vec<&'a [u8]>,
 }
@@ -72,6 +74,7 @@ impl<'a> RunFile<'a> {
             b"swap" => self.swap = number(value)?,
             b"swap_backend" => self.swap_backend = value,
             b"swap_disk" => self.swap_disk = value,
+            b"watch" => self.watch = number(value)?,
             _ => return None,
         }
         Some(())
@@ -88,12 +91,12 @@ mod tests {
 
     #[test]
     fn records_are_read_and_unknown_ones_are_named() {
-        let run = RunFile::parse(b"ram=1048576\0cpus=2\0exe=/bin/sh\0arg=sh\0arg=-c\0arg=\0env=A=B=C\0poison=1\0swap=8192\0swap_disk=vdc\0colour=red\0ram=x\0");
+        let run = RunFile::parse(b"ram=1048576\0cpus=2\0exe=/bin/sh\0arg=sh\0arg=-c\0arg=\0env=A=B=C\0poison=1\0swap=8192\0swap_disk=vdc\0watch=250\0colour=red\0ram=x\0");
         assert_eq!((run.ram, run.cpus, run.poison), (1 << 20, 2, true));
         assert_eq!(run.args, [&b"sh"[..], b"-c", b""]);
         assert_eq!(run.env, [&b"A=B=C"[..]]);
         assert_eq!((run.swap, run.swap_backend), (8192, &b"lz4"[..]));
-        assert_eq!(run.swap_disk, b"vdc");
+        assert_eq!((run.swap_disk, run.watch), (&b"vdc"[..], 250));
         assert_eq!(run.cwd, b"/");
         assert_eq!(run.unknown, [&b"colour=red"[..], b"ram=x"]);
     }

@@ -33,6 +33,7 @@ pub mod to_host {
     pub const LOG: u8 = 5;
     pub const READY: u8 = 6;
     pub const STDIN_WANT: u8 = 7;
+    pub const SAMPLE: u8 = 8;
 }
 
 /// Frame types, host to guest.

@@ -1,4 +1,4 @@
-//! Messages between two connected sockets: datagrams and sequenced packets.
+//! Messages between sockets: datagrams and sequenced packets.
 //!
 //! A message arrives whole or not at all; what the reader has no room for is lost, and so is a message that
 //! could not be delivered to the reader's memory, as on Linux. Linux: net/unix/af_unix.c
@@ -7,6 +7,8 @@
 use super::event::Event;
 use super::file::{HUP, IN, OUT, Ready, Wait, block_on};
 use super::iov::{From, To};
+use super::parcel::{Files, Parcel};
+use crate::arch::lock::SpinLock;
 use crate::arch::mem::PAGE;
 use crate::machine;
 use crate::sched::Mutex;
@@ -14,8 +16,9 @@ use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use anonmem_oslib::Result;
-use anonmem_oslib::errno::{ECONNREFUSED, EFAULT, EMSGSIZE, ENOBUFS, EPIPE};
-use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use anonmem_oslib::address::Address;
+use anonmem_oslib::errno::{ECONNREFUSED, EFAULT, EMSGSIZE, ENOBUFS, ENOTCONN, EPIPE};
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use linux_raw_sys::general as abi;
 
 /// Bytes that wait in one direction at most, and what a message takes beside its own (net.core.wmem_default,
@@ -35,26 +38,50 @@ pub enum Kind {
 }
 
 /// What was received of a message.
-#[derive(Clone, Copy, Debug)]
 pub struct Received {
     /// Bytes that were delivered.
     pub n: usize,
     /// Bytes that the message had.
     pub len: usize,
+    /// Descriptions that came along.
+    pub files: Files,
+    /// Who sent it.
+    pub from: Option<Arc<Address>>,
+}
+
+impl Received {
+    /// Nothing: the end.
+    fn nothing() -> Received {
+        Received { n: 0, len: 0, files: Files::new(), from: None }
+    }
+}
+
+/// What a message has beside its bytes.
+pub struct Letter<'a> {
+    /// Whom it is for, if not the one that the socket is connected to.
+    pub to: Option<&'a Packets>,
+    /// The address of who sends it.
+    pub from: &'a Arc<Address>,
+    /// Descriptions that go along.
+    pub parcel: Option<Parcel>,
 }
 
 /// Bytes of all messages. They may take a sixteenth of memory.
 static BYTES: AtomicUsize = AtomicUsize::new(0);
 
 /// A message; its bytes count as long as it lives.
-struct Message(Vec<u8>);
+struct Message {
+    bytes: Vec<u8>,
+    parcel: Option<Parcel>,
+    from: Arc<Address>,
+}
 
 impl Message {
     /// Makes a message of zeros.
     ///
     /// # Errors
     /// `ENOBUFS` if there are too many, or memory has no room.
-    fn new(len: usize) -> Result<Message> {
+    fn new(len: usize, parcel: Option<Parcel>, from: &Arc<Address>) -> Result<Message> {
         let most = machine::nr_frames() as usize * PAGE as usize / 16;
         let may = |bytes| (bytes < most).then_some(bytes + len + OVERHEAD);
         BYTES.fetch_update(Relaxed, Relaxed, may).map_err(|_| ENOBUFS)?;
@@ -65,14 +92,14 @@ impl Message {
         } else {
             BYTES.fetch_sub(len, Relaxed);
         }
-        let message = Message(bytes);
+        let message = Message { bytes, parcel, from: from.clone() };
         found.map(|()| message).map_err(|_| ENOBUFS)
     }
 }
 
 impl Drop for Message {
     fn drop(&mut self) {
-        BYTES.fetch_sub(self.0.len() + OVERHEAD, Relaxed);
+        BYTES.fetch_sub(self.bytes.len() + OVERHEAD, Relaxed);
     }
 }
 
@@ -85,7 +112,7 @@ struct State {
 
 impl State {
     fn used(&self) -> usize {
-        self.messages.iter().map(|message| message.0.len() + OVERHEAD).sum()
+        self.messages.iter().map(|message| message.bytes.len() + OVERHEAD).sum()
     }
 }
 
@@ -105,19 +132,41 @@ impl Way {
     }
 }
 
-/// One of two connected sockets.
+/// A socket that sends messages. What it receives comes from the one that it is connected to; datagrams come
+/// from anybody.
 pub struct Packets {
     kind: Kind,
     receive: Arc<Way>,
-    send: Arc<Way>,
+    /// Where messages go that are sent to nobody in particular.
+    send: SpinLock<Option<Arc<Way>>>,
+    sent_all: AtomicBool,
 }
 
 impl Packets {
-    /// Makes two connected sockets.
+    /// Makes one that sends to nobody yet.
+    pub fn alone(kind: Kind) -> Packets {
+        let sent_all = AtomicBool::new(false);
+        Packets { kind, receive: Arc::default(), send: SpinLock::new(None), sent_all }
+    }
+
+    /// Makes two that send to each other.
     pub fn pair(kind: Kind) -> (Packets, Packets) {
-        let (there, back) = (Arc::<Way>::default(), Arc::<Way>::default());
-        let other = Packets { kind, receive: there.clone(), send: back.clone() };
-        (Packets { kind, receive: back, send: there }, other)
+        let (one, other) = (Packets::alone(kind), Packets::alone(kind));
+        one.connect(Some(&other));
+        other.connect(Some(&one));
+        (one, other)
+    }
+
+    /// Sends to `other` from now on, or to nobody in particular.
+    pub fn connect(&self, other: Option<&Packets>) {
+        let way = other.map(|other| other.receive.clone());
+        let old = core::mem::replace(&mut *self.send.lock(), way);
+        drop(old);
+    }
+
+    /// Says whether there is somebody in particular that it sends to.
+    pub fn is_connected(&self) -> bool {
+        self.send.lock().is_some()
     }
 
     /// Receives one message.
@@ -134,35 +183,40 @@ impl Packets {
                 None => None,
             }
         })?;
-        let Some(message) = message else { return Ok(Received { n: 0, len: 0 }) };
+        let Some(mut message) = message else { return Ok(Received::nothing()) };
         self.receive.drained.notify();
-        let n = message.0.len().min(to.left());
-        if to.put(&message.0[..n]) < n {
+        let n = message.bytes.len().min(to.left());
+        if to.put(&message.bytes[..n]) < n {
             return Err(EFAULT);
         }
-        Ok(Received { n, len: message.0.len() })
+        let files = message.parcel.take().map_or_else(Files::new, Parcel::open);
+        Ok(Received { n, len: message.bytes.len(), files, from: Some(message.from.clone()) })
     }
 
-    /// Sends one message.
+    /// Sends one message, to the one that it is connected to or to another, with whose address it was sent.
     ///
     /// # Errors
-    /// `EMSGSIZE`, `EFAULT`, `EAGAIN`, `ERESTARTSYS`, `ENOBUFS`; `ECONNREFUSED` or `EPIPE` if nobody will
-    /// receive it.
-    pub fn send(&self, from: &mut From<'_>, wait: Wait) -> Result<usize> {
+    /// `EMSGSIZE`, `EFAULT`, `EAGAIN`, `ERESTARTSYS`, `ENOBUFS`; `ENOTCONN` if it is to go to nobody;
+    /// `ECONNREFUSED` or `EPIPE` if nobody will receive it.
+    pub fn send(&self, from: &mut From<'_>, wait: Wait, letter: Letter<'_>) -> Result<usize> {
         let len = from.left();
         if len > LARGEST {
             return Err(EMSGSIZE);
         }
-        let mut message = Message::new(len)?;
-        from.take_whole(&mut message.0)?;
+        let way = match letter.to {
+            Some(other) => other.receive.clone(),
+            None => self.send.lock().clone().ok_or(ENOTCONN)?,
+        };
+        let mut message = Message::new(len, letter.parcel, letter.from)?;
+        from.take_whole(&mut message.bytes)?;
         let mut message = Some(message);
-        block_on(&self.send.drained, wait, || {
-            let mut state = self.send.state.lock();
+        block_on(&way.drained, wait, || {
+            let mut state = way.state.lock();
+            if self.sent_all.load(Relaxed) {
+                return Some(Err(EPIPE));
+            }
             if state.reader_gone {
                 return Some(Err(if self.kind == Kind::Sequenced { EPIPE } else { ECONNREFUSED }));
-            }
-            if state.writer_gone {
-                return Some(Err(EPIPE));
             }
             if state.used() >= ROOM {
                 return None;
@@ -173,22 +227,26 @@ impl Packets {
             state.messages.extend(message.take());
             Some(Ok(()))
         })?;
-        self.send.filled.notify();
+        way.filled.notify();
         Ok(len)
     }
 
     /// Says what would not wait now.
     pub fn ready(&self) -> Ready {
-        let (receive, send) = (self.receive.state.lock(), self.send.state.lock());
-        let ended = receive.writer_gone && self.kind == Kind::Sequenced || receive.reader_gone;
-        let readable = if !receive.messages.is_empty() || ended { IN } else { 0 };
-        let writable = if send.used() < ROOM { OUT } else { 0 };
-        readable | writable | if ended { HUP | abi::POLLRDHUP } else { 0 }
+        let (readable, ended) = {
+            let receive = self.receive.state.lock();
+            let ended = receive.writer_gone && self.kind == Kind::Sequenced || receive.reader_gone;
+            (!receive.messages.is_empty() || ended, ended)
+        };
+        let way = self.send.lock().clone();
+        let has_room = way.is_none_or(|way| way.state.lock().used() < ROOM);
+        let readable = if readable { IN } else { 0 };
+        readable | if has_room { OUT } else { 0 } | if ended { HUP | abi::POLLRDHUP } else { 0 }
     }
 
     /// Gives the length of the first message.
     pub fn readable(&self) -> usize {
-        self.receive.state.lock().messages.front().map_or(0, |message| message.0.len())
+        self.receive.state.lock().messages.front().map_or(0, |message| message.bytes.len())
     }
 
     /// Ends receiving.
@@ -198,7 +256,13 @@ impl Packets {
 
     /// Ends sending.
     pub fn end_sending(&self) {
-        self.send.close(|state| state.writer_gone = true);
+        self.sent_all.store(true, Relaxed);
+        let way = self.send.lock().clone();
+        // A datagram may come from anybody: nobody is the last.
+        if let Some(way) = way.filter(|_| self.kind == Kind::Sequenced) {
+            way.close(|state| state.writer_gone = true);
+        }
+        self.receive.drained.notify();
     }
 }
 
@@ -206,5 +270,8 @@ impl Drop for Packets {
     fn drop(&mut self) {
         self.end_receiving();
         self.end_sending();
+        // Those who are connected to it still keep the queue.
+        let left = core::mem::take(&mut self.receive.state.lock().messages);
+        drop(left);
     }
 }

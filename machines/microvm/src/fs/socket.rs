@@ -1,95 +1,567 @@
-//! Pairs of connected Unix sockets: streams, which are two pipes, and sockets that send messages.
+//! Sockets of one machine: Unix ones, and TCP and UDP that lead back to it.
+//!
+//! A socket is fresh, listens, or is connected; one for datagrams is born connected to nobody. Connecting
+//! makes the other end at once and puts it into the listener's queue, so that there is no handshake. What
+//! then passes is a [`Stream`]'s or a [`Packets`]'s affair.
+//!
+//! Linux: net/unix/af_unix.c, net/ipv4. Differs: there is one machine, and no packets; a connection that is
+//! closed is forgotten at once.
 
-use super::file::{HUP, IN, OUT, Object, OpenFile, Ready, Wait};
+use super::event::Event;
+use super::file::{HUP, IN, OUT, Object, OpenFile, Ready, Wait, block_on};
 use super::iov::{From, To};
-use super::packets::{Kind, Packets, Received};
-use super::pipe::{Direction, Meeting, Pipe, PipeEnd};
+use super::packets::{self, Letter, Packets, Received};
+use super::parcel::Parcel;
+use super::pipe::Direction;
+use super::stream::Stream;
 use crate::arch::lock::SpinLock;
-use alloc::sync::Arc;
+use alloc::collections::{BTreeMap, VecDeque};
+use alloc::sync::{Arc, Weak};
 use anonmem_oslib::Result;
-use anonmem_oslib::errno::EPIPE;
-use anonmem_oslib::vfs::FileType;
+use anonmem_oslib::address::{Address, Family, LOOPBACK};
+use anonmem_oslib::errno::{
+    EADDRINUSE, EADDRNOTAVAIL, ECONNREFUSED, EDESTADDRREQ, EINPROGRESS, EINVAL, EISCONN, ENETUNREACH,
+    ENOTCONN, EOPNOTSUPP, EPIPE, EPROTOTYPE,
+};
+use anonmem_oslib::vfs::{FileType, Inode};
 use core::any::Any;
+use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use linux_raw_sys::general as abi;
 
-/// One of two connected sockets.
-pub enum Socket {
+/// How a socket sends; the values are those of `SOCK_*`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
     /// Bytes in a row.
-    Stream(Stream),
-    /// Messages.
-    Packets(Packets),
+    Stream = 1,
+    /// Messages, to and from anybody.
+    Datagram = 2,
+    /// Messages in order.
+    Sequenced = 5,
 }
 
-/// A stream's ends; each is gone after `shutdown`.
-pub struct Stream {
-    receive: SpinLock<Option<Arc<PipeEnd>>>,
-    send: SpinLock<Option<Arc<PipeEnd>>>,
+/// Who made a socket: process, user and group (`SO_PEERCRED`).
+pub type Who = (u32, u32, u32);
+
+/// What passes between two sockets.
+#[derive(Clone)]
+enum Link {
+    Stream(Arc<Stream>),
+    Packets(Arc<Packets>),
 }
 
-impl Stream {
-    fn new(receive: Arc<PipeEnd>, send: Arc<PipeEnd>) -> Stream {
-        Stream { receive: SpinLock::new(Some(receive)), send: SpinLock::new(Some(send)) }
-    }
+#[derive(Clone)]
+enum Role {
+    Fresh,
+    Listening(Arc<Backlog>),
+    Connected(Link),
+}
 
-    fn read(&self, to: &mut To<'_>, wait: Wait) -> Result<usize> {
-        let end = self.receive.lock().clone();
-        end.map_or(Ok(0), |end| end.read(to, wait))
-    }
+/// Connections that nobody has accepted yet.
+struct Backlog {
+    state: SpinLock<Queue>,
+    arrived: Event,
+    accepted: Event,
+}
 
-    fn write(&self, from: &mut From<'_>, wait: Wait) -> Result<usize> {
-        let end = self.send.lock().clone();
-        end.map_or(Err(EPIPE), |end| end.write(from, wait))
-    }
+struct Queue {
+    waiting: VecDeque<Arc<Socket>>,
+    most: usize,
+    closed: bool,
+}
 
-    fn ready(&self) -> Ready {
-        let (receive, send) = (self.receive.lock().clone(), self.send.lock().clone());
-        let receive = receive.map_or(IN | HUP, |end| end.ready());
-        let send = send.map_or(OUT, |end| end.ready());
-        let ended = if receive & HUP != 0 { IN | abi::POLLRDHUP } else { 0 };
-        receive | send | ended
+impl Backlog {
+    fn close(&self) {
+        let left = {
+            let mut queue = self.state.lock();
+            queue.closed = true;
+            core::mem::take(&mut queue.waiting)
+        };
+        drop(left);
+        self.arrived.notify();
+        self.accepted.notify();
     }
+}
+
+struct State {
+    role: Role,
+    name: Arc<Address>,
+    peer: Arc<Address>,
+    peer_is: Who,
+    /// By what it is found in [`NAMES`].
+    registered: Option<Key>,
+}
+
+/// A socket.
+pub struct Socket {
+    /// What its addresses look like.
+    pub family: Family,
+    /// How it sends.
+    pub kind: Kind,
+    owner: Who,
+    state: SpinLock<State>,
+    options: SpinLock<BTreeMap<(u32, u32), u32>>,
+}
+
+/// What an inode of a socket leads to.
+pub struct Bound(Weak<Socket>);
+
+/// What finds a socket that has a name but no path: its kind, and the name or the port.
+type Key = (Kind, Address);
+
+static NAMES: SpinLock<BTreeMap<Key, Weak<Socket>>> = SpinLock::new(BTreeMap::new());
+
+/// The ports that are given to who asks for none.
+const PORTS: core::ops::Range<u32> = 32_768..61_000;
+/// Where the next look for one starts.
+static NEXT: AtomicU32 = AtomicU32::new(0);
+
+fn key(kind: Kind, address: &Address) -> Key {
+    match address {
+        // A port is taken for all numbers of this machine.
+        Address::Inet(_, port) => (kind, Address::Inet(0, *port)),
+        other => (kind, other.clone()),
+    }
+}
+
+fn unnamed() -> Arc<Address> {
+    Arc::new(Address::Unnamed)
 }
 
 impl Socket {
+    /// Makes one.
+    pub fn new(family: Family, kind: Kind, owner: Who) -> Arc<Socket> {
+        let role = match kind {
+            Kind::Datagram => {
+                Role::Connected(Link::Packets(Arc::new(Packets::alone(packets::Kind::Datagram))))
+            }
+            Kind::Stream | Kind::Sequenced => Role::Fresh,
+        };
+        Socket::with(family, kind, owner, role)
+    }
+
+    fn with(family: Family, kind: Kind, owner: Who, role: Role) -> Arc<Socket> {
+        let state = State { role, name: unnamed(), peer: unnamed(), peer_is: owner, registered: None };
+        Arc::new(Socket { family, kind, owner, state: SpinLock::new(state), options: SpinLock::default() })
+    }
+
+    /// Makes two that are connected.
+    ///
+    /// # Errors
+    /// `ENFILE`.
+    fn pair(family: Family, kind: Kind, (one, other): (Who, Who)) -> Result<(Link, Arc<Socket>)> {
+        let (mine, theirs) = links(kind)?;
+        let made = Socket::with(family, kind, other, Role::Connected(theirs));
+        made.state.lock().peer_is = one;
+        Ok((mine, made))
+    }
+
+    fn role(&self) -> Role {
+        self.state.lock().role.clone()
+    }
+
+    /// Puts a role in the old one's place.
+    fn become_(&self, role: Role) {
+        let old = core::mem::replace(&mut self.state.lock().role, role);
+        drop(old);
+    }
+
+    fn link(&self) -> Result<Link> {
+        match self.role() {
+            Role::Connected(link) => Ok(link),
+            Role::Fresh | Role::Listening(_) => Err(ENOTCONN),
+        }
+    }
+
+    /// Gives its address.
+    pub fn name(&self) -> Arc<Address> {
+        self.state.lock().name.clone()
+    }
+
+    /// Gives the address of the one that it is connected to.
+    ///
+    /// # Errors
+    /// `ENOTCONN`.
+    pub fn peer(&self) -> Result<Arc<Address>> {
+        let state = self.state.lock();
+        let is_connected = match (&state.role, self.kind) {
+            (Role::Connected(Link::Packets(packets)), Kind::Datagram) => packets.is_connected(),
+            (Role::Connected(_), _) => true,
+            (Role::Fresh | Role::Listening(_), _) => false,
+        };
+        if is_connected { Ok(state.peer.clone()) } else { Err(ENOTCONN) }
+    }
+
+    /// Gives who made the one that it is connected to.
+    pub fn peer_is(&self) -> Who {
+        self.state.lock().peer_is
+    }
+
+    /// Says whether it listens.
+    pub fn is_listening(&self) -> bool {
+        matches!(self.state.lock().role, Role::Listening(_))
+    }
+
+    /// Gives it an address. A path is put into the tree by `place`; without an object that only looks whether
+    /// it could be.
+    ///
+    /// # Errors
+    /// `EINVAL` if it has one; `EADDRINUSE`, `EADDRNOTAVAIL`; what `place` gives.
+    pub fn bind(
+        self: &Arc<Self>,
+        address: Address,
+        place: impl FnOnce(&[u8], Option<Arc<Bound>>) -> Result<()>,
+    ) -> Result<()> {
+        if *self.name() != Address::Unnamed {
+            // What is wrong with a path comes first.
+            return match &address {
+                Address::Path(path) => place(path, None).and(Err(EINVAL)),
+                Address::Unnamed | Address::Abstract(_) | Address::Inet(..) => Err(EINVAL),
+            };
+        }
+        if !address.is_here() {
+            return Err(EADDRNOTAVAIL);
+        }
+        let named = match address {
+            Address::Path(path) => {
+                place(&path, Some(Arc::new(Bound(Arc::downgrade(self)))))?;
+                Address::Path(path)
+            }
+            Address::Abstract(_) => self.register(address)?,
+            Address::Inet(_, 1..) => self.register(address)?,
+            Address::Inet(machine, 0) => {
+                self.register_anywhere(|port| Address::Inet(machine, port as u16))?
+            }
+            // Five hexadecimal digits, as on Linux.
+            Address::Unnamed => self.register_anywhere(|number| {
+                Address::Abstract(alloc::format!("{number:05x}").into_bytes().into_boxed_slice())
+            })?,
+        };
+        self.state.lock().name = Arc::new(named);
+        Ok(())
+    }
+
+    /// Lets it be found by an address.
+    fn register(self: &Arc<Self>, address: Address) -> Result<Address> {
+        let key = key(self.kind, &address);
+        let mut names = NAMES.lock();
+        // Who has gone has taken his name out, or is about to.
+        if names.get(&key).is_some_and(|there| there.strong_count() > 0) {
+            return Err(EADDRINUSE);
+        }
+        let old = names.insert(key.clone(), Arc::downgrade(self));
+        drop(names);
+        drop(old);
+        self.state.lock().registered = Some(key);
+        Ok(address)
+    }
+
+    /// Lets it be found by the first address that is free.
+    fn register_anywhere(self: &Arc<Self>, address: impl Fn(u32) -> Address) -> Result<Address> {
+        let ports = PORTS.end - PORTS.start;
+        for _ in 0..ports {
+            let port = PORTS.start + NEXT.fetch_add(1, Relaxed) % ports;
+            match self.register(address(port)) {
+                Err(EADDRINUSE) => {}
+                done => return done,
+            }
+        }
+        Err(EADDRINUSE)
+    }
+
+    /// Finds who has an address; `find` looks into the tree.
+    ///
+    /// # Errors
+    /// `ECONNREFUSED` if nobody has; `ENETUNREACH`; `EPROTOTYPE` if it sends in another way; what `find`
+    /// gives.
+    fn find(&self, address: &Address, find: impl FnOnce(&[u8]) -> Result<Arc<Inode>>) -> Result<Arc<Socket>> {
+        if !address.is_here() {
+            return Err(ENETUNREACH);
+        }
+        let found = match address {
+            Address::Path(path) => find(path)?.object::<Bound>().and_then(|bound| bound.0.upgrade()),
+            Address::Unnamed => return Err(EINVAL),
+            Address::Abstract(_) | Address::Inet(..) => {
+                let there = NAMES.lock().get(&key(self.kind, address)).cloned();
+                there.and_then(|there| there.upgrade())
+            }
+        };
+        let found = found.ok_or(ECONNREFUSED)?;
+        if found.kind != self.kind {
+            return Err(EPROTOTYPE);
+        }
+        Ok(found)
+    }
+
+    /// Takes connections from now on; `most` wait.
+    ///
+    /// # Errors
+    /// `EOPNOTSUPP` for datagrams; `EINVAL` if it has no address or is connected.
+    pub fn listen(self: &Arc<Self>, most: usize) -> Result<()> {
+        if self.kind == Kind::Datagram {
+            return Err(EOPNOTSUPP);
+        }
+        match self.role() {
+            Role::Listening(backlog) => {
+                backlog.state.lock().most = most;
+                backlog.accepted.notify();
+                return Ok(());
+            }
+            Role::Connected(_) => return Err(EINVAL),
+            Role::Fresh => {}
+        }
+        if *self.name() == Address::Unnamed {
+            if self.family == Family::Unix {
+                return Err(EINVAL);
+            }
+            let address = self.register_anywhere(|port| Address::Inet(0, port as u16))?;
+            self.state.lock().name = Arc::new(address);
+        }
+        let queue = Queue { waiting: VecDeque::new(), most, closed: false };
+        let backlog = Backlog { state: SpinLock::new(queue), arrived: Event::new(), accepted: Event::new() };
+        self.become_(Role::Listening(Arc::new(backlog)));
+        Ok(())
+    }
+
+    /// Connects it to who has an address; `find` looks into the tree.
+    ///
+    /// # Errors
+    /// `EISCONN`, `EINVAL`, `ECONNREFUSED`, `EAGAIN`, `EINPROGRESS`, `ERESTARTSYS`; those of a search.
+    pub fn connect(
+        self: &Arc<Self>,
+        address: &Address,
+        wait: Wait,
+        find: impl FnOnce(&[u8]) -> Result<Arc<Inode>>,
+    ) -> Result<()> {
+        match self.role() {
+            Role::Connected(Link::Packets(packets)) if self.kind == Kind::Datagram => {
+                let other = self.find(address, find)?;
+                let Role::Connected(Link::Packets(theirs)) = other.role() else { return Err(ECONNREFUSED) };
+                self.name_if_inet()?;
+                packets.connect(Some(&theirs));
+                self.state.lock().peer = self.as_seen(address);
+                return Ok(());
+            }
+            Role::Connected(_) => return Err(EISCONN),
+            Role::Listening(_) => return Err(if self.family == Family::Unix { EINVAL } else { EISCONN }),
+            Role::Fresh => {}
+        }
+        let other = self.find(address, find)?;
+        let Role::Listening(backlog) = other.role() else { return Err(ECONNREFUSED) };
+        self.name_if_inet()?;
+        let (link, made) = Socket::pair(self.family, self.kind, (self.owner, other.owner))?;
+        {
+            let mut state = made.state.lock();
+            state.name = if self.family == Family::Inet { self.as_seen(address) } else { other.name() };
+            state.peer = self.name();
+        }
+        let mut made = Some(made);
+        block_on(&backlog.accepted, wait, || {
+            let mut queue = backlog.state.lock();
+            if queue.closed {
+                return Some(Err(ECONNREFUSED));
+            }
+            // Linux: one more than was asked for.
+            if queue.waiting.len() > queue.most || queue.waiting.try_reserve(1).is_err() {
+                return None;
+            }
+            queue.waiting.extend(made.take());
+            Some(Ok(()))
+        })?;
+        {
+            let mut state = self.state.lock();
+            (state.peer, state.peer_is) = (self.as_seen(address), other.owner);
+        }
+        self.become_(Role::Connected(link));
+        backlog.arrived.notify();
+        // Over a network it would take a while, and who does not wait is told so.
+        if self.family == Family::Inet && wait == Wait::No { Err(EINPROGRESS) } else { Ok(()) }
+    }
+
+    /// Sends to nobody in particular from now on.
+    ///
+    /// # Errors
+    /// `EINVAL` unless it sends datagrams.
+    pub fn disconnect(&self) -> Result<()> {
+        let Role::Connected(Link::Packets(packets)) = self.role() else { return Err(EINVAL) };
+        if self.kind != Kind::Datagram {
+            return Err(EINVAL);
+        }
+        packets.connect(None);
+        self.state.lock().peer = unnamed();
+        Ok(())
+    }
+
+    /// An address as the other side has it: this machine has one number where none was given.
+    fn as_seen(&self, address: &Address) -> Arc<Address> {
+        Arc::new(match address {
+            Address::Inet(0, port) => Address::Inet(LOOPBACK, *port),
+            other => other.clone(),
+        })
+    }
+
+    /// Gives it a port if its family has ports and it has none.
+    fn name_if_inet(self: &Arc<Self>) -> Result<()> {
+        if self.family == Family::Inet && *self.name() == Address::Unnamed {
+            let address = self.register_anywhere(|port| Address::Inet(LOOPBACK, port as u16))?;
+            self.state.lock().name = Arc::new(address);
+        }
+        Ok(())
+    }
+
+    /// Takes the first connection that waits.
+    ///
+    /// # Errors
+    /// `EINVAL` if it does not listen, `EOPNOTSUPP` for datagrams; `EAGAIN`, `ERESTARTSYS`.
+    pub fn accept(&self, wait: Wait) -> Result<Arc<Socket>> {
+        if self.kind == Kind::Datagram {
+            return Err(EOPNOTSUPP);
+        }
+        let Role::Listening(backlog) = self.role() else { return Err(EINVAL) };
+        let socket = block_on(&backlog.arrived, wait, || {
+            let mut queue = backlog.state.lock();
+            match queue.waiting.pop_front() {
+                Some(socket) => Some(Ok(socket)),
+                None if queue.closed => Some(Err(EINVAL)),
+                None => None,
+            }
+        })?;
+        backlog.accepted.notify();
+        Ok(socket)
+    }
+
     /// Receives bytes or one message.
     ///
     /// # Errors
-    /// `EAGAIN`, `EFAULT`, `ERESTARTSYS`.
+    /// `EAGAIN`, `EFAULT`, `ERESTARTSYS`; `ENOTCONN`, of Unix streams `EINVAL`.
     pub fn receive(&self, to: &mut To<'_>, wait: Wait) -> Result<Received> {
-        match self {
-            Socket::Stream(stream) => stream.read(to, wait).map(|n| Received { n, len: n }),
-            Socket::Packets(packets) => packets.receive(to, wait),
+        let unix_stream = (self.family, self.kind) == (Family::Unix, Kind::Stream);
+        match self.link().map_err(|error| if unix_stream { EINVAL } else { error })? {
+            Link::Stream(stream) => {
+                let (n, files) = stream.receive(to, wait)?;
+                Ok(Received { n, len: n, files, from: None })
+            }
+            Link::Packets(packets) => packets.receive(to, wait),
         }
     }
 
-    /// Sends bytes or one message.
+    /// Sends bytes or one message; `to` has an address and what looks into the tree.
     ///
     /// # Errors
-    /// `EPIPE`, `EAGAIN`, `EFAULT`, `ERESTARTSYS`; of messages, those of [`Packets::send`].
-    pub fn send(&self, from: &mut From<'_>, wait: Wait) -> Result<usize> {
-        match self {
-            Socket::Stream(stream) => stream.write(from, wait),
-            Socket::Packets(packets) => packets.send(from, wait),
+    /// `EPIPE`, `EAGAIN`, `EFAULT`, `ERESTARTSYS`; `ENOTCONN`, `EISCONN`, `EOPNOTSUPP`; of messages, those of
+    /// [`Packets::send`].
+    pub fn send<F: FnOnce(&[u8]) -> Result<Arc<Inode>>>(
+        self: &Arc<Self>,
+        from: &mut From<'_>,
+        wait: Wait,
+        parcel: Option<Parcel>,
+        to: Option<(Address, F)>,
+    ) -> Result<usize> {
+        let link = self.link();
+        if let (Some(_), Family::Unix, Kind::Stream | Kind::Sequenced) = (&to, self.family, self.kind) {
+            return Err(if link.is_ok() { EISCONN } else { EOPNOTSUPP });
         }
+        match link {
+            Ok(Link::Stream(stream)) => stream.send(from, wait, parcel),
+            Ok(Link::Packets(packets)) => {
+                let other = match to {
+                    Some((address, find)) => Some(self.find(&address, find)?),
+                    None => None,
+                };
+                let theirs = match other.as_ref().map(|other| other.role()) {
+                    Some(Role::Connected(Link::Packets(theirs))) => Some(theirs),
+                    Some(_) => return Err(ECONNREFUSED),
+                    None => None,
+                };
+                self.name_if_inet()?;
+                self.send_message(&packets, from, wait, theirs.as_deref(), parcel)
+            }
+            Err(_) if self.family == Family::Inet && self.kind == Kind::Stream => Err(EPIPE),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn send_message(
+        &self,
+        packets: &Packets,
+        from: &mut From<'_>,
+        wait: Wait,
+        to: Option<&Packets>,
+        parcel: Option<Parcel>,
+    ) -> Result<usize> {
+        let name = self.as_seen(&self.name());
+        let nobody = if self.family == Family::Inet { EDESTADDRREQ } else { ENOTCONN };
+        let sent = packets.send(from, wait, Letter { to, from: &name, parcel });
+        sent.map_err(|error| if error == ENOTCONN { nobody } else { error })
     }
 
     /// Ends receiving, sending or both (`shutdown`).
-    pub fn shutdown(&self, direction: Direction) {
-        let (receiving, sending) = (direction != Direction::Write, direction != Direction::Read);
-        match self {
-            Socket::Stream(stream) => {
-                let receive = if receiving { stream.receive.lock().take() } else { None };
-                let send = if sending { stream.send.lock().take() } else { None };
-                drop((receive, send));
-            }
-            Socket::Packets(packets) => {
-                if receiving {
+    ///
+    /// # Errors
+    /// `ENOTCONN`.
+    pub fn shutdown(&self, direction: Direction) -> Result<()> {
+        match self.role() {
+            Role::Fresh => return Err(ENOTCONN),
+            Role::Listening(backlog) if direction != Direction::Write => backlog.close(),
+            Role::Listening(_) => {}
+            Role::Connected(Link::Stream(stream)) => stream.shutdown(direction),
+            Role::Connected(Link::Packets(packets)) => {
+                if direction != Direction::Write {
                     packets.end_receiving();
                 }
-                if sending {
+                if direction != Direction::Read {
                     packets.end_sending();
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// Gives an option that was set.
+    pub fn option(&self, level: u32, name: u32) -> Option<u32> {
+        self.options.lock().get(&(level, name)).copied()
+    }
+
+    /// Sets an option.
+    pub fn set_option(&self, level: u32, name: u32, value: u32) {
+        self.options.lock().insert((level, name), value);
+    }
+
+    /// Opens it.
+    pub fn open(self: Arc<Self>, flags: u32) -> Arc<OpenFile> {
+        let name: &[u8] = if self.family == Family::Unix { b"socket:[unix]" } else { b"socket:[inet]" };
+        OpenFile::anonymous(FileType::Socket, self, name, abi::O_RDWR | flags)
+    }
+}
+
+fn links(kind: Kind) -> Result<(Link, Link)> {
+    let packets = |kind| {
+        let (one, other) = Packets::pair(kind);
+        (Link::Packets(Arc::new(one)), Link::Packets(Arc::new(other)))
+    };
+    Ok(match kind {
+        Kind::Stream => {
+            let (one, other) = Stream::pair()?;
+            (Link::Stream(Arc::new(one)), Link::Stream(Arc::new(other)))
+        }
+        Kind::Datagram => packets(packets::Kind::Datagram),
+        Kind::Sequenced => packets(packets::Kind::Sequenced),
+    })
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        let registered = self.state.lock().registered.take();
+        if let Some(key) = registered {
+            let mut names = NAMES.lock();
+            // Somebody may have the name already.
+            if names.get(&key).is_some_and(|there| there.strong_count() == 0) {
+                let gone = names.remove(&key);
+                drop(names);
+                drop(gone);
+            }
+        }
+        if let Role::Listening(backlog) = self.role() {
+            backlog.close();
         }
     }
 }
@@ -100,23 +572,31 @@ impl Object for Socket {
     }
 
     fn write(&self, from: &mut From<'_>, wait: Wait) -> Result<usize> {
-        self.send(from, wait)
+        match self.link() {
+            Ok(Link::Stream(stream)) => stream.send(from, wait, None),
+            Ok(Link::Packets(packets)) => self.send_message(&packets, from, wait, None, None),
+            Err(_) if self.family == Family::Inet && self.kind == Kind::Stream => Err(EPIPE),
+            Err(error) => Err(error),
+        }
     }
 
     fn ready(&self) -> Ready {
-        match self {
-            Socket::Stream(stream) => stream.ready(),
-            Socket::Packets(packets) => packets.ready(),
+        match self.role() {
+            Role::Fresh => OUT | HUP,
+            Role::Listening(backlog) => {
+                let queue = backlog.state.lock();
+                if queue.waiting.is_empty() && !queue.closed { 0 } else { IN }
+            }
+            Role::Connected(Link::Stream(stream)) => stream.ready(),
+            Role::Connected(Link::Packets(packets)) => packets.ready(),
         }
     }
 
     fn readable(&self) -> Result<usize> {
-        match self {
-            Socket::Stream(stream) => {
-                let end = stream.receive.lock().clone();
-                end.map_or(Ok(0), |end| end.readable())
-            }
-            Socket::Packets(packets) => Ok(packets.readable()),
+        match self.role() {
+            Role::Fresh | Role::Listening(_) => Err(EINVAL),
+            Role::Connected(Link::Stream(stream)) => stream.readable(),
+            Role::Connected(Link::Packets(packets)) => Ok(packets.readable()),
         }
     }
 
@@ -125,26 +605,12 @@ impl Object for Socket {
     }
 }
 
-type Pair = (Arc<OpenFile>, Arc<OpenFile>);
-
-/// Makes two connected streams.
+/// Makes two connected Unix sockets.
 ///
 /// # Errors
 /// `ENFILE`.
-pub fn streams(flags: u32) -> Result<Pair> {
-    let (there, back) = (Pipe::new(Meeting::Skipped)?, Pipe::new(Meeting::Skipped)?);
-    let end = |pipe: &Arc<Pipe>, direction| PipeEnd::new(pipe.clone(), direction);
-    let a = Stream::new(end(&back, Direction::Read), end(&there, Direction::Write));
-    let b = Stream::new(end(&there, Direction::Read), end(&back, Direction::Write));
-    Ok((open(Socket::Stream(a), flags), open(Socket::Stream(b), flags)))
-}
-
-/// Makes two connected sockets for messages.
-pub fn packets(kind: Kind, flags: u32) -> Pair {
-    let (a, b) = Packets::pair(kind);
-    (open(Socket::Packets(a), flags), open(Socket::Packets(b), flags))
-}
-
-fn open(socket: Socket, flags: u32) -> Arc<OpenFile> {
-    OpenFile::anonymous(FileType::Socket, Arc::new(socket), b"socket:[unix]", abi::O_RDWR | flags)
+pub fn pair(kind: Kind, owner: Who, flags: u32) -> Result<(Arc<OpenFile>, Arc<OpenFile>)> {
+    let (link, other) = Socket::pair(Family::Unix, kind, (owner, owner))?;
+    let one = Socket::with(Family::Unix, kind, owner, Role::Connected(link));
+    Ok((one.open(flags), other.open(flags)))
 }

@@ -109,6 +109,11 @@ fn leaves_something(number: u32) -> bool {
             | abi::__NR_memfd_create
             | abi::__NR_pidfd_open
             | abi::__NR_socketpair
+            | abi::__NR_socket
+            | abi::__NR_bind
+            | abi::__NR_connect
+            | abi::__NR_accept
+            | abi::__NR_accept4
             | abi::__NR_epoll_create
             | abi::__NR_epoll_create1
             | abi::__NR_epoll_ctl
@@ -256,9 +261,10 @@ fn dispatch(c: &mut Call<'_>, number: u64) -> Result<usize> {
         abi::__NR_shutdown => socket::shutdown(c),
         abi::__NR_getsockopt | abi::__NR_setsockopt => socket::sockopt(c),
         abi::__NR_getsockname | abi::__NR_getpeername => socket::name(c),
-        abi::__NR_bind | abi::__NR_connect | abi::__NR_listen | abi::__NR_accept | abi::__NR_accept4 => {
-            socket::unconnected(c)
-        }
+        abi::__NR_bind => socket::bind(c),
+        abi::__NR_connect => socket::connect(c),
+        abi::__NR_listen => socket::listen(c),
+        abi::__NR_accept | abi::__NR_accept4 => socket::accept(c),
 
         abi::__NR_poll => poll::poll(c),
         abi::__NR_ppoll => poll::ppoll(c),
