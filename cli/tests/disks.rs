@@ -163,14 +163,15 @@ fn a_disk_writes_to_pages_that_the_program_sees_whatever_it_does_meanwhile() {
     let dir = tempfile::tempdir().unwrap();
     let (disk, qemu) = (image(dir.path(), 4 << 20), slow_qemu(dir.path()));
     let program = compile("diskpins", Linked::Static);
-    for lock in ["mmap", "vma", "speculative"] {
-        for mode in ["direct", "fixed"] {
-            let disk = disk.to_str().unwrap();
+    for (nth, lock) in ["mmap", "vma", "speculative"].into_iter().enumerate() {
+        for (turn, mode) in ["direct", "fixed"].into_iter().enumerate() {
+            let (disk, folios) = (disk.to_str().unwrap(), ["4K", "auto"][(nth + turn) % 2]);
             let memory = ["--ram", "20M", "--swap", "64M", "--cpus", "4", "--lock", lock];
-            let machine = ["--disk", disk, "--qemu", qemu.to_str().unwrap()];
+            let machine = ["--disk", disk, "--qemu", qemu.to_str().unwrap(), "--folios", folios];
             let arguments = [program.to_str().unwrap(), "/dev/vda", mode, "4", "20"];
             let ran = Vm::new().options(&memory).options(&machine).run(&arguments).expect_status(0);
-            assert_eq!(ran.stdout, format!("diskpins: {mode}, 0 wrong\n"), "{lock}: {}", ran.stderr);
+            let expected = format!("diskpins: {mode}, 0 wrong\n");
+            assert_eq!(ran.stdout, expected, "{lock}, {folios}: {}", ran.stderr);
             let count =
                 |pointer: &str| ran.bill.pointer(pointer).and_then(serde_json::Value::as_u64).unwrap();
             assert!(count("/swap/outs") > 100 && count("/forks") > 0, "{}", ran.bill);
