@@ -94,6 +94,8 @@ events! {
     UffdCopy => "uffd_copy",
     /// Pages that moved from one address to another.
     UffdMove => "uffd_move",
+    /// Moves that ended at a page which may be pinned.
+    UffdMovePinned => "uffd_move_pinned",
     /// Pages read from swap.
     SwapIn => "pswpin",
     /// Pages written to swap.
@@ -122,6 +124,8 @@ events! {
     CowKsm => "cow_ksm",
     /// Pages that KSM had merged before they left, and that came back as copies.
     KsmSwapinCopy => "ksm_swpin_copy",
+    /// Pages that KSM left alone because they may be pinned.
+    KsmPinned => "ksm_pinned",
     /// Address spaces duplicated.
     Fork => "fork",
     /// Pages copied at fork, because they may be pinned.

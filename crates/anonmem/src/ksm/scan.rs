@@ -18,6 +18,7 @@ use super::{
 };
 use crate::{
     error::Error,
+    events::Event,
     objects::Objects,
     rmap::machine::Machine,
     rmap::{Rmap, hit::Form, reverse_map::ReverseMap},
@@ -217,7 +218,11 @@ impl<M: Machine> Vm<M> {
         let folio = page.folio();
         // Hints, all of them: what must hold is asked again when nobody can use the page.
         let plain = folio.owned_order() == Order::ZERO && folio.swap_entry().is_none();
-        if !plain || folio.maybe_pinned() || !matches!(folio.mapping(), Mapping::Anon(_)) {
+        if !plain || !matches!(folio.mapping(), Mapping::Anon(_)) {
+            return None;
+        }
+        if folio.maybe_pinned() {
+            self.count(Event::KsmPinned);
             return None;
         }
         let lock = page.try_lock()?;

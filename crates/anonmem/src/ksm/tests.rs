@@ -100,6 +100,23 @@ fn equal_pages_become_one_in_the_second_sweep_and_a_write_parts_them() {
 }
 
 #[test]
+fn a_pinned_page_is_not_merged_until_its_pin_has_gone() {
+    World::run(|w| {
+        let mm = w.vm.new_mm().unwrap();
+        map_mergeable(&mm, 3);
+        fill(&mm, &[7, 7, 7]);
+        let pin = mm.pin(pages(AT / P, 1), PinFlags::WRITE).unwrap();
+        let pinned = frame(&mm, 0);
+        assert_eq!(sweep(w, 3), 1, "the two others");
+        assert!(w.vm.stats().event(Event::KsmPinned) >= 3);
+        assert_eq!((frame(&mm, 0), frame(&mm, 1) == pinned, mm.ksm_usage().merging), (pinned, false, 2));
+        drop(pin);
+        assert_eq!(sweep(w, 2), 1);
+        assert_eq!((frame(&mm, 0), bytes(&mm, 3)), (frame(&mm, 1), vec![7, 7, 7]));
+    });
+}
+
+#[test]
 fn a_hundred_programs_share_what_they_have_alike() {
     World::run(|w| {
         let parent = w.vm.new_mm().unwrap();

@@ -17,6 +17,7 @@
 //! `try_to_map_unused_to_zeropage`. Differs: untouched instead of all zeroes; no queue.
 
 use crate::{
+    events::Event,
     reclaim::shrink::Age,
     rmap::{
         Rmap,
@@ -121,11 +122,13 @@ impl<M: Machine> Vm<M> {
     fn split_if_untouched(&self, page: FolioRef<'_, M>, age: Age) -> u64 {
         let folio = page.folio();
         let (order, head) = (folio.owned_order(), folio.pfn());
-        if !folio.is_anon()
-            || folio.maybe_pinned()
-            || !folio.is_likely_alone()
-            || folio.swap_entry().is_some()
-        {
+        if !folio.is_anon() || !folio.is_likely_alone() || folio.swap_entry().is_some() {
+            return 0;
+        }
+        // It may be unpinned when memory is short again.
+        if folio.maybe_pinned() {
+            self.count(Event::ReclaimPinned);
+            self.clock.note_untouched();
             return 0;
         }
         if age == Age::Idle && self.was_used_lately(&page) {

@@ -239,6 +239,32 @@ fn an_exclusive_page_in_the_window_is_never_replaced() {
 }
 
 #[test]
+fn the_shared_pages_of_a_pinned_folio_are_copied_alone() {
+    with_policy(FolioPolicy::up_to(Order::new(3), FolioMode::Always), |w| {
+        let mm = one_folio(w, 3);
+        fill(&mm, pages(1024, 8), 1);
+        // The first page stays the parent's alone, and can be pinned.
+        mm.madvise(Va(1024 * P), P, Advice::DontFork).unwrap();
+        let child = mm.fork().unwrap();
+        mm.madvise(Va(1024 * P), P, Advice::DoFork).unwrap();
+        let pin = mm.pin_page(Va(1024 * P));
+        let runs = || (1..4).map(|order| event(w, order, FolioEvent::CopyRun)).sum::<u64>();
+        child.store(1028 * P, 9).unwrap();
+        assert_eq!(runs(), 0, "of a pinned folio no range is copied");
+        assert!(child.pagemap(Va(1029 * P)).pfn == mm.pagemap(Va(1029 * P)).pfn);
+        check(&child, pages(1025, 3), 1);
+        drop(child);
+        // All mappings are the parent's, but not all counts.
+        mm.store(1026 * P, 8).unwrap();
+        assert_eq!((event(w, 3, FolioEvent::ReuseRun), order_at(w, &mm, 1026)), (0, 0));
+        drop(pin);
+        mm.store(1030 * P, 8).unwrap();
+        assert_eq!((event(w, 3, FolioEvent::ReuseRun), order_at(w, &mm, 1030)), (1, 3));
+        w.vm.validate().unwrap();
+    });
+}
+
+#[test]
 fn a_folio_is_split_to_any_order_and_entries_do_not_change() {
     for order in [1, 2, 4, 9] {
         for to in 0..order {
@@ -464,6 +490,21 @@ fn a_page_that_somebody_watches_or_wrote_is_not_given_back() {
         assert!(here(1056) <= 2 && here(1072) == 1);
         assert_eq!((mm.load(1057 * P), mm.load(1056 * P)), (Ok(0), Ok(3)));
         drop(uffd);
+    });
+}
+
+#[test]
+fn what_is_pinned_is_not_given_back_though_nobody_touched_it() {
+    with_policy(only(4, FolioMode::Always), |w| {
+        let mm = one_folio(w, 4);
+        let pin = mm.pin_page(Va(1024 * P));
+        let pinned = || w.vm.stats().event(crate::Event::ReclaimPinned);
+        let before = pinned();
+        assert_eq!(w.vm.give_back_untouched(4096), 0);
+        assert!(pinned() > before && event(w, 4, FolioEvent::SplitPinned) == 0);
+        drop(pin);
+        assert!(w.vm.give_back_untouched(4096) > 0);
+        w.vm.validate().unwrap();
     });
 }
 

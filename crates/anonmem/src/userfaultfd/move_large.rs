@@ -70,7 +70,8 @@ impl<'a, M: Machine, G: FaultGuard<M>> Mover<'a, M, G> {
         }
         match self.vm.split_folio(&lock, &reference, Order::ZERO) {
             Ok(()) | Err(SplitRefused::NotLarge) => Ok(Step::Again),
-            Err(SplitRefused::Pinned | SplitRefused::Busy) => Err(Error::Busy.into()),
+            Err(SplitRefused::Pinned) => Err(self.pinned()),
+            Err(SplitRefused::Busy) => Err(Error::Busy.into()),
         }
     }
 
@@ -110,7 +111,7 @@ impl<'a, M: Machine, G: FaultGuard<M>> Mover<'a, M, G> {
         }
         if !taken.may_move() {
             taken.put_back(&mut both.src, window.start);
-            return Err(Error::Busy.into());
+            return Err(self.pinned());
         }
         self.flush(window);
         taken.install(both.dst(), dst, self.to.protection());
@@ -144,7 +145,7 @@ impl<'a, M: Machine, G: FaultGuard<M>> Mover<'a, M, G> {
             }
             Err(LeafStays::Changed) => Ok(Some(Step::Again)),
             Err(LeafStays::Occupied) => Ok(None),
-            Err(LeafStays::Pinned) => Err(Error::Busy.into()),
+            Err(LeafStays::Pinned) => Err(self.pinned()),
         }
     }
 
@@ -156,7 +157,7 @@ impl<'a, M: Machine, G: FaultGuard<M>> Mover<'a, M, G> {
         };
         match leaf.mapped() {
             // A hint that saves taking locks; what decides comes after the leaf is cleared.
-            MappedLeaf::Exclusive(folio, _) if folio.folio().maybe_pinned() => Err(Error::Busy.into()),
+            MappedLeaf::Exclusive(folio, _) if folio.folio().maybe_pinned() => Err(self.pinned()),
             MappedLeaf::Exclusive(folio, _) => Ok(Some(folio.get())),
             MappedLeaf::Shared(..) => Err(Error::Busy.into()),
             MappedLeaf::Migration(_, bits) if bits.kind == MigrationKind::Read => Err(Error::Busy.into()),

@@ -307,7 +307,7 @@ impl<'a, M: Machine, G: FaultGuard<M>> Mover<'a, M, G> {
                 let folio = page.folio();
                 // A hint that saves taking locks; what decides comes after the entry is cleared.
                 if folio.maybe_pinned() {
-                    return Err(Error::Busy.into());
+                    return Err(self.pinned());
                 }
                 let (reference, page) = (page.get(), page.pfn());
                 drop(both);
@@ -429,7 +429,7 @@ impl<'a, M: Machine, G: FaultGuard<M>> Mover<'a, M, G> {
                     taken[count] = Some(Taken { page, present, lock, reference });
                     count += 1;
                 }
-                Err(Error::Busy) if count == 0 => return Err(Error::Busy.into()),
+                Err(Error::Busy) if count == 0 => return Err(self.pinned()),
                 Err(_) => break,
             }
             if count < RUN && (count as u64) < most {
@@ -501,6 +501,13 @@ impl<'a, M: Machine, G: FaultGuard<M>> Mover<'a, M, G> {
                 Err(Error::Busy)
             }
         }
+    }
+
+    /// Counts a page that stays because it may be pinned, and says so.
+    #[cold]
+    pub(super) fn pinned(&self) -> Halt {
+        self.vm.count(Event::UffdMovePinned);
+        Error::Busy.into()
     }
 
     /// What the entry of a page that has moved says.

@@ -62,6 +62,7 @@ fn a_pinned_page_costs_its_window_and_no_other() {
             .collect();
         let order = Order::new(9);
         assert!(w.vm.compact(order, Effort::Light).is_err(), "each window of 512 has a pinned page");
+        assert_eq!(w.vm.stats().event(crate::Event::MigratePinned), 0, "and none was tried");
         drop(pins);
         let moved = w.vm.compact(order, Effort::Light).unwrap();
         assert!(moved <= 16, "{moved} pages moved");

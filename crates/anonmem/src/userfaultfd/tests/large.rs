@@ -191,6 +191,7 @@ fn a_folio_that_is_pinned_or_shared_stays() {
         let pin = mm.pin_fast(one, PinFlags::WRITE).unwrap();
         let busy = uffd.move_pages(at(TO), at(FROM), 16 * P, NONE);
         assert_eq!((busy.out(), busy.result()), (-16, Err(Error::Busy)));
+        assert_eq!(w.vm.stats().event(crate::Event::UffdMovePinned), 1);
         assert_eq!(order_at(w, &mm, FROM), 4, "and is not split");
         drop(pin);
         let child = mm.fork().unwrap();
@@ -237,6 +238,7 @@ fn a_leaf_that_is_pinned_or_shared_stays() {
         fill(&mm, FROM, N);
         let pin = mm.pin_fast(VaRange::new(at(FROM + 5), at(FROM + 6)), PinFlags::WRITE).unwrap();
         assert_eq!(uffd.move_pages(at(TO), at(FROM), N * P, NONE).result(), Err(Error::Busy));
+        assert_eq!(w.vm.stats().event(crate::Event::UffdMovePinned), 1);
         drop(pin);
         let child = mm.fork().unwrap();
         assert_eq!(uffd.move_pages(at(TO), at(FROM), N * P, NONE).result(), Err(Error::Busy));

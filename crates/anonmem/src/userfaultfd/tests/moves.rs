@@ -182,6 +182,7 @@ fn what_others_have_is_busy() {
         let pinned = mm.pin(VaRange::page(at(BESIDE + 2)), PinFlags::WRITE).unwrap();
         let busy = uffd.move_pages(at(AT + 2), at(BESIDE + 2), P, NONE);
         assert_eq!((busy.out(), busy.result()), (-16, Err(Error::Busy)));
+        assert_eq!(w.vm.stats().event(crate::Event::UffdMovePinned), 1);
         assert_eq!(mm.pagemap(at(BESIDE + 2)).pfn, Some(crate::testing::first_page(&pinned)));
         drop(pinned);
         assert_eq!(uffd.move_pages(at(AT + 2), at(BESIDE + 2), P, NONE).result(), Ok(()));
