@@ -83,6 +83,11 @@ pub const CASES: &[Case] = &[
     case("exit-2m", "exit of a child, leaves, per page", Bytes::Untouched, |w| large(w, 9, exit)),
     case("zap-64k", "munmap of runs of 64 KiB, per page", Bytes::Untouched, |w| large(w, 4, zap)),
     case("zap-2m", "munmap of leaves, per page", Bytes::Untouched, |w| large(w, 9, zap)),
+    case("populate-auto", "populate with folios that grow, per page", Bytes::Zeroed, |w| auto(w, populate)),
+    case("fork-auto", "fork of folios that grew, per page", Bytes::Untouched, |w| {
+        auto(w, |w| fork(w, Times::First))
+    }),
+    case("zap-auto", "munmap of folios that grew, per page", Bytes::Untouched, |w| auto(w, zap)),
     case("mprotect-ro-2m", "mprotect RW to RO of leaves, per page", Bytes::Untouched, |w| {
         large(w, 9, |w| protect(w, Prot::READ))
     }),
@@ -294,6 +299,14 @@ fn mprotect_split(world: &World) -> u64 {
 /// Runs a case with folios of 2^`order` pages and no others.
 fn large(world: &World, order: u8, case: impl FnOnce(&World) -> u64) -> u64 {
     world.vm.set_folio_policy(FolioPolicy::default().with(Order::new(order), FolioMode::Always));
+    let done = case(world);
+    world.vm.set_folio_policy(FolioPolicy::default());
+    done
+}
+
+/// Runs a case with folios that grow with use: what programs get that ask for nothing.
+fn auto(world: &World, case: impl FnOnce(&World) -> u64) -> u64 {
+    world.vm.set_folio_policy(FolioPolicy::auto());
     let done = case(world);
     world.vm.set_folio_policy(FolioPolicy::default());
     done

@@ -124,6 +124,17 @@ mod tests {
         assert!(committed.unequal().is_empty() && committed.rows.contains_key("fault-beside-uffd"));
     }
 
+    /// Without asking for anything, a program has four fifths of what folios of 64 KiB would give it.
+    #[test]
+    fn folios_that_grow_gain_nearly_what_those_of_64_kib_gain() {
+        let committed = Table::parse(include_str!("../../instructions.toml")).unwrap();
+        for row in ["populate", "fork", "zap"] {
+            let of = |with: &str| committed.rows[&format!("{row}{with}")];
+            let (auto, most) = (of("") - of("-auto"), of("") - of("-64k"));
+            assert!(most > 0.0 && auto >= 0.8 * most, "{row}: {auto} of {most} instructions a page");
+        }
+    }
+
     #[test]
     fn three_per_cent_more_is_too_much_and_so_is_a_row_that_nobody_recorded() {
         let before = table(&[("zap", 100.0), ("fork", 100.0)]);

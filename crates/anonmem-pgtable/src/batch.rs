@@ -13,7 +13,7 @@
 //! Linux: mm/internal.h `folio_pte_batch_flags`.
 
 use anonmem_frame::{Folio, Frames};
-use anonmem_hal::{Arch, Machine, Present, Pte, VaRange};
+use anonmem_hal::{Arch, Machine, Pfn, Present, Pte, VaRange};
 use anonmem_sync::{Atomic, Ordering};
 
 /// Entries of one table for consecutive pages of one folio that say the same.
@@ -82,12 +82,23 @@ fn gather<M: Machine>(frames: &Frames<M>, words: &[Atomic<u64, M>], present: &mu
 /// `first`.
 #[inline]
 pub(crate) fn batch_len<M: Machine>(folio: Folio<'_, M>, first: Present, words: &[Atomic<u64, M>]) -> usize {
-    let most = words.len().min(folio.owned_pages_from(first.pfn) as usize);
-    let len = alike(M::Arch::encode_pte(Pte::Present(first)), &words[..most]);
+    batch_len_of(folio, first.pfn, M::Arch::encode_pte(Pte::Present(first)), words)
+}
+
+/// The same, as the bits have it: the first entry is for `page` and holds `first`.
+#[inline]
+pub(crate) fn batch_len_of<M: Machine>(
+    folio: Folio<'_, M>,
+    page: Pfn,
+    first: u64,
+    words: &[Atomic<u64, M>],
+) -> usize {
+    let most = words.len().min(folio.owned_pages_from(page) as usize);
+    let len = alike(first, &words[..most]);
     // Writable implies exclusive: then no page has to be asked.
-    match first.prot.write {
+    match M::Arch::pte_writable(first) {
         true => len,
-        false => folio.frames().exclusive_alike(first.pfn, len as u64) as usize,
+        false => folio.frames().exclusive_alike(page, len as u64) as usize,
     }
 }
 

@@ -65,6 +65,22 @@ impl<'a, M: Machine, G: CanInstall<M>> PteGuard<'a, M, G> {
     }
 }
 
+/// A folio that goes.
+struct Frozen {
+    pages: usize,
+    alike: Alike,
+}
+
+/// Whether what the first entry of a folio says, a frame further each, all others say, and no hardware
+/// changes them.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Alike {
+    /// It is so.
+    Yes,
+    /// It is not, or there are no others.
+    No,
+}
+
 /// Entries of locked tables, and their places.
 struct Move<'a, M: Machine> {
     frames: &'a Frames<M>,
@@ -90,52 +106,51 @@ impl<M: Machine> Move<'_, M> {
     #[inline(always)]
     fn take(&self, said: &mut [u64]) -> usize {
         let mut taken = 0;
-        while let Some(pages) = self.freeze(taken) {
-            let words = &self.src[taken..taken + pages];
-            for (said, word) in said[taken..taken + pages].iter_mut().zip(words) {
-                *said = take(word);
+        while let Some(Frozen { pages, alike }) = self.freeze(taken) {
+            match pages {
+                1 => said[taken] = take(&self.src[taken]),
+                _ => take_folio(&self.src[taken..taken + pages], &mut said[taken..taken + pages], alike),
             }
             taken += pages;
         }
         taken
     }
 
-    /// Freezes the folio whose first page the entry number `at` maps, if all of it can go; its pages.
+    /// Freezes the folio whose first page the entry number `at` maps, if all of it can go.
     #[inline(always)]
-    fn freeze(&self, at: usize) -> Option<usize> {
+    fn freeze(&self, at: usize) -> Option<Frozen> {
         // Relaxed, here and below: both tables are locked.
         let said = self.src.get(at)?.load(Ordering::Relaxed);
         if !M::Arch::pte_readable(said) || self.dst[at].load(Ordering::Relaxed) != 0 {
             return None;
         }
         let first = M::Arch::pte_readable_page(said);
-        let pages = match self.frames.is_one_page(first) {
-            true => 1,
+        let folio = match self.frames.is_one_page(first) {
+            true => Frozen { pages: 1, alike: Alike::No },
             false => self.all_of_folio(first, said, at)?,
         };
         // SAFETY: these entries map the pages, one each, all of the folio's, and are locked; several allow to
         // write.
-        unsafe { self.frames.freeze_mappings(first, pages as u64) }.then_some(pages)
+        unsafe { self.frames.freeze_mappings(first, folio.pages as u64) }.then_some(folio)
     }
 
-    /// The pages of the large folio that begins with `first`, if the entries from number `at` on, which allow
-    /// to write, map all of them, and all have a place.
+    /// The large folio that begins with `first`, if the entries from number `at` on, which allow to write,
+    /// map all of it, and all have a place.
     #[inline(never)]
-    fn all_of_folio(&self, first: Pfn, said: u64, at: usize) -> Option<usize> {
+    fn all_of_folio(&self, first: Pfn, said: u64, at: usize) -> Option<Frozen> {
         let folio = self.frames.folio_of_owned(first);
         let pages = folio.owned_order().pages() as usize;
         if folio.pfn() != first || !M::Arch::pte_writable(said) {
             return None;
         }
         let (src, dst) = (self.src.get(at..at + pages)?, &self.dst[at..at + pages]);
-        let mut in_use = 0;
-        for (nth, word) in src.iter().enumerate() {
-            in_use |= dst[nth].load(Ordering::Relaxed);
-            if !M::Arch::pte_follows(word.load(Ordering::Relaxed), said, nth as u64) {
-                return None;
-            }
-        }
-        (in_use == 0).then_some(pages)
+        let in_use = dst.iter().fold(0, |bits, word| bits | word.load(Ordering::Relaxed));
+        let alike = are_alike(src);
+        let follows = |(nth, word): (u64, &Atomic<u64, M>)| {
+            M::Arch::pte_follows(word.load(Ordering::Relaxed), said, nth)
+        };
+        let all = alike == Alike::Yes || (0..).zip(src).all(follows);
+        (in_use == 0 && all).then_some(Frozen { pages, alike })
     }
 
     /// Fills the places with what the entries said, and gives the folios their counts back.
@@ -148,9 +163,10 @@ impl<M: Machine> Move<'_, M> {
                 true => 1,
                 false => self.frames.folio_of_owned(first).owned_order().pages() as usize,
             };
-            for (word, &said) in self.dst[at..at + pages].iter().zip(&said[at..at + pages]) {
+            match pages {
                 // Release: the page's contents come before its mapping, as whenever an entry is filled.
-                word.store(arrived::<M>(said, to.prot), Ordering::Release);
+                1 => self.dst[at].store(arrived::<M>(said[at], to.prot), Ordering::Release),
+                _ => fill_folio(&self.dst[at..at + pages], &said[at..at + pages], to.prot),
             }
             // SAFETY: it was frozen by `take`, and its new entries own its mappings. The tables are still
             // locked.
@@ -158,6 +174,53 @@ impl<M: Machine> Move<'_, M> {
             at += pages;
         }
     }
+}
+
+/// Clears the entries of a large folio, and notes what they said.
+#[inline(never)]
+fn take_folio<M: Machine>(words: &[Atomic<u64, M>], said: &mut [u64], alike: Alike) {
+    match alike {
+        Alike::Yes => {
+            // The first one tells of them all: the others' places stay 0.
+            said[0] = words[0].load(Ordering::Relaxed);
+            // No hardware writes to an entry that has all its bits.
+            words.iter().for_each(|word| word.store(0, Ordering::Relaxed));
+        }
+        Alike::No => said.iter_mut().zip(words).for_each(|(said, word)| *said = take(word)),
+    }
+}
+
+/// Fills the places of a large folio.
+#[inline(never)]
+fn fill_folio<M: Machine>(words: &[Atomic<u64, M>], said: &[u64], prot: Protection) {
+    if said[1] != 0 {
+        for (word, &said) in words.iter().zip(said) {
+            // Release: as for a single page.
+            word.store(arrived::<M>(said, prot), Ordering::Release);
+        }
+        return;
+    }
+    let mut now = arrived::<M>(said[0], prot);
+    let step = M::Arch::pte_step(now);
+    for word in words {
+        // Release: as for a single page.
+        word.store(now, Ordering::Release);
+        now = now.wrapping_add(step);
+    }
+}
+
+/// Whether the entries of consecutive pages say what the first does, to the bit, and the hardware has set all
+/// that it sets: what nearly all folios are.
+#[inline(always)]
+fn are_alike<M: Machine>(words: &[Atomic<u64, M>]) -> Alike {
+    let mut wanted = words[0].load(Ordering::Relaxed);
+    let (step, settled) = (M::Arch::pte_step(wanted), M::Arch::pte_settled(wanted));
+    let mut differ = 0;
+    for word in words {
+        differ |= word.load(Ordering::Relaxed) ^ wanted;
+        wanted = wanted.wrapping_add(step);
+    }
+    if settled && differ == 0 { Alike::Yes } else { Alike::No }
 }
 
 /// What the entry says at its new address: with the permissions there, and of no userfaultfd.

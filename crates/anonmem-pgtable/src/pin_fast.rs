@@ -151,7 +151,7 @@ impl<'f, M: Machine> FastWalk<'_, 'f, '_, M> {
         if self.pins.room() < most as u64 {
             return 0;
         }
-        let mut runs = Runs { said: [0; BATCH], pages: [0; BATCH], count: 0, total: 0 };
+        let mut runs = Runs { said: [0; BATCH], pages: [1; BATCH], count: 0, total: 0 };
         self.pin_runs(words, &mut runs);
         pin_protocol::pins_are_counted::<M>();
         if upper.still_says_so() { self.held_of(words, &runs) as u64 } else { 0 }
@@ -159,36 +159,42 @@ impl<'f, M: Machine> FastWalk<'_, 'f, '_, M> {
 
     /// B1 to B3: pins the pages of the entries, up to the first that does not allow the access, or has no
     /// page that can be pinned.
-    #[inline(always)]
+    // A function of its own: the compiler keeps what the loop needs in registers.
+    #[inline(never)]
     fn pin_runs(&mut self, words: &[Atomic<u64, M>], runs: &mut Runs) {
-        while runs.total < words.len() {
+        // Counted in registers: whoever asks wants to know at the end.
+        let (mut count, mut total, mut any_lazyfree) = (0, 0, false);
+        while total < words.len() && count < BATCH {
             // Acquire pairs with the Release with which entries are filled: the page's metadata are seen.
-            let said = words[runs.total].load(Ordering::Acquire);
+            let said = words[total].load(Ordering::Acquire);
             let allowed = match self.access {
                 PinAccess::Read => M::Arch::pte_readable(said),
                 PinAccess::Write => M::Arch::pte_writable(said),
             };
             if !allowed {
-                return;
+                break;
             }
-            let Some(taken) = self.frames.try_pin_pages(M::Arch::pte_readable_page(said)) else { return };
-            self.any_lazyfree |= taken.is_lazyfree();
+            let Some(taken) = self.frames.try_pin_pages(M::Arch::pte_readable_page(said)) else { break };
+            any_lazyfree |= taken.is_lazyfree();
             // The pin keeps the folio what it is.
-            let pages = match taken.pages() {
-                1 => 1,
-                most => follow(&words[runs.total..], said, 1, most),
-            };
-            if self.pins.push_taken(taken, NrPages(pages as u64)).is_err() {
-                return;
+            let mut pages = 1;
+            if taken.pages() != 1 {
+                pages = follow(&words[total..], said, 1, taken.pages());
+                runs.pages[count] = pages as u8;
             }
-            (runs.said[runs.count], runs.pages[runs.count]) = (said, pages as u8);
-            runs.count += 1;
-            runs.total += pages;
+            if self.pins.push_taken(taken, NrPages(pages as u64)).is_err() {
+                break;
+            }
+            runs.said[count] = said;
+            count += 1;
+            total += pages;
         }
+        self.any_lazyfree |= any_lazyfree;
+        (runs.count, runs.total) = (count, total);
     }
 
     /// B4 and B5: how many of the first pages may be kept.
-    #[inline(always)]
+    #[inline(never)]
     fn held_of(&self, words: &[Atomic<u64, M>], runs: &Runs) -> usize {
         if runs.count < runs.total {
             return self.held_of_runs(words, runs);

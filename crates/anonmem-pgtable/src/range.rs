@@ -3,13 +3,13 @@
 //! Linux: mm/mprotect.c `change_pte_range`; mm/mremap.c `move_ptes`; mm/memory.c `copy_present_ptes`.
 
 use crate::{
-    batch::{Batch, alike, batch_len},
+    batch::{Batch, alike, batch_len_of},
     guard::PteGuard,
     owned::{Mapped, NotShared},
     space::{CanInstall, StableVma, Teardown},
-    word::{change_racing, change_word, pages_of, take},
+    word::{change_word, pages_of, take},
 };
-use anonmem_frame::{Folio, Frames, MapRun, try_dup_page, try_dup_run};
+use anonmem_frame::{Frames, MapRun, try_dup_page, try_dup_run};
 use anonmem_hal::{Arch, Machine, Pfn, Protection, Pte, SoftLeaf, Va, VaRange};
 use anonmem_sync::{Atomic, Ordering};
 
@@ -254,7 +254,7 @@ unsafe fn share_page<M: Machine>(
 ) -> Result<usize, NotShared> {
     if !frames.is_one_page(page) {
         // SAFETY: the caller's promise.
-        return unsafe { share_batch(frames, words) };
+        return unsafe { share_batch(frames, page, words) };
     }
     // SAFETY: the entry owns a mapping and cannot change while it is locked.
     match unsafe { try_dup_page(frames, page) } {
@@ -270,14 +270,18 @@ unsafe fn share_page<M: Machine>(
 /// As for [`share_page`].
 #[cold]
 #[inline(never)]
-unsafe fn share_batch<M: Machine>(frames: &Frames<M>, words: &[Atomic<u64, M>]) -> Result<usize, NotShared> {
-    let Pte::Present(present) = M::Arch::decode_pte(words[0].load(Ordering::Relaxed)) else {
+unsafe fn share_batch<M: Machine>(
+    frames: &Frames<M>,
+    page: Pfn,
+    words: &[Atomic<u64, M>],
+) -> Result<usize, NotShared> {
+    let folio = frames.folio_of_owned(page);
+    if !folio.is_anon() {
         return Err(NotShared::NoPage);
-    };
-    let folio = frames.folio(present.pfn).filter(Folio::is_anon).ok_or(NotShared::NoPage)?;
-    let pages = batch_len(folio, present, words);
+    }
+    let pages = batch_len_of(folio, page, words[0].load(Ordering::Relaxed), words);
     // SAFETY: the entries of the batch own mappings of pages of one folio.
-    unsafe { try_dup_run(frames, present.pfn, pages as u64) }.map_err(NotShared::Refused)?;
+    unsafe { try_dup_run(frames, page, pages as u64) }.map_err(NotShared::Refused)?;
     Ok(pages)
 }
 
@@ -294,28 +298,29 @@ fn inherit<M: Machine>(source: &Atomic<u64, M>, raw: u64, target: &Atomic<u64, M
 #[cold]
 #[inline(never)]
 fn inherit_batch<M: Machine>(from: &[Atomic<u64, M>], to: &[Atomic<u64, M>]) {
-    let first = from[0].load(Ordering::Relaxed);
-    let give = |target: &Atomic<u64, M>, now: u64| {
-        anonmem_hal::debug_check_eq!(M, target.load(Ordering::Relaxed), 0, "an entry of the child is in use");
-        // Release: as when an entry is filled.
-        target.store(M::Arch::pte_inherited(now), Ordering::Release);
-    };
-    // All of them have write permission, or none.
-    if M::Arch::pte_wrprotect(first) == first {
-        from.iter().zip(to).for_each(|(source, target)| give(target, source.load(Ordering::Relaxed)));
-        return;
+    let mut raw = from[0].load(Ordering::Relaxed);
+    if !M::Arch::pte_settled(raw) {
+        let pairs = from.iter().zip(to);
+        return pairs.for_each(|(source, target)| inherit(source, source.load(Ordering::Relaxed), target));
     }
+    // What the entries of a folio say that is in use is the first's, a frame further each.
+    let (step, mut protected) = (M::Arch::pte_step(raw), M::Arch::pte_wrprotect(raw));
+    let (changes, mut inherited) = (protected != raw, M::Arch::pte_inherited(protected));
     for (source, target) in from.iter().zip(to) {
-        let raw = source.load(Ordering::Relaxed);
-        // As `change_word`, which need not ask whether anything changes.
-        let now = if M::Arch::pte_settled(raw) {
-            let protected = M::Arch::pte_wrprotect(raw);
-            // Release: as in `change_word`.
-            source.store(protected, Ordering::Release);
-            protected
+        let now = source.load(Ordering::Relaxed);
+        if now == raw {
+            anonmem_hal::debug_check_eq!(M, target.load(Ordering::Relaxed), 0, "a child's entry is in use");
+            if changes {
+                // Release: as in `change_word`.
+                source.store(protected, Ordering::Release);
+            }
+            // Release: as when an entry is filled.
+            target.store(inherited, Ordering::Release);
         } else {
-            change_racing(source, &M::Arch::pte_wrprotect)
-        };
-        give(target, now);
+            inherit(source, now, target);
+        }
+        raw = raw.wrapping_add(step);
+        protected = protected.wrapping_add(step);
+        inherited = inherited.wrapping_add(step);
     }
 }

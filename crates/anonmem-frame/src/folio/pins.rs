@@ -1,7 +1,7 @@
 //! Lists of pins: what a pinned range of addresses owns.
 //!
-//! A [`PinList`] has no heap to stand on. Its runs lie in nodes of a slab, fourteen a node, and each run is a
-//! word:
+//! A [`PinList`] has no heap to stand on. Its runs lie in nodes of a slab, twenty-two a node, and each run is
+//! a word:
 //!
 //! | bits | meaning |
 //! |---|---|
@@ -30,7 +30,7 @@ use core::{
 };
 
 /// Runs of a node.
-const RUNS: usize = 14;
+const RUNS: usize = 22;
 /// The most pages of a run.
 const MAX_RUN: u64 = 1 << 16;
 
@@ -471,14 +471,18 @@ impl<'f, M: Machine> PinList<'f, M> {
 
     #[inline(always)]
     fn push_run(&mut self, run: PinnedRun) -> Result<(), OutOfMemory> {
-        let has_room = |node: &&PinNode<M>| (node.len.get() as usize) < RUNS;
-        let node = match self.filling.filter(has_room) {
-            Some(node) => node,
-            None => self.next_node()?,
-        };
-        let len = node.len.get();
-        node.runs[len as usize].set(run.encode());
-        node.len.set(len + 1);
+        if let Some(node) = self.filling {
+            let len = node.len.get();
+            if let Some(word) = node.runs.get(len as usize) {
+                word.set(run.encode());
+                node.len.set(len + 1);
+                self.pages += run.pages.0;
+                return Ok(());
+            }
+        }
+        let node = self.next_node()?;
+        node.runs[0].set(run.encode());
+        node.len.set(1);
         self.pages += run.pages.0;
         Ok(())
     }

@@ -263,7 +263,16 @@ pub unsafe fn try_dup_run<M: Machine>(frames: &Frames<M>, first: Pfn, len: u64) 
     let taken = if exclusive { take_exclusive(folio, first) } else { 0 };
     // Behind the last frame there is none to look at.
     if exclusive && len > 1 {
-        share_tails(frames, first.offset(1), len - 1);
+        for meta in frames.metas(first.offset(1), len - 1) {
+            // As in `share_tails`; the caller says that all of them are exclusive.
+            anonmem_hal::debug_check_eq!(
+                M,
+                meta.counts.load(Ordering::Relaxed),
+                Counts::EXCLUSIVE,
+                "a tail is shared"
+            );
+            meta.counts.store(0, Ordering::Relaxed);
+        }
     }
     let by = (len * Counts::MAP).wrapping_sub(taken);
     // Release, as for every mapping that is added: pairs with the Acquire of `is_mapped`.
