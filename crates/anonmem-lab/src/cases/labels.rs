@@ -45,13 +45,10 @@ pub static FORK: Case = Case {
     environment: "A program whose label is as deep as labels go, so that its child gets the same. CPU0 moves its page to another frame, and \
                   puts the entries back by a walk. CPU1 forks.",
     rule: "Who is the same generation by label is met in order of age: no entry is left behind by the walk.",
-    mutants: &[
-        Mutant::Patch { name: "interval-equals-first", what: "what is linked last comes before its equals" },
-        Mutant::Patch {
-            name: "family-enters-late",
-            what: "a child enters its family after its entries are filled",
-        },
-    ],
+    mutants: &[Mutant::Patch {
+        name: "family-enters-late",
+        what: "a child enters its family after its entries are filled",
+    }],
     runs: RUNS,
     program: |_| {
         let make = world(|| {

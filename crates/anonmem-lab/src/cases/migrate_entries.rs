@@ -87,8 +87,8 @@ pub static LATE_FLUSH: Case = Case {
 
 const LEFT: &str = "Linux, mm/migrate.c remove_migration_ptes: a walk that misses an entry leaves it waiting for ever. Here the fault that meets it puts the \
                     page back. This memory manager let go of the table first, and of the folio's lock afterwards, when the page could be free.";
-const BOTH_FAULT: &str = "The entries of a page say that it migrates, and nobody moves it. CPU0 loads it. CPU1, a thread of the program, drops it. Both hold \
-                          the mmap lock for reading.";
+const BOTH_FAULT: &str = "The entries of a page say that it migrates, and nobody moves it. CPU0 loads it. CPU1, a thread of the program, moves it if it is not \
+                          locked, and drops it. Both hold the mmap lock for reading.";
 
 /// The page of the case.
 pub static LEFT_BEHIND: Case = Case {
@@ -110,7 +110,10 @@ pub static LEFT_BEHIND: Case = Case {
                 kernel
             })
             .cpu("loads", |k| assert!(matches!(k.load(0, 0), Ok(0 | 7))))
-            .cpu("drops", |k| k.madvise(0, 0, Advice::DontNeed))
+            .cpu("moves, drops", |k| {
+                k.migrate_noted();
+                k.madvise(0, 0, Advice::DontNeed);
+            })
             .check(|k| {
                 finds(k, 0, 0)?;
                 k.check()
@@ -139,7 +142,10 @@ pub static LEAF_LEFT_BEHIND: Case = Case {
                 kernel
             })
             .cpu("loads", |k| assert!(matches!(k.load(0, 1), Ok(0 | 7))))
-            .cpu("drops", |k| k.mm(0).madvise(page(0), 8 * P, Advice::DontNeed).expect("private memory"))
+            .cpu("moves, drops", |k| {
+                k.migrate_noted();
+                k.mm(0).madvise(page(0), 8 * P, Advice::DontNeed).expect("private memory");
+            })
             .check(|k| {
                 finds(k, 1, 0)?;
                 k.check()

@@ -51,8 +51,8 @@ pub static PINNED: Case = Case {
     title: "a page is pinned without a lock whose frame is another program's by then",
     happened: "Linux, mm/gup.c gup_fast_pte_range: try_grab_folio_fast is followed by a second look at the entry. The count that is taken is the frame's, \
                whoever has it; only the second look, which must not come early, says whose it is.",
-    environment: "CPU0 pins a page of a program without a lock. CPU1, a thread of it, drops the page, and another program on CPU1 stores: its page comes to \
-                  the frame that became free.",
+    environment: "CPU0 pins a page of a program that runs elsewhere, without a lock: no flush reaches CPU0. CPU1 runs the program and drops the page; \
+                  another program on CPU1 stores, whose page comes to the frame that became free.",
     rule: "Nobody has pinned the other program's page.",
     mutants: &[Mutant::Patch {
         name: "pin-counted-unordered",
@@ -62,7 +62,7 @@ pub static PINNED: Case = Case {
     program: |_| {
         let world = || {
             let kernel = Kernel::new(64, LockMode::Mmap);
-            kernel.spawn(0, &[0, 1]);
+            kernel.spawn(0, &[1]);
             kernel.spawn(1, &[1]);
             for program in [0, 1] {
                 kernel.map(program, 0, 2, RW);

@@ -4,7 +4,7 @@ use super::{
     Case, Extent, Mutant, Run,
     kernel::{Kernel, boxed, scenario},
 };
-use crate::{Inject, Model, Program};
+use crate::{Inject, Model, Program, Sim};
 use anonmem::{Advice, LockMode, Prot};
 
 const RW: Prot = Prot::READ.union(Prot::WRITE);
@@ -96,8 +96,8 @@ pub static FREED: Case = Case {
     title: "a page leaves to a slot that somebody is just letting go of",
     happened: "Linux, mm/swapfile.c swap_range_free: the device is told to discard a slot before the slot is free for others; zram frees what it has of a \
                slot, whoever's it is (swap_slot_free_notify).",
-    environment: "Two programs and a device of one slot, which has the first one's page. CPU0 drops that page; CPU1 lets the other's page leave, if there is \
-                  room. Each holds its own mmap lock for reading.",
+    environment: "Two programs and a device, from whose first slots both have one; that of the first is the next that CPU1 would look at. CPU0 drops its page; \
+                  CPU1 lets another page of its own leave. Each holds its own mmap lock for reading.",
     rule: "Whoever has a slot finds there what was written for him.",
     mutants: &[Mutant::Patch {
         name: "swap-slot-free-before-discarded",
@@ -106,10 +106,15 @@ pub static FREED: Case = Case {
     runs: &[Run::new(Model::Sc, Extent::Bound(2)), Run::new(Model::C11, Extent::Bound(1))],
     program: |_| {
         let world = || {
-            let kernel = swapped_out(48, LockMode::Mmap);
-            kernel.spawn(1, &[1]);
-            kernel.map(1, 0, 1, RW);
-            kernel.store(1, 0, 5).expect("frames");
+            let kernel = Kernel::new(64, LockMode::Mmap);
+            kernel.swap_on(0, 4);
+            for (program, cpu) in [(0, 0), (1, 1)] {
+                kernel.spawn(program, &[cpu]);
+                kernel.map(program, 0, 2, RW);
+                (0..2).for_each(|n| kernel.store(program, n, 5).expect("frames"));
+            }
+            Sim::on_cpu(1, || kernel.page_out(1, 1));
+            Sim::on_cpu(0, || kernel.page_out(0, 0));
             kernel
         };
         boxed(

@@ -91,6 +91,18 @@ fn random(state: &mut u64, n: u64) -> u64 {
 }
 
 #[test]
+fn equals_come_in_the_order_in_which_they_were_linked() {
+    World::run(|w| {
+        let linked: Vec<_> = (0..40).map(|_| w.insert(5, 9)).collect();
+        w.insert(1, 2);
+        assert_eq!(w.tree.overlaps(w, 5, 5).collect::<Vec<_>>(), linked);
+        w.remove(linked[7]);
+        let left: Vec<_> = linked.iter().copied().filter(|&id| id != linked[7]).collect();
+        assert_eq!(w.tree.overlaps(w, 0, 9).skip(1).collect::<Vec<_>>(), left);
+    });
+}
+
+#[test]
 fn every_pair_of_intervals_of_four_pages_is_searched_right() {
     World::run(|w| {
         let intervals: Vec<(u64, u64)> = (0..4).flat_map(|f| (f..4).map(move |l| (f, l))).collect();
