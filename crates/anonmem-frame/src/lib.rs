@@ -64,8 +64,8 @@ pub use class::Watermarks;
 pub use folio::{
     DupError, EachMapping, Exclusive, ExclusiveRef, ExclusiveWhole, ExclusiveWholeRef, Folio, FolioGuard,
     FolioOwner, FolioPin, FolioRef, FrozenFolio, GrowingFolio, HoldWhole, HoldWholeRef, LargeUsage, MapRun,
-    MigrationHold, MigrationHoldRef, NOTE_BITS, NewFolio, PinAccess, PinList, PinListError, PinnedRun,
-    Shared, SharedRef, SharedWhole, SharedWholeRef, ShmMap, SplitRefused, SplitTurn,
+    MigrationHold, MigrationHoldRef, NOTE_BITS, NewFolio, NotAlone, PinAccess, PinList, PinListError,
+    PinnedRun, Shared, SharedRef, SharedWhole, SharedWholeRef, ShmMap, SplitRefused, SplitTurn,
 };
 #[doc(hidden)]
 pub use folio::{

@@ -190,6 +190,14 @@ pub struct TableSet<'a, M: Machine, G> {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct TooManyTables;
 
+impl fmt::Display for TooManyTables {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("more tables map the folio than a set holds")
+    }
+}
+
+impl core::error::Error for TooManyTables {}
+
 impl<M: Machine, G> fmt::Debug for TableSet<'_, M, G> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list().entries(self.tables.iter().flatten().map(|table| table.table)).finish()

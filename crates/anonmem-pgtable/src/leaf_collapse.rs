@@ -25,11 +25,20 @@ use anonmem_sync::{
     Atomic, Ordering, Rcu,
     order::{Pmd, Ptl},
 };
+use core::fmt;
 
 /// The table does not map one folio of a leaf's size, of this address space alone, as a leaf would: nothing
 /// has changed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct NotOneFolio;
+
+impl fmt::Display for NotOneFolio {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the table does not map one folio as a leaf would")
+    }
+}
+
+impl core::error::Error for NotOneFolio {}
 
 impl<M: Machine> AddressSpace<M> {
     /// Makes the table for the addresses from `at` on, which a leaf would map, a leaf, if it maps `folio`.

@@ -14,10 +14,19 @@ use crate::{
 use anonmem_frame::{ExclusiveWhole, HoldWhole, SharedWhole};
 use anonmem_hal::{Arch, EntryBits, Machine, MigrationBits, Sharing};
 use anonmem_sync::Ordering;
+use core::fmt;
 
 /// The folio may be pinned: its leaf is as it was.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct LeafPinned;
+
+impl fmt::Display for LeafPinned {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the folio of the leaf may be pinned")
+    }
+}
+
+impl core::error::Error for LeafPinned {}
 
 /// What a migration entry above the last level becomes.
 #[must_use = "the mappings belong into the leaf"]

@@ -126,6 +126,18 @@ pub enum LeafStays {
     Pinned,
 }
 
+impl fmt::Display for LeafStays {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Changed => "the leaf is gone, or no longer exclusive",
+            Self::Occupied => "something is where the leaf was to go",
+            Self::Pinned => "the folio of the leaf may be pinned",
+        })
+    }
+}
+
+impl core::error::Error for LeafStays {}
+
 impl<'a, M: Machine, G: CanInstall<M>> LeafPlace<'a, M, G> {
     /// Moves the leaf that maps the folio which `lock` is the lock of to the empty place `to`, with the
     /// permissions of its VMA there, and calls `arrived` before anybody finds it. The table that is kept for

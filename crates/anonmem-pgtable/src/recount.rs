@@ -5,6 +5,7 @@ use crate::{deposit, space::AddressSpace, table::entries};
 use anonmem_frame::Frames;
 use anonmem_hal::{Arch, Entry, Machine, Pfn, Va};
 use anonmem_sync::Ordering;
+use core::fmt;
 
 /// A table whose count of entries in use, or of tables that it keeps for its leaves, is wrong.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -16,6 +17,15 @@ pub struct Miscounted {
     /// What is in it.
     pub found: u64,
 }
+
+impl fmt::Display for Miscounted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { table, counted, found } = self;
+        write!(f, "the table in {table:?} counts {counted} and has {found}")
+    }
+}
+
+impl core::error::Error for Miscounted {}
 
 impl<M: Machine> AddressSpace<M> {
     /// Counts the tables that are reachable or kept for leaves, and checks every table's count of entries in

@@ -15,7 +15,7 @@ use crate::{
     rmap::machine::Machine,
     rmap::{Rmap, reverse_map::ReverseMap},
     userfaultfd::events::Changes,
-    vma::{flags::VmFlags, free::free_vma},
+    vma::{flags::VmFlags, free::free_vma, vma::Vma},
     zap::zap_range,
 };
 use anonmem_frame::Link;
@@ -113,9 +113,10 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
     #[doc(alias = "vms_gather_munmap_vmas")]
     pub(crate) fn cut_edges(&self, range: VaRange) -> Result<(), Error> {
         let (objects, tree) = (self.objects, &self.slot().tree);
-        let inside = |va: Va| tree.find_containing(objects.nodes(), va).filter(|(vma, _)| vma.start < va);
-        let mut was_cut = false;
-        if let Some((vma, id)) = inside(range.start) {
+        let find = |edge: Va| tree.find(objects.nodes(), edge);
+        let reaches_over = |(vma, _): &(VaRange, VmaId), edge: Va| vma.start < edge && edge < vma.end;
+        let (first, mut was_cut) = (find(range.start), false);
+        if let Some((vma, id)) = first.filter(|first| reaches_over(first, range.start)) {
             // Only what punches a hole into a VMA leaves one more than there was.
             if range.end < vma.end {
                 self.check_map_count()?;
@@ -123,7 +124,9 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
             self.split_vma(id, range.start)?;
             was_cut = true;
         }
-        if let Some((_, id)) = inside(range.end)
+        // The first is often the last, too; but what was cut is no longer what it was.
+        let last = first.filter(|(vma, _)| vma.end >= range.end && !was_cut).or_else(|| find(range.end));
+        if let Some((_, id)) = last.filter(|last| reaches_over(last, range.end))
             && let Err(e) = self.split_vma(id, range.end)
         {
             if was_cut {
@@ -160,18 +163,16 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
         let (objects, slot) = (self.objects, self.slot());
         let Some(detached) = self.detach(range) else { return Covered::default() };
         let mut gather = objects.gather(&slot.space, Teardown::Range);
-        self.for_each_detached(&detached, |id| {
-            zap_range(objects, slot, self, &mut gather, objects.vma(id).range())
-        });
-        self.for_each_detached(&detached, |id| Rmap::<M>::unlink(objects, id));
+        self.for_each_detached(&detached, |_, vma| zap_range(objects, slot, self, &mut gather, vma.range()));
+        self.for_each_detached(&detached, |id, _| Rmap::<M>::unlink(objects, id));
         if tables == Tables::Free {
             let limits = self.limits_of(detached.hull);
             slot.space.free_tables(&mut gather, &objects.frames, detached.hull, limits);
         }
         gather.finish();
         let mut covered = Covered::default();
-        self.for_each_detached(&detached, |id| {
-            let (flags, pages) = (objects.vma(id).flags(), objects.vma(id).range().pages().0);
+        self.for_each_detached(&detached, |id, vma| {
+            let (flags, pages) = (vma.flags(), vma.range().pages().0);
             covered.pages += pages;
             covered.accounted += if flags.contains(VmFlags::ACCOUNT) { pages } else { 0 };
             slot.counts.add_vma(flags, -(pages as i64));
@@ -216,32 +217,36 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
         anonmem_hal::debug_check!(M, range.covers(hull), "{hull:?} reaches over the edge of {range:?}");
         let mut detached = Detached { first: first.into(), hull };
         // Faults that hold a VMA's lock finish first; that may take a while, so lookups are not kept out yet.
-        let mut vmas = tree.cursor(range);
-        while let Some((_, id)) = vmas.next(tree, objects.nodes()) {
-            let _ = objects.vma(id).start_write(self);
+        let mut following = tree.cursor(VaRange { start: hull.end.min(range.end), end: range.end });
+        let (mut next, mut last) = (Some((hull, first)), None::<&Vma<M>>);
+        while let Some((covers, id)) = next {
+            let vma = objects.vma(id);
+            let _ = vma.start_write(self);
+            vma.set_next_detached(Link::NONE);
+            if let Some(last) = last.replace(vma) {
+                last.set_next_detached(id.into());
+            }
+            detached.hull.end = covers.end;
+            next = following.next(tree, objects.nodes());
         }
         let mut nodes = tree.prealloc_none(objects.nodes());
         let mut writer = nodes.write();
-        let (mut vmas, mut last) = (tree.cursor(range), None::<VmaId>);
-        while let Some((vma, id)) = vmas.next(tree, objects.nodes()) {
-            writer.erase(vma);
-            objects.vma(id).set_next_detached(Link::NONE);
-            if let Some(last) = last.replace(id) {
-                objects.vma(last).set_next_detached(id.into());
-            }
-            detached.hull.end = vma.end;
-        }
+        self.for_each_detached(&detached, |id, vma| {
+            let erased = writer.erase(vma.range());
+            anonmem_hal::debug_check_eq!(M, erased, id, "the tree has another VMA there");
+        });
         drop(writer);
-        self.for_each_detached(&detached, |id| objects.vma(id).detach(self));
+        self.for_each_detached(&detached, |_, vma| vma.detach(self));
         Some(detached)
     }
 
     /// Calls `f` for each VMA, which may free it.
-    fn for_each_detached(&self, detached: &Detached, mut f: impl FnMut(VmaId)) {
+    fn for_each_detached(&self, detached: &Detached, mut f: impl FnMut(VmaId, &Vma<M>)) {
         let mut at = detached.first;
         while let Some(id) = at.get() {
-            at = self.objects.vma(id).next_detached();
-            f(id);
+            let vma = self.objects.vma(id);
+            at = vma.next_detached();
+            f(id, vma);
         }
     }
 }

@@ -21,6 +21,9 @@ struct Workspace {
 /// The share of memory that packers may take.
 const PACKERS_SHARE: u64 = 64;
 
+/// Units that wait to be taken apart. One that finds no place stays as it is.
+const SPARSE: usize = 8;
+
 /// What a device was used for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Usage {
@@ -45,6 +48,8 @@ pub struct Zram {
     workspaces: Box<[Mutex<Workspace>]>,
     /// As many, unless memory is too small for so many.
     packers: Box<[Mutex<Packer>]>,
+    /// Units of which half is gone, each with its first slot: whoever writes next takes them apart.
+    sparse: Mutex<[Option<(u64, Unit)>; SPARSE]>,
     bytes_in: AtomicU64,
     bytes_kept: AtomicU64,
     whole: AtomicU64,
@@ -81,6 +86,7 @@ impl Zram {
             tables: Mutex::new(tables),
             workspaces: workspaces.into_boxed_slice(),
             packers: packers.into_boxed_slice(),
+            sparse: Mutex::new([None; SPARSE]),
             bytes_in: AtomicU64::new(0),
             bytes_kept: AtomicU64::new(0),
             whole: AtomicU64::new(0),
@@ -101,6 +107,7 @@ impl Zram {
         src: Pfn,
         frames: &dyn FrameAlloc,
     ) -> Result<(), IoError> {
+        self.take_sparse_apart(memory, frames);
         self.write_page(memory, cpu, slot, src, frames).inspect_err(|IoError| self.refuse(1))
     }
 
@@ -163,6 +170,7 @@ impl Zram {
         src: Pfn,
         frames: &dyn FrameAlloc,
     ) -> Result<(), IoError> {
+        self.take_sparse_apart(memory, frames);
         let pages = UNIT_PAGES.min(order.pages());
         for at in (0..order.pages()).step_by(pages as usize) {
             if self.write_part(memory, cpu, slot + at, pages, src.offset(at), frames).is_err() {
@@ -317,6 +325,24 @@ impl Zram {
         Ok(true)
     }
 
+    /// Takes the units apart that wait for it.
+    fn take_sparse_apart(&self, memory: &impl PhysMem, frames: &dyn FrameAlloc) {
+        let next = || self.sparse.lock().iter_mut().find_map(Option::take);
+        while let Some((first, unit)) = next() {
+            self.take_apart(memory, first, unit, frames);
+        }
+    }
+
+    /// Notes a unit of which half is gone, or more of it than when it was noted.
+    fn note_sparse(&self, first: u64, unit: Unit) {
+        let mut sparse = self.sparse.lock();
+        let same = |place: &Option<(u64, Unit)>| place.is_some_and(|(_, noted)| noted.is_same(&unit));
+        let at = sparse.iter().position(same).or_else(|| sparse.iter().position(Option::is_none));
+        if let Some(at) = at {
+            sparse[at] = Some((first, unit));
+        }
+    }
+
     /// Gives the pages that are left of a unit, whose first slot is `first`, pieces of their own, if somebody
     /// has unpacked it. What finds no memory stays.
     #[cold]
@@ -339,17 +365,19 @@ impl Zram {
         }
     }
 
-    /// Forgets what `slot` holds. A unit of which half is gone is taken apart then, so that its other pages
-    /// can be given back one by one.
+    /// Forgets what `slot` holds. A unit of which half is gone is taken apart by the next write, so that its
+    /// other pages can be given back one by one. Not at once: whoever discards may hold a page-table lock,
+    /// and pages would be compressed under it.
     pub fn discard(&self, memory: &impl PhysMem, slot: u64, frames: &dyn FrameAlloc) {
         let left = self.tables.lock().discard(memory, slot, frames);
         if let Some(unit) = left.filter(Unit::is_sparse) {
-            self.take_apart(memory, slot - slot % UNIT_PAGES, unit, frames);
+            self.note_sparse(slot - slot % UNIT_PAGES, unit);
         }
     }
 
     /// Gives back the frames of its tables, after it was swapped off: all slots are empty.
     pub fn clear(&self, frames: &dyn FrameAlloc) {
+        *self.sparse.lock() = [None; SPARSE];
         let mut tables = self.tables.lock();
         tables.slots.clear(frames);
         tables.units.clear(frames);

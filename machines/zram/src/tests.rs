@@ -177,7 +177,14 @@ fn a_unit_whose_pages_go_one_by_one_gives_its_memory_back() {
     for nth in 0..15 {
         zram.read(&memory, 0, 16 + nth, Pfn(FRAMES + 16)).unwrap();
         assert!(memory.page(nth) == memory.page(16), "page {nth}");
+        let before = memory.free();
         zram.discard(&memory, 16 + nth, &memory);
+        assert!(memory.free() >= before, "nothing is compressed by whoever discards");
+        if nth == 11 {
+            // Somebody has time.
+            zram.write(&memory, 0, 0, Pfn(FRAMES + 16), &memory).unwrap();
+            zram.discard(&memory, 0, &memory);
+        }
     }
     // The pages that were left had pieces of their own before the last of the unit's was given back.
     assert_eq!(zram.usage().peak_frames, memory.most_taken(), "the most frames at once");

@@ -43,6 +43,7 @@ pub(crate) fn run(root: &Path) -> ExitCode {
         .collect();
     let enums = enums::of(texts.iter().map(|(path, text)| (path.as_path(), text.as_str())));
     let mut findings = errors::check(texts.iter().map(|(path, text)| (path.as_path(), text.as_str())));
+    findings.extend(error_types::check(texts.iter().map(|(path, text)| (path.as_path(), text.as_str()))));
     for (path, text) in &texts {
         findings.extend(check_file(path, text, &enums));
     }
@@ -67,7 +68,6 @@ pub(crate) fn check_file(path: &Path, text: &str, enums: &Enums) -> Vec<Finding>
     findings.extend(sentences::check(path, text));
     if path.extension().is_some_and(|e| e == "rs") {
         findings.extend(rules::check_rust(path, text, enums));
-        findings.extend(error_types::check(path, text));
         findings.extend(front::check(path, text));
     } else if path.extension().is_some_and(|e| e == "md") {
         findings.extend(prose::check_markdown(path, text));

@@ -28,6 +28,7 @@ use crate::{
 };
 use anonmem_hal::{MAX_ORDER, Machine, NrPages, Order, Pfn, SwapEntry};
 use anonmem_sync::{Atomic, Ordering, order::SplitTurn as SplitTurnLevel, spin::SpinGuard};
+use core::fmt;
 
 /// Why a folio is not split.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -39,6 +40,18 @@ pub enum SplitRefused {
     /// It is not larger than the pieces would be, or no anonymous folio.
     NotLarge,
 }
+
+impl fmt::Display for SplitRefused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Pinned => "the folio may be pinned",
+            Self::Busy => "others use the folio, or map it outside of the locks that are held",
+            Self::NotLarge => "the folio is not larger than its pieces would be, or not anonymous",
+        })
+    }
+}
+
+impl core::error::Error for SplitRefused {}
 
 /// Folios of one order at a time.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

@@ -46,7 +46,7 @@ pub use pin::{FolioPin, TakenPin};
 pub use pins::{PinAccess, PinList, PinListError, PinNodes, PinTag, PinnedRun};
 pub use reference::FolioRef;
 pub use rmap::{
-    DupError, Exclusive, ExclusiveRef, MigrationHold, MigrationHoldRef, Shared, SharedRef, ShmMap,
+    DupError, Exclusive, ExclusiveRef, MigrationHold, MigrationHoldRef, NotAlone, Shared, SharedRef, ShmMap,
 };
 pub use run::{MapRun, NewAnonPages, try_dup_page, try_dup_run};
 pub use whole::{

@@ -420,6 +420,18 @@ impl fmt::Display for DupError {
 
 impl core::error::Error for DupError {}
 
+/// Others have a count of the folio, or it is a merged one: its mappings are not made exclusive.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NotAlone;
+
+impl fmt::Display for NotAlone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("others may have the folio, too")
+    }
+}
+
+impl core::error::Error for NotAlone {}
+
 /// A look at a shared mapping that a locked entry owns.
 pub struct SharedRef<'e, 'f, M: Machine> {
     frames: &'f Frames<M>,
@@ -477,10 +489,9 @@ impl<'e, 'f, M: Machine> SharedRef<'e, 'f, M> {
     /// lengthen its walks.
     ///
     /// # Errors
-    /// `Err(())`: others have a count.
+    /// [`NotAlone`].
     #[doc(alias = "folio_move_anon_rmap")]
-    #[allow(clippy::result_unit_err)]
-    pub fn reuse(&self, lock: &FolioGuard<'_, M>, anon_vma: Stamp) -> Result<(), ()> {
+    pub fn reuse(&self, lock: &FolioGuard<'_, M>, anon_vma: Stamp) -> Result<(), NotAlone> {
         let folio = self.folio();
         assert!(lock.folio() == folio, "reuse under another folio's lock");
         // Acquire pairs with the Release of the last `unmap`: what the former sharers did is over.
@@ -489,7 +500,7 @@ impl<'e, 'f, M: Machine> SharedRef<'e, 'f, M> {
             || folio.owned_order().get() != 0
             || matches!(folio.mapping(), Mapping::Ksm(_))
         {
-            return Err(());
+            return Err(NotAlone);
         }
         folio.set_mapping(Mapping::Anon(anon_vma), folio.index());
         folio.meta().counts.fetch_or(Counts::EXCLUSIVE, Ordering::Relaxed);

@@ -16,7 +16,7 @@
 //! count per page.
 
 use super::{
-    DupError, Folio, FolioGuard, FolioPin, FolioRef, MapRun,
+    DupError, Folio, FolioGuard, FolioPin, FolioRef, MapRun, NotAlone,
     pin_protocol::{self, pinned_after_clearing},
 };
 use crate::{
@@ -339,16 +339,15 @@ impl<M: Machine> SharedWholeRef<'_, '_, M> {
     /// As [`SharedRef::reuse`](super::SharedRef::reuse), for all pages at once.
     ///
     /// # Errors
-    /// `Err(())`: others have a count.
+    /// [`NotAlone`].
     #[doc(alias = "folio_move_anon_rmap")]
-    #[allow(clippy::result_unit_err)]
-    pub fn reuse(&self, lock: &FolioGuard<'_, M>, anon_vma: Stamp) -> Result<(), ()> {
+    pub fn reuse(&self, lock: &FolioGuard<'_, M>, anon_vma: Stamp) -> Result<(), NotAlone> {
         let folio = self.folio();
         assert!(lock.folio() == folio, "reuse under another folio's lock");
         // Acquire pairs with the Release of the last `unmap`: what the former sharers did is over.
         let counts = folio.meta().counts.load(Ordering::Acquire);
         if counts != all_maps(folio) || matches!(folio.mapping(), Mapping::Ksm(_)) {
-            return Err(());
+            return Err(NotAlone);
         }
         folio.set_mapping(Mapping::Anon(anon_vma), folio.index());
         folio.meta().counts.fetch_or(Counts::EXCLUSIVE, Ordering::Relaxed);

@@ -23,13 +23,15 @@ impl<M: Machine> Objects<M> {
     #[inline]
     #[track_caller]
     pub(crate) fn mmap_write_lock(&self, id: MmId) -> MmapWriteGuard<'_, M> {
-        MmapWriteGuard::new(self, id, self.mm_slot(id).mmap_lock.write())
+        let slot = self.mm_slot(id);
+        MmapWriteGuard::new(self, (id, slot), slot.mmap_lock.write())
     }
 
     /// The mmap lock of a child that nobody else knows, under its parent's.
     #[track_caller]
     pub(crate) fn mmap_write_lock_nested(&self, id: MmId) -> MmapWriteGuard<'_, M> {
-        MmapWriteGuard::new(self, id, self.mm_slot(id).mmap_lock.write_nested(1))
+        let slot = self.mm_slot(id);
+        MmapWriteGuard::new(self, (id, slot), slot.mmap_lock.write_nested(1))
     }
 }
 
@@ -63,8 +65,12 @@ impl<'a, M: Machine> MmapReadGuard<'a, M> {
 }
 
 impl<'a, M: Machine> MmapWriteGuard<'a, M> {
-    fn new(objects: &'a Objects<M>, id: MmId, lock: RwSemWriteGuard<'a, M, MmapLock, ()>) -> Self {
-        let slot = objects.mm_slot(id);
+    /// The guard of the address space, whose `lock` that is.
+    fn new(
+        objects: &'a Objects<M>,
+        (id, slot): (MmId, &'a MmSlot<M>),
+        lock: RwSemWriteGuard<'a, M, MmapLock, ()>,
+    ) -> Self {
         let seq = slot.lock_seq.load(Ordering::Relaxed);
         anonmem_hal::debug_check!(M, seq.is_multiple_of(2), "two writers of one address space");
         slot.lock_seq.store(seq + 1, Ordering::Relaxed);

@@ -194,8 +194,11 @@ impl<'v, M: Machine> Changes<'v, M> {
 
     /// Lets the events be read: what was to be done is done, or for `REMOVE` comes next. The mmap lock is
     /// still held, so that faults of what is there now come after them.
+    #[inline]
     pub(crate) fn tell(&self) {
-        self.each().for_each(|id| self.vm.uffd_queue(id));
+        if self.first != Link::NONE {
+            self.each().for_each(|id| self.vm.uffd_queue(id));
+        }
     }
 
     /// Waits until all have been read, or this task is to die.
@@ -203,20 +206,30 @@ impl<'v, M: Machine> Changes<'v, M> {
     /// # Locks
     /// None. Sleeps.
     #[doc(alias = "userfaultfd_event_wait_completion")]
+    #[inline]
     pub(crate) fn wait(&self) {
-        for id in self.each() {
-            self.vm.uffd_sleep(id, GiveUp::Death);
+        if self.first != Link::NONE {
+            self.each().for_each(|id| _ = self.vm.uffd_sleep(id, GiveUp::Death));
         }
     }
-}
 
-impl<M: Machine> Drop for Changes<'_, M> {
-    fn drop(&mut self) {
+    /// Ends them.
+    #[cold]
+    fn end(&mut self) {
         while let Some(id) = self.first.get() {
             self.first = self.vm.uffd_message(id).next_own.get();
             if let Some(child) = self.vm.uffd_end_change(id) {
                 release(self.vm, child);
             }
+        }
+    }
+}
+
+impl<M: Machine> Drop for Changes<'_, M> {
+    #[inline]
+    fn drop(&mut self) {
+        if self.first != Link::NONE {
+            self.end();
         }
     }
 }

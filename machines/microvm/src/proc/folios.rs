@@ -3,6 +3,7 @@
 //! Linux: mm/huge_memory.c; kernel/sys.c `prctl_set_thp_disable`.
 
 use super::mm::Space;
+use crate::arch::lock::SpinLock;
 use crate::{klog, machine};
 use alloc::format;
 use alloc::vec::Vec;
@@ -50,7 +51,7 @@ pub fn mode(order: Order) -> &'static str {
 }
 
 /// Two who change the policy change it one after the other.
-static CHANGE: spin::Mutex<()> = spin::Mutex::new(());
+static CHANGE: SpinLock<()> = SpinLock::new(());
 
 /// Changes when folios of an order are taken; of order 0, those that inherit.
 ///
@@ -200,7 +201,7 @@ pub fn pages() -> (u64, u64) {
 /// Gives the counters of each size of which there are any.
 pub fn bill() -> Vec<Folios> {
     let vm = machine::vm();
-    let held = AT_END.lock();
+    let held = *AT_END.lock();
     let of = |order: Order| {
         let events = FolioEvent::ALL.iter().map(|&event| (event.label(), vm.folio_event(order, event)));
         let became = [("became_partly_mapped", vm.frames().times_partly_mapped(order))];
@@ -216,8 +217,8 @@ pub fn bill() -> Vec<Folios> {
 }
 
 /// What the program held when it ended, of each order: pages that were mapped nowhere, and untouched ones.
-static AT_END: spin::Mutex<[(NrPages, NrPages); MAX_ORDER as usize + 1]> =
-    spin::Mutex::new([(NrPages(0), NrPages(0)); MAX_ORDER as usize + 1]);
+static AT_END: SpinLock<[(NrPages, NrPages); MAX_ORDER as usize + 1]> =
+    SpinLock::new([(NrPages(0), NrPages(0)); MAX_ORDER as usize + 1]);
 
 /// Remembers what the program holds, before it lets go of it.
 pub fn note_end() {
