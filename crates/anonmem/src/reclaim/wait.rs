@@ -31,8 +31,8 @@ impl<M: Machine> Vm<M> {
 
     /// Frees some memory if any can be freed, or waits until others have; returns whether some was.
     ///
-    /// For a kernel whose own allocation failed: it asks and tries again until the answer is `false`. Whatever
-    /// came free may be somebody else's by then. One call looks for 32 pages (`SWAP_CLUSTER_MAX`).
+    /// For a kernel whose own allocation failed: it asks and tries again until the answer is `false`.
+    /// Whatever came free may be somebody else's by then. One call looks for 32 pages (`SWAP_CLUSTER_MAX`).
     ///
     /// # Locks
     /// The caller may hold the mmap lock; no folio, anon_vma or spin lock. Sleeps.
