@@ -12,7 +12,7 @@ fn every_other_row_of_the_table_of_errors_is_as_on_linux() {
         return;
     }
     let program = compile("uffd_rows", Linked::Static);
-    let expected = host_runs(&program);
+    let expected = host_runs(&[&program]);
     for lock in ["mmap", "vma", "speculative"] {
         let options = ["--cpus", "2", "--lock", lock];
         let ran = Vm::new().options(&options).run(&[program.as_os_str()]).expect_status(0);
@@ -49,7 +49,7 @@ fn the_traps_are_mended_and_where_that_shows() {
         return;
     }
     let program = compile("uffd_traps", Linked::Static);
-    assert_eq!(host_runs(&program).lines().collect::<Vec<_>>(), LINUX);
+    assert_eq!(host_runs(&[&program]).lines().collect::<Vec<_>>(), LINUX);
     for lock in ["mmap", "vma", "speculative"] {
         let options = ["--cpus", "4", "--lock", lock];
         let command = [program.as_os_str(), "here".as_ref()];
