@@ -29,7 +29,7 @@ pub static FIRST_FAULTS: Case = Case {
             what: "a table is linked without ordering its zeroes before it",
         },
     ],
-    runs: &[Run::new(Model::Sc, Extent::Bound(2))],
+    runs: &[Run::new(Model::Sc, Extent::Bound(2)), Run::new(Model::C11, Extent::Bound(1))],
     program: first_faults,
 };
 

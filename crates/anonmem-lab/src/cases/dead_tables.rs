@@ -2,10 +2,11 @@
 
 use super::{
     Case, Extent, Mutant, Run,
-    kernel::{Kernel, boxed, pages, scenario},
+    kernel::{Kernel, boxed, page, pages, scenario},
 };
 use crate::{Model, Sim};
-use anonmem::{FaultOutcome, LockMode, Prot};
+use anonmem::{Advice, BlockEffort, CollapseLimits, FaultOutcome, LockMode, Prot};
+use anonmem_hal::Order;
 
 const RW: Prot = Prot::READ.union(Prot::WRITE);
 const FREED: Mutant = Mutant::Patch {
@@ -221,6 +222,51 @@ pub static ADDED_TWICE: Case = Case {
                 .check(|k| match (k.load(0, 11), k.load(0, 12)) {
                     (Ok(8), Ok(9)) => k.check(),
                     found => Err(format!("8 and 9 were stored, found {found:?}")),
+                }),
+        )
+    },
+};
+
+/// The page of the case.
+pub static BECOMES_LEAF: Case = Case {
+    name: "table-becomes-leaf-after-fault",
+    title: "a fault under a VMA's lock reads a table that collapse takes away",
+    happened: "Linux, collapse_huge_page: vma_start_write before the table goes (6.4), because a fault may stand in the table with nothing but \
+               the VMA's lock. No detach waits for the fault, as munmap's does, and its read section is over.",
+    environment: "CPU0 loads a page that is in swap: all that it does under the VMA's lock is to read the entry. CPU1 brings the page back, makes \
+                  the table a leaf, frees what waits, and takes frames.",
+    rule: "Whatever a fault did under the VMA's lock happens before the table is freed.",
+    mutants: &[Mutant::Patch {
+        name: "collapse-leaf-without-vma-lock",
+        what: "a table becomes a leaf without waiting for the readers of its VMA",
+    }],
+    runs: &[Run::new(Model::Sc, Extent::Bound(2))],
+    program: |_| {
+        let world = || {
+            let kernel = Kernel::new(96, LockMode::Vma);
+            kernel.swap_on(0, 8);
+            kernel.spawn(0, &[0, 1]);
+            kernel.map(0, 0, 8, RW);
+            (0..8).for_each(|nth| kernel.store(0, nth, 7).expect("frames"));
+            kernel.page_out(0, 1);
+            kernel
+        };
+        boxed(
+            scenario("table-becomes-leaf-after-fault", 1, world)
+                .cpu("loads", |k| assert_eq!(k.load(0, 1), Ok(7)))
+                .cpu("makes a leaf, reaps, forks", |k| {
+                    // With the mmap lock: the VMA's is not touched.
+                    k.madvise(0, 1, Advice::PopulateWrite);
+                    let order = Order::new(3);
+                    // A page that is just being mapped is in the way.
+                    let _ = k.mm(0).collapse(page(0), order, CollapseLimits::ANY, BlockEffort::Free);
+                    k.vm.reap();
+                    // A frame that was a table becomes something else.
+                    k.fork(0, 1, &[1]).expect("frames");
+                })
+                .check(|k| match (k.load(0, 0), k.load(0, 1)) {
+                    (Ok(7), Ok(7)) => k.check(),
+                    found => Err(format!("7 was stored, found {found:?}")),
                 }),
         )
     },

@@ -23,7 +23,7 @@ fn world() -> Kernel {
 }
 
 /// The same, with 7 and 8 stored in the two pages of one folio.
-fn pair() -> Kernel {
+pub(super) fn pair() -> Kernel {
     let kernel = world();
     kernel.store(0, 0, 7).expect("frames");
     kernel.store(0, 1, 8).expect("frames");

@@ -57,7 +57,7 @@ pub(crate) struct Kernel {
     /// One of the pins that [`pin_noted_but`](Self::pin_noted_but) forgot, and how many there are.
     many_pins: RefCell<Option<(ManuallyDrop<FolioPin<'static, Sim>>, u64)>>,
     /// Ranges that the case has pinned, each by its number.
-    pinned: [RefCell<Option<PinnedRange<'static, Sim>>>; 2],
+    pub(crate) pinned: [RefCell<Option<PinnedRange<'static, Sim>>>; 2],
     /// Userfaultfds, each by its number.
     uffds: [RefCell<Option<Uffd<'static, Sim>>>; 2],
     /// What CPUs want to tell the check at the end.

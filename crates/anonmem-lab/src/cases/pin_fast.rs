@@ -3,6 +3,7 @@
 
 use super::{
     Case, Extent, Mutant, Run,
+    folios::{pair, split},
     kernel::{Kernel, boxed, page, pages, scenario},
     pins::{one_page, same_page},
 };
@@ -133,6 +134,41 @@ pub static TABLE_FREE: Case = Case {
                         (1, _) if k.device_load(0) != 7 => Err("the page that was pinned is another".into()),
                         _ => k.check(),
                     }
+                }),
+        )
+    },
+};
+
+/// The page of the case.
+pub static SPLIT: Case = Case {
+    name: "gup-fast-vs-split",
+    title: "the pages of a folio are pinned without a lock while the folio is split",
+    happened: "Linux, try_grab_folio_fast: the folio of a page is asked for again once it is counted, because it may have been split, or freed and used anew.",
+    environment: "CPU0 pins two pages, which are one folio, without a lock; CPU1 splits the folio. The program forks then, and stores.",
+    rule: "What the folio says is read after the pin is counted: each page that is pinned stays the program's.",
+    mutants: &[Mutant::Patch {
+        name: "pin-fast-looks-too-early",
+        what: "what the folio says is read before the pin is counted",
+    }],
+    runs: AGAINST_PINS,
+    program: |_| {
+        boxed(
+            scenario("gup-fast-vs-split", 1, pair)
+                .cpu("pins both without a lock", |k| {
+                    let pinned = k.mm(0).pin_fast(pages(0, 2), PinFlags::WRITE).expect("frames");
+                    *k.pinned[0].borrow_mut() = Some(pinned);
+                })
+                .cpu("split", split)
+                .check(|k| {
+                    let before = [0, 1].map(|n| k.frame_of(0, n));
+                    k.fork(0, 1, &[1]).expect("frames");
+                    for n in [0, 1] {
+                        k.store_here(0, n, 0, 9).expect("mapped");
+                        if k.frame_of(0, n) != before[n as usize] {
+                            return Err(format!("page {n} is pinned, and was copied for its own program"));
+                        }
+                    }
+                    k.check()
                 }),
         )
     },

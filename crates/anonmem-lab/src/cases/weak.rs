@@ -37,6 +37,7 @@ const TOO_MANY: &[&str] = &[
     "table-freed-under-speculation",
     "table-joins-running-grace-period",
     "table-added-under-munmap",
+    "table-becomes-leaf-after-fault",
     "cow-on-three-cpus",
     "tlb-batch-full",
     "mremap-dontunmap-vs-store",
