@@ -174,7 +174,11 @@ fn show_alone(copy: &Copy<'_>, patch: &Patch, logs: PathBuf, pace: Pace) -> Resu
     tree::write(copy.root, copy.tree, &[]).map_err(|e| format!("cannot copy the tree: {e}"))?;
     patch.apply(copy.tree)?;
     // What fails without the patch, too, was asked when the others were shown.
-    show(&Suites::unmeasured(&build(copy)?, logs)?, ALONE, patch, pace)
+    match build(copy) {
+        Ok(programs) => show(&Suites::unmeasured(&programs, logs)?, ALONE, patch, pace),
+        // The others are asked all the same.
+        Err(why) => Ok(Row { patch: patch.clone(), result: Err(why) }),
+    }
 }
 
 fn show(suites: &Suites, id: u32, patch: &Patch, pace: Pace) -> Result<Row, String> {
@@ -210,8 +214,8 @@ fn named(suites: &Suites, id: u32, patch: &Patch) -> Result<Outcome, String> {
     Ok(if by.is_empty() { Err("nothing that it names".into()) } else { Ok((by.join(", "), why)) })
 }
 
-/// Who found it and what that said. What fails without the bug, too, has found nothing; a copy that has the bug
-/// for good cannot be asked that.
+/// Who found it and what that said. What fails without the bug, too, has found nothing. A copy that has the
+/// bug for good cannot be asked that.
 fn found(suites: &Suites, id: u32, shown: &suites::Outcome) -> Result<Outcome, String> {
     let (suite, by, why) = match shown {
         suites::Outcome::Caught { suite, by, why } => (suite, by, why.as_str()),
