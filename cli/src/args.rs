@@ -316,6 +316,11 @@ pub struct RunOptions {
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64))]
     pub cpus: u32,
 
+    /// Nodes of memory: the CPUs and --ram in so many equal parts. Programs see them in
+    /// /sys/devices/system/node, and move pages between them with move_pages and mbind
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=8))]
+    pub nodes: u32,
+
     /// How the CPUs are made; auto takes KVM if a one-second probe boots under it
     #[arg(long, value_enum, default_value_t = Accel::Auto)]
     pub accel: Accel,

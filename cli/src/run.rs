@@ -74,6 +74,7 @@ pub fn run(options: &RunOptions) -> Result<u8> {
         disks: &disks,
         ram: options.ram,
         cpus: options.cpus,
+        nodes: options.nodes,
         accelerator,
     };
     let machine = Machine::boot(&spec, dir.path());

@@ -20,6 +20,8 @@ pub struct RunRecord<'a> {
     pub swap_backend: SwapBackend,
     /// The guest's name of the disk that it is, if it is one.
     pub swap_disk: Option<&'a str>,
+    /// How many nodes memory has.
+    pub nodes: u32,
     /// How page faults are kept apart from changes of the mappings.
     pub lock: Lock,
     /// The sizes of folios.
@@ -68,6 +70,9 @@ impl RunRecord<'_> {
         };
         field("ram", OsStr::new(&self.ram.to_string()))?;
         field("cpus", OsStr::new(&self.cpus.to_string()))?;
+        if self.nodes > 1 {
+            field("nodes", OsStr::new(&self.nodes.to_string()))?;
+        }
         field("lock", OsStr::new(self.lock.name()))?;
         field("folios", OsStr::new(self.folios.as_str()))?;
         if self.swap != 0 {
@@ -104,6 +109,7 @@ mod tests {
         let record = RunRecord {
             ram: 4096,
             cpus: 2,
+            nodes: 2,
             swap: 8192,
             swap_backend: SwapBackend::Disk,
             swap_disk: Some("vdb"),
@@ -115,7 +121,7 @@ mod tests {
             args: &["x".into(), "".into(), "a=b".into()],
             env: &["K=V".into()],
         };
-        let expected = "ram=4096\0cpus=2\0lock=vma\0folios=64K\0swap=8192\0swap_backend=disk\0swap_disk=vdb\0poison=1\0cwd=/root\0exe=/bin/x\0arg=x\0arg=\0arg=a=b\0env=K=V\0";
+        let expected = "ram=4096\0cpus=2\0nodes=2\0lock=vma\0folios=64K\0swap=8192\0swap_backend=disk\0swap_disk=vdb\0poison=1\0cwd=/root\0exe=/bin/x\0arg=x\0arg=\0arg=a=b\0env=K=V\0";
         assert_eq!(String::from_utf8(record.to_bytes().unwrap()).unwrap(), expected);
         let bad = RunRecord { args: &["a\0b".into()], ..record };
         assert!(bad.to_bytes().unwrap_err().to_string().contains("zero byte"));

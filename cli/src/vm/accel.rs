@@ -130,6 +130,7 @@ fn probe_archive() -> io::Result<Vec<u8>> {
         swap_backend: SwapBackend::Lz4,
         swap_disk: None,
         lock: Lock::Mmap,
+        nodes: 1,
         folios: &Folios::none(),
         poison: Poison::Off,
         cwd: Path::new("/"),

@@ -57,6 +57,7 @@ mod testing;
 pub mod usage;
 #[doc(hidden)]
 pub mod validate;
+mod within;
 mod zone;
 
 pub use array::FrameArray;
@@ -91,3 +92,4 @@ pub use swap::{FreedSlot, SlotCountOverflow, Stored};
 pub use swap_count::{SwapCount, SwapCountRef, SwapCounts};
 pub use usage::Usage;
 pub use validate::Inconsistency;
+pub use within::Search;

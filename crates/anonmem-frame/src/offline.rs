@@ -101,7 +101,7 @@ impl<M: Machine> Frames<M> {
     }
 
     /// The frames of `range` that there are.
-    fn indices(&self, range: &Range<Pfn>) -> Range<u32> {
+    pub(crate) fn indices(&self, range: &Range<Pfn>) -> Range<u32> {
         let base = self.memmap.pfn(0).0;
         let index = |pfn: Pfn| pfn.0.saturating_sub(base).min(u64::from(self.memmap.nr())) as u32;
         index(range.start)..index(range.end).max(index(range.start))

@@ -38,7 +38,7 @@ impl<M: Machine> Frames<M> {
 
     /// Marks a block that was taken.
     #[inline(always)]
-    fn made(&self, index: u32, order: Order, kind: Kind) -> Pfn {
+    pub(crate) fn made(&self, index: u32, order: Order, kind: Kind) -> Pfn {
         let pfn = self.memmap.pfn(index);
         // SAFETY: the block has just left the lists.
         unsafe { self.machine().allocated(pfn, order) };

@@ -21,6 +21,8 @@ mod check;
 pub mod cpu;
 #[doc(hidden)]
 pub mod machine;
+#[doc(hidden)]
+pub mod nodes;
 mod page_hash;
 #[doc(hidden)]
 pub mod probe;
@@ -35,6 +37,7 @@ pub use machine::{
     Clock, FlushRange, FrameAlloc, GiveUp, HeldLocks, IoError, Machine, Mmu, PhysMem, Sched, SourceError,
     SourceId, Sources, SwapIo,
 };
+pub use nodes::{MAX_NODES, NodeMode, NodePolicy, NodeSet};
 pub use page_hash::PageHash;
 pub use probe::{LockKind, NoProbe, Probe};
 pub use pte::{

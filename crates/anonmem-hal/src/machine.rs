@@ -7,6 +7,7 @@ use crate::{
     addr::{Order, PAGE_SIZE, Pfn, Va, VaRange},
     arch::Arch,
     cpu::{CpuId, CpuSet},
+    nodes::NodePolicy,
     page_hash::PageHash,
     probe::Probe,
 };
@@ -353,6 +354,18 @@ pub unsafe trait Sched {
     #[doc(alias = "fatal_signal_pending")]
     fn is_dying() -> bool {
         false
+    }
+    /// Where the current task wants its pages, if the mapping that they are of says nothing. Linux:
+    /// `set_mempolicy`. A machine of one node wants nothing.
+    #[inline(always)]
+    fn node_policy() -> NodePolicy {
+        NodePolicy::DEFAULT
+    }
+    /// The node of the CPU that runs this.
+    #[doc(alias = "numa_node_id")]
+    #[inline(always)]
+    fn current_node() -> u32 {
+        0
     }
     /// Wakes up to `n` tasks parked on `key`.
     fn unpark(_key: usize, _n: usize) {}

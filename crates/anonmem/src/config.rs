@@ -59,6 +59,8 @@ pub struct Config {
     pub stack_guard_gap: u64,
     /// A number that programs cannot know: what the hashes of KSM are keyed with.
     pub secret: u64,
+    /// How many nodes memory has, at most [`MAX_NODES`](anonmem_hal::MAX_NODES): equal parts of the frames.
+    pub nodes: u32,
     /// The sizes of folios that faults take at first; `Vm::set_folio_policy` changes them.
     pub folios: FolioPolicy,
 }
@@ -74,6 +76,7 @@ impl Default for Config {
             mmap_min_addr: 65_536,
             stack_guard_gap: 256 * 4096,
             secret: 0x5bd1_e995_7f4a_7c15,
+            nodes: 1,
             folios: FolioPolicy::default(),
         }
     }

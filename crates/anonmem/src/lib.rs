@@ -54,6 +54,7 @@ mod ksm;
 mod limits;
 mod madvise;
 mod maps;
+mod mempolicy;
 mod migrate;
 mod mincore;
 mod mlock;
@@ -64,6 +65,7 @@ mod mremap;
 mod mseal;
 mod msync;
 mod munmap;
+mod nodes;
 mod objects;
 mod overcommit;
 mod page_flags;
@@ -108,6 +110,7 @@ pub use ksm::{
 pub use limits::{Limits, WriteExec};
 pub use madvise::Advice;
 pub use maps::{MapKind, MapUse, PagemapEntry, VmaInfo, VmaUsage};
+pub use mempolicy::{Holes, NoPage, NotMoved, Whose};
 pub use migrate::{
     Compacted, Effort, Evacuation, Failure, Fragmentation, FrameFate, FreeBlocks, Kept, Stays, Went,
 };

@@ -11,6 +11,7 @@ use crate::{
     ids::{AnonVmaId, ChainId, FamilyId, MmId, ShmId, VmaId},
     ksm::node::{StableNode, StableNodes},
     mm::slot::MmSlot,
+    nodes::Nodes,
     overcommit::OvercommitPolicy,
     reclaim::workingset::Workingset,
     rmap::{
@@ -23,7 +24,7 @@ use crate::{
     userfaultfd::context::{UffdContext, UffdMessage},
     vma::{
         flags::VmFlags,
-        tree::{Nodes, TreeNode},
+        tree::{Nodes as TreeNodes, TreeNode},
         vma::Vma,
     },
 };
@@ -60,6 +61,7 @@ pub struct Objects<M: Machine> {
     pub(crate) folio_events: FolioEvents<M>,
     /// The sizes of folios that faults take.
     pub(crate) folio_policy: FolioPolicyNow<M>,
+    pub(crate) nodes_of_memory: Nodes<M>,
     pub(crate) config: Config,
     pub(crate) overcommit: OvercommitPolicy<M>,
 }
@@ -97,6 +99,7 @@ impl<M: Machine> Objects<M> {
             folio_events <- FolioEvents::init,
             folio_policy: FolioPolicyNow::new(config.folios),
             overcommit: OvercommitPolicy::new(config.overcommit),
+            nodes_of_memory: Nodes::new(config.nodes),
             config: config,
         }))
     }
@@ -150,8 +153,8 @@ impl<M: Machine> Objects<M> {
     }
 
     #[inline]
-    pub(crate) fn nodes(&self) -> Nodes<'_, M> {
-        Nodes { slab: &self.tree_nodes, frames: &self.frames }
+    pub(crate) fn nodes(&self) -> TreeNodes<'_, M> {
+        TreeNodes { slab: &self.tree_nodes, frames: &self.frames }
     }
 
     /// The nodes of merged pages.
@@ -239,6 +242,7 @@ impl<M: Machine> Objects<M> {
 
     const FIELDS: &'static [Field] = fields! {
         frames, rcu, dead_tables, mms, vmas, tree_nodes, anon_vmas, chains, families, shm_objects, uffds,
-        uffd_messages, pins, swap, workingset, stable_nodes, lazyfree_used, events, cpus, folio_events, folio_policy, config, overcommit,
+        uffd_messages, pins, swap, workingset, stable_nodes, lazyfree_used, events, cpus, folio_events, folio_policy, nodes_of_memory,
+        config, overcommit,
     };
 }

@@ -169,9 +169,11 @@ impl<M: Machine> Mm<'_, M> {
         match self.vm.wait_for_userfault(message, Waits::Kernel) {
             FaultOutcome::Done => Ok(()),
             // The program is ending.
-            FaultOutcome::Oom | FaultOutcome::SegvMaperr | FaultOutcome::SegvAccerr | FaultOutcome::Bus => {
-                Err(Stop::Signal)
-            }
+            FaultOutcome::Oom
+            | FaultOutcome::SegvMaperr
+            | FaultOutcome::SegvAccerr
+            | FaultOutcome::Bus
+            | FaultOutcome::Lost => Err(Stop::Signal),
         }
     }
 
@@ -235,7 +237,7 @@ impl<M: Machine> Mm<'_, M> {
             Ok(FaultOutcome::Done) => Ok(va.next_page()),
             Ok(FaultOutcome::Oom) => Err(Stop::Oom),
             Ok(FaultOutcome::SegvAccerr) => Err(Stop::Denied),
-            Ok(FaultOutcome::SegvMaperr | FaultOutcome::Bus) => Err(Stop::Signal),
+            Ok(FaultOutcome::SegvMaperr | FaultOutcome::Bus | FaultOutcome::Lost) => Err(Stop::Signal),
             Err(message) => Err(Stop::Userfault(message)),
         }
     }

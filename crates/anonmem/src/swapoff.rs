@@ -118,7 +118,8 @@ impl<M: Machine> Mm<'_, M> {
                         | FaultResult::Reload
                         | FaultResult::Refused(_)
                         | FaultResult::Userfault(_)
-                        | FaultResult::Segv => {}
+                        | FaultResult::Segv
+                        | FaultResult::Lost => {}
                     }
                 }
             }

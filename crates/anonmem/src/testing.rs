@@ -126,7 +126,7 @@ impl UserSpace for Space<'_> {
             FaultOutcome::Oom => Handled::Trap(Trap::Oom),
             FaultOutcome::SegvMaperr => Handled::Trap(Trap::Unmapped),
             FaultOutcome::SegvAccerr => Handled::Trap(Trap::Denied),
-            FaultOutcome::Bus => Handled::Trap(Trap::Bus),
+            FaultOutcome::Bus | FaultOutcome::Lost => Handled::Trap(Trap::Bus),
         }
     }
 }

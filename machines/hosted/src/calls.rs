@@ -43,7 +43,7 @@ where
             FaultOutcome::Oom => Handled::Trap(Trap::Oom),
             FaultOutcome::SegvMaperr => Handled::Trap(Trap::Unmapped),
             FaultOutcome::SegvAccerr => Handled::Trap(Trap::Denied),
-            FaultOutcome::Bus => Handled::Trap(Trap::Bus),
+            FaultOutcome::Bus | FaultOutcome::Lost => Handled::Trap(Trap::Bus),
         }
     }
 }

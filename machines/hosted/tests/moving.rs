@@ -2,7 +2,9 @@
 //!
 //! `ANONMEM_EVACUATE_ROUNDS` (default 60) is how many quarters are emptied; `make evacuate` empties 10,000.
 
-use anonmem::{Advice, Config, Effort, FolioMode, FolioPolicy, LockMode, MmapRequest, PinFlags, Prot, Vm};
+use anonmem::{
+    Advice, Config, Effort, FolioMode, FolioPolicy, LockMode, MapBacking, MmapRequest, PinFlags, Prot, Vm,
+};
 use anonmem_hal::{CpuId, Order, PAGE_SIZE, Pfn, PhysMem, Va, VaRange, arch::X86_64};
 use anonmem_hosted::{Checked, UserCpu, system::Machine};
 use std::{
@@ -123,6 +125,8 @@ const FRAMES: u64 = 8_192;
 const WORKERS: u32 = 3;
 /// Pages of a worker's memory.
 const PAGES: u64 = 768;
+/// Pages of a worker's shared memory, which its children have as well.
+const SHARED: u64 = 64;
 /// Pages that are pinned for the whole test.
 const PINNED: u64 = 8;
 /// Quarters that are emptied before everything stands still and is recounted.
@@ -134,13 +138,19 @@ struct Worker {
     salt: u64,
     /// What each page says.
     known: Vec<u64>,
+    shared: u64,
+    shared_known: Vec<u64>,
 }
 
 impl Worker {
     fn new(vm: &'static Vm<Machine>, nth: u64) -> Self {
         let mm = vm.new_mm().expect("memory");
         let start = mm.mmap(MmapRequest::anonymous(PAGES * P, RW)).expect("memory").0;
-        Self { mm, start, salt: nth * 1_000_003 + 1, known: vec![0; PAGES as usize] }
+        let request =
+            MmapRequest { backing: MapBacking::SharedNew, ..MmapRequest::anonymous(SHARED * P, RW) };
+        let shared = mm.mmap(request).expect("memory").0;
+        let (known, shared_known) = (vec![0; PAGES as usize], vec![0; SHARED as usize]);
+        Self { mm, start, salt: nth * 1_000_003 + 1, known, shared, shared_known }
     }
 
     fn random(&mut self, below: u64) -> u64 {
@@ -153,7 +163,20 @@ impl Worker {
     fn step(&mut self, user: &User) {
         let page = self.random(PAGES);
         let at = self.start + page * P;
-        match self.random(100) {
+        match self.random(110) {
+            100..105 => {
+                let (page, word) = (self.random(SHARED), self.random(1 << 30) + 1);
+                store(user, self.shared + page * P, word);
+                self.shared_known[page as usize] = word;
+            }
+            105..110 => {
+                let page = self.random(SHARED);
+                assert_eq!(
+                    load(user, self.shared + page * P),
+                    self.shared_known[page as usize],
+                    "page {page}"
+                );
+            }
             0..40 => {
                 let word = self.random(1 << 30) + 1;
                 store(user, at, word);
@@ -249,6 +272,9 @@ fn empty_quarters(config: Config, rounds: u64) {
         let user = User::new(vm.machine(), worker.mm.clone());
         for (page, &word) in worker.known.iter().enumerate() {
             assert_eq!(load(&user, worker.start + page as u64 * P), word, "page {page}");
+        }
+        for (page, &word) in worker.shared_known.iter().enumerate() {
+            assert_eq!(load(&user, worker.shared + page as u64 * P), word, "shared page {page}");
         }
     }
     drop((workers, pin, device));

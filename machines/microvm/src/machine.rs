@@ -5,7 +5,9 @@
 
 use alloc::boxed::Box;
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
+use core::sync::atomic::{
+    AtomicPtr, AtomicU32, AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release,
+};
 
 use anonmem_hal::arch::X86_64;
 use anonmem_hal::{
@@ -15,7 +17,7 @@ use anonmem_hal::{
 use anonmem_oslib::memory::Layout;
 
 use crate::arch::mem::{PAGE, PhysAddr, direct};
-use crate::arch::{random, time, tlb};
+use crate::arch::{percpu, random, time, tlb};
 use crate::boot::config::{self, Poison};
 use crate::boot::paging;
 use crate::heap;
@@ -44,6 +46,7 @@ unsafe impl Sync for Kernel {}
 const POISON: u64 = 0x5a5a_dead_f4a3_e5a5;
 
 static VM: AtomicPtr<Vm> = AtomicPtr::new(core::ptr::null_mut());
+static NR_NODES: AtomicU32 = AtomicU32::new(1);
 
 /// The memory manager. Panics before `boot` made it.
 pub fn vm() -> &'static Vm {
@@ -66,6 +69,7 @@ pub fn init(layout: &Layout, config: &config::Config) {
     let kernel = Kernel { base: Pfn(layout.frames.start / PAGE), frames, memmap, poisoned };
     let config = anonmem::Config {
         lock_mode: config.lock_mode,
+        nodes: config.nodes,
         folios: config.folios,
         secret: random::random_u64(),
         ..anonmem::Config::default()
@@ -74,11 +78,24 @@ pub fn init(layout: &Layout, config: &config::Config) {
         Ok(vm) => vm,
         Err(error) => panic!("the memory manager does not take this memory: {error:?}"),
     };
+    // Relaxed: published with the memory manager.
+    NR_NODES.store(vm.nr_nodes(), Relaxed);
     // Release pairs with the Acquire in `vm`.
     VM.store(vm, Release);
     // Files may take a half; what else programs cause in the kernel leaves a quarter to their own pages.
     let most = frames as usize / 4 * 3;
     heap::use_frames(heap::Source { alloc: alloc_frames, free: free_frames, most });
+}
+
+/// How many nodes memory has.
+#[inline]
+pub fn nr_nodes() -> u32 {
+    NR_NODES.load(Relaxed)
+}
+
+/// The node of a CPU: each has as many as the others, or one less.
+pub fn node_of_cpu(cpu: usize) -> u32 {
+    (cpu * nr_nodes() as usize / percpu::cpu_count()) as u32
 }
 
 /// The number of frames that the memory manager has.

@@ -75,7 +75,8 @@ fn access<R>(
             outcome @ (FaultOutcome::Oom
             | FaultOutcome::SegvMaperr
             | FaultOutcome::SegvAccerr
-            | FaultOutcome::Bus) => return Err(Signal { va, outcome }),
+            | FaultOutcome::Bus
+            | FaultOutcome::Lost) => return Err(Signal { va, outcome }),
         }
     }
 }

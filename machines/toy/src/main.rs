@@ -139,9 +139,11 @@ fn fault(process: &mut Process) -> Option<u64> {
     };
     match process.mm.handle_fault(Va(cpu::fault_address()), access) {
         FaultOutcome::Done => None,
-        FaultOutcome::Oom | FaultOutcome::SegvMaperr | FaultOutcome::SegvAccerr | FaultOutcome::Bus => {
-            Some(KILLED)
-        }
+        FaultOutcome::Oom
+        | FaultOutcome::SegvMaperr
+        | FaultOutcome::SegvAccerr
+        | FaultOutcome::Bus
+        | FaultOutcome::Lost => Some(KILLED),
     }
 }
 

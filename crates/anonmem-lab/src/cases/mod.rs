@@ -187,6 +187,7 @@ pub fn all() -> &'static [&'static Case] {
         &calls::MERGE,
         &shared_objects::FIRST,
         &shared_objects::PUNCH,
+        &shared_objects::MOVES,
         &shared_objects::LAST,
         &pins::DIRTY_COW,
         &pins::LEAK,

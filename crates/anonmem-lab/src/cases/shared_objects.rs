@@ -79,6 +79,47 @@ pub static PUNCH: Case = Case {
 };
 
 /// The page of the case.
+pub static MOVES: Case = Case {
+    name: "shm-move-vs-fault",
+    title: "a page of an object goes to another frame while a program maps it",
+    happened: "Linux, mm/migrate.c folio_migrate_mapping: the page cache's entry changes only if nobody else has a reference to the page.",
+    environment: "Two programs map one object; the first has touched its page. CPU0 moves it to another frame. CPU1 runs the other program, which stores \
+                  twice.",
+    rule: "Both see one page, and every store.",
+    mutants: &[Mutant::Patch {
+        name: "shm-move-ignores-references",
+        what: "the page is replaced though a fault has it, and is about to map it",
+    }],
+    runs: BOTH,
+    program: |_| {
+        let world = || {
+            let kernel = two_programs(LockMode::Mmap);
+            assert_eq!(kernel.store(0, 0, 7), Ok(()));
+            kernel.note_frame(0, 0);
+            kernel
+        };
+        boxed(
+            scenario("shm-move-vs-fault", 1, world)
+                .cpu("moves the page", |k| {
+                    k.migrate_noted();
+                })
+                .cpu("stores twice", |k| {
+                    assert_eq!(k.store_word(1, 0, 1, 8), Ok(()));
+                    assert_eq!(k.store_word(1, 0, 2, 9), Ok(()));
+                })
+                .check(|k| {
+                    let found = [0, 1].map(|mm| [0, 1, 2].map(|word| k.load_word(mm, 0, word).ok()));
+                    if found == [[Some(7), Some(8), Some(9)]; 2] && k.frame_of(0, 0) == k.frame_of(1, 0) {
+                        k.check()
+                    } else {
+                        Err(format!("7, 8 and 9 were stored, found {found:?}"))
+                    }
+                }),
+        )
+    },
+};
+
+/// The page of the case.
 pub static LAST: Case = Case {
     name: "shm-last-user",
     title: "two programs stop using an object at the same time",

@@ -176,7 +176,7 @@ fn choose<'a, M: Machine, G: FaultGuard<M>>(
                 vm.count_folio(size, FolioEvent::RefusedSpeculative);
                 return Err(Refusal::WouldSleep.into());
             }
-            None => match vm.frames.alloc_gently(size) {
+            None => match fault.alloc_block(size) {
                 Ok(new) => return Ok(Some((new, range))),
                 Err(_) => vm.count_folio(size, FolioEvent::FallbackMemory),
             },
@@ -381,7 +381,7 @@ fn choose_copy<'a, M: Machine, G: FaultGuard<M>>(
         let window = if inside && !folio.maybe_pinned() { entries.shared_window(range) } else { None };
         let alike = window.filter(|batch| !batch.present().uffd_wp);
         // Under the page-table lock: what is at hand is taken, and nobody waits for more.
-        match alike.map(|batch| (batch, vm.frames.alloc_gently(size))) {
+        match alike.map(|batch| (batch, fault.alloc_block(size))) {
             Some((batch, Ok(new))) => return Some((batch, new)),
             Some((_, Err(_))) | None => vm.count_folio(size, FolioEvent::CopyFallback),
         }

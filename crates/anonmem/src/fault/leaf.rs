@@ -56,7 +56,7 @@ pub(super) fn map_new_leaf<M: Machine, G: FaultGuard<M>>(
         return Ok(None);
     };
     let anon_vma = fault.anon_vma()?;
-    let Ok(new) = frames.alloc_gently(order) else { return Ok(None) };
+    let Ok(new) = fault.alloc_block(order) else { return Ok(None) };
     new.zero();
     // Without a frame for a table the folio goes back: a smaller one leaves room for it.
     let Ok(kept) = Deposit::alloc(frames) else { return Ok(None) };

@@ -82,7 +82,8 @@ pub(crate) fn handle_mm_fault<M: Machine, G: FaultGuard<M>>(fault: &VmFault<'_, 
             | FaultResult::Userfault(_)
             | FaultResult::Oom
             | FaultResult::Segv
-            | FaultResult::Bus => return result,
+            | FaultResult::Bus
+            | FaultResult::Lost => return result,
         }
     }
 }
@@ -130,7 +131,7 @@ fn do_soft<'a, M: Machine, G: FaultGuard<M>>(
 ) -> Result<FaultResult, FaultResult> {
     match leaf {
         SoftLeaf::Marker(Marker::Guard) => Err(fault.settled(leaf, FaultResult::Segv)),
-        SoftLeaf::Marker(Marker::Poisoned) => Err(fault.settled(leaf, FaultResult::Bus)),
+        SoftLeaf::Marker(Marker::Poisoned) => Err(fault.settled(leaf, FaultResult::Lost)),
         SoftLeaf::Marker(Marker::UffdWp) => do_uffd_marker(fault, fault.found_or_made(table)?),
         SoftLeaf::Swap { entry, .. } => swap::do_swap_page(fault, leaf, entry),
         SoftLeaf::Migration { .. } => migration_entry_wait(fault),
@@ -273,7 +274,7 @@ impl<M: Machine> Mm<'_, M> {
             FaultOutcome::Done => {}
             FaultOutcome::Oom => self.vm.count(Event::FaultOom),
             FaultOutcome::SegvMaperr | FaultOutcome::SegvAccerr => self.vm.count(Event::FaultSegv),
-            FaultOutcome::Bus => self.vm.count(Event::FaultBus),
+            FaultOutcome::Bus | FaultOutcome::Lost => self.vm.count(Event::FaultBus),
         }
         lockdep::assert_none_held::<M>();
         outcome
@@ -408,6 +409,7 @@ fn resolve<M: Machine, G: FaultGuard<M>>(fault: &VmFault<'_, M, G>) -> Result<Fa
         FaultResult::Oom => Ok(FaultOutcome::Oom),
         FaultResult::Segv => Ok(FaultOutcome::SegvMaperr),
         FaultResult::Bus => Ok(FaultOutcome::Bus),
+        FaultResult::Lost => Ok(FaultOutcome::Lost),
         FaultResult::Refused(why) => Err(why.into()),
         FaultResult::Userfault(message) => Err(Stop::Userfault(message)),
         FaultResult::Reload => unreachable!("handle_mm_fault tries again by itself"),

@@ -80,7 +80,7 @@ fn object_page<'a, M: Machine, G: FaultGuard<M>>(
     fault: &VmFault<'a, M, G>,
     object: ShmId,
 ) -> Result<FolioRef<'a, M>, FaultResult> {
-    match fault.vm.shm_page(object, fault.index) {
+    match fault.vm.shm_page(object, fault.index, fault.node_policy().unwrap_or_default()) {
         Ok(page) => Ok(page),
         Err(Error::BadAddress | Error::Limit(_)) => Err(FaultResult::Bus),
         Err(_) => Err(FaultResult::Oom),

@@ -53,7 +53,7 @@ pub(super) fn read_run<'a, M: Machine, G: FaultGuard<M>>(
         if !asks_for_run(fault, table, first, range) || !is_wanted(fault, orders, order, range) {
             continue;
         }
-        let Ok(new) = vm.frames.alloc_gently(size) else {
+        let Ok(new) = fault.alloc_block(size) else {
             vm.count_folio(size, FolioEvent::SwapInFallback);
             continue;
         };

@@ -16,7 +16,7 @@ use crate::{
     vma::{flags::VmFlags, lock::VmaReadGuard, refusal::Refusal, vma::Vma},
 };
 use anonmem_frame::{NewFolio, OutOfMemory};
-use anonmem_hal::{Present, Pte, SoftLeaf, Va};
+use anonmem_hal::{NodeMode, NodePolicy, Order, Present, Pte, SoftLeaf, Va};
 use anonmem_pgtable::{Attrs, CanInstall, PteGuard, PteSnapshot, PteTable, Walked, Writes};
 
 /// What an access does.
@@ -68,6 +68,8 @@ pub enum FaultOutcome {
     SegvAccerr,
     /// The bytes cannot be had (SIGBUS, `BUS_ADRERR`).
     Bus,
+    /// The bytes were there and are lost (SIGBUS, `BUS_MCEERR_AR`).
+    Lost,
 }
 
 /// How one attempt ended, and what its caller may still assume.
@@ -87,6 +89,8 @@ pub(crate) enum FaultResult {
     Segv,
     /// The bytes cannot be had.
     Bus,
+    /// The bytes were there and are lost.
+    Lost,
 }
 
 impl From<OutOfMemory> for FaultResult {
@@ -207,9 +211,46 @@ impl<'a, M: Machine, G: FaultGuard<M>> VmFault<'a, M, G> {
 
     /// A page for the fault's bytes, before any spin lock is taken.
     pub(super) fn alloc(&self) -> Result<NewFolio<'a, M>, FaultResult> {
+        if let Some(policy) = self.node_policy() {
+            return self.alloc_placed(policy);
+        }
         match self.guard.sleeps(Refusal::WouldSleep) {
             Ok(()) => Ok(self.vm.alloc_page()?),
             Err(refusal) => self.vm.try_alloc_page().map_err(|OutOfMemory| refusal.into()),
+        }
+    }
+
+    /// Where the page is to lie, if anybody cares.
+    #[inline(always)]
+    pub(super) fn node_policy(&self) -> Option<NodePolicy> {
+        let asks = self.flags.intersects(VmFlags::NODE_POLICY) || M::node_policy() != NodePolicy::DEFAULT;
+        if asks { Some(self.policy_that_asks()) } else { None }
+    }
+
+    /// The mapping's policy comes before the task's.
+    #[cold]
+    fn policy_that_asks(&self) -> NodePolicy {
+        let own = self.flags.node_policy();
+        if own.mode == NodeMode::Default { M::node_policy() } else { own }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn alloc_placed(&self, policy: NodePolicy) -> Result<NewFolio<'a, M>, FaultResult> {
+        match self.guard.sleeps(Refusal::WouldSleep) {
+            Ok(()) => Ok(self.vm.alloc_page_placed(policy, self.index)?),
+            Err(refusal) => {
+                let found = self.vm.alloc_placed_gently(Order::ZERO, policy, self.index);
+                found.map_err(|OutOfMemory| refusal.into())
+            }
+        }
+    }
+
+    /// A block for a folio that the fault can do without: of what is at hand.
+    pub(super) fn alloc_block(&self, order: Order) -> Result<NewFolio<'a, M>, OutOfMemory> {
+        match self.node_policy() {
+            None => self.vm.frames.alloc_gently(order),
+            Some(policy) => self.vm.alloc_placed_gently(order, policy, self.index >> order.get()),
         }
     }
 

@@ -221,7 +221,7 @@ impl<'v, M: Machine> Area<'v, M> {
             FaultResult::Done => Ok(()),
             FaultResult::Userfault(message) => Err(Stop::Userfault(message)),
             FaultResult::Oom => Err(Error::OutOfMemory.into()),
-            FaultResult::Segv | FaultResult::Bus => Err(Error::BadAddress.into()),
+            FaultResult::Segv | FaultResult::Bus | FaultResult::Lost => Err(Error::BadAddress.into()),
             FaultResult::Refused(why) => unreachable!("{why:?} under the mmap lock"),
             FaultResult::Reload => unreachable!("handle_mm_fault tries again by itself"),
         }

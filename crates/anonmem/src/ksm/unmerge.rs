@@ -178,7 +178,7 @@ fn break_merged<M: Machine, G: FaultGuard<M>>(
                 FaultResult::Done | FaultResult::Reload | FaultResult::Refused(_) => {}
                 FaultResult::Oom => return Err(Error::OutOfMemory),
                 // Of an entry that has changed meanwhile, and is nobody's merged page any more.
-                FaultResult::Userfault(_) | FaultResult::Segv | FaultResult::Bus => {
+                FaultResult::Userfault(_) | FaultResult::Segv | FaultResult::Bus | FaultResult::Lost => {
                     rest.start = va.next_page()
                 }
             }

@@ -146,14 +146,14 @@ impl<M: Machine> Drop for MigrationBatch<'_, M> {
 }
 
 impl<M: Machine> Vm<M> {
-    fn note_moved(&self, order: Order) {
+    pub(super) fn note_moved(&self, order: Order) {
         self.events.add(Event::MigrateSuccess, order.pages());
         if order != Order::ZERO {
             self.count_folio(order, FolioEvent::Migrated);
         }
     }
 
-    fn note_stays(&self, order: Order, stays: Stays) {
+    pub(super) fn note_stays(&self, order: Order, stays: Stays) {
         self.events.add(Event::MigrateFail, order.pages());
         if order != Order::ZERO {
             self.count_folio(order, FolioEvent::MigrateFailed);
@@ -161,7 +161,7 @@ impl<M: Machine> Vm<M> {
         match stays {
             Stays::Pinned => self.count(Event::MigratePinned),
             Stays::Locked | Stays::Referenced => self.count(Event::MigrateBusy),
-            Stays::NotAnonymous | Stays::SwapOff | Stays::NoMemory => {}
+            Stays::NotAnonymous | Stays::Watched | Stays::SwapOff | Stays::NoMemory => {}
         }
     }
 }

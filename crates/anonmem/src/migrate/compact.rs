@@ -8,7 +8,7 @@
 
 use super::evacuate::{Effort, Evacuation};
 use crate::{events::Event, rmap::machine::Machine, vm::Vm};
-use anonmem_frame::{Kind, OutFor, OutOfMemory};
+use anonmem_frame::{Kind, Mapping, OutFor, OutOfMemory};
 use anonmem_hal::{Order, Pfn};
 use core::ops::Range;
 
@@ -114,7 +114,12 @@ impl<M: Machine> Vm<M> {
     fn pages_to_move(&self, head: Pfn) -> Option<u64> {
         let folio = self.frames.folio(head)?;
         let pages = folio.nr_pages().0 - folio.unmapped_pages();
-        (!folio.maybe_pinned() && folio.is_anon()).then_some(pages)
+        let moves = match folio.mapping() {
+            Mapping::Anon(_) | Mapping::Ksm(_) => true,
+            Mapping::Shm(_) => pages == 1,
+            Mapping::None => false,
+        };
+        (!folio.maybe_pinned() && moves).then_some(pages)
     }
 }
 

@@ -8,10 +8,11 @@
 
 use super::{
     batch::MigrationBatch,
+    shared::SharedRun,
     stays::{Stays, Went},
 };
 use crate::{reclaim::SWAP_CLUSTER_MAX, rmap::machine::Machine, thp::stats::FolioEvent, vm::Vm};
-use anonmem_frame::{FolioOwner, FolioRef, Kind, NewFolio, OutFor, SplitRefused};
+use anonmem_frame::{FolioOwner, FolioRef, Kind, NewFolio, OutFor};
 use anonmem_hal::{Order, Pfn};
 use core::{fmt, ops::Range};
 
@@ -43,7 +44,7 @@ pub struct Kept {
     pub pinned: u64,
     /// A program, or the memory manager, was using them each time that they were asked.
     pub busy: u64,
-    /// Shared objects' pages.
+    /// Shared objects' pages that a userfaultfd watches, and pages that are no program's.
     pub shared: u64,
     /// There was no frame for them to go to.
     pub no_memory: u64,
@@ -62,7 +63,7 @@ impl Kept {
         let reason = match stays {
             Stays::Pinned => &mut self.pinned,
             Stays::Locked | Stays::Referenced | Stays::SwapOff => &mut self.busy,
-            Stays::NotAnonymous => &mut self.shared,
+            Stays::NotAnonymous | Stays::Watched => &mut self.shared,
             Stays::NoMemory => &mut self.no_memory,
         };
         *reason += pages;
@@ -185,7 +186,14 @@ impl<'v, 'r, M: Machine> Pass<'v, 'r, M> {
             let next = head.offset(order.pages());
             let pages = next.0.min(self.range.end.0) - at.0;
             match kind {
-                Kind::Folio if order == Order::ZERO => self.add(at, done),
+                Kind::Folio if order == Order::ZERO => {
+                    if let Some(run) = self.vm.shared_run(at..self.run_end(at)) {
+                        at = at.offset(run.pages);
+                        self.move_shared(&run, done);
+                        continue;
+                    }
+                    self.add(at, done);
+                }
                 Kind::Folio => match self.add_large(head, order, done) {
                     Large::Added => {}
                     // Its pages are looked at one by one.
@@ -221,6 +229,40 @@ impl<'v, 'r, M: Machine> Pass<'v, 'r, M> {
         }
     }
 
+    /// Where a run of pages ends that begins at `at`, at the latest: as many move together as others do.
+    fn run_end(&self, at: Pfn) -> Pfn {
+        let machine = self.vm.machine();
+        let end = self.range.end.min(machine.base_pfn().offset(machine.nr_frames()));
+        at.offset(SWAP_CLUSTER_MAX as u64).min(end)
+    }
+
+    /// Moves pages of a shared object. No folio is locked meanwhile: mmap locks come first.
+    fn move_shared(&mut self, run: &SharedRun, done: &mut Evacuation) {
+        self.finish(done);
+        while (self.targets.len as u64) < run.pages {
+            let before = self.targets.len;
+            self.find_targets();
+            if self.targets.len == before {
+                break;
+            }
+        }
+        let (vm, targets) = (self.vm, &mut self.targets);
+        vm.move_shared(
+            run,
+            || targets.pop(),
+            |moved| match moved {
+                Ok(()) => {
+                    done.moved += 1;
+                    vm.note_moved(Order::ZERO);
+                }
+                Err(stays) => {
+                    done.kept.note(stays, 1);
+                    vm.note_stays(Order::ZERO, stays);
+                }
+            },
+        );
+    }
+
     /// Moves a large folio whole, or splits it: if a part of it is mapped nowhere, which becomes free, or if
     /// there is no block of its size outside the range.
     fn add_large(&mut self, head: Pfn, order: Order, done: &mut Evacuation) -> Large {
@@ -248,9 +290,7 @@ impl<'v, 'r, M: Machine> Pass<'v, 'r, M> {
                 self.vm.count_folio(order, FolioEvent::MigrateSplit);
                 Large::Split
             }
-            Err(SplitRefused::Pinned) => Large::Stays(Stays::Pinned),
-            Err(SplitRefused::Busy) => Large::Stays(Stays::Referenced),
-            Err(SplitRefused::NotLarge) => Large::Stays(Stays::NotAnonymous),
+            Err(why) => Large::Stays(Stays::of_unsplit(why)),
         }
     }
 

@@ -13,7 +13,7 @@ use super::{
     stays::Stays,
 };
 use crate::{events::Event, rmap::machine::Machine, vm::Vm};
-use anonmem_frame::{FolioGuard, FolioOwner, FolioRef, Mapping, OutFor, SplitRefused};
+use anonmem_frame::{FolioGuard, FolioOwner, FolioRef, Mapping, OutFor};
 use anonmem_hal::{EntryBits, Marker, MigrationKind, Order, Pfn};
 use anonmem_pgtable::TlbBatch;
 use core::ops::ControlFlow;
@@ -105,11 +105,7 @@ impl<M: Machine> Vm<M> {
     fn single<'v>(&'v self, page: FolioRef<'v, M>, frame: Pfn) -> Result<FolioRef<'v, M>, Stays> {
         {
             let lock = page.try_lock().ok_or(Stays::Locked)?;
-            self.split_folio(&lock, &page, Order::ZERO).map_err(|why| match why {
-                SplitRefused::Pinned => Stays::Pinned,
-                SplitRefused::Busy => Stays::Referenced,
-                SplitRefused::NotLarge => Stays::NotAnonymous,
-            })?;
+            self.split_folio(&lock, &page, Order::ZERO).map_err(Stays::of_unsplit)?;
         }
         drop(page);
         self.frames.try_get(frame).ok_or(Stays::NotAnonymous)

@@ -37,6 +37,7 @@ mod entries;
 mod evacuate;
 mod failed;
 mod fragmentation;
+mod shared;
 mod stays;
 
 #[doc(hidden)]
@@ -49,8 +50,9 @@ pub use stays::{Stays, Went};
 pub(crate) use batch::MigrationBatch;
 pub(crate) use entries::{Waiting, arrive_whole, follow, put_back, restore, try_to_migrate};
 
+use self::shared::SharedRun;
 use crate::{rmap::machine::Machine, vm::Vm};
-use anonmem_frame::FolioRef;
+use anonmem_frame::{FolioRef, NewFolio};
 use anonmem_hal::Order;
 
 impl<M: Machine> Vm<M> {
@@ -65,13 +67,45 @@ impl<M: Machine> Vm<M> {
     /// # Panics
     /// If the page is of another memory manager.
     #[doc(alias = "migrate_pages")]
-    pub fn migrate_folio(&self, page: FolioRef<'_, M>) -> Result<Went, Stays> {
+    pub fn migrate_folio<'v>(&'v self, page: FolioRef<'v, M>) -> Result<Went, Stays> {
         self.assert_has(&page);
         let target = match page.folio().owned_order() {
             Order::ZERO => self.alloc_page(),
             order => self.frames.alloc(order),
         };
-        let target = target.map_err(|_| Stays::NoMemory)?;
+        self.migrate_to(page, target.map_err(|_| Stays::NoMemory)?)
+    }
+
+    /// The same, to frames of a node.
+    ///
+    /// # Locks
+    /// As [`migrate_folio`](Self::migrate_folio).
+    ///
+    /// # Errors
+    /// Why the page stays: everything is as it was.
+    pub(crate) fn migrate_folio_to<'v>(&'v self, page: FolioRef<'v, M>, node: u32) -> Result<Went, Stays> {
+        let target = self.alloc_on(node, page.folio().owned_order()).map_err(|_| Stays::NoMemory)?;
+        self.migrate_to(page, target)
+    }
+
+    #[cold]
+    fn migrate_shared<'v>(&'v self, run: &SharedRun, target: NewFolio<'v, M>) -> Result<Went, Stays> {
+        let to = target.pfn();
+        let (mut target, mut result) = (Some(target), Ok(Went::Away));
+        self.move_shared(run, || target.take(), |moved| result = moved.map(|()| Went::To(to)));
+        match result {
+            Ok(_) => self.note_moved(Order::ZERO),
+            Err(stays) => self.note_stays(Order::ZERO, stays),
+        }
+        result
+    }
+
+    fn migrate_to<'v>(&'v self, page: FolioRef<'v, M>, target: NewFolio<'v, M>) -> Result<Went, Stays> {
+        if let Some(run) = self.shared_run(page.pfn()..page.pfn().offset(1)) {
+            // The mover takes a count of its own.
+            drop(page);
+            return self.migrate_shared(&run, target);
+        }
         let mut batch = MigrationBatch::new(self);
         let mut result = batch.add(page, target).map(|()| Went::Away).map_err(|(stays, _)| stays);
         batch.finish(|landed, _pages| result = landed);

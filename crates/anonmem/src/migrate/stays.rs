@@ -1,13 +1,16 @@
 //! What became of a page that was to move.
 
+use anonmem_frame::SplitRefused;
 use anonmem_hal::Pfn;
 use core::fmt;
 
 /// Why a page stays in its frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Stays {
-    /// It belongs to a shared object, or is no program's: only anonymous pages move.
+    /// It is no program's.
     NotAnonymous,
+    /// It belongs to a shared object, and a userfaultfd watches one of its mappings.
+    Watched,
     /// A device may be using it.
     Pinned,
     /// Somebody has its folio locked: it is being read, written, or moved.
@@ -20,10 +23,22 @@ pub enum Stays {
     NoMemory,
 }
 
+impl Stays {
+    /// Why a large folio stays that is not split.
+    pub(crate) const fn of_unsplit(why: SplitRefused) -> Self {
+        match why {
+            SplitRefused::Pinned => Self::Pinned,
+            SplitRefused::Busy => Self::Referenced,
+            SplitRefused::NotLarge => Self::NotAnonymous,
+        }
+    }
+}
+
 impl fmt::Display for Stays {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::NotAnonymous => "the page is not anonymous",
+            Self::NotAnonymous => "the page is no program's",
+            Self::Watched => "a userfaultfd watches the page: close it first",
             Self::Pinned => "the page is pinned: try again when its pin is gone",
             Self::Locked => "the page is locked: try again",
             Self::Referenced => "the page is in use: try again",

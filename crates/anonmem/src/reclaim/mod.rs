@@ -14,6 +14,7 @@
 
 mod alloc;
 mod kswapd;
+mod placed;
 pub(crate) mod shrink;
 pub(crate) mod state;
 mod untouched;

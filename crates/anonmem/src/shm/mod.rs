@@ -33,13 +33,18 @@ pub(crate) enum Promise {
 /// Keeps an object's tables: its user count. The object's pages are filled under it.
 pub(crate) struct ShmUser<'a, M>(&'a ShmObject<M>);
 
-impl<M> ShmUser<'_, M> {
+impl<'a, M> ShmUser<'a, M> {
+    /// Of an object that the caller uses.
+    pub(crate) const fn of(object: &'a ShmObject<M>) -> Self {
+        Self(object)
+    }
+
     pub(crate) fn object(&self) -> &ShmObject<M> {
         self.0
     }
 }
 
-pub(super) fn offset(index: u64) -> Va {
+pub(crate) fn offset(index: u64) -> Va {
     Va(index << PAGE_SHIFT)
 }
 

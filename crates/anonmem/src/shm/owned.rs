@@ -5,6 +5,7 @@
 
 use crate::{error::Error, ids::ShmId, rmap::machine::Machine, vm::Vm};
 use anonmem_frame::FolioRef;
+use anonmem_hal::NodePolicy;
 use core::fmt;
 
 /// One use of a shared object: its pages stay while it lives. Dropping the last use frees them; each mapping
@@ -33,7 +34,7 @@ impl<'v, M: Machine> SharedObject<'v, M> {
     /// the page has as many mappings as can be counted, or may not be promised.
     #[doc(alias = "shmem_get_folio")]
     pub fn page_at(&self, index: u64) -> Result<FolioRef<'v, M>, Error> {
-        self.vm.shm_page(self.id, index)
+        self.vm.shm_page(self.id, index, NodePolicy::DEFAULT)
     }
 
     /// The page with this index, if there is one.

@@ -3,7 +3,7 @@
 use super::{Promise, ShmUser, offset, owned::SharedObject};
 use crate::{error::Error, ids::ShmId, rmap::machine::Machine, vm::Vm};
 use anonmem_frame::{FolioRef, NewFolio};
-use anonmem_hal::Protection;
+use anonmem_hal::{NodePolicy, Protection};
 use anonmem_pgtable::{Attrs, Mapped};
 use anonmem_sync::Ordering;
 
@@ -57,7 +57,12 @@ impl<M: Machine> Vm<M> {
     /// [`Error::OutOfMemory`]; [`Error::BadAddress`] beyond the object's end (a SIGBUS); [`Error::Limit`] if
     /// the page has as many mappings as can be counted, or may not be promised.
     #[doc(alias = "shmem_get_folio")]
-    pub(crate) fn shm_page(&self, id: ShmId, index: u64) -> Result<FolioRef<'_, M>, Error> {
+    pub(crate) fn shm_page(
+        &self,
+        id: ShmId,
+        index: u64,
+        policy: NodePolicy,
+    ) -> Result<FolioRef<'_, M>, Error> {
         let object = self.shm(id);
         if index >= object.pages.load(Ordering::Relaxed) {
             return Err(Error::BadAddress);
@@ -68,12 +73,12 @@ impl<M: Machine> Vm<M> {
         }
         let promised = u64::from(object.is_sparse());
         self.commit(promised)?;
-        self.shm_add(id, index).inspect_err(|_| self.uncommit(promised))
+        self.shm_add(id, index, policy).inspect_err(|_| self.uncommit(promised))
     }
 
     /// Makes the page with index `index`, which is promised.
-    fn shm_add(&self, id: ShmId, index: u64) -> Result<FolioRef<'_, M>, Error> {
-        let new = self.alloc_page()?;
+    fn shm_add(&self, id: ShmId, index: u64, policy: NodePolicy) -> Result<FolioRef<'_, M>, Error> {
+        let new = self.alloc_page_placed(policy, index)?;
         new.zero();
         match self.shm_insert(id, index, new) {
             // Somebody was faster; `new` is freed, and its promise taken back.

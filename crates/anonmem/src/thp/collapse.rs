@@ -159,7 +159,7 @@ impl<M: Machine> Mm<'_, M> {
                 FaultOutcome::Done => {}
                 FaultOutcome::Oom => return Err(NotCollapsed::NoMemory),
                 FaultOutcome::SegvMaperr | FaultOutcome::SegvAccerr => return Err(NotCollapsed::Mapping),
-                FaultOutcome::Bus => return Err(NotCollapsed::Swapped),
+                FaultOutcome::Bus | FaultOutcome::Lost => return Err(NotCollapsed::Swapped),
             }
         }
         Ok(())

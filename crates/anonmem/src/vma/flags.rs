@@ -1,6 +1,6 @@
 //! The attributes of a VMA.
 
-use anonmem_hal::Protection;
+use anonmem_hal::{NodePolicy, Protection};
 
 bitflags::bitflags! {
     /// Attributes of a VMA. Linux: include/linux/mm.h `VM_*`.
@@ -56,6 +56,8 @@ bitflags::bitflags! {
         const MERGEABLE = 1 << 31;
         /// A userfaultfd is asked about pages of shared memory that are there, but not mapped.
         const UFFD_MINOR = 1 << 41;
+        /// `mbind`: on which nodes its pages are to lie, as the bits of a [`NodePolicy`].
+        const NODE_POLICY = ((1 << NodePolicy::BITS) - 1) << Self::NODE_POLICY_SHIFT;
         /// `mseal`: it stays mapped as it is.
         const SEALED = 1 << 63;
     }
@@ -65,6 +67,22 @@ impl VmFlags {
     /// Those that say what a userfaultfd is asked.
     #[doc(alias = "__VM_UFFD_FLAGS")]
     pub const UFFD: Self = Self::UFFD_MISSING.union(Self::UFFD_WP).union(Self::UFFD_MINOR);
+
+    /// Where the bits of [`NODE_POLICY`](Self::NODE_POLICY) begin.
+    const NODE_POLICY_SHIFT: u32 = 48;
+
+    /// Where pages of the mapping are to lie.
+    #[inline]
+    pub const fn node_policy(self) -> NodePolicy {
+        NodePolicy::of((self.intersection(Self::NODE_POLICY).bits() >> Self::NODE_POLICY_SHIFT) as u16)
+    }
+
+    /// The same attributes with another policy.
+    #[must_use]
+    pub const fn with_node_policy(self, policy: NodePolicy) -> Self {
+        let bits = (policy.bits() as u64) << Self::NODE_POLICY_SHIFT;
+        self.difference(Self::NODE_POLICY).union(Self::from_bits_retain(bits))
+    }
 
     /// The three that an access is checked against.
     pub const ACCESS: Self = Self::READ.union(Self::WRITE).union(Self::EXEC);

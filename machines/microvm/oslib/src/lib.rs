@@ -21,6 +21,7 @@ pub mod elf;
 pub mod errno;
 pub mod latency;
 pub mod memory;
+pub mod nodes;
 pub mod oom;
 pub mod proactive;
 pub mod restart;

@@ -7,7 +7,7 @@
 //! `struct sigcontext`: their offsets are below.
 
 use crate::abi::{Fields, Packer};
-use crate::signal::SigSet;
+use crate::signal::{SIGBUS, SigSet, code};
 use alloc::vec::Vec;
 use core::mem::offset_of;
 use linux_raw_sys::general as abi;
@@ -83,6 +83,9 @@ pub enum Detail {
     },
 }
 
+/// A page, as `si_addr_lsb` tells sizes.
+const PAGE_SHIFT: u32 = 12;
+
 /// Bytes of `siginfo_t`.
 pub const SIGINFO: usize = size_of::<abi::siginfo>();
 
@@ -109,7 +112,12 @@ impl SigInfo {
                 .u32(pid)
                 .zeros_to(at!(_sifields._sigchld._status))
                 .i32(status),
-            Detail::Fault { addr } => p.zeros_to(at!(_sifields._sigfault._addr)).u64(addr),
+            Detail::Fault { addr } => {
+                let p = p.zeros_to(at!(_sifields._sigfault._addr)).u64(addr);
+                // `si_addr_lsb`: how much is lost.
+                let is_lost = self.signal == SIGBUS && self.code == code::BUS_MCEERR_AR;
+                if is_lost { p.u32(PAGE_SHIFT) } else { p }
+            }
             Detail::Timer { id, value } => p
                 .zeros_to(at!(_sifields._timer._tid))
                 .u32(id)

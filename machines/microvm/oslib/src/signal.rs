@@ -36,6 +36,8 @@ pub mod code {
         SEGV_ACCERR
         /// SIGBUS: no object behind the address.
         BUS_ADRERR
+        /// SIGBUS: the page was there, and is lost.
+        BUS_MCEERR_AR
         /// SIGCHLD: exited.
         CLD_EXITED
         /// SIGCHLD: killed by a signal.

@@ -25,6 +25,8 @@ pub struct Config {
     pub poison: Poison,
     /// `lock=`: `mmap`, `vma` or `spec`.
     pub lock_mode: LockMode,
+    /// `nodes=`: how many nodes memory has; without it, one.
+    pub nodes: u32,
     /// `folios=`: a policy in words; without it, `auto`.
     pub folios: FolioPolicy,
 }
@@ -42,7 +44,14 @@ impl Config {
         };
         let folios = value(text, b"folios=").and_then(|words| words.parse().ok());
         let folios = folios.or_else(|| "auto".parse().ok()).unwrap_or_default();
-        Config { ram: value(text, b"ram=").and_then(|ram| ram.parse().ok()), poison, lock_mode, folios }
+        let nodes = value(text, b"nodes=").and_then(|nodes| nodes.parse().ok()).unwrap_or(1);
+        Config {
+            ram: value(text, b"ram=").and_then(|ram| ram.parse().ok()),
+            poison,
+            lock_mode,
+            nodes,
+            folios,
+        }
     }
 }
 

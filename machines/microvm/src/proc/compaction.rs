@@ -13,9 +13,9 @@ use crate::machine;
 use crate::sched;
 use alloc::string::String;
 use alloc::vec;
-use anonmem::{Fragmentation, MAX_FOLIO_ORDER};
+use anonmem::{Fragmentation, FreeBlocks, MAX_FOLIO_ORDER};
 use anonmem_frame::Kind;
-use anonmem_hal::{MAX_ORDER, Order, Pfn, PhysMem as _};
+use anonmem_hal::{MAX_NODES, MAX_ORDER, Order, Pfn, PhysMem as _};
 use anonmem_oslib::errno::EINVAL;
 use anonmem_oslib::{Result, proactive};
 use core::fmt::Write as _;
@@ -103,11 +103,31 @@ fn orders() -> impl Iterator<Item = Order> {
 /// The text of `/proc/buddyinfo`.
 #[doc(alias = "frag_show")]
 pub fn buddyinfo() -> String {
-    let mut out = String::from("Node 0, zone   Normal ");
-    for blocks in machine::vm().fragmentation().blocks {
-        let _ = write!(out, "{blocks:6} ");
+    let mut out = String::new();
+    for (node, blocks) in blocks_of_nodes().iter().enumerate().take(machine::nr_nodes() as usize) {
+        let _ = write!(out, "Node {node}, zone   Normal ");
+        for blocks in blocks {
+            let _ = write!(out, "{blocks:6} ");
+        }
+        out.push('\n');
     }
-    out + "\n"
+    out
+}
+
+/// The free blocks of each node. There are lists of all only: of several, all frames are looked at.
+fn blocks_of_nodes() -> [FreeBlocks; MAX_NODES as usize] {
+    let vm = machine::vm();
+    let mut nodes = [[0; MAX_ORDER as usize + 1]; MAX_NODES as usize];
+    if machine::nr_nodes() == 1 {
+        nodes[0] = vm.fragmentation().blocks;
+        return nodes;
+    }
+    vm.frames().for_each_frame(|pfn, kind, order| {
+        if kind == Kind::Buddy {
+            nodes[vm.node_of(pfn) as usize][usize::from(order.get())] += 1;
+        }
+    });
+    nodes
 }
 
 /// The text of a file of `/sys/kernel/debug/extfrag`: a number in thousandths for each order.

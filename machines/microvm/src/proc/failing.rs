@@ -47,7 +47,9 @@ pub fn fail_pages(mm: &Space, by: By, start: u64, len: u64, failure: Failure) ->
         match outcome {
             FaultOutcome::Done => {}
             FaultOutcome::Oom => return Err(ENOMEM),
-            FaultOutcome::SegvMaperr | FaultOutcome::SegvAccerr | FaultOutcome::Bus => return Err(EFAULT),
+            FaultOutcome::SegvMaperr | FaultOutcome::SegvAccerr | FaultOutcome::Bus | FaultOutcome::Lost => {
+                return Err(EFAULT);
+            }
         }
         // It may have gone again.
         let Some(frame) = mm.pagemap(va).pfn else { continue };

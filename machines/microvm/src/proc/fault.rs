@@ -81,6 +81,7 @@ fn resolve(va: u64, error_code: u64, handle: fn(&mm::Space, u64, Access) -> Outc
             Outcome::SegvMaperr => return Err(End::Signal(SIGSEGV, code::SEGV_MAPERR)),
             Outcome::SegvAccerr => return Err(End::Signal(SIGSEGV, code::SEGV_ACCERR)),
             Outcome::Bus => return Err(End::Signal(SIGBUS, code::BUS_ADRERR)),
+            Outcome::Lost => return Err(End::Signal(SIGBUS, code::BUS_MCEERR_AR)),
             Outcome::Oom => {
                 oom::make_room(tries).map_err(|oom::Chosen| End::Killed)?;
                 tries += 1;

@@ -137,7 +137,7 @@ pub struct Vma {
     pub name: String,
 }
 
-fn errno(error: anonmem::Error) -> Errno {
+pub(super) fn errno(error: anonmem::Error) -> Errno {
     Errno(error.errno())
 }
 

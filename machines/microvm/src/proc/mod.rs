@@ -24,6 +24,7 @@ pub mod ipc;
 pub mod khugepaged;
 pub mod ksm;
 pub mod mm;
+pub mod nodes;
 pub mod number;
 pub mod oom;
 pub mod pidfd;

@@ -9,6 +9,7 @@ use crate::fs::event::Event;
 use crate::fs::table::FdTable;
 use crate::sched::{self, Task, UserThread};
 use alloc::sync::Arc;
+use anonmem_hal::NodePolicy;
 use anonmem_oslib::cred::Cred;
 use anonmem_oslib::sigframe::Trap;
 use core::any::Any;
@@ -188,6 +189,11 @@ impl Thread {
     /// Gives the nanoseconds of CPU time that it has used.
     pub fn cpu_time_ns(&self) -> u64 {
         self.task.lock().as_ref().map_or(0, |task| task.cpu_time_ns())
+    }
+
+    /// Says where its pages are to lie.
+    pub fn node_policy(&self) -> NodePolicy {
+        self.task.lock().as_ref().map_or(NodePolicy::DEFAULT, |task| task.node_policy())
     }
 
     /// Makes it look for work before it returns to user code, and soon.

@@ -9,6 +9,7 @@ mod gup_test;
 mod kpage;
 mod ksm;
 mod map_files;
+mod nodes;
 mod pagemap;
 pub mod pid;
 mod procmap;
@@ -210,6 +211,7 @@ pub fn init(vfs: &Vfs) -> core::result::Result<(), Taken> {
     }
     thp::init(vfs)?;
     ksm::init(vfs)?;
+    nodes::init(vfs)?;
     let path = "/sys/kernel/debug/gup_test";
     let object = Arc::new(Opener(gup_test::GupTest::open));
     let body = Body::Special { kind: FileType::Regular, rdev: 0, object };

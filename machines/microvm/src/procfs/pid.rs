@@ -3,6 +3,7 @@
 use super::generated::{FIRST_INO, PER_PROCESS, TICK_NS, now};
 use super::ksm;
 use super::map_files;
+use super::nodes;
 use super::pagemap::Pagemap;
 use super::procmap;
 use crate::arch::percpu::cpu_count;
@@ -22,6 +23,7 @@ use anonmem::{MapKind, MapUse, VmFlags, VmaInfo, VmaUsage};
 use anonmem_oslib::Result;
 use anonmem_oslib::cred::Cred;
 use anonmem_oslib::errno::{EACCES, EINVAL, ENOENT, ENOMEM, ENOTTY, EPERM};
+use anonmem_oslib::nodes::list;
 use anonmem_oslib::text::{self, Mapping, StatLine};
 use anonmem_oslib::vfs::{FileType, Inode, LinkTarget, Synthetic, first_names};
 use core::any::Any;
@@ -41,6 +43,7 @@ enum Kind {
     Maps,
     Mem,
     Mounts,
+    NumaMaps,
     OomScore,
     OomScoreAdj,
     Pagemap,
@@ -74,6 +77,7 @@ const FILES: &[(&str, Kind, FileType)] = &[
     ("maps", Kind::Maps, FileType::Regular),
     ("mem", Kind::Mem, FileType::Regular),
     ("mounts", Kind::Mounts, FileType::Regular),
+    ("numa_maps", Kind::NumaMaps, FileType::Regular),
     ("oom_score", Kind::OomScore, FileType::Regular),
     ("oom_score_adj", Kind::OomScoreAdj, FileType::Regular),
     ("pagemap", Kind::Pagemap, FileType::Regular),
@@ -174,6 +178,7 @@ impl Synthetic for Entry {
             Kind::Statm => statm(p),
             Kind::Status => status(p),
             Kind::Maps
+            | Kind::NumaMaps
             | Kind::Mem
             | Kind::Smaps
             | Kind::Auxv
@@ -194,6 +199,7 @@ impl Synthetic for Entry {
         match self.kind {
             Kind::Maps => mappings(&self.process, cursor, Detail::Ranges, text::maps_line, out),
             Kind::Smaps => mappings(&self.process, cursor, Detail::Pages, text::smaps_entry, out),
+            Kind::NumaMaps => nodes::maps(&self.process, cursor, out),
             _ => {
                 *out = self.content()?;
                 Ok(None)
@@ -581,8 +587,9 @@ fn status(process: &Process) -> String {
     ] {
         let _ = writeln!(out, "Cap{name}:\t{caps:016x}");
     }
-    let cpus = cpu_count();
+    let (cpus, nodes) = (cpu_count(), crate::proc::nodes::all());
     let _ = write!(out, "Cpus_allowed:\t{:x}\nCpus_allowed_list:\t0-{}\n", (1u128 << cpus) - 1, cpus - 1);
+    let _ = write!(out, "Mems_allowed:\t{:x}\nMems_allowed_list:\t{}\n", nodes.0, list(nodes));
     out
 }
 

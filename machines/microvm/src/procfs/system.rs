@@ -78,7 +78,6 @@ pub const SYS_FILES: &[File] = &[
     ("/sys/devices/system/cpu/online", cpu_list),
     ("/sys/devices/system/cpu/possible", cpu_list),
     ("/sys/devices/system/cpu/present", cpu_list),
-    ("/sys/devices/system/node/online", || "0\n".into()),
     ("/sys/kernel/debug/extfrag/extfrag_index", compaction::extfrag_index),
     ("/sys/kernel/debug/extfrag/unusable_index", compaction::unusable_index),
 ];

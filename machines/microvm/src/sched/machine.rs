@@ -1,6 +1,6 @@
 //! The scheduler as the memory manager sees it: [`anonmem_hal::Sched`].
 
-use anonmem_hal::{CpuId, GiveUp, HeldLocks, Sched};
+use anonmem_hal::{CpuId, GiveUp, HeldLocks, NodeMode, NodePolicy, NodeSet, Sched};
 use anonmem_sync::LockWaits;
 
 use super::task::with_held_locks;
@@ -8,7 +8,7 @@ use super::wait::wait_was_interrupted_by;
 use super::{Interruptible, Wake, park, unpark};
 use crate::arch::percpu::{cpu_count, this_cpu};
 use crate::arch::{time, tlb};
-use crate::machine::Kernel;
+use crate::machine::{self, Kernel};
 
 /// How long tasks waited for the memory manager's locks.
 pub static LOCK_WAITS: LockWaits = LockWaits::new();
@@ -19,6 +19,17 @@ static MESSAGES: spin::Once<fn()> = spin::Once::new();
 /// Says who is told.
 pub fn on_message(tell: fn()) {
     MESSAGES.call_once(|| tell);
+}
+
+/// Where the running task's pages go, if there are several nodes: to its CPU's, unless it said otherwise.
+#[cold]
+fn where_pages_go() -> NodePolicy {
+    match super::task::current_node_policy() {
+        NodePolicy { mode: NodeMode::Default, .. } => {
+            NodePolicy { mode: NodeMode::Local, nodes: NodeSet::EMPTY, tag: 0 }
+        }
+        policy => policy,
+    }
 }
 
 // SAFETY: kernel code is not preempted, so a task leaves its CPU only where it parks or yields.
@@ -47,6 +58,16 @@ unsafe impl Sched for Kernel {
         super::task::try_current_task()
             .and_then(|task| task.thread())
             .is_some_and(|thread| thread.is_ending())
+    }
+
+    #[inline]
+    fn node_policy() -> NodePolicy {
+        if machine::nr_nodes() == 1 { NodePolicy::DEFAULT } else { where_pages_go() }
+    }
+
+    #[inline]
+    fn current_node() -> u32 {
+        machine::node_of_cpu(this_cpu().id())
     }
 
     fn unpark(key: usize, n: usize) {

@@ -5,10 +5,10 @@ use core::any::Any;
 use core::cell::UnsafeCell;
 use core::ptr::null_mut;
 use core::sync::atomic::{
-    AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed,
+    AtomicBool, AtomicPtr, AtomicU8, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed,
 };
 
-use anonmem_hal::HeldLocks;
+use anonmem_hal::{HeldLocks, NodePolicy};
 use x86_64::registers::model_specific::Msr;
 
 use super::run::running;
@@ -54,6 +54,8 @@ pub struct Task {
     fs_base: AtomicU64,
     gs_base: AtomicU64,
     mm: UnsafeCell<Option<Mm>>,
+    /// Where its pages are to lie, as the bits of a [`NodePolicy`].
+    node_policy: AtomicU16,
     held_locks: UnsafeCell<HeldLocks>,
     /// Set while some CPU runs the task or has not finished switching away from it.
     pub(super) on_cpu: AtomicBool,
@@ -110,10 +112,11 @@ impl Task {
         }
         let stack = KernelStack::new()?;
         let mut fpu = FpuState::new().ok_or(OutOfMemory)?;
-        let mut gs_base = 0;
+        let (mut gs_base, mut node_policy) = (0, NodePolicy::DEFAULT);
         if let Some(parent) = try_current_task().filter(|task| task.fpu.is_some()) {
             fpu.save();
             gs_base = parent.gs_base();
+            node_policy = parent.node_policy();
         }
         let frame_at = stack.top() - size_of::<TrapFrame>() as u64;
         // SAFETY: the place is inside the new stack, aligned, and nobody uses the stack yet.
@@ -122,6 +125,7 @@ impl Task {
         let task = Task::new(Some(thread), stack, Some(fpu), Some(mm), rsp);
         task.fs_base.store(fs_base, Relaxed);
         task.gs_base.store(gs_base, Relaxed);
+        task.node_policy.store(node_policy.bits(), Relaxed);
         Ok(Arc::new(task))
     }
 
@@ -152,6 +156,7 @@ impl Task {
             fs_base: AtomicU64::new(0),
             gs_base: AtomicU64::new(0),
             mm: UnsafeCell::new(mm),
+            node_policy: AtomicU16::new(0),
             held_locks: UnsafeCell::new(HeldLocks::NONE),
             on_cpu: AtomicBool::new(false),
             last_cpu: AtomicU32::new(this_cpu().id() as u32),
@@ -219,6 +224,11 @@ impl Task {
             self.gs_base.store(base, Relaxed);
             set_user_gs_base(base);
         }
+    }
+
+    /// Where its pages are to lie.
+    pub fn node_policy(&self) -> NodePolicy {
+        NodePolicy::of(self.node_policy.load(Relaxed))
     }
 
     /// Whether it is a user task.
@@ -302,6 +312,16 @@ pub(super) fn try_current_task() -> Option<&'static Task> {
 /// The running task, without counting a reference: keep it on the stack. Panics when the CPU has none.
 pub fn current_task() -> &'static Task {
     try_current_task().expect("no task runs on this CPU")
+}
+
+/// Where pages of the running task are to lie: anywhere, if the CPU has none.
+pub fn current_node_policy() -> NodePolicy {
+    try_current_task().map_or(NodePolicy::DEFAULT, Task::node_policy)
+}
+
+/// Says where pages of the running task are to lie.
+pub fn set_node_policy(policy: NodePolicy) {
+    current_task().node_policy.store(policy.bits(), Relaxed);
 }
 
 /// The running task. Panics when the CPU has none (boot, idle).

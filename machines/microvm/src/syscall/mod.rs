@@ -14,6 +14,7 @@ mod io;
 mod ipc;
 mod mem;
 mod names;
+mod nodes;
 mod pidfd;
 mod poll;
 mod process;
@@ -293,6 +294,11 @@ fn dispatch(c: &mut Call<'_>, number: u64) -> Result<usize> {
         abi::__NR_munlockall => mem::munlockall(c),
         abi::__NR_membarrier => mem::membarrier(c),
         abi::__NR_mseal => mem::mseal(c),
+        abi::__NR_mbind => nodes::mbind(c),
+        abi::__NR_set_mempolicy => nodes::set_mempolicy(c),
+        abi::__NR_get_mempolicy => nodes::get_mempolicy(c),
+        abi::__NR_migrate_pages => nodes::migrate_pages(c),
+        abi::__NR_move_pages => nodes::move_pages(c),
 
         abi::__NR_shmget => ipc::shmget(c),
         abi::__NR_shmat => ipc::shmat(c),

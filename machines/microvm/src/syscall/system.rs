@@ -5,6 +5,7 @@ use super::io::check_range;
 use super::user;
 use crate::fs::device::fill_random;
 use crate::fs::iov::To;
+use crate::machine;
 use crate::proc::{mm, table, wait};
 use crate::procfs::system::{RELEASE, VERSION};
 use crate::{sched, swap};
@@ -61,7 +62,7 @@ pub(super) fn getrandom(c: &mut Call<'_>) -> Result<usize> {
 pub(super) fn getcpu(c: &mut Call<'_>) -> Result<usize> {
     let cpu = mm::current_cpu() as u32;
     user::write_unless_null(c.args[0], &cpu.to_le_bytes())?;
-    user::write_unless_null(c.args[1], &0u32.to_le_bytes())?;
+    user::write_unless_null(c.args[1], &machine::node_of_cpu(cpu as usize).to_le_bytes())?;
     Ok(0)
 }
 

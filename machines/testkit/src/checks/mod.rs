@@ -264,7 +264,8 @@ impl<'v, M: Machine> World<'v, '_, M> {
                 outcome @ (FaultOutcome::Oom
                 | FaultOutcome::SegvMaperr
                 | FaultOutcome::SegvAccerr
-                | FaultOutcome::Bus) => return Err(refused(outcome)),
+                | FaultOutcome::Bus
+                | FaultOutcome::Lost) => return Err(refused(outcome)),
             }
         }
         Err(Broken { what: "an access faults again and again", expected: 1, found: MAX_FAULTS.into() }.into())
@@ -278,6 +279,7 @@ fn refused(outcome: FaultOutcome) -> Stop {
         FaultOutcome::SegvMaperr => "an access found no mapping",
         FaultOutcome::SegvAccerr => "an access found no permission",
         FaultOutcome::Bus => "an access found no page",
+        FaultOutcome::Lost => "an access found a page that is lost",
     };
     Stop::Broken(Broken { what, expected: 0, found: 1 })
 }

@@ -144,7 +144,8 @@ pub(super) fn source_end<M: Machine>(w: &World<'_, '_, M>) -> Checked {
         outcome @ (FaultOutcome::Done
         | FaultOutcome::Oom
         | FaultOutcome::SegvMaperr
-        | FaultOutcome::SegvAccerr) => Err(Broken {
+        | FaultOutcome::SegvAccerr
+        | FaultOutcome::Lost) => Err(Broken {
             what: "the outcome of a fault beyond the source",
             expected: FaultOutcome::Bus as u64,
             found: outcome as u64,

@@ -1,0 +1,142 @@
+//! A block that lies in a certain range of frames: a node's.
+//!
+//! The free lists know no ranges. The metadata of the range is looked through, block by block. The search
+//! goes on where the last one ended, which the caller remembers. Who asks for any frame pays nothing for
+//! those who ask for a certain one.
+//!
+//! Locks: the zone lock; for [`Search::All`] each CPU's list lock first.
+//!
+//! Linux: mm/page_alloc.c `get_page_from_freelist` with a node mask. Differs: no lists of a node's own.
+
+use crate::{
+    buddy::Buddy,
+    class::Class,
+    folio::NewFolio,
+    frames::{Frames, OutOfMemory},
+    memmap::Memmap,
+    meta::Kind,
+};
+use anonmem_hal::{Machine, Order, Pfn};
+use anonmem_sync::Ordering::Relaxed;
+use core::ops::Range;
+
+/// How much is done for a block of a range.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Search {
+    /// It is taken from the free lists.
+    AtHand,
+    /// If there is none, CPUs give back what they keep.
+    All,
+}
+
+impl<M: Machine> Frames<M> {
+    /// Allocates 2^order frames of `range` for a folio, the next from `from` on if that is in it. Their bytes
+    /// are whatever they were.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`]: the range has no such block, or all that is free is the reserve.
+    #[doc(alias = "__alloc_pages_node")]
+    pub fn alloc_within(
+        &self,
+        order: Order,
+        range: Range<Pfn>,
+        from: Pfn,
+        search: Search,
+    ) -> Result<NewFolio<'_, M>, OutOfMemory> {
+        if !self.machine().admit() {
+            return Err(OutOfMemory);
+        }
+        let (range, from) = (self.indices(&range), self.indices(&(from..from)).start);
+        let found = match (self.take_block_within(order, &range, from), search) {
+            (None, Search::All) => {
+                self.drain_pcp();
+                self.take_block_within(order, &range, from)
+            }
+            (found, Search::All | Search::AtHand) => found,
+        };
+        Ok(NewFolio::from_block(self, self.made(found.ok_or(OutOfMemory)?, order, Kind::New)))
+    }
+
+    fn take_block_within(&self, order: Order, range: &Range<u32>, from: u32) -> Option<u32> {
+        self.with_buddy(|buddy| {
+            if u64::from(buddy.free()) < self.watermarks.min.0 + order.pages() {
+                return None;
+            }
+            let from = from.clamp(range.start, range.end);
+            let found = buddy.find_within(&self.memmap, order, from..range.end);
+            let index = found.or_else(|| buddy.find_within(&self.memmap, order, range.start..from))?;
+            buddy.take_at(&self.memmap, index, order);
+            self.memmap.at(index).flags.store(Kind::New.bits(order), Relaxed);
+            self.used_large.add(Class::Folio, order.pages() as i64);
+            self.note_peak(buddy, 0);
+            Some(index)
+        })
+    }
+}
+
+impl Buddy {
+    /// The first place in `range` where a free block of `order`, or a larger one, begins.
+    fn find_within<M: Machine>(&self, map: &Memmap<M>, order: Order, range: Range<u32>) -> Option<u32> {
+        let mut at = range.start;
+        while u64::from(at) + order.pages() <= u64::from(range.end) {
+            let flags = map.at(at).flags.load(Relaxed);
+            let size = Order::new(Kind::order_of(flags)).pages() as u32;
+            match Kind::of(flags) {
+                // The zone lock makes this exact.
+                Kind::Buddy if u64::from(size) >= order.pages() => return Some(at),
+                Kind::Buddy => at += size,
+                // What is in use may be freed meanwhile, and then begins no larger block than it was.
+                Kind::Folio | Kind::New | Kind::Kernel => at += size,
+                Kind::Reserved
+                | Kind::BuddyTail
+                | Kind::Pcp
+                | Kind::Tail
+                | Kind::Table
+                | Kind::Slab
+                | Kind::Offline => at += 1,
+            }
+        }
+        None
+    }
+
+    /// Takes the first 2^order frames of the free block at `index`, and puts the others back.
+    fn take_at<M: Machine>(&mut self, map: &Memmap<M>, index: u32, order: Order) {
+        let have = Kind::order_of(map.at(index).flags.load(Relaxed));
+        let block = index..index + (1 << have);
+        self.take_block(map, &block);
+        self.put_run(map, index + order.pages() as u32..block.end);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::TestMachine;
+    use anonmem_hal::PhysMem as _;
+    use std::vec::Vec;
+
+    #[test]
+    fn blocks_of_a_range_are_found_until_it_is_full() {
+        let frames = Frames::new(TestMachine::new(0x100, 256)).unwrap();
+        let base = frames.machine().base_pfn();
+        let range = base.offset(128)..base.offset(192);
+        let within = |order, from| frames.alloc_within(Order::new(order), range.clone(), from, Search::All);
+        let first = within(2, range.start).unwrap();
+        assert_eq!(first.pfn(), range.start);
+        // From where the caller says, and round to the beginning.
+        let second = within(0, base.offset(190)).unwrap();
+        assert_eq!(second.pfn(), base.offset(190));
+        let mut all = Vec::new();
+        while let Ok(page) = within(0, base.offset(150)) {
+            assert!(range.contains(&page.pfn()));
+            all.push(page);
+        }
+        assert_eq!(all.len(), 64 - 4 - 1);
+        assert!(within(0, range.start).is_err());
+        assert!(frames.alloc(Order::ZERO).is_ok(), "others are free");
+        frames.validate().unwrap();
+        drop((first, second, all));
+        assert_eq!(within(6, range.start).unwrap().pfn(), range.start, "what CPUs kept comes back");
+        frames.validate().unwrap();
+    }
+}

@@ -1,0 +1,170 @@
+//! Memory policies: on which nodes the pages of a mapping are to lie, and moving those that lie elsewhere.
+//!
+//! A mapping's policy is a part of its attributes. So it is split, merged and copied to a child with them,
+//! and a fault has read it already when it needs a page.
+//!
+//! Linux: mm/mempolicy.c `mbind_range`, mm/migrate.c `add_folio_for_migration`, `do_pages_stat_array`.
+//! Differs: a page goes by itself, so that what became of each can be told.
+
+use crate::{error::Error, migrate::Stays, mm::Mm, rmap::machine::Machine};
+use anonmem_frame::FolioOwner;
+use anonmem_hal::{NodePolicy, Order, Pfn, Va, VaRange};
+
+/// Why an address has no page that lies on a node.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NoPage {
+    /// There is no mapping.
+    NotMapped,
+    /// There is no page, or it is in swap.
+    Empty,
+    /// It is the page of zeroes that everybody has.
+    Zeroes,
+}
+
+/// Whose pages are moved.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Whose {
+    /// Those that nobody else maps.
+    Own,
+    /// All.
+    Everybodys,
+}
+
+/// Why a page did not move.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NotMoved {
+    /// There is none.
+    NoPage(NoPage),
+    /// Others map it, too.
+    Shared,
+    /// It stays.
+    Stays(Stays),
+}
+
+/// Whether addresses that nothing is mapped at are passed over.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Holes {
+    /// They are, if anything is mapped.
+    Passed,
+    /// They are an error, and nothing changes.
+    Refused,
+}
+
+impl<M: Machine> Mm<'_, M> {
+    /// The policy of the mapping at `va`, if there is one.
+    ///
+    /// # Locks
+    /// The mmap lock for reading.
+    pub fn node_policy_at(&self, va: Va) -> Option<NodePolicy> {
+        let guard = self.read();
+        let (_, id) = guard.slot().tree.find_containing(self.vm.nodes(), va)?;
+        Some(self.vm.vma(id).flags().node_policy())
+    }
+
+    /// Gives the mappings of `range`, or the parts of them that lie in it, a policy. Pages that are there
+    /// stay where they are.
+    ///
+    /// # Locks
+    /// The mmap lock for writing. Sleeps.
+    ///
+    /// # Errors
+    /// [`Error::BadAddress`] for what is not mapped: nothing has changed. [`Error::OutOfMemory`],
+    /// [`Error::Limit`]: what comes before the place of the error has changed.
+    #[doc(alias("mbind", "mbind_range"))]
+    pub fn set_node_policy(&self, range: VaRange, policy: NodePolicy, holes: Holes) -> Result<(), Error> {
+        self.vm.reclaiming(|| {
+            let guard = self.write();
+            let tree = &guard.slot().tree;
+            let (mut rest, mut mapped) = (range, 0);
+            while let Some(part) =
+                tree.find(self.vm.nodes(), rest.start).and_then(|(vma, _)| vma.intersect(rest))
+            {
+                mapped += part.len();
+                rest.start = part.end;
+            }
+            if mapped == 0 || (holes == Holes::Refused && mapped != range.len()) {
+                return Err(Error::BadAddress);
+            }
+            let mut rest = range;
+            while let Some((vma, id)) = tree.find(self.vm.nodes(), rest.start) {
+                let Some(part) = vma.intersect(rest) else { break };
+                let flags = self.vm.vma(id).flags().with_node_policy(policy);
+                guard.modify_vma(id, part, flags)?;
+                rest.start = part.end;
+            }
+            Ok(())
+        })
+    }
+
+    fn frame_at(&self, va: Va) -> Result<Pfn, NoPage> {
+        let va = va.page_down();
+        match self.pagemap(va).pfn {
+            Some(frame) if frame == self.vm.frames.zero_page() => Err(NoPage::Zeroes),
+            Some(frame) => Ok(frame),
+            None if self.vma_at(va).is_none() => Err(NoPage::NotMapped),
+            None => Err(NoPage::Empty),
+        }
+    }
+
+    /// The node that the page at `va` lies on.
+    ///
+    /// # Locks
+    /// The mmap lock for reading.
+    ///
+    /// # Errors
+    /// [`NoPage`].
+    pub fn node_of_page(&self, va: Va) -> Result<u32, NoPage> {
+        self.frame_at(va).map(|frame| self.vm.node_of(frame))
+    }
+
+    /// Moves the page at `va` to a node, with the folio that it is of, unless it lies there.
+    ///
+    /// # Locks
+    /// The caller holds none. Sleeps.
+    ///
+    /// # Errors
+    /// Why it stays.
+    #[doc(alias("move_pages", "add_folio_for_migration"))]
+    pub fn move_page_to_node(&self, va: Va, node: u32, whose: Whose) -> Result<(), NotMoved> {
+        let frame = self.frame_at(va).map_err(NotMoved::NoPage)?;
+        if self.vm.node_of(frame) == node {
+            return Ok(());
+        }
+        let page = self.vm.frames.try_get(frame).ok_or(NotMoved::NoPage(NoPage::Empty))?;
+        // It is ours for as long as we have a count of it: nobody else's page has come to its frame.
+        if self.frame_at(va) != Ok(frame) {
+            return Err(NotMoved::Stays(Stays::Referenced));
+        }
+        let folio = page.folio();
+        if whose == Whose::Own && folio.counts().maps() > folio.nr_pages().0 {
+            return Err(NotMoved::Shared);
+        }
+        let is_large = folio.is_large();
+        match self.vm.migrate_folio_to(page, node) {
+            Ok(_went) => Ok(()),
+            // Without a block for all of it this page goes alone.
+            Err(Stays::NoMemory) if is_large => self.split_and_move(va, frame, node),
+            Err(why) => Err(NotMoved::Stays(why)),
+        }
+    }
+
+    #[cold]
+    fn split_and_move(&self, va: Va, frame: Pfn, node: u32) -> Result<(), NotMoved> {
+        let gone = NotMoved::Stays(Stays::Referenced);
+        let page = self.vm.frames.try_get(frame).ok_or(gone)?;
+        {
+            let lock = page.try_lock().ok_or(NotMoved::Stays(Stays::Locked))?;
+            let split = self.vm.split_folio(&lock, &page, Order::ZERO);
+            split.map_err(|why| NotMoved::Stays(Stays::of_unsplit(why)))?;
+        }
+        drop(page);
+        let page = self.vm.frames.try_get(frame).ok_or(gone)?;
+        if self.frame_at(va) != Ok(frame) || page.folio().is_large() {
+            return Err(gone);
+        }
+        self.vm.migrate_folio_to(page, node).map(drop).map_err(NotMoved::Stays)
+    }
+}
+
+#[cfg(test)]
+mod tests;

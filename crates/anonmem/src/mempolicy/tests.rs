@@ -1,0 +1,198 @@
+//! Two nodes of 4096 frames together.
+
+use super::*;
+use crate::{
+    Advice, Config, FolioMode, FolioPolicy, PinFlags, Populate,
+    testing::{M, P, RW, World, pages},
+    vma::Backing,
+};
+use anonmem_hal::{NodeMode, NodeSet, PhysMem as _};
+use std::{vec, vec::Vec};
+
+fn two(f: impl FnOnce(&World)) {
+    World::run_with(Config { nodes: 2, ..Config::default() }, f);
+}
+
+fn policy(mode: NodeMode, nodes: u8) -> NodePolicy {
+    NodePolicy { mode, nodes: NodeSet(nodes), tag: 0 }
+}
+
+fn nodes(mm: &Mm<'_, M>, first: u64, n: u64) -> Vec<Result<u32, NoPage>> {
+    (first..first + n).map(|page| mm.node_of_page(Va(page * P))).collect()
+}
+
+fn touch(mm: &Mm<'_, M>, first: u64, n: u64) {
+    (first..first + n).for_each(|page| mm.store(page * P, page as u8).unwrap());
+}
+
+fn bytes_are_right(mm: &Mm<'_, M>, first: u64, n: u64) -> bool {
+    (first..first + n).all(|page| mm.load(page * P) == Ok(page as u8))
+}
+
+#[test]
+fn nodes_are_halves_that_share_no_block() {
+    two(|w| {
+        let (base, nr) = (w.vm.machine().base_pfn(), w.vm.machine().nr_frames());
+        let [first, second] = [0, 1].map(|node| w.vm.node_frames(node));
+        assert_eq!((first.start, second.end, first.end), (base, base.offset(nr), second.start));
+        assert_eq!((w.vm.node_of(base), w.vm.node_of(base.offset(nr - 1)), w.vm.nr_nodes()), (0, 1, 2));
+        assert_eq!((w.vm.node_of(first.end), w.vm.node_frames(2)), (1, second.end..second.end));
+        assert!(first.end.0.is_multiple_of(1 << anonmem_hal::MAX_ORDER));
+    });
+    World::run(|w| assert_eq!((w.vm.nr_nodes(), w.vm.node_of(Pfn(u64::MAX))), (1, 0)));
+}
+
+#[test]
+fn pages_come_from_where_the_mapping_wants_them() {
+    two(|w| {
+        let mm = w.vm.new_mm().unwrap();
+        mm.map_raw(pages(16, 64), RW, Backing::Anonymous);
+        for (first, mode, set) in
+            [(16, NodeMode::Bind, 2), (24, NodeMode::Preferred, 1), (32, NodeMode::Interleave, 3)]
+        {
+            mm.set_node_policy(pages(first, 8), policy(mode, set), Holes::Refused).unwrap();
+            touch(&mm, first, 8);
+        }
+        assert_eq!(nodes(&mm, 16, 8), vec![Ok(1); 8]);
+        assert_eq!(nodes(&mm, 24, 8), vec![Ok(0); 8]);
+        assert_eq!(nodes(&mm, 32, 4), [Ok(0), Ok(1), Ok(0), Ok(1)]);
+        assert_eq!(mm.layout().len(), 4);
+        assert_eq!(mm.node_policy_at(Va(33 * P)), Some(policy(NodeMode::Interleave, 3)));
+        assert_eq!(
+            (mm.node_policy_at(Va(40 * P)), mm.node_policy_at(Va(P))),
+            (Some(NodePolicy::DEFAULT), None)
+        );
+        // A child has the same, and copies go where the policy says.
+        let child = mm.fork().unwrap();
+        touch(&child, 16, 8);
+        assert_eq!(nodes(&child, 16, 8), vec![Ok(1); 8]);
+        // Where nothing was touched, taking a policy back makes it one mapping again.
+        mm.set_node_policy(pages(60, 4), policy(NodeMode::Bind, 1), Holes::Refused).unwrap();
+        assert_eq!(mm.layout().len(), 6);
+        mm.set_node_policy(pages(60, 4), NodePolicy::DEFAULT, Holes::Passed).unwrap();
+        assert_eq!(mm.layout().len(), 4);
+        assert!(bytes_are_right(&mm, 16, 24));
+        w.vm.validate().unwrap();
+    });
+}
+
+#[test]
+fn holes_are_refused_or_passed_and_nothing_changes() {
+    two(|w| {
+        let mm = w.vm.new_mm().unwrap();
+        mm.map_raw(pages(16, 4), RW, Backing::Anonymous);
+        mm.map_raw(pages(24, 4), RW, Backing::Anonymous);
+        let bind = policy(NodeMode::Bind, 1);
+        assert_eq!(mm.set_node_policy(pages(16, 12), bind, Holes::Refused), Err(Error::BadAddress));
+        assert_eq!(mm.node_policy_at(Va(16 * P)), Some(NodePolicy::DEFAULT));
+        mm.set_node_policy(pages(10, 40), bind, Holes::Passed).unwrap();
+        assert_eq!([16, 27].map(|page| mm.node_policy_at(Va(page * P))), [Some(bind); 2]);
+        assert_eq!(mm.set_node_policy(pages(40, 4), bind, Holes::Passed), Err(Error::BadAddress));
+    });
+}
+
+#[test]
+fn a_page_moves_to_a_node_unless_it_is_shared_or_pinned() {
+    two(|w| {
+        let mm = w.vm.new_mm().unwrap();
+        mm.map_raw(pages(16, 8), RW, Backing::Anonymous);
+        touch(&mm, 16, 4);
+        assert_eq!(mm.load(20 * P), Ok(0));
+        let at = |page: u64| Va(page * P);
+        for node in [0, 1, 1, 0] {
+            assert_eq!(mm.move_page_to_node(at(16), node, Whose::Own), Ok(()));
+            assert_eq!(mm.node_of_page(at(16)), Ok(node));
+        }
+        let none = |why| Err(NotMoved::NoPage(why));
+        assert_eq!(mm.move_page_to_node(at(20), 1, Whose::Own), none(NoPage::Zeroes));
+        assert_eq!(mm.move_page_to_node(at(21), 1, Whose::Own), none(NoPage::Empty));
+        assert_eq!(mm.move_page_to_node(at(99), 1, Whose::Own), none(NoPage::NotMapped));
+        let elsewhere = |page| 1 - mm.node_of_page(at(page)).unwrap();
+        let child = mm.fork().unwrap();
+        let to = elsewhere(17);
+        assert_eq!(mm.move_page_to_node(at(17), to, Whose::Own), Err(NotMoved::Shared));
+        assert_eq!(mm.move_page_to_node(at(17), to, Whose::Everybodys), Ok(()));
+        assert_eq!((mm.node_of_page(at(17)), child.node_of_page(at(17))), (Ok(to), Ok(to)));
+        drop(child);
+        let pin = mm.pin(pages(18, 1), PinFlags::WRITE).unwrap();
+        assert_eq!(
+            mm.move_page_to_node(at(18), elsewhere(18), Whose::Own),
+            Err(NotMoved::Stays(Stays::Pinned))
+        );
+        drop(pin);
+        assert!(bytes_are_right(&mm, 16, 4));
+        w.vm.validate().unwrap();
+    });
+}
+
+#[test]
+fn a_node_that_is_full_gives_way_unless_the_policy_is_strict() {
+    two(|w| {
+        let mm = w.vm.new_mm().unwrap();
+        let second = w.vm.node_frames(1);
+        let size = second.end.0 - second.start.0;
+        let n = size + 500;
+        mm.map_raw(pages(16, n), RW, Backing::Anonymous);
+        mm.set_node_policy(pages(16, n), policy(NodeMode::Preferred, 2), Holes::Refused).unwrap();
+        touch(&mm, 16, n);
+        let of = nodes(&mm, 16, n);
+        assert!(
+            of.iter().filter(|node| **node == Ok(1)).count() as u64 > size * 9 / 10,
+            "the second node was not filled"
+        );
+        assert!(of.last() == Some(&Ok(0)), "what came last had no room there");
+        mm.madvise(Va(16 * P), n * P, Advice::DontNeed).unwrap();
+        mm.set_node_policy(pages(16, n), policy(NodeMode::Bind, 2), Holes::Refused).unwrap();
+        let filled = (16..16 + n).take_while(|page| mm.store(page * P, *page as u8).is_ok()).count() as u64;
+        assert!((size * 9 / 10..=size).contains(&filled), "{filled} pages on a node of {size} frames");
+        assert!(nodes(&mm, 16, filled).iter().all(|node| *node == Ok(1)));
+        assert!(bytes_are_right(&mm, 16, filled));
+        w.vm.validate().unwrap();
+    });
+}
+
+#[test]
+fn a_large_folio_is_placed_and_moves_whole_or_in_pieces() {
+    two(|w| {
+        w.vm.set_folio_policy(FolioPolicy::default().with(Order::new(4), FolioMode::Always));
+        let mm = w.vm.new_mm().unwrap();
+        mm.map_raw(pages(16, 32), RW, Backing::Anonymous);
+        mm.set_node_policy(pages(16, 32), policy(NodeMode::Bind, 2), Holes::Refused).unwrap();
+        mm.populate(pages(16, 32), Populate::Write).unwrap();
+        touch(&mm, 16, 32);
+        assert_eq!(nodes(&mm, 16, 32), vec![Ok(1); 32]);
+        let folio = |page: u64| w.vm.frames.folio(mm.pagemap(Va(page * P)).pfn.unwrap()).unwrap();
+        assert!(folio(16).is_large());
+        mm.move_page_to_node(Va(20 * P), 0, Whose::Own).unwrap();
+        assert_eq!(nodes(&mm, 16, 16), vec![Ok(0); 16]);
+        assert!(folio(16).is_large() && bytes_are_right(&mm, 16, 32));
+        // Without a block in the first node the second folio goes in pieces, a page of it.
+        let mut all: Vec<_> = core::iter::from_fn(|| w.vm.alloc_on(0, Order::new(4)).ok()).collect();
+        let mut single: Vec<_> = core::iter::from_fn(|| w.vm.alloc_on(0, Order::ZERO).ok()).collect();
+        single.pop();
+        mm.move_page_to_node(Va(36 * P), 0, Whose::Own).unwrap();
+        assert_eq!((mm.node_of_page(Va(36 * P)), mm.node_of_page(Va(37 * P))), (Ok(0), Ok(1)));
+        assert!(bytes_are_right(&mm, 16, 32));
+        all.clear();
+        drop(single);
+        w.vm.validate().unwrap();
+    });
+}
+
+#[test]
+fn pages_of_a_shared_object_are_placed() {
+    two(|w| {
+        let mm = w.vm.new_mm().unwrap();
+        let object = w.vm.shm_new(8).unwrap();
+        mm.map_raw(
+            pages(16, 8),
+            RW | crate::VmFlags::SHARED - crate::VmFlags::ACCOUNT,
+            Backing::Shared(object.id()),
+        );
+        mm.set_node_policy(pages(16, 8), policy(NodeMode::Interleave, 3), Holes::Refused).unwrap();
+        touch(&mm, 16, 8);
+        let of = nodes(&mm, 16, 8);
+        assert!((0..8).all(|nth| of[nth] == Ok(nth as u32 % 2)), "{of:?}");
+        drop((mm, object));
+    });
+}
