@@ -85,15 +85,17 @@ impl NodeMode {
 pub struct NodePolicy {
     /// How nodes are chosen.
     pub mode: NodeMode,
-    /// Of which.
+    /// Of which; those that are not there do not count.
     pub nodes: NodeSet,
-    /// Three bits that the machine wants to know again.
+    /// Three bits that the machine wants to know again; [`FOLDED`](Self::FOLDED) is one of them.
     pub tag: u8,
 }
 
 impl NodePolicy {
     /// Nobody said anything.
     pub const DEFAULT: Self = Self { mode: NodeMode::Default, nodes: NodeSet::EMPTY, tag: 0 };
+    /// The set counts the nodes that are there, round and round. Linux: `MPOL_F_RELATIVE_NODES`.
+    pub const FOLDED: u8 = 1 << 1;
     /// How many bits [`bits`](Self::bits) has.
     pub const BITS: u32 = 14;
 
@@ -111,15 +113,27 @@ impl NodePolicy {
         Self { mode, tag: (bits >> 3 & 7) as u8, nodes: NodeSet((bits >> 6) as u8) }
     }
 
-    /// Whether a page that lies on `node` is where it is to be.
-    pub const fn allows(self, node: u32) -> bool {
+    /// The nodes that it means, of those that are `there`.
+    #[doc(alias = "mpol_rebind_nodemask")]
+    pub fn among(self, there: NodeSet) -> NodeSet {
+        if self.tag & Self::FOLDED == 0 {
+            return self.nodes.and(there);
+        }
+        let n = there.len().max(1);
+        let nth = |node: u32| there.iter().nth((node % n) as usize).map_or(0, |node| 1 << node);
+        NodeSet(self.nodes.iter().fold(0, |set, node| set | nth(node)))
+    }
+
+    /// Whether a page that lies on `node`, of those that are `there`, is where it is to be.
+    pub fn allows(self, node: u32, there: NodeSet) -> bool {
+        let nodes = self.among(there);
         match self.mode {
             NodeMode::Default | NodeMode::Local => true,
-            NodeMode::Preferred
-            | NodeMode::Bind
+            NodeMode::Preferred => nodes.iter().next() == Some(node),
+            NodeMode::Bind
             | NodeMode::Interleave
             | NodeMode::PreferredMany
-            | NodeMode::WeightedInterleave => self.nodes.contains(node),
+            | NodeMode::WeightedInterleave => nodes.contains(node),
         }
     }
 }
@@ -141,6 +155,17 @@ mod tests {
             }
         }
         assert_eq!((NodePolicy::DEFAULT.bits(), NodePolicy::of(7).mode), (0, NodeMode::Default));
+    }
+
+    #[test]
+    fn a_set_that_is_folded_counts_what_is_there() {
+        let policy = |nodes, tag| NodePolicy { mode: NodeMode::Bind, nodes: NodeSet(nodes), tag };
+        assert_eq!(policy(0b110, 0).among(NodeSet(3)), NodeSet(2));
+        assert_eq!(policy(0b110, NodePolicy::FOLDED).among(NodeSet(3)), NodeSet(3));
+        assert_eq!(policy(0b10, NodePolicy::FOLDED).among(NodeSet(1)), NodeSet(1));
+        assert!(policy(0b10, 0).allows(1, NodeSet(3)) && !policy(0b10, 0).allows(0, NodeSet(3)));
+        let first = NodePolicy { mode: NodeMode::Preferred, ..policy(3, 0) };
+        assert_eq!([0, 1].map(|node| first.allows(node, NodeSet(3))), [true, false]);
     }
 
     #[test]

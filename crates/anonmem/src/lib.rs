@@ -110,7 +110,9 @@ pub use ksm::{
 pub use limits::{Limits, WriteExec};
 pub use madvise::Advice;
 pub use maps::{MapKind, MapUse, PagemapEntry, VmaInfo, VmaUsage};
-pub use mempolicy::{Holes, NoPage, NotMoved, Whose};
+#[doc(hidden)]
+pub use mempolicy::Holes;
+pub use mempolicy::{NoPage, NotMoved, Whose};
 pub use migrate::{
     Compacted, Effort, Evacuation, Failure, Fragmentation, FrameFate, FreeBlocks, Kept, Stays, Went,
 };

@@ -60,7 +60,7 @@ impl<M: Machine> Vm<M> {
     }
 
     fn plan(&self, policy: NodePolicy, index: u64) -> Option<Plan> {
-        let nodes = policy.nodes.and(self.nodes_of_memory.all());
+        let nodes = policy.among(self.nodes_of_memory.all());
         let nth = |nth: u64| nodes.iter().nth(nth as usize);
         let local = M::current_node();
         let (first, then, is_strict) = match policy.mode {

@@ -25,7 +25,7 @@ const MODES: [NodeMode; 7] = [
 /// `MPOL_F_STATIC_NODES`, `MPOL_F_RELATIVE_NODES` and `MPOL_F_NUMA_BALANCING`, as they are kept in a tag.
 const FLAG_SHIFT: u32 = 13;
 const BALANCING: u8 = 1 << 0;
-const RELATIVE: u8 = 1 << 1;
+const RELATIVE: u8 = NodePolicy::FOLDED;
 const STATIC: u8 = 1 << 2;
 
 /// A mode and its flags, which fit each other.
@@ -81,14 +81,18 @@ impl Mode {
         if mode == NodeMode::Local {
             return Ok(NodePolicy { mode, nodes: NodeSet::EMPTY, tag: self.tag });
         }
-        let mut nodes = if self.tag & RELATIVE != 0 { fold(mask, there) } else { here(mask).and(there) };
+        // What was asked for is kept if a flag says so, and only what is there counts.
+        let asked = NodePolicy { mode, nodes: here(mask), tag: self.tag };
+        let fits = u64::from(asked.nodes.0) == mask;
+        let nodes = if self.tag & RELATIVE != 0 && !fits { fold(mask, there) } else { asked.among(there) };
         if nodes.is_empty() {
             return Err(EINVAL);
         }
-        if mode == NodeMode::Preferred {
-            nodes = NodeSet(1 << nodes.0.trailing_zeros());
+        if self.tag != 0 && fits {
+            return Ok(asked);
         }
-        Ok(NodePolicy { mode, nodes, tag: self.tag })
+        let first = NodeSet(1 << nodes.0.trailing_zeros());
+        Ok(NodePolicy { nodes: if mode == NodeMode::Preferred { first } else { nodes }, ..asked })
     }
 }
 
@@ -98,9 +102,9 @@ pub fn number(policy: NodePolicy) -> u32 {
     mode as u32 | u32::from(policy.tag) << FLAG_SHIFT
 }
 
-/// The word that `numa_maps` has for a policy.
+/// The word that `numa_maps` has for a policy, where these nodes are.
 #[doc(alias = "mpol_to_str")]
-pub fn words(policy: NodePolicy) -> alloc::string::String {
+pub fn words(policy: NodePolicy, there: NodeSet) -> alloc::string::String {
     let mode = match policy.mode {
         NodeMode::Default => "default",
         NodeMode::Preferred => "prefer",
@@ -115,10 +119,10 @@ pub fn words(policy: NodePolicy) -> alloc::string::String {
         RELATIVE => "=relative",
         _ => "",
     };
-    let mut out = alloc::format!("{mode}{flags}");
-    if !policy.nodes.is_empty() {
+    let (mut out, nodes) = (alloc::format!("{mode}{flags}"), policy.among(there));
+    if !nodes.is_empty() {
         out.push(':');
-        out += &list(policy.nodes);
+        out += &list(nodes);
     }
     out
 }
@@ -190,8 +194,11 @@ mod tests {
         assert_eq!(policy(2 | 3 << 14, 1), Err(EINVAL));
         assert_eq!(policy(3 | 1 << 13, 1), Err(EINVAL));
         assert_eq!(policy(2 | 1 << 13, 1), Ok((NodeMode::Bind, 1)));
-        // Relative: the third node of two is the first.
-        assert_eq!(policy(2 | 1 << 14, 4), Ok((NodeMode::Bind, 1)));
+        // Relative: the third node of two is the first. What was asked for is told again.
+        assert_eq!(policy(2 | 1 << 14, 4), Ok((NodeMode::Bind, 4)));
+        assert_eq!(policy(2 | 1 << 14, 1 << 12), Ok((NodeMode::Bind, 1)));
+        assert_eq!(policy(2 | 1 << 15, 6), Ok((NodeMode::Bind, 6)));
+        assert_eq!(policy(2 | 1 << 15, 4), Err(EINVAL));
     }
 
     #[test]
@@ -200,7 +207,7 @@ mod tests {
             let mask = u64::from(mode != 0);
             assert_eq!(number(Mode::read(mode).unwrap().policy(mask, TWO).unwrap()), mode);
         }
-        let of = |mode, mask| words(Mode::read(mode).unwrap().policy(mask, TWO).unwrap());
+        let of = |mode, mask| words(Mode::read(mode).unwrap().policy(mask, TWO).unwrap(), TWO);
         assert_eq!(
             (of(0, 0), of(3, 3), of(2, 2)),
             ("default".into(), "interleave:0-1".into(), "bind:1".into())

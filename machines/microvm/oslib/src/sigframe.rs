@@ -325,6 +325,13 @@ mod tests {
     use crate::signal::*;
 
     #[test]
+    fn a_page_that_is_lost_is_told_with_its_size() {
+        let bytes = |code| SigInfo { signal: SIGBUS, code, detail: Detail::Fault { addr: 0xbad } }.to_bytes();
+        assert_eq!(bytes(code::BUS_MCEERR_AR)[16..26], [0xad, 0xb, 0, 0, 0, 0, 0, 0, 12, 0]);
+        assert_eq!(bytes(code::BUS_ADRERR)[16..26], [0xad, 0xb, 0, 0, 0, 0, 0, 0, 0, 0]);
+    }
+
+    #[test]
     fn a_frame_is_aligned_and_gives_back_what_it_saved() {
         let regs = Registers {
             rip: 0x1234,

@@ -152,14 +152,15 @@ pub fn move_page(space: &Space, at: u64, node: u32, whose: Whose) -> Moved {
 
 /// The node that a policy wants a page on that lies elsewhere.
 fn wanted(policy: NodePolicy, at: u64) -> Option<u32> {
+    let nodes = policy.among(all());
     let nth = match policy.mode {
         NodeMode::Default | NodeMode::Local => return None,
         NodeMode::Interleave | NodeMode::WeightedInterleave => {
-            (at >> PAGE_SHIFT) as usize % policy.nodes.len().max(1) as usize
+            (at >> PAGE_SHIFT) as usize % nodes.len().max(1) as usize
         }
         NodeMode::Preferred | NodeMode::Bind | NodeMode::PreferredMany => 0,
     };
-    policy.nodes.iter().nth(nth)
+    nodes.iter().nth(nth)
 }
 
 /// Pages that are looked at under one hold of the mmap lock.
@@ -240,7 +241,7 @@ pub fn bind(space: &Space, range: VaRange, policy: NodePolicy, misplaced: Mispla
     if misplaced.strict == Strict::Yes && misplaced.moves.is_none() {
         check_holes(space, range)?;
         for part in mapped(space, range)? {
-            each_page(space, part, |_, node| if policy.allows(node) { Ok(()) } else { Err(EIO) })?;
+            each_page(space, part, |_, node| if policy.allows(node, all()) { Ok(()) } else { Err(EIO) })?;
         }
     }
     space.set_node_policy(range, policy, holes).map_err(mm::errno)?;
@@ -248,7 +249,7 @@ pub fn bind(space: &Space, range: VaRange, policy: NodePolicy, misplaced: Mispla
     let mut failed = 0;
     for part in mapped(space, range)? {
         each_page(space, part, |at, node| {
-            let target = wanted(policy, at).filter(|_| !policy.allows(node));
+            let target = wanted(policy, at).filter(|_| !policy.allows(node, all()));
             if let Some(target) = target {
                 match move_page(space, at, target, whose) {
                     Moved::There | Moved::Passed(EFAULT | ENOENT) => {}

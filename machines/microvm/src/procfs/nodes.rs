@@ -158,7 +158,7 @@ pub(super) fn maps(process: &Process, from: u64, out: &mut Vec<u8>) -> Result<Op
     for vma in mm::vmas(&space, from, Detail::Pages)? {
         let own = vma.info.flags.node_policy();
         let policy = if own.mode == NodeMode::Default { task } else { own };
-        let line = line(&space, &vma, &words(policy));
+        let line = line(&space, &vma, &words(policy, nodes::all()));
         out.try_reserve(line.len()).map_err(|_| ENOMEM)?;
         out.extend_from_slice(line.as_bytes());
         next = Some(vma.info.range.end.0);

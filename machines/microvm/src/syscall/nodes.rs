@@ -124,7 +124,9 @@ pub(super) fn get_mempolicy(c: &mut Call<'_>) -> Result<usize> {
     };
     let word = match (flags & NODE != 0, flags & ADDR != 0) {
         (true, true) => nodes::node_of_touched(&space()?, at)?,
-        (true, false) if of_task && is_interleaved(policy.mode) => policy.nodes.iter().next().unwrap_or(0),
+        (true, false) if of_task && is_interleaved(policy.mode) => {
+            policy.among(nodes::all()).iter().next().unwrap_or(0)
+        }
         (true, false) => return Err(EINVAL),
         (false, _) => number(policy),
     };
