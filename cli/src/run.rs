@@ -74,7 +74,6 @@ pub fn run(options: &RunOptions) -> Result<u8> {
         disks: &disks,
         ram: options.ram,
         cpus: options.cpus,
-        nodes: options.nodes,
         accelerator,
     };
     let machine = Machine::boot(&spec, dir.path());
@@ -141,6 +140,7 @@ fn write_package(
     let record = RunRecord {
         ram: options.ram,
         cpus: options.cpus,
+        nodes: options.nodes,
         swap: options.swap,
         swap_backend: options.swap_backend,
         swap_disk,
