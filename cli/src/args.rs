@@ -360,6 +360,11 @@ pub struct RunOptions {
     #[arg(long, value_name = "PATH")]
     pub bill_file: Option<PathBuf>,
 
+    /// Show what the program uses while it runs: memory, faults, folios and swap, for each process. On a
+    /// terminal a table below its output, else a line a second on standard error
+    #[arg(long)]
+    pub watch: bool,
+
     /// Show the kernel's log on standard error
     #[arg(long, short)]
     pub verbose: bool,

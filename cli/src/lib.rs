@@ -31,3 +31,4 @@ pub mod shell;
 pub mod size;
 pub mod values;
 pub mod vm;
+pub mod watch;

@@ -26,7 +26,11 @@ use crate::vm::disk::{self, Disk};
 use crate::vm::machine::{Machine, Spec, describe};
 use crate::vm::qemu::Accelerator;
 use crate::vm::{accel, kernel, qemu};
+use crate::watch::sample::Shown;
+use crate::watch::{Watch, html};
 
+/// Milliseconds between two looks at what is used.
+const WATCH_MS: u64 = 100;
 /// How long QEMU may take to end once the kernel has powered off.
 const QEMU_GRACE: Duration = Duration::from_secs(5);
 
@@ -40,6 +44,9 @@ pub fn run(options: &RunOptions) -> Result<u8> {
         return Err(Error::usage(
             "--bill none writes no bill; leave out --bill-file, or choose text or json",
         ));
+    }
+    if options.bill == BillFormat::Html && options.bill_file.is_none() {
+        return Err(Error::usage("--bill html writes a page; say where with --bill-file PATH"));
     }
     if options.swap_file.is_some() && options.swap_backend != SwapBackend::Disk {
         return Err(Error::usage("--swap-file is for --swap-backend disk; add that, or leave the file out"));
@@ -78,8 +85,9 @@ pub fn run(options: &RunOptions) -> Result<u8> {
     };
     let machine = Machine::boot(&spec, dir.path());
     let machine = machine.map_err(|e| on_host(&format!("cannot start {}", qemu.display()), e))?;
-    let (machine, outcome) = converse(options, machine, &mut signals, &mut progress)?;
-    let status = finish(options, accelerator, machine, outcome)?;
+    let mut watch = Watch::new(if options.watch { Shown::Yes } else { Shown::No });
+    let (machine, outcome) = converse(options, machine, &mut signals, &mut progress, &mut watch)?;
+    let status = finish(options, accelerator, machine, outcome, &watch)?;
     if status != 0 {
         hint_at_files(options, &package);
     }
@@ -97,6 +105,11 @@ fn hint_at_files(options: &RunOptions, package: &Package) {
             ));
         }
     }
+}
+
+/// Whether anybody wants to know what is used while the program runs.
+fn is_watched(options: &RunOptions) -> bool {
+    options.watch || options.bill == BillFormat::Html
 }
 
 fn on_host(what: &str, error: io::Error) -> Error {
@@ -147,6 +160,7 @@ fn write_package(
         lock: options.lock,
         folios: &options.folios,
         poison: if options.no_poison { Poison::Off } else { Poison::On },
+        watch_ms: if is_watched(options) { WATCH_MS } else { 0 },
         cwd: &options.cwd,
         exe: &package.program.exe,
         args: &package.program.args,
@@ -167,6 +181,7 @@ fn converse(
     machine: Machine,
     signals: &mut Signals,
     progress: &mut Progress,
+    watch: &mut Watch,
 ) -> Result<(Machine, Outcome)> {
     let deadline = options.timeout.map(|seconds| Instant::now() + Duration::from_secs_f64(seconds));
     let on_channel =
@@ -178,7 +193,7 @@ fn converse(
             let channel = machine.accept().map_err(on_channel)?;
             let log_level = if options.verbose { LogLevel::All } else { LogLevel::Warnings };
             let session = Session::new(&channel, own_streams(), signals, progress, log_level, deadline);
-            let outcome = session.and_then(Session::run).map_err(on_channel)?;
+            let outcome = session.and_then(|session| session.watched_by(watch).run()).map_err(on_channel)?;
             return Ok((machine, outcome));
         }
         Connection::Gone => End::Died,
@@ -195,6 +210,7 @@ fn finish(
     accelerator: Accelerator,
     mut machine: Machine,
     outcome: Outcome,
+    watch: &Watch,
 ) -> Result<u8> {
     let died = |machine: &Machine, how: String, mut log: Vec<String>| {
         let last = machine.last_words();
@@ -206,7 +222,7 @@ fn finish(
     match outcome.end {
         End::Exit(status) => {
             machine.wait(QEMU_GRACE).map_err(|e| on_host("cannot wait for QEMU", e))?;
-            write_bill(options, accelerator, &outcome.bill)?;
+            write_bill(options, accelerator, &outcome.bill, watch)?;
             Ok(u8::try_from(status & 0xff).unwrap_or(u8::MAX))
         }
         End::Died => {
@@ -224,7 +240,7 @@ fn finish(
 }
 
 /// Prints the bill where the user wants it; leaks and wrong books are said in any case.
-fn write_bill(options: &RunOptions, accelerator: Accelerator, bytes: &[u8]) -> Result<()> {
+fn write_bill(options: &RunOptions, accelerator: Accelerator, bytes: &[u8], watch: &Watch) -> Result<()> {
     let parsed: Option<Value> = serde_json::from_slice(bytes).ok();
     if let Some(complaint) = parsed.as_ref().and_then(bill::complaint) {
         out::say(format_args!("{complaint}; this is a bug of anonmem, please report it"));
@@ -241,6 +257,10 @@ fn write_bill(options: &RunOptions, accelerator: Accelerator, bytes: &[u8]) -> R
     }
     let text = match options.bill {
         BillFormat::Json => format!("{parsed}\n"),
+        BillFormat::Html => {
+            let words: Vec<_> = options.program.iter().map(|word| word.to_string_lossy()).collect();
+            html::page(&watch.samples(), &parsed, &words.join(" "))
+        }
         BillFormat::Text | BillFormat::None => bill::render_text(&parsed),
     };
     match &options.bill_file {

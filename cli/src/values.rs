@@ -71,6 +71,8 @@ pub enum BillFormat {
     Text,
     /// One JSON object
     Json,
+    /// A page with the run over time: memory, swap, faults, folios; into --bill-file
+    Html,
     /// Not at all
     None,
 }

@@ -329,3 +329,36 @@ fn nothing_is_left_behind() {
     assert!(child.wait().unwrap().success());
     assert_eq!(fs::read_dir(&tmp).unwrap().count(), 0);
 }
+
+/// What the kernel tells while the program runs is shown, and drawn in the page at the end.
+#[test]
+fn looks_at_what_is_used_become_lines_and_a_page() {
+    let stage = Stage::new();
+    let file = stage.dir.path().join("bill.html");
+    let options = ["--watch", "--bill", "html", "--bill-file", file.to_str().unwrap()];
+    let output = stage.play(&options, &["true"], b"", |mut guest| {
+        let sample = |ms: u64| {
+            let json = format!(
+                "{{\"ms\":{ms},\"total\":4096000,\"free\":0,\"user\":{},\"tables\":4096,\"swap\":4096,\"faults\":{ms},\
+                 \"forks\":1,\"swap_outs\":2,\"swap_ins\":1,\"folios\":{{\"16\":1}},\"processes\":[{{\"pid\":2,\
+                 \"name\":\"true\",\"rss\":16384,\"swap\":0,\"faults\":9}}]}}",
+                ms * 1024
+            );
+            GuestFrame::Sample(json.into_bytes())
+        };
+        guest.say(&[GuestFrame::Ready, sample(1000), GuestFrame::Stdout(b"out\n".to_vec()), sample(2000)]);
+        guest.say(&[GuestFrame::Bill(b"{\"forks\":7}".to_vec()), GuestFrame::Exit(0)]);
+        guest.end("");
+    });
+    assert_eq!((output.status.code(), text(&output.stdout)), (Some(0), "out\n"), "{output:?}");
+    let lines: Vec<_> = text(&output.stderr).lines().collect();
+    assert_eq!(lines.len(), 2, "{lines:?}");
+    assert!(
+        lines[1].starts_with("anonmem: 2.0 s: memory 2.0 MiB of 3.9 MiB") && lines[1].contains("(1000/s)")
+    );
+    let page = fs::read_to_string(&file).unwrap();
+    assert!(page.matches("<svg").count() == 5 && page.contains("<code>true</code>"), "{page}");
+
+    let output = stage.command(&["--bill", "html"], &["true"]).output().unwrap();
+    assert!(output.status.code() == Some(2) && text(&output.stderr).contains("--bill-file"), "{output:?}");
+}

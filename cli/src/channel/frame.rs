@@ -23,6 +23,8 @@ pub enum GuestFrame {
     Ready,
     /// So many more bytes of standard input may be sent.
     StdinWant(u32),
+    /// What is used now, as JSON.
+    Sample(Vec<u8>),
 }
 
 /// What the command says.
@@ -89,6 +91,7 @@ impl GuestFrame {
             Self::Log(line) => encode(out, 5, line.as_bytes()),
             Self::Ready => encode(out, 6, &[]),
             Self::StdinWant(credit) => encode(out, 7, &credit.to_le_bytes()),
+            Self::Sample(json) => encode(out, 8, json),
         }
     }
 
@@ -102,6 +105,7 @@ impl GuestFrame {
             5 => Self::Log(String::from_utf8_lossy(payload).trim_end().to_string()),
             6 => Self::Ready,
             7 => Self::StdinWant(u32::from_le_bytes(word()?)),
+            8 => Self::Sample(payload.to_vec()),
             _ => return Err(FrameError::UnknownType(kind)),
         })
     }
@@ -144,7 +148,7 @@ impl Decoder {
         if [a, b, c] != [0; 3] {
             return Err(FrameError::BadHeader(*header));
         }
-        if !(1..=7).contains(&kind) {
+        if !(1..=8).contains(&kind) {
             return Err(FrameError::UnknownType(kind));
         }
         if len as usize > MAX_PAYLOAD {

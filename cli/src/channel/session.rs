@@ -15,6 +15,7 @@ use super::frame::{Decoder, FrameError, GuestFrame, HostFrame};
 use super::signals::Signals;
 use super::stdio::{self, Input, Written};
 use crate::progress::Progress;
+use crate::watch::Watch;
 
 /// Log lines kept for the report when the guest dies.
 const LOG_LINES_KEPT: usize = 30;
@@ -91,6 +92,7 @@ pub struct Session<'a> {
     status: Option<(i32, Instant)>,
     bill: Vec<u8>,
     log: Vec<String>,
+    watch: Option<&'a mut Watch>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -158,7 +160,15 @@ impl<'a> Session<'a> {
             status: None,
             bill: Vec::new(),
             log: Vec::new(),
+            watch: None,
         })
+    }
+
+    /// Hands the kernel's looks at what is used to `watch`.
+    #[must_use]
+    pub fn watched_by(mut self, watch: &'a mut Watch) -> Self {
+        self.watch = Some(watch);
+        self
     }
 
     /// Carries everything until the microVM closes the channel, time runs out or the user insists.
@@ -324,11 +334,23 @@ impl<'a> Session<'a> {
                 self.credit = self.credit.saturating_add(credit as usize);
                 Ok(())
             }
+            GuestFrame::Sample(json) => {
+                let text = self.watch.as_mut().map_or_else(String::new, |watch| watch.take(&json));
+                self.progress.finish();
+                self.stderr_open.write(self.streams.stderr, text.as_bytes()).map(drop)
+            }
         }
     }
 
-    fn output(&mut self, bytes: &[u8]) -> io::Result<()> {
+    /// Takes away what is shown of the run, before bytes of the program's.
+    fn make_way(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.progress.finish();
+        let text = self.watch.as_mut().map_or_else(String::new, |watch| watch.make_way(bytes));
+        self.stderr_open.write(self.streams.stderr, text.as_bytes()).map(drop)
+    }
+
+    fn output(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.make_way(bytes)?;
         if self.stdout_open.write(self.streams.stdout, bytes)? == Written::Closed {
             HostFrame::Signal(SIGPIPE).encode(&mut self.unsent);
         }
@@ -336,7 +358,7 @@ impl<'a> Session<'a> {
     }
 
     fn errors(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.progress.finish();
+        self.make_way(bytes)?;
         self.stderr_open.write(self.streams.stderr, bytes).map(drop)
     }
 

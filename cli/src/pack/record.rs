@@ -28,6 +28,8 @@ pub struct RunRecord<'a> {
     pub folios: &'a Folios,
     /// Whether freed frames are filled with a pattern.
     pub poison: Poison,
+    /// Milliseconds between two looks at what is used; 0 for none.
+    pub watch_ms: u64,
     /// The directory to start in.
     pub cwd: &'a Path,
     /// The program's file in the guest.
@@ -87,6 +89,9 @@ impl RunRecord<'_> {
             Poison::Off => "0",
         };
         field("poison", OsStr::new(poison))?;
+        if self.watch_ms != 0 {
+            field("watch", OsStr::new(&self.watch_ms.to_string()))?;
+        }
         field("cwd", self.cwd.as_os_str())?;
         field("exe", self.exe.as_os_str())?;
         for arg in self.args {
@@ -116,12 +121,13 @@ mod tests {
             lock: Lock::Vma,
             folios: &parse_folios("64K").unwrap(),
             poison: Poison::On,
+            watch_ms: 100,
             cwd: Path::new("/root"),
             exe: Path::new("/bin/x"),
             args: &["x".into(), "".into(), "a=b".into()],
             env: &["K=V".into()],
         };
-        let expected = "ram=4096\0cpus=2\0nodes=2\0lock=vma\0folios=64K\0swap=8192\0swap_backend=disk\0swap_disk=vdb\0poison=1\0cwd=/root\0exe=/bin/x\0arg=x\0arg=\0arg=a=b\0env=K=V\0";
+        let expected = "ram=4096\0cpus=2\0nodes=2\0lock=vma\0folios=64K\0swap=8192\0swap_backend=disk\0swap_disk=vdb\0poison=1\0watch=100\0cwd=/root\0exe=/bin/x\0arg=x\0arg=\0arg=a=b\0env=K=V\0";
         assert_eq!(String::from_utf8(record.to_bytes().unwrap()).unwrap(), expected);
         let bad = RunRecord { args: &["a\0b".into()], ..record };
         assert!(bad.to_bytes().unwrap_err().to_string().contains("zero byte"));

@@ -133,6 +133,7 @@ fn probe_archive() -> io::Result<Vec<u8>> {
         nodes: 1,
         folios: &Folios::none(),
         poison: Poison::Off,
+        watch_ms: 0,
         cwd: Path::new("/"),
         exe: Path::new("/probe"),
         args: &["probe".into()],
