@@ -245,7 +245,7 @@ fn threads_begin_while_memory_is_short() {
         return;
     }
     let program = compile("threads_short", Linked::Static);
-    let expected = host(&[program.to_str().unwrap()]);
+    let expected = host_runs(&[&program]);
     let vm = Vm::new().options(&["--ram", "64M", "--swap", "256M", "--cpus", "4"]);
     let ran = vm.run(&[program.as_os_str(), "72".as_ref()]).expect_status(0);
     assert_eq!(ran.stdout, expected);

@@ -57,6 +57,12 @@ impl Nap {
     }
 }
 
+impl Default for Worker {
+    fn default() -> Self {
+        Worker::new()
+    }
+}
+
 impl Worker {
     /// One that is off.
     pub const fn new() -> Self {

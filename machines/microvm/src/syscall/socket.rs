@@ -289,7 +289,7 @@ fn rights(c: &Call<'_>, socket: &Socket, (at, len): (u64, usize)) -> Result<File
 
 pub(super) fn sendmsg(c: &mut Call<'_>) -> Result<usize> {
     let message = message(c.args[1])?;
-    let parcel = Parcel::of(rights(c, &*socket_of(c)?.1, message.control)?)?;
+    let parcel = Parcel::of(rights(c, &socket_of(c)?.1, message.control)?)?;
     send(c, &message.pieces, c.u32(2), message.name, parcel)
 }
 

@@ -84,7 +84,7 @@ static PAGES: AtomicU64 = AtomicU64::new(0);
 
 /// Gives the most pages of all segments together: half of memory, as files have it.
 pub fn most_pages() -> u64 {
-    machine::nr_frames() as u64 / 2
+    machine::nr_frames() / 2
 }
 
 impl Segment {
