@@ -17,7 +17,7 @@ fn on_one_node_the_calls_say_what_linux_says() {
     assert!(ran.stdout.ends_with("nodes: ok\n"), "{}", ran.stdout);
     let online = std::fs::read_to_string("/sys/devices/system/node/online");
     if online.is_ok_and(|text| text == "0\n") && Path::new("/proc/self/numa_maps").exists() {
-        let host = host_runs(&program);
+        let host = host_runs(&[&program]);
         for (ours, theirs) in ran.stdout.lines().zip(host.lines()) {
             assert_eq!(ours, theirs);
         }
