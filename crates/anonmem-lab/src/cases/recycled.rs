@@ -55,8 +55,8 @@ pub static PINNED: Case = Case {
                   another program on CPU1 stores, whose page comes to the frame that became free.",
     rule: "Nobody has pinned the other program's page.",
     mutants: &[Mutant::Patch {
-        name: "pin-counted-unordered",
-        what: "the pin is counted without an order to what comes after it",
+        name: "pin-fast-no-second-look",
+        what: "the entry is not looked at again once the page is pinned",
     }],
     runs: &[Run::new(Model::Sc, Extent::Bound(2)), Run::new(Model::C11, Extent::Bound(1))],
     program: |_| {
