@@ -1,6 +1,6 @@
 //! The hot paths: what each one prepares and what is counted.
 
-use super::{counted, moving};
+use super::counted;
 use crate::{
     PAGE,
     experiments::lookup::{addresses, map_many},
@@ -121,22 +121,6 @@ pub const CASES: &[Case] = &[
     case("rmap-1", "folio_referenced of a page with 1 mapping", Bytes::Untouched, |w| rmap(w, 1)),
     case("rmap-10", "folio_referenced of a page with 10 mappings", Bytes::Untouched, |w| rmap(w, 10)),
     case("rmap-1000", "folio_referenced of a page with 1,000 mappings", Bytes::Untouched, |w| rmap(w, 1000)),
-    case("migrate", "evacuation, per page that moves", Bytes::Copied, moving::migrate),
-    case(
-        "ksm-pairs",
-        "KSM over pairs of equal pages, two sweeps, per page given up",
-        Bytes::Untouched,
-        |w| moving::merge(w, |page| page / 2),
-    ),
-    case("ksm-equal", "KSM over equal pages, two sweeps, per page given up", Bytes::Untouched, |w| {
-        moving::merge(w, |_| 1)
-    }),
-    case(
-        "ksm-programs",
-        "KSM over 16 programs alike, two sweeps, per page given up",
-        Bytes::Untouched,
-        |w| moving::merge_programs(w),
-    ),
 ];
 
 /// Pages of a case that works on many: four last-level tables.

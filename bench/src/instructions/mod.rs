@@ -15,7 +15,6 @@
 //! [`LIMIT_PERCENT`].
 
 pub mod cases;
-mod moving;
 pub mod table;
 pub mod valgrind;
 
