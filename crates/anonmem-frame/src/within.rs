@@ -117,7 +117,7 @@ mod tests {
 
     #[test]
     fn blocks_of_a_range_are_found_until_it_is_full() {
-        let frames = Frames::new(TestMachine::new(0x100, 256)).unwrap();
+        let frames = Frames::new(TestMachine::<true>::new(0x100, 256)).unwrap();
         let base = frames.machine().base_pfn();
         let range = base.offset(128)..base.offset(192);
         let within = |order, from| frames.alloc_within(Order::new(order), range.clone(), from, Search::All);

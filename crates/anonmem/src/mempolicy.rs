@@ -9,6 +9,7 @@
 use crate::{error::Error, migrate::Stays, mm::Mm, rmap::machine::Machine};
 use anonmem_frame::FolioOwner;
 use anonmem_hal::{NodePolicy, Order, Pfn, Va, VaRange};
+use core::fmt;
 
 /// Why an address has no page that lies on a node.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -20,6 +21,18 @@ pub enum NoPage {
     /// It is the page of zeroes that everybody has.
     Zeroes,
 }
+
+impl fmt::Display for NoPage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NotMapped => "nothing is mapped at the address",
+            Self::Empty => "the address has no page in memory",
+            Self::Zeroes => "the address has the page of zeroes that everybody has",
+        })
+    }
+}
+
+impl core::error::Error for NoPage {}
 
 /// Whose pages are moved.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -40,6 +53,18 @@ pub enum NotMoved {
     /// It stays.
     Stays(Stays),
 }
+
+impl fmt::Display for NotMoved {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoPage(why) => why.fmt(f),
+            Self::Shared => f.write_str("others map the page, too"),
+            Self::Stays(why) => why.fmt(f),
+        }
+    }
+}
+
+impl core::error::Error for NotMoved {}
 
 /// Whether addresses that nothing is mapped at are passed over.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

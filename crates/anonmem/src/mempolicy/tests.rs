@@ -186,7 +186,7 @@ fn pages_of_a_shared_object_are_placed() {
         let object = w.vm.shm_new(8).unwrap();
         mm.map_raw(
             pages(16, 8),
-            RW | crate::VmFlags::SHARED - crate::VmFlags::ACCOUNT,
+            RW | (crate::VmFlags::SHARED - crate::VmFlags::ACCOUNT),
             Backing::Shared(object.id()),
         );
         mm.set_node_policy(pages(16, 8), policy(NodeMode::Interleave, 3), Holes::Refused).unwrap();
