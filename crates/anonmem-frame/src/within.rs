@@ -30,8 +30,8 @@ pub enum Search {
 }
 
 impl<M: Machine> Frames<M> {
-    /// Allocates 2^order frames of `range` for a folio, the next from `from` on if that is in it. Their bytes
-    /// are whatever they were.
+    /// Allocates 2^order frames of `range` for a folio: of the first free block that begins at `from` or after
+    /// it, else of the first in `range`. Their bytes are whatever they were.
     ///
     /// # Errors
     /// [`OutOfMemory`]: the range has no such block, or all that is free is the reserve.
@@ -123,9 +123,9 @@ mod tests {
         let within = |order, from| frames.alloc_within(Order::new(order), range.clone(), from, Search::All);
         let first = within(2, range.start).unwrap();
         assert_eq!(first.pfn(), range.start);
-        // From where the caller says, and round to the beginning.
-        let second = within(0, base.offset(190)).unwrap();
-        assert_eq!(second.pfn(), base.offset(190));
+        // The next free block that begins where the caller says or after it, and round to the beginning.
+        let second = within(0, base.offset(150)).unwrap();
+        assert_eq!(second.pfn(), base.offset(160));
         let mut all = Vec::new();
         while let Ok(page) = within(0, base.offset(150)) {
             assert!(range.contains(&page.pfn()));

@@ -42,8 +42,11 @@ impl Synthetic for File {
     }
 }
 
+/// A file's name, and what it says of a node.
+type Text = (&'static str, fn(u32) -> String);
+
 /// Those of the folder itself, which say the same whichever node is asked.
-const OF_ALL: [(&str, fn(u32) -> String); 5] = [
+const OF_ALL: [Text; 5] = [
     ("has_cpu", |_| with_cpus()),
     ("has_memory", |_| all()),
     ("has_normal_memory", |_| all()),
@@ -51,7 +54,7 @@ const OF_ALL: [(&str, fn(u32) -> String); 5] = [
     ("possible", |_| all()),
 ];
 
-const OF_ONE: [(&str, fn(u32) -> String); 6] = [
+const OF_ONE: [Text; 6] = [
     ("cpulist", cpulist),
     ("cpumap", cpumap),
     ("distance", distance),
