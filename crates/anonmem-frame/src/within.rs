@@ -30,8 +30,8 @@ pub enum Search {
 }
 
 impl<M: Machine> Frames<M> {
-    /// Allocates 2^order frames of `range` for a folio: of the first free block that begins at `from` or after
-    /// it, else of the first in `range`. Their bytes are whatever they were.
+    /// Allocates 2^order frames of `range` for a folio: of the first free block that begins at `from` or
+    /// after it, else of the first in `range`. Their bytes are whatever they were.
     ///
     /// # Errors
     /// [`OutOfMemory`]: the range has no such block, or all that is free is the reserve.
