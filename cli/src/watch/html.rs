@@ -133,8 +133,8 @@ fn picture(page: &mut String, title: &str, samples: &[Sample], curves: &[Curve],
     let sum = |nth: usize| curves.iter().map(|curve| curve.values[nth]).sum::<u64>();
     let most = (0..samples.len()).map(sum).max().unwrap_or(0).max(1);
     let (first, last) = (samples[0].ms, samples[samples.len() - 1].ms);
-    let span = (last - first).max(1) as f64;
-    let x = |nth: usize| LEFT + (samples[nth].ms - first) as f64 / span * (WIDTH - LEFT - 10.0);
+    let span = last.saturating_sub(first).max(1) as f64;
+    let x = |nth: usize| LEFT + samples[nth].ms.saturating_sub(first) as f64 / span * (WIDTH - LEFT - 10.0);
     let y = |value: u64| TOP + HEIGHT * (1.0 - value as f64 / most as f64);
     let _ = write!(
         page,

@@ -136,7 +136,8 @@ impl State {
     }
 
     fn take_back(&mut self, done: &[Operation], pid: u32) {
-        for operation in done {
+        // In reverse: what is to be undone then has only values that it had, which fit.
+        for operation in done.iter().rev() {
             self.semaphores[usize::from(operation.number)].value -= i32::from(operation.change);
             if operation.flags & UNDO != 0
                 && let Some(undo) = self.undos.get_mut(&pid)

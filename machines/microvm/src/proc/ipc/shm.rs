@@ -185,7 +185,9 @@ pub fn attach(space: &Space, id: i32, addr: u64, flags: u32, cred: &Cred, pid: u
     }
     let reads = flags & READ_ONLY != 0;
     let segment = {
-        let segment = SEGMENTS.lock().get(id)?;
+        // Found and counted under one lock: else `sweep` may take it out between the two.
+        let table = SEGMENTS.lock();
+        let segment = table.get(id)?;
         segment.perm().check(cred, if reads { 0o444 } else { 0o666 })?;
         segment.attaching.fetch_add(1, SeqCst);
         segment
