@@ -10,6 +10,7 @@ use super::iov::{From, To};
 use super::parcel::{Files, Parcel};
 use crate::arch::lock::SpinLock;
 use crate::arch::mem::PAGE;
+use crate::heap;
 use crate::machine;
 use crate::sched::Mutex;
 use alloc::collections::VecDeque;
@@ -82,6 +83,9 @@ impl Message {
     /// # Errors
     /// `ENOBUFS` if there are too many, or memory has no room.
     fn new(len: usize, parcel: Option<Parcel>, from: &Arc<Address>) -> Result<Message> {
+        if heap::is_short() {
+            return Err(ENOBUFS);
+        }
         let most = machine::nr_frames() as usize * PAGE as usize / 16;
         let may = |bytes| (bytes < most).then_some(bytes + len + OVERHEAD);
         BYTES.fetch_update(Relaxed, Relaxed, may).map_err(|_| ENOBUFS)?;
@@ -258,9 +262,11 @@ impl Packets {
     pub fn end_sending(&self) {
         self.sent_all.store(true, Relaxed);
         let way = self.send.lock().clone();
-        // A datagram may come from anybody: nobody is the last.
-        if let Some(way) = way.filter(|_| self.kind == Kind::Sequenced) {
-            way.close(|state| state.writer_gone = true);
+        match (way, self.kind) {
+            (Some(way), Kind::Sequenced) => way.close(|state| state.writer_gone = true),
+            // A datagram may come from anybody: nobody is the last. But who waits for room learns of it.
+            (Some(way), Kind::Datagram) => way.drained.notify(),
+            (None, Kind::Sequenced | Kind::Datagram) => {}
         }
         self.receive.drained.notify();
     }

@@ -20,6 +20,7 @@ use anonmem_oslib::Result;
 use anonmem_oslib::errno::{EAGAIN, EBADF, EBUSY, EFAULT, EINVAL, ENFILE, ENOMEM, EPIPE};
 use anonmem_oslib::vfs::{Body, FileType, Inode};
 use core::any::Any;
+use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use linux_raw_sys::general as abi;
 
 /// Pages that a pipe holds at first.
@@ -37,6 +38,28 @@ pub struct Pipe {
     pub(super) drained: Event,
 }
 
+/// What somebody notes about bytes that go through a pipe, while it is locked.
+pub(super) trait Notes {
+    /// Gets ready; says how many bytes may be read. A write may be of any number.
+    ///
+    /// # Errors
+    /// Its own: nothing is moved.
+    fn prepare(&mut self) -> Result<usize>;
+    /// Learns how many bytes were moved.
+    fn moved(&mut self, n: usize);
+}
+
+/// Nothing is noted.
+struct NoNotes;
+
+impl Notes for NoNotes {
+    fn prepare(&mut self) -> Result<usize> {
+        Ok(usize::MAX)
+    }
+
+    fn moved(&mut self, _: usize) {}
+}
+
 /// Whether an open waits for the other kind of end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Meeting {
@@ -50,6 +73,10 @@ pub(super) struct State {
     /// Has room for `slots`.
     pub(super) buffers: VecDeque<Buffer>,
     slots: usize,
+    /// Slots for bytes that somebody is reading from a file.
+    pub(super) promised: usize,
+    /// Buffers that somebody took and is writing to a file; what is left of one comes back.
+    pub(super) in_hand: usize,
     /// Has room for [`SPARE`]; not empty while `buffers` is.
     spare: Vec<Page>,
     pub(super) readers: usize,
@@ -64,6 +91,8 @@ impl State {
         let mut state = State {
             buffers: VecDeque::new(),
             slots: SLOTS,
+            promised: 0,
+            in_hand: 0,
             spare: Vec::new(),
             readers: 0,
             writers: 0,
@@ -80,8 +109,18 @@ impl State {
         self.buffers.iter().map(|buffer| buffer.len).sum()
     }
 
+    /// Slots that are in use, or will be.
+    fn used(&self) -> usize {
+        self.buffers.len() + self.promised + self.in_hand
+    }
+
     pub(super) fn is_full(&self) -> bool {
-        self.buffers.len() >= self.slots
+        self.used() >= self.slots
+    }
+
+    /// Whether no more bytes will come; those who ask are readers, if theirs has not hung up.
+    pub(super) fn is_at_end(&self) -> bool {
+        self.in_hand == 0 && self.writers == 0 || self.readers == 0
     }
 
     /// Takes bytes until none are left or the pipe is full (`None`); adds to `done` what was taken. Odd bytes
@@ -89,7 +128,8 @@ impl State {
     ///
     /// Linux: fs/pipe.c `anon_pipe_write`.
     fn fill(&mut self, from: &mut From<'_>, done: &mut usize, merge: &mut Merge) -> Option<Result<()>> {
-        if self.readers == 0 {
+        // The writer's own end may have hung up meanwhile.
+        if self.readers == 0 || self.writers == 0 {
             return Some(Err(EPIPE));
         }
         if core::mem::replace(merge, Merge::Tried) == Merge::Untried
@@ -203,16 +243,30 @@ impl Pipe {
     /// # Errors
     /// `EAGAIN`, `EFAULT`, `ERESTARTSYS`.
     pub fn read(&self, to: &mut To<'_>, wait: Wait) -> Result<usize> {
+        self.read_noting(to, wait, &mut NoNotes)
+    }
+
+    /// As [`Pipe::read`], and `notes` learns of it. Zero, too, if the reader's own end has hung up.
+    ///
+    /// # Errors
+    /// As [`Pipe::read`]; those of `notes`.
+    pub(super) fn read_noting(&self, to: &mut To<'_>, wait: Wait, notes: &mut impl Notes) -> Result<usize> {
         if to.left() == 0 {
             return Ok(0);
         }
         let mut done = 0;
         let result = block_on(&self.filled, wait, || {
             let mut state = self.state.lock();
-            if state.buffers.is_empty() && state.writers > 0 {
+            if state.buffers.is_empty() && !state.is_at_end() {
                 return None;
             }
-            Some(state.drain(to, &mut done))
+            match notes.prepare() {
+                Ok(most) => to.truncate(most),
+                Err(error) => return Some(Err(error)),
+            }
+            let result = state.drain(to, &mut done);
+            notes.moved(done);
+            Some(result)
         });
         if done > 0 {
             self.drained.notify();
@@ -224,13 +278,34 @@ impl Pipe {
     /// Writes all there is, in pieces if it must; a page or less whole. Without readers: `EPIPE`, and SIGPIPE
     /// is the system call's to send.
     fn write(&self, from: &mut From<'_>, wait: Wait) -> Result<usize> {
+        self.write_noting(from, wait, &mut NoNotes)
+    }
+
+    /// As [`Pipe::write`], and `notes` learns of it. `EPIPE`, too, if the writer's own end has hung up.
+    ///
+    /// # Errors
+    /// As [`Pipe::write`]; those of `notes`.
+    pub(super) fn write_noting(
+        &self,
+        from: &mut From<'_>,
+        wait: Wait,
+        notes: &mut impl Notes,
+    ) -> Result<usize> {
         if from.left() == 0 {
             return Ok(0);
         }
         let (mut done, mut merge) = (0, Merge::Untried);
         let result = block_on(&self.drained, wait, || {
             let before = done;
-            let result = self.state.lock().fill(from, &mut done, &mut merge);
+            let result = {
+                let mut state = self.state.lock();
+                if let Err(error) = notes.prepare() {
+                    return Some(Err(error));
+                }
+                let result = state.fill(from, &mut done, &mut merge);
+                notes.moved(done - before);
+                result
+            };
             if done > before {
                 self.filled.notify();
             }
@@ -255,7 +330,7 @@ impl Pipe {
         let slots = size.div_ceil(SIZE).max(1).next_power_of_two();
         {
             let mut state = self.state.lock();
-            if slots < state.buffers.len() {
+            if slots < state.used() {
                 return Err(EBUSY);
             }
             let more = slots - state.buffers.len();
@@ -271,6 +346,8 @@ impl Pipe {
 pub struct PipeEnd {
     pipe: Arc<Pipe>,
     pub(super) direction: Direction,
+    /// It counts.
+    open: AtomicBool,
 }
 
 /// Which way an end goes.
@@ -305,12 +382,19 @@ impl PipeEnd {
         }
         pipe.filled.notify();
         pipe.drained.notify();
-        Arc::new(PipeEnd { pipe, direction })
+        Arc::new(PipeEnd { pipe, direction, open: AtomicBool::new(true) })
     }
-}
 
-impl Drop for PipeEnd {
-    fn drop(&mut self) {
+    /// Says whether it has not hung up.
+    pub fn is_open(&self) -> bool {
+        self.open.load(Relaxed)
+    }
+
+    /// Leaves the pipe, though somebody may still be reading or writing through this end.
+    pub fn hang_up(&self) {
+        if !self.open.swap(false, Relaxed) {
+            return;
+        }
         {
             let mut state = self.pipe.state.lock();
             state.readers -= usize::from(self.direction != Direction::Write);
@@ -318,6 +402,12 @@ impl Drop for PipeEnd {
         }
         self.pipe.filled.notify();
         self.pipe.drained.notify();
+    }
+}
+
+impl Drop for PipeEnd {
+    fn drop(&mut self) {
+        self.hang_up();
     }
 }
 

@@ -15,12 +15,13 @@ use super::parcel::Parcel;
 use super::pipe::Direction;
 use super::stream::Stream;
 use crate::arch::lock::SpinLock;
+use crate::heap;
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::sync::{Arc, Weak};
 use anonmem_oslib::Result;
 use anonmem_oslib::address::{Address, Family, LOOPBACK};
 use anonmem_oslib::errno::{
-    EADDRINUSE, EADDRNOTAVAIL, ECONNREFUSED, EDESTADDRREQ, EINPROGRESS, EINVAL, EISCONN, ENETUNREACH,
+    EADDRINUSE, EADDRNOTAVAIL, ECONNREFUSED, EDESTADDRREQ, EINPROGRESS, EINVAL, EISCONN, ENETUNREACH, ENOMEM,
     ENOTCONN, EOPNOTSUPP, EPIPE, EPROTOTYPE,
 };
 use anonmem_oslib::vfs::{FileType, Inode};
@@ -522,8 +523,15 @@ impl Socket {
     }
 
     /// Sets an option.
-    pub fn set_option(&self, level: u32, name: u32, value: u32) {
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub fn set_option(&self, level: u32, name: u32, value: u32) -> Result<()> {
+        if heap::is_short() {
+            return Err(ENOMEM);
+        }
         self.options.lock().insert((level, name), value);
+        Ok(())
     }
 
     /// Opens it.

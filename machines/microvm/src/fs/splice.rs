@@ -1,12 +1,13 @@
 //! Moving bytes between pipes, files and memory without copying where a reference will do.
 //!
-//! Locks: the state of a pipe over the transfer, as reads and writes have it. Of two pipes the one at the
-//! lower address comes first.
+//! Locks: the state of a pipe while bytes move to another pipe; of two pipes the one at the lower address
+//! comes first. A file is read and written without it: a file may be a socket, which sleeps for long, and
+//! what came along with its bytes may be the last end of the same pipe.
 //!
 //! Linux: fs/splice.c. Differs: bytes of files are copied into pages of the pipe, because files have no page
 //! cache.
 
-use super::file::{OpenFile, Wait, block_on};
+use super::file::{IN, OpenFile, Wait, block_on};
 use super::iov::To;
 use super::pages::{Buffer, SIZE};
 use super::pipe::{Pipe, State};
@@ -52,7 +53,7 @@ impl Pipe {
     fn wait_for_bytes(&self, wait: Wait) -> Result<()> {
         block_on(&self.filled, wait, || {
             let state = self.state.lock();
-            (!state.buffers.is_empty() || state.writers == 0).then_some(Ok(()))
+            (!state.buffers.is_empty() || state.is_at_end()).then_some(Ok(()))
         })
     }
 
@@ -115,36 +116,56 @@ impl Pipe {
         self.wait_for_room(wait)?;
         let mut done = 0;
         let mut stopped = Ok(());
-        let mut state = self.state.lock();
-        while done < len && !state.is_full() {
-            let Some(mut page) = state.new_page() else {
-                stopped = Err(ENOMEM);
-                break;
-            };
+        // What has nothing more now is not waited for twice.
+        while done < len && (done == 0 || file.ready() & IN != 0) {
             let wanted = SIZE.min(len - done);
-            let mut to = To::Kernel(&mut page.bytes()[..wanted]);
-            let read = match place {
-                Place::Position => file.read(&mut to),
-                Place::Offset(offset) => file.read_at(offset + done as u64, &mut to),
-            };
-            let n = *read.as_ref().unwrap_or(&0);
-            stopped = read.map(drop);
-            if n == 0 {
-                state.keep(page);
-                break;
-            }
-            state.buffers.push_back(Buffer::own(page, n));
+            let taken = self.take_file_page(wanted, |to| match place {
+                Place::Position => file.read(to),
+                Place::Offset(offset) => file.read_at(offset + done as u64, to),
+            });
+            let n = *taken.as_ref().unwrap_or(&0);
+            stopped = taken.map(drop);
             done += n;
             if n < wanted {
                 break;
             }
         }
-        drop(state);
         if done > 0 {
-            self.filled.notify();
             return Ok(done);
         }
         stopped.map(|()| 0)
+    }
+
+    /// Lets `read` fill a page with `wanted` bytes; gives how many came. None come if there is no room.
+    fn take_file_page(
+        &self,
+        wanted: usize,
+        read: impl FnOnce(&mut To<'_>) -> Result<usize>,
+    ) -> Result<usize> {
+        let mut page = {
+            let mut state = self.state.lock();
+            if state.is_full() {
+                return Ok(0);
+            }
+            let page = state.new_page().ok_or(ENOMEM)?;
+            state.promised += 1;
+            page
+        };
+        let read = read(&mut To::Kernel(&mut page.bytes()[..wanted]));
+        {
+            let mut state = self.state.lock();
+            state.promised -= 1;
+            match read {
+                Ok(n) if n > 0 => state.buffers.push_back(Buffer::own(page, n)),
+                Ok(_) | Err(_) => state.keep(page),
+            }
+        }
+        match read {
+            Ok(n) if n > 0 => self.filled.notify(),
+            // The slot and the page are somebody else's to have.
+            Ok(_) | Err(_) => self.drained.notify(),
+        }
+        read
     }
 
     /// Writes at most `len` bytes to a file; waits for the first as `wait` says. Linux: `splice_from_pipe`.
@@ -155,9 +176,8 @@ impl Pipe {
         self.wait_for_bytes(wait)?;
         let mut done = 0;
         let mut stopped = Ok(());
-        let mut state = self.state.lock();
         while done < len
-            && let Some(first) = state.buffers.front()
+            && let Some(mut first) = self.take_in_hand()
         {
             let wanted = first.len.min(len - done);
             let mut at = done as u64;
@@ -171,18 +191,41 @@ impl Pipe {
             });
             let n = *passed.as_ref().unwrap_or(&0);
             stopped = passed.map(drop);
-            state.consume(n);
+            (first.start, first.len) = (first.start + n, first.len - n);
+            self.put_back(first);
             done += n;
             if n < wanted {
                 break;
             }
         }
-        drop(state);
         if done > 0 {
-            self.drained.notify();
             return Ok(done);
         }
         stopped.map(|()| 0)
+    }
+
+    /// Takes the first buffer; other readers find what comes after it.
+    fn take_in_hand(&self) -> Option<Buffer> {
+        let mut state = self.state.lock();
+        let first = state.buffers.pop_front()?;
+        state.in_hand += 1;
+        Some(first)
+    }
+
+    /// Puts back what is left of a buffer, or the empty page.
+    fn put_back(&self, buffer: Buffer) {
+        {
+            let mut state = self.state.lock();
+            state.in_hand -= 1;
+            if buffer.len > 0 {
+                state.buffers.push_front(buffer);
+            } else if let Some(page) = buffer.into_own() {
+                state.keep(page);
+            }
+        }
+        // Readers wait for what is in hand; it may have been the last.
+        self.filled.notify();
+        self.drained.notify();
     }
 
     /// Moves or lends at most `len` bytes to another pipe, by reference. Linux: `splice_pipe_to_pipe`,
@@ -212,7 +255,7 @@ impl Pipe {
                     Source::Goes => move_buffers(&mut from_state, &mut to_state, len),
                     Source::Stays => lend_buffers(&mut from_state, &mut to_state, len),
                 };
-                (moved, from_state.buffers.is_empty() && from_state.writers == 0)
+                (moved, from_state.buffers.is_empty() && from_state.is_at_end())
             };
             if moved > 0 {
                 to.filled.notify();

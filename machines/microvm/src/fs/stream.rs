@@ -1,25 +1,27 @@
 //! Two connected sockets that send bytes in a row: two pipes, and the descriptions that go along.
+//!
+//! Which bytes a parcel came with is noted under the lock of the pipe, with the bytes. So parcels are in the
+//! order of their bytes, whoever sends at the same time, and nobody receives bytes of two parcels at once.
 
 use super::file::{ERR, HUP, IN, OUT, Object, Ready, Wait};
 use super::iov::{From, To};
 use super::parcel::{Files, Parcel};
-use super::pipe::{Direction, Meeting, Pipe, PipeEnd};
+use super::pipe::{Direction, Meeting, Notes, Pipe, PipeEnd};
 use crate::arch::lock::SpinLock;
 use alloc::collections::VecDeque;
 use alloc::sync::Arc;
-use alloc::vec::Vec;
 use anonmem_oslib::Result;
 use anonmem_oslib::errno::{ENOBUFS, EPIPE};
 use linux_raw_sys::general as abi;
 
-/// What goes along with these bytes.
+/// What goes along with these bytes: none of them was received.
 struct Sent {
     first: u64,
     end: u64,
     parcel: Parcel,
 }
 
-/// What goes along in one direction, and where.
+/// What goes along in one direction, and where. It changes only under the lock of the pipe.
 #[derive(Default)]
 struct Way {
     sent: u64,
@@ -27,10 +29,58 @@ struct Way {
     parcels: VecDeque<Sent>,
 }
 
-/// One of two; each end is gone after `shutdown`.
+/// Notes what goes along with bytes that are sent: with the first of them that fit.
+struct Sending<'a> {
+    way: &'a SpinLock<Way>,
+    parcel: Option<Parcel>,
+}
+
+impl Notes for Sending<'_> {
+    fn prepare(&mut self) -> Result<usize> {
+        if self.parcel.is_some() {
+            self.way.lock().parcels.try_reserve(1).map_err(|_| ENOBUFS)?;
+        }
+        Ok(usize::MAX)
+    }
+
+    fn moved(&mut self, n: usize) {
+        let mut way = self.way.lock();
+        let first = way.sent;
+        way.sent += n as u64;
+        let end = way.sent;
+        if n > 0
+            && let Some(parcel) = self.parcel.take()
+        {
+            way.parcels.push_back(Sent { first, end, parcel });
+        }
+    }
+}
+
+/// Finds what came along with bytes that are received, which are those of one parcel at most.
+struct Receiving<'a> {
+    way: &'a SpinLock<Way>,
+    came: Option<Parcel>,
+}
+
+impl Notes for Receiving<'_> {
+    fn prepare(&mut self) -> Result<usize> {
+        let way = self.way.lock();
+        Ok(way.parcels.front().map_or(usize::MAX, |sent| (sent.end - way.received) as usize))
+    }
+
+    fn moved(&mut self, n: usize) {
+        let mut way = self.way.lock();
+        way.received += n as u64;
+        if way.parcels.front().is_some_and(|sent| sent.first < way.received) {
+            self.came = way.parcels.pop_front().map(|sent| sent.parcel);
+        }
+    }
+}
+
+/// One of two; an end hangs up at `shutdown`.
 pub struct Stream {
-    receive: SpinLock<Option<Arc<PipeEnd>>>,
-    send: SpinLock<Option<Arc<PipeEnd>>>,
+    receive: Arc<PipeEnd>,
+    send: Arc<PipeEnd>,
     receives: Arc<SpinLock<Way>>,
     sends: Arc<SpinLock<Way>>,
 }
@@ -43,7 +93,7 @@ impl Stream {
     pub fn pair() -> Result<(Stream, Stream)> {
         let (there, back) = (Pipe::new(Meeting::Skipped)?, Pipe::new(Meeting::Skipped)?);
         let (goes, comes) = (Arc::<SpinLock<Way>>::default(), Arc::<SpinLock<Way>>::default());
-        let end = |pipe: &Arc<Pipe>, direction| SpinLock::new(Some(PipeEnd::new(pipe.clone(), direction)));
+        let end = |pipe: &Arc<Pipe>, direction| PipeEnd::new(pipe.clone(), direction);
         let other = Stream {
             receive: end(&there, Direction::Read),
             send: end(&back, Direction::Write),
@@ -65,83 +115,37 @@ impl Stream {
     /// # Errors
     /// A pipe's.
     pub fn receive(&self, to: &mut To<'_>, wait: Wait) -> Result<(usize, Files)> {
-        let end = self.receive.lock().clone();
-        let Some(end) = end else { return Ok((0, Files::new())) };
-        let until = {
-            let way = self.receives.lock();
-            way.parcels
-                .front()
-                .map_or(usize::MAX, |sent| sent.end.saturating_sub(way.received).max(1) as usize)
-        };
-        let n = match to {
-            To::User(pieces) if pieces.left() > until => {
-                pieces.truncate(until);
-                end.read(to, wait)?
-            }
-            _ => end.read(to, wait)?,
-        };
-        let mut came = Vec::new();
-        {
-            let mut way = self.receives.lock();
-            way.received += n as u64;
-            while way.parcels.front().is_some_and(|sent| sent.first < way.received) {
-                came.extend(way.parcels.pop_front().map(|sent| sent.parcel));
-            }
-        }
-        Ok((n, came.into_iter().flat_map(Parcel::open).collect()))
+        let mut receiving = Receiving { way: &self.receives, came: None };
+        let n = self.receive.pipe().read_noting(to, wait, &mut receiving)?;
+        Ok((n, receiving.came.map_or_else(Files::new, Parcel::open)))
     }
 
-    /// Sends bytes, and what goes along with them.
+    /// Sends bytes, and what goes along with them; with no bytes, nothing goes along.
     ///
     /// # Errors
     /// A pipe's; `EPIPE`, `ENOBUFS`.
     pub fn send(&self, from: &mut From<'_>, wait: Wait, parcel: Option<Parcel>) -> Result<usize> {
-        let end = self.send.lock().clone().ok_or(EPIPE)?;
-        let mut at = None;
-        if let Some(parcel) = parcel {
-            let mut way = self.sends.lock();
-            if way.parcels.try_reserve(1).is_err() {
-                drop(way);
-                return Err(ENOBUFS);
-            }
-            let (first, end) = (way.sent, way.sent + from.left() as u64);
-            way.parcels.push_back(Sent { first, end, parcel });
-            at = Some(first);
+        if !self.send.is_open() {
+            return Err(EPIPE);
         }
-        let sent = end.write(from, wait);
-        let mut way = self.sends.lock();
-        match (&sent, at) {
-            (Ok(n), at) => {
-                way.sent += *n as u64;
-                let sent = way.sent;
-                if let Some(there) = way.parcels.iter_mut().rfind(|there| Some(there.first) == at) {
-                    there.end = sent;
-                }
-            }
-            (Err(_), Some(at)) => {
-                // Nothing went, so nothing goes along.
-                let place = way.parcels.iter().rposition(|there| there.first == at);
-                let back = place.and_then(|place| way.parcels.remove(place));
-                drop(way);
-                drop(back);
-            }
-            (Err(_), None) => {}
-        }
-        sent
+        self.send.pipe().write_noting(from, wait, &mut Sending { way: &self.sends, parcel })
     }
 
-    /// Ends receiving, sending or both.
+    /// Ends receiving, sending or both; whoever waits to do so waits no longer.
     pub fn shutdown(&self, direction: Direction) {
-        let receive = if direction != Direction::Write { self.receive.lock().take() } else { None };
-        let send = if direction != Direction::Read { self.send.lock().take() } else { None };
-        drop((receive, send));
+        if direction != Direction::Write {
+            self.receive.hang_up();
+        }
+        if direction != Direction::Read {
+            self.send.hang_up();
+        }
     }
 
     /// Says what would not wait now.
     pub fn ready(&self) -> Ready {
-        let (receive, send) = (self.receive.lock().clone(), self.send.lock().clone());
-        let (receive, send) = (receive.map_or(HUP, |end| end.ready()), send.map_or(ERR, |end| end.ready()));
-        let (received_all, sent_all) = (receive & HUP != 0, send & ERR != 0);
+        let (receive, send) = (self.receive.ready(), self.send.ready());
+        let received_all = receive & HUP != 0 || !self.receive.is_open();
+        let sent_all = send & ERR != 0 || !self.send.is_open();
         let ended = if received_all { IN | abi::POLLRDHUP } else { 0 };
         let writable = if sent_all { OUT } else { send & OUT };
         receive & IN | writable | ended | if received_all && sent_all { HUP } else { 0 }
@@ -152,14 +156,14 @@ impl Stream {
     /// # Errors
     /// None.
     pub fn readable(&self) -> Result<usize> {
-        let end = self.receive.lock().clone();
-        end.map_or(Ok(0), |end| end.readable())
+        self.receive.readable()
     }
 }
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        // What nobody receives goes now.
+        // Nobody sends more; what nobody receives goes now.
+        self.receive.hang_up();
         let left = core::mem::take(&mut self.receives.lock().parcels);
         drop(left);
     }

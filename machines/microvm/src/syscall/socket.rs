@@ -17,6 +17,7 @@ use alloc::vec::Vec;
 use anonmem_oslib::Result;
 use anonmem_oslib::abi::{Fields, Packer};
 use anonmem_oslib::address::{Address, Family};
+use anonmem_oslib::cred::Cap;
 use anonmem_oslib::errno::{
     EADDRINUSE, EAFNOSUPPORT, ECONNREFUSED, EEXIST, EINVAL, ENOPROTOOPT, ENOTSOCK, EOPNOTSUPP, EPERM,
     EPROTONOSUPPORT, ESOCKTNOSUPPORT,
@@ -287,9 +288,16 @@ fn rights(c: &Call<'_>, socket: &Socket, (at, len): (u64, usize)) -> Result<File
     Ok(files)
 }
 
+/// Who answers for descriptions that are sent. Linux: net/unix/af_unix.c `too_many_unix_fds`.
+fn sender(c: &Call<'_>) -> parcel::Sender {
+    let cred = c.thread.cred();
+    let unlimited = cred.has(Cap::SysResource) || cred.has(Cap::SysAdmin);
+    parcel::Sender { user: cred.user.real, most: if unlimited { usize::MAX } else { c.nofile() as usize } }
+}
+
 pub(super) fn sendmsg(c: &mut Call<'_>) -> Result<usize> {
     let message = message(c.args[1])?;
-    let parcel = Parcel::of(rights(c, &socket_of(c)?.1, message.control)?)?;
+    let parcel = Parcel::of(rights(c, &socket_of(c)?.1, message.control)?, sender(c))?;
     send(c, &message.pieces, c.u32(2), message.name, parcel)
 }
 
@@ -371,7 +379,8 @@ const NAMES: u32 = 64;
 /// Linux: net.core.wmem_default.
 const BUFFER: u32 = 212_992;
 
-/// What an option is; those that are set are remembered, and change nothing.
+/// What an option is; those that are set are remembered, and change nothing. Levels and names are few, so
+/// what a socket remembers is bounded.
 fn option(socket: &Socket, level: u32, name: u32) -> Vec<u8> {
     let number = |value: u32| Packer::new().u32(value).0;
     let set = |otherwise| socket.option(level, name).unwrap_or(otherwise);
@@ -417,9 +426,9 @@ pub(super) fn sockopt(c: &mut Call<'_>) -> Result<usize> {
         (SOL_SOCKET, SO_LINGER | SO_RCVTIMEO | SO_SNDTIMEO) => {}
         _ if c.u32(4) < 4 => return Err(EINVAL),
         (SOL_SOCKET, SO_SNDBUF | SO_RCVBUF) => {
-            socket.set_option(level, name, user::read_u32(at)?.clamp(1152, BUFFER));
+            socket.set_option(level, name, user::read_u32(at)?.clamp(1152, BUFFER))?;
         }
-        _ => socket.set_option(level, name, user::read_u32(at)?),
+        _ => socket.set_option(level, name, user::read_u32(at)?)?,
     }
     Ok(0)
 }
