@@ -10,6 +10,7 @@
 #include <stddef.h>
 #include <sys/epoll.h>
 #include <sys/ioctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -441,6 +442,130 @@ static void udp(void)
     close(b);
 }
 
+struct waiter {
+    int fd, result;
+    void *(*call)(void *);
+};
+
+static void *waits_to_receive(void *arg)
+{
+    struct waiter *waiter = arg;
+    char byte;
+    waiter->result = result(recv(waiter->fd, &byte, 1, 0));
+    return NULL;
+}
+
+static void *waits_to_send(void *arg)
+{
+    static char much[1 << 20];
+    struct waiter *waiter = arg;
+    long sent;
+    while ((sent = send(waiter->fd, much, sizeof much, MSG_NOSIGNAL)) > 0)
+        ;
+    waiter->result = result(sent);
+    return NULL;
+}
+
+/* A shutdown ends the wait of another thread, whichever side asks for it. */
+static void hang_up(void)
+{
+    printf("shutdown while one waits:");
+    for (int i = 0; i < 5; i++) {
+        static const int how[] = {SHUT_RD, SHUT_WR, SHUT_RDWR, SHUT_WR, SHUT_RD};
+        int pair[2];
+        pthread_t thread;
+        CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, pair) == 0);
+        struct waiter waiter = {pair[0], 0, i < 3 ? waits_to_receive : waits_to_send};
+        CHECK(pthread_create(&thread, NULL, waiter.call, &waiter) == 0);
+        usleep(20000);
+        /* The last two: its own end, and the other's. */
+        CHECK(shutdown(pair[i == 1 || i == 4], how[i]) == 0);
+        CHECK(pthread_join(thread, NULL) == 0);
+        printf(" %d", waiter.result);
+        close(pair[0]);
+        close(pair[1]);
+    }
+    int pair[2];
+    char bytes[4] = "";
+    CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, pair) == 0 && write(pair[1], "ab", 2) == 2 && shutdown(pair[0], SHUT_RD) == 0);
+    printf(", left %d", result(read(pair[0], bytes, 4)));
+    printf(" %d\n", result(read(pair[0], bytes, 4)));
+    close(pair[0]);
+    close(pair[1]);
+}
+
+/* Parcels of nothing, one parcel at a time by splice, and sockets that are on their way through one another. */
+static void parcels(void)
+{
+    int pair[2], ends[2], pipes[2];
+    char bytes[32] = "";
+    CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, pair) == 0 && pipe(ends) == 0 && pipe(pipes) == 0);
+    printf("parcels: of nothing %d", send_files(pair[0], "", ends, 1));
+    close(ends[0]);
+    printf(", gone %d", result(write(ends[1], "x", 1)));
+    close(ends[1]);
+    CHECK(pipe(ends) == 0);
+    CHECK(send_files(pair[0], "one", ends, 1) == 3 && send_files(pair[0], "second", ends, 1) == 6);
+    printf(", two by read %d", result(read(pair[1], bytes, sizeof bytes)));
+    printf(" %d", result(read(pair[1], bytes, sizeof bytes)));
+    close(ends[0]);
+    printf(", gone %d", result(write(ends[1], "x", 1)));
+    close(ends[1]);
+    /* What comes along is the last end of the pipe that the bytes go to. */
+    CHECK(send_files(pair[0], "last", &pipes[0], 1) == 4);
+    close(pipes[0]);
+    printf(", splice %d", result(splice(pair[1], NULL, pipes[1], NULL, 100, 0)));
+    printf(", gone %d", result(write(pipes[1], "x", 1)));
+    close(pipes[1]);
+    close(pair[0]);
+    close(pair[1]);
+    CHECK(pipe(ends) == 0);
+    int before = ends[0];
+    for (int i = 0; i < 1000; i++) {
+        CHECK(socketpair(AF_UNIX, i & 1 ? SOCK_DGRAM : SOCK_STREAM, 0, pair) == 0);
+        CHECK(send_files(pair[1], "x", &before, 1) == 1);
+        close(before);
+        close(pair[1]);
+        before = pair[0];
+    }
+    printf(", chain there %d", result(write(ends[1], "x", 1)));
+    close(before);
+    /* Whoever lets it go may be late. */
+    int gone;
+    while ((gone = result(write(ends[1], "x", 1))) > 0)
+        usleep(1000);
+    printf(", gone %d\n", gone);
+    close(ends[1]);
+}
+
+/* A connection stays in the queue while there is no descriptor for it. */
+static void no_descriptor(void)
+{
+    int server = fresh(AF_UNIX, SOCK_STREAM), client = fresh(AF_UNIX, SOCK_STREAM);
+    CHECK(named(server, "@anonmem-full", bind) == 0 && listen(server, 5) == 0 && named(client, "@anonmem-full", connect) == 0);
+    int free_fd = dup(server);
+    CHECK(free_fd >= 0);
+    close(free_fd);
+    struct rlimit old, limit;
+    CHECK(getrlimit(RLIMIT_NOFILE, &old) == 0);
+    limit = (struct rlimit){free_fd, old.rlim_max};
+    CHECK(setrlimit(RLIMIT_NOFILE, &limit) == 0);
+    printf("no descriptor: %d", result(accept(server, NULL, NULL)));
+    CHECK(setrlimit(RLIMIT_NOFILE, &old) == 0);
+    int served = accept4(server, NULL, NULL, SOCK_NONBLOCK);
+    printf(", then %d", served == free_fd);
+    int next = dup(server);
+    close(next);
+    CHECK(fcntl(server, F_SETFL, O_NONBLOCK) == 0);
+    printf(", nothing waits %d", result(accept(server, NULL, NULL)));
+    int again = dup(server);
+    printf(", free again %d\n", again == next);
+    close(again);
+    close(served);
+    close(client);
+    close(server);
+}
+
 int main(void)
 {
     signal(SIGPIPE, SIG_IGN);
@@ -461,6 +586,9 @@ int main(void)
     passes(SOCK_STREAM);
     passes(SOCK_DGRAM);
     passes(SOCK_SEQPACKET);
+    hang_up();
+    parcels();
+    no_descriptor();
     tcp();
     udp();
     return 0;

@@ -9,7 +9,7 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use anonmem_oslib::Result;
-use anonmem_oslib::errno::{EBADF, EINVAL, EMFILE, ENOMEM};
+use anonmem_oslib::errno::{EBADF, EBUSY, EINVAL, EMFILE, ENOMEM};
 
 /// The most descriptors that a limit may allow (`fs.nr_open`).
 pub const NR_OPEN: u32 = 1 << 20;
@@ -27,7 +27,8 @@ pub enum OnExec {
 
 #[derive(Clone)]
 struct Slot {
-    file: Arc<OpenFile>,
+    /// None yet where somebody has reserved the number: only [`Slots::free_from`] sees it.
+    file: Option<Arc<OpenFile>>,
     on_exec: OnExec,
 }
 
@@ -47,6 +48,10 @@ struct Slots {
 }
 
 impl Slots {
+    fn file(&self, fd: u32) -> Option<&Arc<OpenFile>> {
+        self.slot(fd)?.file.as_ref()
+    }
+
     fn slot(&self, fd: u32) -> Option<&Slot> {
         self.groups.get(fd as usize / GROUP)?.as_ref()?.get(fd as usize % GROUP)?.as_ref()
     }
@@ -74,7 +79,11 @@ impl Slots {
         let (first, within) = (from as usize / GROUP, from as usize % GROUP);
         (first..self.groups.len()).find_map(|number| {
             let skip = if number == first { within } else { 0 };
-            let at = self.groups[number].as_ref()?.iter().skip(skip).position(Option::is_some)?;
+            let at = self.groups[number]
+                .as_ref()?
+                .iter()
+                .skip(skip)
+                .position(|slot| slot.as_ref().is_some_and(|slot| slot.file.is_some()))?;
             Some((number * GROUP + skip + at) as u32)
         })
     }
@@ -89,6 +98,11 @@ impl Slots {
     }
 
     fn take(&mut self, fd: u32) -> Option<Slot> {
+        self.file(fd)?;
+        self.free(fd)
+    }
+
+    fn free(&mut self, fd: u32) -> Option<Slot> {
         let slot = self.slot_mut(fd)?.take()?;
         self.first_free = self.first_free.min(fd);
         Some(slot)
@@ -116,13 +130,15 @@ impl FdTable {
                 Some(group) => {
                     let mut copy = new_group()?;
                     copy.clone_from_slice(group);
+                    // What the parent has reserved is not the child's.
+                    copy.iter_mut().for_each(|slot| drop(slot.take_if(|slot| slot.file.is_none())));
                     Some(copy)
                 }
                 None => None,
             };
             groups.push(copy);
         }
-        Ok(FdTable { slots: SpinLock::new(Slots { groups, first_free: slots.first_free }) })
+        Ok(FdTable { slots: SpinLock::new(Slots { groups, first_free: 0 }) })
     }
 
     /// Gives the description of `fd`.
@@ -130,7 +146,7 @@ impl FdTable {
     /// # Errors
     /// `EBADF`.
     pub fn get(&self, fd: u32) -> Result<Arc<OpenFile>> {
-        self.slots.lock().slot(fd).map(|slot| slot.file.clone()).ok_or(EBADF)
+        self.slots.lock().file(fd).cloned().ok_or(EBADF)
     }
 
     /// Gives the lowest free number from `least` on to `file`; all numbers are below `limit`.
@@ -138,6 +154,20 @@ impl FdTable {
     /// # Errors
     /// `EMFILE`, `ENOMEM`, `EINVAL` if `least` is beyond the limit.
     pub fn insert(&self, file: Arc<OpenFile>, on_exec: OnExec, least: u32, limit: u32) -> Result<u32> {
+        self.put(Slot { file: Some(file), on_exec }, least, limit)
+    }
+
+    /// Keeps the lowest free number below `limit` for a description that is yet to come: nobody else gets it,
+    /// nor sees it. Linux: `get_unused_fd_flags`.
+    ///
+    /// # Errors
+    /// `EMFILE`, `ENOMEM`.
+    pub fn reserve(self: Arc<Self>, on_exec: OnExec, limit: u32) -> Result<Reserved> {
+        let fd = self.put(Slot { file: None, on_exec }, 0, limit)?;
+        Ok(Reserved { table: self, fd: Some(fd) })
+    }
+
+    fn put(&self, slot: Slot, least: u32, limit: u32) -> Result<u32> {
         if least >= limit {
             return Err(if least == 0 { EMFILE } else { EINVAL });
         }
@@ -146,7 +176,7 @@ impl FdTable {
         if free >= limit {
             return Err(EMFILE);
         }
-        *slots.grow(free)? = Some(Slot { file, on_exec });
+        *slots.grow(free)? = Some(slot);
         if least <= slots.first_free {
             slots.first_free = free + 1;
         }
@@ -156,12 +186,19 @@ impl FdTable {
     /// Makes `fd`, which is below `limit`, stand for `file`, closing what it stood for.
     ///
     /// # Errors
-    /// `EBADF` if the number is beyond the limit, `ENOMEM`.
+    /// `EBADF` if the number is beyond the limit, `EBUSY` if it is reserved, `ENOMEM`.
     pub fn replace(&self, fd: u32, file: Arc<OpenFile>, on_exec: OnExec, limit: u32) -> Result<()> {
         if fd >= limit {
             return Err(EBADF);
         }
-        let old = self.slots.lock().grow(fd)?.replace(Slot { file, on_exec });
+        let old = {
+            let mut slots = self.slots.lock();
+            let place = slots.grow(fd)?;
+            if place.as_ref().is_some_and(|slot| slot.file.is_none()) {
+                return Err(EBUSY);
+            }
+            place.replace(Slot { file: Some(file), on_exec })
+        };
         drop(old);
         Ok(())
     }
@@ -180,7 +217,8 @@ impl FdTable {
     /// # Errors
     /// `EBADF`.
     pub fn on_exec(&self, fd: u32) -> Result<OnExec> {
-        self.slots.lock().slot(fd).map(|slot| slot.on_exec).ok_or(EBADF)
+        let slots = self.slots.lock();
+        slots.slot(fd).filter(|slot| slot.file.is_some()).map(|slot| slot.on_exec).ok_or(EBADF)
     }
 
     /// Says what execve is to do with `fd`.
@@ -189,7 +227,8 @@ impl FdTable {
     /// `EBADF`.
     pub fn set_on_exec(&self, fd: u32, on_exec: OnExec) -> Result<()> {
         let mut slots = self.slots.lock();
-        let slot = slots.slot_mut(fd).and_then(Option::as_mut).ok_or(EBADF)?;
+        let slot =
+            slots.slot_mut(fd).and_then(Option::as_mut).filter(|slot| slot.file.is_some()).ok_or(EBADF)?;
         slot.on_exec = on_exec;
         Ok(())
     }
@@ -227,5 +266,34 @@ impl FdTable {
             next = fd + 1;
             Some(fd)
         })
+    }
+}
+
+/// A number that is kept for a description; free again if none comes.
+pub struct Reserved {
+    table: Arc<FdTable>,
+    /// None once it is the program's.
+    fd: Option<u32>,
+}
+
+impl Reserved {
+    /// Gives the number to `file`, and says what it is.
+    ///
+    /// # Errors
+    /// `EBADF`: it was filled before.
+    pub fn fill(mut self, file: Arc<OpenFile>) -> Result<u32> {
+        let fd = self.fd.take().ok_or(EBADF)?;
+        if let Some(Some(slot)) = self.table.slots.lock().slot_mut(fd) {
+            slot.file = Some(file);
+        }
+        Ok(fd)
+    }
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        if let Some(fd) = self.fd {
+            self.table.slots.lock().free(fd);
+        }
     }
 }

@@ -11,6 +11,7 @@ use crate::fs::packets::Received;
 use crate::fs::parcel::{self, Files, Parcel};
 use crate::fs::pipe::Direction;
 use crate::fs::socket::{self, Kind, Socket, Who};
+use crate::fs::table::OnExec;
 use crate::fs::vfs;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -155,15 +156,14 @@ pub(super) fn accept(c: &mut Call<'_>) -> Result<usize> {
     let has_flags = c.frame.syscall_nr() == u64::from(abi::__NR_accept4);
     let flags = if has_flags { super::call::only(c.u32(3), abi::O_NONBLOCK | abi::O_CLOEXEC)? } else { 0 };
     let (file, listener) = socket_of(c)?;
+    // Before a connection is taken, which nobody could put back.
+    let on_exec = if flags & abi::O_CLOEXEC != 0 { OnExec::Close } else { OnExec::Keep };
+    let fd = c.thread.files().reserve(on_exec, c.nofile())?;
     let socket = listener.accept(file.wait())?;
     let peer = socket.peer()?;
     let family = socket.family;
-    let fd = install(c, socket.open(flags & abi::O_NONBLOCK), flags)?;
-    if let Err(error) = put_address(family, &peer, c.args[1], c.args[2]) {
-        c.thread.files().close(fd as u32)?;
-        return Err(error);
-    }
-    Ok(fd)
+    put_address(family, &peer, c.args[1], c.args[2])?;
+    Ok(fd.fill(socket.open(flags & abi::O_NONBLOCK))? as usize)
 }
 
 /// Raises SIGPIPE if nobody will read, unless the flags say no.
