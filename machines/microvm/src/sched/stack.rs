@@ -7,7 +7,7 @@
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-use super::task::OutOfMemory;
+use super::task::{OutOfMemory, Task, try_current_task};
 use crate::arch::lock::SpinLock;
 use crate::arch::mem::{PAGE, PhysAddr, STACK_AREA};
 use crate::arch::tlb;
@@ -63,10 +63,11 @@ impl KernelStack {
             return Ok(KernelStack { slot });
         }
         let slot = take_empty_slot()?;
-        // Pages of programs leave for a stack as they leave for one another.
-        while let Err(error) = map(slot) {
-            if !machine::vm().reclaim_some() {
-                give_empty_slot(slot);
+        let mut mapped = 0;
+        // Pages of programs leave for a stack as they leave for one another; not for who is about to end.
+        while let Err(error) = map(slot, &mut mapped) {
+            if current_is_ending() || !machine::vm().reclaim_some() {
+                unmap_part(slot, mapped);
                 return Err(error);
             }
         }
@@ -134,25 +135,41 @@ fn bottom(slot: u64) -> u64 {
     slot_base(slot) + SLOT - STACK
 }
 
-fn map(slot: u64) -> Result<(), OutOfMemory> {
-    for index in 0..PAGES_EACH {
-        let mapped = heap::alloc_page().is_some_and(|page| {
-            let done = paging::map_page(bottom(slot) + index * PAGE, page, &mut heap::alloc_page);
+fn current_is_ending() -> bool {
+    try_current_task().and_then(Task::thread).is_some_and(|thread| thread.is_ending())
+}
+
+/// Maps what is not mapped yet: the first `mapped` pages are, and stay if there are no more.
+fn map(slot: u64, mapped: &mut u64) -> Result<(), OutOfMemory> {
+    while *mapped < PAGES_EACH {
+        let done = heap::alloc_page().is_some_and(|page| {
+            let done = paging::map_page(bottom(slot) + *mapped * PAGE, page, &mut heap::alloc_page);
             if !done {
                 heap::free_page(page);
             }
             done
         });
-        if !mapped {
-            // Nobody has touched the pages: no translation of them is cached.
-            for index in 0..index {
-                free(paging::unmap_page(bottom(slot) + index * PAGE));
-            }
+        if !done {
             return Err(OutOfMemory);
         }
+        *mapped += 1;
         PAGES.fetch_add(1, Relaxed);
     }
     Ok(())
+}
+
+/// Takes the first `mapped` pages of a stack away that did not get all. Nobody has touched them, but a CPU
+/// may have translated their addresses all the same.
+fn unmap_part(slot: u64, mapped: u64) {
+    let mut pages = [0; PAGES_EACH as usize];
+    for (index, page) in (0..mapped).zip(&mut pages) {
+        *page = paging::unmap_page(bottom(slot) + index * PAGE);
+    }
+    if mapped > 0 {
+        tlb::flush_kernel(bottom(slot), bottom(slot) + STACK);
+    }
+    pages[..mapped as usize].iter().for_each(|page| free(*page));
+    give_empty_slot(slot);
 }
 
 /// Takes the pages of unused stacks away: unmap all, flush everywhere once, then free.
