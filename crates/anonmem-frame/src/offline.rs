@@ -4,7 +4,10 @@
 //!
 //! Several may want the same frame. Its metadata says for whom it is out of use, and the stronger reason
 //! stays. Compaction may have a frame that is to be unplugged meanwhile: then it is unplugged. Nobody gives
-//! back what another one has taken.
+//! back what is out of use for another reason.
+//!
+//! A page whose frame is bad may be somebody's for a moment longer. It is marked, and the frame goes out of
+//! use instead of to the free lists. The mark is in a word that whoever frees a page compares anyway.
 //!
 //! Locks: the CPUs' lists, then the zone.
 //!
@@ -14,9 +17,11 @@
 use crate::{
     buddy::Buddy,
     class::Class,
+    folio::FolioRef,
     frames::Frames,
     memmap::Memmap,
     meta::{Kind, flags},
+    zone::not_allocated,
 };
 use anonmem_hal::{MAX_ORDER, Machine, Order, Pfn};
 use anonmem_sync::Ordering::Relaxed;
@@ -52,16 +57,16 @@ impl OutFor {
 }
 
 impl<M: Machine> Frames<M> {
-    /// Takes the free frames of `range` out of use; returns how many. What is out of use for a weaker reason
-    /// is out of use for this one from now on.
+    /// Takes the free frames of `range` out of use. What is out of use for a weaker reason is out of use for
+    /// this one from now on. Returns how many frames that are together.
     #[doc(alias = "offline_pages")]
     pub fn take_offline(&self, range: Range<Pfn>, why: OutFor) -> u64 {
         let range = self.indices(&range);
         self.drain_pcp();
         self.with_buddy(|buddy| {
-            let taken = buddy.take_within(&self.memmap, range, why);
+            let (taken, upgraded) = buddy.take_within(&self.memmap, range, why);
             self.used_large.add(Class::Offline, i64::from(taken));
-            u64::from(taken)
+            u64::from(taken + upgraded)
         })
     }
 
@@ -108,6 +113,42 @@ impl<M: Machine> Frames<M> {
     }
 }
 
+impl<M: Machine> FolioRef<'_, M> {
+    /// Lets the frame of the page go out of use for good when the last one lets go of the page.
+    ///
+    /// # Panics
+    /// If it is no folio of one page.
+    #[doc(alias = "SetPageHWPoison")]
+    pub fn retire_when_freed(&self) {
+        let folio = self.folio();
+        assert!(folio.owned_order() == Order::ZERO, "a part of {folio:?} goes out of use");
+        // Relaxed: whoever frees the page sees it by the counts, which he brought to 0 after this one's.
+        folio.meta().flags.fetch_or(flags::BAD, Relaxed);
+    }
+}
+
+impl<M: Machine> Frames<M> {
+    /// Frees a block that does not go to the free lists: a page whose frame goes out of use.
+    ///
+    /// # Panics
+    /// If it is none.
+    #[cold]
+    #[inline(never)]
+    #[track_caller]
+    pub(crate) fn free_bad(&self, pfn: Pfn, order: Order, bits: u32) {
+        if bits & !flags::STATE != Kind::Folio.bits(Order::ZERO) || order != Order::ZERO {
+            not_allocated(pfn, order, bits);
+        }
+        // SAFETY: the caller owned the page, and gives it up.
+        unsafe { self.machine().freed(pfn, order) };
+        self.with_buddy(|_| {
+            self.meta(pfn).reset(OutFor::Good.bits(), 0);
+            self.used_large.add(Class::Folio, -1);
+            self.used_large.add(Class::Offline, 1);
+        });
+    }
+}
+
 /// The end of the frames from `at` on that are out of use for this reason.
 fn end_of_out<M: Machine>(map: &Memmap<M>, at: u32, why: OutFor) -> u32 {
     let differs = |&index: &u32| map.at(index).flags.load(Relaxed) != why.bits();
@@ -115,9 +156,10 @@ fn end_of_out<M: Machine>(map: &Memmap<M>, at: u32, why: OutFor) -> u32 {
 }
 
 impl Buddy {
-    /// Takes the free frames of `range`, and puts back what else their blocks have.
-    fn take_within<M: Machine>(&mut self, map: &Memmap<M>, range: Range<u32>, why: OutFor) -> u32 {
-        let mut taken = 0;
+    /// Takes the free frames of `range`, and puts back what else their blocks have. Returns how many it took,
+    /// and how many were out of use for a weaker reason.
+    fn take_within<M: Machine>(&mut self, map: &Memmap<M>, range: Range<u32>, why: OutFor) -> (u32, u32) {
+        let (mut taken, mut upgraded) = (0, 0);
         let mut at = range.start;
         while at < range.end {
             let Some(block) = free_block_with(map, at) else {
@@ -125,6 +167,7 @@ impl Buddy {
                 let meta = map.at(at);
                 if OutFor::of(meta.flags.load(Relaxed)).is_some_and(|known| known < why) {
                     meta.flags.store(why.bits(), Relaxed);
+                    upgraded += 1;
                 }
                 at += 1;
                 continue;
@@ -140,7 +183,7 @@ impl Buddy {
             taken += inside.len() as u32;
             at = inside.end;
         }
-        taken
+        (taken, upgraded)
     }
 }
 

@@ -21,7 +21,7 @@ use crate::{
     frames::Frames,
     magazine::{CpuPages, PcpLists, Stack},
     memmap::NO_LINK,
-    meta::{Kind, flags::STATE as STATE_FLAGS},
+    meta::{Kind, flags},
 };
 use anonmem_hal::{Machine, Order, Pfn};
 use anonmem_sync::{Ordering::Relaxed, SpinGuard, order::Pcp};
@@ -43,7 +43,7 @@ impl<M: Machine> FreeMany<'_, M> {
         let frames = self.frames;
         let index = frames.memmap.index(head);
         let meta = frames.memmap.at(index);
-        if meta.flags.load(Relaxed) & !STATE_FLAGS != Kind::Folio.bits(Order::ZERO) {
+        if meta.flags.load(Relaxed) & !GOOD_STATE != Kind::Folio.bits(Order::ZERO) {
             return frames.free_block(head, meta.owned().order());
         }
         // SAFETY: the caller owned the page, and gives it up.
@@ -62,6 +62,9 @@ impl<M: Machine> Drop for FreeMany<'_, M> {
         }
     }
 }
+
+/// What a page may say that goes to a CPU's list: anything but that it goes out of use.
+const GOOD_STATE: u32 = flags::STATE & !flags::BAD;
 
 /// The mark of a page on a CPU's list.
 const ON_PCP: u32 = Kind::Pcp.bits(Order::ZERO);

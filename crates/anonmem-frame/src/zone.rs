@@ -10,10 +10,13 @@ use crate::{
     buddy::Buddy,
     class::Class,
     frames::{Frames, OutOfMemory},
-    meta::Kind,
+    meta::{Kind, flags},
 };
 use anonmem_hal::{Machine, Order, Pfn};
 use anonmem_sync::Ordering::Relaxed;
+
+/// What tells a block of one size from those of others, and from a page whose frame goes out of use.
+const SIZE_OR_BAD: u32 = 15 << flags::ORDER_SHIFT | flags::BAD;
 
 impl<M: Machine> Frames<M> {
     /// Allocates 2^order frames as `kind`, unless the machine refuses.
@@ -101,9 +104,10 @@ impl<M: Machine> Frames<M> {
     pub(crate) fn free_block(&self, pfn: Pfn, order: Order) {
         let index = self.memmap.index(pfn);
         let meta = self.memmap.at(index);
-        let flags = meta.flags.load(Relaxed);
-        let Some(class) = Class::of(Kind::of(flags)).filter(|_| Kind::order_of(flags) == order.get()) else {
-            not_allocated(pfn, order, flags)
+        let bits = meta.flags.load(Relaxed);
+        let is_that = bits & SIZE_OR_BAD == u32::from(order.get()) << flags::ORDER_SHIFT;
+        let Some(class) = Class::of(Kind::of(bits)).filter(|_| is_that) else {
+            return self.free_bad(pfn, order, bits);
         };
         // SAFETY: the caller owned the block, and gives it up.
         unsafe { self.machine().freed(pfn, order) };

@@ -18,6 +18,9 @@ use anonmem_hal::{EntryBits, Marker, MigrationKind, Order, Pfn};
 use anonmem_pgtable::TlbBatch;
 use core::ops::ControlFlow;
 
+/// How often a frame is looked at that nobody has and that is not free.
+const LOOKS: u32 = 8;
+
 /// What is wrong with a frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Failure {
@@ -27,7 +30,8 @@ pub enum Failure {
     Lost,
 }
 
-/// What became of what was in it. The frame is out of use.
+/// What became of what was in it. The frame is out of use. Who had the page for a moment, by its number, may
+/// have it still; then the frame goes out of use when he lets go of it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum FrameFate {
     /// Nothing was.
@@ -54,22 +58,49 @@ impl<M: Machine> Vm<M> {
             return Ok(FrameFate::Free);
         }
         let fate = match failure {
-            Failure::Soon => {
-                let done = self.empty(frame..frame.offset(1), Effort::Full, OutFor::Good);
-                if done.kept.pinned > 0 {
-                    return Err(Stays::Pinned);
-                }
-                Ok(FrameFate::Moved)
-            }
+            Failure::Soon => self.leave(frame),
             Failure::Lost => self.poison(frame),
         };
-        match (self.condemn(frame), fate) {
-            (true, Ok(fate)) => Ok(fate),
+        match (self.condemn_freed(frame), fate) {
+            // Who looks at a page by its number has it for a moment. It is marked by then.
+            (true | false, Ok(fate)) => Ok(fate),
             // Those who had the page have let go of it meanwhile.
             (true, Err(_)) => Ok(FrameFate::Free),
-            (false, Ok(_)) => Err(Stays::Referenced),
             (false, Err(stays)) => Err(stays),
         }
+    }
+
+    /// Moves what is in the frame, until the frame is out of use or something stays.
+    fn leave(&self, frame: Pfn) -> Result<FrameFate, Stays> {
+        for _ in 0..LOOKS {
+            let done = self.empty(frame..frame.offset(1), Effort::Full, OutFor::Good);
+            if self.condemn(frame) {
+                return Ok(FrameFate::Moved);
+            }
+            if done.kept.pinned > 0 {
+                return Err(Stays::Pinned);
+            }
+            if done.kept.total() > 0 {
+                break;
+            }
+            // It went, and somebody looks at the page that it was, or has the frame already.
+            M::yield_now();
+        }
+        Err(Stays::Referenced)
+    }
+
+    /// The same as [`condemn`](Self::condemn), for a frame that nobody has, and that is still being freed.
+    fn condemn_freed(&self, frame: Pfn) -> bool {
+        for _ in 0..LOOKS {
+            if self.condemn(frame) {
+                return true;
+            }
+            if self.frames.folio(frame).is_none_or(|folio| folio.counts().total() > 0) {
+                return false;
+            }
+            M::yield_now();
+        }
+        self.condemn(frame)
     }
 
     /// Takes the frame out of use for good if it is free; returns whether it is out of use.
@@ -95,8 +126,9 @@ impl<M: Machine> Vm<M> {
             ControlFlow::Break(()) => Err(Stays::Pinned),
             ControlFlow::Continue(()) => self.give_up(&lock),
         };
-        if fate.is_err() {
-            restore(self, &lock);
+        match fate {
+            Ok(_) => page.retire_when_freed(),
+            Err(_) => restore(self, &lock),
         }
         fate
     }
@@ -216,6 +248,30 @@ mod tests {
             mm.munmap(pages(16, 1)).unwrap();
             drop((mm, child));
             assert_eq!(w.vm.stats().offline, 1);
+        });
+    }
+
+    #[test]
+    fn who_has_a_lost_page_for_a_moment_is_the_last_one() {
+        World::run(|w| {
+            let mm = program(w);
+            let page = w.vm.frames.try_get(frame(&mm)).unwrap();
+            page.retire_when_freed();
+            let bad = page.pfn();
+            mm.munmap(pages(16, 1)).unwrap();
+            w.vm.drain();
+            assert_eq!((w.vm.frames.out_for(bad), w.vm.stats().offline), (None, 0));
+            drop(page);
+            assert_eq!((w.vm.frames.out_for(bad), w.vm.stats().offline), (Some(OutFor::Good), 1));
+            w.vm.validate().unwrap();
+            // A page that others free in a batch.
+            let page = w.vm.frames.try_get(mm.pagemap(Va(AT + P)).pfn.unwrap()).unwrap();
+            page.retire_when_freed();
+            drop(page);
+            drop(mm);
+            w.vm.drain();
+            assert_eq!(w.vm.stats().offline, 2);
+            w.vm.validate().unwrap();
         });
     }
 
