@@ -7,8 +7,8 @@
 //! Differs: a page goes by itself, so that what became of each can be told.
 
 use crate::{error::Error, migrate::Stays, mm::Mm, rmap::machine::Machine};
-use anonmem_frame::FolioOwner;
-use anonmem_hal::{NodePolicy, Order, Pfn, Va, VaRange};
+use anonmem_frame::{FolioOwner, Mapping};
+use anonmem_hal::{Arch, NodePolicy, Order, Pfn, Va, VaRange};
 use core::fmt;
 
 /// Why an address has no page that lies on a node.
@@ -122,6 +122,10 @@ impl<M: Machine> Mm<'_, M> {
     }
 
     fn frame_at(&self, va: Va) -> Result<Pfn, NoPage> {
+        // Nothing follows the last page that an address has.
+        if va >= M::Arch::USER_END {
+            return Err(NoPage::NotMapped);
+        }
         let va = va.page_down();
         match self.pagemap(va).pfn {
             Some(frame) if frame == self.vm.frames.zero_page() => Err(NoPage::Zeroes),
@@ -161,7 +165,12 @@ impl<M: Machine> Mm<'_, M> {
             return Err(NotMoved::Stays(Stays::Referenced));
         }
         let folio = page.folio();
-        if whose == Whose::Own && folio.counts().maps() > folio.nr_pages().0 {
+        let own = match folio.mapping() {
+            // Its object maps it, too.
+            Mapping::Shm(_) => 2,
+            Mapping::Anon(_) | Mapping::Ksm(_) | Mapping::None => folio.nr_pages().0,
+        };
+        if whose == Whose::Own && folio.counts().maps() > own {
             return Err(NotMoved::Shared);
         }
         let is_large = folio.is_large();

@@ -50,6 +50,8 @@ enum Markers {
     Keep,
     /// And so does the protection of a userfaultfd, because the object still has the page.
     KeepProtection,
+    /// All stay: only pages go.
+    KeepAll,
     /// They go with the mapping.
     Drop,
 }
@@ -76,6 +78,17 @@ pub(crate) fn discard_range<'v, M: Machine, G: StableVma<M>>(
     range: VaRange,
 ) {
     zap(objects, slot, stable, gather, range, Markers::Keep);
+}
+
+/// Drops the pages of `range`, whose object gives them again. All markers stay: a page that is lost is so.
+pub(crate) fn forget_range<'v, M: Machine, G: StableVma<M>>(
+    objects: &'v Objects<M>,
+    slot: &'v MmSlot<M>,
+    stable: &'v G,
+    gather: &mut MmuGather<'v, M>,
+    range: VaRange,
+) {
+    zap(objects, slot, stable, gather, range, Markers::KeepAll);
 }
 
 /// As [`discard_range`], for shared memory that a userfaultfd watches for writes: entries that it protects
@@ -177,6 +190,7 @@ fn zap_table<'v, M: Machine, G: StableVma<M>>(
         let stays = match markers {
             Markers::Keep => entries.get(va) == GUARD,
             Markers::KeepProtection => [GUARD, UFFD_WP].contains(&entries.get(va)),
+            Markers::KeepAll => matches!(entries.get(va), Pte::Soft(SoftLeaf::Marker(_))),
             Markers::Drop => false,
         };
         let rest = VaRange { start: va, end: part.end };

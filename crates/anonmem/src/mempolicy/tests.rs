@@ -107,6 +107,10 @@ fn a_page_moves_to_a_node_unless_it_is_shared_or_pinned() {
         assert_eq!(mm.move_page_to_node(at(20), 1, Whose::Own), none(NoPage::Zeroes));
         assert_eq!(mm.move_page_to_node(at(21), 1, Whose::Own), none(NoPage::Empty));
         assert_eq!(mm.move_page_to_node(at(99), 1, Whose::Own), none(NoPage::NotMapped));
+        for far in [0xffff_ffff_ffff_f000, u64::MAX] {
+            assert_eq!(mm.node_of_page(Va(far)), Err(NoPage::NotMapped));
+            assert_eq!(mm.move_page_to_node(Va(far), 1, Whose::Own), none(NoPage::NotMapped));
+        }
         let elsewhere = |page| 1 - mm.node_of_page(at(page)).unwrap();
         let child = mm.fork().unwrap();
         let to = elsewhere(17);
@@ -193,6 +197,14 @@ fn pages_of_a_shared_object_are_placed() {
         touch(&mm, 16, 8);
         let of = nodes(&mm, 16, 8);
         assert!((0..8).all(|nth| of[nth] == Ok(nth as u32 % 2)), "{of:?}");
-        drop((mm, object));
+        // What one program maps is its own, although the object has it as well.
+        assert_eq!(mm.move_page_to_node(Va(16 * P), 1, Whose::Own), Ok(()));
+        assert_eq!((mm.load(16 * P), mm.node_of_page(Va(16 * P))), (Ok(16), Ok(1)));
+        let child = mm.fork().unwrap();
+        assert_eq!((mm.load(17 * P), child.load(17 * P)), (Ok(17), Ok(17)));
+        assert_eq!(mm.move_page_to_node(Va(17 * P), 0, Whose::Own), Err(NotMoved::Shared));
+        assert_eq!(mm.move_page_to_node(Va(17 * P), 0, Whose::Everybodys), Ok(()));
+        assert_eq!(mm.load(17 * P), Ok(17));
+        drop((mm, child, object));
     });
 }

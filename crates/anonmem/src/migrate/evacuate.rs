@@ -91,7 +91,7 @@ impl<M: Machine> Vm<M> {
     /// [`give_back`](Self::give_back) undoes it.
     ///
     /// # Locks
-    /// The caller holds no folio, anon_vma or spin lock. Sleeps.
+    /// The caller holds no mmap, folio, anon_vma or spin lock. Sleeps.
     #[doc(alias = "offline_pages")]
     pub fn evacuate(&self, range: Range<Pfn>, effort: Effort) -> Evacuation {
         self.empty(range, effort, OutFor::Owner)
@@ -220,7 +220,8 @@ impl<'v, 'r, M: Machine> Pass<'v, 'r, M> {
         let Some(target) = self.targets.pop() else { return done.kept.note(Stays::NoMemory, 1) };
         let page = self.vm.frames.try_get(at);
         let Some(page) = page.filter(|page| page.pfn() == at && !page.folio().is_large()) else {
-            // It went away by itself.
+            // It is being freed, or is another folio by now.
+            done.kept.note(Stays::Referenced, 1);
             return self.targets.push(target);
         };
         if let Err((stays, target)) = self.batch.add(page, target) {

@@ -34,7 +34,7 @@ use crate::{
     shm::{ShmUser, offset},
     vm::Vm,
     vma::{flags::VmFlags, vma::Backing},
-    zap::discard_range,
+    zap::forget_range,
 };
 use anonmem_frame::{FolioRef, Mapping, NewFolio, RawHandle};
 use anonmem_hal::{Arch, Order, PAGE_SHIFT, Pfn, Protection, Va, VaRange};
@@ -94,12 +94,20 @@ impl<M: Machine> Vm<M> {
         mut said: impl FnMut(Result<(), Stays>),
     ) {
         let named = self.shm_objects.resolve(&self.frames, run.object);
-        let Some(id) = named.filter(|&id| self.shm_try_get(id)) else { return };
+        let Some(id) = named.filter(|&id| self.shm_try_get(id)) else {
+            // The object is going, and its pages with it: they are to be asked again.
+            return (0..run.pages).for_each(|_| said(Err(Stays::Referenced)));
+        };
         let _in_use = Use(self, id);
-        let dropped = self.drop_mappings(id, run.index..run.index + run.pages);
+        let dropped = self.drop_mappings(id, run);
         for nth in 0..run.pages {
-            let Some(page) = self.frames.try_get(run.first.offset(nth)) else { continue };
+            let Some(page) = self.frames.try_get(run.first.offset(nth)) else {
+                // It is being freed, or its counts are frozen.
+                said(Err(Stays::Referenced));
+                continue;
+            };
             if self.shared_page(page.pfn()) != Some((run.object, run.index + nth)) {
+                said(Err(Stays::Referenced));
                 continue;
             }
             let moved = match target() {
@@ -122,11 +130,11 @@ impl<M: Machine> Vm<M> {
         let (object, va) = (self.shm(id), offset(index));
         let user = ShmUser::of(object);
         let table = object.space().walk(&self.frames, &user, va).and_then(|found| found.table());
-        let Some(table) = table else { return Ok(()) };
+        let Some(table) = table else { return Err(Stays::Referenced) };
         let mut entries = table.lock();
         match entries.mapped(va) {
             Mapped::Shm(present) if present.pfn == page.pfn() => {}
-            // It has left the object meanwhile.
+            // It has left the object meanwhile, and is free when whoever has it lets go of it.
             Mapped::Shm(_)
             | Mapped::None
             | Mapped::Zero(_)
@@ -134,7 +142,7 @@ impl<M: Machine> Vm<M> {
             | Mapped::Shared(..)
             | Mapped::Swap(..)
             | Mapped::Migration(..)
-            | Mapped::Marker(_) => return Ok(()),
+            | Mapped::Marker(_) => return Err(Stays::Referenced),
         }
         let counts = page.folio().counts();
         if counts.pins() > 0 {
@@ -156,15 +164,32 @@ impl<M: Machine> Vm<M> {
         Ok(())
     }
 
-    /// Drops the entries of all mappings of these pages.
-    fn drop_mappings(&self, id: ShmId, pages: Range<u64>) -> Dropped {
+    /// Whether nobody but the object maps the pages of a run, as of now. Who maps one meanwhile keeps it where
+    /// it is.
+    fn is_unmapped(&self, run: &SharedRun) -> bool {
+        let is_mapped = |at| self.frames.folio(at).is_some_and(|folio| folio.counts().maps() > 1);
+        !(0..run.pages).any(|nth| is_mapped(run.first.offset(nth)))
+    }
+
+    /// Drops the entries of the mappings of these pages, until there are none.
+    fn drop_mappings(&self, id: ShmId, run: &SharedRun) -> Dropped {
+        let pages = run.index..run.index + run.pages;
         let mut dropped = Dropped::All;
+        if self.is_unmapped(run) {
+            return dropped;
+        }
+        let mut is_done = false;
         self.mms.for_each_live(&self.frames, |mm, _| {
-            if let Some(mm) = self.try_user(mm)
-                && mm.drop_shared(id, &pages) == Dropped::NotAll
-            {
+            if is_done {
+                return;
+            }
+            let Some(mm) = self.try_user(mm) else { return };
+            if mm.drop_shared(id, &pages) == Dropped::NotAll {
                 dropped = Dropped::NotAll;
             }
+            drop(mm);
+            is_done = self.is_unmapped(run);
+            M::yield_now();
         });
         dropped
     }
@@ -190,7 +215,7 @@ impl<M: Machine> Mm<'_, M> {
             let at = |page: u64| Va(range.start.0 + ((page - first) << PAGE_SHIFT));
             let mut gather = vm.gather(&slot.space, Teardown::Range);
             let part = VaRange { start: at(part.start), end: at(part.end) };
-            discard_range(vm, slot, &guard, &mut gather, part);
+            forget_range(vm, slot, &guard, &mut gather, part);
             gather.finish();
         }
         dropped

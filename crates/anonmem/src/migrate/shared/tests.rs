@@ -41,6 +41,31 @@ fn pages_of_an_object_leave_a_range_and_everybody_finds_them() {
 }
 
 #[test]
+fn a_page_that_moves_leaves_lost_ones_lost() {
+    World::run(|w| {
+        let object = w.vm.shm_new(2).unwrap();
+        let mm = w.vm.new_mm().unwrap();
+        mm.map_raw(pages(16, 2), SHARED, Backing::Shared(object.id()));
+        let watcher = mm.userfaultfd(UffdFaults::Any).unwrap();
+        watcher.agree(UffdFeatures::empty()).unwrap();
+        watcher.register(Va(17 * P), P, crate::RegisterMode::MISSING).unwrap();
+        assert_eq!(watcher.poison(Va(17 * P), P, crate::FillMode::empty()).bytes, P);
+        drop(watcher);
+        assert_eq!(mm.load(17 * P), Err(anonmem_hosted::Trap::Bus));
+        let other = w.vm.new_mm().unwrap();
+        other.map_raw(pages(16, 2), SHARED, Backing::Shared(object.id()));
+        (16..18).for_each(|page| other.store(page * P, 7).unwrap());
+        for page in [16, 17] {
+            let at = frame(&other, page);
+            assert!(matches!(w.vm.migrate_folio(w.vm.frames.try_get(at).unwrap()), Ok(crate::Went::To(_))));
+        }
+        assert_eq!((mm.load(16 * P), other.load(17 * P)), (Ok(7), Ok(7)));
+        assert_eq!(mm.load(17 * P), Err(anonmem_hosted::Trap::Bus), "the marker stays");
+        w.vm.validate().unwrap();
+    });
+}
+
+#[test]
 fn a_page_that_a_device_or_a_userfaultfd_has_stays() {
     World::run(|w| {
         let object = w.vm.shm_new(2).unwrap();
