@@ -107,8 +107,9 @@ impl Zram {
         src: Pfn,
         frames: &dyn FrameAlloc,
     ) -> Result<(), IoError> {
+        self.write_page(memory, cpu, slot, src, frames).inspect_err(|IoError| self.refuse(1))?;
         self.take_sparse_apart(memory, frames);
-        self.write_page(memory, cpu, slot, src, frames).inspect_err(|IoError| self.refuse(1))
+        Ok(())
     }
 
     fn refuse(&self, pages: u64) {
@@ -170,7 +171,6 @@ impl Zram {
         src: Pfn,
         frames: &dyn FrameAlloc,
     ) -> Result<(), IoError> {
-        self.take_sparse_apart(memory, frames);
         let pages = UNIT_PAGES.min(order.pages());
         for at in (0..order.pages()).step_by(pages as usize) {
             if self.write_part(memory, cpu, slot + at, pages, src.offset(at), frames).is_err() {
@@ -179,6 +179,7 @@ impl Zram {
                 return Err(IoError);
             }
         }
+        self.take_sparse_apart(memory, frames);
         Ok(())
     }
 
@@ -325,11 +326,14 @@ impl Zram {
         Ok(true)
     }
 
-    /// Takes the units apart that wait for it.
+    /// Takes the units apart that wait for it. After a write, because that is what the memory is for.
     fn take_sparse_apart(&self, memory: &impl PhysMem, frames: &dyn FrameAlloc) {
         let next = || self.sparse.lock().iter_mut().find_map(Option::take);
         while let Some((first, unit)) = next() {
-            self.take_apart(memory, first, unit, frames);
+            if !self.take_apart(memory, first, unit, frames) {
+                self.note_sparse(first, unit);
+                return;
+            }
         }
     }
 
@@ -344,11 +348,11 @@ impl Zram {
     }
 
     /// Gives the pages that are left of a unit, whose first slot is `first`, pieces of their own, if somebody
-    /// has unpacked it. What finds no memory stays.
+    /// has unpacked it. What finds no memory stays; returns whether there was enough.
     #[cold]
-    fn take_apart(&self, memory: &impl PhysMem, first: u64, unit: Unit, frames: &dyn FrameAlloc) {
+    fn take_apart(&self, memory: &impl PhysMem, first: u64, unit: Unit, frames: &dyn FrameAlloc) -> bool {
         let mut packers = self.packers.iter().filter_map(Mutex::try_lock);
-        let Some(mut packer) = packers.find(|packer| packer.has(&unit)) else { return };
+        let Some(mut packer) = packers.find(|packer| packer.has(&unit)) else { return true };
         for nth in unit.pages() {
             let kept = packer.pack_page(nth);
             let mut tables = self.tables.lock();
@@ -356,13 +360,14 @@ impl Zram {
             if !tables.unit_of(memory, first + nth).is_some_and(|now| now.is_same(&unit)) {
                 continue;
             }
-            let Some(piece) = tables.store.put(memory, frames, kept) else { return };
+            let Some(piece) = tables.store.put(memory, frames, kept) else { return false };
             self.peak_frames.fetch_max(tables.frames(), Relaxed);
             tables.discard(memory, first + nth, frames);
             if let Some(word) = tables.slots.get_mut(memory, first + nth) {
                 *word = Contents::Own(piece, kept.len()).to_bits();
             }
         }
+        true
     }
 
     /// Forgets what `slot` holds. A unit of which half is gone is taken apart by the next write, so that its

@@ -196,6 +196,39 @@ fn a_unit_whose_pages_go_one_by_one_gives_its_memory_back() {
     assert_eq!(memory.free(), FRAMES);
 }
 
+/// What is taken apart to save memory does not take the frames that a page needs.
+#[test]
+fn a_page_is_kept_before_units_are_taken_apart() {
+    let (memory, zram) = (Memory::new(), device());
+    fill_unit(&memory, 5, 20);
+    zram.write_run(&memory, 0, 16, UNIT, Pfn(FRAMES), &memory).unwrap();
+    // Its table is there.
+    zram.write(&memory, 0, 0, Pfn(FRAMES), &memory).unwrap();
+    zram.discard(&memory, 0, &memory);
+    for nth in 0..11 {
+        zram.read(&memory, 0, 16 + nth, Pfn(FRAMES + 16)).unwrap();
+        zram.discard(&memory, 16 + nth, &memory);
+    }
+    let kept = memory.free.lock().unwrap().split_off(1);
+    // It does not compress, and needs the last frame.
+    memory.fill(99, 64);
+    zram.write(&memory, 0, 0, Pfn(FRAMES), &memory).unwrap();
+    memory.free.lock().unwrap().extend(kept);
+    // What found no memory is taken apart by a later write.
+    let before = zram.usage().frames;
+    zram.write(&memory, 0, 1, Pfn(FRAMES + 1), &memory).unwrap();
+    zram.discard(&memory, 1, &memory);
+    assert!(zram.usage().frames <= before, "{} and {before}", zram.usage().frames);
+    for nth in 11..16 {
+        zram.read(&memory, 0, 16 + nth, Pfn(FRAMES + 16)).unwrap();
+        assert!(memory.page(nth) == memory.page(16), "page {nth}");
+        zram.discard(&memory, 16 + nth, &memory);
+    }
+    zram.discard(&memory, 0, &memory);
+    zram.clear(&memory);
+    assert_eq!(memory.free(), FRAMES);
+}
+
 #[test]
 fn a_unit_is_refused_as_a_whole() {
     let (memory, zram) = (Memory::new(), device());

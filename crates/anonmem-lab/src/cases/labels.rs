@@ -44,7 +44,7 @@ pub static FORK: Case = Case {
                (CVE-2022-41222). The proposed CoW context has it on its list of what is open.",
     environment: "A program whose label is as deep as labels go, so that its child gets the same. CPU0 moves its page to another frame, and \
                   puts the entries back by a walk. CPU1 forks.",
-    rule: "Who is the same generation by label is met in order of age: no entry is left behind by the walk.",
+    rule: "A child is in its family before it has an entry: none is left behind by the walk.",
     mutants: &[Mutant::Patch {
         name: "family-enters-late",
         what: "a child enters its family after its entries are filled",

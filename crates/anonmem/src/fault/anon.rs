@@ -122,8 +122,9 @@ pub(crate) fn fill_run<M: Machine, G: FaultGuard<M>>(
     let is_free = |i: usize| address(i) < end && table.peek(address(i)) == Pte::None;
     let wanted = (0..RUN).take_while(|&i| is_free(i)).count();
     let mut pages: [Option<NewFolio<'_, M>>; RUN] = [const { None }; RUN];
-    for page in &mut pages[..wanted] {
-        match fault.alloc() {
+    let policy = fault.node_policy();
+    for (nth, page) in (0..).zip(&mut pages[..wanted]) {
+        match fault.alloc_nth(policy, nth) {
             Ok(new) => *page = Some(new),
             Err(FaultResult::Oom) => break,
             Err(other) => return Err(other),

@@ -211,8 +211,18 @@ impl<'a, M: Machine, G: FaultGuard<M>> VmFault<'a, M, G> {
 
     /// A page for the fault's bytes, before any spin lock is taken.
     pub(super) fn alloc(&self) -> Result<NewFolio<'a, M>, FaultResult> {
-        if let Some(policy) = self.node_policy() {
-            return self.alloc_placed(policy);
+        self.alloc_nth(self.node_policy(), 0)
+    }
+
+    /// The same for the page `nth` after the fault's; [`node_policy`](Self::node_policy) was asked before.
+    #[inline(always)]
+    pub(super) fn alloc_nth(
+        &self,
+        policy: Option<NodePolicy>,
+        nth: u64,
+    ) -> Result<NewFolio<'a, M>, FaultResult> {
+        if let Some(policy) = policy {
+            return self.alloc_placed(policy, self.index + nth);
         }
         match self.guard.sleeps(Refusal::WouldSleep) {
             Ok(()) => Ok(self.vm.alloc_page()?),
@@ -236,11 +246,11 @@ impl<'a, M: Machine, G: FaultGuard<M>> VmFault<'a, M, G> {
 
     #[cold]
     #[inline(never)]
-    fn alloc_placed(&self, policy: NodePolicy) -> Result<NewFolio<'a, M>, FaultResult> {
+    fn alloc_placed(&self, policy: NodePolicy, index: u64) -> Result<NewFolio<'a, M>, FaultResult> {
         match self.guard.sleeps(Refusal::WouldSleep) {
-            Ok(()) => Ok(self.vm.alloc_page_placed(policy, self.index)?),
+            Ok(()) => Ok(self.vm.alloc_page_placed(policy, index)?),
             Err(refusal) => {
-                let found = self.vm.alloc_placed_gently(Order::ZERO, policy, self.index);
+                let found = self.vm.alloc_placed_gently(Order::ZERO, policy, index);
                 found.map_err(|OutOfMemory| refusal.into())
             }
         }

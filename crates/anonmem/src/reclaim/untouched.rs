@@ -125,12 +125,6 @@ impl<M: Machine> Vm<M> {
         if !folio.is_anon() || !folio.is_likely_alone() || folio.swap_entry().is_some() {
             return 0;
         }
-        // It may be unpinned when memory is short again.
-        if folio.maybe_pinned() {
-            self.count(Event::ReclaimPinned);
-            self.clock.note_untouched();
-            return 0;
-        }
         if age == Age::Idle && self.was_used_lately(&page) {
             return 0;
         }
@@ -139,6 +133,12 @@ impl<M: Machine> Vm<M> {
             return 0;
         };
         if self.untouched_of(&lock) * 2 <= order.pages() {
+            return 0;
+        }
+        // It may be unpinned when memory is short again.
+        if folio.maybe_pinned() {
+            self.count(Event::ReclaimPinned);
+            self.clock.note_untouched();
             return 0;
         }
         if self.split_folio(&lock, &page, Order::ZERO).is_err() {
