@@ -76,6 +76,19 @@ fn pages_come_from_where_the_mapping_wants_them() {
     });
 }
 
+/// A run that is filled at once is laid out as by a fault for each page.
+#[test]
+fn what_is_populated_is_interleaved_page_by_page() {
+    two(|w| {
+        let mm = w.vm.new_mm().unwrap();
+        mm.map_raw(pages(16, 16), RW, Backing::Anonymous);
+        mm.set_node_policy(pages(16, 16), policy(NodeMode::Interleave, 3), Holes::Refused).unwrap();
+        mm.madvise(Va(16 * P), 16 * P, Advice::PopulateWrite).unwrap();
+        let on = nodes(&mm, 16, 16);
+        assert!(on.windows(2).all(|pair| pair[0].is_ok() && pair[0] != pair[1]), "{on:?}");
+    });
+}
+
 #[test]
 fn holes_are_refused_or_passed_and_nothing_changes() {
     two(|w| {
