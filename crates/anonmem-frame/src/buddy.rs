@@ -12,7 +12,7 @@ use crate::{
     memmap::{Memmap, NO_LINK},
     meta::Kind,
 };
-use anonmem_hal::{MAX_ORDER, Machine, Order};
+use anonmem_hal::{MAX_NODES, MAX_ORDER, Machine, Order};
 use anonmem_sync::Ordering::Relaxed;
 use core::ops::Range;
 
@@ -28,12 +28,43 @@ pub(crate) struct Buddy {
     nonempty: u32,
     /// The number of frames in all blocks.
     free: u32,
+    /// Ranges in which a look found nothing, and nothing was freed since.
+    full: [Full; RANGES],
+    /// How many of them there are.
+    nr_full: u32,
+}
+
+/// As many ranges are remembered as there are nodes.
+const RANGES: usize = MAX_NODES as usize;
+
+/// A range of frames without a free block of a size, or of a larger one.
+#[derive(Clone, Copy)]
+struct Full {
+    start: u32,
+    /// 0 for none.
+    end: u32,
+    order: u8,
+}
+
+impl Full {
+    const NONE: Self = Self { start: 0, end: 0, order: 0 };
+
+    const fn is(&self, range: &Range<u32>) -> bool {
+        self.end != 0 && self.start == range.start && self.end == range.end
+    }
 }
 
 impl Buddy {
     /// Lists without a block.
     pub(crate) const fn new() -> Self {
-        Self { heads: [NO_LINK; ORDERS], blocks: [0; ORDERS], nonempty: 0, free: 0 }
+        Self {
+            heads: [NO_LINK; ORDERS],
+            blocks: [0; ORDERS],
+            nonempty: 0,
+            free: 0,
+            full: [Full::NONE; RANGES],
+            nr_full: 0,
+        }
     }
 
     /// Makes all frames free, as the largest aligned blocks that there are.
@@ -140,6 +171,37 @@ impl Buddy {
             order += 1;
         }
         self.push(map, index, order);
+        if self.nr_full > 0 {
+            self.forget_full(index..index + (1 << order));
+        }
+    }
+
+    /// Whether it is known that no block of `order` is free in `range`.
+    pub(crate) fn is_full(&self, range: &Range<u32>, order: Order) -> bool {
+        self.full.iter().any(|full| full.is(range) && full.order <= order.get())
+    }
+
+    /// Remembers that no block of `order` is free in `range`, until one of its frames is freed.
+    pub(crate) fn note_full(&mut self, range: &Range<u32>, order: Order) {
+        let place = self.full.iter().position(|full| full.is(range));
+        let place = place.or_else(|| self.full.iter().position(|full| full.end == 0));
+        let Some(place) = place else { return };
+        self.full[place] = Full { start: range.start, end: range.end, order: order.get() };
+        self.count_full();
+    }
+
+    #[cold]
+    fn forget_full(&mut self, block: Range<u32>) {
+        for full in &mut self.full {
+            if full.start < block.end && block.start < full.end {
+                *full = Full::NONE;
+            }
+        }
+        self.count_full();
+    }
+
+    fn count_full(&mut self) {
+        self.nr_full = self.full.iter().filter(|full| full.end != 0).count() as u32;
     }
 
     fn push<M: Machine>(&mut self, map: &Memmap<M>, index: u32, order: u8) {

@@ -77,8 +77,8 @@ pub(crate) mod flags {
     pub(crate) const LOCKED: u32 = 1 << 0;
     /// Somebody sleeps on the folio lock (`PG_waiters`).
     pub(crate) const WAITERS: u32 = 1 << 1;
-    /// Of a frame that is out of use: it is bad, and never comes back. Of a folio of one page: it becomes such a
-    /// frame when it is freed.
+    /// Of a frame that is out of use: it is bad, and never comes back. Of a folio of one page: its frame goes
+    /// out of use like that when the page is freed.
     pub(crate) const BAD: u32 = 1 << 2;
     /// Of a frame that is out of use: until a large block is made of it.
     pub(crate) const BLOCK: u32 = 1 << 1;

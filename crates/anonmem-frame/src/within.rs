@@ -2,7 +2,8 @@
 //!
 //! The free lists know no ranges. The metadata of the range is looked through, block by block. The search
 //! goes on where the last one ended, which the caller remembers. Who asks for any frame pays nothing for
-//! those who ask for a certain one.
+//! those who ask for a certain one. A range in which nothing was found is not looked through again until a
+//! frame of it is freed.
 //!
 //! Locks: the zone lock; for [`Search::All`] each CPU's list lock first.
 //!
@@ -62,9 +63,16 @@ impl<M: Machine> Frames<M> {
             if u64::from(buddy.free()) < self.watermarks.min.0 + order.pages() {
                 return None;
             }
+            if buddy.is_full(range, order) {
+                return None;
+            }
             let from = from.clamp(range.start, range.end);
             let found = buddy.find_within(&self.memmap, order, from..range.end);
-            let index = found.or_else(|| buddy.find_within(&self.memmap, order, range.start..from))?;
+            // Of the whole range: a block may begin before `from` and end after it.
+            let Some(index) = found.or_else(|| buddy.find_within(&self.memmap, order, range.clone())) else {
+                buddy.note_full(range, order);
+                return None;
+            };
             buddy.take_at(&self.memmap, index, order);
             self.memmap.at(index).flags.store(Kind::New.bits(order), Relaxed);
             self.used_large.add(Class::Folio, order.pages() as i64);
@@ -114,6 +122,22 @@ mod tests {
     use crate::testing::TestMachine;
     use anonmem_hal::PhysMem as _;
     use std::vec::Vec;
+
+    #[test]
+    fn a_block_that_has_the_place_to_begin_at_is_found() {
+        let frames = Frames::new(TestMachine::<true>::new(0x100, 256)).unwrap();
+        let base = frames.machine().base_pfn();
+        let range = base.offset(128)..base.offset(192);
+        let within =
+            |order, from| frames.alloc_within(Order::new(order), range.clone(), from, Search::AtHand);
+        let block = within(6, base.offset(150)).unwrap();
+        assert_eq!(block.pfn(), range.start);
+        // Full, also for smaller blocks, until something of it is freed.
+        assert!(within(0, range.start).is_err() && within(3, range.start).is_err());
+        drop(block);
+        assert_eq!(within(3, base.offset(190)).unwrap().pfn(), range.start);
+        frames.validate().unwrap();
+    }
 
     #[test]
     fn blocks_of_a_range_are_found_until_it_is_full() {
