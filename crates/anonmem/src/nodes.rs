@@ -15,11 +15,17 @@ pub(crate) struct Nodes<M: Machine> {
     count: u32,
     /// The number, relative to the first, of the frame at which the next look into the node begins.
     next: [Atomic<u64, M>; MAX_NODES as usize],
+    /// The same, of the frame that pages leave next for those who have no other node.
+    leaves: [Atomic<u64, M>; MAX_NODES as usize],
 }
 
 impl<M: Machine> Nodes<M> {
     pub(crate) fn new(count: u32) -> Self {
-        Self { count: count.clamp(1, MAX_NODES), next: [const { Atomic::new(0) }; MAX_NODES as usize] }
+        Self {
+            count: count.clamp(1, MAX_NODES),
+            next: [const { Atomic::new(0) }; MAX_NODES as usize],
+            leaves: [const { Atomic::new(0) }; MAX_NODES as usize],
+        }
     }
 
     pub(crate) const fn count(&self) -> u32 {
@@ -48,6 +54,21 @@ impl<M: Machine> Nodes<M> {
     /// The node that has the frame.
     pub(crate) fn of(&self, frames: &Frames<M>, frame: Pfn) -> u32 {
         (0..self.count).rev().find(|&node| self.range(frames, node).start <= frame).unwrap_or(0)
+    }
+
+    /// The next `len` frames of a node, in turns; fewer at its end.
+    pub(crate) fn next_batch(
+        &self,
+        frames: &Frames<M>,
+        node: u32,
+        len: u64,
+    ) -> impl Iterator<Item = Pfn> + use<M> {
+        let range = self.range(frames, node);
+        let size = range.end.0 - range.start.0;
+        // Relaxed: a hint, as below.
+        let nth = self.leaves[node as usize % MAX_NODES as usize].fetch_add(len, Ordering::Relaxed);
+        let first = if size == 0 { 0 } else { nth % size.next_multiple_of(len) };
+        (first.min(size)..(first + len).min(size)).map(move |nth| range.start.offset(nth))
     }
 
     /// A block of a node.

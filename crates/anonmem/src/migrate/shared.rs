@@ -164,8 +164,8 @@ impl<M: Machine> Vm<M> {
         Ok(())
     }
 
-    /// Whether nobody but the object maps the pages of a run, as of now. Who maps one meanwhile keeps it where
-    /// it is.
+    /// Whether nobody but the object maps the pages of a run, as of now. Who maps one meanwhile keeps it
+    /// where it is.
     fn is_unmapped(&self, run: &SharedRun) -> bool {
         let is_mapped = |at| self.frames.folio(at).is_some_and(|folio| folio.counts().maps() > 1);
         !(0..run.pages).any(|nth| is_mapped(run.first.offset(nth)))

@@ -1,18 +1,23 @@
 //! Pages that are to lie on certain nodes.
 //!
 //! A mapping's policy comes before its task's. Each names nodes, which are asked one after the other. Then
-//! comes any frame, unless the policy is strict: then others leave until there is one, or there is none.
+//! comes any frame, unless the policy is strict. Then pages leave the frames of its nodes, until there is one
+//! or a few batches were looked at. No page of another node leaves for it here.
 //!
 //! Linux: mm/mempolicy.c `policy_nodemask`, `interleave_nid`. Differs: interleaving goes by the address
 //! alone, so that it does not matter in which order pages are touched.
 
+use super::SWAP_CLUSTER_MAX;
 use crate::{rmap::machine::Machine, vm::Vm};
 use anonmem_frame::{NewFolio, OutOfMemory, Search};
 use anonmem_hal::{NodeMode, NodePolicy, NodeSet, Order, Pfn};
 use core::ops::Range;
 
-/// How many batches others let go of before a strict policy is not followed.
-const ROUNDS: u64 = 256;
+/// How many batches of a node's frames are looked at before a strict policy finds no memory.
+const ROUNDS: u64 = 16;
+
+/// How many frames of a node are looked at for pages that leave.
+const BATCH: u64 = 512;
 
 /// What a policy comes to for one page.
 struct Plan {
@@ -109,21 +114,43 @@ impl<M: Machine> Vm<M> {
         index: u64,
     ) -> Result<NewFolio<'_, M>, OutOfMemory> {
         let Some(plan) = self.plan(policy, index) else { return self.alloc_page() };
-        let placed = || plan.nodes().find_map(|node| self.alloc_on(node, Order::ZERO).ok());
-        if let Some(page) = placed() {
+        let at_hand = |node| self.nodes_of_memory.alloc(&self.frames, node, Order::ZERO, Search::AtHand).ok();
+        if let Some(page) = plan.nodes().find_map(at_hand) {
+            self.wake_kswapd();
             return Ok(page);
         }
         if plan.is_strict == IsStrict::No {
             return self.alloc_page();
         }
+        let placed = || plan.nodes().find_map(|node| self.alloc_on(node, Order::ZERO).ok());
+        if let Some(page) = placed() {
+            return Ok(page);
+        }
         for _ in 0..ROUNDS {
-            if !self.reclaim_some() {
+            if M::is_dying() {
                 break;
             }
-            if let Some(page) = placed() {
+            let freed: u64 = plan.nodes().map(|node| self.shrink_node(node)).sum();
+            if freed > 0
+                && let Some(page) = placed()
+            {
                 return Ok(page);
             }
         }
         Err(OutOfMemory)
+    }
+
+    /// Makes pages leave the next few frames of a node, however lately they were used; returns how many
+    /// folios left.
+    fn shrink_node(&self, node: u32) -> u64 {
+        let mut freed = 0;
+        for at in self.nodes_of_memory.next_batch(&self.frames, node, BATCH) {
+            if freed >= SWAP_CLUSTER_MAX as u64 {
+                break;
+            }
+            let page = self.frames.try_get(at).filter(|page| page.pfn() == at);
+            freed += page.map_or(0, |page| u64::from(self.reclaim_folio(page)));
+        }
+        freed
     }
 }
