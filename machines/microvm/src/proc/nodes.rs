@@ -7,13 +7,13 @@
 
 use super::mm::{self, Space};
 use crate::arch::percpu::cpu_count;
-use crate::machine;
+use crate::machine::{self, Kernel};
 use crate::sched::{current_node_policy, set_node_policy as set_task_policy, yield_now};
 use alloc::vec::Vec;
 use anonmem::{Holes, NoPage, NotMoved, Stays, Whose};
 use anonmem_frame::Kind;
-use anonmem_hal::{NodeMode, NodePolicy, NodeSet, PAGE_SHIFT, PAGE_SIZE, Va, VaRange};
-use anonmem_oslib::errno::{EACCES, EBUSY, EFAULT, EIO, ENOENT, ENOMEM};
+use anonmem_hal::{NodeMode, NodePolicy, NodeSet, PAGE_SHIFT, PAGE_SIZE, Sched as _, Va, VaRange};
+use anonmem_oslib::errno::{EACCES, EBUSY, EFAULT, EINTR, EIO, ENOENT, ENOMEM};
 use anonmem_oslib::nodes::remap;
 use anonmem_oslib::{Errno, Result};
 use core::ops::Range;
@@ -166,27 +166,48 @@ fn wanted(policy: NodePolicy, at: u64) -> Option<u32> {
 /// Pages that are looked at under one hold of the mmap lock.
 const PIECE: u64 = 512;
 
-/// Calls `f` with the address and the node of every page of a range that lies on one. `f` may sleep.
+/// The most pages that are looked at under one hold where there are none.
+const MOST: u64 = PIECE << 9;
+
+/// Calls `f` with the address and the node of every page of a range that lies on one. `f` may sleep. The
+/// looks reach further and further where nothing is, so that a large empty mapping takes few of them.
+///
+/// # Errors
+/// `ENOMEM`; `EINTR` if the running thread is to end; what `f` says.
 fn each_page(space: &Space, range: VaRange, mut f: impl FnMut(u64, u32) -> Result<()>) -> Result<()> {
     let vm = machine::vm();
     let mut found: Vec<(u64, u32)> = Vec::new();
     found.try_reserve_exact(PIECE as usize).map_err(|_| ENOMEM)?;
-    let mut at = range.start;
+    let (mut at, mut reach) = (range.start, PIECE);
     while at < range.end {
-        let end = Va((at.0 + PIECE * PAGE_SIZE as u64).min(range.end.0));
+        let mut end = Va((at.0 + reach * PAGE_SIZE as u64).min(range.end.0));
         space.for_each_page(VaRange { start: at, end }, &mut |va, entry| {
             let frame = entry.pfn.filter(|frame| *frame != vm.frames().zero_page());
-            if let Some(frame) = frame {
-                found.push((va.0, vm.node_of(frame)));
+            match frame {
+                Some(frame) if found.len() < PIECE as usize => found.push((va.0, vm.node_of(frame))),
+                // The next look begins here.
+                Some(_) => end = end.min(va),
+                None => {}
             }
         });
+        reach = if found.is_empty() { (reach * 2).min(MOST) } else { PIECE };
         for (va, node) in found.drain(..) {
+            go_on()?;
             f(va, node)?;
         }
         at = end;
+        go_on()?;
         yield_now();
     }
     Ok(())
+}
+
+/// Whether the running thread does what it was asked, and does not end instead.
+///
+/// # Errors
+/// `EINTR`.
+pub fn go_on() -> Result<()> {
+    if Kernel::is_dying() { Err(EINTR) } else { Ok(()) }
 }
 
 /// The parts of a range that are mapped, as they are now.

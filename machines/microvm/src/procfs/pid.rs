@@ -11,7 +11,7 @@ use crate::fs::file::{GONE, OpenFile, Opened, Positioned};
 use crate::proc::Thread;
 use crate::proc::mm::{self, Detail, Vma};
 use crate::proc::process::Process;
-use crate::proc::remote::Memory;
+use crate::proc::remote::{As, Memory, check_access};
 use crate::proc::thread::try_current;
 use crate::usercopy;
 use alloc::boxed::Box;
@@ -218,6 +218,13 @@ impl Synthetic for Entry {
     }
 
     fn open(&self) -> Option<Result<Arc<dyn Any + Send + Sync>>> {
+        let refused = |error| if error == EPERM { EACCES } else { error };
+        if self.kind == Kind::NumaMaps {
+            // Where the pages of another process lie is not for everybody; the text comes as it is read.
+            let thread = try_current().ok_or(EACCES);
+            let checked = thread.and_then(|thread| check_access(&thread, &self.process, As::Files));
+            return checked.err().map(|error| Err(refused(error)));
+        }
         let open = || {
             let thread = try_current().ok_or(EACCES)?;
             let opened: Box<dyn Positioned> = match self.kind {
@@ -227,7 +234,6 @@ impl Synthetic for Entry {
             Ok(Opened(opened))
         };
         matches!(self.kind, Kind::Mem | Kind::Pagemap).then(|| {
-            let refused = |error| if error == EPERM { EACCES } else { error };
             let opened: Arc<dyn Any + Send + Sync> = Arc::new(open().map_err(refused)?);
             Ok(opened)
         })

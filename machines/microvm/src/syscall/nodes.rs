@@ -220,6 +220,7 @@ pub(super) fn move_pages(c: &mut Call<'_>) -> Result<usize> {
             // Those that were not tried are counted, too.
             return Ok((count - nth) as usize);
         }
+        nodes::go_on()?;
         if nth % CHUNK == CHUNK - 1 {
             sched::yield_now();
         }
@@ -242,6 +243,7 @@ fn query(space: &Space, count: u64, pages: u64, status: u64) -> Result<usize> {
             told.extend_from_slice(&node.to_le_bytes());
         }
         user::write(place(status, first, 4)?, &told)?;
+        nodes::go_on()?;
         sched::yield_now();
     }
     Ok(0)
