@@ -156,7 +156,13 @@ static void undone(void)
     CHECK(waitpid(child, NULL, 0) == child);
     printf(", killed %d", ctl(id, 0, GETVAL, 0));
     int much = op(id, 0, 32767, SEM_UNDO), back = op(id, 0, -32767, 0);
-    printf(", much %d %d, more %d\n", much, back, op(id, 0, 2, SEM_UNDO));
+    printf(", much %d %d, more %d", much, back, op(id, 0, 2, SEM_UNDO));
+    /* Taken back in the order in which they were done, the first two would leave the range on the way. */
+    struct sembuf turn[3] = {{0, -2, SEM_UNDO}, {0, 2, SEM_UNDO}, {1, -99, IPC_NOWAIT}};
+    CHECK(op(id, 0, 2, 0) == 0);
+    printf(", back in turn %d", result(semop(id, turn, 3)));
+    printf(" %d", ctl(id, 0, GETVAL, 0));
+    printf(", then %d\n", op(id, 0, 1, SEM_UNDO | IPC_NOWAIT));
     CHECK(ctl(id, 0, IPC_RMID, 0) == 0);
 }
 

@@ -37,6 +37,15 @@ pub enum Source {
     Goes,
 }
 
+/// What was found at the front of a pipe.
+enum Taken {
+    Buffer(Buffer),
+    /// Nothing yet.
+    Nothing,
+    /// Nothing, and nothing will come.
+    End,
+}
+
 impl Pipe {
     /// Waits for room; fails if nobody reads.
     fn wait_for_room(&self, wait: Wait) -> Result<()> {
@@ -123,11 +132,20 @@ impl Pipe {
                 Place::Position => file.read(to),
                 Place::Offset(offset) => file.read_at(offset + done as u64, to),
             });
-            let n = *taken.as_ref().unwrap_or(&0);
-            stopped = taken.map(drop);
-            done += n;
-            if n < wanted {
-                break;
+            match taken {
+                // Somebody was faster.
+                Ok(None) if done == 0 => self.wait_for_room(wait)?,
+                Ok(None) => break,
+                Ok(Some(n)) => {
+                    done += n;
+                    if n < wanted {
+                        break;
+                    }
+                }
+                Err(error) => {
+                    stopped = Err(error);
+                    break;
+                }
             }
         }
         if done > 0 {
@@ -136,16 +154,16 @@ impl Pipe {
         stopped.map(|()| 0)
     }
 
-    /// Lets `read` fill a page with `wanted` bytes; gives how many came. None come if there is no room.
+    /// Lets `read` fill a page with `wanted` bytes, if there is room; gives how many came.
     fn take_file_page(
         &self,
         wanted: usize,
         read: impl FnOnce(&mut To<'_>) -> Result<usize>,
-    ) -> Result<usize> {
+    ) -> Result<Option<usize>> {
         let mut page = {
             let mut state = self.state.lock();
             if state.is_full() {
-                return Ok(0);
+                return Ok(None);
             }
             let page = state.new_page().ok_or(ENOMEM)?;
             state.promised += 1;
@@ -165,7 +183,7 @@ impl Pipe {
             // The slot and the page are somebody else's to have.
             Ok(_) | Err(_) => self.drained.notify(),
         }
-        read
+        read.map(Some)
     }
 
     /// Writes at most `len` bytes to a file; waits for the first as `wait` says. Linux: `splice_from_pipe`.
@@ -176,9 +194,16 @@ impl Pipe {
         self.wait_for_bytes(wait)?;
         let mut done = 0;
         let mut stopped = Ok(());
-        while done < len
-            && let Some(mut first) = self.take_in_hand()
-        {
+        while done < len {
+            let mut first = match self.take_in_hand() {
+                Taken::Buffer(first) => first,
+                // Somebody was faster.
+                Taken::Nothing if done == 0 => {
+                    self.wait_for_bytes(wait)?;
+                    continue;
+                }
+                Taken::Nothing | Taken::End => break,
+            };
             let wanted = first.len.min(len - done);
             let mut at = done as u64;
             let passed = first.pass(wanted, |from| {
@@ -205,11 +230,16 @@ impl Pipe {
     }
 
     /// Takes the first buffer; other readers find what comes after it.
-    fn take_in_hand(&self) -> Option<Buffer> {
+    fn take_in_hand(&self) -> Taken {
         let mut state = self.state.lock();
-        let first = state.buffers.pop_front()?;
-        state.in_hand += 1;
-        Some(first)
+        match state.buffers.pop_front() {
+            Some(first) => {
+                state.in_hand += 1;
+                Taken::Buffer(first)
+            }
+            None if state.is_at_end() => Taken::End,
+            None => Taken::Nothing,
+        }
     }
 
     /// Puts back what is left of a buffer, or the empty page.
