@@ -52,7 +52,7 @@ pub(crate) fn try_to_migrate<'v, M: Machine>(
 /// that missed all of them. For cases.
 ///
 /// # Locks
-/// As [`try_to_migrate`]; the caller holds none.
+/// As `try_to_migrate`; the caller holds none.
 pub fn leave_behind<M: Machine>(objects: &Objects<M>, page: &FolioRef<'_, M>) {
     let lock = page.lock();
     let mut tlb = TlbBatch::new(&objects.frames);
