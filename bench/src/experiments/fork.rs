@@ -29,8 +29,9 @@ pub(super) const EXPERIMENT: Experiment = Experiment {
 };
 
 fn ours(bench: &Bench, samples: &mut Samples) {
-    // A write copies 64 KiB at most.
-    let (pages, copied) = (samples.ours.pages(), samples.ours.pages().min(Folios::Kib64.pages()));
+    let pages = samples.ours.pages();
+    // A write copies a folio of 64 KiB at most, and a page where policy has no order as small as that.
+    let copied = if samples.ours == Folios::Kib64 { pages } else { 1 };
     let mut add = samples.per_page(Side::Ours);
     in_ours(&bench.world, Holds::Pages, |parent, range| {
         let mut child = None;

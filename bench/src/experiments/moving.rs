@@ -16,7 +16,7 @@ use anonmem::{
     MergeAny, Mm, Populate, Prot,
 };
 use anonmem_hal::{Order, PAGE_SIZE, Pfn, VaRange};
-use std::io;
+use std::{io, ops::Range};
 
 pub(super) const EXPERIMENT: Experiment = Experiment {
     name: "moving",
@@ -107,17 +107,25 @@ fn frame(mm: &Mm<'_, Machine>, range: VaRange, page: u64) -> Pfn {
     mm.pagemap(range.start.page_after(page)).pfn.expect("populated")
 }
 
-/// Nanoseconds per page that goes to another frame.
+/// Nanoseconds per page that goes to another frame: each stretch of frames that the pages lie in is emptied.
+///
+/// The stretches one by one, because what is free between two of them would go out of use, too.
 fn migrate(order: u8) -> f64 {
     with_pages(FRAMES, PAGES, order, |world, mm, range| {
-        let frames = || (0..PAGES).map(|page| frame(mm, range, page));
-        let (first, last) = (frames().min().expect("pages"), frames().max().expect("pages"));
-        let mut done = Default::default();
-        let ns = time(|| done = world.vm.evacuate(first..last.offset(1), Effort::Light));
-        let moved: anonmem::Evacuation = done;
-        assert!(moved.moved >= PAGES, "{moved}");
-        ns / moved.moved as f64
+        let stretches = stretches((0..PAGES).map(|page| frame(mm, range, page)).collect());
+        let mut done = Vec::with_capacity(stretches.len());
+        let ns = time(|| done.extend(stretches.into_iter().map(|s| world.vm.evacuate(s, Effort::Light))));
+        let moved: u64 = done.iter().map(|evacuation| evacuation.moved).sum();
+        assert!(moved >= PAGES, "{moved} of {PAGES} pages moved: {}", done[0]);
+        ns / moved as f64
     })
+}
+
+/// The ranges of frames that follow upon one another.
+fn stretches(mut frames: Vec<Pfn>) -> Vec<Range<Pfn>> {
+    frames.sort_unstable();
+    let chunks = frames.chunk_by(|a, b| a.offset(1) == *b);
+    chunks.filter_map(|chunk| Some(*chunk.first()?..chunk.last()?.offset(1))).collect()
 }
 
 /// Nanoseconds per block of 2^order frames, where `kept` per cent of memory are in use, page by page; `None`
