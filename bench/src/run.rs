@@ -246,4 +246,21 @@ mod tests {
         assert_eq!(ids(&[]).len(), rows::ROWS.len());
         assert!(matches!(select(&["nonsense".into()]), Err(Error::NoSuchRow(_))));
     }
+
+    /// Nothing else runs the rows outside of a measurement: a row that panics would be found out there.
+    #[test]
+    fn every_row_of_ours_gives_a_sample() {
+        #[derive(clap::Parser)]
+        struct Line {
+            #[command(flatten)]
+            options: Options,
+        }
+        let line: Line = clap::Parser::parse_from(["bench", "--against", "none", "--runs", "1"]);
+        let outcome = measure(&line.options, &select(&[]).unwrap()).unwrap();
+        for experiment in EXPERIMENTS.iter().filter(|e| e.ours.is_some() && e.threads <= outcome.machine.cpus) {
+            for row in experiment.rows {
+                assert!(outcome.samples.of(row, Side::Ours).is_some(), "{row} has no sample");
+            }
+        }
+    }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anonmem_lab::cases::{Case, Mutant, Run};
 use anonmem_lab::explorer::{Report, replay, representative};
-use anonmem_lab::{Config, Trace};
+use anonmem_lab::{Exploration, Trace};
 
 use super::{ModelOption, RaceOptions, draw, find, mutant};
 use crate::error::{EXIT_UNSURE, Error};
@@ -95,10 +95,12 @@ fn explore(
 ) -> Result<Report, Error> {
     let program = (case.program)(variant);
     match &options.replay {
-        Some(id) => {
-            replay(&*program, &Config { model: run.model, inject: run.inject, ..Config::default() }, id)
-                .map_err(Error::usage)
-        }
+        Some(id) => replay(
+            &*program,
+            &Exploration { model: run.model, inject: run.inject, ..Exploration::default() },
+            id,
+        )
+        .map_err(Error::usage),
         None => Ok(run.explore(&*program, budget)),
     }
 }
@@ -109,7 +111,7 @@ fn trace_of(case: &Case, run: &Run, variant: Option<&str>, report: &Report) -> T
         return found.trace.clone();
     }
     report.representative.clone().unwrap_or_else(|| {
-        let config = Config { model: run.model, inject: run.inject, ..Config::default() };
+        let config = Exploration { model: run.model, inject: run.inject, ..Exploration::default() };
         representative(&*(case.program)(variant), &config)
     })
 }

@@ -1,6 +1,6 @@
 //! The example of docs/lab.md.
 
-use anonmem_lab::{Config, Model, Scenario, Sim, explore};
+use anonmem_lab::{Exploration, Model, Scenario, Sim, explore};
 use anonmem_sync::{
     Atomic,
     Ordering::{Acquire, Relaxed, Release},
@@ -30,7 +30,7 @@ fn mailbox(publish: anonmem_sync::Ordering) -> Scenario<Mailbox> {
 }
 
 fn main() {
-    let config = Config::default().model(Model::C11);
+    let config = Exploration::default().model(Model::C11);
     explore(&mailbox(Release), &config).assert_passed();
     let report = explore(&mailbox(Relaxed), &config);
     println!("{report}\n{}", report.found.as_ref().expect("the mutant is caught").trace);

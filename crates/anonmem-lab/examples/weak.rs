@@ -2,7 +2,7 @@
 //! `cargo run --release -p anonmem-lab --example weak [CASE...]`. `cases/weak.rs` keeps what it found. With
 //! `--missing`, the cases of which it does not know.
 
-use anonmem_lab::{Config, Model, Search, cases, explore_bounded};
+use anonmem_lab::{Exploration, Model, Search, cases, explore_bounded};
 use std::{process::ExitCode, time::Instant};
 
 /// More executions than this are too many for every check.
@@ -20,7 +20,8 @@ fn main() -> ExitCode {
             continue;
         }
         let inject = case.runs[0].inject;
-        let config = Config { model: Model::C11, inject, max_executions: MOST, ..Config::default() };
+        let config =
+            Exploration { model: Model::C11, inject, max_executions: MOST, ..Exploration::default() };
         let began = Instant::now();
         let report = explore_bounded(&*(case.program)(None), &config, 2);
         let ended = report.search.starts_with(&Search::Bounded { preemptions: 2 }.name());

@@ -33,7 +33,7 @@ pub mod snapshot;
 pub mod trace;
 
 pub use explorer::{
-    Config, Failure, FailureKind, Found, Inject, Report, Search, explore, explore_bounded, replay,
+    Exploration, Failure, FailureKind, Found, Inject, Report, Search, explore, explore_bounded, replay,
     representative,
 };
 pub use memory::Model;

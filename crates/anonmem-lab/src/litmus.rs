@@ -16,7 +16,7 @@
 //! A test is a [`Tiny`] program; [`outcomes`] explores it and returns the register values that were seen.
 
 use crate::{
-    Config, Sim,
+    Exploration, Sim,
     explorer::{Guide, Search, search},
     memory::Model,
     scenario::Scenario,
@@ -149,12 +149,12 @@ pub(crate) fn scenario(tiny: &Tiny, seen: impl Fn(Outcome) + 'static) -> Scenari
 
 /// All outcomes of `tiny` under `model`.
 pub fn outcomes(tiny: &Tiny, model: Model, search_kind: Search) -> BTreeSet<Outcome> {
-    let config = Config::default().search(search_kind).model(model);
+    let config = Exploration::default().search(search_kind).model(model);
     outcomes_as(tiny, &config).expect("a litmus test is exhausted")
 }
 
 /// All outcomes that a search as in `config` reaches; `None` if it came to no end.
-pub(crate) fn outcomes_as(tiny: &Tiny, config: &Config) -> Option<BTreeSet<Outcome>> {
+pub(crate) fn outcomes_as(tiny: &Tiny, config: &Exploration) -> Option<BTreeSet<Outcome>> {
     let all = Rc::new(RefCell::new(BTreeSet::new()));
     let sink = all.clone();
     let scenario = scenario(tiny, move |outcome| {

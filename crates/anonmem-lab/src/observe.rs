@@ -5,7 +5,7 @@
 //! what a spin lock holds beside its word.
 
 use crate::{
-    Config, Scenario,
+    Exploration, Scenario,
     accesses::Observer,
     explorer::engine::{Engine, Phase, install, set_phase, with},
     explorer::objects::Objects,
@@ -16,7 +16,7 @@ use crate::{
 pub(crate) fn observed<R>(nr_cpus: usize, f: impl FnOnce() -> R) -> R {
     let nobody =
         (0..nr_cpus).fold(Scenario::new("observed", 1, || ()), |scenario, _| scenario.cpu("", |()| ()));
-    let mut engine = Engine::new(&Config::default(), &nobody, Objects::new());
+    let mut engine = Engine::new(&Exploration::default(), &nobody, Objects::new());
     install(&mut engine, f)
 }
 

@@ -1,7 +1,7 @@
 //! Scenarios: a world, the CPUs that act on it, and what must hold in the end.
 //!
 //! ```
-//! use anonmem_lab::{Config, Scenario, Sim, explore};
+//! use anonmem_lab::{Exploration, Scenario, Sim, explore};
 //! use anonmem_sync::{Atomic, Ordering::Relaxed};
 //!
 //! let lost_update = Scenario::new("lost-update", 1, || Atomic::<u64, Sim>::new(0))
@@ -11,7 +11,7 @@
 //!         2 => Ok(()),
 //!         other => Err(format!("two increments made {other}")),
 //!     });
-//! let report = explore(&lost_update, &Config::default());
+//! let report = explore(&lost_update, &Exploration::default());
 //! assert!(report.found.is_some());
 //! ```
 

@@ -10,7 +10,7 @@
 //! outcomes of plain search.
 
 use crate::{
-    Config,
+    Exploration,
     explorer::{Broken, Guide, Search, engine::Engine, op::Kind, random::Rng, search},
     litmus::{Instr, LOCKS, Tiny, VARS, outcomes_as, scenario},
     memory::Model,
@@ -48,17 +48,17 @@ pub fn run(seed: u64, programs: u32, model: Model, broken: Broken) -> Summary {
     let mut summary = Summary::default();
     while summary.programs < programs {
         let tiny = random_program(&mut rng, model);
-        let config = Config {
+        let config = Exploration {
             model,
             deadlock_is_an_end: true,
             every_step: true,
             max_executions: 30_000,
-            ..Config::default().search(Search::Plain)
+            ..Exploration::default().search(Search::Plain)
         };
         // One scenario for both, so that its objects have the same addresses.
         let program = scenario(&tiny, |_| ());
         let Some((plain, executions, _)) = traces(&program, &config) else { continue };
-        let reduced = Config { broken, ..config.search(Search::Dpor) };
+        let reduced = Exploration { broken, ..config.search(Search::Dpor) };
         let Some((reached, complete, redundant)) = traces(&program, &reduced) else {
             summary.mismatches.push(format!("reduction needs more executions than plain search: {tiny:?}"));
             summary.programs += 1;
@@ -86,10 +86,10 @@ pub fn run(seed: u64, programs: u32, model: Model, broken: Broken) -> Summary {
 }
 
 /// Compares the outcomes of plain search with those of reduction where private steps take no turns.
-fn compare_outcomes(tiny: &Tiny, plain: &Config, reduced: &Config, summary: &mut Summary) {
+fn compare_outcomes(tiny: &Tiny, plain: &Exploration, reduced: &Exploration, summary: &mut Summary) {
     let all = outcomes_as(tiny, plain).unwrap_or_default();
     for search in [Search::Dpor, Search::Bounded { preemptions: 99 }] {
-        let config = Config { every_step: false, max_executions: u64::MAX, ..reduced.search(search) };
+        let config = Exploration { every_step: false, max_executions: u64::MAX, ..reduced.search(search) };
         let reached = outcomes_as(tiny, &config).unwrap_or_default();
         if all != reached {
             let (missed, invented) = (all.difference(&reached).count(), reached.difference(&all).count());
@@ -102,7 +102,7 @@ fn compare_outcomes(tiny: &Tiny, plain: &Config, reduced: &Config, summary: &mut
 }
 
 /// The traces of a program, how many executions ended, and how many were redundant; `None` if too many.
-fn traces(program: &dyn Program, config: &Config) -> Option<(HashSet<u64>, u64, u64)> {
+fn traces(program: &dyn Program, config: &Exploration) -> Option<(HashSet<u64>, u64, u64)> {
     let mut traces = HashSet::new();
     let (mut ended, mut restarts) = (0, 0);
     let outcome = search(program, config, Guide::default(), false, &mut |e| {

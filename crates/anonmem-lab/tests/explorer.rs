@@ -2,7 +2,7 @@
 
 use anonmem_hal::{Machine, Order, Pfn, PhysMem, Probe, Sched};
 use anonmem_lab::{
-    Config, FailureKind, Inject, Model, Program, Report, Scenario, Search, Sim, choose, explore,
+    Exploration, FailureKind, Inject, Model, Program, Report, Scenario, Search, Sim, choose, explore,
     explore_bounded, replay, sim::SimProbe,
 };
 use anonmem_sync::{
@@ -36,7 +36,7 @@ fn every_search_finds_a_lost_update_and_the_trace_is_short() {
         Search::Pct { seed: 1, depth: 2, executions: 1000 },
     ];
     for search in searches {
-        let report = explore(&lost_update(), &Config::default().search(search));
+        let report = explore(&lost_update(), &Exploration::default().search(search));
         let found = report.found.as_ref().unwrap_or_else(|| panic!("{report}"));
         assert_eq!(found.preemptions, Some(1), "{search:?}");
         assert_eq!(found.trace.lines.len(), 5, "{}", found.trace);
@@ -46,26 +46,26 @@ fn every_search_finds_a_lost_update_and_the_trace_is_short() {
 
 #[test]
 fn no_preemption_is_not_enough_for_a_lost_update() {
-    let report = explore(&lost_update(), &Config::default().search(Search::Bounded { preemptions: 0 }));
+    let report = explore(&lost_update(), &Exploration::default().search(Search::Bounded { preemptions: 0 }));
     assert!(report.exhausted && report.found.is_none(), "{report}");
-    let report = explore_bounded(&lost_update(), &Config::default(), 3);
+    let report = explore_bounded(&lost_update(), &Exploration::default(), 3);
     assert!(report.search.contains("<=1") && report.found.is_some(), "{report}");
 }
 
 #[test]
 fn a_replay_repeats_the_failure_and_refuses_a_foreign_id() {
     let program = lost_update();
-    let id = explore(&program, &Config::default()).found.expect("a lost update").replay;
-    let again = replay(&program, &Config::default(), &id).expect("our own id");
+    let id = explore(&program, &Exploration::default()).found.expect("a lost update").replay;
+    let again = replay(&program, &Exploration::default(), &id).expect("our own id");
     assert_eq!(again.executions, 1);
     assert_eq!(kind_of(&again), Some(FailureKind::Check));
     assert_eq!(again.found.expect("it fails again").replay, id);
 
     let newer = Scenario::new("lost-update", 4, || ()).cpu("increments", |()| ());
-    let refused = replay(&newer, &Config::default(), &id).expect_err("another version");
+    let refused = replay(&newer, &Exploration::default(), &id).expect_err("another version");
     assert!(refused.contains("the id is of lost-update.3~"), "{refused}");
     let broken = id.replace(":sc:", ":sc:7x3.");
-    assert!(replay(&program, &Config::default(), &broken).expect_err("CPU 7").contains("7x3"));
+    assert!(replay(&program, &Exploration::default(), &broken).expect_err("CPU 7").contains("7x3"));
 }
 
 #[test]
@@ -83,7 +83,7 @@ fn opposite_lock_orders_deadlock_only_if_nested() {
     let both = || [RwSem::new(()), RwSem::new(())];
     let same = Scenario::new("same-order", 1, both).cpu("a, b", nested(0, 1)).cpu("a, b", nested(0, 1));
     let opposite = Scenario::new("opposite", 1, both).cpu("a, b", nested(0, 1)).cpu("b, a", nested(1, 0));
-    let config = Config { max_steps: 200, ..Config::default() };
+    let config = Exploration { max_steps: 200, ..Exploration::default() };
     explore(&same, &config).assert_passed();
     let report = explore(&opposite, &config);
     assert!(matches!(kind_of(&report), Some(FailureKind::Livelock | FailureKind::Deadlock)), "{report}");
@@ -96,7 +96,7 @@ fn the_declared_lock_order_is_checked() {
         let _zone = l.1.lock();
         let _ptl = l.0.lock();
     });
-    let report = explore(&scenario, &Config::default());
+    let report = explore(&scenario, &Exploration::default());
     assert_eq!(kind_of(&report), Some(FailureKind::LockOrder), "{report}");
 }
 
@@ -109,9 +109,9 @@ fn a_plain_word_without_its_lock_is_a_data_race() {
         w.1.update(|v| v + 1);
     };
     let good = Scenario::new("locked", 1, world).cpu("a", locked).cpu("b", locked);
-    explore(&good, &Config::default()).assert_passed();
+    explore(&good, &Exploration::default()).assert_passed();
     let bad = Scenario::new("unlocked", 1, world).cpu("a", locked).cpu("b", |w| w.1.set(7));
-    let report = explore(&bad, &Config::default());
+    let report = explore(&bad, &Exploration::default());
     assert_eq!(kind_of(&report), Some(FailureKind::DataRace), "{report}");
 }
 
@@ -128,7 +128,7 @@ fn a_relaxed_flag_orders_nothing_even_under_sc() {
                 w.0.get();
             }
         });
-    assert_eq!(kind_of(&explore(&scenario, &Config::default())), Some(FailureKind::DataRace));
+    assert_eq!(kind_of(&explore(&scenario, &Exploration::default())), Some(FailureKind::DataRace));
 }
 
 #[test]
@@ -140,7 +140,7 @@ fn a_spin_loop_that_nobody_ends_is_a_deadlock() {
             }
         })
         .cpu("stores something else", |w| w.store(1, Relaxed));
-    assert_eq!(kind_of(&explore(&scenario, &Config::default())), Some(FailureKind::Deadlock));
+    assert_eq!(kind_of(&explore(&scenario, &Exploration::default())), Some(FailureKind::Deadlock));
 }
 
 #[test]
@@ -150,7 +150,7 @@ fn an_endless_loop_is_a_livelock() {
             w.store(1, Relaxed);
         }
     });
-    let config = Config { max_steps: 100, ..Config::default() };
+    let config = Exploration { max_steps: 100, ..Exploration::default() };
     assert_eq!(kind_of(&explore(&scenario, &config)), Some(FailureKind::Livelock));
 }
 
@@ -170,7 +170,7 @@ fn a_panic_does_not_run_destructors_that_would_panic_too() {
         let _owner = MustBeEmpty(w);
         panic!("the first one");
     });
-    let report = explore(&scenario, &Config::default());
+    let report = explore(&scenario, &Exploration::default());
     assert_eq!(kind_of(&report), Some(FailureKind::Panic));
     assert!(report.found.expect("found").failure.message.contains("the first one"));
 }
@@ -182,7 +182,7 @@ fn all_choices_are_explored() {
         w.store((tens * 10 + ones) as u64, Relaxed);
         assert!(tens != 2 || ones != 3, "the last of twelve");
     });
-    let report = explore(&scenario, &Config::default());
+    let report = explore(&scenario, &Exploration::default());
     assert_eq!(report.executions, 12, "{report}");
     let replay_id = report.found.expect("the last one fails").replay;
     assert!(replay_id.ends_with(":2.3"), "{replay_id}");
@@ -192,9 +192,9 @@ fn all_choices_are_explored() {
 fn a_try_lock_fails_for_no_reason_only_if_allowed() {
     let scenario = Scenario::new("try", 1, RawSpin::<Sim, Ptl>::new)
         .cpu("tries", |l| assert!(l.try_lock().is_some(), "nobody has the lock"));
-    explore(&scenario, &Config::default()).assert_passed();
+    explore(&scenario, &Exploration::default()).assert_passed();
     let inject = Inject { at_most: 1, try_lock: true, ..Inject::default() };
-    let report = explore(&scenario, &Config { inject, ..Config::default() });
+    let report = explore(&scenario, &Exploration { inject, ..Exploration::default() });
     assert_eq!(kind_of(&report), Some(FailureKind::Panic), "{report}");
 }
 
@@ -217,7 +217,7 @@ fn a_panic_under_a_lock_that_its_destructors_need_ends_the_execution() {
             let _owner = TakesTheLock(w);
             assert!(w.1.load(Relaxed) != 1, "in the middle");
         });
-    let report = explore(&scenario, &Config::default());
+    let report = explore(&scenario, &Exploration::default());
     assert_eq!(kind_of(&report), Some(FailureKind::Panic), "{report}");
 }
 
@@ -235,7 +235,8 @@ fn a_scenario_that_does_not_repeat_itself_is_refused() {
         })
         .cpu("reads", |w| _ = (w.load(Relaxed), w.load(Relaxed)));
     // The second of two executions that share a beginning goes another way.
-    let report = explore(&scenario, &Config { minimise: std::time::Duration::ZERO, ..Config::default() });
+    let report =
+        explore(&scenario, &Exploration { minimise: std::time::Duration::ZERO, ..Exploration::default() });
     assert_eq!(kind_of(&report), Some(FailureKind::Nondeterminism), "{report}");
 }
 
@@ -247,7 +248,7 @@ fn a_snapshot_world_is_put_back_before_every_execution() {
         .check(|n| (n.peek() == 2).then_some(()).ok_or_else(|| n.peek().to_string()));
     // SAFETY: the world is one word and owns nothing.
     let scenario = unsafe { scenario.restored_by_copy(|_, _| ()) };
-    let report = explore(&scenario, &Config::default());
+    let report = explore(&scenario, &Exploration::default());
     report.assert_passed();
     assert_eq!(report.complete, 2);
     assert_eq!(scenario.nr_cpus(), 2);
@@ -262,8 +263,8 @@ fn c11_shows_what_sc_does_not() {
             w[1].fetch_add(10 * (1 - w[0].load(Relaxed)), Relaxed);
         })
         .cpu("reads", |w| assert!(w[1].load(Relaxed) < 10));
-    explore(&scenario, &Config::default()).assert_passed();
-    explore(&scenario, &Config::default().model(Model::C11)).assert_passed();
+    explore(&scenario, &Exploration::default()).assert_passed();
+    explore(&scenario, &Exploration::default().model(Model::C11)).assert_passed();
 }
 
 #[test]
@@ -286,7 +287,7 @@ fn a_late_store_may_be_overtaken_by_any_number_of_stores() {
                 // The one store came right after the first of the many.
                 assert_ne!(seen, [1, 100, 2]);
             });
-        let config = Config { budget: std::time::Duration::from_secs(20), ..Config::default() };
+        let config = Exploration { budget: std::time::Duration::from_secs(20), ..Exploration::default() };
         explore(&broken, &config).assert_passed();
         let report = explore(&broken, &config.model(Model::C11));
         assert_eq!(kind_of(&report), Some(FailureKind::Panic), "{n} stores: {report}");
@@ -308,7 +309,8 @@ fn a_spin_loop_that_tries_a_lock_goes_on_when_the_lock_is_released() {
             }
         });
     for model in [Model::Sc, Model::C11] {
-        let report = explore(&scenario, &Config { max_steps: 200, ..Config::default() }.model(model));
+        let report =
+            explore(&scenario, &Exploration { max_steps: 200, ..Exploration::default() }.model(model));
         report.assert_passed();
         assert!(report.exhausted, "{report}");
     }
@@ -332,7 +334,7 @@ fn a_reader_behind_a_waiting_writer_that_waits_for_the_first_reader_is_a_deadloc
         if writer { scenario.cpu("writes", |w| drop(w.0.write())) } else { scenario }
     };
     for model in [Model::Sc, Model::C11] {
-        let config = Config::default().model(model);
+        let config = Exploration::default().model(model);
         explore(&scenario(false), &config).assert_passed();
         let report = explore(&scenario(true), &config);
         assert_eq!(kind_of(&report), Some(FailureKind::Deadlock), "{report}");
@@ -370,7 +372,7 @@ fn whoever_wakes_one_of_two_sleepers_may_wake_either() {
         sink.borrow_mut().insert(w[2].peek());
         Ok(())
     });
-    explore(&scenario, &Config::default()).assert_passed();
+    explore(&scenario, &Exploration::default()).assert_passed();
     assert!(seen.borrow().contains(&1) && seen.borrow().contains(&2), "{seen:?}");
 }
 
@@ -403,7 +405,7 @@ const PAGE: Pfn = Pfn(17);
 fn the_bytes_of_a_page_are_published_like_any_other_word() {
     use anonmem_sync::Ordering::{Acquire, Release};
     for model in [Model::Sc, Model::C11] {
-        let config = Config::default().model(model);
+        let config = Exploration::default().model(model);
         explore(&page_contents(Release, Acquire), &config).assert_passed();
         for (publish, look) in [(Relaxed, Acquire), (Release, Relaxed)] {
             let report = explore(&page_contents(publish, look), &config);
@@ -431,8 +433,8 @@ fn a_frame_is_not_freed_under_somebody_who_reads_a_word_of_it() {
         // SAFETY: as above.
         unsafe { scenario.restored_by_copy(|w, regions| w.sim.regions(regions)) }
     };
-    explore(&scenario(anonmem_sync::Ordering::Acquire), &Config::default()).assert_passed();
-    let report = explore(&scenario(Relaxed), &Config::default());
+    explore(&scenario(anonmem_sync::Ordering::Acquire), &Exploration::default()).assert_passed();
+    let report = explore(&scenario(Relaxed), &Exploration::default());
     assert_eq!(kind_of(&report), Some(FailureKind::DataRace), "{report}");
 }
 
@@ -442,8 +444,11 @@ fn hardware_that_speculates_breaks_no_pair_of_calls() {
     for name in ["fault-vs-munmap", "fault-vs-mprotect", "fault-vs-fork", "fault-vs-exit"] {
         let case = anonmem_lab::cases::find(name).expect("a case");
         let budget = std::time::Duration::from_secs(4);
-        let report =
-            explore_bounded(&*(case.program)(None), &Config { inject, budget, ..Config::default() }, 1);
+        let report = explore_bounded(
+            &*(case.program)(None),
+            &Exploration { inject, budget, ..Exploration::default() },
+            1,
+        );
         println!("{report}");
         report.assert_passed();
     }
@@ -497,10 +502,12 @@ fn a_cpu_may_remember_a_table_until_it_is_flushed() {
         // SAFETY: the world is the machine and a word; the machine lists its memory.
         unsafe { scenario.restored_by_copy(|w, regions| w.sim.regions(regions)) }
     };
-    let config =
-        Config { inject: Inject { at_most: 1, speculation: true, ..Inject::NONE }, ..Config::default() };
+    let config = Exploration {
+        inject: Inject { at_most: 1, speculation: true, ..Inject::NONE },
+        ..Exploration::default()
+    };
     explore(&scenario(true), &config).assert_passed();
-    explore(&scenario(false), &Config::default()).assert_passed();
+    explore(&scenario(false), &Exploration::default()).assert_passed();
     let report = explore(&scenario(false), &config);
     assert_eq!(kind_of(&report), Some(FailureKind::StaleTranslation), "{report}");
 }

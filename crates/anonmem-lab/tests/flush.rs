@@ -5,7 +5,7 @@ use anonmem_hal::{
     arch::Toy,
 };
 use anonmem_lab::{
-    Config, FailureKind, Inject, Model, Report, Scenario, Sim, explore, explore_bounded, sim::SimProbe,
+    Exploration, FailureKind, Inject, Model, Report, Scenario, Sim, explore, explore_bounded, sim::SimProbe,
 };
 use anonmem_sync::{
     Atomic,
@@ -71,7 +71,7 @@ fn kind_of(report: &Report) -> Option<FailureKind> {
 
 fn under_both(scenario: &Scenario<Space>, expected: Option<FailureKind>) {
     for model in [Model::Sc, Model::C11] {
-        let config = Config::default().model(model);
+        let config = Exploration::default().model(model);
         for report in [explore(scenario, &config), explore_bounded(scenario, &config, 3)] {
             assert_eq!(kind_of(&report), expected, "{report}");
         }
@@ -133,7 +133,7 @@ fn after_a_flush_walks_find_what_its_sender_left_and_the_page_can_be_freed() {
         })
         .cpu("stores", |w| _ = w.sim.user_store(ROOT, Va(0), 7));
     for model in [Model::Sc, Model::C11] {
-        assert!(explore(&late, &Config::default().model(model)).found.is_some());
+        assert!(explore(&late, &Exploration::default().model(model)).found.is_some());
     }
 }
 
@@ -203,7 +203,8 @@ fn what_a_walk_has_read_is_no_news_to_the_code_of_its_cpu() {
                 w.word.get();
             }
         });
-    let config = Config { inject: Inject { at_most: 1, fault: true, ..Inject::NONE }, ..Config::default() };
+    let config =
+        Exploration { inject: Inject { at_most: 1, fault: true, ..Inject::NONE }, ..Exploration::default() };
     explore(&right, &config).assert_passed();
     explore(&right, &config.model(Model::C11)).assert_passed();
 }

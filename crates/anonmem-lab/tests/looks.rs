@@ -2,7 +2,7 @@
 
 use anonmem_frame::{FolioRef, Frames, Kind};
 use anonmem_hal::{Order, Pfn};
-use anonmem_lab::{Config, Scenario, Sim, explore};
+use anonmem_lab::{Exploration, Scenario, Sim, explore};
 use std::{cell::Cell, rc::Rc};
 
 struct World {
@@ -31,7 +31,7 @@ fn answers(look: fn(&World) -> bool) -> (bool, bool) {
             // SAFETY: `world` took the reference apart; this CPU alone takes it back.
             drop(unsafe { FolioRef::from_raw(&w.frames, w.pfn) });
         });
-    let report = explore(&scenario, &Config::default());
+    let report = explore(&scenario, &Exploration::default());
     assert!(report.exhausted && report.found.is_none(), "{report}");
     seen.get()
 }
@@ -75,7 +75,7 @@ fn a_large_folio_that_becomes_small_ones_is_seen_at_each_step() {
                 page.into_raw();
             }
         });
-    let report = explore(&scenario, &Config::default());
+    let report = explore(&scenario, &Exploration::default());
     assert!(report.exhausted && report.found.is_none(), "{report}");
     assert_eq!(seen.get() & 3, 3, "nothing, and the large folio: {:b}", seen.get());
 }

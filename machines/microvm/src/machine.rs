@@ -58,7 +58,7 @@ pub fn vm() -> &'static Vm {
 }
 
 /// Makes the memory manager over the frames of `layout`, and lets the heap draw from it.
-pub fn init(layout: &Layout, config: &config::Config) {
+pub fn init(layout: &Layout, config: &config::BootConfig) {
     let frames = (layout.frames.end - layout.frames.start) / PAGE;
     let aligned = layout.metadata.start.next_multiple_of(64);
     let memmap = NonNull::new(direct(aligned)).expect("the direct map is not at 0");

@@ -8,7 +8,7 @@
 use crate::arch::mem::PhysAddr;
 use crate::arch::{apic, idt, percpu, serial, time, tlb};
 use crate::boot::acpi::Platform;
-use crate::boot::config::Config;
+use crate::boot::config::BootConfig;
 use crate::boot::info::BootInfo;
 use crate::boot::{ap, early, entry, image, initrd, paging, set_initrd};
 use crate::fs::sources;
@@ -22,7 +22,7 @@ extern "C" fn kernel_entry(start_info: PhysAddr) -> ! {
     serial::init();
     let info = BootInfo::read(start_info);
     set_initrd(info.initrd.clone());
-    let config = Config::read(initrd());
+    let config = BootConfig::read(initrd());
     let layout = Layout::divide(info.ram(), image::physical(), info.initrd.clone(), config.ram)
         .expect("not enough memory for the kernel: give QEMU a larger -m");
     early::init(layout.kernel.clone());

@@ -223,16 +223,16 @@ fn scenario(protocol: Protocol) -> Scenario<World> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Config, explore, explore_bounded};
+    use crate::{Exploration, explore, explore_bounded};
 
     #[test]
     fn mapping_then_mapped_is_right_under_the_page_lock() {
         let locked = scenario(Protocol::MappingThenMappedLocked);
-        let sc = explore(&locked, &Config::default());
+        let sc = explore(&locked, &Exploration::default());
         sc.assert_passed();
-        let c11 = explore_bounded(&locked, &Config::default().model(Model::C11), 2);
+        let c11 = explore_bounded(&locked, &Exploration::default().model(Model::C11), 2);
         c11.assert_passed();
         assert!(sc.exhausted && c11.exhausted, "{sc}\n{c11}");
-        assert!(explore(&scenario(Protocol::MappingThenMapped), &Config::default()).found.is_some());
+        assert!(explore(&scenario(Protocol::MappingThenMapped), &Exploration::default()).found.is_some());
     }
 }

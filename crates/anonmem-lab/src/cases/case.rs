@@ -1,6 +1,6 @@
 //! What a case is made of, and how it is explored.
 
-use crate::{Config, Inject, Model, Program, Report, Search, explore, explore_bounded};
+use crate::{Exploration, Inject, Model, Program, Report, Search, explore, explore_bounded};
 use core::time::Duration;
 
 /// One case.
@@ -97,7 +97,7 @@ impl Run {
 
     /// Explores `program` within `budget`.
     pub fn explore(&self, program: &dyn Program, budget: Duration) -> Report {
-        let config = Config { model: self.model, inject: self.inject, budget, ..Config::default() };
+        let config = Exploration { model: self.model, inject: self.inject, budget, ..Exploration::default() };
         match self.extent {
             Extent::Exhaust => explore(program, &config.search(Search::Dpor)),
             Extent::Bound(most) => explore_bounded(program, &config, most),

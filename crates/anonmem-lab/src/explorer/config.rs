@@ -117,7 +117,7 @@ impl Inject {
 
 /// How to explore.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Config {
+pub struct Exploration {
     /// The search.
     pub search: Search,
     /// The memory model.
@@ -143,7 +143,7 @@ pub struct Config {
     pub every_step: bool,
 }
 
-impl Default for Config {
+impl Default for Exploration {
     fn default() -> Self {
         Self {
             search: Search::Dpor,
@@ -160,7 +160,7 @@ impl Default for Config {
     }
 }
 
-impl Config {
+impl Exploration {
     /// The same with another search.
     #[must_use]
     pub fn search(self, search: Search) -> Self {

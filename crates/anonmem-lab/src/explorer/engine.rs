@@ -5,7 +5,7 @@
 //! switch or a call into the code under test.
 
 use super::{
-    Config, Inject, Search,
+    Exploration, Inject, Search,
     ends::Ends,
     failure::{Failure, FailureKind},
     objects::Objects,
@@ -305,7 +305,7 @@ pub(crate) struct Engine {
 
 impl Engine {
     /// An engine that knows of `objects` who touches them.
-    pub(crate) fn new(config: &Config, program: &dyn Program, mut objects: Objects) -> Self {
+    pub(crate) fn new(config: &Exploration, program: &dyn Program, mut objects: Objects) -> Self {
         let nr_cpus = program.nr_cpus();
         assert!((1..=MAX_CPUS).contains(&nr_cpus), "a scenario has 1 to {MAX_CPUS} CPUs");
         let sc_object = objects.id(address::SC);

@@ -5,7 +5,7 @@
 //! of its preemptions removed that turn out not to matter.
 
 use super::{
-    Config, Failure, Guide, Search,
+    Exploration, Failure, Guide, Search,
     engine::{Engine, install, with},
     objects::Objects,
     replay,
@@ -17,7 +17,7 @@ use crate::scenario::Program;
 use std::time::{Duration, Instant};
 
 /// Finds a short execution with the same failure and records it.
-pub(crate) fn shorten(program: &dyn Program, config: &Config, first: (Failure, Guide)) -> Found {
+pub(crate) fn shorten(program: &dyn Program, config: &Exploration, first: (Failure, Guide)) -> Found {
     let deadline = Instant::now() + config.minimise;
     let mut best = first;
     let mut preemptions = None;
@@ -26,7 +26,7 @@ pub(crate) fn shorten(program: &dyn Program, config: &Config, first: (Failure, G
         if left.is_zero() {
             break;
         }
-        let config = Config { budget: left, ..config.search(Search::Bounded { preemptions: bound }) };
+        let config = Exploration { budget: left, ..config.search(Search::Bounded { preemptions: bound }) };
         if let Some(shorter) = shortest(program, &config, &best.0, left / 4) {
             (best, preemptions) = (shorter, Some(bound));
             break;
@@ -48,7 +48,7 @@ pub(crate) fn shorten(program: &dyn Program, config: &Config, first: (Failure, G
 /// is found, `patience` more is spent on shorter ones.
 fn shortest(
     program: &dyn Program,
-    config: &Config,
+    config: &Exploration,
     like: &Failure,
     patience: Duration,
 ) -> Option<(Failure, Guide)> {
@@ -69,7 +69,7 @@ unsafe impl Send for Shared<'_> {}
 
 fn shortest_here(
     program: &dyn Program,
-    config: &Config,
+    config: &Exploration,
     like: &Failure,
     patience: Duration,
 ) -> Option<(Failure, Guide)> {
@@ -100,7 +100,7 @@ fn shortest_here(
 /// Removes the context switches that the failure does not need, one after the other.
 fn smoothen(
     program: &dyn Program,
-    config: &Config,
+    config: &Exploration,
     mut best: (Failure, Guide),
     deadline: Instant,
 ) -> (Failure, Guide) {

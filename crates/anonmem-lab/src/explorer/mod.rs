@@ -29,7 +29,7 @@ pub(crate) mod step;
 pub(crate) mod stopwatch;
 
 pub use crate::limits::MAX_CPUS;
-pub use config::{Config, Inject, Search};
+pub use config::{Exploration, Inject, Search};
 pub use engine::{Counters, Guide};
 pub use failure::{Failure, FailureKind};
 pub use op::Broken;
@@ -43,12 +43,12 @@ use objects::Objects;
 use search::{Start, search_from};
 
 /// Explores `program` as `config` says, until it is exhausted, something fails, or the budget is spent.
-pub fn explore(program: &dyn Program, config: &Config) -> Report {
+pub fn explore(program: &dyn Program, config: &Exploration) -> Report {
     explore_knowing(program, config, &mut Objects::new())
 }
 
 /// As [`explore`], with what earlier explorations of `program` learned about who touches what.
-fn explore_knowing(program: &dyn Program, config: &Config, objects: &mut Objects) -> Report {
+fn explore_knowing(program: &dyn Program, config: &Exploration, objects: &mut Objects) -> Report {
     let known = core::mem::take(objects);
     let start = Start { objects: known, ..Start::default() };
     let mut outcome = search_from(program, config, start, &mut |_| ());
@@ -59,14 +59,14 @@ fn explore_knowing(program: &dyn Program, config: &Config, objects: &mut Objects
 
 /// Raises the preemption bound from 0 to `most`, until something fails or the budget is spent. The report is
 /// that of the last bound; its executions are those of all.
-pub fn explore_bounded(program: &dyn Program, config: &Config, most: u32) -> Report {
+pub fn explore_bounded(program: &dyn Program, config: &Exploration, most: u32) -> Report {
     let mut before = Counters::default();
     let mut elapsed = Duration::ZERO;
     let mut last: Option<Report> = None;
     let mut objects = Objects::new();
     for preemptions in 0..=most {
         let budget = config.budget.saturating_sub(elapsed);
-        let config = Config { budget, ..config.search(Search::Bounded { preemptions }) };
+        let config = Exploration { budget, ..config.search(Search::Bounded { preemptions }) };
         let mut report = explore_knowing(program, &config, &mut objects);
         report.executions += before.executions;
         report.redundant += before.redundant;
@@ -107,7 +107,7 @@ pub fn explore_bounded(program: &dyn Program, config: &Config, most: u32) -> Rep
 ///
 /// # Errors
 /// Why the id cannot be replayed: it belongs to another scenario or version, or is malformed.
-pub fn replay(program: &dyn Program, config: &Config, id: &str) -> Result<Report, String> {
+pub fn replay(program: &dyn Program, config: &Exploration, id: &str) -> Result<Report, String> {
     let (model, guide) = replay::decode(program, id)?;
     let config = config.search(Search::Guided).model(model);
     let outcome = search(program, &config, guide.clone(), true, &mut |_| ());
@@ -126,7 +126,7 @@ pub fn replay(program: &dyn Program, config: &Config, id: &str) -> Result<Report
 }
 
 /// Runs one execution without preemptions and returns its trace: a representative schedule.
-pub fn representative(program: &dyn Program, config: &Config) -> crate::trace::Trace {
+pub fn representative(program: &dyn Program, config: &Exploration) -> crate::trace::Trace {
     let outcome = search(program, &config.search(Search::Guided), Guide::default(), true, &mut |_| ());
     let failure = outcome.failure.as_ref().map(|f| &f.0);
     outcome.recorder.map(|r| r.trace(program, failure)).unwrap_or_default()

@@ -1,6 +1,6 @@
 //! What an exploration says about itself.
 
-use super::{Config, Failure, search::Outcome};
+use super::{Exploration, Failure, search::Outcome};
 use crate::{scenario::Program, trace::Trace};
 use core::{fmt, time::Duration};
 
@@ -60,7 +60,7 @@ pub struct Report {
 impl Report {
     pub(crate) fn new(
         program: &dyn Program,
-        config: &Config,
+        config: &Exploration,
         outcome: &Outcome,
         found: Option<Found>,
     ) -> Self {

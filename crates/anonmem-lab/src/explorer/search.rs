@@ -1,7 +1,7 @@
 //! One search: executions one after the other on a thread of its own, until there is nothing left to try.
 
 use super::{
-    Config, Counters, Failure, FailureKind, Guide, Search,
+    Counters, Exploration, Failure, FailureKind, Guide, Search,
     engine::{Engine, install, with},
     objects::Objects,
     panics,
@@ -37,7 +37,7 @@ unsafe impl Send for Shared<'_> {}
 /// Searches on a thread of its own. `each` is shown the engine after every execution that came to its end.
 pub(crate) fn search(
     program: &dyn Program,
-    config: &Config,
+    config: &Exploration,
     guide: Guide,
     record: bool,
     each: &mut dyn FnMut(&Engine),
@@ -48,7 +48,7 @@ pub(crate) fn search(
 
 pub(super) fn search_from(
     program: &dyn Program,
-    config: &Config,
+    config: &Exploration,
     start: Start,
     each: &mut dyn FnMut(&Engine),
 ) -> Outcome {
@@ -68,7 +68,7 @@ pub(super) fn search_from(
 
 fn search_here(
     program: &dyn Program,
-    config: &Config,
+    config: &Exploration,
     from: Start,
     each: &mut dyn FnMut(&Engine),
 ) -> Outcome {
@@ -145,7 +145,7 @@ pub(crate) fn path(e: &Engine) -> Guide {
 }
 
 /// Prepares the next execution; `false` if there is none.
-pub(super) fn next_path(e: &mut Engine, config: &Config) -> bool {
+pub(super) fn next_path(e: &mut Engine, config: &Exploration) -> bool {
     if e.astray() {
         // From the beginning, with what is known now.
         (e.objects.learned, e.objects.learned_rules) = (false, false);

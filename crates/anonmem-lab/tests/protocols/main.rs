@@ -8,7 +8,7 @@ mod litmus;
 mod objects;
 mod reclamation;
 
-use anonmem_lab::{Config, Model, Report, Scenario, Search, Sim, explore};
+use anonmem_lab::{Exploration, Model, Report, Scenario, Search, Sim, explore};
 use anonmem_sync::{
     Atomic, Plain, RawSpin, Rcu, RwSem, WaitQueue,
     order::{MmapLock, Ptl},
@@ -98,15 +98,18 @@ fn check(protocols: &[Protocol]) {
     let (mut wrong, mut compared) = (Vec::new(), 0);
     for protocol in protocols {
         for model in [Model::Sc, Model::C11] {
-            let config =
-                Config { budget: Duration::from_secs(20), minimise: Duration::ZERO, ..Config::default() };
+            let config = Exploration {
+                budget: Duration::from_secs(20),
+                minimise: Duration::ZERO,
+                ..Exploration::default()
+            };
             let config = config.model(model);
             let in_place = protocol.scenario().in_place();
             protocol.judge("reduced", model, &explore(&protocol.scenario(), &config), &mut wrong);
             protocol.judge("private steps left out", model, &explore(&in_place, &config), &mut wrong);
             let bounded = config.search(Search::Bounded { preemptions: 3 });
             protocol.judge("three preemptions", model, &explore(&in_place, &bounded), &mut wrong);
-            let plain = Config { max_executions: PLAIN, ..config.search(Search::Plain) };
+            let plain = Exploration { max_executions: PLAIN, ..config.search(Search::Plain) };
             let plain = explore(&protocol.scenario(), &plain);
             if plain.exhausted || plain.found.is_some() {
                 protocol.judge("plain", model, &plain, &mut wrong);

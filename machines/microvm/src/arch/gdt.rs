@@ -6,9 +6,8 @@
 use core::cell::UnsafeCell;
 
 use x86_64::instructions::segmentation::{CS, DS, ES, FS, GS, SS, Segment};
-use x86_64::instructions::tables::{lgdt, load_tss};
-use x86_64::structures::DescriptorTablePointer;
-use x86_64::structures::gdt::SegmentSelector;
+use x86_64::instructions::tables::load_tss;
+use x86_64::structures::gdt::{Descriptor, DescriptorFlags, GlobalDescriptorTable, SegmentSelector};
 use x86_64::structures::tss::TaskStateSegment;
 use x86_64::{PrivilegeLevel, VirtAddr};
 
@@ -20,41 +19,39 @@ pub const KERNEL_SS: u16 = 0x18;
 pub const USER_CS32: u16 = 0x23;
 const TSS: u16 = 0x40;
 
-/// IST of ordinary exceptions and interrupts (1-based, as in a gate).
-pub const IST_COMMON: u8 = 1;
+/// IST of ordinary exceptions and interrupts, as an index into the TSS's list.
+pub const IST_COMMON: u16 = 0;
 /// IST of the double fault.
-pub const IST_DOUBLE_FAULT: u8 = 2;
+pub const IST_DOUBLE_FAULT: u16 = 1;
 /// IST of NMI and machine check.
-pub const IST_NMI: u8 = 3;
+pub const IST_NMI: u16 = 2;
 
 /// The size of one interrupt stack.
 pub const IST_SIZE: u64 = 16 * 1024;
 
-/// A descriptor table.
-#[repr(C, align(16))]
-struct Gdt([u64; 10]);
+/// Null, one that nobody uses, five segments, another one, and the two words of the TSS.
+type Gdt = GlobalDescriptorTable<10>;
 
-impl Gdt {
-    /// All null.
-    const fn empty() -> Gdt {
-        Gdt([0; 10])
-    }
-
-    fn fill(&mut self, tss: u64) {
-        let limit = size_of::<TaskStateSegment>() as u64 - 1;
-        self.0 = [
-            0,
-            0,
-            0x00af_9b00_0000_ffff, // 0x10 kernel code
-            0x00cf_9300_0000_ffff, // 0x18 kernel data
-            0x00cf_fb00_0000_ffff, // 0x20 user code, 32 bit
-            0x00cf_f300_0000_ffff, // 0x28 user data
-            0x00af_fb00_0000_ffff, // 0x30 user code
-            0,
-            limit | (tss & 0xff_ffff) << 16 | 0x89 << 40 | (tss >> 24 & 0xff) << 56,
-            tss >> 32,
-        ];
-    }
+/// The descriptors. Programs see the selectors of user code and data: they are Linux's.
+///
+/// # Safety
+/// `tss` lives as long as the table is loaded.
+unsafe fn descriptors(tss: *const TaskStateSegment) -> Gdt {
+    let unused = Descriptor::UserSegment(0);
+    // SAFETY: the caller's.
+    let tss = unsafe { Descriptor::tss_segment_unchecked(tss) };
+    let mut gdt = Gdt::empty();
+    gdt.append(unused);
+    let kernel_code = gdt.append(Descriptor::kernel_code_segment());
+    let kernel_data = gdt.append(Descriptor::kernel_data_segment());
+    let user_code_32 = gdt.append(Descriptor::UserSegment(DescriptorFlags::USER_CODE32.bits()));
+    gdt.append(Descriptor::user_data_segment());
+    gdt.append(Descriptor::user_code_segment());
+    gdt.append(unused);
+    let state = gdt.append(tss);
+    let found = [kernel_code.0, kernel_data.0, user_code_32.0, state.0];
+    assert!(found == [KERNEL_CS, KERNEL_SS, USER_CS32, TSS], "descriptors are not at their selectors");
+    gdt
 }
 
 /// The CPU's descriptor tables.
@@ -84,12 +81,10 @@ pub fn init(tables: &'static Tables, ist_stacks_top: u64) {
     for i in 0..3u64 {
         tss_ref.interrupt_stack_table[i as usize] = VirtAddr::new(ist_stacks_top - i * IST_SIZE);
     }
-    // SAFETY: as above.
-    unsafe { (*gdt).fill(tss as u64) };
-    let pointer =
-        DescriptorTablePointer { limit: size_of::<Gdt>() as u16 - 1, base: VirtAddr::new(gdt as u64) };
+    // SAFETY: as above; the TSS lives in the same static.
+    unsafe { *gdt = descriptors(tss) };
     // SAFETY: the table lives in a static and holds valid descriptors.
-    unsafe { lgdt(&pointer) };
+    unsafe { (*gdt).load_unsafe() };
     let kernel_data = SegmentSelector(KERNEL_SS);
     // SAFETY: a 64-bit code segment with the attributes of the current one.
     unsafe { CS::set_reg(SegmentSelector(KERNEL_CS)) };

@@ -2,9 +2,11 @@
 
 use core::cell::UnsafeCell;
 
-use x86_64::VirtAddr;
 use x86_64::instructions::tables::lidt;
 use x86_64::structures::DescriptorTablePointer;
+use x86_64::structures::gdt::SegmentSelector;
+use x86_64::structures::idt::{Entry, HandlerFunc};
+use x86_64::{PrivilegeLevel, VirtAddr};
 
 use super::entry::trap_stubs;
 use super::gdt::{IST_COMMON, IST_DOUBLE_FAULT, IST_NMI, KERNEL_CS};
@@ -25,13 +27,16 @@ pub mod vector {
     pub const SPURIOUS: u64 = 0xff;
 }
 
+/// A gate whose stub saves all registers itself.
+type Gate = Entry<HandlerFunc>;
+
 #[repr(C, align(16))]
-struct Idt(UnsafeCell<[u128; 256]>);
+struct Idt(UnsafeCell<[Gate; 256]>);
 
 // SAFETY: written once by the first CPU before interrupts and other CPUs are on, then read by hardware.
 unsafe impl Sync for Idt {}
 
-static IDT: Idt = Idt(UnsafeCell::new([0; 256]));
+static IDT: Idt = Idt(UnsafeCell::new([Gate::missing(); 256]));
 
 /// Fills the table. First CPU, once.
 pub fn fill() {
@@ -43,21 +48,16 @@ pub fn fill() {
             _ => IST_COMMON,
         };
         // Breakpoint and overflow may be raised by user code.
-        let dpl = if matches!(vector, 3 | 4) { 3 } else { 0 };
-        let gate = gate(stubs + 16 * vector, ist, dpl);
+        let raised_by = if matches!(vector, 3 | 4) { PrivilegeLevel::Ring3 } else { PrivilegeLevel::Ring0 };
+        let mut gate = Gate::missing();
+        // SAFETY: the stub of this vector, which leaves as `iretq` wants it.
+        let options = unsafe { gate.set_handler_addr(VirtAddr::new(stubs + 16 * vector)) };
+        options.set_privilege_level(raised_by);
+        // SAFETY: each CPU has this segment, and these stacks in its TSS.
+        unsafe { options.set_code_selector(SegmentSelector(KERNEL_CS)).set_stack_index(ist) };
         // SAFETY: only this CPU runs, the table is not loaded yet.
         unsafe { (*IDT.0.get())[vector as usize] = gate };
     }
-}
-
-fn gate(handler: u64, ist: u8, dpl: u128) -> u128 {
-    let handler = u128::from(handler);
-    (handler & 0xffff)
-        | u128::from(KERNEL_CS) << 16
-        | u128::from(ist) << 32
-        | (0x8e | dpl << 5) << 40
-        | (handler >> 16 & 0xffff) << 48
-        | (handler >> 32) << 64
 }
 
 /// Loads the table on this CPU.

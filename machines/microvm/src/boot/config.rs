@@ -18,7 +18,7 @@ pub enum Poison {
 
 /// What boot takes from the run description.
 #[derive(Debug, Clone, Copy)]
-pub struct Config {
+pub struct BootConfig {
     /// `ram=`, in bytes.
     pub ram: Option<u64>,
     /// `poison=`.
@@ -31,9 +31,9 @@ pub struct Config {
     pub folios: FolioPolicy,
 }
 
-impl Config {
+impl BootConfig {
     /// Reads the archive's first entry.
-    pub fn read(archive: &[u8]) -> Config {
+    pub fn read(archive: &[u8]) -> BootConfig {
         let first = Archive::new(archive).next().and_then(Result::ok);
         let text = first.filter(|entry| entry.name == RUN_FILE).map_or(&[][..], |entry| entry.data);
         let poison = if value(text, b"poison=") == Some("1") { Poison::On } else { Poison::Off };
@@ -45,7 +45,7 @@ impl Config {
         let folios = value(text, b"folios=").and_then(|words| words.parse().ok());
         let folios = folios.or_else(|| "auto".parse().ok()).unwrap_or_default();
         let nodes = value(text, b"nodes=").and_then(|nodes| nodes.parse().ok()).unwrap_or(1);
-        Config {
+        BootConfig {
             ram: value(text, b"ram=").and_then(|ram| ram.parse().ok()),
             poison,
             lock_mode,

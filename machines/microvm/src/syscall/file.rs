@@ -9,12 +9,12 @@ use crate::fs::table::OnExec;
 use crate::fs::{open as opening, seals, vfs};
 use crate::proc::mm;
 use alloc::sync::Arc;
-use anonmem_oslib::Result;
-use anonmem_oslib::abi::{Fields, Packer};
+use anonmem_oslib::abi::Fields;
 use anonmem_oslib::errno::{EACCES, EINVAL, EISDIR, ENODEV, ENOENT, ENOTDIR, EOPNOTSUPP, EPERM};
 use anonmem_oslib::vfs::data::Seals;
 use anonmem_oslib::vfs::path::Follow;
 use anonmem_oslib::vfs::{Body, FileType, Inode, data, inode};
+use anonmem_oslib::{Result, structure};
 use linux_raw_sys::general as abi;
 
 /// Gives the directory that `dirfd` means for `path`.
@@ -257,19 +257,24 @@ pub(super) fn fallocate(c: &mut Call<'_>) -> Result<usize> {
 }
 
 fn put_statfs(to: u64) -> Result<usize> {
-    const TMPFS_MAGIC: u64 = 0x0102_1994;
+    /// The flags are filled in.
+    const ST_VALID: u64 = 0x20;
     let (used, total) = data::page_usage();
     let (inodes, files) = inode::inode_usage();
     let free = total.saturating_sub(used).min(mm::memory().free_bytes / 4096);
-    let p = Packer::new()
-        .u64(TMPFS_MAGIC)
-        .u64(4096)
-        .u64(total)
-        .u64(free)
-        .u64(free)
-        .u64(files)
-        .u64(files.saturating_sub(inodes));
-    user::write(to, &p.u64(0).u64(255).u64(4096).u64(0x20).zeros_to(120).0)?;
+    let told = structure!(abi::statfs {
+        f_type: abi::TMPFS_MAGIC,
+        f_bsize: data::PAGE,
+        f_frsize: data::PAGE,
+        f_blocks: total,
+        f_bfree: free,
+        f_bavail: free,
+        f_files: files,
+        f_ffree: files.saturating_sub(inodes),
+        f_namelen: abi::NAME_MAX,
+        f_flags: ST_VALID,
+    });
+    user::write(to, &told)?;
     Ok(0)
 }
 

@@ -1,7 +1,7 @@
 //! The kernel that cases run: its smallest programs.
 
 use super::*;
-use crate::{Config as Search, explore};
+use crate::{Exploration, explore};
 
 #[test]
 fn one_program_touches_forks_and_ends() {
@@ -23,7 +23,7 @@ fn one_program_touches_forks_and_ends() {
         k.exit(0);
         assert_eq!(k.store(1, 0, 9), Ok(()));
     });
-    let report = explore(&scenario, &Search::default());
+    let report = explore(&scenario, &Exploration::default());
     println!("{report}");
     report.assert_passed();
 }
@@ -54,7 +54,7 @@ fn pages_leave_and_return() {
         k.vm.swap_off(0).expect("frames");
         assert_eq!((k.load(0, 0), k.sim.swap_stored()), (Ok(8), 0));
     });
-    explore(&scenario, &Search::default()).assert_passed();
+    explore(&scenario, &Exploration::default()).assert_passed();
 }
 
 #[test]
@@ -66,7 +66,7 @@ fn a_device_may_fail() {
         assert!(matches!(outcome, Ok(7) | Err(FaultOutcome::Bus)), "{outcome:?}");
     });
     let inject = crate::Inject { at_most: 1, device: true, ..crate::Inject::NONE };
-    let report = explore(&scenario, &Search { inject, ..Search::default() });
+    let report = explore(&scenario, &Exploration { inject, ..Exploration::default() });
     report.assert_passed();
     assert!(report.exhausted && report.executions == 3, "nothing, the write or the read fails: {report}");
 }
