@@ -257,7 +257,8 @@ mod tests {
         }
         let line: Line = clap::Parser::parse_from(["bench", "--against", "none", "--runs", "1"]);
         let outcome = measure(&line.options, &select(&[]).unwrap()).unwrap();
-        for experiment in EXPERIMENTS.iter().filter(|e| e.ours.is_some() && e.threads <= outcome.machine.cpus) {
+        for experiment in EXPERIMENTS.iter().filter(|e| e.ours.is_some() && e.threads <= outcome.machine.cpus)
+        {
             for row in experiment.rows {
                 assert!(outcome.samples.of(row, Side::Ours).is_some(), "{row} has no sample");
             }
