@@ -81,10 +81,12 @@ pub fn init(tables: &'static Tables, ist_stacks_top: u64) {
     for i in 0..3u64 {
         tss_ref.interrupt_stack_table[i as usize] = VirtAddr::new(ist_stacks_top - i * IST_SIZE);
     }
-    // SAFETY: as above; the TSS lives in the same static.
-    unsafe { *gdt = descriptors(tss) };
+    // SAFETY: this CPU's table, as above.
+    let gdt = unsafe { &mut *gdt };
+    // SAFETY: the TSS lives in the same static.
+    *gdt = unsafe { descriptors(tss) };
     // SAFETY: the table lives in a static and holds valid descriptors.
-    unsafe { (*gdt).load_unsafe() };
+    unsafe { gdt.load_unsafe() };
     let kernel_data = SegmentSelector(KERNEL_SS);
     // SAFETY: a 64-bit code segment with the attributes of the current one.
     unsafe { CS::set_reg(SegmentSelector(KERNEL_CS)) };

@@ -53,8 +53,10 @@ pub fn fill() {
         // SAFETY: the stub of this vector, which leaves as `iretq` wants it.
         let options = unsafe { gate.set_handler_addr(VirtAddr::new(stubs + 16 * vector)) };
         options.set_privilege_level(raised_by);
-        // SAFETY: each CPU has this segment, and these stacks in its TSS.
-        unsafe { options.set_code_selector(SegmentSelector(KERNEL_CS)).set_stack_index(ist) };
+        // SAFETY: each CPU has this segment.
+        unsafe { options.set_code_selector(SegmentSelector(KERNEL_CS)) };
+        // SAFETY: each CPU's TSS has these stacks, and nothing else uses them.
+        unsafe { options.set_stack_index(ist) };
         // SAFETY: only this CPU runs, the table is not loaded yet.
         unsafe { (*IDT.0.get())[vector as usize] = gate };
     }
