@@ -172,15 +172,15 @@ fn measure(
     let mut report =
         Report { rows: Vec::new(), refused, explanations: explanations.clone(), seconds: 0, cases, code };
     let (before, before_seconds) = (last.map(Before::all), last.map_or(0, |last| last.seconds));
+    let is_explained = |mutant: &Mutant| explanations.iter().any(|e| e.names(mutant));
     let known = |mutant: &Mutant| {
         let outcome = before.as_ref()?.outcome(mutant)?;
         // Survivors that are explained stay what they are.
-        let settled =
-            !matches!(outcome, Outcome::Survived { .. }) || explanations.iter().any(|e| e.names(mutant));
+        let settled = !matches!(outcome, Outcome::Survived { .. }) || is_explained(mutant);
         settled.then(|| outcome.clone())
     };
     let so_far = Mutex::new(&mut report);
-    show_all(&mutants, &suites, options.jobs, known, |row| {
+    show_all(&mutants, &suites, options.jobs, known, is_explained, |row| {
         let mut report = so_far.lock().map_err(|_| "a worker panicked")?;
         report.rows.push(row);
         report.seconds = start.elapsed().as_secs() + before_seconds;
@@ -238,22 +238,25 @@ fn explanations(
     }
 }
 
-/// Shows every mutant to the suites, several at a time: first to what is quick, then what is left to what is
-/// slow.
+/// Shows every mutant to the suites, several at a time: first to what is quick, then what is left, and is not
+/// explained, to what is slow.
 fn show_all(
     mutants: &[Mutant],
     suites: &Suites,
     jobs: usize,
     known: impl Fn(&Mutant) -> Option<Outcome> + Sync,
+    is_explained: impl Fn(&Mutant) -> bool + Sync,
     done: impl Fn(Row) -> Result<(), String> + Sync,
 ) -> Result<(), String> {
     let row = |mutant: &Mutant, outcome| done(Row { mutant: mutant.clone(), outcome });
+    let survived = |mutant: &Mutant| Outcome::Survived { reached: suites.reach(mutant.id) };
     let left = Mutex::new(Vec::new());
     each(mutants, jobs, |mutant| {
         match known(mutant)
             .map_or_else(|| suites.show(mutant.id, Pace::Quick), |outcome| Ok(Some(outcome)))?
         {
             Some(outcome) => row(mutant, outcome)?,
+            None if is_explained(mutant) => row(mutant, survived(mutant))?,
             None => left.lock().map_err(|_| "a worker panicked")?.push(mutant),
         }
         Ok(())
@@ -264,7 +267,7 @@ fn show_all(
     left.iter().for_each(|m| eprintln!("left: {}", m.describe()));
     each(&left, jobs, |mutant| {
         let outcome = suites.show(mutant.id, Pace::Slow)?;
-        row(mutant, outcome.unwrap_or_else(|| Outcome::Survived { reached: suites.reach(mutant.id) }))
+        row(mutant, outcome.unwrap_or_else(|| survived(mutant)))
     })
 }
 

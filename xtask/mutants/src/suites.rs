@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -22,6 +23,8 @@ const LOOK: Duration = Duration::from_secs(1);
 const NAMED_BUDGET: Duration = Duration::from_secs(30);
 /// What takes less is asked first.
 const QUICK: Duration = Duration::from_millis(500);
+/// So many cases are shown to a generated mutant in one process.
+const TOGETHER: usize = 24;
 const STRESS_SECONDS: &str = "3";
 const ORACLE_RUNS: &str = "8";
 
@@ -85,8 +88,7 @@ impl Stage {
 /// Which of the tests a mutant is shown to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Pace {
-    /// Those that take no time: cases in one process, in their order, and the unit tests of a program in
-    /// another.
+    /// Those that take no time: many in one process.
     Quick,
     /// All others, one by one.
     Slow,
@@ -96,6 +98,8 @@ pub(crate) enum Pace {
 pub(crate) struct Suites {
     stages: Vec<Stage>,
     logs: PathBuf,
+    /// How many generated mutants each case has found so far.
+    found: Mutex<BTreeMap<String, u32>>,
 }
 
 impl Suites {
@@ -106,7 +110,7 @@ impl Suites {
     pub(crate) fn measure(programs: &[Program], logs: PathBuf) -> Result<Self, String> {
         let mut suites = Self::unmeasured(programs, logs)?;
         for i in 0..suites.stages.len() {
-            suites.measure_one(i, FIRST_BUDGET)?;
+            suites.measure_one(i, GLANCE)?;
         }
         suites.stages.sort_by_key(|s| (s.suite, s.took));
         Ok(suites)
@@ -164,7 +168,7 @@ impl Suites {
                 }
             }
         }
-        Ok(Self { stages, logs })
+        Ok(Self { stages, logs, found: Mutex::default() })
     }
 
     fn measure_one(&mut self, i: usize, budget: Duration) -> Result<(), String> {
@@ -212,26 +216,46 @@ impl Suites {
     }
 
     /// Shows one mutant to what comes past it, quick or slow as `pace` says, until something fails.
+    ///
+    /// Quick are the unit tests that take no time, and a glance at the cases: those first that have found the
+    /// most so far. Slow are a longer look at the cases, the other unit tests, random operations and threads.
     pub(crate) fn show(&self, id: u32, pace: Pace) -> Result<Option<Outcome>, String> {
-        let quick = |s: &&Stage| s.took < QUICK && matches!(s.suite, Suite::Lab | Suite::Unit);
-        let past: Vec<&Stage> = self.stages.iter().filter(|s| s.reaches(id)).collect();
-        let of = |suite| past.iter().copied().filter(|s| s.suite == suite).collect::<Vec<_>>();
-        let together = |suite| by_program(&of(suite).into_iter().filter(quick).collect::<Vec<_>>());
-        let alone = |suite| of(suite).into_iter().filter(|s| !quick(s)).map(|s| vec![s]);
-        let (groups, budget): (Vec<Vec<&Stage>>, _) = match pace {
-            Pace::Quick => ([Suite::Lab, Suite::Unit].into_iter().flat_map(together).collect(), FIRST_BUDGET),
+        let of = |suite| self.stages.iter().filter(move |s| s.suite == suite && s.reaches(id));
+        let quick = |s: &&Stage| s.took < QUICK;
+        let alone = |suite| of(suite).map(|s| vec![s]);
+        let mut cases: Vec<&Stage> = of(Suite::Lab).collect();
+        self.best_first(&mut cases)?;
+        let groups: Vec<(Vec<&Stage>, Duration)> = match pace {
+            Pace::Quick => {
+                let unit = by_program(&of(Suite::Unit).filter(quick).collect::<Vec<_>>());
+                let unit = unit.into_iter().map(|group| (group, GLANCE));
+                unit.chain(cases.chunks(TOGETHER).map(|group| (group.to_vec(), GLANCE))).collect()
+            }
             Pace::Slow => {
-                let slow = [Suite::Oracle, Suite::Unit, Suite::Lab, Suite::Stress];
-                (slow.into_iter().flat_map(alone).collect(), CASE_BUDGET)
+                let cases = cases.chunks(TOGETHER).map(|group| (group.to_vec(), LOOK));
+                let unit = alone(Suite::Unit).filter(|group| !quick(&group[0]));
+                let long = unit.chain(alone(Suite::Oracle)).chain(alone(Suite::Stress));
+                cases.chain(long.map(|group| (group, CASE_BUDGET))).collect()
             }
         };
-        for group in &groups {
-            let outcome = self.show_to(id, group, budget)?;
+        for (group, budget) in &groups {
+            let outcome = self.show_to(id, group, *budget)?;
+            if let Some(Outcome::Caught { suite: Suite::Lab, by, .. }) = &outcome {
+                *self.found.lock().map_err(|_| "a worker panicked")?.entry(by.clone()).or_default() += 1;
+            }
             if outcome.is_some() {
                 return Ok(outcome);
             }
         }
         Ok(None)
+    }
+
+    /// Sorts cases by how many mutants each has found so far.
+    fn best_first(&self, cases: &mut [&Stage]) -> Result<(), String> {
+        let found = self.found.lock().map_err(|_| "a worker panicked")?;
+        let nr = |stage: &Stage| stage.name.as_ref().and_then(|name| found.get(name)).copied().unwrap_or(0);
+        cases.sort_by_key(|stage| std::cmp::Reverse(nr(stage)));
+        Ok(())
     }
 
     /// Shows one mutant to the case of that name, as long as the lab itself explores it.
