@@ -5,7 +5,8 @@
 //! has counted says so, and from then on the other side must not see less. For the page that is pinned is the
 //! page that the program sees. The device lets go of its pages now and then, and pins them again.
 //!
-//! `ANONMEM_DEVICE_SECONDS` (default 4) is how long it runs, in all lock modes together.
+//! `ANONMEM_DEVICE_SECONDS` (default 4) is how long it runs, in all lock modes together; longer on a host that
+//! is so busy that a thread has hardly run.
 
 use anonmem::{Advice, Config, Effort, LockMode, MmapRequest, PinFlags, PinnedRange, Prot, Unpin, Vm};
 use anonmem_hal::{CpuId, Order, PAGE_SIZE, Pfn, PhysMem, Va, VaRange, arch::X86_64};
@@ -27,6 +28,11 @@ const PAGES: u64 = 12;
 /// Frames: not much more than the program and a few children need.
 const FRAMES: u64 = 512;
 const SWAP_PAGES: u64 = 1_024;
+/// The program's, the one that forks, the one that makes pages leave, and the device's.
+const CPUS: usize = 4;
+/// Steps that each of them does at least, however busy the host is, and how much longer it gets for them.
+const ENOUGH: u64 = 400;
+const MORE: Duration = Duration::from_secs(60);
 /// Where each side counts in a page.
 const PROGRAM: u64 = 0;
 const DEVICE: u64 = 8;
@@ -42,7 +48,8 @@ struct World {
     by_program: [AtomicU64; PAGES as usize],
     by_device: [AtomicU64; PAGES as usize],
     stop: AtomicBool,
-    steps: AtomicU64,
+    /// What each CPU has done.
+    steps: [AtomicU64; CPUS],
 }
 
 fn load(user: &User, va: u64) -> u64 {
@@ -64,8 +71,13 @@ impl World {
         while !self.stop.load(Relaxed) {
             step(&mut state, turn);
             turn += 1;
-            self.steps.fetch_add(1, Relaxed);
+            self.steps[cpu as usize].fetch_add(1, Relaxed);
         }
+    }
+
+    /// Whether every CPU has done so much that whatever can go wrong had its chances.
+    fn has_done_enough(&self) -> bool {
+        self.steps.iter().all(|steps| steps.load(Relaxed) >= ENOUGH)
     }
 
     fn word(&self, page: u64, word: u64) -> u64 {
@@ -192,10 +204,10 @@ fn run(lock_mode: LockMode, time: Duration) {
         (mm, VaRange { start, end: Va(start.0 + PAGES * P) })
     };
     let zeroes = || [const { AtomicU64::new(0) }; PAGES as usize];
-    let (stop, steps) = (AtomicBool::new(false), AtomicU64::new(0));
+    let (stop, steps) = (AtomicBool::new(false), [const { AtomicU64::new(0) }; CPUS]);
     let world = World { vm, mm, buffer, by_program: zeroes(), by_device: zeroes(), stop, steps };
     thread::scope(|scope| {
-        let parts: [fn(&World); 4] = [World::program, World::forks, World::pressure, World::device];
+        let parts: [fn(&World); CPUS] = [World::program, World::forks, World::pressure, World::device];
         let threads = parts.map(|part| {
             scope.spawn({
                 let world = &world;
@@ -203,16 +215,20 @@ fn run(lock_mode: LockMode, time: Duration) {
             })
         });
         let began = Instant::now();
-        while began.elapsed() < time && !threads.iter().any(|thread| thread.is_finished()) {
+        let goes_on = || {
+            let took = began.elapsed();
+            took < time || (!world.has_done_enough() && took < time + MORE)
+        };
+        while goes_on() && !threads.iter().any(|thread| thread.is_finished()) {
             thread::sleep(Duration::from_millis(20));
         }
         world.stop.store(true, Relaxed);
     });
     let _cpu = vm.machine().cpus().enter(CpuId(0));
-    let steps = world.steps.load(Relaxed);
+    let steps = world.steps.each_ref().map(|steps| steps.load(Relaxed));
     drop(world);
     vm.validate().expect("at rest");
-    println!("{lock_mode:?}: {steps} steps, {:?}", vm.stats());
+    println!("{lock_mode:?}: {steps:?} steps, {:?}", vm.stats());
 }
 
 #[test]
