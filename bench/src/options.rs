@@ -45,13 +45,28 @@ pub struct Options {
     #[arg(long, value_name = "FILE")]
     pub markdown: Option<PathBuf>,
 
-    /// Instead of rows: what each reverse map costs, in bytes and in steps, as a table for a document
+    /// How anonmem finds what maps a page
+    #[arg(long, value_enum, default_value_t = Rmap::AnonVma)]
+    pub rmap: Rmap,
+
+    /// Instead of rows: what each reverse map costs, in bytes, steps and nanoseconds, as a table for a
+    /// document
     #[arg(long)]
     pub rmap_study: bool,
 
     /// List the rows and what each side of them does, and measure nothing
     #[arg(long)]
     pub list: bool,
+}
+
+/// A reverse map. Each is a bench of its own, because a machine names one by a type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Rmap {
+    /// Sets of VMAs
+    #[value(name = "anon_vma")]
+    AnonVma,
+    /// Families of address spaces, by labels
+    Family,
 }
 
 /// The peer.

@@ -16,7 +16,7 @@ use crate::scale::ScaleOptions;
 use crate::shell::{CompletionsOptions, ManOptions};
 use crate::size::{parse_ram, parse_swap};
 use crate::values::{
-    Accel, BillFormat, FileMapping, Folios, Lock, SwapBackend, parse_env, parse_file, parse_folios,
+    Accel, BillFormat, FileMapping, Folios, Lock, Rmap, SwapBackend, parse_env, parse_file, parse_folios,
     parse_guest_path, parse_seconds,
 };
 use crate::vm::disk::{DiskOption, parse_disk};
@@ -201,6 +201,8 @@ Examples:
   anonmem bench --json bench.json --csv bench.csv --svg bench.svg
   anonmem bench --baseline bench.json          has anything become slower?
   anonmem bench --markdown docs/performance.md
+  anonmem bench --rmap family                  over the other reverse map
+  anonmem bench --rmap-study                   both in bytes, steps and nanoseconds
   anonmem bench --list
   anonmem bench --guest --runs 3               the microVM alone, half a minute
   anonmem bench --guest --kernel /boot/vmlinuz-6.1.0    beside that Linux
@@ -328,6 +330,10 @@ pub struct RunOptions {
     /// How page faults are kept apart from changes of the mappings
     #[arg(long, value_enum, default_value_t = Lock::Mmap)]
     pub lock: Lock,
+
+    /// How it is found what maps a page: docs/reverse-map.md compares both
+    #[arg(long, value_enum, default_value_t)]
+    pub rmap: Rmap,
 
     /// The largest folios that page faults take: 4K for single pages, 64K, 2M (or any power of two between);
     /// auto grows with what the program uses. Or each size with its mode, as in thp_anon= of Linux's command

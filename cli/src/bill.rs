@@ -60,7 +60,7 @@ const LINES: [(&str, &str, Style); 24] = [
 ];
 
 /// Keys that the headline holds.
-const HEADLINE: [&str; 5] = ["version", "lock_mode", "cpus", "ram_bytes", "accelerator"];
+const HEADLINE: [&str; 6] = ["version", "lock_mode", "reverse_map", "cpus", "ram_bytes", "accelerator"];
 
 /// Writes the bill as a table, each line ended.
 #[must_use]
@@ -106,6 +106,10 @@ fn headline(bill: &Map<String, Value>) -> String {
     }
     if let Some(mode) = bill.get("lock_mode").and_then(Value::as_str) {
         facts.push(format!("{mode} lock"));
+    }
+    // Said where it is not the usual one.
+    if let Some(name) = bill.get("reverse_map").and_then(Value::as_str).filter(|name| *name != "anon_vma") {
+        facts.push(format!("reverse map {name}"));
     }
     format!("memory bill ({})\n", facts.join(", "))
 }

@@ -6,7 +6,7 @@ use anonmem_cli::args::{Cli, Command};
 use anonmem_cli::error::{EXIT_USAGE, Error, one_line};
 use anonmem_cli::{conform, doctor, out, run, shell};
 #[cfg(feature = "measure")]
-use anonmem_cli::{error::EXIT_UNSURE, error::Result, guest, lab, scale};
+use anonmem_cli::{error::EXIT_UNSURE, error::Result, families, guest, lab, scale};
 use clap::{CommandFactory, Parser};
 
 fn main() -> ExitCode {
@@ -61,16 +61,20 @@ fn is_left_out(word: &str) -> bool {
 /// Measures beside the host's kernel.
 #[cfg(feature = "measure")]
 fn bench(options: &anonmem_bench::Options) -> Result<u8> {
-    use anonmem_bench::{Trust, rmap_study};
+    use anonmem_bench::{Trust, options::Rmap};
 
     if options.rmap_study {
-        out::print(&rmap_study::markdown(&rmap_study::study()))?;
+        out::print(&families::study())?;
         return Ok(0);
     }
     out::check_writable(
         [&options.json, &options.csv, &options.svg, &options.markdown].map(|path| path.as_deref()),
     )?;
-    match anonmem_bench::bench(options) {
+    let done = match options.rmap {
+        Rmap::AnonVma => anonmem_bench::bench(options),
+        Rmap::Family => families::bench(options),
+    };
+    match done {
         Ok(Trust::Good) => Ok(0),
         Ok(Trust::Disturbed) => Ok(EXIT_UNSURE),
         Err(anonmem_bench::Error::Print(error)) => Err(out::failed(&error)),

@@ -158,6 +158,7 @@ fn write_package(
         swap_backend: options.swap_backend,
         swap_disk,
         lock: options.lock,
+        rmap: options.rmap,
         folios: &options.folios,
         poison: if options.no_poison { Poison::Off } else { Poison::On },
         watch_ms: if is_watched(options) { WATCH_MS } else { 0 },

@@ -64,6 +64,28 @@ impl Lock {
     }
 }
 
+/// How the memory manager finds what maps a page.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Rmap {
+    /// Sets of mappings, as Linux has them
+    #[default]
+    #[value(name = "anon_vma")]
+    AnonVma,
+    /// Families of address spaces, by labels
+    Family,
+}
+
+impl Rmap {
+    /// The reverse map's name, as the kernel reads and reports it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::AnonVma => "anon_vma",
+            Self::Family => "family",
+        }
+    }
+}
+
 /// How the memory bill is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum BillFormat {

@@ -93,6 +93,33 @@ fn a_check_counts_its_verdicts() {
 }
 
 #[test]
+fn cases_are_explored_over_either_reverse_map() {
+    // A case whose worlds have what is asked for, and one whose worlds have families anyway.
+    for rmap in ["anon_vma", "family"] {
+        let output = run(&["check", "cow-stamps", "rmap-exit-too-early", "--rmap", rmap, "--budget", "3"]);
+        assert_eq!(output.status.code(), Some(0), "{}{}", stdout(&output), stderr(&output));
+        assert!(stdout(&output).contains(" 0 broken"), "{}", stdout(&output));
+    }
+    let unknown = run(&["check", CASE, "--rmap", "hash"]);
+    assert!(unknown.status.code() == Some(2) && stderr(&unknown).contains("hash"), "{}", stderr(&unknown));
+}
+
+#[test]
+fn a_bench_says_which_reverse_map_it_had() {
+    let dir = tempfile::tempdir().unwrap();
+    let json = dir.path().join("bench.json");
+    for rmap in ["anon_vma", "family"] {
+        let words = ["bench", "metadata", "--against", "none", "--runs", "1", "--rmap", rmap, "--json"];
+        let output = anonmem().args(words).arg(&json).output().unwrap();
+        // 3: others kept the machine busy, which is nobody's fault here.
+        assert!(matches!(output.status.code(), Some(0 | 3)), "{}", stderr(&output));
+        let found: Value = serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap();
+        assert_eq!(found["reverse_map"], rmap);
+        assert_eq!(stdout(&output).contains("reverse map \"family\""), rmap == "family");
+    }
+}
+
+#[test]
 fn an_interrupted_check_keeps_the_table_so_far() {
     let mut child = anonmem()
         .args(["check", "--budget", "120"])

@@ -50,6 +50,30 @@ fn every_lock_mode_gives_the_same() {
 }
 
 #[test]
+fn every_reverse_map_gives_the_same() {
+    if !vm_is_there() {
+        return;
+    }
+    for rmap in ["anon_vma", "family"] {
+        same_as_host("forktree", Linked::Static, &["--rmap", rmap]);
+        same_as_host_on(&["4"], "cowcheck", Linked::Static, &["--rmap", rmap]);
+        let program = compile("swapcheck", Linked::Static);
+        let args = [program.as_os_str(), "24".as_ref(), "1".as_ref()];
+        let options = ["--ram", "16M", "--swap", "64M", "--rmap", rmap];
+        let ran = Vm::new().options(&options).run(&args).expect_status(0);
+        assert_eq!(ran.stdout, "swapcheck: 24 MiB, 1 rounds, 0 wrong\n");
+        assert_eq!(
+            (ran.bill["reverse_map"].as_str(), ran.bill["validate"].as_str()),
+            (Some(rmap), Some("ok"))
+        );
+        assert!(ran.bill.pointer("/swap/outs").and_then(serde_json::Value::as_u64) > Some(0), "{}", ran.bill);
+        // Families have no links, but of what is away from home.
+        let chains = ran.bill["peak_anon_vma_chains"].as_u64().unwrap();
+        assert!(rmap == "anon_vma" || chains < 32, "{chains} records");
+    }
+}
+
+#[test]
 fn handlers_repair_faults() {
     same_as_host("signals", Linked::Dynamic, &[]);
     same_as_host("signals", Linked::Static, &[]);

@@ -16,10 +16,13 @@ use std::hint::black_box;
 
 /// What the machine checks, and its reverse map.
 #[cfg(not(feature = "rmap-family"))]
-type Kind = anonmem_hosted::Fast;
+pub type Kind = anonmem_hosted::Fast;
 /// The same with families of address spaces.
 #[cfg(feature = "rmap-family")]
-type Kind = anonmem_hosted::FastFamilies;
+pub type Kind = anonmem_hosted::FastFamilies;
+
+/// The name of the reverse map.
+pub const REVERSE_MAP: &str = if cfg!(feature = "rmap-family") { "family" } else { "anon_vma" };
 
 /// The machine.
 pub type Machine = Hosted<Kind>;

@@ -3,6 +3,7 @@
 use super::line::{Line, lines};
 use crate::{
     host::{Folios, about::Machine},
+    ours::REVERSE_MAP,
     outcome::{Outcome, Side},
     rows::NotYet,
 };
@@ -11,6 +12,7 @@ use serde::Serialize;
 #[derive(Serialize)]
 struct Document<'a> {
     version: u32,
+    reverse_map: &'static str,
     machine: &'a Machine,
     runs: u32,
     seconds: f64,
@@ -54,6 +56,7 @@ pub fn text(outcome: &Outcome) -> String {
     let samples = |row, side| outcome.samples.of(row, side).map_or(&[][..], |s| &s.0);
     let document = Document {
         version: 1,
+        reverse_map: REVERSE_MAP,
         machine: &outcome.machine,
         runs: outcome.runs,
         seconds: outcome.seconds,

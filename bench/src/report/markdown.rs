@@ -12,7 +12,7 @@ const END: &str = "<!-- anonmem bench: end -->\n";
 /// The section: the machine, the tables, what was not measured, how busy the machine was.
 pub fn text(outcome: &Outcome) -> String {
     let lines = lines(outcome);
-    let mut text = format!("{}\n\n{}", outcome.machine.line(), fenced(&table::main_grid(&lines)));
+    let mut text = format!("{}\n\n{}", table::about(outcome), fenced(&table::main_grid(&lines)));
     text += &format!("\n{}\n", fill(&table::legend()));
     for (title, grid) in table::further_grids(&lines) {
         text += &format!("\n{}\n\n{}", fill(&format!("{title}:")), fenced(&grid));

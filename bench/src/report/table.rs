@@ -3,6 +3,7 @@
 use super::fill::fill;
 use super::line::{Line, lines};
 use crate::{
+    ours::REVERSE_MAP,
     outcome::Outcome,
     peer,
     rows::{HostOnly, NOT_YET, ROWS},
@@ -37,11 +38,20 @@ const HEADERS: [&str; 10] = [
 /// The table, what is not in it, and what one must know to read it.
 pub fn text(outcome: &Outcome) -> String {
     let lines = lines(outcome);
-    let mut text = format!("{}\n\n{}", outcome.machine.line(), main_grid(&lines));
+    let mut text = format!("{}\n\n{}", about(outcome), main_grid(&lines));
     for (title, grid) in further_grids(&lines) {
         text += &format!("\n{title}:\n\n{grid}");
     }
     text + &notes(outcome, &lines)
+}
+
+/// The machine, and the reverse map unless it is the usual one.
+pub fn about(outcome: &Outcome) -> String {
+    let line = outcome.machine.line();
+    match REVERSE_MAP {
+        "anon_vma" => line,
+        other => format!("{line}; anonmem with the reverse map \"{other}\""),
+    }
 }
 
 /// The grids beside the main one, those that were measured, with what they show.

@@ -1,18 +1,24 @@
 //! The study as a table for a document.
 
-use super::{Line, Unit};
+use super::line::Line;
 use std::fmt::Write;
 
-/// The lines as Markdown.
-pub fn markdown(lines: &[Line]) -> String {
-    let mut text = String::from("| | unit | anon_vma | family |\n|---|---|---:|---:|\n");
-    for Line { what, unit, found: [anon_vmas, families] } in lines {
-        let unit = match unit {
-            Unit::Bytes => "bytes",
-            Unit::Steps => "steps",
-        };
-        let (anon_vmas, families) = (grouped(*anon_vmas), grouped(*families));
-        let _ = writeln!(text, "| {what} | {unit} | {anon_vmas} | {families} |");
+/// What was found over each reverse map, by name, as Markdown: the same work in each line. The first has all
+/// lines.
+///
+/// # Panics
+/// If there is none.
+pub fn markdown(maps: &[(&str, &[Line])]) -> String {
+    let mut text = String::from("| | unit |");
+    maps.iter().for_each(|(name, _)| text += &format!(" {name} |"));
+    text += &format!("\n|---|---|{}\n", "---:|".repeat(maps.len()));
+    for Line { what, unit, .. } in maps[0].1 {
+        let _ = write!(text, "| {what} | {unit} |");
+        for (_, lines) in maps {
+            let line = lines.iter().find(|line| line.what == *what && line.unit == *unit);
+            let _ = write!(text, " {} |", line.map_or("–".into(), |line| grouped(line.found)));
+        }
+        text.push('\n');
     }
     text
 }
@@ -37,5 +43,13 @@ mod tests {
     #[test]
     fn thousands_are_apart() {
         assert_eq!([0, 999, 1000, 1_234_567].map(grouped), ["0", "999", "1,000", "1,234,567"]);
+    }
+
+    #[test]
+    fn each_map_has_a_column() {
+        let line = |found| [Line { what: "fork".into(), unit: "ns", found }];
+        let table = markdown(&[("one", &line(5)), ("other", &line(12_345)), ("none", &[])]);
+        let head = "| | unit | one | other | none |\n|---|---|---:|---:|---:|\n";
+        assert_eq!(table, format!("{head}| fork | ns | 5 | 12,345 | – |\n"));
     }
 }

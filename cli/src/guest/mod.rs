@@ -31,6 +31,7 @@ use crate::channel::signals::Signals;
 use crate::error::{EXIT_UNSURE, Error, Result};
 use crate::out;
 use crate::progress::Progress;
+use crate::values::Rmap;
 use crate::vm::{accel, kernel, qemu};
 
 use kinds::{Kind, Work};
@@ -54,7 +55,7 @@ pub fn bench(options: &BenchOptions) -> Result<u8> {
     out::check_writable([&table.json, &table.csv, &table.markdown].map(|path| path.as_deref()))?;
     let (start, watch) = (Instant::now(), LoadWatch::start());
     let guest = &options.guest;
-    let mut setup = prepare(guest)?;
+    let mut setup = prepare(guest, reverse_map(options))?;
     let timed = timed_work(guest, &kinds)?;
     let counted = Work { window_ms: 100, warm_ms: 20, tasks: 1, ..timed.clone() };
     let sides = 1 + u64::from(setup.image.is_some());
@@ -75,6 +76,7 @@ pub fn bench(options: &BenchOptions) -> Result<u8> {
         memory_mib: memory_mib(&setup)?,
         cpus: timed.tasks,
         lock: setup.lock,
+        rmap: setup.rmap,
         folios: setup.folios,
         image: setup.image.take(),
         runs: options.table.runs,
@@ -113,8 +115,16 @@ fn refuse_what_is_for_the_host(options: &BenchOptions) -> Result<()> {
     Ok(())
 }
 
+/// The reverse map that is asked for. The bench, which knows no microVM, has a name of its own for it.
+fn reverse_map(options: &BenchOptions) -> Rmap {
+    match options.table.rmap {
+        anonmem_bench::options::Rmap::AnonVma => Rmap::AnonVma,
+        anonmem_bench::options::Rmap::Family => Rmap::Family,
+    }
+}
+
 /// Finds and makes everything that can be missing, before anything takes long.
-fn prepare(options: &GuestOptions) -> Result<Setup> {
+fn prepare(options: &GuestOptions, rmap: Rmap) -> Result<Setup> {
     let search_path = std::env::var_os("PATH").unwrap_or_default();
     let image = options.image()?;
     let qemu = qemu::find(options.qemu.as_deref(), &search_path)?;
@@ -128,7 +138,7 @@ fn prepare(options: &GuestOptions) -> Result<Setup> {
     progress.finish();
     let bar = ProgressBar::hidden();
     let (ram, lock, folios) = (options.ram, options.lock, options.guest_folios.clone());
-    Ok(Setup { qemu, microvm, image, program, dir, accelerator, ram, lock, folios, signals, bar })
+    Ok(Setup { qemu, microvm, image, program, dir, accelerator, ram, lock, rmap, folios, signals, bar })
 }
 
 /// Divides memory: a quarter of it for all the regions that are populated at once, so that none is swapped or

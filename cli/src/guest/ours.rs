@@ -62,6 +62,7 @@ fn write_package(setup: &Setup, work: &Work, archive: &Path) -> Result<()> {
         swap_backend: SwapBackend::Lz4,
         swap_disk: None,
         lock: setup.lock,
+        rmap: setup.rmap,
         nodes: 1,
         folios: &setup.folios,
         poison: Poison::Off,

@@ -146,8 +146,9 @@ fn heading(outcome: &Outcome) -> String {
     );
     let _ = writeln!(
         text,
-        "anonmem: machine type microvm, lock mode {}, folios {}",
+        "anonmem: machine type microvm, lock mode {}, reverse map {}, folios {}",
         outcome.lock.name(),
+        outcome.rmap.name(),
         outcome.folios.as_str()
     );
     if let Some(image) = &outcome.image {
@@ -292,7 +293,12 @@ pub(super) fn json(outcome: &Outcome, lines: &[Line]) -> String {
         ours: Kernel {
             release: kernel(outcome, Side::Ours),
             machine_type: "microvm",
-            arguments: format!("lock={} folios={}", outcome.lock.name(), outcome.folios.as_str()),
+            arguments: format!(
+                "lock={} rmap={} folios={}",
+                outcome.lock.name(),
+                outcome.rmap.name(),
+                outcome.folios.as_str()
+            ),
         },
         linux,
         rows: lines,

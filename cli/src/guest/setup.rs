@@ -13,7 +13,7 @@ use super::options::Clock;
 use super::transcript::Transcript;
 use crate::channel::signals::Signals;
 use crate::error::{Error, Result};
-use crate::values::{Folios, Lock};
+use crate::values::{Folios, Lock, Rmap};
 use crate::vm::qemu::{self, Accelerator};
 
 /// How long a kernel may take until the program speaks.
@@ -30,6 +30,7 @@ pub(super) struct Setup {
     pub(super) accelerator: Accelerator,
     pub(super) ram: u64,
     pub(super) lock: Lock,
+    pub(super) rmap: Rmap,
     pub(super) folios: Folios,
     pub(super) signals: Signals,
     pub(super) bar: ProgressBar,
@@ -50,6 +51,7 @@ pub(super) struct Outcome {
     pub(super) memory_mib: u64,
     pub(super) cpus: u32,
     pub(super) lock: Lock,
+    pub(super) rmap: Rmap,
     pub(super) folios: Folios,
     pub(super) image: Option<Image>,
     pub(super) runs: u32,

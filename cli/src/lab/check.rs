@@ -10,10 +10,11 @@ use anonmem_lab::explorer::{Report, Search};
 use serde_json::{Value, json};
 
 use super::board::{Board, Verdict, on_interrupt};
-use super::{CheckOptions, ModelOption, RmapOption, find};
+use super::{CheckOptions, ModelOption, find};
 use crate::error::{EXIT_INTERRUPTED, Error};
 use crate::out;
 use crate::progress::Progress;
+use crate::values::Rmap;
 
 /// The verdict in words. "Holds" is only what was exhausted, within the search's bound.
 fn word(report: &Report) -> &'static str {
@@ -60,7 +61,7 @@ pub fn check(options: &CheckOptions) -> Result<u8, Error> {
 /// Says what was found out; the exit status is 1 if a rule broke.
 fn conclude(
     all: &[Option<Verdict>],
-    rmap: RmapOption,
+    rmap: Rmap,
     json: Option<&Path>,
     junit: Option<&Path>,
 ) -> Result<u8, Error> {
@@ -137,7 +138,7 @@ fn sampled(run: &Run, report: &Report) -> bool {
 fn explore_some(
     runs: &[(&'static Case, &'static Run)],
     chosen: &[usize],
-    (jobs, rmap): (usize, RmapOption),
+    (jobs, rmap): (usize, Rmap),
     (end, least): (Instant, Duration),
     board: &Board,
 ) {
@@ -203,7 +204,7 @@ fn exhausted(report: &Report) -> &'static str {
 }
 
 /// How a rule broke, and how to see it again; nothing for others.
-fn failure(verdict: &Verdict, rmap: RmapOption) -> String {
+fn failure(verdict: &Verdict, rmap: Rmap) -> String {
     let Some(found) = &verdict.report.found else { return String::new() };
     let (name, rule) = (verdict.case.name, verdict.case.rule);
     format!(

@@ -21,6 +21,7 @@ pub use check::check;
 pub use race::race;
 
 use crate::error::Error;
+use crate::values::Rmap;
 
 /// A memory model, as an option.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -41,18 +42,7 @@ impl ModelOption {
     }
 }
 
-/// A reverse map, as an option.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum RmapOption {
-    /// Sets of VMAs.
-    #[default]
-    #[value(name = "anon_vma")]
-    AnonVma,
-    /// Families of address spaces, by labels.
-    Family,
-}
-
-impl RmapOption {
+impl Rmap {
     /// Runs `f`, in whose worlds that is the reverse map.
     fn over<R>(self, f: impl FnOnce() -> R) -> R {
         let choice = match self {
@@ -82,7 +72,7 @@ pub struct CheckOptions {
     pub model: Option<ModelOption>,
     /// How the memory manager finds what maps a page
     #[arg(long, value_enum, default_value_t)]
-    pub rmap: RmapOption,
+    pub rmap: Rmap,
     /// Seconds for everything together; even what comes last is tried for a moment
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     pub budget: u64,
@@ -122,7 +112,7 @@ pub struct RaceOptions {
     pub model: Option<ModelOption>,
     /// How the memory manager finds what maps a page
     #[arg(long, value_enum, default_value_t)]
-    pub rmap: RmapOption,
+    pub rmap: Rmap,
     /// Exactly the execution that this id names
     #[arg(long, value_name = "ID")]
     pub replay: Option<String>,

@@ -10,10 +10,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use super::{ModelOption, RaceOptions, RmapOption};
+use super::{ModelOption, RaceOptions};
 use crate::error::{EXIT_UNSURE, Error};
 use crate::out;
 use crate::progress::Progress;
+use crate::values::Rmap;
 
 /// How often the progress line moves.
 const BEAT: Duration = Duration::from_millis(100);
@@ -110,8 +111,8 @@ fn arguments(options: &RaceOptions) -> Vec<std::ffi::OsString> {
         None => {}
     }
     match options.rmap {
-        RmapOption::AnonVma => {}
-        RmapOption::Family => add("--rmap", &"family"),
+        Rmap::AnonVma => {}
+        Rmap::Family => add("--rmap", &"family"),
     }
     if let Some(id) = &options.replay {
         add("--replay", id);

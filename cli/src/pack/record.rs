@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use crate::error::{Error, Result};
-use crate::values::{Folios, Lock, SwapBackend};
+use crate::values::{Folios, Lock, Rmap, SwapBackend};
 
 /// What the kernel is to start, and with what.
 #[derive(Debug)]
@@ -24,6 +24,8 @@ pub struct RunRecord<'a> {
     pub nodes: u32,
     /// How page faults are kept apart from changes of the mappings.
     pub lock: Lock,
+    /// How it is found what maps a page.
+    pub rmap: Rmap,
     /// The sizes of folios.
     pub folios: &'a Folios,
     /// Whether freed frames are filled with a pattern.
@@ -76,6 +78,9 @@ impl RunRecord<'_> {
             field("nodes", OsStr::new(&self.nodes.to_string()))?;
         }
         field("lock", OsStr::new(self.lock.name()))?;
+        if self.rmap != Rmap::default() {
+            field("rmap", OsStr::new(self.rmap.name()))?;
+        }
         field("folios", OsStr::new(self.folios.as_str()))?;
         if self.swap != 0 {
             field("swap", OsStr::new(&self.swap.to_string()))?;
@@ -119,6 +124,7 @@ mod tests {
             swap_backend: SwapBackend::Disk,
             swap_disk: Some("vdb"),
             lock: Lock::Vma,
+            rmap: Rmap::Family,
             folios: &parse_folios("64K").unwrap(),
             poison: Poison::On,
             watch_ms: 100,
@@ -127,7 +133,7 @@ mod tests {
             args: &["x".into(), "".into(), "a=b".into()],
             env: &["K=V".into()],
         };
-        let expected = "ram=4096\0cpus=2\0nodes=2\0lock=vma\0folios=64K\0swap=8192\0swap_backend=disk\0swap_disk=vdb\0poison=1\0watch=100\0cwd=/root\0exe=/bin/x\0arg=x\0arg=\0arg=a=b\0env=K=V\0";
+        let expected = "ram=4096\0cpus=2\0nodes=2\0lock=vma\0rmap=family\0folios=64K\0swap=8192\0swap_backend=disk\0swap_disk=vdb\0poison=1\0watch=100\0cwd=/root\0exe=/bin/x\0arg=x\0arg=\0arg=a=b\0env=K=V\0";
         assert_eq!(String::from_utf8(record.to_bytes().unwrap()).unwrap(), expected);
         let bad = RunRecord { args: &["a\0b".into()], ..record };
         assert!(bad.to_bytes().unwrap_err().to_string().contains("zero byte"));

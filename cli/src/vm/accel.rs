@@ -21,7 +21,7 @@ use crate::pack::cpio::write_archive;
 use crate::pack::record::{Poison, RunRecord};
 use crate::pack::tree::{Content, Node, Tree};
 use crate::progress::Progress;
-use crate::values::{Accel, Folios, Lock, SwapBackend};
+use crate::values::{Accel, Folios, Lock, Rmap, SwapBackend};
 
 /// How long the kernel may take to be ready under KVM.
 const PROBE_TIME: Duration = Duration::from_secs(1);
@@ -130,6 +130,7 @@ fn probe_archive() -> io::Result<Vec<u8>> {
         swap_backend: SwapBackend::Lz4,
         swap_disk: None,
         lock: Lock::Mmap,
+        rmap: Rmap::default(),
         nodes: 1,
         folios: &Folios::none(),
         poison: Poison::Off,

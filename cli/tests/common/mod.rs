@@ -87,6 +87,10 @@ impl Vm {
         if let Some(folios) = std::env::var_os("ANONMEM_FOLIOS").filter(|_| !named) {
             command.arg("--folios").arg(folios);
         }
+        let named = self.options.iter().any(|option| option == "--rmap");
+        if let Some(rmap) = std::env::var_os("ANONMEM_RMAP").filter(|_| !named) {
+            command.arg("--rmap").arg(rmap);
+        }
         command.args(&self.options).arg("--").args(program);
         let output = run_with_input(&mut command, &self.input);
         let bill = std::fs::read(&bill).unwrap_or_default();

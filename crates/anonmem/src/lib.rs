@@ -155,6 +155,7 @@ pub use rmap::machine::Machine;
 pub mod lab {
     pub use crate::{
         migrate::leave_behind,
+        mm::places::ask_places,
         objects::Objects,
         rmap::{
             anon_vma::AnonVmaReadGuard,

@@ -6,7 +6,10 @@ use anonmem::{
     Advice, Config, Effort, FolioMode, FolioPolicy, LockMode, MapBacking, MmapRequest, PinFlags, Prot, Vm,
 };
 use anonmem_hal::{CpuId, Order, PAGE_SIZE, Pfn, PhysMem, Va, VaRange, arch::X86_64};
-use anonmem_hosted::{Checked, UserCpu, system::Machine};
+use anonmem_hosted::{
+    Checked, UserCpu,
+    system::{Machine, reverse_map},
+};
 use std::{
     ops::Range,
     sync::{
@@ -31,6 +34,7 @@ fn number(name: &str, default: u64) -> u64 {
 }
 
 fn vm_of(frames: u64, config: Config) -> &'static Vm<Machine> {
+    let config = Config { reverse_map: reverse_map(), ..config };
     let vm = Vm::new(Machine::new(frames), config).expect("enough memory");
     Box::leak(Box::new(vm))
 }

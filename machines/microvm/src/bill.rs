@@ -8,7 +8,7 @@ use crate::{klog, sched, swap, syscall};
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
-use anonmem::{Event, LockMode, Stats};
+use anonmem::{Event, LockMode, ReverseMapChoice, Stats};
 use anonmem_hal::{CpuId, PAGE_SIZE};
 use anonmem_oslib::bill::Bill;
 use anonmem_sync::{Level, order};
@@ -145,6 +145,13 @@ fn lock_mode() -> &'static str {
     }
 }
 
+fn reverse_map() -> &'static str {
+    match machine::vm().config().reverse_map {
+        ReverseMapChoice::AnonVmas => "anon_vma",
+        ReverseMapChoice::Families => "family",
+    }
+}
+
 /// Checks the memory manager and writes the bill, after all processes are gone.
 pub fn collect(run_ns: u64) -> String {
     let vm = machine::vm();
@@ -171,6 +178,7 @@ pub fn collect(run_ns: u64) -> String {
     let cpus = cpu_count();
     Bill {
         lock_mode: lock_mode().into(),
+        reverse_map: reverse_map().into(),
         numbers: [
             ("cpus", cpus as u64),
             ("ram_bytes", stats.frames * PAGE_SIZE as u64),

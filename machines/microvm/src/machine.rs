@@ -69,6 +69,7 @@ pub fn init(layout: &Layout, config: &config::BootConfig) {
     let kernel = Kernel { base: Pfn(layout.frames.start / PAGE), frames, memmap, poisoned };
     let config = anonmem::Config {
         lock_mode: config.lock_mode,
+        reverse_map: config.reverse_map,
         nodes: config.nodes,
         folios: config.folios,
         secret: random::random_u64(),
@@ -183,7 +184,8 @@ impl Kernel {
 impl Machine for Kernel {
     type Arch = X86_64;
     type Cpus = anonmem_hal::UpTo<64>;
-    type ReverseMap = anonmem_hal::reverse_map::AnonVmas;
+    /// Both are in one kernel, so that one file boots either. It costs a branch a call.
+    type ReverseMap = anonmem_hal::reverse_map::Either;
     type Probe = NoProbe;
     const CHECKED: bool = cfg!(feature = "lock-order");
 }

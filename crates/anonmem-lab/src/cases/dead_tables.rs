@@ -282,7 +282,7 @@ fn mapped(mode: LockMode) -> Kernel {
 }
 
 /// Pages in three tables. Those of the last are given up first, and may be free when the others are.
-fn in_three_tables() -> Kernel {
+pub(super) fn in_three_tables() -> Kernel {
     let kernel = Kernel::new(64, LockMode::Mmap);
     kernel.spawn(0, &[0, 1]);
     kernel.map(0, 0, 17, RW);

@@ -13,6 +13,7 @@ pub mod collapse;
 pub mod dead_tables;
 pub mod fails_half_way;
 pub mod family_pairs;
+pub mod family_walks;
 pub mod fault_answers;
 pub mod fault_exit;
 pub mod fault_pairs;
@@ -210,6 +211,12 @@ pub fn all() -> &'static [&'static Case] {
         &labels::REUSED,
         &labels::RECORDS,
         &labels::SIBLINGS,
+        &family_walks::MUNMAP,
+        &family_walks::FORK_FAILS,
+        &family_walks::MOVE,
+        &family_walks::FORK_AWAY,
+        &family_walks::SPLIT_AWAY,
+        &family_walks::MERGED,
         &migrate::FAULT,
         &migrate::MINCORE,
         &migrate::FORK,

@@ -11,6 +11,7 @@
 pub(crate) mod exit;
 pub(crate) mod mmap_lock;
 mod pages;
+pub(crate) mod places;
 pub(crate) mod slot;
 
 use crate::{

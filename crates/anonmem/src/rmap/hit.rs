@@ -79,7 +79,7 @@ impl Form {
 /// table, until it breaks.
 #[doc(alias = "page_vma_mapped_walk")]
 #[inline]
-pub(super) fn visit_vma<'a, 'v: 'a, M: Machine, G: StableVma<M>, B>(
+pub(crate) fn visit_vma<'a, 'v: 'a, M: Machine, G: StableVma<M>, B>(
     objects: &'v Objects<M>,
     guard: &'a G,
     id: VmaId,

@@ -15,6 +15,8 @@ pub struct Bill {
     pub numbers: Vec<(&'static str, u64)>,
     /// The lock mode.
     pub lock_mode: String,
+    /// The reverse map.
+    pub reverse_map: String,
     /// Faults of each kind.
     pub faults_by_kind: Vec<(&'static str, u64)>,
     /// Faults that each CPU took.
@@ -49,6 +51,7 @@ impl Bill {
     pub fn json(&self) -> String {
         let mut out = String::from("{\"version\":1");
         text(&mut out, "lock_mode", &self.lock_mode);
+        text(&mut out, "reverse_map", &self.reverse_map);
         for &(name, value) in &self.numbers {
             let _ = write!(out, ",\"{name}\":{value}");
         }
@@ -133,6 +136,7 @@ mod tests {
         let bill = Bill {
             numbers: [("cpus", 2)].into(),
             lock_mode: "mmap".into(),
+            reverse_map: "family".into(),
             faults_by_kind: [("anon", 3), ("segv", 0)].into(),
             faults_by_cpu: [1, 2].into(),
             groups: [("tlb", [("ipis", 1)].into())].into(),
@@ -145,7 +149,7 @@ mod tests {
         };
         assert_eq!(
             bill.json(),
-            "{\"version\":1,\"lock_mode\":\"mmap\",\"cpus\":2,\"faults\":{\"total\":3,\"by_kind\":{\"anon\":3,\"segv\":0},\
+            "{\"version\":1,\"lock_mode\":\"mmap\",\"reverse_map\":\"family\",\"cpus\":2,\"faults\":{\"total\":3,\"by_kind\":{\"anon\":3,\"segv\":0},\
              \"by_cpu\":[1,2]},\"tlb\":{\"ipis\":1},\"folios\":{\"policy\":\"auto\",\"64K\":{\"split\":1}},\
              \"pages_per_touched\":1.10,\"compression_ratio\":1.36,\"validate\":\"a \\\"bad\\\"\\u000aline\",\
              \"unknown_syscalls\":[\"keyctl(250)\",\"x(999)\"]}"

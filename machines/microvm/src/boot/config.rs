@@ -2,7 +2,7 @@
 //!
 //! The archive's first entry, `.anonmem/run`, holds NUL-terminated `key=value` records.
 
-use anonmem::{FolioPolicy, LockMode};
+use anonmem::{FolioPolicy, LockMode, ReverseMapChoice};
 use anonmem_oslib::cpio::Archive;
 
 const RUN_FILE: &[u8] = b".anonmem/run";
@@ -25,6 +25,8 @@ pub struct BootConfig {
     pub poison: Poison,
     /// `lock=`: `mmap`, `vma` or `spec`.
     pub lock_mode: LockMode,
+    /// `rmap=`: `anon_vma` or `family`.
+    pub reverse_map: ReverseMapChoice,
     /// `nodes=`: how many nodes memory has; without it, one.
     pub nodes: u32,
     /// `folios=`: a policy in words; without it, `auto`.
@@ -42,6 +44,10 @@ impl BootConfig {
             Some("spec" | "speculative") => LockMode::Speculative,
             _ => LockMode::Mmap,
         };
+        let reverse_map = match value(text, b"rmap=") {
+            Some("family") => ReverseMapChoice::Families,
+            _ => ReverseMapChoice::AnonVmas,
+        };
         let folios = value(text, b"folios=").and_then(|words| words.parse().ok());
         let folios = folios.or_else(|| "auto".parse().ok()).unwrap_or_default();
         let nodes = value(text, b"nodes=").and_then(|nodes| nodes.parse().ok()).unwrap_or(1);
@@ -49,6 +55,7 @@ impl BootConfig {
             ram: value(text, b"ram=").and_then(|ram| ram.parse().ok()),
             poison,
             lock_mode,
+            reverse_map,
             nodes,
             folios,
         }

@@ -245,7 +245,7 @@ fn lock_and_recheck<M: Machine, L>(
 ///
 /// # Locks
 /// The caller has a reference to the folio, and may or may not hold its lock. Sleeps.
-pub(super) fn lock_read<'v, M: Machine>(
+pub(crate) fn lock_read<'v, M: Machine>(
     objects: &'v Objects<M>,
     folio: Folio<'_, M>,
 ) -> Option<FamilyReadGuard<'v, M>> {

@@ -15,7 +15,7 @@
 //!
 //! Linux: mm/rmap.c `rmap_walk_anon`. Differs: all of it.
 
-use super::{members::FamilyReadGuard, records::is_recorded};
+use super::{mark::marked, members::FamilyReadGuard, records::is_recorded};
 use crate::{
     ids::{MmId, VmaId},
     mm::slot::MmSlot,
@@ -111,4 +111,13 @@ fn has_pages_at_home<M: Machine>(objects: &Objects<M>, mm: MmId, id: VmaId) -> b
     let vma = objects.vma(id);
     // The mark first: it says that all else of the VMA is there.
     vma.anon_vma().is_some() && vma.mm() == Some(mm) && !is_recorded(vma)
+}
+
+/// The VMA of `mm` at `va`, wherever the indices of its pages say that it is, if its pages are the family's.
+pub(crate) fn with_pages_at<M: Machine>(locked: &FamilyReadGuard<'_, M>, mm: MmId, va: Va) -> Option<VmaId> {
+    let objects = locked.objects;
+    let (range, id) = find(objects, objects.mm_slot(mm), va)?;
+    let vma = objects.vma(id);
+    let is_ours = marked(vma) == Some(locked.family) && vma.mm() == Some(mm);
+    (range.start <= va && is_ours).then_some(id)
 }
