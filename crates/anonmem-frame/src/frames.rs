@@ -108,11 +108,24 @@ pub struct Frames<M: Machine> {
     pub(crate) partly_mapped: Atomic<u32, M>,
     /// Whose turn it is to list the many tables that map one folio.
     pub(crate) split_turn: Spin<M, SplitTurnLevel, ()>,
-    /// How many folios of each order have become partly mapped so far.
-    pub(crate) became_partly_mapped: PerCpu<[Atomic<u64, M>; NR_ORDERS], M>,
+    pub(crate) cpu_words: PerCpu<CpuWords<M>, M>,
     next_slab_id: Atomic<u32, M>,
     zero_page: Pfn,
     machine: M,
+}
+
+/// What each CPU counts for itself.
+pub(crate) struct CpuWords<M> {
+    /// How many folios of each order have become partly mapped so far.
+    pub(crate) became_partly_mapped: [Atomic<u64, M>; NR_ORDERS],
+    /// The turn of the batch of flushes that began here last (`put_off.rs`).
+    pub(crate) turn: Atomic<u64, M>,
+}
+
+impl<M: Machine> CpuWords<M> {
+    const fn new() -> Self {
+        Self { became_partly_mapped: [const { Atomic::new(0) }; NR_ORDERS], turn: Atomic::new(0) }
+    }
 }
 
 impl<M: Machine> Frames<M> {
@@ -120,7 +133,7 @@ impl<M: Machine> Frames<M> {
     pub const FIELDS: &'static [Field] = fields! {
         memmap as _, watermarks as _, pcp_limits as _, pcp, buddy as "zone", buddy_free as "zone.free",
         used_large as "zone.used", peak as "zone.peak", partly_mapped, split_turn,
-        became_partly_mapped as _, next_slab_id as "slab_ids", zero_page as _, machine,
+        cpu_words as "turns", next_slab_id as "slab_ids", zero_page as _, machine,
     };
 
     /// Takes over the memory of `machine`, all of it free but for the zero page. The value is made in `slot`.
@@ -161,7 +174,7 @@ impl<M: Machine> Frames<M> {
             peak: Plain::new(0),
             partly_mapped: Atomic::new(0),
             split_turn: Spin::new(()),
-            became_partly_mapped <- |slot| PerCpu::init(slot, |_| [const { Atomic::new(0) }; NR_ORDERS]),
+            cpu_words <- |slot| PerCpu::init(slot, |_| CpuWords::new()),
             next_slab_id: Atomic::new(1),
             zero_page: zero_page,
             machine: machine,

@@ -43,6 +43,7 @@ mod page_set;
 mod pcp;
 #[doc(hidden)]
 pub mod place;
+mod put_off;
 #[doc(hidden)]
 pub mod slab;
 #[cfg(test)]
@@ -85,6 +86,8 @@ pub use owned::OwnedFrames;
 #[doc(hidden)]
 pub use page_set::PageSet;
 pub use place::{Field, Place};
+#[doc(hidden)]
+pub use put_off::{Turn, UNKNOWN_TURN};
 pub use slab::{Slab, SlabItem};
 pub use swap::{EvictionStamp, SlotPut, SlotState, SwapSlots};
 #[doc(hidden)]

@@ -4,16 +4,23 @@
 //! allocator a grace period after it was unlinked. The list is linked through the frames' metadata, so
 //! that freeing needs no memory.
 //!
+//! A grace period begins with a write to what every read section reads. So it begins for [`BATCH`] tables at
+//! once, or when somebody wants memory ([`DeadTables::reap`]).
+//!
 //! Linux: mm/mmu_gather.c `tlb_remove_table`; `pte_free_defer`.
 
 use crate::words::TableWords as _;
 use anonmem_frame::Frames;
 use anonmem_hal::{Machine, Pfn};
-use anonmem_sync::{Ordering, Rcu, Spin, order::RcuList, rcu::GracePeriod};
+use anonmem_sync::{CachePadded, Ordering, Rcu, Spin, order::RcuList, rcu::GracePeriod};
+
+/// Tables that wait before a grace period begins for them.
+const BATCH: u64 = 16;
 
 /// The tables that wait, in two batches: one whose grace period has started, and one for the next.
 pub struct DeadTables<M: Machine> {
-    lists: Spin<M, RcuList, Lists>,
+    /// On lines of its own: faults read what is beside it.
+    lists: CachePadded<Spin<M, RcuList, Lists>>,
 }
 
 struct Lists {
@@ -49,36 +56,53 @@ impl List {
     }
 }
 
+impl Lists {
+    /// Begins the next grace period if none is running, and takes the tables whose own is over.
+    fn next_done<M: Machine>(&mut self, rcu: &Rcu<M>) -> List {
+        if self.period.is_none() && self.next.len > 0 {
+            self.waiting = core::mem::replace(&mut self.next, List::EMPTY);
+            self.period = Some(rcu.start());
+        }
+        match self.period {
+            Some(period) if rcu.has_ended(period) => {
+                self.period = None;
+                core::mem::replace(&mut self.waiting, List::EMPTY)
+            }
+            Some(_) | None => List::EMPTY,
+        }
+    }
+}
+
 impl<M: Machine> DeadTables<M> {
     /// None.
     pub const fn new() -> Self {
-        Self { lists: Spin::new(Lists { waiting: List::EMPTY, period: None, next: List::EMPTY }) }
+        let lists = Lists { waiting: List::EMPTY, period: None, next: List::EMPTY };
+        Self { lists: CachePadded(Spin::new(lists)) }
     }
 
     /// Adds a table that is unlinked and whose translations are flushed.
     pub(crate) fn push(&self, frames: &Frames<M>, rcu: &Rcu<M>, table: Pfn) {
-        self.lists.lock().next.push(frames, table);
-        self.reap(frames, rcu);
+        let mut lists = self.lists.lock();
+        lists.next.push(frames, table);
+        let many = lists.next.len >= BATCH;
+        drop(lists);
+        if many {
+            self.reap(frames, rcu);
+        }
     }
 
-    /// Frees what a grace period has passed for. Never waits.
-    pub fn reap(&self, frames: &Frames<M>, rcu: &Rcu<M>) {
-        let done = {
-            let mut lists = self.lists.lock();
-            let done = match lists.period {
-                Some(period) if rcu.has_ended(period) => {
-                    lists.period = None;
-                    core::mem::replace(&mut lists.waiting, List::EMPTY)
-                }
-                Some(_) | None => List::EMPTY,
-            };
-            if lists.period.is_none() && lists.next.len > 0 {
-                lists.waiting = core::mem::replace(&mut lists.next, List::EMPTY);
-                lists.period = Some(rcu.start());
+    /// Begins a grace period for what waits, and frees what one has passed for; returns how many tables that
+    /// is. Never waits.
+    pub fn reap(&self, frames: &Frames<M>, rcu: &Rcu<M>) -> u64 {
+        let mut freed = 0;
+        loop {
+            let done = self.lists.lock().next_done(rcu);
+            if done.len == 0 {
+                return freed;
             }
-            done
-        };
-        done.free(frames);
+            freed += done.len;
+            done.free(frames);
+        }
     }
 
     /// Waits for grace periods until the list is empty. The caller is in no read section and holds no spin

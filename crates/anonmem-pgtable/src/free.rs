@@ -1,6 +1,6 @@
 //! Freeing page tables.
 
-use crate::words::TableWords as _;
+use crate::words::{TableWords as _, used_of};
 use crate::{
     deposit::Deposits,
     gather::MmuGather,
@@ -56,7 +56,7 @@ impl<M: Machine> AddressSpace<M> {
         let slots = &entries(frames, table)[..end as usize];
         // Entries in use. Neighbours' faults may add some, none that goes: those were all there when the VMAs
         // were locked.
-        let mut left = frames.table_used(table).peek();
+        let mut left = used_of(frames.table_used(table).peek());
         let mut i = first as usize;
         while left > 0 {
             let in_use = |slot: &Atomic<u64, M>| slot.load(Ordering::Relaxed) != 0;
@@ -86,7 +86,7 @@ impl<M: Machine> AddressSpace<M> {
         level: u32,
     ) {
         anonmem_hal::debug_check!(M, span::<M>() <= 1 << M::Arch::shift(level));
-        let used = frames.table_used(table).peek();
+        let used = used_of(frames.table_used(table).peek());
         assert_eq!(used, 0, "a table at {at:?} is freed with {used} entries in use");
         {
             let _guard = frames.table_lock::<Pmd>(upper).lock();

@@ -1,6 +1,6 @@
 //! A locked last-level table: the only place where entries change.
 
-use crate::words::TableWords as _;
+use crate::words::{TableWords as _, used_of};
 use crate::{
     owned::{Attrs, Cleared, EntryOwner, Mapped, address_of},
     space::{CanInstall, StableVma, Teardown},
@@ -105,12 +105,31 @@ impl<'a, M: Machine, G: StableVma<M>> PteGuard<'a, M, G> {
 
     /// Whether no entry of the table is in use.
     pub fn is_empty(&self) -> bool {
-        self.used.get() == 0
+        self.used() == 0
     }
 
     /// The number of entries in use.
     pub fn used(&self) -> u64 {
-        self.used.get()
+        used_of(self.used.get())
+    }
+
+    /// Whether entries of the table may have been cleared whose translations some CPU still uses: a swap
+    /// entry does not mean yet that nobody reads or writes its page. Flush what you rely on.
+    #[doc(alias = "flush_tlb_batched_pending")]
+    #[inline]
+    pub fn is_flush_deferred(&self) -> bool {
+        self.table.frames.is_under_way(self.mark())
+    }
+
+    /// The mark of who put off a flush here last.
+    #[inline]
+    pub(crate) fn mark(&self) -> u32 {
+        (self.used.get() >> u32::BITS) as u32
+    }
+
+    /// Notes that a batch puts off flushing entries that it clears, before the lock is let go.
+    pub(crate) fn set_mark(&mut self, mark: u32) {
+        self.used.update(|word| used_of(word) | u64::from(mark) << u32::BITS);
     }
 
     /// Clears the entry and returns what it owned. The caller owes the TLB a flush if it was present: give

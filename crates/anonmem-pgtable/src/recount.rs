@@ -1,6 +1,6 @@
 //! Counting the tables and entries of an address space again.
 
-use crate::words::TableWords as _;
+use crate::words::{TableWords as _, used_of};
 use crate::{deposit, space::AddressSpace, table::entries};
 use anonmem_frame::Frames;
 use anonmem_hal::{Arch, Entry, Machine, Pfn, Va};
@@ -63,7 +63,7 @@ fn recount_table<M: Machine>(
             Entry::Leaf(_) | Entry::Migration { .. } => leaves += 1,
         }
     }
-    let counted = frames.table_used(table).peek();
+    let counted = used_of(frames.table_used(table).peek());
     if counted != found {
         return Err(Miscounted { table, counted, found });
     }

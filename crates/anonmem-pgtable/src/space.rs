@@ -38,16 +38,9 @@ pub struct AddressSpace<M> {
     cpus: Atomic<u64, M>,
     /// Odd while fork shares pages of the space with a child.
     sharing: SeqCount<M>,
-    /// What changes while others walk.
-    changes: CachePadded<Changes<M>>,
-}
-
-/// On lines that no walk reads.
-struct Changes<M> {
-    /// Frames used by tables, the root included, and those that are kept to split leaves into.
-    nr_tables: Atomic<u64, M>,
-    /// Batches that have cleared entries and not flushed them yet.
-    deferred: Atomic<u32, M>,
+    /// Frames used by tables, the root included, and those that are kept to split leaves into. On lines
+    /// that no walk reads.
+    nr_tables: CachePadded<Atomic<u64, M>>,
 }
 
 impl<M: Machine> AddressSpace<M> {
@@ -58,7 +51,7 @@ impl<M: Machine> AddressSpace<M> {
             owner: Atomic::new(0),
             cpus: Atomic::new(0),
             sharing: SeqCount::new(),
-            changes: CachePadded(Changes { nr_tables: Atomic::new(0), deferred: Atomic::new(0) }),
+            nr_tables: CachePadded(Atomic::new(0)),
         }
     }
 
@@ -75,7 +68,7 @@ impl<M: Machine> AddressSpace<M> {
         let root = frames.alloc_table()?.into_pfn();
         // SAFETY: the table was just allocated.
         unsafe { frames.machine().init_root(root) };
-        self.changes.nr_tables.store(1, Ordering::Relaxed);
+        self.nr_tables.store(1, Ordering::Relaxed);
         self.cpus.store(0, Ordering::Relaxed);
         self.owner.store(frames.identity(), Ordering::Relaxed);
         // Release pairs with the Acquire of `root`.
@@ -91,13 +84,13 @@ impl<M: Machine> AddressSpace<M> {
     pub fn free_root(&self, frames: &Frames<M>) {
         assert!(self.is_of(frames), "the root of an address space of other frames");
         assert_eq!(
-            self.changes.nr_tables.load(Ordering::Relaxed),
+            self.nr_tables.load(Ordering::Relaxed),
             1,
             "page tables left at the end of an address space"
         );
         assert!(self.cpus().is_empty(), "CPUs {:?} still run an address space that ends", self.cpus());
         let root = self.root();
-        self.changes.nr_tables.store(0, Ordering::Relaxed);
+        self.nr_tables.store(0, Ordering::Relaxed);
         self.root.store(0, Ordering::Relaxed);
         // SAFETY: the space owned its root, and has forgotten it.
         drop(unsafe { frames.table_frame(root) });
@@ -118,15 +111,17 @@ impl<M: Machine> AddressSpace<M> {
 
     /// The number of frames that the tables use.
     pub fn nr_tables(&self) -> u64 {
-        self.changes.nr_tables.load(Ordering::Relaxed)
+        self.nr_tables.load(Ordering::Relaxed)
     }
 
     pub(crate) fn count_tables(&self, n: u64) {
-        self.changes.nr_tables.fetch_add(n, Ordering::Relaxed);
+        self.nr_tables.fetch_add(n, Ordering::Relaxed);
     }
 
     pub(crate) fn forget_tables(&self, n: u64) {
-        self.changes.nr_tables.fetch_sub(n, Ordering::Relaxed);
+        if n > 0 {
+            self.nr_tables.fetch_sub(n, Ordering::Relaxed);
+        }
     }
 
     /// Notes that `cpu` is about to load the root. From here on flushes reach it.
@@ -162,27 +157,6 @@ impl<M: Machine> AddressSpace<M> {
         if !cpus.is_empty() {
             frames.machine().flush(cpus, self.root(), what);
         }
-    }
-
-    /// Whether entries may have been cleared whose translations some CPU still uses: a swap entry does not
-    /// mean yet that nobody reads or writes its page. Ask under the page-table lock of the entries in
-    /// question, and flush what you rely on.
-    #[doc(alias = "flush_tlb_batched_pending")]
-    #[inline]
-    pub fn is_flush_deferred(&self) -> bool {
-        // Acquire pairs with the Release of `flush_done`. The page-table lock orders it after `defer_flush`.
-        self.changes.deferred.load(Ordering::Acquire) != 0
-    }
-
-    /// Notes that a batch puts off flushing entries that it clears, before it lets go of their lock.
-    pub(crate) fn defer_flush(&self) {
-        self.changes.deferred.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// Notes that a batch has flushed.
-    pub(crate) fn flush_done(&self) {
-        // Release: the translations are gone before the count is.
-        self.changes.deferred.fetch_sub(1, Ordering::Release);
     }
 
     /// Begins to share pages with a child, until the guard drops: who pins without a lock meanwhile, or did

@@ -13,10 +13,17 @@ pub(crate) trait TableWords<M: Machine> {
     /// # Panics
     /// If the frame is no page table.
     fn table_lock<L: Level>(&self, table: Pfn) -> &RawSpin<M, L>;
-    /// The number of entries in use; under the table's lock.
+    /// The number of entries in use, and above them the mark of who has put off a flush of some; under the
+    /// table's lock.
     fn table_used(&self, table: Pfn) -> &Plain<u64, M>;
     /// The next table that waits to be freed.
     fn table_link(&self, table: Pfn) -> &Atomic<u64, M>;
+}
+
+/// The number of entries in use that a table's word says.
+#[inline(always)]
+pub(crate) const fn used_of(word: u64) -> u64 {
+    word as u32 as u64
 }
 
 impl<M: Machine> TableWords<M> for Frames<M> {

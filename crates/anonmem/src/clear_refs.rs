@@ -13,7 +13,6 @@ use crate::{
 use anonmem_frame::FolioOwner;
 use anonmem_hal::VaRange;
 use anonmem_pgtable::Mapped;
-use anonmem_sync::Ordering;
 
 /// What is cleared. The numbers are Linux's.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -58,7 +57,7 @@ impl<M: Machine> Mm<'_, M> {
         if what == ClearRefs::Peak {
             // Relaxed: the count says nothing of anything else. The peak is never told as less than what is
             // mapped.
-            slot.peak.store(0, Ordering::Relaxed);
+            self.vm.forget_peak(slot);
             return;
         }
         slot.tree.for_each(self.vm.nodes(), |range, id| {

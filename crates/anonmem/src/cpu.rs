@@ -5,6 +5,8 @@
 //! compare-exchange, because the end of the address space takes the credit from all CPUs. A count that is
 //! read is the shared counter and all credits: exact while nobody counts.
 //!
+//! *The most pages* that it had are noted here, too ([`Peak`]). The peak is the largest note of all CPUs.
+//!
 //! *The last VMA* spares faults the tree and the lock sequence of the address space, which whoever maps
 //! changes. A VMA that was unlocked at a version is so until its version changes.
 //!
@@ -37,53 +39,78 @@ impl PageKind {
 /// No version of a VMA.
 const UNKNOWN: u64 = u64::MAX;
 
-/// A CPU's words: all on its own cache lines.
-pub(crate) struct CpuWords<M> {
-    /// The VMA that this CPU found last without the mmap lock.
-    last_vma: Atomic<Link<VmaTag>, M>,
+/// A VMA that a CPU remembers.
+pub(crate) struct LastVma<M> {
+    vma: Atomic<Link<VmaTag>, M>,
     /// Its version when this CPU found that no writer has it; [`UNKNOWN`] if it never looked.
-    last_version: Atomic<u64, M>,
-    /// Pages that were promised here, less those whose promise was taken back here.
-    pub(crate) committed: Atomic<i64, M>,
-    /// Credits, by [`PageKind`].
-    pub(crate) pages: [Atomic<u64, M>; PageKind::ALL.len()],
+    version: Atomic<u64, M>,
 }
 
-impl<M: Machine> CpuWords<M> {
-    pub(crate) const fn new() -> Self {
-        Self {
-            last_vma: Atomic::new(Link::NONE),
-            last_version: Atomic::new(UNKNOWN),
-            committed: Atomic::new(0),
-            pages: [const { Atomic::new(0) }; PageKind::ALL.len()],
-        }
+impl<M: Machine> LastVma<M> {
+    const fn new() -> Self {
+        Self { vma: Atomic::new(Link::NONE), version: Atomic::new(UNKNOWN) }
     }
 
     /// The VMA that this CPU found last.
     #[inline]
-    pub(crate) fn last_vma(&self) -> Option<VmaId> {
-        self.last_vma.load(Ordering::Relaxed).get()
+    pub(crate) fn vma(&self) -> Option<VmaId> {
+        self.vma.load(Ordering::Relaxed).get()
     }
 
     /// Remembers the VMA that this CPU has found.
     pub(crate) fn note_vma(&self, id: VmaId) {
         // Versions of other VMAs say nothing of this one.
-        self.last_version.store(UNKNOWN, Ordering::Relaxed);
-        self.last_vma.store(id.into(), Ordering::Relaxed);
+        self.version.store(UNKNOWN, Ordering::Relaxed);
+        self.vma.store(id.into(), Ordering::Relaxed);
     }
 
     /// Whether this CPU has found that no writer has the last VMA at `version`. That stays true: a writer
     /// changes the version.
     #[inline]
     pub(crate) fn is_known_unlocked(&self, version: u64) -> bool {
-        self.last_version.load(Ordering::Relaxed) == version
+        self.version.load(Ordering::Relaxed) == version
     }
 
     /// Remembers that no writer has the last VMA at `version`, and that all that the writers before wrote is
     /// seen by this CPU.
     #[inline]
     pub(crate) fn note_unlocked(&self, version: u64) {
-        self.last_version.store(version, Ordering::Relaxed);
+        self.version.store(version, Ordering::Relaxed);
+    }
+}
+
+/// A CPU's words: all on its own cache lines.
+pub(crate) struct CpuWords<M> {
+    /// The VMA that this CPU found last without the mmap lock: a fault's, or a fill's destination.
+    pub(crate) last: LastVma<M>,
+    /// The same of the source of a move.
+    pub(crate) last_source: LastVma<M>,
+    /// Pages that were promised here, less those whose promise was taken back here.
+    pub(crate) committed: Atomic<i64, M>,
+    /// Credits, by [`PageKind`].
+    pub(crate) pages: [Atomic<u64, M>; PageKind::ALL.len()],
+    /// The most pages of an address space that this CPU has seen ([`Peak`]).
+    pub(crate) peak: Atomic<u64, M>,
+    /// Reclaim's batches that began here and are under way.
+    pub(crate) batches: Atomic<u32, M>,
+    /// Pages that reclaim has freed here, ever.
+    pub(crate) freed: Atomic<u64, M>,
+    /// Pages that left here, and that reclaim's clock does not know of (`workingset.rs`).
+    pub(crate) evicted: Atomic<u64, M>,
+}
+
+impl<M: Machine> CpuWords<M> {
+    pub(crate) const fn new() -> Self {
+        Self {
+            last: LastVma::new(),
+            last_source: LastVma::new(),
+            committed: Atomic::new(0),
+            pages: [const { Atomic::new(0) }; PageKind::ALL.len()],
+            peak: Atomic::new(0),
+            batches: Atomic::new(0),
+            freed: Atomic::new(0),
+            evicted: Atomic::new(0),
+        }
     }
 
     /// Adds `pages` to the credit if it is `mm`'s, and stays small.
@@ -152,6 +179,29 @@ impl Credit {
     fn bits(self) -> u64 {
         let mm = self.mm.map_or(0, |mm| mm.raw().get());
         (u64::from(mm) << 32).wrapping_add_signed(self.pages + MOST_CREDIT as i64)
+    }
+}
+
+/// The most pages that a CPU saw an address space have: its name above, the pages below. 0 is nobody's.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Peak(pub(crate) u64);
+
+impl Peak {
+    /// As much as a word holds: beyond it, the peak is the address space's own word alone.
+    pub(crate) const MOST: u64 = u32::MAX as u64;
+
+    pub(crate) const fn new(mm: u32, pages: u64) -> Self {
+        Self((mm as u64) << 32 | pages)
+    }
+
+    /// The pages, if they are `mm`'s.
+    pub(crate) const fn of(self, mm: u32) -> u64 {
+        if (self.0 >> 32) as u32 == mm { self.0 as u32 as u64 } else { 0 }
+    }
+
+    /// Whose it is.
+    pub(crate) fn mm(self) -> Option<MmId> {
+        RawHandle::new((self.0 >> 32) as u32).map(Handle::<MmTag>::from_raw)
     }
 }
 

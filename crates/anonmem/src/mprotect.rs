@@ -190,7 +190,7 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
                     let mut entries = table.lock();
                     let changed = entries.change_protection_range(part, prot);
                     // Reclaim may have left nothing to be changed here, and not have flushed it yet.
-                    if space.is_flush_deferred() { part } else { changed }
+                    if entries.is_flush_deferred() { part } else { changed }
                 }
                 // What reclaim takes, it takes from a table: nothing of a leaf waits for its flush.
                 Locked::Leaf(mut leaf) => leaf.change_protection(prot),

@@ -198,9 +198,10 @@ impl<M: Machine> Objects<M> {
         MmuGather::new(&self.frames, space, &self.rcu, &self.dead_tables, teardown)
     }
 
-    /// Frees page tables whose grace period has passed; for idle time and before giving up.
-    pub fn reap(&self) {
-        self.dead_tables.reap(&self.frames, &self.rcu);
+    /// Frees page tables whose grace period has passed, and returns how many; for idle time and before giving
+    /// up.
+    pub fn reap(&self) -> u64 {
+        self.dead_tables.reap(&self.frames, &self.rcu)
     }
 
     /// Waits until all page tables that were unlinked are free.

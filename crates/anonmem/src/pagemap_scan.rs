@@ -384,7 +384,7 @@ impl Told<'_> {
         }
         // Before the lock is let go: whoever finds a page protected may copy it.
         if protects {
-            let deferred = guard.slot().space.is_flush_deferred();
+            let deferred = entries.is_flush_deferred();
             guard.flush(if deferred { part } else { VaRange { start: first.min(last), end: last } });
         }
         stopped

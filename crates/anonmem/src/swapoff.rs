@@ -61,7 +61,7 @@ impl<M: Machine> Vm<M> {
             place.idle.wait_until(&|| place.users.load(Ordering::Acquire) == 0);
             // Without users none can come; but one that found the device open may have claimed a slot since
             // we looked.
-            if place.still_used() == 0 {
+            if self.swap.still_used(place) == 0 {
                 break;
             }
             // Release pairs with the Acquire of `get_user`.
@@ -75,7 +75,7 @@ impl<M: Machine> Vm<M> {
     /// Brings back all pages of a device that no longer allocates.
     fn try_to_unuse(&self, device: u8) -> Result<(), Error> {
         let place = &self.swap.devices[usize::from(device)];
-        while place.still_used() > 0 {
+        while self.swap.still_used(place) > 0 {
             let mut result = Ok(());
             self.mms.for_each_live(&self.frames, |id, _| {
                 if result.is_ok()
@@ -85,7 +85,7 @@ impl<M: Machine> Vm<M> {
                 }
             });
             result?;
-            if place.still_used() > 0 {
+            if self.swap.still_used(place) > 0 {
                 // Entries that were on their way from one table to another (fork, mremap) are met next time.
                 M::yield_now();
             }

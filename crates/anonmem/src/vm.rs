@@ -7,11 +7,11 @@ use crate::{
     config::Config,
     ksm::state::Ksm,
     objects::Objects,
-    reclaim::state::{ClockHand, Kswapd, Reclaimers},
+    reclaim::state::{ClockHand, Kswapd},
     rmap::machine::Machine,
 };
 use anonmem_frame::{Field, FramesError, Place, fields};
-use anonmem_sync::{in_place, init_fields};
+use anonmem_sync::{WaitQueue, in_place, init_fields};
 use core::{mem::MaybeUninit, ops::Deref};
 
 /// A memory manager: the objects that it owns, and what reclaims them.
@@ -29,7 +29,8 @@ use core::{mem::MaybeUninit, ops::Deref};
 pub struct Vm<M: Machine> {
     objects: Objects<M>,
     pub(crate) clock: ClockHand<M>,
-    pub(crate) reclaimers: Reclaimers<M>,
+    /// Those who wait for what reclaimers bring.
+    pub(crate) reclaimers: WaitQueue<M>,
     pub(crate) kswapd: Kswapd<M>,
     pub(crate) ksm: Ksm<M>,
 }
@@ -66,7 +67,7 @@ impl<M: Machine> Vm<M> {
         Ok(init_fields!(slot, {
             objects => |objects| Objects::init(objects, machine, config),
             clock: ClockHand::new(),
-            reclaimers: Reclaimers::new(),
+            reclaimers: WaitQueue::new(),
             kswapd: Kswapd::new(),
             ksm: Ksm::new(),
         }))

@@ -265,7 +265,7 @@ fn clear_entry<'v, M: Machine, G: StableVma<M>>(
         Cleared::Swap(count, _) => {
             zapped.swap += 1;
             // Reclaim may not have flushed it yet.
-            if gather.space().is_flush_deferred() {
+            if entries.is_flush_deferred() {
                 gather.note(va);
             }
             drop(SwapRef::own(objects, count));

@@ -96,7 +96,7 @@ impl<M: Machine> Frames<M> {
     #[doc(alias = "MTHP_STAT_SPLIT_DEFERRED")]
     pub fn times_partly_mapped(&self, order: Order) -> u64 {
         let of = |cpu: &[Atomic<u64, M>]| cpu.get(usize::from(order.get())).map_or(0, Atomic::peek);
-        self.became_partly_mapped.iter().map(|cpu| of(cpu)).sum()
+        self.cpu_words.iter().map(|cpu| of(&cpu.became_partly_mapped)).sum()
     }
 
     /// Whether a folio became partly mapped since this was last asked: then memory may be had by splitting.

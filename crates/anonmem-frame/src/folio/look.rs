@@ -254,7 +254,7 @@ pub(super) fn note_unmapped<M: Machine>(folio: Folio<'_, M>, old: Counts, pages:
     let order = Kind::order_of(folio.meta().flags.load(Ordering::Relaxed));
     if left != 0 && left >> order == 0 {
         folio.frames.set_partly_mapped_hint();
-        let counter = folio.frames.became_partly_mapped.this().get(usize::from(order));
+        let counter = folio.frames.cpu_words.this().became_partly_mapped.get(usize::from(order));
         if let Some(counter) = counter.filter(|_| old.maps() >> order != 0) {
             counter.add_unobserved(1);
         }

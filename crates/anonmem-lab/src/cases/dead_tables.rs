@@ -69,9 +69,10 @@ pub static SECOND_BATCH: Case = Case {
             kernel
         };
         boxed(scenario("table-joins-running-grace-period", 1, world).cpu("stores", store_or_segv).cpu(
-            "unmaps twice, reaps",
+            "unmaps, reaps, twice",
             |k| {
                 k.mm(0).munmap(pages(8, 2)).expect("frames");
+                k.vm.reap();
                 k.mm(0).munmap(pages(0, 2)).expect("frames");
                 k.vm.reap();
             },

@@ -157,6 +157,7 @@ pub fn all() -> &'static [&'static Case] {
         &tlb_batch::MPROTECT,
         &tlb_batch::DISCARD,
         &tlb_batch::MREMAP,
+        &tlb_batch::TWO_BATCHES,
         &swapoff::FAULT,
         &swapoff::ALLOC,
         &swapoff::FORK,

@@ -70,6 +70,55 @@ pub static MREMAP: Case = Case {
     program: mremap,
 };
 
+/// The page of the case.
+pub static TWO_BATCHES: Case = Case {
+    name: "tlb-two-batches-one-table",
+    title: "a thread writes to memory that mprotect has made read-only, while two reclaimers are at work on one table",
+    happened: "anonmem's own: a table says which batch has put off flushes of its entries, and has room for one.",
+    environment: "CPU0 reclaims the page, CPU3 its neighbour of the same table. CPU1 is a thread of the program and has a writable \
+                  translation. CPU2 is another; it holds the mmap lock.",
+    rule: "Once mprotect has returned, nobody writes.",
+    mutants: &[Mutant::Patch {
+        name: "batch-takes-table-unflushed",
+        what: "a batch puts its mark in the place of another's without flushing the table",
+    }],
+    runs: &[Run::new(Model::Sc, Extent::Bound(1))],
+    program: two_batches,
+};
+
+fn two_batches(_: Option<&str>) -> Box<dyn Program> {
+    let world = || {
+        let kernel = world(2);
+        kernel.notes[2].set(kernel.frame_of(0, 1).expect("present").0);
+        kernel
+    };
+    boxed(
+        scenario("tlb-two-batches-one-table", 2, world)
+            .cpu("reclaims", |k| {
+                k.reclaim(anonmem_hal::Pfn(k.notes[0].get()));
+            })
+            .cpu("uses the page", |k| {
+                // Acquire pairs with CPU2's Release: what it did has been done.
+                let changed = k.flag.load(Ordering::Acquire) == 1;
+                let stored = k.store(0, 0, 8).is_ok();
+                assert!(!(changed && stored), "an old translation was used");
+                k.notes[1].set(stored.into());
+            })
+            .cpu("makes it read-only", |k| {
+                k.mm(0).mprotect(pages(0, 1), Prot::READ).expect("it is mapped");
+                k.flag.store(1, Ordering::Release);
+            })
+            .cpu("reclaims the next page", |k| {
+                k.reclaim(anonmem_hal::Pfn(k.notes[2].get()));
+            })
+            .check(|k| {
+                reads(k, 0, k.notes[1].get() == 1)?;
+                reads(k, 1, false)?;
+                k.check()
+            }),
+    )
+}
+
 fn world(nr_pages: u64) -> Kernel {
     let kernel = Kernel::new(40, LockMode::Mmap);
     kernel.swap_on(0, 2);

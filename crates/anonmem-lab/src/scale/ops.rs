@@ -20,8 +20,10 @@ pub(super) type Step = fn(&Kernel, Side);
 pub(super) enum Fork {
     /// No.
     None,
-    /// The side's address space forks.
+    /// The side's address space forks, after what comes before.
     Child,
+    /// The same, before anything else.
+    First,
 }
 
 /// An operation.
@@ -47,6 +49,10 @@ impl Op {
 
     const fn of_child(self, before_fork: Step) -> Self {
         Self { before_fork, fork: Fork::Child, ..self }
+    }
+
+    const fn of_old_child(self) -> Self {
+        Self { fork: Fork::First, ..self }
     }
 
     const fn by_uffd(self) -> Self {
@@ -92,6 +98,20 @@ fn note(k: &Kernel, side: Side, n: u64) {
 fn watch(k: &Kernel, side: Side, first: u64, n: u64, mode: RegisterMode) {
     let uffd = k.uffd_number(side.number);
     uffd.register(page(side.own(first)), n * P, mode).expect("a mapping that can be watched");
+}
+
+/// Moves a page of the side's own part (UFFDIO_MOVE).
+fn move_page(k: &Kernel, side: Side, to: u64, from: u64) {
+    let (to, from) = (page(side.own(to)), page(side.own(from)));
+    let moved = k.uffd_number(side.number).move_pages(to, from, P, MoveMode::empty());
+    assert_eq!(moved.result(), Ok(()));
+}
+
+/// Fills a page of the side's own part (UFFDIO_COPY).
+fn copy_page(k: &Kernel, side: Side, n: u64) {
+    let uffd = k.uffd_number(side.number);
+    let filled = uffd.copy(page(side.own(n)), P, FillMode::empty(), &mut |_, _| Ok(()));
+    assert_eq!(filled.result(), Ok(()));
 }
 
 /// The operations, in the order of the tables.
@@ -201,7 +221,7 @@ pub static OPS: [Op; 20] = [
             k.fork(s.mm, s.child(), &[]).expect("frames");
         },
     ),
-    Op::new("exit", "a child ends", NOTHING, |k, s| k.exit(s.child())).of_child(NOTHING),
+    Op::new("exit", "a child ends", NOTHING, |k, s| k.exit(s.child())).of_old_child(),
     Op::new(
         "pin",
         "a page that is there is pinned without a lock",
@@ -221,30 +241,23 @@ pub static OPS: [Op; 20] = [
         "move",
         "a page moves (UFFDIO_MOVE)",
         |k, s| {
-            touch(k, s, 4);
-            k.map(s.mm, s.own(6), 1, RW);
-            watch(k, s, 6, 1, RegisterMode::MISSING);
+            touch_two(k, s);
+            k.map(s.mm, s.own(5), 2, RW);
+            watch(k, s, 5, 2, RegisterMode::MISSING);
+            move_page(k, s, 5, 3);
         },
-        |k, s| {
-            let (to, from) = (page(s.own(6)), page(s.own(4)));
-            let moved = k.uffd_number(s.number).move_pages(to, from, P, MoveMode::empty());
-            assert_eq!(moved.result(), Ok(()));
-        },
+        |k, s| move_page(k, s, 6, 4),
     )
     .by_uffd(),
     Op::new(
         "copy",
         "a page is filled (UFFDIO_COPY)",
         |k, s| {
-            touch(k, s, 4);
-            k.map(s.mm, s.own(6), 1, RW);
-            watch(k, s, 6, 1, RegisterMode::MISSING);
+            k.map(s.mm, s.own(5), 2, RW);
+            watch(k, s, 5, 2, RegisterMode::MISSING);
+            copy_page(k, s, 5);
         },
-        |k, s| {
-            let filled =
-                k.uffd_number(s.number).copy(page(s.own(6)), P, FillMode::empty(), &mut |_, _| Ok(()));
-            assert_eq!(filled.result(), Ok(()));
-        },
+        |k, s| copy_page(k, s, 6),
     )
     .by_uffd(),
     Op::new(

@@ -16,12 +16,14 @@ use anonmem_hal::Order;
 
 /// Enough that a CPU's list of free pages holds a batch of eight.
 const FRAMES: u64 = 4096;
+/// Slots of the swap device: each CPU has a cluster of its own.
+const SWAP: u64 = 3 * 512;
 /// Pages that each CPU takes and gives back before: its list is half full then.
 const WARM_PAGES: usize = 12;
 /// The state before `ops`, those of side 0 and of side 1.
 pub(super) fn build(relation: Relation, mode: LockMode, ops: [&Op; 2]) -> Kernel {
     let kernel = Kernel::new(FRAMES, mode);
-    kernel.swap_on(0, 16);
+    kernel.swap_on(0, SWAP);
     let both = sides(relation);
     match relation {
         Relation::Threads => kernel.spawn(0, &[0, 1]),
@@ -75,23 +77,26 @@ fn warm_up(kernel: &Kernel, side: Side) {
 }
 
 /// What must be there before each operation: before the forks that one of them may need, and after.
+///
+/// Children that only end come first: they share pages with their parents, and none of those that the other
+/// operation is about.
 fn prepare(kernel: &Kernel, both: [Side; 2], ops: [&Op; 2]) {
     let each = |step: fn(&Op) -> Step| {
         for (side, op) in both.into_iter().zip(ops) {
             Sim::on_cpu(side.number, || step(op)(kernel, side));
         }
     };
+    let forks = |which: Fork| {
+        for (side, op) in both.into_iter().zip(ops).filter(|(_, op)| op.fork == which) {
+            let forked = Sim::on_cpu(side.number, || kernel.fork(side.mm, side.child(), &[]));
+            forked.unwrap_or_else(|e| panic!("{} has frames: {e:?}", op.name));
+        }
+    };
+    forks(Fork::First);
     each(|op| op.before_fork);
-    for (side, op) in both.into_iter().zip(ops) {
-        match op.fork {
-            Fork::None => {}
-            Fork::Child => {
-                Sim::on_cpu(side.number, || kernel.fork(side.mm, side.child(), &[])).expect("frames")
-            }
-        }
-        if op.needs_uffd {
-            kernel.userfaultfd_of(side.number, side.mm, UffdFeatures::empty());
-        }
+    forks(Fork::Child);
+    for (side, _) in both.into_iter().zip(ops).filter(|(_, op)| op.needs_uffd) {
+        kernel.userfaultfd_of(side.number, side.mm, UffdFeatures::empty());
     }
     each(|op| op.after_fork);
 }

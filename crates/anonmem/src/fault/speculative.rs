@@ -78,14 +78,15 @@ impl<'a, M: Machine> Speculation<'a, M> {
         va: Va,
     ) -> Result<(Self, VmaId), Refusal> {
         let rcu = vm.rcu.read_lock();
-        let id = vm.find_vma_unlocked(slot, mm, va)?;
-        let (vma, cpu) = (vm.vma(id), vm.cpus.this());
+        let last = &vm.cpus.this().last;
+        let id = vm.find_vma_unlocked(slot, mm, va, last)?;
+        let vma = vm.vma(id);
         let version = vma.lock.version();
-        if cpu.is_known_unlocked(version) && vma.mm() == Some(mm) && vma.lock.is_attached() {
+        if last.is_known_unlocked(version) && vma.mm() == Some(mm) && vma.lock.is_attached() {
             return Ok((Self { slot, vma, version, _rcu: rcu }, id));
         }
         let version = Self::unlocked_version(slot, mm, vma)?;
-        cpu.note_unlocked(version);
+        last.note_unlocked(version);
         Ok((Self { slot, vma, version, _rcu: rcu }, id))
     }
 

@@ -39,6 +39,8 @@ impl<M: Machine> Vm<M> {
         effort: Effort,
         mut above: u64,
     ) -> Result<u64, OutOfMemory> {
+        // As for evacuation: what waits for a grace period would be in the way.
+        self.reap();
         let mut moved = 0;
         for _ in 0..TRIES {
             let Some((window, cost)) = self.cheapest_window(order, above) else { break };

@@ -103,6 +103,8 @@ impl<M: Machine> Vm<M> {
     /// As [`evacuate`](Self::evacuate).
     pub(super) fn empty(&self, range: Range<Pfn>, effort: Effort, why: OutFor) -> Evacuation {
         let mut done = Evacuation::default();
+        // Page tables do not move; those that only wait for a grace period go.
+        self.reap();
         for _ in 0..PASSES {
             self.frames.take_offline(range.clone(), why);
             done.kept = Kept::default();

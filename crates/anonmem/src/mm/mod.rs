@@ -163,7 +163,7 @@ impl<'v, M: Machine> Mm<'v, M> {
             anon: NrPages(anon),
             shared: NrPages(shared),
             swap: NrPages(swap),
-            peak: NrPages(slot.peak.load(Ordering::Relaxed).max(anon + shared)),
+            peak: NrPages(self.vm.peak_of(slot).max(anon + shared)),
             tables: NrPages(slot.space.nr_tables()),
             total: NrPages(counts.total.peek()),
             peak_total: NrPages(counts.peak.peek().max(counts.total.peek())),

@@ -8,7 +8,7 @@
 
 use super::slot::MmSlot;
 use crate::{
-    cpu::{Credit, MOST_CREDIT, PageKind},
+    cpu::{Credit, MOST_CREDIT, PageKind, Peak},
     objects::Objects,
 };
 use anonmem_frame::{Handle, RawHandle};
@@ -51,16 +51,21 @@ impl<M: Machine> Objects<M> {
             slot.pages.of(kind).fetch_add(pages, Ordering::Relaxed);
             return;
         }
-        let bit = 1 << (M::current_cpu().0 % BITS);
-        if slot.pages.cpus.load(Ordering::Relaxed) & bit == 0 {
-            slot.pages.cpus.fetch_or(bit, Ordering::Relaxed);
-        }
+        self.note_cpu(slot);
         let mm = RawHandle::new(slot.name()).map(Handle::from_raw);
         let old = self.cpus.this().exchange_credit(kind, Credit { mm, pages });
         // If the other address space ends meanwhile, its counter is behind for this moment. Its slot stays a
         // slot, and the credit arrives.
         if let Some(other) = old.mm.filter(|_| old.pages != 0) {
             self.mm_slot(other).pages.of(kind).fetch_add(old.pages, Ordering::Relaxed);
+        }
+    }
+
+    /// This CPU may have a credit of the address space, or a note of its peak.
+    fn note_cpu(&self, slot: &MmSlot<M>) {
+        let bit = 1 << (M::current_cpu().0 % BITS);
+        if slot.pages.cpus.load(Ordering::Relaxed) & bit == 0 {
+            slot.pages.cpus.fetch_or(bit, Ordering::Relaxed);
         }
     }
 
@@ -86,9 +91,47 @@ impl<M: Machine> Objects<M> {
     /// Remembers about how many pages are mapped, before it is less (Linux: `update_hiwater_rss`).
     pub(crate) fn note_peak(&self, slot: &MmSlot<M>) {
         let rss = self.pages_about(slot, PageKind::Anon) + self.pages_about(slot, PageKind::Shared);
-        if slot.peak.load(Ordering::Relaxed) < rss {
-            let _ = slot.peak.fetch_update(Ordering::Relaxed, |peak| (peak < rss).then_some(rss));
+        if Peak(self.cpus.this().peak.load(Ordering::Relaxed)).of(slot.name()) < rss {
+            self.note_new_peak(slot, rss);
         }
+    }
+
+    /// This CPU has not seen so many.
+    #[inline(never)]
+    fn note_new_peak(&self, slot: &MmSlot<M>, rss: u64) {
+        let (name, word) = (slot.name(), &self.cpus.this().peak);
+        let seen = Peak(word.load(Ordering::Relaxed));
+        if rss > Peak::MOST {
+            slot.raise_peak(rss);
+            return;
+        }
+        let new = Peak::new(name, rss);
+        if seen.of(name) > 0 && word.compare_exchange(seen.0, new.0, Ordering::Relaxed).is_ok() {
+            return;
+        }
+        // As for credits: whose note it was gets it, and `take_credits` finds this CPU. If the other ends
+        // just now, whoever has its slot next may be told a peak that was the other's.
+        self.note_cpu(slot);
+        let old = Peak(word.swap(new.0, Ordering::Relaxed));
+        if let Some(mm) = old.mm() {
+            let other = self.mm_slot(mm);
+            other.raise_peak(old.of(other.name()));
+        }
+    }
+
+    /// Forgets how many pages were mapped.
+    pub(crate) fn forget_peak(&self, slot: &MmSlot<M>) {
+        let ours = |bits| (Peak(bits).of(slot.name()) > 0).then_some(0);
+        for cpu in self.cpus.iter() {
+            let _ = cpu.peak.fetch_update(Ordering::Relaxed, ours);
+        }
+        slot.peak.store(0, Ordering::Relaxed);
+    }
+
+    /// The most pages that were mapped, as far as anybody looked.
+    pub(crate) fn peak_of(&self, slot: &MmSlot<M>) -> u64 {
+        let noted = self.cpus.iter().map(|cpu| Peak(cpu.peak.load(Ordering::Relaxed)).of(slot.name()));
+        noted.fold(slot.peak.load(Ordering::Relaxed), u64::max)
     }
 
     /// Takes the credits of an address space from all CPUs: it ends, and nobody counts its pages any more.
@@ -101,6 +144,8 @@ impl<M: Machine> Objects<M> {
                     slot.pages.of(kind).fetch_add(credit, Ordering::Relaxed);
                 }
             }
+            let ours = |bits| (Peak(bits).of(name) > 0).then_some(0);
+            let _ = self.cpus.of(CpuId(cpu)).peak.fetch_update(Ordering::Relaxed, ours);
         }
         slot.pages.cpus.store(0, Ordering::Relaxed);
     }

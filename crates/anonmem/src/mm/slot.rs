@@ -34,7 +34,7 @@ pub(crate) struct MmSlot<M: Machine> {
     pub(crate) pages: CachePadded<MmPages<M>>,
     pub(crate) tree: VmaTree<M, VmaTag>,
     pub(crate) counts: MmCounts<M>,
-    /// The most pages mapped so far, as far as it was looked at. `MADV_DONTNEED` writes it beside faults.
+    /// The most pages mapped so far, as far as it was looked at and is no CPU's note.
     pub(crate) peak: CachePadded<Atomic<u64, M>>,
     /// What the program has said of large folios ([`ThpDisable`](crate::ThpDisable)).
     pub(crate) thp_disable: Atomic<u32, M>,
@@ -234,6 +234,11 @@ impl<M: Machine> MmSlot<M> {
     #[inline(always)]
     pub(super) fn name(&self) -> u32 {
         self.pages.name.load(Ordering::Relaxed)
+    }
+
+    /// Raises the peak to `pages`.
+    pub(super) fn raise_peak(&self, pages: u64) {
+        let _ = self.peak.fetch_update(Ordering::Relaxed, |peak| (peak < pages).then_some(pages));
     }
 
     /// Whose pages may be merged with its own.

@@ -93,7 +93,7 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
         let space = &self.slot().space;
         let moved = source.move_range(piece, dest.as_mut(), to);
         // What reclaim has taken, it may not have flushed yet.
-        let flush = if space.is_flush_deferred() { piece } else { moved };
+        let flush = if source.is_flush_deferred() { piece } else { moved };
         if !flush.is_empty() {
             space.flush(&self.objects.frames, FlushRange::Range(flush));
             self.objects.count(Event::TlbFlush);

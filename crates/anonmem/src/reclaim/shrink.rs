@@ -21,7 +21,7 @@ use crate::{
     vm::Vm,
 };
 use anonmem_frame::{Folio, FolioGuard, FolioOwner, FolioRef, Kind, Mapping, Stored};
-use anonmem_hal::Order;
+use anonmem_hal::{CpuId, Order};
 use anonmem_pgtable::TlbBatch;
 use anonmem_sync::Ordering;
 
@@ -66,7 +66,7 @@ impl<M: Machine> Vm<M> {
         if freed < want {
             freed += self.give_back_untouched(want - freed);
         }
-        self.reclaimers.freed(freed);
+        self.note_freed(freed);
         // Nobody looked for those: they are no part of what reclaim took of what it looked at.
         let found = freed;
         if freed >= want {
@@ -219,7 +219,7 @@ impl<M: Machine> Vm<M> {
         let contents = if zeroes { Stored::Zeroes } else { Stored::OnDevice };
         for nth in 0..order.pages() {
             let count = run.counts().get(nth).expect("a count of each slot of the folio");
-            slots.set_stored(&count, contents, self.workingset.evict());
+            slots.set_stored(&count, contents, self.workingset.evict(self.cpus.this()));
         }
         self.events.add(Event::SwapZero, if zeroes { order.pages() } else { 0 });
         true
@@ -245,13 +245,13 @@ impl<M: Machine> Vm<M> {
     fn swap_write(&self, swap: &SwapRef<'_, M>, page: &FolioRef<'_, M>) -> bool {
         let slots = self.swap.get(swap.entry()).slots();
         if self.machine().is_zero(page.pfn()) {
-            slots.set_stored(swap.count(), Stored::Zeroes, self.workingset.evict());
+            slots.set_stored(swap.count(), Stored::Zeroes, self.workingset.evict(self.cpus.this()));
             self.count(Event::SwapZero);
             return true;
         }
         let written = slots.write(swap.count(), page);
         if written.is_ok() {
-            slots.set_stored(swap.count(), Stored::OnDevice, self.workingset.evict());
+            slots.set_stored(swap.count(), Stored::OnDevice, self.workingset.evict(self.cpus.this()));
         }
         written.is_ok()
     }
@@ -281,6 +281,8 @@ const ENOUGH: u64 = 256;
 /// Folios on their way out, locked, and the flushes that are owed for them.
 pub(crate) struct PageoutBatch<'v, M: Machine> {
     vm: &'v Vm<M>,
+    /// Where it is counted.
+    cpu: CpuId,
     tlb: TlbBatch<'v, M>,
     leaving: [Option<Leaving<'v, M>>; SWAP_CLUSTER_MAX],
     len: usize,
@@ -294,9 +296,9 @@ pub(crate) struct PageoutBatch<'v, M: Machine> {
 impl<'v, M: Machine> PageoutBatch<'v, M> {
     /// An empty one.
     pub(crate) fn new(vm: &'v Vm<M>) -> Self {
-        vm.reclaimers.begin();
         Self {
             vm,
+            cpu: vm.begin_batch(),
             tlb: TlbBatch::new(&vm.frames),
             leaving: [const { None }; SWAP_CLUSTER_MAX],
             len: 0,
@@ -309,7 +311,7 @@ impl<'v, M: Machine> PageoutBatch<'v, M> {
     /// Notes pages that were free to go.
     fn dropped(&mut self, pages: u64) -> Shrunk {
         self.dropped += pages;
-        self.vm.reclaimers.freed(pages);
+        self.vm.note_freed(pages);
         Shrunk::Freed
     }
 
@@ -424,7 +426,7 @@ impl<'v, M: Machine> PageoutBatch<'v, M> {
         let runs: u64 =
             self.runs.iter_mut().filter_map(Option::take).map(|run| self.vm.pageout_run(run)).sum();
         let freed = pages + runs;
-        self.vm.reclaimers.freed(freed);
+        self.vm.note_freed(freed);
         freed
     }
 }
@@ -436,6 +438,6 @@ impl<M: Machine> Drop for PageoutBatch<'_, M> {
             self.len() == 0 || M::unwinding(),
             "a batch was dropped before it was finished"
         );
-        self.vm.reclaimers.end();
+        self.vm.end_batch(self.cpu);
     }
 }

@@ -75,43 +75,6 @@ impl<M: Machine> Drop for Sweep<'_, M> {
     }
 }
 
-/// Who reclaims, and what came of it.
-pub(crate) struct Reclaimers<M> {
-    /// Batches under way.
-    pub(super) batches: Atomic<u32, M>,
-    /// Pages freed by all of them, ever.
-    pub(super) freed: Atomic<u64, M>,
-    pub(super) queue: WaitQueue<M>,
-}
-
-impl<M: Machine> Reclaimers<M> {
-    pub(crate) const fn new() -> Self {
-        Self { batches: Atomic::new(0), freed: Atomic::new(0), queue: WaitQueue::new() }
-    }
-
-    /// A batch begins.
-    pub(crate) fn begin(&self) {
-        self.batches.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// A batch has freed some pages.
-    pub(crate) fn freed(&self, pages: u64) {
-        if pages > 0 {
-            // Release pairs with the Acquire of whoever waits: the pages are free.
-            self.freed.fetch_add(pages, Ordering::Release);
-            self.queue.wake_all();
-        }
-    }
-
-    /// A batch ends: what it kept is unlocked.
-    pub(crate) fn end(&self) {
-        // Release pairs with the Acquire of whoever waits.
-        if self.batches.fetch_sub(1, Ordering::Release) == 1 {
-            self.queue.wake_all();
-        }
-    }
-}
-
 /// The background task's mailbox.
 pub(crate) struct Kswapd<M> {
     pub(super) order: AtomicState<KswapdOrder, M>,

@@ -4,10 +4,14 @@
 //! there is. Whoever finds nothing then waits for what they bring, and runs out of memory only if nobody
 //! brings any.
 //!
+//! Reclaimers count on words of their CPUs, and only who waits adds these up. A batch ends on the word that
+//! it began on, so that none of them is ever less than what is under way there.
+//!
 //! Linux: mm/vmscan.c `too_many_isolated`, `throttle_direct_reclaim`; mm/page_alloc.c `should_reclaim_retry`.
 //! Differs: waits for the others instead of trying sixteen times.
 
 use crate::{error::Error, reclaim::SWAP_CLUSTER_MAX, rmap::machine::Machine, vm::Vm};
+use anonmem_hal::CpuId;
 use anonmem_sync::Ordering;
 
 impl<M: Machine> Vm<M> {
@@ -38,16 +42,47 @@ impl<M: Machine> Vm<M> {
     /// The caller may hold the mmap lock; no folio, anon_vma or spin lock. Sleeps.
     #[doc(alias = "try_to_free_pages")]
     pub fn reclaim_some(&self) -> bool {
-        let all = &self.reclaimers;
-        let before = all.freed.load(Ordering::Relaxed);
-        self.reap();
-        if self.shrink(SWAP_CLUSTER_MAX as u64) > 0 {
+        let before = self.freed_ever();
+        let tables = self.reap();
+        if self.shrink(SWAP_CLUSTER_MAX as u64) + tables > 0 {
             return true;
         }
-        // Acquire pairs with the Release of `freed`, and the second with that of `end`: what came back is
-        // there.
-        let freed = || all.freed.load(Ordering::Acquire) != before;
-        all.queue.wait_until(&|| all.batches.load(Ordering::Acquire) == 0 || freed());
+        let freed = || self.freed_ever() != before;
+        self.reclaimers.wait_until(&|| !self.is_batch_under_way() || freed());
         freed()
+    }
+
+    /// A batch begins: the CPU that it is counted on.
+    pub(super) fn begin_batch(&self) -> CpuId {
+        let cpu = M::current_cpu();
+        self.cpus.of(cpu).batches.fetch_add(1, Ordering::Relaxed);
+        cpu
+    }
+
+    /// A batch ends: what it kept is unlocked.
+    pub(super) fn end_batch(&self, cpu: CpuId) {
+        // Release pairs with the Acquire of whoever waits.
+        self.cpus.of(cpu).batches.fetch_sub(1, Ordering::Release);
+        self.reclaimers.wake_all();
+    }
+
+    /// Somebody has freed some pages.
+    pub(super) fn note_freed(&self, pages: u64) {
+        if pages > 0 {
+            // Release pairs with the Acquire of whoever waits: the pages are free.
+            self.cpus.this().freed.fetch_add(pages, Ordering::Release);
+            self.reclaimers.wake_all();
+        }
+    }
+
+    /// Pages freed by all reclaimers, ever: more, if any were freed since it was asked last.
+    fn freed_ever(&self) -> u64 {
+        // Acquire pairs with the Release of `note_freed`: what came back is there.
+        self.cpus.iter().fold(0, |sum, cpu| sum.wrapping_add(cpu.freed.load(Ordering::Acquire)))
+    }
+
+    fn is_batch_under_way(&self) -> bool {
+        // Acquire pairs with the Release of `end_batch`.
+        self.cpus.iter().any(|cpu| cpu.batches.load(Ordering::Acquire) != 0)
     }
 }

@@ -317,8 +317,8 @@ pub(crate) fn take_to_share<'e, 'a, 'v: 'a, M: Machine, G: StableVma<M>>(
     va: Va,
     tlb: &mut TlbBatch<'v, M>,
 ) -> Option<TakenToShare<'e, 'a, M, G>> {
+    tlb.note(&slot.space, entries, va);
     let (cleared, vacancy) = entries.take(va);
-    tlb.note(&slot.space, va);
     match cleared {
         Cleared::Exclusive(page, present) => match page.try_share() {
             Ok(page) => Some((vacancy, page, present, Sharing::Exclusive)),

@@ -9,9 +9,10 @@
 //! | 0 | no device, or one that is going away: its entries are no longer in any page table |
 //! | n | n - 1 faults are at work |
 //!
-//! Linux: mm/swapfile.c `swapon`, `get_swap_device`, `try_to_unuse`.
+//! Linux: mm/swapfile.c `swapon`, `get_swap_device`, `try_to_unuse`. Differs: Linux counts users per CPU
+//! (`percpu_ref`).
 
-use anonmem_frame::{FrameArray, SwapSlots};
+use anonmem_frame::{FrameArray, Frames, OutOfMemory, SwapSlots};
 use anonmem_hal::{Machine, SwapEntry};
 use anonmem_sync::{
     Atomic, AtomicState, Ordering, PerCpu, Spin, WaitQueue, init_fields,
@@ -43,8 +44,7 @@ pub(crate) struct SwapDevice<M: Machine> {
     pub(crate) state: AtomicState<DeviceState, M>,
     pub(crate) priority: Atomic<i32, M>,
     pub(crate) slots: SwapSlots<M>,
-    pub(crate) nr_free: Atomic<i64, M>,
-    /// Free slots of each cluster, as far as is known.
+    /// Free slots of each cluster, as far as is known: a cache line for each ([`ClusterWords`]).
     pub(crate) cluster_free: FrameArray<M>,
     /// The cluster that the search for one with free slots starts at.
     pub(crate) next_cluster: Spin<M, SwapDeviceLevel, u64>,
@@ -56,8 +56,52 @@ pub(crate) struct SwapDevice<M: Machine> {
 /// All devices of a `Vm`.
 pub(crate) struct SwapDevices<M: Machine> {
     pub(crate) devices: [SwapDevice<M>; MAX_DEVICES],
-    /// Each CPU's next slot to try on each device, plus one; 0 if it has no cluster of it.
-    cursors: PerCpu<[Atomic<u64, M>; MAX_DEVICES], M>,
+    cpus: PerCpu<[CpuDevice<M>; MAX_DEVICES], M>,
+}
+
+/// What a CPU has of a device.
+pub(crate) struct CpuDevice<M> {
+    /// The next slot to try, plus one; 0 if there is no cluster.
+    cursor: Atomic<u64, M>,
+    /// Slots that were freed here, less those that were taken.
+    freed: Atomic<i64, M>,
+}
+
+impl<M: Machine> CpuDevice<M> {
+    const fn new() -> Self {
+        Self { cursor: Atomic::new(0), freed: Atomic::new(0) }
+    }
+}
+
+/// Words of a cache line.
+const LINE: u64 = 8;
+
+/// The counts of free slots, by cluster.
+pub(crate) trait ClusterWords<M: Machine> {
+    /// Makes them for a device of `pages` pages, all of them free.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`].
+    fn alloc_clusters(&self, frames: &Frames<M>, pages: u64) -> Result<(), OutOfMemory>;
+
+    /// The count of `cluster`.
+    fn cluster<'f>(&'f self, frames: &'f Frames<M>, cluster: u64) -> &'f Atomic<u64, M>;
+}
+
+impl<M: Machine> ClusterWords<M> for FrameArray<M> {
+    fn alloc_clusters(&self, frames: &Frames<M>, pages: u64) -> Result<(), OutOfMemory> {
+        let clusters = pages.div_ceil(CLUSTER);
+        self.alloc(frames, clusters * LINE)?;
+        for cluster in 0..clusters {
+            let free = (pages - cluster * CLUSTER).min(CLUSTER);
+            self.cluster(frames, cluster).store(free, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    fn cluster<'f>(&'f self, frames: &'f Frames<M>, cluster: u64) -> &'f Atomic<u64, M> {
+        self.get(frames, cluster * LINE)
+    }
 }
 
 /// What there is to know of a device. Linux: /proc/swaps.
@@ -82,26 +126,58 @@ impl<M: Machine> SwapDevices<M> {
                 state: AtomicState::new(),
                 priority: Atomic::new(0),
                 slots: SwapSlots::new(number as u8),
-                nr_free: Atomic::new(0),
                 cluster_free: FrameArray::new(),
                 next_cluster: Spin::new(0),
                 run_cursor: Atomic::new(0),
                 number: number as u8,
             }),
-            cursors <- |cursors| PerCpu::init(cursors, |_| [const { Atomic::new(0) }; MAX_DEVICES]),
+            cpus <- |cpus| PerCpu::init(cpus, |_| [const { CpuDevice::new() }; MAX_DEVICES]),
         })
     }
 
     /// This CPU's place on a device: its next slot to try, plus one; 0 if it has no cluster.
     pub(crate) fn cursor(&self, device: &SwapDevice<M>) -> &Atomic<u64, M> {
-        &self.cursors.this()[usize::from(device.number)]
+        &self.this(device).cursor
+    }
+
+    fn this(&self, device: &SwapDevice<M>) -> &CpuDevice<M> {
+        &self.cpus.this()[usize::from(device.number)]
+    }
+
+    fn each_cpu(&self, device: &SwapDevice<M>) -> impl Iterator<Item = &CpuDevice<M>> {
+        let number = usize::from(device.number);
+        self.cpus.iter().map(move |cpu| &cpu[number])
     }
 
     /// Takes every CPU's cluster of a device away.
     pub(crate) fn forget_clusters(&self, device: &SwapDevice<M>) {
-        for cpu in self.cursors.iter() {
-            cpu[usize::from(device.number)].store(0, Ordering::Relaxed);
-        }
+        self.each_cpu(device).for_each(|cpu| cpu.cursor.store(0, Ordering::Relaxed));
+    }
+
+    /// Begins to count the slots of a device, all of which are free.
+    pub(crate) fn forget_counts(&self, device: &SwapDevice<M>) {
+        self.each_cpu(device).for_each(|cpu| cpu.freed.store(0, Ordering::Relaxed));
+    }
+
+    /// Counts slots that were freed, or taken if it is less than 0.
+    pub(crate) fn count_free(&self, device: &SwapDevice<M>, slots: i64) {
+        // Release pairs with the Acquire of `still_used`: swapoff frees the arrays only after we are done
+        // with them.
+        self.this(device).freed.fetch_add(slots, Ordering::Release);
+    }
+
+    /// Slots in use: exact while none is taken.
+    pub(crate) fn used(&self, device: &SwapDevice<M>) -> u64 {
+        let freed: i64 = self.each_cpu(device).map(|cpu| cpu.freed.load(Ordering::Relaxed)).sum();
+        (-freed).clamp(0, device.slots.len() as i64) as u64
+    }
+
+    /// The same for swapoff, which looks again and again. A load may go on telling it what was long ago; an
+    /// addition has the last word.
+    pub(crate) fn still_used(&self, device: &SwapDevice<M>) -> u64 {
+        // Acquire pairs with the Release of whoever frees a slot: he is done with it.
+        let freed: i64 = self.each_cpu(device).map(|cpu| cpu.freed.fetch_add(0, Ordering::Acquire)).sum();
+        (-freed).clamp(0, device.slots.len() as i64) as u64
     }
 
     /// Whether there is a device to swap to.
@@ -113,7 +189,8 @@ impl<M: Machine> SwapDevices<M> {
     pub(crate) fn slots_in_use(&self) -> impl Iterator<Item = (u8, DeviceUser<'_, M>, u64)> {
         let on = self.devices.iter().zip(0..).filter_map(|(place, device)| Some((place.get_user()?, device)));
         on.map(|(user, device)| {
-            let free = user.0.nr_free.peek() as u64;
+            let freed: i64 = self.each_cpu(user.0).map(|cpu| cpu.freed.peek()).sum();
+            let free = user.slots().len().wrapping_add_signed(freed);
             (device, user, free)
         })
     }
@@ -123,7 +200,7 @@ impl<M: Machine> SwapDevices<M> {
         self.devices.iter().zip(0..).filter(|(place, _)| place.is_on()).map(|(place, device)| SwapInfo {
             device,
             pages: place.slots.len(),
-            used: place.used(),
+            used: self.used(place),
             priority: place.priority(),
         })
     }
@@ -176,16 +253,5 @@ impl<M: Machine> SwapDevice<M> {
 
     pub(crate) fn is_on(&self) -> bool {
         self.users.peek() != 0
-    }
-
-    pub(crate) fn used(&self) -> u64 {
-        self.slots.len() - self.nr_free.load(Ordering::Relaxed).max(0) as u64
-    }
-
-    /// The same for swapoff, which looks again and again. A load may go on telling it what was long ago; an
-    /// addition has the last word.
-    pub(crate) fn still_used(&self) -> u64 {
-        // Acquire pairs with the Release of whoever frees a slot: he is done with it.
-        self.slots.len() - self.nr_free.fetch_add(0, Ordering::Acquire).max(0) as u64
     }
 }

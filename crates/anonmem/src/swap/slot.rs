@@ -9,7 +9,7 @@
 
 use crate::{
     objects::Objects,
-    swap::device::{CLUSTER, DeviceState, SwapDevice},
+    swap::device::{CLUSTER, ClusterWords as _, DeviceState, SwapDevice},
 };
 use anonmem_frame::{FolioRef, SlotCountOverflow, SlotPut, SwapCount, SwapCounts};
 use anonmem_hal::{Machine, SwapEntry};
@@ -68,10 +68,8 @@ impl<M: Machine> Drop for SwapRef<'_, M> {
         }
         device.slots.finish_free(&objects.frames, slot);
         // Release pairs with the Acquire in `next_cluster`: who is told of a free slot finds it.
-        device.cluster_free.get(&objects.frames, entry.offset / CLUSTER).fetch_add(1, Ordering::Release);
-        // Release pairs with the Acquire of `still_used`: swapoff frees the arrays only after we are done
-        // with them.
-        device.nr_free.fetch_add(1, Ordering::Release);
+        device.cluster_free.cluster(&objects.frames, entry.offset / CLUSTER).fetch_add(1, Ordering::Release);
+        objects.swap.count_free(device, 1);
     }
 }
 
@@ -149,7 +147,7 @@ impl<M: Machine> Objects<M> {
         let (pages, slots) = (page.folio().owned_order().pages(), device.slots());
         let clusters = slots.len().div_ceil(CLUSTER);
         let first = device.run_cursor.load(Ordering::Relaxed);
-        let free_in = |cluster: u64| device.cluster_free.get(&self.frames, cluster);
+        let free_in = |cluster: u64| device.cluster_free.cluster(&self.frames, cluster);
         let fits = |cluster: &u64| free_in(*cluster).load(Ordering::Relaxed) >= pages;
         let order = (0..clusters.min(MOST_CLUSTERS)).map(|i| (first + i) % clusters);
         for cluster in order.filter(fits).take(MOST_SEARCHED as usize) {
@@ -163,7 +161,7 @@ impl<M: Machine> Objects<M> {
                 }
                 if let Some(counts) = slots.claim_run(&self.frames, run, page) {
                     free_in(cluster).fetch_sub(pages, Ordering::Relaxed);
-                    device.nr_free.fetch_sub(pages as i64, Ordering::Relaxed);
+                    self.swap.count_free(device, -(pages as i64));
                     device.run_cursor.store(cluster, Ordering::Relaxed);
                     return Some(counts);
                 }
@@ -245,8 +243,9 @@ impl<M: Machine> Objects<M> {
                 cursor.store(if slot < end { slot + 1 } else { 0 }, Ordering::Relaxed);
                 match device.slots.claim(&self.frames, this, page) {
                     Ok(count) => {
-                        device.cluster_free.get(&self.frames, this / CLUSTER).fetch_sub(1, Ordering::Relaxed);
-                        device.nr_free.fetch_sub(1, Ordering::Relaxed);
+                        let cluster = device.cluster_free.cluster(&self.frames, this / CLUSTER);
+                        cluster.fetch_sub(1, Ordering::Relaxed);
+                        self.swap.count_free(device, -1);
                         return Ok(count);
                     }
                     Err(back) => page = back,
@@ -263,7 +262,7 @@ impl<M: Machine> Objects<M> {
     /// Gives this CPU a cluster with free slots; `false` if there is none.
     fn next_cluster(&self, device: &SwapDevice<M>) -> bool {
         let mut next = device.next_cluster.lock();
-        if !device.is_open() || device.nr_free.load(Ordering::Relaxed) <= 0 {
+        if !device.is_open() || self.swap.used(device) >= device.slots.len() {
             return false;
         }
         let clusters = device.slots.len().div_ceil(CLUSTER);
@@ -271,7 +270,7 @@ impl<M: Machine> Objects<M> {
             let cluster = (*next + i) % clusters;
             // Acquire pairs with the Release of who frees a slot. Without it, this CPU could look for the
             // slot again and again, and not see that it is free.
-            if device.cluster_free.get(&self.frames, cluster).load(Ordering::Acquire) > 0 {
+            if device.cluster_free.cluster(&self.frames, cluster).load(Ordering::Acquire) > 0 {
                 *next = (cluster + 1) % clusters;
                 self.swap.cursor(device).store(cluster * CLUSTER + 1, Ordering::Relaxed);
                 return true;

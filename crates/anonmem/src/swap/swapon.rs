@@ -2,7 +2,7 @@
 //!
 //! Linux: mm/swapfile.c `swapon`.
 
-use super::device::{CLUSTER, DeviceState};
+use super::device::{ClusterWords as _, DeviceState};
 use crate::{error::Error, freeing::free_slots, objects::Objects};
 use anonmem_frame::FrameArray;
 use anonmem_hal::Machine;
@@ -36,7 +36,7 @@ impl<M: Machine> Objects<M> {
         if place.is_on() || place.state.compare_exchange(absent, changing, Ordering::Acquire).is_err() {
             return Err(Error::Invalid("the swap device is in use"));
         }
-        let clusters = place.cluster_free.alloc(&self.frames, pages.div_ceil(CLUSTER));
+        let clusters = place.cluster_free.alloc_clusters(&self.frames, pages);
         let made = clusters.and_then(|()| place.slots.alloc(&self.frames, pages));
         if let Err(e) = made {
             free_slots(&self.frames, &place.slots, &place.cluster_free);
@@ -44,11 +44,7 @@ impl<M: Machine> Objects<M> {
             place.state.store(DeviceState::Absent, Ordering::Release);
             return Err(e.into());
         }
-        for cluster in 0..pages.div_ceil(CLUSTER) {
-            let free = (pages - cluster * CLUSTER).min(CLUSTER);
-            place.cluster_free.get(&self.frames, cluster).store(free, Ordering::Relaxed);
-        }
-        place.nr_free.store(pages as i64, Ordering::Relaxed);
+        self.swap.forget_counts(place);
         place.priority.store(priority, Ordering::Relaxed);
         *place.next_cluster.lock() = 0;
         place.run_cursor.store(0, Ordering::Relaxed);

@@ -152,7 +152,7 @@ impl<M: Machine> MoveBatch<'_, '_, M> {
         // Neither lock is waited for, so nobody who waits for one while we have the other can stop us.
         if vm.config.lock_mode != LockMode::Mmap
             && let Ok(dst) = vm.lock_vma(mm.slot(), mm.id, self.dst.start)
-            && let Ok(src) = vm.lock_vma(mm.slot(), mm.id, self.src.start)
+            && let Ok(src) = vm.lock_source_vma(mm.slot(), mm.id, self.src.start)
         {
             match self.under(mm.slot(), (&src, src.id()), (&dst, dst.id())) {
                 Ok(pages) => return Ok(pages),

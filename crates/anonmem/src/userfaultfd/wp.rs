@@ -108,7 +108,7 @@ impl<M: Machine> MmapReadGuard<'_, M> {
         for (table, part) in space.tables(&self.objects.frames, self, part) {
             let mut entries = table.lock();
             let mut flush = entries.uffd_wp_range(part);
-            if space.is_flush_deferred() {
+            if entries.is_flush_deferred() {
                 flush = part;
             }
             self.flush(flush);
@@ -132,7 +132,7 @@ impl<M: Machine> MmapReadGuard<'_, M> {
                     entries.install(va, Marker::UffdWp, ());
                 }
             }
-            if space.is_flush_deferred() {
+            if entries.is_flush_deferred() {
                 flush = piece;
             }
             self.flush(flush);

@@ -25,7 +25,7 @@
 
 use super::reshape::Reshaping;
 use crate::{
-    cpu::CpuWords,
+    cpu::LastVma,
     ids::{MmId, UffdId, VmaId},
     mm::{mmap_lock::MmapWriteGuard, slot::MmSlot},
     objects::Objects,
@@ -47,10 +47,10 @@ use core::marker::PhantomData;
 impl<M: Machine> Vma<M> {
     /// Read-locks the VMA if it is `slot`'s and no writer has it or waits for it.
     #[doc(alias = "vma_start_read")]
-    fn start_read(&self, slot: &MmSlot<M>, mm: MmId, cpu: &CpuWords<M>) -> Result<(), Refusal> {
+    fn start_read(&self, slot: &MmSlot<M>, mm: MmId, last: &LastVma<M>) -> Result<(), Refusal> {
         let lock = &self.lock;
         // A first look saves the counting; the second, when we are counted, decides.
-        if !cpu.is_known_unlocked(lock.version()) && lock.is_write_locked(slot) {
+        if !last.is_known_unlocked(lock.version()) && lock.is_write_locked(slot) {
             return Err(Refusal::WriteLocked);
         }
         // Acquire pairs with the Release with which a writer takes its count back: its `seq` is seen.
@@ -66,10 +66,10 @@ impl<M: Machine> Vma<M> {
         let version = lock.version();
         let refusal = if self.mm() != Some(mm) {
             Refusal::Recycled
-        } else if !cpu.is_known_unlocked(version) && lock.is_write_locked(slot) {
+        } else if !last.is_known_unlocked(version) && lock.is_write_locked(slot) {
             Refusal::WriteLocked
         } else {
-            cpu.note_unlocked(version);
+            last.note_unlocked(version);
             lockdep::acquire::<M>(VmaLevel::RANK, lock.refcount.addr(), Acquire::Try);
             return Ok(());
         };
@@ -189,9 +189,30 @@ impl<M: Machine> Objects<M> {
         mm: MmId,
         va: Va,
     ) -> Result<VmaReadGuard<'a, M>, Refusal> {
-        let id = self.find_vma_unlocked(slot, mm, va)?;
+        self.lock_vma_of(slot, mm, va, &self.cpus.this().last)
+    }
+
+    /// The same for where a move takes its pages from.
+    pub(crate) fn lock_source_vma<'a>(
+        &'a self,
+        slot: &'a MmSlot<M>,
+        mm: MmId,
+        va: Va,
+    ) -> Result<VmaReadGuard<'a, M>, Refusal> {
+        self.lock_vma_of(slot, mm, va, &self.cpus.this().last_source)
+    }
+
+    #[inline]
+    fn lock_vma_of<'a>(
+        &'a self,
+        slot: &'a MmSlot<M>,
+        mm: MmId,
+        va: Va,
+        last: &LastVma<M>,
+    ) -> Result<VmaReadGuard<'a, M>, Refusal> {
+        let id = self.find_vma_unlocked(slot, mm, va, last)?;
         let vma = self.vma(id);
-        vma.start_read(slot, mm, self.cpus.this())?;
+        vma.start_read(slot, mm, last)?;
         let guard = VmaReadGuard { slot, vma, id };
         // All that led here is decided again: the VMA may have moved before it was locked.
         if guard.vma.range().contains(va) { Ok(guard) } else { Err(Refusal::Recycled) }
@@ -203,9 +224,14 @@ impl<M: Machine> Objects<M> {
     /// looks into the tree waits for the cache lines that it wrote; a VMA that is not changed is only asked
     /// whether it is the one.
     #[doc(alias = "vmacache_find")]
-    pub(crate) fn find_vma_unlocked(&self, slot: &MmSlot<M>, mm: MmId, va: Va) -> Result<VmaId, Refusal> {
-        let cpu = self.cpus.this();
-        if let Some(id) = cpu.last_vma() {
+    pub(crate) fn find_vma_unlocked(
+        &self,
+        slot: &MmSlot<M>,
+        mm: MmId,
+        va: Va,
+        last: &LastVma<M>,
+    ) -> Result<VmaId, Refusal> {
+        if let Some(id) = last.vma() {
             let vma = self.vma(id);
             if vma.mm() == Some(mm) && vma.lock.is_attached() && vma.range().contains(va) {
                 return Ok(id);
@@ -213,7 +239,7 @@ impl<M: Machine> Objects<M> {
         }
         let found = slot.tree.try_find_containing(self.nodes(), va).map_err(|_| Refusal::TreeBusy)?;
         let (_, id) = found.ok_or(Refusal::NoVma)?;
-        cpu.note_vma(id);
+        last.note_vma(id);
         Ok(id)
     }
 }
