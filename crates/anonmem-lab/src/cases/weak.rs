@@ -32,6 +32,7 @@ const TOO_MANY: &[&str] = &[
     "tlb-mprotect-vs-batch",
     "tlb-discard-vs-batch",
     "tlb-mremap-vs-batch",
+    "tlb-two-batches-one-table",
     "speculative-guard-of-another",
     "swap-error-of-another",
     "table-freed-under-speculation",

@@ -16,7 +16,7 @@ use anonmem_hal::Order;
 
 /// Enough that a CPU's list of free pages holds a batch of eight.
 const FRAMES: u64 = 4096;
-/// Slots of the swap device: each CPU has a cluster of its own.
+/// Slots of the swap device: each CPU has a cluster of its own. docs/scale.md says why there are three.
 const SWAP: u64 = 3 * 512;
 /// Pages that each CPU takes and gives back before: its list is half full then.
 const WARM_PAGES: usize = 12;
