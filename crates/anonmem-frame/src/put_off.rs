@@ -81,7 +81,8 @@ impl<M: Machine> Frames<M> {
 #[cfg(test)]
 mod tests {
     use crate::{Frames, testing::TestMachine};
-    use anonmem_hal::Machine as _;
+    use anonmem_hal::Sched as _;
+    use std::vec::Vec;
 
     fn frames() -> Frames<TestMachine> {
         Frames::new(TestMachine::new(16, 64)).expect("enough frames")
