@@ -62,9 +62,7 @@ fn git_keeps_a_history() {
         return;
     }
     let expected = host_runs(&["busybox", "sh", "-c", script]);
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let git = std::env::split_paths(&path).map(|dir| dir.join("git")).find(|git| git.is_file()).unwrap();
-    let file = format!("{}:/usr/bin/git", git.display());
+    let file = format!("{}:/usr/bin/git", path_of("git"));
     let ran = Vm::new().options(&["--file", &file]).run(&["busybox", "sh", "-c", script]).expect_status(0);
     assert_eq!(ran.stdout, expected, "{}", ran.stderr);
 }
@@ -89,6 +87,169 @@ fn servers_and_clients_talk_over_loopback_and_unix_sockets() {
     let script = include_str!("../../tests/programs/servers.py");
     for cpus in ["1", "4"] {
         same_on_host(&["python3", "-c", script], &[&["--cpus", cpus]]);
+    }
+}
+
+/// The path of a program that is installed.
+fn path_of(name: &str) -> String {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).map(|dir| dir.join(name)).find(|file| file.is_file());
+    found.unwrap().display().to_string()
+}
+
+/// A port of the host's that nobody listens to.
+fn free_port() -> String {
+    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    listener.local_addr().unwrap().port().to_string()
+}
+
+/// A server that saves itself in a child while three clients write to it, and one that loads what was saved.
+#[test]
+fn redis_saves_itself_under_load() {
+    if !vm_is_there() || !["redis-server", "redis-cli"].iter().all(|name| is_installed(name)) {
+        return;
+    }
+    let script = include_str!("../../tests/programs/redis.sh");
+    let command = ["busybox", "sh", "-c", script, "redis", &free_port()];
+    let expected = host_runs(&command);
+    let files: Vec<_> = ["redis-server", "redis-cli"]
+        .map(|name| (path_of(name), format!("/usr/bin/{name}")))
+        .map(|(host, guest)| format!("{host}:{guest}"))
+        .to_vec();
+    for memory in [&["--ram", "256M"][..], &["--ram", "24M", "--swap", "128M"]] {
+        let options = [&["--cpus", "2", "--file", &files[0], "--file", &files[1]], memory].concat();
+        let ran = Vm::new().options(&options).run(&command).expect_status(0);
+        assert_eq!(ran.stdout, expected, "{memory:?}: {}", ran.stderr);
+    }
+}
+
+#[test]
+fn lua_prints_what_the_host_prints() {
+    let script = "local t = {} for i = 1, 40000 do t[i] = {i, tostring(i):rep(3)} end \
+                  for i = 1, 40000, 3 do t[i] = nil end collectgarbage() local n = 0 \
+                  for i = 1, 40000 do n = n + (t[i] and #t[i][2] or 0) end print(n) \
+                  local co = coroutine.wrap(function() for i = 1, 3 do coroutine.yield(i) end end) \
+                  print(co(), co(), co())";
+    let name = if is_installed("lua5.4") { "lua5.4" } else { "lua" };
+    same_on_host(&[name, "-e", script], &[ENOUGH, &["--ram", "16M", "--swap", "128M"]]);
+}
+
+/// A heap that is compacted, a child, a thread, and a server of one connection.
+#[test]
+fn ruby_prints_what_the_host_prints() {
+    let script = "require 'set'; require 'socket'; a = (1..100000).map { |i| i.to_s * 3 }; \
+                  a.select!.with_index { |_, i| i % 3 > 0 }; GC.start; GC.compact if GC.respond_to?(:compact); \
+                  puts a.sum(&:size), Set.new(a).size; pid = fork { a[0] = 'x'; exit 3 }; Process.wait pid; \
+                  puts $?.exitstatus, a[0]; s = TCPServer.new '127.0.0.1', 0; \
+                  t = Thread.new { c = s.accept; c.puts c.gets.upcase; c.close }; \
+                  c = TCPSocket.new '127.0.0.1', s.addr[1]; c.puts 'hello'; puts c.read; t.join";
+    same_on_host(&["ruby", "-e", script], &[ENOUGH]);
+}
+
+/// The machine of Java, its collector and its compiler, and a program in a class of its own.
+#[test]
+fn java_prints_what_the_host_prints() {
+    if !vm_is_there() || !["java", "javac"].iter().all(|name| is_installed(name)) {
+        return;
+    }
+    let source = r#"
+        public class Churn {
+            public static void main(String[] words) throws Exception {
+                var kept = new java.util.ArrayList<byte[]>();
+                long sum = 0;
+                for (int i = 0; i < 4000; i++) {
+                    kept.add(new byte[10000]);
+                    if (kept.size() > 100) kept.remove(0);
+                    sum += kept.size();
+                }
+                int[] parts = new int[4];
+                Thread[] threads = new Thread[4];
+                for (int t = 0; t < 4; t++) {
+                    int me = t;
+                    threads[t] = new Thread(() -> { for (int i = 0; i < 1000000; i++) parts[me] += i % 7; });
+                    threads[t].start();
+                }
+                for (Thread thread : threads) thread.join();
+                System.out.println(sum + " " + java.util.Arrays.stream(parts).sum());
+            }
+        }"#;
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("Churn.java"), source).unwrap();
+    let mut compiler = std::process::Command::new("javac");
+    assert!(
+        compiler.arg("-d").arg(dir.path()).arg(dir.path().join("Churn.java")).status().unwrap().success()
+    );
+    let classes = dir.path().to_str().unwrap();
+    let command = ["java", "-Xmx64m", "-cp", classes, "Churn"];
+    let expected = host_runs(&command);
+    let file = format!("{classes}:{classes}");
+    let ran = Vm::new().options(&["--ram", "768M", "--file", &file]).run(&command).expect_status(0);
+    assert_eq!(ran.stdout, expected, "{}", ran.stderr);
+}
+
+/// A program with a scheduler and a collector of its own.
+#[test]
+fn a_program_of_go_prints_what_the_host_prints() {
+    if !vm_is_there() || !is_installed("go") {
+        return;
+    }
+    let source = r#"
+        package main
+        import ("fmt"; "os"; "runtime"; "sync")
+        func main() {
+            var group sync.WaitGroup
+            sums := make(chan int, 10)
+            for i := 0; i < 200; i++ {
+                group.Add(1)
+                go func(i int) {
+                    defer group.Done()
+                    block := make([]byte, 100000)
+                    for j := range block { block[j] = byte(i) }
+                    sums <- len(block) + int(block[i])
+                }(i)
+            }
+            go func() { group.Wait(); close(sums) }()
+            total := 0
+            for n := range sums { total += n }
+            runtime.GC()
+            file, err := os.CreateTemp("", "x")
+            if err != nil { panic(err) }
+            fmt.Fprintln(file, total)
+            text, err := os.ReadFile(file.Name())
+            fmt.Print(string(text), err, "\n")
+        }"#;
+    let dir = tempfile::tempdir().unwrap();
+    let (file, program) = (dir.path().join("main.go"), dir.path().join("program"));
+    std::fs::write(&file, source).unwrap();
+    let mut build = std::process::Command::new("go");
+    build.args(["build", "-o"]).arg(&program).arg(&file).env("GOCACHE", dir.path().join("cache"));
+    assert!(build.env("GO111MODULE", "off").status().unwrap().success());
+    let expected = host_runs(&[&program]);
+    for options in [&["--ram", "256M", "--cpus", "4"][..], &["--ram", "12M", "--swap", "64M"]] {
+        let ran = Vm::new().options(options).run(&[&program]).expect_status(0);
+        assert_eq!(ran.stdout, expected, "{options:?}: {}", ran.stderr);
+    }
+}
+
+/// Allocators that return memory in ways of their own, loaded before a program's.
+#[test]
+fn other_allocators_serve_a_program() {
+    for library in ["libjemalloc.so.2", "libmimalloc.so.2"] {
+        let path = format!("/usr/lib/x86_64-linux-gnu/{library}");
+        if !vm_is_there() || !is_installed("perl") || !std::path::Path::new(&path).exists() {
+            eprintln!("skipped: {library} is not installed");
+            continue;
+        }
+        let script = "my @a = map { 'x' x ($_ % 3000) } 1..20000; @a = grep { length($_) % 3 } @a; \
+                      push @a, 'y' x 1000000 for 1..20; my $n = 0; $n += length for @a; print qq($n\n)";
+        let expected = host_runs(&["perl", "-e", script]);
+        let (preload, file) = (format!("LD_PRELOAD={path}"), format!("{path}:{path}"));
+        for memory in [&["--ram", "256M"][..], &["--ram", "24M", "--swap", "128M"]] {
+            let options = [&["--env", &preload, "--file", &file], memory].concat();
+            let ran = Vm::new().options(&options).run(&["perl", "-e", script]).expect_status(0);
+            assert_eq!(ran.stdout, expected, "{library} {memory:?}: {}", ran.stderr);
+            assert!(!ran.stderr.contains("cannot be preloaded"), "{}", ran.stderr);
+        }
     }
 }
 

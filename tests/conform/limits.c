@@ -1,5 +1,6 @@
 /* Limits on memory. */
 #include "conform.h"
+#include <time.h>
 #define GROUP "limits"
 
 CHECK("RLIMIT_AS stops mmap", "ENOMEM")
@@ -92,4 +93,140 @@ CHECK("max_map_count stops splits", "ENOMEM: 65530 mappings by default")
         i++;
     EQ(errno, ENOMEM);
     IS(i > most / 2 - 100 && i <= most / 2);
+}
+/* SIGXFSZ is caught and counted. */
+static volatile int told;
+static void count(int signal)
+{
+    (void)signal;
+    told++;
+}
+CHECK("RLIMIT_FSIZE cuts a write short", "generic_write_checks: what fits is written")
+{
+    char bytes[100] = {0};
+    signal(SIGXFSZ, count);
+    limit(RLIMIT_FSIZE, 150);
+    int fd = memfd_create("file", 0);
+    EQ(write(fd, bytes, 100), 100);
+    EQ(write(fd, bytes, 100), 50);
+    EQ(told, 0);
+    ERR(write(fd, bytes, 100), EFBIG);
+    EQ(told, 1);
+    ERR(pwrite(fd, bytes, 1, 150), EFBIG);
+    EQ(pwrite(fd, bytes, 100, 100), 50);
+    EQ(pwrite(fd, bytes, 0, 200), 0);
+    EQ(told, 2);
+}
+CHECK("RLIMIT_FSIZE ends who does not listen", "SIGXFSZ ends a program unless it is caught or ignored")
+{
+    limit(RLIMIT_FSIZE, 10);
+    int fd = memfd_create("file", 0);
+    pid_t child = fork();
+    if (child == 0) {
+        EQ(pwrite(fd, "x", 1, 10), 1);
+        _exit(0);
+    }
+    int status;
+    EQ(waitpid(child, &status, 0), child);
+    IS(WIFSIGNALED(status) && WTERMSIG(status) == SIGXFSZ);
+}
+CHECK("RLIMIT_FSIZE stops ftruncate that makes a file longer", "inode_newsize_ok: EFBIG and SIGXFSZ")
+{
+    signal(SIGXFSZ, count);
+    int fd = memfd_create("file", 0);
+    OK(ftruncate(fd, 8 * P));
+    limit(RLIMIT_FSIZE, 2 * P);
+    OK(ftruncate(fd, 4 * P));
+    ERR(ftruncate(fd, 5 * P), EFBIG);
+    EQ(told, 1);
+    OK(ftruncate(fd, P));
+    OK(ftruncate(fd, 2 * P));
+}
+CHECK("RLIMIT_FSIZE stops fallocate", "of a file that it makes longer")
+{
+    signal(SIGXFSZ, count);
+    int fd = memfd_create("file", 0);
+    limit(RLIMIT_FSIZE, 2 * P);
+    OK(fallocate(fd, 0, 0, 2 * P));
+    ERR(fallocate(fd, 0, 0, 3 * P), EFBIG);
+    EQ(told, 1);
+}
+CHECK("RLIMIT_FSIZE is no limit of pipes", "they are no files")
+{
+    int ends[2];
+    OK(pipe(ends));
+    limit(RLIMIT_FSIZE, 1);
+    EQ(write(ends[1], "four", 4), 4);
+}
+CHECK("RLIMIT_FSIZE is no limit of stores to a mapping", "the file has its size already")
+{
+    int fd = memfd_create("file", 0);
+    OK(ftruncate(fd, P));
+    limit(RLIMIT_FSIZE, 1);
+    char *at = mmap(NULL, P, RW, MAP_SHARED, fd, 0);
+    OK(at);
+    EQ(writing(at + P - 1), 0);
+}
+static void work(void)
+{
+    for (volatile long i = 0;; i++)
+        ;
+}
+CHECK("RLIMIT_CPU tells who has used it up", "SIGXCPU each second")
+{
+    struct rlimit seconds = {1, RLIM_INFINITY};
+    OK(setrlimit(RLIMIT_CPU, &seconds));
+    pid_t child = fork();
+    if (child == 0)
+        work();
+    int status;
+    EQ(waitpid(child, &status, 0), child);
+    IS(WIFSIGNALED(status) && WTERMSIG(status) == SIGXCPU);
+}
+CHECK("RLIMIT_CPU moves its soft limit on when it is caught", "check_process_timers adds a second")
+{
+    struct rlimit seconds = {1, RLIM_INFINITY};
+    signal(SIGXCPU, count);
+    OK(setrlimit(RLIMIT_CPU, &seconds));
+    while (!told)
+        ;
+    OK(getrlimit(RLIMIT_CPU, &seconds));
+    EQ(seconds.rlim_cur, 2);
+}
+CHECK("RLIMIT_CPU ends a program at the hard limit", "SIGKILL")
+{
+    struct rlimit seconds = {1, 1};
+    signal(SIGXCPU, SIG_IGN);
+    OK(setrlimit(RLIMIT_CPU, &seconds));
+    pid_t child = fork();
+    if (child == 0)
+        work();
+    int status;
+    EQ(waitpid(child, &status, 0), child);
+    IS(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+}
+CHECK("RLIMIT_CPU counts a child anew", "CPU time is a process's own")
+{
+    struct rlimit seconds = {2, 2};
+    OK(setrlimit(RLIMIT_CPU, &seconds));
+    struct timespec used;
+    do
+        OK(clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &used));
+    while (used.tv_sec < 1);
+    CHILD {
+        do
+            OK(clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &used));
+        while (used.tv_sec < 1);
+    }
+}
+CHECK("max_map_count can be set", "root writes /proc/sys/vm/max_map_count")
+{
+    char old[32] = "";
+    int fd = open("/proc/sys/vm/max_map_count", O_RDWR);
+    if (fd < 0)
+        absent("a /proc/sys/vm/max_map_count that can be written");
+    ssize_t length = read(fd, old, sizeof old);
+    IS(length > 1);
+    EQ(pwrite(fd, old, length, 0), length);
+    ERR(pwrite(fd, "-1\n", 3, 0), EINVAL);
 }

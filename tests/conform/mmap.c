@@ -262,6 +262,41 @@ CHECK("droppable memory cannot be locked", "mlock keeps VM_DROPPABLE out: the lo
     mlock(at, P);
     EQ(vm_flag(at, "lo"), 0);
 }
+/* A page of droppable memory. */
+static char *droppable(void)
+{
+    char *at = mmap(NULL, P, RW, MAP_DROPPABLE | MAP_ANONYMOUS, -1, 0);
+    if (at == MAP_FAILED && errno == EINVAL)
+        absent("MAP_DROPPABLE");
+    OK(at);
+    return at;
+}
+CHECK("droppable memory says so", "dp, with nr, wf and dd")
+{
+    char *at = droppable();
+    EQ(vm_flag(at, "dp"), 1);
+    EQ(vm_flag(at, "nr"), 1);
+    EQ(vm_flag(at, "wf"), 1);
+    EQ(vm_flag(at, "dd"), 1);
+    EQ(vm_flag(at, "ac"), 0);
+}
+CHECK("droppable memory is neither locked nor a stack", "EINVAL")
+{
+    droppable();
+    ERR(mmap(NULL, P, RW, MAP_DROPPABLE | MAP_ANONYMOUS | MAP_LOCKED, -1, 0), EINVAL);
+    ERR(mmap(NULL, P, RW, MAP_DROPPABLE | MAP_ANONYMOUS | MAP_GROWSDOWN, -1, 0), EINVAL);
+}
+CHECK("droppable memory is no file's", "EINVAL")
+{
+    droppable();
+    ERR(mmap(NULL, P, RW, MAP_DROPPABLE, file_of(1), 0), EINVAL);
+}
+CHECK("droppable memory stays out of children and dumps", "KEEPONFORK and DODUMP are EINVAL")
+{
+    char *at = droppable();
+    ERR(madvise(at, P, MADV_KEEPONFORK), EINVAL);
+    ERR(madvise(at, P, MADV_DODUMP), EINVAL);
+}
 CHECK("growsdown grows", "an access below extends the mapping to it")
 {
     char *at = mmap(NULL, 1 << 22, PROT_NONE, ANON | MAP_NORESERVE, -1, 0);

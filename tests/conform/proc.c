@@ -331,3 +331,153 @@ CHECK("meminfo has total and available", "and the one is more than the other")
     }
     IS(total > available && available > 0);
 }
+/* The number in a file of /proc/self. */
+static long number(const char *name)
+{
+    char path[64], text[64] = "";
+    snprintf(path, sizeof path, "/proc/self/%s", name);
+    int fd = open(path, O_RDONLY);
+    OK(fd);
+    IS(read(fd, text, sizeof text - 1) > 0);
+    close(fd);
+    return strtol(text, NULL, 10);
+}
+/* Writes text to a file of /proc/self: 0 or the error. */
+static int put(const char *name, const char *text)
+{
+    char path[64];
+    snprintf(path, sizeof path, "/proc/self/%s", name);
+    int fd = open(path, O_WRONLY);
+    OK(fd);
+    int error = write(fd, text, strlen(text)) < 0 ? errno : 0;
+    close(fd);
+    return error;
+}
+CHECK("oom_score of a small program is two thirds of a thousand", "proc_oom_score: (1000 + badness) * 2 / 3")
+{
+    if (number("oom_score_adj") != 0)
+        EQ(put("oom_score_adj", "0"), 0);
+    IS(number("oom_score") >= 666 && number("oom_score") < 700);
+}
+CHECK("oom_score_adj moves the score", "by two thirds")
+{
+    EQ(put("oom_score_adj", "500"), 0);
+    IS(number("oom_score") >= 999 && number("oom_score") < 1040);
+    EQ(put("oom_score_adj", "1000\n"), 0);
+    EQ(number("oom_score_adj"), 1000);
+    IS(number("oom_score") >= 1333);
+}
+CHECK("oom_score_adj has ends", "EINVAL beyond -1000 and 1000, and for words")
+{
+    EQ(put("oom_score_adj", "1001"), EINVAL);
+    EQ(put("oom_score_adj", "-1001"), EINVAL);
+    EQ(put("oom_score_adj", "much"), EINVAL);
+}
+/* Lowers it, which few may. */
+static void lower(const char *name, const char *text)
+{
+    int error = put(name, text);
+    if (error == EACCES)
+        absent("CAP_SYS_RESOURCE");
+    EQ(error, 0);
+}
+CHECK("oom_score of who is never killed is 0", "-1000")
+{
+    lower("oom_score_adj", "-1000");
+    EQ(number("oom_score"), 0);
+}
+CHECK("oom_adj is the older scale", "-17 to 15; 15 is all")
+{
+    EQ(put("oom_adj", "8"), 0);
+    EQ(number("oom_score_adj"), 470);
+    EQ(number("oom_adj"), 7);
+    EQ(put("oom_adj", "15"), 0);
+    EQ(number("oom_score_adj"), 1000);
+    EQ(number("oom_adj"), 15);
+    EQ(put("oom_adj", "16"), EINVAL);
+    EQ(put("oom_adj", "-18"), EINVAL);
+    lower("oom_adj", "-17");
+    EQ(number("oom_score_adj"), -1000);
+}
+CHECK("oom_score_adj is inherited", "fork copies it")
+{
+    EQ(put("oom_score_adj", "77"), 0);
+    CHILD EQ(number("oom_score_adj"), 77);
+}
+CHECK("oom_score_adj is raised by anybody and lowered by few", "EACCES without CAP_SYS_RESOURCE")
+{
+    EQ(put("oom_score_adj", "0"), 0);
+    lower("oom_score_adj", "-1");
+    EQ(put("oom_score_adj", "100"), 0);
+    drop_capabilities();
+    EQ(put("oom_score_adj", "200"), 0);
+    EQ(put("oom_score_adj", "100"), 0);
+    EQ(put("oom_score_adj", "99"), EACCES);
+    EQ(number("oom_score_adj"), 100);
+}
+/* A setting of /proc/sys/vm: what it says, or -1. */
+static long vm_setting(const char *name)
+{
+    char path[80], text[64] = "";
+    snprintf(path, sizeof path, "/proc/sys/vm/%s", name);
+    int fd = open(path, O_RDONLY);
+    ssize_t length = fd < 0 ? -1 : read(fd, text, sizeof text - 1);
+    close(fd);
+    return length > 0 ? strtol(text, NULL, 10) : -1;
+}
+static int set_vm(const char *name, const char *text)
+{
+    char path[80];
+    snprintf(path, sizeof path, "/proc/sys/vm/%s", name);
+    int fd = open(path, O_WRONLY);
+    if (fd < 0)
+        absent("root's settings of /proc/sys/vm");
+    int error = write(fd, text, strlen(text)) < 0 ? errno : 0;
+    close(fd);
+    return error;
+}
+CHECK("settings of vm are there", "programs read them at their start")
+{
+    const char *names[] = {"max_map_count", "min_free_kbytes", "mmap_min_addr", "overcommit_kbytes", "overcommit_memory",
+                           "overcommit_ratio", "swappiness", "panic_on_oom", "nr_hugepages", "admin_reserve_kbytes"};
+    for (unsigned i = 0; i < sizeof names / sizeof *names; i++)
+        if (vm_setting(names[i]) < 0)
+            fail(__LINE__, "%s is not there", names[i]);
+}
+CHECK("overcommit_kbytes takes the place of overcommit_ratio", "one of them is 0; the limit follows")
+{
+    long ratio = vm_setting("overcommit_ratio"), kbytes = vm_setting("overcommit_kbytes");
+    char old[32];
+    EQ(set_vm("overcommit_kbytes", "1000000"), 0);
+    EQ(vm_setting("overcommit_ratio"), 0);
+    EQ(vm_setting("overcommit_kbytes"), 1000000);
+    snprintf(old, sizeof old, "%ld", kbytes ? kbytes : ratio);
+    EQ(set_vm(kbytes ? "overcommit_kbytes" : "overcommit_ratio", old), 0);
+    EQ(vm_setting("overcommit_kbytes"), kbytes);
+    EQ(vm_setting("overcommit_ratio"), ratio);
+}
+CHECK("swappiness goes up to 200", "EINVAL above, since 5.8")
+{
+    char old[32];
+    snprintf(old, sizeof old, "%ld", vm_setting("swappiness"));
+    EQ(set_vm("swappiness", "201"), EINVAL);
+    EQ(set_vm("swappiness", "-1"), EINVAL);
+    EQ(set_vm("swappiness", old), 0);
+}
+CHECK("drop_caches is only written", "1 to 4")
+{
+    EQ(set_vm("drop_caches", "0"), EINVAL);
+    EQ(set_vm("drop_caches", "4"), 0);
+    ERR(open("/proc/sys/vm/drop_caches", O_RDONLY), EACCES);
+}
+CHECK("CPUs have a topology", "/sys/devices/system/cpu/cpu0/topology")
+{
+    char text[64] = "";
+    int fd = open("/sys/devices/system/cpu/cpu0/topology/core_id", O_RDONLY);
+    OK(fd);
+    IS(read(fd, text, sizeof text - 1) > 0);
+    EQ(strtol(text, NULL, 10), 0);
+    OK(open("/sys/devices/system/cpu/cpu0/topology/thread_siblings_list", O_RDONLY));
+    OK(open("/sys/devices/system/cpu/kernel_max", O_RDONLY));
+    OK(open("/sys/devices/system/cpu/offline", O_RDONLY));
+}

@@ -1,8 +1,8 @@
 //! Packing: everything that the program needs, as the guest's first files.
 //!
 //! [`program`] finds what to start; [`elf`], [`ldcache`] and [`libs`] find its loader and libraries;
-//! [`python`] and [`busybox`] add what their programs expect; [`tree`] holds the guest's files and
-//! [`cpio`] writes them down. Nothing of the host gets in that is not asked for.
+//! [`python`], [`runtimes`] and [`busybox`] add what their programs expect; [`tree`] holds the guest's files
+//! and [`cpio`] writes them down. Nothing of the host gets in that is not asked for.
 
 pub mod busybox;
 pub mod cpio;
@@ -12,6 +12,7 @@ pub mod libs;
 pub mod program;
 pub mod python;
 pub mod record;
+pub mod runtimes;
 pub mod tree;
 pub mod user_files;
 
@@ -68,6 +69,7 @@ pub fn pack(options: &RunOptions, search_path: &OsStr, progress: &mut Progress) 
     if program::is_python(&program.exe) {
         python::pack_stdlib(&mut tree, &mut libraries, &program.exe, || progress.tick())?;
     }
+    runtimes::pack(&mut tree, &mut libraries, &program.exe, || progress.tick())?;
     for mapping in &options.files {
         user_files::add(&mut tree, &mut libraries, mapping, &options.cwd, || progress.tick())?;
     }

@@ -105,7 +105,7 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
         if !self.is_hole(with_distance) {
             return Err(Error::NO_ROOM);
         }
-        if self.slot().tree.len() > u64::from(self.objects.config.max_map_count) {
+        if self.slot().tree.len() > self.objects.max_map_count() {
             return Err(Error::MAX_MAP_COUNT);
         }
         let pgoff = range.start.page();

@@ -8,11 +8,11 @@
 //! that race for the last page may both be refused, never both be served.
 //!
 //! Linux: mm/util.c `__vm_enough_memory`, `vm_commit_limit`; /proc/sys/vm/overcommit_memory,
-//! overcommit_ratio. Differs: nothing is held back for the administrator (`admin_reserve_kbytes`) or the user
-//! (`user_reserve_kbytes`).
+//! overcommit_ratio, overcommit_kbytes. Differs: nothing is held back for the administrator
+//! (`admin_reserve_kbytes`) or the user (`user_reserve_kbytes`).
 
 use crate::{error::Error, objects::Objects, overcommit::Overcommit};
-use anonmem_hal::Machine;
+use anonmem_hal::{Machine, PAGE_SHIFT};
 use anonmem_sync::{Ordering, fence};
 
 impl<M: Machine> Objects<M> {
@@ -35,13 +35,40 @@ impl<M: Machine> Objects<M> {
 
     /// Changes the percentage, whatever the mode is.
     pub fn set_overcommit_ratio(&self, percent: u32) {
-        self.overcommit.percent.store(percent, Ordering::Relaxed);
+        self.overcommit.set_percent(percent);
+    }
+
+    /// The kilobytes that may be promised in mode `Never` instead of a percentage; zero if that counts.
+    #[doc(alias = "sysctl_overcommit_kbytes")]
+    pub fn overcommit_kbytes(&self) -> u64 {
+        self.overcommit.kbytes.peek()
+    }
+
+    /// Changes the number, whatever the mode is. The percentage is zero then.
+    pub fn set_overcommit_kbytes(&self, kbytes: u64) {
+        self.overcommit.set_kbytes(kbytes);
+    }
+
+    /// The most mappings of one address space.
+    #[doc(alias = "sysctl_max_map_count")]
+    pub fn max_map_count(&self) -> u64 {
+        // Peeks: a setting that an administrator changes orders nothing.
+        self.max_map_count.peek().into()
+    }
+
+    /// Changes it. Who has more keeps them.
+    pub fn set_max_map_count(&self, count: u32) {
+        self.max_map_count.store(count, Ordering::Relaxed);
     }
 
     /// Pages that may be promised in all in mode `Never` (`CommitLimit`).
     #[doc(alias = "vm_commit_limit")]
     pub fn commit_limit(&self) -> u64 {
-        self.machine().nr_frames() * u64::from(self.overcommit_ratio()) / 100 + self.swap_pages()
+        let memory = match self.overcommit_kbytes() {
+            0 => self.machine().nr_frames() * u64::from(self.overcommit_ratio()) / 100,
+            kbytes => kbytes >> (PAGE_SHIFT - 10),
+        };
+        memory + self.swap_pages()
     }
 
     fn swap_pages(&self) -> u64 {

@@ -51,7 +51,8 @@ pub struct Config {
     pub reverse_map: ReverseMapChoice,
     /// How much may be promised at first; `Vm::set_overcommit` changes it.
     pub overcommit: Overcommit,
-    /// The most mappings of one address space. Linux: /proc/sys/vm/max_map_count.
+    /// The most mappings of one address space at first; `Vm::set_max_map_count` changes it. Linux:
+    /// /proc/sys/vm/max_map_count.
     pub max_map_count: u32,
     /// The lowest address that may be mapped. Linux: /proc/sys/vm/mmap_min_addr.
     pub mmap_min_addr: u64,

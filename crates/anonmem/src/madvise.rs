@@ -325,6 +325,9 @@ fn attributes<M: Machine>(vma: &Vma<M>, advice: Attribute) -> Result<VmFlags, Er
         Attribute::Random => (flags - reading) | VmFlags::RAND_READ,
         Attribute::Sequential => (flags - reading) | VmFlags::SEQ_READ,
         Attribute::DontDump => flags | VmFlags::DONTDUMP,
+        Attribute::DoDump | Attribute::KeepOnFork if flags.contains(VmFlags::DROPPABLE) => {
+            return Err(Error::Invalid("what may be dropped is neither for dumps nor for a child"));
+        }
         Attribute::DoDump if flags.contains(VmFlags::DONTEXPAND) => {
             return Err(Error::Invalid("a mapping of a fixed size is not for dumps"));
         }

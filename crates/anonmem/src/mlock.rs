@@ -201,11 +201,11 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
 }
 
 /// The attributes of a mapping that is to be locked as `how` says. One of a fixed size never is: its pages
-/// are the machine's.
+/// are the machine's. Nor is one whose pages may be dropped.
 ///
 /// Linux: mm/mlock.c `mlock_fixup` (`VM_SPECIAL`).
 fn locked_as(old: VmFlags, how: VmFlags) -> VmFlags {
-    if old.contains(VmFlags::DONTEXPAND) { old } else { (old - LOCKED_MASK) | how }
+    if old.intersects(VmFlags::DONTEXPAND | VmFlags::DROPPABLE) { old } else { (old - LOCKED_MASK) | how }
 }
 
 /// The bytes of the pages that hold the `len` bytes from `start`.

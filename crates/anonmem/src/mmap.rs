@@ -57,6 +57,8 @@ bitflags::bitflags! {
     /// backing.
     #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
     pub struct MapFlags: u32 {
+        /// Private, and its pages may be gone whenever memory is short. A child gets none of them.
+        const DROPPABLE = 0x8;
         /// Exactly at the address, in place of what is there.
         const FIXED = 0x10;
         /// Between 1 and 2 GiB, unless the address says otherwise.
@@ -242,7 +244,7 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
             return Err(Error::Invalid("a mapping of no bytes"));
         }
         let len = Va(request.len).page_up().ok_or(Error::NO_ROOM)?.0;
-        if self.slot().tree.len() > u64::from(self.objects.config.max_map_count) {
+        if self.slot().tree.len() > self.objects.max_map_count() {
             return Err(Error::MAX_MAP_COUNT);
         }
         Ok(len)
@@ -278,10 +280,26 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
         if request.flags.contains(MapFlags::ONLY_READ) {
             flags -= VmFlags::MAYWRITE | VmFlags::MAYEXEC;
         }
+        if request.flags.contains(MapFlags::DROPPABLE) {
+            flags = self.droppable(flags, request)?;
+        }
         if !flags.may_be_mergeable() {
             flags -= VmFlags::MERGEABLE;
         }
         Ok(flags)
+    }
+
+    /// The attributes of a mapping whose pages may be dropped. What cannot be kept is not promised.
+    fn droppable(&self, flags: VmFlags, request: &MmapRequest) -> Result<VmFlags, Error> {
+        let stays = request.flags.intersects(MapFlags::LOCKED | MapFlags::GROWSDOWN);
+        if stays || !matches!(request.backing, MapBacking::Anonymous) {
+            return Err(Error::Invalid(
+                "only private anonymous memory is droppable, and neither locked nor a stack",
+            ));
+        }
+        self.objects.note_droppable();
+        let how = VmFlags::DROPPABLE | VmFlags::NORESERVE | VmFlags::WIPEONFORK | VmFlags::DONTDUMP;
+        Ok((flags | how) - VmFlags::LOCKED - VmFlags::LOCKONFAULT)
     }
 
     /// Whether anything is mapped in `range`.

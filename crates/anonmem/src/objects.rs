@@ -54,6 +54,8 @@ pub struct Objects<M: Machine> {
     pub(crate) stable_nodes: Slab<M, StableNode<M>>,
     /// Whether any page was ever marked for lazy freeing.
     pub(crate) lazyfree_used: Atomic<u32, M>,
+    /// Whether there ever was a mapping whose pages may be dropped.
+    pub(crate) droppable_used: Atomic<u32, M>,
     pub(crate) events: Events<M>,
     /// What each CPU keeps for itself.
     pub(crate) cpus: PerCpu<CpuWords<M>, M>,
@@ -64,6 +66,7 @@ pub struct Objects<M: Machine> {
     pub(crate) nodes_of_memory: Nodes<M>,
     pub(crate) config: Config,
     pub(crate) overcommit: OvercommitPolicy<M>,
+    pub(crate) max_map_count: Atomic<u32, M>,
 }
 
 impl<M: Machine> Objects<M> {
@@ -94,11 +97,13 @@ impl<M: Machine> Objects<M> {
             workingset: Workingset::new(frames.machine().nr_frames()),
             stable_nodes <- |slot| Slab::init(slot, frames),
             lazyfree_used: Atomic::new(0),
+            droppable_used: Atomic::new(0),
             cpus <- |slot| PerCpu::init(slot, |_| CpuWords::new()),
             events <- Events::init,
             folio_events <- FolioEvents::init,
             folio_policy: FolioPolicyNow::new(config.folios),
             overcommit: OvercommitPolicy::new(config.overcommit),
+            max_map_count: Atomic::new(config.max_map_count),
             nodes_of_memory: Nodes::new(config.nodes),
             config: config,
         }))
@@ -192,6 +197,13 @@ impl<M: Machine> Objects<M> {
         }
     }
 
+    /// Lets reclaim drop pages of mappings that allow it (`MAP_DROPPABLE`). Relaxed: whoever reclaims before
+    /// the mapping has pages finds none.
+    pub(crate) fn note_droppable(&self) {
+        self.lazyfree_used.store(1, Ordering::Relaxed);
+        self.droppable_used.store(1, Ordering::Relaxed);
+    }
+
     /// Starts gathering what is unmapped from `space`.
     #[inline]
     pub(crate) fn gather<'a>(&'a self, space: &'a AddressSpace<M>, teardown: Teardown) -> MmuGather<'a, M> {
@@ -243,7 +255,7 @@ impl<M: Machine> Objects<M> {
 
     const FIELDS: &'static [Field] = fields! {
         frames, rcu, dead_tables, mms, vmas, tree_nodes, anon_vmas, chains, families, shm_objects, uffds,
-        uffd_messages, pins, swap, workingset, stable_nodes, lazyfree_used, events, cpus, folio_events, folio_policy, nodes_of_memory,
-        config, overcommit,
+        uffd_messages, pins, swap, workingset, stable_nodes, lazyfree_used, droppable_used, events, cpus, folio_events, folio_policy, nodes_of_memory,
+        config, overcommit, max_map_count,
     };
 }

@@ -245,6 +245,78 @@ fn the_overcommit_mode_can_change() {
         world.vm.set_overcommit_ratio(0);
         assert_eq!(mm.mmap(anywhere(1)), Err(Error::COMMIT_LIMIT));
         assert_eq!(world.vm.overcommit(), Overcommit::Never { percent: 0 });
+        world.vm.set_overcommit_kbytes(8 * P / 1024);
+        assert_eq!((world.vm.commit_limit(), world.vm.overcommit_ratio()), (8, 0));
+        world.vm.set_overcommit(Overcommit::Always);
+        world.vm.set_overcommit(Overcommit::Never { percent: 0 });
+        assert_eq!(world.vm.overcommit_kbytes(), 8 * P / 1024, "the mode changes nothing but itself");
+        world.vm.set_overcommit_ratio(50);
+        assert_eq!((world.vm.commit_limit(), world.vm.overcommit_kbytes()), (limit, 0));
+        world.vm.set_max_map_count(1);
+        mm.mmap(MmapRequest { prot: Prot::READ, ..fixed(300, 1) }).unwrap();
+        assert_eq!(mm.mmap(fixed(400, 1)), Err(Error::MAX_MAP_COUNT));
+        world.vm.set_max_map_count(100);
+        mm.mmap(fixed(400, 1)).unwrap();
+    });
+}
+
+#[test]
+fn droppable_memory_goes_when_memory_is_short_and_others_stay() {
+    World::run(|world| {
+        let mm = world.vm.new_mm().unwrap();
+        let droppable = MmapRequest { flags: MapFlags::FIXED | MapFlags::DROPPABLE, ..fixed(16, 4) };
+        mm.mmap(droppable).unwrap();
+        mm.mmap(fixed(32, 4)).unwrap();
+        (0..4).for_each(|i| {
+            mm.store((16 + i) * P, 7).unwrap();
+            mm.store((32 + i) * P, 8).unwrap();
+        });
+        assert_eq!(committed(&world.vm), 4, "what may go is not promised");
+        assert!(world.vm.reclaim_some());
+        assert_eq!(world.vm.stats().event(crate::Event::LazyFree), 4);
+        (0..4).for_each(|i| {
+            assert_eq!(mm.load((16 + i) * P), Ok(0), "gone, though it was written");
+            assert_eq!(mm.load((32 + i) * P), Ok(8));
+        });
+        world.vm.validate().unwrap();
+    });
+}
+
+#[test]
+fn droppable_memory_is_neither_locked_nor_had_by_a_child_nor_merged() {
+    World::run(|world| {
+        let mm = world.vm.new_mm().unwrap();
+        let droppable = MmapRequest { flags: MapFlags::FIXED | MapFlags::DROPPABLE, ..fixed(16, 4) };
+        mm.mmap(droppable).unwrap();
+        let invalid = |flags| {
+            let request = MmapRequest { flags: droppable.flags | flags, ..droppable };
+            assert!(matches!(mm.mmap(request), Err(Error::Invalid(_))), "{flags:?}");
+        };
+        invalid(MapFlags::LOCKED);
+        invalid(MapFlags::GROWSDOWN);
+        let shared = MmapRequest { backing: MapBacking::SharedNew, ..droppable };
+        assert!(matches!(mm.mmap(shared), Err(Error::Invalid(_))));
+        mm.store(16 * P, 7).unwrap();
+        let child = mm.fork().unwrap();
+        assert_eq!((mm.load(16 * P), child.load(16 * P)), (Ok(7), Ok(0)));
+        mm.mlock(Va(16 * P), 4 * P).unwrap();
+        assert_eq!(mm.counters().locked.0, 0);
+        for advice in [Advice::KeepOnFork, Advice::DoDump] {
+            assert!(matches!(mm.madvise(Va(16 * P), P, advice), Err(Error::Invalid(_))), "{advice:?}");
+        }
+        let flags = |mm: &Mm<'_, M>| {
+            let mut found = VmFlags::empty();
+            mm.for_each_vma(Va(16 * P), &mut |info| {
+                found = info.flags;
+                core::ops::ControlFlow::Break(())
+            });
+            found
+        };
+        mm.madvise(Va(16 * P), 4 * P, Advice::Mergeable).unwrap();
+        assert!(!flags(&mm).contains(VmFlags::MERGEABLE) && flags(&mm).contains(VmFlags::DROPPABLE));
+        let uffd = mm.userfaultfd(crate::UffdFaults::Any).unwrap();
+        uffd.agree(crate::UffdFeatures::empty()).unwrap();
+        assert!(uffd.register(Va(16 * P), 4 * P, crate::RegisterMode::MISSING).is_err());
     });
 }
 

@@ -89,7 +89,7 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
             left: if flags.contains(RemapFlags::DONTUNMAP) { Left::Mapping } else { Left::Hole },
         };
         // Linux keeps this distance, for splits at either end and the VMA that is new.
-        if self.slot().tree.len() + 3 >= u64::from(self.objects.config.max_map_count) {
+        if self.slot().tree.len() + 3 >= self.objects.max_map_count() {
             return Err(Error::MAX_MAP_COUNT);
         }
         self.cut(&work)?;

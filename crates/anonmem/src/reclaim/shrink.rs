@@ -351,6 +351,16 @@ impl<'v, M: Machine> PageoutBatch<'v, M> {
         if matches!(device, Some(None)) || vm.is_in_use(folio) {
             return Shrunk::Kept;
         }
+        // Once there was such a mapping, pages of others are looked up once more than they would be.
+        if vm.droppable_used.load(Ordering::Relaxed) != 0
+            && folio.swap_entry().is_none()
+            && try_to_unmap(vm, &lock, &UnmapTo::Droppable, &mut self.tlb) == Unmapped::All
+        {
+            let pages = folio.owned_order().pages();
+            vm.events.add(Event::LazyFree, pages);
+            drop((lock, page));
+            return self.dropped(pages);
+        }
         if folio.is_large() {
             match self.add_whole(&page, lock) {
                 Ok(whole) => return whole,

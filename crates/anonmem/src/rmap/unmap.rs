@@ -36,6 +36,8 @@ pub(crate) enum UnmapTo<'a, 'v, M: Machine> {
     Run(&'a SwapRun<'v, M>),
     /// Nothing: the page is dropped, unless it was written (`MADV_FREE`).
     Nothing,
+    /// Nothing, written or not, if its mapping says that it may be dropped (`MAP_DROPPABLE`).
+    Droppable,
     /// Nothing, if the page is its program's alone, is all zeroes, and nobody watches what is missing.
     Untouched,
 }
@@ -77,8 +79,12 @@ fn try_to_unmap_one<'v, M: Machine>(
     let kept_by = match to {
         UnmapTo::Swap(_) | UnmapTo::Run(_) | UnmapTo::Nothing => VmFlags::LOCKED,
         UnmapTo::Untouched => VmFlags::LOCKED.union(VmFlags::UFFD),
+        UnmapTo::Droppable => VmFlags::LOCKED,
     };
     if objects.vma(hit.vma).flags().intersects(kept_by) {
+        return ControlFlow::Break(());
+    }
+    if matches!(to, UnmapTo::Droppable) && !objects.vma(hit.vma).flags().contains(VmFlags::DROPPABLE) {
         return ControlFlow::Break(());
     }
     let (va, pages) = (hit.va, hit.pages);
@@ -88,7 +94,7 @@ fn try_to_unmap_one<'v, M: Machine>(
     let ended = (0..pages)
         .try_for_each(|i| unmap_entry(&mut entries, slot, (va.page_after(i), nth + i), to, tlb, &mut gone));
     // Before the lock goes: as said above.
-    if matches!(to, UnmapTo::Nothing | UnmapTo::Untouched) {
+    if matches!(to, UnmapTo::Nothing | UnmapTo::Droppable | UnmapTo::Untouched) {
         tlb.flush();
     }
     drop(entries);
@@ -121,7 +127,7 @@ fn unmap_entry<'a, 'v: 'a, M: Machine, G: StableVma<M>>(
     let owned = match to {
         UnmapTo::Swap(swap) => Some(swap.try_dup()),
         UnmapTo::Run(run) => Some(run.try_dup(nth)),
-        UnmapTo::Nothing | UnmapTo::Untouched => None,
+        UnmapTo::Nothing | UnmapTo::Droppable | UnmapTo::Untouched => None,
     };
     let Ok(owned) = owned.transpose() else { return ControlFlow::Break(()) };
     // The dirty bit is final: a CPU that would set it looks at the entry again, and finds it gone.
@@ -134,6 +140,10 @@ fn unmap_entry<'a, 'v: 'a, M: Machine, G: StableVma<M>>(
             vacancy.fill(count.into_count(), bits.to_swap());
             gone.swapped += 1;
         }
+        None if matches!(to, UnmapTo::Droppable) => match bits.to_marker() {
+            Some(marker) => vacancy.fill(marker, ()),
+            None => vacancy.leave_empty(),
+        },
         None if matches!(to, UnmapTo::Untouched) => {
             // What CPUs still write through their translations comes before that.
             tlb.flush();

@@ -347,8 +347,8 @@ impl<M: Machine> Drop for Uffd<'_, M> {
     }
 }
 
-/// Whether a mapping can be watched so: private or shared memory without a file behind it; anything, if all
-/// that is asked for is write protection that writes end by themselves.
+/// Whether a mapping can be watched so: private or shared memory without a file behind it, whose pages stay;
+/// anything else, if all that is asked for is write protection that writes end by themselves.
 #[doc(alias = "vma_can_userfault")]
 fn can_userfault<M: Machine>(vma: &Vma<M>, watched: VmFlags, is_async: bool) -> bool {
     let shared = matches!(vma.backing(), Backing::Shared(_));
@@ -356,6 +356,7 @@ fn can_userfault<M: Machine>(vma: &Vma<M>, watched: VmFlags, is_async: bool) -> 
         return false;
     }
     match vma.backing() {
+        Backing::Anonymous if vma.flags().contains(VmFlags::DROPPABLE) => false,
         Backing::Anonymous | Backing::Shared(_) => true,
         Backing::Source(_) => is_async && watched == VmFlags::UFFD_WP,
     }

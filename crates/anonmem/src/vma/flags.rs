@@ -54,6 +54,8 @@ bitflags::bitflags! {
         const NOHUGEPAGE = 1 << 30;
         /// `MADV_MERGEABLE`.
         const MERGEABLE = 1 << 31;
+        /// `MAP_DROPPABLE`: its pages may be gone whenever memory is short.
+        const DROPPABLE = 1 << 40;
         /// A userfaultfd is asked about pages of shared memory that are there, but not mapped.
         const UFFD_MINOR = 1 << 41;
         /// `mbind`: on which nodes its pages are to lie, as the bits of a [`NodePolicy`].
@@ -118,7 +120,7 @@ impl VmFlags {
     /// written to them.
     #[doc(alias = "vma_ksm_compatible")]
     pub const fn may_be_mergeable(self) -> bool {
-        !self.intersects(Self::SHARED.union(Self::MAYSHARE).union(Self::DONTEXPAND))
+        !self.intersects(Self::SHARED.union(Self::MAYSHARE).union(Self::DONTEXPAND).union(Self::DROPPABLE))
     }
 
     /// Whether it counts as data: private and writable, and no stack.

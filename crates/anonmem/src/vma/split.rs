@@ -69,12 +69,7 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
     ///
     /// # Errors
     /// [`Error::Limit`] if not.
-    #[doc(alias = "sysctl_max_map_count")]
     pub(crate) fn check_map_count(&self) -> Result<(), Error> {
-        if self.slot().tree.len() < u64::from(self.objects.config.max_map_count) {
-            Ok(())
-        } else {
-            Err(Error::MAX_MAP_COUNT)
-        }
+        if self.slot().tree.len() < self.objects.max_map_count() { Ok(()) } else { Err(Error::MAX_MAP_COUNT) }
     }
 }

@@ -6,7 +6,7 @@ use super::iov::{From, To};
 use super::seq::Seq;
 use crate::arch::mem::PAGE;
 use crate::arch::time;
-use crate::sched::{Mutex, MutexGuard};
+use crate::sched::{self, Mutex, MutexGuard};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -333,6 +333,7 @@ impl OpenFile {
             (Target::File, _) => {
                 let _writer = writer(&self.inode);
                 let offset = if self.flags() & abi::O_APPEND != 0 { self.inode.size() } else { offset };
+                keep_to_limit(offset, from)?;
                 let n = from.drain_to(|done, bytes| write_inode(&self.inode, offset + done, bytes))?;
                 Ok((offset + n as u64, n))
             }
@@ -520,6 +521,24 @@ fn pages(offset: u64, mut bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
+/// Forgets the bytes that would make a file larger than the caller may (`RLIMIT_FSIZE`). Linux:
+/// fs/read_write.c `generic_write_check_limits`.
+///
+/// # Errors
+/// `EFBIG`, and SIGXFSZ, if none is left.
+fn keep_to_limit(offset: u64, from: &mut From<'_>) -> Result<()> {
+    let limit = sched::file_size_limit();
+    if limit == u64::MAX || from.left() == 0 {
+        return Ok(());
+    }
+    if offset >= limit {
+        sched::tell_of_file_size();
+        return Err(EFBIG);
+    }
+    from.truncate(usize::try_from(limit - offset).unwrap_or(usize::MAX));
+    Ok(())
+}
+
 /// Sets a regular file's size; what is cut off reads as zero if it grows again.
 ///
 /// # Errors
@@ -527,6 +546,10 @@ fn pages(offset: u64, mut bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
 pub fn truncate(inode: &Inode, size: u64) -> Result<()> {
     let Body::File(data) = &inode.body else { return Err(EINVAL) };
     let _writer = writer(inode);
+    if size > data.lock().size() && size > sched::file_size_limit() {
+        sched::tell_of_file_size();
+        return Err(EFBIG);
+    }
     let shrinking = {
         let mut data = data.lock();
         data.seals.may_resize(data.size(), size)?;

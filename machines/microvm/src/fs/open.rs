@@ -26,7 +26,8 @@ pub struct Opener(pub fn(&Inode, u32) -> Result<Arc<dyn Object>>);
 /// Those of open(2).
 pub fn open(at: &Arc<Inode>, path: &[u8], flags: u32, mode: u32) -> Result<Arc<OpenFile>> {
     let inode = find_or_create(at, path, flags, mode)?;
-    open_inode(&inode, &absolute(at, path), flags)
+    let follow = if flags & abi::O_NOFOLLOW != 0 { Follow::No } else { Follow::Yes };
+    open_inode(&inode, &shown(at, path, follow), flags)
 }
 
 fn find_or_create(at: &Arc<Inode>, path: &[u8], flags: u32, mode: u32) -> Result<Arc<Inode>> {
@@ -134,23 +135,13 @@ fn open_special(inode: &Arc<Inode>, path: &[u8], flags: u32) -> Result<Arc<OpenF
     }
 }
 
-/// Makes a path absolute for display; what cannot be found stays as it was given.
+/// Gives the path that is shown of what `path` leads to: from the root, without links. What cannot be found
+/// stays as it was given.
+fn shown(at: &Arc<Inode>, path: &[u8], follow: Follow) -> Vec<u8> {
+    vfs().real_path(at, path, follow).unwrap_or_else(|_| path.to_vec())
+}
+
+/// The same of what is run or loaded.
 pub fn absolute(at: &Arc<Inode>, path: &[u8]) -> Vec<u8> {
-    if path.starts_with(b"/") {
-        return path.to_vec();
-    }
-    let mut whole = vfs().path_of(at).unwrap_or_default();
-    for name in path.split(|&b| b == b'/') {
-        match name {
-            b"" | b"." => {}
-            b".." => whole.truncate(whole.iter().rposition(|&b| b == b'/').unwrap_or(0)),
-            _ => {
-                if !whole.ends_with(b"/") {
-                    whole.push(b'/');
-                }
-                whole.extend_from_slice(name);
-            }
-        }
-    }
-    whole
+    shown(at, path, Follow::Yes)
 }

@@ -2,7 +2,7 @@
 
 use super::process::Process;
 use super::thread::{Released, Thread};
-use super::{mm, table};
+use super::{cpulimit, mm, table};
 use crate::arch::trap::TrapFrame;
 use crate::sched::{self, Task};
 use crate::usercopy;
@@ -99,6 +99,7 @@ fn new_process(thread: &Thread, pid: u32, request: &Request, space: &mm::Space) 
         process.parent.store(thread.process.parent.load(SeqCst), SeqCst);
     }
     drop(process.set_space(Some(space.clone())));
+    cpulimit::watch(&process);
     process
 }
 

@@ -87,9 +87,10 @@ pub fn release_vfork_parent(thread: &Thread) {
 /// What is left to do when the last thread is gone.
 fn end_process(process: &Arc<Process>, status: ExitStatus) {
     let alarm = process.alarm.lock().take();
+    let cpu_watch = process.cpu_watch.lock().take();
     let timers = core::mem::take(&mut *process.timers.lock());
-    alarm.iter().chain(timers.values()).for_each(|timer| timer.disarm());
-    drop((alarm, timers));
+    alarm.iter().chain(&cpu_watch).chain(timers.values()).for_each(|timer| timer.disarm());
+    drop((alarm, cpu_watch, timers));
     if process.pid == table::PROGRAM {
         folios::note_end();
     }

@@ -200,11 +200,14 @@ pub fn check_mmap(mm: &Space, map: Map) -> Result<()> {
 
 /// What a program may ask for; what is mapped is still to be said.
 fn request_of(map: Map) -> MmapRequest {
+    let mut flags = MapFlags::from_bits_truncate(map.flags) - MapFlags::NOT_LINUX;
+    // It is a type, and no flag among others.
+    flags.set(MapFlags::DROPPABLE, map.flags & abi::MAP_TYPE == abi::MAP_DROPPABLE);
     MmapRequest {
         addr: Va(map.addr),
         len: map.len,
         prot: Prot::from_bits_truncate(map.prot),
-        flags: MapFlags::from_bits_truncate(map.flags) - MapFlags::NOT_LINUX,
+        flags,
         backing: MapBacking::Anonymous,
     }
 }
@@ -214,7 +217,9 @@ fn map_backing(mm: &Space, mut request: MmapRequest, map: Map, backing: Backing<
     let mut source = None;
     let backing = match backing {
         Backing::Anonymous if shared => MapBacking::SharedNew,
-        Backing::Anonymous if map.flags & abi::MAP_TYPE == abi::MAP_PRIVATE => MapBacking::Anonymous,
+        Backing::Anonymous if matches!(map.flags & abi::MAP_TYPE, abi::MAP_PRIVATE | abi::MAP_DROPPABLE) => {
+            MapBacking::Anonymous
+        }
         Backing::Anonymous => {
             mm.check_mmap(&request).map_err(errno)?;
             return Err(EINVAL);
@@ -559,7 +564,45 @@ pub fn current_cpu() -> usize {
 
 /// Gives the most mappings that an address space may have.
 pub fn max_map_count() -> u64 {
-    machine::vm().config().max_map_count.into()
+    machine::vm().max_map_count()
+}
+
+/// Changes it.
+///
+/// # Errors
+/// `EINVAL` if it is no `int`.
+pub fn set_max_map_count(count: u32) -> Result<()> {
+    if count > i32::MAX as u32 {
+        return Err(EINVAL);
+    }
+    machine::vm().set_max_map_count(count);
+    Ok(())
+}
+
+/// Gives the kilobytes that only the kernel may take.
+pub fn min_free_kbytes() -> u64 {
+    machine::vm().frames().watermarks().min.bytes() / 1024
+}
+
+/// How much rather pages of programs leave than pages of files. Of the latter there are none, so the number
+/// changes nothing: pages of programs leave when memory is short, as on Linux then.
+static SWAPPINESS: AtomicU64 = AtomicU64::new(60);
+
+/// Gives it.
+pub fn swappiness() -> u64 {
+    SWAPPINESS.load(Relaxed)
+}
+
+/// Changes it.
+///
+/// # Errors
+/// `EINVAL` above 200.
+pub fn set_swappiness(percent: u32) -> Result<()> {
+    if percent > 200 {
+        return Err(EINVAL);
+    }
+    SWAPPINESS.store(percent.into(), Relaxed);
+    Ok(())
 }
 
 /// Gives the lowest address that may be mapped.
@@ -574,6 +617,20 @@ pub fn overcommit_mode() -> u32 {
         Overcommit::Always => 1,
         Overcommit::Never { .. } => 2,
     }
+}
+
+/// Gives the kilobytes that mode 2 promises instead of a percentage.
+pub fn overcommit_kbytes() -> u64 {
+    machine::vm().overcommit_kbytes()
+}
+
+/// Changes them.
+///
+/// # Errors
+/// None.
+pub fn set_overcommit_kbytes(kbytes: u32) -> Result<()> {
+    machine::vm().set_overcommit_kbytes(kbytes.into());
+    Ok(())
 }
 
 /// Gives the percentage of memory that mode 2 promises.

@@ -13,6 +13,7 @@
 
 pub mod clone;
 pub mod compaction;
+pub mod cpulimit;
 pub mod deliver;
 pub mod exec;
 pub mod exit;

@@ -14,7 +14,11 @@ use crate::arch::time;
 use crate::klog;
 use crate::machine;
 use crate::sched::{self, Interruptible, Mutex};
+use crate::swap;
 use alloc::sync::Arc;
+use anonmem_oslib::Errno;
+use anonmem_oslib::cred::Cap;
+use anonmem_oslib::errno::{EACCES, EINVAL};
 use anonmem_oslib::oom::{Candidate, Chooser, Decision, Fate, Memory};
 use anonmem_oslib::signal::SIGKILL;
 use core::sync::atomic::{AtomicU64, Ordering::SeqCst};
@@ -86,15 +90,83 @@ fn candidate(process: &Process) -> Candidate {
         Fate::Over
     } else if process.ending().is_some() {
         Fate::Ending
-    } else if adj == -1000 {
+    } else if adj == NEVER {
         Fate::Protected
     } else {
-        let counters = process.space().map(|mm| mm::counters(&mm));
-        let total = mm::memory().total_bytes as i64;
-        let gain = |c: mm::Counters| (c.rss + c.swap + c.page_tables) as i64 + adj * (total / 1000);
-        counters.map_or(Fate::Protected, |c| Fate::Lives(gain(c)))
+        gain(process, adj).map_or(Fate::Protected, Fate::Lives)
     };
     Candidate { id: process.pid, fate }
+}
+
+/// All that programs can have, in bytes: memory and swap.
+fn total() -> i64 {
+    (mm::memory().total_bytes + swap::space().0).max(1) as i64
+}
+
+/// How much would be gained by a process's end, adjusted. Linux: `oom_badness`.
+fn gain(process: &Process, adj: i64) -> Option<i64> {
+    let c = mm::counters(&process.space()?);
+    Some((c.rss + c.swap + c.page_tables) as i64 + adj * (total() / 1000))
+}
+
+/// Gives what `/proc/PID/oom_score` tells: two thirds of thousandths, and a thousand above. Linux:
+/// fs/proc/base.c `proc_oom_score`.
+pub fn score(process: &Process) -> i64 {
+    let adj = i64::from(process.oom_score_adj.load(SeqCst));
+    match gain(process, adj) {
+        Some(gain) if adj != NEVER => (1000 + gain / (total() / 1000).max(1)) * 2 / 3,
+        Some(_) | None => 0,
+    }
+}
+
+/// Who is never chosen.
+const NEVER: i64 = -1000;
+/// The ends of the scale of `oom_adj`, which is older: -17 is never.
+const OLD: (i32, i32) = (-17, 15);
+
+/// On which scale an adjustment is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scale {
+    /// `oom_score_adj`: -1000 to 1000.
+    Thousandths,
+    /// `oom_adj`: -17 to 15.
+    Old,
+}
+
+/// Gives the adjustment of a process.
+pub fn adjustment(process: &Process, scale: Scale) -> i32 {
+    let adj = process.oom_score_adj.load(SeqCst);
+    match scale {
+        Scale::Thousandths => adj,
+        Scale::Old if adj == 1000 => OLD.1,
+        Scale::Old => adj * -OLD.0 / 1000,
+    }
+}
+
+/// Sets the adjustment of a process. Linux: fs/proc/base.c `__set_oom_adj`.
+///
+/// # Errors
+/// `EINVAL` beyond the scale; `EACCES` if it is lowered by who may not.
+pub fn adjust(process: &Process, scale: Scale, written: i32) -> Result<(), Errno> {
+    let capable = super::current_thread().cred().has(Cap::SysResource);
+    let (adj, least) = match scale {
+        Scale::Thousandths if (-1000..=1000).contains(&written) => {
+            (written, process.oom_score_adj_least.load(SeqCst))
+        }
+        Scale::Old if written == OLD.1 => (1000, process.oom_score_adj.load(SeqCst)),
+        Scale::Old if (OLD.0..OLD.1).contains(&written) => {
+            (written * 1000 / -OLD.0, process.oom_score_adj.load(SeqCst))
+        }
+        Scale::Thousandths | Scale::Old => return Err(EINVAL),
+    };
+    if adj < least && !capable {
+        return Err(EACCES);
+    }
+    process.oom_score_adj.store(adj, SeqCst);
+    if capable && scale == Scale::Thousandths {
+        process.oom_score_adj_least.store(adj, SeqCst);
+    }
+    Ok(())
 }
 
 fn kill(victim: &Arc<Process>) {

@@ -96,6 +96,8 @@ pub struct Process {
     pub mm: SpinLock<Option<Space>>,
     /// `alarm` and `ITIMER_REAL`.
     pub alarm: SpinLock<Option<Arc<Timer>>>,
+    /// Looks at the CPU time, if that is limited.
+    pub cpu_watch: SpinLock<Option<Arc<Timer>>>,
     /// `timer_create`.
     pub timers: SpinLock<BTreeMap<u32, Arc<Timer>>>,
     /// Soft and hard limits by `RLIMIT_*`.
@@ -110,6 +112,8 @@ pub struct Process {
     pub dead_threads_faults: AtomicU64,
     /// `/proc/PID/oom_score_adj`.
     pub oom_score_adj: AtomicI32,
+    /// Lower than this, only who may go beyond limits sets it.
+    pub oom_score_adj_least: AtomicI32,
     /// Largest resident set of children that were waited for, bytes.
     pub children_hiwater: AtomicU64,
     /// How the whole group is to end: the status and one, or zero while it is not.
@@ -161,6 +165,7 @@ impl Process {
             program: SpinLock::new(parent.map_or(empty, |p| p.program.lock().clone())),
             mm: SpinLock::new(None),
             alarm: SpinLock::new(None),
+            cpu_watch: SpinLock::new(None),
             timers: SpinLock::default(),
             limits: SpinLock::new(parent.map_or_else(default_limits, |p| *p.limits.lock())),
             start_ns: time::now_ns(),
@@ -168,6 +173,7 @@ impl Process {
             children_ns: AtomicU64::new(0),
             dead_threads_faults: AtomicU64::new(0),
             oom_score_adj: AtomicI32::new(parent.map_or(0, |p| p.oom_score_adj.load(SeqCst))),
+            oom_score_adj_least: AtomicI32::new(parent.map_or(0, |p| p.oom_score_adj_least.load(SeqCst))),
             children_hiwater: AtomicU64::new(0),
             ending: AtomicU64::new(0),
         })

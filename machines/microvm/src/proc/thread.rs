@@ -12,9 +12,11 @@ use alloc::sync::Arc;
 use anonmem_hal::NodePolicy;
 use anonmem_oslib::cred::Cred;
 use anonmem_oslib::sigframe::Trap;
+use anonmem_oslib::signal::SIGXFSZ;
 use core::any::Any;
 use core::fmt;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use linux_raw_sys::general::RLIMIT_FSIZE;
 
 /// A thread of a process.
 pub struct Thread {
@@ -104,6 +106,14 @@ impl UserThread for Thread {
 
     fn number(&self) -> u32 {
         self.tid
+    }
+
+    fn file_size_limit(&self) -> u64 {
+        self.process.limits()[RLIMIT_FSIZE as usize].0
+    }
+
+    fn tell_of_file_size(&self) {
+        super::signal::raise(SIGXFSZ);
     }
 }
 

@@ -205,6 +205,10 @@ pub fn init(vfs: &Vfs) -> core::result::Result<(), Taken> {
     for cpu in 0..cpu_count() {
         let path = format!("/sys/devices/system/cpu/cpu{cpu}");
         vfs.make_dirs(path.as_bytes()).map_err(taken(&path))?;
+        for (name, file) in system::Topology::of(cpu) {
+            let path = format!("{path}/topology/{name}");
+            vfs.put(path.as_bytes(), 0o444, Body::Synthetic(Arc::new(file))).map_err(taken(&path))?;
+        }
     }
     for (path, text) in system::SYS_FILES {
         vfs.put(path.as_bytes(), 0o444, Body::Synthetic(Arc::new(Text(*text)))).map_err(taken(path))?;

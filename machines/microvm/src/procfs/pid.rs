@@ -10,6 +10,7 @@ use crate::arch::percpu::cpu_count;
 use crate::fs::file::{GONE, OpenFile, Opened, Positioned};
 use crate::proc::Thread;
 use crate::proc::mm::{self, Detail, Vma};
+use crate::proc::oom::{self, Scale};
 use crate::proc::process::Process;
 use crate::proc::remote::{As, Memory, check_access};
 use crate::proc::thread::try_current;
@@ -44,6 +45,7 @@ enum Kind {
     Mem,
     Mounts,
     NumaMaps,
+    OomAdj,
     OomScore,
     OomScoreAdj,
     Pagemap,
@@ -78,6 +80,7 @@ const FILES: &[(&str, Kind, FileType)] = &[
     ("mem", Kind::Mem, FileType::Regular),
     ("mounts", Kind::Mounts, FileType::Regular),
     ("numa_maps", Kind::NumaMaps, FileType::Regular),
+    ("oom_adj", Kind::OomAdj, FileType::Regular),
     ("oom_score", Kind::OomScore, FileType::Regular),
     ("oom_score_adj", Kind::OomScoreAdj, FileType::Regular),
     ("pagemap", Kind::Pagemap, FileType::Regular),
@@ -172,8 +175,9 @@ impl Synthetic for Entry {
             Kind::KsmStat => p.space().map_or_else(String::new, |space| ksm::of_process(&space)),
             Kind::SmapsRollup => rollup(p),
             Kind::Mounts => "tmpfs / tmpfs rw 0 0\nproc /proc proc rw 0 0\n".into(),
-            Kind::OomScore => format!("{}\n", oom_score(p)),
-            Kind::OomScoreAdj => format!("{}\n", p.oom_score_adj.load(SeqCst)),
+            Kind::OomAdj => format!("{}\n", oom::adjustment(p, Scale::Old)),
+            Kind::OomScore => format!("{}\n", oom::score(p)),
+            Kind::OomScoreAdj => format!("{}\n", oom::adjustment(p, Scale::Thousandths)),
             Kind::Stat => stat(p),
             Kind::Statm => statm(p),
             Kind::Status => status(p),
@@ -250,13 +254,9 @@ impl Synthetic for Entry {
         let text = core::str::from_utf8(bytes.trim_ascii()).or(Err(EINVAL))?;
         match self.kind {
             Kind::OomScoreAdj => {
-                let adj: i32 = text.parse().or(Err(EINVAL))?;
-                if !(-1000..=1000).contains(&adj) {
-                    return Err(EINVAL);
-                }
-                self.process.oom_score_adj.store(adj, SeqCst);
-                Ok(())
+                oom::adjust(&self.process, Scale::Thousandths, text.parse().or(Err(EINVAL))?)
             }
+            Kind::OomAdj => oom::adjust(&self.process, Scale::Old, text.parse().or(Err(EINVAL))?),
             Kind::ClearRefs => {
                 let what = text.parse().or(Err(EINVAL))?;
                 let space = self.process.space().ok_or(GONE)?;
@@ -432,6 +432,7 @@ const LETTERS: &[(VmFlags, &str)] = &[
     (VmFlags::NOHUGEPAGE, "nh"),
     (VmFlags::MERGEABLE, "mg"),
     (VmFlags::UFFD_MINOR, "ui"),
+    (VmFlags::DROPPABLE, "dp"),
     (VmFlags::SEALED, "sl"),
 ];
 
@@ -500,11 +501,6 @@ fn state(process: &Process) -> char {
 
 fn counters(process: &Process) -> mm::Counters {
     process.space().map(|space| mm::counters(&space)).unwrap_or_default()
-}
-
-fn oom_score(process: &Process) -> u64 {
-    let c = counters(process);
-    (c.rss + c.page_tables) * 1000 / mm::memory().total_bytes.max(1)
 }
 
 fn stat(process: &Process) -> String {

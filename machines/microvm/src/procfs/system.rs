@@ -1,7 +1,7 @@
 //! `/proc` files about the machine, `/proc/sys`, and the CPU lists of `/sys`.
 
 use super::caller::caller_may_set;
-use crate::arch::percpu::cpu_count;
+use crate::arch::percpu::{MAX_CPUS, cpu_count};
 use crate::arch::time;
 use crate::fs::block;
 use crate::proc::ipc::{sem, shm};
@@ -61,20 +61,33 @@ pub const SYSCTLS: &[File] = &[
     ("kernel/shmmni", || format!("{}\n", shm::MOST)),
     ("kernel/threads-max", || format!("{}\n", table::threads_max())),
     ("kernel/version", || format!("{VERSION}\n")),
+    // Nothing is held back for anybody.
+    ("vm/admin_reserve_kbytes", || "0\n".into()),
     // Only written.
     ("vm/compact_memory", String::new),
     ("vm/compaction_proactiveness", || format!("{}\n", compaction::proactiveness())),
+    // Only written.
+    ("vm/drop_caches", String::new),
     ("vm/extfrag_threshold", || format!("{}\n", compaction::threshold())),
     ("vm/max_map_count", || format!("{}\n", mm::max_map_count())),
+    ("vm/min_free_kbytes", || format!("{}\n", mm::min_free_kbytes())),
     ("vm/mmap_min_addr", || format!("{}\n", mm::mmap_min_addr())),
+    ("vm/nr_hugepages", || "0\n".into()),
+    ("vm/oom_kill_allocating_task", || "0\n".into()),
+    ("vm/overcommit_kbytes", || format!("{}\n", mm::overcommit_kbytes())),
     ("vm/overcommit_memory", || format!("{}\n", mm::overcommit_mode())),
     ("vm/overcommit_ratio", || format!("{}\n", mm::overcommit_ratio())),
-    ("vm/swappiness", || "60\n".into()),
+    ("vm/panic_on_oom", || "0\n".into()),
+    ("vm/swappiness", || format!("{}\n", mm::swappiness())),
     ("vm/unprivileged_userfaultfd", || format!("{}\n", mm::unprivileged_userfaultfd())),
+    ("vm/user_reserve_kbytes", || "0\n".into()),
 ];
 
 /// The files of `/sys`.
 pub const SYS_FILES: &[File] = &[
+    ("/sys/devices/system/cpu/isolated", || "\n".into()),
+    ("/sys/devices/system/cpu/kernel_max", || format!("{}\n", MAX_CPUS - 1)),
+    ("/sys/devices/system/cpu/offline", || "\n".into()),
     ("/sys/devices/system/cpu/online", cpu_list),
     ("/sys/devices/system/cpu/possible", cpu_list),
     ("/sys/devices/system/cpu/present", cpu_list),
@@ -89,9 +102,13 @@ type Setting = (&'static str, fn(u32) -> Result<()>);
 const SETTABLE: &[Setting] = &[
     ("vm/compact_memory", compaction::compact_all),
     ("vm/compaction_proactiveness", compaction::set_proactiveness),
+    ("vm/drop_caches", drop_caches),
     ("vm/extfrag_threshold", compaction::set_threshold),
+    ("vm/max_map_count", mm::set_max_map_count),
+    ("vm/overcommit_kbytes", mm::set_overcommit_kbytes),
     ("vm/overcommit_memory", mm::set_overcommit_mode),
     ("vm/overcommit_ratio", mm::set_overcommit_ratio),
+    ("vm/swappiness", mm::set_swappiness),
     ("vm/unprivileged_userfaultfd", mm::set_unprivileged_userfaultfd),
 ];
 
@@ -107,7 +124,7 @@ impl Sysctl {
     /// Its permissions.
     pub fn mode(&self) -> u32 {
         match self.path {
-            "vm/compact_memory" => 0o200,
+            "vm/compact_memory" | "vm/drop_caches" => 0o200,
             "kernel/osrelease" | "kernel/ostype" | "kernel/version" => 0o444,
             _ => 0o644,
         }
@@ -141,6 +158,52 @@ impl Synthetic for Sysctl {
             false if self.path.starts_with("kernel/") => Err(EACCES),
             false => Err(EINVAL),
         }
+    }
+}
+
+/// There is no cache of files, and no object is kept that nobody uses: all of it is dropped already. Linux:
+/// fs/drop_caches.c `drop_caches_sysctl_handler`.
+fn drop_caches(what: u32) -> Result<()> {
+    if (1..=4).contains(&what) { Ok(()) } else { Err(EINVAL) }
+}
+
+/// The files of a CPU below `/sys/devices/system/cpu/cpuN/topology`: each is a core of its own, all are in
+/// one package.
+const TOPOLOGY: [(&str, fn(usize) -> String); 8] = [
+    ("core_cpus", |cpu| format!("{:x}\n", 1u128 << cpu)),
+    ("core_cpus_list", |cpu| format!("{cpu}\n")),
+    ("core_id", |cpu| format!("{cpu}\n")),
+    ("package_cpus", |_| format!("{:x}\n", (1u128 << cpu_count()) - 1)),
+    ("package_cpus_list", |_| cpu_list()),
+    ("physical_package_id", |_| "0\n".into()),
+    ("thread_siblings", |cpu| format!("{:x}\n", 1u128 << cpu)),
+    ("thread_siblings_list", |cpu| format!("{cpu}\n")),
+];
+
+/// What a CPU is beside others.
+pub struct Topology {
+    cpu: usize,
+    text: fn(usize) -> String,
+}
+
+impl Topology {
+    /// The files of one CPU, by name.
+    pub fn of(cpu: usize) -> impl Iterator<Item = (&'static str, Topology)> {
+        TOPOLOGY.into_iter().map(move |(name, text)| (name, Topology { cpu, text }))
+    }
+}
+
+impl Synthetic for Topology {
+    fn kind(&self) -> FileType {
+        FileType::Regular
+    }
+
+    fn content(&self) -> Result<Vec<u8>> {
+        Ok((self.text)(self.cpu).into_bytes())
+    }
+
+    fn write(&self, _bytes: &[u8]) -> Result<()> {
+        Err(EACCES)
     }
 }
 

@@ -28,8 +28,8 @@ pub use reaper::{init as init_reaper, wait_for_reaper};
 pub use run::{exit, run_scheduler, start, yield_now};
 pub use stack::{init as init_stacks, is_guard as is_stack_guard, pages as stack_pages};
 pub use task::{
-    OutOfMemory, Task, UserThread, current, current_mm, current_node_policy, current_task, set_current_mm,
-    set_node_policy, with_current_fpu,
+    OutOfMemory, Task, UserThread, current, current_mm, current_node_policy, current_task, file_size_limit,
+    set_current_mm, set_node_policy, tell_of_file_size, with_current_fpu,
 };
 pub use timer::{interrupt as timer_interrupt, sleep_until};
 pub use wait::{

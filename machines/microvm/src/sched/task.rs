@@ -39,6 +39,10 @@ pub trait UserThread: Any + Send + Sync {
     fn is_ending(&self) -> bool;
     /// The number that programs know it by.
     fn number(&self) -> u32;
+    /// How large it may make files (`RLIMIT_FSIZE`).
+    fn file_size_limit(&self) -> u64;
+    /// Tells it that a file would have become larger (SIGXFSZ).
+    fn tell_of_file_size(&self);
 }
 
 /// One thread of execution.
@@ -312,6 +316,19 @@ pub(super) fn try_current_task() -> Option<&'static Task> {
 /// The running task, without counting a reference: keep it on the stack. Panics when the CPU has none.
 pub fn current_task() -> &'static Task {
     try_current_task().expect("no task runs on this CPU")
+}
+
+/// How large the running task may make files; a kernel task, as large as it likes.
+pub fn file_size_limit() -> u64 {
+    let thread = try_current_task().and_then(Task::thread);
+    thread.map_or(u64::MAX, |thread| thread.file_size_limit())
+}
+
+/// Tells the running task that a file would have become larger.
+pub fn tell_of_file_size() {
+    if let Some(thread) = try_current_task().and_then(Task::thread) {
+        thread.tell_of_file_size();
+    }
 }
 
 /// Where pages of the running task are to lie: anywhere, if the CPU has none.

@@ -112,7 +112,12 @@ pub(super) fn execveat(c: &mut Call<'_>) -> Result<usize> {
         return Ok(0);
     }
     let at = base(c, c.i32(0), &path)?;
-    let name = absolute(&at, &path);
+    // Linux: fs/exec.c `alloc_bprm`.
+    let name = if c.i32(0) == abi::AT_FDCWD || path.starts_with(b"/") {
+        path.clone()
+    } else {
+        [alloc::format!("/dev/fd/{}/", c.u32(0)).as_bytes(), &path].concat()
+    };
     exec_path(c, &at, &path, &name, [c.args[2], c.args[3]])
 }
 

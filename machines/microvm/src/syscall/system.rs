@@ -6,7 +6,7 @@ use super::user;
 use crate::fs::device::fill_random;
 use crate::fs::iov::To;
 use crate::machine;
-use crate::proc::{mm, table, wait};
+use crate::proc::{cpulimit, mm, table, wait};
 use crate::procfs::system::{RELEASE, VERSION};
 use crate::{sched, swap};
 use anonmem_oslib::abi::{Fields, Packer};
@@ -87,8 +87,8 @@ pub(super) fn getrusage(c: &mut Call<'_>) -> Result<usize> {
     Ok(0)
 }
 
-/// The memory manager keeps to those of memory; descriptors have a fixed limit; others are only kept and
-/// told.
+/// The memory manager keeps to those of memory, files to those of files; CPU time is watched; descriptors
+/// have a fixed limit; others are only kept and told.
 fn limits(c: &Call<'_>, pid: i32, resource: u32, new: u64, old: u64) -> Result<usize> {
     let process = match pid {
         0 => c.thread.process.clone(),
@@ -113,6 +113,7 @@ fn limits(c: &Call<'_>, pid: i32, resource: u32, new: u64, old: u64) -> Result<u
             limits[resource] = (soft, hard);
             *limits
         };
+        cpulimit::watch(&process);
         if let Some(space) = process.space() {
             // The limits of a process without threads concern nobody.
             let cred = process.threads().next().map_or_else(|| c.thread.cred(), |thread| thread.cred());

@@ -169,6 +169,22 @@ mod tests {
     }
 
     #[test]
+    fn what_is_shown_is_the_path_without_links() {
+        let vfs = vfs();
+        let real = |at: &str, path: &str, follow| {
+            let at = find(&vfs, at).unwrap();
+            vfs.real_path(&at, path.as_bytes(), follow)
+                .map(|path| std::string::String::from_utf8(path).unwrap())
+        };
+        assert_eq!(real("/", "/bin/sh", Follow::Yes).unwrap(), "/bin/busybox");
+        assert_eq!(real("/", "/bin/sh", Follow::No).unwrap(), "/bin/sh");
+        assert_eq!(real("/bin", "../lib64/./ld.so", Follow::Yes).unwrap(), "/usr/lib64/ld.so");
+        assert_eq!(real("/bin", "../../..", Follow::Yes).unwrap(), "/");
+        assert_eq!(real("/bin", "not/there", Follow::Yes).unwrap(), "/bin/not/there");
+        assert_eq!(real("/", "/loop", Follow::Yes), Err(ELOOP));
+    }
+
+    #[test]
     fn links_are_followed_and_loops_end() {
         let vfs = vfs();
         assert_eq!(read(&find(&vfs, "/bin/sh").unwrap()), b"ELF");

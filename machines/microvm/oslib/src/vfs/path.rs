@@ -110,6 +110,53 @@ impl Vfs {
         }
     }
 
+    /// Gives the path from the root that leads to what `path` leads to, without links on the way. Names that
+    /// do not exist stay as they are.
+    ///
+    /// # Errors
+    /// `ELOOP`; `ENOENT` if `at` was removed.
+    #[doc(alias = "d_path")]
+    pub fn real_path(&self, at: &Arc<Inode>, path: &[u8], follow: Follow) -> Result<Vec<u8>> {
+        let from_root = path.starts_with(b"/");
+        let mut here = Some(if from_root { self.root().clone() } else { at.clone() });
+        let mut real = if from_root { b"/".to_vec() } else { self.path_of(at)? };
+        let mut pending: Vec<Vec<u8>> = Vec::new();
+        push_names(&mut pending, path);
+        let mut links = 0;
+        while let Some(name) = pending.pop() {
+            if name == b".." {
+                real.truncate(real.iter().rposition(|&b| b == b'/').unwrap_or(0).max(1));
+                here = here.map(|dir| dir.parent().unwrap_or_else(|| self.root().clone()));
+                continue;
+            }
+            let next = here.as_ref().and_then(|dir| dir.child(&name).ok());
+            let is_followed = follow == Follow::Yes || !pending.is_empty();
+            if let Some(link) = next.as_ref().filter(|i| is_followed && i.kind() == super::FileType::Symlink)
+            {
+                links += 1;
+                if links > LINKS {
+                    return Err(ELOOP);
+                }
+                match link.target()? {
+                    LinkTarget::Path(target) => {
+                        if target.starts_with(b"/") {
+                            (here, real) = (Some(self.root().clone()), b"/".to_vec());
+                        }
+                        push_names(&mut pending, &target);
+                    }
+                    LinkTarget::Inode(inode, path) => (here, real) = (Some(inode), path),
+                }
+                continue;
+            }
+            if !real.ends_with(b"/") {
+                real.push(b'/');
+            }
+            real.extend_from_slice(&name);
+            here = next;
+        }
+        Ok(real)
+    }
+
     /// Gives the path of a directory from the root.
     ///
     /// # Errors
@@ -138,6 +185,12 @@ impl Vfs {
         }
         Ok(path)
     }
+}
+
+/// Puts the names of a path onto those that are still to be walked, the last of which comes first.
+fn push_names(pending: &mut Vec<Vec<u8>>, path: &[u8]) {
+    let names = path.split(|&b| b == b'/').filter(|name| !matches!(*name, b"" | b"."));
+    pending.extend(names.rev().map(<[u8]>::to_vec));
 }
 
 /// Finds the name that `inode` has in `dir`. A generated directory makes a new inode at each look,
