@@ -142,10 +142,15 @@ impl Buddy {
     }
 
     /// Puts adjacent pages back, in the largest blocks that they make. Nobody else looks at their marks.
-    pub(crate) fn put_run<M: Machine>(&mut self, map: &Memmap<M>, mut run: Range<u32>) {
+    pub(crate) fn put_run<M: Machine>(&mut self, map: &Memmap<M>, run: Range<u32>) {
         for index in run.clone() {
             map.at(index).flags.store(Kind::BuddyTail.bits(Order::ZERO), Relaxed);
         }
+        self.put_blocks(map, run);
+    }
+
+    /// The same, of frames none of which says that it is a head.
+    pub(crate) fn put_blocks<M: Machine>(&mut self, map: &Memmap<M>, mut run: Range<u32>) {
         while !run.is_empty() {
             let aligned = map.pfn(run.start).0.trailing_zeros();
             let order = aligned.min(run.len().ilog2()).min(u32::from(MAX_ORDER)) as u8;

@@ -25,6 +25,7 @@ use crate::{
 };
 use anonmem_hal::{Machine, Order, Pfn};
 use anonmem_sync::{Ordering::Relaxed, SpinGuard, order::Pcp};
+use core::ops::Range;
 
 /// Folios that are being freed. This CPU's list is locked from the first page on: nothing else is allocated
 /// or freed by whoever holds this.
@@ -34,6 +35,8 @@ pub(crate) struct FreeMany<'f, M: Machine> {
     lists: Option<SpinGuard<'f, M, Pcp, PcpLists>>,
     /// How many pages, for the CPU's counter.
     pages: i64,
+    /// Frames of larger folios, side by side, that go to the buddy lists together.
+    blocks: Range<u32>,
 }
 
 impl<M: Machine> FreeMany<'_, M> {
@@ -44,7 +47,7 @@ impl<M: Machine> FreeMany<'_, M> {
         let index = frames.memmap.index(head);
         let meta = frames.memmap.at(index);
         if meta.flags.load(Relaxed) & !GOOD_STATE != Kind::Folio.bits(Order::ZERO) {
-            return frames.free_block(head, meta.owned().order());
+            return self.add_block(head);
         }
         // SAFETY: the caller owned the page, and gives it up.
         unsafe { frames.machine().freed(head, Order::ZERO) };
@@ -53,10 +56,50 @@ impl<M: Machine> FreeMany<'_, M> {
         frames.put_on(lists, index);
         self.pages += 1;
     }
+
+    /// Frees a folio of several pages. Folios side by side, as one mapping after the other has them, go back
+    /// as the large blocks that they make, under one hold of the zone lock.
+    #[cold]
+    #[inline(never)]
+    fn add_block(&mut self, head: Pfn) {
+        let frames = self.frames;
+        let index = frames.memmap.index(head);
+        let meta = frames.memmap.at(index);
+        let order = meta.owned().order();
+        if meta.flags.load(Relaxed) & !GOOD_STATE != Kind::Folio.bits(order) {
+            return frames.free_block(head, order);
+        }
+        // SAFETY: the caller owned the folio, and gives it up.
+        unsafe { frames.machine().freed(head, order) };
+        meta.mapping.store(0, Relaxed);
+        // No frame of the run says that it is a head, as in a free block.
+        meta.flags.store(Kind::BuddyTail.bits(Order::ZERO), Relaxed);
+        let block = index..index + order.pages() as u32;
+        if block.start == self.blocks.end {
+            self.blocks.end = block.end;
+        } else if block.end == self.blocks.start {
+            self.blocks.start = block.start;
+        } else {
+            self.put_blocks();
+            self.blocks = block;
+        }
+    }
+
+    /// Gives the run of frames back.
+    fn put_blocks(&mut self) {
+        let run = core::mem::take(&mut self.blocks);
+        if !run.is_empty() {
+            self.frames.with_buddy(|buddy| {
+                self.frames.used_large.add(Class::Folio, -(run.len() as i64));
+                buddy.put_blocks(&self.frames.memmap, run);
+            });
+        }
+    }
 }
 
 impl<M: Machine> Drop for FreeMany<'_, M> {
     fn drop(&mut self) {
+        self.put_blocks();
         if self.lists.is_some() {
             self.cpu.used.add(Class::Folio, -self.pages);
         }
@@ -138,7 +181,7 @@ impl<M: Machine> Frames<M> {
     #[doc(alias = "free_unref_folios")]
     #[inline]
     pub(crate) fn free_many(&self) -> FreeMany<'_, M> {
-        FreeMany { frames: self, cpu: self.pcp.this(), lists: None, pages: 0 }
+        FreeMany { frames: self, cpu: self.pcp.this(), lists: None, pages: 0, blocks: 0..0 }
     }
 
     /// Fills the empty `hot` stack and takes a page of it.
