@@ -52,6 +52,16 @@ impl<M: Machine> Frames<M> {
         Ok(OwnedFrames { frames: self, pfn, order: Order::ZERO, kind: Kind::Table })
     }
 
+    /// Allocates a page table as [`alloc_table`](Self::alloc_table) does, for who fills all of it before any
+    /// walk can find it: its bytes are whatever they were.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`] if there is no free frame.
+    pub fn alloc_table_to_fill(&self) -> Result<OwnedFrames<'_, M>, OutOfMemory> {
+        let pfn = self.alloc_block(Order::ZERO, Kind::Table)?;
+        Ok(OwnedFrames { frames: self, pfn, order: Order::ZERO, kind: Kind::Table })
+    }
+
     /// Takes back the owner of a page table that nothing refers to any more.
     ///
     /// # Safety

@@ -18,13 +18,14 @@ use anonmem_sync::{Ordering, order::Pmd, spin::RawSpinGuard};
 pub struct Deposit<'f, M: Machine>(OwnedFrames<'f, M>);
 
 impl<'f, M: Machine> Deposit<'f, M> {
-    /// Allocates one, before any spin lock is taken.
+    /// Allocates one, before any spin lock is taken. Its bytes are whatever they were: a split writes all of
+    /// its entries before the table can be found.
     ///
     /// # Errors
     /// [`OutOfMemory`].
     #[doc(alias = "pte_alloc_one")]
     pub fn alloc(frames: &'f Frames<M>) -> Result<Self, OutOfMemory> {
-        frames.alloc_table().map(Self)
+        frames.alloc_table_to_fill().map(Self)
     }
 }
 
