@@ -17,7 +17,7 @@ use crate::{
     owned::Attrs,
     space::{CanInstall, StableVma},
     table::{PteTable, entries},
-    word::change_word,
+    word::{change_equal, change_word},
 };
 use anonmem_frame::{FolioGuard, FolioRef, NewAnonPages, SplitRefused, SplitTurn, Stamp, SwapCounts};
 use anonmem_hal::{Arch, Machine, Order, PAGE_SHIFT, Pfn, Present, Protection, Pte, SoftLeaf, Va, VaRange};
@@ -89,7 +89,7 @@ impl<'a, M: Machine, G: StableVma<M>> PteGuard<'a, M, G> {
             // table is locked.
             let reused = unsafe { lock.reuse_all(anon_vma) };
             if let Some(prot) = writable.filter(|_| reused) {
-                words.iter().for_each(|word| allow_write(word, prot));
+                allow_write(words, raw, prot);
             }
             return reused;
         }
@@ -160,12 +160,19 @@ impl<M: Machine, G: CanInstall<M>> PteGuard<'_, M, G> {
     }
 }
 
-/// Lets the owner of an exclusive page write without another fault, if the entry may say so.
+/// Lets the owner of exclusive pages write without another fault, where the entries, of which the first holds
+/// `raw`, may say so.
 #[inline(always)]
-fn allow_write<M: Machine>(word: &Atomic<u64, M>, prot: Protection) {
-    let raw = word.load(Ordering::Relaxed);
-    if M::Arch::pte_can_mkwrite(raw) {
-        change_word(word, raw, move |raw| M::Arch::pte_modify(raw, prot));
+fn allow_write<M: Machine>(words: &[Atomic<u64, M>], raw: u64, prot: Protection) {
+    let done = match M::Arch::pte_settled(raw) && M::Arch::pte_can_mkwrite(raw) {
+        true => change_equal(words, raw, M::Arch::pte_modify(raw, prot)),
+        false => 0,
+    };
+    for word in &words[done..] {
+        let raw = word.load(Ordering::Relaxed);
+        if M::Arch::pte_can_mkwrite(raw) {
+            change_word(word, raw, move |raw| M::Arch::pte_modify(raw, prot));
+        }
     }
 }
 

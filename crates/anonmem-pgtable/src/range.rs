@@ -7,7 +7,7 @@ use crate::{
     guard::PteGuard,
     owned::{Mapped, NotShared},
     space::{CanInstall, StableVma, Teardown},
-    word::{change_word, pages_of, take},
+    word::{change_equal, change_word, equal, pages_of, take},
 };
 use anonmem_frame::{Frames, MapRun, try_dup_page, try_dup_run};
 use anonmem_hal::{Arch, Machine, Pfn, Protection, Pte, SoftLeaf, Va, VaRange};
@@ -22,6 +22,14 @@ pub struct ClearedRun {
     pub untouched: u64,
 }
 
+/// What became of entries in a row that were changed alike.
+struct Changed {
+    /// How many there are.
+    entries: usize,
+    /// Whether they have lost permissions.
+    reduced: bool,
+}
+
 impl<'a, M: Machine, G: StableVma<M>> PteGuard<'a, M, G> {
     /// The same for all present entries of `range`; returns what must be flushed.
     #[doc(alias = "change_pte_range")]
@@ -32,20 +40,24 @@ impl<'a, M: Machine, G: StableVma<M>> PteGuard<'a, M, G> {
             return VaRange { start: range.start, end: range.start };
         }
         let (mut first, mut end) = (usize::MAX, 0);
-        for (i, word) in self.table.words_of(range).iter().enumerate() {
-            let raw = word.load(Ordering::Relaxed);
+        let words = self.table.words_of(range);
+        let mut i = 0;
+        while i < words.len() {
+            let raw = words[i].load(Ordering::Relaxed);
             if raw == 0 {
+                i += 1;
                 continue;
             }
-            let reduced = if M::Arch::pte_plain(raw) {
-                self.change_one(word, raw, prot)
+            let Changed { entries, reduced } = if M::Arch::pte_plain(raw) {
+                self.change_plain(&words[i..], raw, prot)
             } else {
-                self.change_unusual(word, raw, prot)
+                Changed { entries: 1, reduced: self.change_unusual(&words[i], raw, prot) }
             };
+            i += entries;
             if reduced {
-                (first, end) = (first.min(i), i + 1);
+                (first, end) = (first.min(i - entries), i);
             }
-            left -= 1;
+            left -= entries as u64;
             if left == 0 {
                 break;
             }
@@ -53,11 +65,51 @@ impl<'a, M: Machine, G: StableVma<M>> PteGuard<'a, M, G> {
         pages_of(range, first.min(end), end)
     }
 
-    /// Changes the permissions of an entry that holds `raw`; returns whether it has lost any.
-    // Inlined twice: of a plain entry the compiler knows what it need not ask.
+    /// Changes the permissions of the plain entry that `words` start with, which holds `raw`, and of those
+    /// behind it that say exactly the same of the frames that follow: what becomes of the first is decided
+    /// for all of them.
     #[inline(always)]
-    fn change_one(&self, word: &Atomic<u64, M>, raw: u64, prot: Protection) -> bool {
+    fn change_plain(&self, words: &[Atomic<u64, M>], raw: u64, prot: Protection) -> Changed {
+        let frames = self.table.frames;
         // Asking the page costs a look at its metadata: only if it matters.
+        let asked = M::Arch::pte_page(raw).filter(|_| prot.write && M::Arch::pte_can_mkwrite(raw));
+        let exclusive = asked.is_some_and(|page| frames.page_is_exclusive(page));
+        let write = exclusive || asked.is_some() && self.is_shm(raw);
+        let new = M::Arch::pte_modify(raw, Protection { write, ..prot });
+        let reduced = M::Arch::pte_reduced(raw, new);
+        if new == raw {
+            return Changed { entries: 1, reduced };
+        }
+        let entries = match asked {
+            None => change_equal(words, raw, new),
+            Some(page) if exclusive => self.change_exclusive(words, page, raw, new),
+            // What is neither exclusive nor left alone is asked one by one.
+            Some(_) => change_equal(&words[..1], raw, new),
+        };
+        Changed { entries, reduced }
+    }
+
+    /// [`change_equal`], as far as the pages from `page` on are exclusive, as the first is.
+    #[inline(always)]
+    fn change_exclusive(&self, words: &[Atomic<u64, M>], page: Pfn, raw: u64, new: u64) -> usize {
+        let (step, new_step) = (M::Arch::pte_step(raw), M::Arch::pte_step(new));
+        let (mut old, mut new, mut page) = (raw, new, page);
+        let changed = |word: &&Atomic<u64, M>| {
+            let is_like = word.load(Ordering::Relaxed) == old && self.table.frames.page_is_exclusive(page);
+            if is_like {
+                // Release: as in `change_word`.
+                word.store(new, Ordering::Release);
+                (old, new) = (old.wrapping_add(step), new.wrapping_add(new_step));
+                page = page.offset(1);
+            }
+            is_like
+        };
+        words.iter().take_while(changed).count()
+    }
+
+    /// Changes the permissions of an entry that holds `raw`, which the hardware may be changing; returns
+    /// whether it has lost any.
+    fn change_one(&self, word: &Atomic<u64, M>, raw: u64, prot: Protection) -> bool {
         let write = prot.write && self.may_write(raw);
         // What the hardware may set meanwhile is no permission: the entry as it was seen tells.
         let new = change_word(word, raw, move |raw| M::Arch::pte_modify(raw, Protection { write, ..prot }));
@@ -169,8 +221,8 @@ impl<'a, M: Machine, G: StableVma<M>> PteGuard<'a, M, G> {
             }
             // What differs in its permissions is cleared in another round.
             let most = words.len().min(at + run.room() as usize);
-            let len = alike(first, &words[at..most]);
-            untouched += clear_words(&words[at..at + len], teardown);
+            let (len, idle) = clear_alike(first, &words[at..most], teardown);
+            untouched += idle;
             // SAFETY: these entries owned mappings of the next pages of the run's folio, and were cleared
             // under the lock of their table.
             unsafe { run.push_pages(len as u64) };
@@ -181,13 +233,52 @@ impl<'a, M: Machine, G: StableVma<M>> PteGuard<'a, M, G> {
     }
 }
 
-/// Clears entries that are present; returns how many of them nobody has accessed or written.
+/// Clears the present entry `first`, which `words` start with, and those behind it for frames in a row that
+/// say the same, whatever of the accessed and dirty bits. Returns how many there are, and how many of them
+/// nobody has accessed or written.
 #[inline(always)]
+fn clear_alike<M: Machine>(first: u64, words: &[Atomic<u64, M>], teardown: Teardown) -> (usize, u64) {
+    let quiet = match teardown {
+        Teardown::Range => M::Arch::pte_settled(first),
+        // No hardware can be setting bits just now.
+        Teardown::WholeSpace => true,
+    };
+    let len = if quiet { clear_equal(first, words) } else { 0 };
+    let idle = if M::Arch::pte_untouched(first) { len as u64 } else { 0 };
+    if len == words.len() {
+        return (len, idle);
+    }
+    let next = words[len].load(Ordering::Relaxed);
+    let on = first.wrapping_add(M::Arch::pte_step(first).wrapping_mul(len as u64));
+    if !M::Arch::pte_alike(next, on) {
+        return (len, idle);
+    }
+    let rest = alike(next, &words[len..]);
+    (len + rest, idle + clear_words(&words[len..len + rest], teardown))
+}
+
+/// Clears those of `words`, which start with `first`, that say exactly what it does of frames in a row, and
+/// that no hardware changes. Returns how many there are.
+#[inline(always)]
+fn clear_equal<M: Machine>(first: u64, words: &[Atomic<u64, M>]) -> usize {
+    let (step, mut next) = (M::Arch::pte_step(first), first);
+    let cleared = |word: &&Atomic<u64, M>| {
+        let is_equal = word.load(Ordering::Relaxed) == next;
+        if is_equal {
+            word.store(0, Ordering::Relaxed);
+            next = next.wrapping_add(step);
+        }
+        is_equal
+    };
+    words.iter().take_while(cleared).count()
+}
+
+/// Clears entries that are present; returns how many of them nobody has accessed or written.
 fn clear_words<M: Machine>(words: &[Atomic<u64, M>], teardown: Teardown) -> u64 {
     let untouched = |raw| u64::from(M::Arch::pte_untouched(raw));
     match teardown {
         Teardown::Range => words.iter().map(|word| untouched(take(word))).sum(),
-        // No hardware can be setting bits just now.
+        // As above.
         Teardown::WholeSpace => words
             .iter()
             .map(|word| {
@@ -298,29 +389,29 @@ fn inherit<M: Machine>(source: &Atomic<u64, M>, raw: u64, target: &Atomic<u64, M
 #[cold]
 #[inline(never)]
 fn inherit_batch<M: Machine>(from: &[Atomic<u64, M>], to: &[Atomic<u64, M>]) {
-    let mut raw = from[0].load(Ordering::Relaxed);
-    if !M::Arch::pte_settled(raw) {
-        let pairs = from.iter().zip(to);
-        return pairs.for_each(|(source, target)| inherit(source, source.load(Ordering::Relaxed), target));
+    let raw = from[0].load(Ordering::Relaxed);
+    let done = if M::Arch::pte_settled(raw) { inherit_equal(raw, from, to) } else { 0 };
+    for (source, target) in from.iter().zip(to).skip(done) {
+        inherit(source, source.load(Ordering::Relaxed), target);
     }
-    // What the entries of a folio say that is in use is the first's, a frame further each.
-    let (step, mut protected) = (M::Arch::pte_step(raw), M::Arch::pte_wrprotect(raw));
-    let (changes, mut inherited) = (protected != raw, M::Arch::pte_inherited(protected));
-    for (source, target) in from.iter().zip(to) {
-        let now = source.load(Ordering::Relaxed);
-        if now == raw {
-            anonmem_hal::debug_check_eq!(M, target.load(Ordering::Relaxed), 0, "a child's entry is in use");
-            if changes {
-                // Release: as in `change_word`.
-                source.store(protected, Ordering::Release);
-            }
-            // Release: as when an entry is filled.
-            target.store(inherited, Ordering::Release);
-        } else {
-            inherit(source, now, target);
-        }
-        raw = raw.wrapping_add(step);
-        protected = protected.wrapping_add(step);
+}
+
+/// The same for those of `from` that say exactly what the first, `raw`, does, a frame further each: what the
+/// entries of a folio say that is in use. The hardware has no bit of them left to set. Returns how many there
+/// are.
+#[inline(always)]
+fn inherit_equal<M: Machine>(raw: u64, from: &[Atomic<u64, M>], to: &[Atomic<u64, M>]) -> usize {
+    let protected = M::Arch::pte_wrprotect(raw);
+    let equal = match protected == raw {
+        true => equal(from, raw),
+        false => change_equal(from, raw, protected),
+    };
+    let (step, mut inherited) = (M::Arch::pte_step(raw), M::Arch::pte_inherited(protected));
+    for target in &to[..equal] {
+        anonmem_hal::debug_check_eq!(M, target.load(Ordering::Relaxed), 0, "a child's entry is in use");
+        // Release: as when an entry is filled.
+        target.store(inherited, Ordering::Release);
         inherited = inherited.wrapping_add(step);
     }
+    equal
 }

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     Frames,
-    meta::{Counts, TooManySharers},
+    meta::{Counts, Meta, TooManySharers},
 };
 use anonmem_hal::{Machine, Pfn};
 use anonmem_sync::Ordering;
@@ -296,11 +296,15 @@ pub unsafe fn try_dup_run<M: Machine>(frames: &Frames<M>, first: Pfn, len: u64) 
 /// and nothing is written.
 #[inline]
 fn share_tails<M: Machine>(frames: &Frames<M>, first: Pfn, pages: u64) {
-    for meta in frames.metas(first, pages) {
-        let word = meta.counts.load(Ordering::Relaxed);
-        if word != 0 {
-            anonmem_hal::debug_check_eq!(M, word, Counts::EXCLUSIVE, "a tail has counts");
-            meta.counts.store(0, Ordering::Relaxed);
-        }
+    let metas = frames.metas(first, pages);
+    let word = |meta: &Meta<M>| meta.counts.load(Ordering::Relaxed);
+    let clear = |meta: &Meta<M>| {
+        anonmem_hal::debug_check!(M, word(meta) & !Counts::EXCLUSIVE == 0, "a tail has counts");
+        meta.counts.store(0, Ordering::Relaxed);
+    };
+    // Where the first is exclusive, so are the others, most likely: they need not be asked.
+    match metas.first().is_some_and(|meta| word(meta) != 0) {
+        true => metas.iter().for_each(clear),
+        false => metas.iter().filter(|meta| word(meta) != 0).for_each(clear),
     }
 }
