@@ -94,17 +94,16 @@ impl<'a, M: Machine, G: StableVma<M>> PteGuard<'a, M, G> {
     fn change_exclusive(&self, words: &[Atomic<u64, M>], page: Pfn, raw: u64, new: u64) -> usize {
         let (step, new_step) = (M::Arch::pte_step(raw), M::Arch::pte_step(new));
         let (mut old, mut new, mut page) = (raw, new, page);
-        let changed = |word: &&Atomic<u64, M>| {
-            let is_like = word.load(Ordering::Relaxed) == old && self.table.frames.page_is_exclusive(page);
-            if is_like {
-                // Release: as in `change_word`.
-                word.store(new, Ordering::Release);
-                (old, new) = (old.wrapping_add(step), new.wrapping_add(new_step));
-                page = page.offset(1);
+        for (nth, word) in words.iter().enumerate() {
+            if word.load(Ordering::Relaxed) != old || !self.table.frames.page_is_exclusive(page) {
+                return nth;
             }
-            is_like
-        };
-        words.iter().take_while(changed).count()
+            // Release: as in `change_word`.
+            word.store(new, Ordering::Release);
+            (old, new) = (old.wrapping_add(step), new.wrapping_add(new_step));
+            page = page.offset(1);
+        }
+        words.len()
     }
 
     /// Changes the permissions of an entry that holds `raw`, which the hardware may be changing; returns
@@ -262,15 +261,14 @@ fn clear_alike<M: Machine>(first: u64, words: &[Atomic<u64, M>], teardown: Teard
 #[inline(always)]
 fn clear_equal<M: Machine>(first: u64, words: &[Atomic<u64, M>]) -> usize {
     let (step, mut next) = (M::Arch::pte_step(first), first);
-    let cleared = |word: &&Atomic<u64, M>| {
-        let is_equal = word.load(Ordering::Relaxed) == next;
-        if is_equal {
-            word.store(0, Ordering::Relaxed);
-            next = next.wrapping_add(step);
+    for (nth, word) in words.iter().enumerate() {
+        if word.load(Ordering::Relaxed) != next {
+            return nth;
         }
-        is_equal
-    };
-    words.iter().take_while(cleared).count()
+        word.store(0, Ordering::Relaxed);
+        next = next.wrapping_add(step);
+    }
+    words.len()
 }
 
 /// Clears entries that are present; returns how many of them nobody has accessed or written.
@@ -401,17 +399,31 @@ fn inherit_batch<M: Machine>(from: &[Atomic<u64, M>], to: &[Atomic<u64, M>]) {
 /// are.
 #[inline(always)]
 fn inherit_equal<M: Machine>(raw: u64, from: &[Atomic<u64, M>], to: &[Atomic<u64, M>]) -> usize {
-    let protected = M::Arch::pte_wrprotect(raw);
-    let equal = match protected == raw {
-        true => equal(from, raw),
-        false => change_equal(from, raw, protected),
-    };
-    let (step, mut inherited) = (M::Arch::pte_step(raw), M::Arch::pte_inherited(protected));
-    for target in &to[..equal] {
+    let step = M::Arch::pte_step(raw);
+    let mut protected = M::Arch::pte_wrprotect(raw);
+    let (mut expected, mut inherited) = (raw, M::Arch::pte_inherited(protected));
+    let mut give = |target: &Atomic<u64, M>| {
         anonmem_hal::debug_check_eq!(M, target.load(Ordering::Relaxed), 0, "a child's entry is in use");
         // Release: as when an entry is filled.
         target.store(inherited, Ordering::Release);
         inherited = inherited.wrapping_add(step);
+    };
+    let to = &to[..from.len()];
+    if protected == raw {
+        let equal = equal(from, raw);
+        to[..equal].iter().for_each(give);
+        return equal;
     }
-    equal
+    anonmem_hal::debug_check!(M, M::Arch::pte_settled(raw), "the hardware may be setting bits of {raw:#x}");
+    // What `change_equal` does, and the child's entries in the same pass.
+    for (nth, source) in from.iter().enumerate() {
+        if source.load(Ordering::Relaxed) != expected {
+            return nth;
+        }
+        // Release: as in `change_word`.
+        source.store(protected, Ordering::Release);
+        give(&to[nth]);
+        (expected, protected) = (expected.wrapping_add(step), protected.wrapping_add(step));
+    }
+    from.len()
 }

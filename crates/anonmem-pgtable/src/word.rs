@@ -50,30 +50,31 @@ pub(crate) fn change_word<M: Machine>(word: &Atomic<u64, M>, raw: u64, f: impl F
 #[inline(always)]
 pub(crate) fn equal<M: Machine>(words: &[Atomic<u64, M>], raw: u64) -> usize {
     let (step, mut next) = (M::Arch::pte_step(raw), raw);
-    let is_equal = |word: &&Atomic<u64, M>| {
-        let is_equal = word.load(Ordering::Relaxed) == next;
+    for (nth, word) in words.iter().enumerate() {
+        if word.load(Ordering::Relaxed) != next {
+            return nth;
+        }
         next = next.wrapping_add(step);
-        is_equal
-    };
-    words.iter().take_while(is_equal).count()
+    }
+    words.len()
 }
 
 /// Changes those of `words`, entries of a locked table, that say exactly `old`, a frame further each, to
 /// `new`, a frame further each. The hardware has no bit of `old` left to set. Returns how many there are.
 #[inline(always)]
 pub(crate) fn change_equal<M: Machine>(words: &[Atomic<u64, M>], old: u64, new: u64) -> usize {
+    anonmem_hal::debug_check!(M, M::Arch::pte_settled(old), "the hardware may be setting bits of {old:#x}");
     let (step, new_step) = (M::Arch::pte_step(old), M::Arch::pte_step(new));
     let (mut old, mut new) = (old, new);
-    let changed = |word: &&Atomic<u64, M>| {
-        let is_equal = word.load(Ordering::Relaxed) == old;
-        if is_equal {
-            // Release: as in `change_word`.
-            word.store(new, Ordering::Release);
-            (old, new) = (old.wrapping_add(step), new.wrapping_add(new_step));
+    for (nth, word) in words.iter().enumerate() {
+        if word.load(Ordering::Relaxed) != old {
+            return nth;
         }
-        is_equal
-    };
-    words.iter().take_while(changed).count()
+        // Release: as in `change_word`.
+        word.store(new, Ordering::Release);
+        (old, new) = (old.wrapping_add(step), new.wrapping_add(new_step));
+    }
+    words.len()
 }
 
 /// Changes an entry whose accessed or dirty bit the hardware may be setting just now; returns what it is now.
