@@ -11,7 +11,12 @@ use crate::{
     page_hash::PageHash,
     probe::Probe,
 };
-use core::{fmt, num::NonZeroU64, ptr::NonNull};
+use core::{
+    fmt,
+    num::NonZeroU64,
+    ptr::NonNull,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+};
 
 /// The world that a memory manager runs on.
 ///
@@ -184,26 +189,26 @@ pub unsafe trait PhysMem {
         unsafe { target.copy_from_nonoverlapping(source, from.len()) };
     }
 
-    /// A hash of the frame's bytes ([`PageHash`]); programs may be writing to them. Frames with equal bytes
-    /// have equal hashes under one key, which is all that is asked of it.
+    /// A hash of the frame's bytes under a key; programs may be writing to them. Frames with equal bytes have
+    /// equal hashes under one key. Others may, too, but nobody who does not know the key can make such frames:
+    /// each costs a comparison. [`PageHash`] is such a hash.
+    ///
+    /// # Panics
+    /// If there is no such frame.
     fn hash_page(&self, pfn: Pfn, key: u64) -> u64 {
         let mut hash = PageHash::new(key);
-        let mut bytes = [0; PIECE];
-        for at in (0..PAGE_SIZE).step_by(PIECE) {
-            self.read_bytes(pfn, at, &mut bytes);
-            bytes.as_chunks().0.iter().for_each(|chunk| hash.add(chunk));
-        }
+        words(self, pfn).as_chunks().0.iter().for_each(|eight| hash.add(load(eight)));
         hash.finish()
     }
 
-    /// Whether two frames have the same bytes; programs may be writing to them.
+    /// Whether two frames have the same bytes; programs may be writing to them. If nobody does, neither `true`
+    /// nor `false` may be wrong: one of two equal frames is given up.
+    ///
+    /// # Panics
+    /// If there is no such frame.
     fn same_bytes(&self, one: Pfn, other: Pfn) -> bool {
-        let (mut left, mut right) = ([0; PIECE], [0; PIECE]);
-        (0..PAGE_SIZE).step_by(PIECE).all(|at| {
-            self.read_bytes(one, at, &mut left);
-            self.read_bytes(other, at, &mut right);
-            left == right
-        })
+        let (left, right) = (words(self, one).as_chunks().0, words(self, other).as_chunks().0);
+        left.iter().zip(right).all(|(left, right)| differing(load(left), load(right)) == 0)
     }
 
     /// Whether the frame's bytes are all 0. `false` is always a right answer.
@@ -232,8 +237,25 @@ pub unsafe trait PhysMem {
     unsafe fn freed(&self, _pfn: Pfn, _order: Order) {}
 }
 
-/// Bytes that are read at a time of a page that is hashed or compared.
-const PIECE: usize = 512;
+/// The words of a frame, which programs may be writing to.
+fn words<M: PhysMem + ?Sized>(machine: &M, pfn: Pfn) -> &[AtomicU64; PAGE_SIZE / 8] {
+    assert_frame(machine, pfn);
+    // SAFETY: the frame's bytes are aligned and valid for reads as long as the machine is there, and whoever
+    // changes them meanwhile is a program, or writes words at once.
+    unsafe { machine.direct_map(pfn).cast().as_ref() }
+}
+
+/// The bits in which one of the words differs.
+#[inline(always)]
+fn differing(left: [u64; PageHash::WORDS], right: [u64; PageHash::WORDS]) -> u64 {
+    left.iter().zip(right).fold(0, |bits, (left, right)| bits | (left ^ right))
+}
+
+/// Eight of them, each as it is at some moment.
+#[inline(always)]
+fn load(words: &[AtomicU64; PageHash::WORDS]) -> [u64; PageHash::WORDS] {
+    words.each_ref().map(|word| word.load(Relaxed))
+}
 
 fn assert_frame<M: PhysMem + ?Sized>(machine: &M, pfn: Pfn) {
     let has = pfn.0.checked_sub(machine.base_pfn().0).is_some_and(|index| index < machine.nr_frames());

@@ -21,8 +21,8 @@ const fn fold(a: u64, b: u64) -> u64 {
 }
 
 impl PageHash {
-    /// Bytes that are taken at a time.
-    pub const CHUNK: usize = 64;
+    /// Words that are taken at a time.
+    pub const WORDS: usize = 8;
 
     /// The hash of no bytes under `key`.
     pub const fn new(key: u64) -> Self {
@@ -39,18 +39,12 @@ impl PageHash {
         Self { secret, lanes: [b, c, d, a] }
     }
 
-    /// Takes a chunk of bytes in.
-    #[inline]
-    pub fn add(&mut self, chunk: &[u8; Self::CHUNK]) {
-        let word = |nth: usize| {
-            let mut bytes = [0; 8];
-            bytes.copy_from_slice(&chunk[nth * 8..nth * 8 + 8]);
-            u64::from_le_bytes(bytes)
-        };
-        for lane in 0..4 {
-            let (a, b) = (word(lane * 2), word(lane * 2 + 1));
-            self.lanes[lane] = fold(a ^ self.secret[lane], b ^ self.lanes[lane]);
-        }
+    /// Takes eight words in.
+    #[inline(always)]
+    pub const fn add(&mut self, words: [u64; Self::WORDS]) {
+        let [a, b, c, d, e, f, g, h] = words;
+        let ([k, l, m, n], [o, p, q, r]) = (self.secret, self.lanes);
+        self.lanes = [fold(a ^ k, b ^ o), fold(c ^ l, d ^ p), fold(e ^ m, f ^ q), fold(g ^ n, h ^ r)];
     }
 
     /// The hash of what was taken in.
@@ -65,9 +59,11 @@ mod tests {
     extern crate std;
     use super::PageHash;
 
-    fn of(key: u64, bytes: &[u8]) -> u64 {
+    fn of(key: u64, bytes: &[u8; 4096]) -> u64 {
         let mut hash = PageHash::new(key);
-        bytes.as_chunks().0.iter().for_each(|chunk| hash.add(chunk));
+        let words: std::vec::Vec<u64> =
+            bytes.as_chunks().0.iter().map(|word| u64::from_ne_bytes(*word)).collect();
+        words.as_chunks().0.iter().for_each(|eight| hash.add(*eight));
         hash.finish()
     }
 

@@ -80,10 +80,12 @@ impl<M: Machine> AddressSpace<M> {
         place.word.store(M::Arch::encode_entry(Entry::Leaf(trap), 1), Ordering::Release);
         // All: what CPUs know of the table itself, too.
         self.flush(frames, FlushRange::All);
-        // Accessed and dirty bits are final.
+        // Accessed and dirty bits are final: no CPU sets them any more, so that no exchange is needed.
         let (mut said, mut write) = (trap, false);
         for word in words {
-            if let Pte::Present(present) = M::Arch::decode_pte(word.swap(0, Ordering::Relaxed)) {
+            let pte = M::Arch::decode_pte(word.load(Ordering::Relaxed));
+            word.store(0, Ordering::Relaxed);
+            if let Pte::Present(present) = pte {
                 said.young |= present.young;
                 said.dirty |= present.dirty;
                 write |= present.prot.write;

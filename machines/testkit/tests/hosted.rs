@@ -8,7 +8,7 @@ use common::{Bug, Planted, plant};
 
 /// Planted machines, and the check that finds each. The first check that fails decides: what a broken machine
 /// does after that proves nothing.
-const PLANTED: [(Bug, &str); 20] = [
+const PLANTED: [(Bug, &str); 22] = [
     (Bug::FlushDoesNothing, "flush: this CPU, one page"),
     (Bug::FlushForgetsOthers, "flush: other CPUs"),
     (Bug::FlushForgetsTheLastPage, "flush: this CPU, one page"),
@@ -22,6 +22,8 @@ const PLANTED: [(Bug, &str); 20] = [
     (Bug::CopiesTooMuch, "copy: all of a block, and no more"),
     (Bug::WritesAtTheStart, "read_bytes, write_bytes: these bytes and no others"),
     (Bug::LooksAtOneWord, "is_zero: never true of a page with a bit set"),
+    (Bug::ComparesAHalf, "same_bytes, hash_page: equal where the bytes are"),
+    (Bug::HashesTheFrameNumber, "same_bytes, hash_page: equal where the bytes are"),
     (Bug::ClockGoesBack, "now_ns: never back"),
     (Bug::OneCpuForAll, "current_cpu: no two tasks at once"),
     (Bug::WaitsTwice, "contended: runs its wait once"),

@@ -48,6 +48,8 @@ pub(crate) struct Kernel {
     folio: RefCell<Option<FolioRef<'static, Sim>>>,
     /// A frame that the case remembers without a reference.
     pub(super) noted: Cell<Option<Pfn>>,
+    /// A second one.
+    noted_too: Cell<Option<Pfn>>,
     /// The mapping of that folio that [`map_elsewhere`](Self::map_elsewhere) made.
     elsewhere: RefCell<Option<Exclusive<'static, Sim>>>,
     /// One of the owners that [`share_many`](Self::share_many) forgot, and how many there are.
@@ -128,6 +130,7 @@ impl Kernel {
             active: Default::default(),
             folio: RefCell::new(None),
             noted: Cell::new(None),
+            noted_too: Cell::new(None),
             elsewhere: RefCell::new(None),
             many: RefCell::new(None),
             eaten: [const { Cell::new(None) }; 64],
@@ -491,12 +494,23 @@ impl Kernel {
     /// Lets the scanner of KSM look at page `n` of address space `i`.
     pub(crate) fn look_for_equal(&self, i: usize, n: u64) {
         let pfn = self.frame_of(i, n).expect("present");
-        self.vm.ksm_scan_frame(pfn).expect("frames for its table");
+        self.vm.ksm_scan_frames([pfn]).expect("frames for its table");
+    }
+
+    /// Notes a second frame.
+    pub(crate) fn note_frame_too(&self, i: usize, n: u64) {
+        self.noted_too.set(self.frame_of(i, n));
+    }
+
+    /// Lets it look at whatever both noted frames hold now, at once.
+    pub(crate) fn look_at_both(&self) {
+        let both = self.noted.get().into_iter().chain(self.noted_too.get());
+        self.vm.ksm_scan_frames(both).expect("it has its table");
     }
 
     /// Lets it look at whatever the noted frame holds now.
     pub(crate) fn look_at_noted(&self) {
-        self.vm.ksm_scan_frame(self.noted.get().expect("noted")).expect("it has its table");
+        self.vm.ksm_scan_frames(self.noted.get()).expect("it has its table");
     }
 
     /// Pins page `n` of address space `i` under the mmap lock, as pinned range number `pin`.

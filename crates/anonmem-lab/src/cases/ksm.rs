@@ -30,6 +30,21 @@ fn one_waits() -> Kernel {
     kernel
 }
 
+/// Pages 0 and 2 wait for equal ones, which pages 1 and 3 are. Their frames are noted.
+fn two_wait() -> Kernel {
+    let kernel = equal_pages(2);
+    kernel.map(0, 2, 2, RW);
+    kernel.mm(0).madvise(page(2), pages(2, 2).len(), Advice::Mergeable).expect("frames");
+    for nth in [2, 3] {
+        kernel.store(0, nth, 5).expect("frames");
+        kernel.look_for_equal(0, nth);
+    }
+    [0, 2].into_iter().for_each(|nth| kernel.look_for_equal(0, nth));
+    kernel.note_frame(0, 1);
+    kernel.note_frame_too(0, 3);
+    kernel
+}
+
 /// Pages 0 and 1 are one. The frame of page 2 is noted.
 fn two_are_one() -> Kernel {
     let kernel = equal_pages(3);
@@ -117,6 +132,50 @@ pub static FLUSH: Case = Case {
                     says(k, 1, 7)?;
                     if k.load_word(0, 2, 1) != Ok(9) || k.load_word(0, 0, 1) != Ok(0) {
                         return Err("the second store is lost, or in a page of others".into());
+                    }
+                    k.check()
+                }),
+        )
+    },
+};
+
+/// The page of the case.
+pub static BATCH: Case = Case {
+    name: "ksm-batch-vs-store",
+    title: "a page is written while it is merged together with others, under one flush",
+    happened: "Linux, mm/ksm.c write_protect_page flushes each page by itself. A batch has one flush, and whatever is compared before it may be written \
+               through a translation that is older.",
+    environment: "Pages 0 and 1 of a program say 7, pages 2 and 3 say 5. CPU0 merges both pairs at once. CPU1, a thread of the program, stores to page \
+                  3, what it says first, and something else then.",
+    rule: "No store is lost, and none is in a page of others.",
+    mutants: &[
+        Mutant::Patch {
+            name: "ksm-batch-flushes-first",
+            what: "the first page's entries are flushed, and the others' are not",
+        },
+        Mutant::Patch {
+            name: "ksm-batch-compares-before",
+            what: "pages are compared when they are taken from their entries, and not after the flush",
+        },
+    ],
+    runs: RUNS,
+    program: |_| {
+        boxed(
+            scenario("ksm-batch-vs-store", 1, two_wait)
+                .cpu("merges equal pages", |k| k.look_at_both())
+                .cpu("stores twice", |k| {
+                    assert_eq!(k.store(0, 3, 5), Ok(()));
+                    assert_eq!(k.store_word(0, 3, 1, 9), Ok(()));
+                })
+                .check(|k| {
+                    for (n, value) in [(0, 7), (1, 7), (2, 5), (3, 5)] {
+                        says(k, n, value)?;
+                    }
+                    if k.load_word(0, 3, 1) != Ok(9) || k.load_word(0, 2, 1) != Ok(0) {
+                        return Err("the second store is lost, or in a page of others".into());
+                    }
+                    if !are_one(k, 0, 1) {
+                        return Err("pages that nobody wrote to are not merged".into());
                     }
                     k.check()
                 }),

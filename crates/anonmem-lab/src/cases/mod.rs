@@ -255,6 +255,7 @@ pub fn all() -> &'static [&'static Case] {
         &collapse::LEAF_WALK,
         &ksm::WRITE,
         &ksm::FLUSH,
+        &ksm::BATCH,
         &ksm::PIN,
         &ksm::REUSE,
         &ksm::CONSENT,

@@ -112,12 +112,8 @@ unsafe impl PhysMem for Sim {
     fn hash_page(&self, pfn: Pfn, key: u64) -> u64 {
         self.step(Kind::Load, pfn, "is hashed", Location::caller());
         let mut hash = PageHash::new(key);
-        for at in (0..PAGE_SIZE).step_by(PageHash::CHUNK) {
-            let mut chunk = [0; PageHash::CHUNK];
-            for (nth, bytes) in chunk.chunks_mut(8).enumerate() {
-                bytes.copy_from_slice(&self.arena.read(pfn, at + nth * 8).to_ne_bytes());
-            }
-            hash.add(&chunk);
+        for first in (0..PAGE_SIZE / 8).step_by(PageHash::WORDS) {
+            hash.add(core::array::from_fn(|nth| self.arena.read(pfn, (first + nth) * 8)));
         }
         hash.finish()
     }

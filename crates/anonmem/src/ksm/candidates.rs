@@ -37,8 +37,8 @@ const fn sweep_in(word: u64) -> u64 {
 impl<M: Machine> Ksm<M> {
     /// The words of the group of `hash`.
     fn group(&self, hash: u64) -> core::ops::Range<u64> {
-        let groups = self.candidates() / GROUP;
-        let first = self.buckets() + (hash & 0xffff_ffff) % groups * GROUP;
+        let (words, first) = self.candidates();
+        let first = first + (hash & 0xffff_ffff) % (words / GROUP) * GROUP;
         first..first + GROUP
     }
 

@@ -6,7 +6,7 @@
 //!   two pages whose bytes are equal, locked
 //!   entries: present ──▶ migration entry             a fault on one waits, and holds no count meanwhile
 //!     exclusive: try_share, or the page stays a pin, GUP-fast's too, is seen, or sees the entry gone
-//!   one flush                                        no CPU can write to either page any more
+//!   one flush, for several pairs                     no CPU can write to either page any more
 //!   asks the counts                                  whoever had one of them has a reference: it stays
 //!   compares the bytes, the second time              what was written in between is seen
 //!   entries: migration entry ──▶ the one page,       a write copies it, always
@@ -23,7 +23,7 @@
 //! migration, so that an entry changes twice and is flushed once. All mappings of a page are merged together,
 //! or none.
 
-use super::{node::MergedAt, stable::Stable};
+use super::{batch::Pending, node::MergedAt, stable::Stable};
 use crate::{
     ids::VmaId,
     migrate::{Waiting, follow, put_back, restore, try_to_migrate},
@@ -32,7 +32,7 @@ use crate::{
     vma::flags::VmFlags,
 };
 use anonmem_frame::{FolioGuard, FolioOwner, FolioRef, Mapping};
-use anonmem_hal::{MigrationBits, Protection};
+use anonmem_hal::{MigrationBits, Pfn, Protection};
 use anonmem_pgtable::{Attrs, TlbBatch};
 use core::ops::ControlFlow;
 
@@ -50,52 +50,71 @@ pub(super) struct Candidate<'v, M: Machine> {
 pub(super) struct NotMerged;
 
 impl<M: Machine> Vm<M> {
-    /// Gives the entries of `page` the page of a stable node.
-    #[doc(alias = "try_to_merge_with_ksm_page")]
-    pub(super) fn merge_into(&self, page: Candidate<'_, M>, stable: Stable<'_, M>) -> Result<(), NotMerged> {
-        let kept = stable.page.try_lock().ok_or(NotMerged)?;
-        let (nodes, most) = (self.stable_nodes(), u64::from(self.ksm.settings.get().max_page_sharing));
-        let node = nodes.get(stable.id);
-        let same = kept.folio().mapping() == Mapping::Ksm(stable.id.raw())
-            && node.frame() == Some(stable.page.pfn())
-            && node.left().is_none();
-        // A page that swap has, or that nobody maps any more, is on its way out.
-        let stays = kept.folio().swap_entry().is_none() && (1..most).contains(&kept.folio().counts().maps());
-        if !same || !stays {
-            return Err(NotMerged);
-        }
-        nodes.add_place(stable.id, page.place).map_err(|_| NotMerged)?;
-        self.take_from_entries(&[&page])?;
-        if !self.machine().same_bytes(page.page.pfn(), kept.folio().pfn()) {
-            restore(self, &page.lock);
-            return Err(NotMerged);
-        }
-        give_to_entries(self, &page, &kept);
-        Ok(())
+    /// Takes the pages from all of their entries, which wait; `false` if one of them stays, so that all must be
+    /// put back. CPUs may still write to them until `tlb` is flushed.
+    pub(super) fn take_from_entries<'v>(&'v self, pending: &Pending<'v, M>, tlb: &mut TlbBatch<'v, M>) -> bool {
+        let still_agrees = |vma: VmaId| match self.vma(vma).flags().contains(VmFlags::MERGEABLE) {
+            true => ControlFlow::Continue(()),
+            // Under the page-table lock: who takes the consent back comes by afterwards, and breaks what was
+            // merged, or has come by already, and is seen here.
+            false => ControlFlow::Break(()),
+        };
+        pending.taken().all(|page| try_to_migrate(self, &page.lock, tlb, still_agrees).is_continue())
     }
 
-    /// Makes `other` a stable node's page, and gives it to the entries of `page`, too.
+    /// Gives the entries of `page` the page of a stable node, if they were `taken`.
+    #[doc(alias = "try_to_merge_with_ksm_page")]
+    pub(super) fn merge_into(
+        &self,
+        page: Candidate<'_, M>,
+        stable: Stable<'_, M>,
+        taken: bool,
+    ) -> Result<(), NotMerged> {
+        let kept = stable.page.try_lock().filter(|kept| taken && self.takes(kept, &stable, &page));
+        match kept {
+            Some(kept) if nobody_uses(&page) && self.has_bytes_of(&page, kept.folio().pfn()) => {
+                give_to_entries(self, &page, &kept);
+                Ok(())
+            }
+            _ => self.put_all_back(&[&page]),
+        }
+    }
+
+    /// Whether the page of a stable node, which is locked, is still that, and takes one more; its node has the
+    /// place of that one then.
+    fn takes(&self, kept: &FolioGuard<'_, M>, stable: &Stable<'_, M>, page: &Candidate<'_, M>) -> bool {
+        let (nodes, most) = (self.stable_nodes(), u64::from(self.ksm.settings.get().max_page_sharing));
+        if kept.folio().mapping() != Mapping::Ksm(stable.id.raw()) {
+            return false;
+        }
+        let node = nodes.get(stable.id);
+        let same = node.frame() == Some(stable.page.pfn()) && node.left().is_none();
+        // A page that swap has, or that nobody maps any more, is on its way out.
+        let stays = kept.folio().swap_entry().is_none() && (1..most).contains(&kept.folio().counts().maps());
+        same && stays && self.ksm.add_place(nodes, stable.id, page.place).is_ok()
+    }
+
+    /// Makes `other` a stable node's page, and gives it to the entries of `page`, too, if both were `taken`.
     #[doc(alias = "try_to_merge_two_pages")]
     pub(super) fn merge_two(
         &self,
         page: Candidate<'_, M>,
         other: Candidate<'_, M>,
         hash: u64,
+        taken: bool,
     ) -> Result<(), NotMerged> {
         let nodes = self.stable_nodes();
-        let id = self.stable_nodes.alloc(&self.frames).map_err(|_| NotMerged)?;
-        nodes.get(id).init(other.page.pfn(), (hash, other.domain), other.place);
-        let ready = nodes.add_place(id, page.place).map_err(|_| NotMerged);
-        let taken = ready.and_then(|()| self.take_from_entries(&[&page, &other]));
-        if let Err(e) = taken {
-            nodes.free(id);
-            return Err(e);
+        let unused = taken && nobody_uses(&page) && nobody_uses(&other);
+        if !unused || !self.has_bytes_of(&page, other.page.pfn()) {
+            return self.put_all_back(&[&page, &other]);
         }
-        if !self.machine().same_bytes(page.page.pfn(), other.page.pfn()) {
-            restore(self, &page.lock);
-            restore(self, &other.lock);
-            nodes.free(id);
-            return Err(NotMerged);
+        let Ok(id) = self.stable_nodes.alloc(&self.frames) else {
+            return self.put_all_back(&[&page, &other]);
+        };
+        nodes.get(id).init(other.page.pfn(), (hash, other.domain), other.place);
+        if self.ksm.add_place(nodes, id, page.place).is_err() {
+            self.ksm.free_node(nodes, id);
+            return self.put_all_back(&[&page, &other]);
         }
         other.lock.clear_lazyfree();
         other.lock.give_to_node(id.raw());
@@ -107,13 +126,11 @@ impl<M: Machine> Vm<M> {
         Ok(())
     }
 
-    /// Gives the entries of a page of zeroes the zero page.
+    /// Gives the entries of a page of zeroes the zero page, if they were `taken`.
     #[doc(alias = "map_zero_page")]
-    pub(super) fn merge_with_zero_page(&self, page: Candidate<'_, M>) -> Result<(), NotMerged> {
-        self.take_from_entries(&[&page])?;
-        if !self.machine().same_bytes(page.page.pfn(), self.frames.zero_page()) {
-            restore(self, &page.lock);
-            return Err(NotMerged);
+    pub(super) fn merge_with_zero_page(&self, page: Candidate<'_, M>, taken: bool) -> Result<(), NotMerged> {
+        if !taken || !nobody_uses(&page) || !self.has_bytes_of(&page, self.frames.zero_page()) {
+            return self.put_all_back(&[&page]);
         }
         follow(self, &page.lock, |Waiting { vacancy, hold, bits, vma, slot }| {
             vacancy.fill_zero(says(bits, vma));
@@ -123,30 +140,23 @@ impl<M: Machine> Vm<M> {
         Ok(())
     }
 
-    /// Takes the pages from all of their entries, which wait, and makes every CPU forget them. From now on
-    /// nobody can write to them; what was written is there.
-    fn take_from_entries(&self, pages: &[&Candidate<'_, M>]) -> Result<(), NotMerged> {
-        let mut tlb = TlbBatch::new(&self.frames);
-        let still_agrees = |vma: VmaId| match self.vma(vma).flags().contains(VmFlags::MERGEABLE) {
-            true => ControlFlow::Continue(()),
-            // Under the page-table lock: who takes the consent back comes by afterwards, and breaks what was
-            // merged, or has come by already, and is seen here.
-            false => ControlFlow::Break(()),
-        };
-        let taken =
-            pages.iter().all(|page| try_to_migrate(self, &page.lock, &mut tlb, still_agrees).is_continue());
-        tlb.flush();
-        // A page that is exclusive still has an entry that the walk missed, because its VMA is just going: it
-        // may be written.
-        let ours = |page: &&Candidate<'_, M>| {
-            page.lock.is_referenced_only(1) && !page.lock.folio().counts().is_exclusive()
-        };
-        if taken && pages.iter().all(ours) {
-            return Ok(());
-        }
+    /// Whether a page that nobody can write to any more has the bytes of the one in `pfn`: what was written
+    /// before is seen here.
+    fn has_bytes_of(&self, page: &Candidate<'_, M>, pfn: Pfn) -> bool {
+        self.machine().same_bytes(page.page.pfn(), pfn)
+    }
+
+    /// Gives the entries of pages that are not merged back what they had.
+    fn put_all_back(&self, pages: &[&Candidate<'_, M>]) -> Result<(), NotMerged> {
         pages.iter().for_each(|page| restore(self, &page.lock));
         Err(NotMerged)
     }
+}
+
+/// Whether a page whose entries were taken, and forgotten by every CPU, is used by nobody else. One that is
+/// exclusive still has an entry that the walk missed, because its VMA is just going: it may be written.
+fn nobody_uses<M: Machine>(page: &Candidate<'_, M>) -> bool {
+    page.lock.is_referenced_only(1) && !page.lock.folio().counts().is_exclusive()
 }
 
 /// Gives the entries that wait for `page` the page `kept` instead.

@@ -12,8 +12,8 @@
 //!
 //! - `settings`, `state`: what KSM is told, and what it remembers.
 //! - `scan`: the hand. `candidates`: pages that wait for an equal one, in a table that forgets.
-//! - `stable`, [`node`]: pages that others were merged into, and where their mappers are found.
-//! - `merge`: the protocol by which entries get another page.
+//! - `stable`, [`node`], `places`: pages that others were merged into, and where their mappers are found.
+//! - `merge`: the protocol by which entries get another page. `batch`: several of them, under one flush.
 //! - `unmerge`: consent, and taking it back. `usage`: what was saved.
 //!
 //! A merged page is shared and read-only, in all of its entries, and is never reused. A write to it copies,
@@ -21,9 +21,11 @@
 //!
 //! Linux: mm/ksm.c. Differs: hashes instead of trees, frames instead of address spaces, and merge domains.
 
+mod batch;
 mod candidates;
 mod merge;
 pub(crate) mod node;
+mod places;
 pub(crate) mod scan;
 pub(crate) mod settings;
 mod stable;

@@ -11,15 +11,18 @@
 //!
 //! | field | changes under |
 //! |---|---|
-//! | `hash`, `domain`, `next` | the scanner's lock, or before anybody knows the node |
+//! | `hash`, `domain`, `next`, of a place, too | the scanner's lock, or before anybody knows the node |
 //! | `frame`, `left` | the folio lock of the page, and of the frame that it moves to; `left` goes under the scanner's |
-//! | places | the folio lock of the page, while nothing is `left` |
+//! | places | the scanner's lock and the folio lock of the page, while nothing is `left` |
+//!
+//! A page that a thousand programs share has a thousand places. So each but the first is in a bucket of places,
+//! where the scanner asks whether a node has it ([`places`](super::places)).
 //!
 //! Linux: mm/ksm.c `struct ksm_stable_node`, `struct ksm_rmap_item`. Differs: a place is a family's, not a
 //! process's; no object is kept for a page that was not merged.
 
 use crate::ids::{StableId, StableTag};
-use anonmem_frame::{Field, Link, OutOfMemory, RawHandle, Slab, SlabItem, fields};
+use anonmem_frame::{Field, Link, RawHandle, Slab, SlabItem, fields};
 use anonmem_hal::{Machine, Pfn};
 use anonmem_sync::{Atomic, Ordering, Plain};
 
@@ -39,10 +42,10 @@ pub(crate) struct StableNode<M: Machine> {
     frame: Atomic<u64, M>,
     /// A frame plus one that the page was moved out of, and that an entry may still have.
     left: Atomic<u64, M>,
-    /// The hash of the bytes, in the merge domain.
+    /// The hash of the bytes, in the merge domain. Of a place: whose it is.
     hash: Plain<u64, M>,
     domain: Plain<u64, M>,
-    /// Next of its bucket.
+    /// Next of its bucket: nodes in one of nodes, places in one of places.
     next: Plain<Link<StableTag>, M>,
     family: Atomic<u32, M>,
     index: Atomic<u64, M>,
@@ -82,13 +85,24 @@ impl<M: Machine> StableNode<M> {
         self.frame.store(frame.0 + 1, Ordering::Release);
     }
 
-    fn set_place(&self, place: MergedAt, more: Link<StableTag>) {
+    /// Makes it one more place of node `of`, before the place `more`.
+    pub(super) fn init_place(&self, of: StableId, place: MergedAt, more: Link<StableTag>) {
+        self.hash.set(of.raw().get().into());
+        self.set_place(place, more);
+    }
+
+    /// Whether it is a place of node `of`, and which.
+    pub(super) fn is_place(&self, of: StableId, place: MergedAt) -> bool {
+        self.hash.get() == u64::from(of.raw().get()) && self.place() == Some(place)
+    }
+
+    pub(super) fn set_place(&self, place: MergedAt, more: Link<StableTag>) {
         self.family.store(place.family.get(), Ordering::Relaxed);
         self.index.store(place.index, Ordering::Relaxed);
         self.more.store(more, Ordering::Relaxed);
     }
 
-    fn place(&self) -> Option<MergedAt> {
+    pub(super) fn place(&self) -> Option<MergedAt> {
         let family = RawHandle::new(self.family.load(Ordering::Relaxed))?;
         Some(MergedAt { family, index: self.index.load(Ordering::Relaxed) })
     }
@@ -119,6 +133,22 @@ impl<M: Machine> StableNode<M> {
     /// Notes that no entry has the old frame any more.
     pub(super) fn forget_left(&self) {
         self.left.store(0, Ordering::Relaxed);
+    }
+
+    /// The place after this one.
+    pub(super) fn more(&self) -> Link<StableTag> {
+        self.more.load(Ordering::Relaxed)
+    }
+
+    /// Lets another place come after this one.
+    pub(super) fn set_more(&self, more: Link<StableTag>) {
+        // Release pairs with the Acquire of `places`.
+        self.more.store(more, Ordering::Release);
+    }
+
+    /// No frame is its page's any more.
+    pub(super) fn forget_frame(&self) {
+        self.frame.store(0, Ordering::Relaxed);
     }
 
     /// The hash and the merge domain.
@@ -173,60 +203,9 @@ impl<'v, M: Machine> StableNodes<'v, M> {
         let mut at = Some(id);
         core::iter::from_fn(move || {
             let node = self.get(at?);
-            // Acquire pairs with the Release of `add_place`.
+            // Acquire pairs with the Release of `set_more`.
             at = node.more.load(Ordering::Acquire).get();
             node.place()
         })
-    }
-
-    /// Adds a place to the page of a node, unless it has it. The caller holds the lock of the page.
-    ///
-    /// # Errors
-    /// [`OutOfMemory`]: nothing has changed.
-    pub(super) fn add_place(self, id: StableId, place: MergedAt) -> Result<(), OutOfMemory> {
-        if self.places(id).any(|known| known == place) {
-            return Ok(());
-        }
-        let new = self.slab.alloc(self.frames)?;
-        let node = self.get(id);
-        self.get(new).set_place(place, node.more.load(Ordering::Relaxed));
-        // Release pairs with the Acquire of `places`.
-        node.more.store(new.into(), Ordering::Release);
-        Ok(())
-    }
-
-    /// Takes the places out that `is_used` says no of, but one. The caller holds the lock of the page.
-    pub(super) fn retain_places(self, id: StableId, mut is_used: impl FnMut(MergedAt) -> bool) {
-        let node = self.get(id);
-        let mut before = node;
-        while let Some(at) = before.more.load(Ordering::Relaxed).get() {
-            let place = self.get(at);
-            if place.place().is_some_and(&mut is_used) {
-                before = place;
-                continue;
-            }
-            before.more.store(place.more.load(Ordering::Relaxed), Ordering::Relaxed);
-            self.slab.free(self.frames, at);
-        }
-        // The node's own place cannot go: another takes it.
-        if let Some(at) = node.more.load(Ordering::Relaxed).get()
-            && !node.place().is_some_and(is_used)
-        {
-            let next = self.get(at);
-            if let Some(place) = next.place() {
-                node.set_place(place, next.more.load(Ordering::Relaxed));
-                self.slab.free(self.frames, at);
-            }
-        }
-    }
-
-    /// Frees a node that nothing names any more, with its places.
-    pub(super) fn free(self, id: StableId) {
-        let mut at = Some(id);
-        while let Some(item) = at {
-            at = self.get(item).more.load(Ordering::Relaxed).get();
-            self.get(item).frame.store(0, Ordering::Relaxed);
-            self.slab.free(self.frames, item);
-        }
     }
 }

@@ -11,7 +11,8 @@
 //! page, and no walk over address spaces.
 
 use super::{
-    merge::{Candidate, NotMerged},
+    batch::{Equal, MergeBatch, Pending},
+    merge::Candidate,
     node::MergedAt,
     settings::MergeDomains,
     state::add,
@@ -72,22 +73,25 @@ impl<M: Machine> Vm<M> {
     /// The caller holds none. Takes the scanner's lock; tries folio locks. Sleeps.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`] if the first scan finds no memory for its table, 10 bytes a frame.
+    /// [`Error::OutOfMemory`] if the first scan finds no memory for its table, 12 bytes a frame.
     #[doc(alias = "ksm_do_scan")]
     pub fn ksm_scan(&self, pages: u64) -> Result<KsmScanned, Error> {
         let _scanning = self.ksm.lock.write();
         self.ksm.prepare(&self.frames)?;
         let (nr, mut done) = (self.machine().nr_frames(), KsmScanned::default());
+        let mut batch = MergeBatch::new(self);
         for _ in 0..pages.saturating_mul(PASSES) {
             if done.scanned >= pages || done.swept {
                 break;
             }
             let at = self.ksm.at.get();
-            self.look_at(at, &mut done);
+            self.look_at(at, &mut batch, &mut done);
+            batch.pass(&mut done);
             self.prune_beside(at, nr);
             done.swept = at + 1 == nr;
             self.ksm.at.set(if done.swept { 0 } else { at + 1 });
         }
+        batch.finish(&mut done);
         if done.swept {
             self.end_sweep();
         }
@@ -95,7 +99,7 @@ impl<M: Machine> Vm<M> {
         Ok(done)
     }
 
-    /// Looks at the page in frame `pfn` alone, wherever the hand is: for who knows which page has an equal.
+    /// Looks at the pages in `frames` alone, wherever the hand is: for who knows which pages have an equal.
     ///
     /// # Locks
     /// As [`ksm_scan`](Self::ksm_scan).
@@ -105,13 +109,16 @@ impl<M: Machine> Vm<M> {
     ///
     /// # Panics
     /// If there is no such frame.
-    pub fn ksm_scan_frame(&self, pfn: Pfn) -> Result<KsmScanned, Error> {
-        let at = pfn.0.checked_sub(self.machine().base_pfn().0);
-        let at = at.filter(|at| *at < self.machine().nr_frames()).expect("a frame of this machine");
+    pub fn ksm_scan_frames(&self, frames: impl IntoIterator<Item = Pfn>) -> Result<KsmScanned, Error> {
         let _scanning = self.ksm.lock.write();
         self.ksm.prepare(&self.frames)?;
-        let mut done = KsmScanned::default();
-        self.look_at(at, &mut done);
+        let (mut done, mut batch) = (KsmScanned::default(), MergeBatch::new(self));
+        for pfn in frames {
+            let at = pfn.0.checked_sub(self.machine().base_pfn().0);
+            let at = at.filter(|at| *at < self.machine().nr_frames()).expect("a frame of this machine");
+            self.look_at(at, &mut batch, &mut done);
+        }
+        batch.finish(&mut done);
         add(&self.ksm.counts.scanned, done.scanned);
         Ok(done)
     }
@@ -135,75 +142,78 @@ impl<M: Machine> Vm<M> {
         }
     }
 
-    /// Looks at the page in frame `at`, relative to the first, if there is one that may be merged.
+    /// Looks at the page in frame `at`, relative to the first, if there is one that may be merged. One that has
+    /// not changed since the sweep before goes to the batch if an equal one is known. Else it waits for one.
     #[doc(alias = "cmp_and_merge_page")]
-    fn look_at(&self, at: u64, done: &mut KsmScanned) {
+    fn look_at<'v>(&'v self, at: u64, batch: &mut MergeBatch<'v, M>, done: &mut KsmScanned) {
         let pfn = self.machine().base_pfn().offset(at);
         // Without a count first: most frames are none of ours.
         if self.frames.kind(pfn) != Kind::Folio {
             return;
         }
         let Some(page) = self.frames.try_get(pfn).filter(|page| page.pfn() == pfn) else { return };
-        let Some(candidate) = self.candidate(page) else { return };
+        let Some(page) = self.candidate(page) else { return };
         done.scanned += 1;
-        let (note, counts) = (Note::of(candidate.lock.folio().note()), &self.ksm.counts);
+        let (note, counts) = (Note::of(page.lock.folio().note()), &self.ksm.counts);
         if self.ksm.settings.get().smart_scan && !note.is_due(self.ksm.sweep.get() + at) {
             add(&counts.skipped, 1);
             add(&counts.unshared, 1);
             return;
         }
-        let hash = self.machine().hash_page(pfn, self.hash_key(candidate.domain));
+        let hash = self.machine().hash_page(pfn, self.hash_key(page.domain));
         let now = Note::new(hash);
         if now.tag != note.tag {
-            candidate.lock.set_note(now.bits());
+            page.lock.set_note(now.bits());
             add(&counts.changed, 1);
             return;
         }
-        match self.merge_with_equal(candidate, hash, at) {
-            Outcome::Freed => done.freed += 1,
-            Outcome::Alone(page) => {
+        if batch.makes_stable((hash, page.domain)) {
+            batch.finish(done);
+        }
+        match self.equal_of(&page, hash, batch) {
+            Some(equal) => batch.add(Pending { page, hash, equal }, done),
+            None => {
+                self.ksm.wait_for_equal(&self.frames, hash, at);
                 page.lock.set_note(Note { age: (note.age + 1).min(MAX_AGE), ..note }.bits());
                 add(&counts.unshared, 1);
             }
-            Outcome::Refused => add(&counts.refused, 1),
         }
     }
 
-    /// Merges a page that has not changed since the sweep before with an equal one, if one is known. Else
-    /// lets it wait for one.
-    fn merge_with_equal<'v>(&'v self, page: Candidate<'v, M>, hash: u64, at: u64) -> Outcome<'v, M> {
+    /// What a page is equal to, as of now.
+    fn equal_of<'v>(
+        &'v self,
+        page: &Candidate<'v, M>,
+        hash: u64,
+        batch: &MergeBatch<'v, M>,
+    ) -> Option<Equal<'v, M>> {
         let (ksm, pfn) = (&self.ksm, page.page.pfn());
-        let key = (hash, page.domain);
         if ksm.settings.get().use_zero_pages && self.machine().same_bytes(pfn, self.frames.zero_page()) {
-            return Outcome::of(self.merge_with_zero_page(page), &ksm.counts.zeroed);
+            return Some(Equal::Zero);
         }
-        if let Some(stable) = ksm.find_stable(self, key, pfn) {
-            return Outcome::of(self.merge_into(page, stable), &ksm.counts.merged);
+        if let Some(stable) = ksm.find_stable(self, (hash, page.domain), pfn, |id| batch.coming_to(id)) {
+            return Some(Equal::Stable(stable));
         }
-        for other_at in ksm.waiting(&self.frames, hash) {
-            let other_pfn = self.machine().base_pfn().offset(other_at);
-            if other_at == at {
+        let base = self.machine().base_pfn();
+        for other_pfn in ksm.waiting(&self.frames, hash).map(|at| base.offset(at)) {
+            if other_pfn == pfn {
                 continue;
             }
             let other = self.frames.try_get(other_pfn).filter(|other| other.pfn() == other_pfn);
             let Some(other) = other.and_then(|other| self.candidate(other)) else { continue };
-            if other.domain == page.domain && self.machine().same_bytes(other_pfn, pfn) {
-                ksm.forget(&self.frames, hash, other_at);
-                if other_at < at {
+            // The note is of the last time that it was looked at.
+            let unchanged = Note::of(other.lock.folio().note()).tag == Note::new(hash).tag;
+            if unchanged && other.domain == page.domain && self.machine().same_bytes(other_pfn, pfn) {
+                ksm.forget(&self.frames, hash, other_pfn.0 - base.0);
+                if other_pfn < pfn {
                     // It was counted in this sweep, as one without an equal.
                     let alone = ksm.counts.unshared.load(Ordering::Relaxed);
                     ksm.counts.unshared.store(alone.saturating_sub(1), Ordering::Relaxed);
                 }
-                let merged = Outcome::of(self.merge_two(page, other, hash), &ksm.counts.merged);
-                if matches!(merged, Outcome::Refused) {
-                    // The other one may be in use for long: the next equal page finds this one.
-                    ksm.wait_for_equal(&self.frames, hash, at);
-                }
-                return merged;
+                return Some(Equal::Other(other));
             }
         }
-        ksm.wait_for_equal(&self.frames, hash, at);
-        Outcome::Alone(page)
+        None
     }
 
     /// The key under which pages of a domain are hashed: hashes of two domains have nothing to do with each
@@ -253,29 +263,6 @@ fn agreed<M: Machine>(
     });
     let place = MergedAt { family: Rmap::<M>::family(&guard), index: folio.index() };
     domain.filter(|_| walked.is_continue()).map(|domain| (place, domain))
-}
-
-/// What came of a page that has not changed.
-enum Outcome<'v, M: Machine> {
-    /// It is gone: an equal one has its entries.
-    Freed,
-    /// No equal one is known. The page comes back with its lock: whoever else had it may have let go, and the
-    /// lock goes before the last reference.
-    Alone(Candidate<'v, M>),
-    /// Somebody was using it, or the equal one, or wrote to one of them.
-    Refused,
-}
-
-impl<M: Machine> Outcome<'_, M> {
-    fn of(merged: Result<(), NotMerged>, counter: &anonmem_sync::Atomic<u64, M>) -> Self {
-        match merged {
-            Ok(()) => {
-                add(counter, 1);
-                Self::Freed
-            }
-            Err(NotMerged) => Self::Refused,
-        }
-    }
 }
 
 /// What stays of a page until the hand comes by again.

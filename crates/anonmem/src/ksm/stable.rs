@@ -81,7 +81,7 @@ impl<M: Machine> Objects<M> {
     }
 
     /// Takes places out that nobody maps the page at any more, if there are more than there are mappings.
-    fn trim_places(&self, id: StableId) {
+    fn trim_places(&self, ksm: &Ksm<M>, id: StableId) {
         let nodes = self.stable_nodes();
         if nodes.get(id).left().is_some() {
             return;
@@ -94,7 +94,7 @@ impl<M: Machine> Objects<M> {
         {
             return;
         }
-        nodes.retain_places(id, |place| {
+        ksm.retain_places(nodes, id, |place| {
             let Some(guard) = Rmap::<M>::lock_family(self, place.family) else { return false };
             [Form::Present, Form::Migration].into_iter().any(|form| {
                 Rmap::<M>::walk_at(&guard, (folio, place.index), form, |_| ControlFlow::Break(())).is_break()
@@ -110,31 +110,18 @@ pub(super) struct Stable<'v, M: Machine> {
 }
 
 impl<M: Machine> Ksm<M> {
-    /// The nodes of a bucket. The caller holds the lock.
-    fn chain<'v>(
-        &self,
-        nodes: StableNodes<'v, M>,
-        bucket: u64,
-    ) -> impl Iterator<Item = StableId> + use<'v, M> {
-        let mut at = self.head(nodes.frames, bucket);
-        core::iter::from_fn(move || {
-            let id = at.get()?;
-            at = nodes.get(id).next();
-            Some(id)
-        })
-    }
-
     fn bucket(&self, hash: u64) -> u64 {
         (hash >> 32) % self.buckets()
     }
 
-    /// A page whose bytes have this hash in this domain, which takes one more mapping, and which is the page
-    /// in `pfn` byte for byte, as of now.
+    /// A page whose bytes have this hash in this domain, which is the page in `pfn` byte for byte, as of now,
+    /// and which takes one more mapping, beside those that it is about to get.
     pub(super) fn find_stable<'v>(
         &self,
         objects: &'v Objects<M>,
         key @ (hash, _): (u64, u64),
         pfn: Pfn,
+        coming: impl Fn(StableId) -> u64,
     ) -> Option<Stable<'v, M>> {
         let nodes = objects.stable_nodes();
         let most = u64::from(self.settings.get().max_page_sharing);
@@ -143,7 +130,10 @@ impl<M: Machine> Ksm<M> {
             PageOf::There(page) => Some(Stable { id, page }),
             PageOf::Gone => None,
         })
-        .find(|stable| takes_one_more(stable.page.folio(), most) && same_now(objects, &stable.page, pfn))
+        .find(|stable| {
+            let most = most.saturating_sub(coming(stable.id));
+            takes_one_more(stable.page.folio(), most) && same_now(objects, &stable.page, pfn)
+        })
     }
 
     /// Lets a node be found.
@@ -161,7 +151,7 @@ impl<M: Machine> Ksm<M> {
         while let Some(id) = at.get() {
             at = nodes.get(id).next();
             if !objects.is_over(id) {
-                objects.trim_places(id);
+                objects.trim_places(self, id);
                 before = Some(id);
                 left += 1;
                 continue;
@@ -170,7 +160,7 @@ impl<M: Machine> Ksm<M> {
                 Some(before) => nodes.get(before).set_next(at),
                 None => self.set_head(nodes.frames, bucket, at),
             }
-            nodes.free(id);
+            self.free_node(nodes, id);
         }
         left
     }

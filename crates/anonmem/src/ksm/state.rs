@@ -12,6 +12,8 @@ use anonmem_sync::{Atomic, Ordering, Plain, RwSem, order::KsmScan};
 
 /// Words of a group of candidates.
 pub(super) const GROUP: u64 = 8;
+/// Words for candidates, for each bucket of nodes.
+const CANDIDATES: u64 = 4;
 
 /// KSM, of one memory manager.
 pub(crate) struct Ksm<M: Machine> {
@@ -22,8 +24,8 @@ pub(crate) struct Ksm<M: Machine> {
     pub(super) at: Plain<u64, M>,
     /// Sweeps over all frames that have been completed.
     pub(super) sweep: Plain<u64, M>,
-    /// The heads of the buckets of stable nodes, then the groups of candidates. No words until the first
-    /// scan.
+    /// The heads of the buckets of stable nodes, those of the buckets of places, then the groups of
+    /// candidates. No words until the first scan.
     pub(super) table: FrameArray<M>,
     pub(super) counts: KsmCounts<M>,
 }
@@ -77,14 +79,14 @@ impl<M: Machine> Ksm<M> {
         }
     }
 
-    /// Gets the memory that the scanner needs, if it has none: 10 bytes a frame.
+    /// Gets the memory that the scanner needs, if it has none: 12 bytes a frame.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`].
     pub(super) fn prepare(&self, frames: &Frames<M>) -> Result<(), Error> {
         if self.table.is_empty() {
             let nr = frames.machine().nr_frames();
-            self.table.alloc(frames, buckets_of(nr) + candidates_of(nr))?;
+            self.table.alloc(frames, buckets_of(nr) * (2 + CANDIDATES))?;
         }
         Ok(())
     }
@@ -94,19 +96,22 @@ impl<M: Machine> Ksm<M> {
         free_candidates(frames, &self.table);
     }
 
-    /// The number of buckets; 0 before the first scan.
+    /// The number of buckets of nodes, and of those of places; 0 before the first scan.
     pub(super) fn buckets(&self) -> u64 {
-        // Five words for every four frames: one of them is a bucket's.
-        let words = self.table.len();
-        if words == 0 { 0 } else { words - words * 4 / 5 / GROUP * GROUP }
+        self.table.len() / (2 + CANDIDATES)
     }
 
-    /// The number of words for candidates.
-    pub(super) fn candidates(&self) -> u64 {
-        self.table.len() - self.buckets()
+    /// The number of words for candidates, and the first of them.
+    pub(super) fn candidates(&self) -> (u64, u64) {
+        (self.buckets() * CANDIDATES, self.buckets() * 2)
     }
 
-    /// The first node of a bucket.
+    /// The bucket of places that belong together.
+    pub(super) fn bucket_of_places(&self, mixed: u64) -> u64 {
+        self.buckets() + (mixed >> 32) % self.buckets()
+    }
+
+    /// The first node of a bucket, or the first place.
     pub(super) fn head(&self, frames: &Frames<M>, bucket: u64) -> Link<StableTag> {
         let bits = self.table.get(frames, bucket).load(Ordering::Relaxed);
         Link::from(RawHandle::new(bits as u32).map(StableId::from_raw))
@@ -122,21 +127,15 @@ const fn buckets_of(frames: u64) -> u64 {
     frames.div_ceil(4 * GROUP) * GROUP
 }
 
-const fn candidates_of(frames: u64) -> u64 {
-    buckets_of(frames) * 4
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_table_has_four_words_for_candidates_to_each_bucket() {
+    fn there_is_a_word_for_each_frame_that_waits_in_whole_groups() {
         for frames in [1, 31, 32, 33, 64, 4096, 65_535, 1 << 26] {
-            let (buckets, candidates) = (buckets_of(frames), candidates_of(frames));
-            let words = buckets + candidates;
-            assert!(candidates >= frames, "a word for each frame");
-            assert_eq!(words - words * 4 / 5 / GROUP * GROUP, buckets, "{frames} frames");
+            let candidates = buckets_of(frames) * CANDIDATES;
+            assert!(candidates >= frames && candidates.is_multiple_of(GROUP), "{frames} frames");
         }
     }
 }

@@ -88,7 +88,7 @@ impl<M: Machine> Vm<M> {
             stats.stable_node_dups += u64::from(same != SameBytes::Alone);
         });
         let nodes = self.stable_nodes.live() * size_of::<StableNode<M>>() as u64;
-        stats.overhead = nodes + (self.ksm.buckets() + self.ksm.candidates()) * 8;
+        stats.overhead = nodes + self.ksm.table.len() * 8;
         let saved = (stats.pages_sharing + zero_pages) * PAGE_SIZE as u64;
         stats.general_profit = saved as i64 - stats.overhead as i64;
         stats

@@ -133,6 +133,8 @@ struct Pass<'v, 'r, M: Machine> {
     effort: Effort,
     why: OutFor,
     batch: MigrationBatch<'v, M>,
+    /// The frames of its pages, from the first to the last.
+    leaving: Range<Pfn>,
     /// Frames that pages are to go to.
     targets: Frames<'v, M>,
 }
@@ -175,7 +177,8 @@ impl<'v, M: Machine> Frames<'v, M> {
 
 impl<'v, 'r, M: Machine> Pass<'v, 'r, M> {
     fn new(vm: &'v Vm<M>, range: &'r Range<Pfn>, effort: Effort, why: OutFor) -> Self {
-        Self { vm, range, effort, why, batch: MigrationBatch::new(vm), targets: Frames::new() }
+        let leaving = range.start..range.start;
+        Self { vm, range, effort, why, batch: MigrationBatch::new(vm), leaving, targets: Frames::new() }
     }
 
     fn run(mut self, done: &mut Evacuation) {
@@ -190,8 +193,8 @@ impl<'v, 'r, M: Machine> Pass<'v, 'r, M> {
             match kind {
                 Kind::Folio if order == Order::ZERO => {
                     if let Some(run) = self.vm.shared_run(at..self.run_end(at)) {
+                        self.move_shared(at, &run, done);
                         at = at.offset(run.pages);
-                        self.move_shared(&run, done);
                         continue;
                     }
                     self.add(at, done);
@@ -226,10 +229,21 @@ impl<'v, 'r, M: Machine> Pass<'v, 'r, M> {
             done.kept.note(Stays::Referenced, 1);
             return self.targets.push(target);
         };
-        if let Err((stays, target)) = self.batch.add(page, target) {
-            done.kept.note(stays, 1);
-            self.targets.push(target);
+        match self.batch.add(page, target) {
+            Ok(()) => self.leaves(at, Order::ZERO),
+            Err((stays, target)) => {
+                done.kept.note(stays, 1);
+                self.targets.push(target);
+            }
         }
+    }
+
+    /// Notes that a folio is on its way.
+    fn leaves(&mut self, head: Pfn, order: Order) {
+        if self.leaving.is_empty() {
+            self.leaving.start = head;
+        }
+        self.leaving.end = head.offset(order.pages());
     }
 
     /// Where a run of pages ends that begins at `at`, at the latest: as many move together as others do.
@@ -239,8 +253,8 @@ impl<'v, 'r, M: Machine> Pass<'v, 'r, M> {
         at.offset(SWAP_CLUSTER_MAX as u64).min(end)
     }
 
-    /// Moves pages of a shared object. No folio is locked meanwhile: mmap locks come first.
-    fn move_shared(&mut self, run: &SharedRun, done: &mut Evacuation) {
+    /// Moves pages of a shared object, the first of which is in frame `at`. No folio is locked meanwhile: mmap locks come first.
+    fn move_shared(&mut self, at: Pfn, run: &SharedRun, done: &mut Evacuation) {
         self.finish(done);
         while (self.targets.len as u64) < run.pages {
             let before = self.targets.len;
@@ -264,6 +278,14 @@ impl<'v, 'r, M: Machine> Pass<'v, 'r, M> {
                 }
             },
         );
+        self.close(at..at.offset(run.pages));
+    }
+
+    /// Takes what is free of these frames out of use, as far as they are of the range. What has just been left
+    /// is at hand for the next allocation, and is no place for the next pages to go to.
+    fn close(&self, left: Range<Pfn>) {
+        let inside = left.start.max(self.range.start)..left.end.min(self.range.end);
+        self.vm.frames.take_offline(inside, self.why);
     }
 
     /// Moves a large folio whole, or splits it: if a part of it is mapped nowhere, which becomes free, or if
@@ -281,7 +303,10 @@ impl<'v, 'r, M: Machine> Pass<'v, 'r, M> {
         let target = if folio.unmapped_pages() > 0 { None } else { self.find_block(order) };
         let Some(target) = target else { return self.split(page, order) };
         match self.batch.add(page, target) {
-            Ok(()) => Large::Added,
+            Ok(()) => {
+                self.leaves(head, order);
+                Large::Added
+            }
             Err((stays, _)) => Large::Stays(stays),
         }
     }
@@ -304,6 +329,10 @@ impl<'v, 'r, M: Machine> Pass<'v, 'r, M> {
             Ok(Went::Away) => {}
             Err(stays) => kept.note(stays, pages),
         });
+        let left = core::mem::replace(&mut self.leaving, self.range.start..self.range.start);
+        if !left.is_empty() {
+            self.close(left);
+        }
     }
 
     /// Finds a block of 2^order frames outside the range. Those inside are set aside as below.

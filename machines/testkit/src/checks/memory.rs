@@ -176,3 +176,19 @@ pub(super) fn is_zero<M: Machine>(w: &World<'_, '_, M>) -> Checked {
     }
     Ok(())
 }
+
+pub(super) fn same_bytes<M: Machine>(w: &World<'_, '_, M>) -> Checked {
+    let (block, machine) = (Block::new(w)?, w.machine());
+    let (one, other) = (block.frame(0), block.frame(1));
+    let same = || (machine.same_bytes(one, other), machine.hash_page(one, 5) == machine.hash_page(other, 5));
+    block.zero(0, Order::new(1));
+    holds("two pages of zeroes are the same, and their hashes are", same() == (true, true))?;
+    for offset in [0, 1, 7, 8, 63, 64, 511, 512, 2047, 2048, 4088, 4095] {
+        block.write(0, offset, &[0x10]);
+        holds("pages of which one has another bit set are not the same", !same().0)?;
+        block.write(1, offset, &[0x10]);
+        holds("with the same bits they are, and their hashes are", same() == (true, true))?;
+    }
+    holds("a page is the same as itself", machine.same_bytes(one, one))?;
+    Ok(())
+}

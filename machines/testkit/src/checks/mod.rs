@@ -167,7 +167,7 @@ pub fn check<'v, M: Machine>(
 }
 
 /// All checks, in the order in which a port comes up. The direct map is asked first and last.
-pub fn all<'v, M: Machine>() -> [Check<'v, M>; 34] {
+pub fn all<'v, M: Machine>() -> [Check<'v, M>; 35] {
     macro_rules! table {
         ($($name:literal, $why:literal, $run:path;)*) => {
             [$(Check { name: $name, why: $why, run: $run }),*]
@@ -181,6 +181,7 @@ pub fn all<'v, M: Machine>() -> [Check<'v, M>; 34] {
         "copy: all of a block, and no more", "a child reads what its parent never wrote", memory::copy;
         "read_bytes, write_bytes: these bytes and no others", "a read of another program's memory lies", memory::bytes;
         "is_zero: never true of a page with a bit set", "a page with data is dropped as empty", memory::is_zero;
+        "same_bytes, hash_page: equal where the bytes are", "a page is given up for another one", memory::same_bytes;
         "now_ns: never back", "waits end early or never", tasks::clock;
         "current_cpu: below nr_cpus, below Cpus::MAX", "per-CPU data is read past its end", tasks::cpu_numbers;
         "current_cpu: no two tasks at once", "two CPUs write one list of free pages", tasks::one_task_a_cpu;

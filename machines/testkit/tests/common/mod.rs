@@ -37,6 +37,8 @@ pub(crate) enum Bug {
     CopiesTooMuch,
     WritesAtTheStart,
     LooksAtOneWord,
+    ComparesAHalf,
+    HashesTheFrameNumber,
     ClockGoesBack,
     OneCpuForAll,
     WaitsTwice,
@@ -176,6 +178,18 @@ unsafe impl PhysMem for Planted {
         let mut first = [0; 8];
         self.inner.read_bytes(pfn, 0, &mut first);
         if has(Bug::LooksAtOneWord) { first == [0; 8] } else { self.inner.is_zero(pfn) }
+    }
+    fn same_bytes(&self, one: Pfn, other: Pfn) -> bool {
+        let half = |pfn| {
+            let mut bytes = [0; PAGE_SIZE / 2];
+            self.inner.read_bytes(pfn, 0, &mut bytes);
+            bytes
+        };
+        if has(Bug::ComparesAHalf) { half(one) == half(other) } else { self.inner.same_bytes(one, other) }
+    }
+    fn hash_page(&self, pfn: Pfn, key: u64) -> u64 {
+        let hash = self.inner.hash_page(pfn, key);
+        if has(Bug::HashesTheFrameNumber) { hash ^ pfn.0 } else { hash }
     }
     fn admit(&self) -> bool {
         self.inner.admit()

@@ -2,7 +2,7 @@
 
 use super::Effort;
 use crate::{
-    FolioEvent, FolioMode, FolioPolicy, Mm, PinFlags,
+    Advice, FolioEvent, FolioMode, FolioPolicy, Mm, PinFlags,
     testing::{M, P, RW, World, pages},
     vma::Backing,
 };
@@ -57,6 +57,28 @@ fn a_quarter_is_emptied_and_given_back() {
         drop(taken);
         assert_eq!(w.vm.give_back(range.clone()), 1024 - kernel);
         assert_eq!((w.vm.stats().offline, w.vm.give_back(range)), (0, 0));
+        w.vm.validate().unwrap();
+    });
+}
+
+/// Pages leave in batches, and a split frees what nobody maps: both is free in the range for a moment.
+#[test]
+fn no_page_goes_to_a_frame_that_another_one_has_just_left() {
+    World::run(|w| {
+        let order = Order::new(4);
+        w.vm.set_folio_policy(FolioPolicy::default().with(order, FolioMode::Always));
+        let (range, n) = (quarter(w), 2496);
+        let mm = program(w, n);
+        w.vm.set_folio_policy(FolioPolicy::default());
+        let odd = |i: u64| i % 2 == 1;
+        for i in (0..n).filter(|&i| odd(i)) {
+            mm.madvise(Va((16 + i) * P), P, Advice::DontNeed).unwrap();
+        }
+        let before = inside(&mm, n, &range);
+        let done = w.vm.evacuate(range.clone(), Effort::Light);
+        // Each of them has moved once.
+        assert_eq!((done.moved, inside(&mm, n, &range)), (before, 0), "{done}");
+        assert!((0..n).all(|i| mm.load((16 + i) * P) == Ok(if odd(i) { 0 } else { (i % 251) as u8 })));
         w.vm.validate().unwrap();
     });
 }

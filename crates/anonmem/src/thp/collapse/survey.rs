@@ -4,6 +4,7 @@ use super::outcome::{CollapseLimits, NotCollapsed};
 use anonmem_frame::{Frames, Mapping};
 use anonmem_hal::{Machine, Marker, Pfn, Present, Pte, SoftLeaf, VaRange};
 use anonmem_pgtable::{PteTable, StableVma};
+use core::ops::Range;
 
 /// The pages of a window, by what they are.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -43,13 +44,13 @@ impl Survey {
         window: VaRange,
     ) -> Result<Self, NotCollapsed> {
         let mut found = Self { one_folio: true, ..Self::default() };
-        let mut first = None;
+        let (mut first, mut known) = (None, 0..0);
         for (nth, va) in (0..).zip(window.iter_pages()) {
             match table.peek(va) {
                 Pte::Present(present) if !present.special => {
                     let head = *first.get_or_insert(present.pfn);
                     found.one_folio &= nth == 0 || Some(present.pfn) == after(head, nth);
-                    found.note(frames, present)?;
+                    found.note(frames, present, &mut known)?;
                 }
                 other @ (Pte::None | Pte::Present(_) | Pte::Soft(_)) => found.note_other(other)?,
             }
@@ -62,23 +63,36 @@ impl Survey {
         if found.present + found.swapped == 0 { Err(NotCollapsed::Empty) } else { Ok(found) }
     }
 
-    fn note<M: Machine>(&mut self, frames: &Frames<M>, present: Present) -> Result<(), NotCollapsed> {
+    /// Notes a page that is there. Of a large folio that is `known`, by its frames, only the page is asked.
+    fn note<M: Machine>(
+        &mut self,
+        frames: &Frames<M>,
+        present: Present,
+        known: &mut Range<u64>,
+    ) -> Result<(), NotCollapsed> {
         self.present += 1;
         if present.uffd_wp {
             return Err(NotCollapsed::Marked);
         }
-        // The frame may be anything by now: only a hint.
-        let Some(folio) = frames.folio(present.pfn) else { return Ok(()) };
-        if matches!(folio.mapping(), Mapping::Ksm(_)) {
-            // Who copies it undoes a merge: not unless he was told to take whatever there is.
-            self.shared = u64::MAX;
-        } else if !frames.page_is_exclusive(present.pfn) {
+        if !known.contains(&present.pfn.0) {
+            // The frame may be anything by now: only a hint.
+            let Some(folio) = frames.folio(present.pfn) else { return Ok(()) };
+            if folio.maybe_pinned() {
+                return Err(NotCollapsed::Pinned);
+            }
+            if matches!(folio.mapping(), Mapping::Ksm(_)) {
+                // Who copies it undoes a merge: not unless he was told to take whatever there is.
+                self.shared = u64::MAX;
+                return Ok(());
+            }
+            if folio.is_large() {
+                *known = folio.pfn().0..folio.pfn().0 + folio.nr_pages().0;
+            }
+        }
+        if !frames.page_is_exclusive(present.pfn) {
             self.shared = self.shared.saturating_add(1);
         }
-        if folio.maybe_pinned() {
-            return Err(NotCollapsed::Pinned);
-        }
-        if folio.is_large() && !present.young && !present.dirty {
+        if known.contains(&present.pfn.0) && !present.young && !present.dirty {
             self.untouched += 1;
         }
         Ok(())
