@@ -13,7 +13,7 @@ use crate::{
 };
 use anonmem::{
     Advice, BlockEffort, CollapseLimits, Collapsed, Effort, FolioMode, FolioPolicy, KsmSettings, LockMode,
-    MergeAny, Mm, Populate, Prot,
+    MergeAny, MergeDomains, Mm, Populate, Prot,
 };
 use anonmem_hal::{Order, PAGE_SIZE, Pfn, VaRange};
 use std::{io, ops::Range};
@@ -35,6 +35,7 @@ pub(super) const EXPERIMENT: Experiment = Experiment {
         "collapse-in-place",
         "ksm-pairs",
         "ksm-equal",
+        "ksm-hundred",
     ],
     ours: Some(ours),
     host: Some(host),
@@ -70,6 +71,7 @@ fn ours(_: &Bench, samples: &mut Samples) {
     samples.add("collapse-in-place", Side::Ours, in_place);
     samples.add("ksm-pairs", Side::Ours, merge(|page| page / 2));
     samples.add("ksm-equal", Side::Ours, merge(|_| 1));
+    samples.add("ksm-hundred", Side::Ours, merge_programs());
 }
 
 fn host(_: &Bench, samples: &mut Samples, size: Folios) -> io::Result<()> {
@@ -185,30 +187,66 @@ fn collapse_to_leaves() -> [f64; 2] {
     })
 }
 
+/// The bytes of a page of this number.
+fn numbered(number: u64) -> [u8; PAGE_SIZE] {
+    let mut bytes = [0; PAGE_SIZE];
+    for (nth, word) in bytes.chunks_exact_mut(8).enumerate() {
+        let mixed = (number * 512 + nth as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        word.copy_from_slice(&mixed.to_le_bytes());
+    }
+    bytes
+}
+
+/// Lets KSM sweep over all frames, so many times; returns how many pages were given up.
+fn sweep(world: &World, sweeps: u32) -> u64 {
+    let (mut freed, mut swept) = (0, 0);
+    while swept < sweeps {
+        let done = world.vm.ksm_scan(PAGES).expect("memory for its table");
+        freed += done.freed;
+        swept += u32::from(done.swept);
+    }
+    freed
+}
+
 /// Nanoseconds per page that is given up for an equal one; pages with the same number are equal.
 fn merge(number: impl Fn(u64) -> u64) -> f64 {
     with_pages(FRAMES, PAGES, 0, |world, mm, range| {
-        let machine = world.vm.machine();
         for page in 0..PAGES {
-            let mut bytes = [0; PAGE_SIZE];
-            for (nth, word) in bytes.chunks_exact_mut(8).enumerate() {
-                let mixed = (number(page) * 512 + nth as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-                word.copy_from_slice(&mixed.to_le_bytes());
-            }
-            machine.arena().write(frame(mm, range, page), 0, &bytes);
+            world.vm.machine().arena().write(frame(mm, range, page), 0, &numbered(number(page)));
         }
         mm.set_merge_any(MergeAny::Yes).expect("memory");
         let settings = KsmSettings { max_page_sharing: 1 << 20, smart_scan: false, ..KsmSettings::default() };
         world.vm.set_ksm(settings).expect("nothing is merged");
-        let (mut freed, mut sweeps) = (0, 0);
-        let ns = time(|| {
-            while sweeps < 3 {
-                let done = world.vm.ksm_scan(PAGES).expect("memory for its table");
-                freed += done.freed;
-                sweeps += u32::from(done.swept);
-            }
-        });
+        let mut freed = 0;
+        let ns = time(|| freed = sweep(world, 3));
         assert!(freed * 10 >= PAGES * 4, "{freed} pages of {PAGES} were given up");
         ns / freed as f64
     })
+}
+
+/// Programs that have the same, and how many pages of it: 4 MiB.
+const PROGRAMS: u64 = 100;
+const THEIRS: u64 = 1_024;
+
+/// Nanoseconds per page that is given up, where many programs have the same pages: two sweeps are enough for
+/// all of them.
+fn merge_programs() -> f64 {
+    let world = World::with((PROGRAMS + 8) * THEIRS, LockMode::Mmap);
+    let _cpu = world.enter(0);
+    let settings = KsmSettings { domains: MergeDomains::One, ..KsmSettings::default() };
+    world.vm.set_ksm(settings).expect("nothing is merged");
+    let programs: Vec<_> = (0..PROGRAMS).map(|_| world.new_mm()).collect();
+    for mm in &programs {
+        let _active = Active::on(mm, 0);
+        let range = map_region(mm, 0, THEIRS as usize * PAGE);
+        mm.populate(range, Populate::Write).expect("memory for the region");
+        for page in 0..THEIRS {
+            world.vm.machine().arena().write(frame(mm, range, page), 0, &numbered(page));
+        }
+        mm.set_merge_any(MergeAny::Yes).expect("memory");
+    }
+    let mut freed = 0;
+    let ns = time(|| freed = sweep(&world, 2));
+    assert_eq!(freed, (PROGRAMS - 1) * THEIRS, "all of them but one share what they have alike");
+    ns / freed as f64
 }

@@ -367,6 +367,10 @@ pub const ROWS: &[Row] = &[
         .most(1500.0)
         .ours("the same where all pages are equal")
         .host("not done here"),
+    row("ksm-hundred", "KSM, a hundred programs alike")
+        .most(1500.0)
+        .ours("two sweeps over 100 programs that have the same 4 MiB each, per page that is given up: all but one's")
+        .host("not done here"),
     lookup("lookup-10", "VMA lookup among 10", "the VMA of a random address, without a lock"),
     lookup("lookup-1000", "VMA lookup among 1,000", "the same among 1,000"),
     lookup(
