@@ -190,8 +190,8 @@ pub unsafe trait PhysMem {
     }
 
     /// A hash of the frame's bytes under a key; programs may be writing to them. Frames with equal bytes have
-    /// equal hashes under one key. Others may, too, but nobody who does not know the key can make such frames:
-    /// each costs a comparison. [`PageHash`] is such a hash.
+    /// equal hashes under one key. Others may, too. But who does not know the key cannot make such frames,
+    /// each of which would cost a comparison. [`PageHash`] is such a hash.
     ///
     /// # Panics
     /// If there is no such frame.
@@ -201,8 +201,8 @@ pub unsafe trait PhysMem {
         hash.finish()
     }
 
-    /// Whether two frames have the same bytes; programs may be writing to them. If nobody does, neither `true`
-    /// nor `false` may be wrong: one of two equal frames is given up.
+    /// Whether two frames have the same bytes; programs may be writing to them. If nobody does, the answer is
+    /// right: one of two equal frames is given up.
     ///
     /// # Panics
     /// If there is no such frame.

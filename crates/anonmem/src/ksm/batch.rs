@@ -5,9 +5,7 @@
 //! as they were meanwhile, and nobody waits for it who does not wait for folio locks.
 
 use super::{
-    merge::{Candidate, NotMerged},
-    scan::KsmScanned,
-    stable::Stable,
+    merge::{Equal, NotMerged, Pending},
     state::add,
 };
 use crate::{ids::StableId, rmap::machine::Machine, vm::Vm};
@@ -19,63 +17,37 @@ const MOST: usize = 16;
 /// Frames that the hand passes before those that wait are merged: they are locked.
 const PASSED: u64 = 128;
 
-/// What an entry gets instead of its page.
-pub(super) enum Equal<'v, M: Machine> {
-    /// The zero page.
-    Zero,
-    /// The page of a stable node.
-    Stable(Stable<'v, M>),
-    /// Another page, which becomes that of one.
-    Other(Candidate<'v, M>),
-}
-
-/// A page that is about to be merged.
-pub(super) struct Pending<'v, M: Machine> {
-    pub(super) page: Candidate<'v, M>,
-    pub(super) hash: u64,
-    pub(super) equal: Equal<'v, M>,
-}
-
-impl<'v, M: Machine> Pending<'v, M> {
-    /// The pages that are taken from their entries: both of two, of which one becomes a stable node's.
-    pub(super) fn taken(&self) -> impl Iterator<Item = &Candidate<'v, M>> {
-        let other = match &self.equal {
-            Equal::Other(other) => Some(other),
-            Equal::Zero | Equal::Stable(_) => None,
-        };
-        core::iter::once(&self.page).chain(other)
-    }
-}
-
 /// Pages that are about to be merged.
 pub(super) struct MergeBatch<'v, M: Machine> {
     vm: &'v Vm<M>,
     pending: [Option<Pending<'v, M>>; MOST],
     len: usize,
-    /// Frames that the hand has passed since the first one came.
+    /// Frames that the hand has passed since the last time.
     passed: u64,
+    /// Pages that were given up.
+    freed: u64,
 }
 
 impl<'v, M: Machine> MergeBatch<'v, M> {
     /// An empty one.
     pub(super) const fn new(vm: &'v Vm<M>) -> Self {
-        Self { vm, pending: [const { None }; MOST], len: 0, passed: 0 }
+        Self { vm, pending: [const { None }; MOST], len: 0, passed: 0, freed: 0 }
     }
 
     /// Adds one, and merges all if there are enough.
-    pub(super) fn add(&mut self, pending: Pending<'v, M>, done: &mut KsmScanned) {
+    pub(super) fn add(&mut self, pending: Pending<'v, M>) {
         self.pending[self.len] = Some(pending);
         self.len += 1;
         if self.len == MOST {
-            self.finish(done);
+            self.finish();
         }
     }
 
     /// Notes that the hand has passed a frame.
-    pub(super) fn pass(&mut self, done: &mut KsmScanned) {
+    pub(super) fn pass(&mut self) {
         self.passed += 1;
         if self.passed > PASSED {
-            self.finish(done);
+            self.finish();
         }
     }
 
@@ -83,8 +55,8 @@ impl<'v, M: Machine> MergeBatch<'v, M> {
         self.pending[..self.len].iter().flatten()
     }
 
-    /// Whether a page of this hash and domain is about to become a stable node's: then an equal one is to find
-    /// it there.
+    /// Whether a page of this hash and domain is about to become a stable node's: then an equal one is to
+    /// find it there.
     pub(super) fn makes_stable(&self, (hash, domain): (u64, u64)) -> bool {
         self.all().any(|pending| {
             matches!(pending.equal, Equal::Other(_)) && (pending.hash, pending.page.domain) == (hash, domain)
@@ -93,12 +65,18 @@ impl<'v, M: Machine> MergeBatch<'v, M> {
 
     /// How many pages are about to be merged into that of a node.
     pub(super) fn coming_to(&self, id: StableId) -> u64 {
-        let comes = |pending: &&Pending<'v, M>| matches!(&pending.equal, Equal::Stable(stable) if stable.id == id);
-        self.all().filter(comes).count() as u64
+        let comes = |equal: &Equal<'v, M>| matches!(equal, Equal::Stable(stable) if stable.id == id);
+        self.all().filter(|pending| comes(&pending.equal)).count() as u64
+    }
+
+    /// Merges the rest; returns how many pages were given up in all.
+    pub(super) fn into_freed(mut self) -> u64 {
+        self.finish();
+        self.freed
     }
 
     /// Merges all of them.
-    pub(super) fn finish(&mut self, done: &mut KsmScanned) {
+    pub(super) fn finish(&mut self) {
         self.passed = 0;
         if self.len == 0 {
             return;
@@ -112,13 +90,13 @@ impl<'v, M: Machine> MergeBatch<'v, M> {
         tlb.flush();
         let len = core::mem::take(&mut self.len);
         for (pending, taken) in self.pending[..len].iter_mut().filter_map(Option::take).zip(taken) {
-            conclude(self.vm, pending, taken, done);
+            self.freed += conclude(self.vm, pending, taken);
         }
     }
 }
 
-/// Merges a page whose entries are taken, and counts what came of it.
-fn conclude<M: Machine>(vm: &Vm<M>, pending: Pending<'_, M>, taken: bool, done: &mut KsmScanned) {
+/// Merges a page, if its entries are taken, and counts what came of it; returns how many pages are free.
+fn conclude<M: Machine>(vm: &Vm<M>, pending: Pending<'_, M>, taken: bool) -> u64 {
     let Pending { page, hash, equal } = pending;
     let (counts, pfn): (_, Pfn) = (&vm.ksm.counts, page.page.pfn());
     let (merged, counter) = match equal {
@@ -136,8 +114,11 @@ fn conclude<M: Machine>(vm: &Vm<M>, pending: Pending<'_, M>, taken: bool, done: 
     match merged {
         Ok(()) => {
             add(counter, 1);
-            done.freed += 1;
+            1
         }
-        Err(NotMerged) => add(&counts.refused, 1),
+        Err(NotMerged) => {
+            add(&counts.refused, 1);
+            0
+        }
     }
 }

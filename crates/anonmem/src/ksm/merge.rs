@@ -23,7 +23,7 @@
 //! migration, so that an entry changes twice and is flushed once. All mappings of a page are merged together,
 //! or none.
 
-use super::{batch::Pending, node::MergedAt, stable::Stable};
+use super::{node::MergedAt, stable::Stable};
 use crate::{
     ids::VmaId,
     migrate::{Waiting, follow, put_back, restore, try_to_migrate},
@@ -46,13 +46,45 @@ pub(super) struct Candidate<'v, M: Machine> {
     pub(super) domain: u64,
 }
 
+/// What an entry gets instead of its page.
+pub(super) enum Equal<'v, M: Machine> {
+    /// The zero page.
+    Zero,
+    /// The page of a stable node.
+    Stable(Stable<'v, M>),
+    /// Another page, which becomes that of one.
+    Other(Candidate<'v, M>),
+}
+
+/// A page that is about to be merged.
+pub(super) struct Pending<'v, M: Machine> {
+    pub(super) page: Candidate<'v, M>,
+    pub(super) hash: u64,
+    pub(super) equal: Equal<'v, M>,
+}
+
+impl<'v, M: Machine> Pending<'v, M> {
+    /// The pages that are taken from their entries: both of two, of which one becomes a stable node's.
+    pub(super) fn taken(&self) -> impl Iterator<Item = &Candidate<'v, M>> {
+        let other = match &self.equal {
+            Equal::Other(other) => Some(other),
+            Equal::Zero | Equal::Stable(_) => None,
+        };
+        core::iter::once(&self.page).chain(other)
+    }
+}
+
 /// Nothing was merged, and everything is as it was.
 pub(super) struct NotMerged;
 
 impl<M: Machine> Vm<M> {
-    /// Takes the pages from all of their entries, which wait; `false` if one of them stays, so that all must be
-    /// put back. CPUs may still write to them until `tlb` is flushed.
-    pub(super) fn take_from_entries<'v>(&'v self, pending: &Pending<'v, M>, tlb: &mut TlbBatch<'v, M>) -> bool {
+    /// Takes the pages from all of their entries, which wait; `false` if one of them stays, so that all must
+    /// be put back. CPUs may still write to them until `tlb` is flushed.
+    pub(super) fn take_from_entries<'v>(
+        &'v self,
+        pending: &Pending<'v, M>,
+        tlb: &mut TlbBatch<'v, M>,
+    ) -> bool {
         let still_agrees = |vma: VmaId| match self.vma(vma).flags().contains(VmFlags::MERGEABLE) {
             true => ControlFlow::Continue(()),
             // Under the page-table lock: who takes the consent back comes by afterwards, and breaks what was
@@ -80,8 +112,8 @@ impl<M: Machine> Vm<M> {
         }
     }
 
-    /// Whether the page of a stable node, which is locked, is still that, and takes one more; its node has the
-    /// place of that one then.
+    /// Whether the page of a stable node, which is locked, is still that, and takes one more; its node has
+    /// the place of that one then.
     fn takes(&self, kept: &FolioGuard<'_, M>, stable: &Stable<'_, M>, page: &Candidate<'_, M>) -> bool {
         let (nodes, most) = (self.stable_nodes(), u64::from(self.ksm.settings.get().max_page_sharing));
         if kept.folio().mapping() != Mapping::Ksm(stable.id.raw()) {

@@ -15,8 +15,8 @@
 //! | `frame`, `left` | the folio lock of the page, and of the frame that it moves to; `left` goes under the scanner's |
 //! | places | the scanner's lock and the folio lock of the page, while nothing is `left` |
 //!
-//! A page that a thousand programs share has a thousand places. So each but the first is in a bucket of places,
-//! where the scanner asks whether a node has it ([`places`](super::places)).
+//! A page that a thousand programs share has a thousand places. So each but the first is in a bucket, where
+//! the scanner asks whether a node has it (`places`).
 //!
 //! Linux: mm/ksm.c `struct ksm_stable_node`, `struct ksm_rmap_item`. Differs: a place is a family's, not a
 //! process's; no object is kept for a page that was not merged.

@@ -1,7 +1,7 @@
 //! The places of stable nodes: added, found again, and taken out.
 //!
-//! All of them are on the list of their node, which walks of the reverse map follow. Those after the first are
-//! in buckets, too, by node and place: a page that is merged where its node has a place needs no other.
+//! All of them are on the list of their node, which walks of the reverse map follow. Those after the first
+//! are in buckets, too, by node and place. A page that is merged where its node has a place needs no other.
 
 use super::{
     node::{MergedAt, StableNodes},

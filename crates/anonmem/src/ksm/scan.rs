@@ -11,8 +11,8 @@
 //! page, and no walk over address spaces.
 
 use super::{
-    batch::{Equal, MergeBatch, Pending},
-    merge::Candidate,
+    batch::MergeBatch,
+    merge::{Candidate, Equal, Pending},
     node::MergedAt,
     settings::MergeDomains,
     state::add,
@@ -86,12 +86,12 @@ impl<M: Machine> Vm<M> {
             }
             let at = self.ksm.at.get();
             self.look_at(at, &mut batch, &mut done);
-            batch.pass(&mut done);
+            batch.pass();
             self.prune_beside(at, nr);
             done.swept = at + 1 == nr;
             self.ksm.at.set(if done.swept { 0 } else { at + 1 });
         }
-        batch.finish(&mut done);
+        done.freed = batch.into_freed();
         if done.swept {
             self.end_sweep();
         }
@@ -118,7 +118,7 @@ impl<M: Machine> Vm<M> {
             let at = at.filter(|at| *at < self.machine().nr_frames()).expect("a frame of this machine");
             self.look_at(at, &mut batch, &mut done);
         }
-        batch.finish(&mut done);
+        done.freed = batch.into_freed();
         add(&self.ksm.counts.scanned, done.scanned);
         Ok(done)
     }
@@ -142,8 +142,8 @@ impl<M: Machine> Vm<M> {
         }
     }
 
-    /// Looks at the page in frame `at`, relative to the first, if there is one that may be merged. One that has
-    /// not changed since the sweep before goes to the batch if an equal one is known. Else it waits for one.
+    /// Looks at the page in frame `at`, relative to the first, if there is one that may be merged. One that
+    /// has not changed since the sweep before goes to the batch if an equal one is known. Else it waits.
     #[doc(alias = "cmp_and_merge_page")]
     fn look_at<'v>(&'v self, at: u64, batch: &mut MergeBatch<'v, M>, done: &mut KsmScanned) {
         let pfn = self.machine().base_pfn().offset(at);
@@ -168,10 +168,10 @@ impl<M: Machine> Vm<M> {
             return;
         }
         if batch.makes_stable((hash, page.domain)) {
-            batch.finish(done);
+            batch.finish();
         }
         match self.equal_of(&page, hash, batch) {
-            Some(equal) => batch.add(Pending { page, hash, equal }, done),
+            Some(equal) => batch.add(Pending { page, hash, equal }),
             None => {
                 self.ksm.wait_for_equal(&self.frames, hash, at);
                 page.lock.set_note(Note { age: (note.age + 1).min(MAX_AGE), ..note }.bits());

@@ -253,7 +253,8 @@ impl<'v, 'r, M: Machine> Pass<'v, 'r, M> {
         at.offset(SWAP_CLUSTER_MAX as u64).min(end)
     }
 
-    /// Moves pages of a shared object, the first of which is in frame `at`. No folio is locked meanwhile: mmap locks come first.
+    /// Moves pages of a shared object, the first of which is in frame `at`. No folio is locked meanwhile:
+    /// mmap locks come first.
     fn move_shared(&mut self, at: Pfn, run: &SharedRun, done: &mut Evacuation) {
         self.finish(done);
         while (self.targets.len as u64) < run.pages {
@@ -281,8 +282,8 @@ impl<'v, 'r, M: Machine> Pass<'v, 'r, M> {
         self.close(at..at.offset(run.pages));
     }
 
-    /// Takes what is free of these frames out of use, as far as they are of the range. What has just been left
-    /// is at hand for the next allocation, and is no place for the next pages to go to.
+    /// Takes what is free of these frames out of use, as far as they are of the range. What has just been
+    /// left is at hand for the next allocation, and is no place for the next pages to go to.
     fn close(&self, left: Range<Pfn>) {
         let inside = left.start.max(self.range.start)..left.end.min(self.range.end);
         self.vm.frames.take_offline(inside, self.why);
