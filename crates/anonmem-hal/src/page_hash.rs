@@ -33,18 +33,19 @@ impl PageHash {
             key.rotate_left(31) ^ 0x94d0_49bb_1331_11eb,
             key.rotate_left(47) ^ 0xd6e8_feb8_6659_fd93,
         ];
-        // A lane begins with another one's secret: with its own, the two words of the first chunk could be
+        // No lane begins with the first secret, which words are mixed with: else two of them could be
         // exchanged.
-        let [a, b, c, d] = secret;
-        Self { secret, lanes: [b, c, d, a] }
+        let [_, b, c, d] = secret;
+        Self { secret, lanes: [b, c, d, b.rotate_left(32) ^ d] }
     }
 
     /// Takes eight words in.
     #[inline(always)]
     pub const fn add(&mut self, words: [u64; Self::WORDS]) {
         let [a, b, c, d, e, f, g, h] = words;
-        let ([k, l, m, n], [o, p, q, r]) = (self.secret, self.lanes);
-        self.lanes = [fold(a ^ k, b ^ o), fold(c ^ l, d ^ p), fold(e ^ m, f ^ q), fold(g ^ n, h ^ r)];
+        // One secret for all lanes, which begin with others: more of them do not fit into registers.
+        let (k, [o, p, q, r]) = (self.secret[0], self.lanes);
+        self.lanes = [fold(a ^ k, b ^ o), fold(c ^ k, d ^ p), fold(e ^ k, f ^ q), fold(g ^ k, h ^ r)];
     }
 
     /// The hash of what was taken in.
