@@ -78,6 +78,7 @@ bench-instructions-planted: deps ## Take away an optimisation and show that the 
 lint: ## Check formatting, clippy, documentation and the rules of style
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
+	$(CARGO) clippy --locked --package anonmem-cli --no-default-features --all-targets -- -D warnings
 	$(CARGO) clippy --locked --package anonmem-microvm --package anonmem-toy --profile microvm -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps
 	$(CARGO) xtask tidy

@@ -36,3 +36,19 @@ fn sockets_lead_where_they_lead_on_linux() {
         same_table_as_host("sockets", &["--cpus", cpus]);
     }
 }
+
+/// Messages that are looked at, lost, refused and signed.
+#[test]
+fn messages_are_looked_at_lost_and_signed_as_on_linux() {
+    for cpus in ["1", "4"] {
+        same_table_as_host("messages", &["--cpus", cpus]);
+    }
+}
+
+/// Sockets that nobody can receive go, and what can be received stays.
+#[test]
+fn sockets_that_nobody_can_receive_go_as_on_linux() {
+    for cpus in ["1", "4"] {
+        same_table_as_host("cycles", &["--cpus", cpus]);
+    }
+}

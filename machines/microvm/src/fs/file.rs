@@ -68,6 +68,9 @@ pub trait Object: Send + Sync + Any {
     fn ioctl(&self, _request: u32, _argument: u64) -> Result<usize> {
         Err(ENOTTY)
     }
+    /// Tells the queues that only who has the object can read, by numbers of their own: descriptions may be
+    /// in them (`SCM_RIGHTS`). Does not sleep.
+    fn queues(&self, _each: &mut dyn FnMut(usize)) {}
     /// Says whether the object has no position.
     fn is_stream(&self) -> bool {
         true
@@ -239,6 +242,13 @@ impl OpenFile {
     pub fn check_writable(&self) -> Result<()> {
         let path_only = matches!(self.target, Target::Path);
         if path_only || self.flags() & abi::O_ACCMODE == abi::O_RDONLY { Err(EBADF) } else { Ok(()) }
+    }
+
+    /// Tells the queues of its object.
+    pub fn queues(&self, each: &mut dyn FnMut(usize)) {
+        if let Target::Object(object) = &self.target {
+            object.queues(each);
+        }
     }
 
     /// Gives the object if it is a `T`.

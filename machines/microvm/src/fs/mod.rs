@@ -3,6 +3,7 @@
 //! The tree itself (names, inodes, bytes) is `anonmem_oslib::vfs`. Here is what needs the machine: what
 //! waits, what reaches the console, what is mapped.
 
+pub mod backlog;
 pub mod block;
 pub mod counter;
 pub mod device;
@@ -10,6 +11,7 @@ pub mod epoll;
 pub mod event;
 pub mod file;
 pub mod iov;
+pub mod link;
 pub mod open;
 pub mod packets;
 pub mod pages;

@@ -5,9 +5,9 @@
 //! `unix_dgram_sendmsg`.
 
 use super::event::Event;
-use super::file::{HUP, IN, OUT, Ready, Wait, block_on};
+use super::file::{ERR, HUP, IN, OUT, Ready, Wait, block_on};
 use super::iov::{From, To};
-use super::parcel::{Files, Parcel};
+use super::parcel::{Credentials, Files, Parcel, Signature, Taking, Who};
 use crate::arch::lock::SpinLock;
 use crate::arch::mem::PAGE;
 use crate::heap;
@@ -16,9 +16,9 @@ use crate::sched::Mutex;
 use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use anonmem_oslib::Result;
 use anonmem_oslib::address::Address;
 use anonmem_oslib::errno::{ECONNREFUSED, EFAULT, EMSGSIZE, ENOBUFS, ENOTCONN, EPIPE};
+use anonmem_oslib::{Errno, Result};
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use linux_raw_sys::general as abi;
 
@@ -27,7 +27,7 @@ use linux_raw_sys::general as abi;
 const ROOM: usize = 212_992;
 const OVERHEAD: usize = 768;
 /// The largest message.
-const LARGEST: usize = ROOM - 32;
+pub const LARGEST: usize = ROOM - 32;
 
 /// Whether a reader learns that nobody is left who could send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +36,8 @@ pub enum Kind {
     Datagram,
     /// It does: sequenced packets.
     Sequenced,
+    /// It does not, and what finds no room or nobody is lost: datagrams over a network.
+    Lossy,
 }
 
 /// What was received of a message.
@@ -46,14 +48,16 @@ pub struct Received {
     pub len: usize,
     /// Descriptions that came along.
     pub files: Files,
-    /// Who sent it.
+    /// Who sent it: his address.
     pub from: Option<Arc<Address>>,
+    /// Who he is.
+    pub who: Option<Who>,
 }
 
 impl Received {
     /// Nothing: the end.
     fn nothing() -> Received {
-        Received { n: 0, len: 0, files: Files::new(), from: None }
+        Received { n: 0, len: 0, files: Files::new(), from: None, who: None }
     }
 }
 
@@ -65,6 +69,8 @@ pub struct Letter<'a> {
     pub from: &'a Arc<Address>,
     /// Descriptions that go along.
     pub parcel: Option<Parcel>,
+    /// Who sends it.
+    pub signed: Signature,
 }
 
 /// Bytes of all messages. They may take a sixteenth of memory.
@@ -75,6 +81,7 @@ struct Message {
     bytes: Vec<u8>,
     parcel: Option<Parcel>,
     from: Arc<Address>,
+    who: Option<Who>,
 }
 
 impl Message {
@@ -82,7 +89,7 @@ impl Message {
     ///
     /// # Errors
     /// `ENOBUFS` if there are too many, or memory has no room.
-    fn new(len: usize, parcel: Option<Parcel>, from: &Arc<Address>) -> Result<Message> {
+    fn new(len: usize, parcel: Option<Parcel>, from: &Arc<Address>, who: Option<Who>) -> Result<Message> {
         if heap::is_short() {
             return Err(ENOBUFS);
         }
@@ -96,8 +103,17 @@ impl Message {
         } else {
             BYTES.fetch_sub(len, Relaxed);
         }
-        let message = Message { bytes, parcel, from: from.clone() };
+        let message = Message { bytes, parcel, from: from.clone(), who };
         found.map(|()| message).map_err(|_| ENOBUFS)
+    }
+
+    /// Delivers what there is room for, with these descriptions.
+    fn deliver(&self, to: &mut To<'_>, files: Files) -> Result<Received> {
+        let (n, len) = (self.bytes.len().min(to.left()), self.bytes.len());
+        if to.put(&self.bytes[..n]) < n {
+            return Err(EFAULT);
+        }
+        Ok(Received { n, len, files, from: Some(self.from.clone()), who: self.who })
     }
 }
 
@@ -112,6 +128,10 @@ struct State {
     messages: VecDeque<Message>,
     reader_gone: bool,
     writer_gone: bool,
+    /// What the reader is told first.
+    error: Option<Errno>,
+    /// Whether the reader wants to know who sends.
+    credentials: Credentials,
 }
 
 impl State {
@@ -177,9 +197,20 @@ impl Packets {
     ///
     /// # Errors
     /// `EAGAIN`, `ERESTARTSYS`; `EFAULT`, and the message is gone.
-    pub fn receive(&self, to: &mut To<'_>, wait: Wait) -> Result<Received> {
+    pub fn receive(&self, to: &mut To<'_>, wait: Wait, taking: Taking) -> Result<Received> {
+        let mut looked = None;
         let message = block_on(&self.receive.filled, wait, || {
             let mut state = self.receive.state.lock();
+            if let Some(error) = state.error.take() {
+                return Some(Err(error));
+            }
+            if taking == Taking::Look
+                && let Some(message) = state.messages.front()
+            {
+                let files = message.parcel.as_ref().map_or_else(Files::new, Parcel::look);
+                looked = Some(message.deliver(to, files));
+                return Some(Ok(None));
+            }
             match state.messages.pop_front() {
                 Some(message) => Some(Ok(Some(message))),
                 None if state.reader_gone => Some(Ok(None)),
@@ -187,14 +218,32 @@ impl Packets {
                 None => None,
             }
         })?;
-        let Some(mut message) = message else { return Ok(Received::nothing()) };
+        let Some(mut message) = message else { return looked.unwrap_or_else(|| Ok(Received::nothing())) };
         self.receive.drained.notify();
-        let n = message.bytes.len().min(to.left());
-        if to.put(&message.bytes[..n]) < n {
-            return Err(EFAULT);
-        }
-        let files = message.parcel.take().map_or_else(Files::new, Parcel::open);
-        Ok(Received { n, len: message.bytes.len(), files, from: Some(message.from.clone()) })
+        let parcel = message.parcel.take();
+        let mut received = message.deliver(to, Files::new())?;
+        received.files = parcel.map_or_else(Files::new, Parcel::open);
+        Ok(received)
+    }
+
+    /// Gives the number of the queue that it reads.
+    pub fn queue(&self) -> usize {
+        Arc::as_ptr(&self.receive).addr()
+    }
+
+    /// Has the next call that sends or receives fail.
+    pub fn fail_next(&self, error: Errno) {
+        self.receive.close(|state| state.error = Some(error));
+    }
+
+    /// Takes back what the next call would fail with.
+    pub fn take_error(&self) -> Option<Errno> {
+        self.receive.state.lock().error.take()
+    }
+
+    /// Says whether it wants to know who sends.
+    pub fn set_credentials(&self, credentials: Credentials) {
+        self.receive.state.lock().credentials = credentials;
     }
 
     /// Sends one message, to the one that it is connected to or to another, with whose address it was sent.
@@ -211,7 +260,11 @@ impl Packets {
             Some(other) => other.receive.clone(),
             None => self.send.lock().clone().ok_or(ENOTCONN)?,
         };
-        let mut message = Message::new(len, letter.parcel, letter.from)?;
+        if let Some(parcel) = &letter.parcel {
+            parcel.goes_to(Arc::as_ptr(&way).addr());
+        }
+        let who = letter.signed.for_receiver(way.state.lock().credentials);
+        let mut message = Message::new(len, letter.parcel, letter.from, who)?;
         from.take_whole(&mut message.bytes)?;
         let mut message = Some(message);
         block_on(&way.drained, wait, || {
@@ -223,7 +276,7 @@ impl Packets {
                 return Some(Err(if self.kind == Kind::Sequenced { EPIPE } else { ECONNREFUSED }));
             }
             if state.used() >= ROOM {
-                return None;
+                return (self.kind == Kind::Lossy).then_some(Ok(()));
             }
             if state.messages.try_reserve(1).is_err() {
                 return Some(Err(ENOBUFS));
@@ -237,15 +290,16 @@ impl Packets {
 
     /// Says what would not wait now.
     pub fn ready(&self) -> Ready {
-        let (readable, ended) = {
+        let (readable, ended, failed) = {
             let receive = self.receive.state.lock();
             let ended = receive.writer_gone && self.kind == Kind::Sequenced || receive.reader_gone;
-            (!receive.messages.is_empty() || ended, ended)
+            (!receive.messages.is_empty() || ended, ended, receive.error.is_some())
         };
         let way = self.send.lock().clone();
         let has_room = way.is_none_or(|way| way.state.lock().used() < ROOM);
         let readable = if readable { IN } else { 0 };
-        readable | if has_room { OUT } else { 0 } | if ended { HUP | abi::POLLRDHUP } else { 0 }
+        let failed = if failed { ERR } else { 0 };
+        readable | failed | if has_room { OUT } else { 0 } | if ended { HUP | abi::POLLRDHUP } else { 0 }
     }
 
     /// Gives the length of the first message.
@@ -266,7 +320,7 @@ impl Packets {
             (Some(way), Kind::Sequenced) => way.close(|state| state.writer_gone = true),
             // A datagram may come from anybody: nobody is the last. But who waits for room learns of it.
             (Some(way), Kind::Datagram) => way.drained.notify(),
-            (None, Kind::Sequenced | Kind::Datagram) => {}
+            (Some(_), Kind::Lossy) | (None, Kind::Sequenced | Kind::Datagram | Kind::Lossy) => {}
         }
         self.receive.drained.notify();
     }

@@ -202,6 +202,23 @@ impl State {
         !self.spare.is_empty()
     }
 
+    /// Delivers bytes that stay, until there is no more room or no byte; gives how many.
+    ///
+    /// # Errors
+    /// `EFAULT` if none could be delivered.
+    fn look(&self, to: &mut To<'_>) -> Result<usize> {
+        let mut done = 0;
+        for buffer in &self.buffers {
+            let n = buffer.len.min(to.left());
+            match buffer.give(n, to) {
+                Ok(()) => done += n,
+                Err(_) if done > 0 => break,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(done)
+    }
+
     /// Takes `n` bytes of the first page away.
     pub(super) fn consume(&mut self, n: usize) {
         let Some(first) = self.buffers.front_mut() else { return };
@@ -273,6 +290,23 @@ impl Pipe {
             return Ok(done);
         }
         result.map(|()| 0)
+    }
+
+    /// As [`Pipe::read_noting`], but the bytes stay, and `notes` only says how many there may be.
+    ///
+    /// # Errors
+    /// As [`Pipe::read`]; those of `notes`.
+    pub(super) fn look_noting(&self, to: &mut To<'_>, wait: Wait, notes: &mut impl Notes) -> Result<usize> {
+        block_on(&self.filled, wait, || {
+            let state = self.state.lock();
+            if state.buffers.is_empty() && !state.is_at_end() && to.left() > 0 {
+                return None;
+            }
+            Some(notes.prepare().and_then(|most| {
+                to.truncate(most);
+                state.look(to)
+            }))
+        })
     }
 
     /// Writes all there is, in pieces if it must; a page or less whole. Without readers: `EPIPE`, and SIGPIPE

@@ -7,80 +7,35 @@
 //! Linux: net/unix/af_unix.c, net/ipv4. Differs: there is one machine, and no packets; a connection that is
 //! closed is forgotten at once.
 
-use super::event::Event;
+use super::backlog::Backlog;
 use super::file::{HUP, IN, OUT, Object, OpenFile, Ready, Wait, block_on};
 use super::iov::{From, To};
+use super::link::Link;
+pub use super::link::{Amount, Kind};
 use super::packets::{self, Letter, Packets, Received};
-use super::parcel::Parcel;
+use super::parcel::{Credentials, Parcel, Signature, Taking, Who};
 use super::pipe::Direction;
-use super::stream::Stream;
 use crate::arch::lock::SpinLock;
 use crate::heap;
-use alloc::collections::{BTreeMap, VecDeque};
+use crate::sched;
+use alloc::collections::BTreeMap;
 use alloc::sync::{Arc, Weak};
-use anonmem_oslib::Result;
 use anonmem_oslib::address::{Address, Family, LOOPBACK};
 use anonmem_oslib::errno::{
-    EADDRINUSE, EADDRNOTAVAIL, ECONNREFUSED, EDESTADDRREQ, EINPROGRESS, EINVAL, EISCONN, ENETUNREACH, ENOMEM,
-    ENOTCONN, EOPNOTSUPP, EPIPE, EPROTOTYPE,
+    EADDRINUSE, EADDRNOTAVAIL, ECONNREFUSED, EDESTADDRREQ, EINPROGRESS, EINVAL, EISCONN, EMSGSIZE,
+    ENETUNREACH, ENOMEM, ENOTCONN, EOPNOTSUPP, EPIPE, EPROTOTYPE,
 };
 use anonmem_oslib::vfs::{FileType, Inode};
+use anonmem_oslib::{Errno, Result};
 use core::any::Any;
 use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use linux_raw_sys::general as abi;
 
-/// How a socket sends; the values are those of `SOCK_*`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Kind {
-    /// Bytes in a row.
-    Stream = 1,
-    /// Messages, to and from anybody.
-    Datagram = 2,
-    /// Messages in order.
-    Sequenced = 5,
-}
-
-/// Who made a socket: process, user and group (`SO_PEERCRED`).
-pub type Who = (u32, u32, u32);
-
-/// What passes between two sockets.
-#[derive(Clone)]
-enum Link {
-    Stream(Arc<Stream>),
-    Packets(Arc<Packets>),
-}
-
 #[derive(Clone)]
 enum Role {
     Fresh,
-    Listening(Arc<Backlog>),
+    Listening(Arc<Backlog<Arc<Socket>>>),
     Connected(Link),
-}
-
-/// Connections that nobody has accepted yet.
-struct Backlog {
-    state: SpinLock<Queue>,
-    arrived: Event,
-    accepted: Event,
-}
-
-struct Queue {
-    waiting: VecDeque<Arc<Socket>>,
-    most: usize,
-    closed: bool,
-}
-
-impl Backlog {
-    fn close(&self) {
-        let left = {
-            let mut queue = self.state.lock();
-            queue.closed = true;
-            core::mem::take(&mut queue.waiting)
-        };
-        drop(left);
-        self.arrived.notify();
-        self.accepted.notify();
-    }
 }
 
 struct State {
@@ -133,7 +88,11 @@ impl Socket {
     pub fn new(family: Family, kind: Kind, owner: Who) -> Arc<Socket> {
         let role = match kind {
             Kind::Datagram => {
-                Role::Connected(Link::Packets(Arc::new(Packets::alone(packets::Kind::Datagram))))
+                let kind = match family {
+                    Family::Unix => packets::Kind::Datagram,
+                    Family::Inet => packets::Kind::Lossy,
+                };
+                Role::Connected(Link::Packets(Arc::new(Packets::alone(kind))))
             }
             Kind::Stream | Kind::Sequenced => Role::Fresh,
         };
@@ -150,7 +109,7 @@ impl Socket {
     /// # Errors
     /// `ENFILE`.
     fn pair(family: Family, kind: Kind, (one, other): (Who, Who)) -> Result<(Link, Arc<Socket>)> {
-        let (mine, theirs) = links(kind)?;
+        let (mine, theirs) = Link::pair(kind)?;
         let made = Socket::with(family, kind, other, Role::Connected(theirs));
         made.state.lock().peer_is = one;
         Ok((mine, made))
@@ -185,6 +144,9 @@ impl Socket {
     pub fn peer(&self) -> Result<Arc<Address>> {
         let state = self.state.lock();
         let is_connected = match (&state.role, self.kind) {
+            (Role::Connected(_), Kind::Datagram) if self.family == Family::Inet => {
+                *state.peer != Address::Unnamed
+            }
             (Role::Connected(Link::Packets(packets)), Kind::Datagram) => packets.is_connected(),
             (Role::Connected(_), _) => true,
             (Role::Fresh | Role::Listening(_), _) => false,
@@ -317,9 +279,7 @@ impl Socket {
             let address = self.register_anywhere(|port| Address::Inet(0, port as u16))?;
             self.state.lock().name = Arc::new(address);
         }
-        let queue = Queue { waiting: VecDeque::new(), most, closed: false };
-        let backlog = Backlog { state: SpinLock::new(queue), arrived: Event::new(), accepted: Event::new() };
-        self.become_(Role::Listening(Arc::new(backlog)));
+        self.become_(Role::Listening(Arc::new(Backlog::new(most))));
         Ok(())
     }
 
@@ -334,7 +294,19 @@ impl Socket {
         find: impl FnOnce(&[u8]) -> Result<Arc<Inode>>,
     ) -> Result<()> {
         match self.role() {
+            // Nobody need be there: who sends will learn of it.
+            Role::Connected(Link::Packets(_))
+                if self.kind == Kind::Datagram && self.family == Family::Inet =>
+            {
+                if !address.is_here() {
+                    return Err(ENETUNREACH);
+                }
+                self.name_if_inet()?;
+                self.state.lock().peer = self.as_seen(address);
+                return Ok(());
+            }
             Role::Connected(Link::Packets(packets)) if self.kind == Kind::Datagram => {
+                self.name_if_told()?;
                 let other = self.find(address, find)?;
                 let Role::Connected(Link::Packets(theirs)) = other.role() else { return Err(ECONNREFUSED) };
                 self.name_if_inet()?;
@@ -349,7 +321,13 @@ impl Socket {
         let other = self.find(address, find)?;
         let Role::Listening(backlog) = other.role() else { return Err(ECONNREFUSED) };
         self.name_if_inet()?;
+        self.name_if_told()?;
         let (link, made) = Socket::pair(self.family, self.kind, (self.owner, other.owner))?;
+        link.set_credentials(self.credentials());
+        made.expect_credentials();
+        if let Some(told) = other.option(SOL_SOCKET, SO_PASSCRED) {
+            made.options.lock().insert((SOL_SOCKET, SO_PASSCRED), told);
+        }
         {
             let mut state = made.state.lock();
             state.name = if self.family == Family::Inet { self.as_seen(address) } else { other.name() };
@@ -427,22 +405,49 @@ impl Socket {
             }
         })?;
         backlog.accepted.notify();
+        if let Ok(link) = socket.link() {
+            link.set_credentials(socket.credentials());
+        }
         Ok(socket)
+    }
+
+    /// Whether it is told who sends.
+    pub fn credentials(&self) -> Credentials {
+        match self.option(SOL_SOCKET, SO_PASSCRED) {
+            Some(1..) if self.family == Family::Unix => Credentials::Told,
+            _ => Credentials::Untold,
+        }
+    }
+
+    /// What comes before it is accepted is signed: whoever accepts it may ask. Linux: `unix_maybe_add_creds`.
+    fn expect_credentials(&self) {
+        if self.family == Family::Unix
+            && let Ok(link) = self.link()
+        {
+            link.set_credentials(Credentials::Told);
+        }
+    }
+
+    /// Gives it a name of the kernel's choice, if it tells who it is and has none.
+    fn name_if_told(self: &Arc<Self>) -> Result<()> {
+        if self.credentials() == Credentials::Untold || *self.name() != Address::Unnamed {
+            return Ok(());
+        }
+        self.bind(Address::Unnamed, |_, _| Err(EINVAL))
     }
 
     /// Receives bytes or one message.
     ///
     /// # Errors
     /// `EAGAIN`, `EFAULT`, `ERESTARTSYS`; `ENOTCONN`, of Unix streams `EINVAL`.
-    pub fn receive(&self, to: &mut To<'_>, wait: Wait) -> Result<Received> {
+    pub fn receive(&self, to: &mut To<'_>, wait: Wait, how: (Taking, Amount)) -> Result<Received> {
         let unix_stream = (self.family, self.kind) == (Family::Unix, Kind::Stream);
-        match self.link().map_err(|error| if unix_stream { EINVAL } else { error })? {
-            Link::Stream(stream) => {
-                let (n, files) = stream.receive(to, wait)?;
-                Ok(Received { n, len: n, files, from: None })
-            }
-            Link::Packets(packets) => packets.receive(to, wait),
-        }
+        self.link().map_err(|error| if unix_stream { EINVAL } else { error })?.receive(to, wait, how)
+    }
+
+    /// Gives what the next call would fail with, which it then does not (`SO_ERROR`).
+    pub fn take_error(&self) -> Option<Errno> {
+        self.link().ok()?.take_error()
     }
 
     /// Sends bytes or one message; `to` has an address and what looks into the tree.
@@ -454,16 +459,21 @@ impl Socket {
         self: &Arc<Self>,
         from: &mut From<'_>,
         wait: Wait,
-        parcel: Option<Parcel>,
+        (parcel, told): (Option<Parcel>, Option<Who>),
         to: Option<(Address, F)>,
     ) -> Result<usize> {
-        let link = self.link();
+        let (link, signed) = (self.link(), self.signature(told));
         if let (Some(_), Family::Unix, Kind::Stream | Kind::Sequenced) = (&to, self.family, self.kind) {
             return Err(if link.is_ok() { EISCONN } else { EOPNOTSUPP });
         }
         match link {
-            Ok(Link::Stream(stream)) => stream.send(from, wait, parcel),
+            Ok(Link::Stream(stream)) => stream.send(from, wait, parcel, signed),
+            Ok(Link::Packets(packets)) if self.family == Family::Inet => {
+                self.name_if_inet()?;
+                self.send_datagram(&packets, from, to.map(|(address, _)| address))
+            }
             Ok(Link::Packets(packets)) => {
+                self.name_if_told()?;
                 let other = match to {
                     Some((address, find)) => Some(self.find(&address, find)?),
                     None => None,
@@ -473,8 +483,7 @@ impl Socket {
                     Some(_) => return Err(ECONNREFUSED),
                     None => None,
                 };
-                self.name_if_inet()?;
-                self.send_message(&packets, from, wait, theirs.as_deref(), parcel)
+                self.send_message(&packets, from, wait, theirs.as_deref(), (parcel, signed))
             }
             Err(_) if self.family == Family::Inet && self.kind == Kind::Stream => Err(EPIPE),
             Err(error) => Err(error),
@@ -487,12 +496,60 @@ impl Socket {
         from: &mut From<'_>,
         wait: Wait,
         to: Option<&Packets>,
-        parcel: Option<Parcel>,
+        (parcel, signed): (Option<Parcel>, Signature),
     ) -> Result<usize> {
+        packets.send(from, wait, Letter { to, from: &self.as_seen(&self.name()), parcel, signed })
+    }
+
+    /// Sends a datagram over the network that leads back. Nobody waits, and what finds nobody is lost; who is
+    /// connected to nobody learns of it at the next call. Linux: net/ipv4/udp.c `udp_sendmsg`, `udp_err`.
+    fn send_datagram(&self, packets: &Packets, from: &mut From<'_>, to: Option<Address>) -> Result<usize> {
+        let peer = self.state.lock().peer.clone();
+        let (to, to_peer) = match to {
+            Some(to) => (self.as_seen(&to), *self.as_seen(&to) == *peer),
+            None if *peer == Address::Unnamed => return Err(EDESTADDRREQ),
+            None => (peer, true),
+        };
+        if let Some(error) = packets.take_error() {
+            return Err(error);
+        }
         let name = self.as_seen(&self.name());
-        let nobody = if self.family == Family::Inet { EDESTADDRREQ } else { ENOTCONN };
-        let sent = packets.send(from, wait, Letter { to, from: &name, parcel });
-        sent.map_err(|error| if error == ENOTCONN { nobody } else { error })
+        let found = match self.find(&to, |_| Err(ECONNREFUSED)) {
+            Err(ECONNREFUSED) => None,
+            found => Some(found?),
+        };
+        // Who is connected hears nobody else.
+        let hears = |other: &Arc<Socket>| {
+            let theirs = other.state.lock().peer.clone();
+            *theirs == Address::Unnamed || *theirs == *name
+        };
+        let theirs = match found.filter(hears).map(|other| other.role()) {
+            Some(Role::Connected(Link::Packets(theirs))) => Some(theirs),
+            Some(_) | None => None,
+        };
+        let len = from.left();
+        let signed = self.signature(None);
+        let sent = match &theirs {
+            Some(theirs) => {
+                packets.send(from, Wait::Yes, Letter { to: Some(theirs), from: &name, parcel: None, signed })
+            }
+            None if len > packets::LARGEST => Err(EMSGSIZE),
+            None => Err(ECONNREFUSED),
+        };
+        if sent == Err(ECONNREFUSED) {
+            if to_peer {
+                packets.fail_next(ECONNREFUSED);
+            }
+            return Ok(len);
+        }
+        sent
+    }
+
+    /// Who sends: `told` if he says so himself, else who he is if anybody wants to know.
+    fn signature(&self, told: Option<Who>) -> Signature {
+        let wanted = sender();
+        let tells = self.credentials() == Credentials::Told;
+        Signature { told: told.or(tells.then_some(wanted)), wanted }
     }
 
     /// Ends receiving, sending or both (`shutdown`).
@@ -504,15 +561,7 @@ impl Socket {
             Role::Fresh => return Err(ENOTCONN),
             Role::Listening(backlog) if direction != Direction::Write => backlog.close(),
             Role::Listening(_) => {}
-            Role::Connected(Link::Stream(stream)) => stream.shutdown(direction),
-            Role::Connected(Link::Packets(packets)) => {
-                if direction != Direction::Write {
-                    packets.end_receiving();
-                }
-                if direction != Direction::Read {
-                    packets.end_sending();
-                }
-            }
+            Role::Connected(link) => link.shutdown(direction),
         }
         Ok(())
     }
@@ -531,6 +580,11 @@ impl Socket {
             return Err(ENOMEM);
         }
         self.options.lock().insert((level, name), value);
+        if (level, name) == (SOL_SOCKET, SO_PASSCRED)
+            && let Ok(link) = self.link()
+        {
+            link.set_credentials(self.credentials());
+        }
         Ok(())
     }
 
@@ -541,20 +595,14 @@ impl Socket {
     }
 }
 
-fn links(kind: Kind) -> Result<(Link, Link)> {
-    let packets = |kind| {
-        let (one, other) = Packets::pair(kind);
-        (Link::Packets(Arc::new(one)), Link::Packets(Arc::new(other)))
-    };
-    Ok(match kind {
-        Kind::Stream => {
-            let (one, other) = Stream::pair()?;
-            (Link::Stream(Arc::new(one)), Link::Stream(Arc::new(other)))
-        }
-        Kind::Datagram => packets(packets::Kind::Datagram),
-        Kind::Sequenced => packets(packets::Kind::Sequenced),
-    })
+/// Who the running task is.
+fn sender() -> Who {
+    sched::current_task().thread().map_or((0, 0, 0), |thread| thread.credentials())
 }
+
+/// The level of options of sockets, and the one that asks who sends.
+const SOL_SOCKET: u32 = 1;
+const SO_PASSCRED: u32 = 16;
 
 impl Drop for Socket {
     fn drop(&mut self) {
@@ -576,13 +624,18 @@ impl Drop for Socket {
 
 impl Object for Socket {
     fn read(&self, to: &mut To<'_>, wait: Wait) -> Result<usize> {
-        self.receive(to, wait).map(|received| received.n)
+        self.receive(to, wait, (Taking::Away, Amount::Some)).map(|received| received.n)
     }
 
     fn write(&self, from: &mut From<'_>, wait: Wait) -> Result<usize> {
         match self.link() {
-            Ok(Link::Stream(stream)) => stream.send(from, wait, None),
-            Ok(Link::Packets(packets)) => self.send_message(&packets, from, wait, None, None),
+            Ok(Link::Stream(stream)) => stream.send(from, wait, None, self.signature(None)),
+            Ok(Link::Packets(packets)) if self.family == Family::Inet => {
+                self.send_datagram(&packets, from, None)
+            }
+            Ok(Link::Packets(packets)) => {
+                self.send_message(&packets, from, wait, None, (None, self.signature(None)))
+            }
             Err(_) if self.family == Family::Inet && self.kind == Kind::Stream => Err(EPIPE),
             Err(error) => Err(error),
         }
@@ -595,16 +648,28 @@ impl Object for Socket {
                 let queue = backlog.state.lock();
                 if queue.waiting.is_empty() && !queue.closed { 0 } else { IN }
             }
-            Role::Connected(Link::Stream(stream)) => stream.ready(),
-            Role::Connected(Link::Packets(packets)) => packets.ready(),
+            Role::Connected(link) => link.ready(),
         }
     }
 
     fn readable(&self) -> Result<usize> {
         match self.role() {
             Role::Fresh | Role::Listening(_) => Err(EINVAL),
-            Role::Connected(Link::Stream(stream)) => stream.readable(),
-            Role::Connected(Link::Packets(packets)) => Ok(packets.readable()),
+            Role::Connected(link) => link.readable(),
+        }
+    }
+
+    fn queues(&self, each: &mut dyn FnMut(usize)) {
+        if self.family != Family::Unix {
+            return;
+        }
+        match self.role() {
+            Role::Fresh => {}
+            Role::Connected(link) => each(link.queue()),
+            // Nobody else has those who wait.
+            Role::Listening(backlog) => {
+                backlog.state.lock().waiting.iter().for_each(|socket| socket.queues(each));
+            }
         }
     }
 

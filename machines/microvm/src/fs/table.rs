@@ -4,12 +4,14 @@
 //! be refused. Descriptions are dropped outside of the lock: the end of a pipe that goes wakes its other end.
 
 use super::file::OpenFile;
+use super::parcel;
 use crate::arch::lock::SpinLock;
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use anonmem_oslib::Result;
 use anonmem_oslib::errno::{EBADF, EBUSY, EINVAL, EMFILE, ENOMEM};
+use anonmem_oslib::vfs::FileType;
 
 /// The most descriptors that a limit may allow (`fs.nr_open`).
 pub const NR_OPEN: u32 = 1 << 20;
@@ -199,7 +201,7 @@ impl FdTable {
             }
             place.replace(Slot { file: Some(file), on_exec })
         };
-        drop(old);
+        let_go(old);
         Ok(())
     }
 
@@ -209,7 +211,7 @@ impl FdTable {
     /// `EBADF`.
     pub fn close(&self, fd: u32) -> Result<()> {
         let old = self.slots.lock().take(fd);
-        old.map(drop).ok_or(EBADF)
+        old.map(|slot| let_go(Some(slot))).ok_or(EBADF)
     }
 
     /// Says what execve does with `fd`.
@@ -249,7 +251,7 @@ impl FdTable {
     pub fn close_range(&self, range: core::ops::RangeInclusive<u32>) {
         for fd in self.numbers_from(*range.start()).take_while(|fd| range.contains(fd)) {
             let old = self.slots.lock().take(fd);
-            drop(old);
+            let_go(old);
         }
     }
 
@@ -287,6 +289,16 @@ impl Reserved {
             slot.file = Some(file);
         }
         Ok(fd)
+    }
+}
+
+/// Drops a description. A socket that others still have may be one that nobody can receive any more.
+fn let_go(slot: Option<Slot>) {
+    let Some(file) = slot.and_then(|slot| slot.file) else { return };
+    let is_kept = file.inode.kind() == FileType::Socket && Arc::strong_count(&file) > 1;
+    drop(file);
+    if is_kept {
+        parcel::collect();
     }
 }
 

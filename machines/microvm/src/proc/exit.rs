@@ -8,6 +8,7 @@ use super::signal::{self, SIG_IGN};
 use super::{Thread, folios, futex, ipc, mm, table, trace};
 use crate::arch::lock::SpinLock;
 use crate::fs::FsContext;
+use crate::fs::parcel;
 use crate::fs::table::FdTable;
 use crate::sched;
 use alloc::sync::Arc;
@@ -50,6 +51,7 @@ pub fn thread(status: ExitStatus) {
     sched::set_current_mm(None);
     release_vfork_parent(&thread);
     thread.set_files(Arc::new(FdTable::default()));
+    parcel::collect();
     thread.set_fs(Arc::new(FsContext::new(crate::fs::vfs().root().clone())));
 
     process.dead_threads_ns.fetch_add(thread.cpu_time_ns(), SeqCst);

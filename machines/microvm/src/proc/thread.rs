@@ -108,6 +108,11 @@ impl UserThread for Thread {
         self.tid
     }
 
+    fn credentials(&self) -> (u32, u32, u32) {
+        let cred = self.cred.lock();
+        (self.process.pid, cred.user.real, cred.group.real)
+    }
+
     fn file_size_limit(&self) -> u64 {
         self.process.limits()[RLIMIT_FSIZE as usize].0
     }

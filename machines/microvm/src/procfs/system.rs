@@ -167,9 +167,12 @@ fn drop_caches(what: u32) -> Result<()> {
     if (1..=4).contains(&what) { Ok(()) } else { Err(EINVAL) }
 }
 
+/// A file's name and its text, for a CPU.
+type OfCpu = (&'static str, fn(usize) -> String);
+
 /// The files of a CPU below `/sys/devices/system/cpu/cpuN/topology`: each is a core of its own, all are in
 /// one package.
-const TOPOLOGY: [(&str, fn(usize) -> String); 8] = [
+const TOPOLOGY: [OfCpu; 8] = [
     ("core_cpus", |cpu| format!("{:x}\n", 1u128 << cpu)),
     ("core_cpus_list", |cpu| format!("{cpu}\n")),
     ("core_id", |cpu| format!("{cpu}\n")),

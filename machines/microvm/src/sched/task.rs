@@ -39,6 +39,8 @@ pub trait UserThread: Any + Send + Sync {
     fn is_ending(&self) -> bool;
     /// The number that programs know it by.
     fn number(&self) -> u32;
+    /// Its process's number, and the real user and group (`SCM_CREDENTIALS`).
+    fn credentials(&self) -> (u32, u32, u32);
     /// How large it may make files (`RLIMIT_FSIZE`).
     fn file_size_limit(&self) -> u64;
     /// Tells it that a file would have become larger (SIGXFSZ).

@@ -8,11 +8,12 @@ use super::user;
 use crate::fs::file::{OpenFile, Wait};
 use crate::fs::iov::{From, To};
 use crate::fs::packets::Received;
-use crate::fs::parcel::{self, Files, Parcel};
+use crate::fs::parcel::{self, Credentials, Files, Parcel, Taking, Who};
 use crate::fs::pipe::Direction;
-use crate::fs::socket::{self, Kind, Socket, Who};
+use crate::fs::socket::{self, Amount, Kind, Socket};
 use crate::fs::table::OnExec;
 use crate::fs::vfs;
+use crate::proc::table;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use anonmem_oslib::Result;
@@ -21,7 +22,7 @@ use anonmem_oslib::address::{Address, Family};
 use anonmem_oslib::cred::Cap;
 use anonmem_oslib::errno::{
     EADDRINUSE, EAFNOSUPPORT, ECONNREFUSED, EEXIST, EINVAL, ENOPROTOOPT, ENOTSOCK, EOPNOTSUPP, EPERM,
-    EPROTONOSUPPORT, ESOCKTNOSUPPORT,
+    EPROTONOSUPPORT, ESOCKTNOSUPPORT, ESRCH,
 };
 use anonmem_oslib::vfs::path::Follow;
 use anonmem_oslib::vfs::{Body, FileType, Inode};
@@ -34,6 +35,7 @@ const MSG_PEEK: u32 = 0x2;
 const MSG_CTRUNC: u32 = 0x8;
 const MSG_TRUNC: u32 = 0x20;
 const MSG_DONTWAIT: u32 = 0x40;
+const MSG_WAITALL: u32 = 0x100;
 const MSG_NOSIGNAL: u32 = 0x4000;
 const MSG_CMSG_CLOEXEC: u32 = 0x4000_0000;
 /// The largest address of any family.
@@ -180,7 +182,7 @@ fn send(
     pieces: &[(u64, usize)],
     flags: u32,
     (to, to_len): (u64, u32),
-    parcel: Option<Parcel>,
+    along: (Option<Parcel>, Option<Who>),
 ) -> Result<usize> {
     pieces.iter().try_for_each(|&(address, len)| check_range(address, len))?;
     let (file, socket) = socket_of(c)?;
@@ -189,17 +191,16 @@ fn send(
         _ if socket.family == Family::Inet && socket.kind == Kind::Stream => None,
         to => Some((address(socket.family, to, to_len)?, find(c))),
     };
-    let sent = socket.send(&mut From::user(pieces), wait_of(&file, flags), parcel, to);
+    let sent = socket.send(&mut From::user(pieces), wait_of(&file, flags), along, to);
     signalled(&socket, flags, sent)
 }
 
 fn receive(c: &Call<'_>, pieces: &[(u64, usize)], flags: u32) -> Result<(Arc<Socket>, Received)> {
     pieces.iter().try_for_each(|&(address, len)| check_range(address, len))?;
     let (file, socket) = socket_of(c)?;
-    if flags & MSG_PEEK != 0 {
-        return Err(EOPNOTSUPP);
-    }
-    let received = socket.receive(&mut To::user(pieces), wait_of(&file, flags))?;
+    let taking = if flags & MSG_PEEK != 0 { Taking::Look } else { Taking::Away };
+    let amount = if flags & MSG_WAITALL != 0 { Amount::All } else { Amount::Some };
+    let received = socket.receive(&mut To::user(pieces), wait_of(&file, flags), (taking, amount))?;
     Ok((socket, received))
 }
 
@@ -218,7 +219,7 @@ fn put_sender(socket: &Socket, received: &Received, at: u64, len_at: u64) -> Res
 }
 
 pub(super) fn sendto(c: &mut Call<'_>) -> Result<usize> {
-    send(c, &[(c.args[1], c.len(2))], c.u32(3), (c.args[4], c.u32(5)), None)
+    send(c, &[(c.args[1], c.len(2))], c.u32(3), (c.args[4], c.u32(5)), (None, None))
 }
 
 pub(super) fn recvfrom(c: &mut Call<'_>) -> Result<usize> {
@@ -249,16 +250,18 @@ fn message(at: u64) -> Result<Message> {
 
 const SOL_SOCKET: u32 = 1;
 const SCM_RIGHTS: u32 = 1;
+const SCM_CREDENTIALS: u32 = 2;
 /// Bytes of `struct cmsghdr`.
 const HEADER: usize = 16;
 /// The most control bytes of a message.
 const CONTROL_MAX: usize = 8192;
 
-/// The descriptions that the control bytes of a message name. Linux: net/core/scm.c `__scm_send`.
-fn rights(c: &Call<'_>, socket: &Socket, (at, len): (u64, usize)) -> Result<Files> {
-    let mut files = Files::new();
+/// The descriptions that the control bytes of a message name, and who the sender says that he is. Linux:
+/// net/core/scm.c `__scm_send`.
+fn along(c: &Call<'_>, socket: &Socket, (at, len): (u64, usize)) -> Result<(Files, Option<Who>)> {
+    let (mut files, mut who) = (Files::new(), None);
     if len == 0 || at == 0 {
-        return Ok(files);
+        return Ok((files, who));
     }
     if len > CONTROL_MAX {
         return Err(anonmem_oslib::errno::ENOBUFS);
@@ -272,7 +275,9 @@ fn rights(c: &Call<'_>, socket: &Socket, (at, len): (u64, usize)) -> Result<File
             return Err(EINVAL);
         }
         let body: Range<usize> = rest + HEADER..rest + size;
-        if level == SOL_SOCKET {
+        if level == SOL_SOCKET && kind == SCM_CREDENTIALS && socket.family == Family::Unix {
+            who = Some(claimed(c, &bytes[body])?);
+        } else if level == SOL_SOCKET {
             if kind != SCM_RIGHTS || socket.family != Family::Unix {
                 return Err(EINVAL);
             }
@@ -285,7 +290,51 @@ fn rights(c: &Call<'_>, socket: &Socket, (at, len): (u64, usize)) -> Result<File
         }
         rest += size.next_multiple_of(8);
     }
-    Ok(files)
+    Ok((files, who))
+}
+
+/// Who the sender says that he is: what he is, or what he may say all the same. Linux: `scm_check_creds`.
+fn claimed(c: &Call<'_>, body: &[u8]) -> Result<Who> {
+    if body.len() != UCRED {
+        return Err(EINVAL);
+    }
+    let fields = Fields(body);
+    let (pid, user, group) = (fields.u32(0), fields.u32(4), fields.u32(8));
+    let cred = c.thread.cred();
+    let is_one_of = |ids: anonmem_oslib::cred::Ids, id| [ids.real, ids.effective, ids.saved].contains(&id);
+    let may = (pid == c.thread.process.pid || cred.has(Cap::SysAdmin))
+        && (is_one_of(cred.user, user) || cred.has(Cap::SetUid))
+        && (is_one_of(cred.group, group) || cred.has(Cap::SetGid));
+    if !may {
+        return Err(EPERM);
+    }
+    if table::process(pid).is_none() {
+        return Err(ESRCH);
+    }
+    Ok((pid, user, group))
+}
+
+/// Bytes of `struct ucred`.
+const UCRED: usize = 12;
+/// Who has sent what nobody was asked about.
+const NOBODY: Who = (0, 65534, 65534);
+
+/// Tells who has sent a message, if the receiver wants to know; says how many bytes of control data that
+/// makes, and what else is to be told.
+fn put_credentials(socket: &Socket, received: &Received, (at, room): (u64, usize)) -> Result<(u64, u32)> {
+    if socket.credentials() == Credentials::Untold {
+        return Ok((0, 0));
+    }
+    if room < HEADER {
+        return Ok((0, MSG_CTRUNC));
+    }
+    let (pid, user, group) = received.who.unwrap_or(NOBODY);
+    let len = (HEADER + UCRED).min(room);
+    let header = Packer::new().u64(len as u64).u32(SOL_SOCKET).u32(SCM_CREDENTIALS);
+    let bytes = header.u32(pid).u32(user).u32(group).0;
+    user::write(at, &bytes[..len])?;
+    let cut = if len < HEADER + UCRED { MSG_CTRUNC } else { 0 };
+    Ok((len.next_multiple_of(8).min(room) as u64, cut))
 }
 
 /// Who answers for descriptions that are sent. Linux: net/unix/af_unix.c `too_many_unix_fds`.
@@ -297,8 +346,9 @@ fn sender(c: &Call<'_>) -> parcel::Sender {
 
 pub(super) fn sendmsg(c: &mut Call<'_>) -> Result<usize> {
     let message = message(c.args[1])?;
-    let parcel = Parcel::of(rights(c, &socket_of(c)?.1, message.control)?, sender(c))?;
-    send(c, &message.pieces, c.u32(2), message.name, parcel)
+    let (files, who) = along(c, &socket_of(c)?.1, message.control)?;
+    let parcel = Parcel::of(files, sender(c))?;
+    send(c, &message.pieces, c.u32(2), message.name, (parcel, who))
 }
 
 /// Gives descriptors to descriptions that came along, as many as there is room for; says how many bytes of
@@ -333,7 +383,11 @@ pub(super) fn recvmsg(c: &mut Call<'_>) -> Result<usize> {
     let (socket, mut received) = receive(c, &message.pieces, flags)?;
     put_sender(&socket, &received, message.name.0, at.wrapping_add(NAME_LEN))?;
     let files = core::mem::take(&mut received.files);
-    let (control, cut) = put_rights(c, files, message.control, flags)?;
+    let (at_control, room) = message.control;
+    let (signed, cut_first) = put_credentials(&socket, &received, message.control)?;
+    let rest = (at_control.wrapping_add(signed), room - signed as usize);
+    let (control, cut) = put_rights(c, files, rest, flags)?;
+    let (control, cut) = (signed + control, cut_first | cut);
     let cloexec = flags & MSG_CMSG_CLOEXEC;
     let short = if received.n < received.len { MSG_TRUNC } else { 0 };
     let told_flags = Packer::new().u64(control).u32(short | cut | cloexec);
@@ -386,7 +440,7 @@ fn option(socket: &Socket, level: u32, name: u32) -> Vec<u8> {
     let set = |otherwise| socket.option(level, name).unwrap_or(otherwise);
     match (level, name) {
         (SOL_SOCKET, SO_TYPE) => number(socket.kind as u32),
-        (SOL_SOCKET, SO_ERROR) => number(0),
+        (SOL_SOCKET, SO_ERROR) => number(socket.take_error().map_or(0, |error| -error.as_return() as u32)),
         (SOL_SOCKET, SO_SNDBUF | SO_RCVBUF) => number(set(BUFFER / 2) * 2),
         (SOL_SOCKET, SO_LINGER) => Packer::new().u64(0).0,
         (SOL_SOCKET, SO_RCVTIMEO | SO_SNDTIMEO) => Packer::new().u64(0).u64(0).0,
