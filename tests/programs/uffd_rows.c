@@ -98,6 +98,14 @@ static void ways(void)
     line("move round the end", uffd_move(fd, mem + 4 * PAGE, from, -PAGE, 0, NULL));
     line("move round the end, from there", uffd_move(fd, mem + 4 * PAGE, (void *)-PAGE, 2 * PAGE, 0, NULL));
     line("move from beyond its mapping", uffd_move(fd, mem + 4 * PAGE, from + 25 * PAGE, 8 * PAGE, 0, NULL));
+    line("move from address 0", uffd_move(fd, mem + 4 * PAGE, NULL, PAGE, 0, NULL));
+    line("move to address 0", uffd_move(fd, NULL, from, PAGE, 0, NULL));
+    line("copy to address 0", uffd_copy(fd, NULL, bytes, PAGE, 0, NULL));
+    line("watch address 0", watch(fd, NULL, PAGE, 1));
+    void *droppable = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, 8 | MAP_ANONYMOUS, -1, 0);
+    line("watch droppable memory", droppable == MAP_FAILED ? EINVAL : watch(fd, droppable, PAGE, 1));
+    struct uffdio_range lowest = {0, PAGE};
+    line("wake address 0", result(fd, UFFDIO_WAKE, &lowest));
     CHECK(mprotect(from, PAGE, PROT_READ) == 0 && mprotect(mem, 16 * PAGE, PROT_READ) == 0);
     line("move where neither may be written", uffd_move(fd, mem + 4 * PAGE, from, PAGE, 0, NULL));
     CHECK(mprotect(from, PAGE, PROT_READ | PROT_WRITE) == 0 && mprotect(mem, 16 * PAGE, PROT_READ | PROT_WRITE) == 0);
@@ -143,8 +151,9 @@ static sigjmp_buf back;
 static void trapped(int signal, siginfo_t *info, void *context)
 {
     (void)context;
-    printf("%-46s %3d\n", "  a signal", signal);
-    (void)info;
+    /* A kernel that was built without CONFIG_MEMORY_FAILURE says BUS_ADRERR of what is poisoned, too. */
+    int code = info->si_code == BUS_MCEERR_AR ? BUS_ADRERR : info->si_code;
+    printf("%-46s %3d %3d %3d\n", "  a signal", signal, code, (int)((uintptr_t)info->si_addr % PAGE));
     siglongjmp(back, 1);
 }
 

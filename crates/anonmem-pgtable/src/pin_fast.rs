@@ -2,13 +2,15 @@
 //!
 //! The steps are those of [`pin_protocol`], which says against whom each of them is. Pages are pinned in
 //! batches of one table: one walk, one fence and one more look at the table's entry serve for all of them.
-//! Pages of one folio that lie together get one pin, but each entry is looked at again.
+//! A folio of several pages gets one pin, and is taken to be mapped whole: only its first entry is read before
+//! the pin is counted. What the others say is read once, after it. Where that was wrong, the walk goes on with
+//! a look at each entry before.
 //!
 //! ```text
 //!   walk to the table      once a batch
-//!   B1 B2 B3  pin_run      each entry read once, one atomic operation a folio; the list owns the pin
+//!   B1 B2 B3  pin_runs     one entry and one atomic operation a folio; the list owns the pin
 //!   fence                  once a batch
-//!   B4 B5     hold         each entry read again; the metadata only where an entry does not allow to write
+//!   B4 B5     held_of      each entry read; the metadata only where an entry does not allow to write
 //!   C2                     once a batch; what did not hold is cut off the list
 //! ```
 //!
@@ -21,15 +23,14 @@ use crate::{
     space::AddressSpace,
     table::{entries, span},
 };
-use anonmem_frame::{Frames, Mapping, PinAccess, PinList, pin_protocol};
+use anonmem_frame::{Frames, Mapping, PinAccess, PinList, PinnedSingles, SinglesEnd, TakenPin, pin_protocol};
 use anonmem_hal::{Arch, Entry, Machine, NrPages, Pfn, Present, Va, VaRange};
 use anonmem_sync::{Atomic, Ordering, RcuGuard};
 
-/// Pages that are pinned before they are looked at again.
+/// Runs that are pinned before they are looked at again.
 const BATCH: usize = 64;
-/// The room that a list of pins needs, in runs, so that [`AddressSpace::pin_fast`] does not stop for want of
-/// it at once.
-pub const PIN_FAST_ROOM: u64 = BATCH as u64;
+/// Room that [`AddressSpace::pin_fast`] goes far with where folios are large: a node of a list has it.
+pub const PIN_FAST_ROOM: u64 = 16;
 
 /// How far pinning without a lock came.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -59,7 +60,9 @@ impl<M: Machine> AddressSpace<M> {
         access: PinAccess,
         pins: &mut PinList<'f, M>,
     ) -> PinnedFast {
-        let mut walk = FastWalk { space: self, frames, rcu, access, pins, any_lazyfree: false };
+        assert!(pins.is_of(frames), "a list of other frames");
+        let (any_lazyfree, guess) = (false, Guess::Whole);
+        let mut walk = FastWalk { space: self, frames, rcu, access, pins, any_lazyfree, guess };
         let mut va = range.start;
         while va < range.end {
             let table_end = va.align_down(span::<M>()).0.saturating_add(span::<M>());
@@ -77,10 +80,19 @@ impl<M: Machine> AddressSpace<M> {
 /// What was pinned of a batch, a run for each pin: what the first entry of a run said, and its pages.
 struct Runs {
     said: [u64; BATCH],
-    pages: [u8; BATCH],
+    pages: [u16; BATCH],
     count: usize,
     /// The pages of all of them.
     total: usize,
+}
+
+/// How many pages of a folio are pinned with the one that an entry maps.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Guess {
+    /// As many as the folio has: most folios are mapped whole.
+    Whole,
+    /// As many as the entries say that follow: some folio was not mapped whole.
+    AsSeen,
 }
 
 /// A walk over tables in a read section.
@@ -91,6 +103,7 @@ struct FastWalk<'w, 'f, 'r, M: Machine> {
     access: PinAccess,
     pins: &'w mut PinList<'f, M>,
     any_lazyfree: bool,
+    guess: Guess,
 }
 
 /// The entry of a table above the last level that a walk came to, and what it said.
@@ -143,54 +156,65 @@ impl<'f, M: Machine> FastWalk<'_, 'f, '_, M> {
         Some(Upper { word, raw: word.load(Ordering::Acquire) })
     }
 
-    /// Pins pages of one table, a batch of them at most; returns how many may be kept.
+    /// Pins pages of one table, a batch of runs at most; returns how many pages may be kept.
     fn pin_entries(&mut self, table: Pfn, upper: &Upper<'f, M>, part: VaRange) -> u64 {
         let first = M::Arch::index(part.start, 0);
-        let most = (part.pages().0 as usize).min(BATCH);
-        let words = &entries(self.frames, table)[first..first + most];
-        if self.pins.room() < most as u64 {
-            return 0;
-        }
+        let words = &entries(self.frames, table)[first..first + part.pages().0 as usize];
         let mut runs = Runs { said: [0; BATCH], pages: [1; BATCH], count: 0, total: 0 };
-        self.pin_runs(words, &mut runs);
+        match self.access {
+            PinAccess::Read => self.pin_runs(words, &mut runs, M::Arch::pte_readable),
+            PinAccess::Write => self.pin_runs(words, &mut runs, M::Arch::pte_writable),
+        }
         pin_protocol::pins_are_counted::<M>();
-        if upper.still_says_so() { self.held_of(words, &runs) as u64 } else { 0 }
+        let held = if upper.still_says_so() { self.held_of(words, &runs) } else { 0 };
+        if held < runs.total {
+            self.guess = Guess::AsSeen;
+        }
+        held as u64
     }
 
     /// B1 to B3: pins the pages of the entries, up to the first that does not allow the access, or has no
     /// page that can be pinned.
     // A function of its own: the compiler keeps what the loop needs in registers.
     #[inline(never)]
-    fn pin_runs(&mut self, words: &[Atomic<u64, M>], runs: &mut Runs) {
-        // Counted in registers: whoever asks wants to know at the end.
-        let (mut count, mut total, mut any_lazyfree) = (0, 0, false);
-        while total < words.len() && count < BATCH {
-            // Acquire pairs with the Release with which entries are filled: the page's metadata are seen.
-            let said = words[total].load(Ordering::Acquire);
-            let allowed = match self.access {
-                PinAccess::Read => M::Arch::pte_readable(said),
-                PinAccess::Write => M::Arch::pte_writable(said),
+    fn pin_runs(&mut self, words: &[Atomic<u64, M>], runs: &mut Runs, allowed: impl Fn(u64) -> bool) {
+        while runs.total < words.len() && runs.count < BATCH {
+            let left = &words[runs.total..];
+            let said = &mut runs.said[runs.count..];
+            let page = |nth: usize| {
+                // Acquire pairs with the Release with which entries are filled: the page's metadata are seen.
+                let raw = left[nth].load(Ordering::Acquire);
+                said[nth] = raw;
+                allowed(raw).then(|| M::Arch::pte_readable_page(raw))
             };
-            if !allowed {
-                break;
+            let most = left.len().min(BATCH - runs.count);
+            let PinnedSingles { pinned, any_lazyfree, end } = self.pins.pin_singles(most, page);
+            self.any_lazyfree |= any_lazyfree;
+            runs.count += pinned;
+            runs.total += pinned;
+            match end {
+                SinglesEnd::Full => {}
+                SinglesEnd::Refused => break,
+                SinglesEnd::Large(taken) => self.pin_run(taken, words, runs),
             }
-            let Some(taken) = self.frames.try_pin_pages(M::Arch::pte_readable_page(said)) else { break };
-            any_lazyfree |= taken.is_lazyfree();
-            // The pin keeps the folio what it is.
-            let mut pages = 1;
-            if taken.pages() != 1 {
-                pages = follow(&words[total..], said, 1, taken.pages());
-                runs.pages[count] = pages as u8;
-            }
-            if self.pins.push_taken(taken, NrPages(pages as u64)).is_err() {
-                break;
-            }
-            runs.said[count] = said;
-            count += 1;
-            total += pages;
         }
-        self.any_lazyfree |= any_lazyfree;
-        (runs.count, runs.total) = (count, total);
+    }
+
+    /// Adds the pages of a folio of several from the pinned one on, which the next entry maps.
+    #[inline(never)]
+    fn pin_run(&mut self, taken: TakenPin<'f, M>, words: &[Atomic<u64, M>], runs: &mut Runs) {
+        let (left, said) = (&words[runs.total..], runs.said[runs.count]);
+        // The pin keeps the folio what it is.
+        let pages = match self.guess {
+            Guess::Whole => left.len().min(taken.pages() as usize),
+            Guess::AsSeen => follow(left, said, 1, taken.pages()),
+        };
+        self.any_lazyfree |= taken.is_lazyfree();
+        let room = self.pins.push_taken(taken, NrPages(pages as u64));
+        anonmem_hal::debug_check!(M, room.is_ok(), "there was room for a run");
+        runs.pages[runs.count] = pages as u16;
+        runs.count += 1;
+        runs.total += pages;
     }
 
     /// B4 and B5: how many of the first pages may be kept.
@@ -216,7 +240,8 @@ impl<'f, M: Machine> FastWalk<'_, 'f, '_, M> {
         let mut held = 0;
         for (&said, &pages) in runs.said[..runs.count].iter().zip(&runs.pages) {
             let pages = usize::from(pages);
-            let mut same = follow(&words[held..], said, 0, pages as u64);
+            let words = &words[held..held + pages];
+            let mut same = if all_follow(words, said) { pages } else { follow(words, said, 0, pages as u64) };
             if !M::Arch::pte_writable(said) {
                 same = self.own_of(said, same);
             }
@@ -268,6 +293,19 @@ fn follows<M: Machine>(word: &Atomic<u64, M>, said: u64, nth: u64) -> bool {
     // Acquire: pairs with the Release of whoever filled the entry with the same bits, and shared the page
     // before.
     M::Arch::pte_follows(word.load(Ordering::Acquire), said, nth)
+}
+
+/// Whether entries say what the first said, to the bit and a frame further each: what nearly all do. What the
+/// hardware sets is not passed over here.
+#[inline(always)]
+fn all_follow<M: Machine>(words: &[Atomic<u64, M>], said: u64) -> bool {
+    let (step, mut wanted, mut differ) = (M::Arch::pte_step(said), said, 0);
+    for word in words {
+        // Acquire: as in `follows`.
+        differ |= word.load(Ordering::Acquire) ^ wanted;
+        wanted = wanted.wrapping_add(step);
+    }
+    differ == 0
 }
 
 /// How many entries say what the first said of as many pages that follow one another, at most `most`. The

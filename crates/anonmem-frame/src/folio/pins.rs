@@ -29,7 +29,7 @@ use core::{
     mem::{ManuallyDrop, MaybeUninit},
 };
 
-/// Runs of a node.
+/// Runs of a node, which has 192 bytes: as much as a single page takes that is pinned alone.
 const RUNS: usize = 22;
 /// The most pages of a run.
 const MAX_RUN: u64 = 1 << 16;
@@ -172,6 +172,29 @@ pub enum PinAccess {
     Write,
 }
 
+/// How far pinning single pages came ([`PinList::pin_singles`]).
+#[derive(Debug)]
+#[must_use = "a pin that was taken on the way may be in it"]
+pub struct PinnedSingles<'f, M: Machine> {
+    /// The first pages, which are pinned.
+    pub pinned: usize,
+    /// Whether one of them may be dropped unless it is written (`MADV_FREE`).
+    pub any_lazyfree: bool,
+    /// Why it ended there.
+    pub end: SinglesEnd<'f, M>,
+}
+
+/// Why no more single pages were pinned.
+#[derive(Debug)]
+pub enum SinglesEnd<'f, M: Machine> {
+    /// They are as many as were asked for, or a node is full: ask again.
+    Full,
+    /// The next page is not to be pinned, or cannot be, or there is no room.
+    Refused,
+    /// The next page is one of a folio of several. It is pinned, and in no list.
+    Large(TakenPin<'f, M>),
+}
+
 /// Runs of pages, each with its pin. Dropping the list unpins them.
 pub struct PinList<'f, M: Machine> {
     frames: &'f Frames<M>,
@@ -191,6 +214,11 @@ impl<'f, M: Machine> PinList<'f, M> {
     /// A list without runs, for pins that are taken for `access`.
     pub fn new(frames: &'f Frames<M>, nodes: &'f PinNodes<M>, access: PinAccess) -> Self {
         Self { frames, nodes, first: Link::NONE, last: Link::NONE, filling: None, spare: 0, pages: 0, access }
+    }
+
+    /// Whether its pages are of these frames.
+    pub fn is_of(&self, frames: &Frames<M>) -> bool {
+        core::ptr::eq(self.frames, frames)
     }
 
     /// The pages of all runs.
@@ -281,6 +309,52 @@ impl<'f, M: Machine> PinList<'f, M> {
         // The run owns the pin.
         let _ = ManuallyDrop::new(taken.pin);
         Ok(())
+    }
+
+    /// Pins single pages without a lock, `most` at most, each a run of its own. `page` says which is number so
+    /// and so, or that it is not to be pinned. What is pinned is looked at again by the caller, as
+    /// [`pin_protocol`](super::pin_protocol) says. No node is allocated.
+    #[inline(always)]
+    pub fn pin_singles(
+        &mut self,
+        most: usize,
+        mut page: impl FnMut(usize) -> Option<Pfn>,
+    ) -> PinnedSingles<'f, M> {
+        let mut done = PinnedSingles { pinned: 0, any_lazyfree: false, end: SinglesEnd::Full };
+        let Some((node, len)) = self.node_with_room() else {
+            return PinnedSingles { end: SinglesEnd::Refused, ..done };
+        };
+        for word in node.runs[len..].iter().take(most) {
+            let taken = page(done.pinned).and_then(|page| self.frames.try_pin_pages(page));
+            let Some(taken) = taken else {
+                done.end = SinglesEnd::Refused;
+                break;
+            };
+            if taken.pages != 1 {
+                done.end = SinglesEnd::Large(taken);
+                break;
+            }
+            done.any_lazyfree |= taken.is_lazyfree();
+            word.set(PinnedRun { first: taken.pin.page, pages: NrPages(1) }.encode());
+            // The run owns the pin.
+            let _ = ManuallyDrop::new(taken.pin);
+            done.pinned += 1;
+        }
+        node.len.set((len + done.pinned) as u32);
+        self.pages += done.pinned as u64;
+        done
+    }
+
+    /// The node that the next run goes to, and how many it has; `None` if there is no room.
+    #[inline(always)]
+    fn node_with_room(&mut self) -> Option<(&'f PinNode<M>, usize)> {
+        if let Some(node) = self.filling {
+            let len = node.len.get() as usize;
+            if len < RUNS {
+                return Some((node, len));
+            }
+        }
+        if self.spare == 0 { None } else { self.next_node().ok().map(|node| (node, 0)) }
     }
 
     /// Adds the zero page, which is not pinned.

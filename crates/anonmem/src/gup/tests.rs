@@ -1,6 +1,8 @@
 //! What pins promise, and what they cost.
 
+mod large;
 mod remote;
+mod shared;
 
 use super::{PinFlags, Unpin};
 use crate::{

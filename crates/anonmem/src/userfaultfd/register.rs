@@ -214,7 +214,6 @@ impl<'v, M: Machine> Uffd<'v, M> {
         let fits = start.is_page_aligned()
             && Va(len).is_page_aligned()
             && len > 0
-            && start.0 >= self.vm.config.mmap_min_addr
             && start < end
             && len <= end.0 - start.0;
         if fits {
