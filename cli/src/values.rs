@@ -6,7 +6,8 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use anonmem::FolioPolicy;
+use anonmem::{FolioMode, FolioPolicy, MAX_FOLIO_ORDER};
+use anonmem_hal::Order;
 use clap::ValueEnum;
 
 /// How the guest's CPUs are made.
@@ -153,6 +154,25 @@ impl Folios {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// The words of Linux's command line that give the same sizes: none for single pages, which the program
+    /// asks for itself, and none for `auto`, which Linux does not have. Kernels before 6.12 know only the
+    /// size of a leaf.
+    #[must_use]
+    pub fn on_linux(&self) -> Option<String> {
+        let policy: FolioPolicy = self.0.parse().ok().filter(|_| *self != Self::none())?;
+        let mode = |order: u8| match policy.mode(Order::new(order)) {
+            FolioMode::Inherit => policy.mode(Order::ZERO),
+            own @ (FolioMode::Never | FolioMode::Madvise | FolioMode::Always | FolioMode::Auto) => own,
+        };
+        // Linux has no folios of two pages there.
+        let sizes = (2..=MAX_FOLIO_ORDER).map(|order| (4 << order, mode(order)));
+        if sizes.clone().any(|(_, mode)| mode == FolioMode::Auto) {
+            return None;
+        }
+        let list: Vec<_> = sizes.map(|(kib, mode)| format!("{kib}K:{}", mode.word())).collect();
+        Some(format!("transparent_hugepage={} thp_anon={}", mode(MAX_FOLIO_ORDER).word(), list.join(";")))
+    }
 }
 
 /// Reads the value of `--folios`.
@@ -168,5 +188,21 @@ pub(crate) fn parse_seconds(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(seconds) if seconds > 0.0 && seconds < 1e9 => Ok(seconds),
         _ => Err(format!("\"{text}\" is not a number of seconds above zero")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn linux_gets_the_same_sizes() {
+        let on_linux = |text: &str| parse_folios(text).unwrap().on_linux();
+        assert_eq!((on_linux("4K"), on_linux("auto")), (None, None));
+        let up_to_64k = "transparent_hugepage=never thp_anon=16K:always;32K:always;64K:always;128K:never;\
+                         256K:never;512K:never;1024K:never;2048K:never";
+        assert_eq!(on_linux("64K").as_deref(), Some(up_to_64k));
+        let all = on_linux("2M").unwrap();
+        assert!(all.starts_with("transparent_hugepage=always ") && all.ends_with(";2048K:always"), "{all}");
     }
 }

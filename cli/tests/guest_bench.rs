@@ -70,6 +70,38 @@ fn one_cpu_and_every_lock_mode_are_measured() {
     }
 }
 
+/// A fault that brings sixteen pages costs a page far less, if the program has not forbidden them.
+#[test]
+fn folios_are_taken_that_are_asked_for() {
+    if !vm_is_there() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let json = dir.path().join("json");
+    let mut took = Vec::new();
+    for folios in ["4K", "64K"] {
+        let mut command = anonmem();
+        command.args([
+            "bench",
+            "--guest",
+            "page_fault1",
+            "--runs",
+            "1",
+            "--seconds",
+            "0.01",
+            "--accel",
+            "tcg",
+        ]);
+        command.args(["--ram", "64M", "--cpus", "1", "--guest-folios", folios]).arg("--json").arg(&json);
+        let output = command.output().unwrap();
+        assert!(is_measured(&output), "{folios}: {}", String::from_utf8_lossy(&output.stderr));
+        let document: Value = serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap();
+        assert_eq!(document["ours"]["arguments"], format!("lock=mmap folios={folios}"));
+        took.push(document["rows"][0]["ours_instructions"].as_f64().unwrap());
+    }
+    assert!(took[1] < 0.7 * took[0], "instructions a page: {took:?}");
+}
+
 #[test]
 fn what_cannot_be_measured_says_what_to_do() {
     let dir = tempfile::tempdir().unwrap();

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::fmt::Write;
 
 use crate::error::{Error, Result};
+use crate::values::Folios;
 
 /// One kind of work.
 #[derive(Debug, PartialEq, Eq)]
@@ -61,6 +62,8 @@ pub struct Work {
     pub region_pages: u64,
     /// What to measure.
     pub kinds: Vec<&'static Kind>,
+    /// The folios that the kernel takes; with single pages the program asks for no others.
+    pub folios: Folios,
 }
 
 impl Work {
@@ -69,7 +72,7 @@ impl Work {
         let kinds: Vec<_> = self.kinds.iter().map(|kind| kind.name).collect();
         let numbers = [self.window_ms, self.warm_ms, self.tasks.into(), self.region_pages];
         let mut arguments: Vec<OsString> = numbers.iter().map(|n| n.to_string().into()).collect();
-        arguments.extend([kinds.join(",").into(), MODES.join(",").into()]);
+        arguments.extend([kinds.join(",").into(), MODES.join(",").into(), self.folios.as_str().into()]);
         arguments
     }
 
@@ -128,8 +131,9 @@ mod tests {
     #[test]
     fn the_program_gets_numbers_then_names() {
         let kinds = select(&["fork".into(), "brk".into()]).unwrap();
-        let work = Work { window_ms: 250, warm_ms: 50, tasks: 2, region_pages: 4096, kinds };
-        assert_eq!(work.arguments(), ["250", "50", "2", "4096", "brk1,fork", "processes,threads"]);
+        let work =
+            Work { window_ms: 250, warm_ms: 50, tasks: 2, region_pages: 4096, kinds, folios: Folios::none() };
+        assert_eq!(work.arguments(), ["250", "50", "2", "4096", "brk1,fork", "processes,threads", "4K"]);
         assert_eq!(work.rows(), 8);
     }
 }

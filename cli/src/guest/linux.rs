@@ -203,13 +203,15 @@ mod tests {
     use super::*;
     use crate::guest::kinds;
     use crate::pack::cpio::tests::read_archive;
+    use crate::values::Folios;
 
     #[test]
     fn the_first_process_gets_the_programs_arguments() {
         let image = Image { path: "/k".into(), arguments: "mitigations=off".into() };
         let kinds = kinds::select(&["fork".into()]).unwrap();
-        let work = Work { window_ms: 9, warm_ms: 2, tasks: 3, region_pages: 256, kinds };
-        let expected = "console=ttyS0 quiet panic=-1 mitigations=off -- 9 2 3 256 fork processes,threads";
+        let work =
+            Work { window_ms: 9, warm_ms: 2, tasks: 3, region_pages: 256, kinds, folios: Folios::none() };
+        let expected = "console=ttyS0 quiet panic=-1 mitigations=off -- 9 2 3 256 fork processes,threads 4K";
         assert_eq!(command_line(&image, &work), expected);
     }
 

@@ -161,6 +161,7 @@ fn timed_work(options: &GuestOptions, kinds: &[&'static Kind]) -> Result<Work> {
         tasks: options.cpus,
         region_pages,
         kinds: kinds.into(),
+        folios: options.guest_folios.clone(),
     })
 }
 

@@ -42,7 +42,8 @@ pub struct GuestOptions {
     #[arg(long, value_enum, default_value_t = Lock::Mmap, requires = "guest")]
     pub lock: Lock,
 
-    /// The largest folios that page faults of the microVM take: 4K, 64K, 2M, auto, or a list
+    /// The largest folios that page faults take: 4K, 64K, 2M, auto, or a list. The Linux kernel gets the same
+    /// sizes, if it knows them (2M; from 6.12 on all), but for auto, which is its own default there
     // Not `folios`: that is the host's in the same command.
     #[arg(long, value_name = "SIZE|auto|LIST", default_value = "4K", value_parser = parse_folios, requires = "guest")]
     pub guest_folios: Folios,
@@ -72,7 +73,8 @@ pub(super) enum Clock {
 impl GuestOptions {
     /// The Linux kernel that is named, if it is one.
     pub(super) fn image(&self) -> Result<Option<Image>> {
-        let arguments = self.kernel_args.as_deref().unwrap_or_default();
-        self.kernel.as_deref().map(|path| image::read(path, arguments)).transpose()
+        let words = [self.guest_folios.on_linux(), self.kernel_args.clone()];
+        let arguments = words.into_iter().flatten().collect::<Vec<_>>().join(" ");
+        self.kernel.as_deref().map(|path| image::read(path, &arguments)).transpose()
     }
 }

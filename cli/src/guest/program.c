@@ -366,7 +366,7 @@ int main(int argc, char **argv)
 
 	/* Line by line, also where standard output is no terminal; and no buffer in a child to be written twice. */
 	setvbuf(stdout, NULL, _IOLBF, 4096);
-	if (argc != 7) {
+	if (argc != 8) {
 		printf("@bench failed - - 0 arguments %d\n", argc);
 		return 2;
 	}
@@ -378,8 +378,9 @@ int main(int argc, char **argv)
 		printf("@bench failed - - 0 arguments %d\n", EINVAL);
 		return 2;
 	}
-	/* Pages of 4 KiB everywhere; a kernel without large pages does not know this. */
-	prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0);
+	/* Pages of 4 KiB everywhere, unless others are wanted; a kernel without large pages does not know this. */
+	if (!strcmp(argv[7], "4K"))
+		prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0);
 	board = mmap(NULL, sizeof(*board), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	if (board == MAP_FAILED) {
 		printf("@bench failed - - 0 mmap %d\n", errno);
