@@ -49,8 +49,8 @@ pub struct Options {
     #[arg(long, value_enum, default_value_t = Rmap::AnonVma)]
     pub rmap: Rmap,
 
-    /// Instead of rows: what each reverse map costs, in bytes, steps and nanoseconds, as a table for a
-    /// document
+    /// Instead of rows: what each reverse map costs, and a model of the one that Linux has been proposed, in
+    /// bytes, steps and nanoseconds, as a table for a document
     #[arg(long)]
     pub rmap_study: bool,
 
