@@ -194,6 +194,9 @@ unsafe impl<const CHECKED: bool> Sched for TestMachine<CHECKED> {
         }
     }
     fn unpark(_: usize, _: usize) {}
+    fn yield_now() {
+        std::thread::yield_now();
+    }
     fn relax() {
         std::thread::yield_now();
     }

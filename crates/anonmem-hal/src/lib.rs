@@ -1,7 +1,7 @@
 //! The seams of anonmem: what the memory manager takes as given, and what it asks of the world.
 //!
 //! [`Arch`] is *facts*: how a page-table entry is laid out. It is pure, so every architecture is tested on
-//! every host. [`Machine`] is *effects*, in six small traits, of which eleven methods have no default.
+//! every host. [`Machine`] is *effects*, in six small traits, of which twelve methods have no default.
 //! [`PhysMem`] is physical memory, [`Mmu`] the caches of translations, [`Sched`] CPUs and tasks, and
 //! [`Clock`] the time. [`Sources`] are the bytes behind private mappings, and [`SwapIo`] devices to swap to.
 //! Everything above is generic over `M: Machine`; there is no other way out of the memory manager.

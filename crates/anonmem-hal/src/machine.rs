@@ -87,6 +87,7 @@ use core::{
 ///     fn nr_cpus() -> usize {
 ///         1
 ///     }
+///     fn yield_now() {} // to another task, where there is one
 /// }
 ///
 /// impl Clock for OneCpu {
@@ -404,12 +405,13 @@ pub unsafe trait Sched {
     fn relax() {
         core::hint::spin_loop();
     }
-    /// Lets others run before a loop goes round again that waits for what they do, and does things itself
-    /// each time.
+    /// Lets the other tasks run before a loop goes round again that waits for what they do, and does things
+    /// itself each time. Called without spin locks, and outside of RCU sections.
+    ///
+    /// Where nothing preempts the kernel, this has to give the CPU to whoever can run. The task that is waited
+    /// for may be one of those: if every CPU only spins here, the machine stands still.
     #[doc(alias = "cond_resched")]
-    fn yield_now() {
-        Self::relax();
-    }
+    fn yield_now();
     /// Runs `wait`, which waits for a lock of the rank `level` that somebody else has. Machines that tell how
     /// long programs wait measure here; a lock that is free never comes by. Linux: the tracepoints
     /// `contention_begin`, `contention_end`.

@@ -77,6 +77,9 @@ unsafe impl Sched for TestMachine {
     fn relax() {
         std::thread::yield_now();
     }
+    fn yield_now() {
+        std::thread::yield_now();
+    }
     unsafe fn with_held_locks(f: &mut dyn FnMut(&mut HeldLocks)) {
         HELD.with_borrow_mut(|held| f(held));
     }

@@ -232,6 +232,10 @@ unsafe impl<C: Checks, A: Arch> Sched for Hosted<C, A> {
         sched::relax();
     }
 
+    fn yield_now() {
+        sched::yield_now();
+    }
+
     fn contended(level: u16, wait: &mut dyn FnMut()) {
         sched::contended(level, wait);
     }

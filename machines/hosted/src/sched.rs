@@ -322,6 +322,16 @@ pub(crate) fn unpark(key: usize, n: usize) {
     woken.iter().for_each(|sleeper| sleeper.alarm.ring());
 }
 
+/// Lets the host run another thread.
+pub(crate) fn yield_now() {
+    MACHINE.with_borrow(|machine| {
+        if let Some(machine) = machine {
+            machine.check_broken();
+        }
+    });
+    std::thread::yield_now();
+}
+
 /// One turn of a spin loop.
 pub(crate) fn relax() {
     let spins = SPINS.get().wrapping_add(1);
@@ -329,12 +339,7 @@ pub(crate) fn relax() {
     if !spins.is_multiple_of(SPINS_BEFORE_YIELD) {
         std::hint::spin_loop();
     } else {
-        MACHINE.with_borrow(|machine| {
-            if let Some(machine) = machine {
-                machine.check_broken();
-            }
-        });
-        std::thread::yield_now();
+        yield_now();
     }
 }
 

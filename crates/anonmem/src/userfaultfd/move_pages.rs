@@ -529,7 +529,7 @@ impl<'a, M: Machine, G: FaultGuard<M>> Mover<'a, M, G> {
         }
         // Without it the device could go away, and its slots with it, while we look.
         let Some(_user) = self.vm.swap.get(entry).get_user() else {
-            M::relax();
+            M::yield_now();
             return Ok(Step::Again);
         };
         let cached = self.vm.swap_cache_get(entry);

@@ -88,6 +88,10 @@ unsafe impl Sched for Kernel {
         tlb::relax();
     }
 
+    fn yield_now() {
+        super::yield_now();
+    }
+
     fn contended(level: u16, wait: &mut dyn FnMut()) {
         let start = time::now_ns();
         wait();

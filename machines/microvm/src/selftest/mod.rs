@@ -6,12 +6,13 @@ mod tasks;
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use anonmem_hal::Sched;
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 
 use crate::arch::percpu::cpu_count;
 use crate::arch::{power, random, time, tlb};
 use crate::sched::{self, Interruptible, Mutex, Wake};
-use crate::{console, heap, klog};
+use crate::{console, heap, klog, machine};
 use tasks::{done, run_tasks};
 
 /// The exit code of success; QEMU's status is `(0x10 << 1) | 1 = 33`.
@@ -29,6 +30,7 @@ pub(crate) fn run(_: usize) {
         ("ping-pong", test_ping_pong),
         ("deadlines", test_deadlines),
         ("shootdown", test_shootdown),
+        ("yield", test_yield),
         ("tasks", test_many_tasks),
         ("channel", test_channel),
         ("promises", promises::test),
@@ -135,6 +137,22 @@ fn test_shootdown() {
                 sched::yield_now();
             }
         }
+        done();
+    });
+}
+
+/// What the memory manager waits with lets the task run that it waits for: nothing preempts the kernel.
+fn test_yield() {
+    static TOLD: AtomicBool = AtomicBool::new(false);
+    // The last one is waited for by more tasks than there are CPUs.
+    run_tasks(cpu_count() + 2, |me| {
+        let mut turns = 0_u64;
+        while me <= cpu_count() && !TOLD.load(SeqCst) {
+            assert!(turns < 10_000_000, "a task that yields keeps its CPU for itself");
+            <machine::Kernel as Sched>::yield_now();
+            turns += 1;
+        }
+        TOLD.store(true, SeqCst);
         done();
     });
 }
