@@ -408,8 +408,8 @@ pub unsafe trait Sched {
     /// Lets the other tasks run before a loop goes round again that waits for what they do, and does things
     /// itself each time. Called without spin locks, and outside of RCU sections.
     ///
-    /// Where nothing preempts the kernel, this has to give the CPU to whoever can run. The task that is waited
-    /// for may be one of those: if every CPU only spins here, the machine stands still.
+    /// Where nothing preempts the kernel, this has to give the CPU to whoever can run. The task that is
+    /// waited for may be one of those: if every CPU only spins here, the machine stands still.
     #[doc(alias = "cond_resched")]
     fn yield_now();
     /// Runs `wait`, which waits for a lock of the rank `level` that somebody else has. Machines that tell how

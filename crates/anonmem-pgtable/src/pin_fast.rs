@@ -2,9 +2,9 @@
 //!
 //! The steps are those of [`pin_protocol`], which says against whom each of them is. Pages are pinned in
 //! batches of one table: one walk, one fence and one more look at the table's entry serve for all of them.
-//! A folio of several pages gets one pin, and is taken to be mapped whole: only its first entry is read before
-//! the pin is counted. What the others say is read once, after it. Where that was wrong, the walk goes on with
-//! a look at each entry before.
+//! A folio of several pages gets one pin, and is taken to be mapped whole. Only its first entry is read
+//! before the pin is counted; what the others say is read once, after it. Where that was wrong, the walk goes
+//! on with a look at each entry before.
 //!
 //! ```text
 //!   walk to the table      once a batch

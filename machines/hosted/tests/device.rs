@@ -5,8 +5,8 @@
 //! has counted says so, and from then on the other side must not see less. For the page that is pinned is the
 //! page that the program sees. The device lets go of its pages now and then, and pins them again.
 //!
-//! `ANONMEM_DEVICE_SECONDS` (default 4) is how long it runs, in all lock modes together; longer on a host that
-//! is so busy that a thread has hardly run.
+//! `ANONMEM_DEVICE_SECONDS` (default 4) is how long it runs, in all lock modes together. It takes longer
+//! on a host that is so busy that a thread has hardly run.
 
 use anonmem::{Advice, Config, Effort, LockMode, MmapRequest, PinFlags, PinnedRange, Prot, Unpin, Vm};
 use anonmem_hal::{CpuId, Order, PAGE_SIZE, Pfn, PhysMem, Va, VaRange, arch::X86_64};

@@ -39,7 +39,8 @@ pub(super) fn do_swap_page<M: Machine, G: FaultGuard<M>>(
 ) -> Result<FaultResult, FaultResult> {
     // Without it the device could go away, and its slots with it, while we look.
     let Some(_user) = fault.vm.swap.get(entry).get_user() else {
-        // Swapoff has brought the page back, or lets the device be used once more: it may be a task of this CPU.
+        // Swapoff has brought the page back, or lets the device be used once more. It may be a task of this
+        // CPU.
         fault.guard.sleeps(Refusal::WouldSleep)?;
         M::yield_now();
         return Err(FaultResult::Reload);
