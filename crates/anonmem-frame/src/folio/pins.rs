@@ -311,8 +311,8 @@ impl<'f, M: Machine> PinList<'f, M> {
         Ok(())
     }
 
-    /// Pins single pages without a lock, `most` at most, each a run of its own. `page` says which is number so
-    /// and so, or that it is not to be pinned. What is pinned is looked at again by the caller, as
+    /// Pins single pages without a lock, `most` at most, each a run of its own. `page` says which is number
+    /// so and so, or that it is not to be pinned. What is pinned is looked at again by the caller, as
     /// [`pin_protocol`](super::pin_protocol) says. No node is allocated.
     #[inline(always)]
     pub fn pin_singles(

@@ -50,7 +50,8 @@ fn a_folio_that_is_mapped_whole_has_one_pin() {
 fn a_folio_that_is_not_mapped_whole_is_pinned_as_far_as_the_program_sees_it() {
     World::run(|w| {
         let mm = program(w, 128);
-        // Holes in every second folio, filled by other pages: what follows in the folio is not what is mapped.
+        // Holes in every second folio, filled by other pages: what follows in the folio is not what is
+        // mapped.
         for nth in (0..128).step_by(32) {
             for hole in [3, 9, 15] {
                 mm.madvise(Va(AT + (nth + hole) * P), P, Advice::DontNeed).unwrap();
