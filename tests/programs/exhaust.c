@@ -7,12 +7,17 @@
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
+#include <stddef.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/time.h>
+#include <sys/timerfd.h>
+#include <sys/uio.h>
+#include <sys/un.h>
 #include <time.h>
 
 static long count_proc(void)
@@ -214,6 +219,77 @@ static void timers(void)
     CHECK(n == 256 && errno == EAGAIN, "%ld timers", n);
 }
 
+/* Takes a step after the other until the kernel's heap has its share; gives their number. */
+static long until_full(int (*step)(long))
+{
+    long n = 0;
+    allow_descriptors();
+    while (step(n) == 0)
+        n++;
+    CHECK(n > 1000 && (errno == ENOMEM || errno == EMFILE), "%ld", n);
+    return n;
+}
+
+static int name_socket(long n)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+    if (fd < 0)
+        return -1;
+    snprintf(address.sun_path + 1, sizeof address.sun_path - 1, "e%07ld", n);
+    return bind(fd, (struct sockaddr *)&address, offsetof(struct sockaddr_un, sun_path) + 9);
+}
+
+/* What comes after everything is there takes memory too, and is refused or done. */
+static void listeners(void)
+{
+    long refused = 0, n = until_full(name_socket);
+    for (long fd = 3; fd < n; fd++) {
+        int done = listen(fd, 1);
+        CHECK(done == 0 || errno == ENOMEM);
+        refused += done != 0;
+    }
+    CHECK(refused > 0, "%ld sockets listen", n);
+}
+
+static int make_timer(long n)
+{
+    return n < 1 << 20 && timerfd_create(CLOCK_MONOTONIC, 0) >= 0 ? 0 : -1;
+}
+
+static void armed_timers(void)
+{
+    struct itimerspec later = {.it_value = {.tv_sec = 1000}}, never = {.it_value = {0}};
+    long refused = 0, n = until_full(make_timer);
+    for (long fd = 3; fd < n; fd++) {
+        int done = timerfd_settime(fd, 0, &later, NULL);
+        CHECK(done == 0 || errno == ENOMEM);
+        refused += done != 0;
+        CHECK(timerfd_settime(fd, 0, &never, NULL) == 0);
+    }
+    CHECK(refused > 0, "%ld timers are armed", n);
+    struct itimerval soon = {.it_value = {.tv_sec = 1000}}, off = {.it_value = {0}};
+    CHECK(setitimer(ITIMER_REAL, &soon, NULL) == -1 && errno == ENOMEM);
+    CHECK(setitimer(ITIMER_REAL, &off, NULL) == 0);
+}
+
+/* A pipe is filled from another while there is room; what is read out of it comes out without any. */
+static void lent_pages(void)
+{
+    static char bytes[4096];
+    struct iovec piece = {bytes, sizeof bytes};
+    int from[2], to[2], file = open("/dev/null", O_WRONLY);
+    CHECK(file >= 0 && pipe2(from, O_NONBLOCK) == 0 && pipe2(to, O_NONBLOCK) == 0);
+    CHECK(write(from[1], bytes, sizeof bytes) == sizeof bytes);
+    until_full(make_timer);
+    CHECK(tee(from[0], to[1], sizeof bytes, 0) == -1 && errno == ENOMEM);
+    CHECK(splice(from[0], NULL, to[1], NULL, 100, 0) == -1 && errno == ENOMEM);
+    CHECK(vmsplice(to[1], &piece, 1, 0) == -1 && errno == ENOMEM);
+    CHECK(vmsplice(from[0], &piece, 1, 0) == sizeof bytes);
+    CHECK(write(from[1], bytes, sizeof bytes) == sizeof bytes);
+    CHECK(splice(from[0], NULL, file, NULL, sizeof bytes, 0) == sizeof bytes);
+}
+
 /* Rings of the largest size, then of the smallest; and more completions than are kept. */
 static void rings(void)
 {
@@ -264,7 +340,8 @@ static const struct {
     {"processes", processes}, {"zombies", zombies}, {"threads", threads}, {"descriptors", descriptors},
     {"pipes", pipes}, {"messages", messages}, {"interests", interests}, {"mappings", mappings},
     {"files", files}, {"bytes", bytes_of_files}, {"directories", deep_directories}, {"signals", queued_signals},
-    {"timers", timers}, {"rings", rings}, {"calls", unknown_calls}, {"memory", memory},
+    {"timers", timers}, {"listeners", listeners}, {"armed", armed_timers}, {"lent", lent_pages},
+    {"rings", rings}, {"calls", unknown_calls}, {"memory", memory},
 };
 
 int main(int count, char **arguments)

@@ -1,8 +1,8 @@
 //! `.anonmem/run`: what the command line asks the kernel to run.
 //!
 //! NUL-terminated records `key=value`. The keys: `ram`, `cpus`, `cwd`, `exe`, `arg` (repeated), `env`
-//! (repeated), `poison`, `lock`, `folios`, `swap` (bytes), `swap_backend`, `swap_disk`, `watch`
-//! (milliseconds). Unknown keys are kept, so that the kernel can name them on its log.
+//! (repeated), `poison`, `lock`, `rmap`, `nodes`, `folios`, `swap` (bytes), `swap_backend`,
+//! `swap_disk`, `watch` (milliseconds). Unknown keys are kept, so that the kernel can name them on its log.
 
 use alloc::vec::Vec;
 
@@ -25,6 +25,10 @@ pub struct RunFile<'a> {
     pub poison: bool,
     /// Lock mode of the memory manager.
     pub lock: &'a [u8],
+    /// The memory manager's reverse map.
+    pub rmap: &'a [u8],
+    /// Nodes that memory has; zero if not stated.
+    pub nodes: u32,
     /// Sizes of folios that it takes, in words.
     pub folios: &'a [u8],
     /// Bytes of the swap device; zero for none.
@@ -70,6 +74,8 @@ impl<'a> RunFile<'a> {
             b"env" => self.env.push(value),
             b"poison" => self.poison = number(value)? != 0,
             b"lock" => self.lock = value,
+            b"rmap" => self.rmap = value,
+            b"nodes" => self.nodes = number(value)?.try_into().ok()?,
             b"folios" => self.folios = value,
             b"swap" => self.swap = number(value)?,
             b"swap_backend" => self.swap_backend = value,
@@ -91,8 +97,9 @@ mod tests {
 
     #[test]
     fn records_are_read_and_unknown_ones_are_named() {
-        let run = RunFile::parse(b"ram=1048576\0cpus=2\0exe=/bin/sh\0arg=sh\0arg=-c\0arg=\0env=A=B=C\0poison=1\0swap=8192\0swap_disk=vdc\0watch=250\0colour=red\0ram=x\0");
+        let run = RunFile::parse(b"ram=1048576\0cpus=2\0exe=/bin/sh\0arg=sh\0arg=-c\0arg=\0env=A=B=C\0poison=1\0nodes=2\0rmap=family\0swap=8192\0swap_disk=vdc\0watch=250\0colour=red\0ram=x\0");
         assert_eq!((run.ram, run.cpus, run.poison), (1 << 20, 2, true));
+        assert_eq!((run.nodes, run.rmap), (2, &b"family"[..]));
         assert_eq!(run.args, [&b"sh"[..], b"-c", b""]);
         assert_eq!(run.env, [&b"A=B=C"[..]]);
         assert_eq!((run.swap, run.swap_backend), (8192, &b"lz4"[..]));

@@ -18,6 +18,7 @@ use crate::machine;
 const SLOT: u64 = 64 * 1024;
 const STACK: u64 = 32 * 1024;
 const MAX_SLOTS: u64 = 1 << 16;
+const WORDS: usize = (MAX_SLOTS / 64) as usize;
 const PAGES_EACH: u64 = STACK / PAGE;
 /// With as many unused stacks, [`BATCH`] of them are unmapped.
 const CACHED: usize = 64;
@@ -27,12 +28,13 @@ const CANARY: u64 = 0x5ac3_57ac_ca4a_12e9;
 struct Slots {
     /// Mapped, not in use.
     cached: Vec<u64>,
-    /// Unmapped, used before.
-    empty: Vec<u64>,
+    /// Unmapped, used before: a bit for each. Room for them is there from the start, because they come back
+    /// when memory is full.
+    empty: [u64; WORDS],
     next_new: u64,
 }
 
-static SLOTS: SpinLock<Slots> = SpinLock::new(Slots { cached: Vec::new(), empty: Vec::new(), next_new: 0 });
+static SLOTS: SpinLock<Slots> = SpinLock::new(Slots { cached: Vec::new(), empty: [0; WORDS], next_new: 0 });
 static PAGES: AtomicUsize = AtomicUsize::new(0);
 
 /// Prepares the stack area. Once, before the first task and before the first address space.
@@ -117,8 +119,11 @@ fn slot_base(slot: u64) -> u64 {
 
 fn take_empty_slot() -> Result<u64, OutOfMemory> {
     let mut slots = SLOTS.lock();
-    if let Some(slot) = slots.empty.pop() {
-        return Ok(slot);
+    let words = slots.next_new.div_ceil(64) as usize;
+    if let Some((index, word)) = slots.empty[..words].iter_mut().enumerate().find(|(_, word)| **word != 0) {
+        let bit = word.trailing_zeros();
+        *word &= *word - 1;
+        return Ok(index as u64 * 64 + u64::from(bit));
     }
     if slots.next_new == MAX_SLOTS {
         return Err(OutOfMemory);
@@ -128,7 +133,7 @@ fn take_empty_slot() -> Result<u64, OutOfMemory> {
 }
 
 fn give_empty_slot(slot: u64) {
-    SLOTS.lock().empty.push(slot);
+    SLOTS.lock().empty[(slot / 64) as usize] |= 1 << (slot % 64);
 }
 
 fn bottom(slot: u64) -> u64 {

@@ -115,6 +115,7 @@ fn leaves_something(number: u32) -> bool {
             | abi::__NR_sendmsg
             | abi::__NR_setsockopt
             | abi::__NR_bind
+            | abi::__NR_listen
             | abi::__NR_connect
             | abi::__NR_accept
             | abi::__NR_accept4
@@ -135,9 +136,15 @@ fn leaves_something(number: u32) -> bool {
             | abi::__NR_execve
             | abi::__NR_execveat
             | abi::__NR_mmap
+            | abi::__NR_tee
             | abi::__NR_io_uring_setup
             | abi::__NR_io_uring_register
     )
+}
+
+/// Refuses the part of a call that leaves something behind, when the other part gives back.
+fn ensure_room() -> Result<()> {
+    if heap::is_short() { Err(ENOMEM) } else { Ok(()) }
 }
 
 /// The table.

@@ -1,6 +1,7 @@
 //! `splice`, `tee` and `vmsplice`: arguments and refusals.
 
 use super::call::{Call, only};
+use super::ensure_room;
 use super::io::{LIMIT, check_range, or_sigpipe, vector};
 use super::user;
 use crate::fs::device::Device;
@@ -41,6 +42,7 @@ pub(super) fn vmsplice(c: &mut Call<'_>) -> Result<usize> {
         return Ok(0);
     }
     if file.check_writable().is_ok() {
+        ensure_room()?;
         let space = c.thread.process.space().ok_or(ESRCH)?;
         return or_sigpipe(pipe.take_user(&space, &pieces, wait_at(flags, &file)));
     }
@@ -112,6 +114,10 @@ pub(super) fn splice(c: &mut Call<'_>) -> Result<usize> {
     }
     from.check_readable()?;
     to.check_writable()?;
+    if target.is_some() {
+        // Who reads from a pipe gives back.
+        ensure_room()?;
+    }
     match (source, target) {
         (Some(source), Some(target)) if Arc::ptr_eq(&source, &target) => Err(EINVAL),
         (Some(source), Some(target)) => {

@@ -1,6 +1,7 @@
 //! The system: its name, memory, limits, random numbers.
 
 use super::call::{Call, only};
+use super::ensure_room;
 use super::io::check_range;
 use super::user;
 use crate::fs::device::fill_random;
@@ -107,6 +108,10 @@ fn limits(c: &Call<'_>, pid: i32, resource: u32, new: u64, old: u64) -> Result<u
         }
         if resource == abi::RLIMIT_NOFILE as usize && hard > u64::from(crate::fs::table::NR_OPEN) {
             return Err(EPERM);
+        }
+        if resource == abi::RLIMIT_CPU as usize && soft != u64::MAX {
+            // A timer watches it.
+            ensure_room()?;
         }
         let limits = {
             let mut limits = process.limits.lock();

@@ -1,6 +1,7 @@
 //! Clocks, sleeping, timers.
 
 use super::call::{Call, only};
+use super::ensure_room;
 use super::file::install;
 use super::user;
 use crate::arch::time as clock;
@@ -159,13 +160,25 @@ fn due_in(ns: u64) -> Option<u64> {
 }
 
 pub(super) fn alarm(c: &mut Call<'_>) -> Result<usize> {
-    let old = alarm_timer(c).set(due_in(u64::from(c.u32(0)) * NS), 0);
+    let due = due_in(u64::from(c.u32(0)) * NS);
+    if due.is_some() {
+        ensure_room()?;
+    }
+    let old = alarm_timer(c).set(due, 0);
     Ok(old.value_ns.div_ceil(NS) as usize)
 }
 
 /// Only the timer of real time exists.
 fn real_timer(c: &Call<'_>) -> Result<Arc<Timer>> {
     if c.u32(0) == abi::ITIMER_REAL { Ok(alarm_timer(c)) } else { Err(EINVAL) }
+}
+
+/// Sets a timer. One that is armed has a place in a queue, and one that is disarmed gives it back.
+fn set(timer: &Arc<Timer>, due: Option<u64>, interval: u64) -> Result<Setting> {
+    if due.is_some() {
+        ensure_room()?;
+    }
+    Ok(timer.set(due, interval))
 }
 
 fn put_itimerval(address: u64, setting: Setting) -> Result<()> {
@@ -178,7 +191,7 @@ pub(super) fn setitimer(c: &mut Call<'_>) -> Result<usize> {
         0 => timer.set(None, 0),
         at => {
             let (interval, value) = (user::timeval(at)?, user::timeval(at + 16)?);
-            timer.set(due_in(value), interval)
+            set(&timer, due_in(value), interval)?
         }
     };
     put_itimerval(c.args[2], old)?;
@@ -294,7 +307,7 @@ pub(super) fn timer_settime(c: &mut Call<'_>) -> Result<usize> {
     let timer = posix_timer(c)?;
     let from = if c.u32(1) & abi::TIMER_ABSTIME != 0 { From::Epoch } else { From::Now };
     let (due, interval) = itimerspec(c.args[2], timer.clock, from)?;
-    put_itimerspec(c.args[3], timer.set(due, interval))?;
+    put_itimerspec(c.args[3], set(&timer, due, interval)?)?;
     Ok(0)
 }
 
@@ -328,7 +341,7 @@ pub(super) fn timerfd_settime(c: &mut Call<'_>) -> Result<usize> {
     let (counter, timer) = timerfd(c)?;
     let from = if c.u32(1) & TFD_TIMER_ABSTIME != 0 { From::Epoch } else { From::Now };
     let (due, interval) = itimerspec(c.args[2], timer.clock, from)?;
-    let old = timer.set(due, interval);
+    let old = set(&timer, due, interval)?;
     counter.reset();
     put_itimerspec(c.args[3], old)?;
     Ok(0)
