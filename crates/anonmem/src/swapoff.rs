@@ -45,8 +45,7 @@ impl<M: Machine> Vm<M> {
         let place = self.swap.devices.get(usize::from(device)).filter(|place| place.is_on());
         let place = place.ok_or(Error::Invalid("the swap device is not in use"))?;
         // Acquire pairs with the release that opened it: all of the device is seen.
-        if place.state.compare_exchange(DeviceState::Open, DeviceState::Changing, Ordering::Acquire).is_err()
-        {
+        if place.state.compare_exchange(DeviceState::Open, DeviceState::Leaving, Ordering::Acquire).is_err() {
             return Err(Error::Invalid("the swap device is being taken out of use already"));
         }
         self.swap.forget_clusters(place);
@@ -56,16 +55,14 @@ impl<M: Machine> Vm<M> {
                 place.state.store(DeviceState::Open, Ordering::Release);
                 return Err(e);
             }
-            // Acquire pairs with the Release of the users' drops.
-            place.users.fetch_sub(1, Ordering::AcqRel);
-            place.idle.wait_until(&|| place.users.load(Ordering::Acquire) == 0);
+            self.swap.turn_users_away(&self.rcu, place);
             // Without users none can come; but one that found the device open may have claimed a slot since
             // we looked.
             if self.swap.still_used(place) == 0 {
                 break;
             }
             // Release pairs with the Acquire of `get_user`.
-            place.users.store(1, Ordering::Release);
+            place.state.store(DeviceState::Leaving, Ordering::Release);
         }
         free_slots(&self.frames, &place.slots, &place.cluster_free);
         place.state.store(DeviceState::Absent, Ordering::Release);

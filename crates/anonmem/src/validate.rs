@@ -418,7 +418,7 @@ impl<M: Machine> Vm<M> {
     /// Counts of slots, and their free ones. Returns the number of cached pages.
     fn validate_swap(&self, totals: &Totals) -> Result<u64, Violation> {
         let (mut counts, mut cached) = (0, 0);
-        for (device, user, free) in self.swap.slots_in_use() {
+        for (device, user, free) in self.swap.slots_in_use(&self.rcu) {
             let (slots, mut unused) = (user.slots(), 0);
             for slot in 0..slots.len() {
                 let state = slots.state(&self.frames, slot);

@@ -154,6 +154,10 @@ pub static SMALLER_MINCORE: Case = Case {
             what: "mincore looks at a slot of a device that may be going away",
         },
         Mutant::Patch {
+            name: "swapoff-without-grace-period",
+            what: "swapoff looks for users without waiting for those who have found the device and are not counted yet",
+        },
+        Mutant::Patch {
             name: "swap-cached-length-unasked",
             what: "the question for a slot's cached page does not ask whether there is such a slot",
         },

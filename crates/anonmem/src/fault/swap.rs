@@ -38,7 +38,7 @@ pub(super) fn do_swap_page<M: Machine, G: FaultGuard<M>>(
     entry: SwapEntry,
 ) -> Result<FaultResult, FaultResult> {
     // Without it the device could go away, and its slots with it, while we look.
-    let Some(_user) = fault.vm.swap.get(entry).get_user() else {
+    let Some(_user) = fault.vm.swap_user(entry) else {
         // Swapoff has brought the page back, or lets the device be used once more. It may be a task of this
         // CPU.
         fault.guard.sleeps(Refusal::WouldSleep)?;

@@ -87,7 +87,7 @@ impl<'v, M: Machine> MigrationBatch<'v, M> {
         }
         let lock = page.try_lock().ok_or(Stays::Locked)?;
         // Whoever has the device open keeps its slots there.
-        let device = folio.swap_entry().map(|entry| vm.swap.get(entry).get_user());
+        let device = folio.swap_entry().map(|entry| vm.swap_user(entry));
         if matches!(device, Some(None)) {
             return Err(Stays::SwapOff);
         }
@@ -185,7 +185,7 @@ fn land<M: Machine>(vm: &Vm<M>, moving: Moving<'_, M>) -> Result<Went, Stays> {
     let Moving { page, target, lock } = moving;
     let folio = lock.folio();
     // Whoever has the device open keeps its slots there.
-    let slot = folio.swap_entry().map(|entry| (entry, vm.swap.get(entry).get_user()));
+    let slot = folio.swap_entry().map(|entry| (entry, vm.swap_user(entry)));
     let cached = match &slot {
         Some((_, None)) => return stay(vm, &lock, Stays::SwapOff),
         Some((entry, Some(_))) => vm.swap_caches(*entry, folio),
@@ -228,7 +228,7 @@ fn land_large<M: Machine>(vm: &Vm<M>, moving: Moving<'_, M>) -> Result<Went, Sta
     // As above.
     let Moving { page, target, lock } = moving;
     let folio = lock.folio();
-    let device = folio.swap_entry().map(|entry| vm.swap.get(entry).get_user());
+    let device = folio.swap_entry().map(|entry| vm.swap_user(entry));
     if matches!(device, Some(None)) {
         return stay(vm, &lock, Stays::SwapOff);
     }

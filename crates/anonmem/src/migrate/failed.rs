@@ -146,7 +146,7 @@ impl<M: Machine> Vm<M> {
     /// Gives the entries that wait for the page what there is instead.
     fn give_up(&self, lock: &FolioGuard<'_, M>) -> Result<FrameFate, Stays> {
         // Without its device the page is cached nowhere.
-        let device = lock.folio().swap_entry().map(|entry| self.swap.get(entry).get_user());
+        let device = lock.folio().swap_entry().map(|entry| self.swap_user(entry));
         if matches!(device, Some(None)) {
             return Err(Stays::SwapOff);
         }

@@ -347,7 +347,7 @@ impl<'v, M: Machine> PageoutBatch<'v, M> {
         let Some(mut lock) = page.try_lock() else { return Shrunk::Kept };
         // A folio that leaves the swap cache without the lock forgets its entry a moment later, and the
         // device may go meanwhile.
-        let device = folio.swap_entry().map(|entry| vm.swap.get(entry).get_user());
+        let device = folio.swap_entry().map(|entry| vm.swap_user(entry));
         if matches!(device, Some(None)) || vm.is_in_use(folio) {
             return Shrunk::Kept;
         }

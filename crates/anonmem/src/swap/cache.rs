@@ -6,7 +6,10 @@
 use crate::{
     events::Event,
     objects::Objects,
-    swap::slot::{SwapRef, SwapRun},
+    swap::{
+        device::DeviceUser,
+        slot::{SwapRef, SwapRun},
+    },
 };
 use anonmem_frame::{Folio, FolioGuard, FolioOwner, FolioRef, NewFolio};
 use anonmem_hal::{IoError, Machine, SwapEntry};
@@ -20,6 +23,11 @@ pub(crate) enum SwapIn<'v, M: Machine> {
 }
 
 impl<M: Machine> Objects<M> {
+    /// Keeps the device of `entry` from going away, if it is not gone already.
+    pub(crate) fn swap_user(&self, entry: SwapEntry) -> Option<DeviceUser<'_, M>> {
+        self.swap.get_user(&self.rcu, self.swap.get(entry))
+    }
+
     /// The page of `entry`, if it is in the swap cache.
     pub(crate) fn swap_cache_get(&self, entry: SwapEntry) -> Option<FolioRef<'_, M>> {
         self.swap.get(entry).slots().lookup(&self.frames, entry.offset)
@@ -28,7 +36,7 @@ impl<M: Machine> Objects<M> {
     /// Whether the page of `entry` is in memory, for whoever has only read the entry.
     pub(crate) fn swap_has_page(&self, entry: SwapEntry) -> bool {
         let device = self.swap.get(entry);
-        let user = device.get_user();
+        let user = self.swap_user(entry);
         user.is_some() && device.slots().cached_page(&self.frames, entry.offset).is_some()
     }
 

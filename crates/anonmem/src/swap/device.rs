@@ -1,21 +1,18 @@
 //! Swap devices.
 //!
 //! A device is a number that the machine's `SwapIo` understands, a priority, and an array of slots. A fault
-//! that has only read an entry works on a slot without owning a count of the slot. It holds a user count of
-//! the device, so that swapoff waits for it.
+//! that has only read an entry works on a slot without owning a count of the slot. It is a user of the
+//! device, so that swapoff waits for it.
 //!
-//! | `users` | meaning |
-//! |---|---|
-//! | 0 | no device, or one that is going away: its entries are no longer in any page table |
-//! | n | n - 1 faults are at work |
+//! Users are counted on the words of their CPUs, in a read section in which the state said that there is a
+//! device. Swapoff changes the state, waits for a grace period, and adds the words up until the sum is 0.
 //!
-//! Linux: mm/swapfile.c `swapon`, `get_swap_device`, `try_to_unuse`. Differs: Linux counts users per CPU
-//! (`percpu_ref`).
+//! Linux: mm/swapfile.c `swapon`, `get_swap_device`, `try_to_unuse`; lib/percpu-refcount.c.
 
 use anonmem_frame::{FrameArray, Frames, OutOfMemory, SwapSlots};
 use anonmem_hal::{Machine, SwapEntry};
 use anonmem_sync::{
-    Atomic, AtomicState, Ordering, PerCpu, Spin, WaitQueue, init_fields,
+    Atomic, AtomicState, Ordering, PerCpu, Rcu, Spin, WaitQueue, init_fields,
     order::SwapDevice as SwapDeviceLevel, states,
 };
 use core::mem::MaybeUninit;
@@ -32,14 +29,16 @@ states! {
         Absent,
         /// A device whose slots may be allocated.
         Open,
-        /// A device that comes or goes: whoever made it so alone may change the state.
+        /// A device that swapoff empties: whoever made it so alone may change the state.
+        Leaving,
+        /// One that comes or goes, and gets no user: as above.
         Changing,
     }
 }
 
 /// One device's place.
 pub(crate) struct SwapDevice<M: Machine> {
-    pub(crate) users: Atomic<u32, M>,
+    /// Whoever waits until there is no user.
     pub(crate) idle: WaitQueue<M>,
     pub(crate) state: AtomicState<DeviceState, M>,
     pub(crate) priority: Atomic<i32, M>,
@@ -59,18 +58,25 @@ pub(crate) struct SwapDevices<M: Machine> {
     cpus: PerCpu<[CpuDevice<M>; MAX_DEVICES], M>,
 }
 
-/// What a CPU has of a device.
+/// What a CPU has of a device. The counts wrap around, as their sum does: it is small all the same.
 pub(crate) struct CpuDevice<M> {
     /// The next slot to try, plus one; 0 if there is no cluster.
     cursor: Atomic<u64, M>,
     /// Slots that were freed here, less those that were taken.
-    freed: Atomic<i64, M>,
+    freed: Atomic<i32, M>,
+    /// Users that began here, less those that ended here.
+    users: Atomic<i32, M>,
 }
 
 impl<M: Machine> CpuDevice<M> {
     const fn new() -> Self {
-        Self { cursor: Atomic::new(0), freed: Atomic::new(0) }
+        Self { cursor: Atomic::new(0), freed: Atomic::new(0), users: Atomic::new(0) }
     }
+}
+
+/// The sum of words that may have wrapped around. A device has 2^27 slots at most, so the sum has not.
+fn sum(words: impl Iterator<Item = i32>) -> i64 {
+    words.fold(0i32, i32::wrapping_add).into()
 }
 
 /// Words of a cache line.
@@ -121,7 +127,6 @@ impl<M: Machine> SwapDevices<M> {
     pub(crate) fn init(slot: &mut MaybeUninit<Self>) -> &mut Self {
         init_fields!(slot, {
             devices: core::array::from_fn(|number| SwapDevice {
-                users: Atomic::new(0),
                 idle: WaitQueue::new(),
                 state: AtomicState::new(),
                 priority: Atomic::new(0),
@@ -163,12 +168,12 @@ impl<M: Machine> SwapDevices<M> {
     pub(crate) fn count_free(&self, device: &SwapDevice<M>, slots: i64) {
         // Release pairs with the Acquire of `still_used`: swapoff frees the arrays only after we are done
         // with them.
-        self.this(device).freed.fetch_add(slots, Ordering::Release);
+        self.this(device).freed.fetch_add(slots as i32, Ordering::Release);
     }
 
     /// Slots in use: exact while none is taken.
     pub(crate) fn used(&self, device: &SwapDevice<M>) -> u64 {
-        let freed: i64 = self.each_cpu(device).map(|cpu| cpu.freed.load(Ordering::Relaxed)).sum();
+        let freed = sum(self.each_cpu(device).map(|cpu| cpu.freed.load(Ordering::Relaxed)));
         (-freed).clamp(0, device.slots.len() as i64) as u64
     }
 
@@ -176,7 +181,7 @@ impl<M: Machine> SwapDevices<M> {
     /// addition has the last word.
     pub(crate) fn still_used(&self, device: &SwapDevice<M>) -> u64 {
         // Acquire pairs with the Release of whoever frees a slot: he is done with it.
-        let freed: i64 = self.each_cpu(device).map(|cpu| cpu.freed.fetch_add(0, Ordering::Acquire)).sum();
+        let freed = sum(self.each_cpu(device).map(|cpu| cpu.freed.fetch_add(0, Ordering::Acquire)));
         (-freed).clamp(0, device.slots.len() as i64) as u64
     }
 
@@ -185,11 +190,46 @@ impl<M: Machine> SwapDevices<M> {
         self.devices.iter().any(|d| d.state.peek() == DeviceState::Open)
     }
 
+    /// Keeps a device from going away, if it is not gone already.
+    #[doc(alias = "get_swap_device")]
+    pub(crate) fn get_user<'a>(
+        &'a self,
+        rcu: &Rcu<M>,
+        device: &'a SwapDevice<M>,
+    ) -> Option<DeviceUser<'a, M>> {
+        // Swapoff waits for the section before it looks for users: it sees this one, or this one sees it.
+        let _section = rcu.read_lock();
+        // Acquire pairs with the Release of `swapon`: the slots are there.
+        match device.state.load(Ordering::Acquire) {
+            DeviceState::Open | DeviceState::Leaving => {}
+            DeviceState::Absent | DeviceState::Changing => return None,
+        }
+        self.this(device).users.fetch_add(1, Ordering::Relaxed);
+        Some(DeviceUser { devices: self, device })
+    }
+
+    /// Turns new users of a device away, and waits until the last one is gone. The caller has made it leave.
+    pub(crate) fn turn_users_away(&self, rcu: &Rcu<M>, device: &SwapDevice<M>) {
+        device.state.store(DeviceState::Changing, Ordering::Relaxed);
+        // Whoever did not see that is counted when this is over. From then on users only end. So a sum
+        // over the CPUs, each asked at another moment, is never less than what is left.
+        rcu.synchronize();
+        device.idle.wait_until(&|| self.users(device) == 0);
+    }
+
+    fn users(&self, device: &SwapDevice<M>) -> i64 {
+        // Acquire pairs with the Release of the users' drops: they are done with the slots.
+        sum(self.each_cpu(device).map(|cpu| cpu.users.load(Ordering::Acquire)))
+    }
+
     /// Number, slots and free slots of each device, for `validate`. None goes away meanwhile.
-    pub(crate) fn slots_in_use(&self) -> impl Iterator<Item = (u8, DeviceUser<'_, M>, u64)> {
-        let on = self.devices.iter().zip(0..).filter_map(|(place, device)| Some((place.get_user()?, device)));
-        on.map(|(user, device)| {
-            let freed: i64 = self.each_cpu(user.0).map(|cpu| cpu.freed.peek()).sum();
+    pub(crate) fn slots_in_use<'a>(
+        &'a self,
+        rcu: &'a Rcu<M>,
+    ) -> impl Iterator<Item = (u8, DeviceUser<'a, M>, u64)> {
+        let on = self.devices.iter().zip(0..);
+        on.filter_map(|(place, device)| Some((self.get_user(rcu, place)?, device))).map(|(user, device)| {
+            let freed = sum(self.each_cpu(user.device).map(|cpu| cpu.freed.peek()));
             let free = user.slots().len().wrapping_add_signed(freed);
             (device, user, free)
         })
@@ -211,33 +251,28 @@ impl<M: Machine> SwapDevices<M> {
 }
 
 /// Keeps a device from going away.
-pub(crate) struct DeviceUser<'a, M: Machine>(&'a SwapDevice<M>);
+pub(crate) struct DeviceUser<'a, M: Machine> {
+    devices: &'a SwapDevices<M>,
+    device: &'a SwapDevice<M>,
+}
 
 impl<M: Machine> DeviceUser<'_, M> {
     /// The device's slots.
     pub(crate) fn slots(&self) -> &SwapSlots<M> {
-        &self.0.slots
+        &self.device.slots
     }
 }
 
 impl<M: Machine> Drop for DeviceUser<'_, M> {
     fn drop(&mut self) {
-        // Release: what we did with its slots comes before its end.
-        if self.0.users.fetch_sub(1, Ordering::Release) == 1 {
-            self.0.idle.wake_all();
-        }
+        // Release: what we did with its slots comes before its end. This CPU may be another than that of the
+        // beginning.
+        self.devices.this(self.device).users.fetch_sub(1, Ordering::Release);
+        self.device.idle.wake_all();
     }
 }
 
 impl<M: Machine> SwapDevice<M> {
-    /// Keeps the device from going away, if it is not gone already.
-    #[doc(alias = "get_swap_device")]
-    pub(crate) fn get_user(&self) -> Option<DeviceUser<'_, M>> {
-        // Acquire pairs with the Release of `swapon`.
-        self.users.fetch_update(Ordering::Acquire, |n| (n != 0).then(|| n + 1)).ok()?;
-        Some(DeviceUser(self))
-    }
-
     pub(crate) fn slots(&self) -> &SwapSlots<M> {
         &self.slots
     }
@@ -252,6 +287,9 @@ impl<M: Machine> SwapDevice<M> {
     }
 
     pub(crate) fn is_on(&self) -> bool {
-        self.users.peek() != 0
+        match self.state.peek() {
+            DeviceState::Open | DeviceState::Leaving => true,
+            DeviceState::Absent | DeviceState::Changing => false,
+        }
     }
 }

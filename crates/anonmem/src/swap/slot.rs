@@ -129,7 +129,7 @@ impl<M: Machine> Objects<M> {
         let mut below = None;
         while let Some((device, index)) = self.next_device(below) {
             // As for a single slot.
-            if let Some(_user) = device.get_user()
+            if let Some(_user) = self.swap.get_user(&self.rcu, device)
                 && let Some(counts) = self.claim_run_on(device, page)
             {
                 return Some(SwapRun { objects: self, counts });
@@ -198,7 +198,7 @@ impl<M: Machine> Objects<M> {
         let mut below = None;
         while let Some((device, index)) = self.next_device(below) {
             // Races with swapoff, which looks for slots in use once more when there is no user left.
-            if let Some(_user) = device.get_user() {
+            if let Some(_user) = self.swap.get_user(&self.rcu, device) {
                 match self.claim_on(device, page) {
                     Ok(count) => return Ok(SwapRef::own(self, count)),
                     Err(back) => page = back,

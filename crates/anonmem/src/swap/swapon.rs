@@ -30,10 +30,10 @@ impl<M: Machine> Objects<M> {
         if pages == 0 || pages > FrameArray::<M>::MAX_LEN {
             return Err(Error::Invalid("a swap device has between 1 and 2^27 pages"));
         }
-        // Whoever makes it `Changing` has the place; `users` stays 0 until the device is complete. Acquire
+        // Whoever makes it `Changing` has the place, which gets no user until the device is complete. Acquire
         // pairs with the release of whoever gave the place back.
         let (absent, changing) = (DeviceState::Absent, DeviceState::Changing);
-        if place.is_on() || place.state.compare_exchange(absent, changing, Ordering::Acquire).is_err() {
+        if place.state.compare_exchange(absent, changing, Ordering::Acquire).is_err() {
             return Err(Error::Invalid("the swap device is in use"));
         }
         let clusters = place.cluster_free.alloc_clusters(&self.frames, pages);
@@ -49,7 +49,6 @@ impl<M: Machine> Objects<M> {
         *place.next_cluster.lock() = 0;
         place.run_cursor.store(0, Ordering::Relaxed);
         // Release pairs with the Acquire of `get_user`: the slots are there.
-        place.users.store(1, Ordering::Release);
         place.state.store(DeviceState::Open, Ordering::Release);
         Ok(())
     }

@@ -44,7 +44,7 @@ impl<M: Machine> Objects<M> {
     ) -> Result<(), SplitRefused> {
         let (folio, order) = (lock.folio(), lock.folio().order());
         // Without its device a folio is cached nowhere.
-        let device = folio.swap_entry().map(|entry| self.swap.get(entry).get_user());
+        let device = folio.swap_entry().map(|entry| self.swap_user(entry));
         if matches!(device, Some(None)) {
             return Err(SplitRefused::Busy);
         }

@@ -528,7 +528,7 @@ impl<'a, M: Machine, G: FaultGuard<M>> Mover<'a, M, G> {
             return Err(Error::Busy.into());
         }
         // Without it the device could go away, and its slots with it, while we look.
-        let Some(_user) = self.vm.swap.get(entry).get_user() else {
+        let Some(_user) = self.vm.swap_user(entry) else {
             M::yield_now();
             return Ok(Step::Again);
         };

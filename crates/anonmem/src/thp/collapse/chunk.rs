@@ -133,7 +133,7 @@ impl<'c, 'v: 'c, M: Machine> Chunk<'c, 'v, M> {
         self.sources.iter().flatten().all(|source| {
             // Whoever has the device open keeps its slots there.
             let entry = source.page.folio().swap_entry();
-            let device = entry.map(|entry| self.vm.swap.get(entry).get_user());
+            let device = entry.map(|entry| self.vm.swap_user(entry));
             !matches!(device, Some(None))
                 && (!source.alone
                     || source.lock.is_referenced_only(1 + self.vm.swap_references(source.page.folio())))
