@@ -52,3 +52,11 @@ fn sockets_that_nobody_can_receive_go_as_on_linux() {
         same_table_as_host("cycles", &["--cpus", cpus]);
     }
 }
+
+/// Two threads that want one socket or pipe; control data without a place; datagrams that nobody hears.
+#[test]
+fn who_comes_second_is_refused_as_on_linux() {
+    for cpus in ["1", "4"] {
+        same_table_as_host("claims", &["--cpus", cpus]);
+    }
+}

@@ -101,6 +101,8 @@ static void nobody(void)
     printf("connect: %s\n", outcome(connect(other, (void *)&address, sizeof address)));
     printf("to the deaf: %s\n", outcome(sendto(fd, "y", 1, 0, (void *)&here, sizeof here)));
     printf("who has nothing: %s\n", outcome(recv(other, &byte, 1, MSG_DONTWAIT)));
+    here.sin_port = 0;
+    printf("to no port: %s\n", outcome(sendto(fd, "y", 1, 0, (void *)&here, sizeof here)));
     printf("too long: %s\n", outcome(sendto(fd, "", 1 << 20, 0, (void *)&address, sizeof address)));
     close(fd);
     close(other);

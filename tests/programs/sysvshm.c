@@ -190,6 +190,19 @@ static void who(void)
     CHECK(shmctl(id, IPC_RMID, NULL) == 0 && shmctl(secret, IPC_RMID, NULL) == 0);
 }
 
+/* A part that was made longer than the segment goes whole. */
+static void longer(void)
+{
+    int id = shmget(IPC_PRIVATE, PAGE, IPC_CREAT | 0600);
+    char *at = shmat(id, NULL, 0);
+    CHECK(id >= 0 && at != (void *)-1);
+    char *moved = mremap(at, PAGE, 3 * PAGE, MREMAP_MAYMOVE);
+    printf("made longer: %d", moved == MAP_FAILED ? -errno : 0);
+    printf(", detached %d", result(shmdt(moved)));
+    printf(", then %d, has it %lu\n", result(shmdt(moved)), attached(id));
+    CHECK(shmctl(id, IPC_RMID, NULL) == 0);
+}
+
 int main(int argc, char **argv)
 {
     (void)argv;
@@ -197,6 +210,7 @@ int main(int argc, char **argv)
         return 0;
     finds();
     places();
+    longer();
     lives();
     who();
     struct shminfo limits;

@@ -12,6 +12,7 @@ pub mod event;
 pub mod file;
 pub mod iov;
 pub mod link;
+pub mod names;
 pub mod open;
 pub mod packets;
 pub mod pages;

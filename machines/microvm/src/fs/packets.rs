@@ -127,6 +127,8 @@ impl Drop for Message {
 struct State {
     messages: VecDeque<Message>,
     reader_gone: bool,
+    /// The reader was closed, not only shut.
+    closed: bool,
     writer_gone: bool,
     /// What the reader is told first.
     error: Option<Errno>,
@@ -156,6 +158,12 @@ impl Way {
     }
 }
 
+/// Where messages went before.
+#[must_use]
+pub struct Before {
+    _way: Option<Arc<Way>>,
+}
+
 /// A socket that sends messages. What it receives comes from the one that it is connected to; datagrams come
 /// from anybody.
 pub struct Packets {
@@ -176,16 +184,22 @@ impl Packets {
     /// Makes two that send to each other.
     pub fn pair(kind: Kind) -> (Packets, Packets) {
         let (one, other) = (Packets::alone(kind), Packets::alone(kind));
-        one.connect(Some(&other));
-        other.connect(Some(&one));
+        drop(one.connect(Some(&other)));
+        drop(other.connect(Some(&one)));
         (one, other)
     }
 
-    /// Sends to `other` from now on, or to nobody in particular.
-    pub fn connect(&self, other: Option<&Packets>) {
+    /// Sends to `other` from now on, or to nobody in particular. What it gives is let go without a lock: it
+    /// may be the last of a queue.
+    pub fn connect(&self, other: Option<&Packets>) -> Before {
         let way = other.map(|other| other.receive.clone());
-        let old = core::mem::replace(&mut *self.send.lock(), way);
-        drop(old);
+        Before { _way: core::mem::replace(&mut *self.send.lock(), way) }
+    }
+
+    /// Says whether it takes messages from `other`: who is connected hears nobody else. Linux:
+    /// `unix_may_send`.
+    pub fn hears(&self, other: &Packets) -> bool {
+        self.send.lock().as_ref().is_none_or(|way| Arc::ptr_eq(way, &other.receive))
     }
 
     /// Says whether there is somebody in particular that it sends to.
@@ -267,13 +281,14 @@ impl Packets {
         let mut message = Message::new(len, letter.parcel, letter.from, who)?;
         from.take_whole(&mut message.bytes)?;
         let mut message = Some(message);
-        block_on(&way.drained, wait, || {
+        let sent = block_on(&way.drained, wait, || {
             let mut state = way.state.lock();
             if self.sent_all.load(Relaxed) {
                 return Some(Err(EPIPE));
             }
             if state.reader_gone {
-                return Some(Err(if self.kind == Kind::Sequenced { EPIPE } else { ECONNREFUSED }));
+                let is_shut = self.kind == Kind::Datagram && !state.closed;
+                return Some(Err(if self.kind == Kind::Sequenced || is_shut { EPIPE } else { ECONNREFUSED }));
             }
             if state.used() >= ROOM {
                 return (self.kind == Kind::Lossy).then_some(Ok(()));
@@ -283,9 +298,22 @@ impl Packets {
             }
             state.messages.extend(message.take());
             Some(Ok(()))
-        })?;
+        });
+        if sent == Err(ECONNREFUSED) && letter.to.is_none() {
+            self.forget(&way);
+        }
+        sent?;
         way.filled.notify();
         Ok(len)
+    }
+
+    /// Whom it sent to has gone: it sends to nobody, if not to another already.
+    fn forget(&self, way: &Arc<Way>) {
+        let mut send = self.send.lock();
+        // The caller has the queue too: this is not the last of it.
+        if send.as_ref().is_some_and(|there| Arc::ptr_eq(there, way)) {
+            *send = None;
+        }
     }
 
     /// Says what would not wait now.
@@ -328,6 +356,7 @@ impl Packets {
 
 impl Drop for Packets {
     fn drop(&mut self) {
+        self.receive.state.lock().closed = true;
         self.end_receiving();
         self.end_sending();
         // Those who are connected to it still keep the queue.

@@ -12,23 +12,23 @@ use super::file::{HUP, IN, OUT, Object, OpenFile, Ready, Wait, block_on};
 use super::iov::{From, To};
 use super::link::Link;
 pub use super::link::{Amount, Kind};
+use super::names::{self, Key, Names, key};
 use super::packets::{self, Letter, Packets, Received};
 use super::parcel::{Credentials, Parcel, Signature, Taking, Who};
 use super::pipe::Direction;
 use crate::arch::lock::SpinLock;
 use crate::heap;
-use crate::sched;
+use crate::sched::{self, Mutex};
 use alloc::collections::BTreeMap;
 use alloc::sync::{Arc, Weak};
 use anonmem_oslib::address::{Address, Family, LOOPBACK};
 use anonmem_oslib::errno::{
-    EADDRINUSE, EADDRNOTAVAIL, ECONNREFUSED, EDESTADDRREQ, EINPROGRESS, EINVAL, EISCONN, EMSGSIZE,
-    ENETUNREACH, ENOMEM, ENOTCONN, EOPNOTSUPP, EPIPE, EPROTOTYPE,
+    EADDRNOTAVAIL, ECONNREFUSED, EDESTADDRREQ, EINPROGRESS, EINVAL, EISCONN, EMSGSIZE, ENETUNREACH, ENOMEM,
+    ENOTCONN, EOPNOTSUPP, EPERM, EPIPE, EPROTOTYPE,
 };
 use anonmem_oslib::vfs::{FileType, Inode};
 use anonmem_oslib::{Errno, Result};
 use core::any::Any;
-use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use linux_raw_sys::general as abi;
 
 #[derive(Clone)]
@@ -55,29 +55,15 @@ pub struct Socket {
     pub kind: Kind,
     owner: Who,
     state: SpinLock<State>,
+    /// Held while it gets a name, which takes as long as making a file.
+    binding: Mutex<()>,
     options: SpinLock<BTreeMap<(u32, u32), u32>>,
 }
 
 /// What an inode of a socket leads to.
 pub struct Bound(Weak<Socket>);
 
-/// What finds a socket that has a name but no path: its kind, and the name or the port.
-type Key = (Kind, Address);
-
-static NAMES: SpinLock<BTreeMap<Key, Weak<Socket>>> = SpinLock::new(BTreeMap::new());
-
-/// The ports that are given to who asks for none.
-const PORTS: core::ops::Range<u32> = 32_768..61_000;
-/// Where the next look for one starts.
-static NEXT: AtomicU32 = AtomicU32::new(0);
-
-fn key(kind: Kind, address: &Address) -> Key {
-    match address {
-        // A port is taken for all numbers of this machine.
-        Address::Inet(_, port) => (kind, Address::Inet(0, *port)),
-        other => (kind, other.clone()),
-    }
-}
+static NAMES: Names<Socket> = Names::new();
 
 fn unnamed() -> Arc<Address> {
     Arc::new(Address::Unnamed)
@@ -101,7 +87,14 @@ impl Socket {
 
     fn with(family: Family, kind: Kind, owner: Who, role: Role) -> Arc<Socket> {
         let state = State { role, name: unnamed(), peer: unnamed(), peer_is: owner, registered: None };
-        Arc::new(Socket { family, kind, owner, state: SpinLock::new(state), options: SpinLock::default() })
+        Arc::new(Socket {
+            family,
+            kind,
+            owner,
+            state: SpinLock::new(state),
+            binding: Mutex::new(()),
+            options: SpinLock::default(),
+        })
     }
 
     /// Makes two that are connected.
@@ -117,12 +110,6 @@ impl Socket {
 
     fn role(&self) -> Role {
         self.state.lock().role.clone()
-    }
-
-    /// Puts a role in the old one's place.
-    fn become_(&self, role: Role) {
-        let old = core::mem::replace(&mut self.state.lock().role, role);
-        drop(old);
     }
 
     fn link(&self) -> Result<Link> {
@@ -174,6 +161,7 @@ impl Socket {
         address: Address,
         place: impl FnOnce(&[u8], Option<Arc<Bound>>) -> Result<()>,
     ) -> Result<()> {
+        let _alone = self.binding.lock();
         if *self.name() != Address::Unnamed {
             // What is wrong with a path comes first.
             return match &address {
@@ -184,51 +172,41 @@ impl Socket {
         if !address.is_here() {
             return Err(EADDRNOTAVAIL);
         }
-        let named = match address {
+        match address {
             Address::Path(path) => {
                 place(&path, Some(Arc::new(Bound(Arc::downgrade(self)))))?;
-                Address::Path(path)
+                // Who else names a Unix socket holds `binding`.
+                let name = Arc::new(Address::Path(path));
+                self.state.lock().name = name;
+                Ok(())
             }
-            Address::Abstract(_) => self.register(address)?,
-            Address::Inet(_, 1..) => self.register(address)?,
-            Address::Inet(machine, 0) => {
-                self.register_anywhere(|port| Address::Inet(machine, port as u16))?
-            }
+            Address::Abstract(_) | Address::Inet(_, 1..) => self.register(address),
+            Address::Inet(machine, 0) => self.register_anywhere(|port| Address::Inet(machine, port as u16)),
             // Five hexadecimal digits, as on Linux.
             Address::Unnamed => self.register_anywhere(|number| {
                 Address::Abstract(alloc::format!("{number:05x}").into_bytes().into_boxed_slice())
-            })?,
-        };
-        self.state.lock().name = Arc::new(named);
-        Ok(())
+            }),
+        }
     }
 
-    /// Lets it be found by an address.
-    fn register(self: &Arc<Self>, address: Address) -> Result<Address> {
-        let key = key(self.kind, &address);
-        let mut names = NAMES.lock();
-        // Who has gone has taken his name out, or is about to.
-        if names.get(&key).is_some_and(|there| there.strong_count() > 0) {
-            return Err(EADDRINUSE);
-        }
-        let old = names.insert(key.clone(), Arc::downgrade(self));
-        drop(names);
-        drop(old);
-        self.state.lock().registered = Some(key);
-        Ok(address)
+    /// Gives it a name by which it is found, in one step: of two that name it, one does. `EINVAL` for the
+    /// other.
+    fn register(self: &Arc<Self>, address: Address) -> Result<()> {
+        let (key, weak) = (key(self.kind, &address), Arc::downgrade(self));
+        let (registered, name) = (Some(key.clone()), Arc::new(address));
+        NAMES.give(key, weak, || {
+            let mut state = self.state.lock();
+            if *state.name != Address::Unnamed {
+                return Err(EINVAL);
+            }
+            (state.name, state.registered) = (name, registered);
+            Ok(())
+        })
     }
 
     /// Lets it be found by the first address that is free.
-    fn register_anywhere(self: &Arc<Self>, address: impl Fn(u32) -> Address) -> Result<Address> {
-        let ports = PORTS.end - PORTS.start;
-        for _ in 0..ports {
-            let port = PORTS.start + NEXT.fetch_add(1, Relaxed) % ports;
-            match self.register(address(port)) {
-                Err(EADDRINUSE) => {}
-                done => return done,
-            }
-        }
-        Err(EADDRINUSE)
+    fn register_anywhere(self: &Arc<Self>, address: impl Fn(u32) -> Address) -> Result<()> {
+        names::first_free(|port| self.register(address(port)))
     }
 
     /// Finds who has an address; `find` looks into the tree.
@@ -243,10 +221,7 @@ impl Socket {
         let found = match address {
             Address::Path(path) => find(path)?.object::<Bound>().and_then(|bound| bound.0.upgrade()),
             Address::Unnamed => return Err(EINVAL),
-            Address::Abstract(_) | Address::Inet(..) => {
-                let there = NAMES.lock().get(&key(self.kind, address)).cloned();
-                there.and_then(|there| there.upgrade())
-            }
+            Address::Abstract(_) | Address::Inet(..) => NAMES.get(&key(self.kind, address)),
         };
         let found = found.ok_or(ECONNREFUSED)?;
         if found.kind != self.kind {
@@ -263,23 +238,26 @@ impl Socket {
         if self.kind == Kind::Datagram {
             return Err(EOPNOTSUPP);
         }
-        match self.role() {
-            Role::Listening(backlog) => {
-                backlog.state.lock().most = most;
-                backlog.accepted.notify();
-                return Ok(());
-            }
-            Role::Connected(_) => return Err(EINVAL),
-            Role::Fresh => {}
-        }
-        if *self.name() == Address::Unnamed {
-            if self.family == Family::Unix {
+        if matches!(self.role(), Role::Fresh) {
+            if self.family == Family::Unix && *self.name() == Address::Unnamed {
                 return Err(EINVAL);
             }
-            let address = self.register_anywhere(|port| Address::Inet(0, port as u16))?;
-            self.state.lock().name = Arc::new(address);
+            self.name_if_inet(0)?;
         }
-        self.become_(Role::Listening(Arc::new(Backlog::new(most))));
+        let new = Arc::new(Backlog::new(most));
+        let backlog = {
+            let mut state = self.state.lock();
+            match &state.role {
+                Role::Fresh => {
+                    state.role = Role::Listening(new);
+                    return Ok(());
+                }
+                Role::Listening(backlog) => backlog.clone(),
+                Role::Connected(_) => return Err(EINVAL),
+            }
+        };
+        backlog.state.lock().most = most;
+        backlog.accepted.notify();
         Ok(())
     }
 
@@ -293,7 +271,8 @@ impl Socket {
         wait: Wait,
         find: impl FnOnce(&[u8]) -> Result<Arc<Inode>>,
     ) -> Result<()> {
-        match self.role() {
+        let role = self.role();
+        match role {
             // Nobody need be there: who sends will learn of it.
             Role::Connected(Link::Packets(_))
                 if self.kind == Kind::Datagram && self.family == Family::Inet =>
@@ -301,7 +280,7 @@ impl Socket {
                 if !address.is_here() {
                     return Err(ENETUNREACH);
                 }
-                self.name_if_inet()?;
+                self.name_if_inet(LOOPBACK)?;
                 self.state.lock().peer = self.as_seen(address);
                 return Ok(());
             }
@@ -309,18 +288,17 @@ impl Socket {
                 self.name_if_told()?;
                 let other = self.find(address, find)?;
                 let Role::Connected(Link::Packets(theirs)) = other.role() else { return Err(ECONNREFUSED) };
-                self.name_if_inet()?;
-                packets.connect(Some(&theirs));
-                self.state.lock().peer = self.as_seen(address);
+                if !theirs.hears(&packets) {
+                    return Err(EPERM);
+                }
+                self.send_to(&packets, Some(&theirs), self.as_seen(address));
                 return Ok(());
             }
-            Role::Connected(_) => return Err(EISCONN),
-            Role::Listening(_) => return Err(if self.family == Family::Unix { EINVAL } else { EISCONN }),
-            Role::Fresh => {}
+            Role::Connected(_) | Role::Listening(_) | Role::Fresh => self.may_connect(&role)?,
         }
         let other = self.find(address, find)?;
         let Role::Listening(backlog) = other.role() else { return Err(ECONNREFUSED) };
-        self.name_if_inet()?;
+        self.name_if_inet(LOOPBACK)?;
         self.name_if_told()?;
         let (link, made) = Socket::pair(self.family, self.kind, (self.owner, other.owner))?;
         link.set_credentials(self.credentials());
@@ -333,7 +311,7 @@ impl Socket {
             state.name = if self.family == Family::Inet { self.as_seen(address) } else { other.name() };
             state.peer = self.name();
         }
-        let mut made = Some(made);
+        let (mut made, peer) = (Some(made), self.as_seen(address));
         block_on(&backlog.accepted, wait, || {
             let mut queue = backlog.state.lock();
             if queue.closed {
@@ -343,17 +321,37 @@ impl Socket {
             if queue.waiting.len() > queue.most || queue.waiting.try_reserve(1).is_err() {
                 return None;
             }
+            // Somebody may have connected it, or let it listen, while this one waited.
+            let mut state = self.state.lock();
+            if let Err(error) = self.may_connect(&state.role) {
+                return Some(Err(error));
+            }
+            state.role = Role::Connected(link.clone());
+            (state.peer, state.peer_is) = (peer.clone(), other.owner);
             queue.waiting.extend(made.take());
             Some(Ok(()))
         })?;
-        {
-            let mut state = self.state.lock();
-            (state.peer, state.peer_is) = (self.as_seen(address), other.owner);
-        }
-        self.become_(Role::Connected(link));
         backlog.arrived.notify();
         // Over a network it would take a while, and who does not wait is told so.
         if self.family == Family::Inet && wait == Wait::No { Err(EINPROGRESS) } else { Ok(()) }
+    }
+
+    /// Whether one with this role can be connected.
+    fn may_connect(&self, role: &Role) -> Result<()> {
+        match role {
+            Role::Fresh => Ok(()),
+            Role::Listening(_) if self.family == Family::Unix => Err(EINVAL),
+            Role::Listening(_) | Role::Connected(_) => Err(EISCONN),
+        }
+    }
+
+    /// Sends datagrams to `other`, whose address is `peer`, from now on: both change in one step.
+    fn send_to(&self, packets: &Packets, other: Option<&Packets>, peer: Arc<Address>) {
+        let before = {
+            let mut state = self.state.lock();
+            (packets.connect(other), core::mem::replace(&mut state.peer, peer))
+        };
+        drop(before);
     }
 
     /// Sends to nobody in particular from now on.
@@ -365,8 +363,7 @@ impl Socket {
         if self.kind != Kind::Datagram {
             return Err(EINVAL);
         }
-        packets.connect(None);
-        self.state.lock().peer = unnamed();
+        self.send_to(&packets, None, unnamed());
         Ok(())
     }
 
@@ -378,13 +375,17 @@ impl Socket {
         })
     }
 
-    /// Gives it a port if its family has ports and it has none.
-    fn name_if_inet(self: &Arc<Self>) -> Result<()> {
-        if self.family == Family::Inet && *self.name() == Address::Unnamed {
-            let address = self.register_anywhere(|port| Address::Inet(LOOPBACK, port as u16))?;
-            self.state.lock().name = Arc::new(address);
+    /// Gives it a port of `machine` if its family has ports and it has none.
+    fn name_if_inet(self: &Arc<Self>, machine: u32) -> Result<()> {
+        if self.family != Family::Inet || *self.name() != Address::Unnamed {
+            return Ok(());
         }
-        Ok(())
+        self.unless_named(self.register_anywhere(|port| Address::Inet(machine, port as u16)))
+    }
+
+    /// Whoever has named it meanwhile has done what was wanted.
+    fn unless_named(&self, named: Result<()>) -> Result<()> {
+        if *self.name() != Address::Unnamed { Ok(()) } else { named }
     }
 
     /// Takes the first connection that waits.
@@ -433,7 +434,7 @@ impl Socket {
         if self.credentials() == Credentials::Untold || *self.name() != Address::Unnamed {
             return Ok(());
         }
-        self.bind(Address::Unnamed, |_, _| Err(EINVAL))
+        self.unless_named(self.bind(Address::Unnamed, |_, _| Err(EINVAL)))
     }
 
     /// Receives bytes or one message.
@@ -469,7 +470,7 @@ impl Socket {
         match link {
             Ok(Link::Stream(stream)) => stream.send(from, wait, parcel, signed),
             Ok(Link::Packets(packets)) if self.family == Family::Inet => {
-                self.name_if_inet()?;
+                self.name_if_inet(LOOPBACK)?;
                 self.send_datagram(&packets, from, to.map(|(address, _)| address))
             }
             Ok(Link::Packets(packets)) => {
@@ -483,6 +484,9 @@ impl Socket {
                     Some(_) => return Err(ECONNREFUSED),
                     None => None,
                 };
+                if theirs.as_ref().is_some_and(|theirs| !theirs.hears(&packets)) {
+                    return Err(EPERM);
+                }
                 self.send_message(&packets, from, wait, theirs.as_deref(), (parcel, signed))
             }
             Err(_) if self.family == Family::Inet && self.kind == Kind::Stream => Err(EPIPE),
@@ -506,6 +510,7 @@ impl Socket {
     fn send_datagram(&self, packets: &Packets, from: &mut From<'_>, to: Option<Address>) -> Result<usize> {
         let peer = self.state.lock().peer.clone();
         let (to, to_peer) = match to {
+            Some(Address::Inet(_, 0)) => return Err(EINVAL),
             Some(to) => (self.as_seen(&to), *self.as_seen(&to) == *peer),
             None if *peer == Address::Unnamed => return Err(EDESTADDRREQ),
             None => (peer, true),
@@ -608,13 +613,7 @@ impl Drop for Socket {
     fn drop(&mut self) {
         let registered = self.state.lock().registered.take();
         if let Some(key) = registered {
-            let mut names = NAMES.lock();
-            // Somebody may have the name already.
-            if names.get(&key).is_some_and(|there| there.strong_count() == 0) {
-                let gone = names.remove(&key);
-                drop(names);
-                drop(gone);
-            }
+            NAMES.take_out(&key);
         }
         if let Role::Listening(backlog) = self.role() {
             backlog.close();

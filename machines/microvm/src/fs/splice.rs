@@ -58,11 +58,13 @@ impl Pipe {
         })
     }
 
-    /// Waits for bytes, or for the last writer to leave.
+    /// Waits for bytes, or for the last writer to leave. While somebody has a buffer in hand, others wait: he
+    /// may put back what comes before theirs.
     fn wait_for_bytes(&self, wait: Wait) -> Result<()> {
         block_on(&self.filled, wait, || {
             let state = self.state.lock();
-            (!state.buffers.is_empty() || state.is_at_end()).then_some(Ok(()))
+            let found = state.in_hand == 0 && !state.buffers.is_empty();
+            (found || state.is_at_end()).then_some(Ok(()))
         })
     }
 
@@ -229,9 +231,13 @@ impl Pipe {
         stopped.map(|()| 0)
     }
 
-    /// Takes the first buffer; other readers find what comes after it.
+    /// Takes the first buffer, if nobody has one: two that put back what is left would change its order.
+    /// Readers find what comes after it.
     fn take_in_hand(&self) -> Taken {
         let mut state = self.state.lock();
+        if state.in_hand > 0 {
+            return Taken::Nothing;
+        }
         match state.buffers.pop_front() {
             Some(first) => {
                 state.in_hand += 1;
@@ -282,6 +288,7 @@ impl Pipe {
                     return Err(ENOMEM);
                 }
                 let moved = match source {
+                    _ if from_state.in_hand > 0 => 0,
                     Source::Goes => move_buffers(&mut from_state, &mut to_state, len),
                     Source::Stays => lend_buffers(&mut from_state, &mut to_state, len),
                 };

@@ -279,6 +279,14 @@ pub struct Reserved {
 }
 
 impl Reserved {
+    /// Gives the number.
+    ///
+    /// # Errors
+    /// `EBADF`: it was filled before.
+    pub fn number(&self) -> Result<u32> {
+        self.fd.ok_or(EBADF)
+    }
+
     /// Gives the number to `file`, and says what it is.
     ///
     /// # Errors

@@ -2,10 +2,11 @@
 
 use crate::arch::trap::TrapFrame;
 use crate::fs::table::NR_OPEN;
+use crate::heap;
 use crate::proc::Thread;
 use alloc::sync::Arc;
 use anonmem_oslib::Result;
-use anonmem_oslib::errno::EINVAL;
+use anonmem_oslib::errno::{EINVAL, ENOMEM};
 use linux_raw_sys::general as abi;
 
 /// A system call in progress.
@@ -46,4 +47,9 @@ impl Call<'_> {
 /// `EINVAL`.
 pub(super) fn only(value: u32, allowed: u32) -> Result<u32> {
     if value & !allowed == 0 { Ok(value) } else { Err(EINVAL) }
+}
+
+/// Refuses the part of a call that leaves something behind, when the other part gives back.
+pub(super) fn ensure_room() -> Result<()> {
+    if heap::is_short() { Err(ENOMEM) } else { Ok(()) }
 }

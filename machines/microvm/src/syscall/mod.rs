@@ -142,11 +142,6 @@ fn leaves_something(number: u32) -> bool {
     )
 }
 
-/// Refuses the part of a call that leaves something behind, when the other part gives back.
-fn ensure_room() -> Result<()> {
-    if heap::is_short() { Err(ENOMEM) } else { Ok(()) }
-}
-
 /// The table.
 // Long: a line for each number, and nothing else.
 fn dispatch(c: &mut Call<'_>, number: u64) -> Result<usize> {

@@ -1,7 +1,6 @@
 //! `splice`, `tee` and `vmsplice`: arguments and refusals.
 
-use super::call::{Call, only};
-use super::ensure_room;
+use super::call::{Call, ensure_room, only};
 use super::io::{LIMIT, check_range, or_sigpipe, vector};
 use super::user;
 use crate::fs::device::Device;

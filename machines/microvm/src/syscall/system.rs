@@ -1,7 +1,6 @@
 //! The system: its name, memory, limits, random numbers.
 
-use super::call::{Call, only};
-use super::ensure_room;
+use super::call::{Call, ensure_room, only};
 use super::io::check_range;
 use super::user;
 use crate::fs::device::fill_random;

@@ -1,7 +1,6 @@
 //! Clocks, sleeping, timers.
 
-use super::call::{Call, only};
-use super::ensure_room;
+use super::call::{Call, ensure_room, only};
 use super::file::install;
 use super::user;
 use crate::arch::time as clock;

@@ -247,8 +247,10 @@ pub fn detach(space: &Space, start: u64, pid: u32) -> Result<()> {
         let mut part = None;
         space.for_each_vma(Va(start), &mut |info| {
             let Some(segment) = segment_at(info, start) else { return ControlFlow::Continue(()) };
-            let same = found.as_ref().is_none_or(|found| Arc::ptr_eq(found, &segment));
-            if same && info.range.end.0 - start <= segment.pages() * PAGE {
+            // The first part may be longer than the segment, if it was remapped.
+            let within = info.range.end.0 - start <= segment.pages() * PAGE;
+            let goes = found.as_ref().is_none_or(|found| within && Arc::ptr_eq(found, &segment));
+            if goes {
                 part = Some((info.range, segment));
                 return ControlFlow::Break(());
             }
