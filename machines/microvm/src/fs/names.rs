@@ -28,7 +28,7 @@ pub struct Names<T> {
 
 impl<T> Names<T> {
     /// Nobody has any.
-    pub const fn new() -> Self {
+    pub const fn none() -> Self {
         Names { found: SpinLock::new(BTreeMap::new()) }
     }
 

@@ -63,7 +63,7 @@ pub struct Socket {
 /// What an inode of a socket leads to.
 pub struct Bound(Weak<Socket>);
 
-static NAMES: Names<Socket> = Names::new();
+static NAMES: Names<Socket> = Names::none();
 
 fn unnamed() -> Arc<Address> {
     Arc::new(Address::Unnamed)
