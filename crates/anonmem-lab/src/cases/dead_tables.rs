@@ -7,6 +7,10 @@ use super::{
 use crate::{Model, Sim};
 use anonmem::{Advice, BlockEffort, CollapseLimits, FaultOutcome, LockMode, Prot};
 use anonmem_hal::Order;
+use anonmem_sync::{
+    Ordering::{Acquire, Release},
+    spin_until,
+};
 
 const RW: Prot = Prot::READ.union(Prot::WRITE);
 const FREED: Mutant = Mutant::Patch {
@@ -35,7 +39,7 @@ pub static SPECULATIVE: Case = Case {
     program: |_| {
         boxed(
             scenario("table-freed-under-speculation", 2, || mapped(LockMode::Speculative))
-                .cpu("stores", store_or_segv)
+                .cpu("stores", |k| store_or_segv(k, 1))
                 .cpu("unmaps, reaps, forks", |k| {
                     k.mm(0).munmap(pages(0, 2)).expect("frames");
                     k.vm.reap();
@@ -51,7 +55,8 @@ pub static SECOND_BATCH: Case = Case {
     name: "table-joins-running-grace-period",
     title: "a table that is unlinked joins others whose grace period is running already",
     happened: "Linux, call_rcu and its segments: a callback that is queued while a grace period runs must wait for the next one.",
-    environment: "CPU0 stores, without any lock. CPU1 unmaps two ranges with a table each, one after the other, and frees what may be freed.",
+    environment: "CPU0 stores twice, without any lock. CPU1 unmaps two ranges with a table each, and frees what may be freed: the first before \
+                  CPU0's first store ends, the second after it.",
     rule: "A table waits for a grace period that began after it was unlinked.",
     mutants: &[
         Mutant::Patch {
@@ -64,19 +69,27 @@ pub static SECOND_BATCH: Case = Case {
     program: |_| {
         let world = || {
             let kernel = mapped(LockMode::Speculative);
+            kernel.map(0, 2, 1, RW);
             kernel.map(0, 8, 2, RW);
             kernel.store(0, 8, 1).expect("frames");
             kernel
         };
-        boxed(scenario("table-joins-running-grace-period", 1, world).cpu("stores", store_or_segv).cpu(
-            "unmaps, reaps, twice",
-            |k| {
-                k.mm(0).munmap(pages(8, 2)).expect("frames");
-                k.vm.reap();
-                k.mm(0).munmap(pages(0, 2)).expect("frames");
-                k.vm.reap();
-            },
-        ))
+        boxed(
+            scenario("table-joins-running-grace-period", 1, world)
+                .cpu("stores twice", |k| {
+                    store_or_segv(k, 1);
+                    k.flag.store(1, Release);
+                    store_or_segv(k, 2);
+                })
+                .cpu("unmaps, reaps, twice", |k| {
+                    k.mm(0).munmap(pages(8, 2)).expect("frames");
+                    k.vm.reap();
+                    // The section that kept the first period from ending is over; the next one may have begun.
+                    spin_until::<Sim>(&|| k.flag.load(Acquire) == 1);
+                    k.mm(0).munmap(pages(0, 3)).expect("frames");
+                    k.vm.reap();
+                }),
+        )
     },
 };
 
@@ -306,8 +319,8 @@ fn neighbours(mode: LockMode) -> Kernel {
     kernel
 }
 
-fn store_or_segv(k: &Kernel) {
-    match k.store(0, 1, 8) {
+fn store_or_segv(k: &Kernel, page: u64) {
+    match k.store(0, page, 8) {
         Ok(()) | Err(FaultOutcome::SegvMaperr) => {}
         other => panic!("{other:?}"),
     }

@@ -7,7 +7,7 @@ use super::{
     kernel::{Kernel, P, boxed, over, page, pages, scenario},
     seed_003::two_roots,
 };
-use crate::{Inject, Model};
+use crate::Model;
 use anonmem::{Advice, Event, LockMode, MoveLocks, Prot, RemapFlags, ReverseMapChoice::Families};
 
 const RW: Prot = Prot::READ.union(Prot::WRITE);
@@ -39,53 +39,6 @@ pub static MUNMAP: Case = Case {
                 .cpu("unmaps, drains", |k| {
                     k.mm(0).munmap(pages(0, 17)).expect("frames");
                     k.vm.drain();
-                }),
-        )
-    },
-};
-
-/// The page of the case.
-pub static FORK_FAILS: Case = Case {
-    name: "rmap-fork-fails-under-walk",
-    title: "a child that could not be completed leaves its family while an entry of it waits for a page",
-    happened: "Linux, dup_mmap: the error path is where lifetimes are wrong (CVE-2024-50220: a half-built address space was seen through an event). \
-               Here the half-built one is seen by every walk.",
-    environment: "Families. Any one allocation fails. CPU0 forks. CPU1 moves the page that is shared first to another frame, and puts the entries \
-                  back by a second walk.",
-    rule: "Who leaves a family has no entry any more, whether he was completed or not.",
-    mutants: &[Mutant::Patch {
-        name: "family-failed-fork-leaves-first",
-        what: "a child that could not be completed leaves first, and is unmapped then",
-    }],
-    runs: &[Run::new(Model::Sc, Extent::Bound(2)).with(Inject {
-        at_most: 1,
-        allocation: true,
-        ..Inject::NONE
-    })],
-    program: |_| {
-        let world = || {
-            let kernel = Kernel::new(64, LockMode::Mmap);
-            kernel.spawn(0, &[0]);
-            kernel.map(0, 0, 1, RW);
-            kernel.map(0, 8, 1, RW);
-            kernel.store(0, 0, 7).expect("frames");
-            kernel.store(0, 8, 7).expect("frames");
-            kernel.note_frame(0, 0);
-            kernel
-        };
-        boxed(
-            scenario("rmap-fork-fails-under-walk", 1, move || over(Families, world))
-                .cpu("forks", |k| k.notes[0].set(k.fork(0, 1, &[]).is_ok().into()))
-                .cpu("moves the page", |k| {
-                    k.migrate_noted();
-                })
-                .check(|k| {
-                    finds(k, 0, 0, 7)?;
-                    if k.notes[0].get() == 1 {
-                        k.switch_to(1, 1);
-                        finds(k, 1, 0, 7)?;
-                    }
-                    none_left_behind(k)
                 }),
         )
     },

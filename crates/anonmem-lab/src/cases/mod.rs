@@ -213,7 +213,6 @@ pub fn all() -> &'static [&'static Case] {
         &labels::RECORDS,
         &labels::SIBLINGS,
         &family_walks::MUNMAP,
-        &family_walks::FORK_FAILS,
         &family_walks::MOVE,
         &family_walks::FORK_AWAY,
         &family_walks::SPLIT_AWAY,
