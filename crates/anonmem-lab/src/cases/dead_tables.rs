@@ -84,7 +84,7 @@ pub static SECOND_BATCH: Case = Case {
                 .cpu("unmaps, reaps, twice", |k| {
                     k.mm(0).munmap(pages(8, 2)).expect("frames");
                     k.vm.reap();
-                    // The section that kept the first period from ending is over; the next one may have begun.
+                    // The section that kept the first period from ending is over.
                     spin_until::<Sim>(&|| k.flag.load(Acquire) == 1);
                     k.mm(0).munmap(pages(0, 3)).expect("frames");
                     k.vm.reap();
