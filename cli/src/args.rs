@@ -202,7 +202,7 @@ Examples:
   anonmem bench --baseline bench.json          has anything become slower?
   anonmem bench --markdown docs/performance.md
   anonmem bench --rmap family                  over the other reverse map
-  anonmem bench --rmap-study                   both in bytes, steps and nanoseconds
+  anonmem bench --rmap-study                   both: bytes, steps, nanoseconds
   anonmem bench --list
   anonmem bench --guest --runs 3               the microVM alone, half a minute
   anonmem bench --guest --kernel /boot/vmlinuz-6.1.0    beside that Linux

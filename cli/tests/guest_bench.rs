@@ -63,7 +63,7 @@ fn one_cpu_and_every_lock_mode_are_measured() {
         let table = String::from_utf8(output.stdout).unwrap();
         assert!(table.contains(&format!("lock mode {lock}")), "{table}");
         let document: Value = serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap();
-        assert_eq!(document["ours"]["arguments"], format!("lock={lock} folios=4K"));
+        assert_eq!(document["ours"]["arguments"], format!("lock={lock} rmap=anon_vma folios=4K"));
         let rows = document["rows"].as_array().unwrap();
         assert_eq!(rows.len(), 2, "processes and threads, one task each");
         assert!(rows.iter().all(|row| row["ours_instructions"].as_f64().is_some()), "{table}");
@@ -96,7 +96,7 @@ fn folios_are_taken_that_are_asked_for() {
         let output = command.output().unwrap();
         assert!(is_measured(&output), "{folios}: {}", String::from_utf8_lossy(&output.stderr));
         let document: Value = serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap();
-        assert_eq!(document["ours"]["arguments"], format!("lock=mmap folios={folios}"));
+        assert_eq!(document["ours"]["arguments"], format!("lock=mmap rmap=anon_vma folios={folios}"));
         took.push(document["rows"][0]["ours_instructions"].as_f64().unwrap());
     }
     assert!(took[1] < 0.7 * took[0], "instructions a page: {took:?}");

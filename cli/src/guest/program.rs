@@ -35,8 +35,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let program = cc::compile(&PROGRAM, OsStr::new("cc"), dir.path(), &path()).unwrap();
         let kinds = "page_fault1,mmap1,brk1,fork,munmap";
-        let output =
-            Command::new(program).args(["5", "1", "2", "256", kinds, "processes,threads"]).output().unwrap();
+        let output = Command::new(program)
+            .args(["5", "1", "2", "256", kinds, "processes,threads", "4K"])
+            .output()
+            .unwrap();
         let mut transcript = Transcript::default();
         String::from_utf8(output.stdout).unwrap().lines().for_each(|line| {
             transcript.take(line);

@@ -1,6 +1,7 @@
 //! What making a memory manager takes of the stack of whoever makes it: a kernel's is small.
 
 use anonmem::{Config, Vm};
+use anonmem_hal::CpuId;
 use anonmem_hosted::{Checked, Hosted};
 use corosensei::{
     Coroutine, CoroutineResult,
@@ -38,6 +39,7 @@ fn a_memory_manager_is_made_in_place_whatever_its_size() {
     let in_place = used(move || {
         let vm: &Vm<M> = Vm::init(slot, machine, Config::default()).unwrap();
         assert_eq!((std::ptr::from_ref(vm), vm.stats().frames), (address, 256));
+        let _cpu = vm.machine().cpus().enter(CpuId(0));
         vm.validate().unwrap();
     });
     // SAFETY: the value was made in the box, and nobody refers to it any more.

@@ -89,12 +89,12 @@ fn every_error_of_write_protection() {
         let protect = |page: u64, n: u64, mode| uffd.write_protect(at(page), n * P, mode);
         let invalid = |result| assert!(matches!(result, Err(Error::Invalid(_))), "{result:?}");
         invalid(protect(AT, 0, WP));
-        invalid(protect(1, 1, WP));
         invalid(uffd.write_protect(anonmem_hal::Va(AT * P + 1), P, WP));
         invalid(protect(AT, 1, WP | ProtectMode::DONTWAKE));
         invalid(protect(AT, 1, ProtectMode::from_bits_retain(4)));
         assert_eq!(protect(BESIDE, 1, WP), Err(Error::NotFound));
         assert_eq!(protect(5000, 1, WP), Err(Error::NotFound));
+        assert_eq!(protect(1, 1, WP), Err(Error::NotFound), "where nothing may be mapped");
         assert_eq!(protect(AT, 512, WP), Err(Error::NotFound), "the second mapping is not watched");
         uffd.register(at(BESIDE), 16 * P, RegisterMode::MISSING).unwrap();
         assert_eq!(protect(BESIDE, 1, WP), Err(Error::NotFound), "not for writes");
