@@ -90,10 +90,16 @@ pub static EXIT: Case = Case {
                address spaces the order is one line, and nothing else depends on it.",
     environment: "CPU0 ends the only program of a family. CPU1 has a reference to its page, and walks.",
     rule: "What a walk has locked is in use for as long as it is locked.",
-    mutants: &[Mutant::Patch {
-        name: "family-exit-before-zap",
-        what: "an address space leaves first, and is unmapped then",
-    }],
+    mutants: &[
+        Mutant::Patch {
+            name: "family-exit-before-zap",
+            what: "an address space leaves first, and is unmapped then",
+        },
+        Mutant::Patch {
+            name: "family-trusts-first-look",
+            what: "whether a folio is mapped is not asked again under the lock of its family",
+        },
+    ],
     runs: RUNS,
     program: |_| {
         let make = world(|| {
