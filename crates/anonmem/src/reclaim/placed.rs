@@ -2,7 +2,8 @@
 //!
 //! A mapping's policy comes before its task's. Each names nodes, which are asked one after the other. Then
 //! comes any frame, unless the policy is strict. Then pages leave the frames of its nodes, until there is one
-//! or a few batches were looked at. No page of another node leaves for it here.
+//! or a few batches were looked at. No page of another node leaves for it here. A fault that still has none
+//! asks reclaim before it gives up, which knows no nodes.
 //!
 //! Linux: mm/mempolicy.c `policy_nodemask`, `interleave_nid`. Differs: interleaving goes by the address
 //! alone, so that it does not matter in which order pages are touched.
