@@ -67,9 +67,17 @@ pub(crate) enum Outcome {
     Survived { reached: bool },
 }
 
+/// The reverse map that a test runs over, of those that every test of the library can have.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Over {
+    AnonVmas,
+    Families,
+}
+
 /// One program with its arguments, and what the unbroken code needs for it.
 struct Stage {
     suite: Suite,
+    over: Over,
     /// The case of the lab, or the unit test.
     name: Option<String>,
     program: PathBuf,
@@ -105,15 +113,48 @@ pub(crate) struct Suites {
 impl Suites {
     /// Runs everything once without a mutant: it has to pass, and says what it comes past.
     ///
+    /// The mutants `of_families` are shown to tests over families, all others to tests over anon_vmas. A test
+    /// that is about anon_vmas fails over families, and is left out there.
+    ///
     /// # Errors
     /// What fails without a mutant.
-    pub(crate) fn measure(programs: &[Program], logs: PathBuf) -> Result<Self, String> {
+    pub(crate) fn measure(
+        programs: &[Program],
+        logs: PathBuf,
+        of_families: &HashSet<u32>,
+    ) -> Result<Self, String> {
         let mut suites = Self::unmeasured(programs, logs)?;
         for i in 0..suites.stages.len() {
             suites.measure_one(i, GLANCE)?;
         }
+        if !of_families.is_empty() {
+            suites.measure_over_families(of_families)?;
+        }
         suites.stages.sort_by_key(|s| (s.suite, s.took));
         Ok(suites)
+    }
+
+    /// Adds the tests over families that come past mutants `of_families`; no other test is shown these mutants.
+    fn measure_over_families(&mut self, of_families: &HashSet<u32>) -> Result<(), String> {
+        for i in 0..self.stages.len() {
+            if let Some(reached) = &mut self.stages[i].reached {
+                reached.retain(|id| !of_families.contains(id));
+            }
+            let Stage { suite, ref name, ref program, took, .. } = self.stages[i];
+            let (name, program) = (name.clone(), program.clone());
+            self.stages.push(Stage { suite, over: Over::Families, name, program, reached: None, took });
+            let last = self.stages.len() - 1;
+            let passes = self.measure_one(last, GLANCE).is_ok();
+            let reached = self.stages[last].reached.as_mut().filter(|_| passes);
+            let is_of_use = reached.is_some_and(|reached| {
+                reached.retain(|id| of_families.contains(id));
+                !reached.is_empty()
+            });
+            if !is_of_use {
+                self.stages.pop();
+            }
+        }
+        Ok(())
     }
 
     /// Runs the cases once without a mutant, for a moment: they have to pass, and say what they come past.
@@ -153,7 +194,8 @@ impl Suites {
         let mut stages = Vec::new();
         let mut add = |suite, name, program: &Program| {
             let took = Duration::from_millis(if suite == Suite::Unit { 200 } else { 20_000 });
-            stages.push(Stage { suite, name, program: program.path.clone(), reached: None, took });
+            let program = program.path.clone();
+            stages.push(Stage { suite, over: Over::AnonVmas, name, program, reached: None, took });
         };
         for program in programs {
             match program.target.as_str() {
@@ -366,6 +408,10 @@ fn command(group: &[&Stage], budget: Duration) -> Command {
     command.args(group.iter().filter_map(|s| s.name.as_deref()));
     command.env("ANONMEM_BUDGET_MS", budget.as_millis().to_string());
     command.env("ANONMEM_RUNS", ORACLE_RUNS).env("ANONMEM_STRESS_SECONDS", STRESS_SECONDS);
+    match group[0].over {
+        Over::AnonVmas => command.env("ANONMEM_RMAP", "anon_vma"),
+        Over::Families => command.env("ANONMEM_RMAP", "family"),
+    };
     command
 }
 
