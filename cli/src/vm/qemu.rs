@@ -120,7 +120,7 @@ impl Boot<'_> {
     pub fn arguments(&self) -> Vec<OsString> {
         let mut args: Vec<OsString> = Vec::new();
         let mut add = |words: &[&str]| args.extend(words.iter().map(OsString::from));
-        add(&["-M", "microvm,acpi=on,rtc=on,pit=on,pic=off,isa-serial=on,auto-kernel-cmdline=off"]);
+        add(&["-M", "microvm,acpi=on,rtc=on,pit=off,pic=off,isa-serial=on,auto-kernel-cmdline=off"]);
         add(&cpu_arguments(self.accelerator));
         add(&["-smp", &self.cpus.to_string(), "-m", &format!("{}M", self.memory_mib())]);
         add(&["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);

@@ -8,10 +8,10 @@ use x86_64::instructions::port::Port;
 use super::apic;
 use super::percpu::this_cpu;
 
-const PIT_HZ: u64 = 1_193_182;
-const CALIBRATION_NS: u64 = 10_000_000;
-/// What emulated and KVM local APICs count, if there is no PIT to measure against.
+/// What QEMU's and KVM's local APICs count.
 const APIC_HZ: u64 = 1_000_000_000;
+/// For how long the time stamp counter is measured, at least: 10 ms.
+const CALIBRATION_TICKS: u32 = (APIC_HZ / 100) as u32;
 /// How long a task runs before others get the CPU.
 pub const SLICE_NS: u64 = 5_000_000;
 const SECOND: u64 = 1_000_000_000;
@@ -19,8 +19,6 @@ const SECOND: u64 = 1_000_000_000;
 static TSC_BASE: AtomicU64 = AtomicU64::new(0);
 /// Nanoseconds per TSC tick, times 2^32.
 static TSC_SCALE: AtomicU64 = AtomicU64::new(1 << 32);
-/// Timer ticks per nanosecond, times 2^32.
-static APIC_SCALE: AtomicU64 = AtomicU64::new(1 << 32);
 /// Wall clock at boot.
 static WALL_BASE: AtomicU64 = AtomicU64::new(0);
 
@@ -47,51 +45,39 @@ pub fn wall_ns() -> u64 {
     WALL_BASE.load(Relaxed) + now_ns()
 }
 
-/// Measures the counters and reads the date. First CPU, its local APIC is on.
+/// Measures the counter and reads the date. First CPU, its local APIC is on.
 pub fn init() {
     TSC_BASE.store(tsc(), Relaxed);
     apic::set_timer(u32::MAX);
-    let (apic_start, tsc_start) = (apic::timer_left(), tsc());
-    let measured = wait_pit();
-    if !measured {
-        while u64::from(apic_start - apic::timer_left()) < APIC_HZ / SECOND * CALIBRATION_NS {}
-    }
-    let (apic_end, tsc_end) = (apic::timer_left(), tsc());
+    let start = read_both();
+    while start.left - apic::timer_left() < CALIBRATION_TICKS {}
+    let end = read_both();
     apic::set_timer(0);
-    let apic_ticks = u64::from(apic_start - apic_end).max(1);
-    let tsc_ticks = (tsc_end - tsc_start).max(1);
-    TSC_SCALE.store((CALIBRATION_NS << 32) / tsc_ticks, Relaxed);
-    APIC_SCALE.store(((u128::from(apic_ticks) << 32) / u128::from(CALIBRATION_NS)) as u64, Relaxed);
+    let ns = u128::from(start.left - end.left) * u128::from(SECOND / APIC_HZ);
+    let ticks = u128::from((end.tsc - start.tsc).max(1));
+    TSC_SCALE.store(((ns << 32) / ticks) as u64, Relaxed);
     WALL_BASE.store(read_cmos_clock() * SECOND - now_ns(), Relaxed);
 }
 
-/// Waits [`CALIBRATION_NS`] by channel 2 of the PIT; false if there is no PIT.
-fn wait_pit() -> bool {
-    let mut gate = Port::<u8>::new(0x61);
-    let mut command = Port::<u8>::new(0x43);
-    let mut data = Port::<u8>::new(0x42);
-    let count = PIT_HZ * CALIBRATION_NS / SECOND;
-    // SAFETY: port 0x61 gates channel 2 and the speaker, nothing else.
-    let old = unsafe { gate.read() };
-    // SAFETY: as above: gate on, speaker off.
-    unsafe { gate.write(old & !2 | 1) };
-    // SAFETY: channel 2, one shot, both bytes.
-    unsafe { command.write(0xb0) };
-    // SAFETY: the count's low byte.
-    unsafe { data.write(count as u8) };
-    // SAFETY: the count's high byte: starts it.
-    unsafe { data.write((count >> 8) as u8) };
-    // Without a PIT, bit 5 never rises (or always is): give up after far more than the time.
-    for turn in 0..10_000_000u32 {
-        // SAFETY: reading the status has no effect.
-        if unsafe { gate.read() } & 0x20 != 0 {
-            return turn > 2;
-        }
-        if apic::timer_left() < u32::MAX / 2 {
-            break;
-        }
-    }
-    false
+/// The time stamp counter and the timer's ticks left, at one moment.
+#[derive(Clone, Copy)]
+struct Both {
+    tsc: u64,
+    left: u32,
+}
+
+/// Reads both counters. The CPU may be a thread of a busy host, and stand still between two reads: so the timer
+/// is read between two looks at the other counter, and of many such reads the quickest counts.
+fn read_both() -> Both {
+    const READS: usize = 64;
+    let read = |_| {
+        let before = tsc();
+        let left = apic::timer_left();
+        let took = tsc() - before;
+        (took, Both { tsc: before + took / 2, left })
+    };
+    let first = read(0);
+    (1..READS).map(read).fold(first, |best, next| if next.0 < best.0 { next } else { best }).1
 }
 
 /// Seconds since 1970 by the CMOS clock (UTC, as QEMU sets it); 0 if there is none.
@@ -146,9 +132,9 @@ pub fn arm(deadline_ns: u64) {
     }
     // The counter has 32 bits: a far deadline takes several turns, and a second is a fine safety net.
     let delay = deadline_ns.saturating_sub(now).clamp(1000, SECOND);
-    let ticks = (u128::from(delay) * u128::from(APIC_SCALE.load(Relaxed))) >> 32;
+    let ticks = delay * APIC_HZ / SECOND;
     cpu.timer_armed.store(now + delay, Relaxed);
-    apic::set_timer((ticks as u64).clamp(1, u64::from(u32::MAX)) as u32);
+    apic::set_timer(ticks.clamp(1, u64::from(u32::MAX)) as u32);
 }
 
 /// Notes that this CPU's timer has fired.
