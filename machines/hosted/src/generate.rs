@@ -5,7 +5,10 @@
 
 use crate::{
     ops::{Advise, At, Backing, HOLDS, Op, Place, Remap, Rights, SPACES, WINDOW, WINDOW_PAGES},
-    oracle::Oracle,
+    oracle::{
+        Oracle,
+        page::{Kind, Page, Residency},
+    },
     random::next_random,
 };
 use anonmem_hal::PAGE_SIZE;
@@ -106,7 +109,7 @@ impl Generator {
             200..=205 => Op::DeviceWrite(self.bytes(space, oracle), self.below(1 << 32) as u32),
             206..=207 => Op::Hold(self.bytes(space, oracle), self.below(HOLDS as u64) as usize),
             208..=210 => Op::Release(space, self.below(HOLDS as u64) as usize),
-            211..=218 => Op::UffdMove(self.range(space, oracle), self.addr(space, oracle)),
+            211..=218 => self.uffd_move(space, oracle),
             219..=223 => Op::UffdFill(self.range(space, oracle), self.below(1 << 32) as u32),
             224..=229 => Op::UffdProtect(self.range(space, oracle), self.below(1 << 32) as u32),
             _ => Op::Munmap(self.large_area(space, oracle)),
@@ -223,6 +226,30 @@ impl Generator {
         };
         self.recent = Some((addr, len));
         At { space, addr, len }
+    }
+
+    /// Mostly of pages that were written to empty ones that go with them: anywhere else hardly any would move.
+    fn uffd_move(&mut self, space: usize, oracle: &Oracle) -> Op {
+        let pages = oracle.space(space).map(|s| &s.pages).filter(|_| !self.one_in(4));
+        let private = || {
+            let writable = |page: &Page| page.attrs.kind == Kind::Private && page.attrs.rights.write();
+            pages.into_iter().flatten().filter(move |(_, page)| writable(page) && !page.guard)
+        };
+        let written: Vec<_> = private().filter(|(_, page)| page.contents.is_written()).collect();
+        if written.is_empty() {
+            return Op::UffdMove(self.range(space, oracle), self.addr(space, oracle));
+        }
+        let (from, source) = self.pick(&written);
+        let goes_with = |page: &Page| {
+            let (a, b) = (source.attrs, page.attrs);
+            let absent = page.resident == Residency::No && !page.contents.is_written();
+            absent && a.rights == b.rights && a.locked == b.locked
+        };
+        let empty: Vec<_> =
+            private().filter(|(_, page)| goes_with(page)).map(|(&number, _)| number).collect();
+        let to = if empty.is_empty() { self.addr(space, oracle) } else { self.pick(&empty) * P };
+        let len = if self.one_in(2) { P } else { self.len() };
+        Op::UffdMove(At { space, addr: from * P, len }, to)
     }
 
     fn large_area(&mut self, space: usize, oracle: &Oracle) -> At {

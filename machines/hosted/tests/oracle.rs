@@ -9,6 +9,7 @@ use anonmem_hal::{
     arch::{AArch64, Sv48, X86_64},
 };
 use anonmem_hosted::{
+    oracle::Successes,
     runner::{Inject, run_random},
     system::{Anonmem, FOLIOS, Memory, Moves},
 };
@@ -31,7 +32,8 @@ fn run(default_runs: u64, memory: Memory, inject: Inject) {
 fn run_on<A: Arch>(default_runs: u64, memory: Memory, inject: Inject) {
     let first = number("ANONMEM_SEED", 1);
     let (moves, mut moving) = (Arc::new(Moves::default()), 0);
-    for seed in first..first + number("ANONMEM_RUNS", default_runs) {
+    let (successes, runs) = (Arc::new(Successes::default()), number("ANONMEM_RUNS", default_runs));
+    for seed in first..first + runs {
         let modes = [LockMode::Mmap, LockMode::Vma, LockMode::Speculative];
         let mode = modes[(seed % 3) as usize];
         let (name, folios) = FOLIOS[((seed / 3) % 5) as usize];
@@ -40,7 +42,8 @@ fn run_on<A: Arch>(default_runs: u64, memory: Memory, inject: Inject) {
         moving += u64::from(moves_pages);
         // Every other run merges equal pages, which nobody may see.
         let start = || {
-            let (mut system, oracle) = Anonmem::<A>::start_with(mode, memory, folios);
+            let (mut system, mut oracle) = Anonmem::<A>::start_with(mode, memory, folios);
+            oracle.count_in(&successes);
             if seed.is_multiple_of(2) {
                 system = system.merging();
             }
@@ -57,6 +60,10 @@ fn run_on<A: Arch>(default_runs: u64, memory: Memory, inject: Inject) {
     // One run that is made again may happen to do neither.
     let enough = moving < 10 || moved >= moving && collapsed >= moving;
     assert!(enough, "{moved} moved, {collapsed} collapsed in {moving} runs");
+    // What the oracle lets be refused must not be refused always.
+    for (what, count) in successes.each() {
+        assert!(runs < 10 || count > 0, "in {runs} runs no page was {what}");
+    }
 }
 
 #[test]

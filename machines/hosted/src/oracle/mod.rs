@@ -23,6 +23,7 @@ pub mod watched;
 
 pub use page::Object;
 pub use verdict::Verdict;
+pub use watched::Successes;
 
 use crate::ops::{At, Op, Outcome, Remap, SPACES};
 use page::{Bytes, Page};
@@ -57,12 +58,20 @@ pub struct Oracle {
     objects: Vec<Object>,
     source: Arc<[u8]>,
     limits: Limits,
+    /// What came about of what may be refused.
+    successes: Arc<Successes>,
 }
 
 impl Oracle {
     /// No address space; private mappings of a source read `source`.
     pub fn new(source: impl Into<Arc<[u8]>>, limits: Limits) -> Self {
-        Self { spaces: Default::default(), objects: Vec::new(), source: source.into(), limits }
+        let (spaces, objects, successes) = Default::default();
+        Self { spaces, objects, source: source.into(), limits, successes }
+    }
+
+    /// Counts in `successes` from now on.
+    pub fn count_in(&mut self, successes: &Arc<Successes>) {
+        self.successes = successes.clone();
     }
 
     /// The address space in slot `space`.
@@ -137,7 +146,9 @@ impl Oracle {
                 std::iter::once(base.clone()).chain(shorter).collect()
             }
             // A move of several areas leaves those before the one that failed moved (Linux 6.17).
-            Op::Mremap(at, len, how @ (Remap::Fixed(to) | Remap::DontUnmapFixed(to))) if len == at.len => {
+            Op::Mremap(at, len, how @ (Remap::Fixed(to) | Remap::DontUnmapFixed(to)))
+                if space::page_up(len) == space::page_up(at.len) =>
+            {
                 let Some(space) = self.space(at.space) else { return vec![base] };
                 // Something is mapped at its start, or it was refused before it moved anything.
                 if !space.pages.contains_key(&(at.addr >> anonmem_hal::PAGE_SHIFT)) {

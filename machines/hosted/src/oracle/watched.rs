@@ -7,7 +7,40 @@ use super::{
 };
 use crate::ops::{At, Outcome, errno, pattern};
 use anonmem_hal::{PAGE_SHIFT, PAGE_SIZE};
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering::Relaxed},
+};
+
+/// What came about of operations that may be refused for reasons the model does not know: pages may be shared,
+/// or pinned by somebody, and mappings end where it sees no end. A bug that refuses them all is seen by these.
+#[derive(Debug, Default)]
+pub struct Successes {
+    /// Pages that were written to, and moved.
+    pub moved: AtomicU64,
+    /// Pages that were filled.
+    pub filled: AtomicU64,
+    /// Writes to ranges that were protected.
+    pub protected: AtomicU64,
+    /// Pages that a device wrote to.
+    pub device_wrote: AtomicU64,
+    /// Pages that a device had for long.
+    pub held: AtomicU64,
+}
+
+impl Successes {
+    /// Each with its name.
+    pub fn each(&self) -> [(&'static str, u64); 5] {
+        [
+            ("moved", &self.moved),
+            ("filled", &self.filled),
+            ("protected", &self.protected),
+            ("written by devices", &self.device_wrote),
+            ("held by devices", &self.held),
+        ]
+        .map(|(name, count)| (name, count.load(Relaxed)))
+    }
+}
 
 const P: u64 = PAGE_SIZE as u64;
 
@@ -65,6 +98,7 @@ impl Oracle {
     pub(super) fn device_write(&mut self, at: At, tag: u32, outcome: &Outcome) -> Verdict {
         if self.pinned(at, outcome)? {
             self.store(at.space, at.addr, &pattern(tag, at.len as usize));
+            self.successes.device_wrote.fetch_add(numbers(at.addr, at.len).count() as u64, Relaxed);
         }
         Ok(())
     }
@@ -78,6 +112,7 @@ impl Oracle {
             let model = self.page_mut(at.space, number);
             if model.attrs.kind == Kind::Private {
                 model.pinned = Some(Pinned { hold, page });
+                self.successes.held.fetch_add(1, Relaxed);
             }
         }
         Ok(())
@@ -219,6 +254,7 @@ impl Oracle {
             return Err("it is pinned".into());
         }
         let contents = source.contents.clone();
+        self.successes.moved.fetch_add(u64::from(contents.is_written()), Relaxed);
         self.page_mut(space, from).discard();
         let target = self.page_mut(space, to);
         target.contents = contents;
@@ -248,6 +284,7 @@ impl Oracle {
             if written || page.guard {
                 return Err(format!("page {number:#x} is filled over something"));
             }
+            self.successes.filled.fetch_add(1, Relaxed);
             match object {
                 Some((object, index)) => _ = self.objects[object].written.insert(index, Arc::new(bytes)),
                 None => self.store(at.space, number << PAGE_SHIFT, &bytes),
@@ -268,6 +305,7 @@ impl Oracle {
             }
             _ => {
                 self.write(at.middle(), tag, outcome)?;
+                self.successes.protected.fetch_add(u64::from(*outcome == Outcome::Done), Relaxed);
                 self.forget_residency(at);
             }
         }
