@@ -21,3 +21,21 @@ fn a_hundred_processes_share_four_mebibytes_within_two_sweeps() {
         assert_eq!(ran.stdout, "ksm: ok\n", "{}", ran.stderr);
     }
 }
+
+/// A merged page is somebody else's, too, until a write or MADV_UNMERGEABLE parts it: a userfaultfd does not move
+/// it. On a host that lets KSM be switched on, the table is the host's.
+#[test]
+fn merged_pages_do_not_move_here_or_on_linux() {
+    if !vm_is_there() {
+        return;
+    }
+    let program = compile("uffd_ksm", Linked::Static);
+    let expected = host_lets_write("/sys/kernel/mm/ksm/run").then(|| host_runs(&[&program]));
+    for lock in ["mmap", "vma", "speculative"] {
+        let ran = Vm::new().options(&["--cpus", "2", "--lock", lock]).run(&[&program]).expect_status(0);
+        assert!(ran.stdout.starts_with("what is merged                      16    -16\n"), "{}", ran.stdout);
+        if let Some(expected) = &expected {
+            assert_eq!(&ran.stdout, expected, "{lock}: {}", ran.stderr);
+        }
+    }
+}

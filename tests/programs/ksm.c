@@ -3,90 +3,13 @@
  *
  * On a host the settings that it changes are put back, also when a check fails. It is given how many processes there
  * are to be, and the pages of each. */
-#include "common.h"
-#include <fcntl.h>
+#include "ksm.h"
 #include <sys/prctl.h>
-#include <time.h>
 
 #ifndef PR_SET_MEMORY_MERGE
 #define PR_SET_MEMORY_MERGE 67
 #define PR_GET_MEMORY_MERGE 68
 #endif
-
-#define DIR_ "/sys/kernel/mm/ksm/"
-
-static int try_read(const char *path, char *text, size_t size)
-{
-    int fd = open(path, O_RDONLY);
-    if (fd < 0)
-        return -1;
-    size_t len = 0;
-    ssize_t n;
-    while ((n = read(fd, text + len, size - 1 - len)) > 0)
-        len += n;
-    CHECK(n == 0, "%s", path);
-    text[len] = 0;
-    close(fd);
-    return (int)len;
-}
-
-static int try_write(const char *path, const char *text)
-{
-    int fd = open(path, O_WRONLY);
-    if (fd < 0)
-        return -errno;
-    ssize_t n = write(fd, text, strlen(text));
-    int error = n < 0 ? -errno : 0;
-    close(fd);
-    return error;
-}
-
-static long number(const char *name)
-{
-    char path[128], text[64];
-    snprintf(path, sizeof path, DIR_ "%s", name);
-    CHECK(try_read(path, text, sizeof text) > 0, "%s", path);
-    return atol(text);
-}
-
-static int set(const char *name, const char *text)
-{
-    char path[128];
-    snprintf(path, sizeof path, DIR_ "%s", name);
-    return try_write(path, text);
-}
-
-static void must_set(const char *name, const char *text)
-{
-    CHECK(set(name, text) == 0, "%s = %s: %d", name, text, set(name, text));
-}
-
-/* The sum of the numbers behind a name in a file of a process; without a name, the number that the file is. */
-static long of_process(pid_t pid, const char *file, const char *name)
-{
-    static char text[1 << 20];
-    char path[64];
-    snprintf(path, sizeof path, "/proc/%d/%s", (int)pid, file);
-    CHECK(try_read(path, text, sizeof text) > 0, "%s", path);
-    if (!*name)
-        return atol(text);
-    long sum = -1;
-    for (char *at = text; (at = strstr(at, name)); at += strlen(name)) {
-        if (at == text || at[-1] == '\n')
-            sum = (sum < 0 ? 0 : sum) + atol(at + strlen(name));
-    }
-    return sum;
-}
-
-/* Waits until the scanner has swept all memory so often from now on. */
-static void sweeps(int times)
-{
-    long from = number("full_scans");
-    for (int waited = 0; number("full_scans") < from + times; waited++) {
-        CHECK(waited < 60000, "%ld sweeps", number("full_scans") - from);
-        nanosleep(&(struct timespec){0, 2000000}, NULL);
-    }
-}
 
 static void consent(void)
 {
@@ -225,30 +148,19 @@ static void zeroes(void)
     must_set("run", "2\n");
 }
 
-static const char *const KEPT[] = {"use_zero_pages", "sleep_millisecs", "pages_to_scan", "run"};
+static int work(int argc, char **argv)
+{
+    CHECK(argc == 3, "how many processes, and pages of each");
+    consent();
+    settings();
+    many(strtoul(argv[1], NULL, 0), strtoul(argv[2], NULL, 0));
+    zeroes();
+    return 0;
+}
 
 int main(int argc, char **argv)
 {
-    CHECK(argc == 3, "how many processes, and pages of each");
-    long old[4];
-    for (int i = 0; i < 4; i++)
-        old[i] = number(KEPT[i]);
-    pid_t worker = fork();
-    if (worker == 0) {
-        consent();
-        settings();
-        many(strtoul(argv[1], NULL, 0), strtoul(argv[2], NULL, 0));
-        zeroes();
-        _exit(0);
-    }
-    int status;
-    CHECK(waitpid(worker, &status, 0) == worker);
-    for (int i = 0; i < 4; i++) {
-        char text[32];
-        snprintf(text, sizeof text, "%ld\n", old[i]);
-        must_set(KEPT[i], text);
-    }
-    if (!WIFEXITED(status) || WEXITSTATUS(status))
+    if (with_settings_kept(work, argc, argv) != 0)
         return 1;
     puts("ksm: ok");
     return 0;
