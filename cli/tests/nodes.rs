@@ -39,3 +39,23 @@ fn on_two_nodes_pages_lie_where_they_are_wanted_and_move() {
         assert_eq!(ran.stdout, "twonodes: ok\n", "{}", ran.stderr);
     }
 }
+
+/// Node 1 is full for those who may not leave it: their pages leave, or they end. Node 0 notices nothing.
+#[test]
+fn a_full_node_costs_those_nothing_who_have_their_memory_on_another() {
+    if !vm_is_there() {
+        return;
+    }
+    let program = compile("bound", Linked::Static);
+    let program = program.to_str().unwrap();
+    for cpus in ["1", "2"] {
+        let options = ["--nodes", "2", "--cpus", cpus, "--ram", "256M"];
+        let with_swap = [&options[..], &["--swap", "256M"]].concat();
+        for (options, argument) in [(&with_swap[..], "swap"), (&options[..], "none")] {
+            let ran = Vm::new().options(options).run(&[program, argument]).expect_status(0);
+            assert_eq!(ran.stdout, "bound: ok\n", "{} CPUs, {argument}: {}", cpus, ran.stderr);
+            let kills = if argument == "none" { 1 } else { 0 };
+            assert_eq!(ran.bill["oom_kills"], kills, "{cpus} CPUs, {argument}: {}", ran.stderr);
+        }
+    }
+}

@@ -78,6 +78,11 @@ impl<M: Machine> Frames<M> {
         self.watermarks
     }
 
+    /// Whether all that is free is the reserve. Pages on CPUs' lists do not count as free here.
+    pub fn is_at_reserve(&self) -> bool {
+        self.buddy_free.peek() <= self.watermarks.min.0
+    }
+
     /// Whether reclaim should start. Pages on CPUs' lists do not count as free here.
     pub fn below_low(&self) -> bool {
         self.buddy_free.peek() < self.watermarks.low.0

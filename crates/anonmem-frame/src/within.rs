@@ -17,7 +17,7 @@ use crate::{
     memmap::Memmap,
     meta::Kind,
 };
-use anonmem_hal::{Machine, Order, Pfn};
+use anonmem_hal::{Machine, NrPages, Order, Pfn};
 use anonmem_sync::Ordering::Relaxed;
 use core::ops::Range;
 
@@ -56,6 +56,29 @@ impl<M: Machine> Frames<M> {
             (found, Search::All | Search::AtHand) => found,
         };
         Ok(NewFolio::from_block(self, self.made(found.ok_or(OutOfMemory)?, order, Kind::New)))
+    }
+
+    /// How many frames of `range` are free, on CPUs' lists, too: looks at the metadata of all of them. Exact
+    /// when nothing is being allocated or freed.
+    pub fn free_within(&self, range: Range<Pfn>) -> NrPages {
+        let range = self.indices(&range);
+        let (mut at, mut free) = (range.start, 0);
+        while at < range.end {
+            let flags = self.memmap.at(at).flags.load(Relaxed);
+            let size = match Kind::of(flags) {
+                Kind::Buddy | Kind::Folio | Kind::New | Kind::Kernel => 1 << Kind::order_of(flags),
+                Kind::Reserved
+                | Kind::BuddyTail
+                | Kind::Pcp
+                | Kind::Tail
+                | Kind::Table
+                | Kind::Slab
+                | Kind::Offline => 1,
+            };
+            free += if matches!(Kind::of(flags), Kind::Buddy | Kind::Pcp) { size } else { 0 };
+            at += size;
+        }
+        NrPages(u64::from(free))
     }
 
     fn take_block_within(&self, order: Order, range: &Range<u32>, from: u32) -> Option<u32> {
@@ -134,7 +157,9 @@ mod tests {
         assert_eq!(block.pfn(), range.start);
         // Full, also for smaller blocks, until something of it is freed.
         assert!(within(0, range.start).is_err() && within(3, range.start).is_err());
+        assert_eq!(frames.free_within(range.clone()), NrPages(0));
         drop(block);
+        assert_eq!(frames.free_within(range.clone()), NrPages(64));
         assert_eq!(within(3, base.offset(190)).unwrap().pfn(), range.start);
         frames.validate().unwrap();
     }

@@ -16,6 +16,11 @@ impl NodeSet {
     /// No node.
     pub const EMPTY: Self = Self(0);
 
+    /// One node; none, if there can be no such node.
+    pub const fn only(node: u32) -> Self {
+        if node < MAX_NODES { Self(1 << node) } else { Self::EMPTY }
+    }
+
     /// The first `n` nodes.
     pub const fn first(n: u32) -> Self {
         if n >= MAX_NODES { Self(u8::MAX) } else { Self((1 << n) - 1) }
@@ -173,6 +178,7 @@ mod tests {
         let set = NodeSet(0b101);
         assert_eq!(set.iter().collect::<std::vec::Vec<_>>(), [0, 2]);
         assert_eq!((set.len(), set.contains(1), set.contains(9)), (2, false, false));
+        assert_eq!((NodeSet::only(2), NodeSet::only(8)), (NodeSet(0b100), NodeSet::EMPTY));
         assert_eq!((NodeSet::first(2), NodeSet::first(8)), (NodeSet(3), NodeSet(255)));
         assert_eq!(set.and(NodeSet(0b110)), NodeSet(0b100));
     }

@@ -1,6 +1,7 @@
 //! Errors as values, and the one place where they become numbers.
 
 use anonmem_frame::OutOfMemory;
+use anonmem_hal::NodeSet;
 use core::fmt;
 
 /// Why an operation was refused. Nothing has changed when one is returned, unless the call says how far it
@@ -10,6 +11,9 @@ use core::fmt;
 pub enum Error {
     /// No frame could be had.
     OutOfMemory,
+    /// No frame of these nodes could be had, and a strict policy allows no others: memory of others would not
+    /// help.
+    NodesFull(NodeSet),
     /// Not within the limit that the text names; no memory would help.
     Limit(&'static str),
     /// An argument makes no sense; the text names it.
@@ -70,7 +74,7 @@ impl Error {
             Self::NoProcess => 3,
             Self::Interrupted => 4,
             Self::Again => 11,
-            Self::OutOfMemory | Self::Limit(_) | Self::NotMapped => 12,
+            Self::OutOfMemory | Self::NodesFull(_) | Self::Limit(_) | Self::NotMapped => 12,
             Self::AccessDenied => 13,
             Self::BadAddress => 14,
             Self::Busy => 16,
@@ -86,6 +90,9 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::OutOfMemory => f.write_str("out of memory"),
+            Self::NodesFull(nodes) => {
+                write!(f, "out of memory on the nodes that the policy allows (mask {:#x})", nodes.0)
+            }
             Self::Limit(which) => write!(f, "beyond a limit: {which}"),
             Self::Invalid(what) => write!(f, "invalid argument: {what}"),
             Self::NotMapped => f.write_str("part of the range is not mapped"),

@@ -245,8 +245,8 @@ impl<M: Machine> Mm<'_, M> {
     /// there was no memory to split a mapping, [`Error::Limit`] if `MERGEABLE` would make too many;
     /// [`Error::AccessDenied`] for `REMOVE` of a private mapping of a source; [`Error::NotPermitted`] for
     /// what is sealed; [`Error::BadAddress`] and [`Error::OutOfMemory`] from populating and
-    /// `GUARD_INSTALL`; [`Error::Interrupted`] from `COLLAPSE`, if the caller is to end. What comes before
-    /// the place of an error has been advised.
+    /// `GUARD_INSTALL`; [`Error::NodesFull`] from populating and `UNMERGEABLE`; [`Error::Interrupted`] from
+    /// `COLLAPSE`, if the caller is to end. What comes before the place of an error has been advised.
     #[doc(alias = "do_madvise")]
     pub fn madvise(&self, start: Va, len: u64, advice: Advice) -> Result<(), Error> {
         if !start.is_page_aligned() {

@@ -8,7 +8,7 @@
 
 use crate::{error::Error, migrate::Stays, mm::Mm, rmap::machine::Machine};
 use anonmem_frame::{FolioOwner, Mapping};
-use anonmem_hal::{Arch, NodePolicy, Order, Pfn, Va, VaRange};
+use anonmem_hal::{Arch, NodePolicy, NodeSet, NrPages, Order, Pfn, Va, VaRange};
 use core::fmt;
 
 /// Why an address has no page that lies on a node.
@@ -144,6 +144,19 @@ impl<M: Machine> Mm<'_, M> {
     /// [`NoPage`].
     pub fn node_of_page(&self, va: Va) -> Result<u32, NoPage> {
         self.frame_at(va).map(|frame| self.vm.node_of(frame))
+    }
+
+    /// How many pages of this address space lie on some nodes: looks at all its entries. Takes no memory.
+    ///
+    /// # Locks
+    /// The mmap lock for reading, a page-table lock for one table at a time.
+    pub fn pages_on(&self, nodes: NodeSet) -> NrPages {
+        let (vm, zero_page, mut found) = (self.vm, self.vm.frames.zero_page(), 0);
+        self.for_each_page(VaRange { start: Va(0), end: M::Arch::USER_END }, &mut |_, entry| {
+            let is_there = |frame| frame != zero_page && vm.nodes_of_memory.have(&vm.frames, nodes, frame);
+            found += u64::from(entry.pfn.is_some_and(is_there));
+        });
+        NrPages(found)
     }
 
     /// Moves the page at `va` to a node, with the folio that it is of, unless it lies there.

@@ -150,7 +150,7 @@ impl<M: Machine> Mm<'_, M> {
         })?;
         self.mm_populate(locked_range(start, len)?).map_err(|stop| match stop {
             Stop::Hole | Stop::Denied | Stop::Signal | Stop::Userfault(_) => Error::NotMapped,
-            Stop::Oom => Error::Again,
+            Stop::Oom | Stop::NodesFull(_) => Error::Again,
         })
     }
 }

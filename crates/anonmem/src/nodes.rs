@@ -3,7 +3,10 @@
 //! There is one zone, whatever the number of nodes. Who wants a frame of a certain node has the allocator
 //! look for one there, from where the last one was. Who wants any frame pays nothing for the nodes.
 //!
-//! Linux: include/linux/mmzone.h `struct pglist_data`. Differs: no lists and no watermarks of a node's own.
+//! Reclaim for certain nodes passes their frames alone. A node's watermark is its share of the machine's, and
+//! is asked by who has found the node full, not by who allocates.
+//!
+//! Linux: include/linux/mmzone.h `struct pglist_data`. Differs: no lists of a node's own.
 
 use anonmem_frame::{Frames, NewFolio, OutOfMemory, Search};
 use anonmem_hal::{MAX_NODES, MAX_ORDER, Machine, NodeSet, Order, Pfn};
@@ -15,8 +18,8 @@ pub(crate) struct Nodes<M: Machine> {
     count: u32,
     /// The number, relative to the first, of the frame at which the next look into the node begins.
     next: [Atomic<u64, M>; MAX_NODES as usize],
-    /// The same, of the frame that pages leave next for those who have no other node.
-    leaves: [Atomic<u64, M>; MAX_NODES as usize],
+    /// The clock's hands for those who may have no other node.
+    hands: [Atomic<u64, M>; MAX_NODES as usize],
 }
 
 impl<M: Machine> Nodes<M> {
@@ -24,7 +27,7 @@ impl<M: Machine> Nodes<M> {
         Self {
             count: count.clamp(1, MAX_NODES),
             next: [const { Atomic::new(0) }; MAX_NODES as usize],
-            leaves: [const { Atomic::new(0) }; MAX_NODES as usize],
+            hands: [const { Atomic::new(0) }; MAX_NODES as usize],
         }
     }
 
@@ -56,19 +59,26 @@ impl<M: Machine> Nodes<M> {
         (0..self.count).rev().find(|&node| self.range(frames, node).start <= frame).unwrap_or(0)
     }
 
-    /// The next `len` frames of a node, in turns; fewer at its end.
-    pub(crate) fn next_batch(
-        &self,
-        frames: &Frames<M>,
-        node: u32,
-        len: u64,
-    ) -> impl Iterator<Item = Pfn> + use<M> {
-        let range = self.range(frames, node);
-        let size = range.end.0 - range.start.0;
-        // Relaxed: a hint, as below.
-        let nth = self.leaves[node as usize % MAX_NODES as usize].fetch_add(len, Ordering::Relaxed);
-        let first = if size == 0 { 0 } else { nth % size.next_multiple_of(len) };
-        (first.min(size)..(first + len).min(size)).map(move |nth| range.start.offset(nth))
+    /// Whether one of `nodes` has the frame. All of them have every frame, which costs one comparison.
+    pub(crate) fn have(&self, frames: &Frames<M>, nodes: NodeSet, frame: Pfn) -> bool {
+        nodes == self.all() || nodes.contains(self.of(frames, frame))
+    }
+
+    /// The clock's hand of a node, relative to its first frame.
+    pub(crate) const fn hand(&self, node: u32) -> &Atomic<u64, M> {
+        &self.hands[node as usize % MAX_NODES as usize]
+    }
+
+    /// What is free on some of them, on CPUs' lists, too: looks at the metadata of all their frames.
+    pub(crate) fn free_on(&self, frames: &Frames<M>, nodes: NodeSet) -> u64 {
+        nodes.iter().map(|node| frames.free_within(self.range(frames, node)).0).sum()
+    }
+
+    /// The high watermark of some of them: their share of that of all.
+    pub(crate) fn high_of(&self, frames: &Frames<M>, nodes: NodeSet) -> u64 {
+        let of = |node| self.range(frames, node);
+        let size: u64 = nodes.iter().map(|node| of(node).end.0 - of(node).start.0).sum();
+        frames.watermarks().high.0 * size / frames.machine().nr_frames().max(1)
     }
 
     /// A block of a node.

@@ -26,7 +26,7 @@ use crate::{
     rmap::machine::Machine,
     vma::flags::VmFlags,
 };
-use anonmem_hal::{PAGE_SIZE, Pte, Va, VaRange};
+use anonmem_hal::{NodeSet, PAGE_SIZE, Pte, Va, VaRange};
 
 /// Pages that are faulted in at most before the mmap lock is let go for a moment: those of a table.
 const BATCH: u64 = 512;
@@ -51,6 +51,8 @@ pub(crate) enum Stop {
     Signal,
     /// No memory.
     Oom,
+    /// No memory on these nodes, and the policy allows no others.
+    NodesFull(NodeSet),
     /// A userfaultfd was sent this message: let go of the lock, wait, and go on.
     Userfault(UffdMessageId),
 }
@@ -62,6 +64,7 @@ impl From<Stop> for Error {
             Stop::Denied => Self::Invalid("populating pages that the mapping does not allow to be accessed"),
             Stop::Signal => Self::BadAddress,
             Stop::Oom => Self::OutOfMemory,
+            Stop::NodesFull(nodes) => Self::NodesFull(nodes),
             Stop::Userfault(_) => unreachable!("whoever populates waits by himself"),
         }
     }
@@ -156,7 +159,9 @@ impl<M: Machine> Mm<'_, M> {
                         // What was populated before is found so.
                         part.start
                     }
-                    Err(stop @ (Stop::Hole | Stop::Denied | Stop::Signal | Stop::Oom)) => return Err(stop),
+                    Err(
+                        stop @ (Stop::Hole | Stop::Denied | Stop::Signal | Stop::Oom | Stop::NodesFull(_)),
+                    ) => return Err(stop),
                     Ok(end) => end,
                 },
             };
@@ -170,6 +175,7 @@ impl<M: Machine> Mm<'_, M> {
             FaultOutcome::Done => Ok(()),
             // The program is ending.
             FaultOutcome::Oom
+            | FaultOutcome::NodesFull(_)
             | FaultOutcome::SegvMaperr
             | FaultOutcome::SegvAccerr
             | FaultOutcome::Bus
@@ -217,6 +223,7 @@ impl<M: Machine> Mm<'_, M> {
         match fill_run(&fault, part.end) {
             Ok(pages) => Ok(pages),
             Err(FaultResult::Oom) => Err(Stop::Oom),
+            Err(FaultResult::NodesFull(nodes)) => Err(Stop::NodesFull(nodes)),
             // A fault of the page itself will tell.
             Err(_) => Ok(0),
         }
@@ -236,6 +243,7 @@ impl<M: Machine> Mm<'_, M> {
         match self.fault_in_vma(guard, id, va, access, Waits::Kernel) {
             Ok(FaultOutcome::Done) => Ok(va.next_page()),
             Ok(FaultOutcome::Oom) => Err(Stop::Oom),
+            Ok(FaultOutcome::NodesFull(nodes)) => Err(Stop::NodesFull(nodes)),
             Ok(FaultOutcome::SegvAccerr) => Err(Stop::Denied),
             Ok(FaultOutcome::SegvMaperr | FaultOutcome::Bus | FaultOutcome::Lost) => Err(Stop::Signal),
             Err(message) => Err(Stop::Userfault(message)),

@@ -110,6 +110,7 @@ impl<M: Machine> Mm<'_, M> {
                     let fault = VmFault::new(vm, slot, &guard, id, va, FaultAccess::Read, Waits::Never);
                     match handle_mm_fault(&fault) {
                         FaultResult::Oom => return Err(Error::OutOfMemory),
+                        FaultResult::NodesFull(nodes) => return Err(Error::NodesFull(nodes)),
                         FaultResult::Bus => fault.poison(entry),
                         FaultResult::Done
                         | FaultResult::Reload

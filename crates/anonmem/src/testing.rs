@@ -123,7 +123,7 @@ impl UserSpace for Space<'_> {
         };
         match self.0.handle_fault(va, access) {
             FaultOutcome::Done => Handled::Retry,
-            FaultOutcome::Oom => Handled::Trap(Trap::Oom),
+            FaultOutcome::Oom | FaultOutcome::NodesFull(_) => Handled::Trap(Trap::Oom),
             FaultOutcome::SegvMaperr => Handled::Trap(Trap::Unmapped),
             FaultOutcome::SegvAccerr => Handled::Trap(Trap::Denied),
             FaultOutcome::Bus | FaultOutcome::Lost => Handled::Trap(Trap::Bus),

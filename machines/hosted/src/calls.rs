@@ -40,7 +40,7 @@ where
         };
         match Mm::handle_fault(self, va, access) {
             FaultOutcome::Done => Handled::Retry,
-            FaultOutcome::Oom => Handled::Trap(Trap::Oom),
+            FaultOutcome::Oom | FaultOutcome::NodesFull(_) => Handled::Trap(Trap::Oom),
             FaultOutcome::SegvMaperr => Handled::Trap(Trap::Unmapped),
             FaultOutcome::SegvAccerr => Handled::Trap(Trap::Denied),
             FaultOutcome::Bus | FaultOutcome::Lost => Handled::Trap(Trap::Bus),

@@ -73,6 +73,7 @@ fn access<R>(
         match mm.handle_fault(va, kind) {
             FaultOutcome::Done => {}
             outcome @ (FaultOutcome::Oom
+            | FaultOutcome::NodesFull(_)
             | FaultOutcome::SegvMaperr
             | FaultOutcome::SegvAccerr
             | FaultOutcome::Bus

@@ -319,7 +319,8 @@ impl<'w, 'v, 'p, M: Machine> Player<'w, 'v, 'p, M> {
             }
         };
         equal("whether an access traps that is not allowed", trapped.into(), 1)?;
-        Ok(equal("what a fault ends in", mm.handle_fault(va, access) as u64, wanted as u64)?)
+        let ended_so = mm.handle_fault(va, access) == wanted;
+        Ok(equal("whether a fault ends in what the program is to get", ended_so.into(), 1)?)
     }
 
     /// A page of another player has that player's words or none: whatever else is read there came through a

@@ -140,6 +140,7 @@ fn fault(process: &mut Process) -> Option<u64> {
     match process.mm.handle_fault(Va(cpu::fault_address()), access) {
         FaultOutcome::Done => None,
         FaultOutcome::Oom
+        | FaultOutcome::NodesFull(_)
         | FaultOutcome::SegvMaperr
         | FaultOutcome::SegvAccerr
         | FaultOutcome::Bus

@@ -13,7 +13,7 @@ use crate::{
     fault::vm_fault::{FaultAccess, FaultGuard, FaultResult, VmFault},
     rmap::machine::Machine,
 };
-use anonmem_frame::{NewFolio, OutOfMemory};
+use anonmem_frame::NewFolio;
 use anonmem_hal::{Marker, PAGE_SHIFT, Pte, Va};
 use anonmem_pgtable::{Cleared, Mapped, PteTable};
 
@@ -126,12 +126,9 @@ pub(crate) fn fill_run<M: Machine, G: FaultGuard<M>>(
     for (nth, page) in (0..).zip(&mut pages[..wanted]) {
         match fault.alloc_nth(policy, nth) {
             Ok(new) => *page = Some(new),
-            Err(FaultResult::Oom) => break,
-            Err(other) => return Err(other),
+            Err(FaultResult::Oom | FaultResult::NodesFull(_)) if nth > 0 => break,
+            Err(why) => return Err(why),
         }
-    }
-    if wanted > 0 && pages[0].is_none() {
-        return Err(OutOfMemory.into());
     }
     pages.iter().flatten().for_each(NewFolio::zero);
     let mut entries = fault.lock(table)?;

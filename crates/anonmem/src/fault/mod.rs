@@ -81,6 +81,7 @@ pub(crate) fn handle_mm_fault<M: Machine, G: FaultGuard<M>>(fault: &VmFault<'_, 
             | FaultResult::Refused(_)
             | FaultResult::Userfault(_)
             | FaultResult::Oom
+            | FaultResult::NodesFull(_)
             | FaultResult::Segv
             | FaultResult::Bus
             | FaultResult::Lost => return result,
@@ -264,6 +265,7 @@ impl<M: Machine> Mm<'_, M> {
         self.vm.count(Event::Fault);
         let mut outcome = self.fault_by_mode(va, access, waits);
         // Whatever could not be had (a table, a chain) may be had when pages have left; no lock is held here.
+        // Where nodes are full their pages were asked already, and those of others would leave for nothing.
         for _ in 0..OOM_RETRIES {
             if outcome != FaultOutcome::Oom || !self.vm.reclaim_some() {
                 break;
@@ -272,7 +274,7 @@ impl<M: Machine> Mm<'_, M> {
         }
         match outcome {
             FaultOutcome::Done => {}
-            FaultOutcome::Oom => self.vm.count(Event::FaultOom),
+            FaultOutcome::Oom | FaultOutcome::NodesFull(_) => self.vm.count(Event::FaultOom),
             FaultOutcome::SegvMaperr | FaultOutcome::SegvAccerr => self.vm.count(Event::FaultSegv),
             FaultOutcome::Bus | FaultOutcome::Lost => self.vm.count(Event::FaultBus),
         }
@@ -407,6 +409,7 @@ fn resolve<M: Machine, G: FaultGuard<M>>(fault: &VmFault<'_, M, G>) -> Result<Fa
     match handle_mm_fault(fault) {
         FaultResult::Done => Ok(FaultOutcome::Done),
         FaultResult::Oom => Ok(FaultOutcome::Oom),
+        FaultResult::NodesFull(nodes) => Ok(FaultOutcome::NodesFull(nodes)),
         FaultResult::Segv => Ok(FaultOutcome::SegvMaperr),
         FaultResult::Bus => Ok(FaultOutcome::Bus),
         FaultResult::Lost => Ok(FaultOutcome::Lost),

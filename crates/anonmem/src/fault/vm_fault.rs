@@ -7,6 +7,7 @@ use crate::{
         mmap_lock::{MmapHeld, MmapReadGuard, MmapWriteGuard},
         slot::MmSlot,
     },
+    reclaim::placed::Short,
     rmap::machine::Machine,
     rmap::{
         Rmap,
@@ -16,7 +17,7 @@ use crate::{
     vma::{flags::VmFlags, lock::VmaReadGuard, refusal::Refusal, vma::Vma},
 };
 use anonmem_frame::{NewFolio, OutOfMemory};
-use anonmem_hal::{NodeMode, NodePolicy, Order, Present, Pte, SoftLeaf, Va};
+use anonmem_hal::{NodeMode, NodePolicy, NodeSet, Order, Present, Pte, SoftLeaf, Va};
 use anonmem_pgtable::{Attrs, CanInstall, PteGuard, PteSnapshot, PteTable, Walked, Writes};
 
 /// What an access does.
@@ -62,6 +63,9 @@ pub enum FaultOutcome {
     Done,
     /// No memory: the caller decides who pays.
     Oom,
+    /// No memory on these nodes, and the policy allows no others: memory of others would not help.
+    #[doc(alias = "CONSTRAINT_MEMORY_POLICY")]
+    NodesFull(NodeSet),
     /// No mapping there (SIGSEGV, `SEGV_MAPERR`).
     SegvMaperr,
     /// The mapping does not allow it (SIGSEGV, `SEGV_ACCERR`).
@@ -85,6 +89,8 @@ pub(crate) enum FaultResult {
     Userfault(UffdMessageId),
     /// No memory.
     Oom,
+    /// No memory on these nodes, and the page may lie on no others. Their pages were asked to leave.
+    NodesFull(NodeSet),
     /// The address has a guard marker.
     Segv,
     /// The bytes cannot be had.
@@ -96,6 +102,15 @@ pub(crate) enum FaultResult {
 impl From<OutOfMemory> for FaultResult {
     fn from(OutOfMemory: OutOfMemory) -> Self {
         Self::Oom
+    }
+}
+
+impl From<Short> for FaultResult {
+    fn from(short: Short) -> Self {
+        match short {
+            Short::Memory => Self::Oom,
+            Short::Nodes(nodes) => Self::NodesFull(nodes),
+        }
     }
 }
 

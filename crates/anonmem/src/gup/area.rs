@@ -209,7 +209,7 @@ impl<'v, M: Machine> Area<'v, M> {
     /// Faults a page in, or makes it the program's own, if the flags allow faults.
     ///
     /// # Errors
-    /// [`Error::BadAddress`], [`Error::OutOfMemory`], a message that was sent.
+    /// [`Error::BadAddress`], [`Error::OutOfMemory`], [`Error::NodesFull`], a message that was sent.
     #[doc(alias = "faultin_page")]
     pub(super) fn fault(&self, va: Va, access: FaultAccess) -> Result<(), Stop> {
         if self.flags.contains(PinFlags::NOFAULT) {
@@ -221,6 +221,7 @@ impl<'v, M: Machine> Area<'v, M> {
             FaultResult::Done => Ok(()),
             FaultResult::Userfault(message) => Err(Stop::Userfault(message)),
             FaultResult::Oom => Err(Error::OutOfMemory.into()),
+            FaultResult::NodesFull(nodes) => Err(Error::NodesFull(nodes).into()),
             FaultResult::Segv | FaultResult::Bus | FaultResult::Lost => Err(Error::BadAddress.into()),
             FaultResult::Refused(why) => unreachable!("{why:?} under the mmap lock"),
             FaultResult::Reload => unreachable!("handle_mm_fault tries again by itself"),

@@ -52,8 +52,9 @@ impl<M: Machine> Mm<'_, M> {
     /// The mmap lock for writing. Sleeps.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`] if not every page could be copied: nothing will be merged any more, and what
-    /// was not copied is as before. Call it again. [`Error::Limit`] and [`Error::Invalid`] as for `madvise`.
+    /// [`Error::OutOfMemory`] or [`Error::NodesFull`] if not every page could be copied: nothing will be
+    /// merged any more, and what was not copied is as before. Call it again. [`Error::Limit`] and
+    /// [`Error::Invalid`] as for `madvise`.
     #[doc(alias = "PR_SET_MEMORY_MERGE")]
     pub fn set_merge_any(&self, any: MergeAny) -> Result<(), Error> {
         self.vm.reclaiming(|| {
@@ -98,7 +99,8 @@ impl<M: Machine> Mm<'_, M> {
     ///
     /// # Errors
     /// Those of [`modify_vma`](MmapWriteGuard::modify_vma), [`Error::Limit`] and [`Error::Invalid`]: nothing
-    /// has changed. [`Error::OutOfMemory`] if what is merged cannot be copied: the consent is taken back.
+    /// has changed. [`Error::OutOfMemory`] or [`Error::NodesFull`] if what is merged cannot be copied: the
+    /// consent is taken back.
     #[doc(alias = "ksm_madvise")]
     pub(crate) fn advise_merging(
         &self,
@@ -127,7 +129,8 @@ impl<M: Machine> Vm<M> {
     /// The caller holds none. Takes the scanner's lock, then mmap locks. Sleeps.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`] if there is no memory for the copies: what was not copied is merged as before.
+    /// [`Error::OutOfMemory`] or [`Error::NodesFull`] if there is no memory for the copies: what was not
+    /// copied is merged as before.
     #[doc(alias = "unmerge_and_remove_all_rmap_items")]
     pub fn ksm_unmerge_all(&self) -> Result<(), Error> {
         let _scanning = self.ksm.lock.write();
@@ -157,7 +160,7 @@ fn with_consent(mut flags: VmFlags, any: MergeAny) -> VmFlags {
 /// Copies what is merged in `range` of VMA `id`.
 ///
 /// # Errors
-/// [`Error::OutOfMemory`]: what lies before has been copied.
+/// [`Error::OutOfMemory`], [`Error::NodesFull`]: what lies before has been copied.
 #[doc(alias = "unmerge_ksm_pages")]
 fn break_merged<M: Machine, G: FaultGuard<M>>(
     vm: &Vm<M>,
@@ -177,6 +180,7 @@ fn break_merged<M: Machine, G: FaultGuard<M>>(
             match handle_mm_fault(&fault) {
                 FaultResult::Done | FaultResult::Reload | FaultResult::Refused(_) => {}
                 FaultResult::Oom => return Err(Error::OutOfMemory),
+                FaultResult::NodesFull(nodes) => return Err(Error::NodesFull(nodes)),
                 // Of an entry that has changed meanwhile, and is nobody's merged page any more.
                 FaultResult::Userfault(_) | FaultResult::Segv | FaultResult::Bus | FaultResult::Lost => {
                     rest.start = va.next_page()

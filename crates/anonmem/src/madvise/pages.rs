@@ -231,7 +231,7 @@ impl<M: Machine> Mm<'_, M> {
                     continue;
                 }
                 let fault = VmFault::new(self.vm, slot, guard, id, va, FaultAccess::Read, Waits::Never);
-                if matches!(handle_mm_fault(&fault), FaultResult::Oom) {
+                if matches!(handle_mm_fault(&fault), FaultResult::Oom | FaultResult::NodesFull(_)) {
                     return;
                 }
             }

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    Advice, Config, FolioMode, FolioPolicy, PinFlags, Populate,
+    Advice, Config, FaultAccess, FaultOutcome, FolioMode, FolioPolicy, PinFlags, Populate,
     testing::{M, P, RW, World, pages},
     vma::Backing,
 };
@@ -219,5 +219,123 @@ fn pages_of_a_shared_object_are_placed() {
         assert_eq!(mm.move_page_to_node(Va(17 * P), 0, Whose::Everybodys), Ok(()));
         assert_eq!(mm.load(17 * P), Ok(17));
         drop((mm, child, object));
+    });
+}
+
+/// A world of two nodes and a swap device.
+fn two_with_swap(f: impl FnOnce(&World)) {
+    two(|w| {
+        w.vm.swap_on(0, 8192, 0).unwrap();
+        f(w);
+        w.vm.swap_off(0).unwrap();
+    });
+}
+
+/// Maps `n` pages at page `first` that may lie on the nodes of `set` alone.
+fn bound(mm: &Mm<'_, M>, first: u64, n: u64, set: u8) {
+    mm.map_raw(pages(first, n), RW, Backing::Anonymous);
+    mm.set_node_policy(pages(first, n), policy(NodeMode::Bind, set), Holes::Refused).unwrap();
+}
+
+/// Pages of the address space that are in memory.
+fn resident(mm: &Mm<'_, M>) -> u64 {
+    mm.counters().anon.0
+}
+
+/// Stores to one page after the other, until there is no memory; returns how many were stored to.
+fn touch_until_full(mm: &Mm<'_, M>, first: u64, n: u64) -> u64 {
+    (first..first + n).take_while(|page| mm.store(page * P, *page as u8).is_ok()).count() as u64
+}
+
+#[test]
+fn a_strict_node_that_is_full_makes_pages_of_its_own_leave_and_no_other() {
+    two_with_swap(|w| {
+        let [bystander, cold, guilty] = [(); 3].map(|()| w.vm.new_mm().unwrap());
+        let size = w.vm.node_frames(1).end.0 - w.vm.node_frames(1).start.0;
+        bound(&bystander, 16, 1000, 1);
+        touch(&bystander, 16, 1000);
+        bound(&cold, 16, 800, 2);
+        touch(&cold, 16, 800);
+        // As if they had not been used for long.
+        for mm in [&bystander, &cold] {
+            mm.madvise(Va(16 * P), resident(mm) * P, Advice::Cold).unwrap();
+        }
+        bound(&guilty, 16, 2 * size, 2);
+        touch(&guilty, 16, size - 400);
+        assert_eq!(resident(&bystander), 1000, "pages of the other node left for nothing");
+        assert!(resident(&cold) < 800, "nothing left the full node");
+        assert_eq!(resident(&guilty), size - 400, "what is in use left before what is idle");
+        // More than the node has: its own pages come and go.
+        touch(&guilty, 16, size + 500);
+        assert_eq!(resident(&bystander), 1000);
+        assert!(nodes(&guilty, 16, size + 500).iter().all(|node| matches!(node, Ok(1) | Err(NoPage::Empty))));
+        assert!(bytes_are_right(&guilty, 16, size + 500) && bytes_are_right(&cold, 16, 800));
+        w.vm.validate().unwrap();
+    });
+}
+
+#[test]
+fn where_nothing_can_leave_a_strict_node_the_fault_says_which_and_others_keep_their_pages() {
+    two_with_swap(|w| {
+        let [bystander, guilty] = [(); 2].map(|()| w.vm.new_mm().unwrap());
+        let size = w.vm.node_frames(1).end.0 - w.vm.node_frames(1).start.0;
+        bound(&bystander, 16, 1000, 1);
+        touch(&bystander, 16, 1000);
+        bystander.madvise(Va(16 * P), 1000 * P, Advice::Cold).unwrap();
+        bound(&guilty, 16, 2 * size, 2);
+        // Pinned pages stay where they are.
+        let mut pins = Vec::new();
+        let full = loop {
+            match guilty.pin(pages(16 + pins.len() as u64, 1), PinFlags::WRITE) {
+                Ok(pin) => pins.push(pin),
+                Err(why) => break why,
+            }
+        };
+        let only = NodeSet(2);
+        assert_eq!((full, full.errno()), (Error::NodesFull(only), 12));
+        assert!(pins.len() as u64 > size * 9 / 10, "{} of {size}", pins.len());
+        let next = 16 + pins.len() as u64;
+        let fault = guilty.handle_fault(Va(next * P), FaultAccess::Write);
+        assert_eq!(fault, FaultOutcome::NodesFull(only));
+        assert_eq!(guilty.populate(pages(next, 4), Populate::Write), Err(Error::NodesFull(only)));
+        assert_eq!(guilty.mlock(Va(next * P), 4 * P), Err(Error::Again));
+        assert_eq!(resident(&bystander), 1000, "pages of the other node left for nothing");
+        assert_eq!(guilty.pages_on(only).0, pins.len() as u64);
+        assert_eq!((guilty.pages_on(NodeSet(1)).0, bystander.pages_on(NodeSet(3)).0), (0, 1000));
+        assert!(!w.vm.is_above_high_on(only) && w.vm.is_above_high_on(NodeSet(1)));
+        // A shared object's page says the same.
+        let object = w.vm.shm_new(4).unwrap();
+        let shared = RW | (crate::VmFlags::SHARED - crate::VmFlags::ACCOUNT);
+        guilty.map_raw(pages(8, 4), shared, Backing::Shared(object.id()));
+        guilty.set_node_policy(pages(8, 4), policy(NodeMode::Bind, 2), Holes::Refused).unwrap();
+        assert_eq!(guilty.handle_fault(Va(8 * P), FaultAccess::Write), FaultOutcome::NodesFull(only));
+        drop(pins);
+        assert_eq!(touch_until_full(&guilty, next, 8), 8, "they may leave now");
+        assert_eq!(resident(&bystander), 1000);
+        w.vm.validate().unwrap();
+        drop((guilty, bystander, object));
+    });
+}
+
+#[test]
+fn the_background_task_frees_a_part_of_a_node_that_was_found_full() {
+    two_with_swap(|w| {
+        let [bystander, guilty] = [(); 2].map(|()| w.vm.new_mm().unwrap());
+        let size = w.vm.node_frames(1).end.0 - w.vm.node_frames(1).start.0;
+        bound(&bystander, 16, 1000, 1);
+        touch(&bystander, 16, 1000);
+        bound(&guilty, 16, 2 * size, 2);
+        touch(&guilty, 16, size + 10);
+        let only = NodeSet(2);
+        assert!(!w.vm.is_above_high_on(only));
+        w.vm.balance_nodes();
+        let (of, frames) = (&w.vm.nodes_of_memory, &w.vm.frames);
+        let (free, high) = (of.free_on(frames, only), of.high_of(frames, only));
+        assert!(free >= high && high > 0, "{free} of {high} pages");
+        assert_eq!(resident(&bystander), 1000);
+        // Nobody has found it full since.
+        let before = resident(&guilty);
+        w.vm.balance_nodes();
+        assert_eq!(resident(&guilty), before);
     });
 }

@@ -1,24 +1,47 @@
 //! Pages that are to lie on certain nodes.
 //!
 //! A mapping's policy comes before its task's. Each names nodes, which are asked one after the other. Then
-//! comes any frame, unless the policy is strict. Then pages leave the frames of its nodes, until there is one
-//! or a few batches were looked at. No page of another node leaves for it here. A fault that still has none
-//! asks reclaim before it gives up, which knows no nodes.
+//! comes any frame, unless the policy is strict. Then pages leave the frames of its nodes, those first that
+//! were not used lately, until there is one. No page of another node leaves for it. If nothing can leave its
+//! nodes, the caller is told of which nodes ([`Short`]): asking others for memory would help nobody.
 //!
-//! Linux: mm/mempolicy.c `policy_nodemask`, `interleave_nid`. Differs: interleaving goes by the address
-//! alone, so that it does not matter in which order pages are touched.
+//! Linux: mm/mempolicy.c `policy_nodemask`, `interleave_nid`; mm/page_alloc.c `__alloc_pages_slowpath` with a
+//! node mask. Differs: interleaving goes by the address alone, so that it does not matter in which order
+//! pages are touched. The reserve is the machine's, not a node's.
 
-use super::SWAP_CLUSTER_MAX;
-use crate::{rmap::machine::Machine, vm::Vm};
+use super::wait::Progress;
+use crate::{error::Error, events::Event, rmap::machine::Machine, vm::Vm};
 use anonmem_frame::{NewFolio, OutOfMemory, Search};
 use anonmem_hal::{NodeMode, NodePolicy, NodeSet, Order, Pfn};
 use core::ops::Range;
 
-/// How many batches of a node's frames are looked at before a strict policy finds no memory.
-const ROUNDS: u64 = 16;
+/// How often only others make progress, of whatever node, before a strict policy finds no memory. Linux:
+/// `MAX_RECLAIM_RETRIES`.
+const FUTILE: u32 = 16;
 
-/// How many frames of a node are looked at for pages that leave.
-const BATCH: u64 = 512;
+/// What there was not enough of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Short {
+    /// Memory, of whatever node.
+    Memory,
+    /// Memory of these nodes, and no others are allowed. Their pages were asked to leave.
+    Nodes(NodeSet),
+}
+
+impl From<OutOfMemory> for Short {
+    fn from(OutOfMemory: OutOfMemory) -> Self {
+        Self::Memory
+    }
+}
+
+impl From<Short> for Error {
+    fn from(short: Short) -> Self {
+        match short {
+            Short::Memory => Self::OutOfMemory,
+            Short::Nodes(nodes) => Self::NodesFull(nodes),
+        }
+    }
+}
 
 /// What a policy comes to for one page.
 struct Plan {
@@ -109,49 +132,55 @@ impl<M: Machine> Vm<M> {
     /// As [`alloc_page`](Self::alloc_page).
     #[cold]
     #[doc(alias = "alloc_pages_mpol")]
-    pub(crate) fn alloc_page_placed(
-        &self,
-        policy: NodePolicy,
-        index: u64,
-    ) -> Result<NewFolio<'_, M>, OutOfMemory> {
-        let Some(plan) = self.plan(policy, index) else { return self.alloc_page() };
+    pub(crate) fn alloc_page_placed(&self, policy: NodePolicy, index: u64) -> Result<NewFolio<'_, M>, Short> {
+        let Some(plan) = self.plan(policy, index) else { return Ok(self.alloc_page()?) };
         let at_hand = |node| self.nodes_of_memory.alloc(&self.frames, node, Order::ZERO, Search::AtHand).ok();
         if let Some(page) = plan.nodes().find_map(at_hand) {
             self.wake_kswapd();
             return Ok(page);
         }
-        if plan.is_strict == IsStrict::No {
-            return self.alloc_page();
+        if plan.is_strict == IsStrict::No || plan.then == self.nodes_of_memory.all() {
+            return Ok(self.alloc_page()?);
         }
+        self.alloc_strictly(&plan)
+    }
+
+    /// A page of the plan's nodes, and of no other. If there is none, their pages leave. Those of other nodes
+    /// leave only if the whole machine is down to its reserve, because then any of them would help.
+    #[doc(alias = "__alloc_pages_slowpath")]
+    fn alloc_strictly(&self, plan: &Plan) -> Result<NewFolio<'_, M>, Short> {
         let placed = || plan.nodes().find_map(|node| self.alloc_on(node, Order::ZERO).ok());
+        self.wake_kswapd_for(plan.then);
         if let Some(page) = placed() {
             return Ok(page);
         }
-        for _ in 0..ROUNDS {
-            if M::is_dying() {
-                break;
+        self.count(Event::DirectReclaim);
+        let mut futile = 0;
+        while futile < FUTILE && !M::is_dying() {
+            if self.frames.is_at_reserve() {
+                if !self.reclaim_some() {
+                    return Err(Short::Memory);
+                }
+            } else {
+                futile = match self.reclaim_on(plan.then) {
+                    Progress::Here => 0,
+                    Progress::Elsewhere => futile + 1,
+                    Progress::None => FUTILE,
+                };
             }
-            let freed: u64 = plan.nodes().map(|node| self.shrink_node(node)).sum();
-            if freed > 0
-                && let Some(page) = placed()
-            {
+            if let Some(page) = placed() {
                 return Ok(page);
             }
         }
-        Err(OutOfMemory)
+        Err(Short::Nodes(plan.then))
     }
 
-    /// Makes pages leave the next few frames of a node, however lately they were used; returns how many
-    /// folios left.
-    fn shrink_node(&self, node: u32) -> u64 {
-        let mut freed = 0;
-        for at in self.nodes_of_memory.next_batch(&self.frames, node, BATCH) {
-            if freed >= SWAP_CLUSTER_MAX as u64 {
-                break;
-            }
-            let page = self.frames.try_get(at).filter(|page| page.pfn() == at);
-            freed += page.map_or(0, |page| u64::from(self.reclaim_folio(page)));
+    /// Whether reclaim has freed enough on some nodes: who had found no memory there may try again.
+    pub fn is_above_high_on(&self, nodes: NodeSet) -> bool {
+        let (all, frames) = (&self.nodes_of_memory, &self.frames);
+        if nodes == all.all() {
+            return frames.above_high();
         }
-        freed
+        !frames.is_at_reserve() && all.free_on(frames, nodes) > all.high_of(frames, nodes)
     }
 }

@@ -1,4 +1,4 @@
-//! The clock: choosing folios and making them leave.
+//! Making folios leave that the hand of the clock ([`laps`](super::laps)) has come by.
 //!
 //! Folios leave in batches ([`PageoutBatch`]): each is locked and unmapped. Then one flush makes all CPUs
 //! forget all of them; then they are written and freed.
@@ -20,16 +20,13 @@ use crate::{
     thp::stats::FolioEvent,
     vm::Vm,
 };
-use anonmem_frame::{Folio, FolioGuard, FolioOwner, FolioRef, Kind, Mapping, Stored};
+use anonmem_frame::{Folio, FolioGuard, FolioOwner, FolioRef, Mapping, Stored};
 use anonmem_hal::{CpuId, Order};
 use anonmem_pgtable::TlbBatch;
 use anonmem_sync::Ordering;
 
 /// Sweeps that a folio must have been unused for before it leaves.
 const IDLE_SWEEPS: u32 = 1;
-
-/// Frames that the hand passes at most while folios wait, locked, for others to leave with.
-const PATIENCE: u64 = 256;
 
 /// What became of one folio.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -54,62 +51,6 @@ pub(crate) enum Age {
 }
 
 impl<M: Machine> Vm<M> {
-    /// Makes up to `want` pages free; returns how many. Sweeps the clock at most three times around.
-    ///
-    /// # Locks
-    /// The caller holds no folio, anon_vma or spin lock.
-    #[doc(alias = "try_to_free_pages")]
-    pub(crate) fn shrink(&self, want: u64) -> u64 {
-        let frames = self.machine().nr_frames();
-        // What nobody maps costs nobody anything to give back.
-        let mut freed = self.split_partly_mapped();
-        if freed < want {
-            freed += self.give_back_untouched(want - freed);
-        }
-        self.note_freed(freed);
-        // Nobody looked for those: they are no part of what reclaim took of what it looked at.
-        let found = freed;
-        if freed >= want {
-            return freed;
-        }
-        // Without a place to go to, pages stay, and looking at them would only cost them their age.
-        if !self.swap.any_open() && self.lazyfree_used.load(Ordering::Relaxed) == 0 {
-            return freed;
-        }
-        let mut batch = PageoutBatch::new(self);
-        let (mut since, mut sweep) = (0, self.clock.sweep(frames));
-        for passed in 0..3 * frames {
-            // The third time around nothing is spared.
-            let age = if passed < 2 * frames { Age::Idle } else { Age::Any };
-            let at = sweep.next_frame();
-            since += 1;
-            if batch.is_full() || (batch.len() > 0 && (since >= PATIENCE || freed + batch.len() >= want)) {
-                freed += batch.finish();
-            }
-            if freed >= want {
-                break;
-            }
-            if batch.len() == 0 {
-                since = 0;
-            }
-            let pfn = self.machine().base_pfn().offset(at);
-            if self.frames.kind(pfn) != Kind::Folio {
-                continue;
-            }
-            if let Some(page) = self.frames.try_get(pfn)
-                && page.pfn() == pfn
-            {
-                // Pages, as what is taken is counted in.
-                self.events.add(Event::ReclaimScan, page.folio().owned_order().pages());
-                batch.add(page, age);
-                freed += core::mem::take(&mut batch.dropped);
-            }
-        }
-        freed += batch.finish();
-        self.events.add(Event::ReclaimSteal, freed - found);
-        freed
-    }
-
     /// Makes one folio leave, whoever maps it and however lately it was used, and says whether it is free
     /// now: for machines that want a certain frame back, and for tests.
     ///
@@ -290,7 +231,7 @@ pub(crate) struct PageoutBatch<'v, M: Machine> {
     /// The pages of the large folios.
     run_pages: u64,
     /// Pages that were free to go, and are gone: for whoever counts them.
-    dropped: u64,
+    pub(super) dropped: u64,
 }
 
 impl<'v, M: Machine> PageoutBatch<'v, M> {

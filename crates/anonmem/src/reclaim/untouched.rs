@@ -30,7 +30,7 @@ use crate::{
     vm::Vm,
 };
 use anonmem_frame::{FolioGuard, FolioOwner, FolioRef, Kind};
-use anonmem_hal::{MAX_ORDER, NrPages, Order, Pfn};
+use anonmem_hal::{MAX_ORDER, NodeSet, NrPages, Order, Pfn};
 use anonmem_pgtable::TlbBatch;
 use anonmem_sync::Ordering;
 use core::ops::ControlFlow;
@@ -85,6 +85,11 @@ impl<M: Machine> Vm<M> {
     /// The caller holds no folio, anon_vma or spin lock.
     #[doc(alias = "deferred_split_scan")]
     pub fn give_back_untouched(&self, want: u64) -> u64 {
+        self.give_back_untouched_on(self.nodes_of_memory.all(), want)
+    }
+
+    /// The same of folios that lie on some nodes.
+    pub(super) fn give_back_untouched_on(&self, nodes: NodeSet, want: u64) -> u64 {
         if !self.clock.may_be_untouched() {
             return 0;
         }
@@ -98,6 +103,7 @@ impl<M: Machine> Vm<M> {
                 let at = self.clock.large.fetch_add(1, Ordering::Relaxed) % frames;
                 let pfn = self.machine().base_pfn().offset(at);
                 if self.frames.kind(pfn) == Kind::Folio
+                    && self.nodes_of_memory.have(&self.frames, nodes, pfn)
                     && let Some(page) = self.large_folio(pfn)
                 {
                     freed += self.split_if_untouched(page, age);
@@ -112,7 +118,8 @@ impl<M: Machine> Vm<M> {
                 return freed;
             }
         }
-        if freed > 0 {
+        // Those of other nodes were not looked at.
+        if freed > 0 || nodes != self.nodes_of_memory.all() {
             self.clock.note_untouched();
         }
         freed

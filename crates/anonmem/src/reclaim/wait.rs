@@ -11,8 +11,19 @@
 //! Differs: waits for the others instead of trying sixteen times.
 
 use crate::{error::Error, reclaim::SWAP_CLUSTER_MAX, rmap::machine::Machine, vm::Vm};
-use anonmem_hal::CpuId;
+use anonmem_hal::{CpuId, NodeSet};
 use anonmem_sync::Ordering;
+
+/// What came of reclaim for certain nodes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Progress {
+    /// Some of their pages are free.
+    Here,
+    /// Others have freed some, of whatever node.
+    Elsewhere,
+    /// Nobody has freed any.
+    None,
+}
 
 impl<M: Machine> Vm<M> {
     /// Runs an operation that leaves nothing behind when memory runs out, until it has enough or none comes
@@ -50,6 +61,21 @@ impl<M: Machine> Vm<M> {
         let freed = || self.freed_ever() != before;
         self.reclaimers.wait_until(&|| !self.is_batch_under_way() || freed());
         freed()
+    }
+
+    /// Frees some memory of certain nodes, and of no other, or waits until others have freed some anywhere.
+    ///
+    /// # Locks
+    /// As [`reclaim_some`](Self::reclaim_some).
+    pub(super) fn reclaim_on(&self, nodes: NodeSet) -> Progress {
+        let before = self.freed_ever();
+        self.reap();
+        if self.shrink_on(nodes, SWAP_CLUSTER_MAX as u64) > 0 {
+            return Progress::Here;
+        }
+        let freed = || self.freed_ever() != before;
+        self.reclaimers.wait_until(&|| !self.is_batch_under_way() || freed());
+        if freed() { Progress::Elsewhere } else { Progress::None }
     }
 
     /// A batch begins: the CPU that it is counted on.

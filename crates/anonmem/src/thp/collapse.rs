@@ -157,7 +157,7 @@ impl<M: Machine> Mm<'_, M> {
             }
             match self.handle_kernel_fault(va, FaultAccess::Read) {
                 FaultOutcome::Done => {}
-                FaultOutcome::Oom => return Err(NotCollapsed::NoMemory),
+                FaultOutcome::Oom | FaultOutcome::NodesFull(_) => return Err(NotCollapsed::NoMemory),
                 FaultOutcome::SegvMaperr | FaultOutcome::SegvAccerr => return Err(NotCollapsed::Mapping),
                 FaultOutcome::Bus | FaultOutcome::Lost => return Err(NotCollapsed::Swapped),
             }

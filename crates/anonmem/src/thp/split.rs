@@ -21,7 +21,7 @@ use crate::{
     thp::stats::FolioEvent,
 };
 use anonmem_frame::{FolioGuard, FolioOwner, FolioRef, Kind, SplitRefused};
-use anonmem_hal::Order;
+use anonmem_hal::{NodeSet, Order};
 use anonmem_pgtable::{ManyTables, TableSet, TooManyTables};
 use core::ops::ControlFlow;
 
@@ -99,12 +99,13 @@ impl<M: Machine> Objects<M> {
         result
     }
 
-    /// Splits the folios that are partly mapped, if there may be any. Returns how many pages that freed.
+    /// Splits the folios that are partly mapped, if there may be any. Returns how many pages of `nodes` that
+    /// freed. Those of others are split, too: it costs nobody anything.
     ///
     /// # Locks
     /// The caller holds no folio, anon_vma or spin lock.
     #[doc(alias = "deferred_split_scan")]
-    pub(crate) fn split_partly_mapped(&self) -> u64 {
+    pub(crate) fn split_partly_mapped(&self, nodes: NodeSet) -> u64 {
         if !self.frames.has_partly_mapped_hint() || !self.frames.take_partly_mapped_hint() {
             return 0;
         }
@@ -114,7 +115,8 @@ impl<M: Machine> Objects<M> {
                 return;
             }
             let Some(page) = self.frames.try_get(pfn).filter(|page| page.pfn() == pfn) else { return };
-            freed += self.split_if_partly_mapped(page);
+            let pages = self.split_if_partly_mapped(page);
+            freed += if self.nodes_of_memory.have(&self.frames, nodes, pfn) { pages } else { 0 };
         });
         freed
     }

@@ -46,7 +46,7 @@ pub fn fail_pages(mm: &Space, by: By, start: u64, len: u64, failure: Failure) ->
         }
         match outcome {
             FaultOutcome::Done => {}
-            FaultOutcome::Oom => return Err(ENOMEM),
+            FaultOutcome::Oom | FaultOutcome::NodesFull(_) => return Err(ENOMEM),
             FaultOutcome::SegvMaperr | FaultOutcome::SegvAccerr | FaultOutcome::Bus | FaultOutcome::Lost => {
                 return Err(EFAULT);
             }

@@ -4,12 +4,13 @@
 //! choice of a victim. Linux: arch/x86/mm/fault.c.
 
 use super::mm::{self, Access, Outcome};
-use super::{oom, signal};
+use super::{nodes, oom, signal};
 use crate::arch::percpu::{MAX_CPUS, this_cpu};
 use crate::arch::time;
 use crate::arch::trap::TrapFrame;
 use crate::sched;
 use alloc::vec::Vec;
+use anonmem_hal::NodeSet;
 use anonmem_oslib::latency::{self, Histogram};
 use anonmem_oslib::sigframe::{Detail, SigInfo, Trap};
 use anonmem_oslib::signal::{SIGBUS, SIGFPE, SIGILL, SIGKILL, SIGSEGV, SIGTRAP, code};
@@ -82,12 +83,16 @@ fn resolve(va: u64, error_code: u64, handle: fn(&mm::Space, u64, Access) -> Outc
             Outcome::SegvAccerr => return Err(End::Signal(SIGSEGV, code::SEGV_ACCERR)),
             Outcome::Bus => return Err(End::Signal(SIGBUS, code::BUS_ADRERR)),
             Outcome::Lost => return Err(End::Signal(SIGBUS, code::BUS_MCEERR_AR)),
-            Outcome::Oom => {
-                oom::make_room(tries).map_err(|oom::Chosen| End::Killed)?;
-                tries += 1;
-            }
+            Outcome::Oom => make_room(&mut tries, nodes::all())?,
+            Outcome::NodesFull(nodes) => make_room(&mut tries, nodes)?,
         }
     }
+}
+
+/// Has somebody give memory of some nodes back, and counts how often.
+fn make_room(tries: &mut u32, nodes: NodeSet) -> Result<(), End> {
+    *tries += 1;
+    oom::make_room(*tries - 1, nodes).map_err(|oom::Chosen| End::Killed)
 }
 
 /// Any other exception of user code.

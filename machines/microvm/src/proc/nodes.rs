@@ -91,7 +91,7 @@ pub fn node_of_touched(space: &Space, at: u64) -> Result<u32> {
     loop {
         match space.handle_kernel_fault(Va(at), mm::Access::Read) {
             mm::Outcome::Done => {}
-            mm::Outcome::Oom => return Err(ENOMEM),
+            mm::Outcome::Oom | mm::Outcome::NodesFull(_) => return Err(ENOMEM),
             mm::Outcome::SegvMaperr | mm::Outcome::SegvAccerr | mm::Outcome::Bus | mm::Outcome::Lost => {
                 return Err(EFAULT);
             }

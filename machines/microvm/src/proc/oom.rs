@@ -5,9 +5,15 @@
 //! thousandths, -1000 means never. Who is chosen, and whether somebody is, is decided in
 //! [`anonmem_oslib::oom`], under one lock until the victim is marked.
 //!
+//! Where a strict policy found its nodes full, the end of who has nothing there would help nobody. Then the
+//! one with most pages on these nodes is killed, and swap does not count. Linux: `CONSTRAINT_MEMORY_POLICY`,
+//! `oom_cpuset_eligible`. Differs: Linux asks for policies, not for pages, and kills the largest of those
+//! whose policy may have given them pages there.
+//!
 //! Takes no memory.
 
 use super::mm;
+use super::nodes;
 use super::process::{ExitStatus, Process};
 use super::table;
 use crate::arch::time;
@@ -16,6 +22,7 @@ use crate::machine;
 use crate::sched::{self, Interruptible, Mutex};
 use crate::swap;
 use alloc::sync::Arc;
+use anonmem_hal::{NodeSet, NrPages};
 use anonmem_oslib::Errno;
 use anonmem_oslib::cred::Cap;
 use anonmem_oslib::errno::{EACCES, EINVAL};
@@ -39,16 +46,16 @@ pub fn kills() -> u64 {
     KILLS.load(SeqCst)
 }
 
-/// Sees to it that memory comes back, and waits a moment for it. The caller tries again; `tries` says how
-/// often it has.
+/// Sees to it that memory of `nodes` comes back, and waits a moment for it. The caller tries again; `tries`
+/// says how often it has.
 ///
 /// # Errors
 /// [`Chosen`] if the caller's own process is to end, or nobody could be chosen.
-pub fn make_room(tries: u32) -> Result<(), Chosen> {
+pub fn make_room(tries: u32, nodes: NodeSet) -> Result<(), Chosen> {
     if is_ending() {
         return Err(Chosen);
     }
-    match choose(tries) {
+    match choose(tries, nodes) {
         Decision::TryAgain => return Ok(()),
         Decision::Wait | Decision::Kill(_) => {}
         Decision::Nobody => {
@@ -64,14 +71,17 @@ pub fn make_room(tries: u32) -> Result<(), Chosen> {
 }
 
 /// Decides, and ends the victim, in one step.
-fn choose(tries: u32) -> Decision {
+fn choose(tries: u32, nodes: NodeSet) -> Decision {
     let mut chooser = CHOOSER.lock();
-    let memory =
-        if tries < TRIES && machine::vm().frames().above_high() { Memory::Back } else { Memory::Short };
-    let decision = chooser.decide(time::now_ns(), memory, table::processes().map(|p| candidate(&p)));
+    let is_back = tries < TRIES && machine::vm().is_above_high_on(nodes);
+    let memory = if is_back { Memory::Back } else { Memory::Short };
+    let decision = chooser.decide(time::now_ns(), memory, table::processes().map(|p| candidate(&p, nodes)));
     if let Decision::Kill(pid) = decision
         && let Some(victim) = table::process(pid)
     {
+        if nodes != nodes::all() {
+            klog!("oom-kill:constraint=CONSTRAINT_MEMORY_POLICY,nodemask={:#x}", nodes.0);
+        }
         kill(&victim);
     }
     decision
@@ -82,8 +92,9 @@ fn is_ending() -> bool {
     super::thread::try_current().is_some_and(|thread| thread.process.ending().is_some())
 }
 
-/// What happens to a process, and how much would be gained by its end: bytes in memory and in swap, adjusted.
-fn candidate(process: &Process) -> Candidate {
+/// What happens to a process, and how much would be gained by its end: bytes in memory and in swap, adjusted;
+/// of certain nodes, bytes in their memory.
+fn candidate(process: &Process, nodes: NodeSet) -> Candidate {
     let adj = i64::from(process.oom_score_adj.load(SeqCst));
     // It is over when its address space is torn down, not when it lets go of it.
     let fate = if process.life.lock().zombie.is_some() {
@@ -93,7 +104,8 @@ fn candidate(process: &Process) -> Candidate {
     } else if adj == NEVER {
         Fate::Protected
     } else {
-        gain(process, adj).map_or(Fate::Protected, Fate::Lives)
+        let gain = if nodes == nodes::all() { gain(process, adj) } else { gain_on(process, adj, nodes) };
+        gain.map_or(Fate::Protected, Fate::Lives)
     };
     Candidate { id: process.pid, fate }
 }
@@ -107,6 +119,15 @@ fn total() -> i64 {
 fn gain(process: &Process, adj: i64) -> Option<i64> {
     let c = mm::counters(&process.space()?);
     Some((c.rss + c.swap + c.page_tables) as i64 + adj * (total() / 1000))
+}
+
+/// The same on some nodes; nothing, if the process has no page there.
+fn gain_on(process: &Process, adj: i64, nodes: NodeSet) -> Option<i64> {
+    let there = process.space()?.pages_on(nodes).bytes() as i64;
+    let of_nodes: u64 =
+        nodes.iter().map(|node| machine::vm().node_frames(node)).map(|of| of.end.0 - of.start.0).sum();
+    let total = NrPages(of_nodes).bytes() as i64 + swap::space().0 as i64;
+    (there > 0).then(|| there + adj * (total / 1000))
 }
 
 /// Gives what `/proc/PID/oom_score` tells: two thirds of thousandths, and a thousand above. Linux:

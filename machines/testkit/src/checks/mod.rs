@@ -263,6 +263,7 @@ impl<'v, M: Machine> World<'v, '_, M> {
             match mm.handle_fault(va, access) {
                 FaultOutcome::Done => {}
                 outcome @ (FaultOutcome::Oom
+                | FaultOutcome::NodesFull(_)
                 | FaultOutcome::SegvMaperr
                 | FaultOutcome::SegvAccerr
                 | FaultOutcome::Bus
@@ -276,7 +277,7 @@ impl<'v, M: Machine> World<'v, '_, M> {
 fn refused(outcome: FaultOutcome) -> Stop {
     let what = match outcome {
         FaultOutcome::Done => "an access was refused",
-        FaultOutcome::Oom => "an access found no memory",
+        FaultOutcome::Oom | FaultOutcome::NodesFull(_) => "an access found no memory",
         FaultOutcome::SegvMaperr => "an access found no mapping",
         FaultOutcome::SegvAccerr => "an access found no permission",
         FaultOutcome::Bus => "an access found no page",
