@@ -39,8 +39,9 @@ Runs an unmodified Linux program on the anonmem memory manager: real x86-64 page
 Standard input, output and error pass through as they are, and so does the exit status (128+N for a signal). When the \
 program is through, the kernel tears everything down, checks its books and reports the memory bill.
 
-Standard input, output and error are pipes in the microVM, on a terminal too: a shell there shows no prompt and has no \
-job control, and Ctrl-C goes to the program; a second one ends the run.";
+If standard input is a terminal, the program gets it, of the same size: lines can be edited, a shell shows a prompt and \
+has job control, and Ctrl-C goes to whatever is in the foreground there. To end the run from outside, send SIGTERM twice. \
+Else standard input, output and error are pipes in the microVM, and Ctrl-C goes to the program; a second one ends the run.";
 
 const RUN_EXAMPLES: &str = "\
 Examples:
@@ -58,6 +59,8 @@ Examples:
   A disk of 64 MiB, of which it reads past all caches:
     truncate -s 64M disk.img
     anonmem run --disk disk.img -- dd if=/dev/vda bs=64k iflag=direct of=x
+  A shell to type at:
+    anonmem run --env TERM=$TERM -- sh
   The bill for a program to read:
     anonmem run --bill json --bill-file bill.json -- ./a.out
 

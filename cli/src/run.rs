@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, BufWriter, Seek, SeekFrom, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -15,6 +15,7 @@ use crate::channel::session::{
     Connection, End, LogLevel, Outcome, Session, own_streams, wait_for_connection,
 };
 use crate::channel::signals::Signals;
+use crate::channel::terminal::Terminal;
 use crate::error::{Error, Result};
 use crate::out;
 use crate::pack::cpio::write_archive;
@@ -72,7 +73,11 @@ pub fn run(options: &RunOptions) -> Result<u8> {
         disk::name(disks.len() - 1)
     });
     disk::check_all(&disks)?;
-    write_package(options, &package, swap_disk.as_deref(), &archive, &mut progress)?;
+    let terminal = Terminal::of(own_descriptors());
+    if terminal.is_some() {
+        signals = signals.with_terminal().map_err(|e| on_host("cannot watch for signals", e))?;
+    }
+    write_package(options, &package, swap_disk.as_deref(), terminal, &archive, &mut progress)?;
     progress.step("booting");
     let spec = Spec {
         qemu: &qemu,
@@ -105,6 +110,11 @@ fn hint_at_files(options: &RunOptions, package: &Package) {
             ));
         }
     }
+}
+
+/// The command's own standard streams.
+fn own_descriptors() -> [BorrowedFd<'static>; 3] {
+    [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()]
 }
 
 /// Whether anybody wants to know what is used while the program runs.
@@ -147,9 +157,11 @@ fn write_package(
     options: &RunOptions,
     package: &Package,
     swap_disk: Option<&str>,
+    terminal: Option<Terminal>,
     archive: &Path,
     progress: &mut Progress,
 ) -> Result<()> {
+    let terminal = terminal.as_ref().map(Terminal::record);
     let record = RunRecord {
         ram: options.ram,
         cpus: options.cpus,
@@ -161,6 +173,7 @@ fn write_package(
         rmap: options.rmap,
         folios: &options.folios,
         poison: if options.no_poison { Poison::Off } else { Poison::On },
+        terminal: terminal.as_deref(),
         watch_ms: if is_watched(options) { WATCH_MS } else { 0 },
         cwd: &options.cwd,
         exe: &package.program.exe,
@@ -194,7 +207,10 @@ fn converse(
             let channel = machine.accept().map_err(on_channel)?;
             let log_level = if options.verbose { LogLevel::All } else { LogLevel::Warnings };
             let session = Session::new(&channel, own_streams(), signals, progress, log_level, deadline);
-            let outcome = session.and_then(|session| session.watched_by(watch).run()).map_err(on_channel)?;
+            let session = session.map_err(on_channel)?.watched_by(watch);
+            let session =
+                if Terminal::of(own_descriptors()).is_some() { session.with_terminal() } else { session };
+            let outcome = session.run().map_err(on_channel)?;
             return Ok((machine, outcome));
         }
         Connection::Gone => End::Died,

@@ -387,7 +387,7 @@ fn whatever_is_exhausted_the_kernel_and_the_others_go_on() {
     for cpus in ["1", "4"] {
         let ran = Vm::new().options(&["--ram", "64M", "--cpus", cpus]).run(&[&program]).expect_status(0);
         let expected = "exhaust: processes zombies threads descriptors pipes messages interests mappings files bytes \
-                        directories signals timers listeners armed lent rings calls memory (killed)\n";
+                        directories signals timers listeners terminals armed lent rings calls memory (killed)\n";
         assert_eq!(ran.stdout, expected, "{}", ran.stderr);
         assert_eq!(ran.bill["oom_kills"], 1);
     }

@@ -9,6 +9,7 @@
 #include <signal.h>
 #include <stddef.h>
 #include <sys/epoll.h>
+#include <sys/ioctl.h>
 #include <sys/eventfd.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -252,6 +253,18 @@ static void listeners(void)
     CHECK(refused > 0, "%ld sockets listen", n);
 }
 
+/* A terminal brings its memory along when it is made: whoever types or writes never needs more. */
+static void terminals(void)
+{
+    static char text[32768];
+    int fd, n = 0;
+    while ((fd = open("/dev/ptmx", O_RDWR | O_NOCTTY | O_NONBLOCK)) >= 0) {
+        CHECK(write(fd, text, sizeof(text)) > 0);
+        n++;
+    }
+    CHECK(n > 3 && (errno == ENOSPC || errno == ENOMEM), "%d terminals", n);
+}
+
 static int make_timer(long n)
 {
     return n < 1 << 20 && timerfd_create(CLOCK_MONOTONIC, 0) >= 0 ? 0 : -1;
@@ -340,7 +353,7 @@ static const struct {
     {"processes", processes}, {"zombies", zombies}, {"threads", threads}, {"descriptors", descriptors},
     {"pipes", pipes}, {"messages", messages}, {"interests", interests}, {"mappings", mappings},
     {"files", files}, {"bytes", bytes_of_files}, {"directories", deep_directories}, {"signals", queued_signals},
-    {"timers", timers}, {"listeners", listeners}, {"armed", armed_timers}, {"lent", lent_pages},
+    {"timers", timers}, {"listeners", listeners}, {"terminals", terminals}, {"armed", armed_timers}, {"lent", lent_pages},
     {"rings", rings}, {"calls", unknown_calls}, {"memory", memory},
 };
 

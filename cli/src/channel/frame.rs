@@ -36,6 +36,8 @@ pub enum HostFrame<'a> {
     StdinEof,
     /// A signal for the program's process group.
     Signal(u32),
+    /// The size of the terminal's window: rows, columns, and the same in dots.
+    Window([u16; 4]),
 }
 
 /// Bytes that are no frame: the kernel or the line is broken.
@@ -76,6 +78,7 @@ impl HostFrame<'_> {
             Self::Stdin(bytes) => encode(out, 16, bytes),
             Self::StdinEof => encode(out, 17, &[]),
             Self::Signal(number) => encode(out, 18, &number.to_le_bytes()),
+            Self::Window(size) => encode(out, 19, &size.map(u16::to_le_bytes).concat()),
         }
     }
 }
@@ -178,11 +181,12 @@ mod tests {
         HostFrame::Stdin(b"ab").encode(&mut out);
         HostFrame::StdinEof.encode(&mut out);
         HostFrame::Signal(2).encode(&mut out);
+        HostFrame::Window([24, 80, 0, 256]).encode(&mut out);
         assert_eq!(
             out,
             [
                 16, 0, 0, 0, 2, 0, 0, 0, b'a', b'b', 17, 0, 0, 0, 0, 0, 0, 0, 18, 0, 0, 0, 4, 0, 0, 0, 2, 0,
-                0, 0
+                0, 0, 19, 0, 0, 0, 8, 0, 0, 0, 24, 0, 80, 0, 0, 0, 0, 1
             ]
         );
     }

@@ -10,10 +10,12 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use signal_hook::consts::{SIGCONT, SIGWINCH};
 
 use super::frame::{Decoder, FrameError, GuestFrame, HostFrame};
 use super::signals::Signals;
 use super::stdio::{self, Input, Written};
+use super::terminal::{self, Raw};
 use crate::progress::Progress;
 use crate::watch::Watch;
 
@@ -93,6 +95,17 @@ pub struct Session<'a> {
     bill: Vec<u8>,
     log: Vec<String>,
     watch: Option<&'a mut Watch>,
+    terminal: TerminalState<'a>,
+}
+
+/// What standard input is.
+enum TerminalState<'a> {
+    /// No terminal, or none that the program is to have.
+    Absent,
+    /// A terminal, as its user left it.
+    Cooked,
+    /// A terminal that the program has.
+    Raw(Raw<'a>),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -161,6 +174,7 @@ impl<'a> Session<'a> {
             bill: Vec::new(),
             log: Vec::new(),
             watch: None,
+            terminal: TerminalState::Absent,
         })
     }
 
@@ -168,6 +182,13 @@ impl<'a> Session<'a> {
     #[must_use]
     pub fn watched_by(mut self, watch: &'a mut Watch) -> Self {
         self.watch = Some(watch);
+        self
+    }
+
+    /// Gives the program the terminal that standard input is, once it runs.
+    #[must_use]
+    pub fn with_terminal(mut self) -> Self {
+        self.terminal = TerminalState::Cooked;
         self
     }
 
@@ -265,6 +286,19 @@ impl<'a> Session<'a> {
     /// Passes signals on; true if the user has insisted.
     fn forward_signals(&mut self) -> bool {
         for signal in self.signals.take() {
+            match (signal, &self.terminal) {
+                (SIGWINCH, _) => {
+                    self.tell_size();
+                    continue;
+                }
+                (SIGCONT, TerminalState::Raw(raw)) => {
+                    raw.again();
+                    self.tell_size();
+                    continue;
+                }
+                (SIGCONT, _) => continue,
+                _ => {}
+            }
             self.interrupts += 1;
             if self.interrupts > 1 {
                 return true;
@@ -272,6 +306,31 @@ impl<'a> Session<'a> {
             HostFrame::Signal(signal.unsigned_abs()).encode(&mut self.unsent);
         }
         false
+    }
+
+    /// Tells the kernel the size of the window.
+    fn tell_size(&mut self) {
+        if let Some(size) = terminal::size(self.streams.stdin) {
+            HostFrame::Window(size).encode(&mut self.unsent);
+        }
+    }
+
+    /// Makes the terminal the program's.
+    fn hand_terminal_over(&mut self) {
+        if matches!(self.terminal, TerminalState::Cooked)
+            && let Some(raw) = Raw::enter(self.streams.stdin)
+        {
+            self.terminal = TerminalState::Raw(raw);
+            self.tell_size();
+        }
+    }
+
+    /// Gives text of the command's own as the terminal needs it: raw, it does not go to the start of a line.
+    fn own_text(&self, text: &str) -> String {
+        match self.terminal {
+            TerminalState::Raw(_) => text.replace('\n', "\r\n"),
+            TerminalState::Absent | TerminalState::Cooked => text.to_string(),
+        }
     }
 
     fn forward_stdin(&mut self) {
@@ -328,6 +387,7 @@ impl<'a> Session<'a> {
             GuestFrame::Log(text) => text.lines().try_for_each(|line| self.log_line(line)),
             GuestFrame::Ready => {
                 self.progress.finish();
+                self.hand_terminal_over();
                 Ok(())
             }
             GuestFrame::StdinWant(credit) => {
@@ -337,6 +397,7 @@ impl<'a> Session<'a> {
             GuestFrame::Sample(json) => {
                 let text = self.watch.as_mut().map_or_else(String::new, |watch| watch.take(&json));
                 self.progress.finish();
+                let text = self.own_text(&text);
                 self.stderr_open.write(self.streams.stderr, text.as_bytes()).map(drop)
             }
         }
@@ -346,6 +407,7 @@ impl<'a> Session<'a> {
     fn make_way(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.progress.finish();
         let text = self.watch.as_mut().map_or_else(String::new, |watch| watch.make_way(bytes));
+        let text = self.own_text(&text);
         self.stderr_open.write(self.streams.stderr, text.as_bytes()).map(drop)
     }
 
@@ -369,7 +431,8 @@ impl<'a> Session<'a> {
         }
         self.log.push(line.to_string());
         if self.log_level == LogLevel::All || is_warning {
-            return self.errors(format!("anonmem: kernel: {line}\n").as_bytes());
+            let text = self.own_text(&format!("anonmem: kernel: {line}\n"));
+            return self.errors(text.as_bytes());
         }
         Ok(())
     }

@@ -5,11 +5,15 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 
 use signal_hook::SigId;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGALRM, SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH};
 use signal_hook::low_level::{pipe, unregister};
 
 /// The signals that are passed on.
 const FORWARDED: [i32; 3] = [SIGINT, SIGTERM, SIGHUP];
+
+/// Signals that matter, too, while the host's terminal is raw: its window changes, somebody else has used it,
+/// or this process would end and leave it raw.
+const OF_TERMINAL: [i32; 6] = [SIGWINCH, SIGCONT, SIGQUIT, SIGALRM, SIGUSR1, SIGUSR2];
 
 /// A pipe for each forwarded signal, to be polled with everything else.
 #[derive(Debug)]
@@ -24,13 +28,25 @@ impl Signals {
     ///
     /// The system has no more file descriptors.
     pub fn new() -> io::Result<Self> {
-        let mut pipes = Vec::new();
-        for signal in FORWARDED {
+        Self { pipes: Vec::new() }.and(&FORWARDED)
+    }
+
+    /// Takes over the signals that matter to a terminal, too.
+    ///
+    /// # Errors
+    ///
+    /// The system has no more file descriptors.
+    pub fn with_terminal(self) -> io::Result<Self> {
+        self.and(&OF_TERMINAL)
+    }
+
+    fn and(mut self, signals: &[i32]) -> io::Result<Self> {
+        for &signal in signals {
             let (read, write) = UnixStream::pair()?;
             read.set_nonblocking(true)?;
-            pipes.push((signal, read, pipe::register(signal, write)?));
+            self.pipes.push((signal, read, pipe::register(signal, write)?));
         }
-        Ok(Self { pipes })
+        Ok(self)
     }
 
     /// Visits the file descriptors that become readable when a signal arrives.

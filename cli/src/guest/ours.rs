@@ -66,6 +66,7 @@ fn write_package(setup: &Setup, work: &Work, archive: &Path) -> Result<()> {
         nodes: 1,
         folios: &setup.folios,
         poison: Poison::Off,
+        terminal: None,
         watch_ms: 0,
         cwd: Path::new("/"),
         exe: Path::new(PROGRAM),

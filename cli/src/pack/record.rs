@@ -32,6 +32,8 @@ pub struct RunRecord<'a> {
     pub poison: Poison,
     /// Milliseconds between two looks at what is used; 0 for none.
     pub watch_ms: u64,
+    /// The terminal that the program gets, as the kernel reads it.
+    pub terminal: Option<&'a str>,
     /// The directory to start in.
     pub cwd: &'a Path,
     /// The program's file in the guest.
@@ -97,6 +99,9 @@ impl RunRecord<'_> {
         if self.watch_ms != 0 {
             field("watch", OsStr::new(&self.watch_ms.to_string()))?;
         }
+        if let Some(terminal) = self.terminal {
+            field("terminal", OsStr::new(terminal))?;
+        }
         field("cwd", self.cwd.as_os_str())?;
         field("exe", self.exe.as_os_str())?;
         for arg in self.args {
@@ -127,6 +132,7 @@ mod tests {
             rmap: Rmap::Family,
             folios: &parse_folios("64K").unwrap(),
             poison: Poison::On,
+            terminal: None,
             watch_ms: 100,
             cwd: Path::new("/root"),
             exe: Path::new("/bin/x"),

@@ -134,6 +134,7 @@ fn probe_archive() -> io::Result<Vec<u8>> {
         nodes: 1,
         folios: &Folios::none(),
         poison: Poison::Off,
+        terminal: None,
         watch_ms: 0,
         cwd: Path::new("/"),
         exe: Path::new("/probe"),

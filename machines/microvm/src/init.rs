@@ -7,7 +7,7 @@ use crate::fs::table::{FdTable, NR_OPEN, OnExec};
 use crate::fs::{self, FsContext, open, timer};
 use crate::proc::process::{ExitStatus, Process};
 use crate::proc::thread::{Thread, comm_of};
-use crate::proc::{compaction, exec, ipc, khugepaged, ksm, mm, signal, table, wait};
+use crate::proc::{compaction, exec, ipc, khugepaged, ksm, mm, signal, table, tty, wait};
 use crate::sched::{self, Task};
 use crate::syscall::userfaultfd;
 use crate::{klog, procfs, swap, virtio, watch};
@@ -60,6 +60,7 @@ fn run_program() -> core::result::Result<i32, Failure> {
         Failure { message, code: 2 }
     })?;
     userfaultfd::init().map_err(|e| Failure::new("/dev/userfaultfd cannot be put into the tree", e))?;
+    tty::init().map_err(|e| Failure::new("terminals cannot be put into the tree", e))?;
     timer::init().map_err(|e| Failure::new("no timer task", e))?;
     let bytes = read_file(RUN_FILE).map_err(|e| Failure::new("the archive has no /.anonmem/run", e))?;
     let run = RunFile::parse(&bytes);
@@ -102,13 +103,17 @@ fn start(init: &Arc<Process>, run: &RunFile<'_>) -> Result<()> {
     let prepared = exec::prepare(&context, &inode, &open::absolute(&cwd, run.exe), run.exe, given)?;
 
     let files = FdTable::default();
-    for file in fs::standard_streams() {
-        files.insert(file, OnExec::Keep, 0, NR_OPEN)?;
-    }
     let pid = table::number()?;
     let process = Process::new(pid, Some(init));
     process.pgid.store(pid, core::sync::atomic::Ordering::SeqCst);
     process.sid.store(pid, core::sync::atomic::Ordering::SeqCst);
+    let console = run.terminal.map(|terminal| tty::console::start(&process, terminal.size)).transpose()?;
+    for (stream, file) in fs::standard_streams().into_iter().enumerate() {
+        let is_terminal = run.terminal.is_some_and(|terminal| terminal.streams[stream]);
+        let file = console.clone().filter(|_| is_terminal).unwrap_or(file);
+        files.insert(file, OnExec::Keep, 0, NR_OPEN)?;
+    }
+    drop(console);
     let thread = Thread::new(pid, process.clone(), context, Arc::new(files), comm_of(b"init"));
 
     // The stack and the zeros after the data are written through this task's own page tables.
@@ -180,8 +185,21 @@ fn end_everybody() {
 /// A frame of the host's arrived: input, its end, a signal. Runs in the console's task.
 pub fn channel_frame(kind: u8, payload: &[u8]) {
     match kind {
-        to_guest::STDIN => fs::device::stdin_bytes(payload),
-        to_guest::STDIN_EOF => fs::device::stdin_end(),
+        to_guest::STDIN => {
+            if !tty::console::typed(payload) {
+                fs::device::stdin_bytes(payload);
+            }
+        }
+        to_guest::STDIN_EOF => {
+            if !tty::console::ended() {
+                fs::device::stdin_end();
+            }
+        }
+        to_guest::WINDOW => {
+            if let Ok(size) = payload.try_into() {
+                tty::console::resized(size);
+            }
+        }
         to_guest::SIGNAL => {
             let signal = Fields(payload).u32(0);
             if (1..=SIGNALS).contains(&signal) {

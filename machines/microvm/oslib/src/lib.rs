@@ -32,6 +32,7 @@ pub mod signal;
 pub mod stack;
 pub mod strings;
 pub mod text;
+pub mod tty;
 pub mod vdso;
 pub mod vfs;
 

@@ -2,7 +2,8 @@
 //!
 //! NUL-terminated records `key=value`. The keys: `ram`, `cpus`, `cwd`, `exe`, `arg` (repeated), `env`
 //! (repeated), `poison`, `lock`, `rmap`, `nodes`, `folios`, `swap` (bytes), `swap_backend`,
-//! `swap_disk`, `watch` (milliseconds). Unknown keys are kept, so that the kernel can name them on its log.
+//! `swap_disk`, `watch` (milliseconds), `terminal`. Unknown keys are kept, so that the kernel can name them on
+//! its log.
 
 use alloc::vec::Vec;
 
@@ -39,8 +40,33 @@ pub struct RunFile<'a> {
     pub swap_disk: &'a [u8],
     /// Milliseconds between two looks at what is used; zero for none.
     pub watch: u64,
+    /// The terminal that the command's standard input is, if it is one.
+    pub terminal: Option<Terminal>,
     /// Records that this kernel does not know.
     pub unknown: Vec<&'a [u8]>,
+}
+
+/// A terminal on the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Terminal {
+    /// `struct winsize`: rows, columns, and the same in dots.
+    pub size: [u8; 8],
+    /// Which of the standard streams it is.
+    pub streams: [bool; 3],
+}
+
+impl Terminal {
+    /// Reads `ROWS COLUMNS WIDTH HEIGHT STREAMS`; streams are the digits 0 to 2.
+    fn parse(text: &[u8]) -> Option<Terminal> {
+        let mut words = text.split(|&b| b == b' ');
+        let mut size = [0; 8];
+        for to in size.chunks_exact_mut(2) {
+            let word = u16::try_from(number(words.next()?)?).ok()?;
+            to.copy_from_slice(&word.to_le_bytes());
+        }
+        let digits = words.next()?;
+        Some(Terminal { size, streams: [b'0', b'1', b'2'].map(|digit| digits.contains(&digit)) })
+    }
 }
 
 impl<'a> RunFile<'a> {
@@ -80,6 +106,7 @@ impl<'a> RunFile<'a> {
             b"swap" => self.swap = number(value)?,
             b"swap_backend" => self.swap_backend = value,
             b"swap_disk" => self.swap_disk = value,
+            b"terminal" => self.terminal = Some(Terminal::parse(value)?),
             b"watch" => self.watch = number(value)?,
             _ => return None,
         }
@@ -106,5 +133,14 @@ mod tests {
         assert_eq!((run.swap_disk, run.watch), (&b"vdc"[..], 250));
         assert_eq!(run.cwd, b"/");
         assert_eq!(run.unknown, [&b"colour=red"[..], b"ram=x"]);
+    }
+
+    #[test]
+    fn a_terminal_has_a_size_and_streams() {
+        let run = RunFile::parse(b"terminal=24 80 0 256 02\0");
+        let size = [24, 0, 80, 0, 0, 0, 0, 1];
+        assert_eq!(run.terminal, Some(Terminal { size, streams: [true, false, true] }));
+        let bad = RunFile::parse(b"terminal=24 80 0\0terminal=70000 1 1 1 0\0");
+        assert_eq!((bad.terminal, bad.unknown.len()), (None, 2));
     }
 }

@@ -101,6 +101,10 @@ pub struct StatLine<'a> {
     pub ppid: u32,
     pub pgrp: u32,
     pub session: u32,
+    /// The device number of its terminal, as `struct stat` has it; zero for none.
+    pub tty: u64,
+    /// The group that the terminal is for; -1 without one.
+    pub foreground: i64,
     pub min_flt: u64,
     pub utime: u64,
     pub stime: u64,
@@ -116,13 +120,15 @@ pub fn stat_line(s: &StatLine<'_>) -> String {
     let mut out = String::new();
     let _ = write!(
         out,
-        "{} ({}) {} {} {} {} 0 -1 4194304 {} 0 0 0 {} {} 0 0 20 0 {} 0 {} {} {} 18446744073709551615 0 0 {}",
+        "{} ({}) {} {} {} {} {} {} 4194304 {} 0 0 0 {} {} 0 0 20 0 {} 0 {} {} {} 18446744073709551615 0 0 {}",
         s.pid,
         s.comm,
         s.state,
         s.ppid,
         s.pgrp,
         s.session,
+        s.tty,
+        s.foreground,
         s.min_flt,
         s.utime,
         s.stime,

@@ -42,6 +42,7 @@ pub mod to_guest {
     pub const STDIN: u8 = 16;
     pub const STDIN_EOF: u8 = 17;
     pub const SIGNAL: u8 = 18;
+    pub const WINDOW: u8 = 19;
 }
 
 const HEADER: usize = 8;

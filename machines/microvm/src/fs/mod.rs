@@ -58,8 +58,6 @@ pub fn init(archive: &'static [u8]) -> Result<()> {
         ("full", Device::Full, 1, 7),
         ("random", Device::Random, 1, 8),
         ("urandom", Device::Random, 1, 9),
-        ("tty", Device::Console, 5, 0),
-        ("console", Device::Console, 5, 1),
     ] {
         let object = Arc::new(device);
         let body = Body::Special { kind: FileType::Char, rdev: makedev(major, minor), object };

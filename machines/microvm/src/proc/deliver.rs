@@ -5,8 +5,8 @@
 //! arch/x86/kernel/signal.c.
 
 use super::process::ExitStatus;
-use super::signal::{Action, SIG_DFL, SIG_IGN};
-use super::{Thread, exit, fault, trace};
+use super::signal::{self, Action, SIG_DFL, SIG_IGN};
+use super::{Thread, exit, fault, groups, trace};
 use crate::arch::fpu;
 use crate::arch::trap::TrapFrame;
 use crate::sched;
@@ -17,7 +17,7 @@ use alloc::vec::Vec;
 use anonmem_oslib::errno::EINTR;
 use anonmem_oslib::restart::{ERESTART_RESTARTBLOCK, ERESTARTNOHAND, ERESTARTSYS, is_restart};
 use anonmem_oslib::sigframe::{self, Frame, Registers, Saved, SigInfo, StackKind};
-use anonmem_oslib::signal::{self, DefaultAction, SIGSEGV, SigSet, code};
+use anonmem_oslib::signal::{DefaultAction, SIGSEGV, SIGSTOP, SigSet, code, default_action};
 use core::sync::atomic::Ordering::SeqCst;
 use linux_raw_sys::general as abi;
 
@@ -87,8 +87,9 @@ fn deliver_pending(thread: &Arc<Thread>, frame: &mut TrapFrame) -> bool {
         let Some((info, action)) = trace::before_signal(thread, frame, info, action) else { continue };
         match action.handler {
             SIG_IGN => {}
-            SIG_DFL => match signal::default_action(info.signal) {
+            SIG_DFL => match default_action(info.signal) {
                 DefaultAction::Ignore | DefaultAction::Continue => {}
+                DefaultAction::Stop if is_left_alone(thread, info.signal) => {}
                 DefaultAction::Stop if trace::is_traced(thread) => trace::stop_alone(thread, frame, info),
                 DefaultAction::Stop => {
                     stop(thread, info.signal);
@@ -115,14 +116,18 @@ fn deliver_pending(thread: &Arc<Thread>, frame: &mut TrapFrame) -> bool {
 /// Stops the whole process and tells its parent.
 fn stop(thread: &Thread, signal: u32) {
     let process = &thread.process;
-    process.stopped.store(true, SeqCst);
-    {
-        let mut life = process.life.lock();
-        life.stop_report = Some(signal);
-        life.continue_report = false;
+    if signal::stop(process, signal) {
+        exit::tell_parent(process, code::CLD_STOPPED, signal as i32);
+        process.kick_all();
+    } else {
+        // What else waits is looked at again.
+        thread.note_work();
     }
-    exit::tell_parent(process, code::CLD_STOPPED, signal as i32);
-    process.kick_all();
+}
+
+/// Says whether a stop would be for ever: nobody is left who could make the group go on.
+fn is_left_alone(thread: &Thread, number: u32) -> bool {
+    number != SIGSTOP && groups::is_orphaned(thread.process.pgid.load(SeqCst))
 }
 
 /// The system call that the frame is from, if it was interrupted.

@@ -20,6 +20,7 @@ use anonmem_oslib::strings::Strings;
 use anonmem_oslib::vfs::Inode;
 use anonmem_oslib::vfs::path::Follow;
 use anonmem_oslib::{Result, elf as format, sigframe, vdso as image};
+use core::sync::atomic::Ordering::SeqCst;
 use linux_raw_sys::general as abi;
 
 /// The end of the stack: one page below the end of user addresses.
@@ -140,6 +141,7 @@ pub fn exec(thread: &Arc<Thread>, frame: &mut TrapFrame, prepared: &Prepared) ->
 }
 
 fn forget_old_program(thread: &Thread) {
+    thread.process.executed.store(true, SeqCst);
     let timers = core::mem::take(&mut *thread.process.timers.lock());
     timers.values().for_each(|timer| timer.disarm());
     thread.process.signals.lock().exec();

@@ -5,7 +5,7 @@
 
 use super::process::{ExitStatus, Process};
 use super::signal::{self, SIG_IGN};
-use super::{Thread, folios, futex, ipc, mm, table, trace};
+use super::{Thread, folios, futex, groups, ipc, mm, table, trace, tty};
 use crate::arch::lock::SpinLock;
 use crate::fs::FsContext;
 use crate::fs::parcel;
@@ -93,6 +93,7 @@ fn end_process(process: &Arc<Process>, status: ExitStatus) {
     let timers = core::mem::take(&mut *process.timers.lock());
     alarm.iter().chain(&cpu_watch).chain(timers.values()).for_each(|timer| timer.disarm());
     drop((alarm, cpu_watch, timers));
+    tty::leave(process, tty::Leaving::Ended);
     if process.pid == table::PROGRAM {
         folios::note_end();
     }
@@ -102,6 +103,7 @@ fn end_process(process: &Arc<Process>, status: ExitStatus) {
     ipc::shm::sweep();
 
     trace::release_tracees(process.pid);
+    groups::abandon(process);
     let orphans = give_children_to_init(process.pid);
     let told = bury(process, status);
     if orphans && let Some(init) = table::process(table::INIT) {
@@ -164,9 +166,10 @@ fn bury(process: &Arc<Process>, status: ExitStatus) -> bool {
 /// Tells the parent of a change: SIGCHLD, and whoever waits.
 pub fn tell_parent(process: &Process, why: i32, status: i32) {
     let Some(parent) = table::process(process.parent.load(SeqCst)) else { return };
-    let signal = process.exit_signal.load(SeqCst);
-    let no_stops = parent.signals.lock().action(SIGCHLD).flags & u64::from(abi::SA_NOCLDSTOP) != 0;
     let is_end = why == code::CLD_EXITED || why == code::CLD_KILLED;
+    // Whoever is told nothing of an end is told of stops.
+    let signal = if is_end { process.exit_signal.load(SeqCst) } else { SIGCHLD };
+    let no_stops = parent.signals.lock().action(SIGCHLD).flags & u64::from(abi::SA_NOCLDSTOP) != 0;
     if signal != 0 && (is_end || !no_stops) {
         signal::send(
             &parent,

@@ -21,6 +21,7 @@ pub mod failing;
 pub mod fault;
 pub mod folios;
 pub mod futex;
+pub mod groups;
 pub mod ipc;
 pub mod khugepaged;
 pub mod ksm;
@@ -35,6 +36,7 @@ pub mod signal;
 pub mod table;
 pub mod thread;
 pub mod trace;
+pub mod tty;
 pub mod wait;
 pub mod worker;
 

@@ -3,6 +3,7 @@
 use super::Thread;
 use super::mm::Space;
 use super::signal::ProcessSignals;
+use super::tty::Tty;
 use crate::arch::lock::SpinLock;
 use crate::arch::time;
 use crate::fs::event::Event;
@@ -78,6 +79,12 @@ pub struct Process {
     pub pgid: AtomicU32,
     /// Its session.
     pub sid: AtomicU32,
+    /// Its terminal. A child inherits it; a session's leader shares it with whoever it starts.
+    pub terminal: SpinLock<Option<Arc<Tty>>>,
+    /// The group that was in the foreground when the terminal hung up; zero for none.
+    pub left_foreground: AtomicU32,
+    /// Whether it has called `execve`: its parent cannot move it to a group any more.
+    pub executed: AtomicBool,
     /// The signal that its parent gets when it ends; zero for none.
     pub exit_signal: AtomicU32,
     /// Its handlers and what is pending for the group.
@@ -156,6 +163,9 @@ impl Process {
             parent: AtomicU32::new(parent.map_or(0, |p| p.pid)),
             pgid: AtomicU32::new(from(|p| p.pgid.load(SeqCst))),
             sid: AtomicU32::new(from(|p| p.sid.load(SeqCst))),
+            terminal: SpinLock::new(parent.and_then(|p| p.terminal.lock().clone())),
+            left_foreground: AtomicU32::new(0),
+            executed: AtomicBool::new(false),
             exit_signal: AtomicU32::new(anonmem_oslib::signal::SIGCHLD),
             signals: SpinLock::new(parent.map_or_else(ProcessSignals::new, |p| p.signals.lock().fork())),
             life: SpinLock::default(),

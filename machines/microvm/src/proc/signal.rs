@@ -84,17 +84,23 @@ pub struct ProcessSignals {
     pub actions: [Action; signal::SIGNALS as usize],
     /// What waits for any thread.
     pub shared: Pending,
+    /// A thread has taken a stop signal, and no SIGCONT came since. Linux: `JOBCTL_STOP_DEQUEUED`.
+    pub stop_taken: bool,
 }
 
 impl ProcessSignals {
     /// Everything as default.
     pub fn new() -> Self {
-        ProcessSignals { actions: [Action::default(); signal::SIGNALS as usize], shared: Pending::default() }
+        ProcessSignals::with([Action::default(); signal::SIGNALS as usize])
     }
 
     /// The same actions, nothing pending.
     pub fn fork(&self) -> Self {
-        ProcessSignals { actions: self.actions, shared: Pending::default() }
+        ProcessSignals::with(self.actions)
+    }
+
+    fn with(actions: [Action; signal::SIGNALS as usize]) -> Self {
+        ProcessSignals { actions, shared: Pending::default(), stop_taken: false }
     }
 
     /// Gives what to do with `signal`.
@@ -193,6 +199,9 @@ impl Thread {
         if action.handler > SIG_IGN && action.flags & u64::from(abi::SA_RESETHAND) != 0 {
             process.actions[info.signal as usize - 1].handler = SIG_DFL;
         }
+        if STOPS.has(info.signal) {
+            process.stop_taken = true;
+        }
         Some((info, action))
     }
 }
@@ -214,24 +223,29 @@ pub fn queue(process: &Arc<Process>, info: SigInfo) -> Result<()> {
         }
         return Ok(());
     }
-    let wake = {
-        let life = process.life.lock();
-        let Some((_, first)) = life.threads.first_key_value() else { return Ok(()) };
+    let (goes_on, wake) = {
+        let mut life = process.life.lock();
+        if life.threads.is_empty() {
+            return Ok(());
+        }
         let mut signals = process.signals.lock();
-        prepare(&life, &mut signals, info.signal);
+        let goes_on = prepare(process, &mut life, &mut signals, info.signal);
+        let Some((_, first)) = life.threads.first_key_value() else { return Ok(()) };
         let wants = |t: &Arc<Thread>| {
             let s = t.signals.lock();
             !s.mask.has(info.signal) || s.waiting_for.has(info.signal)
         };
         let blocked = first.signals.lock().mask.has(info.signal);
         if signals.ignores(info.signal) && !blocked && !trace::is_traced(first) {
-            None
+            (goes_on, None)
         } else {
             signals.shared.add(info, limit)?;
-            life.threads.values().find(|t| wants(t)).cloned()
+            (goes_on, life.threads.values().find(|t| wants(t)).cloned())
         }
     };
-    after_continue(process, info.signal);
+    if goes_on {
+        go_on(process);
+    }
     if let Some(thread) = wake {
         thread.kick();
     }
@@ -254,48 +268,64 @@ pub fn queue_to_thread(thread: &Arc<Thread>, info: SigInfo) -> Result<()> {
         process.end(ExitStatus::killed(SIGKILL));
         return Ok(());
     }
-    {
-        let life = process.life.lock();
+    let (goes_on, hears) = {
+        let mut life = process.life.lock();
         let mut signals = process.signals.lock();
-        prepare(&life, &mut signals, info.signal);
+        let goes_on = prepare(process, &mut life, &mut signals, info.signal);
         let mut own = thread.signals.lock();
-        let hears = own.mask.has(info.signal) || trace::is_traced(thread);
-        if signals.ignores(info.signal) && !hears {
-            drop(own);
-            drop(signals);
-            drop(life);
-            after_continue(process, info.signal);
-            return Ok(());
+        let hears = own.mask.has(info.signal) || trace::is_traced(thread) || !signals.ignores(info.signal);
+        if hears {
+            own.pending.add(info, limit)?;
         }
-        own.pending.add(info, limit)?;
+        (goes_on, hears)
+    };
+    if goes_on {
+        go_on(process);
     }
-    after_continue(process, info.signal);
-    thread.kick();
+    if hears {
+        thread.kick();
+    }
     Ok(())
 }
 
-/// SIGCONT takes pending stops away, a stop takes pending SIGCONTs away.
-fn prepare(life: &Life, signals: &mut ProcessSignals, signal: u32) {
+/// SIGCONT takes pending stops away, a stop takes pending SIGCONTs away. SIGCONT makes a stopped process go
+/// on even if it is blocked or ignored; says whether it did.
+fn prepare(process: &Process, life: &mut Life, signals: &mut ProcessSignals, signal: u32) -> bool {
     let gone = match signal {
         SIGCONT => STOPS,
         s if STOPS.has(s) => SigSet::of(SIGCONT),
-        _ => return,
+        _ => return false,
     };
     signals.shared.remove(gone);
     life.threads.values().for_each(|t| t.signals.lock().pending.remove(gone));
+    if signal != SIGCONT {
+        return false;
+    }
+    signals.stop_taken = false;
+    let goes_on = process.stopped.swap(false, SeqCst);
+    if goes_on {
+        life.stop_report = None;
+        life.continue_report = true;
+    }
+    goes_on
 }
 
-/// SIGCONT makes a stopped process go on even if it is blocked or ignored.
-fn after_continue(process: &Arc<Process>, signal: u32) {
-    if signal == SIGCONT && process.stopped.swap(false, SeqCst) {
-        {
-            let mut life = process.life.lock();
-            life.stop_report = None;
-            life.continue_report = true;
-        }
-        process.continued.notify();
-        super::exit::tell_parent(process, code::CLD_CONTINUED, SIGCONT as i32);
+/// Stops the process, unless SIGCONT came after the stop signal was taken; says whether it is stopped now.
+pub fn stop(process: &Process, signal: u32) -> bool {
+    let mut life = process.life.lock();
+    let stops = core::mem::take(&mut process.signals.lock().stop_taken);
+    if stops {
+        process.stopped.store(true, SeqCst);
+        life.stop_report = Some(signal);
+        life.continue_report = false;
     }
+    stops
+}
+
+/// Wakes the threads of a process that goes on, and tells its parent.
+fn go_on(process: &Process) {
+    process.continued.notify();
+    super::exit::tell_parent(process, code::CLD_CONTINUED, SIGCONT as i32);
 }
 
 /// Raises a signal in the running thread, as the kernel (SIGPIPE).

@@ -506,6 +506,7 @@ fn counters(process: &Process) -> mm::Counters {
 fn stat(process: &Process) -> String {
     let c = counters(process);
     let ticks = |ns: u64| ns / TICK_NS;
+    let terminal = process.terminal.lock().clone();
     text::stat_line(&StatLine {
         pid: process.pid,
         comm: &process.name(),
@@ -513,6 +514,8 @@ fn stat(process: &Process) -> String {
         ppid: process.parent.load(SeqCst),
         pgrp: process.pgid.load(SeqCst),
         session: process.sid.load(SeqCst),
+        tty: terminal.as_ref().map_or(0, |tty| tty.device()),
+        foreground: terminal.as_ref().map_or(-1, |tty| i64::from(tty.group())),
         min_flt: process.faults(),
         utime: ticks(process.cpu_time_ns()),
         stime: 0,

@@ -10,6 +10,7 @@ mod dir;
 mod fd;
 mod file;
 mod futex;
+mod groups;
 mod io;
 mod ipc;
 mod mem;
@@ -326,11 +327,11 @@ fn dispatch(c: &mut Call<'_>, number: u64) -> Result<usize> {
         abi::__NR_getpid => Ok(c.thread.process.pid as usize),
         abi::__NR_gettid => Ok(c.thread.tid as usize),
         abi::__NR_getppid => process::getppid(c),
-        abi::__NR_getpgrp => process::getpgrp(c),
-        abi::__NR_getpgid => process::getpgid(c),
-        abi::__NR_setpgid => process::setpgid(c),
-        abi::__NR_getsid => process::getsid(c),
-        abi::__NR_setsid => process::setsid(c),
+        abi::__NR_getpgrp => groups::getpgrp(c),
+        abi::__NR_getpgid => groups::getpgid(c),
+        abi::__NR_setpgid => groups::setpgid(c),
+        abi::__NR_getsid => groups::getsid(c),
+        abi::__NR_setsid => groups::setsid(c),
         abi::__NR_getuid => cred::get(c, |cred| cred.user.real),
         abi::__NR_geteuid => cred::get(c, |cred| cred.user.effective),
         abi::__NR_getgid => cred::get(c, |cred| cred.group.real),

@@ -1,4 +1,4 @@
-//! Processes and threads: making, replacing, ending, naming, grouping.
+//! Processes and threads: making, replacing, ending, naming.
 
 use super::call::Call;
 use super::file::base;
@@ -9,7 +9,7 @@ use crate::fs::open::absolute;
 use crate::fs::vfs;
 use crate::proc::clone::{self, Request};
 use crate::proc::exec::Given;
-use crate::proc::process::{ExitStatus, Process};
+use crate::proc::process::ExitStatus;
 use crate::proc::{exec, exit as exiting, folios, ksm, mm, table, trace};
 use crate::sched;
 use alloc::sync::Arc;
@@ -134,60 +134,6 @@ pub(super) fn exit_group(c: &mut Call<'_>) -> Result<usize> {
 
 pub(super) fn getppid(c: &mut Call<'_>) -> Result<usize> {
     Ok(c.thread.process.parent.load(SeqCst) as usize)
-}
-
-/// Gives the process that a number argument means; zero is the caller's.
-fn process_of(c: &Call<'_>, pid: i32) -> Result<Arc<Process>> {
-    match pid {
-        0 => Ok(c.thread.process.clone()),
-        pid if pid > 0 => table::process(pid as u32).ok_or(ESRCH),
-        _ => Err(EINVAL),
-    }
-}
-
-pub(super) fn getpgrp(c: &mut Call<'_>) -> Result<usize> {
-    Ok(c.thread.process.pgid.load(SeqCst) as usize)
-}
-
-pub(super) fn getpgid(c: &mut Call<'_>) -> Result<usize> {
-    Ok(process_of(c, c.i32(0))?.pgid.load(SeqCst) as usize)
-}
-
-pub(super) fn setpgid(c: &mut Call<'_>) -> Result<usize> {
-    let process = process_of(c, c.i32(0))?;
-    let own = &c.thread.process;
-    if process.pid != own.pid && process.parent.load(SeqCst) != own.pid {
-        return Err(ESRCH);
-    }
-    let sid = own.sid.load(SeqCst);
-    if process.sid.load(SeqCst) != sid || process.pid == sid {
-        return Err(EPERM);
-    }
-    let pgid = match c.i32(1) {
-        0 => process.pid,
-        pgid if pgid > 0 => pgid as u32,
-        _ => return Err(EINVAL),
-    };
-    let in_session = |p: &Arc<Process>| p.pgid.load(SeqCst) == pgid && p.sid.load(SeqCst) == sid;
-    if pgid != process.pid && !table::processes().any(|process| in_session(&process)) {
-        return Err(EPERM);
-    }
-    process.pgid.store(pgid, SeqCst);
-    Ok(0)
-}
-
-pub(super) fn getsid(c: &mut Call<'_>) -> Result<usize> {
-    Ok(process_of(c, c.i32(0))?.sid.load(SeqCst) as usize)
-}
-
-pub(super) fn setsid(c: &mut Call<'_>) -> Result<usize> {
-    let process = &c.thread.process;
-    if process.pgid.load(SeqCst) == process.pid {
-        return Err(EPERM);
-    }
-    process.pgid.store(process.pid, SeqCst);
-    process.sid.store(process.pid, SeqCst);
-    Ok(process.pid as usize)
 }
 
 pub(super) fn prctl(c: &mut Call<'_>) -> Result<usize> {
