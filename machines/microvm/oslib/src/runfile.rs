@@ -2,8 +2,8 @@
 //!
 //! NUL-terminated records `key=value`. The keys: `ram`, `cpus`, `cwd`, `exe`, `arg` (repeated), `env`
 //! (repeated), `poison`, `lock`, `rmap`, `nodes`, `folios`, `swap` (bytes), `swap_backend`,
-//! `swap_disk`, `watch` (milliseconds), `terminal`. Unknown keys are kept, so that the kernel can name them on
-//! its log.
+//! `swap_disk`, `watch` (milliseconds), `terminal`. Unknown keys are kept, so that the kernel can name them
+//! on its log.
 
 use alloc::vec::Vec;
 
