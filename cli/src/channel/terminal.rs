@@ -26,7 +26,7 @@ impl Terminal {
     #[must_use]
     pub fn of(streams: [BorrowedFd<'_>; 3]) -> Option<Terminal> {
         let size = size(streams[0]).filter(|_| tcgetpgrp(streams[0]).ok() == Some(getpgrp()))?;
-        Some(Terminal { size, streams: streams.map(|fd| isatty(fd)) })
+        Some(Terminal { size, streams: streams.map(isatty) })
     }
 
     /// Writes it as the kernel's start record has it.
