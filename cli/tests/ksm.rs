@@ -22,7 +22,7 @@ fn a_hundred_processes_share_four_mebibytes_within_two_sweeps() {
     }
 }
 
-/// A merged page is somebody else's, too, until a write or MADV_UNMERGEABLE parts it: a userfaultfd does not move
+/// A merged page is somebody else's, too, until a write or MADV_UNMERGEABLE parts it. No userfaultfd moves
 /// it. On a host that lets KSM be switched on, the table is the host's.
 #[test]
 fn merged_pages_do_not_move_here_or_on_linux() {

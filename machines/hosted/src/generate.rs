@@ -228,7 +228,7 @@ impl Generator {
         At { space, addr, len }
     }
 
-    /// Mostly of pages that were written to empty ones that go with them: anywhere else hardly any would move.
+    /// Mostly of pages that were written to empty ones that go with them. Elsewhere hardly any would move.
     fn uffd_move(&mut self, space: usize, oracle: &Oracle) -> Op {
         let pages = oracle.space(space).map(|s| &s.pages).filter(|_| !self.one_in(4));
         let private = || {

@@ -16,14 +16,15 @@ mod calls;
 pub mod page;
 mod remap;
 pub mod space;
+mod successes;
 #[cfg(test)]
 mod tests;
 mod verdict;
 pub mod watched;
 
 pub use page::Object;
+pub use successes::Successes;
 pub use verdict::Verdict;
-pub use watched::Successes;
 
 use crate::ops::{At, Op, Outcome, Remap, SPACES};
 use page::{Bytes, Page};

@@ -7,40 +7,7 @@ use super::{
 };
 use crate::ops::{At, Outcome, errno, pattern};
 use anonmem_hal::{PAGE_SHIFT, PAGE_SIZE};
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering::Relaxed},
-};
-
-/// What came about of operations that may be refused for reasons the model does not know: pages may be shared,
-/// or pinned by somebody, and mappings end where it sees no end. A bug that refuses them all is seen by these.
-#[derive(Debug, Default)]
-pub struct Successes {
-    /// Pages that were written to, and moved.
-    pub moved: AtomicU64,
-    /// Pages that were filled.
-    pub filled: AtomicU64,
-    /// Writes to ranges that were protected.
-    pub protected: AtomicU64,
-    /// Pages that a device wrote to.
-    pub device_wrote: AtomicU64,
-    /// Pages that a device had for long.
-    pub held: AtomicU64,
-}
-
-impl Successes {
-    /// Each with its name.
-    pub fn each(&self) -> [(&'static str, u64); 5] {
-        [
-            ("moved", &self.moved),
-            ("filled", &self.filled),
-            ("protected", &self.protected),
-            ("written by devices", &self.device_wrote),
-            ("held by devices", &self.held),
-        ]
-        .map(|(name, count)| (name, count.load(Relaxed)))
-    }
-}
+use std::sync::{Arc, atomic::Ordering::Relaxed};
 
 const P: u64 = PAGE_SIZE as u64;
 
