@@ -1,6 +1,7 @@
 //! What pins promise, and what they cost.
 
 mod large;
+mod ranges;
 mod remote;
 mod shared;
 

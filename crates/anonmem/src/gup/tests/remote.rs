@@ -51,6 +51,27 @@ fn bytes_are_moved_over_pages_and_mappings_up_to_the_first_that_is_not_there() {
 }
 
 #[test]
+fn bytes_of_one_mapping_are_moved_page_by_page_up_to_a_guard() {
+    World::run(|w| {
+        let mm = w.vm.new_mm().unwrap();
+        mm.map_raw(pages(16, 5), RW, Backing::Anonymous);
+        // No page's frame follows that of the page before.
+        (0..5).rev().for_each(|i| mm.store(AT + i * P, i as u8).unwrap());
+        let bytes: Vec<u8> = (0..2 * P + 4).map(|i| (i % 253) as u8).collect();
+        assert_eq!(poke(&mm, AT + P - 2, &bytes, READ), Ok(bytes.len()));
+        assert_eq!(peek(&mm, AT + P - 2, bytes.len(), READ), Ok(bytes.clone()));
+        for i in [0, 1, 2, 3, P + 1, P + 2, 2 * P + 1, 2 * P + 2, 2 * P + 3] {
+            assert_eq!(mm.load(AT + P - 2 + i), Ok((i % 253) as u8), "byte {i}");
+        }
+        mm.madvise(Va(AT + 3 * P), P, Advice::GuardInstall).unwrap();
+        assert_eq!(peek(&mm, AT + 3 * P - 2, 8, READ).map(|bytes| bytes.len()), Ok(2));
+        assert_eq!(poke(&mm, AT + 3 * P - 2, &[5; 8], READ), Ok(2));
+        assert_eq!(peek(&mm, AT + 3 * P, 8, READ), Err(Error::BadAddress));
+        w.vm.validate().unwrap();
+    });
+}
+
+#[test]
 fn who_looks_takes_no_copy_and_who_writes_breaks_sharing() {
     World::run(|w| {
         let parent = program(w, 2);
