@@ -112,6 +112,40 @@ fn after_a_fork_that_failed_the_parent_has_its_own_again_and_no_more() {
 }
 
 #[test]
+fn after_a_fork_that_failed_the_parent_has_its_leaves_again_and_no_more() {
+    World::run(|w| {
+        let parent = w.vm.new_mm().unwrap();
+        parent.map_raw(pages(512, 2 * 512), RW, Backing::Anonymous);
+        // One leaf that another child has as well, and one that is its own.
+        assert!(parent.fault_leaf(Va(512 * P)));
+        parent.store(512 * P, 1).unwrap();
+        let child = parent.fork().unwrap();
+        assert!(parent.fault_leaf(Va(1024 * P)));
+        parent.store(1024 * P, 2).unwrap();
+        // By the time that this one is copied, the leaves are.
+        parent.map_raw(pages(1 << 20, 1), RW, Backing::Anonymous);
+        parent.store((1 << 20) * P, 5).unwrap();
+        let own = |va| parent.pagemap(Va(va)).exclusive;
+        let faults = || w.vm.stats().event(Event::FaultCowReuse) + w.vm.stats().event(Event::FaultCowCopy);
+        let failed = w.fail_each_allocation(
+            || (),
+            |()| parent.fork().map(drop),
+            |(), e| {
+                assert_eq!(e, Error::OutOfMemory);
+                assert_eq!((own(512 * P), own(1024 * P)), (false, true));
+                let before = faults();
+                parent.store(1024 * P, 2).unwrap();
+                assert_eq!(faults(), before, "it may be written as before");
+                w.vm.validate().unwrap();
+            },
+        );
+        assert!(failed > 5, "only {failed} failed");
+        parent.store(512 * P, 9).unwrap();
+        assert_eq!((child.load(512 * P), parent.load(512 * P)), (Ok(1), Ok(9)));
+    });
+}
+
+#[test]
 fn pages_in_swap_belong_to_both() {
     World::run(|w| {
         w.vm.swap_on(0, 64, 0).unwrap();

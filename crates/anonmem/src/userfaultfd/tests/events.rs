@@ -1,12 +1,17 @@
 //! Changes that are told.
 
-use super::{AT, BESIDE, at, full_of, in_every_mode, together, watched};
+use super::{AT, BESIDE, at, full_of, in_every_mode, page_out, together, watched};
 use crate::{
-    Advice, Error, FillMode, MapBacking, MapFlags, MmapRequest, Prot, RegisterMode, RemapFlags, Uffd,
+    Advice, Error, FillMode, MapBacking, MapFlags, Mm, MmapRequest, Prot, RegisterMode, RemapFlags, Uffd,
     UffdFeatures, UffdMessage,
-    testing::{M, P, World, pages},
+    testing::{M, P, RW, World, pages},
+    vma::{flags::VmFlags, vma::Backing},
 };
 use anonmem_hal::Va;
+use std::vec::Vec;
+
+/// Where tests map an object.
+const SHARED: u64 = 512;
 
 fn next<'v>(uffd: &Uffd<'v, M>) -> UffdMessage<'v, M> {
     assert!(uffd.wait_for_message());
@@ -130,6 +135,60 @@ fn a_child_gets_a_userfaultfd_of_its_own() {
         own.write_protect(at(AT), 8 * P, crate::ProtectMode::empty()).unwrap();
         child.store(AT * P, 5).unwrap();
         assert_eq!((child.load(AT * P), mm.load(AT * P)), (Ok(5), Ok(1)));
+    });
+}
+
+/// Forks a program of which every form of memory is protected; the child's userfaultfd, if it gets one, and
+/// what the pages of the child say.
+fn child_of_protected(w: &World, features: UffdFeatures) -> Vec<bool> {
+    let (mm, uffd) = watched(w, RegisterMode::WP, features);
+    let object = w.vm.shm_new(2).unwrap();
+    mm.map_raw(pages(SHARED, 2), RW | VmFlags::SHARED, Backing::Shared(object.id()));
+    uffd.register(at(SHARED), 2 * P, RegisterMode::WP).unwrap();
+    // A page, the zero page, one in swap, one that is pinned, nothing; and the same without protection.
+    for first in [AT, AT + 5] {
+        [0, 2, 3].iter().for_each(|nth| mm.store((first + nth) * P, 1).unwrap());
+        assert_eq!(mm.load((first + 1) * P), Ok(0));
+        assert!(page_out(w, &mm, first + 2));
+    }
+    (0..2).for_each(|nth| mm.store((SHARED + nth) * P, 1).unwrap());
+    let pins = [AT + 3, AT + 8].map(|page| mm.pin_page(at(page)));
+    uffd.write_protect(at(AT), 5 * P, crate::ProtectMode::WP).unwrap();
+    uffd.write_protect(at(SHARED), P, crate::ProtectMode::WP).unwrap();
+    let protected = |mm: &Mm<'_, M>| {
+        let of = |first: u64, nr: u64| (first..first + nr).map(|page| mm.pagemap(at(page)).uffd_wp);
+        of(AT, 10).chain(of(SHARED, 2)).collect::<Vec<_>>()
+    };
+    let before = protected(&mm);
+    let mut child = None;
+    let own = if features.contains(UffdFeatures::EVENT_FORK) {
+        let read = || {
+            assert!(uffd.wait_for_message());
+            let UffdMessage::Fork(fork) = next(&uffd) else { panic!("a child") };
+            Some(fork.take())
+        };
+        together(w, read, || child = Some(mm.fork().unwrap()))
+    } else {
+        child = Some(mm.fork().unwrap());
+        None
+    };
+    let child = child.unwrap();
+    w.vm.validate().unwrap();
+    assert_eq!(protected(&mm), before, "the parent's stay");
+    assert_eq!(child.counters().swap.0, 2);
+    let found = protected(&child);
+    drop((own, uffd, pins));
+    (0..10).for_each(|page| child.store((AT + page) * P, 5).unwrap());
+    found
+}
+
+#[test]
+fn protection_of_every_form_goes_with_the_childs_userfaultfd_and_nowhere_without() {
+    in_every_mode(|w| {
+        let all = [true, true, true, true, true, false, false, false, false, false, true, false];
+        let found = child_of_protected(w, UffdFeatures::EVENT_FORK | UffdFeatures::WP_UNPOPULATED);
+        assert_eq!(found, all, "page, zero page, swap, pinned page, nothing; and of an object");
+        assert_eq!(child_of_protected(w, UffdFeatures::WP_UNPOPULATED), [false; 12]);
     });
 }
 
