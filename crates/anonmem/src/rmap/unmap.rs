@@ -140,10 +140,8 @@ fn unmap_entry<'a, 'v: 'a, M: Machine, G: StableVma<M>>(
             vacancy.fill(count.into_count(), bits.to_swap());
             gone.swapped += 1;
         }
-        None if matches!(to, UnmapTo::Droppable) => match bits.to_marker() {
-            Some(marker) => vacancy.fill(marker, ()),
-            None => vacancy.leave_empty(),
-        },
+        // No userfaultfd watches such a mapping: there is nothing to mark.
+        None if matches!(to, UnmapTo::Droppable) => vacancy.leave_empty(),
         None if matches!(to, UnmapTo::Untouched) => {
             // What CPUs still write through their translations comes before that.
             tlb.flush();

@@ -2,7 +2,7 @@
 
 use super::{UnmapTo, Unmapped, try_to_unmap};
 use crate::{
-    Advice, Event, Mm, Prot,
+    Advice, Event, Mm, Prot, ProtectMode, RegisterMode, UffdFaults, UffdFeatures,
     reclaim::shrink::{Age, PageoutBatch, Shrunk},
     rmap::referenced::folio_referenced,
     testing::{M, P, RW, World, pages},
@@ -132,6 +132,29 @@ fn a_page_that_was_written_after_all_is_no_longer_freed_lazily() {
         assert!(!w.vm.reclaim_folio(page_of(w, &mm)), "there is no swap");
         assert!(!page_of(w, &mm).folio().is_lazyfree());
         assert_eq!(mm.load(AT), Ok(8));
+    });
+}
+
+#[test]
+fn what_is_dropped_stays_protected_where_it_was() {
+    World::run(|w| {
+        let mm = w.vm.new_mm().unwrap();
+        mm.map_raw(pages(16, 2), RW, Backing::Anonymous);
+        (0..2).for_each(|page| mm.store(AT + page * P, 7).unwrap());
+        let uffd = mm.userfaultfd(UffdFaults::Any).unwrap();
+        uffd.agree(UffdFeatures::WP_ASYNC).unwrap();
+        uffd.register(Va(AT), 2 * P, RegisterMode::WP).unwrap();
+        mm.madvise(Va(AT), 2 * P, Advice::Free).unwrap();
+        uffd.write_protect(Va(AT), P, ProtectMode::WP).unwrap();
+        for page in 0..2 {
+            let frame = mm.pagemap(Va(AT + page * P)).pfn.expect("present");
+            assert!(w.vm.reclaim_folio(w.vm.frames.try_get(frame).unwrap()));
+            let entry = mm.pagemap(Va(AT + page * P));
+            assert_eq!((entry.present(), entry.uffd_wp), (false, page == 0), "page {page}");
+        }
+        assert_eq!(mm.counters().anon.0, 0);
+        w.vm.validate().unwrap();
+        assert_eq!((mm.load(AT), mm.load(AT + P)), (Ok(0), Ok(0)));
     });
 }
 
