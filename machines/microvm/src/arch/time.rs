@@ -66,8 +66,8 @@ struct Both {
     left: u32,
 }
 
-/// Reads both counters. The CPU may be a thread of a busy host, and stand still between two reads: so the timer
-/// is read between two looks at the other counter, and of many such reads the quickest counts.
+/// Reads both counters. The CPU may be a thread of a busy host, and stand still between two reads: so the
+/// timer is read between two looks at the other counter, and of many such reads the quickest counts.
 fn read_both() -> Both {
     const READS: usize = 64;
     let read = |_| {
