@@ -134,7 +134,7 @@ impl Suites {
         Ok(suites)
     }
 
-    /// Adds the tests over families that come past mutants `of_families`: those alone are shown these mutants.
+    /// Adds the tests over families that come past mutants `of_families`: they alone are shown these mutants.
     fn measure_over_families(&mut self, of_families: &HashSet<u32>) -> Result<(), String> {
         for i in 0..self.stages.len() {
             if let Some(reached) = &mut self.stages[i].reached {
