@@ -4,7 +4,10 @@
 
 mod common;
 
-use common::same_table_as_host;
+use std::io::{Read, Write};
+use std::process::{Child, Command, Stdio};
+
+use common::{same_table_as_host, vm_is_there};
 
 /// Who may join which group, what stops and goes on, and what becomes of a stopped group without a shell.
 #[test]
@@ -28,4 +31,69 @@ fn jobs_are_controlled_as_on_linux() {
     for cpus in ["1", "4"] {
         same_table_as_host("jobs", &["--cpus", cpus]);
     }
+}
+
+/// A shell in the microVM whose terminal is one of `script`'s, and what has come of it so far.
+struct Typist {
+    child: Child,
+    seen: String,
+}
+
+impl Typist {
+    fn start() -> Self {
+        let command = format!(
+            "stty rows 33 cols 99; {} run --bill none --timeout 240 -- busybox sh; s=$?; stty -a; exit $s",
+            env!("CARGO_BIN_EXE_anonmem")
+        );
+        let mut script = Command::new("script");
+        script.args(["-qefc", &command, "/dev/null"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        Self { child: script.spawn().unwrap(), seen: String::new() }
+    }
+
+    /// Waits until `text` has come, and forgets all up to it.
+    fn until(&mut self, text: &str) {
+        let mut piece = [0; 1024];
+        while !self.seen.contains(text) {
+            let n = self.child.stdout.as_mut().unwrap().read(&mut piece).unwrap();
+            assert!(n > 0, "no {text:?} in {:?}", self.seen);
+            self.seen.push_str(&String::from_utf8_lossy(&piece[..n]));
+        }
+        let end = self.seen.find(text).unwrap() + text.len();
+        self.seen.drain(..end);
+    }
+
+    fn types(&mut self, text: &str) {
+        self.child.stdin.as_mut().unwrap().write_all(text.as_bytes()).unwrap();
+    }
+}
+
+/// The command's own terminal is the program's: a size, Ctrl-C, Ctrl-Z, and afterwards it is as it was.
+#[test]
+fn a_shell_has_the_terminal_of_the_command() {
+    if !vm_is_there() {
+        return;
+    }
+    if Command::new("script").arg("--version").output().is_err() {
+        eprintln!("skipped: script(1) is not installed");
+        return;
+    }
+    let mut typist = Typist::start();
+    // What is echoed has the quotes, so that it is not taken for what the shell says.
+    typist.until("# ");
+    typist.types("stty size; tty; test -t 1 && echo o''ut\n");
+    typist.until("33 99\r\n/dev/console\r\nout");
+    typist.types("echo re''ady; sleep 1000\n");
+    typist.until("ready\r\n");
+    typist.types("\x03");
+    typist.until("# ");
+    typist.types("echo sta''tus $?\n");
+    typist.until("status 130");
+    typist.types("sh -c 'echo re''ady; kill -TSTP $$; echo on; exit 3'\n");
+    typist.until("Stopped");
+    typist.types("fg; echo sta''tus $?\n");
+    typist.until("status 3");
+    typist.types("exit 7\n");
+    typist.until(" icanon");
+    typist.until(" echo ");
+    assert_eq!(typist.child.wait().unwrap().code(), Some(7));
 }
