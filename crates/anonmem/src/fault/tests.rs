@@ -13,6 +13,8 @@ mod present;
 mod rechecks;
 mod software;
 mod stack;
+mod swap_runs;
+mod windows;
 
 const MODES: [LockMode; 3] = [LockMode::Mmap, LockMode::Vma, LockMode::Speculative];
 
