@@ -12,11 +12,10 @@ use common::{anonmem, vm_is_there};
 /// A busy host stops a CPU of the guest wherever it likes; the guest measures its clock while it boots.
 #[test]
 fn the_clock_is_right_although_the_boot_was_disturbed() {
-    /// QEMU, which stands still for more than half of the time at first.
+    /// QEMU, which stands still for more than half of the time at first. Whoever ends the script ends QEMU.
     const STOPPED: &str = "#!/bin/sh
-qemu-system-x86_64 \"$@\" & qemu=$!
-for round in $(seq 60); do kill -STOP $qemu; sleep 0.02; kill -CONT $qemu; sleep 0.015; done
-wait $qemu
+(for round in $(seq 60); do kill -STOP $$; sleep 0.02; kill -CONT $$; sleep 0.015; done) 2>/dev/null >&2 &
+exec qemu-system-x86_64 \"$@\"
 ";
     if !vm_is_there() {
         return;
