@@ -491,6 +491,11 @@ impl Kernel {
         leave_behind(self.vm, &page);
     }
 
+    /// Lets the scanner of KSM free the nodes whose pages are gone.
+    pub(crate) fn forget_gone(&self) {
+        self.vm.ksm_forget_gone();
+    }
+
     /// Lets the scanner of KSM look at page `n` of address space `i`.
     pub(crate) fn look_for_equal(&self, i: usize, n: u64) {
         let pfn = self.frame_of(i, n).expect("present");

@@ -394,3 +394,34 @@ pub static SWAP: Case = Case {
         )
     },
 };
+
+/// The page of the case.
+pub static MOVES: Case = Case {
+    name: "ksm-prune-vs-migrate",
+    title: "the scanner looks for nodes whose pages are gone while a merged page moves to another frame",
+    happened: "The stress of this scanner, on a busy machine: it had a reference to the old frame before the page moved, and its lock afterwards. \
+               The old frame was mapped by nobody and still named the node, which was freed under the page.",
+    environment: "Pages 0 and 1 are one. CPU0 frees nodes whose pages are gone. CPU1 moves the page.",
+    rule: "The page has its node, wherever it is.",
+    mutants: &[Mutant::Patch {
+        name: "ksm-old-frame-speaks-for-node",
+        what: "the frame that a page has left says that its node is over",
+    }],
+    runs: RUNS,
+    program: |_| {
+        boxed(
+            scenario("ksm-prune-vs-migrate", 1, || {
+                let kernel = two_are_one();
+                kernel.note_frame(0, 0);
+                kernel
+            })
+            .cpu("frees nodes", Kernel::forget_gone)
+            .cpu("moves the page", |k| _ = k.migrate_noted())
+            .check(|k| {
+                says(k, 0, 7)?;
+                says(k, 1, 7)?;
+                k.check()
+            }),
+        )
+    },
+};

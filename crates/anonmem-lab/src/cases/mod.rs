@@ -262,6 +262,7 @@ pub fn all() -> &'static [&'static Case] {
         &ksm::ZAP,
         &ksm::SWAP,
         &ksm::ALONE,
+        &ksm::MOVES,
         &seed_003::PIN,
         &move_alone::PIN,
         &move_alone::LARGE_PIN,

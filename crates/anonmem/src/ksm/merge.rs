@@ -31,7 +31,7 @@ use crate::{
     vm::Vm,
     vma::flags::VmFlags,
 };
-use anonmem_frame::{FolioGuard, FolioOwner, FolioRef, Mapping};
+use anonmem_frame::{FolioGuard, FolioOwner, FolioRef};
 use anonmem_hal::{MigrationBits, Pfn, Protection};
 use anonmem_pgtable::{Attrs, TlbBatch};
 use core::ops::ControlFlow;
@@ -116,11 +116,7 @@ impl<M: Machine> Vm<M> {
     /// the place of that one then.
     fn takes(&self, kept: &FolioGuard<'_, M>, stable: &Stable<'_, M>, page: &Candidate<'_, M>) -> bool {
         let (nodes, most) = (self.stable_nodes(), u64::from(self.ksm.settings.get().max_page_sharing));
-        if kept.folio().mapping() != Mapping::Ksm(stable.id.raw()) {
-            return false;
-        }
-        let node = nodes.get(stable.id);
-        let same = node.frame() == Some(stable.page.pfn()) && node.left().is_none();
+        let same = self.is_locked_page_of(kept, stable.id);
         // A page that swap has, or that nobody maps any more, is on its way out.
         let stays = kept.folio().swap_entry().is_none() && (1..most).contains(&kept.folio().counts().maps());
         same && stays && self.ksm.add_place(nodes, stable.id, page.place).is_ok()

@@ -123,6 +123,16 @@ impl<M: Machine> Vm<M> {
         Ok(done)
     }
 
+    /// Frees all nodes at once whose pages are gone. A sweep does that in step with the frames.
+    ///
+    /// # Locks
+    /// As [`ksm_scan`](Self::ksm_scan).
+    #[doc(hidden)]
+    pub fn ksm_forget_gone(&self) {
+        let _scanning = self.ksm.lock.write();
+        (0..self.ksm.buckets()).for_each(|bucket| _ = self.ksm.prune(self, bucket));
+    }
+
     /// The buckets of nodes are looked through in step with the frames.
     fn prune_beside(&self, at: u64, nr: u64) {
         let buckets = self.ksm.buckets();

@@ -11,7 +11,7 @@ use crate::{
     rmap::machine::Machine,
     rmap::{Rmap, hit::Form, reverse_map::ReverseMap},
 };
-use anonmem_frame::{Folio, FolioOwner, FolioRef, Mapping};
+use anonmem_frame::{Folio, FolioGuard, FolioOwner, FolioRef, Mapping};
 use anonmem_hal::Pfn;
 use anonmem_sync::{Ordering, fence};
 use core::ops::ControlFlow;
@@ -73,25 +73,29 @@ impl<M: Machine> Objects<M> {
             return false;
         }
         let Some(lock) = page.try_lock() else { return false };
-        let idle = lock.folio().counts().maps() == 0 && lock.folio().mapping() == Mapping::Ksm(id.raw());
+        let idle = self.is_locked_page_of(&lock, id) && lock.folio().counts().maps() == 0;
         if idle {
             lock.take_from_node();
         }
         idle
     }
 
+    /// Whether a locked page is all that its node has. It may have moved before it was locked: the old frame
+    /// still names the node then.
+    pub(super) fn is_locked_page_of(&self, lock: &FolioGuard<'_, M>, id: StableId) -> bool {
+        let (folio, node) = (lock.folio(), self.stable_nodes().get(id));
+        folio.mapping() == Mapping::Ksm(id.raw())
+            && node.frame() == Some(folio.pfn())
+            && node.left().is_none()
+    }
+
     /// Takes places out that nobody maps the page at any more, if there are more than there are mappings.
     fn trim_places(&self, ksm: &Ksm<M>, id: StableId) {
         let nodes = self.stable_nodes();
-        if nodes.get(id).left().is_some() {
-            return;
-        }
         let PageOf::There(page) = self.page_of(id) else { return };
         let Some(lock) = page.try_lock() else { return };
         let folio = lock.folio();
-        if folio.mapping() != Mapping::Ksm(id.raw())
-            || nodes.places(id).count() as u64 <= folio.counts().maps()
-        {
+        if !self.is_locked_page_of(&lock, id) || nodes.places(id).count() as u64 <= folio.counts().maps() {
             return;
         }
         ksm.retain_places(nodes, id, |place| {
