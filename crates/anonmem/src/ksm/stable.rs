@@ -40,7 +40,7 @@ impl<M: Machine> Objects<M> {
                 return PageOf::There(page);
             }
             // It may have moved: then the new frame was noted before the old one was let go. Pairs with the
-            // release of the last count.
+            // fence of `move_node`: what says that a frame is free orders nothing.
             fence::<M>(Ordering::SeqCst);
             if node.frame() == Some(frame) {
                 return PageOf::Gone;

@@ -13,6 +13,7 @@ use crate::{
 use anonmem_frame::{Folio, FolioGuard, FolioOwner, FolioRef, Mapping, NewFolio, RawHandle};
 use anonmem_hal::{Order, Pfn};
 use anonmem_pgtable::TlbBatch;
+use anonmem_sync::{Ordering, fence};
 use core::ops::ControlFlow;
 
 /// A folio on its way: nothing maps it any more, and CPUs may still use it until the flush.
@@ -260,6 +261,8 @@ fn move_node<M: Machine>(objects: &Objects<M>, node: RawHandle, old: Folio<'_, M
     let Some(id) = nodes.resolve(node) else { return };
     let behind = if old.is_mapped() { Behind::Entries } else { Behind::Nothing };
     nodes.get(id).page_moved(old.pfn(), to, behind);
+    // Before the old frame is let go of, by whomever: pairs with the fence of who finds it free.
+    fence::<M>(Ordering::SeqCst);
 }
 
 fn has_left<M: Machine>(objects: &Objects<M>, node: RawHandle) -> bool {
