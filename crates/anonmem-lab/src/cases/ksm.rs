@@ -400,13 +400,20 @@ pub static MOVES: Case = Case {
     name: "ksm-prune-vs-migrate",
     title: "the scanner looks for nodes whose pages are gone while a merged page moves to another frame",
     happened: "The stress of this scanner, on a busy machine: it had a reference to the old frame before the page moved, and its lock afterwards. \
-               The old frame was mapped by nobody and still named the node, which was freed under the page.",
+               The old frame was mapped by nobody and still named the node, which was freed under the page. Under c11 the lab found that a free \
+               frame said nothing of where the page had gone.",
     environment: "Pages 0 and 1 are one. CPU0 frees nodes whose pages are gone. CPU1 moves the page.",
     rule: "The page has its node, wherever it is.",
-    mutants: &[Mutant::Patch {
-        name: "ksm-old-frame-speaks-for-node",
-        what: "the frame that a page has left says that its node is over",
-    }],
+    mutants: &[
+        Mutant::Patch {
+            name: "ksm-old-frame-speaks-for-node",
+            what: "the frame that a page has left says that its node is over",
+        },
+        Mutant::Patch {
+            name: "ksm-move-unfenced",
+            what: "nothing orders the new frame before the old one is free",
+        },
+    ],
     runs: RUNS,
     program: |_| {
         boxed(
