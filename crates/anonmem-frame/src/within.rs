@@ -17,7 +17,7 @@ use crate::{
     memmap::Memmap,
     meta::Kind,
 };
-use anonmem_hal::{Machine, NrPages, Order, Pfn};
+use anonmem_hal::{MAX_ORDER, Machine, NrPages, Order, Pfn};
 use anonmem_sync::Ordering::Relaxed;
 use core::ops::Range;
 
@@ -62,7 +62,8 @@ impl<M: Machine> Frames<M> {
     /// when nothing is being allocated or freed.
     pub fn free_within(&self, range: Range<Pfn>) -> NrPages {
         let range = self.indices(&range);
-        let (mut at, mut free) = (range.start, 0);
+        // A block that begins before the range may reach into it, and one of the range beyond it.
+        let (mut at, mut free) = (range.start.saturating_sub(1 << MAX_ORDER), 0);
         while at < range.end {
             let flags = self.memmap.at(at).flags.load(Relaxed);
             let size = match Kind::of(flags) {
@@ -75,7 +76,9 @@ impl<M: Machine> Frames<M> {
                 | Kind::Slab
                 | Kind::Offline => 1,
             };
-            free += if matches!(Kind::of(flags), Kind::Buddy | Kind::Pcp) { size } else { 0 };
+            if matches!(Kind::of(flags), Kind::Buddy | Kind::Pcp) {
+                free += (at + size).min(range.end).saturating_sub(at.max(range.start));
+            }
             at += size;
         }
         NrPages(u64::from(free))
@@ -159,7 +162,9 @@ mod tests {
         assert!(within(0, range.start).is_err() && within(3, range.start).is_err());
         assert_eq!(frames.free_within(range.clone()), NrPages(0));
         drop(block);
+        // The block has merged with those around: a range may begin and end inside of one.
         assert_eq!(frames.free_within(range.clone()), NrPages(64));
+        assert_eq!(frames.free_within(base.offset(130)..base.offset(141)), NrPages(11));
         assert_eq!(within(3, base.offset(190)).unwrap().pfn(), range.start);
         frames.validate().unwrap();
     }
