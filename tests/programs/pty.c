@@ -367,8 +367,6 @@ static void rooms(void)
     while ((n = write(slave, page, sizeof(page))) > 0)
         written += n;
     row("a full screen", n);
-    struct pollfd p = {.fd = slave, .events = POLLOUT};
-    row("poll", poll(&p, 1, 0));
     while (written > 0 && (n = read(master, page, sizeof(page))) != 0)
         if (n > 0)
             written -= n;
