@@ -1,31 +1,11 @@
 // Process groups, sessions and stops, told as a table: the same on the host and in the microVM.
-#include "common.h"
+#include "table.h"
 
 #include <errno.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
-
-static void row(const char *name, long result) {
-    if (result < 0)
-        printf("%-44s %s\n", name, strerror(errno));
-    else
-        printf("%-44s %ld\n", name, result);
-    fflush(stdout);
-}
-
-static void status(const char *name, int status) {
-    if (WIFEXITED(status))
-        printf("%-44s exited %d\n", name, WEXITSTATUS(status));
-    else if (WIFSIGNALED(status))
-        printf("%-44s killed %d\n", name, WTERMSIG(status));
-    else if (WIFSTOPPED(status))
-        printf("%-44s stopped %d\n", name, WSTOPSIG(status));
-    else if (WIFCONTINUED(status))
-        printf("%-44s continued\n", name);
-    fflush(stdout);
-}
 
 static pid_t start(void (*what)(void)) {
     pid_t pid = fork();

@@ -1,34 +1,12 @@
 // Job control through a pseudo-terminal, told as a table: whose terminal it is, who may read and write, the
 // characters that are signals, and hanging up.
-#include "common.h"
+#include "table.h"
 
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <sys/ioctl.h>
 #include <termios.h>
-
-static void row(const char *name, long result)
-{
-    if (result < 0)
-        printf("%-44s %s\n", name, strerror(errno));
-    else
-        printf("%-44s %ld\n", name, result);
-    fflush(stdout);
-}
-
-static void status(const char *name, int status)
-{
-    if (WIFEXITED(status))
-        printf("%-44s exited %d\n", name, WEXITSTATUS(status));
-    else if (WIFSIGNALED(status))
-        printf("%-44s killed %d\n", name, WTERMSIG(status));
-    else if (WIFSTOPPED(status))
-        printf("%-44s stopped %d\n", name, WSTOPSIG(status));
-    else if (WIFCONTINUED(status))
-        printf("%-44s continued\n", name);
-    fflush(stdout);
-}
 
 static int master, slave;
 

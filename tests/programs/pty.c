@@ -1,5 +1,5 @@
 // Pseudo-terminals, told as a table: doors, editing, raw reads, sizes, and what is refused.
-#include "common.h"
+#include "table.h"
 
 #include <ctype.h>
 #include <fcntl.h>
@@ -9,15 +9,6 @@
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <termios.h>
-
-static void row(const char *name, long result)
-{
-    if (result < 0)
-        printf("%-44s %s\n", name, strerror(errno));
-    else
-        printf("%-44s %ld\n", name, result);
-    fflush(stdout);
-}
 
 static void bytes(const char *name, const char *what, ssize_t n)
 {

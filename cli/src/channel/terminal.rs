@@ -1,4 +1,4 @@
-//! The host's terminal: raw while a program has it for its own, and as it was on every way out.
+//! The host's terminal: raw while a program has it for its own, and as it was when the guard goes.
 //!
 //! A terminal that stays raw shows nobody what they type. So the guard puts it back when it goes: at the end,
 //! after an error, and when this process panics. Signals that would end this process are taken meanwhile

@@ -157,8 +157,10 @@ pub(crate) fn compile(name: &str, linked: Linked) -> PathBuf {
     let source = programs.join(name).with_extension("c");
     let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{linked:?}"));
     let made = |path: &Path| path.metadata().and_then(|m| m.modified()).ok();
-    let headers = ["common.h", "ring.h", "uffd.h", "pagescan.h"].map(|name| made(&programs.join(name)));
-    if made(&out) > headers.into_iter().chain([made(&source)]).max().flatten() {
+    // Whatever it includes.
+    let files = std::fs::read_dir(&programs).unwrap().map(|entry| entry.unwrap().path());
+    let headers = files.filter(|path| path.extension() == Some(OsStr::new("h"))).map(|path| made(&path));
+    if made(&out) > headers.chain([made(&source)]).max().flatten() {
         return out;
     }
     let fresh = out.with_extension(std::process::id().to_string());

@@ -66,16 +66,7 @@ impl<M: Machine> Frames<M> {
         let (mut at, mut free) = (range.start.saturating_sub(1 << MAX_ORDER), 0);
         while at < range.end {
             let flags = self.memmap.at(at).flags.load(Relaxed);
-            let size = match Kind::of(flags) {
-                Kind::Buddy | Kind::Folio | Kind::New | Kind::Kernel => 1 << Kind::order_of(flags),
-                Kind::Reserved
-                | Kind::BuddyTail
-                | Kind::Pcp
-                | Kind::Tail
-                | Kind::Table
-                | Kind::Slab
-                | Kind::Offline => 1,
-            };
+            let size = block_at(flags);
             if matches!(Kind::of(flags), Kind::Buddy | Kind::Pcp) {
                 free += (at + size).min(range.end).saturating_sub(at.max(range.start));
             }
@@ -108,27 +99,33 @@ impl<M: Machine> Frames<M> {
     }
 }
 
+/// How many frames the block has that begins at a frame with these flags; 1 where none begins.
+fn block_at(flags: u32) -> u32 {
+    match Kind::of(flags) {
+        Kind::Buddy | Kind::Folio | Kind::New | Kind::Kernel => 1 << Kind::order_of(flags),
+        Kind::Reserved
+        | Kind::BuddyTail
+        | Kind::Pcp
+        | Kind::Tail
+        | Kind::Table
+        | Kind::Slab
+        | Kind::Offline => 1,
+    }
+}
+
 impl Buddy {
     /// The first place in `range` where a free block of `order`, or a larger one, begins.
     fn find_within<M: Machine>(&self, map: &Memmap<M>, order: Order, range: Range<u32>) -> Option<u32> {
         let mut at = range.start;
         while u64::from(at) + order.pages() <= u64::from(range.end) {
             let flags = map.at(at).flags.load(Relaxed);
-            let size = Order::new(Kind::order_of(flags)).pages() as u32;
-            match Kind::of(flags) {
-                // The zone lock makes this exact.
-                Kind::Buddy if u64::from(size) >= order.pages() => return Some(at),
-                Kind::Buddy => at += size,
-                // What is in use may be freed meanwhile, and then begins no larger block than it was.
-                Kind::Folio | Kind::New | Kind::Kernel => at += size,
-                Kind::Reserved
-                | Kind::BuddyTail
-                | Kind::Pcp
-                | Kind::Tail
-                | Kind::Table
-                | Kind::Slab
-                | Kind::Offline => at += 1,
+            let size = block_at(flags);
+            // The zone lock makes this exact.
+            if Kind::of(flags) == Kind::Buddy && u64::from(size) >= order.pages() {
+                return Some(at);
             }
+            // What is in use may be freed meanwhile, and then begins no larger block than it was.
+            at += size;
         }
         None
     }

@@ -68,7 +68,10 @@ impl<M: Machine> Objects<M> {
             }
             node.forget_left();
         }
-        let PageOf::There(page) = self.page_of(id) else { return true };
+        let PageOf::There(page) = self.page_of(id) else {
+            // It may have moved since the look above, and gone, while entries have the old frame.
+            return node.left().is_none();
+        };
         if page.folio().is_mapped() {
             return false;
         }
