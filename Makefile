@@ -8,7 +8,7 @@ KERNEL = target/microvm/anonmem-microvm
 export CARGO_TARGET_DIR := $(CURDIR)/target
 
 .DEFAULT_GOAL := help
-.PHONY: help deps kernel toy build install demo test stress evacuate oddcalls mutants mutants-generated planted scale-planted lint package doc clean \
+.PHONY: help deps kernel toy build install demo test stress evacuate oddcalls mutants mutants-generated planted planted-microvm scale-planted lint package doc clean \
 	bench bench-instructions bench-instructions-record bench-instructions-planted
 
 help: ## Show this list
@@ -56,6 +56,9 @@ mutants-generated: ## Plant hundreds of small bugs, one at a time; fail if under
 
 planted: ## Plant bugs in a copy of the tree and show that the tests find them
 	@machines/hosted/tests/planted/run
+
+planted-microvm: deps ## Plant bugs in the microVM's kernel and show that its tests find them
+	@machines/microvm/planted/run
 
 scale-planted: ## Plant a shared counter into the fault path and show that the table of conflicts fails
 	@crates/anonmem-lab/tests/planted/run

@@ -56,7 +56,7 @@ fn the_microvm_does_what_linux_does() {
             ("mmap", "2M"),
         ] {
             let found = all_hold(&["--run", "--lock", lock, "--folios", folios]);
-            assert!(found["ok"].as_u64().unwrap() >= 595, "{lock}, {folios}: {}", found["ok"]);
+            assert!(found["ok"].as_u64().unwrap() >= 655, "{lock}, {folios}: {}", found["ok"]);
         }
     }
 }

@@ -2,21 +2,6 @@
 #include "conform.h"
 #define GROUP "madvise"
 
-#ifndef MADV_POPULATE_READ
-#define MADV_POPULATE_READ 22
-#define MADV_POPULATE_WRITE 23
-#endif
-#ifndef MADV_DONTNEED_LOCKED
-#define MADV_DONTNEED_LOCKED 24
-#endif
-#ifndef MADV_COLLAPSE
-#define MADV_COLLAPSE 25
-#endif
-#ifndef MADV_GUARD_INSTALL
-#define MADV_GUARD_INSTALL 102
-#define MADV_GUARD_REMOVE 103
-#endif
-
 /* Some kernels are built without some advice: EINVAL for every mapping. */
 static void try(void *at, int advice)
 {
@@ -204,6 +189,13 @@ CHECK("FREE has a field in smaps", "LazyFree; Linux counts a page when its batch
     char *at = filled(4);
     OK(madvise(at, 4 * P, MADV_FREE));
     IS(smaps(at, "LazyFree") >= 0);
+}
+CHECK("FREE counts pages as free to go", "LazyFree, but for the last that wait in a batch")
+{
+    char *at = filled(512);
+    SINGLY(at, 512);
+    OK(madvise(at, 512 * P, MADV_FREE));
+    IS(smaps(at, "LazyFree") >= 1024 && smaps(at, "LazyFree") <= 2048);
 }
 CHECK("FREE of shared memory is refused", "EINVAL: anonymous private memory only")
 {
@@ -420,6 +412,22 @@ CHECK("HUGEPAGE shows as hg", "VmFlags, and nh after NOHUGEPAGE")
     OK(madvise(at, P, MADV_NOHUGEPAGE));
     EQ(vm_flag(at, "hg"), 0);
     EQ(vm_flag(at, "nh"), 1);
+}
+CHECK("COLLAPSE makes a large page", "AnonHugePages of 2 MiB, and the bytes stay")
+{
+    char *at = island(1024), *large = (char *)(((long)at + (2 << 20) - 1) & -(2 << 20));
+    SINGLY(at, 1024);
+    for (long i = 0; i < 512; i++)
+        large[i * P] = i;
+    EQ(smaps(large, "AnonHugePages"), 0);
+    OK(madvise(at, 1024 * P, MADV_NORMAL));
+    try(at, MADV_HUGEPAGE);
+    OK(madvise(at, 1024 * P, MADV_HUGEPAGE));
+    if (madvise(large, 2 << 20, MADV_COLLAPSE) && (errno == EINVAL || errno == EAGAIN || errno == ENOMEM))
+        absent("large pages");
+    EQ(smaps(large, "AnonHugePages"), 2048);
+    for (long i = 0; i < 512; i++)
+        EQ(large[i * P], (char)i);
 }
 CHECK("COLLAPSE of less than a large page", "EINVAL: no range of 2 MiB lies in it")
 {

@@ -397,6 +397,7 @@ CHECK("shared memory counts as shared", "Shared_Dirty needs two mappers, Rss one
 CHECK("maps shows the permissions", "r, w, x, and p for private")
 {
     IS(!strcmp(permissions(island(1)), "rw-p"));
+    IS(!strcmp(permissions(island_of(1, PROT_READ, ANON)), "r--p"));
     IS(!strcmp(permissions(island_of(1, PROT_NONE, ANON)), "---p"));
     IS(!strcmp(permissions(island_of(1, PROT_READ | PROT_EXEC, ANON)), "r-xp"));
     IS(!strcmp(permissions(island_of(1, RW, SHARED)), "rw-s"));

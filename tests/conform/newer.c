@@ -189,7 +189,12 @@ CHECK("a pidfd sends a signal", "pidfd_send_signal")
         absent("pidfd_send_signal");
     }
     OK(result);
-    EQ(waitpid(child, &status, 0), child);
+    pid_t ended = 0;
+    for (int i = 0; i < 10000 && ended == 0; i++) {
+        ended = waitpid(child, &status, WNOHANG);
+        usleep(1000);
+    }
+    EQ(ended, child);
     EQ(WTERMSIG(status), SIGKILL);
 }
 CHECK("a pidfd is waited for", "waitid(P_PIDFD)")
@@ -399,6 +404,114 @@ CHECK("PROCMAP_QUERY of a name", "the text that maps has, and its length with th
     OK(maps_query(&q));
     IS(!strcmp(name, "[stack]"));
     EQ(q.vma_name_size, 8);
+}
+/* linux/fs.h has it since 6.7. */
+struct region {
+    uint64_t start, end, categories;
+};
+struct scan {
+    uint64_t size, flags, start, end, walk_end, vec, vec_len, max_pages, inverted, mask, anyof, returned;
+};
+#define SCAN _IOWR('f', 16, struct scan)
+enum { IS_PRESENT = 1 << 3, IS_PFNZERO = 1 << 5 };
+static struct region regions[4];
+/* How many regions of `n` pages it finds. */
+static int scanned(char *at, long n, struct scan *scan)
+{
+    static int fd = -1;
+    if (fd < 0)
+        fd = open("/proc/self/pagemap", O_RDONLY);
+    OK(fd);
+    scan->size = sizeof *scan;
+    scan->start = (long)at;
+    scan->end = (long)at + n * P;
+    scan->vec = (long)regions;
+    scan->vec_len = sizeof regions / sizeof *regions;
+    scan->returned = scan->returned ? scan->returned : IS_PRESENT;
+    int result = ioctl(fd, SCAN, scan);
+    if (result < 0 && errno == ENOTTY)
+        absent("PAGEMAP_SCAN");
+    return result;
+}
+/* Four pages of which the second and the third are there. */
+static char *two_of_four(void)
+{
+    char *at = island(4);
+    SINGLY(at, 4);
+    at[P] = at[2 * P] = 1;
+    return at;
+}
+CHECK("PAGEMAP_SCAN finds what is there", "a region for neighbours that are alike")
+{
+    char *at = two_of_four();
+    struct scan scan = {.mask = IS_PRESENT};
+    EQ(scanned(at, 4, &scan), 1);
+    EQ(regions[0].start, at + P);
+    EQ(regions[0].end, at + 3 * P);
+    EQ(regions[0].categories, IS_PRESENT);
+    EQ(scan.walk_end, at + 4 * P);
+}
+CHECK("PAGEMAP_SCAN finds what is not there", "a category that is inverted")
+{
+    char *at = two_of_four();
+    struct scan scan = {.mask = IS_PRESENT, .inverted = IS_PRESENT};
+    EQ(scanned(at, 4, &scan), 2);
+    EQ(regions[0].start, at);
+    EQ(regions[1].start, at + 3 * P);
+}
+CHECK("PAGEMAP_SCAN stops after max_pages", "walk_end says where")
+{
+    char *at = two_of_four();
+    struct scan scan = {.mask = IS_PRESENT, .max_pages = 1};
+    EQ(scanned(at, 4, &scan), 1);
+    EQ(regions[0].end, at + 2 * P);
+    EQ(scan.walk_end, at + 2 * P);
+}
+CHECK("PAGEMAP_SCAN knows the zero page", "a page that was read alone")
+{
+    char *at = island(1);
+    SINGLY(at, 1);
+    EQ(reading(at), 0);
+    struct scan scan = {.mask = IS_PFNZERO, .returned = IS_PFNZERO | IS_PRESENT};
+    EQ(scanned(at, 1, &scan), 1);
+    EQ(regions[0].categories, IS_PFNZERO | IS_PRESENT);
+}
+CHECK("PAGEMAP_SCAN with unknown bits is refused", "EINVAL")
+{
+    char *at = two_of_four();
+    ERR(scanned(at, 4, &(struct scan){.flags = 1 << 8}), EINVAL);
+    ERR(scanned(at, 4, &(struct scan){.mask = 1UL << 40}), EINVAL);
+}
+CHECK("PAGEMAP_SCAN at an odd address is refused", "EINVAL")
+{
+    ERR(scanned(two_of_four() + 1, 1, &(struct scan){.mask = IS_PRESENT}), EINVAL);
+}
+
+#ifndef PR_SET_MEMORY_MERGE
+#define PR_SET_MEMORY_MERGE 67
+#define PR_GET_MEMORY_MERGE 68
+#endif
+#ifndef PR_SET_THP_DISABLE
+#define PR_SET_THP_DISABLE 41
+#define PR_GET_THP_DISABLE 42
+#endif
+CHECK("PR_SET_THP_DISABLE is told", "and is a child's, too")
+{
+    EQ(prctl(PR_GET_THP_DISABLE, 0, 0, 0, 0), 0);
+    OK(prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0));
+    EQ(prctl(PR_GET_THP_DISABLE, 0, 0, 0, 0), 1);
+    CHILD EQ(prctl(PR_GET_THP_DISABLE, 0, 0, 0, 0), 1);
+}
+CHECK("PR_SET_MEMORY_MERGE is for all mappings", "those that are there and those that come: mg in smaps")
+{
+    char *at = filled(1);
+    if (prctl(PR_SET_MEMORY_MERGE, 1, 0, 0, 0) && errno == EINVAL)
+        absent("PR_SET_MEMORY_MERGE");
+    EQ(prctl(PR_GET_MEMORY_MERGE, 0, 0, 0, 0), 1);
+    EQ(vm_flag(at, "mg"), 1);
+    EQ(vm_flag(island(1), "mg"), 1);
+    OK(prctl(PR_SET_MEMORY_MERGE, 0, 0, 0, 0));
+    EQ(vm_flag(at, "mg"), 0);
 }
 CHECK("a name for anonymous memory", "PR_SET_VMA_ANON_NAME: maps shows [anon:...]")
 {

@@ -225,6 +225,25 @@ CHECK("wake of nobody", "no error")
     struct uffdio_range range = {(long)at, P};
     OK(ioctl(fd, UFFDIO_WAKE, &range));
 }
+CHECK("wake wakes who waits", "a copy that is told to wake nobody leaves that to it")
+{
+    char *at = island(1), *from = filled(1);
+    int fd = registered(at, 1, UFFDIO_REGISTER_MODE_MISSING);
+    struct toucher t = {.at = at};
+    int pid = beside(touches, &t);
+    message(fd);
+    struct uffdio_copy copy = {.dst = (long)at, .src = (long)from, .len = P, .mode = UFFDIO_COPY_MODE_DONTWAKE};
+    OK(ioctl(fd, UFFDIO_COPY, &copy));
+    usleep(20000);
+    EQ(__atomic_load_n(&t.done, __ATOMIC_SEQ_CST), 0);
+    struct uffdio_range range = {(long)at, P};
+    OK(ioctl(fd, UFFDIO_WAKE, &range));
+    for (int i = 0; i < 10000 && !__atomic_load_n(&t.done, __ATOMIC_SEQ_CST); i++)
+        usleep(1000);
+    EQ(t.done, 1);
+    EQ(waitpid(pid, NULL, 0), pid);
+    EQ(t.value, 1);
+}
 CHECK("a load waits for its page", "the message names the page; copy wakes the task")
 {
     char *at = island(2), *from = filled(2);
@@ -282,13 +301,14 @@ CHECK("write protection stops a store", "the message says wp; taking it away wak
     EQ(waitpid(pid, NULL, 0), pid);
     EQ(at[0], 42);
 }
-CHECK("write protection shows in pagemap", "bit 57")
+CHECK("write protection shows in pagemap", "bit 57; in smaps, uw")
 {
     char *at = filled(1);
     int fd = registered(at, 1, UFFDIO_REGISTER_MODE_WP);
     struct uffdio_writeprotect wp = {.range = {(long)at, P}, .mode = UFFDIO_WRITEPROTECT_MODE_WP};
     OK(ioctl(fd, UFFDIO_WRITEPROTECT, &wp));
     EQ(pagemap(at) >> 57 & 1, 1);
+    EQ(vm_flag(at, "uw"), 1);
 }
 CHECK("write protection of what is not registered is refused", "ENOENT")
 {
@@ -315,4 +335,82 @@ CHECK("a child's copy is not registered", "without the fork event: pages are zer
         EQ(vm_flag(at, "um"), 0);
         EQ(at[0], 0);
     }
+}
+/* Since 6.8, 5.13 and 6.6: their numbers are not in older headers. */
+struct move { uint64_t to, from, length, mode; int64_t moved; };
+struct fill { struct uffdio_range range; uint64_t mode; int64_t filled; };
+#define MOVE _IOWR(UFFDIO, 5, struct move)
+#define CONTINUE _IOWR(UFFDIO, 7, struct fill)
+#define POISON _IOWR(UFFDIO, 8, struct fill)
+enum { MODE_MINOR = 4 };
+#define FEATURE_MINOR_SHMEM (1UL << 10)
+#define FEATURE_POISON (1UL << 14)
+#define FEATURE_MOVE (1UL << 16)
+
+/* Features that the kernel may lack. */
+static int with_feature(uint64_t feature)
+{
+    struct uffdio_api api = {.api = UFFD_API};
+    OK(ioctl(opened(), UFFDIO_API, &api));
+    if (!(api.features & feature))
+        absent("this feature of userfaultfd");
+    return with_api(feature);
+}
+static int registered_with(uint64_t feature, char *at, long pages, uint64_t mode)
+{
+    int fd = with_feature(feature);
+    struct uffdio_register all = {.range = {(long)at, pages * P}, .mode = mode};
+    OK(ioctl(fd, UFFDIO_REGISTER, &all));
+    return fd;
+}
+CHECK("move moves the page", "itself, not a copy: nothing is where it was")
+{
+    char *at = island(1), *from = filled(1);
+    SINGLY(from, 1);
+    from[0] = 1;
+    int fd = registered_with(FEATURE_MOVE, at, 1, UFFDIO_REGISTER_MODE_MISSING);
+    struct move move = {.to = (long)at, .from = (long)from, .length = P};
+    OK(ioctl(fd, MOVE, &move));
+    EQ(move.moved, P);
+    EQ(at[0], 1);
+    EQ(resident(from, 1), 0);
+}
+CHECK("move over a page is refused", "EEXIST")
+{
+    char *at = filled(1), *from = filled(1);
+    int fd = registered_with(FEATURE_MOVE, at, 1, UFFDIO_REGISTER_MODE_MISSING);
+    struct move move = {.to = (long)at, .from = (long)from, .length = P};
+    ERR(ioctl(fd, MOVE, &move), EEXIST);
+    EQ(from[0], 1);
+}
+CHECK("move of nothing is refused", "ENOENT, unless holes are allowed")
+{
+    char *at = island(1), *from = island(1);
+    int fd = registered_with(FEATURE_MOVE, at, 1, UFFDIO_REGISTER_MODE_MISSING);
+    struct move move = {.to = (long)at, .from = (long)from, .length = P};
+    ERR(ioctl(fd, MOVE, &move), ENOENT);
+    move = (struct move){.to = (long)at, .from = (long)from, .length = P, .mode = 2};
+    OK(ioctl(fd, MOVE, &move));
+}
+CHECK("continue maps what the object has", "a minor fault's page, which another mapping has filled")
+{
+    char *at = island_of(1, RW, SHARED), *other = mremap(at, 0, P, MREMAP_MAYMOVE);
+    IS(other != MAP_FAILED);
+    other[0] = 7;
+    int fd = registered_with(FEATURE_MINOR_SHMEM, at, 1, MODE_MINOR);
+    struct fill fill = {.range = {(long)at, P}};
+    OK(ioctl(fd, CONTINUE, &fill));
+    EQ(fill.filled, P);
+    EQ(pagemap(at) >> 63, 1);
+    EQ(at[0], 7);
+}
+CHECK("poison is SIGBUS", "who touches the page gets what a page that failed gives")
+{
+    char *at = island(2);
+    int fd = registered_with(FEATURE_POISON, at, 2, UFFDIO_REGISTER_MODE_MISSING);
+    struct fill fill = {.range = {(long)at, P}};
+    OK(ioctl(fd, POISON, &fill));
+    EQ(fill.filled, P);
+    EQ(reading(at) >> 8, SIGBUS);
+    EQ(writing(at) >> 8, SIGBUS);
 }

@@ -419,6 +419,9 @@ static void leaving(void)
 
 int main(void)
 {
+    // Who starts it in the background may have told it to ignore them.
+    signal(SIGINT, SIG_DFL);
+    signal(SIGQUIT, SIG_DFL);
     // In a session of its own, whoever started it, which has no terminal.
     pid_t pid = fork();
     if (pid == 0) {
