@@ -22,6 +22,21 @@ fn a_hundred_processes_share_four_mebibytes_within_two_sweeps() {
     }
 }
 
+/// Folios that have their equals are split, and what is left of them is merged.
+#[test]
+fn processes_share_what_lies_in_large_folios() {
+    if !vm_is_there() {
+        return;
+    }
+    let program = compile("ksm", Linked::Static);
+    let args = [program.as_os_str(), "12".as_ref(), "1024".as_ref(), "large".as_ref()];
+    for folios in ["64K", "2M", "auto"] {
+        let options = ["--cpus", "2", "--ram", "128M", "--folios", folios];
+        let ran = Vm::new().options(&options).run(&args).expect_status(0);
+        assert_eq!(ran.stdout, "ksm: ok\n", "{folios}: {}", ran.stderr);
+    }
+}
+
 /// A merged page is somebody else's, too, until a write or MADV_UNMERGEABLE parts it. No userfaultfd moves
 /// it. On a host that lets KSM be switched on, the table is the host's.
 #[test]

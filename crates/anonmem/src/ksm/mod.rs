@@ -12,6 +12,7 @@
 //!
 //! - `settings`, `state`: what KSM is told, and what it remembers.
 //! - `scan`: the hand. `candidates`: pages that wait for an equal one, in a table that forgets.
+//! - `large`: folios that are split because that saves more than it costs.
 //! - `stable`, [`node`], `places`: pages that others were merged into, and where their mappers are found.
 //! - `merge`: the protocol by which entries get another page. `batch`: several of them, under one flush.
 //! - `unmerge`: consent, and taking it back. `usage`: what was saved.
@@ -23,6 +24,7 @@
 
 mod batch;
 mod candidates;
+mod large;
 mod merge;
 pub(crate) mod node;
 mod places;

@@ -163,6 +163,12 @@ impl<M: Machine> Vm<M> {
         }
         let Some(page) = self.frames.try_get(pfn).filter(|page| page.pfn() == pfn) else { return };
         let Some(page) = self.candidate(page) else { return };
+        if page.lock.folio().order() != Order::ZERO {
+            if self.split_if_alike(page, at, done) {
+                self.look_at(at, batch, done);
+            }
+            return;
+        }
         done.scanned += 1;
         let (note, counts) = (Note::of(page.lock.folio().note()), &self.ksm.counts);
         if self.ksm.settings.get().smart_scan && !note.is_due(self.ksm.sweep.get() + at) {
@@ -209,7 +215,9 @@ impl<M: Machine> Vm<M> {
             if other_pfn == pfn {
                 continue;
             }
-            let other = self.frames.try_get(other_pfn).filter(|other| other.pfn() == other_pfn);
+            // A page of a large folio waits until that is split.
+            let other =
+                self.frames.try_get(other_pfn).filter(|other| other.folio().owned_order() == Order::ZERO);
             let Some(other) = other.and_then(|other| self.candidate(other)) else { continue };
             // The note is of the last time that it was looked at.
             let unchanged = Note::of(other.lock.folio().note()).tag == Note::new(hash).tag;
@@ -228,17 +236,16 @@ impl<M: Machine> Vm<M> {
 
     /// The key under which pages of a domain are hashed: hashes of two domains have nothing to do with each
     /// other.
-    fn hash_key(&self, domain: u64) -> u64 {
+    pub(super) fn hash_key(&self, domain: u64) -> u64 {
         self.config.secret ^ domain.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29)
     }
 
-    /// The page, locked, if it may be merged: one page, anonymous, not pinned, not cached for swap, and all
-    /// of its mappers agree.
-    fn candidate<'v>(&'v self, page: FolioRef<'v, M>) -> Option<Candidate<'v, M>> {
+    /// The folio, locked, if its pages may be merged: anonymous, not pinned, not cached for swap, and all of
+    /// its mappers agree.
+    pub(super) fn candidate<'v>(&'v self, page: FolioRef<'v, M>) -> Option<Candidate<'v, M>> {
         let folio = page.folio();
         // Hints, all of them: what must hold is asked again when nobody can use the page.
-        let plain = folio.owned_order() == Order::ZERO && folio.swap_entry().is_none();
-        if !plain || !matches!(folio.mapping(), Mapping::Anon(_)) {
+        if folio.swap_entry().is_some() || !matches!(folio.mapping(), Mapping::Anon(_)) {
             return None;
         }
         if folio.maybe_pinned() {
@@ -277,33 +284,33 @@ fn agreed<M: Machine>(
 
 /// What stays of a page until the hand comes by again.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Note {
-    /// A piece of the hash; 0 of a page that was not hashed yet.
-    tag: u32,
+pub(super) struct Note {
+    /// A piece of the hash; 0 of a page that was not hashed yet. Of a large folio 1, if splitting it paid.
+    pub(super) tag: u32,
     /// How often no equal page was known.
-    age: u32,
+    pub(super) age: u32,
 }
 
 /// Bits of a note for the hash.
 const TAG_BITS: u32 = 10;
-const MAX_AGE: u32 = (1 << (NOTE_BITS - TAG_BITS)) - 1;
+pub(super) const MAX_AGE: u32 = (1 << (NOTE_BITS - TAG_BITS)) - 1;
 
 impl Note {
     fn new(hash: u64) -> Self {
         Self { tag: 1 + ((hash >> 16) % ((1 << TAG_BITS) - 1)) as u32, age: 0 }
     }
 
-    const fn of(bits: u32) -> Self {
+    pub(super) const fn of(bits: u32) -> Self {
         Self { tag: bits & ((1 << TAG_BITS) - 1), age: bits >> TAG_BITS }
     }
 
-    const fn bits(self) -> u32 {
+    pub(super) const fn bits(self) -> u32 {
         self.tag | self.age << TAG_BITS
     }
 
     /// Whether the page is looked at in this `turn`: the older it is, the fewer of them.
     #[doc(alias = "skip_age")]
-    const fn is_due(self, turn: u64) -> bool {
+    pub(super) const fn is_due(self, turn: u64) -> bool {
         let every = match self.age {
             0..=2 => 1,
             3..=4 => 2,

@@ -11,6 +11,8 @@ use anonmem_hal::{Order, Pfn, Va, VaRange};
 use anonmem_hosted::FailurePlan;
 use std::{vec, vec::Vec};
 
+mod large;
+
 const AT: u64 = 1 << 20;
 
 /// Maps `pages` pages at [`AT`], which may be merged.
