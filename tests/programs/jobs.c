@@ -99,6 +99,17 @@ static void owns(void)
     row("a second terminal is not taken", tcgetpgrp(second));
     row("TIOCSCTTY of a second", ioctl(second, TIOCSCTTY, 0));
     row("tcsetpgrp of a group that is not there", tcsetpgrp(slave, 1 << 21));
+    pid_t member = fork();
+    if (member == 0)
+        sleeps();
+    row("tcsetpgrp of a process that leads no group", tcsetpgrp(slave, member));
+    row("it is the one", tcgetpgrp(slave) == member);
+    // Now this group is in the background.
+    signal(SIGTTOU, SIG_IGN);
+    row("tcsetpgrp of the own group", tcsetpgrp(slave, getpid()));
+    signal(SIGTTOU, SIG_DFL);
+    kill(member, SIGKILL);
+    waitpid(member, NULL, 0);
     row("tcsetpgrp of a negative group", tcsetpgrp(slave, -1));
     row("tcsetpgrp of another session's group", tcsetpgrp(slave, getppid()));
     row("tcsetpgrp of a terminal that is another's", tcsetpgrp(second, getpid()));

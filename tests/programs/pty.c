@@ -174,6 +174,43 @@ static void settings(void)
     drop();
 }
 
+// `struct termios2`, which the C library does not have.
+struct settings {
+    unsigned flags[4];
+    unsigned char line, characters[19];
+    unsigned input, output;
+};
+
+static void speed(const char *name, unsigned flags, unsigned input, unsigned output)
+{
+    struct settings s;
+    CHECK(ioctl(slave, _IOR('T', 0x2a, s), &s) == 0);
+    s.flags[2] = flags;
+    s.input = input;
+    s.output = output;
+    row(name, ioctl(slave, _IOW('T', 0x2b, s), &s));
+    CHECK(ioctl(slave, _IOR('T', 0x2a, s), &s) == 0);
+    printf("%-44s %u %u %o\n", "input, output, flags", s.input, s.output, s.flags[2]);
+}
+
+static void speeds(void)
+{
+    make();
+    speed("a speed of its own", 010000, 1234, 4321);
+    struct termios t;
+    row("the same settings again", ioctl(slave, TCGETS, &t) == 0 && ioctl(slave, TCSETS, &t) == 0);
+    struct settings s;
+    CHECK(ioctl(slave, _IOR('T', 0x2a, s), &s) == 0);
+    row("the speed stays", s.output);
+    speed("two of its own", 010000 | 010000 << 16, 1234, 4321);
+    speed("input slower than output", B38400 | B9600 << 16, 1, 2);
+    speed("all flags", ~0u, 7, 8);
+    row("TIOCSBRK", ioctl(slave, TIOCSBRK));
+    row("TIOCCBRK", ioctl(slave, TIOCCBRK));
+    row("TCSBRKP", ioctl(slave, TCSBRKP, 1));
+    drop();
+}
+
 static void sizes(void)
 {
     make();
@@ -212,6 +249,12 @@ static void editing(void)
     shows("shown");
     types("\026\003\026\004x\n");
     reads("quoted characters", 100);
+    shows("shown");
+    types("a\026\nb\n");
+    reads("a quoted new line", 100);
+    shows("shown");
+    types("abc \303\244\327 \027x\n");
+    reads("an erased word of letters that are not ASCII", 100);
     shows("shown");
     types("a\tb\177\177c\n");
     reads("an erased tab", 100);
@@ -268,10 +311,86 @@ static void editing(void)
     drop();
 }
 
+// The line discipline has taken all of `text`, which ends a line.
+static void through(const char *text)
+{
+    char got[100];
+    types(text);
+    CHECK(read(slave, got, sizeof(got)) > 0);
+}
+
+static void flow(void)
+{
+    make();
+    set(0, 0, 0, ECHO);
+    int out = open(ptsname(master), O_WRONLY | O_NOCTTY | O_NONBLOCK);
+    row("TCOOFF", tcflow(slave, TCOOFF));
+    through("\021a\n");
+    row("a write that is held, whatever is typed", write(out, "1", 1));
+    set(IXANY, 0, 0, 0);
+    through("a\n");
+    row("the same with IXANY", write(out, "2", 1));
+    set(0, IXON, 0, 0);
+    row("the same without IXON", write(out, "3", 1));
+    set(IXON, IXANY, 0, 0);
+    row("TCOON", tcflow(slave, TCOON));
+    row("a write", write(out, "4", 1));
+    through("\023a\n");
+    row("TCOON of what was typed", tcflow(slave, TCOON));
+    row("a write that is stopped", write(out, "5", 1));
+    through("\021a\n");
+    row("a write", write(out, "6", 1));
+    through("\023a\n");
+    set(0, IXON, 0, 0);
+    row("a write without IXON", write(out, "7", 1));
+    shows("shown");
+    close(out);
+    drop();
+}
+
+// What several write at once is not mixed.
+static void turns(void)
+{
+    make();
+    raw(1, 0);
+    for (int i = 0; i < 3; i++)
+        if (fork() == 0) {
+            char line[101];
+            memset(line, 'a' + i, 100);
+            line[100] = '\n';
+            close(master);
+            for (int n = 0; n < 200; n++)
+                CHECK(write(slave, line, sizeof(line)) == sizeof(line));
+            _exit(0);
+        }
+    close(slave);
+    // Until there is no more room.
+    usleep(100000);
+    char got[777], first = '\n';
+    int lines = 0, mixed = 0;
+    ssize_t n;
+    while ((n = read(master, got, sizeof(got))) > 0)
+        for (ssize_t i = 0; i < n; i++) {
+            lines += got[i] == '\n';
+            mixed += got[i] != '\n' && first != '\n' && got[i] != first;
+            first = got[i];
+        }
+    row("lines", lines);
+    row("places at which they are mixed", mixed);
+    while (wait(NULL) > 0)
+        ;
+    close(master);
+}
+
 static void output(void)
 {
     make();
     struct termios t;
+    tcgetattr(slave, &t);
+    t.c_oflag |= OLCUC;
+    tcsetattr(slave, TCSANOW, &t);
+    row("a write of letters", write(slave, "a\344\367\377\337", 5));
+    shows("shown as large ones");
     tcflag_t flags[] = {0, OPOST, OPOST | ONLCR, OPOST | OCRNL, OPOST | ONOCR, OPOST | ONLRET, OPOST | XTABS | ONLCR};
     for (unsigned i = 0; i < sizeof(flags) / sizeof(*flags); i++) {
         tcgetattr(slave, &t);
@@ -326,6 +445,14 @@ static void raw_reads(void)
     types("left");
     until(4);
     row("tcflush", tcflush(slave, TCIFLUSH));
+    until(0);
+    types("left");
+    until(4);
+    char many[6000];
+    memset(many, 'x', sizeof(many));
+    CHECK(write(master, many, sizeof(many)) == sizeof(many));
+    until(4095);
+    row("tcflush of more than there is room for", tcflush(slave, TCIFLUSH));
     until(0);
     types("left");
     until(4);
@@ -384,6 +511,26 @@ static void rooms(void)
     drop();
 }
 
+// Who sleeps in a read while the master goes learns of it. Who comes too late to sleep tries again.
+static void goes(void)
+{
+    int how = 0;
+    for (int tenths = 1; how == 0 && tenths < 100; tenths *= 2) {
+        make();
+        pid_t reader = fork();
+        if (reader == 0) {
+            close(master);
+            char c;
+            ssize_t n = read(slave, &c, 1);
+            _exit(n == 0 ? 0 : errno);
+        }
+        usleep(tenths * 100000);
+        drop();
+        waitpid(reader, &how, 0);
+    }
+    row("a read that sleeps while the master goes", WEXITSTATUS(how) == EIO);
+}
+
 int main(void)
 {
     // In a session of its own, which has no terminal.
@@ -392,11 +539,15 @@ int main(void)
         setsid();
         doors();
         settings();
+        speeds();
         sizes();
         editing();
+        flow();
+        turns();
         output();
         raw_reads();
         rooms();
+        goes();
         _exit(0);
     }
     int how;

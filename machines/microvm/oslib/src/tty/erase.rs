@@ -1,7 +1,7 @@
 //! Taking back what was typed: a character, a word, the line.
 
 use super::line::Line;
-use super::output::is_continuation;
+use super::output::{is_alphanumeric, is_continuation};
 use linux_raw_sys::general as abi;
 
 /// How much goes.
@@ -57,7 +57,7 @@ impl Line {
                 return;
             }
             if much == Much::Word {
-                if byte.is_ascii_alphanumeric() || byte == b'_' {
+                if is_alphanumeric(byte) || byte == b'_' {
                     in_word = true;
                 } else if in_word {
                     return;

@@ -1,7 +1,7 @@
 //! The line discipline: from what is typed to what is read.
 
 use super::LINE_ROOM;
-use super::output::{self, Cursor};
+use super::output::{self, Cursor, to_lower};
 use super::termios::{DISABLED, Termios};
 use crate::Result;
 use crate::errno::ENOMEM;
@@ -15,8 +15,19 @@ use linux_raw_sys::general as abi;
 pub enum Flow {
     /// It does.
     Goes,
-    /// It waits.
+    /// It waits for a character to be typed.
     Stopped,
+    /// It waits for a program to let it go on, whatever is typed.
+    Held,
+}
+
+/// How a byte that is kept is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ShownAs {
+    /// As `^X`, if it is a control character and `ECHOCTL` says so.
+    Character,
+    /// As a new line: it was a return.
+    NewLine,
 }
 
 /// What becomes of a byte that waits to be edited.
@@ -84,7 +95,7 @@ impl Line {
     pub fn set(&mut self, settings: Termios) {
         let changed = (self.settings.local ^ settings.local) & (abi::ICANON | abi::EXTPROC) != 0;
         if !settings.input(abi::IXON) && self.settings.input(abi::IXON) {
-            self.flow = Flow::Goes;
+            self.start();
         }
         self.settings = settings;
         if !changed {
@@ -105,9 +116,37 @@ impl Line {
         self.flow
     }
 
-    /// Lets output go on, or wait.
-    pub fn set_flow(&mut self, flow: Flow) {
-        self.flow = flow;
+    /// A program makes output wait (`TCOOFF`).
+    pub fn hold(&mut self) {
+        self.flow = Flow::Held;
+    }
+
+    /// A program lets go of output that one has held (`TCOON`); what was typed stays.
+    pub fn release(&mut self) {
+        if self.flow == Flow::Held {
+            self.flow = Flow::Goes;
+        }
+    }
+
+    /// What is typed makes output wait.
+    fn stop(&mut self) {
+        if self.flow == Flow::Goes {
+            self.flow = Flow::Stopped;
+        }
+    }
+
+    /// What is typed lets output go on, unless a program holds it.
+    fn start(&mut self) {
+        if self.flow == Flow::Stopped {
+            self.flow = Flow::Goes;
+        }
+    }
+
+    /// The same for any character, if `IXANY` says so.
+    fn start_for_any(&mut self) {
+        if self.settings.input(abi::IXON) && self.settings.input(abi::IXANY) {
+            self.start();
+        }
     }
 
     pub(super) fn at(&self, position: usize) -> u8 {
@@ -131,9 +170,9 @@ impl Line {
         self.head += 1;
     }
 
-    /// Forgets what was typed and not read.
+    /// Forgets what was typed and not read. What comes next stays quoted.
     pub fn flush(&mut self) {
-        (self.tail, self.lines, self.erasing, self.next) = (self.head, self.head, false, Typed::Plain);
+        (self.tail, self.lines, self.erasing) = (self.head, self.head, false);
         self.ends.fill(0);
     }
 
@@ -159,11 +198,12 @@ impl Line {
         }
         let byte = if self.settings.input(abi::ISTRIP) { byte & 0x7f } else { byte };
         let lower = self.settings.input(abi::IUCLC) && self.settings.local(abi::IEXTEN);
-        let byte = if lower { byte.to_ascii_lowercase() } else { byte };
+        let byte = if lower { to_lower(byte) } else { byte };
         if self.settings.local(abi::EXTPROC) {
             self.put(byte);
         } else if core::mem::replace(&mut self.next, Typed::Plain) == Typed::Quoted {
-            self.keep(byte);
+            self.start_for_any();
+            self.keep(byte, ShownAs::Character);
         } else {
             return Some(self.take_plain(byte));
         }
@@ -174,11 +214,11 @@ impl Line {
         let settings = self.settings;
         if settings.input(abi::IXON) {
             if settings.is(abi::VSTART, byte) {
-                self.flow = Flow::Goes;
+                self.start();
                 return SigSet::EMPTY;
             }
             if settings.is(abi::VSTOP, byte) {
-                self.flow = Flow::Stopped;
+                self.stop();
                 return SigSet::EMPTY;
             }
         }
@@ -186,17 +226,15 @@ impl Line {
             self.signal(byte);
             return SigSet::of(signal);
         }
-        if settings.input(abi::IXON) && settings.input(abi::IXANY) {
-            self.flow = Flow::Goes;
-        }
-        let byte = match byte {
+        self.start_for_any();
+        let (byte, shown) = match byte {
             b'\r' if settings.input(abi::IGNCR) => return SigSet::EMPTY,
-            b'\r' if settings.input(abi::ICRNL) => b'\n',
-            b'\n' if settings.input(abi::INLCR) => b'\r',
-            byte => byte,
+            b'\r' if settings.input(abi::ICRNL) => (b'\n', ShownAs::NewLine),
+            b'\n' if settings.input(abi::INLCR) => (b'\r', ShownAs::Character),
+            byte => (byte, ShownAs::Character),
         };
         if !(settings.local(abi::ICANON) && self.edit(byte)) {
-            self.keep(byte);
+            self.keep(byte, shown);
         }
         SigSet::EMPTY
     }
@@ -214,7 +252,7 @@ impl Line {
             self.echo.consume(self.echo.len());
         }
         if self.settings.input(abi::IXON) {
-            self.flow = Flow::Goes;
+            self.start();
         }
         if self.settings.local(abi::ECHO) {
             self.echo_char(byte);
@@ -267,10 +305,10 @@ impl Line {
     }
 
     /// Keeps a byte that means itself, and shows it.
-    fn keep(&mut self, byte: u8) {
+    fn keep(&mut self, byte: u8, shown: ShownAs) {
         if self.settings.local(abi::ECHO) {
             self.finish_erasing();
-            if byte == b'\n' {
+            if shown == ShownAs::NewLine {
                 self.echo_raw(byte);
             } else {
                 self.note_start();
@@ -330,7 +368,7 @@ impl Line {
     /// Moves a program's output to the screen, as far as there is room; gives how many bytes went.
     pub fn write(&mut self, bytes: &[u8], to: &mut Ring) -> usize {
         match self.flow {
-            Flow::Stopped => 0,
+            Flow::Stopped | Flow::Held => 0,
             Flow::Goes => output::process(&mut self.cursor, &self.settings, bytes, to),
         }
     }

@@ -37,6 +37,30 @@ pub(super) fn is_continuation(settings: &Termios, byte: u8) -> bool {
     settings.input(abi::IUTF8) && byte & 0xc0 == 0x80
 }
 
+// Letters are those of Latin-1, as everywhere in Linux (lib/ctype.c), whatever `IUTF8` says.
+
+fn is_upper(byte: u8) -> bool {
+    matches!(byte, b'A'..=b'Z' | 0xc0..=0xd6 | 0xd8..=0xde)
+}
+
+fn is_lower(byte: u8) -> bool {
+    matches!(byte, b'a'..=b'z' | 0xdf..=0xf6 | 0xf8..=0xff)
+}
+
+/// Says whether the byte is a letter or a digit.
+pub(super) fn is_alphanumeric(byte: u8) -> bool {
+    byte.is_ascii_digit() || is_upper(byte) || is_lower(byte)
+}
+
+/// Makes a large letter a small one.
+pub(super) fn to_lower(byte: u8) -> u8 {
+    if is_upper(byte) { byte + 0x20 } else { byte }
+}
+
+fn to_upper(byte: u8) -> u8 {
+    if is_lower(byte) { byte - 0x20 } else { byte }
+}
+
 impl Cursor {
     /// Says what is shown of `byte`, and moves the cursor.
     pub(super) fn show(&mut self, settings: &Termios, byte: u8) -> Shown {
@@ -73,12 +97,11 @@ impl Cursor {
             8 => self.column = self.column.saturating_sub(1),
             _ if byte.is_ascii_control() => {}
             _ => {
+                let byte = if on(abi::OLCUC) { to_upper(byte) } else { byte };
                 if !is_continuation(settings, byte) {
-                    self.column += 1;
+                    self.column = self.column.wrapping_add(1);
                 }
-                if on(abi::OLCUC) {
-                    return Shown::one(byte.to_ascii_uppercase());
-                }
+                return Shown::one(byte);
             }
         }
         Shown::one(byte)

@@ -101,31 +101,36 @@ impl Termios {
         bytes
     }
 
-    /// Reads `struct termios`, or `struct termios2` if there are as many bytes. A pseudo-terminal has eight
-    /// bits and no parity, whatever is asked.
-    pub fn from_bytes(bytes: &[u8]) -> Termios {
+    /// Reads `struct termios`, or `struct termios2` if there are as many bytes. Speeds that are not given
+    /// stay as they are. A pseudo-terminal has eight bits and no parity, whatever is asked.
+    #[must_use]
+    pub fn changed_to(&self, bytes: &[u8]) -> Termios {
         let fields = Fields(bytes);
         let at = offset_of!(abi::termios, c_cc);
         let mut characters = [0; CHARACTERS];
         characters.copy_from_slice(&bytes[at..at + CHARACTERS]);
         let asked = fields.u32(offset_of!(abi::termios, c_cflag));
-        let own = (bytes.len() >= TERMIOS2).then(|| {
+        let own = if bytes.len() >= TERMIOS2 {
             let at = offset_of!(abi::termios2, c_ispeed);
             [fields.u32(at), fields.u32(at + 4)]
-        });
-        let speed = asked & abi::CBAUD;
-        let speeds = match (speed, own) {
-            (abi::BOTHER, Some(own)) => own,
-            _ => [baud(speed); 2],
+        } else {
+            self.speeds
+        };
+        let speed = |code: u32, own: u32| if code == abi::BOTHER { own } else { baud(code) };
+        let output = speed(asked & abi::CBAUD, own[1]);
+        // Without a code of its own, input is as fast as output.
+        let input = match asked >> abi::IBSHIFT & abi::CBAUD {
+            abi::B0 => output,
+            code => speed(code, own[0]),
         };
         Termios {
             input: fields.u32(offset_of!(abi::termios, c_iflag)),
             output: fields.u32(offset_of!(abi::termios, c_oflag)),
-            control: asked & !(abi::CSIZE | abi::PARENB) | abi::CS8 | abi::CREAD,
+            control: asked & !(abi::CSIZE | abi::PARENB | abi::ADDRB) | abi::CS8 | abi::CREAD,
             local: fields.u32(offset_of!(abi::termios, c_lflag)),
             line: bytes[offset_of!(abi::termios, c_line)],
             characters,
-            speeds,
+            speeds: [input, output],
         }
     }
 }

@@ -57,7 +57,7 @@ impl Desk {
 fn set_character(settings: &mut Termios, which: u32, to: u8) {
     let mut bytes = settings.to_bytes();
     bytes[core::mem::offset_of!(abi::termios, c_cc) + which as usize] = to;
-    *settings = Termios::from_bytes(&bytes);
+    *settings = settings.changed_to(&bytes);
 }
 
 #[test]
@@ -171,7 +171,7 @@ fn the_next_character_can_be_quoted() {
     let mut desk = Desk::new();
     desk.types(b"\x16\x03\x16\x7f\x16\n\n");
     assert_eq!(desk.reads(9), b"\x03\x7f\n\n");
-    assert_eq!(desk.shows(), "^\x08^C^\x08^?^\x08\r\n\r\n");
+    assert_eq!(desk.shows(), "^\x08^C^\x08^?^\x08^J\r\n");
     desk.types(b"ab\x12");
     assert_eq!(desk.shows(), "ab^R\r\nab");
 }
@@ -185,6 +185,27 @@ fn raw_bytes_are_read_as_they_come() {
     assert_eq!(desk.reads(2), b"a\x03");
     assert_eq!(desk.reads(9), b"\x04\x7f\n");
     assert_eq!(desk.shows(), "");
+}
+
+#[test]
+fn a_new_line_that_is_no_end_is_shown_as_a_character() {
+    let mut desk = Desk::with(|s| s.local &= !abi::ICANON);
+    desk.types(b"a\nb\r");
+    assert_eq!((desk.shows().as_str(), desk.reads(9)), ("a^Jb\r\n", b"a\nb\n".to_vec()));
+}
+
+#[test]
+fn letters_are_those_of_latin_1() {
+    let mut desk = Desk::with(|s| s.input |= abi::IUTF8);
+    desk.types("one äß \x17\n".as_bytes());
+    assert_eq!(desk.reads(9), b"one \n");
+    let mut desk = Desk::with(|s| s.input |= abi::IUCLC);
+    desk.types(b"\xc4\xd7\xde\xdfA\n");
+    assert_eq!(desk.reads(9), b"\xe4\xd7\xfe\xdfa\n");
+    let mut screen = Ring::new(16).unwrap();
+    desk.change(|s| s.output |= abi::OLCUC);
+    assert_eq!(desk.line.write(b"\xe4\xf7\xff\xdfa", &mut screen), 5);
+    assert_eq!(&screen.front()[screen.len() - 5..], b"\xc4\xf7\xdf\xbfA");
 }
 
 #[test]
@@ -240,6 +261,24 @@ fn output_waits_while_it_is_stopped() {
 }
 
 #[test]
+fn what_a_program_holds_no_character_lets_go() {
+    let mut desk = Desk::with(|s| s.input |= abi::IXANY);
+    desk.line.hold();
+    desk.types(b"\x11q\x13\x03");
+    assert_eq!(desk.line.flow(), Flow::Held);
+    desk.change(|s| s.input &= !abi::IXON);
+    assert_eq!(desk.line.flow(), Flow::Held);
+    desk.line.release();
+    assert_eq!(desk.line.flow(), Flow::Goes);
+    desk.change(|s| s.input |= abi::IXON);
+    desk.types(b"\x13");
+    desk.line.release();
+    assert_eq!(desk.line.flow(), Flow::Stopped);
+    desk.types(b"\x16q");
+    assert_eq!(desk.line.flow(), Flow::Goes);
+}
+
+#[test]
 fn a_line_that_is_too_long_can_still_be_ended() {
     let mut desk = Desk::with(|s| s.local &= !abi::ECHO);
     assert_eq!(desk.types(&[b'a'; 5000]), 5000);
@@ -265,14 +304,22 @@ fn what_is_shown_fits_or_waits() {
 #[test]
 fn settings_survive_as_bytes() {
     let bytes = Termios::COOKED.to_bytes();
-    assert_eq!(Termios::from_bytes(&bytes), Termios::COOKED);
-    assert_eq!(Termios::from_bytes(&bytes[..TERMIOS]), Termios::COOKED);
+    assert_eq!(Termios::COOKED.changed_to(&bytes), Termios::COOKED);
+    assert_eq!(Termios::COOKED.changed_to(&bytes[..TERMIOS]), Termios::COOKED);
     let mut odd = bytes;
     odd[8..12].copy_from_slice(&(abi::BOTHER | abi::PARENB | abi::CS7).to_le_bytes());
     odd[TERMIOS2 - 4..].copy_from_slice(&12345u32.to_le_bytes());
-    let odd = Termios::from_bytes(&odd);
+    let odd = Termios::COOKED.changed_to(&odd);
     assert_eq!(odd.control & (abi::PARENB | abi::CSIZE), abi::CS8);
     assert_eq!(odd.to_bytes()[TERMIOS2 - 4..], 12345u32.to_le_bytes());
+    // What `struct termios` cannot say stays, and input without a code is as fast as output.
+    let bytes = odd.to_bytes();
+    assert_eq!(odd.changed_to(&bytes[..TERMIOS]), odd);
+    assert_eq!(bytes[TERMIOS2 - 8..TERMIOS2 - 4], 12345u32.to_le_bytes());
+    let mut input = bytes;
+    input[8..12].copy_from_slice(&(abi::B38400 | abi::B9600 << abi::IBSHIFT).to_le_bytes());
+    let speeds = [9600u32.to_le_bytes(), 38400u32.to_le_bytes()].concat();
+    assert_eq!(odd.changed_to(&input).to_bytes()[TERMIOS2 - 8..], speeds);
 }
 
 /// Any bytes under any settings: nothing panics, and no more is read than was typed.
@@ -288,7 +335,7 @@ fn nothing_that_is_typed_breaks_a_line() {
         if round % 7 == 0 {
             let mut bytes = Termios::COOKED.to_bytes();
             (0..8).for_each(|_| bytes[random() as usize % TERMIOS] ^= 1 << (random() % 8));
-            desk.line.set(Termios::from_bytes(&bytes));
+            desk.line.set(Termios::COOKED.changed_to(&bytes));
         }
         let text: Vec<u8> = (0..random() % 200).map(|_| (random() % 160) as u8).collect();
         desk.types(&text);

@@ -9,9 +9,9 @@ use crate::usercopy;
 use alloc::sync::Arc;
 use anonmem_oslib::Result;
 use anonmem_oslib::cred::Cap;
-use anonmem_oslib::errno::{EINVAL, EIO, ENOTTY, EPERM};
+use anonmem_oslib::errno::{EINVAL, EIO, ENOTTY};
 use anonmem_oslib::signal::{SIGINT, SIGQUIT, SIGTSTP, SIGTTOU, SIGWINCH};
-use anonmem_oslib::tty::{Flow, TERMIOS, TERMIOS2, Termios};
+use anonmem_oslib::tty::{TERMIOS, TERMIOS2};
 use core::sync::atomic::Ordering::SeqCst;
 use linux_raw_sys::general as abi;
 use linux_raw_sys::ioctl;
@@ -48,6 +48,10 @@ pub(super) fn of_slave(tty: &Arc<Tty>, access: u32, request: u32, argument: u64)
         | ioctl::TCSETSW2
         | ioctl::TCSETSF2
         | ioctl::TCSBRK
+        | ioctl::TCSBRKP
+        | ioctl::TIOCSBRK
+        | ioctl::TIOCCBRK
+        | ioctl::TIOCSETD
         | ioctl::TCXONC
         | ioctl::TCFLSH => tty.check_job(SIGTTOU)?,
         _ => {}
@@ -122,7 +126,7 @@ fn of_both(tty: &Arc<Tty>, thread: &Thread, access: u32, request: u32, argument:
         ioctl::TCSETSF => tty.set(&read::<TERMIOS>(argument)?, Waiting::Goes),
         ioctl::TCSETS2 | ioctl::TCSETSW2 => tty.set(&read::<TERMIOS2>(argument)?, Waiting::Stays),
         ioctl::TCSETSF2 => tty.set(&read::<TERMIOS2>(argument)?, Waiting::Goes),
-        ioctl::TCSBRK | ioctl::TCSBRKP => Ok(0),
+        ioctl::TCSBRK | ioctl::TCSBRKP | ioctl::TIOCSBRK | ioctl::TIOCCBRK => Ok(0),
         ioctl::TIOCGWINSZ => {
             let size = tty.state.lock().size;
             write(argument, &size)
@@ -170,11 +174,11 @@ enum Waiting {
 
 impl Tty {
     fn set(&self, settings: &[u8], waiting: Waiting) -> Result<usize> {
-        let settings = Termios::from_bytes(settings);
         self.act(|state| {
             if waiting == Waiting::Goes {
                 state.line.flush();
             }
+            let settings = state.line.settings().changed_to(settings);
             state.line.set(settings);
         });
         Ok(0)
@@ -190,8 +194,8 @@ impl Tty {
     fn set_flow(&self, how: u64) -> Result<usize> {
         self.act(|state| {
             let character = match how {
-                0 => return state.line.set_flow(Flow::Stopped),
-                1 => return state.line.set_flow(Flow::Goes),
+                0 => return state.line.hold(),
+                1 => return state.line.release(),
                 2 => state.line.settings().character(abi::VSTOP),
                 _ => state.line.settings().character(abi::VSTART),
             };
@@ -202,10 +206,14 @@ impl Tty {
         if how <= 3 { Ok(0) } else { Err(EINVAL) }
     }
 
-    /// What was written counts as arrived: only what was typed can be forgotten.
+    /// What was written counts as arrived: only what was typed can be forgotten, and that is what the line
+    /// discipline has not taken yet, too.
     fn flush(&self, which: u64) -> Result<usize> {
         match which {
-            0 | 2 => self.act(|state| state.line.flush()),
+            0 | 2 => self.act(|state| {
+                state.line.flush();
+                state.typed.consume(state.typed.len());
+            }),
             1 => {}
             _ => return Err(EINVAL),
         }
@@ -224,7 +232,7 @@ impl Tty {
     /// `TIOCSTI`, as Linux has it without `legacy_tiocsti`.
     fn fake_input(&self, thread: &Thread, at: u64) -> Result<usize> {
         if !thread.cred().has(Cap::SysAdmin) {
-            return Err(if self.is_of(&thread.process) { EIO } else { EPERM });
+            return Err(EIO);
         }
         let [byte] = read(at)?;
         self.act(|state| {

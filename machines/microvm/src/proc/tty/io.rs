@@ -81,20 +81,27 @@ impl Tty {
         }
     }
 
-    /// Takes what there is to read, once there is something.
+    /// Takes what there is to read, once there is something. Who waits while the master goes learns of it;
+    /// who comes later finds the end.
+    ///
+    /// # Errors
+    /// `EIO`, `EAGAIN`, `ERESTARTSYS`, `ETIMEDOUT`.
     fn take(&self, to: &mut [u8], deadline: Option<u64>, wait: Wait) -> Result<Taken> {
         let mut look = || {
             let mut state = self.state.lock();
             if state.carrier == Carrier::Lost {
-                return Some(Taken { bytes: 0, whole: true });
+                return Some(match self.kind {
+                    Kind::Pty(_) => Err(EIO),
+                    Kind::Console => Ok(Taken { bytes: 0, whole: true }),
+                });
             }
             let whole = state.line.settings().is_canonical();
-            state.line.has_input(1).then(|| Taken { bytes: state.line.read(to), whole })
+            state.line.has_input(1).then(|| Ok(Taken { bytes: state.line.read(to), whole }))
         };
         let taken = match wait {
-            Wait::No => look().ok_or(EAGAIN)?,
+            Wait::No => look().unwrap_or(Err(EAGAIN)),
             Wait::Yes => self.changed.wait(deadline, Interruptible::Yes, look)?,
-        };
+        }?;
         // There is room for what was typed meanwhile.
         self.act(|_| ());
         Ok(taken)
@@ -119,6 +126,7 @@ impl Tty {
             Carrier::Lost => Err(EIO),
             Carrier::Up => Ok(state.line.write(bytes, &mut state.screen)),
         };
+        let _turn = self.writing.take(wait)?;
         from.drain_to(|_, bytes| self.put_all(bytes, wait, put))
     }
 
@@ -128,6 +136,7 @@ impl Tty {
     /// `EAGAIN`, `EFAULT`, `ENOMEM`, `ERESTARTSYS`.
     pub(super) fn type_in(&self, from: &mut From<'_>, wait: Wait) -> Result<usize> {
         let put = |state: &mut State, bytes: &[u8]| Ok(state.typed.write(bytes));
+        let _turn = self.typing.take(wait)?;
         from.drain_to(|_, bytes| self.put_all(bytes, wait, put))
     }
 

@@ -15,11 +15,12 @@ mod pty;
 mod session;
 
 pub use names::init;
-pub use session::{Leaving, leave};
+pub use session::{Leaving, check_inherited, leave};
 
 use super::groups;
 use crate::arch::lock::SpinLock;
 use crate::fs::event::Event;
+use crate::fs::file::{Wait, block_on};
 use crate::sched::Mutex;
 use alloc::sync::Arc;
 use anonmem_oslib::Result;
@@ -27,6 +28,7 @@ use anonmem_oslib::abi::makedev;
 use anonmem_oslib::ring::Ring;
 use anonmem_oslib::signal::SigSet;
 use anonmem_oslib::tty::Line;
+use core::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use session::Job;
 
 /// Bytes that were typed and wait for the line discipline.
@@ -98,6 +100,35 @@ impl State {
     }
 }
 
+/// What one writes at once, others do not write into: they wait for their turn, or until a signal comes.
+/// Linux: `tty_write_lock`.
+#[derive(Default)]
+struct Turn {
+    is_taken: AtomicBool,
+    ended: Event,
+}
+
+/// The turn, until this is dropped.
+struct Taken<'a>(&'a Turn);
+
+impl Turn {
+    /// Waits for it.
+    ///
+    /// # Errors
+    /// `EAGAIN`, `ERESTARTSYS`.
+    fn take(&self, wait: Wait) -> Result<Taken<'_>> {
+        let take = || (!self.is_taken.swap(true, SeqCst)).then(|| Ok(Taken(self)));
+        block_on(&self.ended, wait, take)
+    }
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        self.0.is_taken.store(false, SeqCst);
+        self.0.ended.notify();
+    }
+}
+
 /// A terminal.
 pub struct Tty {
     kind: Kind,
@@ -105,6 +136,10 @@ pub struct Tty {
     job: SpinLock<Job>,
     /// Anything changed: there is something to read, or room, or somebody has gone.
     changed: Event,
+    /// Whose turn it is to write.
+    writing: Turn,
+    /// The same on the master's side.
+    typing: Turn,
     /// Held while the console's output is handed to the host, so that it stays in order.
     handing: Mutex<()>,
 }
@@ -126,6 +161,8 @@ impl Tty {
             state: SpinLock::new(state),
             job: SpinLock::default(),
             changed: Event::new(),
+            writing: Turn::default(),
+            typing: Turn::default(),
             handing: Mutex::new(()),
         }))
     }

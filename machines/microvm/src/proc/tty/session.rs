@@ -39,11 +39,6 @@ fn is_leader(process: &Process) -> bool {
     process.sid.load(SeqCst) == process.pid
 }
 
-/// Processes that have `tty` as their terminal.
-fn users(tty: &Tty) -> impl Iterator<Item = Arc<Process>> {
-    table::processes().filter(move |process| tty.is_of(process))
-}
-
 impl Tty {
     /// Says whether it is the terminal of the process.
     pub(super) fn is_of(&self, process: &Process) -> bool {
@@ -80,7 +75,7 @@ impl Tty {
             if steal != 1 || !privileged {
                 return Err(EPERM);
             }
-            self.clear_session();
+            self.clear_session(session);
         }
         if access == abi::O_WRONLY && !privileged {
             return Err(EPERM);
@@ -88,12 +83,33 @@ impl Tty {
         if self.acquire(process) { Ok(()) } else { Err(EPERM) }
     }
 
-    fn clear_session(&self) {
-        *self.job.lock() = Job::default();
-        for process in users(self) {
-            let terminal = process.terminal.lock().take();
-            drop(terminal);
+    /// Takes it from a session, if it is still that one's; gives the group that it was for.
+    fn clear_session(&self, session: u32) -> u32 {
+        let foreground = {
+            let mut job = self.job.lock();
+            if job.session != session {
+                return 0;
+            }
+            core::mem::take(&mut *job).foreground
+        };
+        for process in table::processes().filter(|process| process.sid.load(SeqCst) == session) {
+            self.take_from(&process, |_| ());
         }
+        foreground
+    }
+
+    /// Takes it from a process, if that has it now, and not another since somebody looked; says whether it
+    /// did. Nobody finds that the process has none before `note` has come by.
+    fn take_from(&self, process: &Process, note: impl FnOnce(&Process)) -> bool {
+        let taken = {
+            let mut terminal = process.terminal.lock();
+            let taken = terminal.take_if(|tty| core::ptr::eq(&**tty, self));
+            if taken.is_some() {
+                note(process);
+            }
+            taken
+        };
+        taken.is_some()
     }
 
     /// Fails, or stops the caller's group, if that is in the background and `number` says what for.
@@ -146,7 +162,9 @@ impl Tty {
         if !self.is_of(process) || self.job.lock().session != sid {
             return Err(ENOTTY);
         }
-        match groups::session_of(pgid) {
+        // A process that leads no group will do.
+        let session_of_process = || table::process(pgid).map(|process| process.sid.load(SeqCst));
+        match groups::session_of(pgid).or_else(session_of_process) {
             None => return Err(ESRCH),
             Some(other) if other != sid => return Err(EPERM),
             Some(_) => {}
@@ -169,15 +187,25 @@ impl Tty {
     /// Who typed and looked is gone: nobody has the terminal any more. Linux: `__tty_hangup`.
     pub(super) fn hang_up(&self) {
         self.state.lock().carrier = Carrier::Lost;
+        // Whoever takes it, this or the leader that ends, is who tells the group.
         let foreground = core::mem::take(&mut *self.job.lock()).foreground;
-        for process in users(self) {
-            let terminal = process.terminal.lock().take();
-            drop(terminal);
-            if is_leader(&process) {
-                process.left_foreground.store(foreground, SeqCst);
+        let mut is_told = foreground == 0;
+        for process in table::processes() {
+            let leaves = |process: &Process| {
+                if is_leader(process) {
+                    process.left_foreground.store(foreground, SeqCst);
+                }
+            };
+            if self.take_from(&process, leaves) && is_leader(&process) {
+                is_told = true;
                 tell(&process, SIGHUP);
                 tell(&process, SIGCONT);
             }
+        }
+        if !is_told {
+            // The leader had let go of it, and found no group: it was here.
+            groups::tell(foreground, SIGHUP);
+            groups::tell(foreground, SIGCONT);
         }
         self.changed.notify();
     }
@@ -185,6 +213,17 @@ impl Tty {
 
 fn tell(process: &Arc<Process>, number: u32) {
     signal::send(process, SigInfo { signal: number, code: code::SI_KERNEL, detail: Detail::None });
+}
+
+/// Takes the terminal from a child that it got from its parent, if their session has lost it meanwhile. The
+/// child is in the table: who takes the terminal from the session after this finds it there.
+pub fn check_inherited(child: &Process) {
+    let terminal = child.terminal.lock().clone();
+    if let Some(tty) = terminal
+        && tty.job.lock().session != child.sid.load(SeqCst)
+    {
+        tty.take_from(child, |_| ());
+    }
 }
 
 /// Takes the terminal from a process; if that is a session's leader, from the session. Linux:
@@ -195,11 +234,7 @@ pub fn leave(process: &Process, why: Leaving) {
         return;
     }
     let foreground = match &terminal {
-        Some(tty) => {
-            let foreground = tty.job.lock().foreground;
-            tty.clear_session();
-            foreground
-        }
+        Some(tty) => tty.clear_session(process.pid),
         None => process.left_foreground.swap(0, SeqCst),
     };
     if foreground == 0 {
