@@ -1,5 +1,6 @@
 //! New threads and processes. Linux: kernel/fork.c.
 
+use super::groups::Forking;
 use super::process::Process;
 use super::thread::{Released, Thread};
 use super::{cpulimit, mm, table};
@@ -57,6 +58,7 @@ pub fn clone(thread: &Arc<Thread>, frame: &TrapFrame, request: &Request) -> Resu
     request.check(&thread.cred())?;
     table::check_user(thread)?;
     let space = sched::current_mm().ok_or(EINVAL)?;
+    let forking = (!request.has(abi::CLONE_THREAD)).then(|| Forking::begin(thread));
     let space = if request.has(abi::CLONE_VM) { space } else { mm::fork(&space)? };
     let fs = if request.has(abi::CLONE_FS) { thread.fs() } else { Arc::new(thread.fs().fork()) };
     let files = if request.has(abi::CLONE_FILES) { thread.files() } else { Arc::new(thread.files().fork()?) };
@@ -80,8 +82,8 @@ pub fn clone(thread: &Arc<Thread>, frame: &TrapFrame, request: &Request) -> Resu
     }
     let released = request.has(abi::CLONE_VFORK).then(|| Arc::new(Released::default()));
     child.vfork.lock().clone_from(&released);
-    start(&child, frame, request, space)?;
-    drop(child);
+    start(&child, frame, request, space, forking.as_ref())?;
+    drop((child, forking));
     if let Some(released) = released {
         released.wait(thread);
         // The child may have become somebody with other limits while the memory was its own.
@@ -114,7 +116,13 @@ fn inherit_signals(thread: &Thread, child: &Thread, request: &Request) {
 }
 
 /// Gives the child its task and lets it run.
-fn start(child: &Arc<Thread>, frame: &TrapFrame, request: &Request, space: mm::Space) -> Result<()> {
+fn start(
+    child: &Arc<Thread>,
+    frame: &TrapFrame,
+    request: &Request,
+    space: mm::Space,
+    forking: Option<&Forking<'_>>,
+) -> Result<()> {
     let mut registers = frame.clone();
     registers.rax = 0;
     if request.stack != 0 {
@@ -130,7 +138,10 @@ fn start(child: &Arc<Thread>, frame: &TrapFrame, request: &Request, space: mm::S
         child.set_task(None);
         return Err(EAGAIN);
     }
-    table::enter(child);
+    match forking {
+        Some(forking) => forking.enter(child),
+        None => table::enter(child),
+    }
     sched::start(&task);
     Ok(())
 }

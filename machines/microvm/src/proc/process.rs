@@ -83,6 +83,8 @@ pub struct Process {
     pub terminal: SpinLock<Option<Arc<Tty>>>,
     /// The group that was in the foreground when the terminal hung up; zero for none.
     pub left_foreground: AtomicU32,
+    /// The last signal to several processes that its parent heard before it was there, by its number.
+    pub heard: AtomicU64,
     /// Whether it has called `execve`: its parent cannot move it to a group any more.
     pub executed: AtomicBool,
     /// The signal that its parent gets when it ends; zero for none.
@@ -165,6 +167,7 @@ impl Process {
             sid: AtomicU32::new(from(|p| p.sid.load(SeqCst))),
             terminal: SpinLock::new(parent.and_then(|p| p.terminal.lock().clone())),
             left_foreground: AtomicU32::new(0),
+            heard: AtomicU64::new(0),
             executed: AtomicBool::new(false),
             exit_signal: AtomicU32::new(anonmem_oslib::signal::SIGCHLD),
             signals: SpinLock::new(parent.map_or_else(ProcessSignals::new, |p| p.signals.lock().fork())),
@@ -187,6 +190,12 @@ impl Process {
             children_hiwater: AtomicU64::new(0),
             ending: AtomicU64::new(0),
         })
+    }
+
+    /// Gives the thread with the next number after `tid`, or the first.
+    pub fn thread_after(&self, tid: Option<u32>) -> Option<Arc<Thread>> {
+        let from = tid.map_or(0, |tid| tid + 1);
+        self.life.lock().threads.range(from..).next().map(|(_, thread)| thread.clone())
     }
 
     /// Gives soft and hard limits by `RLIMIT_*`.

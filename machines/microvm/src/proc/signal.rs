@@ -3,6 +3,7 @@
 //! Linux: kernel/signal.c. Delivery to user code is in [`super::deliver`].
 
 use super::Thread;
+use super::groups::Telling;
 use super::process::{ExitStatus, Life, Process};
 use super::{table, trace};
 use alloc::collections::VecDeque;
@@ -288,14 +289,22 @@ pub fn queue_to_thread(thread: &Arc<Thread>, info: SigInfo) -> Result<()> {
     Ok(())
 }
 
+/// Gives the signals that do not wait any more once `signal` is sent.
+pub fn taken_back_by(signal: u32) -> SigSet {
+    match signal {
+        SIGCONT => STOPS,
+        s if STOPS.has(s) => SigSet::of(SIGCONT),
+        _ => SigSet::EMPTY,
+    }
+}
+
 /// SIGCONT takes pending stops away, a stop takes pending SIGCONTs away. SIGCONT makes a stopped process go
 /// on even if it is blocked or ignored; says whether it did.
 fn prepare(process: &Process, life: &mut Life, signals: &mut ProcessSignals, signal: u32) -> bool {
-    let gone = match signal {
-        SIGCONT => STOPS,
-        s if STOPS.has(s) => SigSet::of(SIGCONT),
-        _ => return false,
-    };
+    let gone = taken_back_by(signal);
+    if gone.is_empty() {
+        return false;
+    }
     signals.shared.remove(gone);
     life.threads.values().for_each(|t| t.signals.lock().pending.remove(gone));
     if signal != SIGCONT {
@@ -354,8 +363,9 @@ pub fn force(info: SigInfo) {
 /// Sends a signal to every process of a group; says whether there was one.
 pub fn send_to_group(pgid: u32, info: SigInfo) -> bool {
     let members = table::processes().filter(|p| p.pgid.load(SeqCst) == pgid);
+    let telling = Telling::begin();
     members.fold(false, |_, process| {
-        send(&process, info);
+        telling.tell(&process, info);
         true
     })
 }

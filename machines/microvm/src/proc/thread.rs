@@ -1,5 +1,6 @@
 //! What the system side keeps per user thread; every user task carries one.
 
+use super::groups::Heard;
 use super::process::Process;
 use super::signal::ThreadSignals;
 use super::trace::Trace;
@@ -38,6 +39,8 @@ pub struct Thread {
     pub faults: AtomicU64,
     /// Set once somebody waits for this thread to leave its parent's address space (`vfork`).
     pub vfork: SpinLock<Option<Arc<Released>>>,
+    /// While it forks: what its process and others were told.
+    pub forking: SpinLock<Option<Heard>>,
     /// Who traces it.
     pub trace: SpinLock<Trace>,
     cred: SpinLock<Cred>,
@@ -152,6 +155,7 @@ impl Thread {
             trap: SpinLock::default(),
             faults: AtomicU64::new(0),
             vfork: SpinLock::new(None),
+            forking: SpinLock::default(),
             awaits: SpinLock::new(None),
             trace: SpinLock::default(),
             cred: SpinLock::new(Cred::root()),

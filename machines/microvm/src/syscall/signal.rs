@@ -4,6 +4,7 @@ use super::call::Call;
 use super::user;
 use crate::arch::time;
 use crate::fs::event::wait_for_anything;
+use crate::proc::groups::Telling;
 use crate::proc::signal::{self, Action, SIG_IGN};
 use crate::proc::{deliver, table};
 use anonmem_oslib::Result;
@@ -190,11 +191,15 @@ pub(super) fn kill(c: &mut Call<'_>) -> Result<usize> {
             _ => pgid == pid.unsigned_abs(),
         }
     });
+    let telling = (pid <= 0).then(Telling::begin);
     let mut any = false;
     for process in targets {
         any = true;
-        if signal != 0 {
-            signal::send(&process, from_caller(c, signal, code::SI_USER));
+        let info = from_caller(c, signal, code::SI_USER);
+        match &telling {
+            _ if signal == 0 => {}
+            Some(telling) => telling.tell(&process, info),
+            None => signal::send(&process, info),
         }
     }
     if any { Ok(0) } else { Err(ESRCH) }
