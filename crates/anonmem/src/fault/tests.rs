@@ -9,6 +9,7 @@ use anonmem_hal::{CpuId, Va, VaRange};
 use anonmem_hosted::{FailurePlan, Trap};
 use std::{vec, vec::Vec};
 
+mod leaves;
 mod present;
 mod rechecks;
 mod software;

@@ -336,3 +336,6 @@ pub(crate) fn take_to_share<'e, 'a, 'v: 'a, M: Machine, G: StableVma<M>>(
         | Cleared::Marker(_) => unreachable!("the walk said that the entry maps an anonymous page"),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,6 @@
 //! Which anon_vma a page belongs to, and that every mapping is found.
 
-use super::{folio::folio_lock_anon_vma_read, referenced::folio_referenced};
+use super::{Rmap, folio::folio_lock_anon_vma_read, referenced::folio_referenced, reverse_map::ReverseMap};
 use crate::{
     Advice, Config, MapBacking, MapFlags, Mm, MmapRequest, Prot, ReverseMapChoice, Vm,
     testing::{M, P, World},
@@ -199,4 +199,28 @@ fn nobody_waits_to_learn_that_a_page_is_not_mapped() {
         drop(lock);
         drop(guard);
     });
+}
+
+#[test]
+fn whoever_keeps_walks_away_keeps_them_from_the_pages_of_the_family_and_no_others() {
+    for reverse_map in [ReverseMapChoice::AnonVmas, ReverseMapChoice::Families] {
+        World::run_over(reverse_map, Config::default(), |w| {
+            let [parent, stranger] = [w.vm.new_mm().unwrap(), w.vm.new_mm().unwrap()];
+            let [va, theirs] = [map(&parent, 2), map(&stranger, 1)];
+            (0..2).for_each(|i| parent.store(va.0 + i * P, 1).unwrap());
+            let child = parent.fork().unwrap();
+            child.store(va.0, 2).unwrap();
+            stranger.store(theirs.0, 3).unwrap();
+            let page = |mm: &Mm<'_, M>, va| w.vm.frames.try_get(mm.pagemap(va).pfn.unwrap()).unwrap();
+            let own = page(&parent, va);
+            let others = [page(&child, va), page(&child, Va(va.0 + P)), page(&stranger, theirs)];
+            let lock = own.lock();
+            let walks = Rmap::<M>::lock_to_move(&w.vm, &lock).unwrap();
+            assert!(Rmap::<M>::moves_under(&walks, own.folio()));
+            let moves = others.each_ref().map(|page| Rmap::<M>::moves_under(&walks, page.folio()));
+            assert_eq!(moves, [true, true, false]);
+            drop(walks);
+            drop(lock);
+        });
+    }
 }

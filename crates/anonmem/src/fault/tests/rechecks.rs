@@ -24,12 +24,12 @@ use std::{boxed::Box, cell::Cell, vec};
 
 const FIRST: u64 = 16;
 
-/// The mmap lock, whose holder is interrupted when it may first sleep.
+/// The mmap lock, whose holder is interrupted when it may first sleep, or is to add a table.
 pub(super) struct Interrupted<'a> {
-    mmap: &'a MmapReadGuard<'a, M>,
-    others: Cell<Option<Box<dyn FnOnce() + 'a>>>,
+    pub(super) mmap: &'a MmapReadGuard<'a, M>,
+    pub(super) others: Cell<Option<Box<dyn FnOnce() + 'a>>>,
     /// Whether something else than what was read of the VMA holds by now.
-    changed: Option<&'a Cell<bool>>,
+    pub(super) changed: Option<&'a Cell<bool>>,
 }
 
 // SAFETY: what it stands for is held, or nobody else is there.
@@ -46,6 +46,10 @@ unsafe impl CanInstall<M> for Interrupted<'_> {}
 impl FaultGuard<M> for Interrupted<'_> {
     fn mmap(&self) -> Option<MmapHeld<'_, M>> {
         Some(MmapHeld::Read(self.mmap))
+    }
+
+    fn adds_tables(&self) -> Result<(), Refusal> {
+        self.sleeps(Refusal::NoTable)
     }
 
     fn sleeps(&self, _: Refusal) -> Result<(), Refusal> {
@@ -70,7 +74,7 @@ pub(super) fn fault<G: FaultGuard<M>>(
     handle_mm_fault(&VmFault::new(mm.vm, mm.slot(), guard, id, Va(page * P), access, Waits::Never))
 }
 
-fn entry(mm: &Mm<'_, M>, guard: &MmapReadGuard<'_, M>, page: u64) -> Pte {
+pub(super) fn entry(mm: &Mm<'_, M>, guard: &MmapReadGuard<'_, M>, page: u64) -> Pte {
     let table = mm.slot().space.walk(&mm.vm.frames, guard, Va(page * P));
     table.map_or(Pte::None, |table| table.peek(Va(page * P)))
 }

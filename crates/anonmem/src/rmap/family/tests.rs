@@ -1,5 +1,7 @@
 //! Who is in a family, under which label, and what a walk finds.
 
+mod labels;
+
 use super::label::Label;
 use crate::{
     Config, MapBacking, MapFlags, Mm, MmapRequest, Prot, RemapFlags,
