@@ -3,6 +3,18 @@
 mod common;
 
 use common::{Linked, Vm, compile, host_lets_write, host_runs, vm_is_there};
+use std::{
+    ffi::OsStr,
+    sync::{Mutex, PoisonError},
+};
+
+/// What the program says on the host, if that lets KSM be switched on. One test at a time: each changes the
+/// host's settings, and puts back what it found.
+fn host_says<S: AsRef<OsStr>>(program: &[S]) -> Option<String> {
+    static HOST: Mutex<()> = Mutex::new(());
+    let _alone = HOST.lock().unwrap_or_else(PoisonError::into_inner);
+    host_lets_write("/sys/kernel/mm/ksm/run").then(|| host_runs(program))
+}
 
 /// The host's settings are put back; it needs root.
 #[test]
@@ -11,8 +23,8 @@ fn a_hundred_processes_share_four_mebibytes_within_two_sweeps() {
         return;
     }
     let program = compile("ksm", Linked::Static);
-    if host_lets_write("/sys/kernel/mm/ksm/run") {
-        assert_eq!(host_runs(&[program.as_os_str(), "20".as_ref(), "256".as_ref()]), "ksm: ok\n");
+    if let Some(said) = host_says(&[program.as_os_str(), "20".as_ref(), "256".as_ref()]) {
+        assert_eq!(said, "ksm: ok\n");
     }
     for (processes, pages, memory, cpus) in [("100", "1024", "640M", "2"), ("20", "64", "64M", "1")] {
         let options = ["--cpus", cpus, "--ram", memory, "--folios", "4K"];
@@ -45,7 +57,7 @@ fn merged_pages_do_not_move_here_or_on_linux() {
         return;
     }
     let program = compile("uffd_ksm", Linked::Static);
-    let expected = host_lets_write("/sys/kernel/mm/ksm/run").then(|| host_runs(&[&program]));
+    let expected = host_says(&[&program]);
     for lock in ["mmap", "vma", "speculative"] {
         let ran = Vm::new().options(&["--cpus", "2", "--lock", lock]).run(&[&program]).expect_status(0);
         assert!(ran.stdout.starts_with("what is merged                      16    -16\n"), "{}", ran.stdout);
