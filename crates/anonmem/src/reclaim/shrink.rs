@@ -26,7 +26,7 @@ use anonmem_pgtable::TlbBatch;
 use anonmem_sync::Ordering;
 
 /// Sweeps that a folio must have been unused for before it leaves.
-pub(super) const IDLE_SWEEPS: u32 = 1;
+const IDLE_SWEEPS: u32 = 1;
 
 /// What became of one folio.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -78,20 +78,16 @@ impl<M: Machine> Vm<M> {
     /// come by once more.
     #[doc(alias = "folio_check_references")]
     pub(super) fn was_used_lately(&self, page: &FolioRef<'_, M>) -> bool {
+        let folio = page.folio();
         let was_used = || {
             let found = folio_referenced_by_reclaim(self, page);
             found.is_none_or(|found| found.young > 0 || found.locked)
         };
-        self.note_use(page, page.test_and_clear_referenced() || was_used())
-    }
-
-    /// The same of a page of which that is known already.
-    pub(super) fn note_use(&self, page: &FolioRef<'_, M>, was_used: bool) -> bool {
-        if was_used {
+        if page.test_and_clear_referenced() || was_used() {
             page.set_idle(0);
             return true;
         }
-        let idle = page.folio().idle();
+        let idle = folio.idle();
         if idle < IDLE_SWEEPS {
             page.set_idle(idle + 1);
         }
@@ -99,11 +95,7 @@ impl<M: Machine> Vm<M> {
     }
 
     /// A count of the folio's slot, or of one that it gets now.
-    pub(super) fn swap_for<'v>(
-        &'v self,
-        page: &FolioRef<'v, M>,
-        lock: &FolioGuard<'v, M>,
-    ) -> Option<SwapRef<'v, M>> {
+    fn swap_for<'v>(&'v self, page: &FolioRef<'v, M>, lock: &FolioGuard<'v, M>) -> Option<SwapRef<'v, M>> {
         // Our own count keeps the slot while it is written: an exiting program may drop all others.
         match self.swap_dup_cached(lock) {
             // A closed device: swapoff has just brought it back, and would again.
@@ -179,7 +171,6 @@ impl<M: Machine> Vm<M> {
         let Leaving { page, lock, swap } = leaving;
         if !self.swap_write(&swap, &page) {
             self.count(Event::SwapWriteError);
-            self.take_back(&lock, swap.entry());
             return Shrunk::Kept;
         }
         self.count(Event::SwapOut);
@@ -208,10 +199,10 @@ impl<M: Machine> Vm<M> {
 }
 
 /// A folio that nobody maps any more, and that CPUs may still use.
-pub(super) struct Leaving<'v, M: Machine> {
-    pub(super) swap: SwapRef<'v, M>,
-    pub(super) lock: FolioGuard<'v, M>,
-    pub(super) page: FolioRef<'v, M>,
+struct Leaving<'v, M: Machine> {
+    swap: SwapRef<'v, M>,
+    lock: FolioGuard<'v, M>,
+    page: FolioRef<'v, M>,
 }
 
 /// The same of a large folio.
@@ -230,7 +221,7 @@ const ENOUGH: u64 = 256;
 
 /// Folios on their way out, locked, and the flushes that are owed for them.
 pub(crate) struct PageoutBatch<'v, M: Machine> {
-    pub(super) vm: &'v Vm<M>,
+    vm: &'v Vm<M>,
     /// Where it is counted.
     cpu: CpuId,
     tlb: TlbBatch<'v, M>,
@@ -282,10 +273,8 @@ impl<'v, M: Machine> PageoutBatch<'v, M> {
     #[doc(alias = "shrink_folio_list")]
     pub(crate) fn add(&mut self, page: FolioRef<'v, M>, age: Age) -> Shrunk {
         let (vm, folio) = (self.vm, page.folio());
-        match folio.mapping() {
-            Mapping::Anon(_) | Mapping::Ksm(_) => {}
-            Mapping::Shm(object) => return self.add_shared(page, object, age),
-            Mapping::None => return Shrunk::Kept,
+        if !matches!(folio.mapping(), Mapping::Anon(_) | Mapping::Ksm(_)) {
+            return Shrunk::Kept;
         }
         // Only a hint: who pins it from now on is found when its entry has been cleared (`try_share`).
         if folio.maybe_pinned() {
@@ -338,14 +327,9 @@ impl<'v, M: Machine> PageoutBatch<'v, M> {
         if try_to_unmap(vm, &lock, &UnmapTo::Swap(&swap), &mut self.tlb) != Unmapped::All {
             return Shrunk::Kept;
         }
-        self.push(Leaving { swap, lock, page });
-        Shrunk::Leaving
-    }
-
-    /// Takes a page that nobody maps any more. There is room.
-    pub(super) fn push(&mut self, leaving: Leaving<'v, M>) {
-        self.leaving[self.len] = Some(leaving);
+        self.leaving[self.len] = Some(Leaving { swap, lock, page });
         self.len += 1;
+        Shrunk::Leaving
     }
 
     /// Unmaps a large folio that may leave whole.
