@@ -247,3 +247,23 @@ fn a_disk_that_is_in_use_is_refused() {
     drop(first.stdin.take());
     assert_eq!(first.wait().unwrap().code(), Some(0));
 }
+
+#[test]
+fn three_times_the_memory_of_shared_objects_swaps_and_every_byte_is_right() {
+    if !vm_is_there() {
+        return;
+    }
+    let program = compile("swapshared", Linked::Static);
+    let host = host_runs(&[program.as_os_str(), "48".as_ref()]);
+    for (lock, device) in [("mmap", "lz4"), ("vma", "lz4"), ("speculative", "disk")] {
+        let options =
+            ["--ram", "16M", "--swap", "128M", "--cpus", "4", "--lock", lock, "--swap-backend", device];
+        let path = if device == "lz4" { "/dev/zram0" } else { "/dev/vda" };
+        let args = [program.as_os_str(), "48".as_ref(), path.as_ref()];
+        let ran = Vm::new().options(&options).run(&args).expect_status(0);
+        assert_eq!(ran.stdout, host, "{lock}");
+        assert_eq!(ran.bill["oom_kills"], 0);
+        let count = |pointer: &str| ran.bill.pointer(pointer).and_then(serde_json::Value::as_u64).unwrap();
+        assert!(count("/swap/outs") > 8192 && count("/swap/ins") > 8192, "{}", ran.bill);
+    }
+}

@@ -26,6 +26,8 @@ pub enum Error {
     AccessDenied,
     /// The operation is not allowed for this mapping.
     NotPermitted,
+    /// A page could not be read from its swap device: it is lost.
+    Io,
     /// An address is outside the address space, or not mapped where it must be.
     BadAddress,
     /// It is locked, and was to be invalidated.
@@ -73,6 +75,7 @@ impl Error {
             Self::NotFound => 2,
             Self::NoProcess => 3,
             Self::Interrupted => 4,
+            Self::Io => 5,
             Self::Again => 11,
             Self::OutOfMemory | Self::NodesFull(_) | Self::Limit(_) | Self::NotMapped => 12,
             Self::AccessDenied => 13,
@@ -100,6 +103,7 @@ impl fmt::Display for Error {
             Self::Exists => f.write_str("the range is in use"),
             Self::AccessDenied => f.write_str("the protection is not allowed for this mapping"),
             Self::NotPermitted => f.write_str("the operation is not allowed for this mapping"),
+            Self::Io => f.write_str("a page could not be read from its swap device"),
             Self::BadAddress => f.write_str("bad address"),
             Self::Again => f.write_str("a limit is reached; try again later"),
             Self::Overflow => f.write_str("an offset is too large"),

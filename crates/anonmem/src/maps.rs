@@ -87,8 +87,10 @@ pub struct VmaUsage {
     pub ksm: u64,
     /// Anonymous pages after `MADV_FREE` that were not written since.
     pub lazy_free: u64,
-    /// Pages in swap.
+    /// Pages in swap; of a shared object, whoever had touched them.
     pub swap: u64,
+    /// The part of `swap` that is of a shared object: it is no process's own (Linux: not in `SwapPss`).
+    pub swap_shared: u64,
     /// The part of `pss` that is locked.
     pub locked: u64,
 }
@@ -111,6 +113,7 @@ impl VmaUsage {
             ksm: self.ksm + other.ksm,
             lazy_free: self.lazy_free + other.lazy_free,
             swap: self.swap + other.swap,
+            swap_shared: self.swap_shared + other.swap_shared,
             locked: self.locked + other.locked,
         }
     }
@@ -314,6 +317,12 @@ impl<M: Machine> MmapReadGuard<'_, M> {
                     Mapped::Zero(_) | Mapped::Marker(_) => {}
                 }
             }
+        }
+        if let Backing::Shared(object) = vma.backing() {
+            let pages = vma.pgoff()..vma.pgoff() + vma.range().pages().0;
+            let swapped = self.objects.shm_pages(object, pages).swapped * PAGE;
+            sums.usage.swap += swapped;
+            sums.usage.swap_shared += swapped;
         }
         sums.into_usage(vma.flags().contains(VmFlags::LOCKED))
     }

@@ -66,7 +66,7 @@ impl<M: Machine> MmapReadGuard<'_, M> {
                 // It is in memory, here or there.
                 Pte::Soft(SoftLeaf::Migration { .. }) => true,
                 Pte::None | Pte::Soft(SoftLeaf::Marker(_)) => match vma.backing() {
-                    Backing::Shared(object) => self.objects.shm_has_page(object, vma.index_of(va)),
+                    Backing::Shared(object) => self.objects.shm_in_core(object, vma.index_of(va)),
                     Backing::Anonymous | Backing::Source(_) => false,
                 },
             };

@@ -82,6 +82,7 @@ impl<M: Machine> Vm<M> {
                 }
             });
             result?;
+            self.unuse_objects(device)?;
             if self.swap.still_used(place) > 0 {
                 // Entries that were on their way from one table to another (fork, mremap) are met next time.
                 M::yield_now();

@@ -402,8 +402,10 @@ impl<M: Machine> Vm<M> {
                 let tables = object.space().recount(&self.frames)?;
                 expect("page tables of a shared object", 0, tables, object.space().nr_tables())?;
                 totals.tables += tables;
-                totals.committed += if object.is_sparse() { self.shm_resident(id) } else { object.pages() };
-                totals.shared_entries += self.shm_resident(id);
+                let pages = self.shm_all_pages(id);
+                totals.committed += if object.is_sparse() { pages.all() } else { object.pages() };
+                totals.shared_entries += pages.present;
+                totals.swap_entries += pages.swapped;
                 expect("a shared object has users", 0, 1, u64::from(object.users() > 0))
             };
             if result.is_ok() {

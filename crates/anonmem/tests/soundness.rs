@@ -15,7 +15,8 @@
 //! | the words of a page table changed | does not compile | `fail_words_of_a_table` |
 //! | a use of a shared object that is put twice, or made up | does not compile | `fail_put_by_name`, `fail_use_by_name`, `fail_copy_use` |
 //! | a mapping of an object by a name that is stale, foreign or made up | `Error::Invalid` | [`names_that_nobody_uses_map_nothing`] |
-//! | a page of an object moved, or given a slot, through its lock | panics; of an anonymous page it is a hint, which its slot's word must confirm | [`a_lock_forges_no_place`] |
+//! | a page of an object moved through its lock | panics | [`a_lock_forges_no_place`] |
+//! | a page given a slot through its lock | it is a hint, which the slot's word must confirm | [`a_lock_forges_no_place`] |
 //! | owners of a swap slot that nobody is | does not compile | `fail_forge_owners` |
 //! | a reference taken back by its number | does not compile | `fail_take_a_count_back` |
 //! | an address space or object that outlives its `Vm` | does not compile | `fail_owners_outlive_vm` |
@@ -58,7 +59,7 @@ fn a_lock_forges_no_place() {
     let lock = page.lock();
     let panics = |f: &dyn Fn()| std::panic::catch_unwind(std::panic::AssertUnwindSafe(f)).is_err();
     assert!(panics(&|| lock.move_mapped(RawHandle::new(1).unwrap().into(), 7)));
-    assert!(panics(&|| lock.set_swap_entry(SwapEntry { device: 0, offset: 99 })));
+    lock.set_swap_entry(SwapEntry { device: 0, offset: 99 });
     drop(lock);
     let new = vm.frames().alloc(Order::ZERO).unwrap().into_reference();
     assert!(panics(&|| new.zero_of_object()));
@@ -66,9 +67,11 @@ fn a_lock_forges_no_place() {
     let mm = vm.new_mm().unwrap();
     let at = mm.mmap(shared(object.id())).unwrap();
     mm.store(at, 7).unwrap();
+    drop(page);
     let _ = vm.reclaim_folio(object.page_at(0).unwrap());
-    assert_eq!(mm.load(at).unwrap(), 7);
-    drop((page, mm, object));
+    assert_eq!((mm.load(at).unwrap(), object.swapped()), (7, 0));
+    object.page_at(0).unwrap().forget_swap_entry(SwapEntry { device: 0, offset: 99 });
+    drop((mm, object));
     vm.validate().unwrap();
     assert_eq!(vm.stats().shared_objects, 0);
 }

@@ -144,7 +144,9 @@ where
         told: PageCategories::WRITTEN,
         ..PageScan::all(range)
     };
-    let mut regions = vec![PageRegion::default(); range.pages().0 as usize + 1];
+    // The range may be most of the address space; what is told of it is what was written since.
+    let most = range.pages().0.min(middle.len / P + 2);
+    let mut regions = vec![PageRegion::default(); most as usize + 1];
     // Without memory there is nothing to protect: every entry has its table.
     if let Ok(scanned) = mm.pagemap_scan(&scan, Some(&mut regions)) {
         let told = &regions[..scanned.regions];

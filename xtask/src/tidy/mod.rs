@@ -5,6 +5,7 @@
 //! [`patches`] that planted bugs still apply.
 //! A finding names its file and line and says what to do.
 
+mod eager;
 mod enums;
 mod error_types;
 mod errors;
@@ -44,6 +45,7 @@ pub(crate) fn run(root: &Path) -> ExitCode {
     let enums = enums::of(texts.iter().map(|(path, text)| (path.as_path(), text.as_str())));
     let mut findings = errors::check(texts.iter().map(|(path, text)| (path.as_path(), text.as_str())));
     findings.extend(error_types::check(texts.iter().map(|(path, text)| (path.as_path(), text.as_str()))));
+    findings.extend(eager::check(texts.iter().map(|(path, text)| (path.as_path(), text.as_str()))));
     for (path, text) in &texts {
         findings.extend(check_file(path, text, &enums));
     }

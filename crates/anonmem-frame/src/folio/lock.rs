@@ -62,7 +62,7 @@ impl<'f, M: Machine> FolioGuard<'f, M> {
             // The last page of a stable node that nobody maps is a page like any other.
             Mapping::Anon(_) | Mapping::Ksm(_) => self.folio.set_mapping(Mapping::Anon(anon_vma), index),
             Mapping::None => {}
-            Mapping::Shm(_) => unreachable!("a cached page is anonymous"),
+            Mapping::Shm(_) => unreachable!("an exclusive swap entry of private memory has a shared page"),
         }
     }
 
@@ -92,12 +92,8 @@ impl<'f, M: Machine> FolioGuard<'f, M> {
     }
 
     /// Notes which swap slot it is the cached page of. The slot's word is the caller's.
-    ///
-    /// # Panics
-    /// If it belongs to a shared object.
     #[doc(alias = "folio_set_swapcache")]
     pub fn set_swap_entry(&self, entry: SwapEntry) {
-        assert!(!matches!(self.folio.mapping(), Mapping::Shm(_)), "a page of an object is not swapped");
         // Release pairs with the Acquire of `swap_entry`.
         self.folio.meta().private.store(encode_entry(entry), Ordering::Release);
     }

@@ -208,6 +208,12 @@ impl<'f, M: Machine> Folio<'f, M> {
         self.meta().flags.load(Ordering::Relaxed) >> flags::IDLE_SHIFT & 3
     }
 
+    /// Whether a scan found it accessed since reclaim came by last.
+    #[doc(alias = "folio_test_referenced")]
+    pub fn is_referenced(&self) -> bool {
+        self.meta().flags.load(Ordering::Relaxed) & flags::REFERENCED != 0
+    }
+
     /// Whether somebody holds its lock, as of now (Linux: `PG_locked`).
     pub fn is_locked(&self) -> bool {
         self.meta().flags.load(Ordering::Relaxed) & flags::LOCKED != 0

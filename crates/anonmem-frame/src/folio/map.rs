@@ -3,8 +3,11 @@
 //! Linux: mm/rmap.c `folio_add_anon_rmap_pte`, `folio_add_file_rmap_pte`.
 
 use super::{Exclusive, FolioGuard, FolioRef, Shared, ShmMap, rmap::add_map};
-use crate::meta::{Counts, Mapping, Stamp, TooManySharers};
-use anonmem_hal::Machine;
+use crate::{
+    handle::RawHandle,
+    meta::{Counts, Mapping, Stamp, TooManySharers},
+};
+use anonmem_hal::{Machine, Order};
 use anonmem_sync::Ordering;
 
 impl<'f, M: Machine> FolioGuard<'f, M> {
@@ -85,6 +88,26 @@ impl<'f, M: Machine> FolioGuard<'f, M> {
             folio.set_mapping(Mapping::Anon(stamp), index);
         }
         anonmem_hal::debug_check_eq!(M, folio.index(), index);
+    }
+}
+
+impl<'f, M: Machine> FolioGuard<'f, M> {
+    /// Makes a page that was swapped in the object's page with this index, mapped once: by the object's own
+    /// entry, which is about to own the mapping.
+    ///
+    /// # Panics
+    /// If it is mapped, belongs to something else, or is a large folio.
+    #[doc(alias = "shmem_swapin_folio")]
+    pub fn map_of_object(&self, object: RawHandle, index: u64) -> ShmMap<'f, M> {
+        let folio = self.folio;
+        let free = [Mapping::None, Mapping::Shm(object)].contains(&folio.mapping())
+            && folio.counts().maps() == 0
+            && folio.owned_order() == Order::ZERO;
+        assert!(free, "{folio:?} comes back to an object that it is none of");
+        folio.set_mapping(Mapping::Shm(object), index);
+        // Release: as for every mapping that is added.
+        folio.meta().counts.fetch_add(Counts::MAP, Ordering::Release);
+        ShmMap { frames: folio.frames, page: folio.head }
     }
 }
 

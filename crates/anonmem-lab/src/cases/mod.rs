@@ -190,6 +190,8 @@ pub fn all() -> &'static [&'static Case] {
         &shared_objects::FIRST,
         &shared_objects::PUNCH,
         &shared_objects::MOVES,
+        &shared_objects::SWAPS,
+        &shared_objects::SWAPS_AGAIN,
         &shared_objects::LAST,
         &pins::DIRTY_COW,
         &pins::LEAK,

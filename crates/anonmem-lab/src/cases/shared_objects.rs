@@ -120,6 +120,65 @@ pub static MOVES: Case = Case {
 };
 
 /// The page of the case.
+pub static SWAPS: Case = Case {
+    name: "shm-swap-out-vs-fault",
+    title: "a page of an object leaves for swap while a program maps it",
+    happened: "Linux, mm/vmscan.c __remove_mapping: the page cache's entry becomes a swap entry only if the references of the cache and of reclaim are all \
+               that there are; mm/shmem.c shmem_writeout.",
+    environment: "Two programs map one object; the first has touched its page. CPU0 reclaims the page. CPU1 runs the other program, which stores twice.",
+    rule: "Both see one page, and every store.",
+    mutants: &[Mutant::Patch {
+        name: "shm-swap-ignores-references",
+        what: "the page leaves though a fault has it, and is about to map it",
+    }],
+    runs: BOTH,
+    program: |_| {
+        boxed(
+            scenario("shm-swap-out-vs-fault", 1, || two_that_swap(2))
+                .cpu("reclaims the page", |k| {
+                    k.reclaim_noted();
+                })
+                .cpu("stores twice", |k| {
+                    assert_eq!(k.store_word(1, 0, 1, 8), Ok(()));
+                    assert_eq!(k.store_word(1, 0, 2, 9), Ok(()));
+                })
+                .check(|k| all_there(k, [7, 8, 9])),
+        )
+    },
+};
+
+/// The page of the case.
+pub static SWAPS_AGAIN: Case = Case {
+    name: "shm-swap-in-aba",
+    title: "a page of an object leaves for the same slot again while a fault waits for it",
+    happened: "Linux, mm/shmem.c shmem_swapin_folio: with the folio locked, it asks whether the folio still is in the swap cache, and whether the page cache \
+               has the same swap entry.",
+    environment: "Two programs map one object; the first has touched its page, and there is one slot. CPU0 reclaims the page, stores to it, and reclaims it \
+                  again. CPU1 runs the other program, which stores.",
+    rule: "Both see one page, and every store.",
+    mutants: &[Mutant::Patch {
+        name: "shm-swap-in-entry-only",
+        what: "the page comes back that the slot had in memory when the fault looked",
+    }],
+    runs: &[Run::new(Model::Sc, Extent::Bound(2))],
+    program: |_| {
+        boxed(
+            scenario("shm-swap-in-aba", 1, || two_that_swap(1))
+                .cpu("reclaims, stores, reclaims", |k| {
+                    k.reclaim_noted();
+                    assert_eq!(k.store_word(0, 0, 1, 8), Ok(()));
+                    k.note_frame(0, 0);
+                    if k.noted.get().is_some() {
+                        k.reclaim_noted();
+                    }
+                })
+                .cpu("stores", |k| assert_eq!(k.store_word(1, 0, 2, 9), Ok(())))
+                .check(|k| all_there(k, [7, 8, 9])),
+        )
+    },
+};
+
+/// The page of the case.
 pub static LAST: Case = Case {
     name: "shm-last-user",
     title: "two programs stop using an object at the same time",
@@ -162,4 +221,23 @@ fn two_programs(mode: LockMode) -> Kernel {
     drop(object);
     debug_assert_eq!(page(1).0 - page(0).0, P);
     kernel
+}
+
+/// The same, whose page 0 the first has stored 7 to; there is a swap device with so many slots.
+fn two_that_swap(slots: u64) -> Kernel {
+    let kernel = two_programs(LockMode::Mmap);
+    kernel.swap_on(0, slots);
+    assert_eq!(kernel.store(0, 0, 7), Ok(()));
+    kernel.note_frame(0, 0);
+    kernel
+}
+
+/// Whether both programs see these words in page 0, which is one page.
+fn all_there(k: &Kernel, words: [u64; 3]) -> Result<(), String> {
+    let found = [0, 1].map(|mm| [0, 1, 2].map(|word| k.load_word(mm, 0, word).ok()));
+    if found == [words.map(Some); 2] && k.frame_of(0, 0) == k.frame_of(1, 0) {
+        k.check()
+    } else {
+        Err(format!("{words:?} were stored, found {found:?}"))
+    }
 }

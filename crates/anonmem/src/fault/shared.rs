@@ -82,7 +82,7 @@ fn object_page<'a, M: Machine, G: FaultGuard<M>>(
 ) -> Result<FolioRef<'a, M>, FaultResult> {
     match fault.vm.shm_page(object, fault.index, fault.node_policy().unwrap_or_default()) {
         Ok(page) => Ok(page),
-        Err(Error::BadAddress | Error::Limit(_)) => Err(FaultResult::Bus),
+        Err(Error::BadAddress | Error::Io | Error::Limit(_)) => Err(FaultResult::Bus),
         Err(Error::NodesFull(nodes)) => Err(FaultResult::NodesFull(nodes)),
         Err(_) => Err(FaultResult::Oom),
     }

@@ -222,7 +222,11 @@ impl<M: Machine> Mm<'_, M> {
     #[doc(alias = "swapin_walk_pmd_entry")]
     fn madvise_willneed(&self, guard: &MmapReadGuard<'_, M>, id: VmaId, part: VaRange) {
         anonmem_hal::debug_check_eq!(M, guard.id(), self.id, "the lock of another address space");
-        let slot = guard.slot();
+        let (slot, vma) = (guard.slot(), self.vm.vma(id));
+        if let Backing::Shared(object) = vma.backing() {
+            let first = vma.index_of(part.start);
+            return self.vm.shm_will_need(object, first..first + part.pages().0);
+        }
         for (found, part) in slot.space.parts(&self.vm.frames, guard, part) {
             // Nothing of a leaf is in swap.
             let Walked::Table(table) = found else { continue };
@@ -300,10 +304,14 @@ impl<M: Machine> Mm<'_, M> {
             let (page, pfn) = match entries.mapped(va) {
                 Mapped::Exclusive(page, _) => (page.get(), page.pfn()),
                 Mapped::Shared(page, _) if page.folio().is_likely_alone() => (page.get(), page.pfn()),
+                // The object has a mapping, and we have.
+                Mapped::Shm(present) if self.vm.frames.folio_of_owned(present.pfn).counts().maps() == 2 => {
+                    (self.vm.frames.try_get(present.pfn)?, present.pfn)
+                }
                 Mapped::Shared(..)
+                | Mapped::Shm(_)
                 | Mapped::None
                 | Mapped::Zero(_)
-                | Mapped::Shm(_)
                 | Mapped::Swap(..)
                 | Mapped::Migration(..)
                 | Mapped::Marker(_) => return None,

@@ -31,14 +31,14 @@ use crate::{
     ids::ShmId,
     mm::Mm,
     rmap::machine::Machine,
-    shm::{ShmUser, offset},
+    shm::{OBJECT_ENTRY, ShmUser, offset},
     vm::Vm,
     vma::{flags::VmFlags, vma::Backing},
     zap::forget_range,
 };
 use anonmem_frame::{FolioRef, Mapping, NewFolio, RawHandle};
-use anonmem_hal::{Arch, Order, PAGE_SHIFT, Pfn, Protection, Va, VaRange};
-use anonmem_pgtable::{Attrs, Mapped, Teardown};
+use anonmem_hal::{Arch, Order, PAGE_SHIFT, Pfn, Va, VaRange};
+use anonmem_pgtable::{Mapped, Teardown};
 use anonmem_sync::{Ordering, fence};
 use core::ops::Range;
 
@@ -48,15 +48,6 @@ pub(super) struct SharedRun {
     first: Pfn,
     index: u64,
     pub(super) pages: u64,
-}
-
-/// A use of an object, for as long as its page moves.
-struct Use<'v, M: Machine>(&'v Vm<M>, ShmId);
-
-impl<M: Machine> Drop for Use<'_, M> {
-    fn drop(&mut self) {
-        self.0.shm_put(self.1);
-    }
 }
 
 /// Whether mappings keep their pages.
@@ -93,12 +84,11 @@ impl<M: Machine> Vm<M> {
         mut target: impl FnMut() -> Option<NewFolio<'v, M>>,
         mut said: impl FnMut(Result<(), Stays>),
     ) {
-        let named = self.shm_objects.resolve(&self.frames, run.object);
-        let Some(id) = named.filter(|&id| self.shm_try_get(id)) else {
+        let Some(visit) = self.shm_visit(run.object) else {
             // The object is going, and its pages with it: they are to be asked again.
             return (0..run.pages).for_each(|_| said(Err(Stays::Referenced)));
         };
-        let _in_use = Use(self, id);
+        let id = visit.id;
         let dropped = self.drop_mappings(id, run);
         for nth in 0..run.pages {
             let Some(page) = self.frames.try_get(run.first.offset(nth)) else {
@@ -158,7 +148,7 @@ impl<M: Machine> Vm<M> {
         let new = new.into_shm(id.raw(), index);
         let Ok(map) = new.map_shm(0) else { return Err(Stays::Referenced) };
         let old = entries.clear(va).unmap();
-        entries.install(va, map, Attrs { prot: Protection::RW, young: false, dirty: false, uffd_wp: false });
+        entries.install(va, map, OBJECT_ENTRY);
         drop(entries);
         drop(old);
         Ok(())

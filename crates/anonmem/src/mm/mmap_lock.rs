@@ -19,6 +19,14 @@ impl<M: Machine> Objects<M> {
         MmapReadGuard { objects: self, slot, id, _lock: slot.mmap_lock.read() }
     }
 
+    /// The mmap lock for reading, if that needs no waiting. Whoever's the slot is by then, nothing of it goes
+    /// away meanwhile.
+    #[track_caller]
+    pub(crate) fn mmap_try_read_lock(&self, id: MmId) -> Option<MmapReadGuard<'_, M>> {
+        let slot = self.mm_slot(id);
+        Some(MmapReadGuard { objects: self, slot, id, _lock: slot.mmap_lock.try_read()? })
+    }
+
     /// The mmap lock for writing.
     #[inline]
     #[track_caller]

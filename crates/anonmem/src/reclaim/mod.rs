@@ -16,6 +16,7 @@ mod alloc;
 mod kswapd;
 mod laps;
 pub(crate) mod placed;
+mod shared;
 pub(crate) mod shrink;
 pub(crate) mod state;
 mod untouched;

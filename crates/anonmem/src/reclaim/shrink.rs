@@ -26,7 +26,7 @@ use anonmem_pgtable::TlbBatch;
 use anonmem_sync::Ordering;
 
 /// Sweeps that a folio must have been unused for before it leaves.
-const IDLE_SWEEPS: u32 = 1;
+pub(super) const IDLE_SWEEPS: u32 = 1;
 
 /// What became of one folio.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -78,16 +78,20 @@ impl<M: Machine> Vm<M> {
     /// come by once more.
     #[doc(alias = "folio_check_references")]
     pub(super) fn was_used_lately(&self, page: &FolioRef<'_, M>) -> bool {
-        let folio = page.folio();
         let was_used = || {
             let found = folio_referenced_by_reclaim(self, page);
             found.is_none_or(|found| found.young > 0 || found.locked)
         };
-        if page.test_and_clear_referenced() || was_used() {
+        self.note_use(page, page.test_and_clear_referenced() || was_used())
+    }
+
+    /// The same of a page of which that is known already.
+    pub(super) fn note_use(&self, page: &FolioRef<'_, M>, was_used: bool) -> bool {
+        if was_used {
             page.set_idle(0);
             return true;
         }
-        let idle = folio.idle();
+        let idle = page.folio().idle();
         if idle < IDLE_SWEEPS {
             page.set_idle(idle + 1);
         }
@@ -95,7 +99,11 @@ impl<M: Machine> Vm<M> {
     }
 
     /// A count of the folio's slot, or of one that it gets now.
-    fn swap_for<'v>(&'v self, page: &FolioRef<'v, M>, lock: &FolioGuard<'v, M>) -> Option<SwapRef<'v, M>> {
+    pub(super) fn swap_for<'v>(
+        &'v self,
+        page: &FolioRef<'v, M>,
+        lock: &FolioGuard<'v, M>,
+    ) -> Option<SwapRef<'v, M>> {
         // Our own count keeps the slot while it is written: an exiting program may drop all others.
         match self.swap_dup_cached(lock) {
             // A closed device: swapoff has just brought it back, and would again.
@@ -171,6 +179,7 @@ impl<M: Machine> Vm<M> {
         let Leaving { page, lock, swap } = leaving;
         if !self.swap_write(&swap, &page) {
             self.count(Event::SwapWriteError);
+            self.take_back(&lock, swap.entry());
             return Shrunk::Kept;
         }
         self.count(Event::SwapOut);
@@ -199,10 +208,10 @@ impl<M: Machine> Vm<M> {
 }
 
 /// A folio that nobody maps any more, and that CPUs may still use.
-struct Leaving<'v, M: Machine> {
-    swap: SwapRef<'v, M>,
-    lock: FolioGuard<'v, M>,
-    page: FolioRef<'v, M>,
+pub(super) struct Leaving<'v, M: Machine> {
+    pub(super) swap: SwapRef<'v, M>,
+    pub(super) lock: FolioGuard<'v, M>,
+    pub(super) page: FolioRef<'v, M>,
 }
 
 /// The same of a large folio.
@@ -221,7 +230,7 @@ const ENOUGH: u64 = 256;
 
 /// Folios on their way out, locked, and the flushes that are owed for them.
 pub(crate) struct PageoutBatch<'v, M: Machine> {
-    vm: &'v Vm<M>,
+    pub(super) vm: &'v Vm<M>,
     /// Where it is counted.
     cpu: CpuId,
     tlb: TlbBatch<'v, M>,
@@ -273,8 +282,10 @@ impl<'v, M: Machine> PageoutBatch<'v, M> {
     #[doc(alias = "shrink_folio_list")]
     pub(crate) fn add(&mut self, page: FolioRef<'v, M>, age: Age) -> Shrunk {
         let (vm, folio) = (self.vm, page.folio());
-        if !matches!(folio.mapping(), Mapping::Anon(_) | Mapping::Ksm(_)) {
-            return Shrunk::Kept;
+        match folio.mapping() {
+            Mapping::Anon(_) | Mapping::Ksm(_) => {}
+            Mapping::Shm(object) => return self.add_shared(page, object, age),
+            Mapping::None => return Shrunk::Kept,
         }
         // Only a hint: who pins it from now on is found when its entry has been cleared (`try_share`).
         if folio.maybe_pinned() {
@@ -327,9 +338,14 @@ impl<'v, M: Machine> PageoutBatch<'v, M> {
         if try_to_unmap(vm, &lock, &UnmapTo::Swap(&swap), &mut self.tlb) != Unmapped::All {
             return Shrunk::Kept;
         }
-        self.leaving[self.len] = Some(Leaving { swap, lock, page });
-        self.len += 1;
+        self.push(Leaving { swap, lock, page });
         Shrunk::Leaving
+    }
+
+    /// Takes a page that nobody maps any more. There is room.
+    pub(super) fn push(&mut self, leaving: Leaving<'v, M>) {
+        self.leaving[self.len] = Some(leaving);
+        self.len += 1;
     }
 
     /// Unmaps a large folio that may leave whole.

@@ -2,24 +2,30 @@
 //!
 //! An object is a page table of its own: the entry for offset `i` owns one *mapping* of page `i`. So the
 //! machinery of entries, locks and walks serves here too. No CPU ever loads it. Pages stay until the last VMA
-//! that maps the object is gone; they are neither swapped nor found by rmap.
+//! that maps the object is gone; rmap does not find them.
 //!
-//! Linux: mm/shmem.c `shmem_zero_setup`. Differs: no file, no swap.
+//! A page may leave for a swap device. Then the object's entry owns a count of the slot, the only one but for
+//! that of whoever writes the page. What could not be read back is a marker.
+//!
+//! Linux: mm/shmem.c `shmem_zero_setup`. Differs: no file.
 
 pub(crate) mod object;
 pub(crate) mod owned;
 mod page;
+mod swap;
 
 use crate::{
     error::Error,
     ids::ShmId,
     objects::Objects,
-    shm::object::{NO_WRITERS, ShmObject},
+    shm::object::{NO_WRITERS, ShmObject, VISIT},
+    swap::slot::SwapRef,
 };
 use anonmem_frame::FolioRef;
-use anonmem_hal::{Arch, Machine, PAGE_SHIFT, Pte, Va, VaRange};
-use anonmem_pgtable::{Mapped, Teardown};
+use anonmem_hal::{Arch, Machine, PAGE_SHIFT, Protection, Pte, SoftLeaf, SwapEntry, Va, VaRange};
+use anonmem_pgtable::{Attrs, Cleared, Mapped, PteTable, Teardown};
 use anonmem_sync::Ordering;
+use core::ops::Range;
 
 /// When the pages of an object are promised.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -29,6 +35,40 @@ pub(crate) enum Promise {
     /// Each when it is made: the object may be larger than all memory.
     PageByPage,
 }
+
+/// What an object has at an index.
+pub(crate) enum Found<'a, M: Machine> {
+    /// Nothing: it reads as zeroes.
+    Nothing,
+    /// A page.
+    Page(FolioRef<'a, M>),
+    /// A page that is in this slot.
+    Swapped(SwapEntry),
+    /// A page that could not be read from its swap device.
+    Lost,
+}
+
+/// How many pages there are of an object.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct ShmPages {
+    /// In memory.
+    pub(crate) present: u64,
+    /// In swap.
+    pub(crate) swapped: u64,
+    /// Nowhere: they could not be read from their swap device.
+    pub(crate) lost: u64,
+}
+
+impl ShmPages {
+    /// All of them.
+    pub(crate) const fn all(self) -> u64 {
+        self.present + self.swapped + self.lost
+    }
+}
+
+/// What the entry of an object says of its page. No CPU looks at it.
+pub(crate) const OBJECT_ENTRY: Attrs =
+    Attrs { prot: Protection::RW, young: false, dirty: false, uffd_wp: false };
 
 /// Keeps an object's tables: its user count. The object's pages are filled under it.
 pub(crate) struct ShmUser<'a, M>(&'a ShmObject<M>);
@@ -68,6 +108,7 @@ impl<M: Machine> Objects<M> {
                 object.reach.store(pages, Ordering::Relaxed);
                 object.sparse.store(u32::from(promise == Promise::PageByPage), Ordering::Relaxed);
                 object.writers.store(0, Ordering::Relaxed);
+                object.stays.store(0, Ordering::Relaxed);
                 // Release pairs with the AcqRel of the last user, who frees what this object holds.
                 object.users.store(1, Ordering::Release);
                 Ok(id)
@@ -93,10 +134,19 @@ impl<M: Machine> Objects<M> {
     /// Adds a user of an object that somebody uses. `false` if nobody does, or there is none of this name:
     /// names can be made up, and outlive what they named.
     pub(crate) fn shm_try_get(&self, id: ShmId) -> bool {
+        self.shm_try_add(id, 1)
+    }
+
+    /// The same for a moment, so that nobody takes it for a mapping.
+    fn shm_try_visit(&self, id: ShmId) -> bool {
+        self.shm_try_add(id, VISIT)
+    }
+
+    fn shm_try_add(&self, id: ShmId, uses: u64) -> bool {
         let Some(id) = self.shm_objects.resolve(&self.frames, id.raw()) else { return false };
         // Acquire pairs with the Release of `shm_make`: the object is complete.
         let got =
-            self.shm(id).users.fetch_update(Ordering::Acquire, |users| (users != 0).then_some(users + 1));
+            self.shm(id).users.fetch_update(Ordering::Acquire, |users| (users != 0).then_some(users + uses));
         got.is_ok()
     }
 
@@ -161,14 +211,19 @@ impl<M: Machine> Objects<M> {
 
     /// The VMAs that map an object which the caller has `handles` uses of.
     pub(crate) fn shm_mappings(&self, id: ShmId, handles: u32) -> u32 {
-        self.shm(id).users.load(Ordering::Relaxed) - handles
+        let users = self.shm(id).users.load(Ordering::Relaxed);
+        (users as u32) - (users >> 32) as u32 - handles
     }
 
     /// Drops a user; the last one frees the pages. No entry maps them any more.
     pub(crate) fn shm_put(&self, id: ShmId) {
+        self.shm_put_uses(id, 1);
+    }
+
+    fn shm_put_uses(&self, id: ShmId, uses: u64) {
         let object = self.shm(id);
         // AcqRel: the last user sees all that the others did.
-        if object.users.fetch_sub(1, Ordering::AcqRel) != 1 {
+        if object.users.fetch_sub(uses, Ordering::AcqRel) != uses {
             return;
         }
         let mut promised = if object.is_sparse() { 0 } else { object.pages() };
@@ -176,13 +231,9 @@ impl<M: Machine> Objects<M> {
         let mut gather = self.gather(&object.space, Teardown::WholeSpace);
         for (table, part) in object.space.tables(&self.frames, &ShmUser(object), all) {
             let mut entries = table.lock();
-            for va in part.iter_pages() {
-                if let Ok(page) = entries.clear(va).unmap() {
-                    // Nobody translates through this space: no need to gather.
-                    drop(page);
-                    promised += u64::from(object.is_sparse());
-                }
-            }
+            // Nobody translates through this space: no need to gather.
+            let gone: u64 = part.iter_pages().map(|va| self.shm_drop(entries.clear(va))).sum();
+            promised += if object.is_sparse() { gone } else { 0 };
         }
         object.space.free_tables(&mut gather, &self.frames, all, VaRange { start: Va(0), end: Va(u64::MAX) });
         gather.finish();
@@ -191,36 +242,78 @@ impl<M: Machine> Objects<M> {
         self.shm_objects.free(&self.frames, id);
     }
 
-    pub(super) fn shm_find<'a>(&'a self, object: &'a ShmObject<M>, va: Va) -> Option<FolioRef<'a, M>> {
+    /// Lets go of what an entry of an object had; returns how many pages that were, none or one.
+    fn shm_drop<'v>(&'v self, cleared: Cleared<'v, M>) -> u64 {
+        match cleared.unmap() {
+            Ok(page) => drop(page),
+            Err(Cleared::Swap(count, _)) => drop(SwapRef::own(self, count)),
+            // A page that was lost: the marker owns nothing.
+            Err(Cleared::Marker(_)) => {}
+            Err(_) => return 0,
+        }
+        1
+    }
+
+    /// The table of an object that has the entry for `va`.
+    fn shm_table<'a>(&'a self, user: &'a ShmUser<'a, M>, va: Va) -> Option<PteTable<'a, M, ShmUser<'a, M>>> {
+        user.0.space.walk(&self.frames, user, va)?.table()
+    }
+
+    /// What an object has at `va`.
+    pub(super) fn shm_find<'a>(&'a self, object: &'a ShmObject<M>, va: Va) -> Found<'a, M> {
         let user = ShmUser(object);
-        let table = object.space.walk(&self.frames, &user, va)?.table()?;
+        let Some(table) = object.space.walk(&self.frames, &user, va).and_then(|found| found.table()) else {
+            return Found::Nothing;
+        };
         let entries = table.lock();
         match entries.mapped(va) {
-            Mapped::Shm(present) => self.frames.try_get(present.pfn),
+            Mapped::Shm(present) => self.frames.try_get(present.pfn).map_or(Found::Nothing, Found::Page),
+            Mapped::Swap(owned, _) => Found::Swapped(owned.entry()),
+            Mapped::Marker(_) => Found::Lost,
             Mapped::None
             | Mapped::Zero(_)
             | Mapped::Exclusive(..)
             | Mapped::Shared(..)
-            | Mapped::Swap(..)
-            | Mapped::Migration(..)
-            | Mapped::Marker(_) => None,
+            | Mapped::Migration(..) => Found::Nothing,
         }
     }
 
-    /// The number of pages that an object has, which the caller uses.
-    pub(crate) fn shm_resident(&self, id: ShmId) -> u64 {
+    /// How many pages there are of an object, which the caller uses, with these indices.
+    pub(crate) fn shm_pages(&self, id: ShmId, within: Range<u64>) -> ShmPages {
         let object = self.shm(id);
-        let all = VaRange { start: Va(0), end: offset(object.reach()) };
-        let user = ShmUser(object);
-        let pages = object.space.tables(&self.frames, &user, all);
+        let end = within.end.min(object.reach());
+        let range = VaRange { start: offset(within.start.min(end)), end: offset(end) };
+        let mut pages = ShmPages::default();
+        for (table, part) in object.space.tables(&self.frames, &ShmUser(object), range) {
+            for va in part.iter_pages() {
+                match table.peek(va) {
+                    Pte::None => {}
+                    Pte::Present(_) | Pte::Soft(SoftLeaf::Migration { .. }) => pages.present += 1,
+                    Pte::Soft(SoftLeaf::Swap { .. }) => pages.swapped += 1,
+                    Pte::Soft(SoftLeaf::Marker(_)) => pages.lost += 1,
+                }
+            }
+        }
         pages
-            .map(|(table, part)| part.iter_pages().filter(|&va| table.peek(va) != Pte::None).count() as u64)
-            .sum()
     }
 
-    /// Whether the object has a page with this index.
+    /// How many pages there are of an object, which the caller uses.
+    pub(crate) fn shm_all_pages(&self, id: ShmId) -> ShmPages {
+        self.shm_pages(id, 0..u64::MAX)
+    }
+
+    /// Whether the object has a page with this index, wherever that is.
     pub(crate) fn shm_has_page(&self, id: ShmId, index: u64) -> bool {
-        self.shm_find(self.shm(id), offset(index)).is_some()
+        !matches!(self.shm_find(self.shm(id), offset(index)), Found::Nothing)
+    }
+
+    /// Whether an access to the page with this index would find it in memory.
+    pub(crate) fn shm_in_core(&self, id: ShmId, index: u64) -> bool {
+        match self.shm_find(self.shm(id), offset(index)) {
+            Found::Page(_) => true,
+            Found::Swapped(entry) => self.swap_has_page(entry),
+            Found::Nothing | Found::Lost => false,
+        }
     }
 
     /// Makes a range of an object read as zeroes (`MADV_REMOVE`). Pages that only the object has are freed;
@@ -231,12 +324,16 @@ impl<M: Machine> Objects<M> {
         for (table, part) in object.space.tables(&self.frames, &ShmUser(object), range) {
             let mut entries = table.lock();
             for va in part.iter_pages() {
-                let Mapped::Shm(present) = entries.mapped(va) else { continue };
+                let Mapped::Shm(present) = entries.mapped(va) else {
+                    let gone = self.shm_drop(entries.clear(va));
+                    self.uncommit(if object.is_sparse() { gone } else { 0 });
+                    continue;
+                };
                 // New mappings start with a reference that is taken under this lock, so being the only one
                 // lasts.
                 if self.frames.folio_of_owned(present.pfn).counts().total() == 1 {
-                    drop(entries.clear(va).unmap().ok());
-                    self.uncommit(u64::from(object.is_sparse()));
+                    let gone = self.shm_drop(entries.clear(va));
+                    self.uncommit(if object.is_sparse() { gone } else { 0 });
                 } else {
                     // The entry is an owner; its page has room for one reference, as nobody can take 2^20.
                     self.frames.try_get(present.pfn).expect("the entry keeps its page").zero_of_object();
@@ -267,18 +364,8 @@ impl<M: Machine> Objects<M> {
         let range = VaRange { start: offset(first), end: offset(end) };
         for (table, part) in object.space.tables(&self.frames, &ShmUser(object), range) {
             let mut entries = table.lock();
-            for va in part.iter_pages() {
-                if let Ok(page) = entries.clear(va).unmap() {
-                    drop(page);
-                    self.uncommit(u64::from(object.is_sparse()));
-                }
-            }
+            let gone: u64 = part.iter_pages().map(|va| self.shm_drop(entries.clear(va))).sum();
+            self.uncommit(if object.is_sparse() { gone } else { 0 });
         }
-    }
-
-    /// The page of an object with this index, if there is one.
-    pub(crate) fn shm_lookup(&self, id: ShmId, index: u64) -> Option<FolioRef<'_, M>> {
-        let object = self.shm(id);
-        if index < object.pages() { self.shm_find(object, offset(index)) } else { None }
     }
 }

@@ -9,10 +9,13 @@ use anonmem_sync::{Atomic, Ordering};
 /// The count of writers of an object that refuses them.
 pub(super) const NO_WRITERS: u32 = u32::MAX;
 
+/// A visit, of who keeps the object for a moment, as `users` counts it.
+pub(super) const VISIT: u64 = 1 << 32 | 1;
+
 /// Pages shared by all VMAs that map the object.
 pub(crate) struct ShmObject<M> {
-    /// VMAs, and handles held by the machine.
-    pub(super) users: Atomic<u32, M>,
+    /// VMAs, handles held by the machine, and visits; in the upper half visits alone, which are no mappings.
+    pub(super) users: Atomic<u64, M>,
     /// VMAs that are or may become writable; [`NO_WRITERS`] if there are none and never will be. Counted for
     /// objects whose pages are promised one by one: those that stand for files.
     pub(super) writers: Atomic<u32, M>,
@@ -25,13 +28,15 @@ pub(crate) struct ShmObject<M> {
     /// Whether its pages are promised one by one, as they are made, and not in full; changed by nobody who is
     /// not alone with it.
     pub(super) sparse: Atomic<u32, M>,
+    /// Whether its pages stay in memory.
+    pub(super) stays: Atomic<u32, M>,
 }
 
 impl<M: Machine> SlabItem<M> for ShmObject<M> {
     type Tag = ShmTag;
     const NAME: &'static str = "shm_object";
     const FIELDS: &'static [Field] = fields! {
-        users, writers, space, pages, reach, sparse,
+        users, writers, space, pages, reach, sparse, stays,
     };
     fn new() -> Self {
         Self {
@@ -41,12 +46,13 @@ impl<M: Machine> SlabItem<M> for ShmObject<M> {
             pages: Atomic::new(0),
             reach: Atomic::new(0),
             sparse: Atomic::new(0),
+            stays: Atomic::new(0),
         }
     }
 }
 
 impl<M: Machine> ShmObject<M> {
-    pub(crate) fn users(&self) -> u32 {
+    pub(crate) fn users(&self) -> u64 {
         self.users.peek()
     }
 
@@ -65,6 +71,11 @@ impl<M: Machine> ShmObject<M> {
     /// Whether its pages are promised one by one.
     pub(crate) fn is_sparse(&self) -> bool {
         self.sparse.peek() != 0
+    }
+
+    /// Whether its pages stay in memory.
+    pub(crate) fn stays(&self) -> bool {
+        self.stays.load(Ordering::Relaxed) != 0
     }
 
     /// The end of what it may have page tables for.

@@ -4,8 +4,9 @@
 //! while somebody uses it. A name takes nothing away from those who do.
 
 use crate::{error::Error, ids::ShmId, rmap::machine::Machine, vm::Vm};
-use anonmem_frame::FolioRef;
+use anonmem_frame::{FolioOwner, FolioRef};
 use anonmem_hal::NodePolicy;
+use anonmem_sync::Ordering;
 use core::fmt;
 
 /// One use of a shared object: its pages stay while it lives. Dropping the last use frees them; each mapping
@@ -27,29 +28,60 @@ impl<'v, M: Machine> SharedObject<'v, M> {
         self.id
     }
 
-    /// The page with this index, allocating it if there is none.
+    /// The page with this index, brought back from swap if it is there, and allocated if there is none.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`]; [`Error::BadAddress`] beyond the object's end (a SIGBUS); [`Error::Limit`] if
-    /// the page has as many mappings as can be counted, or may not be promised.
+    /// [`Error::OutOfMemory`]; [`Error::Io`] if it cannot be read from its swap device; [`Error::BadAddress`]
+    /// beyond the object's end (a SIGBUS); [`Error::Limit`] if the page has as many mappings as can be
+    /// counted, or may not be promised.
     #[doc(alias = "shmem_get_folio")]
     pub fn page_at(&self, index: u64) -> Result<FolioRef<'v, M>, Error> {
-        self.vm.shm_page(self.id, index, NodePolicy::DEFAULT)
+        // It is used by who has no entry that could say so.
+        self.vm.shm_page(self.id, index, NodePolicy::DEFAULT).inspect(FolioRef::set_referenced)
     }
 
-    /// The page with this index, if there is one.
-    pub fn lookup(&self, index: u64) -> Option<FolioRef<'v, M>> {
-        self.vm.shm_lookup(self.id, index)
+    /// The page with this index, if there is one; brought back from swap if it is there.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`]; [`Error::Io`] if it cannot be read from its swap device.
+    #[doc(alias = "filemap_get_folio")]
+    pub fn lookup(&self, index: u64) -> Result<Option<FolioRef<'v, M>>, Error> {
+        let page = self.vm.shm_lookup(self.id, index)?;
+        Ok(page.inspect(FolioRef::set_referenced))
     }
 
-    /// Whether there is a page with this index.
+    /// Whether there is a page with this index, in memory or in swap.
     pub fn has_page(&self, index: u64) -> bool {
         self.vm.shm_has_page(self.id, index)
     }
 
-    /// The number of pages that it has.
+    /// The number of its pages that are in memory.
     pub fn resident(&self) -> u64 {
-        self.vm.shm_resident(self.id)
+        self.vm.shm_all_pages(self.id).present
+    }
+
+    /// The number of its pages that are in swap.
+    #[doc(alias = "shmem_swap_usage")]
+    pub fn swapped(&self) -> u64 {
+        self.vm.shm_all_pages(self.id).swapped
+    }
+
+    /// The number of its pages, wherever they are.
+    #[doc(alias = "shmem_inode_info")]
+    pub fn pages(&self) -> u64 {
+        self.vm.shm_all_pages(self.id).all()
+    }
+
+    /// Keeps its pages in memory from now on. Those that are in swap stay there until they are wanted.
+    #[doc(alias("shmem_lock", "mapping_set_unevictable"))]
+    pub fn keep_pages(&self) {
+        self.vm.shm(self.id).stays.store(1, Ordering::Relaxed);
+    }
+
+    /// Takes [`keep_pages`](Self::keep_pages) back: they may leave when memory is short.
+    #[doc(alias = "mapping_clear_unevictable")]
+    pub fn release_pages(&self) {
+        self.vm.shm(self.id).stays.store(0, Ordering::Relaxed);
     }
 
     /// How many mappings there are of the object, if this is the only use of it that no mapping has.

@@ -1,17 +1,30 @@
 //! Making objects, and the pages of an object: what may have to wait for memory.
 
-use super::{Promise, ShmUser, offset, owned::SharedObject};
+use super::{OBJECT_ENTRY, Promise, ShmUser, object::VISIT, offset, owned::SharedObject};
 use crate::{error::Error, ids::ShmId, rmap::machine::Machine, vm::Vm};
-use anonmem_frame::{FolioRef, NewFolio};
-use anonmem_hal::{NodePolicy, Protection};
-use anonmem_pgtable::{Attrs, Mapped};
+use anonmem_frame::{FolioRef, NewFolio, RawHandle};
+use anonmem_hal::NodePolicy;
+use anonmem_pgtable::Mapped;
 use anonmem_sync::Ordering;
 
 /// What came of adding a page to an object.
 enum Inserted<'v, M: Machine> {
     New(FolioRef<'v, M>),
-    /// The object had one.
-    Found(FolioRef<'v, M>),
+    /// The object had one, be it in swap.
+    Found,
+}
+
+/// Keeps an object for a moment: it is no mapping, and nobody counts it as one.
+#[must_use = "an object that nobody uses is freed"]
+pub(crate) struct Visit<'v, M: Machine> {
+    vm: &'v Vm<M>,
+    pub(crate) id: ShmId,
+}
+
+impl<M: Machine> Drop for Visit<'_, M> {
+    fn drop(&mut self) {
+        self.vm.shm_put_uses(self.id, VISIT);
+    }
 }
 
 impl<M: Machine> Vm<M> {
@@ -51,11 +64,18 @@ impl<M: Machine> Vm<M> {
         Ok(SharedObject::new(self, made))
     }
 
+    /// Keeps the object with this name for a moment, if somebody uses it.
+    pub(crate) fn shm_visit(&self, name: RawHandle) -> Option<Visit<'_, M>> {
+        let id = self.shm_objects.resolve(&self.frames, name)?;
+        self.shm_try_visit(id).then(|| Visit { vm: self, id })
+    }
+
     /// The page with index `index` of an object that the caller uses, allocating it if there is none.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`]; [`Error::BadAddress`] beyond the object's end (a SIGBUS); [`Error::Limit`] if
-    /// the page has as many mappings as can be counted, or may not be promised.
+    /// [`Error::OutOfMemory`]; [`Error::Io`] if it is in swap, and cannot be read; [`Error::BadAddress`]
+    /// beyond the object's end (a SIGBUS); [`Error::Limit`] if the page has as many mappings as can be
+    /// counted, or may not be promised.
     #[doc(alias = "shmem_get_folio")]
     pub(crate) fn shm_page(
         &self,
@@ -67,28 +87,29 @@ impl<M: Machine> Vm<M> {
         if index >= object.pages.load(Ordering::Relaxed) {
             return Err(Error::BadAddress);
         }
-        let va = offset(index);
-        if let Some(page) = self.shm_find(object, va) {
-            return Ok(page);
+        loop {
+            if let Some(page) = self.shm_find_page(id, index, policy)? {
+                return Ok(page);
+            }
+            let promised = u64::from(object.is_sparse());
+            self.commit(promised)?;
+            match self.shm_add(id, index, policy) {
+                Ok(Inserted::New(page)) => return Ok(page),
+                // Somebody was faster.
+                Ok(Inserted::Found) => self.uncommit(promised),
+                Err(error) => {
+                    self.uncommit(promised);
+                    return Err(error);
+                }
+            }
         }
-        let promised = u64::from(object.is_sparse());
-        self.commit(promised)?;
-        self.shm_add(id, index, policy).inspect_err(|_| self.uncommit(promised))
     }
 
     /// Makes the page with index `index`, which is promised.
-    fn shm_add(&self, id: ShmId, index: u64, policy: NodePolicy) -> Result<FolioRef<'_, M>, Error> {
+    fn shm_add(&self, id: ShmId, index: u64, policy: NodePolicy) -> Result<Inserted<'_, M>, Error> {
         let new = self.alloc_page_placed(policy, index)?;
         new.zero();
-        match self.shm_insert(id, index, new) {
-            // Somebody was faster; `new` is freed, and its promise taken back.
-            Ok(Inserted::Found(page)) => {
-                self.uncommit(u64::from(self.shm(id).is_sparse()));
-                Ok(page)
-            }
-            Ok(Inserted::New(page)) => Ok(page),
-            Err(e) => Err(e),
-        }
+        self.shm_insert(id, index, new)
     }
 
     /// Makes `new`, which is filled and promised, the page with index `index`, unless there is one.
@@ -106,20 +127,19 @@ impl<M: Machine> Vm<M> {
         let user = ShmUser(object);
         let table = object.space.table_alloc(&self.frames, &user, va)?;
         let mut entries = table.lock();
-        if let Mapped::Shm(present) = entries.mapped(va) {
-            let page = self.frames.try_get(present.pfn).expect("the object's entry owns the page");
-            return Ok(Inserted::Found(page));
+        if !matches!(entries.mapped(va), Mapped::None) {
+            return Ok(Inserted::Found);
         }
         let page = new.into_shm(id.raw(), index);
         let map = page.map_shm(0).map_err(|_| Error::Limit("mappings of a page"))?;
-        entries.install(va, map, Attrs { prot: Protection::RW, young: false, dirty: false, uffd_wp: false });
+        entries.install(va, map, OBJECT_ENTRY);
         Ok(Inserted::New(page))
     }
 
     /// Makes `new`, which is filled, the page with index `index` of an object that the caller uses.
     ///
     /// # Errors
-    /// [`Error::Exists`] if there is one; [`Error::BadAddress`] beyond the object's end;
+    /// [`Error::Exists`] if there is one, be it in swap; [`Error::BadAddress`] beyond the object's end;
     /// [`Error::OutOfMemory`]; [`Error::Limit`] if it may not be promised.
     #[doc(alias = "shmem_mfill_atomic_pte")]
     pub(crate) fn shm_fill<'v>(
@@ -136,7 +156,7 @@ impl<M: Machine> Vm<M> {
         self.commit(promised)?;
         match self.shm_insert(id, index, new) {
             Ok(Inserted::New(page)) => return Ok(page),
-            Ok(Inserted::Found(_)) => self.uncommit(promised),
+            Ok(Inserted::Found) => self.uncommit(promised),
             Err(e) => {
                 self.uncommit(promised);
                 return Err(e);

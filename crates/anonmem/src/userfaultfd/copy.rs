@@ -491,7 +491,7 @@ impl<M: Machine, G: FaultGuard<M>> Target<'_, M, G> {
                 new.zero();
                 vm.shm_fill(object, index, new)?
             }
-            Content::Continue => vm.shm_lookup(object, index).ok_or(Error::BadAddress)?,
+            Content::Continue => vm.shm_lookup(object, index)?.ok_or(Error::BadAddress)?,
         };
         let map = page.map_shm(0).map_err(|TooManySharers| Error::Limit("mappings of a page"))?;
         let mut entries = table.lock();

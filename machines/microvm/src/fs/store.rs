@@ -13,7 +13,7 @@ use alloc::sync::Arc;
 use anonmem::{SharedObject, ShmId};
 use anonmem_frame::{FolioRef, RawHandle};
 use anonmem_hal::{PAGE_SIZE, Pfn, PhysMem};
-use anonmem_oslib::errno::{EBUSY, EINVAL, ENOMEM, ENOSPC};
+use anonmem_oslib::errno::{EBUSY, EINVAL, EIO, ENOMEM, ENOSPC};
 use anonmem_oslib::vfs::{Body, Inode, SharedStore};
 use anonmem_oslib::{Errno, Result};
 use core::any::Any;
@@ -76,9 +76,9 @@ impl Store {
     /// Gives a page, which stays where it is as long as the reference lives.
     ///
     /// # Errors
-    /// `ENOMEM`.
+    /// `ENOMEM`; `EIO` if it cannot be read from swap.
     pub fn page(&self, index: u64) -> Result<FolioRef<'static, Kernel>> {
-        self.object.page_at(index).map_err(|_| ENOMEM)
+        self.object.page_at(index).map_err(|error| or_io(error, ENOMEM))
     }
 
     /// Lets nobody map it so that it could be written.
@@ -104,9 +104,24 @@ impl Store {
         self.object.mappings()
     }
 
-    /// Gives how many pages there are.
+    /// Gives how many pages are in memory.
     pub fn resident(&self) -> u64 {
         self.object.resident()
+    }
+
+    /// Gives how many pages are in swap.
+    pub fn swapped(&self) -> u64 {
+        self.object.swapped()
+    }
+
+    /// Keeps the pages in memory.
+    pub fn keep_pages(&self) {
+        self.object.keep_pages();
+    }
+
+    /// Takes that back.
+    pub fn release_pages(&self) {
+        self.object.release_pages();
     }
 
     /// Gives the object.
@@ -130,8 +145,8 @@ impl Store {
             let (index, within) = (at / PAGE_SIZE as u64, (at % PAGE_SIZE as u64) as usize);
             let n = (PAGE_SIZE - within).min(len - done);
             let page = match hole {
-                Hole::Fill => Some(self.object.page_at(index).map_err(|_| ENOSPC)?),
-                Hole::Skip => self.object.lookup(index),
+                Hole::Fill => Some(self.object.page_at(index).map_err(|error| or_io(error, ENOSPC))?),
+                Hole::Skip => self.object.lookup(index).map_err(|error| or_io(error, ENOMEM))?,
             };
             let bytes = page.as_ref().map(|page| {
                 let frame: Pfn = page.pfn();
@@ -143,6 +158,11 @@ impl Store {
         }
         Ok(())
     }
+}
+
+/// Gives `otherwise`, unless a page could not be read from swap.
+fn or_io(error: anonmem::Error, otherwise: Errno) -> Errno {
+    if error == anonmem::Error::Io { EIO } else { otherwise }
 }
 
 fn pages_of(bytes: u64) -> u64 {
@@ -187,7 +207,7 @@ impl SharedStore for Store {
     }
 
     fn pages(&self) -> u64 {
-        self.object.resident()
+        self.object.pages()
     }
 
     fn as_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync> {

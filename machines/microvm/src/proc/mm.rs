@@ -112,6 +112,8 @@ pub struct Memory {
     pub free_bytes: u64,
     /// Pages of programs.
     pub user_bytes: u64,
+    /// Those of them that belong to shared objects.
+    pub shared_bytes: u64,
     /// Page tables.
     pub table_bytes: u64,
     /// The memory manager's own objects.
@@ -518,6 +520,7 @@ pub fn memory() -> Memory {
         total_bytes: bytes(s.frames),
         free_bytes: bytes(s.free),
         user_bytes: bytes(s.user),
+        shared_bytes: bytes(vm.shared_pages().min(s.user)),
         table_bytes: bytes(s.tables),
         slab_bytes: bytes(s.slabs),
         kernel_bytes: bytes(s.kernel),

@@ -399,7 +399,7 @@ fn costs(usage: &VmaUsage) -> Costs {
         ("Shared_Hugetlb", 0),
         ("Private_Hugetlb", 0),
         ("Swap", usage.swap),
-        ("SwapPss", usage.swap),
+        ("SwapPss", usage.swap - usage.swap_shared),
         ("Locked", usage.locked),
     ]
 }

@@ -4,8 +4,7 @@
 //! have attached it. A segment that was removed stays until nobody maps it. [`sweep`] looks for that wherever
 //! mappings go.
 //!
-//! Linux: ipc/shm.c. Differs: pages of segments are not swapped, so locking them only says so; time and
-//! process of the last detachment are those of `shmdt`.
+//! Linux: ipc/shm.c. Differs: time and process of the last detachment are those of `shmdt`.
 
 use super::{Keyed, PERM_BYTES, PRIVATE, Perm, Table, now};
 use crate::arch::lock::SpinLock;
@@ -334,7 +333,7 @@ pub enum Stay {
     No,
 }
 
-/// Notes whether a segment is to stay in memory, which it does.
+/// Says whether a segment is to stay in memory. What has left comes back when it is touched.
 ///
 /// # Errors
 /// `EINVAL`, `EPERM`.
@@ -348,6 +347,10 @@ pub fn lock(id: i32, stay: Stay, cred: &Cred, locked_limit: u64) -> Result<()> {
         }
     }
     state.locked = stay == Stay::Yes;
+    match stay {
+        Stay::Yes => segment.store.keep_pages(),
+        Stay::No => segment.store.release_pages(),
+    }
     Ok(())
 }
 
@@ -400,9 +403,11 @@ pub fn limits() -> (usize, Vec<u8>) {
 /// Gives `struct shm_info`, what is used, and the highest index.
 pub fn usage() -> (usize, Vec<u8>) {
     let table = SEGMENTS.lock();
-    let resident: u64 = table.objects.values().map(|(_, segment)| segment.store.resident()).sum();
-    let packed = Packer::new().u64(table.objects.len() as u64).u64(PAGES.load(SeqCst)).u64(resident);
-    (table.last_index(), packed.zeros_to(48).0)
+    let sum =
+        |pages: fn(&Store) -> u64| table.objects.values().map(|(_, segment)| pages(&segment.store)).sum();
+    let (resident, swapped) = (sum(Store::resident), sum(Store::swapped));
+    let packed = Packer::new().u64(table.objects.len() as u64).u64(PAGES.load(SeqCst));
+    (table.last_index(), packed.u64(resident).u64(swapped).zeros_to(48).0)
 }
 
 /// Lets all segments go.
