@@ -37,14 +37,14 @@ test: deps kernel toy ## Run all tests: unit, property, bounded stress, compile-
 	@scripts/test
 
 evacuate: ## Empty 10,000 quarters of memory under load
-	ANONMEM_EVACUATE_ROUNDS=10000 $(CARGO) test --locked --release --package anonmem-hosted --test moving -- --nocapture any_quarter
+	ANONMEM_EVACUATE_ROUNDS=10000 $(CARGO) test --locked --release --package anonmem-hosted --test machine -- --nocapture any_quarter
 
 stress: ## Run the threaded stress for ten minutes and a million random operations against the oracle
 	ANONMEM_STRESS_SECONDS=600 $(CARGO) test --locked --package anonmem-hosted --test stress
 	ANONMEM_RUNS=2000 $(CARGO) test --locked --package anonmem-hosted --test oracle
 
 oddcalls: kernel ## Memory calls with odd arguments for an hour on the hosted machine and an hour in the microVM
-	ANONMEM_ODDCALLS_SECONDS=3600 $(CARGO) test --locked --package anonmem-hosted --test oddcalls -- --nocapture
+	ANONMEM_ODDCALLS_SECONDS=3600 $(CARGO) test --locked --package anonmem-hosted --test machine -- --nocapture oddcalls::
 	ANONMEM_REQUIRE_VM=1 ANONMEM_ODDCALLS_SECONDS=3600 $(CARGO) test --locked --package anonmem-cli --test microvm -- \
 		--nocapture calls_with_odd_arguments
 

@@ -1,0 +1,4 @@
+//! The machine of the examples.
+
+mod conformance;
+mod threads;
