@@ -8,7 +8,7 @@ use crate::{
 };
 use anonmem::{
     FaultAccess, FillMode, FolioMode, FolioPolicy, LockMode, Mm, MoveMode, PinFlags, Populate, Prot,
-    RegisterMode, RemapFlags, Uffd, UffdFaults, UffdFeatures, lab::folio_referenced,
+    ProtectMode, RegisterMode, RemapFlags, Uffd, UffdFaults, UffdFeatures, lab::folio_referenced,
 };
 use anonmem_hal::{Order, PhysMem, Va, VaRange};
 use std::hint::black_box;
@@ -110,7 +110,11 @@ pub const CASES: &[Case] = &[
         large(w, 4, |w| moves(w, MANY))
     }),
     case("uffd-move-2m", "MOVE of leaves, per page", Bytes::Untouched, |w| large(w, 9, |w| moves(w, MANY))),
-    case("uffd-copy", "COPY of regions, per page, without copying", Bytes::Untouched, fills),
+    case("uffd-copy", "COPY of regions, per page, without copying", Bytes::Untouched, |w| fills(w, MANY)),
+    case("uffd-copy-one", "COPY of a page a call, without copying", Bytes::Untouched, |w| {
+        fills(w, PAGE as u64)
+    }),
+    case("uffd-wp-fault", "a write that ends its page's protection", Bytes::Untouched, protected),
     case("fault-beside", "a first write beside a region", Bytes::Zeroed, |w| beside(w, Watched::No)),
     case("fault-beside-uffd", "the same, the region watched by a userfaultfd", Bytes::Zeroed, |w| {
         beside(w, Watched::Yes)
@@ -375,10 +379,15 @@ fn pins(world: &World, what: Pins) -> u64 {
 /// Bytes of a MOVE or a COPY that is for many pages.
 const MANY: u64 = 2 << 20;
 
-/// A userfaultfd that watches `ranges` for missing pages.
-fn watching<'v>(mm: &Mm<'v, Machine>, ranges: &[VaRange], mode: RegisterMode) -> Uffd<'v, Machine> {
+/// A userfaultfd that watches `ranges`.
+fn watching<'v>(
+    mm: &Mm<'v, Machine>,
+    features: UffdFeatures,
+    ranges: &[VaRange],
+    mode: RegisterMode,
+) -> Uffd<'v, Machine> {
     let uffd = mm.userfaultfd(UffdFaults::Any).expect("memory for a userfaultfd");
-    uffd.agree(UffdFeatures::empty()).expect("features that there are");
+    uffd.agree(features).expect("features that there are");
     for range in ranges {
         uffd.register(range.start, range.len(), mode).expect("memory for a mapping");
     }
@@ -389,7 +398,7 @@ fn watching<'v>(mm: &Mm<'v, Machine>, ranges: &[VaRange], mode: RegisterMode) ->
 fn moves(world: &World, len: u64) -> u64 {
     with_region(world, Filled::Written, |mm, range| {
         let target = map_region(mm, 1, REGION);
-        let uffd = watching(mm, &[target], RegisterMode::MISSING);
+        let uffd = watching(mm, UffdFeatures::empty(), &[target], RegisterMode::MISSING);
         counted(&mut || {
             for at in (0..REGION as u64).step_by(len as usize) {
                 let (to, from) = (Va(target.start.0 + at), Va(range.start.0 + at));
@@ -400,17 +409,26 @@ fn moves(world: &World, len: u64) -> u64 {
     })
 }
 
-fn fills(world: &World) -> u64 {
+fn fills(world: &World, len: u64) -> u64 {
     let mm = world.new_mm();
     let range = map_region(&mm, 0, REGION);
-    let uffd = watching(&mm, &[range], RegisterMode::MISSING);
+    let uffd = watching(&mm, UffdFeatures::empty(), &[range], RegisterMode::MISSING);
     counted(&mut || {
-        for at in (0..REGION as u64).step_by(MANY as usize) {
-            let filled = uffd.copy(Va(range.start.0 + at), MANY, FillMode::empty(), &mut |_, _| Ok(()));
-            assert!(filled.out() == MANY as i64, "{filled:?}");
+        for at in (0..REGION as u64).step_by(len as usize) {
+            let filled = uffd.copy(Va(range.start.0 + at), len, FillMode::empty(), &mut |_, _| Ok(()));
+            assert!(filled.out() == len as i64, "{filled:?}");
         }
     });
     PAGES as u64
+}
+
+/// Writes to pages that are protected until they are written.
+fn protected(world: &World) -> u64 {
+    with_region(world, Filled::Written, |mm, range| {
+        let uffd = watching(mm, UffdFeatures::WP_ASYNC, &[range], RegisterMode::WP);
+        uffd.write_protect(range.start, range.len(), ProtectMode::WP).expect("memory for markers");
+        counted(&mut || fault_all(mm, range, FaultAccess::Write));
+    })
 }
 
 /// Whether a userfaultfd watches the region that nothing happens in.

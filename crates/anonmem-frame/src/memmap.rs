@@ -32,6 +32,12 @@ impl<M: Machine> Memmap<M> {
         Self { slots, base: base.0, nr }
     }
 
+    /// The same, for a loop that is to keep it in registers.
+    #[inline(always)]
+    pub(crate) const fn here(&self) -> Self {
+        Self { slots: self.slots, base: self.base, nr: self.nr }
+    }
+
     /// Where the slots are.
     #[inline(always)]
     pub(crate) fn address(&self) -> usize {

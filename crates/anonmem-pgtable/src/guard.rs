@@ -28,19 +28,22 @@ impl<'a, M: Machine, G: StableVma<M>> PteTable<'a, M, G> {
     #[inline]
     #[track_caller]
     pub fn lock(self) -> PteGuard<'a, M, G> {
-        PteGuard::new(self, self.frames.table_lock::<Ptl>(self.table).lock())
+        let (lock, used) = self.frames.table_lock_used::<Ptl>(self.table);
+        PteGuard { table: self, used, _lock: lock.lock() }
     }
 
     /// Locks the table while another one is locked: the child's in fork, the second by address in a move.
     #[inline]
     #[track_caller]
     pub fn lock_nested(self) -> PteGuard<'a, M, G> {
-        PteGuard::new(self, self.frames.table_lock::<Ptl>(self.table).lock_nested(1))
+        let (lock, used) = self.frames.table_lock_used::<Ptl>(self.table);
+        PteGuard { table: self, used, _lock: lock.lock_nested(1) }
     }
 
     /// Locks the table if it is not locked: exempt from the order of locks.
     pub(crate) fn try_lock(self) -> Option<PteGuard<'a, M, G>> {
-        Some(PteGuard::new(self, self.frames.table_lock::<Ptl>(self.table).try_lock()?))
+        let (lock, used) = self.frames.table_lock_used::<Ptl>(self.table);
+        Some(PteGuard { table: self, used, _lock: lock.try_lock()? })
     }
 
     /// Locks this and another table, in the order of their addresses; the same one is locked once.
@@ -58,11 +61,6 @@ impl<'a, M: Machine, G: StableVma<M>> PteTable<'a, M, G> {
 }
 
 impl<'a, M: Machine, G: StableVma<M>> PteGuard<'a, M, G> {
-    #[inline(always)]
-    pub(crate) fn new(table: PteTable<'a, M, G>, lock: RawSpinGuard<'a, M, Ptl>) -> Self {
-        Self { table, used: table.frames.table_used(table.table), _lock: lock }
-    }
-
     pub(crate) fn frames(&self) -> &'a Frames<M> {
         self.table.frames
     }

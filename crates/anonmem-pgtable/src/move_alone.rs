@@ -13,10 +13,16 @@
 //!
 //! Linux: mm/userfaultfd.c `move_present_ptes`, which takes a reference and the folio lock of each page.
 
-use crate::{guard::PteGuard, space::CanInstall, table::PteTable, word::take};
+use crate::{
+    guard::PteGuard,
+    space::CanInstall,
+    table::PteTable,
+    word::{pages_of, take},
+};
 use anonmem_frame::{Frames, Stamp};
 use anonmem_hal::{Arch, Machine, Pfn, Present, Protection, Pte, Va, VaRange};
 use anonmem_sync::{Atomic, Ordering};
+use core::ops::Range;
 
 /// The most pages that go under one flush.
 const MOST: usize = 128;
@@ -35,27 +41,28 @@ pub struct Destination {
 }
 
 impl<'a, M: Machine, G: CanInstall<M>> PteGuard<'a, M, G> {
-    /// Moves pages from the first of `window` on to the empty entries from `to` on, which are of the other
-    /// table, locked, or of this one. Ends at the first page that somebody else may have, or that has no
-    /// place; returns how many have moved. `flush` forgets the translations of what it is told.
+    /// Moves the pages of `window` to the empty entries from `to` on, which are of the other table, locked,
+    /// or of this one. Ends at the first page that somebody else may have, or that has no place; returns how
+    /// many have moved. `flush` forgets the translations of what it is told.
     #[doc(alias = "move_present_ptes")]
     pub fn move_alone(
         &mut self,
         window: VaRange,
         other: Option<&mut Self>,
         to: Destination,
-        flush: impl FnOnce(VaRange),
+        flush: impl Fn(VaRange),
     ) -> u64 {
         let table: PteTable<'a, M, G> = other.as_ref().map_or(self.table, |other| other.table);
         assert!(core::ptr::eq(table.frames, self.frames()), "a table of other frames");
-        let most = window.pages().0.min(MOST as u64);
-        let window = VaRange { start: window.start, end: window.start.page_after(most) };
-        let target = VaRange { start: to.first, end: to.first.page_after(most) };
+        let target = VaRange { start: to.first, end: Va(to.first.0 + window.len()) };
         let words =
             Move { frames: self.frames(), src: self.table.words_of(window), dst: table.words_of(target) };
-        let flush = |taken| flush(VaRange { start: window.start, end: window.start.page_after(taken) });
+        let flush = |pages: Range<usize>| flush(pages_of(window, pages.start, pages.end));
         // A call for one page should not pay for the room that many need.
-        let taken = if most == 1 { words.run::<1>(to, flush) } else { words.run::<MOST>(to, flush) };
+        let taken = match words.src.len() {
+            1 => words.run::<1>(0, to, &flush),
+            _ => words.run_all(to, &flush),
+        } as u64;
         // In one table nothing was lost or won.
         if let Some(other) = other {
             self.count_used(-(taken as i64));
@@ -89,16 +96,31 @@ struct Move<'a, M: Machine> {
 }
 
 impl<M: Machine> Move<'_, M> {
-    /// Moves what can go of the first `N` pages; returns how many.
-    #[inline(always)]
-    fn run<const N: usize>(&self, to: Destination, flush: impl FnOnce(u64)) -> u64 {
-        let mut said = [0; N];
-        let taken = self.take(&mut said);
-        if taken > 0 {
-            flush(taken as u64);
-            self.fill(&said[..taken], to);
+    /// Moves what can go, [`MOST`] pages under one flush; returns how many.
+    #[inline(never)]
+    fn run_all(&self, to: Destination, flush: &impl Fn(Range<usize>)) -> usize {
+        let mut taken = 0;
+        while taken < self.src.len() {
+            match self.run::<MOST>(taken, to, flush) {
+                0 => break,
+                more => taken += more,
+            }
         }
-        taken as u64
+        taken
+    }
+
+    /// Moves what can go of the `N` pages from number `first` on; returns how many.
+    #[inline(always)]
+    fn run<const N: usize>(&self, first: usize, to: Destination, flush: &impl Fn(Range<usize>)) -> usize {
+        let end = self.src.len().min(first + N);
+        let part = Self { frames: self.frames, src: &self.src[first..end], dst: &self.dst[first..end] };
+        let mut said = [0; N];
+        let taken = part.take(&mut said);
+        if taken > 0 {
+            flush(first..first + taken);
+            part.fill(&said[..taken], Destination { index: to.index + first as u64, ..to });
+        }
+        taken
     }
 
     /// Freezes folios and clears their entries, as many as can go; notes what the entries said, and returns
@@ -144,8 +166,7 @@ impl<M: Machine> Move<'_, M> {
             return None;
         }
         let (src, dst) = (self.src.get(at..at + pages)?, &self.dst[at..at + pages]);
-        let in_use = dst.iter().fold(0, |bits, word| bits | word.load(Ordering::Relaxed));
-        let alike = are_alike(src);
+        let (alike, in_use) = look_over(said, src, dst);
         let follows = |(nth, word): (u64, &Atomic<u64, M>)| {
             M::Arch::pte_follows(word.load(Ordering::Relaxed), said, nth)
         };
@@ -209,18 +230,18 @@ fn fill_folio<M: Machine>(words: &[Atomic<u64, M>], said: &[u64], prot: Protecti
     }
 }
 
-/// Whether the entries of consecutive pages say what the first does, to the bit, and the hardware has set all
-/// that it sets: what nearly all folios are.
+/// Whether the entries of consecutive pages say what the first, `said`, does, to the bit, and the hardware
+/// has set all that it sets: what nearly all folios are. And what is at their places: 0 if nothing is.
 #[inline(always)]
-fn are_alike<M: Machine>(words: &[Atomic<u64, M>]) -> Alike {
-    let mut wanted = words[0].load(Ordering::Relaxed);
-    let (step, settled) = (M::Arch::pte_step(wanted), M::Arch::pte_settled(wanted));
-    let mut differ = 0;
-    for word in words {
+fn look_over<M: Machine>(said: u64, src: &[Atomic<u64, M>], dst: &[Atomic<u64, M>]) -> (Alike, u64) {
+    let (step, settled) = (M::Arch::pte_step(said), M::Arch::pte_settled(said));
+    let (mut wanted, mut differ, mut in_use) = (said, 0, 0);
+    for (word, place) in src.iter().zip(dst) {
         differ |= word.load(Ordering::Relaxed) ^ wanted;
+        in_use |= place.load(Ordering::Relaxed);
         wanted = wanted.wrapping_add(step);
     }
-    if settled && differ == 0 { Alike::Yes } else { Alike::No }
+    (if settled && differ == 0 { Alike::Yes } else { Alike::No }, in_use)
 }
 
 /// What the entry says at its new address: with the permissions there, and of no userfaultfd.

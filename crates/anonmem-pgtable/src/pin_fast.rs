@@ -23,7 +23,7 @@ use crate::{
     space::AddressSpace,
     table::{entries, span},
 };
-use anonmem_frame::{Frames, Mapping, PinAccess, PinList, PinnedSingles, SinglesEnd, TakenPin, pin_protocol};
+use anonmem_frame::{Frames, Mapping, PinAccess, PinList, PinnedRuns, RunsEnd, TakenPin, pin_protocol};
 use anonmem_hal::{Arch, Entry, Machine, NrPages, Pfn, Present, Va, VaRange};
 use anonmem_sync::{Atomic, Ordering, RcuGuard};
 
@@ -93,6 +93,18 @@ enum Guess {
     Whole,
     /// As many as the entries say that follow: some folio was not mapped whole.
     AsSeen,
+}
+
+impl Guess {
+    /// How many of the pages that entries map are taken, of a folio that has `most` from the first on, whose
+    /// entry said `said`.
+    #[inline(always)]
+    fn pages_of<M: Machine>(self, words: &[Atomic<u64, M>], said: u64, most: u64) -> u64 {
+        match self {
+            Self::Whole => most.min(words.len() as u64),
+            Self::AsSeen => follow(words, said, 1, most) as u64,
+        }
+    }
 }
 
 /// A walk over tables in a read section.
@@ -178,43 +190,78 @@ impl<'f, M: Machine> FastWalk<'_, 'f, '_, M> {
     // A function of its own: the compiler keeps what the loop needs in registers.
     #[inline(never)]
     fn pin_runs(&mut self, words: &[Atomic<u64, M>], runs: &mut Runs, allowed: impl Fn(u64) -> bool) {
+        let mut large = false;
         while runs.total < words.len() && runs.count < BATCH {
             let left = &words[runs.total..];
-            let said = &mut runs.said[runs.count..];
-            let page = |nth: usize| {
-                // Acquire pairs with the Release with which entries are filled: the page's metadata are seen.
-                let raw = left[nth].load(Ordering::Acquire);
-                said[nth] = raw;
-                allowed(raw).then(|| M::Arch::pte_readable_page(raw))
+            let pinned = match large {
+                false => self.pin_singles(left, runs, &allowed),
+                true => self.pin_larges(left, runs, &allowed),
             };
-            let most = left.len().min(BATCH - runs.count);
-            let PinnedSingles { pinned, any_lazyfree, end } = self.pins.pin_singles(most, page);
-            self.any_lazyfree |= any_lazyfree;
-            runs.count += pinned;
-            runs.total += pinned;
-            match end {
-                SinglesEnd::Full => {}
-                SinglesEnd::Refused => break,
-                SinglesEnd::Large(taken) => self.pin_run(taken, words, runs),
+            self.any_lazyfree |= pinned.any_lazyfree;
+            runs.count += pinned.runs;
+            runs.total += pinned.pages;
+            match pinned.end {
+                RunsEnd::Full => {}
+                RunsEnd::Refused => break,
+                RunsEnd::Other(taken) => {
+                    large = taken.pages() > 1;
+                    self.pin_run(taken, words, runs);
+                }
             }
         }
     }
 
-    /// Adds the pages of a folio of several from the pinned one on, which the next entry maps.
+    /// The same of folios of one page.
+    #[inline(always)]
+    fn pin_singles(
+        &mut self,
+        left: &[Atomic<u64, M>],
+        runs: &mut Runs,
+        allowed: impl Fn(u64) -> bool,
+    ) -> PinnedRuns<'f, M> {
+        let pages = left.iter().zip(&mut runs.said[runs.count..]).map(|(word, said)| {
+            // Acquire pairs with the Release with which entries are filled: the page's metadata are seen.
+            *said = word.load(Ordering::Acquire);
+            allowed(*said).then(|| M::Arch::pte_readable_page(*said))
+        });
+        self.pins.pin_singles(pages)
+    }
+
+    /// The same of folios of several pages.
     #[inline(never)]
-    fn pin_run(&mut self, taken: TakenPin<'f, M>, words: &[Atomic<u64, M>], runs: &mut Runs) {
-        let (left, said) = (&words[runs.total..], runs.said[runs.count]);
-        // The pin keeps the folio what it is.
-        let pages = match self.guess {
-            Guess::Whole => left.len().min(taken.pages() as usize),
-            Guess::AsSeen => follow(left, said, 1, taken.pages()),
+    fn pin_larges(
+        &mut self,
+        left: &[Atomic<u64, M>],
+        runs: &mut Runs,
+        allowed: impl Fn(u64) -> bool,
+    ) -> PinnedRuns<'f, M> {
+        let most = BATCH - runs.count;
+        let (said, taken, guess) = (&mut runs.said[runs.count..], &mut runs.pages[runs.count..], self.guess);
+        let page = |run: usize, page: usize| {
+            // Acquire: as above.
+            let raw = left.get(page)?.load(Ordering::Acquire);
+            said[run] = raw;
+            allowed(raw).then(|| (M::Arch::pte_readable_page(raw), raw))
         };
+        let pages_of = |run: usize, page: usize, said: u64, most: u64| {
+            let pages = guess.pages_of(&left[page..], said, most);
+            taken[run] = pages as u16;
+            pages
+        };
+        self.pins.pin_larges(most, page, pages_of)
+    }
+
+    /// Adds the pages of a folio from the pinned one on, which the next entry maps.
+    #[cold]
+    fn pin_run(&mut self, taken: TakenPin<'f, M>, words: &[Atomic<u64, M>], runs: &mut Runs) {
+        // The pin keeps the folio what it is.
+        let pages = self.guess.pages_of(&words[runs.total..], runs.said[runs.count], taken.pages());
         self.any_lazyfree |= taken.is_lazyfree();
-        let room = self.pins.push_taken(taken, NrPages(pages as u64));
+        let room = self.pins.push_taken(taken, NrPages(pages));
         anonmem_hal::debug_check!(M, room.is_ok(), "there was room for a run");
         runs.pages[runs.count] = pages as u16;
         runs.count += 1;
-        runs.total += pages;
+        runs.total += pages as usize;
     }
 
     /// B4 and B5: how many of the first pages may be kept.
@@ -300,11 +347,14 @@ fn follows<M: Machine>(word: &Atomic<u64, M>, said: u64, nth: u64) -> bool {
 #[inline(always)]
 fn all_follow<M: Machine>(words: &[Atomic<u64, M>], said: u64) -> bool {
     let (step, mut wanted, mut differ) = (M::Arch::pte_step(said), said, 0);
-    for word in words {
-        // Acquire: as in `follows`.
+    let (fours, rest) = words.as_chunks::<4>();
+    // Acquire: as in `follows`.
+    let mut look = |word: &Atomic<u64, M>| {
         differ |= word.load(Ordering::Acquire) ^ wanted;
         wanted = wanted.wrapping_add(step);
-    }
+    };
+    fours.iter().for_each(|four| four.iter().for_each(&mut look));
+    rest.iter().for_each(look);
     differ == 0
 }
 

@@ -22,6 +22,16 @@ pub struct ClearedRun {
     pub untouched: u64,
 }
 
+/// What became of entries that went to another place.
+struct Moved {
+    /// How many there are.
+    entries: i64,
+    /// The first of them that was present; [`usize::MAX`] if none was.
+    first: usize,
+    /// The one after the last of those.
+    end: usize,
+}
+
 /// What became of entries in a row that were changed alike.
 struct Changed {
     /// How many there are.
@@ -170,29 +180,10 @@ impl<'a, M: Machine, G: StableVma<M>> PteGuard<'a, M, G> {
         let source = self.table.words_of(range);
         let dest = to.as_deref().map_or(self.table, |to| to.table);
         let dest = dest.words_of(VaRange { start: target, end: Va(target.0 + range.len()) });
-        let mut moved = 0;
-        let (mut first, mut end) = (usize::MAX, 0);
-        for (i, (from, to)) in source.iter().zip(dest).enumerate() {
-            let raw = take(from);
-            if raw == 0 {
-                continue;
-            }
-            anonmem_hal::debug_check_eq!(
-                M,
-                to.load(Ordering::Relaxed),
-                0,
-                "the entry that takes page {i} of {range:?} is in use"
-            );
-            // Release: as when an entry is filled.
-            to.store(raw, Ordering::Release);
-            moved += 1;
-            if M::Arch::pte_present(raw) {
-                (first, end) = (first.min(i), i + 1);
-            }
-        }
+        let Moved { entries, first, end } = move_words(source, dest);
         if let Some(to) = to {
-            self.count_used(-moved);
-            to.count_used(moved);
+            self.count_used(-entries);
+            to.count_used(entries);
         }
         pages_of(range, first.min(end), end)
     }
@@ -230,6 +221,27 @@ impl<'a, M: Machine, G: StableVma<M>> PteGuard<'a, M, G> {
         self.count_used(1 - at as i64);
         ClearedRun { end: range.start.page_after(at as u64), untouched }
     }
+}
+
+/// Moves the entries of `source` that are in use to as many empty ones of `dest`.
+// A function of its own: the compiler keeps what the loop needs in registers.
+#[inline(never)]
+fn move_words<M: Machine>(source: &[Atomic<u64, M>], dest: &[Atomic<u64, M>]) -> Moved {
+    let mut moved = Moved { entries: 0, first: usize::MAX, end: 0 };
+    for (i, (from, to)) in source.iter().zip(dest).enumerate() {
+        let raw = take(from);
+        if raw == 0 {
+            continue;
+        }
+        anonmem_hal::debug_check_eq!(M, to.load(Ordering::Relaxed), 0, "what takes entry {i} is in use");
+        // Release: as when an entry is filled.
+        to.store(raw, Ordering::Release);
+        moved.entries += 1;
+        if M::Arch::pte_present(raw) {
+            (moved.first, moved.end) = (moved.first.min(i), i + 1);
+        }
+    }
+    moved
 }
 
 /// Clears the present entry `first`, which `words` start with, and those behind it for frames in a row that

@@ -13,6 +13,11 @@ pub(crate) trait TableWords<M: Machine> {
     /// # Panics
     /// If the frame is no page table.
     fn table_lock<L: Level>(&self, table: Pfn) -> &RawSpin<M, L>;
+    /// The lock, and what [`table_used`](Self::table_used) gives to whoever has taken it.
+    ///
+    /// # Panics
+    /// If the frame is no page table.
+    fn table_lock_used<L: Level>(&self, table: Pfn) -> (&RawSpin<M, L>, &Plain<u64, M>);
     /// The number of entries in use, and above them the mark of who has put off a flush of some; under the
     /// table's lock.
     fn table_used(&self, table: Pfn) -> &Plain<u64, M>;
@@ -32,6 +37,14 @@ impl<M: Machine> TableWords<M> for Frames<M> {
     fn table_lock<L: Level>(&self, table: Pfn) -> &RawSpin<M, L> {
         // SAFETY: this crate owns the page tables.
         unsafe { self.table_words(table) }.lock()
+    }
+
+    #[inline(always)]
+    #[track_caller]
+    fn table_lock_used<L: Level>(&self, table: Pfn) -> (&RawSpin<M, L>, &Plain<u64, M>) {
+        // SAFETY: as above.
+        let words = unsafe { self.table_words(table) };
+        (words.lock(), words.used())
     }
 
     #[inline(always)]

@@ -43,7 +43,7 @@ pub use look::{Folio, NOTE_BITS};
 pub use new::NewFolio;
 pub use owner::{FolioOwner, KeptFolio};
 pub use pin::{FolioPin, TakenPin};
-pub use pins::{PinAccess, PinList, PinListError, PinNodes, PinTag, PinnedRun, PinnedSingles, SinglesEnd};
+pub use pins::{PinAccess, PinList, PinListError, PinNodes, PinTag, PinnedRun, PinnedRuns, RunsEnd};
 pub use reference::FolioRef;
 pub use rmap::{
     DupError, Exclusive, ExclusiveRef, MigrationHold, MigrationHoldRef, NotAlone, Shared, SharedRef, ShmMap,

@@ -5,6 +5,7 @@
 use super::{Folio, pin_protocol};
 use crate::{
     Frames,
+    memmap::Memmap,
     meta::{Counts, Kind, TooManySharers, Use},
 };
 use anonmem_hal::{Machine, Pfn};
@@ -35,6 +36,8 @@ impl<'f, M: Machine> FolioPin<'f, M> {
 pub struct TakenPin<'f, M: Machine> {
     pub(super) pin: FolioPin<'f, M>,
     pub(super) pages: u64,
+    /// Whether the page is the first of its folio.
+    pub(super) first: bool,
     lazyfree: bool,
 }
 
@@ -73,35 +76,30 @@ impl<M: Machine> Frames<M> {
     }
 
     /// [`try_pin`](Self::try_pin) for whoever pins the pages after `page`, too.
-    #[inline(always)]
+    #[inline]
     pub fn try_pin_pages(&self, page: Pfn) -> Option<TakenPin<'_, M>> {
-        let meta = self.meta(page);
+        self.try_pin_head(&self.memmap, page).or_else(|| self.try_pin_tail(page))
+    }
+
+    /// The same of a page that is the first of its folio.
+    #[inline(always)]
+    pub(super) fn try_pin_head(&self, memmap: &Memmap<M>, page: Pfn) -> Option<TakenPin<'_, M>> {
+        let meta = memmap.at(memmap.index(page));
         // Only the first frame of a folio has counts, so a pin that counts says that this is one.
         if !pin_protocol::try_count(&meta.counts) {
-            return self.try_pin_tail(page);
+            return None;
         }
         let what = meta.look();
         let pin = FolioPin { frames: self, page };
         if what.is_one_page() {
-            return Some(TakenPin { pin, pages: 1, lazyfree: what.is_lazyfree() });
+            return Some(TakenPin { pin, pages: 1, first: true, lazyfree: what.is_lazyfree() });
         }
-        self.taken_of_large(pin, what)
-    }
-
-    /// The same of the first page of a large folio, or of what is about to be a folio.
-    #[inline(never)]
-    fn taken_of_large<'f>(&'f self, pin: FolioPin<'f, M>, what: Use) -> Option<TakenPin<'f, M>> {
-        if what.is(Kind::Folio) {
-            return Some(TakenPin { pin, pages: what.order().pages(), lazyfree: what.is_lazyfree() });
-        }
-        // A split gives its pieces their counts first: the frame is still said to be a tail.
-        self.unpin(ManuallyDrop::new(pin).page);
-        None
+        pin.of_large(what)
     }
 
     /// The same for a page that is not the first of its folio, or of none, or that cannot be pinned.
     #[cold]
-    fn try_pin_tail(&self, page: Pfn) -> Option<TakenPin<'_, M>> {
+    pub(super) fn try_pin_tail(&self, page: Pfn) -> Option<TakenPin<'_, M>> {
         let folio = self.folio(page)?;
         if folio.head == page || !pin_protocol::try_count(&folio.meta().counts) {
             return None;
@@ -113,7 +111,8 @@ impl<M: Machine> Frames<M> {
         }
         let _ = ManuallyDrop::new(pin);
         let pin = FolioPin { frames: self, page };
-        Some(TakenPin { pin, pages: folio.owned_pages_from(page), lazyfree: folio.is_lazyfree() })
+        let (pages, lazyfree) = (folio.owned_pages_from(page), folio.is_lazyfree());
+        Some(TakenPin { pin, pages, first: false, lazyfree })
     }
 
     /// Takes a pin of the folio that begins with `head` away.
@@ -125,6 +124,22 @@ impl<M: Machine> Frames<M> {
         if old == Counts::PIN {
             self.free_folio(head);
         }
+    }
+}
+
+impl<'f, M: Machine> FolioPin<'f, M> {
+    /// The pin of the first page of a folio of several, of which the metadata said `what`, or of what is
+    /// about to be a folio.
+    #[inline]
+    fn of_large(self, what: Use) -> Option<TakenPin<'f, M>> {
+        if what.is(Kind::Folio) {
+            let (pages, lazyfree) = (what.order().pages(), what.is_lazyfree());
+            return Some(TakenPin { pin: self, pages, first: true, lazyfree });
+        }
+        // A split gives its pieces their counts first: the frame is still said to be a tail.
+        let pin = ManuallyDrop::new(self);
+        pin.frames.unpin(pin.page);
+        None
     }
 }
 

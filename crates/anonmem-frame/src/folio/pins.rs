@@ -172,27 +172,33 @@ pub enum PinAccess {
     Write,
 }
 
-/// How far pinning single pages came ([`PinList::pin_singles`]).
+/// How far pinning came that takes no lock ([`PinList::pin_singles`], [`PinList::pin_larges`]).
 #[derive(Debug)]
 #[must_use = "a pin that was taken on the way may be in it"]
-pub struct PinnedSingles<'f, M: Machine> {
-    /// The first pages, which are pinned.
-    pub pinned: usize,
-    /// Whether one of them may be dropped unless it is written (`MADV_FREE`).
+pub struct PinnedRuns<'f, M: Machine> {
+    /// Runs that are pinned.
+    pub runs: usize,
+    /// Their pages.
+    pub pages: usize,
+    /// Whether one of the pages may be dropped unless it is written (`MADV_FREE`).
     pub any_lazyfree: bool,
     /// Why it ended there.
-    pub end: SinglesEnd<'f, M>,
+    pub end: RunsEnd<'f, M>,
 }
 
-/// Why no more single pages were pinned.
+/// Why no more runs were pinned.
 #[derive(Debug)]
-pub enum SinglesEnd<'f, M: Machine> {
+pub enum RunsEnd<'f, M: Machine> {
     /// They are as many as were asked for, or a node is full: ask again.
     Full,
     /// The next page is not to be pinned, or cannot be, or there is no room.
     Refused,
-    /// The next page is one of a folio of several. It is pinned, and in no list.
-    Large(TakenPin<'f, M>),
+    /// The next page is one of another kind of folio. It is pinned, and in no list.
+    Other(TakenPin<'f, M>),
+}
+
+impl<M: Machine> PinnedRuns<'_, M> {
+    const NONE: Self = Self { runs: 0, pages: 0, any_lazyfree: false, end: RunsEnd::Full };
 }
 
 /// Runs of pages, each with its pin. Dropping the list unpins them.
@@ -301,7 +307,8 @@ impl<'f, M: Machine> PinList<'f, M> {
     #[inline(always)]
     pub fn push_taken(&mut self, taken: TakenPin<'_, M>, pages: NrPages) -> Result<(), OutOfMemory> {
         assert!(pages.0 <= taken.pages, "a run of more than one folio");
-        if pages.0 != 1 {
+        // What begins a folio does not go on with the last run.
+        if pages.0 != 1 && !taken.first {
             return self.push_pages(taken.pin, pages);
         }
         assert!(core::ptr::eq(taken.pin.frames, self.frames), "a pin of other frames");
@@ -311,37 +318,83 @@ impl<'f, M: Machine> PinList<'f, M> {
         Ok(())
     }
 
-    /// Pins single pages without a lock, `most` at most, each a run of its own. `page` says which is number
-    /// so and so, or that it is not to be pinned. What is pinned is looked at again by the caller, as
-    /// [`pin_protocol`](super::pin_protocol) says. No node is allocated.
+    /// Pins single pages without a lock, each a run of its own: `pages`, as far as they are to be pinned. The
+    /// caller looks at what is pinned again, as [`pin_protocol`](super::pin_protocol) says. No node is
+    /// allocated.
     #[inline(always)]
-    pub fn pin_singles(
-        &mut self,
-        most: usize,
-        mut page: impl FnMut(usize) -> Option<Pfn>,
-    ) -> PinnedSingles<'f, M> {
-        let mut done = PinnedSingles { pinned: 0, any_lazyfree: false, end: SinglesEnd::Full };
+    pub fn pin_singles(&mut self, pages: impl Iterator<Item = Option<Pfn>>) -> PinnedRuns<'f, M> {
+        let mut done = PinnedRuns::NONE;
         let Some((node, len)) = self.node_with_room() else {
-            return PinnedSingles { end: SinglesEnd::Refused, ..done };
+            return PinnedRuns { end: RunsEnd::Refused, ..done };
         };
-        for word in node.runs[len..].iter().take(most) {
-            let taken = page(done.pinned).and_then(|page| self.frames.try_pin_pages(page));
-            let Some(taken) = taken else {
-                done.end = SinglesEnd::Refused;
+        let memmap = self.frames.memmap.here();
+        for (word, page) in node.runs[len..].iter().zip(pages) {
+            let Some(page) = page else {
+                done.end = RunsEnd::Refused;
+                break;
+            };
+            let Some(taken) = self.frames.try_pin_head(&memmap, page) else {
+                done.end = self.frames.try_pin_tail(page).map_or(RunsEnd::Refused, RunsEnd::Other);
                 break;
             };
             if taken.pages != 1 {
-                done.end = SinglesEnd::Large(taken);
+                done.end = RunsEnd::Other(taken);
                 break;
             }
             done.any_lazyfree |= taken.is_lazyfree();
-            word.set(PinnedRun { first: taken.pin.page, pages: NrPages(1) }.encode());
+            word.set(PinnedRun { first: page, pages: NrPages(1) }.encode());
             // The run owns the pin.
             let _ = ManuallyDrop::new(taken.pin);
-            done.pinned += 1;
+            done.runs += 1;
         }
-        node.len.set((len + done.pinned) as u32);
-        self.pages += done.pinned as u64;
+        done.pages = done.runs;
+        node.len.set((len + done.runs) as u32);
+        self.pages += done.pages as u64;
+        done
+    }
+
+    /// The same of folios of several pages, `most` at most, each a run from its first page on. `page` says
+    /// which page comes after so many runs and pages, and what is known of it; `pages_of`, how many pages of
+    /// a folio become a run, which has so many.
+    ///
+    /// # Panics
+    /// If a run is to have no page, or more than the folio has.
+    #[inline(always)]
+    pub fn pin_larges<T>(
+        &mut self,
+        most: usize,
+        mut page: impl FnMut(usize, usize) -> Option<(Pfn, T)>,
+        mut pages_of: impl FnMut(usize, usize, T, u64) -> u64,
+    ) -> PinnedRuns<'f, M> {
+        let mut done = PinnedRuns::NONE;
+        let Some((node, len)) = self.node_with_room() else {
+            return PinnedRuns { end: RunsEnd::Refused, ..done };
+        };
+        let memmap = self.frames.memmap.here();
+        for word in node.runs[len..].iter().take(most) {
+            let Some((first, known)) = page(done.runs, done.pages) else {
+                done.end = RunsEnd::Refused;
+                break;
+            };
+            let Some(taken) = self.frames.try_pin_head(&memmap, first) else {
+                done.end = self.frames.try_pin_tail(first).map_or(RunsEnd::Refused, RunsEnd::Other);
+                break;
+            };
+            if taken.pages == 1 {
+                done.end = RunsEnd::Other(taken);
+                break;
+            }
+            let pages = pages_of(done.runs, done.pages, known, taken.pages);
+            assert!(pages.wrapping_sub(1) < taken.pages, "a run of more than one folio");
+            done.any_lazyfree |= taken.is_lazyfree();
+            word.set(PinnedRun { first, pages: NrPages(pages) }.encode());
+            // The run owns the pin.
+            let _ = ManuallyDrop::new(taken.pin);
+            done.runs += 1;
+            done.pages += pages as usize;
+        }
+        node.len.set((len + done.runs) as u32);
+        self.pages += done.pages as u64;
         done
     }
 

@@ -37,8 +37,6 @@ enum Verdict<'a, M: Machine> {
     Zero,
     /// Others may have it: copy. The reference keeps it meanwhile, and keeps others from reusing it.
     Copy(FolioRef<'a, M>),
-    /// A userfaultfd has protected it against writes.
-    Protected,
     /// It is a page of a large folio.
     Large,
     /// The entry is no longer what trapped.
@@ -51,8 +49,15 @@ pub(super) fn do_wp_page<'a, M: Machine, G: FaultGuard<M>>(
     fault: &VmFault<'a, M, G>,
     mut entries: PteGuard<'a, M, G>,
 ) -> Result<FaultResult, FaultResult> {
+    if is_protected(fault, &entries) {
+        if !fault.uffd_is_async() {
+            drop(entries);
+            return Err(handle_userfault(fault, UffdReason::WriteProtected));
+        }
+        // Writes end their protection, and nobody is asked.
+        entries.clear_uffd_wp(fault.va);
+    }
     match judge(fault, &entries) {
-        Verdict::Protected => userfault(fault, entries),
         Verdict::Reuse => {
             entries.upgrade(fault.va, fault.writes());
             // CPUs that keep the read-only translation trap, and find this entry.
@@ -73,14 +78,19 @@ pub(super) fn do_wp_page<'a, M: Machine, G: FaultGuard<M>>(
     }
 }
 
+/// Whether a userfaultfd has protected what is written against writes.
+fn is_protected<'a, M: Machine, G: FaultGuard<M>>(
+    fault: &VmFault<'a, M, G>,
+    entries: &PteGuard<'a, M, G>,
+) -> bool {
+    let watched = fault.flags.contains(VmFlags::UFFD_WP) && fault.access == FaultAccess::Write;
+    watched && matches!(entries.get(fault.va), Pte::Present(present) if present.uffd_wp)
+}
+
 fn judge<'a, M: Machine, G: FaultGuard<M>>(
     fault: &VmFault<'a, M, G>,
     entries: &PteGuard<'a, M, G>,
 ) -> Verdict<'a, M> {
-    let protected = fault.flags.contains(VmFlags::UFFD_WP) && fault.access == FaultAccess::Write;
-    if protected && matches!(entries.get(fault.va), Pte::Present(present) if present.uffd_wp) {
-        return Verdict::Protected;
-    }
     match entries.mapped(fault.va) {
         Mapped::Zero(_) => Verdict::Zero,
         // A shared object's page is read-only only until it is written through this entry.
@@ -96,20 +106,6 @@ fn judge<'a, M: Machine, G: FaultGuard<M>>(
         }
         Mapped::None | Mapped::Swap(..) | Mapped::Migration(..) | Mapped::Marker(_) => Verdict::Gone,
     }
-}
-
-/// A write to what a userfaultfd has protected: it is asked, unless it lets writes end their protection.
-#[cold]
-fn userfault<'a, M: Machine, G: FaultGuard<M>>(
-    fault: &VmFault<'a, M, G>,
-    mut entries: PteGuard<'a, M, G>,
-) -> Result<FaultResult, FaultResult> {
-    if fault.uffd_is_async() {
-        entries.clear_uffd_wp(fault.va);
-        return Err(FaultResult::Reload);
-    }
-    drop(entries);
-    Err(handle_userfault(fault, UffdReason::WriteProtected))
 }
 
 /// Makes the page exclusive if this entry is all that is left of its sharers. A page of an ancestor's becomes

@@ -130,9 +130,6 @@ impl From<anonmem_frame::OutOfMemory> for Halt {
     }
 }
 
-/// The pages of a batch, as far as they are made before anything is locked.
-type Pages<'v, M> = [Option<NewFolio<'v, M>>; BATCH];
-
 impl<'v, M: Machine> Uffd<'v, M> {
     /// Fills the `len` bytes from `dst` with what `source` puts into the new page for each offset
     /// ([`NewFolio::write`]). It is called without locks, and may fault and sleep.
@@ -177,7 +174,7 @@ impl<'v, M: Machine> Uffd<'v, M> {
 
     /// Whether something of the range is changing; a range that is none is not.
     pub(super) fn is_changing(&self, start: Va, len: u64) -> bool {
-        VaRange::of(start, len).is_some_and(|range| self.vm.uffd_is_changing(self.id, range))
+        VaRange::of(start, len).is_some_and(|range| self.vm.uffd_is_changing(self.context, &[range]))
     }
 
     pub(super) fn fill(
@@ -207,7 +204,18 @@ impl<'v, M: Machine> Uffd<'v, M> {
                 error = Some(Error::Interrupted);
                 break;
             }
-            match self.fill_batch(&mm, range.start, rest, mode, &mut content) {
+            // A call for one page should not pay for the room that many need.
+            let filled = match rest.pages().0 {
+                1 => self.fill_batch(&mm, range.start, (rest, &mut [None]), mode, &mut content),
+                _ => self.fill_batch(
+                    &mm,
+                    range.start,
+                    (rest, &mut [const { None }; BATCH]),
+                    mode,
+                    &mut content,
+                ),
+            };
+            match filled {
                 Ok(pages) => rest.start = rest.start.page_after(pages),
                 Err(Error::OutOfMemory) if self.vm.reclaim_some() => {}
                 Err(e) => {
@@ -218,21 +226,21 @@ impl<'v, M: Machine> Uffd<'v, M> {
         }
         let done = VaRange { start: range.start, end: rest.start };
         if !done.is_empty() && !mode.contains(FillMode::DONTWAKE) {
-            self.vm.uffd_wake(self.id, done);
+            self.vm.uffd_wake(self.context, done);
         }
         Filled { bytes: done.len(), error, unasked: false }
     }
 
-    /// Fills the first pages of `rest`; returns how many, at least one.
+    /// Fills the first pages of `rest`, as many as there is room for in `pages`; returns how many, at least
+    /// one.
     fn fill_batch(
         &self,
         mm: &Mm<'v, M>,
         start: Va,
-        rest: VaRange,
+        (rest, pages): (VaRange, &mut [Option<NewFolio<'v, M>>]),
         mode: FillMode,
         content: &mut Content<'_, M>,
     ) -> Result<u64, Error> {
-        let mut pages: Pages<'v, M> = [const { None }; BATCH];
         let mut unreadable = false;
         if let Content::Copy(source) = content {
             for (page, va) in pages.iter_mut().zip(rest.iter_pages()) {
@@ -256,7 +264,8 @@ struct Batch<'a, 'v, M: Machine> {
     mm: &'a Mm<'v, M>,
     rest: VaRange,
     mode: FillMode,
-    pages: Pages<'v, M>,
+    /// Made before anything is locked, as far as they are needed.
+    pages: &'a mut [Option<NewFolio<'v, M>>],
     /// Why there are no more pages, if they are needed.
     short: Error,
 }
@@ -274,8 +283,7 @@ impl<M: Machine> Batch<'_, '_, M> {
             }
         }
         let guard = mm.read();
-        let found = guard.slot().tree.find_containing(vm.nodes(), self.rest.start);
-        let (_, id) = found.ok_or(Error::NotFound)?;
+        let id = vm.find_vma(&guard, self.rest.start, &vm.cpus.this().last)?;
         match self.install(guard.slot(), &guard, id, content) {
             Ok(pages) => Ok(pages),
             Err(Halt::Error(error)) => Err(error),
@@ -289,7 +297,7 @@ impl<M: Machine> Batch<'_, '_, M> {
         if self.rest.end > vma.end() || vma.uffd().is_none() {
             return Err(Error::NotFound);
         }
-        if self.uffd.vm.uffd_is_changing(self.uffd.id, self.rest) {
+        if self.uffd.vm.uffd_is_changing(self.uffd.context, &[self.rest]) {
             return Err(Error::Again);
         }
         if self.mode.contains(FillMode::WP) && !vma.flags().contains(VmFlags::UFFD_WP) {
@@ -389,16 +397,18 @@ impl<M: Machine, G: FaultGuard<M>> Target<'_, M, G> {
             (None, Some(mmap)) => Rmap::<M>::prepare(batch.uffd.vm, mmap, self.id)?,
             (None, None) => return Err(Halt::NeedMmap),
         };
-        let mut pages = core::mem::replace(&mut batch.pages, [const { None }; BATCH]);
+        let pages = core::mem::take(&mut batch.pages);
         let attrs = batch.attrs(self.vma);
         let (mut entries, part) = self.first_table(batch)?;
         let mut filled = 0;
         for (page, va) in pages.iter_mut().zip(part.iter_pages()) {
-            if page.is_none() || !takes_page(&entries, va) {
+            if page.is_none() || !entries.is_none(va) && !takes_page(&entries, va) {
                 break;
             }
             if let Some(new) = page.take() {
-                make_way(&mut entries, va);
+                if !entries.is_none(va) {
+                    make_way(&mut entries, va);
+                }
                 let page = new.into_exclusive_anon(stamp.raw(), self.vma.index_of(va));
                 entries.install(va, page, attrs);
                 filled += 1;

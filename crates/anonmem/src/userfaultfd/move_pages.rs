@@ -126,7 +126,7 @@ impl<'v, M: Machine> Uffd<'v, M> {
             }
         }
         if done > 0 && !mode.contains(MoveMode::DONTWAKE) {
-            self.vm.uffd_wake(self.id, VaRange { start: dst.start, end: Va(dst.start.0 + done) });
+            self.vm.uffd_wake(self.context, VaRange { start: dst.start, end: Va(dst.start.0 + done) });
         }
         Filled { bytes: done, error, unasked: false }
     }
@@ -161,9 +161,8 @@ impl<M: Machine> MoveBatch<'_, '_, M> {
             }
         }
         let guard = mm.read();
-        let find = |va: Va| guard.slot().tree.find_containing(vm.nodes(), va).map(|(_, id)| id);
-        let dst = find(self.dst.start).ok_or(Error::NotFound)?;
-        let src = find(self.src.start).ok_or(Error::NotFound)?;
+        let dst = vm.find_vma(&guard, self.dst.start, &vm.cpus.this().last)?;
+        let src = vm.find_vma(&guard, self.src.start, &vm.cpus.this().last_source)?;
         match self.under(guard.slot(), (&guard, src), (&guard, dst)) {
             Ok(pages) => Ok(pages),
             Err(Halt::Error(error)) => Err(error),
@@ -174,8 +173,7 @@ impl<M: Machine> MoveBatch<'_, '_, M> {
     /// Whether pages may go from one mapping to the other.
     #[doc(alias = "validate_move_areas")]
     fn check(&self, src: &Vma<M>, dst: &Vma<M>) -> Result<(), Error> {
-        let changing = |range| self.uffd.vm.uffd_is_changing(self.uffd.id, range);
-        if changing(self.dst) || changing(self.src) {
+        if self.uffd.vm.uffd_is_changing(self.uffd.context, &[self.dst, self.src]) {
             return Err(Error::Again);
         }
         let whole = self.src.end <= src.end() && self.dst.end <= dst.end();
@@ -282,11 +280,11 @@ impl<'a, M: Machine, G: FaultGuard<M>> Mover<'a, M, G> {
         }
         let (frames, space) = (&self.vm.frames, &self.slot.space);
         let to = space.table_alloc(frames, self.dst, dst)?;
-        if to.peek(dst) != Pte::None {
-            return Err(Error::Exists.into());
-        }
         let most = most.min(room(to.range(), dst));
         let Some(from) = space.walk(frames, self.src, src).and_then(Walked::table) else {
+            if to.peek(dst) != Pte::None {
+                return Err(Error::Exists.into());
+            }
             // None of what the table would cover is there.
             let missing = room(src_span(to, src), src);
             return self.skip_holes(None, to, (src, dst), most.min(missing));
@@ -296,6 +294,9 @@ impl<'a, M: Machine, G: FaultGuard<M>> Mover<'a, M, G> {
         let moved = self.move_alone(&mut both, VaRange { start: src, end: src.page_after(most) }, dst);
         if moved > 0 {
             return Ok(Step::Moved(moved));
+        }
+        if !both.dst().is_none(dst) {
+            return Err(Error::Exists.into());
         }
         match both.src.mapped(src) {
             Mapped::None => {

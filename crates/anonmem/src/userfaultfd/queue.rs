@@ -23,7 +23,7 @@ use crate::{
 };
 use anonmem_frame::{Link, OutOfMemory};
 use anonmem_hal::{GiveUp, VaRange};
-use anonmem_sync::{Ordering, Plain, WaitQueue};
+use anonmem_sync::{Ordering, Plain, SpinGuard, WaitQueue, order::Userfault};
 
 impl<M: Machine> UffdContext<M> {
     /// What was agreed upon; nothing before that.
@@ -236,19 +236,20 @@ impl<M: Machine> Objects<M> {
         self.uffd_message(id).say(said);
     }
 
-    /// Whether a change is under way, or has not been told yet, that has to do with `range`.
+    /// Whether a change is under way, or has not been told yet, that has to do with one of `ranges`.
     ///
     /// Usually nothing is, and then no lock is taken. Relaxed: whoever changes mappings says so before he
     /// locks them for writing, and the caller who is to rely on the answer has them locked for reading.
     #[doc(alias = "mmap_changing")]
     #[inline]
-    pub(super) fn uffd_is_changing(&self, ctx: UffdId, range: VaRange) -> bool {
-        self.uffd(ctx).changes.load(Ordering::Relaxed) != 0 && self.uffd_changes(ctx, range)
+    pub(super) fn uffd_is_changing(&self, context: &UffdContext<M>, ranges: &[VaRange]) -> bool {
+        let any = context.changes.load(Ordering::Relaxed) != 0;
+        any && ranges.iter().any(|&range| self.uffd_changes(context, range))
     }
 
     #[cold]
-    fn uffd_changes(&self, ctx: UffdId, range: VaRange) -> bool {
-        let queues = self.uffd(ctx).queues.lock();
+    fn uffd_changes(&self, context: &UffdContext<M>, range: VaRange) -> bool {
+        let queues = context.queues.lock();
         let mut at = queues.changing;
         while let Some(id) = at.get() {
             if self.uffd_message(id).said().changes(range) {
@@ -335,9 +336,20 @@ impl<M: Machine> Objects<M> {
 
     /// Lets the faults go on that wait for pages of `range`.
     #[doc(alias = "wake_userfault")]
-    pub(crate) fn uffd_wake(&self, ctx: UffdId, range: VaRange) {
-        let context = self.uffd(ctx);
-        let mut queues = context.queues.lock();
+    pub(crate) fn uffd_wake(&self, context: &UffdContext<M>, range: VaRange) {
+        let queues = context.queues.lock();
+        if queues.told != Link::NONE || queues.unread != Link::NONE {
+            self.uffd_wake_those(context, queues, range);
+        }
+    }
+
+    #[inline(never)]
+    fn uffd_wake_those(
+        &self,
+        context: &UffdContext<M>,
+        mut queues: SpinGuard<'_, M, Userfault, Queues>,
+        range: VaRange,
+    ) {
         let mut woken = 0;
         for told in [false, true] {
             let mut at = if told { queues.told } else { queues.unread };

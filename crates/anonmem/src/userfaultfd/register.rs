@@ -12,7 +12,7 @@
 //! `userfaultfd_api`; mm/userfaultfd.c `userfaultfd_clear_vma`, `vma_can_userfault`.
 
 use super::{
-    context::{Said, UffdFault, UffdFaults, UffdFeatures},
+    context::{Said, UffdContext, UffdFault, UffdFaults, UffdFeatures},
     queue::Taken,
 };
 use crate::{
@@ -56,6 +56,8 @@ impl RegisterMode {
 pub struct Uffd<'v, M: Machine> {
     pub(super) vm: &'v Vm<M>,
     pub(super) id: UffdId,
+    /// The same, looked up.
+    pub(super) context: &'v UffdContext<M>,
 }
 
 /// What somebody who reads a userfaultfd is told.
@@ -120,11 +122,16 @@ impl<'v, M: Machine> Mm<'v, M> {
     #[doc(alias = "new_userfaultfd")]
     pub fn userfaultfd(&self, faults: UffdFaults) -> Result<Uffd<'v, M>, Error> {
         let id = self.vm.reclaiming(|| Ok(self.vm.uffd_alloc(self, faults)?))?;
-        Ok(Uffd { vm: self.vm, id })
+        Ok(Uffd::new(self.vm, id))
     }
 }
 
 impl<'v, M: Machine> Uffd<'v, M> {
+    /// The owner of a context.
+    fn new(vm: &'v Vm<M>, id: UffdId) -> Self {
+        Self { vm, id, context: vm.uffd(id) }
+    }
+
     /// The features that there are.
     pub const FEATURES: UffdFeatures = UffdFeatures::all();
 
@@ -141,7 +148,7 @@ impl<'v, M: Machine> Uffd<'v, M> {
         if features.contains(UffdFeatures::WP_ASYNC) {
             features |= UffdFeatures::WP_UNPOPULATED;
         }
-        match self.vm.uffd(self.id).initialise(features) {
+        match self.context.initialise(features) {
             true => Ok(()),
             false => Err(Error::Invalid("the features of a userfaultfd are agreed upon once")),
         }
@@ -149,17 +156,17 @@ impl<'v, M: Machine> Uffd<'v, M> {
 
     /// Whether features were agreed upon. Nothing else may be asked before.
     pub fn has_agreed(&self) -> bool {
-        self.vm.uffd(self.id).is_initialised()
+        self.context.is_initialised()
     }
 
     /// What was agreed upon.
     pub fn features(&self) -> UffdFeatures {
-        self.vm.uffd(self.id).features()
+        self.context.features()
     }
 
     /// Whether it is for the address space of `mm`.
     pub fn is_for(&self, mm: &Mm<'_, M>) -> bool {
-        self.vm.uffd(self.id).mm() == mm.id
+        self.context.mm() == mm.id
     }
 
     /// A number that tells it from the others that are in use.
@@ -174,7 +181,7 @@ impl<'v, M: Machine> Uffd<'v, M> {
         Some(match said {
             Said::Fault(fault) => UffdMessage::Fault(fault),
             Said::Fork(child) => {
-                let child = child.get().map(|id| Uffd { vm: self.vm, id });
+                let child = child.get().map(|id| Uffd::new(self.vm, id));
                 anonmem_hal::debug_check!(M, child.is_some(), "the event of a fork is read once");
                 UffdMessage::Fork(UffdFork { child, vm: self.vm, message })
             }
@@ -203,7 +210,7 @@ impl<'v, M: Machine> Uffd<'v, M> {
     /// [`Error::Invalid`] for a range that makes no sense.
     pub fn wake(&self, start: Va, len: u64) -> Result<(), Error> {
         let range = self.check_range(start, len)?;
-        self.vm.uffd_wake(self.id, range);
+        self.vm.uffd_wake(self.context, range);
         Ok(())
     }
 
@@ -225,7 +232,7 @@ impl<'v, M: Machine> Uffd<'v, M> {
 
     /// The address space, if it has users.
     pub(super) fn mm(&self) -> Result<Mm<'v, M>, Error> {
-        self.vm.try_user(self.vm.uffd(self.id).mm()).ok_or(Error::NoProcess)
+        self.vm.try_user(self.context.mm()).ok_or(Error::NoProcess)
     }
 
     fn is_async(&self) -> bool {
@@ -320,7 +327,7 @@ impl<'v, M: Machine> Uffd<'v, M> {
         });
         // Linux wakes those that wait for missing pages only; whoever waits for a range that nobody watches
         // any more would wait for ever.
-        self.vm.uffd_wake(self.id, range);
+        self.vm.uffd_wake(self.context, range);
         result
     }
 

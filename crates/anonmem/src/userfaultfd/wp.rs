@@ -50,8 +50,7 @@ impl<M: Machine> Uffd<'_, M> {
     /// been done. [`Error::NoProcess`] if the address space has ended.
     #[doc(alias = "userfaultfd_writeprotect")]
     pub fn write_protect(&self, start: Va, len: u64, mode: ProtectMode) -> Result<(), Error> {
-        let told = VaRange::of(start, len).is_none_or(|range| !self.vm.uffd_is_changing(self.id, range));
-        if !told {
+        if self.is_changing(start, len) {
             return Err(Error::Again);
         }
         let range = self.check_range(start, len)?;
@@ -61,13 +60,13 @@ impl<M: Machine> Uffd<'_, M> {
         let mm = self.mm()?;
         self.vm.reclaiming(|| {
             let guard = mm.read();
-            if self.vm.uffd_is_changing(self.id, range) {
+            if self.vm.uffd_is_changing(self.context, &[range]) {
                 return Err(Error::Again);
             }
             self.protect_range(&guard, range, mode)
         })?;
         if mode.is_empty() {
-            self.vm.uffd_wake(self.id, range);
+            self.vm.uffd_wake(self.context, range);
         }
         Ok(())
     }

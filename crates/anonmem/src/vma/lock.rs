@@ -26,8 +26,12 @@
 use super::reshape::Reshaping;
 use crate::{
     cpu::LastVma,
+    error::Error,
     ids::{MmId, UffdId, VmaId},
-    mm::{mmap_lock::MmapWriteGuard, slot::MmSlot},
+    mm::{
+        mmap_lock::{MmapReadGuard, MmapWriteGuard},
+        slot::MmSlot,
+    },
     objects::Objects,
     vma::{
         flags::VmFlags,
@@ -200,6 +204,22 @@ impl<M: Machine> Objects<M> {
         va: Va,
     ) -> Result<VmaReadGuard<'a, M>, Refusal> {
         self.lock_vma_of(slot, mm, va, &self.cpus.this().last_source)
+    }
+
+    /// The VMA that covers `va`, for as long as the mmap lock is held.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] if there is none.
+    #[inline]
+    pub(crate) fn find_vma(
+        &self,
+        guard: &MmapReadGuard<'_, M>,
+        va: Va,
+        last: &LastVma<M>,
+    ) -> Result<VmaId, Error> {
+        // Under the lock no VMA of the address space changes: all that is asked of the one that was found
+        // last stays so.
+        self.find_vma_unlocked(guard.slot(), guard.id(), va, last).map_err(|_| Error::NotFound)
     }
 
     #[inline]
