@@ -2,6 +2,7 @@
 #include "table.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/syscall.h>
@@ -186,6 +187,43 @@ static void meet(void) {
     row("2000 stops that SIGCONT took back", ok);
 }
 
+// Whoever is just being forked is told what its group is told, or lives on where all were to end.
+static void told_while_forking(void) {
+    unsigned char *memory = map_pages(1024);
+    memset(memory, 1, 1024 * PAGE);
+    uint64_t seed = 1;
+    int survived = 0;
+    for (int i = 0; i < 20; i++) {
+        int pipes[2];
+        CHECK(pipe(pipes) == 0);
+        pid_t forks = fork();
+        if (forks == 0) {
+            setpgid(0, 0);
+            CHECK(write(pipes[1], "r", 1) == 1);
+            for (int k = 0; k < 60 && fork() != 0; k++)
+                ;
+            for (;;)
+                pause();
+        }
+        close(pipes[1]);
+        char c;
+        CHECK(read(pipes[0], &c, 1) == 1);
+        usleep(next_random(&seed) % 4000);
+        kill(-forks, SIGKILL);
+        waitpid(forks, NULL, 0);
+        // All of them have the other end.
+        struct pollfd p = {.fd = pipes[0], .events = 0};
+        if (poll(&p, 1, 10000) != 1) {
+            survived++;
+            while (kill(-forks, SIGKILL) == 0 && poll(&p, 1, 10) != 1)
+                ;
+        }
+        close(pipes[0]);
+    }
+    munmap(memory, 1024 * PAGE);
+    row("groups that one survived", survived);
+}
+
 int main(int argc, char **argv) {
     if (argc > 1 && strcmp(argv[1], "sleep") == 0) {
         for (int fd = 3; fd < 16; fd++)
@@ -201,6 +239,7 @@ int main(int argc, char **argv) {
         orphans();
         left_behind();
         meet();
+        told_while_forking();
         _exit(0);
     }
     int how;

@@ -11,6 +11,7 @@ use alloc::sync::Arc;
 use anonmem_oslib::Result;
 use anonmem_oslib::cred::{Cap, Cred};
 use anonmem_oslib::errno::{EAGAIN, EINVAL, ENOMEM, EPERM};
+use anonmem_oslib::restart::ERESTARTNOINTR;
 use core::sync::atomic::Ordering::SeqCst;
 use linux_raw_sys::general as abi;
 
@@ -53,12 +54,17 @@ impl Request {
 /// Makes a thread or process that goes on like the caller, with result zero. Gives its number.
 ///
 /// # Errors
-/// `EINVAL`, `EPERM`, `ENOMEM`, `EAGAIN`, `EFAULT`.
+/// `EINVAL`, `EPERM`, `ENOMEM`, `EAGAIN`, `EFAULT`; `ERESTARTNOINTR` if a signal waits.
 pub fn clone(thread: &Arc<Thread>, frame: &TrapFrame, request: &Request) -> Result<u32> {
     request.check(&thread.cred())?;
     table::check_user(thread)?;
     let space = sched::current_mm().ok_or(EINVAL)?;
     let forking = (!request.has(abi::CLONE_THREAD)).then(|| Forking::begin(thread));
+    // What a group was told before is not heard any more: this process hears it first, and may end. Linux:
+    // kernel/fork.c `copy_process`.
+    if forking.is_some() && thread.has_deliverable() {
+        return Err(ERESTARTNOINTR);
+    }
     let space = if request.has(abi::CLONE_VM) { space } else { mm::fork(&space)? };
     let fs = if request.has(abi::CLONE_FS) { thread.fs() } else { Arc::new(thread.fs().fork()) };
     let files = if request.has(abi::CLONE_FILES) { thread.files() } else { Arc::new(thread.files().fork()?) };

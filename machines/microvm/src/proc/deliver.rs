@@ -14,8 +14,11 @@ use crate::usercopy::{self, Fault};
 use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
+use anonmem_oslib::Errno;
 use anonmem_oslib::errno::EINTR;
-use anonmem_oslib::restart::{ERESTART_RESTARTBLOCK, ERESTARTNOHAND, ERESTARTSYS, is_restart};
+use anonmem_oslib::restart::{
+    ERESTART_RESTARTBLOCK, ERESTARTNOHAND, ERESTARTNOINTR, ERESTARTSYS, is_restart,
+};
 use anonmem_oslib::sigframe::{self, Frame, Registers, Saved, SigInfo, StackKind};
 use anonmem_oslib::signal::{DefaultAction, SIGSEGV, SIGSTOP, SigSet, code, default_action};
 use core::sync::atomic::Ordering::SeqCst;
@@ -146,7 +149,8 @@ fn restart_for_handler(frame: &mut TrapFrame, action: &Action) {
         return;
     }
     let wants = action.flags & u64::from(abi::SA_RESTART) != 0;
-    if wants && frame.rax == ERESTARTSYS.as_return() as u64 {
+    let is = |error: Errno| frame.rax == error.as_return() as u64;
+    if wants && is(ERESTARTSYS) || is(ERESTARTNOINTR) {
         run_again(frame);
     } else {
         frame.rax = EINTR.as_return() as u64;
@@ -161,7 +165,10 @@ fn restart_without_handler(thread: &Thread, frame: &mut TrapFrame) {
             *thread.restart.lock() = None;
         }
         debug_assert!(
-            keeps_deadline || [ERESTARTSYS, ERESTARTNOHAND].iter().any(|e| frame.rax == e.as_return() as u64)
+            keeps_deadline
+                || [ERESTARTSYS, ERESTARTNOINTR, ERESTARTNOHAND]
+                    .iter()
+                    .any(|e| frame.rax == e.as_return() as u64)
         );
         run_again(frame);
     }

@@ -97,6 +97,8 @@ impl Telling {
         if process.heard.load(SeqCst) == self.0 {
             return;
         }
+        // First: a fork that begins meanwhile finds it pending, or hears it.
+        signal::send(process, info);
         let mut after = None;
         while let Some(thread) = process.thread_after(after) {
             if let Some(heard) = thread.forking.lock().as_mut() {
@@ -105,7 +107,6 @@ impl Telling {
             }
             after = Some(thread.tid);
         }
-        signal::send(process, info);
     }
 }
 
