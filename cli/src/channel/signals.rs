@@ -5,7 +5,10 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 
 use signal_hook::SigId;
-use signal_hook::consts::{SIGALRM, SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH};
+use signal_hook::consts::{
+    SIGALRM, SIGCONT, SIGHUP, SIGINT, SIGIO, SIGPROF, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGVTALRM,
+    SIGWINCH, SIGXCPU, SIGXFSZ,
+};
 use signal_hook::low_level::{pipe, unregister};
 
 /// The signals that are passed on.
@@ -13,7 +16,8 @@ const FORWARDED: [i32; 3] = [SIGINT, SIGTERM, SIGHUP];
 
 /// Signals that matter, too, while the host's terminal is raw: its window changes, somebody else has used it,
 /// or this process would end and leave it raw.
-const OF_TERMINAL: [i32; 6] = [SIGWINCH, SIGCONT, SIGQUIT, SIGALRM, SIGUSR1, SIGUSR2];
+const OF_TERMINAL: [i32; 11] =
+    [SIGWINCH, SIGCONT, SIGQUIT, SIGALRM, SIGUSR1, SIGUSR2, SIGXCPU, SIGXFSZ, SIGVTALRM, SIGPROF, SIGIO];
 
 /// A pipe for each forwarded signal, to be polled with everything else.
 #[derive(Debug)]
