@@ -1,5 +1,6 @@
 /* madvise: all advice; what every advice has in common is asked of every one. */
 #include "conform.h"
+#include <limits.h>
 #define GROUP "madvise"
 
 /* Some kernels are built without some advice: EINVAL for every mapping. */
@@ -226,6 +227,54 @@ CHECK("REMOVE of private memory is refused", "EINVAL")
 CHECK("REMOVE of a mapping that is read-only now", "what counts is that it might be written to: VM_MAYWRITE")
 {
     OK(madvise(island_of(1, PROT_READ, SHARED), P, MADV_REMOVE));
+}
+CHECK("fallocate punches a hole into what is mapped", "whole pages go, of others the part becomes zero; the length stays")
+{
+    int fd = file_of(4);
+    char *at = mmap(NULL, 4 * P, RW, MAP_SHARED, fd, 0);
+    at[3 * P] = 'D';
+    OK(fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, P / 2, 2 * P));
+    EQ(at[P / 2 - 1], 'a');
+    IS(at[P / 2] == 0 && at[P] == 0 && at[2 * P - 1] == 0 && at[5 * P / 2 - 1] == 0);
+    EQ(at[5 * P / 2], 'c');
+    EQ(at[3 * P], 'D');
+    at[P] = 7;
+    char c;
+    EQ(pread(fd, &c, 1, P), 1);
+    EQ(c, 7);
+    EQ(lseek(fd, 0, SEEK_END), 4 * P);
+}
+CHECK("fallocate punches a hole into what nobody maps", "whole pages go, of others the part becomes zero; the length stays")
+{
+    int fd = file_of(4);
+    OK(fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, P / 2, 2 * P));
+    OK(fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 3 * P + 1, 2));
+    OK(fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 9 * P, P));
+    char bytes[5 * P];
+    EQ(pread(fd, bytes, 5 * P, 0), 4 * P);
+    EQ(bytes[P / 2 - 1], 'a');
+    IS(bytes[P / 2] == 0 && bytes[P] == 0 && bytes[2 * P - 1] == 0 && bytes[5 * P / 2 - 1] == 0);
+    EQ(bytes[5 * P / 2], 'c');
+    IS(bytes[3 * P] == 'd' && bytes[3 * P + 1] == 0 && bytes[3 * P + 2] == 0 && bytes[3 * P + 3] == 'd');
+}
+CHECK("fallocate refuses a hole that makes no sense", "vfs_fallocate asks in this order; a sealed file is not written")
+{
+    const int hole = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
+    int fd = file_of(1), ends[2];
+    ERR(fallocate(fd, FALLOC_FL_PUNCH_HOLE, 0, P), EOPNOTSUPP);
+    ERR(fallocate(fd, hole, 0, 0), EINVAL);
+    ERR(fallocate(fd, 0, 0, 0), EINVAL);
+    ERR(fallocate(fd, hole, -P, P), EINVAL);
+    ERR(fallocate(fd, hole, 0, -P), EINVAL);
+    ERR(fallocate(fd, hole, LONG_MAX, P), EFBIG);
+    ERR(fallocate(-1, hole, 0, 0), EBADF);
+    OK(pipe(ends));
+    ERR(fallocate(ends[1], hole, 0, P), ESPIPE);
+    ERR(fallocate(ends[0], hole, 0, P), EBADF);
+    fd = memfd_create("sealed", MFD_ALLOW_SEALING);
+    OK(ftruncate(fd, P));
+    OK(fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE));
+    ERR(fallocate(fd, hole, 0, P), EPERM);
 }
 CHECK("DONTFORK keeps it from a child", "an access is SEGV_MAPERR there")
 {

@@ -50,7 +50,9 @@
     X("setrlimit MEMLOCK", "mlock/beyond the limit") X("setrlimit CPU", "limits/RLIMIT_CPU tells")           \
     X("prlimit", "limits/prlimit") X("write clear_refs", "proc/clear_refs")                                  \
     X("write oom_score_adj", "proc/oom_score_adj") X("write oom_adj", "proc/oom_adj")                        \
-    X("pread mem", "proc/mem reads") X("pwrite mem", "proc/mem writes")
+    X("pread mem", "proc/mem reads") X("pwrite mem", "proc/mem writes")                                      \
+    X("fallocate", "madvise/fallocate punches") X("fallocate parts", "madvise/fallocate punches")            \
+    X("fallocate errors", "madvise/fallocate refuses")
 
 /* Advice that is not followed, and advice that costs the bytes. */
 #define FORGOTTEN(X)                                                                                           \
@@ -188,6 +190,17 @@ REAL(int, madvise, void *at, size_t length, int advice)
     if (result == 0 && (0 LOSES(DROPS)))
         __real_madvise(at, length, MADV_DONTNEED);
     return result;
+}
+REAL(int, fallocate, int fd, int mode, off_t offset, off_t length)
+{
+    if (has("fallocate") && mode & FALLOC_FL_PUNCH_HOLE)
+        return 0;
+    if (has("fallocate parts") && mode & FALLOC_FL_PUNCH_HOLE && offset > 0) {
+        length += offset % P;
+        offset -= offset % P;
+    }
+    int result = __real_fallocate(fd, mode, offset, length);
+    return has("fallocate errors") && result && errno != EBADF ? 0 : result;
 }
 REAL(int, mlock, const void *at, size_t length)
 {

@@ -10,11 +10,12 @@ use super::PROGRAM;
 use super::report::{Outcome, Report};
 
 /// The functions that do something else if they are told to.
-const WRAPPED: [&str; 25] = [
+const WRAPPED: [&str; 26] = [
     "mmap",
     "munmap",
     "mprotect",
     "madvise",
+    "fallocate",
     "mlock",
     "munlock",
     "mlockall",

@@ -7,7 +7,7 @@ use crate::{error::Error, ids::ShmId, rmap::machine::Machine, vm::Vm};
 use anonmem_frame::{FolioOwner, FolioRef};
 use anonmem_hal::NodePolicy;
 use anonmem_sync::Ordering;
-use core::fmt;
+use core::{fmt, ops::Range};
 
 /// One use of a shared object: its pages stay while it lives. Dropping the last use frees them; each mapping
 /// is a use of its own.
@@ -108,6 +108,16 @@ impl<'v, M: Machine> SharedObject<'v, M> {
     /// be one for a moment.
     pub fn is_held(&self) -> bool {
         self.vm.shm_is_held(self.id)
+    }
+
+    /// Makes pages read as zeroes, as far as the object is long. Those that only the object has are freed;
+    /// those that somebody maps, or holds, are zeroed in place.
+    #[doc(alias("shmem_fallocate", "FALLOC_FL_PUNCH_HOLE"))]
+    pub fn punch(&self, pages: Range<u64>) {
+        let end = pages.end.min(self.vm.shm(self.id).pages());
+        if pages.start < end {
+            self.vm.shm_punch(self.id, pages.start, end - pages.start);
+        }
     }
 
     /// Makes the object `pages` pages long. Pages beyond the end leave it, and every mapping of it.

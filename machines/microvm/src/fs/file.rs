@@ -11,11 +11,12 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use anonmem_oslib::abi::Stat;
-use anonmem_oslib::errno::{EBADF, EFBIG, EINVAL, EISDIR, ENOTTY, ESPIPE, ESRCH};
+use anonmem_oslib::errno::{EBADF, EFBIG, EINVAL, EISDIR, ENOTTY, EPERM, ESPIPE, ESRCH};
 use anonmem_oslib::vfs::data::LIMIT;
 use anonmem_oslib::vfs::{Body, FileType, Inode};
 use anonmem_oslib::{Errno, Result};
 use core::any::Any;
+use core::ops::Range;
 use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use linux_raw_sys::general as abi;
 
@@ -578,6 +579,34 @@ pub fn truncate(inode: &Inode, size: u64) -> Result<()> {
         // May sleep: without the spin lock.
         store.resize(size)?;
         data.lock().resized(size)?;
+    }
+    inode.touch(time::wall_ns());
+    Ok(())
+}
+
+/// Makes bytes of a regular file read as zero; its size stays.
+///
+/// # Errors
+/// `EINVAL` if it is none, `EPERM` if it is sealed, `ENOSPC`.
+pub fn punch(inode: &Inode, hole: Range<u64>) -> Result<()> {
+    let Body::File(data) = &inode.body else { return Err(EINVAL) };
+    let _writer = writer(inode);
+    let store = {
+        let mut data = data.lock();
+        if data.seals.refuse_writes() {
+            return Err(EPERM);
+        }
+        match data.store() {
+            None => {
+                data.punch(hole.clone())?;
+                None
+            }
+            Some(store) => Some(store),
+        }
+    };
+    if let Some(store) = store {
+        // May sleep: without the spin lock.
+        store.punch(hole)?;
     }
     inode.touch(time::wall_ns());
     Ok(())

@@ -17,6 +17,7 @@ use anonmem_oslib::errno::{EBUSY, EINVAL, EIO, ENOMEM, ENOSPC};
 use anonmem_oslib::vfs::{Body, Inode, SharedStore};
 use anonmem_oslib::{Errno, Result};
 use core::any::Any;
+use core::ops::Range;
 
 /// A file's bytes in shared memory.
 pub struct Store {
@@ -204,6 +205,24 @@ impl SharedStore for Store {
             self.write(size, &[0; PAGE_SIZE][within..])?;
         }
         self.object.resize(pages_of(size)).map_err(|error| Errno(error.errno()))
+    }
+
+    fn punch(&self, hole: Range<u64>) -> Result<()> {
+        const PAGE: u64 = PAGE_SIZE as u64;
+        let whole = hole.start.div_ceil(PAGE)..hole.end / PAGE;
+        let parts = if whole.start > whole.end {
+            // All of it is in one page.
+            [hole.clone(), 0..0]
+        } else {
+            [hole.start..whole.start * PAGE, whole.end * PAGE..hole.end]
+        };
+        for part in parts.into_iter().filter(|part| !part.is_empty()) {
+            if self.object.has_page(part.start / PAGE) {
+                self.write(part.start, &[0; PAGE_SIZE][..(part.end - part.start) as usize])?;
+            }
+        }
+        self.object.punch(whole);
+        Ok(())
     }
 
     fn pages(&self) -> u64 {

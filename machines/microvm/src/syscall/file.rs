@@ -10,7 +10,9 @@ use crate::fs::{open as opening, seals, vfs};
 use crate::proc::mm;
 use alloc::sync::Arc;
 use anonmem_oslib::abi::Fields;
-use anonmem_oslib::errno::{EACCES, EINVAL, EISDIR, ENODEV, ENOENT, ENOTDIR, EOPNOTSUPP, EPERM};
+use anonmem_oslib::errno::{
+    EACCES, EFBIG, EINVAL, EISDIR, ENODEV, ENOENT, ENOTDIR, EOPNOTSUPP, EPERM, ESPIPE,
+};
 use anonmem_oslib::vfs::data::Seals;
 use anonmem_oslib::vfs::path::Follow;
 use anonmem_oslib::vfs::{Body, FileType, Inode, data, inode};
@@ -238,16 +240,31 @@ pub(super) fn ftruncate(c: &mut Call<'_>) -> Result<usize> {
     set_size(&file.inode, c.args[1])
 }
 
-/// Memory is found when it is written: allocating only sets the size.
+/// Memory is found when it is written: allocating only sets the size. Holes are punched, as tmpfs does.
 pub(super) fn fallocate(c: &mut Call<'_>) -> Result<usize> {
+    let (mode, offset, len) = (c.u32(1), c.args[2], c.args[3]);
     let file = c.thread.files().get(c.u32(0))?;
-    file.check_writable()?;
-    let (mode, end) = (c.u32(1), c.args[2].saturating_add(c.args[3]));
-    if mode & !abi::FALLOC_FL_KEEP_SIZE != 0 {
+    if (offset as i64) < 0 || (len as i64) <= 0 {
+        return Err(EINVAL);
+    }
+    let punches = mode & abi::FALLOC_FL_PUNCH_HOLE != 0;
+    if punches && mode & abi::FALLOC_FL_KEEP_SIZE == 0 {
         return Err(EOPNOTSUPP);
     }
-    if !matches!(file.inode.body, Body::File(_)) {
-        return Err(ENODEV);
+    file.check_writable()?;
+    match file.inode.kind() {
+        FileType::Regular => {}
+        FileType::Fifo => return Err(ESPIPE),
+        FileType::Directory => return Err(EISDIR),
+        _ => return Err(ENODEV),
+    }
+    let end = offset.checked_add(len).filter(|&end| end as i64 > 0).ok_or(EFBIG)?;
+    if mode & !(abi::FALLOC_FL_KEEP_SIZE | abi::FALLOC_FL_PUNCH_HOLE) != 0 {
+        return Err(EOPNOTSUPP);
+    }
+    if punches {
+        file::punch(&file.inode, offset..end)?;
+        return Ok(0);
     }
     let grows = end > file.inode.size();
     if grows && seals::of(&file.inode)?.contains(Seals::GROW) {

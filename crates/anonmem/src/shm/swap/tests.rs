@@ -319,3 +319,23 @@ fn seals_and_pages_that_move_take_swapped_pages_for_what_they_are() {
         w.vm.validate().unwrap();
     });
 }
+
+#[test]
+fn a_hole_by_index_is_as_one_by_address() {
+    in_every_mode(|w| {
+        let (object, one, two) = two_programs(w, 4);
+        assert!(page_out(w, &one, 17));
+        assert_eq!(two.load(82 * P), Ok(3));
+        object.punch(1..3);
+        assert_eq!(
+            (object.pages(), object.swapped(), w.swap.stored()),
+            (3, 0, 0),
+            "one is mapped, and stays"
+        );
+        assert_eq!([80, 81, 82, 83].map(|page| two.load(page * P)), [Ok(1), Ok(0), Ok(0), Ok(4)]);
+        object.punch(3..u64::MAX);
+        object.punch(u64::MAX - 1..u64::MAX);
+        assert_eq!(one.load(19 * P), Ok(0));
+        w.vm.validate().unwrap();
+    });
+}

@@ -11,6 +11,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::cmp::Ordering;
 use core::fmt;
+use core::ops::Range;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// Bytes in a page of file data.
@@ -127,6 +128,8 @@ pub trait SharedStore: Send + Sync {
     /// Makes it hold `size` bytes; what is cut off reads as zero if it grows again. Asked before bytes beyond
     /// the end are written.
     fn resize(&self, size: u64) -> Result<()>;
+    /// Makes bytes read as zero, and gives the memory of whole pages back.
+    fn punch(&self, hole: Range<u64>) -> Result<()>;
     /// Gives how many pages were ever written or touched and are kept.
     fn pages(&self) -> u64;
     /// Gives the object itself, for the kernel that maps it.
@@ -290,6 +293,34 @@ impl FileData {
         Ok(())
     }
 
+    /// Makes the bytes of `hole` read as zero; the size stays. Whole pages are given back. Only of a file
+    /// that no store has.
+    ///
+    /// # Errors
+    /// `ENOSPC` if there is no memory for a page that the archive has part of.
+    pub fn punch(&mut self, hole: Range<u64>) -> Result<()> {
+        const BYTES: u64 = PAGE as u64;
+        let base_pages = (self.base.len() as u64).div_ceil(BYTES);
+        // A hole may be longer than any file: what is not there is not looked at.
+        let end = hole.end.min(self.size.next_multiple_of(BYTES));
+        let mut page = hole.start / BYTES;
+        while page * BYTES < end {
+            let start = page * BYTES;
+            let within = hole.start.saturating_sub(start)..(end - start).min(BYTES);
+            if page < base_pages {
+                self.page_mut(page).ok_or(ENOSPC)?[within.start as usize..within.end as usize].fill(0);
+            } else if within == (0..BYTES) {
+                self.pages.remove(&page);
+            } else if let Some(page) = self.pages.get_mut(&page) {
+                page.0[within.start as usize..within.end as usize].fill(0);
+            }
+            // What was never written is a hole already.
+            let next = self.pages.range(page + 1..).next().map_or(u64::MAX / BYTES, |(&page, _)| page);
+            page = if page + 1 < base_pages { page + 1 } else { next };
+        }
+        Ok(())
+    }
+
     /// Notes that the store was written up to `end`.
     pub fn grew(&mut self, end: u64) {
         self.size = self.size.max(end);
@@ -360,12 +391,35 @@ mod tests {
             self.0.lock().resize(size as usize, 0);
             Ok(())
         }
+        fn punch(&self, hole: Range<u64>) -> Result<()> {
+            let mut bytes = self.0.lock();
+            let end = bytes.len().min(hole.end as usize);
+            bytes[end.min(hole.start as usize)..end].fill(0);
+            Ok(())
+        }
         fn pages(&self) -> u64 {
             self.0.lock().len().div_ceil(PAGE) as u64
         }
         fn as_any(self: Arc<Self>) -> Arc<dyn core::any::Any + Send + Sync> {
             self
         }
+    }
+
+    #[test]
+    fn a_hole_gives_whole_pages_back_and_may_be_longer_than_the_file() {
+        let mut file = FileData::default();
+        let bytes = vec![7; 4 * PAGE];
+        file.write(0, &bytes).unwrap();
+        file.write(40 * PAGE as u64, &bytes[..10]).unwrap();
+        assert_eq!(file.blocks(), 5 * 8);
+        file.punch(1..3 * PAGE as u64).unwrap();
+        assert_eq!(file.blocks(), 3 * 8, "the first page is cut, two are gone");
+        file.punch(3 * PAGE as u64 + 1..u64::MAX).unwrap();
+        assert_eq!((file.blocks(), file.size()), (2 * 8, 40 * PAGE as u64 + 10));
+        file.punch(u64::MAX - 1..u64::MAX).unwrap();
+        let mut byte = [0; 2];
+        file.read(3 * PAGE as u64, &mut byte).unwrap();
+        assert_eq!(byte, [7, 0]);
     }
 
     /// A file behaves like a vector of bytes, with and without a store, from any archive bytes.
@@ -382,7 +436,16 @@ mod tests {
             let mut file = FileData::in_place(Box::leak(base.into_boxed_slice()));
             for step in 0..20 {
                 let offset = random(4 * PAGE);
-                match random(4) {
+                match random(5) {
+                    4 => {
+                        let hole = offset..offset + random(3 * PAGE) + 1;
+                        match file.store() {
+                            Some(store) => store.punch(hole.start as u64..hole.end as u64).unwrap(),
+                            None => file.punch(hole.start as u64..hole.end as u64).unwrap(),
+                        }
+                        let end = hole.end.min(model.len());
+                        model[hole.start.min(end)..end].fill(0);
+                    }
                     0 => {
                         file.truncate(offset as u64).unwrap();
                         model.resize(offset, 0);
