@@ -316,18 +316,34 @@ pub fn find(name: &str) -> Option<&'static Case> {
 mod tests {
     use super::*;
     use std::collections::HashSet;
+    use std::num::NonZero;
+    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+    use std::thread;
     use std::time::Duration;
 
-    const BUDGET: Duration = Duration::from_secs(20);
+    /// Much more than any exploration takes: whoever shares the processors may be slow.
+    const BUDGET: Duration = Duration::from_secs(120);
 
     #[test]
     fn every_case_passes() {
-        for case in all() {
-            for (report, run) in case.check(None, BUDGET).iter().zip(case.runs) {
-                println!("{report}");
-                report.assert_passed();
-                assert!(report.exhausted || matches!(run.extent, Extent::Sample(_)), "{report}");
+        // They take minutes: each processor takes the next one.
+        let next = AtomicUsize::new(0);
+        thread::scope(|scope| {
+            for _ in 0..thread::available_parallelism().map_or(1, NonZero::get) {
+                scope.spawn(|| {
+                    while let Some(case) = all().get(next.fetch_add(1, Relaxed)) {
+                        passes(case);
+                    }
+                });
             }
+        });
+    }
+
+    fn passes(case: &Case) {
+        for (report, run) in case.check(None, BUDGET).iter().zip(case.runs) {
+            println!("{report}");
+            report.assert_passed();
+            assert!(report.exhausted || matches!(run.extent, Extent::Sample(_)), "{report}");
         }
     }
 
