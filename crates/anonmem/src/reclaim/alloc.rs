@@ -19,7 +19,7 @@ impl<M: Machine> Vm<M> {
     ///
     /// # Locks
     /// The caller may hold the mmap lock; no folio, anon_vma or spin lock.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn alloc_page(&self) -> Result<NewFolio<'_, M>, OutOfMemory> {
         match self.try_alloc_page() {
             Ok(page) => Ok(page),
