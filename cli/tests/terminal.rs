@@ -90,7 +90,7 @@ impl Typist {
     }
 
     /// The terminal is as it was; gives the command's status.
-    fn is_restored(mut self) -> Option<i32> {
+    fn restored(mut self) -> Option<i32> {
         self.until(" icanon");
         self.until(" echo ");
         self.child.wait().unwrap().code()
@@ -124,7 +124,7 @@ fn a_shell_has_the_terminal_of_the_command() {
     typist.types("fg; echo sta''tus $?\n");
     typist.until("status 3");
     typist.types("exit 7\n");
-    assert_eq!(typist.is_restored(), Some(7));
+    assert_eq!(typist.restored(), Some(7));
 }
 
 /// However the command ends that has made its terminal raw, the terminal is as it was. It ends by one signal
@@ -156,6 +156,6 @@ fn the_terminal_is_as_it_was_however_the_command_ends() {
             let qemu = children.split_whitespace().next().expect("QEMU runs");
             assert!(Command::new("kill").args(["-KILL", qemu]).status().unwrap().success());
         }
-        assert_eq!(typist.is_restored(), status, "{signals:?}");
+        assert_eq!(typist.restored(), status, "{signals:?}");
     }
 }
