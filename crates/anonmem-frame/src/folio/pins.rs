@@ -193,7 +193,8 @@ pub enum RunsEnd<'f, M: Machine> {
     Full,
     /// The next page is not to be pinned, or cannot be, or there is no room.
     Refused,
-    /// The next page is one of another kind of folio. It is pinned, and in no list.
+    /// The next page does not begin a folio of the kind that was asked for: it has another number of pages,
+    /// or the page is in the middle of it. It is pinned, and in no list.
     Other(TakenPin<'f, M>),
 }
 

@@ -217,8 +217,9 @@ impl<M: Machine> Objects<M> {
         va: Va,
         last: &LastVma<M>,
     ) -> Result<VmaId, Error> {
-        // Under the lock no VMA of the address space changes: all that is asked of the one that was found
-        // last stays so.
+        // Under the lock no VMA of the address space changes, and none becomes one of it: a slot says whose
+        // it is under the lock for writing, and says nobody's before it is freed. So all that is asked of the
+        // one that was found last stays so, and the tree has no writer that could make it busy.
         self.find_vma_unlocked(guard.slot(), guard.id(), va, last).map_err(|_| Error::NotFound)
     }
 
