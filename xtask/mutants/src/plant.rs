@@ -166,6 +166,13 @@ mod tests {
     }
 
     #[test]
+    fn a_constant_is_not_replaced_by_itself() {
+        let mutants = sites::find("code.rs", "fn f() -> bool { true }", 1).unwrap();
+        let mutated: Vec<&str> = mutants.iter().map(|m| m.mutated.as_str()).collect();
+        assert_eq!(mutated, ["false"]);
+    }
+
+    #[test]
     fn names_hold_when_lines_move() {
         let moved = format!("// One more line.\n{CODE}");
         let moved = sites::find("code.rs", &moved, 1).unwrap();

@@ -6,8 +6,9 @@ use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-/// Address space, in KiB: a mutant that allocates without end shall not take the machine with it.
-const MEMORY_KIB: u64 = 16 << 20;
+/// Address space, in KiB: a mutant that allocates without end shall not take the machine with it, and there
+/// is one for each processor.
+const MEMORY_KIB: u64 = 8 << 20;
 const POLL: Duration = Duration::from_millis(5);
 /// Whoever uses no processor for so long waits for what never comes.
 const IDLE: Duration = Duration::from_secs(8);
@@ -128,5 +129,12 @@ mod tests {
         let before = used_by_ended();
         assert_eq!(shell("echo here; while :; do :; done"), End::TimedOut("here\n".into()));
         assert!(used_by_ended() - before >= Duration::from_millis(900));
+    }
+
+    #[test]
+    fn a_process_gets_no_more_memory_than_its_limit() {
+        let block = |mib: u64| shell(&format!("dd if=/dev/zero of=/dev/null bs={mib}M count=1 2>&1"));
+        assert!(matches!(block(MEMORY_KIB >> 10), End::Failed(said) if said.contains("memory")));
+        assert_eq!(block(64), End::Passed);
     }
 }

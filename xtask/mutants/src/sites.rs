@@ -94,6 +94,10 @@ impl Finder<'_> {
     }
 
     fn replace(&mut self, kind: Kind, expr: &impl Spanned, with: &str) {
+        // A constant is what it is always.
+        if self.source(&bytes(expr)) == with {
+            return;
+        }
         self.add(kind, bytes(expr), Form::Expr(with.into()), with);
     }
 

@@ -260,7 +260,7 @@ impl Suites {
     /// Shows one mutant to what comes past it, quick or slow as `pace` says, until something fails.
     ///
     /// Quick are the unit tests that take no time, and a glance at the cases: those first that have found the
-    /// most so far. Slow are a longer look at the cases, the other unit tests, random operations and threads.
+    /// most so far. Slow are the other unit tests, a longer look at the cases, random operations and threads.
     pub(crate) fn show(&self, id: u32, pace: Pace) -> Result<Option<Outcome>, String> {
         let of = |suite| self.stages.iter().filter(move |s| s.suite == suite && s.reaches(id));
         let quick = |s: &&Stage| s.took < QUICK;
@@ -276,8 +276,9 @@ impl Suites {
             Pace::Slow => {
                 let cases = cases.chunks(TOGETHER).map(|group| (group.to_vec(), LOOK));
                 let unit = alone(Suite::Unit).filter(|group| !quick(&group[0]));
-                let long = unit.chain(alone(Suite::Oracle)).chain(alone(Suite::Stress));
-                cases.chain(long.map(|group| (group, CASE_BUDGET))).collect()
+                let long = alone(Suite::Oracle).chain(alone(Suite::Stress));
+                let with_budget = |group| (group, CASE_BUDGET);
+                unit.map(with_budget).chain(cases).chain(long.map(with_budget)).collect()
             }
         };
         for (group, budget) in &groups {
