@@ -163,9 +163,9 @@ fn a_disk_writes_to_pages_that_the_program_sees_whatever_it_does_meanwhile() {
     let dir = tempfile::tempdir().unwrap();
     let (disk, qemu) = (image(dir.path(), 4 << 20), slow_qemu(dir.path()));
     let program = compile("diskpins", Linked::Static);
-    for (nth, lock) in ["mmap", "vma", "speculative"].into_iter().enumerate() {
-        for (turn, mode) in ["direct", "fixed"].into_iter().enumerate() {
-            let (disk, folios) = (disk.to_str().unwrap(), ["4K", "auto"][(nth + turn) % 2]);
+    let disk = disk.to_str().unwrap();
+    for lock in ["mmap", "vma", "speculative"] {
+        for (mode, folios) in [("direct", "4K"), ("fixed", "4K"), ("fixed", "auto")] {
             let memory = ["--ram", "20M", "--swap", "64M", "--cpus", "4", "--lock", lock];
             let machine = ["--disk", disk, "--qemu", qemu.to_str().unwrap(), "--folios", folios];
             let arguments = [program.to_str().unwrap(), "/dev/vda", mode, "4", "20"];

@@ -69,7 +69,7 @@ pub static COPY_ABA: Case = Case {
         what: "a speculative write fault neither keeps the page that it copies nor compares the version",
     }],
     runs: &[
-        Run::new(Model::Sc, Extent::Bound(1)),
+        Run::new(Model::Sc, Extent::Bound(2)),
         Run::new(Model::Sc, Extent::Bound(1)).with(Inject { at_most: 1, device: true, ..Inject::NONE }),
     ],
     program: |_| {
