@@ -494,6 +494,25 @@ static void hang_up(void)
     close(pair[1]);
 }
 
+/* A shutdown before there is a connection: Unix sockets take it, those of the Internet do not. */
+static void too_early(void)
+{
+    static const int kinds[][2] = {{AF_UNIX, SOCK_STREAM}, {AF_UNIX, SOCK_SEQPACKET}, {AF_INET, SOCK_STREAM}, {AF_INET, SOCK_DGRAM}};
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
+        printf("shutdown too early, %d %d:", kinds[i][0], kinds[i][1]);
+        for (int how = SHUT_RD; how <= SHUT_RDWR; how++) {
+            struct pollfd p = {.fd = fresh(kinds[i][0], kinds[i][1]), .events = POLLIN | POLLOUT | POLLRDHUP};
+            printf(" %d", result(shutdown(p.fd, how)));
+            if (kinds[i][0] == AF_UNIX) {
+                CHECK(poll(&p, 1, 0) == 1);
+                printf(" ready for %x", p.revents);
+            }
+            close(p.fd);
+        }
+        printf("\n");
+    }
+}
+
 /* Parcels of nothing, one parcel at a time by splice, and sockets that are on their way through one another. */
 static void parcels(void)
 {
@@ -587,6 +606,7 @@ int main(void)
     passes(SOCK_DGRAM);
     passes(SOCK_SEQPACKET);
     hang_up();
+    too_early();
     parcels();
     no_descriptor();
     tcp();

@@ -7,8 +7,10 @@
 //! Linux: net/unix/af_unix.c, net/ipv4. Differs: there is one machine, and no packets; a connection that is
 //! closed is forgotten at once.
 
+mod object;
+
 use super::backlog::Backlog;
-use super::file::{HUP, IN, OUT, Object, OpenFile, Ready, Wait, block_on};
+use super::file::{OpenFile, Wait, block_on};
 use super::iov::{From, To};
 use super::link::Link;
 pub use super::link::{Amount, Kind};
@@ -26,10 +28,8 @@ use anonmem_oslib::errno::{
     EADDRNOTAVAIL, ECONNREFUSED, EDESTADDRREQ, EINPROGRESS, EINVAL, EISCONN, EMSGSIZE, ENETUNREACH, ENOMEM,
     ENOTCONN, EOPNOTSUPP, EPERM, EPIPE, EPROTOTYPE,
 };
-use anonmem_oslib::vfs::{FileType, Inode};
+use anonmem_oslib::vfs::Inode;
 use anonmem_oslib::{Errno, Result};
-use core::any::Any;
-use linux_raw_sys::general as abi;
 
 #[derive(Clone)]
 enum Role {
@@ -43,8 +43,16 @@ struct State {
     name: Arc<Address>,
     peer: Arc<Address>,
     peer_is: Who,
+    /// What was shut down before it was anything.
+    ended: Option<Direction>,
     /// By what it is found in [`NAMES`].
     registered: Option<Key>,
+}
+
+impl State {
+    fn ended_receiving(&self) -> bool {
+        matches!(self.ended, Some(Direction::Read | Direction::Both))
+    }
 }
 
 /// A socket.
@@ -86,7 +94,8 @@ impl Socket {
     }
 
     fn with(family: Family, kind: Kind, owner: Who, role: Role) -> Arc<Socket> {
-        let state = State { role, name: unnamed(), peer: unnamed(), peer_is: owner, registered: None };
+        let (name, peer) = (unnamed(), unnamed());
+        let state = State { role, name, peer, peer_is: owner, ended: None, registered: None };
         Arc::new(Socket {
             family,
             kind,
@@ -249,7 +258,12 @@ impl Socket {
             let mut state = self.state.lock();
             match &state.role {
                 Role::Fresh => {
-                    state.role = Role::Listening(new);
+                    state.role = Role::Listening(new.clone());
+                    let ended = state.ended_receiving();
+                    drop(state);
+                    if ended {
+                        new.close();
+                    }
                     return Ok(());
                 }
                 Role::Listening(backlog) => backlog.clone(),
@@ -277,12 +291,7 @@ impl Socket {
             Role::Connected(Link::Packets(_))
                 if self.kind == Kind::Datagram && self.family == Family::Inet =>
             {
-                if !address.is_here() {
-                    return Err(ENETUNREACH);
-                }
-                self.name_if_inet(LOOPBACK)?;
-                self.state.lock().peer = self.as_seen(address);
-                return Ok(());
+                return self.sends_datagrams_to(address);
             }
             Role::Connected(Link::Packets(packets)) if self.kind == Kind::Datagram => {
                 self.name_if_told()?;
@@ -332,8 +341,20 @@ impl Socket {
             Some(Ok(()))
         })?;
         backlog.arrived.notify();
+        let ended = self.state.lock().ended;
+        ended.into_iter().for_each(|direction| link.shutdown(direction));
         // Over a network it would take a while, and who does not wait is told so.
         if self.family == Family::Inet && wait == Wait::No { Err(EINPROGRESS) } else { Ok(()) }
+    }
+
+    /// Connects one that sends datagrams over the Internet.
+    fn sends_datagrams_to(self: &Arc<Self>, address: &Address) -> Result<()> {
+        if !address.is_here() {
+            return Err(ENETUNREACH);
+        }
+        self.name_if_inet(LOOPBACK)?;
+        self.state.lock().peer = self.as_seen(address);
+        Ok(())
     }
 
     /// Whether one with this role can be connected.
@@ -557,16 +578,32 @@ impl Socket {
         Signature { told: told.or(tells.then_some(wanted)), wanted }
     }
 
-    /// Ends receiving, sending or both (`shutdown`).
+    /// Ends receiving, sending or both (`shutdown`). A Unix socket may not be connected yet. Differs from
+    /// Linux: who it is connected to then learns that it never sends.
     ///
     /// # Errors
-    /// `ENOTCONN`.
+    /// `ENOTCONN` from the Internet's.
     pub fn shutdown(&self, direction: Direction) -> Result<()> {
-        match self.role() {
+        let role = {
+            let mut state = self.state.lock();
+            if matches!(state.role, Role::Fresh) && self.family == Family::Unix {
+                let both = state.ended.is_some_and(|ended| ended != direction);
+                state.ended = Some(if both { Direction::Both } else { direction });
+                return Ok(());
+            }
+            state.role.clone()
+        };
+        match role {
             Role::Fresh => return Err(ENOTCONN),
             Role::Listening(backlog) if direction != Direction::Write => backlog.close(),
             Role::Listening(_) => {}
-            Role::Connected(link) => link.shutdown(direction),
+            Role::Connected(link) => {
+                link.shutdown(direction);
+                // Those of the Internet need not be connected, and are told.
+                if self.kind == Kind::Datagram && self.family == Family::Inet {
+                    self.peer()?;
+                }
+            }
         }
         Ok(())
     }
@@ -592,12 +629,6 @@ impl Socket {
         }
         Ok(())
     }
-
-    /// Opens it.
-    pub fn open(self: Arc<Self>, flags: u32) -> Arc<OpenFile> {
-        let name: &[u8] = if self.family == Family::Unix { b"socket:[unix]" } else { b"socket:[inet]" };
-        OpenFile::anonymous(FileType::Socket, self, name, abi::O_RDWR | flags)
-    }
 }
 
 /// Who the running task is.
@@ -618,62 +649,6 @@ impl Drop for Socket {
         if let Role::Listening(backlog) = self.role() {
             backlog.close();
         }
-    }
-}
-
-impl Object for Socket {
-    fn read(&self, to: &mut To<'_>, wait: Wait) -> Result<usize> {
-        self.receive(to, wait, (Taking::Away, Amount::Some)).map(|received| received.n)
-    }
-
-    fn write(&self, from: &mut From<'_>, wait: Wait) -> Result<usize> {
-        match self.link() {
-            Ok(Link::Stream(stream)) => stream.send(from, wait, None, self.signature(None)),
-            Ok(Link::Packets(packets)) if self.family == Family::Inet => {
-                self.send_datagram(&packets, from, None)
-            }
-            Ok(Link::Packets(packets)) => {
-                self.send_message(&packets, from, wait, None, (None, self.signature(None)))
-            }
-            Err(_) if self.family == Family::Inet && self.kind == Kind::Stream => Err(EPIPE),
-            Err(error) => Err(error),
-        }
-    }
-
-    fn ready(&self) -> Ready {
-        match self.role() {
-            Role::Fresh => OUT | HUP,
-            Role::Listening(backlog) => {
-                let queue = backlog.state.lock();
-                if queue.waiting.is_empty() && !queue.closed { 0 } else { IN }
-            }
-            Role::Connected(link) => link.ready(),
-        }
-    }
-
-    fn readable(&self) -> Result<usize> {
-        match self.role() {
-            Role::Fresh | Role::Listening(_) => Err(EINVAL),
-            Role::Connected(link) => link.readable(),
-        }
-    }
-
-    fn queues(&self, each: &mut dyn FnMut(usize)) {
-        if self.family != Family::Unix {
-            return;
-        }
-        match self.role() {
-            Role::Fresh => {}
-            Role::Connected(link) => each(link.queue()),
-            // Nobody else has those who wait.
-            Role::Listening(backlog) => {
-                backlog.state.lock().waiting.iter().for_each(|socket| socket.queues(each));
-            }
-        }
-    }
-
-    fn as_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync> {
-        self
     }
 }
 
