@@ -92,7 +92,7 @@ impl Copy<'_> {
         }
         let mut hosted = self.cargo("test");
         hosted.args(["--no-run", "--package", "anonmem-hosted"]);
-        hosted.args(["--test", "oracle", "--test", "progress", "--test", "stress"]);
+        hosted.args(["--test", "machine", "--test", "oracle", "--test", "stress"]);
         let mut commands = vec![lab, unit, hosted];
         for (package, targets) in more {
             let mut command = self.cargo("test");

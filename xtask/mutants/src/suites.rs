@@ -202,8 +202,16 @@ impl Suites {
                 DRIVER_NAME => {
                     names(&program.path, &[])?.into_iter().for_each(|n| add(Suite::Lab, Some(n), program));
                 }
-                "oracle" | "progress" => add(Suite::Oracle, None, program),
+                "oracle" => add(Suite::Oracle, None, program),
                 "stress" => add(Suite::Stress, None, program),
+                "machine" => {
+                    let tests = names(&program.path, &["--list", "--format", "terse"])?;
+                    for test in tests {
+                        if let Some(suite) = of_machine(&test) {
+                            add(suite, Some(test), program);
+                        }
+                    }
+                }
                 _ => {
                     let tests = names(&program.path, &["--list", "--format", "terse"])?;
                     tests.into_iter().for_each(|n| add(Suite::Unit, Some(n), program));
@@ -414,6 +422,15 @@ fn command(group: &[&Stage], budget: Duration) -> Command {
         Over::Families => command.env("ANONMEM_RMAP", "family"),
     };
     command
+}
+
+/// What a test of the hosted machine is, of those that take seconds and find what others do not.
+fn of_machine(test: &str) -> Option<Suite> {
+    match test.split("::").next()? {
+        "progress" => Some(Suite::Oracle),
+        "device" => Some(Suite::Unit),
+        _ => None,
+    }
 }
 
 /// The cases or tests that a program has.

@@ -21,6 +21,7 @@ mod prose;
 mod rules;
 mod sentences;
 mod source;
+mod targets;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -46,6 +47,7 @@ pub(crate) fn run(root: &Path) -> ExitCode {
     let mut findings = errors::check(texts.iter().map(|(path, text)| (path.as_path(), text.as_str())));
     findings.extend(error_types::check(texts.iter().map(|(path, text)| (path.as_path(), text.as_str()))));
     findings.extend(eager::check(texts.iter().map(|(path, text)| (path.as_path(), text.as_str()))));
+    findings.extend(targets::check(texts.iter().map(|(path, text)| (path.as_path(), text.as_str()))));
     for (path, text) in &texts {
         findings.extend(check_file(path, text, &enums));
     }
