@@ -119,11 +119,12 @@ fn one_folio<M: Machine>(frames: &Frames<M>, words: &[Atomic<u64, M>]) -> Option
     let reads = first.prot.read;
     let alike = |(nth, word): (u64, &Atomic<u64, M>)| {
         page(word).is_some_and(|present| {
-            present.pfn == first.pfn.offset(nth)
-                && present.prot.exec == first.prot.exec
-                && present.prot.read
-                && frames.page_is_exclusive(present.pfn)
+            present.pfn == first.pfn.offset(nth) && present.prot.exec == first.prot.exec && present.prot.read
         })
     };
-    (whole && reads && (0..).zip(words).all(alike)).then_some(first.pfn)
+    let alone = || {
+        let pages = words.len() as u64;
+        frames.page_is_exclusive(first.pfn) && frames.exclusive_alike(first.pfn, pages) == pages
+    };
+    (whole && reads && (0..).zip(words).all(alike) && alone()).then_some(first.pfn)
 }

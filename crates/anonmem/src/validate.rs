@@ -308,7 +308,7 @@ impl<M: Machine> Vm<M> {
         let private = !vma.flags().contains(VmFlags::SHARED);
         expect("a leaf is in a private mapping", at, 1, u64::from(private))?;
         expect("a leaf maps a folio of its size", at, pages, folio.nr_pages().0)?;
-        expect("index of a leaf's folio", at, vma.index_of(range.start), folio.index())?;
+        self.validate_index(folio, range.start, vma.index_of(range.start), 0)?;
         for page in (1..pages).map(|nth| folio.pfn().offset(nth)) {
             let marked = u64::from(self.frames.page_is_exclusive(page));
             expect("the first page of a leaf says for all whether they are exclusive", page.0, 0, marked)?;
@@ -390,7 +390,8 @@ impl<M: Machine> Vm<M> {
             return expect("index of a page", va.0, index, folio.index() + nth);
         };
         let nodes = self.stable_nodes();
-        let place = nodes.resolve(node).and_then(|id| nodes.places(id).find(|place| place.index == index));
+        let mut places = nodes.resolve(node).into_iter().flat_map(|id| nodes.places(id));
+        let place = places.find(|place| place.index + nth == index);
         expect("index of a merged page", va.0, 1, u64::from(place.is_some()))
     }
 
@@ -456,6 +457,7 @@ impl<M: Machine> Vm<M> {
                 }
                 Mapping::Ksm(node) => {
                     anon += folio.counts().maps();
+                    leaves += folio.whole_mappings();
                     result = self.validate_node(folio, node).and_then(|()| self.validate_rmap(folio));
                 }
                 Mapping::Shm(_) => shared += folio.counts().maps(),
@@ -516,12 +518,9 @@ impl<M: Machine> Vm<M> {
         };
         let knows = [node.frame(), node.left()].contains(&Some(folio.pfn()));
         expect("the node of a merged page knows its frame", at, 1, u64::from(knows))?;
-        expect(
-            "a merged page is nobody's alone",
-            at,
-            0,
-            u64::from(self.frames.page_is_exclusive(folio.pfn())),
-        )
+        let pages = (0..folio.nr_pages().0).map(|nth| folio.pfn().offset(nth));
+        let alone = pages.filter(|&page| self.frames.page_is_exclusive(page)).count();
+        expect("a merged page is nobody's alone", at, 0, alone as u64)
     }
 
     /// Rmap finds as many entries as the folio counts, and one for each of its pages that is exclusive.

@@ -39,6 +39,8 @@ pub enum SplitRefused {
     Busy,
     /// It is not larger than the pieces would be, or no anonymous folio.
     NotLarge,
+    /// It is a stable node's, as one: equal folios were merged into it (KSM).
+    Merged,
 }
 
 impl fmt::Display for SplitRefused {
@@ -47,6 +49,7 @@ impl fmt::Display for SplitRefused {
             Self::Pinned => "the folio may be pinned",
             Self::Busy => "others use the folio, or map it outside of the locks that are held",
             Self::NotLarge => "the folio is not larger than its pieces would be, or not anonymous",
+            Self::Merged => "equal folios were merged into the folio",
         })
     }
 }
@@ -221,7 +224,12 @@ impl<'f, M: Machine> FolioGuard<'f, M> {
         let folio = self.folio();
         assert!(only.folio() == folio, "a split of another folio than the one that is locked");
         let order = folio.order();
-        let Mapping::Anon(anon_vma) = folio.mapping() else { return Err(SplitRefused::NotLarge) };
+        let anon_vma = match folio.mapping() {
+            Mapping::Anon(anon_vma) => anon_vma,
+            // Its entries lie in several families, and no lock keeps all of them.
+            Mapping::Ksm(_) if order > to => return Err(SplitRefused::Merged),
+            Mapping::Ksm(_) | Mapping::None | Mapping::Shm(_) => return Err(SplitRefused::NotLarge),
+        };
         if order <= to {
             return Err(SplitRefused::NotLarge);
         }

@@ -6,7 +6,7 @@ use crate::{
     handle::RawHandle,
     meta::{Counts, Mapping, Stamp, encode_entry, flags},
 };
-use anonmem_hal::{Machine, Order, Pfn, SwapEntry};
+use anonmem_hal::{Machine, Pfn, SwapEntry};
 use anonmem_sync::{BitGuard, BitLock, Ordering, order::FolioLock};
 use core::mem::ManuallyDrop;
 
@@ -66,17 +66,15 @@ impl<'f, M: Machine> FolioGuard<'f, M> {
         }
     }
 
-    /// Gives the folio, a single page, to a stable node: equal pages are to be merged into it. From now on it
-    /// is nobody's own again, and is found by what the node says. Its mappers wait meanwhile, as for a page
-    /// that moves.
+    /// Gives the folio to a stable node: equal ones are to be merged into it. From now on it is nobody's own
+    /// again, and is found by what the node says. Its mappers wait meanwhile, as for a folio that moves. A
+    /// large one stays as large as it is: nobody splits what a node has.
     ///
     /// # Panics
-    /// If it is no anonymous page of its own.
+    /// If it is no anonymous folio.
     #[doc(alias = "folio_set_stable_node")]
     pub fn give_to_node(&self, node: RawHandle) {
-        let alone =
-            matches!(self.folio.mapping(), Mapping::Anon(_)) && self.folio.owned_order() == Order::ZERO;
-        assert!(alone, "{:?} is no anonymous page of its own", self.folio);
+        assert!(matches!(self.folio.mapping(), Mapping::Anon(_)), "{:?} is not anonymous", self.folio);
         self.folio.set_mapping(Mapping::Ksm(node), 0);
     }
 

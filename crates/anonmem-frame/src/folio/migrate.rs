@@ -66,6 +66,13 @@ impl<M: Machine> FolioGuard<'_, M> {
         let counts = Counts(self.folio().meta().counts.load(Ordering::Acquire));
         counts.refs() == refs && counts.pins() == 0
     }
+
+    /// Whether a page of the folio is exclusive. If all entries that walks found wait, one that they missed,
+    /// because its VMA is just going, may still write to it.
+    pub fn has_exclusive(&self) -> bool {
+        let folio = self.folio();
+        (0..folio.owned_order().pages()).any(|nth| folio.frames.page_is_exclusive(folio.head.offset(nth)))
+    }
 }
 
 impl<'f, M: Machine> MigrationHold<'f, M> {

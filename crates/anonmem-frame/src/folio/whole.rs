@@ -171,10 +171,11 @@ impl<'f, M: Machine> ExclusiveWhole<'f, M> {
     pub unsafe fn from_page_entries(frames: &'f Frames<M>, head: Pfn) -> Self {
         let whole = Self { frames, head };
         let folio = whole.folio();
-        for page in (1..folio.nr_pages().0).map(|nth| head.offset(nth)) {
-            // Relaxed: the Release with which the leaf is published comes after it. The first page's bit says
-            // it of all of them.
-            frames.meta(page).counts.fetch_and(!Counts::EXCLUSIVE, Ordering::Relaxed);
+        for tail in frames.metas(head.offset(1), folio.nr_pages().0 - 1) {
+            // The first page's bit says it of all of them. It is all that the word of a tail holds, and
+            // changes under the lock of its entry's table. Relaxed: the Release with which the leaf is
+            // published comes after it.
+            tail.counts.store(0, Ordering::Relaxed);
         }
         add_whole(folio);
         whole

@@ -25,6 +25,7 @@ pub mod fork_late_flush;
 pub mod fork_of_cow;
 pub(crate) mod kernel;
 pub mod ksm;
+pub mod ksm_large;
 pub mod kswapd;
 pub mod labels;
 pub mod lazyfree;
@@ -265,6 +266,8 @@ pub fn all() -> &'static [&'static Case] {
         &ksm::SWAP,
         &ksm::ALONE,
         &ksm::MOVES,
+        &ksm_large::STORE,
+        &ksm_large::LEAF,
         &seed_003::PIN,
         &move_alone::PIN,
         &move_alone::LARGE_PIN,

@@ -30,7 +30,7 @@ use crate::{
     thp::{mode::ThpDisable, policy::Orders, stats::FolioEvent},
     vma::refusal::Refusal,
 };
-use anonmem_frame::{FolioOwner, FolioRef, MapRun, NewFolio};
+use anonmem_frame::{FolioOwner, FolioRef, MapRun, Mapping, NewFolio};
 use anonmem_hal::{Arch, FlushRange, Order, PAGE_SHIFT, Pte, Va, VaRange};
 use anonmem_pgtable::{Attrs, Batch, Cleared, Mapped, PteGuard, PteTable, Teardown, Writes};
 
@@ -402,6 +402,7 @@ fn copy_run<'a, M: Machine, G: FaultGuard<M>>(
     let Mapped::Shared(page, _) = entries.mapped(fault.va) else { return Err(FaultResult::Reload) };
     // Keeps the folio while it is copied, and keeps others from reusing it.
     let old: FolioRef<'a, M> = page.get();
+    let merged = matches!(old.folio().mapping(), Mapping::Ksm(_));
     let (range, seen) = (seen.range(), seen.present());
     let first = seen.pfn;
     let snapshot = entries.unlock(fault.va);
@@ -427,6 +428,7 @@ fn copy_run<'a, M: Machine, G: FaultGuard<M>>(
     drop(entries);
     drop((run.unmap(), old));
     fault.vm.count(fault.access.copied());
+    fault.vm.events.add(Event::CowKsm, if merged { range.pages().0 } else { 0 });
     fault.vm.count_folio(order, FolioEvent::CopyRun);
     Ok(FaultResult::Done)
 }

@@ -36,9 +36,11 @@ impl<'v, M: Machine> MergeBatch<'v, M> {
 
     /// Adds one, and merges all if there are enough.
     pub(super) fn add(&mut self, pending: Pending<'v, M>) {
+        let is_large = pending.page.page.folio().is_large();
         self.pending[self.len] = Some(pending);
         self.len += 1;
-        if self.len == MOST {
+        // Whoever faults on a large folio waits for the comparison of all of it, and for nobody else's.
+        if self.len == MOST || is_large {
             self.finish();
         }
     }
@@ -99,6 +101,7 @@ impl<'v, M: Machine> MergeBatch<'v, M> {
 fn conclude<M: Machine>(vm: &Vm<M>, pending: Pending<'_, M>, taken: bool) -> u64 {
     let Pending { page, hash, equal } = pending;
     let (counts, pfn): (_, Pfn) = (&vm.ksm.counts, page.page.pfn());
+    let pages = page.page.folio().owned_order().pages();
     let (merged, counter) = match equal {
         Equal::Zero => (vm.merge_with_zero_page(page, taken), &counts.zeroed),
         Equal::Stable(stable) => (vm.merge_into(page, stable, taken), &counts.merged),
@@ -113,11 +116,11 @@ fn conclude<M: Machine>(vm: &Vm<M>, pending: Pending<'_, M>, taken: bool) -> u64
     };
     match merged {
         Ok(()) => {
-            add(counter, 1);
-            1
+            add(counter, pages);
+            pages
         }
         Err(NotMerged) => {
-            add(&counts.refused, 1);
+            add(&counts.refused, pages);
             0
         }
     }

@@ -1,19 +1,23 @@
-//! Large folios: one is split when at least half of it has equals.
+//! Large folios: merged whole with their equals; else one is split when at least half of it has equals.
 //!
-//! Single pages are merged. A page of a large folio can be given up only if its folio is split. Then all of
-//! the folio's entries are single ones for good. So the hand looks at the folio as a whole. It counts the
-//! pages that have an equal, or are all zeroes. If these are half of the folio in two sweeps in a row, the
-//! folio is split, and its pages are merged like any others. For less than that it stays, and nothing of it
-//! is merged.
+//! A folio that has an equal of its size is merged as it is, and neither is split. Both stay large, and their
+//! programs keep their runs and leaves.
 //!
-//! All that is seen here is a hint. Programs write to the pages meanwhile, and others take them away. What is
-//! decided is only whether to split, which changes no byte and asks again whether it may.
+//! A page of a large folio can be given up only if its folio is split. Then all of the folio's entries are
+//! single ones for good. So the hand looks at the folio as a whole. It counts the pages that have an equal,
+//! or are all zeroes. If these are half of the folio in two sweeps in a row, the folio is split, and its
+//! pages are merged like any others. For less than that it stays, and nothing of it is merged.
 //!
-//! Linux: mm/ksm.c `try_to_merge_one_page`. Differs: Linux splits a folio for any one of its pages.
+//! All that is seen here is a hint. Programs write to the pages meanwhile, and others take them away. What a
+//! merge relies on is asked again (`merge`). A split changes no byte, and asks again whether it may.
+//!
+//! Linux: mm/ksm.c `try_to_merge_one_page`. Differs: Linux splits a folio for any one of its pages, and
+//! merges none whole.
 
 use super::{
-    merge::Candidate,
-    scan::{KsmScanned, MAX_AGE, Note},
+    batch::MergeBatch,
+    merge::{Candidate, Pending},
+    scan::{KsmScanned, MAX_AGE, Note, PAID},
     state::add,
 };
 use crate::{rmap::machine::Machine, vm::Vm};
@@ -23,10 +27,31 @@ use anonmem_hal::{Order, Pfn};
 /// A folio is split if one in this many of its pages has an equal.
 const ONE_IN: u64 = 2;
 
+/// What was seen of the pages of a folio.
+struct Seen {
+    /// Those that have an equal.
+    with_equal: u64,
+    /// Those that are all zeroes, if the zero page may be used.
+    zeroes: u64,
+    /// The hash of all.
+    hash: u64,
+}
+
+/// The tag of a folio with this hash, never 0.
+const fn tag(hash: u64) -> u32 {
+    1 + ((hash >> 16) % (PAID as u64 - 1)) as u32
+}
+
 impl<M: Machine> Vm<M> {
     /// Looks at the large folio whose first page is in frame `at`, relative to the first of all. Returns
-    /// whether it was split, because enough of its pages can be given up then.
-    pub(super) fn split_if_alike(&self, large: Candidate<'_, M>, at: u64, done: &mut KsmScanned) -> bool {
+    /// whether it fell into pages, which are to be looked at.
+    pub(super) fn look_at_large<'v>(
+        &'v self,
+        large: Candidate<'v, M>,
+        at: u64,
+        batch: &mut MergeBatch<'v, M>,
+        done: &mut KsmScanned,
+    ) -> bool {
         let Candidate { lock, page, domain, .. } = large;
         let (pages, counts) = (lock.folio().nr_pages().0, &self.ksm.counts);
         let note = Note::of(lock.folio().note());
@@ -38,47 +63,91 @@ impl<M: Machine> Vm<M> {
         }
         // Nobody waits for as many looks. The reference keeps the folio as large as it is.
         drop(lock);
-        let pays = self.pages_with_equal(&page, pages, domain) * ONE_IN >= pages;
-        let Some(lock) = page.try_lock() else { return false };
-        let (paid, none) = (note.tag != 0, Note { tag: 0, age: 0 });
-        if !pays {
-            lock.set_note(Note { age: (note.age + 1).min(MAX_AGE), ..none }.bits());
-            add(&counts.unshared, pages);
+        let seen = self.look_through(&page, pages, domain);
+        // It may have gone elsewhere meanwhile, or be offered no longer.
+        let Some(large) = self.candidate(page).filter(|large| large.domain == domain) else {
             return false;
+        };
+        // The zero page is a better one.
+        // And what is partly mapped is to be split when memory is short.
+        if seen.zeroes == pages || large.page.folio().unmapped_pages() > 0 {
+            return self.split_if_it_pays(&large, note, &seen);
         }
-        if !paid {
-            lock.set_note(Note { tag: 1, ..none }.bits());
+        let (hash, tag) = (seen.hash, tag(seen.hash));
+        if note.tag & !PAID == tag {
+            if batch.makes_stable((hash, domain)) {
+                batch.finish();
+            }
+            if let Some(equal) = self.equal_folio_of(&large, hash, batch, tag) {
+                self.ksm.forget(&self.frames, hash, at);
+                batch.add(Pending { page: large, hash, equal });
+                return false;
+            }
+        } else if self.ksm.waiting(&self.frames, hash).any(|other| other != at) {
+            // It has become like another one, and is merged with that next time, if both stay so.
+            self.ksm.wait_for_equal(&self.frames, hash, at);
+            large.lock.set_note(Note { tag, age: 0 }.bits());
             add(&counts.changed, pages);
             return false;
         }
-        if self.split_folio(&lock, &page, Order::ZERO).is_err() {
+        self.ksm.wait_for_equal(&self.frames, hash, at);
+        self.split_if_it_pays(&large, note, &seen)
+    }
+
+    /// Splits a folio, if enough of its pages can be given up then, and could the last time; returns whether
+    /// it did.
+    fn split_if_it_pays(&self, large: &Candidate<'_, M>, note: Note, seen: &Seen) -> bool {
+        let (lock, counts) = (&large.lock, &self.ksm.counts);
+        let (pages, tag) = (lock.folio().nr_pages().0, tag(seen.hash));
+        let changed = note.tag & !PAID != tag;
+        if seen.with_equal * ONE_IN < pages {
+            let age = if changed { 0 } else { (note.age + 1).min(MAX_AGE) };
+            lock.set_note(Note { tag, age }.bits());
+            add(&counts.unshared, pages);
+            return false;
+        }
+        if note.tag & PAID == 0 {
+            lock.set_note(Note { tag: tag | PAID, age: 0 }.bits());
+            add(&counts.changed, pages);
+            return false;
+        }
+        if self.split_folio(lock, &large.page, Order::ZERO).is_err() {
             add(&counts.refused, 1);
             return false;
         }
         // It says something else of a single page.
-        lock.set_note(none.bits());
+        lock.set_note(Note { tag: 0, age: 0 }.bits());
         true
     }
 
-    /// How many pages of a large folio have an equal, as of now. They wait for others from now on.
-    fn pages_with_equal(&self, page: &FolioRef<'_, M>, pages: u64, domain: u64) -> u64 {
+    /// Looks at all pages of a large folio, which wait for others from now on.
+    fn look_through(&self, page: &FolioRef<'_, M>, pages: u64, domain: u64) -> Seen {
         let (machine, base) = (self.machine(), self.machine().base_pfn());
         let use_zero_pages = self.ksm.settings.get().use_zero_pages;
-        let mut last = None;
-        let has_equal = |pfn: &Pfn| {
-            if use_zero_pages && machine.same_bytes(*pfn, self.frames.zero_page()) {
-                return true;
+        let (mut last, mut seen) = (None, Seen { with_equal: 0, zeroes: 0, hash: pages });
+        for pfn in (0..pages).map(|nth| page.pfn().offset(nth)) {
+            let hash = machine.hash_page(pfn, self.hash_key(domain));
+            // Of hashes that are keyed already: what matters is that their order counts.
+            seen.hash = (seen.hash.rotate_left(5) ^ hash).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            if use_zero_pages && machine.same_bytes(pfn, self.frames.zero_page()) {
+                seen.zeroes += 1;
+                seen.with_equal += 1;
+                continue;
             }
-            let hash = machine.hash_page(*pfn, self.hash_key(domain));
-            if self.ksm.find_stable(self, (hash, domain), *pfn, |_| 0).is_some() {
-                return true;
-            }
-            let mut waiting = self.ksm.waiting(&self.frames, hash).map(|at| base.offset(at));
-            let found = waiting.any(|other| other != *pfn && self.is_like(other, *pfn, domain, &mut last));
+            seen.with_equal += u64::from(self.has_equal(pfn, hash, domain, &mut last));
             self.ksm.wait_for_equal(&self.frames, hash, pfn.0 - base.0);
-            found
-        };
-        (0..pages).map(|nth| page.pfn().offset(nth)).filter(has_equal).count() as u64
+        }
+        seen
+    }
+
+    /// Whether a page of a large folio has an equal that is a page, as of now.
+    fn has_equal(&self, pfn: Pfn, hash: u64, domain: u64, last: &mut Option<(Pfn, bool)>) -> bool {
+        let base = self.machine().base_pfn();
+        if self.ksm.has_stable(self, (hash, domain), pfn) {
+            return true;
+        }
+        let mut waiting = self.ksm.waiting(&self.frames, hash).map(|at| base.offset(at));
+        waiting.any(|other| other != pfn && self.is_like(other, pfn, domain, last))
     }
 
     /// Whether what is in frame `other` just now may be merged in this domain, and has the bytes of `pfn`.

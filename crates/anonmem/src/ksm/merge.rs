@@ -19,20 +19,26 @@
 //! The first two equal pages become one by making one of them a stable node's: it stays in its frame. Later
 //! ones only lose theirs. A page of zeroes is given up for the zero page, which owns nothing.
 //!
+//! A large folio is merged in the same way with one of its size. All pages are compared, and all entries are
+//! exchanged, under one lock and one flush. The one that is kept stays as large as it is.
+//!
 //! Linux: mm/ksm.c `try_to_merge_one_page`, `write_protect_page`, `replace_page`. Differs: stands on
 //! migration, so that an entry changes twice and is flushed once. All mappings of a page are merged together,
 //! or none.
 
-use super::{node::MergedAt, stable::Stable};
+use super::{
+    node::MergedAt,
+    stable::{Stable, sharers},
+};
 use crate::{
     ids::VmaId,
-    migrate::{Waiting, follow, put_back, restore, try_to_migrate},
+    migrate::{Says, Waiting, follow, follow_large, put_back, restore, try_to_migrate},
     rmap::machine::Machine,
     vm::Vm,
     vma::flags::VmFlags,
 };
-use anonmem_frame::{FolioGuard, FolioOwner, FolioRef};
-use anonmem_hal::{MigrationBits, Pfn, Protection};
+use anonmem_frame::{Folio, FolioGuard, FolioOwner, FolioRef};
+use anonmem_hal::{MigrationBits, Protection};
 use anonmem_pgtable::{Attrs, TlbBatch};
 use core::ops::ControlFlow;
 
@@ -104,7 +110,7 @@ impl<M: Machine> Vm<M> {
     ) -> Result<(), NotMerged> {
         let kept = stable.page.try_lock().filter(|kept| taken && self.takes(kept, &stable, &page));
         match kept {
-            Some(kept) if nobody_uses(&page) && self.has_bytes_of(&page, kept.folio().pfn()) => {
+            Some(kept) if nobody_uses(&page) && self.has_bytes_of(&page, kept.folio()) => {
                 give_to_entries(self, &page, &kept);
                 Ok(())
             }
@@ -118,7 +124,7 @@ impl<M: Machine> Vm<M> {
         let (nodes, most) = (self.stable_nodes(), u64::from(self.ksm.settings.get().max_page_sharing));
         let same = self.is_locked_page_of(kept, stable.id);
         // A page that swap has, or that nobody maps any more, is on its way out.
-        let stays = kept.folio().swap_entry().is_none() && (1..most).contains(&kept.folio().counts().maps());
+        let stays = kept.folio().swap_entry().is_none() && (1..most).contains(&sharers(kept.folio()));
         same && stays && self.ksm.add_place(nodes, stable.id, page.place).is_ok()
     }
 
@@ -133,7 +139,7 @@ impl<M: Machine> Vm<M> {
     ) -> Result<(), NotMerged> {
         let nodes = self.stable_nodes();
         let unused = taken && nobody_uses(&page) && nobody_uses(&other);
-        if !unused || !self.has_bytes_of(&page, other.page.pfn()) {
+        if !unused || !self.has_bytes_of(&page, other.page.folio()) {
             return self.put_all_back(&[&page, &other]);
         }
         let Ok(id) = self.stable_nodes.alloc(&self.frames) else {
@@ -147,9 +153,13 @@ impl<M: Machine> Vm<M> {
         other.lock.clear_lazyfree();
         other.lock.give_to_node(id.raw());
         self.ksm.add_stable(nodes, id);
-        follow(self, &other.lock, |Waiting { vacancy, hold, bits, vma, .. }| {
-            vacancy.fill(hold.release(), says(bits, vma));
-        });
+        if other.page.folio().is_large() {
+            follow_large(self, &other.lock, None, Says::Merged);
+        } else {
+            follow(self, &other.lock, |Waiting { vacancy, hold, bits, vma, .. }| {
+                vacancy.fill(hold.release(), says(bits, vma));
+            });
+        }
         give_to_entries(self, &page, &other.lock);
         Ok(())
     }
@@ -157,7 +167,7 @@ impl<M: Machine> Vm<M> {
     /// Gives the entries of a page of zeroes the zero page, if they were `taken`.
     #[doc(alias = "map_zero_page")]
     pub(super) fn merge_with_zero_page(&self, page: Candidate<'_, M>, taken: bool) -> Result<(), NotMerged> {
-        if !taken || !nobody_uses(&page) || !self.has_bytes_of(&page, self.frames.zero_page()) {
+        if !taken || !nobody_uses(&page) || !self.is_zero(&page) {
             return self.put_all_back(&[&page]);
         }
         follow(self, &page.lock, |Waiting { vacancy, hold, bits, vma, slot }| {
@@ -168,10 +178,15 @@ impl<M: Machine> Vm<M> {
         Ok(())
     }
 
-    /// Whether a page that nobody can write to any more has the bytes of the one in `pfn`: what was written
-    /// before is seen here.
-    fn has_bytes_of(&self, page: &Candidate<'_, M>, pfn: Pfn) -> bool {
-        self.machine().same_bytes(page.page.pfn(), pfn)
+    /// Whether a page that nobody can write to any more has the bytes of `other`: what was written before is
+    /// seen here.
+    fn has_bytes_of(&self, page: &Candidate<'_, M>, other: Folio<'_, M>) -> bool {
+        self.same_folios(page.page.folio(), other)
+    }
+
+    /// The same of the zero page.
+    fn is_zero(&self, page: &Candidate<'_, M>) -> bool {
+        self.machine().same_bytes(page.page.pfn(), self.frames.zero_page())
     }
 
     /// Gives the entries of pages that are not merged back what they had.
@@ -184,13 +199,16 @@ impl<M: Machine> Vm<M> {
 /// Whether a page whose entries were taken, and forgotten by every CPU, is used by nobody else. One that is
 /// exclusive still has an entry that the walk missed, because its VMA is just going: it may be written.
 fn nobody_uses<M: Machine>(page: &Candidate<'_, M>) -> bool {
-    page.lock.is_referenced_only(1) && !page.lock.folio().counts().is_exclusive()
+    page.lock.is_referenced_only(1) && !page.lock.has_exclusive()
 }
 
 /// Gives the entries that wait for `page` the page `kept` instead.
 fn give_to_entries<M: Machine>(vm: &Vm<M>, page: &Candidate<'_, M>, kept: &FolioGuard<'_, M>) {
     // One who had marked it to be freed lazily has dropped no more than his own.
     kept.clear_lazyfree();
+    if kept.folio().is_large() {
+        return follow_large(vm, &page.lock, Some(kept), Says::Merged);
+    }
     follow(vm, &page.lock, |Waiting { vacancy, hold, bits, vma, .. }| match hold.arrive(kept) {
         Ok((map, _old)) => vacancy.fill(map, says(bits, vma)),
         // As many have it as can be counted: this one keeps its own.

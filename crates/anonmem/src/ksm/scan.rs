@@ -26,7 +26,7 @@ use crate::{
     vm::Vm,
     vma::flags::VmFlags,
 };
-use anonmem_frame::{FolioGuard, FolioOwner, FolioRef, Kind, Mapping, NOTE_BITS};
+use anonmem_frame::{Folio, FolioGuard, FolioOwner, FolioRef, Kind, Mapping, NOTE_BITS};
 use anonmem_hal::{Order, Pfn};
 use anonmem_sync::Ordering;
 use core::ops::ControlFlow;
@@ -164,7 +164,7 @@ impl<M: Machine> Vm<M> {
         let Some(page) = self.frames.try_get(pfn).filter(|page| page.pfn() == pfn) else { return };
         let Some(page) = self.candidate(page) else { return };
         if page.lock.folio().order() != Order::ZERO {
-            if self.split_if_alike(page, at, done) {
+            if self.look_at_large(page, at, batch, done) {
                 self.look_at(at, batch, done);
             }
             return;
@@ -203,30 +203,48 @@ impl<M: Machine> Vm<M> {
         hash: u64,
         batch: &MergeBatch<'v, M>,
     ) -> Option<Equal<'v, M>> {
-        let (ksm, pfn) = (&self.ksm, page.page.pfn());
-        if ksm.settings.get().use_zero_pages && self.machine().same_bytes(pfn, self.frames.zero_page()) {
+        let (zero, pfn) = (self.frames.zero_page(), page.page.pfn());
+        if self.ksm.settings.get().use_zero_pages && self.machine().same_bytes(pfn, zero) {
             return Some(Equal::Zero);
         }
-        if let Some(stable) = ksm.find_stable(self, (hash, page.domain), pfn, |id| batch.coming_to(id)) {
+        self.equal_folio_of(page, hash, batch, Note::new(hash).tag)
+    }
+
+    /// What a folio of any size is equal to, as of now. Who waits for it has a note with this `tag` if it has
+    /// not changed since.
+    pub(super) fn equal_folio_of<'v>(
+        &'v self,
+        page: &Candidate<'v, M>,
+        hash: u64,
+        batch: &MergeBatch<'v, M>,
+        tag: u32,
+    ) -> Option<Equal<'v, M>> {
+        let (ksm, pfn, folio) = (&self.ksm, page.page.pfn(), page.page.folio());
+        if let Some(stable) = ksm.find_stable(self, (hash, page.domain), folio, |id| batch.coming_to(id)) {
             return Some(Equal::Stable(stable));
         }
-        let base = self.machine().base_pfn();
+        let (base, pages) = (self.machine().base_pfn(), folio.owned_order().pages());
         for other_pfn in ksm.waiting(&self.frames, hash).map(|at| base.offset(at)) {
             if other_pfn == pfn {
                 continue;
             }
-            // A page of a large folio waits until that is split.
-            let other =
-                self.frames.try_get(other_pfn).filter(|other| other.folio().owned_order() == Order::ZERO);
+            // A page of a larger folio waits until that is split; so does what of it nobody maps.
+            let is_like = |other: &FolioRef<'_, M>| {
+                let found = other.folio();
+                found.pfn() == other_pfn
+                    && found.owned_order() == folio.owned_order()
+                    && found.unmapped_pages() == 0
+            };
+            let other = self.frames.try_get(other_pfn).filter(is_like);
             let Some(other) = other.and_then(|other| self.candidate(other)) else { continue };
             // The note is of the last time that it was looked at.
-            let unchanged = Note::of(other.lock.folio().note()).tag == Note::new(hash).tag;
-            if unchanged && other.domain == page.domain && self.machine().same_bytes(other_pfn, pfn) {
+            let unchanged = tag_of(other.lock.folio()) == tag;
+            if unchanged && other.domain == page.domain && self.same_folios(other.page.folio(), folio) {
                 ksm.forget(&self.frames, hash, other_pfn.0 - base.0);
                 if other_pfn < pfn {
                     // It was counted in this sweep, as one without an equal.
                     let alone = ksm.counts.unshared.load(Ordering::Relaxed);
-                    ksm.counts.unshared.store(alone.saturating_sub(1), Ordering::Relaxed);
+                    ksm.counts.unshared.store(alone.saturating_sub(pages), Ordering::Relaxed);
                 }
                 return Some(Equal::Other(other));
             }
@@ -285,14 +303,23 @@ fn agreed<M: Machine>(
 /// What stays of a page until the hand comes by again.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Note {
-    /// A piece of the hash; 0 of a page that was not hashed yet. Of a large folio 1, if splitting it paid.
+    /// A piece of the hash; 0 of a page that was not hashed yet. Of a large folio another one
+    /// ([`large`](super::large)).
     pub(super) tag: u32,
     /// How often no equal page was known.
     pub(super) age: u32,
 }
 
+/// The tag in the note of a folio, without what it says of a large one beside its hash.
+fn tag_of<M: Machine>(folio: Folio<'_, M>) -> u32 {
+    let tag = Note::of(folio.note()).tag;
+    if folio.is_large() { tag & !PAID } else { tag }
+}
+
 /// Bits of a note for the hash.
 const TAG_BITS: u32 = 10;
+/// In the tag of a large folio: splitting it paid in the last sweep. The other bits are of its hash.
+pub(super) const PAID: u32 = 1 << (TAG_BITS - 1);
 pub(super) const MAX_AGE: u32 = (1 << (NOTE_BITS - TAG_BITS)) - 1;
 
 impl Note {

@@ -31,6 +31,13 @@ impl<M: Machine> Objects<M> {
         (page.folio().mapping() == Mapping::Ksm(id.raw())).then_some(page)
     }
 
+    /// Whether two folios have the same size and bytes just now; others may be writing.
+    pub(super) fn same_folios(&self, a: Folio<'_, M>, b: Folio<'_, M>) -> bool {
+        let (pages, machine) = (a.nr_pages().0, self.machine());
+        a.nr_pages() == b.nr_pages()
+            && (0..pages).all(|nth| machine.same_bytes(a.pfn().offset(nth), b.pfn().offset(nth)))
+    }
+
     /// The page of a node. The caller holds the scanner's lock, so that the node stays.
     fn page_of(&self, id: StableId) -> PageOf<'_, M> {
         let node = self.stable_nodes().get(id);
@@ -98,7 +105,7 @@ impl<M: Machine> Objects<M> {
         let PageOf::There(page) = self.page_of(id) else { return };
         let Some(lock) = page.try_lock() else { return };
         let folio = lock.folio();
-        if !self.is_locked_page_of(&lock, id) || nodes.places(id).count() as u64 <= folio.counts().maps() {
+        if !self.is_locked_page_of(&lock, id) || nodes.places(id).count() as u64 <= sharers(folio) {
             return;
         }
         ksm.retain_places(nodes, id, |place| {
@@ -121,25 +128,42 @@ impl<M: Machine> Ksm<M> {
         (hash >> 32) % self.buckets()
     }
 
-    /// A page whose bytes have this hash in this domain, which is the page in `pfn` byte for byte, as of now,
-    /// and which takes one more mapping, beside those that it is about to get.
+    /// A page whose bytes have this hash in this domain, which is `folio` byte for byte, as of now, and which
+    /// takes one more mapping, beside those that it is about to get.
     pub(super) fn find_stable<'v>(
         &self,
         objects: &'v Objects<M>,
-        key @ (hash, _): (u64, u64),
-        pfn: Pfn,
+        key: (u64, u64),
+        folio: Folio<'_, M>,
         coming: impl Fn(StableId) -> u64,
     ) -> Option<Stable<'v, M>> {
-        let nodes = objects.stable_nodes();
         let most = u64::from(self.settings.get().max_page_sharing);
-        let same = self.chain(nodes, self.bucket(hash)).filter(|id| nodes.get(*id).key() == key);
+        self.stable_of(objects, key).find(|stable| {
+            let most = most.saturating_sub(coming(stable.id));
+            takes_one_more(stable.page.folio(), most) && objects.same_folios(stable.page.folio(), folio)
+        })
+    }
+
+    /// Whether a single page of this key is the page in `pfn` byte for byte, as of now, and takes one more.
+    pub(super) fn has_stable(&self, objects: &Objects<M>, key: (u64, u64), pfn: Pfn) -> bool {
+        let most = u64::from(self.settings.get().max_page_sharing);
+        self.stable_of(objects, key).any(|stable| {
+            let folio = stable.page.folio();
+            !folio.is_large() && takes_one_more(folio, most) && objects.machine().same_bytes(folio.pfn(), pfn)
+        })
+    }
+
+    /// The folios of a hash and domain.
+    fn stable_of<'v>(
+        &self,
+        objects: &'v Objects<M>,
+        key @ (hash, _): (u64, u64),
+    ) -> impl Iterator<Item = Stable<'v, M>> {
+        let nodes = objects.stable_nodes();
+        let same = self.chain(nodes, self.bucket(hash)).filter(move |id| nodes.get(*id).key() == key);
         same.filter_map(|id| match objects.page_of(id) {
             PageOf::There(page) => Some(Stable { id, page }),
             PageOf::Gone => None,
-        })
-        .find(|stable| {
-            let most = most.saturating_sub(coming(stable.id));
-            takes_one_more(stable.page.folio(), most) && same_now(objects, &stable.page, pfn)
         })
     }
 
@@ -172,9 +196,9 @@ impl<M: Machine> Ksm<M> {
         left
     }
 
-    /// Calls `f` with the mappings of every page that is there, and whether the node before it in its bucket
-    /// has the same bytes.
-    pub(super) fn for_each_stable(&self, objects: &Objects<M>, mut f: impl FnMut(u64, SameBytes)) {
+    /// Calls `f` with the pages of every folio that is there, its mappings, and whether the node before it in
+    /// its bucket has the same bytes.
+    pub(super) fn for_each_stable(&self, objects: &Objects<M>, mut f: impl FnMut(u64, u64, SameBytes)) {
         let nodes = objects.stable_nodes();
         for bucket in 0..self.buckets() {
             for id in self.chain(nodes, bucket) {
@@ -190,7 +214,7 @@ impl<M: Machine> Ksm<M> {
                     (true, Some(_)) => SameBytes::First,
                     (false, Some(_)) => SameBytes::Another,
                 };
-                f(maps, same);
+                f(page.folio().nr_pages().0, maps, same);
             }
         }
     }
@@ -207,12 +231,11 @@ pub(super) enum SameBytes {
     Another,
 }
 
-fn takes_one_more<M: Machine>(folio: Folio<'_, M>, most: u64) -> bool {
-    let maps = folio.counts().maps();
-    0 < maps && maps < most
+/// As how many a folio has: of a large one, as often as its pages are mapped on average.
+pub(super) fn sharers<M: Machine>(folio: Folio<'_, M>) -> u64 {
+    folio.counts().maps().div_ceil(folio.nr_pages().0)
 }
 
-/// Whether the bytes are the same just now; others may be writing.
-fn same_now<M: Machine>(objects: &Objects<M>, page: &FolioRef<'_, M>, pfn: Pfn) -> bool {
-    objects.machine().same_bytes(page.pfn(), pfn)
+fn takes_one_more<M: Machine>(folio: Folio<'_, M>, most: u64) -> bool {
+    (1..most).contains(&sharers(folio))
 }

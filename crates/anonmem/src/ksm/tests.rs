@@ -12,6 +12,7 @@ use anonmem_hosted::FailurePlan;
 use std::{vec, vec::Vec};
 
 mod large;
+mod random;
 
 const AT: u64 = 1 << 20;
 

@@ -24,7 +24,7 @@ use crate::{
 };
 use anonmem_frame::Mapping;
 use anonmem_hal::{Arch, Va, VaRange};
-use anonmem_pgtable::{Mapped, PteTable, StableVma, Walked};
+use anonmem_pgtable::{LeafGuard, Locked, Mapped, MappedLeaf, PteTable, StableVma, Walked};
 
 /// Whether all of a program's memory may be merged.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -170,40 +170,70 @@ fn break_merged<M: Machine, G: FaultGuard<M>>(
     range: VaRange,
 ) -> Result<(), Error> {
     for (found, part) in slot.space.parts(&vm.frames, guard, range) {
-        // Nothing of a leaf is merged.
-        let Walked::Table(table) = found else { continue };
+        let mut found = Some(found);
+        // The fault makes a table of a leaf; or waits, if it may be merged just now.
+        while found.is_some_and(is_merged_leaf) && unshare(vm, slot, guard, id, part.start)? {
+            found = slot.space.walk(&vm.frames, guard, part.start);
+        }
+        let table = match found {
+            Some(Walked::Table(table)) => table,
+            Some(Walked::Leaf(place)) => match place.lock() {
+                Locked::Table(table) => table,
+                Locked::Leaf(_) | Locked::None => continue,
+            },
+            None => continue,
+        };
         let mut rest = part;
-        while let Some(va) = next_merged(vm, table, rest) {
+        while let Some(va) = next_merged(table, rest) {
             // Looked at again: it may be waiting for a page that is being merged.
-            rest.start = va;
-            let fault = VmFault::new(vm, slot, guard, id, va, FaultAccess::Unshare, Waits::Never);
-            match handle_mm_fault(&fault) {
-                FaultResult::Done | FaultResult::Reload | FaultResult::Refused(_) => {}
-                FaultResult::Oom => return Err(Error::OutOfMemory),
-                FaultResult::NodesFull(nodes) => return Err(Error::NodesFull(nodes)),
-                // Of an entry that has changed meanwhile, and is nobody's merged page any more.
-                FaultResult::Userfault(_) | FaultResult::Segv | FaultResult::Bus | FaultResult::Lost => {
-                    rest.start = va.next_page()
-                }
-            }
+            rest.start = if unshare(vm, slot, guard, id, va)? { va } else { va.next_page() };
         }
     }
     Ok(())
 }
 
-/// The first page of `range` that is merged, or may be so soon.
-fn next_merged<M: Machine, G: StableVma<M>>(
+/// Copies a page that is merged, or waits; returns whether it is to be looked at again.
+fn unshare<M: Machine, G: FaultGuard<M>>(
     vm: &Vm<M>,
-    table: PteTable<'_, M, G>,
-    range: VaRange,
-) -> Option<Va> {
+    slot: &MmSlot<M>,
+    guard: &G,
+    id: VmaId,
+    va: Va,
+) -> Result<bool, Error> {
+    let fault = VmFault::new(vm, slot, guard, id, va, FaultAccess::Unshare, Waits::Never);
+    match handle_mm_fault(&fault) {
+        FaultResult::Done | FaultResult::Reload | FaultResult::Refused(_) => Ok(true),
+        FaultResult::Oom => Err(Error::OutOfMemory),
+        FaultResult::NodesFull(nodes) => Err(Error::NodesFull(nodes)),
+        // Of an entry that has changed meanwhile, and is nobody's merged page any more.
+        FaultResult::Userfault(_) | FaultResult::Segv | FaultResult::Bus | FaultResult::Lost => Ok(false),
+    }
+}
+
+/// Whether it is a leaf whose folio is merged, or may be so soon.
+fn is_merged_leaf<M: Machine, G: StableVma<M>>(found: Walked<'_, M, G>) -> bool {
+    let Walked::Leaf(place) = found else { return false };
+    let Locked::Leaf(leaf) = place.lock() else { return false };
+    is_merged(&leaf) || matches!(leaf.mapped(), MappedLeaf::Migration(..))
+}
+
+/// Whether the folio of a leaf is merged.
+pub(super) fn is_merged<M: Machine, G: StableVma<M>>(leaf: &LeafGuard<'_, M, G>) -> bool {
+    match leaf.mapped() {
+        MappedLeaf::Shared(folio, _) => matches!(folio.folio().mapping(), Mapping::Ksm(_)),
+        MappedLeaf::Migration(..) | MappedLeaf::Exclusive(..) => false,
+    }
+}
+
+/// The first page of `range` that is merged, or may be so soon.
+fn next_merged<M: Machine, G: StableVma<M>>(table: PteTable<'_, M, G>, range: VaRange) -> Option<Va> {
     let entries = table.lock();
     let mut va = entries.next_used(range);
     while va < range.end {
         let merged = match entries.mapped(va) {
             Mapped::Shared(page, _) => matches!(page.folio().mapping(), Mapping::Ksm(_)),
             Mapped::Zero(present) => present.dirty,
-            Mapped::Migration(hold, _) => vm.frames.is_one_page(hold.pfn()),
+            Mapped::Migration(..) => true,
             Mapped::None | Mapped::Exclusive(..) | Mapped::Shm(_) | Mapped::Swap(..) | Mapped::Marker(_) => {
                 false
             }

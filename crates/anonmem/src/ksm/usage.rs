@@ -6,11 +6,11 @@
 //! Linux: Documentation/admin-guide/mm/ksm.rst; mm/ksm.c `ksm_process_profit`. Differs: exact at any time; a
 //! mapping that came by fork is counted like any other.
 
-use super::{node::StableNode, settings::KsmSettings, stable::SameBytes};
+use super::{node::StableNode, settings::KsmSettings, stable::SameBytes, unmerge::is_merged};
 use crate::{error::Error, mm::Mm, rmap::machine::Machine, vm::Vm};
 use anonmem_frame::Mapping;
 use anonmem_hal::{Arch, PAGE_SIZE, Va, VaRange};
-use anonmem_pgtable::{Mapped, Walked};
+use anonmem_pgtable::{Locked, Mapped, Walked};
 use anonmem_sync::Ordering;
 
 /// What KSM has done, at one time. The first eleven are Linux's, in /sys/kernel/mm/ksm.
@@ -81,9 +81,10 @@ impl<M: Machine> Vm<M> {
         };
         stats.pages_unshared = of_sweep(&counts.last_unshared, &counts.unshared);
         stats.pages_volatile = of_sweep(&counts.last_changed, &counts.changed);
-        self.ksm.for_each_stable(self, |maps, same| {
-            stats.pages_shared += 1;
-            stats.pages_sharing += maps - 1;
+        self.ksm.for_each_stable(self, |pages, maps, same| {
+            stats.pages_shared += pages;
+            // Of a large one a part may be mapped nowhere.
+            stats.pages_sharing += maps.saturating_sub(pages);
             stats.stable_node_chains += u64::from(same == SameBytes::First);
             stats.stable_node_dups += u64::from(same != SameBytes::Alone);
         });
@@ -146,8 +147,17 @@ impl<M: Machine> Mm<'_, M> {
         let (slot, mut usage) = (guard.slot(), KsmUsage::default());
         let all = VaRange { start: Va(0), end: M::Arch::USER_END };
         for (found, part) in slot.space.parts(&self.vm.frames, &guard, all) {
-            // Nothing of a leaf is merged.
-            let Walked::Table(table) = found else { continue };
+            let table = match found {
+                Walked::Table(table) => table,
+                Walked::Leaf(place) => match place.lock() {
+                    Locked::Leaf(leaf) => {
+                        usage.merging += if is_merged(&leaf) { part.pages().0 } else { 0 };
+                        continue;
+                    }
+                    Locked::Table(table) => table,
+                    Locked::None => continue,
+                },
+            };
             let entries = table.lock();
             let mut va = entries.next_used(part);
             while va < part.end {

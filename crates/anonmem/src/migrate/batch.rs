@@ -3,7 +3,7 @@
 //! Linux: mm/migrate.c `migrate_pages_batch`, `migrate_folio_unmap`, `migrate_folio_move`.
 
 use super::{
-    entries::{Waiting, arrive, follow, follow_large, restore, try_to_migrate},
+    entries::{Says::AsItWas, Waiting, arrive, follow, follow_large, restore, try_to_migrate},
     stays::{Stays, Went},
 };
 use crate::{
@@ -193,7 +193,7 @@ fn land<M: Machine>(vm: &Vm<M>, moving: Moving<'_, M>) -> Result<Went, Stays> {
         None => false,
     };
     // Nobody can get at the page any more but through the slot, and waits for the lock then.
-    if !lock.is_referenced_only(1 + u64::from(cached)) || has_exclusive(vm, folio) {
+    if !lock.is_referenced_only(1 + u64::from(cached)) || lock.has_exclusive() {
         return stay(vm, &lock, Stays::Referenced);
     }
     if !folio.is_mapped() && !cached {
@@ -219,11 +219,6 @@ fn land<M: Machine>(vm: &Vm<M>, moving: Moving<'_, M>) -> Result<Went, Stays> {
     Ok(Went::To(to))
 }
 
-/// Whether an entry that the walk missed, because its VMA is just going, may still write to a page.
-fn has_exclusive<M: Machine>(vm: &Vm<M>, folio: Folio<'_, M>) -> bool {
-    (0..folio.owned_order().pages()).any(|nth| vm.frames.page_is_exclusive(folio.pfn().offset(nth)))
-}
-
 /// The same for a large folio. Pages of it may be cached ones of slots, each of its own.
 fn land_large<M: Machine>(vm: &Vm<M>, moving: Moving<'_, M>) -> Result<Went, Stays> {
     // As above.
@@ -235,7 +230,7 @@ fn land_large<M: Machine>(vm: &Vm<M>, moving: Moving<'_, M>) -> Result<Went, Sta
     }
     // No slot loses its page while these are held.
     let cached = vm.swap_hold_cached(&lock);
-    if !lock.is_referenced_only(1 + cached.counts().len()) || has_exclusive(vm, folio) {
+    if !lock.is_referenced_only(1 + cached.counts().len()) || lock.has_exclusive() {
         return stay(vm, &lock, Stays::Referenced);
     }
     if !folio.is_mapped() && cached.counts().is_empty() {
@@ -245,7 +240,10 @@ fn land_large<M: Machine>(vm: &Vm<M>, moving: Moving<'_, M>) -> Result<Went, Sta
         return stay(vm, &lock, Stays::NoMemory);
     };
     vm.swap_recache_run(&cached, &lock, (&new, &new_lock));
-    follow_large(vm, &lock, Some(&new_lock));
+    follow_large(vm, &lock, Some(&new_lock), AsItWas);
+    if let Mapping::Ksm(node) = folio.mapping() {
+        move_node(vm, node, folio, new.pfn());
+    }
     let to = new.pfn();
     drop(cached);
     drop((new_lock, new));

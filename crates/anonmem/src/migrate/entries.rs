@@ -86,7 +86,7 @@ fn try_to_migrate_one<'v, M: Machine>(
 /// Puts the folio back into the entries that wait for it.
 pub(crate) fn restore<M: Machine>(objects: &Objects<M>, lock: &FolioGuard<'_, M>) {
     if lock.folio().owned_order() != Order::ZERO {
-        return follow_large(objects, lock, None);
+        return follow_large(objects, lock, None, Says::AsItWas);
     }
     follow(objects, lock, |Waiting { vacancy, hold, bits, vma, .. }| put_back(vacancy, hold, bits, vma));
 }
@@ -131,15 +131,34 @@ where
     }
 }
 
+/// What an entry says that comes back.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Says {
+    /// What it said before.
+    AsItWas,
+    /// That it shares a page whose bytes are in memory alone, and may not write to it: the page is merged.
+    Merged,
+}
+
+impl Says {
+    fn of(self, bits: MigrationBits) -> MigrationBits {
+        match self {
+            Self::AsItWas => bits,
+            Self::Merged => MigrationBits { kind: MigrationKind::Read, dirty: true, ..bits },
+        }
+    }
+}
+
 /// Gives every entry of a large folio, which is locked, the same page of `new`; or its own again, which
 /// stays. Leaves come back as leaves.
 ///
 /// # Locks
 /// As [`follow`].
-pub(super) fn follow_large<M: Machine>(
+pub(crate) fn follow_large<M: Machine>(
     objects: &Objects<M>,
     lock: &FolioGuard<'_, M>,
     new: Option<&FolioGuard<'_, M>>,
+    says: Says,
 ) {
     let folio = lock.folio();
     let mut found = true;
@@ -151,11 +170,12 @@ pub(super) fn follow_large<M: Machine>(
             let (first, pages) = (hit.va, hit.pages);
             match hit.entries {
                 HitEntries::Leaf(mut leaf) => {
-                    leaf.end_migration(|hold, bits| arrive_whole(hold, bits, vma, new))
+                    leaf.end_migration(|hold, bits| arrive_whole(hold, says.of(bits), vma, new))
                 }
                 HitEntries::Table(mut entries) => {
                     for va in (0..pages).map(|nth| first.page_after(nth)) {
                         let (hold, bits, vacancy) = take_hold(&mut entries, va);
+                        let bits = says.of(bits);
                         match new {
                             Some(new) => arrive(vacancy, (hold, bits), vma, new),
                             None => put_back(vacancy, hold, bits, vma),

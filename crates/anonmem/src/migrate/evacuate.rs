@@ -12,7 +12,7 @@ use super::{
     stays::{Stays, Went},
 };
 use crate::{reclaim::SWAP_CLUSTER_MAX, rmap::machine::Machine, thp::stats::FolioEvent, vm::Vm};
-use anonmem_frame::{FolioOwner, FolioRef, Kind, NewFolio, OutFor};
+use anonmem_frame::{FolioOwner, FolioRef, Kind, Mapping, NewFolio, OutFor};
 use anonmem_hal::{Order, Pfn};
 use core::{fmt, ops::Range};
 
@@ -301,7 +301,9 @@ impl<'v, 'r, M: Machine> Pass<'v, 'r, M> {
         if self.batch.is_full_for(order.pages()) {
             self.finish(done);
         }
-        let target = if folio.unmapped_pages() > 0 { None } else { self.find_block(order) };
+        // What is merged goes whole, or not at all.
+        let splits = folio.unmapped_pages() > 0 && !matches!(folio.mapping(), Mapping::Ksm(_));
+        let target = if splits { None } else { self.find_block(order) };
         let Some(target) = target else { return self.split(page, order) };
         match self.batch.add(page, target) {
             Ok(()) => {

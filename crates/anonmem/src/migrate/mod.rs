@@ -48,7 +48,9 @@ pub use fragmentation::{Compacted, Fragmentation, FreeBlocks};
 pub use stays::{Stays, Went};
 
 pub(crate) use batch::MigrationBatch;
-pub(crate) use entries::{Waiting, arrive_whole, follow, put_back, restore, try_to_migrate};
+pub(crate) use entries::{
+    Says, Waiting, arrive_whole, follow, follow_large, put_back, restore, try_to_migrate,
+};
 
 use self::shared::SharedRun;
 use crate::{rmap::machine::Machine, vm::Vm};

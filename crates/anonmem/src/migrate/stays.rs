@@ -30,6 +30,8 @@ impl Stays {
             SplitRefused::Pinned => Self::Pinned,
             SplitRefused::Busy => Self::Referenced,
             SplitRefused::NotLarge => Self::NotAnonymous,
+            // It goes whole, or not at all.
+            SplitRefused::Merged => Self::NoMemory,
         }
     }
 }

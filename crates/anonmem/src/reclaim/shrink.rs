@@ -359,7 +359,9 @@ impl<'v, M: Machine> PageoutBatch<'v, M> {
     ) -> Result<Shrunk, FolioGuard<'v, M>> {
         let (vm, folio) = (self.vm, page.folio());
         let (order, cached) = (folio.owned_order(), folio.swap_entry().is_some());
-        if folio.unmapped_pages() > 0 && !cached {
+        // What is merged cannot be split: slots of pages that nobody maps are free as soon as it has left.
+        let merged = matches!(folio.mapping(), Mapping::Ksm(_));
+        if folio.unmapped_pages() > 0 && !cached && !merged {
             return Err(lock);
         }
         if folio.is_lazyfree() {

@@ -20,7 +20,7 @@ use crate::{
     rmap::{Rmap, hit::Form, reverse_map::ReverseMap},
     thp::stats::FolioEvent,
 };
-use anonmem_frame::{FolioGuard, FolioOwner, FolioRef, Kind, SplitRefused};
+use anonmem_frame::{FolioGuard, FolioOwner, FolioRef, Kind, Mapping, SplitRefused};
 use anonmem_hal::{NodeSet, Order};
 use anonmem_pgtable::{ManyTables, TableSet, TooManyTables};
 use core::ops::ControlFlow;
@@ -88,13 +88,14 @@ impl<M: Machine> Objects<M> {
                 let none = TableSet::<M, <Rmap<M> as ReverseMap<M>>::Locked<'v>>::default();
                 none.split(lock, page, to, cached.counts())
             }
+            None if matches!(folio.mapping(), Mapping::Ksm(_)) => Err(SplitRefused::Merged),
             None => Err(SplitRefused::Busy),
         };
         match result {
             Ok(()) => self.count_folio(order, FolioEvent::Split),
             Err(SplitRefused::Pinned) => self.count_folio(order, FolioEvent::SplitPinned),
             Err(SplitRefused::Busy) => self.count_folio(order, FolioEvent::SplitBusy),
-            Err(SplitRefused::NotLarge) => {}
+            Err(SplitRefused::NotLarge | SplitRefused::Merged) => {}
         }
         result
     }
@@ -126,7 +127,8 @@ impl<M: Machine> Objects<M> {
         let (folio, order) = (page.folio(), page.folio().order());
         // What is in the swap cache waits for the entries that ask for it.
         let unmapped = folio.unmapped_pages().saturating_sub(self.swap_references(folio));
-        if unmapped == 0 || order == Order::ZERO || !folio.is_anon() {
+        // What is merged leaves whole, and is not split.
+        if unmapped == 0 || order == Order::ZERO || !matches!(folio.mapping(), Mapping::Anon(_)) {
             return 0;
         }
         let split = page.try_lock().is_some_and(|lock| self.split_folio(&lock, &page, Order::ZERO).is_ok());

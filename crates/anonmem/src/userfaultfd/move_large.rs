@@ -29,7 +29,7 @@ use crate::{
     fault::vm_fault::FaultGuard,
     rmap::{Rmap, machine::Machine, reverse_map::ReverseMap},
 };
-use anonmem_frame::{FolioGuard, FolioOwner, FolioRef, SplitRefused};
+use anonmem_frame::{FolioGuard, FolioOwner, FolioRef, Mapping, SplitRefused};
 use anonmem_hal::{Arch, MigrationKind, Order, PAGE_SIZE, Pfn, Va, VaRange};
 use anonmem_pgtable::{LeafPlace, LeafStays, Locked, MappedLeaf, Walked};
 
@@ -57,6 +57,10 @@ impl<'a, M: Machine, G: FaultGuard<M>> Mover<'a, M, G> {
         if pages == 1 {
             return Ok(Step::Again);
         }
+        if matches!(folio.mapping(), Mapping::Ksm(_)) {
+            // Others have it, as of any page that is not exclusive.
+            return Err(Error::Busy.into());
+        }
         // Some of its slots may have it still, because it has come back in part: then its pages go alone.
         if folio.pfn() == page && pages <= most && folio.swap_entry().is_none() {
             let window = VaRange { start: src, end: src.page_after(pages) };
@@ -71,7 +75,7 @@ impl<'a, M: Machine, G: FaultGuard<M>> Mover<'a, M, G> {
         match self.vm.split_folio(&lock, &reference, Order::ZERO) {
             Ok(()) | Err(SplitRefused::NotLarge) => Ok(Step::Again),
             Err(SplitRefused::Pinned) => Err(self.pinned()),
-            Err(SplitRefused::Busy) => Err(Error::Busy.into()),
+            Err(SplitRefused::Busy | SplitRefused::Merged) => Err(Error::Busy.into()),
         }
     }
 

@@ -1,6 +1,9 @@
-//! Large folios: which are split for what can be merged then, and which stay whole.
+//! Large folios: which are merged whole, which are split for what can be merged then, and which stay as they
+//! are.
 
 use super::*;
+use crate::Went;
+use anonmem_hal::{Arch, Machine};
 use std::collections::BTreeMap;
 
 /// Runs `test` where every folio has 16 pages, with a program that has `pages` of them, which may be merged.
@@ -24,21 +27,142 @@ fn sixteen(first: u8) -> Vec<u8> {
 }
 
 #[test]
-fn folios_that_are_equal_are_split_when_they_were_so_twice_and_become_one() {
-    with_folios(48, |w, mm| {
-        fill(mm, &[sixteen(1), sixteen(1), sixteen(100)].concat());
-        assert_eq!([0, 16, 32].map(|n| order(w, mm, n)), [4; 3]);
-        // The first sweep of the two sees no equal of the first folio: nothing is known yet.
-        assert_eq!(sweep(w, 2), 0);
-        assert_eq!([0, 32].map(|n| order(w, mm, n)), [4; 2], "not yet, and not at all");
-        assert_eq!(sweep(w, 3), 16);
+fn folios_that_are_equal_become_one_whole_and_a_write_parts_them() {
+    with_folios(64, |w, mm| {
+        let all = [sixteen(1), sixteen(1), sixteen(100), sixteen(1)].concat();
+        fill(mm, &all);
+        assert_eq!(sweep(w, 1), 0, "nothing is known of a folio that is seen for the first time");
+        assert_eq!(sweep(w, 1), 32);
         let s = stats(w);
-        assert_eq!((s.pages_shared, s.pages_sharing, w.vm.stats().user), (16, 16, 32));
-        assert_eq!([0, 16, 32].map(|n| order(w, mm, n)), [0, 0, 4]);
-        assert_eq!(w.vm.folio_event(Order::new(4), FolioEvent::Split), 2);
-        assert_eq!(bytes(mm, 48), [sixteen(1), sixteen(1), sixteen(100)].concat());
+        assert_eq!((s.pages_shared, s.pages_sharing, s.merged, w.vm.stats().user), (16, 32, 32, 32));
+        assert_eq!([0, 16, 32, 48].map(|n| order(w, mm, n)), [4; 4]);
+        assert_eq!((frame(mm, 3), frame(mm, 3)), (frame(mm, 19), frame(mm, 51)));
+        assert_eq!((mm.ksm_usage().merging, mm.counters().anon.0), (48, 64));
+        assert_eq!(w.vm.folio_event(Order::new(4), FolioEvent::Split), 0);
+        assert_eq!(bytes(mm, 64), all);
         mm.store(page(3) + 9, 77).unwrap();
-        assert_eq!((mm.load(page(3) + 9), mm.load(page(19) + 9)), (Ok(77), Ok(4)));
+        assert_eq!([3, 19, 51].map(|n| mm.load(page(n) + 9).unwrap()), [77, 4, 4]);
+        assert_eq!((order(w, mm, 16), w.vm.stats().event(Event::CowKsm)), (4, 16), "copied whole");
+    });
+}
+
+#[test]
+fn a_folio_that_is_written_between_two_sweeps_is_not_merged() {
+    with_folios(32, |w, mm| {
+        for round in 1..5 {
+            fill(mm, &[sixteen(round), sixteen(round)].concat());
+            assert_eq!(sweep(w, 1), 0);
+        }
+        assert_eq!((sweep(w, 1), order(w, mm, 0)), (16, 4));
+    });
+}
+
+#[test]
+fn folios_of_zeroes_are_split_for_the_zero_page() {
+    with_folios(32, |w, mm| {
+        w.vm.set_ksm(KsmSettings { use_zero_pages: true, ..KsmSettings::default() }).unwrap();
+        fill(mm, &[0; 32]);
+        sweep(w, 5);
+        assert_eq!((stats(w).zeroed, w.vm.stats().user), (32, 0));
+    });
+}
+
+/// A program of two folios that are one, and a child that has them, too.
+fn with_merged(test: impl Fn(&World, &Mm<'_, M>, &Mm<'_, M>)) {
+    with_folios(32, |w, mm| {
+        let child = mm.fork().unwrap();
+        fill(mm, &[sixteen(1), sixteen(1)].concat());
+        let grandchild = mm.fork().unwrap();
+        drop(child);
+        assert_eq!(sweep(w, 2), 16);
+        assert_eq!((frame(mm, 0), frame(mm, 0)), (frame(mm, 16), frame(&grandchild, 16)));
+        test(w, mm, &grandchild);
+        for program in [mm, &grandchild] {
+            let said: Vec<_> = (16..32).map(|n| program.load(page(n) + 9).unwrap()).collect();
+            assert_eq!(said, sixteen(1));
+        }
+    });
+}
+
+#[test]
+fn a_merged_folio_moves_whole_with_all_of_its_entries() {
+    with_merged(|w, mm, child| {
+        let at = frame(mm, 0);
+        let went = w.vm.migrate_folio(folio(w, mm, 0)).unwrap();
+        assert_eq!(went, Went::To(frame(mm, 0)));
+        assert_ne!(frame(mm, 0), at);
+        assert_eq!((frame(mm, 16), frame(child, 0), order(w, mm, 0)), (frame(mm, 0), frame(mm, 0), 4));
+        // The node is where it was, and is found.
+        map_at(mm, page(64), 16);
+        mm.madvise(Va(page(64)), 16 * P, Advice::Mergeable).unwrap();
+        (0..16).for_each(|n| mm.store(page(64 + n) + 9, n as u8 + 1).unwrap());
+        assert_eq!((sweep(w, 3), frame(mm, 64)), (16, frame(mm, 0)));
+    });
+}
+
+#[test]
+fn a_merged_folio_that_is_partly_mapped_leaves_whole_and_comes_back_as_copies() {
+    with_merged(|w, mm, child| {
+        w.vm.swap_on(0, 64, 0).unwrap();
+        for program in [mm, child] {
+            program.munmap(pages(AT / P, 16)).unwrap();
+        }
+        mm.munmap(pages(AT / P + 16, 3)).unwrap();
+        child.munmap(pages(AT / P + 17, 2)).unwrap();
+        map_at(mm, page(16), 3);
+        map_at(child, page(17), 2);
+        w.vm.validate().unwrap();
+        assert!(w.vm.reclaim_folio(folio(w, mm, 20)));
+        assert_eq!(w.vm.stats().user, 0);
+        w.vm.validate().unwrap();
+        for (program, from) in [(mm, 3), (child, 3)] {
+            (from..16).for_each(|n| assert_eq!(program.load(page(16 + n) + 9), Ok(n as u8 + 1)));
+        }
+        w.vm.validate().unwrap();
+        (0..3).for_each(|n| mm.store(page(16 + n) + 9, n as u8 + 1).unwrap());
+        (0..3).for_each(|n| child.store(page(16 + n) + 9, n as u8 + 1).unwrap());
+    });
+}
+
+#[test]
+fn unmerging_gives_every_page_back() {
+    with_merged(|w, mm, child| {
+        mm.madvise(Va(AT), 32 * P, Advice::Unmergeable).unwrap();
+        assert_eq!((mm.ksm_usage().merging, child.ksm_usage().merging), (0, 32));
+        w.vm.ksm_unmerge_all().unwrap();
+        assert_eq!((child.ksm_usage().merging, stats(w).pages_shared), (0, 0));
+        w.vm.validate().unwrap();
+    });
+}
+
+#[test]
+fn leaves_that_are_equal_become_one_and_stay_leaves() {
+    World::run(|w| {
+        let (mm, leaf) = (w.vm.new_mm().unwrap(), <M as Machine>::Arch::LEAF_ORDER.pages());
+        let at = |n: u64| Va((1 << 30) + n * leaf * P);
+        map_at(&mm, at(0).0, 2 * leaf);
+        mm.madvise(at(0), 2 * leaf * P, Advice::Mergeable).unwrap();
+        for n in [0, 1] {
+            assert!(mm.fault_leaf(at(n)));
+            (0..leaf).for_each(|page| mm.store(at(n).0 + page * P, page as u8).unwrap());
+        }
+        let child = mm.fork().unwrap();
+        assert_eq!(sweep(w, 2), leaf);
+        let frames = [0, 1].map(|n| mm.pagemap(at(n)).pfn.unwrap());
+        assert_eq!(
+            (frames[0], mm.ksm_usage().merging, child.ksm_usage().merging),
+            (frames[1], 2 * leaf, 2 * leaf)
+        );
+        assert_eq!(w.vm.stats().user, leaf);
+        let went = w.vm.migrate_folio(w.vm.frames.try_get(frames[0]).unwrap()).unwrap();
+        assert_eq!(went, Went::To(child.pagemap(at(1)).pfn.unwrap()));
+        w.vm.validate().unwrap();
+        mm.store(at(1).0 + 5 * P, 99).unwrap();
+        assert_eq!((mm.load(at(1).0 + 5 * P), mm.load(at(0).0 + 5 * P)), (Ok(99), Ok(5)));
+        mm.madvise(at(0), 2 * leaf * P, Advice::Unmergeable).unwrap();
+        assert_eq!(mm.ksm_usage().merging, 0);
+        assert_eq!(child.load(at(1).0 + 5 * P), Ok(5));
+        w.vm.validate().unwrap();
     });
 }
 
@@ -104,12 +228,12 @@ fn whoever_may_not_be_merged_is_no_reason_to_split() {
             fill(&stranger, &sixteen(1));
             let one = domains == MergeDomains::One;
             assert_eq!(sweep(w, 6), if one { 16 } else { 0 });
-            let split = if one { 0 } else { 4 };
-            assert_eq!([order(w, mm, 0), order(w, &stranger, 0)], [split; 2]);
-            assert_eq!([16, 32].map(|n| order(w, mm, n)), [4; 2]);
+            assert_eq!(frame(mm, 0) == frame(&stranger, 0), one);
+            assert_eq!([0, 16, 32].map(|n| order(w, mm, n)), [4; 3]);
             drop(pin);
             assert_eq!(sweep(w, 6), 16);
-            assert_eq!([0, 16, 32].map(|n| order(w, mm, n)), [0, 4, 0]);
+            assert_eq!([0, 16, 32].map(|n| order(w, mm, n)), [4; 3]);
+            assert_eq!([16, 32].map(|n| frame(mm, 0) == frame(mm, n)), [false, true]);
         });
     }
 }
@@ -120,7 +244,7 @@ fn a_folio_that_somebody_uses_stays_for_this_time() {
         fill(mm, &[sixteen(1), sixteen(1)].concat());
         let used = folio(w, mm, 0);
         assert_eq!(sweep_beside_others(w, 6), 0);
-        assert_eq!([0, 16].map(|n| order(w, mm, n)), [4, 0]);
+        assert_eq!([0, 16].map(|n| order(w, mm, n)), [4, 4]);
         assert!(stats(w).refused > 0);
         drop(used);
         assert_eq!(sweep(w, 4), 16);

@@ -28,6 +28,24 @@ pub(super) const fn is_swapped(pte: Pte) -> bool {
     matches!(pte, Pte::Soft(SoftLeaf::Swap { .. }))
 }
 
+/// Whether a window maps one folio, or a part of one, in order: then nothing is asked of its pages.
+fn is_one_folio<M: Machine, G: StableVma<M>>(
+    frames: &Frames<M>,
+    table: PteTable<'_, M, G>,
+    window: VaRange,
+) -> bool {
+    let page = |va| match table.peek(va) {
+        Pte::Present(present) if !present.special && !present.uffd_wp => Some(present.pfn),
+        Pte::Present(_) | Pte::None | Pte::Soft(_) => None,
+    };
+    let Some(first) = page(window.start) else { return false };
+    // The frame may be anything by now: only a hint, as all of this.
+    let inside = frames.folio(first).is_some_and(|folio| {
+        folio.is_large() && first.0 + window.pages().0 <= folio.pfn().0 + folio.nr_pages().0
+    });
+    inside && (0..).zip(window.iter_pages()).all(|(nth, va)| page(va) == Some(first.offset(nth)))
+}
+
 impl Survey {
     /// That of a window which is one folio.
     pub(super) fn one_folio() -> Self {
@@ -43,6 +61,9 @@ impl Survey {
         table: PteTable<'_, M, G>,
         window: VaRange,
     ) -> Result<Self, NotCollapsed> {
+        if is_one_folio(frames, table, window) {
+            return Ok(Self::one_folio());
+        }
         let mut found = Self { one_folio: true, ..Self::default() };
         let (mut first, mut known) = (None, 0..0);
         for (nth, va) in (0..).zip(window.iter_pages()) {
