@@ -1,6 +1,7 @@
 //! The experiments: one file each, both sides next to one another so that they can be compared by eye.
 
 mod churn;
+mod collapse_wait;
 mod crowd;
 mod experiment;
 mod fault;
@@ -38,6 +39,7 @@ pub const EXPERIMENTS: &[Experiment] = &[
     userfault::EXPERIMENT,
     swap::EXPERIMENT,
     moving::EXPERIMENT,
+    collapse_wait::EXPERIMENT,
     lookup::EXPERIMENT,
     metadata::EXPERIMENT,
     footprint::EXPERIMENT,

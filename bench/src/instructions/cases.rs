@@ -1,6 +1,6 @@
 //! The hot paths: what each one prepares and what is counted.
 
-use super::counted;
+use super::{counted, moving};
 use crate::{
     PAGE,
     experiments::lookup::{addresses, map_many},
@@ -119,6 +119,19 @@ pub const CASES: &[Case] = &[
     case("fault-beside-uffd", "the same, the region watched by a userfaultfd", Bytes::Zeroed, |w| {
         beside(w, Watched::Yes)
     }),
+    case("migrate", "migration of single pages, per page", Bytes::Copied, moving::migrate),
+    case(
+        "collapse-in-place",
+        "a table becomes a leaf, per page",
+        Bytes::Untouched,
+        moving::collapse_in_place,
+    ),
+    case(
+        "ksm-pairs",
+        "KSM of pairs, per page given up, hashes and comparisons included",
+        Bytes::Untouched,
+        moving::ksm_pairs,
+    ),
     case("lookup-10", "a VMA among 10", Bytes::Untouched, |w| lookup(w, 10)),
     case("lookup-1000", "a VMA among 1,000", Bytes::Untouched, |w| lookup(w, 1000)),
     case("lookup-100000", "a VMA among 100,000", Bytes::Untouched, |w| lookup(w, 100_000)),

@@ -15,6 +15,7 @@
 //! [`LIMIT_PERCENT`].
 
 pub mod cases;
+mod moving;
 pub mod table;
 pub mod valgrind;
 

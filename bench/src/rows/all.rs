@@ -100,6 +100,15 @@ const fn compact(id: &'static str, title: &'static str) -> Row {
         .host("not done")
 }
 
+/// A fault in a window that collapses: it may wait for the copy of the window's `pages`.
+const fn wait(id: &'static str, title: &'static str, pages: f64, ours: &'static str) -> Row {
+    row(id, title)
+        .per(Unit::NsPerCall)
+        .limit_times(Limit::Copying, pages, 0.0)
+        .ours(ours)
+        .host("not done: khugepaged cannot be told when")
+}
+
 /// One thread faults, another one maps and unmaps in an address space of its own.
 const fn apart(id: &'static str, title: &'static str) -> Row {
     row(id, title)
@@ -359,6 +368,25 @@ pub const ROWS: &[Row] = &[
             "the same when the frames lie right already: tables of one folio become leaves; no TLB to flush",
         )
         .host("not done: Linux copies"),
+    wait(
+        "collapse-64k-wait",
+        "longest wait of a fault in a window of 64 KiB",
+        16.0,
+        "single pages become folios of 64 KiB by copying while another thread faults on the window's pages in \
+         turn; its longest fault, at the median of 64 windows; time on the wall",
+    ),
+    wait(
+        "collapse-2m-wait",
+        "longest wait of a fault in a window of 2 MiB",
+        512.0,
+        "the same for leaves, at the median of 16 windows",
+    ),
+    wait(
+        "collapse-in-place-wait",
+        "longest wait of a fault in a table that becomes a leaf",
+        512.0,
+        "the same where the frames lie right already, and nothing is copied",
+    ),
     row("ksm-pairs", "KSM, pairs of equal pages")
         .most(1500.0)
         .ours("three sweeps over 32 MiB in which every page has one equal, per page that is given up")
