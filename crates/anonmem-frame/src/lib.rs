@@ -71,8 +71,8 @@ pub use folio::{
 };
 #[doc(hidden)]
 pub use folio::{
-    KeptFolio, NewAnonPages, PinNodes, PinTag, PinnedRuns, RunsEnd, TakenPin, pin_protocol, try_dup_page,
-    try_dup_run, try_dup_whole,
+    FrozenMaps, KeptFolio, MappedFolio, NewAnonPages, PinNodes, PinTag, PinnedRuns, RunsEnd, TakenPin,
+    pin_protocol, try_dup_page, try_dup_run, try_dup_whole,
 };
 #[doc(hidden)]
 pub use frames::TableWords;

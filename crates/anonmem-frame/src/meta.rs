@@ -216,6 +216,13 @@ impl<M: Machine> Meta<M> {
     pub(crate) fn owned(&self) -> Use {
         Use(self.flags.peek())
     }
+
+    /// Says what finds the mappings of the folio that begins here, and its index.
+    pub(crate) fn set_mapping(&self, mapping: Mapping, index: u64) {
+        self.aux.store(index as u32, Ordering::Relaxed);
+        // Release pairs with the Acquire of `mapping_word`.
+        self.mapping.store(MappingWord::encode(mapping, index).0, Ordering::Release);
+    }
 }
 
 /// The three counts of a folio and what is exclusive, in one word so that they change together.

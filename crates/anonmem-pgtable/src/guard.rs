@@ -25,7 +25,7 @@ pub struct PteGuard<'a, M: Machine, G> {
 impl<'a, M: Machine, G: StableVma<M>> PteTable<'a, M, G> {
     /// Locks the table.
     #[doc(alias = "pte_offset_map_lock")]
-    #[inline]
+    #[inline(always)]
     #[track_caller]
     pub fn lock(self) -> PteGuard<'a, M, G> {
         let (lock, used) = self.frames.table_lock_used::<Ptl>(self.table);
@@ -33,7 +33,7 @@ impl<'a, M: Machine, G: StableVma<M>> PteTable<'a, M, G> {
     }
 
     /// Locks the table while another one is locked: the child's in fork, the second by address in a move.
-    #[inline]
+    #[inline(always)]
     #[track_caller]
     pub fn lock_nested(self) -> PteGuard<'a, M, G> {
         let (lock, used) = self.frames.table_lock_used::<Ptl>(self.table);
@@ -47,6 +47,7 @@ impl<'a, M: Machine, G: StableVma<M>> PteTable<'a, M, G> {
     }
 
     /// Locks this and another table, in the order of their addresses; the same one is locked once.
+    #[inline(always)]
     pub fn lock_two(self, other: Self) -> (PteGuard<'a, M, G>, Option<PteGuard<'a, M, G>>) {
         if self.table == other.table {
             (self.lock(), None)
@@ -209,10 +210,16 @@ impl<'a, M: Machine, G: StableVma<M>> PteGuard<'a, M, G> {
     /// Ends that: the next write fault, or [`change_protection`](Self::change_protection), makes the entry
     /// writable. A marker stays.
     #[doc(alias("pte_clear_uffd_wp", "pte_swp_clear_uffd_wp"))]
+    #[inline]
     pub fn clear_uffd_wp(&mut self, va: Va) {
-        if matches!(self.change(va, |p| Present { uffd_wp: false, ..p }), Pte::Present(_)) {
-            return;
+        let (old, _) = self.change_bits(va, M::Arch::pte_clear_uffd_wp);
+        if !M::Arch::pte_present(old) {
+            self.clear_soft_uffd_wp(va);
         }
+    }
+
+    #[inline(never)]
+    fn clear_soft_uffd_wp(&mut self, va: Va) {
         self.change_soft(va, |leaf| match leaf {
             SoftLeaf::Swap { entry, bits } => {
                 SoftLeaf::Swap { entry, bits: SwapBits { uffd_wp: false, ..bits } }

@@ -153,7 +153,22 @@ impl<M: Machine> AddressSpace<M> {
     ///
     /// # Errors
     /// [`OutOfMemory`].
+    #[inline(always)]
     pub fn table_alloc<'a, G: CanInstall<M>>(
+        &'a self,
+        frames: &'a Frames<M>,
+        stable: &'a G,
+        va: Va,
+    ) -> Result<PteTable<'a, M, G>, OutOfMemory> {
+        // Nearly always it is there.
+        match self.walk_inlined(frames, stable, va) {
+            Some(Walked::Table(table)) => Ok(table),
+            Some(Walked::Leaf(_)) | None => self.make_table(frames, stable, va),
+        }
+    }
+
+    #[inline(never)]
+    fn make_table<'a, G: CanInstall<M>>(
         &'a self,
         frames: &'a Frames<M>,
         stable: &'a G,

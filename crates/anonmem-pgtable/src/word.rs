@@ -14,9 +14,12 @@ pub(crate) fn pages_of(range: VaRange, first: usize, end: usize) -> VaRange {
 pub(crate) fn take<M: Machine>(word: &Atomic<u64, M>) -> u64 {
     // An empty entry stays empty under the lock.
     let raw = word.load(Ordering::Relaxed);
-    if raw == 0 {
-        return 0;
-    }
+    if raw == 0 { 0 } else { take_seen(word, raw) }
+}
+
+/// The same for an entry in use that was seen to hold `raw` under the lock.
+#[inline(always)]
+pub(crate) fn take_seen<M: Machine>(word: &Atomic<u64, M>, raw: u64) -> u64 {
     if M::Arch::pte_settled(raw) {
         word.store(0, Ordering::Relaxed);
         raw

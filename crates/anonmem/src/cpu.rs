@@ -81,7 +81,7 @@ impl<M: Machine> LastVma<M> {
 
 /// A CPU's words: all on its own cache lines.
 pub(crate) struct CpuWords<M> {
-    /// The VMA that this CPU found last without the mmap lock: a fault's, or a fill's destination.
+    /// The VMA that this CPU found last: a fault's, or a fill's destination.
     pub(crate) last: LastVma<M>,
     /// The same of the source of a move.
     pub(crate) last_source: LastVma<M>,

@@ -17,59 +17,107 @@
 //! Linux has nothing like it: `folio_ref_freeze` needs an isolated folio, and move_pages_ptes takes the folio
 //! lock and a reference of each page.
 
-use super::Folio;
 use crate::{
     Frames,
-    meta::{Counts, Kind, Mapping, Stamp},
+    meta::{Counts, Kind, Mapping, MappingWord, Meta, Stamp},
 };
 use anonmem_hal::{Machine, Pfn};
 use anonmem_sync::Ordering;
+use core::fmt;
+
+/// A folio that somebody owns mappings of, found by its first page.
+pub struct MappedFolio<'f, M: Machine> {
+    meta: &'f Meta<M>,
+    pages: u32,
+}
 
 impl<M: Machine> Frames<M> {
-    /// Freezes a folio of `pages` pages that begins with `first`, if it has exclusive mappings of them and
-    /// nothing else. Returns whether it is frozen.
+    /// The folio that begins with `first`, a page that somebody owns a count of; `None` if it is a later page
+    /// of one.
+    #[inline(always)]
+    pub fn folio_from(&self, first: Pfn) -> Option<MappedFolio<'_, M>> {
+        let meta = self.meta(first);
+        let what = meta.owned();
+        if what.is_one_page() {
+            return Some(MappedFolio { meta, pages: 1 });
+        }
+        what.is(Kind::Folio).then(|| MappedFolio { meta, pages: what.order().pages() as u32 })
+    }
+}
+
+impl<'f, M: Machine> MappedFolio<'f, M> {
+    /// Its pages.
+    #[inline(always)]
+    pub const fn pages(&self) -> usize {
+        self.pages as usize
+    }
+
+    /// Freezes the folio, if it has exclusive mappings of its pages and nothing else.
     ///
     /// # Safety
-    /// The entries that own a mapping each of the pages from `first` on, all of the folio's, are under one
-    /// page-table lock. It is held until [`thaw_mappings`](Self::thaw_mappings). If there are several, they
-    /// allow to write, so that each of their pages is exclusive.
+    /// The entries that own a mapping each of its pages are under one page-table lock. It is held until
+    /// [`thaw`](FrozenMaps::thaw). If there are several, they allow to write, so that each of their pages is
+    /// exclusive.
     #[inline(always)]
-    pub unsafe fn freeze_mappings(&self, first: Pfn, pages: u64) -> bool {
-        let meta = self.meta(first);
-        anonmem_hal::debug_check!(
-            M,
-            meta.owned().is(Kind::Folio) && meta.owned().order().pages() == pages,
-            "a folio of another size is frozen"
-        );
-        let all = all_of(pages);
+    pub unsafe fn freeze(self) -> Option<FrozenMaps<'f, M>> {
+        let meta = self.meta;
+        let all = all_of(self.pages);
         // Acquire pairs with the Releases of those who had a count.
-        meta.counts.load(Ordering::Relaxed) == all
-            && meta.counts.compare_exchange(all, 0, Ordering::Acquire).is_ok()
+        let alone = meta.counts.load(Ordering::Relaxed) == all
+            && meta.counts.compare_exchange(all, 0, Ordering::Acquire).is_ok();
+        alone.then_some(FrozenMaps { meta, pages: self.pages })
+    }
+}
+
+/// A folio whose counts are frozen.
+#[must_use = "a folio whose counts do not come back is lost"]
+pub struct FrozenMaps<'f, M: Machine> {
+    meta: &'f Meta<M>,
+    pages: u32,
+}
+
+impl<M: Machine> FrozenMaps<'_, M> {
+    /// Its pages.
+    #[inline(always)]
+    pub const fn pages(&self) -> usize {
+        self.pages as usize
     }
 
     /// Gives the folio its mappings back, and says where it is found now.
     ///
     /// # Safety
-    /// [`freeze_mappings`](Self::freeze_mappings) froze it, and as many entries own its mappings again.
+    /// As many entries own its mappings again.
     #[inline(always)]
-    pub unsafe fn thaw_mappings(&self, first: Pfn, pages: u64, anon_vma: Stamp, index: u64) {
-        let folio = Folio { frames: self, head: first };
+    pub unsafe fn thaw(self, anon_vma: Stamp, index: u64) {
+        let meta = self.meta;
         anonmem_hal::debug_check!(
             M,
-            matches!(folio.mapping(), Mapping::Anon(_)),
+            matches!(MappingWord(meta.mapping.load(Ordering::Relaxed)).decode(), Mapping::Anon(_)),
             "a page of nobody is frozen"
         );
-        folio.set_mapping(Mapping::Anon(anon_vma), index);
+        meta.set_mapping(Mapping::Anon(anon_vma), index);
         // Release pairs with the Acquire of the next who takes a count: he finds the folio where it is now,
         // and the entries that it was at before cleared.
-        folio.meta().counts.store(all_of(pages), Ordering::Release);
+        meta.counts.store(all_of(self.pages), Ordering::Release);
+    }
+}
+
+impl<M: Machine> fmt::Debug for MappedFolio<'_, M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a mapped folio of {} pages", self.pages)
+    }
+}
+
+impl<M: Machine> fmt::Debug for FrozenMaps<'_, M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a frozen folio of {} pages", self.pages)
     }
 }
 
 /// The counts of a folio that has exclusive mappings of its `pages` pages, and nothing else.
 #[inline(always)]
-const fn all_of(pages: u64) -> u64 {
-    pages * Counts::MAP + Counts::EXCLUSIVE
+const fn all_of(pages: u32) -> u64 {
+    pages as u64 * Counts::MAP + Counts::EXCLUSIVE
 }
 
 #[cfg(test)]
@@ -84,17 +132,17 @@ mod tests {
         let page = frames.alloc(Order::ZERO).unwrap().into_exclusive_anon(old, 3);
         let pfn = page.pfn();
         // SAFETY: here and below: the mapping is ours, and nobody else knows the frame.
-        let freeze = |pages| unsafe { frames.freeze_mappings(pfn, pages) };
+        let freeze = || unsafe { frames.folio_from(pfn).unwrap().freeze() };
         let pin = frames.try_pin(pfn).unwrap();
-        assert!(!freeze(1), "it is pinned");
+        assert!(freeze().is_none(), "it is pinned");
         drop(pin);
         let reference = frames.try_get(pfn).unwrap();
-        assert!(!freeze(1), "somebody has a reference");
+        assert!(freeze().is_none(), "somebody has a reference");
         drop(reference);
-        assert!(freeze(1));
+        let frozen = freeze().unwrap();
         assert!(frames.try_pin(pfn).is_none() && frames.try_get(pfn).is_none());
         // SAFETY: as above.
-        unsafe { frames.thaw_mappings(pfn, 1, new, 4) };
+        unsafe { frozen.thaw(new, 4) };
         let folio = page.folio();
         assert_eq!((folio.index(), folio.counts()), (4, Counts(Counts::MAP | Counts::EXCLUSIVE)));
         assert!(frames.try_get(pfn).is_some());
@@ -107,14 +155,16 @@ mod tests {
         let mut pages = frames.alloc(Order::new(2)).unwrap().into_exclusive_anon_pages(anon_vma, 0);
         let mut maps = std::vec::Vec::from_iter(pages.by_ref());
         let head = maps[0].pfn();
+        assert!(frames.folio_from(head.offset(2)).is_none(), "it begins before");
         // SAFETY: as above.
-        assert!(unsafe { frames.freeze_mappings(head, 4) });
+        let freeze = || unsafe { frames.folio_from(head).unwrap().freeze() };
+        let frozen = freeze().unwrap();
+        assert_eq!(frozen.pages(), 4);
         assert!(frames.try_pin(head.offset(2)).is_none());
         // SAFETY: as above.
-        unsafe { frames.thaw_mappings(head, 4, anon_vma, 8) };
+        unsafe { frozen.thaw(anon_vma, 8) };
         assert!(frames.page_is_exclusive(head.offset(3)) && frames.try_pin(head.offset(2)).is_some());
         drop(maps.pop());
-        // SAFETY: as above.
-        assert!(!unsafe { frames.freeze_mappings(head, 4) }, "a page of it is not mapped");
+        assert!(freeze().is_none(), "a page of it is not mapped");
     }
 }

@@ -230,10 +230,7 @@ impl<'f, M: Machine> Folio<'f, M> {
     }
 
     pub(super) fn set_mapping(&self, mapping: Mapping, index: u64) {
-        let meta = self.meta();
-        meta.aux.store(index as u32, Ordering::Relaxed);
-        // Release pairs with the Acquire of `mapping_word`.
-        meta.mapping.store(MappingWord::encode(mapping, index).0, Ordering::Release);
+        self.meta().set_mapping(mapping, index);
     }
 }
 

@@ -36,6 +36,7 @@ mod rmap;
 mod run;
 mod whole;
 
+pub use frozen_maps::{FrozenMaps, MappedFolio};
 pub use growing::GrowingFolio;
 pub use large::{EachMapping, LargeUsage, SplitRefused, SplitTurn};
 pub use lock::{FolioGuard, FrozenFolio};

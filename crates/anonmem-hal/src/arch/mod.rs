@@ -101,6 +101,10 @@ pub trait Arch: Send + Sync + 'static {
     fn pte_wrprotect(raw: u64) -> u64 {
         change_present::<Self>(raw, Present::write_protected)
     }
+    /// A present entry, of no userfaultfd. Linux: `pte_clear_uffd_wp`.
+    fn pte_clear_uffd_wp(raw: u64) -> u64 {
+        change_present::<Self>(raw, |p| Present { uffd_wp: false, ..p })
+    }
     /// Whether a present entry may be made writable without a fault, if its owner may write: it was written
     /// or writable, is not the zero page, and userfaultfd does not mind. Linux: `can_change_pte_writable`.
     fn pte_can_mkwrite(raw: u64) -> bool {

@@ -237,7 +237,11 @@ pub(super) mod tests {
         let Pte::Present(p) = pte else {
             let said = [A::pte_present, A::pte_plain, A::pte_readable, A::pte_writable].map(|f| f(raw));
             assert!(A::pte_settled(raw) && !said.contains(&true) && A::pte_page(raw).is_none(), "{pte:?}");
-            assert_eq!([A::pte_inherited(raw), A::pte_wrprotect(raw)], [raw, raw], "{pte:?}");
+            assert_eq!(
+                [A::pte_inherited(raw), A::pte_wrprotect(raw), A::pte_clear_uffd_wp(raw)],
+                [raw; 3],
+                "{pte:?}"
+            );
             return;
         };
         assert!(A::pte_present(raw), "{pte:?}");
@@ -248,6 +252,7 @@ pub(super) mod tests {
         let is = |raw: u64, wanted: Present| assert_eq!(A::decode_pte(raw), Pte::Present(wanted));
         is(A::pte_inherited(raw), Present { young: false, uffd_wp: false, ..p.write_protected() });
         is(A::pte_wrprotect(raw), p.write_protected());
+        is(A::pte_clear_uffd_wp(raw), Present { uffd_wp: false, ..p });
         let can_mkwrite = !p.special && !p.uffd_wp && (p.dirty || p.prot.write);
         assert_eq!(A::pte_can_mkwrite(raw), can_mkwrite, "{pte:?}");
         assert_eq!(A::pte_readable(raw), !p.special && p.prot.read, "{pte:?}");

@@ -194,6 +194,11 @@ impl Arch for X86_64 {
     }
 
     #[inline(always)]
+    fn pte_clear_uffd_wp(raw: u64) -> u64 {
+        if Self::pte_present(raw) { raw & !UFFD_WP } else { raw }
+    }
+
+    #[inline(always)]
     fn pte_can_mkwrite(raw: u64) -> bool {
         // Without P, bit 1 says that the entry is a page, not that it is writable.
         let written = D | if raw & P != 0 { RW } else { 0 };

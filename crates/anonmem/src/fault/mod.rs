@@ -327,7 +327,7 @@ impl<M: Machine> Mm<'_, M> {
     fn fault_under_vma_lock(&self, va: Va, access: FaultAccess, waits: Waits) -> Result<FaultOutcome, Stop> {
         let slot = self.slot();
         let guard = self.vm.lock_vma(slot, self.id, va)?;
-        let fault = VmFault::new(self.vm, slot, &guard, guard.id(), va, access, waits);
+        let fault = VmFault::of_vma(self.vm, slot, &guard, (guard.id(), guard.vma()), va, access, waits);
         let outcome = resolve(&fault)?;
         self.vm.count(Event::FaultVmaLock);
         Ok(outcome)
@@ -342,19 +342,19 @@ impl<M: Machine> Mm<'_, M> {
         waits: Waits,
     ) -> Result<FaultOutcome, UffdMessageId> {
         let guard = self.read();
-        match guard.slot().tree.find(self.vm.nodes(), va) {
-            Some((range, id)) if range.start <= va => {
-                match resolve(&VmFault::new(self.vm, guard.slot(), &guard, id, va, access, waits)) {
-                    Ok(outcome) => Ok(outcome),
-                    Err(Stop::Userfault(message)) => Err(message),
-                    Err(Stop::Refused(Refusal::LeafIsBack)) => {
-                        drop(guard);
-                        self.leaf_is_back(va);
-                        Ok(FaultOutcome::Done)
-                    }
-                    Err(Stop::Refused(why)) => unreachable!("{why:?} under the mmap lock"),
+        if let Ok(vma) = self.vm.find_vma(&guard, va, &self.vm.cpus.this().last) {
+            return match resolve(&VmFault::of_vma(self.vm, guard.slot(), &guard, vma, va, access, waits)) {
+                Ok(outcome) => Ok(outcome),
+                Err(Stop::Userfault(message)) => Err(message),
+                Err(Stop::Refused(Refusal::LeafIsBack)) => {
+                    drop(guard);
+                    self.leaf_is_back(va);
+                    Ok(FaultOutcome::Done)
                 }
-            }
+                Err(Stop::Refused(why)) => unreachable!("{why:?} under the mmap lock"),
+            };
+        }
+        match guard.slot().tree.find(self.vm.nodes(), va) {
             Some((_, id)) if self.vm.vma(id).flags().contains(VmFlags::GROWSDOWN) => {
                 drop(guard);
                 self.fault_below_stack(va, access, waits)

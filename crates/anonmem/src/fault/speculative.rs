@@ -79,8 +79,7 @@ impl<'a, M: Machine> Speculation<'a, M> {
     ) -> Result<(Self, VmaId), Refusal> {
         let rcu = vm.rcu.read_lock();
         let last = &vm.cpus.this().last;
-        let id = vm.find_vma_unlocked(slot, mm, va, last)?;
-        let vma = vm.vma(id);
+        let (id, vma) = vm.find_vma_unlocked(slot, mm, va, last)?;
         let version = vma.lock.version();
         if last.is_known_unlocked(version) && vma.mm() == Some(mm) && vma.lock.is_attached() {
             return Ok((Self { slot, vma, version, _rcu: rcu }, id));

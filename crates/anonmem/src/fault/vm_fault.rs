@@ -210,7 +210,21 @@ impl<'a, M: Machine, G: FaultGuard<M>> VmFault<'a, M, G> {
         access: FaultAccess,
         waits: Waits,
     ) -> Self {
-        let (vma, va) = (vm.vma(id), exact.page_down());
+        Self::of_vma(vm, slot, guard, (id, vm.vma(id)), exact, access, waits)
+    }
+
+    /// The same for whoever has looked the VMA up.
+    #[inline]
+    pub(crate) fn of_vma(
+        vm: &'a Vm<M>,
+        slot: &'a MmSlot<M>,
+        guard: &'a G,
+        (id, vma): (VmaId, &'a Vma<M>),
+        exact: Va,
+        access: FaultAccess,
+        waits: Waits,
+    ) -> Self {
+        let va = exact.page_down();
         let (flags, index, anon_vma) = (vma.flags(), vma.index_of(va), Rmap::<M>::stamp(vm, slot, vma));
         Self { vm, slot, guard, id, vma, va, exact, waits, access, flags, index, anon_vma }
     }

@@ -15,7 +15,13 @@ impl<M: Machine> Objects<M> {
     #[inline]
     #[track_caller]
     pub(crate) fn mmap_read_lock(&self, id: MmId) -> MmapReadGuard<'_, M> {
-        let slot = self.mm_slot(id);
+        self.mmap_read_lock_of(id, self.mm_slot(id))
+    }
+
+    /// The same for whoever has looked the slot up.
+    #[inline]
+    #[track_caller]
+    pub(crate) fn mmap_read_lock_of<'a>(&'a self, id: MmId, slot: &'a MmSlot<M>) -> MmapReadGuard<'a, M> {
         MmapReadGuard { objects: self, slot, id, _lock: slot.mmap_lock.read() }
     }
 

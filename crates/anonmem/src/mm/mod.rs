@@ -55,6 +55,8 @@ use core::fmt;
 pub struct Mm<'v, M: Machine> {
     pub(crate) vm: &'v Vm<M>,
     pub(crate) id: MmId,
+    /// The same, looked up.
+    slot: &'v MmSlot<M>,
 }
 
 impl<M: Machine> Vm<M> {
@@ -88,7 +90,7 @@ impl<M: Machine> Vm<M> {
         slot.refs.grabs.store(1, Ordering::Relaxed);
         // Release pairs with the Acquire of `try_user`.
         slot.refs.users.store(1, Ordering::Release);
-        Ok(Mm { vm: self, id })
+        Ok(Mm { vm: self, id, slot })
     }
 
     /// A merge domain that no address space has had. Each CPU counts for itself, and stays the same CPU
@@ -104,8 +106,9 @@ impl<M: Machine> Vm<M> {
     pub(crate) fn try_user(&self, id: MmId) -> Option<Mm<'_, M>> {
         // Acquire pairs with the Release of `new_mm`.
         let more = |n| (n != 0).then_some(n + 1);
-        self.mm_slot(id).refs.users.fetch_update(Ordering::Acquire, more).ok()?;
-        Some(Mm { vm: self, id })
+        let slot = self.mm_slot(id);
+        slot.refs.users.fetch_update(Ordering::Acquire, more).ok()?;
+        Some(Mm { vm: self, id, slot })
     }
 }
 
@@ -117,14 +120,14 @@ impl<'v, M: Machine> Mm<'v, M> {
 
     #[inline]
     pub(crate) fn slot(&self) -> &'v MmSlot<M> {
-        self.vm.mm_slot(self.id)
+        self.slot
     }
 
     /// The mmap lock for reading.
     #[inline]
     #[track_caller]
     pub(crate) fn read(&self) -> MmapReadGuard<'v, M> {
-        self.vm.mmap_read_lock(self.id)
+        self.vm.mmap_read_lock_of(self.id, self.slot)
     }
 
     /// The mmap lock for writing.
@@ -218,7 +221,7 @@ impl MmCounters {
 impl<M: Machine> Clone for Mm<'_, M> {
     fn clone(&self) -> Self {
         self.slot().refs.users.fetch_add(1, Ordering::Relaxed);
-        Self { vm: self.vm, id: self.id }
+        Self { vm: self.vm, id: self.id, slot: self.slot }
     }
 }
 

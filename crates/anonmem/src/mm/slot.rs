@@ -280,6 +280,13 @@ impl<M: Machine> MmSlot<M> {
         self.refs.users.peek()
     }
 
+    /// Whether the address space has not begun to end. It does so under the mmap lock for writing: whoever
+    /// holds that for reading, and finds it so, has the address space for as long.
+    pub(crate) fn has_users(&self) -> bool {
+        // Relaxed: the lock orders it with an end that is over.
+        self.refs.users.load(Ordering::Relaxed) != 0
+    }
+
     /// Sets the sequence of the VMA locks to what very many write sections would make it.
     #[cfg(test)]
     pub(crate) fn preset_lock_seq(&self, seq: u64) {

@@ -16,7 +16,6 @@
 
 use super::register::Uffd;
 use crate::{
-    config::LockMode,
     error::Error,
     events::Event,
     fault::vm_fault::FaultGuard,
@@ -174,7 +173,8 @@ impl<'v, M: Machine> Uffd<'v, M> {
 
     /// Whether something of the range is changing; a range that is none is not.
     pub(super) fn is_changing(&self, start: Va, len: u64) -> bool {
-        VaRange::of(start, len).is_some_and(|range| self.vm.uffd_is_changing(self.context, &[range]))
+        self.context.has_changes()
+            && VaRange::of(start, len).is_some_and(|range| self.vm.uffd_is_changing(self.context, &[range]))
     }
 
     pub(super) fn fill(
@@ -193,10 +193,11 @@ impl<'v, M: Machine> Uffd<'v, M> {
             Ok(_) => return Filled::refused(Error::Invalid("a way to fill that there is not")),
             Err(e) => return Filled::refused(e),
         };
-        let mm = match self.mm() {
-            Ok(mm) => mm,
+        let user = match self.user() {
+            Ok(user) => user,
             Err(e) => return Filled::refused(e),
         };
+        let user = user.as_ref();
         let (mut rest, mut error) = (range, None);
         while !rest.is_empty() {
             // Nobody asks any more.
@@ -206,9 +207,9 @@ impl<'v, M: Machine> Uffd<'v, M> {
             }
             // A call for one page should not pay for the room that many need.
             let filled = match rest.pages().0 {
-                1 => self.fill_batch(&mm, range.start, (rest, &mut [None]), mode, &mut content),
+                1 => self.fill_batch(user, range.start, (rest, &mut [None]), mode, &mut content),
                 _ => self.fill_batch(
-                    &mm,
+                    user,
                     range.start,
                     (rest, &mut [const { None }; BATCH]),
                     mode,
@@ -218,6 +219,7 @@ impl<'v, M: Machine> Uffd<'v, M> {
             match filled {
                 Ok(pages) => rest.start = rest.start.page_after(pages),
                 Err(Error::OutOfMemory) if self.vm.reclaim_some() => {}
+                Err(Error::NoProcess) if rest == range => return Filled::refused(Error::NoProcess),
                 Err(e) => {
                     error = Some(e);
                     break;
@@ -235,7 +237,7 @@ impl<'v, M: Machine> Uffd<'v, M> {
     /// one.
     fn fill_batch(
         &self,
-        mm: &Mm<'v, M>,
+        user: Option<&Mm<'v, M>>,
         start: Va,
         (rest, pages): (VaRange, &mut [Option<NewFolio<'v, M>>]),
         mode: FillMode,
@@ -253,7 +255,7 @@ impl<'v, M: Machine> Uffd<'v, M> {
             }
         }
         let short = if unreadable { Error::BadAddress } else { Error::OutOfMemory };
-        let mut batch = Batch { uffd: self, mm, rest, mode, pages, short };
+        let mut batch = Batch { uffd: self, user, rest, mode, pages, short };
         batch.run(content)
     }
 }
@@ -261,7 +263,7 @@ impl<'v, M: Machine> Uffd<'v, M> {
 /// Pages on their way to the start of `rest`.
 struct Batch<'a, 'v, M: Machine> {
     uffd: &'a Uffd<'v, M>,
-    mm: &'a Mm<'v, M>,
+    user: Option<&'a Mm<'v, M>>,
     rest: VaRange,
     mode: FillMode,
     /// Made before anything is locked, as far as they are needed.
@@ -272,19 +274,19 @@ struct Batch<'a, 'v, M: Machine> {
 
 impl<M: Machine> Batch<'_, '_, M> {
     fn run(&mut self, content: &Content<'_, M>) -> Result<u64, Error> {
-        let (vm, mm) = (self.uffd.vm, self.mm);
-        if vm.config.lock_mode != LockMode::Mmap
+        let vm = self.uffd.vm;
+        if let Some(mm) = self.user
             && let Ok(guard) = vm.lock_vma(mm.slot(), mm.id, self.rest.start)
         {
-            match self.install(mm.slot(), &guard, guard.id(), content) {
+            match self.install(mm.slot(), &guard, (guard.id(), guard.vma()), content) {
                 Ok(pages) => return Ok(pages),
                 Err(Halt::Error(error)) => return Err(error),
                 Err(Halt::NeedMmap) => {}
             }
         }
-        let guard = mm.read();
-        let id = vm.find_vma(&guard, self.rest.start, &vm.cpus.this().last)?;
-        match self.install(guard.slot(), &guard, id, content) {
+        let guard = self.uffd.mmap_read()?;
+        let vma = vm.find_vma(&guard, self.rest.start, &vm.cpus.this().last)?;
+        match self.install(guard.slot(), &guard, vma, content) {
             Ok(pages) => Ok(pages),
             Err(Halt::Error(error)) => Err(error),
             Err(Halt::NeedMmap) => unreachable!("it is held"),
@@ -317,10 +319,9 @@ impl<M: Machine> Batch<'_, '_, M> {
         &mut self,
         slot: &MmSlot<M>,
         guard: &G,
-        id: VmaId,
+        (id, vma): (VmaId, &Vma<M>),
         content: &Content<'_, M>,
     ) -> Result<u64, Halt> {
-        let vma = self.uffd.vm.vma(id);
         self.check(vma, content)?;
         let target = Target { objects: self.uffd.vm, slot, guard, id, vma };
         let filled = match (vma.backing(), content) {

@@ -40,7 +40,7 @@ use super::{
     register::Uffd,
 };
 use crate::{
-    config::{LockMode, MoveLocks},
+    config::MoveLocks,
     error::Error,
     events::Event,
     fault::vm_fault::FaultGuard,
@@ -103,8 +103,8 @@ impl<'v, M: Machine> Uffd<'v, M> {
             Ok(_) => return Filled::refused(Error::Invalid("a way to move that there is not")),
             Err(e) => return Filled::refused(e),
         };
-        let mm = match self.mm() {
-            Ok(mm) => mm,
+        let user = match self.user() {
+            Ok(user) => user,
             Err(e) => return Filled::refused(e),
         };
         let (mut done, mut error) = (0, None);
@@ -115,10 +115,11 @@ impl<'v, M: Machine> Uffd<'v, M> {
                 break;
             }
             let at = |range: VaRange| VaRange { start: Va(range.start.0 + done), end: range.end };
-            let batch = MoveBatch { uffd: self, mm: &mm, src: at(src), dst: at(dst), mode };
+            let batch = MoveBatch { uffd: self, user: user.as_ref(), src: at(src), dst: at(dst), mode };
             match batch.run() {
                 Ok(pages) => done += pages * PAGE_SIZE as u64,
                 Err(Error::OutOfMemory) if self.vm.reclaim_some() => {}
+                Err(Error::NoProcess) if done == 0 => return Filled::refused(Error::NoProcess),
                 Err(e) => {
                     error = Some(e);
                     break;
@@ -135,7 +136,7 @@ impl<'v, M: Machine> Uffd<'v, M> {
 /// What is left to be moved.
 struct MoveBatch<'a, 'v, M: Machine> {
     uffd: &'a Uffd<'v, M>,
-    mm: &'a Mm<'v, M>,
+    user: Option<&'a Mm<'v, M>>,
     src: VaRange,
     dst: VaRange,
     mode: MoveMode,
@@ -147,23 +148,25 @@ const HOLD: u64 = 512;
 impl<M: Machine> MoveBatch<'_, '_, M> {
     /// Moves some of the first pages; returns how many, at least one.
     #[doc(alias = "uffd_move_lock")]
+    #[inline(always)]
     fn run(&self) -> Result<u64, Error> {
-        let (vm, mm) = (self.uffd.vm, self.mm);
+        let vm = self.uffd.vm;
         // Neither lock is waited for, so nobody who waits for one while we have the other can stop us.
-        if vm.config.lock_mode != LockMode::Mmap
+        if let Some(mm) = self.user
             && let Ok(dst) = vm.lock_vma(mm.slot(), mm.id, self.dst.start)
             && let Ok(src) = vm.lock_source_vma(mm.slot(), mm.id, self.src.start)
         {
-            match self.under(mm.slot(), (&src, src.id()), (&dst, dst.id())) {
+            match self.under(mm.slot(), (&src, src.vma()), (&dst, dst.id(), dst.vma())) {
                 Ok(pages) => return Ok(pages),
                 Err(Halt::Error(error)) => return Err(error),
                 Err(Halt::NeedMmap) => {}
             }
         }
-        let guard = mm.read();
-        let dst = vm.find_vma(&guard, self.dst.start, &vm.cpus.this().last)?;
-        let src = vm.find_vma(&guard, self.src.start, &vm.cpus.this().last_source)?;
-        match self.under(guard.slot(), (&guard, src), (&guard, dst)) {
+        let guard = self.uffd.mmap_read()?;
+        let cpu = vm.cpus.this();
+        let (id, dst) = vm.find_vma(&guard, self.dst.start, &cpu.last)?;
+        let (_, src) = vm.find_vma(&guard, self.src.start, &cpu.last_source)?;
+        match self.under(guard.slot(), (&guard, src), (&guard, id, dst)) {
             Ok(pages) => Ok(pages),
             Err(Halt::Error(error)) => Err(error),
             Err(Halt::NeedMmap) => unreachable!("it is held"),
@@ -172,6 +175,7 @@ impl<M: Machine> MoveBatch<'_, '_, M> {
 
     /// Whether pages may go from one mapping to the other.
     #[doc(alias = "validate_move_areas")]
+    #[inline(always)]
     fn check(&self, src: &Vma<M>, dst: &Vma<M>) -> Result<(), Error> {
         if self.uffd.vm.uffd_is_changing(self.uffd.context, &[self.dst, self.src]) {
             return Err(Error::Again);
@@ -193,15 +197,14 @@ impl<M: Machine> MoveBatch<'_, '_, M> {
     fn under<G: FaultGuard<M>>(
         &self,
         slot: &MmSlot<M>,
-        (src_guard, src): (&G, VmaId),
-        (dst_guard, dst): (&G, VmaId),
+        (src_guard, from): (&G, &Vma<M>),
+        (dst_guard, id, to): (&G, VmaId, &Vma<M>),
     ) -> Result<u64, Halt> {
         let vm = self.uffd.vm;
-        let (from, to) = (vm.vma(src), vm.vma(dst));
         self.check(from, to)?;
         let stamp = match (Rmap::<M>::stamp(vm, slot, to), dst_guard.mmap()) {
             (Some(stamp), _) => stamp,
-            (None, Some(mmap)) => Rmap::<M>::prepare(vm, mmap, dst)?,
+            (None, Some(mmap)) => Rmap::<M>::prepare(vm, mmap, id)?,
             (None, None) => return Err(Halt::NeedMmap),
         };
         let mover = Mover { vm, slot, src: src_guard, dst: dst_guard, to, stamp, mode: self.mode };
@@ -253,6 +256,7 @@ pub(super) struct Both<'a, M: Machine, G> {
 }
 
 impl<'a, M: Machine, G: FaultGuard<M>> Both<'a, M, G> {
+    #[inline(always)]
     pub(super) fn lock(src: Table<'a, M, G>, dst: Table<'a, M, G>) -> Self {
         let (src, dst) = src.lock_two(dst);
         Self { src, dst }

@@ -47,6 +47,12 @@ impl<M: Machine> UffdContext<M> {
         self.mm.load(Ordering::Relaxed).get().expect("a userfaultfd in use has an address space")
     }
 
+    /// Whether any change is under way or has not been told yet.
+    #[inline]
+    pub(super) fn has_changes(&self) -> bool {
+        self.changes.load(Ordering::Relaxed) != 0
+    }
+
     /// Whether only the faults of programs are told.
     pub(super) fn is_user_only(&self) -> bool {
         self.user_only.load(Ordering::Relaxed) != 0
@@ -243,8 +249,7 @@ impl<M: Machine> Objects<M> {
     #[doc(alias = "mmap_changing")]
     #[inline]
     pub(super) fn uffd_is_changing(&self, context: &UffdContext<M>, ranges: &[VaRange]) -> bool {
-        let any = context.changes.load(Ordering::Relaxed) != 0;
-        any && ranges.iter().any(|&range| self.uffd_changes(context, range))
+        context.has_changes() && ranges.iter().any(|&range| self.uffd_changes(context, range))
     }
 
     #[cold]

@@ -16,9 +16,14 @@ use super::{
     queue::Taken,
 };
 use crate::{
+    config::LockMode,
     error::Error,
     ids::{UffdId, UffdMessageId, VmaId},
-    mm::{Mm, mmap_lock::MmapWriteGuard},
+    mm::{
+        Mm,
+        mmap_lock::{MmapReadGuard, MmapWriteGuard},
+        slot::MmSlot,
+    },
     rmap::machine::Machine,
     vm::Vm,
     vma::{
@@ -58,6 +63,8 @@ pub struct Uffd<'v, M: Machine> {
     pub(super) id: UffdId,
     /// The same, looked up.
     pub(super) context: &'v UffdContext<M>,
+    /// Its address space's, which it keeps.
+    slot: &'v MmSlot<M>,
 }
 
 /// What somebody who reads a userfaultfd is told.
@@ -129,7 +136,8 @@ impl<'v, M: Machine> Mm<'v, M> {
 impl<'v, M: Machine> Uffd<'v, M> {
     /// The owner of a context.
     fn new(vm: &'v Vm<M>, id: UffdId) -> Self {
-        Self { vm, id, context: vm.uffd(id) }
+        let context = vm.uffd(id);
+        Self { vm, id, context, slot: vm.mm_slot(context.mm()) }
     }
 
     /// The features that there are.
@@ -233,6 +241,21 @@ impl<'v, M: Machine> Uffd<'v, M> {
     /// The address space, if it has users.
     pub(super) fn mm(&self) -> Result<Mm<'v, M>, Error> {
         self.vm.try_user(self.context.mm()).ok_or(Error::NoProcess)
+    }
+
+    /// A user of the address space, for whoever takes the locks of its VMAs; none if faults do not use those.
+    /// Whoever takes the mmap lock needs none ([`mmap_read`](Self::mmap_read)).
+    pub(super) fn user(&self) -> Result<Option<Mm<'v, M>>, Error> {
+        match self.vm.config.lock_mode {
+            LockMode::Mmap => Ok(None),
+            LockMode::Vma | LockMode::Speculative => self.mm().map(Some),
+        }
+    }
+
+    /// The mmap lock of the address space for reading, if that has users. The context keeps the slot.
+    pub(super) fn mmap_read(&self) -> Result<MmapReadGuard<'v, M>, Error> {
+        let guard = self.vm.mmap_read_lock_of(self.context.mm(), self.slot);
+        if guard.slot().has_users() { Ok(guard) } else { Err(Error::NoProcess) }
     }
 
     fn is_async(&self) -> bool {

@@ -175,6 +175,10 @@ impl<M: Machine> VmaReadGuard<'_, M> {
     pub(crate) fn id(&self) -> VmaId {
         self.id
     }
+
+    pub(crate) fn vma(&self) -> &Vma<M> {
+        self.vma
+    }
 }
 
 impl<M: Machine> Drop for VmaReadGuard<'_, M> {
@@ -210,13 +214,13 @@ impl<M: Machine> Objects<M> {
     ///
     /// # Errors
     /// [`Error::NotFound`] if there is none.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn find_vma(
         &self,
         guard: &MmapReadGuard<'_, M>,
         va: Va,
         last: &LastVma<M>,
-    ) -> Result<VmaId, Error> {
+    ) -> Result<(VmaId, &Vma<M>), Error> {
         // Under the lock no VMA of the address space changes, and none becomes one of it: a slot says whose
         // it is under the lock for writing, and says nobody's before it is freed. So all that is asked of the
         // one that was found last stays so, and the tree has no writer that could make it busy.
@@ -231,8 +235,7 @@ impl<M: Machine> Objects<M> {
         va: Va,
         last: &LastVma<M>,
     ) -> Result<VmaReadGuard<'a, M>, Refusal> {
-        let id = self.find_vma_unlocked(slot, mm, va, last)?;
-        let vma = self.vma(id);
+        let (id, vma) = self.find_vma_unlocked(slot, mm, va, last)?;
         vma.start_read(slot, mm, last)?;
         let guard = VmaReadGuard { slot, vma, id };
         // All that led here is decided again: the VMA may have moved before it was locked.
@@ -245,22 +248,34 @@ impl<M: Machine> Objects<M> {
     /// looks into the tree waits for the cache lines that it wrote; a VMA that is not changed is only asked
     /// whether it is the one.
     #[doc(alias = "vmacache_find")]
+    #[inline(always)]
     pub(crate) fn find_vma_unlocked(
         &self,
         slot: &MmSlot<M>,
         mm: MmId,
         va: Va,
         last: &LastVma<M>,
-    ) -> Result<VmaId, Refusal> {
+    ) -> Result<(VmaId, &Vma<M>), Refusal> {
         if let Some(id) = last.vma() {
             let vma = self.vma(id);
             if vma.mm() == Some(mm) && vma.lock.is_attached() && vma.range().contains(va) {
-                return Ok(id);
+                return Ok((id, vma));
             }
         }
+        self.find_another_vma(slot, va, last)
+    }
+
+    /// The VMA that covers `va`, from the tree.
+    #[inline(never)]
+    fn find_another_vma(
+        &self,
+        slot: &MmSlot<M>,
+        va: Va,
+        last: &LastVma<M>,
+    ) -> Result<(VmaId, &Vma<M>), Refusal> {
         let found = slot.tree.try_find_containing(self.nodes(), va).map_err(|_| Refusal::TreeBusy)?;
         let (_, id) = found.ok_or(Refusal::NoVma)?;
         last.note_vma(id);
-        Ok(id)
+        Ok((id, self.vma(id)))
     }
 }

@@ -2,8 +2,8 @@
 
 use super::at;
 use crate::{
-    Advice, Config, Error, FolioMode, FolioPolicy, LockMode, Mm, MoveLocks, MoveMode, PinFlags, RegisterMode,
-    Uffd, UffdFaults, UffdFeatures, VmaUsage,
+    Advice, Config, Error, Event, FolioMode, FolioPolicy, LockMode, Mm, MoveLocks, MoveMode, PinFlags,
+    RegisterMode, Uffd, UffdFaults, UffdFeatures, VmaUsage,
     rmap::referenced::folio_referenced,
     testing::{M, P, RW, World, pages},
     vma::vma::Backing,
@@ -110,6 +110,31 @@ fn many_folios_go_whole_one_after_the_other() {
         moved(&uffd, TO, FROM, N);
         assert!((0..N).step_by(16).all(|i| order_at(w, &mm, TO + i) == 4));
         check(&mm, TO, N, 0);
+    });
+}
+
+#[test]
+fn folios_and_single_pages_go_side_by_side() {
+    each_way(4, |w| {
+        let (mm, uffd) = two(w);
+        let (large, single) = (w.vm.folio_policy(), FolioPolicy::default());
+        for (part, policy) in (0..8).zip([large, single].into_iter().cycle()) {
+            w.vm.set_folio_policy(policy);
+            fill(&mm, FROM + 64 * part, 64);
+        }
+        // One of which a page was written, so that its entries differ in what the hardware has set.
+        w.vm.set_folio_policy(large);
+        fill(&mm, FROM + N, 1);
+        let moves = || w.vm.stats().event(Event::UffdMove);
+        let before = moves();
+        moved(&uffd, TO, FROM, N + 16);
+        assert_eq!(moves() - before, N + 16);
+        for i in (0..N + 16).step_by(16) {
+            assert_eq!(order_at(w, &mm, TO + i), if i / 64 % 2 == 0 { 4 } else { 0 }, "page {i}");
+        }
+        (0..8).for_each(|part| check(&mm, TO + 64 * part, 64, 0));
+        check(&mm, TO + N, 1, 0);
+        assert!((N + 1..N + 16).all(|i| mm.load((TO + i) * P) == Ok(0)));
     });
 }
 
