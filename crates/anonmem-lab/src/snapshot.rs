@@ -1,8 +1,9 @@
 //! Worlds that are copied back: a snapshot of the memory that CPUs may change, and what of it they touched.
 //!
 //! A whole memory manager is some hundred kilobytes, of which an execution touches a few dozen. Frames count
-//! as touched when somebody asks for a pointer to them; other memory by the accesses that the probe sees. In
-//! debug builds a snapshot checks now and then that nothing else has changed.
+//! as touched when somebody asks for a pointer to them, and by the accesses that the probe sees: an owner may
+//! have had its pointer since before the world began. Other memory counts by those accesses alone. In debug
+//! builds a snapshot checks now and then that nothing else has changed.
 
 use anonmem_hal::PAGE_SIZE;
 use core::cell::Cell;
@@ -114,28 +115,49 @@ impl Touched {
     }
 }
 
-/// The region whose accesses are tracked.
+/// The regions whose accesses are tracked.
 #[derive(Clone, Copy, Debug)]
 pub struct Watch {
+    /// In chunks.
+    accesses: Watched,
+    /// In pages.
+    pages: Watched,
+}
+
+/// A region of a [`Watch`].
+#[derive(Clone, Copy, Debug)]
+struct Watched {
     start: usize,
     len: usize,
     touched: *const Touched,
 }
 
+impl Watched {
+    const NONE: Self = Self { start: 0, len: 0, touched: core::ptr::null() };
+
+    /// Notes an access, if it is to this region: the pieces of `size` bytes that it may have to do with.
+    #[inline(always)]
+    fn note(&self, address: usize, size: usize) {
+        let offset = address.wrapping_sub(self.start);
+        if offset < self.len {
+            // SAFETY: a watch that is not empty comes from a snapshot, which outlives the exploration, as do
+            // the sets of its regions.
+            let touched = unsafe { &*self.touched };
+            touched.add(offset.saturating_sub(REACH) / size);
+            touched.add((offset + REACH).min(self.len - 1) / size);
+        }
+    }
+}
+
 impl Watch {
     /// Watches nothing.
-    pub const NONE: Self = Self { start: 0, len: 0, touched: core::ptr::null() };
+    pub const NONE: Self = Self { accesses: Watched::NONE, pages: Watched::NONE };
 
     /// Notes an access.
     #[inline]
     pub(crate) fn note(&self, address: usize) {
-        let offset = address.wrapping_sub(self.start);
-        if offset < self.len {
-            // SAFETY: a watch that is not empty comes from a snapshot, which outlives the exploration.
-            let touched = unsafe { &*self.touched };
-            touched.add(offset.saturating_sub(REACH) / CHUNK);
-            touched.add((offset + REACH).min(self.len - 1) / CHUNK);
-        }
+        self.accesses.note(address, CHUNK);
+        self.pages.note(address, PAGE_SIZE);
     }
 }
 
@@ -162,13 +184,16 @@ impl Snapshot {
 
     /// What the probe has to watch.
     pub(crate) fn watch(&self) -> Watch {
-        let watched = self.saved.iter().find(|(r, _)| matches!(r.tracking, Tracking::Accesses));
-        match (watched, &self.accesses) {
-            (Some((region, _)), Some(touched)) => {
-                Watch { start: region.start.addr(), len: region.len, touched: &raw const **touched }
+        let mut watch = Watch::NONE;
+        for (region, _) in &self.saved {
+            let of = |touched| Watched { start: region.start.addr(), len: region.len, touched };
+            match (region.tracking, &self.accesses) {
+                (Tracking::Pages(touched), _) => watch.pages = of(touched),
+                (Tracking::Accesses, Some(touched)) => watch.accesses = of(&raw const **touched),
+                (Tracking::Accesses, None) | (Tracking::None, _) => {}
             }
-            _ => Watch::NONE,
         }
+        watch
     }
 
     /// What was touched of a region, and how large the pieces are; `None` if it is not tracked.
