@@ -34,7 +34,7 @@ fn a_hundred_processes_share_four_mebibytes_within_two_sweeps() {
     }
 }
 
-/// Folios that have their equals are split, and what is left of them is merged.
+/// Folios that have their equals are merged whole.
 #[test]
 fn processes_share_what_lies_in_large_folios() {
     if !vm_is_there() {
