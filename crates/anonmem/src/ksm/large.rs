@@ -68,8 +68,7 @@ impl<M: Machine> Vm<M> {
         let Some(large) = self.candidate(page).filter(|large| large.domain == domain) else {
             return false;
         };
-        // The zero page is a better one.
-        // And what is partly mapped is to be split when memory is short.
+        // The zero page is a better equal. What is partly mapped is to be split when memory is short.
         if seen.zeroes == pages || large.page.folio().unmapped_pages() > 0 {
             return self.split_if_it_pays(&large, note, &seen);
         }

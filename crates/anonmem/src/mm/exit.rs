@@ -18,8 +18,7 @@ const PATIENCE: u32 = 100_000;
 
 /// Unmaps and frees everything. The caller was the last user, and no CPU runs the address space.
 ///
-/// The mmap lock is taken for the sake of those who come by another way (reclaim,
-/// userfaultfd, `validate`).
+/// The mmap lock is taken for the sake of those who come by another way (reclaim, userfaultfd, `validate`).
 pub(crate) fn exit_mmap<M: Machine>(objects: &Objects<M>, id: MmId) {
     let guard = objects.mmap_write_lock(id);
     let slot = guard.slot();
