@@ -344,8 +344,9 @@ pub enum GiveUp {
 /// each thread to one simulated CPU.)
 ///
 /// A machine without a scheduler implements [`current_cpu`](Self::current_cpu) and
-/// [`nr_cpus`](Self::nr_cpus) alone: who has to wait then spins. A machine that implements
-/// [`park`](Self::park) implements [`unpark`](Self::unpark), too.
+/// [`nr_cpus`](Self::nr_cpus), and a [`yield_now`](Self::yield_now) that does nothing: who has to wait then
+/// spins. A machine that implements [`park`](Self::park) implements [`unpark`](Self::unpark), too. One that
+/// is [`CHECKED`](Machine::CHECKED) implements [`with_held_locks`](Self::with_held_locks).
 ///
 /// # Safety
 /// Per-CPU data is accessed without a lock, and locks are built on these calls. So:

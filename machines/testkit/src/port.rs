@@ -10,7 +10,7 @@ use anonmem_hal::SourceId;
 /// `handle_fault`, and [`at_once`](Self::at_once) starts tasks.
 pub trait Port<'v, M: Machine>: Sync {
     /// Runs `program` on this CPU with `mm` loaded: activates `mm`, loads its root, runs, loads what was
-    /// loaded before, and deactivates `mm`. Calls nest.
+    /// loaded before, and deactivates `mm`. Calls nest, each with another address space.
     fn within(&self, mm: &Mm<'v, M>, program: &mut dyn FnMut());
 
     /// One load of the word at `va` in the address space that is loaded, as the hardware makes it: through

@@ -142,7 +142,11 @@ impl<'v, M: Machine> Mm<'v, M> {
         self.slot().space.root()
     }
 
-    /// Notes that `cpu` is about to load the root: flushes reach it from now on.
+    /// Notes that `cpu` is about to load the root: flushes reach it from now on. It is noted once: the first
+    /// [`deactivate`](Self::deactivate) takes it back.
+    ///
+    /// # Panics
+    /// If the machine is `CHECKED` and has no room for such a CPU.
     pub fn activate(&self, cpu: CpuId) {
         self.slot().space.activate(cpu);
     }
