@@ -276,6 +276,18 @@ CHECK("fallocate refuses a hole that makes no sense", "vfs_fallocate asks in thi
     OK(fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE));
     ERR(fallocate(fd, hole, 0, P), EPERM);
 }
+/* What they do is seen on a machine that may lose the frame. */
+#define ROOTS(NAME)                                                                                            \
+    CHECK(#NAME " is refused to a user", "EPERM: CAP_SYS_ADMIN may declare a frame bad")                       \
+    {                                                                                                          \
+        char *at = filled(1);                                                                                  \
+        drop_capabilities();                                                                                   \
+        try(at, MADV_##NAME);                                                                                  \
+        ERR(madvise(at, P, MADV_##NAME), EPERM);                                                               \
+        EQ(at[0], 1);                                                                                          \
+    }
+ROOTS(HWPOISON)
+ROOTS(SOFT_OFFLINE)
 CHECK("DONTFORK keeps it from a child", "an access is SEGV_MAPERR there")
 {
     char *at = filled(1);

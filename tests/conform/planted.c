@@ -3,6 +3,7 @@
  * names, each with a word of the checks that must see it. */
 #include "conform.h"
 #include <linux/userfaultfd.h>
+#include <poll.h>
 
 /* Calls, by what is wrong with them. */
 #define CALLS(X)                                                                                             \
@@ -52,13 +53,17 @@
     X("write oom_score_adj", "proc/oom_score_adj") X("write oom_adj", "proc/oom_adj")                        \
     X("pread mem", "proc/mem reads") X("pwrite mem", "proc/mem writes")                                      \
     X("fallocate", "madvise/fallocate punches") X("fallocate parts", "madvise/fallocate punches")            \
-    X("fallocate errors", "madvise/fallocate refuses")
+    X("fallocate errors", "madvise/fallocate refuses") X("vfork", "fork/vfork") X("read", "remote/a read")    \
+    X("write", "remote/a write") X("futex", "remote/a futex") X("poll", "newer/a pidfd is ready")             \
+    X("waitid", "newer/a pidfd is waited") X("userfaultfd", "userfaultfd/unknown flags")                       \
+    X("getrlimit", "limits/an unknown") X("ftruncate", "mmap/the rest")
 
 /* Advice that is not followed, and advice that costs the bytes. */
 #define FORGOTTEN(X)                                                                                           \
     X(NORMAL) X(RANDOM) X(SEQUENTIAL) X(DONTNEED) X(FREE) X(REMOVE) X(DONTFORK) X(DOFORK) X(DONTDUMP)          \
     X(DODUMP) X(WIPEONFORK) X(KEEPONFORK) X(MERGEABLE) X(UNMERGEABLE) X(HUGEPAGE) X(NOHUGEPAGE)                \
-    X(POPULATE_READ) X(POPULATE_WRITE) X(DONTNEED_LOCKED) X(COLLAPSE) X(GUARD_INSTALL) X(GUARD_REMOVE)
+    X(POPULATE_READ) X(POPULATE_WRITE) X(DONTNEED_LOCKED) X(COLLAPSE) X(GUARD_INSTALL) X(GUARD_REMOVE)         \
+    X(HWPOISON) X(SOFT_OFFLINE)
 #define LOSES(X)                                                                                               \
     X(NORMAL) X(RANDOM) X(SEQUENTIAL) X(WILLNEED) X(COLD) X(PAGEOUT) X(DONTFORK) X(DOFORK) X(DONTDUMP)         \
     X(DODUMP) X(WIPEONFORK) X(KEEPONFORK) X(MERGEABLE) X(UNMERGEABLE) X(HUGEPAGE) X(NOHUGEPAGE)                \
@@ -255,6 +260,15 @@ REAL(int, prlimit, pid_t pid, int resource, const struct rlimit *new, struct rli
 {
     return __real_prlimit(pid, resource, has("prlimit") ? NULL : new, old);
 }
+REAL(int, getrlimit, int resource, struct rlimit *limit)
+{
+    int result = __real_getrlimit(resource, limit);
+    return has("getrlimit") && result && errno == EINVAL ? 0 : result;
+}
+REAL(int, ftruncate, int fd, off_t length)
+{
+    return has("ftruncate") && length % P ? 0 : __real_ftruncate(fd, length);
+}
 /* A child that shares nothing that it should. */
 REAL(pid_t, fork, void)
 {
@@ -266,6 +280,15 @@ REAL(pid_t, fork, void)
         if (strstr(line, "rw-p 00000000 00:00 0 \n") && sscanf(line, "%lx-%lx ", &start, &end) == 2)
             __real_madvise((void *)start, end - start, MADV_DONTNEED);
     return child;
+}
+/* A child with memory of its own. A jump: the child returns where its parent does, on the same stack. */
+extern pid_t __real_vfork(void);
+pid_t (*vfork_is)(void) = __real_vfork;
+__asm__(".globl __wrap_vfork\n__wrap_vfork: jmp *vfork_is(%rip)\n");
+__attribute__((constructor)) static void choose_vfork(void)
+{
+    if (has("vfork"))
+        vfork_is = __real_fork;
 }
 /* A copy where there should be none. */
 REAL(ssize_t, vmsplice, int fd, const struct iovec *pieces, size_t count, unsigned flags)
@@ -303,7 +326,27 @@ REAL(ssize_t, write, int fd, const void *bytes, size_t length)
 {
     int is_lost = is_of(fd, "clear_refs", "write clear_refs") || is_of(fd, "oom_score_adj", "write oom_score_adj") ||
                   is_of(fd, "oom_adj", "write oom_adj");
-    return is_lost ? (ssize_t)length : __real_write(fd, bytes, length);
+    ssize_t done = is_lost ? (ssize_t)length : __real_write(fd, bytes, length);
+    return has("write") && done < 0 && errno == EFAULT ? (ssize_t)length : done;
+}
+REAL(ssize_t, read, int fd, void *bytes, size_t length)
+{
+    ssize_t done = __real_read(fd, bytes, length);
+    return has("read") && done < 0 && errno == EFAULT ? (ssize_t)length : done;
+}
+/* Ready, whatever it is asked for; and a process that ended with nothing. */
+REAL(int, poll, struct pollfd *all, nfds_t count, int timeout)
+{
+    if (has("poll") && count == 1)
+        return all->revents = all->events, 1;
+    return __real_poll(all, count, timeout);
+}
+REAL(int, waitid, idtype_t type, id_t id, siginfo_t *info, int options)
+{
+    int result = __real_waitid(type, id, info, options);
+    if (has("waitid"))
+        memset(info, 0, sizeof *info);
+    return result;
 }
 REAL(ssize_t, pread, int fd, void *bytes, size_t length, off_t at)
 {
@@ -510,7 +553,10 @@ REAL(long, syscall, long number, ...)
         return 0;
     if (has("pidfd_open") && number == 434)
         return open("/dev/null", O_RDONLY);
+    if (has("userfaultfd") && number == SYS_userfaultfd)
+        a[0] &= O_CLOEXEC | O_NONBLOCK;
     if (has("mlock2 MLOCK_ONFAULT") && number == SYS_mlock2)
         a[2] &= ~1L;
-    return __real_syscall(number, a[0], a[1], a[2], a[3], a[4], a[5]);
+    long result = __real_syscall(number, a[0], a[1], a[2], a[3], a[4], a[5]);
+    return has("futex") && number == SYS_futex && result < 0 && errno == EFAULT ? 0 : result;
 }
