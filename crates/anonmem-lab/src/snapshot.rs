@@ -252,8 +252,10 @@ impl Snapshot {
 }
 
 fn assert_same(region: &Region, now: &[u8], then: &[u8]) {
-    if let Some(byte) = now.iter().zip(then).position(|(now, then)| now != then) {
-        panic!("byte {byte} of {region:?} changed, but nobody touched it");
+    // All at once: byte by byte this was a tenth of a debug build's exploration.
+    if now != then {
+        let byte = now.iter().zip(then).position(|(now, then)| now != then);
+        panic!("byte {byte:?} of {region:?} changed, but nobody touched it");
     }
 }
 
@@ -264,6 +266,8 @@ struct Hash(u64, u64);
 const SALT: (u64, u64) = (0xa076_1d64_78bd_642f, 0xe703_7ed1_a0b4_28db);
 /// The bytes that are compared together.
 const LINE: usize = 64;
+/// As many of them as are compared at once before.
+const BLOCK: usize = 8 * LINE;
 
 impl Hash {
     const fn new() -> Self {
@@ -273,6 +277,16 @@ impl Hash {
     /// Adds the lines of `now` that are not as in `then`, and where they are: `start` is the place of the
     /// first.
     fn add_differences(&mut self, start: u64, now: &[u8], then: &[u8]) {
+        // Most of what was touched is as it was, which is faster found out block by block.
+        for (i, (now, then)) in now.chunks(BLOCK).zip(then.chunks(BLOCK)).enumerate() {
+            if now != then {
+                self.add_lines(start + (i * BLOCK) as u64, now, then);
+            }
+        }
+    }
+
+    /// As [`add_differences`](Self::add_differences), of a block.
+    fn add_lines(&mut self, start: u64, now: &[u8], then: &[u8]) {
         let ((now, now_rest), (then, then_rest)) = (now.as_chunks::<LINE>(), then.as_chunks::<LINE>());
         for (i, (now, then)) in now.iter().zip(then).enumerate() {
             if differ(now, then) {
