@@ -16,7 +16,7 @@ use anonmem_sync::{
 use core::cell::RefCell;
 
 /// The page of the case.
-pub static CASE: Case = Case {
+pub const CASE: Case = Case {
     name: "anon-vma-2010",
     title: "page_lock_anon_vma() locks an anon_vma that was freed and reused",
     happened: "Linux, April 2010, thread \"mm: fix page_lock_anon_vma()\". CPU0 reads the page's mapping; CPU1 \

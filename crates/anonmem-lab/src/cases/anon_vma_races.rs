@@ -11,7 +11,7 @@ use anonmem_hal::Pfn;
 const RW: Prot = Prot::READ.union(Prot::WRITE);
 
 /// The page of the case.
-pub static FIRST_FAULTS: Case = Case {
+pub const FIRST_FAULTS: Case = Case {
     name: "anon-vma-two-first-faults",
     title: "two threads give one VMA its first anon_vma",
     happened: "The ordinary life of a program with threads: Linux decides it in __anon_vma_prepare under the lock of the \
@@ -34,7 +34,7 @@ pub static FIRST_FAULTS: Case = Case {
 };
 
 /// The page of the case.
-pub static FORK_AND_EXIT: Case = Case {
+pub const FORK_AND_EXIT: Case = Case {
     name: "anon-vma-fork-vs-exit",
     title: "a child's anon_vma is counted while a brother's is dropped",
     happened: "Linux, 2022, the repair of CVE-2022-42703: the counts of VMAs and children are changed under the root's \
@@ -50,7 +50,7 @@ pub static FORK_AND_EXIT: Case = Case {
 };
 
 /// The page of the case.
-pub static WALK_AND_COPY: Case = Case {
+pub const WALK_AND_COPY: Case = Case {
     name: "rmap-walk-vs-copy",
     title: "a walk looks at an entry without its lock, and a fault replaces the page",
     happened: "Linux, page_vma_mapped_walk: the entry is looked at before the page-table lock is taken, to pass over those \
@@ -66,7 +66,7 @@ pub static WALK_AND_COPY: Case = Case {
 };
 
 /// The page of the case.
-pub static LAST_PUT: Case = Case {
+pub const LAST_PUT: Case = Case {
     name: "anon-vma-last-put",
     title: "an anon_vma is freed and used again while its last user but one has only just let go",
     happened: "Every reference count: who frees must see all that the others did with the object (Linux: refcount_dec_and_test \
@@ -83,7 +83,7 @@ pub static LAST_PUT: Case = Case {
 };
 
 /// The page of the case.
-pub static WALK_AND_REUSE: Case = Case {
+pub const WALK_AND_REUSE: Case = Case {
     name: "rmap-walk-vs-reuse",
     title: "a page gets another anon_vma while a walk waits for the lock of the old one",
     happened: "Linux, folio_lock_anon_vma_read: folio->mapping is compared again under the lock, and the lock given back if it is \
@@ -99,7 +99,7 @@ pub static WALK_AND_REUSE: Case = Case {
 };
 
 /// The page of the case.
-pub static REUSE_AND_LOCK: Case = Case {
+pub const REUSE_AND_LOCK: Case = Case {
     name: "wp-reuse-vs-folio-lock",
     title: "a write wants a page for itself alone that somebody has just locked",
     happened: "Linux, do_wp_page: the folio lock is only tried under the page-table lock, and a page that is locked is copied.",

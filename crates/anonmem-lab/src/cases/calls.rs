@@ -14,7 +14,7 @@ const BOTH: &[Run] = &[Run::new(Model::Sc, Extent::Bound(2)), Run::new(Model::C1
 const WEAK: &[Run] = &[Run::new(Model::Sc, Extent::Bound(2)), Run::new(Model::C11, Extent::Bound(2))];
 
 /// The page of the case.
-pub static MLOCK: Case = Case {
+pub const MLOCK: Case = Case {
     name: "mlock-vs-reclaim",
     title: "a page leaves while mlock locks it in memory",
     happened: "Linux, try_to_unmap_one asks VM_LOCKED under the page-table lock; mlock faults in what has left before.",
@@ -56,7 +56,7 @@ pub static MLOCK: Case = Case {
 };
 
 /// The page of the case.
-pub static GUARD: Case = Case {
+pub const GUARD: Case = Case {
     name: "guard-vs-store",
     title: "a page is stored to while a guard takes its place",
     happened: "Linux 6.13, madvise_guard_install: it zaps what is there and tries again if a fault was faster.",
@@ -99,7 +99,7 @@ pub static GUARD: Case = Case {
 };
 
 /// The page of the case.
-pub static BRK: Case = Case {
+pub const BRK: Case = Case {
     name: "brk-vs-store",
     title: "a heap shrinks and grows while its last page is stored to",
     happened: "Linux 4.20: brk shrinks with the mmap lock for reading, which a fault holds as well; taken back in 6.5, because a stack below could \
@@ -142,7 +142,7 @@ pub static BRK: Case = Case {
 };
 
 /// The page of the case.
-pub static STACK: Case = Case {
+pub const STACK: Case = Case {
     name: "stack-grows-twice",
     title: "two threads access the hole below a stack",
     happened: "Linux 6.4.1, CVE-2023-3269 (\"StackRot\"), and expand_stack, which looks again when it has the lock for writing: the other may have \
@@ -184,7 +184,7 @@ pub static STACK: Case = Case {
 };
 
 /// The page of the case.
-pub static DONTUNMAP: Case = Case {
+pub const DONTUNMAP: Case = Case {
     name: "mremap-dontunmap-vs-store",
     title: "a page is stored to while it moves and its mapping stays",
     happened: "Linux 5.7, MREMAP_DONTUNMAP: the old mapping stays and faults in pages anew while others may be moving.",
@@ -229,7 +229,7 @@ pub static DONTUNMAP: Case = Case {
 };
 
 /// The page of the case.
-pub static MERGE: Case = Case {
+pub const MERGE: Case = Case {
     name: "rmap-walk-vs-merge",
     title: "an rmap walk misses a page of a VMA that is merged with its neighbour",
     happened: "Linux, vma_complete: both ranges change while the anon_vma is locked, else a walk finds a page in neither.",

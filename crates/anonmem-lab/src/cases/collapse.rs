@@ -86,7 +86,7 @@ fn device_has_page_one(k: &Kernel) -> Result<(), String> {
 }
 
 /// The page of the case.
-pub static DONTNEED: Case = Case {
+pub const DONTNEED: Case = Case {
     name: "collapse-vs-dontneed",
     title: "a page is dropped, and touched again, while its window is copied into one folio",
     happened: "Review of a new collapse for Linux (2026-09-14): MADV_DONTNEED may drop a migration entry, and a fault may fill the place, while the window \
@@ -114,7 +114,7 @@ pub static DONTNEED: Case = Case {
 };
 
 /// The page of the case.
-pub static REFAULT: Case = Case {
+pub const REFAULT: Case = Case {
     name: "collapse-vs-refault",
     title: "a page is dropped and written anew while its window is copied into one folio",
     happened: "As in `collapse-vs-dontneed`: the place is filled again by the time that the copy is complete.",
@@ -145,7 +145,7 @@ pub static REFAULT: Case = Case {
 };
 
 /// The page of the case.
-pub static FAULT: Case = Case {
+pub const FAULT: Case = Case {
     name: "collapse-vs-fault",
     title: "stores meet pages that are becoming one folio",
     happened: "Linux, mm/khugepaged.c collapse_huge_page: the entries are cleared and flushed before the pages are copied.",
@@ -170,7 +170,7 @@ pub static FAULT: Case = Case {
 };
 
 /// The page of the case.
-pub static PIN: Case = Case {
+pub const PIN: Case = Case {
     name: "collapse-vs-gup-fast",
     title: "a page is pinned without a lock while its window is copied into one folio",
     happened: "Linux, mm/khugepaged.c __collapse_huge_page_isolate: whoever takes the page away asks for pins when its entry is cleared.",
@@ -194,7 +194,7 @@ pub static PIN: Case = Case {
 };
 
 /// The page of the case.
-pub static MIGRATE: Case = Case {
+pub const MIGRATE: Case = Case {
     name: "collapse-vs-migrate",
     title: "a page moves to another frame while its window is copied into one folio",
     happened: "Linux: both isolate the page and lock its folio; who comes second leaves it alone.",
@@ -219,7 +219,7 @@ pub static MIGRATE: Case = Case {
 };
 
 /// The page of the case.
-pub static LEAF_STORE: Case = Case {
+pub const LEAF_STORE: Case = Case {
     name: "collapse-leaf-vs-store",
     title: "a table becomes a leaf while a CPU stores through its translations of pages",
     happened: "AMD family 10h, erratum 383, and Linux, collapse_huge_page: the table is unlinked and flushed before the leaf takes its place.",
@@ -257,7 +257,7 @@ pub static LEAF_STORE: Case = Case {
 };
 
 /// The page of the case.
-pub static LEAF_PIN: Case = Case {
+pub const LEAF_PIN: Case = Case {
     name: "collapse-leaf-vs-gup-fast",
     title: "a page is pinned without a lock through a table that becomes a leaf",
     happened: "Linux, retract_page_tables and pte_free_defer: GUP-fast may be reading the table, which is freed a grace period later.",
@@ -278,7 +278,7 @@ pub static LEAF_PIN: Case = Case {
 };
 
 /// The page of the case.
-pub static LEAF_WALK: Case = Case {
+pub const LEAF_WALK: Case = Case {
     name: "collapse-leaf-vs-rmap",
     title: "a walk of the reverse map looks at a table that becomes a leaf",
     happened: "Linux, collapse_huge_page: anon_vma_lock_write, because a walk that has found the table would look at entries that are gone.",

@@ -19,7 +19,7 @@ const FREED: Mutant = Mutant::Patch {
 };
 
 /// The page of the case.
-pub static SPECULATIVE: Case = Case {
+pub const SPECULATIVE: Case = Case {
     name: "table-freed-under-speculation",
     title: "a speculative fault stands in a table that munmap unlinks and the next grace period frees",
     happened: "Linux, the thread \"Don't assume page-table invariance\" (2018): a fault without locks must expect that the table it found is \
@@ -51,7 +51,7 @@ pub static SPECULATIVE: Case = Case {
 };
 
 /// The page of the case.
-pub static SECOND_BATCH: Case = Case {
+pub const SECOND_BATCH: Case = Case {
     name: "table-joins-running-grace-period",
     title: "a table that is unlinked joins others whose grace period is running already",
     happened: "Linux, call_rcu and its segments: a callback that is queued while a grace period runs must wait for the next one.",
@@ -94,7 +94,7 @@ pub static SECOND_BATCH: Case = Case {
 };
 
 /// The page of the case.
-pub static RMAP: Case = Case {
+pub const RMAP: Case = Case {
     name: "table-freed-under-rmap-walk",
     title: "an rmap walk stands in a table that munmap frees",
     happened: "Linux, free_pgtables: \"Hide vma from rmap and truncate_pagecache before freeing pgtables\".",
@@ -124,7 +124,7 @@ pub static RMAP: Case = Case {
 };
 
 /// The page of the case.
-pub static HARDWARE: Case = Case {
+pub const HARDWARE: Case = Case {
     name: "table-freed-under-hardware-walk",
     title: "the hardware walks a table that munmap frees",
     happened: "Linux, mmu_gather: tables are freed after the flush, which waits for walks that are under way (2018: \"mm/tlb, x86/mm: page-table \
@@ -156,7 +156,7 @@ const ADDED: &str = "Two threads of one address space. The fault holds the VMA's
                      writing.";
 
 /// The page of the case.
-pub static ADDED_BESIDE: Case = Case {
+pub const ADDED_BESIDE: Case = Case {
     name: "table-added-beside-munmap",
     title: "a fault adds a table under a VMA's lock while munmap frees those of a neighbour",
     happened: "Linux, free_pgd_range: floor and ceiling keep the tables that a neighbour may be filling. Since faults hold no mmap lock \
@@ -186,7 +186,7 @@ pub static ADDED_BESIDE: Case = Case {
 };
 
 /// The page of the case.
-pub static ADDED_UNDER: Case = Case {
+pub const ADDED_UNDER: Case = Case {
     name: "table-added-under-munmap",
     title: "a fault adds a table to a VMA that munmap is taking away",
     happened: "Linux, vma_start_write before the tables are freed (6.4): the fault that was let in first may add a table after they were looked for.",
@@ -214,7 +214,7 @@ pub static ADDED_UNDER: Case = Case {
 };
 
 /// The page of the case.
-pub static ADDED_TWICE: Case = Case {
+pub const ADDED_TWICE: Case = Case {
     name: "table-added-twice",
     title: "two faults add the same table",
     happened: "Linux, __pte_alloc: \"Another has populated it\".",
@@ -242,7 +242,7 @@ pub static ADDED_TWICE: Case = Case {
 };
 
 /// The page of the case.
-pub static BECOMES_LEAF: Case = Case {
+pub const BECOMES_LEAF: Case = Case {
     name: "table-becomes-leaf-after-fault",
     title: "a fault under a VMA's lock reads a table that collapse takes away",
     happened: "Linux, collapse_huge_page: vma_start_write before the table goes (6.4), because a fault may stand in the table with nothing but \

@@ -21,7 +21,7 @@ const NOTHING: &str = "What is refused for want of memory has changed nothing: a
                        before. The same again succeeds.";
 
 /// The page of the case.
-pub static MUNMAP: Case = Case {
+pub const MUNMAP: Case = Case {
     name: "munmap-fails-half-way",
     title: "munmap has split a VMA at one end, and cannot at the other",
     happened: HAPPENED,
@@ -36,7 +36,7 @@ pub static MUNMAP: Case = Case {
 };
 
 /// The page of the case.
-pub static MPROTECT: Case = Case {
+pub const MPROTECT: Case = Case {
     name: "mprotect-fails-half-way",
     title: "mprotect has split a VMA at one end, and cannot at the other",
     happened: HAPPENED,
@@ -51,7 +51,7 @@ pub static MPROTECT: Case = Case {
 };
 
 /// The page of the case.
-pub static MREMAP: Case = Case {
+pub const MREMAP: Case = Case {
     name: "mremap-fails-half-way",
     title: "mremap has tables for the pages, and no VMA to leave behind",
     happened: HAPPENED,
@@ -71,7 +71,7 @@ pub static MREMAP: Case = Case {
 };
 
 /// The page of the case.
-pub static FAULT: Case = Case {
+pub const FAULT: Case = Case {
     name: "fault-fails-half-way",
     title: "the first store to a mapping runs out of memory",
     happened: HAPPENED,

@@ -30,7 +30,7 @@ type Act = (&'static str, fn(&Kernel, usize));
 macro_rules! family {
     ($name:ident, $id:literal, $title:literal, [$($mutant:ident),+], $parent:ident, $child:ident) => {
         /// The page of the case.
-        pub static $name: Case = Case {
+        pub const $name: Case = Case {
             name: $id,
             title: $title,
             happened: HAPPENED,

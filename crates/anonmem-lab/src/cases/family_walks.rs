@@ -14,7 +14,7 @@ const RW: Prot = Prot::READ.union(Prot::WRITE);
 const RUNS: &[Run] = &[Run::new(Model::Sc, Extent::Bound(2)), Run::new(Model::C11, Extent::Bound(1))];
 
 /// The page of the case.
-pub static MUNMAP: Case = Case {
+pub const MUNMAP: Case = Case {
     name: "rmap-munmap-in-family",
     title: "a walk by address stands in a table that munmap frees",
     happened: "Linux, free_pgtables hides a VMA from the reverse map before its tables go. A design that keeps nothing for a VMA has nothing to \
@@ -45,7 +45,7 @@ pub static MUNMAP: Case = Case {
 };
 
 /// The page of the case.
-pub static MOVE: Case = Case {
+pub const MOVE: Case = Case {
     name: "rmap-move-in-family",
     title: "a page moves from one mapping to another under a walk by address",
     happened: "Linux, UFFDIO_MOVE as it came in 6.8: it locks the anon_vma of the source for writing, because who walks without the folio lock has \
@@ -81,7 +81,7 @@ fn away() -> Kernel {
 }
 
 /// The page of the case.
-pub static FORK_AWAY: Case = Case {
+pub const FORK_AWAY: Case = Case {
     name: "rmap-fork-of-what-moved",
     title: "fork copies a mapping that is not where its pages' indices say",
     happened: "The proposed CoW context keeps the offsets of what moved for each address space, and copies them in fork: two relatives may have one page \
@@ -121,7 +121,7 @@ pub static FORK_AWAY: Case = Case {
 };
 
 /// The page of the case.
-pub static SPLIT_AWAY: Case = Case {
+pub const SPLIT_AWAY: Case = Case {
     name: "rmap-split-of-what-moved",
     title: "a mapping that is not at home is split under a walk",
     happened: "Linux, __split_vma clones the chains of the lower part, and two of four CVEs of that code are clones that came late or twice \
@@ -156,7 +156,7 @@ pub static SPLIT_AWAY: Case = Case {
 };
 
 /// The page of the case.
-pub static MERGED: Case = Case {
+pub const MERGED: Case = Case {
     name: "rmap-merged-in-family",
     title: "fork shares a merged page while a walk looks for all who have it",
     happened: "Linux, mm/ksm.c: rmap items hold the anon_vma and the address, and a walk goes from there over all that descend from it. A place that                named one address space's label would miss its parents and brothers.",

@@ -10,7 +10,7 @@ use anonmem::{Advice, FaultOutcome, LockMode, Prot, RemapFlags};
 const RW: Prot = Prot::READ.union(Prot::WRITE);
 
 /// The page of the case.
-pub static GUARD: Case = Case {
+pub const GUARD: Case = Case {
     name: "speculative-guard-of-another",
     title: "a speculative fault dies of a guard that was installed at another address",
     happened: "This memory manager: a speculative fault walked to a page table, mremap took the table to another address, a guard was \
@@ -49,7 +49,7 @@ pub static GUARD: Case = Case {
 };
 
 /// The page of the case.
-pub static DEVICE: Case = Case {
+pub const DEVICE: Case = Case {
     name: "swap-error-of-another",
     title: "a fault dies of a device error that concerns another page",
     happened: "This memory manager: a fault read an entry and slept; another thread brought the page back, and the slot went to \

@@ -17,7 +17,7 @@ const RULE: &str = "The page is copied or taken over, and either way the child h
 macro_rules! exit {
     ($name:ident, $id:literal, $mode:expr, $title:literal, $mutant:literal, $what:literal) => {
         /// The page of the case.
-        pub static $name: Case = Case {
+        pub const $name: Case = Case {
             name: $id,
             title: $title,
             happened: HAPPENED,

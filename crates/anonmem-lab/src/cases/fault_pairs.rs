@@ -24,7 +24,7 @@ const ENVIRONMENT: &str = "Two threads of one address space. The fault holds wha
 macro_rules! pair {
     ($name:ident, $id:literal, $mode:expr, $runs:expr, $title:literal, $rule:literal, $($mutant:literal, $what:literal,)+ $other:ident) => {
         /// The page of the case.
-        pub static $name: Case = Case {
+        pub const $name: Case = Case {
             name: $id,
             title: $title,
             happened: "The ordinary life of a program with threads; each of its steps has been wrong in some kernel.",
@@ -83,7 +83,7 @@ pair!(
     BY_MUNMAP
 );
 /// The page of the case.
-pub static LOAD_SPECULATIVE: Case = Case {
+pub const LOAD_SPECULATIVE: Case = Case {
     name: "load-vs-munmap-speculative",
     title: "a load maps the zero page where munmap has just ended",
     happened: "This memory manager, found under c11 and true under sc: a fault read the version that munmap had given the VMA, found the \

@@ -27,7 +27,7 @@ fn pair(cpus: &[u32], slots: u64) -> Kernel {
 }
 
 /// A slot of a run is freed and used again while the run is read.
-pub static HALF_CACHED: Case = Case {
+pub const HALF_CACHED: Case = Case {
     name: "thp-swap-in-half-cached",
     title: "a run of slots is read as one; meanwhile one of them is freed, and used again by the same address",
     happened: "Linux, do_swap_page: a large folio in the swap cache is mapped whole only if all entries of its window ask for it \
@@ -67,7 +67,7 @@ pub static HALF_CACHED: Case = Case {
 };
 
 /// A run comes back to one of two who share it.
-pub static SHARED: Case = Case {
+pub const SHARED: Case = Case {
     name: "thp-swap-in-run-shared",
     title: "a folio comes back whole to one of its sharers, who writes, while the other's entries still name its slots",
     happened: "Linux, do_swap_page: a page is exclusive when it comes back if the entry says so, or nobody else needs the slot. Of a large folio, \
@@ -96,7 +96,7 @@ pub static SHARED: Case = Case {
 };
 
 /// A run and a page want the same slots.
-pub static CLAIM: Case = Case {
+pub const CLAIM: Case = Case {
     name: "thp-swap-out-run-vs-page",
     title: "a folio takes a run of slots while a page takes one of them",
     happened: "This memory manager: a run is taken slot by slot, without the device's lock. Linux takes the lock of the cluster.",
@@ -132,7 +132,7 @@ pub static CLAIM: Case = Case {
 };
 
 /// A cached folio is split while one of its slots is freed.
-pub static SPLIT: Case = Case {
+pub const SPLIT: Case = Case {
     name: "thp-split-vs-slot-freed",
     title: "a folio in the swap cache is split while the last owner of one of its slots lets go",
     happened: "Linux, __folio_freeze_and_split_unmapped, holds the lock of the swap cluster while it splits a folio in the swap cache; without it, \

@@ -43,7 +43,7 @@ fn expect(k: &Kernel, mm: usize, words: [u64; 2]) -> Result<(), String> {
 }
 
 /// Two faults choose one window.
-pub static SECOND_LOOK: Case = Case {
+pub const SECOND_LOOK: Case = Case {
     name: "thp-range-no-longer-empty",
     title: "the window of a large folio is filled in part while the folio is zeroed",
     happened: "Linux looks at the whole window again under the page-table lock (mm/memory.c `pte_range_none`): a fault \
@@ -70,7 +70,7 @@ pub static SECOND_LOOK: Case = Case {
 };
 
 /// A part of what is copied becomes another page.
-pub static COPY: Case = Case {
+pub const COPY: Case = Case {
     name: "thp-range-cow-vs-reuse",
     title: "a range of a folio is copied; meanwhile one of its pages is another, and written",
     happened: "Linux, 2023, the thread on anonymous large folios (seed-004): the entry that trapped is the same when \
@@ -103,7 +103,7 @@ pub static COPY: Case = Case {
 };
 
 /// A folio looks like one owner's, and is not.
-pub static ALONE: Case = Case {
+pub const ALONE: Case = Case {
     name: "thp-range-reuse-vs-exit",
     title: "a folio with as many mappings as pages is taken for the writer's own, and another has one of them",
     happened: "Linux keeps a count for each of two owners, because the sum of all mappings does not say whose they are \
@@ -143,7 +143,7 @@ pub(super) fn split(k: &Kernel) {
 }
 
 /// A split counts what an unmap takes away.
-pub static PARTIAL: Case = Case {
+pub const PARTIAL: Case = Case {
     name: "thp-partial-unmap-vs-split",
     title: "a folio is split while a part of it is unmapped",
     happened: "Linux lost partly mapped folios, or split them with stale counts (CVE-2024-53079, CVE-2026-46017).",
@@ -165,7 +165,7 @@ pub static PARTIAL: Case = Case {
 };
 
 /// What nobody touched is given back while somebody touches it.
-pub static UNTOUCHED: Case = Case {
+pub const UNTOUCHED: Case = Case {
     name: "thp-untouched-vs-store",
     title: "pages of zeroes of a folio are given back while a CPU stores to one of them through its translation",
     happened: "Linux, try_to_map_unused_to_zeropage, looks for zeroes when migration entries have taken the place of what \
@@ -200,7 +200,7 @@ pub static UNTOUCHED: Case = Case {
 };
 
 /// A tail becomes a folio while somebody looks at it.
-pub static ONE_STORE: Case = Case {
+pub const ONE_STORE: Case = Case {
     name: "thp-split-one-store",
     title: "a tail is looked at while its folio is split",
     happened: "Linux: a zap met a tail that said half of what it became (CVE-2026-31466).",

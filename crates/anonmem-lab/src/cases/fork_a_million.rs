@@ -11,7 +11,7 @@ use crate::Model;
 const OTHERS: u64 = (1 << 20) - 1;
 
 /// The page of the case.
-pub static CASE: Case = Case {
+pub const CASE: Case = Case {
     name: "fork-a-million",
     title: "a page has so many sharers that one of them takes it for its own",
     happened: "StarryOS, 2026: the number of a frame's sharers was kept in eight bits. After 256 forks it was 1 again, and the next \

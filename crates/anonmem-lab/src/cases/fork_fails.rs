@@ -10,7 +10,7 @@ use anonmem::{Error, LockMode, Prot};
 use anonmem_hal::SwapEntry;
 
 /// The page of the case.
-pub static CASE: Case = Case {
+pub const CASE: Case = Case {
     name: "fork-fails-half-way",
     title: "fork fails at any one of its allocations",
     happened: "Every kernel has had this bug: the error path of fork forgets a count, an entry or a promise, because \
@@ -58,7 +58,7 @@ fn program(_: Option<&str>) -> Box<dyn Program> {
 }
 
 /// The page of the case.
-pub static SWAP_FULL: Case = Case {
+pub const SWAP_FULL: Case = Case {
     name: "fork-swap-count-full",
     title: "a parent and its child fork, and the slot of a page that they share has room for one more owner",
     happened: "Linux kept a swap slot's owners in a byte with continuation pages, whose allocation fails in the middle of a fork \

@@ -8,7 +8,7 @@ use crate::{Model, Program};
 use anonmem::{LockMode, Prot};
 
 /// The page of the case.
-pub static CASE: Case = Case {
+pub const CASE: Case = Case {
     name: "fork-late-flush",
     title: "the child of fork sees stores that its parent made afterwards",
     happened: "Seen in several kernels: fork write-protects the parent's entries one by one and flushes at the end, \
@@ -22,7 +22,7 @@ pub static CASE: Case = Case {
 };
 
 /// The page of the case.
-pub static VMA_LOCK: Case = Case {
+pub const VMA_LOCK: Case = Case {
     name: "vma-lock-not-taken-by-fork",
     title: "a fault under the VMA's lock copies a page that fork has write-protected but not flushed",
     happened: "Linux 6.4: fork held the mmap lock, which faults no longer took. One thread's fault replaced a page by \

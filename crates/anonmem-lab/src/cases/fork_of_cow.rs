@@ -7,7 +7,7 @@ use super::{
 use crate::{Model, Program};
 
 /// The page of the case.
-pub static CASE: Case = Case {
+pub const CASE: Case = Case {
     name: "fork-of-cow",
     title: "fork takes a write-protected COW page for one that must not be written",
     happened: "Nanvix, 2026: fork decided from the entry's write bit whether a page was copy-on-write; a page that was \

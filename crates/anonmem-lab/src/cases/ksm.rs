@@ -74,7 +74,7 @@ fn are_one(k: &Kernel, a: u64, b: u64) -> bool {
 }
 
 /// The page of the case.
-pub static WRITE: Case = Case {
+pub const WRITE: Case = Case {
     name: "ksm-write-after-compare",
     title: "a page is written between comparing and replacing",
     happened: "Linux, mm/ksm.c try_to_merge_one_page: pages are compared again once both are write-protected (write_protect_page) and flushed; what \
@@ -109,7 +109,7 @@ pub static WRITE: Case = Case {
 };
 
 /// The page of the case.
-pub static FLUSH: Case = Case {
+pub const FLUSH: Case = Case {
     name: "ksm-vs-late-flush",
     title: "a CPU writes to a merged page through a translation that it still has",
     happened: "Linux, 2017: reclaim had write-protected a page and put the flush off; KSM saw a read-only entry and did not flush either. Another CPU \
@@ -140,7 +140,7 @@ pub static FLUSH: Case = Case {
 };
 
 /// The page of the case.
-pub static BATCH: Case = Case {
+pub const BATCH: Case = Case {
     name: "ksm-batch-vs-store",
     title: "a page is written while it is merged together with others, under one flush",
     happened: "Linux, mm/ksm.c write_protect_page flushes each page by itself. A batch has one flush, and whatever is compared before it may be written \
@@ -184,7 +184,7 @@ pub static BATCH: Case = Case {
 };
 
 /// The page of the case.
-pub static PIN: Case = Case {
+pub const PIN: Case = Case {
     name: "ksm-vs-gup-fast",
     title: "a page is pinned without a lock while it is merged with an equal one",
     happened: "Linux, folio_try_share_anon_rmap_pte: KSM takes the exclusive mark only after it has cleared and flushed the entry and found no pin. Before \
@@ -217,7 +217,7 @@ pub static PIN: Case = Case {
 };
 
 /// The page of the case.
-pub static REUSE: Case = Case {
+pub const REUSE: Case = Case {
     name: "ksm-vs-reuse",
     title: "the last one who has a merged page writes to it, while another page is merged into it",
     happened: "Linux, wp_can_reuse_anon_folio: a KSM page is never reused, because nothing that the writer can see says that nobody is about to come.",
@@ -245,7 +245,7 @@ pub static REUSE: Case = Case {
 };
 
 /// The page of the case.
-pub static CONSENT: Case = Case {
+pub const CONSENT: Case = Case {
     name: "ksm-vs-unmerge",
     title: "a program takes its consent back while its page is merged",
     happened: "Linux, mm/ksm.c: MADV_UNMERGEABLE holds the mmap lock for writing, and the scanner for reading, so that the two never meet. Here the scanner \
@@ -274,7 +274,7 @@ pub static CONSENT: Case = Case {
 };
 
 /// The page of the case.
-pub static FORK: Case = Case {
+pub const FORK: Case = Case {
     name: "ksm-vs-fork",
     title: "fork copies the entry of a page that is being merged",
     happened: "Linux, ksm_might_need_to_copy and rmap_walk_ksm: a child has the merged page by its parent's anon_vma, and the walk of the page must find \
@@ -303,7 +303,7 @@ pub static FORK: Case = Case {
 };
 
 /// The page of the case.
-pub static ZAP: Case = Case {
+pub const ZAP: Case = Case {
     name: "ksm-vs-zap",
     title: "munmap drops an entry whose page is being merged",
     happened: "Linux, mm/ksm.c replace_page: the entry is asked again under its lock. Here it says that it waits, and munmap takes it away.",
@@ -327,7 +327,7 @@ pub static ZAP: Case = Case {
 };
 
 /// The page of the case.
-pub static ALONE: Case = Case {
+pub const ALONE: Case = Case {
     name: "ksm-alone-vs-zap",
     title: "munmap drops the last entry of a page that the scanner finds no equal of",
     happened: "The first stress of this scanner: it let go of its reference before the lock of the folio, and the folio was freed while it was locked.",
@@ -365,7 +365,7 @@ fn both_have_left() -> Kernel {
 }
 
 /// The page of the case.
-pub static SWAP: Case = Case {
+pub const SWAP: Case = Case {
     name: "ksm-swap-in",
     title: "two entries that had one merged page bring it back from its slot at once",
     happened: "Linux, ksm_might_need_to_copy: a page that was read from a slot can be mapped where its anon_vma and index say. Entries of others, that had the \
@@ -396,7 +396,7 @@ pub static SWAP: Case = Case {
 };
 
 /// The page of the case.
-pub static MOVES: Case = Case {
+pub const MOVES: Case = Case {
     name: "ksm-prune-vs-migrate",
     title: "the scanner looks for nodes whose pages are gone while a merged page moves to another frame",
     happened: "The stress of this scanner, on a busy machine: it had a reference to the old frame before the page moved, and its lock afterwards. \

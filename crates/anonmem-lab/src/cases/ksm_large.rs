@@ -81,7 +81,7 @@ const HAPPENED: &str = "Linux splits a folio to merge any one of its pages (mm/k
                         looked at last.";
 
 /// The page of the case.
-pub static STORE: Case = Case {
+pub const STORE: Case = Case {
     name: "ksm-large-vs-store",
     title: "a page of a large folio is written while the folio is merged with an equal one",
     happened: HAPPENED,
@@ -93,7 +93,7 @@ pub static STORE: Case = Case {
 };
 
 /// The page of the case.
-pub static LEAF: Case = Case {
+pub const LEAF: Case = Case {
     name: "ksm-leaf-vs-store",
     title: "a page is written while the folio of its leaf is merged with an equal one",
     happened: HAPPENED,

@@ -10,7 +10,7 @@ use anonmem::{LockMode, Prot};
 const RW: Prot = Prot::READ.union(Prot::WRITE);
 
 /// The page of the case.
-pub static CASE: Case = Case {
+pub const CASE: Case = Case {
     name: "kswapd-wakes-works-ends",
     title: "the background task misses that it is needed, or that it is to end",
     happened: "Linux, prepare_kswapd_sleep and kthread_should_stop: the order of going to sleep and of asking for the last time was wrong more \
@@ -45,7 +45,7 @@ pub static CASE: Case = Case {
 };
 
 /// The page of the case.
-pub static ENDS: Case = Case {
+pub const ENDS: Case = Case {
     name: "kswapd-ends",
     title: "the background task, which has work to do, misses that it is to end",
     happened: "As in kswapd-wakes-works-ends.",

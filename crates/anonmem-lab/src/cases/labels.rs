@@ -36,7 +36,7 @@ fn finds(k: &Kernel, i: usize, value: u64) -> Result<(), String> {
 }
 
 /// The page of the case.
-pub static FORK: Case = Case {
+pub const FORK: Case = Case {
     name: "rmap-fork-behind-the-walker",
     title: "fork copies an entry into an address space that the walk has passed",
     happened: "Linux, mm/rmap.c: anon_vma_interval_tree_insert puts equals behind those that are there, so that a walk meets the parent \
@@ -83,7 +83,7 @@ pub static FORK: Case = Case {
 };
 
 /// The page of the case.
-pub static EXIT: Case = Case {
+pub const EXIT: Case = Case {
     name: "rmap-exit-too-early",
     title: "an address space leaves the reverse map before its last entry is gone",
     happened: "Linux, mm/mmap.c exit_mmap: unmap_vmas comes before free_pgtables, which unlinks the anon_vmas. In a design whose sets are of \
@@ -120,7 +120,7 @@ pub static EXIT: Case = Case {
 };
 
 /// The page of the case.
-pub static REUSED: Case = Case {
+pub const REUSED: Case = Case {
     name: "rmap-label-reused",
     title: "a label is given to another child while pages still carry it",
     happened: "CVE-2022-42703 in a design with labels: an anon_vma was reused while pages still named it. A label is a number, which may be \
@@ -163,7 +163,7 @@ pub static REUSED: Case = Case {
 };
 
 /// The page of the case.
-pub static RECORDS: Case = Case {
+pub const RECORDS: Case = Case {
     name: "rmap-remap-records",
     title: "a mapping moves, and moves home, under a walk",
     happened: "CVE-2022-41222 in a design that finds mappings by address: what moved is found by a record, and the record must be there \
@@ -210,7 +210,7 @@ fn remap(k: &Kernel, from: u64, to: u64) {
 }
 
 /// The page of the case.
-pub static SIBLINGS: Case = Case {
+pub const SIBLINGS: Case = Case {
     name: "rmap-sibling-swaps-in",
     title: "one of two siblings brings a page back that both have in swap",
     happened: "Linux, 2010 (\"rmap-youngest-stamp\"), in a design with labels: a page that comes back belongs to whoever may have it, and a \

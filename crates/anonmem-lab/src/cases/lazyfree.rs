@@ -19,7 +19,7 @@ const RUNS: &[Run] = &[Run::new(Model::Sc, Extent::Bound(2)), Run::new(Model::C1
 const RULE: &str = "A store that comes after MADV_FREE is not lost.";
 
 /// The page of the case.
-pub static ALONE: Case = Case {
+pub const ALONE: Case = Case {
     name: "lazyfree-then-store",
     title: "a page is stored to after MADV_FREE, and dropped",
     happened: HAPPENED,
@@ -48,7 +48,7 @@ pub static ALONE: Case = Case {
 };
 
 /// The page of the case.
-pub static RACE: Case = Case {
+pub const RACE: Case = Case {
     name: "lazyfree-vs-store",
     title: "a page is stored to while MADV_FREE gives it up and reclaim comes for it",
     happened: HAPPENED,
@@ -82,7 +82,7 @@ pub static RACE: Case = Case {
 };
 
 /// The page of the case.
-pub static COLD: Case = Case {
+pub const COLD: Case = Case {
     name: "lazyfree-cold-vs-store",
     title: "a store's dirty bit is overwritten by whoever clears the accessed bit",
     happened: HAPPENED,
@@ -114,7 +114,7 @@ pub static COLD: Case = Case {
 };
 
 /// The page of the case.
-pub static FORK: Case = Case {
+pub const FORK: Case = Case {
     name: "lazyfree-fork-vs-store",
     title: "a child loses what its parent stored before the fork, because its entry is not dirty",
     happened: HAPPENED,

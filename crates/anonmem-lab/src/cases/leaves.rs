@@ -28,7 +28,7 @@ fn leaf(cpus: &[u32]) -> Kernel {
 }
 
 /// A fault makes a leaf where another thread needs a table.
-pub static FAULT: Case = Case {
+pub const FAULT: Case = Case {
     name: "thp-leaf-fault-vs-table",
     title: "a fault zeroes a folio for a leaf; meanwhile another thread puts a table into its place",
     happened: "Linux, __do_huge_pmd_anonymous_page: the upper entry is looked at again under its lock, because it was empty when the fault began.",
@@ -60,7 +60,7 @@ pub static FAULT: Case = Case {
 };
 
 /// The page of the case.
-pub static SPLIT: Case = Case {
+pub const SPLIT: Case = Case {
     name: "thp-leaf-split-vs-store",
     title: "a leaf becomes a table while a CPU stores through its translation of the leaf",
     happened: "AMD family 10h, erratum 383: translations of both sizes for one address are a machine check. Linux, __split_huge_pmd_locked, makes \
@@ -102,7 +102,7 @@ pub static SPLIT: Case = Case {
 };
 
 /// The page of the case.
-pub static FORK: Case = Case {
+pub const FORK: Case = Case {
     name: "thp-leaf-fork-vs-store",
     title: "fork shares a leaf while another thread stores to it",
     happened: "This memory manager: a leaf is shared by one entry, one table and one addition. Linux, copy_huge_pmd, takes both locks and write-protects \
@@ -128,7 +128,7 @@ pub static FORK: Case = Case {
 };
 
 /// The page of the case.
-pub static PIN: Case = Case {
+pub const PIN: Case = Case {
     name: "thp-leaf-zap-vs-gup-fast",
     title: "a page of a leaf is pinned without a lock while the leaf is taken away",
     happened: "Linux, gup_fast_pmd_leaf: after the folio is grabbed, the upper entry is read again, because it may have been split or zapped since.",

@@ -84,7 +84,7 @@ fn finds(k: &Kernel, i: usize, value: u64) -> Result<(), String> {
 }
 
 /// The page of the case.
-pub static FAULT: Case = Case {
+pub const FAULT: Case = Case {
     name: "migrate-vs-fault",
     title: "a store meets a page that is on its way to another frame",
     happened: "Linux, mm/migrate.c: a fault on a migration entry waits for the folio lock. It held a reference meanwhile until 5.19 (commit \
@@ -121,7 +121,7 @@ pub static FAULT: Case = Case {
 };
 
 /// The page of the case.
-pub static MINCORE: Case = Case {
+pub const MINCORE: Case = Case {
     name: "migrate-vs-mincore",
     title: "mincore asks for a page that is on its way to another frame",
     happened: "The threaded stress of this memory manager, once in some 10 million operations: mincore looked at entries without their lock, and found one \
@@ -150,7 +150,7 @@ pub static MINCORE: Case = Case {
 };
 
 /// The page of the case.
-pub static FORK: Case = Case {
+pub const FORK: Case = Case {
     name: "migrate-vs-fork",
     title: "fork copies an entry whose page is on its way to another frame",
     happened: "Linux, mm/memory.c copy_nonpresent_pte: both entries become readable migration entries. The walk that brings the page back must meet \
@@ -179,7 +179,7 @@ pub static FORK: Case = Case {
 };
 
 /// The page of the case.
-pub static ZAP: Case = Case {
+pub const ZAP: Case = Case {
     name: "migrate-vs-zap",
     title: "munmap drops an entry whose page is on its way to another frame",
     happened: "Linux, mm/memory.c zap_nonpresent_ptes: the entry goes, and the page with the last of them. The mover must not bring back what nobody has.",
@@ -207,7 +207,7 @@ pub static ZAP: Case = Case {
 };
 
 /// The page of the case.
-pub static PIN: Case = Case {
+pub const PIN: Case = Case {
     name: "migrate-vs-gup-fast",
     title: "a page is pinned without a lock while it moves to another frame",
     happened: "GUP-fast reads the entry, takes a pin, and reads the entry again; who takes the page away clears the entry and asks for pins afterwards. \
@@ -239,7 +239,7 @@ pub static PIN: Case = Case {
 };
 
 /// The page of the case.
-pub static SWAP_IN: Case = Case {
+pub const SWAP_IN: Case = Case {
     name: "migrate-vs-swap-in",
     title: "a fault finds in the swap cache a page that moves to another frame",
     happened: "The swap cache is the way to a page that no entry maps. Linux replaces the folio there under its lock; who had looked it up before waits \
@@ -261,7 +261,7 @@ pub static SWAP_IN: Case = Case {
 };
 
 /// The page of the case.
-pub static PROTECT: Case = Case {
+pub const PROTECT: Case = Case {
     name: "migrate-vs-mprotect",
     title: "mprotect takes write permission from an entry whose page is on its way to another frame",
     happened: "Linux, mm/mprotect.c change_pte_range: a writable migration entry becomes a readable one. Otherwise the page comes back writable in a VMA \
@@ -291,7 +291,7 @@ pub static PROTECT: Case = Case {
 };
 
 /// The page of the case.
-pub static REMAP: Case = Case {
+pub const REMAP: Case = Case {
     name: "migrate-vs-mremap",
     title: "mremap moves an entry whose page is on its way to another frame",
     happened: "The walk that brings a page back must meet an entry at its old address or at its new one (Linux: move_ptes, need_rmap_locks).",
@@ -319,7 +319,7 @@ pub static REMAP: Case = Case {
 };
 
 /// The page of the case.
-pub static RECLAIM: Case = Case {
+pub const RECLAIM: Case = Case {
     name: "migrate-vs-reclaim",
     title: "a page is swapped out and moved to another frame at the same time",
     happened: "Both take a page from its entries, and both keep its folio locked until they are done (Linux: shrink_folio_list, migrate_folio_unmap). Which of \

@@ -39,7 +39,7 @@ fn cached_page() -> Kernel {
 }
 
 /// The page of the case.
-pub static MIGRATE: Case = Case {
+pub const MIGRATE: Case = Case {
     name: "migrate-vs-swapoff",
     title: "a page moves whose slot is freed, and whose device goes and comes back smaller",
     happened: HAPPENED,
@@ -90,7 +90,7 @@ fn cached_folio() -> Kernel {
 }
 
 /// The page of the case.
-pub static COLLAPSE: Case = Case {
+pub const COLLAPSE: Case = Case {
     name: "collapse-vs-swapoff",
     title: "a folio becomes a part of a larger one, while its slots are freed and their device goes and comes back smaller",
     happened: HAPPENED,
@@ -122,7 +122,7 @@ pub static COLLAPSE: Case = Case {
 };
 
 /// The page of the case.
-pub static FAILS: Case = Case {
+pub const FAILS: Case = Case {
     name: "frame-fails-vs-zap",
     title: "a frame is told to have failed while the page in it is dropped",
     happened: "This memory manager: the frame was free by the time that its page was asked for; so the call said that there is none, and the allocator had \

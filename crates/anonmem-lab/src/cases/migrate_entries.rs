@@ -49,7 +49,7 @@ fn may_be_written(k: &Kernel, frame: Option<Pfn>) -> bool {
 }
 
 /// The page of the case.
-pub static LATE_FLUSH: Case = Case {
+pub const LATE_FLUSH: Case = Case {
     name: "migrate-leaf-vs-late-flush",
     title: "a leaf moves whose permissions are gone from the entry, and not yet from every CPU",
     happened: "This memory manager: a leaf that may not be read was taken for one that no CPU knows. mprotect changes the entry first, and flushes when it \
@@ -91,7 +91,7 @@ const BOTH_FAULT: &str = "The entries of a page say that it migrates, and nobody
                           locked, and drops it. Both hold the mmap lock for reading.";
 
 /// The page of the case.
-pub static LEFT_BEHIND: Case = Case {
+pub const LEFT_BEHIND: Case = Case {
     name: "migrate-left-behind-vs-zap",
     title: "a fault puts a page back that a migration left behind, while the page is dropped",
     happened: LEFT,
@@ -123,7 +123,7 @@ pub static LEFT_BEHIND: Case = Case {
 };
 
 /// The page of the case.
-pub static LEAF_LEFT_BEHIND: Case = Case {
+pub const LEAF_LEFT_BEHIND: Case = Case {
     name: "migrate-leaf-left-behind-vs-zap",
     title: "a fault puts a leaf back that a migration left behind, while its folio is dropped",
     happened: LEFT,
@@ -158,7 +158,7 @@ const WINDOW: &str = "This memory manager, over families: munmap takes a mapping
                       comes between meets none of them. With anon_vmas the mapping is unlinked when its entries are empty.";
 
 /// The page of the case.
-pub static MUNMAP: Case = Case {
+pub const MUNMAP: Case = Case {
     name: "migrate-vs-munmap-of-family",
     title: "a page is said to have moved while the mapping that goes still has it",
     happened: WINDOW,
@@ -184,7 +184,7 @@ pub static MUNMAP: Case = Case {
 };
 
 /// The page of the case.
-pub static MERGE: Case = Case {
+pub const MERGE: Case = Case {
     name: "ksm-vs-munmap-of-family",
     title: "a page is merged while the mapping that goes still lets CPUs write to it",
     happened: WINDOW,

@@ -109,7 +109,7 @@ fn in_order(k: &Kernel, n: u64) -> Result<(), String> {
 }
 
 /// The page of the case.
-pub static RUN_FAULT: Case = Case {
+pub const RUN_FAULT: Case = Case {
     name: "migrate-run-vs-fault",
     title: "stores meet the pages of a large folio that is on its way to other frames",
     happened: "Linux, mm/migrate.c remove_migration_pte: a folio's pages come back one by one, each to its own frame of the new folio.",
@@ -121,7 +121,7 @@ pub static RUN_FAULT: Case = Case {
 };
 
 /// The page of the case.
-pub static RUN_ZAP: Case = Case {
+pub const RUN_ZAP: Case = Case {
     name: "migrate-run-vs-zap",
     title: "munmap drops a part of a large folio that is on its way to other frames",
     happened: "Linux, mm/memory.c zap_nonpresent_ptes, and CVE-2026-31466: a migration entry is zapped while the folio changes under it.",
@@ -145,7 +145,7 @@ pub static RUN_ZAP: Case = Case {
 };
 
 /// The page of the case.
-pub static LEAF_FAULT: Case = Case {
+pub const LEAF_FAULT: Case = Case {
     name: "migrate-leaf-vs-fault",
     title: "stores meet a leaf whose folio is on its way to other frames",
     happened: "Linux, mm/huge_memory.c set_pmd_migration_entry: the leaf is invalidated and flushed before it becomes a migration entry.",
@@ -166,7 +166,7 @@ pub static LEAF_FAULT: Case = Case {
 };
 
 /// The page of the case.
-pub static LEAF_FORK: Case = Case {
+pub const LEAF_FORK: Case = Case {
     name: "migrate-leaf-vs-fork",
     title: "fork copies a leaf whose folio is on its way to other frames",
     happened: "Linux, mm/huge_memory.c copy_huge_non_present_pmd: both become readable migration entries.",
@@ -190,7 +190,7 @@ pub static LEAF_FORK: Case = Case {
 };
 
 /// The page of the case.
-pub static LEAF_SPLIT: Case = Case {
+pub const LEAF_SPLIT: Case = Case {
     name: "migrate-leaf-vs-split",
     title: "a page of a leaf is dropped whose folio is on its way to other frames",
     happened: "Linux, mm/huge_memory.c __split_huge_pmd_locked: a migration entry becomes 512 of them, each of which says which page it waits for.",
@@ -214,7 +214,7 @@ pub static LEAF_SPLIT: Case = Case {
 };
 
 /// The page of the case.
-pub static LEAF_PIN: Case = Case {
+pub const LEAF_PIN: Case = Case {
     name: "migrate-leaf-vs-gup-fast",
     title: "a page of a leaf is pinned without a lock while its folio moves to other frames",
     happened: "GUP-fast reads the leaf, takes a pin, and reads the leaf again; who takes it away asks for pins afterwards (Linux: gup_fast_pmd_leaf, \
@@ -246,7 +246,7 @@ pub static LEAF_PIN: Case = Case {
 };
 
 /// The page of the case.
-pub static LEAF_MINCORE: Case = Case {
+pub const LEAF_MINCORE: Case = Case {
     name: "migrate-leaf-vs-mincore",
     title: "mincore asks for a page of a leaf whose folio is on its way to other frames",
     happened: "This memory manager: a leaf that UFFDIO_MOVE had emptied while it asked for pins was taken for a hole. A leaf that migrates has the same \
@@ -272,7 +272,7 @@ pub static LEAF_MINCORE: Case = Case {
 };
 
 /// The page of the case.
-pub static LEAF_PROTECT: Case = Case {
+pub const LEAF_PROTECT: Case = Case {
     name: "migrate-leaf-vs-mprotect",
     title: "mprotect takes write permission from a leaf whose folio is on its way to other frames",
     happened: "Linux, mm/huge_memory.c change_huge_pmd: a writable migration entry becomes a readable one.",
@@ -296,7 +296,7 @@ pub static LEAF_PROTECT: Case = Case {
 };
 
 /// The page of the case.
-pub static LEAF_REMAP: Case = Case {
+pub const LEAF_REMAP: Case = Case {
     name: "migrate-leaf-vs-mremap",
     title: "mremap moves a leaf whose folio is on its way to other frames",
     happened: "Linux, mm/huge_memory.c move_huge_pmd: a migration entry goes along, and so does the table that is kept for it.",

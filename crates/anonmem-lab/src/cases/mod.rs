@@ -72,7 +72,8 @@ pub use kernel::over;
 /// The catalogue, in the order in which it is listed.
 // Long: it is a list.
 pub fn all() -> &'static [&'static Case] {
-    static ALL: &[&Case] = &[
+    // No static: that is compiled into programs that never ask for it, with all cases.
+    const ALL: &[&Case] = &[
         &anon_vma_2010::CASE,
         &fault_pairs::SPLIT_SPECULATIVE,
         &seed_001::CASE,
@@ -313,90 +314,4 @@ pub fn all() -> &'static [&'static Case] {
 /// The case called `name`.
 pub fn find(name: &str) -> Option<&'static Case> {
     all().iter().find(|c| c.name == name).copied()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::collections::HashSet;
-    use std::num::NonZero;
-    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-    use std::thread;
-    use std::time::Duration;
-
-    /// Much more than any exploration takes: whoever shares the processors may be slow.
-    const BUDGET: Duration = Duration::from_secs(120);
-
-    #[test]
-    fn every_case_passes() {
-        // They take minutes: each processor takes the next one.
-        let next = AtomicUsize::new(0);
-        thread::scope(|scope| {
-            for _ in 0..thread::available_parallelism().map_or(1, NonZero::get) {
-                scope.spawn(|| {
-                    while let Some(case) = all().get(next.fetch_add(1, Relaxed)) {
-                        passes(case);
-                    }
-                });
-            }
-        });
-    }
-
-    fn passes(case: &Case) {
-        for (report, run) in case.check(None, BUDGET).iter().zip(case.runs) {
-            println!("{report}");
-            report.assert_passed();
-            assert!(report.exhausted || matches!(run.extent, Extent::Sample(_)), "{report}");
-        }
-    }
-
-    #[test]
-    fn every_variant_is_caught_under_the_models_it_names_and_no_other() {
-        for case in all() {
-            for mutant in case.mutants {
-                let Mutant::Variant { name, shows_under, .. } = mutant else { continue };
-                let program = (case.program)(Some(name));
-                for run in case.runs {
-                    let report = run.explore(&*program, BUDGET);
-                    println!("{name}: {report}");
-                    assert_eq!(report.found.is_some(), shows_under.contains(&run.model), "{name}: {report}");
-                }
-            }
-        }
-    }
-
-    /// `mutants/run` plants them; here only that the folder and the catalogue agree.
-    #[test]
-    fn every_patch_names_its_cases_and_is_named_by_them() {
-        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../mutants");
-        let mut named = HashSet::new();
-        for case in all() {
-            for mutant in case.mutants {
-                let Mutant::Patch { name, .. } = mutant else { continue };
-                let patch = std::fs::read_to_string(format!("{folder}/{name}.patch")).expect(name);
-                let cases = patch.lines().find_map(|l| l.strip_prefix("cases: ")).expect("a line of cases");
-                assert!(cases.split(' ').any(|c| c == case.name), "{name}.patch does not name {}", case.name);
-                named.insert(format!("{name}.patch"));
-            }
-        }
-        for file in std::fs::read_dir(folder).expect("mutants/") {
-            let path = file.expect("readable").path();
-            let file = path.file_name().expect("a file").to_str().expect("UTF-8").to_owned();
-            // What only a unit test can show says so.
-            let by_test = || std::fs::read_to_string(&path).expect("readable").contains("\ntests: ");
-            assert!(!file.ends_with(".patch") || named.contains(&file) || by_test(), "no case names {file}");
-        }
-    }
-
-    #[test]
-    fn names_are_unique_and_pages_complete() {
-        let mut names = HashSet::new();
-        for case in all() {
-            assert!(names.insert(case.name), "{} twice", case.name);
-            assert!(!case.mutants.is_empty(), "{} has no mutant", case.name);
-            for text in [case.title, case.happened, case.environment, case.rule] {
-                assert!(!text.is_empty(), "{} is silent", case.name);
-            }
-        }
-    }
 }

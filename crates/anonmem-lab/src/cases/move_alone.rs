@@ -31,7 +31,7 @@ fn alone(move_locks: MoveLocks) -> Kernel {
 }
 
 /// The page of the case.
-pub static PIN: Case = Case {
+pub const PIN: Case = Case {
     name: "move-alone-vs-gup-fast",
     title: "a page that nobody else has is pinned without a lock while it moves",
     happened: HAPPENED,
@@ -50,7 +50,7 @@ pub static PIN: Case = Case {
 };
 
 /// The page of the case.
-pub static LARGE_PIN: Case = Case {
+pub const LARGE_PIN: Case = Case {
     name: "move-alone-large-vs-gup-fast",
     title: "a page of a folio that nobody else has is pinned without a lock while the folio moves",
     happened: HAPPENED,
@@ -62,7 +62,7 @@ pub static LARGE_PIN: Case = Case {
 };
 
 /// The page of the case.
-pub static WALK: Case = Case {
+pub const WALK: Case = Case {
     name: "move-alone-vs-walk",
     title: "a page that nobody else has moves to another root while reclaim comes for it; walks take the folio lock",
     happened: HAPPENED,
@@ -74,7 +74,7 @@ pub static WALK: Case = Case {
 };
 
 /// The page of the case.
-pub static WALK_ANON_VMA: Case = Case {
+pub const WALK_ANON_VMA: Case = Case {
     name: "move-alone-vs-walk-anon-vma",
     title: "the same; movers take the anon_vma's lock where somebody has a reference",
     happened: HAPPENED,
@@ -111,7 +111,7 @@ fn against_walk(name: &'static str, move_locks: MoveLocks) -> Box<dyn Program> {
 }
 
 /// The page of the case.
-pub static STORE: Case = Case {
+pub const STORE: Case = Case {
     name: "move-alone-vs-store",
     title: "a page that nobody else has moves while a CPU stores through its translation of the old place",
     happened: HAPPENED,

@@ -95,7 +95,7 @@ pub(super) fn against_pin(
 }
 
 /// The page of the case.
-pub static PIN: Case = Case {
+pub const PIN: Case = Case {
     name: "move-large-vs-gup-fast",
     title: "a page of a folio is pinned without a lock while the folio moves whole",
     happened: HAPPENED,
@@ -107,7 +107,7 @@ pub static PIN: Case = Case {
 };
 
 /// The page of the case.
-pub static LEAF_PIN: Case = Case {
+pub const LEAF_PIN: Case = Case {
     name: "move-leaf-vs-gup-fast",
     title: "a page of a leaf is pinned without a lock while the leaf moves",
     happened: HAPPENED,
@@ -122,7 +122,7 @@ pub static LEAF_PIN: Case = Case {
 };
 
 /// The page of the case.
-pub static LEAF_LOOK: Case = Case {
+pub const LEAF_LOOK: Case = Case {
     name: "move-leaf-vs-mincore",
     title: "a leaf that is to move, and stays because it is pinned, is looked for meanwhile",
     happened: "This memory manager before it was read once more: a leaf was taken out of its entry before its pins were asked. Who walked without \
@@ -151,7 +151,7 @@ pub static LEAF_LOOK: Case = Case {
 };
 
 /// The page of the case.
-pub static WALK: Case = Case {
+pub const WALK: Case = Case {
     name: "move-large-vs-walk",
     title: "a folio moves whole to another root while a walk looks for its entries",
     happened: HAPPENED,
@@ -194,7 +194,7 @@ pub static WALK: Case = Case {
 };
 
 /// The page of the case.
-pub static LEAF_STORE: Case = Case {
+pub const LEAF_STORE: Case = Case {
     name: "move-leaf-vs-store",
     title: "a leaf moves while a CPU stores through its translation of the old place",
     happened: HAPPENED,

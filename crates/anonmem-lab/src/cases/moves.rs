@@ -15,7 +15,7 @@ const CACHED_STAYS: Mutant =
     Mutant::Patch { name: "move-leaves-cached-page", what: "the cached page keeps the source's index" };
 
 /// The page of the case.
-pub static FORK: Case = Case {
+pub const FORK: Case = Case {
     name: "move-vs-fork",
     title: "a page moves while fork shares it",
     happened: "What this memory manager must keep: a page that is shared is not exclusive, and does not move (Linux: UFFDIO_MOVE says EBUSY).",
@@ -43,7 +43,7 @@ pub static FORK: Case = Case {
 };
 
 /// The page of the case.
-pub static SWAP_OUT: Case = Case {
+pub const SWAP_OUT: Case = Case {
     name: "move-vs-swap-out",
     title: "a page moves while reclaim unmaps it",
     happened: "Linux, CVE-2025-21984 and CVE-2025-38242: a move of what is on its way to swap, or has just been there.",
@@ -77,7 +77,7 @@ pub static SWAP_OUT: Case = Case {
 };
 
 /// The page of the case.
-pub static HOLE: Case = Case {
+pub const HOLE: Case = Case {
     name: "move-vs-hole",
     title: "a page that reclaim unmaps is taken for a hole, and stays behind",
     happened: "This memory manager before it was looked for: of a row of holes only the first was asked under its lock. Reclaim empties an entry, then \
@@ -121,7 +121,7 @@ pub static HOLE: Case = Case {
 };
 
 /// The page of the case.
-pub static FULL: Case = Case {
+pub const FULL: Case = Case {
     name: "move-vs-page-in-the-way",
     title: "a page in the way of a move is just being unmapped, and is taken for room",
     happened: "This memory manager, in the threaded stress with too little memory: the entry at the destination was asked without its lock, while reclaim had \
@@ -174,7 +174,7 @@ fn swapped() -> Kernel {
 }
 
 /// The page of the case.
-pub static CACHED: Case = Case {
+pub const CACHED: Case = Case {
     name: "move-of-cached-page",
     title: "a swap entry moves whose page is in memory, and the page stays behind",
     happened: "Linux, CVE-2025-21984: the move of a swap entry left the index and the anon_vma of its cached page as they were; whoever mapped the page \
@@ -214,7 +214,7 @@ fn shared_afterwards(k: &Kernel) -> Result<(), String> {
 }
 
 /// The page of the case.
-pub static SWAP_IN: Case = Case {
+pub const SWAP_IN: Case = Case {
     name: "move-vs-swap-aba",
     title: "a swap entry moves while its page comes back, and leaves to the same slot",
     happened: "Linux, CVE-2025-38242: the move looked for a cached page without locks, found none, and moved the entry; meanwhile the page had come back and left \
@@ -250,7 +250,7 @@ pub static SWAP_IN: Case = Case {
 };
 
 /// The page of the case.
-pub static MOVE: Case = Case {
+pub const MOVE: Case = Case {
     name: "move-vs-move",
     title: "two moves of one page, to two places",
     happened: "What this memory manager must keep: one of them finds nothing.",
@@ -286,7 +286,7 @@ pub static MOVE: Case = Case {
 };
 
 /// The page of the case.
-pub static UNMAP: Case = Case {
+pub const UNMAP: Case = Case {
     name: "move-vs-munmap",
     title: "a page moves while the mapping goes that it goes to",
     happened: "What this memory manager must keep: an entry that is filled is in a mapping.",

@@ -18,7 +18,7 @@ const FLUSHED: &str =
     "A page is freed after the last translation to it is gone, at whatever address that is.";
 
 /// The page of the case.
-pub static MISSED: Case = Case {
+pub const MISSED: Case = Case {
     name: "rmap-missed-by-mremap",
     title: "an rmap walk misses a page that moves",
     happened: "Linux, CVE-2022-41222: mremap moved a whole page table without the rmap locks. A walk visited the destination before \
@@ -49,7 +49,7 @@ pub static MISSED: Case = Case {
 };
 
 /// The page of the case.
-pub static LATE: Case = Case {
+pub const LATE: Case = Case {
     name: "tlb-mremap-late-flush",
     title: "a page is freed through its new address while its old one is still translated",
     happened: LATE_FLUSH,
@@ -64,7 +64,7 @@ pub static LATE: Case = Case {
 };
 
 /// The page of the case.
-pub static LATE_TABLE: Case = Case {
+pub const LATE_TABLE: Case = Case {
     name: "tlb-mremap-late-flush-table",
     title: "the same where a whole page table moves",
     happened: LATE_FLUSH,

@@ -45,7 +45,7 @@ fn one_block() -> Kernel {
 }
 
 /// The page of the case.
-pub static COMPACT: Case = Case {
+pub const COMPACT: Case = Case {
     name: "evacuate-vs-compact",
     title: "a block is made of frames that are unplugged at the same time",
     happened: "This memory manager: compaction emptied a block and gave back whatever was out of use in it, also what an evacuation had taken meanwhile. \

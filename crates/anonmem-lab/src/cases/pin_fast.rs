@@ -20,7 +20,7 @@ const FENCE_OF_PINS: Mutant = Mutant::Patch {
 };
 
 /// The page of the case.
-pub static FORK: Case = Case {
+pub const FORK: Case = Case {
     name: "fork-vs-gup-fast",
     title: "a page is pinned without a lock while fork shares it",
     happened: "Linux 5.9 copied pinned pages in fork and asked for pins under the page-table lock, which GUP-fast does not take: a pin between the question and the \
@@ -57,7 +57,7 @@ pub static FORK: Case = Case {
 };
 
 /// The page of the case.
-pub static SHARE: Case = Case {
+pub const SHARE: Case = Case {
     name: "gup-fast-vs-try-share",
     title: "a page is pinned without a lock while reclaim unmaps it",
     happened: "Linux 5.19 lets pages of exclusive entries become shared (swap-out, KSM, migration) only if they are not pinned, and asks after it has cleared the \
@@ -99,7 +99,7 @@ pub static SHARE: Case = Case {
 };
 
 /// The page of the case.
-pub static TABLE_FREE: Case = Case {
+pub const TABLE_FREE: Case = Case {
     name: "gup-fast-vs-table-free",
     title: "a page is pinned through a page table that somebody takes away",
     happened: "Linux 2022 (khugepaged) and CVE-2025-38085 (hugetlb): GUP-fast walked a table that was freed or shared no more, and pinned what somebody else had \
@@ -140,7 +140,7 @@ pub static TABLE_FREE: Case = Case {
 };
 
 /// The page of the case.
-pub static SPLIT: Case = Case {
+pub const SPLIT: Case = Case {
     name: "gup-fast-vs-split",
     title: "the pages of a folio are pinned without a lock while the folio is split",
     happened: "Linux, try_grab_folio_fast: the folio of a page is asked for again once it is counted, because it may have been split, or freed and used anew.",

@@ -14,7 +14,7 @@ const FORK_IGNORES_PINS: Mutant =
     Mutant::Patch { name: "fork-ignores-pins", what: "fork shares a page that is pinned" };
 
 /// The page of the case.
-pub static DIRTY_COW: Case = Case {
+pub const DIRTY_COW: Case = Case {
     name: "cow-dirty-cow",
     title: "a write pin breaks copy-on-write, and takes the page that came back instead",
     happened: "Linux, CVE-2016-5195 (Dirty COW): get_user_pages for writing broke copy-on-write, let go of its locks, and tried again without \
@@ -54,7 +54,7 @@ pub static DIRTY_COW: Case = Case {
 };
 
 /// The page of the case.
-pub static LEAK: Case = Case {
+pub const LEAK: Case = Case {
     name: "cow-pin-leak",
     title: "a child keeps a pin of a shared page and reads what its parent writes later",
     happened: "Linux, CVE-2020-29374 (vmsplice): a child pinned a shared page for reading and unmapped it; the parent wrote, was alone by \
@@ -85,7 +85,7 @@ pub static LEAK: Case = Case {
 };
 
 /// The page of the case.
-pub static FORK: Case = Case {
+pub const FORK: Case = Case {
     name: "fork-of-pinned",
     title: "fork shares a page that a device uses, and the parent's next store leaves it to the device",
     happened: "Linux until 5.9: fork write-protected a page that RDMA or O_DIRECT had pinned; the parent's next write copied it, and the device went \
@@ -111,7 +111,7 @@ pub static FORK: Case = Case {
 };
 
 /// The page of the case.
-pub static UNSHARE: Case = Case {
+pub const UNSHARE: Case = Case {
     name: "pin-unshare-vs-write",
     title: "a read pin unshares a page while a write fault copies it",
     happened: "Two faults of one entry: get_user_pages for reading makes a page of its own (Linux 6.2, FAULT_FLAG_UNSHARE) while another thread's store \
@@ -146,7 +146,7 @@ pub static UNSHARE: Case = Case {
 };
 
 /// The page of the case.
-pub static SATURATES: Case = Case {
+pub const SATURATES: Case = Case {
     name: "pin-saturates",
     title: "two CPUs take the last pin that fits",
     happened: "Linux counts 1,024 references a pin in 32 bits and warns when they saturate; counts that wrap freed pages in use (CVE-2019-11487). \
@@ -181,7 +181,7 @@ pub static SATURATES: Case = Case {
 };
 
 /// The page of the case.
-pub static LAZYFREE: Case = Case {
+pub const LAZYFREE: Case = Case {
     name: "lazyfree-vs-pin",
     title: "a device writes to a page that reclaim drops for not being written",
     happened: "MADV_FREE lets a page be dropped unless its entry is dirty; a device's store leaves no trace there. Linux marks the folio dirty when it \

@@ -35,7 +35,7 @@ type Act = (&'static str, u64, fn(&Kernel));
 macro_rules! reclaimed {
     ($name:ident, $id:literal, $title:literal, [$($mutant:ident),+], $act:ident) => {
         /// The page of the case.
-        pub static $name: Case = Case {
+        pub const $name: Case = Case {
             name: $id,
             title: $title,
             happened: HAPPENED,

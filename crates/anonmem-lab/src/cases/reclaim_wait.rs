@@ -8,7 +8,7 @@ use crate::{Inject, Model, Program, Sim};
 use anonmem::{FaultOutcome, LockMode, Prot};
 
 /// The page of the case.
-pub static CASE: Case = Case {
+pub const CASE: Case = Case {
     name: "reclaim-gives-up-too-early",
     title: "a program runs out of memory while another's reclaim is about to free some",
     happened: "Linux has met it in many forms (\"too_many_isolated\", \"should_reclaim_retry\"): reclaimers take pages off their lists \

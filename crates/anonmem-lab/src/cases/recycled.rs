@@ -10,7 +10,7 @@ use anonmem::{Advice, LockMode, PinFlags, Prot, Unpin};
 const RW: Prot = Prot::READ.union(Prot::WRITE);
 
 /// The page of the case.
-pub static REFERENCE: Case = Case {
+pub const REFERENCE: Case = Case {
     name: "reuse-own-vs-reference",
     title: "a page becomes its program's own while somebody takes a reference by the number of its frame",
     happened: "Linux, mm/memory.c wp_can_reuse_anon_folio, counts references with the folio locked. Here the page of the program's own anon_vma is taken by \
@@ -46,7 +46,7 @@ pub static REFERENCE: Case = Case {
 };
 
 /// The page of the case.
-pub static PINNED: Case = Case {
+pub const PINNED: Case = Case {
     name: "pin-fast-vs-frame-recycled",
     title: "a page is pinned without a lock whose frame is another program's by then",
     happened: "Linux, mm/gup.c gup_fast_pte_range: try_grab_folio_fast is followed by a second look at the entry. The count that is taken is the frame's, \
@@ -90,7 +90,7 @@ pub static PINNED: Case = Case {
 };
 
 /// The page of the case.
-pub static ANON_VMA: Case = Case {
+pub const ANON_VMA: Case = Case {
     name: "anon-vma-recycled-first-faults",
     title: "two first faults of a VMA, whose anon_vma has the slot of another family's",
     happened: "As in `rmap-unlocked-new-anon-vma`, and SLAB_TYPESAFE_BY_RCU: a slot that is used again says, to whoever does not order his reads, what it said \

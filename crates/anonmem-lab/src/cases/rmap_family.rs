@@ -8,7 +8,7 @@ use crate::{Model, Program};
 use anonmem::{LockMode, Prot};
 
 /// The page of the case.
-pub static YOUNGEST: Case = Case {
+pub const YOUNGEST: Case = Case {
     name: "rmap-youngest-stamp",
     title: "a page that others still map carries an anon_vma that dies first",
     happened: "Linux, 2010, the bug behind seed-001: a child's fault stamped a page, which the parent still had, with \
@@ -25,7 +25,7 @@ pub static YOUNGEST: Case = Case {
 };
 
 /// The page of the case.
-pub static UNLOCKED: Case = Case {
+pub const UNLOCKED: Case = Case {
     name: "rmap-unlocked-new-anon-vma",
     title: "a VMA is linked into a new anon_vma without its lock",
     happened: "Linux, 2008 (\"anon_vma_prepare: properly lock even newly allocated entries\"): nobody knew the new anon_vma yet, so \
@@ -44,7 +44,7 @@ pub static UNLOCKED: Case = Case {
 };
 
 /// The page of the case.
-pub static DOUBLE_REUSE: Case = Case {
+pub const DOUBLE_REUSE: Case = Case {
     name: "rmap-double-reuse",
     title: "fork gives the child an anon_vma that still serves another VMA",
     happened: "Linux, CVE-2022-42703: one counter held both children and VMAs, so that an anon_vma with one child and \

@@ -9,7 +9,7 @@ use anonmem::{FaultOutcome, LockMode, Prot};
 use anonmem_frame::Stamp;
 
 /// The page of the case.
-pub static CASE: Case = Case {
+pub const CASE: Case = Case {
     name: "seed-001-page-lock-anon-vma",
     title: "an rmap walk locks an anon_vma that was freed and reused",
     happened: "Linux, April 2010, \"mm: fix page_lock_anon_vma()\". A walker reads the folio's mapping word; munmap \

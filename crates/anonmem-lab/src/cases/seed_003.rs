@@ -38,7 +38,7 @@ const PINS_ONLY_BEFORE: Mutant = Mutant::Patch {
 };
 
 /// The page of the case: the mover takes the anon_vma's lock; the third is a fault.
-pub static CASE: Case = Case {
+pub const CASE: Case = Case {
     name: "seed-003-move-to-other-root",
     title: "a page moves to another root while a walk looks for its entries; the mover takes the anon_vma",
     happened: HAPPENED,
@@ -50,7 +50,7 @@ pub static CASE: Case = Case {
 };
 
 /// The page of the case: the third unmaps the source.
-pub static UNMAP: Case = Case {
+pub const UNMAP: Case = Case {
     name: "seed-003-source-unmapped",
     title: "the same, and the mapping that the page came from goes",
     happened: HAPPENED,
@@ -62,7 +62,7 @@ pub static UNMAP: Case = Case {
 };
 
 /// The page of the case: every walk takes the folio lock.
-pub static FOLIO: Case = Case {
+pub const FOLIO: Case = Case {
     name: "seed-003-folio-lock",
     title: "a page moves to another root while a walk looks for its entries; walks take the folio lock",
     happened: HAPPENED,
@@ -74,7 +74,7 @@ pub static FOLIO: Case = Case {
 };
 
 /// The page of the case.
-pub static PIN: Case = Case {
+pub const PIN: Case = Case {
     name: "move-vs-gup-fast",
     title: "a page is pinned without a lock between the mover's question for pins and the clearing of its entry",
     happened: "Linux, UFFDIO_MOVE, review of v2 (2023): folio_maybe_dma_pinned was asked before the entry was cleared; GUP-fast pins in between, and a device \

@@ -9,7 +9,7 @@ use crate::{Inject, Model, Program};
 use anonmem::{Error, LockMode, PinFlags, Prot};
 
 /// The page of the case.
-pub static CASE: Case = Case {
+pub const CASE: Case = Case {
     name: "seed-004-copy-after-reuse",
     title: "a page is copied although it was reused, and written, in between",
     happened: "Linux, 2023, the thread on anonymous large folios: thread A1 sees a shared page, decides to copy and \
@@ -54,7 +54,7 @@ fn program(_: Option<&str>) -> Box<dyn Program> {
 }
 
 /// The page of the case with a pin.
-pub static PINNED: Case = Case {
+pub const PINNED: Case = Case {
     name: "seed-004-copy-after-pin",
     title: "a page is copied although it was reused, and pinned, in between",
     happened: PIN_HAPPENED,
@@ -66,7 +66,7 @@ pub static PINNED: Case = Case {
 };
 
 /// The same, pinned without a lock.
-pub static PINNED_FAST: Case = Case {
+pub const PINNED_FAST: Case = Case {
     name: "seed-004-copy-after-pin-fast",
     title: "a page is copied although it was reused, and pinned without a lock, in between",
     happened: PIN_HAPPENED,

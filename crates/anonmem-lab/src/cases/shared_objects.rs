@@ -16,7 +16,7 @@ const HAPPENED: &str = "Linux, mm/shmem.c: the page cache decides who was first;
 const TWO: &str = "Two programs map one object; each holds its own mmap lock for reading, so that only the object's page table keeps them apart.";
 
 /// The page of the case.
-pub static FIRST: Case = Case {
+pub const FIRST: Case = Case {
     name: "shm-two-first-faults",
     title: "two programs touch the same page of an object first",
     happened: HAPPENED,
@@ -45,7 +45,7 @@ pub static FIRST: Case = Case {
 };
 
 /// The page of the case.
-pub static PUNCH: Case = Case {
+pub const PUNCH: Case = Case {
     name: "shm-punch-vs-fault",
     title: "a hole is punched into an object while another program maps its page",
     happened: HAPPENED,
@@ -79,7 +79,7 @@ pub static PUNCH: Case = Case {
 };
 
 /// The page of the case.
-pub static MOVES: Case = Case {
+pub const MOVES: Case = Case {
     name: "shm-move-vs-fault",
     title: "a page of an object goes to another frame while a program maps it",
     happened: "Linux, mm/migrate.c folio_migrate_mapping: the page cache's entry changes only if nobody else has a reference to the page.",
@@ -120,7 +120,7 @@ pub static MOVES: Case = Case {
 };
 
 /// The page of the case.
-pub static SWAPS: Case = Case {
+pub const SWAPS: Case = Case {
     name: "shm-swap-out-vs-fault",
     title: "a page of an object leaves for swap while a program maps it",
     happened: "Linux, mm/vmscan.c __remove_mapping: the page cache's entry becomes a swap entry only if the references of the cache and of reclaim are all \
@@ -148,7 +148,7 @@ pub static SWAPS: Case = Case {
 };
 
 /// The page of the case.
-pub static SWAPS_AGAIN: Case = Case {
+pub const SWAPS_AGAIN: Case = Case {
     name: "shm-swap-in-aba",
     title: "a page of an object leaves for the same slot again while a fault waits for it",
     happened: "Linux, mm/shmem.c shmem_swapin_folio: with the folio locked, it asks whether the folio still is in the swap cache, and whether the page cache \
@@ -179,7 +179,7 @@ pub static SWAPS_AGAIN: Case = Case {
 };
 
 /// The page of the case.
-pub static LAST: Case = Case {
+pub const LAST: Case = Case {
     name: "shm-last-user",
     title: "two programs stop using an object at the same time",
     happened: "Every reference count: the last user frees what the others may have filled a moment ago.",

@@ -10,7 +10,7 @@ use anonmem::{Advice, Error, FaultOutcome, LockMode, Prot};
 const RW: Prot = Prot::READ.union(Prot::WRITE);
 
 /// The page of the case.
-pub static HALVES: Case = Case {
+pub const HALVES: Case = Case {
     name: "speculative-wrong-half",
     title: "a speculative fault judges by the half of a VMA that its address is no longer in",
     happened: "Linux, the series \"Speculative page faults\" (2017-2018): flags and range were read at different times, which the \
@@ -55,7 +55,7 @@ const LAST_VMA: Mutant = Mutant::Patch {
 const LAST_RUNS: &[Run] = &[Run::new(Model::Sc, Extent::Bound(2)), Run::new(Model::C11, Extent::Bound(2))];
 
 /// The page of the case.
-pub static LAST_SPECULATIVE: Case = Case {
+pub const LAST_SPECULATIVE: Case = Case {
     name: "last-vma-locked-speculative",
     title: "a fault finds the VMA of its CPU's last one, which is being unmapped",
     happened: "What this memory manager must keep: a CPU remembers at which version a VMA was unlocked, so that faults do not \
@@ -75,7 +75,7 @@ pub static LAST_SPECULATIVE: Case = Case {
 };
 
 /// The page of the case.
-pub static LAST_VMA_LOCK: Case = Case {
+pub const LAST_VMA_LOCK: Case = Case {
     name: "last-vma-locked-vma-lock",
     title: "a fault locks the VMA of its CPU's last one, whose permissions are being taken away",
     happened: "As without any lock. munmap waits for its readers once more when it takes a VMA out; mprotect waits once.",
@@ -123,7 +123,7 @@ fn stored_or_refused(k: &Kernel, n: u64) {
 }
 
 /// The page of the case.
-pub static ANOTHER: Case = Case {
+pub const ANOTHER: Case = Case {
     name: "speculative-version-of-another",
     title: "a fault takes what its CPU knows of another VMA for knowledge of its own",
     happened: "What this memory manager must keep: versions count the write locks of one VMA, and those of two VMAs may be equal.",
@@ -161,7 +161,7 @@ fn another(_: Option<&str>) -> Box<dyn Program> {
 }
 
 /// The page of the case.
-pub static DROPPED: Case = Case {
+pub const DROPPED: Case = Case {
     name: "dontneed-vs-munmap-vma-lock",
     title: "pages are dropped under the lock of their VMA while it is unmapped, tables and all",
     happened: "Linux 6.16 drops pages under the VMA's lock (mm/madvise.c, try_vma_read_lock), as faults do.",

@@ -8,7 +8,7 @@ use crate::Model;
 use anonmem::Prot;
 
 /// The page of the case.
-pub static CASE: Case = Case {
+pub const CASE: Case = Case {
     name: "cow-stamps",
     title: "a page that was copied or taken over stays its ancestor's",
     happened: "Linux, folio_move_anon_rmap (2010, \"move exclusively owned pages to own anon_vma in do_wp_page\"): a page that a child has alone \

@@ -8,7 +8,7 @@ use crate::{Model, Program};
 use anonmem::{Event, LockMode, Prot};
 
 /// The page of the case.
-pub static CASE: Case = Case {
+pub const CASE: Case = Case {
     name: "swap-forgets-exclusive",
     title: "an exclusive page comes back from swap as shared",
     happened: "Linux until 5.18 had no exclusive marker: what do_swap_page knew of a page's owner it guessed from reference \

@@ -10,7 +10,7 @@ use anonmem::{Advice, LockMode, Prot};
 const RW: Prot = Prot::READ.union(Prot::WRITE);
 
 /// The page of the case.
-pub static ABA: Case = Case {
+pub const ABA: Case = Case {
     name: "swap-in-aba",
     title: "a fault waits for a page that is no longer the page of its entry, and the entry compares equal",
     happened: "Linux, 2010: a fault found the page of a slot in the swap cache and waited for its lock. Meanwhile the page \
@@ -38,7 +38,7 @@ pub static ABA: Case = Case {
 };
 
 /// The page of the case.
-pub static TWICE: Case = Case {
+pub const TWICE: Case = Case {
     name: "swap-in-twice",
     title: "two threads read the same slot, and the second installs what it read before the first one's store",
     happened: "Linux, CVE-2024-26759: with a synchronous device the swap cache was skipped. Two threads read the same entry; \
@@ -60,7 +60,7 @@ pub static TWICE: Case = Case {
 };
 
 /// The page of the case.
-pub static DROPPED: Case = Case {
+pub const DROPPED: Case = Case {
     name: "swap-in-vs-dontneed",
     title: "a slot is freed while it is being read",
     happened: "This memory manager, found by this case: a fault read a slot; another thread dropped the page, and with it \
@@ -91,7 +91,7 @@ pub static DROPPED: Case = Case {
 };
 
 /// The page of the case.
-pub static FREED: Case = Case {
+pub const FREED: Case = Case {
     name: "swap-out-vs-slot-freed",
     title: "a page leaves to a slot that somebody is just letting go of",
     happened: "Linux, mm/swapfile.c swap_range_free: the device is told to discard a slot before the slot is free for others; zram frees what it has of a \

@@ -10,7 +10,7 @@ use anonmem::{FaultOutcome, LockMode, Prot};
 const RW: Prot = Prot::READ.union(Prot::WRITE);
 
 /// The page of the case.
-pub static SWAPPED_IN_ALREADY: Case = Case {
+pub const SWAPPED_IN_ALREADY: Case = Case {
     name: "seed-002-swapped-in-already",
     title: "a speculative fault brings back a page that another thread has brought back already",
     happened: "Linux, 2018, speculative page faults v7: do_swap_page compared the entry with pte_unmap_same, which without \
@@ -52,7 +52,7 @@ pub static SWAPPED_IN_ALREADY: Case = Case {
 };
 
 /// The page of the case.
-pub static COPY_ABA: Case = Case {
+pub const COPY_ABA: Case = Case {
     name: "seed-004-copy-after-swap",
     title: "a page leaves and comes back while a write fault copies it, and the entry compares equal",
     happened: "The rest of seed-004: A1 sees a shared page, decides to copy and drops the page-table lock. The page is swapped out \
@@ -96,7 +96,7 @@ pub static COPY_ABA: Case = Case {
 };
 
 /// The page of the case.
-pub static YOUNGEST: Case = Case {
+pub const YOUNGEST: Case = Case {
     name: "rmap-youngest-stamp-swap",
     title: "a shared page that comes back from swap carries the anon_vma of the child that needed it first",
     happened: "Linux, 2010, the other half of rmap-youngest-stamp: do_swap_page stamped the page with the anon_vma of whoever \

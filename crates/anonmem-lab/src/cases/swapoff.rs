@@ -13,7 +13,7 @@ const RUNS: &[Run] = &[Run::new(Model::Sc, Extent::Bound(2))];
 const WEAK: &[Run] = &[Run::new(Model::Sc, Extent::Bound(2)), Run::new(Model::C11, Extent::Bound(2))];
 
 /// The page of the case.
-pub static FAULT: Case = Case {
+pub const FAULT: Case = Case {
     name: "swapoff-vs-fault",
     title: "swapoff frees the device while a fault holds an entry of it",
     happened: "Linux until 4.21 (\"mm, swap: fix race between swapoff and some swap operations\"): a fault read an entry, \
@@ -53,7 +53,7 @@ pub static FAULT: Case = Case {
 };
 
 /// The page of the case.
-pub static ALLOC: Case = Case {
+pub const ALLOC: Case = Case {
     name: "swapoff-vs-alloc",
     title: "swapoff frees a device's slots under an allocation that found it open",
     happened: "This memory manager: an allocation saw the device open, swapoff closed it, found no slot in use and freed the \
@@ -82,7 +82,7 @@ pub static ALLOC: Case = Case {
 };
 
 /// The page of the case.
-pub static FORK: Case = Case {
+pub const FORK: Case = Case {
     name: "swapoff-vs-fork",
     title: "swapoff passes by an entry that fork is about to copy",
     happened: "Linux, many times since 2.4: swapoff visits the address spaces one by one, and an entry that fork copies from one \
@@ -111,7 +111,7 @@ const SMALLER: &str = "CPU0 takes the device, of four slots, out of use and brin
                        mmap lock for reading.";
 
 /// The page of the case.
-pub static SMALLER_FAULT: Case = Case {
+pub const SMALLER_FAULT: Case = Case {
     name: "swapoff-smaller-vs-fault",
     title: "a fault looks its slot up on a smaller device that has come under the same number",
     happened: SHRUNK,
@@ -142,7 +142,7 @@ pub static SMALLER_FAULT: Case = Case {
 };
 
 /// The page of the case.
-pub static SMALLER_MINCORE: Case = Case {
+pub const SMALLER_MINCORE: Case = Case {
     name: "swapoff-vs-mincore",
     title: "mincore asks for a slot's page while the device goes, and comes back smaller",
     happened: SHRUNK,

@@ -9,7 +9,7 @@ use anonmem_sync::{
 };
 
 /// The page of the case.
-pub static CASE: Case = Case {
+pub const CASE: Case = Case {
     name: "sync-rcu",
     title: "a grace period ends while a reader still uses what was unlinked",
     happened: "The classic error of home-made epochs: the reader announces itself and loads the pointer, the \
@@ -39,7 +39,7 @@ pub static CASE: Case = Case {
 };
 
 /// The page of the case.
-pub static TWICE: Case = Case {
+pub const TWICE: Case = Case {
     name: "sync-rcu-two-sections",
     title: "a grace period takes a reader's second section for its first one's end",
     happened: "This memory manager: a CPU announces a section by a relaxed store, which hides the end of the section before from whoever \

@@ -9,7 +9,7 @@ use anonmem_sync::{
 };
 
 /// The page of the case.
-pub static CASE: Case = Case {
+pub const CASE: Case = Case {
     name: "sync-seqcount",
     title: "a reader of a sequence count takes two words of different writes for one",
     happened: "Every sequence lock that was written with acquire loads alone: the second look at the count \

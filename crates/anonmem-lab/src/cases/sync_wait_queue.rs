@@ -10,7 +10,7 @@ use anonmem_sync::{
 };
 
 /// The page of the case.
-pub static CASE: Case = Case {
+pub const CASE: Case = Case {
     name: "sync-wait-queue",
     title: "a sleeper misses its wake-up and sleeps for ever",
     happened: "Linux: the comment above waitqueue_active() exists because callers kept testing for sleepers \

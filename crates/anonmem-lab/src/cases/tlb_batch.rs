@@ -23,7 +23,7 @@ const WRITES_FIRST: Mutant = Mutant::Patch {
 const RUNS: &[Run] = &[Run::new(Model::Sc, Extent::Bound(2))];
 
 /// The page of the case.
-pub static MPROTECT: Case = Case {
+pub const MPROTECT: Case = Case {
     name: "tlb-mprotect-vs-batch",
     title: "a thread writes to memory that mprotect has made read-only",
     happened: HAPPENED,
@@ -41,7 +41,7 @@ pub static MPROTECT: Case = Case {
 };
 
 /// The page of the case.
-pub static DISCARD: Case = Case {
+pub const DISCARD: Case = Case {
     name: "tlb-discard-vs-batch",
     title: "a thread reads what MADV_DONTNEED has dropped",
     happened: HAPPENED,
@@ -56,7 +56,7 @@ pub static DISCARD: Case = Case {
 };
 
 /// The page of the case.
-pub static MREMAP: Case = Case {
+pub const MREMAP: Case = Case {
     name: "tlb-mremap-vs-batch",
     title: "a thread uses a page where it was before mremap",
     happened: HAPPENED,
@@ -71,7 +71,7 @@ pub static MREMAP: Case = Case {
 };
 
 /// The page of the case.
-pub static TWO_BATCHES: Case = Case {
+pub const TWO_BATCHES: Case = Case {
     name: "tlb-two-batches-one-table",
     title: "a thread writes to memory that mprotect has made read-only, while two reclaimers are at work on one table",
     happened: "anonmem's own: a table says which batch has put off flushes of its entries, and has room for one.",

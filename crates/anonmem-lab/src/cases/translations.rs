@@ -11,7 +11,7 @@ use anonmem_sync::Ordering;
 const RW: Prot = Prot::READ.union(Prot::WRITE);
 
 /// The page of the case.
-pub static SWITCH: Case = Case {
+pub const SWITCH: Case = Case {
     name: "switch-vs-flush",
     title: "a CPU switches to an address space that another one is flushing",
     happened: "Linux, switch_mm_irqs_off: \"the barrier synchronizes with tlb_gen\"; wrong orders of the mask of CPUs and the first walk \
@@ -53,7 +53,7 @@ pub static SWITCH: Case = Case {
 };
 
 /// The page of the case.
-pub static COW_ON_THREE: Case = Case {
+pub const COW_ON_THREE: Case = Case {
     name: "cow-on-three-cpus",
     title: "one CPU copies a page, one stores to the copy, one still reads the original",
     happened: "Linux, wp_page_copy: \"Clear the pte entry and flush it first, before updating the pte with the new entry, to keep TLBs on \
@@ -100,7 +100,7 @@ pub static COW_ON_THREE: Case = Case {
 };
 
 /// The page of the case.
-pub static FULL_BATCH: Case = Case {
+pub const FULL_BATCH: Case = Case {
     name: "tlb-batch-full",
     title: "reclaim unmaps a page in more address spaces than its batch remembers",
     happened: "This memory manager: a batch of flushes remembers four address spaces, and the fifth makes it flush. Linux remembers CPUs \

@@ -19,7 +19,7 @@ fn watched(mode: RegisterMode, features: UffdFeatures) -> Kernel {
 }
 
 /// The page of the case.
-pub static SLEEPS: Case = Case {
+pub const SLEEPS: Case = Case {
     name: "uffd-sleeps-for-ever",
     title: "a fault goes to sleep over a page that somebody has just filled",
     happened: "Linux, CVE-2026-64514: userfaultfd_must_wait decided over a swap entry that the fault must wait. In general: a fault queues itself, and sleeps; \
@@ -41,7 +41,7 @@ pub static SLEEPS: Case = Case {
 };
 
 /// The page of the case.
-pub static CLOSES: Case = Case {
+pub const CLOSES: Case = Case {
     name: "uffd-close-vs-fault",
     title: "a fault asks a userfaultfd that is being closed",
     happened: "What this memory manager must keep: whoever waits for a userfaultfd goes on when it ends, and a fault that comes too late does not begin to wait.",
@@ -62,7 +62,7 @@ pub static CLOSES: Case = Case {
 };
 
 /// The page of the case.
-pub static LATE: Case = Case {
+pub const LATE: Case = Case {
     name: "uffd-wp-vs-late-flush",
     title: "a page is taken for protected while a CPU still writes to it",
     happened: "Linux, 2020: protecting took the mmap lock for reading and flushed at the end; another protector, or a fault, found the entry protected already and \
@@ -98,7 +98,7 @@ pub static LATE: Case = Case {
 };
 
 /// The page of the case.
-pub static OUTLIVES: Case = Case {
+pub const OUTLIVES: Case = Case {
     name: "uffd-wp-outlives-vma",
     title: "a page stays protected when nobody watches it any more",
     happened: "Linux, CVE-2024-36881 (close) and CVE-2025-21696 (mremap): the mark stayed in entries of mappings that were no longer registered.",
@@ -123,7 +123,7 @@ pub static OUTLIVES: Case = Case {
 };
 
 /// The page of the case.
-pub static REMOVE: Case = Case {
+pub const REMOVE: Case = Case {
     name: "uffd-fill-vs-remove",
     title: "a page is filled between the telling of its removal and the removal",
     happened: "Linux: MADV_DONTNEED tells a userfaultfd, waits until it is read, stops refusing fills, and then drops the pages: what the reader fills at once is \

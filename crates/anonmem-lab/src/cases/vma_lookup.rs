@@ -14,7 +14,7 @@ const RECYCLED: &str = "Linux, 2024, when VMAs became SLAB_TYPESAFE_BY_RCU: a VM
                         its slot may serve another address space or another address, before its lock is taken.";
 
 /// The page of the case.
-pub static EARLY_READ: Case = Case {
+pub const EARLY_READ: Case = Case {
     name: "vma-lock-early-read",
     title: "a fault decides from a VMA's anon_vma that it has read before it owned the VMA's lock",
     happened: "Linux, CVE-2024-1312: lock_vma_under_rcu tested vma->anon_vma, then took the lock of the VMA. In between the \
@@ -47,7 +47,7 @@ pub static EARLY_READ: Case = Case {
 };
 
 /// The page of the case.
-pub static ANOTHER_MM: Case = Case {
+pub const ANOTHER_MM: Case = Case {
     name: "vma-recycled-under-lookup",
     title: "a fault locks a VMA that belongs to another address space by now",
     happened: RECYCLED,
@@ -63,7 +63,7 @@ pub static ANOTHER_MM: Case = Case {
 };
 
 /// The page of the case.
-pub static ELSEWHERE: Case = Case {
+pub const ELSEWHERE: Case = Case {
     name: "vma-recycled-elsewhere",
     title: "a fault locks a VMA that lies at another address by now",
     happened: RECYCLED,
@@ -78,7 +78,7 @@ pub static ELSEWHERE: Case = Case {
 };
 
 /// The page of the case.
-pub static ANOTHER_MM_SPECULATIVE: Case = Case {
+pub const ANOTHER_MM_SPECULATIVE: Case = Case {
     name: "vma-recycled-under-speculation",
     title: "a fault without any lock reads a VMA that belongs to another address space by now",
     happened: RECYCLED,
@@ -100,7 +100,7 @@ pub static ANOTHER_MM_SPECULATIVE: Case = Case {
 };
 
 /// The page of the case.
-pub static STALE: Case = Case {
+pub const STALE: Case = Case {
     name: "vma-published-unordered",
     title: "a fault locks a new VMA and reads what its slot said before",
     happened: RECYCLED,

@@ -8,7 +8,7 @@ use crate::{Inject, Model, Program};
 use anonmem::{LockMode, Prot};
 
 /// The page of the case.
-pub static CASE: Case = Case {
+pub const CASE: Case = Case {
     name: "wp-reuse-of-cached",
     title: "a write takes a page for its own that the swap cache still has for somebody else",
     happened: "Linux until 5.8 asked in do_wp_page how many mappings and swap entries a page had, with the page locked; commit \
