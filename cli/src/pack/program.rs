@@ -2,7 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -34,6 +34,10 @@ pub fn resolve(command: &[OsString], search_path: &OsStr) -> Result<Program> {
     };
     let mut exe = find(name, search_path)?;
     let mut args = command.to_vec();
+    if let Some(real) = behind_rustup(&exe)? {
+        args[0] = real.clone().into();
+        exe = real;
+    }
     let mut scripts = Vec::new();
     while scripts.len() <= MAX_SCRIPTS {
         let kind =
@@ -173,6 +177,23 @@ fn behind_shim(script: &Path) -> Result<Option<PathBuf>> {
     }
 }
 
+/// Finds the program behind a link to rustup, whose settings say what to run; none if it is no such link.
+fn behind_rustup(exe: &Path) -> Result<Option<PathBuf>> {
+    let file_of = |path: &Path| fs::metadata(path).ok().map(|file| (file.dev(), file.ino()));
+    let rustup = exe.with_file_name("rustup");
+    let name = exe.file_name().unwrap_or_default();
+    if name == "rustup" || file_of(&rustup).is_none_or(|file| Some(file) != file_of(exe)) {
+        return Ok(None);
+    }
+    ask(Command::new(&rustup).arg("which").arg(name)).map(Some).ok_or_else(|| {
+        Error::usage(format_args!(
+            "{} is rustup, which did not say which program it stands for; see: rustup which {}",
+            exe.display(),
+            name.display()
+        ))
+    })
+}
+
 /// Finds the manager's command in the shim's text.
 fn shim_manager(script: &Path) -> Option<String> {
     let text = fs::read_to_string(script).ok()?;
@@ -250,6 +271,20 @@ mod tests {
         assert_eq!(program.exe, real);
         assert_eq!(program.args, words(&[real.to_str().unwrap(), "-c", "0"]));
         assert!(program.scripts.is_empty());
+    }
+
+    #[test]
+    fn a_link_to_rustup_asks_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let real = std::env::current_exe().unwrap();
+        let says = format!("#!/bin/sh\n[ \"$1 $2\" = 'which cargo' ] && echo {}\n", real.display());
+        let rustup = script(dir.path(), "rustup", &says);
+        fs::hard_link(&rustup, dir.path().join("rustc")).unwrap();
+        std::os::unix::fs::symlink("rustup", dir.path().join("cargo")).unwrap();
+        let found = resolve(&["cargo".into(), "-V".into()], dir.path().as_os_str()).unwrap();
+        assert_eq!((found.exe, &found.args[1..]), (real, &["-V".into()][..]));
+        let error = resolve(&["rustc".into()], dir.path().as_os_str()).unwrap_err().to_string();
+        assert!(error.contains("rustup which rustc"), "{error}");
     }
 
     #[test]
