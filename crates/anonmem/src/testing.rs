@@ -1,8 +1,8 @@
 //! What the unit tests of this crate share: a machine, a memory manager, and programs that touch memory.
 
 use crate::{
-    Config, Error, FaultAccess, FaultOutcome, Mm, PinFlags, PinnedRange, ReverseMapChoice, Vm, VmFlags,
-    ids::VmaId, vma::Backing,
+    Config, Error, FaultAccess, FaultOutcome, Mm, Overcommit, PinFlags, PinnedRange, ReverseMapChoice, Vm,
+    VmFlags, ids::VmaId, vma::Backing,
 };
 use anonmem_hal::{CpuId, PAGE_SHIFT, PAGE_SIZE, Pfn, Va, VaRange};
 use anonmem_hosted::{
@@ -73,6 +73,18 @@ impl World {
         let left = [s.mms, s.vmas, s.anon_vmas, s.chains, s.shared_objects, s.user, s.tables, s.committed];
         assert_eq!(left, [0; 8], "mms, vmas, anon_vmas, chains, objects, pages, tables, promises left");
         self.sources.assert_unused();
+    }
+
+    /// An address space that has all memory that is left to programs: `below` frames are more than there are.
+    pub(crate) fn fill_memory(&self, below: u64) -> Mm<'_, M> {
+        self.vm.set_overcommit(Overcommit::Always);
+        let hog = self.vm.new_mm().unwrap();
+        let range = pages(1 << 20, 4096);
+        hog.map_raw(range, RW, Backing::Anonymous);
+        let filled = range.iter_pages().map(|va| hog.store(va.0, 7)).find(Result::is_err);
+        assert_eq!(filled, Some(Err(Trap::Oom)));
+        assert!(self.vm.stats().free < below, "{} frames are left", self.vm.stats().free);
+        hog
     }
 
     /// Does `f` with its first allocation failing, then its second, and so on until it succeeds; each time on

@@ -1,7 +1,7 @@
 //! What a child gets, and what the parent keeps.
 
 use crate::{
-    Advice, Error, Event, MapBacking, MapFlags, Mm, MmapRequest, Prot,
+    Advice, Error, Event, MapBacking, MapFlags, Mm, MmapRequest, Overcommit, Prot,
     testing::{M, P, RW, World, first_page, pages},
     vma::{Backing, VmFlags},
 };
@@ -223,6 +223,24 @@ fn a_child_keeps_the_same_distance_below_its_mappings() {
             assert_eq!(top.0 - ours.0, distance, "{flags:?}");
             parent.munmap(anonmem_hal::VaRange::page(ours)).unwrap();
         }
+    });
+}
+
+/// The tables that an attempt has given back are no reason to try again.
+#[test]
+fn a_child_that_needs_more_tables_than_there_is_memory_fails() {
+    World::run(|w| {
+        let parent = w.vm.new_mm().unwrap();
+        w.vm.set_overcommit(Overcommit::Always);
+        let tables = 512;
+        parent.map_raw(pages(512, tables * 512), RW, Backing::Anonymous);
+        let places = || (1..=tables).map(|table| table * 512 * P);
+        places().for_each(|va| parent.store(va, 7).unwrap());
+        let hog = w.fill_memory(tables);
+        assert_eq!(parent.fork().err(), Some(Error::OutOfMemory));
+        places().for_each(|va| assert_eq!(parent.load(va), Ok(7)));
+        drop(hog);
+        w.vm.validate().unwrap();
     });
 }
 

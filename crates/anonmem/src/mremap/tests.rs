@@ -389,6 +389,26 @@ fn a_move_that_runs_out_of_memory_has_not_happened() {
     }
 }
 
+/// The tables that an attempt has given back are no reason to try again.
+#[test]
+fn a_move_that_needs_more_tables_than_there_is_memory_fails() {
+    World::run(|w| {
+        w.vm.set_overcommit(Overcommit::Always);
+        let mm = w.vm.new_mm().unwrap();
+        let (tables, from) = (512, 16 * TABLE);
+        let places = (0..tables).map(|nth| from + nth * TABLE);
+        map(&mm, pages(from, tables * TABLE));
+        places.clone().for_each(|page| mm.store(page * P, byte_of(page)).unwrap());
+        let hog = w.fill_memory(tables);
+        // No table of the old place covers what one of the new place does: none moves whole.
+        let moved = remap(&mm, from, tables * TABLE, tables * TABLE, FIXED, 4096 * TABLE + 1);
+        assert_eq!(moved, Err(Error::OutOfMemory));
+        places.for_each(|page| assert_eq!(mm.load(page * P), Ok(byte_of(page))));
+        drop(hog);
+        w.vm.validate().unwrap();
+    });
+}
+
 /// The bytes of a few pages around a table boundary, and what moves do to them.
 #[derive(Clone)]
 struct Model(BTreeMap<u64, u8>);

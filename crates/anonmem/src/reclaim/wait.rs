@@ -4,15 +4,31 @@
 //! there is. Whoever finds nothing then waits for what they bring, and runs out of memory only if nobody
 //! brings any.
 //!
+//! Page tables that were unlinked come back, too. But an attempt that fails unlinks those that it has made,
+//! so they are a reason to try again a few times only.
+//!
 //! Reclaimers count on words of their CPUs, and only who waits adds these up. A batch ends on the word that
 //! it began on, so that none of them is ever less than what is under way there.
 //!
 //! Linux: mm/vmscan.c `too_many_isolated`, `throttle_direct_reclaim`; mm/page_alloc.c `should_reclaim_retry`.
-//! Differs: waits for the others instead of trying sixteen times.
+//! Differs: tries sixteen times where only tables come back; otherwise waits for the others instead.
 
 use crate::{error::Error, reclaim::SWAP_CLUSTER_MAX, rmap::machine::Machine, vm::Vm};
 use anonmem_hal::{CpuId, NodeSet};
 use anonmem_sync::Ordering;
+
+/// How often an operation tries again, one time after the other, because page tables came back and nothing
+/// else did: they may be those of its own last attempt. Linux: `MAX_RECLAIM_RETRIES`.
+const TABLE_RETRIES: u32 = 16;
+
+/// What reclaim has freed.
+enum Freed {
+    /// Pages, or others have.
+    Pages,
+    /// Page tables whose grace period has passed.
+    Tables,
+    Nothing,
+}
 
 /// What came of reclaim for certain nodes.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -36,31 +52,45 @@ impl<M: Machine> Vm<M> {
     /// Those of `attempt`.
     #[inline]
     pub(crate) fn reclaiming<T>(&self, mut attempt: impl FnMut() -> Result<T, Error>) -> Result<T, Error> {
+        let mut tables = 0;
         loop {
-            match attempt() {
-                Err(Error::OutOfMemory) if self.reclaim_some() => {}
-                result => return result,
+            let result = attempt();
+            if !matches!(result, Err(Error::OutOfMemory)) {
+                return result;
+            }
+            match self.free_some() {
+                Freed::Pages => tables = 0,
+                Freed::Tables if tables < TABLE_RETRIES => tables += 1,
+                Freed::Tables | Freed::Nothing => return result,
             }
         }
     }
 
     /// Frees some memory if any can be freed, or waits until others have; returns whether some was.
     ///
-    /// For a kernel whose own allocation failed: it asks and tries again until the answer is `false`.
+    /// For a kernel whose own allocation failed: it asks and tries again until the answer is `false`. What
+    /// ends address spaces or mappings when it fails tries a limited number of times: their tables come back.
     /// Whatever came free may be somebody else's by then. One call looks for 32 pages (`SWAP_CLUSTER_MAX`).
     ///
     /// # Locks
     /// The caller may hold the mmap lock; no folio, anon_vma or spin lock. Sleeps.
     #[doc(alias = "try_to_free_pages")]
     pub fn reclaim_some(&self) -> bool {
+        !matches!(self.free_some(), Freed::Nothing)
+    }
+
+    fn free_some(&self) -> Freed {
         let before = self.freed_ever();
         let tables = self.reap();
-        if self.shrink(SWAP_CLUSTER_MAX as u64) + tables > 0 {
-            return true;
+        if self.shrink(SWAP_CLUSTER_MAX as u64) > 0 {
+            return Freed::Pages;
+        }
+        if tables > 0 {
+            return Freed::Tables;
         }
         let freed = || self.freed_ever() != before;
         self.reclaimers.wait_until(&|| !self.is_batch_under_way() || freed());
-        freed()
+        if freed() { Freed::Pages } else { Freed::Nothing }
     }
 
     /// Frees some memory of certain nodes, and of no other, or waits until others have freed some anywhere.
