@@ -277,6 +277,7 @@ pub fn all() -> &'static [&'static Case] {
         &move_alone::STORE,
         &moves::FORK,
         &moves::SWAP_OUT,
+        &moves::EXIT,
         &moves::HOLE,
         &moves::FULL,
         &moves::CACHED,

@@ -165,6 +165,41 @@ pub const FULL: Case = Case {
     },
 };
 
+/// The page of the case.
+pub static EXIT: Case = Case {
+    name: "move-vs-last-exit",
+    title: "a page moves while the last user of its address space ends",
+    happened: "What this memory manager must keep: a move keeps no user of the address space, only its slot. The mmap lock, and a look at the users under it, \
+               are all that stands between the move and tables that are freed.",
+    environment: "CPU0 moves the page, then fills another, each with the mmap lock for reading; CPU1 ends the address space, with it for writing.",
+    rule: "Either is done before the end, or is told that the process has ended. Nothing is left.",
+    mutants: &[Mutant::Patch {
+        name: "move-asks-users-first",
+        what: "whether there are users is asked before the mmap lock is taken",
+    }],
+    runs: RUNS,
+    program: |_| {
+        let world = || {
+            let kernel = two_roots(MoveLocks::Folio);
+            kernel.let_go();
+            kernel
+        };
+        boxed(
+            scenario("move-vs-last-exit", 2, world)
+                .cpu("moves, fills", |k| {
+                    let done = [k.move_page(8, 0), k.zeropage(8)];
+                    match done {
+                        [Ok(()), Err(Error::Exists | Error::NoProcess)]
+                        | [Err(Error::NoProcess), Err(Error::NoProcess)] => {}
+                        other => panic!("moved, and filled: {other:?}"),
+                    }
+                })
+                .cpu("ends", |k| k.exit(0))
+                .check(Kernel::check),
+        )
+    },
+};
+
 fn swapped() -> Kernel {
     let kernel = two_roots(MoveLocks::Folio);
     kernel.let_go();

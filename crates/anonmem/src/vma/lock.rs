@@ -223,8 +223,24 @@ impl<M: Machine> Objects<M> {
     ) -> Result<(VmaId, &Vma<M>), Error> {
         // Under the lock no VMA of the address space changes, and none becomes one of it: a slot says whose
         // it is under the lock for writing, and says nobody's before it is freed. So all that is asked of the
-        // one that was found last stays so, and the tree has no writer that could make it busy.
-        self.find_vma_unlocked(guard.slot(), guard.id(), va, last).map_err(|_| Error::NotFound)
+        // one that was found last stays so.
+        match self.vma_found_last(guard.id(), va, last) {
+            Some(found) => Ok(found),
+            None => self.find_another_vma_under(guard, va, last),
+        }
+    }
+
+    #[inline(never)]
+    fn find_another_vma_under(
+        &self,
+        guard: &MmapReadGuard<'_, M>,
+        va: Va,
+        last: &LastVma<M>,
+    ) -> Result<(VmaId, &Vma<M>), Error> {
+        self.find_another_vma(guard.slot(), va, last).map_err(|why| {
+            assert_eq!(why, Refusal::NoVma, "a tree has no writer under the mmap lock");
+            Error::NotFound
+        })
     }
 
     #[inline]
@@ -256,13 +272,19 @@ impl<M: Machine> Objects<M> {
         va: Va,
         last: &LastVma<M>,
     ) -> Result<(VmaId, &Vma<M>), Refusal> {
-        if let Some(id) = last.vma() {
-            let vma = self.vma(id);
-            if vma.mm() == Some(mm) && vma.lock.is_attached() && vma.range().contains(va) {
-                return Ok((id, vma));
-            }
+        match self.vma_found_last(mm, va, last) {
+            Some(found) => Ok(found),
+            None => self.find_another_vma(slot, va, last),
         }
-        self.find_another_vma(slot, va, last)
+    }
+
+    /// The VMA that this CPU found last, if it covers `va`.
+    #[inline(always)]
+    fn vma_found_last(&self, mm: MmId, va: Va, last: &LastVma<M>) -> Option<(VmaId, &Vma<M>)> {
+        let id = last.vma()?;
+        let vma = self.vma(id);
+        let covers = vma.mm() == Some(mm) && vma.lock.is_attached() && vma.range().contains(va);
+        covers.then_some((id, vma))
     }
 
     /// The VMA that covers `va`, from the tree.
