@@ -139,6 +139,12 @@ long status_kb(const char *field);
 /* The entry of /proc/self/pagemap. */
 uint64_t pagemap(void *at);
 #define PRESENT (1UL << 63)
+/* Writes to /proc/self/clear_refs. */
+void clear_refs(const char *what);
+/* Whether the page was written, or mapped, since "4" was. */
+int soft_dirty(void *at);
+/* `n` pages that were written before it. Ends the check where no kernel would tell. */
+char *soft_clean(long n);
 /* Sets a soft limit. */
 void limit(int resource, rlim_t soft);
 /* Gives up all capabilities: limits hold for root, too. */

@@ -174,6 +174,31 @@ uint64_t pagemap(void *at)
     return entry;
 }
 
+void clear_refs(const char *what)
+{
+    int fd = open("/proc/self/clear_refs", O_WRONLY);
+    OK(fd);
+    OK(write(fd, what, 1));
+    close(fd);
+}
+
+int soft_dirty(void *at)
+{
+    return pagemap(at) >> 55 & 1;
+}
+
+char *soft_clean(long n)
+{
+    char *at = island(n);
+    SINGLY(at, n);
+    for (long i = 0; i < n; i++)
+        at[i * P] = i + 1;
+    if (!soft_dirty(at) && !vm_flag(at, "sd"))
+        absent("soft-dirty bits");
+    clear_refs("4");
+    return at;
+}
+
 void limit(int resource, rlim_t soft)
 {
     struct rlimit old;

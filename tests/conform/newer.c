@@ -413,7 +413,7 @@ struct scan {
     uint64_t size, flags, start, end, walk_end, vec, vec_len, max_pages, inverted, mask, anyof, returned;
 };
 #define SCAN _IOWR('f', 16, struct scan)
-enum { IS_PRESENT = 1 << 3, IS_PFNZERO = 1 << 5 };
+enum { IS_PRESENT = 1 << 3, IS_PFNZERO = 1 << 5, IS_SOFT_DIRTY = 1 << 7 };
 static struct region regions[4];
 /* How many regions of `n` pages it finds. */
 static int scanned(char *at, long n, struct scan *scan)
@@ -475,6 +475,20 @@ CHECK("PAGEMAP_SCAN knows the zero page", "a page that was read alone")
     struct scan scan = {.mask = IS_PFNZERO, .returned = IS_PFNZERO | IS_PRESENT};
     EQ(scanned(at, 1, &scan), 1);
     EQ(regions[0].categories, IS_PFNZERO | IS_PRESENT);
+}
+CHECK("PAGEMAP_SCAN tells what is soft-dirty", "written since clear_refs 4; all of a mapping that is newer")
+{
+    char *at = soft_clean(4);
+    struct scan scan = {.mask = IS_SOFT_DIRTY, .returned = IS_SOFT_DIRTY};
+    EQ(scanned(at, 4, &scan), 0);
+    at[P] = at[2 * P] = 9;
+    EQ(scanned(at, 4, &scan), 1);
+    EQ(regions[0].start, at + P);
+    EQ(regions[0].end, at + 3 * P);
+    EQ(regions[0].categories, IS_SOFT_DIRTY);
+    at = island(4);
+    EQ(scanned(at, 4, &scan), 1);
+    EQ(regions[0].end - regions[0].start, 4 * P);
 }
 CHECK("PAGEMAP_SCAN with unknown bits is refused", "EINVAL")
 {

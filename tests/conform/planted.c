@@ -50,6 +50,11 @@
     X("setrlimit STACK", "limits/RLIMIT_STACK") X("setrlimit FSIZE", "limits/RLIMIT_FSIZE cuts")             \
     X("setrlimit MEMLOCK", "mlock/beyond the limit") X("setrlimit CPU", "limits/RLIMIT_CPU tells")           \
     X("prlimit", "limits/prlimit") X("write clear_refs", "proc/clear_refs")                                  \
+    X("write clear_refs 4", "proc/soft-dirty says") X("mmap soft-dirty", "proc/soft-dirty is a mapping")     \
+    X("mprotect soft-dirty", "proc/soft-dirty notices writes after") X("fork soft-dirty", "proc/soft-dirty is what it was") \
+    X("mremap soft-dirty", "proc/soft-dirty is what mremap") X("madvise soft-dirty", "proc/soft-dirty stays") \
+    X("pwrite soft-dirty", "proc/soft-dirty notices what a debugger")                                         \
+    X("PAGEMAP_SCAN soft-dirty", "newer/PAGEMAP_SCAN tells")                                                  \
     X("write oom_score_adj", "proc/oom_score_adj") X("write oom_adj", "proc/oom_adj")                        \
     X("pread mem", "proc/mem reads") X("pwrite mem", "proc/mem writes")                                      \
     X("fallocate", "madvise/fallocate punches") X("fallocate parts", "madvise/fallocate punches")            \
@@ -83,6 +88,7 @@
     X("status RssAnon", "proc/status") X("status RssShmem", "proc/status") X("status VmStk", "proc/status")    \
     X("status VmPTE", "proc/status") X("status VmSwap", "proc/status") X("status VmData", "brk/")              \
     X("status VmLck", "mlock/counts") X("meminfo MemAvailable", "proc/meminfo") X("statm", "proc/statm")       \
+    X("pagemap 55", "proc/soft-dirty") X("VmFlags sd", "proc/soft-dirty is all")                               \
     X("pagemap 56", "proc/pagemap") X("pagemap 57", "userfaultfd/write") X("pagemap 58", "proc/pagemap")       \
     X("pagemap 61", "proc/pagemap") X("pagemap 62", "proc/pagemap") X("pagemap 63", "proc/pagemap")            \
     X("pagemap frame", "proc/pagemap") X("maps [stack]", "proc/maps") X("maps [heap]", "brk/")                 \
@@ -129,6 +135,15 @@ REAL(int, madvise, void *at, size_t length, int advice);
 REAL(int, munmap, void *at, size_t length);
 REAL(int, munlock, const void *at, size_t length);
 
+ssize_t __real_write(int fd, const void *bytes, size_t length);
+/* Nothing was written since. */
+static void forget_writes(void)
+{
+    int fd = open("/proc/self/clear_refs", O_WRONLY);
+    __real_write(fd, "4", 1);
+    close(fd);
+}
+
 REAL(void *, mmap, void *at, size_t length, int protection, int flags, int fd, off_t offset)
 {
     if (has("mmap MAP_FIXED") && flags & MAP_FIXED)
@@ -164,6 +179,8 @@ REAL(void *, mmap, void *at, size_t length, int protection, int flags, int fd, o
     // Memory that somebody else used.
     if (has("mmap zeroes") && found != MAP_FAILED && protection & PROT_WRITE && flags & MAP_ANONYMOUS && length <= 8 * P)
         found[length / 2] = 7;
+    if (has("mmap soft-dirty") && at && flags & MAP_ANONYMOUS)
+        forget_writes();
     return found;
 }
 REAL(int, munmap, void *at, size_t length)
@@ -182,6 +199,8 @@ REAL(int, mprotect, void *at, size_t length, int protection)
     if (has("mprotect PROT_GROWSDOWN"))
         protection &= ~PROT_GROWSDOWN;
     int result = __real_mprotect(at, has("mprotect end") && length > (size_t)P ? length - P : length, protection);
+    if (has("mprotect soft-dirty") && protection & PROT_WRITE && result == 0)
+        *(volatile char *)at = *(volatile char *)at;
     return has("mprotect hole") && result && errno == ENOMEM ? 0 : result;
 }
 REAL(int, madvise, void *at, size_t length, int advice)
@@ -194,6 +213,8 @@ REAL(int, madvise, void *at, size_t length, int advice)
 #define DROPS(name) || (advice == MADV_##name && has("madvise loses " #name))
     if (result == 0 && (0 LOSES(DROPS)))
         __real_madvise(at, length, MADV_DONTNEED);
+    if (has("madvise soft-dirty") && advice == MADV_PAGEOUT)
+        forget_writes();
     return result;
 }
 REAL(int, fallocate, int fd, int mode, off_t offset, off_t length)
@@ -273,6 +294,8 @@ REAL(int, ftruncate, int fd, off_t length)
 REAL(pid_t, fork, void)
 {
     pid_t child = __real_fork();
+    if (child == 0 && has("fork soft-dirty"))
+        forget_writes();
     char line[512];
     unsigned long start, end;
     FILE *file = child == 0 && has("fork") ? fopen("/proc/self/maps", "r") : NULL;
@@ -324,7 +347,7 @@ static int is_of(int fd, const char *name, const char *what)
 }
 REAL(ssize_t, write, int fd, const void *bytes, size_t length)
 {
-    int is_lost = is_of(fd, "clear_refs", "write clear_refs") || is_of(fd, "oom_score_adj", "write oom_score_adj") ||
+    int is_lost = is_of(fd, "clear_refs", "write clear_refs") || is_of(fd, "clear_refs", "write clear_refs 4") || is_of(fd, "oom_score_adj", "write oom_score_adj") ||
                   is_of(fd, "oom_adj", "write oom_adj");
     ssize_t done = is_lost ? (ssize_t)length : __real_write(fd, bytes, length);
     return has("write") && done < 0 && errno == EFAULT ? (ssize_t)length : done;
@@ -359,7 +382,10 @@ REAL(ssize_t, pread, int fd, void *bytes, size_t length, off_t at)
 }
 REAL(ssize_t, pwrite, int fd, const void *bytes, size_t length, off_t at)
 {
-    return is_of(fd, "mem", "pwrite mem") ? (ssize_t)length : __real_pwrite(fd, bytes, length, at);
+    ssize_t put = is_of(fd, "mem", "pwrite mem") ? (ssize_t)length : __real_pwrite(fd, bytes, length, at);
+    if (is_of(fd, "mem", "pwrite soft-dirty"))
+        forget_writes();
+    return put;
 }
 
 /* Changes the line if it is what the bug is about; `last` is the number of the line that the field follows. */
@@ -430,6 +456,8 @@ REAL(void *, mremap, void *at, size_t old, size_t new, int flags, ...)
     char *found = __real_mremap(at, old, new, flags, to);
     if (found == MAP_FAILED || found == at)
         return found;
+    if (has("mremap soft-dirty"))
+        forget_writes();
     if (has("mremap bytes"))
         __real_madvise(found, P, MADV_DONTNEED);
     if (has("mremap unmaps"))
@@ -493,6 +521,8 @@ REAL(int, ioctl, int fd, unsigned long request, ...)
             return scan->walk_end = scan->end, 0;
         if (has("PAGEMAP_SCAN mask"))
             scan->mask = scan->inverted = 0;
+        if (has("PAGEMAP_SCAN soft-dirty"))
+            scan->mask &= ~(1UL << 7);
         if (has("PAGEMAP_SCAN max_pages"))
             scan->max_pages = 0;
         return __real_ioctl(fd, request, argument);

@@ -253,13 +253,6 @@ CHECK("statm agrees with status", "in pages")
     EQ(fscanf(file, "%ld %ld", &size, &rss), 2);
     EQ(size * 4, status_kb("VmSize"));
 }
-static void clear_refs(const char *what)
-{
-    int fd = open("/proc/self/clear_refs", O_WRONLY);
-    OK(fd);
-    OK(write(fd, what, 1));
-    close(fd);
-}
 CHECK("clear_refs forgets what was used", "1: Referenced is 0 then")
 {
     char *at = filled(8);
@@ -289,15 +282,154 @@ CHECK("clear_refs with an unknown number is refused", "EINVAL")
 }
 CHECK("soft-dirty says what was written since", "clear_refs 4, then bit 55 of pagemap")
 {
-    char *at = filled(4);
+    char *at = soft_clean(4);
+    for (int i = 0; i < 4; i++)
+        EQ(soft_dirty(at + i * P), 0);
+    at[P] = 2;
+    EQ(soft_dirty(at + P), 1);
+    EQ(soft_dirty(at) + soft_dirty(at + 2 * P), 0);
     clear_refs("4");
-    if (pagemap(at) >> 55 & 1)
-        absent("soft-dirty bits");
+    EQ(soft_dirty(at + P), 0);
+    at[P] = 2;
+    EQ(soft_dirty(at + P), 1);
+}
+CHECK("soft-dirty is all of a new mapping", "sd in VmFlags, and pages that are not there, until it is cleared")
+{
+    soft_clean(1);
+    char *at = island(4);
+    EQ(vm_flag(at, "sd"), 1);
+    EQ(soft_dirty(at) + soft_dirty(at + 3 * P), 2);
+    clear_refs("4");
+    EQ(vm_flag(at, "sd"), 0);
+    EQ(soft_dirty(at) + soft_dirty(at + 3 * P), 0);
+}
+CHECK("soft-dirty is not what was read", "a page, the zero page, memory that is shared")
+{
+    char *at = soft_clean(2), *empty = island(2), *shared = island_of(2, RW, SHARED);
+    SINGLY(empty, 2);
+    shared[0] = 1;
+    clear_refs("4");
+    EQ(reading(at) + reading(empty) + reading(shared) + reading(shared + P), 0);
+    EQ(soft_dirty(at) + soft_dirty(empty) + soft_dirty(shared) + soft_dirty(shared + P), 0);
+    empty[0] = 1;
+    shared[P] = 1;
+    EQ(soft_dirty(empty), 1);
+    EQ(soft_dirty(shared + P), 1);
+}
+CHECK("soft-dirty stays through swap", "the bit is in the entry of a page that is out, too")
+{
+    char *at = soft_clean(2);
     at[P] = 9;
-    if (!(pagemap(at + P) >> 55 & 1))
-        absent("soft-dirty bits");
-    EQ(pagemap(at) >> 55 & 1, 0);
-    EQ(pagemap(at + 2 * P) >> 55 & 1, 0);
+    for (int i = 0; i < 100 && resident(at, 2) > 0; i++)
+        OK(madvise(at, 2 * P, MADV_PAGEOUT));
+    EQ(soft_dirty(at), 0);
+    EQ(soft_dirty(at + P), 1);
+    EQ(at[0] + at[P], 10);
+    EQ(soft_dirty(at), 0);
+    EQ(soft_dirty(at + P), 1);
+}
+CHECK("soft-dirty notices a write that brings a page back", "from swap, after it was cleared there")
+{
+    char *at = soft_clean(2);
+    for (int i = 0; i < 100 && resident(at, 2) > 0; i++)
+        OK(madvise(at, 2 * P, MADV_PAGEOUT));
+    clear_refs("4");
+    at[P] = 9;
+    EQ(soft_dirty(at), 0);
+    EQ(soft_dirty(at + P), 1);
+}
+CHECK("soft-dirty is what it was for parent and child", "fork copies the bits; then each has its own")
+{
+    char *at = soft_clean(4);
+    at[P] = 9;
+    CHILD
+    {
+        EQ(soft_dirty(at), 0);
+        EQ(soft_dirty(at + P), 1);
+        at[2 * P] = 9;
+        EQ(soft_dirty(at + 2 * P), 1);
+    }
+    EQ(soft_dirty(at + P), 1);
+    EQ(soft_dirty(at + 2 * P), 0);
+    at[0] = 9;
+    EQ(soft_dirty(at), 1);
+}
+CHECK("soft-dirty is what mremap has moved", "a page is new at its place")
+{
+    char *at = soft_clean(4), *to = island(4);
+    clear_refs("4");
+    OK(mremap(at, 4 * P, 4 * P, MREMAP_MAYMOVE | MREMAP_FIXED, to));
+    EQ(soft_dirty(to), 1);
+    EQ(soft_dirty(to + 3 * P), 1);
+    EQ(to[3 * P], 4);
+}
+CHECK("soft-dirty is a mapping that became one with a new one", "all of it: the bit is the mapping's")
+{
+    soft_clean(1);
+    char *at = island(4);
+    OK(munmap(at + 2 * P, 2 * P));
+    clear_refs("4");
+    EQ(soft_dirty(at), 0);
+    EQ(mmap(at + 2 * P, 2 * P, RW, ANON | MAP_FIXED, -1, 0), at + 2 * P);
+    EQ(soft_dirty(at + 2 * P), 1);
+    EQ(mappings(at, 4), 1);
+}
+CHECK("soft-dirty notices writes after mprotect", "permission that comes back does not let the first one pass")
+{
+    char *at = soft_clean(4);
+    OK(mprotect(at, 4 * P, PROT_READ));
+    OK(mprotect(at, 4 * P, RW));
+    OK(mprotect(at, 4 * P, PROT_NONE));
+    OK(mprotect(at, 4 * P, RW));
+    EQ(soft_dirty(at) + soft_dirty(at + P), 0);
+    at[P] = 9;
+    EQ(soft_dirty(at), 0);
+    EQ(soft_dirty(at + P), 1);
+}
+CHECK("soft-dirty notices what a system call writes", "read() into a page")
+{
+    char *at = soft_clean(2);
+    int ends[2];
+    OK(pipe(ends));
+    EQ(write(ends[1], "a", 1), 1);
+    EQ(read(ends[0], at + P, 1), 1);
+    EQ(soft_dirty(at), 0);
+    EQ(soft_dirty(at + P), 1);
+}
+CHECK("soft-dirty notices what a debugger writes", "to a page that its program may not write")
+{
+    char byte = 8, *at = soft_clean(2);
+    OK(mprotect(at, 2 * P, PROT_READ));
+    int fd = open("/proc/self/mem", O_RDWR);
+    OK(fd);
+    if (pwrite(fd, &byte, 1, (long)at + P) != 1)
+        absent("forced writes (proc_mem.force_override)");
+    EQ(soft_dirty(at), 0);
+    EQ(soft_dirty(at + P), 1);
+}
+CHECK("soft-dirty ends with the page", "what MADV_DONTNEED has dropped was not written")
+{
+    char *at = soft_clean(2);
+    at[0] = at[P] = 9;
+    OK(madvise(at, P, MADV_DONTNEED));
+    EQ(soft_dirty(at), 0);
+    EQ(soft_dirty(at + P), 1);
+}
+CHECK("soft-dirty of large pages", "a write is noticed; more than the page may be called written")
+{
+    soft_clean(1);
+    char *at = island(1024);
+    (void)madvise(at, 1024 * P, MADV_HUGEPAGE);
+    memset(at, 1, 1024 * P);
+    clear_refs("4");
+    long written = 0;
+    for (int i = 0; i < 1024; i++)
+        written += soft_dirty(at + i * P) + at[i * P] - 1;
+    EQ(written, 0);
+    at[700 * P] = 9;
+    EQ(soft_dirty(at + 700 * P), 1);
+    OK(mprotect(at + 512 * P, P, PROT_READ));
+    EQ(soft_dirty(at + 700 * P), 1);
 }
 CHECK("mem reads", "/proc/self/mem at an address")
 {

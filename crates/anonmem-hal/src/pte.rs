@@ -49,6 +49,9 @@ pub struct Present {
     pub special: bool,
     /// Write-protected on behalf of userfaultfd.
     pub uffd_wp: bool,
+    /// Not written since programs began to be asked: never together with `prot.write`. The bit says the
+    /// opposite of Linux's `pte_soft_dirty`, so that what makes an entry need not say that it is new.
+    pub soft_clean: bool,
 }
 
 impl Present {
@@ -113,6 +116,8 @@ pub struct SwapBits {
     pub sharing: Sharing,
     /// Write-protected on behalf of userfaultfd.
     pub uffd_wp: bool,
+    /// As [`Present::soft_clean`].
+    pub soft_clean: bool,
 }
 
 /// What a migration entry says beside its frame.
@@ -126,6 +131,8 @@ pub struct MigrationBits {
     pub dirty: bool,
     /// Write-protected on behalf of userfaultfd.
     pub uffd_wp: bool,
+    /// As [`Present::soft_clean`].
+    pub soft_clean: bool,
 }
 
 /// What a migration entry replaces.
@@ -173,18 +180,20 @@ pub struct EntryBits {
     pub dirty: bool,
     /// Write-protected on behalf of userfaultfd.
     pub uffd_wp: bool,
+    /// As [`Present::soft_clean`].
+    pub soft_clean: bool,
 }
 
 impl EntryBits {
     /// What a present entry says; whether its page is exclusive, the page says.
     pub const fn of_present(present: Present, sharing: Sharing) -> Self {
-        let Present { prot, young, dirty, uffd_wp, pfn: _, special: _ } = present;
-        Self { sharing, write: prot.write, young, dirty, uffd_wp }
+        let Present { prot, young, dirty, uffd_wp, soft_clean, pfn: _, special: _ } = present;
+        Self { sharing, write: prot.write, young, dirty, uffd_wp, soft_clean }
     }
 
     /// The same for a swap entry.
     pub const fn to_swap(self) -> SwapBits {
-        SwapBits { sharing: self.sharing, uffd_wp: self.uffd_wp }
+        SwapBits { sharing: self.sharing, uffd_wp: self.uffd_wp, soft_clean: self.soft_clean }
     }
 
     /// The same for a migration entry. Only an exclusive page is writable.
@@ -194,20 +203,22 @@ impl EntryBits {
             (Sharing::Exclusive, false) => MigrationKind::ReadExclusive,
             (Sharing::Shared, true | false) => MigrationKind::Read,
         };
-        MigrationBits { kind, young: self.young, dirty: self.dirty, uffd_wp: self.uffd_wp }
+        let Self { young, dirty, uffd_wp, soft_clean, .. } = self;
+        MigrationBits { kind, young, dirty, uffd_wp, soft_clean }
     }
 
     /// The hardware's permissions in a VMA that allows `vma`. Stores are allowed to an exclusive page that
-    /// userfaultfd does not write-protect.
+    /// userfaultfd does not write-protect, and whose first write nobody waits for.
     pub const fn prot(self, vma: Protection) -> Protection {
         let exclusive = matches!(self.sharing, Sharing::Exclusive);
-        Protection { write: vma.write && self.write && exclusive && !self.uffd_wp, ..vma }
+        let asked = self.uffd_wp || self.soft_clean;
+        Protection { write: vma.write && self.write && exclusive && !asked, ..vma }
     }
 
     /// The same for a present entry of frame `pfn` in a VMA that allows `vma`.
     pub const fn to_present(self, pfn: Pfn, vma: Protection) -> Present {
-        let Self { young, dirty, uffd_wp, .. } = self;
-        Present { pfn, prot: self.prot(vma), young, dirty, special: false, uffd_wp }
+        let Self { young, dirty, uffd_wp, soft_clean, .. } = self;
+        Present { pfn, prot: self.prot(vma), young, dirty, special: false, uffd_wp, soft_clean }
     }
 
     /// What is left to be said where there is no page any more.
@@ -217,19 +228,20 @@ impl EntryBits {
 }
 
 impl From<SwapBits> for EntryBits {
-    fn from(SwapBits { sharing, uffd_wp }: SwapBits) -> Self {
-        Self { sharing, write: sharing == Sharing::Exclusive, young: true, dirty: true, uffd_wp }
+    fn from(SwapBits { sharing, uffd_wp, soft_clean }: SwapBits) -> Self {
+        let write = sharing == Sharing::Exclusive;
+        Self { sharing, write, young: true, dirty: true, uffd_wp, soft_clean }
     }
 }
 
 impl From<MigrationBits> for EntryBits {
-    fn from(MigrationBits { kind, young, dirty, uffd_wp }: MigrationBits) -> Self {
+    fn from(MigrationBits { kind, young, dirty, uffd_wp, soft_clean }: MigrationBits) -> Self {
         let (sharing, write) = match kind {
             MigrationKind::Read => (Sharing::Shared, false),
             MigrationKind::ReadExclusive => (Sharing::Exclusive, false),
             MigrationKind::Write => (Sharing::Exclusive, true),
         };
-        Self { sharing, write, young, dirty, uffd_wp }
+        Self { sharing, write, young, dirty, uffd_wp, soft_clean }
     }
 }
 
@@ -326,9 +338,11 @@ mod tests {
             young: on(bits, 2),
             dirty: on(bits, 3),
             uffd_wp: on(bits, 4),
+            soft_clean: on(bits, 5),
         };
-        // Writable implies exclusive, and not write-protected by userfaultfd.
-        (0..32).map(of).filter(|b| !b.write || (b.sharing == Sharing::Exclusive && !b.uffd_wp)).collect()
+        // Writable implies exclusive, not write-protected by userfaultfd, and written since asked.
+        let writable = |b: &EntryBits| b.sharing == Sharing::Exclusive && !b.uffd_wp && !b.soft_clean;
+        (0..64).map(of).filter(|b| !b.write || writable(b)).collect()
     }
 
     #[test]
@@ -338,7 +352,8 @@ mod tests {
             assert_eq!(EntryBits::of_present(present, bits.sharing), bits, "present");
             assert_eq!(EntryBits::from(bits.to_migration()), bits, "a migration entry");
             let swapped = EntryBits::from(bits.to_swap());
-            assert_eq!((swapped.sharing, swapped.uffd_wp), (bits.sharing, bits.uffd_wp), "a swap entry");
+            let kept = |b: EntryBits| (b.sharing, b.uffd_wp, b.soft_clean);
+            assert_eq!(kept(swapped), kept(bits), "a swap entry");
             assert!(swapped.young && swapped.dirty, "memory is the only place that has it");
             assert_eq!(bits.to_marker().is_some(), bits.uffd_wp, "a marker");
         }
@@ -350,7 +365,8 @@ mod tests {
             for from in [bits, bits.to_swap().into(), bits.to_migration().into()] {
                 assert!(!from.to_present(Pfn(7), Protection::R).prot.write);
                 let write = from.to_present(Pfn(7), Protection::RW).prot.write;
-                assert!(!write || (from.sharing == Sharing::Exclusive && !from.uffd_wp), "{from:?}");
+                let may = from.sharing == Sharing::Exclusive && !from.uffd_wp && !from.soft_clean;
+                assert!(!write || may, "{from:?}");
             }
             let migration = bits.to_migration();
             assert_eq!(

@@ -472,8 +472,15 @@ fn a_cpu_may_remember_a_table_until_it_is_flushed() {
         let build = move || {
             let space = Space { sim: Sim::new(4), turn: Atomic::new(0) };
             let prot = Protection { read: true, write: true, ..Protection::default() };
-            let page =
-                Present { pfn: Pfn(18), prot, young: true, dirty: true, special: false, uffd_wp: false };
+            let page = Present {
+                pfn: Pfn(18),
+                prot,
+                young: true,
+                dirty: true,
+                special: false,
+                uffd_wp: false,
+                soft_clean: false,
+            };
             // SAFETY: words of frames of this machine, which nobody else has yet.
             unsafe { word(&space, ROOT, 0, 1).write(Toy::encode_entry(Entry::Table(TABLE), 1)) };
             // SAFETY: as above.

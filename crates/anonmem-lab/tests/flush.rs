@@ -28,7 +28,15 @@ impl Space {
     fn new() -> Self {
         let space = Self { sim: Sim::new(4), flag: Atomic::new(0), word: Plain::new(0) };
         let prot = Protection { read: true, write: true, ..Protection::default() };
-        let page = Present { pfn: PAGE, prot, young: false, dirty: false, special: false, uffd_wp: false };
+        let page = Present {
+            pfn: PAGE,
+            prot,
+            young: false,
+            dirty: false,
+            special: false,
+            uffd_wp: false,
+            soft_clean: false,
+        };
         // SAFETY: words of frames of this machine, which nobody else has yet.
         unsafe { space.entry(ROOT, 1).write(Toy::encode_entry(Entry::Table(TABLE), 1)) };
         // SAFETY: as above.

@@ -20,7 +20,7 @@ use crate::{
     word::{change_equal, change_word},
 };
 use anonmem_frame::{FolioGuard, FolioRef, NewAnonPages, SplitRefused, SplitTurn, Stamp, SwapCounts};
-use anonmem_hal::{Arch, Machine, Order, PAGE_SHIFT, Pfn, Present, Protection, Pte, SoftLeaf, Va, VaRange};
+use anonmem_hal::{Arch, Machine, Order, PAGE_SHIFT, Pfn, Protection, Pte, SoftLeaf, Va, VaRange};
 use anonmem_sync::{Atomic, Ordering, order::Ptl};
 use core::{fmt, marker::PhantomData};
 
@@ -141,11 +141,8 @@ impl<M: Machine, G: CanInstall<M>> PteGuard<'_, M, G> {
         assert!(core::ptr::eq(pages.frames(), self.frames()), "pages of another machine's frames");
         let (page, len) = pages.into_entries();
         let words = self.table.words_of(VaRange { start: first, end: first.page_after(len) });
-        let entry = |says: Attrs, nth: u64| {
-            let Attrs { prot, young, dirty, uffd_wp } = says;
-            let pfn = page.offset(nth);
-            M::Arch::encode_pte(Pte::Present(Present { pfn, prot, young, dirty, special: false, uffd_wp }))
-        };
+        let entry =
+            |says: Attrs, nth: u64| M::Arch::encode_pte(Pte::Present(says.of_page::<M>(page.offset(nth))));
         match touched {
             None => fill_words(words, entry(says, 0)),
             Some((va, touched)) => {

@@ -231,6 +231,36 @@ impl<'a, M: Machine, G: StableVma<M>> PteGuard<'a, M, G> {
         });
     }
 
+    /// Lets the next write through an entry that says something of a page be noticed, whatever its form: it
+    /// is soft-clean, and allows no stores. The caller owes the TLB a flush.
+    #[doc(alias("clear_soft_dirty", "pte_swp_clear_soft_dirty"))]
+    pub fn soft_clean(&mut self, va: Va) {
+        let clean = |p: Present| Present { soft_clean: true, ..p.write_protected() };
+        if !matches!(self.change(va, clean), Pte::Present(_)) {
+            self.mark_soft(va, true);
+        }
+    }
+
+    /// Says that the page was written. The next write fault, or
+    /// [`change_protection`](Self::change_protection), makes the entry writable.
+    #[doc(alias("pte_mksoft_dirty", "pte_swp_mksoft_dirty"))]
+    pub fn soft_dirty(&mut self, va: Va) {
+        if !matches!(self.change(va, |p| Present { soft_clean: false, ..p }), Pte::Present(_)) {
+            self.mark_soft(va, false);
+        }
+    }
+
+    fn mark_soft(&mut self, va: Va, soft_clean: bool) {
+        self.change_soft(va, |leaf| match leaf {
+            SoftLeaf::Swap { entry, bits } => SoftLeaf::Swap { entry, bits: SwapBits { soft_clean, ..bits } },
+            SoftLeaf::Migration { pfn, bits } => {
+                let bits = if soft_clean { bits.write_protected() } else { bits };
+                SoftLeaf::Migration { pfn, bits: MigrationBits { soft_clean, ..bits } }
+            }
+            SoftLeaf::Marker(marker) => SoftLeaf::Marker(marker),
+        });
+    }
+
     /// Changes what a software entry says; what it owns stays the same.
     fn change_soft(&mut self, va: Va, f: impl FnOnce(SoftLeaf) -> SoftLeaf) {
         let word = self.table.word(va);
@@ -360,7 +390,7 @@ impl<M: Machine, G: CanInstall<M>> PteGuard<'_, M, G> {
         self.fill(va, self.entry_of(owner, says));
     }
 
-    /// Fills the empty entry with the zero page, read-only. It owns nothing.
+    /// Fills the empty entry with the zero page, read-only. It owns nothing, and nobody has written it.
     #[inline]
     pub fn install_zero(&mut self, va: Va, prot: Protection) {
         let present = Present {
@@ -370,6 +400,7 @@ impl<M: Machine, G: CanInstall<M>> PteGuard<'_, M, G> {
             dirty: false,
             special: true,
             uffd_wp: false,
+            soft_clean: M::Arch::SOFT_DIRTY,
         };
         self.fill(va, Pte::Present(present));
     }
@@ -420,6 +451,7 @@ impl<M: Machine, G: StableVma<M>> Vacancy<'_, '_, M, G> {
             dirty: true,
             special: true,
             uffd_wp: says.uffd_wp,
+            soft_clean: says.soft_clean,
         };
         self.entries.fill(self.va, Pte::Present(present));
     }
@@ -464,12 +496,11 @@ impl<'a, M: Machine, G: StableVma<M>> PteSnapshot<'a, M, G> {
     #[inline]
     pub fn lock_if_same(self) -> Result<PteGuard<'a, M, G>, Pte> {
         let guard = self.table.lock();
-        let now = guard.get(self.va);
-        if same_but_for_hardware(self.pte(), now) { Ok(guard) } else { Err(now) }
+        let now = guard.table.word(self.va).load(Ordering::Relaxed);
+        if same_but_for_hardware::<M>(self.raw, now) { Ok(guard) } else { Err(M::Arch::decode_pte(now)) }
     }
 }
 
-fn same_but_for_hardware(a: Pte, b: Pte) -> bool {
-    let still = |p: Present| Present { young: false, dirty: false, ..p };
-    if let (Pte::Present(a), Pte::Present(b)) = (a, b) { still(a) == still(b) } else { a == b }
+fn same_but_for_hardware<M: Machine>(a: u64, b: u64) -> bool {
+    a == b || M::Arch::pte_present(a) && M::Arch::pte_present(b) && M::Arch::pte_alike(a, b)
 }

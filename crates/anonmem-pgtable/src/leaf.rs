@@ -28,7 +28,9 @@ use crate::{
     table::{PteTable, entries, span},
 };
 use anonmem_frame::Frames;
-use anonmem_hal::{Arch, Entry, FlushRange, Machine, Pfn, Present, Protection, Pte, Va, VaRange};
+use anonmem_hal::{
+    Arch, Entry, FlushRange, Machine, MigrationBits, Pfn, Present, Protection, Pte, Va, VaRange,
+};
 use anonmem_sync::{Atomic, Ordering, order::Pmd, spin::RawSpinGuard};
 use core::marker::PhantomData;
 
@@ -325,6 +327,25 @@ impl<'a, M: Machine, G: StableVma<M>> LeafGuard<'a, M, G> {
         self.change(|leaf| Present { dirty: false, ..leaf });
     }
 
+    /// Lets the next write to any of it be noticed, as [`PteGuard::soft_clean`](crate::PteGuard::soft_clean)
+    /// does of a page. The caller owes the TLB a flush.
+    #[doc(alias = "clear_soft_dirty_pmd")]
+    pub fn soft_clean(&mut self) {
+        let clean = |leaf: Present| Present { soft_clean: true, ..leaf.write_protected() };
+        if let Entry::Migration { pfn, bits } = self.change(clean) {
+            let bits = MigrationBits { soft_clean: true, ..bits.write_protected() };
+            self.store(Entry::Migration { pfn, bits });
+        }
+    }
+
+    /// Says that it was written. The next write fault makes it writable.
+    #[doc(alias = "move_soft_dirty_pmd")]
+    pub fn soft_dirty(&mut self) {
+        if let Entry::Migration { pfn, bits } = self.change(|leaf| Present { soft_clean: false, ..leaf }) {
+            self.store(Entry::Migration { pfn, bits: MigrationBits { soft_clean: false, ..bits } });
+        }
+    }
+
     /// Changes the permissions to no more than the VMA's `prot`, as
     /// [`PteGuard::change_protection`](crate::PteGuard::change_protection) does of a page. Returns what must
     /// be flushed.
@@ -340,7 +361,8 @@ impl<'a, M: Machine, G: StableVma<M>> LeafGuard<'a, M, G> {
                 nothing
             }
             MappedLeaf::Exclusive(_, leaf) => {
-                let write = prot.write && !leaf.uffd_wp && (leaf.dirty || leaf.prot.write);
+                let asked = leaf.uffd_wp || leaf.soft_clean;
+                let write = prot.write && !asked && (leaf.dirty || leaf.prot.write);
                 self.modify(Protection { write, ..prot }).unwrap_or(nothing)
             }
             MappedLeaf::Shared(..) => self.modify(prot.write_protected()).unwrap_or(nothing),
@@ -387,6 +409,7 @@ impl<'a, M: Machine, G: CanInstall<M>> LeafGuard<'a, M, G> {
         let upgraded = |leaf: Present| Present {
             young: true,
             dirty: leaf.dirty || writes,
+            soft_clean: leaf.soft_clean && !writes,
             prot: Protection { write: leaf.prot.write || writes && leaf.prot.read, ..leaf.prot },
             ..leaf
         };

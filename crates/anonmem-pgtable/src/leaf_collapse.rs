@@ -74,6 +74,7 @@ impl<M: Machine> AddressSpace<M> {
             dirty: false,
             special: false,
             uffd_wp: false,
+            soft_clean: false,
         };
         // It traps while the table may still be used: never empty, because nobody may take it for a hole.
         // Release pairs with the Acquire of walks: as when a leaf is installed.
@@ -81,7 +82,13 @@ impl<M: Machine> AddressSpace<M> {
         // All: what CPUs know of the table itself, too.
         self.flush(frames, FlushRange::All);
         // Accessed and dirty bits are final: no CPU sets them any more, so that no exchange is needed.
-        let (mut said, mut write) = (trap, false);
+        let is_clean = |word: &Atomic<u64, M>| {
+            let pte = M::Arch::decode_pte(word.load(Ordering::Relaxed));
+            matches!(pte, Pte::Present(present) if present.soft_clean)
+        };
+        // Asked before: it ends at the first page that was written.
+        let soft_clean = words.iter().all(is_clean);
+        let (mut said, mut write) = (Present { soft_clean, ..trap }, false);
         for word in words {
             let pte = M::Arch::decode_pte(word.load(Ordering::Relaxed));
             word.store(0, Ordering::Relaxed);

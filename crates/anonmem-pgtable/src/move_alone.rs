@@ -375,7 +375,8 @@ fn for_each<M: Machine>(words: &[Atomic<u64, M>], mut f: impl FnMut(&Atomic<u64,
     rest.iter().for_each(f);
 }
 
-/// What the entry says at its new address: with the permissions there, and of no userfaultfd.
+/// What the entry says at its new address: with the permissions there, of no userfaultfd, and soft-dirty,
+/// because the page is new there.
 #[inline(always)]
 fn arrived<M: Machine>(said: u64, prot: Protection) -> u64 {
     if M::Arch::pte_plain(said) {
@@ -388,7 +389,10 @@ fn arrived<M: Machine>(said: u64, prot: Protection) -> u64 {
 #[cold]
 fn arrived_otherwise<M: Machine>(said: u64, prot: Protection) -> u64 {
     match M::Arch::decode_pte(said) {
-        Pte::Present(said) => M::Arch::encode_pte(Pte::Present(Present { prot, uffd_wp: false, ..said })),
+        Pte::Present(said) => {
+            let (uffd_wp, soft_clean) = (false, false);
+            M::Arch::encode_pte(Pte::Present(Present { prot, uffd_wp, soft_clean, ..said }))
+        }
         Pte::None | Pte::Soft(_) => unreachable!("an entry that was taken maps a page"),
     }
 }

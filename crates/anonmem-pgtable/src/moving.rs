@@ -90,25 +90,20 @@ impl<'a, M: Machine> TakenFolio<'a, M> {
 
     /// Gives the entries from `first` on, which were the folio's, what they said.
     pub fn put_back<G: StableVma<M>>(self, entries: &mut PteGuard<'a, M, G>, first: Va) {
-        let (prot, uffd_wp) = (self.said.prot, self.said.uffd_wp);
-        self.fill(entries, first, prot, uffd_wp);
+        let says = self.said.into();
+        self.fill(entries, first, says);
     }
 
     /// Gives the folio to the empty entries from `first` on, with the permissions of their VMA and without
-    /// protection by a userfaultfd.
+    /// protection by a userfaultfd. What has moved is soft-dirty.
     pub fn install<G: CanInstall<M>>(self, entries: &mut PteGuard<'a, M, G>, first: Va, prot: Protection) {
-        self.fill(entries, first, prot, false);
+        let says = Attrs { prot, uffd_wp: false, soft_clean: false, ..self.said.into() };
+        self.fill(entries, first, says);
     }
 
-    fn fill<G: StableVma<M>>(
-        self,
-        entries: &mut PteGuard<'a, M, G>,
-        first: Va,
-        prot: Protection,
-        uffd_wp: bool,
-    ) {
+    fn fill<G: StableVma<M>>(self, entries: &mut PteGuard<'a, M, G>, first: Va, says: Attrs) {
         for (nth, page) in (0..).zip(self.pages) {
-            let attrs = Attrs { prot, young: self.young.has(nth), dirty: self.dirty.has(nth), uffd_wp };
+            let attrs = Attrs { young: self.young.has(nth), dirty: self.dirty.has(nth), ..says };
             let pte = entries.entry_of(page, attrs);
             entries.fill(first.page_after(nth), pte);
         }
@@ -192,7 +187,7 @@ impl<'a, M: Machine, G: CanInstall<M>> LeafPlace<'a, M, G> {
             let kept = leaf.deposits().pop();
             Deposits::of(frames, to.upper, target_lock).push(kept);
         }
-        let says = Attrs { prot, uffd_wp: false, ..said.into() };
+        let says = Attrs { prot, uffd_wp: false, soft_clean: false, ..said.into() };
         // Release: the pages' contents come before their mapping.
         to.word.store(M::Arch::encode_entry(to.entry_of(whole, says), 1), Ordering::Release);
         frames.table_used(to.upper).update(|n| n + 1);

@@ -19,18 +19,36 @@ pub struct Attrs {
     pub dirty: bool,
     /// Write-protected on behalf of userfaultfd.
     pub uffd_wp: bool,
+    /// As [`Present::soft_clean`]: whoever says so allows no stores.
+    pub soft_clean: bool,
 }
 
 impl From<Present> for Attrs {
     fn from(p: Present) -> Self {
-        Self { prot: p.prot, young: p.young, dirty: p.dirty, uffd_wp: p.uffd_wp }
+        let Present { prot, young, dirty, uffd_wp, soft_clean, pfn: _, special: _ } = p;
+        Self { prot, young, dirty, uffd_wp, soft_clean }
     }
 }
 
 impl Attrs {
     /// What an entry says that comes from another form, in a VMA that allows `vma`.
     pub const fn of(bits: EntryBits, vma: Protection) -> Self {
-        Self { prot: bits.prot(vma), young: bits.young, dirty: bits.dirty, uffd_wp: bits.uffd_wp }
+        let EntryBits { young, dirty, uffd_wp, soft_clean, .. } = bits;
+        Self { prot: bits.prot(vma), young, dirty, uffd_wp, soft_clean }
+    }
+
+    /// The present entry that says so of `pfn`.
+    #[inline(always)]
+    pub(crate) fn of_page<M: Machine>(self, pfn: Pfn) -> Present {
+        let Self { prot, young, dirty, uffd_wp, soft_clean } = self;
+        anonmem_hal::debug_check!(M, !(soft_clean && prot.write), "the first write would not be noticed");
+        Present { pfn, prot, young, dirty, special: false, uffd_wp, soft_clean }
+    }
+
+    /// The same without permission to write, and written by nobody yet.
+    #[must_use]
+    pub const fn soft_clean(self) -> Self {
+        Self { prot: self.prot.write_protected(), soft_clean: true, ..self }
     }
 }
 
@@ -159,9 +177,7 @@ macro_rules! map_owner {
             #[inline(always)]
             fn into_pte(self, attrs: Attrs) -> Pte {
                 assert!($may_write || !attrs.prot.write, "a shared page mapped writable");
-                let Attrs { prot, young, dirty, uffd_wp } = attrs;
-                let pfn = self.into_entry();
-                Pte::Present(Present { pfn, prot, young, dirty, special: false, uffd_wp })
+                Pte::Present(attrs.of_page::<M>(self.into_entry()))
             }
             #[inline(always)]
             fn home(&self) -> Option<*const ()> {

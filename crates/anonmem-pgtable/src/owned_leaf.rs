@@ -45,15 +45,15 @@ macro_rules! leaf_owner {
         }
     };
 }
-leaf_owner!(ExclusiveWhole, Attrs, |pfn, attrs| leaf(pfn, attrs));
+leaf_owner!(ExclusiveWhole, Attrs, |pfn, attrs| leaf::<M>(pfn, attrs));
 leaf_owner!(SharedWhole, Attrs, |pfn, attrs| {
     assert!(!attrs.prot.write, "a shared folio mapped writable");
-    leaf(pfn, attrs)
+    leaf::<M>(pfn, attrs)
 });
 leaf_owner!(HoldWhole, MigrationBits, |pfn, bits| Entry::Migration { pfn, bits });
 
-fn leaf(pfn: Pfn, Attrs { prot, young, dirty, uffd_wp }: Attrs) -> Entry {
-    Entry::Leaf(Present { pfn, prot, young, dirty, special: false, uffd_wp })
+fn leaf<M: Machine>(pfn: Pfn, attrs: Attrs) -> Entry {
+    Entry::Leaf(attrs.of_page::<M>(pfn))
 }
 
 /// What a cleared leaf was, with what it owned.

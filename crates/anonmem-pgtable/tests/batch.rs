@@ -11,7 +11,8 @@ use anonmem_pgtable::{AddressSpace, Attrs, Cleared, Mapped, MmuGather, NotShared
 const P: u64 = PAGE_SIZE as u64;
 /// The tables of the tests cover 2 MiB; these are the last eight pages of the first one.
 const FIRST: u64 = 512 - 8;
-const RW: Attrs = Attrs { prot: Protection::RW, young: true, dirty: false, uffd_wp: false };
+const RW: Attrs =
+    Attrs { prot: Protection::RW, young: true, dirty: false, uffd_wp: false, soft_clean: false };
 
 fn va(page: u64) -> Va {
     Va((FIRST + page) * P)

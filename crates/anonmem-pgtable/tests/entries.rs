@@ -13,7 +13,7 @@ use anonmem_pgtable::{MmuGather, PteGuard};
 use anonmem_sync::Rcu;
 
 const VA: Va = Va(0x1000);
-const RW: Attrs = Attrs { prot: Protection::RW, young: true, dirty: true, uffd_wp: false };
+const RW: Attrs = Attrs { prot: Protection::RW, young: true, dirty: true, uffd_wp: false, soft_clean: false };
 
 struct World {
     frames: Frames<M>,
@@ -74,7 +74,7 @@ impl World {
     }
 }
 
-const BITS: SwapBits = SwapBits { sharing: Sharing::Exclusive, uffd_wp: true };
+const BITS: SwapBits = SwapBits { sharing: Sharing::Exclusive, uffd_wp: true, soft_clean: true };
 
 #[test]
 fn a_count_of_a_slot_goes_into_an_entry_and_comes_back() {
@@ -123,7 +123,7 @@ fn an_empty_entry_is_not_filled_by_who_may_only_empty() {
 #[test]
 fn a_page_goes_to_swap_and_says_so_in_one_hold_of_the_lock() {
     World::run(|w, entries| {
-        entries.install(VA, w.page(), Attrs { uffd_wp: true, ..RW });
+        entries.install(VA, w.page(), Attrs { uffd_wp: true, ..RW.soft_clean() });
         let (cleared, vacancy) = entries.take(VA);
         let Cleared::Exclusive(page, present) = cleared else { panic!("no page") };
         vacancy.fill(w.count(), EntryBits::of_present(present, Sharing::Exclusive).to_swap());
@@ -160,8 +160,14 @@ fn a_hold_counts_as_a_mapping_wherever_it_goes() {
 fn protection_reaches_a_page_that_migrates() {
     World::run(|w, entries| {
         let hold = w.page().try_share().ok().unwrap().hold();
-        let bits =
-            EntryBits { sharing: Sharing::Exclusive, write: true, young: true, dirty: true, uffd_wp: false };
+        let bits = EntryBits {
+            sharing: Sharing::Exclusive,
+            write: true,
+            young: true,
+            dirty: true,
+            uffd_wp: false,
+            soft_clean: false,
+        };
         entries.install(VA, hold, bits.to_migration());
         let kind = |entries: &PteGuard<'_, M, Mmap>| match entries.get(VA) {
             Pte::Soft(SoftLeaf::Migration { bits, .. }) => bits.kind,

@@ -20,7 +20,8 @@ const PAGES: u64 = A::LEAF_ORDER.pages();
 /// The first leaf's addresses, and those of another one, in another table above.
 const AT: Va = Va(PAGES * P);
 const FAR: Va = Va(1 << 30);
-const RW: Attrs = Attrs { prot: Protection::RW, young: true, dirty: false, uffd_wp: false };
+const RW: Attrs =
+    Attrs { prot: Protection::RW, young: true, dirty: false, uffd_wp: false, soft_clean: false };
 
 impl World {
     /// Runs `f` on a CPU; afterwards no frame is left.
@@ -119,7 +120,7 @@ impl World {
 fn a_leaf_that_becomes_a_table_keeps_every_bit_and_every_count() {
     for (prot, dirty) in [(Protection::RW, true), (Protection::R, false), (Protection::NONE, true)] {
         World::run(|w| {
-            let says = Attrs { prot, young: true, dirty, uffd_wp: !prot.write };
+            let says = Attrs { prot, young: true, dirty, uffd_wp: !prot.write, soft_clean: !prot.write };
             let head = w.install(AT, says);
             assert_eq!(w.counts(head), (PAGES, 1, 1));
             let tables = w.space.nr_tables();

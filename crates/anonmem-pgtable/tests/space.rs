@@ -10,7 +10,7 @@ use anonmem_pgtable::{
     AddressSpace, Attrs, Cleared, Mapped, MmuGather, NotShared, PteGuard, Teardown, Writes,
 };
 
-const RW: Attrs = Attrs { prot: Protection::RW, young: true, dirty: true, uffd_wp: false };
+const RW: Attrs = Attrs { prot: Protection::RW, young: true, dirty: true, uffd_wp: false, soft_clean: false };
 
 impl World {
     fn new() -> Box<Self> {

@@ -20,7 +20,7 @@ unsafe impl StableVma<M> for Only<'_> {
 // SAFETY: as above.
 unsafe impl CanInstall<M> for Only<'_> {}
 
-const RW: Attrs = Attrs { prot: Protection::RW, young: true, dirty: true, uffd_wp: false };
+const RW: Attrs = Attrs { prot: Protection::RW, young: true, dirty: true, uffd_wp: false, soft_clean: false };
 
 /// Runs `f` on a CPU with the frames of two machines.
 fn with_two(f: impl FnOnce(&Frames<M>, &Frames<M>)) {

@@ -327,6 +327,10 @@ impl<'a, M: Machine> Copying<'a, M> {
             Mapped::None => return Ok(from.next_used(part)),
             Mapped::Zero(present) => {
                 to.install_zero(va, present.prot);
+                // KSM may have merged what was written into it.
+                if M::Arch::SOFT_DIRTY && !present.soft_clean {
+                    to.soft_dirty(va);
+                }
                 if self.keeps_wp {
                     protect_like(from, to, VaRange::page(va));
                 }
@@ -414,9 +418,10 @@ fn protect_like<'a, M: Machine>(from: &Entries<'a, M>, to: &mut Entries<'a, M>, 
     }
 }
 
-/// What the child's entry says: as the parent's, but not yet accessed, and of no userfaultfd.
+/// What the entry of the child's copy says: as the parent's, but not yet accessed, of no userfaultfd, and
+/// soft-dirty, because the page is new.
 fn child_attrs(parent: Present, prot: Protection) -> Attrs {
-    Attrs { prot, young: false, uffd_wp: false, ..parent.into() }
+    Attrs { prot, young: false, uffd_wp: false, soft_clean: false, ..parent.into() }
 }
 
 /// After a fork that failed: pages that are the parent's alone again become exclusive again, and writable.

@@ -8,6 +8,7 @@
 //! because there are none.
 
 use crate::{
+    clear_refs::{is_soft_dirty, is_soft_dirty_leaf, is_soft_dirty_vma},
     ids::{ShmId, VmaId},
     mm::{Mm, mmap_lock::MmapReadGuard, slot::MmSlot},
     rmap::machine::Machine,
@@ -138,6 +139,8 @@ pub struct PagemapEntry {
     pub guard: bool,
     /// A userfaultfd has protected it against writes.
     pub uffd_wp: bool,
+    /// It was written, or mapped, since [`ClearRefs::SoftDirty`](crate::ClearRefs::SoftDirty).
+    pub soft_dirty: bool,
 }
 
 impl PagemapEntry {
@@ -146,11 +149,11 @@ impl PagemapEntry {
         self.pfn.is_some()
     }
 
-    /// The word that /proc/PID/pagemap has for it (Documentation/admin-guide/mm/pagemap.rst). Soft-dirty is
-    /// not tracked.
+    /// The word that /proc/PID/pagemap has for it (Documentation/admin-guide/mm/pagemap.rst).
     pub fn bits(&self) -> u64 {
         let bit = |on: bool, n: u32| u64::from(on) << n;
         self.pfn.map_or(0, |pfn| pfn.0)
+            | bit(self.soft_dirty, 55)
             | bit(self.exclusive, 56)
             | bit(self.uffd_wp, 57)
             | bit(self.guard, 58)
@@ -158,6 +161,14 @@ impl PagemapEntry {
             | bit(self.swapped, 62)
             | bit(self.present(), 63)
     }
+}
+
+/// What is said of addresses of a mapping that no table covers.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Holes {
+    Skipped,
+    /// That the mapping is soft-dirty, if it is.
+    Told,
 }
 
 /// Fractional bits of a sum of shares (Linux: `PSS_SHIFT`).
@@ -345,7 +356,7 @@ impl<M: Machine> Mm<'_, M> {
     #[doc(alias = "pte_to_pagemap_entry")]
     pub fn pagemap(&self, va: Va) -> PagemapEntry {
         let mut entry = PagemapEntry::default();
-        self.for_each_page(VaRange::page(va), &mut |_, found| entry = *found);
+        self.for_each_pagemap(VaRange::page(va), &mut |_, found| entry = *found);
         entry
     }
 
@@ -355,23 +366,56 @@ impl<M: Machine> Mm<'_, M> {
     /// # Locks
     /// The mmap lock for reading and a page-table lock, also while `f` runs: it may not sleep.
     pub fn for_each_page(&self, range: VaRange, f: &mut dyn FnMut(Va, &PagemapEntry)) {
+        self.each_page(range, Holes::Skipped, f);
+    }
+
+    /// The same, and calls `f` with the other addresses of mappings that are soft-dirty, where that is all
+    /// that there is to say: what /proc/PID/pagemap has of `range`.
+    ///
+    /// # Locks
+    /// As [`for_each_page`](Self::for_each_page).
+    #[doc(alias("pagemap_read", "pagemap_pte_hole"))]
+    pub fn for_each_pagemap(&self, range: VaRange, f: &mut dyn FnMut(Va, &PagemapEntry)) {
+        self.each_page(range, Holes::Told, f);
+    }
+
+    fn each_page(&self, range: VaRange, holes: Holes, f: &mut dyn FnMut(Va, &PagemapEntry)) {
         let slot = self.slot();
         let guard = self.read();
         let mut vmas = slot.tree.cursor(range);
-        while let Some((mapped, _)) = vmas.next(&slot.tree, self.vm.nodes()) {
+        while let Some((mapped, id)) = vmas.next(&slot.tree, self.vm.nodes()) {
             let Some(part) = mapped.intersect(range) else { continue };
+            let dirty = is_soft_dirty_vma::<M>(self.vm.vma(id).flags());
+            let mut tell = |va: Va, found: PagemapEntry| {
+                f(va, &PagemapEntry { soft_dirty: found.soft_dirty || dirty, ..found });
+            };
+            let hole_to = |looked: Va, end: Va| {
+                let end = if dirty && holes == Holes::Told { end } else { looked };
+                VaRange { start: looked, end }.iter_pages()
+            };
+            let mut looked = part.start;
             for (found, part) in slot.space.parts(&self.vm.frames, &guard, part) {
-                match found {
-                    Walked::Table(table) => self.pages_of_table(table, part, f),
-                    Walked::Leaf(place) => match place.lock() {
-                        Locked::Leaf(leaf) => {
-                            part.iter_pages().for_each(|va| f(va, &page_of_leaf(&leaf, va)));
-                        }
-                        Locked::Table(table) => self.pages_of_table(table, part, f),
-                        Locked::None => part.iter_pages().for_each(|va| f(va, &PagemapEntry::default())),
-                    },
-                }
+                hole_to(looked, part.start).for_each(|va| tell(va, PagemapEntry::default()));
+                self.pages_of(found, part, &mut tell);
+                looked = part.end;
             }
+            hole_to(looked, part.end).for_each(|va| tell(va, PagemapEntry::default()));
+        }
+    }
+
+    fn pages_of<G: StableVma<M>>(
+        &self,
+        found: Walked<'_, M, G>,
+        part: VaRange,
+        f: &mut dyn FnMut(Va, PagemapEntry),
+    ) {
+        match found {
+            Walked::Table(table) => self.pages_of_table(table, part, f),
+            Walked::Leaf(place) => match place.lock() {
+                Locked::Leaf(leaf) => part.iter_pages().for_each(|va| f(va, page_of_leaf(&leaf, va))),
+                Locked::Table(table) => self.pages_of_table(table, part, f),
+                Locked::None => part.iter_pages().for_each(|va| f(va, PagemapEntry::default())),
+            },
         }
     }
 
@@ -379,15 +423,16 @@ impl<M: Machine> Mm<'_, M> {
         &self,
         table: PteTable<'_, M, G>,
         part: VaRange,
-        f: &mut dyn FnMut(Va, &PagemapEntry),
+        f: &mut dyn FnMut(Va, PagemapEntry),
     ) {
         let entries = table.lock();
         for va in part.iter_pages() {
-            f(va, &self.page_of(entries.mapped(va)));
+            f(va, self.page_of(entries.mapped(va)));
         }
     }
 
     fn page_of(&self, mapped: Mapped<'_, '_, M>) -> PagemapEntry {
+        let (uffd_wp, soft_dirty) = (is_protected(&mapped), is_soft_dirty(&mapped));
         let page = |present: Present, shared, mappers| PagemapEntry {
             pfn: Some(present.pfn),
             shared,
@@ -395,9 +440,9 @@ impl<M: Machine> Mm<'_, M> {
             young: present.young,
             dirty: present.dirty,
             uffd_wp: present.uffd_wp,
+            soft_dirty,
             ..PagemapEntry::default()
         };
-        let uffd_wp = is_protected(&mapped);
         match mapped {
             Mapped::None => PagemapEntry::default(),
             Mapped::Zero(present) => page(present, false, 0),
@@ -409,7 +454,7 @@ impl<M: Machine> Mm<'_, M> {
             }
             // Linux shows a page that migrates as one that is swapped.
             Mapped::Swap(..) | Mapped::Migration(..) => {
-                PagemapEntry { swapped: true, uffd_wp, ..PagemapEntry::default() }
+                PagemapEntry { swapped: true, uffd_wp, soft_dirty, ..PagemapEntry::default() }
             }
             Mapped::Marker(marker) => {
                 PagemapEntry { guard: marker == Marker::Guard, uffd_wp, ..PagemapEntry::default() }
@@ -422,18 +467,20 @@ impl<M: Machine> Mm<'_, M> {
 #[doc(alias = "pagemap_pmd_range")]
 fn page_of_leaf<M: Machine, G: StableVma<M>>(leaf: &LeafGuard<'_, M, G>, va: Va) -> PagemapEntry {
     let nth = va.page() - leaf.range().start.page();
+    let soft_dirty = is_soft_dirty_leaf(&leaf.mapped());
     let page = |of: Present, exclusive| PagemapEntry {
         pfn: Some(of.pfn.offset(nth)),
         exclusive,
         young: of.young,
         dirty: of.dirty,
+        soft_dirty,
         ..PagemapEntry::default()
     };
     match leaf.mapped() {
         MappedLeaf::Exclusive(_, of) => page(of, true),
         MappedLeaf::Shared(folio, of) => page(of, folio.looks_reusable()),
         // As for a page that migrates.
-        MappedLeaf::Migration(..) => PagemapEntry { swapped: true, ..PagemapEntry::default() },
+        MappedLeaf::Migration(..) => PagemapEntry { swapped: true, soft_dirty, ..PagemapEntry::default() },
     }
 }
 
@@ -569,10 +616,19 @@ mod tests {
             assert_eq!(mm.load(17 * P), Ok(0));
             let written = mm.pagemap(Va(16 * P));
             assert!(written.dirty && written.exclusive);
-            assert_eq!(written.bits() >> 55, 0b1_0000_0010, "present, exclusive");
-            assert_eq!(mm.pagemap(Va(17 * P)).bits() >> 55, 0b1_0000_0000, "the zero page: present");
-            assert_eq!(mm.pagemap(Va(18 * P)).bits(), 0);
+            assert_eq!(written.bits() >> 55, 0b1_0000_0011, "present, exclusive, soft-dirty");
+            assert_eq!(mm.pagemap(Va(17 * P)).bits() >> 55, 0b1_0000_0001, "the zero page: present");
+            assert_eq!(mm.pagemap(Va(18 * P)).bits() >> 55, 1, "a new mapping is soft-dirty");
             assert_eq!(mm.pagemap(Va(99 * P)).bits(), 0, "no mapping");
+            mm.clear_refs(crate::ClearRefs::SoftDirty);
+            assert_eq!(mm.pagemap(Va(16 * P)).bits() >> 55, 0b1_0000_0010);
+            assert_eq!(mm.pagemap(Va(18 * P)).bits(), 0);
+            // Where no table is, too: whoever reads the file is told of holes.
+            mm.map_raw(pages(4096, 4), RW, Backing::Anonymous);
+            let mut told = 0;
+            mm.for_each_pagemap(pages(4090, 16), &mut |_, page| told += u64::from(page.soft_dirty));
+            mm.for_each_page(pages(4090, 16), &mut |_, _| unreachable!("no table covers it"));
+            assert_eq!(told, 4);
         });
     }
 

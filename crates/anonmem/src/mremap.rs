@@ -325,6 +325,7 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
         }
         self.change_range(id, VaRange { start: range.start, end }, vma.pgoff());
         self.slot().counts.add_vma(flags, grown.pages().0 as i64);
+        self.soft_dirty_vma(id);
         self.rejoin(end);
         Ok(true)
     }
@@ -344,7 +345,7 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
     /// Maps at `to` what the shared mapping `id` maps from `old` on.
     fn duplicate(&self, id: VmaId, old: Va, to: VaRange) -> Result<(), Error> {
         let vma = self.objects.vma(id);
-        let flags = vma.flags() - VmFlags::UFFD;
+        let flags = vma.flags() - (VmFlags::UFFD | VmFlags::SOFT_CLEAN);
         let area = NewArea { range: to, pgoff: vma.index_of(old), flags, backing: vma.backing() };
         self.mmap_region(area, Object::Given)
     }

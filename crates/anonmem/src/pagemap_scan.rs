@@ -10,11 +10,12 @@
 //!
 //! Locks: the mmap lock for reading; a page-table lock for one table at a time.
 //!
-//! Linux: fs/proc/task_mmu.c `do_pagemap_scan`. Differs: no soft-dirty bits; no file pages, because a private
-//! mapping of a source has none. A hole that fills while it is protected is told as what it is then.
-//! Protection makes leaves tables, whose pages are told one by one.
+//! Linux: fs/proc/task_mmu.c `do_pagemap_scan`. Differs: no file pages, because a private mapping of a source
+//! has none. A hole that fills while it is protected is told as what it is then. Protection makes leaves
+//! tables, whose pages are told one by one.
 
 use crate::{
+    clear_refs::{is_soft_dirty, is_soft_dirty_leaf, is_soft_dirty_vma},
     error::Error,
     mm::{Mm, mmap_lock::MmapReadGuard},
     rmap::machine::Machine,
@@ -42,7 +43,7 @@ bitflags::bitflags! {
         const PFN_ZERO = 1 << 5;
         /// Mapped by a leaf.
         const HUGE = 1 << 6;
-        /// Never: soft-dirty bits are not kept.
+        /// Written, or mapped, since [`ClearRefs::SoftDirty`](crate::ClearRefs::SoftDirty).
         const SOFT_DIRTY = 1 << 7;
         /// `MADV_GUARD_INSTALL`.
         const GUARD = 1 << 8;
@@ -253,6 +254,8 @@ impl Told<'_> {
             }
             let mut categories = PageCategories::empty();
             categories.set(PageCategories::WP_ALLOWED, allowed);
+            let flags = guard.objects.vma(id).flags();
+            categories.set(PageCategories::SOFT_DIRTY, is_soft_dirty_vma::<M>(flags));
             if (self.protects() && !allowed) || !self.scan.wants_vma(categories) {
                 continue;
             }
@@ -403,8 +406,11 @@ fn leaf_categories<M: Machine>(mapped: &MappedLeaf<'_, '_, M>) -> PageCategories
         MappedLeaf::Exclusive(..) | MappedLeaf::Shared(..) => PageCategories::PRESENT,
         MappedLeaf::Migration(..) => PageCategories::SWAPPED,
     };
+    let mut categories = there | PageCategories::HUGE;
     // One that is protected is a table.
-    there | PageCategories::WRITTEN | PageCategories::HUGE
+    categories |= PageCategories::WRITTEN;
+    categories.set(PageCategories::SOFT_DIRTY, is_soft_dirty_leaf(mapped));
+    categories
 }
 
 #[doc(alias = "pagemap_page_category")]
@@ -419,5 +425,6 @@ fn page_categories<M: Machine>(mapped: &Mapped<'_, '_, M>) -> PageCategories {
         Mapped::Marker(Marker::UffdWp | Marker::Poisoned) => PageCategories::SWAPPED,
     };
     categories.set(PageCategories::WRITTEN, !is_protected(mapped));
+    categories.set(PageCategories::SOFT_DIRTY, is_soft_dirty(mapped));
     categories
 }

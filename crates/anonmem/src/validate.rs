@@ -293,6 +293,8 @@ impl<M: Machine> Vm<M> {
             MappedLeaf::Exclusive(folio, leaf) => {
                 let maps = folio.folio().counts().maps();
                 expect("an exclusive leaf is all that maps its folio", at, pages, maps)?;
+                let missed = leaf.soft_clean && leaf.prot.write;
+                expect("a leaf whose next write is waited for is not writable", at, 0, missed.into())?;
                 (folio.folio(), leaf.prot.write)
             }
             MappedLeaf::Shared(folio, leaf) => {
@@ -358,12 +360,19 @@ impl<M: Machine> Vm<M> {
                 count.shared += 1;
                 let shared = matches!(vma.backing(), Backing::Shared(_));
                 expect("a shared object's page is in a mapping of it", va.0, 1, u64::from(shared))?;
+                let missed = present.soft_clean && present.prot.write;
+                expect(
+                    "a shared page whose next write is waited for is not writable",
+                    va.0,
+                    0,
+                    missed.into(),
+                )?;
                 return allowed(flags, va, present.prot.write);
             }
         };
         count.anon += 1;
-        let protected = present.uffd_wp && present.prot.write;
-        expect("a protected entry is not writable", va.0, 0, u64::from(protected))?;
+        let watched = (present.uffd_wp || present.soft_clean) && present.prot.write;
+        expect("an entry whose next write is waited for is not writable", va.0, 0, u64::from(watched))?;
         expect(
             "an anonymous page is in a private mapping",
             va.0,

@@ -11,8 +11,8 @@ use crate::{
     watched,
 };
 use anonmem::{
-    Advice, Error, FaultAccess, FaultOutcome, Machine, MapBacking, MapFlags, MapKind, Mm, MmapRequest, Prot,
-    RemapFlags, VmFlags,
+    Advice, ClearRefs, Error, FaultAccess, FaultOutcome, Machine, MapBacking, MapFlags, MapKind, Mm,
+    MmapRequest, Prot, RemapFlags, VmFlags,
 };
 use anonmem_hal::{Arch, CpuId, PAGE_SHIFT, Pfn, SourceId, Va, VaRange};
 
@@ -72,6 +72,10 @@ where
         Op::Mlock(at) => done(mm.mlock(Va(at.addr), at.len)),
         Op::Munlock(at) => done(mm.munlock(Va(at.addr), at.len)),
         Op::Mincore(at) => mincore(mm, at),
+        Op::ClearRefs(_) => {
+            mm.clear_refs(ClearRefs::SoftDirty);
+            Outcome::Done
+        }
         Op::DeviceWrite(at, tag) => watched::device_write(mm, at, tag),
         Op::UffdMove(at, to) => watched::uffd_move(mm, at, to),
         Op::UffdFill(at, tag) => watched::uffd_fill(mm, at, tag),

@@ -90,7 +90,7 @@ impl Generator {
         if self.leaves && !crowded && self.one_in(20) {
             return self.leaf(space);
         }
-        match self.below(if crowded { 290 } else { 230 }) {
+        match self.below(if crowded { 295 } else { 235 }) {
             0 => Op::Spawn(self.below(SPACES as u64) as usize),
             1..=8 => Op::Fork { parent: space, child: self.below(SPACES as u64) as usize },
             9..=11 => Op::Exit(space),
@@ -112,6 +112,7 @@ impl Generator {
             211..=218 => self.uffd_move(space, oracle),
             219..=223 => Op::UffdFill(self.range(space, oracle), self.below(1 << 32) as u32),
             224..=229 => Op::UffdProtect(self.range(space, oracle), self.below(1 << 32) as u32),
+            230..=234 => Op::ClearRefs(space),
             _ => Op::Munmap(self.large_area(space, oracle)),
         }
     }
@@ -307,6 +308,7 @@ fn confine(op: Op, window: &Range<u64>) -> Option<Op> {
         Op::Fetch(range) => Op::Fetch(at(range)),
         Op::DeviceWrite(range, tag) => Op::DeviceWrite(at(range), tag),
         Op::Hold(..) | Op::Release(..) => return None,
+        Op::ClearRefs(_) => op,
         Op::UffdMove(range, to) => {
             let (range, to) = (at(range), into(to));
             Op::UffdMove(At { len: cut(to, range.len), ..range }, to)

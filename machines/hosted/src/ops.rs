@@ -213,6 +213,8 @@ pub enum Op {
     Munlock(At),
     /// `mincore`.
     Mincore(At),
+    /// 4 is written to `clear_refs`.
+    ClearRefs(usize),
     /// Loads.
     Read(At),
     /// Stores of [`pattern`].
@@ -242,6 +244,7 @@ impl Op {
     pub fn space(&self) -> usize {
         match *self {
             Self::Spawn(space) | Self::Exit(space) | Self::Fork { parent: space, .. } => space,
+            Self::ClearRefs(space) => space,
             Self::Mmap(at, ..)
             | Self::Munmap(at)
             | Self::Mprotect(at, _)
@@ -260,6 +263,18 @@ impl Op {
             | Self::UffdFill(at, _)
             | Self::UffdProtect(at, _) => at.space,
             Self::Release(space, _) => space,
+        }
+    }
+
+    /// Whether a page may be made for its address space to write to, or for a device.
+    pub fn may_write(&self) -> bool {
+        match self {
+            Self::Spawn(_) | Self::Exit(_) | Self::Fork { .. } | Self::ClearRefs(_) => false,
+            Self::Munmap(_) | Self::Munlock(_) | Self::Mincore(_) | Self::Read(_) | Self::Fetch(_) => false,
+            Self::Release(..) => false,
+            Self::Mmap(..) | Self::Mprotect(..) | Self::Mremap(..) | Self::Brk(_) | Self::Madvise(..) => true,
+            Self::Mlock(_) | Self::Write(..) | Self::DeviceWrite(..) | Self::Hold(..) => true,
+            Self::UffdMove(..) | Self::UffdFill(..) | Self::UffdProtect(..) => true,
         }
     }
 }
@@ -354,6 +369,7 @@ impl fmt::Debug for Op {
             Self::Mlock(at) => write!(f, "Op::Mlock({at:?})"),
             Self::Munlock(at) => write!(f, "Op::Munlock({at:?})"),
             Self::Mincore(at) => write!(f, "Op::Mincore({at:?})"),
+            Self::ClearRefs(space) => write!(f, "Op::ClearRefs({space})"),
             Self::Read(at) => write!(f, "Op::Read({at:?})"),
             Self::Write(at, tag) => write!(f, "Op::Write({at:?}, {tag})"),
             Self::Fetch(at) => write!(f, "Op::Fetch({at:?})"),

@@ -8,7 +8,7 @@ use crate::{
     ops::{At, HEAP_START, HOLDS, Op, Outcome, SPACES},
     oracle::{
         Limits, Oracle, Verdict,
-        page::{Bytes, Page},
+        page::{Bytes, Kind, Page, Said},
         space::{Space, compare_areas},
     },
     runner::System,
@@ -16,7 +16,7 @@ use crate::{
 };
 use anonmem::{
     BlockEffort, CollapseLimits, CollapseSettings, CollapseTask, Config, Effort, FolioMode, FolioPolicy,
-    KsmSettings, LockMode, MergeAny, Mm, PinnedRange, ReverseMapChoice, Vm,
+    KsmSettings, LockMode, MergeAny, Mm, PagemapEntry, PinnedRange, ReverseMapChoice, Vm,
 };
 use anonmem_hal::{
     Arch, CpuId, Order, PAGE_SHIFT, PAGE_SIZE, Pfn, PhysMem as _, Present, SourceId, Va, arch::X86_64,
@@ -110,6 +110,8 @@ pub struct Anonmem<A: Arch = X86_64> {
     turn: u32,
     /// What devices have for long, and the frames.
     holds: ManuallyDrop<[Option<Held<A>>; HOLDS]>,
+    /// Whether allocations have failed, so that pages may have left for others.
+    starved: bool,
     /// The CPU that the thread is on; `None` only while it changes.
     cpu: Option<CpuGuard>,
 }
@@ -224,6 +226,7 @@ impl<A: Arch> Anonmem<A> {
             merging: Merging::Off,
             moving: None,
             turn: 0,
+            starved: false,
             holds: ManuallyDrop::new(Default::default()),
             cpu: Some(cpu),
         };
@@ -335,7 +338,10 @@ impl<A: Arch> Anonmem<A> {
             }
         }
         for (&number, page) in &model.pages {
-            let guard = process.mm.pagemap(Va(number << PAGE_SHIFT)).guard;
+            let entry = process.mm.pagemap(Va(number << PAGE_SHIFT));
+            let PagemapEntry { guard, soft_dirty, .. } = entry;
+            self.check_soft_dirty(page, soft_dirty)
+                .map_err(|why| format!("space {space}, page {number:#x}: {why}: {entry:?}"))?;
             if guard != page.guard {
                 return Err(format!(
                     "space {space}, page {number:#x}: guarded is {guard}, not {}",
@@ -348,6 +354,27 @@ impl<A: Arch> Anonmem<A> {
         model.pages.iter().filter(absent).try_for_each(|(&number, page)| {
             self.check_absent(process, oracle, number, page).map_err(|why| format!("space {space}, {why}"))
         })
+    }
+
+    /// A page that was written is told, and no other, as far as the model can know. Pages that become one
+    /// folio between the operations are written. An object's page whose entry was taken is as one that was
+    /// not mapped yet.
+    fn check_soft_dirty(&self, page: &Page, found: bool) -> Verdict {
+        let mut wanted = page.soft_dirty;
+        let moves = self.moving.is_some();
+        let leaves = moves || self.starved || self.memory.swaps();
+        if leaves && matches!(page.attrs.kind, Kind::Shared { .. }) {
+            wanted.page.unless();
+        }
+        if moves {
+            wanted.page.or_maybe();
+        }
+        let right = match wanted.either() {
+            Said::Yes => found == A::SOFT_DIRTY,
+            Said::No => !found,
+            Said::Maybe => A::SOFT_DIRTY || !found,
+        };
+        if right { Ok(()) } else { Err(format!("soft-dirty is {found}, should be {wanted:?}")) }
     }
 
     /// A page that a device has is the one that its program sees.
@@ -511,6 +538,7 @@ impl<A: Arch> System for Anonmem<A> {
     }
 
     fn fail_allocation(&mut self, nth: u64) {
+        self.starved |= nth != 0;
         self.failures.set(if nth == 0 { FailurePlan::Off } else { FailurePlan::Nth(nth) });
     }
 

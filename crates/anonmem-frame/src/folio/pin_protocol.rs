@@ -33,6 +33,8 @@
 //!   did.
 //! * F1, F2 against B3, C2: the same with the sequence in the entry's place, because fork clears no entry. A
 //!   page that the section pins for a moment and lets go of costs fork a copy, and nothing else.
+//! * `clear_refs` write-protects entries (A1), and calls a page written that F2 finds pinned: B4 sees that
+//!   the entry has changed, or F2 sees the pin. It takes no mark.
 //! * The slow path pins under the page-table lock of the entry, which every sharer and fork hold, too: it
 //!   needs no fence.
 //!
@@ -74,7 +76,7 @@ pub(super) fn pinned_after_clearing<M: Machine>(counts: &Atomic<u64, M>) -> bool
     Counts(counts.load(Ordering::Acquire)).pins() != 0
 }
 
-/// Between F1 and the first F2.
+/// Between F1, or the last A1 of `clear_refs`, and the first F2.
 #[inline]
 pub fn before_looking_for_pins<M: Machine>() {
     // SeqCst pairs with the fence in `pins_are_counted`.

@@ -17,7 +17,7 @@
 //! | 51 | DBM: may be written | |
 //! | 52 | Contiguous | |
 //! | 53, 54 | PXN (1), UXN: no execution by the kernel, by programs | |
-//! | 55, 56, 58 | software: dirty, special, uffd write protected | |
+//! | 55-58 | software: dirty, special, soft-clean, uffd write protected | |
 //!
 //! A page that may be written and has not been is DBM with AP\[2\] set. A processor with FEAT_HAFDBS clears
 //! AP\[2\] on the first write; any other one traps, and the fault clears it. So "written" is AP\[2\] clear,
@@ -51,6 +51,7 @@ const PXN: u64 = 1 << 53;
 const UXN: u64 = 1 << 54;
 const DIRTY: u64 = 1 << 55;
 const SPECIAL: u64 = 1 << 56;
+const SOFT_CLEAN: u64 = 1 << 57;
 const UFFD_WP: u64 = 1 << 58;
 /// Not valid: the entry is a page that traps.
 const PROTNONE: u64 = 1 << 1;
@@ -80,7 +81,7 @@ impl AArch64 {
 fn encode_present(p: Present, kind: u64) -> u64 {
     debug_assert_eq!(p.pfn.phys() & !FRAME, 0, "a frame beyond the physical address space");
     let said = bit(p.young, AF) | bit(p.dirty, DIRTY) | bit(p.special, SPECIAL) | bit(p.uffd_wp, UFFD_WP);
-    let said = said | p.pfn.phys();
+    let said = said | bit(p.soft_clean, SOFT_CLEAN) | p.pfn.phys();
     let Protection { read, write, exec } = p.prot;
     if !(read || write || exec) {
         return PROTNONE | said;
@@ -100,6 +101,7 @@ fn decode_present(raw: u64) -> Present {
         dirty: written || raw & DIRTY != 0,
         special: raw & SPECIAL != 0,
         uffd_wp: raw & UFFD_WP != 0,
+        soft_clean: raw & SOFT_CLEAN != 0,
     }
 }
 
@@ -107,6 +109,7 @@ impl Arch for AArch64 {
     const LEVELS: u32 = 4;
     const INDEX_BITS: u32 = 9;
     const USER_END: Va = Va(1 << 48);
+    const SOFT_DIRTY: bool = true;
 
     #[inline]
     fn encode_pte(pte: Pte) -> u64 {
@@ -163,6 +166,7 @@ mod tests {
         dirty: true,
         special: false,
         uffd_wp: false,
+        soft_clean: false,
     };
 
     fn raw(page: Present) -> u64 {

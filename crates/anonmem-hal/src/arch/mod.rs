@@ -27,6 +27,9 @@ pub trait Arch: Send + Sync + 'static {
     const INDEX_BITS: u32;
     /// One past the highest user address.
     const USER_END: Va;
+    /// Whether entries have room for [`Present::soft_clean`]; where they have not, it comes back as false.
+    /// Linux: `CONFIG_HAVE_ARCH_SOFT_DIRTY`.
+    const SOFT_DIRTY: bool;
 
     /// The raw form of a last-level entry.
     fn encode_pte(pte: Pte) -> u64;
@@ -58,7 +61,7 @@ pub trait Arch: Send + Sync + 'static {
     /// rest out of line.
     fn pte_plain(raw: u64) -> bool {
         matches!(Self::decode_pte(raw),
-            Pte::Present(p) if p.prot.read && p.young && p.dirty && !p.special && !p.uffd_wp)
+            Pte::Present(p) if p.prot.read && p.young && p.dirty && !p.special && !p.uffd_wp && !p.soft_clean)
     }
     /// The page that a present entry owns: not the zero page. Linux: `vm_normal_page`.
     fn pte_page(raw: u64) -> Option<Pfn> {
@@ -106,10 +109,11 @@ pub trait Arch: Send + Sync + 'static {
         change_present::<Self>(raw, |p| Present { uffd_wp: false, ..p })
     }
     /// Whether a present entry may be made writable without a fault, if its owner may write: it was written
-    /// or writable, is not the zero page, and userfaultfd does not mind. Linux: `can_change_pte_writable`.
+    /// or writable, is not the zero page, userfaultfd does not mind, and nobody waits for its first write.
+    /// Linux: `can_change_pte_writable`.
     fn pte_can_mkwrite(raw: u64) -> bool {
         matches!(Self::decode_pte(raw),
-            Pte::Present(p) if !p.special && !p.uffd_wp && (p.dirty || p.prot.write))
+            Pte::Present(p) if !p.special && !p.uffd_wp && !p.soft_clean && (p.dirty || p.prot.write))
     }
     /// A present entry, accessed. Linux: `pte_mkyoung`.
     fn pte_mkyoung(raw: u64) -> u64 {
@@ -119,7 +123,8 @@ pub trait Arch: Send + Sync + 'static {
     /// `pte_mkdirty`.
     fn pte_mkwritten(raw: u64) -> u64 {
         let write = |p: Present| Protection { write: p.prot.read, ..p.prot };
-        change_present::<Self>(raw, |p| Present { young: true, dirty: true, prot: write(p), ..p })
+        let (young, dirty, soft_clean) = (true, true, false);
+        change_present::<Self>(raw, |p| Present { young, dirty, soft_clean, prot: write(p), ..p })
     }
     /// Whether a present entry has a permission that another one for the same page has not: a TLB may still
     /// have it.

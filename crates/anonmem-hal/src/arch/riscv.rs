@@ -15,6 +15,8 @@
 //! | 10-53 | frame | |
 //! | 54-63 | reserved, PBMT, N (0) | |
 //!
+//! Both bits of software are in use, so entries do not say whether they are soft-clean.
+//!
 //! W without R is reserved, so a page that may be written may be read. Without V the hardware looks at no
 //! other bit. A processor with Svadu sets the accessed and dirty bits; one with Svade traps instead, and the
 //! fault sets them.
@@ -70,6 +72,7 @@ fn decode_present(raw: u64) -> Present {
         dirty: raw & D != 0,
         special: raw & SPECIAL != 0,
         uffd_wp: raw & UFFD_WP != 0,
+        soft_clean: false,
     }
 }
 
@@ -78,6 +81,8 @@ impl Arch for Sv48 {
     const INDEX_BITS: u32 = 9;
     // One page short of the canonical hole, as on x86-64.
     const USER_END: Va = Va((1 << 47) - 4096);
+    // The format leaves two bits to software, and both are in use.
+    const SOFT_DIRTY: bool = false;
 
     #[inline]
     fn encode_pte(pte: Pte) -> u64 {
@@ -136,6 +141,7 @@ mod tests {
             dirty: false,
             special: false,
             uffd_wp: false,
+            soft_clean: false,
         };
         let with = |prot| Sv48::encode_pte(Pte::Present(Present { prot, ..page }));
         // V, R, W, U, A.

@@ -6,7 +6,7 @@
 //! |---|---|
 //! | 2-4 | kind: 1 swap, 2 migration, 3 marker |
 //! | 5-7 | flags of the kind |
-//! | 9-13 | device; of a migration entry: accessed, dirty, uffd write protected |
+//! | 9-13 | device; of a migration entry: accessed, dirty, uffd write protected, soft-clean |
 //! | 14-62 | offset or frame, inverted |
 //!
 //! The value is inverted because of x86: a processor that speculates past the missing present bit (L1TF)
@@ -82,19 +82,20 @@ pub(super) fn encode_soft(leaf: SoftLeaf) -> u64 {
             | (!value & VALUE_MASK) << VALUE_SHIFT
     };
     match leaf {
-        SoftLeaf::Swap { entry, bits: SwapBits { sharing, uffd_wp } } => pack(
+        SoftLeaf::Swap { entry, bits: SwapBits { sharing, uffd_wp, soft_clean } } => pack(
             KIND_SWAP,
-            u64::from(sharing == Sharing::Exclusive) | u64::from(uffd_wp) << 1,
+            u64::from(sharing == Sharing::Exclusive) | u64::from(uffd_wp) << 1 | u64::from(soft_clean) << 2,
             u64::from(entry.device),
             entry.offset,
         ),
-        SoftLeaf::Migration { pfn, bits: MigrationBits { kind, young, dirty, uffd_wp } } => {
+        SoftLeaf::Migration { pfn, bits: MigrationBits { kind, young, dirty, uffd_wp, soft_clean } } => {
             let kind = match kind {
                 MigrationKind::Read => 0,
                 MigrationKind::ReadExclusive => 1,
                 MigrationKind::Write => 2,
             };
             let said = u64::from(young) | u64::from(dirty) << 1 | u64::from(uffd_wp) << 2;
+            let said = said | u64::from(soft_clean) << 3;
             pack(KIND_MIGRATION, kind, said, pfn.0)
         }
         SoftLeaf::Marker(marker) => {
@@ -119,6 +120,7 @@ pub(super) fn decode_soft(raw: u64) -> SoftLeaf {
             bits: SwapBits {
                 sharing: if flags & 1 != 0 { Sharing::Exclusive } else { Sharing::Shared },
                 uffd_wp: flags & 2 != 0,
+                soft_clean: flags & 4 != 0,
             },
         },
         KIND_MIGRATION => SoftLeaf::Migration { pfn: Pfn(value), bits: decode_migration(raw) },
@@ -140,7 +142,7 @@ fn decode_migration(raw: u64) -> MigrationBits {
         _ => panic!("page-table entry {raw:#x}: unknown migration kind"),
     };
     let said = |i: u32| raw >> (DEVICE_SHIFT + i) & 1 == 1;
-    MigrationBits { kind, young: said(0), dirty: said(1), uffd_wp: said(2) }
+    MigrationBits { kind, young: said(0), dirty: said(1), uffd_wp: said(2), soft_clean: said(3) }
 }
 
 /// The same above the last level.

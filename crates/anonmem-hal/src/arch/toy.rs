@@ -31,12 +31,15 @@ fn pack(kind: u64, flags: u64, device: u64, value: u64) -> u64 {
 }
 
 fn present_flags(p: Present) -> u64 {
-    let bits = [p.prot.read, p.prot.write, p.prot.exec, p.young, p.dirty, p.special, p.uffd_wp];
+    let Protection { read, write, exec } = p.prot;
+    let bits = [read, write, exec, p.young, p.dirty, p.special, p.uffd_wp, p.soft_clean];
     bits.iter().enumerate().map(|(i, &on)| u64::from(on) << i).sum()
 }
 
-fn encode_migration(pfn: Pfn, MigrationBits { kind, young, dirty, uffd_wp }: MigrationBits) -> u64 {
-    let said = u64::from(young) | u64::from(dirty) << 1 | u64::from(uffd_wp) << 2;
+fn encode_migration(pfn: Pfn, bits: MigrationBits) -> u64 {
+    let MigrationBits { kind, young, dirty, uffd_wp, soft_clean } = bits;
+    let said = [young, dirty, uffd_wp, soft_clean];
+    let said: u64 = said.iter().enumerate().map(|(i, &on)| u64::from(on) << i).sum();
     pack(SOFT, MIGRATION | (kind as u64) << 2 | said << 4, 0, pfn.0)
 }
 
@@ -48,6 +51,7 @@ fn decode_migration(raw: u64) -> MigrationBits {
         young: flags >> 4 & 1 == 1,
         dirty: flags >> 5 & 1 == 1,
         uffd_wp: flags >> 6 & 1 == 1,
+        soft_clean: flags >> 7 & 1 == 1,
     }
 }
 
@@ -60,6 +64,7 @@ fn decode_present(raw: u64) -> Present {
         dirty: flag(4),
         special: flag(5),
         uffd_wp: flag(6),
+        soft_clean: flag(7),
     }
 }
 
@@ -67,14 +72,17 @@ impl Arch for Toy {
     const LEVELS: u32 = 2;
     const INDEX_BITS: u32 = 3;
     const USER_END: Va = Va(64 * PAGE_SIZE as u64);
+    const SOFT_DIRTY: bool = true;
 
     fn encode_pte(pte: Pte) -> u64 {
         match pte {
             Pte::None => 0,
             Pte::Present(p) => pack(PRESENT, present_flags(p), 0, p.pfn.0),
-            Pte::Soft(SoftLeaf::Swap { entry, bits: SwapBits { sharing, uffd_wp } }) => pack(
+            Pte::Soft(SoftLeaf::Swap { entry, bits: SwapBits { sharing, uffd_wp, soft_clean } }) => pack(
                 SOFT,
-                u64::from(sharing == Sharing::Exclusive) << 2 | u64::from(uffd_wp) << 3,
+                u64::from(sharing == Sharing::Exclusive) << 2
+                    | u64::from(uffd_wp) << 3
+                    | u64::from(soft_clean) << 4,
                 u64::from(entry.device),
                 entry.offset,
             ),
@@ -94,6 +102,7 @@ impl Arch for Toy {
                 bits: SwapBits {
                     sharing: if flags & 4 != 0 { Sharing::Exclusive } else { Sharing::Shared },
                     uffd_wp: flags & 8 != 0,
+                    soft_clean: flags & 16 != 0,
                 },
             }),
             (SOFT, MIGRATION) => {
@@ -133,10 +142,15 @@ pub(super) mod tests {
     use super::*;
     use std::{collections::HashSet, vec, vec::Vec};
 
+    /// Whether the format has room for what the entry says.
+    fn has_room<A: Arch>(pte: &Pte) -> bool {
+        A::SOFT_DIRTY || !matches!(pte, Pte::Present(p) if p.soft_clean)
+    }
+
     fn all_entries(values: &[u64]) -> Vec<Pte> {
         let mut all = vec![Pte::None];
         for &value in values {
-            for bits in 0..128u32 {
+            for bits in 0..256u32 {
                 let on = |i: u32| bits >> i & 1 == 1;
                 // A page that cannot be read cannot be written or run either: one PROT_NONE form.
                 let prot = if on(0) {
@@ -153,20 +167,24 @@ pub(super) mod tests {
                     dirty: on(4),
                     special: on(5),
                     uffd_wp: on(6),
+                    soft_clean: on(7),
                 }));
             }
             for kind in [MigrationKind::Read, MigrationKind::ReadExclusive, MigrationKind::Write] {
-                for bits in 0..8u32 {
+                for bits in 0..16u32 {
                     let on = |i: u32| bits >> i & 1 == 1;
-                    let bits = MigrationBits { kind, young: on(0), dirty: on(1), uffd_wp: on(2) };
+                    let (young, dirty, uffd_wp, soft_clean) = (on(0), on(1), on(2), on(3));
+                    let bits = MigrationBits { kind, young, dirty, uffd_wp, soft_clean };
                     all.push(Pte::Soft(SoftLeaf::Migration { pfn: Pfn(value), bits }));
                 }
             }
             for device in [0, 31] {
                 for sharing in [Sharing::Exclusive, Sharing::Shared] {
-                    for uffd_wp in [false, true] {
+                    for (uffd_wp, soft_clean) in [(false, false), (true, false), (false, true), (true, true)]
+                    {
                         let entry = SwapEntry { device, offset: value };
-                        all.push(Pte::Soft(SoftLeaf::Swap { entry, bits: SwapBits { sharing, uffd_wp } }));
+                        let bits = SwapBits { sharing, uffd_wp, soft_clean };
+                        all.push(Pte::Soft(SoftLeaf::Swap { entry, bits }));
                     }
                 }
             }
@@ -179,7 +197,7 @@ pub(super) mod tests {
     pub(in crate::arch) fn every_entry_round_trips<A: Arch>(values: &[u64]) {
         let all = all_entries(values);
         let mut seen = HashSet::new();
-        for pte in all {
+        for pte in all.into_iter().filter(has_room::<A>) {
             let raw = A::encode_pte(pte);
             assert_eq!(A::decode_pte(raw), pte, "{raw:#x}");
             raw_facts_are_those_of_the_entry::<A>(raw, pte);
@@ -196,7 +214,7 @@ pub(super) mod tests {
         assert_eq!(A::encode_entry(Entry::None, level), 0);
         assert_eq!(A::decode_entry(0, level), Entry::None);
         let tables = values.iter().map(|&value| Entry::Table(Pfn(value)));
-        let rest = all_entries(&values).into_iter().filter_map(|pte| match pte {
+        let rest = all_entries(&values).into_iter().filter(has_room::<A>).filter_map(|pte| match pte {
             Pte::Present(leaf) => Some(Entry::Leaf(leaf)),
             Pte::Soft(SoftLeaf::Migration { pfn, bits }) => Some(Entry::Migration { pfn, bits }),
             Pte::None | Pte::Soft(SoftLeaf::Swap { .. } | SoftLeaf::Marker(_)) => None,
@@ -245,7 +263,7 @@ pub(super) mod tests {
             return;
         };
         assert!(A::pte_present(raw), "{pte:?}");
-        let plain = p.prot.read && p.young && p.dirty && !p.special && !p.uffd_wp;
+        let plain = p.prot.read && p.young && p.dirty && !p.special && !p.uffd_wp && !p.soft_clean;
         assert_eq!(A::pte_plain(raw), plain, "{pte:?}");
         assert_eq!(A::pte_page(raw), (!p.special).then_some(p.pfn), "{pte:?}");
         assert_eq!(A::pte_settled(raw), !p.prot.read || p.young && p.dirty, "{pte:?}");
@@ -253,7 +271,7 @@ pub(super) mod tests {
         is(A::pte_inherited(raw), Present { young: false, uffd_wp: false, ..p.write_protected() });
         is(A::pte_wrprotect(raw), p.write_protected());
         is(A::pte_clear_uffd_wp(raw), Present { uffd_wp: false, ..p });
-        let can_mkwrite = !p.special && !p.uffd_wp && (p.dirty || p.prot.write);
+        let can_mkwrite = !p.special && !p.uffd_wp && !p.soft_clean && (p.dirty || p.prot.write);
         assert_eq!(A::pte_can_mkwrite(raw), can_mkwrite, "{pte:?}");
         assert_eq!(A::pte_readable(raw), !p.special && p.prot.read, "{pte:?}");
         assert_eq!(A::pte_writable(raw), !p.special && p.prot.read && p.prot.write, "{pte:?}");
@@ -261,7 +279,7 @@ pub(super) mod tests {
         followers_differ_in_what_the_hardware_sets::<A>(raw, p);
         is(A::pte_mkyoung(raw), Present { young: true, ..p });
         let prot = Protection { write: p.prot.read, ..p.prot };
-        is(A::pte_mkwritten(raw), Present { young: true, dirty: true, prot, ..p });
+        is(A::pte_mkwritten(raw), Present { young: true, dirty: true, soft_clean: false, prot, ..p });
         assert_eq!(A::pte_untouched(raw), !p.young && !p.dirty, "{pte:?}");
         let like = |p: Present| A::encode_pte(Pte::Present(p));
         assert!(A::pte_alike(raw, like(Present { young: !p.young, dirty: !p.dirty, ..p })), "{pte:?}");
@@ -269,7 +287,11 @@ pub(super) mod tests {
             Present { pfn: Pfn(p.pfn.0 ^ 1), ..p },
             Present { special: !p.special, ..p },
             Present { uffd_wp: !p.uffd_wp, ..p },
+            Present { soft_clean: !p.soft_clean, ..p },
         ] {
+            if !has_room::<A>(&Pte::Present(other)) {
+                continue;
+            }
             assert!(!A::pte_alike(raw, like(other)), "{pte:?} and {other:?}");
         }
         // An aligned block of frames is where it is used.
@@ -294,10 +316,14 @@ pub(super) mod tests {
             assert!(!A::pte_follows(raw, encode(first), 2), "{p:?} after {first:?}");
             for other in [
                 Present { uffd_wp: !p.uffd_wp, ..first },
+                Present { soft_clean: !p.soft_clean, ..first },
                 Present { special: !p.special, ..first },
                 Present { prot: Protection { exec: !p.prot.exec, ..p.prot }, ..first },
                 Present { prot: Protection { read: true, write: !p.prot.write, ..p.prot }, ..first },
             ] {
+                if !has_room::<A>(&Pte::Present(other)) {
+                    continue;
+                }
                 assert!(!A::pte_follows(raw, encode(other), 3), "{p:?} after {other:?}");
             }
         }

@@ -13,6 +13,7 @@
 //! | 7 | PAT (0); above the last level: PS, a leaf | |
 //! | 9 | software: special | |
 //! | 10 | software: uffd write protected | |
+//! | 11 | software: soft-clean | |
 //! | 12-51 | frame; of a leaf of level 1 from bit 21, of level 2 from bit 30, below it PAT (bit 12, 0) and zeroes | |
 //! | 63 | no-execute | 0 |
 //!
@@ -43,6 +44,7 @@ const D: u64 = 1 << 6;
 const PS: u64 = 1 << 7;
 const SPECIAL: u64 = 1 << 9;
 const UFFD_WP: u64 = 1 << 10;
+const SOFT_CLEAN: u64 = 1 << 11;
 const NX: u64 = 1 << 63;
 const FRAME: u64 = 0x000f_ffff_ffff_f000;
 
@@ -63,7 +65,7 @@ fn encode_present(p: Present) -> u64 {
 #[inline(always)]
 fn encode_leaf(p: Present, frame_bits: u64) -> u64 {
     let soft = bit(p.young, A) | bit(p.dirty, D) | bit(p.special, SPECIAL) | bit(p.uffd_wp, UFFD_WP);
-    let soft = soft | bit(!p.prot.exec, NX);
+    let soft = soft | bit(p.soft_clean, SOFT_CLEAN) | bit(!p.prot.exec, NX);
     let frame = p.pfn.phys();
     debug_assert_eq!(
         frame & !frame_bits,
@@ -99,6 +101,7 @@ fn decode_leaf(raw: u64, frame_bits: u64) -> Present {
         dirty: raw & D != 0,
         special: raw & SPECIAL != 0,
         uffd_wp: raw & UFFD_WP != 0,
+        soft_clean: raw & SOFT_CLEAN != 0,
     }
 }
 
@@ -113,6 +116,7 @@ impl Arch for X86_64 {
     const INDEX_BITS: u32 = 9;
     // One page short of the canonical hole, so that no instruction can end there (Linux: TASK_SIZE_MAX).
     const USER_END: Va = Va((1 << 47) - 4096);
+    const SOFT_DIRTY: bool = true;
 
     #[inline(always)]
     fn encode_pte(pte: Pte) -> u64 {
@@ -147,7 +151,7 @@ impl Arch for X86_64 {
 
     #[inline(always)]
     fn pte_plain(raw: u64) -> bool {
-        raw & (P | A | D | SPECIAL | UFFD_WP) == P | A | D
+        raw & (P | A | D | SPECIAL | UFFD_WP | SOFT_CLEAN) == P | A | D
     }
 
     #[inline(always)]
@@ -202,7 +206,7 @@ impl Arch for X86_64 {
     fn pte_can_mkwrite(raw: u64) -> bool {
         // Without P, bit 1 says that the entry is a page, not that it is writable.
         let written = D | if raw & P != 0 { RW } else { 0 };
-        raw & (SPECIAL | UFFD_WP) == 0 && raw & written != 0
+        raw & (SPECIAL | UFFD_WP | SOFT_CLEAN) == 0 && raw & written != 0
     }
 
     #[inline(always)]
@@ -212,7 +216,7 @@ impl Arch for X86_64 {
 
     #[inline(always)]
     fn pte_mkwritten(raw: u64) -> u64 {
-        raw | A | D | bit(raw & P != 0, RW)
+        raw & !SOFT_CLEAN | A | D | bit(raw & P != 0, RW)
     }
 
     #[inline(always)]
@@ -297,6 +301,7 @@ mod tests {
             dirty: true,
             special: false,
             uffd_wp: false,
+            soft_clean: false,
         };
         let raw = X86_64::encode_entry(Entry::Leaf(leaf), 1);
         assert_eq!(raw, 1 << 63 | 0x20_0000 | 0b1100_0111);
@@ -321,6 +326,7 @@ mod tests {
             dirty: false,
             special: false,
             uffd_wp: false,
+            soft_clean: false,
         };
         assert_eq!(X86_64::encode_pte(Pte::Present(p)), 1 << 63 | 0x42000 | 0b10_0111);
         assert_eq!(X86_64::encode_entry(Entry::Table(Pfn(7)), 1), 0x7007);

@@ -16,8 +16,8 @@ use crate::{
 };
 use anonmem::lab::{folio_referenced_by_reclaim, leave_behind, walk_mappings};
 use anonmem::{
-    Advice, Config, Error, FaultAccess, FaultOutcome, FillMode, LockMode, MapBacking, MapFlags, Mm,
-    MmapRequest, MoveLocks, MoveMode, PinFlags, PinnedRange, Prot, ProtectMode, RegisterMode,
+    Advice, ClearRefs, Config, Error, FaultAccess, FaultOutcome, FillMode, LockMode, MapBacking, MapFlags,
+    Mm, MmapRequest, MoveLocks, MoveMode, PinFlags, PinnedRange, Prot, ProtectMode, RegisterMode,
     ReverseMapChoice, Uffd, UffdFaults, UffdFeatures, Unpin, Vm,
 };
 use anonmem_frame::{Exclusive, Folio, FolioOwner, FolioPin, FolioRef, Mapping, OwnedFrames, Shared, Stamp};
@@ -455,6 +455,16 @@ impl Kernel {
     /// Gives advice about page `n` of address space `i`.
     pub(crate) fn madvise(&self, i: usize, n: u64, advice: Advice) {
         self.mm(i).madvise(page(n), P, advice).expect("a mapping that takes advice");
+    }
+
+    /// Clears the soft-dirty bits of address space `i`.
+    pub(crate) fn clear_soft_dirty(&self, i: usize) {
+        self.mm(i).clear_refs(ClearRefs::SoftDirty);
+    }
+
+    /// Whether page `n` of address space `i` was written since.
+    pub(crate) fn is_soft_dirty(&self, i: usize, n: u64) -> bool {
+        self.mm(i).pagemap(page(n)).soft_dirty
     }
 
     /// The frame of page `n` of address space `i`, if it is present.

@@ -50,6 +50,7 @@ pub mod seed_001;
 pub mod seed_003;
 pub mod seed_004;
 pub mod shared_objects;
+pub mod soft_dirty;
 pub mod speculative_vma;
 pub mod stamps;
 pub mod swap_exclusive;
@@ -289,6 +290,8 @@ pub fn all() -> &'static [&'static Case] {
         &move_large::LEAF_PIN,
         &move_large::LEAF_LOOK,
         &move_large::LEAF_STORE,
+        &soft_dirty::WRITE,
+        &soft_dirty::PIN,
         &userfaultfd::SLEEPS,
         &userfaultfd::CLOSES,
         &userfaultfd::LATE,

@@ -119,7 +119,7 @@ pub(crate) fn fill_run<M: Machine, G: FaultGuard<M>>(
         return Ok(filled.pages().0);
     }
     let address = |i: usize| Va(fault.va.0 + ((i as u64) << PAGE_SHIFT));
-    let is_free = |i: usize| address(i) < end && table.peek(address(i)) == Pte::None;
+    let is_free = |i: usize| address(i) < end && matches!(table.peek(address(i)), Pte::None);
     let wanted = (0..RUN).take_while(|&i| is_free(i)).count();
     let mut pages: [Option<NewFolio<'_, M>>; RUN] = [const { None }; RUN];
     let policy = fault.node_policy();

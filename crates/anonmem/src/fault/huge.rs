@@ -358,7 +358,7 @@ fn reuse_run<'a, M: Machine, G: FaultGuard<M>>(
         return false;
     }
     drop(lock);
-    entries.upgrade(fault.va, fault.writes());
+    fault.upgrade(entries);
     fault.vm.count_folio(folio.order(), FolioEvent::ReuseRun);
     true
 }

@@ -151,7 +151,12 @@ pub(super) fn do_leaf<'a, M: Machine, G: FaultGuard<M>>(
             Ok(FaultResult::Done)
         }
         Verdict::Reuse => {
-            leaf.upgrade(fault.writes());
+            let writes = fault.writes();
+            leaf.upgrade(writes);
+            // A write that is forced leaves it read-only, and is a write all the same.
+            if writes == Writes::No && fault.access == FaultAccess::Write {
+                leaf.soft_dirty();
+            }
             // CPUs that keep the read-only translation trap, and find this leaf.
             fault.vm.count(Event::FaultCowReuse);
             Ok(FaultResult::Done)

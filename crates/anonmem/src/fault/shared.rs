@@ -11,7 +11,7 @@ use crate::{
     vma::{refusal::Refusal, vma::Backing},
 };
 use anonmem_frame::{FolioRef, ShmMap, TooManySharers};
-use anonmem_hal::{Marker, Pte};
+use anonmem_hal::Marker;
 use anonmem_pgtable::{Attrs, Cleared, Mapped, PteGuard};
 
 impl<M: Machine, G: FaultGuard<M>> VmFault<'_, M, G> {
@@ -31,7 +31,7 @@ pub(super) fn map_protected_page<M: Machine, G: FaultGuard<M>>(
         if !matches!(entries.mapped(fault.va), Mapped::Marker(Marker::UffdWp)) {
             return Err(map);
         }
-        let attrs = fault.attrs();
+        let attrs = fault.attrs_of_content();
         let attrs = Attrs { prot: attrs.prot.write_protected(), uffd_wp: true, ..attrs };
         let replaced = entries.exchange(fault.va, map, attrs);
         let Cleared::Marker(_) = replaced else { unreachable!("it was a marker") };
@@ -45,10 +45,10 @@ pub(super) fn do_shared_fault<M: Machine, G: FaultGuard<M>>(
     object: ShmId,
 ) -> Result<FaultResult, FaultResult> {
     map_object_page(fault, object, |entries, map| {
-        if entries.get(fault.va) != Pte::None {
+        if !entries.is_none(fault.va) {
             return Err(map);
         }
-        entries.install(fault.va, map, fault.attrs());
+        entries.install(fault.va, map, fault.attrs_of_content());
         Ok(())
     })
 }

@@ -14,7 +14,7 @@ use crate::{
     vma::refusal::Refusal,
 };
 use anonmem_frame::ANON_INDEXES;
-use anonmem_hal::{PAGE_SHIFT, Pte, SourceError, SourceId};
+use anonmem_hal::{PAGE_SHIFT, SourceError, SourceId};
 
 /// Fills the empty entry of a VMA with a source.
 pub(super) fn do_source_fault<M: Machine, G: FaultGuard<M>>(
@@ -32,11 +32,11 @@ pub(super) fn do_source_fault<M: Machine, G: FaultGuard<M>>(
     let new = fault.alloc()?;
     new.fill_from(source, fault.index << PAGE_SHIFT).map_err(|SourceError| FaultResult::Bus)?;
     let mut entries = fault.lock(table)?;
-    if entries.get(fault.va) != Pte::None {
+    if !entries.is_none(fault.va) {
         return Err(FaultResult::Reload);
     }
     let page = new.into_exclusive_anon(anon_vma.raw(), fault.index);
-    entries.install(fault.va, page, fault.attrs());
+    entries.install(fault.va, page, fault.attrs_of_content());
     drop(entries);
     fault.vm.add_anon(fault.slot, 1);
     fault.vm.count(Event::FaultSource);

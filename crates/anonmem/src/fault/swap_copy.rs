@@ -6,7 +6,7 @@
 
 use crate::{
     events::Event,
-    fault::vm_fault::{FaultGuard, FaultResult, VmFault},
+    fault::vm_fault::{FaultAccess, FaultGuard, FaultResult, VmFault},
     rmap::machine::Machine,
     rmap::{
         Rmap,
@@ -73,8 +73,11 @@ pub(super) fn copy_page<M: Machine, G: FaultGuard<M>>(
     Ok(FaultResult::Done)
 }
 
-/// What the entry says of the page, which memory alone has now.
+/// What the entry says of the page, which memory alone has now. A write to a page of ours alone, for which
+/// the fault came, makes it soft-dirty at once.
 pub(super) fn attrs<M: Machine, G: FaultGuard<M>>(fault: &VmFault<'_, M, G>, bits: SwapBits) -> Attrs {
+    let written = fault.access == FaultAccess::Write && bits.sharing == Sharing::Exclusive;
+    let bits = SwapBits { soft_clean: bits.soft_clean && !written, ..bits };
     Attrs::of(bits.into(), fault.flags.protection())
 }
 

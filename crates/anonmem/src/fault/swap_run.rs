@@ -18,7 +18,7 @@ use crate::{
     events::Event,
     fault::{
         huge::{orders_for, window},
-        swap_copy::{copy_page, is_of_others},
+        swap_copy::{attrs, copy_page, is_of_others},
         vm_fault::{FaultAccess, FaultGuard, FaultResult, VmFault, Waits},
     },
     rmap::{Rmap, machine::Machine, reverse_map::ReverseMap},
@@ -279,9 +279,12 @@ fn map_nth<'a, M: Machine, G: FaultGuard<M>>(
     index: u64,
 ) -> Option<anonmem_frame::SwapCount<'a, M>> {
     let sharing = if mine { Sharing::Exclusive } else { bits.sharing };
-    let says = Attrs::of(SwapBits { sharing, ..bits }.into(), fault.flags.protection());
-    // Only the page that trapped is known to be in use.
-    let says = Attrs { young: va == fault.va, ..says };
+    let bits = SwapBits { sharing, ..bits };
+    // Only the page that trapped is known to be in use, and to be written.
+    let says = match va == fault.va {
+        true => attrs(fault, bits),
+        false => Attrs { young: false, ..Attrs::of(bits.into(), fault.flags.protection()) },
+    };
     let replaced = if mine {
         entries.exchange(va, cached.lock.map_nth_exclusive(nth, stamp, index), says)
     } else {

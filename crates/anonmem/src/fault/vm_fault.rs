@@ -351,9 +351,17 @@ impl<'a, M: Machine, G: FaultGuard<M>> VmFault<'a, M, G> {
     }
 
     /// What an entry for a page of ours alone says: accessed, and for a write also dirty.
+    #[inline(always)]
     pub(super) fn attrs(&self) -> Attrs {
         let dirty = self.access == FaultAccess::Write;
-        Attrs { prot: self.flags.protection(), young: true, dirty, uffd_wp: false }
+        Attrs { prot: self.flags.protection(), young: true, dirty, uffd_wp: false, soft_clean: false }
+    }
+
+    /// The same for a page that has contents from elsewhere: only a write makes it soft-dirty.
+    pub(super) fn attrs_of_content(&self) -> Attrs {
+        let attrs = self.attrs();
+        let read = self.access != FaultAccess::Write;
+        if read && self.flags.contains(VmFlags::SOFT_CLEAN) { attrs.soft_clean() } else { attrs }
     }
 
     /// What the entry for a copy says, in place of the one for the old page. A page that is only unshared is
@@ -362,7 +370,8 @@ impl<'a, M: Machine, G: FaultGuard<M>> VmFault<'a, M, G> {
         let attrs = self.attrs();
         match self.access {
             FaultAccess::Unshare => {
-                Attrs { prot: attrs.prot.write_protected(), uffd_wp: old.uffd_wp, ..attrs }
+                let Present { uffd_wp, soft_clean, .. } = old;
+                Attrs { prot: attrs.prot.write_protected(), uffd_wp, soft_clean, ..attrs }
             }
             FaultAccess::Read | FaultAccess::Write | FaultAccess::Exec => attrs,
         }
@@ -373,5 +382,15 @@ impl<'a, M: Machine, G: FaultGuard<M>> VmFault<'a, M, G> {
     pub(super) fn writes(&self) -> Writes {
         let writes = self.access == FaultAccess::Write && self.flags.contains(VmFlags::WRITE);
         if writes { Writes::Yes } else { Writes::No }
+    }
+
+    /// Makes the entry of a page that is ours alone what the access needs.
+    pub(super) fn upgrade(&self, entries: &mut PteGuard<'a, M, G>) {
+        let writes = self.writes();
+        entries.upgrade(self.va, writes);
+        // A write that is forced leaves it read-only, and is a write all the same.
+        if writes == Writes::No && self.access == FaultAccess::Write {
+            entries.soft_dirty(self.va);
+        }
     }
 }

@@ -12,8 +12,7 @@
 //! of his own that stays read-only. The device must see what the program writes to the page later, and nobody
 //! else's stores.
 //!
-//! Linux: mm/memory.c `do_wp_page`, `wp_page_copy`, `wp_page_reuse`. Differs: no file mappings, no
-//! soft-dirty.
+//! Linux: mm/memory.c `do_wp_page`, `wp_page_copy`, `wp_page_reuse`. Differs: no file mappings.
 
 use crate::{
     events::Event,
@@ -59,7 +58,7 @@ pub(super) fn do_wp_page<'a, M: Machine, G: FaultGuard<M>>(
     }
     match judge(fault, &entries) {
         Verdict::Reuse => {
-            entries.upgrade(fault.va, fault.writes());
+            fault.upgrade(&mut entries);
             // CPUs that keep the read-only translation trap, and find this entry.
             fault.vm.count(Event::FaultCowReuse);
             Ok(FaultResult::Done)

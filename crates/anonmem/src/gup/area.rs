@@ -108,6 +108,13 @@ impl<'a, M: Machine> Held<'a, '_, M> {
         }
     }
 
+    fn is_soft_clean(&self, va: Va) -> bool {
+        match self {
+            Self::Table(entries) => matches!(entries.get(va), Pte::Present(page) if page.soft_clean),
+            Self::Leaf(leaf) => matches!(leaf.get(), Entry::Leaf(leaf) if leaf.soft_clean),
+        }
+    }
+
     #[doc(alias("follow_page_pte", "follow_trans_huge_pmd"))]
     fn pin(&self, va: Va) -> PinEntry<'a, M> {
         match self {
@@ -200,10 +207,15 @@ impl<'v, M: Machine> Area<'v, M> {
     }
 
     /// Whether a write needs an entry that allows it, and this one does not. A write that is forced leaves
-    /// the entry read-only: that the page is the entry's own is all that it needs.
+    /// the entry read-only: that the page is the entry's own, and says that it is written, is all that it
+    /// needs.
+    #[doc(alias("can_follow_write_pte", "pte_needs_soft_dirty_wp"))]
     pub(super) fn lacks_write(&self, entries: &Held<'_, 'v, M>, va: Va) -> bool {
-        let writable = || entries.is_writable(va);
-        self.flags.contains(PinFlags::WRITE) && self.vma.contains(VmFlags::WRITE) && !writable()
+        let lacks = || match self.vma.contains(VmFlags::WRITE) {
+            true => !entries.is_writable(va),
+            false => entries.is_soft_clean(va),
+        };
+        self.flags.contains(PinFlags::WRITE) && lacks()
     }
 
     /// Faults a page in, or makes it the program's own, if the flags allow faults.

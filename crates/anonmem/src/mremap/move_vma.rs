@@ -163,8 +163,15 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
             self.unwatch(id);
         }
         let flags = objects.vma(id).flags();
+        if flags.contains(VmFlags::SOFT_CLEAN) {
+            // What has moved is soft-dirty, because it is new there. Of another VMA nobody asks the entries.
+            self.soft_dirty_range(work.from);
+        }
         self.relocate(id, work, prepared);
         let grown = work.to.pages().0 as i64 - work.from.pages().0 as i64;
+        if grown > 0 {
+            self.soft_dirty_vma(id);
+        }
         slot.counts.add_vma(flags, grown);
         if let Some(fresh) = fresh {
             slot.counts.add_vma(objects.vma(fresh).flags(), work.from.pages().0 as i64);

@@ -38,7 +38,8 @@ pub(crate) enum UnmapTo<'a, 'v, M: Machine> {
     Nothing,
     /// Nothing, written or not, if its mapping says that it may be dropped (`MAP_DROPPABLE`).
     Droppable,
-    /// Nothing, if the page is its program's alone, is all zeroes, and nobody watches what is missing.
+    /// Nothing, if the page is its program's alone, is all zeroes, and nobody watches what is missing or
+    /// asks what was written.
     Untouched,
 }
 
@@ -78,7 +79,8 @@ fn try_to_unmap_one<'v, M: Machine>(
 ) -> ControlFlow<()> {
     let kept_by = match to {
         UnmapTo::Swap(_) | UnmapTo::Run(_) | UnmapTo::Nothing => VmFlags::LOCKED,
-        UnmapTo::Untouched => VmFlags::LOCKED.union(VmFlags::UFFD),
+        // Zeroes that were written are told as long as there is a page.
+        UnmapTo::Untouched => VmFlags::LOCKED.union(VmFlags::UFFD).union(VmFlags::SOFT_CLEAN),
         UnmapTo::Droppable => VmFlags::LOCKED,
     };
     if objects.vma(hit.vma).flags().intersects(kept_by) {

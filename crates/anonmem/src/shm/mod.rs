@@ -68,7 +68,7 @@ impl ShmPages {
 
 /// What the entry of an object says of its page. No CPU looks at it.
 pub(crate) const OBJECT_ENTRY: Attrs =
-    Attrs { prot: Protection::RW, young: false, dirty: false, uffd_wp: false };
+    Attrs { prot: Protection::RW, young: false, dirty: false, uffd_wp: false, soft_clean: false };
 
 /// Keeps an object's tables: its user count. The object's pages are filled under it.
 pub(crate) struct ShmUser<'a, M>(&'a ShmObject<M>);

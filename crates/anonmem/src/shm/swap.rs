@@ -75,7 +75,8 @@ impl<M: Machine> Objects<M> {
         let (Cleared::Shm(map, _), vacancy) = entries.take(va) else {
             unreachable!("it was the object's page, and is locked")
         };
-        vacancy.fill(count.into_count(), SwapBits { sharing: Sharing::Shared, uffd_wp: false });
+        let bits = SwapBits { sharing: Sharing::Shared, uffd_wp: false, soft_clean: false };
+        vacancy.fill(count.into_count(), bits);
         drop(entries);
         drop(map.unmap());
         true

@@ -286,7 +286,7 @@ impl<'a, M: Machine, G: FaultGuard<M>> Mover<'a, M, G> {
         let to = space.table_alloc(frames, self.dst, dst)?;
         let most = most.min(room(to.range(), dst));
         let Some(from) = space.walk(frames, self.src, src).and_then(Walked::table) else {
-            if to.peek(dst) != Pte::None {
+            if !matches!(to.peek(dst), Pte::None) {
                 return Err(Error::Exists.into());
             }
             // None of what the table would cover is there.
@@ -393,6 +393,8 @@ impl<'a, M: Machine, G: FaultGuard<M>> Mover<'a, M, G> {
         vacancy.leave_empty();
         self.flush(VaRange::page(src));
         both.dst().install_zero(dst, self.to.protection());
+        // KSM may have merged what was written into it.
+        both.dst().soft_dirty(dst);
         Ok(Step::Moved(1))
     }
 
@@ -517,7 +519,8 @@ impl<'a, M: Machine, G: FaultGuard<M>> Mover<'a, M, G> {
 
     /// What the entry of a page that has moved says.
     fn attrs(&self, old: Present) -> Attrs {
-        Attrs { prot: self.to.protection(), uffd_wp: false, ..old.into() }
+        // What has moved is soft-dirty, because it is new there.
+        Attrs { prot: self.to.protection(), uffd_wp: false, soft_clean: false, ..old.into() }
     }
 
     /// Moves a swap entry, with its page if that is in memory.
@@ -565,7 +568,7 @@ impl<'a, M: Machine, G: FaultGuard<M>> Mover<'a, M, G> {
             unreachable!("it was a swap entry, and is locked")
         };
         vacancy.leave_empty();
-        both.dst().install(dst, count, SwapBits { uffd_wp: false, ..bits });
+        both.dst().install(dst, count, SwapBits { uffd_wp: false, soft_clean: false, ..bits });
         drop(both);
         self.vm.count(Event::UffdMove);
         Ok(Step::Moved(1))

@@ -8,7 +8,8 @@ use anonmem_hal::Machine;
 /// Whether `low` and `high`, which touch, are alike but for their access rights: then mprotect may make them
 /// mergeable, and it is worth while to give both the same anon_vma.
 pub(crate) fn anon_vma_compatible<M: Machine>(low: &Vma<M>, high: &Vma<M>) -> bool {
-    let alike = |vma: &Vma<M>| (vma.flags().difference(VmFlags::ACCESS), vma.uffd());
+    let alike =
+        |vma: &Vma<M>| (vma.flags().difference(VmFlags::ACCESS.union(VmFlags::SOFT_CLEAN)), vma.uffd());
     low.end() == high.start() && alike(low) == alike(high) && backing_continues(low, high)
 }
 

@@ -48,6 +48,10 @@ bitflags::bitflags! {
         const WIPEONFORK = 1 << 25;
         /// `MADV_DONTDUMP`.
         const DONTDUMP = 1 << 26;
+        /// Nothing was mapped there since programs began to ask what was written: only its entries tell. The
+        /// bit says the opposite of Linux's.
+        #[doc(alias = "VM_SOFTDIRTY")]
+        const SOFT_CLEAN = 1 << 27;
         /// `MADV_HUGEPAGE`.
         const HUGEPAGE = 1 << 29;
         /// `MADV_NOHUGEPAGE`.
@@ -72,6 +76,14 @@ impl VmFlags {
 
     /// Where the bits of [`NODE_POLICY`](Self::NODE_POLICY) begin.
     const NODE_POLICY_SHIFT: u32 = 48;
+
+    /// Whether a mapping of these attributes may become one with another: what was written is no reason to
+    /// keep them apart.
+    #[doc(alias = "VM_IGNORE_MERGE")]
+    #[inline]
+    pub const fn merges_with(self, other: Self) -> bool {
+        (self.bits() ^ other.bits()) & !Self::SOFT_CLEAN.bits() == 0
+    }
 
     /// Where pages of the mapping are to lie.
     #[inline]

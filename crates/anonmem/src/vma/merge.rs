@@ -12,6 +12,8 @@
 //!   XXXX****NNNN ─▶ XXXXNNNNNNNN   N takes the last part of X         (case 5)
 //! ```
 //!
+//! The target is soft-dirty if anything of what it covers then was.
+//!
 //! A merge never fails, it is left out. It may need memory for one thing only: to link the target to the
 //! anon_vmas of what the target takes over.
 //!
@@ -51,13 +53,13 @@ pub(crate) struct NewArea {
 impl NewArea {
     /// What is mapped anew is registered with no userfaultfd, so its attributes tell it from what is.
     fn follows<M: Machine>(&self, low: &Vma<M>) -> bool {
-        low.flags() == self.flags
+        low.flags().merges_with(self.flags)
             && low.backing() == self.backing
             && low.pgoff() + low.range().pages().0 == self.pgoff
     }
 
     fn precedes<M: Machine>(&self, high: &Vma<M>) -> bool {
-        high.flags() == self.flags
+        high.flags().merges_with(self.flags)
             && high.backing() == self.backing
             && self.pgoff + self.range.pages().0 == high.pgoff()
     }
@@ -83,7 +85,8 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
         let merge = |target: VmaId, eaten: Option<VmaId>| {
             let range =
                 hull(hull(objects.vma(target).range(), area.range), range_of(objects, eaten, area.range));
-            self.commit_merge(&Merge { target, range, eaten: [eaten, None] })
+            let merged = self.commit_merge(&Merge { target, range, eaten: [eaten, None] });
+            merged.inspect(|&merged| self.soft_dirty_vma(merged))
         };
         if let (Some(prev), Some(next)) = (prev, next)
             && Rmap::<M>::can_merge(objects, prev, next)
@@ -107,7 +110,7 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
         let (objects, slot, vma) = (self.objects, self.slot(), self.objects.vma(id));
         let (at_start, at_end) = (range.start == vma.start(), range.end == vma.end());
         let fits = |near: VmaId, low: &Vma<M>, high: &Vma<M>| {
-            objects.vma(near).flags() == flags
+            objects.vma(near).flags().merges_with(flags)
                 && objects.vma(near).uffd() == uffd
                 && backing_continues(low, high)
                 && Rmap::<M>::can_merge(objects, near, id)
@@ -145,6 +148,8 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
             let _ = objects.vma(id).start_write(self);
         }
         Rmap::<M>::merge(objects, merge.target, merge.eaten.into_iter().flatten()).ok()?;
+        let soft_clean = |id: VmaId| objects.vma(id).flags().contains(VmFlags::SOFT_CLEAN);
+        let soft_dirty = !merge.eaten.into_iter().flatten().all(soft_clean);
         // Those that keep a part; what goes away altogether stays in the interval trees until it is unlinked.
         let rests = merge.eaten.map(|id| id.and_then(|id| Some((id, rest_of(objects, id, merge.range)?))));
         let shrinking = rests.iter().flatten().map(|&(id, _)| id);
@@ -174,8 +179,19 @@ impl<M: Machine> MmapWriteGuard<'_, M> {
             Rmap::<M>::unlink(objects, id);
             free_vma(objects, id);
         }
+        if soft_dirty {
+            self.soft_dirty_vma(merge.target);
+        }
         objects.count(Event::VmaMerge);
         Some(merge.target)
+    }
+
+    /// Something is mapped anew in VMA `id`, which counts as written from now on, all of it.
+    pub(crate) fn soft_dirty_vma(&self, id: VmaId) {
+        let vma = self.objects.vma(id);
+        if vma.flags().contains(VmFlags::SOFT_CLEAN) {
+            vma.start_write(self).set_flags(vma.flags() - VmFlags::SOFT_CLEAN, vma.uffd());
+        }
     }
 }
 

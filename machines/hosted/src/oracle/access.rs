@@ -2,7 +2,7 @@
 
 use super::{
     Oracle, Verdict, expect,
-    page::{Page, Residency},
+    page::{Page, Residency, Said, SoftDirty},
 };
 use crate::ops::{At, Op, Outcome, Signal, pattern};
 use anonmem_hal::{PAGE_SHIFT, PAGE_SIZE};
@@ -88,7 +88,9 @@ impl Oracle {
         let (number, offset) = (addr >> PAGE_SHIFT, addr as usize % PAGE_SIZE);
         let page = &self.spaces[space].as_ref().expect("checked")[number];
         let fresh = self.fresh(number, page).expect("checked");
-        if let Some((object, index)) = page.attrs.kind.object_page(number) {
+        let object = page.attrs.kind.object_page(number);
+        self.page_mut(space, number).soft_dirty.page = Said::Yes;
+        if let Some((object, index)) = object {
             let page = self.objects[object].written.entry(index).or_insert(fresh);
             Arc::make_mut(page)[offset..offset + bytes.len()].copy_from_slice(bytes);
         } else {
@@ -149,8 +151,11 @@ impl Oracle {
         if !page.contents.is_written() && self.fresh(number, page).is_none() {
             return Err(Signal::Bus);
         }
-        let space = self.spaces[space].as_mut().expect("checked");
-        space.pages.get_mut(&number).expect("checked").resident = Residency::Yes;
+        let page = self.page_mut(space, number);
+        page.resident = Residency::Yes;
+        if need == Need::Store {
+            page.soft_dirty.page.or_maybe();
+        }
         Ok(())
     }
 
@@ -165,7 +170,7 @@ impl Oracle {
         let Some((&bottom, stack)) = above.filter(|(_, page)| page.attrs.grows_down) else {
             return Err(Signal::Unmapped);
         };
-        let attrs = stack.attrs;
+        let (attrs, soft_dirty) = (stack.attrs, SoftDirty { page: Said::No, ..stack.soft_dirty });
         let end = iter::successors(Some(bottom), |n| Some(n + 1))
             .find(|n| space.pages.get(n).is_none_or(|p| p.attrs != attrs))
             .expect("ends somewhere");
@@ -177,7 +182,7 @@ impl Oracle {
         if too_close || too_long || number << PAGE_SHIFT < limits.min_addr {
             return Err(Signal::Unmapped);
         }
-        space.pages.extend((number..bottom).map(|n| (n, Page::new(attrs))));
+        space.pages.extend((number..bottom).map(|n| (n, Page { soft_dirty, ..Page::new(attrs) })));
         Ok(())
     }
 }

@@ -4,7 +4,7 @@ use super::{
     Object, Oracle, Verdict,
     access::{Need, STACK_GUARD_GAP},
     expect,
-    page::{Attrs, Kind, Page, Residency},
+    page::{Attrs, Kind, Page, Residency, Said},
     space::{Space, aligned, numbers, page_up},
 };
 use crate::ops::{Advise, At, Backing, Outcome, Place, Rights, Signal, errno};
@@ -135,6 +135,9 @@ impl Oracle {
         let wanted = match checked(at, ENOMEM) {
             Ok(range) => self.change_mapped(at, range, |page| {
                 page.attrs.rights = rights;
+                if page.attrs.locked {
+                    page.soft_dirty.page.or_maybe();
+                }
                 if page.attrs.locked && page.resident == Residency::No {
                     // Locked pages that become writable are faulted in.
                     page.resident = Residency::Maybe;
@@ -255,6 +258,14 @@ impl Oracle {
 
     /// Holes are skipped and reported at the end; an error ends the walk.
     fn advise_each(&mut self, space: usize, range: Range<u64>, advice: Advise) -> Outcome {
+        if advice == Advise::PageOut {
+            // An object's pages leave for all who map them, or are at least unmapped.
+            for page in self.spaces.iter_mut().flatten().flat_map(|space| space.pages.values_mut()) {
+                if matches!(page.attrs.kind, Kind::Shared { .. }) {
+                    page.soft_dirty.page.unless();
+                }
+            }
+        }
         let space = self.space_mut(space);
         let hole = space.mapped_until(range.clone()) < range.end;
         for (_, page) in space.pages.range_mut(range) {
@@ -276,6 +287,9 @@ impl Oracle {
             if self.touch(space, number << PAGE_SHIFT, need).is_err() {
                 return EFAULT;
             }
+            if need == Need::Store {
+                self.page_mut(space, number).soft_dirty.page = Said::Yes;
+            }
         }
         Outcome::Done
     }
@@ -288,7 +302,10 @@ fn advise(page: &mut Page, advice: Advise) -> bool {
         Advise::DontNeed | Advise::Free if page.attrs.locked => return false,
         Advise::DontNeed => page.discard(),
         Advise::Free if !private => return false,
-        Advise::Free => page.contents.free_lazily(),
+        Advise::Free => {
+            page.contents.free_lazily();
+            page.soft_dirty.page.unless();
+        }
         Advise::DontFork => page.attrs.dont_fork = true,
         Advise::DoFork => page.attrs.dont_fork = false,
         Advise::WipeOnFork if !private => return false,

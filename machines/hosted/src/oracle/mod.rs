@@ -26,8 +26,8 @@ pub use page::Object;
 pub use successes::Successes;
 pub use verdict::Verdict;
 
-use crate::ops::{At, Op, Outcome, Remap, SPACES};
-use page::{Bytes, Page};
+use crate::ops::{At, HOLDS, Op, Outcome, Remap, SPACES};
+use page::{Bytes, Page, Said, SoftDirty};
 use space::Space;
 use std::sync::Arc;
 use verdict::expect;
@@ -61,13 +61,18 @@ pub struct Oracle {
     limits: Limits,
     /// What came about of what may be refused.
     successes: Arc<Successes>,
+    /// Which holds there are.
+    held: [bool; HOLDS],
+    /// A page may be in two of them, of which it knows one.
+    held_twice: bool,
 }
 
 impl Oracle {
     /// No address space; private mappings of a source read `source`.
     pub fn new(source: impl Into<Arc<[u8]>>, limits: Limits) -> Self {
-        let (spaces, objects, successes) = Default::default();
-        Self { spaces, objects, source: source.into(), limits, successes }
+        let (spaces, objects, successes, held) = Default::default();
+        let source = source.into();
+        Self { spaces, objects, source, limits, successes, held, held_twice: false }
     }
 
     /// Counts in `successes` from now on.
@@ -88,6 +93,18 @@ impl Oracle {
     /// # Errors
     /// What should have happened.
     pub fn judge(&mut self, op: &Op, outcome: &Outcome, area_end: Option<u64>) -> Verdict {
+        let verdict = self.judge_one(op, outcome, area_end);
+        if let Some(space) = &mut self.spaces[op.space()] {
+            if self.limits.folios && op.may_write() {
+                // Pages around what is written come along, as those of one folio.
+                space.may_be_soft_dirty();
+            }
+            space.spread_soft_dirty();
+        }
+        verdict
+    }
+
+    fn judge_one(&mut self, op: &Op, outcome: &Outcome, area_end: Option<u64>) -> Verdict {
         match *op {
             Op::Spawn(space) => {
                 self.spaces[space] = Some(Space::new(self.limits.heap_start));
@@ -109,6 +126,7 @@ impl Oracle {
             Op::Mlock(at) => self.mlock(at, true, outcome),
             Op::Munlock(at) => self.mlock(at, false, outcome),
             Op::Mincore(at) => self.mincore(at, outcome),
+            Op::ClearRefs(space) => self.clear_refs(space, outcome),
             Op::Read(at) => self.read(at, outcome),
             Op::Write(at, tag) => self.write(at, tag, outcome),
             Op::Fetch(at) => self.fetch(at, outcome),
@@ -176,6 +194,8 @@ impl Oracle {
         let Some(space) = &mut self.spaces[op.space()] else { return };
         for (number, page) in &mut space.pages {
             let old = before.spaces[op.space()].as_ref().and_then(|space| space.pages.get(number));
+            page.soft_dirty.page.or_maybe();
+            page.soft_dirty.area.or_maybe();
             if page.resident == page::Residency::No || old.is_none_or(|old| old.resident != page.resident) {
                 page.resident = page::Residency::Maybe;
             }
@@ -187,7 +207,30 @@ impl Oracle {
         if parent == child {
             return expect(outcome, &Outcome::Skipped);
         }
-        self.spaces[child] = Some(space.fork());
+        let mut forked = space.fork();
+        if self.limits.folios && self.held.contains(&true) {
+            // A folio of which a page is pinned is copied.
+            forked.may_be_soft_dirty();
+        }
+        self.spaces[child] = Some(forked);
+        expect(outcome, &Outcome::Done)
+    }
+
+    /// What was written until now is not soft-dirty any more. What is pinned may be written at any time.
+    fn clear_refs(&mut self, space: usize, outcome: &Outcome) -> Verdict {
+        let (folios, held) = (self.limits.folios, self.held.contains(&true));
+        for page in self.spaces[space].as_mut().expect("checked").pages.values_mut() {
+            let known = page.attrs.kind == page::Kind::Private && !folios && !self.held_twice;
+            let pinned_beside = held && !known;
+            page.soft_dirty = SoftDirty {
+                area: Said::No,
+                page: match page.pinned {
+                    Some(_) => Said::Yes,
+                    None if pinned_beside => Said::Maybe,
+                    None => Said::No,
+                },
+            };
+        }
         expect(outcome, &Outcome::Done)
     }
 

@@ -132,6 +132,56 @@ pub enum Residency {
     Maybe,
 }
 
+/// Whether something is so.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Said {
+    /// It must be.
+    Yes,
+    /// It must not be.
+    No,
+    /// Either is right.
+    Maybe,
+}
+
+impl Said {
+    /// What was not so may be so from now on.
+    pub fn or_maybe(&mut self) {
+        if *self == Self::No {
+            *self = Self::Maybe;
+        }
+    }
+
+    /// What was so may be so no more.
+    pub fn unless(&mut self) {
+        if *self == Self::Yes {
+            *self = Self::Maybe;
+        }
+    }
+}
+
+/// Whether a page is soft-dirty: it was mapped, or written, since `clear_refs`. Either is enough.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SoftDirty {
+    /// Its mapping is newer, or has become one with one that is.
+    pub area: Said,
+    /// It was written, or has come to its place.
+    pub page: Said,
+}
+
+impl SoftDirty {
+    /// What a page of a new mapping is.
+    pub const NEW: Self = Self { area: Said::Yes, page: Said::No };
+
+    /// Both together.
+    pub fn either(self) -> Said {
+        match (self.area, self.page) {
+            (Said::Yes, _) | (_, Said::Yes) => Said::Yes,
+            (Said::No, Said::No) => Said::No,
+            _ => Said::Maybe,
+        }
+    }
+}
+
 /// The private bytes of a page: one possibility, or several where the memory manager has a choice.
 #[derive(Clone, Debug)]
 pub struct Contents {
@@ -199,12 +249,15 @@ pub struct Page {
     pub resident: Residency,
     /// A device has it: it stays the page that it is until the program drops it.
     pub pinned: Option<Pinned>,
+    /// Whether it was written since it was asked.
+    pub soft_dirty: SoftDirty,
 }
 
 impl Page {
     /// A page that nobody touched.
     pub fn new(attrs: Attrs) -> Self {
-        Self { attrs, contents: Contents::fresh(), guard: false, resident: Residency::No, pinned: None }
+        let (contents, resident, soft_dirty) = (Contents::fresh(), Residency::No, SoftDirty::NEW);
+        Self { attrs, contents, guard: false, resident, pinned: None, soft_dirty }
     }
 
     /// Forgets the private bytes.
@@ -212,5 +265,7 @@ impl Page {
         self.contents = Contents::fresh();
         self.resident = Residency::No;
         self.pinned = None;
+        // What is gone is no page that was written.
+        self.soft_dirty.page = Said::No;
     }
 }

@@ -68,7 +68,13 @@ impl Oracle {
             // A move that does not resize may take several areas along, holes included, since Linux 6.17.
             let all = request.fixed().is_some() && request.new_len == request.old_len;
             let refused = self.limits.is_host && *outcome == EFAULT;
-            return if all && !refused { self.relocate(request, outcome) } else { expect(outcome, &EFAULT) };
+            if !all || refused {
+                return expect(outcome, &EFAULT);
+            }
+            self.relocate(request, outcome)?;
+            // Each may have become one with what the next one was to replace.
+            self.space_mut(request.space).areas_may_be_new();
+            return Ok(());
         }
         if !request.moves() && self.expands_in_place(request, area_end) {
             self.extend(request);
@@ -195,6 +201,8 @@ fn move_page(space: &mut Space, from: u64, to: u64, keep_old: bool) {
     if page.attrs.locked {
         page.resident = Residency::Maybe;
     }
+    // What has moved is soft-dirty, if anything has.
+    page.soft_dirty.page.or_maybe();
     space.pages.insert(to, page);
     if keep_old {
         let old = space.pages.get_mut(&from).expect("was there");

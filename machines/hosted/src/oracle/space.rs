@@ -2,7 +2,7 @@
 
 use super::{
     Verdict,
-    page::{Attrs, Kind, Page, Residency},
+    page::{Attrs, Kind, Page, Residency, Said},
 };
 use anonmem_hal::{PAGE_SHIFT, PAGE_SIZE};
 use std::{collections::BTreeMap, ops::Range};
@@ -127,6 +127,13 @@ impl Space {
         child.pages.retain(|_, page| !page.attrs.dont_fork);
         for page in child.pages.values_mut() {
             page.attrs.locked = false;
+            if page.pinned.is_some() {
+                page.soft_dirty.page = Said::Yes;
+            }
+            if matches!(page.attrs.kind, Kind::Shared { .. }) {
+                // Faults bring them back.
+                page.soft_dirty.page = Said::No;
+            }
             // The parent keeps what is pinned, the child gets a copy.
             page.pinned = None;
             if page.attrs.wipe_on_fork {
@@ -138,6 +145,26 @@ impl Space {
             }
         }
         child
+    }
+
+    /// Areas that could be one may have become one, of which all pages are soft-dirty if some were.
+    pub fn spread_soft_dirty(&mut self) {
+        for area in self.areas() {
+            let pages = || area.start >> PAGE_SHIFT..area.end >> PAGE_SHIFT;
+            if self.pages.range(pages()).any(|(_, page)| page.soft_dirty.area != Said::No) {
+                self.pages.range_mut(pages()).for_each(|(_, page)| page.soft_dirty.area.or_maybe());
+            }
+        }
+    }
+
+    /// Any area may have become one with one that is new.
+    pub fn areas_may_be_new(&mut self) {
+        self.pages.values_mut().for_each(|page| page.soft_dirty.area.or_maybe());
+    }
+
+    /// Any page may have been written.
+    pub fn may_be_soft_dirty(&mut self) {
+        self.pages.values_mut().for_each(|page| page.soft_dirty.page.or_maybe());
     }
 
     /// Maps a range, in place of what was there.

@@ -2,7 +2,7 @@
 
 use super::{
     Oracle, Verdict, expect,
-    page::{Kind, Page, Pinned, Residency},
+    page::{Kind, Page, Pinned, Residency, Said},
     space::numbers,
 };
 use crate::ops::{At, Outcome, errno, pattern};
@@ -20,7 +20,7 @@ impl Oracle {
         self.spaces[space].as_ref().expect("checked").pages.get(&number)
     }
 
-    fn page_mut(&mut self, space: usize, number: u64) -> &mut Page {
+    pub(super) fn page_mut(&mut self, space: usize, number: u64) -> &mut Page {
         self.spaces[space].as_mut().expect("checked").pages.get_mut(&number).expect("checked")
     }
 
@@ -45,7 +45,9 @@ impl Oracle {
         expect(outcome, &wanted)?;
         if may {
             for number in numbers(at.addr, at.len) {
-                self.page_mut(at.space, number).resident = Residency::Yes;
+                let page = self.page_mut(at.space, number);
+                page.resident = Residency::Yes;
+                page.soft_dirty.page = Said::Yes;
             }
         } else {
             // Faults came before the page that there is not.
@@ -58,6 +60,7 @@ impl Oracle {
         let space = self.spaces[at.space].as_mut().expect("checked");
         for (_, page) in space.pages.range_mut(numbers(at.addr, at.len)) {
             page.resident = Residency::Maybe;
+            page.soft_dirty.page.or_maybe();
         }
     }
 
@@ -75,10 +78,12 @@ impl Oracle {
         if *outcome == Outcome::Skipped || !self.pinned(at, outcome)? {
             return Ok(());
         }
+        self.held[hold] = true;
         for (page, number) in numbers(at.addr, at.len).enumerate() {
             let model = self.page_mut(at.space, number);
             if model.attrs.kind == Kind::Private {
-                model.pinned = Some(Pinned { hold, page });
+                let before = model.pinned.replace(Pinned { hold, page });
+                self.held_twice |= before.is_some();
                 self.successes.held.fetch_add(1, Relaxed);
             }
         }
@@ -90,6 +95,8 @@ impl Oracle {
         for page in self.spaces.iter_mut().flatten().flat_map(|space| space.pages.values_mut()) {
             page.pinned = page.pinned.filter(|pinned| pinned.hold != hold);
         }
+        self.held[hold] = false;
+        self.held_twice &= self.held.contains(&true);
         expect(outcome, &Outcome::Done)
     }
 
@@ -221,11 +228,13 @@ impl Oracle {
             return Err("it is pinned".into());
         }
         let contents = source.contents.clone();
+        let arrives = contents.is_written() && !contents.lazy;
         self.successes.moved.fetch_add(u64::from(contents.is_written()), Relaxed);
         self.page_mut(space, from).discard();
         let target = self.page_mut(space, to);
         target.contents = contents;
         target.pinned = None;
+        target.soft_dirty.page = if arrives { Said::Yes } else { Said::Maybe };
         Ok(())
     }
 
@@ -256,6 +265,7 @@ impl Oracle {
                 Some((object, index)) => _ = self.objects[object].written.insert(index, Arc::new(bytes)),
                 None => self.store(at.space, number << PAGE_SHIFT, &bytes),
             }
+            self.page_mut(at.space, number).soft_dirty.page = Said::Yes;
         }
         if matches!(outcome, Outcome::Progress(..)) {
             self.forget_residency(at);

@@ -92,7 +92,7 @@ impl<A: Arch, C: Checks> Tiny<A, C> {
 }
 
 fn page(pfn: Pfn, prot: Protection) -> Present {
-    Present { pfn, prot, young: false, dirty: false, special: false, uffd_wp: false }
+    Present { pfn, prot, young: false, dirty: false, special: false, uffd_wp: false, soft_clean: false }
 }
 
 impl<A: Arch, C: Checks> UserSpace for Tiny<A, C> {

@@ -83,6 +83,8 @@ fn supported(op: &Op) -> bool {
         // The host has no device; its userfaultfd is judged by tests/programs.
         Op::DeviceWrite(..) | Op::Hold(..) | Op::Release(..) => false,
         Op::UffdMove(..) | Op::UffdFill(..) | Op::UffdProtect(..) => false,
+        // The host may have no soft-dirty bits.
+        Op::ClearRefs(_) => false,
         Op::Munmap(at) | Op::Mprotect(at, _) | Op::Madvise(at, _) | Op::Mlock(at) | Op::Munlock(at) => {
             at.len < 1 << 30
         }
@@ -207,6 +209,7 @@ impl System for Linux {
             | Op::Release(..)
             | Op::UffdMove(..)
             | Op::UffdFill(..)
+            | Op::ClearRefs(..)
             | Op::UffdProtect(..) => unreachable!("not supported"),
         }
     }

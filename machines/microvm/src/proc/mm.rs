@@ -433,11 +433,11 @@ impl Vma {
     }
 }
 
-/// Calls `tell` with the words of `/proc/PID/pagemap` for those of `count` pages from `va` that a page table
-/// covers.
+/// Calls `tell` with the words of `/proc/PID/pagemap` for those of `count` pages from `va` that it says
+/// something of.
 pub fn pagemap(mm: &Space, va: u64, count: u64, tell: &mut dyn FnMut(u64, u64)) {
     let Some(range) = VaRange::of(Va(va), count << PAGE_SHIFT) else { return };
-    mm.for_each_page(range, &mut |at, entry| tell(at.0, entry.bits()));
+    mm.for_each_pagemap(range, &mut |at, entry| tell(at.0, entry.bits()));
 }
 
 /// Looks at the pages of a range, tells of those that are asked for, and write-protects those that were
@@ -457,16 +457,12 @@ pub fn mseal(mm: &Space, start: u64, len: u64) -> Result<()> {
     mm.mseal(Va(start), len).map_err(errno)
 }
 
-/// Clears the accessed bits of pages, or the peak, as the number says that is written to `clear_refs`.
+/// Clears the accessed or soft-dirty bits of pages, or the peak, as the number says that is written to
+/// `clear_refs`.
 ///
 /// # Errors
 /// `EINVAL` if it says nothing.
 pub fn clear_refs(mm: &Space, what: u32) -> Result<()> {
-    // There are no soft-dirty bits; Linux without them takes the number all the same.
-    const SOFT_DIRTY: u32 = 4;
-    if what == SOFT_DIRTY {
-        return Ok(());
-    }
     let what = ClearRefs::from_number(what).ok_or(EINVAL)?;
     mm.clear_refs(what);
     Ok(())

@@ -48,8 +48,8 @@ impl Pagemap {
 }
 
 impl Positioned for Pagemap {
-    /// Eight bytes a page: bit 63 present, bit 62 swapped, bit 57 write-protected, bit 56 exclusive, bits 0
-    /// to 54 the frame.
+    /// Eight bytes a page: bit 63 present, bit 62 swapped, bit 57 write-protected, bit 56 exclusive, bit
+    /// 55 soft-dirty, bits 0 to 54 the frame.
     fn read_at(&self, offset: u64, to: &mut To<'_>) -> Result<usize> {
         if !offset.is_multiple_of(8) || !to.left().is_multiple_of(8) {
             return Err(EINVAL);

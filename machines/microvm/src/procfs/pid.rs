@@ -428,6 +428,7 @@ const LETTERS: &[(VmFlags, &str)] = &[
     (VmFlags::NORESERVE, "nr"),
     (VmFlags::WIPEONFORK, "wf"),
     (VmFlags::DONTDUMP, "dd"),
+    (VmFlags::SOFT_CLEAN, "sd"),
     (VmFlags::HUGEPAGE, "hg"),
     (VmFlags::NOHUGEPAGE, "nh"),
     (VmFlags::MERGEABLE, "mg"),
@@ -436,10 +437,11 @@ const LETTERS: &[(VmFlags, &str)] = &[
     (VmFlags::SEALED, "sl"),
 ];
 
-/// Linux takes the attribute of being shared from what is mapped shared and can never be written.
+/// Linux takes the attribute of being shared from what is mapped shared and can never be written. Its bit of
+/// being soft-dirty says the opposite of ours.
 fn letters(flags: VmFlags) -> Vec<&'static str> {
     let never_written = flags.contains(VmFlags::MAYSHARE) && !flags.contains(VmFlags::MAYWRITE);
-    let shown = if never_written { flags - VmFlags::SHARED } else { flags };
+    let shown = if never_written { flags - VmFlags::SHARED } else { flags } ^ VmFlags::SOFT_CLEAN;
     LETTERS.iter().filter(|(flag, _)| shown.contains(*flag)).map(|(_, letters)| *letters).collect()
 }
 

@@ -173,7 +173,8 @@ impl<'c, 'v: 'c, M: Machine> Chunk<'c, 'v, M> {
                     None => changed = true,
                 },
                 None if entries.is_none(va) => {
-                    let untouched = Attrs { prot: vma, young: false, dirty: false, uffd_wp: false };
+                    let (young, dirty, uffd_wp, soft_clean) = (false, false, false, false);
+                    let untouched = Attrs { prot: vma, young, dirty, uffd_wp, soft_clean };
                     entries.install(va, self.growing.map(nth), untouched);
                     filled += 1;
                 }
@@ -223,6 +224,8 @@ fn waits_for<M: Machine, G: StableVma<M>>(
 fn says(bits: MigrationBits, vma: Protection) -> Attrs {
     let attrs = Attrs::of(bits.into(), vma);
     let dirty = attrs.dirty || bits.kind == MigrationKind::Read;
-    // As `change_protection` has it: what is dirty may be written without another fault.
-    Attrs { prot: Protection { write: attrs.prot.write || vma.write && dirty, ..attrs.prot }, dirty, ..attrs }
+    // As `change_protection` has it: what is dirty may be written without another fault, unless that fault is
+    // waited for.
+    let write = attrs.prot.write || vma.write && dirty && !attrs.soft_clean;
+    Attrs { prot: Protection { write, ..attrs.prot }, dirty, ..attrs }
 }
