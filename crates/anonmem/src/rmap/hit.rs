@@ -4,7 +4,7 @@
 
 use crate::{ids::VmaId, mm::slot::MmSlot, objects::Objects, vma::vma::Vma};
 use anonmem_frame::{Folio, FolioOwner, Shared};
-use anonmem_hal::{Entry, Machine, PAGE_SIZE, Pfn, Present, Pte, Sharing, SoftLeaf, Va, VaRange};
+use anonmem_hal::{Entry, Machine, PAGE_SHIFT, PAGE_SIZE, Pfn, Present, Pte, Sharing, SoftLeaf, Va, VaRange};
 use anonmem_pgtable::{
     Cleared, LeafGuard, Locked, Mapped, PteGuard, PteTable, StableVma, TlbBatch, Vacancy, Walked,
 };
@@ -89,9 +89,9 @@ pub(crate) fn visit_vma<'a, 'v: 'a, M: Machine, G: StableVma<M>, B>(
 ) -> ControlFlow<B> {
     let vma = objects.vma(id);
     let Some(slot) = vma.mm().map(|mm| objects.mm_slot(mm)) else { return ControlFlow::Continue(()) };
-    let met = Meeting { objects, slot, id, folio, form };
+    let met = Meeting { slot, id, folio, first: vma.address_or_before(first), form };
     if folio.nr_pages().0 > 1 {
-        return visit_pages(met, first, guard, vma, f);
+        return visit_pages(objects, met, first, guard, vma, f);
     }
     let Some(va) = vma.address_of(first) else { return ControlFlow::Continue(()) };
     let hit = match slot.space.walk_inlined(&objects.frames, guard, va) {
@@ -110,13 +110,14 @@ pub(crate) fn visit_vma<'a, 'v: 'a, M: Machine, G: StableVma<M>, B>(
 // Apart, so that the way of a single page is short.
 #[inline(never)]
 fn visit_pages<'a, 'v: 'a, M: Machine, G: StableVma<M>, B>(
+    objects: &'v Objects<M>,
     met: Meeting<'v, '_, M>,
     first: u64,
     guard: &'a G,
     vma: &Vma<M>,
     f: &mut impl FnMut(RmapHit<'a, 'v, M, G>) -> ControlFlow<B>,
 ) -> ControlFlow<B> {
-    let Meeting { objects, slot, folio, .. } = met;
+    let Meeting { slot, folio, .. } = met;
     let range = vma.addresses_of(first, folio.nr_pages().0);
     let Some(range) = range else { return ControlFlow::Continue(()) };
     for (found, part) in slot.space.parts(&objects.frames, guard, range) {
@@ -133,10 +134,11 @@ fn visit_pages<'a, 'v: 'a, M: Machine, G: StableVma<M>, B>(
 
 /// A walk at one of the VMAs that it visits.
 struct Meeting<'v, 'f, M: Machine> {
-    objects: &'v Objects<M>,
     slot: &'v MmSlot<M>,
     id: VmaId,
     folio: Folio<'f, M>,
+    /// Where the folio's first page is, though the VMA may begin behind it.
+    first: Va,
     form: Form,
 }
 
@@ -147,13 +149,14 @@ impl<'v, M: Machine> Meeting<'v, '_, M> {
         found: Walked<'a, M, G>,
         rest: VaRange,
     ) -> Option<RmapHit<'a, 'v, M, G>> {
-        let is_ours = |entry| self.form.leaf(entry) == Some(self.folio.pfn());
+        let is_ours =
+            |at: VaRange, entry| at.start == self.first && self.form.leaf(entry) == Some(self.folio.pfn());
         match found {
             Walked::Table(table) => self.in_table(table, rest),
             // Without the lock first, as for entries.
-            Walked::Leaf(place) if !place.has_leaf(is_ours) => None,
+            Walked::Leaf(place) if !place.has_leaf(|entry| is_ours(place.range(), entry)) => None,
             Walked::Leaf(place) => match place.lock() {
-                Locked::Leaf(leaf) => is_ours(leaf.get()).then(|| self.leaf(leaf)),
+                Locked::Leaf(leaf) => is_ours(leaf.range(), leaf.get()).then(|| self.leaf(leaf)),
                 Locked::Table(table) => self.in_table(table, rest),
                 Locked::None => None,
             },
@@ -195,16 +198,17 @@ impl<'v, M: Machine> Meeting<'v, '_, M> {
     ) -> Option<RmapHit<'a, 'v, M, G>> {
         loop {
             // Without the lock first: most of a family's VMAs do not map the page.
-            let va = rest.iter_pages().find(|&va| self.maps(table.peek(va)).is_some())?;
+            let va = rest.iter_pages().find(|&va| self.maps(table.peek(va), va))?;
             let entries = table.lock();
-            if let Some(page) = self.maps(entries.get(va)) {
+            if self.maps(entries.get(va), va) {
+                let page = self.page_at(va);
                 let from = VaRange { start: va, end: rest.end };
                 let pages = match self.form {
                     Form::Present if rest.end > va.next_page() => {
                         entries.batch(from).map_or(1, |batch| batch.pages())
                     }
                     Form::Present => 1,
-                    Form::Migration => self.waiting(&entries, from, page),
+                    Form::Migration => self.waiting(&entries, from),
                 };
                 let entries = HitEntries::Table(entries);
                 return Some(RmapHit { vma: self.id, va, page, pages, slot: self.slot, entries });
@@ -213,21 +217,22 @@ impl<'v, M: Machine> Meeting<'v, '_, M> {
         }
     }
 
-    /// How many entries from the first of `range` on wait for consecutive pages of the folio from `page` on.
-    fn waiting<G: StableVma<M>>(&self, entries: &PteGuard<'_, M, G>, range: VaRange, page: Pfn) -> u64 {
-        let waits = |&(va, nth): &(Va, u64)| {
-            self.form.page(entries.get(va)) == Some(page.offset(nth))
-                && self.folio.owned_has(page.offset(nth))
-        };
-        range.iter_pages().zip(0..).take_while(waits).count() as u64
+    /// How many entries from the first of `range` on wait for the folio's pages.
+    fn waiting<G: StableVma<M>>(&self, entries: &PteGuard<'_, M, G>, range: VaRange) -> u64 {
+        range.iter_pages().take_while(|&va| self.maps(entries.get(va), va)).count() as u64
     }
 
-    /// The page of the folio that an entry owns a count of. All of an entry is of these frames: its first
-    /// page names the folio.
+    /// Whether an entry for `va` owns a count of the page of the folio that belongs there. A merged folio may
+    /// have entries in this VMA that another of its places finds, which say another page of it.
     #[inline(always)]
-    fn maps(&self, pte: Pte) -> Option<Pfn> {
-        let page = self.form.page(pte)?;
-        self.objects.frames.folio(page).is_some_and(|found| found.pfn() == self.folio.pfn()).then_some(page)
+    fn maps(&self, pte: Pte, va: Va) -> bool {
+        self.form.page(pte) == Some(self.page_at(va))
+    }
+
+    /// The page of the folio that belongs at `va`.
+    #[inline(always)]
+    fn page_at(&self, va: Va) -> Pfn {
+        self.folio.pfn().offset(va.0.wrapping_sub(self.first.0) >> PAGE_SHIFT)
     }
 }
 

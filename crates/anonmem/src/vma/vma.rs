@@ -214,6 +214,12 @@ impl<M: Machine> Vma<M> {
         (va < self.end()).then_some(va)
     }
 
+    /// Where linear index `index` would be if the VMA had all indices. Addresses wrap around.
+    #[inline]
+    pub(crate) fn address_or_before(&self, index: u64) -> Va {
+        Va(self.start().0.wrapping_add(index.wrapping_sub(self.pgoff()) << PAGE_SHIFT))
+    }
+
     /// The addresses of the `pages` pages from linear index `first` on, as far as the VMA covers them.
     pub(crate) fn addresses_of(&self, first: u64, pages: u64) -> Option<VaRange> {
         let pgoff = self.pgoff();

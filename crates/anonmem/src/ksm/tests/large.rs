@@ -107,20 +107,21 @@ fn a_merged_folio_that_is_partly_mapped_leaves_whole_and_comes_back_as_copies() 
         for program in [mm, child] {
             program.munmap(pages(AT / P, 16)).unwrap();
         }
+        // Pages 17 and 18 are mapped nowhere any more.
         mm.munmap(pages(AT / P + 16, 3)).unwrap();
-        child.munmap(pages(AT / P + 17, 2)).unwrap();
+        child.munmap(pages(AT / P + 17, 15)).unwrap();
         map_at(mm, page(16), 3);
-        map_at(child, page(17), 2);
+        map_at(child, page(17), 15);
         w.vm.validate().unwrap();
+        assert_eq!(folio(w, mm, 20).folio().unmapped_pages(), 2);
         assert!(w.vm.reclaim_folio(folio(w, mm, 20)));
         assert_eq!(w.vm.stats().user, 0);
         w.vm.validate().unwrap();
-        for (program, from) in [(mm, 3), (child, 3)] {
-            (from..16).for_each(|n| assert_eq!(program.load(page(16 + n) + 9), Ok(n as u8 + 1)));
-        }
+        (3..16).for_each(|n| assert_eq!(mm.load(page(16 + n) + 9), Ok(n as u8 + 1)));
+        assert_eq!(child.load(page(16) + 9), Ok(1));
         w.vm.validate().unwrap();
         (0..3).for_each(|n| mm.store(page(16 + n) + 9, n as u8 + 1).unwrap());
-        (0..3).for_each(|n| child.store(page(16 + n) + 9, n as u8 + 1).unwrap());
+        (1..16).for_each(|n| child.store(page(16 + n) + 9, n as u8 + 1).unwrap());
     });
 }
 
@@ -163,6 +164,56 @@ fn leaves_that_are_equal_become_one_and_stay_leaves() {
         assert_eq!(mm.ksm_usage().merging, 0);
         assert_eq!(child.load(at(1).0 + 5 * P), Ok(5));
         w.vm.validate().unwrap();
+    });
+}
+
+/// Lets two programs of a family have a folio each of `len` pages, whose indices overlap: one has moved its
+/// mapping to where folios begin at other indices.
+fn with_indices_that_overlap(len: u64, write: impl Fn(&Mm<'_, M>, Va)) {
+    let folios = FolioPolicy::default().with(Order::new(4), FolioMode::Always);
+    World::run_with(Config { folios, ..Config::default() }, |w| {
+        let (from, to) = (Va(1 << 30), Va((1 << 31) + 5 * P));
+        let mm = w.vm.new_mm().unwrap();
+        map_at(&mm, from.0, 3 * len);
+        mm.madvise(from, 3 * len * P, Advice::Mergeable).unwrap();
+        mm.store(from.page_after(3 * len - 1).0, 1).unwrap();
+        let child = mm.fork().unwrap();
+        let flags = RemapFlags::MAYMOVE | RemapFlags::FIXED;
+        mm.mremap(from, 3 * len * P, 3 * len * P, flags, to).unwrap();
+        let moved = Va((1 << 31) + len * P);
+        write(&child, from);
+        write(&mm, moved);
+        assert_eq!(sweep(w, 2), len);
+        let frame = |mm: &Mm<'_, M>, at: Va| mm.pagemap(at).pfn.unwrap();
+        let folio = || w.vm.frames.try_get(frame(&child, from)).unwrap();
+        assert_eq!((frame(&mm, moved), folio().folio().nr_pages().0), (frame(&child, from), len));
+        // Each of its entries is met once, of some, too.
+        mm.madvise(moved.page_after(2), 2 * P, Advice::DontNeed).unwrap();
+        w.vm.validate().unwrap();
+        w.vm.migrate_folio(folio()).unwrap();
+        w.vm.validate().unwrap();
+        assert_eq!(frame(&mm, moved), frame(&child, from));
+        w.vm.swap_on(0, 2 * len, 0).unwrap();
+        assert!(w.vm.reclaim_folio(folio()));
+        let byte = |mm: &Mm<'_, M>, first: Va, n: u64| mm.load(first.page_after(n).0 + 9).unwrap();
+        for n in 0..len {
+            assert_eq!((byte(&child, from, n), n), (n as u8, n));
+            assert_eq!(byte(&mm, moved, n), if (2..4).contains(&n) { 0 } else { n as u8 });
+        }
+        w.vm.validate().unwrap();
+    });
+}
+
+#[test]
+fn a_place_of_a_merged_folio_does_not_find_the_entries_of_another() {
+    let fill = |mm: &Mm<'_, M>, at: Va, len: u64| {
+        (0..len).for_each(|n| mm.store(at.page_after(n).0 + 9, n as u8).unwrap());
+    };
+    with_indices_that_overlap(16, |mm, at| fill(mm, at, 16));
+    let leaf = <M as Machine>::Arch::LEAF_ORDER.pages();
+    with_indices_that_overlap(leaf, |mm, at| {
+        assert!(mm.fault_leaf(at));
+        fill(mm, at, leaf);
     });
 }
 
