@@ -37,7 +37,10 @@ use suites::{Outcome, Pace, Suites};
 
 /// Where the explanations are.
 pub(crate) const SURVIVORS: &str = "mutants/survivors.toml";
-const DOCS: &str = "docs/mutants.md";
+/// Where the pages with the last results are.
+const DOCS: &str = "docs/mutants";
+/// What follows in such a page is the last result.
+const MARKER: &str = "<!-- result -->";
 const LISTED: [&str; 4] = [
     "crates/anonmem/src/rmap",
     "crates/anonmem/src/fault",
@@ -59,7 +62,7 @@ Plants bugs in a copy of the tree and says which of them the lab and the tests f
   --quick   with --by-hand: a short look; --again then asks those that nobody found for longer
   --again   go on with the last run: ask those that it did not come to, or that survived it without an explanation
   --report  run nothing: print the last run's result again, with what mutants/survivors.toml says by now
-  --docs    write the result into docs/mutants.md
+  --docs    write the result into docs/mutants
   --jobs N  so many at a time (default: one for each processor)
 Exit status 1: under 90 % are caught, or a survivor is not explained in mutants/survivors.toml.";
 
@@ -319,7 +322,7 @@ fn publish(root: &Path, json: &Path, report: &Report, docs: bool) -> Result<bool
     write_json(json, report)?;
     write(&json.with_extension("md"), text.clone())?;
     if docs {
-        into_docs(root, "result", &text)?;
+        into_docs(root, "generated", &text)?;
     }
     let (rate, unexplained) = (report.rate(), report.unexplained());
     if rate < LEAST {
@@ -338,19 +341,18 @@ fn write_json(path: &Path, report: &Report) -> Result<(), String> {
     fs::write(path, text).map_err(|e| format!("{}: {e}", path.display()))
 }
 
-/// Writes `text` into the page, where it has the last result of `what`.
+/// Writes `text` into the page about `what`.
 fn into_docs(root: &Path, what: &str, text: &str) -> Result<(), String> {
-    let path = root.join(DOCS);
-    let old = fs::read_to_string(&path).map_err(|e| format!("{DOCS}: {e}"))?;
-    fs::write(&path, between_markers(&old, what, text)?).map_err(|e| format!("{DOCS}: {e}"))
+    let path = root.join(DOCS).join(what).with_extension("md");
+    let old = fs::read_to_string(&path).map_err(|e| format!("{}: {e}", path.display()))?;
+    let new = below_marker(&old, text).ok_or_else(|| format!("{} has no {MARKER}", path.display()))?;
+    fs::write(&path, new).map_err(|e| format!("{}: {e}", path.display()))
 }
 
-/// Puts `text` where `page` has the last result of `what`.
-fn between_markers(page: &str, what: &str, text: &str) -> Result<String, String> {
-    let (begin, end) = (format!("<!-- {what} -->\n"), format!("<!-- end of {what} -->"));
-    let parts = page.split_once(&begin).and_then(|(head, rest)| Some((head, rest.split_once(&end)?.1)));
-    let (head, tail) = parts.ok_or_else(|| format!("{DOCS} has no {} ... {end}", begin.trim()))?;
-    Ok(format!("{head}{begin}{text}{end}{tail}"))
+/// The page with `text` instead of its last result.
+fn below_marker(page: &str, text: &str) -> Option<String> {
+    let (head, _) = page.split_once(MARKER)?;
+    Some(format!("{head}{MARKER}\n{text}"))
 }
 
 #[cfg(test)]
@@ -366,12 +368,9 @@ mod tests {
     }
 
     #[test]
-    fn the_page_keeps_what_is_around_the_result() {
-        let page = "a\n<!-- result -->\nold\n<!-- end of result -->\nb\n";
-        assert_eq!(
-            between_markers(page, "result", "new\n").unwrap(),
-            "a\n<!-- result -->\nnew\n<!-- end of result -->\nb\n"
-        );
-        assert!(between_markers("nothing", "result", "new").is_err());
+    fn the_page_keeps_what_is_above_the_result() {
+        let page = "a\n<!-- result -->\nold\n";
+        assert_eq!(below_marker(page, "new\n").unwrap(), "a\n<!-- result -->\nnew\n");
+        assert!(below_marker("nothing", "new").is_none());
     }
 }
