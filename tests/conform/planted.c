@@ -2,6 +2,7 @@
  * else. Linked in by a test with --wrap for each call below. CONFORM_BUG names what is wrong. "list" prints all
  * names, each with a word of the checks that must see it. */
 #include "conform.h"
+#include <linux/futex.h>
 #include <linux/userfaultfd.h>
 #include <poll.h>
 
@@ -61,7 +62,8 @@
     X("fallocate errors", "madvise/fallocate refuses") X("vfork", "fork/vfork") X("read", "remote/a read")    \
     X("write", "remote/a write") X("futex", "remote/a futex") X("poll", "newer/a pidfd is ready")             \
     X("waitid", "newer/a pidfd is waited") X("userfaultfd", "userfaultfd/unknown flags")                       \
-    X("getrlimit", "limits/an unknown") X("ftruncate", "mmap/the rest")
+    X("getrlimit", "limits/an unknown") X("ftruncate", "mmap/the rest") X("getrusage", "fork/minor faults")   \
+    X("fcntl F_ADD_SEALS", "madvise/fallocate refuses") X("futex FUTEX_WAKE", "remote/futex words")
 
 /* Advice that is not followed, and advice that costs the bytes. */
 #define FORGOTTEN(X)                                                                                           \
@@ -291,6 +293,23 @@ REAL(int, ftruncate, int fd, off_t length)
     return has("ftruncate") && length % P ? 0 : __real_ftruncate(fd, length);
 }
 /* A child that shares nothing that it should. */
+REAL(int, getrusage, int who, struct rusage *usage)
+{
+    int result = __real_getrusage(who, usage);
+    if (has("getrusage") && result == 0)
+        usage->ru_minflt = 0;
+    return result;
+}
+REAL(int, fcntl, int fd, int command, ...)
+{
+    va_list rest;
+    va_start(rest, command);
+    long argument = va_arg(rest, long);
+    va_end(rest);
+    if (has("fcntl F_ADD_SEALS") && command == F_ADD_SEALS)
+        return 0;
+    return __real_fcntl(fd, command, argument);
+}
 REAL(pid_t, fork, void)
 {
     pid_t child = __real_fork();
@@ -585,6 +604,8 @@ REAL(long, syscall, long number, ...)
         return open("/dev/null", O_RDONLY);
     if (has("userfaultfd") && number == SYS_userfaultfd)
         a[0] &= O_CLOEXEC | O_NONBLOCK;
+    if (has("futex FUTEX_WAKE") && number == SYS_futex && (a[1] & FUTEX_CMD_MASK) == FUTEX_WAKE)
+        return 0;
     if (has("mlock2 MLOCK_ONFAULT") && number == SYS_mlock2)
         a[2] &= ~1L;
     long result = __real_syscall(number, a[0], a[1], a[2], a[3], a[4], a[5]);

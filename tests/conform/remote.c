@@ -1,5 +1,6 @@
 /* Memory of other programs, and pages that the kernel holds: process_vm_*, vmsplice, pipes, O_DIRECT. */
 #include "conform.h"
+#include <linux/futex.h>
 #define GROUP "remote"
 
 static char bytes[4 * 4096];
@@ -222,18 +223,22 @@ CHECK("a write that runs into a hole is shorter", "the bytes before it are writt
 CHECK("futex words are found in shared memory by their page", "a wake-up from another process")
 {
     int *word = (int *)island_of(1, RW, SHARED);
+    struct timespec seconds = {10, 0};
     pid_t child = child_start();
     if (child == 0) {
-        while (__atomic_load_n(word, __ATOMIC_SEQ_CST) == 0)
-            syscall(SYS_futex, word, 0, 0, NULL, NULL, 0);
+        OK(syscall(SYS_futex, word, FUTEX_WAIT, 0, &seconds, NULL, 0));
         _exit(0);
     }
-    usleep(1000);
-    __atomic_store_n(word, 1, __ATOMIC_SEQ_CST);
-    OK(syscall(SYS_futex, word, 1, 1, NULL, NULL, 0));
+    long woken = 0;
+    /* It may not sleep yet. */
+    for (int i = 0; i < 5000 && woken == 0; i++) {
+        usleep(1000);
+        woken = syscall(SYS_futex, word, FUTEX_WAKE, 1, NULL, NULL, 0);
+    }
+    EQ(woken, 1);
     child_end(child);
 }
 CHECK("a futex of a hole is refused", "EFAULT")
 {
-    ERR(syscall(SYS_futex, island(1) + P, 0, 0, NULL, NULL, 0), EFAULT);
+    ERR(syscall(SYS_futex, island(1) + P, FUTEX_WAIT, 0, NULL, NULL, 0), EFAULT);
 }
