@@ -19,8 +19,8 @@ ask() {
 # Commands for `redis-cli --pipe`: strings, hashes, lists, sorted sets. $1 names the writer.
 load() {
     awk -v who="$1" 'BEGIN {
-        for (i = 0; i < 4000; i++) {
-            printf "SET %s:%d %0200d\r\n", who, i, i * 7
+        for (i = 0; i < 1500; i++) {
+            printf "SET %s:%d %01500d\r\n", who, i, i * 7
             printf "HSET %s:hash f%d v%d\r\n", who, i % 500, i
             printf "RPUSH %s:list %d\r\n", who, i
             printf "ZADD %s:sorted %d m%d\r\n", who, (i * 37) % 1009, i
