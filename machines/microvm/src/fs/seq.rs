@@ -7,7 +7,6 @@
 //! Linux: fs/seq_file.c.
 
 use super::iov::To;
-use crate::sched;
 use alloc::vec::Vec;
 use anonmem_oslib::Result;
 use anonmem_oslib::errno::EFAULT;
@@ -29,7 +28,7 @@ impl Seq {
         Seq { piece: Vec::new(), start: 0, next: Some(0) }
     }
 
-    /// Reads the text of `entry` at `offset`.
+    /// Reads the text of `entry` at `offset`: up to the end of a piece.
     ///
     /// # Errors
     /// `EFAULT`, `ENOMEM`, what generating gives.
@@ -49,13 +48,9 @@ impl Seq {
                 }
                 continue;
             }
-            // A long text of a process that is to end: what is there is enough.
-            let Some(next) = self.next.filter(|_| done == 0 || !sched::interrupt_pending()) else { break };
-            match self.generate(entry, next) {
-                Ok(()) => {}
-                Err(_) if done > 0 => break,
-                Err(error) => return Err(error),
-            }
+            // No more than one piece a call, whatever its room: who looks at the start pays for no more.
+            let Some(next) = self.next.filter(|_| done == 0) else { break };
+            self.generate(entry, next)?;
         }
         Ok(done)
     }

@@ -446,9 +446,9 @@ fn letters(flags: VmFlags) -> Vec<&'static str> {
 }
 
 /// Room for what is told about a few mappings: `smaps` has 800 bytes for each, and a path.
-const PIECE: usize = 16 << 10;
-/// When that much is there, a piece is long enough.
-const ENOUGH: usize = 8 << 10;
+const PIECE: usize = 12 << 10;
+/// When that much is there, a piece is long enough. Linux: fs/seq_file.c, a page.
+const ENOUGH: usize = 4 << 10;
 
 /// Appends what is told about a few mappings; gives the address from which to go on.
 fn mappings(
