@@ -497,7 +497,11 @@ fn stress(lock_mode: LockMode, memory: Memory, folios: FolioPolicy, time: Durati
     drop(cpu);
     let mut round = 0;
     // A busy machine gets more time for what is expected at the end.
-    let enough = || memory == Memory::Plenty || vm.machine().swap().transfers().0 > 100;
+    let enough = || {
+        let came_about = [(&world.moved, 100), (&world.collapsed, 10), (&world.merged, 100)];
+        came_about.iter().all(|(count, least)| count.load(Relaxed) > *least)
+            && (memory == Memory::Plenty || vm.machine().swap().transfers().0 > 100)
+    };
     while Instant::now() < end || (!enough() && Instant::now() < end + MORE) {
         round += 1;
         inject(&world, round, seed);

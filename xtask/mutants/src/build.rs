@@ -33,20 +33,27 @@ impl Copy<'_> {
         let packages: BTreeSet<String> =
             mutants.iter().map(|m| tree::package_of(&m.file).to_owned()).collect();
         let mut refused = Vec::new();
+        // In a tree of its own: what is built changes where the code does, and is not built again otherwise.
+        let tree = self.tree.with_file_name("checked");
+        let write = |tree: &Path, mutants: &[Mutant]| {
+            tree::write(self.root, tree, mutants).map_err(|e| format!("cannot copy the tree: {e}"))
+        };
         loop {
-            tree::write(self.root, self.tree, mutants).map_err(|e| format!("cannot copy the tree: {e}"))?;
+            write(&tree, mutants)?;
             let mut cargo = self.cargo("check");
+            cargo.current_dir(&tree);
             cargo.arg("--lib");
             for package in &packages {
                 cargo.args(["--package", package]);
             }
             let errors = errors(&messages(&mut cargo)?.0);
             if errors.is_empty() {
+                write(self.tree, mutants)?;
                 return Ok(refused);
             }
             let mut guilty = Vec::new();
             for error in &errors {
-                for id in self.owners(error)? {
+                for id in owners(&tree, error)? {
                     guilty.push((id, error.text.clone()));
                 }
             }
@@ -62,18 +69,6 @@ impl Copy<'_> {
                 }
             }
         }
-    }
-
-    /// The mutants that an error is about: of its first span that is in one.
-    fn owners(&self, error: &Complaint) -> Result<Vec<u32>, String> {
-        for (file, offset) in &error.spans {
-            let rendered = fs::read_to_string(self.tree.join(file)).map_err(|e| format!("{file}: {e}"))?;
-            let owners = plant::owners(&rendered, *offset);
-            if !owners.is_empty() {
-                return Ok(owners);
-            }
-        }
-        Ok(Vec::new())
     }
 
     /// Builds the lab's driver and the tests.
@@ -127,6 +122,18 @@ struct Complaint {
     text: String,
     /// File and offset, the main one first.
     spans: Vec<(String, usize)>,
+}
+
+/// The mutants that an error is about: of its first span that is in one.
+fn owners(tree: &Path, error: &Complaint) -> Result<Vec<u32>, String> {
+    for (file, offset) in &error.spans {
+        let rendered = fs::read_to_string(tree.join(file)).map_err(|e| format!("{file}: {e}"))?;
+        let owners = plant::owners(&rendered, *offset);
+        if !owners.is_empty() {
+            return Ok(owners);
+        }
+    }
+    Ok(Vec::new())
 }
 
 fn messages(cargo: &mut Command) -> Result<(Vec<Value>, bool), String> {
