@@ -89,11 +89,12 @@ pub(crate) fn visit_vma<'a, 'v: 'a, M: Machine, G: StableVma<M>, B>(
 ) -> ControlFlow<B> {
     let vma = objects.vma(id);
     let Some(slot) = vma.mm().map(|mm| objects.mm_slot(mm)) else { return ControlFlow::Continue(()) };
-    let met = Meeting { slot, id, folio, first: vma.address_or_before(first), form };
     if folio.nr_pages().0 > 1 {
+        let met = Meeting { slot, id, folio, first: vma.address_or_before(first), form };
         return visit_pages(objects, met, first, guard, vma, f);
     }
     let Some(va) = vma.address_of(first) else { return ControlFlow::Continue(()) };
+    let met = Meeting { slot, id, folio, first: va, form };
     let hit = match slot.space.walk_inlined(&objects.frames, guard, va) {
         Some(Walked::Table(table)) => met.page_in_table(table, va),
         // That of a larger folio, or it has become a table.
