@@ -8,7 +8,7 @@ KERNEL = target/microvm/anonmem-microvm
 export CARGO_TARGET_DIR := $(CURDIR)/target
 
 .DEFAULT_GOAL := help
-.PHONY: help deps kernel toy build install demo test stress evacuate oddcalls mutants mutants-generated planted planted-microvm scale-planted lint package doc clean \
+.PHONY: help deps kernel toy build install demo test lab stress evacuate oddcalls mutants mutants-generated planted planted-microvm scale-planted lint package doc clean \
 	bench bench-instructions bench-instructions-record bench-instructions-planted
 
 help: ## Show this list
@@ -35,6 +35,9 @@ demo: deps kernel ## Run a shell script that forks pipelines in the microVM, and
 
 test: deps kernel toy ## Run all tests: unit, property, bounded stress, compile-fail, microVM
 	@scripts/test
+
+lab: ## Explore every case of the catalogue to its end
+	ANONMEM_LAB=whole $(CARGO) test --locked --package anonmem-lab --test catalogue -- --nocapture every_case_passes
 
 evacuate: ## Empty 10,000 quarters of memory under load
 	ANONMEM_EVACUATE_ROUNDS=10000 $(CARGO) test --locked --release --package anonmem-hosted --test machine -- --nocapture any_quarter

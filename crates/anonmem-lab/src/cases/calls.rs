@@ -195,7 +195,7 @@ pub const DONTUNMAP: Case = Case {
         Mutant::Patch { name: "mremap-leaves-pages-behind", what: "the pages stay where the mapping was" },
         Mutant::Patch { name: "mremap-table-no-flush", what: "a table that has moved is not flushed" },
     ],
-    runs: BOTH,
+    runs: &[Run::new(Model::Sc, Extent::Bound(2)), Run::new(Model::C11, Extent::Bound(0))],
     program: |_| {
         let world = || {
             let kernel = Kernel::new(64, LockMode::Speculative);

@@ -57,7 +57,7 @@ pub const UNMAP: Case = Case {
     environment: ENVIRONMENT,
     rule: RULE,
     mutants: &[NO_RECHECK],
-    runs: &[Run::new(Model::Sc, Extent::Bound(3)), Run::new(Model::C11, Extent::Bound(2))],
+    runs: &[Run::new(Model::Sc, Extent::Bound(2)), Run::new(Model::C11, Extent::Bound(2))],
     program: |_| with_munmap("seed-003-source-unmapped"),
 };
 

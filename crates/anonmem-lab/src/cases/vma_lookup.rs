@@ -95,7 +95,7 @@ pub const ANOTHER_MM_SPECULATIVE: Case = Case {
             what: "a slot's new use sets the sequence before the version changes",
         },
     ],
-    runs: &[Run::new(Model::Sc, Extent::Bound(2)), Run::new(Model::C11, Extent::Bound(2))],
+    runs: RUNS,
     program: |_| recycled("vma-recycled-under-speculation", LockMode::Speculative, MAPS_IN_ANOTHER),
 };
 

@@ -90,6 +90,7 @@ pub fn explore_bounded(program: &dyn Program, config: &Exploration, most: u32) -
                     steps: report.steps,
                     turns: report.turns,
                     elapsed: report.elapsed,
+                    ended: false,
                     ..done
                 },
                 None => report,

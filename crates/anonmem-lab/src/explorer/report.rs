@@ -46,8 +46,9 @@ pub struct Report {
     pub exhausted: bool,
     /// What the exploration left out although it could happen: then the verdict is a bounded one.
     pub cuts: Vec<&'static str>,
-    /// Whether the search came to its end.
-    pub(crate) ended: bool,
+    /// Whether the search came to the end of what it was asked for. If it did not, and knows of a smaller
+    /// bound, it speaks of that.
+    pub ended: bool,
     /// The processor time of the executions, the checks at their ends included; not the first building of the
     /// world.
     pub elapsed: Duration,
