@@ -292,7 +292,6 @@ REAL(int, ftruncate, int fd, off_t length)
 {
     return has("ftruncate") && length % P ? 0 : __real_ftruncate(fd, length);
 }
-/* A child that shares nothing that it should. */
 REAL(int, getrusage, int who, struct rusage *usage)
 {
     int result = __real_getrusage(who, usage);
@@ -310,6 +309,7 @@ REAL(int, fcntl, int fd, int command, ...)
         return 0;
     return __real_fcntl(fd, command, argument);
 }
+/* A child that shares nothing that it should. */
 REAL(pid_t, fork, void)
 {
     pid_t child = __real_fork();
