@@ -173,6 +173,25 @@ mod tests {
     }
 
     #[test]
+    fn a_drop_that_only_counting_follows_is_not_moved_to_the_end() {
+        for (rest, moved) in [
+            ("vm.count(Event::A); vm.events.add(Event::B, n); Ok(Result::Done)", 0),
+            ("", 0),
+            ("return Err(Reload);", 0),
+            ("vm.put(page); Ok(())", 1),
+            ("Ok(page.get())", 1),
+            ("drop(other); Err(Reload)", 1),
+        ] {
+            let code = format!("fn f() -> R {{ if x {{ drop(guard); {rest} }} y }}");
+            let mutants = sites::find("code.rs", &code, 1).unwrap();
+            let found = mutants
+                .iter()
+                .filter(|m| m.mutated == "(at the end of the scope)" && m.original == "drop(guard);");
+            assert_eq!(found.count(), moved, "{rest}");
+        }
+    }
+
+    #[test]
     fn names_hold_when_lines_move() {
         let moved = format!("// One more line.\n{CODE}");
         let moved = sites::find("code.rs", &moved, 1).unwrap();

@@ -24,6 +24,7 @@ pub(crate) fn find(file: &str, text: &str, first_id: u32) -> Result<Vec<Mutant>,
         path: Vec::new(),
         found: Vec::new(),
         asked: Vec::new(),
+        last: Vec::new(),
         next_id: first_id,
         in_body: false,
     };
@@ -55,6 +56,8 @@ struct Finder<'a> {
     /// Comparisons whose answers are forced already, as parts of a condition.
     asked: Vec<Range<usize>>,
     next_id: u32,
+    /// Drops that are the last that a block does, but for counting: its end comes to the same.
+    last: Vec<Range<usize>>,
     /// Inside a function that is executed: not `const`, not a test.
     in_body: bool,
 }
@@ -153,7 +156,9 @@ impl Finder<'_> {
         if let Some(argument) = dropped_variable(expr) {
             let forget = format!("core::mem::forget({argument});");
             self.add(Kind::Put, span.clone(), Form::Stmt(forget), "(forgotten)");
-            self.add(Kind::Lock, span, Form::Stmt(String::new()), "(at the end of the scope)");
+            if !self.last.contains(&span) {
+                self.add(Kind::Lock, span, Form::Stmt(String::new()), "(at the end of the scope)");
+            }
             return;
         }
         let kind = match expr {
@@ -280,6 +285,17 @@ impl<'ast> Visit<'ast> for Finder<'_> {
             self.statement(&init.expr, bytes(local));
         }
         visit::visit_local(self, local);
+    }
+
+    fn visit_block(&mut self, block: &'ast syn::Block) {
+        for (i, stmt) in block.stmts.iter().enumerate() {
+            if matches!(stmt, Stmt::Expr(expr, _) if dropped_variable(expr).is_some())
+                && block.stmts[i + 1..].iter().all(is_only_counted)
+            {
+                self.last.push(bytes(stmt));
+            }
+        }
+        visit::visit_block(self, block);
     }
 
     fn visit_stmt(&mut self, stmt: &'ast Stmt) {
@@ -463,6 +479,31 @@ fn callee(expr: &Expr) -> String {
         },
         Expr::Try(inner) => callee(&inner.expr),
         _ => String::new(),
+    }
+}
+
+/// Whether a statement only counts pages or events, or is a result that is known by then.
+fn is_only_counted(stmt: &Stmt) -> bool {
+    match stmt {
+        Stmt::Expr(Expr::MethodCall(call), Some(_)) => match call.method.to_string().as_str() {
+            "count" | "count_folio" | "add_anon" => true,
+            "add" => matches!(&*call.receiver, Expr::Field(field)
+                if matches!(&field.member, syn::Member::Named(name) if name == "events")),
+            _ => false,
+        },
+        Stmt::Expr(Expr::Return(result), _) => result.expr.as_deref().is_none_or(is_known),
+        Stmt::Expr(expr, None) => is_known(expr),
+        _ => false,
+    }
+}
+
+/// Whether an expression calls nothing: `Ok(FaultResult::Done)`.
+fn is_known(expr: &Expr) -> bool {
+    match expr {
+        Expr::Path(_) | Expr::Lit(_) => true,
+        Expr::Tuple(tuple) => tuple.elems.iter().all(is_known),
+        Expr::Call(call) => callee(expr).starts_with(char::is_uppercase) && call.args.iter().all(is_known),
+        _ => false,
     }
 }
 
