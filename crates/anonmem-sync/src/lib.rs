@@ -63,4 +63,4 @@ pub use rwsem::{RwSem, RwSemReadGuard, RwSemWriteGuard};
 pub use seqcount::SeqCount;
 pub use spin::{RawSpin, Spin, SpinGuard};
 pub use state::AtomicState;
-pub use wait::{WaitQueue, spin_until};
+pub use wait::{WaitQueue, spin_until, yield_now};

@@ -16,6 +16,20 @@ pub fn spin_until<M: Machine>(ready: &dyn Fn() -> bool) {
     }
 }
 
+/// Lets the other tasks run before a loop goes round again that waits for what they do:
+/// [`Sched::yield_now`].
+///
+/// # Panics
+/// If a spin lock is held, in tests: whoever is waited for may want it.
+///
+/// [`Sched::yield_now`]: anonmem_hal::Sched::yield_now
+#[doc(alias = "cond_resched")]
+#[track_caller]
+pub fn yield_now<M: Machine>() {
+    lockdep::might_sleep::<M>();
+    M::yield_now();
+}
+
 /// Tasks that sleep until a condition, which somebody else makes true, is announced.
 ///
 /// The word counts sleepers, so that announcing to nobody costs one load.

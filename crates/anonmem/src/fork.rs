@@ -116,9 +116,7 @@ fn dup_mmap<M: Machine>(
     to.def_flags.set((VmFlags::from_bits_retain(from.def_flags.get()) & VmFlags::MERGEABLE).bits());
     to.set_merge_domain(from.merge_domain());
     to.write_exec.set(WriteExec::of(from).inherited() as u64);
-    if from.has_sealed() {
-        to.note_sealed();
-    }
+    to.note_as(from);
     to.thp_disable.store(from.thp_disable.load(Ordering::Relaxed), Ordering::Relaxed);
     // Before its first page.
     Rmap::<M>::fork_mm(vm, target.id(), parent.id());
@@ -132,9 +130,6 @@ fn dup_mmap<M: Machine>(
         }
         let uffd = changes.fork(id, child)?;
         let vma = dup_vma(vm, child, target, id, uffd)?;
-        if uffd.is_some() {
-            target.slot().note_uffd();
-        }
         // Without an anon_vma there is nothing but zero pages and shared objects, which faults bring back.
         // But what is protected stays so if somebody watches the child.
         let keeps_wp = vm.vma(vma).flags().contains(VmFlags::UFFD_WP);
@@ -441,23 +436,12 @@ fn take_back<M: Machine>(vm: &Vm<M>, guard: &MmapWriteGuard<'_, M>) {
             };
             let mut entries = table.lock();
             for va in part.iter_pages() {
-                let ours = match entries.mapped(va) {
-                    Mapped::Shared(page, _) if page.looks_reusable() => {
-                        page.try_lock().is_some_and(|lock| page.reuse(&lock, anon_vma.raw()).is_ok())
-                    }
-                    Mapped::Shared(..)
-                    | Mapped::None
-                    | Mapped::Zero(_)
-                    | Mapped::Exclusive(..)
-                    | Mapped::Shm(_)
-                    | Mapped::Swap(..)
-                    | Mapped::Migration(..)
-                    | Mapped::Marker(_) => false,
-                };
-                if ours {
-                    entries.change_protection(va, vma.protection());
+                if let Mapped::Shared(page, _) = entries.mapped(va) {
+                    let _ = page.try_lock().map(|lock| page.reuse(&lock, anon_vma.raw()));
                 }
             }
+            // Only what is its own is made writable.
+            entries.change_protection_range(part, vma.protection());
         }
     });
 }
@@ -469,15 +453,10 @@ fn take_back_leaf<M: Machine>(
     anon_vma: Stamp,
     prot: Protection,
 ) {
-    let ours = match leaf.mapped() {
-        MappedLeaf::Shared(folio, _) if folio.looks_reusable() => {
-            folio.try_lock().is_some_and(|lock| folio.reuse(&lock, anon_vma).is_ok())
-        }
-        MappedLeaf::Shared(..) | MappedLeaf::Exclusive(..) | MappedLeaf::Migration(..) => false,
-    };
-    if ours {
-        leaf.change_protection(prot);
+    if let MappedLeaf::Shared(folio, _) = leaf.mapped() {
+        let _ = folio.try_lock().map(|lock| folio.reuse(&lock, anon_vma));
     }
+    leaf.change_protection(prot);
 }
 
 #[cfg(test)]

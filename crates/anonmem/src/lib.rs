@@ -162,8 +162,9 @@ pub mod lab {
             either::EitherReadGuard,
             family::members::FamilyReadGuard,
             hit::RmapHit,
-            lab::{RmapBytes, count_mappings, walk_mappings},
+            lab::{count_mappings, walk_mappings},
             referenced::{Referenced, folio_referenced, folio_referenced_by_reclaim},
+            reverse_map::RmapBytes,
         },
     };
 }

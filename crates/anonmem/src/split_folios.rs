@@ -7,6 +7,7 @@
 use crate::{mm::Mm, rmap::machine::Machine, vm::Vm};
 use anonmem_frame::{FolioOwner, FolioRef, Kind};
 use anonmem_hal::{Order, Pfn, VaRange};
+use anonmem_sync::yield_now;
 
 /// Pages that are looked at together.
 const PAGES: usize = 64;
@@ -44,7 +45,7 @@ impl<M: Machine> Mm<'_, M> {
             }
             rest.start = part.end;
             // The range may be all that a program has.
-            M::yield_now();
+            yield_now::<M>();
         }
         splits
     }

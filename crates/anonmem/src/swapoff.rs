@@ -16,7 +16,7 @@ use crate::{
 };
 use anonmem_hal::{Arch, Pte, SoftLeaf, Va, VaRange};
 use anonmem_pgtable::Walked;
-use anonmem_sync::Ordering;
+use anonmem_sync::{Ordering, yield_now};
 
 impl<M: Machine> Vm<M> {
     /// Stops swapping to `device`: brings everything back that is on it, while faults go on.
@@ -85,7 +85,7 @@ impl<M: Machine> Vm<M> {
             self.unuse_objects(device)?;
             if self.swap.still_used(place) > 0 {
                 // Entries that were on their way from one table to another (fork, mremap) are met next time.
-                M::yield_now();
+                yield_now::<M>();
             }
         }
         Ok(())

@@ -289,23 +289,23 @@ impl<M: Machine> Vm<M> {
         count: &mut Recount,
     ) -> Check {
         let (at, pages) = (range.start.0, range.pages().0);
-        let (folio, write) = match leaf {
+        let (folio, leaf) = match leaf {
             MappedLeaf::Exclusive(folio, leaf) => {
                 let maps = folio.folio().counts().maps();
                 expect("an exclusive leaf is all that maps its folio", at, pages, maps)?;
                 let missed = leaf.soft_clean && leaf.prot.write;
                 expect("a leaf whose next write is waited for is not writable", at, 0, missed.into())?;
-                (folio.folio(), leaf.prot.write)
+                (folio.folio(), leaf)
             }
             MappedLeaf::Shared(folio, leaf) => {
                 expect("a shared leaf is not writable", at, 0, u64::from(leaf.prot.write))?;
-                (folio.folio(), leaf.prot.write)
+                (folio.folio(), leaf)
             }
             MappedLeaf::Migration(hold, bits) => {
-                let present = EntryBits::from(bits).to_present(hold.pfn(), vma.protection());
-                (hold.folio(), present.prot.write)
+                (hold.folio(), EntryBits::from(bits).to_present(hold.pfn(), vma.protection()))
             }
         };
+        expect("a userfaultfd protects pages, and no leaf", at, 0, u64::from(leaf.uffd_wp))?;
         count.anon += pages;
         let private = !vma.flags().contains(VmFlags::SHARED);
         expect("a leaf is in a private mapping", at, 1, u64::from(private))?;
@@ -315,7 +315,7 @@ impl<M: Machine> Vm<M> {
             let marked = u64::from(self.frames.page_is_exclusive(page));
             expect("the first page of a leaf says for all whether they are exclusive", page.0, 0, marked)?;
         }
-        allowed(vma.flags(), range.start, write)
+        allowed(vma.flags(), range.start, leaf.prot.write)
     }
 
     fn validate_entry(&self, vma: &Vma<M>, va: Va, entry: Mapped<'_, '_, M>, count: &mut Recount) -> Check {

@@ -10,8 +10,8 @@ use crate::{
     tlb::TlbModel,
 };
 use anonmem_hal::{
-    Arch, Clock, CpuId, FrameAlloc, HeldLocks, IoError, Machine, NoProbe, Order, Pfn, PhysMem, Probe, Sched,
-    SourceError, SourceId, Sources, SwapIo, arch::X86_64, reverse_map,
+    Arch, Clock, CpuId, FrameAlloc, HeldLocks, IoError, Machine, NoProbe, NodePolicy, Order, Pfn, PhysMem,
+    Probe, Sched, SourceError, SourceId, Sources, SwapIo, arch::X86_64, reverse_map,
 };
 use std::{
     marker::PhantomData,
@@ -214,6 +214,11 @@ unsafe impl<C: Checks, A: Arch> Sched for Hosted<C, A> {
 
     fn nr_cpus() -> usize {
         C::CPUS
+    }
+
+    #[inline(always)]
+    fn node_policy() -> NodePolicy {
+        if C::CHECKED { sched::node_policy() } else { NodePolicy::DEFAULT }
     }
 
     fn park(key: usize, keep_waiting: &dyn Fn() -> bool) {

@@ -11,7 +11,7 @@
 //! When a thread dies of a panic its machine is marked broken, and every other thread that waits for
 //! anything panics as well: a failed test ends instead of hanging.
 
-use anonmem_hal::{CpuId, HeldLocks, Pfn};
+use anonmem_hal::{CpuId, HeldLocks, NodePolicy, Pfn};
 use anonmem_sync::{LockWaits, order};
 use std::{
     cell::{Cell, RefCell},
@@ -41,6 +41,16 @@ thread_local! {
     static SPINS: Cell<u32> = const { Cell::new(0) };
     static UNWINDING: Cell<Option<Instant>> = const { Cell::new(None) };
     static DYING: Cell<bool> = const { Cell::new(false) };
+    static NODE_POLICY: Cell<NodePolicy> = const { Cell::new(NodePolicy::DEFAULT) };
+}
+
+/// Where this thread wants its pages from now on, on a machine that is checked. Linux: `set_mempolicy`.
+pub fn set_node_policy(policy: NodePolicy) {
+    NODE_POLICY.set(policy);
+}
+
+pub(crate) fn node_policy() -> NodePolicy {
+    NODE_POLICY.get()
 }
 
 pub(crate) fn is_dying() -> bool {

@@ -54,8 +54,7 @@ pub(super) fn map_protected_zero_page<'a, M: Machine, G: FaultGuard<M>>(
     if !matches!(entries.mapped(fault.va), Mapped::Marker(Marker::UffdWp)) {
         return Err(FaultResult::Reload);
     }
-    let (Cleared::Marker(_), vacancy) = entries.take(fault.va) else { unreachable!("it was a marker") };
-    vacancy.leave_empty();
+    let Cleared::Marker(_) = entries.clear(fault.va) else { unreachable!("it was a marker") };
     entries.install_zero(fault.va, fault.flags.protection());
     entries.uffd_wp(fault.va);
     fault.vm.count(Event::FaultZeroPage);

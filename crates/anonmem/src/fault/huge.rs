@@ -258,26 +258,22 @@ fn touched<M: Machine, G: FaultGuard<M>>(fault: &VmFault<'_, M, G>, range: VaRan
     (written, untouched)
 }
 
-/// Takes the zero page out of the entries of a window, and makes all CPUs forget it, before anything else is
-/// mapped there.
+/// Takes the zero page out of the entries of a window that is not empty, and makes all CPUs forget it, before
+/// anything else is mapped there.
 fn forget_zero_pages<'a, M: Machine, G: FaultGuard<M>>(
     fault: &VmFault<'a, M, G>,
     entries: &mut PteGuard<'a, M, G>,
     range: VaRange,
 ) {
-    let mut forgotten = false;
     for va in range.iter_pages() {
         if matches!(entries.mapped(va), Mapped::Zero(_)) {
             let Cleared::Zero(_) = entries.clear(va) else {
                 unreachable!("it was the zero page, and is locked")
             };
-            forgotten = true;
         }
     }
-    if forgotten {
-        fault.slot.space.flush(&fault.vm.frames, FlushRange::Range(range));
-        fault.vm.count(Event::TlbFlush);
-    }
+    fault.slot.space.flush(&fault.vm.frames, FlushRange::Range(range));
+    fault.vm.count(Event::TlbFlush);
 }
 
 /// Resolves a write over the zero page: with a large folio if nothing but the zero page is mapped around it.
@@ -330,13 +326,13 @@ pub(super) fn do_wp_large<'a, M: Machine, G: FaultGuard<M>>(
     Ok(Large::Done)
 }
 
-/// Where the entries of the fault's VMA and table are.
+/// Where the entries of the fault's VMA and table are. Without a lock, the VMA may have left the fault's
+/// address: then the entry there is not found among them, and nothing but its page is copied.
 fn within<'a, M: Machine, G: FaultGuard<M>>(
     fault: &VmFault<'a, M, G>,
     table: PteTable<'a, M, G>,
 ) -> Option<VaRange> {
-    let within = fault.vma.range().intersect(table.range())?;
-    within.contains(fault.va).then_some(within)
+    fault.vma.range().intersect(table.range())
 }
 
 /// Takes the whole folio for this VMA's own, if nobody else has any of it. The entries of all of its pages
@@ -345,10 +341,9 @@ fn reuse_run<'a, M: Machine, G: FaultGuard<M>>(
     fault: &VmFault<'a, M, G>,
     entries: &mut PteGuard<'a, M, G>,
 ) -> bool {
+    let found = (entries.mapped(fault.va), within(fault, entries.table()), fault.anon_vma);
     // A VMA that maps a shared page has an anon_vma; only what was read of it may be older.
-    let Some(anon_vma) = fault.anon_vma else { return false };
-    let Some(within) = within(fault, entries.table()) else { return false };
-    let Mapped::Shared(page, _) = entries.mapped(fault.va) else { return false };
+    let (Mapped::Shared(page, _), Some(within), Some(anon_vma)) = found else { return false };
     let folio = page.folio();
     // Under a page-table lock it may only be tried; if it is taken, copying is always right.
     let Some(lock) = page.try_lock() else { return false };
@@ -379,9 +374,8 @@ fn choose_copy<'a, M: Machine, G: FaultGuard<M>>(
         let (size, range) = (Order::new(order), window(fault.va, order));
         let inside = range.start >= within.start && range.end <= within.end;
         let window = if inside && !folio.maybe_pinned() { entries.shared_window(range) } else { None };
-        let alike = window.filter(|batch| !batch.present().uffd_wp);
         // Under the page-table lock: what is at hand is taken, and nobody waits for more.
-        match alike.map(|batch| (batch, fault.alloc_block(size))) {
+        match window.map(|batch| (batch, fault.alloc_block(size))) {
             Some((batch, Ok(new))) => return Some((batch, new)),
             Some((_, Err(_))) | None => vm.count_folio(size, FolioEvent::CopyFallback),
         }

@@ -25,6 +25,7 @@ use crate::{
 use anonmem_frame::{FolioOwner, SharedWholeRef};
 use anonmem_hal::{Arch, Present, Va, VaRange};
 use anonmem_pgtable::{Deposit, LeafGuard, LeafPlace, Locked, Mapped, MappedLeaf, Walked, Writes};
+use anonmem_sync::yield_now;
 
 /// What a leaf that traps needs.
 enum Verdict {
@@ -79,7 +80,7 @@ impl<M: Machine> Mm<'_, M> {
     #[doc(hidden)]
     pub fn fault_leaf(&self, va: Va) -> bool {
         let guard = self.read();
-        let Some((_, id)) = guard.slot().tree.find_containing(self.vm.nodes(), va) else { return false };
+        let (_, id) = guard.slot().tree.find_containing(self.vm.nodes(), va).expect("a mapping");
         let fault = VmFault::new(self.vm, guard.slot(), &guard, id, va, FaultAccess::Write, Waits::Kernel);
         matches!(map_new_leaf(&fault), Ok(Some(_)))
     }
@@ -153,9 +154,10 @@ pub(super) fn do_leaf<'a, M: Machine, G: FaultGuard<M>>(
         Verdict::Reuse => {
             let writes = fault.writes();
             leaf.upgrade(writes);
-            // A write that is forced leaves it read-only, and is a write all the same.
-            if writes == Writes::No && fault.access == FaultAccess::Write {
-                leaf.soft_dirty();
+            match (writes, fault.access) {
+                // It is forced: it leaves the leaf read-only, and is a write all the same.
+                (Writes::No, FaultAccess::Write) => leaf.soft_dirty(),
+                (Writes::Yes | Writes::No, _) => {}
             }
             // CPUs that keep the read-only translation trap, and find this leaf.
             fault.vm.count(Event::FaultCowReuse);
@@ -184,7 +186,7 @@ fn leaf_migration_entry_wait<'a, M: Machine, G: FaultGuard<M>>(
     };
     let Some(lock) = lock else {
         drop(leaf);
-        M::yield_now();
+        yield_now::<M>();
         return Err(FaultResult::Reload);
     };
     leaf.end_migration(|hold, bits| arrive_whole(hold, bits, fault.flags.protection(), None));
@@ -204,8 +206,7 @@ fn judge<'a, M: Machine, G: FaultGuard<M>>(fault: &VmFault<'a, M, G>, leaf: &Lea
     };
     match leaf.mapped() {
         MappedLeaf::Migration(..) => Verdict::Migrates,
-        // A userfaultfd is asked page by page.
-        MappedLeaf::Exclusive(_, leaf) | MappedLeaf::Shared(_, leaf) if leaf.uffd_wp => Verdict::Split,
+        // Neither is protected by a userfaultfd: that makes a leaf a table.
         MappedLeaf::Exclusive(_, leaf) if breaks_sharing(leaf) => Verdict::Reuse,
         MappedLeaf::Shared(folio, leaf) if breaks_sharing(leaf) => {
             if wp_can_reuse_whole(fault, &folio) {
@@ -229,11 +230,7 @@ fn wp_can_reuse_whole<M: Machine, G: FaultGuard<M>>(
     fault: &VmFault<'_, M, G>,
     folio: &SharedWholeRef<'_, '_, M>,
 ) -> bool {
-    let Some(anon_vma) = fault.anon_vma else { return false };
-    if !folio.looks_reusable() {
-        return false;
-    }
-    let Some(lock) = folio.try_lock() else { return false };
+    let (Some(anon_vma), Some(lock)) = (fault.anon_vma, folio.try_lock()) else { return false };
     let reused = folio.reuse(&lock, anon_vma.raw()).is_ok();
     if reused {
         fault.vm.count_folio(M::Arch::LEAF_ORDER, FolioEvent::ReuseRun);

@@ -63,7 +63,7 @@ use crate::{
 use anonmem_frame::FolioOwner;
 use anonmem_hal::{Marker, Pte, SoftLeaf, Va};
 use anonmem_pgtable::{Cleared, Mapped, PteTable, Walked, Writes};
-use anonmem_sync::lockdep;
+use anonmem_sync::{lockdep, yield_now};
 
 /// How often a fault without memory reclaims and tries again before it gives up.
 const OOM_RETRIES: u32 = 16;
@@ -153,7 +153,7 @@ fn migration_entry_wait<M: Machine, G: FaultGuard<M>>(
     let Mapped::Migration(hold, _) = entries.mapped(fault.va) else { return Err(FaultResult::Reload) };
     let Some(lock) = hold.try_lock() else {
         drop(entries);
-        M::yield_now();
+        yield_now::<M>();
         return Err(FaultResult::Reload);
     };
     let (Cleared::Migration(hold, bits), vacancy) = entries.take(fault.va) else {
@@ -198,8 +198,7 @@ fn do_uffd_marker<'a, M: Machine, G: FaultGuard<M>>(
     }
     let mut entries = fault.lock(table)?;
     if matches!(entries.mapped(fault.va), Mapped::Marker(Marker::UffdWp)) {
-        let (Cleared::Marker(_), vacancy) = entries.take(fault.va) else { unreachable!("it was a marker") };
-        vacancy.leave_empty();
+        let Cleared::Marker(_) = entries.clear(fault.va) else { unreachable!("it was a marker") };
     }
     Err(FaultResult::Reload)
 }

@@ -81,7 +81,8 @@ impl<'a, M: Machine> Speculation<'a, M> {
         let last = &vm.cpus.this().last;
         let (id, vma) = vm.find_vma_unlocked(slot, mm, va, last)?;
         let version = vma.lock.version();
-        if last.is_known_unlocked(version) && vma.mm() == Some(mm) && vma.lock.is_attached() {
+        // At that version it was `mm`'s, and attached: whoever takes it elsewhere changes the version.
+        if last.is_known_unlocked(version) {
             return Ok((Self { slot, vma, version, _rcu: rcu }, id));
         }
         let version = Self::unlocked_version(slot, mm, vma)?;

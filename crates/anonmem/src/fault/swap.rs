@@ -30,6 +30,7 @@ use crate::{
 use anonmem_frame::{FolioGuard, FolioOwner, FolioRef, TooManySharers};
 use anonmem_hal::{IoError, Marker, Sharing, SoftLeaf, SwapBits, SwapEntry};
 use anonmem_pgtable::{Cleared, Mapped};
+use anonmem_sync::yield_now;
 
 /// Brings back the page of a swap entry.
 pub(super) fn do_swap_page<M: Machine, G: FaultGuard<M>>(
@@ -42,7 +43,7 @@ pub(super) fn do_swap_page<M: Machine, G: FaultGuard<M>>(
         // Swapoff has brought the page back, or lets the device be used once more. It may be a task of this
         // CPU.
         fault.guard.sleeps(Refusal::WouldSleep)?;
-        M::yield_now();
+        yield_now::<M>();
         return Err(FaultResult::Reload);
     };
     let page = get_page(fault, leaf, entry)?;

@@ -36,8 +36,8 @@ pub(super) fn is_of_others<M: Machine, G: FaultGuard<M>>(
         Mapping::Anon(theirs) => {
             !Rmap::<M>::is_related(fault.vm, theirs, ours) || folio.index() != fault.index.wrapping_sub(nth)
         }
-        Mapping::Ksm(_) => true,
-        Mapping::None | Mapping::Shm(_) => false,
+        // A copy is right for whoever asks.
+        Mapping::Ksm(_) | Mapping::None | Mapping::Shm(_) => true,
     }
 }
 

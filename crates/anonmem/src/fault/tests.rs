@@ -1,7 +1,8 @@
 //! Faults, in each lock mode.
 
 use crate::{
-    Advice, Config, Event, LockMode, MapBacking, MapFlags, Mm, MmapRequest, Prot, ReverseMapChoice,
+    Advice, Config, Event, FaultAccess, LockMode, MapBacking, MapFlags, Mm, MmapRequest, Prot,
+    ReverseMapChoice,
     testing::{M, P, RW, World, chosen, pages},
     vma::Backing,
 };
@@ -74,6 +75,18 @@ fn accesses_that_are_not_allowed_trap() {
 }
 
 #[test]
+#[should_panic(expected = "still held")]
+fn a_fault_of_a_program_holds_no_lock() {
+    World::run_with(Config { lock_mode: LockMode::Speculative, ..Config::default() }, |w| {
+        let mm = w.vm.new_mm().unwrap();
+        let va = map(&mm, 2).0;
+        mm.store(va, 1).unwrap();
+        let _mmap = mm.read();
+        mm.handle_fault(Va(va + P), FaultAccess::Read);
+    });
+}
+
+#[test]
 fn fork_shares_and_a_write_copies_once() {
     in_every_mode(|w| {
         let parent = w.vm.new_mm().unwrap();
@@ -87,6 +100,7 @@ fn fork_shares_and_a_write_copies_once() {
         assert_eq!((parent.load(va), child.load(va)), (Ok(3), Ok(2)));
         let stats = w.vm.stats();
         assert_eq!((stats.event(Event::FaultCowCopy), stats.event(Event::FaultCowReuse)), (1, 1));
+        assert_eq!(stats.event(Event::CowKsm), 0, "nobody had merged it");
         w.vm.validate().unwrap();
     });
 }
@@ -130,7 +144,9 @@ fn a_source_fills_its_pages_once() {
         let source = w.sources.register(vec![5; P as usize + 1]);
         let va = map_as(&mm, 2, MapFlags::empty(), MapBacking::Source { id: source, offset: 0 }).0;
         assert_eq!([va, va + P, va + P + 1].map(|va| mm.load(va).unwrap()), [5, 5, 0]);
+        let faults = w.vm.stats().event(Event::Fault);
         mm.store(va, 6).unwrap();
+        assert_eq!(w.vm.stats().event(Event::Fault), faults, "nobody waits for its first write");
         let child = mm.fork().unwrap();
         assert_eq!(child.load(va), Ok(6));
         assert_eq!(w.vm.stats().event(Event::FaultSource), 2);

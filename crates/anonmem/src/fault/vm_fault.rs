@@ -323,15 +323,16 @@ impl<'a, M: Machine, G: FaultGuard<M>> VmFault<'a, M, G> {
     /// Locks the table, if what was read of the VMA still holds under the lock.
     #[inline]
     pub(crate) fn lock(&self, table: PteTable<'a, M, G>) -> Result<PteGuard<'a, M, G>, FaultResult> {
-        let entries = table.lock();
-        self.guard.still_holds()?;
-        self.guard.check_covers(self.vma, self.va);
-        Ok(entries)
+        self.locked(table.lock())
     }
 
     /// Locks the table again if the entry is the same, and what was read of the VMA still holds.
     pub(super) fn relock(&self, snapshot: PteSnapshot<'a, M, G>) -> Result<PteGuard<'a, M, G>, FaultResult> {
-        let entries = snapshot.lock_if_same().map_err(|_| FaultResult::Reload)?;
+        self.locked(snapshot.lock_if_same().map_err(|_| FaultResult::Reload)?)
+    }
+
+    #[inline(always)]
+    fn locked(&self, entries: PteGuard<'a, M, G>) -> Result<PteGuard<'a, M, G>, FaultResult> {
         self.guard.still_holds()?;
         self.guard.check_covers(self.vma, self.va);
         Ok(entries)
@@ -388,8 +389,16 @@ impl<'a, M: Machine, G: FaultGuard<M>> VmFault<'a, M, G> {
     pub(super) fn upgrade(&self, entries: &mut PteGuard<'a, M, G>) {
         let writes = self.writes();
         entries.upgrade(self.va, writes);
-        // A write that is forced leaves it read-only, and is a write all the same.
-        if writes == Writes::No && self.access == FaultAccess::Write {
+        match writes {
+            Writes::Yes => {}
+            Writes::No => self.note_forced(entries),
+        }
+    }
+
+    /// A write that is forced leaves the entry read-only, and is a write all the same.
+    #[cold]
+    fn note_forced(&self, entries: &mut PteGuard<'a, M, G>) {
+        if self.access == FaultAccess::Write {
             entries.soft_dirty(self.va);
         }
     }

@@ -3,6 +3,7 @@
 use crate::{
     Advice, Config, Error, Event, FolioEvent, FolioMode, FolioPolicy, KsmSettings, KsmStats, MapBacking,
     MapFlags, MergeAny, MergeDomains, Mm, MmapRequest, MoveLocks, PinFlags, Prot, RemapFlags,
+    rmap::referenced::folio_referenced_by_reclaim,
     testing::{M, P, RW, World, pages},
     vma::Backing,
 };
@@ -99,6 +100,21 @@ fn equal_pages_become_one_in_the_second_sweep_and_a_write_parts_them() {
         mm.store(page(3) + 9, 1).unwrap();
         assert_eq!((w.vm.stats().event(Event::CowKsm), stats(w).pages_shared), (2, 0));
         assert_eq!((1..4).map(|n| mm.load(page(n) + 9).unwrap()).collect::<Vec<_>>(), [9, 8, 1]);
+    });
+}
+
+#[test]
+fn reclaim_asks_all_entries_of_a_merged_page() {
+    let config = Config { move_locks: MoveLocks::AnonVma, ..Config::default() };
+    World::run_with(config, |w| {
+        let mm = w.vm.new_mm().unwrap();
+        map_mergeable(&mm, 2);
+        fill(&mm, &[7, 7]);
+        assert_eq!(sweep(w, 2), 1);
+        assert_eq!(bytes(&mm, 2), [7, 7]);
+        let found = folio_referenced_by_reclaim(&w.vm, &folio(w, &mm, 0)).expect("nobody has locked it");
+        // Whoever asks the first entry looks at those beside it, too.
+        assert_eq!((found.mappings, found.young > 0), (2, true));
     });
 }
 
@@ -438,6 +454,25 @@ fn a_place_before_all_that_a_cached_folio_could_begin_at_gets_a_copy() {
         w.vm.validate().unwrap();
         mm.store(P + 9, 9).unwrap();
         assert_eq!(mm.load(P + 9), Ok(9));
+        w.vm.validate().unwrap();
+    });
+}
+
+#[test]
+fn a_cached_page_that_nobody_maps_any_more_comes_to_another_place_without_a_copy() {
+    World::run(|w| {
+        w.vm.swap_on(0, 64, 0).unwrap();
+        let mm = w.vm.new_mm().unwrap();
+        map_mergeable(&mm, 3);
+        fill(&mm, &[7; 3]);
+        sweep(w, 2);
+        assert!(w.vm.reclaim_folio(folio(w, &mm, 0)));
+        assert_eq!(mm.load(page(0) + 9), Ok(7));
+        mm.madvise(Va(page(0)), P, Advice::DontNeed).unwrap();
+        assert_eq!(mm.load(page(1) + 9), Ok(7));
+        assert_eq!(w.vm.stats().event(Event::KsmSwapinCopy), 0);
+        assert_eq!(mm.load(page(2) + 9), Ok(7));
+        assert_eq!(w.vm.stats().event(Event::KsmSwapinCopy), 1, "the other place maps it");
         w.vm.validate().unwrap();
     });
 }

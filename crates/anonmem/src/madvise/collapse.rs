@@ -14,6 +14,7 @@ use crate::{
     thp::collapse::{BlockEffort, CollapseLimits, NotCollapsed},
 };
 use anonmem_hal::{Arch, Order, PAGE_SHIFT, Va, VaRange};
+use anonmem_sync::yield_now;
 
 /// The smallest folio that a range is worth.
 const SMALLEST: u8 = 1;
@@ -52,7 +53,7 @@ impl<M: Machine> Mm<'_, M> {
                 return Err(Error::Interrupted);
             }
             // The range may be all that a program has.
-            M::yield_now();
+            yield_now::<M>();
             let effort = if order == leaf || !has_leaf {
                 BlockEffort::Compact(Effort::Full)
             } else {

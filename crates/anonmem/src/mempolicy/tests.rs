@@ -7,6 +7,7 @@ use crate::{
     vma::Backing,
 };
 use anonmem_hal::{NodeMode, NodeSet, PhysMem as _};
+use anonmem_hosted::sched::set_node_policy;
 use std::{vec, vec::Vec};
 
 fn two(f: impl FnOnce(&World)) {
@@ -86,6 +87,34 @@ fn what_is_populated_is_interleaved_page_by_page() {
         mm.madvise(Va(16 * P), 16 * P, Advice::PopulateWrite).unwrap();
         let on = nodes(&mm, 16, 16);
         assert!(on.windows(2).all(|pair| pair[0].is_ok() && pair[0] != pair[1]), "{on:?}");
+    });
+}
+
+#[test]
+fn what_is_populated_begins_where_a_fault_would() {
+    World::run_with(Config { nodes: 4, ..Config::default() }, |w| {
+        let mm = w.vm.new_mm().unwrap();
+        mm.map_raw(pages(16, 16), RW, Backing::Anonymous);
+        mm.set_node_policy(pages(16, 16), policy(NodeMode::Interleave, 15), Holes::Refused).unwrap();
+        mm.madvise(Va(16 * P), 16 * P, Advice::PopulateWrite).unwrap();
+        assert_eq!(nodes(&mm, 16, 16), (0..16).map(|page| Ok(page % 4)).collect::<Vec<_>>());
+    });
+}
+
+#[test]
+fn the_policy_of_the_task_holds_where_the_mapping_has_none() {
+    two(|w| {
+        let mm = w.vm.new_mm().unwrap();
+        mm.map_raw(pages(16, 16), RW, Backing::Anonymous);
+        mm.set_node_policy(pages(24, 8), policy(NodeMode::Bind, 1), Holes::Refused).unwrap();
+        for (task, expected) in [(2, 1), (1, 0)] {
+            set_node_policy(policy(NodeMode::Bind, task));
+            mm.madvise(Va(16 * P), 16 * P, Advice::DontNeed).unwrap();
+            touch(&mm, 16, 16);
+            assert_eq!(nodes(&mm, 16, 8), vec![Ok(expected); 8]);
+            assert_eq!(nodes(&mm, 24, 8), vec![Ok(0); 8]);
+        }
+        set_node_policy(NodePolicy::DEFAULT);
     });
 }
 

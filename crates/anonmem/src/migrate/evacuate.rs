@@ -14,6 +14,7 @@ use super::{
 use crate::{reclaim::SWAP_CLUSTER_MAX, rmap::machine::Machine, thp::stats::FolioEvent, vm::Vm};
 use anonmem_frame::{FolioOwner, FolioRef, Kind, Mapping, NewFolio, OutFor};
 use anonmem_hal::{Order, Pfn};
+use anonmem_sync::yield_now;
 use core::{fmt, ops::Range};
 
 /// How often pages that are in use are asked to move.
@@ -112,7 +113,7 @@ impl<M: Machine> Vm<M> {
             if done.kept.busy == 0 {
                 break;
             }
-            M::yield_now();
+            yield_now::<M>();
         }
         self.frames.take_offline(range, why);
         done

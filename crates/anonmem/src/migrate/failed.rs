@@ -16,6 +16,7 @@ use crate::{events::Event, rmap::machine::Machine, vm::Vm};
 use anonmem_frame::{FolioGuard, FolioOwner, FolioRef, Mapping, OutFor};
 use anonmem_hal::{EntryBits, Marker, MigrationKind, Order, Pfn};
 use anonmem_pgtable::TlbBatch;
+use anonmem_sync::yield_now;
 use core::ops::ControlFlow;
 
 /// How often a frame is looked at that nobody has and that is not free.
@@ -84,7 +85,7 @@ impl<M: Machine> Vm<M> {
                 break;
             }
             // It went, and somebody looks at the page that it was, or has the frame already.
-            M::yield_now();
+            yield_now::<M>();
         }
         Err(Stays::Referenced)
     }
@@ -98,7 +99,7 @@ impl<M: Machine> Vm<M> {
             if self.frames.folio(frame).is_none_or(|folio| folio.counts().total() > 0) {
                 return false;
             }
-            M::yield_now();
+            yield_now::<M>();
         }
         self.condemn(frame)
     }

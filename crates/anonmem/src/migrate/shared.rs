@@ -39,7 +39,7 @@ use crate::{
 use anonmem_frame::{FolioRef, Mapping, NewFolio, RawHandle};
 use anonmem_hal::{Arch, Order, PAGE_SHIFT, Pfn, Va, VaRange};
 use anonmem_pgtable::{Mapped, Teardown};
-use anonmem_sync::{Ordering, fence};
+use anonmem_sync::{Ordering, fence, yield_now};
 use core::ops::Range;
 
 /// Pages of one object that lie side by side, in the frames as in the object.
@@ -179,7 +179,7 @@ impl<M: Machine> Vm<M> {
             }
             drop(mm);
             is_done = self.is_unmapped(run);
-            M::yield_now();
+            yield_now::<M>();
         });
         dropped
     }

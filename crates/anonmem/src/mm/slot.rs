@@ -270,6 +270,12 @@ impl<M: Machine> MmSlot<M> {
         self.sealed.set(1);
     }
 
+    /// Notes of a child what is noted of its parent: it may be watched and sealed at the same places.
+    pub(crate) fn note_as(&self, parent: &Self) {
+        self.uffd.set(parent.uffd.get());
+        self.sealed.set(parent.sealed.get());
+    }
+
     /// Whether somebody keeps the slot.
     pub(crate) fn is_grabbed(&self) -> bool {
         self.refs.grabs.peek() != 0

@@ -26,7 +26,7 @@ impl<M: Machine> ClockHand<M> {
         }
     }
 
-    pub(super) fn may_be_untouched(&self) -> bool {
+    pub(crate) fn may_be_untouched(&self) -> bool {
         self.untouched.load(Ordering::Relaxed) != 0
     }
 

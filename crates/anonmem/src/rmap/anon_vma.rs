@@ -32,7 +32,7 @@ use crate::{
     },
     vma::{compatible::anon_vma_compatible, vma::Vma},
 };
-use anonmem_frame::{Folio, Link, Mapping, OutOfMemory};
+use anonmem_frame::{Folio, Link, OutOfMemory};
 use anonmem_hal::Machine;
 use anonmem_sync::{Ordering, RwSemReadGuard, RwSemWriteGuard, order::AnonVmaRoot};
 
@@ -54,15 +54,8 @@ impl<'v, M: Machine> AnonVmaReadGuard<'v, M> {
         self.objects
     }
 
-    /// Whether the anon_vma is in use. It always is, while the lock is held; for assertions.
-    pub fn is_live(&self) -> bool {
-        self.objects.anon_vmas.is_live(&self.objects.frames, self.anon_vma)
-    }
-
-    /// Whether a VMA of it has the linear page `index`. For assertions: if no VMA has that of a folio, the
-    /// anon_vma is not the folio's.
-    pub fn covers(&self, index: u64) -> bool {
-        self.objects.anon_vma(self.anon_vma).tree().first_overlap(self.objects, index, index).is_some()
+    fn is_singular(&self, id: VmaId) -> bool {
+        is_singular(self.objects, id)
     }
 }
 
@@ -91,8 +84,9 @@ impl<'v, M: Machine> AnonVmaWriteGuard<'v, M> {
 
     /// Whether the folio, which is mapped and whose anon_vma stays what it is, is of the family.
     pub(super) fn guards(&self, folio: Folio<'_, M>) -> bool {
-        let Mapping::Anon(stamp) = folio.mapping() else { return false };
-        let anon_vma = self.objects.anon_vmas.resolve(&self.objects.frames, stamp.object());
+        let stamp = folio.mapping_word().stamp();
+        let anon_vma =
+            stamp.and_then(|stamp| self.objects.anon_vmas.resolve(&self.objects.frames, stamp.object()));
         anon_vma.is_some_and(|id| self.objects.anon_vma(id).root() == Some(self.root))
     }
 }
@@ -137,14 +131,14 @@ impl<M: Machine> Objects<M> {
             // the slot's former lock, and what is written here must not be seen half done by it.
             let _family = self.anon_vma(root).lock.write();
             anon_vma.parent.set(parent.unwrap_or(id).into());
-            anon_vma.nr_children.set(0);
-            anon_vma.nr_vmas.set(0);
+            // The counts of a slot that is free are 0.
             let counted = self.anon_vma(parent.unwrap_or(id));
             counted.nr_children.update(|n| n + 1);
             // Release pairs with the Acquire of `root`.
             anon_vma.root.store(root.into(), Ordering::Release);
         }
-        anon_vma.refcount.store(1, Ordering::Relaxed);
+        // For its tree. Nobody else has the slot.
+        anon_vma.refcount.store(anon_vma.refcount.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
         Ok(id)
     }
 
@@ -270,8 +264,8 @@ fn find_mergeable_anon_vma<M: Machine>(
             return None;
         }
         // `anon_vma_prepare` links a VMA under this lock, after it has given the VMA the anon_vma.
-        let _lock = objects.anon_vma_lock_read(anon_vma);
-        is_singular(objects, near).then_some(anon_vma)
+        let locked = objects.anon_vma_lock_read(anon_vma);
+        locked.is_singular(near).then_some(anon_vma)
     };
     next.and_then(|n| reusable(n, vma, objects.vma(n.1)))
         .or_else(|| prev.and_then(|p| reusable(p, objects.vma(p.1), vma)))

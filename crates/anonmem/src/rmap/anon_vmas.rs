@@ -14,7 +14,8 @@ use crate::{
         },
         folio::{folio_lock_anon_vma_read, folio_lock_anon_vma_write},
         hit::{Form, RmapHit},
-        reverse_map::{Broken, ReverseMap, Stamp},
+        objects::{AnonVma, AnonVmaChain},
+        reverse_map::{Broken, ReverseMap, RmapBytes, Stamp},
         validate_anon_vmas::validate,
         walk::walk,
     },
@@ -26,6 +27,12 @@ use core::ops::ControlFlow;
 
 /// A page's stamp is an anon_vma: the set of VMAs that may map it.
 impl<M: Machine> ReverseMap<M> for AnonVmas {
+    const BYTES: RmapBytes = RmapBytes {
+        set: size_of::<AnonVma<M>>() as u64,
+        link: size_of::<AnonVmaChain<M>>() as u64,
+        member: 0,
+    };
+
     type Locked<'v>
         = AnonVmaReadGuard<'v, M>
     where
@@ -152,8 +159,13 @@ impl<M: Machine> ReverseMap<M> for AnonVmas {
         found.then_some(AnonVmaReadGuard { objects, anon_vma: root, _root: guard })
     }
 
-    fn is_right(locked: &AnonVmaReadGuard<'_, M>, folio: Folio<'_, M>) -> bool {
-        locked.is_live() && locked.covers(folio.index())
+    /// If no VMA has the index of the folio, the anon_vma is not the folio's.
+    fn validate_locked(locked: &AnonVmaReadGuard<'_, M>, folio: Folio<'_, M>) -> Result<(), Broken> {
+        let (objects, id, index) = (locked.objects(), locked.anon_vma(), folio.index());
+        let is_live = objects.anon_vmas.is_live(&objects.frames, id);
+        Broken::unless_equal("a locked anon_vma is in use", id.raw().get().into(), 1, u64::from(is_live))?;
+        let vma = objects.anon_vma(id).tree().first_overlap(objects, index, index);
+        Broken::unless_equal("a VMA of it has the folio's index", index, 1, u64::from(vma.is_some()))
     }
 
     fn validate(objects: &Objects<M>) -> Result<(), Broken> {

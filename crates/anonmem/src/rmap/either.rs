@@ -12,7 +12,7 @@ use crate::{
             members::{FamilyReadGuard, FamilyWriteGuard},
         },
         hit::{Form, RmapHit},
-        reverse_map::{Broken, ReverseMap, Stamp},
+        reverse_map::{Broken, ReverseMap, RmapBytes, Stamp},
         walk,
     },
     vma::vma::Vma,
@@ -55,6 +55,8 @@ macro_rules! chosen {
 }
 
 impl<M: Machine> ReverseMap<M> for Either {
+    const BYTES: RmapBytes = <AnonVmas as ReverseMap<M>>::BYTES;
+
     type Locked<'v>
         = EitherReadGuard<'v, M>
     where
@@ -167,10 +169,10 @@ impl<M: Machine> ReverseMap<M> for Either {
         chosen!(locked objects, EitherReadGuard, lock_family(objects, family))
     }
 
-    fn is_right(locked: &EitherReadGuard<'_, M>, folio: Folio<'_, M>) -> bool {
+    fn validate_locked(locked: &EitherReadGuard<'_, M>, folio: Folio<'_, M>) -> Result<(), Broken> {
         match locked {
-            EitherReadGuard::AnonVmas(lock) => AnonVmas::is_right(lock, folio),
-            EitherReadGuard::Families(lock) => Families::is_right(lock, folio),
+            EitherReadGuard::AnonVmas(lock) => AnonVmas::validate_locked(lock, folio),
+            EitherReadGuard::Families(lock) => Families::validate_locked(lock, folio),
         }
     }
 

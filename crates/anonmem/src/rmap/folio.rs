@@ -83,7 +83,8 @@ fn lock_and_recheck<M: Machine, L>(
         match recheck(folio, word, anon_vma, root) {
             Recheck::Right => return Some((id, guard)),
             Recheck::Unmapped => return None,
-            Recheck::Changed => drop(guard),
+            // What was locked is let go of.
+            Recheck::Changed => {}
         }
     }
 }

@@ -58,7 +58,8 @@ impl Form {
     #[inline(always)]
     fn page(self, pte: Pte) -> Option<Pfn> {
         match (self, pte) {
-            (Self::Present, Pte::Present(present)) => (!present.special).then_some(present.pfn),
+            // The zero page is of no folio that a walk is for.
+            (Self::Present, Pte::Present(present)) => Some(present.pfn),
             (Self::Migration, Pte::Soft(SoftLeaf::Migration { pfn, .. })) => Some(pfn),
             (Self::Present | Self::Migration, Pte::None | Pte::Present(_) | Pte::Soft(_)) => None,
         }
@@ -89,7 +90,7 @@ pub(crate) fn visit_vma<'a, 'v: 'a, M: Machine, G: StableVma<M>, B>(
 ) -> ControlFlow<B> {
     let vma = objects.vma(id);
     let Some(slot) = vma.mm().map(|mm| objects.mm_slot(mm)) else { return ControlFlow::Continue(()) };
-    if folio.nr_pages().0 > 1 {
+    if folio.is_large() {
         let met = Meeting { slot, id, folio, first: vma.address_or_before(first), form };
         return visit_pages(objects, met, first, guard, vma, f);
     }
@@ -195,26 +196,23 @@ impl<'v, M: Machine> Meeting<'v, '_, M> {
     fn in_table<'a, G: StableVma<M>>(
         &self,
         table: PteTable<'a, M, G>,
-        mut rest: VaRange,
+        rest: VaRange,
     ) -> Option<RmapHit<'a, 'v, M, G>> {
         loop {
             // Without the lock first: most of a family's VMAs do not map the page.
+            // If somebody changes what it finds, it looks again.
             let va = rest.iter_pages().find(|&va| self.maps(table.peek(va), va))?;
             let entries = table.lock();
             if self.maps(entries.get(va), va) {
                 let page = self.page_at(va);
                 let from = VaRange { start: va, end: rest.end };
                 let pages = match self.form {
-                    Form::Present if rest.end > va.next_page() => {
-                        entries.batch(from).map_or(1, |batch| batch.pages())
-                    }
-                    Form::Present => 1,
+                    Form::Present => entries.batch(from).expect("a page is there").pages(),
                     Form::Migration => self.waiting(&entries, from),
                 };
                 let entries = HitEntries::Table(entries);
                 return Some(RmapHit { vma: self.id, va, page, pages, slot: self.slot, entries });
             }
-            rest.start = va.next_page();
         }
     }
 

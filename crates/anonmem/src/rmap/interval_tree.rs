@@ -53,10 +53,6 @@ impl<M: Machine, N> IntervalLinks<M, N> {
     fn both_children(&self) -> [Option<Handle<N>>; 2] {
         self.children.each_ref().map(|child| child.get().get())
     }
-
-    fn overlaps(&self, first: u64, last: u64) -> bool {
-        self.first.get() <= last && first <= self.last.get()
-    }
 }
 
 impl<M: Machine, N> Default for IntervalLinks<M, N> {
@@ -94,6 +90,11 @@ impl Side {
     }
 }
 
+/// Whether node `a` belongs above node `b`.
+fn is_above<N>(a: Handle<N>, b: Handle<N>) -> bool {
+    priority(a) > priority(b)
+}
+
 /// What decides which of two nodes is above the other. One to one, so no two are equal.
 fn priority<N>(node: Handle<N>) -> u32 {
     mix(node.raw().get())
@@ -129,7 +130,7 @@ impl<M: Machine, N> IntervalTree<M, N> {
         links.children.iter().for_each(|child| child.set(Link::NONE));
         self.hang(nodes, node, first, last);
         while let Some(parent) = links.parent.get().get()
-            && priority(parent) < priority(node)
+            && is_above(node, parent)
         {
             self.rotate_up(nodes, node);
         }
@@ -159,7 +160,7 @@ impl<M: Machine, N> IntervalTree<M, N> {
         let child = loop {
             match links.both_children() {
                 [Some(left), Some(right)] => {
-                    let upper = if priority(left) > priority(right) { left } else { right };
+                    let upper = if is_above(left, right) { left } else { right };
                     self.rotate_up(nodes, upper);
                 }
                 [child, None] | [None, child] => break child,
@@ -170,7 +171,6 @@ impl<M: Machine, N> IntervalTree<M, N> {
         if let Some(child) = child {
             nodes.links(child).parent.set(parent);
         }
-        links.parent.set(Link::NONE);
         links.first.set(1);
         links.last.set(0);
         mend_upward(nodes, parent);
@@ -247,7 +247,7 @@ impl<M: Machine, N> IntervalTree<M, N> {
             if links.first.get() > last {
                 return None;
             }
-            if links.overlaps(first, last) {
+            if first <= links.last.get() {
                 return Some(node);
             }
         }
@@ -302,7 +302,7 @@ impl<M: Machine, N> IntervalTree<M, N> {
         }
         let parent = links.parent.get().get();
         let hangs_right = self.slot_of(nodes, node).get() == node.into();
-        if !hangs_right || parent.is_some_and(|parent| priority(parent) < priority(node)) {
+        if !hangs_right || parent.is_some_and(|parent| is_above(node, parent)) {
             return Err("it hangs at the wrong parent");
         }
         Ok(())
@@ -330,11 +330,11 @@ fn first_under<M: Machine, N>(
             node = left;
             continue;
         }
-        if links.overlaps(first, last) {
-            return Some(node);
-        }
         if links.first.get() > last {
             return None;
+        }
+        if first <= links.last.get() {
+            return Some(node);
         }
         node = reaching(nodes, links.child(Side::Right).get(), first)?;
     }

@@ -4,38 +4,18 @@ use crate::{
     objects::Objects,
     rmap::{
         Rmap,
-        family::objects::{Family, Member},
         hit::{Form, RmapHit},
         machine::Machine,
-        objects::{AnonVma, AnonVmaChain},
-        reverse_map::ReverseMap,
+        reverse_map::{ReverseMap, RmapBytes},
     },
 };
 use anonmem_frame::Folio;
-use anonmem_hal::reverse_map::Families;
-use core::{any::TypeId, ops::ControlFlow};
-
-/// Bytes of what a reverse map is made of, without what slabs add.
-#[derive(Clone, Copy, Debug)]
-pub struct RmapBytes {
-    /// A set: an anon_vma, or a family.
-    pub set: u64,
-    /// A link between a VMA and an anon_vma, or a record of a VMA.
-    pub link: u64,
-    /// What an address space has in its slot for it.
-    pub member: u64,
-}
+use core::ops::ControlFlow;
 
 impl RmapBytes {
     /// Those of the reverse map that `M` has.
     pub fn of<M: Machine>() -> Self {
-        let families = TypeId::of::<Rmap<M>>() == TypeId::of::<Families>();
-        let (set, member) = if families {
-            (size_of::<Family<M>>(), size_of::<Member<M>>())
-        } else {
-            (size_of::<AnonVma<M>>(), 0)
-        };
-        Self { set: set as u64, link: size_of::<AnonVmaChain<M>>() as u64, member: member as u64 }
+        Rmap::<M>::BYTES
     }
 }
 
@@ -54,9 +34,9 @@ pub fn walk_mappings<'v, M: Machine, B>(
     mut f: impl for<'a> FnMut(RmapHit<'a, 'v, M, <Rmap<M> as ReverseMap<M>>::Locked<'v>>) -> ControlFlow<B>,
 ) -> Option<ControlFlow<B>> {
     let guard = Rmap::<M>::lock(objects, folio)?;
-    assert!(Rmap::<M>::is_right(&guard, folio), "what was locked is free, or a stranger's");
+    assert_eq!(Rmap::<M>::validate_locked(&guard, folio), Ok(()), "before the walk");
     let walked = Rmap::<M>::walk(&guard, folio, Form::Present, &mut f);
-    assert!(Rmap::<M>::is_right(&guard, folio), "what was locked was freed during the walk");
+    assert_eq!(Rmap::<M>::validate_locked(&guard, folio), Ok(()), "after the walk");
     Some(walked)
 }
 

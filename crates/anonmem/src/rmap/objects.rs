@@ -89,11 +89,9 @@ impl<M: Machine> AnonVmaChain<M> {
         self.next.get()
     }
 
-    /// Makes it a family's record of `vma`: a link to no anon_vma.
+    /// Makes it a family's record of `vma`: a link to no anon_vma, because nobody ever links it to one.
     pub(super) fn record(&self, vma: VmaId) {
         self.vma.set(vma.into());
-        self.anon_vma.set(Link::NONE);
-        self.next.set(Link::NONE);
     }
 }
 

@@ -71,8 +71,22 @@ impl Broken {
     }
 }
 
+/// Bytes of what a reverse map is made of, without what slabs add.
+#[derive(Clone, Copy, Debug)]
+pub struct RmapBytes {
+    /// A set: an anon_vma, or a family.
+    pub set: u64,
+    /// A link between a VMA and an anon_vma, or a record of a VMA.
+    pub link: u64,
+    /// What an address space has in its slot for it.
+    pub member: u64,
+}
+
 /// A way from a page to the entries that map it.
 pub(crate) trait ReverseMap<M: Machine> {
+    /// What it is made of.
+    const BYTES: RmapBytes;
+
     /// The lock under which the mappers of a page stand still; entries may be looked at and cleared under it,
     /// never filled.
     type Locked<'v>: StableVma<M>
@@ -216,9 +230,12 @@ pub(crate) trait ReverseMap<M: Machine> {
     /// Sleeps.
     fn lock_family<'v>(objects: &'v Objects<M>, family: RawHandle) -> Option<Self::Locked<'v>>;
 
-    /// Whether what is locked is in use, and may be what maps the folio. It always is, if the folio was
-    /// mapped under the lock: for assertions.
-    fn is_right(locked: &Self::Locked<'_>, folio: Folio<'_, M>) -> bool;
+    /// Checks that what is locked is in use, and may be what maps the folio. It always is, if the folio was
+    /// mapped under the lock.
+    ///
+    /// # Errors
+    /// The rule that does not hold.
+    fn validate_locked(locked: &Self::Locked<'_>, folio: Folio<'_, M>) -> Result<(), Broken>;
 
     /// Checks, at rest, all that is to hold of it.
     ///

@@ -55,6 +55,10 @@ fn who_was_accessed_nearby_is_noted_on_the_way() {
         assert!(!frame(cold).test_and_clear_referenced(), "its walker was told");
         assert_eq!(referenced(&w.vm, &mm, second), (1, 0), "its accessed bit was taken");
         assert_eq!(referenced(&w.vm, &mm, far), (1, 1), "too far away");
+        mm.store(second.0, 2).unwrap();
+        assert_eq!(referenced(&w.vm, &mm, cold), (1, 0));
+        assert!(!frame(second).test_and_clear_referenced(), "who was not used himself does not look around");
+        assert_eq!(referenced(&w.vm, &mm, second), (1, 1), "its accessed bit is still there");
         assert!(frame(first).test_and_clear_referenced());
         assert!(!frame(first).test_and_clear_referenced(), "told once");
     });

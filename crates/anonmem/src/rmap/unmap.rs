@@ -91,40 +91,38 @@ fn try_to_unmap_one<'v, M: Machine>(
     }
     let (va, pages) = (hit.va, hit.pages);
     let nth = hit.page.0 - objects.frames.folio_of_owned(hit.page).pfn().0;
-    let (mut entries, slot) = hit.into_table();
-    let mut gone = Gone { run: None, swapped: 0 };
-    let ended = (0..pages)
-        .try_for_each(|i| unmap_entry(&mut entries, slot, (va.page_after(i), nth + i), to, tlb, &mut gone));
-    // Before the lock goes: as said above.
-    if matches!(to, UnmapTo::Nothing | UnmapTo::Droppable | UnmapTo::Untouched) {
-        tlb.flush();
-    }
-    drop(entries);
-    let Gone { run, swapped } = gone;
-    if swapped > 0 {
-        objects.add_swap(slot, swapped);
-    }
-    if let Some(run) = run {
-        objects.add_anon(slot, -(run.pages() as i64));
-        drop(run.unmap());
+    let stays_in_swap = matches!(to, UnmapTo::Swap(_) | UnmapTo::Run(_));
+    let (slot, mut gone) = (hit.slot, None);
+    let ended = {
+        let (mut entries, _) = hit.into_table();
+        let ended = (0..pages).try_for_each(|i| {
+            unmap_entry(&mut entries, slot, (va.page_after(i), nth + i), to, tlb, &mut gone)
+        });
+        // Before the lock goes: as said above.
+        if !stays_in_swap {
+            tlb.flush();
+        }
+        ended
+    };
+    if let Some(run) = gone {
+        let pages = run.pages() as i64;
+        if stays_in_swap {
+            objects.add_swap(slot, pages);
+        }
+        objects.add_anon(slot, -pages);
     }
     ended
 }
 
-/// What the entries of one table owned that are gone.
-struct Gone<'v, M: Machine> {
-    run: Option<MapRun<'v, M>>,
-    swapped: i64,
-}
-
-/// Replaces the entry for `va`, which maps the `nth` page of the folio; breaks if the page must stay.
+/// Replaces the entry for `va`, which maps the `nth` page of the folio, and adds what it owned to `gone`;
+/// breaks if the page must stay.
 fn unmap_entry<'a, 'v: 'a, M: Machine, G: StableVma<M>>(
     entries: &mut PteGuard<'a, M, G>,
     slot: &'v MmSlot<M>,
     (va, nth): (Va, u64),
     to: &UnmapTo<'_, '_, M>,
     tlb: &mut TlbBatch<'v, M>,
-    gone: &mut Gone<'a, M>,
+    gone: &mut Option<MapRun<'a, M>>,
 ) -> ControlFlow<()> {
     let owned = match to {
         UnmapTo::Swap(swap) => Some(swap.try_dup()),
@@ -140,10 +138,9 @@ fn unmap_entry<'a, 'v: 'a, M: Machine, G: StableVma<M>>(
     match owned {
         Some(count) => {
             vacancy.fill(count.into_count(), bits.to_swap());
-            gone.swapped += 1;
         }
-        // No userfaultfd watches such a mapping: there is nothing to mark.
-        None if matches!(to, UnmapTo::Droppable) => vacancy.leave_empty(),
+        // It stays empty: no userfaultfd watches such a mapping, so there is nothing to mark.
+        None if matches!(to, UnmapTo::Droppable) => {}
         None if matches!(to, UnmapTo::Untouched) => {
             // What CPUs still write through their translations comes before that.
             tlb.flush();
@@ -152,7 +149,6 @@ fn unmap_entry<'a, 'v: 'a, M: Machine, G: StableVma<M>>(
                 vacancy.fill(shared, present.write_protected().into());
                 return ControlFlow::Break(());
             }
-            vacancy.leave_empty();
         }
         // Written through a pin, too: that is noted before the page is unpinned, which `try_share` has seen.
         None if present.dirty || !shared.folio().is_lazyfree() => {
@@ -160,14 +156,15 @@ fn unmap_entry<'a, 'v: 'a, M: Machine, G: StableVma<M>>(
             vacancy.fill(shared, present.write_protected().into());
             return ControlFlow::Break(());
         }
-        None => match bits.to_marker() {
-            Some(marker) => vacancy.fill(marker, ()),
-            None => vacancy.leave_empty(),
-        },
+        None => {
+            if let Some(marker) = bits.to_marker() {
+                vacancy.fill(marker, ());
+            }
+        }
     }
-    match &mut gone.run {
+    match gone {
         Some(run) => run.push(shared),
-        None => gone.run = Some(MapRun::from(shared)),
+        None => *gone = Some(MapRun::from(shared)),
     }
     ControlFlow::Continue(())
 }

@@ -31,7 +31,7 @@ use crate::{
 use anonmem_frame::{FolioGuard, FolioOwner, FolioRef};
 use anonmem_hal::{IoError, Marker, NodePolicy, Pte, Sharing, SoftLeaf, SwapBits, SwapEntry, Va, VaRange};
 use anonmem_pgtable::{Cleared, Mapped};
-use anonmem_sync::{Ordering, fence};
+use anonmem_sync::{Ordering, fence, yield_now};
 use core::ops::Range;
 
 impl<M: Machine> Objects<M> {
@@ -177,7 +177,7 @@ impl<M: Machine> Vm<M> {
         // Without it the device could go away, and its slots with it, while we look.
         let Some(_user) = self.swap_user(entry) else {
             // Swapoff has brought the page back, or lets the device be used once more.
-            M::yield_now();
+            yield_now::<M>();
             return Ok(None);
         };
         let page = match self.swap_cache_get(entry) {

@@ -32,6 +32,7 @@ use crate::{
 use anonmem_frame::{FolioGuard, FolioOwner, FolioRef, Mapping, SplitRefused};
 use anonmem_hal::{Arch, MigrationKind, Order, PAGE_SIZE, Pfn, Va, VaRange};
 use anonmem_pgtable::{LeafPlace, LeafStays, Locked, MappedLeaf, Walked};
+use anonmem_sync::yield_now;
 
 /// What came of moving a folio whole.
 enum Whole {
@@ -82,7 +83,7 @@ impl<'a, M: Machine, G: FaultGuard<M>> Mover<'a, M, G> {
     /// Somebody else has the folio's lock, and may need our reference to go: lets go of it.
     fn give_way(&self, reference: FolioRef<'a, M>) -> Step {
         drop(reference);
-        M::yield_now();
+        yield_now::<M>();
         Step::Again
     }
 
@@ -167,7 +168,7 @@ impl<'a, M: Machine, G: FaultGuard<M>> Mover<'a, M, G> {
             MappedLeaf::Migration(_, bits) if bits.kind == MigrationKind::Read => Err(Error::Busy.into()),
             MappedLeaf::Migration(..) => {
                 drop(leaf);
-                M::yield_now();
+                yield_now::<M>();
                 Ok(None)
             }
         }

@@ -63,6 +63,7 @@ use anonmem_hal::{
     Va, VaRange,
 };
 use anonmem_pgtable::{Attrs, Cleared, Destination, Mapped, PteGuard, PteTable, Walked};
+use anonmem_sync::yield_now;
 
 /// The most pages that move under one hold of the locks, their folio locks included.
 const RUN: usize = 16;
@@ -332,7 +333,7 @@ impl<'a, M: Machine, G: FaultGuard<M>> Mover<'a, M, G> {
             Mapped::Migration(_, bits) if bits.kind == MigrationKind::Read => Err(Error::Busy.into()),
             Mapped::Migration(..) => {
                 drop(both);
-                M::yield_now();
+                yield_now::<M>();
                 Ok(Step::Again)
             }
             Mapped::Marker(_) => Err(Error::BadAddress.into()),
@@ -537,7 +538,7 @@ impl<'a, M: Machine, G: FaultGuard<M>> Mover<'a, M, G> {
         }
         // Without it the device could go away, and its slots with it, while we look.
         let Some(_user) = self.vm.swap_user(entry) else {
-            M::yield_now();
+            yield_now::<M>();
             return Ok(Step::Again);
         };
         let cached = self.vm.swap_cache_get(entry);

@@ -1,9 +1,12 @@
 //! What a fault at a leaf asks again, what it changes, and when a table becomes a leaf.
 
-use super::rechecks::{Interrupted, beaten, entry, fault};
+use super::{
+    rechecks::{Interrupted, beaten, entry, fault},
+    swap_runs::cache_run,
+};
 use crate::{
-    Advice, Config, Event, FaultOutcome, FolioEvent, FolioMode, FolioPolicy, LockMode, Mm, Prot,
-    RegisterMode, UffdFaults, UffdFeatures,
+    Advice, ClearRefs, Config, Event, FaultOutcome, FolioEvent, FolioMode, FolioPolicy, LockMode, Mm,
+    PinFlags, Populate, Prot, RegisterMode, UffdFaults, UffdFeatures,
     fault::{
         FaultAccess::{self, Read, Unshare, Write},
         FaultResult,
@@ -179,6 +182,94 @@ fn who_is_left_of_a_leafs_sharers_takes_it_whole() {
             assert_eq!(counted(w, &mm, Write), if access == Write { [1, 0, 0] } else { [0, 1, 0] });
             assert_eq!((folios(w, FolioEvent::ReuseRun), leaves(w)), (1, 1));
             w.vm.validate().unwrap();
+        });
+    }
+}
+
+#[test]
+fn a_leaf_whose_folio_is_locked_is_not_taken_over() {
+    with_leaves(LockMode::Mmap, |w| {
+        let (mm, id) = program(w);
+        drop(mm.fork().unwrap());
+        let page = page_at(w, &mm, at(0));
+        let mmap = mm.read();
+        let lock = page.lock();
+        assert_eq!(fault(&mm, &mmap, id, N + 9, Write), FaultResult::Done);
+        assert_eq!(
+            (leaves(w), event(w, Event::LeafSplit)),
+            (0, 1),
+            "it becomes a table, and a page is copied"
+        );
+        drop(lock);
+        drop(page);
+        drop(mmap);
+        assert_eq!((event(w, Event::FaultCowCopy), folios(w, FolioEvent::ReuseRun)), (1, 0));
+        w.vm.validate().unwrap();
+    });
+}
+
+#[test]
+fn a_forced_write_to_a_leaf_is_a_write_and_unsharing_is_none() {
+    for (flags, written) in [(PinFlags::WRITE | PinFlags::FORCE, 512), (PinFlags::LONGTERM, 0)] {
+        with_leaves(LockMode::Mmap, |w| {
+            let (mm, _) = program(w);
+            drop(mm.fork().unwrap());
+            mm.mprotect(pages(N, N), Prot::READ).unwrap();
+            mm.clear_refs(ClearRefs::SoftDirty);
+            drop(mm.pin(pages(N + 5, 1), flags).unwrap());
+            let soft_dirty = (0..N).filter(|&page| mm.pagemap(at(page)).soft_dirty).count();
+            assert_eq!((soft_dirty, leaves(w), folios(w, FolioEvent::ReuseRun)), (written, 1, 1));
+            assert!(mm.store(at(5).0, 1).is_err());
+            w.vm.validate().unwrap();
+        });
+    }
+}
+
+#[test]
+fn reclaim_looks_for_untouched_pages_where_a_touch_took_a_leaf() {
+    let may_be = |covered: u64, fill: fn(&Mm<'_, M>)| {
+        let told = Cell::new(false);
+        with_leaves(LockMode::Mmap, |w| {
+            let mm = w.vm.new_mm().unwrap();
+            mm.map_raw(pages(N, covered), RW, Backing::Anonymous);
+            fill(&mm);
+            told.set(w.vm.clock.may_be_untouched());
+        });
+        told.get()
+    };
+    let store: fn(&Mm<'_, M>) = |mm| mm.store(at(7).0, 1).unwrap();
+    assert!(may_be(N, store));
+    assert!(!may_be(N - 1, store), "the mapping does not cover the window");
+    assert!(!may_be(N, |mm| mm.populate(pages(N, N), Populate::Write).unwrap()), "all of it is wanted");
+}
+
+#[test]
+fn where_a_table_is_populating_takes_a_run() {
+    with_leaves(LockMode::Mmap, |w| {
+        let (mm, _) = mapped(w, 1);
+        assert_eq!(mm.load(at(3).0), Ok(0));
+        mm.populate(pages(N, N), Populate::Write).unwrap();
+        assert_eq!((leaves(w), mm.counters().anon.0), (0, N));
+        assert_eq!([FolioEvent::FaultAlloc, FolioEvent::FaultRaced].map(|e| folios(w, e)), [1, 0]);
+        w.vm.validate().unwrap();
+    });
+}
+
+#[test]
+fn a_leaf_that_is_in_the_swap_cache_comes_back_whole_in_every_mode() {
+    for lock_mode in [LockMode::Mmap, LockMode::Vma, LockMode::Speculative] {
+        with_leaves(lock_mode, |w| {
+            w.vm.swap_on(0, 4 * N, 0).unwrap();
+            let (mm, _) = program(w);
+            assert!(w.vm.reclaim_folio(page_at(w, &mm, at(0))));
+            assert_eq!((leaves(w), mm.counters().swap.0), (0, N));
+            // Another fault reads it, and does not get on.
+            drop(cache_run(w, 9));
+            assert_eq!((mm.load(at(7).0), leaves(w)), (Ok(1), 1));
+            assert_eq!(event(w, Event::LeafSwapIn), 1);
+            w.vm.validate().unwrap();
+            drop(mm);
+            w.vm.swap_off(0).unwrap();
         });
     }
 }

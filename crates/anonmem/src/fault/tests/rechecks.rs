@@ -2,7 +2,7 @@
 
 use crate::ids::VmaId;
 use crate::{
-    Event,
+    Event, ProtectMode, RegisterMode, UffdFaults, UffdFeatures,
     fault::{
         FaultAccess::{self, Write},
         FaultGuard, FaultResult, VmFault,
@@ -134,6 +134,32 @@ fn two_faults_of_a_page_of_an_object_make_one_mapping() {
 }
 
 #[test]
+fn two_faults_of_a_protected_page_of_an_object_make_one_mapping() {
+    World::run(|w| {
+        let object = w.vm.shm_new(1).unwrap();
+        let flags = RW.union(VmFlags::SHARED).difference(VmFlags::ACCOUNT);
+        let (mm, writer) = (w.vm.new_mm().unwrap(), w.vm.new_mm().unwrap());
+        let id = mm.map_raw(pages(FIRST, 1), flags, Backing::Shared(object.id()));
+        writer.map_raw(pages(FIRST, 1), flags, Backing::Shared(object.id()));
+        writer.store(FIRST * P, 7).unwrap();
+        let uffd = mm.userfaultfd(UffdFaults::Any).unwrap();
+        uffd.agree(UffdFeatures::WP_UNPOPULATED).unwrap();
+        uffd.register(Va(FIRST * P), P, RegisterMode::WP).unwrap();
+        uffd.write_protect(Va(FIRST * P), P, ProtectMode::WP).unwrap();
+        let read = FaultAccess::Read;
+        let mmap = mm.read();
+        let guard = beaten(&mmap, || assert_eq!(fault(&mm, &mmap, id, FIRST, read), FaultResult::Done));
+        assert_eq!(fault(&mm, &guard, id, FIRST, read), FaultResult::Done);
+        drop(guard);
+        drop(mmap);
+        assert!(mm.pagemap(Va(FIRST * P)).uffd_wp);
+        assert_eq!((mm.load(FIRST * P), mm.counters().rss().0), (Ok(7), 1));
+        w.vm.validate().unwrap();
+        drop((uffd, object));
+    });
+}
+
+#[test]
 fn two_faults_of_a_page_in_swap_bring_back_one_page() {
     World::run(|w| {
         w.vm.swap_on(0, 64, 0).unwrap();
@@ -179,6 +205,18 @@ fn a_page_that_left_for_another_slot_meanwhile_is_not_replaced_by_the_old_one() 
         w.vm.validate().unwrap();
         drop((mm, child, other));
         w.vm.swap_off(0).unwrap();
+    });
+}
+
+#[test]
+#[should_panic(expected = "an entry outside of the VMA")]
+fn a_fault_at_another_mappings_address_is_noticed() {
+    World::run(|w| {
+        let mm = w.vm.new_mm().unwrap();
+        let id = mm.map_raw(pages(FIRST, 1), RW, Backing::Anonymous);
+        mm.map_raw(pages(FIRST + 1, 1), RW, Backing::Anonymous);
+        mm.store((FIRST + 1) * P, 1).unwrap();
+        fault(&mm, &mm.read(), id, FIRST + 1, Write);
     });
 }
 

@@ -5,10 +5,14 @@
 
 use super::rechecks::{beaten, fault};
 use crate::{
-    Advice, Mm, Prot, RemapFlags,
+    Advice, Config, FolioMode, FolioPolicy, Mm, Prot, ProtectMode, RegisterMode, RemapFlags, UffdFaults,
+    UffdFeatures,
     fault::{
-        FaultAccess::{Read, Write},
-        FaultGuard, FaultResult,
+        FaultAccess::{Read, Unshare, Write},
+        FaultGuard, FaultResult, VmFault,
+        anon::map_protected_zero_page,
+        do_uffd_marker,
+        vm_fault::Waits,
     },
     ids::VmaId,
     mm::mmap_lock::{MmapHeld, MmapReadGuard},
@@ -16,7 +20,7 @@ use crate::{
     vma::{Backing, Refusal},
 };
 use anonmem_frame::FolioOwner;
-use anonmem_hal::{EntryBits, FlushRange, Marker, Pte, Sharing, SoftLeaf, Va};
+use anonmem_hal::{EntryBits, FlushRange, Marker, Order, Pte, Sharing, SoftLeaf, Va};
 use anonmem_hosted::Trap;
 use anonmem_pgtable::{AddressSpace as PageTables, Attrs, CanInstall, Cleared, PteGuard, StableVma};
 use std::vec;
@@ -269,6 +273,52 @@ fn write_protection_of_userfaultfd_outlives_swap_and_stays_with_the_parent() {
         assert_eq!(mm.load(AT.0), Ok(7));
         w.vm.swap_off(0).unwrap();
     });
+}
+
+#[test]
+fn a_fault_that_finds_a_page_in_the_place_of_a_marker_looks_again() {
+    World::run(|w| {
+        let (mm, id) = program(w);
+        let mmap = mm.read();
+        for access in [Read, Write] {
+            let fault = VmFault::new(&w.vm, mm.slot(), &mmap, id, AT, access, Waits::Never);
+            let Ok(table) = fault.table() else { panic!("the page is there") };
+            assert_eq!(map_protected_zero_page(&fault, table), Err(FaultResult::Reload));
+            assert_eq!(do_uffd_marker(&fault, table), Err(FaultResult::Reload));
+        }
+        drop(mmap);
+        assert_eq!((mm.load(AT.0), mm.counters().rss().0), (Ok(7), 2));
+        w.vm.validate().unwrap();
+    });
+}
+
+#[test]
+fn a_protected_page_is_unshared_without_asking_and_stays_protected() {
+    let folios = FolioPolicy::default().with(Order::new(1), FolioMode::Always);
+    for folios in [FolioPolicy::default(), folios] {
+        World::run_with(Config { folios, ..Config::default() }, |w| {
+            let mm = w.vm.new_mm().unwrap();
+            mm.map_raw(pages(PAGE, 2), RW, Backing::Anonymous);
+            mm.store(AT.0, 7).unwrap();
+            mm.store(AT.0 + P, 8).unwrap();
+            let uffd = mm.userfaultfd(UffdFaults::Any).unwrap();
+            uffd.agree(UffdFeatures::empty()).unwrap();
+            uffd.register(AT, 2 * P, RegisterMode::WP).unwrap();
+            uffd.write_protect(AT, 2 * P, ProtectMode::WP).unwrap();
+            let child = mm.fork().unwrap();
+            let before = mm.pagemap(AT).pfn;
+            let mmap = mm.read();
+            let id = mmap.slot().tree.find(w.vm.nodes(), AT).unwrap().1;
+            assert_eq!(fault(&mm, &mmap, id, PAGE, Unshare), FaultResult::Done);
+            drop(mmap);
+            assert_ne!(mm.pagemap(AT).pfn, before, "the child has the old one");
+            for va in [AT, Va(AT.0 + P)] {
+                assert_eq!(protected(&mm, va), (true, false));
+            }
+            assert_eq!((mm.load(AT.0), child.load(AT.0), mm.load(AT.0 + P)), (Ok(7), Ok(7), Ok(8)));
+            w.vm.validate().unwrap();
+        });
+    }
 }
 
 #[test]

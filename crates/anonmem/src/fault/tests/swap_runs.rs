@@ -86,9 +86,9 @@ fn there(mm: &Mm<'_, M>) -> (u64, u64) {
     (mm.counters().anon.0, mm.counters().swap.0)
 }
 
-/// Reads the four pages from slot 0 on into the swap cache, as another fault would that does not get on.
-fn cache_run(w: &World) -> anonmem_frame::FolioRef<'_, M> {
-    let new = w.vm.frames.alloc_gently(Order::new(2)).unwrap();
+/// Reads 2^`order` pages from slot 0 on into the swap cache, as another fault would that does not get on.
+pub(super) fn cache_run(w: &World, order: u8) -> anonmem_frame::FolioRef<'_, M> {
+    let new = w.vm.frames.alloc_gently(Order::new(order)).unwrap();
     match w.vm.swap_read_run(SwapEntry { device: 0, offset: 0 }, new) {
         Ok(SwapIn::Page(page)) => page,
         _ => panic!("the slots are in use, and nobody has read them"),
@@ -305,10 +305,13 @@ fn a_folio_is_ours_if_nobody_else_needs_a_slot_or_has_it() {
         let mm = of_one_sharer(w);
         assert_eq!(mm.load(FIRST * P), Ok(byte(FIRST)));
         assert_eq!((exclusive(w, &mm), there(&mm)), ([true; 4].to_vec(), (4, 0)));
+        let faults = event(w, Event::Fault);
+        fill(&mm, FIRST, 4);
+        assert_eq!(event(w, Event::Fault), faults, "all of it is writable");
     });
     with_folios(|w| {
         let mm = of_one_sharer(w);
-        let held = cache_run(w);
+        let held = cache_run(w, 2);
         held.set_idle(2);
         assert_eq!(mm.load(FIRST * P), Ok(byte(FIRST)));
         assert_eq!((exclusive(w, &mm), there(&mm)), ([false; 4].to_vec(), (4, 0)), "somebody reads it");
@@ -316,7 +319,7 @@ fn a_folio_is_ours_if_nobody_else_needs_a_slot_or_has_it() {
     });
     with_folios(|w| {
         let mm = of_one_sharer(w);
-        drop(cache_run(w));
+        drop(cache_run(w, 2));
         mm.mprotect(pages(FIRST + 3, 1), Prot::READ).unwrap();
         assert_eq!(mm.load(FIRST * P), Ok(byte(FIRST)));
         assert_eq!(
@@ -410,12 +413,17 @@ fn who_asks_for_what_is_not_there_any_more_looks_again() {
         let mm = w.vm.new_mm().unwrap();
         let id = mm.map_raw(pages(FIRST, 8), RW, Backing::Anonymous);
         fill(&mm, FIRST, 8);
-        let child = mm.fork().unwrap();
+        // One brings both folios back, side by side, and drops its mappings; the other keeps the slots.
+        let (child, other) = (mm.fork().unwrap(), mm.fork().unwrap());
         leave(w, &mm, FIRST);
         leave(w, &mm, FIRST + 4);
+        check(&child, FIRST + 4, 4);
         check(&child, FIRST, 4);
-        let page = w.vm.frames.try_get(child.pagemap(Va(FIRST * P)).pfn.unwrap()).unwrap();
+        let frame = |at: u64| child.pagemap(Va((FIRST + at) * P)).pfn.unwrap();
+        assert_eq!(frame(4), frame(0).offset(4));
+        let page = w.vm.frames.try_get(frame(0)).unwrap();
         let first = page.folio().swap_entry().unwrap();
+        advise(&child, pages(FIRST, 8), Advice::DontNeed);
         let mmap = mm.read();
         let map = |at: u64, entry: SwapEntry, access| {
             let va = Va((FIRST + at) * P);
@@ -434,6 +442,7 @@ fn who_asks_for_what_is_not_there_any_more_looks_again() {
         drop(page);
         assert_eq!(there(&mm), (4, 4));
         check(&mm, FIRST, 8);
+        check(&other, FIRST, 8);
         w.vm.validate().unwrap();
     });
 }

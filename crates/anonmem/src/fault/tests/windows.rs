@@ -179,6 +179,36 @@ fn a_guess_in_another_mapping_and_zero_pages_are_not_outstanding() {
 }
 
 #[test]
+fn zero_pages_in_the_place_of_a_guess_are_not_outstanding() {
+    run(FolioPolicy::default(), |w| {
+        let mm = mapped(w, pages(FIRST, 16));
+        fill(&mm, pages(FIRST, 10));
+        fill(&mm, pages(FIRST + 14, 2));
+        w.vm.set_folio_policy(only(1, FolioMode::Auto));
+        mm.store((FIRST + 10) * P, 1).unwrap();
+        assert_eq!(order_at(w, &mm, FIRST + 10), 1);
+        mm.madvise(Va((FIRST + 10) * P), 2 * P, crate::Advice::DontNeed).unwrap();
+        assert_eq!([10, 11].map(|page| mm.load((FIRST + page) * P)), [Ok(0), Ok(0)]);
+        mm.store((FIRST + 12) * P, 1).unwrap();
+        assert_eq!(order_at(w, &mm, FIRST + 12), 1);
+    });
+}
+
+#[test]
+fn what_the_policy_gives_freely_is_no_guess() {
+    run(FolioPolicy::default(), |w| {
+        let mm = mapped(w, pages(FIRST, 16));
+        fill(&mm, pages(FIRST, 8));
+        w.vm.set_folio_policy(always(1));
+        mm.store((FIRST + 10) * P, 1).unwrap();
+        assert_eq!((order_at(w, &mm, FIRST + 10), mm.counters().anon.0), (1, 10));
+        w.vm.set_folio_policy(only(1, FolioMode::Auto));
+        mm.store((FIRST + 8) * P, 1).unwrap();
+        assert_eq!(order_at(w, &mm, FIRST + 8), 1, "no page was a guess before");
+    });
+}
+
+#[test]
 fn the_zero_page_is_flushed_where_a_folio_replaces_it() {
     run(always(2), |w| {
         let mm = mapped(w, pages(FIRST, 8));
@@ -303,6 +333,7 @@ fn the_largest_part_that_is_shared_alike_is_copied() {
             );
             let copied = if order == 0 { 0 } else { folios(w, order, FolioEvent::CopyRun) };
             assert_eq!((copied, event(w, Event::FaultCowCopy)), (u64::from(order > 0), 1));
+            assert_eq!(event(w, Event::CowKsm), 0, "nobody had merged it");
             let start = page >> order << order;
             let own: Vec<_> = (start..start + (1 << order)).collect();
             let exclusive = marks(&mm, 8).0;

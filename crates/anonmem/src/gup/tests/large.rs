@@ -2,7 +2,7 @@
 
 use super::{AT, WRITE, frame};
 use crate::{
-    Advice, FolioMode, FolioPolicy, Mm, Populate,
+    Advice, ClearRefs, FolioMode, FolioPolicy, Mm, PinFlags, Populate, Prot, RemoteBytes,
     gup::PinnedRange,
     testing::{M, P, RW, World, pages},
     vma::Backing,
@@ -64,5 +64,26 @@ fn a_folio_that_is_not_mapped_whole_is_pinned_as_far_as_the_program_sees_it() {
         drop(pinned);
         w.vm.validate().unwrap();
         assert!(mapped(&mm, 128).iter().all(|&page| w.vm.frames.folio(page).unwrap().counts().pins() == 0));
+    });
+}
+
+#[test]
+fn who_writes_to_a_leaf_through_a_pin_or_by_force_makes_it_dirty_for_who_asks() {
+    World::run(|w| {
+        let mm = w.vm.new_mm().unwrap();
+        mm.map_raw(pages(1024, 512), RW, Backing::Anonymous);
+        let va = Va(1024 * P);
+        assert!(mm.fault_leaf(va));
+        let is_dirty = || mm.pagemap(va).soft_dirty;
+        mm.clear_refs(ClearRefs::SoftDirty);
+        assert!(!is_dirty());
+        drop(mm.pin(pages(1024, 1), WRITE).unwrap());
+        assert!(is_dirty());
+        mm.mprotect(pages(1024, 512), Prot::READ).unwrap();
+        mm.clear_refs(ClearRefs::SoftDirty);
+        assert!(!is_dirty());
+        assert_eq!(mm.access_remote(va, RemoteBytes::Write(&[7]), PinFlags::FORCE), Ok(1));
+        assert!(is_dirty() && mm.load(va.0) == Ok(7) && mm.store(va.0, 1).is_err());
+        w.vm.validate().unwrap();
     });
 }

@@ -157,3 +157,17 @@ fn links_that_were_reserved_are_given_back_when_there_are_too_few() {
         w.vm.validate().unwrap();
     });
 }
+
+#[test]
+fn a_count_that_is_wrong_is_said_by_validate() {
+    World::run_over(AnonVmas, Config::default(), |w| {
+        let mm = w.vm.new_mm().unwrap();
+        map(&mm, FIRST, RW);
+        touch(&mm, FIRST);
+        let counted = &w.vm.anon_vma(anon_vma_at(&mm, FIRST).unwrap()).nr_vmas;
+        counted.update(|n| n + 1);
+        assert!(w.vm.validate().is_err());
+        counted.update(|n| n - 1);
+        w.vm.validate().unwrap();
+    });
+}

@@ -1,6 +1,6 @@
 //! The mark of a VMA that has had a page: the field that names an anon_vma in the other reverse map.
 
-use super::records::{Spare, is_home, is_recorded};
+use super::records::{Spare, is_home};
 use crate::{
     ids::{AnonVmaId, FamilyId, VmaId},
     objects::Objects,
@@ -27,13 +27,25 @@ pub(super) fn mark_like<M: Machine>(
     like: &Vma<M>,
 ) -> Result<(), OutOfMemory> {
     let (vma, Some(family)) = (objects.vma(id), marked(like)) else { return Ok(()) };
-    if is_home(vma) || is_recorded(vma) {
+    if is_home(vma) {
         vma.set_anon_vma(Some(mark(family)));
         return Ok(());
     }
+    mark_away(objects, id, family)
+}
+
+/// Marks and records a VMA that is not at home, unless another fault of it has done so meanwhile.
+pub(super) fn mark_away<M: Machine>(
+    objects: &Objects<M>,
+    id: VmaId,
+    family: FamilyId,
+) -> Result<(), OutOfMemory> {
+    let vma = objects.vma(id);
     let mut spare = Spare::alloc(objects)?;
     let lock = objects.family_lock_write(family);
-    lock.record(id, &mut spare);
-    vma.set_anon_vma(Some(mark(family)));
+    if vma.anon_vma().is_none() {
+        lock.record(id, &mut spare);
+        vma.set_anon_vma(Some(mark(family)));
+    }
     Ok(())
 }

@@ -105,9 +105,6 @@ impl<'v, M: Machine> FamilyWriteGuard<'v, M> {
             let number = if look == 0 { 1 } else { n };
             let Some(label) = parent.child(number as u32) else {
                 // Too long a path. The shorter ones begin anew, if there are any.
-                if number <= SECOND {
-                    break;
-                }
                 n = SECOND;
                 continue;
             };

@@ -24,7 +24,7 @@ mod validate;
 pub(crate) mod walk;
 
 use self::{
-    mark::{mark, mark_like, marked},
+    mark::{mark, mark_away, mark_like, marked},
     members::{
         FamilyReadGuard, FamilyWriteGuard, enter_by_fork, family_of, leave, lock_read, lock_whole, lock_write,
     },
@@ -36,7 +36,8 @@ use crate::{
     objects::Objects,
     rmap::{
         hit::{Form, RmapHit},
-        reverse_map::{Broken, ReverseMap, Stamp},
+        objects::AnonVmaChain,
+        reverse_map::{Broken, ReverseMap, RmapBytes, Stamp},
     },
     vma::vma::Vma,
 };
@@ -45,6 +46,12 @@ use anonmem_hal::{Machine, reverse_map::Families};
 use core::ops::ControlFlow;
 
 impl<M: Machine> ReverseMap<M> for Families {
+    const BYTES: RmapBytes = RmapBytes {
+        set: size_of::<objects::Family<M>>() as u64,
+        link: size_of::<AnonVmaChain<M>>() as u64,
+        member: size_of::<objects::Member<M>>() as u64,
+    };
+
     type Locked<'v>
         = FamilyReadGuard<'v, M>
     where
@@ -74,19 +81,14 @@ impl<M: Machine> ReverseMap<M> for Families {
     #[inline]
     fn prepare(objects: &Objects<M>, mm: MmapHeld<'_, M>, id: VmaId) -> Result<Stamp, OutOfMemory> {
         let vma = objects.vma(id);
-        if vma.anon_vma().is_none() {
-            let family = family_of(objects, vma.mm().expect("a VMA in use has an address space"))?;
-            if is_home(vma) {
-                vma.try_set_anon_vma(mark(family));
-            } else {
-                let mut spare = Spare::alloc(objects)?;
-                let lock = objects.family_lock_write(family);
-                if vma.anon_vma().is_none() {
-                    lock.record(id, &mut spare);
-                    vma.set_anon_vma(Some(mark(family)));
-                }
-                drop(lock);
-            }
+        if let Some(stamp) = Self::stamp(objects, mm.slot(), vma) {
+            return Ok(stamp);
+        }
+        let family = family_of(objects, vma.mm().expect("a VMA in use has an address space"))?;
+        if is_home(vma) {
+            vma.try_set_anon_vma(mark(family));
+        } else {
+            mark_away(objects, id, family)?;
         }
         Ok(Self::stamp(objects, mm.slot(), vma).expect("it was just marked"))
     }
@@ -201,9 +203,12 @@ impl<M: Machine> ReverseMap<M> for Families {
         lock_whole(objects, objects.families.resolve(&objects.frames, family)?)
     }
 
-    fn is_right(locked: &FamilyReadGuard<'_, M>, _: Folio<'_, M>) -> bool {
-        locked.objects.families.is_live(&locked.objects.frames, locked.family)
-            && locked.family().live.get() > 0
+    fn validate_locked(locked: &FamilyReadGuard<'_, M>, _: Folio<'_, M>) -> Result<(), Broken> {
+        let (objects, at) = (locked.objects, locked.family.raw().get().into());
+        let is_live = objects.families.is_live(&objects.frames, locked.family);
+        Broken::unless_equal("a locked family is in use", at, 1, u64::from(is_live))?;
+        let has_members = locked.family().live.get() > 0;
+        Broken::unless_equal("somebody is left of it", at, 1, u64::from(has_members))
     }
 
     fn validate(objects: &Objects<M>) -> Result<(), Broken> {

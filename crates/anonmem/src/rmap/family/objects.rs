@@ -69,8 +69,8 @@ impl<M: Machine> Member<M> {
     /// Gives it a place, unless it has one; returns whether it did.
     pub(super) fn try_enter(&self, family: FamilyId, label: Label) -> bool {
         let stamp = Stamp::new(family.raw(), label.bits());
-        // Release pairs with the Acquire of `stamp`.
-        self.stamp.compare_exchange(0, stamp.bits(), Ordering::AcqRel).is_ok()
+        // Release pairs with the Acquire of `stamp`, by which whoever has lost learns the place, too.
+        self.stamp.compare_exchange(0, stamp.bits(), Ordering::Release).is_ok()
     }
 
     /// Ends that it is a member.

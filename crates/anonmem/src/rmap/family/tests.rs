@@ -2,7 +2,7 @@
 
 mod labels;
 
-use super::label::Label;
+use super::{label::Label, mark::mark_away};
 use crate::{
     Config, MapBacking, MapFlags, Mm, MmapRequest, Prot, RemapFlags,
     ReverseMapChoice::Families,
@@ -249,6 +249,12 @@ fn pages_of_a_file_are_found_by_a_record() {
         mm.store(va.0, 2).unwrap();
         let child = mm.fork().unwrap();
         assert_eq!((records(w), mappers(&mm, va), mappers(&child, va)), (2, 2, 2));
+        w.vm.validate().unwrap();
+        // Another fault comes late, when the first one has recorded the mapping.
+        let id = mm.read().slot().tree.find(w.vm.nodes(), va).unwrap().1;
+        let family = mm.slot().member.place().unwrap().0;
+        assert_eq!(mark_away(&w.vm, id, family), Ok(()));
+        assert_eq!((records(w), mappers(&mm, va)), (2, 2));
         w.vm.validate().unwrap();
     });
 }

@@ -61,7 +61,7 @@ pub(in crate::rmap) fn walk<'a, 'v: 'a, M: Machine, G: StableVma<M>, B>(
 fn has_one_mapper<M: Machine>(folio: Folio<'_, M>, form: Form) -> bool {
     match form {
         // The pages of a larger folio may be in several tables.
-        Form::Present => folio.nr_pages().0 == 1 && folio.counts().is_exclusive(),
+        Form::Present => !folio.is_large() && folio.counts().is_exclusive(),
         Form::Migration => false,
     }
 }
@@ -76,11 +76,11 @@ fn visit_member<'a, 'v: 'a, M: Machine, G: StableVma<M>, B>(
     f: &mut impl FnMut(RmapHit<'a, 'v, M, G>) -> ControlFlow<B>,
 ) -> ControlFlow<B> {
     let slot = objects.mm_slot(mm);
-    let end = first + folio.nr_pages().0;
+    let last = first + folio.nr_pages().0 - 1;
     let mut page = first;
-    while page < end
+    while page <= last
         && let Some((range, id)) = find(objects, slot, Va(page << PAGE_SHIFT))
-        && range.start.page() < end
+        && range.start.page() <= last
     {
         if has_pages_at_home(objects, mm, id) {
             visit_vma(objects, guard, id, (folio, first), form, f)?;
@@ -88,10 +88,10 @@ fn visit_member<'a, 'v: 'a, M: Machine, G: StableVma<M>, B>(
         page = range.end.page();
     }
     let records = &slot.member.records;
-    let mut at = records.first_overlap(objects, first, end - 1);
+    let mut at = records.first_overlap(objects, first, last);
     while let Some(record) = at {
         visit_vma(objects, guard, objects.chain(record).vma(), (folio, first), form, f)?;
-        at = records.next_overlap(objects, record, first, end - 1);
+        at = records.next_overlap(objects, record, first, last);
     }
     ControlFlow::Continue(())
 }

@@ -167,6 +167,10 @@ fn a_page_is_untouched_if_it_was_neither_read_nor_written_and_is_nobody_elses() 
         let child = mm.fork().unwrap();
         assert_eq!(untouched(w, &mm), Some(0));
         drop(child);
+        let mm = w.vm.new_mm().unwrap();
+        mm.map_raw(pages(FIRST, 4), RW, Backing::Anonymous);
+        mm.store(at(3).0, 1).unwrap();
+        assert_eq!(untouched(w, &mm), Some(3), "the last one was written");
     });
     World::run(|w| {
         let mm = with_leaf(w);
@@ -200,6 +204,26 @@ fn a_walk_does_not_wait_for_a_leaf_of_another_folio() {
         });
         assert_eq!(met, N);
         drop(leaf);
+        drop(guard);
+    });
+}
+
+#[test]
+fn a_walk_to_a_folio_does_not_wait_for_tables_that_do_not_map_it() {
+    with_folios(|w| {
+        let mm = program(w, 4);
+        let child = mm.fork().unwrap();
+        (0..4).for_each(|page| child.store(at(page).0, 2).unwrap());
+        let page = page_at(w, &mm, 0);
+        let guard = child.read();
+        let entries = child.slot().space.walk(&w.vm.frames, &guard, at(0)).unwrap().table().unwrap().lock();
+        let cpus = w.vm.machine().cpus().clone();
+        let met = std::thread::scope(|scope| {
+            let walk = || cpus.run_on(CpuId(1), || count_mappings(&w.vm, page.folio()));
+            scope.spawn(walk).join().unwrap()
+        });
+        assert_eq!(met, 4);
+        drop(entries);
         drop(guard);
     });
 }

@@ -123,6 +123,27 @@ fn a_page_that_was_pinned_meanwhile_gets_its_entry_back() {
 }
 
 #[test]
+fn zeroes_that_nobody_touched_go_only_from_the_one_who_has_them_alone() {
+    World::run(|w| {
+        let parent = program(w, 0);
+        let child = parent.fork().unwrap();
+        let unmap = || {
+            let page = page_of(w, &parent);
+            let (lock, mut tlb) = (page.lock(), TlbBatch::new(&w.vm.frames));
+            try_to_unmap(&w.vm, &lock, &UnmapTo::Untouched, &mut tlb)
+        };
+        assert_eq!(unmap(), Unmapped::Kept);
+        assert!(parent.pagemap(Va(AT)).present() && child.pagemap(Va(AT)).present());
+        drop(child);
+        parent.store(AT, 0).unwrap();
+        assert_eq!(unmap(), Unmapped::All);
+        assert!(!parent.pagemap(Va(AT)).present());
+        assert_eq!((parent.counters().anon.0, parent.load(AT)), (0, Ok(0)));
+        w.vm.validate().unwrap();
+    });
+}
+
+#[test]
 fn a_page_that_was_written_after_all_is_no_longer_freed_lazily() {
     World::run(|w| {
         let mm = program(w, 7);

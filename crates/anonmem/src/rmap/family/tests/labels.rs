@@ -129,7 +129,7 @@ fn a_family_is_locked_as_long_as_somebody_is_left() {
         let page = w.vm.frames.try_get(mm.pagemap(va).pfn.unwrap()).unwrap();
         let guard = lock_read(&w.vm, page.folio()).unwrap();
         let family = <Families as ReverseMap<M>>::family(&guard);
-        assert!(<Families as ReverseMap<M>>::is_right(&guard, page.folio()));
+        assert_eq!(<Families as ReverseMap<M>>::validate_locked(&guard, page.folio()), Ok(()));
         drop(guard);
         let is_there = || <Families as ReverseMap<M>>::lock_family(&w.vm, family).is_some();
         let child = mm.fork().unwrap();
@@ -154,5 +154,19 @@ fn nobody_waits_for_a_family_to_learn_that_a_page_is_not_mapped() {
         });
         assert!(unmapped);
         drop(lock);
+    });
+}
+
+#[test]
+fn a_page_that_one_program_has_alone_is_found_without_its_relatives() {
+    run(|w| {
+        let (parent, va) = program(w);
+        let child = parent.fork().unwrap();
+        parent.store(va.0, 2).unwrap();
+        assert_eq!((mappers(&parent, va), mappers(&child, va)), (1, 1));
+        // Whoever came to the child would wait for its tree of mappings.
+        let writing = child.slot().tree.seq.begin_write();
+        assert_eq!(mappers(&parent, va), 1);
+        drop(writing);
     });
 }
