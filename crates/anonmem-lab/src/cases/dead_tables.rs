@@ -99,7 +99,7 @@ pub const RMAP: Case = Case {
     title: "an rmap walk stands in a table that munmap frees",
     happened: "Linux, free_pgtables: \"Hide vma from rmap and truncate_pagecache before freeing pgtables\".",
     environment: "CPU0 walks the page's mappings, with a reference to it and the anon_vma's lock. CPU1 unmaps everything, with the mmap lock for \
-                  writing, and frees what waits.",
+                  writing, and frees what waits. CPU2 frees what waits, too.",
     rule: "Tables are freed after the VMA has left the reverse map.",
     mutants: &[Mutant::Patch {
         name: "munmap-frees-tables-before-unlink",
@@ -118,6 +118,9 @@ pub const RMAP: Case = Case {
                 .cpu("unmaps, drains", |k| {
                     k.mm(0).munmap(pages(0, 17)).expect("frames");
                     k.vm.drain();
+                })
+                .cpu("reaps", |k| {
+                    k.vm.reap();
                 }),
         )
     },
@@ -129,7 +132,7 @@ pub const HARDWARE: Case = Case {
     title: "the hardware walks a table that munmap frees",
     happened: "Linux, mmu_gather: tables are freed after the flush, which waits for walks that are under way (2018: \"mm/tlb, x86/mm: page-table \
                freeing must flush\").",
-    environment: "CPU0 loads, CPU1 unmaps everything, with the mmap lock for writing, and frees what waits.",
+    environment: "CPU0 loads, CPU1 unmaps everything, with the mmap lock for writing, and frees what waits. CPU2 frees what waits, too.",
     rule: "A table is freed after every CPU that may be walking it has answered the flush.",
     mutants: &[Mutant::Patch {
         name: "gather-tables-before-flush",
@@ -147,6 +150,9 @@ pub const HARDWARE: Case = Case {
                     k.mm(0).munmap(pages(0, 17)).expect("frames");
                     k.vm.drain();
                     assert_eq!(k.load(0, 16), Err(FaultOutcome::SegvMaperr), "mapped after munmap");
+                })
+                .cpu("reaps", |k| {
+                    k.vm.reap();
                 }),
         )
     },
