@@ -142,3 +142,32 @@ impl<M: Machine> Vm<M> {
         self.cpus.iter().any(|cpu| cpu.batches.load(Ordering::Acquire) != 0)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::TABLE_RETRIES;
+    use crate::{
+        Error,
+        testing::{P, RW, World, pages},
+        vma::Backing,
+    };
+
+    /// Every attempt gives back a table, which comes back before the next one.
+    #[test]
+    fn an_operation_gives_up_when_only_tables_come_back() {
+        World::run(|w| {
+            let mm = w.vm.new_mm().unwrap();
+            let mut attempts = 0;
+            let result: Result<(), Error> = w.vm.reclaiming(|| {
+                attempts += 1;
+                assert!(attempts < 1000, "its own tables let it try for ever");
+                mm.map_raw(pages(16, 1), RW, Backing::Anonymous);
+                mm.store(16 * P, 7).unwrap();
+                mm.munmap(pages(16, 1)).unwrap();
+                Err(Error::OutOfMemory)
+            });
+            assert_eq!((result, attempts), (Err(Error::OutOfMemory), 1 + TABLE_RETRIES));
+            w.vm.validate().unwrap();
+        });
+    }
+}
