@@ -37,13 +37,13 @@ impl Patch {
     pub(crate) fn read(path: &Path) -> Result<Self, String> {
         let text = fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))?;
         let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        Ok(Self::parse(name, path.into(), &text))
+        Self::parse(name, path.into(), &text)
     }
 
-    fn parse(name: String, path: PathBuf, text: &str) -> Self {
+    fn parse(name: String, path: PathBuf, text: &str) -> Result<Self, String> {
         let said = |key: &str| text.lines().find_map(|l| l.strip_prefix(key)).unwrap_or_default().trim();
         let words = |key: &str| said(key).split_whitespace().map(str::to_owned).collect::<Vec<_>>();
-        Self {
+        let patch = Self {
             name,
             path,
             breaks: text.lines().next().unwrap_or_default().to_owned(),
@@ -52,7 +52,12 @@ impl Patch {
             // The first word is the crate.
             tests: words("tests: ").into_iter().skip(1).collect(),
             files: text.lines().filter_map(|l| l.strip_prefix("+++ b/")).map(str::to_owned).collect(),
+        };
+        // It would be shown to nothing, and count as a bug that nobody finds.
+        if patch.kind.is_none() && patch.cases.is_empty() && patch.tests.is_empty() {
+            return Err(format!("{}: a line \"cases:\", \"tests:\" or \"kind:\" is missing", patch.name));
         }
+        Ok(patch)
     }
 
     /// The patch as mutants that all have the number `id`: one for each function that it changes.
@@ -174,6 +179,21 @@ mod tests {
         "use a::b;\nimpl A {\n    fn f(&self) -> u8 { self.g(); 1 }\n    fn g(&self) { drop(b) }\n}\n";
 
     #[test]
+    fn a_patch_says_what_must_find_it() {
+        let parse = |head: &str| {
+            Patch::parse("a".into(), "a.patch".into(), &format!("{head}\n--- a/b.rs\n+++ b/b.rs\n"))
+        };
+        let patch = parse("It breaks.\nkind: window\n").unwrap();
+        assert_eq!((patch.breaks.as_str(), patch.kind.as_deref()), ("It breaks.", Some("window")));
+        assert!(parse("It breaks.\n").is_err_and(|why| why.contains("kind:")));
+        let mutants = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../mutants");
+        let folders = [mutants.clone(), mutants.join("holes")].map(|f| fs::read_dir(f).unwrap());
+        let paths = folders.into_iter().flatten().map(|e| e.unwrap().path());
+        let read = paths.filter(|p| p.extension().is_some_and(|e| e == "patch")).map(|p| Patch::read(&p));
+        assert!(read.map(|patch| patch.unwrap()).filter(|p| !p.breaks.ends_with('.')).count() == 0);
+    }
+
+    #[test]
     fn the_bodies_that_differ_are_planted() {
         let new = OLD.replace("self.g(); ", "").replace("fn g", "// A comment.\n    fn g");
         let changes = changes(OLD, &new).unwrap();
@@ -206,7 +226,7 @@ mod tests {
     #[test]
     fn the_first_lines_of_a_patch_say_what_must_find_it() {
         let text = "It breaks.\ncases: one two\ntests: anonmem a_test\n\n--- a/x.rs\n+++ b/x.rs\n";
-        let patch = Patch::parse("p".into(), "p.patch".into(), text);
+        let patch = Patch::parse("p".into(), "p.patch".into(), text).unwrap();
         assert_eq!(
             (patch.cases.len(), &patch.tests[..], &patch.files[..]),
             (2, &["a_test".to_owned()][..], &["x.rs".to_owned()][..])
