@@ -94,6 +94,10 @@ pub const ANOTHER_MM_SPECULATIVE: Case = Case {
             name: "vma-attach-one-version",
             what: "a slot's new use sets the sequence before the version changes",
         },
+        Mutant::Patch {
+            name: "vma-version-no-fence",
+            what: "nothing orders a new version before what the writer changes",
+        },
     ],
     runs: RUNS,
     program: |_| recycled("vma-recycled-under-speculation", LockMode::Speculative, MAPS_IN_ANOTHER),
