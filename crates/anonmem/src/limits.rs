@@ -179,6 +179,22 @@ impl<M: Machine> Mm<'_, M> {
     }
 
     /// Lets the program have no large folios from now on, or have them again. A child inherits it.
+    ///
+    /// ```
+    /// # use anonmem::{hal::Order, *};
+    /// # use anonmem_testkit::Program;
+    /// # anonmem_testkit::example(|vm, mm| {
+    /// vm.set_folio_policy(FolioPolicy::up_to(Order::new(2), FolioMode::Always));
+    /// let start = mm.mmap(MmapRequest::anonymous(12 * 4096, Prot::READ | Prot::WRITE))?;
+    /// mm.set_thp_disable(ThpDisable::Yes);
+    /// mm.store(start, 7)?;
+    /// assert_eq!(mm.counters().anon.0, 1);
+    /// mm.set_thp_disable(ThpDisable::No);
+    /// mm.store(Va(start.0 + 6 * 4096), 7)?;
+    /// assert_eq!(mm.counters().anon.0, 1 + 4);
+    /// # Ok(())
+    /// # });
+    /// ```
     #[doc(alias = "PR_SET_THP_DISABLE")]
     pub fn set_thp_disable(&self, disable: ThpDisable) {
         self.slot().thp_disable.store(disable as u32, Ordering::Relaxed);

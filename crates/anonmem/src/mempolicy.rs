@@ -89,6 +89,25 @@ impl<M: Machine> Mm<'_, M> {
     /// Gives the mappings of `range`, or the parts of them that lie in it, a policy. Pages that are there
     /// stay where they are.
     ///
+    /// ```
+    /// use anonmem::hal::{NodeMode, NodePolicy, NodeSet};
+    /// use anonmem::{Config, Holes, MmapRequest, Prot, Va, VaRange, Vm};
+    /// # use anonmem_testkit::{Program, VecMachine};
+    ///
+    /// let vm = Vm::new(VecMachine::new(4096), Config { nodes: 2, ..Config::default() })?;
+    /// let mm = vm.new_mm()?;
+    /// let start = mm.mmap(MmapRequest::anonymous(4 * 4096, Prot::READ | Prot::WRITE))?;
+    /// let first = VaRange { start, end: Va(start.0 + 4096) };
+    /// let policy = NodePolicy { mode: NodeMode::Bind, nodes: NodeSet::only(1), tag: 0 };
+    /// mm.set_node_policy(first, policy, Holes::Refused)?;
+    /// assert_eq!(mm.node_policy_at(start), Some(policy));
+    /// assert_eq!(mm.node_policy_at(first.end), Some(NodePolicy::DEFAULT));
+    /// mm.store(start, 7)?;
+    /// assert_eq!(mm.node_of_page(start), Ok(1));
+    /// # vm.validate()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Locks
     /// The mmap lock for writing. Sleeps.
     ///
@@ -160,6 +179,25 @@ impl<M: Machine> Mm<'_, M> {
     }
 
     /// Moves the page at `va` to a node, with the folio that it is of, unless it lies there.
+    ///
+    /// ```
+    /// use anonmem::{Config, MmapRequest, NoPage, NotMoved, Prot, Va, Vm, Whose};
+    /// # use anonmem_testkit::{Program, VecMachine};
+    ///
+    /// let vm = Vm::new(VecMachine::new(4096), Config { nodes: 2, ..Config::default() })?;
+    /// let mm = vm.new_mm()?;
+    /// let start = mm.mmap(MmapRequest::anonymous(2 * 4096, Prot::READ | Prot::WRITE))?;
+    /// mm.store(start, 7)?;
+    /// for node in [1, 0] {
+    ///     mm.move_page_to_node(start, node, Whose::Own)?;
+    ///     assert_eq!((mm.node_of_page(start), mm.load(start)?), (Ok(node), 7));
+    /// }
+    /// let untouched = Va(start.0 + 4096);
+    /// let moved = mm.move_page_to_node(untouched, 1, Whose::Own);
+    /// assert_eq!(moved, Err(NotMoved::NoPage(NoPage::Empty)));
+    /// # vm.validate()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Locks
     /// The caller holds none. Sleeps.

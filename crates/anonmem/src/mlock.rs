@@ -59,6 +59,19 @@ impl<M: Machine> Mm<'_, M> {
 
     /// Locks the pages that hold the `len` bytes from `start`, each when it is touched (`MLOCK_ONFAULT`).
     ///
+    /// ```
+    /// # use anonmem::*;
+    /// # use anonmem_testkit::Program;
+    /// # anonmem_testkit::example(|_, mm| {
+    /// let start = mm.mmap(MmapRequest::anonymous(4 * 4096, Prot::READ | Prot::WRITE))?;
+    /// mm.mlock_onfault(start, 2 * 4096)?;
+    /// assert_eq!((mm.counters().locked.0, mm.counters().anon.0), (2, 0));
+    /// mm.store(start, 7)?;
+    /// assert_eq!((mm.counters().locked.0, mm.counters().anon.0), (2, 1));
+    /// # Ok(())
+    /// # });
+    /// ```
+    ///
     /// # Errors
     /// As [`mlock`](Self::mlock).
     #[doc(alias = "mlock2")]
@@ -128,6 +141,19 @@ impl<M: Machine> Mm<'_, M> {
     }
 
     /// Unlocks everything, also what will be mapped.
+    ///
+    /// ```
+    /// # use anonmem::*;
+    /// # anonmem_testkit::example(|_, mm| {
+    /// mm.mlockall(MlockAll::CURRENT | MlockAll::FUTURE)?;
+    /// mm.mmap(MmapRequest::anonymous(4 * 4096, Prot::READ | Prot::WRITE))?;
+    /// assert_eq!((mm.counters().locked.0, mm.counters().anon.0), (4, 4));
+    /// mm.munlockall();
+    /// mm.mmap(MmapRequest::anonymous(2 * 4096, Prot::READ | Prot::WRITE))?;
+    /// assert_eq!((mm.counters().locked.0, mm.counters().anon.0), (0, 4));
+    /// # Ok(())
+    /// # });
+    /// ```
     ///
     /// # Locks
     /// The mmap lock for writing.

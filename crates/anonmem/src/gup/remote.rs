@@ -51,6 +51,21 @@ impl<M: Machine> Mm<'_, M> {
     /// Moves bytes from or to the addresses from `at` on, up to the first page that cannot be had; returns
     /// how many. Of the flags, [`PinFlags::FORCE`] and [`PinFlags::NOFAULT`] count.
     ///
+    /// ```
+    /// # use anonmem::*;
+    /// # use anonmem_testkit::Program;
+    /// # anonmem_testkit::example(|_, mm| {
+    /// let start = mm.mmap(MmapRequest::anonymous(2 * 4096, Prot::READ | Prot::WRITE))?;
+    /// let at = Va(start.0 + 4096 - 2);
+    /// mm.access_remote(at, RemoteBytes::Write(&[1, 2, 3, 4]), PinFlags::empty())?;
+    /// assert_eq!((mm.load(Va(at.0 - 6))? >> 48, mm.load(Va(at.0 + 2))?), (0x0201, 0x0403));
+    /// let (mut bytes, nearly_the_end) = ([9; 4], Va(start.0 + 2 * 4096 - 3));
+    /// let read = mm.access_remote(nearly_the_end, RemoteBytes::Read(&mut bytes), PinFlags::empty())?;
+    /// assert_eq!((read, bytes), (3, [0, 0, 0, 9]));
+    /// # Ok(())
+    /// # });
+    /// ```
+    ///
     /// # Locks
     /// The mmap lock for reading, again and again. Sleeps.
     ///

@@ -48,6 +48,24 @@ impl<M: Machine> Mm<'_, M> {
     /// Lets all of its memory be merged, that of its children included, or ends that: then every page is its
     /// own again.
     ///
+    /// ```
+    /// # use anonmem::*;
+    /// # use anonmem_testkit::Program;
+    /// # anonmem_testkit::example(|vm, mm| {
+    /// mm.set_merge_any(MergeAny::Yes)?;
+    /// let start = mm.mmap(MmapRequest::anonymous(2 * 4096, Prot::READ | Prot::WRITE))?;
+    /// mm.store(start, 7)?;
+    /// mm.store(Va(start.0 + 4096), 7)?;
+    /// while vm.ksm_stats().full_scans < 2 {
+    ///     vm.ksm_scan(100)?;
+    /// }
+    /// assert_eq!(vm.stats().user, 1);
+    /// mm.set_merge_any(MergeAny::No)?;
+    /// assert_eq!((vm.stats().user, mm.merge_any()), (2, MergeAny::No));
+    /// # Ok(())
+    /// # });
+    /// ```
+    ///
     /// # Locks
     /// The mmap lock for writing. Sleeps.
     ///

@@ -124,6 +124,29 @@ impl<M: Machine> Drop for UffdFork<'_, M> {
 impl<'v, M: Machine> Mm<'v, M> {
     /// Makes a userfaultfd for this address space. It watches nothing yet.
     ///
+    /// ```
+    /// # use anonmem::*;
+    /// # use anonmem_testkit::Program;
+    /// # anonmem_testkit::example(|_, mm| {
+    /// let start = mm.mmap(MmapRequest::anonymous(4 * 4096, Prot::READ | Prot::WRITE))?;
+    /// let uffd = mm.userfaultfd(UffdFaults::UserOnly)?;
+    /// uffd.agree(UffdFeatures::empty())?;
+    /// uffd.register(start, 4 * 4096, RegisterMode::MISSING)?;
+    /// std::thread::scope(|threads| {
+    ///     let program = threads.spawn(|| mm.load(start));
+    ///     assert!(uffd.wait_for_message());
+    ///     let Some(UffdMessage::Fault(fault)) = uffd.read() else { panic!("no fault was told") };
+    ///     assert_eq!((fault.va, fault.reason, fault.write), (start, UffdReason::Missing, false));
+    ///     let filled = uffd.copy(start, 4096, FillMode::empty(), &mut |_, page| {
+    ///         page.write(0, &[7]);
+    ///         Ok(())
+    ///     });
+    ///     assert_eq!((filled.bytes, program.join().unwrap()), (4096, Ok(7)));
+    /// });
+    /// # Ok(())
+    /// # });
+    /// ```
+    ///
     /// # Errors
     /// [`Error::OutOfMemory`].
     #[doc(alias = "new_userfaultfd")]
