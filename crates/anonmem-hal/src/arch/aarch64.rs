@@ -149,7 +149,10 @@ impl Arch for AArch64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::arch::toy::tests::{every_entry_round_trips, every_upper_entry_round_trips};
+    use crate::arch::{
+        by_number::{Format, RWX},
+        toy::tests::{every_entry_round_trips, every_upper_entry_round_trips},
+    };
 
     #[test]
     fn every_aarch64_entry_round_trips() {
@@ -157,6 +160,27 @@ mod tests {
         for level in [1, 2] {
             every_upper_entry_round_trips::<AArch64>(&[0, 0x1_2345_6789, (1 << 36) - 1], level);
         }
+    }
+
+    /// DDI 0487, D8.3.1 and D8.3.2: valid 0, page or table 1, AP\[1\] 6, AP\[2\] 7, SH 8 and 9, AF 10, nG 11,
+    /// address 12 to 47, DBM 51, PXN 53, UXN 54, software 55 to 58. AttrIndx 2 to 4, NS 5, what is reserved,
+    /// Contiguous 52 and 59 to 63 stay 0. Blocks are of 2 MiB and 1 GiB.
+    #[test]
+    fn every_entry_has_the_bits_of_the_manual() {
+        let format = Format {
+            permissions: [
+                (Protection::R, [&[0, 1, 6, 7, 8, 9, 11, 53, 54], &[0, 1, 6, 7, 8, 9, 11, 53, 54, 55]]),
+                (Protection::RW, [&[0, 1, 6, 7, 8, 9, 11, 51, 53, 54], &[0, 1, 6, 8, 9, 11, 51, 53, 54, 55]]),
+                (Protection::RX, [&[0, 1, 6, 7, 8, 9, 11, 53], &[0, 1, 6, 7, 8, 9, 11, 53, 55]]),
+                (RWX, [&[0, 1, 6, 7, 8, 9, 11, 51, 53], &[0, 1, 6, 8, 9, 11, 51, 53, 55]]),
+            ],
+            marks: [Some(10), Some(56), Some(58), Some(57)],
+            frame: 12..48,
+            table: &[0, 1],
+            leaf: &[1],
+            leaves_up_to: 2,
+        };
+        format.is_that_of::<AArch64>();
     }
 
     const PAGE_42: Present = Present {

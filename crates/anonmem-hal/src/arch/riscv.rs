@@ -121,7 +121,10 @@ impl Arch for Sv48 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::arch::toy::tests::{every_entry_round_trips, every_upper_entry_round_trips};
+    use crate::arch::{
+        by_number::{Format, RWX},
+        toy::tests::{every_entry_round_trips, every_upper_entry_round_trips},
+    };
 
     #[test]
     fn every_sv48_entry_round_trips() {
@@ -129,6 +132,27 @@ mod tests {
         for level in [1, 2] {
             every_upper_entry_round_trips::<Sv48>(&[0, 0x123_4567_8900, (1 << 44) - 1], level);
         }
+    }
+
+    /// Privileged Architecture, figure "Sv48 page table entry": V 0, R 1, W 2, X 3, U 4, A 6, D 7, RSW 8 and
+    /// 9, PPN 10 to 53. G 5, what is reserved (54 to 60), PBMT 61 and 62 (Svpbmt) and N 63 (Svnapot) stay 0.
+    /// A pointer has V alone, and there are leaves at every level.
+    #[test]
+    fn every_entry_has_the_bits_of_the_manual() {
+        let format = Format {
+            permissions: [
+                (Protection::R, [&[0, 1, 4], &[0, 1, 4, 7]]),
+                (Protection::RW, [&[0, 1, 2, 4], &[0, 1, 2, 4, 7]]),
+                (Protection::RX, [&[0, 1, 3, 4], &[0, 1, 3, 4, 7]]),
+                (RWX, [&[0, 1, 2, 3, 4], &[0, 1, 2, 3, 4, 7]]),
+            ],
+            marks: [Some(6), Some(8), Some(9), None],
+            frame: 10..54,
+            table: &[0],
+            leaf: &[],
+            leaves_up_to: 3,
+        };
+        format.is_that_of::<Sv48>();
     }
 
     /// Privileged Architecture, figure "Sv48 page table entry" and the table of R, W and X.

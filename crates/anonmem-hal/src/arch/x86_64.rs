@@ -282,7 +282,10 @@ impl Arch for X86_64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::arch::toy::tests::{every_entry_round_trips, every_upper_entry_round_trips};
+    use crate::arch::{
+        by_number::{Format, RWX},
+        toy::tests::{every_entry_round_trips, every_upper_entry_round_trips},
+    };
 
     #[test]
     fn every_x86_64_entry_round_trips() {
@@ -290,6 +293,27 @@ mod tests {
         for level in [1, 2] {
             every_upper_entry_round_trips::<X86_64>(&[0, 0x12_3456_7890, (1 << 40) - 1], level);
         }
+    }
+
+    /// SDM volume 3A, tables 4-15 to 4-20 (5-15 to 5-20 since Paging is chapter 5): P 0, R/W 1, U/S 2,
+    /// accessed 5, dirty 6, PS 7, ignored 9 to 11, address 12 to 51, XD 63. PWT 3, PCD 4, PAT 7 or 12, G 8
+    /// and what is reserved stay 0.
+    #[test]
+    fn every_entry_has_the_bits_of_the_manual() {
+        let format = Format {
+            permissions: [
+                (Protection::R, [&[0, 2, 63], &[0, 2, 6, 63]]),
+                (Protection::RW, [&[0, 1, 2, 63], &[0, 1, 2, 6, 63]]),
+                (Protection::RX, [&[0, 2], &[0, 2, 6]]),
+                (RWX, [&[0, 1, 2], &[0, 1, 2, 6]]),
+            ],
+            marks: [Some(5), Some(9), Some(10), Some(11)],
+            frame: 12..52,
+            table: &[0, 1, 2],
+            leaf: &[7],
+            leaves_up_to: 2,
+        };
+        format.is_that_of::<X86_64>();
     }
 
     #[test]
