@@ -8,7 +8,7 @@ use common::{Bug, Planted, plant};
 
 /// Planted machines, and the check that finds each. The first check that fails decides: what a broken machine
 /// does after that proves nothing.
-const PLANTED: [(Bug, &str); 22] = [
+const PLANTED: [(Bug, &str); 23] = [
     (Bug::FlushDoesNothing, "flush: this CPU, one page"),
     (Bug::FlushForgetsOthers, "flush: other CPUs"),
     (Bug::FlushForgetsTheLastPage, "flush: this CPU, one page"),
@@ -31,6 +31,7 @@ const PLANTED: [(Bug, &str); 22] = [
     (Bug::SlotsShareAPage, "swap_write, swap_read: each slot its page"),
     (Bug::FillsTheFirstPage, "fill: the bytes of the source"),
     (Bug::RootIsNotEmpty, "init_root: the user half is empty"),
+    (Bug::NeverActivates, "activate: flushes reach this CPU"),
 ];
 
 /// Checks that no machine above is the first to fail, and one that each of them says is broken.

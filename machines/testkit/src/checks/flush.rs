@@ -7,7 +7,7 @@
 use super::{Broken, Checked, Mm, P, Stop, World, equal, holds, page, range};
 use crate::tally::{Step, Tally, pause};
 use anonmem::{Advice, Machine, MmapRequest, Prot, Va};
-use anonmem_hal::Arch;
+use anonmem_hal::{Arch, CpuSet, FlushRange};
 use core::sync::atomic::{
     AtomicBool, AtomicU64,
     Ordering::{Relaxed, SeqCst},
@@ -35,6 +35,31 @@ pub(super) fn init_root<M: Machine>(w: &World<'_, '_, M>) -> Checked {
         equal("an entry of the user half of a new top-level table", found, 0)?;
     }
     Ok(())
+}
+
+/// A CPU that runs a program is one that the memory manager flushes. If no flush of its own reaches this one,
+/// and the same flush by hand does, nobody has called `activate`.
+pub(super) fn active<M: Machine>(w: &World<'_, '_, M>) -> Checked {
+    let (mm, va) = w.space(1)?;
+    w.within(&mm, || {
+        for n in 0..FEW {
+            mm.mprotect(range(va, 1), Prot::READ | Prot::WRITE)?;
+            w.store(&mm, va, n)?;
+            mm.mprotect(range(va, 1), Prot::READ)?;
+            if !w.port.store(&mm, va, n) {
+                return Ok(());
+            }
+            // Twice: a machine that leaves out every other flush is another one's to find.
+            for _ in 0..2 {
+                let what = FlushRange::Range(range(va, 1));
+                w.machine().flush(CpuSet::one(M::current_cpu()), mm.root(), what);
+            }
+            if w.port.store(&mm, va, n) {
+                return Err(Stop::NotTried("a flush by hand does not reach this CPU either"));
+            }
+        }
+        Ok(holds("one flush of several reaches the CPU that runs a program", false)?)
+    })
 }
 
 fn own<M: Machine>(w: &World<'_, '_, M>, pages: u64) -> Checked {

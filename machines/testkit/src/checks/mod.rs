@@ -167,7 +167,7 @@ pub fn check<'v, M: Machine>(
 }
 
 /// All checks, in the order in which a port comes up. The direct map is asked first and last.
-pub fn all<'v, M: Machine>() -> [Check<'v, M>; 35] {
+pub fn all<'v, M: Machine>() -> [Check<'v, M>; 36] {
     macro_rules! table {
         ($($name:literal, $why:literal, $run:path;)*) => {
             [$(Check { name: $name, why: $why, run: $run }),*]
@@ -191,6 +191,7 @@ pub fn all<'v, M: Machine>() -> [Check<'v, M>; 35] {
         "park, unpark: no wake-up is lost", "a task sleeps for ever", tasks::no_lost_wake_up;
         "park, unpark: a wake-up for each", "one of several sleepers sleeps for ever", tasks::everybody_wakes;
         "init_root: the user half is empty", "a new program has somebody's pages", flush::init_root;
+        "activate: flushes reach this CPU", "nobody flushes the CPU that runs a program", flush::active;
         "flush: this CPU, one page", "a program goes on writing to a freed page", flush::own_page;
         "flush: this CPU, many pages", "the same, where all translations go at once", flush::own_many;
         "flush: after fork", "a child reads its parent's later stores", flush::after_fork;
