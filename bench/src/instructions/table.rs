@@ -124,6 +124,24 @@ mod tests {
         assert!(committed.unequal().is_empty() && committed.rows.contains_key("fault-beside-uffd"));
     }
 
+    /// The second column of the table in docs/porting.md names rows of the file.
+    #[test]
+    fn what_porting_says_it_costs_is_what_was_counted() {
+        let committed = Table::parse(include_str!("../../instructions.toml")).unwrap();
+        let page = include_str!("../../../docs/porting.md");
+        let costs = page.split("\n## What it costs\n").nth(1).expect("the page says what it costs");
+        let mut said = 0;
+        for line in costs.lines().filter(|line| line.contains("| `")) {
+            let [_, _, row, count, _] = line.split('|').map(str::trim).collect::<Vec<_>>()[..] else {
+                panic!("\"{line}\" has not three columns");
+            };
+            let counted = format!("{:.0}", committed.rows[row.trim_matches('`')]);
+            assert_eq!(count.replace(',', ""), counted, "docs/porting.md: {line}");
+            said += 1;
+        }
+        assert!(said >= 5, "{said} rows of docs/porting.md that name one of the file");
+    }
+
     /// Without asking for anything, a program has four fifths of what folios of 64 KiB would give it.
     #[test]
     fn folios_that_grow_gain_nearly_what_those_of_64_kib_gain() {

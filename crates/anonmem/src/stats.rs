@@ -57,7 +57,8 @@ pub struct Stats {
     pub frames: u64,
     /// Free frames.
     pub free: u64,
-    /// The most frames in use at once.
+    /// The most frames in use at a time. Looked at when a CPU's list is refilled, so that it may lag by one
+    /// list per CPU.
     pub peak_used: u64,
     /// Frames that hold user pages.
     pub user: u64,
@@ -81,9 +82,9 @@ pub struct Stats {
     pub chains: u64,
     /// Shared objects.
     pub shared_objects: u64,
-    /// The most anon_vmas at once.
+    /// The most anon_vmas at a time. Looked at as `peak_used` is, so that it may lag as much.
     pub peak_anon_vmas: u64,
-    /// The most links at once.
+    /// The most links at a time, as [`peak_anon_vmas`](Self::peak_anon_vmas).
     pub peak_chains: u64,
 }
 
