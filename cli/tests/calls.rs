@@ -60,3 +60,11 @@ fn who_comes_second_is_refused_as_on_linux() {
         same_table_as_host("claims", &["--cpus", cpus]);
     }
 }
+
+/// What a record tells, who is asked, who is woken, what is inherited.
+#[test]
+fn signals_are_read_by_descriptor_as_on_linux() {
+    for cpus in ["1", "4"] {
+        same_table_as_host("signalfd", &["--cpus", cpus]);
+    }
+}

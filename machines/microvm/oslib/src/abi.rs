@@ -7,6 +7,9 @@ use crate::vfs::FileType;
 use alloc::vec::Vec;
 use linux_raw_sys::general as abi;
 
+/// Nanoseconds in a clock tick of `times`, `/proc` and what a SIGCHLD tells. Linux: `USER_HZ`.
+pub const TICK_NS: u64 = 10_000_000;
+
 /// A number that a structure may have as a field.
 pub trait Number: Copy {
     /// Writes it, little-endian, to the first bytes of `to`.

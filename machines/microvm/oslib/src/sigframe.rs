@@ -6,7 +6,7 @@
 //! `siginfo_t` and `stack_t` are where `linux-raw-sys` has their fields. It has no `struct ucontext` and no
 //! `struct sigcontext`: their offsets are below.
 
-use crate::abi::{Fields, Packer};
+use crate::abi::{Fields, Packer, TICK_NS};
 use crate::signal::{SIGBUS, SigSet, code};
 use alloc::vec::Vec;
 use core::mem::offset_of;
@@ -68,6 +68,8 @@ pub enum Detail {
         pid: u32,
         /// Exit status or signal.
         status: i32,
+        /// CPU time.
+        cpu_ns: u64,
     },
     /// A fault.
     Fault {
@@ -107,11 +109,13 @@ impl SigInfo {
                 .u32(uid)
                 .zeros_to(at!(_sifields._rt._sigval))
                 .u64(value),
-            Detail::Child { pid, status } => p
+            Detail::Child { pid, status, cpu_ns } => p
                 .zeros_to(at!(_sifields._sigchld._pid))
                 .u32(pid)
                 .zeros_to(at!(_sifields._sigchld._status))
-                .i32(status),
+                .i32(status)
+                .zeros_to(at!(_sifields._sigchld._utime))
+                .u64(cpu_ns / TICK_NS),
             Detail::Fault { addr } => {
                 let p = p.zeros_to(at!(_sifields._sigfault._addr)).u64(addr);
                 // `si_addr_lsb`: how much is lost.
@@ -127,6 +131,23 @@ impl SigInfo {
         p.zeros_to(SIGINFO).0
     }
 
+    /// Gives `struct signalfd_siginfo`, the record of a signalfd. Linux: fs/signalfd.c `signalfd_copyinfo`.
+    pub fn to_record(&self) -> Vec<u8> {
+        let p = Packer::new().u32(self.signal).zeros_to(record::CODE).i32(self.code);
+        // A value is told twice: as a number and as a pointer.
+        let with_value = |p: Packer, value: u64| p.zeros_to(record::INT).u32(value as u32).u64(value);
+        let p = match self.detail {
+            Detail::None => p,
+            Detail::Sender { pid, uid, value } => with_value(p.u32(pid).u32(uid), value),
+            Detail::Child { pid, status, cpu_ns } => {
+                p.u32(pid).zeros_to(record::STATUS).i32(status).zeros_to(record::UTIME).u64(cpu_ns / TICK_NS)
+            }
+            Detail::Fault { addr } => p.zeros_to(record::ADDR).u64(addr),
+            Detail::Timer { id, value } => with_value(p.zeros_to(record::TID).u32(id), value),
+        };
+        p.zeros_to(RECORD).0
+    }
+
     /// Reads what `rt_sigqueueinfo` was given.
     pub fn from_bytes(signal: u32, bytes: &[u8]) -> SigInfo {
         let f = Fields(bytes);
@@ -137,6 +158,20 @@ impl SigInfo {
         };
         SigInfo { signal, code: f.i32(at!(si_code)), detail }
     }
+}
+
+/// Bytes of `struct signalfd_siginfo`.
+pub const RECORD: usize = 128;
+
+/// Where fields of `struct signalfd_siginfo` are, which `linux-raw-sys` does not have. The user follows the
+/// process, and the process the code; the pointer follows the number.
+mod record {
+    pub(super) const CODE: usize = 8;
+    pub(super) const TID: usize = 24;
+    pub(super) const STATUS: usize = 40;
+    pub(super) const INT: usize = 44;
+    pub(super) const UTIME: usize = 56;
+    pub(super) const ADDR: usize = 72;
 }
 
 /// An alternate signal stack (`stack_t`).
@@ -329,6 +364,24 @@ mod tests {
         let bytes = |code| SigInfo { signal: SIGBUS, code, detail: Detail::Fault { addr: 0xbad } }.to_bytes();
         assert_eq!(bytes(code::BUS_MCEERR_AR)[16..26], [0xad, 0xb, 0, 0, 0, 0, 0, 0, 12, 0]);
         assert_eq!(bytes(code::BUS_ADRERR)[16..26], [0xad, 0xb, 0, 0, 0, 0, 0, 0, 0, 0]);
+    }
+
+    #[test]
+    fn a_record_of_a_signalfd_has_its_fields_where_linux_has_them() {
+        let record = |detail| SigInfo { signal: SIGUSR1, code: code::SI_QUEUE, detail }.to_record();
+        let sender = record(Detail::Sender { pid: 7, uid: 8, value: 0x1_0000_0002 });
+        let f = Fields(&sender);
+        assert_eq!((sender.len(), f.u32(0), f.i32(4), f.i32(8)), (128, SIGUSR1, 0, -1));
+        assert_eq!((f.u32(12), f.u32(16), f.u32(44), f.u64(48)), (7, 8, 2, 0x1_0000_0002));
+        let child = record(Detail::Child { pid: 9, status: 3, cpu_ns: 5 * TICK_NS });
+        let f = Fields(&child);
+        assert_eq!((child.len(), f.u32(12), f.i32(40), f.u64(56), f.u64(64)), (128, 9, 3, 5, 0));
+        let timer = record(Detail::Timer { id: 4, value: 6 });
+        let f = Fields(&timer);
+        assert_eq!((timer.len(), f.u32(24), f.u32(32), f.u32(44), f.u64(48)), (128, 4, 0, 6, 6));
+        let fault = record(Detail::Fault { addr: 0xbad });
+        assert_eq!((fault.len(), Fields(&fault).u64(72)), (128, 0xbad));
+        assert_eq!(record(Detail::None).len(), 128);
     }
 
     #[test]

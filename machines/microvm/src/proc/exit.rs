@@ -171,10 +171,8 @@ pub fn tell_parent(process: &Process, why: i32, status: i32) {
     let signal = if is_end { process.exit_signal.load(SeqCst) } else { SIGCHLD };
     let no_stops = parent.signals.lock().action(SIGCHLD).flags & u64::from(abi::SA_NOCLDSTOP) != 0;
     if signal != 0 && (is_end || !no_stops) {
-        signal::send(
-            &parent,
-            SigInfo { signal, code: why, detail: Detail::Child { pid: process.pid, status } },
-        );
+        let detail = Detail::Child { pid: process.pid, status, cpu_ns: process.cpu_time_ns() };
+        signal::send(&parent, SigInfo { signal, code: why, detail });
     }
     parent.changed.notify();
 }

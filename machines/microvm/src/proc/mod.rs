@@ -33,6 +33,7 @@ pub mod pidfd;
 pub mod process;
 pub mod remote;
 pub mod signal;
+pub mod signalfd;
 pub mod table;
 pub mod thread;
 pub mod trace;

@@ -91,6 +91,8 @@ pub struct Process {
     pub exit_signal: AtomicU32,
     /// Its handlers and what is pending for the group.
     pub signals: SpinLock<ProcessSignals>,
+    /// A signal was sent to it, blocked or not.
+    pub signalled: Event,
     /// Threads and end.
     pub life: SpinLock<Life>,
     /// A child of this process changed, or a thread of it ended.
@@ -171,6 +173,7 @@ impl Process {
             executed: AtomicBool::new(false),
             exit_signal: AtomicU32::new(anonmem_oslib::signal::SIGCHLD),
             signals: SpinLock::new(parent.map_or_else(ProcessSignals::new, |p| p.signals.lock().fork())),
+            signalled: Event::new(),
             life: SpinLock::default(),
             changed: Event::new(),
             stopped: AtomicBool::new(false),

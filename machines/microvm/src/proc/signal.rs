@@ -186,6 +186,14 @@ impl Thread {
         !(pending & !(signals.mask & !signals.waiting_for)).is_empty()
     }
 
+    /// Takes a waiting signal of `set`, blocked or not: its own before its process's. Linux: kernel/signal.c
+    /// `dequeue_signal`.
+    pub fn take_signal(&self, set: SigSet) -> Option<SigInfo> {
+        let mut process = self.process.signals.lock();
+        let own = self.signals.lock().pending.take(set);
+        own.or_else(|| process.shared.take(set))
+    }
+
     /// Takes the next signal to deliver and what to do with it.
     pub fn next_signal(&self) -> Option<(SigInfo, Action)> {
         let mut process = self.process.signals.lock();
@@ -250,6 +258,8 @@ pub fn queue(process: &Arc<Process>, info: SigInfo) -> Result<()> {
     if let Some(thread) = wake {
         thread.kick();
     }
+    // Threads that block it are not kicked, and may read it by descriptor.
+    process.signalled.notify();
     Ok(())
 }
 

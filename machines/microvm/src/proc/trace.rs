@@ -260,7 +260,8 @@ fn stop(thread: &Thread, frame: &mut TrapFrame, info: SigInfo, event: u32) -> u3
 /// Tells a tracer of a stop.
 fn tell(thread: &Thread, tracer: u32, signal: u32) {
     let Some(tracer) = table::process(tracer) else { return };
-    let detail = Detail::Child { pid: thread.tid, status: signal as i32 };
+    let cpu_ns = thread.cpu_time_ns();
+    let detail = Detail::Child { pid: thread.tid, status: signal as i32, cpu_ns };
     signal::send(&tracer, SigInfo { signal: SIGCHLD, code: code::CLD_TRAPPED, detail });
     tracer.changed.notify();
 }

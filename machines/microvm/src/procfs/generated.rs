@@ -6,9 +6,6 @@ use anonmem_oslib::Errno;
 /// A path of `/proc` or `/sys` at which something is already, or another reason why it could not be made.
 pub struct Taken(pub String, pub Errno);
 
-/// Nanoseconds in a clock tick of `times` and `/proc`.
-pub const TICK_NS: u64 = 10_000_000;
-
 /// Inode numbers of `/proc`: a process's directory is this plus its number times [`PER_PROCESS`].
 pub(super) const FIRST_INO: u64 = 1 << 32;
 

@@ -16,8 +16,8 @@ mod procmap;
 pub mod system;
 mod thp;
 
+pub use generated::Taken;
 use generated::{FIRST_INO, now};
-pub use generated::{TICK_NS, Taken};
 
 use crate::arch::percpu::cpu_count;
 use crate::fs::open::Opener;

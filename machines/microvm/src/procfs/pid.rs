@@ -1,6 +1,6 @@
 //! `/proc/PID`.
 
-use super::generated::{FIRST_INO, PER_PROCESS, TICK_NS, now};
+use super::generated::{FIRST_INO, PER_PROCESS, now};
 use super::ksm;
 use super::map_files;
 use super::nodes;
@@ -22,6 +22,7 @@ use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use anonmem::{MapKind, MapUse, VmFlags, VmaInfo, VmaUsage};
 use anonmem_oslib::Result;
+use anonmem_oslib::abi::TICK_NS;
 use anonmem_oslib::cred::Cred;
 use anonmem_oslib::errno::{EACCES, EINVAL, ENOENT, ENOMEM, ENOTTY, EPERM};
 use anonmem_oslib::nodes::list;

@@ -107,6 +107,8 @@ fn leaves_something(number: u32) -> bool {
             | abi::__NR_pipe2
             | abi::__NR_eventfd
             | abi::__NR_eventfd2
+            | abi::__NR_signalfd
+            | abi::__NR_signalfd4
             | abi::__NR_userfaultfd
             | abi::__NR_memfd_create
             | abi::__NR_pidfd_open
@@ -379,6 +381,11 @@ fn dispatch(c: &mut Call<'_>, number: u64) -> Result<usize> {
         abi::__NR_rt_sigtimedwait => signal::rt_sigtimedwait(c),
         abi::__NR_rt_sigqueueinfo => signal::rt_sigqueueinfo(c),
         abi::__NR_rt_tgsigqueueinfo => signal::rt_tgsigqueueinfo(c),
+        abi::__NR_signalfd => signal::signalfd(c, 0),
+        abi::__NR_signalfd4 => {
+            let flags = c.u32(3);
+            signal::signalfd(c, flags)
+        }
         abi::__NR_sigaltstack => signal::sigaltstack(c),
         abi::__NR_pause => signal::pause(c),
         abi::__NR_kill => signal::kill(c),

@@ -1,11 +1,14 @@
 //! Signals: actions, masks, waiting, sending.
 
-use super::call::Call;
+use super::call::{Call, only};
+use super::file::install;
 use super::user;
 use crate::arch::time;
 use crate::fs::event::wait_for_anything;
+use crate::fs::file::OpenFile;
 use crate::proc::groups::Telling;
 use crate::proc::signal::{self, Action, SIG_IGN};
+use crate::proc::signalfd::SignalFd;
 use crate::proc::{deliver, table};
 use anonmem_oslib::Result;
 use anonmem_oslib::abi::{Fields, Packer};
@@ -13,6 +16,7 @@ use anonmem_oslib::errno::{EAGAIN, EINTR, EINVAL, ENOMEM, EPERM, ESRCH, ETIMEDOU
 use anonmem_oslib::restart::{ERESTARTNOHAND, ERESTARTSYS};
 use anonmem_oslib::sigframe::{AltStack, Detail, SIGINFO, SS_DISABLE, SS_ONSTACK, SigInfo};
 use anonmem_oslib::signal::{SIGNALS, SigSet, code};
+use anonmem_oslib::vfs::FileType;
 use linux_raw_sys::general as abi;
 
 /// Fails unless `signal` is a signal.
@@ -128,11 +132,7 @@ pub(super) fn rt_sigtimedwait(c: &mut Call<'_>) -> Result<usize> {
         at => Some(time::now_ns().saturating_add(user::timespec(at)?)),
     };
     let thread = &c.thread;
-    let take = || {
-        let mut process = thread.process.signals.lock();
-        let own = thread.signals.lock().pending.take(set);
-        own.or_else(|| process.shared.take(set))
-    };
+    let take = || thread.take_signal(set);
     thread.signals.lock().waiting_for = set;
     let result = wait_for_anything(deadline, take);
     thread.signals.lock().waiting_for = SigSet::EMPTY;
@@ -143,6 +143,21 @@ pub(super) fn rt_sigtimedwait(c: &mut Call<'_>) -> Result<usize> {
     })?;
     user::write_unless_null(c.args[1], &info.to_bytes())?;
     Ok(info.signal as usize)
+}
+
+pub(super) fn signalfd(c: &mut Call<'_>, flags: u32) -> Result<usize> {
+    check_size(c.args[2])?;
+    let mask = SigSet(user::read_u64(c.args[1])?);
+    only(flags, abi::O_CLOEXEC | abi::O_NONBLOCK)?;
+    if c.i32(0) != -1 {
+        c.thread.files().get(c.u32(0))?.object::<SignalFd>().ok_or(EINVAL)?.set_mask(mask);
+        // Whoever sleeps in a read looks again; of another process, at the next signal.
+        c.thread.process.signalled.notify();
+        return Ok(c.u32(0) as usize);
+    }
+    let status = abi::O_RDWR | flags & abi::O_NONBLOCK;
+    let object = SignalFd::new(mask);
+    install(c, OpenFile::anonymous(FileType::Regular, object, b"anon_inode:[signalfd]", status), flags)
 }
 
 pub(super) fn sigaltstack(c: &mut Call<'_>) -> Result<usize> {
@@ -171,7 +186,8 @@ pub(super) fn sigaltstack(c: &mut Call<'_>) -> Result<usize> {
 
 /// What a signal of the caller's says about where it comes from.
 pub(super) fn from_caller(c: &Call<'_>, signal: u32, code: i32) -> SigInfo {
-    SigInfo { signal, code, detail: Detail::Sender { pid: c.thread.process.pid, uid: 0, value: 0 } }
+    let (pid, uid) = (c.thread.process.pid, c.thread.cred().user.real);
+    SigInfo { signal, code, detail: Detail::Sender { pid, uid, value: 0 } }
 }
 
 pub(super) fn kill(c: &mut Call<'_>) -> Result<usize> {

@@ -74,7 +74,9 @@ pub(super) fn waitid(c: &mut Call<'_>) -> Result<usize> {
                 Change::Continued => (code::CLD_CONTINUED, SIGCONT as i32),
             };
             put_rusage(c.args[4], found.cpu_ns)?;
-            SigInfo { signal: SIGCHLD, code, detail: Detail::Child { pid: found.pid, status } }.to_bytes()
+            // Linux tells `waitid` no times here.
+            let detail = Detail::Child { pid: found.pid, status, cpu_ns: 0 };
+            SigInfo { signal: SIGCHLD, code, detail }.to_bytes()
         }
     };
     user::write_unless_null(c.args[2], &info)?;
