@@ -3,6 +3,8 @@
 CARGO ?= cargo
 ANONMEM = target/release/anonmem
 KERNEL = target/microvm/anonmem-microvm
+# The command carries this kernel; without the variable it builds one for itself.
+CARRIES = ANONMEM_KERNEL=$(CURDIR)/$(KERNEL)
 
 # Everything is built below ./target, whatever the environment says: the command looks for the kernel there.
 export CARGO_TARGET_DIR := $(CURDIR)/target
@@ -24,13 +26,13 @@ toy: ## Build the toy kernel, machines/toy: the smallest one on the library
 	$(CARGO) build --locked --package anonmem-toy --profile microvm
 
 build: kernel ## Build the kernel and the command, which carries it: target/release/anonmem runs anywhere
-	$(CARGO) build --locked --package anonmem-cli --release --features embed
+	$(CARRIES) $(CARGO) build --locked --package anonmem-cli --release
 
-install: ## Install the command, with its kernel, into ~/.cargo/bin (four minutes the first time)
-	$(CARGO) install --locked --path cli --features embed
+install: kernel ## Install the command, with its kernel, into ~/.cargo/bin (four minutes the first time)
+	$(CARRIES) $(CARGO) install --locked --path cli
 
 demo: deps kernel ## Run a shell script that forks pipelines in the microVM, and print its memory bill
-	$(CARGO) build --locked --package anonmem-cli --release --no-default-features --features embed
+	$(CARRIES) $(CARGO) build --locked --package anonmem-cli --release --no-default-features
 	@scripts/demo $(ANONMEM)
 
 test: deps kernel toy ## Run all tests: unit, property, bounded stress, compile-fail, microVM
@@ -66,8 +68,8 @@ planted-microvm: deps ## Plant bugs in the microVM's kernel and show that its te
 scale-planted: ## Plant a shared counter into the fault path and show that the table of conflicts fails
 	@crates/anonmem-lab/tests/planted/run
 
-bench: ## Measure beside the host's Linux; the table, target/bench.json, .csv and .svg
-	$(CARGO) run --locked --quiet --release --package anonmem-cli -- bench \
+bench: kernel ## Measure beside the host's Linux; the table, target/bench.json, .csv and .svg
+	$(CARRIES) $(CARGO) run --locked --quiet --release --package anonmem-cli -- bench \
 		--json target/bench.json --csv target/bench.csv --svg target/bench.svg
 
 INSTRUCTIONS = $(CARGO) run --locked --quiet --release --package anonmem-bench --bin anonmem-instructions --
@@ -92,7 +94,9 @@ lint: ## Check formatting, clippy, documentation and the rules of style
 package: ## Pack the library's crates, build each from its package, and with the oldest Rust that is promised
 	@scripts/package
 
+# A page links to another crate's if that is there already: the lower crates first.
 doc: ## Build the documentation
+	for crate in hal sync frame pgtable; do $(CARGO) doc --locked --no-deps --package anonmem-$$crate || exit; done
 	$(CARGO) doc --locked --no-deps
 
 clean: ## Remove everything that was built

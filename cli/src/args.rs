@@ -52,6 +52,8 @@ Examples:
   A script of yours, in the directory that the program starts in:
     anonmem run --file job.py -- python3 job.py
     anonmem run --file ../lib/job.py:/root/job.py -- python3 job.py
+  A copy of the working directory, with all that is in it:
+    anonmem run --file . -- ./a.out
   Too little memory: the largest process is killed and named, status 137:
     anonmem run --ram 64M -- python3 -c 'x = bytearray(200 << 20)'
   More than fits: what was not used lately is compressed:
@@ -85,7 +87,7 @@ Exit status: the program's own, 128+N if signal N ended it, 137 if memory ran ou
   130  interrupted twice
 
 The microVM's kernel is looked for beside the command and where a checkout builds it, or named in ANONMEM_KERNEL; a \
-command that was built with the feature `embed` carries it.";
+command that was built for release carries it.";
 
 const CONFORM_HELP: &str = "\
 Asks a kernel what its memory calls do, check by check, and says where it differs from Linux: mmap, munmap, mprotect, \

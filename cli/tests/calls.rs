@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::same_table_as_host;
+use common::{Vm, host_runs, same_table_as_host, vm_is_there};
 
 /// PR_SET_MDWE: what is refused, and who inherits it.
 #[test]
@@ -66,5 +66,21 @@ fn who_comes_second_is_refused_as_on_linux() {
 fn signals_are_read_by_descriptor_as_on_linux() {
     for cpus in ["1", "4"] {
         same_table_as_host("signalfd", &["--cpus", cpus]);
+    }
+}
+
+/// Asleep, stopped, asleep again, and who looks at itself.
+#[test]
+fn a_process_is_shown_as_what_it_does() {
+    let script = "sleep 60 & sleep 1; says() { busybox cut -d' ' -f3 /proc/$1/stat; busybox grep State /proc/$1/status; }; \
+                  says $!; kill -STOP $!; sleep 1; says $!; kill -CONT $!; sleep 1; says $!; kill -9 $!; says self";
+    let command = ["busybox", "sh", "-c", script];
+    let expected = host_runs(&command);
+    assert_eq!(expected.matches("S (sleeping)").count(), 2, "{expected}");
+    if vm_is_there() {
+        for cpus in ["1", "4"] {
+            let ran = Vm::new().options(&["--cpus", cpus]).run(&command).expect_status(0);
+            assert_eq!(ran.stdout, expected, "{cpus} CPUs: {}", ran.stderr);
+        }
     }
 }

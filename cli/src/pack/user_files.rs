@@ -99,6 +99,7 @@ mod tests {
         let place = |named: &str| place_of(Path::new(named), Path::new("/host/x"), Path::new("/root"));
         assert_eq!(place("hello.py"), Path::new("/root/hello.py"));
         assert_eq!(place("./lib/a"), Path::new("/root/lib/a"));
+        assert_eq!(place("."), Path::new("/root"), "the directory itself, with all that is in it");
         assert_eq!(place("../x"), Path::new("/host/x"));
         assert_eq!(place("/host/x"), Path::new("/host/x"));
     }

@@ -11,10 +11,10 @@ use crate::error::{Error, Result};
 /// The kernel's file name.
 pub const KERNEL_NAME: &str = "anonmem-microvm";
 
-/// The kernel that the command carries, if it was built with the feature `embed`.
-#[cfg(feature = "embed")]
+/// The kernel that the command carries, if it was built for release: `build.rs` says so.
+#[cfg(carries_kernel)]
 const EMBEDDED: Option<&[u8]> = Some(include_bytes!(env!("ANONMEM_EMBEDDED")));
-#[cfg(not(feature = "embed"))]
+#[cfg(not(carries_kernel))]
 const EMBEDDED: Option<&[u8]> = None;
 
 /// Finds the kernel: as named, beside the executable, where a checkout builds it (`target/microvm/`, seen

@@ -4,11 +4,7 @@
 //! they ended and what the memory manager recounts. `scripts/toy` is its test.
 #![no_std]
 #![no_main]
-#![allow(
-    missing_docs,
-    unreachable_pub,
-    reason = "a program; each item says what it is where that is not plain"
-)]
+#![allow(missing_docs, unreachable_pub, reason = "a program: items say what they are where it is not plain")]
 #![allow(clippy::multiple_unsafe_ops_per_block, reason = "400 lines: a block a step, not an operation")]
 
 mod cpu;
@@ -81,9 +77,8 @@ fn ram(start_info: u64) -> core::ops::Range<u64> {
 /// A process that runs the program at `entry`.
 fn start(vm: &'static Vm<Toy>, entry: unsafe extern "C" fn()) -> Process {
     let mm = vm.new_mm().expect("memory for an address space");
-    let source = SourceId(NonZeroU64::MIN);
     let code = MmapRequest {
-        backing: MapBacking::Source { id: source, offset: 0 },
+        backing: MapBacking::Source { id: SourceId(NonZeroU64::MIN), offset: 0 },
         ..MmapRequest::anonymous(programs().len() as u64, Prot::READ | Prot::EXEC)
     };
     let base = mm.mmap(code).expect("room for a program");
@@ -137,15 +132,8 @@ fn fault(process: &mut Process) -> Option<u64> {
         error if error & 16 != 0 => FaultAccess::Exec,
         _ => FaultAccess::Read,
     };
-    match process.mm.handle_fault(Va(cpu::fault_address()), access) {
-        FaultOutcome::Done => None,
-        FaultOutcome::Oom
-        | FaultOutcome::NodesFull(_)
-        | FaultOutcome::SegvMaperr
-        | FaultOutcome::SegvAccerr
-        | FaultOutcome::Bus
-        | FaultOutcome::Lost => Some(KILLED),
-    }
+    let outcome = process.mm.handle_fault(Va(cpu::fault_address()), access);
+    (outcome != FaultOutcome::Done).then_some(KILLED)
 }
 
 /// A call; `Some` is the status that the program ends with.
@@ -183,11 +171,9 @@ fn call(processes: &mut Processes, id: usize) -> Option<u64> {
 fn exit(processes: &mut Processes, id: usize, status: u64) {
     let Some(process) = processes[id].take() else { return };
     say!("toy: a process ended with {status:#x}");
-    processes
-        .iter_mut()
-        .flatten()
-        .filter(|child| child.parent == id)
-        .for_each(|child| child.parent = usize::MAX);
+    for child in processes.iter_mut().flatten().filter(|child| child.parent == id) {
+        child.parent = usize::MAX;
+    }
     let Some(Some(parent)) = processes.get_mut(process.parent) else { return };
     match core::mem::take(&mut parent.waits) {
         true => parent.regs[RAX] = status,

@@ -8,7 +8,7 @@ use crate::arch::lock::SpinLock;
 use crate::fs::FsContext;
 use crate::fs::event::Event;
 use crate::fs::table::FdTable;
-use crate::sched::{self, Task, UserThread};
+use crate::sched::{self, Interruptible, Task, UserThread};
 use alloc::sync::Arc;
 use anonmem_hal::NodePolicy;
 use anonmem_oslib::cred::Cred;
@@ -208,6 +208,11 @@ impl Thread {
     /// Gives the nanoseconds of CPU time that it has used.
     pub fn cpu_time_ns(&self) -> u64 {
         self.task.lock().as_ref().map_or(0, |task| task.cpu_time_ns())
+    }
+
+    /// How it waits in the kernel, if it does.
+    pub fn waits(&self) -> Option<Interruptible> {
+        self.task.lock().as_ref()?.waits()
     }
 
     /// Says where its pages are to lie.

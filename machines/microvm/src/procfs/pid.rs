@@ -14,6 +14,7 @@ use crate::proc::oom::{self, Scale};
 use crate::proc::process::Process;
 use crate::proc::remote::{As, Memory, check_access};
 use crate::proc::thread::try_current;
+use crate::sched::Interruptible;
 use crate::usercopy;
 use alloc::boxed::Box;
 use alloc::format;
@@ -493,12 +494,16 @@ fn rollup(process: &Process) -> String {
     out
 }
 
+/// What its first thread does.
 fn state(process: &Process) -> char {
-    let zombie = process.life.lock().zombie.is_some();
-    match zombie {
-        true => 'Z',
-        false if process.stopped.load(SeqCst) => 'T',
-        false => 'R',
+    if process.life.lock().zombie.is_some() {
+        return 'Z';
+    }
+    match process.threads().next().and_then(|thread| thread.waits()) {
+        _ if process.stopped.load(SeqCst) => 'T',
+        Some(Interruptible::Yes) => 'S',
+        Some(Interruptible::No) => 'D',
+        None => 'R',
     }
 }
 
@@ -541,6 +546,8 @@ fn status(process: &Process) -> String {
     let state = match state(process) {
         'Z' => "Z (zombie)",
         'T' => "T (stopped)",
+        'S' => "S (sleeping)",
+        'D' => "D (disk sleep)",
         _ => "R (running)",
     };
     let mut out = String::new();

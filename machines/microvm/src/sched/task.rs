@@ -13,6 +13,7 @@ use x86_64::registers::model_specific::Msr;
 
 use super::run::running;
 use super::stack::KernelStack;
+use super::wait::Interruptible;
 use crate::arch::entry::{new_kernel_task, new_user_task};
 use crate::arch::fpu::FpuState;
 use crate::arch::irq::IrqOff;
@@ -235,6 +236,12 @@ impl Task {
     /// Where its pages are to lie.
     pub fn node_policy(&self) -> NodePolicy {
         NodePolicy::of(self.node_policy.load(Relaxed))
+    }
+
+    /// How it waits, if it does: for displays, since it may go on at any time.
+    pub fn waits(&self) -> Option<Interruptible> {
+        let ends = if self.wait_interruptible.load(Relaxed) { Interruptible::Yes } else { Interruptible::No };
+        (self.bucket.load(Relaxed) != 0).then_some(ends)
     }
 
     /// Whether it is a user task.
