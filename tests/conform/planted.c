@@ -5,6 +5,7 @@
 #include <linux/futex.h>
 #include <linux/userfaultfd.h>
 #include <poll.h>
+#include <sys/shm.h>
 
 /* Calls, by what is wrong with them. */
 #define CALLS(X)                                                                                             \
@@ -63,7 +64,17 @@
     X("write", "remote/a write") X("futex", "remote/a futex") X("poll", "newer/a pidfd is ready")             \
     X("waitid", "newer/a pidfd is waited") X("userfaultfd", "userfaultfd/unknown flags")                       \
     X("getrlimit", "limits/an unknown") X("ftruncate", "mmap/the rest") X("getrusage", "fork/minor faults")   \
-    X("fcntl F_ADD_SEALS", "madvise/fallocate refuses") X("futex FUTEX_WAKE", "remote/futex words")
+    X("fcntl F_ADD_SEALS", "madvise/fallocate refuses") X("futex FUTEX_WAKE", "remote/futex words")           \
+    X("shmget size", "shm/a segment has") X("shmget no size", "shm/a segment of no")                          \
+    X("shmget IPC_EXCL", "shm/a key") X("shmat address", "shm/an address") X("shmat SHM_RDONLY", "shm/SHM_RDONLY") \
+    X("shmat SHM_RND", "shm/SHM_RND") X("shmat SHM_REMAP", "shm/SHM_REMAP") X("shmdt", "shm/two attachments")  \
+    X("shmdt anything", "shm/shmdt wants") X("shmctl IPC_RMID", "shm/a removed segment")                      \
+    X("shmctl IPC_STAT", "shm/a child") X("memfd_create", "seals/a file takes")                               \
+    X("fcntl F_GET_SEALS", "seals/seals are") X("fcntl F_SEAL_SEAL", "seals/F_SEAL_SEAL")                     \
+    X("fcntl F_SEAL_SHRINK", "seals/F_SEAL_SHRINK") X("fcntl F_SEAL_GROW", "seals/F_SEAL_GROW")               \
+    X("fcntl F_SEAL_WRITE", "seals/F_SEAL_WRITE refuses") X("fcntl EBUSY", "seals/F_SEAL_WRITE is")           \
+    X("fcntl F_SEAL_FUTURE_WRITE", "seals/F_SEAL_FUTURE") X("madvise merges", "ksm/equal")                    \
+    X("madvise takes apart", "ksm/MADV_UNMERGEABLE")
 
 /* Advice that is not followed, and advice that costs the bytes. */
 #define FORGOTTEN(X)                                                                                           \
@@ -104,7 +115,7 @@
     X("VmFlags wf", "madvise/WIPEONFORK") X("VmFlags mg", "madvise/MERGEABLE")                                 \
     X("VmFlags hg", "madvise/HUGEPAGE") X("VmFlags nh", "madvise/HUGEPAGE")                                    \
     X("VmFlags um", "userfaultfd/register splits") X("VmFlags uw", "userfaultfd/write protection shows")       \
-    X("VmFlags sl", "newer/mseal")
+    X("VmFlags sl", "newer/mseal") X("maps /SYSV", "shm/maps") X("smaps KSM", "ksm/equal")
 
 static const char *bug(void)
 {
@@ -211,6 +222,8 @@ REAL(int, madvise, void *at, size_t length, int advice)
 #define FORGETS(name) || (advice == MADV_##name && has("madvise " #name))
     if (!is_odd && (0 FORGOTTEN(FORGETS)))
         return 0;
+    if ((has("madvise merges") && advice == MADV_MERGEABLE) || (has("madvise takes apart") && advice == MADV_UNMERGEABLE))
+        return 0;
     int result = __real_madvise(at, length, advice);
 #define DROPS(name) || (advice == MADV_##name && has("madvise loses " #name))
     if (result == 0 && (0 LOSES(DROPS)))
@@ -307,7 +320,56 @@ REAL(int, fcntl, int fd, int command, ...)
     va_end(rest);
     if (has("fcntl F_ADD_SEALS") && command == F_ADD_SEALS)
         return 0;
-    return __real_fcntl(fd, command, argument);
+    static const struct { const char *bug; int seal; } all[] = {
+        {"fcntl F_SEAL_SEAL", F_SEAL_SEAL}, {"fcntl F_SEAL_SHRINK", F_SEAL_SHRINK}, {"fcntl F_SEAL_GROW", F_SEAL_GROW},
+        {"fcntl F_SEAL_WRITE", F_SEAL_WRITE}, {"fcntl F_SEAL_FUTURE_WRITE", 0x10},
+    };
+    static int forgotten;
+    for (unsigned i = 0; i < sizeof all / sizeof *all; i++)
+        if (has(all[i].bug) && command == F_ADD_SEALS) {
+            forgotten |= argument & all[i].seal;
+            argument &= ~all[i].seal;
+        }
+    int result = __real_fcntl(fd, command, argument);
+    if (command == F_GET_SEALS && result >= 0)
+        return has("fcntl F_GET_SEALS") ? 0 : result | forgotten;
+    return has("fcntl EBUSY") && result && errno == EBUSY ? 0 : result;
+}
+REAL(int, memfd_create, const char *name, unsigned flags)
+{
+    return __real_memfd_create(name, has("memfd_create") ? flags | MFD_ALLOW_SEALING : flags);
+}
+REAL(int, shmget, key_t key, size_t bytes, int flags)
+{
+    if (has("shmget IPC_EXCL"))
+        flags &= ~IPC_EXCL;
+    if (has("shmget size"))
+        bytes += -bytes % P;
+    // A number of none: what would be made would stay.
+    return has("shmget no size") && bytes == 0 ? 0 : __real_shmget(key, bytes, flags);
+}
+REAL(void *, shmat, int id, const void *at, int flags)
+{
+    if (has("shmat SHM_RDONLY"))
+        flags &= ~SHM_RDONLY;
+    if (has("shmat SHM_RND"))
+        flags &= ~SHM_RND;
+    if (has("shmat SHM_REMAP"))
+        flags &= ~SHM_REMAP;
+    return __real_shmat(id, has("shmat address") ? NULL : at, flags);
+}
+REAL(int, shmdt, const void *at)
+{
+    int result = has("shmdt") ? 0 : __real_shmdt(at);
+    return has("shmdt anything") ? 0 : result;
+}
+/* Segments that are gone are not left behind: the kernel only says that they are there. */
+REAL(int, shmctl, int id, int command, struct shmid_ds *ds)
+{
+    int result = __real_shmctl(id, command, ds);
+    if (has("shmctl IPC_STAT") && command == IPC_STAT && result == 0)
+        ds->shm_nattch = 1;
+    return has("shmctl IPC_RMID") && result && command == IPC_STAT ? 0 : result;
 }
 /* A child that shares nothing that it should. */
 REAL(pid_t, fork, void)

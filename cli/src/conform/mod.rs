@@ -50,6 +50,9 @@ const PROGRAM: Program<'_> = Program {
         "userfaultfd.c",
         "newer.c",
         "nodes.c",
+        "shm.c",
+        "seals.c",
+        "ksm.c",
     ],
     wanted_by: "anonmem conform",
 };
