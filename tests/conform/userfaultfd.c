@@ -227,14 +227,20 @@ CHECK("wake of nobody", "no error")
 }
 CHECK("wake wakes who waits", "a copy that is told to wake nobody leaves that to it")
 {
-    char *at = island(1), *from = filled(1);
-    int fd = registered(at, 1, UFFDIO_REGISTER_MODE_MISSING);
-    struct toucher t = {.at = at};
-    int pid = beside(touches, &t);
-    message(fd);
-    struct uffdio_copy copy = {.dst = (long)at, .src = (long)from, .len = P, .mode = UFFDIO_COPY_MODE_DONTWAKE};
-    OK(ioctl(fd, UFFDIO_COPY, &copy));
-    usleep(20000);
+    char *at, *from = filled(1);
+    int fd, pid, tries = 0;
+    struct toucher t;
+    // Who has told of its fault looks once more before it sleeps. It may find the page, and goes on.
+    do {
+        at = island(1);
+        fd = registered(at, 1, UFFDIO_REGISTER_MODE_MISSING);
+        t = (struct toucher){.at = at};
+        pid = beside(touches, &t);
+        message(fd);
+        struct uffdio_copy copy = {.dst = (long)at, .src = (long)from, .len = P, .mode = UFFDIO_COPY_MODE_DONTWAKE};
+        OK(ioctl(fd, UFFDIO_COPY, &copy));
+        usleep(20000);
+    } while (__atomic_load_n(&t.done, __ATOMIC_SEQ_CST) && ++tries < 50 && waitpid(pid, NULL, 0) == pid);
     EQ(__atomic_load_n(&t.done, __ATOMIC_SEQ_CST), 0);
     struct uffdio_range range = {(long)at, P};
     OK(ioctl(fd, UFFDIO_WAKE, &range));
