@@ -13,6 +13,8 @@ use crate::build::Program;
 use crate::process::{self, End};
 use crate::tree::DRIVER_NAME;
 
+/// Who failed, where what was printed does not say.
+const UNKNOWN: &str = "?";
 /// How long a case may explore, in each of its ways: at first, and then.
 const FIRST_BUDGET: Duration = Duration::from_millis(500);
 const CASE_BUDGET: Duration = Duration::from_secs(2);
@@ -344,7 +346,12 @@ impl Suites {
             return Ok(false);
         };
         let is_it = |s: &&Stage| s.suite == *suite && (s.name.is_none() || s.name.as_deref() == Some(by));
-        for stage in self.stages.iter().filter(is_it) {
+        let mut asked = self.stages.iter().filter(is_it).peekable();
+        // A name that no stage has: nobody knows what failed.
+        if asked.peek().is_none() && by != UNKNOWN {
+            return Err(format!("{by} has failed, and there is no such test"));
+        }
+        for stage in asked {
             if self.show_to(0, &[stage], FIRST_BUDGET)?.is_some() {
                 return Ok(true);
             }
@@ -451,10 +458,12 @@ fn who(suite: Suite, said: &str) -> String {
             said.lines()
                 .find(failed)
                 .and_then(|l| l.strip_prefix("test ")?.split(" ...").next())
+                // So its line says of a test that has to panic.
+                .map(|name| name.strip_suffix(" - should panic").unwrap_or(name))
                 .or(panicked.filter(|name| *name != "main"))
         }
     };
-    name.unwrap_or("?").to_owned()
+    name.unwrap_or(UNKNOWN).to_owned()
 }
 
 /// What it said about it, on one line.
@@ -475,6 +484,8 @@ mod tests {
         let unit =
             "test fork::x ... ok\ntest zap::y ... FAILED\n\nthread 'zap::y' (1) panicked at a.rs:1:\nleft\n";
         assert_eq!((who(Suite::Unit, unit).as_str(), why(unit).as_str()), ("zap::y", "left"));
+        let panics = "test space::full - should panic ... FAILED\n";
+        assert_eq!(who(Suite::Unit, panics), "space::full");
         let abort = "thread 'zap::y' panicked at a.rs:1:\nleft\nthread aborted\n";
         assert_eq!(who(Suite::Unit, abort), "zap::y");
         assert_eq!((who(Suite::Lab, "").as_str(), why("").as_str()), ("?", "it crashed"));

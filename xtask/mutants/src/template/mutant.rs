@@ -23,14 +23,15 @@ pub(crate) fn active(id: u32) -> bool {
 
 #[cold]
 fn ask(id: u32) -> bool {
-    if ACTIVE.load(Ordering::Relaxed) == UNKNOWN {
-        let active = match hosted::env::var("ANONMEM_MUTANT") {
-            Ok(id) => id.parse().expect("ANONMEM_MUTANT is a number"),
-            Err(_) if hosted::env::var_os("ANONMEM_MUTANT_REACHED").is_some() => RECORD,
-            Err(_) => 0,
-        };
-        ACTIVE.store(active, Ordering::Relaxed);
-        return active == RECORD && ask(id) || active == id;
+    // Another thread may have asked meanwhile: both read the same.
+    let active = match hosted::env::var("ANONMEM_MUTANT") {
+        Ok(id) => id.parse().expect("ANONMEM_MUTANT is a number"),
+        Err(_) if hosted::env::var_os("ANONMEM_MUTANT_REACHED").is_some() => RECORD,
+        Err(_) => 0,
+    };
+    ACTIVE.store(active, Ordering::Relaxed);
+    if active < RECORD {
+        return active == id;
     }
     if !REACHED[id as usize].swap(true, Ordering::Relaxed) {
         let file = hosted::env::var_os("ANONMEM_MUTANT_REACHED").expect("set");
