@@ -69,6 +69,14 @@ fn signals_are_read_by_descriptor_as_on_linux() {
     }
 }
 
+/// What counts as an edge, of pipes, sockets, counters, timers and signals.
+#[test]
+fn edges_are_told_as_on_linux() {
+    for cpus in ["1", "4"] {
+        same_table_as_host("edges", &["--cpus", cpus]);
+    }
+}
+
 /// Asleep, stopped, asleep again, and who looks at itself.
 #[test]
 fn a_process_is_shown_as_what_it_does() {

@@ -1,7 +1,7 @@
 //! Counters that can be waited for: eventfd and timerfd.
 
 use super::event::Event;
-use super::file::{IN, OUT, Object, Ready, Wait, block_on};
+use super::file::{IN, OUT, Object, Ready, Wait, block_on, changes_of};
 use super::iov::{From, To};
 use super::timer::Timer;
 use crate::arch::lock::SpinLock;
@@ -23,7 +23,8 @@ pub enum Take {
 /// A 64-bit count: writes add, reads take, zero makes readers wait.
 pub struct Counter {
     count: SpinLock<u64>,
-    changed: Event,
+    added: Event,
+    taken: Event,
     take: Take,
     /// The timer that counts, if this is a timerfd.
     pub timer: Option<Arc<Timer>>,
@@ -32,7 +33,13 @@ pub struct Counter {
 impl Counter {
     /// Makes a counter.
     pub fn new(count: u64, take: Take) -> Arc<Counter> {
-        Arc::new(Counter { count: SpinLock::new(count), changed: Event::new(), take, timer: None })
+        Arc::new(Counter {
+            count: SpinLock::new(count),
+            added: Event::new(),
+            taken: Event::new(),
+            take,
+            timer: None,
+        })
     }
 
     /// Makes a counter that a timer of clock `clock` counts up.
@@ -45,7 +52,13 @@ impl Counter {
                 }
             };
             let timer = Some(Timer::new(clock, Box::new(count)));
-            Counter { count: SpinLock::new(0), changed: Event::new(), take: Take::All, timer }
+            Counter {
+                count: SpinLock::new(0),
+                added: Event::new(),
+                taken: Event::new(),
+                take: Take::All,
+                timer,
+            }
         })
     }
 
@@ -55,7 +68,7 @@ impl Counter {
             let mut count = self.count.lock();
             *count = count.saturating_add(n).min(u64::MAX - 1);
         }
-        self.changed.notify();
+        self.added.notify();
     }
 
     /// Sets the count back to zero (a timer is set anew).
@@ -69,13 +82,13 @@ impl Object for Counter {
         if to.left() < 8 {
             return Err(EINVAL);
         }
-        let n = block_on(&self.changed, wait, || {
+        let n = block_on(&self.added, wait, || {
             let mut count = self.count.lock();
             let n = if self.take == Take::One { 1.min(*count) } else { *count };
             *count -= n;
             (n > 0).then_some(Ok(n))
         })?;
-        self.changed.notify();
+        self.taken.notify();
         // Taken before it is delivered, as on Linux (`eventfd_read`).
         to.put_whole(&n.to_le_bytes())
     }
@@ -90,14 +103,18 @@ impl Object for Counter {
         if n == u64::MAX {
             return Err(EINVAL);
         }
-        block_on(&self.changed, wait, || {
+        block_on(&self.taken, wait, || {
             let mut count = self.count.lock();
             let sum = count.checked_add(n).filter(|&sum| sum < u64::MAX)?;
             *count = sum;
             Some(Ok(()))
         })?;
-        self.changed.notify();
+        self.added.notify();
         Ok(8)
+    }
+
+    fn changes(&self, of: Ready) -> u64 {
+        changes_of(of, &self.added, &self.taken)
     }
 
     fn ready(&self) -> Ready {

@@ -34,6 +34,14 @@ pub enum Device {
 }
 
 impl Object for Device {
+    fn changes(&self, of: Ready) -> u64 {
+        if of & IN != 0 && matches!(self, Device::Stdin | Device::Console) {
+            STDIN.arrived.changes()
+        } else {
+            0
+        }
+    }
+
     fn read(&self, to: &mut To<'_>, wait: Wait) -> Result<usize> {
         match self {
             Device::Null | Device::Stdout | Device::Stderr => Ok(0),

@@ -17,8 +17,8 @@ struct Interest {
     file: Weak<OpenFile>,
     events: u32,
     data: u64,
-    /// What was reported last, for edge-triggered interests.
-    seen: Ready,
+    /// What was found last, and how often the file had changed by then, for edge-triggered interests.
+    seen: (Ready, u64),
 }
 
 /// Interests of one epoll at most: they are small, and no other limit holds for them.
@@ -50,7 +50,7 @@ impl Epoll {
             if interests.len() >= INTERESTS_MAX {
                 return Err(ENOSPC);
             }
-            interests.insert(fd, Interest { file: Arc::downgrade(file), events, data, seen: 0 });
+            interests.insert(fd, Interest { file: Arc::downgrade(file), events, data, seen: (0, 0) });
         }
         self.changed.notify();
         Ok(())
@@ -64,7 +64,7 @@ impl Epoll {
         {
             let mut interests = self.interests.lock();
             let interest = interests.get_mut(&fd).ok_or(ENOENT)?;
-            (interest.events, interest.data, interest.seen) = (events, data, 0);
+            (interest.events, interest.data, interest.seen) = (events, data, (0, 0));
         }
         self.changed.notify();
         Ok(())
@@ -87,9 +87,11 @@ impl Epoll {
                     self.turn.store(fd, Relaxed);
                     return;
                 }
-                // Looked at without the lock: a file may do something to find out.
+                // Looked at without the lock: a file may do something to find out. What comes between the two
+                // looks is told once more, and not lost.
+                let changes = file.changes(events);
                 let now = if events == 0 { 0 } else { file.ready() & (events | abi::POLLERR | abi::POLLHUP) };
-                ready.extend(self.report(fd, now));
+                ready.extend(self.report(fd, now, changes));
             }
         }
     }
@@ -110,13 +112,15 @@ impl Epoll {
         })
     }
 
-    /// Gives what is to be told about an interest that is `now` ready like this.
-    fn report(&self, fd: u32, now: Ready) -> Option<(u32, u64)> {
+    /// Gives what is to be told about an interest that is `now` ready like this. An edge is whatever has come
+    /// since the last look, also where nothing was taken away meanwhile. Linux: fs/eventpoll.c
+    /// `ep_poll_callback`.
+    fn report(&self, fd: u32, now: Ready, changes: u64) -> Option<(u32, u64)> {
         let mut interests = self.interests.lock();
         let interest = interests.get_mut(&fd)?;
-        let news = if interest.events & abi::EPOLLET != 0 { now & !interest.seen } else { now };
-        interest.seen = now;
-        if news == 0 {
+        let (seen, changes_then) = core::mem::replace(&mut interest.seen, (now, changes));
+        let is_edge = now & !seen != 0 || changes != changes_then;
+        if now == 0 || interest.events & abi::EPOLLET != 0 && !is_edge {
             return None;
         }
         if interest.events & abi::EPOLLONESHOT != 0 {

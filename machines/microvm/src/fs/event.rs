@@ -27,6 +27,11 @@ impl Event {
         Event { changes: AtomicU64::new(0) }
     }
 
+    /// How often something has changed: who remembers it knows whether anything has since.
+    pub fn changes(&self) -> u64 {
+        self.changes.load(SeqCst)
+    }
+
     fn key(&self) -> usize {
         core::ptr::from_ref(self).addr()
     }

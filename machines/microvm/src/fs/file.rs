@@ -61,6 +61,11 @@ pub trait Object: Send + Sync + Any {
     fn ready_for(&self, _wait: Wait) -> Ready {
         self.ready()
     }
+    /// Says how often something has come that may make it ready for `of`, for edges of epoll. What a reader
+    /// takes away does not count as something for readers.
+    fn changes(&self, _of: Ready) -> u64 {
+        0
+    }
     /// Gives the number of bytes that a read would find (`FIONREAD`).
     fn readable(&self) -> Result<usize> {
         Err(ENOTTY)
@@ -78,6 +83,12 @@ pub trait Object: Send + Sync + Any {
     }
     /// Gives the object as what it is.
     fn as_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync>;
+}
+
+/// The changes that `of` asks for, of something that is filled for readers and drained for writers.
+pub fn changes_of(of: Ready, filled: &Event, drained: &Event) -> u64 {
+    let of_readers = if of & !OUT != 0 { filled.changes() } else { 0 };
+    of_readers + if of & OUT != 0 { drained.changes() } else { 0 }
 }
 
 /// Bytes that are read and written at offsets, and are no file's.
@@ -449,6 +460,14 @@ impl OpenFile {
         match &self.target {
             Target::Object(object) => object.ready_for(self.wait()),
             _ => IN | OUT,
+        }
+    }
+
+    /// Says how often something has come that may make it ready for `of`.
+    pub fn changes(&self, of: Ready) -> u64 {
+        match &self.target {
+            Target::Object(object) => object.changes(of),
+            _ => 0,
         }
     }
 

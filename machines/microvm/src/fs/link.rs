@@ -129,6 +129,14 @@ impl Link {
         }
     }
 
+    /// Says how often something has come that may make it ready for `of`.
+    pub fn changes(&self, of: Ready) -> u64 {
+        match self {
+            Link::Stream(stream) => stream.changes(of),
+            Link::Packets(packets) => packets.changes(of),
+        }
+    }
+
     /// Gives the number of bytes that a read would find.
     ///
     /// # Errors

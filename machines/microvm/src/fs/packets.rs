@@ -5,7 +5,7 @@
 //! `unix_dgram_sendmsg`.
 
 use super::event::Event;
-use super::file::{ERR, HUP, IN, OUT, Ready, Wait, block_on};
+use super::file::{ERR, HUP, IN, OUT, Ready, Wait, block_on, changes_of};
 use super::iov::{From, To};
 use super::parcel::{Credentials, Files, Parcel, Signature, Taking, Who};
 use crate::arch::lock::SpinLock;
@@ -328,6 +328,12 @@ impl Packets {
         let readable = if readable { IN } else { 0 };
         let failed = if failed { ERR } else { 0 };
         readable | failed | if has_room { OUT } else { 0 } | if ended { HUP | abi::POLLRDHUP } else { 0 }
+    }
+
+    /// Says how often something has come that may make it ready for `of`.
+    pub fn changes(&self, of: Ready) -> u64 {
+        let way = self.send.lock().clone();
+        changes_of(of, &self.receive.filled, way.as_ref().map_or(&Event::new(), |way| &way.drained))
     }
 
     /// Gives the length of the first message.

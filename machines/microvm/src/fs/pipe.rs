@@ -9,7 +9,7 @@
 //! leave the pipe only when they were delivered. Linux: fs/pipe.c.
 
 use super::event::Event;
-use super::file::{ERR, HUP, IN, OUT, Object, OpenFile, Ready, Wait, block_on};
+use super::file::{ERR, HUP, IN, OUT, Object, OpenFile, Ready, Wait, block_on, changes_of};
 use super::iov::{From, To};
 use super::pages::{Buffer, Page, SIZE};
 use crate::sched::Mutex;
@@ -466,6 +466,15 @@ impl Object for PipeEnd {
             ready |= if state.readers == 0 { ERR } else { 0 };
         }
         ready
+    }
+
+    fn changes(&self, of: Ready) -> u64 {
+        let of = match self.direction {
+            Direction::Read => of & !OUT,
+            Direction::Write => OUT,
+            Direction::Both => of,
+        };
+        changes_of(of, &self.pipe.filled, &self.pipe.drained)
     }
 
     fn readable(&self) -> Result<usize> {

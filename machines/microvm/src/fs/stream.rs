@@ -3,7 +3,7 @@
 //! Which bytes a parcel came with is noted under the lock of the pipe, with the bytes. So parcels are in the
 //! order of their bytes, whoever sends at the same time, and nobody receives bytes of two parcels at once.
 
-use super::file::{ERR, HUP, IN, OUT, Object, Ready, Wait};
+use super::file::{ERR, HUP, IN, OUT, Object, Ready, Wait, changes_of};
 use super::iov::{From, To};
 use super::parcel::{Credentials, Files, Parcel, Signature, Who};
 use super::pipe::{Direction, Meeting, Notes, Pipe, PipeEnd};
@@ -233,6 +233,11 @@ impl Stream {
         let ended = if received_all { IN | abi::POLLRDHUP } else { 0 };
         let writable = if sent_all { OUT } else { send & OUT };
         receive & IN | writable | ended | if received_all && sent_all { HUP } else { 0 }
+    }
+
+    /// Says how often something has come that may make it ready for `of`.
+    pub fn changes(&self, of: Ready) -> u64 {
+        changes_of(of, &self.receive.pipe().filled, &self.send.pipe().drained)
     }
 
     /// Gives the number of bytes that can be received.

@@ -68,6 +68,10 @@ impl Object for SignalFd {
         if try_current().is_some_and(|thread| waits(thread.pending())) { IN } else { 0 }
     }
 
+    fn changes(&self, _of: Ready) -> u64 {
+        try_current().map_or(0, |thread| thread.process.signalled.changes())
+    }
+
     fn as_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync> {
         self
     }

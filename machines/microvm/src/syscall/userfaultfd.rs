@@ -334,6 +334,10 @@ impl Object for Userfaultfd {
         if self.uffd.get().is_some_and(|uffd| uffd.has_message()) { IN } else { 0 }
     }
 
+    fn changes(&self, _of: Ready) -> u64 {
+        MESSAGES.changes()
+    }
+
     /// A descriptor whose reads wait cannot be polled: another reader might be faster.
     fn ready_for(&self, wait: Wait) -> Ready {
         let agreed = self.uffd.get().is_some_and(|uffd| uffd.has_agreed());

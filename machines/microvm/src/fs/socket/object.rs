@@ -52,6 +52,14 @@ impl Object for Socket {
         }
     }
 
+    fn changes(&self, of: Ready) -> u64 {
+        match self.role() {
+            Role::Fresh => 0,
+            Role::Listening(backlog) => backlog.arrived.changes(),
+            Role::Connected(link) => link.changes(of),
+        }
+    }
+
     fn readable(&self) -> Result<usize> {
         match self.role() {
             Role::Fresh | Role::Listening(_) => Err(EINVAL),

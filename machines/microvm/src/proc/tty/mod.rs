@@ -186,6 +186,11 @@ impl Tty {
         value
     }
 
+    /// How often anything has changed.
+    fn changes(&self) -> u64 {
+        self.changed.changes()
+    }
+
     /// What is to be done after the state changed and `signals` were meant.
     fn after(&self, mut signals: SigSet) {
         self.changed.notify();

@@ -146,6 +146,10 @@ impl Object for Slave {
         self.tty.ready()
     }
 
+    fn changes(&self, _of: Ready) -> u64 {
+        self.tty.changes()
+    }
+
     fn readable(&self) -> Result<usize> {
         if self.tty.is_hung_up() { Err(EIO) } else { Ok(self.tty.state.lock().line.readable()) }
     }
@@ -180,6 +184,10 @@ impl Object for Master {
 
     fn ready(&self) -> Ready {
         self.tty.master_ready()
+    }
+
+    fn changes(&self, _of: Ready) -> u64 {
+        self.tty.changes()
     }
 
     fn readable(&self) -> Result<usize> {

@@ -255,6 +255,10 @@ impl Object for Uring {
         completions | if taken < self.sizes.sq { OUT } else { 0 }
     }
 
+    fn changes(&self, _of: Ready) -> u64 {
+        self.posted.changes()
+    }
+
     fn as_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync> {
         self
     }
