@@ -246,6 +246,22 @@ fn who_writes_past_the_entry_is_noticed() {
 }
 
 #[test]
+fn a_copy_for_who_only_reads_is_not_written() {
+    with_program(|_, mm| {
+        let child = mm.fork().unwrap();
+        clear(mm);
+        clear(&child);
+        // Both read pages that they share, for long: the second has a copy made.
+        for mm in [mm, &child] {
+            drop(mm.pin(pages(AT, 4), PinFlags::LONGTERM).unwrap());
+            assert_eq!(dirty(mm), [0u64; 0]);
+        }
+        assert_ne!(mm.pagemap(at(0)).pfn, child.pagemap(at(0)).pfn);
+        assert_eq!(child.load(at(3).0), Ok(4));
+    });
+}
+
+#[test]
 fn pages_with_contents_are_dirty_when_they_are_written() {
     with_program(|_, mm| {
         map(mm, 32, 8, MapBacking::SharedNew);
