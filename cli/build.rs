@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// What the kernel is built of.
-const SOURCES: [&str; 4] = ["crates", "machines/microvm", "Cargo.lock", "Cargo.toml"];
+const SOURCES: [&str; 4] = ["crates", "machines", "Cargo.lock", "Cargo.toml"];
 
 fn main() {
     println!("cargo::rustc-check-cfg=cfg(carries_kernel)");

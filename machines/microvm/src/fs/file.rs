@@ -61,8 +61,8 @@ pub trait Object: Send + Sync + Any {
     fn ready_for(&self, _wait: Wait) -> Ready {
         self.ready()
     }
-    /// Says how often something has come that may make it ready for `of`, for edges of epoll. What a reader
-    /// takes away does not count as something for readers.
+    /// Says how often something has come that may make it ready for `of`, for edges of epoll. It may count
+    /// more than that: an edge too many finds `EAGAIN`, and an edge too few is a program that sleeps.
     fn changes(&self, _of: Ready) -> u64 {
         0
     }
