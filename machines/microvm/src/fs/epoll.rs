@@ -1,8 +1,8 @@
 //! epoll: a set of descriptors that is polled together.
 //!
 //! Linux: fs/eventpoll.c. Differs: some edges are told that Linux does not tell. A terminal counts whatever
-//! changes, also what a reader takes. A signalfd counts all signals of the process, a userfaultfd the messages
-//! of all. Every read makes room for a pipe's writer, and not only the first one of a full pipe.
+//! changes, also what a reader takes. A signalfd counts all signals of the process, a userfaultfd the
+//! messages of all. Every read makes room for a pipe's writer, and not only the first one of a full pipe.
 
 use super::event::Event;
 use super::file::{IN, Object, OpenFile, Ready};
