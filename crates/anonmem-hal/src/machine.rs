@@ -406,6 +406,17 @@ pub unsafe trait Sched {
     fn relax() {
         core::hint::spin_loop();
     }
+    /// Waits for a sleeping lock without going to sleep, for as long as that is better. Then the caller
+    /// sleeps.
+    ///
+    /// Returns when `keep_waiting()` says no, which may have taken the lock. Returns at once if another task
+    /// wants this CPU, or if no other CPU runs one: then nobody is there who could let go of the lock. Else
+    /// it returns when going to sleep and waking up would have taken as long. Called without spin locks.
+    ///
+    /// A machine that lets its tasks sleep at once implements nothing.
+    #[doc(alias = "rwsem_optimistic_spin")]
+    #[inline(always)]
+    fn optimistic_spin(_keep_waiting: &dyn Fn() -> bool) {}
     /// Lets the other tasks run before a loop goes round again that waits for what they do, and does things
     /// itself each time. Called without spin locks, and outside of RCU sections.
     ///

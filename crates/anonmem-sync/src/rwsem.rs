@@ -7,9 +7,23 @@
 //! | 0 | 0 | 0 | free |
 //! | 0 | 0 | n | n readers |
 //! | 1 | 0 | 0 | a writer |
-//! | any | 1 | any | as above, and somebody sleeps: new readers sleep too, so that writers are not starved; the last one out clears the bit and wakes all |
+//! | any | 0 | any | as above; who waits spins, of which the word tells nothing |
+//! | any | 1 | any | as above, and somebody sleeps: new readers sleep too, so that writers are not starved, and nobody spins; the last one out clears the bit and wakes all |
 //!
-//! Linux: kernel/locking/rwsem.c. Differs: no optimistic spinning on the owner, no hand-off.
+//! Who finds the lock taken first spins
+//! ([`Sched::optimistic_spin`](anonmem_hal::Sched::optimistic_spin)), because the lock is mostly free again
+//! before its waiter were asleep. The holder is not known: to write it down would cost everybody who finds
+//! the lock free. So nobody can ask whether the holder sleeps, and two rules stand in for that.
+//!
+//! - A machine lets nobody spin where no other CPU runs a task, nor for longer than a sleep costs. So a wait
+//!   costs at most twice what it had to. That also holds where a host takes the holder's CPU away, which no
+//!   kernel can know.
+//! - Whoever has spun in vain sets PARKED and sleeps. Then all others stop spinning, and newcomers do not
+//!   begin. So a holder that sleeps costs each CPU one spin at most. Whoever lost to those that spin is woken
+//!   by the next to let go of the lock.
+//!
+//! Linux: kernel/locking/rwsem.c. Differs: who spins does not know the owner, and spins for a bounded time
+//! for writers, too; those who spin do not queue; no hand-off.
 
 use crate::{
     atomic::Atomic,
@@ -18,7 +32,7 @@ use crate::{
 };
 use anonmem_hal::{LockKind, Machine, Probe};
 use core::{
-    cell::UnsafeCell,
+    cell::{Cell, UnsafeCell},
     fmt,
     marker::PhantomData,
     ops::{Deref, DerefMut},
@@ -134,29 +148,33 @@ impl<M: Machine, L: Level, T> RwSem<M, L, T> {
 
     #[cold]
     fn read_slow(&self) {
-        M::contended(L::RANK, &mut || {
-            while !self.try_add_reader() {
-                self.park_while(WRITER | PARKED);
-            }
-        });
+        M::contended(L::RANK, &mut || self.wait(WRITER | PARKED, &|| self.try_add_reader()));
     }
 
     #[cold]
     fn write_slow(&self) {
-        M::contended(L::RANK, &mut || self.wait_to_write());
+        M::contended(L::RANK, &mut || self.wait(WRITER | READERS, &|| self.try_add_writer()));
     }
 
-    fn wait_to_write(&self) {
+    fn try_add_writer(&self) -> bool {
+        let state = self.state.peek();
+        // Acquire pairs with the Release of the previous holders' unlocks.
+        state & (WRITER | READERS) == 0
+            && self.state.raw_compare_exchange(state, state | WRITER, Ordering::Acquire).is_ok()
+    }
+
+    /// Waits until `take` has taken the lock, which it cannot while a bit of `busy` is set.
+    fn wait(&self, busy: u32, take: &dyn Fn() -> bool) {
+        let taken = Cell::new(false);
         loop {
-            let state = self.state.peek();
-            if state & (WRITER | READERS) == 0 {
-                // Acquire pairs with the Release of the previous holders' unlocks.
-                if self.state.raw_compare_exchange(state, state | WRITER, Ordering::Acquire).is_ok() {
-                    return;
-                }
-            } else {
-                self.park_while(WRITER | READERS);
+            M::optimistic_spin(&|| {
+                taken.set(taken.get() || take());
+                !taken.get() && self.state.peek() & PARKED == 0
+            });
+            if taken.get() || take() {
+                return;
             }
+            self.park_while(busy);
         }
     }
 
@@ -293,8 +311,17 @@ impl<M: Machine, L: Level, T> Drop for RwSemWriteGuard<'_, M, L, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{order::MmapLock, testing::TestMachine};
-    use std::{sync::Arc, thread, vec::Vec};
+    use crate::{
+        order::MmapLock,
+        testing::{TestMachine, Waits},
+    };
+    use core::sync::atomic::{AtomicU32, Ordering::SeqCst};
+    use std::{
+        sync::Arc,
+        thread,
+        time::{Duration, Instant},
+        vec::Vec,
+    };
 
     type Lock = RwSem<TestMachine, MmapLock, u64>;
 
@@ -334,5 +361,90 @@ mod tests {
             (0..4u64).map(|i| (0..20_000).filter(|n| (n + i) % 3 != 0).count() as u64).sum::<u64>();
         assert_eq!(*lock.read(), expected);
         assert_eq!(lock.state.peek() & !1, 0, "no stale bits");
+    }
+
+    /// Whether `what` comes to be; a test that fails does not hang.
+    fn comes(what: impl Fn() -> bool) -> bool {
+        let end = Instant::now() + Duration::from_secs(5);
+        while !what() && Instant::now() < end {
+            thread::yield_now();
+        }
+        what()
+    }
+
+    /// What a thread sees that has the lock, until it lets go of it; `waiters` wait for it meanwhile.
+    fn held_while(lock: &Lock, seen: impl Fn() -> bool + Sync, waiters: &[&(dyn Fn() + Sync)]) -> bool {
+        thread::scope(|s| {
+            let holder = s.spawn(|| {
+                let _held = lock.write();
+                comes(&seen)
+            });
+            assert!(comes(|| lock.is_locked()), "the holder came");
+            waiters.iter().for_each(|waiter| drop(s.spawn(waiter)));
+            holder.join().unwrap()
+        })
+    }
+
+    #[test]
+    fn who_waits_for_a_holder_that_runs_does_not_sleep() {
+        static SPUN: AtomicU32 = AtomicU32::new(0);
+        static SLEPT: AtomicU32 = AtomicU32::new(0);
+        let (lock, waits) = (Lock::new(0), Waits { turns: u32::MAX, spun: &SPUN, slept: &SLEPT });
+        let (writer, reader) = (
+            || {
+                waits.begin();
+                *lock.write() += 1;
+            },
+            || {
+                waits.begin();
+                drop(lock.read());
+            },
+        );
+        for waiter in [&writer as &(dyn Fn() + Sync), &reader] {
+            let before = SPUN.load(SeqCst);
+            assert!(held_while(&lock, || SPUN.load(SeqCst) > before + 2, &[waiter]), "it spins");
+        }
+        assert_eq!((*lock.read(), SLEPT.load(SeqCst)), (1, 0));
+    }
+
+    #[test]
+    fn who_has_spun_in_vain_sleeps_until_it_is_woken() {
+        static SPUN: AtomicU32 = AtomicU32::new(0);
+        static SLEPT: AtomicU32 = AtomicU32::new(0);
+        let lock = Lock::new(0);
+        let waiter = || {
+            Waits { turns: 5, spun: &SPUN, slept: &SLEPT }.begin();
+            *lock.write() += 1;
+        };
+        let asleep = || SLEPT.load(SeqCst) > 0 && lock.state.peek() & PARKED != 0;
+        assert!(held_while(&lock, asleep, &[&waiter]), "it sleeps, and says so");
+        assert_eq!((*lock.read(), SPUN.load(SeqCst)), (1, 5));
+    }
+
+    #[test]
+    fn nobody_spins_while_somebody_sleeps() {
+        static SPUN: AtomicU32 = AtomicU32::new(0);
+        static SLEPT: AtomicU32 = AtomicU32::new(0);
+        let lock = Lock::new(0);
+        let waits = |turns| Waits { turns, spun: &SPUN, slept: &SLEPT }.begin();
+        let (sleeper, spinner, latecomer) = (
+            || {
+                assert!(comes(|| SPUN.load(SeqCst) > 0), "one that came before spins");
+                waits(0);
+                *lock.write() += 1;
+            },
+            || {
+                waits(u32::MAX);
+                *lock.write() += 1;
+            },
+            || {
+                assert!(comes(|| lock.state.peek() & PARKED != 0), "somebody sleeps");
+                waits(u32::MAX);
+                drop(lock.read());
+            },
+        );
+        let seen = || SLEPT.load(SeqCst) >= 3;
+        assert!(held_while(&lock, seen, &[&sleeper, &spinner, &latecomer]), "all sleep");
+        assert_eq!(*lock.read(), 2);
     }
 }

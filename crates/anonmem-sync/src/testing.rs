@@ -4,12 +4,42 @@ use anonmem_hal::{
     Clock, CpuId, CpuSet, FlushRange, HeldLocks, Machine, Mmu, NoProbe, Order, Pfn, PhysMem, Sched,
     SourceError, SourceId, Sources, Va, arch::Toy,
 };
-use core::ptr::NonNull;
-use std::{cell::RefCell, sync::Condvar, sync::Mutex, thread_local};
+use core::{
+    ptr::NonNull,
+    sync::atomic::{AtomicU32, Ordering::SeqCst},
+};
+use std::{
+    cell::{Cell, RefCell},
+    sync::{Condvar, Mutex},
+    thread_local,
+};
 
 pub(crate) enum TestMachine {}
 
-thread_local!(static HELD: RefCell<HeldLocks> = const { RefCell::new(HeldLocks::NONE) });
+thread_local! {
+    static HELD: RefCell<HeldLocks> = const { RefCell::new(HeldLocks::NONE) };
+    static WAITS: Cell<Waits> = const { Cell::new(Waits { turns: 20, spun: &NOBODYS, slept: &NOBODYS }) };
+}
+static NOBODYS: AtomicU32 = AtomicU32::new(0);
+
+/// How a thread waits for a lock.
+#[derive(Clone, Copy)]
+pub(crate) struct Waits {
+    /// For how many turns it spins before it sleeps.
+    pub(crate) turns: u32,
+    /// Counts them.
+    pub(crate) spun: &'static AtomicU32,
+    /// Counts how often a thread went to sleep.
+    pub(crate) slept: &'static AtomicU32,
+}
+
+impl Waits {
+    /// This thread waits so.
+    pub(crate) fn begin(self) {
+        WAITS.set(self);
+    }
+}
+
 static PARKED: Mutex<()> = Mutex::new(());
 static WAKE: Condvar = Condvar::new();
 
@@ -65,6 +95,7 @@ unsafe impl Sched for TestMachine {
         1
     }
     fn park(_: usize, keep_waiting: &dyn Fn() -> bool) {
+        WAITS.get().slept.fetch_add(1, SeqCst);
         let mut guard = PARKED.lock().unwrap();
         while keep_waiting() {
             guard = WAKE.wait(guard).unwrap();
@@ -76,6 +107,16 @@ unsafe impl Sched for TestMachine {
     }
     fn relax() {
         std::thread::yield_now();
+    }
+    fn optimistic_spin(keep_waiting: &dyn Fn() -> bool) {
+        let Waits { turns, spun, .. } = WAITS.get();
+        for _ in 0..turns {
+            if !keep_waiting() {
+                return;
+            }
+            spun.fetch_add(1, SeqCst);
+            std::thread::yield_now();
+        }
     }
     fn yield_now() {
         std::thread::yield_now();

@@ -237,6 +237,10 @@ unsafe impl<C: Checks, A: Arch> Sched for Hosted<C, A> {
         sched::relax();
     }
 
+    fn optimistic_spin(keep_waiting: &dyn Fn() -> bool) {
+        sched::optimistic_spin(keep_waiting);
+    }
+
     fn yield_now() {
         sched::yield_now();
     }

@@ -30,6 +30,8 @@ const NO_CPU: u32 = u32::MAX;
 const SPINS_BEFORE_YIELD: u32 = 64;
 /// How often a waiting thread looks whether the machine broke.
 const HEARTBEAT: Duration = Duration::from_millis(100);
+/// How long a thread spins for a lock before it sleeps: about what going to sleep and being woken cost.
+const SPIN: Duration = Duration::from_micros(20);
 const BUCKETS: usize = 256;
 /// How long a destructor may wait while its thread unwinds.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -100,6 +102,8 @@ struct Line {
 /// The CPUs of one machine.
 pub struct Cpus {
     slots: Box<[Slot]>,
+    /// How many of them a thread has.
+    taken: AtomicU32,
     broken: AtomicBool,
     lock_waits: LockWaits,
 }
@@ -108,6 +112,7 @@ impl Cpus {
     pub(crate) fn new(n: usize) -> Self {
         Self {
             slots: (0..n).map(|_| Slot::default()).collect(),
+            taken: AtomicU32::new(0),
             broken: AtomicBool::new(false),
             lock_waits: LockWaits::new(),
         }
@@ -201,9 +206,18 @@ impl Cpus {
             self.check_broken();
         }
         slot.waiting.fetch_sub(1, Ordering::Relaxed);
+        self.taken.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Whether the thread on `cpu` may go on spinning for what a thread on another CPU has: such a thread
+    /// there is, and none waits for this CPU.
+    fn may_spin(&self, cpu: CpuId) -> bool {
+        let wanted = self.slots[cpu.index()].waiting.load(Ordering::Relaxed) != 0;
+        !wanted && self.taken.load(Ordering::Relaxed) > 1
     }
 
     fn release(&self, cpu: CpuId) {
+        self.taken.fetch_sub(1, Ordering::Relaxed);
         let slot = &self.slots[cpu.index()];
         locked(&slot.line).serving += 1;
         slot.moved.notify_all();
@@ -332,6 +346,17 @@ pub(crate) fn unpark(key: usize, n: usize) {
     woken.iter().for_each(|sleeper| sleeper.alarm.ring());
 }
 
+/// Spins while `keep_waiting` says so, for as long as that is better than to sleep.
+pub(crate) fn optimistic_spin(keep_waiting: &dyn Fn() -> bool) {
+    MACHINE.with_borrow(|machine| {
+        let Some(machine) = machine else { return };
+        let (cpu, end) = (current_cpu(), Instant::now() + SPIN);
+        while keep_waiting() && machine.may_spin(cpu) && Instant::now() < end {
+            relax();
+        }
+    });
+}
+
 /// Lets the host run another thread.
 pub(crate) fn yield_now() {
     MACHINE.with_borrow(|machine| {
@@ -450,6 +475,40 @@ mod tests {
             });
         }
         assert!(waited().ns > 0);
+    }
+
+    #[test]
+    fn nobody_spins_alone_or_where_another_thread_wants_the_cpu() {
+        let cpus = cpus();
+        let turns = || {
+            let turns = AtomicU64::new(0);
+            M::optimistic_spin(&|| turns.fetch_add(1, Ordering::Relaxed) < u64::MAX);
+            turns.into_inner()
+        };
+        let first = cpus.enter(CpuId(0));
+        assert_eq!(turns(), 1, "nobody else is there");
+        let (there, done) = (AtomicBool::new(false), AtomicBool::new(false));
+        thread::scope(|s| {
+            s.spawn(|| {
+                cpus.run_on(CpuId(1), || {
+                    there.store(true, Ordering::SeqCst);
+                    while !done.load(Ordering::SeqCst) {
+                        thread::yield_now();
+                    }
+                });
+            });
+            while !there.load(Ordering::SeqCst) {
+                thread::yield_now();
+            }
+            assert!(turns() > 1, "another CPU is busy");
+            s.spawn(|| cpus.run_on(CpuId(0), || ()));
+            while cpus.slots[0].waiting.load(Ordering::SeqCst) == 0 {
+                thread::yield_now();
+            }
+            assert_eq!(turns(), 1, "somebody waits for this CPU");
+            done.store(true, Ordering::SeqCst);
+            drop(first);
+        });
     }
 
     #[test]

@@ -8,7 +8,7 @@ use common::{Bug, Planted, plant};
 
 /// Planted machines, and the check that finds each. The first check that fails decides: what a broken machine
 /// does after that proves nothing.
-const PLANTED: [(Bug, &str); 23] = [
+const PLANTED: [(Bug, &str); 24] = [
     (Bug::FlushDoesNothing, "flush: this CPU, one page"),
     (Bug::FlushForgetsOthers, "flush: other CPUs"),
     (Bug::FlushForgetsTheLastPage, "flush: this CPU, one page"),
@@ -28,6 +28,7 @@ const PLANTED: [(Bug, &str); 23] = [
     (Bug::OneCpuForAll, "current_cpu: no two tasks at once"),
     (Bug::WaitsTwice, "contended: runs its wait once"),
     (Bug::NeverWaits, "contended: runs its wait once"),
+    (Bug::SpinsForEver, "optimistic_spin: comes to an end"),
     (Bug::SlotsShareAPage, "swap_write, swap_read: each slot its page"),
     (Bug::FillsTheFirstPage, "fill: the bytes of the source"),
     (Bug::RootIsNotEmpty, "init_root: the user half is empty"),

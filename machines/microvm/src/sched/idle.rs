@@ -5,7 +5,7 @@ use core::sync::atomic::{AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 use x86_64::instructions::interrupts;
 
 use super::run::anything_runnable;
-use crate::arch::percpu::{cpu, this_cpu};
+use crate::arch::percpu::{cpu, cpu_count, this_cpu};
 use crate::arch::{apic, idt, time, tlb};
 
 /// The CPUs that sleep or are about to: a bit each. Who clears a CPU's bit must wake it.
@@ -38,6 +38,12 @@ pub(super) fn idle() {
         sleep();
     }
     IDLE.fetch_and(!bit, SeqCst);
+}
+
+/// Whether another CPU runs a task, as far as this one can tell.
+pub(super) fn others_run() -> bool {
+    let me = 1u64 << this_cpu().id();
+    ((IDLE.load(Relaxed) | me).count_ones() as usize) < cpu_count()
 }
 
 fn sleep() {

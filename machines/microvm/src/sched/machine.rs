@@ -13,6 +13,10 @@ use crate::machine::{self, Kernel};
 /// How long tasks waited for the memory manager's locks.
 pub static LOCK_WAITS: LockWaits = LockWaits::new();
 
+/// How long a task spins for a lock before it sleeps. An idle CPU looks for work as long, so a spin that was
+/// in vain has cost nobody anything.
+const SPIN_NS: u64 = 30_000;
+
 /// Who is told that a message of a userfaultfd has come: whoever lets programs wait for it, above.
 static MESSAGES: spin::Once<fn()> = spin::Once::new();
 
@@ -86,6 +90,13 @@ unsafe impl Sched for Kernel {
 
     fn relax() {
         tlb::relax();
+    }
+
+    fn optimistic_spin(keep_waiting: &dyn Fn() -> bool) {
+        let end = time::now_ns() + SPIN_NS;
+        while keep_waiting() && super::run::may_spin() && time::now_ns() < end {
+            tlb::relax();
+        }
     }
 
     fn yield_now() {

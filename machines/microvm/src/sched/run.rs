@@ -173,6 +173,12 @@ pub(super) fn anything_runnable() -> bool {
     (0..cpu_count()).any(|id| !CPUS[id].queue.is_empty())
 }
 
+/// Whether the running task may go on spinning for what a task on another CPU has: such a task there is, and
+/// none waits for a CPU.
+pub(super) fn may_spin() -> bool {
+    !anything_runnable() && idle::others_run()
+}
+
 /// The next task for this CPU: from its own queue, else from another's.
 fn pick(me: &PerCpu) -> Option<&'static Task> {
     if let Some(task) = CPUS[me.id()].queue.pop() {

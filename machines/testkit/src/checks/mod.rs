@@ -167,7 +167,7 @@ pub fn check<'v, M: Machine>(
 }
 
 /// All checks, in the order in which a port comes up. The direct map is asked first and last.
-pub fn all<'v, M: Machine>() -> [Check<'v, M>; 36] {
+pub fn all<'v, M: Machine>() -> [Check<'v, M>; 37] {
     macro_rules! table {
         ($($name:literal, $why:literal, $run:path;)*) => {
             [$(Check { name: $name, why: $why, run: $run }),*]
@@ -186,6 +186,7 @@ pub fn all<'v, M: Machine>() -> [Check<'v, M>; 36] {
         "current_cpu: below nr_cpus, below Cpus::MAX", "per-CPU data is read past its end", tasks::cpu_numbers;
         "current_cpu: no two tasks at once", "two CPUs write one list of free pages", tasks::one_task_a_cpu;
         "contended: runs its wait once", "a lock is taken twice, or not at all", tasks::contended;
+        "optimistic_spin: comes to an end", "a task spins for a lock whose holder sleeps", tasks::spin_ends;
         "with_held_locks: a list for each task", "the order of locks is checked against another's", tasks::held_locks;
         "park: returns when there is nothing to wait for", "a wake-up that came first is lost", tasks::park_returns;
         "park, unpark: no wake-up is lost", "a task sleeps for ever", tasks::no_lost_wake_up;

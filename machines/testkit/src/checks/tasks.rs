@@ -79,6 +79,22 @@ pub(super) fn contended<M: Machine>(_: &World<'_, '_, M>) -> Checked {
     Ok(())
 }
 
+/// What nobody ends the machine ends. On all CPUs at once, for elsewhere somebody has to run.
+pub(super) fn spin_ends<M: Machine>(w: &World<'_, '_, M>) -> Checked {
+    M::optimistic_spin(&|| false);
+    let tally = Tally::new();
+    w.port.at_once(w.port.cpus().min(MAX_TASKS), &|_| {
+        let (start, asked) = (w.machine().now_ns(), AtomicU64::new(0));
+        let over = || w.machine().now_ns() - start > LOST_NS || asked.load(Relaxed) > 100_000_000;
+        M::optimistic_spin(&|| {
+            asked.fetch_add(1, Relaxed);
+            !over()
+        });
+        tally.note(holds("a task that spun for a second went to sleep before", !over()));
+    });
+    Ok(tally.result()?)
+}
+
 /// Runs `f` on the list of the task.
 fn held_list<M: Machine>(f: &mut dyn FnMut(&mut HeldLocks)) {
     // SAFETY: no function here does so in another one.

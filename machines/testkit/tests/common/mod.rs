@@ -43,6 +43,7 @@ pub(crate) enum Bug {
     OneCpuForAll,
     WaitsTwice,
     NeverWaits,
+    SpinsForEver,
     SlotsShareAPage,
     FillsTheFirstPage,
     RootIsNotEmpty,
@@ -271,6 +272,12 @@ unsafe impl Sched for Planted {
     }
     fn relax() {
         Inner::relax();
+    }
+    fn optimistic_spin(keep_waiting: &dyn Fn() -> bool) {
+        if has(Bug::SpinsForEver) {
+            while keep_waiting() {}
+        }
+        Inner::optimistic_spin(keep_waiting);
     }
     fn yield_now() {
         Inner::yield_now();
