@@ -24,6 +24,7 @@ pub mod machine;
 #[doc(hidden)]
 pub mod nodes;
 mod page_hash;
+mod page_words;
 #[doc(hidden)]
 pub mod probe;
 #[doc(hidden)]

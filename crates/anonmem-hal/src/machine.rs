@@ -8,15 +8,10 @@ use crate::{
     arch::Arch,
     cpu::{CpuId, CpuSet},
     nodes::NodePolicy,
-    page_hash::PageHash,
+    page_words::{self, Words},
     probe::Probe,
 };
-use core::{
-    fmt,
-    num::NonZeroU64,
-    ptr::NonNull,
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
-};
+use core::{fmt, num::NonZeroU64, ptr::NonNull};
 
 /// The world that a memory manager runs on.
 ///
@@ -192,14 +187,13 @@ pub unsafe trait PhysMem {
 
     /// A hash of the frame's bytes under a key; programs may be writing to them. Frames with equal bytes have
     /// equal hashes under one key. Others may, too. But who does not know the key cannot make such frames,
-    /// each of which would cost a comparison. [`PageHash`] is such a hash.
+    /// each of which would cost a comparison. [`PageHash`](crate::PageHash) is
+    /// such a hash.
     ///
     /// # Panics
     /// If there is no such frame.
     fn hash_page(&self, pfn: Pfn, key: u64) -> u64 {
-        let mut hash = PageHash::new(key);
-        words(self, pfn).as_chunks().0.iter().for_each(|eight| hash.add(load(eight)));
-        hash.finish()
+        page_words::hash(words(self, pfn), key)
     }
 
     /// Whether two frames have the same bytes; programs may be writing to them. If nobody does, the answer is
@@ -208,8 +202,7 @@ pub unsafe trait PhysMem {
     /// # Panics
     /// If there is no such frame.
     fn same_bytes(&self, one: Pfn, other: Pfn) -> bool {
-        let (left, right) = (words(self, one).as_chunks().0, words(self, other).as_chunks().0);
-        left.iter().zip(right).all(|(left, right)| differing(left, right) == 0)
+        page_words::same(words(self, one), words(self, other))
     }
 
     /// Whether the frame's bytes are all 0. `false` is always a right answer.
@@ -239,25 +232,11 @@ pub unsafe trait PhysMem {
 }
 
 /// The words of a frame, which programs may be writing to.
-fn words<M: PhysMem + ?Sized>(machine: &M, pfn: Pfn) -> &[AtomicU64; PAGE_SIZE / 8] {
+fn words<M: PhysMem + ?Sized>(machine: &M, pfn: Pfn) -> &Words {
     assert_frame(machine, pfn);
     // SAFETY: the frame's bytes are aligned and valid for reads as long as the machine is there, and whoever
     // changes them meanwhile is a program, or writes words at once.
     unsafe { machine.direct_map(pfn).cast().as_ref() }
-}
-
-/// The bits in which one of eight words differs. Written out, because loads like these are not put together.
-#[inline(always)]
-fn differing(left: &[AtomicU64; 8], right: &[AtomicU64; 8]) -> u64 {
-    let bits = |nth: usize| left[nth].load(Relaxed) ^ right[nth].load(Relaxed);
-    bits(0) | bits(1) | bits(2) | bits(3) | bits(4) | bits(5) | bits(6) | bits(7)
-}
-
-/// Eight words, each as it is at some moment.
-#[inline(always)]
-fn load(words: &[AtomicU64; PageHash::WORDS]) -> [u64; PageHash::WORDS] {
-    let word = |nth: usize| words[nth].load(Relaxed);
-    [word(0), word(1), word(2), word(3), word(4), word(5), word(6), word(7)]
 }
 
 fn assert_frame<M: PhysMem + ?Sized>(machine: &M, pfn: Pfn) {
