@@ -14,7 +14,7 @@ use crate::{
         reverse_map::ReverseMap,
     },
 };
-use anonmem_frame::{FolioGuard, FolioOwner, FolioRef, HoldWhole, MigrationHold};
+use anonmem_frame::{Folio, FolioGuard, FolioOwner, FolioRef, HoldWhole, MigrationHold};
 use anonmem_hal::{EntryBits, MigrationBits, MigrationKind, Order, Protection, Va};
 use anonmem_pgtable::{Arrived, Attrs, Cleared, LeafPinned, PteGuard, StableVma, TlbBatch, Vacancy};
 use core::ops::ControlFlow;
@@ -36,16 +36,43 @@ pub(crate) fn try_to_migrate<'v, M: Machine>(
     let mut holds = 0;
     loop {
         let before = holds;
-        rmap_walk(objects, folio, Form::Present, |hit| {
-            may(hit.vma)?;
+        let walked = rmap_walk(objects, folio, Form::Present, |hit| {
+            if may(hit.vma).is_break() {
+                return ControlFlow::Break(Ends::Stays);
+            }
             holds += hit.pages;
-            try_to_migrate_one(hit, tlb)
-        })?;
-        // Fork may have copied an entry to where the walk had passed.
-        if holds == before || folio.counts().maps() <= holds {
-            return ControlFlow::Continue(());
+            let is_only = is_only(folio);
+            match try_to_migrate_one(hit, tlb) {
+                ControlFlow::Break(()) => ControlFlow::Break(Ends::Stays),
+                ControlFlow::Continue(()) if is_only => ControlFlow::Break(Ends::Taken),
+                ControlFlow::Continue(()) => ControlFlow::Continue(()),
+            }
+        });
+        match walked {
+            ControlFlow::Break(Ends::Stays) => return ControlFlow::Break(()),
+            ControlFlow::Break(Ends::Taken) => return ControlFlow::Continue(()),
+            // Fork may have copied an entry to where the walk had passed.
+            ControlFlow::Continue(()) if holds == before || folio.counts().maps() <= holds => {
+                return ControlFlow::Continue(());
+            }
+            ControlFlow::Continue(()) => {}
         }
     }
+}
+
+/// How a walk ends before it has come past everything.
+enum Ends {
+    /// The folio is not to be taken.
+    Stays,
+    /// There is no other entry.
+    Taken,
+}
+
+/// Whether a page, one of whose entries is locked, has no other. An entry comes from one that is locked by
+/// whoever copies it, or it is made by whoever holds the folio's lock, which the caller does. Never of a
+/// larger folio, which counts a leaf in its own way.
+fn is_only<M: Machine>(folio: Folio<'_, M>) -> bool {
+    !folio.is_large() && folio.counts().maps() == 1
 }
 
 /// Lets the entries of a folio, which nobody has pinned or locked, wait for it, and goes: what a walk leaves
@@ -118,7 +145,8 @@ where
     // Fork may have copied an entry to where the walk had passed.
     while core::mem::take(&mut found) {
         let _ = rmap_walk(objects, folio, Form::Migration, |hit| {
-            found = true;
+            let is_only = is_only(folio);
+            found = !is_only;
             // Under the page-table lock: mprotect says what it allows first, and then comes by.
             let vma = objects.vma(hit.vma).flags().protection();
             let (first, pages, (mut entries, slot)) = (hit.va, hit.pages, hit.into_table());
@@ -126,7 +154,7 @@ where
                 let (hold, bits, vacancy) = take_hold(&mut entries, va);
                 arrive(Waiting { vacancy, hold, bits, vma, slot });
             }
-            ControlFlow::<()>::Continue(())
+            if is_only { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
     }
 }

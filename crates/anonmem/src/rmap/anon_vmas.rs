@@ -136,13 +136,14 @@ impl<M: Machine> ReverseMap<M> for AnonVmas {
     }
 
     #[inline]
-    fn walk_at<'a, 'v: 'a, B>(
+    fn walk_where<'a, 'v: 'a, B>(
         locked: &'a AnonVmaReadGuard<'v, M>,
         at: (Folio<'_, M>, u64),
         form: Form,
+        wanted: impl FnMut(VmaId) -> bool,
         f: impl FnMut(RmapHit<'a, 'v, M, AnonVmaReadGuard<'v, M>>) -> ControlFlow<B>,
     ) -> ControlFlow<B> {
-        walk(locked, locked, at, form, f)
+        walk(locked, locked, at, form, wanted, f)
     }
 
     /// The root: every VMA of the family is in its tree.

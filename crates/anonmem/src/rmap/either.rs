@@ -146,15 +146,16 @@ impl<M: Machine> ReverseMap<M> for Either {
         }
     }
 
-    fn walk_at<'a, 'v: 'a, B>(
+    fn walk_where<'a, 'v: 'a, B>(
         locked: &'a EitherReadGuard<'v, M>,
         at: (Folio<'_, M>, u64),
         form: Form,
+        wanted: impl FnMut(VmaId) -> bool,
         f: impl FnMut(RmapHit<'a, 'v, M, EitherReadGuard<'v, M>>) -> ControlFlow<B>,
     ) -> ControlFlow<B> {
         match locked {
-            EitherReadGuard::AnonVmas(lock) => walk::walk(lock, locked, at, form, f),
-            EitherReadGuard::Families(lock) => family::walk::walk(lock, locked, at, form, f),
+            EitherReadGuard::AnonVmas(lock) => walk::walk(lock, locked, at, form, wanted, f),
+            EitherReadGuard::Families(lock) => family::walk::walk(lock, locked, at, form, wanted, f),
         }
     }
 

@@ -213,10 +213,25 @@ pub(crate) trait ReverseMap<M: Machine> {
     ///
     /// # Locks
     /// Takes one page-table lock at a time.
+    #[inline]
     fn walk_at<'a, 'v: 'a, B>(
         locked: &'a Self::Locked<'v>,
         at: (Folio<'_, M>, u64),
         form: Form,
+        f: impl FnMut(RmapHit<'a, 'v, M, Self::Locked<'v>>) -> ControlFlow<B>,
+    ) -> ControlFlow<B> {
+        Self::walk_where(locked, at, form, |_| true, f)
+    }
+
+    /// The same in the VMAs that are `wanted` alone. It is asked of each that may map a page of the folio.
+    ///
+    /// # Locks
+    /// Takes one page-table lock at a time.
+    fn walk_where<'a, 'v: 'a, B>(
+        locked: &'a Self::Locked<'v>,
+        at: (Folio<'_, M>, u64),
+        form: Form,
+        wanted: impl FnMut(VmaId) -> bool,
         f: impl FnMut(RmapHit<'a, 'v, M, Self::Locked<'v>>) -> ControlFlow<B>,
     ) -> ControlFlow<B>;
 

@@ -3,9 +3,12 @@
 //!
 //! Linux: mm/rmap.c `rmap_walk_anon`.
 
-use crate::rmap::{
-    anon_vma::AnonVmaReadGuard,
-    hit::{Form, RmapHit, visit_vma},
+use crate::{
+    ids::VmaId,
+    rmap::{
+        anon_vma::AnonVmaReadGuard,
+        hit::{Form, RmapHit, visit_vma},
+    },
 };
 use anonmem_frame::Folio;
 use anonmem_hal::Machine;
@@ -13,7 +16,8 @@ use anonmem_pgtable::StableVma;
 use core::ops::ControlFlow;
 
 /// Calls `f` for every entry of `form` that owns a page of `folio`, whose first page has the index `first`,
-/// until it breaks. `guard` is what the hits are borrowed from, and holds `locked`.
+/// in the VMAs that are `wanted`, until it breaks. `guard` is what the hits are borrowed from, and holds
+/// `locked`.
 ///
 /// # Locks
 /// That of the folio's anon_vma. Takes one page-table lock at a time.
@@ -24,6 +28,7 @@ pub(super) fn walk<'a, 'v: 'a, M: Machine, G: StableVma<M>, B>(
     guard: &'a G,
     (folio, first): (Folio<'_, M>, u64),
     form: Form,
+    mut wanted: impl FnMut(VmaId) -> bool,
     mut f: impl FnMut(RmapHit<'a, 'v, M, G>) -> ControlFlow<B>,
 ) -> ControlFlow<B> {
     let objects = locked.objects();
@@ -32,7 +37,9 @@ pub(super) fn walk<'a, 'v: 'a, M: Machine, G: StableVma<M>, B>(
     let mut at = tree.first_overlap(objects, first, last);
     while let Some(chain) = at {
         let id = objects.chain(chain).vma();
-        visit_vma(objects, guard, id, (folio, first), form, &mut f)?;
+        if wanted(id) {
+            visit_vma(objects, guard, id, (folio, first), form, &mut f)?;
+        }
         at = tree.next_overlap(objects, chain, first, last);
     }
     ControlFlow::Continue(())

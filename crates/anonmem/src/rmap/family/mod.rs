@@ -185,13 +185,14 @@ impl<M: Machine> ReverseMap<M> for Families {
     }
 
     #[inline]
-    fn walk_at<'a, 'v: 'a, B>(
+    fn walk_where<'a, 'v: 'a, B>(
         locked: &'a FamilyReadGuard<'v, M>,
         at: (Folio<'_, M>, u64),
         form: Form,
+        wanted: impl FnMut(VmaId) -> bool,
         f: impl FnMut(RmapHit<'a, 'v, M, FamilyReadGuard<'v, M>>) -> ControlFlow<B>,
     ) -> ControlFlow<B> {
-        walk::walk(locked, locked, at, form, f)
+        walk::walk(locked, locked, at, form, wanted, f)
     }
 
     /// All of it: whoever maps a page has the family's, whatever his label.

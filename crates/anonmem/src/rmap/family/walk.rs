@@ -29,12 +29,14 @@ use anonmem_sync::spin_until;
 use core::ops::ControlFlow;
 
 /// Calls `f` for every entry of `form` that owns a page of `folio`, whose first page has the index `first`,
-/// until it breaks. `guard` is what the hits are borrowed from, and holds `locked`.
+/// in the VMAs that are `wanted`, until it breaks. `guard` is what the hits are borrowed from, and holds
+/// `locked`.
 pub(in crate::rmap) fn walk<'a, 'v: 'a, M: Machine, G: StableVma<M>, B>(
     locked: &FamilyReadGuard<'v, M>,
     guard: &'a G,
     (folio, first): (Folio<'_, M>, u64),
     form: Form,
+    mut wanted: impl FnMut(VmaId) -> bool,
     mut f: impl FnMut(RmapHit<'a, 'v, M, G>) -> ControlFlow<B>,
 ) -> ControlFlow<B> {
     let objects = locked.objects;
@@ -47,7 +49,10 @@ pub(in crate::rmap) fn walk<'a, 'v: 'a, M: Machine, G: StableVma<M>, B>(
             is_only |= has_one_mapper(folio, form);
             f(hit)
         };
-        visit_member(objects, guard, mm, (folio, first), form, &mut meet)?;
+        visit_member(objects, mm, (folio, first), |vma| match wanted(vma) {
+            true => visit_vma(objects, guard, vma, (folio, first), form, &mut meet),
+            false => ControlFlow::Continue(()),
+        })?;
         if is_only {
             break;
         }
@@ -66,14 +71,12 @@ fn has_one_mapper<M: Machine>(folio: Folio<'_, M>, form: Form) -> bool {
     }
 }
 
-/// Visits what one address space may have of the folio.
-fn visit_member<'a, 'v: 'a, M: Machine, G: StableVma<M>, B>(
-    objects: &'v Objects<M>,
-    guard: &'a G,
+/// Calls `f` for the VMAs of one address space that may map the folio.
+fn visit_member<M: Machine, B>(
+    objects: &Objects<M>,
     mm: MmId,
     (folio, first): (Folio<'_, M>, u64),
-    form: Form,
-    f: &mut impl FnMut(RmapHit<'a, 'v, M, G>) -> ControlFlow<B>,
+    mut f: impl FnMut(VmaId) -> ControlFlow<B>,
 ) -> ControlFlow<B> {
     let slot = objects.mm_slot(mm);
     let last = first + folio.nr_pages().0 - 1;
@@ -83,14 +86,14 @@ fn visit_member<'a, 'v: 'a, M: Machine, G: StableVma<M>, B>(
         && range.start.page() <= last
     {
         if has_pages_at_home(objects, mm, id) {
-            visit_vma(objects, guard, id, (folio, first), form, f)?;
+            f(id)?;
         }
         page = range.end.page();
     }
     let records = &slot.member.records;
     let mut at = records.first_overlap(objects, first, last);
     while let Some(record) = at {
-        visit_vma(objects, guard, objects.chain(record).vma(), (folio, first), form, f)?;
+        f(objects.chain(record).vma())?;
         at = records.next_overlap(objects, record, first, last);
     }
     ControlFlow::Continue(())
