@@ -10,6 +10,9 @@ use anonmem_sync::{Atomic, Ordering};
 /// Words of a frame.
 const WORDS: u64 = (PAGE_SIZE / 8) as u64;
 
+/// Words that lie in one line of a cache.
+pub const LINE: usize = 8;
+
 /// An array of words, all 0 at first.
 ///
 /// Part of something type-stable: an array without frames has length 0.
@@ -88,12 +91,31 @@ impl<M: Machine> FrameArray<M> {
     /// If `index` is not below the length, or the array is of other frames.
     #[inline]
     pub fn get<'f>(&self, frames: &'f Frames<M>, index: u64) -> &'f Atomic<u64, M> {
-        assert!(index < self.len(), "word {index} of an array of {}", self.len());
+        let len = self.len();
+        assert!(index < len, "word {index} of an array of {len}");
+        &self.leaf(frames, index / WORDS)[(index % WORDS) as usize]
+    }
+
+    /// The [`LINE`] words from `first` on, which lie in one line of a cache.
+    ///
+    /// # Panics
+    /// If `first` is no multiple of their number, they are not all below the length, or the array is of other
+    /// frames.
+    #[inline]
+    pub fn line<'f>(&self, frames: &'f Frames<M>, first: u64) -> &'f [Atomic<u64, M>; LINE] {
+        let len = self.len();
+        assert!(first + LINE as u64 <= len, "words from {first} on of an array of {len}");
+        assert!(first.is_multiple_of(LINE as u64), "word {first} is not the first of a line");
+        &self.leaf(frames, first / WORDS).as_chunks().0[first as usize % WORDS as usize / LINE]
+    }
+
+    /// The words of a leaf.
+    #[inline]
+    fn leaf<'f>(&self, frames: &'f Frames<M>, leaf: u64) -> &'f [Atomic<u64, M>] {
         self.assert_is_of(frames);
-        let (leaf, word) = (index / WORDS, (index % WORDS) as usize);
         let root = words(frames, self.root_frame().expect("an array of some length has frames"));
         let directory = words(frames, Pfn(root[(leaf / WORDS) as usize].load(Ordering::Relaxed) - 1));
-        &words(frames, Pfn(directory[(leaf % WORDS) as usize].load(Ordering::Relaxed) - 1))[word]
+        words(frames, Pfn(directory[(leaf % WORDS) as usize].load(Ordering::Relaxed) - 1))
     }
 
     /// The length, which was loaded with Acquire, comes after the owner.

@@ -176,6 +176,9 @@ fn a_node_that_is_made_up_has_nothing() {
     assert_eq!(vm.ksm_stats().pages_shared, 2, "two nodes");
     mm.store(page(1), 1).unwrap();
     mm.store(page(3), 1).unwrap();
+    // The sweep takes its place out of the node: a node that has it would really be that of the page.
+    mm.store(page(0), 5).unwrap();
+    vm.ksm_scan(256).unwrap();
     for made_up in (1..256 * 64).filter_map(RawHandle::new) {
         mm.store(page(0), 5).unwrap();
         let frame = mm.pagemap(page(0)).pfn.expect("just written");

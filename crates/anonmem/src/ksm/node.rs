@@ -13,7 +13,7 @@
 //! |---|---|
 //! | `hash`, `domain`, `next`, of a place, too | the scanner's lock, or before anybody knows the node |
 //! | `frame`, `left` | the folio lock of the page, and of the frame that it moves to; `left` goes under the scanner's |
-//! | places | the scanner's lock and the folio lock of the page, while nothing is `left` |
+//! | places, and how many | the scanner's lock and the folio lock of the page, while nothing is `left` |
 //!
 //! A page that a thousand programs share has a thousand places. So each but the first is in a bucket, where
 //! the scanner asks whether a node has it (`places`).
@@ -51,13 +51,15 @@ pub(crate) struct StableNode<M: Machine> {
     index: Atomic<u64, M>,
     /// The next place.
     more: Atomic<Link<StableTag>, M>,
+    /// Of a node: its places.
+    places: Plain<u32, M>,
 }
 
 impl<M: Machine> SlabItem<M> for StableNode<M> {
     type Tag = StableTag;
     const NAME: &'static str = "ksm_stable_node";
     const FIELDS: &'static [Field] = fields! {
-        frame, left, hash, domain, next, family, index, more,
+        frame, left, hash, domain, next, family, index, more, places,
     };
     fn new() -> Self {
         Self {
@@ -69,6 +71,7 @@ impl<M: Machine> SlabItem<M> for StableNode<M> {
             family: Atomic::new(0),
             index: Atomic::new(0),
             more: Atomic::new(Link::NONE),
+            places: Plain::new(0),
         }
     }
 }
@@ -81,6 +84,7 @@ impl<M: Machine> StableNode<M> {
         self.next.set(Link::NONE);
         self.left.store(0, Ordering::Relaxed);
         self.set_place(place, Link::NONE);
+        self.places.set(1);
         // Release pairs with the Acquire of `frame`.
         self.frame.store(frame.0 + 1, Ordering::Release);
     }
@@ -138,6 +142,16 @@ impl<M: Machine> StableNode<M> {
     /// The place after this one.
     pub(super) fn more(&self) -> Link<StableTag> {
         self.more.load(Ordering::Relaxed)
+    }
+
+    /// How many places the page of this node has.
+    pub(super) fn nr_places(&self) -> u64 {
+        self.places.get().into()
+    }
+
+    /// Notes that it has one more, or one less.
+    pub(super) fn count_places(&self, change: i32) {
+        self.places.update(|places| places.checked_add_signed(change).expect("places are counted"));
     }
 
     /// Lets another place come after this one.

@@ -41,6 +41,7 @@ impl<M: Machine> Ksm<M> {
         item.set_next(self.head(nodes.frames, bucket));
         self.set_head(nodes.frames, bucket, new.into());
         node.set_more(new.into());
+        node.count_places(1);
         Ok(())
     }
 
@@ -61,6 +62,7 @@ impl<M: Machine> Ksm<M> {
                 continue;
             }
             before.set_more(place.more());
+            node.count_places(-1);
             self.free_place(nodes, id, at);
         }
         // The node's own place cannot go: another takes it.
@@ -69,6 +71,7 @@ impl<M: Machine> Ksm<M> {
             && let Some(place) = nodes.get(at).place()
         {
             node.set_place(place, nodes.get(at).more());
+            node.count_places(-1);
             self.free_place(nodes, id, at);
         }
     }

@@ -12,21 +12,23 @@
 
 use super::{
     batch::MergeBatch,
+    candidates::Known,
     merge::{Candidate, Equal, Pending},
     node::MergedAt,
     settings::MergeDomains,
-    state::add,
+    state::{FRAMES_OF_GROUP, GROUP, add},
 };
 use crate::{
     error::Error,
     events::Event,
+    ids::VmaId,
     objects::Objects,
     rmap::machine::Machine,
     rmap::{Rmap, hit::Form, reverse_map::ReverseMap},
     vm::Vm,
     vma::flags::VmFlags,
 };
-use anonmem_frame::{Folio, FolioGuard, FolioOwner, FolioRef, Kind, Mapping, NOTE_BITS};
+use anonmem_frame::{Folio, FolioGuard, FolioOwner, FolioRef, Mapping, NOTE_BITS};
 use anonmem_hal::{Order, Pfn};
 use anonmem_sync::Ordering;
 use core::ops::ControlFlow;
@@ -87,7 +89,7 @@ impl<M: Machine> Vm<M> {
             let at = self.ksm.at.get();
             self.look_at(at, &mut batch, &mut done);
             batch.pass();
-            self.prune_beside(at, nr);
+            self.prune_beside(at);
             done.swept = at + 1 == nr;
             self.ksm.at.set(if done.swept { 0 } else { at + 1 });
         }
@@ -134,10 +136,9 @@ impl<M: Machine> Vm<M> {
     }
 
     /// The buckets of nodes are looked through in step with the frames.
-    fn prune_beside(&self, at: u64, nr: u64) {
-        let buckets = self.ksm.buckets();
-        for bucket in at * buckets / nr..(at + 1) * buckets / nr {
-            self.ksm.prune(self, bucket);
+    fn prune_beside(&self, at: u64) {
+        if at.is_multiple_of(FRAMES_OF_GROUP) {
+            self.ksm.prune_group(self, at / FRAMES_OF_GROUP * GROUP);
         }
     }
 
@@ -157,8 +158,8 @@ impl<M: Machine> Vm<M> {
     #[doc(alias = "cmp_and_merge_page")]
     fn look_at<'v>(&'v self, at: u64, batch: &mut MergeBatch<'v, M>, done: &mut KsmScanned) {
         let pfn = self.machine().base_pfn().offset(at);
-        // Without a count first: most frames are none of ours.
-        if self.frames.kind(pfn) != Kind::Folio {
+        // Without a count first: most frames are none of ours, or their pages are merged already.
+        if !self.frames.folio(pfn).is_some_and(|folio| folio.pfn() == pfn && is_anon(folio)) {
             return;
         }
         let Some(page) = self.frames.try_get(pfn).filter(|page| page.pfn() == pfn) else { return };
@@ -181,6 +182,9 @@ impl<M: Machine> Vm<M> {
         if now.tag != note.tag {
             page.lock.set_note(now.bits());
             add(&counts.changed, 1);
+            if self.ksm.hand_at(&self.frames, at).is_some() {
+                self.ksm.note_new(&self.frames, hash, at);
+            }
             return;
         }
         if batch.makes_stable((hash, page.domain)) {
@@ -220,11 +224,14 @@ impl<M: Machine> Vm<M> {
         tag: u32,
     ) -> Option<Equal<'v, M>> {
         let (ksm, pfn, folio) = (&self.ksm, page.page.pfn(), page.page.folio());
-        if let Some(stable) = ksm.find_stable(self, (hash, page.domain), folio, |id| batch.coming_to(id)) {
+        let (key, order) = ((hash, page.domain), folio.owned_order());
+        if let Some(stable) = ksm.find_stable(self, key, order, |id| batch.coming_to(id)) {
             return Some(Equal::Stable(stable));
         }
         let (base, pages) = (self.machine().base_pfn(), folio.owned_order().pages());
-        for other_pfn in ksm.waiting(&self.frames, hash).map(|at| base.offset(at)) {
+        let hand = ksm.hand_at(&self.frames, pfn.0 - base.0);
+        for (at, known) in ksm.waiting_or_new(&self.frames, hash, hand) {
+            let other_pfn = base.offset(at);
             if other_pfn == pfn {
                 continue;
             }
@@ -240,8 +247,8 @@ impl<M: Machine> Vm<M> {
             // The note is of the last time that it was looked at.
             let unchanged = tag_of(other.lock.folio()) == tag;
             if unchanged && other.domain == page.domain && self.same_folios(other.page.folio(), folio) {
-                ksm.forget(&self.frames, hash, other_pfn.0 - base.0);
-                if other_pfn < pfn {
+                ksm.forget(&self.frames, hash, at);
+                if other_pfn < pfn && known == Known::Waits {
                     // It was counted in this sweep, as one without an equal.
                     let alone = ksm.counts.unshared.load(Ordering::Relaxed);
                     ksm.counts.unshared.store(alone.saturating_sub(pages), Ordering::Relaxed);
@@ -263,7 +270,7 @@ impl<M: Machine> Vm<M> {
     pub(super) fn candidate<'v>(&'v self, page: FolioRef<'v, M>) -> Option<Candidate<'v, M>> {
         let folio = page.folio();
         // Hints, all of them: what must hold is asked again when nobody can use the page.
-        if folio.swap_entry().is_some() || !matches!(folio.mapping(), Mapping::Anon(_)) {
+        if folio.swap_entry().is_some() || !is_anon(folio) {
             return None;
         }
         if folio.maybe_pinned() {
@@ -276,6 +283,11 @@ impl<M: Machine> Vm<M> {
     }
 }
 
+/// Whether a folio is anonymous, and not a merged one, as of now.
+fn is_anon<M: Machine>(folio: Folio<'_, M>) -> bool {
+    matches!(folio.mapping(), Mapping::Anon(_))
+}
+
 /// Where a locked page has its mappers, and their merge domain, if all of them agree to its being merged.
 fn agreed<M: Machine>(
     objects: &Objects<M>,
@@ -284,18 +296,18 @@ fn agreed<M: Machine>(
 ) -> Option<(MergedAt, u64)> {
     let folio = lock.folio();
     let guard = Rmap::<M>::lock(objects, folio)?;
-    let mut domain = None;
-    let walked = Rmap::<M>::walk(&guard, folio, Form::Present, |hit| {
+    let (mut domain, place) = (None, (folio, folio.index()));
+    // Where all who may map the page agree, no page table says more.
+    let refuses = |id: VmaId| {
+        let vma = objects.vma(id);
+        let Some(slot) = vma.mm().map(|mm| objects.mm_slot(mm)) else { return false };
         let its = match domains {
-            MergeDomains::Families => hit.slot.merge_domain(),
+            MergeDomains::Families => slot.merge_domain(),
             MergeDomains::One => 0,
         };
-        let agrees = objects.vma(hit.vma).flags().contains(VmFlags::MERGEABLE);
-        if !agrees || *domain.get_or_insert(its) != its {
-            return ControlFlow::Break(());
-        }
-        ControlFlow::Continue(())
-    });
+        !vma.flags().contains(VmFlags::MERGEABLE) || *domain.get_or_insert(its) != its
+    };
+    let walked = Rmap::<M>::walk_where(&guard, place, Form::Present, refuses, |_| ControlFlow::Break(()));
     let place = MergedAt { family: Rmap::<M>::family(&guard), index: folio.index() };
     domain.filter(|_| walked.is_continue()).map(|domain| (place, domain))
 }

@@ -12,7 +12,7 @@ use crate::{
     rmap::{Rmap, hit::Form, reverse_map::ReverseMap},
 };
 use anonmem_frame::{Folio, FolioGuard, FolioOwner, FolioRef, Mapping};
-use anonmem_hal::Pfn;
+use anonmem_hal::{Order, Pfn};
 use anonmem_sync::{Ordering, fence};
 use core::ops::ControlFlow;
 
@@ -53,6 +53,16 @@ impl<M: Machine> Objects<M> {
                 return PageOf::Gone;
             }
         }
+    }
+
+    /// Whether the page of a node is there, mapped, and has no place too many, as of now. Most are: nobody
+    /// takes a count of them, nor a lock.
+    fn seems_as_it_should(&self, id: StableId) -> bool {
+        let node = self.stable_nodes().get(id);
+        let Some(frame) = node.frame().filter(|_| node.left().is_none()) else { return false };
+        let is_its = |folio: &Folio<'_, M>| folio.mapping() == Mapping::Ksm(id.raw()) && folio.is_mapped();
+        let Some(folio) = self.frames.folio(frame).filter(is_its) else { return false };
+        node.nr_places() <= sharers(folio)
     }
 
     /// Whether no page of the node is left, so that nobody can come to it. A page that is only cached for
@@ -105,7 +115,7 @@ impl<M: Machine> Objects<M> {
         let PageOf::There(page) = self.page_of(id) else { return };
         let Some(lock) = page.try_lock() else { return };
         let folio = lock.folio();
-        if !self.is_locked_page_of(&lock, id) || nodes.places(id).count() as u64 <= sharers(folio) {
+        if !self.is_locked_page_of(&lock, id) || nodes.get(id).nr_places() <= sharers(folio) {
             return;
         }
         ksm.retain_places(nodes, id, |place| {
@@ -128,19 +138,20 @@ impl<M: Machine> Ksm<M> {
         (hash >> 32) % self.buckets()
     }
 
-    /// A page whose bytes have this hash in this domain, which is `folio` byte for byte, as of now, and which
-    /// takes one more mapping, beside those that it is about to get.
+    /// A folio of as many pages whose bytes have this hash in this domain, and which takes one more mapping,
+    /// beside those that it is about to get. Nobody writes to it, so nobody compares it before a merge does.
     pub(super) fn find_stable<'v>(
         &self,
         objects: &'v Objects<M>,
         key: (u64, u64),
-        folio: Folio<'_, M>,
+        order: Order,
         coming: impl Fn(StableId) -> u64,
     ) -> Option<Stable<'v, M>> {
         let most = u64::from(self.settings.get().max_page_sharing);
         self.stable_of(objects, key).find(|stable| {
             let most = most.saturating_sub(coming(stable.id));
-            takes_one_more(stable.page.folio(), most) && objects.same_folios(stable.page.folio(), folio)
+            let folio = stable.page.folio();
+            folio.owned_order() == order && takes_one_more(folio, most)
         })
     }
 
@@ -174,6 +185,15 @@ impl<M: Machine> Ksm<M> {
         self.set_head(nodes.frames, bucket, id.into());
     }
 
+    /// Frees the nodes whose pages are gone of the buckets that lie together from `first` on.
+    pub(super) fn prune_group(&self, objects: &Objects<M>, first: u64) {
+        for (bucket, head) in (first..).zip(self.table.line(&objects.frames, first)) {
+            if head.load(Ordering::Relaxed) != 0 {
+                self.prune(objects, bucket);
+            }
+        }
+    }
+
     /// Frees the nodes of a bucket whose pages are gone; returns how many are left.
     pub(super) fn prune(&self, objects: &Objects<M>, bucket: u64) -> u64 {
         let nodes = objects.stable_nodes();
@@ -181,8 +201,11 @@ impl<M: Machine> Ksm<M> {
         let mut at = self.head(nodes.frames, bucket);
         while let Some(id) = at.get() {
             at = nodes.get(id).next();
-            if !objects.is_over(id) {
-                objects.trim_places(self, id);
+            let stays = objects.seems_as_it_should(id);
+            if stays || !objects.is_over(id) {
+                if !stays {
+                    objects.trim_places(self, id);
+                }
                 before = Some(id);
                 left += 1;
                 continue;

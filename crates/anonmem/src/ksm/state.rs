@@ -6,12 +6,14 @@ use crate::{
     freeing::free_candidates,
     ids::{StableId, StableTag},
 };
-use anonmem_frame::{FrameArray, Frames, Link, RawHandle};
+use anonmem_frame::{FrameArray, Frames, Link, RawHandle, array::LINE};
 use anonmem_hal::Machine;
 use anonmem_sync::{Atomic, Ordering, Plain, RwSem, order::KsmScan};
 
-/// Words of a group of candidates.
-pub(super) const GROUP: u64 = 8;
+/// Words of a group of candidates, or buckets that lie together.
+pub(super) const GROUP: u64 = LINE as u64;
+/// Frames that a group of buckets is for.
+pub(super) const FRAMES_OF_GROUP: u64 = CANDIDATES * GROUP;
 /// Words for candidates, for each bucket of nodes.
 const CANDIDATES: u64 = 4;
 
@@ -124,7 +126,7 @@ impl<M: Machine> Ksm<M> {
 }
 
 const fn buckets_of(frames: u64) -> u64 {
-    frames.div_ceil(4 * GROUP) * GROUP
+    frames.div_ceil(FRAMES_OF_GROUP) * GROUP
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use anonmem_hosted::FailurePlan;
 use std::{vec, vec::Vec};
 
 mod large;
+mod new_pages;
 mod random;
 
 const AT: u64 = 1 << 20;
