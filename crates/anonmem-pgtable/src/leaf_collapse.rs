@@ -89,14 +89,20 @@ impl<M: Machine> AddressSpace<M> {
         // Asked before: it ends at the first page that was written.
         let soft_clean = words.iter().all(is_clean);
         let (mut said, mut write) = (Present { soft_clean, ..trap }, false);
+        // One that says the same of the page after it says nothing new.
+        let (mut next, mut step) = (0, 0);
         for word in words {
-            let pte = M::Arch::decode_pte(word.load(Ordering::Relaxed));
+            let raw = word.load(Ordering::Relaxed);
             word.store(0, Ordering::Relaxed);
-            if let Pte::Present(present) = pte {
+            if raw != next
+                && let Pte::Present(present) = M::Arch::decode_pte(raw)
+            {
+                step = M::Arch::pte_step(raw);
                 said.young |= present.young;
                 said.dirty |= present.dirty;
                 write |= present.prot.write;
             }
+            next = raw.wrapping_add(step);
         }
         frames.table_used(table).set(0);
         // SAFETY: each entry owned an exclusive mapping of a page of this folio, as `one_folio` has seen
@@ -116,18 +122,22 @@ impl<M: Machine> AddressSpace<M> {
 
 /// The first page of the folio that all of `words` map, in order and exclusively, if there is one.
 fn one_folio<M: Machine>(frames: &Frames<M>, words: &[Atomic<u64, M>]) -> Option<Pfn> {
-    let page = |word: &Atomic<u64, M>| match M::Arch::decode_pte(word.load(Ordering::Relaxed)) {
+    let page = |raw: u64| match M::Arch::decode_pte(raw) {
         Pte::Present(present) if !present.special && !present.uffd_wp => Some(present),
         Pte::Present(_) | Pte::None | Pte::Soft(_) => None,
     };
-    let first = page(&words[0])?;
+    let said = words[0].load(Ordering::Relaxed);
+    let first = page(said)?;
     let folio = frames.folio_of_owned(first.pfn);
     let whole = folio.pfn() == first.pfn && folio.owned_order() == M::Arch::LEAF_ORDER && folio.is_anon();
     let reads = first.prot.read;
+    let may_follow = |nth: u64, present: Present| {
+        present.pfn == first.pfn.offset(nth) && present.prot.exec == first.prot.exec && present.prot.read
+    };
     let alike = |(nth, word): (u64, &Atomic<u64, M>)| {
-        page(word).is_some_and(|present| {
-            present.pfn == first.pfn.offset(nth) && present.prot.exec == first.prot.exec && present.prot.read
-        })
+        let raw = word.load(Ordering::Relaxed);
+        // Most say what the first one does, and are not decoded.
+        M::Arch::pte_follows(raw, said, nth) || page(raw).is_some_and(|present| may_follow(nth, present))
     };
     let alone = || {
         let pages = words.len() as u64;
