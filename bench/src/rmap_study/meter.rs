@@ -68,6 +68,7 @@ pub(super) enum Counted {}
 impl Checks for Counted {
     const CHECKED: bool = false;
     const CPUS: usize = Kind::CPUS;
+    type Cpus = anonmem_hal::UpTo<64>;
     type ReverseMap = <Kind as Checks>::ReverseMap;
     type Probe = Steps;
 }

@@ -26,8 +26,14 @@ pub(crate) struct Buddy {
     blocks: [u32; ORDERS],
     /// Bit `n`: there is a block of order `n`.
     nonempty: u32,
-    /// The number of frames in all blocks.
-    free: u32,
+    /// The number of frames in all blocks, and of those that were never used.
+    pub(crate) free: u32,
+    /// Of these, those that were never used (`fresh.rs`).
+    pub(crate) fresh: u32,
+    /// Where the next of them may be.
+    pub(crate) next_fresh: u32,
+    /// Frames that wait to become a slab's (`set_aside.rs`).
+    pub(crate) set_aside: Range<u32>,
     /// Ranges in which a look found nothing, and nothing was freed since.
     full: [Full; RANGES],
     /// How many of them there are.
@@ -62,38 +68,43 @@ impl Buddy {
             blocks: [0; ORDERS],
             nonempty: 0,
             free: 0,
+            fresh: 0,
+            next_fresh: 0,
+            set_aside: 0..0,
             full: [Full::NONE; RANGES],
             nr_full: 0,
         }
     }
 
-    /// Makes all frames free, as the largest aligned blocks that there are.
+    /// Puts frames that were never used on the lists, as the largest aligned blocks that there are.
     ///
     /// From the end, so that the lowest block is taken first.
-    pub(crate) fn insert_all<M: Machine>(&mut self, map: &Memmap<M>) {
-        let mut end = map.nr();
-        while end > 0 {
+    pub(crate) fn push_all<M: Machine>(&mut self, map: &Memmap<M>, run: Range<u32>) {
+        let mut end = run.end;
+        while end > run.start {
             let aligned = map.pfn(end).0.trailing_zeros();
-            let order = aligned.min(end.ilog2()).min(u32::from(MAX_ORDER)) as u8;
+            let order = aligned.min((end - run.start).ilog2()).min(u32::from(MAX_ORDER)) as u8;
             end -= 1 << order;
             self.push(map, end, order);
             self.free += 1 << order;
         }
     }
 
-    /// The number of free frames.
+    /// The number of free frames, those included that are on no list.
     pub(crate) const fn free(&self) -> u32 {
         self.free
     }
 
-    /// The number of free blocks of `order`.
+    /// The number of free blocks of `order` that are on a list.
     pub(crate) const fn blocks(&self, order: Order) -> u32 {
         self.blocks[order.get() as usize]
     }
 
     /// The number of free blocks of each order.
     pub(crate) fn all_blocks(&self) -> [u64; ORDERS] {
-        self.blocks.map(u64::from)
+        let mut blocks = self.blocks.map(u64::from);
+        blocks[usize::from(MAX_ORDER)] += u64::from(self.fresh >> MAX_ORDER);
+        blocks
     }
 
     /// The first free block of `order`, as a link.
@@ -105,8 +116,10 @@ impl Buddy {
     #[doc(alias = "__rmqueue_smallest")]
     pub(crate) fn take<M: Machine>(&mut self, map: &Memmap<M>, order: Order, flags: u32) -> Option<u32> {
         let order = order.get();
-        let candidates = self.nonempty >> order;
-        let have = (candidates != 0).then(|| order + candidates.trailing_zeros() as u8)?;
+        if self.nonempty >> order == 0 && !self.settle_next(map) {
+            return None;
+        }
+        let have = order + (self.nonempty >> order).trailing_zeros() as u8;
         let index = self.split(map, have, order);
         map.at(index).flags.store(flags, Relaxed);
         Some(index)
@@ -115,7 +128,10 @@ impl Buddy {
     /// Takes up to `most` adjacent pages, at least 1: those that taking pages one by one would give. The
     /// caller marks them, all of them, before it lets go of the lock.
     pub(crate) fn take_run<M: Machine>(&mut self, map: &Memmap<M>, most: u32) -> Option<Range<u32>> {
-        let have = (self.nonempty != 0).then(|| self.nonempty.trailing_zeros() as u8)?;
+        if self.nonempty == 0 && !self.settle_next(map) {
+            return None;
+        }
+        let have = self.nonempty.trailing_zeros() as u8;
         let order = have.min(most.ilog2() as u8);
         let index = self.split(map, have, order);
         Some(index..index + (1 << order))

@@ -19,7 +19,7 @@
 use crate::{
     buddy::Buddy,
     class::{Class, Counters, Watermarks},
-    fields,
+    fields, fresh,
     magazine::{CpuPages, PcpLimits},
     memmap::Memmap,
     meta::{Kind, META_BYTES, Meta},
@@ -69,7 +69,7 @@ impl fmt::Display for FramesError {
             Self::None => f.write_str("there is no frame to manage; give it at least one"),
             Self::TooMany { frames } => write!(
                 f,
-                "{frames} frames are more than can be managed; give it at most {MAX_FRAMES} (256 GiB)"
+                "{frames} frames are more than can be managed; give it at most {MAX_FRAMES} (16 TiB less one)"
             ),
             Self::UnalignedMemmap { address } => {
                 write!(f, "the frame metadata starts at {address:#x}; align it to {MEMMAP_ALIGN} bytes")
@@ -80,8 +80,8 @@ impl fmt::Display for FramesError {
 
 impl core::error::Error for FramesError {}
 
-/// The most frames of a machine.
-pub const MAX_FRAMES: u64 = 1 << 26;
+/// The most frames of a machine: a link is a frame's index plus one, in 32 bits.
+pub const MAX_FRAMES: u64 = (1 << 32) - 1;
 /// The alignment of the metadata: a cache line, so that none holds parts of two slots' neighbours.
 const MEMMAP_ALIGN: usize = 64;
 
@@ -154,7 +154,7 @@ impl<M: Machine> Frames<M> {
         // own, lives; alignment was just checked.
         let memmap = unsafe { Memmap::new(slots.cast(), machine.base_pfn(), nr) };
         let mut buddy = Buddy::new();
-        buddy.insert_all(&memmap);
+        buddy.begin(&memmap);
         // Reserved: it is never freed, and no leak.
         let reserved = Kind::Reserved.bits(Order::ZERO);
         let zero_page = buddy.take(&memmap, Order::ZERO, reserved).ok_or(FramesError::None)?;
@@ -291,6 +291,16 @@ impl<M: Machine> Frames<M> {
         TableWords(meta)
     }
 
+    /// Where the memory ends that was never used, if the frame is a part of such memory: whoever goes through
+    /// all frames goes on there. As of now.
+    ///
+    /// # Panics
+    /// If the frame is not one of these.
+    #[track_caller]
+    pub fn never_used(&self, pfn: Pfn) -> Option<Pfn> {
+        self.memmap.never_used(self.memmap.index(pfn)).map(|chunk| self.memmap.pfn(chunk.end))
+    }
+
     /// Calls `f` with the first frame, kind and order of every block, free ones included, in ascending order.
     ///
     /// A snapshot only if nothing is being allocated or freed.
@@ -301,6 +311,14 @@ impl<M: Machine> Frames<M> {
             if kind == Kind::Buddy || kind == Kind::Pcp || Class::of(kind).is_some() {
                 f(self.memmap.pfn(index), kind, order);
                 index += order.pages() as u32;
+            } else if kind == Kind::Reserved
+                && let Some(unused) = self.memmap.never_used(index)
+            {
+                let blocks = if unused.start < self.memmap.first_free() { 0 } else { fresh::BLOCKS };
+                for nth in 0..u64::from(blocks) {
+                    f(self.memmap.pfn(unused.start).offset(nth << MAX_ORDER), Kind::Buddy, Order::MAX);
+                }
+                index = unused.end;
             } else {
                 index += 1;
             }

@@ -81,7 +81,7 @@ fn every_small_memory_starts_as_maximal_blocks() {
         for nr in 0..80 {
             let mut bare = Bare { slots: std::vec![[0; 4]; nr], base };
             let (map, mut buddy) = (bare.map(), Buddy::new());
-            buddy.insert_all(&map);
+            buddy.push_all(&map, 0..map.nr());
             assert_eq!(free_blocks(&map, &buddy), maximal_blocks(base, &std::vec![true; nr]));
             assert_eq!(buddy.free(), nr as u32);
         }
@@ -108,7 +108,7 @@ fn every_order_of_freeing_eight_pages_merges_all_that_can() {
         let base = i as u64 % 8;
         let mut bare = Bare { slots: std::vec![[0; 4]; 8], base };
         let (map, mut buddy) = (bare.map(), Buddy::new());
-        buddy.insert_all(&map);
+        buddy.push_all(&map, 0..map.nr());
         for _ in 0..8 {
             buddy.take(&map, Order::ZERO, Kind::New.bits(Order::ZERO)).unwrap();
         }
@@ -129,8 +129,8 @@ fn a_run_is_what_taking_its_pages_one_by_one_gives() {
         let mut pair = [0; 2].map(|_| Bare { slots: std::vec![[0; 4]; nr], base });
         let [mut a, mut b] = [Buddy::new(), Buddy::new()];
         let [map_a, map_b] = pair.each_mut().map(|bare| bare.map());
-        a.insert_all(&map_a);
-        b.insert_all(&map_b);
+        a.push_all(&map_a, 0..map_a.nr());
+        b.push_all(&map_b, 0..map_b.nr());
         let mut free = std::vec![true; nr];
         for _ in 0..20 {
             if let Some(run) = a.take_run(&map_a, 1 + rng.below(40) as u32) {
@@ -350,10 +350,10 @@ fn frames_of_nobody_panic() {
 #[test]
 fn a_machine_too_large_or_badly_aligned_is_refused() {
     let mut machine: M = TestMachine::new(0, 4);
-    machine.nr = 1 << 27;
+    machine.nr = 1 << 32;
     let error = Frames::new(machine).unwrap_err();
-    assert_eq!(error, FramesError::TooMany { frames: 1 << 27 });
-    assert!(format!("{error}").contains("at most 67108864"));
+    assert_eq!(error, FramesError::TooMany { frames: 1 << 32 });
+    assert!(format!("{error}").contains("at most 4294967295"));
     let mut machine: M = TestMachine::new(0, 4);
     machine.memmap_skew = 32;
     let error = Frames::new(machine).unwrap_err();

@@ -3,6 +3,7 @@
 //! - [`meta`]: 32 bytes per frame, and what they mean.
 //! - [`frames`]: the allocator's front: blocks of frames, page tables, the kernel's own.
 //! - `zone`, `buddy`; `pcp`, `magazine`: its two layers, free blocks and each CPU's free pages.
+//! - `fresh`: memory that is on no list yet; `set_aside`: frames for slabs, where there are very many.
 //! - `offline`: frames out of use, and back.
 //! - `class`, [`usage`]: what memory is used for, and the watermarks.
 //! - [`validate`]: recounting all of it.
@@ -31,6 +32,7 @@ pub mod folio;
 pub mod frames;
 #[cfg(test)]
 mod frames_tests;
+mod fresh;
 #[doc(hidden)]
 pub mod handle;
 mod magazine;
@@ -44,6 +46,7 @@ mod pcp;
 #[doc(hidden)]
 pub mod place;
 mod put_off;
+mod set_aside;
 #[doc(hidden)]
 pub mod slab;
 #[cfg(test)]

@@ -1,9 +1,9 @@
 //! The array of metadata slots, and the one place that turns an index into a reference.
 //!
-//! Inside the allocator a frame is its *index*: relative to the first frame, below 2^26. A *link* is an
+//! Inside the allocator a frame is its *index*: relative to the first frame, below 2^32 - 1. A *link* is an
 //! index plus one, so that 0 is "none" and both links of a list fit one word.
 
-use crate::meta::Meta;
+use crate::{meta::Meta, set_aside::set_aside_of};
 use anonmem_hal::{Machine, Order, Pfn};
 use anonmem_sync::Ordering::Relaxed;
 use core::ptr::NonNull;
@@ -16,6 +16,8 @@ pub(crate) struct Memmap<M> {
     slots: NonNull<Meta<M>>,
     base: u64,
     nr: u32,
+    /// The frames before it are set aside for slabs.
+    first_free: u32,
 }
 
 // SAFETY: it is a reference to slots that are atomic throughout.
@@ -29,13 +31,13 @@ impl<M: Machine> Memmap<M> {
     /// # Safety
     /// `slots` points to `nr` zeroed, aligned slots that are used by nobody else while this lives.
     pub(crate) const unsafe fn new(slots: NonNull<Meta<M>>, base: Pfn, nr: u32) -> Self {
-        Self { slots, base: base.0, nr }
+        Self { slots, base: base.0, nr, first_free: set_aside_of(base, nr as u64) }
     }
 
     /// The same, for a loop that is to keep it in registers.
     #[inline(always)]
     pub(crate) const fn here(&self) -> Self {
-        Self { slots: self.slots, base: self.base, nr: self.nr }
+        Self { slots: self.slots, base: self.base, nr: self.nr, first_free: self.first_free }
     }
 
     /// Where the slots are.
@@ -48,6 +50,12 @@ impl<M: Machine> Memmap<M> {
     #[inline(always)]
     pub(crate) const fn nr(&self) -> u32 {
         self.nr
+    }
+
+    /// The first frame that is not set aside for slabs.
+    #[inline(always)]
+    pub(crate) const fn first_free(&self) -> u32 {
+        self.first_free
     }
 
     /// The slot of frame `index`.

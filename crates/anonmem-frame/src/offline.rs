@@ -160,6 +160,7 @@ impl Buddy {
     /// and how many were out of use for a weaker reason.
     fn take_within<M: Machine>(&mut self, map: &Memmap<M>, range: Range<u32>, why: OutFor) -> (u32, u32) {
         let (mut taken, mut upgraded) = (0, 0);
+        self.settle_all(map, range.clone());
         let mut at = range.start;
         while at < range.end {
             let Some(block) = free_block_with(map, at) else {
@@ -193,6 +194,6 @@ fn free_block_with<M: Machine>(map: &Memmap<M>, index: u32) -> Option<Range<u32>
         let head = map.head_of(index, order)?;
         // The zone lock makes this exact, as in `put`.
         let is_block = map.at(head).flags.load(Relaxed) == Kind::Buddy.bits(Order::new(order));
-        is_block.then_some(head..head + (1 << order))
+        is_block.then(|| head..head + (1 << order))
     })
 }

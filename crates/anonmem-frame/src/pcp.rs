@@ -227,7 +227,8 @@ impl<M: Machine> Frames<M> {
             for index in run {
                 let meta = self.memmap.at(index);
                 meta.flags.store(ON_PCP, Relaxed);
-                meta.set_links(index + 2, NO_LINK);
+                // Of the last one it is set anew; behind the last frame of all there is no link.
+                meta.set_links(index.wrapping_add(2), NO_LINK);
             }
         }
         if let Some(last) = last.checked_sub(1) {

@@ -4,7 +4,8 @@
 //! and must find out after locking it whether it is still the one they meant. So looking a name up is
 //! safe, and needs no lock (Linux: `SLAB_TYPESAFE_BY_RCU`, without even the need for RCU).
 //!
-//! A slot's name is a [`Handle`]: its frame times 64 plus its place, plus one. State of a slot's word:
+//! A slot's name is a [`Handle`]: its frame times 64 plus its place, plus one. A machine with more frames
+//! than that can name sets some aside for slabs (`set_aside.rs`). State of a slot's word:
 //!
 //! | `state` | meaning |
 //! |---|---|
@@ -364,7 +365,7 @@ impl<M: Machine, T: SlabItem<M>> Slab<M, T> {
 
     /// Takes a frame and fills it with free slots. `previous` is the slab's newest frame so far.
     fn grow(&self, frames: &Frames<M>, previous: u32) -> Result<FreeList, OutOfMemory> {
-        let pfn: Pfn = frames.alloc_admitted(Order::ZERO, Kind::Slab)?;
+        let pfn: Pfn = frames.alloc_for_names()?;
         let index = frames.memmap.index(pfn);
         for place in 0..Self::SLOTS {
             let next = if place + 1 < Self::SLOTS { Self::name(index, place + 1) } else { 0 };

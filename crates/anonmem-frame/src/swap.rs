@@ -2,8 +2,8 @@
 //!
 //! | bits | meaning |
 //! |---|---|
-//! | 0-27 | entries (and other owners of a slot count) that need the contents |
-//! | 28-55 | the cached page: frame, relative to the first, plus one; 0 if none |
+//! | 0-23 | entries (and other owners of a slot count) that need the contents |
+//! | 24-55 | the cached page: frame, relative to the first, plus one; 0 if none |
 //! | 56 | the contents are zeroes: nothing was written |
 //! | 57 | the device has something to discard |
 //! | 58 | being freed: the device is told, then the word becomes 0 |
@@ -26,7 +26,7 @@
 //! reader slept, swapoff and swapon of a smaller device may have come by. `lookup`, `cached_page`, `caches`,
 //! `cache`, `recache` and `dup_if_cached` ask the length first.
 //!
-//! Linux: mm/swapfile.c `swap_map`, mm/swap_state.c. Differs: count and cache in one word; 2^28 owners
+//! Linux: mm/swapfile.c `swap_map`, mm/swap_state.c. Differs: count and cache in one word; 2^24 owners
 //! instead of a chain of continuation pages.
 
 use crate::{FolioRef, FrameArray, Frames, OutOfMemory, SwapCount, SwapCounts};
@@ -34,9 +34,9 @@ use anonmem_hal::{Machine, Pfn, SwapEntry};
 use anonmem_sync::{Atomic, Ordering};
 use core::fmt;
 
-const COUNT: u64 = (1 << 28) - 1;
-const CACHE_SHIFT: u32 = 28;
-const CACHE: u64 = COUNT << CACHE_SHIFT;
+const CACHE_SHIFT: u32 = 24;
+const COUNT: u64 = (1 << CACHE_SHIFT) - 1;
+const CACHE: u64 = (u32::MAX as u64) << CACHE_SHIFT;
 const ZERO: u64 = 1 << 56;
 const STORED: u64 = 1 << 57;
 const FREEING: u64 = 1 << 58;

@@ -175,7 +175,7 @@ unsafe impl<const CHECKED: bool> PhysMem for TestMachine<CHECKED> {
 // SAFETY: nothing is translated.
 unsafe impl<const CHECKED: bool> Mmu for TestMachine<CHECKED> {
     unsafe fn init_root(&self, _: Pfn) {}
-    fn flush(&self, _: CpuSet, _: Pfn, _: FlushRange) {}
+    fn flush(&self, _: CpuSet<'_>, _: Pfn, _: FlushRange) {}
     fn flush_local(&self, _: Pfn, _: Va) {}
 }
 

@@ -12,7 +12,7 @@ use anonmem_hal::{Machine, NrPages};
 pub struct Usage {
     /// All frames but the zero page.
     pub total: NrPages,
-    /// Free, on the buddy lists or on a CPU's.
+    /// Free, on the buddy lists or on a CPU's, or set aside for slabs.
     pub free: NrPages,
     /// Folios, those that nobody can see yet included.
     pub folios: NrPages,
@@ -66,7 +66,8 @@ impl<M: Machine> Frames<M> {
 
     /// Raises the peak if need be. `idle` of the pages that left the buddy lists are known to be unused.
     pub(crate) fn note_peak(&self, buddy: &Buddy, idle: u32) {
-        let at_most = u64::from(self.memmap.nr() - ZERO_PAGES - buddy.free() - idle);
+        let at_most =
+            u64::from(self.memmap.nr() - ZERO_PAGES - buddy.free() - buddy.set_aside.len() as u32 - idle);
         if at_most > self.peak.get() {
             let used = Class::ALL.map(|class| self.used(class)).iter().sum::<u64>();
             self.peak.set(used.max(self.peak.get()));

@@ -42,6 +42,7 @@ macro_rules! check {
 struct Census {
     blocks: [u32; MAX_ORDER as usize + 1],
     buddy: u64,
+    fresh: u64,
     pcp: u32,
     used: [u64; Class::ALL.len()],
 }
@@ -55,7 +56,7 @@ impl<M: Machine> Frames<M> {
         let census = self.census()?;
         let first = self.memmap.pfn(0);
         let free = self.check_buddy_lists(&census)?;
-        check!(free == census.buddy, first, "the buddy lists do not hold every free block");
+        check!(free == census.buddy + census.fresh, first, "the buddy lists do not hold every free block");
         check!(free == self.buddy_free.peek(), first, "the number of free frames is wrong");
         check!(self.check_pcp_lists()? == census.pcp, first, "the CPUs' lists do not hold every free page");
         for class in Class::ALL {
@@ -76,6 +77,15 @@ impl<M: Machine> Frames<M> {
             check!(Kind::order_of(meta.flags.peek()) <= MAX_ORDER, pfn, "the order is out of range");
             let order = meta.owned().order();
             check!(self.memmap.is_block(index, order), pfn, "the block is not aligned or too long");
+            if kind == Kind::Reserved
+                && let Some(unused) = self.memmap.never_used(index)
+            {
+                if unused.start >= self.memmap.first_free() {
+                    census.fresh += u64::from(unused.end - unused.start);
+                }
+                index = unused.end;
+                continue;
+            }
             match Class::of(kind) {
                 Some(class) => census.used[class as usize] += order.pages(),
                 None if kind == Kind::Buddy => {
@@ -84,6 +94,9 @@ impl<M: Machine> Frames<M> {
                 }
                 None if pfn == self.zero_page() => {
                     check!(kind == Kind::Reserved, pfn, "the zero page is used for something else");
+                }
+                None if index < self.memmap.first_free() => {
+                    check!(kind == Kind::Reserved, pfn, "a frame that is set aside is no slab's");
                 }
                 None => {
                     check!(kind == Kind::Pcp && order == Order::ZERO, pfn, "no block starts where one must");
@@ -138,6 +151,7 @@ impl<M: Machine> Frames<M> {
                 check!(len == census.blocks[usize::from(order.get())], first, "a free block is on no list");
                 free += u64::from(len) << order.get();
             }
+            free += u64::from(buddy.fresh());
             check!(free == u64::from(buddy.free()), self.memmap.pfn(0), "the buddy lists' sum is wrong");
             Ok(free)
         })
@@ -156,7 +170,7 @@ impl<M: Machine> Frames<M> {
         let mut total = 0;
         for cpu in self.pcp.iter() {
             let (mut seen, mut wrong) = (0, None);
-            let limit = self.memmap.nr() + 1;
+            let limit = self.memmap.nr();
             let claimed = cpu.for_each_free(&self.memmap, limit, |index| {
                 let ok = self.memmap.get(index).is_some_and(|meta| meta.owned().kind() == Kind::Pcp);
                 if !ok {

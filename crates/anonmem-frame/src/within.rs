@@ -66,11 +66,13 @@ impl<M: Machine> Frames<M> {
         let (mut at, mut free) = (range.start.saturating_sub(1 << MAX_ORDER), 0);
         while at < range.end {
             let flags = self.memmap.at(at).flags.load(Relaxed);
-            let size = block_at(flags);
-            if matches!(Kind::of(flags), Kind::Buddy | Kind::Pcp) {
-                free += (at + size).min(range.end).saturating_sub(at.max(range.start));
+            let is_listed = matches!(Kind::of(flags), Kind::Buddy | Kind::Pcp);
+            let fresh = if Kind::of(flags) == Kind::Reserved { self.memmap.fresh_chunk(at) } else { None };
+            let end = fresh.as_ref().map_or(at.saturating_add(block_at(flags)), |chunk| chunk.end);
+            if is_listed || fresh.is_some() {
+                free += end.min(range.end).saturating_sub(at.max(range.start));
             }
-            at += size;
+            at = end;
         }
         NrPages(u64::from(free))
     }
@@ -115,17 +117,20 @@ fn block_at(flags: u32) -> u32 {
 
 impl Buddy {
     /// The first place in `range` where a free block of `order`, or a larger one, begins.
-    fn find_within<M: Machine>(&self, map: &Memmap<M>, order: Order, range: Range<u32>) -> Option<u32> {
+    fn find_within<M: Machine>(&mut self, map: &Memmap<M>, order: Order, range: Range<u32>) -> Option<u32> {
         let mut at = range.start;
         while u64::from(at) + order.pages() <= u64::from(range.end) {
-            let flags = map.at(at).flags.load(Relaxed);
+            let mut flags = map.at(at).flags.load(Relaxed);
+            if Kind::of(flags) == Kind::Reserved && self.settle(map, at) {
+                flags = map.at(at).flags.load(Relaxed);
+            }
             let size = block_at(flags);
             // The zone lock makes this exact.
             if Kind::of(flags) == Kind::Buddy && u64::from(size) >= order.pages() {
                 return Some(at);
             }
             // What is in use may be freed meanwhile, and then begins no larger block than it was.
-            at += size;
+            at = at.saturating_add(size);
         }
         None
     }

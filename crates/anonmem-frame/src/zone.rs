@@ -39,6 +39,19 @@ impl<M: Machine> Frames<M> {
         Ok(self.made(index, order, kind))
     }
 
+    /// A frame for a slab, of which names can tell. The machine has admitted it.
+    pub(crate) fn alloc_for_names(&self) -> Result<Pfn, OutOfMemory> {
+        if self.memmap.first_free() == 0 {
+            return self.alloc_admitted(Order::ZERO, Kind::Slab);
+        }
+        let index = self.with_buddy(|buddy| {
+            let next = buddy.set_aside.next()?;
+            self.used_large.add(Class::Slab, 1);
+            Some(next)
+        });
+        Ok(self.made(index.ok_or(OutOfMemory)?, Order::ZERO, Kind::Slab))
+    }
+
     /// Marks a block that was taken.
     #[inline(always)]
     pub(crate) fn made(&self, index: u32, order: Order, kind: Kind) -> Pfn {

@@ -33,7 +33,7 @@ pub mod reverse_map;
 
 pub use addr::{MAX_ORDER, NrPages, Order, PAGE_SHIFT, PAGE_SIZE, Pfn, Va, VaRange, page_align};
 pub use arch::Arch;
-pub use cpu::{CpuId, CpuSet, CpuSlots, MAX_CPUS, UpTo};
+pub use cpu::{CpuId, CpuSet, CpuSlots, UpTo};
 pub use machine::{
     Clock, FlushRange, FrameAlloc, GiveUp, HeldLocks, IoError, Machine, Mmu, PhysMem, Sched, SourceError,
     SourceId, Sources, SwapIo,

@@ -70,7 +70,7 @@ use core::{fmt, num::NonZeroU64, ptr::NonNull};
 ///
 /// // SAFETY: both instructions drop every translation of this CPU, which is the only one.
 /// unsafe impl Mmu for OneCpu {
-///     fn flush(&self, _cpus: CpuSet, _root: Pfn, _what: FlushRange) { /* load the root again */ }
+///     fn flush(&self, _cpus: CpuSet<'_>, _root: Pfn, _what: FlushRange) { /* load the root again */ }
 ///     fn flush_local(&self, _root: Pfn, _va: Va) { /* invlpg */ }
 /// }
 ///
@@ -99,7 +99,7 @@ pub trait Machine: PhysMem + Mmu + Sched + Clock + Sources + SwapIo + Sized + Se
     /// Its observer of shared accesses; [`crate::NoProbe`] unless it simulates.
     type Probe: Probe;
     /// How many CPUs it may have, for example [`UpTo<8>`](crate::UpTo): the memory manager has room for so
-    /// many.
+    /// many. Nothing but this limits them.
     type Cpus: crate::CpuSlots;
     /// How the memory manager finds what maps a page: one of [`reverse_map`](crate::reverse_map).
     type ReverseMap: 'static;
@@ -136,7 +136,7 @@ pub trait Machine: PhysMem + Mmu + Sched + Clock + Sources + SwapIo + Sized + Se
 pub unsafe trait PhysMem {
     /// The first frame.
     fn base_pfn(&self) -> Pfn;
-    /// The number of frames, at most 2^26 (256 GiB).
+    /// The number of frames, at most 2^32 - 1 (16 TiB).
     fn nr_frames(&self) -> u64;
     /// The array of frame metadata, 32 bytes a frame.
     fn memmap(&self) -> NonNull<u8>;
@@ -280,7 +280,7 @@ pub unsafe trait Mmu {
     ///
     /// The caller's own CPU may be a member. Called without spin locks whose holders could block an
     /// acknowledgement; page-table locks may be held.
-    fn flush(&self, cpus: CpuSet, root: Pfn, what: FlushRange);
+    fn flush(&self, cpus: CpuSet<'_>, root: Pfn, what: FlushRange);
     /// Makes this CPU forget one translation of its current address space (after a fault that turned out
     /// spurious).
     fn flush_local(&self, root: Pfn, va: Va);

@@ -456,7 +456,7 @@ fn hardware_that_speculates_breaks_no_pair_of_calls() {
 
 #[test]
 fn a_cpu_may_remember_a_table_until_it_is_flushed() {
-    use anonmem_hal::{Arch, CpuId, CpuSet, Entry, FlushRange, Mmu, Present, Protection, Pte, Va, arch::Toy};
+    use anonmem_hal::{Arch, CpuSet, Entry, FlushRange, Mmu, Present, Protection, Pte, Va, arch::Toy};
     use anonmem_sync::{Ordering, spin_until};
     const ROOT: Pfn = Pfn(16);
     const TABLE: Pfn = Pfn(17);
@@ -494,7 +494,7 @@ fn a_cpu_may_remember_a_table_until_it_is_flushed() {
                 // SAFETY: as above; the lab runs on one thread.
                 SimProbe::store(pmd.addr(), Ordering::Release, 0, || 0, || unsafe { pmd.write(0) });
                 if flush {
-                    w.sim.flush(CpuSet::one(CpuId(1)), ROOT, FlushRange::All);
+                    w.sim.flush(CpuSet::new(&[2]), ROOT, FlushRange::All);
                 }
                 // SAFETY: the scenario has the frames to itself, or the explorer says that it has not.
                 unsafe { w.sim.freed(TABLE, Order::ZERO) };

@@ -1,8 +1,7 @@
 //! What a flush orders, and what it does not: walks and accesses through translations, but no code.
 
 use anonmem_hal::{
-    Arch, CpuId, CpuSet, Entry, FlushRange, Mmu, Order, Pfn, PhysMem, Present, Probe, Protection, Pte, Va,
-    arch::Toy,
+    Arch, CpuSet, Entry, FlushRange, Mmu, Order, Pfn, PhysMem, Present, Probe, Protection, Pte, Va, arch::Toy,
 };
 use anonmem_lab::{
     Exploration, FailureKind, Inject, Model, Report, Scenario, Sim, explore, explore_bounded, sim::SimProbe,
@@ -63,7 +62,7 @@ impl Space {
     }
 
     fn flush(&self) {
-        self.sim.flush(CpuSet::one(CpuId(1)), ROOT, FlushRange::All);
+        self.sim.flush(CpuSet::new(&[2]), ROOT, FlushRange::All);
     }
 }
 

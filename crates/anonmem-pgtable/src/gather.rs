@@ -176,7 +176,7 @@ impl<'f, M: Machine> MmuGather<'f, M> {
         match self.teardown {
             Teardown::Range => self.space.flush(self.frames, what),
             Teardown::WholeSpace => {
-                anonmem_hal::debug_check!(M, self.space.cpus().is_empty(), "torn down while it runs")
+                anonmem_hal::debug_check!(M, !self.space.runs_somewhere(), "torn down while it runs")
             }
         }
         self.range = VaRange::default();

@@ -16,7 +16,7 @@ use anonmem_sync::{Atomic, CachePadded, Ordering, SeqCount, fence, seqcount::Seq
 /// ([`AddressSpace::free_tables`](crate::AddressSpace::free_tables),
 /// [`collapse_table`](crate::AddressSpace::collapse_table),
 /// [`free_root`](crate::AddressSpace::free_root)) waits for such guards, or has locked them out.
-pub unsafe trait StableVma<M> {
+pub unsafe trait StableVma<M: Machine> {
     /// Whether this guard keeps the tables of `space`.
     fn opens(&self, space: &AddressSpace<M>) -> bool;
 }
@@ -26,16 +26,16 @@ pub unsafe trait StableVma<M> {
 /// # Safety
 /// Whoever unmaps the VMA waits for the guard before he clears the VMA's entries, so that an entry that is
 /// filled under it is cleared, too.
-pub unsafe trait CanInstall<M>: StableVma<M> {}
+pub unsafe trait CanInstall<M: Machine>: StableVma<M> {}
 
 /// The tables of one address space. Part of a type-stable object: all words are atomic, and a root of 0
 /// means that there are no tables.
-pub struct AddressSpace<M> {
+pub struct AddressSpace<M: Machine> {
     root: Atomic<u64, M>,
     /// The [`identity`](Frames::identity) of the frames that the tables are of; 0 before there was a root.
     owner: Atomic<usize, M>,
-    /// The CPUs that run it.
-    cpus: Atomic<u64, M>,
+    /// The CPUs that run it: the words of a set.
+    cpus: <M::Cpus as CpuSlots>::Words<Atomic<u64, M>>,
     /// Odd while fork shares pages of the space with a child.
     sharing: SeqCount<M>,
     /// Frames used by tables, the root included, and those that are kept to split leaves into. On lines
@@ -45,11 +45,11 @@ pub struct AddressSpace<M> {
 
 impl<M: Machine> AddressSpace<M> {
     /// One without tables.
-    pub const fn new() -> Self {
+    pub fn new() -> Self {
         Self {
             root: Atomic::new(0),
             owner: Atomic::new(0),
-            cpus: Atomic::new(0),
+            cpus: M::Cpus::words(|_| Atomic::new(0)),
             sharing: SeqCount::new(),
             nr_tables: CachePadded(Atomic::new(0)),
         }
@@ -69,7 +69,7 @@ impl<M: Machine> AddressSpace<M> {
         // SAFETY: the table was just allocated.
         unsafe { frames.machine().init_root(root) };
         self.nr_tables.store(1, Ordering::Relaxed);
-        self.cpus.store(0, Ordering::Relaxed);
+        self.cpus.as_ref().iter().for_each(|word| word.store(0, Ordering::Relaxed));
         self.owner.store(frames.identity(), Ordering::Relaxed);
         // Release pairs with the Acquire of `root`.
         self.root.store(root.0, Ordering::Release);
@@ -88,7 +88,7 @@ impl<M: Machine> AddressSpace<M> {
             1,
             "page tables left at the end of an address space"
         );
-        assert!(self.cpus().is_empty(), "CPUs {:?} still run an address space that ends", self.cpus());
+        self.assert_runs_nowhere();
         let root = self.root();
         self.nr_tables.store(0, Ordering::Relaxed);
         self.root.store(0, Ordering::Relaxed);
@@ -131,7 +131,7 @@ impl<M: Machine> AddressSpace<M> {
         anonmem_hal::debug_check!(M, cpu.index() < most, "there is no CPU {} to be active on", cpu.0);
         // SeqCst pairs with the fence in `flush`: either the flusher sees this CPU, or this CPU's walks
         // see the cleared entry.
-        self.cpus.fetch_or(CpuSet::one(cpu).0, Ordering::SeqCst);
+        self.cpus.as_ref()[cpu.word()].fetch_or(cpu.bit(), Ordering::SeqCst);
         // The read-modify-write alone orders nothing after it; this pairs with the fence in `flush`, too.
         fence::<M>(Ordering::SeqCst);
     }
@@ -139,13 +139,29 @@ impl<M: Machine> AddressSpace<M> {
     /// Notes that `cpu` has loaded another root and dropped all translations of this one.
     pub fn deactivate(&self, cpu: CpuId) {
         // Release: the translations are gone before the bit is.
-        self.cpus.fetch_and(!CpuSet::one(cpu).0, Ordering::Release);
+        self.cpus.as_ref()[cpu.word()].fetch_and(!cpu.bit(), Ordering::Release);
     }
 
-    /// The CPUs that may hold translations.
-    pub fn cpus(&self) -> CpuSet {
+    /// Runs `f` with the CPUs that may hold translations.
+    #[inline]
+    fn with_cpus<R>(&self, f: impl FnOnce(CpuSet<'_>) -> R) -> R {
         // Acquire pairs with the Release of `deactivate`.
-        CpuSet(self.cpus.load(Ordering::Acquire))
+        let words = M::Cpus::words(|n| self.cpus.as_ref()[n].load(Ordering::Acquire));
+        f(CpuSet::new(words.as_ref()))
+    }
+
+    /// Whether a CPU may hold translations.
+    pub fn runs_somewhere(&self) -> bool {
+        self.with_cpus(|cpus| !cpus.is_empty())
+    }
+
+    /// Checks that no CPU runs it any more.
+    ///
+    /// # Panics
+    /// If one does.
+    #[track_caller]
+    pub fn assert_runs_nowhere(&self) {
+        self.with_cpus(|cpus| assert!(cpus.is_empty(), "an address space ends while CPUs {cpus:?} run it"));
     }
 
     /// Makes every CPU forget the translations of `what`; they are gone when it returns.
@@ -153,10 +169,11 @@ impl<M: Machine> AddressSpace<M> {
     pub fn flush(&self, frames: &Frames<M>, what: FlushRange) {
         // SeqCst pairs with `activate`.
         fence::<M>(Ordering::SeqCst);
-        let cpus = self.cpus();
-        if !cpus.is_empty() {
-            frames.machine().flush(cpus, self.root(), what);
-        }
+        self.with_cpus(|cpus| {
+            if !cpus.is_empty() {
+                frames.machine().flush(cpus, self.root(), what);
+            }
+        });
     }
 
     /// Begins to share pages with a child, until the guard drops: who pins without a lock meanwhile, or did

@@ -78,7 +78,7 @@ unsafe impl Mmu for TestMachine {
     unsafe fn init_root(&self, _: Pfn) {
         match *self {}
     }
-    fn flush(&self, _: CpuSet, _: Pfn, _: FlushRange) {
+    fn flush(&self, _: CpuSet<'_>, _: Pfn, _: FlushRange) {
         match *self {}
     }
     fn flush_local(&self, _: Pfn, _: Va) {

@@ -10,8 +10,8 @@ use crate::{
     tlb::TlbModel,
 };
 use anonmem_hal::{
-    Arch, Clock, CpuId, FrameAlloc, HeldLocks, IoError, Machine, NoProbe, NodePolicy, Order, Pfn, PhysMem,
-    Probe, Sched, SourceError, SourceId, Sources, SwapIo, arch::X86_64, reverse_map,
+    Arch, Clock, CpuId, CpuSlots, FrameAlloc, HeldLocks, IoError, Machine, NoProbe, NodePolicy, Order, Pfn,
+    PhysMem, Probe, Sched, SourceError, SourceId, Sources, SwapIo, UpTo, arch::X86_64, reverse_map,
 };
 use std::{
     marker::PhantomData,
@@ -27,6 +27,8 @@ pub trait Checks: Send + Sync + 'static {
     const CHECKED: bool;
     /// The number of CPUs.
     const CPUS: usize;
+    /// Room for so many of them.
+    type Cpus: CpuSlots;
     /// The reverse map.
     type ReverseMap: 'static;
     /// What observes the accesses of the memory manager.
@@ -40,6 +42,7 @@ pub enum Checked {}
 impl Checks for Checked {
     const CHECKED: bool = true;
     const CPUS: usize = 8;
+    type Cpus = UpTo<64>;
     type ReverseMap = reverse_map::Either;
     type Probe = NoProbe;
 }
@@ -51,6 +54,7 @@ pub enum Fast {}
 impl Checks for Fast {
     const CHECKED: bool = false;
     const CPUS: usize = 8;
+    type Cpus = UpTo<64>;
     type ReverseMap = reverse_map::AnonVmas;
     type Probe = NoProbe;
 }
@@ -62,6 +66,7 @@ pub enum FastFamilies {}
 impl Checks for FastFamilies {
     const CHECKED: bool = false;
     const CPUS: usize = 8;
+    type Cpus = UpTo<64>;
     type ReverseMap = reverse_map::Families;
     type Probe = NoProbe;
 }
@@ -132,7 +137,7 @@ impl<C: Checks, A: Arch> Hosted<C, A> {
 
 impl<C: Checks, A: Arch> Machine for Hosted<C, A> {
     type Arch = A;
-    type Cpus = anonmem_hal::UpTo<64>;
+    type Cpus = C::Cpus;
     type ReverseMap = C::ReverseMap;
     type Probe = C::Probe;
     const CHECKED: bool = C::CHECKED;

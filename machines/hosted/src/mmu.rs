@@ -227,7 +227,7 @@ unsafe impl<C: Checks, A: Arch> Mmu for Hosted<C, A> {
     /// Does nothing: the hosted kernel is not mapped.
     unsafe fn init_root(&self, _root: Pfn) {}
 
-    fn flush(&self, cpus: CpuSet, root: Pfn, what: FlushRange) {
+    fn flush(&self, cpus: CpuSet<'_>, root: Pfn, what: FlushRange) {
         if !C::CHECKED {
             // No TLB, and nothing to count.
             return;

@@ -251,12 +251,12 @@ unsafe impl Mmu for Kernel {
         paging::copy_kernel_half(root.0 * PAGE);
     }
 
-    fn flush(&self, cpus: CpuSet, root: Pfn, what: FlushRange) {
+    fn flush(&self, cpus: CpuSet<'_>, root: Pfn, what: FlushRange) {
         let (start, end) = match what {
             FlushRange::Range(range) => (range.start.0, range.end.0),
             FlushRange::All => (0, u64::MAX),
         };
-        tlb::flush(cpus.0, root.0 * PAGE, start, end);
+        tlb::flush(cpus.word(0), root.0 * PAGE, start, end);
     }
 
     fn flush_local(&self, root: Pfn, va: Va) {

@@ -178,7 +178,7 @@ unsafe impl PhysMem for VecMachine {
 // SAFETY: nothing is cached. An access that read an entry before it changed is over when the lock was had for
 // writing; one that begins later reads the entry as it is now.
 unsafe impl Mmu for VecMachine {
-    fn flush(&self, _cpus: CpuSet, _root: Pfn, _what: FlushRange) {
+    fn flush(&self, _cpus: CpuSet<'_>, _root: Pfn, _what: FlushRange) {
         drop(self.accesses.write().unwrap_or_else(PoisonError::into_inner));
     }
 

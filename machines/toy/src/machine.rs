@@ -90,7 +90,7 @@ unsafe impl Mmu for Toy {
         let new = unsafe { self.direct_map(root).cast::<[u64; 512]>().as_mut() };
         new[256..].copy_from_slice(&kernel[256..]);
     }
-    fn flush(&self, _cpus: CpuSet, _root: Pfn, _what: FlushRange) {
+    fn flush(&self, _cpus: CpuSet<'_>, _root: Pfn, _what: FlushRange) {
         cpu::forget_all();
     }
     fn flush_local(&self, _root: Pfn, va: Va) {

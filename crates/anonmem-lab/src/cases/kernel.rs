@@ -43,7 +43,7 @@ pub(crate) struct Kernel {
     leaked: *mut Vm<Sim>,
     mms: [RefCell<Option<Mm<'static, Sim>>>; MMS],
     /// The CPUs that each one runs on.
-    active: [Cell<CpuSet>; MMS],
+    active: [Cell<u64>; MMS],
     /// A folio to which the case holds a reference, as reclaim would.
     folio: RefCell<Option<FolioRef<'static, Sim>>>,
     /// A frame that the case remembers without a reference.
@@ -176,14 +176,14 @@ impl Kernel {
 
     fn run_on(&self, i: usize, mm: Mm<'static, Sim>, cpus: &[u32]) {
         cpus.iter().for_each(|cpu| mm.activate(CpuId(*cpu)));
-        self.active[i].set(CpuSet(cpus.iter().fold(0, |set, cpu| set | 1 << cpu)));
+        self.active[i].set(cpus.iter().fold(0, |set, cpu| set | 1 << cpu));
         *self.mms[i].borrow_mut() = Some(mm);
     }
 
     /// Lets `cpu` run address space `i`, too, as a context switch does.
     pub(crate) fn switch_to(&self, i: usize, cpu: u32) {
         // Whoever ends it later knows of the CPU before the CPU has anything to forget.
-        self.active[i].set(CpuSet(self.active[i].get().0 | 1 << cpu));
+        self.active[i].set(self.active[i].get() | 1 << cpu);
         self.mm(i).activate(CpuId(cpu));
     }
 
@@ -195,7 +195,7 @@ impl Kernel {
     /// Ends address space `i`: its CPUs leave it, then its last user is gone.
     pub(crate) fn exit(&self, i: usize) {
         let Some(mm) = self.mms[i].borrow_mut().take() else { return };
-        for cpu in self.active[i].replace(CpuSet::EMPTY).iter() {
+        for cpu in CpuSet::new(&[self.active[i].replace(0)]).iter() {
             self.sim.leave(cpu, mm.root());
             mm.deactivate(cpu);
         }
@@ -256,7 +256,7 @@ impl Kernel {
     /// Tries `access` until it succeeds or the fault cannot be resolved. While the world is built or checked,
     /// the first CPU of the address space does it.
     fn access<T>(&self, i: usize, access: impl Fn() -> Result<T, Trap>) -> Result<T, FaultOutcome> {
-        match self.active[i].get().iter().next() {
+        match CpuSet::new(&[self.active[i].get()]).iter().next() {
             Some(cpu) if !Sim::is_exploring() => Sim::on_cpu(cpu.index(), || self.retry(i, access)),
             Some(_) | None => self.retry(i, access),
         }

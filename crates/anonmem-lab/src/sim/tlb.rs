@@ -381,7 +381,7 @@ unsafe impl Mmu for Sim {
     }
 
     #[track_caller]
-    fn flush(&self, cpus: CpuSet, root: Pfn, what: FlushRange) {
+    fn flush(&self, cpus: CpuSet<'_>, root: Pfn, what: FlushRange) {
         let at = Location::caller();
         let nr_cpus = Self::nr_cpus() as u32;
         let mut left: Vec<CpuId> = cpus.iter().filter(|c| c.0 < nr_cpus).collect();

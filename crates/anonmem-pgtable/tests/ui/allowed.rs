@@ -6,17 +6,17 @@ use anonmem_pgtable::{AddressSpace, Attrs, CanInstall, MmuGather, PteGuard, PteS
 
 struct Mmap;
 // SAFETY: never made.
-unsafe impl<M> StableVma<M> for Mmap {
+unsafe impl<M: Machine> StableVma<M> for Mmap {
     fn opens(&self, _: &AddressSpace<M>) -> bool {
         false
     }
 }
 // SAFETY: as above.
-unsafe impl<M> CanInstall<M> for Mmap {}
+unsafe impl<M: Machine> CanInstall<M> for Mmap {}
 
 struct Rmap;
 // SAFETY: never made.
-unsafe impl<M> StableVma<M> for Rmap {
+unsafe impl<M: Machine> StableVma<M> for Rmap {
     fn opens(&self, _: &AddressSpace<M>) -> bool {
         false
     }

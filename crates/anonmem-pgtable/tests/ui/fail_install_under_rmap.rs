@@ -6,7 +6,7 @@ use anonmem_pgtable::{AddressSpace, Attrs, PteGuard, StableVma};
 
 struct Rmap;
 // SAFETY: never made.
-unsafe impl<M> StableVma<M> for Rmap {
+unsafe impl<M: Machine> StableVma<M> for Rmap {
     fn opens(&self, _: &AddressSpace<M>) -> bool {
         false
     }

@@ -22,7 +22,7 @@ const PATIENCE: u32 = 100_000;
 pub(crate) fn exit_mmap<M: Machine>(objects: &Objects<M>, id: MmId) {
     let guard = objects.mmap_write_lock(id);
     let slot = guard.slot();
-    assert!(slot.space.cpus().is_empty(), "an address space ends while CPUs {:?} run it", slot.space.cpus());
+    slot.space.assert_runs_nowhere();
     let mut gather = objects.gather(&slot.space, Teardown::WholeSpace);
     slot.tree.for_each(objects.nodes(), |range, _| zap_range(objects, slot, &guard, &mut gather, range));
     Rmap::<M>::exit(objects, id);

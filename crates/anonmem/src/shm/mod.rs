@@ -71,9 +71,9 @@ pub(crate) const OBJECT_ENTRY: Attrs =
     Attrs { prot: Protection::RW, young: false, dirty: false, uffd_wp: false, soft_clean: false };
 
 /// Keeps an object's tables: its user count. The object's pages are filled under it.
-pub(crate) struct ShmUser<'a, M>(&'a ShmObject<M>);
+pub(crate) struct ShmUser<'a, M: Machine>(&'a ShmObject<M>);
 
-impl<'a, M> ShmUser<'a, M> {
+impl<'a, M: Machine> ShmUser<'a, M> {
     /// Of an object that the caller uses.
     pub(crate) const fn of(object: &'a ShmObject<M>) -> Self {
         Self(object)

@@ -13,7 +13,7 @@ pub(super) const NO_WRITERS: u32 = u32::MAX;
 pub(super) const VISIT: u64 = 1 << 32 | 1;
 
 /// Pages shared by all VMAs that map the object.
-pub(crate) struct ShmObject<M> {
+pub(crate) struct ShmObject<M: Machine> {
     /// VMAs, handles held by the machine, and visits; in the upper half visits alone, which are no mappings.
     pub(super) users: Atomic<u64, M>,
     /// VMAs that are or may become writable; [`NO_WRITERS`] if there are none and never will be. Counted for

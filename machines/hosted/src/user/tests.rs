@@ -80,7 +80,7 @@ impl<A: Arch, C: Checks> Tiny<A, C> {
 
     fn flush(&self, va: Va) {
         self.machine.flush(
-            anonmem_hal::CpuSet(self.active.load(Relaxed)),
+            CpuSet::new(&[self.active.load(Relaxed)]),
             self.root,
             FlushRange::Range(VaRange::page(va)),
         );
@@ -162,9 +162,9 @@ fn a_flush_reaches_only_the_cpus_that_it_names() {
         s.spawn(|| {
             tiny.run(3, |user| {
                 user.load(P0, &mut [0]).unwrap();
-                tiny.machine.flush(anonmem_hal::CpuSet(0b111), tiny.root, FlushRange::All);
+                tiny.machine.flush(CpuSet::new(&[0b111]), tiny.root, FlushRange::All);
                 assert!(tiny.machine.tlbs().caches(CpuId(3), tiny.root, P0));
-                tiny.machine.flush(anonmem_hal::CpuSet(0b1000), tiny.root, FlushRange::All);
+                tiny.machine.flush(CpuSet::new(&[0b1000]), tiny.root, FlushRange::All);
                 assert!(!tiny.machine.tlbs().caches(CpuId(3), tiny.root, P0));
             });
         });
@@ -288,7 +288,7 @@ fn a_leaf_that_is_flushed_may_become_a_table() {
     let tiny = Tiny::<Toy>::new(None);
     let second = VaRange::page(Va(0xf000));
     leaf_that_becomes_a_table(&tiny, || {
-        tiny.machine.flush(CpuSet::one(CpuId(0)), tiny.root, FlushRange::Range(second));
+        tiny.machine.flush(CpuSet::new(&[1]), tiny.root, FlushRange::Range(second));
     });
 }
 

@@ -7,4 +7,5 @@ mod moving;
 mod oddcalls;
 mod progress;
 mod stack;
+mod vast;
 mod watched;

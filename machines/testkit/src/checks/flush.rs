@@ -7,7 +7,7 @@
 use super::{Broken, Checked, Mm, P, Stop, World, equal, holds, page, range};
 use crate::tally::{Step, Tally, pause};
 use anonmem::{Advice, Machine, MmapRequest, Prot, Va};
-use anonmem_hal::{Arch, CpuSet, FlushRange};
+use anonmem_hal::{Arch, CpuSet, CpuSlots, FlushRange};
 use core::sync::atomic::{
     AtomicBool, AtomicU64,
     Ordering::{Relaxed, SeqCst},
@@ -49,10 +49,12 @@ pub(super) fn active<M: Machine>(w: &World<'_, '_, M>) -> Checked {
             if !w.port.store(&mm, va, n) {
                 return Ok(());
             }
+            let me = M::current_cpu();
+            let here = M::Cpus::words(|n| if n == me.word() { me.bit() } else { 0 });
             // Twice: a machine that leaves out every other flush is another one's to find.
             for _ in 0..2 {
                 let what = FlushRange::Range(range(va, 1));
-                w.machine().flush(CpuSet::one(M::current_cpu()), mm.root(), what);
+                w.machine().flush(CpuSet::new(here.as_ref()), mm.root(), what);
             }
             if w.port.store(&mm, va, n) {
                 return Err(Stop::NotTried("a flush by hand does not reach this CPU either"));

@@ -217,7 +217,7 @@ unsafe impl Mmu for Planted {
         // SAFETY: the caller's promise.
         unsafe { self.inner.init_root(root) };
     }
-    fn flush(&self, cpus: CpuSet, root: Pfn, what: FlushRange) {
+    fn flush(&self, cpus: CpuSet<'_>, root: Pfn, what: FlushRange) {
         let me = Self::current_cpu();
         DENIED.lock().unwrap().retain(|denied| denied.1 != root.0);
         if what == FlushRange::All {
@@ -226,7 +226,7 @@ unsafe impl Mmu for Planted {
         match what {
             _ if has(Bug::FlushDoesNothing) => {}
             _ if has(Bug::FlushForgetsOthers) && cpus.contains(me) => {
-                self.inner.flush(CpuSet::one(me), root, what);
+                self.inner.flush(CpuSet::new(&[me.bit()]), root, what);
             }
             _ if has(Bug::FlushForgetsOthers) => {}
             FlushRange::Range(range) if has(Bug::FlushForgetsTheLastPage) => {
