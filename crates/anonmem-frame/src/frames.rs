@@ -158,6 +158,7 @@ impl<M: Machine> Frames<M> {
         // Reserved: it is never freed, and no leak.
         let reserved = Kind::Reserved.bits(Order::ZERO);
         let zero_page = buddy.take(&memmap, Order::ZERO, reserved).ok_or(FramesError::None)?;
+        buddy.begin_others(&memmap);
         let zero_page = memmap.pfn(zero_page);
         // SAFETY: it has just left the lists.
         unsafe { machine.allocated(zero_page, Order::ZERO) };
@@ -289,6 +290,35 @@ impl<M: Machine> Frames<M> {
         let what = meta.owned();
         assert!(what.is(Kind::Table), "frame {:#x} is no page table but {:?}", table.0, what.kind());
         TableWords(meta)
+    }
+
+    /// Where the block ends that has a frame, for who has nothing to do with the block: a hint, as of now.
+    ///
+    /// # Panics
+    /// If the frame is not one of these.
+    #[track_caller]
+    pub fn end_of_block(&self, pfn: Pfn) -> Pfn {
+        let meta = self.meta(pfn);
+        // A hint, so no step of the lab.
+        let (head, what) = match meta.owned() {
+            tail if tail.kind() == Kind::Tail => {
+                let head = Pfn(meta.mapping.peek());
+                (head, self.memmap.find(head).map_or(tail, |index| self.memmap.at(index).owned()))
+            }
+            what => (pfn, what),
+        };
+        let end = match what.kind() {
+            Kind::Reserved => self.never_used(pfn).unwrap_or(pfn),
+            Kind::Tail | Kind::BuddyTail | Kind::Pcp => pfn,
+            Kind::New
+            | Kind::Folio
+            | Kind::Table
+            | Kind::Slab
+            | Kind::Kernel
+            | Kind::Buddy
+            | Kind::Offline => head.offset(what.order().pages()),
+        };
+        if head <= pfn && end > pfn { end } else { pfn.offset(1) }
     }
 
     /// Where the memory ends that was never used, if the frame is a part of such memory: whoever goes through

@@ -35,7 +35,7 @@ impl<M: Machine> Memmap<M> {
     /// The chunk that has a frame, if nothing of it was ever used: as of now, unless the zone is locked.
     pub(crate) fn never_used(&self, index: u32) -> Option<Range<u32>> {
         let chunk = self.chunk_of(index);
-        // The zero page says the same, and is the first frame of the first chunk.
+        // The zero page says the same, and is in the first chunk that is not set aside.
         let is_unused = |first| self.at(first).flags.load(Relaxed) == Kind::Reserved.bits(Order::ZERO);
         (chunk.start != self.first_free() && is_unused(chunk.start)).then_some(chunk)
     }
@@ -47,13 +47,17 @@ impl<M: Machine> Memmap<M> {
 }
 
 impl Buddy {
-    /// Makes all frames free but those that are set aside. Whole chunks stay as they are, but for the first.
+    /// Puts the first chunk of free frames on the lists, of which the zero page is to be one.
     pub(crate) fn begin<M: Machine>(&mut self, map: &Memmap<M>) {
         self.set_aside = 0..map.first_free();
+        self.next_fresh = map.chunk_of(map.first_free()).end;
+        self.push_all(map, map.first_free()..self.next_fresh);
+    }
+
+    /// Makes the others free. Whole chunks stay as they are.
+    pub(crate) fn begin_others<M: Machine>(&mut self, map: &Memmap<M>) {
         let first = map.chunk_of(map.first_free());
         let last = map.chunk_of(map.nr().max(1) - 1);
-        self.push_all(map, map.first_free()..first.end);
-        self.next_fresh = first.end;
         self.fresh = last.start.saturating_sub(first.end);
         self.free += self.fresh;
         if last.start >= first.end {
@@ -110,10 +114,12 @@ mod tests {
 
     const C: u64 = CHUNK as u64;
     const BASE: u64 = 0x100;
+    /// As large as the first block of all: the zero page is not to be taken here.
+    const LAST: u64 = 256;
 
     /// Four whole chunks between two shorter ones.
     fn frames() -> Frames<M> {
-        Frames::new(TestMachine::new(BASE, 5 * C + 77 - BASE)).unwrap()
+        Frames::new(TestMachine::new(BASE, 5 * C + LAST - BASE)).unwrap()
     }
 
     fn fresh(frames: &Frames<M>) -> Vec<u64> {
@@ -131,7 +137,7 @@ mod tests {
         let frames = frames();
         let all = frames.usage().free.0;
         assert_eq!(fresh(&frames), [1, 2, 3, 4]);
-        assert_eq!((free_blocks(&frames), all), (all, 5 * C + 77 - BASE - 1));
+        assert_eq!((free_blocks(&frames), all), (all, 5 * C + LAST - BASE - 1));
         assert_eq!(frames.free_blocks()[10], 4 * 32 + 31);
         frames.validate().unwrap();
 

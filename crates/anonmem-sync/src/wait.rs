@@ -87,10 +87,24 @@ impl<M: Machine> WaitQueue<M> {
     #[inline]
     #[track_caller]
     pub fn wake_all(&self) {
+        self.wake(usize::MAX);
+    }
+
+    /// Wakes one sleeper; call it after making the condition true, if one of them makes it untrue again.
+    #[doc(alias = "wake_up")]
+    #[inline]
+    #[track_caller]
+    pub fn wake_one(&self) {
+        self.wake(1);
+    }
+
+    #[inline]
+    #[track_caller]
+    fn wake(&self, most: usize) {
         // SeqCst pairs with the fence in `wait_until`.
         crate::fence::<M>(Ordering::SeqCst);
         if self.sleepers.load(Ordering::Relaxed) != 0 {
-            M::unpark(self.sleepers.addr(), usize::MAX);
+            M::unpark(self.sleepers.addr(), most);
         }
     }
 }

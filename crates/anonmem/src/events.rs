@@ -110,6 +110,8 @@ events! {
     SwapWriteError => "swap_write_error",
     /// Folios that reclaim looked at.
     ReclaimScan => "pgscan",
+    /// Frames, or blocks of frames, that the hand of reclaim's clock passed.
+    ReclaimPass => "pgscan_passed",
     /// Pages that reclaim freed.
     ReclaimSteal => "pgsteal",
     /// Times the background task was woken.

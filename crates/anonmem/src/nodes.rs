@@ -8,6 +8,7 @@
 //!
 //! Linux: include/linux/mmzone.h `struct pglist_data`. Differs: no lists of a node's own.
 
+use crate::reclaim::state::Hand;
 use anonmem_frame::{Frames, NewFolio, OutOfMemory, Search};
 use anonmem_hal::{MAX_NODES, MAX_ORDER, Machine, NodeSet, Order, Pfn};
 use anonmem_sync::{Atomic, Ordering};
@@ -19,7 +20,7 @@ pub(crate) struct Nodes<M: Machine> {
     /// The number, relative to the first, of the frame at which the next look into the node begins.
     next: [Atomic<u64, M>; MAX_NODES as usize],
     /// The clock's hands for those who may have no other node.
-    hands: [Atomic<u64, M>; MAX_NODES as usize],
+    hands: [Hand<M>; MAX_NODES as usize],
 }
 
 impl<M: Machine> Nodes<M> {
@@ -27,7 +28,7 @@ impl<M: Machine> Nodes<M> {
         Self {
             count: count.clamp(1, MAX_NODES),
             next: [const { Atomic::new(0) }; MAX_NODES as usize],
-            hands: [const { Atomic::new(0) }; MAX_NODES as usize],
+            hands: [const { Hand::new() }; MAX_NODES as usize],
         }
     }
 
@@ -65,7 +66,7 @@ impl<M: Machine> Nodes<M> {
     }
 
     /// The clock's hand of a node, relative to its first frame.
-    pub(crate) const fn hand(&self, node: u32) -> &Atomic<u64, M> {
+    pub(crate) const fn hand(&self, node: u32) -> &Hand<M> {
         &self.hands[node as usize % MAX_NODES as usize]
     }
 

@@ -82,13 +82,12 @@ pub struct Arena {
 
 impl Arena {
     /// `nr_frames` free frames; `checked` ones are poisoned and their state is known.
-    pub(crate) fn new(nr_frames: u64, checked: bool) -> Self {
+    pub(crate) fn new(nr_frames: u64, checked: bool, large_pages: bool) -> Self {
         assert!(nr_frames > 0, "a machine needs memory");
         let n = usize::try_from(nr_frames).expect("more frames than the host can address");
         let mapping = |len| {
             let mapping = Mapping::new(len);
-            // A checked machine is for tests, which touch little of it.
-            if checked { mapping } else { mapping.like_a_direct_map() }
+            if large_pages { mapping.like_a_direct_map() } else { mapping }
         };
         Self {
             frames: mapping(n * PAGE_SIZE),

@@ -25,6 +25,9 @@ pub trait Checks: Send + Sync + 'static {
     /// Lock order, TLB model, poison, allocation state, injected failures. All or nothing: each check
     /// leans on the others.
     const CHECKED: bool;
+    /// Whether the host backs memory by large pages, as a kernel maps its own. Not where little of it is
+    /// touched.
+    const LARGE_PAGES: bool = !Self::CHECKED;
     /// The number of CPUs.
     const CPUS: usize;
     /// Room for so many of them.
@@ -90,7 +93,7 @@ impl<C: Checks, A: Arch> Hosted<C, A> {
     /// If the host cannot reserve that much address space.
     pub fn new(nr_frames: u64) -> Self {
         Self {
-            arena: Arena::new(nr_frames, C::CHECKED),
+            arena: Arena::new(nr_frames, C::CHECKED, C::LARGE_PAGES),
             cpus: Arc::new(Cpus::new(C::CPUS)),
             tlbs: TlbModel::new(C::CPUS),
             sources: Arc::new(SourceTable::default()),

@@ -371,8 +371,11 @@ fn phase(world: &World, workers: &mut [Worker<'_>]) {
     world.stop.store(false, Relaxed);
     thread::scope(|scope| {
         let vm = world.vm;
-        let kswapd = (world.memory == Memory::Short)
-            .then(|| scope.spawn(|| vm.machine().cpus().run_on(CpuId(6), || vm.kswapd())));
+        vm.kswapd_run();
+        let background = if world.memory == Memory::Short { 6..8 } else { 0..0 };
+        let kswapd: Vec<_> = background
+            .map(|cpu| scope.spawn(move || vm.machine().cpus().run_on(CpuId(cpu), || vm.kswapd())))
+            .collect();
         scope.spawn(|| vm.machine().cpus().run_on(CpuId(5), || move_pages(world)));
         scope.spawn(|| vm.machine().cpus().run_on(CpuId(4), || merge_pages(world)));
         let threads: Vec<_> = workers.iter_mut().map(|worker| scope.spawn(|| worker.run())).collect();
@@ -393,7 +396,7 @@ fn phase(world: &World, workers: &mut [Worker<'_>]) {
             }
         }
         // The machine must be at rest for `validate()`.
-        if kswapd.is_some() {
+        if !kswapd.is_empty() {
             let _cpu = vm.machine().cpus().enter(CpuId(7));
             vm.kswapd_stop();
         }

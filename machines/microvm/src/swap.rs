@@ -67,10 +67,13 @@ impl Store {
     }
 }
 
+/// Memory for which there is one background task, as far as there are CPUs.
+const FRAMES_PER_TASK: usize = 16_384;
+
 static DEVICE: Once<Device> = Once::new();
 /// Held over `swapon` and `swapoff`, which give the device's tables memory and take it away.
 static SWAPON: Mutex<()> = Mutex::new(());
-/// 1 while the background task runs.
+/// How many background tasks run.
 static KSWAPD: AtomicUsize = AtomicUsize::new(0);
 
 /// Swaps to so many pages of compressed memory, without a node and a background task: for the self-test.
@@ -116,9 +119,13 @@ pub fn init(run: &RunFile<'_>) -> Result<()> {
     // What is kept can only be had through swap: the node has no other use.
     let body = Body::Special { kind: FileType::Block, rdev: store.rdev(), object: Arc::new(()) };
     crate::fs::vfs().put(store.path().as_bytes(), 0o660, body)?;
-    let task = Task::new_kernel(kswapd, 0).map_err(|_| ENOMEM)?;
-    KSWAPD.store(1, SeqCst);
-    sched::start(&task);
+    // A second one helps where the first has passed 64 MiB in vain.
+    let frames = machine::vm().stats().frames as usize;
+    for _ in 0..cpu_count().min(frames / FRAMES_PER_TASK).max(1) {
+        let task = Task::new_kernel(kswapd, 0).map_err(|_| ENOMEM)?;
+        KSWAPD.fetch_add(1, SeqCst);
+        sched::start(&task);
+    }
     klog!("swap: {} MiB on {}", run.swap >> 20, store.path());
     Ok(())
 }
@@ -133,7 +140,7 @@ fn kswapd_key() -> usize {
 
 fn kswapd(_: usize) {
     machine::vm().kswapd();
-    KSWAPD.store(0, SeqCst);
+    KSWAPD.fetch_sub(1, SeqCst);
     sched::unpark(kswapd_key(), usize::MAX);
 }
 

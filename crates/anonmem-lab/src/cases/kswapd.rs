@@ -70,6 +70,30 @@ pub const ENDS: Case = Case {
     },
 };
 
+/// The page of the case.
+pub const TWO: Case = Case {
+    name: "kswapd-two-end",
+    title: "one of two background tasks misses that both are to end",
+    happened: "As in kswapd-wakes-works-ends: with one task for each node, each of them is stopped by itself.",
+    environment: "One wake-up was given. CPU0 ends both tasks, CPU1 and CPU2 are the tasks.",
+    rule: "Both end.",
+    mutants: &[Mutant::Patch { name: "kswapd-stop-wakes-one", what: "one task is woken to end" }],
+    runs: &[Run::new(Model::Sc, Extent::Bound(1))],
+    program: |_| {
+        let world = || {
+            let kernel = world();
+            Sim::on_cpu(0, || kernel.store_here(0, 1, 0, 8)).expect("frames");
+            kernel
+        };
+        boxed(
+            scenario("kswapd-two-end", 3, world)
+                .cpu("ends them", |k| k.vm.kswapd_stop())
+                .cpu("kswapd", |k| k.vm.kswapd())
+                .cpu("kswapd", |k| k.vm.kswapd()),
+        )
+    },
+};
+
 /// Enough that there is a low watermark.
 const FRAMES: u64 = 64;
 

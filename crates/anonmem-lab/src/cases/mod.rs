@@ -208,6 +208,7 @@ pub fn all() -> &'static [&'static Case] {
         &pin_fast::SPLIT,
         &kswapd::CASE,
         &kswapd::ENDS,
+        &kswapd::TWO,
         &sync_seqcount::CASE,
         &sync_rcu::CASE,
         &sync_rcu::TWICE,

@@ -1,43 +1,67 @@
-//! The background task that keeps some memory free.
+//! The background tasks that keep some memory free.
 //!
-//! The machine gives it a task and calls [`Vm::kswapd`] there; allocations that leave less than the low
-//! watermark wake it. So do those who find a node full that they may not leave: it looks
-//! after that node then.
+//! The machine gives them tasks and calls [`Vm::kswapd`] there: one, or one for each CPU. An allocation that
+//! leaves less than the low watermark wakes one of them. A task that has passed as many frames as one look
+//! may pass, and found nothing, wakes the next. All of them move one hand, so they look at different frames.
 //!
-//! Linux: mm/vmscan.c `kswapd`, `wakeup_kswapd`.
+//! Those who find a node full that they may not leave wake a task, too: it looks after that node then.
+//!
+//! Linux: mm/vmscan.c `kswapd`, `wakeup_kswapd`. Differs: one task for each node there.
 
 use crate::{
     events::Event,
     reclaim::{
         SWAP_CLUSTER_MAX,
+        laps::Found,
         state::KswapdOrder::{End, Sleep, Work},
     },
     rmap::machine::Machine,
     vm::Vm,
 };
 use anonmem_hal::NodeSet;
-use anonmem_sync::Ordering;
+use anonmem_sync::{Ordering, yield_now};
 
 impl<M: Machine> Vm<M> {
     /// Reclaims in the background until [`kswapd_stop`](Self::kswapd_stop). The task that calls this is its
-    /// own.
+    /// own. Several tasks share the work. Returns at once after `kswapd_stop`, until
+    /// [`kswapd_run`](Self::kswapd_run).
     pub fn kswapd(&self) {
+        let mailbox = &self.kswapd;
+        mailbox.tasks.fetch_add(1, Ordering::Relaxed);
         loop {
-            let mailbox = &self.kswapd;
             // Acquire pairs with the release of whoever wakes or ends us: what it did is seen.
             mailbox.queue.wait_until(&|| mailbox.order.load(Ordering::Acquire) != Sleep);
             if mailbox.order.load(Ordering::Acquire) == End {
-                // Another task may start it again.
-                mailbox.order.store(Sleep, Ordering::Relaxed);
-                return;
+                break;
             }
             // AcqRel pairs with the waker's: a wake-up after this sees memory as this round finds it.
-            let _ = mailbox.order.compare_exchange(Work, Sleep, Ordering::AcqRel);
-            self.count(Event::KswapdWake);
-            self.reap();
-            // Without progress it would spin: whoever allocates then reclaims for himself.
-            while !self.frames.above_high() && self.shrink(SWAP_CLUSTER_MAX as u64) > 0 {}
-            self.balance_nodes();
+            if mailbox.order.compare_exchange(Work, Sleep, Ordering::AcqRel).is_ok() {
+                self.count(Event::KswapdWake);
+                self.reap();
+                let all = self.nodes_of_memory.all();
+                self.shrink_until(all, || self.frames.above_high());
+                self.balance_nodes();
+            }
+        }
+        mailbox.tasks.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Makes pages of some nodes leave until there is enough, nothing can leave, or the background ends.
+    /// Without progress it would spin: whoever allocates then reclaims for himself.
+    fn shrink_until(&self, nodes: NodeSet, is_enough: impl Fn() -> bool) {
+        let mut search = self.search(nodes);
+        while !is_enough() {
+            match self.look(&mut search, SWAP_CLUSTER_MAX as u64) {
+                Found::Pages(_) => {}
+                Found::NotYet => {
+                    self.kswapd_helps(1);
+                    yield_now::<M>();
+                    if self.kswapd.order.load(Ordering::Relaxed) == End {
+                        return;
+                    }
+                }
+                Found::Nothing => return,
+            }
         }
     }
 
@@ -49,18 +73,21 @@ impl<M: Machine> Vm<M> {
         for node in full.iter() {
             let node = NodeSet::only(node);
             let (nodes, frames) = (&self.nodes_of_memory, &self.frames);
-            let missing = nodes.high_of(frames, node).saturating_sub(nodes.free_on(frames, node));
-            if missing > 0 {
-                self.shrink_on(node, missing);
-            }
+            self.shrink_until(node, || nodes.high_of(frames, node) <= nodes.free_on(frames, node));
         }
     }
 
-    /// Ends the background task.
+    /// Ends the background tasks, those included that are about to begin.
     pub fn kswapd_stop(&self) {
-        // Release pairs with the task's Acquire above.
+        // Release pairs with the tasks' Acquire above.
         self.kswapd.order.store(End, Ordering::Release);
         self.kswapd.queue.wake_all();
+    }
+
+    /// Lets background tasks begin again after [`kswapd_stop`](Self::kswapd_stop).
+    pub fn kswapd_run(&self) {
+        // Whoever is told to end has seen it, or works on.
+        let _ = self.kswapd.order.compare_exchange(End, Sleep, Ordering::Relaxed);
     }
 
     /// Wakes the background task if memory runs low.
@@ -81,6 +108,13 @@ impl<M: Machine> Vm<M> {
         }
     }
 
+    /// Whoever looks has found nothing so far: a task looks, too, if there are others than `own`.
+    pub(super) fn kswapd_helps(&self, own: u64) {
+        if self.kswapd.tasks.peek() > own && self.swap.any_open() {
+            self.kswapd_go();
+        }
+    }
+
     #[inline]
     fn kswapd_go(&self) {
         let mailbox = &self.kswapd;
@@ -88,7 +122,7 @@ impl<M: Machine> Vm<M> {
         if mailbox.order.load(Ordering::Relaxed) == Sleep
             && mailbox.order.compare_exchange(Sleep, Work, Ordering::AcqRel).is_ok()
         {
-            mailbox.queue.wake_all();
+            mailbox.queue.wake_one();
         }
     }
 }

@@ -18,7 +18,10 @@
 
 use crate::{
     events::Event,
-    reclaim::shrink::Age,
+    reclaim::{
+        laps::{Found, MOST_LOOKED, Search},
+        shrink::Age,
+    },
     rmap::{
         Rmap,
         hit::Form,
@@ -30,13 +33,15 @@ use crate::{
     vm::Vm,
 };
 use anonmem_frame::{FolioGuard, FolioOwner, FolioRef, Kind};
-use anonmem_hal::{MAX_ORDER, NodeSet, NrPages, Order, Pfn};
+use anonmem_hal::{MAX_ORDER, NrPages, Order, Pfn};
 use anonmem_pgtable::TlbBatch;
-use anonmem_sync::Ordering;
+use anonmem_sync::yield_now;
 use core::ops::ControlFlow;
 
 /// Frames that are looked at for one call, if pages can leave to a device instead.
 const PATIENCE: u64 = 1_024;
+/// Times that the hand goes around in vain at most. In the last lap no folio is spared.
+const LAPS: u64 = 2;
 
 impl<M: Machine> Vm<M> {
     /// How many pages of large folios nobody has touched, as far as can be told, for each order: looks at all
@@ -85,44 +90,58 @@ impl<M: Machine> Vm<M> {
     /// The caller holds no folio, anon_vma or spin lock.
     #[doc(alias = "deferred_split_scan")]
     pub fn give_back_untouched(&self, want: u64) -> u64 {
-        self.give_back_untouched_on(self.nodes_of_memory.all(), want)
-    }
-
-    /// The same of folios that lie on some nodes.
-    pub(super) fn give_back_untouched_on(&self, nodes: NodeSet, want: u64) -> u64 {
-        if !self.clock.may_be_untouched() {
-            return 0;
-        }
-        let frames = self.machine().nr_frames();
-        let can_leave = self.swap.any_open();
+        let mut search = self.search(self.nodes_of_memory.all());
         let mut freed = 0;
-        // Whatever is found from here on, by a fault, too, or could not be split, says so again.
-        self.clock.none_untouched();
-        for age in [Age::Idle, Age::Any] {
-            for _ in 0..if can_leave { PATIENCE.min(frames) } else { frames } {
-                let at = self.clock.large.fetch_add(1, Ordering::Relaxed) % frames;
-                let pfn = self.machine().base_pfn().offset(at);
-                if self.frames.kind(pfn) == Kind::Folio
-                    && self.nodes_of_memory.have(&self.frames, nodes, pfn)
-                    && let Some(page) = self.large_folio(pfn)
-                {
-                    freed += self.split_if_untouched(page, age);
-                }
-                if freed >= want {
-                    self.clock.note_untouched();
-                    return freed;
-                }
+        while freed < want {
+            match self.look_for_untouched(&mut search, want - freed) {
+                Found::Pages(pages) => freed += pages,
+                Found::NotYet => yield_now::<M>(),
+                Found::Nothing => break,
             }
-            if can_leave {
-                self.clock.note_untouched();
-                return freed;
-            }
-        }
-        // Those of other nodes were not looked at.
-        if freed > 0 || nodes != self.nodes_of_memory.all() {
-            self.clock.note_untouched();
         }
         freed
+    }
+
+    /// Looks at a limited number of frames for such folios on the nodes of the search.
+    pub(super) fn look_for_untouched(&self, search: &mut Search, want: u64) -> Found {
+        let (hand, frames) = (&self.clock.large, self.machine().nr_frames());
+        if !self.clock.may_be_untouched() {
+            return Found::Nothing;
+        }
+        if core::mem::take(&mut search.is_first) {
+            self.clock.seek_untouched();
+        }
+        let can_leave = self.swap.any_open();
+        let most = if can_leave { PATIENCE } else { MOST_LOOKED };
+        let (mut freed, mut left) = (0, most.min(frames));
+        while left > 0 && freed < want {
+            let laps = hand.laps(search.large, frames);
+            if laps >= LAPS && !can_leave {
+                self.clock.none_untouched();
+                return if freed == 0 { Found::Nothing } else { Found::Pages(freed) };
+            }
+            let age = if laps + 1 < LAPS || can_leave { Age::Idle } else { Age::Any };
+            let pfn = self.machine().base_pfn().offset(hand.next(frames));
+            left -= 1;
+            if self.frames.kind(pfn) == Kind::Folio
+                && self.nodes_of_memory.have(&self.frames, search.nodes, pfn)
+                && let Some(page) = self.large_folio(pfn)
+            {
+                freed += self.split_if_untouched(page, age);
+            }
+        }
+        // Where there is one, there may be more; and those of other nodes were not looked at.
+        if freed > 0 || can_leave || search.nodes != self.nodes_of_memory.all() {
+            self.clock.note_untouched();
+        }
+        if freed > 0 {
+            hand.note_success();
+        }
+        match freed {
+            0 if can_leave => Found::Nothing,
+            0 => Found::NotYet,
+            pages => Found::Pages(pages),
+        }
     }
 
     /// Splits one folio, if most of it is untouched; returns how many pages that freed.

@@ -13,9 +13,14 @@
 //! Linux: mm/vmscan.c `too_many_isolated`, `throttle_direct_reclaim`; mm/page_alloc.c `should_reclaim_retry`.
 //! Differs: tries sixteen times where only tables come back; otherwise waits for the others instead.
 
-use crate::{error::Error, reclaim::SWAP_CLUSTER_MAX, rmap::machine::Machine, vm::Vm};
+use crate::{
+    error::Error,
+    reclaim::{SWAP_CLUSTER_MAX, laps::Found},
+    rmap::machine::Machine,
+    vm::Vm,
+};
 use anonmem_hal::{CpuId, NodeSet};
-use anonmem_sync::Ordering;
+use anonmem_sync::{Ordering, yield_now};
 
 /// How often an operation tries again, one time after the other, because page tables came back and nothing
 /// else did: they may be those of its own last attempt. Linux: `MAX_RECLAIM_RETRIES`.
@@ -30,7 +35,7 @@ enum Freed {
     Nothing,
 }
 
-/// What came of reclaim for certain nodes.
+/// What came of a search for memory, of certain nodes perhaps.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Progress {
     /// Some of their pages are free.
@@ -82,15 +87,14 @@ impl<M: Machine> Vm<M> {
     fn free_some(&self) -> Freed {
         let before = self.freed_ever();
         let tables = self.reap();
-        if self.shrink(SWAP_CLUSTER_MAX as u64) > 0 {
-            return Freed::Pages;
+        match self.look_until_over(self.nodes_of_memory.all(), before) {
+            Progress::Here | Progress::Elsewhere => Freed::Pages,
+            Progress::None if tables > 0 => Freed::Tables,
+            Progress::None => match self.wait_for_others(before) {
+                Progress::None => Freed::Nothing,
+                Progress::Here | Progress::Elsewhere => Freed::Pages,
+            },
         }
-        if tables > 0 {
-            return Freed::Tables;
-        }
-        let freed = || self.freed_ever() != before;
-        self.reclaimers.wait_until(&|| !self.is_batch_under_way() || freed());
-        if freed() { Freed::Pages } else { Freed::Nothing }
     }
 
     /// Frees some memory of certain nodes, and of no other, or waits until others have freed some anywhere.
@@ -100,9 +104,31 @@ impl<M: Machine> Vm<M> {
     pub(super) fn reclaim_on(&self, nodes: NodeSet) -> Progress {
         let before = self.freed_ever();
         self.reap();
-        if self.shrink_on(nodes, SWAP_CLUSTER_MAX as u64) > 0 {
-            return Progress::Here;
+        match self.look_until_over(nodes, before) {
+            Progress::None => self.wait_for_others(before),
+            progress @ (Progress::Here | Progress::Elsewhere) => progress,
         }
+    }
+
+    /// Looks for pages that can leave, a limited number of frames at a time. Between two looks others run,
+    /// and a background task looks, too.
+    fn look_until_over(&self, nodes: NodeSet, before: u64) -> Progress {
+        let mut search = self.search(nodes);
+        loop {
+            match self.look(&mut search, SWAP_CLUSTER_MAX as u64) {
+                Found::Pages(_) => return Progress::Here,
+                Found::Nothing => return Progress::None,
+                Found::NotYet if self.freed_ever() != before => return Progress::Elsewhere,
+                Found::NotYet => {
+                    self.kswapd_helps(0);
+                    yield_now::<M>();
+                }
+            }
+        }
+    }
+
+    /// Waits while pages are on their way out: whether any have become free.
+    fn wait_for_others(&self, before: u64) -> Progress {
         let freed = || self.freed_ever() != before;
         self.reclaimers.wait_until(&|| !self.is_batch_under_way() || freed());
         if freed() { Progress::Elsewhere } else { Progress::None }

@@ -1,13 +1,18 @@
 //! Machines larger than any that this runs on: 16 TiB of frames, 1,024 CPUs. Both are simulated. The host
 //! gives memory to what is touched alone, and its CPUs take turns at being all others.
 
-use anonmem::{Advice, Config, Effort, Event, Holes, MapFlags, MmapRequest, Prot, Vm};
+use anonmem::{Advice, Config, Effort, Event, Holes, MapFlags, MmapRequest, Overcommit, Prot, Vm};
 use anonmem_hal::{
-    CpuId, NoProbe, NodeMode, NodePolicy, NodeSet, PAGE_SIZE, Pfn, PhysMem, UpTo, Va, VaRange, arch::X86_64,
-    reverse_map,
+    CpuId, NoProbe, NodeMode, NodePolicy, NodeSet, Order, PAGE_SIZE, Pfn, PhysMem, UpTo, Va, VaRange,
+    arch::X86_64, reverse_map,
 };
 use anonmem_hosted::{Checks, Hosted, UserCpu, UserSpace};
-use std::{sync::Barrier, thread};
+use std::{
+    ops::Range,
+    sync::Barrier,
+    thread,
+    time::{Duration, Instant},
+};
 
 const P: u64 = PAGE_SIZE as u64;
 const RW: Prot = Prot::READ.union(Prot::WRITE);
@@ -18,6 +23,7 @@ enum Vast {}
 
 impl Checks for Vast {
     const CHECKED: bool = false;
+    const LARGE_PAGES: bool = false;
     const CPUS: usize = 1024;
     type Cpus = UpTo<1024, 16>;
     type ReverseMap = reverse_map::AnonVmas;
@@ -160,5 +166,116 @@ fn a_crowd_of_cpus_forgets_what_one_of_them_takes_away() {
         }
     });
     vm.machine().cpus().run_on(CpuId(0), || drop(mm));
+    vm.machine().cpus().run_on(CpuId(0), || vm.validate().expect("all of it adds up"));
+}
+
+/// A machine that is full: of a hundred pages 99 are somebody's who does not give them up.
+struct Full<'v> {
+    vm: &'v Vm<Hosted<Vast>>,
+    mm: anonmem::Mm<'v, Hosted<Vast>>,
+    /// Pages of the program that were touched.
+    touched: u64,
+    kept: Vec<anonmem_frame::NewFolio<'v, Hosted<Vast>>>,
+}
+
+impl<'v> Full<'v> {
+    fn new(vm: &'v Vm<Hosted<Vast>>) -> Self {
+        let mm = vm.new_mm().expect("memory");
+        map(&mm, vm.stats().frames / 8);
+        vm.swap_on(0, vm.stats().frames / 8, 0).expect("memory for the slots");
+        let mut full = Self { vm, mm, touched: 0, kept: Vec::new() };
+        while !vm.frames().below_low() {
+            full.touch(1);
+            full.kept.extend((0..99).filter_map(|_| vm.frames().alloc(Order::ZERO).ok()));
+        }
+        full
+    }
+
+    /// Writes to so many pages that were never touched, one by one; returns what the longest of them took.
+    fn touch(&mut self, pages: u64) -> Duration {
+        let user = UserCpu::new(self.vm.machine(), &self.mm);
+        let mut longest = Duration::ZERO;
+        for _ in 0..pages {
+            let begun = Instant::now();
+            store(&user, self.touched, 1);
+            longest = longest.max(begun.elapsed());
+            self.touched += 1;
+        }
+        longest
+    }
+
+    /// Frames passed and pages freed so far, by some CPUs.
+    fn reclaimed(&self, cpus: Range<u32>) -> (u64, u64) {
+        let sum = |event| cpus.clone().map(|cpu| self.vm.events_on(CpuId(cpu), event)).sum();
+        (sum(Event::ReclaimPass), sum(Event::ReclaimSteal))
+    }
+}
+
+/// 2 to the power of `ANONMEM_VAST` (default 20, which is 4 GiB; 26 is 256 GiB) frames.
+fn frames_to_search() -> u64 {
+    1 << std::env::var("ANONMEM_VAST").map_or(20, |power| power.parse::<u32>().expect("a power of two"))
+}
+
+/// What a victim costs does not grow with memory, and who looks for one is never gone for long.
+#[test]
+fn a_victim_is_found_where_one_page_of_a_hundred_can_leave() {
+    let frames = frames_to_search();
+    let vm =
+        vm_of(Hosted::<Vast>::new(frames), Config { overcommit: Overcommit::Always, ..Config::default() });
+    let _cpu = vm.machine().cpus().enter(CpuId(0));
+    let mut full = Full::new(&vm);
+    let old = full.touched;
+    // What is free, and the first laps, because all pages were used a moment ago.
+    let begun = Instant::now();
+    while full.reclaimed(0..1).1 == 0 {
+        full.touch(1);
+    }
+    let (first, took) = (full.reclaimed(0..1), begun.elapsed());
+    println!(
+        "{frames} frames, {old} of them can leave: {} passed for the first {}, {:.1} ns each",
+        first.0,
+        first.1,
+        took.as_nanos() as f64 / first.0 as f64
+    );
+    let begun = Instant::now();
+    let longest = full.touch(old);
+    let (passed, freed) = full.reclaimed(0..1);
+    let (passed, freed) = (passed - first.0, freed - first.1);
+    println!(
+        "then {:.1} a page, {} ns with the fault and the device; the longest fault {longest:?}",
+        passed as f64 / freed as f64,
+        begun.elapsed().as_nanos() / u128::from(old),
+    );
+    assert!(first.0 <= 3 * frames, "{} frames were passed for the first page that left", first.0);
+    assert!(passed <= 400 * freed, "{passed} frames were passed for {freed} pages");
+    drop(full);
+    vm.validate().expect("all of it adds up");
+}
+
+/// Four tasks divide the background's sweep among them.
+#[test]
+fn several_background_tasks_pass_different_frames() {
+    let vm =
+        vm_of(Hosted::<Vast>::new(1 << 18), Config { overcommit: Overcommit::Always, ..Config::default() });
+    thread::scope(|s| {
+        let tasks: Vec<_> = (1..5)
+            .map(|cpu| {
+                let vm = &*vm;
+                s.spawn(move || vm.machine().cpus().run_on(CpuId(cpu), || vm.kswapd()))
+            })
+            .collect();
+        vm.machine().cpus().run_on(CpuId(0), || {
+            let mut full = Full::new(&vm);
+            let end = Instant::now() + Duration::from_secs(60);
+            let busy = |full: &Full<'_>| (1..5).filter(|&cpu| full.reclaimed(cpu..cpu + 1).0 > 0).count();
+            while busy(&full) < 2 && Instant::now() < end {
+                full.touch(64);
+            }
+            println!("{:?}", [1, 2, 3, 4].map(|cpu| full.reclaimed(cpu..cpu + 1)));
+            assert!(busy(&full) >= 2, "one task did all the work");
+        });
+        vm.machine().cpus().run_on(CpuId(0), || vm.kswapd_stop());
+        tasks.into_iter().for_each(|task| task.join().expect("it ends"));
+    });
     vm.machine().cpus().run_on(CpuId(0), || vm.validate().expect("all of it adds up"));
 }
