@@ -430,7 +430,7 @@ fn command(group: &[&Stage], budget: Duration) -> Command {
 fn of_machine(test: &str) -> Option<Suite> {
     match test.split("::").next()? {
         "progress" => Some(Suite::Oracle),
-        "device" => Some(Suite::Unit),
+        "device" | "vast" => Some(Suite::Unit),
         _ => None,
     }
 }
