@@ -1,4 +1,5 @@
-//! Pages that an equal page is waited for: a frame number and half a hash each, in a table of fixed size.
+//! Pages that an equal page is waited for: a frame number and a part of a hash each, in a table of fixed
+//! size.
 //!
 //! A page that has not changed since the sweep before *waits* here, and may be forgotten at any time. What is
 //! found here is a hint: the frame may hold anything by now. So whoever finds it takes the folio, asks whose
@@ -21,12 +22,14 @@ use anonmem_hal::Machine;
 use anonmem_sync::{Atomic, Ordering};
 
 /// Bits for a frame, relative to the first, plus one.
-const FRAME_BITS: u32 = 27;
+const FRAME_BITS: u32 = 32;
 /// The page was new in that sweep, or had changed.
 const NEW: u64 = 1 << FRAME_BITS;
 /// Bits for the sweep in which the page was put there.
 const SWEEP_BITS: u32 = 4;
 const SWEEP_SHIFT: u32 = FRAME_BITS + 1;
+/// Where the bits of the hash begin that a word has; another part of it says which group it is in.
+const HASH_SHIFT: u32 = SWEEP_SHIFT + SWEEP_BITS;
 
 /// What is known of a page that is found here.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -67,7 +70,7 @@ impl Word {
             Known::Waits => 0,
             Known::New => NEW,
         };
-        Self(hash >> 32 << 32 | sweep << SWEEP_SHIFT | new | (frame + 1))
+        Self(hash >> HASH_SHIFT << HASH_SHIFT | sweep << SWEEP_SHIFT | new | (frame + 1))
     }
 
     const fn frame(self) -> Option<u64> {
@@ -84,7 +87,7 @@ impl Word {
     }
 
     const fn is_of(self, hash: u64) -> bool {
-        self.0 >> 32 == hash >> 32
+        self.0 >> HASH_SHIFT == hash >> HASH_SHIFT
     }
 }
 
@@ -179,13 +182,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_word_holds_every_frame_and_half_a_hash() {
-        for frame in [0, 1, (1 << 26) - 1] {
+    fn a_word_holds_every_frame_and_a_part_of_a_hash() {
+        for frame in [0, 1, u64::from(u32::MAX) - 1] {
             for hash in [0, 0x1234_5678_9abc_def0, u64::MAX] {
                 for known in [Known::Waits, Known::New] {
                     let word = Word::new(hash, 21, frame, known);
                     assert_eq!((word.frame(), word.known(), word.age(21)), (Some(frame), known, 0));
                     assert!(word.is_of(hash) && word.age(23) == 2);
+                    assert!(word.is_of(hash ^ 1) && !word.is_of(hash ^ 1 << HASH_SHIFT));
                 }
             }
         }
