@@ -53,7 +53,7 @@ pub(super) struct HandAt {
 
 impl HandAt {
     /// Whether it has gone past half of all frames since it was where `word` was written.
-    const fn is_half_a_sweep_after(self, word: Word) -> bool {
+    fn is_half_a_sweep_after(self, word: Word) -> bool {
         let Some(frame) = word.frame() else { return false };
         2 * (word.age(self.sweep) * self.nr + self.frame) >= 2 * frame + self.nr
     }
