@@ -331,6 +331,15 @@ impl<M: Machine> Frames<M> {
         self.memmap.never_used(self.memmap.index(pfn)).map(|chunk| self.memmap.pfn(chunk.end))
     }
 
+    /// Whether the frame is free, and was never used. As of now.
+    ///
+    /// # Panics
+    /// If the frame is not one of these.
+    #[track_caller]
+    pub fn is_fresh(&self, pfn: Pfn) -> bool {
+        self.memmap.fresh_chunk(self.memmap.index(pfn)).is_some()
+    }
+
     /// Calls `f` with the first frame, kind and order of every block, free ones included, in ascending order.
     ///
     /// A snapshot only if nothing is being allocated or freed.

@@ -83,7 +83,7 @@ impl<M: Machine> Frames<M> {
             let mut at = range.start;
             while at < range.end {
                 let run = at..range.end.min(end_of_out(&self.memmap, at, why));
-                at = run.end + 1;
+                at = run.end.saturating_add(1);
                 given += run.len() as i64;
                 buddy.put_run(&self.memmap, run);
             }

@@ -47,7 +47,7 @@ impl<M: Machine> Frames<M> {
         if !self.machine().admit() {
             return Err(OutOfMemory);
         }
-        let (range, from) = (self.indices(&range), self.indices(&(from..from)).start);
+        let (range, from) = (self.free_indices(&range), self.indices(&(from..from)).start);
         let found = match (self.take_block_within(order, &range, from), search) {
             (None, Search::All) => {
                 self.drain_pcp();
@@ -61,9 +61,10 @@ impl<M: Machine> Frames<M> {
     /// How many frames of `range` are free, on CPUs' lists, too: looks at the metadata of all of them. Exact
     /// when nothing is being allocated or freed.
     pub fn free_within(&self, range: Range<Pfn>) -> NrPages {
-        let range = self.indices(&range);
+        let range = self.free_indices(&range);
         // A block that begins before the range may reach into it, and one of the range beyond it.
-        let (mut at, mut free) = (range.start.saturating_sub(1 << MAX_ORDER), 0);
+        let first = range.start.saturating_sub(1 << MAX_ORDER).max(self.memmap.first_free());
+        let (mut at, mut free) = (first, 0);
         while at < range.end {
             let flags = self.memmap.at(at).flags.load(Relaxed);
             let is_listed = matches!(Kind::of(flags), Kind::Buddy | Kind::Pcp);
@@ -75,6 +76,12 @@ impl<M: Machine> Frames<M> {
             at = end;
         }
         NrPages(u64::from(free))
+    }
+
+    /// The frames of `range` but those that are set aside, which nobody looks through.
+    fn free_indices(&self, range: &Range<Pfn>) -> Range<u32> {
+        let (range, first) = (self.indices(range), self.memmap.first_free());
+        range.start.max(first)..range.end.max(first)
     }
 
     fn take_block_within(&self, order: Order, range: &Range<u32>, from: u32) -> Option<u32> {

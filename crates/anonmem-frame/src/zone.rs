@@ -52,6 +52,11 @@ impl<M: Machine> Frames<M> {
         Ok(self.made(index.ok_or(OutOfMemory)?, Order::ZERO, Kind::Slab))
     }
 
+    /// Whether all frames that were set aside for slabs are theirs.
+    pub fn is_out_of_names(&self) -> bool {
+        self.memmap.first_free() > 0 && self.with_buddy(|buddy| buddy.set_aside.is_empty())
+    }
+
     /// Marks a block that was taken.
     #[inline(always)]
     pub(crate) fn made(&self, index: u32, order: Order, kind: Kind) -> Pfn {

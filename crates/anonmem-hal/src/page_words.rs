@@ -1,6 +1,6 @@
 //! The words of a page that programs may be writing to: hashed, and compared, where they lie.
 //!
-//! Each word that is read is what it was at some moment, and no more is promised. A loop over atomic words
+//! Each byte that is read is what it was at some moment, and no more is promised. A loop over atomic words
 //! says that. But it takes them one by one, because the compiler puts no two of them together. So where all
 //! code may use registers of sixteen bytes, an instruction of the processor's loads them. What becomes of
 //! them is the compiler's again.

@@ -180,7 +180,14 @@ impl<M: Machine, L: Level, T> RwSem<M, L, T> {
 
     /// Sleeps if any bit of `busy` is set and the lock is held, having set PARKED.
     fn park_while(&self, busy: u32) {
-        let state = self.state.peek();
+        let mut state = self.state.peek();
+        // Until it says so, readers come and go, and each of them changes the word.
+        while state & busy & !PARKED != 0 && state & PARKED == 0 {
+            match self.state.raw_compare_exchange(state, state | PARKED, Ordering::Relaxed) {
+                Ok(_) => state |= PARKED,
+                Err(found) => state = found,
+            }
+        }
         if state & (WRITER | READERS) == 0 {
             // Nobody is there to wake us: a stale PARKED bit is cleared by whoever gets the lock next.
             if state == PARKED {
@@ -191,14 +198,10 @@ impl<M: Machine, L: Level, T> RwSem<M, L, T> {
         if state & busy == 0 {
             return;
         }
-        if state & PARKED != 0
-            || self.state.raw_compare_exchange(state, state | PARKED, Ordering::Relaxed).is_ok()
-        {
-            M::park(self.state.addr(), &|| {
-                let state = self.state.peek();
-                state & PARKED != 0 && state & (WRITER | READERS) != 0
-            });
-        }
+        M::park(self.state.addr(), &|| {
+            let state = self.state.peek();
+            state & PARKED != 0 && state & (WRITER | READERS) != 0
+        });
     }
 
     #[inline]

@@ -80,7 +80,7 @@ impl<M: Machine> Vm<M> {
             Kind::Table => no_folio(&[bit::PGTABLE]),
             Kind::Slab => no_folio(&[bit::SLAB]),
             Kind::Offline => no_folio(&[bit::OFFLINE]),
-            Kind::Reserved if frames.never_used(pfn).is_some() => no_folio(&[bit::BUDDY]),
+            Kind::Reserved if frames.is_fresh(pfn) => no_folio(&[bit::BUDDY]),
             Kind::Reserved | Kind::Pcp | Kind::New | Kind::Kernel => PageState::default(),
         }
     }

@@ -31,7 +31,7 @@ use crate::{
 use anonmem_frame::{Folio, FolioGuard, FolioOwner, FolioRef, Mapping, NOTE_BITS};
 use anonmem_hal::{Order, Pfn};
 use anonmem_sync::Ordering;
-use core::ops::ControlFlow;
+use core::{cell::Cell, ops::ControlFlow};
 
 /// Frames that the hand passes at most for each page that it looks at.
 const PASSES: u64 = 64;
@@ -137,8 +137,9 @@ impl<M: Machine> Vm<M> {
 
     /// The buckets of nodes are looked through in step with the frames.
     fn prune_beside(&self, at: u64) {
-        if at.is_multiple_of(FRAMES_OF_GROUP) {
-            self.ksm.prune_group(self, at / FRAMES_OF_GROUP * GROUP);
+        let first = at / FRAMES_OF_GROUP * GROUP;
+        if at.is_multiple_of(FRAMES_OF_GROUP) && first < self.ksm.buckets() {
+            self.ksm.prune_group(self, first);
         }
     }
 
@@ -248,10 +249,14 @@ impl<M: Machine> Vm<M> {
             let unchanged = tag_of(other.lock.folio()) == tag;
             if unchanged && other.domain == page.domain && self.same_folios(other.page.folio(), folio) {
                 ksm.forget(&self.frames, hash, at);
-                if other_pfn < pfn && known == Known::Waits {
-                    // It was counted in this sweep, as one without an equal.
-                    let alone = ksm.counts.unshared.load(Ordering::Relaxed);
-                    ksm.counts.unshared.store(alone.saturating_sub(pages), Ordering::Relaxed);
+                if other_pfn < pfn {
+                    // It was counted in this sweep, as one without an equal or as one that had changed.
+                    let counted = match known {
+                        Known::Waits => &ksm.counts.unshared,
+                        Known::New => &ksm.counts.changed,
+                    };
+                    let before = counted.load(Ordering::Relaxed);
+                    counted.store(before.saturating_sub(pages), Ordering::Relaxed);
                 }
                 return Some(Equal::Other(other));
             }
@@ -296,20 +301,46 @@ fn agreed<M: Machine>(
 ) -> Option<(MergedAt, u64)> {
     let folio = lock.folio();
     let guard = Rmap::<M>::lock(objects, folio)?;
-    let (mut domain, place) = (None, (folio, folio.index()));
-    // Where all who may map the page agree, no page table says more.
-    let refuses = |id: VmaId| {
+    let (domain, refused) = (Cell::new(None), Cell::new(false));
+    let agrees = |id: VmaId| {
         let vma = objects.vma(id);
-        let Some(slot) = vma.mm().map(|mm| objects.mm_slot(mm)) else { return false };
+        let Some(slot) = vma.mm().map(|mm| objects.mm_slot(mm)) else { return true };
         let its = match domains {
             MergeDomains::Families => slot.merge_domain(),
             MergeDomains::One => 0,
         };
-        !vma.flags().contains(VmFlags::MERGEABLE) || *domain.get_or_insert(its) != its
+        let first = domain.get().unwrap_or(its);
+        domain.set(Some(first));
+        vma.flags().contains(VmFlags::MERGEABLE) && first == its
     };
-    let walked = Rmap::<M>::walk_where(&guard, place, Form::Present, refuses, |_| ControlFlow::Break(()));
+    let refuses = |id: VmaId| {
+        let refuses = !agrees(id);
+        refused.set(refused.get() || refuses);
+        refuses
+    };
+    let place = (folio, folio.index());
+    let mut all = if !folio.is_large() && folio.counts().is_exclusive() {
+        // One entry has it, and the walk ends there, however many others might.
+        Rmap::<M>::walk(&guard, folio, Form::Present, |hit| match agrees(hit.vma) {
+            true => ControlFlow::Continue(()),
+            false => ControlFlow::Break(()),
+        })
+    } else {
+        // Where all who may map the page agree, no page table says more.
+        Rmap::<M>::walk_where(&guard, place, Form::Present, refuses, |_| ControlFlow::Break(()))
+    };
+    // Who refuses may have an entry that a move has left behind: no other one waits for a locked page.
+    if all.is_continue() && refused.get() {
+        all = Rmap::<M>::walk_where(
+            &guard,
+            place,
+            Form::Migration,
+            |id| !agrees(id),
+            |_| ControlFlow::Break(()),
+        );
+    }
     let place = MergedAt { family: Rmap::<M>::family(&guard), index: folio.index() };
-    domain.filter(|_| walked.is_continue()).map(|domain| (place, domain))
+    domain.get().filter(|_| all.is_continue()).map(|domain| (place, domain))
 }
 
 /// What stays of a page until the hand comes by again.

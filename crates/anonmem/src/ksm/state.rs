@@ -125,8 +125,14 @@ impl<M: Machine> Ksm<M> {
     }
 }
 
+/// The most words of a table: [`FrameArray::MAX_LEN`].
+const MOST_WORDS: u64 = 1 << 27;
+
+/// As many buckets as give each frame a word; fewer where a table has no more words. What waits is forgotten
+/// sooner then.
 const fn buckets_of(frames: u64) -> u64 {
-    frames.div_ceil(FRAMES_OF_GROUP) * GROUP
+    let (wanted, most) = (frames.div_ceil(FRAMES_OF_GROUP), MOST_WORDS / (2 + CANDIDATES) / GROUP);
+    GROUP * if wanted < most { wanted } else { most }
 }
 
 #[cfg(test)]
@@ -138,6 +144,10 @@ mod tests {
         for frames in [1, 31, 32, 33, 64, 4096, 65_535, 1 << 26] {
             let candidates = buckets_of(frames) * CANDIDATES;
             assert!(candidates >= frames && candidates.is_multiple_of(GROUP), "{frames} frames");
+        }
+        for frames in [90_000_000, (1 << 32) - 1] {
+            let words = buckets_of(frames) * (2 + CANDIDATES);
+            assert!(words <= MOST_WORDS && words > MOST_WORDS * 9 / 10, "{frames} frames");
         }
     }
 }

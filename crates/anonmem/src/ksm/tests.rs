@@ -3,6 +3,7 @@
 use crate::{
     Advice, Config, Error, Event, FolioEvent, FolioMode, FolioPolicy, KsmSettings, KsmStats, MapBacking,
     MapFlags, MergeAny, MergeDomains, Mm, MmapRequest, MoveLocks, PinFlags, Prot, RemapFlags,
+    migrate::leave_behind,
     rmap::referenced::folio_referenced_by_reclaim,
     testing::{M, P, RW, World, pages},
     vma::Backing,
@@ -643,5 +644,22 @@ fn a_range_that_is_no_programs_is_nobodys_to_merge() {
         let hole = VaRange::of(Va(page(2)), P).unwrap();
         assert_eq!(mm.madvise(hole.start, P, Advice::Mergeable), Err(Error::NotMapped));
         assert!(matches!(mm.madvise(Va(AT + 1), P, Advice::Mergeable), Err(Error::Invalid(_))));
+    });
+}
+
+/// A relative that never agreed has the page by an entry that a move has left behind.
+#[test]
+fn who_never_agreed_is_asked_of_an_entry_that_was_left_behind() {
+    World::run(|w| {
+        let mm = w.vm.new_mm().unwrap();
+        map_at(&mm, AT, 2);
+        fill(&mm, &[7]);
+        let child = mm.fork().unwrap();
+        fill(&mm, &[5, 7]);
+        mm.madvise(Va(AT), 2 * P, Advice::Mergeable).unwrap();
+        leave_behind(&w.vm, &folio(w, &child, 0));
+        assert_eq!((sweep(w, 4), stats(w).merged), (0, 0), "the child did not agree");
+        assert_eq!((bytes(&child, 1), bytes(&mm, 2)), (vec![7], vec![5, 7]));
+        assert_eq!(sweep(w, 4), 0);
     });
 }

@@ -39,7 +39,7 @@ impl<M: Machine> Vm<M> {
                 self.count(Event::KswapdWake);
                 self.reap();
                 let all = self.nodes_of_memory.all();
-                self.shrink_until(all, || self.frames.above_high());
+                self.shrink_until(all, |_| self.frames.above_high());
                 self.balance_nodes();
             }
         }
@@ -48,21 +48,24 @@ impl<M: Machine> Vm<M> {
 
     /// Makes pages of some nodes leave until there is enough, nothing can leave, or the background ends.
     /// Without progress it would spin: whoever allocates then reclaims for himself.
-    fn shrink_until(&self, nodes: NodeSet, is_enough: impl Fn() -> bool) {
-        let mut search = self.search(nodes);
-        while !is_enough() {
+    /// `is_enough` is told how many pages have left.
+    fn shrink_until(&self, nodes: NodeSet, is_enough: impl Fn(u64) -> bool) {
+        let (mut search, mut freed) = (self.search(nodes), 0);
+        while !is_enough(freed) {
+            if self.kswapd.order.load(Ordering::Relaxed) == End {
+                return;
+            }
             match self.look(&mut search, SWAP_CLUSTER_MAX as u64) {
-                Found::Pages(_) => {}
+                Found::Pages(pages) => freed += pages,
                 Found::NotYet => {
-                    self.kswapd_helps(1);
+                    self.kswapd_helps(nodes, 1);
                     yield_now::<M>();
-                    if self.kswapd.order.load(Ordering::Relaxed) == End {
-                        return;
-                    }
                 }
                 Found::Nothing => return,
             }
         }
+        // Whoever looks after that begins by sparing what is in use.
+        self.note_success(nodes);
     }
 
     /// Frees as much of each node that was found full as its share of the high watermark.
@@ -73,7 +76,8 @@ impl<M: Machine> Vm<M> {
         for node in full.iter() {
             let node = NodeSet::only(node);
             let (nodes, frames) = (&self.nodes_of_memory, &self.frames);
-            self.shrink_until(node, || nodes.high_of(frames, node) <= nodes.free_on(frames, node));
+            let missing = nodes.high_of(frames, node).saturating_sub(nodes.free_on(frames, node));
+            self.shrink_until(node, |freed| freed >= missing);
         }
     }
 
@@ -108,9 +112,11 @@ impl<M: Machine> Vm<M> {
         }
     }
 
-    /// Whoever looks has found nothing so far: a task looks, too, if there are others than `own`.
-    pub(super) fn kswapd_helps(&self, own: u64) {
-        if self.kswapd.tasks.peek() > own && self.swap.any_open() {
+    /// Whoever looks has found nothing so far: a task looks, too, if there are others than `own`. Not where
+    /// all was looked at in vain: tasks would wake one another for ever. Linux: `kswapd_failures`.
+    pub(super) fn kswapd_helps(&self, nodes: NodeSet, own: u64) {
+        let is_of_use = nodes == self.nodes_of_memory.all() && !self.is_all_in_vain();
+        if is_of_use && self.kswapd.tasks.peek() > own && self.swap.any_open() {
             self.kswapd_go();
         }
     }

@@ -4,8 +4,9 @@
 //! last nothing is spared any more. If nothing leaves in three laps, there is nothing that can. Whose laps
 //! they are does not matter. So with more reclaimers it is sooner known that memory has run out.
 //!
-//! Nobody looks at more than 16,384 frames at a time ([`MOST_LOOKED`]). Whoever has found nothing among them
-//! wakes a background task, lets others run, and sees whether they have freed something.
+//! The hand passes 16,384 frames or blocks at a time at most ([`MOST_LOOKED`]). Whoever has found nothing
+//! among them wakes a background task, lets others run, and sees whether they have freed something. Folios
+//! that are partly mapped are looked for among all frames, once a search, and only if one was noted.
 //!
 //! Who may have any frame shares one hand with all others like him. Each node has a hand of its own for those
 //! who may have no other: no page of another node leaves for them.
@@ -36,8 +37,10 @@ pub(super) struct Search {
     pub(super) nodes: NodeSet,
     /// The hand of each node, or the one over all frames in the first place.
     began: [u64; MAX_NODES as usize],
-    pub(super) large: u64,
-    pub(super) is_first: bool,
+    /// The look for untouched folios: where its hand was, and as whom it is known.
+    pub(super) untouched: Option<(u64, u64)>,
+    /// Whether folios were looked for that are partly mapped.
+    has_split: bool,
 }
 
 /// What came of a look.
@@ -108,7 +111,7 @@ impl<M: Machine> Vm<M> {
         } else {
             nodes.iter().for_each(|node| began[node as usize] = self.nodes_of_memory.hand(node).at());
         }
-        Search { nodes, began, large: self.clock.large.at(), is_first: true }
+        Search { nodes, began, untouched: None, has_split: false }
     }
 
     /// Looks for up to `want` pages that can leave, among a limited number of frames. Nothing leaves other
@@ -118,8 +121,9 @@ impl<M: Machine> Vm<M> {
     /// The caller holds no folio, anon_vma or spin lock.
     #[doc(alias = "shrink_zones")]
     pub(super) fn look(&self, search: &mut Search, want: u64) -> Found {
-        // What nobody maps costs nobody anything to give back.
-        let mut freed = self.split_partly_mapped(search.nodes);
+        // What nobody maps costs nobody anything to give back. Among all frames, so once.
+        let has_split = core::mem::replace(&mut search.has_split, true);
+        let mut freed = if has_split { 0 } else { self.split_partly_mapped(search.nodes) };
         let mut untouched = Found::Nothing;
         if freed < want {
             untouched = self.look_for_untouched(search, want - freed);
@@ -140,7 +144,7 @@ impl<M: Machine> Vm<M> {
         }
         if freed > found {
             self.events.add(Event::ReclaimSteal, freed - found);
-            self.ways(search.nodes).for_each(|(_, hand)| hand.note_success());
+            self.note_success(search.nodes);
         }
         match freed {
             0 if is_over => Found::Nothing,
@@ -149,12 +153,18 @@ impl<M: Machine> Vm<M> {
         }
     }
 
-    /// The hands that pass the frames of some nodes, by the places where a search remembers them.
-    fn ways(&self, nodes: NodeSet) -> impl Iterator<Item = (usize, &Hand<M>)> {
-        let all = nodes == self.nodes_of_memory.all();
-        let own = nodes.iter().filter(move |_| !all);
-        let one = all.then_some((0, &self.clock.all));
-        one.into_iter().chain(own.map(|node| (node as usize, self.nodes_of_memory.hand(node))))
+    /// Something has left these nodes, or there is enough of them.
+    pub(super) fn note_success(&self, nodes: NodeSet) {
+        if nodes == self.nodes_of_memory.all() {
+            self.clock.all.note_success();
+        } else {
+            nodes.iter().for_each(|node| self.nodes_of_memory.hand(node).note_success());
+        }
+    }
+
+    /// Whether the hand has gone around as often as it may since something left.
+    pub(super) fn is_all_in_vain(&self) -> bool {
+        self.clock.all.laps(0, self.machine().nr_frames()) >= LAPS
     }
 
     /// Passes frames until there is enough, or the look is over; says whether all were passed in vain.

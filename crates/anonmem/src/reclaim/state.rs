@@ -37,52 +37,58 @@ impl<M: Machine> Hand<M> {
     }
 }
 
-states! {
-    /// Whether large folios are worth being looked for of which most is untouched.
-    enum Untouched {
-        /// None was noted.
-        None,
-        /// They are being looked for, and none was noted since.
-        Sought,
-        /// One was noted.
-        Noted,
-    }
-}
+/// No large folio was noted of which most may be untouched.
+const NONE: u64 = 0;
+/// One was noted. Any larger number is that of whoever looks for them, and none was noted since.
+const NOTED: u64 = 1;
 
 /// The hands of the clock that pass all frames, and whose turn it is.
 pub(crate) struct ClockHand<M> {
     pub(super) all: Hand<M>,
     /// The hand that looks for large folios of which most is untouched.
     pub(super) large: Hand<M>,
-    untouched: AtomicState<Untouched, M>,
+    /// Whether they are worth being looked for.
+    untouched: Atomic<u64, M>,
+    /// How many have looked for them.
+    seekers: Atomic<u64, M>,
     /// Of several nodes that are swept, which comes first.
     turn: Atomic<u64, M>,
 }
 
 impl<M: Machine> ClockHand<M> {
     pub(crate) const fn new() -> Self {
-        Self { all: Hand::new(), large: Hand::new(), untouched: AtomicState::new(), turn: Atomic::new(0) }
+        Self {
+            all: Hand::new(),
+            large: Hand::new(),
+            untouched: Atomic::new(NONE),
+            seekers: Atomic::new(0),
+            turn: Atomic::new(0),
+        }
     }
 
     /// A fault has taken a large folio for the sake of one page, or one could not be split.
     pub(crate) fn note_untouched(&self) {
-        if self.untouched.load(Ordering::Relaxed) != Untouched::Noted {
-            self.untouched.store(Untouched::Noted, Ordering::Relaxed);
+        if self.untouched.load(Ordering::Relaxed) != NOTED {
+            self.untouched.store(NOTED, Ordering::Relaxed);
         }
     }
 
     pub(crate) fn may_be_untouched(&self) -> bool {
-        self.untouched.load(Ordering::Relaxed) != Untouched::None
+        self.untouched.load(Ordering::Relaxed) != NONE
     }
 
-    /// All of them are about to be looked for: whatever is noted from here on is not forgotten.
-    pub(super) fn seek_untouched(&self) {
-        self.untouched.store(Untouched::Sought, Ordering::Relaxed);
+    /// All of them are about to be looked for: whatever is noted from here on is not forgotten. Returns the
+    /// number of who looks.
+    pub(super) fn seek_untouched(&self) -> u64 {
+        let seeker = NOTED + 1 + self.seekers.fetch_add(1, Ordering::Relaxed);
+        self.untouched.store(seeker, Ordering::Relaxed);
+        seeker
     }
 
-    /// All were looked for, and nothing came of it: there are none but those that were noted meanwhile.
-    pub(super) fn none_untouched(&self) {
-        let _ = self.untouched.compare_exchange(Untouched::Sought, Untouched::None, Ordering::Relaxed);
+    /// All were looked for, and nothing came of it: there are none, unless one was noted meanwhile, or
+    /// another one looks who began later.
+    pub(super) fn none_untouched(&self, seeker: u64) {
+        let _ = self.untouched.compare_exchange(seeker, NONE, Ordering::Relaxed);
     }
 
     /// The number of the node that is swept first this time, as far as it is one of them.

@@ -108,16 +108,15 @@ impl<M: Machine> Vm<M> {
         if !self.clock.may_be_untouched() {
             return Found::Nothing;
         }
-        if core::mem::take(&mut search.is_first) {
-            self.clock.seek_untouched();
-        }
+        let (began, seeker) =
+            *search.untouched.get_or_insert_with(|| (hand.at(), self.clock.seek_untouched()));
         let can_leave = self.swap.any_open();
         let most = if can_leave { PATIENCE } else { MOST_LOOKED };
         let (mut freed, mut left) = (0, most.min(frames));
         while left > 0 && freed < want {
-            let laps = hand.laps(search.large, frames);
+            let laps = hand.laps(began, frames);
             if laps >= LAPS && !can_leave {
-                self.clock.none_untouched();
+                self.clock.none_untouched(seeker);
                 return if freed == 0 { Found::Nothing } else { Found::Pages(freed) };
             }
             let age = if laps + 1 < LAPS || can_leave { Age::Idle } else { Age::Any };

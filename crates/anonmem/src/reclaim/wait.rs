@@ -85,6 +85,10 @@ impl<M: Machine> Vm<M> {
     }
 
     fn free_some(&self) -> Freed {
+        // Names have run out, and not memory: no page that leaves would help.
+        if self.frames.is_out_of_names() && !self.frames.is_at_reserve() {
+            return Freed::Nothing;
+        }
         let before = self.freed_ever();
         let tables = self.reap();
         match self.look_until_over(self.nodes_of_memory.all(), before) {
@@ -113,14 +117,17 @@ impl<M: Machine> Vm<M> {
     /// Looks for pages that can leave, a limited number of frames at a time. Between two looks others run,
     /// and a background task looks, too.
     fn look_until_over(&self, nodes: NodeSet, before: u64) -> Progress {
-        let mut search = self.search(nodes);
+        let (mut search, all) = (self.search(nodes), nodes == self.nodes_of_memory.all());
         loop {
             match self.look(&mut search, SWAP_CLUSTER_MAX as u64) {
                 Found::Pages(_) => return Progress::Here,
                 Found::Nothing => return Progress::None,
-                Found::NotYet if self.freed_ever() != before => return Progress::Elsewhere,
+                // Of certain nodes that says nothing; and what others free may be gone at once.
+                Found::NotYet if all && self.freed_ever() != before && !self.frames.is_at_reserve() => {
+                    return Progress::Elsewhere;
+                }
                 Found::NotYet => {
-                    self.kswapd_helps(0);
+                    self.kswapd_helps(nodes, 0);
                     yield_now::<M>();
                 }
             }

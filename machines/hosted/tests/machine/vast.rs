@@ -1,7 +1,10 @@
 //! Machines larger than any that this runs on: 16 TiB of frames, 1,024 CPUs. Both are simulated. The host
 //! gives memory to what is touched alone, and its CPUs take turns at being all others.
 
-use anonmem::{Advice, Config, Effort, Event, Holes, MapFlags, MmapRequest, Overcommit, Prot, Vm};
+use anonmem::{
+    Advice, Config, Effort, Event, FaultAccess, FaultOutcome, Holes, MapFlags, MmapRequest, Overcommit, Prot,
+    Vm,
+};
 use anonmem_hal::{
     CpuId, NoProbe, NodeMode, NodePolicy, NodeSet, Order, PAGE_SIZE, Pfn, PhysMem, UpTo, Va, VaRange,
     arch::X86_64, reverse_map,
@@ -83,6 +86,10 @@ fn sixteen_tebibytes_are_managed_up_to_the_last_frame() {
     let _cpu = vm.machine().cpus().enter(CpuId(1023));
     let last = vm.node_frames(7);
     assert_eq!(last.end, base.offset(FRAMES));
+    // The very last frame, by itself: nothing follows it.
+    let end = last.end.0 - 1..last.end.0;
+    assert_eq!(vm.evacuate(Pfn(end.start)..Pfn(end.end), Effort::Full).kept.total(), 0);
+    assert_eq!(vm.give_back(Pfn(end.start)..Pfn(end.end)), 1);
     vm.swap_on(0, 4 * PAGES, 0).expect("memory for the slots");
     let mm = vm.new_mm().expect("memory");
     map(&mm, PAGES);
@@ -269,7 +276,9 @@ fn several_background_tasks_pass_different_frames() {
             let end = Instant::now() + Duration::from_secs(60);
             let busy = |full: &Full<'_>| (1..5).filter(|&cpu| full.reclaimed(cpu..cpu + 1).0 > 0).count();
             while busy(&full) < 2 && Instant::now() < end {
-                full.touch(64);
+                full.touch(if full.touched < vm.stats().frames / 16 { 64 } else { 0 });
+                // On a busy host the tasks come to run when this one does not.
+                thread::sleep(Duration::from_millis(1));
             }
             println!("{:?}", [1, 2, 3, 4].map(|cpu| full.reclaimed(cpu..cpu + 1)));
             assert!(busy(&full) >= 2, "one task did all the work");
@@ -278,4 +287,40 @@ fn several_background_tasks_pass_different_frames() {
         tasks.into_iter().for_each(|task| task.join().expect("it ends"));
     });
     vm.machine().cpus().run_on(CpuId(0), || vm.validate().expect("all of it adds up"));
+}
+
+/// Where nothing can leave, the tasks look at all frames and sleep: they do not wake one another for ever.
+#[test]
+fn background_tasks_sleep_where_nothing_can_leave() {
+    let vm =
+        vm_of(Hosted::<Vast>::new(1 << 17), Config { overcommit: Overcommit::Always, ..Config::default() });
+    let passed = || (0..5).map(|cpu| vm.events_on(CpuId(cpu), Event::ReclaimPass)).sum::<u64>();
+    thread::scope(|s| {
+        let tasks: Vec<_> = (1..5)
+            .map(|cpu| {
+                let vm = &*vm;
+                s.spawn(move || vm.machine().cpus().run_on(CpuId(cpu), || vm.kswapd()))
+            })
+            .collect();
+        let kept = vm.machine().cpus().run_on(CpuId(0), || {
+            vm.swap_on(0, 64, 0).expect("memory for the slots");
+            let mm = vm.new_mm().expect("memory");
+            map(&mm, 1);
+            // All of it is somebody's, and nobody maps it.
+            let kept: Vec<_> = std::iter::from_fn(|| vm.frames().alloc(Order::ZERO).ok()).collect();
+            assert!(matches!(mm.handle_fault(Va(AT), FaultAccess::Write), FaultOutcome::Oom));
+            kept
+        });
+        let end = Instant::now() + Duration::from_secs(30);
+        let (mut before, mut asleep) = (passed(), false);
+        while !asleep && Instant::now() < end {
+            thread::sleep(Duration::from_millis(200));
+            let now = passed();
+            (before, asleep) = (now, now == before);
+        }
+        assert!(before > 1 << 17 && asleep, "{before} frames were passed, and there is no end");
+        vm.machine().cpus().run_on(CpuId(0), || vm.kswapd_stop());
+        tasks.into_iter().for_each(|task| task.join().expect("it ends"));
+        vm.machine().cpus().run_on(CpuId(0), || drop(kept));
+    });
 }
