@@ -157,10 +157,16 @@ pub const FORK: Case = Case {
                both, or be told.",
     environment: "CPU0 moves a page of one mapping to another frame. CPU1, a thread of the program, forks and stores. The child loads afterwards.",
     rule: "The child reads 7, the parent 8; no entry waits for ever.",
-    mutants: &[Mutant::Patch {
-        name: "fork-keeps-migrating-exclusive",
-        what: "the parent's entry still says that the page is its alone",
-    }],
+    mutants: &[
+        Mutant::Patch {
+            name: "fork-keeps-migrating-exclusive",
+            what: "the parent's entry still says that the page is its alone",
+        },
+        Mutant::Patch {
+            name: "migrate-one-entry-is-all",
+            what: "a walk that has met one entry takes it for the only one",
+        },
+    ],
     runs: &[Run::new(Model::Sc, Extent::Bound(1))],
     program: |_| {
         boxed(

@@ -52,9 +52,8 @@ impl<M: Machine> Vm<M> {
         batch: &mut MergeBatch<'v, M>,
         done: &mut KsmScanned,
     ) -> bool {
-        let Candidate { lock, page, domain, .. } = large;
-        let (pages, counts) = (lock.folio().nr_pages().0, &self.ksm.counts);
-        let note = Note::of(lock.folio().note());
+        let (pages, domain, counts) = (large.lock.folio().nr_pages().0, large.domain, &self.ksm.counts);
+        let note = Note::of(large.lock.folio().note());
         done.scanned += pages;
         if self.ksm.settings.get().smart_scan && !note.is_due(self.ksm.sweep.get() + at) {
             add(&counts.skipped, pages);
@@ -62,7 +61,7 @@ impl<M: Machine> Vm<M> {
             return false;
         }
         // Nobody waits for as many looks. The reference keeps the folio as large as it is.
-        drop(lock);
+        let page = large.unlock();
         let seen = self.look_through(&page, pages, domain);
         // It may have gone elsewhere meanwhile, or be offered no longer.
         let Some(large) = self.candidate(page).filter(|large| large.domain == domain) else {

@@ -52,6 +52,14 @@ pub(super) struct Candidate<'v, M: Machine> {
     pub(super) domain: u64,
 }
 
+impl<'v, M: Machine> Candidate<'v, M> {
+    /// Lets go of the lock, and not of the page.
+    pub(super) fn unlock(self) -> FolioRef<'v, M> {
+        drop(self.lock);
+        self.page
+    }
+}
+
 /// What an entry gets instead of its page.
 pub(super) enum Equal<'v, M: Machine> {
     /// The zero page.

@@ -275,7 +275,7 @@ impl<M: Machine> Vm<M> {
     pub(super) fn candidate<'v>(&'v self, page: FolioRef<'v, M>) -> Option<Candidate<'v, M>> {
         let folio = page.folio();
         // Hints, all of them: what must hold is asked again when nobody can use the page.
-        if folio.swap_entry().is_some() || !is_anon(folio) {
+        if folio.swap_entry().is_some() || !is_anon(folio) || folio.counts().maps() == 0 {
             return None;
         }
         if folio.maybe_pinned() {
