@@ -10,8 +10,8 @@
 //! without a second look and hash of its own. It takes the place of none that waits.
 //!
 //! A hash says which group of eight words, one line of a cache, the page may be in. In a full group the
-//! oldest goes. There are as many words as frames. If all of memory waits, a few pages in a hundred meet
-//! eight others in their group and are forgotten early.
+//! oldest goes. There are as many words as frames, up to 341 GiB. If all of memory waits, a few pages in a
+//! hundred meet eight others in their group and are forgotten early.
 //!
 //! Linux: the unstable tree of mm/ksm.c. Differs: no order that a write could break, nothing to be rebuilt,
 //! and no allocation. Linux hashes both of two pages twice.
